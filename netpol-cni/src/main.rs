@@ -1,0 +1,2 @@
+//! netpol-cni.
+fn main() {}
