@@ -1,0 +1,55 @@
+//! Address blocks with exceptions.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+/// `ipBlock`: the addresses of `cidr` without those of any `except`.
+///
+/// Host bits are masked off and IPv4-mapped blocks are IPv4 (see `convert`), so that two spellings of
+/// one network are equal. The families are separate: an IPv4 block holds no IPv6 address.
+///
+/// Source: networking.k8s.io/v1 `IPBlock`; an exception cuts this block only, not those of other peers.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IpBlock {
+    /// The block, host bits zero.
+    pub cidr: IpNetwork,
+    /// The holes in it, sorted, host bits zero.
+    pub except: Vec<IpNetwork>,
+}
+
+impl IpBlock {
+    /// Whether the address is in the block and in no exception.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.cidr.contains(address) && !self.except.iter().any(|hole| hole.contains(address))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(cidr: &str, except: &[&str], address: &str, expected: bool) {
+        let block = IpBlock {
+            cidr: cidr.parse().unwrap(),
+            except: except.iter().map(|hole| hole.parse().unwrap()).collect(),
+        };
+        assert_eq!(
+            block.contains(address.parse().unwrap()),
+            expected,
+            "{cidr} {except:?} {address}"
+        );
+    }
+
+    #[test]
+    fn exceptions_cut_holes_and_families_are_separate() {
+        check("10.0.0.0/8", &[], "10.1.2.3", true);
+        check("10.0.0.0/8", &["10.1.0.0/16"], "10.1.2.3", false);
+        check("10.0.0.0/8", &["10.1.0.0/16"], "10.2.2.3", true);
+        check("0.0.0.0/0", &[], "::1", false);
+        check("::/0", &[], "10.0.0.1", false);
+        check("2001:db8::/32", &["2001:db8:1::/48"], "2001:db8:1::5", false);
+        check("10.0.0.1/32", &[], "10.0.0.1", true);
+    }
+}

@@ -1,0 +1,23 @@
+//! Kubernetes objects, normalised once.
+//!
+//! In: decoded API objects (from a watch or from YAML). Out: plain values in which nil and empty no
+//! longer differ, defaults are filled in and every selector, port and address block has been checked.
+//! What could not be understood is reported as a [`Diagnostic`] and is never silently allowed.
+//! Must not: know where an object came from, hold a clock, or read anything.
+
+pub mod convert;
+mod diagnostic;
+mod ip_block;
+mod names;
+mod objects;
+mod policy;
+mod ports;
+mod selector;
+
+pub use diagnostic::{Code, Diagnostic, Severity};
+pub use ip_block::IpBlock;
+pub use names::{Kind, ObjectName, ObjectRef};
+pub use objects::{ContainerPort, Namespace, Node, Object, Pod, PodPhase, Service};
+pub use policy::{NamespaceMatch, Peer, Peers, Policy, PolicyMode, PolicyTypes, Ports, Rule};
+pub use ports::{PortMatch, PortName, PortRange, PortSpec, Transport};
+pub use selector::{Labels, Requirement, Selector};

@@ -1,0 +1,150 @@
+//! The other objects that decide what is enforced.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Kind, Labels, ObjectName, ObjectRef, Policy, PortName, Transport};
+
+/// Any object of the cluster that netpol reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// A `NetworkPolicy`.
+    Policy(Policy),
+    /// A pod.
+    Pod(Pod),
+    /// A namespace.
+    Namespace(Namespace),
+    /// A Service.
+    Service(Service),
+    /// A node.
+    Node(Node),
+}
+
+impl Object {
+    /// Kind and name.
+    pub fn object_ref(&self) -> ObjectRef {
+        let (kind, name) = match self {
+            Self::Policy(policy) => (Kind::NetworkPolicy, policy.name.clone()),
+            Self::Pod(pod) => (Kind::Pod, pod.name.clone()),
+            Self::Namespace(namespace) => {
+                (Kind::Namespace, ObjectName::cluster_scoped(&namespace.name))
+            }
+            Self::Service(service) => (Kind::Service, service.name.clone()),
+            Self::Node(node) => (Kind::Node, ObjectName::cluster_scoped(&node.name)),
+        };
+        ObjectRef { kind, name }
+    }
+}
+
+/// A pod, as far as policy needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Namespace and name; another pod may bear it later.
+    pub name: ObjectName,
+    /// `metadata.uid`: the pod's real identity. Empty for offline input without one.
+    pub uid: Arc<str>,
+    /// `metadata.creationTimestamp` in seconds since 1970, 0 if unknown: of two pods that hold one
+    /// address, the newer one is right.
+    pub created_s: i64,
+    /// `metadata.labels`.
+    pub labels: Labels,
+    /// `spec.nodeName`, empty while it is not scheduled.
+    pub node: Arc<str>,
+    /// `status.podIPs`, IPv4-mapped addresses as IPv4, without duplicates. As the API reports them:
+    /// use [`Pod::addresses`] for those that the pod holds.
+    pub reported_addresses: Vec<IpAddr>,
+    /// `spec.hostNetwork`: its traffic is the node's.
+    pub host_network: bool,
+    /// `status.phase`.
+    pub phase: PodPhase,
+    /// `metadata.deletionTimestamp` is set. It is still policed and selectable.
+    pub terminating: bool,
+    /// Ports of all containers, then of sidecars (init containers with `restartPolicy: Always`).
+    pub ports: Vec<ContainerPort>,
+    /// May send from addresses that are not its own (annotation `netpol/allow-forwarding: "true"`).
+    pub allows_forwarding: bool,
+}
+
+impl Pod {
+    /// The addresses that are this pod's for policy: none once it is finished, and none of its own
+    /// when it uses the host's network.
+    pub fn addresses(&self) -> &[IpAddr] {
+        match self.phase {
+            PodPhase::Succeeded | PodPhase::Failed => &[],
+            PodPhase::Pending | PodPhase::Running | PodPhase::Unknown => {
+                if self.host_network {
+                    &[]
+                } else {
+                    &self.reported_addresses
+                }
+            }
+        }
+    }
+
+    /// The numbers that this pod gives to a port name for one protocol.
+    ///
+    /// A name may occur twice in a pod: any of its numbers matches.
+    pub fn named_ports(&self, name: &PortName, transport: Transport) -> impl Iterator<Item = u16> {
+        self.ports
+            .iter()
+            .filter(move |port| port.transport == transport && port.name.as_ref() == Some(name))
+            .map(|port| port.number)
+    }
+}
+
+/// `status.phase` of a pod. Unknown values and a missing field are `Unknown`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PodPhase {
+    /// Accepted; init containers may run.
+    Pending,
+    /// At least one container runs.
+    Running,
+    /// All containers ended well: the address may already belong to another pod.
+    Succeeded,
+    /// All containers ended: likewise.
+    Failed,
+    /// The node cannot be asked, or nothing is said.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+/// A port that a container declares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerPort {
+    /// `name`, if it has one.
+    pub name: Option<PortName>,
+    /// `protocol`, TCP when missing.
+    pub transport: Transport,
+    /// `containerPort`, host byte order, 1 to 65535.
+    pub number: u16,
+}
+
+/// A namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// `metadata.name`.
+    pub name: Arc<str>,
+    /// `metadata.labels`, with `kubernetes.io/metadata.name` as the API server sets it.
+    pub labels: Labels,
+}
+
+/// A Service: only its virtual addresses matter here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Namespace and name.
+    pub name: ObjectName,
+    /// Cluster, external and load-balancer addresses, without duplicates. Headless: none.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// `metadata.name`.
+    pub name: Arc<str>,
+    /// `status.addresses` that are addresses (internal and external), without duplicates.
+    pub addresses: Vec<IpAddr>,
+}

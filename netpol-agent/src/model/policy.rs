@@ -1,0 +1,125 @@
+//! A NetworkPolicy after normalisation.
+
+use std::sync::Arc;
+
+use netpol_common::ids::Direction;
+
+use super::{IpBlock, ObjectName, PortMatch, Selector};
+
+/// One `NetworkPolicy`.
+///
+/// Source: networking.k8s.io/v1 `NetworkPolicySpec`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Namespace and name. The policy concerns pods of this namespace only.
+    pub name: ObjectName,
+    /// `metadata.uid`, empty for offline input.
+    pub uid: Arc<str>,
+    /// The pods that the policy selects in its namespace.
+    pub pod_selector: Selector,
+    /// The directions in which it isolates them.
+    pub policy_types: PolicyTypes,
+    /// What it allows towards them. Ignored unless `policy_types` has ingress.
+    pub ingress: Vec<Rule>,
+    /// What it allows from them. Ignored unless `policy_types` has egress.
+    pub egress: Vec<Rule>,
+    /// Whether it is enforced or only counted (annotation `netpol/mode`).
+    pub mode: PolicyMode,
+    /// Connections that exist when the policy starts to forbid them stay
+    /// (annotation `netpol/existing-connections: keep`).
+    pub keeps_connections: bool,
+}
+
+impl Policy {
+    /// The rules of one direction, whether or not the policy isolates in it.
+    pub fn rules(&self, direction: Direction) -> &[Rule] {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
+}
+
+/// `spec.policyTypes` after defaulting: Ingress always, Egress if there is an egress rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicyTypes {
+    /// Isolates for ingress.
+    pub ingress: bool,
+    /// Isolates for egress.
+    pub egress: bool,
+}
+
+impl PolicyTypes {
+    /// Whether the policy isolates in this direction.
+    pub const fn contains(self, direction: Direction) -> bool {
+        match direction {
+            Direction::Ingress => self.ingress,
+            Direction::Egress => self.egress,
+        }
+    }
+}
+
+/// Whether a policy drops what it does not allow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PolicyMode {
+    /// Drops.
+    #[default]
+    Enforce,
+    /// Counts and reports only.
+    Audit,
+}
+
+/// One item of `spec.ingress` or `spec.egress`: matches when its peers and its ports both match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Position in the API list, counted from 0. Rules that were not understood are left out, so
+    /// positions can have gaps.
+    pub index: usize,
+    /// Who is at the other end.
+    pub peers: Peers,
+    /// On which destination ports.
+    pub ports: Ports,
+}
+
+/// `from` or `to`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peers {
+    /// Missing or empty in the API: everybody, inside or outside the cluster.
+    All,
+    /// Any of these. Empty only when none of the API's items was understood: then nobody.
+    AnyOf(Vec<Peer>),
+}
+
+/// `ports` of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ports {
+    /// Missing or empty in the API: every port of every protocol, and protocols without ports.
+    All,
+    /// Any of these. Empty only when none of the API's items was understood: then none.
+    AnyOf(Vec<PortMatch>),
+}
+
+/// One item of `from` or `to`.
+///
+/// Source: networking.k8s.io/v1 `NetworkPolicyPeer`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Peer {
+    /// Pods, by the labels of their namespace and their own. Never a host-network pod.
+    Pods {
+        /// Which namespaces.
+        namespaces: NamespaceMatch,
+        /// Which pods in them. A missing `podSelector` is the selector that selects everything.
+        pods: Selector,
+    },
+    /// Addresses, whoever holds them.
+    IpBlock(IpBlock),
+}
+
+/// Where a pod peer is looked for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NamespaceMatch {
+    /// `namespaceSelector` is missing: the policy's own namespace.
+    Own,
+    /// The namespaces with these labels. `{}` selects all of them.
+    Selected(Selector),
+}

@@ -1,0 +1,108 @@
+//! Labels and label selectors.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Labels of a pod or a namespace.
+pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
+
+/// A label selector: the conjunction of its requirements; without any it selects everything.
+///
+/// Source: meta/v1 LabelSelector, with `matchLabels` written as `In` with one value.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Selector {
+    /// All of these must hold. Sorted and without duplicates, so that equal selectors compare equal.
+    requirements: BTreeSet<Requirement>,
+}
+
+/// One condition on one label key. The empty string is a value, not absence.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Requirement {
+    /// The key is present and its value is one of these.
+    In(Arc<str>, BTreeSet<Arc<str>>),
+    /// The key is absent, or its value is none of these.
+    NotIn(Arc<str>, BTreeSet<Arc<str>>),
+    /// The key is present.
+    Exists(Arc<str>),
+    /// The key is absent.
+    DoesNotExist(Arc<str>),
+}
+
+impl Requirement {
+    /// Whether these labels satisfy the requirement.
+    pub fn matches(&self, labels: &Labels) -> bool {
+        match self {
+            Self::In(key, values) => labels.get(key).is_some_and(|value| values.contains(value)),
+            Self::NotIn(key, values) => labels.get(key).is_none_or(|value| !values.contains(value)),
+            Self::Exists(key) => labels.contains_key(key),
+            Self::DoesNotExist(key) => !labels.contains_key(key),
+        }
+    }
+}
+
+impl Selector {
+    /// The selector that selects everything (`{}`).
+    pub fn everything() -> Self {
+        Self::default()
+    }
+
+    /// The conjunction of these requirements.
+    pub fn new(requirements: impl IntoIterator<Item = Requirement>) -> Self {
+        Self { requirements: requirements.into_iter().collect() }
+    }
+
+    /// Whether these labels are selected.
+    pub fn matches(&self, labels: &Labels) -> bool {
+        self.requirements.iter().all(|requirement| requirement.matches(labels))
+    }
+
+    /// Whether the selector has no requirement.
+    pub fn is_everything(&self) -> bool {
+        self.requirements.is_empty()
+    }
+
+    /// The requirements, sorted.
+    pub fn requirements(&self) -> impl Iterator<Item = &Requirement> {
+        self.requirements.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(pairs: &[(&str, &str)]) -> Labels {
+        pairs.iter().map(|(key, value)| (Arc::from(*key), Arc::from(*value))).collect()
+    }
+
+    #[track_caller]
+    fn check(requirement: Requirement, pairs: &[(&str, &str)], expected: bool) {
+        assert_eq!(Selector::new([requirement]).matches(&labels(pairs)), expected, "{pairs:?}");
+    }
+
+    fn values(of: &[&str]) -> BTreeSet<Arc<str>> {
+        of.iter().map(|value| Arc::from(*value)).collect()
+    }
+
+    #[test]
+    fn operators_follow_the_api() {
+        check(Requirement::In("a".into(), values(&["1", "2"])), &[("a", "2")], true);
+        check(Requirement::In("a".into(), values(&["1"])), &[("a", "3")], false);
+        check(Requirement::In("a".into(), values(&["1"])), &[], false);
+        check(Requirement::In("a".into(), values(&[""])), &[("a", "")], true);
+        check(Requirement::In("a".into(), values(&[""])), &[], false);
+        check(Requirement::NotIn("a".into(), values(&["1"])), &[], true);
+        check(Requirement::NotIn("a".into(), values(&["1"])), &[("a", "1")], false);
+        check(Requirement::NotIn("a".into(), values(&["1"])), &[("a", "2")], true);
+        check(Requirement::Exists("a".into()), &[("a", "")], true);
+        check(Requirement::Exists("a".into()), &[("b", "")], false);
+        check(Requirement::DoesNotExist("a".into()), &[("b", "")], true);
+        check(Requirement::DoesNotExist("a".into()), &[("a", "x")], false);
+    }
+
+    #[test]
+    fn an_empty_selector_selects_everything() {
+        assert!(Selector::everything().matches(&labels(&[])));
+        assert!(Selector::everything().matches(&labels(&[("a", "b")])));
+    }
+}
