@@ -1,0 +1,33 @@
+//! `cargo xtask build`: the agent, whose build script compiles the eBPF programs, and the CNI plugin.
+
+use anyhow::Result;
+
+use crate::{setup, shell, term};
+
+/// Options of `build`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Optimised, as for a release.
+    #[arg(long)]
+    release: bool,
+}
+
+/// Sets up and builds.
+///
+/// # Errors
+/// The set-up or the build failed.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let Options { release } = options;
+    setup::run(&setup::Options::default())?;
+    term::heading("build");
+    let mut build = shell::cargo(["build", "-p", "netpol-agent", "-p", "netpol-cni"]);
+    if *release {
+        build.arg("--release");
+    }
+    shell::run(&mut build)?;
+    let folder = if *release { "release" } else { "debug" };
+    term::good(&format!(
+        "built target/{folder}/netpol-agent and target/{folder}/netpol-cni"
+    ));
+    Ok(())
+}

@@ -1,0 +1,45 @@
+//! May this process act as root: as it is, through sudo, or not at all?
+
+use std::{ffi::OsStr, fs, os::unix::fs::MetadataExt as _, process::Command};
+
+use crate::shell;
+
+/// How this process can run a command as root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Privilege {
+    /// It is root.
+    Root,
+    /// It is not, but sudo is installed; sudo may ask for a password.
+    Sudo,
+    /// Neither.
+    None,
+}
+
+impl Privilege {
+    /// Finds out.
+    pub(crate) fn detect() -> Self {
+        // A process's entry in /proc belongs to its effective user.
+        if fs::metadata("/proc/self").is_ok_and(|entry| entry.uid() == 0) {
+            Self::Root
+        } else if shell::find_program("sudo").is_some() {
+            Self::Sudo
+        } else {
+            Self::None
+        }
+    }
+
+    /// The program as a command that runs as root, or `None` when that is impossible.
+    pub(crate) fn command(self, program: &str) -> Option<Command> {
+        let found = shell::find_program(program)
+            .map_or_else(|| program.into(), std::path::PathBuf::into_os_string);
+        match self {
+            Self::Root => Some(shell::command(found)),
+            Self::Sudo => {
+                let mut sudo = shell::command("sudo");
+                sudo.arg(OsStr::new("--")).arg(found);
+                Some(sudo)
+            }
+            Self::None => None,
+        }
+    }
+}

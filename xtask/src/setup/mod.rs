@@ -1,0 +1,77 @@
+//! `cargo xtask setup`: what a fresh machine lacks for building and testing, installed.
+//!
+//! Comes in: the machine as it is. Goes out: the same machine with the pinned toolchain's parts, the
+//! system's packages, bpf-linker, cargo-nextest and a mounted bpffs. Idempotent, and under a second
+//! when nothing is missing. Must not compile anything of the workspace: that needs what is installed here.
+
+use std::fs;
+
+use anyhow::{Result, bail};
+
+use crate::{privilege::Privilege, shell, term};
+
+mod bpffs;
+mod cargo_tools;
+mod system;
+mod toolchain;
+
+/// Options of `setup`: there is nothing to choose.
+#[derive(clap::Args, Default)]
+pub(crate) struct Options {}
+
+/// Installs what is missing and says which versions are there.
+///
+/// # Errors
+/// Something could not be installed, or this is no Debian or Ubuntu and something is missing: the
+/// message then lists what a person has to install.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let Options {} = options;
+    let privilege = Privilege::detect();
+    toolchain::ensure()?;
+    let linker_is_missing = cargo_tools::BPF_LINKER.installed_version().is_none();
+    let mut needs = system::RUNTIME.to_vec();
+    if linker_is_missing {
+        needs.extend(system::LLVM);
+    }
+    match system::Distribution::detect()? {
+        system::Distribution::Debian => {
+            system::install(&needs, privilege)?;
+            cargo_tools::BPF_LINKER.ensure()?;
+        }
+        system::Distribution::Other(name) => {
+            let mut advice = system::missing_elsewhere(&needs);
+            if linker_is_missing {
+                advice.push(format!("bpf-linker: {}", cargo_tools::BPF_LINKER.by_hand()));
+            }
+            if !advice.is_empty() {
+                bail!(
+                    "{name} is neither Debian nor Ubuntu, so please install by hand and run `cargo xtask setup` again:\n  {}",
+                    advice.join("\n  ")
+                );
+            }
+        }
+    }
+    cargo_tools::NEXTEST.ensure()?;
+    bpffs::ensure(privilege);
+    term::good(&format!("set-up: {}", versions()?));
+    Ok(())
+}
+
+/// The versions of what builds and runs the project, on one line.
+fn versions() -> Result<String> {
+    let rustc = shell::stdout(shell::command("rustc").arg("--version"))?;
+    let rustc = rustc.split_whitespace().nth(1).unwrap_or("unknown");
+    let kernel =
+        fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_else(|_| "unknown".to_owned());
+    let tools = [&cargo_tools::BPF_LINKER, &cargo_tools::NEXTEST].map(|tool| {
+        match tool.installed_version() {
+            Some(version) => format!("{} {version}", tool.krate),
+            None => format!("{} missing", tool.krate),
+        }
+    });
+    Ok(format!(
+        "rustc {rustc}, {}, kernel {}",
+        tools.join(", "),
+        kernel.trim()
+    ))
+}

@@ -1,0 +1,290 @@
+//! The system's packages: which ones are needed and why, which are missing, and their installation with apt.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{privilege::Privilege, shell};
+
+/// Something that the system must provide.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Need {
+    /// Name of the Debian and Ubuntu package.
+    pub(super) package: &'static str,
+    /// Where it shows on a system without dpkg.
+    pub(super) shows_as: Shows,
+    /// What it is needed for.
+    pub(super) purpose: &'static str,
+}
+
+/// How a need can be seen on any Linux.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Shows {
+    /// As a program of this name.
+    Program(&'static str),
+    /// As a plugin of this name in one of the usual CNI folders.
+    CniPlugin(&'static str),
+    /// Not at all: it is only needed for a build, which will tell.
+    Nothing,
+}
+
+/// Needed to run the tests and the demo.
+pub(super) const RUNTIME: [Need; 6] = [
+    need(
+        "iproute2",
+        Shows::Program("ip"),
+        "network namespaces, veths and bridges",
+    ),
+    need(
+        "iptables",
+        Shows::Program("iptables"),
+        "Service rules as kube-proxy writes them",
+    ),
+    need(
+        "nftables",
+        Shows::Program("nft"),
+        "Service rules as kube-proxy writes them",
+    ),
+    need(
+        "conntrack",
+        Shows::Program("conntrack"),
+        "looking at the kernel's own connections",
+    ),
+    need("iputils-ping", Shows::Program("ping"), "ICMP probes"),
+    need(
+        "containernetworking-plugins",
+        Shows::CniPlugin("bridge"),
+        "the CNI plugins that netpol-cni is chained after",
+    ),
+];
+
+/// Needed once, to build bpf-linker.
+pub(super) const LLVM: [Need; 6] = [
+    need(
+        "llvm-22-dev",
+        Shows::Program("llvm-config"),
+        "LLVM 22 with headers, which bpf-linker is built on",
+    ),
+    need("libpolly-22-dev", Shows::Nothing, "a part of LLVM 22"),
+    need(
+        "g++",
+        Shows::Program("g++"),
+        "the C++ library that LLVM is linked with",
+    ),
+    need(
+        "zlib1g-dev",
+        Shows::Nothing,
+        "zlib with headers, linked by LLVM",
+    ),
+    need(
+        "libzstd-dev",
+        Shows::Nothing,
+        "zstd with headers, linked by LLVM",
+    ),
+    need(
+        "libxml2-dev",
+        Shows::Nothing,
+        "libxml2 with headers, linked by LLVM",
+    ),
+];
+
+const fn need(package: &'static str, shows_as: Shows, purpose: &'static str) -> Need {
+    Need {
+        package,
+        shows_as,
+        purpose,
+    }
+}
+
+/// The kind of system that we run on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Distribution {
+    /// Debian, Ubuntu or a derivative, with apt.
+    Debian,
+    /// Anything else, by its name.
+    Other(String),
+}
+
+impl Distribution {
+    /// Reads `/etc/os-release`.
+    ///
+    /// # Errors
+    /// The file can't be read: no Linux distribution that we know lacks it.
+    pub(super) fn detect() -> Result<Self> {
+        let release = fs::read_to_string("/etc/os-release").context("reading /etc/os-release")?;
+        Ok(Self::of(&release))
+    }
+
+    fn of(os_release: &str) -> Self {
+        let value = |key: &str| {
+            let line = os_release
+                .lines()
+                .find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            line.map(|value| value.trim_matches('"'))
+                .unwrap_or_default()
+        };
+        let like = value("ID_LIKE").split_whitespace().chain([value("ID")]);
+        if like.into_iter().any(|id| matches!(id, "debian" | "ubuntu")) {
+            Self::Debian
+        } else {
+            Self::Other(value("PRETTY_NAME").to_owned())
+        }
+    }
+}
+
+/// Installs the needs' packages that dpkg does not know as installed.
+///
+/// # Errors
+/// No way to become root, a package that this release does not have, or apt failed.
+pub(super) fn install(needs: &[Need], privilege: Privilege) -> Result<()> {
+    let packages: Vec<_> = needs.iter().map(|need| need.package).collect();
+    let missing = not_installed(&packages)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if without_candidate(&missing)?.is_empty()
+        && apt("installing", "install", &missing, privilege).is_ok()
+    {
+        return Ok(());
+    }
+    // Either the package lists are missing or so old that they name files which are gone.
+    apt("updating the package lists", "update", &[], privilege)?;
+    let unknown = without_candidate(&missing)?;
+    if !unknown.is_empty() {
+        bail!(
+            "this release has no package {}: packages of LLVM 22 for older releases are at https://apt.llvm.org",
+            unknown.join(", ")
+        );
+    }
+    apt("installing", "install", &missing, privilege)
+}
+
+/// What a system without apt lacks, a line for each need: what it is and what it is for.
+pub(super) fn missing_elsewhere(needs: &[Need]) -> Vec<String> {
+    let shows = |need: &Need| match need.shows_as {
+        Shows::Program(name) => shell::find_program(name).is_some(),
+        Shows::CniPlugin(name) => ["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"]
+            .iter()
+            .any(|folder| Path::new(folder).join(name).is_file()),
+        Shows::Nothing => false,
+    };
+    let missing = needs.iter().filter(|need| !shows(need));
+    missing
+        .map(|need| format!("{} (its name in Debian): {}", need.package, need.purpose))
+        .collect()
+}
+
+fn not_installed<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
+    // Exits with 1 when it does not know one of the names; it still lists the others.
+    let known = shell::command("dpkg-query")
+        .args(["--show", "--showformat=${Package} ${db:Status-Status}\n"])
+        .args(packages)
+        .output()
+        .context("starting dpkg-query")?;
+    let known = String::from_utf8_lossy(&known.stdout).into_owned();
+    Ok(packages
+        .iter()
+        .copied()
+        .filter(|package| !is_installed(package, &known))
+        .collect())
+}
+
+fn is_installed(package: &str, dpkg_lines: &str) -> bool {
+    dpkg_lines
+        .lines()
+        .any(|line| line.split_once(' ') == Some((package, "installed")))
+}
+
+/// The packages of which apt knows no version that it could install.
+fn without_candidate<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
+    let policy = shell::stdout(shell::command("apt-cache").arg("policy").args(packages))?;
+    Ok(packages
+        .iter()
+        .copied()
+        .filter(|package| !has_candidate(package, &policy))
+        .collect())
+}
+
+fn has_candidate(package: &str, policy: &str) -> bool {
+    let mut lines = policy
+        .lines()
+        .skip_while(|line| line.strip_suffix(':') != Some(package))
+        .skip(1);
+    let candidate = lines
+        .by_ref()
+        .take_while(|line| line.starts_with(' '))
+        .find_map(|line| line.trim().strip_prefix("Candidate: "));
+    candidate.is_some_and(|version| version != "(none)")
+}
+
+fn apt(label: &str, verb: &str, packages: &[&str], privilege: Privilege) -> Result<()> {
+    let by_hand = format!("apt-get {verb} {}", packages.join(" "));
+    let Some(mut command) = privilege.command("env") else {
+        bail!(
+            "installing packages needs root: run `{}` as root, then this again",
+            by_hand.trim()
+        );
+    };
+    command.args([
+        "DEBIAN_FRONTEND=noninteractive",
+        "apt-get",
+        "-o",
+        "DPkg::Lock::Timeout=600",
+        verb,
+    ]);
+    if !packages.is_empty() {
+        command
+            .args(["--yes", "--no-install-recommends"])
+            .args(packages);
+    }
+    let label = format!("{label} {}", packages.join(", "));
+    shell::step(label.trim(), &mut command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debian_and_its_children_are_recognised() {
+        let release = "PRETTY_NAME=\"Debian GNU/Linux 12\"\nID=debian\n";
+        assert_eq!(Distribution::of(release), Distribution::Debian);
+        let release = "NAME=Mint\nID=linuxmint\nID_LIKE=\"ubuntu debian\"\n";
+        assert_eq!(Distribution::of(release), Distribution::Debian);
+    }
+
+    #[test]
+    fn other_systems_are_named() {
+        let release = "ID=fedora\nPRETTY_NAME=\"Fedora Linux 44\"\n";
+        assert_eq!(
+            Distribution::of(release),
+            Distribution::Other("Fedora Linux 44".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_removed_package_is_not_installed() {
+        let lines = "conntrack config-files\nnftables installed\n";
+        assert!(is_installed("nftables", lines));
+        assert!(!is_installed("conntrack", lines));
+        assert!(!is_installed("iptables", lines));
+    }
+
+    #[test]
+    fn a_package_without_a_version_to_install_is_seen() {
+        let policy = "a:\n  Installed: (none)\n  Candidate: (none)\n  Version table:\nb:\n  Installed: (none)\n  Candidate: 1.2-3\n";
+        assert!(!has_candidate("a", policy));
+        assert!(has_candidate("b", policy));
+        assert!(!has_candidate("c", policy));
+    }
+
+    #[test]
+    fn on_other_systems_each_missing_need_says_its_purpose() {
+        let lines = missing_elsewhere(&[need(
+            "no-such-package",
+            Shows::Program("no-such-program"),
+            "nothing",
+        )]);
+        assert_eq!(lines, ["no-such-package (its name in Debian): nothing"]);
+    }
+}

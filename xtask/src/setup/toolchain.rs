@@ -1,0 +1,89 @@
+//! The pinned toolchain's components and targets, as `rust-toolchain.toml` lists them.
+//!
+//! rustup installs them by itself only where `RUSTUP_AUTO_INSTALL` allows it, so they are added here.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::shell;
+
+/// Adds the components and targets that the active toolchain lacks.
+///
+/// # Errors
+/// `rust-toolchain.toml` can't be read, rustup is not installed, or rustup could not add a part.
+pub(super) fn ensure() -> Result<()> {
+    let pin = shell::root().join("rust-toolchain.toml");
+    let pin = fs::read_to_string(&pin).with_context(|| format!("reading {}", pin.display()))?;
+    let (components, targets) = (list(&pin, "components")?, list(&pin, "targets")?);
+    if shell::find_program("rustup").is_none() {
+        bail!(
+            "rustup is missing: install it (https://rustup.rs), then run this again with components {} and targets {}",
+            components.join(", "),
+            targets.join(", ")
+        );
+    }
+    let installed =
+        shell::stdout(shell::command("rustup").args(["component", "list", "--installed"]))?;
+    add("component", &without(&installed, &components, ""))?;
+    add("target", &without(&installed, &targets, "rust-std-"))
+}
+
+/// The strings of `key = ["a", "b"]`, which must be on one line. A TOML array of strings is a JSON one too.
+fn list(toml: &str, key: &str) -> Result<Vec<String>> {
+    let value = toml.lines().find_map(|line| {
+        let (name, value) = line.split_once('=')?;
+        (name.trim() == key).then_some(value)
+    });
+    let value =
+        value.with_context(|| format!("rust-toolchain.toml has no line `{key} = [...]`"))?;
+    serde_json::from_str(value).with_context(|| format!("reading {key} of rust-toolchain.toml"))
+}
+
+/// The wanted parts that are not among the installed ones, which rustup lists one a line,
+/// most with `-` and the host behind the name.
+fn without(installed: &str, wanted: &[String], prefix: &str) -> Vec<String> {
+    let has = |part: &str| {
+        let name = format!("{prefix}{part}");
+        installed.lines().any(|line| {
+            line.strip_prefix(&name)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        })
+    };
+    wanted.iter().filter(|part| !has(part)).cloned().collect()
+}
+
+fn add(kind: &str, parts: &[String]) -> Result<()> {
+    if parts.is_empty() {
+        return Ok(());
+    }
+    let label = format!("adding to the Rust toolchain: {}", parts.join(", "));
+    shell::step(
+        &label,
+        shell::command("rustup").args([kind, "add"]).args(parts),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_read_from_the_pin() {
+        let toml = "[toolchain]\nchannel = \"1.95.0\"\ncomponents = [\"rust-src\", \"clippy\"]\n";
+        assert_eq!(list(toml, "components").unwrap(), ["rust-src", "clippy"]);
+        assert!(list(toml, "targets").is_err());
+    }
+
+    #[test]
+    fn only_what_is_not_installed_is_added() {
+        let installed = "clippy-x86_64-unknown-linux-gnu\nrust-std-x86_64-unknown-linux-gnu\nrustfmt-x86_64-unknown-linux-gnu\n";
+        let wanted = ["rust-src", "clippy"].map(str::to_owned);
+        assert_eq!(without(installed, &wanted, ""), ["rust-src"]);
+        let wanted = ["x86_64-unknown-linux-gnu", "x86_64-unknown-linux-musl"].map(str::to_owned);
+        assert_eq!(
+            without(installed, &wanted, "rust-std-"),
+            ["x86_64-unknown-linux-musl"]
+        );
+    }
+}
