@@ -1,1 +1,97 @@
-//! event
+//! Records of the event ring.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::addr::Addr;
+use crate::ids::{IfIndex, Nanos, PortBe, Protocol, RuleId};
+
+/// One packet that was dropped, or would have been but for an audit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Event {
+    /// Coarse monotonic time.
+    pub time: Nanos,
+    /// Source address.
+    pub src: Addr,
+    /// Destination address.
+    pub dst: Addr,
+    /// The endpoint whose policy decided.
+    pub ifindex: IfIndex,
+    /// The rule that decided, if one did.
+    pub rule: RuleId,
+    /// Packet length in bytes from the network header on, native byte order.
+    pub len_bytes: u32,
+    /// Source port, or zero.
+    pub src_port: PortBe,
+    /// Destination port, or zero.
+    pub dst_port: PortBe,
+    /// The IP protocol; zero if the packet was not understood.
+    pub protocol: Protocol,
+    /// [`crate::ids::Direction::to_wire`] as the endpoint sees it.
+    pub direction: u8,
+    /// [`crate::verdict::Verdict::to_wire`].
+    pub verdict: u8,
+    /// Zero.
+    pub pad: u8,
+    /// Records of this endpoint that were left out since the last one for the rate limit.
+    pub n_suppressed: u32,
+}
+
+/// How many records an endpoint may still write in the current window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct EventBudget {
+    /// Start of the window.
+    pub window_start: Nanos,
+    /// Records written in it.
+    pub n_written: u32,
+    /// Records left out since the last one written.
+    pub n_suppressed: u32,
+}
+
+impl EventBudget {
+    /// A window's length.
+    pub const WINDOW_NS: u64 = 1_000_000_000;
+    /// Records of one endpoint in a window: enough to see every peer of a misconfigured pod, too few to
+    /// cost anything.
+    pub const PER_WINDOW: u32 = 64;
+
+    /// A budget that has not been used.
+    pub const fn new(now: Nanos) -> Self {
+        Self { window_start: now, n_written: 0, n_suppressed: 0 }
+    }
+
+    /// Takes one record from the budget; `Some(n)` if it may be written, with the number of records that
+    /// were left out before it.
+    #[inline(always)]
+    pub const fn take(&mut self, now: Nanos) -> Option<u32> {
+        if now.0.wrapping_sub(self.window_start.0) >= Self::WINDOW_NS {
+            self.window_start = now;
+            self.n_written = 0;
+        }
+        if self.n_written >= Self::PER_WINDOW {
+            self.n_suppressed = self.n_suppressed.saturating_add(1);
+            return None;
+        }
+        self.n_written += 1;
+        let n_suppressed = self.n_suppressed;
+        self.n_suppressed = 0;
+        Some(n_suppressed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_refills_and_tells_what_was_left_out() {
+        let mut budget = EventBudget::new(Nanos(0));
+        for _ in 0..EventBudget::PER_WINDOW {
+            assert_eq!(budget.take(Nanos(1)), Some(0));
+        }
+        assert_eq!(budget.take(Nanos(2)), None);
+        assert_eq!(budget.take(Nanos(3)), None);
+        assert_eq!(budget.take(Nanos(EventBudget::WINDOW_NS)), Some(2));
+    }
+}

@@ -1,1 +1,111 @@
-//! maps
+//! Names and capacities of the maps, and the look-ups that a verdict needs.
+
+use crate::addr::Addr;
+use crate::ids::{Epoch, Identity, IfIndex};
+use crate::keys::{
+    AddressKey, AllowKey, AllowMapKey, AllowValue, EndpointValue, FlowKey, FlowValue, FragmentKey,
+    FragmentValue,
+};
+
+/// Version of all layouts in [`crate::keys`] and [`crate::event`]; part of the pin path.
+pub const ABI_VERSION: u32 = 1;
+
+/// Pod interfaces: ifindex → [`EndpointValue`].
+pub const ENDPOINTS: &str = "ENDPOINTS";
+/// Addresses that an interface may send from: [`AddressKey`] → ().
+pub const ADDRESSES: &str = "ADDRESSES";
+/// Identities of single addresses, looked up first: [`Addr`] → [`Identity`].
+pub const IDENTITIES: &str = "IDENTITIES";
+/// Identities of address blocks: [`crate::keys::PrefixKey`] → [`Identity`].
+pub const PREFIXES: &str = "PREFIXES";
+/// [`AllowMapKey`] → allow map ([`AllowKey`] → [`AllowValue`]).
+pub const ALLOW: &str = "ALLOW";
+/// Connections: [`FlowKey`] → [`FlowValue`].
+pub const FLOWS: &str = "FLOWS";
+/// Datagrams in pieces: [`FragmentKey`] → [`FragmentValue`].
+pub const FRAGMENTS: &str = "FRAGMENTS";
+/// Service and own-node addresses: [`Addr`] → ().
+pub const DEFER: &str = "DEFER";
+/// Ticket → ifindex of the endpoint, an array of [`N_TICKETS`].
+pub const TICKETS: &str = "TICKETS";
+/// The policy generation, one element.
+pub const EPOCH: &str = "EPOCH";
+/// Packets and bytes by endpoint, direction and verdict, per CPU.
+pub const COUNTERS: &str = "COUNTERS";
+/// Ring buffer of [`crate::event::Event`].
+pub const EVENTS: &str = "EVENTS";
+/// ifindex → [`crate::event::EventBudget`].
+pub const EVENT_BUDGETS: &str = "EVENT_BUDGETS";
+
+/// Every pinned map.
+pub const ALL: [&str; 13] = [
+    ENDPOINTS,
+    ADDRESSES,
+    IDENTITIES,
+    PREFIXES,
+    ALLOW,
+    FLOWS,
+    FRAGMENTS,
+    DEFER,
+    TICKETS,
+    EPOCH,
+    COUNTERS,
+    EVENTS,
+    EVENT_BUDGETS,
+];
+
+/// Endpoints on one node; kubelet's default limit is 110 pods, large nodes run 500.
+pub const MAX_ENDPOINTS: u32 = 4096;
+/// Addresses of local endpoints: both families and room for secondary ones.
+pub const MAX_ADDRESSES: u32 = 4 * MAX_ENDPOINTS;
+/// Addresses of pods in peer sets. The map is not preallocated: its size costs nothing.
+pub const MAX_IDENTITIES: u32 = 1 << 20;
+/// Address blocks and exceptions.
+pub const MAX_PREFIXES: u32 = 1 << 20;
+/// Two allow maps for each endpoint.
+pub const MAX_ALLOW_MAPS: u32 = 2 * MAX_ENDPOINTS;
+/// Entries of one allow map.
+pub const MAX_ALLOW_ENTRIES: u32 = 1 << 20;
+/// Connections of all endpoints together, least recently used ones evicted.
+pub const MAX_FLOWS: u32 = 1 << 17;
+/// Datagrams in pieces.
+pub const MAX_FRAGMENTS: u32 = 1 << 13;
+/// Service and own-node addresses.
+pub const MAX_DEFER: u32 = 1 << 16;
+/// Tickets, number 0 is "none".
+pub const N_TICKETS: u32 = 4096;
+/// Endpoint, direction and verdict combinations that were seen.
+pub const MAX_COUNTERS: u32 = 8 * MAX_ENDPOINTS;
+/// Size of the event ring in bytes: a power of two and a multiple of the page size.
+pub const EVENTS_LEN_BYTES: u32 = 1 << 18;
+
+/// Bits of the packet mark that carry a ticket unless configured otherwise; kube-proxy uses 0xc000.
+pub const DEFAULT_TICKET_MASK: u32 = 0xfff0_0000;
+
+/// The state that a verdict depends on.
+///
+/// Implemented by the kernel's maps, by an image in memory, and by a fake in unit tests.
+pub trait PolicyMaps {
+    /// How the interface is treated; `None` if it is no endpoint.
+    fn endpoint(&self, ifindex: IfIndex) -> Option<EndpointValue>;
+    /// Whether the interface may send from the address.
+    fn owns_address(&self, key: &AddressKey) -> bool;
+    /// The identity of an address: its own entry, else the longest prefix, else [`Identity::NONE`].
+    fn identity(&self, addr: &Addr) -> Identity;
+    /// The longest matching entry of an allow map.
+    fn allow(&self, map: &AllowMapKey, key: &AllowKey) -> Option<AllowValue>;
+    /// The entry of a connection, expired or not.
+    fn flow(&self, key: &FlowKey) -> Option<FlowValue>;
+    /// Inserts or replaces the entry of a connection. Failure only costs the entry.
+    fn set_flow(&self, key: &FlowKey, value: &FlowValue);
+    /// What the first fragment told.
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
+    /// Remembers a first fragment.
+    fn set_fragment(&self, key: &FragmentKey, value: &FragmentValue);
+    /// Whether egress to this address is decided later, after Service translation.
+    fn is_deferred(&self, addr: &Addr) -> bool;
+    /// The endpoint behind a ticket.
+    fn ticket_owner(&self, ticket: u16) -> Option<IfIndex>;
+    /// The current policy generation.
+    fn epoch(&self) -> Epoch;
+}

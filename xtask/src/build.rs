@@ -26,8 +26,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     shell::run(&mut build)?;
     let folder = if *release { "release" } else { "debug" };
-    term::good(&format!(
-        "built target/{folder}/netpol-agent and target/{folder}/netpol-cni"
-    ));
+    term::good(&format!("built target/{folder}/netpol-agent and target/{folder}/netpol-cni"));
     Ok(())
 }

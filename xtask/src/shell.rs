@@ -38,23 +38,14 @@ pub(crate) fn cargo<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>) -> Comma
 
 /// The command as a person would type it.
 pub(crate) fn described(command: &Command) -> String {
-    let program = Path::new(command.get_program())
-        .file_name()
-        .unwrap_or(command.get_program());
+    let program = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
     let words = std::iter::once(program).chain(command.get_args());
-    words
-        .map(|word| quoted(&word.to_string_lossy()))
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.map(|word| quoted(&word.to_string_lossy())).collect::<Vec<_>>().join(" ")
 }
 
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_=./,:+@".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{word}'")
-    }
+    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{word}'") }
 }
 
 /// Runs the command with its output shown.
@@ -64,9 +55,7 @@ fn quoted(word: &str) -> String {
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let text = described(command);
     term::line(&format!("$ {text}"));
-    let status = command
-        .status()
-        .with_context(|| format!("starting `{text}`"))?;
+    let status = command.status().with_context(|| format!("starting `{text}`"))?;
     if !status.success() {
         bail!("`{text}` failed ({status})");
     }
@@ -79,10 +68,8 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 /// The program could not be started, or did not exit with 0, or wrote something that is not UTF-8.
 pub(crate) fn stdout(command: &mut Command) -> Result<String> {
     let text = described(command);
-    let output = command
-        .stderr(Stdio::null())
-        .output()
-        .with_context(|| format!("starting `{text}`"))?;
+    let output =
+        command.stderr(Stdio::null()).output().with_context(|| format!("starting `{text}`"))?;
     if !output.status.success() {
         bail!("`{text}` failed ({})", output.status);
     }
@@ -110,13 +97,8 @@ pub(crate) fn step(label: &str, command: &mut Command) -> Result<()> {
 fn watched(command: &mut Command, step: &Step) -> Result<()> {
     let text = described(command);
     let (reader, writer) = std::io::pipe().context("making a pipe")?;
-    command
-        .stdin(Stdio::null())
-        .stdout(writer.try_clone()?)
-        .stderr(writer);
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("starting `{text}`"))?;
+    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+    let mut child = command.spawn().with_context(|| format!("starting `{text}`"))?;
     // The command holds the pipe's writing ends; while it has them the reader would never see the end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut tail = VecDeque::new();
@@ -128,9 +110,7 @@ fn watched(command: &mut Command, step: &Step) -> Result<()> {
         }
         tail.push_back(line);
     }
-    let status = child
-        .wait()
-        .with_context(|| format!("waiting for `{text}`"))?;
+    let status = child.wait().with_context(|| format!("waiting for `{text}`"))?;
     if !status.success() {
         let output = Vec::from(tail).join("\n");
         bail!("`{text}` failed ({status}); the end of its output:\n{output}");
@@ -142,10 +122,7 @@ fn watched(command: &mut Command, step: &Step) -> Result<()> {
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let admin = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
-    env::split_paths(&path)
-        .chain(admin)
-        .map(|folder| folder.join(name))
-        .find(|file| file.is_file())
+    env::split_paths(&path).chain(admin).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
 #[cfg(test)]
@@ -154,27 +131,15 @@ mod tests {
 
     #[test]
     fn a_failed_step_tells_its_output() {
-        let error = step(
-            "failing on purpose",
-            command("sh").args(["-c", "echo seen; exit 3"]),
-        );
+        let error = step("failing on purpose", command("sh").args(["-c", "echo seen; exit 3"]));
         let text = format!("{:#}", error.unwrap_err());
-        assert!(
-            text.contains("exit status: 3") && text.contains("seen"),
-            "{text}"
-        );
+        assert!(text.contains("exit status: 3") && text.contains("seen"), "{text}");
     }
 
     #[test]
     fn a_command_is_described_without_its_folder() {
-        assert_eq!(
-            described(Command::new("/bin/echo").arg("not (a | b)")),
-            "echo 'not (a | b)'"
-        );
-        assert_eq!(
-            described(Command::new("/usr/bin/ip").args(["link", "show"])),
-            "ip link show"
-        );
+        assert_eq!(described(Command::new("/bin/echo").arg("not (a | b)")), "echo 'not (a | b)'");
+        assert_eq!(described(Command::new("/usr/bin/ip").args(["link", "show"])), "ip link show");
     }
 
     #[test]

@@ -1,10 +1,7 @@
 //! What the commands say: plain lines, and a spinner for steps that take long on a terminal.
 //!
 //! The only module that prints. Without a terminal (CI, a pipe) every step is two plain lines.
-#![expect(
-    clippy::print_stdout,
-    reason = "talking to the person is what these commands are for"
-)]
+#![expect(clippy::print_stdout, reason = "talking to the person is what these commands are for")]
 
 use std::time::Duration;
 
@@ -56,17 +53,13 @@ impl Step {
             println!("-- {label} ...");
             ProgressBar::hidden()
         };
-        Self {
-            label: label.to_owned(),
-            bar,
-        }
+        Self { label: label.to_owned(), bar }
     }
 
     /// Shows the latest line of the work's output behind the spinner.
     pub(crate) fn progress(&self, output_line: &str) {
         let width = usize::from(Term::stderr().size().1).saturating_sub(self.label.len() + 12);
-        self.bar
-            .set_message(truncate_str(output_line.trim(), width, "…").into_owned());
+        self.bar.set_message(truncate_str(output_line.trim(), width, "…").into_owned());
     }
 
     /// Ends the step as done.

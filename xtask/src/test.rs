@@ -93,10 +93,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if !all_ran {
         term::warning(NOT_RUN);
     }
-    term::line(&format!(
-        "{} passed, {} failed",
-        tally.n_passed, tally.n_failed
-    ));
+    term::line(&format!("{} passed, {} failed", tally.n_passed, tally.n_failed));
     if tally.n_failed > 0 {
         bail!("{} tests failed", tally.n_failed);
     }
@@ -113,24 +110,15 @@ fn suites(part: Part, privilege: Privilege) -> (Vec<Suite>, bool) {
         filter: format!("not ({})", needs_root()),
         runner: Runner::None,
     };
-    let with_root = |runner| Suite {
-        title: "tests that need root",
-        filter: needs_root(),
-        runner,
-    };
+    let with_root = |runner| Suite { title: "tests that need root", filter: needs_root(), runner };
     match (part, privilege) {
         (Part::Unit, _) => (vec![without_root()], true),
         (Part::Root, Privilege::Root) => (vec![with_root(Runner::None)], true),
         (Part::Root, Privilege::Sudo) => (vec![with_root(Runner::Sudo)], true),
         (Part::Root, Privilege::None) => (Vec::new(), false),
-        (Part::All, Privilege::Root) => (
-            vec![Suite {
-                title: "tests",
-                filter: "all()".to_owned(),
-                runner: Runner::None,
-            }],
-            true,
-        ),
+        (Part::All, Privilege::Root) => {
+            (vec![Suite { title: "tests", filter: "all()".to_owned(), runner: Runner::None }], true)
+        }
         (Part::All, Privilege::Sudo) => (vec![without_root(), with_root(Runner::Sudo)], true),
         (Part::All, Privilege::None) => (vec![without_root()], false),
     }
@@ -151,18 +139,15 @@ fn needs_root() -> String {
         folder.join(format!("{name}.rs")).exists() || folder.join(name).join("main.rs").exists()
     };
     let binaries = PRIVILEGED_BINARIES.into_iter().filter(|name| exists(name));
-    let mut terms: Vec<_> = binaries
-        .map(|name| format!("(package(=netpol-tests) & binary(={name}))"))
-        .collect();
+    let mut terms: Vec<_> =
+        binaries.map(|name| format!("(package(=netpol-tests) & binary(={name}))")).collect();
     terms.push("test(/(^|::)privileged::/)".to_owned());
     terms.join(" | ")
 }
 
 /// Compiles as this user and runs the suite's tests as the user that it asks for.
 fn nextest(suite: &Suite) -> Result<Tally> {
-    let report = Workspace::read()?
-        .target_directory
-        .join("nextest/default/junit.xml");
+    let report = Workspace::read()?.target_directory.join("nextest/default/junit.xml");
     remove(&report)?;
     let mut nextest = shell::cargo(["nextest", "run", "--no-tests=warn", "-E", &suite.filter]);
     if must_run_all() {
@@ -170,10 +155,7 @@ fn nextest(suite: &Suite) -> Result<Tally> {
     }
     if suite.runner == Runner::Sudo {
         let host = host_triple()?.to_uppercase().replace('-', "_");
-        nextest.env(
-            format!("CARGO_TARGET_{host}_RUNNER"),
-            "sudo --preserve-env --",
-        );
+        nextest.env(format!("CARGO_TARGET_{host}_RUNNER"), "sudo --preserve-env --");
     }
     let outcome = shell::run(&mut nextest);
     let text = fs::read_to_string(&report);
@@ -191,10 +173,8 @@ fn nextest(suite: &Suite) -> Result<Tally> {
 fn doc_tests() -> Result<Tally> {
     let mut tests = shell::cargo(["test", "--doc", "--no-fail-fast"]);
     term::line(&format!("$ {}", shell::described(&tests)));
-    let output = tests
-        .stderr(std::process::Stdio::inherit())
-        .output()
-        .context("starting cargo test")?;
+    let output =
+        tests.stderr(std::process::Stdio::inherit()).output().context("starting cargo test")?;
     let text = String::from_utf8_lossy(&output.stdout);
     term::line(text.trim_end());
     let tally = counts_of_libtest(&text);
@@ -206,9 +186,8 @@ fn doc_tests() -> Result<Tally> {
 
 /// Reads the totals of a `JUnit` report: the attributes of its outermost element.
 fn counts_of_report(junit: &str) -> Result<Tally> {
-    let (_, rest) = junit
-        .split_once("<testsuites ")
-        .context("the JUnit report has no <testsuites>")?;
+    let (_, rest) =
+        junit.split_once("<testsuites ").context("the JUnit report has no <testsuites>")?;
     let element = rest.split('>').next().unwrap_or_default();
     let count = |name: &str| {
         let (_, value) = element.split_once(&format!(" {name}=\""))?;
@@ -218,25 +197,16 @@ fn counts_of_report(junit: &str) -> Result<Tally> {
         count(name).with_context(|| format!("the JUnit report has no count of {name}"))
     };
     let n_failed = count("failures")? + count("errors")?;
-    Ok(Tally {
-        n_passed: count("tests")?.saturating_sub(n_failed),
-        n_failed,
-    })
+    Ok(Tally { n_passed: count("tests")?.saturating_sub(n_failed), n_failed })
 }
 
 /// Adds up the closing lines of Rust's own test runner.
 fn counts_of_libtest(output: &str) -> Tally {
     let mut tally = Tally::default();
-    for line in output
-        .lines()
-        .filter_map(|line| line.strip_prefix("test result: "))
-    {
+    for line in output.lines().filter_map(|line| line.strip_prefix("test result: ")) {
         for part in line.split([';', '.']) {
             let mut words = part.split_whitespace();
-            match (
-                words.next().and_then(|word| word.parse::<u64>().ok()),
-                words.next(),
-            ) {
+            match (words.next().and_then(|word| word.parse::<u64>().ok()), words.next()) {
                 (Some(n), Some("passed")) => tally.n_passed += n,
                 (Some(n), Some("failed")) => tally.n_failed += n,
                 (_, _) => {}
@@ -269,10 +239,7 @@ mod tests {
     fn without_a_way_to_root_only_the_other_tests_run_and_it_is_said() {
         let (suites, all_ran) = suites(Part::All, Privilege::None);
         assert!(!all_ran);
-        assert!(
-            suites.iter().all(|suite| suite.filter.starts_with("not ")),
-            "{suites:?}"
-        );
+        assert!(suites.iter().all(|suite| suite.filter.starts_with("not ")), "{suites:?}");
     }
 
     #[test]
@@ -287,13 +254,7 @@ mod tests {
         let report = r#"<?xml version="1.0"?>
             <testsuites name="nextest-run" tests="5" failures="1" errors="1" uuid="u" time="0.1">
             <testsuite name="a" tests="9" failures="9" errors="9"/></testsuites>"#;
-        assert_eq!(
-            counts_of_report(report).unwrap(),
-            Tally {
-                n_passed: 3,
-                n_failed: 2
-            }
-        );
+        assert_eq!(counts_of_report(report).unwrap(), Tally { n_passed: 3, n_failed: 2 });
     }
 
     #[test]
@@ -306,12 +267,6 @@ mod tests {
     fn closing_lines_of_doc_tests_are_added_up() {
         let output = "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.1s\n\
                       test result: FAILED. 1 passed; 2 failed; 0 ignored\n";
-        assert_eq!(
-            counts_of_libtest(output),
-            Tally {
-                n_passed: 4,
-                n_failed: 2
-            }
-        );
+        assert_eq!(counts_of_libtest(output), Tally { n_passed: 4, n_failed: 2 });
     }
 }

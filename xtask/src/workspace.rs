@@ -20,11 +20,8 @@ impl Workspace {
     /// # Errors
     /// Cargo can't read the workspace.
     pub(crate) fn read() -> Result<Self> {
-        let metadata = shell::stdout(&mut shell::cargo([
-            "metadata",
-            "--no-deps",
-            "--format-version=1",
-        ]))?;
+        let metadata =
+            shell::stdout(&mut shell::cargo(["metadata", "--no-deps", "--format-version=1"]))?;
         serde_json::from_str(&metadata).context("reading the output of cargo metadata")
     }
 }

@@ -41,11 +41,7 @@ mod tests {
 
     #[test]
     fn bpffs_is_found_among_the_mounts() {
-        assert!(is_mounted(
-            "proc /proc proc rw 0 0\nbpf /sys/fs/bpf bpf rw,mode=700 0 0\n"
-        ));
-        assert!(!is_mounted(
-            "sysfs /sys sysfs rw 0 0\nbpf /run/other bpf rw 0 0\n"
-        ));
+        assert!(is_mounted("proc /proc proc rw 0 0\nbpf /sys/fs/bpf bpf rw,mode=700 0 0\n"));
+        assert!(!is_mounted("sysfs /sys sysfs rw 0 0\nbpf /run/other bpf rw 0 0\n"));
     }
 }

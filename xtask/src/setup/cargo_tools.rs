@@ -62,28 +62,17 @@ impl Tool {
         if self.installed_version().is_some() {
             return Ok(());
         }
-        let label = format!(
-            "compiling {} {} ({})",
-            self.krate,
-            self.wanted(),
-            self.takes
-        );
+        let label = format!("compiling {} {} ({})", self.krate, self.wanted(), self.takes);
         let mut install = shell::cargo(self.install_args());
         // One build's environment must not decide the other's: this one is for the host, in its own folder.
-        for name in [
-            "CARGO_TARGET_DIR",
-            "CARGO_BUILD_TARGET",
-            "RUSTFLAGS",
-            "CARGO_ENCODED_RUSTFLAGS",
-        ] {
+        for name in
+            ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"]
+        {
             install.env_remove(name);
         }
         shell::step(&label, install.env("LLVM_PREFIX", LLVM_PREFIX))?;
         if self.installed_version().is_none() {
-            bail!(
-                "{} was installed but can't be run: is cargo's bin folder in PATH?",
-                self.krate
-            );
+            bail!("{} was installed but can't be run: is cargo's bin folder in PATH?", self.krate);
         }
         term::good(&format!("{} {} installed", self.krate, self.wanted()));
         Ok(())
@@ -91,10 +80,7 @@ impl Tool {
 
     /// The command that a person would type on a system of another kind.
     pub(super) fn by_hand(&self) -> String {
-        format!(
-            "LLVM_PREFIX=(where LLVM 22 is) cargo {}",
-            self.install_args().join(" ")
-        )
+        format!("LLVM_PREFIX=(where LLVM 22 is) cargo {}", self.install_args().join(" "))
     }
 
     fn wanted(&self) -> String {
@@ -103,19 +89,9 @@ impl Tool {
     }
 
     fn install_args(&self) -> Vec<String> {
-        let fixed = [
-            "install",
-            self.krate,
-            "--version",
-            &self.wanted(),
-            "--locked",
-            "--force",
-        ]
-        .map(str::to_owned);
-        fixed
-            .into_iter()
-            .chain(self.args.iter().map(ToString::to_string))
-            .collect()
+        let fixed = ["install", self.krate, "--version", &self.wanted(), "--locked", "--force"]
+            .map(str::to_owned);
+        fixed.into_iter().chain(self.args.iter().map(ToString::to_string)).collect()
     }
 }
 
@@ -139,20 +115,14 @@ mod tests {
 
     #[test]
     fn a_missing_program_has_no_version() {
-        let tool = Tool {
-            program: "no-such-program",
-            ..NEXTEST
-        };
+        let tool = Tool { program: "no-such-program", ..NEXTEST };
         assert_eq!(tool.installed_version(), None);
     }
 
     #[test]
     fn the_linkers_llvm_is_that_of_the_pinned_compiler() {
         let rustc = shell::stdout(shell::command("rustc").arg("-vV")).unwrap();
-        let llvm = rustc
-            .lines()
-            .find_map(|line| line.strip_prefix("LLVM version: "))
-            .unwrap();
+        let llvm = rustc.lines().find_map(|line| line.strip_prefix("LLVM version: ")).unwrap();
         let major = llvm.split('.').next().unwrap();
         assert_eq!(LLVM_PREFIX, format!("/usr/lib/llvm-{major}"));
         assert!(BPF_LINKER.args.contains(&format!("llvm-{major}").as_str()));

@@ -69,9 +69,5 @@ fn versions() -> Result<String> {
             None => format!("{} missing", tool.krate),
         }
     });
-    Ok(format!(
-        "rustc {rustc}, {}, kernel {}",
-        tools.join(", "),
-        kernel.trim()
-    ))
+    Ok(format!("rustc {rustc}, {}, kernel {}", tools.join(", "), kernel.trim()))
 }

@@ -30,26 +30,10 @@ pub(super) enum Shows {
 
 /// Needed to run the tests and the demo.
 pub(super) const RUNTIME: [Need; 6] = [
-    need(
-        "iproute2",
-        Shows::Program("ip"),
-        "network namespaces, veths and bridges",
-    ),
-    need(
-        "iptables",
-        Shows::Program("iptables"),
-        "Service rules as kube-proxy writes them",
-    ),
-    need(
-        "nftables",
-        Shows::Program("nft"),
-        "Service rules as kube-proxy writes them",
-    ),
-    need(
-        "conntrack",
-        Shows::Program("conntrack"),
-        "looking at the kernel's own connections",
-    ),
+    need("iproute2", Shows::Program("ip"), "network namespaces, veths and bridges"),
+    need("iptables", Shows::Program("iptables"), "Service rules as kube-proxy writes them"),
+    need("nftables", Shows::Program("nft"), "Service rules as kube-proxy writes them"),
+    need("conntrack", Shows::Program("conntrack"), "looking at the kernel's own connections"),
     need("iputils-ping", Shows::Program("ping"), "ICMP probes"),
     need(
         "containernetworking-plugins",
@@ -66,34 +50,14 @@ pub(super) const LLVM: [Need; 6] = [
         "LLVM 22 with headers, which bpf-linker is built on",
     ),
     need("libpolly-22-dev", Shows::Nothing, "a part of LLVM 22"),
-    need(
-        "g++",
-        Shows::Program("g++"),
-        "the C++ library that LLVM is linked with",
-    ),
-    need(
-        "zlib1g-dev",
-        Shows::Nothing,
-        "zlib with headers, linked by LLVM",
-    ),
-    need(
-        "libzstd-dev",
-        Shows::Nothing,
-        "zstd with headers, linked by LLVM",
-    ),
-    need(
-        "libxml2-dev",
-        Shows::Nothing,
-        "libxml2 with headers, linked by LLVM",
-    ),
+    need("g++", Shows::Program("g++"), "the C++ library that LLVM is linked with"),
+    need("zlib1g-dev", Shows::Nothing, "zlib with headers, linked by LLVM"),
+    need("libzstd-dev", Shows::Nothing, "zstd with headers, linked by LLVM"),
+    need("libxml2-dev", Shows::Nothing, "libxml2 with headers, linked by LLVM"),
 ];
 
 const fn need(package: &'static str, shows_as: Shows, purpose: &'static str) -> Need {
-    Need {
-        package,
-        shows_as,
-        purpose,
-    }
+    Need { package, shows_as, purpose }
 }
 
 /// The kind of system that we run on.
@@ -117,11 +81,9 @@ impl Distribution {
 
     fn of(os_release: &str) -> Self {
         let value = |key: &str| {
-            let line = os_release
-                .lines()
-                .find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-            line.map(|value| value.trim_matches('"'))
-                .unwrap_or_default()
+            let line =
+                os_release.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            line.map(|value| value.trim_matches('"')).unwrap_or_default()
         };
         let like = value("ID_LIKE").split_whitespace().chain([value("ID")]);
         if like.into_iter().any(|id| matches!(id, "debian" | "ubuntu")) {
@@ -169,9 +131,7 @@ pub(super) fn missing_elsewhere(needs: &[Need]) -> Vec<String> {
         Shows::Nothing => false,
     };
     let missing = needs.iter().filter(|need| !shows(need));
-    missing
-        .map(|need| format!("{} (its name in Debian): {}", need.package, need.purpose))
-        .collect()
+    missing.map(|need| format!("{} (its name in Debian): {}", need.package, need.purpose)).collect()
 }
 
 fn not_installed<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
@@ -182,34 +142,22 @@ fn not_installed<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
         .output()
         .context("starting dpkg-query")?;
     let known = String::from_utf8_lossy(&known.stdout).into_owned();
-    Ok(packages
-        .iter()
-        .copied()
-        .filter(|package| !is_installed(package, &known))
-        .collect())
+    Ok(packages.iter().copied().filter(|package| !is_installed(package, &known)).collect())
 }
 
 fn is_installed(package: &str, dpkg_lines: &str) -> bool {
-    dpkg_lines
-        .lines()
-        .any(|line| line.split_once(' ') == Some((package, "installed")))
+    dpkg_lines.lines().any(|line| line.split_once(' ') == Some((package, "installed")))
 }
 
 /// The packages of which apt knows no version that it could install.
 fn without_candidate<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
     let policy = shell::stdout(shell::command("apt-cache").arg("policy").args(packages))?;
-    Ok(packages
-        .iter()
-        .copied()
-        .filter(|package| !has_candidate(package, &policy))
-        .collect())
+    Ok(packages.iter().copied().filter(|package| !has_candidate(package, &policy)).collect())
 }
 
 fn has_candidate(package: &str, policy: &str) -> bool {
-    let mut lines = policy
-        .lines()
-        .skip_while(|line| line.strip_suffix(':') != Some(package))
-        .skip(1);
+    let mut lines =
+        policy.lines().skip_while(|line| line.strip_suffix(':') != Some(package)).skip(1);
     let candidate = lines
         .by_ref()
         .take_while(|line| line.starts_with(' '))
@@ -220,10 +168,7 @@ fn has_candidate(package: &str, policy: &str) -> bool {
 fn apt(label: &str, verb: &str, packages: &[&str], privilege: Privilege) -> Result<()> {
     let by_hand = format!("apt-get {verb} {}", packages.join(" "));
     let Some(mut command) = privilege.command("env") else {
-        bail!(
-            "installing packages needs root: run `{}` as root, then this again",
-            by_hand.trim()
-        );
+        bail!("installing packages needs root: run `{}` as root, then this again", by_hand.trim());
     };
     command.args([
         "DEBIAN_FRONTEND=noninteractive",
@@ -233,9 +178,7 @@ fn apt(label: &str, verb: &str, packages: &[&str], privilege: Privilege) -> Resu
         verb,
     ]);
     if !packages.is_empty() {
-        command
-            .args(["--yes", "--no-install-recommends"])
-            .args(packages);
+        command.args(["--yes", "--no-install-recommends"]).args(packages);
     }
     let label = format!("{label} {}", packages.join(", "));
     shell::step(label.trim(), &mut command)
@@ -256,10 +199,7 @@ mod tests {
     #[test]
     fn other_systems_are_named() {
         let release = "ID=fedora\nPRETTY_NAME=\"Fedora Linux 44\"\n";
-        assert_eq!(
-            Distribution::of(release),
-            Distribution::Other("Fedora Linux 44".to_owned())
-        );
+        assert_eq!(Distribution::of(release), Distribution::Other("Fedora Linux 44".to_owned()));
     }
 
     #[test]

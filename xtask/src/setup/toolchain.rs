@@ -46,8 +46,7 @@ fn without(installed: &str, wanted: &[String], prefix: &str) -> Vec<String> {
     let has = |part: &str| {
         let name = format!("{prefix}{part}");
         installed.lines().any(|line| {
-            line.strip_prefix(&name)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+            line.strip_prefix(&name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
         })
     };
     wanted.iter().filter(|part| !has(part)).cloned().collect()
@@ -58,10 +57,7 @@ fn add(kind: &str, parts: &[String]) -> Result<()> {
         return Ok(());
     }
     let label = format!("adding to the Rust toolchain: {}", parts.join(", "));
-    shell::step(
-        &label,
-        shell::command("rustup").args([kind, "add"]).args(parts),
-    )
+    shell::step(&label, shell::command("rustup").args([kind, "add"]).args(parts))
 }
 
 #[cfg(test)]
@@ -81,9 +77,6 @@ mod tests {
         let wanted = ["rust-src", "clippy"].map(str::to_owned);
         assert_eq!(without(installed, &wanted, ""), ["rust-src"]);
         let wanted = ["x86_64-unknown-linux-gnu", "x86_64-unknown-linux-musl"].map(str::to_owned);
-        assert_eq!(
-            without(installed, &wanted, "rust-std-"),
-            ["x86_64-unknown-linux-musl"]
-        );
+        assert_eq!(without(installed, &wanted, "rust-std-"), ["x86_64-unknown-linux-musl"]);
     }
 }
