@@ -44,9 +44,9 @@ pub const fn timeout_ns(protocol: Protocol, state: u8) -> u64 {
     let seconds = match (protocol, state) {
         (Protocol::TCP, OPEN) => 432_000,
         (Protocol::TCP, CLOSING) => 120,
+        (Protocol::SCTP, OPEN) => 210,
         (Protocol::TCP | Protocol::SCTP, _) => 60,
         (Protocol::UDP, OPEN) => 180,
-        (Protocol::SCTP, OPEN) => 210,
         (Protocol::UDP | Protocol::ICMP | Protocol::ICMPV6, _) => 30,
         _ => 600,
     };
