@@ -19,12 +19,14 @@ pub enum Delta {
         /// Its uid, when the source knows it.
         uid: Option<Arc<str>>,
     },
-    /// The complete list of one kind: objects that are not in it are gone.
+    /// The complete list of one kind: objects that are neither in `objects` nor `unreadable` are gone.
     Replace {
-        /// The kind of all `objects`.
+        /// The kind of all objects here.
         kind: Kind,
-        /// All that exist.
+        /// All that exist and could be understood.
         objects: Vec<Object>,
+        /// Those that exist but could not be understood at all: what is stored of them stays.
+        unreadable: Vec<ObjectName>,
     },
     /// A pod interface of this node is attached.
     UpsertEndpoint(Endpoint),

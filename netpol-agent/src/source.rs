@@ -1,0 +1,224 @@
+//! What a source of objects tells the agent: a live API server or a directory of manifests.
+//!
+//! Out: [`SourceUpdate`]s, to be applied in the order in which they come. The state that they change is
+//! the store's; [`DiagnosticIndex`] holds the diagnostics beside it, [`Freshness`] how far each kind is known.
+//! Must not: hold objects, or know which source it is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::model::{Diagnostic, Kind, ObjectRef};
+use crate::store::Delta;
+
+/// One step of a source.
+#[derive(Clone, Debug, Default)]
+pub struct SourceUpdate {
+    /// What changed, in order.
+    pub deltas: Vec<Delta>,
+    /// All findings on the objects named here; they replace earlier ones, so an empty list clears.
+    /// An object that a delta adds, changes or removes and that is not named here has none.
+    pub diagnostics: Vec<(ObjectRef, Vec<Diagnostic>)>,
+    /// How far a kind is known now, for the kinds for which that changed.
+    pub health: Vec<(Kind, Health)>,
+}
+
+/// How far one kind of objects is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// The first complete list has not arrived: nothing may be enforced from this kind yet.
+    Listing,
+    /// Listed, and changes arrive.
+    Synced {
+        /// When it came to be so.
+        since: Instant,
+        /// When the source last spoke, if only to say that nothing changed.
+        heard: Instant,
+    },
+    /// The source does not answer or cannot be understood; what is known may be out of date.
+    Broken {
+        /// Since when; the first failure counts.
+        since: Instant,
+        /// The latest failure.
+        error: Arc<str>,
+    },
+}
+
+/// The standing diagnostics of a source, by object.
+#[derive(Clone, Debug, Default)]
+pub struct DiagnosticIndex {
+    by_object: BTreeMap<ObjectRef, Vec<Diagnostic>>,
+}
+
+impl DiagnosticIndex {
+    /// Takes over the diagnostics of an update. Returns the objects whose diagnostics are not the same as before.
+    pub fn apply(&mut self, update: &SourceUpdate) -> Vec<ObjectRef> {
+        let mut said: BTreeMap<ObjectRef, &[Diagnostic]> = BTreeMap::new();
+        for delta in &update.deltas {
+            match delta {
+                Delta::Upsert(object) => {
+                    said.insert(object.object_ref(), &[]);
+                }
+                Delta::Remove { object, .. } => {
+                    said.insert(object.clone(), &[]);
+                }
+                Delta::Replace { kind, .. } => {
+                    let of_kind = self.by_object.keys().filter(|object| object.kind == *kind);
+                    said.extend(of_kind.map(|object| (object.clone(), [].as_slice())));
+                }
+                Delta::UpsertEndpoint(_) | Delta::RemoveEndpoint(_) => {}
+            }
+        }
+        said.extend(
+            update.diagnostics.iter().map(|(object, found)| (object.clone(), found.as_slice())),
+        );
+
+        let mut changed = Vec::new();
+        for (object, found) in said {
+            let before = self.by_object.get(&object).map_or([].as_slice(), Vec::as_slice);
+            if before == found {
+                continue;
+            }
+            if found.is_empty() {
+                self.by_object.remove(&object);
+            } else {
+                self.by_object.insert(object.clone(), found.to_vec());
+            }
+            changed.push(object);
+        }
+        changed
+    }
+
+    /// The diagnostics of one object.
+    pub fn of(&self, object: &ObjectRef) -> &[Diagnostic] {
+        self.by_object.get(object).map_or(&[], Vec::as_slice)
+    }
+
+    /// All diagnostics, by object.
+    pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.by_object.values().flatten()
+    }
+}
+
+/// How far every kind is known.
+#[derive(Clone, Debug, Default)]
+pub struct Freshness {
+    by_kind: BTreeMap<Kind, KindFreshness>,
+}
+
+/// One kind's place in [`Freshness`].
+#[derive(Clone, Debug)]
+struct KindFreshness {
+    health: Health,
+    was_listed: bool,
+}
+
+impl Freshness {
+    /// Takes over the health of an update.
+    pub fn apply(&mut self, update: &SourceUpdate) {
+        for (kind, health) in &update.health {
+            self.entry(*kind).health = health.clone();
+        }
+        for delta in &update.deltas {
+            if let Delta::Replace { kind, .. } = delta {
+                self.entry(*kind).was_listed = true;
+            }
+        }
+    }
+
+    fn entry(&mut self, kind: Kind) -> &mut KindFreshness {
+        self.by_kind
+            .entry(kind)
+            .or_insert(KindFreshness { health: Health::Listing, was_listed: false })
+    }
+
+    /// How far a kind is known.
+    pub fn of(&self, kind: Kind) -> &Health {
+        self.by_kind.get(&kind).map_or(&Health::Listing, |kind| &kind.health)
+    }
+
+    /// The kinds of which no complete list ever arrived. While there is one, no map may be changed.
+    pub fn missing(&self) -> Vec<Kind> {
+        let is_listed = |kind: &Kind| self.by_kind.get(kind).is_some_and(|kind| kind.was_listed);
+        Kind::ALL.into_iter().filter(|kind| !is_listed(kind)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Code, Labels, Namespace, Object, ObjectName};
+
+    fn namespace(name: &str) -> Object {
+        Object::Namespace(Namespace { name: Arc::from(name), labels: Labels::default() })
+    }
+
+    fn object_ref(name: &str) -> ObjectRef {
+        ObjectRef { kind: Kind::Namespace, name: ObjectName::cluster_scoped(name) }
+    }
+
+    fn finding(name: &str) -> (ObjectRef, Vec<Diagnostic>) {
+        let diagnostic = Diagnostic {
+            code: Code::Malformed,
+            object: object_ref(name),
+            field: String::new(),
+            message: "bad".to_owned(),
+        };
+        (object_ref(name), vec![diagnostic])
+    }
+
+    fn update(deltas: Vec<Delta>, diagnostics: Vec<(ObjectRef, Vec<Diagnostic>)>) -> SourceUpdate {
+        SourceUpdate { deltas, diagnostics, health: Vec::new() }
+    }
+
+    #[test]
+    fn a_clean_upsert_clears_the_diagnostics_of_its_object_only() {
+        let mut index = DiagnosticIndex::default();
+        index.apply(&update(Vec::new(), vec![finding("a"), finding("b")]));
+        let changed = index.apply(&update(vec![Delta::Upsert(namespace("a"))], Vec::new()));
+        assert_eq!(changed, [object_ref("a")]);
+        assert!(index.of(&object_ref("a")).is_empty());
+        assert_eq!(index.of(&object_ref("b")).len(), 1);
+    }
+
+    #[test]
+    fn a_relist_clears_the_diagnostics_of_its_kind_but_those_it_brings() {
+        let mut index = DiagnosticIndex::default();
+        index.apply(&update(Vec::new(), vec![finding("a"), finding("b")]));
+        let relist =
+            Delta::Replace { kind: Kind::Namespace, objects: Vec::new(), unreadable: Vec::new() };
+        let changed = index.apply(&update(vec![relist], vec![finding("b")]));
+        assert_eq!(changed, [object_ref("a")]);
+        assert_eq!(index.iter().count(), 1);
+    }
+
+    #[test]
+    fn an_empty_list_clears_without_a_delta() {
+        let mut index = DiagnosticIndex::default();
+        index.apply(&update(Vec::new(), vec![finding("a")]));
+        let changed = index.apply(&update(Vec::new(), vec![(object_ref("a"), Vec::new())]));
+        assert_eq!(changed, [object_ref("a")]);
+        assert_eq!(index.iter().count(), 0);
+    }
+
+    #[test]
+    fn a_kind_is_missing_until_its_first_list_whatever_its_health() {
+        let mut freshness = Freshness::default();
+        assert_eq!(freshness.missing(), Kind::ALL);
+        let broken = Health::Broken { since: tests_clock(), error: Arc::from("down") };
+        let mut listed = update(
+            vec![Delta::Replace { kind: Kind::Pod, objects: Vec::new(), unreadable: Vec::new() }],
+            Vec::new(),
+        );
+        listed.health.push((Kind::Pod, broken.clone()));
+        freshness.apply(&listed);
+        assert_eq!(freshness.of(Kind::Pod), &broken);
+        assert!(!freshness.missing().contains(&Kind::Pod));
+        assert_eq!(freshness.of(Kind::Node), &Health::Listing);
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "any moment will do")]
+    fn tests_clock() -> Instant {
+        Instant::now()
+    }
+}
