@@ -66,6 +66,8 @@ pub enum Code {
     InvalidPeer,
     /// A policy type that does not exist, or more than two.
     InvalidPolicyTypes,
+    /// An address that cannot be read.
+    InvalidAddress,
     /// A block written in an unusual way (host bits, IPv4-mapped, leading zeros): read as the message says.
     UnusualBlock,
     /// An annotation of netpol's with a value that it does not know.
@@ -84,6 +86,7 @@ impl Code {
             Self::InvalidPort => "invalid-port",
             Self::InvalidPeer => "invalid-peer",
             Self::InvalidPolicyTypes => "invalid-policy-types",
+            Self::InvalidAddress => "invalid-address",
             Self::UnusualBlock => "unusual-block",
             Self::InvalidAnnotation => "invalid-annotation",
         }
@@ -100,7 +103,8 @@ impl Code {
             | Self::InvalidBlock
             | Self::InvalidPort
             | Self::InvalidPeer
-            | Self::InvalidPolicyTypes => Severity::Error,
+            | Self::InvalidPolicyTypes
+            | Self::InvalidAddress => Severity::Error,
         }
     }
 }

@@ -29,27 +29,22 @@ impl IpBlock {
 mod tests {
     use super::*;
 
-    #[track_caller]
-    fn check(cidr: &str, except: &[&str], address: &str, expected: bool) {
+    fn contains(cidr: &str, except: &[&str], address: &str) -> bool {
         let block = IpBlock {
             cidr: cidr.parse().unwrap(),
             except: except.iter().map(|hole| hole.parse().unwrap()).collect(),
         };
-        assert_eq!(
-            block.contains(address.parse().unwrap()),
-            expected,
-            "{cidr} {except:?} {address}"
-        );
+        block.contains(address.parse().unwrap())
     }
 
     #[test]
     fn exceptions_cut_holes_and_families_are_separate() {
-        check("10.0.0.0/8", &[], "10.1.2.3", true);
-        check("10.0.0.0/8", &["10.1.0.0/16"], "10.1.2.3", false);
-        check("10.0.0.0/8", &["10.1.0.0/16"], "10.2.2.3", true);
-        check("0.0.0.0/0", &[], "::1", false);
-        check("::/0", &[], "10.0.0.1", false);
-        check("2001:db8::/32", &["2001:db8:1::/48"], "2001:db8:1::5", false);
-        check("10.0.0.1/32", &[], "10.0.0.1", true);
+        assert!(contains("10.0.0.0/8", &[], "10.1.2.3"));
+        assert!(!contains("10.0.0.0/8", &["10.1.0.0/16"], "10.1.2.3"));
+        assert!(contains("10.0.0.0/8", &["10.1.0.0/16"], "10.2.2.3"));
+        assert!(!contains("0.0.0.0/0", &[], "::1"));
+        assert!(!contains("::/0", &[], "10.0.0.1"));
+        assert!(!contains("2001:db8::/32", &["2001:db8:1::/48"], "2001:db8:1::5"));
+        assert!(contains("10.0.0.1/32", &[], "10.0.0.1"));
     }
 }

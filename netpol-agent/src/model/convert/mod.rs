@@ -1,1 +1,21 @@
 //! From API objects to the model.
+//!
+//! In: decoded objects, from a watch as trimmed types or from YAML as [`serde_json::Value`]. Out: the
+//! object and what was found in it. An object is `None` only when it has no name; everything else that
+//! is not understood is left out of it in the direction that allows less, and reported.
+//! Must not: fail, panic, or know where the object came from.
+
+mod address;
+mod metadata;
+mod node;
+mod nullable;
+mod pod;
+mod service;
+mod walk;
+
+pub use metadata::Metadata;
+pub use node::{
+    NamespaceSpec, NamespaceStatus, NodeAddress, NodeSpec, NodeStatus, namespace, node,
+};
+pub use pod::{Container, DeclaredPort, PodAddress, PodSpec, PodStatus, pod};
+pub use service::{LoadBalancerIngress, LoadBalancerStatus, ServiceSpec, ServiceStatus, service};

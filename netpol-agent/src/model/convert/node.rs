@@ -1,0 +1,84 @@
+//! Nodes and namespaces.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::address::collect_address;
+use super::metadata::Metadata;
+use super::nullable::or_default;
+use super::walk::{Findings, Path};
+use crate::model::{Diagnostic, Kind, Namespace, Node};
+
+/// The label by which a namespace is selected by name; the API server sets it on every namespace.
+const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// core/v1 `NodeSpec`, of which nothing is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct NodeSpec {}
+
+/// core/v1 `NodeStatus`, trimmed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct NodeStatus {
+    /// `addresses`.
+    #[serde(deserialize_with = "or_default")]
+    pub addresses: Vec<NodeAddress>,
+}
+
+/// core/v1 `NodeAddress`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct NodeAddress {
+    /// `type`.
+    #[serde(rename = "type", deserialize_with = "or_default")]
+    pub address_type: Arc<str>,
+    /// `address`, a name for some types.
+    #[serde(deserialize_with = "or_default")]
+    pub address: Arc<str>,
+}
+
+/// core/v1 `NamespaceSpec`, of which nothing is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct NamespaceSpec {}
+
+/// core/v1 `NamespaceStatus`, of which nothing is used: a namespace that terminates still selects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct NamespaceStatus {}
+
+/// Normalises a node. `None` only when it has no name.
+///
+/// Source: core/v1 `NodeStatus.addresses`, of the types `InternalIP` and `ExternalIP`.
+pub fn node(metadata: &Metadata, status: Option<&NodeStatus>) -> (Option<Node>, Vec<Diagnostic>) {
+    let name = metadata.object_name(Kind::Node);
+    let mut findings = Findings::new(Kind::Node, name);
+    if !metadata.has_name(&mut findings) {
+        return (None, findings.into_diagnostics());
+    }
+    let mut addresses = Vec::new();
+    let root = Path::Root.field("status");
+    let list = root.field("addresses");
+    for (index, item) in status.map(|s| &*s.addresses).unwrap_or_default().iter().enumerate() {
+        if matches!(&*item.address_type, "InternalIP" | "ExternalIP") {
+            let path = list.item(index);
+            collect_address(&item.address, &path.field("address"), &mut addresses, &mut findings);
+        }
+    }
+    let node = Node { name: Arc::clone(&metadata.name), addresses };
+    (Some(node), findings.into_diagnostics())
+}
+
+/// Normalises a namespace. `None` only when it has no name.
+///
+/// `kubernetes.io/metadata.name` always holds the name, whatever the object says.
+///
+/// Source: core/v1 `Namespace`, whose defaulting in the API server sets that label.
+pub fn namespace(metadata: Metadata) -> (Option<Namespace>, Vec<Diagnostic>) {
+    let mut findings = Findings::new(Kind::Namespace, metadata.object_name(Kind::Namespace));
+    if !metadata.has_name(&mut findings) {
+        return (None, findings.into_diagnostics());
+    }
+    let Metadata { name, mut labels, .. } = metadata;
+    labels.insert(Arc::from(NAME_LABEL), Arc::clone(&name));
+    (Some(Namespace { name, labels }), findings.into_diagnostics())
+}

@@ -1,0 +1,110 @@
+//! Services: only their addresses matter.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::address::collect_address;
+use super::metadata::Metadata;
+use super::nullable::or_default;
+use super::walk::{Findings, Path};
+use crate::model::{Diagnostic, Kind, Service};
+
+/// `spec.clusterIP` of a headless Service.
+const HEADLESS: &str = "None";
+
+/// core/v1 `ServiceSpec`, trimmed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceSpec {
+    /// `type`; an `ExternalName` has no address.
+    #[serde(rename = "type", deserialize_with = "or_default")]
+    pub service_type: Arc<str>,
+    /// `clusterIP`.
+    #[serde(rename = "clusterIP", deserialize_with = "or_default")]
+    pub cluster_ip: Arc<str>,
+    /// `clusterIPs`.
+    #[serde(rename = "clusterIPs", deserialize_with = "or_default")]
+    pub cluster_ips: Vec<Arc<str>>,
+    /// `externalIPs`.
+    #[serde(rename = "externalIPs", deserialize_with = "or_default")]
+    pub external_ips: Vec<Arc<str>>,
+}
+
+/// core/v1 `ServiceStatus`, trimmed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceStatus {
+    /// `loadBalancer`.
+    #[serde(deserialize_with = "or_default")]
+    pub load_balancer: LoadBalancerStatus,
+}
+
+/// core/v1 `LoadBalancerStatus`, trimmed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct LoadBalancerStatus {
+    /// `ingress`.
+    #[serde(deserialize_with = "or_default")]
+    pub ingress: Vec<LoadBalancerIngress>,
+}
+
+/// core/v1 `LoadBalancerIngress`, trimmed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LoadBalancerIngress {
+    /// `ip`, empty when the load balancer has a host name only.
+    #[serde(deserialize_with = "or_default")]
+    pub ip: Arc<str>,
+    /// `ipMode`; with `Proxy` the node does not translate the address.
+    #[serde(deserialize_with = "or_default")]
+    pub ip_mode: Option<Arc<str>>,
+}
+
+/// Normalises a Service. `None` only when it has no name.
+///
+/// Its addresses are those that the node translates to backends: none for a headless Service, and not
+/// those of a load balancer that does the translation itself (`ipMode: Proxy`).
+///
+/// Source: core/v1 `ServiceSpec` and `LoadBalancerIngress.ipMode`.
+pub fn service(
+    metadata: &Metadata,
+    spec: &ServiceSpec,
+    status: Option<&ServiceStatus>,
+) -> (Option<Service>, Vec<Diagnostic>) {
+    let name = metadata.object_name(Kind::Service);
+    let mut findings = Findings::new(Kind::Service, name.clone());
+    if !metadata.has_name(&mut findings) {
+        return (None, findings.into_diagnostics());
+    }
+    let translated = &*spec.cluster_ip != HEADLESS && &*spec.service_type != "ExternalName";
+    let addresses = if translated { addresses(spec, status, &mut findings) } else { Vec::new() };
+    (Some(Service { name, addresses }), findings.into_diagnostics())
+}
+
+fn addresses(
+    spec: &ServiceSpec,
+    status: Option<&ServiceStatus>,
+    findings: &mut Findings,
+) -> Vec<IpAddr> {
+    let mut addresses = Vec::new();
+    let root = Path::Root.field("spec");
+    collect_address(&spec.cluster_ip, &root.field("clusterIP"), &mut addresses, findings);
+    for (name, list) in [("clusterIPs", &spec.cluster_ips), ("externalIPs", &spec.external_ips)] {
+        let path = root.field(name);
+        for (index, text) in list.iter().enumerate() {
+            collect_address(text, &path.item(index), &mut addresses, findings);
+        }
+    }
+    let root = Path::Root.field("status");
+    let balancer = root.field("loadBalancer");
+    let path = balancer.field("ingress");
+    let ingress = status.map(|status| &*status.load_balancer.ingress).unwrap_or_default();
+    for (index, item) in ingress.iter().enumerate() {
+        if item.ip_mode.as_deref() != Some("Proxy") {
+            collect_address(&item.ip, &path.item(index).field("ip"), &mut addresses, findings);
+        }
+    }
+    addresses
+}
