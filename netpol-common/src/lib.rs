@@ -21,4 +21,6 @@ pub mod ids;
 pub mod keys;
 pub mod maps;
 pub mod packet;
+#[cfg(feature = "proto")]
+pub mod proto;
 pub mod verdict;

@@ -1,0 +1,399 @@
+//! The socket that netpol-cni talks to.
+//!
+//! In: connections on a Unix socket, each with one request ([`netpol_common::proto`]). Out: [`Call`]s for
+//! the event loop, whose replies go back on the same connection. Must not: know the state or decide
+//! anything; what cannot be read is answered with an error here and never reaches the loop.
+
+mod connection;
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
+use std::path::{Path, PathBuf};
+
+use netpol_common::proto::{Request, Response};
+use rustix::fs::FlockOperation;
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+/// A request that waits for its answer.
+#[derive(Debug)]
+pub struct Call {
+    /// What the plugin asks.
+    pub request: Request,
+    /// Where the answer goes. Dropped without an answer, the plugin is told to try again later.
+    /// Closed when the plugin is gone: nobody waits any more.
+    pub reply: oneshot::Sender<Response>,
+}
+
+/// Why there is no socket.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The lock is held or the socket answers: one node has one agent.
+    #[error("another agent is running on this node: it holds {path}")]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Something stands at the path that no agent has put there; it is left alone.
+    #[error("{path} exists and is not a socket")]
+    NotASocket {
+        /// The socket's path.
+        path: PathBuf,
+    },
+    /// The path has no file name or no directory.
+    #[error("{path} is not a path for a socket")]
+    InvalidPath {
+        /// The socket's path.
+        path: PathBuf,
+    },
+    /// The directory is missing and cannot be made.
+    #[error("cannot create directory {path}")]
+    CreateDirectory {
+        /// The socket's directory.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The lock file beside the socket cannot be opened or locked.
+    #[error("cannot lock {path}")]
+    Lock {
+        /// The lock file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The socket of an agent that is gone cannot be removed.
+    #[error("cannot remove the stale socket {path}")]
+    RemoveStale {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel refuses the socket: a path over 107 bytes, a read-only file system, permissions.
+    #[error("cannot listen on {path}")]
+    Bind {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The agent's socket and the lock that makes it the only one. Dropped: the socket's file is removed.
+#[derive(Debug)]
+pub struct Listener {
+    socket: UnixListener,
+    path: PathBuf,
+    /// Held as long as the listener lives: a crash releases it, a stale file does not hold it.
+    _lock: File,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Err(source) = std::fs::remove_file(&self.path) {
+            warn!(path = %self.path.display(), error = %source, "socket not removed");
+        }
+    }
+}
+
+/// Makes the socket, with its directory (mode 0700) if missing. Only root may connect.
+///
+/// A socket left behind by an agent that is gone is replaced. Must run inside a tokio runtime.
+///
+/// # Errors
+/// [`Error::InUse`] if another agent lives, shown by its lock (`<path>.lock`) or by an answer on the socket; the other
+/// variants name the step that failed.
+pub fn bind(path: &Path) -> Result<Listener, Error> {
+    let directory = path
+        .parent()
+        .filter(|directory| !directory.as_os_str().is_empty())
+        .ok_or_else(|| Error::InvalidPath { path: path.into() })?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|source| Error::CreateDirectory { path: directory.into(), source })?;
+    let lock = lock(path)?;
+    remove_stale(path)?;
+    let bind = |source| Error::Bind { path: path.into(), source };
+    let socket = UnixListener::bind(path).map_err(bind)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(bind)?;
+    info!(path = %path.display(), "listening for netpol-cni");
+    Ok(Listener { socket, path: path.into(), _lock: lock })
+}
+
+/// Takes the lock beside the socket. It decides between two agents that start at the same time.
+fn lock(socket: &Path) -> Result<File, Error> {
+    let mut name =
+        socket.file_name().ok_or_else(|| Error::InvalidPath { path: socket.into() })?.to_owned();
+    name.push(".lock");
+    let path = socket.with_file_name(name);
+    let failed = |source| Error::Lock { path: path.clone(), source };
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::InUse { path: socket.into() }),
+        Err(errno) => Err(failed(errno.into())),
+    }
+}
+
+/// Removes the socket of an agent that is gone. One that still answers is another agent's, lock or not.
+fn remove_stale(path: &Path) -> Result<(), Error> {
+    let kind = match std::fs::symlink_metadata(path) {
+        Ok(metadata) => metadata.file_type(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(Error::RemoveStale { path: path.into(), source }),
+    };
+    if !kind.is_socket() {
+        return Err(Error::NotASocket { path: path.into() });
+    }
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(Error::InUse { path: path.into() });
+    }
+    std::fs::remove_file(path).map_err(|source| Error::RemoveStale { path: path.into(), source })
+}
+
+/// Accepts connections until `cancel`, then waits for those that have begun and removes the socket.
+///
+/// Each connection is a task of its own with a deadline for its request, so one that hangs holds up nobody. The reply has
+/// no deadline here: an ADD waits as long as the event loop needs, the plugin decides when to give up.
+/// The event loop must therefore answer or drop its pending calls when it ends.
+pub async fn serve(listener: Listener, calls: mpsc::Sender<Call>, cancel: CancellationToken) {
+    let connections = TaskTracker::new();
+    while let Some(accepted) = cancel.run_until_cancelled(listener.socket.accept()).await {
+        match accepted {
+            Ok((stream, _unnamed)) => {
+                connections.spawn(connection::serve(
+                    stream,
+                    calls.clone(),
+                    connection::Deadlines::default(),
+                ));
+            }
+            Err(error) => {
+                // Out of file descriptors, mostly. The connection stays in the backlog, so a pause is needed.
+                warn!(%error, "connection not accepted");
+                tokio::time::sleep(connection::ACCEPT_RETRY).await;
+            }
+        }
+    }
+    drop(calls);
+    connections.close();
+    connections.wait().await;
+    drop(listener);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netpol_common::proto::{self, Attachment, ErrorCode};
+    use std::error::Error as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixStream;
+
+    struct Server {
+        directory: tempfile::TempDir,
+        calls: mpsc::Receiver<Call>,
+        cancel: CancellationToken,
+        task: tokio::task::JoinHandle<()>,
+    }
+
+    impl Server {
+        fn start() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let listener = bind(&directory.path().join("run/cni.sock")).unwrap();
+            let (sender, calls) = mpsc::channel(1);
+            let cancel = CancellationToken::new();
+            let task = tokio::spawn(serve(listener, sender, cancel.clone()));
+            Self { directory, calls, cancel, task }
+        }
+
+        fn path(&self) -> PathBuf {
+            self.directory.path().join("run/cni.sock")
+        }
+    }
+
+    async fn exchange(path: &Path, line: &[u8]) -> Response {
+        let mut stream = UnixStream::connect(path).await.unwrap();
+        stream.write_all(line).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        proto::decode(&answer).unwrap()
+    }
+
+    fn code(response: &Response) -> ErrorCode {
+        match response {
+            Response::Ok => panic!("expected an error"),
+            Response::Error { code, .. } => *code,
+        }
+    }
+
+    #[tokio::test]
+    async fn two_hundred_requests_at_once_each_get_their_own_answer() {
+        let mut server = Server::start();
+        let path = server.path();
+        let clients: Vec<_> = (0..200)
+            .map(|n| {
+                let path = path.clone();
+                tokio::spawn(async move {
+                    let id = format!("c{n}");
+                    let request = Request::Del(Attachment {
+                        container_id: id.clone(),
+                        container_ifname: "eth0".into(),
+                    });
+                    let response = exchange(&path, &proto::encode(&request).unwrap()).await;
+                    assert_eq!(response, Response::error(ErrorCode::ENFORCEMENT, id));
+                })
+            })
+            .collect();
+        // All are waiting before any is answered: the connections live side by side.
+        let mut pending = Vec::new();
+        while pending.len() < clients.len() {
+            pending.push(server.calls.recv().await.unwrap());
+        }
+        for call in pending {
+            let Request::Del(attachment) = call.request else { panic!("{:?}", call.request) };
+            call.reply
+                .send(Response::error(ErrorCode::ENFORCEMENT, attachment.container_id))
+                .unwrap();
+        }
+        for client in clients {
+            client.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_a_request_is_answered_with_an_error_and_never_reaches_the_loop() {
+        let mut server = Server::start();
+        let path = server.path();
+        for (line, expected) in [
+            (&b"not json\n"[..], ErrorCode::DECODE),
+            (b"\xff\xfe\n", ErrorCode::DECODE),
+            (b"{\"version\":1,\"body\":{\"verb\":\"EAT\"}}\n", ErrorCode::DECODE),
+            (b"{\"version\":2,\"body\":{}}\n", ErrorCode::INVALID_CONFIG),
+        ] {
+            assert_eq!(code(&exchange(&path, line).await), expected);
+        }
+        let too_long = vec![b'x'; proto::MAX_MESSAGE_BYTES];
+        assert_eq!(code(&exchange(&path, &too_long).await), ErrorCode::DECODE);
+        assert!(server.calls.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_in_the_middle_harms_nobody() {
+        let mut server = Server::start();
+        drop(UnixStream::connect(server.path()).await.unwrap());
+        let mut half = UnixStream::connect(server.path()).await.unwrap();
+        half.write_all(b"{\"version\":1,").await.unwrap();
+        drop(half);
+        let path = server.path();
+        let client = tokio::spawn(async move {
+            exchange(&path, &proto::encode(&Request::Status).unwrap()).await
+        });
+        server.calls.recv().await.unwrap().reply.send(Response::Ok).unwrap();
+        assert_eq!(client.await.unwrap(), Response::Ok);
+    }
+
+    #[tokio::test]
+    async fn the_loop_sees_that_a_client_has_given_up() {
+        let mut server = Server::start();
+        let mut client = UnixStream::connect(server.path()).await.unwrap();
+        client.write_all(&proto::encode(&Request::Status).unwrap()).await.unwrap();
+        let mut call = server.calls.recv().await.unwrap();
+        assert!(!call.reply.is_closed());
+        drop(client);
+        call.reply.closed().await;
+    }
+
+    #[tokio::test]
+    async fn a_call_dropped_without_answer_means_try_again_later() {
+        let mut server = Server::start();
+        let path = server.path();
+        let client = tokio::spawn(async move {
+            exchange(&path, &proto::encode(&Request::Status).unwrap()).await
+        });
+        drop(server.calls.recv().await.unwrap());
+        assert_eq!(code(&client.await.unwrap()), ErrorCode::TRY_AGAIN_LATER);
+    }
+
+    #[tokio::test]
+    async fn cancelling_answers_what_has_begun_and_removes_the_socket() {
+        let mut server = Server::start();
+        let path = server.path();
+        let client = tokio::spawn(async move {
+            exchange(&path, &proto::encode(&Request::Status).unwrap()).await
+        });
+        let call = server.calls.recv().await.unwrap();
+        server.cancel.cancel();
+        call.reply.send(Response::Ok).unwrap();
+        assert_eq!(client.await.unwrap(), Response::Ok);
+        server.task.await.unwrap();
+        assert!(!server.directory.path().join("run/cni.sock").exists());
+        assert!(server.calls.recv().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_second_agent_is_refused_until_the_first_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cni.sock");
+        let first = bind(&path).unwrap();
+        let error = bind(&path).unwrap_err();
+        assert!(matches!(error, Error::InUse { .. }), "{error:?}");
+        drop(first);
+        bind(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_answers_is_never_taken_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cni.sock");
+        // Without our lock: an agent that does not know it, or one whose lock file was deleted.
+        let _other = UnixListener::bind(&path).unwrap();
+        assert!(matches!(bind(&path).unwrap_err(), Error::InUse { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_and_only_root_may_connect() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("deep/run/cni.sock");
+        std::fs::create_dir_all(directory.path().join("deep")).unwrap();
+        drop(bind(&path).unwrap());
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let listener = bind(&path).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+        drop(listener);
+    }
+
+    #[tokio::test]
+    async fn other_things_at_the_path_are_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cni.sock");
+        std::fs::write(&path, "precious").unwrap();
+        assert!(matches!(bind(&path).unwrap_err(), Error::NotASocket { .. }));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+        assert!(matches!(bind(Path::new("/")).unwrap_err(), Error::InvalidPath { .. }));
+        let error = bind(&path.join("sub/cni.sock")).unwrap_err();
+        assert!(
+            matches!(error, Error::CreateDirectory { .. }) && error.source().is_some(),
+            "{error:?}"
+        );
+    }
+}
