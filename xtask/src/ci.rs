@@ -2,17 +2,18 @@
 
 use anyhow::Result;
 
-use crate::test;
+use crate::{lint, test};
 
 /// Options of `ci`: there is nothing to choose.
 #[derive(clap::Args)]
 pub(crate) struct Options {}
 
-/// Runs all tests.
+/// Checks and runs all tests: from cheap to dear.
 ///
 /// # Errors
 /// The first part that fails.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options {} = options;
+    lint::run(&lint::Options::default())?;
     test::run(&test::Options::all())
 }

@@ -4,16 +4,20 @@
 //! [`setup`] installs, so no crate of the product may become a dependency of this one.
 #![forbid(unsafe_code)]
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod build;
 mod ci;
+mod lint;
 mod privilege;
 mod setup;
 mod shell;
 mod term;
 mod test;
+mod tidy;
 mod workspace;
 
 /// Sets up, builds and tests netpol.
@@ -32,15 +36,31 @@ enum Command {
     Build(build::Options),
     /// Run the tests: all of them, or those that need no root, or those that do.
     Test(test::Options),
+    /// Formatting, clippy for the host and the kernel, documentation.
+    Lint(lint::Options),
+    /// Check the rules of the code base that no compiler knows.
+    Tidy(tidy::Options),
     /// Everything that a change must pass, from cheap to dear.
     Ci(ci::Options),
 }
 
-fn main() -> Result<()> {
-    match Args::parse().command {
+fn main() -> ExitCode {
+    match run(Args::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            term::failure(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
         Command::Setup(options) => setup::run(&options),
         Command::Build(options) => build::run(&options),
         Command::Test(options) => test::run(&options),
+        Command::Lint(options) => lint::run(&options),
+        Command::Tidy(options) => tidy::run(&options),
         Command::Ci(options) => ci::run(&options),
     }
 }

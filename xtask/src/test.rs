@@ -1,4 +1,4 @@
-//! `cargo xtask test [unit|root|all]`: the tests, by nextest, then the examples in the documentation.
+//! `cargo xtask test [unit|root|all]`: the tests, by nextest, the examples in the documentation, and `tidy`.
 //!
 //! Tests that need root are those of [`PRIVILEGED_BINARIES`] and those in a module named `privileged`.
 
@@ -6,7 +6,7 @@ use std::{env, fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{privilege::Privilege, setup, shell, term, workspace::Workspace};
+use crate::{privilege::Privilege, setup, shell, term, tidy, workspace::Workspace};
 
 /// Test programs of the package netpol-tests that need root in every test.
 const PRIVILEGED_BINARIES: [&str; 3] = ["datapath", "netns", "cni"];
@@ -90,6 +90,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         term::heading("examples in the documentation");
         tally.add(doc_tests()?);
     }
+    let tidied = if *part == Part::Root { Ok(()) } else { tidy::run(&tidy::Options::default()) };
     if !all_ran {
         term::warning(NOT_RUN);
     }
@@ -97,6 +98,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if tally.n_failed > 0 {
         bail!("{} tests failed", tally.n_failed);
     }
+    tidied?;
     if !all_ran && (*part == Part::Root || must_run_all()) {
         bail!(NOT_RUN);
     }

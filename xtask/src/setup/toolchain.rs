@@ -6,16 +6,18 @@ use std::fs;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::shell;
+use crate::{shell, workspace::string_list};
 
 /// Adds the components and targets that the active toolchain lacks.
 ///
 /// # Errors
 /// `rust-toolchain.toml` can't be read, rustup is not installed, or rustup could not add a part.
 pub(super) fn ensure() -> Result<()> {
-    let pin = shell::root().join("rust-toolchain.toml");
-    let pin = fs::read_to_string(&pin).with_context(|| format!("reading {}", pin.display()))?;
-    let (components, targets) = (list(&pin, "components")?, list(&pin, "targets")?);
+    let file = shell::root().join("rust-toolchain.toml");
+    let context = || format!("reading {}", file.display());
+    let pin = fs::read_to_string(&file).with_context(context)?;
+    let components = string_list(&pin, "components").with_context(context)?;
+    let targets = string_list(&pin, "targets").with_context(context)?;
     if shell::find_program("rustup").is_none() {
         bail!(
             "rustup is missing: install it (https://rustup.rs), then run this again with components {} and targets {}",
@@ -27,17 +29,6 @@ pub(super) fn ensure() -> Result<()> {
         shell::stdout(shell::command("rustup").args(["component", "list", "--installed"]))?;
     add("component", &without(&installed, &components, ""))?;
     add("target", &without(&installed, &targets, "rust-std-"))
-}
-
-/// The strings of `key = ["a", "b"]`, which must be on one line. A TOML array of strings is a JSON one too.
-fn list(toml: &str, key: &str) -> Result<Vec<String>> {
-    let value = toml.lines().find_map(|line| {
-        let (name, value) = line.split_once('=')?;
-        (name.trim() == key).then_some(value)
-    });
-    let value =
-        value.with_context(|| format!("rust-toolchain.toml has no line `{key} = [...]`"))?;
-    serde_json::from_str(value).with_context(|| format!("reading {key} of rust-toolchain.toml"))
 }
 
 /// The wanted parts that are not among the installed ones, which rustup lists one a line,
@@ -63,13 +54,6 @@ fn add(kind: &str, parts: &[String]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lists_are_read_from_the_pin() {
-        let toml = "[toolchain]\nchannel = \"1.95.0\"\ncomponents = [\"rust-src\", \"clippy\"]\n";
-        assert_eq!(list(toml, "components").unwrap(), ["rust-src", "clippy"]);
-        assert!(list(toml, "targets").is_err());
-    }
 
     #[test]
     fn only_what_is_not_installed_is_added() {
