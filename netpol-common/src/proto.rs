@@ -49,6 +49,8 @@ impl ErrorCode {
     pub const DECODE: Self = Self(6);
     /// The network configuration is invalid.
     pub const INVALID_CONFIG: Self = Self(7);
+    /// `CNI_NETNS` is the plugin's own network namespace (as the reference library uses the number).
+    pub const INVALID_NETNS: Self = Self(8);
     /// A condition that passes by itself, the runtime should retry: there is no agent yet.
     pub const TRY_AGAIN_LATER: Self = Self(11);
     /// STATUS: the plugin cannot serve ADD.
@@ -77,7 +79,7 @@ pub enum Request {
     Del(Attachment),
     /// Is this attachment enforced?
     Check(Check),
-    /// Forget every attachment that is not listed.
+    /// Forget every attachment of the network that is not listed.
     Gc(Gc),
     /// Can the agent serve an ADD now? Refused with [`ErrorCode::NOT_AVAILABLE`] or
     /// [`ErrorCode::LIMITED_CONNECTIVITY`].
@@ -103,6 +105,9 @@ pub struct Add {
     /// Container and interface that the runtime named.
     #[serde(flatten)]
     pub attachment: Attachment,
+    /// Name of the network that the interface belongs to: a [`Gc`] is about one network. Source: `name` of the
+    /// network configuration.
+    pub network: String,
     /// Path of the container's network namespace. Source: `CNI_NETNS`.
     pub netns: String,
     /// Name of the host side of the veth pair. The index is what identifies it.
@@ -152,6 +157,8 @@ pub struct Check {
 /// Which attachments the runtime still knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gc {
+    /// The network that the runtime speaks of; attachments of others are not its business.
+    pub network: String,
     /// Source: `cni.dev/valid-attachments` of the network configuration. Empty: the runtime has none left.
     pub valid_attachments: Vec<Attachment>,
 }
@@ -290,13 +297,14 @@ mod tests {
         check_request(
             &Request::Add(Add {
                 attachment: attachment(),
+                network: "cbr0".into(),
                 netns: "/run/netns/x".into(),
                 host_ifname: "veth1".into(),
                 host_ifindex: 7,
                 pod: PodRef { namespace: "shop".into(), name: "web-0".into(), uid: None },
                 addresses: vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
             }),
-            r#"{"version":1,"body":{"verb":"ADD","container_id":"c1","container_ifname":"eth0","netns":"/run/netns/x","host_ifname":"veth1","host_ifindex":7,"pod":{"namespace":"shop","name":"web-0"},"addresses":["10.0.0.2","fd00::2"]}}"#,
+            r#"{"version":1,"body":{"verb":"ADD","container_id":"c1","container_ifname":"eth0","network":"cbr0","netns":"/run/netns/x","host_ifname":"veth1","host_ifindex":7,"pod":{"namespace":"shop","name":"web-0"},"addresses":["10.0.0.2","fd00::2"]}}"#,
         );
         check_request(
             &Request::Del(attachment()),
@@ -307,8 +315,8 @@ mod tests {
             r#"{"version":1,"body":{"verb":"CHECK","container_id":"c1","container_ifname":"eth0","host_ifindex":7}}"#,
         );
         check_request(
-            &Request::Gc(Gc { valid_attachments: vec![attachment()] }),
-            r#"{"version":1,"body":{"verb":"GC","valid_attachments":[{"container_id":"c1","container_ifname":"eth0"}]}}"#,
+            &Request::Gc(Gc { network: "cbr0".into(), valid_attachments: vec![attachment()] }),
+            r#"{"version":1,"body":{"verb":"GC","network":"cbr0","valid_attachments":[{"container_id":"c1","container_ifname":"eth0"}]}}"#,
         );
         check_request(&Request::Status, r#"{"version":1,"body":{"verb":"STATUS"}}"#);
     }
@@ -355,6 +363,9 @@ mod tests {
     #[test]
     fn a_message_that_the_receiver_would_refuse_is_not_sent() {
         let valid_attachments = vec![attachment(); 30_000];
-        assert!(matches!(encode(&Request::Gc(Gc { valid_attachments })), Err(Error::TooLong)));
+        assert!(matches!(
+            encode(&Request::Gc(Gc { network: "n".into(), valid_attachments })),
+            Err(Error::TooLong)
+        ));
     }
 }
