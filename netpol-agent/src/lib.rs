@@ -1,8 +1,13 @@
 //! The agent: from Kubernetes objects to pinned BPF maps.
 //!
-//! The way of the data is the order of the modules: [`model`] normalises objects, [`store`] holds them.
+//! The way of the data is the order of the modules: [`model`] normalises objects, [`store`] holds them, [`resolve`]
+//! says what the policies mean for one endpoint, [`compile`] turns that into the content of the maps and
+//! [`dataplane`] into single map operations. These know no clock, no IO and no history; the edges around them do.
 #[cfg(feature = "ebpf")]
 pub mod cni_server;
+pub mod compile;
+pub mod dataplane;
 pub mod model;
+pub mod resolve;
 pub mod source;
 pub mod store;

@@ -66,7 +66,7 @@ impl DiagnosticIndex {
                     let of_kind = self.by_object.keys().filter(|object| object.kind == *kind);
                     said.extend(of_kind.map(|object| (object.clone(), [].as_slice())));
                 }
-                Delta::UpsertEndpoint(_) | Delta::RemoveEndpoint(_) => {}
+                Delta::UpsertEndpoint(_) | Delta::RemoveEndpoint(_) | Delta::OwnAddresses(_) => {}
             }
         }
         said.extend(

@@ -195,7 +195,11 @@ impl PortBe {
 
 /// Direction of a packet or a rule **as the pod sees it**.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "proto", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(
+    feature = "proto",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "lowercase")
+)]
 #[repr(u8)]
 pub enum Direction {
     /// Towards the pod.

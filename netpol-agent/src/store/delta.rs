@@ -1,5 +1,7 @@
 //! What changes the state of the cluster.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use netpol_common::ids::IfIndex;
@@ -32,6 +34,8 @@ pub enum Delta {
     UpsertEndpoint(Endpoint),
     /// A pod interface of this node is gone.
     RemoveEndpoint(IfIndex),
+    /// The addresses of this node's own devices.
+    OwnAddresses(BTreeSet<IpAddr>),
 }
 
 /// A pod's interface on this node.
@@ -49,5 +53,5 @@ pub struct Endpoint {
     /// 4095; 0 for none.
     pub ticket: u16,
     /// The addresses that the CNI result gave to the interface: valid before the API reports any.
-    pub addresses: Vec<std::net::IpAddr>,
+    pub addresses: Vec<IpAddr>,
 }

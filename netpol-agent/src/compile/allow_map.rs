@@ -1,0 +1,55 @@
+//! One direction of one endpoint as entries of an allow map.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use netpol_common::ids::{Identity, PortBe, Protocol, RuleId};
+use netpol_common::keys::{AllowKey, AllowValue};
+
+use super::image::AllowMap;
+use super::numbering::Numbering;
+use super::port_ranges::port_prefixes;
+use crate::resolve::{Grant, PeerSet, PortSet};
+
+/// The union of the grants. Where several rules open the same entry, the first one is named.
+pub(super) fn build(
+    grants: &[Arc<Grant>],
+    by_peer_set: &BTreeMap<Arc<PeerSet>, Vec<Identity>>,
+    numbering: &mut Numbering,
+) -> AllowMap {
+    let mut map = AllowMap::new();
+    for grant in grants {
+        let rule = numbering.rule_id(&grant.rule);
+        let identities = match &grant.peers {
+            None => [Identity::ANY].as_slice(),
+            Some(peers) => by_peer_set.get(peers).map_or([].as_slice(), Vec::as_slice),
+        };
+        for identity in identities {
+            open(&mut map, *identity, &grant.ports, rule);
+        }
+    }
+    map
+}
+
+fn open(map: &mut AllowMap, identity: Identity, ports: &PortSet, rule: RuleId) {
+    let mut insert = |protocol, port, prefix_len_bits| {
+        let key = AllowKey { prefix_len_bits, identity, protocol, pad: 0, port: PortBe::new(port) };
+        map.entry(key).or_insert(AllowValue::allow(rule));
+    };
+    match ports {
+        PortSet::All => insert(Protocol(0), 0, AllowKey::ALL_PROTOCOLS_BITS),
+        PortSet::AnyOf(items) => {
+            for item in items {
+                let protocol = item.transport.to_wire();
+                match item.range {
+                    None => insert(protocol, 0, AllowKey::ALL_PORTS_BITS),
+                    Some(range) => {
+                        for (port, bits) in port_prefixes(range) {
+                            insert(protocol, port, AllowKey::ALL_PORTS_BITS + bits);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Which address has which identity.
+//!
+//! The signature of an address is the set of peer sets that hold it; each distinct signature is one identity.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use netpol_common::addr::Addr;
+use netpol_common::ids::Identity;
+use netpol_common::keys::{AllowKey, AllowValue, PrefixKey};
+
+use super::image::{AllowMap, Image};
+use super::numbering::{Numbering, PeerSetId, Signature};
+use super::prefixes::PrefixTable;
+use crate::resolve::{Grant, PeerSet};
+use crate::store::ClusterState;
+
+/// The identities of one image.
+pub(super) struct Identities {
+    pub(super) addresses: BTreeMap<Addr, Identity>,
+    pub(super) prefixes: BTreeMap<PrefixKey, Identity>,
+    /// The identities whose addresses are in a peer set.
+    pub(super) members: BTreeMap<Arc<PeerSet>, Vec<Identity>>,
+}
+
+/// Gives every address and prefix that a grant speaks of its identity.
+pub(super) fn assign<'a>(
+    state: &ClusterState,
+    grants: impl Iterator<Item = &'a Arc<Grant>>,
+    numbering: &mut Numbering,
+) -> Identities {
+    let peer_sets: BTreeSet<&Arc<PeerSet>> =
+        grants.filter_map(|grant| grant.peers.as_ref()).collect();
+
+    let mut by_selector: BTreeMap<IpAddr, Signature> = BTreeMap::new();
+    let mut blocks = Vec::new();
+    for peers in &peer_sets {
+        let id = numbering.peer_set(peers);
+        for address in peers.pod_addresses(state) {
+            by_selector.entry(address).or_default().push(id);
+        }
+        blocks.extend(peers.blocks().map(|block| (id, block)));
+    }
+    let prefixes = PrefixTable::new(&blocks);
+
+    let mut members: BTreeMap<PeerSetId, BTreeSet<Identity>> = BTreeMap::new();
+    let mut number = |signature: &Signature| {
+        let identity = numbering.identity(signature);
+        for id in signature {
+            members.entry(*id).or_default().insert(identity);
+        }
+        identity
+    };
+    let by_prefix = prefixes.iter().map(|(key, signature)| (*key, number(signature))).collect();
+    let mut by_address = BTreeMap::new();
+    for (address, mut signature) in by_selector {
+        let addr = Addr::from(address);
+        let from_blocks = prefixes.lookup(addr);
+        signature.extend(from_blocks);
+        signature.sort_unstable();
+        signature.dedup();
+        // What the prefixes say already needs no entry of its own.
+        if signature != from_blocks {
+            by_address.insert(addr, number(&signature));
+        }
+    }
+    let by_peer_set = peer_sets
+        .into_iter()
+        .filter_map(|peers| {
+            let members = members.get(&numbering.known_peer_set(peers)?)?;
+            Some((Arc::clone(peers), members.iter().copied().collect()))
+        })
+        .collect();
+    Identities { addresses: by_address, prefixes: by_prefix, members: by_peer_set }
+}
+
+/// The identities that must not keep their numbers: both images know them, some allow map gives them another meaning
+/// in `next` than in `previous`, and addresses change hands at the same time. On the way an address could otherwise
+/// meet a meaning that it has in neither image.
+pub(super) fn ambiguous(previous: &Image, next: &Image) -> BTreeSet<Identity> {
+    if previous.identities == next.identities && previous.prefixes == next.prefixes {
+        return BTreeSet::new();
+    }
+    let held_before = previous.held_identities();
+    let in_both: BTreeSet<Identity> = next
+        .held_identities()
+        .into_iter()
+        .filter(|identity| held_before.contains(identity))
+        .collect();
+    let mut ambiguous = BTreeSet::new();
+    for (key, before) in &previous.allow {
+        let Some(after) = next.allow.get(key) else { continue };
+        if before == after {
+            continue;
+        }
+        for identity in &in_both {
+            if !same_meaning(entries_of(before, *identity), entries_of(after, *identity)) {
+                ambiguous.insert(*identity);
+            }
+        }
+    }
+    ambiguous
+}
+
+/// The entries of one identity in an allow map.
+pub(crate) fn entries_of(
+    map: &AllowMap,
+    identity: Identity,
+) -> impl Iterator<Item = (&AllowKey, &AllowValue)> {
+    map.iter().filter(move |(key, _)| key.identity == identity)
+}
+
+fn same_meaning<'a>(
+    before: impl Iterator<Item = (&'a AllowKey, &'a AllowValue)>,
+    after: impl Iterator<Item = (&'a AllowKey, &'a AllowValue)>,
+) -> bool {
+    before
+        .map(|(key, value)| (key, value.verdict))
+        .eq(after.map(|(key, value)| (key, value.verdict)))
+}

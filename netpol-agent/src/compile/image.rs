@@ -1,0 +1,55 @@
+//! The full desired content of all maps.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use netpol_common::addr::Addr;
+use netpol_common::ids::{Identity, IfIndex};
+use netpol_common::keys::{
+    AddressKey, AllowKey, AllowMapKey, AllowValue, EndpointValue, PrefixKey,
+};
+
+/// The entries of one allow map.
+pub type AllowMap = BTreeMap<AllowKey, AllowValue>;
+
+/// What the maps should hold. Flows, fragments, counters and the epoch are the kernel's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Image {
+    /// ENDPOINTS.
+    pub endpoints: BTreeMap<IfIndex, EndpointImage>,
+    /// ADDRESSES.
+    pub addresses: BTreeSet<AddressKey>,
+    /// IDENTITIES.
+    pub identities: BTreeMap<Addr, Identity>,
+    /// PREFIXES.
+    pub prefixes: BTreeMap<PrefixKey, Identity>,
+    /// ALLOW, with equal maps shared.
+    pub allow: BTreeMap<AllowMapKey, Arc<AllowMap>>,
+    /// DEFER.
+    pub defer: BTreeSet<Addr>,
+    /// TICKETS.
+    pub tickets: BTreeMap<u16, IfIndex>,
+}
+
+impl Image {
+    /// Every identity that an address or a prefix holds.
+    pub fn held_identities(&self) -> BTreeSet<Identity> {
+        self.identities.values().chain(self.prefixes.values()).copied().collect()
+    }
+}
+
+/// One entry of ENDPOINTS, with whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointImage {
+    /// What the kernel reads.
+    pub value: EndpointValue,
+    /// The sandbox: another one on the same interface index is another endpoint.
+    pub container_id: Arc<str>,
+}
+
+impl EndpointImage {
+    /// An endpoint whose pod is not known: nothing passes.
+    pub fn blocked(container_id: &Arc<str>) -> Self {
+        Self { value: EndpointValue::blocked(), container_id: Arc::clone(container_id) }
+    }
+}

@@ -1,0 +1,134 @@
+//! From policies to the content of the maps.
+//!
+//! In: the cluster's state and the numbers given so far. Out: an [`Image`], the full desired content of all maps.
+//! Must not: know what the maps hold now (that is `dataplane`'s), or do IO.
+
+mod allow_map;
+mod identity;
+mod image;
+mod numbering;
+mod port_ranges;
+mod prefixes;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use netpol_common::addr::Addr;
+use netpol_common::ids::{Direction, IfIndex};
+use netpol_common::keys::{AddressKey, AllowMapKey, EndpointValue};
+
+pub use image::{AllowMap, EndpointImage, Image};
+pub use numbering::Numbering;
+pub use port_ranges::port_prefixes;
+
+use crate::model::Pod;
+use crate::resolve::{EndpointPolicy, Grant, Isolation, Resolver};
+use crate::store::{ClusterState, Endpoint};
+
+/// Compiles the state into an image that can follow `previous` without a moment in which neither holds.
+///
+/// The content is a function of `state` alone, the numbers of identities and rules also of `numbering`. An identity
+/// that `previous` knows keeps its number, unless addresses change hands while its meaning changes: then the same
+/// number would mean two things on the way, so it gets a fresh one.
+pub fn compile(state: &ClusterState, numbering: &mut Numbering, previous: &Image) -> Image {
+    let resolved = resolve(state);
+    let mut image = build(state, &resolved, numbering);
+    let ambiguous = identity::ambiguous(previous, &image);
+    if !ambiguous.is_empty() {
+        numbering.retire(&ambiguous);
+        image = build(state, &resolved, numbering);
+    }
+    numbering.retain(&image);
+    image
+}
+
+/// An endpoint with its pod and what the policies mean for it.
+struct Resolved<'a> {
+    endpoint: &'a Endpoint,
+    pod: Option<(&'a Pod, EndpointPolicy)>,
+}
+
+fn resolve(state: &ClusterState) -> Vec<Resolved<'_>> {
+    let mut resolver = Resolver::new(state);
+    state
+        .endpoints()
+        .map(|endpoint| {
+            let pod = state.pod_of(endpoint).map(|pod| (pod, resolver.resolve(pod)));
+            Resolved { endpoint, pod }
+        })
+        .collect()
+}
+
+fn build(state: &ClusterState, resolved: &[Resolved<'_>], numbering: &mut Numbering) -> Image {
+    let grants: BTreeSet<&Arc<Grant>> = resolved
+        .iter()
+        .filter_map(|resolved| resolved.pod.as_ref())
+        .flat_map(|(_, policy)| policy.ingress.grants.iter().chain(&policy.egress.grants))
+        .collect();
+    let identities = identity::assign(state, grants.into_iter(), numbering);
+
+    let mut image = Image {
+        identities: identities.addresses,
+        prefixes: identities.prefixes,
+        defer: deferred(state),
+        ..Image::default()
+    };
+    let mut shared: BTreeMap<Vec<&Arc<Grant>>, Arc<AllowMap>> = BTreeMap::new();
+    for Resolved { endpoint, pod } in resolved {
+        let ifindex = endpoint.ifindex;
+        let Some((pod, policy)) = pod else {
+            image.endpoints.insert(ifindex, EndpointImage::blocked(&endpoint.container_id));
+            continue;
+        };
+        image.endpoints.insert(ifindex, endpoint_image(endpoint, pod, policy));
+        if endpoint.ticket != 0 {
+            image.tickets.insert(endpoint.ticket, ifindex);
+        }
+        image.addresses.extend(addresses(state, endpoint, pod, ifindex));
+        for direction in Direction::ALL {
+            let policy = policy.direction(direction);
+            if policy.isolation == Isolation::None {
+                continue;
+            }
+            let map = shared.entry(policy.grants.iter().collect()).or_insert_with(|| {
+                Arc::new(allow_map::build(&policy.grants, &identities.members, numbering))
+            });
+            image.allow.insert(AllowMapKey::new(ifindex, direction), Arc::clone(map));
+        }
+    }
+    image
+}
+
+fn endpoint_image(endpoint: &Endpoint, pod: &Pod, policy: &EndpointPolicy) -> EndpointImage {
+    let bits = |is_set: &dyn Fn(Direction) -> bool| {
+        Direction::ALL.into_iter().filter(|direction| is_set(*direction)).map(Direction::bit).sum()
+    };
+    let value = EndpointValue {
+        state: EndpointValue::READY,
+        isolated: bits(&|direction| policy.direction(direction).isolation != Isolation::None),
+        audited: bits(&|direction| policy.direction(direction).isolation == Isolation::Audited),
+        keeps_flows: bits(&|direction| policy.direction(direction).keeps_flows),
+        traits: if pod.allows_forwarding { EndpointValue::FORWARDS } else { 0 },
+        pad: 0,
+        ticket: endpoint.ticket,
+    };
+    EndpointImage { value, container_id: Arc::clone(&endpoint.container_id) }
+}
+
+/// What a pod may send from: what the runtime gave its interface, and what the API says.
+fn addresses(
+    state: &ClusterState,
+    endpoint: &Endpoint,
+    pod: &Pod,
+    ifindex: IfIndex,
+) -> impl Iterator<Item = AddressKey> {
+    let held: Vec<_> =
+        state.held_addresses(pod).chain(endpoint.addresses.iter().copied()).collect();
+    held.into_iter().map(move |address| AddressKey { ifindex, addr: Addr::from(address) })
+}
+
+/// Where egress is judged later: Service addresses and the node's own.
+fn deferred(state: &ClusterState) -> BTreeSet<Addr> {
+    let services = state.services().flat_map(|service| &service.addresses);
+    services.chain(state.own_addresses()).map(|address| Addr::from(*address)).collect()
+}

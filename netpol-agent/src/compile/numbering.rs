@@ -1,0 +1,111 @@
+//! Numbers of peer sets, identities and rules, and their memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use netpol_common::ids::{Identity, RuleId};
+
+use super::image::Image;
+use crate::resolve::{PeerSet, RuleRef};
+
+/// Number of a peer set; only within one [`Numbering`].
+pub(super) type PeerSetId = u32;
+/// The peer sets that hold an address, sorted.
+pub(super) type Signature = Vec<PeerSetId>;
+
+/// Which number means what. Numbers are not used again while an image can still hold them.
+#[derive(Debug)]
+pub struct Numbering {
+    peer_sets: BTreeMap<Arc<PeerSet>, PeerSetId>,
+    identities: BTreeMap<Signature, Identity>,
+    rules: BTreeMap<RuleRef, RuleId>,
+    next_peer_set: PeerSetId,
+    next_identity: Identity,
+    next_rule: RuleId,
+}
+
+impl Default for Numbering {
+    fn default() -> Self {
+        Self::after(Identity::FIRST)
+    }
+}
+
+impl Numbering {
+    /// Starts at this identity: above all that maps from an earlier run still hold.
+    pub fn after(next_identity: Identity) -> Self {
+        Self {
+            peer_sets: BTreeMap::new(),
+            identities: BTreeMap::new(),
+            rules: BTreeMap::new(),
+            next_peer_set: 0,
+            next_identity: next_identity.max(Identity::FIRST),
+            next_rule: RuleId(1),
+        }
+    }
+
+    /// The rule behind a number, if it is in force.
+    pub fn rule(&self, id: RuleId) -> Option<&RuleRef> {
+        self.rules.iter().find(|(_, known)| **known == id).map(|(rule, _)| rule)
+    }
+
+    /// Every rule in force with its number.
+    pub fn rules(&self) -> impl Iterator<Item = (RuleId, &RuleRef)> {
+        self.rules.iter().map(|(rule, id)| (*id, rule))
+    }
+
+    pub(super) fn peer_set(&mut self, peers: &Arc<PeerSet>) -> PeerSetId {
+        if let Some(id) = self.peer_sets.get(peers) {
+            return *id;
+        }
+        let id = self.next_peer_set;
+        self.next_peer_set = self.next_peer_set.wrapping_add(1);
+        self.peer_sets.insert(Arc::clone(peers), id);
+        id
+    }
+
+    pub(super) fn known_peer_set(&self, peers: &PeerSet) -> Option<PeerSetId> {
+        self.peer_sets.get(peers).copied()
+    }
+
+    pub(super) fn identity(&mut self, signature: &Signature) -> Identity {
+        if signature.is_empty() {
+            return Identity::NONE;
+        }
+        if let Some(identity) = self.identities.get(signature) {
+            return *identity;
+        }
+        let identity = self.next_identity;
+        // After four thousand million identities the numbers start again, far from those still in use.
+        self.next_identity = Identity(identity.0.checked_add(1).unwrap_or(Identity::FIRST.0));
+        self.identities.insert(signature.clone(), identity);
+        identity
+    }
+
+    pub(super) fn rule_id(&mut self, rule: &RuleRef) -> RuleId {
+        if let Some(id) = self.rules.get(rule) {
+            return *id;
+        }
+        let id = self.next_rule;
+        self.next_rule = RuleId(id.0.checked_add(1).unwrap_or(1));
+        self.rules.insert(rule.clone(), id);
+        id
+    }
+
+    /// Forgets these identities: what they stood for gets fresh numbers.
+    pub(super) fn retire(&mut self, identities: &BTreeSet<Identity>) {
+        self.identities.retain(|_, identity| !identities.contains(identity));
+    }
+
+    /// Forgets what `image` does not use.
+    pub(super) fn retain(&mut self, image: &Image) {
+        let held = image.held_identities();
+        self.identities.retain(|_, identity| held.contains(identity));
+        let used: BTreeSet<PeerSetId> = self.identities.keys().flatten().copied().collect();
+        self.peer_sets.retain(|_, id| used.contains(id));
+        let maps: BTreeMap<_, _> =
+            image.allow.values().map(|map| (Arc::as_ptr(map), map)).collect();
+        let rules: BTreeSet<RuleId> =
+            maps.values().flat_map(|map| map.values()).map(|value| value.rule).collect();
+        self.rules.retain(|_, id| rules.contains(id));
+    }
+}

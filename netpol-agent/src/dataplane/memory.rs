@@ -1,0 +1,167 @@
+//! The maps in memory: an image plus what packets leave behind.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+
+use netpol_common::addr::Addr;
+use netpol_common::ids::{Epoch, Identity, IfIndex};
+use netpol_common::keys::{
+    AddressKey, AllowKey, AllowMapKey, AllowValue, EndpointValue, FlowKey, FlowValue, FragmentKey,
+    FragmentValue, PrefixKey,
+};
+use netpol_common::maps::PolicyMaps;
+use netpol_common::packet::{Packet, PacketBytes};
+use netpol_common::verdict::{Outcome, Sighting, decide};
+
+use super::op::{MapOp, apply};
+use crate::compile::{AllowMap, Image};
+
+/// An image that packets can be judged by, as the kernel's maps would.
+#[derive(Debug, Default)]
+pub struct MemoryMaps {
+    image: Image,
+    epoch: Cell<u32>,
+    flows: RefCell<BTreeMap<FlowKey, FlowValue>>,
+    fragments: RefCell<BTreeMap<FragmentKey, FragmentValue>>,
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// The verdict and what follows from it.
+    pub outcome: Outcome,
+    /// What was read from the frame.
+    pub packet: Packet,
+}
+
+impl MemoryMaps {
+    /// Maps that hold this image and no flow.
+    pub fn new(image: Image) -> Self {
+        Self { image, ..Self::default() }
+    }
+
+    /// The image.
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// Performs one operation.
+    pub fn apply(&mut self, op: &MapOp) {
+        apply(op, &mut self.image);
+        match op {
+            MapOp::BumpEpoch => self.epoch.set(self.epoch.get().wrapping_add(1)),
+            MapOp::RemoveEndpoint(ifindex) => {
+                self.flows.get_mut().retain(|key, _| key.ifindex != *ifindex);
+                self.fragments.get_mut().retain(|key, _| key.ifindex != *ifindex);
+            }
+            MapOp::SetEndpoint(..)
+            | MapOp::AddAddress(_)
+            | MapOp::RemoveAddress(_)
+            | MapOp::SetIdentity(..)
+            | MapOp::RemoveIdentity(_)
+            | MapOp::SetPrefix(..)
+            | MapOp::RemovePrefix(_)
+            | MapOp::SetAllow(..)
+            | MapOp::RemoveAllow(_)
+            | MapOp::AddDefer(_)
+            | MapOp::RemoveDefer(_)
+            | MapOp::SetTicket(..)
+            | MapOp::RemoveTicket(_) => {}
+        }
+    }
+
+    /// Forgets all connections and fragments.
+    pub fn clear_flows(&self) {
+        self.flows.borrow_mut().clear();
+        self.fragments.borrow_mut().clear();
+    }
+
+    /// All connections.
+    pub fn flows(&self) -> BTreeMap<FlowKey, FlowValue> {
+        self.flows.borrow().clone()
+    }
+
+    /// Judges a frame.
+    pub fn judge(&self, frame: &(impl PacketBytes + ?Sized), seen: &Sighting) -> Observation {
+        let mut packet = Packet::EMPTY;
+        let outcome = decide(self, frame, seen, &mut packet);
+        Observation { outcome, packet }
+    }
+}
+
+impl PolicyMaps for MemoryMaps {
+    fn endpoint(&self, ifindex: IfIndex) -> Option<EndpointValue> {
+        self.image.endpoints.get(&ifindex).map(|endpoint| endpoint.value)
+    }
+
+    fn owns_address(&self, key: &AddressKey) -> bool {
+        self.image.addresses.contains(key)
+    }
+
+    fn identity(&self, addr: &Addr) -> Identity {
+        let own = self.image.identities.get(addr).copied();
+        own.or_else(|| longest_prefix(&self.image.prefixes, *addr)).unwrap_or(Identity::NONE)
+    }
+
+    fn allow(&self, map: &AllowMapKey, key: &AllowKey) -> Option<AllowValue> {
+        longest_entry(self.image.allow.get(map)?, key)
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<FlowValue> {
+        self.flows.borrow().get(key).copied()
+    }
+
+    fn set_flow(&self, key: &FlowKey, value: &FlowValue) {
+        self.flows.borrow_mut().insert(*key, *value);
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn set_fragment(&self, key: &FragmentKey, value: &FragmentValue) {
+        self.fragments.borrow_mut().insert(*key, *value);
+    }
+
+    fn is_deferred(&self, addr: &Addr) -> bool {
+        self.image.defer.contains(addr)
+    }
+
+    fn ticket_owner(&self, ticket: u16) -> Option<IfIndex> {
+        self.image.tickets.get(&ticket).copied()
+    }
+
+    fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.get())
+    }
+}
+
+/// What a longest-prefix trie of addresses answers.
+fn longest_prefix(prefixes: &BTreeMap<PrefixKey, Identity>, addr: Addr) -> Option<Identity> {
+    let bits = u128::from_be_bytes(addr.0);
+    (0..=128).rev().find_map(|prefix_len_bits| {
+        let masked = bits & u128::MAX.checked_shl(128 - prefix_len_bits).unwrap_or(0);
+        prefixes.get(&PrefixKey { prefix_len_bits, addr: Addr(masked.to_be_bytes()) }).copied()
+    })
+}
+
+/// What the trie of an allow map answers.
+fn longest_entry(map: &AllowMap, key: &AllowKey) -> Option<AllowValue> {
+    let protocol = [key.protocol.0, key.pad];
+    let [p0, p1] = protocol;
+    let [p2, p3] = key.port.0;
+    let suffix = u32::from_be_bytes([p0, p1, p2, p3]);
+    (AllowKey::ALL_PROTOCOLS_BITS..=AllowKey::FULL_BITS).rev().find_map(|prefix_len_bits| {
+        let masked =
+            suffix & u32::MAX.checked_shl(AllowKey::FULL_BITS - prefix_len_bits).unwrap_or(0);
+        let [protocol, pad, hi, lo] = masked.to_be_bytes();
+        let entry = AllowKey {
+            prefix_len_bits,
+            identity: key.identity,
+            protocol: netpol_common::ids::Protocol(protocol),
+            pad,
+            port: netpol_common::ids::PortBe([hi, lo]),
+        };
+        map.get(&entry).copied()
+    })
+}

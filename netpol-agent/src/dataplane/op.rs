@@ -1,0 +1,93 @@
+//! Map operations, and what each does to an image.
+
+use std::sync::Arc;
+
+use netpol_common::addr::Addr;
+use netpol_common::ids::{Identity, IfIndex};
+use netpol_common::keys::{AddressKey, AllowMapKey, PrefixKey};
+
+use crate::compile::{AllowMap, EndpointImage, Image};
+
+/// One insert or remove, atomic in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MapOp {
+    /// Writes an endpoint's treatment.
+    SetEndpoint(IfIndex, EndpointImage),
+    /// Forgets an endpoint, its flows, fragments and counters: on its interface everything drops.
+    RemoveEndpoint(IfIndex),
+    /// Lets an interface send from an address.
+    AddAddress(AddressKey),
+    /// Ends that.
+    RemoveAddress(AddressKey),
+    /// Gives an address an identity.
+    SetIdentity(Addr, Identity),
+    /// Leaves an address to the prefixes.
+    RemoveIdentity(Addr),
+    /// Gives a prefix an identity.
+    SetPrefix(PrefixKey, Identity),
+    /// Leaves a prefix to shorter ones.
+    RemovePrefix(PrefixKey),
+    /// Swaps the whole allow map of one direction of an endpoint.
+    SetAllow(AllowMapKey, Arc<AllowMap>),
+    /// Removes an allow map: nothing is allowed by it.
+    RemoveAllow(AllowMapKey),
+    /// Defers egress to an address.
+    AddDefer(Addr),
+    /// Ends that.
+    RemoveDefer(Addr),
+    /// Binds a ticket.
+    SetTicket(u16, IfIndex),
+    /// Unbinds it.
+    RemoveTicket(u16),
+    /// Makes every flow be decided again: the last operation of a change.
+    BumpEpoch,
+}
+
+/// Performs an operation on an image.
+pub fn apply(op: &MapOp, image: &mut Image) {
+    match op {
+        MapOp::SetEndpoint(ifindex, endpoint) => {
+            image.endpoints.insert(*ifindex, endpoint.clone());
+        }
+        MapOp::RemoveEndpoint(ifindex) => {
+            image.endpoints.remove(ifindex);
+        }
+        MapOp::AddAddress(key) => {
+            image.addresses.insert(*key);
+        }
+        MapOp::RemoveAddress(key) => {
+            image.addresses.remove(key);
+        }
+        MapOp::SetIdentity(addr, identity) => {
+            image.identities.insert(*addr, *identity);
+        }
+        MapOp::RemoveIdentity(addr) => {
+            image.identities.remove(addr);
+        }
+        MapOp::SetPrefix(key, identity) => {
+            image.prefixes.insert(*key, *identity);
+        }
+        MapOp::RemovePrefix(key) => {
+            image.prefixes.remove(key);
+        }
+        MapOp::SetAllow(key, map) => {
+            image.allow.insert(*key, Arc::clone(map));
+        }
+        MapOp::RemoveAllow(key) => {
+            image.allow.remove(key);
+        }
+        MapOp::AddDefer(addr) => {
+            image.defer.insert(*addr);
+        }
+        MapOp::RemoveDefer(addr) => {
+            image.defer.remove(addr);
+        }
+        MapOp::SetTicket(ticket, ifindex) => {
+            image.tickets.insert(*ticket, *ifindex);
+        }
+        MapOp::RemoveTicket(ticket) => {
+            image.tickets.remove(ticket);
+        }
+        MapOp::BumpEpoch => {}
+    }
+}

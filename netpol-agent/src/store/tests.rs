@@ -1,0 +1,91 @@
+use super::*;
+use crate::model::PodPhase;
+
+fn pod(name: &str, uid: &str, created_s: i64, addresses: &[&str]) -> Pod {
+    Pod {
+        name: ObjectName::new("x", name),
+        uid: Arc::from(uid),
+        created_s,
+        labels: Labels::new(),
+        node: Arc::from(""),
+        reported_addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        host_network: false,
+        phase: PodPhase::Running,
+        terminating: false,
+        ports: Vec::new(),
+        allows_forwarding: false,
+    }
+}
+
+fn upsert(state: &mut ClusterState, pod: Pod) -> Changes {
+    state.apply(Delta::Upsert(Object::Pod(pod)))
+}
+
+fn remove(state: &mut ClusterState, name: &str, uid: Option<&str>) -> Changes {
+    let object = ObjectRef { kind: Kind::Pod, name: ObjectName::new("x", name) };
+    state.apply(Delta::Remove { object, uid: uid.map(Arc::from) })
+}
+
+#[track_caller]
+fn check_owner(state: &ClusterState, address: &str, expected: Option<&str>) {
+    let owner = state.owner(address.parse().unwrap()).map(|pod| pod.name.name.as_ref());
+    assert_eq!(owner, expected, "{address}");
+}
+
+#[test]
+fn the_same_delta_twice_changes_nothing_more() {
+    let mut state = ClusterState::default();
+    assert!(!upsert(&mut state, pod("a", "1", 1, &["10.0.0.1"])).is_empty());
+    assert!(upsert(&mut state, pod("a", "1", 1, &["10.0.0.1"])).is_empty());
+    assert!(!remove(&mut state, "a", None).is_empty());
+    assert!(remove(&mut state, "a", None).is_empty());
+    check_owner(&state, "10.0.0.1", None);
+}
+
+#[test]
+fn the_newest_holder_owns_an_address_whatever_the_order_of_events() {
+    let old = pod("old", "1", 1, &["10.0.0.1"]);
+    let new = pod("new", "2", 2, &["10.0.0.1"]);
+    for order in [[&old, &new], [&new, &old]] {
+        let mut state = ClusterState::default();
+        for pod in order {
+            drop(upsert(&mut state, pod.clone()));
+        }
+        check_owner(&state, "10.0.0.1", Some("new"));
+        assert_eq!(state.held_addresses(&old).count(), 0);
+        drop(remove(&mut state, "new", None));
+        check_owner(&state, "10.0.0.1", Some("old"));
+    }
+}
+
+#[test]
+fn finished_and_host_network_pods_hold_no_address() {
+    let mut state = ClusterState::default();
+    let finished = Pod { phase: PodPhase::Succeeded, ..pod("a", "1", 1, &["10.0.0.1"]) };
+    let host = Pod { host_network: true, ..pod("b", "2", 1, &["10.0.0.2"]) };
+    drop(upsert(&mut state, finished));
+    drop(upsert(&mut state, host));
+    check_owner(&state, "10.0.0.1", None);
+    check_owner(&state, "10.0.0.2", None);
+}
+
+#[test]
+fn a_late_deletion_does_not_remove_the_successor_of_the_same_name() {
+    let mut state = ClusterState::default();
+    drop(upsert(&mut state, pod("a", "2", 2, &["10.0.0.2"])));
+    assert!(remove(&mut state, "a", Some("1")).is_empty());
+    check_owner(&state, "10.0.0.2", Some("a"));
+    assert!(!remove(&mut state, "a", Some("2")).is_empty());
+}
+
+#[test]
+fn a_full_list_removes_what_it_lacks() {
+    let mut state = ClusterState::default();
+    drop(upsert(&mut state, pod("a", "1", 1, &["10.0.0.1"])));
+    drop(upsert(&mut state, pod("b", "2", 1, &["10.0.0.2"])));
+    let objects = vec![Object::Pod(pod("b", "2", 1, &["10.0.0.2"]))];
+    let changes = state.apply(Delta::Replace { kind: Kind::Pod, objects, unreadable: Vec::new() });
+    assert_eq!(changes.objects.len(), 1);
+    check_owner(&state, "10.0.0.1", None);
+    check_owner(&state, "10.0.0.2", Some("b"));
+}
