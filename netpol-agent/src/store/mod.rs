@@ -17,7 +17,7 @@ pub use delta::{Delta, Endpoint};
 use owners::AddressOwners;
 
 use crate::model::{
-    Kind, Labels, Namespace, Node, Object, ObjectName, ObjectRef, Pod, Policy, Service,
+    Kind, Labels, Namespace, Node, Object, ObjectName, ObjectRef, Pod, PodPhase, Policy, Service,
 };
 
 /// Every object that decides what this node enforces.
@@ -29,6 +29,7 @@ pub struct ClusterState {
     services: BTreeMap<ObjectName, Service>,
     nodes: BTreeMap<Arc<str>, Node>,
     endpoints: BTreeMap<IfIndex, Endpoint>,
+    endpoint_of_pod: BTreeMap<ObjectName, IfIndex>,
     own_addresses: BTreeSet<IpAddr>,
     owners: AddressOwners,
 }
@@ -73,12 +74,13 @@ impl ClusterState {
             Delta::UpsertEndpoint(endpoint) => {
                 let ifindex = endpoint.ifindex;
                 if self.endpoints.get(&ifindex) != Some(&endpoint) {
-                    self.endpoints.insert(ifindex, endpoint);
+                    self.remove_endpoint(ifindex);
+                    self.insert_endpoint(endpoint);
                     changes.endpoints.insert(ifindex);
                 }
             }
             Delta::RemoveEndpoint(ifindex) => {
-                if self.endpoints.remove(&ifindex).is_some() {
+                if self.remove_endpoint(ifindex) {
                     changes.endpoints.insert(ifindex);
                 }
             }
@@ -99,11 +101,10 @@ impl ClusterState {
                 if self.pods.get(&pod.name) == Some(&pod) {
                     false
                 } else {
-                    if let Some(old) = self.pods.remove(&pod.name) {
-                        self.owners.remove(&old);
-                    }
-                    self.owners.insert(&pod);
-                    self.pods.insert(pod.name.clone(), pod);
+                    self.disown(&pod.name);
+                    let name = pod.name.clone();
+                    self.pods.insert(name.clone(), pod);
+                    self.own(&name);
                     true
                 }
             }
@@ -132,11 +133,8 @@ impl ClusterState {
                 if self.pods.get(name).is_some_and(is_other) {
                     return;
                 }
-                let old = self.pods.remove(name);
-                if let Some(old) = &old {
-                    self.owners.remove(old);
-                }
-                old.is_some()
+                self.disown(name);
+                self.pods.remove(name).is_some()
             }
             Kind::NetworkPolicy => {
                 let is_other = |policy: &Policy| {
@@ -173,6 +171,56 @@ impl ClusterState {
                 self.upsert(object, changes);
             }
         }
+    }
+
+    fn insert_endpoint(&mut self, endpoint: Endpoint) {
+        let pod = endpoint.pod.clone();
+        self.disown(&pod);
+        self.endpoint_of_pod.insert(pod.clone(), endpoint.ifindex);
+        self.endpoints.insert(endpoint.ifindex, endpoint);
+        self.own(&pod);
+    }
+
+    fn remove_endpoint(&mut self, ifindex: IfIndex) -> bool {
+        let Some(pod) = self.endpoints.get(&ifindex).map(|endpoint| endpoint.pod.clone()) else {
+            return false;
+        };
+        self.disown(&pod);
+        self.endpoints.remove(&ifindex);
+        if self.endpoint_of_pod.get(&pod) == Some(&ifindex) {
+            self.endpoint_of_pod.remove(&pod);
+        }
+        self.own(&pod);
+        true
+    }
+
+    /// Notes the addresses of a pod. Undone by [`Self::disown`] before the pod or its endpoint changes.
+    fn own(&mut self, name: &ObjectName) {
+        if let Some(pod) = self.pods.get(name) {
+            self.owners.insert(pod, &self.addresses_of(pod));
+        }
+    }
+
+    fn disown(&mut self, name: &ObjectName) {
+        if let Some(pod) = self.pods.get(name) {
+            let addresses = self.addresses_of(pod);
+            self.owners.remove(pod, &addresses);
+        }
+    }
+
+    /// The addresses that the API reports, and until it does those that the runtime gave to the pod's interface.
+    fn addresses_of(&self, pod: &Pod) -> Vec<IpAddr> {
+        let mut addresses = pod.addresses().to_vec();
+        if pod.reported_addresses.is_empty()
+            && !pod.host_network
+            && !matches!(pod.phase, PodPhase::Succeeded | PodPhase::Failed)
+            && let Some(endpoint) =
+                self.endpoint_of_pod.get(&pod.name).and_then(|ifindex| self.endpoints.get(ifindex))
+            && self.pod_of(endpoint).is_some()
+        {
+            addresses.extend(&endpoint.addresses);
+        }
+        addresses
     }
 
     /// The stored objects of a kind.

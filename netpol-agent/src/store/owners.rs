@@ -28,15 +28,15 @@ impl Holder {
 }
 
 impl AddressOwners {
-    pub(super) fn insert(&mut self, pod: &Pod) {
-        for address in pod.addresses() {
+    pub(super) fn insert(&mut self, pod: &Pod, addresses: &[IpAddr]) {
+        for address in addresses {
             self.by_address.entry(*address).or_default().insert(Holder::new(pod));
         }
     }
 
-    /// `pod` as it was inserted.
-    pub(super) fn remove(&mut self, pod: &Pod) {
-        for address in pod.addresses() {
+    /// `pod` and `addresses` as they were inserted.
+    pub(super) fn remove(&mut self, pod: &Pod, addresses: &[IpAddr]) {
+        for address in addresses {
             if let Some(holders) = self.by_address.get_mut(address) {
                 holders.remove(&Holder::new(pod));
                 if holders.is_empty() {

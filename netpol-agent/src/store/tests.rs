@@ -89,3 +89,28 @@ fn a_full_list_removes_what_it_lacks() {
     check_owner(&state, "10.0.0.1", None);
     check_owner(&state, "10.0.0.2", Some("b"));
 }
+
+#[test]
+fn until_the_api_reports_an_address_the_interface_tells_it() {
+    let mut state = ClusterState::default();
+    let endpoint = Endpoint {
+        ifindex: IfIndex(7),
+        container_id: Arc::from("c"),
+        pod: ObjectName::new("x", "a"),
+        pod_uid: Arc::from("1"),
+        ticket: 1,
+        addresses: vec!["10.0.0.1".parse().unwrap()],
+    };
+    drop(state.apply(Delta::UpsertEndpoint(endpoint)));
+    check_owner(&state, "10.0.0.1", None);
+    drop(upsert(&mut state, pod("a", "1", 1, &[])));
+    check_owner(&state, "10.0.0.1", Some("a"));
+    drop(upsert(&mut state, pod("a", "1", 1, &["10.0.0.9"])));
+    check_owner(&state, "10.0.0.1", None);
+    check_owner(&state, "10.0.0.9", Some("a"));
+    drop(upsert(&mut state, pod("a", "2", 2, &[])));
+    check_owner(&state, "10.0.0.1", None);
+    drop(upsert(&mut state, pod("a", "1", 1, &[])));
+    drop(state.apply(Delta::RemoveEndpoint(IfIndex(7))));
+    check_owner(&state, "10.0.0.1", None);
+}
