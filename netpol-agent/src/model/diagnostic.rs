@@ -54,6 +54,8 @@ pub enum Code {
     Malformed,
     /// A field that the API does not have. What holds it is not understood.
     UnknownField,
+    /// A field that the API does not have, where it changes nothing (metadata).
+    IgnoredField,
     /// A name, key or value with the wrong syntax.
     InvalidName,
     /// A label selector that the API server refuses.
@@ -80,6 +82,7 @@ impl Code {
         match self {
             Self::Malformed => "malformed",
             Self::UnknownField => "unknown-field",
+            Self::IgnoredField => "ignored-field",
             Self::InvalidName => "invalid-name",
             Self::InvalidSelector => "invalid-selector",
             Self::InvalidBlock => "invalid-block",
@@ -95,7 +98,7 @@ impl Code {
     /// How bad it is.
     pub const fn severity(self) -> Severity {
         match self {
-            Self::UnusualBlock | Self::InvalidAnnotation => Severity::Warning,
+            Self::IgnoredField | Self::UnusualBlock | Self::InvalidAnnotation => Severity::Warning,
             Self::Malformed
             | Self::UnknownField
             | Self::InvalidName

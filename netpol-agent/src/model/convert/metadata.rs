@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use serde_json::Value;
 
-use super::walk::{Findings, Path, quoted};
+use super::syntax::{is_dns_label, is_dns_subdomain, is_label_key, is_label_value};
+use super::walk::{Fields, Findings, Path, quoted};
 use crate::model::{Code, Kind, Labels, ObjectName};
 
 /// Prefix of the annotations that netpol reads; the others are not kept.
@@ -13,6 +15,25 @@ const ANNOTATION_PREFIX: &str = "netpol/";
 
 /// The namespace of a namespaced object that names none, as for `kubectl`.
 const DEFAULT_NAMESPACE: &str = "default";
+
+/// All fields of meta/v1 `ObjectMeta`.
+const FIELDS: [&str; 15] = [
+    "annotations",
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "finalizers",
+    "generateName",
+    "generation",
+    "labels",
+    "managedFields",
+    "name",
+    "namespace",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+];
 
 /// `metadata`, trimmed to what policy needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,11 +67,86 @@ impl Metadata {
                 .annotations
                 .unwrap_or_default()
                 .into_iter()
-                .filter(|(key, _)| is_ours(key))
+                .filter(|(key, _)| key.starts_with(ANNOTATION_PREFIX))
                 .map(into_shared)
                 .collect(),
             created_s: meta.creation_timestamp.map_or(0, |time| time.0.as_second()),
             terminating: meta.deletion_timestamp.is_some(),
+        }
+    }
+
+    /// Reads the metadata of a decoded object, with findings that bear its name.
+    ///
+    /// Scalars of the wrong type are taken as the text that they were written as: a wrong name is
+    /// better than a policy that is not there.
+    pub(super) fn from_value(kind: Kind, object: Fields<'_>) -> (Self, Findings) {
+        let path = Path::Root.field("metadata");
+        let value = object.get("metadata").unwrap_or(&Value::Null);
+        // The name comes first, so that every finding can bear it.
+        let named = |name: &str| scalar_text(value.get(name)?).map(Arc::from);
+        let mut metadata = Self {
+            name: named("name").unwrap_or_default(),
+            namespace: named("namespace").unwrap_or_default(),
+            ..Self::default()
+        };
+        let mut findings = Findings::new(kind, metadata.object_name(kind));
+        if let Some(fields) = findings.mapping(&path, value, "it is ignored") {
+            metadata.read(kind, fields, &path, &mut findings);
+        }
+        (metadata, findings)
+    }
+
+    fn read(&mut self, kind: Kind, fields: Fields<'_>, path: &Path<'_>, findings: &mut Findings) {
+        for name in fields.names().filter(|name| !FIELDS.contains(name)) {
+            let message = "is not a field of the API: it has no effect";
+            findings.report(Code::IgnoredField, &path.field(name), message);
+        }
+        for name in ["name", "namespace", "uid"] {
+            if let Some(value) = fields.get(name) {
+                findings.text(&path.field(name), value, effect_on_text(value));
+            }
+        }
+        self.check_names(kind, path, findings);
+        self.uid = fields.get("uid").and_then(scalar_text).map(Arc::from).unwrap_or_default();
+        self.terminating = fields.get("deletionTimestamp").is_some();
+        if let Some(value) = fields.get("creationTimestamp") {
+            match serde_json::from_value::<Time>(value.clone()) {
+                Ok(time) => self.created_s = time.0.as_second(),
+                Err(error) => findings.report(
+                    Code::Malformed,
+                    &path.field("creationTimestamp"),
+                    format!("is not a time ({error}): it is ignored"),
+                ),
+            }
+        }
+        let label_path = path.field("labels");
+        self.labels = text_map(fields.get("labels"), &label_path, findings);
+        for (key, value) in &self.labels {
+            if !is_label_key(key) || !is_label_value(value) {
+                let message = "is not a valid label: it is taken as it is written";
+                findings.report(Code::InvalidName, &label_path.key(key), message);
+            }
+        }
+        self.annotations =
+            text_map(fields.get("annotations"), &path.field("annotations"), findings);
+        self.annotations.retain(|key, _| key.starts_with(ANNOTATION_PREFIX));
+    }
+
+    fn check_names(&self, kind: Kind, path: &Path<'_>, findings: &mut Findings) {
+        let is_valid_name = match kind {
+            Kind::Namespace | Kind::Service => is_dns_label,
+            Kind::NetworkPolicy | Kind::Pod | Kind::Node => is_dns_subdomain,
+        };
+        let names = [
+            ("name", &self.name, is_valid_name as fn(&str) -> bool),
+            ("namespace", &self.namespace, is_dns_label),
+        ];
+        for (field, name, is_valid) in names {
+            if !name.is_empty() && !is_valid(name) {
+                let message =
+                    format!("{} is not a valid name: it is taken as it is written", quoted(name));
+                findings.report(Code::InvalidName, &path.field(field), message);
+            }
         }
     }
 
@@ -80,26 +176,77 @@ impl Metadata {
         !self.name.is_empty()
     }
 
-    /// Whether an annotation that can only be present with one value is there. Other values are
-    /// reported and count as missing.
-    pub(super) fn is_annotated(&self, key: &str, value: &str, findings: &mut Findings) -> bool {
-        let Some(found) = self.annotations.get(key) else { return false };
-        if &**found != value {
-            let metadata = Path::Root.field("metadata");
-            let annotations = metadata.field("annotations");
-            findings.report(
-                Code::InvalidAnnotation,
-                &annotations.key(key),
-                format!("{} is not known, only {value:?}: ignored", quoted(found)),
-            );
+    /// The meaning of one of netpol's annotations; missing, it means the first of `choices`. An
+    /// unknown value does too, and is reported.
+    pub(super) fn choice<T: Copy>(
+        &self,
+        key: &str,
+        choices: [(&str, T); 2],
+        findings: &mut Findings,
+    ) -> T {
+        let [(default_text, default), (other_text, other)] = choices;
+        match self.annotations.get(key).map(|value| &**value) {
+            None => default,
+            Some(text) if text == default_text => default,
+            Some(text) if text == other_text => other,
+            Some(text) => {
+                let metadata = Path::Root.field("metadata");
+                let annotations = metadata.field("annotations");
+                let text = quoted(text);
+                let message = format!(
+                    "{text} is neither {default_text:?} nor {other_text:?}: it is {default_text:?}"
+                );
+                findings.report(Code::InvalidAnnotation, &annotations.key(key), message);
+                default
+            }
         }
-        &**found == value
+    }
+
+    /// Reports annotations that look like netpol's but are not.
+    pub(super) fn check_annotations(&self, known: &[&str], findings: &mut Findings) {
+        let metadata = Path::Root.field("metadata");
+        let annotations = metadata.field("annotations");
+        for key in self.annotations.keys().filter(|key| !known.contains(&&***key)) {
+            let known = known.join(", ");
+            let message = format!("is not known, only {known}: it has no effect");
+            findings.report(Code::InvalidAnnotation, &annotations.key(key), message);
+        }
     }
 }
 
-/// Whether an annotation is netpol's.
-pub(super) fn is_ours(key: &str) -> bool {
-    key.starts_with(ANNOTATION_PREFIX)
+/// A map of strings, such as labels. Null is the empty string, as in Go.
+fn text_map(value: Option<&Value>, path: &Path<'_>, findings: &mut Findings) -> Labels {
+    let value = value.unwrap_or(&Value::Null);
+    let Some(fields) = findings.mapping(path, value, "it is ignored") else {
+        return Labels::new();
+    };
+    let mut map = Labels::new();
+    for (key, value) in fields.iter() {
+        if value.is_null() {
+            map.insert(Arc::from(key), Arc::from(""));
+            continue;
+        }
+        findings.text(&path.key(key), value, effect_on_text(value));
+        if let Some(text) = scalar_text(value) {
+            map.insert(Arc::from(key), Arc::from(text));
+        }
+    }
+    map
+}
+
+/// The text of a string, number or boolean.
+fn scalar_text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(truth) => Some(truth.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+/// What becomes of a value where text belongs.
+fn effect_on_text(value: &Value) -> &'static str {
+    if scalar_text(value).is_some() { "it is taken as it is written" } else { "it is ignored" }
 }
 
 fn into_shared((key, value): (String, String)) -> (Arc<str>, Arc<str>) {

@@ -6,16 +6,23 @@
 //! Must not: fail, panic, or know where the object came from.
 
 mod address;
+mod decode;
 mod metadata;
 mod node;
 mod nullable;
+mod object;
 mod pod;
+mod policy;
+mod selector;
 mod service;
+mod syntax;
 mod walk;
 
 pub use metadata::Metadata;
 pub use node::{
     NamespaceSpec, NamespaceStatus, NodeAddress, NodeSpec, NodeStatus, namespace, node,
 };
+pub use object::{Converted, expand, object};
 pub use pod::{Container, DeclaredPort, PodAddress, PodSpec, PodStatus, pod};
+pub use policy::policy;
 pub use service::{LoadBalancerIngress, LoadBalancerStatus, ServiceSpec, ServiceStatus, service};

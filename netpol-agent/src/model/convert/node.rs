@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::address::collect_address;
 use super::metadata::Metadata;
-use super::nullable::or_default;
+use super::nullable::{items, or_default};
 use super::walk::{Findings, Path};
 use crate::model::{Diagnostic, Kind, Namespace, Node};
 
@@ -22,7 +22,7 @@ pub struct NodeSpec {}
 #[serde(default)]
 pub struct NodeStatus {
     /// `addresses`.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "items")]
     pub addresses: Vec<NodeAddress>,
 }
 

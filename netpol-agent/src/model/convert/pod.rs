@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::address::collect_address;
 use super::metadata::Metadata;
-use super::nullable::or_default;
+use super::nullable::{items, or_default};
 use super::walk::{Findings, Path, quoted};
 use crate::model::{Code, ContainerPort, Diagnostic, Kind, Pod, PodPhase, PortName, Transport};
 
@@ -25,10 +25,10 @@ pub struct PodSpec {
     #[serde(deserialize_with = "or_default")]
     pub host_network: bool,
     /// `containers`.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "items")]
     pub containers: Vec<Container>,
     /// `initContainers`.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "items")]
     pub init_containers: Vec<Container>,
 }
 
@@ -40,7 +40,7 @@ pub struct Container {
     #[serde(deserialize_with = "or_default")]
     pub restart_policy: Option<Arc<str>>,
     /// `ports`.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "items")]
     pub ports: Vec<DeclaredPort>,
 }
 
@@ -70,7 +70,7 @@ pub struct PodStatus {
     #[serde(rename = "podIP", deserialize_with = "or_default")]
     pub pod_ip: Arc<str>,
     /// `podIPs`.
-    #[serde(rename = "podIPs", deserialize_with = "or_default")]
+    #[serde(rename = "podIPs", deserialize_with = "items")]
     pub pod_ips: Vec<PodAddress>,
 }
 
@@ -96,7 +96,9 @@ pub fn pod(
     if !metadata.has_name(&mut findings) {
         return (None, findings.into_diagnostics());
     }
-    let allows_forwarding = metadata.is_annotated(ALLOW_FORWARDING, "true", &mut findings);
+    metadata.check_annotations(&[ALLOW_FORWARDING], &mut findings);
+    let allows_forwarding =
+        metadata.choice(ALLOW_FORWARDING, [("false", false), ("true", true)], &mut findings);
     let ports = ports(spec, &mut findings);
     let pod = Pod {
         name,

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::address::collect_address;
 use super::metadata::Metadata;
-use super::nullable::or_default;
+use super::nullable::{items, or_default};
 use super::walk::{Findings, Path};
 use crate::model::{Diagnostic, Kind, Service};
 
@@ -25,10 +25,10 @@ pub struct ServiceSpec {
     #[serde(rename = "clusterIP", deserialize_with = "or_default")]
     pub cluster_ip: Arc<str>,
     /// `clusterIPs`.
-    #[serde(rename = "clusterIPs", deserialize_with = "or_default")]
+    #[serde(rename = "clusterIPs", deserialize_with = "items")]
     pub cluster_ips: Vec<Arc<str>>,
     /// `externalIPs`.
-    #[serde(rename = "externalIPs", deserialize_with = "or_default")]
+    #[serde(rename = "externalIPs", deserialize_with = "items")]
     pub external_ips: Vec<Arc<str>>,
 }
 
@@ -46,7 +46,7 @@ pub struct ServiceStatus {
 #[serde(default)]
 pub struct LoadBalancerStatus {
     /// `ingress`.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "items")]
     pub ingress: Vec<LoadBalancerIngress>,
 }
 
