@@ -4,6 +4,8 @@
 //! says what the policies mean for one endpoint, [`compile`] turns that into the content of the maps and
 //! [`dataplane`] into single map operations. These know no clock, no IO and no history; the edges around them do.
 #[cfg(feature = "ebpf")]
+pub mod agent;
+#[cfg(feature = "ebpf")]
 pub mod cni_server;
 pub mod compile;
 pub mod dataplane;

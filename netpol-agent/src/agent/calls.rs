@@ -1,0 +1,188 @@
+//! What the CNI plugin asks.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use netpol_common::ids::IfIndex;
+use netpol_common::proto::{Add, Attachment, Check, ErrorCode, Gc, Request, Response};
+use tokio::sync::oneshot;
+use tracing::{error, info};
+
+use super::{Agent, Kernel, WaitingAdd};
+use crate::cni_server::Call;
+use crate::dataplane::{EndpointImage, MapOp};
+use crate::store::Delta;
+
+/// How long an ADD waits for its pod's policy before it asks the runtime to try again. The kubelet gives a sandbox
+/// four minutes; containerd retries a failed one at once.
+const ADD_DEADLINE: Duration = Duration::from_secs(20);
+
+impl<K: Kernel> Agent<K> {
+    /// Takes in a call. It is answered at once or, for an ADD, when the policy is in force: by a later
+    /// [`Agent::sync`] or [`Agent::expire`].
+    pub fn call(&mut self, call: Call, now: Instant) {
+        let Call { request, reply } = call;
+        let verb = request.verb();
+        let response = match request {
+            Request::Add(add) => match self.begin_add(add) {
+                Ok(ifindex) => {
+                    self.waiting.push(WaitingAdd { ifindex, deadline: now + ADD_DEADLINE, reply });
+                    return;
+                }
+                Err(response) => response,
+            },
+            Request::Del(attachment) => self.delete(&attachment),
+            Request::Check(check) => self.check(&check),
+            Request::Gc(gc) => self.collect_garbage(&gc),
+            Request::Status => self.status(),
+        };
+        answer(reply, response, verb);
+    }
+
+    /// Closes the interface and makes it an endpoint. The programs are there before the maps say more than "nothing
+    /// passes".
+    fn begin_add(&mut self, add: Add) -> Result<IfIndex, Response> {
+        let ifindex = IfIndex(add.host_ifindex);
+        let pod = format!("{}/{}", add.pod.namespace, add.pod.name);
+        let refuse = |step: &str, error: &K::Error| {
+            error!(%pod, %ifindex, %error, step, "endpoint not protected, ADD refused");
+            Response::error(
+                ErrorCode::ENFORCEMENT,
+                format!("cannot {step} interface {ifindex} of pod {pod}: {error}"),
+            )
+        };
+        let mut ops = Vec::new();
+        if self.image.endpoints.contains_key(&ifindex) {
+            ops.push(MapOp::RemoveEndpoint(ifindex));
+        }
+        let container_id = add.attachment.container_id.as_str().into();
+        ops.push(MapOp::SetEndpoint(ifindex, EndpointImage::blocked(&container_id)));
+        self.perform(&ops).map_err(|(_, error)| refuse("block", &error))?;
+        self.kernel.attach(ifindex).map_err(|error| refuse("attach to", &error))?;
+        let endpoint = self.registry.insert(add);
+        info!(%pod, %ifindex, container = %endpoint.container_id, "endpoint attached, blocked until its policy is in force");
+        self.apply_delta(Delta::UpsertEndpoint(endpoint));
+        Ok(ifindex)
+    }
+
+    /// The interface keeps its programs until it is gone: without an endpoint they drop everything.
+    fn delete(&mut self, attachment: &Attachment) -> Response {
+        if let Some(record) = self.registry.find(attachment) {
+            let endpoint = record.endpoint();
+            self.forget(endpoint.ifindex);
+            info!(pod = %endpoint.pod, ifindex = %endpoint.ifindex, container = %endpoint.container_id, "endpoint removed");
+        }
+        Response::Ok
+    }
+
+    /// Ends an endpoint at once, whatever else is known.
+    pub(super) fn forget(&mut self, ifindex: IfIndex) {
+        self.registry.remove(ifindex);
+        self.apply_delta(Delta::RemoveEndpoint(ifindex));
+        if self.image.endpoints.contains_key(&ifindex)
+            && let Err((op, error)) = self.perform(&[MapOp::RemoveEndpoint(ifindex)])
+        {
+            error!(?op, %error, "endpoint stays in the maps until the next change");
+        }
+        for waiting in self.waiting.extract_if(.., |waiting| waiting.ifindex == ifindex) {
+            let response =
+                Response::error(ErrorCode::TRY_AGAIN_LATER, "the interface was removed meanwhile");
+            answer(waiting.reply, response, "ADD");
+        }
+    }
+
+    fn check(&self, check: &Check) -> Response {
+        let Some(record) = self.registry.find(&check.attachment) else {
+            return Response::error(
+                ErrorCode::CHECK_FAILED,
+                "the agent does not know this attachment",
+            );
+        };
+        if record.ifindex() != IfIndex(check.host_ifindex) {
+            let message = format!(
+                "the agent protects interface {}, not {}",
+                record.ifindex(),
+                check.host_ifindex
+            );
+            return Response::error(ErrorCode::CHECK_FAILED, message);
+        }
+        if self.is_ready(record.ifindex()) {
+            Response::Ok
+        } else {
+            Response::error(ErrorCode::CHECK_FAILED, "the pod's policy is not in force")
+        }
+    }
+
+    fn collect_garbage(&mut self, gc: &Gc) -> Response {
+        let valid: BTreeSet<&Attachment> = gc.valid_attachments.iter().collect();
+        let stale: Vec<IfIndex> = self
+            .registry
+            .records()
+            .filter(|record| record.network() == gc.network && !valid.contains(record.attachment()))
+            .map(super::Record::ifindex)
+            .collect();
+        for ifindex in stale {
+            self.forget(ifindex);
+        }
+        Response::Ok
+    }
+
+    fn status(&self) -> Response {
+        let missing = self.freshness.missing();
+        if missing.is_empty() {
+            return Response::Ok;
+        }
+        let kinds: Vec<_> = missing.into_iter().map(crate::model::Kind::as_str).collect();
+        Response::error(ErrorCode::NOT_AVAILABLE, format!("not listed yet: {}", kinds.join(", ")))
+    }
+
+    /// Answers the ADDs whose policy is in force.
+    pub(super) fn answer_ready(&mut self) {
+        let (ready, waiting) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|waiting| self.is_ready(waiting.ifindex));
+        self.waiting = waiting;
+        let ready: Vec<WaitingAdd> = ready;
+        for waiting in ready {
+            answer(waiting.reply, Response::Ok, "ADD");
+        }
+    }
+
+    /// Refuses the ADDs that have waited too long. The runtime tears them down and tries again.
+    pub fn expire(&mut self, now: Instant) {
+        for waiting in
+            self.waiting.extract_if(.., |waiting| waiting.deadline <= now).collect::<Vec<_>>()
+        {
+            let reason = self.why_not_ready(waiting.ifindex);
+            answer(waiting.reply, Response::error(ErrorCode::TRY_AGAIN_LATER, reason), "ADD");
+        }
+    }
+
+    /// When the next ADD expires.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.waiting.iter().map(|waiting| waiting.deadline).min()
+    }
+
+    fn why_not_ready(&self, ifindex: IfIndex) -> String {
+        let missing = self.freshness.missing();
+        if !missing.is_empty() {
+            let kinds: Vec<_> = missing.into_iter().map(crate::model::Kind::as_str).collect();
+            return format!("not listed yet: {}", kinds.join(", "));
+        }
+        match self.state.endpoint(ifindex) {
+            Some(endpoint) if self.state.pod_of(endpoint).is_none() => {
+                format!("pod {} is not known yet", endpoint.pod)
+            }
+            Some(endpoint) => {
+                format!("the policy of pod {} could not be put in force", endpoint.pod)
+            }
+            None => "the endpoint is gone".to_owned(),
+        }
+    }
+}
+
+fn answer(reply: oneshot::Sender<Response>, response: Response, verb: &str) {
+    if reply.send(response).is_err() {
+        info!(verb, "the plugin did not wait for the answer");
+    }
+}

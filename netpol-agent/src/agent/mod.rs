@@ -1,0 +1,241 @@
+//! The event loop: the only owner of the state.
+//!
+//! In: updates of the sources, calls of the CNI plugin, news of the node's devices. Out: map operations, answers.
+//! Nothing is written to the maps before every kind of object has been listed once; what an earlier run left there
+//! stays in force until then.
+
+mod calls;
+mod registry;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use netpol_common::ids::{Identity, IfIndex};
+use netpol_common::keys::EndpointValue;
+use netpol_common::proto::Response;
+use tokio::sync::oneshot;
+use tracing::{debug, error, info, warn};
+
+pub use registry::{Record, Registry};
+
+use crate::compile::{Image, Numbering, compile};
+use crate::dataplane::{MapOp, apply, diff};
+use crate::model::Kind;
+use crate::source::{DiagnosticIndex, Freshness, SourceUpdate};
+use crate::store::{ClusterState, Delta, Endpoint};
+
+/// What the agent needs from the kernel.
+pub trait Kernel {
+    /// Why it could not be done.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Performs one map operation.
+    ///
+    /// # Errors
+    /// The operation was refused; the map is as before.
+    fn apply(&mut self, op: &MapOp) -> Result<(), Self::Error>;
+    /// Hangs the pod programs on an interface, or takes over those that hang there.
+    ///
+    /// # Errors
+    /// The interface is gone, or the kernel refuses.
+    fn attach(&mut self, ifindex: IfIndex) -> Result<(), Self::Error>;
+    /// Forgets the programs of interfaces that are gone.
+    ///
+    /// # Errors
+    /// A pin cannot be removed.
+    fn sweep(&mut self) -> Result<(), Self::Error>;
+    /// Hangs `uplink_egress` on exactly these devices.
+    ///
+    /// # Errors
+    /// One of them refuses; the others are served.
+    fn set_uplinks(&mut self, uplinks: &BTreeSet<IfIndex>) -> Result<(), Self::Error>;
+}
+
+/// The agent's state.
+#[derive(Debug)]
+pub struct Agent<K> {
+    kernel: K,
+    state: ClusterState,
+    numbering: Numbering,
+    /// What the maps hold.
+    image: Image,
+    diagnostics: DiagnosticIndex,
+    freshness: Freshness,
+    registry: Registry,
+    waiting: Vec<WaitingAdd>,
+    /// The state changed since the maps were last brought up to it.
+    is_stale: bool,
+    n_applied: u64,
+}
+
+/// A CNI ADD whose pod's policy is not in force yet.
+#[derive(Debug)]
+struct WaitingAdd {
+    ifindex: IfIndex,
+    deadline: Instant,
+    reply: oneshot::Sender<Response>,
+}
+
+impl<K: Kernel> Agent<K> {
+    /// An agent that takes over what an earlier run left: `image` is what the maps hold.
+    pub fn new(kernel: K, mut image: Image, registry: Registry) -> Self {
+        for record in registry.records() {
+            if let Some(endpoint) = image.endpoints.get_mut(&record.ifindex()) {
+                endpoint.container_id = Arc::from(record.container_id());
+            }
+        }
+        let highest = image.held_identities().last().copied();
+        let in_maps = image.allow.values().flat_map(|map| map.keys()).map(|key| key.identity).max();
+        let next = highest
+            .max(in_maps)
+            .map_or(Identity::FIRST, |identity| Identity(identity.0.saturating_add(1)));
+        let mut agent = Self {
+            kernel,
+            state: ClusterState::default(),
+            numbering: Numbering::after(next),
+            image,
+            diagnostics: DiagnosticIndex::default(),
+            freshness: Freshness::default(),
+            registry,
+            waiting: Vec::new(),
+            is_stale: true,
+            n_applied: 0,
+        };
+        let known: Vec<Endpoint> = agent.registry.records().map(Record::endpoint).collect();
+        for endpoint in known {
+            agent.attach_known(&endpoint);
+            drop(agent.state.apply(Delta::UpsertEndpoint(endpoint)));
+        }
+        agent
+    }
+
+    /// Takes over the programs of an endpoint of an earlier run, or hangs them there again.
+    fn attach_known(&mut self, endpoint: &Endpoint) {
+        match self.kernel.attach(endpoint.ifindex) {
+            Ok(()) => {
+                info!(pod = %endpoint.pod, ifindex = %endpoint.ifindex, "endpoint taken over")
+            }
+            Err(error) => {
+                error!(pod = %endpoint.pod, ifindex = %endpoint.ifindex, %error, "endpoint is not protected");
+            }
+        }
+    }
+
+    /// Takes in what a source tells.
+    pub fn update(&mut self, update: SourceUpdate) {
+        self.freshness.apply(&update);
+        for object in self.diagnostics.apply(&update) {
+            for diagnostic in self.diagnostics.of(&object) {
+                warn!(object = %object, code = diagnostic.code.as_str(), field = %diagnostic.field, "{}", diagnostic.message);
+            }
+        }
+        for delta in update.deltas {
+            self.apply_delta(delta);
+        }
+    }
+
+    /// Takes in the addresses of the node's own devices.
+    pub fn set_own_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
+        self.apply_delta(Delta::OwnAddresses(addresses));
+    }
+
+    /// Takes in the devices through which packets leave the node.
+    pub fn set_uplinks(&mut self, uplinks: &BTreeSet<IfIndex>) {
+        if let Err(error) = self.kernel.set_uplinks(uplinks) {
+            error!(%error, "deferred egress verdicts cannot be finished on every device");
+        }
+    }
+
+    fn apply_delta(&mut self, delta: Delta) {
+        self.is_stale |= !self.state.apply(delta).is_empty();
+    }
+
+    /// Brings the maps up to the state, if it is known well enough and has changed. Then answers the ADDs whose
+    /// policy is in force by now.
+    pub fn sync(&mut self) {
+        let missing = self.freshness.missing();
+        if !missing.is_empty() {
+            debug!(?missing, "nothing is enforced from an incomplete picture");
+        } else if self.is_stale {
+            let wanted = compile(&self.state, &mut self.numbering, &self.image);
+            self.is_stale = !self.follow(&wanted);
+        }
+        self.answer_ready();
+    }
+
+    /// Leads the maps to `wanted`. If the kernel refuses an operation, leads them back.
+    fn follow(&mut self, wanted: &Image) -> bool {
+        let before = self.image.clone();
+        let ops = diff(&before, wanted);
+        if ops.is_empty() {
+            return true;
+        }
+        if let Err((op, error)) = self.perform(&ops) {
+            error!(?op, %error, "the kernel refuses a change; the last good state stays");
+            let back = diff(&self.image, &before);
+            if let Err((op, error)) = self.perform(&back) {
+                error!(?op, %error, "the kernel refuses the way back too; enforcement may be partial");
+            }
+            return false;
+        }
+        self.n_applied += 1;
+        info!(
+            n_ops = ops.len(),
+            n_endpoints = wanted.endpoints.len(),
+            n_identities = wanted.held_identities().len(),
+            n_policies = self.state.policies().count(),
+            "policy in force"
+        );
+        true
+    }
+
+    fn perform(&mut self, ops: &[MapOp]) -> Result<(), (MapOp, K::Error)> {
+        for op in ops {
+            self.kernel.apply(op).map_err(|error| (op.clone(), error))?;
+            apply(op, &mut self.image);
+        }
+        Ok(())
+    }
+
+    /// Forgets the programs of interfaces that are gone.
+    pub fn sweep(&mut self) {
+        if let Err(error) = self.kernel.sweep() {
+            warn!(%error, "programs of a device that is gone are left behind");
+        }
+    }
+
+    /// Whether the policy of an endpoint is in force.
+    fn is_ready(&self, ifindex: IfIndex) -> bool {
+        !self.is_stale
+            && self
+                .image
+                .endpoints
+                .get(&ifindex)
+                .is_some_and(|endpoint| endpoint.value.state == EndpointValue::READY)
+    }
+
+    /// The findings on the objects as they are now.
+    pub fn diagnostics(&self) -> &DiagnosticIndex {
+        &self.diagnostics
+    }
+
+    /// The known cluster.
+    pub fn state(&self) -> &ClusterState {
+        &self.state
+    }
+
+    /// What the maps hold.
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// Kinds that have not been listed yet.
+    pub fn missing(&self) -> Vec<Kind> {
+        self.freshness.missing()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,238 @@
+//! Which interface belongs to which pod, kept across restarts.
+//!
+//! The maps only know interface indexes. The record of an ADD is written to a file in the agent's state directory, on
+//! a file system that a reboot empties as it empties the maps.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use netpol_common::ids::IfIndex;
+use netpol_common::proto::{Add, Attachment};
+use serde::{Deserialize, Serialize};
+use tracing::{error, warn};
+
+use crate::model::ObjectName;
+use crate::store::Endpoint;
+
+/// The highest ticket: 12 bits of the packet mark.
+const MAX_TICKET: u16 = 4095;
+
+/// One attachment that the CNI plugin reported.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    add: Add,
+    ticket: u16,
+}
+
+impl Record {
+    /// The host side's interface index.
+    pub fn ifindex(&self) -> IfIndex {
+        IfIndex(self.add.host_ifindex)
+    }
+
+    /// The host side's interface name.
+    pub fn host_ifname(&self) -> &str {
+        &self.add.host_ifname
+    }
+
+    /// The sandbox.
+    pub fn container_id(&self) -> &str {
+        &self.add.attachment.container_id
+    }
+
+    /// The attachment that the runtime knows.
+    pub fn attachment(&self) -> &Attachment {
+        &self.add.attachment
+    }
+
+    /// The network that the attachment belongs to.
+    pub fn network(&self) -> &str {
+        &self.add.network
+    }
+
+    /// As the store wants it.
+    pub fn endpoint(&self) -> Endpoint {
+        let Add { attachment, network: _, netns: _, host_ifname: _, host_ifindex, pod, addresses } =
+            &self.add;
+        Endpoint {
+            ifindex: IfIndex(*host_ifindex),
+            container_id: Arc::from(attachment.container_id.as_str()),
+            pod: ObjectName::new(&pod.namespace, &pod.name),
+            pod_uid: Arc::from(pod.uid.as_deref().unwrap_or_default()),
+            ticket: self.ticket,
+            addresses: addresses.clone(),
+        }
+    }
+}
+
+/// Why the records could not be read or kept.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read or written.
+    #[error("cannot keep endpoint records in {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is not ours.
+    #[error("endpoint records in {path} cannot be understood")]
+    Decode {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// All attachments of this node.
+#[derive(Debug)]
+pub struct Registry {
+    path: PathBuf,
+    by_ifindex: BTreeMap<IfIndex, Record>,
+}
+
+impl Registry {
+    /// Reads the records of an earlier run. Those whose interface is gone are left out; `device_name` tells the name
+    /// of the device with an index.
+    ///
+    /// # Errors
+    /// The file exists and cannot be read or understood: starting without it would cut off its pods.
+    pub fn open(
+        path: &Path,
+        device_name: impl Fn(IfIndex) -> Option<String>,
+    ) -> Result<Self, Error> {
+        let records: Vec<Record> = match fs::read(path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|source| Error::Decode { path: path.to_owned(), source })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(source) => return Err(Error::Io { path: path.to_owned(), source }),
+        };
+        let mut by_ifindex = BTreeMap::new();
+        for record in records {
+            if device_name(record.ifindex()).as_deref() == Some(record.host_ifname()) {
+                by_ifindex.insert(record.ifindex(), record);
+            } else {
+                warn!(ifindex = %record.ifindex(), container = record.container_id(), "interface is gone, record dropped");
+            }
+        }
+        Ok(Self { path: path.to_owned(), by_ifindex })
+    }
+
+    /// All records, by interface.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.by_ifindex.values()
+    }
+
+    /// The record of an attachment.
+    pub fn find(&self, attachment: &Attachment) -> Option<&Record> {
+        self.by_ifindex.values().find(|record| record.attachment() == attachment)
+    }
+
+    /// Adds an attachment; another one on the same interface is forgotten. Returns it as the store wants it.
+    pub fn insert(&mut self, add: Add) -> Endpoint {
+        let ifindex = IfIndex(add.host_ifindex);
+        self.by_ifindex.retain(|_, record| *record.attachment() != add.attachment);
+        self.by_ifindex.remove(&ifindex);
+        let record = Record { add, ticket: self.free_ticket() };
+        let endpoint = record.endpoint();
+        self.by_ifindex.insert(ifindex, record);
+        self.save();
+        endpoint
+    }
+
+    /// Forgets an attachment.
+    pub fn remove(&mut self, ifindex: IfIndex) {
+        if self.by_ifindex.remove(&ifindex).is_some() {
+            self.save();
+        }
+    }
+
+    /// The lowest ticket that no endpoint has; 0 if all are taken.
+    fn free_ticket(&self) -> u16 {
+        let taken: std::collections::BTreeSet<u16> =
+            self.by_ifindex.values().map(|record| record.ticket).collect();
+        (1..=MAX_TICKET).find(|ticket| !taken.contains(ticket)).unwrap_or(0)
+    }
+
+    /// Replaces the file as a whole: a crash leaves the old or the new records.
+    fn save(&self) {
+        let records: Vec<&Record> = self.by_ifindex.values().collect();
+        let temporary = self.path.with_extension("new");
+        let result = serde_json::to_vec(&records)
+            .map_err(io::Error::other)
+            .and_then(|bytes| fs::write(&temporary, bytes))
+            .and_then(|()| fs::rename(&temporary, &self.path));
+        if let Err(error) = result {
+            error!(path = %self.path.display(), %error, "endpoint records not written; a restart would look for the endpoints again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netpol_common::proto::PodRef;
+
+    use super::*;
+
+    fn add(container_id: &str, host_ifindex: u32) -> Add {
+        Add {
+            attachment: Attachment {
+                container_id: container_id.to_owned(),
+                container_ifname: "eth0".to_owned(),
+            },
+            network: "net".to_owned(),
+            netns: "/run/netns/x".to_owned(),
+            host_ifname: format!("veth{host_ifindex}"),
+            host_ifindex,
+            pod: PodRef { namespace: "x".to_owned(), name: "a".to_owned(), uid: None },
+            addresses: Vec::new(),
+        }
+    }
+
+    fn name(ifindex: IfIndex) -> Option<String> {
+        Some(format!("veth{ifindex}"))
+    }
+
+    #[test]
+    fn records_survive_a_restart_unless_their_interface_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("endpoints.json");
+        let mut registry = Registry::open(&path, name).unwrap();
+        registry.insert(add("one", 4));
+        registry.insert(add("two", 5));
+        let again =
+            Registry::open(&path, |ifindex| (ifindex == IfIndex(5)).then(|| "veth5".to_owned()))
+                .unwrap();
+        let containers: Vec<_> = again.records().map(Record::container_id).collect();
+        assert_eq!(containers, ["two"]);
+        assert!(
+            Registry::open(&path, |_| Some("other".to_owned())).unwrap().records().next().is_none()
+        );
+    }
+
+    #[test]
+    fn tickets_are_unique_and_given_again_when_free() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::open(&dir.path().join("endpoints.json"), name).unwrap();
+        assert_eq!(registry.insert(add("one", 4)).ticket, 1);
+        assert_eq!(registry.insert(add("two", 5)).ticket, 2);
+        registry.remove(IfIndex(4));
+        assert_eq!(registry.insert(add("three", 6)).ticket, 1);
+        assert_eq!(registry.insert(add("two", 5)).ticket, 2);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_understood_is_an_error_not_an_empty_registry() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("endpoints.json");
+        fs::write(&path, "[{").unwrap();
+        assert!(matches!(Registry::open(&path, name), Err(Error::Decode { .. })));
+    }
+}
