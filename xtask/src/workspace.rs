@@ -1,6 +1,9 @@
 //! The workspace as cargo sees it: its packages, their dependencies and the target folder.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
@@ -37,19 +40,23 @@ impl Workspace {
     /// # Errors
     /// Cargo can't read the workspace.
     pub(crate) fn read() -> Result<Self> {
-        Self::of(["metadata", "--format-version=1", "--no-deps"])
+        Self::of(&mut shell::cargo(["metadata", "--format-version=1", "--no-deps"]))
     }
 
-    /// The workspace's own packages and all that they depend on, on any platform.
+    /// The workspace's own packages and all that they depend on, with any feature, on these platforms.
     ///
     /// # Errors
     /// Cargo can't read the workspace or can't find a dependency.
-    pub(crate) fn read_with_dependencies() -> Result<Self> {
-        Self::of(["metadata", "--format-version=1", "--all-features"])
+    pub(crate) fn read_with_dependencies(targets: &[String]) -> Result<Self> {
+        let mut metadata = shell::cargo(["metadata", "--format-version=1", "--all-features"]);
+        for target in targets {
+            metadata.args(["--filter-platform", target]);
+        }
+        Self::of(&mut metadata)
     }
 
-    fn of(args: [&str; 3]) -> Result<Self> {
-        let metadata = shell::stdout(&mut shell::cargo(args))?;
+    fn of(command: &mut Command) -> Result<Self> {
+        let metadata = shell::stdout(command)?;
         serde_json::from_str(&metadata).context("reading the output of cargo metadata")
     }
 }

@@ -37,7 +37,8 @@ pub(super) fn licences() -> Result<Vec<Finding>> {
     let context = || format!("reading {}", file.display());
     let deny = fs::read_to_string(&file).with_context(context)?;
     let allowed = string_list(&deny, "allow").with_context(context)?;
-    let workspace = Workspace::read_with_dependencies()?;
+    let targets = string_list(&deny, "targets").with_context(context)?;
+    let workspace = Workspace::read_with_dependencies(&targets)?;
     Ok(workspace.packages.iter().filter_map(|package| dependency(package, &allowed)).collect())
 }
 
