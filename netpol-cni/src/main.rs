@@ -1,2 +1,8 @@
-//! netpol-cni.
-fn main() {}
+//! netpol-cni: hands the process's environment, standard input and output to [`netpol_cni::run`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let environment = netpol_cni::Environment::new(std::env::vars_os());
+    ExitCode::from(netpol_cni::run(&environment, std::io::stdin(), std::io::stdout()))
+}

@@ -1,0 +1,457 @@
+//! Making the pod's interface when we are the main plugin: a routed veth pair without a bridge.
+//!
+//! In: the container's namespace and what IPAM gave. Out: a veth pair, the pod's addresses and routes
+//! inside, one route per address outside.
+//!
+//! The form, the same for both families:
+//! * The pod has its addresses as /32 and /128, so everything leaves through the host and through our hooks.
+//! * Its default route has the next hop 169.254.1.1 or `fe80::1`. Nobody owns these addresses: the pod has a
+//!   permanent neighbour entry that gives them the hardware address of the host's end. The host has the
+//!   like for the pod. So neither side ever asks by ARP or NDP: it works without proxy ARP (which needs a
+//!   default route on the host and cannot be had for IPv6), without an address of the host on every veth
+//!   (which would show up as hundreds of node addresses), for one family or both, from the first packet.
+//! * The host's end has a hardware address of ours, because udev changes random ones and would break the
+//!   neighbour entry.
+//! * A `gw` in IPAM's routes is not used: there is only one way out.
+//!
+//! The host's end stays down until [`connect_host`], so nothing reaches the pod before its policy is in force.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+
+use ipnetwork::IpNetwork;
+use netpol_common::proto::{Attachment, ErrorCode};
+use serde_json::{Map, Value};
+
+use crate::netlink::{self, Link, Netlink, VethPair};
+use crate::netns::{self, Netns};
+use crate::result::{CniResult, Interface};
+use crate::veth;
+
+/// The pod's way out, IPv4: link-local, so it clashes with no network (RFC 3927 keeps 169.254.1.0 from use).
+const NEXT_HOP_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
+
+/// The pod's way out, IPv6.
+const NEXT_HOP_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
+
+/// What could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The runtime asks for an interface that the container has.
+    #[error("container already has an interface {ifname}")]
+    Exists {
+        /// The name.
+        ifname: String,
+    },
+    /// IPAM gave nothing.
+    #[error("IPAM plugin gave no address")]
+    NoAddress,
+    /// A step that the kernel refused.
+    #[error("cannot {action} {object}")]
+    Kernel {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        object: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A sysctl that cannot be written.
+    #[error("cannot write {path}")]
+    Sysctl {
+        /// The file below `/proc/sys`.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// CHECK: something that ADD made is gone.
+    #[error("{what} is missing on interface {ifname}")]
+    Gone {
+        /// What.
+        what: String,
+        /// Where.
+        ifname: String,
+    },
+    /// The container's namespace cannot be entered.
+    #[error(transparent)]
+    Netns(#[from] netns::Error),
+    /// The two ends do not belong together.
+    #[error(transparent)]
+    Veth(#[from] veth::Error),
+}
+
+impl Error {
+    /// The number in the table of CNI errors.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Exists { .. } | Self::Kernel { .. } | Self::Sysctl { .. } => ErrorCode::KERNEL,
+            Self::NoAddress => ErrorCode::PLUGIN,
+            Self::Gone { .. } => ErrorCode::CHECK_FAILED,
+            Self::Netns(error) => error.code(),
+            Self::Veth(error) => error.code(),
+        }
+    }
+}
+
+fn kernel(action: &'static str, object: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+    let object = object.into();
+    move |source| Error::Kernel { action, object, source }
+}
+
+/// The host's end of an attachment: its name and hardware address follow from the attachment alone, so that DEL finds
+/// it with nothing else in hand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostEnd {
+    /// 15 characters, the most that Linux has room for.
+    pub name: String,
+    /// Locally administered.
+    pub mac: [u8; 6],
+    /// Marks the link as ours, and says of which network, for GC.
+    pub alias: String,
+}
+
+impl HostEnd {
+    /// The key is that of the CNI specification: network, container id, interface.
+    pub fn of(network: &str, attachment: &Attachment) -> Self {
+        let Attachment { container_id, container_ifname } = attachment;
+        // No part can hold a `/`.
+        let hash = fnv1a(format!("{network}/{container_id}/{container_ifname}").as_bytes());
+        let [_, _, mut mac @ ..] = hash.to_be_bytes();
+        let name = mac.iter().fold(String::from("npl"), |name, byte| format!("{name}{byte:02x}"));
+        // Bit 1 of the first byte: locally administered; bit 0: one station, not a group.
+        let [first, ..] = &mut mac;
+        *first = (*first & 0xfc) | 2;
+        Self { name, mac, alias: alias(network) }
+    }
+}
+
+/// Marks the host's ends of a network.
+pub fn alias(network: &str) -> String {
+    format!("netpol-cni {network}")
+}
+
+/// FNV-1a, 64 bits: names must stay the same over releases of this plugin and of Rust.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// Both ends of a pair that was made, with a socket in the container's namespace.
+pub struct Pair {
+    /// The host's end.
+    pub host: Link,
+    /// The container's end.
+    pub container: Link,
+    inside: Netlink,
+}
+
+/// Refuses a container that has the interface already.
+///
+/// # Errors
+/// [`Error::Exists`], [`Error::Kernel`], [`Error::Netns`].
+pub fn refuse_existing(netns: &Netns, ifname: &str) -> Result<(), Error> {
+    let mut inside = open_inside(netns)?;
+    match inside.link_by_name(ifname).map_err(kernel("look up interface", ifname))? {
+        Some(_) => Err(Error::Exists { ifname: ifname.into() }),
+        None => Ok(()),
+    }
+}
+
+fn open_inside(netns: &Netns) -> Result<Netlink, Error> {
+    netns
+        .run(Netlink::open)?
+        .map_err(kernel("open a socket in", netns.path().display().to_string()))
+}
+
+/// Makes the pair. The container's end is up, the host's is not.
+///
+/// # Errors
+/// [`Error::Kernel`], [`Error::Netns`], [`Error::Veth`].
+pub fn create(
+    host: &mut Netlink,
+    netns: &Netns,
+    end: &HostEnd,
+    ifname: &str,
+    mtu: Option<u32>,
+) -> Result<Pair, Error> {
+    let mut inside = open_inside(netns)?;
+    let pair = VethPair {
+        host_name: &end.name,
+        host_mac: end.mac,
+        host_alias: &end.alias,
+        container_name: ifname,
+        container_netns: netns.as_raw_fd(),
+        mtu,
+    };
+    host.add_veth(&pair).map_err(kernel("make veth pair", format!("{} and {ifname}", end.name)))?;
+    let outside = veth::peer(host, &mut inside, netns, ifname)?;
+    let container = inside.link_by_name(ifname).map_err(kernel("look up interface", ifname))?;
+    let container = container.ok_or_else(|| veth::Error::NoInterface {
+        ifname: ifname.into(),
+        netns: netns.path().into(),
+    })?;
+    inside.set_up(container.index).map_err(kernel("set up interface", ifname))?;
+    Ok(Pair { host: outside, container, inside })
+}
+
+/// Gives the pod its addresses and routes, and enters both ends into IPAM's result.
+///
+/// # Errors
+/// [`Error::NoAddress`], [`Error::Kernel`], [`Error::Sysctl`], [`Error::Netns`].
+pub fn configure_container(
+    pair: &mut Pair,
+    netns: &Netns,
+    ipam: CniResult,
+) -> Result<CniResult, Error> {
+    if ipam.ips.is_empty() {
+        return Err(Error::NoAddress);
+    }
+    let Pair { host, container, inside } = pair;
+    let ifname = container.name.as_str();
+    if ipam.ips.iter().any(|ip| ip.address.is_ipv6()) {
+        let path = format!("/proc/sys/net/ipv6/conf/{ifname}/disable_ipv6");
+        netns.run(|| set_sysctl(Path::new(&path), "0"))??;
+    }
+    for ip in &ipam.ips {
+        let address = single(ip.address.ip());
+        let failed = kernel("add address to", format!("{ifname}: {address}"));
+        inside.add_address(container.index, address).map_err(failed)?;
+    }
+    for next_hop in next_hops(&ipam) {
+        let failed = kernel("set neighbour of", format!("{ifname}: {next_hop}"));
+        inside.set_neighbour(container.index, next_hop, &host.mac).map_err(failed)?;
+    }
+    for route in routes(&ipam, container.index) {
+        let failed = kernel("add route to", format!("{ifname}: {}", route.destination));
+        inside.add_route(&route).map_err(failed)?;
+    }
+    Ok(complete(ipam, host, container, netns))
+}
+
+/// Connects the host: its end up, one route per address. The last step of an ADD.
+///
+/// # Errors
+/// [`Error::Kernel`], [`Error::Sysctl`].
+pub fn connect_host(host: &mut Netlink, pair: &Pair, addresses: &[IpAddr]) -> Result<(), Error> {
+    let Pair { host: Link { index, name, .. }, container, .. } = pair;
+    if addresses.iter().any(IpAddr::is_ipv4) {
+        set_sysctl(Path::new("/proc/sys/net/ipv4/ip_forward"), "1")?;
+    }
+    if addresses.iter().any(IpAddr::is_ipv6) {
+        set_sysctl(Path::new("/proc/sys/net/ipv6/conf/all/forwarding"), "1")?;
+        // A pod must not be able to configure the host by router advertisements.
+        set_sysctl(Path::new(&format!("/proc/sys/net/ipv6/conf/{name}/accept_ra")), "0")?;
+    }
+    host.set_up(*index).map_err(kernel("set up interface", name))?;
+    for address in addresses {
+        let failed = kernel("set neighbour of", format!("{name}: {address}"));
+        host.set_neighbour(*index, *address, &container.mac).map_err(failed)?;
+        let route = netlink::Route::new(single(*address), *index, None);
+        host.add_route(&route).map_err(kernel("add route to", format!("{name}: {address}")))?;
+    }
+    Ok(())
+}
+
+/// Removes the pair by the host's end. Nothing to remove is no error.
+///
+/// # Errors
+/// [`Error::Kernel`].
+pub fn remove(host: &mut Netlink, end: &HostEnd) -> Result<(), Error> {
+    let link = host.link_by_name(&end.name).map_err(kernel("look up interface", &end.name))?;
+    match link {
+        Some(link) => host.delete_link(link.index).map_err(kernel("remove interface", &end.name)),
+        None => Ok(()),
+    }
+}
+
+/// Removes the host's ends of a network that belong to no valid attachment.
+///
+/// # Errors
+/// Each that could not be removed.
+pub fn remove_others(
+    host: &mut Netlink,
+    network: &str,
+    valid: &[Attachment],
+) -> Result<(), Vec<Error>> {
+    let keep: Vec<String> =
+        valid.iter().map(|attachment| HostEnd::of(network, attachment).name).collect();
+    let links = host.links().map_err(|source| vec![kernel("list", "interfaces")(source)])?;
+    let alias = alias(network);
+    let mut errors = Vec::new();
+    for link in links.iter().filter(|link| link.alias == alias && !keep.contains(&link.name)) {
+        if let Err(error) =
+            host.delete_link(link.index).map_err(kernel("remove interface", &link.name))
+        {
+            errors.push(error);
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+/// Is everything still there that ADD made? Routes inside are not looked at: plugins behind us may change them.
+///
+/// # Errors
+/// [`Error::Gone`], [`Error::Veth`], [`Error::Netns`], [`Error::Kernel`].
+pub fn check(
+    host: &mut Netlink,
+    netns: &Netns,
+    end: &HostEnd,
+    ifname: &str,
+    previous: &CniResult,
+) -> Result<Link, Error> {
+    let mut inside = open_inside(netns)?;
+    let outside = veth::peer(host, &mut inside, netns, ifname)?;
+    let gone = |what: String, ifname: &str| Error::Gone { what, ifname: ifname.into() };
+    if outside.name != end.name {
+        return Err(gone(format!("the peer {}", end.name), ifname));
+    }
+    if outside.state == netlink::AdminState::Down {
+        return Err(gone("the state up".into(), &end.name));
+    }
+    let container = inside.link_by_name(ifname).map_err(kernel("look up interface", ifname))?;
+    let container = container.ok_or_else(|| gone("everything".into(), ifname))?;
+    let present = inside.addresses(container.index).map_err(kernel("list addresses of", ifname))?;
+    for address in previous.addresses_of(ifname) {
+        if !present.contains(&address) {
+            return Err(gone(format!("address {address}"), ifname));
+        }
+        let route = host.route_to(single(address)).map_err(kernel("list routes of", &end.name))?;
+        if route != Some(outside.index) {
+            return Err(gone(format!("the route to {address}"), &end.name));
+        }
+    }
+    Ok(outside)
+}
+
+/// The families that the pod has, as the next hops of their default routes.
+fn next_hops(ipam: &CniResult) -> impl Iterator<Item = IpAddr> {
+    let has_v4 = ipam.ips.iter().any(|ip| ip.address.is_ipv4());
+    let has_v6 = ipam.ips.iter().any(|ip| ip.address.is_ipv6());
+    [(has_v4, NEXT_HOP_V4), (has_v6, NEXT_HOP_V6)]
+        .into_iter()
+        .filter_map(|(has_family, next_hop)| has_family.then_some(next_hop))
+}
+
+/// IPAM's routes of the families that the pod has, and a default route for each family that has none.
+fn routes(ipam: &CniResult, link: u32) -> Vec<netlink::Route> {
+    let mut routes = Vec::new();
+    for next_hop in next_hops(ipam) {
+        let mut has_default = false;
+        for route in ipam.routes.iter().filter(|route| route.dst.is_ipv4() == next_hop.is_ipv4()) {
+            has_default |= route.dst.prefix() == 0 && route.table.is_none();
+            let mtu = route.mtu;
+            let (advmss, priority, table) = (route.advmss, route.priority, route.table);
+            let destination = route.dst;
+            let gateway = Some(next_hop);
+            routes.push(netlink::Route {
+                destination,
+                link,
+                gateway,
+                mtu,
+                advmss,
+                priority,
+                table,
+            });
+        }
+        if !has_default {
+            let unspecified: IpAddr = match next_hop {
+                IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            };
+            // A prefix of 0 is valid for both families.
+            routes.extend(
+                IpNetwork::new(unspecified, 0)
+                    .map(|destination| netlink::Route::new(destination, link, Some(next_hop))),
+            );
+        }
+    }
+    routes
+}
+
+/// The network of one address.
+fn single(address: IpAddr) -> IpNetwork {
+    IpNetwork::from(address)
+}
+
+/// IPAM's result with the interfaces, the addresses being those of the container's end.
+fn complete(mut ipam: CniResult, host: &Link, container: &Link, netns: &Netns) -> CniResult {
+    let interface = |link: &Link, sandbox| Interface {
+        name: link.name.clone(),
+        mac: Some(link.mac_text()),
+        sandbox,
+        other: Map::from_iter([(String::from("mtu"), Value::from(link.mtu))]),
+    };
+    let sandbox = netns.path().display().to_string();
+    ipam.interfaces = vec![interface(host, None), interface(container, Some(sandbox))];
+    for ip in &mut ipam.ips {
+        ip.interface = Some(1);
+    }
+    ipam
+}
+
+/// Writes a sysctl of the calling thread's namespace if it has another value.
+fn set_sysctl(path: &Path, value: &str) -> Result<(), Error> {
+    let failed = |source| Error::Sysctl { path: path.into(), source };
+    let current = std::fs::read_to_string(path).map_err(failed)?;
+    if current.trim() == value {
+        return Ok(());
+    }
+    std::fs::write(path, value).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn attachment(id: &str) -> Attachment {
+        Attachment { container_id: id.into(), container_ifname: "eth0".into() }
+    }
+
+    #[test]
+    fn the_host_end_follows_from_network_container_and_interface_and_never_changes() {
+        let end = HostEnd::of("cbr0", &attachment("c1"));
+        assert_eq!(end.name, "npl70a14c78f129");
+        assert_eq!(end.name.len(), 15);
+        assert_eq!(end.mac[0] & 3, 2);
+        assert_ne!(end, HostEnd::of("cbr1", &attachment("c1")));
+        assert_ne!(end, HostEnd::of("cbr0", &attachment("c2")));
+        assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv1a(b"a"), 0xaf63_dc4c_8601_ec8c);
+    }
+
+    fn check_routes(ipam: &Value, expected: &[(&str, &str)]) {
+        let ipam = CniResult::from_value("test", ipam).unwrap();
+        let found: Vec<_> = routes(&ipam, 7)
+            .iter()
+            .map(|route| (route.destination.to_string(), route.gateway.unwrap().to_string()))
+            .collect();
+        let found: Vec<_> = found.iter().map(|(to, via)| (to.as_str(), via.as_str())).collect();
+        assert_eq!(found, expected, "{ipam:?}");
+    }
+
+    #[test]
+    fn every_family_that_the_pod_has_gets_a_default_route_and_no_other_does() {
+        let v4 = json!({ "address": "10.0.0.2/24" });
+        let v6 = json!({ "address": "fd00::2/64" });
+        let via4 = ("0.0.0.0/0", "169.254.1.1");
+        let via6 = ("::/0", "fe80::1");
+        check_routes(&json!({ "ips": [v4] }), &[via4]);
+        check_routes(&json!({ "ips": [v6] }), &[via6]);
+        check_routes(&json!({ "ips": [v6, v4] }), &[via4, via6]);
+        check_routes(&json!({ "ips": [v4], "routes": [{ "dst": "::/0" }] }), &[via4]);
+    }
+
+    #[test]
+    fn routes_of_ipam_are_kept_and_lead_through_the_host() {
+        let ipam = json!({
+            "ips": [{ "address": "10.0.0.2/24" }],
+            "routes": [{ "dst": "10.1.0.0/16", "gw": "10.0.0.1" }, { "dst": "0.0.0.0/0" }],
+        });
+        check_routes(&ipam, &[("10.1.0.0/16", "169.254.1.1"), ("0.0.0.0/0", "169.254.1.1")]);
+    }
+}

@@ -1,0 +1,351 @@
+//! Running another plugin: IPAM, or the main plugin that we delegate to.
+//!
+//! In: its type, a verb, a configuration. Out: what it wrote, or its error. It gets our environment with
+//! another `CNI_COMMAND`, and our standard error.
+//!
+//! A plugin that does not speak the configuration's version is asked for its versions and called again
+//! with the newest that both know; so an older IPAM plugin works under a newer configuration.
+//!
+//! Source: CNI specification 1.1.0, "Delegated Plugin protocol".
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use netpol_common::proto::ErrorCode;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::environment::{Environment, Verb};
+use crate::result::CniResult;
+use crate::version::SpecVersion;
+use crate::{error::CniError, result};
+
+/// Why the other plugin has not done it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No file of that name in `CNI_PATH`.
+    #[error("plugin {plugin_type} not found in CNI_PATH ({})", join(directories))]
+    NotFound {
+        /// Its type, which is the file's name.
+        plugin_type: String,
+        /// Where it was looked for.
+        directories: Vec<PathBuf>,
+    },
+    /// It could not be started or talked to.
+    #[error("plugin {path} cannot be run")]
+    Run {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// It failed and said why.
+    #[error("plugin {plugin_type} failed on {verb}: {message}")]
+    Failed {
+        /// Its type.
+        plugin_type: String,
+        /// What it was asked.
+        verb: &'static str,
+        /// Its own code.
+        code: ErrorCode,
+        /// Its own message.
+        message: String,
+        /// Its own details, maybe empty.
+        details: String,
+    },
+    /// It failed without a CNI error, by a signal for example.
+    #[error(
+        "plugin {plugin_type} failed on {verb} with {status} and no CNI error, output `{output}`"
+    )]
+    Garbled {
+        /// Its type.
+        plugin_type: String,
+        /// What it was asked.
+        verb: &'static str,
+        /// How the process ended.
+        status: std::process::ExitStatus,
+        /// The beginning of what it wrote.
+        output: String,
+    },
+    /// It speaks no version that we speak, up to the configuration's.
+    #[error("plugin {plugin_type} speaks no CNI version from 0.3.0 to {version}")]
+    NoCommonVersion {
+        /// Its type.
+        plugin_type: String,
+        /// The configuration's.
+        version: SpecVersion,
+    },
+    /// It is too old for the verb.
+    #[error("plugin {plugin_type} speaks CNI {version}, which does not have {verb}")]
+    VerbTooNew {
+        /// Its type.
+        plugin_type: String,
+        /// The newest version that both know.
+        version: SpecVersion,
+        /// What it was to be asked.
+        verb: &'static str,
+    },
+}
+
+fn join(directories: &[PathBuf]) -> String {
+    directories.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(":")
+}
+
+impl Error {
+    /// The number in the table of CNI errors. A plugin's own code is passed on.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Failed { code, .. } => *code,
+            Self::NotFound { .. } | Self::Run { .. } | Self::Garbled { .. } => ErrorCode::PLUGIN,
+            Self::NoCommonVersion { .. } | Self::VerbTooNew { .. } => {
+                ErrorCode::INCOMPATIBLE_VERSION
+            }
+        }
+    }
+}
+
+/// Another plugin with the configuration that it is called with.
+#[derive(Clone, Copy, Debug)]
+pub struct Plugin<'a> {
+    /// Our environment.
+    pub environment: &'a Environment,
+    /// The configuration's version of the specification.
+    pub version: SpecVersion,
+    /// Its type, checked to be the name of a file.
+    pub plugin_type: &'a str,
+    /// Its configuration. `cniVersion` is set here.
+    pub config: &'a Map<String, Value>,
+}
+
+impl Plugin<'_> {
+    /// ADD, with the result in the form of the configuration's version.
+    ///
+    /// # Errors
+    /// All variants of [`Error`] but `VerbTooNew`; a result that cannot be read is [`ErrorCode::DECODE`].
+    pub fn add(&self) -> Result<CniResult, CniError> {
+        let output = self.call(Verb::Add)?;
+        let result =
+            CniResult::parse(&format!("the answer of plugin {}", self.plugin_type), &output);
+        Ok(result.map_err(|error: result::Error| error)?.convert(self.version))
+    }
+
+    /// DEL.
+    ///
+    /// # Errors
+    /// All variants of [`Error`] but `VerbTooNew`.
+    pub fn del(&self) -> Result<(), Error> {
+        self.call(Verb::Del).map(drop)
+    }
+
+    /// CHECK, GC or STATUS. A plugin that is too old for the verb has nothing to say to it.
+    ///
+    /// # Errors
+    /// All variants of [`Error`] but `VerbTooNew`.
+    pub fn call_if_known(&self, verb: Verb) -> Result<(), Error> {
+        match self.call(verb) {
+            Err(Error::VerbTooNew { .. }) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    fn call(&self, verb: Verb) -> Result<Vec<u8>, Error> {
+        let path = self.find()?;
+        match self.run(&path, verb, self.version) {
+            Err(Error::Failed { code: ErrorCode::INCOMPATIBLE_VERSION, .. }) => {}
+            other => return other,
+        }
+        let version = self.newest_common_version(&path)?;
+        let since = first_version_with(verb);
+        if version < since {
+            let plugin_type = self.plugin_type.into();
+            return Err(Error::VerbTooNew { plugin_type, version, verb: verb.as_str() });
+        }
+        self.run(&path, verb, version)
+    }
+
+    /// The first file of that name, in the order of `CNI_PATH`.
+    fn find(&self) -> Result<PathBuf, Error> {
+        // Without CNI_PATH nothing can be found, which is what the error then says.
+        let directories = self.environment.plugin_dirs().unwrap_or_default();
+        let found =
+            directories.iter().map(|dir| dir.join(self.plugin_type)).find(|path| path.is_file());
+        found.ok_or_else(|| Error::NotFound { plugin_type: self.plugin_type.into(), directories })
+    }
+
+    fn newest_common_version(&self, path: &Path) -> Result<SpecVersion, Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Versions {
+            #[serde(default)]
+            supported_versions: Vec<String>,
+        }
+        let output = self.run(path, Verb::Version, self.version)?;
+        let versions: Versions =
+            serde_json::from_slice(&output).unwrap_or(Versions { supported_versions: Vec::new() });
+        let known = versions.supported_versions.iter().filter_map(|text| SpecVersion::parse(text));
+        known.filter(|version| *version <= self.version).max().ok_or_else(|| {
+            Error::NoCommonVersion { plugin_type: self.plugin_type.into(), version: self.version }
+        })
+    }
+
+    fn run(&self, path: &Path, verb: Verb, version: SpecVersion) -> Result<Vec<u8>, Error> {
+        let mut config = self.config.clone();
+        config.insert("cniVersion".into(), version.as_str().into());
+        let run_error = |source| Error::Run { path: path.into(), source };
+        let config = serde_json::to_vec(&config).map_err(|error| run_error(error.into()))?;
+        let output = execute(path, verb, self.environment, &config).map_err(run_error)?;
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        Err(self.failure(verb, &output))
+    }
+
+    fn failure(&self, verb: Verb, output: &Output) -> Error {
+        #[derive(Deserialize)]
+        struct Json {
+            code: ErrorCode,
+            #[serde(default)]
+            msg: String,
+            #[serde(default)]
+            details: String,
+        }
+        let plugin_type = self.plugin_type.into();
+        let verb = verb.as_str();
+        match serde_json::from_slice(&output.stdout) {
+            Ok(Json { code, msg: message, details }) => {
+                Error::Failed { plugin_type, verb, code, message, details }
+            }
+            Err(_not_json) => {
+                let output_text =
+                    String::from_utf8_lossy(&output.stdout).trim().chars().take(200).collect();
+                Error::Garbled { plugin_type, verb, status: output.status, output: output_text }
+            }
+        }
+    }
+}
+
+/// The version of the specification in which a verb appeared.
+pub fn first_version_with(verb: Verb) -> SpecVersion {
+    match verb {
+        Verb::Add | Verb::Del | Verb::Version => SpecVersion::V0_3_0,
+        Verb::Check => SpecVersion::V0_4_0,
+        Verb::Gc | Verb::Status => SpecVersion::V1_1_0,
+    }
+}
+
+/// Runs the file to its end.
+fn execute(
+    path: &Path,
+    verb: Verb,
+    environment: &Environment,
+    config: &[u8],
+) -> io::Result<Output> {
+    let mut child = Command::new(path)
+        .env_clear()
+        .envs(environment.variables())
+        .env("CNI_COMMAND", verb.as_str())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()?;
+    let stdin = child.stdin.take();
+    // On its own thread: a plugin may write before it has read all.
+    std::thread::scope(|scope| {
+        let writer = std::thread::Builder::new().spawn_scoped(scope, move || match stdin {
+            Some(mut stdin) => stdin.write_all(config),
+            None => Ok(()),
+        })?;
+        let output = child.wait_with_output();
+        match writer.join() {
+            // A plugin need not read its configuration, for VERSION for example.
+            Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+            Ok(_) => output,
+            Err(_panic) => Err(io::Error::other("configuration not written")),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Calls a plugin that is a shell script.
+    fn call(script: &str, verb: Verb, version: SpecVersion) -> Result<String, Error> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ipam");
+        // Written by another process: a descriptor of ours, inherited by the child of a parallel test, would
+        // make the file busy when it is executed.
+        let write = Command::new("sh")
+            .args(["-c", "printf '#!/bin/sh\n%s\n' \"$2\" > \"$1\" && chmod 755 \"$1\"", "sh"])
+            .args([path.as_os_str(), script.as_ref()])
+            .status();
+        assert!(write.unwrap().success());
+        let environment = Environment::new([
+            ("PATH".into(), std::env::var_os("PATH").unwrap()),
+            ("CNI_PATH".into(), directory.path().into()),
+            ("CNI_COMMAND".into(), "ADD".into()),
+        ]);
+        let config = json!({ "name": "n", "mine": 1 });
+        let config = config.as_object().unwrap();
+        let plugin = Plugin { environment: &environment, version, plugin_type: "ipam", config };
+        plugin.call(verb).map(|output| String::from_utf8(output).unwrap())
+    }
+
+    #[test]
+    fn it_gets_our_fields_and_the_verb_that_we_want() {
+        let output = call("cat; echo $CNI_COMMAND", Verb::Del, SpecVersion::V1_0_0).unwrap();
+        assert_eq!(output, "{\"cniVersion\":\"1.0.0\",\"mine\":1,\"name\":\"n\"}DEL\n");
+    }
+
+    #[test]
+    fn a_plugin_that_does_not_read_its_configuration_is_fine() {
+        assert_eq!(call("exec <&-; echo {}", Verb::Add, SpecVersion::V1_0_0).unwrap(), "{}\n");
+    }
+
+    #[test]
+    fn an_older_plugin_is_called_with_its_own_version() {
+        let script = r#"
+            config=$(cat)
+            case "$CNI_COMMAND $config" in
+            VERSION*) echo '{"supportedVersions":["0.2.0","0.4.0","1.0.0","9.0.0"]}' ;;
+            *1.1.0*) echo '{"code":1,"msg":"too new"}'; exit 1 ;;
+            *) echo "$CNI_COMMAND $config" ;;
+            esac"#;
+        let output = call(script, Verb::Add, SpecVersion::V1_1_0).unwrap();
+        assert_eq!(output, "ADD {\"cniVersion\":\"1.0.0\",\"mine\":1,\"name\":\"n\"}\n");
+        let error = call(script, Verb::Gc, SpecVersion::V1_1_0).unwrap_err();
+        assert!(matches!(error, Error::VerbTooNew { version: SpecVersion::V1_0_0, .. }), "{error}");
+    }
+
+    #[test]
+    fn its_error_is_passed_on_and_garbage_is_shown() {
+        let error =
+            call(r#"echo '{"code":42,"msg":"full"}'; exit 1"#, Verb::Add, SpecVersion::V1_0_0);
+        let error = error.unwrap_err();
+        assert_eq!(error.code(), ErrorCode(42));
+        assert_eq!(error.to_string(), "plugin ipam failed on ADD: full");
+        let error = call("echo oops; kill -9 $$", Verb::Add, SpecVersion::V1_0_0).unwrap_err();
+        assert!(
+            error.to_string().contains("signal: 9") && error.to_string().contains("oops"),
+            "{error}"
+        );
+        let nothing_common =
+            r#"[ $CNI_COMMAND = VERSION ] || { echo '{"code":1}'; exit 1; }; echo '{}'"#;
+        let error = call(nothing_common, Verb::Add, SpecVersion::V1_0_0).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::INCOMPATIBLE_VERSION);
+    }
+
+    #[test]
+    fn a_missing_plugin_is_named_with_the_places_searched() {
+        let environment = Environment::new([("CNI_PATH".into(), "/nonexistent:/none".into())]);
+        let config = Map::new();
+        let version = SpecVersion::LATEST;
+        let plugin =
+            Plugin { environment: &environment, version, plugin_type: "ipam", config: &config };
+        let error = plugin.del().unwrap_err().to_string();
+        assert_eq!(error, "plugin ipam not found in CNI_PATH (/nonexistent:/none)");
+    }
+}

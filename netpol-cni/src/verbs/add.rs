@@ -1,0 +1,129 @@
+//! ADD: the interface exists, then its policy is in force, then the runtime gets its answer.
+//!
+//! Whatever goes wrong, what this call made is undone: a pod is never left connected and unprotected.
+
+use netpol_common::proto::{Add, Attachment, PodRef, Request};
+
+use super::{Call, del, host_netlink, ipam_config};
+use crate::client;
+use crate::config::{self, Delegate, Main, Mode};
+use crate::error::CniError;
+use crate::interface::{self, HostEnd};
+use crate::netlink::Link;
+use crate::netns::Netns;
+use crate::result::CniResult;
+use crate::subnet_file::Subnets;
+use crate::veth;
+
+/// What an ADD knows besides its configuration.
+struct Target {
+    attachment: Attachment,
+    pod: PodRef,
+    netns: Netns,
+}
+
+/// Connects a pod and returns the result for the runtime.
+pub(super) fn add(call: &Call<'_>) -> Result<CniResult, CniError> {
+    let environment = call.environment;
+    let attachment = environment.attachment()?;
+    let netns = Netns::open(&environment.required_netns()?)?;
+    if !environment.allows_own_netns() {
+        netns.refuse_own()?;
+    }
+    let target = Target { attachment, pod: environment.pod()?, netns };
+    let result = match &call.config.mode {
+        Mode::Chained => chained(call, &target)?,
+        Mode::Main(main) => {
+            refuse_second(call, &target)?;
+            undo_on_error(call, &target, make(call, &target, main))?
+        }
+        Mode::Delegate(delegate) => {
+            refuse_second(call, &target)?;
+            undo_on_error(call, &target, delegated(call, &target, delegate))?
+        }
+    };
+    Ok(result.convert(call.config.version))
+}
+
+fn chained(call: &Call<'_>, target: &Target) -> Result<CniResult, CniError> {
+    let previous = call.config.prev_result.as_ref().ok_or(config::Error::Missing {
+        field: "prevResult",
+        reason: "without `ipam`, `subnetFile` or `delegate` netpol-cni must stand behind another plugin",
+    })?;
+    let previous = CniResult::from_value("prevResult", previous)?;
+    enforce_found(call, target, &previous)?;
+    Ok(previous)
+}
+
+fn delegated(call: &Call<'_>, target: &Target, delegate: &Delegate) -> Result<CniResult, CniError> {
+    let Delegate { plugin_type, config } = delegate;
+    let result = call.plugin(plugin_type, config).add()?;
+    enforce_found(call, target, &result)?;
+    Ok(result)
+}
+
+fn make(call: &Call<'_>, target: &Target, main: &Main) -> Result<CniResult, CniError> {
+    let subnets = main.subnet_file.as_deref().map(Subnets::read).transpose()?;
+    let mtu = main.mtu.or(subnets.as_ref().and_then(|subnets| subnets.mtu));
+    let ifname = &target.attachment.container_ifname;
+    let end = HostEnd::of(&call.config.network, &target.attachment);
+    let mut host = host_netlink()?;
+    let mut pair = interface::create(&mut host, &target.netns, &end, ifname, mtu)?;
+    let ipam = call.plugin(&main.ipam_type, &ipam_config(call, main, subnets.as_ref())).add()?;
+    let mut result = interface::configure_container(&mut pair, &target.netns, ipam)?;
+    if let Some(dns) = call.config.raw.get("dns") {
+        result.other.entry("dns").or_insert_with(|| dns.clone());
+    }
+    enforce(call, target, &pair.host, &result)?;
+    interface::connect_host(&mut host, &pair, &result.addresses_of(ifname))?;
+    Ok(result)
+}
+
+/// Finds the host side of an interface that another plugin made, and has it enforced.
+fn enforce_found(call: &Call<'_>, target: &Target, result: &CniResult) -> Result<(), CniError> {
+    let ifname = &target.attachment.container_ifname;
+    let host = veth::host_side(&mut host_netlink()?, &target.netns, ifname, result)?;
+    enforce(call, target, &host, result)
+}
+
+/// Has the agent put the pod's policy in force on `host`. Returns once it is.
+fn enforce(
+    call: &Call<'_>,
+    target: &Target,
+    host: &Link,
+    result: &CniResult,
+) -> Result<(), CniError> {
+    let Target { attachment, pod, netns } = target;
+    let request = Request::Add(Add {
+        attachment: attachment.clone(),
+        network: call.config.network.clone(),
+        netns: netns.path().display().to_string(),
+        host_ifname: host.name.clone(),
+        host_ifindex: host.index,
+        pod: pod.clone(),
+        addresses: result.addresses_of(&attachment.container_ifname),
+    });
+    Ok(client::ask(&call.config.agent_socket, &request)?)
+}
+
+/// Whoever makes the interface is the first plugin of its list and the first call for its container. Told before
+/// there is anything to undo: a mistaken second ADD must not take down what the first has made.
+fn refuse_second(call: &Call<'_>, target: &Target) -> Result<(), CniError> {
+    if call.config.prev_result.is_some() {
+        let reason = "the plugin that makes the interface is the first of its list";
+        return Err(config::Error::Conflict { field: "prevResult", reason }.into());
+    }
+    Ok(interface::refuse_existing(&target.netns, &target.attachment.container_ifname)?)
+}
+
+/// Takes back what an ADD has made before it failed. What cannot be taken back is told in the details.
+fn undo_on_error(
+    call: &Call<'_>,
+    target: &Target,
+    outcome: Result<CniResult, CniError>,
+) -> Result<CniResult, CniError> {
+    outcome.map_err(|error| match del::undo(call, &target.attachment) {
+        Ok(()) => error,
+        Err(undo) => error.with_details(&format!("undoing it failed: {}", undo.to_line())),
+    })
+}

@@ -1,0 +1,137 @@
+//! Finding the host side of a container's interface.
+//!
+//! In: the container's namespace, the interface's name there, the previous result. Out: the veth in our
+//! namespace whose other end it is. The kernel's word decides: the container's end names its peer's index,
+//! the peer names it back, and the namespace ids agree. Only if the namespace cannot be entered is the
+//! previous result believed, and only if it leaves no choice.
+
+use std::io;
+use std::path::PathBuf;
+
+use netpol_common::proto::ErrorCode;
+
+use crate::netlink::{Link, LinkKind, Netlink};
+use crate::netns::{self, Netns};
+use crate::result::CniResult;
+
+/// Why there is no host side.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The container has no such interface.
+    #[error("container has no interface {ifname} in {netns}")]
+    NoInterface {
+        /// The name.
+        ifname: String,
+        /// The container's namespace.
+        netns: PathBuf,
+    },
+    /// The interface is of a kind that has no host side: ipvlan, macvlan, a moved device.
+    #[error(
+        "interface {ifname} of the container is of kind {kind}: policies can be enforced on veth only"
+    )]
+    NotVeth {
+        /// The name.
+        ifname: String,
+        /// The kernel's word for its kind.
+        kind: String,
+    },
+    /// Its peer is in a third namespace.
+    #[error("the peer of interface {ifname} in {netns} is not in the host's network namespace")]
+    Elsewhere {
+        /// The name.
+        ifname: String,
+        /// The container's namespace.
+        netns: PathBuf,
+    },
+    /// The namespace cannot be entered, and the previous result does not name exactly one veth of the host.
+    #[error("prevResult names {n_candidates} veth interfaces of the host instead of one")]
+    Ambiguous {
+        /// How many.
+        n_candidates: usize,
+        /// Why the namespace could not be asked.
+        #[source]
+        source: netns::Error,
+    },
+    /// The namespace is gone.
+    #[error(transparent)]
+    Netns(#[from] netns::Error),
+    /// The kernel did not answer.
+    #[error("cannot list interfaces")]
+    Netlink(#[source] io::Error),
+}
+
+impl Error {
+    /// The number in the table of CNI errors.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::NoInterface { .. } | Self::NotVeth { .. } | Self::Elsewhere { .. } => {
+                ErrorCode::ENFORCEMENT
+            }
+            Self::Ambiguous { .. } => ErrorCode::ENFORCEMENT,
+            Self::Netns(error) => error.code(),
+            Self::Netlink(_) => ErrorCode::KERNEL,
+        }
+    }
+}
+
+/// Finds the host side of the container's interface `ifname`.
+///
+/// # Errors
+/// All variants of [`Error`].
+pub fn host_side(
+    host: &mut Netlink,
+    netns: &Netns,
+    ifname: &str,
+    previous: &CniResult,
+) -> Result<Link, Error> {
+    match netns.run(Netlink::open) {
+        Ok(container) => {
+            let mut container = container.map_err(Error::Netlink)?;
+            peer(host, &mut container, netns, ifname)
+        }
+        Err(source) => named(host, previous, source),
+    }
+}
+
+/// Asks the kernel for the peer of the container's interface.
+///
+/// # Errors
+/// All variants of [`Error`] but `Ambiguous`.
+pub fn peer(
+    host: &mut Netlink,
+    container: &mut Netlink,
+    netns: &Netns,
+    ifname: &str,
+) -> Result<Link, Error> {
+    let inside = container.link_by_name(ifname).map_err(Error::Netlink)?;
+    let inside = inside
+        .ok_or_else(|| Error::NoInterface { ifname: ifname.into(), netns: netns.path().into() })?;
+    if let LinkKind::Other(kind) = inside.kind {
+        return Err(Error::NotVeth { ifname: ifname.into(), kind });
+    }
+    let elsewhere = || Error::Elsewhere { ifname: ifname.into(), netns: netns.path().into() };
+    let fd = u32::try_from(netns.as_raw_fd()).map_err(|_negative| elsewhere())?;
+    let peer_index = inside.peer_index.ok_or_else(elsewhere)?;
+    let outside = host.link_by_index(peer_index).map_err(Error::Netlink)?.ok_or_else(elsewhere)?;
+    let id = host.namespace_id(fd).map_err(Error::Netlink)?;
+    // Indices are small numbers that every namespace has: only both ways and the ids make it sure.
+    let is_peer = outside.kind == LinkKind::Veth
+        && outside.peer_index == Some(inside.index)
+        && id.is_some()
+        && outside.peer_namespace_id == id;
+    if is_peer { Ok(outside) } else { Err(elsewhere()) }
+}
+
+/// Takes the one veth of the host that the previous result names.
+fn named(host: &mut Netlink, previous: &CniResult, source: netns::Error) -> Result<Link, Error> {
+    let mut candidates = Vec::new();
+    for interface in previous.interfaces.iter().filter(|interface| !interface.is_in_container()) {
+        let link = host.link_by_name(&interface.name).map_err(Error::Netlink)?;
+        candidates.extend(link.filter(|link| link.kind == LinkKind::Veth));
+    }
+    let n_candidates = candidates.len();
+    match candidates.pop() {
+        Some(link) if n_candidates == 1 => Ok(link),
+        _ => Err(Error::Ambiguous { n_candidates, source }),
+    }
+}
