@@ -152,15 +152,23 @@ impl Plugin<'_> {
 
     fn call(&self, verb: Verb) -> Result<Vec<u8>, Error> {
         let path = self.find()?;
-        match self.run(&path, verb, self.version) {
-            Err(Error::Failed { code: ErrorCode::INCOMPATIBLE_VERSION, .. }) => {}
+        let failure = match self.run(&path, verb, self.version) {
+            // A plugin of before the verb takes `CNI_COMMAND` for an invalid variable.
+            Err(failure @ Error::Failed { code, .. })
+                if code == ErrorCode::INCOMPATIBLE_VERSION
+                    || code == ErrorCode::INVALID_ENVIRONMENT =>
+            {
+                failure
+            }
             other => return other,
-        }
+        };
         let version = self.newest_common_version(&path)?;
-        let since = first_version_with(verb);
-        if version < since {
+        if version < first_version_with(verb) {
             let plugin_type = self.plugin_type.into();
             return Err(Error::VerbTooNew { plugin_type, version, verb: verb.as_str() });
+        }
+        if version == self.version {
+            return Err(failure);
         }
         self.run(&path, verb, version)
     }
@@ -311,13 +319,26 @@ mod tests {
             config=$(cat)
             case "$CNI_COMMAND $config" in
             VERSION*) echo '{"supportedVersions":["0.2.0","0.4.0","1.0.0","9.0.0"]}' ;;
+            STATUS*) echo '{"code":4,"msg":"unknown CNI_COMMAND"}'; exit 1 ;;
             *1.1.0*) echo '{"code":1,"msg":"too new"}'; exit 1 ;;
             *) echo "$CNI_COMMAND $config" ;;
             esac"#;
         let output = call(script, Verb::Add, SpecVersion::V1_1_0).unwrap();
         assert_eq!(output, "ADD {\"cniVersion\":\"1.0.0\",\"mine\":1,\"name\":\"n\"}\n");
-        let error = call(script, Verb::Gc, SpecVersion::V1_1_0).unwrap_err();
-        assert!(matches!(error, Error::VerbTooNew { version: SpecVersion::V1_0_0, .. }), "{error}");
+        for verb in [Verb::Gc, Verb::Status] {
+            let error = call(script, verb, SpecVersion::V1_1_0).unwrap_err();
+            let too_new = matches!(error, Error::VerbTooNew { version: SpecVersion::V1_0_0, .. });
+            assert!(too_new, "{error}");
+        }
+    }
+
+    #[test]
+    fn an_error_that_another_version_does_not_mend_is_passed_on() {
+        let script = r#"
+            [ $CNI_COMMAND != VERSION ] || { echo '{"supportedVersions":["1.0.0"]}'; exit; }
+            echo '{"code":4,"msg":"unknown args"}'; exit 1"#;
+        let error = call(script, Verb::Add, SpecVersion::V1_0_0).unwrap_err();
+        assert_eq!(error.to_string(), "plugin ipam failed on ADD: unknown args");
     }
 
     #[test]
