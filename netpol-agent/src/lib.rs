@@ -10,6 +10,8 @@ pub mod cni_server;
 pub mod compile;
 pub mod dataplane;
 pub mod model;
+#[cfg(feature = "ebpf")]
+pub mod netlink;
 pub mod resolve;
 pub mod source;
 pub mod store;

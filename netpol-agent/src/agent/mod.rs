@@ -5,10 +5,11 @@
 //! stays in force until then.
 
 mod calls;
+mod handle;
 mod registry;
+mod status;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,11 +19,14 @@ use netpol_common::proto::Response;
 use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
 
+pub use handle::Handle;
 pub use registry::{Record, Registry};
+pub use status::{EndpointStatus, Protection, SourceStatus, Status};
 
 use crate::compile::{Image, Numbering, compile};
 use crate::dataplane::{MapOp, apply, diff};
 use crate::model::Kind;
+use crate::netlink::Devices;
 use crate::source::{DiagnosticIndex, Freshness, SourceUpdate};
 use crate::store::{ClusterState, Delta, Endpoint};
 
@@ -136,15 +140,33 @@ impl<K: Kernel> Agent<K> {
         }
     }
 
-    /// Takes in the addresses of the node's own devices.
-    pub fn set_own_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
-        self.apply_delta(Delta::OwnAddresses(addresses));
-    }
-
-    /// Takes in the devices through which packets leave the node.
-    pub fn set_uplinks(&mut self, uplinks: &BTreeSet<IfIndex>) {
-        if let Err(error) = self.kernel.set_uplinks(uplinks) {
+    /// Takes in the node's devices: own addresses, uplinks, and interfaces that went without a DEL.
+    pub fn set_devices(&mut self, devices: &Devices, exists: impl Fn(IfIndex) -> bool) {
+        self.apply_delta(Delta::OwnAddresses(devices.addresses.clone()));
+        // A device can be younger than the list: ask again before an endpoint is given up.
+        let gone: Vec<IfIndex> = self
+            .registry
+            .records()
+            .map(Record::ifindex)
+            .filter(|ifindex| !devices.by_ifindex.contains_key(ifindex) && !exists(*ifindex))
+            .collect();
+        for ifindex in gone {
+            warn!(%ifindex, "endpoint removed: its interface is gone without a DEL");
+            self.forget(ifindex);
+        }
+        let uplinks = devices
+            .by_ifindex
+            .iter()
+            .filter(|(ifindex, device)| {
+                device.is_up && !device.is_bridge && self.state.endpoint(**ifindex).is_none()
+            })
+            .map(|(ifindex, _)| *ifindex)
+            .collect();
+        if let Err(error) = self.kernel.set_uplinks(&uplinks) {
             error!(%error, "deferred egress verdicts cannot be finished on every device");
+        }
+        if let Err(error) = self.kernel.sweep() {
+            warn!(%error, "programs of a device that is gone are left behind");
         }
     }
 
@@ -197,13 +219,6 @@ impl<K: Kernel> Agent<K> {
             apply(op, &mut self.image);
         }
         Ok(())
-    }
-
-    /// Forgets the programs of interfaces that are gone.
-    pub fn sweep(&mut self) {
-        if let Err(error) = self.kernel.sweep() {
-            warn!(%error, "programs of a device that is gone are left behind");
-        }
     }
 
     /// Whether the policy of an endpoint is in force.

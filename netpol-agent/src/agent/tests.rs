@@ -132,7 +132,8 @@ impl Fixture {
 fn no_map_changes_before_every_kind_is_listed() {
     let mut fixture = fixture();
     fixture.agent.update(update(pod("a")));
-    fixture.agent.set_own_addresses(BTreeSet::from(["10.0.0.254".parse().unwrap()]));
+    let addresses = BTreeSet::from(["10.0.0.254".parse().unwrap()]);
+    fixture.agent.set_devices(&Devices { addresses, ..Devices::default() }, |_| true);
     fixture.agent.sync();
     assert!(fixture.agent.kernel.log.is_empty());
     fixture.agent.update(full_lists());
@@ -203,4 +204,16 @@ fn what_the_kernel_refuses_leaves_the_last_good_state() {
     fixture.agent.update(update(pod("b")));
     fixture.agent.sync();
     assert_eq!(answer.try_recv(), Ok(Response::Ok), "the next change tries again");
+}
+
+#[test]
+fn an_interface_that_vanishes_without_a_del_is_no_endpoint_any_more() {
+    let mut fixture = fixture();
+    fixture.agent.update(full_lists());
+    fixture.agent.update(update(pod("a")));
+    drop(fixture.add());
+    fixture.agent.set_devices(&Devices::default(), |_| true);
+    assert_eq!(fixture.agent.image().endpoints.len(), 1, "the list of devices is older than the endpoint");
+    fixture.agent.set_devices(&Devices::default(), |_| false);
+    assert!(fixture.agent.image().endpoints.is_empty());
 }

@@ -1,0 +1,149 @@
+//! What the agent tells about itself.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use netpol_common::ids::Direction;
+use netpol_common::keys::EndpointValue;
+use serde::{Deserialize, Serialize};
+
+use super::{Agent, Kernel};
+use crate::model::{Kind, ObjectName};
+use crate::source::Health;
+
+/// The agent's state in numbers and names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The program's version.
+    pub version: String,
+    /// How far each kind of objects is known.
+    pub sources: BTreeMap<Kind, SourceStatus>,
+    /// Whether the maps follow the known objects.
+    pub is_in_force: bool,
+    /// Changes of the maps since the agent started.
+    pub n_changes: u64,
+    /// Objects by kind.
+    pub n_objects: BTreeMap<Kind, usize>,
+    /// Entries by map.
+    pub n_entries: BTreeMap<String, usize>,
+    /// The endpoints, by pod.
+    pub endpoints: Vec<EndpointStatus>,
+    /// Findings on objects, as text.
+    pub diagnostics: Vec<String>,
+}
+
+/// How far a kind is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum SourceStatus {
+    /// No complete list yet: nothing new is enforced.
+    Listing,
+    /// Listed, and changes arrive.
+    Synced,
+    /// Out of date.
+    Broken {
+        /// The latest failure.
+        error: String,
+    },
+}
+
+/// One endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct EndpointStatus {
+    /// The pod.
+    pub pod: ObjectName,
+    /// The host side's interface index.
+    pub ifindex: u32,
+    /// The addresses that it may send from.
+    pub addresses: Vec<IpAddr>,
+    /// Whether its policy is in force.
+    pub protection: Protection,
+    /// Directions in which it is isolated.
+    pub isolated: Vec<Direction>,
+    /// Directions in which what would be dropped is only reported.
+    pub audited: Vec<Direction>,
+    /// May send from foreign addresses.
+    pub forwards: bool,
+    /// Entries of its allow maps, both directions.
+    pub n_allow_entries: usize,
+}
+
+/// Whether an endpoint's policy is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protection {
+    /// Its policy is in force.
+    Ready,
+    /// Nothing passes: its pod is not known yet.
+    Blocked,
+    /// The maps do not know it.
+    Unprotected,
+}
+
+impl<K: Kernel> Agent<K> {
+    /// The agent's state as it is now.
+    pub fn describe(&self) -> Status {
+        let image = &self.image;
+        let n_entries = [
+            ("endpoints", image.endpoints.len()),
+            ("addresses", image.addresses.len()),
+            ("identities", image.identities.len()),
+            ("prefixes", image.prefixes.len()),
+            ("allow_maps", image.allow.len()),
+            ("defer", image.defer.len()),
+        ];
+        let mut endpoints: Vec<_> =
+            self.state.endpoints().map(|endpoint| self.describe_endpoint(endpoint)).collect();
+        endpoints.sort();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            sources: Kind::ALL
+                .into_iter()
+                .map(|kind| (kind, source_status(self.freshness.of(kind))))
+                .collect(),
+            is_in_force: !self.is_stale && self.freshness.missing().is_empty(),
+            n_changes: self.n_applied,
+            n_objects: Kind::ALL
+                .into_iter()
+                .map(|kind| (kind, self.state.references(kind).len()))
+                .collect(),
+            n_entries: n_entries.into_iter().map(|(map, n)| (map.to_owned(), n)).collect(),
+            endpoints,
+            diagnostics: self.diagnostics.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn describe_endpoint(&self, endpoint: &crate::store::Endpoint) -> EndpointStatus {
+        let value = self.image.endpoints.get(&endpoint.ifindex).map(|endpoint| endpoint.value);
+        let protection = match value {
+            Some(value) if value.state == EndpointValue::READY => Protection::Ready,
+            Some(_) => Protection::Blocked,
+            None => Protection::Unprotected,
+        };
+        let value = value.unwrap_or(EndpointValue::blocked());
+        let directions = |holds: &dyn Fn(Direction) -> bool| {
+            Direction::ALL.into_iter().filter(|d| holds(*d)).collect()
+        };
+        let own_addresses =
+            self.image.addresses.iter().filter(|key| key.ifindex == endpoint.ifindex);
+        let own_maps = self.image.allow.iter().filter(|(key, _)| key.ifindex == endpoint.ifindex);
+        EndpointStatus {
+            pod: endpoint.pod.clone(),
+            ifindex: endpoint.ifindex.0,
+            addresses: own_addresses.map(|key| key.addr.to_ip()).collect(),
+            protection,
+            isolated: directions(&|direction| value.is_isolated(direction)),
+            audited: directions(&|direction| value.is_audited(direction)),
+            forwards: value.forwards(),
+            n_allow_entries: own_maps.map(|(_, map)| map.len()).sum(),
+        }
+    }
+}
+
+fn source_status(health: &Health) -> SourceStatus {
+    match health {
+        Health::Listing => SourceStatus::Listing,
+        Health::Synced { .. } => SourceStatus::Synced,
+        Health::Broken { since: _, error } => SourceStatus::Broken { error: error.to_string() },
+    }
+}
