@@ -96,7 +96,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     term::line(&format!("{} passed, {} failed", tally.n_passed, tally.n_failed));
     if tally.n_failed > 0 {
-        bail!("{} tests failed", tally.n_failed);
+        bail!("not all tests passed");
     }
     tidied?;
     if !all_ran && (*part == Part::Root || must_run_all()) {
