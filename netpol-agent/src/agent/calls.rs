@@ -57,7 +57,7 @@ impl<K: Kernel> Agent<K> {
         }
         let container_id = add.attachment.container_id.as_str().into();
         ops.push(MapOp::SetEndpoint(ifindex, EndpointImage::blocked(&container_id)));
-        self.perform(&ops).map_err(|(_, error)| refuse("block", &error))?;
+        self.perform(&ops).map_err(|error| refuse("block", &error))?;
         self.kernel.attach(ifindex).map_err(|error| refuse("attach to", &error))?;
         let endpoint = self.registry.insert(add);
         info!(%pod, %ifindex, container = %endpoint.container_id, "endpoint attached, blocked until its policy is in force");
@@ -80,9 +80,9 @@ impl<K: Kernel> Agent<K> {
         self.registry.remove(ifindex);
         self.apply_delta(Delta::RemoveEndpoint(ifindex));
         if self.image.endpoints.contains_key(&ifindex)
-            && let Err((op, error)) = self.perform(&[MapOp::RemoveEndpoint(ifindex)])
+            && let Err(error) = self.perform(&[MapOp::RemoveEndpoint(ifindex)])
         {
-            error!(?op, %error, "endpoint stays in the maps until the next change");
+            error!(%ifindex, %error, "endpoint stays in the maps until the next change");
         }
         for waiting in self.waiting.extract_if(.., |waiting| waiting.ifindex == ifindex) {
             let response =

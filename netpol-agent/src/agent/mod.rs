@@ -35,11 +35,16 @@ pub trait Kernel {
     /// Why it could not be done.
     type Error: std::error::Error + Send + Sync + 'static;
 
-    /// Performs one map operation.
+    /// Performs map operations in their order.
     ///
     /// # Errors
-    /// The operation was refused; the map is as before.
-    fn apply(&mut self, op: &MapOp) -> Result<(), Self::Error>;
+    /// One was refused: those before it are done, those after it are not.
+    fn apply(&mut self, ops: &[MapOp]) -> Result<(), Self::Error>;
+    /// What the maps hold.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    fn image(&self) -> Result<Image, Self::Error>;
     /// Hangs the pod programs on an interface, or takes over those that hang there.
     ///
     /// # Errors
@@ -194,11 +199,14 @@ impl<K: Kernel> Agent<K> {
         if ops.is_empty() {
             return true;
         }
-        if let Err((op, error)) = self.perform(&ops) {
-            error!(?op, %error, "the kernel refuses a change; the last good state stays");
-            let back = diff(&self.image, &before);
-            if let Err((op, error)) = self.perform(&back) {
-                error!(?op, %error, "the kernel refuses the way back too; enforcement may be partial");
+        if let Err(error) = self.perform(&ops) {
+            error!(
+                error = &error as &dyn std::error::Error,
+                "the kernel refuses a change; the last good state stays"
+            );
+            if let Err(error) = self.perform(&diff(&self.image, &before)) {
+                let error = &error as &dyn std::error::Error;
+                error!(error, "the kernel refuses the way back too; enforcement may be partial");
             }
             return false;
         }
@@ -213,12 +221,22 @@ impl<K: Kernel> Agent<K> {
         true
     }
 
-    fn perform(&mut self, ops: &[MapOp]) -> Result<(), (MapOp, K::Error)> {
-        for op in ops {
-            self.kernel.apply(op).map_err(|error| (op.clone(), error))?;
-            apply(op, &mut self.image);
+    fn perform(&mut self, ops: &[MapOp]) -> Result<(), K::Error> {
+        let result = self.kernel.apply(ops);
+        if result.is_ok() {
+            for op in ops {
+                apply(op, &mut self.image);
+            }
+        } else {
+            // Some of the operations are done: only the maps know which.
+            match self.kernel.image() {
+                Ok(image) => self.image = image,
+                Err(error) => {
+                    error!(error = &error as &dyn std::error::Error, "the maps cannot be read back")
+                }
+            }
         }
-        Ok(())
+        result
     }
 
     /// Whether the policy of an endpoint is in force.

@@ -13,6 +13,7 @@ use crate::model::{Labels, Object, ObjectName, Pod, PodPhase};
 #[derive(Debug, Default)]
 struct FakeKernel {
     log: Vec<MapOp>,
+    maps: Image,
     attached: Vec<IfIndex>,
     refuses: Option<fn(&MapOp) -> bool>,
 }
@@ -24,12 +25,19 @@ struct Full;
 impl Kernel for FakeKernel {
     type Error = Full;
 
-    fn apply(&mut self, op: &MapOp) -> Result<(), Full> {
-        if self.refuses.is_some_and(|refuses| refuses(op)) {
-            return Err(Full);
+    fn apply(&mut self, ops: &[MapOp]) -> Result<(), Full> {
+        for op in ops {
+            if self.refuses.is_some_and(|refuses| refuses(op)) {
+                return Err(Full);
+            }
+            apply(op, &mut self.maps);
+            self.log.push(op.clone());
         }
-        self.log.push(op.clone());
         Ok(())
+    }
+
+    fn image(&self) -> Result<Image, Full> {
+        Ok(self.maps.clone())
     }
 
     fn attach(&mut self, ifindex: IfIndex) -> Result<(), Full> {
@@ -213,7 +221,11 @@ fn an_interface_that_vanishes_without_a_del_is_no_endpoint_any_more() {
     fixture.agent.update(update(pod("a")));
     drop(fixture.add());
     fixture.agent.set_devices(&Devices::default(), |_| true);
-    assert_eq!(fixture.agent.image().endpoints.len(), 1, "the list of devices is older than the endpoint");
+    assert_eq!(
+        fixture.agent.image().endpoints.len(),
+        1,
+        "the list of devices is older than the endpoint"
+    );
     fixture.agent.set_devices(&Devices::default(), |_| false);
     assert!(fixture.agent.image().endpoints.is_empty());
 }
