@@ -13,5 +13,6 @@ pub mod model;
 #[cfg(feature = "ebpf")]
 pub mod netlink;
 pub mod resolve;
+pub mod simulate;
 pub mod source;
 pub mod store;

@@ -193,13 +193,24 @@ pub fn evaluate_end(
     decision
 }
 
-/// Whether an address is the node's that the pod runs on.
-fn is_own_node(state: &ClusterState, pod: &Pod, address: IpAddr) -> bool {
-    state.node(&pod.node).is_some_and(|node| node.addresses.contains(&address))
+/// Whether an address is the node's that the pod runs on: the node says so, or a host-network pod of it. An address
+/// that a pod holds is that pod's.
+pub fn is_own_node(state: &ClusterState, pod: &Pod, address: IpAddr) -> bool {
+    !pod.node.is_empty() && state.owner(address).is_none() && is_node(state, &pod.node, address)
 }
 
-fn is_service(state: &ClusterState, address: IpAddr) -> bool {
+fn is_node(state: &ClusterState, node: &str, address: IpAddr) -> bool {
+    state.node(node).is_some_and(|node| node.addresses.contains(&address))
+        || state.pods().any(|pod| {
+            pod.host_network && *pod.node == *node && pod.reported_addresses.contains(&address)
+        })
+}
+
+/// Whether an address is a Service's and nobody's own: no packet arrives at it.
+pub fn is_service(state: &ClusterState, address: IpAddr) -> bool {
     state.services().any(|service| service.addresses.contains(&address))
+        && state.owner(address).is_none()
+        && !state.nodes().any(|node| node.addresses.contains(&address))
 }
 
 fn peers_match(state: &ClusterState, namespace: &str, rule: &Rule, remote: Remote<'_>) -> bool {

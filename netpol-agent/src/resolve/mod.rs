@@ -17,7 +17,8 @@ use netpol_common::ids::Direction;
 use serde::Serialize;
 
 pub use evaluate::{
-    Connection, Decision, EndDecision, EndVerdict, Miss, MissReason, Remote, evaluate, evaluate_end,
+    Connection, Decision, EndDecision, EndVerdict, Miss, MissReason, Remote, evaluate,
+    evaluate_end, is_own_node, is_service,
 };
 pub use isolation::{Isolation, isolating};
 pub use peers::{PeerBase, PeerSet, PortFilter};

@@ -25,13 +25,14 @@ enum Arrows {
 
 /// The arrows of each module of netpol-agent. A module that is not here can't be used: it has to be
 /// thought about first.
-const ARROWS: [(&str, Arrows); 15] = [
+const ARROWS: [(&str, Arrows); 16] = [
     ("model", Arrows::Left),
     ("store", Arrows::Left),
     ("resolve", Arrows::Left),
     ("compile", Arrows::Left),
     ("dataplane", Arrows::Left),
     ("lint", Arrows::CoreAnd(&[])),
+    ("simulate", Arrows::CoreAnd(&[])),
     ("source", Arrows::Only(&["model", "store"])),
     ("telemetry", Arrows::Only(&["model"])),
     ("kube", Arrows::Only(&["model", "store", "source", "telemetry"])),

@@ -1,0 +1,154 @@
+//! The simulated cluster.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::engine::{DatapathError, Engine};
+use super::interfaces::Interfaces;
+use super::probe::{Answer, Probe, Problem, Route, locate};
+use super::walk;
+use crate::compile::{Image, Numbering, compile};
+use crate::dataplane::diff;
+use crate::model::{Kind, Labels, Namespace, Object, ObjectRef};
+use crate::resolve::{Connection, evaluate};
+use crate::store::{Changes, ClusterState, Delta};
+
+/// The label that the API server gives every namespace: its name.
+const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// Objects, the maps that follow from them, and an engine that answers probes.
+pub struct Cluster {
+    state: ClusterState,
+    numbering: Numbering,
+    image: Image,
+    interfaces: Interfaces,
+    engine: Engine,
+}
+
+impl Cluster {
+    /// An empty cluster.
+    pub fn new(engine: Engine) -> Self {
+        Self {
+            state: ClusterState::default(),
+            numbering: Numbering::default(),
+            image: Image::default(),
+            interfaces: Interfaces::default(),
+            engine,
+        }
+    }
+
+    /// Makes these all the objects there are: those that are gone are removed, the others added or changed, each by a
+    /// delta against the state before.
+    ///
+    /// # Errors
+    /// When the engine's maps refuse a change.
+    pub fn set(&mut self, objects: Vec<Object>) -> Result<(), DatapathError> {
+        let kept: BTreeSet<ObjectRef> = objects.iter().map(Object::object_ref).collect();
+        let gone = Kind::ALL
+            .into_iter()
+            .flat_map(|kind| self.state.references(kind))
+            .filter(|object| !kept.contains(object))
+            .map(|object| Delta::Remove { object, uid: None });
+        let deltas: Vec<Delta> = gone.chain(objects.into_iter().map(Delta::Upsert)).collect();
+        self.apply(deltas)
+    }
+
+    /// Applies changes of objects as the agent does: all to the state, then one compilation, then the operations by
+    /// which the maps differ.
+    ///
+    /// # Errors
+    /// When the engine's maps refuse a change.
+    pub fn apply(&mut self, deltas: impl IntoIterator<Item = Delta>) -> Result<(), DatapathError> {
+        let mut changes = Changes::default();
+        for delta in deltas {
+            changes.extend(self.state.apply(delta));
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let node_addresses = Delta::OwnAddresses(node_addresses(&self.state));
+        for delta in self.interfaces.follow(&self.state).into_iter().chain([node_addresses]) {
+            changes.extend(self.state.apply(delta));
+        }
+        let Engine::Datapath(datapath) = &mut self.engine else { return Ok(()) };
+        let next = compile(&self.state, &mut self.numbering, &self.image);
+        datapath.apply(&diff(&self.image, &next))?;
+        self.image = next;
+        Ok(())
+    }
+
+    /// Answers a probe. No connection is remembered from one probe to the next.
+    ///
+    /// # Errors
+    /// When the engine cannot be used.
+    pub fn probe(&mut self, probe: &Probe) -> Result<Answer, DatapathError> {
+        let route = match locate(&self.state, probe) {
+            Ok(route) => route,
+            Err(problem) => return Ok(Answer { is_allowed: false, problem: Some(problem) }),
+        };
+        let answer = match self.judge(&route)? {
+            Ok(is_allowed) => Answer { is_allowed, problem: None },
+            Err(problem) => Answer { is_allowed: false, problem: Some(problem) },
+        };
+        Ok(answer)
+    }
+
+    fn judge(&mut self, route: &Route) -> Result<Result<bool, Problem>, DatapathError> {
+        let Route { source, destination, transport, port } = *route;
+        match &mut self.engine {
+            Engine::Reference => {
+                let connection = Connection { source, destination, transport, port };
+                Ok(Ok(evaluate(&self.state, &connection).is_allowed()))
+            }
+            Engine::Datapath(datapath) => {
+                walk::send(&mut **datapath, &self.state, &self.image, &self.interfaces, route)
+            }
+        }
+    }
+
+    /// The objects.
+    pub fn state(&self) -> &ClusterState {
+        &self.state
+    }
+
+    /// What the maps hold; empty with the reference engine.
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+}
+
+/// The addresses of all nodes, as they and their host-network pods report them, without those that a pod holds.
+///
+/// The agent of a node knows its own node's addresses only. Here all nodes are in one place: egress to any of them is
+/// deferred, and judged on the way out if it turns out to be another node's.
+fn node_addresses(state: &ClusterState) -> BTreeSet<IpAddr> {
+    let of_nodes = state.nodes().flat_map(|node| &node.addresses);
+    let of_pods =
+        state.pods().filter(|pod| pod.host_network).flat_map(|pod| &pod.reported_addresses);
+    of_nodes.chain(of_pods).copied().filter(|address| state.owner(*address).is_none()).collect()
+}
+
+/// Adds the namespaces that objects are in and that are not among the objects, with nothing but the label that the API
+/// server gives them. Returns their names too.
+pub fn with_implicit_namespaces(mut objects: Vec<Object>) -> (Vec<Object>, Vec<Arc<str>>) {
+    let mut known = BTreeSet::new();
+    let mut mentioned = BTreeSet::new();
+    for object in &objects {
+        match object {
+            Object::Namespace(namespace) => {
+                known.insert(Arc::clone(&namespace.name));
+            }
+            Object::Policy(_) | Object::Pod(_) | Object::Service(_) => {
+                mentioned.insert(object.object_ref().name.namespace);
+            }
+            Object::Node(_) => {}
+        }
+    }
+    let missing: Vec<Arc<str>> = mentioned.difference(&known).cloned().collect();
+    objects.extend(missing.iter().map(|name| {
+        let labels = Labels::from([(Arc::from(NAMESPACE_NAME_LABEL), Arc::clone(name))]);
+        Object::Namespace(Namespace { name: Arc::clone(name), labels })
+    }));
+    (objects, missing)
+}

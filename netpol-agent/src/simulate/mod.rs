@@ -1,0 +1,19 @@
+//! A cluster that exists only here: objects in, verdicts on connections out.
+//!
+//! In: full sets of objects, and probes. Out: an [`Answer`] for each probe, from the [`Engine`] of choice: the reference
+//! semantics, the compiled maps in memory, or the real programs. Objects go the way that they go in the agent:
+//! deltas, store, compile, diff, map operations. Must not: read files, know Kubernetes' wire form, or hold a clock.
+
+mod cluster;
+mod engine;
+mod frame;
+mod interfaces;
+mod probe;
+mod walk;
+
+pub use cluster::{Cluster, with_implicit_namespaces};
+pub use engine::{Datapath, DatapathError, Engine, Judged};
+pub use probe::{Answer, End, PortChoice, Probe, Problem};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! Questions and answers.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::model::{ObjectName, Pod, PortName, Transport};
+use crate::resolve::is_service;
+use crate::store::ClusterState;
+
+/// A question: may this connection be opened?
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Who opens it.
+    pub from: End,
+    /// Whom it is for.
+    pub to: End,
+    /// The destination port.
+    pub port: PortChoice,
+    /// The protocol.
+    pub transport: Transport,
+}
+
+/// One end of a probe.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum End {
+    /// A pod, by any of its addresses or by the one given.
+    Pod {
+        /// Which pod.
+        name: ObjectName,
+        /// Which of its addresses; `None` for the first one that the other end has the family of.
+        address: Option<IpAddr>,
+    },
+    /// An address, whoever holds it.
+    Address(IpAddr),
+}
+
+impl End {
+    /// A pod by any of its addresses.
+    pub fn pod(namespace: &str, name: &str) -> Self {
+        Self::Pod { name: ObjectName::new(namespace, name), address: None }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pod { name, address: None } => write!(f, "{name}"),
+            Self::Pod { name, address: Some(address) } => write!(f, "{name} ({address})"),
+            Self::Address(address) => write!(f, "{address}"),
+        }
+    }
+}
+
+/// The destination port of a probe.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PortChoice {
+    /// A number, host byte order.
+    Number(u16),
+    /// The name of a port of the destination pod. Of several numbers the first one is meant, as for a Service's
+    /// `targetPort`: containers in order, then sidecars.
+    Name(Arc<str>),
+}
+
+impl fmt::Display for PortChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// The answer to a probe.
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Whether the source's egress and the destination's ingress both let it pass.
+    pub is_allowed: bool,
+    /// Why the probe is no possible connection; then it is not allowed.
+    pub problem: Option<Problem>,
+}
+
+/// Why a probe is no possible connection.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// No object of this name.
+    #[error("there is no pod {0}")]
+    UnknownPod(ObjectName),
+    /// Pending, finished, or a newer pod holds its addresses.
+    #[error("pod {0} holds no address")]
+    NoAddress(ObjectName),
+    /// The probe names an address that is not the pod's.
+    #[error("pod {0} does not hold {1}")]
+    ForeignAddress(ObjectName, IpAddr),
+    /// One end has only IPv4, the other only IPv6 addresses.
+    #[error("the ends have no address family in common")]
+    NoCommonFamily,
+    /// Policies judge the pod behind it, which is not known here.
+    #[error("{0} is a Service address: the verdict is on the pod behind it")]
+    Service(IpAddr),
+    /// The destination gives the port name no number.
+    #[error("{end} has no {transport} port named {name}")]
+    UnknownPort {
+        /// The destination.
+        end: End,
+        /// The name.
+        name: Arc<str>,
+        /// The protocol of the probe.
+        transport: Transport,
+    },
+    /// More endpoints than tickets: a deferred verdict would be lost.
+    #[error("there are more pods than verdicts after Service translation can be told apart")]
+    NoTicket,
+}
+
+/// A probe with everything looked up: the packets that would be sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Route {
+    pub(super) source: IpAddr,
+    pub(super) destination: IpAddr,
+    pub(super) transport: Transport,
+    pub(super) port: u16,
+}
+
+/// Looks up what a probe means in this state.
+pub(super) fn locate(state: &ClusterState, probe: &Probe) -> Result<Route, Problem> {
+    let sources = addresses(state, &probe.from)?;
+    let destinations = addresses(state, &probe.to)?;
+    let (source, destination) = destinations
+        .iter()
+        .find_map(|destination| {
+            let source = sources.iter().find(|source| source.is_ipv4() == destination.is_ipv4())?;
+            Some((*source, *destination))
+        })
+        .ok_or(Problem::NoCommonFamily)?;
+    if is_service(state, destination) {
+        return Err(Problem::Service(destination));
+    }
+    let port = match &probe.port {
+        PortChoice::Number(number) => *number,
+        PortChoice::Name(name) => {
+            let pod = match &probe.to {
+                End::Pod { name, .. } => state.pod(name),
+                End::Address(address) => state.owner(*address),
+            };
+            pod.and_then(|pod| first_number(pod, name, probe.transport)).ok_or_else(|| {
+                Problem::UnknownPort {
+                    end: probe.to.clone(),
+                    name: Arc::clone(name),
+                    transport: probe.transport,
+                }
+            })?
+        }
+    };
+    Ok(Route { source, destination, transport: probe.transport, port })
+}
+
+fn first_number(pod: &Pod, name: &str, transport: Transport) -> Option<u16> {
+    pod.named_ports(&PortName::parse(name)?, transport).next()
+}
+
+/// The addresses that an end can be reached by; never empty.
+fn addresses(state: &ClusterState, end: &End) -> Result<Vec<IpAddr>, Problem> {
+    let (name, chosen) = match end {
+        End::Address(address) => return Ok(vec![address.to_canonical()]),
+        End::Pod { name, address } => (name, address.map(|address| address.to_canonical())),
+    };
+    let pod = state.pod(name).ok_or_else(|| Problem::UnknownPod(name.clone()))?;
+    let held: Vec<IpAddr> = if pod.host_network {
+        host_addresses(state, pod)
+    } else {
+        state.held_addresses(pod).collect()
+    };
+    match chosen {
+        Some(address) if held.contains(&address) => Ok(vec![address]),
+        Some(address) => Err(Problem::ForeignAddress(name.clone(), address)),
+        None if held.is_empty() => Err(Problem::NoAddress(name.clone())),
+        None => Ok(held),
+    }
+}
+
+/// What the traffic of a host-network pod comes from: its node's addresses, as the pod reports them or as the node does.
+fn host_addresses(state: &ClusterState, pod: &Pod) -> Vec<IpAddr> {
+    if !pod.reported_addresses.is_empty() {
+        return pod.reported_addresses.clone();
+    }
+    state.node(&pod.node).map(|node| node.addresses.clone()).unwrap_or_default()
+}

@@ -1,0 +1,285 @@
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::*;
+use crate::model::{
+    ContainerPort, IpBlock, Labels, NamespaceMatch, Node, Object, ObjectName, Peer, Peers, Pod,
+    PodPhase, Policy, PolicyMode, PolicyTypes, PortMatch, PortName, PortRange, PortSpec, Ports,
+    Rule, Selector, Service, Transport,
+};
+
+fn pod(name: &str, addresses: &[&str]) -> Pod {
+    Pod {
+        name: ObjectName::new("x", name),
+        uid: Arc::from(""),
+        created_s: 0,
+        labels: Labels::new(),
+        node: Arc::from("n1"),
+        reported_addresses: addresses.iter().map(|address| ip(address)).collect(),
+        host_network: false,
+        phase: PodPhase::Running,
+        terminating: false,
+        ports: vec![
+            ContainerPort {
+                name: PortName::parse("http"),
+                transport: Transport::Tcp,
+                number: 8080,
+            },
+            ContainerPort {
+                name: PortName::parse("http"),
+                transport: Transport::Tcp,
+                number: 8081,
+            },
+        ],
+        allows_forwarding: false,
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// Isolates every pod of the namespace in both directions, but for these rules.
+fn policy(name: &str, ingress: Vec<Rule>, egress: Vec<Rule>) -> Object {
+    Object::Policy(Policy {
+        name: ObjectName::new("x", name),
+        uid: Arc::from(""),
+        pod_selector: Selector::everything(),
+        policy_types: PolicyTypes { ingress: true, egress: true },
+        ingress,
+        egress,
+        mode: PolicyMode::Enforce,
+        keeps_connections: false,
+    })
+}
+
+fn rule(peers: Peers, port: Option<u16>) -> Rule {
+    let item = |port| PortMatch {
+        transport: Transport::Tcp,
+        ports: PortSpec::Range(PortRange::single(port).unwrap()),
+    };
+    Rule { index: 0, peers, ports: port.map_or(Ports::All, |port| Ports::AnyOf(vec![item(port)])) }
+}
+
+fn block(cidr: &str) -> Peers {
+    let block = IpBlock { cidr: cidr.parse().unwrap(), except: Vec::new() };
+    Peers::AnyOf(vec![Peer::IpBlock(block)])
+}
+
+fn own_pods() -> Peers {
+    Peers::AnyOf(vec![Peer::Pods { namespaces: NamespaceMatch::Own, pods: Selector::everything() }])
+}
+
+fn node(name: &str, address: &str) -> Object {
+    Object::Node(Node { name: Arc::from(name), addresses: vec![ip(address)] })
+}
+
+fn end(text: &str) -> End {
+    text.parse().map_or_else(|_| End::pod("x", text), End::Address)
+}
+
+fn engines() -> [Cluster; 2] {
+    [Cluster::new(Engine::Reference), Cluster::new(Engine::compiled())]
+}
+
+/// Both engines give these answers, in a cluster of these objects.
+#[track_caller]
+fn check(objects: &[Object], expected: &[(&str, &str, u16, bool)]) {
+    for mut cluster in engines() {
+        cluster.set(objects.to_vec()).unwrap();
+        for (from, to, port, is_allowed) in expected {
+            let probe = Probe {
+                from: end(from),
+                to: end(to),
+                port: PortChoice::Number(*port),
+                transport: Transport::Tcp,
+            };
+            let answer = cluster.probe(&probe).unwrap();
+            assert_eq!(answer.problem, None, "{probe:?}");
+            assert_eq!(answer.is_allowed, *is_allowed, "{probe:?}");
+        }
+    }
+}
+
+#[track_caller]
+fn check_problem(objects: &[Object], ends: &[End; 2], port: &PortChoice, expected: &str) {
+    for mut cluster in engines() {
+        cluster.set(objects.to_vec()).unwrap();
+        let [from, to] = ends.clone();
+        let probe = Probe { from, to, port: port.clone(), transport: Transport::Tcp };
+        let answer = cluster.probe(&probe).unwrap();
+        assert!(!answer.is_allowed);
+        assert_eq!(answer.problem.map(|problem| problem.to_string()).as_deref(), Some(expected));
+    }
+}
+
+#[test]
+fn without_policies_everything_passes() {
+    let objects = [Object::Pod(pod("a", &["10.0.0.1"])), Object::Pod(pod("b", &["10.0.0.2"]))];
+    check(
+        &objects,
+        &[("a", "b", 80, true), ("1.2.3.4", "b", 80, true), ("a", "1.2.3.4", 80, true)],
+    );
+}
+
+#[test]
+fn both_ends_have_to_allow() {
+    let mut objects =
+        vec![Object::Pod(pod("a", &["10.0.0.1"])), Object::Pod(pod("b", &["10.0.0.2"]))];
+    objects.push(policy("in", vec![rule(own_pods(), Some(80))], Vec::new()));
+    check(&objects, &[("a", "b", 80, false), ("a", "9.9.9.9", 80, false)]);
+    objects.push(policy("out", Vec::new(), vec![rule(own_pods(), Some(80))]));
+    check(&objects, &[("a", "b", 80, true), ("a", "b", 81, false), ("9.9.9.9", "b", 80, false)]);
+}
+
+#[test]
+fn the_own_node_and_the_pod_itself_always_pass() {
+    let mut host = pod("host", &["192.168.0.1"]);
+    host.host_network = true;
+    let objects = [
+        Object::Pod(pod("a", &["10.0.0.1"])),
+        Object::Pod(host),
+        policy("deny", Vec::new(), Vec::new()),
+        node("n1", "192.168.0.9"),
+        node("n2", "192.168.0.2"),
+    ];
+    check(
+        &objects,
+        &[
+            ("192.168.0.1", "a", 80, true),
+            ("192.168.0.9", "a", 80, true),
+            ("host", "a", 80, true),
+            ("192.168.0.2", "a", 80, false),
+            ("a", "192.168.0.1", 80, true),
+            ("a", "host", 80, true),
+            ("a", "192.168.0.2", 80, false),
+            ("a", "a", 80, true),
+        ],
+    );
+}
+
+#[test]
+fn another_node_is_matched_by_ip_block() {
+    let objects = [
+        Object::Pod(pod("a", &["10.0.0.1"])),
+        policy(
+            "p",
+            vec![rule(block("192.168.0.2/32"), Some(80))],
+            vec![rule(block("192.168.0.2/32"), Some(443))],
+        ),
+        node("n1", "192.168.0.1"),
+        node("n2", "192.168.0.2"),
+    ];
+    check(
+        &objects,
+        &[
+            ("192.168.0.2", "a", 80, true),
+            ("192.168.0.2", "a", 443, false),
+            ("a", "192.168.0.2", 443, true),
+            ("a", "192.168.0.2", 80, false),
+        ],
+    );
+}
+
+#[test]
+fn a_pod_replaced_under_its_name_gets_a_new_interface_and_the_same_pod_keeps_its_own() {
+    let mut cluster = Cluster::new(Engine::compiled());
+    let ifindexes = |cluster: &Cluster| {
+        cluster.state().endpoints().map(|endpoint| endpoint.ifindex.0).collect::<Vec<_>>()
+    };
+    let mut a = pod("a", &["10.0.0.1"]);
+    a.uid = Arc::from("1");
+    cluster.set(vec![Object::Pod(a.clone())]).unwrap();
+    let before = ifindexes(&cluster);
+    cluster.set(vec![Object::Pod(pod("0", &["10.0.0.9"])), Object::Pod(a.clone())]).unwrap();
+    assert!(ifindexes(&cluster).contains(&before[0]));
+    a.uid = Arc::from("2");
+    cluster.set(vec![Object::Pod(a)]).unwrap();
+    assert_eq!(ifindexes(&cluster).len(), 1);
+    assert_ne!(ifindexes(&cluster), before);
+}
+
+#[test]
+fn removed_objects_are_gone() {
+    for mut cluster in engines() {
+        let a = Object::Pod(pod("a", &["10.0.0.1"]));
+        let probe = Probe {
+            from: end("9.9.9.9"),
+            to: end("a"),
+            port: PortChoice::Number(80),
+            transport: Transport::Udp,
+        };
+        cluster.set(vec![a.clone(), policy("deny", Vec::new(), Vec::new())]).unwrap();
+        assert!(!cluster.probe(&probe).unwrap().is_allowed);
+        cluster.set(vec![a]).unwrap();
+        assert!(cluster.probe(&probe).unwrap().is_allowed);
+    }
+}
+
+#[test]
+fn no_connection_is_remembered() {
+    let objects = [
+        Object::Pod(pod("a", &["10.0.0.1"])),
+        Object::Pod(pod("b", &["10.0.0.2"])),
+        policy("p", vec![rule(own_pods(), Some(50_321))], vec![rule(own_pods(), Some(50_321))]),
+    ];
+    // The client port of one is the destination port of the other, both ways.
+    check(&objects, &[("a", "b", 50_321, true), ("b", "a", 50_321, true), ("b", "a", 80, false)]);
+}
+
+#[test]
+fn what_cannot_be_a_connection_is_denied_with_a_problem() {
+    let mut done = pod("done", &["10.0.0.3"]);
+    done.phase = PodPhase::Succeeded;
+    let vip = Service { name: ObjectName::new("x", "s"), addresses: vec![ip("10.96.0.1")] };
+    let objects = [
+        Object::Pod(pod("a", &["10.0.0.1"])),
+        Object::Pod(pod("six", &["fd00::1"])),
+        Object::Pod(done),
+        Object::Service(vip),
+    ];
+    let check = |from: End, to: &str, port: &PortChoice, expected: &str| {
+        check_problem(&objects, &[from, end(to)], port, expected);
+    };
+    let number = PortChoice::Number(80);
+    check(end("a"), "none", &number, "there is no pod x/none");
+    check(end("a"), "done", &number, "pod x/done holds no address");
+    check(end("a"), "six", &number, "the ends have no address family in common");
+    let vip = "10.96.0.1 is a Service address: the verdict is on the pod behind it";
+    check(end("a"), "10.96.0.1", &number, vip);
+    let chosen = End::Pod { name: ObjectName::new("x", "a"), address: Some(ip("10.0.0.7")) };
+    check(chosen, "a", &number, "pod x/a does not hold 10.0.0.7");
+    let name = PortChoice::Name(Arc::from("dns"));
+    check(end("9.9.9.9"), "a", &name, "x/a has no TCP port named dns");
+    check(end("a"), "9.9.9.9", &name, "9.9.9.9 has no TCP port named dns");
+}
+
+#[test]
+fn a_port_name_is_the_first_number_of_that_name() {
+    let objects = vec![
+        Object::Pod(pod("a", &["10.0.0.1", "fd00::1"])),
+        policy("p", vec![rule(Peers::All, Some(8080))], Vec::new()),
+    ];
+    for mut cluster in engines() {
+        cluster.set(objects.clone()).unwrap();
+        for source in ["9.9.9.9", "2001:db8::9"] {
+            let probe = Probe {
+                from: end(source),
+                to: end("a"),
+                port: PortChoice::Name(Arc::from("http")),
+                transport: Transport::Tcp,
+            };
+            assert!(cluster.probe(&probe).unwrap().is_allowed);
+        }
+    }
+}
+
+#[test]
+fn namespaces_without_an_object_are_added() {
+    let objects = vec![Object::Pod(pod("a", &[]))];
+    let (objects, added) = with_implicit_namespaces(objects);
+    assert_eq!(added, [Arc::from("x")]);
+    assert_eq!(objects.len(), 2);
+    let (_, added) = with_implicit_namespaces(objects);
+    assert!(added.is_empty());
+}

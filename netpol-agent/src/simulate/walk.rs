@@ -1,0 +1,77 @@
+//! The way of a frame: which hooks see it, and as what.
+
+use netpol_common::addr::Addr;
+use netpol_common::ids::{Hook, IfIndex, Nanos};
+use netpol_common::maps::DEFAULT_TICKET_MASK;
+use netpol_common::verdict::Sighting;
+
+use super::engine::{Datapath, DatapathError, Judged};
+use super::frame::opening;
+use super::interfaces::{Interfaces, UPLINK};
+use super::probe::{Problem, Route};
+use crate::compile::Image;
+use crate::model::Pod;
+use crate::resolve::is_own_node;
+use crate::store::ClusterState;
+
+/// Sends the first frame of a connection past the hooks that it meets on its way. All pods are attached here, whatever
+/// node they run on: the hooks of a connection between nodes are the same.
+///
+/// * A pod's egress sees the frame unless it is for the pod itself, which never leaves the pod that way.
+/// * A frame for an address of the pod's own node ends there; one for another node meets the uplink.
+/// * A pod's ingress sees the frame come from the source's interface, from the node itself, or from the uplink.
+pub(super) fn send(
+    datapath: &mut dyn Datapath,
+    state: &ClusterState,
+    image: &Image,
+    interfaces: &Interfaces,
+    route: &Route,
+) -> Result<Result<bool, Problem>, DatapathError> {
+    datapath.forget_flows()?;
+    let from = state.owner(route.source);
+    let to = state.owner(route.destination);
+    let attached = |pod: Option<&Pod>| {
+        pod.and_then(|pod| interfaces.of(pod)).map_or(UPLINK, |endpoint| endpoint.ifindex)
+    };
+    let (source, destination) = (attached(from), attached(to));
+    let frame = opening(route.source, route.destination, route.transport, route.port);
+    let mut mark = 0;
+
+    let is_for_itself = from.is_some() && source == destination;
+    if let (Some(pod), false) = (from, is_for_itself) {
+        let is_deferred = image.defer.contains(&Addr::from(route.destination));
+        if is_deferred && interfaces.of(pod).is_none_or(|endpoint| endpoint.ticket == 0) {
+            return Ok(Err(Problem::NoTicket));
+        }
+        let judged = datapath.judge(&frame, &sighting(Hook::PodEgress, source, source.0, mark))?;
+        if !judged.passes {
+            return Ok(Ok(false));
+        }
+        mark = judged.mark;
+        if to.is_none() {
+            if is_own_node(state, pod, route.destination) {
+                return Ok(Ok(true));
+            }
+            let seen = sighting(Hook::UplinkEgress, UPLINK, source.0, mark);
+            return datapath.judge(&frame, &seen).map(|Judged { passes, .. }| Ok(passes));
+        }
+    }
+    let Some(pod) = to else { return Ok(Ok(true)) };
+    let is_from_node = from.is_none() && is_own_node(state, pod, route.source);
+    let ingress_ifindex = if is_from_node { 0 } else { source.0 };
+    let seen = sighting(Hook::PodIngress, destination, ingress_ifindex, mark);
+    datapath.judge(&frame, &seen).map(|Judged { passes, .. }| Ok(passes))
+}
+
+fn sighting(hook: Hook, ifindex: IfIndex, ingress_ifindex: u32, mark: u32) -> Sighting {
+    Sighting {
+        hook,
+        ifindex,
+        ingress_ifindex,
+        has_socket: ingress_ifindex == 0,
+        is_tagged: false,
+        mark,
+        ticket_mask: DEFAULT_TICKET_MASK,
+        now: Nanos(1_000_000_000),
+    }
+}
