@@ -9,6 +9,8 @@ pub mod agent;
 pub mod cni_server;
 pub mod compile;
 pub mod dataplane;
+#[cfg(feature = "kube")]
+pub mod kube;
 pub mod model;
 #[cfg(feature = "ebpf")]
 pub mod netlink;

@@ -11,7 +11,7 @@ use super::walk::{Fields, Findings, Path, quoted};
 use crate::model::{Code, Kind, Labels, ObjectName};
 
 /// Prefix of the annotations that netpol reads; the others are not kept.
-const ANNOTATION_PREFIX: &str = "netpol/";
+pub const ANNOTATION_PREFIX: &str = "netpol/";
 
 /// The namespace of a namespaced object that names none, as for `kubectl`.
 const DEFAULT_NAMESPACE: &str = "default";

@@ -18,7 +18,7 @@ mod service;
 mod syntax;
 mod walk;
 
-pub use metadata::Metadata;
+pub use metadata::{ANNOTATION_PREFIX, Metadata};
 pub use node::{
     NamespaceSpec, NamespaceStatus, NodeAddress, NodeSpec, NodeStatus, namespace, node,
 };

@@ -1,0 +1,164 @@
+//! What goes wrong on demand.
+//!
+//! Each method of [`FakeApi`] here takes effect at once and lasts as its sentence says.
+
+use http::StatusCode;
+use hyper::body::Bytes;
+use netpol_agent::model::Kind;
+use serde_json::{Value, json};
+
+use super::contents::{Sort, bookmark_line};
+use super::{FakeApi, number_of};
+
+/// How the server tells that a version is too old for a watch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GoneAs {
+    /// The watch is refused with HTTP 410.
+    #[default]
+    Status,
+    /// The watch is accepted and its first line is an ERROR event with code 410.
+    Event,
+}
+
+/// Whether a watch may begin with all objects that exist (`sendInitialEvents`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StreamingLists {
+    /// As servers since 1.34.
+    #[default]
+    Served,
+    /// 422, as servers that know the option but have it switched off.
+    Refused,
+    /// An ordinary watch, as servers that do not know the option.
+    Ignored,
+}
+
+/// The faults in force.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    pub(super) gone_as: GoneAs,
+    pub(super) streaming_lists: StreamingLists,
+    /// The answer to so many further requests.
+    pub(super) failing: Option<(StatusCode, usize)>,
+    /// The only token that is accepted; everything is when there is none.
+    pub(super) token: Option<String>,
+    /// Further pages of a list that are refused as gone.
+    pub(super) lost_pages: usize,
+    /// So many further watch lines are cut in their middle.
+    pub(super) cut_lines: usize,
+    /// No request is answered and no watch says anything.
+    pub(super) is_held: bool,
+    /// Counts the moments at which all watches were ended.
+    pub(super) n_endings: u64,
+}
+
+impl FakeApi {
+    /// Breaks every connection at once, in whatever it is doing.
+    pub fn break_connections(&self) {
+        self.shared.breaker.send_modify(|n_breaks| *n_breaks += 1);
+    }
+
+    /// The next `n_lines` watch lines are cut in their middle, and their connections with them.
+    pub fn cut_lines(&self, n_lines: usize) {
+        self.shared.change(|state| state.faults.cut_lines = n_lines);
+    }
+
+    /// Ends every watch as a server does after the time that the client asked for.
+    pub fn end_watches(&self) {
+        self.shared.change(|state| state.faults.n_endings += 1);
+    }
+
+    /// Forgets all history: a watch from an older version and a half-read list are 410 Gone.
+    pub fn compact(&self) {
+        self.shared.change(|state| state.contents.compact());
+    }
+
+    /// How a watch learns that its version is gone.
+    pub fn gone_as(&self, gone_as: GoneAs) {
+        self.shared.change(|state| state.faults.gone_as = gone_as);
+    }
+
+    /// What becomes of watches that want to begin with a list.
+    pub fn streaming_lists(&self, streaming_lists: StreamingLists) {
+        self.shared.change(|state| state.faults.streaming_lists = streaming_lists);
+    }
+
+    /// Tells all watches of a kind that their version is gone; they end with it.
+    pub fn expire_watches(&self, kind: Kind) {
+        self.inject(
+            kind,
+            "ERROR",
+            &status_json(StatusCode::GONE, "Expired", "too old resource version"),
+        );
+    }
+
+    /// Sends all watches of a kind an event as it is, true or not. Its object's version is the caller's business.
+    pub fn inject(&self, kind: Kind, event: &str, object: &Value) {
+        self.inject_line(kind, &json!({ "type": event, "object": object }).to_string());
+    }
+
+    /// Sends all watches of a kind a line, JSON or not.
+    pub fn inject_line(&self, kind: Kind, line: &str) {
+        let line = Bytes::from(format!("{line}\n"));
+        self.shared.change(|state| {
+            state.contents.append(number_of(kind), Default::default(), Sort::ToAll, line);
+        });
+    }
+
+    /// Sends all watches of a kind its last `n_events` events once more, as they were.
+    pub fn repeat_events(&self, kind: Kind, n_events: usize) {
+        self.shared.change(|state| state.contents.repeat(number_of(kind), n_events));
+    }
+
+    /// Sends a bookmark to all watches of a kind that asked for them.
+    pub fn send_bookmark(&self, kind: Kind) {
+        let number = number_of(kind);
+        self.shared.change(|state| {
+            let line = bookmark_line(number, state.contents.version() + 1, &json!({}));
+            state.contents.append(number, Default::default(), Sort::Bookmark, line);
+        });
+    }
+
+    /// Removes an object as if its deletion had gone unseen: no watch is told.
+    pub fn lose(&self, kind: Kind, namespace: &str, name: &str) {
+        let key = (namespace.to_owned(), name.to_owned());
+        self.shared.change(|state| state.contents.lose(number_of(kind), &key));
+    }
+
+    /// Refuses the next `n_pages` requests for a further page of a list as 410 Gone.
+    pub fn lose_pages(&self, n_pages: usize) {
+        self.shared.change(|state| state.faults.lost_pages = n_pages);
+    }
+
+    /// Answers the next `n_requests` requests with this status.
+    pub fn fail(&self, status: StatusCode, n_requests: usize) {
+        self.shared.change(|state| state.faults.failing = Some((status, n_requests)));
+    }
+
+    /// Accepts only this bearer token from now on; connections that exist go on.
+    pub fn require_token(&self, token: &str) {
+        self.shared.change(|state| state.faults.token = Some(token.to_owned()));
+    }
+
+    /// Falls silent: connections stay open, requests wait, watches say nothing.
+    pub fn hold(&self) {
+        self.shared.change(|state| state.faults.is_held = true);
+    }
+
+    /// Goes on after [`FakeApi::hold`].
+    pub fn release(&self) {
+        self.shared.change(|state| state.faults.is_held = false);
+    }
+}
+
+/// A `Status` object.
+pub(super) fn status_json(code: StatusCode, reason: &str, message: &str) -> Value {
+    json!({
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": message,
+        "reason": reason,
+        "code": code.as_u16(),
+    })
+}

@@ -1,0 +1,252 @@
+//! A small Kubernetes API server in this process, over plain HTTP on the loopback interface.
+//!
+//! It lists (in pages), watches (bookmarks, streaming lists, 410 Gone), gets and creates the objects of a
+//! few resources, and fails in every way that a real one does, when a test says so. In: objects as JSON. It
+//! stores them as they are, malformed ones too. Must not: know what the client under test ought to do.
+
+mod contents;
+mod faults;
+mod resource;
+mod serve;
+mod watch;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use netpol_agent::model::Kind;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch as tokio_watch;
+use tokio::task::AbortHandle;
+
+pub use faults::{GoneAs, StreamingLists};
+
+use contents::{Contents, Filter};
+use faults::Faults;
+use resource::RESOURCES;
+
+/// Requests that are remembered.
+const N_ASKED: usize = 4096;
+
+/// The server. Dropping it ends it and all its connections.
+#[derive(Debug)]
+pub struct FakeApi {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    accepting: Option<AbortHandle>,
+    /// Holds the port while the server is stopped: bound, but not listening.
+    _port: TcpSocket,
+}
+
+/// A request as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// HTTP method.
+    pub method: String,
+    /// Path without the query.
+    pub path: String,
+    /// Decoded query.
+    pub query: BTreeMap<String, String>,
+}
+
+/// What the connections share.
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Counts changes of the state.
+    changes: tokio_watch::Sender<u64>,
+    /// Counts the moments at which all connections were broken.
+    breaker: tokio_watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    contents: Contents,
+    faults: Faults,
+    asked: VecDeque<Asked>,
+}
+
+impl FakeApi {
+    /// Starts an empty server on a free port of the loopback interface.
+    ///
+    /// # Errors
+    /// No socket can be had.
+    pub async fn start() -> io::Result<Self> {
+        let port = socket(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        let shared = Shared {
+            state: Mutex::default(),
+            changes: tokio_watch::Sender::new(0),
+            breaker: tokio_watch::Sender::new(0),
+        };
+        let address = port.local_addr()?;
+        let mut api = Self { address, shared: Arc::new(shared), accepting: None, _port: port };
+        api.start_again().await?;
+        Ok(api)
+    }
+
+    /// Stops to listen and breaks all connections; the contents stay.
+    pub fn stop(&mut self) {
+        if let Some(accepting) = self.accepting.take() {
+            accepting.abort();
+        }
+        self.break_connections();
+    }
+
+    /// Listens again, on the same port.
+    ///
+    /// # Errors
+    /// The port cannot be bound.
+    #[expect(clippy::unused_async, reason = "needs a runtime around it, as `start` does")]
+    pub async fn start_again(&mut self) -> io::Result<()> {
+        let listener = socket(self.address)?.listen(1024)?;
+        let shared = Arc::clone(&self.shared);
+        self.accepting = Some(tokio::spawn(accept(shared, listener)).abort_handle());
+        Ok(())
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A kubeconfig (JSON is YAML) for this server. `user` is its user entry, such as
+    /// `{"tokenFile": "/path"}`, or `{}`.
+    pub fn kubeconfig(&self, user: &Value) -> String {
+        json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{ "name": "fake", "cluster": { "server": format!("http://{}", self.address) } }],
+            "users": [{ "name": "fake", "user": user }],
+            "contexts": [{ "name": "fake", "context": { "cluster": "fake", "user": "fake" } }],
+            "current-context": "fake",
+        })
+        .to_string()
+    }
+
+    /// Creates or replaces an object and returns its version. The server sets `uid` and
+    /// `creationTimestamp` if they are missing, and `resourceVersion` always; it checks nothing else.
+    ///
+    /// `None` if the object has no known kind or no name.
+    pub fn put(&self, object: Value) -> Option<u64> {
+        let number = resource::of_object(&object)?;
+        self.shared.change(|state| state.contents.put(number, object))
+    }
+
+    /// Deletes an object; returns the version of the deletion, `None` if there is no such object.
+    pub fn delete(&self, kind: Kind, namespace: &str, name: &str) -> Option<u64> {
+        let key = (namespace.to_owned(), name.to_owned());
+        self.shared.change(|state| state.contents.delete(number_of(kind), &key))
+    }
+
+    /// An object as the server has it.
+    pub fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<Value> {
+        let key = (namespace.to_owned(), name.to_owned());
+        let json = self.shared.with(|state| state.contents.get(number_of(kind), &key))?;
+        serde_json::from_slice(&json).ok()
+    }
+
+    /// The Kubernetes Events that were created here.
+    pub fn events(&self) -> Vec<Value> {
+        let number = RESOURCES.iter().position(|resource| resource.kind == "Event");
+        let all = |state: &mut State| {
+            state.contents.all(number.unwrap_or(usize::MAX), &Filter::default())
+        };
+        let events = self.shared.with(all);
+        events.iter().filter_map(|json| serde_json::from_slice(json).ok()).collect()
+    }
+
+    /// The newest version of anything.
+    pub fn version(&self) -> u64 {
+        self.shared.with(|state| state.contents.version())
+    }
+
+    /// The latest requests, oldest first.
+    pub fn asked(&self) -> Vec<Asked> {
+        self.shared.with(|state| state.asked.iter().cloned().collect())
+    }
+
+    /// Forgets the requests so far.
+    pub fn forget_asked(&self) {
+        self.shared.with(|state| state.asked.clear());
+    }
+}
+
+impl Drop for FakeApi {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    /// Looks at the state.
+    fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+        look(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes the state and wakes all who wait for that.
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = self.with(change);
+        self.changes.send_modify(|n_changes| *n_changes += 1);
+        result
+    }
+
+    /// Returns as soon as requests are answered.
+    async fn released(&self) {
+        let mut changes = self.changes.subscribe();
+        while self.with(|state| state.faults.is_held) {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl State {
+    fn remember(&mut self, asked: Asked) {
+        if self.asked.len() >= N_ASKED {
+            self.asked.pop_front();
+        }
+        self.asked.push_back(asked);
+    }
+}
+
+/// The number of a kind's resource.
+fn number_of(kind: Kind) -> usize {
+    RESOURCES.iter().position(|resource| resource.kind == kind.as_str()).unwrap_or(usize::MAX)
+}
+
+/// A socket whose port stays ours while nobody listens, so that it can be listened on again.
+fn socket(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(true)?;
+    socket.bind(address)?;
+    Ok(socket)
+}
+
+async fn accept(shared: Arc<Shared>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                tokio::spawn(converse(Arc::clone(&shared), stream));
+            }
+            Err(_) => tokio::task::yield_now().await,
+        }
+    }
+}
+
+/// Serves one connection until it ends or is broken.
+async fn converse(shared: Arc<Shared>, stream: TcpStream) {
+    let mut breaker = shared.breaker.subscribe();
+    let service = service_fn(move |request| serve::serve(Arc::clone(&shared), request));
+    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        _ = connection => {}
+        _ = breaker.changed() => {}
+    }
+}

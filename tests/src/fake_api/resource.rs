@@ -1,0 +1,140 @@
+//! The resources that the server knows.
+
+use serde_json::Value;
+
+/// One resource of the API.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Resource {
+    /// API group; empty for the core group.
+    pub(super) group: &'static str,
+    /// Version in the group.
+    pub(super) version: &'static str,
+    /// Kind of its objects.
+    pub(super) kind: &'static str,
+    /// Name in paths.
+    pub(super) plural: &'static str,
+    /// Where its objects live.
+    pub(super) scope: Scope,
+}
+
+/// Where the objects of a resource live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// In a namespace.
+    Namespaced,
+    /// Beside the namespaces.
+    Cluster,
+}
+
+/// Every resource, in no special order; the place in this table is the number of a resource's collection.
+pub(super) const RESOURCES: [Resource; 6] = [
+    core("Pod", "pods", Scope::Namespaced),
+    core("Service", "services", Scope::Namespaced),
+    core("Namespace", "namespaces", Scope::Cluster),
+    core("Node", "nodes", Scope::Cluster),
+    Resource {
+        group: "networking.k8s.io",
+        version: "v1",
+        kind: "NetworkPolicy",
+        plural: "networkpolicies",
+        scope: Scope::Namespaced,
+    },
+    Resource {
+        group: "events.k8s.io",
+        version: "v1",
+        kind: "Event",
+        plural: "events",
+        scope: Scope::Namespaced,
+    },
+];
+
+const fn core(kind: &'static str, plural: &'static str, scope: Scope) -> Resource {
+    Resource { group: "", version: "v1", kind, plural, scope }
+}
+
+impl Resource {
+    /// `apiVersion` of its objects.
+    pub(super) fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+
+    /// The path under which its objects are listed, in all namespaces.
+    fn path(&self) -> String {
+        let root = if self.group.is_empty() { "/api" } else { "/apis" };
+        format!("{root}/{}/{}", self.api_version(), self.plural)
+    }
+}
+
+/// The number of the resource to which an object belongs.
+pub(super) fn of_object(object: &Value) -> Option<usize> {
+    let kind = object.get("kind")?.as_str()?;
+    let api_version = object.get("apiVersion")?.as_str()?;
+    RESOURCES
+        .iter()
+        .position(|resource| resource.kind == kind && resource.api_version() == api_version)
+}
+
+/// What a request path names.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Number of the resource.
+    pub(super) resource: usize,
+    /// The namespace, if the path holds one.
+    pub(super) namespace: Option<String>,
+    /// The object, if the path names one.
+    pub(super) name: Option<String>,
+}
+
+/// Reads a request path.
+pub(super) fn parse_path(path: &str) -> Option<Place> {
+    RESOURCES.iter().enumerate().find_map(|(number, resource)| {
+        let all = resource.path();
+        let root = all.strip_suffix(resource.plural)?;
+        let rest = path.strip_prefix(root)?;
+        let mut parts: Vec<&str> = rest.split('/').collect();
+        let mut namespace = None;
+        if resource.scope == Scope::Namespaced
+            && parts.len() > 2
+            && parts.first() == Some(&"namespaces")
+        {
+            namespace = parts.get(1).map(|&name| name.to_owned());
+            parts.drain(..2);
+        }
+        match parts.as_slice() {
+            [plural] if *plural == resource.plural => {
+                Some(Place { resource: number, namespace, name: None })
+            }
+            [plural, name] if *plural == resource.plural => {
+                Some(Place { resource: number, namespace, name: Some((*name).to_owned()) })
+            }
+            _ => None,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(path: &str, kind: &str, namespace: Option<&str>, name: Option<&str>) {
+        let place = parse_path(path).unwrap();
+        assert_eq!(RESOURCES[place.resource].kind, kind, "{path}");
+        assert_eq!(place.namespace.as_deref(), namespace, "{path}");
+        assert_eq!(place.name.as_deref(), name, "{path}");
+    }
+
+    #[test]
+    fn paths_name_collections_and_objects() {
+        check("/api/v1/pods", "Pod", None, None);
+        check("/api/v1/namespaces/shop/pods/web", "Pod", Some("shop"), Some("web"));
+        check("/api/v1/namespaces", "Namespace", None, None);
+        check("/api/v1/namespaces/shop", "Namespace", None, Some("shop"));
+        check("/apis/networking.k8s.io/v1/networkpolicies", "NetworkPolicy", None, None);
+        check("/apis/events.k8s.io/v1/namespaces/shop/events", "Event", Some("shop"), None);
+        assert_eq!(parse_path("/api/v1/secrets"), None);
+    }
+}

@@ -1,0 +1,279 @@
+//! Requests and answers.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Collected, Full, StreamBody};
+use hyper::body::Bytes;
+use hyper::body::{Frame, Incoming};
+use serde_json::{Value, json};
+
+use super::contents::{Filter, Gone};
+use super::faults::{GoneAs, StreamingLists, status_json};
+use super::resource::{Place, RESOURCES, parse_path};
+use super::watch::{Start, Watch, Wish};
+use super::{Asked, Shared, State};
+
+type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// An answer that is not what was asked for.
+struct Refusal(StatusCode, &'static str, String);
+
+/// Answers one request.
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let query = parse_query(request.uri().query().unwrap_or_default());
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let asked = Asked { method: method.to_string(), path: path.clone(), query: query.clone() };
+    shared.change(|state| state.remember(asked));
+    shared.released().await;
+
+    let token = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let admitted = shared.with(|state| admit(state, token));
+    let body = request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
+    let served = admitted.and_then(|()| {
+        let place = parse_path(&path).ok_or_else(|| {
+            Refusal(StatusCode::NOT_FOUND, "NotFound", format!("no resource {path}"))
+        })?;
+        match method {
+            Method::GET => read(&shared, place, &query),
+            Method::POST => create(&shared, &place, &body),
+            other => Err(Refusal(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "MethodNotAllowed",
+                format!("no method {other}"),
+            )),
+        }
+    });
+    Ok(served.unwrap_or_else(|Refusal(code, reason, message)| {
+        answer(code, status_json(code, reason, &message).to_string().into())
+    }))
+}
+
+/// Whether the server is willing to look at a request at all.
+fn admit(state: &mut State, token: Option<&str>) -> Result<(), Refusal> {
+    if let Some((status, n_requests)) = &mut state.faults.failing
+        && *n_requests > 0
+    {
+        *n_requests -= 1;
+        return Err(Refusal(*status, "InternalError", "failing on demand".to_owned()));
+    }
+    match &state.faults.token {
+        Some(required) if token != Some(&format!("Bearer {required}")) => {
+            Err(Refusal(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized".to_owned()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn read(
+    shared: &Arc<Shared>,
+    place: Place,
+    query: &BTreeMap<String, String>,
+) -> Result<Response<Body>, Refusal> {
+    let Place { resource, namespace, name } = place;
+    if let Some(name) = name {
+        let key = (namespace.unwrap_or_default(), name);
+        let object = shared.with(|state| state.contents.get(resource, &key));
+        return object.map(|json| answer(StatusCode::OK, json)).ok_or_else(|| {
+            Refusal(StatusCode::NOT_FOUND, "NotFound", format!("{} not found", key.1))
+        });
+    }
+    let filter = Filter { namespace, name: selected_name(query)? };
+    if query.get("watch").is_some_and(|watch| watch == "true" || watch == "1") {
+        shared.with(|state| watch(shared, state, resource, filter, query))
+    } else {
+        shared.with(|state| list(state, resource, &filter, query))
+    }
+}
+
+/// The name in a field selector, the only one that is understood.
+fn selected_name(query: &BTreeMap<String, String>) -> Result<Option<String>, Refusal> {
+    let Some(selector) = query.get("fieldSelector") else { return Ok(None) };
+    match selector.split_once('=') {
+        Some(("metadata.name", name)) => Ok(Some(name.trim_start_matches('=').to_owned())),
+        _ => Err(bad_request(format!("field selector {selector} is not supported"))),
+    }
+}
+
+fn list(
+    state: &mut State,
+    resource: usize,
+    filter: &Filter,
+    query: &BTreeMap<String, String>,
+) -> Result<Response<Body>, Refusal> {
+    let limit = query.get("limit").and_then(|limit| limit.parse().ok()).filter(|limit| *limit > 0);
+    let page = match query.get("continue").filter(|token| !token.is_empty()) {
+        None => state.contents.list(resource, filter, limit),
+        Some(_) if state.faults.lost_pages > 0 => {
+            state.faults.lost_pages -= 1;
+            return Err(gone());
+        }
+        Some(token) => state.contents.list_on(token, limit).map_err(|Gone| gone())?,
+    };
+    let version = page.version.to_string();
+    let metadata = match page.next {
+        None => json!({ "resourceVersion": version }),
+        Some((token, n_remaining)) => json!({
+            "resourceVersion": version,
+            "continue": token,
+            "remainingItemCount": n_remaining,
+        }),
+    };
+    let (kind, api_version) = RESOURCES
+        .get(resource)
+        .map_or(("", String::new()), |resource| (resource.kind, resource.api_version()));
+    let head = format!(
+        r#"{{"kind":"{kind}List","apiVersion":"{api_version}","metadata":{metadata},"items":["#
+    );
+    let mut body = head.into_bytes();
+    for (place, item) in page.items.iter().enumerate() {
+        if place > 0 {
+            body.push(b',');
+        }
+        body.extend_from_slice(item);
+    }
+    body.extend_from_slice(b"]}\n");
+    Ok(answer(StatusCode::OK, body.into()))
+}
+
+fn watch(
+    shared: &Arc<Shared>,
+    state: &State,
+    resource: usize,
+    filter: Filter,
+    query: &BTreeMap<String, String>,
+) -> Result<Response<Body>, Refusal> {
+    let is_set = |name: &str| query.get(name).is_some_and(|value| value == "true");
+    let text = |name: &str| query.get(name).map(String::as_str).unwrap_or_default();
+    let wants_initial = is_set("sendInitialEvents");
+    let (start, wants_initial) = match state.faults.streaming_lists {
+        StreamingLists::Served => (Start::EverythingThenBookmark, wants_initial),
+        StreamingLists::Refused if wants_initial => {
+            let message = "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the \
+                           WatchList feature gate is enabled";
+            let code = StatusCode::UNPROCESSABLE_ENTITY;
+            return Err(Refusal(code, "Invalid", message.to_owned()));
+        }
+        StreamingLists::Ignored | StreamingLists::Refused => (Start::Everything, false),
+    };
+    if wants_initial && text("resourceVersionMatch") != "NotOlderThan" {
+        return Err(bad_request(
+            "sendInitialEvents needs resourceVersionMatch=NotOlderThan".to_owned(),
+        ));
+    }
+    let start = match text("resourceVersion") {
+        "" | "0" if wants_initial => start,
+        "" | "0" => Start::Everything,
+        version => Start::After(
+            version
+                .parse()
+                .map_err(|error| bad_request(format!("resourceVersion {version}: {error}")))?,
+        ),
+    };
+    let timeout = query.get("timeoutSeconds").and_then(|seconds| seconds.parse().ok());
+    let wish = Wish {
+        resource,
+        filter,
+        start,
+        wants_bookmarks: is_set("allowWatchBookmarks"),
+        timeout: timeout.map(Duration::from_secs),
+    };
+    let watch = match (Watch::new(Arc::clone(shared), state, wish), state.faults.gone_as) {
+        (Ok(watch), _) => watch,
+        (Err(Gone), GoneAs::Event) => Watch::gone(Arc::clone(shared), state),
+        (Err(Gone), GoneAs::Status) => return Err(gone()),
+    };
+    let lines = futures::stream::unfold(watch, |mut watch| async move {
+        let line = watch.next().await?;
+        Some((line.map(Frame::data), watch))
+    });
+    Ok(respond(StatusCode::OK, StreamBody::new(lines.boxed()).boxed_unsync()))
+}
+
+fn create(shared: &Arc<Shared>, place: &Place, body: &Bytes) -> Result<Response<Body>, Refusal> {
+    let mut object: Value =
+        serde_json::from_slice(body).map_err(|error| bad_request(format!("body: {error}")))?;
+    let metadata = object.get_mut("metadata").and_then(Value::as_object_mut);
+    let Some(metadata) = metadata else { return Err(bad_request("no metadata".to_owned())) };
+    if let Some(namespace) = &place.namespace {
+        metadata.insert("namespace".to_owned(), json!(namespace));
+    }
+    let name = metadata.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let key = (place.namespace.clone().unwrap_or_default(), name);
+    shared.change(|state| {
+        if state.contents.get(place.resource, &key).is_some() {
+            let message = format!("{} already exists", key.1);
+            return Err(Refusal(StatusCode::CONFLICT, "AlreadyExists", message));
+        }
+        state.contents.put(place.resource, object);
+        let created = state.contents.get(place.resource, &key);
+        created
+            .map(|json| answer(StatusCode::CREATED, json))
+            .ok_or_else(|| bad_request("metadata.name is missing".to_owned()))
+    })
+}
+
+fn parse_query(query: &str) -> BTreeMap<String, String> {
+    let decode = |text: &str| percent_decode(&text.replace('+', " "));
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(name, value)| (decode(name), decode(value))).collect()
+}
+
+fn percent_decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        let escaped = (first == b'%').then(|| tail.split_at_checked(2)).flatten();
+        let escaped = escaped.and_then(|(digits, tail)| {
+            let digits = std::str::from_utf8(digits).ok()?;
+            Some((u8::from_str_radix(digits, 16).ok()?, tail))
+        });
+        let (byte, tail) = escaped.unwrap_or((first, tail));
+        bytes.push(byte);
+        rest = tail;
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn bad_request(message: String) -> Refusal {
+    Refusal(StatusCode::BAD_REQUEST, "BadRequest", message)
+}
+
+fn gone() -> Refusal {
+    Refusal(StatusCode::GONE, "Expired", "the provided version is too old".to_owned())
+}
+
+fn answer(code: StatusCode, json: Bytes) -> Response<Body> {
+    respond(code, Full::new(json).map_err(|never| match never {}).boxed_unsync())
+}
+
+fn respond(code: StatusCode, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = code;
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_decoded() {
+        let query = parse_query("fieldSelector=metadata.name%3Da+b&limit=2&continue=%zz");
+        assert_eq!(query["fieldSelector"], "metadata.name=a b");
+        assert_eq!(query["limit"], "2");
+        assert_eq!(query["continue"], "%zz");
+    }
+}

@@ -1,0 +1,9 @@
+//! The watches of the agent against a fake API server: whatever the server does, the store ends up with
+//! what the server has, and what cannot be known is told.
+
+mod access;
+mod faults;
+mod lists;
+mod objects;
+mod report;
+mod watched;
