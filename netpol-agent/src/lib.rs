@@ -8,6 +8,8 @@ pub mod agent;
 #[cfg(feature = "ebpf")]
 pub mod cni_server;
 pub mod compile;
+#[cfg(feature = "ebpf")]
+pub mod control;
 pub mod dataplane;
 #[cfg(feature = "kube")]
 pub mod kube;
