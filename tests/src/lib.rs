@@ -1,3 +1,5 @@
 //! Test harness.
 
+pub mod binaries;
 pub mod fake_api;
+pub mod privilege;
