@@ -5,6 +5,7 @@
 //! [`dataplane`] into single map operations. These know no clock, no IO and no history; the edges around them do.
 #[cfg(feature = "ebpf")]
 pub mod agent;
+pub mod cli;
 #[cfg(feature = "ebpf")]
 pub mod cni_server;
 pub mod compile;
