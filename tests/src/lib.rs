@@ -3,3 +3,5 @@
 pub mod binaries;
 pub mod fake_api;
 pub mod privilege;
+pub mod lab;
+pub mod probe;
