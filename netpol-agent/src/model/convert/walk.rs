@@ -162,7 +162,7 @@ impl Findings {
 }
 
 /// The fields of a mapping, in which null and missing are the same.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Fields<'v>(Option<&'v Map<String, Value>>);
 
 impl<'v> Fields<'v> {

@@ -14,7 +14,7 @@ mod tests;
 use serde_json::Value;
 
 use super::metadata::Metadata;
-use super::walk::{Findings, Path};
+use super::walk::{Fields, Findings, Path};
 use crate::model::{Diagnostic, Kind, ObjectName, Policy, PolicyMode};
 
 /// Annotation: `audit` only counts what the policy would drop.
@@ -39,8 +39,13 @@ pub fn policy(value: &Value) -> (Option<Policy>, Vec<Diagnostic>) {
         return (None, findings.into_diagnostics());
     }
     // A field one level too high may have been meant for the spec.
-    let all_known = findings.all_known(&Path::Root, fields, &FIELDS, spec::ISOLATES_BOTH);
-    let spec = spec::spec(fields.get("spec"), &Path::Root.field("spec"), &mut findings);
+    let spec_fields = fields.get("spec").map(Fields::of).unwrap_or_default();
+    let effect = spec::effect_of_unknown(spec_fields);
+    let all_known = findings.all_known(&Path::Root, fields, &FIELDS, effect);
+    let mut spec = spec::spec(fields.get("spec"), &Path::Root.field("spec"), &mut findings);
+    if !all_known && !spec::names_pods(spec_fields) {
+        spec.allow_nothing();
+    }
     metadata.check_annotations(&[MODE, EXISTING_CONNECTIONS], &mut findings);
     let policy = Policy {
         name: metadata.object_name(Kind::NetworkPolicy),

@@ -14,6 +14,11 @@ pub(super) const BOTH: PolicyTypes = PolicyTypes { ingress: true, egress: true }
 /// What becomes of a policy whose directions cannot be known.
 pub(super) const ISOLATES_BOTH: &str = "the policy isolates in both directions";
 
+/// What becomes of a policy of which it is not clear which pods it means: what it allows might open pods that it does not
+/// mean and that others isolate.
+pub(super) const ALLOWS_NOTHING: &str =
+    "the policy isolates in both directions and allows nothing, since it names no podSelector";
+
 /// The most policy types that the API accepts.
 const MAX_TYPES: usize = 2;
 
@@ -23,6 +28,24 @@ pub(super) struct Spec {
     pub(super) policy_types: PolicyTypes,
     pub(super) ingress: Vec<Rule>,
     pub(super) egress: Vec<Rule>,
+}
+
+impl Spec {
+    /// Takes all rules out.
+    pub(super) fn allow_nothing(&mut self) {
+        self.ingress.clear();
+        self.egress.clear();
+    }
+}
+
+/// Whether a spec says which pods it means. If it does not, an unknown field may have been meant to.
+pub(super) fn names_pods(spec: Fields<'_>) -> bool {
+    spec.get("podSelector").is_some()
+}
+
+/// What becomes of a policy with an unknown field.
+pub(super) fn effect_of_unknown(spec: Fields<'_>) -> &'static str {
+    if names_pods(spec) { ISOLATES_BOTH } else { ALLOWS_NOTHING }
 }
 
 /// Reads the spec. A missing one is empty: it isolates every pod of the namespace for ingress.
@@ -40,20 +63,24 @@ pub(super) fn spec(value: Option<&Value>, path: &Path<'_>, findings: &mut Findin
         };
     };
     let known = ["podSelector", "policyTypes", "ingress", "egress"];
-    let all_known = findings.all_known(path, fields, &known, ISOLATES_BOTH);
+    let all_known = findings.all_known(path, fields, &known, effect_of_unknown(fields));
     let selected = selector(
         fields.get("podSelector"),
         &path.field("podSelector"),
-        "the policy selects pods as if it were not there",
+        "the policy selects pods as if it were not there, and allows nothing",
         findings,
     );
     let types = policy_types(fields, &path.field("policyTypes"), findings);
-    Spec {
+    let mut spec = Spec {
         pod_selector: selected.selector,
         policy_types: if all_known { types } else { BOTH },
         ingress: rules(fields.get("ingress"), Direction::Ingress, &path.field("ingress"), findings),
         egress: rules(fields.get("egress"), Direction::Egress, &path.field("egress"), findings),
+    };
+    if !selected.is_complete || !(all_known || names_pods(fields)) {
+        spec.allow_nothing();
     }
+    spec
 }
 
 /// Reads the policy types, or fills them in: ingress always, egress if there is an egress rule.

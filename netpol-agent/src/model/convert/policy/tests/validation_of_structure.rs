@@ -116,21 +116,20 @@ fn an_unknown_field_of_the_spec_or_beside_it_isolates_in_both_directions() {
     check(
         "{ types: [Egress], ingress: [{}] }",
         &expect![[r#"
-        default/p isolates () for ingress+egress
-        ingress[0] everybody on every port
-        ! unknown-field spec.types is not a field of the API, which has podSelector, policyTypes, ingress, egress here: the policy isolates in both directions"#]],
+            default/p isolates () for ingress+egress
+            ! unknown-field spec.types is not a field of the API, which has podSelector, policyTypes, ingress, egress here: the policy isolates in both directions and allows nothing, since it names no podSelector"#]],
     );
     check(
         "{ PodSelector: { matchLabels: { a: b } } }",
         &expect![[r#"
-        default/p isolates () for ingress+egress
-        ! unknown-field spec.PodSelector is not a field of the API, which has podSelector, policyTypes, ingress, egress here: the policy isolates in both directions"#]],
+            default/p isolates () for ingress+egress
+            ! unknown-field spec.PodSelector is not a field of the API, which has podSelector, policyTypes, ingress, egress here: the policy isolates in both directions and allows nothing, since it names no podSelector"#]],
     );
     check_object(
         &json!({ "metadata": { "name": "a" }, "spec": {}, "policyTypes": ["Egress"] }),
         &expect![[r#"
             default/a isolates () for ingress+egress
-            ! unknown-field policyTypes is not a field of the API, which has apiVersion, kind, metadata, spec, status here: the policy isolates in both directions"#]],
+            ! unknown-field policyTypes is not a field of the API, which has apiVersion, kind, metadata, spec, status here: the policy isolates in both directions and allows nothing, since it names no podSelector"#]],
     );
 }
 
@@ -256,8 +255,7 @@ fn several_mistakes_are_all_reported() {
         ",
         &expect![[r#"
             default/p isolates () for ingress
-            ingress[1] everybody on TCP/80
-            ! unknown-field spec.podSelector.matchLabel is not a field of the API, which has matchLabels, matchExpressions here: the policy selects pods as if it were not there
+            ! unknown-field spec.podSelector.matchLabel is not a field of the API, which has matchLabels, matchExpressions here: the policy selects pods as if it were not there, and allows nothing
             ! unknown-field spec.ingress[0].form is not a field of the API, which has from, ports here: the rule allows nothing
             ! invalid-peer spec.ingress[0].from[0] has neither a selector nor an ipBlock: the peer matches nobody
             ! invalid-port spec.ingress[0].ports[0].port 0 is not within 1 and 65535: the item matches nothing
