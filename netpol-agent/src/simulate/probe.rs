@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::model::{ObjectName, Pod, PortName, Transport};
+use crate::model::{ObjectName, Pod, PodPhase, PortName, Transport};
 use crate::resolve::is_service;
 use crate::store::ClusterState;
 
@@ -114,21 +114,6 @@ pub enum Problem {
     NoTicket,
 }
 
-impl Problem {
-    /// A stable code for programs.
-    pub const fn code(&self) -> &'static str {
-        match self {
-            Self::UnknownPod(_) => "unknown-pod",
-            Self::NoAddress(_) => "no-address",
-            Self::ForeignAddress(..) => "foreign-address",
-            Self::NoCommonFamily => "no-common-family",
-            Self::Service(_) => "service",
-            Self::UnknownPort { .. } => "unknown-port",
-            Self::NoTicket => "no-ticket",
-        }
-    }
-}
-
 /// A probe with everything looked up: the packets that would be sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Route {
@@ -196,7 +181,11 @@ fn addresses(state: &ClusterState, end: &End) -> Result<Vec<IpAddr>, Problem> {
 }
 
 /// What the traffic of a host-network pod comes from: its node's addresses, as the pod reports them or as the node does.
+/// Nothing comes from one that has ended.
 fn host_addresses(state: &ClusterState, pod: &Pod) -> Vec<IpAddr> {
+    if matches!(pod.phase, PodPhase::Succeeded | PodPhase::Failed) {
+        return Vec::new();
+    }
     if !pod.reported_addresses.is_empty() {
         return pod.reported_addresses.clone();
     }
