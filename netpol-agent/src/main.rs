@@ -1,7 +1,2 @@
-//! Enforces Kubernetes `NetworkPolicies` on a node, and explains them: see `netpol-agent help`.
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    netpol_agent::cli::main()
-}
+//! netpol-agent.
+fn main() {}

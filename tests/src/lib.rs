@@ -1,7 +1,9 @@
 //! Test harness.
 
-pub mod binaries;
+pub mod case;
 pub mod fake_api;
-pub mod privilege;
-pub mod lab;
-pub mod probe;
+pub mod generator;
+pub mod oracle;
+pub mod panel;
+pub mod settings;
+pub mod shrink;

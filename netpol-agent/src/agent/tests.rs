@@ -1,5 +1,4 @@
-//! The event loop against a kernel that only remembers.
-
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,10 +38,6 @@ impl Kernel for FakeKernel {
 
     fn image(&self) -> Result<Image, Full> {
         Ok(self.maps.clone())
-    }
-
-    fn flows(&self) -> Result<BTreeMap<FlowKey, FlowValue>, Full> {
-        Ok(BTreeMap::new())
     }
 
     fn attach(&mut self, ifindex: IfIndex) -> Result<(), Full> {

@@ -1,5 +1,3 @@
-//! Deltas in, ownership of addresses out.
-
 use super::*;
 use crate::model::PodPhase;
 

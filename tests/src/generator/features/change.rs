@@ -1,0 +1,71 @@
+//! Features of changes.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::{Features, items, kind_of, text};
+use crate::case::Case;
+
+/// What differs between two states of a cluster.
+pub(super) fn of_change(before: &Case, after: &Case, features: &mut Features) {
+    let by_name = |case: &Case| -> BTreeMap<(String, String, String), Value> {
+        let key = |object: &Value| {
+            let name = |pointer| text(object, pointer).to_owned();
+            (kind_of(object).to_owned(), name("/metadata/namespace"), name("/metadata/name"))
+        };
+        case.objects.iter().map(|object| (key(object), object.clone())).collect()
+    };
+    let (old, new) = (by_name(before), by_name(after));
+    for (key, object) in &new {
+        match (key.0.as_str(), old.get(key)) {
+            ("Pod", None) => features.insert("change: pod added"),
+            ("Namespace", None) => features.insert("change: namespace created"),
+            ("NetworkPolicy", None) => features.insert("change: policy added"),
+            ("Pod", Some(previous)) => {
+                of_pod_change(previous, object, features);
+                false
+            }
+            ("Namespace", Some(previous)) if previous != object => {
+                features.insert("change: namespace labels")
+            }
+            ("NetworkPolicy", Some(previous)) if previous != object => {
+                features.insert("change: policy edited")
+            }
+            _ => false,
+        };
+    }
+    for key in old.keys().filter(|key| !new.contains_key(*key)) {
+        features.extend(match key.0.as_str() {
+            "Pod" => Some("change: pod removed"),
+            "Namespace" => Some("change: namespace deleted"),
+            "NetworkPolicy" => Some("change: policy removed"),
+            _ => None,
+        });
+    }
+    let holders = |objects: &BTreeMap<(String, String, String), Value>| {
+        let mut holders = BTreeMap::new();
+        for (key, pod) in objects.iter().filter(|(key, _)| key.0 == "Pod") {
+            for ip in items(pod, "/status/podIPs") {
+                holders.insert(text(ip, "/ip").to_owned(), key.clone());
+            }
+        }
+        holders
+    };
+    let (old, new) = (holders(&old), holders(&new));
+    if new.iter().any(|(ip, holder)| old.get(ip).is_some_and(|before| before != holder)) {
+        features.insert("change: address moves");
+    }
+}
+
+fn of_pod_change(before: &Value, after: &Value, features: &mut Features) {
+    let differs = |pointer: &str| before.pointer(pointer) != after.pointer(pointer);
+    if differs("/metadata/creationTimestamp") {
+        features.insert("change: pod replaced under its name");
+        return;
+    }
+    features.extend(differs("/metadata/labels").then_some("change: pod labels"));
+    features.extend(differs("/spec/containers").then_some("change: container ports"));
+    let is_finished = matches!(text(after, "/status/phase"), "Succeeded" | "Failed");
+    features.extend((differs("/status/phase") && is_finished).then_some("change: pod finished"));
+}

@@ -1,0 +1,147 @@
+//! A second reference implementation, written from SEMANTICS.md alone.
+//!
+//! In: raw JSON objects and a probe. Out: whether the connection may be made. It works on the JSON itself, for each
+//! probe anew, and shares no line with netpol-agent: neither its model nor its conversion. Slow and plain; the
+//! numbers in brackets are items of SEMANTICS.md §1.
+
+mod block;
+mod labels;
+mod pods;
+mod policy;
+mod ports;
+mod validity;
+
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+use crate::case::{End, Port, Probe, Protocol};
+pub use block::has_host_bits;
+use pods::World;
+pub use validity::problems;
+
+/// The judge of one set of objects.
+#[derive(Debug)]
+pub struct Oracle<'a> {
+    world: World<'a>,
+}
+
+/// A connection as one of its ends sees it.
+#[derive(Clone, Copy, Debug)]
+struct Talk<'a> {
+    /// The address of the other end.
+    remote: IpAddr,
+    /// The pod that holds it.
+    remote_pod: Option<&'a Value>,
+    /// The pod that is reached.
+    destination_pod: Option<&'a Value>,
+    protocol: Protocol,
+    /// The destination port.
+    port: u16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    Ingress,
+    Egress,
+}
+
+impl<'a> Oracle<'a> {
+    /// A judge that knows these objects.
+    pub fn new(objects: &'a [Value]) -> Self {
+        Self { world: World::new(objects) }
+    }
+
+    /// Whether the connection may be made: the source's egress and the destination's ingress both allow it [2].
+    /// Ends that have no address, or none of a common family, and names that the destination pod does not give to
+    /// a port of this protocol, make no connection.
+    pub fn allows(&self, probe: &Probe) -> bool {
+        let Some((source, destination)) = self.addresses(&probe.from, &probe.to) else {
+            return false;
+        };
+        let (source_pod, destination_pod) =
+            (self.world.holder(source), self.world.holder(destination));
+        let port = match &probe.port {
+            Port::Number(number) => Some(*number),
+            Port::Name(name) => self
+                .world
+                .named(&probe.to)
+                .or(destination_pod)
+                .and_then(|pod| ports::declared(pod, name, probe.protocol).first().copied()),
+        };
+        let Some(port) = port else { return false };
+        // A pod always reaches itself [3].
+        if source == destination || same(source_pod, destination_pod) {
+            return true;
+        }
+        let talk = |remote, remote_pod| Talk {
+            remote,
+            remote_pod,
+            destination_pod,
+            protocol: probe.protocol,
+            port,
+        };
+        self.end_allows(source_pod, Direction::Egress, &talk(destination, destination_pod))
+            && self.end_allows(destination_pod, Direction::Ingress, &talk(source, source_pod))
+    }
+
+    /// What one end says; one that is no pod has no policy.
+    fn end_allows(&self, pod: Option<&Value>, direction: Direction, talk: &Talk<'_>) -> bool {
+        let Some(pod) = pod else { return true };
+        if self.world.is_own_node(pod, talk.remote) {
+            return true;
+        }
+        let mut isolated = false;
+        for policy in self.world.policies_of(pod) {
+            let says = policy::says(&self.world, policy, pod, direction, talk);
+            match says {
+                policy::Says::Nothing => {}
+                policy::Says::Deny => isolated = true,
+                // Union: one rule of one policy is enough [1].
+                policy::Says::Allow => return true,
+            }
+        }
+        !isolated
+    }
+
+    /// The addresses that the packets carry.
+    fn addresses(&self, from: &End, to: &End) -> Option<(IpAddr, IpAddr)> {
+        let (from, to) = (self.world.candidates(from), self.world.candidates(to));
+        let pairs = to.iter().flat_map(|target| from.iter().map(move |source| (*source, *target)));
+        pairs.into_iter().find(|(source, target)| source.is_ipv4() == target.is_ipv4())
+    }
+}
+
+fn same(one: Option<&Value>, other: Option<&Value>) -> bool {
+    matches!((one, other), (Some(one), Some(other)) if std::ptr::eq(one, other))
+}
+
+/// A field of a JSON object; null counts as absent, as for the API's Go types.
+fn field<'v>(value: &'v Value, name: &str) -> Option<&'v Value> {
+    value.get(name).filter(|value| !value.is_null())
+}
+
+/// A text at a path of fields.
+fn text<'v>(value: &'v Value, path: &[&str]) -> Option<&'v str> {
+    let mut value = value;
+    for name in path {
+        value = field(value, name)?;
+    }
+    value.as_str()
+}
+
+/// A list at a path of fields; absent is empty.
+fn list<'v>(value: &'v Value, path: &[&str]) -> &'v [Value] {
+    let mut value = value;
+    for name in path {
+        let Some(inner) = field(value, name) else { return &[] };
+        value = inner;
+    }
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// Whether a JSON object has only these fields; null and absent have none.
+fn has_only(value: &Value, fields: &[&str]) -> bool {
+    value.is_null()
+        || value.as_object().is_some_and(|map| map.keys().all(|key| fields.contains(&key.as_str())))
+}

@@ -1,0 +1,134 @@
+//! Judges that must agree: the oracle, the reference semantics, the compiled maps after a sequence of changes and from
+//! scratch.
+
+use std::fmt;
+use std::sync::Arc;
+
+use anyhow::Result;
+use netpol_agent::model::convert::object;
+use netpol_agent::model::{Diagnostic, Object, Transport};
+use netpol_agent::simulate::{self, Cluster, Engine, PortChoice, with_implicit_namespaces};
+use serde_json::Value;
+
+use crate::case::{Case, End, Port, Probe, Protocol};
+use crate::oracle::Oracle;
+
+/// The judges, in the middle of a sequence or at the beginning of one.
+pub struct Panel {
+    judges: Vec<Judge>,
+    sequence: Option<String>,
+}
+
+/// An engine that follows the changes of a sequence.
+struct Judge {
+    name: &'static str,
+    cluster: Cluster,
+    make: fn() -> Engine,
+}
+
+/// A probe on which not all judges agree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disagreement {
+    /// The question.
+    pub probe: Probe,
+    /// What each judge says: whether the connection may be made.
+    pub verdicts: Vec<(&'static str, bool)>,
+}
+
+impl fmt::Display for Disagreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.probe)?;
+        for (judge, is_allowed) in &self.verdicts {
+            write!(f, " {judge} {}", if *is_allowed { "allows" } else { "denies" })?;
+        }
+        Ok(())
+    }
+}
+
+impl Default for Panel {
+    fn default() -> Self {
+        let judge =
+            |name, make: fn() -> Engine| Judge { name, cluster: Cluster::new(make()), make };
+        Self {
+            judges: vec![
+                judge("reference", || Engine::Reference),
+                judge("compiled", Engine::compiled),
+            ],
+            sequence: None,
+        }
+    }
+}
+
+impl Panel {
+    /// Puts the case to all judges. Consecutive cases of one sequence change the clusters of the one before.
+    ///
+    /// # Errors
+    /// When an engine cannot be used.
+    pub fn ask(&mut self, case: &Case) -> Result<Vec<Disagreement>> {
+        let continues = case.sequence.is_some() && case.sequence == self.sequence;
+        self.sequence.clone_from(&case.sequence);
+        let (objects, _) = read(&case.objects);
+        for judge in &mut self.judges {
+            if !continues {
+                judge.cluster = Cluster::new((judge.make)());
+            }
+            judge.cluster.set(objects.clone())?;
+        }
+        let mut from_scratch = continues.then(|| Cluster::new(Engine::compiled()));
+        if let Some(cluster) = &mut from_scratch {
+            cluster.set(objects)?;
+        }
+        let oracle = Oracle::new(&case.objects);
+        let mut found = Vec::new();
+        for probe in &case.probes {
+            let question = question(probe);
+            let mut verdicts = vec![("oracle", oracle.allows(probe))];
+            for judge in &mut self.judges {
+                verdicts.push((judge.name, judge.cluster.probe(&question)?.is_allowed));
+            }
+            if let Some(cluster) = &mut from_scratch {
+                verdicts.push(("compiled from scratch", cluster.probe(&question)?.is_allowed));
+            }
+            if verdicts.windows(2).any(|pair| matches!(pair, [one, other] if one.1 != other.1)) {
+                found.push(Disagreement { probe: probe.clone(), verdicts });
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The objects as the agent's offline commands read them.
+pub fn read(objects: &[Value]) -> (Vec<Object>, Vec<Diagnostic>) {
+    let mut diagnostics = Vec::new();
+    let mut read = Vec::new();
+    for value in objects {
+        let converted = object(value);
+        diagnostics.extend(converted.diagnostics);
+        read.extend(converted.object);
+    }
+    (with_implicit_namespaces(read).0, diagnostics)
+}
+
+/// The probe in the agent's terms.
+pub fn question(probe: &Probe) -> simulate::Probe {
+    let end = |end: &End| match end {
+        End::Address { ip } => simulate::End::Address(*ip),
+        End::Pod { namespace, pod, ip } => simulate::End::Pod {
+            name: netpol_agent::model::ObjectName::new(namespace, pod),
+            address: *ip,
+        },
+    };
+    simulate::Probe {
+        from: end(&probe.from),
+        to: end(&probe.to),
+        port: match &probe.port {
+            Port::Number(number) => PortChoice::Number(*number),
+            Port::Name(name) => PortChoice::Name(Arc::from(name.as_str())),
+        },
+        transport: match probe.protocol {
+            Protocol::Tcp => Transport::Tcp,
+            Protocol::Udp => Transport::Udp,
+            Protocol::Sctp => Transport::Sctp,
+        },
+    }
+}

@@ -1,0 +1,15 @@
+//! How much is tested, from the environment.
+
+/// `NETPOL_CASES`, or this many.
+pub fn n_cases(default: usize) -> usize {
+    number("NETPOL_CASES").unwrap_or(default)
+}
+
+/// `NETPOL_SEED`, or 1.
+pub fn seed() -> u64 {
+    number("NETPOL_SEED").unwrap_or(1)
+}
+
+fn number<T: std::str::FromStr>(name: &str) -> Option<T> {
+    std::env::var(name).ok()?.parse().ok()
+}
