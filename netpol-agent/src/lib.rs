@@ -5,9 +5,12 @@
 //! [`dataplane`] into single map operations. These know no clock, no IO and no history; the edges around them do.
 #[cfg(feature = "ebpf")]
 pub mod agent;
+pub mod cli;
 #[cfg(feature = "ebpf")]
 pub mod cni_server;
 pub mod compile;
+#[cfg(feature = "ebpf")]
+pub mod control;
 pub mod dataplane;
 #[cfg(feature = "kube")]
 pub mod kube;

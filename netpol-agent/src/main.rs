@@ -1,2 +1,7 @@
-//! netpol-agent.
-fn main() {}
+//! Enforces Kubernetes `NetworkPolicies` on a node, and explains them: see `netpol-agent help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    netpol_agent::cli::main()
+}

@@ -182,13 +182,13 @@ pub fn create(
     let pair = VethPair {
         host_name: &end.name,
         host_mac: end.mac,
-        host_alias: &end.alias,
         container_name: ifname,
         container_netns: netns.as_raw_fd(),
         mtu,
     };
     host.add_veth(&pair).map_err(kernel("make veth pair", format!("{} and {ifname}", end.name)))?;
     let outside = veth::peer(host, &mut inside, netns, ifname)?;
+    host.set_alias(outside.index, &end.alias).map_err(kernel("set alias of", &end.name))?;
     let container = inside.link_by_name(ifname).map_err(kernel("look up interface", ifname))?;
     let container = container.ok_or_else(|| veth::Error::NoInterface {
         ifname: ifname.into(),

@@ -201,6 +201,13 @@ impl Plugin<'_> {
     fn run(&self, path: &Path, verb: Verb, version: SpecVersion) -> Result<Vec<u8>, Error> {
         let mut config = self.config.clone();
         config.insert("cniVersion".into(), version.as_str().into());
+        // The runtime's previous result is in the form of the runtime's version.
+        if let Some(previous) = config.get_mut("prevResult")
+            && let Ok(result) = CniResult::from_value("prevResult", previous)
+            && let Ok(converted) = serde_json::to_value(result.convert(version))
+        {
+            *previous = converted;
+        }
         let run_error = |source| Error::Run { path: path.into(), source };
         let config = serde_json::to_vec(&config).map_err(|error| run_error(error.into()))?;
         let output = execute(path, verb, self.environment, &config).map_err(run_error)?;
@@ -282,6 +289,15 @@ mod tests {
 
     /// Calls a plugin that is a shell script.
     fn call(script: &str, verb: Verb, version: SpecVersion) -> Result<String, Error> {
+        call_with(&json!({ "name": "n", "mine": 1 }), script, verb, version)
+    }
+
+    fn call_with(
+        config: &Value,
+        script: &str,
+        verb: Verb,
+        version: SpecVersion,
+    ) -> Result<String, Error> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("ipam");
         // Written by another process: a descriptor of ours, inherited by the child of a parallel test, would
@@ -296,7 +312,6 @@ mod tests {
             ("CNI_PATH".into(), directory.path().into()),
             ("CNI_COMMAND".into(), "ADD".into()),
         ]);
-        let config = json!({ "name": "n", "mine": 1 });
         let config = config.as_object().unwrap();
         let plugin = Plugin { environment: &environment, version, plugin_type: "ipam", config };
         plugin.call(verb).map(|output| String::from_utf8(output).unwrap())
@@ -330,6 +345,16 @@ mod tests {
             let too_new = matches!(error, Error::VerbTooNew { version: SpecVersion::V1_0_0, .. });
             assert!(too_new, "{error}");
         }
+    }
+
+    #[test]
+    fn the_previous_result_goes_along_in_the_plugins_version() {
+        let config = json!({ "prevResult": { "cniVersion": "1.1.0", "ips": [{ "address": "10.0.0.2/24" }] } });
+        let output = call_with(&config, "cat", Verb::Check, SpecVersion::V0_4_0).unwrap();
+        let given: Value = serde_json::from_str(&output).unwrap();
+        let expected =
+            json!({ "cniVersion": "0.4.0", "ips": [{ "address": "10.0.0.2/24", "version": "4" }] });
+        assert_eq!(given["prevResult"], expected);
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! Test harness.
 
+pub mod binaries;
 pub mod case;
 pub mod fake_api;
 pub mod generator;
+pub mod lab;
 pub mod oracle;
 pub mod panel;
+pub mod privilege;
+pub mod probe;
 pub mod settings;
 pub mod shrink;

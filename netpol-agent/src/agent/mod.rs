@@ -7,20 +7,22 @@
 mod calls;
 mod handle;
 mod registry;
+mod report;
 mod status;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use netpol_common::ids::{Identity, IfIndex};
-use netpol_common::keys::EndpointValue;
+use netpol_common::keys::{EndpointValue, FlowKey, FlowValue};
 use netpol_common::proto::Response;
 use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
 
 pub use handle::Handle;
 pub use registry::{Record, Registry};
+pub use report::{DropRecord, FlowRecord};
 pub use status::{EndpointStatus, Protection, SourceStatus, Status};
 
 use crate::compile::{Image, Numbering, compile};
@@ -45,6 +47,11 @@ pub trait Kernel {
     /// # Errors
     /// A map cannot be read.
     fn image(&self) -> Result<Image, Self::Error>;
+    /// The connections that the kernel follows.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    fn flows(&self) -> Result<BTreeMap<FlowKey, FlowValue>, Self::Error>;
     /// Hangs the pod programs on an interface, or takes over those that hang there.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
-use std::collections::BTreeMap;
+//! The event loop against a kernel that only remembers.
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,10 @@ impl Kernel for FakeKernel {
 
     fn image(&self) -> Result<Image, Full> {
         Ok(self.maps.clone())
+    }
+
+    fn flows(&self) -> Result<BTreeMap<FlowKey, FlowValue>, Full> {
+        Ok(BTreeMap::new())
     }
 
     fn attach(&mut self, ifindex: IfIndex) -> Result<(), Full> {

@@ -215,8 +215,8 @@ impl Follower {
                     listing.version = metadata.resource_version;
                     return Ok(listing);
                 }
+                "DELETED" => listing.remove(object.get()),
                 "ERROR" => return Err(given_up(object.get())),
-                // Nothing can be deleted from a list: this is an ordinary watch.
                 _ => return Err(Failure::NoStreamingList),
             }
         }
@@ -279,11 +279,10 @@ impl Follower {
 
     /// Tells a complete list.
     async fn deliver(&mut self, listing: Listing) -> Result<(), Stopped> {
-        let Listing { kind, version, objects, unreadable, diagnostics } = listing;
-        info!(%kind, n_objects = objects.len(), n_unreadable = unreadable.len(), version, "listed");
+        let version = listing.version.clone();
+        info!(kind = %self.scope.kind, version, "listed");
         self.version = Some(Version(version));
-        let deltas = vec![Delta::Replace { kind, objects, unreadable }];
-        self.tell(SourceUpdate { deltas, diagnostics, health: Vec::new() }).await
+        self.tell(listing.into_update()).await
     }
 
     /// Tells what the server said, and that it spoke.

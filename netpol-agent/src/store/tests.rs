@@ -1,3 +1,5 @@
+//! Deltas in, ownership of addresses out.
+
 use super::*;
 use crate::model::PodPhase;
 

@@ -185,6 +185,17 @@ impl Netlink {
         }
     }
 
+    /// Notes something at a link. Not possible while it is made: Linux ignores `IFLA_IFALIAS` there.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_alias(&mut self, index: u32, alias: &str) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(LinkAttribute::IfAlias(alias.into()));
+        self.request(RouteNetlinkMessage::SetLink(message), NLM_F_ACK).map(drop)
+    }
+
     /// Sets a link administratively up.
     ///
     /// # Errors

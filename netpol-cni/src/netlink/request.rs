@@ -29,8 +29,6 @@ pub struct VethPair<'a> {
     pub host_name: &'a str,
     /// Hardware address of that end. Set, not left to chance: udev changes random ones.
     pub host_mac: [u8; 6],
-    /// Noted at that end.
-    pub host_alias: &'a str,
     /// Name of the end in the container.
     pub container_name: &'a str,
     /// The container's namespace.
@@ -41,14 +39,13 @@ pub struct VethPair<'a> {
 
 impl VethPair<'_> {
     pub(super) fn to_message(self) -> RouteNetlinkMessage {
-        let Self { host_name, host_mac, host_alias, container_name, container_netns, mtu } = self;
+        let Self { host_name, host_mac, container_name, container_netns, mtu } = self;
         let mut peer = LinkMessage::default();
         peer.attributes.push(LinkAttribute::IfName(container_name.into()));
         peer.attributes.push(LinkAttribute::NetNsFd(container_netns));
         peer.attributes.extend(mtu.map(LinkAttribute::Mtu));
         let mut host = LinkMessage::default();
         host.attributes.push(LinkAttribute::IfName(host_name.into()));
-        host.attributes.push(LinkAttribute::IfAlias(host_alias.into()));
         host.attributes.push(LinkAttribute::Address(host_mac.into()));
         host.attributes.extend(mtu.map(LinkAttribute::Mtu));
         host.attributes.push(LinkAttribute::LinkInfo(vec![

@@ -3,6 +3,7 @@
 //! Whatever goes wrong, what this call made is undone: a pod is never left connected and unprotected.
 
 use netpol_common::proto::{Add, Attachment, PodRef, Request};
+use serde_json::{Map, Value};
 
 use super::{Call, del, host_netlink, ipam_config};
 use crate::client;
@@ -71,8 +72,11 @@ fn make(call: &Call<'_>, target: &Target, main: &Main) -> Result<CniResult, CniE
     let mut pair = interface::create(&mut host, &target.netns, &end, ifname, mtu)?;
     let ipam = call.plugin(&main.ipam_type, &ipam_config(call, main, subnets.as_ref())).add()?;
     let mut result = interface::configure_container(&mut pair, &target.netns, ipam)?;
-    if let Some(dns) = call.config.raw.get("dns") {
-        result.other.entry("dns").or_insert_with(|| dns.clone());
+    if let Some(dns) = call.config.raw.get("dns")
+        // host-local always has `dns`, mostly with nothing in it.
+        && result.other.get("dns").and_then(Value::as_object).is_none_or(Map::is_empty)
+    {
+        result.other.insert("dns".into(), dns.clone());
     }
     enforce(call, target, &pair.host, &result)?;
     interface::connect_host(&mut host, &pair, &result.addresses_of(ifname))?;

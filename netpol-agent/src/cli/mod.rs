@@ -1,0 +1,61 @@
+//! Commands for people.
+//!
+//! In: arguments, files, the terminal. Out: text or JSON on `stdout`, problems on `stderr`, an exit code: 0 if all is
+//! well, 1 if there are findings, 2 if the input cannot be read or the command cannot do its work.
+//! Must not: decide anything; that is the core's.
+
+mod args;
+mod simulate;
+mod terminal;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use args::{Args, Command, CompletionsArgs};
+pub use terminal::Terminal;
+
+/// Exit code: the input cannot be read, or the command failed.
+const FAILED: u8 = 2;
+
+/// Runs the command that the arguments of this program name.
+pub fn main() -> ExitCode {
+    ExitCode::from(run(std::env::args_os(), &mut Terminal::of_this_program()))
+}
+
+/// Runs the command that these arguments name, the program's name first. Returns the exit code.
+pub fn run<I>(args: I, terminal: &mut Terminal<'_>) -> u8
+where
+    I: IntoIterator<Item: Into<OsString> + Clone>,
+{
+    let result = match Args::try_parse_from(args) {
+        Ok(Args { command }) => dispatch(command, terminal),
+        Err(error) => tell(&error, terminal),
+    };
+    terminal.finish(result)
+}
+
+fn dispatch(command: Command, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
+    match command {
+        Command::Simulate(args) => simulate::run(args, terminal),
+        Command::Completions(CompletionsArgs { shell }) => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "netpol-agent", &mut script);
+            terminal.stdout.write_all(&script)?;
+            Ok(0)
+        }
+    }
+}
+
+/// Arguments that cannot be read, or a request for help.
+fn tell(error: &clap::Error, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
+    let text = error.render();
+    if error.use_stderr() {
+        let styled = if terminal.is_styled { text.ansi().to_string() } else { text.to_string() };
+        drop(write!(terminal.stderr, "{styled}"));
+        return Ok(FAILED);
+    }
+    write!(terminal.stdout, "{text}")?;
+    Ok(0)
+}

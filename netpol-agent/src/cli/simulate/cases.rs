@@ -1,0 +1,223 @@
+//! `simulate --cases`: JSON lines in, JSON lines out.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::cli::{FAILED, Terminal};
+use crate::model::{Diagnostic, Object, ObjectName, Severity, Transport, convert};
+use crate::simulate::{Cluster, End, Engine, PortChoice, Probe, Problem, with_implicit_namespaces};
+
+/// The namespace of a pod whose end names none.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// One line of input. Other members are allowed and have no meaning.
+#[derive(Debug, Deserialize)]
+struct Case<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow)]
+    sequence: Option<Cow<'a, str>>,
+    objects: Vec<Value>,
+    probes: Vec<CaseProbe>,
+}
+
+#[derive(Debug, Deserialize)]
+struct CaseProbe {
+    from: CaseEnd,
+    to: CaseEnd,
+    port: CasePort,
+    #[serde(default = "tcp")]
+    protocol: Transport,
+}
+
+const fn tcp() -> Transport {
+    Transport::Tcp
+}
+
+#[derive(Debug, Deserialize)]
+struct CaseEnd {
+    namespace: Option<String>,
+    pod: Option<String>,
+    ip: Option<IpAddr>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "a port is a number from 0 to 65535 or a name")]
+enum CasePort {
+    Number(u16),
+    Name(Arc<str>),
+}
+
+/// One line of output.
+#[derive(Debug, Serialize)]
+struct Answers<'a> {
+    name: &'a str,
+    verdicts: Vec<&'static str>,
+    diagnostics: Vec<CaseDiagnostic>,
+}
+
+/// A finding on an object of the case or on one of its probes.
+#[derive(Debug, Serialize)]
+struct CaseDiagnostic {
+    code: &'static str,
+    severity: Severity,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    /// Position of the probe, from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    probe: Option<usize>,
+    message: String,
+}
+
+/// Answers all cases of a file. A line that cannot be read is told and passed over; then the exit code says so.
+pub(super) fn run(path: &Path, engine: Engine, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
+    let file = path.display();
+    let mut input: Box<dyn BufRead + '_> = if path.as_os_str() == "-" {
+        std::mem::replace(&mut terminal.stdin, Box::new(io::empty()))
+    } else {
+        let file = File::open(path).with_context(|| format!("cannot read {file}"))?;
+        Box::new(BufReader::with_capacity(1 << 20, file))
+    };
+    let mut answering = Answering { cluster: Cluster::new(engine), sequence: None };
+    let mut n_unreadable = 0_u64;
+    let mut line = Vec::new();
+    for number in 1_u64.. {
+        line.clear();
+        if input.read_until(b'\n', &mut line).with_context(|| format!("cannot read {file}"))? == 0 {
+            break;
+        }
+        if line.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        let case = serde_json::from_slice::<Case<'_>>(&line).map_err(anyhow::Error::from);
+        match case.and_then(read) {
+            Ok(case) => {
+                let answers = answering
+                    .answer(&case)
+                    .with_context(|| format!("{file}:{number}: case {}", case.name))?;
+                serde_json::to_writer(&mut terminal.stdout, &answers).map_err(io::Error::from)?;
+                terminal.stdout.write_all(b"\n")?;
+                // Whoever feeds the input line by line may wait for the answer.
+                terminal.stdout.flush()?;
+            }
+            Err(error) => {
+                n_unreadable += 1;
+                terminal.complain(&format_args!("{file}:{number}: {error:#}"));
+            }
+        }
+    }
+    if n_unreadable > 0 {
+        terminal.complain(&format_args!("{file}: {n_unreadable} lines could not be read"));
+        return Ok(FAILED);
+    }
+    Ok(0)
+}
+
+/// A case whose probes make sense.
+struct ReadableCase<'a> {
+    name: Cow<'a, str>,
+    sequence: Option<String>,
+    objects: Vec<Value>,
+    probes: Vec<Probe>,
+}
+
+fn read(case: Case<'_>) -> anyhow::Result<ReadableCase<'_>> {
+    let Case { name, sequence, objects, probes } = case;
+    let probes = probes
+        .into_iter()
+        .enumerate()
+        .map(|(index, probe)| {
+            let CaseProbe { from, to, port, protocol } = probe;
+            let from = end(from).with_context(|| format!("probes[{index}].from"))?;
+            let to = end(to).with_context(|| format!("probes[{index}].to"))?;
+            let port = match port {
+                CasePort::Number(number) => PortChoice::Number(number),
+                CasePort::Name(name) => PortChoice::Name(name),
+            };
+            Ok(Probe { from, to, port, transport: protocol })
+        })
+        .collect::<anyhow::Result<_>>()?;
+    Ok(ReadableCase { name, sequence: sequence.map(Cow::into_owned), objects, probes })
+}
+
+fn end(end: CaseEnd) -> anyhow::Result<End> {
+    match end {
+        CaseEnd { namespace, pod: Some(pod), ip } => {
+            let namespace = namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+            Ok(End::Pod { name: ObjectName::new(namespace, &pod), address: ip })
+        }
+        CaseEnd { namespace: None, pod: None, ip: Some(address) } => Ok(End::Address(address)),
+        CaseEnd { namespace: _, pod: None, ip: _ } => {
+            anyhow::bail!("an end is {{\"namespace\", \"pod\"}} or {{\"ip\"}}")
+        }
+    }
+}
+
+/// The cluster, from case to case.
+struct Answering {
+    cluster: Cluster,
+    sequence: Option<String>,
+}
+
+impl Answering {
+    fn answer<'a>(&mut self, case: &'a ReadableCase<'_>) -> anyhow::Result<Answers<'a>> {
+        if case.sequence.is_none() || case.sequence != self.sequence {
+            self.cluster.clear()?;
+        }
+        self.sequence.clone_from(&case.sequence);
+
+        let mut objects: Vec<Object> = Vec::with_capacity(case.objects.len());
+        let mut diagnostics = Vec::new();
+        for value in &case.objects {
+            for (_, value) in convert::expand(value.clone()) {
+                let converted = convert::object(&value);
+                diagnostics.extend(converted.diagnostics.into_iter().map(about_object));
+                objects.extend(converted.object);
+            }
+        }
+        let (objects, _) = with_implicit_namespaces(objects);
+        self.cluster.set(objects)?;
+
+        let mut verdicts = Vec::with_capacity(case.probes.len());
+        for (index, probe) in case.probes.iter().enumerate() {
+            let answer = self.cluster.probe(probe)?;
+            verdicts.push(if answer.is_allowed { "allow" } else { "deny" });
+            diagnostics.extend(answer.problem.map(|problem| about_probe(index, &problem)));
+        }
+        Ok(Answers { name: &case.name, verdicts, diagnostics })
+    }
+}
+
+fn about_object(diagnostic: Diagnostic) -> CaseDiagnostic {
+    let severity = diagnostic.severity();
+    let Diagnostic { code, object, field, message } = diagnostic;
+    CaseDiagnostic {
+        code: code.as_str(),
+        severity,
+        object: Some(object.to_string()),
+        field: Some(field),
+        probe: None,
+        message,
+    }
+}
+
+fn about_probe(index: usize, problem: &Problem) -> CaseDiagnostic {
+    CaseDiagnostic {
+        code: problem.code(),
+        severity: Severity::Warning,
+        object: None,
+        field: None,
+        probe: Some(index),
+        message: problem.to_string(),
+    }
+}

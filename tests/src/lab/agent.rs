@@ -1,0 +1,171 @@
+//! The real agent, running on the lab's node.
+
+use std::fs::{self, OpenOptions};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use netpol_common::proto::{self, Request, Response};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::netns::Netns;
+use super::topology::NODE_NAME;
+use super::wait::{LIMIT, Look, until};
+use super::{programs, teardown};
+
+/// Lines of the log that an error shows.
+const SHOWN_LINES: usize = 20;
+
+/// Where everything of an agent is. No two labs share any of it.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its folder for sockets and records.
+    pub state: PathBuf,
+    /// Its pins, on a BPF file system.
+    pub pins: PathBuf,
+    /// The manifests that it watches.
+    pub manifests: PathBuf,
+    /// What it writes to standard output and standard error.
+    pub log: PathBuf,
+}
+
+impl Place {
+    /// The socket for the CNI plugin.
+    pub fn socket(&self) -> PathBuf {
+        self.state.join("cni.sock")
+    }
+
+    /// The command that runs an agent.
+    ///
+    /// # Errors
+    /// The agent has not been built.
+    pub fn command(&self) -> Result<Command> {
+        let Self { state, pins, manifests, log: _ } = self;
+        let mut command = Command::new(programs::find("netpol-agent")?);
+        command.arg("run").arg("--manifests").arg(manifests);
+        command.args(["--node-name", NODE_NAME]);
+        command.arg("--pin-root").arg(pins);
+        command.arg("--state-dir").arg(state);
+        command.arg("--cni-socket").arg(self.socket());
+        command.env_remove("KUBECONFIG").stdin(Stdio::null());
+        Ok(command)
+    }
+}
+
+/// A running agent. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Agent {
+    child: Child,
+    place: Place,
+}
+
+impl Agent {
+    /// Starts it and waits until it can serve an ADD.
+    ///
+    /// # Errors
+    /// It does not start, ends, or is not ready within the time: the message holds the end of its log.
+    pub(super) fn start(node: &Netns, place: &Place) -> Result<Self> {
+        let log = OpenOptions::new().create(true).append(true).open(&place.log);
+        let log = log.with_context(|| format!("opening {}", place.log.display()))?;
+        let mut command = place.command()?;
+        command.stdout(log.try_clone()?).stderr(log);
+        let child = node.spawn(&mut command)?;
+        let mut agent = Self { child, place: place.clone() };
+        agent.wait_until_ready().with_context(|| agent.log_tail())?;
+        Ok(agent)
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        until("the agent's readiness", LIMIT, || {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the agent ended ({status})");
+            }
+            Ok(match status(&self.place.socket()) {
+                Ok(Response::Ok) => Look::Done(()),
+                Ok(Response::Error { message, .. }) => Look::NotYet(message),
+                Err(error) => Look::NotYet(format!("{error:#}")),
+            })
+        })
+    }
+
+    /// Ends it without warning, as `kill -9` and the kernel's memory killer do.
+    ///
+    /// # Errors
+    /// It had already ended.
+    pub fn kill(mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!("the agent had already ended ({status})");
+        }
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Asks it to end, as the kubelet does, and waits until it has.
+    ///
+    /// # Errors
+    /// It does not end within the time.
+    pub fn terminate(mut self) -> Result<ExitStatus> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("the agent has no pid")?, Signal::TERM)?;
+        until("the agent's end", LIMIT, || {
+            Ok(match self.child.try_wait()? {
+                Some(status) => Look::Done(status),
+                None => Look::NotYet("it running".to_owned()),
+            })
+        })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn log_tail(&self) -> String {
+        let log = fs::read_to_string(&self.place.log).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        let tail = lines.get(lines.len().saturating_sub(SHOWN_LINES)..).unwrap_or_default();
+        format!("the end of the agent's log:\n{}\n", tail.join("\n"))
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // It may have ended already; there is nobody to tell.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// Asks an agent whether it can serve an ADD, as the CNI plugin does.
+fn status(socket: &Path) -> Result<Response> {
+    let mut stream = UnixStream::connect(socket).context("connecting to its socket")?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.write_all(&proto::encode(&Request::Status)?)?;
+    let mut line = Vec::new();
+    BufReader::new(stream).read_until(b'\n', &mut line)?;
+    Ok(proto::decode(&line)?)
+}
+
+/// Makes what a place needs: its folders, and a BPF file system that nobody else uses.
+///
+/// # Errors
+/// A folder cannot be made, or bpffs not be mounted.
+pub(super) fn prepare(lab: &str, manifests: &Path) -> Result<Place> {
+    let folder = teardown::folder(lab);
+    let bpf = teardown::bpf_folder(lab);
+    let state = folder.join("run");
+    for path in [&bpf, &state] {
+        fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
+    }
+    rustix::mount::mount("bpf", &bpf, "bpf", rustix::mount::MountFlags::empty(), None)
+        .with_context(|| format!("mounting bpffs on {}", bpf.display()))?;
+    Ok(Place {
+        pins: bpf.join("netpol"),
+        manifests: manifests.to_owned(),
+        log: folder.join("agent.log"),
+        state,
+    })
+}

@@ -1,0 +1,207 @@
+//! A container runtime's part of CNI: runs the plugins of a network configuration list, one after the other.
+//!
+//! Source: CNI specification 1.0.0, "Section 3: Execution of Network Configurations".
+
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::netns::Netns;
+
+/// The interface that a runtime asks for.
+pub const CONTAINER_IFNAME: &str = "eth0";
+
+/// What a plugin answers when it fails.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, thiserror::Error)]
+#[error("CNI error {code}: {msg} {details}")]
+pub struct CniError {
+    /// Its number in the specification's table.
+    pub code: u32,
+    /// One sentence.
+    pub msg: String,
+    /// More, perhaps.
+    #[serde(default)]
+    pub details: String,
+}
+
+/// The container that is connected.
+#[derive(Clone, Debug)]
+pub struct Container {
+    /// The runtime's id of the sandbox.
+    pub id: String,
+    /// Its namespace.
+    pub netns: Netns,
+    /// `CNI_ARGS`: names the pod.
+    pub args: String,
+}
+
+/// The network that a node's runtime was configured with.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// Where the plugins run.
+    node: Netns,
+    /// `CNI_PATH`: where the plugins are.
+    path: String,
+    version: String,
+    name: String,
+    plugins: Vec<Map<String, Value>>,
+}
+
+impl Network {
+    /// Takes a configuration list, as it stands in `/etc/cni/net.d/*.conflist`.
+    ///
+    /// # Errors
+    /// A field is missing or has the wrong type.
+    pub fn new(node: &Netns, folders: &[&Path], conflist: &Value) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct List {
+            #[serde(rename = "cniVersion")]
+            version: String,
+            name: String,
+            plugins: Vec<Map<String, Value>>,
+        }
+        let List { version, name, plugins } =
+            List::deserialize(conflist).context("reading the configuration list")?;
+        let path = std::env::join_paths(folders)?.into_string().ok().context("CNI_PATH")?;
+        Ok(Self { node: node.clone(), path, version, name, plugins })
+    }
+
+    /// Connects a container; returns the last plugin's result. After a failure everything is disconnected again.
+    ///
+    /// # Errors
+    /// A [`CniError`] if a plugin said no; anything else if it could not say anything.
+    pub fn add(&self, container: &Container) -> Result<Value> {
+        let mut result = None;
+        for plugin in &self.plugins {
+            match self.run("ADD", plugin, container, result.as_ref()) {
+                Ok(next) => result = Some(next),
+                Err(error) => {
+                    // What matters is why ADD failed; what DEL says about half a container does not.
+                    self.del(container, result.as_ref()).ok();
+                    return Err(error);
+                }
+            }
+        }
+        result.context("the network has no plugins")
+    }
+
+    /// Disconnects a container: every plugin is asked, in reverse.
+    ///
+    /// # Errors
+    /// What the first plugin that failed said.
+    pub fn del(&self, container: &Container, result: Option<&Value>) -> Result<()> {
+        let mut outcome = Ok(());
+        for plugin in self.plugins.iter().rev() {
+            outcome = outcome.and(self.run("DEL", plugin, container, result).map(drop));
+        }
+        outcome
+    }
+
+    fn run(
+        &self,
+        verb: &str,
+        plugin: &Map<String, Value>,
+        container: &Container,
+        previous: Option<&Value>,
+    ) -> Result<Value> {
+        let name = plugin.get("type").and_then(Value::as_str).context("a plugin has no type")?;
+        let program = std::env::split_paths(&self.path)
+            .map(|folder| folder.join(name))
+            .find(|file| file.is_file())
+            .with_context(|| format!("CNI plugin {name} is not in {}", self.path))?;
+        let mut config = plugin.clone();
+        config.insert("cniVersion".into(), self.version.clone().into());
+        config.insert("name".into(), self.name.clone().into());
+        if let Some(previous) = previous {
+            config.insert("prevResult".into(), previous.clone());
+        }
+        let mut command = Command::new(program);
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env("CNI_COMMAND", verb).env("CNI_CONTAINERID", &container.id);
+        command.env("CNI_NETNS", container.netns.path()).env("CNI_IFNAME", CONTAINER_IFNAME);
+        command.env("CNI_ARGS", &container.args).env("CNI_PATH", &self.path);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.node.spawn(&mut command)?;
+        let mut input = child.stdin.take().context("a plugin has no input")?;
+        input.write_all(Value::Object(config).to_string().as_bytes())?;
+        drop(input);
+        let output = child.wait_with_output()?;
+        let doing = || format!("{verb} of {} by {name}", container.id);
+        if !output.status.success() {
+            let error: CniError = serde_json::from_slice(&output.stdout).with_context(|| {
+                let stdout = String::from_utf8_lossy(&output.stdout);
+                let stderr = String::from_utf8_lossy(&output.stderr);
+                format!("{}: {}, {stdout} {stderr}", doing(), output.status)
+            })?;
+            return Err(anyhow::Error::new(error).context(doing()));
+        }
+        if verb != "ADD" {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&output.stdout).with_context(doing)
+    }
+}
+
+/// The addresses in a result, without their prefix lengths.
+///
+/// # Errors
+/// The result is not of the specification's form.
+pub fn addresses(result: &Value) -> Result<Vec<IpAddr>> {
+    let ips = result.get("ips").and_then(Value::as_array).context("the result has no ips")?;
+    let address = |ip: &Value| {
+        let text = ip.get("address").and_then(Value::as_str).context("an ip has no address")?;
+        let address = text.split('/').next().unwrap_or_default();
+        address.parse().with_context(|| format!("`{text}` is no address"))
+    };
+    ips.iter().map(address).collect()
+}
+
+/// The name of the host's end of the veth pair in a result.
+///
+/// # Errors
+/// The result names no interface of the host that looks like one.
+pub fn host_interface(result: &Value) -> Result<String> {
+    let interfaces = result.get("interfaces").and_then(Value::as_array);
+    for interface in interfaces.context("the result has no interfaces")? {
+        let text = |field| interface.get(field).and_then(Value::as_str).unwrap_or_default();
+        if text("sandbox").is_empty() && text("name").starts_with("veth") {
+            return Ok(text("name").to_owned());
+        }
+    }
+    bail!("the result names no veth on the host: {result}")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn addresses_and_the_host_interface_are_found_in_a_result() {
+        let result = json!({
+            "cniVersion": "1.0.0",
+            "interfaces": [
+                { "name": "cni0", "mac": "00:00:00:00:00:01" },
+                { "name": "veth12345678" },
+                { "name": "eth0", "sandbox": "/run/netns/x" },
+            ],
+            "ips": [{ "address": "10.0.0.2/24", "interface": 2 }, { "address": "fd00::2/64" }],
+        });
+        assert_eq!(host_interface(&result).unwrap(), "veth12345678");
+        let expected: [IpAddr; 2] = ["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
+        assert_eq!(addresses(&result).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_result_without_a_veth_of_the_host_is_an_error() {
+        let result = json!({ "interfaces": [{ "name": "veth1", "sandbox": "/run/netns/x" }] });
+        assert!(host_interface(&result).is_err());
+        assert!(addresses(&result).is_err());
+    }
+}

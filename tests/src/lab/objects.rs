@@ -1,0 +1,157 @@
+//! The Kubernetes objects of a lab, as files in its directory of manifests.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use super::topology::{NODE, NODE_NAME};
+
+/// Labels, by key.
+pub type Labels = BTreeMap<String, String>;
+
+/// Labels from pairs.
+pub fn labels(pairs: &[(&str, &str)]) -> Labels {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+/// The directory that the agent watches.
+#[derive(Clone, Debug)]
+pub struct Manifests {
+    folder: PathBuf,
+    /// Beside it, on the same file system: files are written here and then moved.
+    drafts: PathBuf,
+}
+
+impl Manifests {
+    /// Makes the directory within a folder.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub(super) fn create(within: &Path) -> Result<Self> {
+        let (folder, drafts) = (within.join("manifests"), within.join("drafts"));
+        for path in [&folder, &drafts] {
+            fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
+        }
+        Ok(Self { folder, drafts })
+    }
+
+    /// The directory.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Puts a file there, whole: a reader sees the old content or the new one.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write(&self, file: &str, content: &str) -> Result<()> {
+        let draft = self.drafts.join(file);
+        fs::write(&draft, content).with_context(|| format!("writing {}", draft.display()))?;
+        let path = self.folder.join(file);
+        fs::rename(&draft, &path).with_context(|| format!("writing {}", path.display()))
+    }
+
+    /// Takes a file away; one that is not there is no error.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn remove(&self, file: &str) -> Result<()> {
+        match fs::remove_file(self.folder.join(file)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("removing {file}"))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Writes an object. JSON is YAML too; the file is there for people as well, so it is laid out.
+    pub(super) fn write_object(&self, file: &str, object: &Value) -> Result<()> {
+        self.write(file, &format!("{object:#}\n"))
+    }
+}
+
+/// The Node that the lab is.
+pub(super) fn node() -> Value {
+    let mut addresses = vec![json!({ "type": "Hostname", "address": NODE_NAME })];
+    addresses.extend(NODE.map(|address| json!({ "type": "InternalIP", "address": address })));
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": { "name": NODE_NAME },
+        "status": { "addresses": addresses },
+    })
+}
+
+/// A Namespace, with the label that the API server gives every one.
+pub(super) fn namespace(name: &str, labels: &Labels) -> Value {
+    let mut labels = labels.clone();
+    labels.insert("kubernetes.io/metadata.name".to_owned(), name.to_owned());
+    json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": { "name": name, "labels": labels },
+    })
+}
+
+/// What a pod is, as far as it is chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodSpec {
+    /// Its namespace, which must exist.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: Labels,
+    /// On what it answers, TCP and UDP.
+    pub ports: Vec<u16>,
+}
+
+impl PodSpec {
+    /// A pod by namespace and name, such as `shop/web`; without a slash it is in the namespace `default`.
+    ///
+    pub fn new(name: &str, with_labels: &[(&str, &str)], ports: &[u16]) -> Self {
+        let (namespace, name) = name.split_once('/').unwrap_or(("default", name));
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            labels: labels(with_labels),
+            ports: ports.to_vec(),
+        }
+    }
+
+    /// Namespace and name, as [`PodSpec::new`] takes them.
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// The file of its manifest.
+    pub(super) fn file(&self) -> String {
+        format!("pod-{}-{}.yaml", self.namespace, self.name)
+    }
+
+    /// The Pod object; as in a cluster it has no addresses before it has an interface.
+    pub(super) fn object(&self, uid: &str, addresses: &[IpAddr]) -> Value {
+        let Self { namespace, name, labels, ports } = self;
+        let ports: Vec<_> = ports.iter().map(|port| json!({ "containerPort": port })).collect();
+        let ips: Vec<_> = addresses.iter().map(|address| json!({ "ip": address })).collect();
+        json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": { "namespace": namespace, "name": name, "uid": uid, "labels": labels },
+            "spec": {
+                "nodeName": NODE_NAME,
+                "containers": [{ "name": "probe", "image": "netpol-probe", "ports": ports }],
+            },
+            "status": {
+                "phase": if ips.is_empty() { "Pending" } else { "Running" },
+                "podIP": addresses.first(),
+                "podIPs": ips,
+            },
+        })
+    }
+}

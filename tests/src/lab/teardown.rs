@@ -1,0 +1,123 @@
+//! Removes a lab by its name alone, so that one that was killed can be removed as well.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use rustix::fs::FlockOperation;
+use rustix::mount::UnmountFlags;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::netns;
+use super::wait::{LIMIT, Look, until};
+
+/// All labs of this machine.
+const LABS: &str = "/run/netpol-lab";
+
+/// The folder of a lab.
+pub(super) fn folder(lab: &str) -> PathBuf {
+    Path::new(LABS).join(lab)
+}
+
+/// The BPF file system of a lab.
+pub(super) fn bpf_folder(lab: &str) -> PathBuf {
+    folder(lab).join("bpf")
+}
+
+/// The name of a lab's namespace. No lab has a dot in its name.
+pub(super) fn netns_name(lab: &str, part: &str) -> String {
+    format!("netpol.{lab}.{part}")
+}
+
+/// Held by the one process that uses the lab; the kernel releases it when the process ends.
+///
+/// # Errors
+/// The lab is in use, and stays so.
+pub(super) fn lock(lab: &str) -> Result<File> {
+    fs::create_dir_all(LABS).with_context(|| format!("creating {LABS}"))?;
+    let path = Path::new(LABS).join(format!("{lab}.lock"));
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+    let file = file.with_context(|| format!("opening {}", path.display()))?;
+    until(&format!("the lab {lab}"), LIMIT, || {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Look::Done(())),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                Ok(Look::NotYet("that another process uses it".to_owned()))
+            }
+            Err(errno) => Err(errno).with_context(|| format!("locking {}", path.display())),
+        }
+    })?;
+    Ok(file)
+}
+
+/// Ends the lab's processes and removes its namespaces, its BPF file system and its folder. What does not exist is no
+/// error. Everything is tried, whatever fails.
+///
+/// # Errors
+/// The first failure.
+pub fn remove(lab: &str) -> Result<()> {
+    let processes = end_processes(lab);
+    let namespaces = delete_namespaces(lab);
+    let mount = unmount(&bpf_folder(lab));
+    let folder = folder(lab);
+    let files = match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", folder.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    };
+    processes
+        .and(namespaces)
+        .and(mount)
+        .and(files)
+        .with_context(|| format!("removing the lab {lab}"))
+}
+
+fn namespaces(lab: &str) -> Result<Vec<String>> {
+    netns::names(&netns_name(lab, ""))
+}
+
+fn processes(lab: &str) -> Result<Vec<i32>> {
+    let mut processes = Vec::new();
+    for name in namespaces(lab)? {
+        processes.extend(netns::processes(&name)?);
+    }
+    Ok(processes)
+}
+
+fn end_processes(lab: &str) -> Result<()> {
+    until("the end of all processes", LIMIT, || {
+        let processes = processes(lab)?;
+        for pid in processes.iter().filter_map(|pid| Pid::from_raw(*pid)) {
+            // One that has just ended by itself is as good.
+            kill_process(pid, Signal::KILL).ok();
+        }
+        Ok(match processes.len() {
+            0 => Look::Done(()),
+            n => Look::NotYet(format!("{n} of them")),
+        })
+    })
+}
+
+fn delete_namespaces(lab: &str) -> Result<()> {
+    let mut outcome = Ok(());
+    for name in namespaces(lab)? {
+        outcome = outcome.and(netns::delete(&name));
+    }
+    outcome
+}
+
+/// Unmounts until nothing is mounted there: a lab that was killed may have been mounted over.
+fn unmount(path: &Path) -> Result<()> {
+    use rustix::io::Errno;
+    loop {
+        match rustix::mount::unmount(path, UnmountFlags::DETACH) {
+            Ok(()) => {}
+            Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
+            Err(errno) => {
+                return Err(errno).with_context(|| format!("unmounting {}", path.display()));
+            }
+        }
+    }
+}

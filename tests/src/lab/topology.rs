@@ -1,0 +1,105 @@
+//! The network of a lab: one node, and two hosts outside of it on one Ethernet.
+//!
+//! ```text
+//!  pods 10.244.1.0/24 ── cni0 [node] eth0 192.0.2.1 ──── eth0 [partner] 192.0.2.10
+//!                                                   └─── eth0 [stranger] 192.0.2.200
+//! ```
+//! The same in IPv6. The hosts outside reach the pods by their addresses, through the node; nothing is translated.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::netns::Netns;
+
+/// The node's name in the cluster.
+pub const NODE_NAME: &str = "node-1";
+
+/// The node's addresses on its uplink, as its Node object has them.
+pub const NODE: [IpAddr; 2] = [v4(192, 0, 2, 1), v6(0, 1)];
+
+/// A host outside. Its IPv4 address is in 192.0.2.0/25.
+pub const PARTNER: [IpAddr; 2] = [v4(192, 0, 2, 10), v6(0xa, 0x10)];
+
+/// Another one. Its IPv4 address is in 192.0.2.128/25.
+pub const STRANGER: [IpAddr; 2] = [v4(192, 0, 2, 200), v6(0xb, 0x20)];
+
+const fn v4(a: u8, b: u8, c: u8, d: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+}
+
+/// The address whose last two groups are these, in the /64 of the hosts.
+const fn v6(group: u16, host: u16) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x192, 0, 0, 0, group, host))
+}
+
+/// The namespaces that are there before any pod.
+#[derive(Clone, Debug)]
+pub(super) struct Topology {
+    pub(super) node: Netns,
+    pub(super) partner: Netns,
+    pub(super) stranger: Netns,
+}
+
+impl Topology {
+    /// Makes the namespaces, named by `name_of`, and connects them.
+    ///
+    /// # Errors
+    /// `ip` failed, mostly for lack of root.
+    pub(super) fn create(name_of: impl Fn(&str) -> String) -> Result<Self> {
+        let node = Netns::create(&name_of("node"))?;
+        let partner = Netns::create(&name_of("partner"))?;
+        let stranger = Netns::create(&name_of("stranger"))?;
+        for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
+            node.set(key, "1")?;
+        }
+        // The partner's host carries the Ethernet: a bridge with the node and the stranger on it.
+        partner.configure(&format!(
+            "link add eth0 type bridge\n\
+             link add to-node type veth peer name eth0 netns {}\n\
+             link add to-stranger type veth peer name eth0 netns {}\n\
+             link set to-node master eth0 up\n\
+             link set to-stranger master eth0 up\n",
+            node.name(),
+            stranger.name(),
+        ))?;
+        node.configure(&uplink(NODE))?;
+        for (host, addresses) in [(&partner, PARTNER), (&stranger, STRANGER)] {
+            host.configure(&uplink(addresses))?;
+            let [v4, v6] = NODE;
+            host.configure(&format!("route add default via {v4}\nroute add default via {v6}\n"))?;
+        }
+        Ok(Self { node, partner, stranger })
+    }
+}
+
+fn uplink([v4, v6]: [IpAddr; 2]) -> String {
+    format!("address add {v4}/24 dev eth0\naddress add {v6}/64 dev eth0 nodad\nlink set eth0 up\n")
+}
+
+/// What would stand in `/etc/cni/net.d`: the bridge plugin as Flannel configures it, and ours behind it.
+pub(super) fn conflist(folder: &Path, socket: &Path) -> Value {
+    json!({
+        "cniVersion": "1.0.0",
+        "name": "lab",
+        "plugins": [
+            {
+                "type": "bridge",
+                "bridge": "cni0",
+                "isDefaultGateway": true,
+                "hairpinMode": true,
+                "ipam": {
+                    "type": "host-local",
+                    "dataDir": folder.join("ipam"),
+                    "ranges": [
+                        [{ "subnet": "10.244.1.0/24" }],
+                        [{ "subnet": "fd00:10:244:1::/64" }],
+                    ],
+                },
+            },
+            { "type": "netpol-cni", "agentSocket": socket },
+        ],
+    })
+}

@@ -1,0 +1,58 @@
+//! Sends everything back, TCP and UDP, IPv4 and IPv6, on a list of ports.
+
+use std::net::{Ipv6Addr, SocketAddr};
+
+use anyhow::{Context as _, Result};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+
+/// Largest datagram that is sent back, in bytes: the largest there is.
+const MAX_DATAGRAM_BYTES: usize = 65_535;
+
+/// Opens all ports, calls `ready`, and serves until the process ends.
+///
+/// # Errors
+/// A port cannot be opened.
+pub async fn run(ports: &[u16], ready: impl FnOnce() -> Result<()>) -> Result<()> {
+    let mut services = tokio::task::JoinSet::new();
+    for &port in ports {
+        // The unspecified IPv6 address takes IPv4 too.
+        let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        let listener =
+            TcpListener::bind(address).await.with_context(|| format!("opening TCP {port}"))?;
+        let socket =
+            UdpSocket::bind(address).await.with_context(|| format!("opening UDP {port}"))?;
+        services.spawn(serve_tcp(listener));
+        services.spawn(serve_udp(socket));
+    }
+    ready()?;
+    while let Some(ended) = services.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
+
+async fn serve_tcp(listener: TcpListener) -> Result<()> {
+    loop {
+        let (stream, _peer) = listener.accept().await.context("accepting")?;
+        tokio::spawn(echo(stream));
+    }
+}
+
+/// Ends when the other side does. How is none of the server's business.
+async fn echo(mut stream: TcpStream) {
+    if stream.set_nodelay(true).is_ok() {
+        let (mut reader, mut writer) = stream.split();
+        tokio::io::copy(&mut reader, &mut writer).await.ok();
+    }
+}
+
+async fn serve_udp(socket: UdpSocket) -> Result<()> {
+    let mut buffer = vec![0; MAX_DATAGRAM_BYTES];
+    loop {
+        // An error here is one that an earlier answer ran into (ICMP); the socket is still good.
+        let Ok((len_bytes, peer)) = socket.recv_from(&mut buffer).await else { continue };
+        if let Some(datagram) = buffer.get(..len_bytes) {
+            socket.send_to(datagram, peer).await.ok();
+        }
+    }
+}

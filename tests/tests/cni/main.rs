@@ -1,0 +1,18 @@
+//! The CNI plugin from outside: environment and standard input in, JSON and exit code out.
+//!
+//! The agent is a thread that speaks the real messages; the other plugins are Debian's. All networks are in
+//! namespaces of the test, the plugin itself runs in one that stands for the node.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "all of it is test, also outside functions marked so"
+)]
+
+mod chained;
+mod delegate;
+mod fake_agent;
+mod input;
+mod main_plugin;
+mod node;
+mod subnet_file;
