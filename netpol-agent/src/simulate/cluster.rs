@@ -38,6 +38,21 @@ impl Cluster {
         }
     }
 
+    /// Empties the cluster, as if it was new; only the maps of the engine go on.
+    ///
+    /// # Errors
+    /// When the engine's maps refuse a change.
+    pub fn clear(&mut self) -> Result<(), DatapathError> {
+        self.state = ClusterState::default();
+        self.interfaces = Interfaces::default();
+        self.numbering = Numbering::default();
+        let Engine::Datapath(datapath) = &mut self.engine else { return Ok(()) };
+        let empty = Image::default();
+        datapath.apply(&diff(&self.image, &empty))?;
+        self.image = empty;
+        Ok(())
+    }
+
     /// Makes these all the objects there are: those that are gone are removed, the others added or changed, each by a
     /// delta against the state before.
     ///

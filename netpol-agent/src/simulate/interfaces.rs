@@ -16,14 +16,15 @@ pub(super) const UPLINK: IfIndex = IfIndex(2);
 const FIRST: u32 = 100;
 
 /// One interface for every pod that holds an address. A pod keeps its interface while it does; another pod of the same
-/// name gets another one.
+/// name gets another one. Numbers are used again, as the kernel does.
 #[derive(Debug, Default)]
 pub(super) struct Interfaces {
     by_pod: BTreeMap<(ObjectName, Arc<str>), Endpoint>,
-    /// Tickets given back, and how many were ever given out.
-    free_tickets: BTreeSet<u16>,
-    n_tickets: u16,
-    n_made: u32,
+    free: BTreeSet<u32>,
+    /// How many numbers are in use or free.
+    n_numbers: u32,
+    /// How many interfaces there ever were.
+    n_made: u64,
 }
 
 impl Interfaces {
@@ -40,11 +41,11 @@ impl Interfaces {
             .map(|pod| (key(pod), pod))
             .collect();
         let mut deltas = Vec::new();
-        let free_tickets = &mut self.free_tickets;
+        let free = &mut self.free;
         self.by_pod.retain(|key, endpoint| {
             let stays = attached.contains_key(key);
             if !stays {
-                free_tickets.extend((endpoint.ticket != 0).then_some(endpoint.ticket));
+                free.insert(endpoint.ifindex.0 - FIRST);
                 deltas.push(Delta::RemoveEndpoint(endpoint.ifindex));
             }
             stays
@@ -60,28 +61,20 @@ impl Interfaces {
     }
 
     fn make(&mut self, pod: &Pod) -> Endpoint {
-        let ifindex = IfIndex(FIRST + self.n_made);
+        let number = self.free.pop_first().unwrap_or_else(|| {
+            self.n_numbers += 1;
+            self.n_numbers - 1
+        });
         self.n_made += 1;
+        let ticket = Some(number + 1).filter(|ticket| *ticket < N_TICKETS);
         Endpoint {
-            ifindex,
-            container_id: Arc::from(""),
+            ifindex: IfIndex(FIRST + number),
+            container_id: Arc::from(self.n_made.to_string()),
             pod: pod.name.clone(),
             pod_uid: Arc::clone(&pod.uid),
-            ticket: self.ticket(),
+            ticket: ticket.and_then(|ticket| u16::try_from(ticket).ok()).unwrap_or(0),
             addresses: Vec::new(),
         }
-    }
-
-    /// A ticket that no other interface has; 0 when there is none left.
-    fn ticket(&mut self) -> u16 {
-        if let Some(ticket) = self.free_tickets.pop_first() {
-            return ticket;
-        }
-        if u32::from(self.n_tickets) + 1 >= N_TICKETS {
-            return 0;
-        }
-        self.n_tickets += 1;
-        self.n_tickets
     }
 }
 

@@ -114,6 +114,21 @@ pub enum Problem {
     NoTicket,
 }
 
+impl Problem {
+    /// A stable code for programs.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownPod(_) => "unknown-pod",
+            Self::NoAddress(_) => "no-address",
+            Self::ForeignAddress(..) => "foreign-address",
+            Self::NoCommonFamily => "no-common-family",
+            Self::Service(_) => "service",
+            Self::UnknownPort { .. } => "unknown-port",
+            Self::NoTicket => "no-ticket",
+        }
+    }
+}
+
 /// A probe with everything looked up: the packets that would be sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Route {

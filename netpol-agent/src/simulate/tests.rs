@@ -184,19 +184,19 @@ fn another_node_is_matched_by_ip_block() {
 #[test]
 fn a_pod_replaced_under_its_name_gets_a_new_interface_and_the_same_pod_keeps_its_own() {
     let mut cluster = Cluster::new(Engine::compiled());
-    let ifindexes = |cluster: &Cluster| {
-        cluster.state().endpoints().map(|endpoint| endpoint.ifindex.0).collect::<Vec<_>>()
+    let interfaces = |cluster: &Cluster| -> Vec<_> {
+        let endpoints = cluster.state().endpoints();
+        endpoints.map(|endpoint| (endpoint.ifindex.0, endpoint.container_id.to_string())).collect()
     };
     let mut a = pod("a", &["10.0.0.1"]);
     a.uid = Arc::from("1");
     cluster.set(vec![Object::Pod(a.clone())]).unwrap();
-    let before = ifindexes(&cluster);
+    let before = interfaces(&cluster);
     cluster.set(vec![Object::Pod(pod("0", &["10.0.0.9"])), Object::Pod(a.clone())]).unwrap();
-    assert!(ifindexes(&cluster).contains(&before[0]));
+    assert!(interfaces(&cluster).contains(&before[0]));
     a.uid = Arc::from("2");
     cluster.set(vec![Object::Pod(a)]).unwrap();
-    assert_eq!(ifindexes(&cluster).len(), 1);
-    assert_ne!(ifindexes(&cluster), before);
+    assert_eq!(interfaces(&cluster), [(before[0].0, "3".to_owned())]);
 }
 
 #[test]
