@@ -1,5 +1,6 @@
 //! Address blocks with exceptions.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -22,6 +23,16 @@ impl IpBlock {
     /// Whether the address is in the block and in no exception.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.cidr.contains(address) && !self.except.iter().any(|hole| hole.contains(address))
+    }
+}
+
+impl fmt::Display for IpBlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.cidr)?;
+        for (index, hole) in self.except.iter().enumerate() {
+            write!(f, "{}{hole}", if index == 0 { " except " } else { ", " })?;
+        }
+        Ok(())
     }
 }
 

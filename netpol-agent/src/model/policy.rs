@@ -1,5 +1,6 @@
 //! A NetworkPolicy after normalisation.
 
+use std::fmt;
 use std::sync::Arc;
 
 use netpol_common::ids::Direction;
@@ -122,4 +123,25 @@ pub enum NamespaceMatch {
     Own,
     /// The namespaces with these labels. `{}` selects all of them.
     Selected(Selector),
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (namespaces, pods) = match self {
+            Self::IpBlock(block) => return write!(f, "{block}"),
+            Self::Pods { namespaces, pods } => (namespaces, pods),
+        };
+        if pods.is_everything() {
+            f.write_str("all pods")?;
+        } else {
+            write!(f, "pods with {pods}")?;
+        }
+        match namespaces {
+            NamespaceMatch::Own => f.write_str(" of the policy's namespace"),
+            NamespaceMatch::Selected(selector) if selector.is_everything() => {
+                f.write_str(" of all namespaces")
+            }
+            NamespaceMatch::Selected(selector) => write!(f, " of namespaces with {selector}"),
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Labels and label selectors.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
 /// Labels of a pod or a namespace.
@@ -64,6 +65,37 @@ impl Selector {
     /// The requirements, sorted.
     pub fn requirements(&self) -> impl Iterator<Item = &Requirement> {
         self.requirements.iter()
+    }
+}
+
+/// As `kubectl` writes it: `app=web`, `tier in (a,b)`, `tier notin (a,b)`, `app`, `!app`.
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list =
+            |values: &BTreeSet<Arc<str>>| values.iter().cloned().collect::<Vec<_>>().join(",");
+        match self {
+            Self::In(key, values) if values.len() == 1 => write!(f, "{key}={}", list(values)),
+            Self::In(key, values) => write!(f, "{key} in ({})", list(values)),
+            Self::NotIn(key, values) => write!(f, "{key} notin ({})", list(values)),
+            Self::Exists(key) => f.write_str(key),
+            Self::DoesNotExist(key) => write!(f, "!{key}"),
+        }
+    }
+}
+
+/// The requirements with commas between them; `{}` for the selector that selects everything.
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_everything() {
+            return f.write_str("{}");
+        }
+        for (index, requirement) in self.requirements.iter().enumerate() {
+            if index > 0 {
+                f.write_str(",")?;
+            }
+            write!(f, "{requirement}")?;
+        }
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use netpol_common::ids::Direction;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Isolation, RuleRef, isolating, peers::selects_namespace};
 use crate::model::{
@@ -71,7 +71,7 @@ pub struct EndDecision {
 }
 
 /// What happens to the connection at one end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EndVerdict {
     /// No policy isolates the pod in this direction.
@@ -107,7 +107,7 @@ pub struct Miss {
 }
 
 /// Which half of a rule does not match.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MissReason {
     /// The peer matches, the port does not: the nearest kind of miss.

@@ -14,7 +14,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use netpol_common::ids::Direction;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use evaluate::{
     Connection, Decision, EndDecision, EndVerdict, Miss, MissReason, Remote, evaluate,
@@ -28,7 +28,7 @@ use crate::model::{ObjectName, Peers, Pod, Policy, Rule};
 use crate::store::ClusterState;
 
 /// One rule of one policy.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RuleRef {
     /// The policy.
     pub policy: ObjectName,

@@ -6,6 +6,7 @@
 
 mod cluster;
 mod engine;
+mod explain;
 mod frame;
 mod interfaces;
 mod probe;
@@ -13,6 +14,7 @@ mod walk;
 
 pub use cluster::{Cluster, with_implicit_namespaces};
 pub use engine::{Datapath, DatapathError, Engine, Judged};
+pub use explain::{EndExplanation, Explanation, Packets, RuleSays, explain};
 pub use probe::{Answer, End, PortChoice, Probe, Problem};
 
 #[cfg(test)]

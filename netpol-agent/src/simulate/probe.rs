@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::model::{ObjectName, Pod, PodPhase, PortName, Transport};
@@ -42,11 +43,39 @@ impl End {
     }
 }
 
+/// `NAMESPACE/POD`, `NAMESPACE/POD@ADDRESS` or `ADDRESS`.
+impl FromStr for End {
+    type Err = NotAnEnd;
+
+    fn from_str(text: &str) -> Result<Self, NotAnEnd> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Address(address));
+        }
+        let not_an_end = || NotAnEnd { text: text.to_owned() };
+        let (name, address) = match text.split_once('@') {
+            None => (text, None),
+            Some((name, address)) => (name, Some(address.parse().map_err(|_not_an_address| not_an_end())?)),
+        };
+        let (namespace, pod) = name.split_once('/').ok_or_else(not_an_end)?;
+        if namespace.is_empty() || pod.is_empty() || pod.contains('/') {
+            return Err(not_an_end());
+        }
+        Ok(Self::Pod { name: ObjectName::new(namespace, pod), address })
+    }
+}
+
+/// A text that names no end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is neither NAMESPACE/POD nor an address")]
+pub struct NotAnEnd {
+    text: String,
+}
+
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pod { name, address: None } => write!(f, "{name}"),
-            Self::Pod { name, address: Some(address) } => write!(f, "{name} ({address})"),
+            Self::Pod { name, address: Some(address) } => write!(f, "{name}@{address}"),
             Self::Address(address) => write!(f, "{address}"),
         }
     }
@@ -60,6 +89,13 @@ pub enum PortChoice {
     /// The name of a port of the destination pod. Of several numbers the first one is meant, as for a Service's
     /// `targetPort`: containers in order, then sidecars.
     Name(Arc<str>),
+}
+
+/// A number, or else a name.
+impl From<&str> for PortChoice {
+    fn from(text: &str) -> Self {
+        text.parse().map_or_else(|_| Self::Name(Arc::from(text)), Self::Number)
+    }
 }
 
 impl fmt::Display for PortChoice {
