@@ -14,6 +14,7 @@ pub mod control;
 pub mod dataplane;
 #[cfg(feature = "kube")]
 pub mod kube;
+pub mod manifests;
 pub mod model;
 #[cfg(feature = "ebpf")]
 pub mod netlink;

@@ -46,7 +46,7 @@ pub enum Severity {
     Warning,
 }
 
-/// Stable codes of the findings that conversion makes.
+/// Stable codes of the findings on objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Code {
@@ -74,6 +74,8 @@ pub enum Code {
     UnusualBlock,
     /// An annotation of netpol's with a value that it does not know.
     InvalidAnnotation,
+    /// The object is defined more than once: one of the definitions counts.
+    DefinedTwice,
 }
 
 impl Code {
@@ -92,13 +94,17 @@ impl Code {
             Self::InvalidAddress => "invalid-address",
             Self::UnusualBlock => "unusual-block",
             Self::InvalidAnnotation => "invalid-annotation",
+            Self::DefinedTwice => "defined-twice",
         }
     }
 
     /// How bad it is.
     pub const fn severity(self) -> Severity {
         match self {
-            Self::IgnoredField | Self::UnusualBlock | Self::InvalidAnnotation => Severity::Warning,
+            Self::IgnoredField
+            | Self::UnusualBlock
+            | Self::InvalidAnnotation
+            | Self::DefinedTwice => Severity::Warning,
             Self::Malformed
             | Self::UnknownField
             | Self::InvalidName

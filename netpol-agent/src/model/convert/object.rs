@@ -9,7 +9,7 @@ use super::pod::pod;
 use super::policy::policy;
 use super::service::service;
 use super::walk::{Fields, Findings, Path, quoted};
-use crate::model::{Code, Diagnostic, Kind, Object, ObjectName};
+use crate::model::{Code, Diagnostic, Kind, Object};
 
 /// API group and version of `NetworkPolicy`.
 const NETWORKING: &str = "networking.k8s.io/v1";
@@ -44,9 +44,8 @@ pub fn object(value: &Value) -> Converted {
     let mut converted = convert(kind, value);
     let expected = if kind == Kind::NetworkPolicy { NETWORKING } else { CORE };
     if api_version != Some(expected) {
-        let name = converted.object.as_ref().map(|object| object.object_ref().name);
-        let mut findings =
-            Findings::new(kind, name.unwrap_or_else(|| ObjectName::cluster_scoped("")));
+        let (metadata, _) = Metadata::from_value(kind, Fields::of(value));
+        let mut findings = Findings::new(kind, metadata.object_name(kind));
         let found = api_version.map_or_else(|| "missing".to_owned(), quoted);
         let message = format!("is {found}, not {expected}: the object is read as {expected}");
         findings.report(Code::Malformed, &Path::Root.field("apiVersion"), message);
@@ -208,7 +207,7 @@ mod tests {
             "status": { "podIPs": [{ "ip": "10.0.0.1" }, { "ip": 7 }, "10.0.0.2"], "phase": 3 },
         }));
         expect_test::expect![[r#"
-            Pod default/a: metadata.labels[tier] is a number, not a string: it is taken as it is written [malformed]
+            Pod default/a: metadata.labels[tier] is a number, not a string (it needs quotes): it is taken as it is written [malformed]
             Pod default/a: spec.containers[0].ports[0].containerPort cannot be read (invalid type: string "80", expected i32): it is ignored [malformed]
             Pod default/a: spec.hostNetwork cannot be read (invalid type: string "true", expected a boolean): it is ignored [malformed]
             Pod default/a: spec.nodeName cannot be read (invalid type: integer `5`, expected a string): it is ignored [malformed]

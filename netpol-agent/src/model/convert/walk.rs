@@ -6,6 +6,9 @@ use serde_json::{Map, Value};
 
 use crate::model::{Code, Diagnostic, Kind, ObjectName, ObjectRef};
 
+/// What is wanted where text belongs.
+const STRING: &str = "a string";
+
 /// A place in an object, such as `spec.ingress[0].ports[1].endPort`.
 ///
 /// A list on the stack: nothing is allocated unless something is reported.
@@ -81,8 +84,11 @@ impl Findings {
         wanted: &str,
         effect: &str,
     ) {
+        // In YAML a string that looks like something else is something else.
+        let is_bare = (found.is_boolean() || found.is_number()) && wanted == STRING;
+        let hint = if is_bare { " (it needs quotes)" } else { "" };
         let found = type_name(found);
-        self.report(Code::Malformed, path, format!("is {found}, not {wanted}: {effect}"));
+        self.report(Code::Malformed, path, format!("is {found}, not {wanted}{hint}: {effect}"));
     }
 
     /// The fields of a mapping, or a finding. Null has the fields of an empty mapping, as in Go.
@@ -130,7 +136,7 @@ impl Findings {
             Value::String(text) => Some(text),
             Value::Null => Some(""),
             Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-                self.wrong_type(path, value, "a string", effect);
+                self.wrong_type(path, value, STRING, effect);
                 None
             }
         }

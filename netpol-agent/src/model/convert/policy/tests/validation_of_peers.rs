@@ -90,9 +90,9 @@ fn a_block_needs_a_cidr_with_a_length() {
     check(
         "{ ingress: [{ from: [{ ipBlock: { cidr: 10 } }] }] }",
         &expect![[r#"
-        default/p isolates () for ingress
-        ingress[0] nobody on every port
-        ! malformed spec.ingress[0].from[0].ipBlock.cidr is a number, not a string: the block matches nothing"#]],
+            default/p isolates () for ingress
+            ingress[0] nobody on every port
+            ! malformed spec.ingress[0].from[0].ipBlock.cidr is a number, not a string (it needs quotes): the block matches nothing"#]],
     );
     check(
         "{ ingress: [{ from: [{ ipBlock: 10.0.0.0/8 }] }] }",

@@ -72,7 +72,7 @@ fn protocols_are_tcp_udp_and_sctp() {
             ! invalid-port spec.ingress[0].ports[0].protocol "tcp" is not TCP, UDP or SCTP: the item matches nothing
             ! invalid-port spec.ingress[0].ports[1].protocol "" is not TCP, UDP or SCTP: the item matches nothing
             ! invalid-port spec.ingress[0].ports[2].protocol "ICMP" is not TCP, UDP or SCTP: the item matches nothing
-            ! malformed spec.ingress[0].ports[3].protocol is a number, not a string: the item matches nothing"#]],
+            ! malformed spec.ingress[0].ports[3].protocol is a number, not a string (it needs quotes): the item matches nothing"#]],
     );
 }
 

@@ -57,9 +57,9 @@ fn odd_names_are_taken_as_they_are_written() {
     check_object(
         &json!({ "metadata": { "name": 5, "namespace": true } }),
         &expect![[r#"
-        true/5 isolates () for ingress
-        ! malformed metadata.name is a number, not a string: it is taken as it is written
-        ! malformed metadata.namespace is a boolean, not a string: it is taken as it is written"#]],
+            true/5 isolates () for ingress
+            ! malformed metadata.name is a number, not a string (it needs quotes): it is taken as it is written
+            ! malformed metadata.namespace is a boolean, not a string (it needs quotes): it is taken as it is written"#]],
     );
     check_object(
         &json!({ "metadata": { "name": "A b", "namespace": "a.b" } }),
@@ -79,7 +79,7 @@ fn wrong_metadata_has_no_effect() {
             ! ignored-field metadata.colour is not a field of the API: it has no effect
             ! malformed metadata.creationTimestamp is not a time (failed to parse four digit integer as year: invalid digit, expected 0-9 but got y): it is ignored
             ! malformed metadata.labels is a list, not a mapping: it is ignored
-            ! malformed metadata.annotations[netpol/existing-connections] is a boolean, not a string: it is taken as it is written
+            ! malformed metadata.annotations[netpol/existing-connections] is a boolean, not a string (it needs quotes): it is taken as it is written
             ! invalid-annotation metadata.annotations[netpol/mood] is not known, only netpol/mode, netpol/existing-connections: it has no effect
             ! invalid-annotation metadata.annotations[netpol/mode] "off" is neither "enforce" nor "audit": it is "enforce"
             ! invalid-annotation metadata.annotations[netpol/existing-connections] "true" is neither "cut" nor "keep": it is "cut""#]],
@@ -88,7 +88,7 @@ fn wrong_metadata_has_no_effect() {
         &json!({ "metadata": { "name": "a", "labels": { "a b": "c", "d": "e f", "g": 1, "h": {} }, "creationTimestamp": "2026-01-02T03:04:05Z", "uid": "u" } }),
         &expect![[r#"
             default/a isolates () for ingress
-            ! malformed metadata.labels[g] is a number, not a string: it is taken as it is written
+            ! malformed metadata.labels[g] is a number, not a string (it needs quotes): it is taken as it is written
             ! malformed metadata.labels[h] is a mapping, not a string: it is ignored
             ! invalid-name metadata.labels[a b] is not a valid label: it is taken as it is written
             ! invalid-name metadata.labels[d] is not a valid label: it is taken as it is written"#]],
@@ -150,8 +150,8 @@ fn wrong_policy_types_isolate_in_both_directions() {
     check(
         "{ policyTypes: [Ingress, 5] }",
         &expect![[r#"
-        default/p isolates () for ingress+egress
-        ! malformed spec.policyTypes[1] is a number, not a string: the policy isolates in both directions"#]],
+            default/p isolates () for ingress+egress
+            ! malformed spec.policyTypes[1] is a number, not a string (it needs quotes): the policy isolates in both directions"#]],
     );
     check(
         "{ policyTypes: [null] }",

@@ -1,0 +1,343 @@
+//! From parser events to a JSON value with the lines of its parts.
+//!
+//! What cannot be read becomes a mapping with the one key [`UNREADABLE`], which is valid nowhere in an
+//! API object. So a policy with such a place still isolates: the conversion takes it as not understood.
+
+use std::collections::BTreeMap;
+
+use granit_parser::{Event, ScalarStyle, Span, Tag};
+use serde_json::{Map, Value};
+
+use super::lines::{Below, Lines};
+use super::scalar;
+use super::{Document, Flaw, FlawKind};
+
+/// Key that marks a mapping as unreadable in part. No field of the API and no label is called so.
+pub(crate) const UNREADABLE: &str = "(unreadable)";
+
+/// The most values that anchors and aliases may copy in one document.
+const MAX_COPIED: usize = 100_000;
+
+/// The most flaws that are told of one document.
+const MAX_FLAWS: usize = 100;
+
+/// A value and the lines of its parts.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) value: Value,
+    pub(super) lines: Lines,
+}
+
+impl Node {
+    fn unreadable(line: usize) -> Self {
+        let value = Value::Object(Map::from_iter([(UNREADABLE.to_owned(), Value::Bool(true))]));
+        Self { value, lines: Lines { line, below: Below::Unreadable } }
+    }
+}
+
+/// Builds one document from its events.
+#[derive(Debug, Default)]
+pub(super) struct Builder {
+    /// The lists and mappings that are open.
+    frames: Vec<Frame>,
+    root: Option<Node>,
+    /// Anchored nodes with the number of values in them.
+    anchors: BTreeMap<usize, (Node, usize)>,
+    /// Values so far.
+    n_values: usize,
+    /// Values copied so far for anchors and aliases.
+    n_copied: usize,
+    flaws: Vec<Flaw>,
+    /// A syntax error ended the document.
+    is_broken: bool,
+}
+
+/// An open list or mapping.
+#[derive(Debug)]
+struct Frame {
+    line: usize,
+    anchor: usize,
+    /// Values before it, to know how many are in it.
+    n_values_before: usize,
+    kind: FrameKind,
+}
+
+#[derive(Debug)]
+enum FrameKind {
+    List {
+        values: Vec<Value>,
+        lines: Vec<Lines>,
+    },
+    Mapping {
+        values: Map<String, Value>,
+        lines: BTreeMap<String, Lines>,
+        merged: Vec<Node>,
+        key: Key,
+    },
+}
+
+/// What comes next in a mapping.
+#[derive(Debug)]
+enum Key {
+    /// A key.
+    Missing,
+    /// The value of this key.
+    Read { text: String, line: usize },
+    /// A mapping, or a list of mappings, whose entries are defaults of this one.
+    Merge,
+    /// The value of a key that is no text.
+    Unreadable { line: usize },
+}
+
+impl Builder {
+    /// Takes the next event of the document.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is not exhaustive")]
+    pub(super) fn event(&mut self, event: &Event<'_>, span: &Span) {
+        let line = span.start.line();
+        match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                self.scalar(text, *style, *anchor, tag.as_deref(), line);
+            }
+            Event::SequenceStart(_, anchor, _) => {
+                self.open(line, *anchor, FrameKind::List { values: Vec::new(), lines: Vec::new() });
+            }
+            Event::MappingStart(_, anchor, _) => {
+                let kind = FrameKind::Mapping {
+                    values: Map::new(),
+                    lines: BTreeMap::new(),
+                    merged: Vec::new(),
+                    key: Key::Missing,
+                };
+                self.open(line, *anchor, kind);
+            }
+            Event::SequenceEnd | Event::MappingEnd => self.close(),
+            Event::Alias(anchor) => self.alias(*anchor, line),
+            Event::UnresolvedAlias(name) => {
+                self.flaw(FlawKind::Syntax, line, format!("there is no anchor {name:?} above"));
+                self.complete(Node::unreadable(line), 0, 1);
+            }
+            // Boundaries of the stream and of documents, and what a later version may add beside nodes.
+            _ => {}
+        }
+    }
+
+    /// Takes a syntax error, behind which nothing of the document can be read.
+    pub(super) fn break_off(&mut self, line: usize, message: String) {
+        self.is_broken = true;
+        self.flaw(FlawKind::Syntax, line, message);
+    }
+
+    /// Ends the document; `None` if there is nothing in it and nothing wrong with it.
+    ///
+    /// After a syntax error whatever is open is unreadable from there on.
+    pub(super) fn finish(mut self) -> Option<Document> {
+        while let Some(frame) = self.frames.last_mut() {
+            let line = frame.line;
+            match &mut frame.kind {
+                FrameKind::List { values, lines } => {
+                    let node = Node::unreadable(line);
+                    values.push(node.value);
+                    lines.push(node.lines);
+                }
+                FrameKind::Mapping { values, lines, key, .. } => {
+                    let node = Node::unreadable(line);
+                    if let Key::Read { text, .. } = std::mem::replace(key, Key::Missing) {
+                        values.entry(text.clone()).or_insert(node.value.clone());
+                        lines.entry(text).or_insert(node.lines.clone());
+                    }
+                    values.insert(UNREADABLE.to_owned(), node.value);
+                    lines.insert(UNREADABLE.to_owned(), node.lines);
+                }
+            }
+            self.close();
+        }
+        let line = self.flaws.first().map_or(1, |flaw| flaw.line);
+        let nothing = Node { value: Value::Null, lines: Lines { line, below: Below::Nothing } };
+        let Node { value, lines } = self.root.unwrap_or(nothing);
+        let is_empty = value.is_null() && self.flaws.is_empty();
+        let (flaws, is_broken) = (self.flaws, self.is_broken);
+        (!is_empty).then_some(Document { value, lines, flaws, is_broken })
+    }
+
+    /// Adds a flaw of the document.
+    pub(super) fn flaw(&mut self, kind: FlawKind, line: usize, message: String) {
+        if self.flaws.len() < MAX_FLAWS {
+            self.flaws.push(Flaw { kind, line, message });
+        }
+    }
+
+    fn scalar(
+        &mut self,
+        text: &str,
+        style: ScalarStyle,
+        anchor: usize,
+        tag: Option<&Tag>,
+        line: usize,
+    ) {
+        if let Some(key) = self.awaited_key() {
+            let is_merge = text == "<<" && style == ScalarStyle::Plain;
+            *key = match scalar::key(text, style, tag) {
+                _ if is_merge => Key::Merge,
+                Some(text) => Key::Read { text, line },
+                None => Key::Unreadable { line },
+            };
+            if anchor != 0 {
+                let value = Value::from(text);
+                self.anchors.insert(
+                    anchor,
+                    (Node { value, lines: Lines { line, below: Below::Nothing } }, 1),
+                );
+            }
+            return;
+        }
+        let node = if let Some(value) = scalar::resolve(text, style, tag) {
+            Node { value, lines: Lines { line, below: Below::Nothing } }
+        } else {
+            self.flaw(FlawKind::Value, line, format!("{text:?} is not a value that JSON has"));
+            Node::unreadable(line)
+        };
+        self.complete(node, anchor, 1);
+    }
+
+    fn alias(&mut self, anchor: usize, line: usize) {
+        let Some((_, n_values)) = self.anchors.get(&anchor) else {
+            self.flaw(FlawKind::Syntax, line, "an alias refers to what it is part of".to_owned());
+            self.complete(Node::unreadable(line), 0, 1);
+            return;
+        };
+        let n_values = *n_values;
+        if !self.may_copy(n_values, line) {
+            self.complete(Node::unreadable(line), 0, 1);
+            return;
+        }
+        let Some((node, _)) = self.anchors.get(&anchor).cloned() else { return };
+        if let Some(key) = self.awaited_key() {
+            *key = if let Value::String(text) = node.value {
+                Key::Read { text, line }
+            } else {
+                Key::Unreadable { line }
+            };
+            return;
+        }
+        // `complete` counts one.
+        self.n_values = self.n_values.saturating_add(n_values.saturating_sub(1));
+        self.complete(node, 0, n_values);
+    }
+
+    /// Counts copied values; false, with a flaw, when there are too many.
+    fn may_copy(&mut self, n_values: usize, line: usize) -> bool {
+        let was_within = self.n_copied <= MAX_COPIED;
+        self.n_copied = self.n_copied.saturating_add(n_values);
+        if was_within && self.n_copied > MAX_COPIED {
+            let message = format!("aliases copy more than {MAX_COPIED} values");
+            self.flaw(FlawKind::TooLarge, line, message);
+        }
+        self.n_copied <= MAX_COPIED
+    }
+
+    /// The key of the innermost mapping, if a key comes next.
+    fn awaited_key(&mut self) -> Option<&mut Key> {
+        match self.frames.last_mut().map(|frame| &mut frame.kind) {
+            Some(FrameKind::Mapping { key: key @ Key::Missing, .. }) => Some(key),
+            Some(FrameKind::Mapping { .. } | FrameKind::List { .. }) | None => None,
+        }
+    }
+
+    fn open(&mut self, line: usize, anchor: usize, kind: FrameKind) {
+        self.frames.push(Frame { line, anchor, n_values_before: self.n_values, kind });
+    }
+
+    fn close(&mut self) {
+        let Some(Frame { line, anchor, n_values_before, kind }) = self.frames.pop() else { return };
+        let node = match kind {
+            FrameKind::List { values, lines } => Node {
+                value: Value::Array(values),
+                lines: Lines { line, below: Below::Items(lines) },
+            },
+            FrameKind::Mapping { mut values, mut lines, merged, .. } => {
+                for node in merged {
+                    self.merge(node, &mut values, &mut lines);
+                }
+                Node {
+                    value: Value::Object(values),
+                    lines: Lines { line, below: Below::Fields(lines) },
+                }
+            }
+        };
+        let n_values = self.n_values.saturating_sub(n_values_before).saturating_add(1);
+        self.complete(node, anchor, n_values);
+    }
+
+    /// Adds the entries that are not there yet.
+    fn merge(
+        &mut self,
+        node: Node,
+        values: &mut Map<String, Value>,
+        lines: &mut BTreeMap<String, Lines>,
+    ) {
+        match (node.value, node.lines.below) {
+            (Value::Object(from), Below::Fields(mut from_lines)) => {
+                for (key, value) in from {
+                    if !values.contains_key(&key) {
+                        lines.extend(from_lines.remove_entry(&key));
+                        values.insert(key, value);
+                    }
+                }
+            }
+            (Value::Array(from), Below::Items(from_lines)) => {
+                for (value, lines_of_value) in from.into_iter().zip(from_lines) {
+                    self.merge(Node { value, lines: lines_of_value }, values, lines);
+                }
+            }
+            _ => {
+                let line = node.lines.line;
+                self.flaw(FlawKind::Value, line, "only mappings can be merged with <<".to_owned());
+                let Node { value, lines: at } = Node::unreadable(line);
+                values.insert(UNREADABLE.to_owned(), value);
+                lines.insert(UNREADABLE.to_owned(), at);
+            }
+        }
+    }
+
+    /// Puts a complete node where it belongs.
+    fn complete(&mut self, node: Node, anchor: usize, n_values: usize) {
+        self.n_values = self.n_values.saturating_add(1);
+        if anchor != 0 && self.may_copy(n_values, node.lines.line) {
+            self.anchors.insert(anchor, (node.clone(), n_values));
+        }
+        let Some(frame) = self.frames.last_mut() else {
+            self.root.get_or_insert(node);
+            return;
+        };
+        match &mut frame.kind {
+            FrameKind::List { values, lines } => {
+                values.push(node.value);
+                lines.push(node.lines);
+            }
+            FrameKind::Mapping { values, lines, merged, key } => {
+                match std::mem::replace(key, Key::Missing) {
+                    // A list or mapping stands where a key should.
+                    Key::Missing => *key = Key::Unreadable { line: node.lines.line },
+                    Key::Merge => merged.push(node),
+                    Key::Unreadable { line } => {
+                        let Node { value, lines: at } = Node::unreadable(line);
+                        values.insert(UNREADABLE.to_owned(), value);
+                        lines.insert(UNREADABLE.to_owned(), at);
+                        self.flaw(FlawKind::Value, line, "a key must be text".to_owned());
+                    }
+                    Key::Read { text, line } if values.contains_key(&text) => {
+                        let message = format!("key {text:?} is given twice, so neither counts");
+                        let Node { value, lines: at } = Node::unreadable(line);
+                        values.insert(text.clone(), value);
+                        lines.insert(text, at);
+                        self.flaw(FlawKind::RepeatedKey, line, message);
+                    }
+                    Key::Read { text, line } => {
+                        lines.insert(text.clone(), Lines { line, below: node.lines.below });
+                        values.insert(text, node.value);
+                    }
+                }
+            }
+        }
+    }
+}

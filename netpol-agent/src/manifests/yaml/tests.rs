@@ -1,0 +1,224 @@
+use std::fmt::Write as _;
+
+use expect_test::{Expect, expect};
+use proptest::prelude::*;
+
+use super::*;
+
+/// Reads a text and compares its documents and flaws.
+#[track_caller]
+fn check(text: &str, expected: &Expect) {
+    expected.assert_eq(&render(text));
+}
+
+fn render(text: &str) -> String {
+    let mut rendered = String::new();
+    for document in documents(text) {
+        let broken = if document.is_broken { "broken " } else { "" };
+        writeln!(rendered, "{broken}{}", document.value).unwrap();
+        for flaw in document.flaws {
+            writeln!(rendered, "! {}: {:?} {}", flaw.line, flaw.kind, flaw.message).unwrap();
+        }
+    }
+    rendered
+}
+
+#[test]
+fn documents_are_told_apart_and_empty_ones_left_out() {
+    check("", &expect![[""]]);
+    check("# only a comment\n---\n---\n...\n", &expect![[""]]);
+    check(
+        "a: 1\n---\n# x\nb: [2, {c: ~}]\n---\n",
+        &expect![[r#"
+        {"a":1}
+        {"b":[2,{"c":null}]}
+    "#]],
+    );
+    check(
+        "\u{feff}a: 1\r\nb: \"x\\ty\"\r\n",
+        &expect![[r#"
+        {"a":1,"b":"x\ty"}
+    "#]],
+    );
+}
+
+#[test]
+fn json_is_read_too() {
+    check(
+        "{\n\t\"a\": [1, \"\\u00e9\\/\\ud83d\\ude00\", null],\n\t\"b\": {\"c\": true}\n}\n",
+        &expect![[r#"
+            {"a":[1,"é/😀",null],"b":{"c":true}}
+        "#]],
+    );
+    check(
+        r#"{"a":"b","c":{"d":[]},"e":-1.5e2}"#,
+        &expect![[r#"
+        {"a":"b","c":{"d":[]},"e":-150}
+    "#]],
+    );
+}
+
+#[test]
+fn a_repeated_key_counts_not_at_all() {
+    check(
+        "a: 1\nb: {c: 1, c: 2}\na: 2\na: 3\n",
+        &expect![[r#"
+        {"a":{"(unreadable)":true},"b":{"c":{"(unreadable)":true}}}
+        ! 2: RepeatedKey key "c" is given twice, so neither counts
+        ! 3: RepeatedKey key "a" is given twice, so neither counts
+        ! 4: RepeatedKey key "a" is given twice, so neither counts
+    "#]],
+    );
+    check(
+        "yes: 1\ntrue: 2\n",
+        &expect![[r#"
+        {"true":{"(unreadable)":true}}
+        ! 2: RepeatedKey key "true" is given twice, so neither counts
+    "#]],
+    );
+}
+
+#[test]
+fn a_syntax_error_marks_what_is_open_and_spares_other_documents() {
+    check(
+        "kind: NetworkPolicy\nspec:\n  ingress:\n  - from: [a\n  b: c\n---\nd: 1\n---\ne: 'x\n",
+        &expect![[r#"
+            broken {"(unreadable)":{"(unreadable)":true},"kind":"NetworkPolicy","spec":{"(unreadable)":{"(unreadable)":true},"ingress":[{"(unreadable)":{"(unreadable)":true},"from":[{"(unreadable)":true}]},{"(unreadable)":true}]}}
+            ! 5: Syntax illegal placement of ':' indicator
+            {"d":1}
+            broken {"(unreadable)":{"(unreadable)":true},"e":{"(unreadable)":true}}
+            ! 10: Syntax invalid indentation in multiline quoted scalar
+        "#]],
+    );
+    check(
+        "a:\n\t- b\n",
+        &expect![[r#"
+        broken {"(unreadable)":{"(unreadable)":true},"a":{"(unreadable)":true}}
+        ! 2: Syntax tabs disallowed within this context (block indentation)
+    "#]],
+    );
+    check(
+        "a: 1\n b: 2\n---\nc: 3\n",
+        &expect![[r#"
+        broken {"(unreadable)":{"(unreadable)":true},"a":"1 b"}
+        ! 2: Syntax mapping values are not allowed in this context
+        {"c":3}
+    "#]],
+    );
+    check(
+        "a: @b\n---\nc: 3\n",
+        &expect![[r#"
+        broken {"(unreadable)":{"(unreadable)":true},"a":{"(unreadable)":true}}
+        ! 1: Syntax unexpected character: `@'
+        {"c":3}
+    "#]],
+    );
+}
+
+#[test]
+fn anchors_aliases_and_merges_are_resolved() {
+    check(
+        "a: &x {p: 1, q: 2}\nb: *x\nc: {<<: *x, q: 3}\nd: {<<: [*x, {r: 4}]}\n",
+        &expect![[r#"
+        {"a":{"p":1,"q":2},"b":{"p":1,"q":2},"c":{"p":1,"q":3},"d":{"p":1,"q":2,"r":4}}
+    "#]],
+    );
+    check(
+        "a: &k key\n*k : 1\nb: \"<<\"\n\"<<\": {c: 1}\n",
+        &expect![[r#"
+        {"<<":{"c":1},"a":"key","b":"<<","key":1}
+    "#]],
+    );
+    check(
+        "a: {<<: 5, b: 1}\n",
+        &expect![[r#"
+        {"a":{"(unreadable)":{"(unreadable)":true},"b":1}}
+        ! 1: Value only mappings can be merged with <<
+    "#]],
+    );
+    check(
+        "a: *nothing\nb: &self [1, *self]\n---\nc: 1\n",
+        &expect![[r#"
+        {"a":{"(unreadable)":true},"b":[1,{"(unreadable)":true}]}
+        ! 1: Syntax there is no anchor "nothing" above
+        ! 2: Syntax an alias refers to what it is part of
+        {"c":1}
+    "#]],
+    );
+}
+
+#[test]
+fn values_that_json_does_not_have_are_flaws() {
+    check(
+        "a: .nan\nb: [1, .inf]\nc: !!int x\nd: !!str 5\ne: !custom 7\n",
+        &expect![[r#"
+        {"a":{"(unreadable)":true},"b":[1,{"(unreadable)":true}],"c":{"(unreadable)":true},"d":"5","e":"7"}
+        ! 1: Value ".nan" is not a value that JSON has
+        ! 2: Value ".inf" is not a value that JSON has
+        ! 3: Value "x" is not a value that JSON has
+    "#]],
+    );
+    check(
+        "? [a, b]\n: 1\n~: 2\nc: 3\n",
+        &expect![[r#"
+        {"(unreadable)":{"(unreadable)":true},"c":3}
+        ! 1: Value a key must be text
+        ! 3: Value a key must be text
+    "#]],
+    );
+}
+
+#[test]
+fn an_alias_bomb_is_refused_without_being_built() {
+    let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for level in 1..30 {
+        let below = vec![format!("*a{}", level - 1); 10].join(", ");
+        writeln!(bomb, "a{level}: &a{level} [{below}]").unwrap();
+    }
+    let documents = documents(&bomb);
+    let kinds: Vec<_> = documents.iter().flat_map(|d| &d.flaws).map(|flaw| flaw.kind).collect();
+    assert!(kinds.contains(&FlawKind::TooLarge), "{kinds:?}");
+    assert!(documents[0].value.to_string().len() < 10_000_000);
+}
+
+#[test]
+fn deep_nesting_is_refused() {
+    let documents = documents(&"[".repeat(100_000));
+    assert!(documents[0].is_broken);
+}
+
+#[test]
+fn every_part_of_a_document_has_its_line() {
+    let text = "\
+kind: List
+items:
+- metadata:
+    labels:
+      app.kubernetes.io/name: a
+  spec:
+    ingress:
+    - from: []
+      ports:
+      - port: 80
+        endPort: 79
+";
+    let documents = documents(text);
+    let line = |path: &str| documents[0].find(path).line;
+    assert_eq!(line(""), 1);
+    assert_eq!(line("items"), 2);
+    assert_eq!(line("items[0]"), 3);
+    assert_eq!(line("items[0].metadata.labels[app.kubernetes.io/name]"), 5);
+    assert_eq!(line("items[0].spec.ingress[0].ports[0].port"), 10);
+    assert_eq!(line("items[0].spec.ingress[0].ports[0].endPort"), 11);
+    assert_eq!(line("items[0].spec.ingress[0].ports[0].protocol"), 10);
+    assert_eq!(line("items[0].metadata.name"), 3);
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_text_never_panics(text in "[-a-c0-9\\[\\]{}:,&*!'\"|> \n\t#?.~<%@]{0,60}") {
+        for document in documents(&text) {
+            document.find("a.b[0].c");
+        }
+    }
+}
