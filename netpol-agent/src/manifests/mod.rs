@@ -4,9 +4,13 @@
 //! file, line, object and field. [`watch`] keeps a directory in view instead and tells changes as deltas.
 //! Must not: fail because of what is in a file, or let one broken document hide the others.
 
+#[cfg(feature = "ebpf")]
+mod catalog;
 mod content;
 mod files;
 mod finding;
+#[cfg(feature = "ebpf")]
+pub mod watch;
 mod yaml;
 
 use std::collections::BTreeMap;

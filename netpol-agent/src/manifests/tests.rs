@@ -1,3 +1,5 @@
+//! Objects and findings of texts and directories.
+
 use std::fs;
 
 use expect_test::{Expect, expect};

@@ -1,3 +1,5 @@
+//! Texts, what they mean, and what is wrong in them.
+
 use std::fmt::Write as _;
 
 use expect_test::{Expect, expect};
