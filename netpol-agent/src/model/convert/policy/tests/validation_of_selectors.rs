@@ -22,7 +22,7 @@ fn what_is_not_understood_in_the_subjects_selector_selects_more() {
         "{ podSelector: { matchLabels: { a: b, c: 5 } } }",
         &expect![[r#"
             default/p isolates (a in {"b"}) for ingress
-            ! malformed spec.podSelector.matchLabels[c] is a number, not a string: the policy selects pods as if it were not there, and allows nothing"#]],
+            ! malformed spec.podSelector.matchLabels[c] is a number, not a string (it needs quotes): the policy selects pods as if it were not there, and allows nothing"#]],
     );
     check(
         "{ podSelector: { matchLabels: [a] } }",
@@ -65,14 +65,14 @@ fn what_is_not_understood_in_a_peers_selector_matches_nobody() {
         &expect![[r#"
             default/p isolates () for ingress
             ingress[0] pods (a in {"b"}) on every port
-            ! malformed spec.ingress[0].from[0].podSelector.matchLabels[a] is a boolean, not a string: the peer matches nobody"#]],
+            ! malformed spec.ingress[0].from[0].podSelector.matchLabels[a] is a boolean, not a string (it needs quotes): the peer matches nobody"#]],
     );
     check(
         "{ ingress: [{ from: [{ podSelector: {}, namespaceSelector: { matchLabels: { a: 1.5 } } }] }] }",
         &expect![[r#"
             default/p isolates () for ingress
             ingress[0] nobody on every port
-            ! malformed spec.ingress[0].from[0].namespaceSelector.matchLabels[a] is a number, not a string: the peer matches nobody"#]],
+            ! malformed spec.ingress[0].from[0].namespaceSelector.matchLabels[a] is a number, not a string (it needs quotes): the peer matches nobody"#]],
     );
 }
 
@@ -108,7 +108,7 @@ fn expressions_are_checked_as_the_api_server_does() {
             ! invalid-selector spec.podSelector.matchExpressions[6].operator "" is not In, NotIn, Exists or DoesNotExist: the policy selects pods as if it were not there, and allows nothing
             ! invalid-selector spec.podSelector.matchExpressions[7].key "" is not a valid label key: the policy selects pods as if it were not there, and allows nothing
             ! unknown-field spec.podSelector.matchExpressions[8].value is not a field of the API, which has key, operator, values here: the policy selects pods as if it were not there, and allows nothing
-            ! malformed spec.podSelector.matchExpressions[9].key is a number, not a string: the policy selects pods as if it were not there, and allows nothing
+            ! malformed spec.podSelector.matchExpressions[9].key is a number, not a string (it needs quotes): the policy selects pods as if it were not there, and allows nothing
             ! malformed spec.podSelector.matchExpressions[10].values is a string, not a list: the policy selects pods as if it were not there, and allows nothing
             ! malformed spec.podSelector.matchExpressions[11].operator is a list, not a string: the policy selects pods as if it were not there, and allows nothing
             ! invalid-selector spec.podSelector.matchExpressions[12].key "" is not a valid label key: the policy selects pods as if it were not there, and allows nothing
