@@ -6,10 +6,13 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// An IPv6 address, or an IPv4 address in its IPv4-mapped form (`::ffff:a.b.c.d`). Network byte order.
+///
+/// Aligned so that BPF, which has no unaligned access, copies words and not bytes. Not to 8 bytes: keys
+/// put an address behind a 4-byte number.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
-#[repr(transparent)]
+#[repr(C, align(4))]
 pub struct Addr(pub [u8; 16]);
 
 impl Addr {

@@ -3,19 +3,118 @@
 //! In: a frame through [`PacketBytes`], starting at the Ethernet header. Out: addresses, protocol, ports,
 //! fragment and ICMP facts, or a [`DropReason`]. The walk over IPv6 extension headers is bounded.
 
+use core::mem::MaybeUninit;
+
+use zerocopy::FromBytes;
+
 use crate::addr::Addr;
 use crate::ids::{PortBe, Protocol};
 use crate::verdict::DropReason;
 
 /// Bounds-checked access to a frame.
 pub trait PacketBytes {
-    /// Copies `N` bytes that start `offset` bytes into the frame; `None` beyond its end.
-    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+    /// Copies the bytes that start `offset` bytes into the frame to `room`; `None` beyond the frame's end.
+    ///
+    /// The caller provides the room, because BPF has little stack: a header that is returned by value is
+    /// spread over it byte by byte.
+    fn load<'a, T: FromBytes>(
+        &self,
+        offset: usize,
+        room: &'a mut MaybeUninit<T>,
+    ) -> Option<&'a T>;
 }
 
 impl PacketBytes for [u8] {
-    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        self.get(offset..)?.first_chunk().copied()
+    fn load<'a, T: FromBytes>(
+        &self,
+        offset: usize,
+        room: &'a mut MaybeUninit<T>,
+    ) -> Option<&'a T> {
+        let bytes = self.get(offset..)?.get(..size_of::<T>())?;
+        Some(room.write(T::read_from_bytes(bytes).ok()?))
+    }
+}
+
+macro_rules! header {
+    ($(#[$meta:meta])* struct $name:ident { $($field:ident: $type:ty,)* }) => {
+        $(#[$meta])*
+        #[derive(FromBytes)]
+        #[repr(C, align(4))]
+        struct $name { $($field: $type,)* }
+    };
+}
+
+header! {
+    /// RFC 826, for Ethernet and IPv4, without the target's half.
+    struct ArpHeader {
+        hardware_type: [u8; 2],
+        protocol_type: [u8; 2],
+        hardware_len: u8,
+        protocol_len: u8,
+        operation: [u8; 2],
+        sender_hardware: [u8; 6],
+        sender_protocol: [u8; 4],
+        target: [u8; 2],
+    }
+}
+
+header! {
+    /// RFC 791, without options.
+    struct Ipv4Header {
+        version_ihl: u8,
+        service: u8,
+        total_len: [u8; 2],
+        id: [u8; 2],
+        flags_offset: [u8; 2],
+        ttl: u8,
+        protocol: u8,
+        checksum: [u8; 2],
+        src: [u8; 4],
+        dst: [u8; 4],
+    }
+}
+
+header! {
+    /// RFC 8200.
+    struct Ipv6Header {
+        version_class_flow: [u8; 4],
+        payload_len: [u8; 2],
+        next_header: u8,
+        hop_limit: u8,
+        src: [u8; 16],
+        dst: [u8; 16],
+    }
+}
+
+header! {
+    /// First 8 bytes of every IPv6 extension header; all of a fragment header.
+    struct ExtensionHeader {
+        next_header: u8,
+        len: u8,
+        offset_flags: [u8; 2],
+        id: [u8; 4],
+    }
+}
+
+header! {
+    /// First 8 bytes of TCP, UDP, SCTP, ICMP and ICMPv6. In ICMP, `first` starts with the type.
+    struct TransportHead {
+        first: [u8; 2],
+        second: [u8; 2],
+        third: [u8; 2],
+        fourth: [u8; 2],
+    }
+}
+
+header! {
+    /// The rest of a TCP header without options.
+    struct TcpTail {
+        acknowledgement: [u8; 4],
+        offset: u8,
+        flags: u8,
+        window: [u8; 2],
+        checksum: [u8; 2],
+        urgent: [u8; 2],
     }
 }
 
@@ -36,6 +135,13 @@ const EXT_DESTINATION: u8 = 60;
 const EXT_MOBILITY: u8 = 135;
 const EXT_HIP: u8 = 139;
 const EXT_SHIM6: u8 = 140;
+
+header! {
+    /// The rest of SCTP's common header.
+    struct SctpTail {
+        checksum: [u8; 4],
+    }
+}
 
 /// Position of a packet in its datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -152,8 +258,9 @@ pub enum Parsed {
 /// Reads a frame into `packet`.
 #[inline(always)]
 pub fn parse<B: PacketBytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Parsed {
-    let Some(ethertype) = bytes.load::<2>(12) else { return Parsed::NotIp };
-    let outcome = match ethertype {
+    let mut room = MaybeUninit::uninit();
+    let Some(ethertype) = bytes.load::<[u8; 2]>(12, &mut room) else { return Parsed::NotIp };
+    let outcome = match *ethertype {
         ETHERTYPE_IPV4 => parse_ipv4(bytes, ETHERNET_LEN, packet),
         ETHERTYPE_IPV6 => parse_ipv6(bytes, ETHERNET_LEN, packet),
         ETHERTYPE_ARP => return parse_arp(bytes),
@@ -183,20 +290,25 @@ pub fn parse_quoted<B: PacketBytes + ?Sized>(
     if matches!(quoted.fragment, Fragment::Later) {
         return Err(DropReason::FragmentWithoutFirst);
     }
-    let head = bytes.load::<8>(quoted.transport_offset).ok_or(DropReason::Truncated)?;
+    let mut room = MaybeUninit::uninit();
+    let head = bytes.load(quoted.transport_offset, &mut room).ok_or(DropReason::Truncated)?;
     read_ports(quoted, head);
     Ok(())
 }
 
 #[inline(always)]
 fn parse_arp<B: PacketBytes + ?Sized>(bytes: &B) -> Parsed {
-    // Hardware type, protocol type, lengths, operation, sender hardware address, sender protocol address.
-    let Some(arp) = bytes.load::<18>(ETHERNET_LEN) else { return Parsed::NotIp };
-    let [_, _, proto_hi, proto_lo, hw_len, proto_len, _, _, _, _, _, _, _, _, a, b, c, d] = arp;
-    if [proto_hi, proto_lo] != ETHERTYPE_IPV4 || hw_len != 6 || proto_len != 4 {
-        return Parsed::NotIp;
+    let mut room = MaybeUninit::uninit();
+    match bytes.load::<ArpHeader>(ETHERNET_LEN, &mut room) {
+        Some(arp)
+            if arp.protocol_type == ETHERTYPE_IPV4
+                && arp.hardware_len == 6
+                && arp.protocol_len == 4 =>
+        {
+            Parsed::Arp(Addr::from_v4(arp.sender_protocol))
+        }
+        _ => Parsed::NotIp,
     }
-    Parsed::Arp(Addr::from_v4([a, b, c, d]))
 }
 
 #[inline(always)]
@@ -205,49 +317,28 @@ fn parse_ipv4<B: PacketBytes + ?Sized>(
     start: usize,
     packet: &mut Packet,
 ) -> Result<(), DropReason> {
-    let header = bytes.load::<20>(start).ok_or(DropReason::Truncated)?;
-    let [
-        version_ihl,
-        _,
-        _,
-        _,
-        id_hi,
-        id_lo,
-        frag_hi,
-        frag_lo,
-        _,
-        protocol,
-        _,
-        _,
-        s0,
-        s1,
-        s2,
-        s3,
-        d0,
-        d1,
-        d2,
-        d3,
-    ] = header;
-    if version_ihl >> 4 != 4 {
+    let mut room = MaybeUninit::<Ipv4Header>::uninit();
+    let header = bytes.load(start, &mut room).ok_or(DropReason::Truncated)?;
+    if header.version_ihl >> 4 != 4 {
         return Err(DropReason::BadHeader);
     }
-    let header_len = usize::from(version_ihl & 0x0f) * 4;
+    let header_len = usize::from(header.version_ihl & 0x0f) * 4;
     if header_len < 20 {
         return Err(DropReason::BadHeader);
     }
-    packet.src = Addr::from_v4([s0, s1, s2, s3]);
-    packet.dst = Addr::from_v4([d0, d1, d2, d3]);
-    packet.protocol = Protocol(protocol);
+    packet.src = Addr::from_v4(header.src);
+    packet.dst = Addr::from_v4(header.dst);
+    packet.protocol = Protocol(header.protocol);
     packet.transport_offset = start + header_len;
-    packet.fragment_id = u32::from(u16::from_be_bytes([id_hi, id_lo]));
-    let units = u16::from_be_bytes([frag_hi & 0x1f, frag_lo]);
-    packet.fragment = fragment(units, frag_hi & 0x20)?;
+    packet.fragment_id = u32::from(u16::from_be_bytes(header.id));
+    let flags_offset = u16::from_be_bytes(header.flags_offset);
+    packet.fragment = fragment(flags_offset & 0x1fff, flags_offset & 0x2000)?;
     Ok(())
 }
 
 /// The position in the datagram: `offset_units` counts 8 bytes, `more` is not zero if pieces follow.
 #[inline(always)]
-const fn fragment(offset_units: u16, more: u8) -> Result<Fragment, DropReason> {
+const fn fragment(offset_units: u16, more: u16) -> Result<Fragment, DropReason> {
     match (offset_units, more) {
         (0, 0) => Ok(Fragment::Whole),
         (0, _) => Ok(Fragment::First),
@@ -263,13 +354,14 @@ fn parse_ipv6<B: PacketBytes + ?Sized>(
     start: usize,
     packet: &mut Packet,
 ) -> Result<(), DropReason> {
-    let [version, _, _, _, _, _, mut next, _] =
-        bytes.load::<8>(start).ok_or(DropReason::Truncated)?;
-    if version >> 4 != 6 {
+    let mut room = MaybeUninit::<Ipv6Header>::uninit();
+    let header = bytes.load(start, &mut room).ok_or(DropReason::Truncated)?;
+    if header.version_class_flow[0] >> 4 != 6 {
         return Err(DropReason::BadHeader);
     }
-    packet.src = Addr(bytes.load::<16>(start + 8).ok_or(DropReason::Truncated)?);
-    packet.dst = Addr(bytes.load::<16>(start + 24).ok_or(DropReason::Truncated)?);
+    packet.src = Addr(header.src);
+    packet.dst = Addr(header.dst);
+    let mut next = header.next_header;
     packet.fragment = Fragment::Whole;
     let mut offset = start + 40;
     for _ in 0..MAX_EXTENSION_HEADERS {
@@ -289,24 +381,24 @@ fn parse_ipv6<B: PacketBytes + ?Sized>(
             packet.transport_offset = offset;
             return Ok(());
         }
-        let [after, len, frag_hi, frag_lo, id0, id1, id2, id3] =
-            bytes.load::<8>(offset).ok_or(DropReason::Truncated)?;
+        let mut room = MaybeUninit::<ExtensionHeader>::uninit();
+        let extension = bytes.load(offset, &mut room).ok_or(DropReason::Truncated)?;
         match next {
             EXT_FRAGMENT => {
-                packet.fragment_id = u32::from_be_bytes([id0, id1, id2, id3]);
-                let units = u16::from_be_bytes([frag_hi, frag_lo]) >> 3;
-                packet.fragment = fragment(units, frag_lo & 1)?;
+                packet.fragment_id = u32::from_be_bytes(extension.id);
+                let offset_flags = u16::from_be_bytes(extension.offset_flags);
+                packet.fragment = fragment(offset_flags >> 3, offset_flags & 1)?;
                 if matches!(packet.fragment, Fragment::Later) {
-                    packet.protocol = Protocol(after);
+                    packet.protocol = Protocol(extension.next_header);
                     packet.transport_offset = offset + 8;
                     return Ok(());
                 }
                 offset += 8;
             }
-            EXT_AUTHENTICATION => offset += (usize::from(len) + 2) * 4,
-            _ => offset += (usize::from(len) + 1) * 8,
+            EXT_AUTHENTICATION => offset += (usize::from(extension.len) + 2) * 4,
+            _ => offset += (usize::from(extension.len) + 1) * 8,
         }
-        next = after;
+        next = extension.next_header;
     }
     Err(DropReason::ExtensionHeaders)
 }
@@ -326,41 +418,41 @@ fn parse_transport<B: PacketBytes + ?Sized>(
     };
     let offset = packet.transport_offset;
     match packet.protocol {
+        Protocol::TCP | Protocol::UDP | Protocol::SCTP | Protocol::ICMP | Protocol::ICMPV6 => {
+            let mut room = MaybeUninit::uninit();
+            read_ports(packet, bytes.load(offset, &mut room).ok_or(missing)?);
+        }
+        _ => return Ok(()),
+    }
+    match packet.protocol {
         Protocol::TCP => {
-            let header = bytes.load::<20>(offset).ok_or(missing)?;
-            let [p0, p1, p2, p3, p4, p5, p6, p7, _, _, _, _, _, flags, _, _, _, _, _, _] = header;
-            packet.tcp_flags = flags;
-            read_ports(packet, [p0, p1, p2, p3, p4, p5, p6, p7]);
+            let mut room = MaybeUninit::<TcpTail>::uninit();
+            packet.tcp_flags = bytes.load(offset + 8, &mut room).ok_or(missing)?.flags;
         }
         Protocol::SCTP => {
-            let [p0, p1, p2, p3, p4, p5, p6, p7, ..] = bytes.load::<12>(offset).ok_or(missing)?;
-            read_ports(packet, [p0, p1, p2, p3, p4, p5, p6, p7]);
-        }
-        Protocol::UDP | Protocol::ICMP | Protocol::ICMPV6 => {
-            let head = bytes.load::<8>(offset).ok_or(missing)?;
-            read_ports(packet, head);
+            let mut room = MaybeUninit::<SctpTail>::uninit();
+            bytes.load(offset + 8, &mut room).ok_or(missing)?;
         }
         _ => {}
     }
     Ok(())
 }
 
-/// Fills in ports, or type and identifier, from the first 8 bytes of a transport header.
+/// Fills in ports, or type and identifier.
 #[inline(always)]
-fn read_ports(packet: &mut Packet, head: [u8; 8]) {
-    let [b0, b1, b2, b3, id_hi, id_lo, _, _] = head;
+fn read_ports(packet: &mut Packet, head: &TransportHead) {
     match packet.protocol {
         Protocol::TCP | Protocol::UDP | Protocol::SCTP => {
-            packet.src_port = PortBe([b0, b1]);
-            packet.dst_port = PortBe([b2, b3]);
+            packet.src_port = PortBe(head.first);
+            packet.dst_port = PortBe(head.second);
         }
         Protocol::ICMP | Protocol::ICMPV6 => {
-            packet.icmp_type = b0;
+            packet.icmp_type = head.first[0];
             // The identifier stands in for the port of the end that asks.
             if packet.is_echo_request() {
-                packet.src_port = PortBe([id_hi, id_lo]);
+                packet.src_port = PortBe(head.third);
             } else if packet.is_echo_reply() {
-                packet.dst_port = PortBe([id_hi, id_lo]);
+                packet.dst_port = PortBe(head.third);
             }
         }
         _ => {}

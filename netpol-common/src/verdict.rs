@@ -255,6 +255,8 @@ pub fn decide<M: PolicyMaps, B: PacketBytes + ?Sized>(
     seen: &Sighting,
     packet: &mut Packet,
 ) -> Outcome {
+    // Kept in memory: else LLVM gives each byte of an address a register, which in BPF is a stack slot.
+    let packet = core::hint::black_box(packet);
     match seen.hook {
         Hook::PodEgress => at_pod(maps, bytes, seen, Direction::Egress, packet),
         Hook::PodIngress => at_pod(maps, bytes, seen, Direction::Ingress, packet),
@@ -511,10 +513,12 @@ fn quotes_flow<M: PolicyMaps, B: PacketBytes + ?Sized>(
     error: &Packet,
 ) -> bool {
     let mut quoted = Packet::EMPTY;
-    if packet::parse_quoted(bytes, error, &mut quoted).is_err() || quoted.src != error.dst {
+    // Kept in memory, as `decide` does with its own.
+    let quoted = core::hint::black_box(&mut quoted);
+    if packet::parse_quoted(bytes, error, quoted).is_err() || quoted.src != error.dst {
         return false;
     }
-    let key = flow_key(view, view.direction.reversed(), &quoted);
+    let key = flow_key(view, view.direction.reversed(), quoted);
     maps.flow(&key).is_some_and(|flow| {
         flow.marks & FlowValue::REVOKED == 0 && !flow::is_expired(&flow, key.protocol, view.now)
     })

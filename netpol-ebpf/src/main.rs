@@ -1,7 +1,83 @@
-//! Kernel edge.
+//! The kernel edge: TC programs that ask [`decide`] and do what it says.
+//!
+//! In: packets at the host's end of pod interfaces and at uplinks. Out: pass or drop, the packet mark,
+//! flow entries, counters, events. Must not: decide anything.
 #![no_std]
 #![no_main]
+#![expect(
+    clippy::inline_always,
+    reason = "the BPF target allows 5 arguments and 512 bytes of stack over all calls: what is inlined costs neither"
+)]
+#![expect(unsafe_code, reason = "the kernel's context and map values are raw pointers")]
+
+use aya_ebpf::Global;
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use netpol_common::ids::Hook;
+use netpol_common::maps::DEFAULT_TICKET_MASK;
+use netpol_common::packet::Packet;
+use netpol_common::verdict::decide;
+
+use crate::maps::KernelMaps;
+use crate::skb::Skb;
+
+mod emit;
+mod maps;
+mod skb;
+
+/// `TCX_NEXT`, also `TC_ACT_UNSPEC`: other programs on the device still run.
+const NEXT: i32 = -1;
+/// `TC_ACT_SHOT`.
+const DROP: i32 = 2;
+
+/// Bits of the packet mark that carry a ticket; set by user space before loading.
+#[unsafe(no_mangle)]
+static TICKET_MASK: Global<u32> = Global::new(DEFAULT_TICKET_MASK);
+
+/// At TC egress of a pod's host interface: what goes to the pod.
+#[classifier]
+#[inline(always)]
+fn pod_ingress(ctx: TcContext) -> i32 {
+    act(&ctx, Hook::PodIngress)
+}
+
+/// At TC ingress of a pod's host interface: what comes from the pod.
+#[classifier]
+#[inline(always)]
+fn pod_egress(ctx: TcContext) -> i32 {
+    act(&ctx, Hook::PodEgress)
+}
+
+/// At TC egress of the node's other interfaces: what leaves the node.
+#[classifier]
+#[inline(always)]
+fn uplink_egress(ctx: TcContext) -> i32 {
+    act(&ctx, Hook::UplinkEgress)
+}
+
+#[inline(always)]
+fn act(ctx: &TcContext, hook: Hook) -> i32 {
+    let skb = Skb(ctx);
+    let seen = skb.sighting(hook, TICKET_MASK.load());
+    let mut packet = Packet::EMPTY;
+    let outcome = decide(&KernelMaps, &skb, &seen, &mut packet);
+    if outcome.mark != seen.mark {
+        ctx.set_mark(outcome.mark);
+    }
+    if outcome.verdict.is_reported() {
+        let len_bytes = skb.network_len_bytes();
+        emit::count(&outcome, len_bytes);
+        emit::report(&outcome, &packet, len_bytes, seen.now);
+    }
+    if outcome.verdict.is_pass() { NEXT } else { DROP }
+}
+
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
+
+/// The kernel asks for a GPL-compatible licence before it lets a program call some helpers.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,65 @@
+//! What is told about a packet: counters and events.
+
+use netpol_common::event::{Event, EventBudget};
+use netpol_common::ids::Nanos;
+use netpol_common::keys::{CounterKey, CounterValue};
+use netpol_common::packet::Packet;
+use netpol_common::verdict::Outcome;
+
+use crate::maps::{COUNTERS, EVENT_BUDGETS, EVENTS};
+
+/// Adds the packet to the counters of its endpoint.
+#[inline(always)]
+pub(crate) fn count(outcome: &Outcome, len_bytes: u32) {
+    let key = CounterKey {
+        ifindex: outcome.ifindex,
+        direction: outcome.direction.to_wire(),
+        verdict: outcome.verdict.to_wire(),
+        pad: [0; 2],
+    };
+    if let Some(value) = COUNTERS.get_ptr_mut(key) {
+        // SAFETY: a value of this CPU, on which no other program of this kind runs now.
+        unsafe {
+            (*value).packets += 1;
+            (*value).bytes += u64::from(len_bytes);
+        }
+        return;
+    }
+    let _ = COUNTERS.insert(key, CounterValue { packets: 1, bytes: u64::from(len_bytes) }, 0);
+}
+
+/// Writes a record unless the endpoint has written too many lately, or the ring is full.
+#[inline(always)]
+pub(crate) fn report(outcome: &Outcome, packet: &Packet, len_bytes: u32, now: Nanos) {
+    let Some(n_suppressed) = take_budget(outcome, now) else { return };
+    let Some(mut record) = EVENTS.reserve(0) else { return };
+    record.write(Event {
+        time: now,
+        src: packet.src,
+        dst: packet.dst,
+        ifindex: outcome.ifindex,
+        rule: outcome.rule,
+        len_bytes,
+        src_port: packet.src_port,
+        dst_port: packet.dst_port,
+        protocol: packet.protocol,
+        direction: outcome.direction.to_wire(),
+        verdict: outcome.verdict.to_wire(),
+        pad: 0,
+        n_suppressed,
+    });
+    record.submit(0);
+}
+
+/// Two CPUs may take the same record from the budget: the limit is about cost, not about a number.
+#[inline(always)]
+fn take_budget(outcome: &Outcome, now: Nanos) -> Option<u32> {
+    if let Some(budget) = EVENT_BUDGETS.get_ptr_mut(outcome.ifindex) {
+        // SAFETY: the entry is only removed with its endpoint, and freed after a grace period.
+        return unsafe { (*budget).take(now) };
+    }
+    let mut budget = EventBudget::new(now);
+    let n_suppressed = budget.take(now);
+    let _ = EVENT_BUDGETS.insert(outcome.ifindex, budget, 0);
+    n_suppressed
+}

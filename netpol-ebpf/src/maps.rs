@@ -1,0 +1,152 @@
+//! The maps, and the look-ups that a verdict needs from them.
+//!
+//! Names must be those of [`netpol_common::maps`], where capacities and their reasons are too.
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuHashMap, RingBuf};
+use aya_ebpf::helpers::bpf_map_lookup_elem;
+use aya_ebpf::macros::btf_map;
+use netpol_common::addr::Addr;
+use netpol_common::event::{Event, EventBudget};
+use netpol_common::ids::{Epoch, Identity, IfIndex};
+use netpol_common::keys::{
+    AddressKey, AllowKey, AllowMapKey, AllowValue, CounterKey, CounterValue, EndpointValue, FlowKey,
+    FlowValue, FragmentKey, FragmentValue, PrefixKey,
+};
+use netpol_common::maps::{self, PolicyMaps};
+
+/// Memory is taken when an entry is made, so that capacities cost nothing.
+const LAZY: usize = BPF_F_NO_PREALLOC as usize;
+
+#[btf_map]
+static ENDPOINTS: HashMap<IfIndex, EndpointValue, { maps::MAX_ENDPOINTS as usize }, LAZY> =
+    HashMap::new();
+#[btf_map]
+static ADDRESSES: HashMap<AddressKey, u8, { maps::MAX_ADDRESSES as usize }, LAZY> = HashMap::new();
+#[btf_map]
+static IDENTITIES: HashMap<Addr, Identity, { maps::MAX_IDENTITIES as usize }, LAZY> =
+    HashMap::new();
+#[btf_map]
+static PREFIXES: LpmTrie<[u8; 16], Identity, { maps::MAX_PREFIXES as usize }> = LpmTrie::new();
+
+/// Identity, protocol, zero and port: an [`AllowKey`] without its length.
+type AllowMap = LpmTrie<[u8; 8], AllowValue, { maps::MAX_ALLOW_ENTRIES as usize }>;
+#[btf_map]
+static ALLOW: HashOfMaps<AllowMapKey, AllowMap, { maps::MAX_ALLOW_MAPS as usize }, LAZY> =
+    HashOfMaps::new();
+
+#[btf_map]
+static FLOWS: LruHashMap<FlowKey, FlowValue, { maps::MAX_FLOWS as usize }> = LruHashMap::new();
+#[btf_map]
+static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue, { maps::MAX_FRAGMENTS as usize }> =
+    LruHashMap::new();
+#[btf_map]
+static DEFER: HashMap<Addr, u8, { maps::MAX_DEFER as usize }, LAZY> = HashMap::new();
+#[btf_map]
+static TICKETS: Array<IfIndex, { maps::N_TICKETS as usize }> = Array::new();
+#[btf_map]
+static EPOCH: Array<Epoch, 1> = Array::new();
+#[btf_map]
+pub(crate) static COUNTERS: PerCpuHashMap<
+    CounterKey,
+    CounterValue,
+    { maps::MAX_COUNTERS as usize },
+    LAZY,
+> = PerCpuHashMap::new();
+#[btf_map]
+pub(crate) static EVENTS: RingBuf<Event, { maps::EVENTS_LEN_BYTES as usize }> = RingBuf::new();
+#[btf_map]
+pub(crate) static EVENT_BUDGETS: HashMap<
+    IfIndex,
+    EventBudget,
+    { maps::MAX_ENDPOINTS as usize },
+    LAZY,
+> = HashMap::new();
+
+/// Looks a key up in a trie. aya's own look-up takes a packed key, which would be copied byte by byte.
+///
+/// # Safety
+/// K and V must have the layout of the map's keys and values; the reference must not outlive the run of the
+/// program nor the entry.
+#[inline(always)]
+unsafe fn find<'a, M, K, V>(map: &'a M, key: &K) -> Option<&'a V> {
+    let map = core::ptr::from_ref(map).cast_mut().cast();
+    // SAFETY: the address of a map's definition is that of the map, by relocation; see above for the types.
+    unsafe { bpf_map_lookup_elem(map, core::ptr::from_ref(key).cast()).cast::<V>().as_ref() }
+}
+
+/// The kernel's maps as [`netpol_common::verdict::decide`] sees them.
+pub(crate) struct KernelMaps;
+
+impl PolicyMaps for KernelMaps {
+    #[inline(always)]
+    fn endpoint(&self, ifindex: IfIndex) -> Option<EndpointValue> {
+        // SAFETY: the value is copied at once, and freed only after a grace period (no preallocation).
+        unsafe { ENDPOINTS.get(ifindex) }.copied()
+    }
+
+    #[inline(always)]
+    fn owns_address(&self, key: &AddressKey) -> bool {
+        ADDRESSES.get_ptr(key).is_some()
+    }
+
+    #[inline(always)]
+    fn identity(&self, addr: &Addr) -> Identity {
+        // SAFETY: as for `endpoint`.
+        if let Some(identity) = unsafe { IDENTITIES.get(addr) } {
+            return *identity;
+        }
+        // SAFETY: as for `endpoint`.
+        unsafe { find::<_, _, Identity>(&PREFIXES, &PrefixKey::lookup(*addr)) }
+            .copied()
+            .unwrap_or(Identity::NONE)
+    }
+
+    #[inline(always)]
+    fn allow(&self, map: &AllowMapKey, key: &AllowKey) -> Option<AllowValue> {
+        // SAFETY: an allow map is never changed once it can be found here; its memory and that of its
+        // entries outlives the program's run (RCU).
+        unsafe {
+            let inner = ALLOW.get(map)?;
+            find::<_, _, AllowValue>(inner, key).copied()
+        }
+    }
+
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey) -> Option<FlowValue> {
+        // SAFETY: copied at once. The entry may be evicted and reused meanwhile: then the copy is that of
+        // another flow for one packet, which every lock-free reader of an LRU map accepts.
+        unsafe { FLOWS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_flow(&self, key: &FlowKey, value: &FlowValue) {
+        let _ = FLOWS.insert(key, value, 0);
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
+        // SAFETY: as for `flow`.
+        unsafe { FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_fragment(&self, key: &FragmentKey, value: &FragmentValue) {
+        let _ = FRAGMENTS.insert(key, value, 0);
+    }
+
+    #[inline(always)]
+    fn is_deferred(&self, addr: &Addr) -> bool {
+        DEFER.get_ptr(addr).is_some()
+    }
+
+    #[inline(always)]
+    fn ticket_owner(&self, ticket: u16) -> Option<IfIndex> {
+        TICKETS.get(u32::from(ticket)).copied().filter(|owner| owner.0 != 0)
+    }
+
+    #[inline(always)]
+    fn epoch(&self) -> Epoch {
+        EPOCH.get(0).copied().unwrap_or(Epoch(0))
+    }
+}
