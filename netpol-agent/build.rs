@@ -13,6 +13,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 const PACKAGE: &str = "netpol-ebpf";
 /// Kernels since 5.1 know the third version of the instruction set: 32-bit arithmetic and jumps.
 const CPU: &str = "-Ctarget-cpu=v3";
+/// Else LLVM leaves the clearing of three bytes of padding to a function with a loop, and so do copies.
+const EXPAND: &str = "-Clink-arg=--disable-expand-memcpy-in-order";
 
 fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
@@ -60,8 +62,8 @@ fn build(workspace: &Path) -> Result<PathBuf> {
     let endian = env::var("CARGO_CFG_TARGET_ENDIAN")?;
     let target = if endian == "big" { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
     let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
-    let flags =
-        [&format!("--cfg=bpf_target_arch=\"{arch}\""), CPU, "-Cdebuginfo=2", "-Clink-arg=--btf"];
+    let cfg = format!("--cfg=bpf_target_arch=\"{arch}\"");
+    let flags = [&cfg, CPU, "-Cdebuginfo=2", "-Clink-arg=--btf", EXPAND];
     let target_dir = path("OUT_DIR")?.join("bpf");
     let mut cargo = Command::new(path("CARGO")?);
     cargo

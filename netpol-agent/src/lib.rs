@@ -12,6 +12,8 @@ pub mod compile;
 #[cfg(feature = "ebpf")]
 pub mod control;
 pub mod dataplane;
+#[cfg(feature = "ebpf")]
+pub mod ebpf;
 #[cfg(feature = "kube")]
 pub mod kube;
 pub mod manifests;

@@ -36,9 +36,11 @@ pub const COUNTERS: &str = "COUNTERS";
 pub const EVENTS: &str = "EVENTS";
 /// ifindex → [`crate::event::EventBudget`].
 pub const EVENT_BUDGETS: &str = "EVENT_BUDGETS";
+/// ifindex → container id, padded with zeros; no program reads it.
+pub const CONTAINERS: &str = "CONTAINERS";
 
 /// Every pinned map.
-pub const ALL: [&str; 13] = [
+pub const ALL: [&str; 14] = [
     ENDPOINTS,
     ADDRESSES,
     IDENTITIES,
@@ -52,6 +54,7 @@ pub const ALL: [&str; 13] = [
     COUNTERS,
     EVENTS,
     EVENT_BUDGETS,
+    CONTAINERS,
 ];
 
 /// Endpoints on one node; kubelet's default limit is 110 pods, large nodes run 500.

@@ -17,19 +17,23 @@ pub trait PacketBytes {
     ///
     /// The caller provides the room, because BPF has little stack: a header that is returned by value is
     /// spread over it byte by byte.
-    fn load<'a, T: FromBytes>(
-        &self,
-        offset: usize,
-        room: &'a mut MaybeUninit<T>,
-    ) -> Option<&'a T>;
+    fn load<'a, T: FromBytes>(&self, offset: usize, room: &'a mut MaybeUninit<T>) -> Option<&'a T>;
+
+    /// Reads the frame: [`parse`], which the kernel programs call as a function that is verified by itself.
+    #[inline(always)]
+    fn parse(&self, packet: &mut Packet) -> Parsed {
+        parse(self, packet)
+    }
+
+    /// Reads what an ICMP error quotes: [`parse_quoted`], likewise.
+    #[inline(always)]
+    fn parse_quoted(&self, protocol: Protocol, start: usize, quoted: &mut Packet) -> Parsed {
+        parse_quoted(self, protocol, start, quoted)
+    }
 }
 
 impl PacketBytes for [u8] {
-    fn load<'a, T: FromBytes>(
-        &self,
-        offset: usize,
-        room: &'a mut MaybeUninit<T>,
-    ) -> Option<&'a T> {
+    fn load<'a, T: FromBytes>(&self, offset: usize, room: &'a mut MaybeUninit<T>) -> Option<&'a T> {
         let bytes = self.get(offset..)?.get(..size_of::<T>())?;
         Some(room.write(T::read_from_bytes(bytes).ok()?))
     }
@@ -211,6 +215,12 @@ impl Packet {
         self.protocol.0 == Protocol::ICMPV6.0 && matches!(self.icmp_type, 134 | 137)
     }
 
+    /// Where an ICMP error's quotation starts in the frame, bytes.
+    #[inline(always)]
+    pub const fn quotation_offset(&self) -> usize {
+        self.transport_offset + 8
+    }
+
     /// An ICMP error that quotes the packet which caused it.
     #[inline(always)]
     pub const fn is_icmp_error(&self) -> bool {
@@ -247,12 +257,41 @@ impl Packet {
 pub enum Parsed {
     /// An IP packet; the [`Packet`] is filled in.
     Ip,
-    /// An ARP message about IPv4 with this sender address.
-    Arp(Addr),
+    /// An ARP message about IPv4; [`Packet::src`] is the sender.
+    Arp,
     /// Another ethertype.
     NotIp,
     /// An IP packet that cannot be understood.
     Malformed(DropReason),
+}
+
+impl Parsed {
+    /// As a number, for functions that can return nothing else.
+    #[inline(always)]
+    pub const fn to_wire(self) -> u32 {
+        match self {
+            Self::Ip => 0,
+            Self::Arp => 1,
+            Self::NotIp => 2,
+            Self::Malformed(reason) => reason as u32,
+        }
+    }
+
+    /// The opposite of [`Parsed::to_wire`]; other numbers are malformed packets.
+    #[inline(always)]
+    pub fn from_wire(wire: u32) -> Self {
+        match wire {
+            0 => Self::Ip,
+            1 => Self::Arp,
+            2 => Self::NotIp,
+            reason => Self::Malformed(
+                u8::try_from(reason)
+                    .ok()
+                    .and_then(|reason| DropReason::try_from(reason).ok())
+                    .unwrap_or(DropReason::BadHeader),
+            ),
+        }
+    }
 }
 
 /// Reads a frame into `packet`.
@@ -263,7 +302,7 @@ pub fn parse<B: PacketBytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Parsed 
     let outcome = match *ethertype {
         ETHERTYPE_IPV4 => parse_ipv4(bytes, ETHERNET_LEN, packet),
         ETHERTYPE_IPV6 => parse_ipv6(bytes, ETHERNET_LEN, packet),
-        ETHERTYPE_ARP => return parse_arp(bytes),
+        ETHERTYPE_ARP => return parse_arp(bytes, packet),
         _ => return Parsed::NotIp,
     };
     match outcome.and_then(|()| parse_transport(bytes, packet)) {
@@ -272,21 +311,31 @@ pub fn parse<B: PacketBytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Parsed 
     }
 }
 
-/// Reads the packet that an ICMP error quotes; only the fields that identify a flow.
-///
-/// # Errors
-/// The reason for which the quotation cannot be understood.
+/// Reads the packet that an ICMP error of this protocol quotes, `start` bytes into the frame; only the fields
+/// that identify a flow.
 #[inline(always)]
 pub fn parse_quoted<B: PacketBytes + ?Sized>(
     bytes: &B,
-    error: &Packet,
+    protocol: Protocol,
+    start: usize,
+    quoted: &mut Packet,
+) -> Parsed {
+    let outcome = match protocol {
+        Protocol::ICMP => parse_ipv4(bytes, start, quoted),
+        _ => parse_ipv6(bytes, start, quoted),
+    };
+    match outcome.and_then(|()| parse_quoted_ports(bytes, quoted)) {
+        Ok(()) => Parsed::Ip,
+        Err(reason) => Parsed::Malformed(reason),
+    }
+}
+
+/// 8 bytes of a transport header are all that an error has to quote.
+#[inline(always)]
+fn parse_quoted_ports<B: PacketBytes + ?Sized>(
+    bytes: &B,
     quoted: &mut Packet,
 ) -> Result<(), DropReason> {
-    let start = error.transport_offset + 8;
-    match error.protocol {
-        Protocol::ICMP => parse_ipv4(bytes, start, quoted)?,
-        _ => parse_ipv6(bytes, start, quoted)?,
-    }
     if matches!(quoted.fragment, Fragment::Later) {
         return Err(DropReason::FragmentWithoutFirst);
     }
@@ -297,7 +346,7 @@ pub fn parse_quoted<B: PacketBytes + ?Sized>(
 }
 
 #[inline(always)]
-fn parse_arp<B: PacketBytes + ?Sized>(bytes: &B) -> Parsed {
+fn parse_arp<B: PacketBytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Parsed {
     let mut room = MaybeUninit::uninit();
     match bytes.load::<ArpHeader>(ETHERNET_LEN, &mut room) {
         Some(arp)
@@ -305,7 +354,8 @@ fn parse_arp<B: PacketBytes + ?Sized>(bytes: &B) -> Parsed {
                 && arp.hardware_len == 6
                 && arp.protocol_len == 4 =>
         {
-            Parsed::Arp(Addr::from_v4(arp.sender_protocol))
+            packet.src = Addr::from_v4(arp.sender_protocol);
+            Parsed::Arp
         }
         _ => Parsed::NotIp,
     }

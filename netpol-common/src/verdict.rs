@@ -13,7 +13,7 @@ use crate::keys::{
     FragmentValue,
 };
 use crate::maps::PolicyMaps;
-use crate::packet::{self, Fragment, Packet, PacketBytes, Parsed};
+use crate::packet::{Fragment, Packet, PacketBytes, Parsed};
 
 macro_rules! reasons {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $wire:literal, $text:literal;)* }) => {
@@ -283,10 +283,10 @@ fn at_uplink<M: PolicyMaps, B: PacketBytes + ?Sized>(
         return outcome;
     }
     outcome.mark = seen.mark_with(0);
-    let parsed = packet::parse(bytes, packet);
+    let parsed = bytes.parse(packet);
     let ruling = match parsed {
         Parsed::Ip => finish_deferred(maps, bytes, seen, packet, &mut outcome.ifindex),
-        Parsed::Arp(_) => Ruling::pass(PassReason::Arp),
+        Parsed::Arp => Ruling::pass(PassReason::Arp),
         Parsed::NotIp => Ruling::drop(DropReason::NotIp),
         Parsed::Malformed(reason) => Ruling::drop(reason),
     };
@@ -327,9 +327,9 @@ fn at_pod<M: PolicyMaps, B: PacketBytes + ?Sized>(
         epoch,
         now: seen.now,
     };
-    let parsed = packet::parse(bytes, packet);
+    let parsed = bytes.parse(packet);
     let ruling = match parsed {
-        Parsed::Arp(sender) => judge_arp(maps, &view, sender),
+        Parsed::Arp => judge_arp(maps, &view, packet.src),
         Parsed::NotIp => unless_isolated(&view, DropReason::NotIp),
         Parsed::Malformed(reason) => unless_isolated(&view, reason),
         Parsed::Ip if seen.is_tagged && endpoint.is_isolated(direction) => {
@@ -515,7 +515,8 @@ fn quotes_flow<M: PolicyMaps, B: PacketBytes + ?Sized>(
     let mut quoted = Packet::EMPTY;
     // Kept in memory, as `decide` does with its own.
     let quoted = core::hint::black_box(&mut quoted);
-    if packet::parse_quoted(bytes, error, quoted).is_err() || quoted.src != error.dst {
+    let parsed = bytes.parse_quoted(error.protocol, error.quotation_offset(), quoted);
+    if parsed != Parsed::Ip || quoted.src != error.dst {
         return false;
     }
     let key = flow_key(view, view.direction.reversed(), quoted);

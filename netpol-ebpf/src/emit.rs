@@ -1,5 +1,7 @@
-//! What is told about a packet: counters and events.
+//! What is told about a packet: counters, events, and log messages when tracing is on.
 
+use aya_ebpf::programs::TcContext;
+use aya_log_ebpf::info;
 use netpol_common::event::{Event, EventBudget};
 use netpol_common::ids::Nanos;
 use netpol_common::keys::{CounterKey, CounterValue};
@@ -25,7 +27,9 @@ pub(crate) fn count(outcome: &Outcome, len_bytes: u32) {
         }
         return;
     }
-    let _ = COUNTERS.insert(key, CounterValue { packets: 1, bytes: u64::from(len_bytes) }, 0);
+    let first = CounterValue { packets: 1, bytes: u64::from(len_bytes) };
+    // Full: this combination is not counted, all others are.
+    COUNTERS.insert(key, first, 0).ok();
 }
 
 /// Writes a record unless the endpoint has written too many lately, or the ring is full.
@@ -51,6 +55,25 @@ pub(crate) fn report(outcome: &Outcome, packet: &Packet, len_bytes: u32, now: Na
     record.submit(0);
 }
 
+/// Logs the verdict, whatever it is. A function of its own, because the message needs stack; without tracing the
+/// verifier never walks into it.
+#[inline(never)]
+pub(crate) fn trace(ctx: &TcContext, outcome: &Outcome, packet: &Packet) {
+    info!(
+        ctx,
+        "ifindex {} direction {}: {:i} port {} -> {:i} port {} protocol {}: verdict {} rule {}",
+        outcome.ifindex.0,
+        outcome.direction.to_wire(),
+        packet.src.0,
+        packet.src_port.get(),
+        packet.dst.0,
+        packet.dst_port.get(),
+        packet.protocol.0,
+        outcome.verdict.to_wire(),
+        outcome.rule.0,
+    );
+}
+
 /// Two CPUs may take the same record from the budget: the limit is about cost, not about a number.
 #[inline(always)]
 fn take_budget(outcome: &Outcome, now: Nanos) -> Option<u32> {
@@ -60,6 +83,7 @@ fn take_budget(outcome: &Outcome, now: Nanos) -> Option<u32> {
     }
     let mut budget = EventBudget::new(now);
     let n_suppressed = budget.take(now);
-    let _ = EVENT_BUDGETS.insert(outcome.ifindex, budget, 0);
+    // Full: as if it were the endpoint's first record.
+    EVENT_BUDGETS.insert(outcome.ifindex, budget, 0).ok();
     n_suppressed
 }

@@ -2,8 +2,9 @@
 //!
 //! In: packets at the host's end of pod interfaces and at uplinks. Out: pass or drop, the packet mark,
 //! flow entries, counters, events. Must not: decide anything.
-#![no_std]
-#![no_main]
+//!
+//! For the host it is an empty program, so that the same tools check it as everything else.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![expect(
     clippy::inline_always,
     reason = "the BPF target allows 5 arguments and 512 bytes of stack over all calls: what is inlined costs neither"
@@ -13,9 +14,10 @@
 use aya_ebpf::Global;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
+use aya_log_ebpf::macro_support::{Level, level_enabled};
 use netpol_common::ids::Hook;
 use netpol_common::maps::DEFAULT_TICKET_MASK;
-use netpol_common::packet::Packet;
+use netpol_common::packet::{ETHERNET_LEN, Packet};
 use netpol_common::verdict::decide;
 
 use crate::maps::KernelMaps;
@@ -38,40 +40,55 @@ static TICKET_MASK: Global<u32> = Global::new(DEFAULT_TICKET_MASK);
 #[classifier]
 #[inline(always)]
 fn pod_ingress(ctx: TcContext) -> i32 {
-    act(&ctx, Hook::PodIngress)
+    act::<ETHERNET_LEN>(ctx, Hook::PodIngress)
 }
 
 /// At TC ingress of a pod's host interface: what comes from the pod.
 #[classifier]
 #[inline(always)]
 fn pod_egress(ctx: TcContext) -> i32 {
-    act(&ctx, Hook::PodEgress)
+    act::<ETHERNET_LEN>(ctx, Hook::PodEgress)
 }
 
 /// At TC egress of the node's other interfaces: what leaves the node.
 #[classifier]
 #[inline(always)]
 fn uplink_egress(ctx: TcContext) -> i32 {
-    act(&ctx, Hook::UplinkEgress)
+    act::<ETHERNET_LEN>(ctx, Hook::UplinkEgress)
+}
+
+/// The same on devices whose frames start with the IP header (tunnels).
+#[classifier]
+#[inline(always)]
+fn uplink_egress_l3(ctx: TcContext) -> i32 {
+    act::<0>(ctx, Hook::UplinkEgress)
 }
 
 #[inline(always)]
-fn act(ctx: &TcContext, hook: Hook) -> i32 {
-    let skb = Skb(ctx);
+fn act<const LINK_HEADER_LEN: usize>(ctx: TcContext, hook: Hook) -> i32 {
+    let skb = Skb::<LINK_HEADER_LEN>(ctx);
     let seen = skb.sighting(hook, TICKET_MASK.load());
     let mut packet = Packet::EMPTY;
     let outcome = decide(&KernelMaps, &skb, &seen, &mut packet);
     if outcome.mark != seen.mark {
-        ctx.set_mark(outcome.mark);
+        skb.0.set_mark(outcome.mark);
     }
     if outcome.verdict.is_reported() {
         let len_bytes = skb.network_len_bytes();
         emit::count(&outcome, len_bytes);
         emit::report(&outcome, &packet, len_bytes, seen.now);
     }
+    if level_enabled(Level::Info) {
+        emit::trace(&skb.0, &outcome, &packet);
+    }
     if outcome.verdict.is_pass() { NEXT } else { DROP }
 }
 
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}
+
+/// The verifier refuses a program from which this can be reached.
+#[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}

@@ -10,8 +10,8 @@ use netpol_common::addr::Addr;
 use netpol_common::event::{Event, EventBudget};
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
-    AddressKey, AllowKey, AllowMapKey, AllowValue, CounterKey, CounterValue, EndpointValue, FlowKey,
-    FlowValue, FragmentKey, FragmentValue, PrefixKey,
+    AddressKey, AllowKey, AllowMapKey, AllowValue, CounterKey, CounterValue, EndpointValue,
+    FlowKey, FlowValue, FragmentKey, FragmentValue, PrefixKey,
 };
 use netpol_common::maps::{self, PolicyMaps};
 
@@ -121,7 +121,8 @@ impl PolicyMaps for KernelMaps {
 
     #[inline(always)]
     fn set_flow(&self, key: &FlowKey, value: &FlowValue) {
-        let _ = FLOWS.insert(key, value, 0);
+        // Lost: the next packet is decided again.
+        FLOWS.insert(key, value, 0).ok();
     }
 
     #[inline(always)]
@@ -132,7 +133,8 @@ impl PolicyMaps for KernelMaps {
 
     #[inline(always)]
     fn set_fragment(&self, key: &FragmentKey, value: &FragmentValue) {
-        let _ = FRAGMENTS.insert(key, value, 0);
+        // Lost: the other fragments drop.
+        FRAGMENTS.insert(key, value, 0).ok();
     }
 
     #[inline(always)]

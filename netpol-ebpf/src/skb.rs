@@ -5,15 +5,15 @@ use core::mem::MaybeUninit;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_skb_load_bytes};
 use aya_ebpf::programs::TcContext;
-use netpol_common::ids::{Hook, IfIndex, Nanos};
-use netpol_common::packet::{ETHERNET_LEN, PacketBytes};
+use netpol_common::ids::{Hook, IfIndex, Nanos, Protocol};
+use netpol_common::packet::{self, ETHERNET_LEN, Packet, PacketBytes, Parsed};
 use netpol_common::verdict::Sighting;
 use zerocopy::FromBytes;
 
-/// The frame behind a context.
-pub(crate) struct Skb<'a>(pub(crate) &'a TcContext);
+/// The frame behind a context, on a device whose link header has this many bytes.
+pub(crate) struct Skb<const LINK_HEADER_LEN: usize>(pub(crate) TcContext);
 
-impl Skb<'_> {
+impl<const LINK_HEADER_LEN: usize> Skb<LINK_HEADER_LEN> {
     #[inline(always)]
     fn raw(&self) -> *mut __sk_buff {
         self.0.skb.skb
@@ -42,27 +42,109 @@ impl Skb<'_> {
     /// Length from the network header on, bytes.
     #[inline(always)]
     pub(crate) fn network_len_bytes(&self) -> u32 {
-        self.0.len().saturating_sub(ETHERNET_LEN as u32)
+        self.0.len().saturating_sub(narrow(LINK_HEADER_LEN))
+    }
+
+    /// The ethertype, network byte order. Of what comes from a pod or from outside the kernel has read it in the frame.
+    #[inline(always)]
+    fn ethertype(&self) -> [u8; 2] {
+        // SAFETY: as for `sighting`.
+        let protocol = unsafe { (*self.raw()).protocol };
+        let [first, second, ..] = protocol.to_ne_bytes();
+        [first, second]
     }
 }
 
-impl PacketBytes for Skb<'_> {
+/// Offsets count from an Ethernet header. It is not there on some devices, and only its ethertype is asked for.
+impl<const LINK_HEADER_LEN: usize> PacketBytes for Skb<LINK_HEADER_LEN> {
     #[inline(always)]
-    fn load<'a, T: FromBytes>(
-        &self,
-        offset: usize,
-        room: &'a mut MaybeUninit<T>,
-    ) -> Option<&'a T> {
+    fn load<'a, T: FromBytes>(&self, offset: usize, room: &'a mut MaybeUninit<T>) -> Option<&'a T> {
+        if offset < ETHERNET_LEN {
+            let ethertype = T::read_from_bytes(&self.ethertype()).ok()?;
+            return Some(room.write(ethertype));
+        }
         // SAFETY: there is room for a T; the helper checks the packet's bounds, and fills all of it or fails.
         let failure = unsafe {
             bpf_skb_load_bytes(
                 self.raw().cast(),
-                offset as u32,
+                narrow(offset + LINK_HEADER_LEN - ETHERNET_LEN),
                 room.as_mut_ptr().cast(),
-                size_of::<T>() as u32,
+                narrow(size_of::<T>()),
             )
         };
         // SAFETY: filled by the helper, and any bytes make a T.
         (failure == 0).then(|| unsafe { room.assume_init_ref() })
     }
+
+    #[inline(always)]
+    fn parse(&self, packet: &mut Packet) -> Parsed {
+        Parsed::from_wire(match LINK_HEADER_LEN {
+            ETHERNET_LEN => parse_ethernet(self.raw(), packet),
+            _ => parse_l3(self.raw(), packet),
+        })
+    }
+
+    #[inline(always)]
+    fn parse_quoted(&self, protocol: Protocol, start: usize, quoted: &mut Packet) -> Parsed {
+        let (protocol, start) = (u32::from(protocol.0), narrow(start));
+        Parsed::from_wire(match LINK_HEADER_LEN {
+            ETHERNET_LEN => parse_quoted_ethernet(self.raw(), protocol, start, quoted),
+            _ => parse_quoted_l3(self.raw(), protocol, start, quoted),
+        })
+    }
+}
+
+/// Parsing as global functions: the verifier walks each once by itself, and in its callers takes any outcome for
+/// possible. Inlined, each way through the headers would lead through all the rest again, past the limit of a
+/// million instructions.
+///
+/// A null pointer is none of ours, but the verifier asks.
+macro_rules! parse_functions {
+    ($(($parse:ident, $parse_quoted:ident, $link_header_len:expr);)*) => { $(
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $parse(skb: *mut __sk_buff, packet: *mut Packet) -> u32 {
+            let skb = Skb::<{ $link_header_len }>(TcContext::new(skb));
+            // SAFETY: the caller's own packet, or null.
+            let parsed = match unsafe { packet.as_mut() } {
+                Some(packet) => packet::parse(&skb, packet),
+                None => Parsed::NotIp,
+            };
+            parsed.to_wire()
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $parse_quoted(
+            skb: *mut __sk_buff,
+            protocol: u32,
+            start: u32,
+            quoted: *mut Packet,
+        ) -> u32 {
+            let skb = Skb::<{ $link_header_len }>(TcContext::new(skb));
+            let [.., protocol] = protocol.to_be_bytes();
+            // SAFETY: the caller's own packet, or null.
+            let parsed = match unsafe { quoted.as_mut() } {
+                Some(quoted) => {
+                    packet::parse_quoted(&skb, Protocol(protocol), start as usize, quoted)
+                }
+                None => Parsed::NotIp,
+            };
+            parsed.to_wire()
+        }
+    )* };
+}
+
+parse_functions! {
+    (parse_ethernet, parse_quoted_ethernet, ETHERNET_LEN);
+    (parse_l3, parse_quoted_l3, 0);
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "offsets in a packet and sizes of headers are far below 2^32"
+)]
+#[inline(always)]
+const fn narrow(len: usize) -> u32 {
+    len as u32
 }

@@ -1,0 +1,98 @@
+//! Map operations, performed in the kernel in their order.
+
+use std::collections::BTreeSet;
+
+use netpol_common::ids::IfIndex;
+
+use super::Datapath;
+use super::error::Error;
+use super::maps::ContainerId;
+use crate::dataplane::{EndpointImage, MapOp};
+
+impl Datapath {
+    /// Performs the operations one after the other; neighbours of one kind share system calls.
+    ///
+    /// # Errors
+    /// [`Error::MapFull`], [`Error::Map`], [`Error::ContainerIdTooLong`]. Then the operations before the one that
+    /// failed are done and no later one is: read [`Datapath::image`] before going on.
+    pub fn apply(&mut self, ops: &[MapOp]) -> Result<(), Error> {
+        ops.chunk_by(|a, b| std::mem::discriminant(a) == std::mem::discriminant(b))
+            .try_for_each(|alike| self.apply_alike(alike))
+    }
+
+    fn apply_alike(&mut self, ops: &[MapOp]) -> Result<(), Error> {
+        let maps = &mut self.maps;
+        match ops {
+            [MapOp::SetIdentity(..), ..] => maps.identities.set_all(ops.iter().filter_map(|op| {
+                if let MapOp::SetIdentity(addr, identity) = op {
+                    Some((*addr, *identity))
+                } else {
+                    None
+                }
+            })),
+            [MapOp::SetPrefix(..), ..] => maps.prefixes.set_all(ops.iter().filter_map(|op| {
+                if let MapOp::SetPrefix(key, identity) = op {
+                    Some((*key, *identity))
+                } else {
+                    None
+                }
+            })),
+            [MapOp::SetAllow(..), ..] => maps.allow.set_all(ops.iter().filter_map(|op| {
+                if let MapOp::SetAllow(key, content) = op { Some((*key, content)) } else { None }
+            })),
+            [MapOp::AddDefer(_), ..] => maps.defer.set_all(ops.iter().filter_map(|op| {
+                if let MapOp::AddDefer(addr) = op { Some((*addr, 0)) } else { None }
+            })),
+            [MapOp::AddAddress(_), ..] => maps.addresses.set_all(ops.iter().filter_map(|op| {
+                if let MapOp::AddAddress(key) = op { Some((*key, 0)) } else { None }
+            })),
+            [MapOp::RemoveEndpoint(_), ..] => self.remove_endpoints(ops.iter().filter_map(|op| {
+                if let MapOp::RemoveEndpoint(ifindex) = op { Some(*ifindex) } else { None }
+            })),
+            _ => ops.iter().try_for_each(|op| self.apply_one(op)),
+        }
+    }
+
+    fn apply_one(&mut self, op: &MapOp) -> Result<(), Error> {
+        let maps = &mut self.maps;
+        match op {
+            MapOp::SetEndpoint(ifindex, endpoint) => self.set_endpoint(*ifindex, endpoint),
+            MapOp::RemoveAddress(key) => maps.addresses.remove(*key),
+            MapOp::RemoveIdentity(addr) => maps.identities.remove(*addr),
+            MapOp::RemovePrefix(key) => maps.prefixes.remove(*key),
+            MapOp::RemoveAllow(key) => maps.allow.remove(*key),
+            MapOp::RemoveDefer(addr) => maps.defer.remove(*addr),
+            MapOp::SetTicket(ticket, owner) => maps.set_ticket(*ticket, *owner),
+            MapOp::RemoveTicket(ticket) => maps.set_ticket(*ticket, IfIndex(0)),
+            MapOp::BumpEpoch => maps.bump_epoch(),
+            MapOp::RemoveEndpoint(_)
+            | MapOp::AddAddress(_)
+            | MapOp::SetIdentity(..)
+            | MapOp::SetPrefix(..)
+            | MapOp::SetAllow(..)
+            | MapOp::AddDefer(_) => self.apply_alike(std::slice::from_ref(op)),
+        }
+    }
+
+    fn set_endpoint(&mut self, ifindex: IfIndex, endpoint: &EndpointImage) -> Result<(), Error> {
+        let EndpointImage { value, container_id } = endpoint;
+        let mut padded: ContainerId = [0; 128];
+        let Some(room) = padded.get_mut(..container_id.len()) else {
+            let id = container_id.to_string();
+            return Err(Error::ContainerIdTooLong { id, max_len_bytes: padded.len() });
+        };
+        room.copy_from_slice(container_id.as_bytes());
+        // The name first: an endpoint that passes packets always tells whose it is.
+        self.maps.containers.set(ifindex, padded)?;
+        self.maps.endpoints.set(ifindex, *value)
+    }
+
+    fn remove_endpoints(&mut self, ifindexes: impl Iterator<Item = IfIndex>) -> Result<(), Error> {
+        let ifindexes: BTreeSet<_> = ifindexes.collect();
+        for ifindex in &ifindexes {
+            self.maps.endpoints.remove(*ifindex)?;
+            self.maps.containers.remove(*ifindex)?;
+        }
+        self.maps.purge(&ifindexes)
+    }
+}

@@ -1,0 +1,322 @@
+//! Attaching programs to devices, so that they stay when the agent ends.
+//!
+//! On kernels with TCX a link is pinned, and taken over by replacing its program in place. Older kernels keep netlink
+//! filters by themselves; there an empty folder stands for the pin.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::thread;
+
+use aya::Ebpf;
+use aya::programs::links::{FdLink, Link as _, LinkError, PinnedLink};
+use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+use aya::sys::SyscallError;
+use aya::util::KernelVersion;
+use netpol_common::ids::IfIndex;
+use rustix::net::netdevice::index_to_name;
+use rustix::net::{AddressFamily, SocketType, socket};
+
+use super::error::Error;
+use super::pins::{Pins, pin_error};
+use super::{Datapath, Program};
+
+/// Where our netlink filters are among others: first, because one that passes a packet ends the search.
+const FILTER_PRIORITY: u16 = 1;
+const FILTER_HANDLE: TcHandle = TcHandle::new(0, 0x6e70);
+
+/// How this kernel takes programs on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attaching {
+    /// Links, since Linux 6.6.
+    Tcx,
+    /// Filters of a `clsact` queueing discipline.
+    Netlink,
+}
+
+impl Attaching {
+    pub(super) fn of_this_kernel() -> Self {
+        if KernelVersion::current().is_ok_and(|found| found >= KernelVersion::new(6, 6, 0)) {
+            Self::Tcx
+        } else {
+            Self::Netlink
+        }
+    }
+}
+
+/// What a device is to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// The host's end of a pod's interface.
+    Pod,
+    /// Packets leave the node through it, behind an Ethernet header.
+    Uplink,
+    /// The same without an Ethernet header.
+    UplinkL3,
+}
+
+impl Role {
+    const fn programs(self) -> &'static [Program] {
+        match self {
+            Self::Pod => &[Program::PodIngress, Program::PodEgress],
+            Self::Uplink => &[Program::UplinkEgress],
+            Self::UplinkL3 => &[Program::UplinkEgressL3],
+        }
+    }
+
+    const fn of(program: Program) -> Self {
+        match program {
+            Program::PodIngress | Program::PodEgress => Self::Pod,
+            Program::UplinkEgress => Self::Uplink,
+            Program::UplinkEgressL3 => Self::UplinkL3,
+        }
+    }
+}
+
+impl Program {
+    /// What is egress for the host's end of a veth pair is ingress for the pod.
+    const fn attach_type(self) -> TcAttachType {
+        match self {
+            Self::PodEgress => TcAttachType::Ingress,
+            Self::PodIngress | Self::UplinkEgress | Self::UplinkEgressL3 => TcAttachType::Egress,
+        }
+    }
+}
+
+impl Datapath {
+    /// Attaches the programs of a role to a device, or replaces in place what an agent before has attached there.
+    ///
+    /// A program that is replaced is in force until the new one is.
+    ///
+    /// # Errors
+    /// [`Error::NotPinned`] for a private copy, [`Error::NoDevice`], [`Error::Attach`], [`Error::Link`],
+    /// [`Error::Pin`].
+    pub fn attach(&mut self, ifindex: IfIndex, role: Role) -> Result<(), Error> {
+        let pins = self.pins.as_ref().ok_or(Error::NotPinned)?;
+        let attaching = self.attaching;
+        let device = Device::find(ifindex)?;
+        let programs = classifiers(&mut self.ebpf, role.programs());
+        if programs.len() != role.programs().len() {
+            return Err(Error::Missing { name: "programs" });
+        }
+        // Each takes some milliseconds, in which the kernel waits for packets under way.
+        thread::scope(|scope| {
+            let threads: Vec<_> = programs
+                .into_iter()
+                .map(|(program, classifier)| {
+                    let site = Site { pins, device: &device, program };
+                    scope.spawn(move || match attaching {
+                        Attaching::Tcx => site.attach_link(classifier),
+                        Attaching::Netlink => site.attach_filter(classifier),
+                    })
+                })
+                .collect();
+            threads.into_iter().try_for_each(|thread| match thread.join() {
+                Ok(attached) => attached,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+        })
+    }
+
+    /// Takes our programs off a device; also after the device is gone, and twice.
+    ///
+    /// # Errors
+    /// [`Error::NotPinned`] for a private copy, [`Error::Pin`], [`Error::Detach`].
+    pub fn detach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
+        let pins = self.pins.as_ref().ok_or(Error::NotPinned)?;
+        for (found, program) in pins.attachments()? {
+            if found == ifindex {
+                detach(pins, ifindex, program)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The devices that have our programs, by their pins.
+    ///
+    /// A role counts when all its programs are there. Pins of devices that are gone are removed.
+    ///
+    /// # Errors
+    /// [`Error::NotPinned`] for a private copy, [`Error::Pin`].
+    pub fn attached(&mut self) -> Result<BTreeMap<IfIndex, Role>, Error> {
+        let pins = self.pins.as_ref().ok_or(Error::NotPinned)?;
+        let mut programs: BTreeMap<IfIndex, BTreeSet<Program>> = BTreeMap::new();
+        for (ifindex, program) in pins.attachments()? {
+            match Device::find(ifindex) {
+                Ok(_) => {
+                    programs.entry(ifindex).or_default().insert(program);
+                }
+                Err(_) => pins.remove_link(ifindex, program)?,
+            }
+        }
+        let roles = programs.into_iter().filter_map(|(ifindex, programs)| {
+            let role = Role::of(*programs.first()?);
+            let is_complete = role.programs().iter().all(|program| programs.contains(program));
+            is_complete.then_some((ifindex, role))
+        });
+        Ok(roles.collect())
+    }
+
+    /// Takes our programs off all devices and removes all pins: nothing is enforced any more.
+    ///
+    /// # Errors
+    /// [`Error::NotPinned`] for a private copy, [`Error::Pin`], [`Error::Detach`].
+    pub fn uninstall(self) -> Result<(), Error> {
+        let pins = self.pins.as_ref().ok_or(Error::NotPinned)?;
+        for (ifindex, program) in pins.attachments()? {
+            detach(pins, ifindex, program)?;
+        }
+        pins.remove()
+    }
+}
+
+/// Several programs at once.
+fn classifiers<'a>(
+    ebpf: &'a mut Ebpf,
+    wanted: &[Program],
+) -> Vec<(Program, &'a mut SchedClassifier)> {
+    let found = ebpf.programs_mut().filter_map(|(name, program)| {
+        let which = wanted.iter().find(|wanted| wanted.name() == name)?;
+        Some((*which, program.try_into().ok()?))
+    });
+    found.collect()
+}
+
+/// A network device of this namespace.
+#[derive(Debug)]
+struct Device {
+    ifindex: IfIndex,
+    name: String,
+}
+
+impl Device {
+    fn find(ifindex: IfIndex) -> Result<Self, Error> {
+        let no_device = |_| Error::NoDevice { ifindex };
+        let any = socket(AddressFamily::UNIX, SocketType::DGRAM, None).map_err(no_device)?;
+        let name = index_to_name(any, ifindex.0).map_err(no_device)?;
+        Ok(Self { ifindex, name })
+    }
+}
+
+/// One program on one device.
+#[derive(Clone, Copy, Debug)]
+struct Site<'a> {
+    pins: &'a Pins,
+    device: &'a Device,
+    program: Program,
+}
+
+impl Site<'_> {
+    fn error(&self, source: ProgramError) -> Error {
+        Error::Attach { program: self.program.name(), ifindex: self.device.ifindex, source }
+    }
+
+    /// Replaces the program of the pinned link, or makes a link and pins it.
+    fn attach_link(&self, classifier: &mut SchedClassifier) -> Result<(), Error> {
+        let path = self.pins.link(self.device.ifindex, self.program);
+        let link_error = |source| Error::Link { path: path.clone(), source };
+        match PinnedLink::from_pin(&path) {
+            Ok(pinned) => {
+                let link = FdLink::from(pinned).try_into().map_err(link_error)?;
+                match classifier.attach_to_link(link) {
+                    Ok(id) => {
+                        // Only the file descriptor is closed: the pin holds the link.
+                        drop(classifier.take_link(id).map_err(|error| self.error(error))?);
+                        return Ok(());
+                    }
+                    // Its device is gone; this one has got the same index.
+                    Err(error) if os_error(&error) == Some(libc::ENOLINK) => {
+                        self.pins.remove_link(self.device.ifindex, self.program)?;
+                    }
+                    Err(error) => return Err(self.error(error)),
+                }
+            }
+            Err(LinkError::SyscallError(failed))
+                if failed.io_error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(link_error(error)),
+        }
+        // First of all programs: one that passes a packet keeps it from those behind.
+        let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let attached =
+            classifier.attach_with_options(&self.device.name, self.program.attach_type(), order);
+        let id = attached.map_err(|error| self.error(error))?;
+        let link = classifier.take_link(id).map_err(|error| self.error(error))?;
+        // aya attaches by name, and a name can move to another device meanwhile.
+        if Device::find(self.device.ifindex)?.name != self.device.name {
+            return Err(Error::NoDevice { ifindex: self.device.ifindex });
+        }
+        let link: FdLink = link.try_into().map_err(link_error)?;
+        link.pin(&path).map_err(|error| pin_error(&path, error))?;
+        Ok(())
+    }
+
+    /// Replaces the program of our filter, or makes the filter.
+    fn attach_filter(&self, classifier: &mut SchedClassifier) -> Result<(), Error> {
+        let name = &self.device.name;
+        match tc::qdisc_add_clsact(name) {
+            Err(error) if tc_os_error(&error) != Some(libc::EEXIST) => {
+                return Err(self.error(error.into()));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        let replaced = classifier.attach_to_link(self.filter()?);
+        let attached = match replaced {
+            Err(error) if os_error(&error) == Some(libc::ENOENT) => {
+                let options =
+                    NlOptions { priority: FILTER_PRIORITY, handle: FILTER_HANDLE, classid: None };
+                classifier.attach_with_options(
+                    name,
+                    self.program.attach_type(),
+                    TcAttachOptions::Netlink(options),
+                )
+            }
+            other => other,
+        };
+        let id = attached.map_err(|error| self.error(error))?;
+        // Dropped, it would take the filter with it.
+        std::mem::forget(classifier.take_link(id).map_err(|error| self.error(error))?);
+        self.pins.mark_filter(self.device.ifindex, self.program)
+    }
+
+    /// Our filter, whether it is there or not.
+    fn filter(&self) -> Result<SchedClassifierLink, Error> {
+        SchedClassifierLink::attached(
+            &self.device.name,
+            self.program.attach_type(),
+            FILTER_PRIORITY,
+            FILTER_HANDLE,
+            None,
+        )
+        .map_err(|_gone| Error::NoDevice { ifindex: self.device.ifindex })
+    }
+}
+
+fn detach(pins: &Pins, ifindex: IfIndex, program: Program) -> Result<(), Error> {
+    if pins.is_filter(ifindex, program)
+        && let Ok(device) = Device::find(ifindex)
+    {
+        let filter = Site { pins, device: &device, program }.filter()?;
+        match filter.detach() {
+            Err(error) if os_error(&error) != Some(libc::ENOENT) => {
+                return Err(Error::Detach { program: program.name(), ifindex, source: error });
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    pins.remove_link(ifindex, program)
+}
+
+/// The kernel's error number, if there is one.
+fn os_error(error: &ProgramError) -> Option<i32> {
+    if let ProgramError::SyscallError(SyscallError { io_error, .. }) = error {
+        return io_error.raw_os_error();
+    }
+    if let ProgramError::NetlinkError(error) = error {
+        return error.raw_os_error();
+    }
+    if let ProgramError::TcError(error) = error { tc_os_error(error) } else { None }
+}
+
+fn tc_os_error(error: &TcError) -> Option<i32> {
+    if let TcError::NetlinkError(error) = error { error.raw_os_error() } else { None }
+}

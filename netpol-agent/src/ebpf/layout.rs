@@ -1,0 +1,94 @@
+//! What each map must look like, to tell a pinned one that this build can go on with from one that it can't.
+
+use std::collections::BTreeMap;
+
+use aya::maps::{MapError, MapInfo, MapType};
+use netpol_common::addr::Addr;
+use netpol_common::event::EventBudget;
+use netpol_common::ids::{Epoch, Identity, IfIndex};
+use netpol_common::keys::{
+    AddressKey, AllowMapKey, CounterKey, CounterValue, EndpointValue, FlowKey, FlowValue,
+    FragmentKey, FragmentValue, PrefixKey,
+};
+use netpol_common::maps;
+
+use super::maps::ContainerId;
+
+/// The kind and sizes of a map.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Layout {
+    /// Its name.
+    pub(super) name: &'static str,
+    map_type: MapType,
+    key_len_bytes: u32,
+    value_len_bytes: u32,
+    /// Entries, or bytes for the ring buffer.
+    pub(super) capacity: u32,
+}
+
+impl Layout {
+    /// The properties in which two maps can differ, with their values here and there.
+    pub(super) fn compare(&self, found: &Self) -> [(&'static str, u32, u32); 4] {
+        [
+            ("type", self.map_type as u32, found.map_type as u32),
+            ("key size", self.key_len_bytes, found.key_len_bytes),
+            ("value size", self.value_len_bytes, found.value_len_bytes),
+            ("capacity", self.capacity, found.capacity),
+        ]
+    }
+}
+
+/// What the kernel says about a map.
+///
+/// # Errors
+/// The kernel's map type is not known.
+pub(super) fn of(name: &'static str, map: &MapInfo) -> Result<Layout, MapError> {
+    Ok(Layout {
+        name,
+        map_type: map.map_type()?,
+        key_len_bytes: map.key_size(),
+        value_len_bytes: map.value_size(),
+        capacity: map.max_entries(),
+    })
+}
+
+/// Every map of this build, with the capacities that the configuration changes.
+pub(super) fn expected(capacities: &BTreeMap<&'static str, u32>) -> Vec<Layout> {
+    let mut layouts = vec![
+        map::<IfIndex, EndpointValue>(maps::ENDPOINTS, MapType::Hash, maps::MAX_ENDPOINTS),
+        map::<AddressKey, u8>(maps::ADDRESSES, MapType::Hash, maps::MAX_ADDRESSES),
+        map::<Addr, Identity>(maps::IDENTITIES, MapType::Hash, maps::MAX_IDENTITIES),
+        map::<PrefixKey, Identity>(maps::PREFIXES, MapType::LpmTrie, maps::MAX_PREFIXES),
+        map::<AllowMapKey, u32>(maps::ALLOW, MapType::HashOfMaps, maps::MAX_ALLOW_MAPS),
+        map::<FlowKey, FlowValue>(maps::FLOWS, MapType::LruHash, maps::MAX_FLOWS),
+        map::<FragmentKey, FragmentValue>(maps::FRAGMENTS, MapType::LruHash, maps::MAX_FRAGMENTS),
+        map::<Addr, u8>(maps::DEFER, MapType::Hash, maps::MAX_DEFER),
+        map::<u32, IfIndex>(maps::TICKETS, MapType::Array, maps::N_TICKETS),
+        map::<u32, Epoch>(maps::EPOCH, MapType::Array, 1),
+        map::<CounterKey, CounterValue>(maps::COUNTERS, MapType::PerCpuHash, maps::MAX_COUNTERS),
+        map::<(), ()>(maps::EVENTS, MapType::RingBuf, maps::EVENTS_LEN_BYTES),
+        map::<IfIndex, EventBudget>(maps::EVENT_BUDGETS, MapType::Hash, maps::MAX_ENDPOINTS),
+        map::<IfIndex, ContainerId>(maps::CONTAINERS, MapType::Hash, maps::MAX_ENDPOINTS),
+    ];
+    for layout in &mut layouts {
+        if let Some(capacity) = capacities.get(layout.name) {
+            layout.capacity = *capacity;
+        }
+    }
+    layouts
+}
+
+fn map<K, V>(name: &'static str, map_type: MapType, capacity: u32) -> Layout {
+    Layout {
+        name,
+        map_type,
+        key_len_bytes: len_bytes::<K>(),
+        value_len_bytes: len_bytes::<V>(),
+        capacity,
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "keys and values are some bytes long")]
+const fn len_bytes<T>() -> u32 {
+    size_of::<T>() as u32
+}

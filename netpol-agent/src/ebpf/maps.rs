@@ -1,0 +1,247 @@
+//! The maps of this build, and what can be read from them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuHashMap};
+use netpol_common::addr::Addr;
+use netpol_common::event::EventBudget;
+use netpol_common::ids::{Epoch, Identity, IfIndex};
+use netpol_common::keys::{
+    AddressKey, CounterKey, CounterValue, EndpointValue, FlowKey, FlowValue, FragmentKey,
+    FragmentValue,
+};
+use netpol_common::maps;
+
+use super::Datapath;
+use super::allow::AllowMaps;
+use super::error::Error;
+use super::layout::Layout;
+use super::pins::Pins;
+use super::table::{Label, Table, Trie, absent_is_fine, take};
+use super::wire::Wire;
+use crate::compile::{EndpointImage, Image};
+
+/// `BPF_F_NO_PREALLOC`: memory is taken when an entry is made.
+pub(super) const NO_PREALLOC: u32 = 1;
+
+/// A container id, padded with zeros.
+pub(super) type ContainerId = [u8; 128];
+
+/// The maps.
+pub(super) struct Maps {
+    pub(super) endpoints: Table<IfIndex, EndpointValue>,
+    pub(super) addresses: Table<AddressKey, u8>,
+    pub(super) identities: Table<Addr, Identity>,
+    pub(super) prefixes: Trie<Identity>,
+    pub(super) allow: AllowMaps,
+    pub(super) flows: Table<FlowKey, FlowValue>,
+    pub(super) fragments: Table<FragmentKey, FragmentValue>,
+    pub(super) defer: Table<Addr, u8>,
+    pub(super) budgets: Table<IfIndex, EventBudget>,
+    pub(super) containers: Table<IfIndex, ContainerId>,
+    tickets: Array<MapData, Wire<IfIndex>>,
+    tickets_label: Label,
+    epoch: Array<MapData, Wire<Epoch>>,
+    epoch_label: Label,
+    counters: PerCpuHashMap<MapData, Wire<CounterKey>, Wire<CounterValue>>,
+    counters_label: Label,
+}
+
+impl Maps {
+    /// Takes the maps out of the loaded object.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], [`Error::Map`], [`Error::Pin`].
+    pub(super) fn take(
+        ebpf: &mut Ebpf,
+        pins: Option<&Pins>,
+        layouts: &[Layout],
+    ) -> Result<Self, Error> {
+        let label = |name| Label::of(layouts, name);
+        let tickets_label = label(maps::TICKETS)?;
+        let epoch_label = label(maps::EPOCH)?;
+        let counters_label = label(maps::COUNTERS)?;
+        Ok(Self {
+            endpoints: Table::take(ebpf, label(maps::ENDPOINTS)?)?,
+            addresses: Table::take(ebpf, label(maps::ADDRESSES)?)?,
+            identities: Table::take(ebpf, label(maps::IDENTITIES)?)?,
+            prefixes: Trie::take(ebpf, label(maps::PREFIXES)?)?,
+            allow: AllowMaps::take(ebpf, label(maps::ALLOW)?)?,
+            flows: Table::take(ebpf, label(maps::FLOWS)?)?,
+            fragments: Table::take(ebpf, label(maps::FRAGMENTS)?)?,
+            defer: Table::take(ebpf, label(maps::DEFER)?)?,
+            budgets: Table::take(ebpf, label(maps::EVENT_BUDGETS)?)?,
+            containers: containers(pins, label(maps::CONTAINERS)?)?,
+            tickets: typed(ebpf, tickets_label)?,
+            tickets_label,
+            epoch: typed(ebpf, epoch_label)?,
+            epoch_label,
+            counters: typed(ebpf, counters_label)?,
+            counters_label,
+        })
+    }
+
+    /// Binds a ticket, or unbinds it with `IfIndex(0)`.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub(super) fn set_ticket(&mut self, ticket: u16, owner: IfIndex) -> Result<(), Error> {
+        let written = self.tickets.set(u32::from(ticket), Wire(owner), 0);
+        written.map_err(|error| self.tickets_label.cannot_write(error))
+    }
+
+    /// The policy generation.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub(super) fn epoch(&self) -> Result<Epoch, Error> {
+        let found = self.epoch.get(&0, 0).map(|Wire(epoch)| epoch);
+        found.map_err(|error| self.epoch_label.cannot_read(error))
+    }
+
+    /// Makes every flow be decided again.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub(super) fn bump_epoch(&mut self) -> Result<(), Error> {
+        let next = Epoch(self.epoch()?.0.wrapping_add(1));
+        let written = self.epoch.set(0, Wire(next), 0);
+        written.map_err(|error| self.epoch_label.cannot_write(error))
+    }
+
+    /// Removes all that packets have left behind for these interfaces.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub(super) fn purge(&mut self, ifindexes: &BTreeSet<IfIndex>) -> Result<(), Error> {
+        for (key, _) in self.flows.entries()? {
+            if ifindexes.contains(&key.ifindex) {
+                self.flows.remove(key)?;
+            }
+        }
+        for (key, _) in self.fragments.entries()? {
+            if ifindexes.contains(&key.ifindex) {
+                self.fragments.remove(key)?;
+            }
+        }
+        for key in self.counters()?.into_keys() {
+            if ifindexes.contains(&key.ifindex) {
+                let removed = absent_is_fine(self.counters.remove(&Wire(key)));
+                removed.map_err(|error| self.counters_label.cannot_write(error))?;
+            }
+        }
+        for ifindex in ifindexes {
+            self.budgets.remove(*ifindex)?;
+        }
+        Ok(())
+    }
+
+    fn counters(&self) -> Result<BTreeMap<CounterKey, CounterValue>, Error> {
+        let entries = self.counters.iter().map(|entry| {
+            let (Wire(key), of_cpus) = entry?;
+            let sum = of_cpus.iter().fold(CounterValue { packets: 0, bytes: 0 }, |sum, of_cpu| {
+                CounterValue {
+                    packets: sum.packets + of_cpu.0.packets,
+                    bytes: sum.bytes + of_cpu.0.bytes,
+                }
+            });
+            Ok((key, sum))
+        });
+        let counters: Result<_, MapError> = entries.collect();
+        counters.map_err(|error| self.counters_label.cannot_read(error))
+    }
+
+    fn tickets(&self) -> Result<BTreeMap<u16, IfIndex>, Error> {
+        let bound = (0_u16..).zip(self.tickets.iter()).filter_map(|(ticket, owner)| match owner {
+            Ok(Wire(IfIndex(0))) => None,
+            Ok(Wire(owner)) => Some(Ok((ticket, owner))),
+            Err(error) => Some(Err(self.tickets_label.cannot_read(error))),
+        });
+        bound.collect()
+    }
+
+    fn endpoints(&self) -> Result<BTreeMap<IfIndex, EndpointImage>, Error> {
+        let mut endpoints = BTreeMap::new();
+        for (ifindex, value) in self.endpoints.entries()? {
+            let padded = self.containers.get(ifindex)?.unwrap_or([0; 128]);
+            let container_id = String::from_utf8_lossy(&padded);
+            let container_id = Arc::from(container_id.trim_end_matches('\0'));
+            endpoints.insert(ifindex, EndpointImage { value, container_id });
+        }
+        Ok(endpoints)
+    }
+}
+
+impl Datapath {
+    /// What the maps hold.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn image(&self) -> Result<Image, Error> {
+        let maps = &self.maps;
+        Ok(Image {
+            endpoints: maps.endpoints()?,
+            addresses: maps.addresses.entries()?.into_iter().map(|(key, _)| key).collect(),
+            identities: maps.identities.entries()?.into_iter().collect(),
+            prefixes: maps.prefixes.entries()?.into_iter().collect(),
+            allow: maps.allow.entries().clone(),
+            defer: maps.defer.entries()?.into_iter().map(|(addr, _)| addr).collect(),
+            tickets: maps.tickets()?,
+        })
+    }
+
+    /// The policy generation.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn epoch(&self) -> Result<Epoch, Error> {
+        self.maps.epoch()
+    }
+
+    /// Packets and bytes since the endpoint exists, of drops and would-be drops.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn counters(&self) -> Result<BTreeMap<CounterKey, CounterValue>, Error> {
+        self.maps.counters()
+    }
+
+    /// The connections, those that have expired included.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn flows(&self) -> Result<BTreeMap<FlowKey, FlowValue>, Error> {
+        Ok(self.maps.flows.entries()?.into_iter().collect())
+    }
+
+    /// The datagrams in pieces.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn fragments(&self) -> Result<BTreeMap<FragmentKey, FragmentValue>, Error> {
+        Ok(self.maps.fragments.entries()?.into_iter().collect())
+    }
+
+    /// How many allow maps there are in the kernel: equal ones are one.
+    pub fn n_allow_maps(&self) -> usize {
+        self.maps.allow.n_distinct()
+    }
+}
+
+/// Takes a map out of the loaded object as its type.
+fn typed<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, label: Label) -> Result<M, Error> {
+    take(ebpf, label.name)?.try_into().map_err(|error| label.cannot_read(error))
+}
+
+/// The map that the object has not, because no program reads it.
+fn containers(pins: Option<&Pins>, label: Label) -> Result<Table<IfIndex, ContainerId>, Error> {
+    type Containers = HashMap<MapData, Wire<IfIndex>, Wire<ContainerId>>;
+    let create = || Containers::create(label.capacity, NO_PREALLOC);
+    let map = match pins {
+        None => create().map_err(|error| label.cannot_write(error))?,
+        Some(pins) => pins.open_map(label.name, create)?,
+    };
+    Ok(Table::new(label, map))
+}

@@ -1,0 +1,235 @@
+//! The folder on the BPF file system: which maps and links outlive the agent.
+//!
+//! Layout: `<root>/v<ABI>/<MAP>` and `<root>/v<ABI>/links/<ifindex>-<program>`.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::Pod;
+use aya::maps::{HashMap, IterableMap as _, Map, MapData, MapError, MapInfo};
+use netpol_common::ids::IfIndex;
+use netpol_common::maps::{self, ABI_VERSION};
+use rustix::mount::{MountFlags, mount};
+
+use super::Program;
+use super::error::{Error, PinCause};
+use super::layout::{self, Layout};
+
+/// `f_type` of a BPF file system (`BPF_FS_MAGIC`, `include/uapi/linux/magic.h`).
+const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+
+/// What to do where a BPF file system should be and is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mount {
+    /// Mount one.
+    IfMissing,
+    /// Refuse.
+    Never,
+}
+
+/// The folder of this version's pins.
+#[derive(Clone, Debug)]
+pub(super) struct Pins {
+    folder: PathBuf,
+}
+
+impl Pins {
+    /// Makes the folders under `root`, which is itself a folder directly on a BPF file system.
+    ///
+    /// # Errors
+    /// [`Error::NoBpfFs`], [`Error::MountBpfFs`], [`Error::Pin`].
+    pub(super) fn open(root: &Path, mount: Mount) -> Result<Self, Error> {
+        let file_system = root.parent().unwrap_or(root);
+        if !is_bpf_fs(file_system) {
+            mount_bpf_fs(file_system, mount)?;
+        }
+        let pins = Self { folder: root.join(format!("v{ABI_VERSION}")) };
+        let links = pins.links();
+        fs::create_dir_all(&links).map_err(|error| pin_error(&links, error))?;
+        Ok(pins)
+    }
+
+    /// Where a map is pinned.
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    fn links(&self) -> PathBuf {
+        self.folder.join("links")
+    }
+
+    /// Where the attachment of a program to a device is pinned.
+    pub(super) fn link(&self, ifindex: IfIndex, program: Program) -> PathBuf {
+        self.links().join(format!("{ifindex}-{}", program.name()))
+    }
+
+    /// The attachments that are pinned, also those whose device is gone.
+    ///
+    /// # Errors
+    /// [`Error::Pin`]: the folder cannot be read.
+    pub(super) fn attachments(&self) -> Result<Vec<(IfIndex, Program)>, Error> {
+        let folder = self.links();
+        let mut attachments = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(|error| pin_error(&folder, error))? {
+            let name = entry.map_err(|error| pin_error(&folder, error))?.file_name();
+            attachments.extend(name.to_str().and_then(parse_link_name));
+        }
+        attachments.sort_unstable();
+        Ok(attachments)
+    }
+
+    /// Checks that every map that is pinned already has the layout of this build.
+    ///
+    /// # Errors
+    /// [`Error::PinIncompatible`], [`Error::Pin`].
+    pub(super) fn check(&self, layouts: &[Layout]) -> Result<(), Error> {
+        for expected in layouts {
+            let path = self.map(expected.name);
+            if !path.exists() {
+                continue;
+            }
+            let found = MapInfo::from_pin(&path)
+                .and_then(|map| layout::of(expected.name, &map))
+                .map_err(|error| pin_error(&path, error))?;
+            for (property, expected, found) in expected.compare(&found) {
+                if expected != found {
+                    return Err(Error::PinIncompatible { path, property, expected, found });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a map that only user space uses, or makes and pins it.
+    ///
+    /// # Errors
+    /// [`Error::Pin`].
+    pub(super) fn open_map<K: Pod, V: Pod>(
+        &self,
+        name: &str,
+        create: impl FnOnce() -> Result<HashMap<MapData, K, V>, MapError>,
+    ) -> Result<HashMap<MapData, K, V>, Error> {
+        let path = self.map(name);
+        let opened = if path.exists() {
+            MapData::from_pin(&path).and_then(|map| Map::HashMap(map).try_into())
+        } else {
+            create()
+        };
+        let map = opened.map_err(|error| pin_error(&path, error))?;
+        if !path.exists() {
+            map.map().pin(&path).map_err(|error| pin_error(&path, error))?;
+        }
+        Ok(map)
+    }
+
+    /// Notes that a netlink filter is attached: it needs no pin to stay, and has none.
+    ///
+    /// # Errors
+    /// [`Error::Pin`].
+    pub(super) fn mark_filter(&self, ifindex: IfIndex, program: Program) -> Result<(), Error> {
+        let path = self.link(ifindex, program);
+        match fs::create_dir(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(pin_error(&path, error))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Whether an attachment is a netlink filter.
+    pub(super) fn is_filter(&self, ifindex: IfIndex, program: Program) -> bool {
+        self.link(ifindex, program).is_dir()
+    }
+
+    /// Removes the pin of an attachment, which ends it once nobody else holds it.
+    ///
+    /// # Errors
+    /// [`Error::Pin`], but not if there is none.
+    pub(super) fn remove_link(&self, ifindex: IfIndex, program: Program) -> Result<(), Error> {
+        let path = self.link(ifindex, program);
+        let removed = if path.is_dir() { fs::remove_dir(&path) } else { fs::remove_file(&path) };
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(pin_error(&path, error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Removes the maps and folders of all versions under the root, where nothing is attached any more.
+    ///
+    /// # Errors
+    /// [`Error::Pin`].
+    pub(super) fn remove(&self) -> Result<(), Error> {
+        for name in maps::ALL {
+            let path = self.map(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(pin_error(&path, error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        for folder in [self.links(), self.folder.clone()] {
+            fs::remove_dir(&folder).map_err(|error| pin_error(&folder, error))?;
+        }
+        // Another version may have its folder beside this one's.
+        if let Some(root) = self.folder.parent()
+            && let Err(error) = fs::remove_dir(root)
+            && error.kind() != io::ErrorKind::DirectoryNotEmpty
+        {
+            return Err(pin_error(root, error));
+        }
+        Ok(())
+    }
+}
+
+/// The device and the program of a link's file name.
+fn parse_link_name(name: &str) -> Option<(IfIndex, Program)> {
+    let (ifindex, program) = name.split_once('-')?;
+    let program = Program::ALL.into_iter().find(|known| known.name() == program)?;
+    Some((IfIndex(ifindex.parse().ok()?), program))
+}
+
+fn is_bpf_fs(path: &Path) -> bool {
+    // The width and sign of `f_type` differ between architectures; the magic number has 32 bits.
+    rustix::fs::statfs(path).is_ok_and(|file_system| {
+        u64::try_from(file_system.f_type).is_ok_and(|magic| magic == BPF_FS_MAGIC)
+    })
+}
+
+fn mount_bpf_fs(path: &Path, how: Mount) -> Result<(), Error> {
+    match how {
+        Mount::Never => Err(Error::NoBpfFs { path: path.to_owned() }),
+        Mount::IfMissing => fs::create_dir_all(path)
+            .and_then(|()| Ok(mount("bpf", path, "bpf", MountFlags::empty(), None)?))
+            .map_err(|source| Error::MountBpfFs { path: path.to_owned(), source }),
+    }
+}
+
+/// What went wrong with the pin at `path`.
+pub(super) fn pin_error(path: &Path, source: impl Into<PinCause>) -> Error {
+    Error::Pin { path: path.to_owned(), source: source.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_links_name_tells_its_device_and_program() {
+        for program in Program::ALL {
+            let name = format!("42-{}", program.name());
+            assert_eq!(parse_link_name(&name), Some((IfIndex(42), program)));
+        }
+        for name in ["42", "42-other", "x-pod_egress", ""] {
+            assert_eq!(parse_link_name(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_folder_elsewhere_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = Pins::open(&folder.path().join("netpol"), Mount::Never).unwrap_err();
+        assert!(matches!(error, Error::NoBpfFs { path } if path == folder.path()));
+    }
+}
