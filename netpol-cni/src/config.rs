@@ -355,6 +355,7 @@ fn rename(error: Error, field: &'static str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
 
     fn parse(extra: Value) -> Result<Config, Error> {
@@ -458,6 +459,52 @@ mod tests {
         check_error(&json!({ "cniVersion": null }), ErrorCode::INCOMPATIBLE_VERSION, "");
         assert_eq!(Config::parse(b"{").unwrap_err().code(), ErrorCode::DECODE);
         assert_eq!(Config::parse(b"[]").unwrap_err().code(), ErrorCode::DECODE);
+    }
+
+    /// Any JSON, a few levels deep.
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "[a-z/.0-9-]{0,8}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(2, 8, 4, |inner| {
+            let key = prop_oneof!["type", "ranges", "subnet", "name", "[a-z]{1,4}"];
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::btree_map(key, inner, 0..4)
+                    .prop_map(|fields| fields.into_iter().collect()),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_value_of_any_field_is_taken_or_refused_with_a_code_of_the_specification(
+            field in prop_oneof![
+                Just("name"), Just("cniVersion"), Just("type"), Just("ipam"), Just("delegate"), Just("mtu"),
+                Just("subnetFile"), Just("agentSocket"), Just("prevResult"), Just("cni.dev/valid-attachments"),
+            ],
+            value in any_json(),
+        ) {
+            match parse(json!({ field: value })) {
+                Ok(config) => {
+                    if let Err(error) = config.valid_attachments() {
+                        prop_assert_eq!(error.code(), ErrorCode::INVALID_CONFIG);
+                    }
+                }
+                Err(error) => {
+                    let known = [ErrorCode::INCOMPATIBLE_VERSION, ErrorCode::INVALID_CONFIG];
+                    prop_assert!(known.contains(&error.code()), "{}", error);
+                }
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_no_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            prop_assert!(Config::parse(&bytes).is_err());
+        }
     }
 
     #[test]

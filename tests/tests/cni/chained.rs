@@ -109,6 +109,30 @@ fn the_kernel_and_not_the_previous_result_says_which_interface_it_is() {
 }
 
 #[test]
+fn a_namespace_that_cannot_be_entered_leaves_the_previous_result_if_it_names_one_veth() {
+    if !can_run() {
+        return;
+    }
+    let node = Node::new();
+    let agent = node.willing_agent();
+    let pod = Pod::new("vm");
+    let mut previous = bridge_add(&node, &pod, "1.0.0", &["10.77.0.0/24"]);
+    let config = |previous: &Value| node.config("1.0.0", json!({ "prevResult": previous }));
+    // As with a runtime whose sandbox is no network namespace.
+    let other = tempfile::NamedTempFile::new().unwrap();
+    node.cni_at("ADD", &pod, other.path(), &config(&previous)).ok();
+    let Some(Request::Add(add)) = agent.requests().pop() else { panic!() };
+    assert_eq!(json!(add.host_ifname), previous["interfaces"][1]["name"]);
+
+    let second = Pod::new("second");
+    let seconds = bridge_add(&node, &second, "1.0.0", &["10.77.0.0/24"]);
+    previous["interfaces"].as_array_mut().unwrap().push(seconds["interfaces"][1].clone());
+    let answer = node.cni_at("ADD", &pod, other.path(), &config(&previous));
+    assert_eq!(answer.error(), u64::from(ErrorCode::ENFORCEMENT.0));
+    assert!(answer.message().contains("names 2 veth interfaces"), "{}", answer.message());
+}
+
+#[test]
 fn without_an_agent_add_says_try_again_later() {
     if !can_run() {
         return;

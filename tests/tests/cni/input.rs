@@ -2,8 +2,10 @@
 
 use std::process::Command;
 
+use netpol_agent::cni_server;
 use netpol_common::proto::{Attachment, ErrorCode, Gc, Request, Response};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::fake_agent::FakeAgent;
 use crate::node::{Answer, VERSIONS, call, merge, netpol_cni};
@@ -135,6 +137,34 @@ fn status_of_a_main_plugin_needs_the_ipam_plugin_and_flanneld_too() {
     assert_eq!(run("STATUS", &path, &ipam).error(), u64::from(ErrorCode::PLUGIN.0));
     let flannel = config(&dir, json!({ "subnetFile": "/nonexistent/subnet.env" })).to_string();
     assert_eq!(run("STATUS", &path, &flannel).error(), u64::from(ErrorCode::NOT_AVAILABLE.0));
+}
+
+/// The real socket of the agent, with a loop behind it that says yes.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_plugin_and_the_agents_socket_understand_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = cni_server::bind(&dir.path().join("agent.sock")).unwrap();
+    let (calls, mut received) = tokio::sync::mpsc::channel(1);
+    let cancel = CancellationToken::new();
+    let server = tokio::spawn(cni_server::serve(listener, calls, cancel.clone()));
+    let config = config(&dir, json!({})).to_string();
+    let plugin = tokio::task::spawn_blocking(move || {
+        run("STATUS", &[], &config).ok();
+        run("DEL", &ATTACHMENT, &config).ok();
+        run("DEL", &ATTACHMENT, &config).error()
+    });
+    let mut verbs = Vec::new();
+    for _ in 0..2 {
+        let call = received.recv().await.unwrap();
+        verbs.push(call.request.verb());
+        call.reply.send(Response::Ok).unwrap();
+    }
+    let refused = received.recv().await.unwrap();
+    refused.reply.send(Response::error(ErrorCode::ENFORCEMENT, "no")).unwrap();
+    assert_eq!(plugin.await.unwrap(), u64::from(ErrorCode::ENFORCEMENT.0));
+    assert_eq!(verbs, ["STATUS", "DEL"]);
+    cancel.cancel();
+    server.await.unwrap();
 }
 
 #[test]

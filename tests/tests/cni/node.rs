@@ -265,6 +265,11 @@ impl Node {
         self.call(&self.plugin, verb, pod, "", config)
     }
 
+    /// The same, with something else in `CNI_NETNS`.
+    pub(crate) fn cni_at(&self, verb: &str, pod: &Pod, netns: &Path, config: &Value) -> Answer {
+        self.call(&self.plugin, verb, pod, netns.to_str().unwrap(), config)
+    }
+
     /// Calls one of the reference plugins for a pod.
     pub(crate) fn other(&self, plugin: &str, verb: &str, pod: &Pod, config: &Value) -> Answer {
         self.call(&Path::new(PLUGIN_DIR).join(plugin), verb, pod, &pod.netns.path(), config)
