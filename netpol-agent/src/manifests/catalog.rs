@@ -518,10 +518,7 @@ mod tests {
             = no Node
             ! NetworkPolicy default/a: is defined again at b.yaml:1, which counts (a.yaml:1) [defined-twice]"#]],
         );
-        check(
-            vec![look(&both), look(&both[..1]), look(&both[..1])],
-            &expect![""],
-        );
+        check(vec![look(&both), look(&both[..1]), look(&both[..1])], &expect![""]);
     }
 
     #[test]

@@ -54,7 +54,9 @@ impl FromStr for End {
         let not_an_end = || NotAnEnd { text: text.to_owned() };
         let (name, address) = match text.split_once('@') {
             None => (text, None),
-            Some((name, address)) => (name, Some(address.parse().map_err(|_not_an_address| not_an_end())?)),
+            Some((name, address)) => {
+                (name, Some(address.parse().map_err(|_not_an_address| not_an_end())?))
+            }
         };
         let (namespace, pod) = name.split_once('/').ok_or_else(not_an_end)?;
         if namespace.is_empty() || pod.is_empty() || pod.contains('/') {

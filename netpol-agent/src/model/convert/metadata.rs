@@ -96,15 +96,28 @@ impl Metadata {
         (metadata, findings)
     }
 
+    /// Whether a namespace is given but cannot be read, so that nobody knows which object this is.
+    /// [`Self::from_value`] has reported it.
+    pub(super) fn is_misplaced(object: Fields<'_>) -> bool {
+        let namespace = object.get("metadata").and_then(|metadata| metadata.get("namespace"));
+        namespace.is_some_and(|value| !value.is_null() && scalar_text(value).is_none())
+    }
+
     fn read(&mut self, kind: Kind, fields: Fields<'_>, path: &Path<'_>, findings: &mut Findings) {
         for name in fields.names().filter(|name| !FIELDS.contains(name)) {
             let message = "is not a field of the API: it has no effect";
             findings.report(Code::IgnoredField, &path.field(name), message);
         }
-        for name in ["name", "namespace", "uid"] {
+        for name in ["name", "uid"] {
             if let Some(value) = fields.get(name) {
                 findings.text(&path.field(name), value, effect_on_text(value));
             }
+        }
+        if let Some(value) = fields.get("namespace") {
+            let is_misplaced = scalar_text(value).is_none();
+            let effect =
+                if is_misplaced { "the object is left out" } else { effect_on_text(value) };
+            findings.text(&path.field("namespace"), value, effect);
         }
         self.check_names(kind, path, findings);
         self.uid = fields.get("uid").and_then(scalar_text).map(Arc::from).unwrap_or_default();

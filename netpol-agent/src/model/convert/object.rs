@@ -79,6 +79,9 @@ fn convert(kind: Kind, value: &Value) -> Converted {
     }
     let fields = Fields::of(value);
     let (metadata, mut findings) = Metadata::from_value(kind, fields);
+    if Metadata::is_misplaced(fields) {
+        return Converted { diagnostics: findings.into_diagnostics(), ..Converted::default() };
+    }
     let (object, diagnostics) = match kind {
         Kind::NetworkPolicy => (None, Vec::new()),
         Kind::Pod => {

@@ -35,7 +35,7 @@ pub fn policy(value: &Value) -> (Option<Policy>, Vec<Diagnostic>) {
         return (None, nameless.into_diagnostics());
     };
     let (metadata, mut findings) = Metadata::from_value(Kind::NetworkPolicy, fields);
-    if !metadata.has_name(&mut findings) {
+    if !metadata.has_name(&mut findings) || Metadata::is_misplaced(fields) {
         return (None, findings.into_diagnostics());
     }
     // A field one level too high may have been meant for the spec.
@@ -43,14 +43,17 @@ pub fn policy(value: &Value) -> (Option<Policy>, Vec<Diagnostic>) {
     let effect = spec::effect_of_unknown(spec_fields);
     let all_known = findings.all_known(&Path::Root, fields, &FIELDS, effect);
     let mut spec = spec::spec(fields.get("spec"), &Path::Root.field("spec"), &mut findings);
-    if !all_known && !spec::names_pods(spec_fields) {
-        spec.allow_nothing();
+    if !all_known {
+        spec.isolate_both();
+        if !spec::names_pods(spec_fields) {
+            spec.allow_nothing();
+        }
     }
     metadata.check_annotations(&[MODE, EXISTING_CONNECTIONS], &mut findings);
     let policy = Policy {
         name: metadata.object_name(Kind::NetworkPolicy),
         pod_selector: spec.pod_selector,
-        policy_types: if all_known { spec.policy_types } else { spec::BOTH },
+        policy_types: spec.policy_types,
         ingress: spec.ingress,
         egress: spec.egress,
         mode: metadata.choice(

@@ -9,7 +9,7 @@ use crate::model::convert::walk::{Fields, Findings, Path, quoted};
 use crate::model::{Code, PolicyTypes, Rule, Selector};
 
 /// Isolates in both directions.
-pub(super) const BOTH: PolicyTypes = PolicyTypes { ingress: true, egress: true };
+const BOTH: PolicyTypes = PolicyTypes { ingress: true, egress: true };
 
 /// What becomes of a policy whose directions cannot be known.
 pub(super) const ISOLATES_BOTH: &str = "the policy isolates in both directions";
@@ -35,6 +35,18 @@ impl Spec {
     pub(super) fn allow_nothing(&mut self) {
         self.ingress.clear();
         self.egress.clear();
+    }
+
+    /// Isolates in both directions, because an unknown field may have been meant to. Rules that the policy
+    /// types leave out do not come into force by that.
+    pub(super) fn isolate_both(&mut self) {
+        if !self.policy_types.ingress {
+            self.ingress.clear();
+        }
+        if !self.policy_types.egress {
+            self.egress.clear();
+        }
+        self.policy_types = BOTH;
     }
 }
 
@@ -70,13 +82,15 @@ pub(super) fn spec(value: Option<&Value>, path: &Path<'_>, findings: &mut Findin
         "the policy selects pods as if it were not there, and allows nothing",
         findings,
     );
-    let types = policy_types(fields, &path.field("policyTypes"), findings);
     let mut spec = Spec {
         pod_selector: selected.selector,
-        policy_types: if all_known { types } else { BOTH },
+        policy_types: policy_types(fields, &path.field("policyTypes"), findings),
         ingress: rules(fields.get("ingress"), Direction::Ingress, &path.field("ingress"), findings),
         egress: rules(fields.get("egress"), Direction::Egress, &path.field("egress"), findings),
     };
+    if !all_known {
+        spec.isolate_both();
+    }
     if !selected.is_complete || !(all_known || names_pods(fields)) {
         spec.allow_nothing();
     }

@@ -38,6 +38,12 @@ fn an_object_without_a_readable_name_is_left_out() {
         ! malformed metadata.name is missing: the object is left out"#]],
     );
     check_object(
+        &json!({ "metadata": { "name": "a", "namespace": ["b"] } }),
+        &expect![[r#"
+        left out
+        ! malformed metadata.namespace is a list, not a string: the object is left out"#]],
+    );
+    check_object(
         &json!({ "metadata": [] }),
         &expect![[r#"
         left out
@@ -130,6 +136,17 @@ fn an_unknown_field_of_the_spec_or_beside_it_isolates_in_both_directions() {
         &expect![[r#"
             default/a isolates () for ingress+egress
             ! unknown-field policyTypes is not a field of the API, which has apiVersion, kind, metadata, spec, status here: the policy isolates in both directions and allows nothing, since it names no podSelector"#]],
+    );
+}
+
+#[test]
+fn rules_that_the_policy_types_leave_out_do_not_come_into_force_by_an_unknown_field() {
+    check(
+        "{ podSelector: {}, policyTypes: [Ingress], ingress: [{}], egress: [{}], types: [] }",
+        &expect![[r#"
+            default/p isolates () for ingress+egress
+            ingress[0] everybody on every port
+            ! unknown-field spec.types is not a field of the API, which has podSelector, policyTypes, ingress, egress here: the policy isolates in both directions"#]],
     );
 }
 
