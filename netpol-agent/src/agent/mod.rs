@@ -5,12 +5,15 @@
 //! stays in force until then.
 
 mod calls;
+mod drops;
 mod handle;
 mod registry;
 mod report;
+mod routes;
+mod run;
 mod status;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -23,12 +26,13 @@ use tracing::{debug, error, info, warn};
 pub use handle::Handle;
 pub use registry::{Record, Registry};
 pub use report::{DropRecord, FlowRecord};
+pub use run::{CONTROL_SOCKET, Config, Source, run};
 pub use status::{EndpointStatus, Protection, SourceStatus, Status};
 
 use crate::compile::{Image, Numbering, compile};
 use crate::dataplane::{MapOp, apply, diff};
 use crate::model::Kind;
-use crate::netlink::Devices;
+use crate::netlink::{Devices, Framing};
 use crate::source::{DiagnosticIndex, Freshness, SourceUpdate};
 use crate::store::{ClusterState, Delta, Endpoint};
 
@@ -57,16 +61,11 @@ pub trait Kernel {
     /// # Errors
     /// The interface is gone, or the kernel refuses.
     fn attach(&mut self, ifindex: IfIndex) -> Result<(), Self::Error>;
-    /// Forgets the programs of interfaces that are gone.
-    ///
-    /// # Errors
-    /// A pin cannot be removed.
-    fn sweep(&mut self) -> Result<(), Self::Error>;
-    /// Hangs `uplink_egress` on exactly these devices.
+    /// Hangs `uplink_egress` on exactly these devices, and forgets the programs of devices that are gone.
     ///
     /// # Errors
     /// One of them refuses; the others are served.
-    fn set_uplinks(&mut self, uplinks: &BTreeSet<IfIndex>) -> Result<(), Self::Error>;
+    fn set_uplinks(&mut self, uplinks: &BTreeMap<IfIndex, Framing>) -> Result<(), Self::Error>;
 }
 
 /// The agent's state.
@@ -131,7 +130,7 @@ impl<K: Kernel> Agent<K> {
     fn attach_known(&mut self, endpoint: &Endpoint) {
         match self.kernel.attach(endpoint.ifindex) {
             Ok(()) => {
-                info!(pod = %endpoint.pod, ifindex = %endpoint.ifindex, "endpoint taken over")
+                info!(pod = %endpoint.pod, ifindex = %endpoint.ifindex, "endpoint taken over");
             }
             Err(error) => {
                 error!(pod = %endpoint.pod, ifindex = %endpoint.ifindex, %error, "endpoint is not protected");
@@ -172,13 +171,10 @@ impl<K: Kernel> Agent<K> {
             .filter(|(ifindex, device)| {
                 device.is_up && !device.is_bridge && self.state.endpoint(**ifindex).is_none()
             })
-            .map(|(ifindex, _)| *ifindex)
+            .map(|(ifindex, device)| (*ifindex, device.framing))
             .collect();
         if let Err(error) = self.kernel.set_uplinks(&uplinks) {
             error!(%error, "deferred egress verdicts cannot be finished on every device");
-        }
-        if let Err(error) = self.kernel.sweep() {
-            warn!(%error, "programs of a device that is gone are left behind");
         }
     }
 
@@ -239,7 +235,10 @@ impl<K: Kernel> Agent<K> {
             match self.kernel.image() {
                 Ok(image) => self.image = image,
                 Err(error) => {
-                    error!(error = &error as &dyn std::error::Error, "the maps cannot be read back")
+                    error!(
+                        error = &error as &dyn std::error::Error,
+                        "the maps cannot be read back"
+                    );
                 }
             }
         }

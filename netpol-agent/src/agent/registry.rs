@@ -196,15 +196,15 @@ mod tests {
         }
     }
 
-    fn name(ifindex: IfIndex) -> Option<String> {
-        Some(format!("veth{ifindex}"))
+    fn open(path: &Path) -> Registry {
+        Registry::open(path, |ifindex| Some(format!("veth{ifindex}"))).unwrap()
     }
 
     #[test]
     fn records_survive_a_restart_unless_their_interface_is_gone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("endpoints.json");
-        let mut registry = Registry::open(&path, name).unwrap();
+        let mut registry = open(&path);
         registry.insert(add("one", 4));
         registry.insert(add("two", 5));
         let again =
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn tickets_are_unique_and_given_again_when_free() {
         let dir = tempfile::tempdir().unwrap();
-        let mut registry = Registry::open(&dir.path().join("endpoints.json"), name).unwrap();
+        let mut registry = open(&dir.path().join("endpoints.json"));
         assert_eq!(registry.insert(add("one", 4)).ticket, 1);
         assert_eq!(registry.insert(add("two", 5)).ticket, 2);
         registry.remove(IfIndex(4));
@@ -233,6 +233,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("endpoints.json");
         fs::write(&path, "[{").unwrap();
-        assert!(matches!(Registry::open(&path, name), Err(Error::Decode { .. })));
+        assert!(matches!(Registry::open(&path, |_| None), Err(Error::Decode { .. })));
     }
 }

@@ -50,11 +50,7 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
-    fn sweep(&mut self) -> Result<(), Full> {
-        Ok(())
-    }
-
-    fn set_uplinks(&mut self, _: &BTreeSet<IfIndex>) -> Result<(), Full> {
+    fn set_uplinks(&mut self, _: &BTreeMap<IfIndex, Framing>) -> Result<(), Full> {
         Ok(())
     }
 }
@@ -133,9 +129,8 @@ impl Fixture {
     }
 
     fn endpoint_states(&self) -> Vec<u8> {
-        let states = self.agent.kernel.log.iter().filter_map(|op| match op {
-            MapOp::SetEndpoint(_, endpoint) => Some(endpoint.value.state),
-            _ => None,
+        let states = self.agent.kernel.log.iter().filter_map(|op| {
+            if let MapOp::SetEndpoint(_, endpoint) = op { Some(endpoint.value.state) } else { None }
         });
         states.collect()
     }
@@ -145,7 +140,7 @@ impl Fixture {
 fn no_map_changes_before_every_kind_is_listed() {
     let mut fixture = fixture();
     fixture.agent.update(update(pod("a")));
-    let addresses = BTreeSet::from(["10.0.0.254".parse().unwrap()]);
+    let addresses = std::collections::BTreeSet::from(["10.0.0.254".parse().unwrap()]);
     fixture.agent.set_devices(&Devices { addresses, ..Devices::default() }, |_| true);
     fixture.agent.sync();
     assert!(fixture.agent.kernel.log.is_empty());
@@ -177,7 +172,7 @@ fn an_add_without_a_pod_is_refused_in_the_end() {
     let mut answer = fixture.add();
     fixture.agent.expire(fixture.now + Duration::from_secs(1));
     assert_eq!(answer.try_recv(), Err(TryRecvError::Empty));
-    fixture.agent.expire(fixture.now + Duration::from_secs(60));
+    fixture.agent.expire(fixture.now + Duration::from_mins(1));
     let Ok(Response::Error { code, message, .. }) = answer.try_recv() else { panic!("an answer") };
     assert_eq!(code, ErrorCode::TRY_AGAIN_LATER);
     assert_eq!(message, "pod x/a is not known yet");

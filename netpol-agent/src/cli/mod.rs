@@ -5,6 +5,10 @@
 //! Must not: decide anything; that is the core's.
 
 mod args;
+#[cfg(feature = "ebpf")]
+mod ask;
+#[cfg(feature = "ebpf")]
+mod run;
 mod simulate;
 mod terminal;
 
@@ -38,6 +42,14 @@ where
 
 fn dispatch(command: Command, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
     match command {
+        #[cfg(feature = "ebpf")]
+        Command::Run(args) => run::run(args),
+        #[cfg(feature = "ebpf")]
+        Command::Status(args) => ask::status(args, terminal),
+        #[cfg(feature = "ebpf")]
+        Command::Drops(args) => ask::drops(args, terminal),
+        #[cfg(feature = "ebpf")]
+        Command::Flows(args) => ask::flows(args, terminal),
         Command::Simulate(args) => simulate::run(args, terminal),
         Command::Completions(CompletionsArgs { shell }) => {
             let mut script = Vec::new();

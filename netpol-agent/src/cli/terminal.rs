@@ -1,7 +1,7 @@
 //! What a command reads from and writes to.
 
 use std::fmt::Display;
-use std::io::{self, BufRead, BufWriter, IsTerminal as _, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal as _, Write};
 
 /// The three standard streams, as values: tests bring their own.
 pub struct Terminal<'a> {
@@ -16,15 +16,15 @@ pub struct Terminal<'a> {
 }
 
 impl Terminal<'static> {
-    /// The streams of this program, locked. Styled on a terminal, unless `NO_COLOR` is set.
+    /// The streams of this program. Not locked: other threads log meanwhile. Styled on a terminal, unless `NO_COLOR` is set.
     pub fn of_this_program() -> Self {
-        let stdout = io::stdout().lock();
+        let stdout = io::stdout();
         let wants_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
-            stdin: Box::new(io::stdin().lock()),
+            stdin: Box::new(BufReader::new(io::stdin())),
             is_styled: stdout.is_terminal() && !wants_plain,
             stdout: Box::new(BufWriter::new(stdout)),
-            stderr: Box::new(io::stderr().lock()),
+            stderr: Box::new(io::stderr()),
         }
     }
 }

@@ -41,6 +41,17 @@ pub struct Device {
     pub is_bridge: bool,
     /// Up, or meant to be.
     pub is_up: bool,
+    /// What its packets begin with.
+    pub framing: Framing,
+}
+
+/// What the packets of a device begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Framing {
+    /// An Ethernet header.
+    Ethernet,
+    /// The IP header (`WireGuard`, tunnels).
+    Bare,
 }
 
 /// Why netlink cannot be used.
@@ -119,16 +130,13 @@ async fn read(handle: &Handle) -> Result<Devices, Error> {
             continue;
         }
         // On a point-to-point device `Address` is the other end; `Local` is always ours.
-        let local = message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Local(address) => Some(*address),
-            _ => None,
+        let local = message.attributes.iter().find_map(|attribute| {
+            if let AddressAttribute::Local(address) = attribute { Some(*address) } else { None }
         });
-        let own = local.or_else(|| {
-            message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Address(address) => Some(*address),
-                _ => None,
-            })
+        let only = message.attributes.iter().find_map(|attribute| {
+            if let AddressAttribute::Address(address) = attribute { Some(*address) } else { None }
         });
+        let own = local.or(only);
         devices.addresses.extend(own);
     }
     Ok(devices)
@@ -139,15 +147,18 @@ fn device(link: &LinkMessage) -> Device {
         name: String::new(),
         is_bridge: false,
         is_up: link.header.flags.contains(LinkFlags::Up),
+        framing: if link.header.link_layer_type == LinkLayerType::Ether {
+            Framing::Ethernet
+        } else {
+            Framing::Bare
+        },
     };
     for attribute in &link.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => device.name.clone_from(name),
-            LinkAttribute::LinkInfo(info) => {
-                device.is_bridge |=
-                    info.iter().any(|item| matches!(item, LinkInfo::Kind(InfoKind::Bridge)));
-            }
-            _ => {}
+        if let LinkAttribute::IfName(name) = attribute {
+            device.name.clone_from(name);
+        } else if let LinkAttribute::LinkInfo(info) = attribute {
+            device.is_bridge |=
+                info.iter().any(|item| matches!(item, LinkInfo::Kind(InfoKind::Bridge)));
         }
     }
     device

@@ -1,0 +1,131 @@
+//! What a running agent answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{FutureExt as _, StreamExt as _, stream};
+use hyper::{StatusCode, Uri};
+use netpol_common::ids::Nanos;
+use serde::Serialize;
+use tokio::time::timeout;
+
+use super::drops::DropLog;
+use super::status::{Protection, SourceStatus};
+use super::{Agent, Handle, Kernel, Status};
+use crate::control::{Answer, Route};
+
+/// An event loop that does not answer for so long is stuck.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Health only, for an address that others can reach.
+pub(super) fn public<K: Kernel + Send + 'static>(handle: Handle<K>) -> Route {
+    Arc::new(move |uri| {
+        let handle = handle.clone();
+        async move { health(&handle, &uri).await.unwrap_or_else(|| unknown(&uri)) }.boxed()
+    })
+}
+
+/// Everything, for root on the node.
+pub(super) fn private<K: Kernel + Send + 'static>(handle: Handle<K>, drops: DropLog) -> Route {
+    Arc::new(move |uri| {
+        let (handle, drops) = (handle.clone(), drops.clone());
+        async move {
+            if let Some(answer) = health(&handle, &uri).await {
+                return answer;
+            }
+            match uri.path() {
+                "/status" => json(ask(&handle, |agent| agent.describe()).await),
+                "/flows" => match ask(&handle, |agent| agent.name_flows(monotonic_now())).await {
+                    Some(Err(error)) => refused(&error),
+                    flows => json(flows.and_then(Result::ok)),
+                },
+                "/drops" if uri.query() == Some("follow") => Answer::Lines(drops.follow().await),
+                "/drops" => {
+                    let lines = drops.latest().await;
+                    Answer::Lines(stream::iter(lines).map(|line| line.to_string()).boxed())
+                }
+                _ => unknown(&uri),
+            }
+        }
+        .boxed()
+    })
+}
+
+async fn health<K: Kernel + Send + 'static>(handle: &Handle<K>, uri: &Uri) -> Option<Answer> {
+    let is_ready_asked = match uri.path() {
+        "/livez" => false,
+        "/readyz" => true,
+        _ => return None,
+    };
+    let Some(status) = ask(handle, |agent| agent.describe()).await else {
+        return Some(Answer::Refused(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the event loop does not answer".to_owned(),
+        ));
+    };
+    let reasons = if is_ready_asked { unreadiness(&status) } else { Vec::new() };
+    Some(if reasons.is_empty() {
+        Answer::Text("text/plain; charset=utf-8", "ok\n".to_owned())
+    } else {
+        Answer::Refused(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n"))
+    })
+}
+
+/// Why the agent is not ready: one line a reason.
+fn unreadiness(status: &Status) -> Vec<String> {
+    let mut reasons = Vec::new();
+    for (kind, source) in &status.sources {
+        match source {
+            SourceStatus::Listing => reasons.push(format!("not listed yet: {kind}")),
+            // What is known stays in force: a broken watch makes no agent unready.
+            SourceStatus::Broken { .. } | SourceStatus::Synced => {}
+        }
+    }
+    if reasons.is_empty() && !status.is_in_force {
+        reasons.push("the maps do not follow the policies; see the log".to_owned());
+    }
+    for endpoint in &status.endpoints {
+        if endpoint.protection == Protection::Unprotected {
+            reasons.push(format!(
+                "unprotected: pod {} on interface {}",
+                endpoint.pod, endpoint.ifindex
+            ));
+        }
+    }
+    reasons
+}
+
+async fn ask<K: Kernel + Send + 'static, R: Send + 'static>(
+    handle: &Handle<K>,
+    question: impl FnOnce(&mut Agent<K>) -> R + Send + 'static,
+) -> Option<R> {
+    timeout(PATIENCE, handle.ask(question)).await.ok().flatten()
+}
+
+fn json(value: Option<impl Serialize>) -> Answer {
+    let Some(value) = value else {
+        return Answer::Refused(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the event loop does not answer".to_owned(),
+        );
+    };
+    match serde_json::to_string(&value) {
+        Ok(text) => Answer::Json(text),
+        Err(error) => refused(&error),
+    }
+}
+
+fn refused(error: &dyn std::error::Error) -> Answer {
+    Answer::Refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+}
+
+fn unknown(uri: &Uri) -> Answer {
+    Answer::Refused(StatusCode::NOT_FOUND, format!("no such question: {}", uri.path()))
+}
+
+/// The clock that flow entries are stamped with.
+fn monotonic_now() -> Nanos {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+    Nanos(seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default())
+}

@@ -1,0 +1,231 @@
+//! `netpol-agent run`: the edges around the event loop.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use netpol_common::ids::IfIndex;
+use netpol_common::keys::{FlowKey, FlowValue};
+use rustix::net::{AddressFamily, SocketType, netdevice};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use super::drops::DropLog;
+use super::handle::Question;
+use super::{Agent, Handle, Kernel, Registry, routes};
+use crate::cni_server::{self, Call};
+use crate::compile::Image;
+use crate::control::{serve_tcp, serve_unix};
+use crate::dataplane::MapOp;
+use crate::ebpf::{self, Datapath, Role};
+use crate::manifests::watch as manifests;
+use crate::netlink::{self, Devices, Framing};
+use crate::source::SourceUpdate;
+
+/// Source updates that wait for the event loop; a source that is faster waits.
+const QUEUE: usize = 256;
+/// Source updates that are taken in before the maps are brought up to them: a burst costs one change.
+const BATCH: usize = 64;
+/// How often what failed is tried again and what waits is looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Everything that `run` can be told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where objects come from.
+    pub source: Source,
+    /// The CNI plugin's socket. Its directory also holds the endpoint records.
+    pub socket: PathBuf,
+    /// Programs and maps.
+    pub ebpf: ebpf::Config,
+    /// Where health is told to everybody; `None` for nowhere.
+    pub health: Option<SocketAddr>,
+}
+
+impl Config {
+    /// The socket on which a running agent answers, beside the CNI plugin's.
+    pub fn control_socket(&self) -> PathBuf {
+        self.socket.with_file_name(CONTROL_SOCKET)
+    }
+}
+
+/// File name of the socket on which a running agent answers.
+pub const CONTROL_SOCKET: &str = "agent.sock";
+
+/// Where objects come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// An API server.
+    #[cfg(feature = "kube")]
+    Cluster {
+        /// Explicit configuration; else in-cluster, else the default one.
+        kubeconfig: Option<PathBuf>,
+        /// The node on which the agent runs.
+        node: Option<Arc<str>>,
+    },
+    /// A directory of YAML files.
+    Manifests(PathBuf),
+}
+
+/// Runs until SIGTERM or SIGINT. Enforcement stays when it ends.
+///
+/// # Errors
+/// What keeps the agent from starting, in one sentence.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let control = config.control_socket();
+    let Config { source, socket, ebpf, health } = config;
+    let cancel = CancellationToken::new();
+    // The socket is also the lock that makes this the node's only agent: before anything is touched.
+    let listener = cni_server::bind(&socket)?;
+    let mut kernel = Datapath::load(&ebpf)?;
+    let image = kernel.image().context("reading the pinned maps of an earlier run")?;
+    let registry = Registry::open(&socket.with_file_name("endpoints.json"), device_name)?;
+    info!(n_endpoints = image.endpoints.len(), "maps ready");
+    let events = kernel.events()?;
+    let agent = Agent::new(kernel, image, registry);
+    let (handle, questions) = Handle::new();
+    let drops = DropLog::spawn(events, handle.clone(), cancel.clone());
+    serve_unix(&control, routes::private(handle.clone(), drops), cancel.clone())?;
+    if let Some(address) = health {
+        serve_tcp(address, routes::public(handle), cancel.clone()).await?;
+    }
+
+    let (calls_in, calls) = mpsc::channel(QUEUE);
+    let (updates_in, updates) = mpsc::channel(QUEUE);
+    let (devices_in, devices) = mpsc::channel(4);
+    let _source = start_source(source, &updates_in, &cancel).await?;
+    drop(updates_in);
+    tokio::spawn(cni_server::serve(listener, calls_in, cancel.clone()));
+    let netlink_cancel = cancel.clone();
+    tokio::spawn(async move {
+        if let Err(error) = netlink::watch(devices_in, netlink_cancel).await {
+            error!(error = &error as &dyn std::error::Error, "the node's devices are not followed");
+        }
+    });
+    let stop = cancel.clone();
+    tokio::spawn(async move {
+        if let Err(error) = wait_for_signal().await {
+            error!(%error, "signals are not handled");
+            return;
+        }
+        stop.cancel();
+    });
+    let inputs = Inputs { updates, calls, devices, questions };
+    event_loop(agent, inputs, &cancel).await;
+    info!("stopped; policies stay in force");
+    Ok(())
+}
+
+/// What the event loop listens to.
+struct Inputs<K> {
+    updates: mpsc::Receiver<SourceUpdate>,
+    calls: mpsc::Receiver<Call>,
+    devices: mpsc::Receiver<Devices>,
+    questions: mpsc::Receiver<Question<K>>,
+}
+
+#[expect(clippy::disallowed_methods, reason = "the edge that tells the core what time it is")]
+async fn event_loop<K: Kernel>(mut agent: Agent<K>, inputs: Inputs<K>, cancel: &CancellationToken) {
+    let Inputs { mut updates, mut calls, mut devices, mut questions } = inputs;
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut batch = Vec::new();
+    loop {
+        let deadline = agent.next_deadline();
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => return,
+            Some(call) = calls.recv() => agent.call(call, Instant::now()),
+            Some(now) = devices.recv() => agent.set_devices(&now, |ifindex| device_name(ifindex).is_some()),
+            n = updates.recv_many(&mut batch, BATCH), if !updates.is_closed() || !updates.is_empty() => {
+                if n == 0 {
+                    error!("the source of objects has ended; the last state stays in force");
+                }
+                for update in batch.drain(..) {
+                    agent.update(update);
+                }
+            }
+            Some(question) = questions.recv() => question(&mut agent),
+            _ = tick.tick() => {}
+            () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {}
+        }
+        agent.sync();
+        agent.expire(Instant::now());
+    }
+}
+
+async fn start_source(
+    source: Source,
+    updates: &mpsc::Sender<SourceUpdate>,
+    cancel: &CancellationToken,
+) -> anyhow::Result<JoinSet<()>> {
+    Ok(match source {
+        #[cfg(feature = "kube")]
+        Source::Cluster { kubeconfig, node } => {
+            let access = crate::kube::Access::open(kubeconfig.as_deref()).await?;
+            let options = crate::kube::Options { node, ..crate::kube::Options::default() };
+            crate::kube::spawn(&access, &options, updates, cancel)
+        }
+        Source::Manifests(dir) => {
+            manifests::spawn(dir, manifests::Options::default(), updates, cancel)
+        }
+    })
+}
+
+async fn wait_for_signal() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// The name of the device with this index in the agent's network namespace, if there is one.
+fn device_name(ifindex: IfIndex) -> Option<String> {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).ok()?;
+    netdevice::index_to_name(&socket, ifindex.0).ok()
+}
+
+impl Kernel for Datapath {
+    type Error = ebpf::Error;
+
+    fn apply(&mut self, ops: &[MapOp]) -> Result<(), ebpf::Error> {
+        Self::apply(self, ops)
+    }
+
+    fn image(&self) -> Result<Image, ebpf::Error> {
+        Self::image(self)
+    }
+
+    fn flows(&self) -> Result<BTreeMap<FlowKey, FlowValue>, ebpf::Error> {
+        Self::flows(self)
+    }
+
+    fn attach(&mut self, ifindex: IfIndex) -> Result<(), ebpf::Error> {
+        Self::attach(self, ifindex, Role::Pod)
+    }
+
+    fn set_uplinks(&mut self, uplinks: &BTreeMap<IfIndex, Framing>) -> Result<(), ebpf::Error> {
+        let attached = self.attached()?;
+        let mut result = Ok(());
+        for (ifindex, framing) in uplinks {
+            let role = match framing {
+                Framing::Ethernet => Role::Uplink,
+                Framing::Bare => Role::UplinkL3,
+            };
+            if attached.get(ifindex) != Some(&role) {
+                result = result.and(Self::attach(self, *ifindex, role));
+            }
+        }
+        result
+    }
+}

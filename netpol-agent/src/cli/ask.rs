@@ -1,0 +1,169 @@
+//! `status`, `drops` and `flows`: questions to the agent on this node.
+
+use std::future::Future;
+use std::io::{self, Write};
+use std::path::Path;
+
+use anyhow::Context as _;
+use comfy_table::{Table, presets};
+
+use super::Terminal;
+use super::args::{AgentArgs, DropsArgs, FlowsArgs, Output, StatusArgs};
+use crate::agent::{CONTROL_SOCKET, DropRecord, FlowRecord, SourceStatus, Status};
+use crate::control::client;
+
+/// Shows what the agent knows and enforces.
+pub(super) fn status(args: StatusArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
+    let StatusArgs { agent, output } = args;
+    let text = get(&agent, "/status")?;
+    if output == Output::Json {
+        writeln!(terminal.stdout, "{text}")?;
+        return Ok(0);
+    }
+    let status: Status = serde_json::from_str(&text).context("understanding the agent's answer")?;
+    write_status(&status, &mut terminal.stdout)?;
+    Ok(0)
+}
+
+fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
+    let force = if status.is_in_force { "in force" } else { "NOT in force" };
+    writeln!(
+        out,
+        "netpol-agent {}: policies are {force} ({} changes since the start)",
+        status.version, status.n_changes
+    )?;
+    for (kind, source) in &status.sources {
+        let n = status.n_objects.get(kind).copied().unwrap_or_default();
+        let state = match source {
+            SourceStatus::Listing => "not listed yet".to_owned(),
+            SourceStatus::Synced => "synced".to_owned(),
+            SourceStatus::Broken { error } => format!("out of date: {error}"),
+        };
+        writeln!(out, "  {kind}: {n}, {state}")?;
+    }
+    let entries: Vec<_> = status.n_entries.iter().map(|(map, n)| format!("{map} {n}")).collect();
+    writeln!(out, "  map entries: {}", entries.join(", "))?;
+    let mut table =
+        table(&["POD", "IFINDEX", "ADDRESSES", "PROTECTION", "ISOLATED", "ENTRIES", "NOTES"]);
+    for endpoint in &status.endpoints {
+        let join = |items: Vec<String>| items.join(", ");
+        let mut notes = Vec::new();
+        if endpoint.forwards {
+            notes.push("may forward".to_owned());
+        }
+        if !endpoint.audited.is_empty() {
+            notes.push(format!(
+                "audited: {}",
+                join(endpoint.audited.iter().map(ToString::to_string).collect())
+            ));
+        }
+        table.add_row([
+            endpoint.pod.to_string(),
+            endpoint.ifindex.to_string(),
+            join(endpoint.addresses.iter().map(ToString::to_string).collect()),
+            format!("{:?}", endpoint.protection).to_lowercase(),
+            join(endpoint.isolated.iter().map(ToString::to_string).collect()),
+            endpoint.n_allow_entries.to_string(),
+            notes.join("; "),
+        ]);
+    }
+    writeln!(out, "{table}")?;
+    for diagnostic in &status.diagnostics {
+        writeln!(out, "! {diagnostic}")?;
+    }
+    Ok(())
+}
+
+/// Shows the latest drops.
+pub(super) fn drops(args: DropsArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
+    let DropsArgs { agent, follow, output } = args;
+    let question = if follow { "/drops?follow" } else { "/drops" };
+    let out = &mut terminal.stdout;
+    let print = |line: &str| -> io::Result<()> {
+        match output {
+            Output::Json => writeln!(out, "{line}")?,
+            Output::Text => {
+                let record: DropRecord = serde_json::from_str(line).map_err(io::Error::other)?;
+                writeln!(out, "{}", drop_line(&record))?;
+            }
+        }
+        out.flush()
+    };
+    block_on(client::follow(&control_socket(&agent), question, print))??;
+    Ok(0)
+}
+
+fn drop_line(record: &DropRecord) -> String {
+    let pod = record.pod.as_ref().map_or_else(|| "(pod is gone)".to_owned(), ToString::to_string);
+    let action = if record.is_dropped { "dropped" } else { "would be dropped" };
+    let end = |address: std::net::IpAddr, port: u16| std::net::SocketAddr::new(address, port);
+    let peer = record.peer.as_ref().map_or_else(String::new, |peer| format!(", peer {peer}"));
+    let isolated = if record.policies.is_empty() {
+        String::new()
+    } else {
+        let names: Vec<_> = record.policies.iter().map(ToString::to_string).collect();
+        format!(", isolated by {}", names.join(", "))
+    };
+    let more = match record.n_suppressed {
+        0 => String::new(),
+        n => format!(" ({n} more not shown)"),
+    };
+    format!(
+        "{} {pod} {} {action} ({}): {} {} -> {}{peer}{isolated}{more}",
+        record.unix_s,
+        record.direction,
+        record.reason,
+        record.protocol,
+        end(record.source, record.source_port),
+        end(record.destination, record.destination_port),
+    )
+}
+
+/// Lists the live connections.
+pub(super) fn flows(args: FlowsArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
+    let FlowsArgs { agent, output } = args;
+    let text = get(&agent, "/flows")?;
+    if output == Output::Json {
+        writeln!(terminal.stdout, "{text}")?;
+        return Ok(0);
+    }
+    let flows: Vec<FlowRecord> =
+        serde_json::from_str(&text).context("understanding the agent's answer")?;
+    let mut table =
+        table(&["POD", "ORIGIN", "PROTOCOL", "PORT", "REMOTE", "STATE", "IDLE", "RULE"]);
+    for flow in flows {
+        let remote = std::net::SocketAddr::new(flow.remote, flow.remote_port);
+        table.add_row([
+            flow.pod.to_string(),
+            flow.origin.to_string(),
+            flow.protocol,
+            flow.local_port.to_string(),
+            flow.peer.map_or_else(|| remote.to_string(), |peer| format!("{remote} ({peer})")),
+            flow.state,
+            format!("{} s", flow.idle_s),
+            flow.rule.unwrap_or_default(),
+        ]);
+    }
+    writeln!(terminal.stdout, "{table}")?;
+    Ok(0)
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    table
+}
+
+fn get(agent: &AgentArgs, question: &str) -> anyhow::Result<String> {
+    Ok(block_on(client::get(&control_socket(agent), question))??)
+}
+
+fn control_socket(agent: &AgentArgs) -> std::path::PathBuf {
+    let path: &Path = &agent.socket;
+    path.with_file_name(CONTROL_SOCKET)
+}
+
+fn block_on<F: Future>(question: F) -> anyhow::Result<F::Output> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    Ok(runtime.context("starting the async runtime")?.block_on(question))
+}

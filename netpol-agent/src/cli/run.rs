@@ -1,0 +1,78 @@
+//! `run`: arguments to configuration.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tracing_subscriber::EnvFilter;
+
+use super::args::{LogFormat, RunArgs};
+use crate::agent::{self, Config, Source};
+use crate::ebpf::{self, Mount, Trace};
+
+/// Enforces until a signal ends it.
+pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
+    let RunArgs {
+        manifests,
+        kubeconfig,
+        node,
+        socket,
+        pin_root,
+        ticket_mask,
+        health,
+        trace,
+        log,
+        log_format,
+    } = args;
+    start_log(&log, log_format)?;
+    let config = Config {
+        source: source(manifests, kubeconfig, node)?,
+        socket,
+        ebpf: ebpf::Config {
+            pin_root: Some(pin_root),
+            mount: Mount::IfMissing,
+            ticket_mask,
+            trace: if trace { Trace::On } else { Trace::Off },
+            capacities: BTreeMap::new(),
+        },
+        health,
+    };
+    let runtime = tokio::runtime::Runtime::new().context("starting the async runtime")?;
+    runtime.block_on(agent::run(config))?;
+    Ok(0)
+}
+
+#[cfg(feature = "kube")]
+#[expect(clippy::unnecessary_wraps, reason = "without the feature `kube` it can fail")]
+fn source(
+    manifests: Option<std::path::PathBuf>,
+    kubeconfig: Option<std::path::PathBuf>,
+    node: Option<String>,
+) -> anyhow::Result<Source> {
+    Ok(match manifests {
+        Some(dir) => Source::Manifests(dir),
+        None => Source::Cluster { kubeconfig, node: node.map(Arc::from) },
+    })
+}
+
+#[cfg(not(feature = "kube"))]
+fn source(
+    manifests: Option<std::path::PathBuf>,
+    _: Option<std::path::PathBuf>,
+    _: Option<String>,
+) -> anyhow::Result<Source> {
+    manifests
+        .map(Source::Manifests)
+        .context("built without the feature `kube`: --manifests is needed")
+}
+
+fn start_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter).with_context(|| format!("--log {filter}"))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let started = match format {
+        LogFormat::Text => log.try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+    started.map_err(|error| anyhow::anyhow!(error)).context("starting the log")
+}
