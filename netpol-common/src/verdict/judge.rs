@@ -1,0 +1,343 @@
+//! One endpoint's view of a packet: spoofing, fragments, connections, policy.
+
+use super::{DropReason, PassReason, Verdict};
+use crate::addr::Addr;
+use crate::flow;
+use crate::ids::{Direction, Epoch, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
+use crate::keys::{
+    AddressKey, AllowKey, AllowMapKey, AllowValue, EndpointValue, FlowKey, FlowValue, FragmentKey,
+    FragmentValue,
+};
+use crate::maps::PolicyMaps;
+use crate::packet::{Fragment, Packet, PacketBytes, Parsed};
+
+/// A verdict with the rule behind it.
+#[derive(Clone, Copy)]
+pub(super) struct Ruling {
+    pub(super) verdict: Verdict,
+    pub(super) rule: RuleId,
+}
+
+impl Ruling {
+    #[inline(always)]
+    pub(super) const fn pass(reason: PassReason) -> Self {
+        Self { verdict: Verdict::Pass(reason), rule: RuleId::NONE }
+    }
+
+    #[inline(always)]
+    pub(super) const fn drop(reason: DropReason) -> Self {
+        Self { verdict: Verdict::Drop(reason), rule: RuleId::NONE }
+    }
+}
+
+/// One endpoint's view of a packet.
+#[derive(Clone, Copy)]
+pub(super) struct View {
+    pub(super) ifindex: IfIndex,
+    pub(super) endpoint: EndpointValue,
+    pub(super) direction: Direction,
+    /// [`FlowKey::stage`].
+    pub(super) stage: u8,
+    /// Policy does not apply to this packet, for this reason.
+    pub(super) exempt: Option<PassReason>,
+    pub(super) epoch: Epoch,
+    pub(super) now: Nanos,
+}
+
+/// Drops for an isolated pod, passes otherwise: what rules cannot speak about.
+#[inline(always)]
+pub(super) fn unless_isolated(view: &View, reason: DropReason) -> Ruling {
+    if !view.endpoint.is_isolated(view.direction) {
+        return Ruling::pass(PassReason::NotIsolated);
+    }
+    audited(view, view.direction, reason)
+}
+
+/// A drop for want of a rule, or a pass that is reported when the isolation is only audited.
+#[inline(always)]
+fn audited(view: &View, direction: Direction, reason: DropReason) -> Ruling {
+    if view.endpoint.is_audited(direction) {
+        Ruling::pass(PassReason::Audited)
+    } else {
+        Ruling::drop(reason)
+    }
+}
+
+#[inline(always)]
+pub(super) fn judge_arp<M: PolicyMaps>(maps: &M, view: &View, sender: Addr) -> Ruling {
+    let is_own = matches!(view.direction, Direction::Ingress)
+        || view.endpoint.forwards()
+        || sender.is_unspecified()
+        || maps.owns_address(&AddressKey { ifindex: view.ifindex, addr: sender });
+    if is_own { Ruling::pass(PassReason::Arp) } else { Ruling::drop(DropReason::Spoofed) }
+}
+
+/// Whether a pod sends from an address that is not its own, or plays router.
+#[inline(always)]
+pub(super) fn is_spoofed<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet) -> bool {
+    if view.endpoint.forwards() {
+        return false;
+    }
+    if packet.is_router_message() {
+        return true;
+    }
+    if maps.owns_address(&AddressKey { ifindex: view.ifindex, addr: packet.src }) {
+        return false;
+    }
+    // Link-local addresses are made by the pod's own kernel and never leave the link; `::` only asks whether
+    // an address is free.
+    let is_local = packet.src.is_v6_link_local()
+        || (packet.src.is_unspecified() && packet.is_neighbour_discovery());
+    !is_local
+}
+
+/// Judges an IP packet as one endpoint sees it.
+#[inline(always)]
+pub(super) fn judge<M: PolicyMaps, B: PacketBytes + ?Sized>(
+    maps: &M,
+    bytes: &B,
+    view: &View,
+    packet: &Packet,
+) -> Ruling {
+    if packet.is_neighbour_discovery() {
+        return Ruling::pass(PassReason::NeighbourDiscovery);
+    }
+    if packet.is_icmp_error()
+        && matches!(packet.fragment, Fragment::Whole)
+        && quotes_flow(maps, bytes, view, packet)
+    {
+        return Ruling::pass(PassReason::IcmpError);
+    }
+    let mut key = flow_key(view, view.direction, packet);
+    if !matches!(packet.fragment, Fragment::Whole)
+        && !resolve_fragment(maps, view, packet, &mut key)
+    {
+        return match view.exempt {
+            Some(reason) => Ruling::pass(reason),
+            None => unless_isolated(view, DropReason::FragmentWithoutFirst),
+        };
+    }
+    // The first packet of a TCP connection is always decided, whatever an older connection left behind.
+    if !(key.protocol.0 == Protocol::TCP.0 && flow::tcp::opens(packet.tcp_flags))
+        && let Some(flow) = maps.flow(&key)
+        && !flow::is_expired(&flow, key.protocol, view.now)
+    {
+        return follow(maps, view, packet, &key, flow);
+    }
+    begin(maps, view, packet, &key)
+}
+
+/// The key of the packet's connection. For a quotation `direction` is that of the quoted packet.
+#[inline(always)]
+const fn flow_key(view: &View, direction: Direction, packet: &Packet) -> FlowKey {
+    let (remote, local_port, remote_port) = match direction {
+        Direction::Ingress => (packet.src, packet.dst_port, packet.src_port),
+        Direction::Egress => (packet.dst, packet.src_port, packet.dst_port),
+    };
+    FlowKey {
+        ifindex: view.ifindex,
+        remote,
+        local_port,
+        remote_port,
+        protocol: packet.protocol,
+        stage: view.stage,
+        pad: [0; 2],
+    }
+}
+
+/// Whether an ICMP error quotes a packet of a live connection of this endpoint.
+#[inline(always)]
+fn quotes_flow<M: PolicyMaps, B: PacketBytes + ?Sized>(
+    maps: &M,
+    bytes: &B,
+    view: &View,
+    error: &Packet,
+) -> bool {
+    let mut quoted = Packet::EMPTY;
+    // Kept in memory, as `decide` does with its own.
+    let quoted = core::hint::black_box(&mut quoted);
+    let parsed = bytes.parse_quoted(error.protocol, error.quotation_offset(), quoted);
+    if parsed != Parsed::Ip || quoted.src != error.dst {
+        return false;
+    }
+    let key = flow_key(view, view.direction.reversed(), quoted);
+    maps.flow(&key).is_some_and(|flow| {
+        flow.marks & FlowValue::REVOKED == 0 && !flow::is_expired(&flow, key.protocol, view.now)
+    })
+}
+
+/// Completes the key of a fragment's connection; false if the first fragment is not known.
+#[inline(always)]
+fn resolve_fragment<M: PolicyMaps>(
+    maps: &M,
+    view: &View,
+    packet: &Packet,
+    key: &mut FlowKey,
+) -> bool {
+    let datagram = FragmentKey {
+        ifindex: view.ifindex,
+        id: packet.fragment_id,
+        src: packet.src,
+        dst: packet.dst,
+        protocol: if packet.src.is_v4() { packet.protocol } else { Protocol(0) },
+        stage: view.stage,
+        direction: view.direction.to_wire(),
+        pad: 0,
+    };
+    if matches!(packet.fragment, Fragment::First) {
+        let first = FragmentValue {
+            first_seen: view.now,
+            src_port: packet.src_port,
+            dst_port: packet.dst_port,
+            protocol: packet.protocol,
+            pad: [0; 3],
+        };
+        maps.set_fragment(&datagram, &first);
+        return true;
+    }
+    let Some(first) = maps.fragment(&datagram) else { return false };
+    // Linux gives a datagram 30 s (IPv4) or 60 s (IPv6) to arrive; numbers are used again later.
+    if view.now.0.saturating_sub(first.first_seen.0) > 60_000_000_000 {
+        return false;
+    }
+    key.protocol = first.protocol;
+    (key.local_port, key.remote_port) = match view.direction {
+        Direction::Ingress => (first.dst_port, first.src_port),
+        Direction::Egress => (first.src_port, first.dst_port),
+    };
+    true
+}
+
+/// A packet of a known connection.
+#[inline(always)]
+fn follow<M: PolicyMaps>(
+    maps: &M,
+    view: &View,
+    packet: &Packet,
+    key: &FlowKey,
+    old: FlowValue,
+) -> Ruling {
+    let mut flow = old;
+    let origin = if old.origin == Direction::Ingress.to_wire() {
+        Direction::Ingress
+    } else {
+        Direction::Egress
+    };
+    let mut audit = false;
+    if old.epoch != view.epoch {
+        flow.epoch = view.epoch;
+        if old.marks & FlowValue::EXEMPT == 0 {
+            let ruling = consult(maps, view, origin, key);
+            flow.marks &= !(FlowValue::REVOKED | FlowValue::DEFERRED);
+            match ruling.verdict {
+                Verdict::Pass(reason) => {
+                    flow.rule = ruling.rule;
+                    audit = matches!(reason, PassReason::Audited);
+                    if matches!(reason, PassReason::Deferred) {
+                        flow.marks |= FlowValue::DEFERRED;
+                    }
+                }
+                Verdict::Drop(_) => {
+                    let is_kept =
+                        view.endpoint.keeps_flows(origin) && old.marks & FlowValue::REVOKED == 0;
+                    if !is_kept {
+                        flow.rule = ruling.rule;
+                        flow.marks |= FlowValue::REVOKED;
+                    }
+                }
+            }
+        }
+    }
+    flow.state = flow::next_state(&old, key.protocol, view.direction, packet.tcp_flags);
+    if flow != old || view.now.0.saturating_sub(old.last_seen.0) >= flow::REFRESH_NS {
+        flow.last_seen = view.now;
+        maps.set_flow(key, &flow);
+    }
+    if flow.marks & FlowValue::REVOKED != 0 {
+        return match view.exempt {
+            Some(reason) => Ruling::pass(reason),
+            None => Ruling { verdict: Verdict::Drop(DropReason::Revoked), rule: flow.rule },
+        };
+    }
+    let reason = if audit {
+        PassReason::Audited
+    } else if flow.marks & FlowValue::DEFERRED != 0 && matches!(view.direction, Direction::Egress) {
+        PassReason::Deferred
+    } else {
+        PassReason::Flow
+    };
+    Ruling { verdict: Verdict::Pass(reason), rule: flow.rule }
+}
+
+/// The first packet of a connection, or one from the middle of a connection that is not known.
+#[inline(always)]
+fn begin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet, key: &FlowKey) -> Ruling {
+    let ruling = match view.exempt {
+        Some(reason) => Ruling::pass(reason),
+        None => consult(maps, view, view.direction, key),
+    };
+    // Only packets that pass may leave a trace: else a pod could open the way for its answers.
+    if let Verdict::Pass(reason) = ruling.verdict {
+        let flow = FlowValue {
+            last_seen: view.now,
+            epoch: view.epoch,
+            rule: ruling.rule,
+            origin: view.direction.to_wire(),
+            state: flow::first_state(key.protocol, packet.tcp_flags),
+            marks: match reason {
+                PassReason::OwnNode | PassReason::Hairpin => FlowValue::EXEMPT,
+                PassReason::Deferred => FlowValue::DEFERRED,
+                PassReason::NotIsolated
+                | PassReason::Allowed
+                | PassReason::Flow
+                | PassReason::Arp
+                | PassReason::NeighbourDiscovery
+                | PassReason::IcmpError
+                | PassReason::NoTicket
+                | PassReason::Audited => 0,
+            },
+            pad: [0; 5],
+        };
+        maps.set_flow(key, &flow);
+    }
+    ruling
+}
+
+/// Asks the policy: may this connection, begun in `origin`, exist?
+#[inline(always)]
+fn consult<M: PolicyMaps>(maps: &M, view: &View, origin: Direction, key: &FlowKey) -> Ruling {
+    if !view.endpoint.is_isolated(origin) {
+        return Ruling::pass(PassReason::NotIsolated);
+    }
+    let port = match origin {
+        Direction::Ingress => key.local_port,
+        Direction::Egress => key.remote_port,
+    };
+    if matches!(origin, Direction::Egress)
+        && view.stage == FlowKey::AT_POD
+        && maps.is_deferred(&key.remote)
+    {
+        return Ruling::pass(PassReason::Deferred);
+    }
+    // An echo's identifier is no port.
+    let port = match key.protocol {
+        Protocol::TCP | Protocol::UDP | Protocol::SCTP => port,
+        _ => PortBe::ZERO,
+    };
+    let map = AllowMapKey::new(view.ifindex, origin);
+    let identity = maps.identity(&key.remote);
+    let mut entry = None;
+    if identity != Identity::NONE {
+        entry = maps.allow(&map, &AllowKey::lookup(identity, key.protocol, port));
+    }
+    if entry.is_none() {
+        entry = maps.allow(&map, &AllowKey::lookup(Identity::ANY, key.protocol, port));
+    }
+    match entry {
+        Some(value) if value.verdict == AllowValue::ALLOW => {
+            Ruling { verdict: Verdict::Pass(PassReason::Allowed), rule: value.rule }
+        }
+        Some(value) => Ruling { verdict: Verdict::Drop(DropReason::Denied), rule: value.rule },
+        None => audited(view, origin, DropReason::NotAllowed),
+    }
+}

@@ -1,0 +1,229 @@
+//! The verdict: what happens to a packet, and why.
+//!
+//! In: a frame, where it was seen, and map look-ups. Out: an [`Outcome`]. The order of the questions is the
+//! order of the functions: here what depends on the hook, in `judge` what depends on one endpoint's view, in
+//! `reason` the words for the answers.
+
+mod judge;
+mod reason;
+
+use crate::ids::{Direction, Hook, IfIndex, Nanos, RuleId};
+use crate::keys::{EndpointValue, FlowKey};
+use crate::maps::PolicyMaps;
+use crate::packet::{Packet, PacketBytes, Parsed};
+use judge::{Ruling, View, is_spoofed, judge, judge_arp, unless_isolated};
+
+pub use reason::{DropReason, PassReason, Verdict};
+
+/// Where and when a packet was seen.
+#[derive(Clone, Copy, Debug)]
+pub struct Sighting {
+    /// The hook.
+    pub hook: Hook,
+    /// The hook's device.
+    pub ifindex: IfIndex,
+    /// The device through which the packet came to this node; 0 if the node itself made it
+    /// (`__sk_buff.ingress_ifindex`).
+    pub ingress_ifindex: u32,
+    /// A socket of this node is attached to the packet (`__sk_buff.sk`).
+    pub has_socket: bool,
+    /// The frame carries a VLAN tag (`__sk_buff.vlan_present`).
+    pub is_tagged: bool,
+    /// The packet mark.
+    pub mark: u32,
+    /// The bits of the mark that carry a ticket: 12 adjacent ones.
+    pub ticket_mask: u32,
+    /// Coarse monotonic time.
+    pub now: Nanos,
+}
+
+impl Sighting {
+    #[inline(always)]
+    const fn ticket(&self) -> u16 {
+        let ticket = (self.mark & self.ticket_mask) >> (self.ticket_mask.trailing_zeros() & 31);
+        let [.., hi, lo] = ticket.to_be_bytes();
+        u16::from_be_bytes([hi, lo])
+    }
+
+    #[inline(always)]
+    const fn mark_with(&self, ticket: u16) -> u32 {
+        let [hi, lo] = ticket.to_be_bytes();
+        let bits = u32::from_be_bytes([0, 0, hi, lo]) << (self.ticket_mask.trailing_zeros() & 31);
+        (self.mark & !self.ticket_mask) | (bits & self.ticket_mask)
+    }
+}
+
+/// A verdict and all that follows from it.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What happens.
+    pub verdict: Verdict,
+    /// The rule that decided, if one did.
+    pub rule: RuleId,
+    /// The packet's new mark.
+    pub mark: u32,
+    /// The endpoint whose policy decided: not the hook's own one for a deferred egress verdict.
+    pub ifindex: IfIndex,
+    /// The direction as that endpoint sees it.
+    pub direction: Direction,
+}
+
+/// Decides about one frame, and notes in `maps` what later packets need. `packet` is scratch space that
+/// afterwards holds what was read from the frame.
+///
+/// This is the only place where packets are judged: in the kernel, in simulations and in tests.
+#[inline(always)]
+pub fn decide<M: PolicyMaps, B: PacketBytes + ?Sized>(
+    maps: &M,
+    bytes: &B,
+    seen: &Sighting,
+    packet: &mut Packet,
+) -> Outcome {
+    // Kept in memory: else LLVM gives each byte of an address a register, which in BPF is a stack slot.
+    let packet = core::hint::black_box(packet);
+    match seen.hook {
+        Hook::PodEgress => at_pod(maps, bytes, seen, Direction::Egress, packet),
+        Hook::PodIngress => at_pod(maps, bytes, seen, Direction::Ingress, packet),
+        Hook::UplinkEgress => at_uplink(maps, bytes, seen, packet),
+    }
+}
+
+/// A packet leaves the node: finishes a deferred egress verdict.
+#[inline(always)]
+fn at_uplink<M: PolicyMaps, B: PacketBytes + ?Sized>(
+    maps: &M,
+    bytes: &B,
+    seen: &Sighting,
+    packet: &mut Packet,
+) -> Outcome {
+    let mut outcome = Outcome {
+        verdict: Verdict::Pass(PassReason::NoTicket),
+        rule: RuleId::NONE,
+        mark: seen.mark,
+        ifindex: seen.ifindex,
+        direction: Direction::Egress,
+    };
+    if seen.ticket() == 0 {
+        return outcome;
+    }
+    outcome.mark = seen.mark_with(0);
+    let parsed = bytes.parse(packet);
+    let ruling = match parsed {
+        Parsed::Ip => finish_deferred(maps, bytes, seen, packet, &mut outcome.ifindex),
+        Parsed::Arp => Ruling::pass(PassReason::Arp),
+        Parsed::NotIp => Ruling::drop(DropReason::NotIp),
+        Parsed::Malformed(reason) => Ruling::drop(reason),
+    };
+    outcome.verdict = ruling.verdict;
+    outcome.rule = ruling.rule;
+    outcome
+}
+
+/// A packet arrives at or comes from a pod.
+#[inline(always)]
+fn at_pod<M: PolicyMaps, B: PacketBytes + ?Sized>(
+    maps: &M,
+    bytes: &B,
+    seen: &Sighting,
+    direction: Direction,
+    packet: &mut Packet,
+) -> Outcome {
+    let mut outcome = Outcome {
+        verdict: Verdict::Drop(DropReason::UnknownEndpoint),
+        rule: RuleId::NONE,
+        mark: seen.mark_with(0),
+        ifindex: seen.ifindex,
+        direction,
+    };
+    let Some(endpoint) = maps.endpoint(seen.ifindex) else { return outcome };
+    if endpoint.state != EndpointValue::READY {
+        outcome.verdict = Verdict::Drop(DropReason::Blocked);
+        return outcome;
+    }
+    // Read first: what is decided with a state that changes meanwhile counts as old.
+    let epoch = maps.epoch();
+    let mut view = View {
+        ifindex: seen.ifindex,
+        endpoint,
+        direction,
+        stage: FlowKey::AT_POD,
+        exempt: None,
+        epoch,
+        now: seen.now,
+    };
+    let parsed = bytes.parse(packet);
+    let ruling = match parsed {
+        Parsed::Arp => judge_arp(maps, &view, packet.src),
+        Parsed::NotIp => unless_isolated(&view, DropReason::NotIp),
+        Parsed::Malformed(reason) => unless_isolated(&view, reason),
+        Parsed::Ip if seen.is_tagged && endpoint.is_isolated(direction) => {
+            unless_isolated(&view, DropReason::NotIp)
+        }
+        Parsed::Ip => match direction {
+            Direction::Egress => {
+                if is_spoofed(maps, &view, packet) {
+                    Ruling::drop(DropReason::Spoofed)
+                } else {
+                    judge(maps, bytes, &view, packet)
+                }
+            }
+            Direction::Ingress => {
+                let is_hairpin = seen.ingress_ifindex == seen.ifindex.0;
+                if seen.ticket() != 0 && !is_hairpin {
+                    let mut owner = seen.ifindex;
+                    let ruling = finish_deferred(maps, bytes, seen, packet, &mut owner);
+                    if !ruling.verdict.is_pass() {
+                        outcome.ifindex = owner;
+                        outcome.direction = Direction::Egress;
+                        outcome.verdict = ruling.verdict;
+                        return outcome;
+                    }
+                }
+                if is_hairpin {
+                    view.exempt = Some(PassReason::Hairpin);
+                } else if seen.ingress_ifindex == 0 && seen.has_socket {
+                    view.exempt = Some(PassReason::OwnNode);
+                }
+                judge(maps, bytes, &view, packet)
+            }
+        },
+    };
+    outcome.verdict = ruling.verdict;
+    outcome.rule = ruling.rule;
+    if matches!(ruling.verdict, Verdict::Pass(PassReason::Deferred))
+        && endpoint.is_isolated(direction)
+    {
+        outcome.mark = seen.mark_with(endpoint.ticket);
+    }
+    outcome
+}
+
+/// The egress verdict of the pod that sent a deferred packet, now that the real destination is known.
+/// Leaves that pod's interface in `owner`.
+#[inline(always)]
+fn finish_deferred<M: PolicyMaps, B: PacketBytes + ?Sized>(
+    maps: &M,
+    bytes: &B,
+    seen: &Sighting,
+    packet: &Packet,
+    owner: &mut IfIndex,
+) -> Ruling {
+    let Some(ifindex) = maps.ticket_owner(seen.ticket()) else {
+        return Ruling::drop(DropReason::UnknownTicket);
+    };
+    *owner = ifindex;
+    let Some(endpoint) = maps.endpoint(ifindex) else {
+        return Ruling::drop(DropReason::UnknownTicket);
+    };
+    let view = View {
+        ifindex,
+        endpoint,
+        direction: Direction::Egress,
+        stage: FlowKey::AFTER_NAT,
+        exempt: None,
+        epoch: maps.epoch(),
+        now: seen.now,
+    };
+    judge(maps, bytes, &view, packet)
+}
