@@ -11,9 +11,10 @@ use netpol_common::proto::{self, Request, Response};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::netns::Netns;
+use super::teardown;
 use super::topology::NODE_NAME;
 use super::wait::{LIMIT, Look, until};
-use super::{programs, teardown};
+use crate::binaries;
 
 /// Lines of the log that an error shows.
 const SHOWN_LINES: usize = 20;
@@ -42,13 +43,12 @@ impl Place {
     /// # Errors
     /// The agent has not been built.
     pub fn command(&self) -> Result<Command> {
-        let Self { state, pins, manifests, log: _ } = self;
-        let mut command = Command::new(programs::find("netpol-agent")?);
+        let Self { state: _, pins, manifests, log: _ } = self;
+        let mut command = Command::new(binaries::binary("netpol-agent")?);
         command.arg("run").arg("--manifests").arg(manifests);
-        command.args(["--node-name", NODE_NAME]);
+        command.args(["--node", NODE_NAME]);
         command.arg("--pin-root").arg(pins);
-        command.arg("--state-dir").arg(state);
-        command.arg("--cni-socket").arg(self.socket());
+        command.arg("--socket").arg(self.socket());
         command.env_remove("KUBECONFIG").stdin(Stdio::null());
         Ok(command)
     }

@@ -8,9 +8,8 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, Stdio};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 pub mod agent;
@@ -19,6 +18,7 @@ mod interrupt;
 pub mod netns;
 pub mod objects;
 pub mod programs;
+mod server;
 mod stream;
 pub mod teardown;
 pub mod topology;
@@ -32,8 +32,9 @@ pub use self::traffic::Passing;
 
 use self::cni::{Container, Network};
 use self::netns::Netns;
+use self::server::Server;
 use self::topology::Topology;
-use crate::probe;
+use crate::binaries;
 
 /// Where Debian puts the plugins of the CNI project, and where most others do.
 const PLUGIN_FOLDERS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
@@ -48,10 +49,10 @@ pub enum Host {
     Pod(String),
     /// The node itself.
     Node,
-    /// A host outside, see [`topology::PARTNER`].
-    Partner,
-    /// Another, see [`topology::STRANGER`].
-    Stranger,
+    /// A host outside the cluster, see [`topology::OFFICE`].
+    Office,
+    /// Another one, see [`topology::GUEST`].
+    Guest,
 }
 
 impl Host {
@@ -71,22 +72,6 @@ struct Pod {
     result: Value,
     addresses: Vec<IpAddr>,
     server: Server,
-}
-
-/// A process that answers. Dropped, it is ended.
-#[derive(Debug)]
-struct Server {
-    child: Child,
-    /// Kept open: the server would fail if nobody could read what it says.
-    _stdout: ChildStdout,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended already; there is nobody to tell.
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
 }
 
 /// A node with its network, see the module.
@@ -133,11 +118,10 @@ impl Lab {
         let place = agent::prepare(name, manifests.folder())?;
         let conflist = topology::conflist(&folder, &place.socket());
         fs::write(folder.join("10-lab.conflist"), format!("{conflist:#}\n"))?;
-        let own = programs::folder()?;
-        let folders: Vec<_> =
-            PLUGIN_FOLDERS.iter().map(AsRef::as_ref).chain([own.as_path()]).collect();
+        let cni = binaries::binary("netpol-cni")?;
+        let own = cni.parent().context("netpol-cni has no folder")?;
+        let folders: Vec<_> = PLUGIN_FOLDERS.iter().map(AsRef::as_ref).chain([own]).collect();
         let network = Network::new(&topology.node, &folders, &conflist)?;
-        programs::find("netpol-cni")?;
         let mut lab = Self {
             name: name.to_owned(),
             topology,
@@ -150,8 +134,8 @@ impl Lab {
             n_containers: 0,
             _lock: lock,
         };
-        for host in [Host::Node, Host::Partner, Host::Stranger] {
-            let server = serve(lab.netns(&host)?, &HOST_PORTS)?;
+        for host in [Host::Node, Host::Office, Host::Guest] {
+            let server = Server::start(lab.netns(&host)?, &HOST_PORTS)?;
             lab.servers.push(server);
         }
         Ok(lab)
@@ -271,7 +255,7 @@ impl Lab {
         let container = Container { id, netns, args };
         let result = self.network.add(&container)?;
         let addresses = cni::addresses(&result)?;
-        let server = serve(&container.netns, &spec.ports)?;
+        let server = Server::start(&container.netns, &spec.ports)?;
         self.manifests.write_object(&spec.file(), &spec.object(&uid, &addresses))?;
         self.pods.insert(name, Pod { spec, uid, container, result, addresses, server });
         Ok(())
@@ -309,8 +293,8 @@ impl Lab {
         Ok(match host {
             Host::Pod(name) => &self.pod(name)?.container.netns,
             Host::Node => &self.topology.node,
-            Host::Partner => &self.topology.partner,
-            Host::Stranger => &self.topology.stranger,
+            Host::Office => &self.topology.office,
+            Host::Guest => &self.topology.guest,
         })
     }
 
@@ -322,8 +306,8 @@ impl Lab {
         Ok(match host {
             Host::Pod(name) => &self.pod(name)?.addresses,
             Host::Node => &topology::NODE,
-            Host::Partner => &topology::PARTNER,
-            Host::Stranger => &topology::STRANGER,
+            Host::Office => &topology::OFFICE,
+            Host::Guest => &topology::GUEST,
         })
     }
 
@@ -381,22 +365,4 @@ pub enum Family {
 impl Family {
     /// Both.
     pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
-}
-
-/// Starts a server and waits until it answers on all its ports.
-fn serve(netns: &Netns, ports: &[u16]) -> Result<Server> {
-    use std::io::{BufRead as _, BufReader};
-    let ports: Vec<_> = ports.iter().map(ToString::to_string).collect();
-    let mut command = Command::new(programs::find("netpol-probe")?);
-    command.args(["serve", "--ports", &ports.join(",")]);
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child = netns.spawn(&mut command)?;
-    let mut stdout = BufReader::new(child.stdout.take().context("a server has no output")?);
-    let mut line = String::new();
-    stdout.read_line(&mut line)?;
-    let server = Server { child, _stdout: stdout.into_inner() };
-    if line.trim_end() != probe::READY {
-        bail!("the server in {} did not start", netns.name());
-    }
-    Ok(server)
 }

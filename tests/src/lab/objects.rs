@@ -32,7 +32,7 @@ impl Manifests {
     ///
     /// # Errors
     /// It cannot be made.
-    pub(super) fn create(within: &Path) -> Result<Self> {
+    pub fn create(within: &Path) -> Result<Self> {
         let (folder, drafts) = (within.join("manifests"), within.join("drafts"));
         for path in [&folder, &drafts] {
             fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
@@ -70,13 +70,16 @@ impl Manifests {
     }
 
     /// Writes an object. JSON is YAML too; the file is there for people as well, so it is laid out.
-    pub(super) fn write_object(&self, file: &str, object: &Value) -> Result<()> {
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write_object(&self, file: &str, object: &Value) -> Result<()> {
         self.write(file, &format!("{object:#}\n"))
     }
 }
 
 /// The Node that the lab is.
-pub(super) fn node() -> Value {
+pub fn node() -> Value {
     let mut addresses = vec![json!({ "type": "Hostname", "address": NODE_NAME })];
     addresses.extend(NODE.map(|address| json!({ "type": "InternalIP", "address": address })));
     json!({
@@ -88,7 +91,7 @@ pub(super) fn node() -> Value {
 }
 
 /// A Namespace, with the label that the API server gives every one.
-pub(super) fn namespace(name: &str, labels: &Labels) -> Value {
+pub fn namespace(name: &str, labels: &Labels) -> Value {
     let mut labels = labels.clone();
     labels.insert("kubernetes.io/metadata.name".to_owned(), name.to_owned());
     json!({
@@ -130,12 +133,12 @@ impl PodSpec {
     }
 
     /// The file of its manifest.
-    pub(super) fn file(&self) -> String {
+    pub fn file(&self) -> String {
         format!("pod-{}-{}.yaml", self.namespace, self.name)
     }
 
     /// The Pod object; as in a cluster it has no addresses before it has an interface.
-    pub(super) fn object(&self, uid: &str, addresses: &[IpAddr]) -> Value {
+    pub fn object(&self, uid: &str, addresses: &[IpAddr]) -> Value {
         let Self { namespace, name, labels, ports } = self;
         let ports: Vec<_> = ports.iter().map(|port| json!({ "containerPort": port })).collect();
         let ips: Vec<_> = addresses.iter().map(|address| json!({ "ip": address })).collect();

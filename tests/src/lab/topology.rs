@@ -1,8 +1,8 @@
 //! The network of a lab: one node, and two hosts outside of it on one Ethernet.
 //!
 //! ```text
-//!  pods 10.244.1.0/24 ── cni0 [node] eth0 192.0.2.1 ──── eth0 [partner] 192.0.2.10
-//!                                                   └─── eth0 [stranger] 192.0.2.200
+//!  pods 10.244.1.0/24 ── cni0 [node] eth0 192.0.2.1 ──── eth0 [office] 192.0.2.10
+//!                                                   └─── eth0 [guest] 192.0.2.200
 //! ```
 //! The same in IPv6. The hosts outside reach the pods by their addresses, through the node; nothing is translated.
 
@@ -21,10 +21,10 @@ pub const NODE_NAME: &str = "node-1";
 pub const NODE: [IpAddr; 2] = [v4(192, 0, 2, 1), v6(0, 1)];
 
 /// A host outside. Its IPv4 address is in 192.0.2.0/25.
-pub const PARTNER: [IpAddr; 2] = [v4(192, 0, 2, 10), v6(0xa, 0x10)];
+pub const OFFICE: [IpAddr; 2] = [v4(192, 0, 2, 10), v6(0xa, 0x10)];
 
 /// Another one. Its IPv4 address is in 192.0.2.128/25.
-pub const STRANGER: [IpAddr; 2] = [v4(192, 0, 2, 200), v6(0xb, 0x20)];
+pub const GUEST: [IpAddr; 2] = [v4(192, 0, 2, 200), v6(0xb, 0x20)];
 
 const fn v4(a: u8, b: u8, c: u8, d: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(a, b, c, d))
@@ -39,8 +39,8 @@ const fn v6(group: u16, host: u16) -> IpAddr {
 #[derive(Clone, Debug)]
 pub(super) struct Topology {
     pub(super) node: Netns,
-    pub(super) partner: Netns,
-    pub(super) stranger: Netns,
+    pub(super) office: Netns,
+    pub(super) guest: Netns,
 }
 
 impl Topology {
@@ -50,28 +50,28 @@ impl Topology {
     /// `ip` failed, mostly for lack of root.
     pub(super) fn create(name_of: impl Fn(&str) -> String) -> Result<Self> {
         let node = Netns::create(&name_of("node"))?;
-        let partner = Netns::create(&name_of("partner"))?;
-        let stranger = Netns::create(&name_of("stranger"))?;
+        let office = Netns::create(&name_of("office"))?;
+        let guest = Netns::create(&name_of("guest"))?;
         for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
             node.set(key, "1")?;
         }
-        // The partner's host carries the Ethernet: a bridge with the node and the stranger on it.
-        partner.configure(&format!(
+        // The office's host carries the Ethernet: a bridge with the node and the guest on it.
+        office.configure(&format!(
             "link add eth0 type bridge\n\
              link add to-node type veth peer name eth0 netns {}\n\
-             link add to-stranger type veth peer name eth0 netns {}\n\
+             link add to-guest type veth peer name eth0 netns {}\n\
              link set to-node master eth0 up\n\
-             link set to-stranger master eth0 up\n",
+             link set to-guest master eth0 up\n",
             node.name(),
-            stranger.name(),
+            guest.name(),
         ))?;
         node.configure(&uplink(NODE))?;
-        for (host, addresses) in [(&partner, PARTNER), (&stranger, STRANGER)] {
+        for (host, addresses) in [(&office, OFFICE), (&guest, GUEST)] {
             host.configure(&uplink(addresses))?;
             let [v4, v6] = NODE;
             host.configure(&format!("route add default via {v4}\nroute add default via {v6}\n"))?;
         }
-        Ok(Self { node, partner, stranger })
+        Ok(Self { node, office, guest })
     }
 }
 

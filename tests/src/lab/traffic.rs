@@ -91,8 +91,8 @@ impl fmt::Display for Host {
         f.write_str(match self {
             Self::Pod(name) => name,
             Self::Node => "the node",
-            Self::Partner => "the partner",
-            Self::Stranger => "the stranger",
+            Self::Office => "the office",
+            Self::Guest => "the guest",
         })
     }
 }
