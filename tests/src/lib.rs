@@ -2,6 +2,7 @@
 
 pub mod binaries;
 pub mod case;
+pub mod demo;
 pub mod fake_api;
 pub mod generator;
 pub mod lab;

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 
 mod build;
 mod ci;
+mod demo;
 mod lint;
 mod privilege;
 mod setup;
@@ -34,6 +35,8 @@ enum Command {
     Setup(setup::Options),
     /// Build the agent, with its eBPF programs, and the CNI plugin.
     Build(build::Options),
+    /// Show policies in force, with real packets between pods on this machine.
+    Demo(demo::Options),
     /// Run the tests: all of them, or those that need no root, or those that do.
     Test(test::Options),
     /// Formatting, clippy for the host and the kernel, documentation.
@@ -58,6 +61,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Setup(options) => setup::run(&options),
         Command::Build(options) => build::run(&options),
+        Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Lint(options) => lint::run(&options),
         Command::Tidy(options) => tidy::run(&options),
