@@ -16,6 +16,7 @@ pub mod dataplane;
 pub mod ebpf;
 #[cfg(feature = "kube")]
 pub mod kube;
+pub mod lint;
 pub mod manifests;
 pub mod model;
 #[cfg(feature = "ebpf")]

@@ -9,6 +9,7 @@ mod args;
 mod ask;
 #[cfg(feature = "ebpf")]
 mod run;
+pub mod matrix;
 mod simulate;
 mod terminal;
 

@@ -1,0 +1,89 @@
+//! Does one rule allow all that another one allows?
+//!
+//! Answers follow from what the rules say, not from the pods that exist: `true` only when it holds in every cluster.
+
+use ipnetwork::IpNetwork;
+
+use crate::model::{
+    IpBlock, NamespaceMatch, Peer, Peers, PortMatch, PortSpec, Ports, Rule, Selector,
+};
+
+/// Whether `wide` allows everything that `narrow` does, as rules of one policy.
+pub(super) fn rule(wide: &Rule, narrow: &Rule) -> bool {
+    peers(&wide.peers, &narrow.peers) && ports(&wide.ports, &narrow.ports)
+}
+
+fn peers(wide: &Peers, narrow: &Peers) -> bool {
+    match (wide, narrow) {
+        (Peers::All, _) => true,
+        (Peers::AnyOf(_), Peers::All) => false,
+        (Peers::AnyOf(wide), Peers::AnyOf(narrow)) => {
+            narrow.iter().all(|narrow| wide.iter().any(|wide| peer(wide, narrow)))
+        }
+    }
+}
+
+/// Whether everybody in `narrow` is in `wide`.
+pub(super) fn peer(wide: &Peer, narrow: &Peer) -> bool {
+    match (wide, narrow) {
+        (Peer::IpBlock(wide), Peer::IpBlock(narrow)) => block(wide, narrow),
+        (
+            Peer::Pods { namespaces: wide_namespaces, pods: wide_pods },
+            Peer::Pods { namespaces, pods },
+        ) => {
+            let in_namespaces = match (wide_namespaces, namespaces) {
+                (NamespaceMatch::Own, NamespaceMatch::Own) => true,
+                (NamespaceMatch::Selected(wide), NamespaceMatch::Own) => wide.is_everything(),
+                (NamespaceMatch::Own, NamespaceMatch::Selected(_)) => false,
+                (NamespaceMatch::Selected(wide), NamespaceMatch::Selected(narrow)) => {
+                    selector(wide, narrow)
+                }
+            };
+            in_namespaces && selector(wide_pods, pods)
+        }
+        (Peer::IpBlock(_), Peer::Pods { .. }) | (Peer::Pods { .. }, Peer::IpBlock(_)) => false,
+    }
+}
+
+/// Each condition of the wider selector is one of the narrower.
+fn selector(wide: &Selector, narrow: &Selector) -> bool {
+    wide.requirements().all(|needed| narrow.requirements().any(|given| given == needed))
+}
+
+fn block(wide: &IpBlock, narrow: &IpBlock) -> bool {
+    network(wide.cidr, narrow.cidr)
+        && wide.except.iter().all(|hole| {
+            let is_apart = !network(*hole, narrow.cidr) && !network(narrow.cidr, *hole);
+            is_apart || narrow.except.iter().any(|other| network(*other, *hole))
+        })
+}
+
+/// Whether `outer` holds all of `inner`.
+pub(super) fn network(outer: IpNetwork, inner: IpNetwork) -> bool {
+    outer.is_ipv4() == inner.is_ipv4()
+        && outer.prefix() <= inner.prefix()
+        && outer.contains(inner.network())
+}
+
+fn ports(wide: &Ports, narrow: &Ports) -> bool {
+    match (wide, narrow) {
+        (Ports::All, _) => true,
+        (Ports::AnyOf(_), Ports::All) => false,
+        (Ports::AnyOf(wide), Ports::AnyOf(narrow)) => {
+            narrow.iter().all(|narrow| wide.iter().any(|wide| port(wide, narrow)))
+        }
+    }
+}
+
+fn port(wide: &PortMatch, narrow: &PortMatch) -> bool {
+    wide.transport == narrow.transport
+        && match (&wide.ports, &narrow.ports) {
+            (PortSpec::Any, _) => true,
+            (PortSpec::Range(wide), PortSpec::Range(narrow)) => {
+                wide.first() <= narrow.first() && narrow.last() <= wide.last()
+            }
+            (PortSpec::Named(wide), PortSpec::Named(narrow)) => wide == narrow,
+            (PortSpec::Range(_), PortSpec::Any | PortSpec::Named(_))
+            | (PortSpec::Named(_), PortSpec::Any | PortSpec::Range(_)) => false,
+        }
+}
