@@ -8,8 +8,10 @@ mod args;
 #[cfg(feature = "ebpf")]
 mod ask;
 #[cfg(feature = "ebpf")]
-mod run;
+pub mod kernel;
 pub mod matrix;
+#[cfg(feature = "ebpf")]
+mod run;
 mod simulate;
 mod terminal;
 

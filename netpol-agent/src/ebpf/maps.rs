@@ -192,6 +192,15 @@ impl Datapath {
         })
     }
 
+    /// Forgets all connections.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn forget_flows(&mut self) -> Result<(), Error> {
+        let flows = &mut self.maps.flows;
+        flows.entries()?.into_iter().try_for_each(|(key, _)| flows.remove(key))
+    }
+
     /// The policy generation.
     ///
     /// # Errors

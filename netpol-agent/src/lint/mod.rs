@@ -112,8 +112,7 @@ impl<'a> Surroundings<'a> {
             has_namespaces: state.namespaces().next().is_some(),
             is_dual_stack: state.pods().any(|pod| {
                 let mut addresses = pod.addresses().iter();
-                addresses.clone().any(IpAddr::is_ipv4)
-                    && addresses.any(IpAddr::is_ipv6)
+                addresses.clone().any(IpAddr::is_ipv4) && addresses.any(IpAddr::is_ipv6)
             }),
         }
     }

@@ -1,6 +1,9 @@
 //! The node's devices and addresses; the only user of rtnetlink.
 //!
-//! In: netlink. Out: a [`Devices`] snapshot at the start and after every change. Must not: change anything.
+//! In: netlink. Out: a [`Devices`] snapshot at the start and after every change. Must not: change anything of the node.
+//! [`PretendDevices`] are for simulations, out of the node's sight.
+
+mod pretend;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -17,6 +20,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
+
+pub use pretend::{Error as PretendError, PretendDevices};
 
 /// How long the devices must be quiet before they are read again: by then an ADD in progress has reached the agent.
 const QUIET: Duration = Duration::from_millis(200);

@@ -24,6 +24,8 @@ pub struct Cluster {
     image: Image,
     interfaces: Interfaces,
     engine: Engine,
+    /// The image does not follow from the state.
+    is_stale: bool,
 }
 
 impl Cluster {
@@ -35,22 +37,16 @@ impl Cluster {
             image: Image::default(),
             interfaces: Interfaces::default(),
             engine,
+            is_stale: false,
         }
     }
 
-    /// Empties the cluster, as if it was new; only the maps of the engine go on.
-    ///
-    /// # Errors
-    /// When the engine's maps refuse a change.
-    pub fn clear(&mut self) -> Result<(), DatapathError> {
+    /// Forgets all objects and begins anew, but for the maps of the engine: they go straight from what they hold to
+    /// what the next objects need, since emptying them costs time in the kernel.
+    pub fn forget_objects(&mut self) {
         self.state = ClusterState::default();
         self.interfaces = Interfaces::default();
-        self.numbering = Numbering::default();
-        let Engine::Datapath(datapath) = &mut self.engine else { return Ok(()) };
-        let empty = Image::default();
-        datapath.apply(&diff(&self.image, &empty))?;
-        self.image = empty;
-        Ok(())
+        self.is_stale = true;
     }
 
     /// Makes these all the objects there are: those that are gone are removed, the others added or changed, each by a
@@ -79,7 +75,7 @@ impl Cluster {
         for delta in deltas {
             changes.extend(self.state.apply(delta));
         }
-        if changes.is_empty() {
+        if changes.is_empty() && !self.is_stale {
             return Ok(());
         }
         let node_addresses = Delta::OwnAddresses(node_addresses(&self.state));
@@ -90,6 +86,7 @@ impl Cluster {
         let next = compile(&self.state, &mut self.numbering, &self.image);
         datapath.apply(&diff(&self.image, &next))?;
         self.image = next;
+        self.is_stale = false;
         Ok(())
     }
 

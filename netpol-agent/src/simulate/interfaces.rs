@@ -12,8 +12,8 @@ use crate::store::{ClusterState, Delta, Endpoint};
 /// Through which frames of everybody who is no pod arrive, and pods' frames leave.
 pub(super) const UPLINK: IfIndex = IfIndex(2);
 
-/// The first interface of a pod.
-const FIRST: u32 = 100;
+/// The first interface of a pod; the others follow without gaps.
+pub const FIRST_INTERFACE: IfIndex = IfIndex(100);
 
 /// One interface for every pod that holds an address. A pod keeps its interface while it does; another pod of the same
 /// name gets another one. Numbers are used again, as the kernel does.
@@ -45,7 +45,7 @@ impl Interfaces {
         self.by_pod.retain(|key, endpoint| {
             let stays = attached.contains_key(key);
             if !stays {
-                free.insert(endpoint.ifindex.0 - FIRST);
+                free.insert(endpoint.ifindex.0 - FIRST_INTERFACE.0);
                 deltas.push(Delta::RemoveEndpoint(endpoint.ifindex));
             }
             stays
@@ -68,7 +68,7 @@ impl Interfaces {
         self.n_made += 1;
         let ticket = Some(number + 1).filter(|ticket| *ticket < N_TICKETS);
         Endpoint {
-            ifindex: IfIndex(FIRST + number),
+            ifindex: IfIndex(FIRST_INTERFACE.0 + number),
             container_id: Arc::from(self.n_made.to_string()),
             pod: pod.name.clone(),
             pod_uid: Arc::clone(&pod.uid),

@@ -15,6 +15,7 @@ mod walk;
 pub use cluster::{Cluster, with_implicit_namespaces};
 pub use engine::{Datapath, DatapathError, Engine, Judged};
 pub use explain::{EndExplanation, Explanation, Packets, RuleSays, explain};
+pub use interfaces::FIRST_INTERFACE;
 pub use probe::{Answer, End, PortChoice, Probe, Problem};
 
 #[cfg(test)]

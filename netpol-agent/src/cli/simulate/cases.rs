@@ -11,9 +11,11 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::start;
+use crate::cli::args::EngineChoice;
 use crate::cli::{FAILED, Terminal};
 use crate::model::{Diagnostic, Object, ObjectName, Severity, Transport, convert};
-use crate::simulate::{Cluster, End, Engine, PortChoice, Probe, Problem, with_implicit_namespaces};
+use crate::simulate::{Cluster, End, PortChoice, Probe, Problem, with_implicit_namespaces};
 
 /// The namespace of a pod whose end names none.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -80,7 +82,11 @@ struct CaseDiagnostic {
 }
 
 /// Answers all cases of a file. A line that cannot be read is told and passed over; then the exit code says so.
-pub(super) fn run(path: &Path, engine: Engine, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
+pub(super) fn run(
+    path: &Path,
+    choice: EngineChoice,
+    terminal: &mut Terminal<'_>,
+) -> anyhow::Result<u8> {
     let file = path.display();
     let mut input: Box<dyn BufRead + '_> = if path.as_os_str() == "-" {
         std::mem::replace(&mut terminal.stdin, Box::new(io::empty()))
@@ -88,7 +94,7 @@ pub(super) fn run(path: &Path, engine: Engine, terminal: &mut Terminal<'_>) -> a
         let file = File::open(path).with_context(|| format!("cannot read {file}"))?;
         Box::new(BufReader::with_capacity(1 << 20, file))
     };
-    let mut answering = Answering { cluster: Cluster::new(engine), sequence: None };
+    let mut answering = Answering { choice, cluster: Cluster::new(start(choice)?), sequence: None };
     let mut n_unreadable = 0_u64;
     let mut line = Vec::new();
     for number in 1_u64.. {
@@ -165,14 +171,27 @@ fn end(end: CaseEnd) -> anyhow::Result<End> {
 
 /// The cluster, from case to case.
 struct Answering {
+    choice: EngineChoice,
     cluster: Cluster,
     sequence: Option<String>,
 }
 
 impl Answering {
+    /// Makes the cluster empty. Loaded programs are used again: loading takes longer than most cases.
+    fn begin_anew(&mut self) -> anyhow::Result<()> {
+        match self.choice {
+            EngineChoice::Reference | EngineChoice::Compiled => {
+                self.cluster = Cluster::new(start(self.choice)?);
+            }
+            #[cfg(feature = "ebpf")]
+            EngineChoice::Kernel => self.cluster.forget_objects(),
+        }
+        Ok(())
+    }
+
     fn answer<'a>(&mut self, case: &'a ReadableCase<'_>) -> anyhow::Result<Answers<'a>> {
         if case.sequence.is_none() || case.sequence != self.sequence {
-            self.cluster.clear()?;
+            self.begin_anew()?;
         }
         self.sequence.clone_from(&case.sequence);
 
