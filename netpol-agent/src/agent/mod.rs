@@ -5,6 +5,8 @@
 //! stays in force until then.
 
 mod calls;
+#[cfg(feature = "kube")]
+mod cluster;
 mod drops;
 mod handle;
 mod registry;
@@ -31,7 +33,7 @@ pub use status::{EndpointStatus, Protection, SourceStatus, Status};
 
 use crate::compile::{Image, Numbering, compile};
 use crate::dataplane::{MapOp, apply, diff};
-use crate::model::Kind;
+use crate::model::{Kind, ObjectName, ObjectRef};
 use crate::netlink::{Devices, Framing};
 use crate::source::{DiagnosticIndex, Freshness, SourceUpdate};
 use crate::store::{ClusterState, Delta, Endpoint};
@@ -138,17 +140,26 @@ impl<K: Kernel> Agent<K> {
         }
     }
 
-    /// Takes in what a source tells.
-    pub fn update(&mut self, update: SourceUpdate) {
+    /// Takes in what a source tells. Returns the objects whose findings are not the same as before.
+    pub fn update(&mut self, update: SourceUpdate) -> Vec<ObjectRef> {
         self.freshness.apply(&update);
-        for object in self.diagnostics.apply(&update) {
-            for diagnostic in self.diagnostics.of(&object) {
-                warn!(object = %object, code = diagnostic.code.as_str(), field = %diagnostic.field, "{}", diagnostic.message);
+        let changed = self.diagnostics.apply(&update);
+        for object in &changed {
+            for diagnostic in self.diagnostics.of(object) {
+                warn!(%object, code = diagnostic.code.as_str(), field = %diagnostic.field, "{}", diagnostic.message);
             }
         }
         for delta in update.deltas {
             self.apply_delta(delta);
         }
+        changed
+    }
+
+    /// Pods of endpoints that no source has told yet.
+    pub fn unknown_pods(&self) -> Vec<ObjectName> {
+        let unknown =
+            self.state.endpoints().filter(|endpoint| self.state.pod_of(endpoint).is_none());
+        unknown.map(|endpoint| endpoint.pod.clone()).collect()
     }
 
     /// Takes in the node's devices: own addresses, uplinks, and interfaces that went without a DEL.

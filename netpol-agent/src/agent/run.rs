@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 use super::drops::DropLog;
 use super::handle::Question;
@@ -25,6 +25,7 @@ use crate::control::{serve_tcp, serve_unix};
 use crate::dataplane::MapOp;
 use crate::ebpf::{self, Datapath, Role};
 use crate::manifests::watch as manifests;
+use crate::model::{Kind, ObjectName, ObjectRef};
 use crate::netlink::{self, Devices, Framing};
 use crate::source::SourceUpdate;
 
@@ -99,7 +100,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (calls_in, calls) = mpsc::channel(QUEUE);
     let (updates_in, updates) = mpsc::channel(QUEUE);
     let (devices_in, devices) = mpsc::channel(4);
-    let _source = start_source(source, &updates_in, &cancel).await?;
+    let source = start_source(source, &updates_in, &cancel).await?;
     drop(updates_in);
     tokio::spawn(cni_server::serve(listener, calls_in, cancel.clone()));
     let netlink_cancel = cancel.clone();
@@ -117,7 +118,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         stop.cancel();
     });
     let inputs = Inputs { updates, calls, devices, questions };
-    event_loop(agent, inputs, &cancel).await;
+    event_loop(agent, inputs, &source, &cancel).await;
     info!("stopped; policies stay in force");
     Ok(())
 }
@@ -131,7 +132,12 @@ struct Inputs<K> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the edge that tells the core what time it is")]
-async fn event_loop<K: Kernel>(mut agent: Agent<K>, inputs: Inputs<K>, cancel: &CancellationToken) {
+async fn event_loop<K: Kernel>(
+    mut agent: Agent<K>,
+    inputs: Inputs<K>,
+    source: &Running,
+    cancel: &CancellationToken,
+) {
     let Inputs { mut updates, mut calls, mut devices, mut questions } = inputs;
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -141,14 +147,19 @@ async fn event_loop<K: Kernel>(mut agent: Agent<K>, inputs: Inputs<K>, cancel: &
         tokio::select! {
             biased;
             () = cancel.cancelled() => return,
-            Some(call) = calls.recv() => agent.call(call, Instant::now()),
+            Some(call) = calls.recv() => {
+                agent.call(call, Instant::now());
+                source.want(agent.unknown_pods());
+            }
             Some(now) = devices.recv() => agent.set_devices(&now, |ifindex| device_name(ifindex).is_some()),
             n = updates.recv_many(&mut batch, BATCH), if !updates.is_closed() || !updates.is_empty() => {
                 if n == 0 {
                     error!("the source of objects has ended; the last state stays in force");
                 }
                 for update in batch.drain(..) {
-                    agent.update(update);
+                    for object in agent.update(update) {
+                        source.report(&agent, object);
+                    }
                 }
             }
             Some(question) = questions.recv() => question(&mut agent),
@@ -160,21 +171,72 @@ async fn event_loop<K: Kernel>(mut agent: Agent<K>, inputs: Inputs<K>, cancel: &
     }
 }
 
+/// The source, as long as it runs, and the way back to it.
+enum Running {
+    /// An API server.
+    #[cfg(feature = "kube")]
+    Cluster(super::cluster::Uplink),
+    /// Files: nobody to ask or to tell.
+    Manifests(#[expect(dead_code, reason = "held: the task ends with it")] JoinSet<()>),
+}
+
+impl Running {
+    /// Asks for pods that no watch has told. What finds no place in the queue is asked for again by the next ADD.
+    fn want(&self, pods: Vec<ObjectName>) {
+        match self {
+            #[cfg(feature = "kube")]
+            Self::Cluster(uplink) => {
+                for pod in pods {
+                    drop(uplink.wanted.try_send(pod));
+                }
+            }
+            Self::Manifests(_) => drop(pods),
+        }
+    }
+
+    /// Tells the people who wrote an object what is found in it, besides the log.
+    fn report<K: Kernel>(&self, agent: &Agent<K>, object: ObjectRef) {
+        match self {
+            #[cfg(feature = "kube")]
+            Self::Cluster(uplink) => {
+                let uid = match object.kind {
+                    Kind::NetworkPolicy => {
+                        agent.state().policy(&object.name).map(|policy| Arc::clone(&policy.uid))
+                    }
+                    Kind::Pod => agent.state().pod(&object.name).map(|pod| Arc::clone(&pod.uid)),
+                    Kind::Namespace | Kind::Service | Kind::Node => None,
+                };
+                let diagnostics = agent.diagnostics().of(&object).to_vec();
+                let report = crate::kube::Report {
+                    object,
+                    uid: uid.unwrap_or_else(|| Arc::from("")),
+                    diagnostics,
+                };
+                if let Err(error) = uplink.reports.try_send(report) {
+                    debug!(%error, "finding only logged");
+                }
+            }
+            Self::Manifests(_) => drop(object),
+        }
+    }
+}
+
 async fn start_source(
     source: Source,
     updates: &mpsc::Sender<SourceUpdate>,
     cancel: &CancellationToken,
-) -> anyhow::Result<JoinSet<()>> {
+) -> anyhow::Result<Running> {
     Ok(match source {
         #[cfg(feature = "kube")]
-        Source::Cluster { kubeconfig, node } => {
-            let access = crate::kube::Access::open(kubeconfig.as_deref()).await?;
-            let options = crate::kube::Options { node, ..crate::kube::Options::default() };
-            crate::kube::spawn(&access, &options, updates, cancel)
-        }
-        Source::Manifests(dir) => {
-            manifests::spawn(dir, manifests::Options::default(), updates, cancel)
-        }
+        Source::Cluster { kubeconfig, node } => Running::Cluster(
+            super::cluster::Uplink::open(kubeconfig.as_deref(), node, updates, cancel).await?,
+        ),
+        Source::Manifests(dir) => Running::Manifests(manifests::spawn(
+            dir,
+            manifests::Options::default(),
+            updates,
+            cancel,
+        )),
     })
 }
 

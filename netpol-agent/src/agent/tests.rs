@@ -139,12 +139,12 @@ impl Fixture {
 #[test]
 fn no_map_changes_before_every_kind_is_listed() {
     let mut fixture = fixture();
-    fixture.agent.update(update(pod("a")));
+    drop(fixture.agent.update(update(pod("a"))));
     let addresses = std::collections::BTreeSet::from(["10.0.0.254".parse().unwrap()]);
     fixture.agent.set_devices(&Devices { addresses, ..Devices::default() }, |_| true);
     fixture.agent.sync();
     assert!(fixture.agent.kernel.log.is_empty());
-    fixture.agent.update(full_lists());
+    drop(fixture.agent.update(full_lists()));
     fixture.agent.sync();
     assert!(!fixture.agent.kernel.log.is_empty());
 }
@@ -156,10 +156,10 @@ fn an_add_is_answered_when_the_policy_is_in_force_and_not_before() {
     assert_eq!(answer.try_recv(), Err(TryRecvError::Empty));
     assert_eq!(fixture.endpoint_states(), [EndpointValue::BLOCKED]);
     assert_eq!(fixture.agent.kernel.attached, [IfIndex(7)]);
-    fixture.agent.update(full_lists());
+    drop(fixture.agent.update(full_lists()));
     fixture.agent.sync();
     assert_eq!(answer.try_recv(), Err(TryRecvError::Empty), "the pod is not known");
-    fixture.agent.update(update(pod("a")));
+    drop(fixture.agent.update(update(pod("a"))));
     fixture.agent.sync();
     assert_eq!(answer.try_recv(), Ok(Response::Ok));
     assert_eq!(fixture.endpoint_states(), [EndpointValue::BLOCKED, EndpointValue::READY]);
@@ -168,7 +168,7 @@ fn an_add_is_answered_when_the_policy_is_in_force_and_not_before() {
 #[test]
 fn an_add_without_a_pod_is_refused_in_the_end() {
     let mut fixture = fixture();
-    fixture.agent.update(full_lists());
+    drop(fixture.agent.update(full_lists()));
     let mut answer = fixture.add();
     fixture.agent.expire(fixture.now + Duration::from_secs(1));
     assert_eq!(answer.try_recv(), Err(TryRecvError::Empty));
@@ -181,8 +181,8 @@ fn an_add_without_a_pod_is_refused_in_the_end() {
 #[test]
 fn del_closes_the_interface_at_once_and_works_twice() {
     let mut fixture = fixture();
-    fixture.agent.update(full_lists());
-    fixture.agent.update(update(pod("a")));
+    drop(fixture.agent.update(full_lists()));
+    drop(fixture.agent.update(update(pod("a"))));
     drop(fixture.add());
     for _ in 0..2 {
         assert_eq!(fixture.call(Request::Del(attachment())).try_recv(), Ok(Response::Ok));
@@ -195,13 +195,13 @@ fn del_closes_the_interface_at_once_and_works_twice() {
 #[test]
 fn what_the_kernel_refuses_leaves_the_last_good_state() {
     let mut fixture = fixture();
-    fixture.agent.update(full_lists());
+    drop(fixture.agent.update(full_lists()));
     fixture.agent.sync();
     let before = fixture.agent.image().clone();
     fixture.agent.kernel.refuses = Some(
         |op| matches!(op, MapOp::SetEndpoint(_, value) if value.value.state == EndpointValue::READY),
     );
-    fixture.agent.update(update(pod("a")));
+    drop(fixture.agent.update(update(pod("a"))));
     let mut answer = fixture.add();
     assert_eq!(answer.try_recv(), Err(TryRecvError::Empty));
     let mut expected = before;
@@ -209,7 +209,7 @@ fn what_the_kernel_refuses_leaves_the_last_good_state() {
         BTreeMap::from([(IfIndex(7), crate::dataplane::EndpointImage::blocked(&Arc::from("c1")))]);
     assert_eq!(*fixture.agent.image(), expected);
     fixture.agent.kernel.refuses = None;
-    fixture.agent.update(update(pod("b")));
+    drop(fixture.agent.update(update(pod("b"))));
     fixture.agent.sync();
     assert_eq!(answer.try_recv(), Ok(Response::Ok), "the next change tries again");
 }
@@ -217,8 +217,8 @@ fn what_the_kernel_refuses_leaves_the_last_good_state() {
 #[test]
 fn an_interface_that_vanishes_without_a_del_is_no_endpoint_any_more() {
     let mut fixture = fixture();
-    fixture.agent.update(full_lists());
-    fixture.agent.update(update(pod("a")));
+    drop(fixture.agent.update(full_lists()));
+    drop(fixture.agent.update(update(pod("a"))));
     drop(fixture.add());
     fixture.agent.set_devices(&Devices::default(), |_| true);
     assert_eq!(
