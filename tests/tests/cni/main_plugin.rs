@@ -315,14 +315,14 @@ fn routes_and_dns_of_the_configuration_reach_the_pod() {
 }
 
 #[test]
-fn fifty_pods_come_and_go_at_once() {
+fn two_hundred_pods_come_and_go_at_once() {
     if !can_run() {
         return;
     }
     let node = Node::new();
     let agent = node.willing_agent();
     let config = config(&node, "1.0.0", &[V4, V6]);
-    let pods: Vec<Pod> = (0..50).map(|n| Pod::new(&format!("p{n}"))).collect();
+    let pods: Vec<Pod> = (0..200).map(|n| Pod::new(&format!("p{n}"))).collect();
     let all = std::sync::Mutex::new(Vec::new());
     at_once(pods.len(), |n| {
         let result = node.cni("ADD", &pods[n], &config).ok();
@@ -331,11 +331,11 @@ fn fifty_pods_come_and_go_at_once() {
     let mut all = all.into_inner().unwrap();
     all.sort();
     all.dedup();
-    assert_eq!(all.len(), 100);
-    assert!(pods[0].netns.reaches(&all[99]));
+    assert_eq!(all.len(), 400);
+    assert!(pods[0].netns.reaches(&all[399]));
     at_once(pods.len(), |n| {
         node.cni("DEL", &pods[n], &config).ok();
     });
     assert_clean(&node);
-    assert_eq!(agent.verbs().len(), 100);
+    assert_eq!(agent.verbs().len(), 400);
 }

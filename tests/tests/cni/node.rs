@@ -105,7 +105,7 @@ fn run(command: &mut Command) -> String {
 pub(crate) fn eventually(condition: impl Fn() -> bool) -> bool {
     #[expect(clippy::disallowed_methods, reason = "a deadline of a test")]
     let now = Instant::now;
-    let deadline = now() + Duration::from_secs(10);
+    let deadline = now() + Duration::from_secs(20);
     while now() < deadline {
         if condition() {
             return true;
