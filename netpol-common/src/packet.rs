@@ -17,7 +17,7 @@ pub trait PacketBytes {
     ///
     /// The caller provides the room, because BPF has little stack: a header that is returned by value is
     /// spread over it byte by byte.
-    fn load<'a, T: FromBytes>(&self, offset: usize, room: &'a mut MaybeUninit<T>) -> Option<&'a T>;
+    fn load<'a, T: FromBytes>(&self, offset: u32, room: &'a mut MaybeUninit<T>) -> Option<&'a T>;
 
     /// Reads the frame: [`parse`], which the kernel programs call as a function that is verified by itself.
     #[inline(always)]
@@ -27,14 +27,14 @@ pub trait PacketBytes {
 
     /// Reads what an ICMP error quotes: [`parse_quoted`], likewise.
     #[inline(always)]
-    fn parse_quoted(&self, protocol: Protocol, start: usize, quoted: &mut Packet) -> Parsed {
+    fn parse_quoted(&self, protocol: Protocol, start: u32, quoted: &mut Packet) -> Parsed {
         parse_quoted(self, protocol, start, quoted)
     }
 }
 
 impl PacketBytes for [u8] {
-    fn load<'a, T: FromBytes>(&self, offset: usize, room: &'a mut MaybeUninit<T>) -> Option<&'a T> {
-        let bytes = self.get(offset..)?.get(..size_of::<T>())?;
+    fn load<'a, T: FromBytes>(&self, offset: u32, room: &'a mut MaybeUninit<T>) -> Option<&'a T> {
+        let bytes = self.get(usize::try_from(offset).ok()?..)?.get(..size_of::<T>())?;
         Some(room.write(T::read_from_bytes(bytes).ok()?))
     }
 }
@@ -123,7 +123,7 @@ header! {
 }
 
 /// Length of an Ethernet header without a tag, bytes.
-pub const ETHERNET_LEN: usize = 14;
+pub const ETHERNET_LEN: u32 = 14;
 /// How many IPv6 extension headers are walked before the packet counts as malformed.
 pub const MAX_EXTENSION_HEADERS: usize = 8;
 
@@ -169,7 +169,7 @@ pub struct Packet {
     /// Datagram number of a fragment, host byte order.
     pub fragment_id: u32,
     /// Offset of the transport header in the frame, bytes.
-    pub transport_offset: usize,
+    pub transport_offset: u32,
     /// Source port, zero if the protocol has none.
     pub src_port: PortBe,
     /// Destination port, zero if the protocol has none.
@@ -217,7 +217,7 @@ impl Packet {
 
     /// Where an ICMP error's quotation starts in the frame, bytes.
     #[inline(always)]
-    pub const fn quotation_offset(&self) -> usize {
+    pub const fn quotation_offset(&self) -> u32 {
         self.transport_offset + 8
     }
 
@@ -317,7 +317,7 @@ pub fn parse<B: PacketBytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Parsed 
 pub fn parse_quoted<B: PacketBytes + ?Sized>(
     bytes: &B,
     protocol: Protocol,
-    start: usize,
+    start: u32,
     quoted: &mut Packet,
 ) -> Parsed {
     let outcome = match protocol {
@@ -364,7 +364,7 @@ fn parse_arp<B: PacketBytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Parsed 
 #[inline(always)]
 fn parse_ipv4<B: PacketBytes + ?Sized>(
     bytes: &B,
-    start: usize,
+    start: u32,
     packet: &mut Packet,
 ) -> Result<(), DropReason> {
     let mut room = MaybeUninit::<Ipv4Header>::uninit();
@@ -372,7 +372,7 @@ fn parse_ipv4<B: PacketBytes + ?Sized>(
     if header.version_ihl >> 4 != 4 {
         return Err(DropReason::BadHeader);
     }
-    let header_len = usize::from(header.version_ihl & 0x0f) * 4;
+    let header_len = u32::from(header.version_ihl & 0x0f) * 4;
     if header_len < 20 {
         return Err(DropReason::BadHeader);
     }
@@ -401,7 +401,7 @@ const fn fragment(offset_units: u16, more: u16) -> Result<Fragment, DropReason> 
 #[inline(always)]
 fn parse_ipv6<B: PacketBytes + ?Sized>(
     bytes: &B,
-    start: usize,
+    start: u32,
     packet: &mut Packet,
 ) -> Result<(), DropReason> {
     let mut room = MaybeUninit::<Ipv6Header>::uninit();
@@ -445,8 +445,8 @@ fn parse_ipv6<B: PacketBytes + ?Sized>(
                 }
                 offset += 8;
             }
-            EXT_AUTHENTICATION => offset += (usize::from(extension.len) + 2) * 4,
-            _ => offset += (usize::from(extension.len) + 1) * 8,
+            EXT_AUTHENTICATION => offset += (u32::from(extension.len) + 2) * 4,
+            _ => offset += (u32::from(extension.len) + 1) * 8,
         }
         next = extension.next_header;
     }

@@ -10,9 +10,16 @@ use netpol_common::verdict::Outcome;
 
 use crate::maps::{COUNTERS, EVENT_BUDGETS, EVENTS};
 
+/// Counts and records a packet. A function of its own, so that its stack is not part of every packet's.
+#[inline(never)]
+pub(crate) fn tell(outcome: &Outcome, packet: &Packet, len_bytes: u32, now: Nanos) {
+    count(outcome, len_bytes);
+    record(outcome, packet, len_bytes, now);
+}
+
 /// Adds the packet to the counters of its endpoint.
 #[inline(always)]
-pub(crate) fn count(outcome: &Outcome, len_bytes: u32) {
+fn count(outcome: &Outcome, len_bytes: u32) {
     let key = CounterKey {
         ifindex: outcome.ifindex,
         direction: outcome.direction.to_wire(),
@@ -34,7 +41,7 @@ pub(crate) fn count(outcome: &Outcome, len_bytes: u32) {
 
 /// Writes a record unless the endpoint has written too many lately, or the ring is full.
 #[inline(always)]
-pub(crate) fn report(outcome: &Outcome, packet: &Packet, len_bytes: u32, now: Nanos) {
+fn record(outcome: &Outcome, packet: &Packet, len_bytes: u32, now: Nanos) {
     let Some(n_suppressed) = take_budget(outcome, now) else { return };
     let Some(mut record) = EVENTS.reserve(0) else { return };
     record.write(Event {

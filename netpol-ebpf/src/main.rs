@@ -65,7 +65,7 @@ fn uplink_egress_l3(ctx: TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn act<const LINK_HEADER_LEN: usize>(ctx: TcContext, hook: Hook) -> i32 {
+fn act<const LINK_HEADER_LEN: u32>(ctx: TcContext, hook: Hook) -> i32 {
     let skb = Skb::<LINK_HEADER_LEN>(ctx);
     let seen = skb.sighting(hook, TICKET_MASK.load());
     let mut packet = Packet::EMPTY;
@@ -74,9 +74,7 @@ fn act<const LINK_HEADER_LEN: usize>(ctx: TcContext, hook: Hook) -> i32 {
         skb.0.set_mark(outcome.mark);
     }
     if outcome.verdict.is_reported() {
-        let len_bytes = skb.network_len_bytes();
-        emit::count(&outcome, len_bytes);
-        emit::report(&outcome, &packet, len_bytes, seen.now);
+        emit::tell(&outcome, &packet, skb.network_len_bytes(), seen.now);
     }
     if level_enabled(Level::Info) {
         emit::trace(&skb.0, &outcome, &packet);

@@ -11,9 +11,9 @@ use netpol_common::verdict::Sighting;
 use zerocopy::FromBytes;
 
 /// The frame behind a context, on a device whose link header has this many bytes.
-pub(crate) struct Skb<const LINK_HEADER_LEN: usize>(pub(crate) TcContext);
+pub(crate) struct Skb<const LINK_HEADER_LEN: u32>(pub(crate) TcContext);
 
-impl<const LINK_HEADER_LEN: usize> Skb<LINK_HEADER_LEN> {
+impl<const LINK_HEADER_LEN: u32> Skb<LINK_HEADER_LEN> {
     #[inline(always)]
     fn raw(&self) -> *mut __sk_buff {
         self.0.skb.skb
@@ -42,7 +42,7 @@ impl<const LINK_HEADER_LEN: usize> Skb<LINK_HEADER_LEN> {
     /// Length from the network header on, bytes.
     #[inline(always)]
     pub(crate) fn network_len_bytes(&self) -> u32 {
-        self.0.len().saturating_sub(narrow(LINK_HEADER_LEN))
+        self.0.len().saturating_sub(LINK_HEADER_LEN)
     }
 
     /// The ethertype, network byte order. Of what comes from a pod or from outside the kernel has read it in the frame.
@@ -56,20 +56,22 @@ impl<const LINK_HEADER_LEN: usize> Skb<LINK_HEADER_LEN> {
 }
 
 /// Offsets count from an Ethernet header. It is not there on some devices, and only its ethertype is asked for.
-impl<const LINK_HEADER_LEN: usize> PacketBytes for Skb<LINK_HEADER_LEN> {
+impl<const LINK_HEADER_LEN: u32> PacketBytes for Skb<LINK_HEADER_LEN> {
     #[inline(always)]
-    fn load<'a, T: FromBytes>(&self, offset: usize, room: &'a mut MaybeUninit<T>) -> Option<&'a T> {
+    fn load<'a, T: FromBytes>(&self, offset: u32, room: &'a mut MaybeUninit<T>) -> Option<&'a T> {
         if offset < ETHERNET_LEN {
             let ethertype = T::read_from_bytes(&self.ethertype()).ok()?;
             return Some(room.write(ethertype));
         }
+        #[expect(clippy::cast_possible_truncation, reason = "a header has some bytes")]
+        let len = const { size_of::<T>() as u32 };
         // SAFETY: there is room for a T; the helper checks the packet's bounds, and fills all of it or fails.
         let failure = unsafe {
             bpf_skb_load_bytes(
                 self.raw().cast(),
-                narrow(offset + LINK_HEADER_LEN - ETHERNET_LEN),
+                offset + LINK_HEADER_LEN - ETHERNET_LEN,
                 room.as_mut_ptr().cast(),
-                narrow(size_of::<T>()),
+                len,
             )
         };
         // SAFETY: filled by the helper, and any bytes make a T.
@@ -85,8 +87,8 @@ impl<const LINK_HEADER_LEN: usize> PacketBytes for Skb<LINK_HEADER_LEN> {
     }
 
     #[inline(always)]
-    fn parse_quoted(&self, protocol: Protocol, start: usize, quoted: &mut Packet) -> Parsed {
-        let (protocol, start) = (u32::from(protocol.0), narrow(start));
+    fn parse_quoted(&self, protocol: Protocol, start: u32, quoted: &mut Packet) -> Parsed {
+        let protocol = u32::from(protocol.0);
         Parsed::from_wire(match LINK_HEADER_LEN {
             ETHERNET_LEN => parse_quoted_ethernet(self.raw(), protocol, start, quoted),
             _ => parse_quoted_l3(self.raw(), protocol, start, quoted),
@@ -126,7 +128,7 @@ macro_rules! parse_functions {
             // SAFETY: the caller's own packet, or null.
             let parsed = match unsafe { quoted.as_mut() } {
                 Some(quoted) => {
-                    packet::parse_quoted(&skb, Protocol(protocol), start as usize, quoted)
+                    packet::parse_quoted(&skb, Protocol(protocol), start, quoted)
                 }
                 None => Parsed::NotIp,
             };
@@ -138,13 +140,4 @@ macro_rules! parse_functions {
 parse_functions! {
     (parse_ethernet, parse_quoted_ethernet, ETHERNET_LEN);
     (parse_l3, parse_quoted_l3, 0);
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "offsets in a packet and sizes of headers are far below 2^32"
-)]
-#[inline(always)]
-const fn narrow(len: usize) -> u32 {
-    len as u32
 }

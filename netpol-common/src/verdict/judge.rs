@@ -1,6 +1,6 @@
 //! One endpoint's view of a packet: spoofing, fragments, connections, policy.
 
-use super::{DropReason, PassReason, Verdict};
+use super::{DropReason, PassReason, Sighting, Verdict};
 use crate::addr::Addr;
 use crate::flow;
 use crate::ids::{Direction, Epoch, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
@@ -44,6 +44,27 @@ pub(super) struct View {
     pub(super) now: Nanos,
 }
 
+impl View {
+    /// The view of the hook's own endpoint.
+    #[inline(always)]
+    pub(super) const fn of_hook(
+        seen: &Sighting,
+        endpoint: EndpointValue,
+        direction: Direction,
+        epoch: Epoch,
+    ) -> Self {
+        Self {
+            ifindex: seen.ifindex,
+            endpoint,
+            direction,
+            stage: FlowKey::AT_POD,
+            exempt: None,
+            epoch,
+            now: seen.now,
+        }
+    }
+}
+
 /// Drops for an isolated pod, passes otherwise: what rules cannot speak about.
 #[inline(always)]
 pub(super) fn unless_isolated(view: &View, reason: DropReason) -> Ruling {
@@ -64,11 +85,11 @@ fn audited(view: &View, direction: Direction, reason: DropReason) -> Ruling {
 }
 
 #[inline(always)]
-pub(super) fn judge_arp<M: PolicyMaps>(maps: &M, view: &View, sender: Addr) -> Ruling {
+pub(super) fn judge_arp<M: PolicyMaps>(maps: &M, view: &View, sender: &Addr) -> Ruling {
     let is_own = matches!(view.direction, Direction::Ingress)
         || view.endpoint.forwards()
         || sender.is_unspecified()
-        || maps.owns_address(&AddressKey { ifindex: view.ifindex, addr: sender });
+        || maps.owns_address(&AddressKey { ifindex: view.ifindex, addr: *sender });
     if is_own { Ruling::pass(PassReason::Arp) } else { Ruling::drop(DropReason::Spoofed) }
 }
 
@@ -92,7 +113,7 @@ pub(super) fn is_spoofed<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet) 
 }
 
 /// Judges an IP packet as one endpoint sees it.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn judge<M: PolicyMaps, B: PacketBytes + ?Sized>(
     maps: &M,
     bytes: &B,
@@ -146,7 +167,7 @@ const fn flow_key(view: &View, direction: Direction, packet: &Packet) -> FlowKey
 }
 
 /// Whether an ICMP error quotes a packet of a live connection of this endpoint.
-#[inline(always)]
+#[inline(never)]
 fn quotes_flow<M: PolicyMaps, B: PacketBytes + ?Sized>(
     maps: &M,
     bytes: &B,
@@ -154,20 +175,18 @@ fn quotes_flow<M: PolicyMaps, B: PacketBytes + ?Sized>(
     error: &Packet,
 ) -> bool {
     let mut quoted = Packet::EMPTY;
-    // Kept in memory, as `decide` does with its own.
-    let quoted = core::hint::black_box(&mut quoted);
-    let parsed = bytes.parse_quoted(error.protocol, error.quotation_offset(), quoted);
+    let parsed = bytes.parse_quoted(error.protocol, error.quotation_offset(), &mut quoted);
     if parsed != Parsed::Ip || quoted.src != error.dst {
         return false;
     }
-    let key = flow_key(view, view.direction.reversed(), quoted);
+    let key = flow_key(view, view.direction.reversed(), &quoted);
     maps.flow(&key).is_some_and(|flow| {
         flow.marks & FlowValue::REVOKED == 0 && !flow::is_expired(&flow, key.protocol, view.now)
     })
 }
 
 /// Completes the key of a fragment's connection; false if the first fragment is not known.
-#[inline(always)]
+#[inline(never)]
 fn resolve_fragment<M: PolicyMaps>(
     maps: &M,
     view: &View,
@@ -304,7 +323,7 @@ fn begin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet, key: &FlowKey) -
 }
 
 /// Asks the policy: may this connection, begun in `origin`, exist?
-#[inline(always)]
+#[inline(never)]
 fn consult<M: PolicyMaps>(maps: &M, view: &View, origin: Direction, key: &FlowKey) -> Ruling {
     if !view.endpoint.is_isolated(origin) {
         return Ruling::pass(PassReason::NotIsolated);

@@ -3,11 +3,14 @@
 //! In: a frame, where it was seen, and map look-ups. Out: an [`Outcome`]. The order of the questions is the
 //! order of the functions: here what depends on the hook, in `judge` what depends on one endpoint's view, in
 //! `reason` the words for the answers.
+//!
+//! A BPF program has 512 bytes of stack, counted over the longest chain of calls in steps of 32. So the longer functions
+//! are not inlined: those that are called one after the other then use the same stack.
 
 mod judge;
 mod reason;
 
-use crate::ids::{Direction, Hook, IfIndex, Nanos, RuleId};
+use crate::ids::{Direction, Epoch, Hook, IfIndex, Nanos, RuleId};
 use crate::keys::{EndpointValue, FlowKey};
 use crate::maps::PolicyMaps;
 use crate::packet::{Packet, PacketBytes, Parsed};
@@ -38,17 +41,25 @@ pub struct Sighting {
 }
 
 impl Sighting {
+    /// What a ticket is multiplied by to stand in the mask's bits: BPF has no instruction that counts zeros.
+    #[inline(always)]
+    const fn ticket_unit(&self) -> u32 {
+        self.ticket_mask & self.ticket_mask.wrapping_neg()
+    }
+
     #[inline(always)]
     const fn ticket(&self) -> u16 {
-        let ticket = (self.mark & self.ticket_mask) >> (self.ticket_mask.trailing_zeros() & 31);
-        let [.., hi, lo] = ticket.to_be_bytes();
+        let [.., hi, lo] = match (self.mark & self.ticket_mask).checked_div(self.ticket_unit()) {
+            Some(ticket) => ticket.to_be_bytes(),
+            None => [0; 4],
+        };
         u16::from_be_bytes([hi, lo])
     }
 
     #[inline(always)]
     const fn mark_with(&self, ticket: u16) -> u32 {
         let [hi, lo] = ticket.to_be_bytes();
-        let bits = u32::from_be_bytes([0, 0, hi, lo]) << (self.ticket_mask.trailing_zeros() & 31);
+        let bits = u32::from_be_bytes([0, 0, hi, lo]).wrapping_mul(self.ticket_unit());
         (self.mark & !self.ticket_mask) | (bits & self.ticket_mask)
     }
 }
@@ -80,8 +91,6 @@ pub fn decide<M: PolicyMaps, B: PacketBytes + ?Sized>(
     seen: &Sighting,
     packet: &mut Packet,
 ) -> Outcome {
-    // Kept in memory: else LLVM gives each byte of an address a register, which in BPF is a stack slot.
-    let packet = core::hint::black_box(packet);
     match seen.hook {
         Hook::PodEgress => at_pod(maps, bytes, seen, Direction::Egress, packet),
         Hook::PodIngress => at_pod(maps, bytes, seen, Direction::Ingress, packet),
@@ -110,7 +119,13 @@ fn at_uplink<M: PolicyMaps, B: PacketBytes + ?Sized>(
     outcome.mark = seen.mark_with(0);
     let parsed = bytes.parse(packet);
     let ruling = match parsed {
-        Parsed::Ip => finish_deferred(maps, bytes, seen, packet, &mut outcome.ifindex),
+        Parsed::Ip => {
+            let mut view =
+                View::of_hook(seen, EndpointValue::blocked(), Direction::Egress, Epoch(0));
+            let ruling = finish_deferred(maps, bytes, seen, packet, &mut view);
+            outcome.ifindex = view.ifindex;
+            ruling
+        }
         Parsed::Arp => Ruling::pass(PassReason::Arp),
         Parsed::NotIp => Ruling::drop(DropReason::NotIp),
         Parsed::Malformed(reason) => Ruling::drop(reason),
@@ -143,18 +158,10 @@ fn at_pod<M: PolicyMaps, B: PacketBytes + ?Sized>(
     }
     // Read first: what is decided with a state that changes meanwhile counts as old.
     let epoch = maps.epoch();
-    let mut view = View {
-        ifindex: seen.ifindex,
-        endpoint,
-        direction,
-        stage: FlowKey::AT_POD,
-        exempt: None,
-        epoch,
-        now: seen.now,
-    };
+    let mut view = View::of_hook(seen, endpoint, direction, epoch);
     let parsed = bytes.parse(packet);
     let ruling = match parsed {
-        Parsed::Arp => judge_arp(maps, &view, packet.src),
+        Parsed::Arp => judge_arp(maps, &view, &packet.src),
         Parsed::NotIp => unless_isolated(&view, DropReason::NotIp),
         Parsed::Malformed(reason) => unless_isolated(&view, reason),
         Parsed::Ip if seen.is_tagged && endpoint.is_isolated(direction) => {
@@ -171,14 +178,16 @@ fn at_pod<M: PolicyMaps, B: PacketBytes + ?Sized>(
             Direction::Ingress => {
                 let is_hairpin = seen.ingress_ifindex == seen.ifindex.0;
                 if seen.ticket() != 0 && !is_hairpin {
-                    let mut owner = seen.ifindex;
-                    let ruling = finish_deferred(maps, bytes, seen, packet, &mut owner);
+                    // The sender's policy first. One view after the other in the same place: BPF has little stack.
+                    let ruling = finish_deferred(maps, bytes, seen, packet, &mut view);
                     if !ruling.verdict.is_pass() {
-                        outcome.ifindex = owner;
+                        outcome.ifindex = view.ifindex;
                         outcome.direction = Direction::Egress;
                         outcome.verdict = ruling.verdict;
+                        outcome.rule = ruling.rule;
                         return outcome;
                     }
+                    view = View::of_hook(seen, endpoint, direction, epoch);
                 }
                 if is_hairpin {
                     view.exempt = Some(PassReason::Hairpin);
@@ -200,23 +209,22 @@ fn at_pod<M: PolicyMaps, B: PacketBytes + ?Sized>(
 }
 
 /// The egress verdict of the pod that sent a deferred packet, now that the real destination is known.
-/// Leaves that pod's interface in `owner`.
+/// Leaves that pod's view in `view`.
 #[inline(always)]
 fn finish_deferred<M: PolicyMaps, B: PacketBytes + ?Sized>(
     maps: &M,
     bytes: &B,
     seen: &Sighting,
     packet: &Packet,
-    owner: &mut IfIndex,
+    view: &mut View,
 ) -> Ruling {
     let Some(ifindex) = maps.ticket_owner(seen.ticket()) else {
         return Ruling::drop(DropReason::UnknownTicket);
     };
-    *owner = ifindex;
     let Some(endpoint) = maps.endpoint(ifindex) else {
         return Ruling::drop(DropReason::UnknownTicket);
     };
-    let view = View {
+    *view = View {
         ifindex,
         endpoint,
         direction: Direction::Egress,
@@ -225,5 +233,5 @@ fn finish_deferred<M: PolicyMaps, B: PacketBytes + ?Sized>(
         epoch: maps.epoch(),
         now: seen.now,
     };
-    judge(maps, bytes, &view, packet)
+    judge(maps, bytes, view, packet)
 }
