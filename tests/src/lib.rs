@@ -10,5 +10,7 @@ pub mod oracle;
 pub mod panel;
 pub mod privilege;
 pub mod probe;
+pub mod scenario;
 pub mod settings;
 pub mod shrink;
+pub mod wire;

@@ -56,20 +56,9 @@ impl<'a> Oracle<'a> {
     /// Ends that have no address, or none of a common family, and names that the destination pod does not give to
     /// a port of this protocol, make no connection.
     pub fn allows(&self, probe: &Probe) -> bool {
-        let Some((source, destination)) = self.addresses(&probe.from, &probe.to) else {
-            return false;
-        };
+        let Some((source, destination, port)) = self.connection(probe) else { return false };
         let (source_pod, destination_pod) =
             (self.world.holder(source), self.world.holder(destination));
-        let port = match &probe.port {
-            Port::Number(number) => Some(*number),
-            Port::Name(name) => self
-                .world
-                .named(&probe.to)
-                .or(destination_pod)
-                .and_then(|pod| ports::declared(pod, name, probe.protocol).first().copied()),
-        };
-        let Some(port) = port else { return false };
         // A pod always reaches itself [3].
         if source == destination || same(source_pod, destination_pod) {
             return true;
@@ -83,6 +72,19 @@ impl<'a> Oracle<'a> {
         };
         self.end_allows(source_pod, Direction::Egress, &talk(destination, destination_pod))
             && self.end_allows(destination_pod, Direction::Ingress, &talk(source, source_pod))
+    }
+
+    /// Source address, destination address and destination port of the packets; `None` if there is no connection.
+    pub fn connection(&self, probe: &Probe) -> Option<(IpAddr, IpAddr, u16)> {
+        let (source, destination) = self.addresses(&probe.from, &probe.to)?;
+        let port = match &probe.port {
+            Port::Number(number) => *number,
+            Port::Name(name) => {
+                let pod = self.world.named(&probe.to).or(self.world.holder(destination))?;
+                *ports::declared(pod, name, probe.protocol).first()?
+            }
+        };
+        Some((source, destination, port))
     }
 
     /// What one end says; one that is no pod has no policy.
@@ -104,8 +106,8 @@ impl<'a> Oracle<'a> {
         !isolated
     }
 
-    /// The addresses that the packets carry.
-    fn addresses(&self, from: &End, to: &End) -> Option<(IpAddr, IpAddr)> {
+    /// The addresses that the packets carry: of one family.
+    pub fn addresses(&self, from: &End, to: &End) -> Option<(IpAddr, IpAddr)> {
         let (from, to) = (self.world.candidates(from), self.world.candidates(to));
         let pairs = to.iter().flat_map(|target| from.iter().map(move |source| (*source, *target)));
         pairs.into_iter().find(|(source, target)| source.is_ipv4() == target.is_ipv4())

@@ -1,0 +1,48 @@
+//! Every scenario, judged by its own table, by the oracle, by the reference semantics and by the compiled maps.
+
+use anyhow::{Context as _, Result, ensure};
+use netpol_tests::scenario::{self, Reasons, Scenario};
+use netpol_tests::wire::{SharedMaps, Wire};
+
+/// Every scenario agrees with a judge.
+fn check(judge: &dyn Fn(&Scenario) -> Result<Vec<String>>) -> Result<()> {
+    let mut differences = Vec::new();
+    let scenarios = scenario::all()?;
+    ensure!(!scenarios.is_empty(), "there are no scenarios");
+    for scenario in &scenarios {
+        let found = judge(scenario).with_context(|| scenario.name.clone())?;
+        differences.extend(found.into_iter().map(|found| format!("{}: {found}", scenario.name)));
+    }
+    ensure!(differences.is_empty(), "{}", differences.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn scenarios_are_as_the_oracle_says() -> Result<()> {
+    check(&scenario::check_oracle)
+}
+
+#[test]
+fn scenarios_are_as_the_reference_says() -> Result<()> {
+    check(&scenario::check_reference)
+}
+
+#[test]
+fn scenarios_are_as_the_compiled_maps_say() -> Result<()> {
+    check(&|scenario| {
+        scenario::check_wire(scenario, &mut Wire::new(SharedMaps::memory()), Reasons::Count)
+    })
+}
+
+#[test]
+fn a_later_state_is_as_from_scratch() -> Result<()> {
+    check(&|scenario| {
+        let mut differences = Vec::new();
+        for (index, change) in scenario.steps.iter().enumerate() {
+            let alone = scenario.alone(index).with_context(|| change.about.clone())?;
+            let mut wire = Wire::new(SharedMaps::memory());
+            differences.extend(scenario::check_wire(&alone, &mut wire, Reasons::Ignore)?);
+        }
+        Ok(differences)
+    })
+}
