@@ -3,7 +3,7 @@
 //! What cannot be read becomes a mapping with the one key [`UNREADABLE`], which is valid nowhere in an
 //! API object. So a policy with such a place still isolates: the conversion takes it as not understood.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use granit_parser::{Event, ScalarStyle, Span, Tag};
 use serde_json::{Map, Value};
@@ -71,7 +71,7 @@ enum FrameKind {
     Mapping {
         values: Map<String, Value>,
         lines: BTreeMap<String, Lines>,
-        merged: Vec<Node>,
+        merged: BTreeSet<String>,
         key: Key,
     },
 }
@@ -105,7 +105,7 @@ impl Builder {
                 let kind = FrameKind::Mapping {
                     values: Map::new(),
                     lines: BTreeMap::new(),
-                    merged: Vec::new(),
+                    merged: BTreeSet::new(),
                     key: Key::Missing,
                 };
                 self.open(line, *anchor, kind);
@@ -254,49 +254,13 @@ impl Builder {
                 value: Value::Array(values),
                 lines: Lines { line, below: Below::Items(lines) },
             },
-            FrameKind::Mapping { mut values, mut lines, merged, .. } => {
-                for node in merged {
-                    self.merge(node, &mut values, &mut lines);
-                }
-                Node {
-                    value: Value::Object(values),
-                    lines: Lines { line, below: Below::Fields(lines) },
-                }
-            }
+            FrameKind::Mapping { values, lines, .. } => Node {
+                value: Value::Object(values),
+                lines: Lines { line, below: Below::Fields(lines) },
+            },
         };
         let n_values = self.n_values.saturating_sub(n_values_before).saturating_add(1);
         self.complete(node, anchor, n_values);
-    }
-
-    /// Adds the entries that are not there yet.
-    fn merge(
-        &mut self,
-        node: Node,
-        values: &mut Map<String, Value>,
-        lines: &mut BTreeMap<String, Lines>,
-    ) {
-        match (node.value, node.lines.below) {
-            (Value::Object(from), Below::Fields(mut from_lines)) => {
-                for (key, value) in from {
-                    if !values.contains_key(&key) {
-                        lines.extend(from_lines.remove_entry(&key));
-                        values.insert(key, value);
-                    }
-                }
-            }
-            (Value::Array(from), Below::Items(from_lines)) => {
-                for (value, lines_of_value) in from.into_iter().zip(from_lines) {
-                    self.merge(Node { value, lines: lines_of_value }, values, lines);
-                }
-            }
-            _ => {
-                let line = node.lines.line;
-                self.flaw(FlawKind::Value, line, "only mappings can be merged with <<".to_owned());
-                let Node { value, lines: at } = Node::unreadable(line);
-                values.insert(UNREADABLE.to_owned(), value);
-                lines.insert(UNREADABLE.to_owned(), at);
-            }
-        }
     }
 
     /// Puts a complete node where it belongs.
@@ -318,14 +282,22 @@ impl Builder {
                 match std::mem::replace(key, Key::Missing) {
                     // A list or mapping stands where a key should.
                     Key::Missing => *key = Key::Unreadable { line: node.lines.line },
-                    Key::Merge => merged.push(node),
+                    Key::Merge => {
+                        let line = node.lines.line;
+                        if !merge(node, values, lines, merged) {
+                            let message = "only mappings can be merged with <<".to_owned();
+                            self.flaw(FlawKind::Value, line, message);
+                        }
+                    }
                     Key::Unreadable { line } => {
                         let Node { value, lines: at } = Node::unreadable(line);
                         values.insert(UNREADABLE.to_owned(), value);
                         lines.insert(UNREADABLE.to_owned(), at);
                         self.flaw(FlawKind::Value, line, "a key must be text".to_owned());
                     }
-                    Key::Read { text, line } if values.contains_key(&text) => {
+                    Key::Read { text, line }
+                        if values.contains_key(&text) && !merged.remove(&text) =>
+                    {
                         let message = format!("key {text:?} is given twice, so neither counts");
                         let Node { value, lines: at } = Node::unreadable(line);
                         values.insert(text.clone(), value);
@@ -338,6 +310,40 @@ impl Builder {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Merges entries into a mapping, over those before the `<<` and under those behind it, as `kubectl` does.
+/// Of several mappings the first wins. Returns false, and marks the mapping, if there is something else.
+fn merge(
+    node: Node,
+    values: &mut Map<String, Value>,
+    lines: &mut BTreeMap<String, Lines>,
+    merged: &mut BTreeSet<String>,
+) -> bool {
+    match (node.value, node.lines.below) {
+        (Value::Object(from), Below::Fields(from_lines)) => {
+            merged.extend(from.keys().cloned());
+            values.extend(from);
+            lines.extend(from_lines);
+            true
+        }
+        (Value::Array(from), Below::Items(from_lines)) => {
+            let nodes = from.into_iter().zip(from_lines).rev();
+            let merge_one = |(value, lines_of_value): (Value, Lines)| {
+                // Lists in the list are not looked into: this ends.
+                let value = if value.is_array() { Value::Null } else { value };
+                merge(Node { value, lines: lines_of_value }, values, lines, merged)
+            };
+            let results: Vec<bool> = nodes.map(merge_one).collect();
+            results.into_iter().all(|is_merged| is_merged)
+        }
+        _ => {
+            let Node { value, lines: at } = Node::unreadable(node.lines.line);
+            values.insert(UNREADABLE.to_owned(), value);
+            lines.insert(UNREADABLE.to_owned(), at);
+            false
         }
     }
 }

@@ -120,15 +120,22 @@ fn a_syntax_error_marks_what_is_open_and_spares_other_documents() {
 #[test]
 fn anchors_aliases_and_merges_are_resolved() {
     check(
-        "a: &x {p: 1, q: 2}\nb: *x\nc: {<<: *x, q: 3}\nd: {<<: [*x, {r: 4}]}\n",
+        "a: &x {p: 1, q: 2}\nb: *x\nc: {<<: *x, q: 3}\nd: {q: 5, <<: [*x, {q: 6, r: 4}], r: 5}\n",
         &expect![[r#"
-        {"a":{"p":1,"q":2},"b":{"p":1,"q":2},"c":{"p":1,"q":3},"d":{"p":1,"q":2,"r":4}}
-    "#]],
+            {"a":{"p":1,"q":2},"b":{"p":1,"q":2},"c":{"p":1,"q":3},"d":{"p":1,"q":2,"r":5}}
+        "#]],
     );
     check(
         "a: &k key\n*k : 1\nb: \"<<\"\n\"<<\": {c: 1}\n",
         &expect![[r#"
         {"<<":{"c":1},"a":"key","b":"<<","key":1}
+    "#]],
+    );
+    check(
+        "a: {<<: [[{c: 1}], {d: 1}]}\n",
+        &expect![[r#"
+        {"a":{"(unreadable)":{"(unreadable)":true},"d":1}}
+        ! 1: Value only mappings can be merged with <<
     "#]],
     );
     check(

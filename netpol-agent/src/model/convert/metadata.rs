@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
 use super::syntax::{is_dns_label, is_dns_subdomain, is_label_key, is_label_value};
@@ -55,26 +55,6 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// Takes what netpol uses from the metadata of a watched object.
-    pub fn from_k8s(meta: ObjectMeta) -> Self {
-        let text = |field: Option<String>| Arc::from(field.unwrap_or_default());
-        Self {
-            name: text(meta.name),
-            namespace: text(meta.namespace),
-            uid: text(meta.uid),
-            labels: meta.labels.unwrap_or_default().into_iter().map(into_shared).collect(),
-            annotations: meta
-                .annotations
-                .unwrap_or_default()
-                .into_iter()
-                .filter(|(key, _)| key.starts_with(ANNOTATION_PREFIX))
-                .map(into_shared)
-                .collect(),
-            created_s: meta.creation_timestamp.map_or(0, |time| time.0.as_second()),
-            terminating: meta.deletion_timestamp.is_some(),
-        }
-    }
-
     /// Reads the metadata of a decoded object, with findings that bear its name.
     ///
     /// Scalars of the wrong type are taken as the text that they were written as: a wrong name is
@@ -260,8 +240,4 @@ fn scalar_text(value: &Value) -> Option<String> {
 /// What becomes of a value where text belongs.
 fn effect_on_text(value: &Value) -> &'static str {
     if scalar_text(value).is_some() { "it is taken as it is written" } else { "it is ignored" }
-}
-
-fn into_shared((key, value): (String, String)) -> (Arc<str>, Arc<str>) {
-    (Arc::from(key), Arc::from(value))
 }
