@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+#[cfg(feature = "kube")]
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info};
+#[cfg(feature = "kube")]
+use tracing::debug;
+use tracing::{error, info};
 
 use super::drops::DropLog;
 use super::handle::Question;
@@ -25,7 +28,9 @@ use crate::control::{serve_tcp, serve_unix};
 use crate::dataplane::MapOp;
 use crate::ebpf::{self, Datapath, Role};
 use crate::manifests::watch as manifests;
-use crate::model::{Kind, ObjectName, ObjectRef};
+#[cfg(feature = "kube")]
+use crate::model::Kind;
+use crate::model::{ObjectName, ObjectRef};
 use crate::netlink::{self, Devices, Framing};
 use crate::source::SourceUpdate;
 
