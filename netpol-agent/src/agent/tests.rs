@@ -84,6 +84,7 @@ fn pod(name: &str) -> Delta {
     Delta::Upsert(Object::Pod(Pod {
         name: ObjectName::new("x", name),
         uid: Arc::from("1"),
+        static_uid: Arc::from(""),
         created_s: 1,
         labels: Labels::new(),
         node: Arc::from(""),

@@ -144,7 +144,7 @@ impl From<Metadata> for convert::Metadata {
             deletion_timestamp,
         } = metadata;
         let mut annotations = annotations.unwrap_or_default();
-        annotations.retain(|key, _| key.starts_with(convert::ANNOTATION_PREFIX));
+        annotations.retain(|key, _| convert::reads_annotation(key));
         Self {
             name,
             namespace: namespace.unwrap_or_default(),

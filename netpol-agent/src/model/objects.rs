@@ -45,6 +45,9 @@ pub struct Pod {
     pub name: ObjectName,
     /// `metadata.uid`: the pod's real identity. Empty for offline input without one.
     pub uid: Arc<str>,
+    /// The uid by which the kubelet names a static pod to the container runtime (annotation
+    /// `kubernetes.io/config.hash` of its mirror pod); empty for other pods.
+    pub static_uid: Arc<str>,
     /// `metadata.creationTimestamp` in seconds since 1970, 0 if unknown: of two pods that hold one
     /// address, the newer one is right.
     pub created_s: i64,

@@ -12,6 +12,7 @@ fn pod(name: &str, addresses: &[&str]) -> Pod {
     Pod {
         name: ObjectName::new("x", name),
         uid: Arc::from(""),
+        static_uid: Arc::from(""),
         created_s: 0,
         labels: Labels::new(),
         node: Arc::from("n1"),

@@ -333,8 +333,9 @@ impl ClusterState {
 
     /// The pod of an endpoint, if it is known and is the same pod, not a successor of its name.
     pub fn pod_of(&self, endpoint: &Endpoint) -> Option<&Pod> {
+        let uid = &endpoint.pod_uid;
         self.pods.get(&endpoint.pod).filter(|pod| {
-            pod.uid.is_empty() || endpoint.pod_uid.is_empty() || pod.uid == endpoint.pod_uid
+            pod.uid.is_empty() || uid.is_empty() || pod.uid == *uid || pod.static_uid == *uid
         })
     }
 

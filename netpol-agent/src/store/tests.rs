@@ -7,6 +7,7 @@ fn pod(name: &str, uid: &str, created_s: i64, addresses: &[&str]) -> Pod {
     Pod {
         name: ObjectName::new("x", name),
         uid: Arc::from(uid),
+        static_uid: Arc::from(""),
         created_s,
         labels: Labels::new(),
         node: Arc::from(""),
@@ -115,4 +116,22 @@ fn until_the_api_reports_an_address_the_interface_tells_it() {
     drop(upsert(&mut state, pod("a", "1", 1, &[])));
     drop(state.apply(Delta::RemoveEndpoint(IfIndex(7))));
     check_owner(&state, "10.0.0.1", None);
+}
+
+#[test]
+fn a_static_pod_is_known_to_the_runtime_by_its_hash() {
+    let mut state = ClusterState::default();
+    let mirror = Pod { static_uid: Arc::from("hash"), ..pod("a", "1", 1, &["10.0.0.1"]) };
+    drop(upsert(&mut state, mirror));
+    let endpoint = |pod_uid: &str| Endpoint {
+        ifindex: IfIndex(7),
+        container_id: Arc::from("c"),
+        pod: ObjectName::new("x", "a"),
+        pod_uid: Arc::from(pod_uid),
+        ticket: 1,
+        addresses: Vec::new(),
+    };
+    for (pod_uid, is_known) in [("1", true), ("hash", true), ("", true), ("2", false)] {
+        assert_eq!(state.pod_of(&endpoint(pod_uid)).is_some(), is_known, "{pod_uid}");
+    }
 }

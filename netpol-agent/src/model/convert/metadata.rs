@@ -10,8 +10,18 @@ use super::syntax::{is_dns_label, is_dns_subdomain, is_label_key, is_label_value
 use super::walk::{Fields, Findings, Path, quoted};
 use crate::model::{Code, Kind, Labels, ObjectName};
 
-/// Prefix of the annotations that netpol reads; the others are not kept.
-pub const ANNOTATION_PREFIX: &str = "netpol/";
+/// Prefix of netpol's own annotations.
+const ANNOTATION_PREFIX: &str = "netpol/";
+
+/// On the mirror pod of a static pod: the uid that the kubelet gives to the container runtime.
+///
+/// Source: `k8s.io/kubernetes/pkg/kubelet/types`, `ConfigHashAnnotationKey`.
+pub(super) const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+
+/// Whether netpol reads an annotation; the others are not kept.
+pub fn reads_annotation(key: &str) -> bool {
+    key.starts_with(ANNOTATION_PREFIX) || key == CONFIG_HASH
+}
 
 /// The namespace of a namespaced object that names none, as for `kubectl`.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -122,7 +132,7 @@ impl Metadata {
         }
         self.annotations =
             text_map(fields.get("annotations"), &path.field("annotations"), findings);
-        self.annotations.retain(|key, _| key.starts_with(ANNOTATION_PREFIX));
+        self.annotations.retain(|key, _| reads_annotation(key));
     }
 
     fn check_names(&self, kind: Kind, path: &Path<'_>, findings: &mut Findings) {
@@ -199,7 +209,8 @@ impl Metadata {
     pub(super) fn check_annotations(&self, known: &[&str], findings: &mut Findings) {
         let metadata = Path::Root.field("metadata");
         let annotations = metadata.field("annotations");
-        for key in self.annotations.keys().filter(|key| !known.contains(&&***key)) {
+        let ours = self.annotations.keys().filter(|key| key.starts_with(ANNOTATION_PREFIX));
+        for key in ours.filter(|key| !known.contains(&&***key)) {
             let known = known.join(", ");
             let message = format!("is not known, only {known}: it has no effect");
             findings.report(Code::InvalidAnnotation, &annotations.key(key), message);

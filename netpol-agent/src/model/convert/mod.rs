@@ -18,7 +18,7 @@ mod service;
 mod syntax;
 mod walk;
 
-pub use metadata::{ANNOTATION_PREFIX, Metadata};
+pub use metadata::{Metadata, reads_annotation};
 pub use node::{
     NamespaceSpec, NamespaceStatus, NodeAddress, NodeSpec, NodeStatus, namespace, node,
 };

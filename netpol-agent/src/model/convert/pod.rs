@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::address::collect_address;
-use super::metadata::Metadata;
+use super::metadata::{CONFIG_HASH, Metadata};
 use super::nullable::{items, or_default};
 use super::walk::{Findings, Path, quoted};
 use crate::model::{Code, ContainerPort, Diagnostic, Kind, Pod, PodPhase, PortName, Transport};
@@ -100,9 +100,11 @@ pub fn pod(
     let allows_forwarding =
         metadata.choice(ALLOW_FORWARDING, [("false", false), ("true", true)], &mut findings);
     let ports = ports(spec, &mut findings);
+    let static_uid = metadata.annotations.get(CONFIG_HASH).cloned().unwrap_or_default();
     let pod = Pod {
         name,
         uid: metadata.uid,
+        static_uid,
         created_s: metadata.created_s,
         labels: metadata.labels,
         node: Arc::clone(&spec.node_name),
