@@ -11,6 +11,7 @@ use super::Terminal;
 use super::args::{AgentArgs, DropsArgs, FlowsArgs, Output, StatusArgs};
 use crate::agent::{CONTROL_SOCKET, DropRecord, FlowRecord, SourceStatus, Status};
 use crate::control::client;
+use crate::simulate::{Explanation, Probe};
 
 /// Shows what the agent knows and enforces.
 pub(super) fn status(args: StatusArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
@@ -72,6 +73,13 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "! {diagnostic}")?;
     }
     Ok(())
+}
+
+/// Asks why a connection is allowed or denied.
+pub(super) fn explain(probe: &Probe, agent: &AgentArgs) -> anyhow::Result<Explanation> {
+    let Probe { from, to, port, transport } = probe;
+    let text = get(agent, &format!("/explain?from={from}&to={to}&port={port}&protocol={transport}"))?;
+    serde_json::from_str(&text).context("understanding the agent's answer")
 }
 
 /// Shows the latest drops.

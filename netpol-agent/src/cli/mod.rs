@@ -7,8 +7,11 @@
 mod args;
 #[cfg(feature = "ebpf")]
 mod ask;
+mod explain;
+mod input;
 #[cfg(feature = "ebpf")]
 pub mod kernel;
+mod lint;
 pub mod matrix;
 #[cfg(feature = "ebpf")]
 mod run;
@@ -23,6 +26,10 @@ use clap::{CommandFactory as _, Parser as _};
 use args::{Args, Command, CompletionsArgs};
 pub use terminal::Terminal;
 
+/// Exit code: something was found that is denied.
+const FOUND: u8 = 1;
+/// Exit code: the connection is denied.
+const DENIED: u8 = 1;
 /// Exit code: the input cannot be read, or the command failed.
 const FAILED: u8 = 2;
 
@@ -53,6 +60,8 @@ fn dispatch(command: Command, terminal: &mut Terminal<'_>) -> anyhow::Result<u8>
         Command::Drops(args) => ask::drops(args, terminal),
         #[cfg(feature = "ebpf")]
         Command::Flows(args) => ask::flows(args, terminal),
+        Command::Explain(args) => explain::run(args, terminal),
+        Command::Lint(args) => lint::run(args, terminal),
         Command::Simulate(args) => simulate::run(args, terminal),
         Command::Completions(CompletionsArgs { shell }) => {
             let mut script = Vec::new();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::finding::{Cause, FileCode, Finding, Place, Sourced};
-use super::yaml::{self, Document, FlawKind, UNREADABLE};
+use super::yaml::{self, Document, FlawKind, Lines, UNREADABLE};
 use crate::model::{Code, Diagnostic, Object, ObjectRef, convert};
 
 /// What is in a file.
@@ -27,6 +27,8 @@ pub(super) struct Content {
 pub(super) struct Entry {
     pub(super) object: Sourced<Object>,
     pub(super) findings: Vec<Finding>,
+    /// The lines of a policy's fields, for later findings.
+    pub(super) lines: Option<Lines>,
     /// It was being read when a syntax error came: it is not what was written.
     pub(super) is_partial: bool,
 }
@@ -77,9 +79,11 @@ impl Content {
             return;
         }
         let object = converted.object.map(|object| Sourced { object, place });
+        let is_policy = |object: &Sourced<Object>| matches!(object.object, Object::Policy(_));
+        let lines = object.as_ref().filter(|o| is_policy(o)).map(|_| document.lines_of(prefix));
         if is_partial {
             // The syntax error says all that there is to say about what it cut off.
-            let entry = |object| Entry { object, findings: Vec::new(), is_partial };
+            let entry = |object| Entry { object, findings: Vec::new(), lines, is_partial };
             self.entries.extend(object.map(entry));
             return;
         }
@@ -88,7 +92,7 @@ impl Content {
         let findings: Vec<_> = findings.collect();
         match object {
             None => self.findings.extend(findings),
-            Some(object) => self.entries.push(Entry { object, findings, is_partial }),
+            Some(object) => self.entries.push(Entry { object, findings, lines, is_partial }),
         }
     }
 }
@@ -118,6 +122,7 @@ impl Entry {
         Some(Self {
             object: Sourced { object: Object::Policy(policy), place },
             findings: vec![self.cut_off("it isolates what it selects and allows nothing")],
+            lines: None,
             is_partial: true,
         })
     }

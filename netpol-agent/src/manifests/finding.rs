@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use crate::model::{Diagnostic, Severity};
+use crate::model::{Diagnostic, Severity, codes};
 
 /// A place in a file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,46 +96,14 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Stable codes of the findings on files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum FileCode {
-    /// The file or directory cannot be read.
-    Unreadable,
-    /// It is not YAML.
-    Syntax,
-    /// A mapping has a key twice.
-    RepeatedKey,
-    /// A value without a meaning in JSON.
-    InvalidValue,
-    /// More than what is read.
-    TooLarge,
-    /// A document that does not say what it is.
-    NoKind,
-}
-
-impl FileCode {
-    /// The code as users see it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Unreadable => "unreadable",
-            Self::Syntax => "syntax",
-            Self::RepeatedKey => "repeated-key",
-            Self::InvalidValue => "invalid-value",
-            Self::TooLarge => "too-large",
-            Self::NoKind => "no-kind",
-        }
-    }
-
-    /// How bad it is.
-    pub const fn severity(self) -> Severity {
-        match self {
-            Self::Unreadable
-            | Self::Syntax
-            | Self::RepeatedKey
-            | Self::InvalidValue
-            | Self::TooLarge => Severity::Error,
-            Self::NoKind => Severity::Warning,
-        }
+codes! {
+    /// Stable codes of the findings on files.
+    FileCode {
+        Unreadable = "unreadable" Error: "The file or directory cannot be read.";
+        Syntax = "syntax" Error: "It is not YAML.";
+        RepeatedKey = "repeated-key" Error: "A mapping has a key twice.";
+        InvalidValue = "invalid-value" Error: "A value without a meaning in JSON.";
+        TooLarge = "too-large" Error: "More than what is read.";
+        NoKind = "no-kind" Warning: "A document that does not say what it is.";
     }
 }

@@ -22,6 +22,7 @@ pub use finding::{Cause, FileCode, Finding, Place, Sourced};
 
 use crate::model::{Object, ObjectRef};
 use content::{Content, Entry, content};
+use yaml::Lines;
 
 /// The path that means the standard input.
 pub const STDIN: &str = "-";
@@ -35,6 +36,18 @@ pub struct Manifests {
     pub findings: Vec<Finding>,
     /// Objects of kinds that netpol does not use: `apiVersion` and kind.
     pub passed_over: Vec<Sourced<String>>,
+    lines: BTreeMap<ObjectRef, (Arc<Path>, Lines)>,
+}
+
+impl Manifests {
+    /// Where a field of an object stands, or the nearest thing around it; `None` for an object that was not read.
+    pub fn place_of(&self, object: &ObjectRef, field: &str) -> Option<Place> {
+        if let Some((file, lines)) = self.lines.get(object) {
+            return Some(Place { file: Arc::clone(file), line: lines.find(field).line });
+        }
+        let read = self.objects.iter().find(|read| read.object.object_ref() == *object)?;
+        Some(read.place.clone())
+    }
 }
 
 /// Reads files and directories, in the order in which they are given.
@@ -112,6 +125,10 @@ impl Reading {
                 }
                 Some(_) | None => {
                     manifests.findings.extend(entry.findings);
+                    if let Some(lines) = entry.lines {
+                        let file = Arc::clone(&entry.object.place.file);
+                        manifests.lines.insert(entry.object.object.object_ref(), (file, lines));
+                    }
                     manifests.objects.push(entry.object);
                 }
             }

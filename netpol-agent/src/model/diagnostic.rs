@@ -46,74 +46,52 @@ pub enum Severity {
     Warning,
 }
 
-/// Stable codes of the findings on objects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Code {
-    /// The value has the wrong type, or a required field is missing.
-    Malformed,
-    /// A field that the API does not have. What holds it is not understood.
-    UnknownField,
-    /// A field that the API does not have, where it changes nothing (metadata).
-    IgnoredField,
-    /// A name, key or value with the wrong syntax.
-    InvalidName,
-    /// A label selector that the API server refuses.
-    InvalidSelector,
-    /// An address block or exception that cannot be read, or an exception outside its block.
-    InvalidBlock,
-    /// A port, port name, protocol or range that the API server refuses.
-    InvalidPort,
-    /// A peer without any or with contradictory members.
-    InvalidPeer,
-    /// A policy type that does not exist, or more than two.
-    InvalidPolicyTypes,
-    /// An address that cannot be read.
-    InvalidAddress,
-    /// A block written in an unusual way (host bits, IPv4-mapped, leading zeros): read as the message says.
-    UnusualBlock,
-    /// An annotation of netpol's with a value that it does not know.
-    InvalidAnnotation,
-    /// The object is defined more than once: one of the definitions counts.
-    DefinedTwice,
+/// An enum of codes from one table: name, severity and meaning of each.
+macro_rules! codes {
+    ($(#[$meta:meta])* $name:ident { $($variant:ident = $text:literal $severity:ident: $meaning:literal;)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub enum $name { $(#[doc = $meaning] $variant,)* }
+
+        impl $name {
+            /// Every code.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The code as users see it.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+
+            /// How bad it is.
+            pub const fn severity(self) -> $crate::model::Severity {
+                match self { $(Self::$variant => $crate::model::Severity::$severity,)* }
+            }
+
+            /// What it says, for the documentation.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning,)* }
+            }
+        }
+    };
 }
+pub(crate) use codes;
 
-impl Code {
-    /// The code as users see it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::UnknownField => "unknown-field",
-            Self::IgnoredField => "ignored-field",
-            Self::InvalidName => "invalid-name",
-            Self::InvalidSelector => "invalid-selector",
-            Self::InvalidBlock => "invalid-block",
-            Self::InvalidPort => "invalid-port",
-            Self::InvalidPeer => "invalid-peer",
-            Self::InvalidPolicyTypes => "invalid-policy-types",
-            Self::InvalidAddress => "invalid-address",
-            Self::UnusualBlock => "unusual-block",
-            Self::InvalidAnnotation => "invalid-annotation",
-            Self::DefinedTwice => "defined-twice",
-        }
-    }
-
-    /// How bad it is.
-    pub const fn severity(self) -> Severity {
-        match self {
-            Self::IgnoredField
-            | Self::UnusualBlock
-            | Self::InvalidAnnotation
-            | Self::DefinedTwice => Severity::Warning,
-            Self::Malformed
-            | Self::UnknownField
-            | Self::InvalidName
-            | Self::InvalidSelector
-            | Self::InvalidBlock
-            | Self::InvalidPort
-            | Self::InvalidPeer
-            | Self::InvalidPolicyTypes
-            | Self::InvalidAddress => Severity::Error,
-        }
+codes! {
+    /// Stable codes of the findings on objects.
+    Code {
+        Malformed = "malformed" Error: "The value has the wrong type, or a required field is missing.";
+        UnknownField = "unknown-field" Error: "A field that the API does not have. What holds it is not understood.";
+        IgnoredField = "ignored-field" Warning: "A field that the API does not have, where it changes nothing (metadata).";
+        InvalidName = "invalid-name" Error: "A name, key or value with the wrong syntax.";
+        InvalidSelector = "invalid-selector" Error: "A label selector that the API server refuses.";
+        InvalidBlock = "invalid-block" Error: "An address block or exception that cannot be read, or an exception outside its block.";
+        InvalidPort = "invalid-port" Error: "A port, port name, protocol or range that the API server refuses.";
+        InvalidPeer = "invalid-peer" Error: "A peer without any or with contradictory members.";
+        InvalidPolicyTypes = "invalid-policy-types" Error: "A policy type that does not exist, or more than two.";
+        InvalidAddress = "invalid-address" Error: "An address that cannot be read.";
+        UnusualBlock = "unusual-block" Warning: "A block written in an unusual way (host bits, IPv4-mapped, leading zeros): read as the message says.";
+        InvalidAnnotation = "invalid-annotation" Warning: "An annotation of netpol's with a value that it does not know.";
+        DefinedTwice = "defined-twice" Warning: "The object is defined more than once: one of the definitions counts.";
     }
 }

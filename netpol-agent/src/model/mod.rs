@@ -14,6 +14,7 @@ mod policy;
 mod ports;
 mod selector;
 
+pub(crate) use diagnostic::codes;
 pub use diagnostic::{Code, Diagnostic, Severity};
 pub use ip_block::IpBlock;
 pub use names::{Kind, ObjectName, ObjectRef};

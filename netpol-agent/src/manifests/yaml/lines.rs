@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 /// The lines of a value and of everything below it.
 #[derive(Clone, Debug)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     /// Line of the value, or of its key in a mapping, counted from 1.
     pub(super) line: usize,
     /// What is below it.
@@ -36,7 +36,14 @@ pub(crate) struct Place {
 impl Lines {
     /// Finds a field by its path as a diagnostic names it, such as `spec.ingress[0].ports[1].endPort`
     /// or `metadata.labels[app.kubernetes.io/name]`.
-    pub(super) fn find(&self, path: &str) -> Place {
+    pub(crate) fn find(&self, path: &str) -> Place {
+        let place = self.nearest(path);
+        let is_unreadable = matches!(place.below, Below::Unreadable);
+        Place { line: place.line, is_unreadable }
+    }
+
+    /// The lines of a field, or of the nearest thing around it, and of all below.
+    pub(super) fn nearest(&self, path: &str) -> &Self {
         let mut place = self;
         let mut rest = path;
         while !rest.is_empty() {
@@ -52,8 +59,7 @@ impl Lines {
             place = next;
             rest = after;
         }
-        let is_unreadable = matches!(place.below, Below::Unreadable);
-        Place { line: place.line, is_unreadable }
+        place
     }
 }
 

@@ -17,8 +17,7 @@ use serde_json::Value;
 
 use build::Builder;
 pub(super) use build::UNREADABLE;
-use lines::Lines;
-pub(super) use lines::Place;
+pub(super) use lines::{Lines, Place};
 
 /// The most documents in one text.
 const MAX_DOCUMENTS: usize = 100_000;
@@ -39,6 +38,11 @@ impl Document {
     /// Where a field stands.
     pub(super) fn find(&self, path: &str) -> Place {
         self.lines.find(path)
+    }
+
+    /// The lines of a part of it.
+    pub(super) fn lines_of(&self, path: &str) -> Lines {
+        self.lines.nearest(path).clone()
     }
 }
 

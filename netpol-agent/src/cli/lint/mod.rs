@@ -1,0 +1,148 @@
+//! `lint`: findings on a whole set of objects.
+
+mod sarif;
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::args::{DenyLevel, LintArgs, LintOutput};
+use super::{FAILED, FOUND, Terminal, input};
+use crate::lint::{self, Level};
+use crate::manifests::{self, Cause, Manifests, Place};
+use crate::model::{Diagnostic, Severity};
+use crate::store::{ClusterState, Delta};
+
+/// A finding of any origin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Entry {
+    code: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'static str>,
+    level: Level,
+    /// File and line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    place: Option<Place>,
+    /// Kind, namespace and name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    message: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<&'static str>,
+}
+
+/// Exit codes: 1 if there is a finding that is denied, 2 if something could not be read.
+pub(super) fn run(args: LintArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
+    let LintArgs { files, output, deny, allow } = args;
+    let manifests = input::read(&files, terminal);
+    let is_incomplete = input::is_incomplete(&manifests);
+    let mut entries = entries(&manifests);
+    entries.retain(|entry| {
+        let is_named = |known: &String| *known == entry.code || Some(known.as_str()) == entry.name;
+        !allow.iter().any(is_named)
+    });
+    match output {
+        LintOutput::Text => write_text(&entries, &manifests, &mut terminal.stdout)?,
+        LintOutput::Json => write_json(&entries, &mut terminal.stdout)?,
+        LintOutput::Sarif => write_json(&sarif::log(&entries), &mut terminal.stdout)?,
+    }
+    let threshold = match deny {
+        DenyLevel::Errors => Level::Error,
+        DenyLevel::Warnings => Level::Warning,
+        DenyLevel::Infos => Level::Info,
+    };
+    if is_incomplete {
+        return Ok(FAILED);
+    }
+    Ok(if entries.iter().any(|entry| entry.level >= threshold) { FOUND } else { 0 })
+}
+
+/// All findings, by place.
+fn entries(manifests: &Manifests) -> Vec<Entry> {
+    let mut state = ClusterState::default();
+    for object in input::objects(manifests) {
+        drop(state.apply(Delta::Upsert(object)));
+    }
+    let mut entries: Vec<Entry> = manifests.findings.iter().map(from_conversion).collect();
+    for finding in lint::lint(&state) {
+        let lint::Finding { check, level, object, field, message } = finding;
+        entries.push(Entry {
+            code: check.code,
+            name: Some(check.name),
+            level,
+            place: manifests.place_of(&object, &field),
+            object: Some(object.to_string()),
+            field: Some(field),
+            message,
+            advice: Some(check.advice),
+        });
+    }
+    entries.sort_by(|one, other| one.place.cmp(&other.place));
+    entries
+}
+
+fn from_conversion(finding: &manifests::Finding) -> Entry {
+    let level = match finding.severity() {
+        Severity::Error => Level::Error,
+        Severity::Warning => Level::Warning,
+    };
+    let entry = Entry {
+        code: finding.code(),
+        name: None,
+        level,
+        place: Some(finding.place.clone()),
+        object: None,
+        field: None,
+        message: String::new(),
+        advice: None,
+    };
+    match &finding.cause {
+        Cause::File { code: _, message } => Entry { message: message.clone(), ..entry },
+        Cause::Object(Diagnostic { code: _, object, field, message }) => Entry {
+            object: Some(object.to_string()),
+            field: Some(field.clone()),
+            message: message.clone(),
+            ..entry
+        },
+    }
+}
+
+fn write_text(entries: &[Entry], manifests: &Manifests, out: &mut dyn Write) -> io::Result<()> {
+    for entry in entries {
+        let Entry { code, name, level, place, object, field, message, advice } = entry;
+        if let Some(place) = place {
+            write!(out, "{place}: ")?;
+        }
+        write!(out, "{level} {code}")?;
+        if let Some(name) = name {
+            write!(out, " {name}")?;
+        }
+        if let Some(object) = object {
+            write!(out, ": {object}")?;
+        }
+        match field {
+            Some(field) if !field.is_empty() => writeln!(out, ": {field} {message}")?,
+            Some(_) | None => writeln!(out, ": {message}")?,
+        }
+        if let Some(advice) = advice {
+            writeln!(out, "    {advice}")?;
+        }
+    }
+    let count = |wanted: Level| entries.iter().filter(|entry| entry.level == wanted).count();
+    writeln!(
+        out,
+        "{} objects: {} errors, {} warnings, {} infos",
+        manifests.objects.len(),
+        count(Level::Error),
+        count(Level::Warning),
+        count(Level::Info)
+    )
+}
+
+fn write_json(value: &(impl Serialize + ?Sized), out: &mut dyn Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, value)?;
+    writeln!(out)
+}
