@@ -8,6 +8,7 @@ mod calls;
 #[cfg(feature = "kube")]
 mod cluster;
 mod drops;
+mod explain;
 mod handle;
 mod registry;
 mod report;

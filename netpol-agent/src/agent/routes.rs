@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use super::drops::DropLog;
+use super::explain;
 use super::status::{Protection, SourceStatus};
 use super::{Agent, Handle, Kernel, Status};
 use crate::control::{Answer, Route};
@@ -38,6 +39,10 @@ pub(super) fn private<K: Kernel + Send + 'static>(handle: Handle<K>, drops: Drop
                 "/flows" => match ask(&handle, |agent| agent.name_flows(monotonic_now())).await {
                     Some(Err(error)) => refused(&error),
                     flows => json(flows.and_then(Result::ok)),
+                },
+                "/explain" => match explain::question(uri.query().unwrap_or_default()) {
+                    Err(message) => Answer::Refused(StatusCode::BAD_REQUEST, message),
+                    Ok(probe) => json(ask(&handle, move |agent| agent.explain(&probe)).await),
                 },
                 "/drops" if uri.query() == Some("follow") => Answer::Lines(drops.follow().await),
                 "/drops" => {

@@ -78,7 +78,8 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
 /// Asks why a connection is allowed or denied.
 pub(super) fn explain(probe: &Probe, agent: &AgentArgs) -> anyhow::Result<Explanation> {
     let Probe { from, to, port, transport } = probe;
-    let text = get(agent, &format!("/explain?from={from}&to={to}&port={port}&protocol={transport}"))?;
+    let text =
+        get(agent, &format!("/explain?from={from}&to={to}&port={port}&protocol={transport}"))?;
     serde_json::from_str(&text).context("understanding the agent's answer")
 }
 

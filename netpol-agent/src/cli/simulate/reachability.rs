@@ -106,11 +106,7 @@ fn ends(cluster: &Cluster, addresses: &[IpAddr]) -> Vec<End> {
 }
 
 /// The verdicts for every port, source and destination, in this order.
-fn ask(
-    cluster: &mut Cluster,
-    ends: &[End],
-    ports: &[PortArg],
-) -> anyhow::Result<Vec<Grid>> {
+fn ask(cluster: &mut Cluster, ends: &[End], ports: &[PortArg]) -> anyhow::Result<Vec<Grid>> {
     let mut verdicts = Vec::with_capacity(ports.len());
     for PortArg { port, transport } in ports {
         let mut rows = Vec::with_capacity(ends.len());
