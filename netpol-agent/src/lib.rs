@@ -25,3 +25,5 @@ pub mod resolve;
 pub mod simulate;
 pub mod source;
 pub mod store;
+#[cfg(feature = "ebpf")]
+pub mod telemetry;

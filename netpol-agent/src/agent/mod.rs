@@ -10,6 +10,7 @@ mod cluster;
 mod drops;
 mod explain;
 mod handle;
+mod metrics;
 mod registry;
 mod report;
 mod routes;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use netpol_common::ids::{Identity, IfIndex};
-use netpol_common::keys::{EndpointValue, FlowKey, FlowValue};
+use netpol_common::keys::{CounterKey, CounterValue, EndpointValue, FlowKey, FlowValue};
 use netpol_common::proto::Response;
 use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
@@ -59,6 +60,11 @@ pub trait Kernel {
     /// # Errors
     /// The map cannot be read.
     fn flows(&self) -> Result<BTreeMap<FlowKey, FlowValue>, Self::Error>;
+    /// Packets that were dropped or reported, since their endpoint was attached.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    fn counters(&self) -> Result<BTreeMap<CounterKey, CounterValue>, Self::Error>;
     /// Hangs the pod programs on an interface, or takes over those that hang there.
     ///
     /// # Errors

@@ -14,11 +14,12 @@ use super::explain;
 use super::status::{Protection, SourceStatus};
 use super::{Agent, Handle, Kernel, Status};
 use crate::control::{Answer, Route};
+use crate::telemetry;
 
 /// An event loop that does not answer for so long is stuck.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Health only, for an address that others can reach.
+/// Health and metrics only, for an address that others can reach.
 pub(super) fn public<K: Kernel + Send + 'static>(handle: Handle<K>) -> Route {
     Arc::new(move |uri| {
         let handle = handle.clone();
@@ -58,6 +59,7 @@ pub(super) fn private<K: Kernel + Send + 'static>(handle: Handle<K>, drops: Drop
 
 async fn health<K: Kernel + Send + 'static>(handle: &Handle<K>, uri: &Uri) -> Option<Answer> {
     let is_ready_asked = match uri.path() {
+        "/metrics" => return Some(metrics(handle).await),
         "/livez" => false,
         "/readyz" => true,
         _ => return None,
@@ -74,6 +76,17 @@ async fn health<K: Kernel + Send + 'static>(handle: &Handle<K>, uri: &Uri) -> Op
     } else {
         Answer::Refused(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n"))
     })
+}
+
+async fn metrics<K: Kernel + Send + 'static>(handle: &Handle<K>) -> Answer {
+    match ask(handle, |agent| agent.metrics()).await {
+        None => silent(),
+        Some(Err(error)) => refused(&error),
+        Some(Ok(metrics)) => match telemetry::render(metrics) {
+            Ok(text) => Answer::Text(telemetry::CONTENT_TYPE, text),
+            Err(error) => refused(&error),
+        },
+    }
 }
 
 /// Why the agent is not ready: one line a reason.
@@ -118,6 +131,10 @@ fn json(value: Option<impl Serialize>) -> Answer {
         Ok(text) => Answer::Json(text),
         Err(error) => refused(&error),
     }
+}
+
+fn silent() -> Answer {
+    Answer::Refused(StatusCode::SERVICE_UNAVAILABLE, "the event loop does not answer".to_owned())
 }
 
 fn refused(error: &dyn std::error::Error) -> Answer {

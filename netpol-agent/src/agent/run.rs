@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use netpol_common::ids::IfIndex;
-use netpol_common::keys::{FlowKey, FlowValue};
+use netpol_common::keys::{CounterKey, CounterValue, FlowKey, FlowValue};
 use rustix::net::{AddressFamily, SocketType, netdevice};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -26,7 +26,7 @@ use crate::cni_server::{self, Call};
 use crate::compile::Image;
 use crate::control::{serve_tcp, serve_unix};
 use crate::dataplane::MapOp;
-use crate::ebpf::{self, Datapath, Role};
+use crate::ebpf::{self, Datapath, Role, Trace};
 use crate::manifests::watch as manifests;
 #[cfg(feature = "kube")]
 use crate::model::Kind;
@@ -50,7 +50,7 @@ pub struct Config {
     pub socket: PathBuf,
     /// Programs and maps.
     pub ebpf: ebpf::Config,
-    /// Where health is told to everybody; `None` for nowhere.
+    /// Where health and metrics are told to everybody; `None` for nowhere.
     pub health: Option<SocketAddr>,
 }
 
@@ -94,6 +94,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let registry = Registry::open(&socket.with_file_name("endpoints.json"), device_name)?;
     info!(n_endpoints = image.endpoints.len(), "maps ready");
     let events = kernel.events()?;
+    if ebpf.trace == Trace::On {
+        let messages = kernel.trace_messages()?;
+        tokio::spawn(async move {
+            let Err(error) = messages.forward().await;
+            error!(%error, "the programs' messages are not shown any more");
+        });
+    }
     let agent = Agent::new(kernel, image, registry);
     let (handle, questions) = Handle::new();
     let drops = DropLog::spawn(events, handle.clone(), cancel.clone());
@@ -275,6 +282,10 @@ impl Kernel for Datapath {
 
     fn flows(&self) -> Result<BTreeMap<FlowKey, FlowValue>, ebpf::Error> {
         Self::flows(self)
+    }
+
+    fn counters(&self) -> Result<BTreeMap<CounterKey, CounterValue>, ebpf::Error> {
+        Self::counters(self)
     }
 
     fn attach(&mut self, ifindex: IfIndex) -> Result<(), ebpf::Error> {

@@ -45,6 +45,11 @@ impl Kernel for FakeKernel {
         Ok(BTreeMap::new())
     }
 
+    fn counters(&self) -> Result<BTreeMap<CounterKey, CounterValue>, Full> {
+        let key = CounterKey { ifindex: IfIndex(7), direction: 0, verdict: 128, pad: [0; 2] };
+        Ok(BTreeMap::from([(key, CounterValue { packets: 3, bytes: 180 })]))
+    }
+
     fn attach(&mut self, ifindex: IfIndex) -> Result<(), Full> {
         self.attached.push(ifindex);
         Ok(())
@@ -229,4 +234,22 @@ fn an_interface_that_vanishes_without_a_del_is_no_endpoint_any_more() {
     );
     fixture.agent.set_devices(&Devices::default(), |_| false);
     assert!(fixture.agent.image().endpoints.is_empty());
+}
+
+#[test]
+fn metrics_tell_what_is_in_force_and_what_is_dropped() {
+    let mut fixture = fixture();
+    drop(fixture.agent.update(full_lists()));
+    drop(fixture.agent.update(update(pod("a"))));
+    drop(fixture.add());
+    let text = crate::telemetry::render(fixture.agent.metrics().unwrap()).unwrap();
+    for line in [
+        "netpol_in_force 1",
+        "netpol_objects{kind=\"Pod\"} 1",
+        "netpol_endpoints{protection=\"ready\"} 1",
+        "netpol_drops_total{direction=\"ingress\",reason=\"not-allowed\"} 3",
+        "netpol_drop_bytes_total{direction=\"ingress\",reason=\"not-allowed\"} 180",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+    }
 }

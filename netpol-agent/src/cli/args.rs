@@ -56,7 +56,7 @@ pub(super) struct RunArgs {
     /// on the node uses.
     #[arg(long, value_name = "MASK", env = "NETPOL_TICKET_MASK", default_value = "0xfff00000", value_parser = parse_mask)]
     pub(super) ticket_mask: u32,
-    /// Address for `/livez` and `/readyz`, such as 127.0.0.1:9470.
+    /// Address for `/livez`, `/readyz` and `/metrics`, such as 127.0.0.1:9470.
     #[arg(long, value_name = "ADDR", env = "NETPOL_HEALTH")]
     pub(super) health: Option<std::net::SocketAddr>,
     /// Log every verdict of the programs. Slow: for a person who watches a few packets.
