@@ -216,3 +216,6 @@ impl<'a> View<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
