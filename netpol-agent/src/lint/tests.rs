@@ -1,3 +1,5 @@
+//! Each check finds what it is for, and nothing in clean objects.
+
 use super::*;
 use crate::manifests::parse;
 use crate::store::Delta;

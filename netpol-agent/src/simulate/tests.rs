@@ -1,3 +1,5 @@
+//! A changing cluster, judged by every engine.
+
 use std::net::IpAddr;
 use std::sync::Arc;
 

@@ -74,7 +74,11 @@ fn check(from: &str, to: &str, port: &str, expected: Expect) {
 
 #[test]
 fn the_nearest_miss_comes_first_and_says_what_is_missing() {
-    check("ops/probe", "shop/web", "80", expect![[r#"
+    check(
+        "ops/probe",
+        "shop/web",
+        "80",
+        expect![[r#"
         allowed: no policy isolates ops/probe for egress
         denied: shop/web is isolated, and no rule allows this
         - rule 2 of shop/web allows this peer on TCP/443, not on TCP/80
@@ -83,12 +87,17 @@ fn the_nearest_miss_comes_first_and_says_what_is_missing() {
         - rule 4 of shop/web allows TCP/80 from 10.0.0.0/8 except 10.0.0.0/24, or 1.0.0.0/8: 10.0.0.3 is in the exception 10.0.0.0/24; 10.0.0.3 is not in 1.0.0.0/8
         - rule 6 of shop/web allows TCP/80 from nobody (none of its peers was understood)
         - rule 5 of shop/web allows UDP/dns (a name that shop/web does not have) from all pods of namespaces with !team: neither peer nor port is this one
-        ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]"#]]);
+        ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]"#]],
+    );
 }
 
 #[test]
 fn rules_that_allow_are_named() {
-    check("ops/probe", "shop/web", "http", expect![[r#"
+    check(
+        "ops/probe",
+        "shop/web",
+        "http",
+        expect![[r#"
         allowed: no policy isolates ops/probe for egress
         allowed: shop/web is isolated, and a rule allows this
         + rule 3 of shop/web allows TCP/http (8080 on shop/web) from everybody
@@ -97,12 +106,17 @@ fn rules_that_allow_are_named() {
         - rule 4 of shop/web allows TCP/8080 from 10.0.0.0/8 except 10.0.0.0/24, or 1.0.0.0/8: 10.0.0.3 is in the exception 10.0.0.0/24; 10.0.0.3 is not in 1.0.0.0/8
         - rule 6 of shop/web allows TCP/8080 from nobody (none of its peers was understood)
         - rule 5 of shop/web allows UDP/dns (a name that shop/web does not have) from all pods of namespaces with !team: neither peer nor port is this one
-        ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]"#]]);
+        ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]"#]],
+    );
 }
 
 #[test]
 fn an_address_outside_is_told_from_pods() {
-    check("10.0.0.77", "shop/web", "80", expect![[r#"
+    check(
+        "10.0.0.77",
+        "shop/web",
+        "80",
+        expect![[r#"
         denied: shop/web is isolated, and no rule allows this
         - rule 3 of shop/web allows this peer on TCP/http (8080 on shop/web), not on TCP/80
         - rule 1 of shop/web allows TCP/80 from pods with app=db of the policy's namespace: no pod holds 10.0.0.77
@@ -110,12 +124,17 @@ fn an_address_outside_is_told_from_pods() {
         - rule 6 of shop/web allows TCP/80 from nobody (none of its peers was understood)
         - rule 2 of shop/web allows TCP/443 from all pods of namespaces with team=ops: neither peer nor port is this one
         - rule 5 of shop/web allows UDP/dns (a name that shop/web does not have) from all pods of namespaces with !team: neither peer nor port is this one
-        ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]"#]]);
+        ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]"#]],
+    );
 }
 
 #[test]
 fn the_own_node_needs_no_rule() {
-    check("192.168.0.1", "shop/web", "80", expect![[r#"
+    check(
+        "192.168.0.1",
+        "shop/web",
+        "80",
+        expect![[r#"
         allowed: the other end is the node of shop/web
         - rule 3 of shop/web allows this peer on TCP/http (8080 on shop/web), not on TCP/80
         - rule 1 of shop/web allows TCP/80 from pods with app=db of the policy's namespace: no pod holds 192.168.0.1
@@ -123,7 +142,8 @@ fn the_own_node_needs_no_rule() {
         - rule 6 of shop/web allows TCP/80 from nobody (none of its peers was understood)
         - rule 2 of shop/web allows TCP/443 from all pods of namespaces with team=ops: neither peer nor port is this one
         - rule 5 of shop/web allows UDP/dns (a name that shop/web does not have) from all pods of namespaces with !team: neither peer nor port is this one
-        ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]"#]]);
+        ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]"#]],
+    );
 }
 
 #[test]
