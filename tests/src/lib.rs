@@ -7,6 +7,7 @@ pub mod fake_api;
 pub mod generator;
 pub mod lab;
 pub mod oracle;
+pub mod packets;
 pub mod panel;
 pub mod privilege;
 pub mod probe;

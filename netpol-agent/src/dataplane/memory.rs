@@ -81,6 +81,11 @@ impl MemoryMaps {
         self.flows.borrow().clone()
     }
 
+    /// All datagrams in pieces.
+    pub fn fragments(&self) -> BTreeMap<FragmentKey, FragmentValue> {
+        self.fragments.borrow().clone()
+    }
+
     /// Judges a frame.
     pub fn judge(&self, frame: &(impl PacketBytes + ?Sized), seen: &Sighting) -> Observation {
         let mut packet = Packet::EMPTY;

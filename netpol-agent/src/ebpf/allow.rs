@@ -12,7 +12,7 @@ use netpol_common::keys::{AllowKey, AllowMapKey, AllowValue};
 use super::error::Error;
 use super::maps::NO_PREALLOC;
 use super::table::{Label, absent_is_fine, in_one_batch, take};
-use super::wire::Wire;
+use super::wire::{self, Wire};
 use crate::compile::AllowMap;
 
 /// Identity, protocol, zero and port: an [`AllowKey`] without its length.
@@ -93,14 +93,20 @@ impl AllowMaps {
         Ok(())
     }
 
-    /// Removes a key, if it is there.
+    /// Removes those of the keys that are there.
     ///
     /// # Errors
-    /// [`Error::Map`].
-    pub(super) fn remove(&mut self, key: AllowMapKey) -> Result<(), Error> {
-        let removed = self.outer_mut().and_then(|mut outer| outer.remove(&Wire(key)));
-        absent_is_fine(removed).map_err(|error| self.label.cannot_write(error))?;
-        self.forget(key);
+    /// [`Error::Map`]; then some keys may be gone already.
+    pub(super) fn remove_all(
+        &mut self,
+        keys: impl Iterator<Item = AllowMapKey>,
+    ) -> Result<(), Error> {
+        let label = self.label;
+        let keys: Vec<_> = keys.filter(|key| self.by_key.contains_key(key)).collect();
+        self.delete(&keys).map_err(|error| label.cannot_write(error))?;
+        for key in keys {
+            self.forget(key);
+        }
         Ok(())
     }
 
@@ -147,6 +153,17 @@ impl AllowMaps {
             outer.insert(Wire(*key), *inner, 0)?;
         }
         Ok(())
+    }
+
+    fn delete(&mut self, keys: &[AllowMapKey]) -> Result<(), MapError> {
+        // As for writes, the kernel waits once for a batch.
+        if let Map::HashOfMaps(map) = &self.map
+            && wire::delete_batch::<_, u32>(map, keys).is_ok()
+        {
+            return Ok(());
+        }
+        let mut outer = self.outer_mut()?;
+        keys.iter().try_for_each(|key| absent_is_fine(outer.remove(&Wire(*key))))
     }
 
     fn find_or_make(&self, content: &Arc<AllowMap>) -> Result<Inner, MapError> {

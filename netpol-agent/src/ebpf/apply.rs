@@ -40,6 +40,11 @@ impl Datapath {
             [MapOp::SetAllow(..), ..] => maps.allow.set_all(ops.iter().filter_map(|op| {
                 if let MapOp::SetAllow(key, content) = op { Some((*key, content)) } else { None }
             })),
+            [MapOp::RemoveAllow(_), ..] => {
+                maps.allow.remove_all(ops.iter().filter_map(|op| {
+                    if let MapOp::RemoveAllow(key) = op { Some(*key) } else { None }
+                }))
+            }
             [MapOp::AddDefer(_), ..] => maps.defer.set_all(ops.iter().filter_map(|op| {
                 if let MapOp::AddDefer(addr) = op { Some((*addr, 0)) } else { None }
             })),
@@ -60,7 +65,6 @@ impl Datapath {
             MapOp::RemoveAddress(key) => maps.addresses.remove(*key),
             MapOp::RemoveIdentity(addr) => maps.identities.remove(*addr),
             MapOp::RemovePrefix(key) => maps.prefixes.remove(*key),
-            MapOp::RemoveAllow(key) => maps.allow.remove(*key),
             MapOp::RemoveDefer(addr) => maps.defer.remove(*addr),
             MapOp::SetTicket(ticket, owner) => maps.set_ticket(*ticket, *owner),
             MapOp::RemoveTicket(ticket) => maps.set_ticket(*ticket, IfIndex(0)),
@@ -70,6 +74,7 @@ impl Datapath {
             | MapOp::SetIdentity(..)
             | MapOp::SetPrefix(..)
             | MapOp::SetAllow(..)
+            | MapOp::RemoveAllow(_)
             | MapOp::AddDefer(_) => self.apply_alike(std::slice::from_ref(op)),
         }
     }

@@ -48,6 +48,7 @@ struct BatchAttr {
 
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
+const BPF_MAP_DELETE_BATCH: libc::c_int = 27;
 
 /// Writes all entries, in this order, with one system call.
 ///
@@ -78,6 +79,33 @@ where
     };
     // SAFETY: both slices hold `count` elements of the map's sizes and outlive the call, which only reads them.
     unsafe { batch(BPF_MAP_UPDATE_BATCH, &mut attr) }
+}
+
+/// Removes entries, in this order, with one system call.
+///
+/// # Errors
+/// What the kernel said, `ENOENT` for a key that is not there; entries before it are removed. As for
+/// [`update_batch`] if maps of this type know no batches.
+pub(super) fn delete_batch<K: IntoBytes + Immutable, V>(
+    map: &MapData,
+    keys: &[K],
+) -> io::Result<()> {
+    check_sizes::<K, V>(map)?;
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let mut attr = BatchAttr {
+        in_batch: 0,
+        out_batch: 0,
+        keys: address(keys.as_ptr()),
+        values: 0,
+        count: u32::try_from(keys.len()).map_err(io::Error::other)?,
+        map_fd: fd_of(map)?,
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: the slice holds `count` keys of the map's size and outlives the call, which only reads it.
+    unsafe { batch(BPF_MAP_DELETE_BATCH, &mut attr) }
 }
 
 /// Reads all entries of a hash map. Entries that change meanwhile may be missing.
