@@ -21,6 +21,7 @@ use self::cast::{CLIENT, CLIENT_LABELS, CLIENT_OF_REDIS_LABELS, NAMESPACES, pods
 use self::matrix::Matrix;
 use self::outage::Outage;
 use self::screen::Check;
+use crate::lab::topology::Wiring;
 use crate::lab::wait::{Look, until};
 use crate::lab::{Host, Lab, labels};
 
@@ -95,7 +96,7 @@ impl Demo {
         let began = Instant::now();
         screen::heading("netpol demo: one node, seven pods, two hosts outside of the cluster");
         let progress = screen::progress("making the node's network and starting the agent");
-        let mut lab = Lab::create(NAME)?;
+        let mut lab = Lab::create(NAME, Wiring::Bridge)?;
         for (name, pairs) in NAMESPACES {
             lab.apply_namespace(name, &labels(pairs))?;
         }

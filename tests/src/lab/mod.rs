@@ -33,7 +33,7 @@ pub use self::traffic::Passing;
 use self::cni::{Container, Network};
 use self::netns::Netns;
 use self::server::Server;
-use self::topology::Topology;
+use self::topology::{Topology, Wiring};
 use crate::binaries;
 
 /// Where Debian puts the plugins of the CNI project, and where most others do.
@@ -95,13 +95,13 @@ impl Lab {
     ///
     /// # Errors
     /// The name is not of that form, another process has a lab of this name, or something could not be made.
-    pub fn create(name: &str) -> Result<Self> {
+    pub fn create(name: &str, wiring: Wiring) -> Result<Self> {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
         ensure!(!name.is_empty() && name.chars().all(is_plain), "`{name}` is no name for a lab");
         let lock = teardown::lock(name)?;
         teardown::remove(name).context("removing what an earlier run left")?;
         interrupt::register(name);
-        let outcome = Self::build(name, lock);
+        let outcome = Self::build(name, wiring, lock);
         if outcome.is_err() {
             // The error of building it says more.
             teardown::remove(name).ok();
@@ -109,14 +109,14 @@ impl Lab {
         outcome
     }
 
-    fn build(name: &str, lock: File) -> Result<Self> {
+    fn build(name: &str, wiring: Wiring, lock: File) -> Result<Self> {
         let folder = teardown::folder(name);
         fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         let topology = Topology::create(|part| teardown::netns_name(name, part))?;
         let manifests = Manifests::create(&folder)?;
         manifests.write_object("node.yaml", &objects::node())?;
         let place = agent::prepare(name, manifests.folder())?;
-        let conflist = topology::conflist(&folder, &place.socket());
+        let conflist = topology::conflist(wiring, &folder, &place.socket());
         fs::write(folder.join("10-lab.conflist"), format!("{conflist:#}\n"))?;
         let cni = binaries::binary("netpol-cni")?;
         let own = cni.parent().context("netpol-cni has no folder")?;
@@ -218,17 +218,11 @@ impl Lab {
     /// # Errors
     /// A plugin refused (a [`cni::CniError`]), in which case nothing of the pod is left; or something could not be made.
     pub fn add_pod(&mut self, spec: PodSpec) -> Result<()> {
-        let name = spec.full_name();
         let netns = self.prepare_pod(&spec)?;
-        let outcome = self.connect_pod(spec, netns.clone());
-        if outcome.is_err() {
-            // The error of connecting it says more.
-            netns::delete(netns.name()).ok();
-        }
-        outcome.with_context(|| format!("adding the pod {name}"))
+        self.connect_pod(spec, &netns, |_netns| Ok(()))
     }
 
-    /// The first half of [`Lab::add_pod`]: the pod's namespace and its object, but no interface yet.
+    /// The first half of [`Lab::add_pod`]: the pod's object and its namespace, but no interface yet.
     ///
     /// # Errors
     /// The pod exists, or something could not be made.
@@ -240,11 +234,31 @@ impl Lab {
         Netns::create(&teardown::netns_name(&self.name, &name.replace('/', ".")))
     }
 
-    /// The second half of [`Lab::add_pod`].
+    /// The second half of [`Lab::add_pod`]: CNI ADD, and `first` in the instant in which it is answered.
     ///
     /// # Errors
-    /// As [`Lab::add_pod`].
-    pub fn connect_pod(&mut self, spec: PodSpec, netns: Netns) -> Result<()> {
+    /// As [`Lab::add_pod`], and those of `first`.
+    pub fn connect_pod<T>(
+        &mut self,
+        spec: PodSpec,
+        netns: &Netns,
+        first: impl FnOnce(&Netns) -> Result<T>,
+    ) -> Result<T> {
+        let name = spec.full_name();
+        let outcome = self.connect(spec, netns, first);
+        if outcome.is_err() {
+            // The error of connecting it says more.
+            netns::delete(netns.name()).ok();
+        }
+        outcome.with_context(|| format!("adding the pod {name}"))
+    }
+
+    fn connect<T>(
+        &mut self,
+        spec: PodSpec,
+        netns: &Netns,
+        first: impl FnOnce(&Netns) -> Result<T>,
+    ) -> Result<T> {
         let name = spec.full_name();
         let uid = self.uid(&name);
         let args = format!(
@@ -252,13 +266,14 @@ impl Lab {
             spec.namespace, spec.name,
         );
         let id = format!("{}-{}", self.name, self.n_containers);
-        let container = Container { id, netns, args };
+        let container = Container { id, netns: netns.clone(), args };
         let result = self.network.add(&container)?;
+        let outcome = first(netns)?;
         let addresses = cni::addresses(&result)?;
-        let server = Server::start(&container.netns, &spec.ports)?;
+        let server = Server::start(netns, &spec.ports)?;
         self.manifests.write_object(&spec.file(), &spec.object(&uid, &addresses))?;
         self.pods.insert(name, Pod { spec, uid, container, result, addresses, server });
-        Ok(())
+        Ok(outcome)
     }
 
     /// Deletes a pod as the kubelet does: what runs in it, CNI DEL, its namespace, the object.

@@ -29,7 +29,7 @@ impl Stream {
     ///
     /// # Errors
     /// The program cannot be started. That there is no connection shows in [`Stream::wait_until`].
-    pub(super) fn start(
+    pub fn start(
         from: &Netns,
         protocol: Protocol,
         destination: SocketAddr,

@@ -79,27 +79,34 @@ fn uplink([v4, v6]: [IpAddr; 2]) -> String {
     format!("address add {v4}/24 dev eth0\naddress add {v6}/64 dev eth0 nodad\nlink set eth0 up\n")
 }
 
-/// What would stand in `/etc/cni/net.d`: the bridge plugin as Flannel configures it, and ours behind it.
-pub(super) fn conflist(folder: &Path, socket: &Path) -> Value {
-    json!({
-        "cniVersion": "1.0.0",
-        "name": "lab",
-        "plugins": [
+/// How pods are connected to the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wiring {
+    /// The bridge plugin, as Flannel configures it, and ours chained behind it.
+    Bridge,
+    /// Our plugin alone: routed veths.
+    Routed,
+}
+
+/// What would stand in `/etc/cni/net.d`.
+pub(super) fn conflist(wiring: Wiring, folder: &Path, socket: &Path) -> Value {
+    let ipam = json!({
+        "type": "host-local",
+        "dataDir": folder.join("ipam"),
+        "ranges": [[{ "subnet": "10.244.1.0/24" }], [{ "subnet": "fd00:10:244:1::/64" }]],
+    });
+    let plugins = match wiring {
+        Wiring::Bridge => json!([
             {
                 "type": "bridge",
                 "bridge": "cni0",
                 "isDefaultGateway": true,
                 "hairpinMode": true,
-                "ipam": {
-                    "type": "host-local",
-                    "dataDir": folder.join("ipam"),
-                    "ranges": [
-                        [{ "subnet": "10.244.1.0/24" }],
-                        [{ "subnet": "fd00:10:244:1::/64" }],
-                    ],
-                },
+                "ipam": ipam,
             },
             { "type": "netpol-cni", "agentSocket": socket },
-        ],
-    })
+        ]),
+        Wiring::Routed => json!([{ "type": "netpol-cni", "agentSocket": socket, "ipam": ipam }]),
+    };
+    json!({ "cniVersion": "1.0.0", "name": "lab", "plugins": plugins })
 }

@@ -1,0 +1,102 @@
+//! What is wrong is said, and what is right stays in force.
+
+use std::process::Stdio;
+
+use anyhow::{Result, ensure};
+use netpol_tests::lab::wait::{LIMIT, Look, until};
+use netpol_tests::lab::{Host, Lab, Passing};
+use netpol_tests::probe::Protocol::Tcp;
+
+use super::{ALLOW_CLIENTS, PORT, client, expect, lab, visitor, web};
+
+/// Waits until one line of the agent's log has all these parts.
+fn wait_for_line(lab: &Lab, parts: &[&str]) -> Result<()> {
+    until(&format!("a line with {parts:?}"), LIMIT, || {
+        let log = lab.agent_log()?;
+        Ok(if log.lines().any(|line| parts.iter().all(|part| line.contains(part))) {
+            Look::Done(())
+        } else {
+            Look::NotYet(log)
+        })
+    })
+}
+
+#[test]
+fn malformed_yaml_is_told_with_its_file_and_the_rest_keeps_enforcing() -> Result<()> {
+    let Some(mut lab) = lab("malformed")? else { return Ok(()) };
+    lab.manifests().write("allow.yaml", ALLOW_CLIENTS)?;
+    for pod in [web(), client(), visitor()] {
+        lab.add_pod(pod)?;
+    }
+    lab.manifests().write("broken.yaml", "apiVersion: v1\nkind: [Pod\nmetadata: {")?;
+    wait_for_line(&lab, &["broken.yaml"])?;
+    expect(&lab, Passing::Yes, "shop/client", Tcp)?;
+    expect(&lab, Passing::No, "shop/visitor", Tcp)?;
+    // Changes of the good files are still followed.
+    lab.manifests().remove("allow.yaml")?;
+    expect(&lab, Passing::Yes, "shop/visitor", Tcp)
+}
+
+#[test]
+fn an_invalid_policy_is_told_with_object_and_field_and_still_isolates() -> Result<()> {
+    let Some(mut lab) = lab("invalid")? else { return Ok(()) };
+    for pod in [web(), client()] {
+        lab.add_pod(pod)?;
+    }
+    expect(&lab, Passing::Yes, "shop/client", Tcp)?;
+    let invalid = ALLOW_CLIENTS.replace("port: 80", "port: 80000");
+    lab.manifests().write("invalid.yaml", &invalid)?;
+    let field = "spec.ingress[0].ports[0].port";
+    wait_for_line(&lab, &["shop/allow-clients", field, "80000"])?;
+    expect(&lab, Passing::No, "shop/client", Tcp)
+}
+
+#[test]
+fn an_unknown_field_is_told_and_opens_nothing() -> Result<()> {
+    let Some(mut lab) = lab("unknown-field")? else { return Ok(()) };
+    for pod in [web(), client()] {
+        lab.add_pod(pod)?;
+    }
+    // A rule whose `from` is misspelt would allow everybody.
+    lab.manifests().write("unknown.yaml", &ALLOW_CLIENTS.replace("- from:", "- form:"))?;
+    wait_for_line(&lab, &["shop/allow-clients", "spec.ingress[0].form"])?;
+    expect(&lab, Passing::No, "shop/client", Tcp)
+}
+
+#[test]
+fn a_second_agent_refuses_to_start_and_harms_nothing() -> Result<()> {
+    let Some(mut lab) = lab("second")? else { return Ok(()) };
+    lab.manifests().write("allow.yaml", ALLOW_CLIENTS)?;
+    for pod in [web(), client(), visitor()] {
+        lab.add_pod(pod)?;
+    }
+    let said = run_agent(&lab, lab.place().command()?)?;
+    ensure!(said.contains("another agent is running on this node"), "{said}");
+    expect(&lab, Passing::Yes, "shop/client", Tcp)?;
+    expect(&lab, Passing::No, "shop/visitor", Tcp)?;
+    lab.add_pod(netpol_tests::lab::PodSpec::new("shop/late", &[], &[PORT]))?;
+    lab.expect(Passing::No, &Host::pod("shop/late"), &Host::pod("shop/web"), Tcp, PORT)
+}
+
+#[test]
+fn without_a_bpf_file_system_the_agent_says_so_in_one_sentence() -> Result<()> {
+    let Some(lab) = super::lab_without_agent("no-bpffs", super::Wiring::Bridge)? else {
+        return Ok(());
+    };
+    let mut place = lab.place().clone();
+    place.pins = "/proc/netpol-nowhere/netpol".into();
+    let said = run_agent(&lab, place.command()?)?;
+    let sentences: Vec<_> = said.lines().filter(|line| line.contains("BPF file system")).collect();
+    ensure!(sentences.len() == 1 && said.contains("/proc/netpol-nowhere"), "{said}");
+    Ok(())
+}
+
+/// Runs an agent that must fail; returns what it said.
+fn run_agent(lab: &Lab, mut command: std::process::Command) -> Result<String> {
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let child = lab.netns(&Host::Node)?.spawn(&mut command)?;
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(!output.status.success(), "the agent ended well: {said}");
+    Ok(said)
+}

@@ -1,0 +1,98 @@
+//! Pods as network namespaces, the real plugins, the real agent, real packets.
+//!
+//! Every test has a lab of its own, named after it. They need root, `ip` and Debian's CNI plugins.
+
+mod faults;
+mod first_packet;
+mod live_flows;
+mod policies;
+mod restarts;
+
+use anyhow::Result;
+use netpol_agent::ebpf::{self, Datapath, Mount};
+use netpol_tests::lab::topology::Wiring;
+use netpol_tests::lab::{Host, Lab, Passing, PodSpec, labels};
+use netpol_tests::privilege::{Need, met};
+use netpol_tests::probe::Protocol;
+
+/// What a lab needs.
+const NEEDS: [Need; 3] = [
+    Need::Root,
+    Need::Program("ip"),
+    Need::File { path: "/usr/lib/cni/bridge", from: "containernetworking-plugins" },
+];
+
+/// On what the pods answer.
+const PORT: u16 = 80;
+
+/// Everything closed for all pods of shop, in both directions.
+const DENY_ALL: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: { name: deny-all, namespace: shop }
+spec: { podSelector: {}, policyTypes: [Ingress, Egress] }
+";
+
+/// Nobody may connect to web.
+const DENY_WEB: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: { name: deny-web, namespace: shop }
+spec: { podSelector: { matchLabels: { app: web } }, policyTypes: [Ingress] }
+";
+
+/// Clients may connect to web, over TCP and UDP.
+const ALLOW_CLIENTS: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: { name: allow-clients, namespace: shop }
+spec:
+  podSelector: { matchLabels: { app: web } }
+  ingress:
+    - from: [{ podSelector: { matchLabels: { role: client } } }]
+      ports: [{ protocol: TCP, port: 80 }, { protocol: UDP, port: 80 }]
+";
+
+/// A lab with the namespace shop and a running agent, or `None` where it cannot be.
+fn lab(name: &str) -> Result<Option<Lab>> {
+    let Some(mut lab) = lab_without_agent(name, Wiring::Bridge)? else { return Ok(None) };
+    lab.start_agent()?;
+    Ok(Some(lab))
+}
+
+fn lab_without_agent(name: &str, wiring: Wiring) -> Result<Option<Lab>> {
+    if !met(&NEEDS) {
+        return Ok(None);
+    }
+    let lab = Lab::create(name, wiring)?;
+    lab.apply_namespace("shop", &labels(&[]))?;
+    Ok(Some(lab))
+}
+
+fn web() -> PodSpec {
+    PodSpec::new("shop/web", &[("app", "web")], &[PORT])
+}
+
+fn client() -> PodSpec {
+    PodSpec::new("shop/client", &[("role", "client")], &[PORT])
+}
+
+/// A pod that no policy speaks of.
+fn visitor() -> PodSpec {
+    PodSpec::new("shop/visitor", &[("role", "visitor")], &[PORT])
+}
+
+/// Waits until `from` can connect to web, or cannot, in both families.
+fn expect(lab: &Lab, passing: Passing, from: &str, protocol: Protocol) -> Result<()> {
+    lab.expect(passing, &Host::pod(from), &Host::pod("shop/web"), protocol, PORT)
+}
+
+/// The pinned maps, as another reader beside the agent.
+fn maps(lab: &Lab) -> Result<Datapath> {
+    let config = ebpf::Config {
+        pin_root: Some(lab.place().pins.clone()),
+        mount: Mount::Never,
+        ..ebpf::Config::default()
+    };
+    Ok(Datapath::load(&config)?)
+}
