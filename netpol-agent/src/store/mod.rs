@@ -269,10 +269,8 @@ impl ClusterState {
 
     /// The addresses that a pod really holds: those that no newer pod holds.
     pub fn held_addresses<'a>(&'a self, pod: &'a Pod) -> impl Iterator<Item = IpAddr> + 'a {
-        pod.addresses()
-            .iter()
-            .copied()
-            .filter(|address| self.owners.owner(*address) == Some(&pod.name))
+        let addresses = self.addresses_of(pod).into_iter();
+        addresses.filter(|address| self.owners.owner(*address) == Some(&pod.name))
     }
 
     /// The labels of a namespace; `None` while it has not been seen, which no selector but the empty one

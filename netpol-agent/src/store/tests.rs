@@ -108,6 +108,9 @@ fn until_the_api_reports_an_address_the_interface_tells_it() {
     check_owner(&state, "10.0.0.1", None);
     drop(upsert(&mut state, pod("a", "1", 1, &[])));
     check_owner(&state, "10.0.0.1", Some("a"));
+    // Peers are looked up the other way round.
+    let held: Vec<_> = state.pods().flat_map(|pod| state.held_addresses(pod)).collect();
+    assert_eq!(held, ["10.0.0.1".parse::<IpAddr>().unwrap()]);
     drop(upsert(&mut state, pod("a", "1", 1, &["10.0.0.9"])));
     check_owner(&state, "10.0.0.1", None);
     check_owner(&state, "10.0.0.9", Some("a"));
