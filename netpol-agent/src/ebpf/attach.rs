@@ -134,20 +134,25 @@ impl Datapath {
 
     /// The devices that have our programs, by their pins.
     ///
-    /// A role counts when all its programs are there. Pins of devices that are gone are removed.
+    /// A role counts when all its programs are there. Of devices that are gone the pins are removed, and what their last
+    /// packets left in the maps: an interface without an endpoint still counts what it drops.
     ///
     /// # Errors
-    /// [`Error::NotPinned`] for a private copy, [`Error::Pin`].
+    /// [`Error::NotPinned`] for a private copy, [`Error::Pin`], [`Error::Map`].
     pub fn attached(&mut self) -> Result<BTreeMap<IfIndex, Role>, Error> {
         let pins = self.pins.as_ref().ok_or(Error::NotPinned)?;
         let mut programs: BTreeMap<IfIndex, BTreeSet<Program>> = BTreeMap::new();
+        let mut gone = BTreeSet::new();
         for (ifindex, program) in pins.attachments()? {
-            match Device::find(ifindex) {
-                Ok(_) => {
-                    programs.entry(ifindex).or_default().insert(program);
-                }
-                Err(_) => pins.remove_link(ifindex, program)?,
+            if Device::find(ifindex).is_ok() {
+                programs.entry(ifindex).or_default().insert(program);
+            } else {
+                pins.remove_link(ifindex, program)?;
+                gone.insert(ifindex);
             }
+        }
+        if !gone.is_empty() {
+            self.maps.purge(&gone)?;
         }
         let roles = programs.into_iter().filter_map(|(ifindex, programs)| {
             let role = Role::of(*programs.first()?);

@@ -21,6 +21,7 @@ use self::cast::{CLIENT, CLIENT_LABELS, CLIENT_OF_REDIS_LABELS, NAMESPACES, pods
 use self::matrix::Matrix;
 use self::outage::Outage;
 use self::screen::Check;
+use crate::binaries;
 use crate::lab::topology::Wiring;
 use crate::lab::wait::{Look, until};
 use crate::lab::{Host, Lab, labels};
@@ -238,17 +239,22 @@ impl Demo {
 
 /// What a person can do with a demo that was kept.
 fn how_to_look_around(lab: &Lab) -> Result<String> {
-    let enter = |host: &Host| Ok::<_, anyhow::Error>(lab.netns(host)?.name().to_owned());
+    let client = lab.netns(&Host::pod(CLIENT))?.name();
+    let node = lab.netns(&Host::Node)?.name();
+    let agent = binaries::binary("netpol-agent")?;
+    let (agent, socket) = (agent.display(), lab.place().socket());
+    let socket = socket.display();
     let folder = lab.folder();
     let folder = folder.display();
     Ok(format!(
-        "  inside the client pod:   sudo ip netns exec {client} bash\n\
-         \x20 on the node:             sudo nsenter --net=/run/netns/{node} bash\n\
-         \x20 manifests, watched:      {folder}/manifests\n\
-         \x20 the agent's log:         {folder}/agent.log\n\
-         \x20 remove it:               cargo xtask demo --remove",
-        client = enter(&Host::pod(CLIENT))?,
-        node = enter(&Host::Node)?,
+        "  inside the client pod   sudo ip netns exec {client} bash\n\
+         \x20 on the node             sudo nsenter --net=/run/netns/{node} bash\n\
+         \x20 what is in force        sudo {agent} status --socket {socket}\n\
+         \x20 why                     sudo {agent} explain --from {CLIENT} --to shop/redis --port 6379 --socket {socket}\n\
+         \x20 what was dropped        sudo {agent} drops --socket {socket}\n\
+         \x20 manifests, watched      {folder}/manifests\n\
+         \x20 log of the agent        {folder}/agent.log\n\
+         \x20 remove it               cargo xtask demo --remove"
     ))
 }
 
