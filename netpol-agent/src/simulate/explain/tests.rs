@@ -39,7 +39,7 @@ spec:
 
 /// The sentences of the explanation, the egress end first.
 #[track_caller]
-fn check(from: &str, to: &str, port: &str, expected: Expect) {
+fn check(from: &str, to: &str, port: &str, expected: &Expect) {
     let manifests = parse("shop.yaml", SHOP);
     let diagnostics: Vec<Diagnostic> = manifests
         .findings
@@ -78,7 +78,7 @@ fn the_nearest_miss_comes_first_and_says_what_is_missing() {
         "ops/probe",
         "shop/web",
         "80",
-        expect![[r#"
+        &expect![[r#"
         allowed: no policy isolates ops/probe for egress
         denied: shop/web is isolated, and no rule allows this
         - rule 2 of shop/web allows this peer on TCP/443, not on TCP/80
@@ -97,7 +97,7 @@ fn rules_that_allow_are_named() {
         "ops/probe",
         "shop/web",
         "http",
-        expect![[r#"
+        &expect![[r#"
         allowed: no policy isolates ops/probe for egress
         allowed: shop/web is isolated, and a rule allows this
         + rule 3 of shop/web allows TCP/http (8080 on shop/web) from everybody
@@ -116,7 +116,7 @@ fn an_address_outside_is_told_from_pods() {
         "10.0.0.77",
         "shop/web",
         "80",
-        expect![[r#"
+        &expect![[r#"
         denied: shop/web is isolated, and no rule allows this
         - rule 3 of shop/web allows this peer on TCP/http (8080 on shop/web), not on TCP/80
         - rule 1 of shop/web allows TCP/80 from pods with app=db of the policy's namespace: no pod holds 10.0.0.77
@@ -134,7 +134,7 @@ fn the_own_node_needs_no_rule() {
         "192.168.0.1",
         "shop/web",
         "80",
-        expect![[r#"
+        &expect![[r#"
         allowed: the other end is the node of shop/web
         - rule 3 of shop/web allows this peer on TCP/http (8080 on shop/web), not on TCP/80
         - rule 1 of shop/web allows TCP/80 from pods with app=db of the policy's namespace: no pod holds 192.168.0.1
@@ -148,6 +148,6 @@ fn the_own_node_needs_no_rule() {
 
 #[test]
 fn an_impossible_connection_has_a_problem() {
-    check("shop/web", "shop/none", "80", expect!["there is no pod shop/none"]);
-    check("shop/web", "fd00::1", "80", expect!["the ends have no address family in common"]);
+    check("shop/web", "shop/none", "80", &expect!["there is no pod shop/none"]);
+    check("shop/web", "fd00::1", "80", &expect!["the ends have no address family in common"]);
 }
