@@ -131,15 +131,16 @@ fn write_text(entries: &[Entry], manifests: &Manifests, out: &mut dyn Write) -> 
             writeln!(out, "    {advice}")?;
         }
     }
-    let count = |wanted: Level| entries.iter().filter(|entry| entry.level == wanted).count();
-    writeln!(
-        out,
-        "{} objects: {} errors, {} warnings, {} infos",
-        manifests.objects.len(),
-        count(Level::Error),
-        count(Level::Warning),
-        count(Level::Info)
-    )
+    let count = |wanted: Level| {
+        let n = entries.iter().filter(|entry| entry.level == wanted).count();
+        counted(n, wanted.as_str())
+    };
+    let [errors, warnings, infos] = [Level::Error, Level::Warning, Level::Info].map(count);
+    writeln!(out, "{}: {errors}, {warnings}, {infos}", counted(manifests.objects.len(), "object"))
+}
+
+fn counted(n: usize, noun: &str) -> String {
+    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
 }
 
 fn write_json(value: &(impl Serialize + ?Sized), out: &mut dyn Write) -> io::Result<()> {

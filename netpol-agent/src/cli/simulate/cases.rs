@@ -105,7 +105,7 @@ pub(super) fn run(
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        let case = serde_json::from_slice::<Case<'_>>(&line).map_err(anyhow::Error::from);
+        let case = serde_json::from_slice::<Case<'_>>(&line).map_err(|error| without_line(&error));
         match case.and_then(read) {
             Ok(case) => {
                 let answers = answering
@@ -127,6 +127,15 @@ pub(super) fn run(
         return Ok(FAILED);
     }
     Ok(0)
+}
+
+/// What is wrong with the text, and in which column; the parser believes that every line is the first.
+fn without_line(error: &serde_json::Error) -> anyhow::Error {
+    let text = error.to_string();
+    match text.split_once(" at line 1 column ") {
+        Some((message, column)) => anyhow::anyhow!("column {column}: {message}"),
+        None => anyhow::anyhow!(text),
+    }
 }
 
 /// A case whose probes make sense.

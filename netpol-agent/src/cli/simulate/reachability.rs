@@ -55,6 +55,10 @@ pub(super) fn run(question: Question, terminal: &mut Terminal<'_>) -> anyhow::Re
     }
     cluster.set(known.clone())?;
     let mut ends = ends(&cluster, &addresses);
+    if ends.is_empty() && after.is_none() {
+        terminal.complain(&"no pod has an address, and there is no --address to ask about");
+        return Ok(FAILED);
+    }
     let Some(after) = after else {
         let verdicts = ask(&mut cluster, &ends, &ports)?;
         show(&ends, &ports, &verdicts, None, output, terminal)?;
