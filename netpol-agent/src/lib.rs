@@ -9,6 +9,7 @@ pub mod cli;
 #[cfg(feature = "ebpf")]
 pub mod cni_server;
 pub mod compile;
+pub mod conflist;
 #[cfg(feature = "ebpf")]
 pub mod control;
 pub mod dataplane;

@@ -30,6 +30,7 @@ pub(super) enum Command {
     Explain(ExplainArgs),
     Lint(LintArgs),
     Simulate(SimulateArgs),
+    Cni(CniArgs),
     Completions(CompletionsArgs),
 }
 
@@ -350,6 +351,53 @@ pub(super) enum EngineChoice {
     /// The compiled maps and the real programs, in the kernel (needs root).
     #[cfg(feature = "ebpf")]
     Kernel,
+}
+
+/// Put netpol-cni among the CNI plugins of this node, or take it out again.
+#[derive(Debug, Parser)]
+pub(super) struct CniArgs {
+    #[command(subcommand)]
+    pub(super) command: CniCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CniCommand {
+    Install(CniInstallArgs),
+    Uninstall(CniUninstallArgs),
+}
+
+/// Copy netpol-cni to the other plugins and chain it behind the main plugin of the network. Twice is fine.
+#[derive(Debug, Parser)]
+pub(super) struct CniInstallArgs {
+    #[command(flatten)]
+    pub(super) place: CniPlaceArgs,
+    /// The agent's `--socket`, as the node sees it.
+    #[arg(long, value_name = "PATH", env = "NETPOL_SOCKET", default_value = netpol_common::proto::SOCKET_PATH)]
+    pub(super) socket: PathBuf,
+    /// Go on until SIGTERM: wait for the network's configuration, and come back when somebody rewrites it.
+    #[arg(long)]
+    pub(super) watch: bool,
+}
+
+/// Take netpol-cni out of every configuration and remove its binary. Twice is fine.
+#[derive(Debug, Parser)]
+pub(super) struct CniUninstallArgs {
+    #[command(flatten)]
+    pub(super) place: CniPlaceArgs,
+}
+
+/// Where the container runtime looks.
+#[derive(Debug, clap::Args)]
+pub(super) struct CniPlaceArgs {
+    /// The runtime's directory of network configurations.
+    #[arg(long, value_name = "DIR", env = "NETPOL_CNI_CONF_DIR", default_value = "/etc/cni/net.d")]
+    pub(super) conf_dir: PathBuf,
+    /// The runtime's directory of plugins.
+    #[arg(long, value_name = "DIR", env = "NETPOL_CNI_BIN_DIR", default_value = "/opt/cni/bin")]
+    pub(super) bin_dir: PathBuf,
+    /// The netpol-cni to copy, or the one that was copied; without it the one beside this program.
+    #[arg(long, value_name = "FILE", env = "NETPOL_CNI_PLUGIN")]
+    pub(super) plugin: Option<PathBuf>,
 }
 
 /// Write a completion script for a shell.

@@ -7,6 +7,7 @@
 mod args;
 #[cfg(feature = "ebpf")]
 mod ask;
+mod cni;
 mod explain;
 mod input;
 #[cfg(feature = "ebpf")]
@@ -63,6 +64,7 @@ fn dispatch(command: Command, terminal: &mut Terminal<'_>) -> anyhow::Result<u8>
         Command::Explain(args) => explain::run(args, terminal),
         Command::Lint(args) => lint::run(args, terminal),
         Command::Simulate(args) => simulate::run(args, terminal),
+        Command::Cni(args) => cni::run(args, terminal),
         Command::Completions(CompletionsArgs { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "netpol-agent", &mut script);

@@ -25,7 +25,7 @@ enum Arrows {
 
 /// The arrows of each module of netpol-agent. A module that is not here can't be used: it has to be
 /// thought about first.
-const ARROWS: [(&str, Arrows); 17] = [
+const ARROWS: [(&str, Arrows); 18] = [
     ("model", Arrows::Left),
     ("store", Arrows::Left),
     ("resolve", Arrows::Left),
@@ -38,6 +38,7 @@ const ARROWS: [(&str, Arrows); 17] = [
     ("kube", Arrows::Only(&["model", "store", "source", "telemetry"])),
     ("manifests", Arrows::Only(&["model", "store", "source", "telemetry"])),
     ("cni_server", Arrows::Only(&["model", "telemetry"])),
+    ("conflist", Arrows::Only(&[])),
     ("control", Arrows::Only(&["telemetry"])),
     ("netlink", Arrows::Only(&["telemetry"])),
     ("ebpf", Arrows::Only(&["compile", "dataplane", "telemetry"])),

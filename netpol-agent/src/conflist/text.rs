@@ -1,0 +1,232 @@
+//! The text of one configuration, read and edited.
+//!
+//! In: JSON text. Out: the same text with one entry more, less or changed. Everything else keeps its bytes, because
+//! the text is cut at the places where the JSON reader found the values and never written anew.
+//! Must not: do IO.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use netpol_common::proto;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{Entry, Flaw, PLUGIN_TYPE};
+
+/// The versions of the specification that netpol-cni speaks.
+pub(super) const SPEC_VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+
+/// The field of a list that we made: the name of the file that it was made from. Runtimes ignore it.
+const MADE_FROM: &str = "netpol/made-from";
+
+/// Fields with which netpol-cni makes the interface, or has it made.
+const MAIN_FIELDS: [&str; 3] = ["ipam", "delegate", "subnetFile"];
+
+/// A network configuration list.
+#[derive(Debug)]
+pub(super) struct List<'a> {
+    text: &'a str,
+    /// The file that we made this list from, if it is ours.
+    pub(super) made_from: Option<String>,
+    plugins: Vec<Plugin>,
+}
+
+/// One item of `plugins`.
+#[derive(Debug)]
+struct Plugin {
+    /// Where it stands in the text.
+    span: Range<usize>,
+    role: Role,
+}
+
+/// What a plugin is to us.
+#[derive(Debug, PartialEq, Eq)]
+enum Role {
+    /// Somebody else's.
+    Foreign,
+    /// netpol-cni behind another plugin, as we write it.
+    Chained { socket: String },
+    /// netpol-cni behind another plugin, with fields that an operator added: left as it is.
+    ChainedByHand,
+    /// netpol-cni makes the interface.
+    Main,
+}
+
+/// What installation makes of a list.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Edit {
+    /// Our entry is there, or we are the main plugin.
+    Nothing,
+    /// The text with our entry.
+    Insert(String),
+    /// The text with our entry changed.
+    Update(String),
+}
+
+impl<'a> List<'a> {
+    /// Reads and checks a list.
+    ///
+    /// # Errors
+    /// All variants of [`Flaw`].
+    pub(super) fn parse(text: &'a str) -> Result<Self, Flaw> {
+        let fields = fields(text).map_err(Flaw::Json)?;
+        string(&fields, "name").ok_or_else(|| field("name", "a string"))?;
+        let items: Vec<&RawValue> =
+            get(&fields, "plugins").ok_or_else(|| field("plugins", "a list"))?;
+        if items.is_empty() {
+            return Err(Flaw::Empty);
+        }
+        let plugins = items.iter().enumerate().map(|(index, item)| {
+            let role = role(item.get(), index)?;
+            Ok(Plugin { span: span(text, item.get()), role })
+        });
+        let plugins = plugins.collect::<Result<_, Flaw>>()?;
+        check_version(&fields)?;
+        Ok(Self { text, made_from: string(&fields, MADE_FROM), plugins })
+    }
+
+    /// Adds our entry behind the plugin that makes the interface, which is the first one, or corrects it.
+    ///
+    /// Where it stands among the others behind the first does not matter for safety: the runtime starts no container
+    /// before every plugin has answered. Behind the first it fails before the others do things that need undoing.
+    pub(super) fn install(&self, entry: &Entry) -> Edit {
+        let wanted = entry_text(entry);
+        for plugin in &self.plugins {
+            match &plugin.role {
+                Role::Foreign => {}
+                Role::Chained { socket } if *socket != entry.socket => {
+                    return Edit::Update(self.replaced(plugin.span.clone(), &wanted));
+                }
+                Role::Chained { .. } | Role::ChainedByHand | Role::Main => return Edit::Nothing,
+            }
+        }
+        let Some(first) = self.plugins.first() else { return Edit::Nothing };
+        // The first item's white space is what stands between `[` and it.
+        let before = self.text.get(..first.span.start).unwrap_or_default();
+        let space = before.get(before.trim_end().len()..).unwrap_or_default();
+        let space = if space.is_empty() { " " } else { space };
+        let end = first.span.end;
+        Edit::Insert(self.replaced(end..end, &format!(",{space}{wanted}")))
+    }
+
+    /// Whether netpol-cni makes the interface.
+    pub(super) fn is_main(&self) -> bool {
+        self.plugins.iter().any(|plugin| plugin.role == Role::Main)
+    }
+
+    /// The text without our entries, each with the comma and white space before it: exactly what
+    /// [`install`](Self::install) adds. None if there is no entry.
+    pub(super) fn uninstall(&self) -> Option<String> {
+        let mut text = None;
+        // From the back, so that the places further in front stay right.
+        for (before, plugin) in self.plugins.iter().zip(self.plugins.iter().skip(1)).rev() {
+            if matches!(plugin.role, Role::Chained { .. } | Role::ChainedByHand) {
+                let text = text.get_or_insert_with(|| self.text.to_owned());
+                text.replace_range(before.span.end..plugin.span.end, "");
+            }
+        }
+        text
+    }
+
+    fn replaced(&self, range: Range<usize>, with: &str) -> String {
+        let mut text = self.text.to_owned();
+        text.replace_range(range, with);
+        text
+    }
+}
+
+/// Makes a list of a single plugin's configuration and our entry. None if that plugin is netpol-cni itself.
+///
+/// # Errors
+/// [`Flaw::Json`], [`Flaw::Field`], [`Flaw::Version`].
+pub(super) fn list_from(name: &str, conf: &str, entry: &Entry) -> Result<Option<String>, Flaw> {
+    let fields = fields(conf).map_err(Flaw::Json)?;
+    let plugin_type = string(&fields, "type").ok_or_else(|| field("type", "a string"))?;
+    let network = string(&fields, "name").ok_or_else(|| field("name", "a string"))?;
+    check_version(&fields)?;
+    if plugin_type == PLUGIN_TYPE {
+        return Ok(None);
+    }
+    let version = string(&fields, "cniVersion").unwrap_or_default();
+    Ok(Some(format!(
+        "{{\n  \"cniVersion\": {},\n  \"name\": {},\n  {}: {},\n  \"plugins\": [\n{},\n{}\n  ]\n}}\n",
+        quoted(&version),
+        quoted(&network),
+        quoted(MADE_FROM),
+        quoted(name),
+        conf.trim(),
+        entry_text(entry),
+    )))
+}
+
+/// Whether a single plugin's configuration is netpol-cni's.
+pub(super) fn is_ours(conf: &str) -> bool {
+    fields(conf).is_ok_and(|fields| string(&fields, "type").as_deref() == Some(PLUGIN_TYPE))
+}
+
+fn entry_text(entry: &Entry) -> String {
+    let Entry { socket } = entry;
+    let plugin_type = quoted(PLUGIN_TYPE);
+    if socket == proto::SOCKET_PATH {
+        format!("{{\"type\": {plugin_type}}}")
+    } else {
+        format!("{{\"type\": {plugin_type}, \"agentSocket\": {}}}", quoted(socket))
+    }
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn role(plugin: &str, index: usize) -> Result<Role, Flaw> {
+    let type_field = || field(&format!("plugins[{index}].type"), "a string");
+    let Ok(fields) = fields(plugin) else {
+        return Err(field(&format!("plugins[{index}]"), "an object"));
+    };
+    if string(&fields, "type").ok_or_else(type_field)? != PLUGIN_TYPE {
+        return Ok(Role::Foreign);
+    }
+    if index == 0 || MAIN_FIELDS.iter().any(|name| fields.contains_key(*name)) {
+        return Ok(Role::Main);
+    }
+    let is_plain = fields.keys().all(|name| matches!(name.as_str(), "type" | "agentSocket"));
+    if !is_plain {
+        return Ok(Role::ChainedByHand);
+    }
+    let socket = string(&fields, "agentSocket").unwrap_or_else(|| proto::SOCKET_PATH.to_owned());
+    Ok(Role::Chained { socket })
+}
+
+/// Of several versions (`cniVersions`, since 1.1.0) the runtime chooses one that it and the plugins speak.
+fn check_version(fields: &BTreeMap<String, &RawValue>) -> Result<(), Flaw> {
+    let found = string(fields, "cniVersion").unwrap_or_default();
+    let others: Vec<String> = get(fields, "cniVersions").unwrap_or_default();
+    let is_spoken = |version: &String| SPEC_VERSIONS.contains(&version.as_str());
+    if is_spoken(&found) || others.iter().any(is_spoken) {
+        return Ok(());
+    }
+    Err(Flaw::Version { found })
+}
+
+/// The fields of an object, as text. Of a field that is there twice the last one counts, as for the runtimes.
+fn fields(text: &str) -> Result<BTreeMap<String, &RawValue>, serde_json::Error> {
+    serde_json::from_str(text)
+}
+
+fn get<'a, T: Deserialize<'a>>(fields: &BTreeMap<String, &'a RawValue>, name: &str) -> Option<T> {
+    serde_json::from_str(fields.get(name)?.get()).ok()
+}
+
+fn string(fields: &BTreeMap<String, &RawValue>, name: &str) -> Option<String> {
+    get(fields, name)
+}
+
+fn field(name: &str, expected: &'static str) -> Flaw {
+    Flaw::Field { field: name.to_owned(), expected }
+}
+
+/// Where a part, borrowed from `text`, stands in it.
+fn span(text: &str, part: &str) -> Range<usize> {
+    let start = part.as_ptr().addr().saturating_sub(text.as_ptr().addr());
+    start..start.saturating_add(part.len())
+}
