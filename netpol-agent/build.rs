@@ -64,7 +64,9 @@ fn build(workspace: &Path) -> Result<PathBuf> {
     let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
     let cfg = format!("--cfg=bpf_target_arch=\"{arch}\"");
     let flags = [&cfg, CPU, "-Cdebuginfo=2", "-Clink-arg=--btf", EXPAND];
-    let target_dir = path("OUT_DIR")?.join("bpf");
+    // Beside the folders of all build scripts: one build serves clippy, tests and all choices of features.
+    let out_dir = path("OUT_DIR")?;
+    let target_dir = out_dir.ancestors().nth(3).unwrap_or(&out_dir).join("bpf");
     let mut cargo = Command::new(path("CARGO")?);
     cargo
         .args(["build", "--package", PACKAGE, "--release", "--locked", "-Zbuild-std=core"])

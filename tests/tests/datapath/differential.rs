@@ -1,187 +1,35 @@
 //! `decide` in the kernel against `decide` on the host: same maps, same packets, same everything.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::thread;
 
-use netpol_agent::compile::{EndpointImage, Image};
-use netpol_agent::dataplane::{MapOp, MemoryMaps, diff};
-use netpol_agent::ebpf::{Config, Datapath, TestContext};
-use netpol_agent::netlink::PretendDevices;
-use netpol_common::ids::{Epoch, IfIndex, Nanos};
-use netpol_common::keys::{
-    CounterKey, CounterValue, FlowKey, FlowValue, FragmentKey, FragmentValue,
-};
-use netpol_common::maps::{COUNTERS, DEFAULT_TICKET_MASK, FLOWS, FRAGMENTS};
-use netpol_common::packet::ETHERNET_LEN;
-use netpol_common::verdict::Sighting;
 use netpol_tests::privilege::{Need, met};
-use proptest::test_runner::{Config as Cases, TestCaseError, TestRunner};
+use proptest::test_runner::{Config, TestRunner};
 
-use super::strategies::{NO_POD, PODS, Seen, Step, image, steps};
+use super::strategies::{image, steps};
+use super::twins::Twins;
 
-/// A time on the host; in the kernel it is as late as it is. Only differences count.
-const NOW: Nanos = Nanos(1 << 40);
-
-/// The same maps twice.
-struct Twins {
-    memory: MemoryMaps,
-    /// Counters as the kernel should have them.
-    counted: BTreeMap<CounterKey, CounterValue>,
-    kernel: Datapath,
-    /// How far the kernel's epoch is ahead.
-    epochs_ahead: u32,
-    _devices: PretendDevices,
-}
-
-impl Twins {
-    fn new() -> Self {
-        let mut devices = PretendDevices::in_new_namespace(IfIndex(PODS[0])).unwrap();
-        devices.ensure(IfIndex(NO_POD)).unwrap();
-        // What packets leave behind is read often: the less room, the quicker.
-        let capacities = BTreeMap::from([(FLOWS, 4096), (FRAGMENTS, 1024), (COUNTERS, 1024)]);
-        let kernel = Datapath::load(&Config { capacities, ..Config::private() }).unwrap();
-        Self {
-            memory: MemoryMaps::default(),
-            counted: BTreeMap::new(),
-            kernel,
-            epochs_ahead: 0,
-            _devices: devices,
-        }
-    }
-
-    fn start(&mut self, image: &Image) {
-        // Endpoints take all that packets have left behind with them.
-        let ops = diff(self.memory.image(), &Image::default());
-        self.kernel.apply(&ops).unwrap();
-        self.memory = MemoryMaps::default();
-        self.counted.clear();
-        self.epochs_ahead = self.kernel.epoch().unwrap().0;
-        self.apply(&diff(&Image::default(), image));
-        assert_eq!(self.kernel.image().unwrap(), *image);
-    }
-
-    fn apply(&mut self, ops: &[MapOp]) {
-        self.kernel.apply(ops).unwrap();
-        for op in ops {
-            self.memory.apply(op);
-        }
-    }
-
-    fn step(&mut self, step: &Step) -> Result<(), TestCaseError> {
-        match step {
-            Step::See(seen) => self.see(seen),
-            Step::SetAllow(key, map) => {
-                self.apply(&[MapOp::SetAllow(*key, map.clone()), MapOp::BumpEpoch]);
-                Ok(())
-            }
-            Step::SetEndpoint(ifindex, value) => {
-                let Some(before) = self.memory.image().endpoints.get(ifindex) else {
-                    return Ok(());
-                };
-                let endpoint = EndpointImage { value: *value, ..before.clone() };
-                self.apply(&[MapOp::SetEndpoint(*ifindex, endpoint), MapOp::BumpEpoch]);
-                Ok(())
-            }
-        }
-    }
-
-    fn see(&mut self, seen: &Seen) -> Result<(), TestCaseError> {
-        let Seen { program, ifindex, ingress_ifindex, mark, frame } = seen;
-        let frame = frame.bytes();
-        let context =
-            TestContext { ifindex: *ifindex, ingress_ifindex: *ingress_ifindex, mark: *mark };
-        let there = match self.kernel.test_run(*program, &frame, context) {
-            Ok(there) => there,
-            // Newer kernels run no test with less than an IP header behind an IP ethertype.
-            Err(_) if frame.len() < 14 + 40 => return Ok(()),
-            Err(error) => return Err(TestCaseError::fail(format!("{error:?} for {seen:?}"))),
-        };
-        let sighting = Sighting {
-            hook: program.hook(),
-            ifindex: IfIndex(*ifindex),
-            ingress_ifindex: *ingress_ifindex,
-            has_socket: true,
-            is_tagged: false,
-            mark: *mark,
-            ticket_mask: DEFAULT_TICKET_MASK,
-            now: NOW,
-        };
-        let here = self.memory.judge(frame.as_slice(), &sighting);
-        let outcome = here.outcome;
-        if outcome.verdict.is_reported() && PODS.contains(&outcome.ifindex.0) {
-            let key = CounterKey {
-                ifindex: outcome.ifindex,
-                direction: outcome.direction.to_wire(),
-                verdict: outcome.verdict.to_wire(),
-                pad: [0; 2],
-            };
-            let sum = self.counted.entry(key).or_insert(CounterValue { packets: 0, bytes: 0 });
-            sum.packets += 1;
-            sum.bytes += u64::try_from(frame.len()).unwrap() - u64::from(ETHERNET_LEN);
-        }
-        let said = format!("the host says {here:?} to {seen:?}");
-        check(there.is_pass(), outcome.verdict.is_pass(), &said)?;
-        check(there.mark, outcome.mark, &said)?;
-        // Counters first: they show the reason.
-        check(self.kernel_counters(), self.counted.clone(), &said)?;
-        check(self.kernel_flows(), self.memory_flows(), &said)?;
-        check(self.kernel_fragments(), self.memory_fragments(), &said)
-    }
-
-    /// Endpoints alone are purged, so the counters of the other devices stay from case to case.
-    fn kernel_counters(&self) -> BTreeMap<CounterKey, CounterValue> {
-        let mut counters = self.kernel.counters().unwrap();
-        counters.retain(|key, _| PODS.contains(&key.ifindex.0));
-        counters
-    }
-
-    fn kernel_flows(&self) -> BTreeMap<FlowKey, FlowValue> {
-        let flows = self.kernel.flows().unwrap().into_iter();
-        let comparable = |(key, flow): (FlowKey, FlowValue)| {
-            let epoch = Epoch(flow.epoch.0.wrapping_sub(self.epochs_ahead));
-            (key, FlowValue { epoch, last_seen: NOW, ..flow })
-        };
-        flows.map(comparable).collect()
-    }
-
-    fn memory_flows(&self) -> BTreeMap<FlowKey, FlowValue> {
-        self.memory.flows()
-    }
-
-    fn kernel_fragments(&self) -> BTreeMap<FragmentKey, FragmentValue> {
-        let fragments = self.kernel.fragments().unwrap().into_iter();
-        fragments.map(|(key, value)| (key, FragmentValue { first_seen: NOW, ..value })).collect()
-    }
-
-    fn memory_fragments(&self) -> BTreeMap<FragmentKey, FragmentValue> {
-        self.memory.fragments()
-    }
-}
-
-fn check<T: PartialEq + std::fmt::Debug>(
-    there: T,
-    here: T,
-    said: &str,
-) -> Result<(), TestCaseError> {
-    if there == here {
-        return Ok(());
-    }
-    Err(TestCaseError::fail(format!("kernel: {there:?}\nhost: {here:?}\n{said}")))
-}
+/// Clusters that are tried. Each costs some tenths of a second: the kernel waits after changes of allow maps.
+const N_CASES: u32 = 128;
+/// Unoptimised, the generators are deep.
+const STACK_LEN_BYTES: usize = 1 << 26;
 
 #[test]
 fn kernel_and_host_agree_on_random_packets_in_random_clusters() {
     if !met(&[Need::Root]) {
         return;
     }
-    let mut twins = Twins::new();
-    let mut runner = TestRunner::new(Cases { cases: 128, ..Cases::default() });
-    let twins = std::cell::RefCell::new(&mut twins);
-    let outcome = runner.run(&(image(), steps()), |(image, steps)| {
-        let mut twins = twins.borrow_mut();
-        twins.start(&image);
-        steps.iter().try_for_each(|step| twins.step(step))
+    let thread = thread::Builder::new().stack_size(STACK_LEN_BYTES).spawn(|| {
+        let twins = RefCell::new(Twins::new());
+        let mut runner = TestRunner::new(Config { cases: N_CASES, ..Config::default() });
+        let outcome = runner.run(&(image(), steps()), |(image, steps)| {
+            let mut twins = twins.borrow_mut();
+            twins.start(&image);
+            steps.iter().try_for_each(|step| twins.step(step))
+        });
+        outcome.map_err(|error| error.to_string())
     });
-    if let Err(error) = outcome {
+    if let Err(error) = thread.unwrap().join().unwrap() {
         panic!("{error}");
     }
 }

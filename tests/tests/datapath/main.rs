@@ -3,7 +3,14 @@
 //! Packet by packet through `BPF_PROG_TEST_RUN`, against the same function on the host; maps and attachments
 //! across restarts.
 
-mod attachments;
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "all of it is test, also outside functions marked so"
+)]
+
 mod differential;
 mod strategies;
+mod twins;
 mod verifier;
+mod world;
