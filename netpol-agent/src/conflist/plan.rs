@@ -142,6 +142,10 @@ fn plan_file(
     if !name.ends_with(LIST_ENDING) {
         let Some(list) = text::list_from(name, text, entry)? else { return Ok(Some(name.into())) };
         let made = name_before(name);
+        if snapshot.by_name.contains_key(&made) {
+            // It comes first and was found invalid, so it is not ours: that has been told, and it stays.
+            return Ok(None);
+        }
         plan.steps.push(Step::Make { name: made.clone(), text: list, from: name.into() });
         return Ok(Some(made));
     }

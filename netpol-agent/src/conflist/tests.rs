@@ -213,6 +213,15 @@ fn a_single_plugins_configuration_becomes_a_list_of_ours_that_sorts_before_it() 
 }
 
 #[test]
+fn a_foreign_file_with_the_name_of_our_list_is_not_overwritten() {
+    let node = Node::new(&[("10-bridge-netpol.conflist", "{ mine"), ("10-bridge.conf", CONF)]);
+    let report = node.install();
+    assert_eq!((report.steps.len(), report.file), (0, None));
+    assert!(full_text(&report.problems[0]).contains("10-bridge-netpol.conflist: not a valid"));
+    node.check(&[("10-bridge-netpol.conflist", "{ mine"), ("10-bridge.conf", CONF)]);
+}
+
+#[test]
 fn a_list_of_ours_goes_when_its_network_is_replaced_by_another() {
     let node = Node::new(&[("10-bridge.conf", CONF)]);
     drop(node.install());
