@@ -19,11 +19,10 @@ pub struct Panel {
     sequence: Option<String>,
 }
 
-/// An engine that follows the changes of a sequence.
+/// An engine that follows the changes of a sequence, and whose maps go on from one sequence to the next.
 struct Judge {
     name: &'static str,
     cluster: Cluster,
-    make: fn() -> Engine,
 }
 
 /// A probe on which not all judges agree.
@@ -47,19 +46,22 @@ impl fmt::Display for Disagreement {
 
 impl Default for Panel {
     fn default() -> Self {
-        let judge =
-            |name, make: fn() -> Engine| Judge { name, cluster: Cluster::new(make()), make };
-        Self {
-            judges: vec![
-                judge("reference", || Engine::Reference),
-                judge("compiled", Engine::compiled),
-            ],
-            sequence: None,
-        }
+        Self::new([("reference", Engine::Reference), ("compiled", Engine::compiled())])
     }
 }
 
 impl Panel {
+    /// These engines, beside the oracle.
+    pub fn new(engines: impl IntoIterator<Item = (&'static str, Engine)>) -> Self {
+        let judge = |(name, engine)| Judge { name, cluster: Cluster::new(engine) };
+        Self { judges: engines.into_iter().map(judge).collect(), sequence: None }
+    }
+
+    /// Whatever comes next is no continuation of what came before.
+    pub fn begin(&mut self) {
+        self.sequence = None;
+    }
+
     /// Puts the case to all judges. Consecutive cases of one sequence change the clusters of the one before.
     ///
     /// # Errors
@@ -70,14 +72,12 @@ impl Panel {
         let (objects, _) = read(&case.objects);
         for judge in &mut self.judges {
             if !continues {
-                judge.cluster = Cluster::new((judge.make)());
+                judge.cluster.forget_objects();
             }
             judge.cluster.set(objects.clone())?;
         }
-        let mut from_scratch = continues.then(|| Cluster::new(Engine::compiled()));
-        if let Some(cluster) = &mut from_scratch {
-            cluster.set(objects)?;
-        }
+        let mut from_scratch = Cluster::new(Engine::compiled());
+        from_scratch.set(objects)?;
         let oracle = Oracle::new(&case.objects);
         let mut found = Vec::new();
         for probe in &case.probes {
@@ -86,9 +86,7 @@ impl Panel {
             for judge in &mut self.judges {
                 verdicts.push((judge.name, judge.cluster.probe(&question)?.is_allowed));
             }
-            if let Some(cluster) = &mut from_scratch {
-                verdicts.push(("compiled from scratch", cluster.probe(&question)?.is_allowed));
-            }
+            verdicts.push(("compiled from scratch", from_scratch.probe(&question)?.is_allowed));
             if verdicts.windows(2).any(|pair| matches!(pair, [one, other] if one.1 != other.1)) {
                 found.push(Disagreement { probe: probe.clone(), verdicts });
             }

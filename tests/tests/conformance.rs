@@ -5,7 +5,7 @@ use netpol_tests::scenario::{self, Reasons, Scenario};
 use netpol_tests::wire::{SharedMaps, Wire};
 
 /// Every scenario agrees with a judge.
-fn check(judge: &dyn Fn(&Scenario) -> Result<Vec<String>>) -> Result<()> {
+fn check(judge: &mut dyn FnMut(&Scenario) -> Result<Vec<String>>) -> Result<()> {
     let mut differences = Vec::new();
     let scenarios = scenario::all()?;
     ensure!(!scenarios.is_empty(), "there are no scenarios");
@@ -19,24 +19,24 @@ fn check(judge: &dyn Fn(&Scenario) -> Result<Vec<String>>) -> Result<()> {
 
 #[test]
 fn scenarios_are_as_the_oracle_says() -> Result<()> {
-    check(&scenario::check_oracle)
+    check(&mut scenario::check_oracle)
 }
 
 #[test]
 fn scenarios_are_as_the_reference_says() -> Result<()> {
-    check(&scenario::check_reference)
+    check(&mut scenario::check_reference)
 }
 
 #[test]
 fn scenarios_are_as_the_compiled_maps_say() -> Result<()> {
-    check(&|scenario| {
+    check(&mut |scenario| {
         scenario::check_wire(scenario, &mut Wire::new(SharedMaps::memory()), Reasons::Count)
     })
 }
 
 #[test]
 fn a_later_state_is_as_from_scratch() -> Result<()> {
-    check(&|scenario| {
+    check(&mut |scenario| {
         let mut differences = Vec::new();
         for (index, change) in scenario.steps.iter().enumerate() {
             let alone = scenario.alone(index).with_context(|| change.about.clone())?;
@@ -45,4 +45,25 @@ fn a_later_state_is_as_from_scratch() -> Result<()> {
         }
         Ok(differences)
     })
+}
+
+mod privileged {
+    use netpol_agent::cli::kernel;
+    use netpol_agent::simulate::Engine;
+    use netpol_tests::privilege::{Need, met};
+
+    use super::*;
+
+    #[test]
+    fn scenarios_are_as_the_kernel_says() -> Result<()> {
+        if !met(&[Need::Root]) {
+            return Ok(());
+        }
+        let Engine::Datapath(datapath) = kernel::engine()? else { return Ok(()) };
+        let mut wire = Wire::new(SharedMaps::other(datapath));
+        check(&mut |scenario| {
+            wire.cluster.forget_objects();
+            scenario::check_wire(scenario, &mut wire, Reasons::Ignore)
+        })
+    }
 }

@@ -3,9 +3,10 @@
 //! `NETPOL_CASES` sets how many cases are generated, `NETPOL_SEED` from which seed. A failure prints the case, made
 //! small, as lines for a file in `tests/regressions`.
 
+use std::cell::RefCell;
 use std::fs;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use netpol_tests::case::Case;
 use netpol_tests::generator::{self, features::Census};
 use netpol_tests::oracle;
@@ -14,23 +15,28 @@ use netpol_tests::settings;
 use netpol_tests::shrink::shrink;
 
 /// Asks all judges about these cases, which are one sequence or of none.
-fn check(cases: &[Case]) -> Result<()> {
-    let found = disagreements(cases)?;
+fn check(panel: &mut Panel, cases: &[Case]) -> Result<()> {
+    let found = disagreements(panel, cases)?;
     if found.is_empty() {
         return Ok(());
     }
-    let small = shrink(cases, &|cases| disagreements(cases).is_ok_and(|found| !found.is_empty()));
+    let panel = RefCell::new(panel);
+    let fails = |cases: &[Case]| {
+        disagreements(*panel.borrow_mut(), cases).is_ok_and(|found| !found.is_empty())
+    };
+    let small = shrink(cases, &fails);
     let lines: Vec<String> = small.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
+    let of_small = disagreements(*panel.borrow_mut(), &small)?;
     bail!(
         "judges disagree:\n{}\nmade small:\n{}\nas a case:\n{}",
         found.join("\n"),
-        disagreements(&small)?.join("\n"),
+        of_small.join("\n"),
         lines.join("\n")
     );
 }
 
-fn disagreements(cases: &[Case]) -> Result<Vec<String>> {
-    let mut panel = Panel::default();
+fn disagreements(panel: &mut Panel, cases: &[Case]) -> Result<Vec<String>> {
+    panel.begin();
     let mut found = Vec::new();
     for case in cases {
         found.extend(panel.ask(case)?.iter().map(|found| format!("{}: {found}", case.name)));
@@ -38,23 +44,42 @@ fn disagreements(cases: &[Case]) -> Result<Vec<String>> {
     Ok(found)
 }
 
-#[test]
-fn all_judges_agree_on_generated_cases() -> Result<()> {
-    let cases: Vec<Case> =
-        generator::cases(settings::seed()).take(settings::n_cases(3000)).collect();
+/// Asks about as many generated cases, and stops at the third failure.
+fn check_generated(panel: &mut Panel, n_cases: usize) -> Result<()> {
+    let cases: Vec<Case> = generator::cases(settings::seed()).take(n_cases).collect();
     let mut failures = Vec::new();
     for cases in sequences(&cases) {
-        if let Err(error) = check(cases) {
+        if let Err(error) = check(panel, cases) {
             failures.push(error.to_string());
         }
         if failures.len() >= 3 {
             break;
         }
     }
-    if !failures.is_empty() {
-        bail!("{}", failures.join("\n\n"));
-    }
+    ensure!(failures.is_empty(), "{}", failures.join("\n\n"));
     Ok(())
+}
+
+#[test]
+fn all_judges_agree_on_generated_cases() -> Result<()> {
+    check_generated(&mut Panel::default(), settings::n_cases(3000))
+}
+
+mod privileged {
+    use netpol_agent::cli::kernel;
+    use netpol_agent::simulate::Engine;
+    use netpol_tests::privilege::{Need, met};
+
+    use super::*;
+
+    #[test]
+    fn the_kernel_agrees_with_all_judges_on_generated_cases() -> Result<()> {
+        if !met(&[Need::Root]) {
+            return Ok(());
+        }
+        let engines = [("reference", Engine::Reference), ("kernel", kernel::engine()?)];
+        check_generated(&mut Panel::new(engines), settings::n_cases(3000) / 10)
+    }
 }
 
 #[test]
@@ -67,11 +92,11 @@ fn all_judges_agree_on_what_once_went_wrong() -> Result<()> {
         let cases: Vec<Case> =
             text.lines().map(serde_json::from_str).collect::<Result<_, _>>().context("a case")?;
         for cases in sequences(&cases) {
-            check(cases).with_context(|| path.display().to_string())?;
+            check(&mut Panel::default(), cases).with_context(|| path.display().to_string())?;
         }
         n_files += 1;
     }
-    anyhow::ensure!(n_files > 0, "{folder} is empty");
+    ensure!(n_files > 0, "{folder} is empty");
     Ok(())
 }
 
