@@ -1,5 +1,8 @@
 //! Every scenario, judged by its own table, by the oracle, by the reference semantics and by the compiled maps.
 
+use std::fs;
+use std::path::Path;
+
 use anyhow::{Context as _, Result, ensure};
 use netpol_tests::scenario::{self, Reasons, Scenario};
 use netpol_tests::wire::{SharedMaps, Wire};
@@ -45,6 +48,23 @@ fn a_later_state_is_as_from_scratch() -> Result<()> {
         }
         Ok(differences)
     })
+}
+
+#[test]
+fn the_page_on_conformance_names_every_scenario_and_nothing_that_is_not_there() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let page = fs::read_to_string(root.join("docs/conformance.md"))?;
+    let quoted: Vec<&str> = page.split('`').skip(1).step_by(2).collect();
+    for scenario in scenario::all()? {
+        let file = format!("tests/scenarios/{}.yaml", scenario.name);
+        ensure!(quoted.contains(&file.as_str()), "docs/conformance.md does not name {file}");
+        ensure!(page.contains(&scenario.about), "docs/conformance.md says otherwise of {file}");
+    }
+    let is_path = |text: &&&str| text.contains('/') && !text.contains(' ');
+    for path in quoted.iter().filter(is_path) {
+        ensure!(root.join(path).exists(), "docs/conformance.md names {path}, which is not there");
+    }
+    Ok(())
 }
 
 mod privileged {

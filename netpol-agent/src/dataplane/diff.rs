@@ -4,13 +4,15 @@
 //! goes from its old treatment to its new one in one step:
 //!
 //! 1. endpoints that are another sandbox's now, or gone, stop passing anything;
-//! 2. what only adds: deferred addresses, source addresses, tickets;
-//! 3. allow maps that hold the new meaning of every new identity and still the old one of every identity that leaves;
-//! 4. endpoints lose isolation that ends;
+//! 2. source addresses that end, so that the policy to come is never asked about them; deferred addresses and tickets
+//!    that begin;
+//! 3. endpoints lose isolation that ends or is only audited from now on: whatever the allow maps say, it passes;
+//! 4. allow maps that hold the new meaning of every new identity and still the old one of every identity that leaves;
 //! 5. addresses and prefixes get their identities (the order within is explained at [`move_addresses`]);
 //! 6. endpoints gain isolation that begins, or become ready;
 //! 7. allow maps lose what only old identities needed;
-//! 8. what only removes: source addresses, tickets, deferred addresses;
+//! 8. source addresses that begin, now that only the new policy is asked about them; tickets and deferred addresses that
+//!    end;
 //! 9. the epoch is bumped.
 //!
 //! `compile` sees to it that an identity that both images know with different meanings changes no members.
@@ -29,13 +31,13 @@ type Step = fn(&Image, &Image) -> Vec<MapOp>;
 
 const STEPS: [Step; 8] = [
     retire_endpoints,
-    add,
-    overlap_allow_maps,
+    prepare,
     end_isolation,
+    overlap_allow_maps,
     move_addresses,
     finish_endpoints,
     finish_allow_maps,
-    remove,
+    clean_up,
 ];
 
 /// The operations that lead from `old` to `new`; none if they are equal.
@@ -71,10 +73,10 @@ fn retire_endpoints(old: &Image, new: &Image) -> Vec<MapOp> {
     ops
 }
 
-fn add(now: &Image, new: &Image) -> Vec<MapOp> {
+fn prepare(now: &Image, new: &Image) -> Vec<MapOp> {
     let mut ops: Vec<MapOp> = Vec::new();
+    ops.extend(now.addresses.difference(&new.addresses).map(|key| MapOp::RemoveAddress(*key)));
     ops.extend(new.defer.difference(&now.defer).map(|addr| MapOp::AddDefer(*addr)));
-    ops.extend(new.addresses.difference(&now.addresses).map(|key| MapOp::AddAddress(*key)));
     for (ticket, ifindex) in &new.tickets {
         if now.tickets.get(ticket) != Some(ifindex) {
             ops.push(MapOp::SetTicket(*ticket, *ifindex));
@@ -90,8 +92,12 @@ fn overlap_allow_maps(now: &Image, new: &Image) -> Vec<MapOp> {
     let leaving: BTreeSet<Identity> = now.held_identities().difference(&staying).copied().collect();
     let mut ops = Vec::new();
     for (key, after) in &new.allow {
-        let Some(before) = now.allow.get(key) else {
-            ops.push(MapOp::SetAllow(*key, Arc::clone(after)));
+        // Of an interface that is another sandbox's now, nothing of before may be kept.
+        let stays = now.endpoints.contains_key(&key.ifindex);
+        let Some(before) = now.allow.get(key).filter(|_| stays) else {
+            if now.allow.get(key) != Some(after) {
+                ops.push(MapOp::SetAllow(*key, Arc::clone(after)));
+            }
             continue;
         };
         let mut overlap = Arc::clone(after);
@@ -192,9 +198,9 @@ fn finish_allow_maps(now: &Image, new: &Image) -> Vec<MapOp> {
     ops
 }
 
-fn remove(now: &Image, new: &Image) -> Vec<MapOp> {
+fn clean_up(now: &Image, new: &Image) -> Vec<MapOp> {
     let mut ops: Vec<MapOp> = Vec::new();
-    ops.extend(now.addresses.difference(&new.addresses).map(|key| MapOp::RemoveAddress(*key)));
+    ops.extend(new.addresses.difference(&now.addresses).map(|key| MapOp::AddAddress(*key)));
     ops.extend(
         now.tickets
             .keys()

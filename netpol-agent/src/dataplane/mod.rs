@@ -13,3 +13,6 @@ pub use memory::{MemoryMaps, Observation};
 pub use op::{MapOp, apply};
 
 pub use crate::compile::{AllowMap, EndpointImage, Image};
+
+#[cfg(test)]
+mod tests;

@@ -224,6 +224,10 @@ fn finish_deferred<M: PolicyMaps, B: PacketBytes + ?Sized>(
     let Some(endpoint) = maps.endpoint(ifindex) else {
         return Ruling::drop(DropReason::UnknownTicket);
     };
+    // Its policy has gone since the packet was let go, and with it the isolation that the packet is judged by.
+    if endpoint.state != EndpointValue::READY {
+        return Ruling::drop(DropReason::Blocked);
+    }
     *view = View {
         ifindex,
         endpoint,

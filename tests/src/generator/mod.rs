@@ -37,6 +37,11 @@ pub fn cases(seed: u64) -> impl Iterator<Item = Case> {
     })
 }
 
+/// Only sequences, without end.
+pub fn sequences(seed: u64) -> impl Iterator<Item = Vec<Case>> {
+    (0_u64..).map(move |part| sequence(&mut Rng::part(!seed, part), seed, part))
+}
+
 fn single(rng: &mut Rng, seed: u64, part: u64) -> Case {
     let cluster = Cluster::generate(rng);
     let objects = cluster.objects(rng);

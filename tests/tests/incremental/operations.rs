@@ -1,0 +1,177 @@
+//! After every single map operation nothing passes that both images forbid, and nothing drops that both allow.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use anyhow::{Result, bail, ensure};
+use netpol_agent::compile::Image;
+use netpol_agent::dataplane::{MapOp, MemoryMaps, apply};
+use netpol_common::ids::{Hook, IfIndex, Nanos};
+use netpol_tests::case::{Case, End};
+use netpol_tests::generator::Rng;
+use netpol_tests::panel::read;
+use netpol_tests::wire::{Packet, SYN, Segment, SharedMaps, Wire, sighting};
+
+/// A packet at one pod's interface.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    hook: Hook,
+    ifindex: IfIndex,
+    packet: Packet,
+}
+
+const UPLINK: IfIndex = IfIndex(2);
+const NOW: Nanos = Nanos(1_000_000_000);
+
+/// Whether the packet gets past the pod's interface, and past the uplink if its verdict is left to that.
+fn passes(maps: &MemoryMaps, sample: &Sample) -> bool {
+    maps.clear_flows();
+    let Sample { hook, ifindex, packet } = sample;
+    let frame = packet.frame();
+    let came_in = if *hook == Hook::PodEgress { ifindex.0 } else { UPLINK.0 };
+    let seen = sighting(*hook, *ifindex, came_in, 0, NOW);
+    let outcome = maps.judge(frame.as_slice(), &seen).outcome;
+    if !outcome.verdict.is_pass() || *hook == Hook::PodIngress {
+        return outcome.verdict.is_pass();
+    }
+    let seen = sighting(Hook::UplinkEgress, UPLINK, ifindex.0, outcome.mark, NOW);
+    maps.judge(frame.as_slice(), &seen).outcome.verdict.is_pass()
+}
+
+/// Packets between pods' interfaces and everybody that the cases speak of, before and after.
+fn samples(rng: &mut Rng, before: &Case, after: &Case, images: [&Image; 2]) -> Vec<Sample> {
+    let mut own: BTreeMap<IfIndex, Vec<IpAddr>> = BTreeMap::new();
+    for key in images.iter().flat_map(|image| &image.addresses) {
+        own.entry(key.ifindex).or_default().push(key.addr.to_ip());
+    }
+    let own: Vec<(IfIndex, Vec<IpAddr>)> = own.into_iter().collect();
+    let mut remotes: Vec<IpAddr> =
+        own.iter().flat_map(|(_, addresses)| addresses.clone()).collect();
+    for probe in before.probes.iter().chain(&after.probes) {
+        for end in [&probe.from, &probe.to] {
+            if let End::Address { ip } | End::Pod { ip: Some(ip), .. } = end {
+                remotes.push(ip.to_canonical());
+            }
+        }
+    }
+    let mut samples = Vec::new();
+    for _ in 0..80 {
+        let Some((ifindex, addresses)) = rng.pick(&own) else { break };
+        let (Some(local), Some(remote)) = (rng.pick(addresses), rng.pick(&remotes)) else { break };
+        if local.is_ipv4() != remote.is_ipv4() || local == remote {
+            continue;
+        }
+        let to = rng.one_of([1, 53, 79, 80, 81, 443, 8080, 8081, 32767, 65535]);
+        let from = 50_321;
+        let segment = rng.one_of([
+            Segment::Tcp { from, to, flags: SYN },
+            Segment::Udp { from, to },
+            Segment::Sctp { from, to },
+            Segment::EchoRequest { id: 7 },
+        ]);
+        let hook = rng.one_of([Hook::PodEgress, Hook::PodIngress]);
+        let (src, dst) = match hook {
+            Hook::PodEgress => (*local, *remote),
+            Hook::PodIngress | Hook::UplinkEgress => (*remote, *local),
+        };
+        samples.push(Sample { hook, ifindex: *ifindex, packet: Packet { src, dst, segment } });
+    }
+    samples
+}
+
+/// The operations lead from one image to the other and keep the law on their way.
+fn check(rng: &mut Rng, cases: [&Case; 2], images: [&Image; 2], ops: &[MapOp]) -> Result<()> {
+    let [old, new] = images;
+    let mut reached = old.clone();
+    for op in ops {
+        apply(op, &mut reached);
+    }
+    ensure!(reached == *new, "the operations lead elsewhere: {ops:#?}");
+
+    let mut maps = MemoryMaps::new(old.clone());
+    let after = MemoryMaps::new(new.clone());
+    let samples = samples(rng, cases[0], cases[1], images);
+    // An interface that is another pod's now is no interface of before.
+    let stays = |sample: &Sample| {
+        let sandbox = |image: &Image| {
+            image.endpoints.get(&sample.ifindex).map(|endpoint| endpoint.container_id.to_string())
+        };
+        sandbox(old) == sandbox(new)
+    };
+    let expected: Vec<(Sample, bool, bool)> = samples
+        .into_iter()
+        .map(|sample| (sample, stays(&sample) && passes(&maps, &sample), passes(&after, &sample)))
+        .collect();
+    for (index, op) in ops.iter().enumerate() {
+        maps.apply(op);
+        for (sample, before, after) in &expected {
+            // Until its first operation a retired interface is as before.
+            if before == after && (stays(sample) || has_left(ops, index, sample.ifindex)) {
+                let now = passes(&maps, sample);
+                ensure!(
+                    now == *before,
+                    "after operation {index} of {} ({op:?}) {sample:?} {}",
+                    ops.len(),
+                    if now {
+                        "passes, which neither image allows"
+                    } else {
+                        "drops, which both allow"
+                    },
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether the old endpoint of an interface has been removed by then.
+fn has_left(ops: &[MapOp], index: usize, ifindex: IfIndex) -> bool {
+    let is_removal = |op: &MapOp| *op == MapOp::RemoveEndpoint(ifindex);
+    !ops.iter().any(is_removal) || ops.iter().take(index + 1).any(is_removal)
+}
+
+#[test]
+fn every_single_operation_keeps_to_what_both_images_agree_on() -> Result<()> {
+    let mut rng = Rng::new(7);
+    let mut n_ops = 0;
+    for cases in super::sequences(120) {
+        let mut wire = Wire::new(SharedMaps::memory());
+        let mut previous: Option<(&Case, Image)> = None;
+        for case in &cases {
+            wire.set(read(&case.objects).0)?;
+            let ops = wire.take_ops();
+            n_ops += ops.len();
+            let image = wire.cluster.image().clone();
+            if let Some((before, old)) = &previous
+                && let Err(error) = check(&mut rng, [before, case], [old, &image], &ops)
+            {
+                let lines = [before, case].map(serde_json::to_string);
+                bail!("{}: {error}\n{lines:?}", case.name);
+            }
+            previous = Some((case, image));
+        }
+    }
+    ensure!(n_ops > 1000, "too few operations to mean anything: {n_ops}");
+    Ok(())
+}
+
+/// Unrelated clusters after one another, as a restarted agent meets pinned maps of long ago.
+#[test]
+fn every_single_operation_between_unrelated_clusters_does_too() -> Result<()> {
+    let mut rng = Rng::new(8);
+    for cases in super::sequences(60) {
+        let (Some(before), Some(after)) = (cases.first(), cases.last()) else { continue };
+        let mut wire = Wire::new(SharedMaps::memory());
+        wire.set(read(&before.objects).0)?;
+        let old = wire.cluster.image().clone();
+        drop(wire.take_ops());
+        wire.cluster.forget_objects();
+        wire.set(read(&after.objects).0)?;
+        let ops = wire.take_ops();
+        let new = wire.cluster.image().clone();
+        if let Err(error) = check(&mut rng, [before, after], [&old, &new], &ops) {
+            bail!("{} to {}: {error}", before.name, after.name);
+        }
+    }
+    Ok(())
+}
