@@ -1,1 +1,229 @@
-//! x
+//! The state depends on the objects that there are, not on how the news of them came; and the image on the state.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use netpol_agent::compile::{Image, Numbering, compile};
+use netpol_agent::model::{Kind, Object, ObjectRef, Pod};
+use netpol_agent::store::{ClusterState, Delta, Endpoint};
+use netpol_common::ids::{Identity, IfIndex};
+use netpol_tests::case::Case;
+use netpol_tests::generator::Rng;
+use netpol_tests::panel::read;
+
+/// The versions that an object went through; `None` is its absence.
+type History = BTreeMap<ObjectRef, Vec<Option<Object>>>;
+
+/// What the cases of a sequence say about each object, in their order.
+fn history(cases: &[Case]) -> History {
+    let states: Vec<BTreeMap<ObjectRef, Object>> = cases
+        .iter()
+        .map(|case| {
+            let objects = read(&case.objects).0.into_iter();
+            objects.map(|object| (object.object_ref(), object)).collect()
+        })
+        .collect();
+    let known: BTreeSet<&ObjectRef> = states.iter().flat_map(BTreeMap::keys).collect();
+    let versions = |name: &ObjectRef| {
+        let mut versions: Vec<Option<Object>> = Vec::new();
+        for state in &states {
+            let version = state.get(name).cloned();
+            if versions.last() != Some(&version) {
+                versions.push(version);
+            }
+        }
+        versions
+    };
+    known.into_iter().map(|name| (name.clone(), versions(name))).collect()
+}
+
+/// The last versions, one delta each, in order of their names.
+fn sorted(history: &History) -> Vec<Delta> {
+    history
+        .values()
+        .filter_map(|versions| versions.last().cloned().flatten())
+        .map(Delta::Upsert)
+        .collect()
+}
+
+/// News as a bad connection brings it: versions are left out or repeated, objects in any order, deletions of what is
+/// not there, and late ones of predecessors.
+fn garbled(rng: &mut Rng, history: &History) -> Vec<Delta> {
+    let mut queues: Vec<Vec<Delta>> = Vec::new();
+    for (name, versions) in history {
+        let mut queue = Vec::new();
+        let mut uids = Vec::new();
+        for (index, version) in versions.iter().enumerate() {
+            let is_last = index + 1 == versions.len();
+            if !is_last && rng.chance(40) {
+                continue;
+            }
+            let n_times = if rng.chance(20) { 2 } else { 1 };
+            for _ in 0..n_times {
+                queue.push(match version {
+                    Some(object) => Delta::Upsert(object.clone()),
+                    None => Delta::Remove { object: name.clone(), uid: None },
+                });
+            }
+            if let Some(Object::Pod(pod)) = version {
+                let mut old = uids.iter().rev().filter(|uid: &&Arc<str>| **uid != pod.uid);
+                if let Some(uid) = old.next().filter(|uid| !uid.is_empty() && !pod.uid.is_empty()) {
+                    queue.push(Delta::Remove { object: name.clone(), uid: Some(Arc::clone(uid)) });
+                }
+                uids.push(Arc::clone(&pod.uid));
+            }
+        }
+        if rng.chance(10) {
+            queue.insert(0, Delta::Remove { object: name.clone(), uid: None });
+        }
+        queues.push(queue);
+    }
+    interleaved(rng, queues)
+}
+
+/// Merges queues at random; each keeps its order.
+fn interleaved(rng: &mut Rng, queues: Vec<Vec<Delta>>) -> Vec<Delta> {
+    let mut order: Vec<usize> = Vec::new();
+    for (index, queue) in queues.iter().enumerate() {
+        order.extend(std::iter::repeat_n(index, queue.len()));
+    }
+    rng.shuffle(&mut order);
+    let mut queues: Vec<_> = queues.into_iter().map(Vec::into_iter).collect();
+    order.into_iter().filter_map(|index| queues.get_mut(index)?.next()).collect()
+}
+
+/// Whole lists, as after a lost watch, on top of old news.
+fn relisted(rng: &mut Rng, history: &History) -> Vec<Delta> {
+    let mut deltas = garbled(rng, history);
+    deltas.truncate(rng.below(deltas.len() + 1));
+    let mut kinds = Kind::ALL;
+    rng.shuffle(&mut kinds);
+    for kind in kinds {
+        let of_kind = history.iter().filter(|(name, _)| name.kind == kind);
+        let mut objects: Vec<Object> =
+            of_kind.filter_map(|(_, versions)| versions.last().cloned().flatten()).collect();
+        rng.shuffle(&mut objects);
+        deltas.push(Delta::Replace { kind, objects, unreadable: Vec::new() });
+    }
+    deltas
+}
+
+/// An interface for each pod that holds an address at the end; its number depends on the name only.
+fn endpoints(history: &History) -> Vec<Delta> {
+    let last_pod = |versions: &Vec<Option<Object>>| -> Option<Pod> {
+        match versions.last().cloned().flatten() {
+            Some(Object::Pod(pod)) => Some(pod),
+            _ => None,
+        }
+    };
+    let number = 100_u32..;
+    let ticket = 1_u16..;
+    history
+        .values()
+        .zip(number.zip(ticket))
+        .filter_map(|(versions, numbers)| Some((last_pod(versions)?, numbers)))
+        .filter(|(pod, _)| !pod.addresses().is_empty())
+        .map(|(pod, (number, ticket))| {
+            Delta::UpsertEndpoint(Endpoint {
+                ifindex: IfIndex(number),
+                container_id: Arc::from(format!("sandbox-{number}")),
+                pod: pod.name.clone(),
+                pod_uid: Arc::clone(&pod.uid),
+                ticket,
+                addresses: Vec::new(),
+            })
+        })
+        .collect()
+}
+
+/// Applies deltas; a delta that tells no change must have made none, and the other way round.
+fn apply(state: &mut ClusterState, delta: Delta) -> Result<()> {
+    let before = format!("{state:?}");
+    let text = format!("{delta:?}");
+    let changes = state.apply(delta);
+    let differs = before != format!("{state:?}");
+    ensure!(
+        differs != changes.is_empty(),
+        "{text} changed the state: {differs}, but tells {changes:?}"
+    );
+    Ok(())
+}
+
+/// An image with names for numbers: an identity is called by the first address or prefix that has it.
+fn named(image: &Image, numbering: &Numbering) -> Vec<String> {
+    let mut names: BTreeMap<Identity, String> = BTreeMap::new();
+    for (addr, identity) in &image.identities {
+        names.entry(*identity).or_insert_with(|| format!("that of {addr}"));
+    }
+    for (prefix, identity) in &image.prefixes {
+        names.entry(*identity).or_insert_with(|| format!("that of {prefix:?}"));
+    }
+    names.insert(Identity::NONE, "none".to_owned());
+    names.insert(Identity::ANY, "any".to_owned());
+    let name = |identity: &Identity| names.get(identity).cloned().unwrap_or_default();
+    let mut lines = Vec::new();
+    lines.extend(image.endpoints.iter().map(|endpoint| format!("{endpoint:?}")));
+    lines.extend(image.addresses.iter().map(|address| format!("{address:?}")));
+    lines.extend(image.defer.iter().map(|addr| format!("defer {addr}")));
+    lines.extend(image.tickets.iter().map(|ticket| format!("ticket {ticket:?}")));
+    lines.extend(image.identities.iter().map(|(addr, id)| format!("{addr} is {}", name(id))));
+    lines.extend(image.prefixes.iter().map(|(prefix, id)| format!("{prefix:?} is {}", name(id))));
+    for (key, map) in &image.allow {
+        lines.push(format!("{key:?}"));
+        for (entry, value) in &**map {
+            let rule = numbering.rule(value.rule).map(ToString::to_string);
+            lines.push(format!(
+                "{key:?} {} {:?} by {rule:?}",
+                name(&entry.identity),
+                (entry.prefix_len_bits, entry.protocol, entry.port, value.verdict),
+            ));
+        }
+    }
+    lines.sort();
+    lines
+}
+
+#[test]
+fn the_order_of_news_has_no_say_in_the_state_and_the_image() -> Result<()> {
+    let mut rng = Rng::new(9);
+    for cases in super::sequences(60) {
+        let history = history(&cases);
+        let (mut expected, mut numbering) = (ClusterState::default(), Numbering::default());
+        for delta in sorted(&history).into_iter().chain(endpoints(&history)) {
+            apply(&mut expected, delta)?;
+        }
+        let image = compile(&expected, &mut numbering, &Image::default());
+        let expected_image = named(&image, &numbering);
+        let expected = format!("{expected:?}");
+
+        let mut reversed = sorted(&history);
+        reversed.reverse();
+        let stories = [
+            ("reversed", reversed),
+            ("garbled", garbled(&mut rng, &history)),
+            ("relisted", relisted(&mut rng, &history)),
+        ];
+        for (story, deltas) in stories {
+            let deltas = interleaved(&mut rng, vec![deltas, endpoints(&history)]);
+            let (mut state, mut numbering) = (ClusterState::default(), Numbering::default());
+            let mut image = Image::default();
+            for delta in deltas {
+                apply(&mut state, delta)?;
+                if rng.chance(15) {
+                    image = compile(&state, &mut numbering, &image);
+                }
+            }
+            let name = &cases[0].name;
+            ensure!(format!("{state:?}") == expected, "{name}: {story} news lead to another state");
+            image = compile(&state, &mut numbering, &image);
+            let found = named(&image, &numbering);
+            ensure!(
+                found == expected_image,
+                "{name}: {story} news lead to another image:\n{:#?}",
+                found.iter().filter(|line| !expected_image.contains(line)).collect::<Vec<_>>(),
+            );
+        }
+    }
+    Ok(())
+}
