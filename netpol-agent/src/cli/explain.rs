@@ -61,6 +61,7 @@ fn write_text(explanation: &Explanation, out: &mut dyn Write) -> io::Result<()> 
         protocol,
         is_allowed,
         problem,
+        service,
         connection,
         egress,
         ingress,
@@ -74,6 +75,9 @@ fn write_text(explanation: &Explanation, out: &mut dyn Write) -> io::Result<()> 
     writeln!(out, "{from} -> {to} {port}/{protocol}: {verdict}")?;
     if let Some(problem) = problem {
         writeln!(out, "  {problem}")?;
+    }
+    if let Some(service) = service {
+        writeln!(out, "  {service}")?;
     }
     if let Some(packets) = connection {
         let destination = std::net::SocketAddr::new(packets.destination, packets.port);

@@ -75,6 +75,9 @@ checks! {
     UNKNOWN_PORT_NAME = "NP021" "unknown-port-name" Warning:
         "A port name that no pod which it could mean has for this protocol."
         => "Use the `name` of a `containerPort` of the destination pods, or a number.";
+    SERVICE_PORT = "NP022" "service-port" Warning:
+        "A port that a Service offers, and at which its pods do not listen: verdicts are made on the pods' own ports."
+        => "Write the Service's `targetPort`: the port of the pods.";
     HOLES_COVER_BLOCK = "NP030" "holes-cover-block" Warning:
         "An `ipBlock` whose exceptions leave nothing of it."
         => "Remove the peer, or restrict the exceptions.";

@@ -20,7 +20,7 @@ use serde::Serialize;
 
 pub use checks::{CHECKS, Check};
 
-use crate::model::{Kind, ObjectRef, Peer, Peers, Policy, Rule};
+use crate::model::{Kind, NamespaceMatch, ObjectRef, Peer, Peers, Pod, Policy, Rule};
 use crate::store::ClusterState;
 
 /// How much a finding matters.
@@ -114,6 +114,18 @@ impl<'a> Surroundings<'a> {
                 let mut addresses = pod.addresses().iter();
                 addresses.clone().any(IpAddr::is_ipv4) && addresses.any(IpAddr::is_ipv6)
             }),
+        }
+    }
+
+    /// Whether a pod is in the namespaces that a peer of this policy means.
+    fn is_in(&self, namespaces: &NamespaceMatch, policy: &Policy, pod: &Pod) -> bool {
+        let namespace = &pod.name.namespace;
+        match namespaces {
+            NamespaceMatch::Own => *namespace == policy.name.namespace,
+            NamespaceMatch::Selected(selector) => {
+                let labels = self.state.namespace_labels(namespace);
+                selector.is_everything() || labels.is_some_and(|labels| selector.matches(labels))
+            }
         }
     }
 }

@@ -261,6 +261,37 @@ fn port_names_that_nobody_has_are_found() {
 }
 
 #[test]
+fn ports_of_services_are_told_from_ports_of_pods() {
+    let service = "apiVersion: v1\nkind: Service\nmetadata: { name: web, namespace: shop }\n\
+                   spec: { clusterIP: 10.96.0.8, selector: { app: web }, ports: [{ port: 80, targetPort: http }, { port: 8080 }] }\n---\n";
+    let cluster = format!("{CLUSTER}{service}");
+    let spec = |ports: &str| {
+        format!(
+            "{{ podSelector: {{ matchLabels: {{ app: web }} }}, ingress: [{{ ports: [{ports}] }}] }}"
+        )
+    };
+    check_with(
+        &cluster,
+        "shop",
+        &spec(
+            "{ port: 80 }, { port: 8080 }, { port: 80, protocol: UDP }, { port: 443 }, { port: 79, endPort: 81 }",
+        ),
+        Level::Warning,
+        &[
+            "NP022 spec.ingress[0].ports[0] TCP/80 is a port of Service shop/web, which is 8080 on pod shop/web",
+        ],
+    );
+    check_with(
+        &cluster,
+        "ops",
+        "{ podSelector: {}, policyTypes: [Egress], egress: [{ ports: [{ port: 53 }, { port: 53, protocol: UDP }] }, {
+             to: [{ namespaceSelector: { matchLabels: { team: shop } } }], ports: [{ port: 80 }] }] }",
+        Level::Warning,
+        &["NP022 spec.egress[1].ports[0] TCP/80 is a port of Service shop/web, which is 8080 on pod shop/web"],
+    );
+}
+
+#[test]
 fn blocks_that_mean_something_else_are_found() {
     check(
         "{ podSelector: {}, ingress: [{ from: [

@@ -18,7 +18,9 @@ pub(crate) use diagnostic::codes;
 pub use diagnostic::{Code, Diagnostic, Severity};
 pub use ip_block::IpBlock;
 pub use names::{Kind, ObjectName, ObjectRef};
-pub use objects::{ContainerPort, Namespace, Node, Object, Pod, PodPhase, Service};
+pub use objects::{
+    BackendPort, ContainerPort, Namespace, Node, Object, Pod, PodPhase, Service, ServicePort,
+};
 pub use policy::{NamespaceMatch, Peer, Peers, Policy, PolicyMode, PolicyTypes, Ports, Rule};
 pub use ports::{PortMatch, PortName, PortRange, PortSpec, Transport};
 pub use selector::{Labels, Requirement, Selector};

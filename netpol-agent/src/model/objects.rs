@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Labels, ObjectName, ObjectRef, Policy, PortName, Transport};
+use super::{Kind, Labels, ObjectName, ObjectRef, Policy, PortName, Selector, Transport};
 
 /// Any object of the cluster that netpol reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,13 +134,38 @@ pub struct Namespace {
     pub labels: Labels,
 }
 
-/// A Service: only its virtual addresses matter here.
+/// A Service. Only its addresses matter for what is enforced; the rest is for explanations, which have to find the pods
+/// behind it as kube-proxy does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// Namespace and name.
     pub name: ObjectName,
     /// Cluster, external and load-balancer addresses, without duplicates. Headless: none.
     pub addresses: Vec<IpAddr>,
+    /// `spec.selector`: the pods behind it, in its namespace. `None` when somebody else writes its endpoints.
+    pub selector: Option<Selector>,
+    /// `spec.ports`, those that can be understood.
+    pub ports: Vec<ServicePort>,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// `protocol`, TCP when missing.
+    pub transport: Transport,
+    /// `port`, host byte order, 1 to 65535.
+    pub number: u16,
+    /// `targetPort`, the same number when missing.
+    pub backend: BackendPort,
+}
+
+/// Where a Service's traffic arrives on a pod behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackendPort {
+    /// The same port on every pod.
+    Number(u16),
+    /// The first port of this name and protocol of each pod.
+    Named(PortName),
 }
 
 /// A node.

@@ -213,6 +213,21 @@ pub fn is_service(state: &ClusterState, address: IpAddr) -> bool {
         && !state.nodes().any(|node| node.addresses.contains(&address))
 }
 
+/// Whether a pod's egress lets a connection to a Service pass of which nobody knows where it arrives: the address is in
+/// no block and no pod's.
+pub fn allows_unknown_backend(
+    state: &ClusterState,
+    pod: &Pod,
+    transport: Transport,
+    port: u16,
+) -> bool {
+    let (isolation, policies) = isolating(state, pod, Direction::Egress);
+    isolation != Isolation::Enforced
+        || policies.iter().flat_map(|policy| &policy.egress).any(|rule| {
+            matches!(rule.peers, Peers::All) && ports_match(rule, None, transport, port)
+        })
+}
+
 fn peers_match(state: &ClusterState, namespace: &str, rule: &Rule, remote: Remote<'_>) -> bool {
     match &rule.peers {
         Peers::All => true,

@@ -17,8 +17,8 @@ use netpol_common::ids::Direction;
 use serde::{Deserialize, Serialize};
 
 pub use evaluate::{
-    Connection, Decision, EndDecision, EndVerdict, Miss, MissReason, Remote, evaluate,
-    evaluate_end, is_own_node, is_service,
+    Connection, Decision, EndDecision, EndVerdict, Miss, MissReason, Remote,
+    allows_unknown_backend, evaluate, evaluate_end, is_own_node, is_service,
 };
 pub use isolation::{Isolation, isolating};
 pub use peers::{PeerBase, PeerSet, PortFilter};

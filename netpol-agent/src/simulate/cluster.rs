@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use super::engine::{DatapathError, Engine};
 use super::interfaces::Interfaces;
-use super::probe::{Answer, Probe, Problem, Route, locate};
+use super::locate::{Located, Route, locate};
+use super::probe::{Answer, Probe, Problem};
 use super::walk;
 use crate::compile::{Image, Numbering, compile};
 use crate::dataplane::diff;
 use crate::model::{Kind, Labels, Namespace, Object, ObjectRef};
-use crate::resolve::{Connection, evaluate};
+use crate::resolve::{Connection, allows_unknown_backend, evaluate};
 use crate::store::{Changes, ClusterState, Delta};
 
 /// The label that the API server gives every namespace: its name.
@@ -90,24 +91,33 @@ impl Cluster {
         Ok(())
     }
 
-    /// Answers a probe. No connection is remembered from one probe to the next.
+    /// Answers a probe: to a Service, whether every pod behind it can be reached. No connection is remembered from one probe to the next.
     ///
     /// # Errors
     /// When the engine cannot be used.
     pub fn probe(&mut self, probe: &Probe) -> Result<Answer, DatapathError> {
-        let route = match locate(&self.state, probe) {
-            Ok(route) => route,
+        let routes = match locate(&self.state, probe) {
+            Ok(Located::Routes(routes)) => routes,
+            Ok(Located::NoBackend { source, asked: (address, port) }) => {
+                let is_allowed = self.state.owner(source).is_none_or(|pod| {
+                    allows_unknown_backend(&self.state, pod, probe.transport, port)
+                });
+                return Ok(Answer { is_allowed, problem: Some(Problem::NoBackend(address)) });
+            }
             Err(problem) => return Ok(Answer { is_allowed: false, problem: Some(problem) }),
         };
-        let answer = match self.judge(&route)? {
-            Ok(is_allowed) => Answer { is_allowed, problem: None },
-            Err(problem) => Answer { is_allowed: false, problem: Some(problem) },
-        };
-        Ok(answer)
+        for route in routes {
+            match self.judge(&route)? {
+                Ok(true) => {}
+                Ok(false) => return Ok(Answer { is_allowed: false, problem: None }),
+                Err(problem) => return Ok(Answer { is_allowed: false, problem: Some(problem) }),
+            }
+        }
+        Ok(Answer { is_allowed: true, problem: None })
     }
 
     fn judge(&mut self, route: &Route) -> Result<Result<bool, Problem>, DatapathError> {
-        let Route { source, destination, transport, port } = *route;
+        let Route { source, asked: _, destination, transport, port } = *route;
         match &mut self.engine {
             Engine::Reference => {
                 let connection = Connection { source, destination, transport, port };

@@ -9,6 +9,7 @@ mod engine;
 mod explain;
 mod frame;
 mod interfaces;
+mod locate;
 mod probe;
 mod walk;
 

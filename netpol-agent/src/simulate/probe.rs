@@ -5,9 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::model::{ObjectName, Pod, PodPhase, PortName, Transport};
-use crate::resolve::is_service;
-use crate::store::ClusterState;
+use crate::model::{ObjectName, Transport};
 
 /// A question: may this connection be opened?
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +113,7 @@ impl fmt::Display for PortChoice {
 pub struct Answer {
     /// Whether the source's egress and the destination's ingress both let it pass.
     pub is_allowed: bool,
-    /// Why the probe is no possible connection; then it is not allowed.
+    /// Why the probe is no possible connection; then it is not allowed, but see [`Problem::NoBackend`].
     pub problem: Option<Problem>,
 }
 
@@ -134,9 +132,10 @@ pub enum Problem {
     /// One end has only IPv4, the other only IPv6 addresses.
     #[error("the ends have no address family in common")]
     NoCommonFamily,
-    /// Policies judge the pod behind it, which is not known here.
-    #[error("{0} is a Service address: the verdict is on the pod behind it")]
-    Service(IpAddr),
+    /// A Service address, where no packet arrives; nor is it known where else it does. Only rules for every destination
+    /// allow egress to it.
+    #[error("{0} is the address of a Service, and no pod behind this port of it is known")]
+    NoBackend(IpAddr),
     /// The destination gives the port name no number.
     #[error("{end} has no {transport} port named {name}")]
     UnknownPort {
@@ -160,87 +159,9 @@ impl Problem {
             Self::NoAddress(_) => "no-address",
             Self::ForeignAddress(..) => "foreign-address",
             Self::NoCommonFamily => "no-common-family",
-            Self::Service(_) => "service",
+            Self::NoBackend(_) => "no-backend",
             Self::UnknownPort { .. } => "unknown-port",
             Self::NoTicket => "no-ticket",
         }
     }
-}
-
-/// A probe with everything looked up: the packets that would be sent.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Route {
-    pub(super) source: IpAddr,
-    pub(super) destination: IpAddr,
-    pub(super) transport: Transport,
-    pub(super) port: u16,
-}
-
-/// Looks up what a probe means in this state.
-pub(super) fn locate(state: &ClusterState, probe: &Probe) -> Result<Route, Problem> {
-    let sources = addresses(state, &probe.from)?;
-    let destinations = addresses(state, &probe.to)?;
-    let (source, destination) = destinations
-        .iter()
-        .find_map(|destination| {
-            let source = sources.iter().find(|source| source.is_ipv4() == destination.is_ipv4())?;
-            Some((*source, *destination))
-        })
-        .ok_or(Problem::NoCommonFamily)?;
-    if is_service(state, destination) {
-        return Err(Problem::Service(destination));
-    }
-    let port = match &probe.port {
-        PortChoice::Number(number) => *number,
-        PortChoice::Name(name) => {
-            let pod = match &probe.to {
-                End::Pod { name, .. } => state.pod(name),
-                End::Address(address) => state.owner(*address),
-            };
-            pod.and_then(|pod| first_number(pod, name, probe.transport)).ok_or_else(|| {
-                Problem::UnknownPort {
-                    end: probe.to.clone(),
-                    name: Arc::clone(name),
-                    transport: probe.transport,
-                }
-            })?
-        }
-    };
-    Ok(Route { source, destination, transport: probe.transport, port })
-}
-
-fn first_number(pod: &Pod, name: &str, transport: Transport) -> Option<u16> {
-    pod.named_ports(&PortName::parse(name)?, transport).next()
-}
-
-/// The addresses that an end can be reached by; never empty.
-fn addresses(state: &ClusterState, end: &End) -> Result<Vec<IpAddr>, Problem> {
-    let (name, chosen) = match end {
-        End::Address(address) => return Ok(vec![address.to_canonical()]),
-        End::Pod { name, address } => (name, address.map(|address| address.to_canonical())),
-    };
-    let pod = state.pod(name).ok_or_else(|| Problem::UnknownPod(name.clone()))?;
-    let held: Vec<IpAddr> = if pod.host_network {
-        host_addresses(state, pod)
-    } else {
-        state.held_addresses(pod).collect()
-    };
-    match chosen {
-        Some(address) if held.contains(&address) => Ok(vec![address]),
-        Some(address) => Err(Problem::ForeignAddress(name.clone(), address)),
-        None if held.is_empty() => Err(Problem::NoAddress(name.clone())),
-        None => Ok(held),
-    }
-}
-
-/// What the traffic of a host-network pod comes from: its node's addresses, as the pod reports them or as the node does.
-/// Nothing comes from one that has ended.
-fn host_addresses(state: &ClusterState, pod: &Pod) -> Vec<IpAddr> {
-    if matches!(pod.phase, PodPhase::Succeeded | PodPhase::Failed) {
-        return Vec::new();
-    }
-    if !pod.reported_addresses.is_empty() {
-        return pod.reported_addresses.clone();
-    }
-    state.node(&pod.node).map(|node| node.addresses.clone()).unwrap_or_default()
 }

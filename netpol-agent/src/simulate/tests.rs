@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::*;
 use crate::model::{
-    ContainerPort, IpBlock, Labels, NamespaceMatch, Node, Object, ObjectName, Peer, Peers, Pod,
-    PodPhase, Policy, PolicyMode, PolicyTypes, PortMatch, PortName, PortRange, PortSpec, Ports,
-    Rule, Selector, Service, Transport,
+    BackendPort, ContainerPort, IpBlock, Labels, NamespaceMatch, Node, Object, ObjectName, Peer,
+    Peers, Pod, PodPhase, Policy, PolicyMode, PolicyTypes, PortMatch, PortName, PortRange,
+    PortSpec, Ports, Requirement, Rule, Selector, Service, ServicePort, Transport,
 };
 
 fn pod(name: &str, addresses: &[&str]) -> Pod {
@@ -234,12 +234,10 @@ fn no_connection_is_remembered() {
 fn what_cannot_be_a_connection_is_denied_with_a_problem() {
     let mut done = pod("done", &["10.0.0.3"]);
     done.phase = PodPhase::Succeeded;
-    let vip = Service { name: ObjectName::new("x", "s"), addresses: vec![ip("10.96.0.1")] };
     let objects = [
         Object::Pod(pod("a", &["10.0.0.1"])),
         Object::Pod(pod("six", &["fd00::1"])),
         Object::Pod(done),
-        Object::Service(vip),
     ];
     let check = |from: End, to: &str, port: &PortChoice, expected: &str| {
         check_problem(&objects, &[from, end(to)], port, expected);
@@ -248,8 +246,6 @@ fn what_cannot_be_a_connection_is_denied_with_a_problem() {
     check(end("a"), "none", &number, "there is no pod x/none");
     check(end("a"), "done", &number, "pod x/done holds no address");
     check(end("a"), "six", &number, "the ends have no address family in common");
-    let vip = "10.96.0.1 is a Service address: the verdict is on the pod behind it";
-    check(end("a"), "10.96.0.1", &number, vip);
     let chosen = End::Pod { name: ObjectName::new("x", "a"), address: Some(ip("10.0.0.7")) };
     check(chosen, "a", &number, "pod x/a does not hold 10.0.0.7");
     let name = PortChoice::Name(Arc::from("dns"));
@@ -285,4 +281,96 @@ fn namespaces_without_an_object_are_added() {
     assert_eq!(objects.len(), 2);
     let (_, added) = with_implicit_namespaces(objects);
     assert!(added.is_empty());
+}
+
+/// A Service in front of the pods with label `app=s`: 80 → 8080.
+fn service(address: &str) -> Object {
+    Object::Service(Service {
+        name: ObjectName::new("x", "s"),
+        addresses: vec![ip(address)],
+        selector: Some(app("s")),
+        ports: vec![ServicePort {
+            transport: Transport::Tcp,
+            number: 80,
+            backend: BackendPort::Number(8080),
+        }],
+    })
+}
+
+fn app(value: &str) -> Selector {
+    Selector::new([Requirement::In(Arc::from("app"), [Arc::from(value)].into())])
+}
+
+fn labelled(mut pod: Pod, value: &str) -> Object {
+    pod.labels.insert(Arc::from("app"), Arc::from(value));
+    Object::Pod(pod)
+}
+
+#[test]
+fn a_service_is_judged_by_the_pods_behind_it() {
+    let to_backend =
+        Peers::AnyOf(vec![Peer::Pods { namespaces: NamespaceMatch::Own, pods: app("s") }]);
+    let objects = [
+        Object::Pod(pod("a", &["10.0.0.1"])),
+        labelled(pod("s1", &["10.0.0.2"]), "s"),
+        service("10.96.0.1"),
+        policy("p", vec![rule(own_pods(), Some(8080))], vec![rule(to_backend, Some(8080))]),
+    ];
+    check(
+        &objects,
+        &[
+            ("a", "10.96.0.1", 80, true),
+            ("a", "s1", 8080, true),
+            ("a", "s1", 80, false),
+            ("s1", "10.96.0.1", 80, true),
+            ("9.9.9.9", "10.96.0.1", 80, false),
+        ],
+    );
+    let mut objects = objects.to_vec();
+    objects.pop();
+    objects.push(policy(
+        "p",
+        vec![rule(Peers::All, None)],
+        vec![rule(block("10.96.0.0/16"), None)],
+    ));
+    check(&objects, &[("a", "10.96.0.1", 80, false), ("9.9.9.9", "10.96.0.1", 80, true)]);
+}
+
+#[test]
+fn a_service_is_open_when_every_pod_behind_it_is() {
+    let other = ("s2", "10.0.0.3");
+    let mut objects = vec![
+        Object::Pod(pod("a", &["10.0.0.1"])),
+        labelled(pod("s1", &["10.0.0.2"]), "s"),
+        labelled(pod(other.0, &[other.1]), "s"),
+        service("10.96.0.1"),
+        policy("p", vec![rule(Peers::All, None)], vec![rule(block("10.0.0.2/31"), Some(8080))]),
+    ];
+    check(&objects, &[("a", "10.96.0.1", 80, true)]);
+    objects.pop();
+    objects.push(policy("p", vec![rule(Peers::All, None)], vec![rule(block("10.0.0.2/32"), None)]));
+    check(&objects, &[("a", "10.96.0.1", 80, false), ("s1", "10.96.0.1", 80, false)]);
+}
+
+#[test]
+fn of_a_service_without_known_backend_only_rules_for_everybody_speak() {
+    let mut objects = vec![Object::Pod(pod("a", &["10.0.0.1"])), service("10.96.0.1")];
+    let mut verdicts = Vec::new();
+    for peers in [None, Some(block("0.0.0.0/0")), Some(own_pods()), Some(Peers::All)] {
+        objects.truncate(2);
+        objects.extend(peers.map(|peers| policy("p", Vec::new(), vec![rule(peers, Some(80))])));
+        for mut cluster in engines() {
+            cluster.set(objects.clone()).unwrap();
+            let probe = Probe {
+                from: end("a"),
+                to: end("10.96.0.1"),
+                port: PortChoice::Number(80),
+                transport: Transport::Tcp,
+            };
+            let answer = cluster.probe(&probe).unwrap();
+            assert_eq!(answer.problem, Some(Problem::NoBackend(ip("10.96.0.1"))));
+            verdicts.push(answer.is_allowed);
+        }
+    }
+    assert_eq!(verdicts, [true, true, false, false, false, false, true, true]);
 }

@@ -8,7 +8,8 @@ use netpol_common::verdict::Sighting;
 use super::engine::{Datapath, DatapathError, Judged};
 use super::frame::opening;
 use super::interfaces::{Interfaces, UPLINK};
-use super::probe::{Problem, Route};
+use super::locate::Route;
+use super::probe::Problem;
 use crate::compile::Image;
 use crate::model::Pod;
 use crate::resolve::is_own_node;
@@ -17,7 +18,7 @@ use crate::store::ClusterState;
 /// Sends the first frame of a connection past the hooks that it meets on its way. All pods are attached here, whatever
 /// node they run on: the hooks of a connection between nodes are the same.
 ///
-/// * A pod's egress sees the frame unless it is for the pod itself, which never leaves the pod that way.
+/// * A pod's egress sees the frame with the address that was asked for, which can be a Service's, unless it is for the pod itself, which never leaves the pod that way.
 /// * A frame for an address of the pod's own node ends there; one for another node meets the uplink.
 /// * A pod's ingress sees the frame come from the source's interface, from the node itself, or from the uplink.
 pub(super) fn send(
@@ -34,16 +35,19 @@ pub(super) fn send(
         pod.and_then(|pod| interfaces.of(pod)).map_or(UPLINK, |endpoint| endpoint.ifindex)
     };
     let (source, destination) = (attached(from), attached(to));
+    let (asked, asked_port) = route.asked;
     let frame = opening(route.source, route.destination, route.transport, route.port);
     let mut mark = 0;
 
-    let is_for_itself = from.is_some() && source == destination;
+    let is_translated = route.asked != (route.destination, route.port);
+    let is_for_itself = from.is_some() && source == destination && !is_translated;
     if let (Some(pod), false) = (from, is_for_itself) {
-        let is_deferred = image.defer.contains(&Addr::from(route.destination));
+        let is_deferred = image.defer.contains(&Addr::from(asked));
         if is_deferred && interfaces.of(pod).is_none_or(|endpoint| endpoint.ticket == 0) {
             return Ok(Err(Problem::NoTicket));
         }
-        let judged = datapath.judge(&frame, &sighting(Hook::PodEgress, source, source.0, mark))?;
+        let sent = opening(route.source, asked, route.transport, asked_port);
+        let judged = datapath.judge(&sent, &sighting(Hook::PodEgress, source, source.0, mark))?;
         if !judged.passes {
             return Ok(Ok(false));
         }

@@ -25,4 +25,6 @@ pub use node::{
 pub use object::{Converted, expand, object};
 pub use pod::{Container, DeclaredPort, PodAddress, PodSpec, PodStatus, pod};
 pub use policy::policy;
-pub use service::{LoadBalancerIngress, LoadBalancerStatus, ServiceSpec, ServiceStatus, service};
+pub use service::{
+    LoadBalancerIngress, LoadBalancerStatus, OfferedPort, ServiceSpec, ServiceStatus, service,
+};

@@ -1,15 +1,19 @@
-//! Services: only their addresses matter.
+//! Services: their addresses, and for explanations what is behind them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Deserialize;
 
 use super::address::collect_address;
 use super::metadata::Metadata;
 use super::nullable::{items, or_default};
 use super::walk::{Findings, Path};
-use crate::model::{Diagnostic, Kind, Service};
+use crate::model::{
+    BackendPort, Diagnostic, Kind, PortName, Requirement, Selector, Service, ServicePort, Transport,
+};
 
 /// `spec.clusterIP` of a headless Service.
 const HEADLESS: &str = "None";
@@ -30,6 +34,27 @@ pub struct ServiceSpec {
     /// `externalIPs`.
     #[serde(rename = "externalIPs", deserialize_with = "items")]
     pub external_ips: Vec<Arc<str>>,
+    /// `selector`.
+    #[serde(deserialize_with = "or_default")]
+    pub selector: BTreeMap<Arc<str>, Arc<str>>,
+    /// `ports`.
+    #[serde(deserialize_with = "items")]
+    pub ports: Vec<OfferedPort>,
+}
+
+/// core/v1 `ServicePort`, trimmed and not yet checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OfferedPort {
+    /// `port`.
+    #[serde(deserialize_with = "or_default")]
+    pub port: i32,
+    /// `protocol`.
+    #[serde(deserialize_with = "or_default")]
+    pub protocol: Option<Arc<str>>,
+    /// `targetPort`.
+    #[serde(deserialize_with = "or_default")]
+    pub target_port: Option<IntOrString>,
 }
 
 /// core/v1 `ServiceStatus`, trimmed.
@@ -80,7 +105,29 @@ pub fn service(
     }
     let translated = &*spec.cluster_ip != HEADLESS && &*spec.service_type != "ExternalName";
     let addresses = if translated { addresses(spec, status, &mut findings) } else { Vec::new() };
-    (Some(Service { name, addresses }), findings.into_diagnostics())
+    let required = spec
+        .selector
+        .iter()
+        .map(|(key, value)| Requirement::In(Arc::clone(key), BTreeSet::from([Arc::clone(value)])));
+    let selector = (!spec.selector.is_empty()).then(|| Selector::new(required));
+    let ports = spec.ports.iter().filter_map(offered_port).collect();
+    (Some(Service { name, addresses, selector, ports }), findings.into_diagnostics())
+}
+
+/// One port; `None` when it is invalid, which changes nothing of what is enforced.
+///
+/// Source: core/v1 `ServicePort` (a missing protocol is TCP, a missing `targetPort` is `port`).
+fn offered_port(offered: &OfferedPort) -> Option<ServicePort> {
+    let valid = |number: i32| u16::try_from(number).ok().filter(|number| *number != 0);
+    let number = valid(offered.port)?;
+    let protocol = offered.protocol.as_deref().filter(|protocol| !protocol.is_empty());
+    let backend = match &offered.target_port {
+        None | Some(IntOrString::Int(0)) => BackendPort::Number(number),
+        Some(IntOrString::Int(number)) => BackendPort::Number(valid(*number)?),
+        Some(IntOrString::String(name)) => BackendPort::Named(PortName::parse(name)?),
+    };
+    let transport = protocol.map_or(Some(Transport::Tcp), Transport::from_api)?;
+    Some(ServicePort { transport, number, backend })
 }
 
 fn addresses(

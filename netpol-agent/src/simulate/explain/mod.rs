@@ -5,14 +5,17 @@
 
 mod words;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use netpol_common::ids::Direction;
 use serde::{Deserialize, Serialize};
 
-use super::probe::{Probe, Route, locate};
+use super::locate::{Located, Route, locate};
+use super::probe::{Probe, Problem};
 use crate::model::{Diagnostic, Kind, ObjectName, Pod, Policy, Rule, Transport};
-use crate::resolve::{Connection, EndDecision, EndVerdict, MissReason, RuleRef, evaluate};
+use crate::resolve::{
+    Connection, Decision, EndDecision, EndVerdict, MissReason, RuleRef, evaluate,
+};
 use crate::store::ClusterState;
 
 /// The verdict on a connection, with everything that led to it.
@@ -30,6 +33,8 @@ pub struct Explanation {
     pub is_allowed: bool,
     /// Why there can be no such connection; then there is nothing else.
     pub problem: Option<String>,
+    /// How the Service that was asked for is translated: to the packets that were judged, or to others.
+    pub service: Option<String>,
     /// The packets that were judged.
     pub connection: Option<Packets>,
     /// What the source's policies say; `None` if it is no pod.
@@ -96,20 +101,37 @@ pub fn explain<'a>(
         protocol: probe.transport,
         is_allowed: false,
         problem: None,
+        service: None,
         connection: None,
         egress: None,
         ingress: None,
         diagnostics: Vec::new(),
     };
-    let route = match locate(state, probe) {
-        Ok(route) => route,
+    let routes = match locate(state, probe) {
+        Ok(Located::Routes(routes)) => routes,
+        Ok(Located::NoBackend { source: _, asked: (address, _) }) => {
+            explanation.problem = Some(Problem::NoBackend(address).to_string());
+            return explanation;
+        }
         Err(problem) => {
             explanation.problem = Some(problem.to_string());
             return explanation;
         }
     };
-    let Route { source, destination, transport, port } = route;
-    let decision = evaluate(state, &Connection { source, destination, transport, port });
+    let judged: Vec<(Route, Decision)> = routes
+        .iter()
+        .map(|route| {
+            let Route { source, asked: _, destination, transport, port } = *route;
+            (*route, evaluate(state, &Connection { source, destination, transport, port }))
+        })
+        .collect();
+    explanation.service = service(state, &judged);
+    // Of several ways, the first one that is closed decides.
+    let closed = judged.iter().position(|(_, decision)| !decision.is_allowed());
+    let Some((route, decision)) = judged.into_iter().nth(closed.unwrap_or(0)) else {
+        return explanation;
+    };
+    let Route { source, asked: _, destination, transport: _, port } = route;
     explanation.is_allowed = decision.is_allowed();
     explanation.connection = Some(Packets { source, destination, port });
     explanation.egress = decision.egress.map(|end| explain_end(state, &route, end));
@@ -122,6 +144,21 @@ pub fn explain<'a>(
     let involved = diagnostics.into_iter().filter(is_involved).map(ToString::to_string);
     explanation.diagnostics = involved.collect();
     explanation
+}
+
+/// A sentence on the pods behind the Service that was asked for, if it was one.
+fn service(state: &ClusterState, judged: &[(Route, Decision)]) -> Option<String> {
+    let (route, _) = judged.first()?;
+    let (address, _) = route.asked;
+    let service = state.services().find(|service| {
+        route.asked != (route.destination, route.port) && service.addresses.contains(&address)
+    })?;
+    let backends = judged.iter().map(|(route, decision)| {
+        let verdict = if decision.is_allowed() { "allowed" } else { "denied" };
+        format!("{} ({verdict})", SocketAddr::new(route.destination, route.port))
+    });
+    let backends: Vec<String> = backends.collect();
+    Some(format!("{address} is Service {}, for {}", service.name, backends.join(", ")))
 }
 
 fn explain_end(state: &ClusterState, route: &Route, decision: EndDecision) -> EndExplanation {
