@@ -34,6 +34,11 @@ metadata: { name: probe, namespace: ops, labels: { app: probe } }
 spec: { containers: [{ name: c }] }
 status: { phase: Running, podIPs: [{ ip: 10.0.0.3 }] }
 ---
+apiVersion: v1
+kind: Service
+metadata: { name: db, namespace: shop }
+spec: { clusterIP: 10.96.0.1, selector: { app: db }, ports: [{ port: 80, targetPort: pg }] }
+---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: { name: db, namespace: shop }
@@ -140,6 +145,37 @@ fn explain_tells_the_nearest_miss() {
 }
 
 #[test]
+fn explain_follows_a_service_to_its_pods() {
+    check(
+        "netpol-agent explain --from shop/web --to 10.96.0.1 --port 80 -f DIR/shop.yaml",
+        &expect![[r#"
+            exit code 0
+            shop/web -> 10.96.0.1 80/TCP: allowed
+              10.96.0.1 is Service shop/db, which stands for 10.0.0.2:5432 (allowed)
+              packets: 10.0.0.1 -> 10.0.0.2:5432
+
+            egress: allowed: no policy isolates shop/web for egress
+
+            ingress: allowed: shop/db is isolated, and a rule allows this
+              isolated by shop/db
+              + rule 2 of shop/db allows TCP/pg (5432 on shop/db) from all pods of namespaces with team=ops, or pods with app=web of the policy's namespace
+              - rule 1 of shop/db allows this peer on TCP/5433, not on TCP/5432
+
+            findings on these policies:
+              ! NetworkPolicy shop/db: spec.ingress[1].ports[1].port 70000 is not within 1 and 65535: the item matches nothing [invalid-port]
+        "#]],
+    );
+    check(
+        "netpol-agent explain --from shop/web --to 10.96.0.1 --port 81 -f DIR/shop.yaml",
+        &expect![[r#"
+            exit code 2
+            shop/web -> 10.96.0.1 81/TCP: impossible
+              10.96.0.1 is the address of a Service, and no pod behind this port of it is known
+        "#]],
+    );
+}
+
+#[test]
 fn explain_speaks_json() {
     check(
         "netpol-agent explain --from ops/probe --to shop/db --port 80 -f DIR/shop.yaml -o json",
@@ -152,6 +188,7 @@ fn explain_speaks_json() {
               "protocol": "TCP",
               "is_allowed": false,
               "problem": null,
+              "service": null,
               "connection": {
                 "source": "10.0.0.3",
                 "destination": "10.0.0.2",
@@ -277,7 +314,7 @@ fn the_matrix_is_plain_without_a_terminal() {
             | 8.8.8.8   |  yes  |   no  |  yes  |    .    |
             +-----------+-------+-------+-------+---------+
 
-            ! netpol-agent: DIR/shop.yaml:35: NetworkPolicy shop/db: spec.ingress[1].ports[1].port 70000 is not within 1 and 65535: the item matches nothing [invalid-port]
+            ! netpol-agent: DIR/shop.yaml:40: NetworkPolicy shop/db: spec.ingress[1].ports[1].port 70000 is not within 1 and 65535: the item matches nothing [invalid-port]
         "#]],
     );
 }
@@ -299,7 +336,7 @@ fn what_if_shows_what_changes() {
 
             - ops/probe -> shop/db pg/TCP would be denied
             1 of 6 connections would change
-            ! netpol-agent: DIR/shop.yaml:35: NetworkPolicy shop/db: spec.ingress[1].ports[1].port 70000 is not within 1 and 65535: the item matches nothing [invalid-port]
+            ! netpol-agent: DIR/shop.yaml:40: NetworkPolicy shop/db: spec.ingress[1].ports[1].port 70000 is not within 1 and 65535: the item matches nothing [invalid-port]
         "#]],
     );
     check(
@@ -327,7 +364,7 @@ fn a_matrix_of_half_a_set_says_so() {
             | shop/web  |  yes  |   no  |   .   |
             +-----------+-------+-------+-------+
 
-            ! netpol-agent: DIR/shop.yaml:35: NetworkPolicy shop/db: spec.ingress[1].ports[1].port 70000 is not within 1 and 65535: the item matches nothing [invalid-port]
+            ! netpol-agent: DIR/shop.yaml:40: NetworkPolicy shop/db: spec.ingress[1].ports[1].port 70000 is not within 1 and 65535: the item matches nothing [invalid-port]
             ! netpol-agent: DIR/broken.yaml:1: unclosed bracket '[' [syntax]
         "#]],
     );
@@ -346,10 +383,10 @@ fn lint_names_file_line_field_and_what_to_do() {
         "netpol-agent lint -f DIR/shop.yaml",
         &expect![[r#"
             exit code 1
-            DIR/shop.yaml:34: warning NP005 split-peer: NetworkPolicy shop/db: spec.ingress[1].from[1] allows all pods of namespaces with team=ops, and also pods with app=web of the policy's namespace
+            DIR/shop.yaml:39: warning NP005 split-peer: NetworkPolicy shop/db: spec.ingress[1].from[1] allows all pods of namespaces with team=ops, and also pods with app=web of the policy's namespace
                 For these pods in these namespaces write both selectors in one list item, without the second dash.
-            DIR/shop.yaml:35: error invalid-port: NetworkPolicy shop/db: spec.ingress[1].ports[1].port 70000 is not within 1 and 65535: the item matches nothing
-            6 objects: 1 error, 1 warning, 0 infos
+            DIR/shop.yaml:40: error invalid-port: NetworkPolicy shop/db: spec.ingress[1].ports[1].port 70000 is not within 1 and 65535: the item matches nothing
+            7 objects: 1 error, 1 warning, 0 infos
         "#]],
     );
 }
@@ -359,9 +396,9 @@ fn lint_findings_are_denied_from_the_level_that_is_asked_for() {
     check(
         "netpol-agent lint -f DIR/shop.yaml --allow invalid-port --allow NP005",
         &expect![[r#"
-        exit code 0
-        6 objects: 0 errors, 0 warnings, 0 infos
-    "#]],
+            exit code 0
+            7 objects: 0 errors, 0 warnings, 0 infos
+        "#]],
     );
     let exit_code = |command| output(command, "").lines().next().map(ToOwned::to_owned);
     let warnings = "netpol-agent lint -f DIR/shop.yaml --allow invalid-port --deny warnings";
@@ -375,80 +412,80 @@ fn lint_speaks_json_and_sarif() {
     check(
         "netpol-agent lint -f DIR/shop.yaml --allow NP005 -o json",
         &expect![[r#"
-        exit code 1
-        [
-          {
-            "code": "invalid-port",
-            "level": "error",
-            "place": "DIR/shop.yaml:35",
-            "object": "NetworkPolicy shop/db",
-            "field": "spec.ingress[1].ports[1].port",
-            "message": "70000 is not within 1 and 65535: the item matches nothing"
-          }
-        ]
-    "#]],
+            exit code 1
+            [
+              {
+                "code": "invalid-port",
+                "level": "error",
+                "place": "DIR/shop.yaml:40",
+                "object": "NetworkPolicy shop/db",
+                "field": "spec.ingress[1].ports[1].port",
+                "message": "70000 is not within 1 and 65535: the item matches nothing"
+              }
+            ]
+        "#]],
     );
     check(
         "netpol-agent lint -f DIR/shop.yaml --allow invalid-port -o sarif",
         &expect![[r#"
-        exit code 0
-        {
-          "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
-          "runs": [
+            exit code 0
             {
-              "results": [
+              "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+              "runs": [
                 {
-                  "level": "warning",
-                  "locations": [
+                  "results": [
                     {
-                      "logicalLocations": [
+                      "level": "warning",
+                      "locations": [
                         {
-                          "fullyQualifiedName": "NetworkPolicy shop/db spec.ingress[1].from[1]",
-                          "kind": "object"
+                          "logicalLocations": [
+                            {
+                              "fullyQualifiedName": "NetworkPolicy shop/db spec.ingress[1].from[1]",
+                              "kind": "object"
+                            }
+                          ],
+                          "physicalLocation": {
+                            "artifactLocation": {
+                              "uri": "DIR/shop.yaml"
+                            },
+                            "region": {
+                              "startLine": 39
+                            }
+                          }
                         }
                       ],
-                      "physicalLocation": {
-                        "artifactLocation": {
-                          "uri": "DIR/shop.yaml"
-                        },
-                        "region": {
-                          "startLine": 34
-                        }
-                      }
+                      "message": {
+                        "text": "NetworkPolicy shop/db: allows all pods of namespaces with team=ops, and also pods with app=web of the policy's namespace"
+                      },
+                      "ruleId": "NP005"
                     }
                   ],
-                  "message": {
-                    "text": "NetworkPolicy shop/db: allows all pods of namespaces with team=ops, and also pods with app=web of the policy's namespace"
-                  },
-                  "ruleId": "NP005"
+                  "tool": {
+                    "driver": {
+                      "name": "netpol-agent",
+                      "rules": [
+                        {
+                          "defaultConfiguration": {
+                            "level": "warning"
+                          },
+                          "help": {
+                            "text": "For these pods in these namespaces write both selectors in one list item, without the second dash."
+                          },
+                          "id": "NP005",
+                          "name": "split-peer",
+                          "shortDescription": {
+                            "text": "A `namespaceSelector` and a `podSelector` as two peers, one after the other: an OR where an AND was probably meant."
+                          }
+                        }
+                      ],
+                      "version": "0.1.0"
+                    }
+                  }
                 }
               ],
-              "tool": {
-                "driver": {
-                  "name": "netpol-agent",
-                  "rules": [
-                    {
-                      "defaultConfiguration": {
-                        "level": "warning"
-                      },
-                      "help": {
-                        "text": "For these pods in these namespaces write both selectors in one list item, without the second dash."
-                      },
-                      "id": "NP005",
-                      "name": "split-peer",
-                      "shortDescription": {
-                        "text": "A `namespaceSelector` and a `podSelector` as two peers, one after the other: an OR where an AND was probably meant."
-                      }
-                    }
-                  ],
-                  "version": "0.1.0"
-                }
-              }
+              "version": "2.1.0"
             }
-          ],
-          "version": "2.1.0"
-        }
-    "#]],
+        "#]],
     );
 }
 

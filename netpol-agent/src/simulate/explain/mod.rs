@@ -158,7 +158,7 @@ fn service(state: &ClusterState, judged: &[(Route, Decision)]) -> Option<String>
         format!("{} ({verdict})", SocketAddr::new(route.destination, route.port))
     });
     let backends: Vec<String> = backends.collect();
-    Some(format!("{address} is Service {}, for {}", service.name, backends.join(", ")))
+    Some(format!("{address} is Service {}, which stands for {}", service.name, backends.join(", ")))
 }
 
 fn explain_end(state: &ClusterState, route: &Route, decision: EndDecision) -> EndExplanation {
