@@ -34,6 +34,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
             mount: Mount::IfMissing,
             ticket_mask,
             trace: if trace { Trace::On } else { Trace::Off },
+            attaching: ebpf::Attaching::of_this_kernel(),
             capacities: BTreeMap::new(),
         },
         health,

@@ -5,9 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::thread;
 
-use aya::Ebpf;
 use aya::programs::links::{FdLink, Link as _, LinkError, PinnedLink};
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
@@ -18,6 +16,7 @@ use rustix::net::netdevice::index_to_name;
 use rustix::net::{AddressFamily, SocketType, socket};
 
 use super::error::Error;
+use super::load::classifier;
 use super::pins::{Pins, pin_error};
 use super::{Datapath, Program};
 
@@ -25,21 +24,22 @@ use super::{Datapath, Program};
 const FILTER_PRIORITY: u16 = 1;
 const FILTER_HANDLE: TcHandle = TcHandle::new(0, 0x6e70);
 
-/// How this kernel takes programs on a device.
+/// How programs are attached to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Attaching {
-    /// Links, since Linux 6.6.
-    Tcx,
-    /// Filters of a `clsact` queueing discipline.
-    Netlink,
+pub enum Attaching {
+    /// By TCX links, since Linux 6.6.
+    Links,
+    /// By filters of a `clsact` queueing discipline.
+    Filters,
 }
 
 impl Attaching {
-    pub(super) fn of_this_kernel() -> Self {
+    /// The best that this kernel knows.
+    pub fn of_this_kernel() -> Self {
         if KernelVersion::current().is_ok_and(|found| found >= KernelVersion::new(6, 6, 0)) {
-            Self::Tcx
+            Self::Links
         } else {
-            Self::Netlink
+            Self::Filters
         }
     }
 }
@@ -86,7 +86,7 @@ impl Program {
 impl Datapath {
     /// Attaches the programs of a role to a device, or replaces in place what an agent before has attached there.
     ///
-    /// A program that is replaced is in force until the new one is.
+    /// A program that is replaced is in force until the new one is. A new link takes some milliseconds.
     ///
     /// # Errors
     /// [`Error::NotPinned`] for a private copy, [`Error::NoDevice`], [`Error::Attach`], [`Error::Link`],
@@ -95,27 +95,16 @@ impl Datapath {
         let pins = self.pins.as_ref().ok_or(Error::NotPinned)?;
         let attaching = self.attaching;
         let device = Device::find(ifindex)?;
-        let programs = classifiers(&mut self.ebpf, role.programs());
-        if programs.len() != role.programs().len() {
-            return Err(Error::Missing { name: "programs" });
+        // One after the other: the kernel holds its lock on all devices while it waits for packets under way.
+        for program in role.programs() {
+            let classifier = classifier(&mut self.ebpf, *program)?;
+            let site = Site { pins, device: &device, program: *program };
+            match attaching {
+                Attaching::Links => site.attach_link(classifier)?,
+                Attaching::Filters => site.attach_filter(classifier)?,
+            }
         }
-        // Each takes some milliseconds, in which the kernel waits for packets under way.
-        thread::scope(|scope| {
-            let threads: Vec<_> = programs
-                .into_iter()
-                .map(|(program, classifier)| {
-                    let site = Site { pins, device: &device, program };
-                    scope.spawn(move || match attaching {
-                        Attaching::Tcx => site.attach_link(classifier),
-                        Attaching::Netlink => site.attach_filter(classifier),
-                    })
-                })
-                .collect();
-            threads.into_iter().try_for_each(|thread| match thread.join() {
-                Ok(attached) => attached,
-                Err(panic) => std::panic::resume_unwind(panic),
-            })
-        })
+        Ok(())
     }
 
     /// Takes our programs off a device; also after the device is gone, and twice.
@@ -173,18 +162,6 @@ impl Datapath {
         }
         pins.remove()
     }
-}
-
-/// Several programs at once.
-fn classifiers<'a>(
-    ebpf: &'a mut Ebpf,
-    wanted: &[Program],
-) -> Vec<(Program, &'a mut SchedClassifier)> {
-    let found = ebpf.programs_mut().filter_map(|(name, program)| {
-        let which = wanted.iter().find(|wanted| wanted.name() == name)?;
-        Some((*which, program.try_into().ok()?))
-    });
-    found.collect()
 }
 
 /// A network device of this namespace.
@@ -297,9 +274,14 @@ impl Site<'_> {
 }
 
 fn detach(pins: &Pins, ifindex: IfIndex, program: Program) -> Result<(), Error> {
-    if pins.is_filter(ifindex, program)
-        && let Ok(device) = Device::find(ifindex)
-    {
+    if !pins.is_filter(ifindex, program) {
+        // Held until the pin is gone: closing it then ends the attachment at once, and not some time later.
+        let link = PinnedLink::from_pin(pins.link(ifindex, program));
+        pins.remove_link(ifindex, program)?;
+        drop(link);
+        return Ok(());
+    }
+    if let Ok(device) = Device::find(ifindex) {
         let filter = Site { pins, device: &device, program }.filter()?;
         match filter.detach() {
             Err(error) if os_error(&error) != Some(libc::ENOENT) => {

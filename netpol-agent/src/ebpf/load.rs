@@ -7,7 +7,6 @@ use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use rustix::thread::{CapabilitySet, capabilities};
 
-use super::attach::Attaching;
 use super::error::Error;
 use super::maps::Maps;
 use super::pins::Pins;
@@ -45,7 +44,7 @@ impl Datapath {
     /// What the kernel lacks ([`Error::NotPermitted`], [`Error::KernelTooOld`], [`Error::NoBtf`],
     /// [`Error::NoBpfFs`]), pins of another build ([`Error::PinIncompatible`]), or a failure to load.
     pub fn load(config: &Config) -> Result<Self, Error> {
-        let Config { pin_root, mount, ticket_mask, trace, capacities } = config;
+        let Config { pin_root, mount, ticket_mask, trace, attaching, capacities } = config;
         check_kernel()?;
         let layouts = layout::expected(capacities);
         let pins = pin_root.as_deref().map(|root| Pins::open(root, *mount)).transpose()?;
@@ -76,7 +75,7 @@ impl Datapath {
                 .map_err(|source| Error::Refused { program: program.name(), source })?;
         }
         let maps = Maps::take(&mut ebpf, pins.as_ref(), &layouts)?;
-        Ok(Self { ebpf, maps, pins, attaching: Attaching::of_this_kernel() })
+        Ok(Self { ebpf, maps, pins, attaching: *attaching })
     }
 
     /// What the verifier says about each program.

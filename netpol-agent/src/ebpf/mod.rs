@@ -24,11 +24,10 @@ use aya::Ebpf;
 use netpol_common::ids::Hook;
 use netpol_common::maps::DEFAULT_TICKET_MASK;
 
-use self::attach::Attaching;
 use self::maps::Maps;
 use self::pins::Pins;
 
-pub use self::attach::Role;
+pub use self::attach::{Attaching, Role};
 pub use self::error::{Error, PinCause};
 pub use self::events::{Events, TraceMessages};
 pub use self::load::Verified;
@@ -47,6 +46,8 @@ pub struct Config {
     pub ticket_mask: u32,
     /// Whether the programs log each verdict. What is not logged costs nothing: the verifier removes it.
     pub trace: Trace,
+    /// How programs are attached. A change takes effect for devices that are attached to from then on.
+    pub attaching: Attaching,
     /// Capacities other than those of [`netpol_common::maps`], by map name.
     pub capacities: BTreeMap<&'static str, u32>,
 }
@@ -68,6 +69,7 @@ impl Default for Config {
             mount: Mount::IfMissing,
             ticket_mask: DEFAULT_TICKET_MASK,
             trace: Trace::default(),
+            attaching: Attaching::of_this_kernel(),
             capacities: BTreeMap::new(),
         }
     }

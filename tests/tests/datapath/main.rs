@@ -9,8 +9,12 @@
     reason = "all of it is test, also outside functions marked so"
 )]
 
+mod attachments;
 mod differential;
+mod events;
+mod handmade;
 mod strategies;
 mod twins;
 mod verifier;
+mod wire;
 mod world;

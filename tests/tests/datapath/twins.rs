@@ -67,6 +67,11 @@ impl Twins {
         }
     }
 
+    /// The kernel alone: what happens to it now is not compared.
+    pub(crate) fn kernel(&mut self) -> &mut Datapath {
+        &mut self.kernel
+    }
+
     /// Does the same to both.
     ///
     /// # Errors

@@ -1,0 +1,184 @@
+//! Programs and maps that outlive the agent, on real devices.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use netpol_agent::dataplane::{EndpointImage, MapOp};
+use netpol_agent::ebpf::{Attaching, Config, Datapath, Error, Role};
+use netpol_common::ids::{Direction, IfIndex};
+use netpol_common::keys::{AddressKey, CounterKey, EndpointValue};
+use netpol_common::maps::{ENDPOINTS, FLOWS};
+use netpol_common::verdict::{DropReason, Verdict};
+use netpol_tests::privilege::{Need, met};
+
+use super::wire::{POD, Wire};
+
+const NEEDS: [Need; 2] = [Need::Root, Need::Program("ip")];
+
+/// Packets from the pod that were dropped for this reason.
+fn n_dropped(datapath: &Datapath, ifindex: IfIndex, reason: DropReason) -> u64 {
+    let key = CounterKey {
+        ifindex,
+        direction: Direction::Egress.to_wire(),
+        verdict: Verdict::Drop(reason).to_wire(),
+        pad: [0; 2],
+    };
+    datapath.counters().unwrap().get(&key).map_or(0, |counter| counter.packets)
+}
+
+/// An endpoint that nothing isolates.
+fn open_endpoint(ifindex: IfIndex) -> Vec<MapOp> {
+    let value = EndpointValue { state: EndpointValue::READY, ..EndpointValue::blocked() };
+    vec![
+        MapOp::AddAddress(AddressKey { ifindex, addr: POD.into() }),
+        MapOp::SetEndpoint(ifindex, EndpointImage { value, container_id: Arc::from("sandbox") }),
+        MapOp::BumpEpoch,
+    ]
+}
+
+fn outlives_the_agent(test: &str, attaching: Attaching) {
+    if !met(&NEEDS) {
+        return;
+    }
+    let wire = Wire::new(test);
+    let ifindex = wire.ifindex();
+    let attached = BTreeMap::from([(ifindex, Role::Pod)]);
+    assert!(wire.arrives(|| false), "nothing is attached yet");
+    let unknown = |datapath: &Datapath| n_dropped(datapath, ifindex, DropReason::UnknownEndpoint);
+    let before = wire.agent(attaching, |datapath| {
+        datapath.attach(ifindex, Role::Pod).unwrap();
+        assert_eq!(datapath.attached().unwrap(), attached);
+        let before = unknown(datapath);
+        assert!(!wire.arrives(|| unknown(datapath) > before));
+        unknown(datapath)
+    });
+    // No agent: the next one will tell that this was dropped.
+    let reader = wire.agent(attaching, |datapath| {
+        assert_eq!(datapath.attached().unwrap(), attached);
+        // ARP drops too, so that there may be more than one.
+        assert!(unknown(datapath) >= before);
+        let before = unknown(datapath);
+        assert!(!wire.arrives(|| unknown(datapath) > before), "the programs of before go on");
+        datapath.attach(ifindex, Role::Pod).unwrap();
+        datapath.apply(&open_endpoint(ifindex)).unwrap();
+        assert!(wire.arrives(|| false));
+        (datapath.image().unwrap(), datapath.flows().unwrap().len())
+    });
+    assert!(wire.arrives(|| false), "what is allowed goes on without an agent");
+    wire.agent(attaching, |datapath| {
+        assert_eq!((datapath.image().unwrap(), datapath.flows().unwrap().len()), reader);
+        datapath.attach(ifindex, Role::Pod).unwrap();
+        assert!(wire.arrives(|| false));
+        datapath.apply(&[MapOp::RemoveEndpoint(ifindex)]).unwrap();
+        assert!(datapath.flows().unwrap().is_empty());
+        assert!(datapath.counters().unwrap().keys().all(|key| key.ifindex != ifindex));
+        let before = unknown(datapath);
+        assert!(!wire.arrives(|| unknown(datapath) > before));
+        datapath.detach(ifindex).unwrap();
+        assert_eq!(datapath.attached().unwrap(), BTreeMap::new());
+    });
+    assert!(wire.arrives(|| false), "nothing is attached any more");
+}
+
+#[test]
+fn programs_on_links_and_their_maps_outlive_the_agent() {
+    if Attaching::of_this_kernel() == Attaching::Links {
+        outlives_the_agent("links", Attaching::Links);
+    } else {
+        println!("SKIP: this kernel has no TCX links");
+    }
+}
+
+#[test]
+fn programs_on_filters_and_their_maps_outlive_the_agent() {
+    outlives_the_agent("filters", Attaching::Filters);
+}
+
+#[test]
+fn a_device_that_gets_the_index_of_one_that_is_gone_is_attached_to_anew() {
+    if !met(&NEEDS) {
+        return;
+    }
+    let wire = Wire::new("again");
+    let ifindex = wire.ifindex();
+    let attaching = Attaching::of_this_kernel();
+    wire.agent(attaching, |datapath| datapath.attach(ifindex, Role::Pod).unwrap());
+    wire.node.configure("link delete host0\n").unwrap();
+    wire.connect(&format!("index {ifindex}"));
+    assert!(wire.arrives(|| false), "the pins are there, the programs are not");
+    wire.agent(attaching, |datapath| {
+        datapath.attach(ifindex, Role::Pod).unwrap();
+        let unknown =
+            |datapath: &Datapath| n_dropped(datapath, ifindex, DropReason::UnknownEndpoint);
+        let before = unknown(datapath);
+        assert!(!wire.arrives(|| unknown(datapath) > before));
+    });
+    wire.node.configure("link delete host0\n").unwrap();
+    wire.agent(attaching, |datapath| {
+        assert_eq!(datapath.attached().unwrap(), BTreeMap::new());
+        let gone = datapath.attach(ifindex, Role::Pod);
+        assert!(matches!(gone, Err(Error::NoDevice { .. })), "{gone:?}");
+        datapath.detach(ifindex).unwrap();
+    });
+}
+
+#[test]
+fn uninstalling_leaves_no_pin_and_no_program() {
+    if !met(&NEEDS) {
+        return;
+    }
+    let wire = Wire::new("uninstall");
+    let ifindex = wire.ifindex();
+    let config = wire.config(Attaching::of_this_kernel());
+    wire.node
+        .inside(|| {
+            let mut datapath = Datapath::load(&config)?;
+            datapath.attach(ifindex, Role::Pod)?;
+            datapath.attach(ifindex, Role::Uplink)?;
+            assert!(wire.pins().exists());
+            datapath.uninstall()?;
+            Ok(())
+        })
+        .unwrap();
+    assert!(!wire.pins().exists());
+    assert!(wire.arrives(|| false));
+}
+
+#[test]
+fn pins_of_another_layout_are_refused_and_left_alone() {
+    if !met(&NEEDS) {
+        return;
+    }
+    let wire = Wire::new("layout");
+    let config = wire.config(Attaching::of_this_kernel());
+    drop(Datapath::load(&config).unwrap());
+    let capacities = BTreeMap::from([(ENDPOINTS, 5)]);
+    let refused = Datapath::load(&Config { capacities, ..config.clone() }).err().unwrap();
+    let Error::PinIncompatible { path, property, expected, found } = refused else {
+        panic!("{refused:?}")
+    };
+    assert!(path.ends_with("v1/ENDPOINTS"), "{path:?}");
+    assert_eq!((property, expected, found), ("capacity", 5, 4096));
+    drop(Datapath::load(&config).unwrap());
+}
+
+#[test]
+fn capacities_are_those_that_are_asked_for() {
+    if !met(&NEEDS) {
+        return;
+    }
+    let capacities = BTreeMap::from([(ENDPOINTS, 2), (FLOWS, 64)]);
+    let mut datapath = Datapath::load(&Config { capacities, ..Config::private() }).unwrap();
+    let endpoints: BTreeSet<u32> = [5, 6, 7].into();
+    let ops: Vec<MapOp> = endpoints
+        .iter()
+        .map(|ifindex| {
+            let endpoint = EndpointImage::blocked(&Arc::from("sandbox"));
+            MapOp::SetEndpoint(IfIndex(*ifindex), endpoint)
+        })
+        .collect();
+    let refused = datapath.apply(&ops).unwrap_err();
+    assert_eq!(refused.to_string(), "map ENDPOINTS is full: it holds 2 entries");
+    let private = datapath.attach(IfIndex(1), Role::Pod);
+    assert!(matches!(private, Err(Error::NotPinned)), "{private:?}");
+}

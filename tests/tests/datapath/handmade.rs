@@ -1,0 +1,348 @@
+//! Stories whose every verdict is known, told to the kernel and to the host.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use netpol_agent::compile::{AllowMap, EndpointImage, Image};
+use netpol_agent::ebpf::{Program, TestContext};
+use netpol_common::addr::Addr;
+use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
+use netpol_common::keys::{AllowKey, AllowMapKey, AllowValue, EndpointValue};
+use netpol_tests::packets::{AUTHENTICATION, Ends, Extension, Frame, Packet, Piece, Segment};
+use netpol_tests::privilege::{Need, met};
+
+use super::twins::Twins;
+use super::world::{PODS, Seen, Step, UPLINK, own_addresses, v4, v6};
+
+const SYN: u8 = 0x02;
+const SYN_ACK: u8 = 0x12;
+const ACK: u8 = 0x10;
+/// Ticket 2 in the mark, and other bits of the mark.
+const TICKET_2: u32 = 2 << 20;
+const OTHER_BITS: u32 = 0xc000;
+
+/// Something that happens, and what is to become of it.
+enum Event {
+    Verdict(Seen, &'static str),
+    Change(Step),
+}
+
+use Event::{Change, Verdict};
+
+#[track_caller]
+fn check(image: &Image, story: Vec<Event>) {
+    if !met(&[Need::Root]) {
+        return;
+    }
+    let mut twins = Twins::new();
+    twins.start(image);
+    for event in story {
+        match event {
+            Change(step) => twins.step(&step).unwrap(),
+            Verdict(seen, expected) => {
+                let outcome = twins.see(&seen).unwrap().unwrap();
+                assert_eq!(outcome.verdict.as_str(), expected, "{seen:?}");
+            }
+        }
+    }
+}
+
+/// Three pods, isolated in these directions, that may send from their own addresses; anybody may reach TCP 80 and
+/// UDP 53 of them, and they of others.
+fn image(isolated: &[Direction]) -> Image {
+    let isolated = isolated.iter().fold(0, |set, direction| set | direction.bit());
+    let endpoint = |ifindex: u32| {
+        let value = EndpointValue {
+            state: EndpointValue::READY,
+            isolated,
+            ticket: u16::try_from(ifindex - 99).unwrap(),
+            ..EndpointValue::blocked()
+        };
+        (IfIndex(ifindex), EndpointImage { value, container_id: Arc::from("container") })
+    };
+    let keys = PODS.iter().flat_map(|ifindex| {
+        Direction::ALL.map(|direction| AllowMapKey::new(IfIndex(*ifindex), direction))
+    });
+    Image {
+        endpoints: PODS.iter().map(|ifindex| endpoint(*ifindex)).collect(),
+        addresses: own_addresses(),
+        allow: keys
+            .map(|key| (key, allowing(&[(Protocol::TCP, 80), (Protocol::UDP, 53)])))
+            .collect(),
+        defer: [Addr::from(v4(9))].into(),
+        tickets: BTreeMap::from([(1, IfIndex(100)), (2, IfIndex(101)), (3, IfIndex(102))]),
+        ..Image::default()
+    }
+}
+
+/// Anybody may use these ports.
+fn allowing(ports: &[(Protocol, u16)]) -> Arc<AllowMap> {
+    let entry = |(protocol, port): &(Protocol, u16)| {
+        let key = AllowKey::lookup(Identity::ANY, *protocol, PortBe::new(*port));
+        (key, AllowValue::allow(RuleId(7)))
+    };
+    Arc::new(ports.iter().map(entry).collect())
+}
+
+fn set_allow(direction: Direction, ports: &[(Protocol, u16)]) -> Event {
+    Change(Step::SetAllow(AllowMapKey::new(IfIndex(100), direction), allowing(ports)))
+}
+
+fn to_pod(ifindex: u32, packet: Packet) -> Seen {
+    let frame = Frame::whole(packet);
+    Seen { program: Program::PodIngress, ifindex, ingress_ifindex: UPLINK, mark: OTHER_BITS, frame }
+}
+
+fn from_pod(ifindex: u32, packet: Packet) -> Seen {
+    Seen { program: Program::PodEgress, ..to_pod(ifindex, packet) }
+}
+
+fn tcp(ends: Ends, src_port: u16, dst_port: u16, flags: u8) -> Packet {
+    Packet::plain(ends, Segment::Tcp { src_port, dst_port, flags })
+}
+
+fn udp(ends: Ends, src_port: u16, dst_port: u16) -> Packet {
+    Packet::plain(ends, Segment::Udp { src_port, dst_port })
+}
+
+/// A stranger and the first pod.
+fn inward() -> Ends {
+    Ends::V4(v4(4), v4(1))
+}
+
+fn outward() -> Ends {
+    Ends::V4(v4(1), v4(4))
+}
+
+fn unreachable(ends: Ends, quoted: Packet) -> Packet {
+    let kind = if matches!(ends, Ends::V4(..)) { 3 } else { 1 };
+    Packet::plain(ends, Segment::Icmp { kind, id: 0, quoted: Some(Box::new(quoted)) })
+}
+
+#[test]
+fn a_connection_ends_in_both_directions_when_its_rule_does_and_goes_on_when_it_returns() {
+    let data = || to_pod(100, tcp(inward(), 5000, 80, ACK));
+    let answer = || from_pod(100, tcp(outward(), 80, 5000, ACK));
+    check(
+        &image(&[Direction::Ingress]),
+        vec![
+            Verdict(to_pod(100, tcp(inward(), 5000, 80, SYN)), "allowed"),
+            Verdict(from_pod(100, tcp(outward(), 80, 5000, SYN_ACK)), "flow"),
+            Verdict(data(), "flow"),
+            set_allow(Direction::Ingress, &[(Protocol::TCP, 81)]),
+            Verdict(answer(), "revoked"),
+            Verdict(data(), "revoked"),
+            Verdict(
+                to_pod(100, unreachable(inward(), tcp(outward(), 80, 5000, ACK))),
+                "not-allowed",
+            ),
+            Verdict(to_pod(100, tcp(inward(), 5000, 80, SYN)), "not-allowed"),
+            set_allow(Direction::Ingress, &[(Protocol::TCP, 80)]),
+            Verdict(data(), "flow"),
+            Verdict(answer(), "flow"),
+        ],
+    );
+}
+
+#[test]
+fn a_connection_that_is_kept_outlives_its_rule_but_no_new_one_begins() {
+    let mut image = image(&[Direction::Ingress]);
+    for endpoint in image.endpoints.values_mut() {
+        endpoint.value.keeps_flows = Direction::Ingress.bit();
+    }
+    check(
+        &image,
+        vec![
+            Verdict(to_pod(100, tcp(inward(), 5000, 80, SYN)), "allowed"),
+            set_allow(Direction::Ingress, &[]),
+            Verdict(to_pod(100, tcp(inward(), 5000, 80, ACK)), "flow"),
+            Verdict(from_pod(100, tcp(outward(), 80, 5000, ACK)), "flow"),
+            Verdict(to_pod(100, tcp(inward(), 5001, 80, SYN)), "not-allowed"),
+        ],
+    );
+}
+
+#[test]
+fn errors_pass_when_they_quote_a_live_connection_and_only_then() {
+    let v6_in = Ends::V6(v6(4), v6(1));
+    let v6_out = Ends::V6(v6(1), v6(4));
+    let from_elsewhere = unreachable(Ends::V4(v4(3), v4(1)), udp(outward(), 6000, 53));
+    check(
+        &image(&[Direction::Ingress, Direction::Egress]),
+        vec![
+            Verdict(from_pod(100, udp(outward(), 6000, 53)), "allowed"),
+            Verdict(to_pod(100, unreachable(inward(), udp(outward(), 6000, 53))), "icmp-error"),
+            // Any router on the way may complain.
+            Verdict(to_pod(100, from_elsewhere), "icmp-error"),
+            Verdict(to_pod(100, unreachable(inward(), udp(outward(), 6001, 53))), "not-allowed"),
+            Verdict(to_pod(100, unreachable(inward(), udp(inward(), 6000, 53))), "not-allowed"),
+            Verdict(from_pod(100, udp(v6_out, 6000, 53)), "allowed"),
+            Verdict(to_pod(100, unreachable(v6_in, udp(v6_out, 6000, 53))), "icmp-error"),
+            Verdict(to_pod(100, unreachable(v6_in, udp(v6_out, 6001, 53))), "not-allowed"),
+        ],
+    );
+}
+
+#[test]
+fn pieces_follow_their_first_piece_in_both_families() {
+    let piece = |ends, id, offset_units, more| Packet {
+        piece: Some(Piece { id, offset_units, more }),
+        ..udp(ends, 5000, 53)
+    };
+    let mut story = Vec::new();
+    for ends in [inward(), Ends::V6(v6(4), v6(1))] {
+        story.extend([
+            Verdict(to_pod(100, piece(ends, 1, 185, true)), "fragment-without-first"),
+            Verdict(to_pod(100, piece(ends, 1, 0, true)), "allowed"),
+            Verdict(to_pod(100, piece(ends, 1, 370, false)), "flow"),
+            Verdict(to_pod(100, piece(ends, 1, 185, true)), "flow"),
+            Verdict(to_pod(100, piece(ends, 2, 185, true)), "fragment-without-first"),
+            Verdict(to_pod(100, piece(ends, 1, 1, true)), "tiny-fragment"),
+        ]);
+    }
+    check(&image(&[Direction::Ingress]), story);
+}
+
+#[test]
+fn egress_to_a_service_is_decided_where_the_real_destination_is_known() {
+    let service = || from_pod(101, tcp(Ends::V4(v4(2), v4(9)), 5000, 80, SYN));
+    let there = |program, ifindex, dst_port| Seen {
+        program,
+        ifindex,
+        ingress_ifindex: 101,
+        mark: TICKET_2 | OTHER_BITS,
+        frame: Frame::whole(tcp(Ends::V4(v4(2), v4(1)), 5000, dst_port, SYN)),
+    };
+    check(
+        &image(&[Direction::Egress]),
+        vec![
+            Verdict(service(), "deferred"),
+            Verdict(there(Program::UplinkEgress, UPLINK, 80), "allowed"),
+            Verdict(there(Program::UplinkEgress, UPLINK, 8080), "not-allowed"),
+            Verdict(there(Program::PodIngress, 100, 80), "not-isolated"),
+            Verdict(there(Program::PodIngress, 100, 8080), "not-allowed"),
+            // Without a ticket it is nobody's deferred packet.
+            Verdict(Seen { mark: 0, ..there(Program::UplinkEgress, UPLINK, 8080) }, "no-ticket"),
+            Verdict(
+                Seen { mark: 9 << 20, ..there(Program::UplinkEgress, UPLINK, 80) },
+                "unknown-ticket",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn a_pod_cannot_choose_its_ticket_and_a_ticket_is_used_once() {
+    if !met(&[Need::Root]) {
+        return;
+    }
+    let mut twins = Twins::new();
+    twins.start(&image(&[Direction::Egress]));
+    let mut mark_after = |mut seen: Seen, mark| {
+        seen.mark = mark;
+        twins.see(&seen).unwrap().unwrap().mark
+    };
+    let to_service = || from_pod(101, tcp(Ends::V4(v4(2), v4(9)), 5000, 80, SYN));
+    let to_pod_1 = || from_pod(101, tcp(Ends::V4(v4(2), v4(1)), 5000, 80, SYN));
+    assert_eq!(mark_after(to_service(), OTHER_BITS), TICKET_2 | OTHER_BITS);
+    assert_eq!(mark_after(to_service(), (3 << 20) | OTHER_BITS), TICKET_2 | OTHER_BITS);
+    assert_eq!(mark_after(to_pod_1(), (3 << 20) | OTHER_BITS), OTHER_BITS);
+    let arrives = to_pod(100, tcp(Ends::V4(v4(2), v4(1)), 5000, 80, SYN));
+    assert_eq!(mark_after(arrives, TICKET_2 | OTHER_BITS), OTHER_BITS);
+}
+
+#[test]
+fn the_node_and_the_pod_itself_may_always() {
+    let from_node =
+        |ingress_ifindex| Seen { ingress_ifindex, ..to_pod(100, tcp(inward(), 5000, 8080, SYN)) };
+    check(
+        &image(&[Direction::Ingress]),
+        vec![
+            Verdict(from_node(UPLINK), "not-allowed"),
+            Verdict(from_node(0), "own-node"),
+            Verdict(from_node(100), "hairpin"),
+            Verdict(from_pod(100, tcp(outward(), 8080, 5000, SYN_ACK)), "flow"),
+        ],
+    );
+}
+
+#[test]
+fn pods_send_from_their_own_addresses_only() {
+    let arp = |sender| Seen { frame: Frame::Arp { sender }, ..from_pod(100, udp(outward(), 1, 2)) };
+    let router = Segment::Icmp { kind: 134, id: 0, quoted: None };
+    let link_local = std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+    check(
+        &image(&[]),
+        vec![
+            Verdict(from_pod(100, udp(outward(), 5000, 53)), "not-isolated"),
+            Verdict(from_pod(100, udp(Ends::V4(v4(2), v4(4)), 5000, 53)), "spoofed"),
+            Verdict(from_pod(100, udp(Ends::V6(v6(2), v6(4)), 5000, 53)), "spoofed"),
+            Verdict(from_pod(100, udp(Ends::V6(link_local, v6(4)), 5000, 53)), "not-isolated"),
+            Verdict(from_pod(100, Packet::plain(Ends::V6(v6(1), v6(4)), router)), "spoofed"),
+            Verdict(arp(v4(1)), "arp"),
+            Verdict(arp(v4(2)), "spoofed"),
+            // Packets to it may come from anywhere.
+            Verdict(to_pod(100, udp(Ends::V4(v4(3), v4(1)), 5000, 53)), "not-isolated"),
+        ],
+    );
+}
+
+#[test]
+fn a_pod_whose_policy_is_not_known_neither_sends_nor_receives() {
+    let mut image = image(&[]);
+    for endpoint in image.endpoints.values_mut() {
+        endpoint.value.state = EndpointValue::BLOCKED;
+    }
+    let nobody = |program| Seen { program, ifindex: 103, ..to_pod(103, udp(inward(), 1, 2)) };
+    check(
+        &image,
+        vec![
+            Verdict(to_pod(100, udp(inward(), 5000, 53)), "blocked"),
+            Verdict(from_pod(100, udp(outward(), 5000, 53)), "blocked"),
+            Verdict(nobody(Program::PodIngress), "unknown-endpoint"),
+            Verdict(nobody(Program::PodEgress), "unknown-endpoint"),
+        ],
+    );
+}
+
+#[test]
+fn headers_are_found_behind_options_and_extensions_within_a_bound() {
+    let options = Packet { option_words: 10, ..udp(inward(), 5000, 53) };
+    let chain = |n: usize| {
+        let kinds = [0, 60, 43, AUTHENTICATION, 135, 139, 140, 60, 60];
+        let extensions = kinds.into_iter().take(n).map(|kind| Extension { kind, len: 2 }).collect();
+        Packet { extensions, ..udp(Ends::V6(v6(4), v6(1)), 5000, 53) }
+    };
+    let other_port =
+        Packet { extensions: chain(7).extensions, ..udp(Ends::V6(v6(4), v6(1)), 5000, 54) };
+    check(
+        &image(&[Direction::Ingress]),
+        vec![
+            Verdict(to_pod(100, options), "allowed"),
+            Verdict(to_pod(100, chain(7)), "allowed"),
+            Verdict(to_pod(100, other_port), "not-allowed"),
+            Verdict(to_pod(100, chain(8)), "extension-headers"),
+        ],
+    );
+}
+
+/// In a test run the kernel puts an Ethernet header before every packet. A program that expects none takes it for the
+/// start of the IP header: so this packet's ethertype, the 13th byte and the next, is its source address too.
+#[test]
+fn uplinks_without_ethernet_headers_finish_deferred_verdicts_too() {
+    if !met(&[Need::Root]) {
+        return;
+    }
+    let mut twins = Twins::new();
+    twins.start(&image(&[Direction::Egress]));
+    let source = std::net::Ipv4Addr::new(8, 0, 1, 1);
+    let mut run = |dst_port, mark| {
+        let packet = tcp(Ends::V4(source, v4(4)), 5000, dst_port, SYN).bytes();
+        let context = TestContext { ifindex: UPLINK, ingress_ifindex: 100, mark };
+        let outcome = twins.kernel().test_run(Program::UplinkEgressL3, &packet, context).unwrap();
+        (outcome.is_pass(), outcome.mark)
+    };
+    assert_eq!(run(80, TICKET_2), (true, 0));
+    assert_eq!(run(8080, TICKET_2), (false, 0));
+    assert_eq!(run(8080, OTHER_BITS), (true, OTHER_BITS));
+}
