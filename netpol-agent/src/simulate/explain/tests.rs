@@ -1,3 +1,5 @@
+//! What explanations say.
+
 use expect_test::{Expect, expect};
 
 use super::*;

@@ -1,0 +1,189 @@
+//! `explain`.
+
+use expect_test::expect;
+
+use crate::check;
+
+#[test]
+fn explain_tells_the_nearest_miss() {
+    check(
+        "netpol-agent explain --from shop/web --to shop/db --port 5432 -f DIR/shop.yaml",
+        &expect![[r#"
+            exit code 0
+            shop/web -> shop/db 5432/TCP: allowed
+              packets: 10.0.0.1 -> 10.0.0.2:5432
+
+            egress: allowed: no policy isolates shop/web for egress
+
+            ingress: allowed: shop/db is isolated, and a rule allows this
+              isolated by shop/db
+              + rule 2 of shop/db allows TCP/pg (5432 on shop/db) from all pods of namespaces with team=ops, or pods with app=web of the policy's namespace
+              - rule 1 of shop/db allows this peer on TCP/5433, not on TCP/5432
+
+            findings on these policies:
+              ! NetworkPolicy shop/db: spec.ingress[1].ports[1].port 70000 is not within 1 and 65535: the item matches nothing [invalid-port]
+        "#]],
+    );
+    check(
+        "netpol-agent explain --from 1.2.3.4 --to shop/db --port pg -f DIR/shop.yaml",
+        &expect![[r#"
+            exit code 1
+            1.2.3.4 -> shop/db pg/TCP: denied
+              packets: 1.2.3.4 -> 10.0.0.2:5432
+
+            egress: allowed: 1.2.3.4 is no pod that a policy could govern
+
+            ingress: denied: shop/db is isolated, and no rule allows this
+              isolated by shop/db
+              - rule 2 of shop/db allows TCP/5432 from all pods of namespaces with team=ops, or pods with app=web of the policy's namespace: no pod holds 1.2.3.4
+              - rule 1 of shop/db allows TCP/5433 from pods with app=web of the policy's namespace: neither peer nor port is this one
+
+            findings on these policies:
+              ! NetworkPolicy shop/db: spec.ingress[1].ports[1].port 70000 is not within 1 and 65535: the item matches nothing [invalid-port]
+        "#]],
+    );
+}
+
+#[test]
+fn explain_follows_a_service_to_its_pods() {
+    check(
+        "netpol-agent explain --from shop/web --to 10.96.0.1 --port 80 -f DIR/shop.yaml",
+        &expect![[r#"
+            exit code 0
+            shop/web -> 10.96.0.1 80/TCP: allowed
+              10.96.0.1 is Service shop/db, which stands for 10.0.0.2:5432 (allowed)
+              packets: 10.0.0.1 -> 10.0.0.2:5432
+
+            egress: allowed: no policy isolates shop/web for egress
+
+            ingress: allowed: shop/db is isolated, and a rule allows this
+              isolated by shop/db
+              + rule 2 of shop/db allows TCP/pg (5432 on shop/db) from all pods of namespaces with team=ops, or pods with app=web of the policy's namespace
+              - rule 1 of shop/db allows this peer on TCP/5433, not on TCP/5432
+
+            findings on these policies:
+              ! NetworkPolicy shop/db: spec.ingress[1].ports[1].port 70000 is not within 1 and 65535: the item matches nothing [invalid-port]
+        "#]],
+    );
+    check(
+        "netpol-agent explain --from shop/web --to 10.96.0.1 --port 81 -f DIR/shop.yaml",
+        &expect![[r#"
+            exit code 2
+            shop/web -> 10.96.0.1 81/TCP: impossible
+              10.96.0.1 is the address of a Service, and no pod behind this port of it is known
+        "#]],
+    );
+}
+
+#[test]
+fn explain_speaks_json() {
+    check(
+        "netpol-agent explain --from ops/probe --to shop/db --port 80 -f DIR/shop.yaml -o json",
+        &expect![[r#"
+            exit code 1
+            {
+              "from": "ops/probe",
+              "to": "shop/db",
+              "port": "80",
+              "protocol": "TCP",
+              "is_allowed": false,
+              "problem": null,
+              "service": null,
+              "connection": {
+                "source": "10.0.0.3",
+                "destination": "10.0.0.2",
+                "port": 80
+              },
+              "egress": {
+                "pod": {
+                  "namespace": "ops",
+                  "name": "probe"
+                },
+                "direction": "egress",
+                "verdict": "not-isolated",
+                "is_allowed": true,
+                "summary": "allowed: no policy isolates ops/probe for egress",
+                "isolating": [],
+                "allowing": [],
+                "misses": []
+              },
+              "ingress": {
+                "pod": {
+                  "namespace": "shop",
+                  "name": "db"
+                },
+                "direction": "ingress",
+                "verdict": "not-allowed",
+                "is_allowed": false,
+                "summary": "denied: shop/db is isolated, and no rule allows this",
+                "isolating": [
+                  {
+                    "namespace": "shop",
+                    "name": "db"
+                  }
+                ],
+                "allowing": [],
+                "misses": [
+                  {
+                    "rule": {
+                      "policy": {
+                        "namespace": "shop",
+                        "name": "db"
+                      },
+                      "direction": "ingress",
+                      "index": 1
+                    },
+                    "miss": "port",
+                    "sentence": "rule 2 of shop/db allows this peer on TCP/pg (5432 on shop/db), not on TCP/80"
+                  },
+                  {
+                    "rule": {
+                      "policy": {
+                        "namespace": "shop",
+                        "name": "db"
+                      },
+                      "direction": "ingress",
+                      "index": 0
+                    },
+                    "miss": "both",
+                    "sentence": "rule 1 of shop/db allows TCP/5433 from pods with app=web of the policy's namespace: neither peer nor port is this one"
+                  }
+                ]
+              },
+              "diagnostics": [
+                "NetworkPolicy shop/db: spec.ingress[1].ports[1].port 70000 is not within 1 and 65535: the item matches nothing [invalid-port]"
+              ]
+            }
+        "#]],
+    );
+}
+
+#[test]
+fn explain_says_why_there_is_no_such_connection() {
+    check(
+        "netpol-agent explain --from shop/none --to shop/db --port 80 --protocol udp -f DIR/shop.yaml",
+        &expect![[r#"
+            exit code 2
+            shop/none -> shop/db 80/UDP: impossible
+              there is no pod shop/none
+        "#]],
+    );
+    check(
+        "netpol-agent explain --from shop --to shop/db --port 80",
+        &expect![[r#"
+        exit code 2
+        ! error: invalid value 'shop' for '--from <NS/POD|IP>': "shop" is neither NAMESPACE/POD nor an address
+        ! 
+        ! For more information, try '--help'.
+    "#]],
+    );
+    check(
+        "netpol-agent explain --from shop/web --to shop/db --port 80 -f DIR/nothing",
+        &expect![[r#"
+            exit code 2
+            shop/web -> shop/db 80/TCP: impossible
+              there is no pod shop/web
+            ! netpol-agent: DIR/nothing: No such file or directory (os error 2) [unreadable]
+        "#]],
+    );
+}

@@ -1,0 +1,153 @@
+//! The offline commands, from arguments to output: golden texts.
+#![expect(clippy::unwrap_used, reason = "a harness fails the test")]
+
+mod cases;
+mod explain;
+mod lint;
+mod matrix;
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::path::Path;
+
+use expect_test::Expect;
+use netpol_agent::cli::{Terminal, run};
+
+use cases::{A_TO_B, case};
+
+const SHOP: &str = r"
+{ apiVersion: v1, kind: Namespace, metadata: { name: shop, labels: { team: shop } } }
+---
+{ apiVersion: v1, kind: Namespace, metadata: { name: ops, labels: { team: ops } } }
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: web, namespace: shop, labels: { app: web } }
+spec: { containers: [{ name: c, ports: [{ name: http, containerPort: 8080 }] }] }
+status: { phase: Running, podIPs: [{ ip: 10.0.0.1 }] }
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: db, namespace: shop, labels: { app: db } }
+spec: { containers: [{ name: c, ports: [{ name: pg, containerPort: 5432 }] }] }
+status: { phase: Running, podIPs: [{ ip: 10.0.0.2 }] }
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: probe, namespace: ops, labels: { app: probe } }
+spec: { containers: [{ name: c }] }
+status: { phase: Running, podIPs: [{ ip: 10.0.0.3 }] }
+---
+apiVersion: v1
+kind: Service
+metadata: { name: db, namespace: shop }
+spec: { clusterIP: 10.96.0.1, selector: { app: db }, ports: [{ port: 80, targetPort: pg }] }
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: { name: db, namespace: shop }
+spec:
+  podSelector: { matchLabels: { app: db } }
+  ingress:
+  - from: [{ podSelector: { matchLabels: { app: web } } }]
+    ports: [{ port: 5433 }]
+  - from:
+    - namespaceSelector: { matchLabels: { team: ops } }
+    - podSelector: { matchLabels: { app: web } }
+    ports: [{ port: pg }, { port: 70000 }]
+";
+
+const REPAIRED: &str = r"
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: { name: db, namespace: shop }
+spec:
+  podSelector: { matchLabels: { app: db } }
+  ingress: [{ from: [{ podSelector: { matchLabels: { app: web } } }], ports: [{ port: 5432 }] }]
+";
+
+/// Runs a command in a directory with `shop.yaml`, `repaired.yaml` and `broken.yaml`. Returns exit code, output and
+/// problems as one text; the directory is called DIR in it.
+fn output(command: &str, stdin: &str) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let files = [("shop.yaml", SHOP), ("repaired.yaml", REPAIRED), ("broken.yaml", "a: [\n")];
+    for (name, text) in files {
+        std::fs::write(directory.path().join(name), text).unwrap();
+    }
+    output_in(directory.path(), command, stdin)
+}
+
+fn output_in(directory: &Path, command: &str, stdin: &str) -> String {
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let directory = directory.to_str().unwrap();
+    let args: Vec<String> =
+        command.split_whitespace().map(|arg| arg.replace("DIR", directory)).collect();
+    let code = run(
+        &args,
+        &mut Terminal {
+            stdin: Box::new(stdin.as_bytes()),
+            stdout: Box::new(&mut stdout),
+            stderr: Box::new(&mut stderr),
+            is_styled: false,
+        },
+    );
+    let mut text = format!("exit code {code}\n{}", String::from_utf8(stdout).unwrap());
+    for line in String::from_utf8(stderr).unwrap().lines() {
+        writeln!(text, "! {line}").unwrap();
+    }
+    text.replace(directory, "DIR")
+}
+
+#[track_caller]
+fn check(command: &str, expected: &Expect) {
+    expected.assert_eq(&output(command, ""));
+}
+
+#[track_caller]
+fn check_stdin(command: &str, stdin: &str, expected: &Expect) {
+    expected.assert_eq(&output(command, stdin));
+}
+
+#[test]
+fn completions_know_every_command() {
+    let script = output("netpol-agent completions bash", "");
+    for command in ["explain", "lint", "simulate", "--cases", "--what-if"] {
+        assert!(script.contains(command), "{command}");
+    }
+}
+
+/// A reader that is gone.
+struct Closed;
+
+impl Write for Closed {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let line = case("open", "", "", A_TO_B);
+    for command in [
+        "netpol-agent simulate --cases -",
+        "netpol-agent completions zsh",
+        "netpol-agent lint -f -",
+        "netpol-agent help",
+    ] {
+        let mut stderr = Vec::new();
+        let code = run(
+            command.split(' '),
+            &mut Terminal {
+                stdin: Box::new(line.as_bytes()),
+                stdout: Box::new(Closed),
+                stderr: Box::new(&mut stderr),
+                is_styled: false,
+            },
+        );
+        assert_eq!((code, String::from_utf8(stderr).unwrap().as_str()), (0, ""), "{command}");
+    }
+}
