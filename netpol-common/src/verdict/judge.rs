@@ -325,7 +325,7 @@ fn begin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet, key: &FlowKey) -
 /// Asks the policy: may this connection, begun in `origin`, exist?
 #[inline(never)]
 fn consult<M: PolicyMaps>(maps: &M, view: &View, origin: Direction, key: &FlowKey) -> Ruling {
-    if !view.endpoint.is_isolated(origin) {
+    if view.endpoint.isolated == 0 {
         return Ruling::pass(PassReason::NotIsolated);
     }
     let port = match origin {
@@ -337,6 +337,9 @@ fn consult<M: PolicyMaps>(maps: &M, view: &View, origin: Direction, key: &FlowKe
         && maps.is_deferred(&key.remote)
     {
         return Ruling::pass(PassReason::Deferred);
+    }
+    if !view.endpoint.is_isolated(origin) {
+        return Ruling::pass(PassReason::NotIsolated);
     }
     // An echo's identifier is no port.
     let port = match key.protocol {

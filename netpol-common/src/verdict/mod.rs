@@ -176,7 +176,7 @@ fn at_pod<M: PolicyMaps, B: PacketBytes + ?Sized>(
                 }
             }
             Direction::Ingress => {
-                let is_hairpin = seen.ingress_ifindex == seen.ifindex.0;
+                let is_hairpin = is_hairpin(maps, seen);
                 if seen.ticket() != 0 && !is_hairpin {
                     // The sender's policy first. One view after the other in the same place: BPF has little stack.
                     let ruling = finish_deferred(maps, bytes, seen, packet, &mut view);
@@ -200,12 +200,24 @@ fn at_pod<M: PolicyMaps, B: PacketBytes + ?Sized>(
     };
     outcome.verdict = ruling.verdict;
     outcome.rule = ruling.rule;
-    if matches!(ruling.verdict, Verdict::Pass(PassReason::Deferred))
-        && endpoint.is_isolated(direction)
-    {
+    if matches!(ruling.verdict, Verdict::Pass(PassReason::Deferred)) {
         outcome.mark = seen.mark_with(endpoint.ticket);
+        // Nobody would finish the verdict.
+        let is_enforced = endpoint.is_isolated(direction) && !endpoint.is_audited(direction);
+        if endpoint.ticket == 0 && is_enforced {
+            outcome.verdict = Verdict::Drop(DropReason::UnknownTicket);
+        }
     }
     outcome
+}
+
+/// Whether a pod has sent this packet to itself, through a Service. Over a routed veth, or a bridge whose packets
+/// netfilter sees, the pod's own device is the one by which it came. On another bridge that is the bridge, and only
+/// the ticket tells.
+#[inline(always)]
+fn is_hairpin<M: PolicyMaps>(maps: &M, seen: &Sighting) -> bool {
+    seen.ingress_ifindex == seen.ifindex.0
+        || (seen.ticket() != 0 && maps.ticket_owner(seen.ticket()) == Some(seen.ifindex))
 }
 
 /// The egress verdict of the pod that sent a deferred packet, now that the real destination is known.
@@ -237,5 +249,12 @@ fn finish_deferred<M: PolicyMaps, B: PacketBytes + ?Sized>(
         epoch: maps.epoch(),
         now: seen.now,
     };
+    // It had a ticket only to be known again by itself.
+    if !endpoint.is_isolated(Direction::Egress) {
+        return Ruling::pass(PassReason::NotIsolated);
+    }
     judge(maps, bytes, view, packet)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+//! Tickets, one packet at a time. All else about verdicts is tested on compiled policies.
+
+use super::*;
+use crate::addr::Addr;
+use crate::ids::Identity;
+use crate::keys::{
+    AddressKey, AllowKey, AllowMapKey, AllowValue, FlowValue, FragmentKey, FragmentValue,
+};
+use crate::maps::DEFAULT_TICKET_MASK;
+
+const IFINDEX: IfIndex = IfIndex(7);
+const TICKET: u16 = 5;
+
+/// One endpoint that no rule allows anything, and whose every destination is deferred.
+struct Closed {
+    endpoint: EndpointValue,
+}
+
+impl PolicyMaps for Closed {
+    fn endpoint(&self, ifindex: IfIndex) -> Option<EndpointValue> {
+        (ifindex == IFINDEX).then_some(self.endpoint)
+    }
+    fn owns_address(&self, _key: &AddressKey) -> bool {
+        true
+    }
+    fn identity(&self, _addr: &Addr) -> Identity {
+        Identity::NONE
+    }
+    fn allow(&self, _map: &AllowMapKey, _key: &AllowKey) -> Option<AllowValue> {
+        None
+    }
+    fn flow(&self, _key: &FlowKey) -> Option<FlowValue> {
+        None
+    }
+    fn set_flow(&self, _key: &FlowKey, _value: &FlowValue) {}
+    fn fragment(&self, _key: &FragmentKey) -> Option<FragmentValue> {
+        None
+    }
+    fn set_fragment(&self, _key: &FragmentKey, _value: &FragmentValue) {}
+    fn is_deferred(&self, _addr: &Addr) -> bool {
+        true
+    }
+    fn ticket_owner(&self, ticket: u16) -> Option<IfIndex> {
+        (ticket == TICKET).then_some(IFINDEX)
+    }
+    fn epoch(&self) -> Epoch {
+        Epoch(1)
+    }
+}
+
+fn endpoint(isolated: Direction, ticket: u16) -> EndpointValue {
+    EndpointValue {
+        state: EndpointValue::READY,
+        isolated: isolated.bit(),
+        ticket,
+        ..EndpointValue::blocked()
+    }
+}
+
+/// A datagram, seen at a hook of the endpoint's device after it came by another one.
+fn see(endpoint: EndpointValue, hook: Hook, ticket: u16) -> Outcome {
+    let mut frame = [0; 42];
+    let headers = [0x08, 0x00, 0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+    frame[12..34].copy_from_slice(&headers);
+    frame[34..42].copy_from_slice(&[0, 9, 0, 53, 0, 8, 0, 0]);
+    let seen = Sighting {
+        hook,
+        ifindex: IFINDEX,
+        ingress_ifindex: 3,
+        has_socket: false,
+        is_tagged: false,
+        mark: 0x4000,
+        ticket_mask: DEFAULT_TICKET_MASK,
+        now: Nanos(1),
+    };
+    let seen = Sighting { mark: seen.mark_with(ticket), ..seen };
+    let mut packet = Packet::EMPTY;
+    decide(&Closed { endpoint }, &frame[..], &seen, &mut packet)
+}
+
+#[test]
+fn a_deferred_packet_bears_the_ticket_of_its_pod_and_not_one_that_the_pod_has_forged() {
+    for isolated in Direction::ALL {
+        let outcome = see(endpoint(isolated, TICKET), Hook::PodEgress, 9);
+        assert_eq!(outcome.verdict, Verdict::Pass(PassReason::Deferred));
+        assert_eq!(outcome.mark, 0x0050_4000);
+    }
+}
+
+#[test]
+fn without_a_ticket_to_give_an_isolated_pod_reaches_nothing_that_is_deferred() {
+    let outcome = see(endpoint(Direction::Egress, 0), Hook::PodEgress, 0);
+    assert_eq!(outcome.verdict, Verdict::Drop(DropReason::UnknownTicket));
+    let outcome = see(endpoint(Direction::Ingress, 0), Hook::PodEgress, 0);
+    assert!(outcome.verdict.is_pass());
+    let audited =
+        EndpointValue { audited: Direction::Egress.bit(), ..endpoint(Direction::Egress, 0) };
+    assert!(see(audited, Hook::PodEgress, 0).verdict.is_pass());
+}
+
+#[test]
+fn a_packet_with_the_pods_own_ticket_comes_from_the_pod_itself_whatever_brought_it() {
+    let verdict =
+        |ticket| see(endpoint(Direction::Ingress, TICKET), Hook::PodIngress, ticket).verdict;
+    assert_eq!(verdict(TICKET), Verdict::Pass(PassReason::Hairpin));
+    assert_eq!(verdict(0), Verdict::Drop(DropReason::NotAllowed));
+    assert_eq!(verdict(9), Verdict::Drop(DropReason::UnknownTicket));
+}
