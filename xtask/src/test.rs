@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{privilege::Privilege, setup, shell, term, tidy, workspace::Workspace};
 
 /// Test programs of the package netpol-tests that need root in every test.
-const PRIVILEGED_BINARIES: [&str; 3] = ["datapath", "netns", "cni"];
+const PRIVILEGED_BINARIES: [&str; 4] = ["datapath", "netns", "cni", "services"];
 
 /// Said when there is no way to become root.
 const NOT_RUN: &str =

@@ -15,20 +15,26 @@ use serde_json::Value;
 pub mod agent;
 pub mod cni;
 mod interrupt;
+pub mod nat;
 pub mod netns;
 pub mod objects;
 pub mod programs;
+pub mod second_node;
 mod server;
 mod stream;
 pub mod teardown;
 pub mod topology;
 mod traffic;
 pub mod wait;
+mod watch;
 
 pub use self::agent::Agent;
+pub use self::nat::{Masquerade, Service, Shape};
 pub use self::objects::{Labels, Manifests, PodSpec, labels};
+pub use self::second_node::SecondNode;
 pub use self::stream::Stream;
 pub use self::traffic::Passing;
+pub use self::watch::Watch;
 
 use self::cni::{Container, Network};
 use self::netns::Netns;

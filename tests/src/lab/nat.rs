@@ -1,0 +1,325 @@
+//! Services as kube-proxy makes them: NAT rules on the node, in the shapes of its two rule languages.
+//!
+//! In: Services with their backends. Out: rules, and Service objects in the directory of manifests. Of several backends
+//! each connection takes the next, where kube-proxy draws lots: so a test knows how many go where.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use super::netns::Netns;
+use super::{Family, Host, Lab};
+
+/// Packets with this mark are masqueraded, as with kube-proxy's default `--iptables-masquerade-bit`.
+const MASQUERADE: u32 = 0x4000;
+
+/// The rule language.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// `nftables`: verdict maps from address and port to the chain of a Service.
+    Nftables,
+    /// `iptables`: `KUBE-SERVICES`, `KUBE-SVC-...`, `KUBE-SEP-...`.
+    Iptables,
+}
+
+impl Shape {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Nftables, Self::Iptables];
+}
+
+/// Whose connections to Services get an address of the node as their source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Masquerade {
+    /// Those from outside, and those of a pod to itself: the default.
+    Outsiders,
+    /// All (`--masquerade-all`): what a bridge without `br_netfilter` needs, because answers would go past the rules.
+    All,
+}
+
+/// One port of a Service, TCP and UDP, in both families.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its name; it is in the namespace `default`.
+    pub name: String,
+    /// Its address of either family.
+    pub addresses: Vec<IpAddr>,
+    /// The port at its addresses.
+    pub port: u16,
+    /// The port at all addresses of the node, if it has one.
+    pub node_port: Option<u16>,
+    /// Where connections go.
+    pub backends: Vec<SocketAddr>,
+}
+
+impl Service {
+    /// A Service at `10.96.0.N` and `fd00:10:96::N`, port 80.
+    pub fn new(name: &str, n: u8, backends: Vec<SocketAddr>) -> Self {
+        let addresses =
+            vec![[10, 96, 0, n].into(), [0xfd00, 0x10, 0x96, 0, 0, 0, 0, n.into()].into()];
+        Self { name: name.to_owned(), addresses, port: 80, node_port: None, backends }
+    }
+
+    /// Where it answers, in one family.
+    ///
+    /// # Errors
+    /// It has no address of the family.
+    pub fn socket_address(&self, family: Family) -> Result<SocketAddr> {
+        let mut addresses = self.addresses.iter();
+        let address = addresses.find(|address| address.is_ipv4() == (family == Family::V4));
+        let address =
+            address.with_context(|| format!("{} has no {family:?} address", self.name))?;
+        Ok(SocketAddr::new(*address, self.port))
+    }
+
+    fn object(&self) -> Value {
+        let ports: Vec<_> = ["TCP", "UDP"]
+            .map(|protocol| json!({ "name": protocol.to_lowercase(), "protocol": protocol, "port": self.port }))
+            .into();
+        json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": { "namespace": "default", "name": self.name },
+            "spec": {
+                "type": if self.node_port.is_some() { "NodePort" } else { "ClusterIP" },
+                "clusterIP": self.addresses.first(),
+                "clusterIPs": self.addresses,
+                "ports": ports,
+            },
+        })
+    }
+
+    fn of(&self, family: Family) -> impl Iterator<Item = SocketAddr> {
+        let backends = self.backends.iter().copied();
+        backends.filter(move |backend| backend.is_ipv4() == (family == Family::V4))
+    }
+}
+
+impl Lab {
+    /// The rules of these Services and no others, and their objects.
+    ///
+    /// # Errors
+    /// `nft` or `iptables-restore` failed, or a manifest cannot be written.
+    pub fn apply_services(
+        &self,
+        shape: Shape,
+        masquerade: Masquerade,
+        services: &[Service],
+    ) -> Result<()> {
+        for service in services {
+            self.manifests().write_object(&manifest(service), &service.object())?;
+        }
+        let node = self.netns(&Host::Node)?;
+        match shape {
+            Shape::Nftables => {
+                let mut rules = String::new();
+                for family in Family::BOTH {
+                    nft_rules(&mut rules, family, masquerade, services)?;
+                }
+                feed(node, Command::new("nft").args(["-f", "-"]), &rules)
+            }
+            Shape::Iptables => Family::BOTH.into_iter().try_for_each(|family| {
+                let program = match family {
+                    Family::V4 => "iptables-restore",
+                    Family::V6 => "ip6tables-restore",
+                };
+                feed(
+                    node,
+                    &mut Command::new(program),
+                    &iptables_rules(family, masquerade, services)?,
+                )
+            }),
+        }
+    }
+
+    /// Whether what a bridge of the node carries goes through the rules too (`br_netfilter`), as Kubernetes asks for with
+    /// iptables.
+    ///
+    /// # Errors
+    /// The module is not there.
+    pub fn filter_bridged(&self, is_filtered: bool) -> Result<()> {
+        let value = if is_filtered { "1" } else { "0" };
+        ["iptables", "ip6tables"].into_iter().try_for_each(|program| {
+            self.netns(&Host::Node)?.set(&format!("net/bridge/bridge-nf-call-{program}"), value)
+        })
+    }
+}
+
+/// The file of a Service's manifest.
+pub fn manifest(service: &Service) -> String {
+    format!("service-{}.yaml", service.name)
+}
+
+/// Runs a program in a namespace with this input.
+///
+/// # Errors
+/// It cannot be run or fails: the message holds what it said.
+pub fn feed(netns: &Netns, command: &mut Command, input: &str) -> Result<()> {
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = netns.spawn(command)?;
+    child.stdin.take().context("no input")?.write_all(input.as_bytes())?;
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?} said {}, to\n{input}", said.trim());
+    Ok(())
+}
+
+/// What nftables calls a family, and the addresses of its pods.
+fn words(family: Family) -> (&'static str, &'static str) {
+    match family {
+        Family::V4 => ("ip", "10.244.0.0/16"),
+        Family::V6 => ("ip6", "fd00:10:244::/48"),
+    }
+}
+
+fn nft_rules(
+    rules: &mut String,
+    family: Family,
+    masquerade: Masquerade,
+    services: &[Service],
+) -> Result<()> {
+    let (ip, pods) = words(family);
+    let outsider = match masquerade {
+        Masquerade::Outsiders => format!("{ip} saddr != {pods}"),
+        Masquerade::All => String::new(),
+    };
+    // Added first, so that there is something to delete.
+    writeln!(
+        rules,
+        "table {ip} kube-proxy\ndelete table {ip} kube-proxy\ntable {ip} kube-proxy {{"
+    )?;
+    writeln!(rules, "chain mark-for-masquerade {{ meta mark set meta mark or {MASQUERADE:#x}; }}")?;
+    let (mut by_address, mut by_node_port) = (Vec::new(), Vec::new());
+    for service in services {
+        let Service { name, port, node_port, addresses: _, backends: _ } = service;
+        let vip = service.socket_address(family)?.ip();
+        for protocol in ["tcp", "udp"] {
+            let chain = format!("service-{name}-{protocol}");
+            let backends: Vec<_> = service.of(family).collect();
+            let mut choices = Vec::new();
+            for (index, backend) in backends.iter().enumerate() {
+                let endpoint = format!("endpoint-{name}-{protocol}-{index}");
+                writeln!(rules, "chain {endpoint} {{")?;
+                writeln!(rules, "{ip} saddr {} jump mark-for-masquerade", backend.ip())?;
+                writeln!(rules, "meta l4proto {protocol} dnat to {backend}\n}}")?;
+                choices.push(format!("{index} : goto {endpoint}"));
+            }
+            writeln!(rules, "chain {chain} {{")?;
+            writeln!(
+                rules,
+                "{ip} daddr {vip} {protocol} dport {port} {outsider} jump mark-for-masquerade"
+            )?;
+            if !choices.is_empty() {
+                let n = choices.len();
+                writeln!(rules, "numgen inc mod {n} vmap {{ {} }}", choices.join(", "))?;
+            }
+            writeln!(rules, "}}")?;
+            by_address.push(format!("{vip} . {protocol} . {port} : goto {chain}"));
+            if let Some(node_port) = node_port {
+                writeln!(rules, "chain external-{name}-{protocol} {{")?;
+                writeln!(rules, "jump mark-for-masquerade\ngoto {chain}\n}}")?;
+                let element = format!("{protocol} . {node_port} : goto external-{name}-{protocol}");
+                by_node_port.push(element);
+            }
+        }
+    }
+    writeln!(
+        rules,
+        "map service-ips {{ type {}_addr . inet_proto . inet_service : verdict",
+        nft_type(family)
+    )?;
+    elements(rules, &by_address)?;
+    writeln!(rules, "map service-nodeports {{ type inet_proto . inet_service : verdict")?;
+    elements(rules, &by_node_port)?;
+    writeln!(rules, "chain services {{")?;
+    writeln!(rules, "{ip} daddr . meta l4proto . th dport vmap @service-ips")?;
+    writeln!(rules, "fib daddr type local meta l4proto . th dport vmap @service-nodeports\n}}")?;
+    for (chain, hook, priority) in
+        [("nat-prerouting", "prerouting", "dstnat"), ("nat-output", "output", "-100")]
+    {
+        writeln!(
+            rules,
+            "chain {chain} {{ type nat hook {hook} priority {priority}; jump services; }}"
+        )?;
+    }
+    writeln!(rules, "chain nat-postrouting {{ type nat hook postrouting priority srcnat")?;
+    writeln!(rules, "meta mark & {MASQUERADE:#x} == 0 return")?;
+    writeln!(
+        rules,
+        "meta mark set meta mark xor {MASQUERADE:#x}\nmasquerade fully-random\n}}\n}}"
+    )?;
+    Ok(())
+}
+
+fn nft_type(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ipv4",
+        Family::V6 => "ipv6",
+    }
+}
+
+fn elements(rules: &mut String, elements: &[String]) -> Result<()> {
+    if !elements.is_empty() {
+        writeln!(rules, "elements = {{ {} }}", elements.join(", "))?;
+    }
+    writeln!(rules, "}}")?;
+    Ok(())
+}
+
+fn iptables_rules(family: Family, masquerade: Masquerade, services: &[Service]) -> Result<String> {
+    let (_, pods) = words(family);
+    let outsider = match masquerade {
+        Masquerade::Outsiders => format!("! -s {pods}"),
+        Masquerade::All => String::new(),
+    };
+    let (mut chains, mut dispatch, mut rules) = (String::new(), String::new(), String::new());
+    for chain in ["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-MARK-MASQ", "KUBE-POSTROUTING"] {
+        writeln!(chains, ":{chain} - [0:0]")?;
+    }
+    for service in services {
+        let Service { name, port, node_port, addresses: _, backends: _ } = service;
+        let vip = service.socket_address(family)?.ip();
+        for protocol in ["tcp", "udp"] {
+            let chain = format!("KUBE-SVC-{name}-{protocol}");
+            writeln!(chains, ":{chain} - [0:0]")?;
+            let is_it = format!("-d {vip} -p {protocol} -m {protocol} --dport {port}");
+            writeln!(dispatch, "-A KUBE-SERVICES {is_it} -j {chain}")?;
+            writeln!(rules, "-A {chain} {outsider} {is_it} -j KUBE-MARK-MASQ")?;
+            if let Some(node_port) = node_port {
+                let external = format!("KUBE-EXT-{name}-{protocol}");
+                writeln!(chains, ":{external} - [0:0]")?;
+                let is_it = format!("-p {protocol} -m {protocol} --dport {node_port}");
+                writeln!(dispatch, "-A KUBE-NODEPORTS {is_it} -j {external}")?;
+                writeln!(rules, "-A {external} -j KUBE-MARK-MASQ\n-A {external} -j {chain}")?;
+            }
+            let backends: Vec<_> = service.of(family).collect();
+            for (index, backend) in backends.iter().enumerate() {
+                let endpoint = format!("KUBE-SEP-{name}-{protocol}-{index}");
+                writeln!(chains, ":{endpoint} - [0:0]")?;
+                let n_left = backends.len() - index;
+                let turn = format!("-m statistic --mode nth --every {n_left} --packet 0");
+                let turn = if n_left > 1 { turn } else { String::new() };
+                writeln!(rules, "-A {chain} {turn} -j {endpoint}")?;
+                writeln!(rules, "-A {endpoint} -s {} -j KUBE-MARK-MASQ", backend.ip())?;
+                writeln!(
+                    rules,
+                    "-A {endpoint} -p {protocol} -m {protocol} -j DNAT --to-destination {backend}"
+                )?;
+            }
+        }
+    }
+    // Last, as kube-proxy has it.
+    writeln!(dispatch, "-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS")?;
+    Ok(format!(
+        "*nat\n{chains}\
+         -A PREROUTING -j KUBE-SERVICES\n-A OUTPUT -j KUBE-SERVICES\n-A POSTROUTING -j KUBE-POSTROUTING\n\
+         -A KUBE-MARK-MASQ -j MARK --or-mark {MASQUERADE:#x}\n\
+         -A KUBE-POSTROUTING -m mark ! --mark {MASQUERADE:#x}/{MASQUERADE:#x} -j RETURN\n\
+         -A KUBE-POSTROUTING -j MARK --xor-mark {MASQUERADE:#x}\n\
+         -A KUBE-POSTROUTING -j MASQUERADE --random-fully\n\
+         {dispatch}{rules}COMMIT\n"
+    ))
+}

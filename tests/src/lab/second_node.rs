@@ -1,0 +1,99 @@
+//! Another node of the cluster, joined by a real vxlan device as Flannel joins them.
+//!
+//! Neither an agent nor a CNI plugin runs there: what happens on it is not what is tested.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::{Context as _, Result};
+use serde_json::json;
+
+use super::netns::Netns;
+use super::server::Server;
+use super::topology::NODE;
+use super::{Host, Lab, Labels, PodSpec, teardown};
+
+/// The other node's name.
+pub const NAME: &str = "node-2";
+
+/// Its addresses on the Ethernet of the hosts.
+pub const ADDRESSES: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x192, 0, 0, 0, 0, 2)),
+];
+
+/// The addresses of its pod.
+pub const POD: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(10, 244, 2, 2)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x244, 2, 0, 0, 0, 2)),
+];
+
+/// The device between the nodes, on both.
+pub const TUNNEL: &str = "flannel.1";
+
+/// A node beside the lab's own. It is removed with the lab.
+#[derive(Debug)]
+pub struct SecondNode {
+    /// Its namespace.
+    pub netns: Netns,
+    /// That of its pod.
+    pub pod: Netns,
+    _server: Server,
+}
+
+impl Lab {
+    /// Makes the second node and its pod, which answers on port 80. Before the agent starts, so that the agent finds
+    /// the tunnel.
+    ///
+    /// # Errors
+    /// Something could not be made.
+    pub fn add_second_node(&self, pod: &str, labels: &Labels) -> Result<SecondNode> {
+        let [v4, v6] = ADDRESSES;
+        let netns = Netns::create(&teardown::netns_name(&self.name, NAME))?;
+        let node = self.netns(&Host::Node)?;
+        self.netns(&Host::Office)?.configure(&format!(
+            "link add to-node-2 type veth peer name eth0 netns {}\nlink set to-node-2 master eth0 up\n",
+            netns.name(),
+        ))?;
+        netns.configure(&format!(
+            "address add {v4}/24 dev eth0\naddress add {v6}/64 dev eth0 nodad\nlink set eth0 up\n"
+        ))?;
+        let [own_v4, _] = NODE;
+        node.configure(&tunnel(1, own_v4, 2, v4))?;
+        netns.configure(&tunnel(2, v4, 1, own_v4))?;
+        for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
+            netns.set(key, "1")?;
+        }
+        let far = Netns::create(&teardown::netns_name(&self.name, &pod.replace('/', ".")))?;
+        netns.configure(&format!(
+            "link add cni0 type veth peer name eth0 netns {}\n\
+             address add 10.244.2.1/24 dev cni0\naddress add fd00:10:244:2::1/64 dev cni0 nodad\nlink set cni0 up\n",
+            far.name(),
+        ))?;
+        let [pod_v4, pod_v6] = POD;
+        far.configure(&format!(
+            "address add {pod_v4}/24 dev eth0\naddress add {pod_v6}/64 dev eth0 nodad\nlink set eth0 up\n\
+             route add default via 10.244.2.1\nroute add default via fd00:10:244:2::1\n"
+        ))?;
+        let server = Server::start(&far, &[80])?;
+        let mut spec = PodSpec::new(pod, &[], &[80]);
+        spec.labels.clone_from(labels);
+        let mut object = spec.object(&format!("{NAME}-{pod}").replace('/', "-"), &POD);
+        let node_name = object.pointer_mut("/spec/nodeName").context("the pod has no node")?;
+        *node_name = json!(NAME);
+        self.manifests().write_object(&spec.file(), &object)?;
+        Ok(SecondNode { netns, pod: far, _server: server })
+    }
+}
+
+/// What flanneld sets up on node `own` for the pods of node `other`.
+fn tunnel(own: u8, own_address: IpAddr, other: u8, other_address: IpAddr) -> String {
+    format!(
+        "link add {TUNNEL} type vxlan id 1 dev eth0 local {own_address} remote {other_address} dstport 8472 nolearning\n\
+         address add 10.244.{own}.0/32 dev {TUNNEL}\n\
+         address add fd00:10:244:{own}::/128 dev {TUNNEL} nodad\n\
+         link set {TUNNEL} up\n\
+         route add 10.244.{other}.0/24 via 10.244.{other}.0 dev {TUNNEL} onlink\n\
+         route add fd00:10:244:{other}::/128 dev {TUNNEL}\n\
+         route add fd00:10:244:{other}::/64 via fd00:10:244:{other}:: dev {TUNNEL} onlink\n"
+    )
+}

@@ -1,0 +1,108 @@
+//! What all tests here begin with, and how they ask.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use netpol_tests::lab::topology::Wiring;
+use netpol_tests::lab::wait::{LIMIT, Look, until};
+use netpol_tests::lab::{Host, Lab, Passing, PodSpec, labels};
+use netpol_tests::privilege::{Need, met};
+use netpol_tests::probe::{Outcome, Probe, Protocol};
+use serde_json::{Value, json};
+
+/// May a test that needs a lab and NAT rules run?
+pub(crate) fn can_run() -> bool {
+    met(&[
+        Need::Root,
+        Need::Program("nft"),
+        Need::Program("iptables-restore"),
+        Need::File { path: "/usr/lib/cni/bridge", from: "containernetworking-plugins" },
+    ])
+}
+
+/// A lab with an agent and pods that answer on port 80, each labelled with its name as `app`.
+pub(crate) fn lab(name: &str, pods: &[&str], prepare: impl FnOnce(&Lab) -> Result<()>) -> Lab {
+    let mut lab = Lab::create(name, Wiring::Bridge).unwrap();
+    lab.apply_namespace("default", &labels(&[])).unwrap();
+    prepare(&lab).unwrap();
+    lab.start_agent().unwrap();
+    for pod in pods {
+        lab.add_pod(PodSpec::new(pod, &[("app", pod)], &[80])).unwrap();
+    }
+    lab
+}
+
+/// A pod of the namespace `default`.
+pub(crate) fn pod(name: &str) -> Host {
+    Host::Pod(format!("default/{name}"))
+}
+
+/// Where a pod answers, IPv4 first.
+pub(crate) fn sockets(lab: &Lab, host: &Host, port: u16) -> Vec<SocketAddr> {
+    let addresses = lab.addresses(host).unwrap();
+    addresses.iter().map(|address| SocketAddr::new(*address, port)).collect()
+}
+
+/// Makes the node talk to its pods from these addresses. A server that listens on all addresses answers datagrams from
+/// the one that the route names, whichever was asked.
+pub(crate) fn talk_from(lab: &Lab, [v4, v6]: [&str; 2]) {
+    let routes = format!(
+        "route replace 10.244.1.0/24 dev cni0 scope link src {v4}\n\
+         route replace fd00:10:244:1::/64 dev cni0 src {v6} metric 100\n"
+    );
+    lab.netns(&Host::Node).unwrap().configure(&routes).unwrap();
+}
+
+/// Creates or changes a policy of the namespace `default`.
+pub(crate) fn apply_policy(lab: &Lab, name: &str, annotations: &Value, spec: &Value) {
+    let object = json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": { "namespace": "default", "name": name, "annotations": annotations },
+        "spec": spec,
+    });
+    lab.manifests().write_object(&policy_file(name), &object).unwrap();
+}
+
+/// The file of a policy.
+pub(crate) fn policy_file(name: &str) -> String {
+    format!("policy-{name}.yaml")
+}
+
+/// A policy that lets a pod reach these peers and nobody else.
+pub(crate) fn egress_only_to(pod: &str, peers: &Value) -> Value {
+    json!({
+        "podSelector": { "matchLabels": { "app": pod } },
+        "policyTypes": ["Egress"],
+        "egress": [{ "to": peers }],
+    })
+}
+
+/// Waits until TCP and UDP from somebody to all these places pass, or do not, in all families at the same time.
+pub(crate) fn expect(lab: &Lab, from: &Host, expected: &[(Passing, Vec<SocketAddr>)]) {
+    let mut wanted = Vec::new();
+    for (passing, destinations) in expected {
+        let outcome = match passing {
+            Passing::Yes => Outcome::Passed,
+            Passing::No => Outcome::Silent,
+        };
+        for &destination in destinations {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                wanted.push((Probe { protocol, destination }, outcome.clone()));
+            }
+        }
+    }
+    let probes: Vec<_> = wanted.iter().map(|(probe, _)| *probe).collect();
+    let tries = [(from.clone(), probes)];
+    until(&format!("exchanges of {from}"), LIMIT, || {
+        let outcomes = lab.probe(&tries)?.concat();
+        let wrong: Vec<_> = wanted
+            .iter()
+            .zip(&outcomes)
+            .filter(|((_, wanted), outcome)| wanted != *outcome)
+            .map(|((probe, wanted), outcome)| format!("{probe}: {outcome:?}, not {wanted:?}"))
+            .collect();
+        Ok(if wrong.is_empty() { Look::Done(()) } else { Look::NotYet(wrong.join(", ")) })
+    })
+    .unwrap();
+}

@@ -1,0 +1,196 @@
+//! Egress to a Service is decided on the real backend.
+
+use std::net::SocketAddr;
+
+use netpol_tests::lab::netns::Counter;
+use netpol_tests::lab::second_node::{self, TUNNEL};
+use netpol_tests::lab::wait::{LIMIT, Look, until};
+use netpol_tests::lab::{Host, Lab, Masquerade, Passing, Service, Shape, Watch, labels};
+use netpol_tests::privilege::{Need, met};
+use netpol_tests::probe::{Outcome, Probe, Protocol};
+use serde_json::json;
+
+use crate::cluster::{
+    apply_policy, can_run, egress_only_to, expect, lab, pod, policy_file, sockets, talk_from,
+};
+
+/// Connections to a Service with two backends: half of them go to either.
+const N_CONNECTIONS: usize = 8;
+
+/// Whether packets on the bridge go through the rules.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bridge {
+    /// As `br_netfilter` makes it.
+    Filtered,
+    /// As it is without.
+    Plain,
+}
+
+#[test]
+fn egress_to_a_service_is_decided_on_the_real_backend_with_nftables() {
+    check("svc-nft", Shape::Nftables, Bridge::Plain);
+}
+
+#[test]
+fn egress_to_a_service_is_decided_on_the_real_backend_with_nftables_and_a_filtered_bridge() {
+    check("svc-nft-bridge", Shape::Nftables, Bridge::Filtered);
+}
+
+#[test]
+fn egress_to_a_service_is_decided_on_the_real_backend_with_iptables() {
+    check("svc-ipt", Shape::Iptables, Bridge::Plain);
+}
+
+#[test]
+fn egress_to_a_service_is_decided_on_the_real_backend_with_iptables_and_a_filtered_bridge() {
+    check("svc-ipt-bridge", Shape::Iptables, Bridge::Filtered);
+}
+
+fn check(name: &str, shape: Shape, bridge: Bridge) {
+    if !can_run() {
+        return;
+    }
+    let module =
+        Need::File { path: "/proc/sys/net/bridge", from: "the kernel module br_netfilter" };
+    if bridge == Bridge::Filtered && !met(&[module]) {
+        return;
+    }
+    let mut second_node = None;
+    let lab = lab(name, &["client", "good", "bad"], |lab| {
+        let far = lab.add_second_node("default/far", &labels(&[("app", "far")]))?;
+        second_node = Some(far);
+        match bridge {
+            Bridge::Filtered => lab.filter_bridged(true),
+            // Without the module nothing is filtered.
+            Bridge::Plain => lab.filter_bridged(false).or(Ok(())),
+        }
+    });
+    talk_from(&lab, ["192.0.2.1", "2001:db8:192::1"]);
+    let client = pod("client");
+    let far: Vec<_> =
+        second_node::POD.iter().map(|address| SocketAddr::new(*address, 80)).collect();
+    let office = sockets(&lab, &Host::Office, 80);
+    let (good, bad) = (sockets(&lab, &pod("good"), 80), sockets(&lab, &pod("bad"), 80));
+    let with_node_port = |service: Service, port| Service { node_port: Some(port), ..service };
+    let services = [
+        with_node_port(Service::new("good", 1, good.clone()), 30_001),
+        with_node_port(Service::new("bad", 2, bad.clone()), 30_002),
+        Service::new("mixed", 3, [good.clone(), bad.clone()].concat()),
+        Service::new("far", 4, far.clone()),
+        Service::new("outside", 5, office.clone()),
+        Service::new("itself", 6, sockets(&lab, &client, 80)),
+    ];
+    let at = |name: &str| {
+        let service = services.iter().find(|service| service.name == name).unwrap();
+        service.addresses.iter().map(|address| SocketAddr::new(*address, 80)).collect::<Vec<_>>()
+    };
+    let vips = |names: &[&str]| names.iter().flat_map(|name| at(name)).collect::<Vec<_>>();
+    let node_port = |port| sockets(&lab, &Host::Node, port);
+
+    let peers = json!([
+        { "podSelector": { "matchLabels": { "app": "good" } } },
+        { "podSelector": { "matchLabels": { "app": "far" } } },
+    ]);
+    apply_policy(&lab, "egress", &json!({}), &egress_only_to("client", &peers));
+    // There are no Services yet; what is tried now leaves nothing behind that matters later.
+    let none = vips(&["good", "bad", "far", "outside", "itself"]);
+    expect(
+        &lab,
+        &client,
+        &[(Passing::Yes, good.clone()), (Passing::No, [none, bad.clone()].concat())],
+    );
+
+    let masquerade = match bridge {
+        Bridge::Filtered => Masquerade::Outsiders,
+        Bridge::Plain => Masquerade::All,
+    };
+    lab.apply_services(shape, masquerade, &services).unwrap();
+    let ticketed = ticket_watch(&lab);
+    expect(
+        &lab,
+        &client,
+        &[
+            (Passing::Yes, vips(&["good", "far", "itself"])),
+            (Passing::Yes, [far.clone(), node_port(30_001), node_port(80)].concat()),
+            (Passing::No, vips(&["bad", "outside"])),
+            (Passing::No, [bad.clone(), office.clone(), node_port(30_002)].concat()),
+        ],
+    );
+    assert!(ticketed.count("inner").unwrap() > 0, "no ticket has come to the tunnel");
+    assert!(ticketed.count("outer").unwrap() > 0, "nothing has left the tunnel");
+    assert_eq!(ticketed.count("outer_with_ticket").unwrap(), 0, "a ticket has left the tunnel");
+    check_mixed(&lab, &at("mixed"));
+
+    let all_but_pods = json!([
+        { "ipBlock": { "cidr": "0.0.0.0/0", "except": ["10.244.0.0/16"] } },
+        { "ipBlock": { "cidr": "::/0", "except": ["fd00:10:244::/48"] } },
+    ]);
+    apply_policy(&lab, "egress", &json!({}), &egress_only_to("client", &all_but_pods));
+    expect(
+        &lab,
+        &client,
+        &[
+            (Passing::Yes, vips(&["outside", "itself"])),
+            (Passing::Yes, [office, node_port(80)].concat()),
+            (Passing::No, vips(&["good", "bad", "far", "mixed"])),
+            (Passing::No, [good, far, node_port(30_001)].concat()),
+        ],
+    );
+
+    // Isolated for ingress alone, the pod still reaches itself.
+    let ingress = json!({
+        "podSelector": { "matchLabels": { "app": "client" } },
+        "policyTypes": ["Ingress"],
+    });
+    apply_policy(&lab, "egress", &json!({}), &ingress);
+    expect(&lab, &pod("bad"), &[(Passing::No, vips(&["itself"])), (Passing::Yes, vips(&["far"]))]);
+    expect(&lab, &client, &[(Passing::Yes, vips(&["itself", "good", "bad", "far"]))]);
+
+    lab.manifests().remove(&policy_file("egress")).unwrap();
+    let all = vips(&["good", "bad", "mixed", "far", "outside", "itself"]);
+    expect(&lab, &client, &[(Passing::Yes, all), (Passing::Yes, node_port(30_002))]);
+    drop(second_node);
+}
+
+/// Counts, on the node: packets with a ticket that are routed into the tunnel, packets that the tunnel has made of them,
+/// and such that still have a ticket.
+fn ticket_watch(lab: &Lab) -> Watch {
+    let ticket = "meta mark & 0xfff00000 != 0";
+    let outer = "oifname eth0 udp dport 8472";
+    Watch::start(
+        lab.netns(&Host::Node).unwrap(),
+        "inet",
+        "type filter hook postrouting priority 300",
+        &[
+            ("inner", &format!("oifname {TUNNEL} {ticket}")),
+            ("outer", outer),
+            ("outer_with_ticket", &format!("{outer} {ticket}")),
+        ],
+    )
+    .unwrap()
+}
+
+/// Connections that come to the allowed backend work, the others meet silence and the denied backend sees none of them.
+fn check_mixed(lab: &Lab, vips: &[SocketAddr]) {
+    let bad = lab.netns(&pod("bad")).unwrap();
+    let counters = [Counter::TcpArrived, Counter::UdpArrived];
+    let before = counters.map(|counter| bad.counter(counter).unwrap());
+    for &destination in vips {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let probes = vec![Probe { protocol, destination }; N_CONNECTIONS];
+            let tries = [(pod("client"), probes)];
+            until(&format!("half of {protocol} to {destination}"), LIMIT, || {
+                let outcomes = lab.probe(&tries)?.concat();
+                let count = |wanted| outcomes.iter().filter(|outcome| **outcome == wanted).count();
+                let halves = [count(Outcome::Passed), count(Outcome::Silent)];
+                Ok(if halves == [N_CONNECTIONS / 2; 2] {
+                    Look::Done(())
+                } else {
+                    Look::NotYet(format!("{outcomes:?}"))
+                })
+            })
+            .unwrap();
+        }
+    }
+    assert_eq!(counters.map(|counter| bad.counter(counter).unwrap()), before);
+}

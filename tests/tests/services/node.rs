@@ -1,0 +1,123 @@
+//! The pod's own node always reaches it and is always reached; nobody else passes as the node.
+
+use std::net::IpAddr;
+use std::process::{Command, Stdio};
+
+use netpol_tests::lab::nat::feed;
+use netpol_tests::lab::topology::OFFICE;
+use netpol_tests::lab::wait::{LIMIT, Look, until};
+use netpol_tests::lab::{Host, Lab, Masquerade, Passing, Service, Shape};
+use netpol_tests::privilege::{Need, met};
+use serde_json::json;
+
+use crate::cluster::{apply_policy, can_run, expect, lab, pod, sockets, talk_from};
+
+/// The node's addresses: on the uplink, and on the bridge.
+const NODE_ADDRESSES: [[&str; 2]; 2] =
+    [["192.0.2.1", "2001:db8:192::1"], ["10.244.1.1", "fd00:10:244:1::1"]];
+
+fn isolate(lab: &Lab, name: &str) {
+    let spec = json!({
+        "podSelector": { "matchLabels": { "app": name } },
+        "policyTypes": ["Ingress", "Egress"],
+    });
+    apply_policy(lab, "isolate", &json!({}), &spec);
+}
+
+#[test]
+fn processes_of_the_node_reach_an_isolated_pod_from_every_address_of_the_node() {
+    if !can_run() || !met(&[Need::Program("ping")]) {
+        return;
+    }
+    let lab = lab("node-out", &["isolated", "other"], |_| Ok(()));
+    isolate(&lab, "isolated");
+    let isolated = sockets(&lab, &pod("isolated"), 80);
+    expect(&lab, &pod("other"), &[(Passing::No, isolated.clone())]);
+    expect(&lab, &Host::Office, &[(Passing::No, isolated.clone())]);
+    for addresses in NODE_ADDRESSES {
+        talk_from(&lab, addresses);
+        expect(&lab, &Host::Node, &[(Passing::Yes, isolated.clone())]);
+        for socket in &isolated {
+            ping(&lab, &Host::Node, Passing::Yes, &socket.ip().to_string());
+            ping(&lab, &pod("other"), Passing::No, &socket.ip().to_string());
+        }
+    }
+}
+
+#[test]
+fn an_isolated_pod_reaches_its_own_node_at_every_address_of_the_node() {
+    if !can_run() || !met(&[Need::Program("ping")]) {
+        return;
+    }
+    let lab = lab("node-in", &["isolated"], |_| Ok(()));
+    isolate(&lab, "isolated");
+    expect(&lab, &pod("isolated"), &[(Passing::No, sockets(&lab, &Host::Office, 80))]);
+    for addresses in NODE_ADDRESSES {
+        talk_from(&lab, addresses);
+        let places = addresses.map(|address| address.parse::<IpAddr>().unwrap());
+        let places = places.map(|address| (address, 80).into());
+        expect(&lab, &pod("isolated"), &[(Passing::Yes, places.to_vec())]);
+        for address in addresses {
+            ping(&lab, &pod("isolated"), Passing::Yes, address);
+        }
+    }
+    for address in lab.addresses(&Host::Office).unwrap() {
+        ping(&lab, &pod("isolated"), Passing::No, &address.to_string());
+    }
+}
+
+#[test]
+fn outsiders_behind_an_address_of_the_node_do_not_pass_as_the_node() {
+    if !can_run() {
+        return;
+    }
+    let lab = lab("node-snat", &["isolated", "open"], |_| Ok(()));
+    isolate(&lab, "isolated");
+    let backends = |name: &str| sockets(&lab, &pod(name), 80);
+    let service = |name: &str, n, node_port| Service {
+        node_port: Some(node_port),
+        ..Service::new(name, n, backends(name))
+    };
+    let services = [service("isolated", 1, 30_001), service("open", 2, 30_002)];
+    // Without a route to the Services' addresses the node could not even try.
+    let [v4, v6] = OFFICE;
+    let routes = format!("route add default via {v4}\nroute add default via {v6}\n");
+    lab.netns(&Host::Node).unwrap().configure(&routes).unwrap();
+    for shape in Shape::ALL {
+        feed(
+            lab.netns(&Host::Node).unwrap(),
+            Command::new("nft").args(["-f", "-"]),
+            "flush ruleset\n",
+        )
+        .unwrap();
+        lab.apply_services(shape, Masquerade::Outsiders, &services).unwrap();
+        let node_port = |port| sockets(&lab, &Host::Node, port);
+        // A NodePort is masqueraded: the pod sees an address of the node.
+        let expected = [(Passing::Yes, node_port(30_002)), (Passing::No, node_port(30_001))];
+        expect(&lab, &Host::Office, &expected);
+        // The node itself does pass, also through Services.
+        let all = services.iter().flat_map(|service| &service.addresses);
+        let all = all.map(|address| (*address, 80).into()).collect();
+        expect(&lab, &Host::Node, &[(Passing::Yes, all)]);
+    }
+    // And without Services: all that is forwarded to pods is masqueraded.
+    let masquerade = "flush ruleset\ntable inet outside {\nchain post {\n\
+        type nat hook postrouting priority srcnat\niifname eth0 oifname cni0 masquerade\n}\n}\n";
+    feed(lab.netns(&Host::Node).unwrap(), Command::new("nft").args(["-f", "-"]), masquerade)
+        .unwrap();
+    let expected = [(Passing::Yes, backends("open")), (Passing::No, backends("isolated"))];
+    expect(&lab, &Host::Office, &expected);
+}
+
+/// Waits until an echo request is answered, or is not.
+fn ping(lab: &Lab, from: &Host, passing: Passing, address: &str) {
+    until(&format!("echo from {from} to {address}: {passing:?}"), LIMIT, || {
+        let mut command = Command::new("ping");
+        command.args(["-n", "-q", "-c", "1", "-W", "0.3", address]);
+        command.stdout(Stdio::null());
+        let status = lab.netns(from)?.spawn(&mut command)?.wait()?;
+        let is_answered = if status.success() { Passing::Yes } else { Passing::No };
+        Ok(if is_answered == passing { Look::Done(()) } else { Look::NotYet(status.to_string()) })
+    })
+    .unwrap();
+}
