@@ -111,13 +111,21 @@ impl Packet {
             && matches!(self.icmp_type, 130..=137 | 143)
     }
 
+    /// Neighbour advertisement: tells the link whose an address is. Its target stands where an error quotes.
+    #[inline(always)]
+    pub const fn is_neighbour_advertisement(&self) -> bool {
+        self.protocol.0 == Protocol::ICMPV6.0
+            && matches!(self.fragment, Fragment::Whole)
+            && self.icmp_type == 136
+    }
+
     /// Router advertisement or redirect: what a pod that is no router must not send.
     #[inline(always)]
     pub const fn is_router_message(&self) -> bool {
         self.protocol.0 == Protocol::ICMPV6.0 && matches!(self.icmp_type, 134 | 137)
     }
 
-    /// Where an ICMP error's quotation starts in the frame, bytes.
+    /// Where an ICMP error's quotation starts in the frame, or a neighbour advertisement's target, bytes.
     #[inline(always)]
     pub const fn quotation_offset(&self) -> u32 {
         self.transport_offset + 8

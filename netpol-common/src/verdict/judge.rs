@@ -1,5 +1,7 @@
 //! One endpoint's view of a packet: spoofing, fragments, connections, policy.
 
+use core::mem::MaybeUninit;
+
 use super::{DropReason, PassReason, Sighting, Verdict};
 use crate::addr::Addr;
 use crate::flow;
@@ -93,23 +95,37 @@ pub(super) fn judge_arp<M: PolicyMaps>(maps: &M, view: &View, sender: &Addr) -> 
     if is_own { Ruling::pass(PassReason::Arp) } else { Ruling::drop(DropReason::Spoofed) }
 }
 
-/// Whether a pod sends from an address that is not its own, or plays router.
+/// Whether a pod sends from an address that is not its own, claims such an address, or plays router.
 #[inline(always)]
-pub(super) fn is_spoofed<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet) -> bool {
+pub(super) fn is_spoofed<M: PolicyMaps, B: PacketBytes + ?Sized>(
+    maps: &M,
+    bytes: &B,
+    view: &View,
+    packet: &Packet,
+) -> bool {
     if view.endpoint.forwards() {
         return false;
     }
     if packet.is_router_message() {
         return true;
     }
-    if maps.owns_address(&AddressKey { ifindex: view.ifindex, addr: packet.src }) {
-        return false;
+    if packet.is_neighbour_advertisement() {
+        let mut room = MaybeUninit::uninit();
+        let target = bytes.load::<Addr>(packet.quotation_offset(), &mut room);
+        if target.is_none_or(|target| is_foreign(maps, view, target)) {
+            return true;
+        }
     }
-    // Link-local addresses are made by the pod's own kernel and never leave the link; `::` only asks whether
-    // an address is free.
-    let is_local = packet.src.is_v6_link_local()
-        || (packet.src.is_unspecified() && packet.is_neighbour_discovery());
-    !is_local
+    // `::` only asks whether an address is free.
+    let is_question = packet.src.is_unspecified() && packet.is_neighbour_discovery();
+    !is_question && is_foreign(maps, view, &packet.src)
+}
+
+/// Link-local addresses are made by the pod's own kernel and never leave the link.
+#[inline(always)]
+fn is_foreign<M: PolicyMaps>(maps: &M, view: &View, addr: &Addr) -> bool {
+    !addr.is_v6_link_local()
+        && !maps.owns_address(&AddressKey { ifindex: view.ifindex, addr: *addr })
 }
 
 /// Judges an IP packet as one endpoint sees it.

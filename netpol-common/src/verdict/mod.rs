@@ -169,7 +169,7 @@ fn at_pod<M: PolicyMaps, B: PacketBytes + ?Sized>(
         }
         Parsed::Ip => match direction {
             Direction::Egress => {
-                if is_spoofed(maps, &view, packet) {
+                if is_spoofed(maps, bytes, &view, packet) {
                     Ruling::drop(DropReason::Spoofed)
                 } else {
                     judge(maps, bytes, &view, packet)
