@@ -1,8 +1,10 @@
 //! What all tests here begin with, and how they ask.
 
 use std::net::SocketAddr;
+use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
+use netpol_tests::binaries::binary;
 use netpol_tests::lab::topology::Wiring;
 use netpol_tests::lab::wait::{LIMIT, Look, until};
 use netpol_tests::lab::{Host, Lab, Passing, PodSpec, labels};
@@ -62,6 +64,15 @@ pub(crate) fn apply_policy(lab: &Lab, name: &str, annotations: &Value, spec: &Va
         "spec": spec,
     });
     lab.manifests().write_object(&policy_file(name), &object).unwrap();
+}
+
+/// What `netpol-agent` answers when it asks the running agent.
+pub(crate) fn ask_agent(lab: &Lab, question: &[&str]) -> Result<String> {
+    let mut command = Command::new(binary("netpol-agent")?);
+    command.args(question).arg("--socket").arg(lab.place().socket());
+    let output = command.output().context("starting netpol-agent")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// The file of a policy.

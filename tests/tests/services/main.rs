@@ -1,7 +1,13 @@
 //! Services, the node, spoofing and live connections, with real traffic: pods behind the real CNI plugins, the real
 //! agent, real NAT rules.
-#![expect(clippy::unwrap_used, reason = "all of it is test, also outside functions marked so")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "all of it is test, also outside functions marked so"
+)]
 
 mod cluster;
 mod cluster_ip;
+mod live;
 mod node;
+mod spoof;

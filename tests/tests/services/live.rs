@@ -1,0 +1,132 @@
+//! A policy changes while a connection lives.
+
+use netpol_tests::lab::wait::{LIMIT, Look, until};
+use netpol_tests::lab::{Family, Host, Masquerade, Passing, Service, Shape, Stream};
+use netpol_tests::probe::{Probe, Protocol};
+use serde_json::json;
+
+use crate::cluster::{
+    apply_policy, ask_agent, can_run, egress_only_to, expect, lab, pod, policy_file, sockets,
+};
+
+/// So many messages without an answer: the stream is cut.
+const N_UNANSWERED: u64 = 50;
+
+/// Answers of a stream that lives.
+const N_ANSWERS: u64 = 50;
+
+/// Microseconds between two messages.
+const PACE_US: u64 = 2000;
+
+fn wait_until_cut(stream: &mut Stream) {
+    // A TCP connection without answers soon has no room for more messages: do not ask for too many.
+    stream.wait_until("the cut", |report| report.n_missing() >= N_UNANSWERED).unwrap();
+}
+
+#[test]
+fn connections_through_a_service_are_cut_by_a_policy_and_go_on_when_they_are_allowed_again() {
+    if !can_run() {
+        return;
+    }
+    let lab = lab("live-vip", &["client", "web"], |lab| lab.filter_bridged(false).or(Ok(())));
+    let service = Service::new("web", 1, sockets(&lab, &pod("web"), 80));
+    lab.apply_services(Shape::Nftables, Masquerade::All, std::slice::from_ref(&service)).unwrap();
+    let allowed = json!([{ "podSelector": { "matchLabels": { "app": "web" } } }]);
+    let allow = egress_only_to("client", &allowed);
+    let deny =
+        egress_only_to("client", &json!([{ "podSelector": { "matchLabels": { "app": "x" } } }]));
+    apply_policy(&lab, "egress", &json!({}), &allow);
+    let vips: Vec<_> = service.addresses.iter().map(|address| (*address, 80).into()).collect();
+    expect(
+        &lab,
+        &pod("client"),
+        &[(Passing::Yes, vips.clone()), (Passing::No, sockets(&lab, &Host::Office, 80))],
+    );
+    let mut streams = Vec::new();
+    for family in Family::BOTH {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let vip = service.socket_address(family).unwrap();
+            streams.push(lab.stream(&pod("client"), protocol, vip, PACE_US).unwrap());
+        }
+    }
+    for stream in &mut streams {
+        stream.wait_for_answers(N_ANSWERS).unwrap();
+    }
+    apply_policy(&lab, "egress", &json!({}), &deny);
+    for stream in &mut streams {
+        wait_until_cut(stream);
+    }
+    expect(&lab, &pod("client"), &[(Passing::No, vips)]);
+    apply_policy(&lab, "egress", &json!({}), &allow);
+    for mut stream in streams {
+        stream.wait_for_answers(N_ANSWERS).unwrap();
+        let report = stream.finish().unwrap();
+        assert_eq!(report.error, None);
+    }
+}
+
+#[test]
+fn a_policy_that_keeps_existing_connections_forbids_only_new_ones() {
+    if !can_run() {
+        return;
+    }
+    let lab = lab("live-keep", &["client", "web"], |_| Ok(()));
+    let web = sockets(&lab, &pod("web"), 80);
+    expect(&lab, &pod("client"), &[(Passing::Yes, web.clone())]);
+    let mut streams = Vec::new();
+    for &destination in &web {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            streams.push(lab.stream(&pod("client"), protocol, destination, PACE_US).unwrap());
+        }
+    }
+    for stream in &mut streams {
+        stream.wait_for_answers(N_ANSWERS).unwrap();
+    }
+    let isolate = json!({
+        "podSelector": { "matchLabels": { "app": "web" } },
+        "policyTypes": ["Ingress"],
+    });
+    apply_policy(&lab, "isolate", &json!({ "netpol/existing-connections": "keep" }), &isolate);
+    expect(&lab, &pod("client"), &[(Passing::No, web.clone())]);
+    for stream in &mut streams {
+        stream.wait_for_answers(N_ANSWERS).unwrap();
+    }
+    apply_policy(&lab, "isolate", &json!({}), &isolate);
+    for stream in &mut streams {
+        wait_until_cut(stream);
+    }
+    let n_received = |streams: &[Stream]| -> Vec<u64> {
+        streams.iter().map(|stream| stream.report().n_received).collect()
+    };
+    let before = n_received(&streams);
+    expect(&lab, &pod("client"), &[(Passing::No, web)]);
+    assert_eq!(n_received(&streams), before, "answers come although the connections are cut");
+}
+
+#[test]
+fn an_audited_policy_tells_what_it_would_drop_and_drops_nothing_through_a_service_either() {
+    if !can_run() {
+        return;
+    }
+    let lab = lab("live-audit", &["client", "web"], |lab| lab.filter_bridged(false).or(Ok(())));
+    let web = sockets(&lab, &pod("web"), 80);
+    let service = Service::new("web", 1, web.clone());
+    lab.apply_services(Shape::Nftables, Masquerade::All, std::slice::from_ref(&service)).unwrap();
+    let vips: Vec<_> = service.addresses.iter().map(|address| (*address, 80).into()).collect();
+    let deny =
+        egress_only_to("client", &json!([{ "podSelector": { "matchLabels": { "app": "x" } } }]));
+    apply_policy(&lab, "egress", &json!({ "netpol/mode": "audit" }), &deny);
+    let all = [web, vips].concat();
+    expect(&lab, &pod("client"), &[(Passing::Yes, all.clone())]);
+    until("reports of what would be dropped", LIMIT, || {
+        // Until the policy is in force nothing would be.
+        lab.probe(&[(pod("client"), all.iter().map(|place| Probe::tcp(*place)).collect())])?;
+        let drops = ask_agent(&lab, &["drops", "--output", "json"])?;
+        let told = drops.lines().filter(|line| {
+            line.contains("\"is_dropped\":false") && line.contains("\"reason\":\"audited\"")
+        });
+        Ok(if told.count() > 0 { Look::Done(()) } else { Look::NotYet(drops) })
+    })
+    .unwrap();
+    lab.manifests().remove(&policy_file("egress")).unwrap();
+}
