@@ -30,6 +30,8 @@ pub struct Place {
     pub manifests: PathBuf,
     /// What it writes to standard output and standard error.
     pub log: PathBuf,
+    /// The capabilities that it has, such as `NET_ADMIN`; `None` for all of root's.
+    pub capabilities: Option<Vec<String>>,
 }
 
 impl Place {
@@ -43,8 +45,21 @@ impl Place {
     /// # Errors
     /// The agent has not been built.
     pub fn command(&self) -> Result<Command> {
-        let Self { state: _, pins, manifests, log: _ } = self;
-        let mut command = Command::new(binaries::binary("netpol-agent")?);
+        let Self { state: _, pins, manifests, log: _, capabilities } = self;
+        let agent = binaries::binary("netpol-agent")?;
+        let mut command = match capabilities {
+            None => Command::new(agent),
+            Some(capabilities) => {
+                let mut set = String::from("-all");
+                for name in capabilities {
+                    set.extend([",+", &name.to_lowercase()]);
+                }
+                let mut command = Command::new("setpriv");
+                command.arg("--no-new-privs").args(["--bounding-set", &set, "--inh-caps", &set]);
+                command.arg(agent);
+                command
+            }
+        };
         command.arg("run").arg("--manifests").arg(manifests);
         command.args(["--node", NODE_NAME]);
         command.arg("--pin-root").arg(pins);
@@ -166,6 +181,7 @@ pub(super) fn prepare(lab: &str, manifests: &Path) -> Result<Place> {
         pins: bpf.join("netpol"),
         manifests: manifests.to_owned(),
         log: folder.join("agent.log"),
+        capabilities: None,
         state,
     })
 }

@@ -177,6 +177,11 @@ impl Lab {
         &self.place
     }
 
+    /// Lets the next agent have these capabilities only.
+    pub fn limit_capabilities(&mut self, names: &[&str]) {
+        self.place.capabilities = Some(names.iter().map(|name| (*name).to_owned()).collect());
+    }
+
     /// The network that pods are connected to.
     pub fn network(&self) -> &Network {
         &self.network

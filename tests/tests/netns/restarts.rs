@@ -3,10 +3,13 @@
 use anyhow::{Context as _, Result, ensure};
 use netpol_tests::lab::cni::CniError;
 use netpol_tests::lab::netns::Counter;
+use netpol_tests::lab::topology::Wiring;
 use netpol_tests::lab::{Agent, Family, Host, Lab, Passing, Stream};
 use netpol_tests::probe::Protocol::{Tcp, Udp};
 
-use super::{ALLOW_CLIENTS, DENY_WEB, PORT, client, expect, lab, maps, visitor, web};
+use super::{
+    ALLOW_CLIENTS, DENY_WEB, PORT, client, expect, lab, lab_without_agent, maps, visitor, web,
+};
 
 /// Messages on each stream, in each phase.
 const N_MESSAGES: u64 = 200;
@@ -139,4 +142,31 @@ fn without_an_agent_no_pod_is_added_and_the_runtime_is_told_to_try_again() -> Re
     lab.start_agent()?;
     lab.add_pod(web())?;
     lab.expect(Passing::Yes, &Host::Office, &Host::pod("shop/web"), Tcp, PORT)
+}
+
+/// Those of `deploy/base/daemonset.yaml`, which say why.
+const CAPABILITIES: [&str; 2] = ["NET_ADMIN", "SYS_ADMIN"];
+
+#[test]
+fn the_capabilities_of_the_daemon_set_are_enough_to_start_to_take_over_and_to_change() -> Result<()>
+{
+    let Some(mut lab) = lab_without_agent("capabilities", Wiring::Bridge)? else { return Ok(()) };
+
+    lab.limit_capabilities(&CAPABILITIES);
+    lab.start_agent()?;
+    lab.manifests().write("allow.yaml", ALLOW_CLIENTS)?;
+    for pod in [web(), client(), visitor()] {
+        lab.add_pod(pod)?;
+    }
+    expect(&lab, Passing::Yes, "shop/client", Tcp)?;
+    lab.take_agent()?.kill()?;
+    lab.start_agent()?;
+    expect(&lab, Passing::Yes, "shop/client", Tcp)?;
+    expect(&lab, Passing::No, "shop/visitor", Tcp)?;
+    lab.manifests().write("deny.yaml", DENY_WEB)?;
+    lab.manifests().remove("allow.yaml")?;
+    expect(&lab, Passing::No, "shop/client", Tcp)?;
+    lab.delete_pod("shop/client")?;
+    ensure!(!lab.agent_log()?.contains("ERROR"), "{}", lab.agent_log()?);
+    Ok(())
 }
