@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
 
-use super::args::{LogFormat, RunArgs};
+use super::args::{LogFormat, MissingBpfFs, RunArgs};
 use crate::agent::{self, Config, Source};
 use crate::ebpf::{self, Mount, Trace};
 
@@ -19,6 +19,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
         node,
         socket,
         pin_root,
+        bpffs,
         ticket_mask,
         health,
         trace,
@@ -31,7 +32,10 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
         socket,
         ebpf: ebpf::Config {
             pin_root: Some(pin_root),
-            mount: Mount::IfMissing,
+            mount: match bpffs {
+                MissingBpfFs::Mount => Mount::IfMissing,
+                MissingBpfFs::Require => Mount::Never,
+            },
             ticket_mask,
             trace: if trace { Trace::On } else { Trace::Off },
             attaching: ebpf::Attaching::of_this_kernel(),

@@ -144,10 +144,10 @@ pub(super) const ACTS: [Act; 9] = [
     },
     Act {
         file: "egress-to-cidr.yaml",
-        meaning: "The client may connect to 192.0.2.0/25 on TCP 443, where office is, and nothing else.",
+        meaning: "The client may connect to 192.0.2.0/25 on TCP 443, where office is, and ask dns, and nothing else.",
         expected: "
             ✔✔✔✔✔✔✔
-            ✘✘✘✘✘✔✘
+            ✘✘✘✔✔✔✘
             ✔··✔✔✔✔
             ✔✔✔✔✔✔✔
             ✔✔✔✔✔✔✔

@@ -3,11 +3,12 @@
 use std::process::Stdio;
 
 use anyhow::{Result, ensure};
+use netpol_tests::lab::topology::Wiring;
 use netpol_tests::lab::wait::{LIMIT, Look, until};
-use netpol_tests::lab::{Host, Lab, Passing};
+use netpol_tests::lab::{Host, Lab, Passing, PodSpec};
 use netpol_tests::probe::Protocol::Tcp;
 
-use super::{ALLOW_CLIENTS, PORT, client, expect, lab, visitor, web};
+use super::{ALLOW_CLIENTS, PORT, client, expect, lab, lab_without_agent, visitor, web};
 
 /// Waits until one line of the agent's log has all these parts.
 fn wait_for_line(lab: &Lab, parts: &[&str]) -> Result<()> {
@@ -74,20 +75,27 @@ fn a_second_agent_refuses_to_start_and_harms_nothing() -> Result<()> {
     ensure!(said.contains("another agent is running on this node"), "{said}");
     expect(&lab, Passing::Yes, "shop/client", Tcp)?;
     expect(&lab, Passing::No, "shop/visitor", Tcp)?;
-    lab.add_pod(netpol_tests::lab::PodSpec::new("shop/late", &[], &[PORT]))?;
+    lab.add_pod(PodSpec::new("shop/late", &[], &[PORT]))?;
     lab.expect(Passing::No, &Host::pod("shop/late"), &Host::pod("shop/web"), Tcp, PORT)
 }
 
 #[test]
 fn without_a_bpf_file_system_the_agent_says_so_in_one_sentence() -> Result<()> {
-    let Some(lab) = super::lab_without_agent("no-bpffs", super::Wiring::Bridge)? else {
-        return Ok(());
-    };
+    let Some(lab) = lab_without_agent("no-bpffs", Wiring::Bridge)? else { return Ok(()) };
     let mut place = lab.place().clone();
-    place.pins = "/proc/netpol-nowhere/netpol".into();
-    let said = run_agent(&lab, place.command()?)?;
-    let sentences: Vec<_> = said.lines().filter(|line| line.contains("BPF file system")).collect();
-    ensure!(sentences.len() == 1 && said.contains("/proc/netpol-nowhere"), "{said}");
+    // It can be mounted in neither: the first does not exist, the second may not be touched.
+    for (pins, arg) in
+        [("/proc/netpol-nowhere/netpol", "mount"), ("/run/netpol-lab/netpol", "require")]
+    {
+        place.pins = pins.into();
+        let mut command = place.command()?;
+        command.args(["--bpffs", arg]);
+        let said = run_agent(&lab, command)?;
+        let sentences: Vec<_> =
+            said.lines().filter(|line| line.contains("BPF file system")).collect();
+        let parent = pins.trim_end_matches("/netpol");
+        ensure!(sentences.len() == 1 && said.contains(parent), "{said}");
+    }
     Ok(())
 }
 

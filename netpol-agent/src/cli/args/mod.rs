@@ -54,6 +54,9 @@ pub(super) struct RunArgs {
     /// Folder on a BPF file system in which maps and links are pinned, so that they outlive the agent.
     #[arg(long, value_name = "DIR", env = "NETPOL_PIN_ROOT", default_value = "/sys/fs/bpf/netpol")]
     pub(super) pin_root: PathBuf,
+    /// What to do where the parent of the pin root is no BPF file system.
+    #[arg(long, value_enum, env = "NETPOL_BPFFS", default_value_t)]
+    pub(super) bpffs: MissingBpfFs,
     /// Bits of the packet mark that carry egress verdicts past Service translation: 12 adjacent ones that nobody else
     /// on the node uses.
     #[arg(long, value_name = "MASK", env = "NETPOL_TICKET_MASK", default_value = "0xfff00000", value_parser = parse_mask)]
@@ -70,6 +73,17 @@ pub(super) struct RunArgs {
     /// How to log.
     #[arg(long, value_enum, env = "NETPOL_LOG_FORMAT", default_value_t)]
     pub(super) log_format: LogFormat,
+}
+
+/// What to do where a BPF file system should be and is not.
+#[cfg(feature = "ebpf")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum MissingBpfFs {
+    /// Mount one.
+    #[default]
+    Mount,
+    /// Refuse to start. In a container: what it mounts ends with it, and enforcement too.
+    Require,
 }
 
 /// How to log.

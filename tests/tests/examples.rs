@@ -1,0 +1,58 @@
+//! The policies of `deploy/examples` are what they should be examples of: valid, clean, explained.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use netpol_agent::lint::{Level, lint};
+use netpol_agent::manifests;
+use netpol_agent::model::Object;
+use netpol_agent::store::{ClusterState, Delta};
+use netpol_tests::demo;
+
+/// The examples, by file.
+fn examples() -> Result<Vec<(PathBuf, String)>> {
+    let mut examples = Vec::new();
+    for entry in std::fs::read_dir(demo::examples())? {
+        let path = entry?.path();
+        let text = std::fs::read_to_string(&path)?;
+        examples.push((path, text));
+    }
+    ensure!(!examples.is_empty(), "there are no examples");
+    Ok(examples)
+}
+
+#[test]
+fn every_example_is_one_policy_that_is_understood_whole() -> Result<()> {
+    for (path, _) in examples()? {
+        let read = manifests::read(std::slice::from_ref(&path), &mut std::io::empty());
+        ensure!(read.findings.is_empty(), "{:?}", read.findings);
+        let policies = read.objects.iter().map(|sourced| &sourced.object);
+        ensure!(policies.clone().count() == 1, "{} has several objects", path.display());
+        for policy in policies {
+            ensure!(matches!(policy, Object::Policy(_)), "{} is no policy", path.display());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn no_check_has_anything_against_an_example() -> Result<()> {
+    for (path, _) in examples()? {
+        let mut state = ClusterState::default();
+        for sourced in manifests::read(&[path], &mut std::io::empty()).objects {
+            drop(state.apply(Delta::Upsert(sourced.object)));
+        }
+        let findings: Vec<_> =
+            lint(&state).into_iter().filter(|finding| finding.level >= Level::Warning).collect();
+        ensure!(findings.is_empty(), "{findings:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn every_example_begins_with_what_it_does() -> Result<()> {
+    for (path, text) in examples()? {
+        ensure!(text.starts_with("# "), "{} begins without a comment", path.display());
+    }
+    Ok(())
+}
