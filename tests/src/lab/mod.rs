@@ -29,7 +29,7 @@ pub mod wait;
 mod watch;
 
 pub use self::agent::Agent;
-pub use self::nat::{Masquerade, Service, Shape};
+pub use self::nat::{Bridge, Masquerade, Service, Shape};
 pub use self::objects::{Labels, Manifests, PodSpec, labels};
 pub use self::second_node::SecondNode;
 pub use self::stream::Stream;

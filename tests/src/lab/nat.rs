@@ -40,6 +40,15 @@ pub enum Masquerade {
     All,
 }
 
+/// Whether packets on the node's bridge go through the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bridge {
+    /// As `br_netfilter` makes it.
+    Filtered,
+    /// As it is without.
+    Plain,
+}
+
 /// One port of a Service, TCP and UDP, in both families.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
@@ -140,8 +149,11 @@ impl Lab {
     ///
     /// # Errors
     /// The module is not there.
-    pub fn filter_bridged(&self, is_filtered: bool) -> Result<()> {
-        let value = if is_filtered { "1" } else { "0" };
+    pub fn set_bridge(&self, bridge: Bridge) -> Result<()> {
+        let value = match bridge {
+            Bridge::Filtered => "1",
+            Bridge::Plain => "0",
+        };
         ["iptables", "ip6tables"].into_iter().try_for_each(|program| {
             self.netns(&Host::Node)?.set(&format!("net/bridge/bridge-nf-call-{program}"), value)
         })

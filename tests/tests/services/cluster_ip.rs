@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use netpol_tests::lab::netns::Counter;
 use netpol_tests::lab::second_node::{self, TUNNEL};
 use netpol_tests::lab::wait::{LIMIT, Look, until};
-use netpol_tests::lab::{Host, Lab, Masquerade, Passing, Service, Shape, Watch, labels};
+use netpol_tests::lab::{Bridge, Host, Lab, Masquerade, Passing, Service, Shape, Watch, labels};
 use netpol_tests::privilege::{Need, met};
 use netpol_tests::probe::{Outcome, Probe, Protocol};
 use serde_json::json;
@@ -16,15 +16,6 @@ use crate::cluster::{
 
 /// Connections to a Service with two backends: half of them go to either.
 const N_CONNECTIONS: usize = 8;
-
-/// Whether packets on the bridge go through the rules.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Bridge {
-    /// As `br_netfilter` makes it.
-    Filtered,
-    /// As it is without.
-    Plain,
-}
 
 #[test]
 fn egress_to_a_service_is_decided_on_the_real_backend_with_nftables() {
@@ -46,6 +37,7 @@ fn egress_to_a_service_is_decided_on_the_real_backend_with_iptables_and_a_filter
     check("svc-ipt-bridge", Shape::Iptables, Bridge::Filtered);
 }
 
+#[expect(clippy::too_many_lines, reason = "one story: each step begins where the last one ended")]
 fn check(name: &str, shape: Shape, bridge: Bridge) {
     if !can_run() {
         return;
@@ -60,9 +52,9 @@ fn check(name: &str, shape: Shape, bridge: Bridge) {
         let far = lab.add_second_node("default/far", &labels(&[("app", "far")]))?;
         second_node = Some(far);
         match bridge {
-            Bridge::Filtered => lab.filter_bridged(true),
+            Bridge::Filtered => lab.set_bridge(bridge),
             // Without the module nothing is filtered.
-            Bridge::Plain => lab.filter_bridged(false).or(Ok(())),
+            Bridge::Plain => lab.set_bridge(bridge).or(Ok(())),
         }
     });
     talk_from(&lab, ["192.0.2.1", "2001:db8:192::1"]);

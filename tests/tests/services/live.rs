@@ -1,7 +1,7 @@
 //! A policy changes while a connection lives.
 
 use netpol_tests::lab::wait::{LIMIT, Look, until};
-use netpol_tests::lab::{Family, Host, Masquerade, Passing, Service, Shape, Stream};
+use netpol_tests::lab::{Bridge, Family, Host, Masquerade, Passing, Service, Shape, Stream};
 use netpol_tests::probe::{Probe, Protocol};
 use serde_json::json;
 
@@ -28,7 +28,7 @@ fn connections_through_a_service_are_cut_by_a_policy_and_go_on_when_they_are_all
     if !can_run() {
         return;
     }
-    let lab = lab("live-vip", &["client", "web"], |lab| lab.filter_bridged(false).or(Ok(())));
+    let lab = lab("live-vip", &["client", "web"], |lab| lab.set_bridge(Bridge::Plain).or(Ok(())));
     let service = Service::new("web", 1, sockets(&lab, &pod("web"), 80));
     lab.apply_services(Shape::Nftables, Masquerade::All, std::slice::from_ref(&service)).unwrap();
     let allowed = json!([{ "podSelector": { "matchLabels": { "app": "web" } } }]);
@@ -108,7 +108,7 @@ fn an_audited_policy_tells_what_it_would_drop_and_drops_nothing_through_a_servic
     if !can_run() {
         return;
     }
-    let lab = lab("live-audit", &["client", "web"], |lab| lab.filter_bridged(false).or(Ok(())));
+    let lab = lab("live-audit", &["client", "web"], |lab| lab.set_bridge(Bridge::Plain).or(Ok(())));
     let web = sockets(&lab, &pod("web"), 80);
     let service = Service::new("web", 1, web.clone());
     lab.apply_services(Shape::Nftables, Masquerade::All, std::slice::from_ref(&service)).unwrap();

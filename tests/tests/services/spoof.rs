@@ -1,5 +1,6 @@
 //! What a pod with `CAP_NET_RAW` cannot send: from another's address, as a router, past its isolation.
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv6Addr};
 use std::process::Command;
 
@@ -7,7 +8,7 @@ use anyhow::{Context as _, Result};
 use netpol_tests::lab::nat::feed;
 use netpol_tests::lab::netns::Netns;
 use netpol_tests::lab::wait::{LIMIT, Look, until};
-use netpol_tests::lab::{Lab, Passing, Watch};
+use netpol_tests::lab::{Bridge, Lab, Passing, Watch};
 use netpol_tests::privilege::{Need, met};
 use netpol_tests::wire::{Packet, Segment};
 use serde_json::{Value, json};
@@ -44,7 +45,7 @@ fn a_pod_sends_from_its_own_addresses_only_unless_it_may_forward() {
     }
     // Checksums are wrong, and netfilter would care.
     let lab =
-        lab("spoof", &["evil", "victim", "target"], |lab| lab.filter_bridged(false).or(Ok(())));
+        lab("spoof", &["evil", "victim", "target"], |lab| lab.set_bridge(Bridge::Plain).or(Ok(())));
     let frames = frames(&lab).unwrap();
     let watch = watch(&lab).unwrap();
     let count = |names: &[&str]| -> Vec<u64> {
@@ -183,8 +184,14 @@ fn frames(lab: &Lab) -> Result<String> {
 
     let frames =
         [from_victim_v4, from_victim_v6, arp, advertisement, router, tagged, experiment, last];
-    let hex = |frame: &Vec<u8>| frame.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    Ok(frames.iter().map(|frame| hex(frame) + "\n").collect())
+    let mut lines = String::new();
+    for frame in &frames {
+        for byte in frame {
+            write!(lines, "{byte:02x}")?;
+        }
+        lines.push('\n');
+    }
+    Ok(lines)
 }
 
 fn header(to: [u8; 6], from: [u8; 6], ethertype: [u8; 2]) -> Vec<u8> {
