@@ -184,7 +184,9 @@ impl Packet {
             Ends::V4(source, destination) => {
                 let piece = self.piece.unwrap_or(Piece { id: 7, offset_units: 0, more: false });
                 let options = vec![1; usize::from(self.option_words.min(10)) * 4];
-                let header = Ipv4Header {
+                let len_bytes = Ipv4Header::MIN_LEN + options.len() + segment.len();
+                let mut header = Ipv4Header {
+                    total_len: u16::try_from(len_bytes).unwrap_or(u16::MAX),
                     identification: u16::try_from(piece.id & 0xffff).unwrap_or_default(),
                     more_fragments: piece.more,
                     fragment_offset: IpFragOffset::try_from(piece.offset_units & 0x1fff)
@@ -196,11 +198,13 @@ impl Packet {
                     options: Ipv4Options::try_from(options.as_slice()).unwrap_or_default(),
                     ..Ipv4Header::default()
                 };
+                header.header_checksum = header.calc_header_checksum();
                 [header.to_bytes().as_slice(), &segment].concat()
             }
             Ends::V6(source, destination) => {
                 let (first, chain) = self.chain(protocol);
                 let header = Ipv6Header {
+                    payload_length: u16::try_from(chain.len() + segment.len()).unwrap_or(u16::MAX),
                     next_header: IpNumber(first),
                     hop_limit: 64,
                     source: source.octets(),
