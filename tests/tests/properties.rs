@@ -127,3 +127,23 @@ fn a_policy_has_a_diagnostic_exactly_when_the_api_server_refuses_it() -> Result<
     }
     Ok(())
 }
+
+#[test]
+fn a_policy_as_written_and_as_the_api_server_stores_it_are_the_same() -> Result<()> {
+    let mut n_policies = 0;
+    for case in generator::cases(settings::seed()).take(settings::n_cases(1500)) {
+        for policy in case.objects.iter().filter(|object| object["kind"] == "NetworkPolicy") {
+            if !oracle::problems(policy).is_empty() {
+                continue;
+            }
+            let stored = generator::stored(policy);
+            let [(written, _), (kept, _)] =
+                [policy, &stored].map(|policy| read(std::slice::from_ref(policy)));
+            ensure!(written == kept, "{policy} is not {stored}:\n{written:?}\n{kept:?}");
+            ensure!(generator::stored(&stored) == stored, "{stored} is defaulted twice");
+            n_policies += 1;
+        }
+    }
+    ensure!(n_policies > 0, "no policy was tried");
+    Ok(())
+}

@@ -12,6 +12,7 @@ mod probes;
 mod rng;
 mod selectors;
 mod spoil;
+mod stored;
 
 use serde_json::Value;
 
@@ -19,6 +20,7 @@ pub use changes::change;
 pub use cluster::{Cluster, PodFacts};
 pub use policies::policy;
 pub use rng::Rng;
+pub use stored::stored;
 
 use crate::case::Case;
 

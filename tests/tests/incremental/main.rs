@@ -2,6 +2,8 @@
 //!
 //! `NETPOL_CASES` sets how many generated sequences are tried, `NETPOL_SEED` from which seed.
 
+mod flows;
+mod monotone;
 mod operations;
 mod order;
 

@@ -1,0 +1,178 @@
+//! Connections under changing policies: what is forbidden now is cut, what is allowed now goes on, and answers need no
+//! rule of their own.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use anyhow::{Result, bail};
+use netpol_agent::store::ClusterState;
+use netpol_common::addr::Addr;
+use netpol_common::ids::{IfIndex, Nanos};
+use netpol_tests::case::{Case, End, Port, Probe, Protocol};
+use netpol_tests::generator::Rng;
+use netpol_tests::oracle::Oracle;
+use netpol_tests::panel::read;
+use netpol_tests::wire::{Nat, Packet, SYN, Segment, SharedMaps, Wire};
+
+/// The virtual address of the generator's Services.
+const VIP: &str = "10.96.0.10";
+
+/// A connection that was begun.
+#[derive(Clone, Debug)]
+struct Connection {
+    first: Packet,
+    /// The same as a question.
+    probe: Probe,
+    /// Through a Service.
+    nat: Nat,
+    /// The interfaces of its ends, with the sandboxes behind them.
+    ends: [Interface; 2],
+    /// The first packet passed.
+    is_open: bool,
+}
+
+type Interface = Option<(IfIndex, String)>;
+
+/// The interface behind an address.
+fn interface(state: &ClusterState, address: IpAddr) -> Interface {
+    let pod = state.owner(address)?;
+    let endpoint = state.endpoints().find(|endpoint| endpoint.pod == pod.name)?;
+    Some((endpoint.ifindex, endpoint.container_id.to_string()))
+}
+
+/// Begins one of the case's probes, from a port that no other connection has.
+fn begin(case: &Case, rng: &mut Rng, wire: &Wire, from: u16) -> Option<Connection> {
+    let oracle = Oracle::new(&case.objects);
+    let probe = rng.pick(&case.probes)?;
+    let (src, dst, to) = oracle.connection(probe)?;
+    let segment = match probe.protocol {
+        Protocol::Tcp => Segment::Tcp { from, to, flags: SYN },
+        Protocol::Udp => Segment::Udp { from, to },
+        Protocol::Sctp => Segment::Sctp { from, to },
+    };
+    let state = wire.cluster.state();
+    let ends = [interface(state, src), interface(state, dst)];
+    let vip: IpAddr = VIP.parse().ok()?;
+    let has_vip = wire.cluster.image().defer.contains(&Addr::from(vip));
+    let is_between_pods = ends.iter().all(Option::is_some) && ends[0] != ends[1];
+    let nat = if has_vip && is_between_pods && src.is_ipv4() && rng.chance(40) {
+        Nat::Destination(vip)
+    } else {
+        Nat::None
+    };
+    let question = Probe {
+        from: End::Address { ip: src },
+        to: End::Address { ip: dst },
+        port: Port::Number(to),
+        protocol: probe.protocol,
+    };
+    let first = Packet { src, dst, segment };
+    Some(Connection { first, probe: question, nat, ends, is_open: false })
+}
+
+/// One packet, and what it must do.
+struct Action {
+    what: &'static str,
+    packet: Packet,
+    nat: Nat,
+}
+
+impl Connection {
+    /// A later packet either way; the answer only to what arrived.
+    fn go_on(&self, rng: &mut Rng) -> Action {
+        if self.is_open && rng.chance(50) {
+            let nat = match self.nat {
+                Nat::Destination(vip) => Nat::Source(vip),
+                Nat::None | Nat::Source(_) => Nat::None,
+            };
+            return Action { what: "answer", packet: self.first.reply(), nat };
+        }
+        Action { what: "further packet", packet: self.first.next(), nat: self.nat }
+    }
+
+    /// Whether the source's verdict is made behind a translation. The answers of such a connection, once it is
+    /// forbidden, still come in as long as they are sent: the pod's own packets, which end before they reach
+    /// anybody, are all that tells.
+    fn is_deferred(&self, wire: &Wire) -> bool {
+        self.nat != Nat::None || wire.cluster.image().defer.contains(&Addr::from(self.first.dst))
+    }
+}
+
+#[test]
+fn connections_follow_the_policy_of_now_and_answers_need_no_rule() -> Result<()> {
+    let mut rng = Rng::new(11);
+    let mut counts: BTreeMap<(&str, bool), usize> = BTreeMap::new();
+    for cases in super::sequences(150) {
+        let mut wire = Wire::new(SharedMaps::memory());
+        let mut connections: Vec<Connection> = Vec::new();
+        let (mut now_ns, mut next_port) = (1_000_000_000, 20_000);
+        let mut story = Vec::new();
+        for case in &cases {
+            wire.set(read(&case.objects).0)?;
+            story.push(case.name.clone());
+            let state = wire.cluster.state();
+            connections.retain(|connection| {
+                let Packet { src, dst, .. } = connection.first;
+                connection.ends == [interface(state, src), interface(state, dst)]
+            });
+            let oracle = Oracle::new(&case.objects);
+            for _ in 0..60 {
+                now_ns += 1_000_000;
+                let begins = connections.is_empty() || rng.chance(35);
+                if begins {
+                    next_port += 1;
+                    let Some(connection) = begin(case, &mut rng, &wire, next_port) else { break };
+                    connections.push(connection);
+                }
+                let index =
+                    if begins { connections.len() - 1 } else { rng.below(connections.len()) };
+                let Some(connection) = connections.get_mut(index) else { continue };
+                let action = if begins {
+                    Action { what: "first packet", packet: connection.first, nat: connection.nat }
+                } else {
+                    connection.go_on(&mut rng)
+                };
+                let is_allowed = oracle.allows(&connection.probe);
+                let walk = wire.send(&action.packet, action.nat, Nanos(now_ns))?;
+                let passes = walk.passes();
+                story.push(format!(
+                    "{} {:?} {:?}: {walk:?}",
+                    action.what, action.packet, action.nat
+                ));
+                if begins {
+                    connection.is_open = passes;
+                }
+                let is_left_open = action.what == "answer" && connection.is_deferred(&wire);
+                *counts.entry((action.what, passes)).or_default() += 1;
+                if passes != is_allowed && !(is_left_open && passes) {
+                    let relevant: Vec<&String> = story
+                        .iter()
+                        .filter(|line| {
+                            line.contains(&connection.first.src.to_string())
+                                || line.starts_with("seed")
+                        })
+                        .collect();
+                    bail!(
+                        "{}: {} {:?} {}: {walk:?}\n{relevant:#?}",
+                        case.name,
+                        action.what,
+                        connection.probe.to_string(),
+                        if passes {
+                            "passes, though it is forbidden"
+                        } else {
+                            "drops, though it is allowed"
+                        },
+                    );
+                }
+            }
+        }
+    }
+    for what in ["first packet", "further packet", "answer"] {
+        for passes in [true, false] {
+            if counts.get(&(what, passes)).is_none_or(|count| *count < 10) {
+                bail!("too little was tried: {counts:?}");
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! What a further policy and a further rule can do: a policy restricts who was not isolated and opens for who was; a
+//! rule only opens.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+use netpol_agent::model::{Object, ObjectName, Policy, PolicyMode, Rule};
+use netpol_agent::resolve::{Isolation, isolating};
+use netpol_agent::store::ClusterState;
+use netpol_common::ids::{Direction, Hook, Nanos};
+use netpol_tests::case::{Case, Protocol};
+use netpol_tests::generator::Rng;
+use netpol_tests::oracle::Oracle;
+use netpol_tests::panel::read;
+use netpol_tests::wire::{self, Nat, Packet, SYN, Segment, SharedMaps, Stop, Wire};
+
+/// What one end says to one packet; the packet by its place in the list.
+type Sayings = BTreeMap<(usize, ObjectName, Direction), bool>;
+
+/// The first packets of a case's probes.
+fn packets(case: &Case) -> Vec<Packet> {
+    let oracle = Oracle::new(&case.objects);
+    let packet = |probe| {
+        let (src, dst, to) = oracle.connection(probe)?;
+        let from = 50_321;
+        let segment = match probe.protocol {
+            Protocol::Tcp => Segment::Tcp { from, to, flags: SYN },
+            Protocol::Udp => Segment::Udp { from, to },
+            Protocol::Sctp => Segment::Sctp { from, to },
+        };
+        Some(Packet { src, dst, segment })
+    };
+    case.probes.iter().filter_map(packet).collect()
+}
+
+/// What each end says to each packet, whatever the other end says.
+fn sayings(objects: &[Object], packets: &[Packet]) -> Result<(ClusterState, Sayings)> {
+    let maps = SharedMaps::memory();
+    let mut wire = Wire::new(maps.clone());
+    wire.set(objects.to_vec())?;
+    let state = wire.cluster.state().clone();
+    let found = RefCell::new(Sayings::new());
+    for (index, packet) in packets.iter().enumerate() {
+        wire.forget_flows()?;
+        let judge = |packet: &Packet, seen: &_| -> Result<(Stop, u32)> {
+            let (judged, verdict) = maps.observe(&packet.frame(), seen)?;
+            let (address, direction) = match seen.hook {
+                // Where the packet leaves the node, its sender's verdict is finished.
+                Hook::PodEgress | Hook::UplinkEgress => (packet.src, Direction::Egress),
+                Hook::PodIngress => (packet.dst, Direction::Ingress),
+            };
+            if let Some(pod) = state.owner(address) {
+                let mut found = found.borrow_mut();
+                let says = found.entry((index, pod.name.clone(), direction)).or_insert(true);
+                *says &= judged.passes;
+            }
+            Ok((Stop { passes: true, verdict }, judged.mark))
+        };
+        wire::send(&state, packet, Nat::None, Nanos(1_000_000_000), &judge)?;
+    }
+    Ok((state, found.into_inner()))
+}
+
+fn policies(objects: &[Object]) -> Vec<(usize, Policy)> {
+    let policy = |(index, object): (usize, &Object)| match object {
+        Object::Policy(policy) => Some((index, policy.clone())),
+        Object::Pod(_) | Object::Namespace(_) | Object::Service(_) | Object::Node(_) => None,
+    };
+    objects.iter().enumerate().filter_map(policy).collect()
+}
+
+#[test]
+fn a_further_policy_restricts_who_was_not_isolated_and_opens_for_who_was() -> Result<()> {
+    for cases in super::sequences(80) {
+        let Some(case) = cases.first() else { continue };
+        let (objects, packets) = (read(&case.objects).0, packets(case));
+        let (_, after) = sayings(&objects, &packets)?;
+        for (index, policy) in policies(&objects) {
+            let mut fewer = objects.clone();
+            fewer.remove(index);
+            let (state, before) = sayings(&fewer, &packets)?;
+            for (key, allowed_before) in &before {
+                let (packet, name, direction) = key;
+                let Some(allowed_after) = after.get(key) else { continue };
+                let was_isolated = state
+                    .pod(name)
+                    .is_some_and(|pod| isolating(&state, pod, *direction).0 == Isolation::Enforced);
+                let is_right = if was_isolated {
+                    *allowed_before <= *allowed_after
+                } else {
+                    *allowed_before >= *allowed_after
+                };
+                ensure!(
+                    is_right,
+                    "{}: adding {} changes {direction} of {name} from {allowed_before} to {allowed_after} for {:?}",
+                    case.name,
+                    policy.name,
+                    packets.get(*packet),
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_further_rule_never_allows_less() -> Result<()> {
+    let mut rng = Rng::new(10);
+    let mut n_opened = 0;
+    for cases in super::sequences(80) {
+        let Some(case) = cases.first() else { continue };
+        let (objects, packets) = (read(&case.objects).0, packets(case));
+        let (_, before) = sayings(&objects, &packets)?;
+        let policies = policies(&objects);
+        for (index, policy) in &policies {
+            // Rules of any policy mean something in any other of the same direction.
+            let direction = rng.one_of(Direction::ALL);
+            let rules: Vec<&Rule> =
+                policies.iter().flat_map(|(_, policy)| policy.rules(direction)).collect();
+            let Some(rule) = rng.pick(&rules) else { continue };
+            let rule = Rule { index: policy.rules(direction).len() + 10, ..(*rule).clone() };
+            if policy.mode == PolicyMode::Audit {
+                continue;
+            }
+            let mut policy = policy.clone();
+            match direction {
+                Direction::Ingress => policy.ingress.push(rule),
+                Direction::Egress => policy.egress.push(rule),
+            }
+            let name = policy.name.clone();
+            let mut more = objects.clone();
+            let Some(slot) = more.get_mut(*index) else { continue };
+            *slot = Object::Policy(policy);
+            let (_, after) = sayings(&more, &packets)?;
+            for (key, allowed_before) in &before {
+                let Some(allowed_after) = after.get(key) else { continue };
+                n_opened += usize::from(allowed_before < allowed_after);
+                ensure!(
+                    allowed_before <= allowed_after,
+                    "{}: a further {direction} rule of {name} closes {key:?} for {:?}",
+                    case.name,
+                    packets.get(key.0),
+                );
+            }
+        }
+    }
+    ensure!(n_opened > 20, "too few rules opened anything: {n_opened}");
+    Ok(())
+}
