@@ -52,12 +52,16 @@ impl Traffic {
         Ok(traffic)
     }
 
+    /// Waits until every stream has sent some more and, if it is allowed, has had it answered.
     fn flow(&mut self) -> Result<()> {
-        for stream in &mut self.allowed {
-            stream.wait_for_answers(N_MESSAGES)?;
+        let n_answers: Vec<_> =
+            self.allowed.iter().map(|stream| stream.report().n_received).collect();
+        let n_messages: Vec<_> = self.denied.iter().map(|stream| stream.report().n_sent).collect();
+        for (stream, n) in self.allowed.iter_mut().zip(n_answers) {
+            stream.wait_until("more answers", |report| report.n_received >= n + N_MESSAGES)?;
         }
-        for stream in &mut self.denied {
-            stream.wait_for_messages(N_MESSAGES)?;
+        for (stream, n) in self.denied.iter_mut().zip(n_messages) {
+            stream.wait_until("more messages", |report| report.n_sent >= n + N_MESSAGES)?;
         }
         Ok(())
     }
