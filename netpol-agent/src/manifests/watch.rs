@@ -3,7 +3,7 @@
 //! In: the directory, and the kernel's word that something in it changed. Out: [`SourceUpdate`]s. After a change
 //! everything is looked at again once it is quiet, so that the result does not depend on what the
 //! events said; now and then it is looked at without any event.
-//! Must not: forget objects because something cannot be read (see [`Catalog`]).
+//! Must not: forget objects because something cannot be read (see `Catalog`).
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;

@@ -29,7 +29,7 @@ impl Cidr {
         bits.checked_shr(dropped).unwrap_or(0) == self.bits.checked_shr(dropped).unwrap_or(0)
     }
 
-    /// Families are separate [21].
+    /// Families are separate (item 21).
     pub(super) fn holds(&self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(v4) => self.is_v4 && self.holds_bits(u128::from(v4.to_bits())),
@@ -57,7 +57,7 @@ pub(super) fn is_sound(block: &Value) -> bool {
         })
 }
 
-/// Whether a well-formed ipBlock holds an address: in the cidr and in no exception [21].
+/// Whether a well-formed ipBlock holds an address: in the cidr and in no exception (item 21).
 pub(super) fn matches(block: &Value, address: IpAddr) -> bool {
     let holds =
         |item: &Value| item.as_str().and_then(parse).is_some_and(|network| network.holds(address));
@@ -66,7 +66,7 @@ pub(super) fn matches(block: &Value, address: IpAddr) -> bool {
         && !super::list(block, &["except"]).iter().any(holds)
 }
 
-/// Reads a block as Go's `ParseCIDRSloppy` did; host bits do not count, mapped is IPv4 [22].
+/// Reads a block as Go's `ParseCIDRSloppy` did; host bits do not count, mapped is IPv4 (item 22).
 pub(super) fn parse(written: &str) -> Option<Cidr> {
     let (host, length) = written.split_once('/')?;
     let strict_length = length == "0" || !length.starts_with('0');
@@ -95,7 +95,7 @@ pub fn has_host_bits(written: &str) -> bool {
     parse(written).is_some_and(|network| network.has_host_bits)
 }
 
-/// Reads an address; leading zeros are decimal, mapped is IPv4 [22].
+/// Reads an address; leading zeros are decimal, mapped is IPv4 (item 22).
 pub(super) fn address(written: &str) -> Option<IpAddr> {
     match raw_address(written)? {
         IpAddr::V6(v6) if v6.to_bits() >> 32 == 0xffff => {

@@ -7,7 +7,7 @@ use super::{field, has_only};
 /// What a selector says about some labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reading {
-    /// Every condition of it that can be understood holds; without conditions true [19].
+    /// Every condition of it that can be understood holds; without conditions true (item 19).
     pub(super) holds: bool,
     /// All of it can be understood.
     pub(super) is_sound: bool,
@@ -104,7 +104,7 @@ pub(super) fn is_value(value: &str) -> bool {
             && is_edge(value.chars().next_back()))
 }
 
-/// A DNS subdomain: up to 253 characters, dots between labels of lower-case letters, digits and inner `-` [7].
+/// A DNS subdomain: up to 253 characters, dots between labels of lower-case letters, digits and inner `-` (item 7).
 pub(super) fn is_subdomain(name: &str) -> bool {
     let is_label = |label: &str| {
         let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();

@@ -52,7 +52,7 @@ impl<'a> Oracle<'a> {
         Self { world: World::new(objects) }
     }
 
-    /// Whether the connection may be made: the source's egress and the destination's ingress both allow it [2].
+    /// Whether the connection may be made: the source's egress and the destination's ingress both allow it (item 2).
     /// Ends that have no address, or none of a common family, and names that the destination pod does not give to
     /// a port of this protocol, make no connection.
     pub fn allows(&self, probe: &Probe) -> bool {

@@ -105,7 +105,7 @@ impl<'a> World<'a> {
         })
     }
 
-    /// Whether an address is of the node that the pod runs on [3]: the Node says so, or a pod in that
+    /// Whether an address is of the node that the pod runs on (item 3): the Node says so, or a pod in that
     /// node's network has it.
     pub(super) fn is_own_node(&self, pod: &Value, address: IpAddr) -> bool {
         let Some(node_name) = text(pod, &["spec", "nodeName"]).filter(|name| !name.is_empty())

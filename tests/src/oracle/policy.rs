@@ -42,7 +42,7 @@ pub(super) fn says(
     if rules.iter().any(matches) { Says::Allow } else { Says::Deny }
 }
 
-/// `spec.podSelector`; absent is empty [4]. A condition that can't be understood does not narrow it, and if the
+/// `spec.podSelector`; absent is empty (item 4). A condition that can't be understood does not narrow it, and if the
 /// selector is absent, an unknown field may have been meant to be it.
 fn subject(policy: &Value, spec: &Value, pod: &Value) -> Reading {
     if !spec.is_object() && !spec.is_null() {
@@ -58,7 +58,7 @@ fn knows_all_fields(policy: &Value, spec: &Value) -> bool {
         && has_only(spec, &["podSelector", "policyTypes", "ingress", "egress"])
 }
 
-/// `spec.policyTypes` [6]. If it can't be understood which are meant: both.
+/// `spec.policyTypes` (item 6). If it can't be understood which are meant: both.
 fn isolates(policy: &Value, spec: &Value, direction: Direction) -> bool {
     if !knows_all_fields(policy, spec) {
         return true;
@@ -89,7 +89,7 @@ fn isolates(policy: &Value, spec: &Value, direction: Direction) -> bool {
     types.iter().any(|item| item.as_str() == Some(wanted))
 }
 
-/// A rule matches if its peers and its ports both match [8].
+/// A rule matches if its peers and its ports both match (item 8).
 fn rule_matches(
     world: &World<'_>,
     rule: &Value,
@@ -153,7 +153,7 @@ pub(super) fn peer_is_sound(peer: &Value) -> bool {
         }
 }
 
-/// The labels of a namespace: the API server puts its name among them [20]. That is all that is known of one that is
+/// The labels of a namespace: the API server puts its name among them (item 20). That is all that is known of one that is
 /// not among the objects.
 fn namespace_labels(namespace: Option<&Value>, name: &str) -> Map<String, Value> {
     let mut labels = namespace.map(labels_of).unwrap_or_default();

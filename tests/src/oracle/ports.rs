@@ -54,7 +54,7 @@ fn number(value: &Value) -> Option<u64> {
     value.as_u64().filter(|number| (1..=65535).contains(number))
 }
 
-/// Whether this is a port name [15].
+/// Whether this is a port name (item 15).
 fn is_name(name: &str) -> bool {
     let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     name.len() <= 15
@@ -65,7 +65,7 @@ fn is_name(name: &str) -> bool {
         && !name.contains("--")
 }
 
-/// The numbers that a pod gives to a port name: containers first, then sidecars [15].
+/// The numbers that a pod gives to a port name: containers first, then sidecars (item 15).
 pub(super) fn declared(pod: &Value, name: &str, protocol: Protocol) -> Vec<u16> {
     let is_sidecar = |container: &&Value| text(container, &["restartPolicy"]) == Some("Always");
     let containers = list(pod, &["spec", "containers"]).iter();
