@@ -29,3 +29,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     term::good(&format!("built target/{folder}/netpol-agent and target/{folder}/netpol-cni"));
     Ok(())
 }
+
+/// Builds the programs that the tests and the demo run: the agent, the CNI plugin, what makes traffic.
+///
+/// # Errors
+/// The build failed: the error holds the end of its output.
+pub(crate) fn programs() -> Result<()> {
+    let packages = ["-p", "netpol-agent", "-p", "netpol-cni", "-p", "netpol-tests"];
+    let mut build = shell::cargo(["build", "--bins"]);
+    shell::step(
+        "building the agent with its eBPF programs, and the CNI plugin",
+        build.args(packages),
+    )
+}

@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt as _;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{privilege::Privilege, setup, shell, term, workspace::Workspace};
+use crate::{build, privilege::Privilege, setup, term, workspace::Workspace};
 
 /// Options of `demo`.
 #[derive(clap::Args)]
@@ -25,19 +25,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { keep, remove } = options;
     setup::run(&setup::Options::default())?;
     term::heading("build");
-    shell::step(
-        "building the agent with its eBPF programs, the CNI plugin and the demo",
-        &mut shell::cargo([
-            "build",
-            "-p",
-            "netpol-agent",
-            "-p",
-            "netpol-cni",
-            "-p",
-            "netpol-tests",
-            "--bins",
-        ]),
-    )?;
+    build::programs()?;
     let program = Workspace::read()?.target_directory.join("debug/demo");
     let program = program.to_str().context("the target folder's name is not UTF-8")?;
     let Some(mut demo) = Privilege::detect().command(program) else {

@@ -6,7 +6,7 @@ use std::{env, fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{privilege::Privilege, setup, shell, term, tidy, workspace::Workspace};
+use crate::{build, privilege::Privilege, setup, shell, term, tidy, workspace::Workspace};
 
 /// Test programs of the package netpol-tests that need root in every test.
 const PRIVILEGED_BINARIES: [&str; 4] = ["datapath", "netns", "cni", "services"];
@@ -80,6 +80,7 @@ impl Tally {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { part } = options;
     setup::run(&setup::Options::default())?;
+    build::programs()?;
     let mut tally = Tally::default();
     let (suites, all_ran) = suites(*part, Privilege::detect());
     for suite in suites {
