@@ -4,29 +4,24 @@ use std::io::{self, Write};
 
 use super::args::{AgentArgs, ExplainArgs, Output};
 use super::{DENIED, FAILED, Terminal, input};
-use crate::manifests::Cause;
 use crate::simulate::{
     Cluster, EndExplanation, Engine, Explanation, Probe, explain, with_implicit_namespaces,
 };
 
 /// Exit codes: 0 if the connection is allowed, 1 if it is denied.
 pub(super) fn run(args: ExplainArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
-    let ExplainArgs { from, to, port, protocol, files, output, agent } = args;
+    let ExplainArgs { from, to, port, protocol, files, cluster, output, agent } = args;
     let probe = Probe { from, to, port, transport: protocol };
-    let (explanation, is_incomplete) = if files.is_empty() {
+    let (explanation, is_incomplete) = if files.is_empty() && !cluster.is_asked() {
         (ask(&probe, &agent)?, false)
     } else {
-        let manifests = input::read(&files, terminal);
-        input::tell_findings(&manifests, terminal, |_| false);
-        let (objects, _) = with_implicit_namespaces(input::objects(&manifests));
+        let input = input::read(&files, &cluster, terminal)?;
+        input::tell_findings(&input.manifests, terminal, |_| false);
+        let (objects, _) = with_implicit_namespaces(input.objects());
         let mut cluster = Cluster::new(Engine::Reference);
         cluster.set(objects)?;
-        let diagnostics = manifests.findings.iter().filter_map(|finding| match &finding.cause {
-            Cause::Object(diagnostic) => Some(diagnostic),
-            Cause::File { .. } => None,
-        });
-        let explanation = explain(cluster.state(), &probe, diagnostics);
-        (explanation, input::is_incomplete(&manifests))
+        let explanation = explain(cluster.state(), &probe, input.diagnostics());
+        (explanation, input::is_incomplete(&input.manifests))
     };
     match output {
         Output::Json => {
@@ -50,7 +45,7 @@ fn ask(probe: &Probe, agent: &AgentArgs) -> anyhow::Result<Explanation> {
 #[cfg(not(feature = "ebpf"))]
 fn ask(_: &Probe, agent: &AgentArgs) -> anyhow::Result<Explanation> {
     let AgentArgs {} = agent;
-    anyhow::bail!("give the objects with -f: this build cannot ask an agent")
+    anyhow::bail!("give objects with -f: this build cannot ask an agent")
 }
 
 fn write_text(explanation: &Explanation, out: &mut dyn Write) -> io::Result<()> {

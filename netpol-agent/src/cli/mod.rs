@@ -7,6 +7,8 @@
 mod args;
 #[cfg(feature = "ebpf")]
 mod ask;
+#[cfg(feature = "kube")]
+mod cluster;
 mod cni;
 mod explain;
 mod input;
@@ -33,6 +35,13 @@ const FOUND: u8 = 1;
 const DENIED: u8 = 1;
 /// Exit code: the input cannot be read, or the command failed.
 const FAILED: u8 = 2;
+
+/// There is nothing to judge.
+#[cfg(feature = "kube")]
+const NO_OBJECTS: &str = "give objects with -f or --cluster";
+/// There is nothing to judge.
+#[cfg(not(feature = "kube"))]
+const NO_OBJECTS: &str = "give objects with -f";
 
 /// Runs the command that the arguments of this program name.
 pub fn main() -> ExitCode {

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a harness fails the test")]
 
 mod cases;
+mod cluster;
 mod explain;
 mod lint;
 mod matrix;
@@ -55,6 +56,14 @@ spec:
     - namespaceSelector: { matchLabels: { team: ops } }
     - podSelector: { matchLabels: { app: web } }
     ports: [{ port: pg }, { port: 70000 }]
+";
+
+/// Allows everybody to reach shop/web on 81.
+const OPEN_WEB: &str = r"
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: { name: web, namespace: shop }
+spec: { podSelector: { matchLabels: { app: web } }, ingress: [{ ports: [{ port: 81 }] }] }
 ";
 
 const REPAIRED: &str = r"

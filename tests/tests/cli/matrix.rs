@@ -87,8 +87,8 @@ fn a_matrix_of_half_a_set_says_so() {
     check(
         "netpol-agent simulate",
         &expect![[r#"
-        exit code 2
-        ! netpol-agent: give objects with -f, or cases with --cases
-    "#]],
+            exit code 2
+            ! netpol-agent: give objects with -f or --cluster, or cases with --cases
+        "#]],
     );
 }

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub(super) use offline::{
-    DenyLevel, EngineChoice, ExplainArgs, Files, LintArgs, LintOutput, PortArg, SimulateArgs,
+    ClusterArgs, DenyLevel, EngineChoice, ExplainArgs, Files, LintArgs, LintOutput, PortArg,
+    SimulateArgs,
 };
 
 /// Kubernetes NetworkPolicy, enforced by eBPF.

@@ -10,9 +10,41 @@ use super::{AgentArgs, Output};
 use crate::model::{PortName, Transport};
 use crate::simulate::{End, PortChoice};
 
+/// Whether the objects of a live cluster count.
+#[cfg(feature = "kube")]
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct ClusterArgs {
+    /// Take the objects of the cluster that kubectl would reach; those in files come on top.
+    #[arg(long)]
+    pub(in crate::cli) cluster: bool,
+    /// How to reach the cluster; without it as kubectl does.
+    #[arg(long, value_name = "FILE", requires = "cluster")]
+    pub(in crate::cli) kubeconfig: Option<PathBuf>,
+}
+
+/// Whether the objects of a live cluster count: this build cannot list them.
+#[cfg(not(feature = "kube"))]
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct ClusterArgs {}
+
+impl ClusterArgs {
+    /// Whether objects are taken from a cluster.
+    #[cfg(feature = "kube")]
+    pub(in crate::cli) const fn is_asked(&self) -> bool {
+        self.cluster
+    }
+
+    /// Whether objects are taken from a cluster.
+    #[cfg(not(feature = "kube"))]
+    pub(in crate::cli) const fn is_asked(&self) -> bool {
+        let Self {} = self;
+        false
+    }
+}
+
 /// Tell why a connection is allowed or denied: which policies isolate, which rules allow, and which almost do.
 ///
-/// Asks the agent on this node, or with -f the objects in files. The exit code is 0 if the connection is allowed and 1
+/// Asks the agent on this node; with -f or --cluster it is about the objects there. The exit code is 0 if the connection is allowed and 1
 /// if it is denied.
 #[derive(Debug, Parser)]
 pub(in crate::cli) struct ExplainArgs {
@@ -31,6 +63,8 @@ pub(in crate::cli) struct ExplainArgs {
     /// Files and directories with objects (YAML or JSON), `-` for the standard input.
     #[arg(short, long = "file", value_name = "PATH", num_args = 1..)]
     pub(in crate::cli) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(in crate::cli) cluster: ClusterArgs,
     /// How the result is written.
     #[arg(short, long, value_enum, default_value_t)]
     pub(in crate::cli) output: Output,
@@ -43,8 +77,10 @@ pub(in crate::cli) struct ExplainArgs {
 pub(in crate::cli) struct LintArgs {
     /// Files and directories with objects (YAML or JSON), `-` for the standard input. Checks that compare policies with
     /// pods, namespaces and Services need those too.
-    #[arg(short, long = "file", value_name = "PATH", num_args = 1.., required = true)]
+    #[arg(short, long = "file", value_name = "PATH", num_args = 1..)]
     pub(in crate::cli) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(in crate::cli) cluster: ClusterArgs,
     /// How the findings are written.
     #[arg(short, long, value_enum, default_value_t)]
     pub(in crate::cli) output: LintOutput,
@@ -80,11 +116,13 @@ pub(in crate::cli) enum DenyLevel {
     Infos,
 }
 
-/// Judge connections in a cluster that exists only in files: the matrix of who reaches whom, or many cases at once.
+/// Judge connections without sending any: the matrix of who reaches whom, or many cases at once.
 #[derive(Debug, Parser)]
 pub(in crate::cli) struct SimulateArgs {
     #[command(flatten)]
     pub(in crate::cli) files: Files,
+    #[command(flatten)]
+    pub(in crate::cli) cluster: ClusterArgs,
     /// Draw the matrix; so it is anyway without --cases.
     #[arg(long, conflicts_with = "cases")]
     pub(in crate::cli) matrix: bool,

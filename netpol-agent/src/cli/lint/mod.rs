@@ -7,10 +7,11 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::args::{DenyLevel, LintArgs, LintOutput};
-use super::{FAILED, FOUND, Terminal, input};
+use super::input::{self, Input};
+use super::{FAILED, FOUND, Terminal};
 use crate::lint::{self, Level};
-use crate::manifests::{self, Cause, Manifests, Place};
-use crate::model::{Diagnostic, Severity};
+use crate::manifests::{self, Cause, Place};
+use crate::model::{Diagnostic, Object, Severity};
 use crate::store::{ClusterState, Delta};
 
 /// A finding of any origin.
@@ -36,16 +37,19 @@ struct Entry {
 
 /// Exit codes: 1 if there is a finding that is denied, 2 if something could not be read.
 pub(super) fn run(args: LintArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
-    let LintArgs { files, output, deny, allow } = args;
-    let manifests = input::read(&files, terminal);
-    let is_incomplete = input::is_incomplete(&manifests);
-    let mut entries = entries(&manifests);
+    let LintArgs { files, cluster, output, deny, allow } = args;
+    anyhow::ensure!(!files.is_empty() || cluster.is_asked(), "{}", super::NO_OBJECTS);
+    let input = input::read(&files, &cluster, terminal)?;
+    let is_incomplete = input::is_incomplete(&input.manifests);
+    let objects = input.objects();
+    let n_objects = objects.len();
+    let mut entries = entries(&input, objects);
     entries.retain(|entry| {
         let is_named = |known: &String| *known == entry.code || Some(known.as_str()) == entry.name;
         !allow.iter().any(is_named)
     });
     match output {
-        LintOutput::Text => write_text(&entries, &manifests, &mut terminal.stdout)?,
+        LintOutput::Text => write_text(&entries, n_objects, &mut terminal.stdout)?,
         LintOutput::Json => write_json(&entries, &mut terminal.stdout)?,
         LintOutput::Sarif => write_json(&sarif::log(&entries), &mut terminal.stdout)?,
     }
@@ -61,12 +65,14 @@ pub(super) fn run(args: LintArgs, terminal: &mut Terminal<'_>) -> anyhow::Result
 }
 
 /// All findings, by place.
-fn entries(manifests: &Manifests) -> Vec<Entry> {
+fn entries(input: &Input, objects: Vec<Object>) -> Vec<Entry> {
+    let Input { manifests, live_diagnostics, .. } = input;
     let mut state = ClusterState::default();
-    for object in input::objects(manifests) {
+    for object in objects {
         drop(state.apply(Delta::Upsert(object)));
     }
-    let mut entries: Vec<Entry> = manifests.findings.iter().map(from_conversion).collect();
+    let mut entries: Vec<Entry> = manifests.findings.iter().map(from_file).collect();
+    entries.extend(live_diagnostics.iter().map(|diagnostic| from_object(diagnostic, None)));
     for finding in lint::lint(&state) {
         let lint::Finding { check, level, object, field, message } = finding;
         entries.push(Entry {
@@ -84,33 +90,45 @@ fn entries(manifests: &Manifests) -> Vec<Entry> {
     entries
 }
 
-fn from_conversion(finding: &manifests::Finding) -> Entry {
-    let level = match finding.severity() {
-        Severity::Error => Level::Error,
-        Severity::Warning => Level::Warning,
-    };
-    let entry = Entry {
-        code: finding.code(),
-        name: None,
-        level,
-        place: Some(finding.place.clone()),
-        object: None,
-        field: None,
-        message: String::new(),
-        advice: None,
-    };
+fn from_file(finding: &manifests::Finding) -> Entry {
+    let place = Some(finding.place.clone());
     match &finding.cause {
-        Cause::File { code: _, message } => Entry { message: message.clone(), ..entry },
-        Cause::Object(Diagnostic { code: _, object, field, message }) => Entry {
-            object: Some(object.to_string()),
-            field: Some(field.clone()),
+        Cause::File { code, message } => Entry {
+            code: code.as_str(),
+            name: None,
+            level: level(code.severity()),
+            place,
+            object: None,
+            field: None,
             message: message.clone(),
-            ..entry
+            advice: None,
         },
+        Cause::Object(diagnostic) => from_object(diagnostic, place),
     }
 }
 
-fn write_text(entries: &[Entry], manifests: &Manifests, out: &mut dyn Write) -> io::Result<()> {
+fn from_object(diagnostic: &Diagnostic, place: Option<Place>) -> Entry {
+    let Diagnostic { code, object, field, message } = diagnostic;
+    Entry {
+        code: code.as_str(),
+        name: None,
+        level: level(code.severity()),
+        place,
+        object: Some(object.to_string()),
+        field: Some(field.clone()),
+        message: message.clone(),
+        advice: None,
+    }
+}
+
+const fn level(severity: Severity) -> Level {
+    match severity {
+        Severity::Error => Level::Error,
+        Severity::Warning => Level::Warning,
+    }
+}
+
+fn write_text(entries: &[Entry], n_objects: usize, out: &mut dyn Write) -> io::Result<()> {
     for entry in entries {
         let Entry { code, name, level, place, object, field, message, advice } = entry;
         if let Some(place) = place {
@@ -136,7 +154,7 @@ fn write_text(entries: &[Entry], manifests: &Manifests, out: &mut dyn Write) -> 
         counted(n, wanted.as_str())
     };
     let [errors, warnings, infos] = [Level::Error, Level::Warning, Level::Info].map(count);
-    writeln!(out, "{}: {errors}, {warnings}, {infos}", counted(manifests.objects.len(), "object"))
+    writeln!(out, "{}: {errors}, {warnings}, {infos}", counted(n_objects, "object"))
 }
 
 fn counted(n: usize, noun: &str) -> String {

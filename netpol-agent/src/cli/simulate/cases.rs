@@ -1,6 +1,7 @@
 //! `simulate --cases`: JSON lines in, JSON lines out.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::net::IpAddr;
@@ -14,7 +15,7 @@ use serde_json::Value;
 use super::start;
 use crate::cli::args::EngineChoice;
 use crate::cli::{FAILED, Terminal};
-use crate::model::{Diagnostic, Object, ObjectName, Severity, Transport, convert};
+use crate::model::{Code, Diagnostic, Object, ObjectName, ObjectRef, Severity, Transport, convert};
 use crate::simulate::{Cluster, End, PortChoice, Probe, Problem, with_implicit_namespaces};
 
 /// The namespace of a pod whose end names none.
@@ -204,15 +205,7 @@ impl Answering {
         }
         self.sequence.clone_from(&case.sequence);
 
-        let mut objects: Vec<Object> = Vec::with_capacity(case.objects.len());
-        let mut diagnostics = Vec::new();
-        for value in &case.objects {
-            for (_, value) in convert::expand(value.clone()) {
-                let converted = convert::object(&value);
-                diagnostics.extend(converted.diagnostics.into_iter().map(about_object));
-                objects.extend(converted.object);
-            }
-        }
+        let (objects, mut diagnostics) = read_objects(&case.objects);
         let (objects, _) = with_implicit_namespaces(objects);
         self.cluster.set(objects)?;
 
@@ -224,6 +217,29 @@ impl Answering {
         }
         Ok(Answers { name: &case.name, verdicts, diagnostics })
     }
+}
+
+/// The objects of a case; of an object that is there twice the later definition counts, as in files.
+fn read_objects(values: &[Value]) -> (Vec<Object>, Vec<CaseDiagnostic>) {
+    let mut objects: BTreeMap<ObjectRef, Object> = BTreeMap::new();
+    let mut diagnostics = Vec::new();
+    for value in values {
+        for (_, value) in convert::expand(value.clone()) {
+            let converted = convert::object(&value);
+            diagnostics.extend(converted.diagnostics.into_iter().map(about_object));
+            let Some(object) = converted.object else { continue };
+            let reference = object.object_ref();
+            if objects.insert(reference.clone(), object).is_some() {
+                diagnostics.push(about_object(Diagnostic {
+                    code: Code::DefinedTwice,
+                    object: reference,
+                    field: String::new(),
+                    message: "is defined more than once: the last definition counts".to_owned(),
+                }));
+            }
+        }
+    }
+    (objects.into_values().collect(), diagnostics)
 }
 
 fn about_object(diagnostic: Diagnostic) -> CaseDiagnostic {

@@ -9,10 +9,11 @@ use crate::simulate::Engine;
 use reachability::Question;
 
 pub(super) fn run(args: SimulateArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
-    let SimulateArgs { files, matrix: _, ports, addresses, output, cases, engine } = args;
+    let SimulateArgs { files, cluster, matrix: _, ports, addresses, output, cases, engine } = args;
     let Some(path) = cases else {
-        anyhow::ensure!(!files.before.is_empty(), "give objects with -f, or cases with --cases");
-        let question = Question { files, ports, addresses, engine, output };
+        let has_objects = !files.before.is_empty() || cluster.is_asked();
+        anyhow::ensure!(has_objects, "{}, or cases with --cases", super::NO_OBJECTS);
+        let question = Question { files, cluster, ports, addresses, engine, output };
         return reachability::run(question, terminal);
     };
     cases::run(&path, engine, terminal)

@@ -7,16 +7,16 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::start;
-use crate::cli::args::{EngineChoice, Files, Output, PortArg};
+use crate::cli::args::{ClusterArgs, EngineChoice, Files, Output, PortArg};
 use crate::cli::matrix::{self, Cell, Look, Matrix};
 use crate::cli::{FAILED, Terminal, input};
-use crate::manifests::Manifests;
 use crate::model::{Object, Transport};
 use crate::simulate::{Cluster, End, PortChoice, Probe, Problem, with_implicit_namespaces};
 
 /// What to find out.
 pub(super) struct Question {
     pub(super) files: Files,
+    pub(super) cluster: ClusterArgs,
     pub(super) ports: Vec<PortArg>,
     pub(super) addresses: Vec<IpAddr>,
     pub(super) engine: EngineChoice,
@@ -40,14 +40,15 @@ struct Connection {
 }
 
 pub(super) fn run(question: Question, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
-    let Question { files: Files { before, after }, ports, addresses, engine, output } = question;
-    let manifests = input::read(&before, terminal);
-    input::tell_findings(&manifests, terminal, |_| true);
-    let mut is_incomplete = input::is_incomplete(&manifests);
+    let Question { files, cluster, ports, addresses, engine, output } = question;
+    let Files { before, after } = files;
+    let input = input::read(&before, &cluster, terminal)?;
+    input.tell_findings(terminal);
+    let mut is_incomplete = input::is_incomplete(&input.manifests);
+    let mut objects = input.objects();
     let mut cluster = Cluster::new(start(engine)?);
-    let ports = if ports.is_empty() { declared_ports(&manifests) } else { ports };
+    let ports = if ports.is_empty() { declared_ports(&objects) } else { ports };
 
-    let mut objects = input::objects(&manifests);
     let (known, added) = with_implicit_namespaces(objects.clone());
     for namespace in added {
         let label = "it is taken as one with no label but its name";
@@ -65,12 +66,13 @@ pub(super) fn run(question: Question, terminal: &mut Terminal<'_>) -> anyhow::Re
         return Ok(if is_incomplete { FAILED } else { 0 });
     };
 
-    let new = input::read(&after, terminal);
+    let new = input::read_files(&after, terminal);
     input::tell_findings(&new, terminal, |_| true);
     is_incomplete |= input::is_incomplete(&new);
-    let replaced: BTreeSet<_> = input::objects(&new).iter().map(Object::object_ref).collect();
+    let new: Vec<Object> = new.objects.into_iter().map(|read| read.object).collect();
+    let replaced: BTreeSet<_> = new.iter().map(Object::object_ref).collect();
     objects.retain(|object| !replaced.contains(&object.object_ref()));
-    objects.extend(input::objects(&new));
+    objects.extend(new);
     cluster.set(with_implicit_namespaces(objects).0)?;
     // A pod that is only there before or after reaches nobody while it is not.
     let all: BTreeSet<End> = ends.into_iter().chain(self::ends(&cluster, &addresses)).collect();
@@ -83,10 +85,10 @@ pub(super) fn run(question: Question, terminal: &mut Terminal<'_>) -> anyhow::Re
 }
 
 /// The ports that the pods declare; 80 if there are none.
-fn declared_ports(manifests: &Manifests) -> Vec<PortArg> {
+fn declared_ports(objects: &[Object]) -> Vec<PortArg> {
     let mut declared = BTreeSet::new();
-    for read in &manifests.objects {
-        if let Object::Pod(pod) = &read.object {
+    for object in objects {
+        if let Object::Pod(pod) = object {
             declared.extend(pod.ports.iter().map(|port| (port.number, port.transport)));
         }
     }
