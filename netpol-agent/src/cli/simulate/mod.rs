@@ -16,6 +16,7 @@ pub(super) fn run(args: SimulateArgs, terminal: &mut Terminal<'_>) -> anyhow::Re
         let question = Question { files, cluster, ports, addresses, engine, output };
         return reachability::run(question, terminal);
     };
+    anyhow::ensure!(!cluster.is_asked(), "--cases brings its own objects: leave out --cluster");
     cases::run(&path, engine, terminal)
 }
 
