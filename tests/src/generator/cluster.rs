@@ -270,12 +270,27 @@ pub(super) fn node_addresses(name: &str) -> Vec<String> {
     ]
 }
 
+/// The virtual address of every Service.
+pub(super) const VIP: &str = "10.96.0.10";
+
 fn service(rng: &mut Rng) -> Value {
-    let namespace = rng.one_of(NAMESPACES);
+    let mut ports = Vec::new();
+    for number in [80, 53, 8080].into_iter().take(1 + rng.below(3)) {
+        let mut port = json!({ "port": number, "name": format!("p{number}") });
+        set(&mut port, "protocol", json!(rng.one_of(Protocol::ALL).as_str()));
+        match rng.below(3) {
+            0 => set(&mut port, "targetPort", json!(rng.one_of(PORT_NAMES))),
+            1 => set(&mut port, "targetPort", json!(ports::number(rng))),
+            _ => {}
+        }
+        ports.push(port);
+    }
+    let (key, values) = rng.one_of(LABELS);
     json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": { "name": "svc", "namespace": namespace },
-        "spec": { "clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10"], "selector": { "app": "web" },
-            "ports": [{ "port": 80, "protocol": "TCP" }] },
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": { "name": "svc", "namespace": rng.one_of(NAMESPACES) },
+        "spec": { "clusterIP": VIP, "clusterIPs": [VIP], "selector": { key: rng.pick(values) },
+            "ports": ports },
     })
 }
 

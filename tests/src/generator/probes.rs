@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::cluster::node_addresses;
+use super::cluster::{VIP, node_addresses};
 use super::ports::PORT_NAMES;
 use super::{Rng, blocks, ports};
 use crate::case::{End, Port, Probe, Protocol};
@@ -16,6 +16,8 @@ struct Subjects {
     pods: Vec<End>,
     addresses: Vec<IpAddr>,
     ports: Vec<u16>,
+    /// Where a Service can be asked.
+    service_ports: Vec<(u16, Protocol)>,
     /// The pods that have only an IPv6 address.
     only_v6: Vec<End>,
 }
@@ -41,6 +43,15 @@ impl Subjects {
             match object.get("kind").and_then(Value::as_str) {
                 Some("Pod") => subjects.add_pod(object),
                 Some("NetworkPolicy") => subjects.add_policy(object),
+                Some("Service") => {
+                    let ports = object.pointer("/spec/ports").and_then(Value::as_array);
+                    subjects.service_ports.extend(ports.into_iter().flatten().filter_map(|port| {
+                        let number = u16::try_from(port.get("port")?.as_u64()?).ok()?;
+                        let protocol = port.get("protocol")?.as_str()?;
+                        let is_it = |known: &Protocol| known.as_str() == protocol;
+                        Some((number, Protocol::ALL.into_iter().find(is_it)?))
+                    }));
+                }
                 _ => {}
             }
         }
@@ -93,6 +104,12 @@ impl Subjects {
 
     fn probe(&self, rng: &mut Rng) -> Option<Probe> {
         let pod = rng.pick(&self.pods)?.clone();
+        if rng.chance(12)
+            && let Some((port, protocol)) = rng.pick(&self.service_ports)
+        {
+            let to = End::Address { ip: VIP.parse().ok()? };
+            return Some(Probe { from: pod, to, port: Port::Number(*port), protocol: *protocol });
+        }
         let mut other = self.other(rng)?;
         // Ends of different families make no connection: few of those are enough.
         for _ in 0..3 {

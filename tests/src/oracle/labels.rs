@@ -86,6 +86,12 @@ fn label<'l>(labels: &'l Map<String, Value>, key: &str) -> Option<&'l str> {
     labels.get(key).map(|value| value.as_str().unwrap_or_default())
 }
 
+/// `metadata.labels`.
+pub(super) fn of(object: &Value) -> Map<String, Value> {
+    let labels = field(object, "metadata").and_then(|metadata| field(metadata, "labels"));
+    labels.and_then(Value::as_object).cloned().unwrap_or_default()
+}
+
 /// A label key: a name, perhaps behind a domain and a slash.
 pub(super) fn is_key(key: &str) -> bool {
     let (domain, name) =

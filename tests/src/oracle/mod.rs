@@ -9,6 +9,7 @@ mod labels;
 mod pods;
 mod policy;
 mod ports;
+mod services;
 mod validity;
 
 use std::net::IpAddr;
@@ -38,6 +39,8 @@ struct Talk<'a> {
     protocol: Protocol,
     /// The destination port.
     port: u16,
+    /// It is for a Service with nobody behind it.
+    is_virtual: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +60,28 @@ impl<'a> Oracle<'a> {
     /// a port of this protocol, make no connection.
     pub fn allows(&self, probe: &Probe) -> bool {
         let Some((source, destination, port)) = self.connection(probe) else { return false };
+        if !services::is_virtual(&self.world, destination) {
+            return self.reaches(source, destination, port, probe.protocol);
+        }
+        // Behind a Service the pods count, all of them.
+        let behind = services::behind(&self.world, destination, port, probe.protocol);
+        if !behind.is_empty() {
+            return behind.into_iter().all(|(destination, port)| {
+                self.reaches(source, destination, port, probe.protocol)
+            });
+        }
+        let talk = Talk {
+            remote: destination,
+            remote_pod: None,
+            destination_pod: None,
+            protocol: probe.protocol,
+            port,
+            is_virtual: true,
+        };
+        self.end_allows(self.world.holder(source), Direction::Egress, &talk)
+    }
+
+    fn reaches(&self, source: IpAddr, destination: IpAddr, port: u16, protocol: Protocol) -> bool {
         let (source_pod, destination_pod) =
             (self.world.holder(source), self.world.holder(destination));
         // A pod always reaches itself [3].
@@ -67,8 +92,9 @@ impl<'a> Oracle<'a> {
             remote,
             remote_pod,
             destination_pod,
-            protocol: probe.protocol,
+            protocol,
             port,
+            is_virtual: false,
         };
         self.end_allows(source_pod, Direction::Egress, &talk(destination, destination_pod))
             && self.end_allows(destination_pod, Direction::Ingress, &talk(source, source_pod))
@@ -90,7 +116,7 @@ impl<'a> Oracle<'a> {
     /// What one end says; one that is no pod has no policy.
     fn end_allows(&self, pod: Option<&Value>, direction: Direction, talk: &Talk<'_>) -> bool {
         let Some(pod) = pod else { return true };
-        if self.world.is_own_node(pod, talk.remote) {
+        if self.world.is_own_node(pod, talk.remote) && !talk.is_virtual {
             return true;
         }
         let mut isolated = false;

@@ -14,6 +14,7 @@ pub(super) struct World<'a> {
     namespaces: Vec<&'a Value>,
     policies: Vec<&'a Value>,
     nodes: Vec<&'a Value>,
+    pub(super) services: Vec<&'a Value>,
 }
 
 #[derive(Debug)]
@@ -35,6 +36,7 @@ impl<'a> World<'a> {
             namespaces: of_kind("Namespace"),
             policies: of_kind("NetworkPolicy"),
             nodes: of_kind("Node"),
+            services: of_kind("Service"),
         }
     }
 
@@ -51,26 +53,35 @@ impl<'a> World<'a> {
     /// The addresses that an end can have, in order. A pod has those that no newer pod holds; in the host's network it
     /// has the node's.
     pub(super) fn candidates(&self, end: &End) -> Vec<IpAddr> {
-        let (namespace, pod, chosen) = match end {
+        let chosen = match end {
             End::Address { ip } => return vec![ip.to_canonical()],
-            End::Pod { namespace, pod, ip } => (namespace, pod, ip),
+            End::Pod { ip, .. } => ip,
         };
-        let is_it =
-            |view: &&PodView<'_>| namespace_of(view.pod) == namespace && name_of(view.pod) == pod;
-        let Some(view) = self.pods.iter().find(is_it) else { return Vec::new() };
-        let mut addresses = if view.uses_host && !view.has_ended {
-            view.reported.clone()
-        } else {
-            view.held().to_vec()
-        };
-        let is_its = |address: &IpAddr| {
-            view.uses_host
-                || self.holder(*address).is_some_and(|holder| std::ptr::eq(holder, view.pod))
-        };
-        addresses.retain(|address| {
-            is_its(address) && chosen.is_none_or(|ip| ip.to_canonical() == *address)
-        });
+        let mut addresses = self.view(end).map(|view| self.own(view)).unwrap_or_default();
+        addresses.retain(|address| chosen.is_none_or(|ip| ip.to_canonical() == *address));
         addresses
+    }
+
+    /// The addresses that a pod is reached by.
+    fn own(&self, view: &PodView<'a>) -> Vec<IpAddr> {
+        if view.uses_host {
+            return if view.has_ended { Vec::new() } else { view.reported.clone() };
+        }
+        let is_its = |address: &&IpAddr| {
+            self.holder(**address).is_some_and(|holder| std::ptr::eq(holder, view.pod))
+        };
+        view.held().iter().filter(is_its).copied().collect()
+    }
+
+    /// The pods of a namespace that run and are not about to end, with their addresses.
+    pub(super) fn running(&self, namespace: &str) -> Vec<(&'a Value, Vec<IpAddr>)> {
+        let runs = |view: &&PodView<'_>| {
+            !view.has_ended
+                && text(view.pod, &["status", "phase"]) != Some("Pending")
+                && text(view.pod, &["metadata", "deletionTimestamp"]).is_none()
+                && namespace_of(view.pod) == namespace
+        };
+        self.pods.iter().filter(runs).map(|view| (view.pod, self.own(view))).collect()
     }
 
     /// The pod that an end names.

@@ -48,7 +48,7 @@ fn subject(policy: &Value, spec: &Value, pod: &Value) -> Reading {
     if !spec.is_object() && !spec.is_null() {
         return Reading { holds: true, is_sound: false };
     }
-    let mut reading = labels::read(field(spec, "podSelector"), &labels_of(pod));
+    let mut reading = labels::read(field(spec, "podSelector"), &labels::of(pod));
     reading.is_sound &= field(spec, "podSelector").is_some() || knows_all_fields(policy, spec);
     reading
 }
@@ -122,7 +122,8 @@ fn rule_matches(
 
 /// One item of `from` or `to` [17, 18, 21].
 fn peer_matches(world: &World<'_>, peer: &Value, own_namespace: &str, talk: &Talk<'_>) -> bool {
-    if !peer_is_sound(peer) {
+    // Where a Service's traffic arrives is unknown if nobody is behind it: no peer holds that.
+    if !peer_is_sound(peer) || talk.is_virtual {
         return false;
     }
     if let Some(block) = field(peer, "ipBlock") {
@@ -137,7 +138,7 @@ fn peer_matches(world: &World<'_>, peer: &Value, own_namespace: &str, talk: &Tal
             labels::read(Some(selector), &labels).holds
         }
     };
-    in_namespace && labels::read(field(peer, "podSelector"), &labels_of(pod)).holds
+    in_namespace && labels::read(field(peer, "podSelector"), &labels::of(pod)).holds
 }
 
 /// Whether an item of `from` or `to` is one that the API server takes.
@@ -156,12 +157,7 @@ pub(super) fn peer_is_sound(peer: &Value) -> bool {
 /// The labels of a namespace: the API server puts its name among them (item 20). That is all that is known of one that is
 /// not among the objects.
 fn namespace_labels(namespace: Option<&Value>, name: &str) -> Map<String, Value> {
-    let mut labels = namespace.map(labels_of).unwrap_or_default();
+    let mut labels = namespace.map(labels::of).unwrap_or_default();
     labels.insert("kubernetes.io/metadata.name".to_owned(), Value::String(name.to_owned()));
     labels
-}
-
-fn labels_of(object: &Value) -> Map<String, Value> {
-    let labels = field(object, "metadata").and_then(|metadata| field(metadata, "labels"));
-    labels.and_then(Value::as_object).cloned().unwrap_or_default()
 }

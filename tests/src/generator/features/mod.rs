@@ -15,7 +15,7 @@ use change::of_change;
 use objects::{declared, of_pod, of_probe};
 use policy::of_policy;
 
-use crate::case::Case;
+use crate::case::{Case, End};
 
 /// Names of features, as tables show them.
 pub type Features = BTreeSet<&'static str>;
@@ -105,7 +105,12 @@ pub fn of_case(case: &Case) -> Features {
     }
     features.extend(of_kind("Node").next().map(|_| "node"));
     features.extend(of_kind("Service").next().map(|_| "service"));
+    let vips: Vec<&str> =
+        of_kind("Service").map(|service| text(service, "/spec/clusterIP")).collect();
     for probe in &case.probes {
+        if matches!(&probe.to, End::Address { ip } if vips.contains(&ip.to_string().as_str())) {
+            features.insert("probe: to a Service");
+        }
         of_probe(probe, &mut features);
     }
     features

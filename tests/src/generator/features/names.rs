@@ -77,6 +77,7 @@ pub const ALL: &[&str] = &[
     "probe: pod to itself",
     "probe: from outside",
     "probe: to outside",
+    "probe: to a Service",
     "probe: by port name",
     "probe: SCTP",
     "probe: IPv6",
