@@ -79,16 +79,22 @@ fn files_come_on_top_of_the_live_cluster() {
 
 #[test]
 fn lint_reads_a_live_cluster() {
-    check("netpol-agent lint --cluster --kubeconfig DIR/kubeconfig", &expect![[r#"
+    check(
+        "netpol-agent lint --cluster --kubeconfig DIR/kubeconfig",
+        &expect![[r#"
         exit code 0
         5 objects: 0 errors, 0 warnings, 0 infos
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_cluster_that_cannot_be_reached_is_told() {
-    check("netpol-agent lint --cluster --kubeconfig DIR/none", &expect![[r#"
+    check(
+        "netpol-agent lint --cluster --kubeconfig DIR/none",
+        &expect![[r#"
         exit code 2
         ! netpol-agent: finding the cluster: kubeconfig DIR/none: failed to read kubeconfig from '"DIR/none"': No such file or directory (os error 2): failed to read kubeconfig from '"DIR/none"': No such file or directory (os error 2): No such file or directory (os error 2)
-    "#]]);
+    "#]],
+    );
 }
