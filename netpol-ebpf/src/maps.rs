@@ -3,6 +3,7 @@
 //! Names must be those of [`netpol_common::maps`], where capacities and their reasons are too.
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_LPM_TRIE;
 use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuHashMap, RingBuf};
 use aya_ebpf::helpers::bpf_map_lookup_elem;
 use aya_ebpf::macros::btf_map;
@@ -29,8 +30,17 @@ static IDENTITIES: HashMap<Addr, Identity, { maps::MAX_IDENTITIES as usize }, LA
 #[btf_map]
 static PREFIXES: LpmTrie<[u8; 16], Identity, { maps::MAX_PREFIXES as usize }> = LpmTrie::new();
 
-/// Identity, protocol, zero and port: an [`AllowKey`] without its length.
-type AllowMap = LpmTrie<[u8; 8], AllowValue, { maps::MAX_ALLOW_ENTRIES as usize }>;
+/// What every allow map is like: a definition with sizes in place of types. The agent makes allow maps without type
+/// information, and kernels before 6.2 take only maps for ALLOW that agree with this template in having none.
+#[expect(dead_code, reason = "a loader reads the type, nobody the value")]
+#[repr(C)]
+struct AllowMap {
+    r#type: *const [i32; BPF_MAP_TYPE_LPM_TRIE as usize],
+    key_size: *const [i32; size_of::<AllowKey>()],
+    value_size: *const [i32; size_of::<AllowValue>()],
+    max_entries: *const [i32; maps::MAX_ALLOW_ENTRIES as usize],
+    map_flags: *const [i32; LAZY],
+}
 #[btf_map]
 static ALLOW: HashOfMaps<AllowMapKey, AllowMap, { maps::MAX_ALLOW_MAPS as usize }, LAZY> =
     HashOfMaps::new();
