@@ -14,4 +14,5 @@ pub mod probe;
 pub mod scenario;
 pub mod settings;
 pub mod shrink;
+pub mod verified;
 pub mod wire;

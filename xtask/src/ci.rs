@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{lint, test};
+use crate::{lint, test, verify};
 
 /// Options of `ci`: there is nothing to choose.
 #[derive(clap::Args)]
@@ -15,5 +15,6 @@ pub(crate) struct Options {}
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options {} = options;
     lint::run(&lint::Options::default())?;
+    verify::run(&verify::Options::default())?;
     test::run(&test::Options::all())
 }

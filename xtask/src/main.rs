@@ -19,6 +19,8 @@ mod shell;
 mod term;
 mod test;
 mod tidy;
+mod verify;
+mod vm;
 mod workspace;
 
 /// Sets up, builds and tests netpol.
@@ -43,6 +45,10 @@ enum Command {
     Lint(lint::Options),
     /// Check the rules of the code base that no compiler knows.
     Tidy(tidy::Options),
+    /// Load the eBPF programs and compare what they cost with the committed table.
+    Verify(verify::Options),
+    /// Run the tests of the kernel side on other kernels, each in a virtual machine.
+    Vm(vm::Options),
     /// Everything that a change must pass, from cheap to dear.
     Ci(ci::Options),
 }
@@ -65,6 +71,8 @@ fn run(command: Command) -> Result<()> {
         Command::Test(options) => test::run(&options),
         Command::Lint(options) => lint::run(&options),
         Command::Tidy(options) => tidy::run(&options),
+        Command::Verify(options) => verify::run(&options),
+        Command::Vm(options) => vm::run(&options),
         Command::Ci(options) => ci::run(&options),
     }
 }

@@ -32,6 +32,8 @@ pub struct Verified {
     pub n_verified: Option<u32>,
     /// Instructions after the verifier removed what cannot be reached.
     pub n_translated: Option<u32>,
+    /// Size of the machine code, bytes; 0 where the kernel interprets.
+    pub len_jited_bytes: u32,
 }
 
 impl Datapath {
@@ -91,6 +93,7 @@ impl Datapath {
                 program,
                 n_verified: facts.verified_instruction_count(),
                 n_translated: facts.size_translated().map(|len_bytes| len_bytes / 8),
+                len_jited_bytes: facts.size_jitted(),
             })
         };
         Program::ALL.into_iter().map(verified).collect()

@@ -4,13 +4,14 @@ use std::cell::RefCell;
 use std::thread;
 
 use netpol_tests::privilege::{Need, met};
+use netpol_tests::settings::n_cases;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::strategies::{image, steps};
 use super::twins::Twins;
 
-/// Clusters that are tried. Each costs some tenths of a second: the kernel waits after changes of allow maps.
-const N_CASES: u32 = 128;
+/// Clusters that are tried unless the environment says otherwise. Each costs some tenths of a second: the kernel waits after changes of allow maps.
+const N_CASES: usize = 128;
 /// Unoptimised, the generators are deep.
 const STACK_LEN_BYTES: usize = 1 << 26;
 
@@ -19,9 +20,10 @@ fn kernel_and_host_agree_on_random_packets_in_random_clusters() {
     if !met(&[Need::Root]) {
         return;
     }
-    let thread = thread::Builder::new().stack_size(STACK_LEN_BYTES).spawn(|| {
+    let cases = u32::try_from(n_cases(N_CASES)).unwrap();
+    let thread = thread::Builder::new().stack_size(STACK_LEN_BYTES).spawn(move || {
         let twins = RefCell::new(Twins::new());
-        let mut runner = TestRunner::new(Config { cases: N_CASES, ..Config::default() });
+        let mut runner = TestRunner::new(Config { cases, ..Config::default() });
         let outcome = runner.run(&(image(), steps()), |(image, steps)| {
             let mut twins = twins.borrow_mut();
             twins.start(&image);

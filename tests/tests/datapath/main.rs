@@ -3,11 +3,7 @@
 //! Packet by packet through `BPF_PROG_TEST_RUN`, against the same function on the host; maps and attachments
 //! across restarts.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "all of it is test, also outside functions marked so"
-)]
+#![expect(clippy::unwrap_used, reason = "all of it is test, also outside functions marked so")]
 
 mod attachments;
 mod differential;

@@ -57,6 +57,27 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Installs what virtual machines need, and nothing else does.
+///
+/// # Errors
+/// Something could not be installed, or this is no Debian or Ubuntu, whose kernels the machines run.
+pub(crate) fn for_machines() -> Result<()> {
+    match system::Distribution::detect()? {
+        system::Distribution::Debian => system::install(&system::MACHINES, Privilege::detect()),
+        system::Distribution::Other(name) => {
+            bail!("the machines run Debian's kernels, which {name} cannot download")
+        }
+    }
+}
+
+/// Asks the package sources what they have.
+///
+/// # Errors
+/// No way to become root, or apt failed.
+pub(crate) fn update_package_lists() -> Result<()> {
+    system::update_package_lists(Privilege::detect())
+}
+
 /// The versions of what builds and runs the project, on one line.
 fn versions() -> Result<String> {
     let rustc = shell::stdout(shell::command("rustc").arg("--version"))?;

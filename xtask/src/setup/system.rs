@@ -56,6 +56,15 @@ pub(super) const LLVM: [Need; 6] = [
     need("libxml2-dev", Shows::Nothing, "libxml2 with headers, linked by LLVM"),
 ];
 
+/// Needed to run other kernels in virtual machines.
+pub(super) const MACHINES: [Need; 5] = [
+    need("qemu-system-x86", Shows::Program("qemu-system-x86_64"), "the machines"),
+    need("busybox-static", Shows::Program("busybox"), "their small tools"),
+    need("python3-minimal", Shows::Program("python3"), "tests that send made-up frames"),
+    need("xz-utils", Shows::Program("xz"), "unpacking kernel modules"),
+    need("binutils", Shows::Program("strip"), "test programs that fit into their memory"),
+];
+
 const fn need(package: &'static str, shows_as: Shows, purpose: &'static str) -> Need {
     Need { package, shows_as, purpose }
 }
@@ -110,7 +119,7 @@ pub(super) fn install(needs: &[Need], privilege: Privilege) -> Result<()> {
         return Ok(());
     }
     // Either the package lists are missing or so old that they name files which are gone.
-    apt("updating the package lists", "update", &[], privilege)?;
+    update_package_lists(privilege)?;
     let unknown = without_candidate(&missing)?;
     if !unknown.is_empty() {
         bail!(
@@ -119,6 +128,14 @@ pub(super) fn install(needs: &[Need], privilege: Privilege) -> Result<()> {
         );
     }
     apt("installing", "install", &missing, privilege)
+}
+
+/// Asks the package sources what they have.
+///
+/// # Errors
+/// No way to become root, or apt failed.
+pub(super) fn update_package_lists(privilege: Privilege) -> Result<()> {
+    apt("updating the package lists", "update", &[], privilege)
 }
 
 /// What a system without apt lacks, a line for each need: what it is and what it is for.

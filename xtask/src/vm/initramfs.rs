@@ -1,0 +1,241 @@
+//! The machine's file system: copies of this system's programs with all that they load, the other kernel's modules,
+//! the test programs, and our own first process.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{Test, kernel::Kernel, programs::Programs};
+use crate::shell;
+
+const INIT: &str = include_str!("init.sh");
+
+/// Programs that the tests run, besides ours and the CNI plugins.
+const SYSTEM_PROGRAMS: [&str; 10] = [
+    "conntrack",
+    "ip",
+    "ip6tables-restore",
+    "iptables-restore",
+    "nft",
+    "ping",
+    "python3",
+    "setpriv",
+    "sh",
+    "tc",
+];
+
+/// The CNI plugins that the tests run.
+const CNI_PLUGINS: [&str; 5] = ["bridge", "host-local", "loopback", "portmap", "ptp"];
+
+/// Where Debian has them.
+const CNI_FOLDER: &str = "/usr/lib/cni";
+
+/// Files that programs look for by themselves, if they are there.
+const FILES: [&str; 7] = [
+    "/etc/ethertypes",
+    "/etc/group",
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+    "/etc/passwd",
+    "/etc/protocols",
+    "/etc/services",
+];
+
+/// Builds the file system in a folder, and packs it.
+///
+/// # Errors
+/// A file cannot be read or written, or a program that is needed is missing.
+pub(super) fn build(
+    folder: &Path,
+    image: &Path,
+    kernel: &Kernel,
+    programs: &Programs,
+    tests: &[Test],
+) -> Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    let root = Root(folder);
+    root.folders()?;
+    for name in SYSTEM_PROGRAMS {
+        let found = shell::find_program(name);
+        root.program(&found.with_context(|| format!("there is no program {name}"))?)?;
+    }
+    for name in CNI_PLUGINS {
+        root.program(&Path::new(CNI_FOLDER).join(name))?;
+    }
+    for file in FILES.map(Path::new).iter().filter(|file| file.exists()) {
+        root.copy(file, file)?;
+    }
+    root.loaded_by_name()?;
+    for (name, file) in &programs.tests {
+        root.stripped(file, &Path::new("/netpol/deps").join(name))?;
+    }
+    for file in &programs.own {
+        root.stripped(file, &Path::new("/netpol").join(file.file_name().unwrap_or_default()))?;
+    }
+    let tests = tests.iter().map(|test| format!("{}::{}\n", test.program, test.name));
+    fs::write(folder.join("netpol/tests"), tests.collect::<String>())?;
+    root.modules(kernel)?;
+    root.init()?;
+    pack(folder, image)?;
+    fs::remove_dir_all(folder)?;
+    Ok(())
+}
+
+/// The folder that becomes the machine's root.
+struct Root<'a>(&'a Path);
+
+impl Root<'_> {
+    fn at(&self, path: &Path) -> PathBuf {
+        self.0.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
+    /// The folders that are there on every system, some of them by another name too.
+    fn folders(&self) -> Result<()> {
+        for name in [
+            "busybox",
+            "dev",
+            "etc",
+            "netpol/deps",
+            "proc",
+            "root",
+            "run",
+            "sys",
+            "tmp",
+            "usr/bin",
+            "usr/lib",
+            "usr/lib64",
+            "usr/sbin",
+            "var/lib",
+        ] {
+            fs::create_dir_all(self.0.join(name))?;
+        }
+        for name in ["bin", "lib", "lib64", "sbin"] {
+            symlink(format!("usr/{name}"), self.0.join(name))?;
+        }
+        symlink("../run", self.0.join("var/run"))?;
+        Ok(())
+    }
+
+    fn copy(&self, from: &Path, to: &Path) -> Result<()> {
+        let to = self.at(to);
+        if let Some(parent) = to.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::copy(from, &to).with_context(|| format!("copying {}", from.display()))?;
+        Ok(())
+    }
+
+    /// A program at its own place, with the libraries that it is linked with.
+    fn program(&self, file: &Path) -> Result<()> {
+        self.copy(file, file)?;
+        self.libraries(file)
+    }
+
+    /// A program of ours, without what only debuggers read.
+    fn stripped(&self, from: &Path, to: &Path) -> Result<()> {
+        let mut strip = shell::command("strip");
+        strip.arg("--strip-debug").arg("-o").arg(self.at(to)).arg(from);
+        shell::stdout(&mut strip)?;
+        self.libraries(from)
+    }
+
+    fn libraries(&self, file: &Path) -> Result<()> {
+        // It fails for programs that are linked with none.
+        let list = shell::command("ldd").arg(file).output().context("starting ldd")?;
+        for library in libraries_of(&String::from_utf8_lossy(&list.stdout)) {
+            if !self.at(&library).exists() {
+                self.copy(&library, &library)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is loaded by name at run time: the extensions of iptables, and Python's own modules.
+    fn loaded_by_name(&self) -> Result<()> {
+        let mut folders = Vec::new();
+        for folder in fs::read_dir("/usr/lib")?.flatten().map(|entry| entry.path()) {
+            let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name.starts_with("python3.") {
+                folders.push(folder.clone());
+            }
+            folders.push(folder.join("xtables"));
+        }
+        for folder in folders.iter().filter(|folder| folder.is_dir()) {
+            let to = self.at(folder);
+            fs::create_dir_all(&to)?;
+            let mut copy = shell::command("cp");
+            copy.args(["--recursive", "--dereference", "--no-target-directory"]);
+            shell::stdout(copy.arg(folder).arg(&to))?;
+        }
+        Ok(())
+    }
+
+    /// The kernel's modules, not compressed, and an index in which the machine finds them.
+    fn modules(&self, kernel: &Kernel) -> Result<()> {
+        let place = Path::new("/lib/modules").join(&kernel.version);
+        let to = self.at(&place);
+        fs::create_dir_all(&to)?;
+        let mut copy = shell::command("cp");
+        copy.args(["--recursive", "--no-target-directory"]).arg(&kernel.modules).arg(&to);
+        shell::stdout(&mut copy)?;
+        let mut unpack = shell::command("find");
+        unpack.arg(&to).args(["-name", "*.ko.xz", "-exec", "xz", "--decompress", "{}", "+"]);
+        shell::stdout(&mut unpack)?;
+        let mut index = shell::command("busybox");
+        index.arg("depmod").arg("-b").arg(self.0).arg(&kernel.version);
+        shell::stdout(&mut index).map(drop)
+    }
+
+    /// The first process, the shell that runs it, and the program by which the kernel loads modules.
+    fn init(&self) -> Result<()> {
+        let busybox = shell::find_program("busybox").context("there is no program busybox")?;
+        self.copy(&busybox, Path::new("/busybox/busybox"))?;
+        let applets = shell::stdout(shell::command("busybox").arg("--list"))?;
+        for applet in applets.lines().filter(|applet| *applet != "busybox") {
+            symlink("busybox", self.0.join("busybox").join(applet))?;
+        }
+        symlink("/busybox/busybox", self.0.join("usr/sbin/modprobe"))?;
+        let init = self.0.join("init");
+        fs::write(&init, INIT)?;
+        shell::stdout(shell::command("chmod").arg("755").arg(&init)).map(drop)
+    }
+}
+
+/// The files in the output of `ldd`.
+fn libraries_of(list: &str) -> Vec<PathBuf> {
+    let words =
+        list.lines().filter_map(|line| line.split_whitespace().find(|w| w.starts_with('/')));
+    words.map(PathBuf::from).collect()
+}
+
+/// Packs a folder as the kernel unpacks it.
+fn pack(folder: &Path, image: &Path) -> Result<()> {
+    let mut pack = shell::command("sh");
+    pack.args(["-c", "cd \"$1\" && busybox find . | busybox cpio -o -H newc > \"$2\"", "sh"]);
+    shell::stdout(pack.arg(folder).arg(image))?;
+    if fs::metadata(image).map_or(0, |image| image.len()) == 0 {
+        bail!("{} is empty", image.display());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_and_the_loader_are_found_in_what_ldd_says() {
+        let list = "\tlinux-vdso.so.1 (0x00007ffd)\n\
+                    \tlibm.so.6 => /lib/x86_64-linux-gnu/libm.so.6 (0x00007f)\n\
+                    \t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n";
+        let expected = ["/lib/x86_64-linux-gnu/libm.so.6", "/lib64/ld-linux-x86-64.so.2"];
+        assert_eq!(libraries_of(list), expected.map(PathBuf::from));
+        assert!(libraries_of("\tnot a dynamic executable\n").is_empty());
+    }
+}

@@ -1,0 +1,145 @@
+//! Debian's kernel packages: found, downloaded, and unpacked as far as they are needed.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{setup, shell};
+
+/// What is taken from a package: the kernel, and the modules for networks.
+const WANTED: [&str; 7] = [
+    "./boot/vmlinuz-*",
+    "./lib/modules/*/modules.*",
+    "./lib/modules/*/kernel/net/*",
+    "./lib/modules/*/kernel/lib/*",
+    "./lib/modules/*/kernel/crypto/*",
+    "./lib/modules/*/kernel/arch/x86/crypto/*",
+    "./lib/modules/*/kernel/drivers/net/*",
+];
+
+/// A kernel that can be booted.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    /// Its full version, as `uname -r` says it.
+    pub(super) version: String,
+    /// The compressed kernel.
+    pub(super) vmlinuz: PathBuf,
+    /// The folder `lib/modules/VERSION`.
+    pub(super) modules: PathBuf,
+}
+
+impl Kernel {
+    /// The newest kernel of a series that the package lists know; or the one that was unpacked before.
+    ///
+    /// # Errors
+    /// No package source has such a kernel, or it could not be downloaded or unpacked.
+    pub(super) fn fetch(series: &str, cache: &Path) -> Result<Self> {
+        let folder = cache.join(series);
+        if let Ok(kernel) = Self::in_folder(&folder) {
+            return Ok(kernel);
+        }
+        let package = newest(series)?;
+        // What is unpacked by halves must not be taken for a kernel later.
+        let unfinished = cache.join(format!("{series}.unfinished"));
+        for stale in [&folder, &unfinished] {
+            if stale.exists() {
+                fs::remove_dir_all(stale)?;
+            }
+        }
+        fs::create_dir_all(&unfinished)?;
+        shell::step(
+            &format!("downloading {package}"),
+            shell::command("apt-get").args(["download", &package]).current_dir(&unfinished),
+        )?;
+        unpack(&unfinished).with_context(|| format!("unpacking {package}"))?;
+        fs::rename(&unfinished, &folder)?;
+        Self::in_folder(&folder)
+    }
+
+    fn in_folder(folder: &Path) -> Result<Self> {
+        let modules = only_entry(&folder.join("lib/modules"))?;
+        let version = modules.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let vmlinuz = folder.join(format!("boot/vmlinuz-{version}"));
+        if !vmlinuz.is_file() {
+            bail!("{} does not exist", vmlinuz.display());
+        }
+        Ok(Self { version, vmlinuz, modules })
+    }
+}
+
+/// The package of the newest kernel of a series.
+fn newest(series: &str) -> Result<String> {
+    let pattern = format!("^linux-image-{}[.].*-cloud-amd64$", series.replace('.', "[.]"));
+    let search = || {
+        shell::stdout(shell::command("apt-cache").args(["search", "--names-only", &pattern]))
+            .map(|lines| latest(&lines))
+    };
+    if let Some(package) = search()? {
+        return Ok(package);
+    }
+    setup::update_package_lists()?;
+    search()?.with_context(|| {
+        format!(
+            "no package source has a cloud kernel {series}: Debian 12 has 6.1, and 6.12 among its security updates"
+        )
+    })
+}
+
+/// The package with the highest version in lines of `apt-cache search`.
+fn latest(lines: &str) -> Option<String> {
+    let packages = lines.lines().filter_map(|line| line.split(' ').next());
+    packages.max_by_key(|package| numbers(package)).map(str::to_owned)
+}
+
+/// The numbers in a name, in their order.
+fn numbers(name: &str) -> Vec<u64> {
+    name.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
+}
+
+/// Unpacks the wanted files of the package in a folder, and removes the package.
+fn unpack(folder: &Path) -> Result<()> {
+    let package = only_entry(folder)?;
+    let mut archive = shell::command("dpkg-deb")
+        .arg("--fsys-tarfile")
+        .arg(&package)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("starting dpkg-deb")?;
+    let tar = archive.stdout.take().context("dpkg-deb has no output")?;
+    let mut unpack = shell::command("tar");
+    unpack.arg("--extract").arg("--directory").arg(folder).arg("--wildcards").args(WANTED);
+    // Some kernels have no folder for some of the patterns, which tar takes for a failure.
+    unpack.stdin(tar).stderr(Stdio::null()).status().context("starting tar")?;
+    // Tar ends at the archive's end mark, which dpkg-deb may not have written out.
+    archive.wait().context("waiting for dpkg-deb")?;
+    fs::remove_file(&package)?;
+    Ok(())
+}
+
+/// The path of what a folder holds, if it is one thing.
+fn only_entry(folder: &Path) -> Result<PathBuf> {
+    let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
+    let paths: Vec<_> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    match paths.as_slice() {
+        [path] => Ok(path.clone()),
+        _ => bail!("{} should hold one thing, and holds {}", folder.display(), paths.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        let lines = "linux-image-6.1.0-9-cloud-amd64 - Linux 6.1\n\
+                     linux-image-6.1.0-56-cloud-amd64 - Linux 6.1\n\
+                     linux-image-6.1.0-49-cloud-amd64 - Linux 6.1\n";
+        assert_eq!(latest(lines).unwrap(), "linux-image-6.1.0-56-cloud-amd64");
+        assert_eq!(latest(""), None);
+    }
+}

@@ -1,0 +1,119 @@
+//! The virtual machine: QEMU, without KVM, and what its console says.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::Stdio,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::kernel::Kernel;
+use crate::{shell, term::Step};
+
+/// How long all tests together may take, with a machine that is twenty times slower than its host.
+const LIMIT_SECONDS: &str = "900";
+/// Exit code of `timeout` when it had to end the program.
+const TIMED_OUT: i32 = 124;
+/// Before what the machine's first process says to us.
+const MARK: &str = "netpol-vm: ";
+
+/// What became of a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It passed.
+    Passed,
+    /// It said that it cannot run there.
+    Skipped,
+    /// It failed or did not end.
+    Failed,
+}
+
+/// One line of the machine's report.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct TestResult {
+    /// `PROGRAM::NAME`.
+    pub(super) test: String,
+    /// What became of it.
+    pub(super) outcome: Outcome,
+    /// How long it took, seconds.
+    pub(super) seconds: String,
+}
+
+/// Boots the kernel with this file system, and returns what its tests came to. Prints the output of failed ones.
+///
+/// # Errors
+/// QEMU could not be started, or the machine did not end by itself and in time.
+pub(super) fn run(kernel: &Kernel, image: &Path) -> Result<Vec<TestResult>> {
+    let n_cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4);
+    let mut qemu = shell::command("timeout");
+    qemu.args(["--kill-after=10", LIMIT_SECONDS, "qemu-system-x86_64"])
+        // KVM would be faster, and is not there in most virtual machines that tests run in.
+        .args(["-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max"])
+        .args(["-smp", &n_cpus.to_string(), "-m", "3072"])
+        .args(["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"])
+        .arg("-kernel")
+        .arg(&kernel.vmlinuz)
+        .arg("-initrd")
+        .arg(image)
+        .args(["-append", "console=ttyS0 loglevel=3 panic=-1 mitigations=off"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let step = Step::start(&format!("running the tests on {}", kernel.version));
+    let mut machine = qemu.spawn().context("starting QEMU")?;
+    let console = machine.stdout.take().context("QEMU has no console")?;
+    let mut said = Vec::new();
+    let mut other = Vec::new();
+    for line in BufReader::new(console).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).trim_end().to_owned();
+        match line.split_once(MARK) {
+            Some((_, line)) => {
+                step.progress(line);
+                said.push(line.to_owned());
+            }
+            None => other.push(line),
+        }
+    }
+    let status = machine.wait().context("waiting for QEMU")?;
+    if said.last().is_some_and(|line| line == "end") {
+        step.done();
+    } else {
+        step.failed();
+        let why = if status.code() == Some(TIMED_OUT) { "was too slow" } else { "crashed" };
+        let console = other.split_off(other.len().saturating_sub(60)).join("\n");
+        bail!("the machine {why}; the end of its console:\n{console}\n{}", said.join("\n"));
+    }
+    for line in said.iter().filter_map(|line| line.strip_prefix("| ")) {
+        crate::term::line(line);
+    }
+    Ok(said.iter().filter_map(|line| parse(line)).collect())
+}
+
+/// Reads `passed PROGRAM::NAME SECONDS`.
+fn parse(line: &str) -> Option<TestResult> {
+    let mut words = line.split(' ');
+    let outcome = match words.next()? {
+        "passed" => Outcome::Passed,
+        "skipped" => Outcome::Skipped,
+        "failed" => Outcome::Failed,
+        _ => return None,
+    };
+    Some(TestResult { outcome, test: words.next()?.to_owned(), seconds: words.next()?.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_consoles_lines_are_read() {
+        let result = TestResult {
+            test: "datapath::a::b".to_owned(),
+            outcome: Outcome::Failed,
+            seconds: "12".to_owned(),
+        };
+        assert_eq!(parse("failed datapath::a::b 12"), Some(result));
+        assert_eq!(parse("| failed to say"), None);
+        assert_eq!(parse("end"), None);
+    }
+}

@@ -1,0 +1,108 @@
+//! The test programs, and which tests they have.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+
+use super::Test;
+use crate::{shell, workspace::Workspace};
+
+/// Test programs that ask the kernel something.
+const TEST_PROGRAMS: [&str; 1] = ["datapath"];
+
+/// Programs that the tests run.
+const OWN_PROGRAMS: [&str; 3] = ["netpol-agent", "netpol-cni", "netpol-probe"];
+
+/// What cargo has built.
+#[derive(Debug)]
+pub(super) struct Programs {
+    /// The test programs by name.
+    pub(super) tests: BTreeMap<String, PathBuf>,
+    /// What they run, beside which they expect to be.
+    pub(super) own: Vec<PathBuf>,
+}
+
+/// A message of cargo about something that it made.
+#[derive(Deserialize)]
+struct Artifact {
+    target: Option<Target>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+/// Builds the test programs.
+///
+/// # Errors
+/// The build failed.
+pub(super) fn build() -> Result<Programs> {
+    let build = || {
+        let mut cargo = shell::cargo(["test", "--no-run", "-p", "netpol-tests"]);
+        cargo.args(TEST_PROGRAMS.iter().flat_map(|name| ["--test", name]));
+        cargo
+    };
+    // Once for people, with its errors, and once more to be told the files.
+    shell::step("building the test programs", &mut build())?;
+    let messages = shell::stdout(build().args(["--message-format", "json"]))?;
+    let folder = Workspace::read()?.target_directory.join("debug");
+    Ok(Programs {
+        tests: test_programs(&messages)?,
+        own: OWN_PROGRAMS.map(|name| folder.join(name)).to_vec(),
+    })
+}
+
+fn test_programs(messages: &str) -> Result<BTreeMap<String, PathBuf>> {
+    let mut programs = BTreeMap::new();
+    for line in messages.lines() {
+        let artifact: Artifact =
+            serde_json::from_str(line).context("reading what cargo has built")?;
+        if let Artifact { target: Some(target), executable: Some(executable) } = artifact
+            && target.kind == ["test"]
+        {
+            programs.insert(target.name, executable);
+        }
+    }
+    Ok(programs)
+}
+
+/// The tests whose full name contains `only`.
+///
+/// # Errors
+/// A test program does not tell its tests.
+pub(super) fn tests(programs: &Programs, only: &str) -> Result<Vec<Test>> {
+    let mut tests = Vec::new();
+    for (program, file) in &programs.tests {
+        let names = names(file).with_context(|| format!("listing the tests of {program}"))?;
+        tests.extend(names.into_iter().map(|name| Test { program: program.clone(), name }));
+    }
+    tests.retain(|test| format!("{}::{}", test.program, test.name).contains(only));
+    Ok(tests)
+}
+
+fn names(file: &Path) -> Result<Vec<String>> {
+    let list = shell::stdout(shell::command(file).args(["--list", "--format", "terse"]))?;
+    Ok(list.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_programs_are_found_among_what_cargo_has_built() {
+        let messages = r#"{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"a"},"executable":null}
+{"reason":"compiler-artifact","target":{"kind":["bin"],"name":"demo"},"executable":"/t/demo"}
+{"reason":"compiler-artifact","target":{"kind":["test"],"name":"datapath"},"executable":"/t/deps/datapath-1"}
+{"reason":"build-finished","success":true}"#;
+        let found = test_programs(messages).unwrap();
+        assert_eq!(found, BTreeMap::from([("datapath".into(), "/t/deps/datapath-1".into())]));
+    }
+}
