@@ -14,6 +14,8 @@ pub mod conflist;
 pub mod control;
 pub mod dataplane;
 #[cfg(feature = "ebpf")]
+pub mod discovery;
+#[cfg(feature = "ebpf")]
 pub mod ebpf;
 #[cfg(feature = "kube")]
 pub mod kube;

@@ -57,6 +57,10 @@ pub const ALL: [&str; 14] = [
     CONTAINERS,
 ];
 
+/// What packets have left behind. Another version of the agent goes on with these maps if they have the layout of its own:
+/// a map whose fields change their meaning and not their size must get another name.
+pub const CARRIED_OVER: [&str; 5] = [FLOWS, FRAGMENTS, EPOCH, COUNTERS, EVENT_BUDGETS];
+
 /// Endpoints on one node; kubelet's default limit is 110 pods, large nodes run 500.
 pub const MAX_ENDPOINTS: u32 = 4096;
 /// Addresses of local endpoints: both families and room for secondary ones.

@@ -59,6 +59,7 @@ impl<K: Kernel> Agent<K> {
         ops.push(MapOp::SetEndpoint(ifindex, EndpointImage::blocked(&container_id)));
         self.perform(&ops).map_err(|error| refuse("block", &error))?;
         self.kernel.attach(ifindex).map_err(|error| refuse("attach to", &error))?;
+        self.adoption.settle(ifindex);
         let endpoint = self.registry.insert(add);
         info!(%pod, %ifindex, container = %endpoint.container_id, "endpoint attached, blocked until its policy is in force");
         self.apply_delta(Delta::UpsertEndpoint(endpoint));
@@ -69,6 +70,7 @@ impl<K: Kernel> Agent<K> {
     fn delete(&mut self, attachment: &Attachment) -> Response {
         if let Some(record) = self.registry.find(attachment) {
             let endpoint = record.endpoint();
+            self.note_end(endpoint.ifindex);
             self.forget(endpoint.ifindex);
             info!(pod = %endpoint.pod, ifindex = %endpoint.ifindex, container = %endpoint.container_id, "endpoint removed");
         }
@@ -77,6 +79,7 @@ impl<K: Kernel> Agent<K> {
 
     /// Ends an endpoint at once, whatever else is known.
     pub(super) fn forget(&mut self, ifindex: IfIndex) {
+        self.adoption.settle(ifindex);
         self.registry.remove(ifindex);
         self.apply_delta(Delta::RemoveEndpoint(ifindex));
         if self.image.endpoints.contains_key(&ifindex)
@@ -92,7 +95,10 @@ impl<K: Kernel> Agent<K> {
     }
 
     fn check(&self, check: &Check) -> Response {
-        let Some(record) = self.registry.find(&check.attachment) else {
+        // Of a pod that was found by its network namespace the container's id is not known.
+        let found = self.registry.at(IfIndex(check.host_ifindex));
+        let found = found.filter(|record| record.network().is_empty());
+        let Some(record) = self.registry.find(&check.attachment).or(found) else {
             return Response::error(
                 ErrorCode::CHECK_FAILED,
                 "the agent does not know this attachment",
@@ -122,6 +128,7 @@ impl<K: Kernel> Agent<K> {
             .map(super::Record::ifindex)
             .collect();
         for ifindex in stale {
+            self.note_end(ifindex);
             self.forget(ifindex);
         }
         Response::Ok

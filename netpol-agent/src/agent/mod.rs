@@ -4,7 +4,9 @@
 //! Nothing is written to the maps before every kind of object has been listed once; what an earlier run left there
 //! stays in force until then.
 
+mod adopt;
 mod calls;
+mod clock;
 #[cfg(feature = "kube")]
 mod cluster;
 mod drops;
@@ -15,6 +17,7 @@ mod registry;
 mod report;
 mod routes;
 mod run;
+mod search;
 mod status;
 
 use std::collections::BTreeMap;
@@ -33,6 +36,7 @@ pub use report::{DropRecord, FlowRecord};
 pub use run::{CONTROL_SOCKET, Config, Source, run};
 pub use status::{EndpointStatus, Protection, SourceStatus, Status};
 
+use self::adopt::Adoption;
 use crate::compile::{Image, Numbering, compile};
 use crate::dataplane::{MapOp, apply, diff};
 use crate::model::{Kind, ObjectName, ObjectRef};
@@ -70,6 +74,18 @@ pub trait Kernel {
     /// # Errors
     /// The interface is gone, or the kernel refuses.
     fn attach(&mut self, ifindex: IfIndex) -> Result<(), Self::Error>;
+    /// Makes connections known that no program has seen begin; those that are known stay as they are.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Self::Error>;
+    /// Whether programs and maps of another version are still there, and may be in force.
+    fn has_predecessor(&self) -> bool;
+    /// Puts our programs in the place of another version's that are left, and removes its maps.
+    ///
+    /// # Errors
+    /// Something cannot be replaced or removed: it can be tried again.
+    fn retire_predecessor(&mut self) -> Result<(), Self::Error>;
     /// Hangs `uplink_egress` on exactly these devices, and forgets the programs of devices that are gone.
     ///
     /// # Errors
@@ -89,6 +105,11 @@ pub struct Agent<K> {
     freshness: Freshness,
     registry: Registry,
     waiting: Vec<WaitingAdd>,
+    adoption: Adoption,
+    /// The devices that are to have `uplink_egress`.
+    uplinks: BTreeMap<IfIndex, Framing>,
+    /// The maps hold all that the programs need: those of this run, or of one before that left them whole.
+    is_primed: bool,
     /// The state changed since the maps were last brought up to it.
     is_stale: bool,
     n_applied: u64,
@@ -115,6 +136,7 @@ impl<K: Kernel> Agent<K> {
         let next = highest
             .max(in_maps)
             .map_or(Identity::FIRST, |identity| Identity(identity.0.saturating_add(1)));
+        let is_primed = image != Image::default() && !kernel.has_predecessor();
         let mut agent = Self {
             kernel,
             state: ClusterState::default(),
@@ -124,12 +146,20 @@ impl<K: Kernel> Agent<K> {
             freshness: Freshness::default(),
             registry,
             waiting: Vec::new(),
+            adoption: Adoption::default(),
+            uplinks: BTreeMap::new(),
+            is_primed,
             is_stale: true,
             n_applied: 0,
         };
         let known: Vec<Endpoint> = agent.registry.records().map(Record::endpoint).collect();
         for endpoint in known {
-            agent.attach_known(&endpoint);
+            if agent.is_primed && agent.image.endpoints.contains_key(&endpoint.ifindex) {
+                agent.attach_known(&endpoint);
+            } else {
+                // Programs that find nothing in the maps would cut the pod off.
+                agent.adoption.expect(endpoint.ifindex);
+            }
             drop(agent.state.apply(Delta::UpsertEndpoint(endpoint)));
         }
         agent
@@ -183,7 +213,7 @@ impl<K: Kernel> Agent<K> {
             warn!(%ifindex, "endpoint removed: its interface is gone without a DEL");
             self.forget(ifindex);
         }
-        let uplinks = devices
+        self.uplinks = devices
             .by_ifindex
             .iter()
             .filter(|(ifindex, device)| {
@@ -191,12 +221,19 @@ impl<K: Kernel> Agent<K> {
             })
             .map(|(ifindex, device)| (*ifindex, device.framing))
             .collect();
-        if let Err(error) = self.kernel.set_uplinks(&uplinks) {
+        if self.is_primed {
+            self.attach_uplinks();
+        }
+    }
+
+    fn attach_uplinks(&mut self) {
+        if let Err(error) = self.kernel.set_uplinks(&self.uplinks) {
             error!(%error, "deferred egress verdicts cannot be finished on every device");
         }
     }
 
     fn apply_delta(&mut self, delta: Delta) {
+        self.adoption.note(&delta);
         self.is_stale |= !self.state.apply(delta).is_empty();
     }
 
@@ -206,10 +243,17 @@ impl<K: Kernel> Agent<K> {
         let missing = self.freshness.missing();
         if !missing.is_empty() {
             debug!(?missing, "nothing is enforced from an incomplete picture");
+        } else if self.must_search() {
+            debug!("nothing changes before the pods that run already have been looked for");
         } else if self.is_stale {
             let wanted = compile(&self.state, &mut self.numbering, &self.image);
             self.is_stale = !self.follow(&wanted);
+            if !self.is_stale && !self.is_primed {
+                self.is_primed = true;
+                self.attach_uplinks();
+            }
         }
+        self.attach_bare();
         self.answer_ready();
     }
 

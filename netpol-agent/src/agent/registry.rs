@@ -38,6 +38,11 @@ impl Record {
         &self.add.host_ifname
     }
 
+    /// As the plugin reported it.
+    pub fn add(&self) -> &Add {
+        &self.add
+    }
+
     /// The sandbox.
     pub fn container_id(&self) -> &str {
         &self.add.attachment.container_id
@@ -133,6 +138,11 @@ impl Registry {
     /// The record of an attachment.
     pub fn find(&self, attachment: &Attachment) -> Option<&Record> {
         self.by_ifindex.values().find(|record| record.attachment() == attachment)
+    }
+
+    /// The record of an interface.
+    pub fn at(&self, ifindex: IfIndex) -> Option<&Record> {
+        self.by_ifindex.get(&ifindex)
     }
 
     /// Adds an attachment; another one on the same interface is forgotten. Returns it as the store wants it.

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use futures::{FutureExt as _, StreamExt as _, stream};
 use hyper::{StatusCode, Uri};
-use netpol_common::ids::Nanos;
 use serde::Serialize;
 use tokio::time::timeout;
 
+use super::clock::monotonic_now;
 use super::drops::DropLog;
 use super::explain;
 use super::status::{Protection, SourceStatus};
@@ -104,10 +104,11 @@ fn unreadiness(status: &Status) -> Vec<String> {
     }
     for endpoint in &status.endpoints {
         if endpoint.protection == Protection::Unprotected {
-            reasons.push(format!(
-                "unprotected: pod {} on interface {}",
-                endpoint.pod, endpoint.ifindex
-            ));
+            let place = match endpoint.ifindex {
+                0 => "its interface has not been found".to_owned(),
+                ifindex => format!("interface {ifindex} has no programs"),
+            };
+            reasons.push(format!("unprotected: pod {}: {place}", endpoint.pod));
         }
     }
     reasons
@@ -143,11 +144,4 @@ fn refused(error: &dyn std::error::Error) -> Answer {
 
 fn unknown(uri: &Uri) -> Answer {
     Answer::Refused(StatusCode::NOT_FOUND, format!("no such question: {}", uri.path()))
-}
-
-/// The clock that flow entries are stamped with.
-fn monotonic_now() -> Nanos {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
-    Nanos(seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default())
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-#[cfg(feature = "kube")]
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,15 +16,17 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 #[cfg(feature = "kube")]
 use tracing::debug;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::drops::DropLog;
 use super::handle::Question;
+use super::search::Searches;
 use super::{Agent, Handle, Kernel, Registry, routes};
 use crate::cni_server::{self, Call};
 use crate::compile::Image;
 use crate::control::{serve_tcp, serve_unix};
 use crate::dataplane::MapOp;
+use crate::discovery::{Found, Places};
 use crate::ebpf::{self, Datapath, Role, Trace};
 use crate::manifests::watch as manifests;
 #[cfg(feature = "kube")]
@@ -48,6 +49,10 @@ pub struct Config {
     pub source: Source,
     /// The CNI plugin's socket. Its directory also holds the endpoint records.
     pub socket: PathBuf,
+    /// The node on which the agent runs; `None` if nobody says.
+    pub node: Option<Arc<str>>,
+    /// Where pods that are older than the agent are looked for.
+    pub places: Places,
     /// Programs and maps.
     pub ebpf: ebpf::Config,
     /// Where health and metrics are told to everybody; `None` for nowhere.
@@ -72,8 +77,6 @@ pub enum Source {
     Cluster {
         /// Explicit configuration; else in-cluster, else the default one.
         kubeconfig: Option<PathBuf>,
-        /// The node on which the agent runs.
-        node: Option<Arc<str>>,
     },
     /// A directory of YAML files.
     Manifests(PathBuf),
@@ -85,7 +88,7 @@ pub enum Source {
 /// What keeps the agent from starting, in one sentence.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let control = config.control_socket();
-    let Config { source, socket, ebpf, health } = config;
+    let Config { source, socket, node, places, ebpf, health } = config;
     let cancel = CancellationToken::new();
     // The socket is also the lock that makes this the node's only agent: before anything is touched.
     let listener = cni_server::bind(&socket)?;
@@ -101,7 +104,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             error!(%error, "the programs' messages are not shown any more");
         });
     }
-    let agent = Agent::new(kernel, image, registry);
+    if node.is_none() {
+        warn!(
+            "the node's name is not known: pods that are older than the agent are not looked for"
+        );
+    }
+    let agent = Agent::new(kernel, image, registry).on_node(node.clone());
+    let (searches, found) = Searches::new(places);
     let (handle, questions) = Handle::new();
     let drops = DropLog::spawn(events, handle.clone(), cancel.clone());
     serve_unix(&control, routes::private(handle.clone(), drops), cancel.clone())?;
@@ -112,7 +121,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (calls_in, calls) = mpsc::channel(QUEUE);
     let (updates_in, updates) = mpsc::channel(QUEUE);
     let (devices_in, devices) = mpsc::channel(4);
-    let source = start_source(source, &updates_in, &cancel).await?;
+    let source = start_source(source, node, &updates_in, &cancel).await?;
     drop(updates_in);
     tokio::spawn(cni_server::serve(listener, calls_in, cancel.clone()));
     let netlink_cancel = cancel.clone();
@@ -129,8 +138,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
         stop.cancel();
     });
-    let inputs = Inputs { updates, calls, devices, questions };
-    event_loop(agent, inputs, &source, &cancel).await;
+    let inputs = Inputs { updates, calls, devices, questions, found };
+    event_loop(agent, inputs, searches, &source, &cancel).await;
     info!("stopped; policies stay in force");
     Ok(())
 }
@@ -141,16 +150,18 @@ struct Inputs<K> {
     calls: mpsc::Receiver<Call>,
     devices: mpsc::Receiver<Devices>,
     questions: mpsc::Receiver<Question<K>>,
+    found: mpsc::Receiver<Vec<Found>>,
 }
 
 #[expect(clippy::disallowed_methods, reason = "the edge that tells the core what time it is")]
 async fn event_loop<K: Kernel>(
     mut agent: Agent<K>,
     inputs: Inputs<K>,
+    mut searches: Searches,
     source: &Running,
     cancel: &CancellationToken,
 ) {
-    let Inputs { mut updates, mut calls, mut devices, mut questions } = inputs;
+    let Inputs { mut updates, mut calls, mut devices, mut questions, mut found } = inputs;
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut batch = Vec::new();
@@ -174,12 +185,16 @@ async fn event_loop<K: Kernel>(
                     }
                 }
             }
+            Some(found) = found.recv() => agent.adopt(found),
             Some(question) = questions.recv() => question(&mut agent),
             _ = tick.tick() => {}
             () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {}
         }
         agent.sync();
         agent.expire(Instant::now());
+        if agent.missing().is_empty() {
+            searches.look(agent.wanted(), Instant::now());
+        }
     }
 }
 
@@ -235,12 +250,14 @@ impl Running {
 
 async fn start_source(
     source: Source,
+    #[cfg_attr(not(feature = "kube"), expect(unused_variables, reason = "files are of all nodes"))]
+    node: Option<Arc<str>>,
     updates: &mpsc::Sender<SourceUpdate>,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Running> {
     Ok(match source {
         #[cfg(feature = "kube")]
-        Source::Cluster { kubeconfig, node } => Running::Cluster(
+        Source::Cluster { kubeconfig } => Running::Cluster(
             super::cluster::Uplink::open(kubeconfig.as_deref(), node, updates, cancel).await?,
         ),
         Source::Manifests(dir) => Running::Manifests(manifests::spawn(
@@ -292,6 +309,18 @@ impl Kernel for Datapath {
         Self::attach(self, ifindex, Role::Pod)
     }
 
+    fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), ebpf::Error> {
+        Self::add_flows(self, flows)
+    }
+
+    fn has_predecessor(&self) -> bool {
+        Self::has_predecessor(self)
+    }
+
+    fn retire_predecessor(&mut self) -> Result<(), ebpf::Error> {
+        Self::retire_predecessor(self)
+    }
+
     fn set_uplinks(&mut self, uplinks: &BTreeMap<IfIndex, Framing>) -> Result<(), ebpf::Error> {
         let attached = self.attached()?;
         let mut result = Ok(());
@@ -300,7 +329,9 @@ impl Kernel for Datapath {
                 Framing::Ethernet => Role::Uplink,
                 Framing::Bare => Role::UplinkL3,
             };
-            if attached.get(ifindex) != Some(&role) {
+            // The interface of a pod that is gone keeps its programs: without an endpoint they drop all.
+            let is_pod = attached.get(ifindex) == Some(&Role::Pod);
+            if !is_pod && attached.get(ifindex) != Some(&role) {
                 result = result.and(Self::attach(self, *ifindex, role));
             }
         }

@@ -52,9 +52,9 @@ pub enum SourceStatus {
 pub struct EndpointStatus {
     /// The pod.
     pub pod: ObjectName,
-    /// The host side's interface index.
+    /// The host side's interface index; 0 while it has not been found.
     pub ifindex: u32,
-    /// The addresses that it may send from.
+    /// The addresses that it may send from, or those of a pod that is not protected.
     pub addresses: Vec<IpAddr>,
     /// Whether its policy is in force.
     pub protection: Protection,
@@ -76,7 +76,7 @@ pub enum Protection {
     Ready,
     /// Nothing passes: its pod is not known yet.
     Blocked,
-    /// The maps do not know it.
+    /// Its interface has not been found, or has no programs yet.
     Unprotected,
 }
 
@@ -94,6 +94,16 @@ impl<K: Kernel> Agent<K> {
         ];
         let mut endpoints: Vec<_> =
             self.state.endpoints().map(|endpoint| self.describe_endpoint(endpoint)).collect();
+        endpoints.extend(self.unprotected().map(|pod| EndpointStatus {
+            pod: pod.name.clone(),
+            ifindex: 0,
+            addresses: pod.addresses().to_vec(),
+            protection: Protection::Unprotected,
+            isolated: Vec::new(),
+            audited: Vec::new(),
+            forwards: false,
+            n_allow_entries: 0,
+        }));
         endpoints.sort();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -116,6 +126,7 @@ impl<K: Kernel> Agent<K> {
     fn describe_endpoint(&self, endpoint: &crate::store::Endpoint) -> EndpointStatus {
         let value = self.image.endpoints.get(&endpoint.ifindex).map(|endpoint| endpoint.value);
         let protection = match value {
+            _ if self.adoption.is_bare(endpoint.ifindex) => Protection::Unprotected,
             Some(value) if value.state == EndpointValue::READY => Protection::Ready,
             Some(_) => Protection::Blocked,
             None => Protection::Unprotected,

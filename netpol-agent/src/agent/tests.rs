@@ -8,6 +8,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 
 use super::*;
 use crate::cni_server::Call;
+use crate::discovery::{Connection, Found};
 use crate::model::{Labels, Object, ObjectName, Pod, PodPhase};
 
 /// Remembers what it was told, and refuses what a test forbids.
@@ -17,6 +18,10 @@ struct FakeKernel {
     maps: Image,
     attached: Vec<IfIndex>,
     refuses: Option<fn(&MapOp) -> bool>,
+    flows: Vec<(FlowKey, FlowValue)>,
+    n_uplink_changes: usize,
+    has_predecessor: bool,
+    refuses_attach: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -51,11 +56,29 @@ impl Kernel for FakeKernel {
     }
 
     fn attach(&mut self, ifindex: IfIndex) -> Result<(), Full> {
+        if self.refuses_attach {
+            return Err(Full);
+        }
         self.attached.push(ifindex);
         Ok(())
     }
 
     fn set_uplinks(&mut self, _: &BTreeMap<IfIndex, Framing>) -> Result<(), Full> {
+        self.n_uplink_changes += 1;
+        Ok(())
+    }
+
+    fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Full> {
+        self.flows.extend_from_slice(flows);
+        Ok(())
+    }
+
+    fn has_predecessor(&self) -> bool {
+        self.has_predecessor
+    }
+
+    fn retire_predecessor(&mut self) -> Result<(), Full> {
+        self.has_predecessor = false;
         Ok(())
     }
 }
@@ -63,7 +86,7 @@ impl Kernel for FakeKernel {
 struct Fixture {
     agent: Agent<FakeKernel>,
     now: Instant,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 #[expect(clippy::disallowed_methods, reason = "any moment will do")]
@@ -73,7 +96,7 @@ fn fixture() -> Fixture {
     Fixture {
         agent: Agent::new(FakeKernel::default(), Image::default(), registry),
         now: Instant::now(),
-        _dir: dir,
+        dir,
     }
 }
 
@@ -92,7 +115,7 @@ fn pod(name: &str) -> Delta {
         static_uid: Arc::from(""),
         created_s: 1,
         labels: Labels::new(),
-        node: Arc::from(""),
+        node: Arc::from("n"),
         reported_addresses: vec!["10.0.0.1".parse().unwrap()],
         host_network: false,
         phase: PodPhase::Pending,
@@ -234,6 +257,126 @@ fn an_interface_that_vanishes_without_a_del_is_no_endpoint_any_more() {
     );
     fixture.agent.set_devices(&Devices::default(), |_| false);
     assert!(fixture.agent.image().endpoints.is_empty());
+}
+
+fn found(ifindex: u32) -> Found {
+    Found {
+        add: Add {
+            attachment: attachment(),
+            network: "net".to_owned(),
+            netns: "/run/netns/x".to_owned(),
+            host_ifname: format!("veth{ifindex}"),
+            host_ifindex: ifindex,
+            pod: PodRef { namespace: "x".to_owned(), name: "a".to_owned(), uid: None },
+            addresses: vec!["10.0.0.1".parse().unwrap()],
+        },
+        connections: vec![Connection {
+            protocol: netpol_common::ids::Protocol::TCP,
+            origin: netpol_common::ids::Direction::Ingress,
+            local_port: 80,
+            remote: "10.0.0.9:40000".parse().unwrap(),
+        }],
+    }
+}
+
+/// An agent that knows everything, and a pod of its node that is no endpoint.
+fn with_an_older_pod() -> Fixture {
+    let mut fixture = fixture();
+    fixture.agent = fixture.agent.on_node(Some(Arc::from("n")));
+    drop(fixture.agent.update(full_lists()));
+    drop(fixture.agent.update(update(pod("a"))));
+    fixture
+}
+
+#[test]
+fn a_pod_that_runs_already_gets_its_policy_before_its_programs() {
+    let mut fixture = with_an_older_pod();
+    fixture.agent.sync();
+    assert!(fixture.agent.kernel.log.is_empty(), "a pod that runs could be cut off");
+    let wanted = fixture.agent.wanted();
+    assert_eq!(wanted.pods.len(), 1);
+    let readiness = |agent: &Agent<FakeKernel>| agent.describe().endpoints[0].protection;
+    assert_eq!(readiness(&fixture.agent), Protection::Unprotected);
+
+    fixture.agent.adopt(vec![found(7)]);
+    assert_eq!(fixture.agent.kernel.attached, []);
+    assert_eq!(readiness(&fixture.agent), Protection::Unprotected);
+    fixture.agent.sync();
+    assert_eq!(fixture.endpoint_states(), [EndpointValue::READY], "never blocked");
+    assert_eq!(fixture.agent.kernel.attached, [IfIndex(7)]);
+    assert_eq!(fixture.agent.kernel.flows.len(), 1);
+    assert_eq!(readiness(&fixture.agent), Protection::Ready);
+    assert!(fixture.agent.wanted().is_empty());
+}
+
+#[test]
+fn a_search_that_finds_nothing_holds_up_nothing_and_what_comes_meanwhile_counts() {
+    let mut fixture = with_an_older_pod();
+    fixture.agent.adopt(Vec::new());
+    fixture.agent.sync();
+    assert!(fixture.agent.is_primed || fixture.agent.image == Image::default());
+    assert_eq!(fixture.agent.wanted().pods.len(), 1, "it is looked for again");
+    // The runtime connects the pod anew while a search is under way.
+    drop(fixture.add());
+    fixture.agent.adopt(vec![found(8)]);
+    fixture.agent.sync();
+    let endpoints: Vec<_> = fixture.agent.image.endpoints.keys().copied().collect();
+    assert_eq!(endpoints, [IfIndex(7)]);
+}
+
+#[test]
+fn after_its_del_a_pod_is_neither_looked_for_nor_told_as_unprotected() {
+    let mut fixture = with_an_older_pod();
+    fixture.agent.adopt(Vec::new());
+    drop(fixture.add());
+    drop(fixture.call(Request::Del(attachment())));
+    assert!(fixture.agent.wanted().is_empty());
+    assert_eq!(fixture.agent.describe().endpoints, []);
+    fixture.agent.adopt(vec![found(7)]);
+    fixture.agent.sync();
+    assert!(fixture.agent.image.endpoints.is_empty());
+    // Another pod of its name is another pod.
+    let Delta::Upsert(Object::Pod(mut successor)) = pod("a") else { panic!("a pod") };
+    successor.uid = Arc::from("2");
+    drop(fixture.agent.update(update(Delta::Upsert(Object::Pod(successor)))));
+    assert_eq!(fixture.agent.wanted().pods.len(), 1);
+}
+
+#[test]
+fn a_pod_whose_programs_are_refused_is_looked_for_again() {
+    let mut fixture = with_an_older_pod();
+    fixture.agent.kernel.refuses_attach = true;
+    fixture.agent.adopt(vec![found(7)]);
+    fixture.agent.sync();
+    assert_eq!(fixture.agent.describe().endpoints[0].protection, Protection::Unprotected);
+    fixture.agent.kernel.refuses_attach = false;
+    assert_eq!(fixture.agent.wanted().pods.len(), 1);
+    fixture.agent.adopt(vec![found(7)]);
+    fixture.agent.sync();
+    assert_eq!(fixture.agent.describe().endpoints[0].protection, Protection::Ready);
+}
+
+#[test]
+fn programs_of_another_version_stay_until_the_maps_are_complete() {
+    let mut fixture = fixture();
+    let kernel = FakeKernel { has_predecessor: true, ..FakeKernel::default() };
+    let image = Image {
+        defer: std::collections::BTreeSet::from(["10.0.0.254"
+            .parse::<std::net::IpAddr>()
+            .unwrap()
+            .into()]),
+        ..Image::default()
+    };
+    let registry = Registry::open(&fixture.dir.path().join("endpoints.json"), |_| None).unwrap();
+    fixture.agent = Agent::new(kernel, image, registry);
+    fixture.agent.set_devices(&Devices::default(), |_| true);
+    fixture.agent.sync();
+    let kernel = &fixture.agent.kernel;
+    assert!(kernel.has_predecessor && kernel.n_uplink_changes == 0);
+    drop(fixture.agent.update(full_lists()));
+    fixture.agent.sync();
+    let kernel = &fixture.agent.kernel;
+    assert!(!kernel.has_predecessor && kernel.n_uplink_changes == 1);
 }
 
 #[test]

@@ -52,6 +52,9 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         if endpoint.forwards {
             notes.push("may forward".to_owned());
         }
+        if endpoint.ifindex == 0 {
+            notes.push("interface not found".to_owned());
+        }
         if !endpoint.audited.is_empty() {
             notes.push(format!(
                 "audited: {}",
@@ -60,7 +63,7 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         }
         table.add_row([
             endpoint.pod.to_string(),
-            endpoint.ifindex.to_string(),
+            if endpoint.ifindex == 0 { "-".to_owned() } else { endpoint.ifindex.to_string() },
             join(endpoint.addresses.iter().map(ToString::to_string).collect()),
             format!("{:?}", endpoint.protection).to_lowercase(),
             join(endpoint.isolated.iter().map(ToString::to_string).collect()),

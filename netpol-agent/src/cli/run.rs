@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::args::{LogFormat, MissingBpfFs, RunArgs};
 use crate::agent::{self, Config, Source};
+use crate::discovery::Places;
 use crate::ebpf::{self, Mount, Trace};
 
 /// Enforces until a signal ends it.
@@ -17,6 +18,8 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
         manifests,
         kubeconfig,
         node,
+        cni_results,
+        namespaces,
         socket,
         pin_root,
         bpffs,
@@ -28,7 +31,9 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
     } = args;
     start_log(&log, log_format)?;
     let config = Config {
-        source: source(manifests, kubeconfig, node)?,
+        source: source(manifests, kubeconfig)?,
+        node: node.map(Arc::from),
+        places: Places { results: cni_results, namespaces },
         socket,
         ebpf: ebpf::Config {
             pin_root: Some(pin_root),
@@ -53,11 +58,10 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
 fn source(
     manifests: Option<std::path::PathBuf>,
     kubeconfig: Option<std::path::PathBuf>,
-    node: Option<String>,
 ) -> anyhow::Result<Source> {
     Ok(match manifests {
         Some(dir) => Source::Manifests(dir),
-        None => Source::Cluster { kubeconfig, node: node.map(Arc::from) },
+        None => Source::Cluster { kubeconfig },
     })
 }
 
@@ -65,7 +69,6 @@ fn source(
 fn source(
     manifests: Option<std::path::PathBuf>,
     _: Option<std::path::PathBuf>,
-    _: Option<String>,
 ) -> anyhow::Result<Source> {
     manifests
         .map(Source::Manifests)

@@ -104,6 +104,46 @@ impl Datapath {
                 Attaching::Filters => site.attach_filter(classifier)?,
             }
         }
+        if role == Role::Pod {
+            // It was an uplink as long as nobody knew whose it is.
+            for program in [Program::UplinkEgress, Program::UplinkEgressL3] {
+                if pins.link(ifindex, program).exists() {
+                    detach(pins, ifindex, program)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the programs and maps of another version are there, and may be in force.
+    pub fn has_predecessor(&self) -> bool {
+        self.pins.as_ref().is_some_and(|pins| !pins.predecessors().is_empty())
+    }
+
+    /// Puts our programs in the place of those of other versions that are left, and removes their maps. The maps of this
+    /// version must be complete: what is not an endpoint in them is closed from now on.
+    ///
+    /// # Errors
+    /// Those of [`Datapath::attach`] and [`Datapath::detach`]; what is done by then is done.
+    pub fn retire_predecessor(&mut self) -> Result<(), Error> {
+        let pins = self.pins.clone().ok_or(Error::NotPinned)?;
+        for predecessor in pins.predecessors() {
+            for (ifindex, program) in predecessor.attachments()? {
+                let role = Role::of(program);
+                let is_pod = pins.link(ifindex, Program::PodIngress).exists();
+                if role == Role::Pod || !is_pod {
+                    match self.attach(ifindex, role) {
+                        Ok(()) | Err(Error::NoDevice { .. }) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                detach(predecessor, ifindex, program)?;
+            }
+            predecessor.remove()?;
+        }
+        if let Some(pins) = &mut self.pins {
+            pins.forget_predecessors();
+        }
         Ok(())
     }
 
@@ -157,10 +197,13 @@ impl Datapath {
     /// [`Error::NotPinned`] for a private copy, [`Error::Pin`], [`Error::Detach`].
     pub fn uninstall(self) -> Result<(), Error> {
         let pins = self.pins.as_ref().ok_or(Error::NotPinned)?;
-        for (ifindex, program) in pins.attachments()? {
-            detach(pins, ifindex, program)?;
+        for pins in pins.predecessors().iter().chain([pins]) {
+            for (ifindex, program) in pins.attachments()? {
+                detach(pins, ifindex, program)?;
+            }
+            pins.remove()?;
         }
-        pins.remove()
+        Ok(())
     }
 }
 
@@ -195,28 +238,17 @@ impl Site<'_> {
 
     /// Replaces the program of the pinned link, or makes a link and pins it.
     fn attach_link(&self, classifier: &mut SchedClassifier) -> Result<(), Error> {
-        let path = self.pins.link(self.device.ifindex, self.program);
-        let link_error = |source| Error::Link { path: path.clone(), source };
-        match PinnedLink::from_pin(&path) {
-            Ok(pinned) => {
-                let link = FdLink::from(pinned).try_into().map_err(link_error)?;
-                match classifier.attach_to_link(link) {
-                    Ok(id) => {
-                        // Only the file descriptor is closed: the pin holds the link.
-                        drop(classifier.take_link(id).map_err(|error| self.error(error))?);
-                        return Ok(());
-                    }
-                    // Its device is gone; this one has got the same index.
-                    Err(error) if os_error(&error) == Some(libc::ENOLINK) => {
-                        self.pins.remove_link(self.device.ifindex, self.program)?;
-                    }
-                    Err(error) => return Err(self.error(error)),
-                }
-            }
-            Err(LinkError::SyscallError(failed))
-                if failed.io_error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(link_error(error)),
+        let (ifindex, program) = (self.device.ifindex, self.program);
+        if self.replace_in(classifier, self.pins)? {
+            return Ok(());
         }
+        for predecessor in self.pins.predecessors() {
+            if self.replace_in(classifier, predecessor)? {
+                return self.pins.take_over(predecessor, ifindex, program);
+            }
+        }
+        let path = self.pins.link(ifindex, program);
+        let link_error = |source| Error::Link { path: path.clone(), source };
         // First of all programs: one that passes a packet keeps it from those behind.
         let order = TcAttachOptions::TcxOrder(LinkOrder::first());
         let attached =
@@ -230,6 +262,35 @@ impl Site<'_> {
         let link: FdLink = link.try_into().map_err(link_error)?;
         link.pin(&path).map_err(|error| pin_error(&path, error))?;
         Ok(())
+    }
+
+    /// Replaces the program of a link where it is pinned, in one step; false if there is no link.
+    fn replace_in(&self, classifier: &mut SchedClassifier, pins: &Pins) -> Result<bool, Error> {
+        let path = pins.link(self.device.ifindex, self.program);
+        let link_error = |source| Error::Link { path: path.clone(), source };
+        let pinned = match PinnedLink::from_pin(&path) {
+            Ok(pinned) => pinned,
+            Err(LinkError::SyscallError(failed))
+                if failed.io_error.kind() == io::ErrorKind::NotFound =>
+            {
+                return Ok(false);
+            }
+            Err(error) => return Err(link_error(error)),
+        };
+        let link = FdLink::from(pinned).try_into().map_err(link_error)?;
+        match classifier.attach_to_link(link) {
+            Ok(id) => {
+                // Only the file descriptor is closed: the pin holds the link.
+                drop(classifier.take_link(id).map_err(|error| self.error(error))?);
+                Ok(true)
+            }
+            // Its device is gone; this one has got the same index.
+            Err(error) if os_error(&error) == Some(libc::ENOLINK) => {
+                pins.remove_link(self.device.ifindex, self.program)?;
+                Ok(false)
+            }
+            Err(error) => Err(self.error(error)),
+        }
     }
 
     /// Replaces the program of our filter, or makes the filter.
@@ -257,7 +318,14 @@ impl Site<'_> {
         let id = attached.map_err(|error| self.error(error))?;
         // Dropped, it would take the filter with it.
         std::mem::forget(classifier.take_link(id).map_err(|error| self.error(error))?);
-        self.pins.mark_filter(self.device.ifindex, self.program)
+        self.pins.mark_filter(self.device.ifindex, self.program)?;
+        // A filter of another version was the same filter.
+        for predecessor in self.pins.predecessors() {
+            if predecessor.is_filter(self.device.ifindex, self.program) {
+                predecessor.remove_link(self.device.ifindex, self.program)?;
+            }
+        }
+        Ok(())
     }
 
     /// Our filter, whether it is there or not.

@@ -40,7 +40,8 @@ impl Datapath {
     /// Loads the programs, with new maps or those that are pinned.
     ///
     /// Nothing is attached, and what is attached goes on with the programs of before until
-    /// [`Datapath::attach`] replaces them.
+    /// [`Datapath::attach`] replaces them. So it is with the programs of another version: its connections are taken over
+    /// here, its attachments one by one, and [`Datapath::retire_predecessor`] is the end of it.
     ///
     /// # Errors
     /// What the kernel lacks ([`Error::NotPermitted`], [`Error::KernelTooOld`], [`Error::NoBtf`],
@@ -65,6 +66,7 @@ impl Datapath {
             loader.map_max_entries(name, *capacity);
         }
         if let Some(pins) = &pins {
+            pins.carry_over(&layouts)?;
             pins.check(&layouts)?;
             for name in netpol_common::maps::ALL {
                 loader.map_pin_path(name, pins.map(name));

@@ -192,6 +192,14 @@ impl Datapath {
         })
     }
 
+    /// Makes connections known that no program has seen begin; those that are known stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Error> {
+        flows.iter().try_for_each(|(key, value)| self.maps.flows.add(*key, *value))
+    }
+
     /// Forgets all connections.
     ///
     /// # Errors

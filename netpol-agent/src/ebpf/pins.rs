@@ -28,10 +28,12 @@ pub enum Mount {
     Never,
 }
 
-/// The folder of this version's pins.
+/// The folder of one version's pins.
 #[derive(Clone, Debug)]
 pub(super) struct Pins {
     folder: PathBuf,
+    /// Those of other versions, whose programs may be in force still.
+    predecessors: Vec<Pins>,
 }
 
 impl Pins {
@@ -44,10 +46,70 @@ impl Pins {
         if !is_bpf_fs(file_system) {
             mount_bpf_fs(file_system, mount)?;
         }
-        let pins = Self { folder: root.join(format!("v{ABI_VERSION}")) };
+        let own = format!("v{ABI_VERSION}");
+        let mut pins = Self { folder: root.join(&own), predecessors: Vec::new() };
         let links = pins.links();
         fs::create_dir_all(&links).map_err(|error| pin_error(&links, error))?;
+        for entry in fs::read_dir(root).map_err(|error| pin_error(root, error))? {
+            let name = entry.map_err(|error| pin_error(root, error))?.file_name();
+            let is_version = |name: &str| {
+                name.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok())
+            };
+            if name.to_str().is_some_and(|name| name != own && is_version(name)) {
+                let folder = root.join(name);
+                pins.predecessors.push(Self { folder, predecessors: Vec::new() });
+            }
+        }
         Ok(pins)
+    }
+
+    /// The pins of other versions.
+    pub(super) fn predecessors(&self) -> &[Self] {
+        &self.predecessors
+    }
+
+    /// Notes that there are none any more.
+    pub(super) fn forget_predecessors(&mut self) {
+        self.predecessors.clear();
+    }
+
+    /// Pins here too what packets have left in the maps of another version, where they have the same layout.
+    ///
+    /// # Errors
+    /// [`Error::Pin`].
+    pub(super) fn carry_over(&self, layouts: &[Layout]) -> Result<(), Error> {
+        let carried = layouts.iter().filter(|layout| maps::CARRIED_OVER.contains(&layout.name));
+        for layout in carried {
+            let path = self.map(layout.name);
+            for predecessor in &self.predecessors {
+                let other = predecessor.map(layout.name);
+                if path.exists() || !other.exists() {
+                    continue;
+                }
+                let found = MapInfo::from_pin(&other).and_then(|map| layout::of(layout.name, &map));
+                if found.is_ok_and(|found| found == *layout) {
+                    let map =
+                        MapData::from_pin(&other).map_err(|error| pin_error(&other, error))?;
+                    map.pin(&path).map_err(|error| pin_error(&path, error))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a link's pin over from where another version has pinned it.
+    ///
+    /// # Errors
+    /// [`Error::Pin`].
+    pub(super) fn take_over(
+        &self,
+        predecessor: &Self,
+        ifindex: IfIndex,
+        program: Program,
+    ) -> Result<(), Error> {
+        let path = self.link(ifindex, program);
+        fs::rename(predecessor.link(ifindex, program), &path)
+            .map_err(|error| pin_error(&path, error))
     }
 
     /// Where a map is pinned.
@@ -155,22 +217,13 @@ impl Pins {
         }
     }
 
-    /// Removes the maps and folders of all versions under the root, where nothing is attached any more.
+    /// Removes this version's maps and folders, where nothing is attached any more.
     ///
     /// # Errors
     /// [`Error::Pin`].
     pub(super) fn remove(&self) -> Result<(), Error> {
-        for name in maps::ALL {
-            let path = self.map(name);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(pin_error(&path, error));
-                }
-                Ok(()) | Err(_) => {}
-            }
-        }
         for folder in [self.links(), self.folder.clone()] {
-            fs::remove_dir(&folder).map_err(|error| pin_error(&folder, error))?;
+            empty(&folder).map_err(|error| pin_error(&folder, error))?;
         }
         // Another version may have its folder beside this one's.
         if let Some(root) = self.folder.parent()
@@ -181,6 +234,14 @@ impl Pins {
         }
         Ok(())
     }
+}
+
+/// Removes a folder and the pins in it, whatever they are called: another version may have had others.
+fn empty(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        fs::remove_file(entry?.path())?;
+    }
+    fs::remove_dir(folder)
 }
 
 /// The device and the program of a link's file name.

@@ -15,6 +15,9 @@ use super::wire::{self, Wire};
 /// `ENOTSUPP`, which the kernel returns although no C library knows it: this map type has no batches.
 const NO_BATCHES: i32 = 524;
 
+/// `BPF_NOEXIST`: refuse to replace an entry.
+const NO_EXIST: u64 = 1;
+
 /// A type with a layout that zerocopy has checked.
 pub(super) trait Plain: FromBytes + IntoBytes + Immutable + Copy + 'static {}
 impl<T: FromBytes + IntoBytes + Immutable + Copy + 'static> Plain for T {}
@@ -80,6 +83,17 @@ impl<K: Plain, V: Plain> Table<K, V> {
     pub(super) fn set(&mut self, key: K, value: V) -> Result<(), Error> {
         let written = self.map.insert(Wire(key), Wire(value), 0);
         written.map_err(|error| self.label.cannot_write(error))
+    }
+
+    /// Inserts an entry, unless there is one.
+    ///
+    /// # Errors
+    /// [`Error::MapFull`], [`Error::Map`].
+    pub(super) fn add(&mut self, key: K, value: V) -> Result<(), Error> {
+        match self.map.insert(Wire(key), Wire(value), NO_EXIST) {
+            Err(error) if os_error(&error) == Some(libc::EEXIST) => Ok(()),
+            written => written.map_err(|error| self.label.cannot_write(error)),
+        }
     }
 
     /// Inserts or replaces entries, in this order.

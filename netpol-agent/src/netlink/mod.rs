@@ -1,16 +1,18 @@
 //! The node's devices and addresses; the only user of rtnetlink.
 //!
 //! In: netlink. Out: a [`Devices`] snapshot at the start and after every change. Must not: change anything of the node.
-//! [`PretendDevices`] are for simulations, out of the node's sight.
+//! [`VethReader`] tells where the veth pairs of a namespace lead. [`PretendDevices`] are for simulations, out of the node's
+//! sight.
 
 mod pretend;
+mod veth;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
     InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
@@ -22,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 pub use pretend::{Error as PretendError, PretendDevices};
+pub use veth::{VethEnd, VethReader};
 
 /// How long the devices must be quiet before they are read again: by then an ADD in progress has reached the agent.
 const QUIET: Duration = Duration::from_millis(200);
@@ -134,17 +137,21 @@ async fn read(handle: &Handle) -> Result<Devices, Error> {
         if loopback.contains(&message.header.index) {
             continue;
         }
-        // On a point-to-point device `Address` is the other end; `Local` is always ours.
-        let local = message.attributes.iter().find_map(|attribute| {
-            if let AddressAttribute::Local(address) = attribute { Some(*address) } else { None }
-        });
-        let only = message.attributes.iter().find_map(|attribute| {
-            if let AddressAttribute::Address(address) = attribute { Some(*address) } else { None }
-        });
-        let own = local.or(only);
-        devices.addresses.extend(own);
+        devices.addresses.extend(address_of(&message));
     }
     Ok(devices)
+}
+
+/// The own address that a message tells.
+fn address_of(message: &AddressMessage) -> Option<IpAddr> {
+    // On a point-to-point device `Address` is the other end; `Local` is always ours.
+    let local = message.attributes.iter().find_map(|attribute| {
+        if let AddressAttribute::Local(address) = attribute { Some(*address) } else { None }
+    });
+    let only = message.attributes.iter().find_map(|attribute| {
+        if let AddressAttribute::Address(address) = attribute { Some(*address) } else { None }
+    });
+    local.or(only)
 }
 
 fn device(link: &LinkMessage) -> Device {

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use netpol_common::proto::{self, Request, Response};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -26,6 +26,8 @@ pub struct Place {
     pub state: PathBuf,
     /// Its pins, on a BPF file system.
     pub pins: PathBuf,
+    /// Where the runtime keeps the results of CNI plugins.
+    pub results: PathBuf,
     /// The manifests that it watches.
     pub manifests: PathBuf,
     /// What it writes to standard output and standard error.
@@ -40,12 +42,24 @@ impl Place {
         self.state.join("cni.sock")
     }
 
+    /// Asks the running agent something with another `netpol-agent`; returns what it says.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn ask(&self, args: &[&str]) -> Result<String> {
+        let mut command = Command::new(binaries::binary("netpol-agent")?);
+        let output = command.args(args).arg("--socket").arg(self.socket()).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "netpol-agent {args:?}: {said}");
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
     /// The command that runs an agent.
     ///
     /// # Errors
     /// The agent has not been built.
     pub fn command(&self) -> Result<Command> {
-        let Self { state: _, pins, manifests, log: _, capabilities } = self;
+        let Self { state: _, pins, results, manifests, log: _, capabilities } = self;
         let agent = binaries::binary("netpol-agent")?;
         let mut command = match capabilities {
             None => Command::new(agent),
@@ -63,6 +77,7 @@ impl Place {
         command.arg("run").arg("--manifests").arg(manifests);
         command.args(["--node", NODE_NAME]);
         command.arg("--pin-root").arg(pins);
+        command.arg("--cni-results").arg(results);
         command.arg("--socket").arg(self.socket());
         command.env_remove("KUBECONFIG").stdin(Stdio::null());
         Ok(command)
@@ -179,6 +194,7 @@ pub(super) fn prepare(lab: &str, manifests: &Path) -> Result<Place> {
         .with_context(|| format!("mounting bpffs on {}", bpf.display()))?;
     Ok(Place {
         pins: bpf.join("netpol"),
+        results: folder.join("results"),
         manifests: manifests.to_owned(),
         log: folder.join("agent.log"),
         capabilities: None,

@@ -2,9 +2,10 @@
 //!
 //! Source: CNI specification 1.0.0, "Section 3: Execution of Network Configurations".
 
-use std::io::Write as _;
+use std::fs;
+use std::io::{self, Write as _};
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
@@ -50,6 +51,8 @@ pub struct Network {
     version: String,
     name: String,
     plugins: Vec<Map<String, Value>>,
+    /// Where results are kept, as `libcni` keeps them in `/var/lib/cni/results`.
+    results: PathBuf,
 }
 
 impl Network {
@@ -57,7 +60,12 @@ impl Network {
     ///
     /// # Errors
     /// A field is missing or has the wrong type.
-    pub fn new(node: &Netns, folders: &[&Path], conflist: &Value) -> Result<Self> {
+    pub fn new(
+        node: &Netns,
+        folders: &[&Path],
+        conflist: &Value,
+        results: PathBuf,
+    ) -> Result<Self> {
         #[derive(Deserialize)]
         struct List {
             #[serde(rename = "cniVersion")]
@@ -68,7 +76,41 @@ impl Network {
         let List { version, name, plugins } =
             List::deserialize(conflist).context("reading the configuration list")?;
         let path = std::env::join_paths(folders)?.into_string().ok().context("CNI_PATH")?;
-        Ok(Self { node: node.clone(), path, version, name, plugins })
+        fs::create_dir_all(&results).with_context(|| format!("creating {}", results.display()))?;
+        Ok(Self { node: node.clone(), path, version, name, plugins, results })
+    }
+
+    /// The same network before this plugin came to it.
+    #[must_use]
+    pub fn without(&self, plugin: &str) -> Self {
+        let mut network = self.clone();
+        network.plugins.retain(|config| config.get("type").and_then(Value::as_str) != Some(plugin));
+        network
+    }
+
+    /// Where results are kept.
+    pub fn results(&self) -> &Path {
+        &self.results
+    }
+
+    fn result_file(&self, container: &Container) -> PathBuf {
+        self.results.join(format!("{}-{}-{CONTAINER_IFNAME}", self.name, container.id))
+    }
+
+    /// Source: `libcni`, `cacheAdd`.
+    fn keep(&self, container: &Container, result: &Value) -> Result<()> {
+        let args = container.args.split(';').filter_map(|pair| pair.split_once('='));
+        let cached = serde_json::json!({
+            "kind": "cniCacheV1",
+            "containerId": container.id,
+            "config": "",
+            "ifName": CONTAINER_IFNAME,
+            "networkName": self.name,
+            "cniArgs": args.collect::<Vec<_>>(),
+            "result": result,
+        });
+        let path = self.result_file(container);
+        fs::write(&path, cached.to_string()).with_context(|| format!("writing {}", path.display()))
     }
 
     /// Connects a container; returns the last plugin's result. After a failure everything is disconnected again.
@@ -87,7 +129,9 @@ impl Network {
                 }
             }
         }
-        result.context("the network has no plugins")
+        let result = result.context("the network has no plugins")?;
+        self.keep(container, &result)?;
+        Ok(result)
     }
 
     /// Disconnects a container: every plugin is asked, in reverse.
@@ -99,7 +143,13 @@ impl Network {
         for plugin in self.plugins.iter().rev() {
             outcome = outcome.and(self.run("DEL", plugin, container, result).map(drop));
         }
-        outcome
+        let path = self.result_file(container);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                outcome.and(Err(error).with_context(|| format!("removing {}", path.display())))
+            }
+            Ok(()) | Err(_) => outcome,
+        }
     }
 
     fn run(

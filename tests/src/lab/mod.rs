@@ -18,6 +18,7 @@ mod interrupt;
 pub mod nat;
 pub mod netns;
 pub mod objects;
+mod older;
 pub mod programs;
 pub mod second_node;
 mod server;
@@ -127,7 +128,7 @@ impl Lab {
         let cni = binaries::binary("netpol-cni")?;
         let own = cni.parent().context("netpol-cni has no folder")?;
         let folders: Vec<_> = PLUGIN_FOLDERS.iter().map(AsRef::as_ref).chain([own]).collect();
-        let network = Network::new(&topology.node, &folders, &conflist)?;
+        let network = Network::new(&topology.node, &folders, &conflist, place.results.clone())?;
         let mut lab = Self {
             name: name.to_owned(),
             topology,

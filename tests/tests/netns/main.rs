@@ -5,8 +5,10 @@
 mod faults;
 mod first_packet;
 mod live_flows;
+mod older;
 mod policies;
 mod restarts;
+mod upgrade;
 
 use anyhow::Result;
 use netpol_agent::ebpf::{self, Datapath, Mount};

@@ -32,13 +32,13 @@ fn no_packet_is_lost_or_leaked_when_the_agent_is_stopped_and_started_again() -> 
 }
 
 /// Streams that are allowed and streams that are not, of both protocols and families.
-struct Traffic {
+pub(super) struct Traffic {
     allowed: Vec<Stream>,
     denied: Vec<Stream>,
 }
 
 impl Traffic {
-    fn begin(lab: &Lab) -> Result<Self> {
+    pub(super) fn begin(lab: &Lab) -> Result<Self> {
         let mut traffic = Self { allowed: Vec::new(), denied: Vec::new() };
         for family in Family::BOTH {
             let web = lab.socket_address(&Host::pod("shop/web"), family, PORT)?;
@@ -53,7 +53,7 @@ impl Traffic {
     }
 
     /// Waits until every stream has sent some more and, if it is allowed, has had it answered.
-    fn flow(&mut self) -> Result<()> {
+    pub(super) fn flow(&mut self) -> Result<()> {
         let n_answers: Vec<_> =
             self.allowed.iter().map(|stream| stream.report().n_received).collect();
         let n_messages: Vec<_> = self.denied.iter().map(|stream| stream.report().n_sent).collect();
@@ -66,7 +66,7 @@ impl Traffic {
         Ok(())
     }
 
-    fn end(self, lab: &Lab, n_udp_before: u64) -> Result<()> {
+    pub(super) fn end(self, lab: &Lab, n_udp_before: u64) -> Result<()> {
         let mut n_udp = 0;
         for stream in self.denied {
             let report = stream.finish()?;
@@ -83,7 +83,7 @@ impl Traffic {
     }
 }
 
-fn n_udp_arrived(lab: &Lab) -> Result<u64> {
+pub(super) fn n_udp_arrived(lab: &Lab) -> Result<u64> {
     lab.netns(&Host::pod("shop/web"))?.counter(Counter::UdpArrived)
 }
 
@@ -149,7 +149,7 @@ fn without_an_agent_no_pod_is_added_and_the_runtime_is_told_to_try_again() -> Re
 }
 
 /// Those of `deploy/base/daemonset.yaml`, which say why.
-const CAPABILITIES: [&str; 2] = ["NET_ADMIN", "SYS_ADMIN"];
+pub(super) const CAPABILITIES: [&str; 2] = ["NET_ADMIN", "SYS_ADMIN"];
 
 #[test]
 fn the_capabilities_of_the_daemon_set_are_enough_to_start_to_take_over_and_to_change() -> Result<()>

@@ -25,7 +25,7 @@ enum Arrows {
 
 /// The arrows of each module of netpol-agent. A module that is not here can't be used: it has to be
 /// thought about first.
-const ARROWS: [(&str, Arrows); 18] = [
+const ARROWS: [(&str, Arrows); 19] = [
     ("model", Arrows::Left),
     ("store", Arrows::Left),
     ("resolve", Arrows::Left),
@@ -40,6 +40,7 @@ const ARROWS: [(&str, Arrows); 18] = [
     ("cni_server", Arrows::Only(&["model", "telemetry"])),
     ("conflist", Arrows::Only(&[])),
     ("control", Arrows::Only(&["telemetry"])),
+    ("discovery", Arrows::Only(&["model", "netlink"])),
     ("netlink", Arrows::Only(&["telemetry"])),
     ("ebpf", Arrows::Only(&["compile", "dataplane", "telemetry"])),
     ("agent", Arrows::All),

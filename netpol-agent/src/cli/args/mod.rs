@@ -46,9 +46,23 @@ pub(super) struct RunArgs {
     /// How to reach the API server; without it the in-cluster configuration, else that of kubectl.
     #[arg(long, value_name = "FILE", env = "KUBECONFIG", conflicts_with = "manifests")]
     pub(super) kubeconfig: Option<PathBuf>,
-    /// Name of the node on which the agent runs: only its own Node object is watched.
+    /// Name of the node on which the agent runs: only its own Node object is watched, and its pods that are older than the
+    /// agent are looked for.
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub(super) node: Option<String>,
+    /// Folders in which the container runtime keeps the results of CNI plugins: they tell the interfaces of pods that are
+    /// older than the agent.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "NETPOL_CNI_RESULTS",
+        value_delimiter = ':',
+        default_value = "/var/lib/cni/results"
+    )]
+    pub(super) cni_results: Vec<PathBuf>,
+    /// Folder of the pods' network namespaces, where those interfaces are looked for if the results do not tell.
+    #[arg(long, value_name = "DIR", env = "NETPOL_NAMESPACES", default_value = "/run/netns")]
+    pub(super) namespaces: PathBuf,
     /// Socket of the CNI plugin. The agent keeps its records and its own socket beside it.
     #[arg(long, value_name = "PATH", env = "NETPOL_SOCKET", default_value = netpol_common::proto::SOCKET_PATH)]
     pub(super) socket: PathBuf,

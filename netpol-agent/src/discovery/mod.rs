@@ -1,0 +1,287 @@
+//! Pods that are older than the agent: where their interfaces are.
+//!
+//! In: pods of this node with their addresses, and the records of interfaces whose maps are gone. Out: attachments, as
+//! the CNI plugin would have reported them, with the connections that the pod has already. First the results that the
+//! container runtime keeps are asked, then the network namespaces themselves; the kernel has the last word in both. Must
+//! not: change anything, or trust a file alone where the kernel can be asked.
+
+mod cache;
+mod connections;
+
+use std::fs::{self, File};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use netpol_common::proto::{Add, Attachment, PodRef};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tracing::{debug, warn};
+
+pub use self::connections::Connection;
+
+use self::cache::Cached;
+use crate::model::ObjectName;
+use crate::netlink::{self, VethEnd, VethReader};
+
+/// Where to look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// Folders of the container runtime's CNI results.
+    pub results: Vec<PathBuf>,
+    /// The folder in which network namespaces have names.
+    pub namespaces: PathBuf,
+}
+
+/// What to look for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Search {
+    /// Pods without an endpoint.
+    pub pods: Vec<Wanted>,
+    /// Interfaces that are known, but not to the maps: only the connections of their pods are looked for.
+    pub known: Vec<Add>,
+}
+
+impl Search {
+    /// Whether there is nothing to look for.
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty() && self.known.is_empty()
+    }
+}
+
+/// A pod that should have an interface here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its name.
+    pub pod: ObjectName,
+    /// Its uid, and the one by which the runtime knows a static pod; without empty ones.
+    pub uids: Vec<Arc<str>>,
+    /// Its addresses, as the API reports them.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// An interface that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// As the CNI plugin would have reported it. Without a network, the container's id is not known, but the name of its
+    /// network namespace.
+    pub add: Add,
+    /// The connections of the pod.
+    pub connections: Vec<Connection>,
+}
+
+/// Looks, on a thread of its own that goes through the network namespaces and ends.
+///
+/// # Errors
+/// There is no thread, or the devices of this node cannot be listed.
+pub fn search(places: &Places, search: &Search) -> Result<Vec<Found>, Error> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("discovery".to_owned());
+        let thread = thread.spawn_scoped(scope, || look(places, search)).map_err(Error::Thread)?;
+        thread.join().unwrap_or_else(|_panic| Err(Error::Thread(io::Error::other("it panicked"))))
+    })
+}
+
+/// Why nothing can be found at all.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No thread.
+    #[error("cannot start a thread to look for pods")]
+    Thread(#[source] io::Error),
+    /// No netlink.
+    #[error("cannot list this node's interfaces to look for pods")]
+    Netlink(#[from] netlink::Error),
+}
+
+fn look(places: &Places, search: &Search) -> Result<Vec<Found>, Error> {
+    let Search { pods, known } = search;
+    let mut node = Node::open()?;
+    let mut found: Vec<Found> = known
+        .iter()
+        .map(|add| {
+            let namespace = Namespace::enter(&places.named(Path::new(&add.netns)));
+            let connections = namespace.map(|inside| inside.connections).unwrap_or_default();
+            Found { add: add.clone(), connections }
+        })
+        .collect();
+    let results: Vec<Cached> =
+        places.results.iter().flat_map(|folder| cache::read(folder)).collect();
+    let mut missing = Vec::new();
+    for wanted in pods {
+        let candidates = results.iter().filter(|cached| is_of(cached, wanted));
+        let by_result: Vec<_> =
+            candidates.filter_map(|cached| node.find_by_result(places, cached)).collect();
+        // Of two sandboxes of one pod only one can be entered; a name alone proves less.
+        let best =
+            by_result.iter().find(|(proof, _)| *proof == Proof::Kernel).or(by_result.first());
+        match best {
+            Some((_, attachment)) => found.push(attachment.clone()),
+            None => missing.push(wanted),
+        }
+    }
+    if !missing.is_empty() {
+        for path in places.all_namespaces() {
+            found.extend(node.find_in_namespace(&path, &missing));
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a result is of this pod, and not of one before it.
+fn is_of(cached: &Cached, wanted: &Wanted) -> bool {
+    let is_named = *cached.namespace == *wanted.pod.namespace && *cached.pod == *wanted.pod.name;
+    let is_same = cached.uid.as_deref().is_none_or(|uid| {
+        wanted.uids.is_empty() || wanted.uids.iter().any(|wanted| **wanted == *uid)
+    });
+    let has_address = cached.addresses.iter().any(|address| wanted.addresses.contains(address));
+    is_named && is_same && has_address
+}
+
+/// How sure a find is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {
+    /// The kernel says that the two interfaces are one pair.
+    Kernel,
+    /// Only the result says it: the namespace cannot be entered.
+    Result,
+}
+
+impl Places {
+    /// A namespace that the runtime names by its path. The same folder may have another path here.
+    fn named(&self, path: &Path) -> PathBuf {
+        let is_named = ["/run/netns", "/var/run/netns"]
+            .iter()
+            .any(|folder| path.parent() == Some(Path::new(folder)));
+        match path.file_name() {
+            Some(name) if is_named => self.namespaces.join(name),
+            _ => path.to_owned(),
+        }
+    }
+
+    fn all_namespaces(&self) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(&self.namespaces) else { return Vec::new() };
+        let mut paths: Vec<_> =
+            entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
+        paths.sort();
+        paths
+    }
+}
+
+/// The node's own namespace.
+struct Node {
+    reader: VethReader,
+    ends: Vec<VethEnd>,
+}
+
+impl Node {
+    fn open() -> Result<Self, Error> {
+        let reader = VethReader::open()?;
+        let ends = reader.ends()?;
+        Ok(Self { reader, ends })
+    }
+
+    fn find_by_result(&mut self, places: &Places, cached: &Cached) -> Option<(Proof, Found)> {
+        let path = cached.netns.as_deref().map(|path| places.named(path));
+        let inside = path.as_deref().and_then(Namespace::enter);
+        let (proof, host_end, connections) = if let Some(inside) = inside {
+            let own = inside.ends.iter().find(|end| end.name == cached.ifname)?;
+            (Proof::Kernel, self.other_end(&inside, own)?, inside.connections)
+        } else {
+            let is_told = |end: &&VethEnd| cached.host_interfaces.contains(&end.name);
+            (Proof::Result, self.ends.iter().find(is_told)?.clone(), Vec::new())
+        };
+        let add = Add {
+            attachment: Attachment {
+                container_id: cached.container_id.clone(),
+                container_ifname: cached.ifname.clone(),
+            },
+            network: cached.network.clone(),
+            netns: path.unwrap_or_default().to_string_lossy().into_owned(),
+            host_ifname: host_end.name,
+            host_ifindex: host_end.ifindex.0,
+            pod: PodRef {
+                namespace: cached.namespace.clone(),
+                name: cached.pod.clone(),
+                uid: cached.uid.clone(),
+            },
+            addresses: cached.addresses.clone(),
+        };
+        Some((proof, Found { add, connections }))
+    }
+
+    fn find_in_namespace(&mut self, path: &Path, missing: &[&Wanted]) -> Option<Found> {
+        let inside = Namespace::enter(path)?;
+        let (wanted, own) = missing.iter().find_map(|wanted| {
+            let holds = |end: &&VethEnd| {
+                end.addresses.iter().any(|address| wanted.addresses.contains(address))
+            };
+            Some((wanted, inside.ends.iter().find(holds)?))
+        })?;
+        let host_end = self.other_end(&inside, own)?;
+        let add = Add {
+            attachment: Attachment {
+                container_id: path.file_name()?.to_string_lossy().into_owned(),
+                container_ifname: own.name.clone(),
+            },
+            network: String::new(),
+            netns: path.to_string_lossy().into_owned(),
+            host_ifname: host_end.name,
+            host_ifindex: host_end.ifindex.0,
+            pod: PodRef {
+                namespace: wanted.pod.namespace.to_string(),
+                name: wanted.pod.name.to_string(),
+                uid: wanted.uids.first().map(ToString::to_string),
+            },
+            addresses: wanted.addresses.clone(),
+        };
+        Some(Found { add, connections: inside.connections })
+    }
+
+    /// The node's end of a pair, if the kernel agrees on both sides that it is one.
+    fn other_end(&mut self, inside: &Namespace, own: &VethEnd) -> Option<VethEnd> {
+        let number = self.reader.number_of(inside.file.as_fd())?;
+        let is_other = |end: &&VethEnd| {
+            end.ifindex == own.peer && end.peer == own.ifindex && end.peer_namespace == Some(number)
+        };
+        self.ends.iter().find(is_other).cloned()
+    }
+}
+
+/// A pod's namespace, and what is inside.
+struct Namespace {
+    file: File,
+    ends: Vec<VethEnd>,
+    connections: Vec<Connection>,
+}
+
+impl Namespace {
+    /// Enters a namespace for good and looks around; `None` if it is gone, no namespace, or the one that we are in.
+    fn enter(path: &Path) -> Option<Self> {
+        match Self::try_enter(path) {
+            Ok(inside) => inside,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                debug!(path = %path.display(), %error, "network namespace not entered");
+                None
+            }
+        }
+    }
+
+    fn try_enter(path: &Path) -> io::Result<Option<Self>> {
+        let file = File::open(path)?;
+        // The namespace of the process: this thread may be elsewhere already.
+        let (own, this) = (fs::metadata("/proc/self/ns/net")?, file.metadata()?);
+        if (own.dev(), own.ino()) == (this.dev(), this.ino()) {
+            return Ok(None);
+        }
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+        let ends = VethReader::open().and_then(|reader| reader.ends());
+        let ends = ends.map_err(|error| {
+            warn!(path = %path.display(), %error, "the interfaces of a network namespace are not known");
+            io::Error::other(error)
+        })?;
+        Ok(Some(Self { file, ends, connections: connections::here() }))
+    }
+}

@@ -1,0 +1,195 @@
+//! Pods that run already when the agent comes: before netpol was on the node, or with what an agent kept of them gone.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+use netpol_agent::agent::Protection;
+use netpol_tests::lab::topology::Wiring;
+use netpol_tests::lab::wait::{LIMIT, Look, until};
+use netpol_tests::lab::{Family, Host, Lab, Passing, PodSpec, Stream};
+use netpol_tests::probe::Protocol::{Tcp, Udp};
+
+use super::restarts::CAPABILITIES;
+use super::{ALLOW_CLIENTS, DENY_ALL, PORT, client, expect, lab, lab_without_agent, visitor, web};
+
+/// Messages on each stream, in each phase.
+const N_MESSAGES: u64 = 200;
+
+/// Clients may connect to web, as far as they are concerned.
+const CLIENTS_MAY_LEAVE: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: { name: clients-may-leave, namespace: shop }
+spec:
+  podSelector: { matchLabels: { role: client } }
+  policyTypes: [Egress]
+  egress:
+    - to: [{ podSelector: { matchLabels: { app: web } } }]
+";
+
+/// A pod is isolated in both directions, so that a connection passes only in the direction in which it began.
+fn close_all_but_clients(lab: &Lab) -> Result<()> {
+    lab.manifests().write("deny.yaml", DENY_ALL)?;
+    lab.manifests().write("allow.yaml", ALLOW_CLIENTS)?;
+    lab.manifests().write("leave.yaml", CLIENTS_MAY_LEAVE)
+}
+
+fn tcp_streams(lab: &Lab) -> Result<Vec<Stream>> {
+    let client = Host::pod("shop/client");
+    let mut streams = Vec::new();
+    for family in Family::BOTH {
+        let web = lab.socket_address(&Host::pod("shop/web"), family, PORT)?;
+        streams.push(lab.stream(&client, Tcp, web, 2000)?);
+    }
+    for stream in &mut streams {
+        stream.wait_for_answers(N_MESSAGES)?;
+    }
+    Ok(streams)
+}
+
+fn go_on_and_end(mut streams: Vec<Stream>) -> Result<()> {
+    for stream in &mut streams {
+        stream.wait_for_answers(N_MESSAGES)?;
+    }
+    for stream in streams {
+        let report = stream.finish()?;
+        ensure!(report.error.is_none() && report.n_missing() == 0, "{report:?}");
+    }
+    Ok(())
+}
+
+/// Waits until the agent protects so many endpoints, and nothing else.
+fn wait_for_protection(lab: &Lab, n_endpoints: usize) -> Result<()> {
+    until("protected pods", LIMIT, || {
+        let status = lab.status()?;
+        let n = status
+            .endpoints
+            .iter()
+            .filter(|endpoint| endpoint.protection == Protection::Ready && endpoint.ifindex != 0)
+            .count();
+        Ok(if n == n_endpoints && status.endpoints.len() == n {
+            Look::Done(())
+        } else {
+            Look::NotYet(format!("{:?}\n{}", status.endpoints, lab.agent_log()?))
+        })
+    })
+}
+
+/// Adopts pods under traffic; `hide` takes away what would lead to them.
+fn check(name: &str, hide: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
+    let Some(mut lab) = lab_without_agent(name, Wiring::Bridge)? else { return Ok(()) };
+    for pod in [web(), client(), visitor()] {
+        lab.add_older_pod(pod)?;
+    }
+    hide(&lab)?;
+    close_all_but_clients(&lab)?;
+    let streams = tcp_streams(&lab)?;
+    let web = lab.socket_address(&Host::pod("shop/web"), Family::V4, PORT)?;
+    let mut forbidden = lab.stream(&Host::pod("shop/visitor"), Tcp, web, 2000)?;
+    forbidden.wait_for_answers(N_MESSAGES)?;
+
+    lab.limit_capabilities(&CAPABILITIES);
+    lab.start_agent()?;
+    wait_for_protection(&lab, 3)?;
+    let n_answered = forbidden.report().n_received;
+    go_on_and_end(streams)?;
+    expect(&lab, Passing::Yes, "shop/client", Tcp)?;
+    expect(&lab, Passing::No, "shop/visitor", Tcp)?;
+    // What the policies forbid is cut, although it began before; the others have had their answers meanwhile.
+    let n_late = forbidden.report().n_received.saturating_sub(n_answered);
+    ensure!(n_late < N_MESSAGES / 10, "{n_late} messages of a forbidden connection were answered");
+    // From now on they are endpoints like others.
+    for pod in ["shop/web", "shop/client", "shop/visitor"] {
+        lab.delete_pod(pod)?;
+    }
+    wait_for_protection(&lab, 0)
+}
+
+#[test]
+fn pods_older_than_netpol_get_their_policy_and_keep_their_connections() -> Result<()> {
+    check("older", |_lab| Ok(()))
+}
+
+#[test]
+fn without_the_runtimes_results_they_are_found_by_their_network_namespaces() -> Result<()> {
+    check("older-no-results", |lab| {
+        for entry in fs::read_dir(lab.network().results())? {
+            fs::remove_file(entry?.path())?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_pod_that_is_not_found_is_told_as_unprotected_until_it_is() -> Result<()> {
+    let Some(mut lab) = lab("unprotected")? else { return Ok(()) };
+    lab.manifests().write("deny.yaml", DENY_ALL)?;
+    lab.add_pod(web())?;
+    // It has an address, so it runs; but there is no interface.
+    let lost = visitor();
+    let address = "10.244.1.200".parse()?;
+    lab.manifests().write_object(&lost.file(), &lost.object("lost", &[address]))?;
+    until("the pod is told", LIMIT, || {
+        let status = lab.status()?;
+        let found = status.endpoints.iter().find(|endpoint| &*endpoint.pod.name == "visitor");
+        Ok(match found {
+            Some(found) => {
+                ensure!(found.protection == Protection::Unprotected && found.ifindex == 0);
+                Look::Done(())
+            }
+            None => Look::NotYet(format!("{status:?}")),
+        })
+    })?;
+    let text = lab.place().ask(&["status"])?;
+    let line = text.lines().find(|line| line.contains("shop/visitor"));
+    let line = line.context("it is missing from the text")?;
+    ensure!(line.contains("unprotected") && line.contains("interface not found"), "{line}");
+    // Its sandbox appears, behind the agent's back.
+    lab.manifests().remove(&lost.file())?;
+    lab.add_older_pod(lost)?;
+    wait_for_protection(&lab, 2)?;
+    lab.add_pod(client())?;
+    expect(&lab, Passing::No, "shop/visitor", Tcp)
+}
+
+/// What is gone when the next agent starts.
+fn check_loss(name: &str, lose: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
+    let Some(mut lab) = lab(name)? else { return Ok(()) };
+    for pod in [web(), client(), visitor()] {
+        lab.add_pod(pod)?;
+    }
+    close_all_but_clients(&lab)?;
+    expect(&lab, Passing::Yes, "shop/client", Tcp)?;
+    expect(&lab, Passing::No, "shop/visitor", Tcp)?;
+    let streams = tcp_streams(&lab)?;
+    lab.take_agent()?.kill()?;
+    lose(&lab)?;
+    lab.start_agent()?;
+    wait_for_protection(&lab, 3)?;
+    go_on_and_end(streams)?;
+    expect(&lab, Passing::Yes, "shop/client", Tcp)?;
+    expect(&lab, Passing::No, "shop/visitor", Tcp)?;
+    expect(&lab, Passing::No, "shop/visitor", Udp)?;
+    lab.add_pod(PodSpec::new("shop/late", &[], &[PORT]))?;
+    wait_for_protection(&lab, 4)
+}
+
+#[test]
+fn after_the_bpf_file_system_was_wiped_the_records_lead_to_the_pods() -> Result<()> {
+    check_loss("wiped", |lab| fs::remove_dir_all(&lab.place().pins).context("removing the pins"))
+}
+
+#[test]
+fn without_records_no_pod_is_cut_off_and_all_are_found_again() -> Result<()> {
+    check_loss("no-records", |lab| {
+        fs::remove_file(lab.place().state.join("endpoints.json")).context("removing the records")
+    })
+}
+
+#[test]
+fn without_records_and_without_pins_all_are_found_again() -> Result<()> {
+    check_loss("nothing-left", |lab| {
+        fs::remove_file(lab.place().state.join("endpoints.json"))?;
+        fs::remove_dir_all(&lab.place().pins).context("removing the pins")
+    })
+}

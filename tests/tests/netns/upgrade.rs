@@ -1,0 +1,99 @@
+//! Another version of the agent takes over, with other maps.
+//!
+//! The version before is one of this build whose pins bear another number: to the agent that starts they are as foreign as
+//! any.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use netpol_common::maps::ABI_VERSION;
+use netpol_tests::lab::wait::{LIMIT, Look, until};
+use netpol_tests::lab::{Lab, Passing};
+use netpol_tests::probe::Protocol::Tcp;
+
+use super::restarts::{Traffic, n_udp_arrived};
+use super::{ALLOW_CLIENTS, DENY_WEB, client, expect, lab, maps, visitor, web};
+
+/// The folders below the pin root.
+fn versions(pins: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(pins)? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    Ok(names)
+}
+
+/// The kernel's numbers of the attached programs' links, by their pins.
+fn links(folder: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder.join("links"))? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn check(name: &str, older: u32, change: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let Some(mut lab) = lab(name)? else { return Ok(()) };
+    lab.manifests().write("allow.yaml", ALLOW_CLIENTS)?;
+    for pod in [web(), client(), visitor()] {
+        lab.add_pod(pod)?;
+    }
+    let n_udp_before = n_udp_arrived(&lab)?;
+    let mut traffic = Traffic::begin(&lab)?;
+    let before = maps(&lab)?.image()?;
+
+    lab.take_agent()?.kill()?;
+    let pins = lab.place().pins.clone();
+    let (own, other) = (pins.join(format!("v{ABI_VERSION}")), pins.join(format!("v{older}")));
+    fs::rename(&own, &other).context("giving the pins another number")?;
+    change(&other)?;
+    let attached = links(&other)?;
+    traffic.flow()?;
+
+    lab.start_agent()?;
+    traffic.flow()?;
+    wait_for_one_version(&lab, &pins)?;
+    traffic.flow()?;
+    expect(&lab, Passing::Yes, "shop/client", Tcp)?;
+    expect(&lab, Passing::No, "shop/visitor", Tcp)?;
+    traffic.end(&lab, n_udp_before)?;
+    let after = maps(&lab)?.image()?;
+    ensure!(after.endpoints == before.endpoints, "{after:?} instead of {before:?}");
+    ensure!(links(&own)? == attached, "{:?} instead of {attached:?}", links(&own)?);
+
+    // The new version is in charge.
+    lab.manifests().write("deny.yaml", DENY_WEB)?;
+    lab.manifests().remove("allow.yaml")?;
+    expect(&lab, Passing::No, "shop/client", Tcp)
+}
+
+fn wait_for_one_version(lab: &Lab, pins: &Path) -> Result<()> {
+    until("the end of the other version", LIMIT, || {
+        let versions = versions(pins)?;
+        Ok(if versions == [format!("v{ABI_VERSION}")] {
+            Look::Done(())
+        } else {
+            Look::NotYet(format!("{versions:?}\n{}", lab.agent_log()?))
+        })
+    })
+}
+
+#[test]
+fn no_packet_is_lost_or_leaked_when_an_older_version_is_replaced() -> Result<()> {
+    check("upgrade", ABI_VERSION - 1, |_pins| Ok(()))
+}
+
+#[test]
+fn no_packet_is_lost_or_leaked_when_a_newer_version_is_replaced() -> Result<()> {
+    check("downgrade", ABI_VERSION + 1, |_pins| Ok(()))
+}
+
+/// The connections of the version before cannot be read: they are taken from the pods' own sockets.
+#[test]
+fn no_packet_is_lost_or_leaked_when_connections_are_kept_in_another_form() -> Result<()> {
+    check("upgrade-flows", ABI_VERSION - 1, |pins| {
+        fs::remove_file(pins.join("FLOWS")).context("removing the pin of the connections")
+    })
+}
