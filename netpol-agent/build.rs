@@ -1,101 +1,18 @@
 //! Builds the eBPF programs into `$OUT_DIR/netpol-ebpf`, from where `ebpf` embeds them.
 //!
-//! Only with feature `ebpf`. The pinned stable compiler is told to accept `-Z build-std`, because no toolchain
-//! ships `core` for BPF; so its LLVM and bpf-linker's stay of one version.
+//! Only with feature `ebpf`.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::{env, fs};
+use std::env;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::Result;
 
-const PACKAGE: &str = "netpol-ebpf";
-/// Kernels since 5.1 know the third version of the instruction set: 32-bit arithmetic and jumps.
-const CPU: &str = "-Ctarget-cpu=v3";
-/// Else LLVM leaves the clearing of three bytes of padding to a function with a loop, and so do copies.
-const EXPAND: &str = "-Clink-arg=--disable-expand-memcpy-in-order";
+#[path = "../netpol-ebpf/object.rs"]
+mod object;
 
 fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
     if env::var_os("CARGO_FEATURE_EBPF").is_none() {
         return Ok(());
     }
-    let workspace = path("CARGO_MANIFEST_DIR")?.join("..");
-    for input in [
-        "netpol-ebpf/src",
-        "netpol-ebpf/Cargo.toml",
-        "netpol-common/src",
-        "netpol-common/Cargo.toml",
-        "Cargo.toml",
-        "Cargo.lock",
-        "rust-toolchain.toml",
-    ] {
-        println!("cargo::rerun-if-changed={}", workspace.join(input).display());
-    }
-    check_tools()?;
-    let object = build(&workspace)?;
-    let embedded = path("OUT_DIR")?.join(PACKAGE);
-    fs::copy(&object, &embedded)
-        .with_context(|| format!("copying {} to {}", object.display(), embedded.display()))?;
-    Ok(())
-}
-
-/// Says in one line what is missing, where cargo would say it in many.
-fn check_tools() -> Result<()> {
-    let search_path = env::var_os("PATH").unwrap_or_default();
-    ensure!(
-        env::split_paths(&search_path).any(|folder| folder.join("bpf-linker").is_file()),
-        "bpf-linker, which links the eBPF programs, is not in PATH: run cargo xtask setup"
-    );
-    let sysroot = Command::new(path("RUSTC")?).args(["--print", "sysroot"]).output()?;
-    let sysroot = PathBuf::from(String::from_utf8_lossy(&sysroot.stdout).trim());
-    ensure!(
-        sysroot.join("lib/rustlib/src/rust/library/core").is_dir(),
-        "rust-src, from which core is built for eBPF, is not installed: run cargo xtask setup"
-    );
-    Ok(())
-}
-
-/// Runs cargo for the BPF target; returns the object file.
-fn build(workspace: &Path) -> Result<PathBuf> {
-    let endian = env::var("CARGO_CFG_TARGET_ENDIAN")?;
-    let target = if endian == "big" { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
-    let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
-    let cfg = format!("--cfg=bpf_target_arch=\"{arch}\"");
-    let flags = [&cfg, CPU, "-Cdebuginfo=2", "-Clink-arg=--btf", EXPAND];
-    // Beside the folders of all build scripts: one build serves clippy, tests and all choices of features.
-    let out_dir = path("OUT_DIR")?;
-    let target_dir = out_dir.ancestors().nth(3).unwrap_or(&out_dir).join("bpf");
-    let mut cargo = Command::new(path("CARGO")?);
-    cargo
-        .args(["build", "--package", PACKAGE, "--release", "--locked", "-Zbuild-std=core"])
-        .args(["--target", target, "--target-dir"])
-        .arg(&target_dir)
-        .current_dir(workspace)
-        .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
-    // What the outer build was called with (clippy, sanitizers, coverage) is not meant for this one.
-    for (name, _) in env::vars_os() {
-        if is_of_the_outer_build(&name) {
-            cargo.env_remove(name);
-        }
-    }
-    let output = cargo.output().context("starting cargo for netpol-ebpf")?;
-    if !output.status.success() {
-        bail!("building {PACKAGE} failed:\n{}", String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(target_dir.join(target).join("release").join(PACKAGE))
-}
-
-fn is_of_the_outer_build(name: &OsString) -> bool {
-    let name = name.to_string_lossy();
-    ["RUSTC", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS"].contains(&&*name)
-        || ["CARGO_BUILD_", "CARGO_PROFILE_", "CARGO_CFG_", "CARGO_FEATURE_"]
-            .iter()
-            .any(|prefix| name.starts_with(prefix))
-}
-
-fn path(name: &str) -> Result<PathBuf> {
-    env::var_os(name).map(PathBuf::from).with_context(|| format!("{name} is not set"))
+    object::embed("netpol-ebpf", &["netpol-ebpf", "netpol-common"])
 }

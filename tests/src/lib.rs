@@ -1,5 +1,6 @@
 //! Test harness.
 
+pub mod bench;
 pub mod binaries;
 pub mod case;
 pub mod demo;

@@ -35,10 +35,19 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// # Errors
 /// The build failed: the error holds the end of its output.
 pub(crate) fn programs() -> Result<()> {
+    build_all("building the agent with its eBPF programs, and the CNI plugin", &[])
+}
+
+/// The same, optimised, for benchmarks.
+///
+/// # Errors
+/// The build failed: the error holds the end of its output.
+pub(crate) fn optimised_programs() -> Result<()> {
+    build_all("building the programs, optimised", &["--release"])
+}
+
+fn build_all(label: &str, profile: &[&str]) -> Result<()> {
     let packages = ["-p", "netpol-agent", "-p", "netpol-cni", "-p", "netpol-tests"];
     let mut build = shell::cargo(["build", "--bins"]);
-    shell::step(
-        "building the agent with its eBPF programs, and the CNI plugin",
-        build.args(packages),
-    )
+    shell::step(label, build.args(profile).args(packages))
 }

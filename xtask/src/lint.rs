@@ -8,8 +8,8 @@ use crate::{setup, shell, term, workspace::Workspace};
 /// Libraries that the core of netpol-agent, built without its default features, must not pull in.
 const NOT_IN_THE_CORE: [&str; 3] = ["kube", "aya", "tokio"];
 
-/// The package that is only built for the kernel.
-const KERNEL_PACKAGE: &str = "netpol-ebpf";
+/// The packages that are only built for the kernel.
+const KERNEL_PACKAGES: [&str; 2] = ["netpol-ebpf", "reference-ebpf"];
 
 /// Options of `lint`.
 #[derive(clap::Args, Default)]
@@ -53,7 +53,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     )?;
     term::heading("each crate by itself");
     for package in Workspace::read()?.packages {
-        if package.name != KERNEL_PACKAGE {
+        if !KERNEL_PACKAGES.contains(&package.name.as_str()) {
             shell::run(&mut shell::cargo(["check", "--quiet", "-p", &package.name]))?;
         }
     }
@@ -69,7 +69,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// with the pinned compiler, would make the build scripts of shared dependencies run anew each time.
 fn kernel() -> Result<()> {
     let target_directory = Workspace::read()?.target_directory.join("bpf");
-    let mut clippy = shell::cargo(["clippy", "-p", KERNEL_PACKAGE, "-p", "netpol-common"]);
+    let mut clippy = shell::cargo(["clippy", "-p", "netpol-common"]);
+    clippy.args(KERNEL_PACKAGES.iter().flat_map(|package| ["-p", package]));
     clippy.args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--target-dir"]);
     clippy.arg(target_directory).args(["--", "-D", "warnings"]);
     shell::run(clippy.env("RUSTC_BOOTSTRAP", "1"))

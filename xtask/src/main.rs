@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
 mod ci;
 mod demo;
@@ -39,6 +40,8 @@ enum Command {
     Build(build::Options),
     /// Show policies in force, with real packets between pods on this machine.
     Demo(demo::Options),
+    /// Measure beside the peers: packets (dp), the agent (cp), starting pods (cni).
+    Bench(bench::Options),
     /// Run the tests: all of them, or those that need no root, or those that do.
     Test(test::Options),
     /// Formatting, clippy for the host and the kernel, documentation.
@@ -68,6 +71,7 @@ fn run(command: Command) -> Result<()> {
         Command::Setup(options) => setup::run(&options),
         Command::Build(options) => build::run(&options),
         Command::Demo(options) => demo::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Lint(options) => lint::run(&options),
         Command::Tidy(options) => tidy::run(&options),

@@ -1,6 +1,7 @@
 //! ALLOW, the map of allow maps. Equal allow maps are one map in the kernel.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use netpol_common::keys::{AllowKey, AllowMapKey, AllowValue};
 
 use super::error::Error;
 use super::maps::NO_PREALLOC;
+use super::memory;
 use super::table::{Label, absent_is_fine, in_one_batch, take};
 use super::wire::{self, Wire};
 use crate::compile::AllowMap;
@@ -61,6 +63,24 @@ impl AllowMaps {
     /// How many allow maps there are in the kernel.
     pub(super) fn n_distinct(&self) -> usize {
         self.by_content.len()
+    }
+
+    /// The kernel's bytes for ALLOW and the allow maps.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub(super) fn len_bytes(&self) -> io::Result<u64> {
+        let mut sum = 0;
+        if let Map::HashOfMaps(map) = &self.map {
+            sum += memory::len_bytes(map)?;
+        }
+        // The order does not matter to a sum.
+        let mut ids: Vec<u32> = self.by_content.values().map(|shared| shared.map_id).collect();
+        ids.sort_unstable();
+        for id in ids {
+            sum += memory::len_bytes(&MapData::from_id(id).map_err(io::Error::other)?)?;
+        }
+        Ok(sum)
     }
 
     /// Swaps allow maps, each by one update of ALLOW, in this order.
@@ -196,7 +216,7 @@ impl AllowMaps {
 
 /// A new map with this content, complete before anybody can look into it.
 fn make(content: &AllowMap) -> Result<Inner, MapError> {
-    let capacity = u32::try_from(content.len()).map_err(std::io::Error::other)?.max(1);
+    let capacity = u32::try_from(content.len()).map_err(io::Error::other)?.max(1);
     let mut inner = Inner::create(capacity, NO_PREALLOC)?;
     let (keys, values): (Vec<AllowKey>, Vec<AllowValue>) =
         content.iter().map(|(key, value)| (*key, *value)).unzip();

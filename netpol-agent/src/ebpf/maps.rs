@@ -41,11 +41,11 @@ pub(super) struct Maps {
     pub(super) defer: Table<Addr, u8>,
     pub(super) budgets: Table<IfIndex, EventBudget>,
     pub(super) containers: Table<IfIndex, ContainerId>,
-    tickets: Array<MapData, Wire<IfIndex>>,
+    pub(super) tickets: Array<MapData, Wire<IfIndex>>,
     tickets_label: Label,
-    epoch: Array<MapData, Wire<Epoch>>,
+    pub(super) epoch: Array<MapData, Wire<Epoch>>,
     epoch_label: Label,
-    counters: PerCpuHashMap<MapData, Wire<CounterKey>, Wire<CounterValue>>,
+    pub(super) counters: PerCpuHashMap<MapData, Wire<CounterKey>, Wire<CounterValue>>,
     counters_label: Label,
 }
 

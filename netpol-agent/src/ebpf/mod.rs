@@ -12,6 +12,7 @@ mod events;
 mod layout;
 mod load;
 mod maps;
+mod memory;
 mod pins;
 mod table;
 mod test_run;

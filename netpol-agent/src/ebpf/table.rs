@@ -76,6 +76,11 @@ impl<K: Plain, V: Plain> Table<K, V> {
         Self { label, map }
     }
 
+    /// The map.
+    pub(super) fn map(&self) -> &MapData {
+        self.map.map()
+    }
+
     /// Inserts or replaces an entry.
     ///
     /// # Errors
@@ -150,6 +155,11 @@ impl<V: Plain> Trie<V> {
     pub(super) fn take(ebpf: &mut Ebpf, label: Label) -> Result<Self, Error> {
         let map = take(ebpf, label.name)?;
         Ok(Self { label, map: map.try_into().map_err(|error: MapError| label.cannot_read(error))? })
+    }
+
+    /// The map.
+    pub(super) fn map(&self) -> &MapData {
+        self.map.map()
     }
 
     /// Inserts or replaces entries, in this order.

@@ -1,5 +1,7 @@
 //! A program on one packet: `BPF_PROG_TEST_RUN`.
 
+use std::time::Duration;
+
 use aya::programs::{TestRun as _, TestRunOptions};
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
@@ -48,6 +50,20 @@ struct SkBuff {
 }
 
 impl Datapath {
+    /// Runs a program on the same frame so many times; returns what the last run did, and the time of one.
+    ///
+    /// # Errors
+    /// As [`Datapath::test_run`].
+    pub fn time_runs(
+        &mut self,
+        program: Program,
+        frame: &[u8],
+        context: TestContext,
+        n_runs: u32,
+    ) -> Result<(TestOutcome, Duration), Error> {
+        self.run_repeatedly(program, frame, context, n_runs)
+    }
+
     /// Runs a program on a frame that starts with its Ethernet header. Maps are read and written as for a real
     /// packet.
     ///
@@ -60,6 +76,16 @@ impl Datapath {
         frame: &[u8],
         context: TestContext,
     ) -> Result<TestOutcome, Error> {
+        self.run_repeatedly(program, frame, context, 1).map(|(outcome, _)| outcome)
+    }
+
+    fn run_repeatedly(
+        &mut self,
+        program: Program,
+        frame: &[u8],
+        context: TestContext,
+        n_runs: u32,
+    ) -> Result<(TestOutcome, Duration), Error> {
         let TestContext { ifindex, ingress_ifindex, mark } = context;
         let mut before = SkBuff::new_zeroed();
         before.mark = mark;
@@ -71,9 +97,11 @@ impl Datapath {
                 data_in: Some(frame),
                 ctx_in: Some(before.as_bytes()),
                 ctx_out: Some(after.as_mut_bytes()),
+                repeat: n_runs,
                 ..TestRunOptions::new()
             })
             .map_err(|source| Error::TestRun { program: program.name(), source })?;
-        Ok(TestOutcome { action: outcome.return_value.cast_signed(), mark: after.mark })
+        let action = outcome.return_value.cast_signed();
+        Ok((TestOutcome { action, mark: after.mark }, outcome.duration))
     }
 }

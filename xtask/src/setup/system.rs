@@ -29,11 +29,13 @@ pub(super) enum Shows {
 }
 
 /// Needed to run the tests and the demo.
-pub(super) const RUNTIME: [Need; 6] = [
+pub(super) const RUNTIME: [Need; 8] = [
     need("iproute2", Shows::Program("ip"), "network namespaces, veths and bridges"),
     need("iptables", Shows::Program("iptables"), "Service rules as kube-proxy writes them"),
     need("nftables", Shows::Program("nft"), "Service rules as kube-proxy writes them"),
     need("conntrack", Shows::Program("conntrack"), "looking at the kernel's own connections"),
+    need("ipset", Shows::Program("ipset"), "peers of the benchmarks that match by sets"),
+    need("iperf3", Shows::Program("iperf3"), "bulk traffic of the benchmarks"),
     need("iputils-ping", Shows::Program("ping"), "ICMP probes"),
     need(
         "containernetworking-plugins",

@@ -1,0 +1,129 @@
+//! netpol itself in a lane: the product's programs and maps, filled as its compiler fills them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use netpol_agent::compile::{AllowMap, EndpointImage, Image};
+use netpol_agent::dataplane::diff;
+use netpol_agent::ebpf::{Attaching, Config, Datapath, Role};
+use netpol_common::addr::Addr;
+use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
+use netpol_common::keys::{
+    AddressKey, AllowKey, AllowMapKey, AllowValue, EndpointValue, PrefixKey,
+};
+use netpol_common::maps;
+
+use super::lane::{Family, Lane, PORT, peer, pod};
+
+/// Interfaces of pods that are not there have numbers from here on.
+const ABSENT: u32 = 10_000;
+/// The identity of all peers.
+const PEERS: Identity = Identity::FIRST;
+
+/// How a policy names its peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peers {
+    /// By labels: addresses of pods.
+    Pods(u16),
+    /// By addresses: blocks of one address.
+    Blocks(u16),
+}
+
+/// What the maps hold for pods, of which the first is on this interface, that all may be reached by these peers on
+/// [`PORT`] and reach them.
+pub fn image(server: IfIndex, n_pods: u16, peers: Peers) -> Image {
+    let entry = |protocol| {
+        let key = AllowKey::lookup(PEERS, protocol, PortBe::new(PORT));
+        (key, AllowValue::allow(RuleId(1)))
+    };
+    let allowed: Arc<AllowMap> =
+        Arc::new([Protocol::TCP, Protocol::UDP].into_iter().map(entry).collect());
+    let mut image = Image::default();
+    for (number, absent) in (0..n_pods).zip(ABSENT..) {
+        let ifindex = if number == 0 { server } else { IfIndex(absent) };
+        let value = EndpointValue {
+            state: EndpointValue::READY,
+            isolated: Direction::Ingress.bit() | Direction::Egress.bit(),
+            ticket: number + 1,
+            ..EndpointValue::blocked()
+        };
+        let container_id = Arc::from(format!("pod-{number}"));
+        image.endpoints.insert(ifindex, EndpointImage { value, container_id });
+        image.tickets.insert(number + 1, ifindex);
+        for family in [Family::V4, Family::V6] {
+            image.addresses.insert(AddressKey { ifindex, addr: pod(number, family).into() });
+        }
+        for direction in Direction::ALL {
+            image.allow.insert(AllowMapKey::new(ifindex, direction), Arc::clone(&allowed));
+        }
+    }
+    for family in [Family::V4, Family::V6] {
+        match peers {
+            Peers::Pods(n) => {
+                image.identities.extend((0..n).map(|n| (Addr::from(peer(n, family)), PEERS)));
+            }
+            Peers::Blocks(n) => {
+                let key = |n| PrefixKey::lookup(Addr::from(peer(n, family)));
+                image.prefixes.extend((0..n).map(|n| (key(n), PEERS)));
+            }
+        }
+    }
+    image
+}
+
+/// The product on the router of a lane.
+pub struct Netpol {
+    /// The product.
+    pub datapath: Datapath,
+    pins: PathBuf,
+}
+
+impl Netpol {
+    /// Loads the programs, with as many flows as they have by themselves unless told otherwise, fills the maps, attaches.
+    ///
+    /// # Errors
+    /// The kernel refused something.
+    pub fn install(
+        lane: &Lane,
+        n_flows: Option<u32>,
+        n_pods: u16,
+        peers: Peers,
+        attaching: Attaching,
+    ) -> Result<Self> {
+        let pins = PathBuf::from("/sys/fs/bpf").join(lane.router.name());
+        let capacities: BTreeMap<_, _> = n_flows.map(|n| (maps::FLOWS, n)).into_iter().collect();
+        let config =
+            Config { pin_root: Some(pins.clone()), capacities, attaching, ..Config::default() };
+        let server = IfIndex(lane.router.interface_index("s0")?);
+        let mut datapath = Datapath::load(&config).context("loading netpol's programs")?;
+        datapath.apply(&diff(&Image::default(), &image(server, n_pods, peers)))?;
+        lane.router.inside(|| Ok(datapath.attach(server, Role::Pod)?))?;
+        Ok(Self { datapath, pins })
+    }
+}
+
+impl Drop for Netpol {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.pins).ok();
+    }
+}
+
+/// A private copy, for runs of single packets: one pod on the loopback device, which is there in every namespace.
+///
+/// # Errors
+/// The kernel refused something.
+pub fn private(n_pods: u16, peers: Peers) -> Result<Datapath> {
+    let mut datapath = Datapath::load(&Config::private()).context("loading netpol's programs")?;
+    datapath.apply(&diff(&Image::default(), &image(IfIndex(1), n_pods, peers)))?;
+    Ok(datapath)
+}
+
+/// The Ethernet frame of an IP packet.
+pub fn frame(packet: &[u8], to: IpAddr) -> Vec<u8> {
+    let ethertype = if to.is_ipv4() { [0x08, 0x00] } else { [0x86, 0xdd] };
+    [&[2, 0, 0, 0, 0, 4, 2, 0, 0, 0, 0, 3], ethertype.as_slice(), packet].concat()
+}

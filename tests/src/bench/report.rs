@@ -1,0 +1,209 @@
+//! What a run has found.
+
+use anyhow::{Context as _, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::Settings;
+use super::gates::Unit;
+use super::machine::Machine;
+use super::stats::{Estimate, bootstrap, median, of_rounds};
+
+/// What one run of a suite has found: the JSON file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// The suite's name.
+    pub suite: String,
+    /// The command that makes such a report.
+    pub command: String,
+    /// Where and when.
+    pub machine: Machine,
+    /// Small sizes: times mean nothing.
+    pub is_quick: bool,
+    /// How often each configuration was measured.
+    pub n_rounds: usize,
+    /// Sentences for the page.
+    pub notes: Vec<String>,
+    /// Measurements.
+    pub series: Vec<Series>,
+    /// Answers to rows.
+    pub answers: Vec<Answer>,
+}
+
+/// An answered row of [`super::gates::ROWS`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Answer {
+    /// The row's number.
+    pub row: String,
+    /// What was measured.
+    pub measured: Estimate,
+    /// What the row does not say.
+    pub note: String,
+}
+
+/// The same thing, measured in several configurations.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Series {
+    /// What is measured.
+    pub title: String,
+    /// In what.
+    pub unit: Unit,
+    /// The configuration above which the others add something.
+    pub baseline: Option<String>,
+    /// A sentence for the page.
+    pub note: String,
+    /// The configurations.
+    pub lines: Vec<Line>,
+}
+
+/// One configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Line {
+    /// Its name.
+    pub name: String,
+    /// A sample a round.
+    pub samples: Vec<f64>,
+}
+
+impl Line {
+    /// A configuration that has not been measured yet.
+    pub fn new(name: String) -> Self {
+        Self { name, samples: Vec::new() }
+    }
+}
+
+impl Report {
+    /// A report with nothing in it.
+    pub fn new(suite: &str, command: &str, machine: Machine, settings: &Settings) -> Self {
+        Self {
+            suite: suite.to_owned(),
+            command: command.to_owned(),
+            machine,
+            is_quick: settings.is_quick,
+            n_rounds: 0,
+            notes: Vec::new(),
+            series: Vec::new(),
+            answers: Vec::new(),
+        }
+    }
+
+    /// The answer to a row.
+    pub fn answer(&self, row: &str) -> Option<&Answer> {
+        self.answers.iter().find(|answer| answer.row == row)
+    }
+}
+
+impl Series {
+    /// The same with a baseline.
+    #[must_use]
+    pub fn over(mut self, baseline: &str) -> Self {
+        self.baseline = Some(baseline.to_owned());
+        self
+    }
+
+    /// The same with a sentence for the page.
+    #[must_use]
+    pub fn noted(mut self, note: &str) -> Self {
+        note.clone_into(&mut self.note);
+        self
+    }
+
+    /// A configuration by its name.
+    ///
+    /// # Errors
+    /// There is none, or it was not measured.
+    pub fn line(&self, name: &str) -> Result<&Line> {
+        let line = self.lines.iter().find(|line| line.name == name);
+        let line = line.with_context(|| format!("{}: no configuration {name}", self.title))?;
+        ensure!(!line.samples.is_empty(), "{}: {name} was not measured", self.title);
+        Ok(line)
+    }
+
+    /// The median.
+    ///
+    /// # Errors
+    /// As [`Series::line`].
+    pub fn level(&self, name: &str) -> Result<Estimate> {
+        let samples = &self.line(name)?.samples;
+        Ok(bootstrap(samples.len(), |rounds| median(&of_rounds(samples, rounds))))
+    }
+
+    /// The median of what a configuration adds to the baseline of the same round.
+    ///
+    /// # Errors
+    /// As [`Series::line`]; there is no baseline.
+    pub fn added(&self, name: &str) -> Result<Estimate> {
+        let added = self.added_by_round(name)?;
+        Ok(bootstrap(added.len(), |rounds| median(&of_rounds(&added, rounds))))
+    }
+
+    /// The ratio of two medians.
+    ///
+    /// # Errors
+    /// As [`Series::line`].
+    pub fn ratio(&self, ours: &str, peer: &str) -> Result<Estimate> {
+        Ok(quotient(&self.line(ours)?.samples, &self.line(peer)?.samples))
+    }
+
+    /// The ratio of what two configurations add to the baseline.
+    ///
+    /// # Errors
+    /// As [`Series::line`]; there is no baseline.
+    pub fn ratio_of_added(&self, ours: &str, peer: &str) -> Result<Estimate> {
+        Ok(quotient(&self.added_by_round(ours)?, &self.added_by_round(peer)?))
+    }
+
+    fn added_by_round(&self, name: &str) -> Result<Vec<f64>> {
+        let baseline = self.baseline.as_deref();
+        let baseline = baseline.with_context(|| format!("{} has no baseline", self.title))?;
+        let baseline = &self.line(baseline)?.samples;
+        let samples = &self.line(name)?.samples;
+        Ok(samples.iter().zip(baseline).map(|(sample, below)| sample - below).collect())
+    }
+}
+
+fn quotient(ours: &[f64], peer: &[f64]) -> Estimate {
+    bootstrap(ours.len().min(peer.len()), |rounds| {
+        median(&of_rounds(ours, rounds)) / median(&of_rounds(peer, rounds))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn series() -> Series {
+        let line =
+            |name: &str, samples: &[f64]| Line { name: name.to_owned(), samples: samples.to_vec() };
+        let lines = vec![
+            line("none", &[100.0, 200.0, 110.0]),
+            line("ours", &[110.0, 210.0, 120.0]),
+            line("peer", &[140.0, 240.0, 150.0]),
+            line("absent", &[]),
+        ];
+        Series {
+            title: "packets".into(),
+            unit: Unit::Nanos,
+            baseline: None,
+            note: String::new(),
+            lines,
+        }
+    }
+
+    #[test]
+    fn what_is_added_is_compared_within_a_round() {
+        let series = series().over("none");
+        assert_eq!(series.ratio_of_added("ours", "peer").unwrap(), Estimate::exact(0.25));
+        assert_eq!(series.added("peer").unwrap(), Estimate::exact(40.0));
+        let level = series.level("ours").unwrap().value;
+        assert!(level.total_cmp(&120.0).is_eq(), "{level}");
+        let ratio = series.ratio("ours", "peer").unwrap().value;
+        assert!(ratio.total_cmp(&0.8).is_eq(), "{ratio}");
+    }
+
+    #[test]
+    fn what_was_not_measured_is_not_compared() {
+        assert!(series().ratio_of_added("ours", "peer").is_err());
+        assert!(series().over("none").ratio_of_added("ours", "nobody").is_err());
+        assert!(series().over("none").ratio_of_added("ours", "absent").is_err());
+    }
+}

@@ -1,0 +1,75 @@
+//! `cargo xtask bench`: see [`netpol_tests::bench`].
+#![expect(clippy::print_stderr, clippy::print_stdout, reason = "for a person")]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use netpol_tests::bench::gates::{Reached, row};
+use netpol_tests::bench::page::short;
+use netpol_tests::bench::{self, Report, SUITES, Settings};
+
+/// Measures netpol beside its peers, in one run.
+#[derive(Parser)]
+#[command(name = "bench")]
+struct Args {
+    /// What is measured: dp (packets; needs root), cp (the agent), cni (starting pods; needs root).
+    suite: String,
+    /// Small sizes: a test that the benchmark works; times mean nothing.
+    #[arg(long)]
+    quick: bool,
+    /// How often each configuration is measured.
+    #[arg(long, value_name = "N")]
+    rounds: Option<usize>,
+    /// Measure although the machine is busy.
+    #[arg(long)]
+    anyway: bool,
+    /// Seed of the order.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Where benchmarks.md and the folder benchmarks are written.
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let Args { suite, quick, rounds, anyway, seed, output } = Args::parse();
+    let quickly = if quick { " --quick" } else { "" };
+    let rounds_given = rounds.map_or_else(String::new, |n_rounds| format!(" --rounds {n_rounds}"));
+    let command = format!("cargo xtask bench {suite}{quickly}{rounds_given}");
+    let settings =
+        Settings { is_quick: quick, n_rounds: rounds, is_load_ignored: anyway, output, seed };
+    match bench::run(&suite, settings, &command) {
+        Ok(report) => {
+            show(&report);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let names: Vec<_> = SUITES.iter().map(|(name, _)| *name).collect();
+            eprintln!("bench ({}): {error:#}", names.join(", "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn show(report: &Report) {
+    for answer in &report.answers {
+        let Ok(row) = row(&answer.row) else { continue };
+        let holds = match row.reached(&answer.measured) {
+            Reached::Stretch => "stretch",
+            Reached::Gate => "holds",
+            Reached::No => "DOES NOT HOLD",
+        };
+        println!(
+            "{:>4} {:<75} {:>8} {:<4} [{} – {}] {holds} (gate {}) {}",
+            answer.row,
+            row.what,
+            short(answer.measured.value),
+            row.unit.as_str(),
+            short(answer.measured.low),
+            short(answer.measured.high),
+            short(row.gate),
+            answer.note,
+        );
+    }
+}

@@ -1,0 +1,38 @@
+//! The benchmarks work: they run, and what they check while they measure holds. Their times are not looked at.
+
+#![cfg(test)]
+
+use netpol_tests::bench::gates::ROWS;
+use netpol_tests::bench::{self, SUITES, Settings};
+use netpol_tests::privilege::{Need, met};
+
+#[track_caller]
+fn check(suite: &str) {
+    let programs = ["nft", "iptables-restore", "ipset", "conntrack", "iperf3"].map(Need::Program);
+    if !met(&[&[Need::Root], programs.as_slice()].concat()) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings {
+        is_quick: true,
+        n_rounds: Some(1),
+        is_load_ignored: true,
+        output: Some(folder.path().to_owned()),
+        seed: 1,
+    };
+    let report = bench::run(suite, settings, "a test").unwrap();
+    let rows = ROWS.iter().filter(|row| row.suite == suite);
+    let unanswered: Vec<_> =
+        rows.filter(|row| report.answer(row.number).is_none()).map(|row| row.number).collect();
+    assert!(unanswered.is_empty(), "rows without an answer: {unanswered:?}");
+    let page = std::fs::read_to_string(folder.path().join("benchmarks.md")).unwrap();
+    for series in &report.series {
+        assert!(page.contains(&series.title), "{}", series.title);
+    }
+    assert!(SUITES.iter().any(|(name, _)| *name == suite));
+}
+
+#[test]
+fn packets() {
+    check("dp");
+}
