@@ -245,8 +245,21 @@ impl FlowValue {
     pub const REVOKED: u8 = 1;
     /// From the own node or from the pod itself: policy does not apply.
     pub const EXEMPT: u8 = 2;
-    /// The egress verdict is made after Service translation.
+    /// The egress verdict is made after Service translation. Together with `REVOKED`: what the pod sends still goes
+    /// there, answers drop.
     pub const DEFERRED: u8 = 4;
+}
+
+wire! {
+    /// Value of BACKENDS: where a connection to a Service really goes.
+    pub struct BackendValue {
+        /// Its address.
+        pub addr: Addr,
+        /// Its port.
+        pub port: PortBe,
+        /// Zero.
+        pub pad: [u8; 2],
+    }
 }
 
 wire! {
@@ -334,6 +347,7 @@ mod tests {
         assert_eq!(offset_of!(FlowKey, protocol), 24);
         assert_eq!(size_of::<FlowValue>(), 24);
         assert_eq!(offset_of!(FlowValue, origin), 16);
+        assert_eq!(size_of::<BackendValue>(), 20);
         assert_eq!(size_of::<FragmentKey>(), 44);
         assert_eq!(size_of::<FragmentValue>(), 16);
         assert_eq!(size_of::<CounterKey>(), 8);

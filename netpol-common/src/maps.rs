@@ -3,8 +3,8 @@
 use crate::addr::Addr;
 use crate::ids::{Epoch, Identity, IfIndex};
 use crate::keys::{
-    AddressKey, AllowKey, AllowMapKey, AllowValue, EndpointValue, FlowKey, FlowValue, FragmentKey,
-    FragmentValue,
+    AddressKey, AllowKey, AllowMapKey, AllowValue, BackendValue, EndpointValue, FlowKey, FlowValue,
+    FragmentKey, FragmentValue,
 };
 
 /// Version of all layouts in [`crate::keys`] and [`crate::event`]; part of the pin path.
@@ -28,6 +28,10 @@ pub const FRAGMENTS: &str = "FRAGMENTS";
 pub const DEFER: &str = "DEFER";
 /// Ticket → ifindex of the endpoint, an array of [`N_TICKETS`].
 pub const TICKETS: &str = "TICKETS";
+/// Deferred packets on their way to where the verdict is finished: a number, see [`PolicyMaps::leave_stub`] → [`FlowKey`].
+pub const STUBS: &str = "STUBS";
+/// Connections to Services: [`FlowKey`] as the pod sees it → [`BackendValue`].
+pub const BACKENDS: &str = "BACKENDS";
 /// The policy generation, one element.
 pub const EPOCH: &str = "EPOCH";
 /// Packets and bytes by endpoint, direction and verdict, per CPU.
@@ -40,7 +44,7 @@ pub const EVENT_BUDGETS: &str = "EVENT_BUDGETS";
 pub const CONTAINERS: &str = "CONTAINERS";
 
 /// Every pinned map.
-pub const ALL: [&str; 14] = [
+pub const ALL: [&str; 16] = [
     ENDPOINTS,
     ADDRESSES,
     IDENTITIES,
@@ -50,6 +54,8 @@ pub const ALL: [&str; 14] = [
     FRAGMENTS,
     DEFER,
     TICKETS,
+    STUBS,
+    BACKENDS,
     EPOCH,
     COUNTERS,
     EVENTS,
@@ -81,6 +87,10 @@ pub const MAX_FRAGMENTS: u32 = 1 << 13;
 pub const MAX_DEFER: u32 = 1 << 16;
 /// Tickets, number 0 is "none".
 pub const N_TICKETS: u32 = 4096;
+/// Stubs, number 0 is "none". Between the two hooks there are some packets for each CPU, seldom more.
+pub const N_STUBS: u32 = 4096;
+/// Connections to Services of isolated endpoints, least recently used ones evicted.
+pub const MAX_BACKENDS: u32 = 1 << 15;
 /// Endpoint, direction and verdict combinations that were seen.
 pub const MAX_COUNTERS: u32 = 8 * MAX_ENDPOINTS;
 /// Size of the event ring in bytes: a power of two and a multiple of the page size.
@@ -113,6 +123,15 @@ pub trait PolicyMaps {
     fn is_deferred(&self, addr: &Addr) -> bool;
     /// The endpoint behind a ticket.
     fn ticket_owner(&self, ticket: u16) -> Option<IfIndex>;
+    /// Keeps the key of a deferred packet's connection until its verdict is finished; returns the number that it can be
+    /// had back by, 0 if it could not be kept.
+    fn leave_stub(&self, key: &FlowKey) -> u16;
+    /// Gives back what was kept, once.
+    fn take_stub(&self, stub: u16) -> Option<FlowKey>;
+    /// Where a connection to a Service really goes, if that is known.
+    fn backend(&self, key: &FlowKey) -> Option<BackendValue>;
+    /// Remembers where a connection to a Service really goes. Failure only costs the entry.
+    fn set_backend(&self, key: &FlowKey, value: &BackendValue);
     /// The current policy generation.
     fn epoch(&self) -> Epoch;
 }

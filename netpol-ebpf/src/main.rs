@@ -69,9 +69,12 @@ fn act<const LINK_HEADER_LEN: u32>(ctx: TcContext, hook: Hook) -> i32 {
     let skb = Skb::<LINK_HEADER_LEN>(ctx);
     let seen = skb.sighting(hook, TICKET_MASK.load());
     let mut packet = Packet::EMPTY;
-    let outcome = decide(&KernelMaps, &skb, &seen, &mut packet);
+    let mut outcome = decide(&KernelMaps, &skb, &seen, &mut packet);
     if outcome.mark != seen.mark {
         skb.0.set_mark(outcome.mark);
+    }
+    if outcome.stub != seen.stub {
+        skb.set_stub(outcome.stub);
     }
     if outcome.verdict.is_reported() {
         emit::tell(&outcome, &packet, skb.network_len_bytes(), seen.now);
@@ -79,7 +82,11 @@ fn act<const LINK_HEADER_LEN: u32>(ctx: TcContext, hook: Hook) -> i32 {
     if level_enabled(Level::Info) {
         emit::trace(&skb.0, &outcome, &packet);
     }
-    if outcome.verdict.is_pass() { NEXT } else { DROP }
+    let action = if outcome.verdict.is_pass() { NEXT } else { DROP };
+    if outcome.turn_to_audited_sender() {
+        emit::tell(&outcome, &packet, skb.network_len_bytes(), seen.now);
+    }
+    action
 }
 
 #[cfg(not(target_arch = "bpf"))]

@@ -5,14 +5,14 @@
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_LPM_TRIE;
 use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuHashMap, RingBuf};
-use aya_ebpf::helpers::bpf_map_lookup_elem;
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_map_lookup_elem};
 use aya_ebpf::macros::btf_map;
 use netpol_common::addr::Addr;
 use netpol_common::event::{Event, EventBudget};
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
-    AddressKey, AllowKey, AllowMapKey, AllowValue, CounterKey, CounterValue, EndpointValue,
-    FlowKey, FlowValue, FragmentKey, FragmentValue, PrefixKey,
+    AddressKey, AllowKey, AllowMapKey, AllowValue, BackendValue, CounterKey, CounterValue,
+    EndpointValue, FlowKey, FlowValue, FragmentKey, FragmentValue, PrefixKey,
 };
 use netpol_common::maps::{self, PolicyMaps};
 
@@ -54,6 +54,11 @@ static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue, { maps::MAX_FRAGMENTS a
 static DEFER: HashMap<Addr, u8, { maps::MAX_DEFER as usize }, LAZY> = HashMap::new();
 #[btf_map]
 static TICKETS: Array<IfIndex, { maps::N_TICKETS as usize }> = Array::new();
+#[btf_map]
+static STUBS: HashMap<u32, FlowKey, { maps::N_STUBS as usize }, LAZY> = HashMap::new();
+#[btf_map]
+static BACKENDS: LruHashMap<FlowKey, BackendValue, { maps::MAX_BACKENDS as usize }> =
+    LruHashMap::new();
 #[btf_map]
 static EPOCH: Array<Epoch, 1> = Array::new();
 #[btf_map]
@@ -155,6 +160,41 @@ impl PolicyMaps for KernelMaps {
     #[inline(always)]
     fn ticket_owner(&self, ticket: u16) -> Option<IfIndex> {
         TICKETS.get(u32::from(ticket)).copied().filter(|owner| owner.0 != 0)
+    }
+
+    /// A function of its own: BPF has little stack.
+    ///
+    /// The number is drawn: that two packets between the hooks have the same one, and the same pod, is next to
+    /// impossible, and the worst of it is that one connection's answers are judged by where the other goes.
+    #[inline(never)]
+    fn leave_stub(&self, key: &FlowKey) -> u16 {
+        // SAFETY: the helper has no arguments.
+        let number = unsafe { bpf_get_prandom_u32() } % (maps::N_STUBS - 1) + 1;
+        match STUBS.insert(number, key, 0) {
+            Ok(()) => u16::try_from(number).unwrap_or(0),
+            Err(_) => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn take_stub(&self, stub: u16) -> Option<FlowKey> {
+        let number = u32::from(stub);
+        // SAFETY: as for `endpoint`.
+        let key = unsafe { STUBS.get(number) }.copied();
+        STUBS.remove(number).ok();
+        key
+    }
+
+    #[inline(always)]
+    fn backend(&self, key: &FlowKey) -> Option<BackendValue> {
+        // SAFETY: as for `flow`.
+        unsafe { BACKENDS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_backend(&self, key: &FlowKey, value: &BackendValue) {
+        // Lost: answers are judged when the pod itself sends again.
+        BACKENDS.insert(key, value, 0).ok();
     }
 
     #[inline(always)]

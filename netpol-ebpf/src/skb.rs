@@ -34,9 +34,17 @@ impl<const LINK_HEADER_LEN: u32> Skb<LINK_HEADER_LEN> {
                 is_tagged: (*skb).vlan_present != 0,
                 mark: (*skb).mark,
                 ticket_mask,
+                stub: stub((*skb).tc_index),
                 now: Nanos(bpf_ktime_get_coarse_ns()),
             }
         }
+    }
+
+    /// Replaces the packet's stub.
+    #[inline(always)]
+    pub(crate) fn set_stub(&self, stub: u16) {
+        // SAFETY: as for `sighting`; programs of this type may write the field.
+        unsafe { (*self.raw()).tc_index = u32::from(stub) };
     }
 
     /// Length from the network header on, bytes.
@@ -53,6 +61,13 @@ impl<const LINK_HEADER_LEN: u32> Skb<LINK_HEADER_LEN> {
         let [first, second, ..] = protocol.to_ne_bytes();
         [first, second]
     }
+}
+
+/// The field has 16 bits.
+#[inline(always)]
+const fn stub(tc_index: u32) -> u16 {
+    let [.., hi, lo] = tc_index.to_be_bytes();
+    u16::from_be_bytes([hi, lo])
 }
 
 /// Offsets count from an Ethernet header. It is not there on some devices, and only its ethertype is asked for.

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
-    AddressKey, AllowKey, AllowMapKey, AllowValue, EndpointValue, FlowKey, FlowValue, FragmentKey,
-    FragmentValue, PrefixKey,
+    AddressKey, AllowKey, AllowMapKey, AllowValue, BackendValue, EndpointValue, FlowKey, FlowValue,
+    FragmentKey, FragmentValue, PrefixKey,
 };
 use netpol_common::maps::PolicyMaps;
 use netpol_common::packet::{Packet, PacketBytes};
@@ -23,6 +23,8 @@ pub struct MemoryMaps {
     epoch: Cell<u32>,
     flows: RefCell<BTreeMap<FlowKey, FlowValue>>,
     fragments: RefCell<BTreeMap<FragmentKey, FragmentValue>>,
+    stubs: RefCell<BTreeMap<u16, FlowKey>>,
+    backends: RefCell<BTreeMap<FlowKey, BackendValue>>,
 }
 
 /// What became of a frame.
@@ -53,6 +55,8 @@ impl MemoryMaps {
             MapOp::RemoveEndpoint(ifindex) => {
                 self.flows.get_mut().retain(|key, _| key.ifindex != *ifindex);
                 self.fragments.get_mut().retain(|key, _| key.ifindex != *ifindex);
+                self.stubs.get_mut().retain(|_, key| key.ifindex != *ifindex);
+                self.backends.get_mut().retain(|key, _| key.ifindex != *ifindex);
             }
             MapOp::SetEndpoint(..)
             | MapOp::AddAddress(_)
@@ -74,6 +78,8 @@ impl MemoryMaps {
     pub fn clear_flows(&self) {
         self.flows.borrow_mut().clear();
         self.fragments.borrow_mut().clear();
+        self.stubs.borrow_mut().clear();
+        self.backends.borrow_mut().clear();
     }
 
     /// All connections.
@@ -134,6 +140,27 @@ impl PolicyMaps for MemoryMaps {
 
     fn ticket_owner(&self, ticket: u16) -> Option<IfIndex> {
         self.image.tickets.get(&ticket).copied()
+    }
+
+    fn leave_stub(&self, key: &FlowKey) -> u16 {
+        let mut stubs = self.stubs.borrow_mut();
+        let free = (1..u16::MAX).find(|stub| !stubs.contains_key(stub));
+        if let Some(stub) = free {
+            stubs.insert(stub, *key);
+        }
+        free.unwrap_or(0)
+    }
+
+    fn take_stub(&self, stub: u16) -> Option<FlowKey> {
+        self.stubs.borrow_mut().remove(&stub)
+    }
+
+    fn backend(&self, key: &FlowKey) -> Option<BackendValue> {
+        self.backends.borrow().get(key).copied()
+    }
+
+    fn set_backend(&self, key: &FlowKey, value: &BackendValue) {
+        self.backends.borrow_mut().insert(*key, *value);
     }
 
     fn epoch(&self) -> Epoch {

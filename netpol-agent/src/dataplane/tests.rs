@@ -71,6 +71,7 @@ fn sighting(hook: Hook, ifindex: IfIndex, mark: u32) -> Sighting {
         is_tagged: false,
         mark,
         ticket_mask: DEFAULT_TICKET_MASK,
+        stub: 0,
         now: Nanos(1),
     }
 }

@@ -7,8 +7,8 @@ use netpol_common::addr::Addr;
 use netpol_common::event::EventBudget;
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
-    AddressKey, AllowMapKey, CounterKey, CounterValue, EndpointValue, FlowKey, FlowValue,
-    FragmentKey, FragmentValue, PrefixKey,
+    AddressKey, AllowMapKey, BackendValue, CounterKey, CounterValue, EndpointValue, FlowKey,
+    FlowValue, FragmentKey, FragmentValue, PrefixKey,
 };
 use netpol_common::maps;
 
@@ -64,6 +64,8 @@ pub(super) fn expected(capacities: &BTreeMap<&'static str, u32>) -> Vec<Layout> 
         map::<FragmentKey, FragmentValue>(maps::FRAGMENTS, MapType::LruHash, maps::MAX_FRAGMENTS),
         map::<Addr, u8>(maps::DEFER, MapType::Hash, maps::MAX_DEFER),
         map::<u32, IfIndex>(maps::TICKETS, MapType::Array, maps::N_TICKETS),
+        map::<u32, FlowKey>(maps::STUBS, MapType::Hash, maps::N_STUBS),
+        map::<FlowKey, BackendValue>(maps::BACKENDS, MapType::LruHash, maps::MAX_BACKENDS),
         map::<u32, Epoch>(maps::EPOCH, MapType::Array, 1),
         map::<CounterKey, CounterValue>(maps::COUNTERS, MapType::PerCpuHash, maps::MAX_COUNTERS),
         map::<(), ()>(maps::EVENTS, MapType::RingBuf, maps::EVENTS_LEN_BYTES),

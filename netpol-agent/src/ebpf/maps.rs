@@ -9,8 +9,8 @@ use netpol_common::addr::Addr;
 use netpol_common::event::EventBudget;
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
-    AddressKey, CounterKey, CounterValue, EndpointValue, FlowKey, FlowValue, FragmentKey,
-    FragmentValue,
+    AddressKey, BackendValue, CounterKey, CounterValue, EndpointValue, FlowKey, FlowValue,
+    FragmentKey, FragmentValue,
 };
 use netpol_common::maps;
 
@@ -38,6 +38,8 @@ pub(super) struct Maps {
     pub(super) allow: AllowMaps,
     pub(super) flows: Table<FlowKey, FlowValue>,
     pub(super) fragments: Table<FragmentKey, FragmentValue>,
+    pub(super) stubs: Table<u32, FlowKey>,
+    pub(super) backends: Table<FlowKey, BackendValue>,
     pub(super) defer: Table<Addr, u8>,
     pub(super) budgets: Table<IfIndex, EventBudget>,
     pub(super) containers: Table<IfIndex, ContainerId>,
@@ -71,6 +73,8 @@ impl Maps {
             allow: AllowMaps::take(ebpf, label(maps::ALLOW)?)?,
             flows: Table::take(ebpf, label(maps::FLOWS)?)?,
             fragments: Table::take(ebpf, label(maps::FRAGMENTS)?)?,
+            stubs: Table::take(ebpf, label(maps::STUBS)?)?,
+            backends: Table::take(ebpf, label(maps::BACKENDS)?)?,
             defer: Table::take(ebpf, label(maps::DEFER)?)?,
             budgets: Table::take(ebpf, label(maps::EVENT_BUDGETS)?)?,
             containers: containers(pins, label(maps::CONTAINERS)?)?,
@@ -124,6 +128,16 @@ impl Maps {
         for (key, _) in self.fragments.entries()? {
             if ifindexes.contains(&key.ifindex) {
                 self.fragments.remove(key)?;
+            }
+        }
+        for (stub, key) in self.stubs.entries()? {
+            if ifindexes.contains(&key.ifindex) {
+                self.stubs.remove(stub)?;
+            }
+        }
+        for (key, _) in self.backends.entries()? {
+            if ifindexes.contains(&key.ifindex) {
+                self.backends.remove(key)?;
             }
         }
         for key in self.counters()?.into_keys() {
@@ -239,6 +253,22 @@ impl Datapath {
     /// [`Error::Map`].
     pub fn fragments(&self) -> Result<BTreeMap<FragmentKey, FragmentValue>, Error> {
         Ok(self.maps.fragments.entries()?.into_iter().collect())
+    }
+
+    /// Where connections to Services really go.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn backends(&self) -> Result<BTreeMap<FlowKey, BackendValue>, Error> {
+        Ok(self.maps.backends.entries()?.into_iter().collect())
+    }
+
+    /// Connections of deferred packets whose verdict has not been finished.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn stubs(&self) -> Result<Vec<FlowKey>, Error> {
+        Ok(self.maps.stubs.entries()?.into_iter().map(|(_, key)| key).collect())
     }
 
     /// How many allow maps there are in the kernel: equal ones are one.

@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 
-use netpol_common::verdict::Sighting;
+use netpol_common::verdict::{Outcome, Sighting};
 
 use crate::dataplane::{MapOp, MemoryMaps};
 
@@ -49,6 +49,14 @@ pub struct Judged {
     pub passes: bool,
     /// The packet mark that it goes on with.
     pub mark: u32,
+    /// The stub that it goes on with, see [`Sighting::stub`].
+    pub stub: u16,
+}
+
+impl From<&Outcome> for Judged {
+    fn from(outcome: &Outcome) -> Self {
+        Self { passes: outcome.verdict.is_pass(), mark: outcome.mark, stub: outcome.stub }
+    }
 }
 
 /// The maps or programs could not be used.
@@ -66,7 +74,7 @@ impl Datapath for MemoryMaps {
 
     fn judge(&mut self, frame: &[u8], seen: &Sighting) -> Result<Judged, DatapathError> {
         let outcome = Self::judge(self, frame, seen).outcome;
-        Ok(Judged { passes: outcome.verdict.is_pass(), mark: outcome.mark })
+        Ok(Judged::from(&outcome))
     }
 
     fn forget_flows(&mut self) -> Result<(), DatapathError> {

@@ -37,7 +37,7 @@ pub(super) fn send(
     let (source, destination) = (attached(from), attached(to));
     let (asked, asked_port) = route.asked;
     let frame = opening(route.source, route.destination, route.transport, route.port);
-    let mut mark = 0;
+    let (mut mark, mut stub) = (0, 0);
 
     let is_translated = route.asked != (route.destination, route.port);
     let is_for_itself = from.is_some() && source == destination && !is_translated;
@@ -47,35 +47,38 @@ pub(super) fn send(
             return Ok(Err(Problem::NoTicket));
         }
         let sent = opening(route.source, asked, route.transport, asked_port);
-        let judged = datapath.judge(&sent, &sighting(Hook::PodEgress, source, source.0, mark))?;
+        let judged = datapath.judge(&sent, &sighting(Hook::PodEgress, source, source.0))?;
         if !judged.passes {
             return Ok(Ok(false));
         }
-        mark = judged.mark;
+        (mark, stub) = (judged.mark, judged.stub);
         if to.is_none() {
             if is_own_node(state, pod, route.destination) {
                 return Ok(Ok(true));
             }
-            let seen = sighting(Hook::UplinkEgress, UPLINK, source.0, mark);
+            let seen = Sighting { mark, stub, ..sighting(Hook::UplinkEgress, UPLINK, source.0) };
             return datapath.judge(&frame, &seen).map(|Judged { passes, .. }| Ok(passes));
         }
     }
     let Some(pod) = to else { return Ok(Ok(true)) };
     let is_from_node = from.is_none() && is_own_node(state, pod, route.source);
     let ingress_ifindex = if is_from_node { 0 } else { source.0 };
-    let seen = sighting(Hook::PodIngress, destination, ingress_ifindex, mark);
+    let seen = sighting(Hook::PodIngress, destination, ingress_ifindex);
+    let seen = Sighting { mark, stub, ..seen };
     datapath.judge(&frame, &seen).map(|Judged { passes, .. }| Ok(passes))
 }
 
-fn sighting(hook: Hook, ifindex: IfIndex, ingress_ifindex: u32, mark: u32) -> Sighting {
+/// A frame as it is before any hook has seen it.
+fn sighting(hook: Hook, ifindex: IfIndex, ingress_ifindex: u32) -> Sighting {
     Sighting {
         hook,
         ifindex,
         ingress_ifindex,
         has_socket: ingress_ifindex == 0,
         is_tagged: false,
-        mark,
+        mark: 0,
         ticket_mask: DEFAULT_TICKET_MASK,
+        stub: 0,
         now: Nanos(1_000_000_000),
     }
 }

@@ -2,14 +2,12 @@
 
 use core::mem::MaybeUninit;
 
+use super::policy::{audited, consult};
 use super::{DropReason, PassReason, Sighting, Verdict};
 use crate::addr::Addr;
 use crate::flow;
-use crate::ids::{Direction, Epoch, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
-use crate::keys::{
-    AddressKey, AllowKey, AllowMapKey, AllowValue, EndpointValue, FlowKey, FlowValue, FragmentKey,
-    FragmentValue,
-};
+use crate::ids::{Direction, Epoch, IfIndex, Nanos, Protocol, RuleId};
+use crate::keys::{AddressKey, EndpointValue, FlowKey, FlowValue, FragmentKey, FragmentValue};
 use crate::maps::PolicyMaps;
 use crate::packet::{Fragment, Packet, PacketBytes, Parsed};
 
@@ -18,17 +16,24 @@ use crate::packet::{Fragment, Packet, PacketBytes, Parsed};
 pub(super) struct Ruling {
     pub(super) verdict: Verdict,
     pub(super) rule: RuleId,
+    /// [`Sighting::stub`] of a deferred packet.
+    pub(super) stub: u16,
 }
 
 impl Ruling {
     #[inline(always)]
     pub(super) const fn pass(reason: PassReason) -> Self {
-        Self { verdict: Verdict::Pass(reason), rule: RuleId::NONE }
+        Self::new(Verdict::Pass(reason), RuleId::NONE)
     }
 
     #[inline(always)]
     pub(super) const fn drop(reason: DropReason) -> Self {
-        Self { verdict: Verdict::Drop(reason), rule: RuleId::NONE }
+        Self::new(Verdict::Drop(reason), RuleId::NONE)
+    }
+
+    #[inline(always)]
+    pub(super) const fn new(verdict: Verdict, rule: RuleId) -> Self {
+        Self { verdict, rule, stub: 0 }
     }
 }
 
@@ -76,16 +81,6 @@ pub(super) fn unless_isolated(view: &View, reason: DropReason) -> Ruling {
     audited(view, view.direction, reason)
 }
 
-/// A drop for want of a rule, or a pass that is reported when the isolation is only audited.
-#[inline(always)]
-fn audited(view: &View, direction: Direction, reason: DropReason) -> Ruling {
-    if view.endpoint.is_audited(direction) {
-        Ruling::pass(PassReason::Audited)
-    } else {
-        Ruling::drop(reason)
-    }
-}
-
 #[inline(always)]
 pub(super) fn judge_arp<M: PolicyMaps>(maps: &M, view: &View, sender: &Addr) -> Ruling {
     let is_own = matches!(view.direction, Direction::Ingress)
@@ -128,8 +123,9 @@ fn is_foreign<M: PolicyMaps>(maps: &M, view: &View, addr: &Addr) -> bool {
         && !maps.owns_address(&AddressKey { ifindex: view.ifindex, addr: *addr })
 }
 
-/// Judges an IP packet as one endpoint sees it.
-#[inline(never)]
+/// Judges an IP packet as one endpoint sees it. What reads deeper into the packet is not called from where connections are
+/// looked up: BPF has little stack.
+#[inline(always)]
 pub(super) fn judge<M: PolicyMaps, B: PacketBytes + ?Sized>(
     maps: &M,
     bytes: &B,
@@ -145,6 +141,12 @@ pub(super) fn judge<M: PolicyMaps, B: PacketBytes + ?Sized>(
     {
         return Ruling::pass(PassReason::IcmpError);
     }
+    judge_connection(maps, view, packet)
+}
+
+/// Judges an IP packet by the connection that it belongs to or begins.
+#[inline(never)]
+fn judge_connection<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet) -> Ruling {
     let mut key = flow_key(view, view.direction, packet);
     if !matches!(packet.fragment, Fragment::Whole)
         && !resolve_fragment(maps, view, packet, &mut key)
@@ -250,31 +252,38 @@ fn follow<M: PolicyMaps>(
     view: &View,
     packet: &Packet,
     key: &FlowKey,
-    old: FlowValue,
+    mut flow: FlowValue,
 ) -> Ruling {
-    let mut flow = old;
-    let origin = if old.origin == Direction::Ingress.to_wire() {
+    let origin = if flow.origin == Direction::Ingress.to_wire() {
         Direction::Ingress
     } else {
         Direction::Egress
     };
     let mut audit = false;
-    if old.epoch != view.epoch {
+    let is_old = flow.epoch != view.epoch;
+    if is_old {
         flow.epoch = view.epoch;
-        if old.marks & FlowValue::EXEMPT == 0 {
+        if flow.marks & FlowValue::EXEMPT == 0 {
             let ruling = consult(maps, view, origin, key);
-            flow.marks &= !(FlowValue::REVOKED | FlowValue::DEFERRED);
+            let was_revoked = flow.marks & FlowValue::REVOKED != 0;
+            flow.marks &= !FlowValue::REVOKED;
+            if matches!(view.direction, Direction::Egress) {
+                flow.marks &= !FlowValue::DEFERRED;
+            }
             match ruling.verdict {
+                Verdict::Pass(PassReason::Deferred) => {
+                    flow.marks |= FlowValue::DEFERRED;
+                    // Nothing new is known: what is revoked stays revoked until it is.
+                    if was_revoked {
+                        flow.marks |= FlowValue::REVOKED;
+                    }
+                }
                 Verdict::Pass(reason) => {
                     flow.rule = ruling.rule;
                     audit = matches!(reason, PassReason::Audited);
-                    if matches!(reason, PassReason::Deferred) {
-                        flow.marks |= FlowValue::DEFERRED;
-                    }
                 }
                 Verdict::Drop(_) => {
-                    let is_kept =
-                        view.endpoint.keeps_flows(origin) && old.marks & FlowValue::REVOKED == 0;
+                    let is_kept = view.endpoint.keeps_flows(origin) && !was_revoked;
                     if !is_kept {
                         flow.rule = ruling.rule;
                         flow.marks |= FlowValue::REVOKED;
@@ -283,31 +292,37 @@ fn follow<M: PolicyMaps>(
             }
         }
     }
-    flow.state = flow::next_state(&old, key.protocol, view.direction, packet.tcp_flags);
-    if flow != old || view.now.0.saturating_sub(old.last_seen.0) >= flow::REFRESH_NS {
+    let state = flow::next_state(&flow, key.protocol, view.direction, packet.tcp_flags);
+    let is_written = is_old
+        || state != flow.state
+        || view.now.0.saturating_sub(flow.last_seen.0) >= flow::REFRESH_NS;
+    if is_written {
+        flow.state = state;
         flow.last_seen = view.now;
         maps.set_flow(key, &flow);
     }
-    if flow.marks & FlowValue::REVOKED != 0 {
+    let is_revoked = flow.marks & FlowValue::REVOKED != 0;
+    if flow.marks & FlowValue::DEFERRED != 0 && matches!(view.direction, Direction::Egress) {
+        let mut ruling = Ruling::new(Verdict::Pass(PassReason::Deferred), flow.rule);
+        if is_written || is_revoked {
+            ruling.stub = maps.leave_stub(key);
+        }
+        return ruling;
+    }
+    if is_revoked {
         return match view.exempt {
             Some(reason) => Ruling::pass(reason),
-            None => Ruling { verdict: Verdict::Drop(DropReason::Revoked), rule: flow.rule },
+            None => Ruling::new(Verdict::Drop(DropReason::Revoked), flow.rule),
         };
     }
-    let reason = if audit {
-        PassReason::Audited
-    } else if flow.marks & FlowValue::DEFERRED != 0 && matches!(view.direction, Direction::Egress) {
-        PassReason::Deferred
-    } else {
-        PassReason::Flow
-    };
-    Ruling { verdict: Verdict::Pass(reason), rule: flow.rule }
+    let reason = if audit { PassReason::Audited } else { PassReason::Flow };
+    Ruling::new(Verdict::Pass(reason), flow.rule)
 }
 
 /// The first packet of a connection, or one from the middle of a connection that is not known.
 #[inline(always)]
 fn begin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet, key: &FlowKey) -> Ruling {
-    let ruling = match view.exempt {
+    let mut ruling = match view.exempt {
         Some(reason) => Ruling::pass(reason),
         None => consult(maps, view, view.direction, key),
     };
@@ -334,48 +349,9 @@ fn begin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet, key: &FlowKey) -
             pad: [0; 5],
         };
         maps.set_flow(key, &flow);
+        if matches!(reason, PassReason::Deferred) {
+            ruling.stub = maps.leave_stub(key);
+        }
     }
     ruling
-}
-
-/// Asks the policy: may this connection, begun in `origin`, exist?
-#[inline(never)]
-fn consult<M: PolicyMaps>(maps: &M, view: &View, origin: Direction, key: &FlowKey) -> Ruling {
-    if view.endpoint.isolated == 0 {
-        return Ruling::pass(PassReason::NotIsolated);
-    }
-    let port = match origin {
-        Direction::Ingress => key.local_port,
-        Direction::Egress => key.remote_port,
-    };
-    if matches!(origin, Direction::Egress)
-        && view.stage == FlowKey::AT_POD
-        && maps.is_deferred(&key.remote)
-    {
-        return Ruling::pass(PassReason::Deferred);
-    }
-    if !view.endpoint.is_isolated(origin) {
-        return Ruling::pass(PassReason::NotIsolated);
-    }
-    // An echo's identifier is no port.
-    let port = match key.protocol {
-        Protocol::TCP | Protocol::UDP | Protocol::SCTP => port,
-        _ => PortBe::ZERO,
-    };
-    let map = AllowMapKey::new(view.ifindex, origin);
-    let identity = maps.identity(&key.remote);
-    let mut entry = None;
-    if identity != Identity::NONE {
-        entry = maps.allow(&map, &AllowKey::lookup(identity, key.protocol, port));
-    }
-    if entry.is_none() {
-        entry = maps.allow(&map, &AllowKey::lookup(Identity::ANY, key.protocol, port));
-    }
-    match entry {
-        Some(value) if value.verdict == AllowValue::ALLOW => {
-            Ruling { verdict: Verdict::Pass(PassReason::Allowed), rule: value.rule }
-        }
-        Some(value) => Ruling { verdict: Verdict::Drop(DropReason::Denied), rule: value.rule },
-        None => audited(view, origin, DropReason::NotAllowed),
-    }
 }

@@ -2,12 +2,13 @@
 //!
 //! In: a frame, where it was seen, and map look-ups. Out: an [`Outcome`]. The order of the questions is the
 //! order of the functions: here what depends on the hook, in `judge` what depends on one endpoint's view, in
-//! `reason` the words for the answers.
+//! `policy` what its rules say, in `reason` the words for the answers.
 //!
 //! A BPF program has 512 bytes of stack, counted over the longest chain of calls in steps of 32. So the longer functions
 //! are not inlined: those that are called one after the other then use the same stack.
 
 mod judge;
+mod policy;
 mod reason;
 
 use crate::ids::{Direction, Epoch, Hook, IfIndex, Nanos, RuleId};
@@ -15,6 +16,7 @@ use crate::keys::{EndpointValue, FlowKey};
 use crate::maps::PolicyMaps;
 use crate::packet::{Packet, PacketBytes, Parsed};
 use judge::{Ruling, View, is_spoofed, judge, judge_arp, unless_isolated};
+use policy::settle;
 
 pub use reason::{DropReason, PassReason, Verdict};
 
@@ -36,6 +38,9 @@ pub struct Sighting {
     pub mark: u32,
     /// The bits of the mark that carry a ticket: 12 adjacent ones.
     pub ticket_mask: u32,
+    /// Which connection of the ticket's owner a deferred packet is of, as far as it tells (`__sk_buff.tc_index`, which
+    /// like the mark stays with the packet); 0 for none.
+    pub stub: u16,
     /// Coarse monotonic time.
     pub now: Nanos,
 }
@@ -74,10 +79,32 @@ pub struct Outcome {
     pub rule: RuleId,
     /// The packet's new mark.
     pub mark: u32,
+    /// The packet's new stub.
+    pub stub: u16,
     /// The endpoint whose policy decided: not the hook's own one for a deferred egress verdict.
     pub ifindex: IfIndex,
     /// The direction as that endpoint sees it.
     pub direction: Direction,
+    /// The endpoint whose deferred egress only passes because it is audited, if that is not the `verdict` anyway; 0 for
+    /// none.
+    pub audited_sender: IfIndex,
+}
+
+impl Outcome {
+    /// Turns into what is to be told besides the verdict: that the sender's egress only passes because it is audited.
+    /// False if there is nothing of that kind.
+    #[inline(always)]
+    pub const fn turn_to_audited_sender(&mut self) -> bool {
+        if self.audited_sender.0 == 0 {
+            return false;
+        }
+        self.verdict = Verdict::Pass(PassReason::Audited);
+        self.rule = RuleId::NONE;
+        self.ifindex = self.audited_sender;
+        self.direction = Direction::Egress;
+        self.audited_sender = IfIndex(0);
+        true
+    }
 }
 
 /// Decides about one frame, and notes in `maps` what later packets need. `packet` is scratch space that
@@ -110,14 +137,23 @@ fn at_uplink<M: PolicyMaps, B: PacketBytes + ?Sized>(
         verdict: Verdict::Pass(PassReason::NoTicket),
         rule: RuleId::NONE,
         mark: seen.mark,
+        stub: seen.stub,
         ifindex: seen.ifindex,
         direction: Direction::Egress,
+        audited_sender: IfIndex(0),
     };
-    if seen.ticket() == 0 {
+    if seen.ticket() == 0 && seen.stub == 0 {
         return outcome;
     }
+    outcome.stub = 0;
     outcome.mark = seen.mark_with(0);
     let parsed = bytes.parse(packet);
+    if seen.ticket() == 0 {
+        if matches!(parsed, Parsed::Ip) {
+            settle(maps, seen, packet, IfIndex(0), outcome.verdict);
+        }
+        return outcome;
+    }
     let ruling = match parsed {
         Parsed::Ip => {
             let mut view =
@@ -148,8 +184,10 @@ fn at_pod<M: PolicyMaps, B: PacketBytes + ?Sized>(
         verdict: Verdict::Drop(DropReason::UnknownEndpoint),
         rule: RuleId::NONE,
         mark: seen.mark_with(0),
+        stub: 0,
         ifindex: seen.ifindex,
         direction,
+        audited_sender: IfIndex(0),
     };
     let Some(endpoint) = maps.endpoint(seen.ifindex) else { return outcome };
     if endpoint.state != EndpointValue::READY {
@@ -187,7 +225,13 @@ fn at_pod<M: PolicyMaps, B: PacketBytes + ?Sized>(
                         outcome.rule = ruling.rule;
                         return outcome;
                     }
+                    if matches!(ruling.verdict, Verdict::Pass(PassReason::Audited)) {
+                        outcome.audited_sender = view.ifindex;
+                    }
                     view = View::of_hook(seen, endpoint, direction, epoch);
+                } else if seen.stub != 0 {
+                    // Of a pod that nothing isolates yet.
+                    settle(maps, seen, packet, IfIndex(0), Verdict::Pass(PassReason::NotIsolated));
                 }
                 if is_hairpin {
                     view.exempt = Some(PassReason::Hairpin);
@@ -202,6 +246,7 @@ fn at_pod<M: PolicyMaps, B: PacketBytes + ?Sized>(
     outcome.rule = ruling.rule;
     if matches!(ruling.verdict, Verdict::Pass(PassReason::Deferred)) {
         outcome.mark = seen.mark_with(endpoint.ticket);
+        outcome.stub = ruling.stub;
         // Nobody would finish the verdict.
         let is_enforced = endpoint.is_isolated(direction) && !endpoint.is_audited(direction);
         if endpoint.ticket == 0 && is_enforced {
@@ -249,11 +294,16 @@ fn finish_deferred<M: PolicyMaps, B: PacketBytes + ?Sized>(
         epoch: maps.epoch(),
         now: seen.now,
     };
-    // It had a ticket only to be known again by itself.
-    if !endpoint.is_isolated(Direction::Egress) {
-        return Ruling::pass(PassReason::NotIsolated);
+    let ruling = if endpoint.is_isolated(Direction::Egress) {
+        judge(maps, bytes, view, packet)
+    } else {
+        // It had a ticket only to be known again by itself.
+        Ruling::pass(PassReason::NotIsolated)
+    };
+    if seen.stub != 0 {
+        settle(maps, seen, packet, ifindex, ruling.verdict);
     }
-    judge(maps, bytes, view, packet)
+    ruling
 }
 
 #[cfg(test)]

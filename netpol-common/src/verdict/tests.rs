@@ -4,7 +4,8 @@ use super::*;
 use crate::addr::Addr;
 use crate::ids::Identity;
 use crate::keys::{
-    AddressKey, AllowKey, AllowMapKey, AllowValue, FlowValue, FragmentKey, FragmentValue,
+    AddressKey, AllowKey, AllowMapKey, AllowValue, BackendValue, FlowValue, FragmentKey,
+    FragmentValue,
 };
 use crate::maps::DEFAULT_TICKET_MASK;
 
@@ -43,6 +44,16 @@ impl PolicyMaps for Closed {
     fn ticket_owner(&self, ticket: u16) -> Option<IfIndex> {
         (ticket == TICKET).then_some(IFINDEX)
     }
+    fn leave_stub(&self, _key: &FlowKey) -> u16 {
+        0
+    }
+    fn take_stub(&self, _stub: u16) -> Option<FlowKey> {
+        None
+    }
+    fn backend(&self, _key: &FlowKey) -> Option<BackendValue> {
+        None
+    }
+    fn set_backend(&self, _key: &FlowKey, _value: &BackendValue) {}
     fn epoch(&self) -> Epoch {
         Epoch(1)
     }
@@ -71,6 +82,7 @@ fn see(endpoint: EndpointValue, hook: Hook, ticket: u16) -> Outcome {
         is_tagged: false,
         mark: 0x4000,
         ticket_mask: DEFAULT_TICKET_MASK,
+        stub: 0,
         now: Nanos(1),
     };
     let seen = Sighting { mark: seen.mark_with(ticket), ..seen };

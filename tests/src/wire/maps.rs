@@ -63,7 +63,7 @@ impl Inner {
             Engine::Memory(maps) => {
                 let outcome = MemoryMaps::judge(maps, frame, seen).outcome;
                 self.verdict = Some(outcome.verdict);
-                Ok(Judged { passes: outcome.verdict.is_pass(), mark: outcome.mark })
+                Ok(Judged::from(&outcome))
             }
             Engine::Other(datapath) => datapath.judge(frame, seen),
         }

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result};
 use netpol_agent::model::{Object, Pod};
 use netpol_agent::resolve::is_own_node;
-use netpol_agent::simulate::{Cluster, Datapath as _, Engine};
+use netpol_agent::simulate::{Cluster, Datapath as _, Engine, Judged};
 use netpol_agent::store::ClusterState;
 use netpol_common::ids::{Hook, IfIndex, Nanos};
 use netpol_common::maps::DEFAULT_TICKET_MASK;
@@ -112,16 +112,16 @@ impl Wire {
     /// When the maps cannot judge it.
     pub fn send(&mut self, packet: &Packet, nat: Nat, now: Nanos) -> Result<Walk> {
         let maps = self.maps.clone();
-        let judge = |packet: &Packet, seen: &Sighting| -> Result<(Stop, u32)> {
+        let judge = |packet: &Packet, seen: &Sighting| -> Result<(Stop, Judged)> {
             let (judged, verdict) = maps.observe(&packet.frame(), seen).context("judging")?;
-            Ok((Stop { passes: judged.passes, verdict }, judged.mark))
+            Ok((Stop { passes: judged.passes, verdict }, judged))
         };
         send(self.cluster.state(), packet, nat, now, &judge)
     }
 }
 
-/// What a hook says to a packet, and the mark with which it goes on.
-pub type Judge<'j> = &'j dyn Fn(&Packet, &Sighting) -> Result<(Stop, u32)>;
+/// What a hook says to a packet, and with what it goes on.
+pub type Judge<'j> = &'j dyn Fn(&Packet, &Sighting) -> Result<(Stop, Judged)>;
 
 /// Sends a packet past hooks that answer through `judge`.
 ///
@@ -135,7 +135,7 @@ pub fn send(
     judge: Judge<'_>,
 ) -> Result<Walk> {
     let mut walk = Walk::default();
-    let mut mark = 0;
+    let (mut mark, mut stub) = (0, 0);
     let (from, to) = (state.owner(packet.src), state.owner(packet.dst));
     let is_hairpin = from.is_some_and(|from| to.is_some_and(|to| from.name == to.name));
     if is_hairpin && nat == Nat::None {
@@ -147,15 +147,16 @@ pub fn send(
             Nat::Destination(vip) => Packet { dst: vip, ..*packet },
             Nat::None | Nat::Source(_) => *packet,
         };
-        let (stop, marked) = judge(&sent, &sighting(Hook::PodEgress, source, source.0, 0, now))?;
+        let (stop, judged) = judge(&sent, &sighting(Hook::PodEgress, source, source.0, 0, now))?;
         walk.egress = Some(stop);
-        mark = marked;
+        (mark, stub) = (judged.mark, judged.stub);
         if !stop.passes || (to.is_none() && is_own_node(state, pod, packet.dst)) {
             return Ok(walk);
         }
     }
     let Some(pod) = to else {
         let seen = sighting(Hook::UplinkEgress, UPLINK, source.0, mark, now);
+        let seen = Sighting { stub, ..seen };
         walk.uplink = Some(judge(packet, &seen)?.0);
         return Ok(walk);
     };
@@ -168,6 +169,7 @@ pub fn send(
         Nat::None | Nat::Destination(_) => *packet,
     };
     let seen = sighting(Hook::PodIngress, destination, came_in, mark, now);
+    let seen = Sighting { stub, ..seen };
     walk.ingress = Some(judge(&received, &seen)?.0);
     Ok(walk)
 }
@@ -196,6 +198,7 @@ pub const fn sighting(
         is_tagged: false,
         mark,
         ticket_mask: DEFAULT_TICKET_MASK,
+        stub: 0,
         now,
     }
 }

@@ -117,20 +117,17 @@ impl Twins {
             is_tagged: false,
             mark: *mark,
             ticket_mask: DEFAULT_TICKET_MASK,
+            stub: 0,
             now: NOW,
         };
         let here = self.memory.judge(frame.as_slice(), &sighting);
         let outcome = here.outcome;
-        if outcome.verdict.is_reported() && PODS.contains(&outcome.ifindex.0) {
-            let key = CounterKey {
-                ifindex: outcome.ifindex,
-                direction: outcome.direction.to_wire(),
-                verdict: outcome.verdict.to_wire(),
-                pad: [0; 2],
-            };
-            let sum = self.counted.entry(key).or_insert(CounterValue { packets: 0, bytes: 0 });
-            sum.packets += 1;
-            sum.bytes += u64::try_from(frame.len()).unwrap() - u64::from(ETHERNET_LEN);
+        let mut told = outcome;
+        if told.verdict.is_reported() {
+            self.count(&told, frame.len());
+        }
+        if told.turn_to_audited_sender() {
+            self.count(&told, frame.len());
         }
         let said = format!("the host says {here:?} to {seen:?}");
         check(&there.is_pass(), &outcome.verdict.is_pass(), &said)?;
@@ -140,6 +137,21 @@ impl Twins {
         check(&self.kernel_flows(), &self.memory.flows(), &said)?;
         check(&self.kernel_fragments(), &self.memory.fragments(), &said)?;
         Ok(Some(outcome))
+    }
+
+    fn count(&mut self, outcome: &Outcome, len_bytes: usize) {
+        if !PODS.contains(&outcome.ifindex.0) {
+            return;
+        }
+        let key = CounterKey {
+            ifindex: outcome.ifindex,
+            direction: outcome.direction.to_wire(),
+            verdict: outcome.verdict.to_wire(),
+            pad: [0; 2],
+        };
+        let sum = self.counted.entry(key).or_insert(CounterValue { packets: 0, bytes: 0 });
+        sum.packets += 1;
+        sum.bytes += u64::try_from(len_bytes).unwrap() - u64::from(ETHERNET_LEN);
     }
 
     /// Endpoints alone are purged, so the counters of the other devices stay from case to case.

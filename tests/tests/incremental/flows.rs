@@ -93,13 +93,6 @@ impl Connection {
         }
         Action { what: "further packet", packet: self.first.next(), nat: self.nat }
     }
-
-    /// Whether the source's verdict is made behind a translation. The answers of such a connection, once it is
-    /// forbidden, still come in as long as they are sent: the pod's own packets, which end before they reach
-    /// anybody, are all that tells.
-    fn is_deferred(&self, wire: &Wire) -> bool {
-        self.nat != Nat::None || wire.cluster.image().defer.contains(&Addr::from(self.first.dst))
-    }
 }
 
 #[test]
@@ -148,9 +141,8 @@ fn connections_follow_the_policy_of_now_and_answers_need_no_rule() -> Result<()>
                 if begins {
                     connection.is_open = passes;
                 }
-                let is_left_open = action.what == "answer" && connection.is_deferred(&wire);
                 *counts.entry((action.what, passes)).or_default() += 1;
-                if passes != is_allowed && !(is_left_open && passes) {
+                if passes != is_allowed {
                     let relevant: Vec<&String> = story
                         .iter()
                         .filter(|line| {

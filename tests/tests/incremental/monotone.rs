@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, ensure};
 use netpol_agent::model::{Object, ObjectName, Policy, PolicyMode, Rule};
 use netpol_agent::resolve::{Isolation, isolating};
+use netpol_agent::simulate::Judged;
 use netpol_agent::store::ClusterState;
 use netpol_common::ids::{Direction, Hook, Nanos};
 use netpol_tests::case::{Case, Protocol};
@@ -43,7 +44,7 @@ fn sayings(objects: &[Object], packets: &[Packet]) -> Result<(ClusterState, Sayi
     let found = RefCell::new(Sayings::new());
     for (index, packet) in packets.iter().enumerate() {
         wire.forget_flows()?;
-        let judge = |packet: &Packet, seen: &_| -> Result<(Stop, u32)> {
+        let judge = |packet: &Packet, seen: &_| -> Result<(Stop, Judged)> {
             let (judged, verdict) = maps.observe(&packet.frame(), seen)?;
             let (address, direction) = match seen.hook {
                 // Where the packet leaves the node, its sender's verdict is finished.
@@ -55,7 +56,7 @@ fn sayings(objects: &[Object], packets: &[Packet]) -> Result<(ClusterState, Sayi
                 let says = found.entry((index, pod.name.clone(), direction)).or_insert(true);
                 *says &= judged.passes;
             }
-            Ok((Stop { passes: true, verdict }, judged.mark))
+            Ok((Stop { passes: true, verdict }, judged))
         };
         wire::send(&state, packet, Nat::None, Nanos(1_000_000_000), &judge)?;
     }

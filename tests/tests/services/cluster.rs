@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use netpol_agent::ebpf::{self, Datapath, Mount};
 use netpol_tests::binaries::binary;
 use netpol_tests::lab::topology::Wiring;
 use netpol_tests::lab::wait::{LIMIT, Look, until};
-use netpol_tests::lab::{Host, Lab, Passing, PodSpec, labels};
+use netpol_tests::lab::{Host, Lab, Passing, PodSpec, Service, labels};
 use netpol_tests::privilege::{Need, met};
 use netpol_tests::probe::{Outcome, Probe, Protocol};
 use serde_json::{Value, json};
@@ -21,6 +22,10 @@ pub(crate) fn can_run() -> bool {
         Need::File { path: "/usr/lib/cni/bridge", from: "containernetworking-plugins" },
     ])
 }
+
+/// What a test on a bridge whose packets netfilter sees needs besides.
+pub(crate) const FILTERED_BRIDGE: Need =
+    Need::File { path: "/proc/sys/net/bridge", from: "the kernel module br_netfilter" };
 
 /// A lab with an agent and pods that answer on port 80, each labelled with its name as `app`.
 pub(crate) fn lab(name: &str, pods: &[&str], prepare: impl FnOnce(&Lab) -> Result<()>) -> Lab {
@@ -73,6 +78,25 @@ pub(crate) fn ask_agent(lab: &Lab, question: &[&str]) -> Result<String> {
     let output = command.output().context("starting netpol-agent")?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?)
+}
+
+/// The pinned maps, as another reader beside the agent.
+pub(crate) fn maps(lab: &Lab) -> Datapath {
+    let pin_root = Some(lab.place().pins.clone());
+    let config = ebpf::Config { pin_root, mount: Mount::Never, ..ebpf::Config::default() };
+    Datapath::load(&config).unwrap()
+}
+
+/// Waits until the agent knows these Services.
+pub(crate) fn wait_for_services(lab: &Lab, services: &[Service]) {
+    let maps = maps(lab);
+    until("the Services' addresses in the maps", LIMIT, || {
+        let known = maps.image()?.defer;
+        let mut addresses = services.iter().flat_map(|service| &service.addresses);
+        let is_known = addresses.all(|address| known.contains(&(*address).into()));
+        Ok(if is_known { Look::Done(()) } else { Look::NotYet(format!("{known:?}")) })
+    })
+    .unwrap();
 }
 
 /// The file of a policy.

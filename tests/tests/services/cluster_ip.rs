@@ -6,12 +6,13 @@ use netpol_tests::lab::netns::Counter;
 use netpol_tests::lab::second_node::{self, TUNNEL};
 use netpol_tests::lab::wait::{LIMIT, Look, until};
 use netpol_tests::lab::{Bridge, Host, Lab, Masquerade, Passing, Service, Shape, Watch, labels};
-use netpol_tests::privilege::{Need, met};
+use netpol_tests::privilege::met;
 use netpol_tests::probe::{Outcome, Probe, Protocol};
 use serde_json::json;
 
 use crate::cluster::{
-    apply_policy, can_run, egress_only_to, expect, lab, pod, policy_file, sockets, talk_from,
+    FILTERED_BRIDGE, apply_policy, can_run, egress_only_to, expect, lab, pod, policy_file, sockets,
+    talk_from,
 };
 
 /// Connections to a Service with two backends: half of them go to either.
@@ -42,9 +43,7 @@ fn check(name: &str, shape: Shape, bridge: Bridge) {
     if !can_run() {
         return;
     }
-    let module =
-        Need::File { path: "/proc/sys/net/bridge", from: "the kernel module br_netfilter" };
-    if bridge == Bridge::Filtered && !met(&[module]) {
+    if bridge == Bridge::Filtered && !met(&[FILTERED_BRIDGE]) {
         return;
     }
     let mut second_node = None;

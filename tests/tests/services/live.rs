@@ -1,5 +1,8 @@
 //! A policy changes while a connection lives.
 
+use std::net::IpAddr;
+
+use anyhow::Result;
 use netpol_tests::lab::wait::{LIMIT, Look, until};
 use netpol_tests::lab::{Bridge, Family, Host, Masquerade, Passing, Service, Shape, Stream};
 use netpol_tests::probe::{Probe, Protocol};
@@ -116,17 +119,30 @@ fn an_audited_policy_tells_what_it_would_drop_and_drops_nothing_through_a_servic
     let deny =
         egress_only_to("client", &json!([{ "podSelector": { "matchLabels": { "app": "x" } } }]));
     apply_policy(&lab, "egress", &json!({ "netpol/mode": "audit" }), &deny);
-    let all = [web, vips].concat();
+    let all = [web.clone(), vips].concat();
     expect(&lab, &pod("client"), &[(Passing::Yes, all.clone())]);
-    until("reports of what would be dropped", LIMIT, || {
-        // Until the policy is in force nothing would be.
-        lab.probe(&[(pod("client"), all.iter().map(|place| Probe::tcp(*place)).collect())])?;
+    // Through a Service too it is the real backend that is told.
+    let n_told = |backend: &IpAddr| -> Result<usize> {
         let drops = ask_agent(&lab, &["drops", "--output", "json"])?;
-        let told = drops.lines().filter(|line| {
-            line.contains("\"is_dropped\":false") && line.contains("\"reason\":\"audited\"")
-        });
-        Ok(if told.count() > 0 { Look::Done(()) } else { Look::NotYet(drops) })
-    })
-    .unwrap();
+        let parts = [
+            "\"is_dropped\":false",
+            "\"reason\":\"audited\"",
+            "\"direction\":\"egress\"",
+            r#""pod":{"namespace":"default","name":"client"}"#,
+            &backend.to_string(),
+        ];
+        Ok(drops.lines().filter(|line| parts.iter().all(|part| line.contains(part))).count())
+    };
+    for &place in &all {
+        let backend = web.iter().find(|web| web.is_ipv4() == place.is_ipv4()).unwrap().ip();
+        until(&format!("a report of what would be dropped to {place}"), LIMIT, || {
+            let n_before = n_told(&backend)?;
+            // Until the policy is in force nothing would be.
+            lab.probe(&[(pod("client"), vec![Probe::tcp(place)])])?;
+            let n = n_told(&backend)?;
+            Ok(if n > n_before { Look::Done(()) } else { Look::NotYet(n.to_string()) })
+        })
+        .unwrap();
+    }
     lab.manifests().remove(&policy_file("egress")).unwrap();
 }

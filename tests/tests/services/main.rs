@@ -10,4 +10,5 @@ mod cluster;
 mod cluster_ip;
 mod live;
 mod node;
+mod pushed;
 mod spoof;

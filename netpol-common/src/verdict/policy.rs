@@ -1,0 +1,104 @@
+//! What the policy says about a connection, and what becomes of one whose verdict was deferred.
+
+use super::judge::{Ruling, View};
+use super::{DropReason, PassReason, Sighting, Verdict};
+use crate::ids::{Direction, Identity, IfIndex, PortBe, Protocol};
+use crate::keys::{AllowKey, AllowMapKey, AllowValue, BackendValue, FlowKey, FlowValue};
+use crate::maps::PolicyMaps;
+use crate::packet::{Fragment, Packet};
+
+/// A drop for want of a rule, or a pass that is reported when the isolation is only audited.
+#[inline(always)]
+pub(super) fn audited(view: &View, direction: Direction, reason: DropReason) -> Ruling {
+    if view.endpoint.is_audited(direction) {
+        Ruling::pass(PassReason::Audited)
+    } else {
+        Ruling::drop(reason)
+    }
+}
+
+/// Tells the connection, as the pod that sent a deferred packet sees it, what has become of that. A sender without a
+/// ticket is not known: 0.
+#[inline(never)]
+pub(super) fn settle<M: PolicyMaps>(
+    maps: &M,
+    seen: &Sighting,
+    packet: &Packet,
+    sender: IfIndex,
+    verdict: Verdict,
+) {
+    let Some(key) = maps.take_stub(seen.stub) else { return };
+    // A later piece has no ports.
+    if key.protocol != packet.protocol
+        || (sender.0 != 0 && sender != key.ifindex)
+        || matches!(packet.fragment, Fragment::Later)
+    {
+        return;
+    }
+    let Some(mut flow) = maps.flow(&key) else { return };
+    let before = flow.marks;
+    match verdict {
+        Verdict::Pass(_) => {
+            flow.marks &= !FlowValue::REVOKED;
+            let backend = BackendValue { addr: packet.dst, port: packet.dst_port, pad: [0; 2] };
+            maps.set_backend(&key, &backend);
+        }
+        Verdict::Drop(DropReason::NotAllowed | DropReason::Denied | DropReason::Revoked) => {
+            flow.marks |= FlowValue::REVOKED;
+        }
+        Verdict::Drop(_) => return,
+    }
+    if flow.marks != before && before & FlowValue::DEFERRED != 0 {
+        maps.set_flow(&key, &flow);
+    }
+}
+
+/// Asks the policy: may this connection, begun in `origin`, exist?
+#[inline(never)]
+pub(super) fn consult<M: PolicyMaps>(
+    maps: &M,
+    view: &View,
+    origin: Direction,
+    key: &FlowKey,
+) -> Ruling {
+    let mut remote = key.remote;
+    let mut port = match origin {
+        Direction::Ingress => key.local_port,
+        Direction::Egress => key.remote_port,
+    };
+    if matches!(origin, Direction::Egress)
+        && key.stage == FlowKey::AT_POD
+        && maps.is_deferred(&key.remote)
+    {
+        // The pod's own packets are decided where they leave for the backend, the answers to them here.
+        let backend = match view.direction {
+            Direction::Ingress => maps.backend(key),
+            Direction::Egress => None,
+        };
+        let Some(backend) = backend else { return Ruling::pass(PassReason::Deferred) };
+        (remote, port) = (backend.addr, backend.port);
+    }
+    if !view.endpoint.is_isolated(origin) {
+        return Ruling::pass(PassReason::NotIsolated);
+    }
+    // An echo's identifier is no port.
+    if !matches!(key.protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP) {
+        port = PortBe::ZERO;
+    }
+    let map = AllowMapKey::new(view.ifindex, origin);
+    let identity = maps.identity(&remote);
+    let mut entry = None;
+    if identity != Identity::NONE {
+        entry = maps.allow(&map, &AllowKey::lookup(identity, key.protocol, port));
+    }
+    if entry.is_none() {
+        entry = maps.allow(&map, &AllowKey::lookup(Identity::ANY, key.protocol, port));
+    }
+    match entry {
+        Some(value) if value.verdict == AllowValue::ALLOW => {
+            Ruling::new(Verdict::Pass(PassReason::Allowed), value.rule)
+        }
+        Some(value) => Ruling::new(Verdict::Drop(DropReason::Denied), value.rule),
+        None => audited(view, origin, DropReason::NotAllowed),
+    }
+}
