@@ -39,29 +39,24 @@ impl<K: Kernel> Agent<K> {
         answer(reply, response, verb);
     }
 
-    /// Closes the interface and makes it an endpoint. The programs are there before the maps say more than "nothing
-    /// passes".
+    /// Closes the interface in the maps and makes it an endpoint. Programs hang there after the next [`Agent::sync`],
+    /// and before the ADD is answered.
     fn begin_add(&mut self, add: Add) -> Result<IfIndex, Response> {
         let ifindex = IfIndex(add.host_ifindex);
         let pod = format!("{}/{}", add.pod.namespace, add.pod.name);
-        let refuse = |step: &str, error: &K::Error| {
-            error!(%pod, %ifindex, %error, step, "endpoint not protected, ADD refused");
-            Response::error(
-                ErrorCode::ENFORCEMENT,
-                format!("cannot {step} interface {ifindex} of pod {pod}: {error}"),
-            )
-        };
         let mut ops = Vec::new();
         if self.image.endpoints.contains_key(&ifindex) {
             ops.push(MapOp::RemoveEndpoint(ifindex));
         }
         let container_id = add.attachment.container_id.as_str().into();
         ops.push(MapOp::SetEndpoint(ifindex, EndpointImage::blocked(&container_id)));
-        self.perform(&ops).map_err(|error| refuse("block", &error))?;
-        self.kernel.attach(ifindex).map_err(|error| refuse("attach to", &error))?;
+        self.perform(&ops).map_err(|error| refused(&pod, ifindex, "block", &error))?;
+        if !self.unattached.contains(&ifindex) {
+            self.unattached.push(ifindex);
+        }
         self.adoption.settle(ifindex);
         let endpoint = self.registry.insert(add);
-        info!(%pod, %ifindex, container = %endpoint.container_id, "endpoint attached, blocked until its policy is in force");
+        info!(%pod, %ifindex, container = %endpoint.container_id, "endpoint blocked until its policy is in force");
         self.apply_delta(Delta::UpsertEndpoint(endpoint));
         Ok(ifindex)
     }
@@ -77,9 +72,18 @@ impl<K: Kernel> Agent<K> {
         Response::Ok
     }
 
+    /// Ends an endpoint that cannot be protected, and says so to whoever waits for it.
+    pub(super) fn refuse(&mut self, ifindex: IfIndex, step: &str, error: &K::Error) {
+        let pod = self.state.endpoint(ifindex).map(|endpoint| endpoint.pod.to_string());
+        let response = refused(&pod.unwrap_or_default(), ifindex, step, error);
+        self.answer_waiting(ifindex, &response);
+        self.forget(ifindex);
+    }
+
     /// Ends an endpoint at once, whatever else is known.
     pub(super) fn forget(&mut self, ifindex: IfIndex) {
         self.adoption.settle(ifindex);
+        self.unattached.retain(|other| *other != ifindex);
         self.registry.remove(ifindex);
         self.apply_delta(Delta::RemoveEndpoint(ifindex));
         if self.image.endpoints.contains_key(&ifindex)
@@ -87,10 +91,14 @@ impl<K: Kernel> Agent<K> {
         {
             error!(%ifindex, %error, "endpoint stays in the maps until the next change");
         }
+        let response =
+            Response::error(ErrorCode::TRY_AGAIN_LATER, "the interface was removed meanwhile");
+        self.answer_waiting(ifindex, &response);
+    }
+
+    fn answer_waiting(&mut self, ifindex: IfIndex, response: &Response) {
         for waiting in self.waiting.extract_if(.., |waiting| waiting.ifindex == ifindex) {
-            let response =
-                Response::error(ErrorCode::TRY_AGAIN_LATER, "the interface was removed meanwhile");
-            answer(waiting.reply, response, "ADD");
+            answer(waiting.reply, response.clone(), "ADD");
         }
     }
 
@@ -186,6 +194,18 @@ impl<K: Kernel> Agent<K> {
             None => "the endpoint is gone".to_owned(),
         }
     }
+}
+
+/// What is told when the kernel refuses to protect an interface.
+fn refused(
+    pod: &str,
+    ifindex: IfIndex,
+    step: &str,
+    error: &(dyn std::error::Error + 'static),
+) -> Response {
+    error!(%pod, %ifindex, %error, step, "endpoint not protected, ADD refused");
+    let message = format!("cannot {step} interface {ifindex} of pod {pod}: {error}");
+    Response::error(ErrorCode::ENFORCEMENT, message)
 }
 
 fn answer(reply: oneshot::Sender<Response>, response: Response, verb: &str) {

@@ -74,6 +74,15 @@ pub trait Kernel {
     /// # Errors
     /// The interface is gone, or the kernel refuses.
     fn attach(&mut self, ifindex: IfIndex) -> Result<(), Self::Error>;
+    /// [`Kernel::apply`], and meanwhile [`Kernel::attach`] for these interfaces: both wait for packets under way.
+    ///
+    /// # Errors
+    /// Those of the two, for each interface and for the operations.
+    fn attach_and_apply(
+        &mut self,
+        ifindexes: &[IfIndex],
+        ops: &[MapOp],
+    ) -> (Vec<Result<(), Self::Error>>, Result<(), Self::Error>);
     /// Makes connections known that no program has seen begin; those that are known stay as they are.
     ///
     /// # Errors
@@ -105,6 +114,8 @@ pub struct Agent<K> {
     freshness: Freshness,
     registry: Registry,
     waiting: Vec<WaitingAdd>,
+    /// Interfaces of ADDs on which no program hangs yet. They are closed in the maps.
+    unattached: Vec<IfIndex>,
     adoption: Adoption,
     /// The devices that are to have `uplink_egress`.
     uplinks: BTreeMap<IfIndex, Framing>,
@@ -146,6 +157,7 @@ impl<K: Kernel> Agent<K> {
             freshness: Freshness::default(),
             registry,
             waiting: Vec::new(),
+            unattached: Vec::new(),
             adoption: Adoption::default(),
             uplinks: BTreeMap::new(),
             is_primed,
@@ -253,6 +265,10 @@ impl<K: Kernel> Agent<K> {
                 self.attach_uplinks();
             }
         }
+        // The policy of their pods is not known yet, or in force already.
+        if !self.unattached.is_empty() && self.attach_and_perform(&[]).is_err() {
+            debug!("no operation was asked for");
+        }
         self.attach_bare();
         self.answer_ready();
     }
@@ -264,7 +280,7 @@ impl<K: Kernel> Agent<K> {
         if ops.is_empty() {
             return true;
         }
-        if let Err(error) = self.perform(&ops) {
+        if let Err(error) = self.attach_and_perform(&ops) {
             error!(
                 error = &error as &dyn std::error::Error,
                 "the kernel refuses a change; the last good state stays"
@@ -286,8 +302,29 @@ impl<K: Kernel> Agent<K> {
         true
     }
 
+    /// Performs operations, and hangs programs on the interfaces of ADDs meanwhile.
+    fn attach_and_perform(&mut self, ops: &[MapOp]) -> Result<(), K::Error> {
+        let ifindexes = std::mem::take(&mut self.unattached);
+        if ifindexes.is_empty() {
+            return self.perform(ops);
+        }
+        let (attached, applied) = self.kernel.attach_and_apply(&ifindexes, ops);
+        let applied = self.note(ops, applied);
+        for (ifindex, result) in ifindexes.into_iter().zip(attached) {
+            if let Err(error) = result {
+                self.refuse(ifindex, "attach to", &error);
+            }
+        }
+        applied
+    }
+
     fn perform(&mut self, ops: &[MapOp]) -> Result<(), K::Error> {
         let result = self.kernel.apply(ops);
+        self.note(ops, result)
+    }
+
+    /// Keeps `image` what the maps hold.
+    fn note(&mut self, ops: &[MapOp], result: Result<(), K::Error>) -> Result<(), K::Error> {
         if result.is_ok() {
             for op in ops {
                 apply(op, &mut self.image);

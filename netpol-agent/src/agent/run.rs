@@ -37,7 +37,7 @@ use crate::source::SourceUpdate;
 
 /// Source updates that wait for the event loop; a source that is faster waits.
 const QUEUE: usize = 256;
-/// Source updates that are taken in before the maps are brought up to them: a burst costs one change.
+/// Source updates or calls that are taken in before the maps are brought up to them: a burst costs one change.
 const BATCH: usize = 64;
 /// How often what failed is tried again and what waits is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -165,13 +165,19 @@ async fn event_loop<K: Kernel>(
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut batch = Vec::new();
+    let mut called = Vec::new();
     loop {
         let deadline = agent.next_deadline();
         tokio::select! {
             biased;
             () = cancel.cancelled() => return,
-            Some(call) = calls.recv() => {
-                agent.call(call, Instant::now());
+            n = calls.recv_many(&mut called, BATCH), if !calls.is_closed() || !calls.is_empty() => {
+                if n == 0 {
+                    error!("the CNI plugin is not served any more");
+                }
+                for call in called.drain(..) {
+                    agent.call(call, Instant::now());
+                }
                 source.want(agent.unknown_pods());
             }
             Some(now) = devices.recv() => agent.set_devices(&now, |ifindex| device_name(ifindex).is_some()),
@@ -319,6 +325,14 @@ impl Kernel for Datapath {
 
     fn retire_predecessor(&mut self) -> Result<(), ebpf::Error> {
         Self::retire_predecessor(self)
+    }
+
+    fn attach_and_apply(
+        &mut self,
+        ifindexes: &[IfIndex],
+        ops: &[MapOp],
+    ) -> (Vec<Result<(), ebpf::Error>>, Result<(), ebpf::Error>) {
+        Self::attach_and_apply(self, ifindexes, ops)
     }
 
     fn set_uplinks(&mut self, uplinks: &BTreeMap<IfIndex, Framing>) -> Result<(), ebpf::Error> {

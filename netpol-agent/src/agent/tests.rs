@@ -55,6 +55,15 @@ impl Kernel for FakeKernel {
         Ok(BTreeMap::from([(key, CounterValue { packets: 3, bytes: 180 })]))
     }
 
+    fn attach_and_apply(
+        &mut self,
+        ifindexes: &[IfIndex],
+        ops: &[MapOp],
+    ) -> (Vec<Result<(), Full>>, Result<(), Full>) {
+        let attached = ifindexes.iter().map(|ifindex| self.attach(*ifindex)).collect();
+        (attached, self.apply(ops))
+    }
+
     fn attach(&mut self, ifindex: IfIndex) -> Result<(), Full> {
         if self.refuses_attach {
             return Err(Full);
@@ -192,6 +201,22 @@ fn an_add_is_answered_when_the_policy_is_in_force_and_not_before() {
     fixture.agent.sync();
     assert_eq!(answer.try_recv(), Ok(Response::Ok));
     assert_eq!(fixture.endpoint_states(), [EndpointValue::BLOCKED, EndpointValue::READY]);
+}
+
+#[test]
+fn an_add_without_programs_is_refused_at_once_and_leaves_nothing() {
+    let mut fixture = fixture();
+    drop(fixture.agent.update(full_lists()));
+    drop(fixture.agent.update(update(pod("a"))));
+    fixture.agent.kernel.refuses_attach = true;
+    let mut answer = fixture.add();
+    let Ok(Response::Error { code, message, .. }) = answer.try_recv() else { panic!("an answer") };
+    assert_eq!(code, ErrorCode::ENFORCEMENT);
+    assert!(message.starts_with("cannot attach to interface 7 of pod x/a: "), "{message}");
+    assert!(fixture.agent.image().endpoints.is_empty());
+    assert!(fixture.agent.state().endpoints().next().is_none());
+    fixture.agent.kernel.refuses_attach = false;
+    assert_eq!(fixture.add().try_recv(), Ok(Response::Ok), "the runtime tries again");
 }
 
 #[test]

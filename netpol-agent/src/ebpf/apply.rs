@@ -1,12 +1,14 @@
 //! Map operations, performed in the kernel in their order.
 
 use std::collections::BTreeSet;
+use std::panic::resume_unwind;
 
 use netpol_common::ids::IfIndex;
 
 use super::Datapath;
+use super::attach::{Attacher, Role};
 use super::error::Error;
-use super::maps::ContainerId;
+use super::maps::{ContainerId, Maps};
 use crate::dataplane::{EndpointImage, MapOp};
 
 impl Datapath {
@@ -16,39 +18,65 @@ impl Datapath {
     /// [`Error::MapFull`], [`Error::Map`], [`Error::ContainerIdTooLong`]. Then the operations before the one that
     /// failed are done and no later one is: read [`Datapath::image`] before going on.
     pub fn apply(&mut self, ops: &[MapOp]) -> Result<(), Error> {
+        self.maps.apply(ops)
+    }
+
+    /// [`Datapath::apply`], and meanwhile [`Datapath::attach`] for pods' interfaces: the kernel lets both wait for packets
+    /// under way.
+    ///
+    /// # Errors
+    /// Those of the two, for each interface and for the operations.
+    pub fn attach_and_apply(
+        &mut self,
+        ifindexes: &[IfIndex],
+        ops: &[MapOp],
+    ) -> (Vec<Result<(), Error>>, Result<(), Error>) {
+        let Self { ebpf, maps, pins, attaching } = self;
+        let mut attacher = Attacher { ebpf, pins: pins.as_ref(), attaching: *attaching };
+        std::thread::scope(|scope| {
+            let attached = scope.spawn(move || {
+                ifindexes.iter().map(|ifindex| attacher.attach(*ifindex, Role::Pod)).collect()
+            });
+            let applied = maps.apply(ops);
+            (attached.join().unwrap_or_else(|panic| resume_unwind(panic)), applied)
+        })
+    }
+}
+
+impl Maps {
+    fn apply(&mut self, ops: &[MapOp]) -> Result<(), Error> {
         ops.chunk_by(|a, b| std::mem::discriminant(a) == std::mem::discriminant(b))
             .try_for_each(|alike| self.apply_alike(alike))
     }
 
     fn apply_alike(&mut self, ops: &[MapOp]) -> Result<(), Error> {
-        let maps = &mut self.maps;
         match ops {
-            [MapOp::SetIdentity(..), ..] => maps.identities.set_all(ops.iter().filter_map(|op| {
+            [MapOp::SetIdentity(..), ..] => self.identities.set_all(ops.iter().filter_map(|op| {
                 if let MapOp::SetIdentity(addr, identity) = op {
                     Some((*addr, *identity))
                 } else {
                     None
                 }
             })),
-            [MapOp::SetPrefix(..), ..] => maps.prefixes.set_all(ops.iter().filter_map(|op| {
+            [MapOp::SetPrefix(..), ..] => self.prefixes.set_all(ops.iter().filter_map(|op| {
                 if let MapOp::SetPrefix(key, identity) = op {
                     Some((*key, *identity))
                 } else {
                     None
                 }
             })),
-            [MapOp::SetAllow(..), ..] => maps.allow.set_all(ops.iter().filter_map(|op| {
+            [MapOp::SetAllow(..), ..] => self.allow.set_all(ops.iter().filter_map(|op| {
                 if let MapOp::SetAllow(key, content) = op { Some((*key, content)) } else { None }
             })),
             [MapOp::RemoveAllow(_), ..] => {
-                maps.allow.remove_all(ops.iter().filter_map(|op| {
+                self.allow.remove_all(ops.iter().filter_map(|op| {
                     if let MapOp::RemoveAllow(key) = op { Some(*key) } else { None }
                 }))
             }
-            [MapOp::AddDefer(_), ..] => maps.defer.set_all(ops.iter().filter_map(|op| {
+            [MapOp::AddDefer(_), ..] => self.defer.set_all(ops.iter().filter_map(|op| {
                 if let MapOp::AddDefer(addr) = op { Some((*addr, 0)) } else { None }
             })),
-            [MapOp::AddAddress(_), ..] => maps.addresses.set_all(ops.iter().filter_map(|op| {
+            [MapOp::AddAddress(_), ..] => self.addresses.set_all(ops.iter().filter_map(|op| {
                 if let MapOp::AddAddress(key) = op { Some((*key, 0)) } else { None }
             })),
             [MapOp::RemoveEndpoint(_), ..] => self.remove_endpoints(ops.iter().filter_map(|op| {
@@ -59,16 +87,15 @@ impl Datapath {
     }
 
     fn apply_one(&mut self, op: &MapOp) -> Result<(), Error> {
-        let maps = &mut self.maps;
         match op {
             MapOp::SetEndpoint(ifindex, endpoint) => self.set_endpoint(*ifindex, endpoint),
-            MapOp::RemoveAddress(key) => maps.addresses.remove(*key),
-            MapOp::RemoveIdentity(addr) => maps.identities.remove(*addr),
-            MapOp::RemovePrefix(key) => maps.prefixes.remove(*key),
-            MapOp::RemoveDefer(addr) => maps.defer.remove(*addr),
-            MapOp::SetTicket(ticket, owner) => maps.set_ticket(*ticket, *owner),
-            MapOp::RemoveTicket(ticket) => maps.set_ticket(*ticket, IfIndex(0)),
-            MapOp::BumpEpoch => maps.bump_epoch(),
+            MapOp::RemoveAddress(key) => self.addresses.remove(*key),
+            MapOp::RemoveIdentity(addr) => self.identities.remove(*addr),
+            MapOp::RemovePrefix(key) => self.prefixes.remove(*key),
+            MapOp::RemoveDefer(addr) => self.defer.remove(*addr),
+            MapOp::SetTicket(ticket, owner) => self.set_ticket(*ticket, *owner),
+            MapOp::RemoveTicket(ticket) => self.set_ticket(*ticket, IfIndex(0)),
+            MapOp::BumpEpoch => self.bump_epoch(),
             MapOp::RemoveEndpoint(_)
             | MapOp::AddAddress(_)
             | MapOp::SetIdentity(..)
@@ -88,16 +115,16 @@ impl Datapath {
         };
         room.copy_from_slice(container_id.as_bytes());
         // The name first: an endpoint that passes packets always tells whose it is.
-        self.maps.containers.set(ifindex, padded)?;
-        self.maps.endpoints.set(ifindex, *value)
+        self.containers.set(ifindex, padded)?;
+        self.endpoints.set(ifindex, *value)
     }
 
     fn remove_endpoints(&mut self, ifindexes: impl Iterator<Item = IfIndex>) -> Result<(), Error> {
         let ifindexes: BTreeSet<_> = ifindexes.collect();
         for ifindex in &ifindexes {
-            self.maps.endpoints.remove(*ifindex)?;
-            self.maps.containers.remove(*ifindex)?;
+            self.endpoints.remove(*ifindex)?;
+            self.containers.remove(*ifindex)?;
         }
-        self.maps.purge(&ifindexes)
+        self.purge(&ifindexes)
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use aya::Ebpf;
 use aya::programs::links::{FdLink, Link as _, LinkError, PinnedLink};
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
@@ -83,23 +84,27 @@ impl Program {
     }
 }
 
-impl Datapath {
-    /// Attaches the programs of a role to a device, or replaces in place what an agent before has attached there.
-    ///
-    /// A program that is replaced is in force until the new one is. A new link takes some milliseconds.
+/// What is needed to attach: the programs without the maps, which others may write meanwhile.
+pub(super) struct Attacher<'a> {
+    pub(super) ebpf: &'a mut Ebpf,
+    /// `None` for a private copy.
+    pub(super) pins: Option<&'a Pins>,
+    pub(super) attaching: Attaching,
+}
+
+impl Attacher<'_> {
+    /// See [`Datapath::attach`].
     ///
     /// # Errors
-    /// [`Error::NotPinned`] for a private copy, [`Error::NoDevice`], [`Error::Attach`], [`Error::Link`],
-    /// [`Error::Pin`].
-    pub fn attach(&mut self, ifindex: IfIndex, role: Role) -> Result<(), Error> {
-        let pins = self.pins.as_ref().ok_or(Error::NotPinned)?;
-        let attaching = self.attaching;
+    /// Those of [`Datapath::attach`].
+    pub(super) fn attach(&mut self, ifindex: IfIndex, role: Role) -> Result<(), Error> {
+        let pins = self.pins.ok_or(Error::NotPinned)?;
         let device = Device::find(ifindex)?;
         // One after the other: the kernel holds its lock on all devices while it waits for packets under way.
         for program in role.programs() {
-            let classifier = classifier(&mut self.ebpf, *program)?;
+            let classifier = classifier(self.ebpf, *program)?;
             let site = Site { pins, device: &device, program: *program };
-            match attaching {
+            match self.attaching {
                 Attaching::Links => site.attach_link(classifier)?,
                 Attaching::Filters => site.attach_filter(classifier)?,
             }
@@ -113,6 +118,20 @@ impl Datapath {
             }
         }
         Ok(())
+    }
+}
+
+impl Datapath {
+    /// Attaches the programs of a role to a device, or replaces in place what an agent before has attached there.
+    ///
+    /// A program that is replaced is in force until the new one is. A new link takes some milliseconds.
+    ///
+    /// # Errors
+    /// [`Error::NotPinned`] for a private copy, [`Error::NoDevice`], [`Error::Attach`], [`Error::Link`],
+    /// [`Error::Pin`].
+    pub fn attach(&mut self, ifindex: IfIndex, role: Role) -> Result<(), Error> {
+        let Self { ebpf, maps: _, pins, attaching } = self;
+        Attacher { ebpf, pins: pins.as_ref(), attaching: *attaching }.attach(ifindex, role)
     }
 
     /// Whether the programs and maps of another version are there, and may be in force.
