@@ -15,5 +15,6 @@ pub mod probe;
 pub mod scenario;
 pub mod settings;
 pub mod shrink;
+pub mod soak;
 pub mod verified;
 pub mod wire;

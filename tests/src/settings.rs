@@ -10,6 +10,11 @@ pub fn seed() -> u64 {
     number("NETPOL_SEED").unwrap_or(1)
 }
 
+/// `NETPOL_PODS`, or this many.
+pub fn n_pods(default: usize) -> usize {
+    number("NETPOL_PODS").unwrap_or(default)
+}
+
 fn number<T: std::str::FromStr>(name: &str) -> Option<T> {
     std::env::var(name).ok()?.parse().ok()
 }

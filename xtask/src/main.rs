@@ -17,6 +17,7 @@ mod lint;
 mod privilege;
 mod setup;
 mod shell;
+mod soak;
 mod term;
 mod test;
 mod tidy;
@@ -50,6 +51,8 @@ enum Command {
     Tidy(tidy::Options),
     /// Load the eBPF programs and compare what they cost with the committed table.
     Verify(verify::Options),
+    /// Put load on a node for minutes: nothing may leak, and no verdict be wrong.
+    Soak(soak::Options),
     /// Run the tests of the kernel side on other kernels, each in a virtual machine.
     Vm(vm::Options),
     /// Everything that a change must pass, from cheap to dear.
@@ -72,6 +75,7 @@ fn run(command: Command) -> Result<()> {
         Command::Build(options) => build::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Soak(options) => soak::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Lint(options) => lint::run(&options),
         Command::Tidy(options) => tidy::run(&options),

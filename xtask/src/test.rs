@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{build, privilege::Privilege, setup, shell, term, tidy, workspace::Workspace};
 
 /// Test programs of the package netpol-tests that need root in every test.
-const PRIVILEGED_BINARIES: [&str; 5] = ["bench", "datapath", "netns", "cni", "services"];
+const PRIVILEGED_BINARIES: [&str; 6] = ["bench", "datapath", "netns", "cni", "services", "soak"];
 
 /// Said when there is no way to become root.
 const NOT_RUN: &str =

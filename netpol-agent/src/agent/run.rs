@@ -346,7 +346,11 @@ impl Kernel for Datapath {
             // The interface of a pod that is gone keeps its programs: without an endpoint they drop all.
             let is_pod = attached.get(ifindex) == Some(&Role::Pod);
             if !is_pod && attached.get(ifindex) != Some(&role) {
-                result = result.and(Self::attach(self, *ifindex, role));
+                result = match Self::attach(self, *ifindex, role) {
+                    // It went since the devices were listed.
+                    Err(ebpf::Error::NoDevice { .. }) => result,
+                    attached => result.and(attached),
+                };
             }
         }
         result

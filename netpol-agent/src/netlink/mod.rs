@@ -79,7 +79,7 @@ pub enum Error {
     },
 }
 
-/// Sends the devices as they are now, and again whenever they change, until `cancel` is cancelled or nobody listens.
+/// Sends the devices as they are now, and again after every change, until `cancel` is cancelled or nobody listens.
 ///
 /// # Errors
 /// Netlink cannot be used at all. Later failures are logged, and the next change tries again.
@@ -88,8 +88,7 @@ pub async fn watch(out: mpsc::Sender<Devices>, cancel: CancellationToken) -> Res
     let (connection, handle, mut news) =
         new_multicast_connection(&groups).map_err(Error::Connect)?;
     let connection = tokio::spawn(connection);
-    let mut known = read(&handle).await?;
-    if out.send(known.clone()).await.is_err() {
+    if out.send(read(&handle).await?).await.is_err() {
         return Ok(());
     }
     loop {
@@ -99,13 +98,12 @@ pub async fn watch(out: mpsc::Sender<Devices>, cancel: CancellationToken) -> Res
         // Either it ended, or it has lasted long enough.
         drop(timeout(PATIENCE, burst).await);
         match read(&handle).await {
-            Ok(now) if now != known => {
-                known = now;
-                if out.send(known.clone()).await.is_err() {
+            // Also if they are the same: what came and went meanwhile has left pins.
+            Ok(now) => {
+                if out.send(now).await.is_err() {
                     break;
                 }
             }
-            Ok(_) => {}
             Err(error) => warn!(%error, "the node's devices are as last known"),
         }
     }

@@ -47,6 +47,8 @@ pub(super) struct Faults {
     pub(super) cut_lines: usize,
     /// No request is answered and no watch says anything.
     pub(super) is_held: bool,
+    /// Every answer is something else than was asked for.
+    pub(super) is_garbled: bool,
     /// Counts the moments at which all watches were ended.
     pub(super) n_endings: u64,
 }
@@ -142,6 +144,18 @@ impl FakeApi {
     /// Falls silent: connections stay open, requests wait, watches say nothing.
     pub fn hold(&self) {
         self.shared.change(|state| state.faults.is_held = true);
+    }
+
+    /// Answers every request with a page for people, as a proxy in between does that has lost its server, and breaks all
+    /// connections.
+    pub fn garble(&self) {
+        self.shared.change(|state| state.faults.is_garbled = true);
+        self.break_connections();
+    }
+
+    /// Answers properly after [`FakeApi::garble`].
+    pub fn recover(&self) {
+        self.shared.change(|state| state.faults.is_garbled = false);
     }
 
     /// Goes on after [`FakeApi::hold`].

@@ -37,6 +37,10 @@ pub(super) async fn serve(
     let asked = Asked { method: method.to_string(), path: path.clone(), query: query.clone() };
     shared.change(|state| state.remember(asked));
     shared.released().await;
+    if shared.with(|state| state.faults.is_garbled) {
+        let page = "<!DOCTYPE html><title>Welcome</title><p>Nothing to see here.\n";
+        return Ok(answer(StatusCode::OK, Bytes::from_static(page.as_bytes())));
+    }
 
     let token = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let admitted = shared.with(|state| admit(state, token));

@@ -30,6 +30,8 @@ pub struct Place {
     pub results: PathBuf,
     /// The manifests that it watches.
     pub manifests: PathBuf,
+    /// The API server that it listens to instead, if there is one.
+    pub kubeconfig: Option<PathBuf>,
     /// What it writes to standard output and standard error.
     pub log: PathBuf,
     /// The capabilities that it has, such as `NET_ADMIN`; `None` for all of root's.
@@ -59,7 +61,7 @@ impl Place {
     /// # Errors
     /// The agent has not been built.
     pub fn command(&self) -> Result<Command> {
-        let Self { state: _, pins, results, manifests, log: _, capabilities } = self;
+        let Self { state: _, pins, results, manifests, kubeconfig, log: _, capabilities } = self;
         let agent = binaries::binary("netpol-agent")?;
         let mut command = match capabilities {
             None => Command::new(agent),
@@ -74,12 +76,16 @@ impl Place {
                 command
             }
         };
-        command.arg("run").arg("--manifests").arg(manifests);
+        command.arg("run").env_remove("KUBECONFIG");
+        match kubeconfig {
+            Some(kubeconfig) => command.arg("--kubeconfig").arg(kubeconfig),
+            None => command.arg("--manifests").arg(manifests),
+        };
         command.args(["--node", NODE_NAME]);
         command.arg("--pin-root").arg(pins);
         command.arg("--cni-results").arg(results);
         command.arg("--socket").arg(self.socket());
-        command.env_remove("KUBECONFIG").stdin(Stdio::null());
+        command.stdin(Stdio::null());
         Ok(command)
     }
 }
@@ -97,17 +103,33 @@ impl Agent {
     /// # Errors
     /// It does not start, ends, or is not ready within the time: the message holds the end of its log.
     pub(super) fn start(node: &Netns, place: &Place) -> Result<Self> {
+        let mut agent = Self::begin(node, place)?;
+        agent.wait_until_ready()?;
+        Ok(agent)
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(super) fn begin(node: &Netns, place: &Place) -> Result<Self> {
         let log = OpenOptions::new().create(true).append(true).open(&place.log);
         let log = log.with_context(|| format!("opening {}", place.log.display()))?;
         let mut command = place.command()?;
         command.stdout(log.try_clone()?).stderr(log);
         let child = node.spawn(&mut command)?;
-        let mut agent = Self { child, place: place.clone() };
-        agent.wait_until_ready().with_context(|| agent.log_tail())?;
-        Ok(agent)
+        Ok(Self { child, place: place.clone() })
     }
 
-    fn wait_until_ready(&mut self) -> Result<()> {
+    /// Waits until it can serve an ADD.
+    ///
+    /// # Errors
+    /// It ends, or is not ready within the time: the message holds the end of its log.
+    pub(super) fn wait_until_ready(&mut self) -> Result<()> {
+        self.wait().with_context(|| self.log_tail())
+    }
+
+    fn wait(&mut self) -> Result<()> {
         until("the agent's readiness", LIMIT, || {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the agent ended ({status})");
@@ -171,9 +193,17 @@ impl Drop for Agent {
 
 /// Asks an agent whether it can serve an ADD, as the CNI plugin does.
 fn status(socket: &Path) -> Result<Response> {
+    call(socket, &Request::Status)
+}
+
+/// Asks an agent something, as the CNI plugin does.
+///
+/// # Errors
+/// It does not answer.
+pub fn call(socket: &Path, request: &Request) -> Result<Response> {
     let mut stream = UnixStream::connect(socket).context("connecting to its socket")?;
     stream.set_read_timeout(Some(LIMIT))?;
-    stream.write_all(&proto::encode(&Request::Status)?)?;
+    stream.write_all(&proto::encode(request)?)?;
     let mut line = Vec::new();
     BufReader::new(stream).read_until(b'\n', &mut line)?;
     Ok(proto::decode(&line)?)
@@ -196,6 +226,7 @@ pub(super) fn prepare(lab: &str, manifests: &Path) -> Result<Place> {
         pins: bpf.join("netpol"),
         results: folder.join("results"),
         manifests: manifests.to_owned(),
+        kubeconfig: None,
         log: folder.join("agent.log"),
         capabilities: None,
         state,

@@ -13,7 +13,9 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 pub mod agent;
+mod api;
 pub mod cni;
+mod crowd;
 mod interrupt;
 pub mod nat;
 pub mod netns;
@@ -78,7 +80,8 @@ struct Pod {
     /// What the last plugin answered.
     result: Value,
     addresses: Vec<IpAddr>,
-    server: Server,
+    /// What runs in it, if anything does.
+    server: Option<Server>,
 }
 
 /// A node with its network, see the module.
@@ -94,6 +97,7 @@ pub struct Lab {
     servers: Vec<Server>,
     /// Containers made so far: a sandbox id is never used again.
     n_containers: u32,
+    api: Option<api::ApiServer>,
     _lock: File,
 }
 
@@ -139,6 +143,7 @@ impl Lab {
             pods: BTreeMap::new(),
             servers: Vec::new(),
             n_containers: 0,
+            api: None,
             _lock: lock,
         };
         for host in [Host::Node, Host::Office, Host::Guest] {
@@ -198,12 +203,35 @@ impl Lab {
         Ok(())
     }
 
+    /// Starts the agent and does not wait for anything.
+    ///
+    /// # Errors
+    /// It runs already, or cannot be started.
+    pub fn begin_agent(&mut self) -> Result<()> {
+        ensure!(self.agent.is_none(), "the agent runs already");
+        self.agent = Some(Agent::begin(&self.topology.node, &self.place)?);
+        Ok(())
+    }
+
+    /// Waits until the agent can serve an ADD.
+    ///
+    /// # Errors
+    /// There is none, or it does not become ready.
+    pub fn wait_for_agent(&mut self) -> Result<()> {
+        self.agent.as_mut().context("no agent is running")?.wait_until_ready()
+    }
+
     /// Takes the running agent out of the lab, to end it.
     ///
     /// # Errors
     /// There is none.
     pub fn take_agent(&mut self) -> Result<Agent> {
         self.agent.take().context("no agent is running")
+    }
+
+    /// The process id of the running agent.
+    pub fn agent_pid(&self) -> Option<u32> {
+        self.agent.as_ref().map(Agent::pid)
     }
 
     /// What the agent has logged so far.
@@ -273,19 +301,23 @@ impl Lab {
     ) -> Result<T> {
         let name = spec.full_name();
         let uid = self.uid(&name);
+        let container = self.container(&spec, netns, &uid);
+        let result = self.network.add(&container)?;
+        let outcome = first(netns)?;
+        let addresses = cni::addresses(&result)?;
+        let server = Some(Server::start(netns, &spec.ports)?);
+        self.manifests.write_object(&spec.file(), &spec.object(&uid, &addresses))?;
+        self.pods.insert(name, Pod { spec, uid, container, result, addresses, server });
+        Ok(outcome)
+    }
+
+    fn container(&self, spec: &PodSpec, netns: &Netns, uid: &str) -> Container {
         let args = format!(
             "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_UID={uid}",
             spec.namespace, spec.name,
         );
         let id = format!("{}-{}", self.name, self.n_containers);
-        let container = Container { id, netns: netns.clone(), args };
-        let result = self.network.add(&container)?;
-        let outcome = first(netns)?;
-        let addresses = cni::addresses(&result)?;
-        let server = Server::start(netns, &spec.ports)?;
-        self.manifests.write_object(&spec.file(), &spec.object(&uid, &addresses))?;
-        self.pods.insert(name, Pod { spec, uid, container, result, addresses, server });
-        Ok(outcome)
+        Container { id, netns: netns.clone(), args }
     }
 
     /// Deletes a pod as the kubelet does: what runs in it, CNI DEL, its namespace, the object.

@@ -5,11 +5,14 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use netpol_agent::model::Kind;
 use serde_json::{Value, json};
 
 use super::topology::{NODE, NODE_NAME};
+use crate::fake_api::FakeApi;
 
 /// Labels, by key.
 pub type Labels = BTreeMap<String, String>;
@@ -25,6 +28,8 @@ pub struct Manifests {
     folder: PathBuf,
     /// Beside it, on the same file system: files are written here and then moved.
     drafts: PathBuf,
+    /// The API server that has the same objects, if there is one.
+    api: Option<Arc<FakeApi>>,
 }
 
 impl Manifests {
@@ -37,7 +42,7 @@ impl Manifests {
         for path in [&folder, &drafts] {
             fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
         }
-        Ok(Self { folder, drafts })
+        Ok(Self { folder, drafts, api: None })
     }
 
     /// The directory.
@@ -53,7 +58,28 @@ impl Manifests {
         let draft = self.drafts.join(file);
         fs::write(&draft, content).with_context(|| format!("writing {}", draft.display()))?;
         let path = self.folder.join(file);
-        fs::rename(&draft, &path).with_context(|| format!("writing {}", path.display()))
+        fs::rename(&draft, &path).with_context(|| format!("writing {}", path.display()))?;
+        self.mirror(content)
+    }
+
+    /// Puts all objects on an API server too, those that there are and those that come.
+    ///
+    /// # Errors
+    /// A file cannot be read, or holds no objects.
+    pub(super) fn mirror_to(&mut self, api: Arc<FakeApi>) -> Result<()> {
+        self.api = Some(api);
+        for entry in fs::read_dir(&self.folder)? {
+            self.mirror(&fs::read_to_string(entry?.path())?)?;
+        }
+        Ok(())
+    }
+
+    fn mirror(&self, content: &str) -> Result<()> {
+        let Some(api) = &self.api else { return Ok(()) };
+        for object in documents(content)? {
+            api.put(object).context("an object without kind or name")?;
+        }
+        Ok(())
     }
 
     /// Takes a file away; one that is not there is no error.
@@ -61,6 +87,16 @@ impl Manifests {
     /// # Errors
     /// It cannot be removed.
     pub fn remove(&self, file: &str) -> Result<()> {
+        if let (Some(api), Ok(content)) = (&self.api, fs::read_to_string(self.folder.join(file))) {
+            for object in documents(&content)? {
+                let text = |place: &str| {
+                    object.pointer(place).and_then(Value::as_str).unwrap_or_default().to_owned()
+                };
+                let kind = Kind::ALL.into_iter().find(|kind| text("/kind") == kind.as_str());
+                let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
+                api.delete(kind.context("an unknown kind")?, &namespace, &name);
+            }
+        }
         match fs::remove_file(self.folder.join(file)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("removing {file}"))
@@ -76,6 +112,10 @@ impl Manifests {
     pub fn write_object(&self, file: &str, object: &Value) -> Result<()> {
         self.write(file, &format!("{object:#}\n"))
     }
+}
+
+fn documents(content: &str) -> Result<Vec<Value>> {
+    serde_saphyr::from_multiple(content).context("reading objects")
 }
 
 /// The Node that the lab is.

@@ -2,6 +2,7 @@
 //!
 //! Every test has a lab of its own, named after it. They need root, `ip` and Debian's CNI plugins.
 
+mod crowd;
 mod faults;
 mod first_packet;
 mod live_flows;
@@ -9,6 +10,7 @@ mod older;
 mod policies;
 mod restarts;
 mod upgrade;
+mod wedged;
 
 use anyhow::Result;
 use netpol_agent::ebpf::{self, Datapath, Mount};

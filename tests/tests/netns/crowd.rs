@@ -1,0 +1,96 @@
+//! Many pods at once, through the real plugin and the real agent; and devices that come and go.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use anyhow::{Result, ensure};
+use netpol_agent::agent::Protection;
+use netpol_tests::lab::wait::{LIMIT, Look, until};
+use netpol_tests::lab::{Host, Lab, PodSpec};
+use netpol_tests::settings;
+
+use super::{DENY_ALL, lab, maps};
+
+/// Pods of a test; `NETPOL_PODS=200` is the size of a large node.
+const N_PODS: usize = 24;
+
+/// The pins of attached programs.
+fn pins(lab: &Lab) -> Result<BTreeSet<String>> {
+    let folder = lab.place().pins.join(format!("v{}/links", netpol_common::maps::ABI_VERSION));
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(folder)? {
+        names.insert(entry?.file_name().to_string_lossy().into_owned());
+    }
+    Ok(names)
+}
+
+/// Waits until these are the pins.
+fn wait_for_pins(lab: &Lab, wanted: &BTreeSet<String>) -> Result<()> {
+    until("the pins", LIMIT, || {
+        let found = pins(lab)?;
+        Ok(if found == *wanted { Look::Done(()) } else { Look::NotYet(format!("{found:?}")) })
+    })
+}
+
+#[test]
+fn a_crowd_of_pods_comes_and_goes_at_once_and_leaves_nothing() -> Result<()> {
+    let Some(mut lab) = lab("crowd")? else { return Ok(()) };
+    let n_pods = settings::n_pods(N_PODS);
+    lab.manifests().write("deny.yaml", DENY_ALL)?;
+    // The first pod makes the bridge.
+    lab.add_pods_at_once(vec![PodSpec::new("shop/first", &[], &[])])?;
+    lab.delete_pods_at_once(&["shop/first".to_owned()])?;
+    let before = until("the end of the first pod", LIMIT, || {
+        let pins = pins(&lab)?;
+        let is_over = pins.iter().all(|pin| pin.ends_with("uplink_egress"));
+        // The bridge itself is no uplink: eth0 alone is.
+        Ok(if is_over && pins.len() == 1 {
+            Look::Done(pins)
+        } else {
+            Look::NotYet(format!("{pins:?}"))
+        })
+    })?;
+    for _ in 0..2 {
+        let names: Vec<String> = (0..n_pods).map(|n| format!("shop/pod-{n}")).collect();
+        lab.add_pods_at_once(names.iter().map(|name| PodSpec::new(name, &[], &[])).collect())?;
+        let status = lab.status()?;
+        let ready = status.endpoints.iter().filter(|e| e.protection == Protection::Ready);
+        let interfaces: BTreeSet<u32> = ready.map(|endpoint| endpoint.ifindex).collect();
+        ensure!(
+            interfaces.len() == n_pods,
+            "{} of {n_pods}: {:?}",
+            interfaces.len(),
+            status.endpoints
+        );
+        let image = maps(&lab)?.image()?;
+        ensure!(image.endpoints.values().all(|endpoint| endpoint.value.isolated == 3), "{image:?}");
+        lab.delete_pods_at_once(&names)?;
+        ensure!(lab.status()?.endpoints.is_empty(), "{:?}", lab.status()?.endpoints);
+        wait_for_pins(&lab, &before)?;
+        let image = maps(&lab)?.image()?;
+        ensure!(image.endpoints.is_empty() && image.addresses.is_empty() && image.allow.is_empty());
+        let records = fs::read_to_string(lab.place().state.join("endpoints.json"))?;
+        ensure!(records == "[]", "{records}");
+    }
+    let errors: Vec<_> =
+        lab.agent_log()?.lines().filter(|l| l.contains("ERROR")).map(str::to_owned).collect();
+    ensure!(errors.is_empty(), "{errors:?}");
+    Ok(())
+}
+
+#[test]
+fn a_device_that_appears_under_a_running_agent_gets_its_program_and_one_that_goes_leaves_no_pin()
+-> Result<()> {
+    let Some(lab) = lab("devices")? else { return Ok(()) };
+    let node = lab.netns(&Host::Node)?;
+    let eth0 = node.interface_index("eth0")?;
+    let only_eth0 = BTreeSet::from([format!("{eth0}-uplink_egress")]);
+    wait_for_pins(&lab, &only_eth0)?;
+    node.configure("link add wan0 type veth peer name wan1\nlink set wan0 up\n")?;
+    let mut with_new = only_eth0.clone();
+    // The other end is down: nothing leaves through it.
+    with_new.insert(format!("{}-uplink_egress", node.interface_index("wan0")?));
+    wait_for_pins(&lab, &with_new)?;
+    node.configure("link delete wan0\n")?;
+    wait_for_pins(&lab, &only_eth0)
+}

@@ -1,0 +1,82 @@
+//! An API server that does not do its duty: what is in force stays in force.
+
+use anyhow::{Context as _, Result, ensure};
+use netpol_agent::agent::SourceStatus;
+use netpol_agent::model::Kind;
+use netpol_common::proto::{Request, Response};
+use netpol_tests::lab::topology::Wiring;
+use netpol_tests::lab::wait::{LIMIT, Look, until};
+use netpol_tests::lab::{Lab, Passing, agent};
+use netpol_tests::probe::Protocol::Tcp;
+
+use super::restarts::{Traffic, n_udp_arrived};
+use super::{ALLOW_CLIENTS, DENY_WEB, client, expect, lab_without_agent, visitor, web};
+
+/// Waits until the agent says of every kind that it is not listed.
+fn wait_for_missing_kinds(lab: &Lab) -> Result<()> {
+    until("an agent that lists", LIMIT, || {
+        Ok(match agent::call(&lab.place().socket(), &Request::Status) {
+            Ok(Response::Error { message, .. }) => {
+                ensure!(message.starts_with("not listed yet: "), "{message}");
+                let is_told = |kind: &Kind| message.contains(kind.as_str());
+                ensure!(Kind::ALL.iter().all(is_told), "{message}");
+                Look::Done(())
+            }
+            other => Look::NotYet(format!("{other:?}")),
+        })
+    })
+}
+
+fn wait_for_sources(lab: &Lab, wanted: impl Fn(&SourceStatus) -> bool) -> Result<()> {
+    until("the sources", LIMIT, || {
+        let status = lab.status()?;
+        Ok(if status.sources.values().all(&wanted) {
+            Look::Done(())
+        } else {
+            Look::NotYet(format!("{:?}", status.sources))
+        })
+    })
+}
+
+#[test]
+fn a_wedged_api_server_weakens_nothing_and_is_told() -> Result<()> {
+    let Some(mut lab) = lab_without_agent("wedged", Wiring::Bridge)? else { return Ok(()) };
+    let api = lab.start_api_server()?;
+    lab.start_agent()?;
+    lab.manifests().write("allow.yaml", ALLOW_CLIENTS)?;
+    for pod in [web(), client(), visitor()] {
+        lab.add_pod(pod)?;
+    }
+    let n_udp_before = n_udp_arrived(&lab)?;
+    let mut traffic = Traffic::begin(&lab)?;
+
+    // It accepts and never answers; an agent starts meanwhile.
+    api.hold();
+    lab.take_agent()?.kill()?;
+    lab.begin_agent()?;
+    wait_for_missing_kinds(&lab)?;
+    traffic.flow()?;
+    expect(&lab, Passing::Yes, "shop/client", Tcp)?;
+    expect(&lab, Passing::No, "shop/visitor", Tcp)?;
+    let refused = lab.place().ask(&["status"]).context("status of an agent that lists")?;
+    ensure!(refused.contains("NOT in force") && refused.contains("not listed yet"), "{refused}");
+
+    // It answers, but not what was asked for: first the agent that lists, then one that watches.
+    for _ in 0..2 {
+        api.garble();
+        api.release();
+        wait_for_sources(&lab, |source| matches!(source, SourceStatus::Broken { .. }))?;
+        traffic.flow()?;
+        expect(&lab, Passing::Yes, "shop/client", Tcp)?;
+        expect(&lab, Passing::No, "shop/visitor", Tcp)?;
+        api.recover();
+        lab.wait_for_agent()?;
+        wait_for_sources(&lab, |source| *source == SourceStatus::Synced)?;
+    }
+    traffic.end(&lab, n_udp_before)?;
+
+    // What changes after all that is in force.
+    lab.manifests().write("deny.yaml", DENY_WEB)?;
+    lab.manifests().remove("allow.yaml")?;
+    expect(&lab, Passing::No, "shop/client", Tcp)
+}

@@ -1,0 +1,16 @@
+//! A short soak; `cargo xtask soak` runs a long one.
+
+use anyhow::Result;
+use netpol_tests::privilege::{Need, met};
+use netpol_tests::soak::{self, Options};
+
+#[test]
+fn pods_that_come_and_go_leave_nothing_behind_and_every_verdict_is_right() -> Result<()> {
+    let bridge = Need::File { path: "/usr/lib/cni/bridge", from: "containernetworking-plugins" };
+    if !met(&[Need::Root, Need::Program("ip"), bridge]) {
+        return Ok(());
+    }
+    let report = soak::run(&Options { seconds: 6, pods_per_second: 100, n_endpoints: 40 })?;
+    println!("{}", report.text());
+    Ok(())
+}
