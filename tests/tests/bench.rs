@@ -36,3 +36,8 @@ fn check(suite: &str) {
 fn packets() {
     check("dp");
 }
+
+#[test]
+fn starting_pods() {
+    check("cni");
+}

@@ -44,6 +44,9 @@ use crate::netlink::{Devices, Framing};
 use crate::source::{DiagnosticIndex, Freshness, SourceUpdate};
 use crate::store::{ClusterState, Delta, Endpoint};
 
+/// Interfaces that programs could not be hung on, with the reasons.
+pub type Bare<E> = Vec<(IfIndex, E)>;
+
 /// What the agent needs from the kernel.
 pub trait Kernel {
     /// Why it could not be done.
@@ -74,15 +77,16 @@ pub trait Kernel {
     /// # Errors
     /// The interface is gone, or the kernel refuses.
     fn attach(&mut self, ifindex: IfIndex) -> Result<(), Self::Error>;
-    /// [`Kernel::apply`], and meanwhile [`Kernel::attach`] for these interfaces: both wait for packets under way.
+    /// [`Kernel::apply`], and meanwhile [`Kernel::attach`] for these interfaces: both wait for packets under way. Returns
+    /// the interfaces that have no programs now, with the reason.
     ///
     /// # Errors
-    /// Those of the two, for each interface and for the operations.
+    /// Those of [`Kernel::apply`].
     fn attach_and_apply(
         &mut self,
         ifindexes: &[IfIndex],
         ops: &[MapOp],
-    ) -> (Vec<Result<(), Self::Error>>, Result<(), Self::Error>);
+    ) -> (Bare<Self::Error>, Result<(), Self::Error>);
     /// Makes connections known that no program has seen begin; those that are known stay as they are.
     ///
     /// # Errors
@@ -308,12 +312,10 @@ impl<K: Kernel> Agent<K> {
         if ifindexes.is_empty() {
             return self.perform(ops);
         }
-        let (attached, applied) = self.kernel.attach_and_apply(&ifindexes, ops);
+        let (bare, applied) = self.kernel.attach_and_apply(&ifindexes, ops);
         let applied = self.note(ops, applied);
-        for (ifindex, result) in ifindexes.into_iter().zip(attached) {
-            if let Err(error) = result {
-                self.refuse(ifindex, "attach to", &error);
-            }
+        for (ifindex, error) in bare {
+            self.refuse(ifindex, "attach to", &error);
         }
         applied
     }

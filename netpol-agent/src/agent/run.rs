@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 use super::drops::DropLog;
 use super::handle::Question;
 use super::search::Searches;
-use super::{Agent, Handle, Kernel, Registry, routes};
+use super::{Agent, Bare, Handle, Kernel, Registry, routes};
 use crate::cni_server::{self, Call};
 use crate::compile::Image;
 use crate::control::{serve_tcp, serve_unix};
@@ -331,7 +331,7 @@ impl Kernel for Datapath {
         &mut self,
         ifindexes: &[IfIndex],
         ops: &[MapOp],
-    ) -> (Vec<Result<(), ebpf::Error>>, Result<(), ebpf::Error>) {
+    ) -> (Bare<ebpf::Error>, Result<(), ebpf::Error>) {
         Self::attach_and_apply(self, ifindexes, ops)
     }
 

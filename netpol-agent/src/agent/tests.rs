@@ -59,9 +59,10 @@ impl Kernel for FakeKernel {
         &mut self,
         ifindexes: &[IfIndex],
         ops: &[MapOp],
-    ) -> (Vec<Result<(), Full>>, Result<(), Full>) {
-        let attached = ifindexes.iter().map(|ifindex| self.attach(*ifindex)).collect();
-        (attached, self.apply(ops))
+    ) -> (Vec<(IfIndex, Full)>, Result<(), Full>) {
+        let failure = |ifindex: &IfIndex| Some((*ifindex, self.attach(*ifindex).err()?));
+        let bare = ifindexes.iter().filter_map(failure).collect();
+        (bare, self.apply(ops))
     }
 
     fn attach(&mut self, ifindex: IfIndex) -> Result<(), Full> {

@@ -22,23 +22,26 @@ impl Datapath {
     }
 
     /// [`Datapath::apply`], and meanwhile [`Datapath::attach`] for pods' interfaces: the kernel lets both wait for packets
-    /// under way.
+    /// under way. Returns the interfaces that have no programs now, with the reason.
     ///
     /// # Errors
-    /// Those of the two, for each interface and for the operations.
+    /// Those of [`Datapath::apply`].
     pub fn attach_and_apply(
         &mut self,
         ifindexes: &[IfIndex],
         ops: &[MapOp],
-    ) -> (Vec<Result<(), Error>>, Result<(), Error>) {
+    ) -> (Vec<(IfIndex, Error)>, Result<(), Error>) {
         let Self { ebpf, maps, pins, attaching } = self;
         let mut attacher = Attacher { ebpf, pins: pins.as_ref(), attaching: *attaching };
         std::thread::scope(|scope| {
-            let attached = scope.spawn(move || {
-                ifindexes.iter().map(|ifindex| attacher.attach(*ifindex, Role::Pod)).collect()
+            let work = scope.spawn(move || {
+                let failure = |ifindex: &IfIndex| {
+                    Some((*ifindex, attacher.attach(*ifindex, Role::Pod).err()?))
+                };
+                ifindexes.iter().filter_map(failure).collect()
             });
             let applied = maps.apply(ops);
-            (attached.join().unwrap_or_else(|panic| resume_unwind(panic)), applied)
+            (work.join().unwrap_or_else(|panic| resume_unwind(panic)), applied)
         })
     }
 }

@@ -18,7 +18,7 @@ impl Lab {
         for spec in specs {
             let netns = self.prepare_pod(&spec)?;
             let uid = self.uid(&spec.full_name());
-            let container = self.container(&spec, &netns, &uid);
+            let container = self.container(&spec, &netns);
             prepared.push((spec, uid, container));
         }
         let network = &self.network;

@@ -301,7 +301,7 @@ impl Lab {
     ) -> Result<T> {
         let name = spec.full_name();
         let uid = self.uid(&name);
-        let container = self.container(&spec, netns, &uid);
+        let container = self.container(&spec, netns);
         let result = self.network.add(&container)?;
         let outcome = first(netns)?;
         let addresses = cni::addresses(&result)?;
@@ -309,15 +309,6 @@ impl Lab {
         self.manifests.write_object(&spec.file(), &spec.object(&uid, &addresses))?;
         self.pods.insert(name, Pod { spec, uid, container, result, addresses, server });
         Ok(outcome)
-    }
-
-    fn container(&self, spec: &PodSpec, netns: &Netns, uid: &str) -> Container {
-        let args = format!(
-            "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_UID={uid}",
-            spec.namespace, spec.name,
-        );
-        let id = format!("{}-{}", self.name, self.n_containers);
-        Container { id, netns: netns.clone(), args }
     }
 
     /// Deletes a pod as the kubelet does: what runs in it, CNI DEL, its namespace, the object.
@@ -389,6 +380,18 @@ impl Lab {
         let name = cni::host_interface(&self.pod(pod)?.result)?;
         let index = self.topology.node.interface_index(&name)?;
         Ok((name, index))
+    }
+
+    /// What a runtime says of a pod of [`Lab::prepare_pod`] when it calls the plugins: for callers that do so themselves.
+    pub fn container(&self, spec: &PodSpec, netns: &Netns) -> Container {
+        let args = format!(
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_UID={}",
+            spec.namespace,
+            spec.name,
+            self.uid(&spec.full_name()),
+        );
+        let id = format!("{}-{}", self.name, self.n_containers);
+        Container { id, netns: netns.clone(), args }
     }
 
     fn pod(&self, name: &str) -> Result<&Pod> {
