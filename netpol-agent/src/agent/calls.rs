@@ -121,7 +121,17 @@ impl<K: Kernel> Agent<K> {
             return Response::error(ErrorCode::CHECK_FAILED, message);
         }
         if self.is_ready(record.ifindex()) {
-            Response::Ok
+            match self.kernel.is_attached(record.ifindex()) {
+                Ok(true) => Response::Ok,
+                Ok(false) => Response::error(
+                    ErrorCode::CHECK_FAILED,
+                    format!("the programs on interface {} are gone", record.ifindex()),
+                ),
+                Err(error) => Response::error(
+                    ErrorCode::CHECK_FAILED,
+                    format!("cannot see the programs on interface {}: {error}", record.ifindex()),
+                ),
+            }
         } else {
             Response::error(ErrorCode::CHECK_FAILED, "the pod's policy is not in force")
         }

@@ -87,6 +87,11 @@ pub trait Kernel {
         ifindexes: &[IfIndex],
         ops: &[MapOp],
     ) -> (Bare<Self::Error>, Result<(), Self::Error>);
+    /// Whether the pod programs hang on an interface.
+    ///
+    /// # Errors
+    /// The interface is gone, or the kernel does not tell.
+    fn is_attached(&self, ifindex: IfIndex) -> Result<bool, Self::Error>;
     /// Makes connections known that no program has seen begin; those that are known stay as they are.
     ///
     /// # Errors

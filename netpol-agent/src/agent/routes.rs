@@ -90,14 +90,16 @@ async fn metrics<K: Kernel + Send + 'static>(handle: &Handle<K>) -> Answer {
 }
 
 /// Why the agent is not ready: one line a reason.
-fn unreadiness(status: &Status) -> Vec<String> {
+pub(super) fn unreadiness(status: &Status) -> Vec<String> {
     let mut reasons = Vec::new();
-    for (kind, source) in &status.sources {
-        match source {
-            SourceStatus::Listing => reasons.push(format!("not listed yet: {kind}")),
-            // What is known stays in force: a broken watch makes no agent unready.
-            SourceStatus::Broken { .. } | SourceStatus::Synced => {}
-        }
+    // What was listed stays in force: a broken watch alone makes no agent unready.
+    for kind in &status.missing {
+        reasons.push(match status.sources.get(kind) {
+            Some(SourceStatus::Broken { error }) => format!("not listed yet: {kind}: {error}"),
+            Some(SourceStatus::Listing | SourceStatus::Synced) | None => {
+                format!("not listed yet: {kind}")
+            }
+        });
     }
     if reasons.is_empty() && !status.is_in_force {
         reasons.push("the maps do not follow the policies; see the log".to_owned());

@@ -1,6 +1,7 @@
 //! `netpol-agent run`: the edges around the event loop.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use netpol_common::ids::IfIndex;
 use netpol_common::keys::{CounterKey, CounterValue, FlowKey, FlowValue};
+use rustix::fs::FlockOperation;
 use rustix::net::{AddressFamily, SocketType, netdevice};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -93,6 +95,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // The socket is also the lock that makes this the node's only agent: before anything is touched.
     let listener = cni_server::bind(&socket)?;
     let mut kernel = Datapath::load(&ebpf)?;
+    // An agent with another socket would fight over the same programs.
+    let _lock = lock(&ebpf)?;
     let image = kernel.image().context("reading the pinned maps of an earlier run")?;
     let registry = Registry::open(&socket.with_file_name("endpoints.json"), device_name)?;
     info!(n_endpoints = image.endpoints.len(), "maps ready");
@@ -142,6 +146,19 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     event_loop(agent, inputs, searches, &source, &cancel).await;
     info!("stopped; policies stay in force");
     Ok(())
+}
+
+/// Holds the pin root for this agent alone, as long as it lives.
+fn lock(config: &ebpf::Config) -> anyhow::Result<Option<File>> {
+    let Some(root) = &config.pin_root else { return Ok(None) };
+    let folder = File::open(root).with_context(|| format!("opening {}", root.display()))?;
+    match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(folder)),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(cni_server::Error::InUse { path: root.clone() }.into())
+        }
+        Err(errno) => Err(errno).with_context(|| format!("locking {}", root.display())),
+    }
 }
 
 /// What the event loop listens to.
@@ -313,6 +330,10 @@ impl Kernel for Datapath {
 
     fn attach(&mut self, ifindex: IfIndex) -> Result<(), ebpf::Error> {
         Self::attach(self, ifindex, Role::Pod)
+    }
+
+    fn is_attached(&self, ifindex: IfIndex) -> Result<bool, ebpf::Error> {
+        Self::is_attached(self, ifindex)
     }
 
     fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), ebpf::Error> {

@@ -18,6 +18,8 @@ pub struct Status {
     pub version: String,
     /// How far each kind of objects is known.
     pub sources: BTreeMap<Kind, SourceStatus>,
+    /// The kinds of which no complete list has arrived yet: nothing new is enforced while there is one.
+    pub missing: Vec<Kind>,
     /// Whether the maps follow the known objects.
     pub is_in_force: bool,
     /// Changes of the maps since the agent started.
@@ -111,6 +113,7 @@ impl<K: Kernel> Agent<K> {
                 .into_iter()
                 .map(|kind| (kind, source_status(self.freshness.of(kind))))
                 .collect(),
+            missing: self.freshness.missing(),
             is_in_force: !self.is_stale && self.freshness.missing().is_empty(),
             n_changes: self.n_applied,
             n_objects: Kind::ALL

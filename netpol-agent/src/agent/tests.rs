@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use netpol_common::proto::{Add, Attachment, ErrorCode, PodRef, Request};
+use netpol_common::proto::{Add, Attachment, Check, ErrorCode, Gc, PodRef, Request};
 use tokio::sync::oneshot::error::TryRecvError;
 
 use super::*;
@@ -76,6 +76,10 @@ impl Kernel for FakeKernel {
     fn set_uplinks(&mut self, _: &BTreeMap<IfIndex, Framing>) -> Result<(), Full> {
         self.n_uplink_changes += 1;
         Ok(())
+    }
+
+    fn is_attached(&self, ifindex: IfIndex) -> Result<bool, Full> {
+        Ok(self.attached.contains(&ifindex))
     }
 
     fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Full> {
@@ -285,6 +289,63 @@ fn an_interface_that_vanishes_without_a_del_is_no_endpoint_any_more() {
     assert!(fixture.agent.image().endpoints.is_empty());
 }
 
+#[test]
+fn readiness_names_the_kinds_that_are_not_listed_and_the_pods_that_are_not_protected() {
+    let mut fixture = with_an_older_pod_but_no_lists();
+    let reasons = |agent: &Agent<FakeKernel>| routes::unreadiness(&agent.describe());
+    let kinds = Kind::ALL.map(|kind| format!("not listed yet: {kind}"));
+    assert_eq!(reasons(&fixture.agent)[..kinds.len()], kinds);
+    drop(fixture.agent.update(full_lists()));
+    drop(fixture.agent.update(update(pod("a"))));
+    fixture.agent.adopt(Vec::new());
+    fixture.agent.sync();
+    assert_eq!(reasons(&fixture.agent), ["unprotected: pod x/a: its interface has not been found"]);
+    fixture.agent.adopt(vec![found(7)]);
+    fixture.agent.sync();
+    assert_eq!(reasons(&fixture.agent), [""; 0]);
+}
+
+fn check_of(ifindex: u32) -> Request {
+    Request::Check(Check { attachment: attachment(), host_ifindex: ifindex })
+}
+
+#[test]
+fn check_sees_another_interface_missing_programs_and_a_policy_that_is_not_in_force() {
+    let mut fixture = fixture();
+    let message = |fixture: &mut Fixture, ifindex| match fixture.call(check_of(ifindex)).try_recv()
+    {
+        Ok(Response::Ok) => String::new(),
+        Ok(Response::Error { code: ErrorCode::CHECK_FAILED, message, .. }) => message,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(message(&mut fixture, 7), "the agent does not know this attachment");
+    drop(fixture.add());
+    assert_eq!(message(&mut fixture, 7), "the pod's policy is not in force");
+    drop(fixture.agent.update(full_lists()));
+    drop(fixture.agent.update(update(pod("a"))));
+    fixture.agent.sync();
+    assert_eq!(message(&mut fixture, 7), "");
+    assert_eq!(message(&mut fixture, 8), "the agent protects interface 7, not 8");
+    fixture.agent.kernel.attached.clear();
+    assert_eq!(message(&mut fixture, 7), "the programs on interface 7 are gone");
+}
+
+#[test]
+fn gc_forgets_what_is_not_valid_any_more_in_its_own_network_only() {
+    let mut fixture = fixture();
+    drop(fixture.agent.update(full_lists()));
+    drop(fixture.agent.update(update(pod("a"))));
+    drop(fixture.add());
+    let endpoints = |fixture: &Fixture| fixture.agent.image().endpoints.len();
+    for (network, valid, n_left) in
+        [("other", vec![], 1), ("net", vec![attachment()], 1), ("net", vec![], 0)]
+    {
+        let gc = Gc { network: network.to_owned(), valid_attachments: valid };
+        assert_eq!(fixture.call(Request::Gc(gc)).try_recv(), Ok(Response::Ok));
+        assert_eq!(endpoints(&fixture), n_left, "{network}");
+    }
+}
+
 fn found(ifindex: u32) -> Found {
     Found {
         add: Add {
@@ -305,10 +366,15 @@ fn found(ifindex: u32) -> Found {
     }
 }
 
-/// An agent that knows everything, and a pod of its node that is no endpoint.
-fn with_an_older_pod() -> Fixture {
+fn with_an_older_pod_but_no_lists() -> Fixture {
     let mut fixture = fixture();
     fixture.agent = fixture.agent.on_node(Some(Arc::from("n")));
+    fixture
+}
+
+/// An agent that knows everything, and a pod of its node that is no endpoint.
+fn with_an_older_pod() -> Fixture {
+    let mut fixture = with_an_older_pod_but_no_lists();
     drop(fixture.agent.update(full_lists()));
     drop(fixture.agent.update(update(pod("a"))));
     fixture

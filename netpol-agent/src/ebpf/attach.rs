@@ -65,7 +65,7 @@ impl Role {
         }
     }
 
-    const fn of(program: Program) -> Self {
+    pub(super) const fn of(program: Program) -> Self {
         match program {
             Program::PodIngress | Program::PodEgress => Self::Pod,
             Program::UplinkEgress => Self::Uplink,
@@ -134,36 +134,33 @@ impl Datapath {
         Attacher { ebpf, pins: pins.as_ref(), attaching: *attaching }.attach(ifindex, role)
     }
 
-    /// Whether the programs and maps of another version are there, and may be in force.
-    pub fn has_predecessor(&self) -> bool {
-        self.pins.as_ref().is_some_and(|pins| !pins.predecessors().is_empty())
-    }
-
-    /// Puts our programs in the place of those of other versions that are left, and removes their maps. The maps of this
-    /// version must be complete: what is not an endpoint in them is closed from now on.
+    /// Whether the programs of a pod hang on its interface: ours, and not only their pins.
     ///
     /// # Errors
-    /// Those of [`Datapath::attach`] and [`Datapath::detach`]; what is done by then is done.
-    pub fn retire_predecessor(&mut self) -> Result<(), Error> {
-        let pins = self.pins.clone().ok_or(Error::NotPinned)?;
-        for predecessor in pins.predecessors() {
-            for (ifindex, program) in predecessor.attachments()? {
-                let role = Role::of(program);
-                let is_pod = pins.link(ifindex, Program::PodIngress).exists();
-                if role == Role::Pod || !is_pod {
-                    match self.attach(ifindex, role) {
-                        Ok(()) | Err(Error::NoDevice { .. }) => {}
-                        Err(error) => return Err(error),
-                    }
+    /// [`Error::NotPinned`] for a private copy, [`Error::NoDevice`], [`Error::Missing`], [`Error::Attach`].
+    pub fn is_attached(&self, ifindex: IfIndex) -> Result<bool, Error> {
+        let pins = self.pins.as_ref().ok_or(Error::NotPinned)?;
+        let device = Device::find(ifindex)?;
+        for program in Role::Pod.programs() {
+            let site = Site { pins, device: &device, program: *program };
+            let is_there = match self.attaching {
+                Attaching::Links => {
+                    let missing = || Error::Missing { name: program.name() };
+                    let own = self.ebpf.program(program.name()).ok_or_else(missing)?;
+                    let own = own.info().map_err(|error| site.error(error))?.id();
+                    let (_, found) =
+                        SchedClassifier::query_tcx(&device.name, program.attach_type())
+                            .map_err(|error| site.error(error))?;
+                    found.iter().any(|found| found.id() == own)
                 }
-                detach(predecessor, ifindex, program)?;
+                // The filters of a device cannot be listed by this library.
+                Attaching::Filters => pins.is_filter(ifindex, *program),
+            };
+            if !is_there {
+                return Ok(false);
             }
-            predecessor.remove()?;
         }
-        if let Some(pins) = &mut self.pins {
-            pins.forget_predecessors();
-        }
-        Ok(())
+        Ok(true)
     }
 
     /// Takes our programs off a device; also after the device is gone, and twice.
@@ -360,7 +357,7 @@ impl Site<'_> {
     }
 }
 
-fn detach(pins: &Pins, ifindex: IfIndex, program: Program) -> Result<(), Error> {
+pub(super) fn detach(pins: &Pins, ifindex: IfIndex, program: Program) -> Result<(), Error> {
     if !pins.is_filter(ifindex, program) {
         // Held until the pin is gone: closing it then ends the attachment at once, and not some time later.
         let link = PinnedLink::from_pin(pins.link(ifindex, program));

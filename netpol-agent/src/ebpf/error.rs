@@ -15,7 +15,7 @@ use netpol_common::ids::IfIndex;
 pub enum Error {
     /// Capabilities are missing.
     #[error(
-        "not permitted to load eBPF programs: run as root, or with CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_SYS_ADMIN"
+        "not permitted to load and attach eBPF programs: run as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN"
     )]
     NotPermitted,
     /// The kernel lacks what the programs use.

@@ -14,6 +14,7 @@ mod load;
 mod maps;
 mod memory;
 mod pins;
+mod succession;
 mod table;
 mod test_run;
 mod wire;

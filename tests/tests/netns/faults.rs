@@ -3,9 +3,10 @@
 use std::process::Stdio;
 
 use anyhow::{Result, ensure};
+use netpol_common::proto::{Attachment, Check, Request, Response};
 use netpol_tests::lab::topology::Wiring;
 use netpol_tests::lab::wait::{LIMIT, Look, until};
-use netpol_tests::lab::{Host, Lab, Passing, PodSpec};
+use netpol_tests::lab::{Host, Lab, Passing, PodSpec, agent};
 use netpol_tests::probe::Protocol::Tcp;
 
 use super::{ALLOW_CLIENTS, PORT, client, expect, lab, lab_without_agent, visitor, web};
@@ -71,8 +72,13 @@ fn a_second_agent_refuses_to_start_and_harms_nothing() -> Result<()> {
     for pod in [web(), client(), visitor()] {
         lab.add_pod(pod)?;
     }
-    let said = run_agent(&lab, lab.place().command()?)?;
-    ensure!(said.contains("another agent is running on this node"), "{said}");
+    let mut elsewhere = lab.place().clone();
+    elsewhere.state = lab.folder().join("elsewhere");
+    // By its socket, and by its pins.
+    for place in [lab.place(), &elsewhere] {
+        let said = run_agent(&lab, place.command()?)?;
+        ensure!(said.contains("another agent is running on this node"), "{said}");
+    }
     expect(&lab, Passing::Yes, "shop/client", Tcp)?;
     expect(&lab, Passing::No, "shop/visitor", Tcp)?;
     lab.add_pod(PodSpec::new("shop/late", &[], &[PORT]))?;
@@ -97,6 +103,44 @@ fn without_a_bpf_file_system_the_agent_says_so_in_one_sentence() -> Result<()> {
         ensure!(sentences.len() == 1 && said.contains(parent), "{said}");
     }
     Ok(())
+}
+
+#[test]
+fn without_a_capability_that_it_needs_the_agent_says_so_in_one_sentence() -> Result<()> {
+    let Some(mut lab) = lab_without_agent("not-permitted", Wiring::Bridge)? else { return Ok(()) };
+    for capabilities in [&["NET_ADMIN", "BPF", "PERFMON"][..], &["SYS_ADMIN"], &["NET_RAW"]] {
+        lab.limit_capabilities(capabilities);
+        let said = run_agent(&lab, lab.place().command()?)?;
+        let is_told = said.contains("not permitted to load and attach eBPF programs: run as root");
+        let n_errors = said.lines().filter(|line| line.starts_with("Error")).count();
+        ensure!(is_told && n_errors <= 1, "{capabilities:?}: {said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_check_sees_that_somebody_has_taken_the_programs_off() -> Result<()> {
+    let Some(mut lab) = lab("taken-off")? else { return Ok(()) };
+    lab.add_pod(web())?;
+    let (_, host_ifindex) = lab.host_interface("shop/web")?;
+    let attachment =
+        Attachment { container_id: "taken-off-1".to_owned(), container_ifname: "eth0".to_owned() };
+    let check = Request::Check(Check { attachment, host_ifindex });
+    let socket = lab.place().socket();
+    ensure!(agent::call(&socket, &check)? == Response::Ok);
+    let links = lab.place().pins.join(format!("v{}/links", netpol_common::maps::ABI_VERSION));
+    std::fs::remove_file(links.join(format!("{host_ifindex}-pod_ingress")))?;
+    // The kernel takes them off some time later.
+    until("a CHECK that fails", LIMIT, || {
+        Ok(match agent::call(&socket, &check)? {
+            Response::Ok => Look::NotYet("one that succeeds".to_owned()),
+            Response::Error { message, .. } => {
+                let expected = format!("the programs on interface {host_ifindex} are gone");
+                ensure!(message == expected, "{message}");
+                Look::Done(())
+            }
+        })
+    })
 }
 
 /// Runs an agent that must fail; returns what it said.
