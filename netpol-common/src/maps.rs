@@ -22,6 +22,11 @@ pub const PREFIXES: &str = "PREFIXES";
 pub const ALLOW: &str = "ALLOW";
 /// Connections: [`FlowKey`] → [`FlowValue`].
 pub const FLOWS: &str = "FLOWS";
+/// Connections of endpoints that begin more than [`crate::flow::FlowBudget`] gives them, so that their floods do not evict
+/// the connections of others: [`FlowKey`] → [`FlowValue`].
+pub const BURST: &str = "BURST";
+/// ifindex → [`crate::flow::FlowBudget`].
+pub const FLOW_BUDGETS: &str = "FLOW_BUDGETS";
 /// Datagrams in pieces: [`FragmentKey`] → [`FragmentValue`].
 pub const FRAGMENTS: &str = "FRAGMENTS";
 /// Service and own-node addresses: [`Addr`] → ().
@@ -44,13 +49,15 @@ pub const EVENT_BUDGETS: &str = "EVENT_BUDGETS";
 pub const CONTAINERS: &str = "CONTAINERS";
 
 /// Every pinned map.
-pub const ALL: [&str; 16] = [
+pub const ALL: [&str; 18] = [
     ENDPOINTS,
     ADDRESSES,
     IDENTITIES,
     PREFIXES,
     ALLOW,
     FLOWS,
+    BURST,
+    FLOW_BUDGETS,
     FRAGMENTS,
     DEFER,
     TICKETS,
@@ -81,6 +88,8 @@ pub const MAX_ALLOW_MAPS: u32 = 2 * MAX_ENDPOINTS;
 pub const MAX_ALLOW_ENTRIES: u32 = 1 << 20;
 /// Connections of all endpoints together, least recently used ones evicted.
 pub const MAX_FLOWS: u32 = 1 << 17;
+/// Connections beyond the budgets of all endpoints together, least recently used ones evicted.
+pub const MAX_BURST: u32 = 1 << 16;
 /// Datagrams in pieces.
 pub const MAX_FRAGMENTS: u32 = 1 << 13;
 /// Service and own-node addresses.
@@ -113,8 +122,10 @@ pub trait PolicyMaps {
     fn allow(&self, map: &AllowMapKey, key: &AllowKey) -> Option<AllowValue>;
     /// The entry of a connection, expired or not.
     fn flow(&self, key: &FlowKey) -> Option<FlowValue>;
-    /// Inserts or replaces the entry of a connection. Failure only costs the entry.
+    /// Replaces the entry of a connection. Failure only costs the entry.
     fn set_flow(&self, key: &FlowKey, value: &FlowValue);
+    /// Makes the entry of a connection that begins, in place of any that it had. Failure only costs the entry.
+    fn add_flow(&self, key: &FlowKey, value: &FlowValue);
     /// What the first fragment told.
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
     /// Remembers a first fragment.

@@ -2,14 +2,15 @@
 //!
 //! Names must be those of [`netpol_common::maps`], where capacities and their reasons are too.
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_LPM_TRIE;
+use aya_ebpf::bindings::{BPF_EXIST, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuHashMap, RingBuf};
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_map_lookup_elem};
 use aya_ebpf::macros::btf_map;
 use netpol_common::addr::Addr;
 use netpol_common::event::{Event, EventBudget};
-use netpol_common::ids::{Epoch, Identity, IfIndex};
+use netpol_common::flow::FlowBudget;
+use netpol_common::ids::{Epoch, Identity, IfIndex, Nanos};
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowMapKey, AllowValue, BackendValue, CounterKey, CounterValue,
     EndpointValue, FlowKey, FlowValue, FragmentKey, FragmentValue, PrefixKey,
@@ -47,6 +48,11 @@ static ALLOW: HashOfMaps<AllowMapKey, AllowMap, { maps::MAX_ALLOW_MAPS as usize 
 
 #[btf_map]
 static FLOWS: LruHashMap<FlowKey, FlowValue, { maps::MAX_FLOWS as usize }> = LruHashMap::new();
+#[btf_map]
+static BURST: LruHashMap<FlowKey, FlowValue, { maps::MAX_BURST as usize }> = LruHashMap::new();
+#[btf_map]
+static FLOW_BUDGETS: HashMap<IfIndex, FlowBudget, { maps::MAX_ENDPOINTS as usize }, LAZY> =
+    HashMap::new();
 #[btf_map]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue, { maps::MAX_FRAGMENTS as usize }> =
     LruHashMap::new();
@@ -90,6 +96,20 @@ unsafe fn find<'a, M, K, V>(map: &'a M, key: &K) -> Option<&'a V> {
     unsafe { bpf_map_lookup_elem(map, core::ptr::from_ref(key).cast()).cast::<V>().as_ref() }
 }
 
+/// Whether a connection of this endpoint may be kept in FLOWS. Two CPUs may take the same place: it is about floods, not
+/// about a number.
+#[inline(always)]
+fn take_budget(ifindex: IfIndex, now: Nanos) -> bool {
+    if let Some(budget) = FLOW_BUDGETS.get_ptr_mut(ifindex) {
+        // SAFETY: the entry is only removed with its endpoint, and freed after a grace period.
+        return unsafe { (*budget).take(now) };
+    }
+    let mut budget = FlowBudget::new(now);
+    let is_taken = budget.take(now);
+    FLOW_BUDGETS.insert(ifindex, budget, 0).ok();
+    is_taken
+}
+
 /// The kernel's maps as [`netpol_common::verdict::decide`] sees them.
 pub(crate) struct KernelMaps;
 
@@ -131,13 +151,34 @@ impl PolicyMaps for KernelMaps {
     fn flow(&self, key: &FlowKey) -> Option<FlowValue> {
         // SAFETY: copied at once. The entry may be evicted and reused meanwhile: then the copy is that of
         // another flow for one packet, which every lock-free reader of an LRU map accepts.
-        unsafe { FLOWS.get(key) }.copied()
+        unsafe {
+            if let Some(flow) = FLOWS.get(key) {
+                return Some(*flow);
+            }
+            if FLOW_BUDGETS.get(key.ifindex)?.has_burst == 0 {
+                return None;
+            }
+            BURST.get(key).copied()
+        }
     }
 
     #[inline(always)]
     fn set_flow(&self, key: &FlowKey, value: &FlowValue) {
-        // Lost: the next packet is decided again.
-        FLOWS.insert(key, value, 0).ok();
+        // One in BURST that lives on gets its place in FLOWS when the budget allows it.
+        if FLOWS.insert(key, value, u64::from(BPF_EXIST)).is_err() {
+            self.add_flow(key, value);
+        }
+    }
+
+    /// A function of its own: BPF has little stack.
+    #[inline(never)]
+    fn add_flow(&self, key: &FlowKey, value: &FlowValue) {
+        // Lost, here and there: the next packet is decided again.
+        if take_budget(key.ifindex, value.last_seen) {
+            FLOWS.insert(key, value, 0).ok();
+        } else if FLOWS.insert(key, value, u64::from(BPF_EXIST)).is_err() {
+            BURST.insert(key, value, 0).ok();
+        }
     }
 
     #[inline(always)]

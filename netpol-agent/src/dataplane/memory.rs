@@ -126,6 +126,10 @@ impl PolicyMaps for MemoryMaps {
         self.flows.borrow_mut().insert(*key, *value);
     }
 
+    fn add_flow(&self, key: &FlowKey, value: &FlowValue) {
+        self.set_flow(key, value);
+    }
+
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
         self.fragments.borrow().get(key).copied()
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use aya::maps::{MapError, MapInfo, MapType};
 use netpol_common::addr::Addr;
 use netpol_common::event::EventBudget;
+use netpol_common::flow::FlowBudget;
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
     AddressKey, AllowMapKey, BackendValue, CounterKey, CounterValue, EndpointValue, FlowKey,
@@ -61,6 +62,8 @@ pub(super) fn expected(capacities: &BTreeMap<&'static str, u32>) -> Vec<Layout> 
         map::<PrefixKey, Identity>(maps::PREFIXES, MapType::LpmTrie, maps::MAX_PREFIXES),
         map::<AllowMapKey, u32>(maps::ALLOW, MapType::HashOfMaps, maps::MAX_ALLOW_MAPS),
         map::<FlowKey, FlowValue>(maps::FLOWS, MapType::LruHash, maps::MAX_FLOWS),
+        map::<FlowKey, FlowValue>(maps::BURST, MapType::LruHash, maps::MAX_BURST),
+        map::<IfIndex, FlowBudget>(maps::FLOW_BUDGETS, MapType::Hash, maps::MAX_ENDPOINTS),
         map::<FragmentKey, FragmentValue>(maps::FRAGMENTS, MapType::LruHash, maps::MAX_FRAGMENTS),
         map::<Addr, u8>(maps::DEFER, MapType::Hash, maps::MAX_DEFER),
         map::<u32, IfIndex>(maps::TICKETS, MapType::Array, maps::N_TICKETS),

@@ -7,6 +7,7 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuHashMap};
 use netpol_common::addr::Addr;
 use netpol_common::event::EventBudget;
+use netpol_common::flow::FlowBudget;
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
     AddressKey, BackendValue, CounterKey, CounterValue, EndpointValue, FlowKey, FlowValue,
@@ -37,6 +38,8 @@ pub(super) struct Maps {
     pub(super) prefixes: Trie<Identity>,
     pub(super) allow: AllowMaps,
     pub(super) flows: Table<FlowKey, FlowValue>,
+    pub(super) burst: Table<FlowKey, FlowValue>,
+    pub(super) flow_budgets: Table<IfIndex, FlowBudget>,
     pub(super) fragments: Table<FragmentKey, FragmentValue>,
     pub(super) stubs: Table<u32, FlowKey>,
     pub(super) backends: Table<FlowKey, BackendValue>,
@@ -72,6 +75,8 @@ impl Maps {
             prefixes: Trie::take(ebpf, label(maps::PREFIXES)?)?,
             allow: AllowMaps::take(ebpf, label(maps::ALLOW)?)?,
             flows: Table::take(ebpf, label(maps::FLOWS)?)?,
+            burst: Table::take(ebpf, label(maps::BURST)?)?,
+            flow_budgets: Table::take(ebpf, label(maps::FLOW_BUDGETS)?)?,
             fragments: Table::take(ebpf, label(maps::FRAGMENTS)?)?,
             stubs: Table::take(ebpf, label(maps::STUBS)?)?,
             backends: Table::take(ebpf, label(maps::BACKENDS)?)?,
@@ -125,6 +130,11 @@ impl Maps {
                 self.flows.remove(key)?;
             }
         }
+        for (key, _) in self.burst.entries()? {
+            if ifindexes.contains(&key.ifindex) {
+                self.burst.remove(key)?;
+            }
+        }
         for (key, _) in self.fragments.entries()? {
             if ifindexes.contains(&key.ifindex) {
                 self.fragments.remove(key)?;
@@ -148,6 +158,7 @@ impl Maps {
         }
         for ifindex in ifindexes {
             self.budgets.remove(*ifindex)?;
+            self.flow_budgets.remove(*ifindex)?;
         }
         Ok(())
     }
@@ -219,8 +230,10 @@ impl Datapath {
     /// # Errors
     /// [`Error::Map`].
     pub fn forget_flows(&mut self) -> Result<(), Error> {
-        let flows = &mut self.maps.flows;
-        flows.entries()?.into_iter().try_for_each(|(key, _)| flows.remove(key))
+        for flows in [&mut self.maps.flows, &mut self.maps.burst] {
+            flows.entries()?.into_iter().try_for_each(|(key, _)| flows.remove(key))?;
+        }
+        Ok(())
     }
 
     /// The policy generation.
@@ -244,7 +257,10 @@ impl Datapath {
     /// # Errors
     /// [`Error::Map`].
     pub fn flows(&self) -> Result<BTreeMap<FlowKey, FlowValue>, Error> {
-        Ok(self.maps.flows.entries()?.into_iter().collect())
+        let mut flows: BTreeMap<_, _> = self.maps.burst.entries()?.into_iter().collect();
+        // One that is in both lives here.
+        flows.extend(self.maps.flows.entries()?);
+        Ok(flows)
     }
 
     /// The datagrams in pieces.

@@ -348,7 +348,7 @@ fn begin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet, key: &FlowKey) -
             },
             pad: [0; 5],
         };
-        maps.set_flow(key, &flow);
+        maps.add_flow(key, &flow);
         if matches!(reason, PassReason::Deferred) {
             ruling.stub = maps.leave_stub(key);
         }

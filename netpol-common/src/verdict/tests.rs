@@ -34,6 +34,7 @@ impl PolicyMaps for Closed {
         None
     }
     fn set_flow(&self, _key: &FlowKey, _value: &FlowValue) {}
+    fn add_flow(&self, _key: &FlowKey, _value: &FlowValue) {}
     fn fragment(&self, _key: &FragmentKey) -> Option<FragmentValue> {
         None
     }

@@ -211,6 +211,9 @@ pub fn addresses(result: &Value) -> Result<Vec<IpAddr>> {
     ips.iter().map(address).collect()
 }
 
+/// How host's ends are called by the CNI project's plugins, and by ours.
+const PREFIXES: [&str; 2] = ["veth", "npl"];
+
 /// The name of the host's end of the veth pair in a result.
 ///
 /// # Errors
@@ -219,7 +222,8 @@ pub fn host_interface(result: &Value) -> Result<String> {
     let interfaces = result.get("interfaces").and_then(Value::as_array);
     for interface in interfaces.context("the result has no interfaces")? {
         let text = |field| interface.get(field).and_then(Value::as_str).unwrap_or_default();
-        if text("sandbox").is_empty() && text("name").starts_with("veth") {
+        let is_ours = PREFIXES.iter().any(|prefix| text("name").starts_with(prefix));
+        if text("sandbox").is_empty() && is_ours {
             return Ok(text("name").to_owned());
         }
     }

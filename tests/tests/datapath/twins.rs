@@ -11,7 +11,7 @@ use netpol_common::ids::{Epoch, IfIndex, Nanos};
 use netpol_common::keys::{
     CounterKey, CounterValue, FlowKey, FlowValue, FragmentKey, FragmentValue,
 };
-use netpol_common::maps::{COUNTERS, DEFAULT_TICKET_MASK, FLOWS, FRAGMENTS};
+use netpol_common::maps::{BACKENDS, BURST, COUNTERS, DEFAULT_TICKET_MASK, FLOWS, FRAGMENTS};
 use netpol_common::packet::ETHERNET_LEN;
 use netpol_common::verdict::{Outcome, Sighting};
 use proptest::test_runner::TestCaseError;
@@ -37,7 +37,13 @@ impl Twins {
         let mut devices = PretendDevices::in_new_namespace(IfIndex(PODS[0])).unwrap();
         devices.ensure(IfIndex(NO_POD)).unwrap();
         // What packets leave behind is read often: the less room, the quicker.
-        let capacities = BTreeMap::from([(FLOWS, 4096), (FRAGMENTS, 1024), (COUNTERS, 1024)]);
+        let capacities = BTreeMap::from([
+            (FLOWS, 4096),
+            (BURST, 256),
+            (BACKENDS, 256),
+            (FRAGMENTS, 1024),
+            (COUNTERS, 1024),
+        ]);
         let kernel = Datapath::load(&Config { capacities, ..Config::private() }).unwrap();
         Self {
             memory: MemoryMaps::default(),

@@ -1,5 +1,6 @@
 //! What all tests here begin with, and how they ask.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::process::Command;
 
@@ -29,7 +30,17 @@ pub(crate) const FILTERED_BRIDGE: Need =
 
 /// A lab with an agent and pods that answer on port 80, each labelled with its name as `app`.
 pub(crate) fn lab(name: &str, pods: &[&str], prepare: impl FnOnce(&Lab) -> Result<()>) -> Lab {
-    let mut lab = Lab::create(name, Wiring::Bridge).unwrap();
+    lab_wired(name, Wiring::Bridge, pods, prepare)
+}
+
+/// The same, with pods on a bridge or on routed veths.
+pub(crate) fn lab_wired(
+    name: &str,
+    wiring: Wiring,
+    pods: &[&str],
+    prepare: impl FnOnce(&Lab) -> Result<()>,
+) -> Lab {
+    let mut lab = Lab::create(name, wiring).unwrap();
     lab.apply_namespace("default", &labels(&[])).unwrap();
     prepare(&lab).unwrap();
     lab.start_agent().unwrap();
@@ -58,6 +69,19 @@ pub(crate) fn talk_from(lab: &Lab, [v4, v6]: [&str; 2]) {
          route replace fd00:10:244:1::/64 dev cni0 src {v6} metric 100\n"
     );
     lab.netns(&Host::Node).unwrap().configure(&routes).unwrap();
+}
+
+/// The same for these pods on routed veths.
+pub(crate) fn talk_from_over_routes(lab: &Lab, pods: &[&str], [v4, v6]: [&str; 2]) {
+    for name in pods {
+        let (device, _) = lab.host_interface(&format!("default/{name}")).unwrap();
+        let mut routes = String::new();
+        for address in lab.addresses(&pod(name)).unwrap() {
+            let source = if address.is_ipv4() { v4 } else { v6 };
+            writeln!(routes, "route replace {address} dev {device} src {source}").unwrap();
+        }
+        lab.netns(&Host::Node).unwrap().configure(&routes).unwrap();
+    }
 }
 
 /// Creates or changes a policy of the namespace `default`.

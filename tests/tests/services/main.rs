@@ -8,7 +8,9 @@
 
 mod cluster;
 mod cluster_ip;
+mod flood;
 mod live;
 mod node;
 mod pushed;
+mod sizes;
 mod spoof;
