@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use netpol_tests::lab::netns::Counter;
 use netpol_tests::lab::second_node::{self, TUNNEL};
+use netpol_tests::lab::topology::Wiring;
 use netpol_tests::lab::wait::{LIMIT, Look, until};
 use netpol_tests::lab::{Bridge, Host, Lab, Masquerade, Passing, Service, Shape, Watch, labels};
 use netpol_tests::privilege::met;
@@ -11,8 +12,8 @@ use netpol_tests::probe::{Outcome, Probe, Protocol};
 use serde_json::json;
 
 use crate::cluster::{
-    FILTERED_BRIDGE, apply_policy, can_run, egress_only_to, expect, lab, pod, policy_file, sockets,
-    talk_from,
+    FILTERED_BRIDGE, apply_policy, can_run, egress_only_to, expect, lab_wired, pod, policy_file,
+    sockets, talk_from, talk_from_over_routes,
 };
 
 /// Connections to a Service with two backends: half of them go to either.
@@ -20,43 +21,70 @@ const N_CONNECTIONS: usize = 8;
 
 #[test]
 fn egress_to_a_service_is_decided_on_the_real_backend_with_nftables() {
-    check("svc-nft", Shape::Nftables, Bridge::Plain);
+    check("svc-nft", Shape::Nftables, Path::Plain);
 }
 
 #[test]
 fn egress_to_a_service_is_decided_on_the_real_backend_with_nftables_and_a_filtered_bridge() {
-    check("svc-nft-bridge", Shape::Nftables, Bridge::Filtered);
+    check("svc-nft-bridge", Shape::Nftables, Path::Filtered);
 }
 
 #[test]
 fn egress_to_a_service_is_decided_on_the_real_backend_with_iptables() {
-    check("svc-ipt", Shape::Iptables, Bridge::Plain);
+    check("svc-ipt", Shape::Iptables, Path::Plain);
 }
 
 #[test]
 fn egress_to_a_service_is_decided_on_the_real_backend_with_iptables_and_a_filtered_bridge() {
-    check("svc-ipt-bridge", Shape::Iptables, Bridge::Filtered);
+    check("svc-ipt-bridge", Shape::Iptables, Path::Filtered);
+}
+
+#[test]
+fn egress_to_a_service_is_decided_on_the_real_backend_with_nftables_over_routed_veths() {
+    check("svc-nft-routed", Shape::Nftables, Path::Routed);
+}
+
+#[test]
+fn egress_to_a_service_is_decided_on_the_real_backend_with_iptables_over_routed_veths() {
+    check("svc-ipt-routed", Shape::Iptables, Path::Routed);
+}
+
+/// Between the pods of the node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Path {
+    /// A bridge whose packets netfilter does not see.
+    Plain,
+    /// A bridge whose packets it sees.
+    Filtered,
+    /// Routes.
+    Routed,
 }
 
 #[expect(clippy::too_many_lines, reason = "one story: each step begins where the last one ended")]
-fn check(name: &str, shape: Shape, bridge: Bridge) {
+fn check(name: &str, shape: Shape, between: Path) {
     if !can_run() {
         return;
     }
-    if bridge == Bridge::Filtered && !met(&[FILTERED_BRIDGE]) {
+    if between == Path::Filtered && !met(&[FILTERED_BRIDGE]) {
         return;
     }
     let mut second_node = None;
-    let lab = lab(name, &["client", "good", "bad"], |lab| {
+    let wiring = if between == Path::Routed { Wiring::Routed } else { Wiring::Bridge };
+    let lab = lab_wired(name, wiring, &["client", "good", "bad"], |lab| {
         let far = lab.add_second_node("default/far", &labels(&[("app", "far")]))?;
         second_node = Some(far);
-        match bridge {
-            Bridge::Filtered => lab.set_bridge(bridge),
+        match between {
+            Path::Filtered => lab.set_bridge(Bridge::Filtered),
             // Without the module nothing is filtered.
-            Bridge::Plain => lab.set_bridge(bridge).or(Ok(())),
+            Path::Plain => lab.set_bridge(Bridge::Plain).or(Ok(())),
+            Path::Routed => Ok(()),
         }
     });
-    talk_from(&lab, ["192.0.2.1", "2001:db8:192::1"]);
+    let node = ["192.0.2.1", "2001:db8:192::1"];
+    match between {
+        Path::Plain | Path::Filtered => talk_from(&lab, node),
+        Path::Routed => talk_from_over_routes(&lab, &["client"], node),
+    }
     let client = pod("client");
     let far: Vec<_> =
         second_node::POD.iter().map(|address| SocketAddr::new(*address, 80)).collect();
@@ -91,9 +119,9 @@ fn check(name: &str, shape: Shape, bridge: Bridge) {
         &[(Passing::Yes, good.clone()), (Passing::No, [none, bad.clone()].concat())],
     );
 
-    let masquerade = match bridge {
-        Bridge::Filtered => Masquerade::Outsiders,
-        Bridge::Plain => Masquerade::All,
+    let masquerade = match between {
+        Path::Filtered | Path::Routed => Masquerade::Outsiders,
+        Path::Plain => Masquerade::All,
     };
     lab.apply_services(shape, masquerade, &services).unwrap();
     let ticketed = ticket_watch(&lab);

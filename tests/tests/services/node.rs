@@ -4,17 +4,46 @@ use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
 use netpol_tests::lab::nat::feed;
-use netpol_tests::lab::topology::OFFICE;
+use netpol_tests::lab::second_node;
+use netpol_tests::lab::topology::{OFFICE, Wiring};
 use netpol_tests::lab::wait::{LIMIT, Look, until};
-use netpol_tests::lab::{Host, Lab, Masquerade, Passing, Service, Shape};
+use netpol_tests::lab::{Host, Lab, Masquerade, Passing, SecondNode, Service, Shape, labels};
 use netpol_tests::privilege::{Need, met};
 use serde_json::json;
 
-use crate::cluster::{apply_policy, can_run, expect, lab, pod, sockets, talk_from};
+use crate::cluster::{
+    apply_policy, can_run, expect, lab, lab_wired, pod, sockets, talk_from, talk_from_over_routes,
+};
 
-/// The node's addresses: on the uplink, and on the bridge.
-const NODE_ADDRESSES: [[&str; 2]; 2] =
-    [["192.0.2.1", "2001:db8:192::1"], ["10.244.1.1", "fd00:10:244:1::1"]];
+/// The node's addresses: on the uplink, on the tunnel to other nodes, and on the bridge, where there is one.
+const NODE_ADDRESSES: [[&str; 2]; 3] = [
+    ["192.0.2.1", "2001:db8:192::1"],
+    ["10.244.1.0", "fd00:10:244:1::"],
+    ["10.244.1.1", "fd00:10:244:1::1"],
+];
+
+/// A lab with a tunnel, and the addresses of its node.
+fn lab_with_tunnel(
+    name: &str,
+    wiring: Wiring,
+    pods: &[&str],
+) -> (Lab, SecondNode, &'static [[&'static str; 2]]) {
+    let mut second_node = None;
+    let lab = lab_wired(name, wiring, pods, |lab| {
+        second_node = Some(lab.add_second_node("default/far", &labels(&[("app", "far")]))?);
+        Ok(())
+    });
+    let n = if wiring == Wiring::Bridge { 3 } else { 2 };
+    (lab, second_node.unwrap(), &NODE_ADDRESSES[..n])
+}
+
+/// Makes the node talk to this pod from these addresses.
+fn talk(lab: &Lab, wiring: Wiring, name: &str, addresses: [&str; 2]) {
+    match wiring {
+        Wiring::Bridge => talk_from(lab, addresses),
+        Wiring::Routed => talk_from_over_routes(lab, &[name], addresses),
+    }
+}
 
 fn isolate(lab: &Lab, name: &str) {
     let spec = json!({
@@ -26,37 +55,59 @@ fn isolate(lab: &Lab, name: &str) {
 
 #[test]
 fn processes_of_the_node_reach_an_isolated_pod_from_every_address_of_the_node() {
+    reaches_the_pod("node-out", Wiring::Bridge);
+}
+
+#[test]
+fn processes_of_the_node_reach_an_isolated_pod_over_routed_veths() {
+    reaches_the_pod("node-out-routed", Wiring::Routed);
+}
+
+fn reaches_the_pod(name: &str, wiring: Wiring) {
     if !can_run() || !met(&[Need::Program("ping")]) {
         return;
     }
-    let lab = lab("node-out", &["isolated", "other"], |_| Ok(()));
+    let (lab, second_node, node_addresses) = lab_with_tunnel(name, wiring, &["isolated", "other"]);
     isolate(&lab, "isolated");
     let isolated = sockets(&lab, &pod("isolated"), 80);
     expect(&lab, &pod("other"), &[(Passing::No, isolated.clone())]);
     expect(&lab, &Host::Office, &[(Passing::No, isolated.clone())]);
-    for addresses in NODE_ADDRESSES {
-        talk_from(&lab, addresses);
+    for addresses in node_addresses {
+        talk(&lab, wiring, "isolated", *addresses);
         expect(&lab, &Host::Node, &[(Passing::Yes, isolated.clone())]);
         for socket in &isolated {
             ping(&lab, &Host::Node, Passing::Yes, &socket.ip().to_string());
             ping(&lab, &pod("other"), Passing::No, &socket.ip().to_string());
         }
     }
+    drop(second_node);
 }
 
 #[test]
 fn an_isolated_pod_reaches_its_own_node_at_every_address_of_the_node() {
+    reaches_the_node("node-in", Wiring::Bridge);
+}
+
+#[test]
+fn an_isolated_pod_reaches_its_own_node_over_routed_veths() {
+    reaches_the_node("node-in-routed", Wiring::Routed);
+}
+
+fn reaches_the_node(name: &str, wiring: Wiring) {
     if !can_run() || !met(&[Need::Program("ping")]) {
         return;
     }
-    let lab = lab("node-in", &["isolated"], |_| Ok(()));
+    let (lab, second_node, node_addresses) = lab_with_tunnel(name, wiring, &["isolated"]);
     isolate(&lab, "isolated");
     expect(&lab, &pod("isolated"), &[(Passing::No, sockets(&lab, &Host::Office, 80))]);
-    for addresses in NODE_ADDRESSES {
-        talk_from(&lab, addresses);
-        let places = addresses.map(|address| address.parse::<IpAddr>().unwrap());
+    for addresses in node_addresses {
+        talk(&lab, wiring, "isolated", *addresses);
+        // Of the pods' link this is the address of any router, and Linux takes no TCP there.
+        let addresses: Vec<_> =
+            addresses.iter().filter(|address| **address != "fd00:10:244:1::").collect();
+        let places = addresses.iter().map(|address| address.parse::<IpAddr>().unwrap());
         let places = places.map(|address| (address, 80).into());
-        expect(&lab, &pod("isolated"), &[(Passing::Yes, places.to_vec())]);
+        expect(&lab, &pod("isolated"), &[(Passing::Yes, places.collect())]);
         for address in addresses {
             ping(&lab, &pod("isolated"), Passing::Yes, address);
         }
@@ -64,6 +115,10 @@ fn an_isolated_pod_reaches_its_own_node_at_every_address_of_the_node() {
     for address in lab.addresses(&Host::Office).unwrap() {
         ping(&lab, &pod("isolated"), Passing::No, &address.to_string());
     }
+    for address in second_node::ADDRESSES.iter().chain(&second_node::POD) {
+        ping(&lab, &pod("isolated"), Passing::No, &address.to_string());
+    }
+    drop(second_node);
 }
 
 #[test]

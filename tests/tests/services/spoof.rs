@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
+use netpol_common::addr::Addr;
+use netpol_common::keys::FlowKey;
 use netpol_tests::lab::nat::feed;
 use netpol_tests::lab::netns::Netns;
 use netpol_tests::lab::wait::{LIMIT, Look, until};
@@ -14,7 +16,7 @@ use netpol_tests::wire::{Packet, Segment};
 use serde_json::{Value, json};
 
 use crate::cluster::{
-    apply_policy, ask_agent, can_run, egress_only_to, expect, lab, pod, policy_file, sockets,
+    apply_policy, ask_agent, can_run, egress_only_to, expect, lab, maps, pod, policy_file, sockets,
 };
 
 /// Sends the frames that standard input lists in hexadecimal.
@@ -66,6 +68,7 @@ fn a_pod_sends_from_its_own_addresses_only_unless_it_may_forward() {
     send();
     assert_eq!(count(&SPOOFED), [0; SPOOFED.len()], "spoofed frames pass");
     assert_eq!(count(&NOT_IP), [1; NOT_IP.len()], "a pod that is not isolated sends what it likes");
+    assert_eq!(flows_with_victim(&lab), Vec::new(), "spoofed frames leave connections behind");
     wait_for_drops(&lab, &["spoofed"]);
 
     let target = json!([{ "podSelector": { "matchLabels": { "app": "target" } } }]);
@@ -82,6 +85,16 @@ fn a_pod_sends_from_its_own_addresses_only_unless_it_may_forward() {
     allow_forwarding(&lab, "evil").unwrap();
     send();
     assert_eq!(count(&SPOOFED), [1; SPOOFED.len()], "a pod that may forward is stopped");
+    assert_eq!(flows_with_victim(&lab).len(), 2, "it would have been seen");
+}
+
+/// Connections of the target with the victim: these two never talk.
+fn flows_with_victim(lab: &Lab) -> Vec<FlowKey> {
+    let target = lab.host_interface("default/target").unwrap().1;
+    let victims: Vec<Addr> =
+        lab.addresses(&pod("victim")).unwrap().iter().map(|address| (*address).into()).collect();
+    let flows = maps(lab).flows().unwrap().into_keys();
+    flows.filter(|key| key.ifindex.0 == target && victims.contains(&key.remote)).collect()
 }
 
 /// Annotates a running pod, and waits until the agent follows.
