@@ -12,6 +12,7 @@ pub mod packets;
 pub mod panel;
 pub mod privilege;
 pub mod probe;
+pub mod scale;
 pub mod scenario;
 pub mod settings;
 pub mod shrink;

@@ -173,7 +173,7 @@ impl<K: Kernel> Agent<K> {
 
     /// Hangs programs on the endpoints whose policy is in force and that have none.
     pub(super) fn attach_bare(&mut self) {
-        if self.is_stale || !self.freshness.missing().is_empty() {
+        if self.is_stale() || !self.freshness.missing().is_empty() {
             return;
         }
         let image = &self.image;

@@ -37,12 +37,12 @@ pub use run::{CONTROL_SOCKET, Config, Source, run};
 pub use status::{EndpointStatus, Protection, SourceStatus, Status};
 
 use self::adopt::Adoption;
-use crate::compile::{Image, Numbering, compile};
+use crate::compile::{Compiled, Image, Turn};
 use crate::dataplane::{MapOp, apply, diff};
 use crate::model::{Kind, ObjectName, ObjectRef};
 use crate::netlink::{Devices, Framing};
 use crate::source::{DiagnosticIndex, Freshness, SourceUpdate};
-use crate::store::{ClusterState, Delta, Endpoint};
+use crate::store::{Changes, ClusterState, Delta, Endpoint};
 
 /// Interfaces that programs could not be hung on, with the reasons.
 pub type Bare<E> = Vec<(IfIndex, E)>;
@@ -116,7 +116,7 @@ pub trait Kernel {
 pub struct Agent<K> {
     kernel: K,
     state: ClusterState,
-    numbering: Numbering,
+    compiled: Compiled,
     /// What the maps hold.
     image: Image,
     diagnostics: DiagnosticIndex,
@@ -130,8 +130,10 @@ pub struct Agent<K> {
     uplinks: BTreeMap<IfIndex, Framing>,
     /// The maps hold all that the programs need: those of this run, or of one before that left them whole.
     is_primed: bool,
-    /// The state changed since the maps were last brought up to it.
-    is_stale: bool,
+    /// What changed since the maps were last brought up to the state.
+    changes: Changes,
+    /// They were never brought up to it, or the kernel refused.
+    is_behind: bool,
     n_applied: u64,
 }
 
@@ -160,7 +162,7 @@ impl<K: Kernel> Agent<K> {
         let mut agent = Self {
             kernel,
             state: ClusterState::default(),
-            numbering: Numbering::after(next),
+            compiled: Compiled::after(next),
             image,
             diagnostics: DiagnosticIndex::default(),
             freshness: Freshness::default(),
@@ -170,7 +172,8 @@ impl<K: Kernel> Agent<K> {
             adoption: Adoption::default(),
             uplinks: BTreeMap::new(),
             is_primed,
-            is_stale: true,
+            changes: Changes::default(),
+            is_behind: true,
             n_applied: 0,
         };
         let known: Vec<Endpoint> = agent.registry.records().map(Record::endpoint).collect();
@@ -255,7 +258,7 @@ impl<K: Kernel> Agent<K> {
 
     fn apply_delta(&mut self, delta: Delta) {
         self.adoption.note(&delta);
-        self.is_stale |= !self.state.apply(delta).is_empty();
+        self.changes.extend(self.state.apply(delta));
     }
 
     /// Brings the maps up to the state, if it is known well enough and has changed. Then answers the ADDs whose
@@ -266,10 +269,13 @@ impl<K: Kernel> Agent<K> {
             debug!(?missing, "nothing is enforced from an incomplete picture");
         } else if self.must_search() {
             debug!("nothing changes before the pods that run already have been looked for");
-        } else if self.is_stale {
-            let wanted = compile(&self.state, &mut self.numbering, &self.image);
-            self.is_stale = !self.follow(&wanted);
-            if !self.is_stale && !self.is_primed {
+        } else if self.is_stale() {
+            let changes = std::mem::take(&mut self.changes);
+            let turn = self.compiled.update(&self.state, &changes, &self.image);
+            self.is_behind = !self.follow(&turn);
+            if self.is_behind {
+                self.compiled.forget();
+            } else if !self.is_primed {
                 self.is_primed = true;
                 self.attach_uplinks();
             }
@@ -282,10 +288,14 @@ impl<K: Kernel> Agent<K> {
         self.answer_ready();
     }
 
-    /// Leads the maps to `wanted`. If the kernel refuses an operation, leads them back.
-    fn follow(&mut self, wanted: &Image) -> bool {
-        let before = self.image.clone();
-        let ops = diff(&before, wanted);
+    /// Whether the maps may lack what the state says.
+    fn is_stale(&self) -> bool {
+        self.is_behind || self.changes.matters()
+    }
+
+    /// Makes a turn. If the kernel refuses an operation, leads the maps back.
+    fn follow(&mut self, turn: &Turn) -> bool {
+        let ops = diff(&turn.before, &turn.after);
         if ops.is_empty() {
             return true;
         }
@@ -294,7 +304,7 @@ impl<K: Kernel> Agent<K> {
                 error = &error as &dyn std::error::Error,
                 "the kernel refuses a change; the last good state stays"
             );
-            if let Err(error) = self.perform(&diff(&self.image, &before)) {
+            if let Err(error) = self.perform(&diff(&self.image, &turn.undone(&self.image))) {
                 let error = &error as &dyn std::error::Error;
                 error!(error, "the kernel refuses the way back too; enforcement may be partial");
             }
@@ -303,9 +313,9 @@ impl<K: Kernel> Agent<K> {
         self.n_applied += 1;
         info!(
             n_ops = ops.len(),
-            n_endpoints = wanted.endpoints.len(),
-            n_identities = wanted.held_identities().len(),
-            n_policies = self.state.policies().count(),
+            n_endpoints = self.image.endpoints.len(),
+            n_identities = self.compiled.n_identities(),
+            n_policies = self.state.n_policies(),
             "policy in force"
         );
         true
@@ -353,7 +363,7 @@ impl<K: Kernel> Agent<K> {
 
     /// Whether the policy of an endpoint is in force.
     fn is_ready(&self, ifindex: IfIndex) -> bool {
-        !self.is_stale
+        !self.is_stale()
             && self
                 .image
                 .endpoints

@@ -139,6 +139,6 @@ impl<K: Kernel> Agent<K> {
     }
 
     fn rule_name(&self, rule: RuleId) -> Option<String> {
-        self.numbering.rule(rule).map(ToString::to_string)
+        self.compiled.rule(rule).map(ToString::to_string)
     }
 }

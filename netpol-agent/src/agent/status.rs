@@ -114,7 +114,7 @@ impl<K: Kernel> Agent<K> {
                 .map(|kind| (kind, source_status(self.freshness.of(kind))))
                 .collect(),
             missing: self.freshness.missing(),
-            is_in_force: !self.is_stale && self.freshness.missing().is_empty(),
+            is_in_force: !self.is_stale() && self.freshness.missing().is_empty(),
             n_changes: self.n_applied,
             n_objects: Kind::ALL
                 .into_iter()

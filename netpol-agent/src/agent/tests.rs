@@ -134,7 +134,7 @@ fn pod(name: &str) -> Delta {
         host_network: false,
         phase: PodPhase::Pending,
         terminating: false,
-        ports: Vec::new(),
+        ports: Arc::default(),
         allows_forwarding: false,
     }))
 }

@@ -1,31 +1,29 @@
 //! One direction of one endpoint as entries of an allow map.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use netpol_common::ids::{Identity, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AllowKey, AllowValue};
 
 use super::image::AllowMap;
-use super::numbering::Numbering;
 use super::port_ranges::port_prefixes;
 use crate::resolve::{Grant, PeerSet, PortSet};
 
-/// The union of the grants. Where several rules open the same entry, the first one is named.
-pub(super) fn build(
-    grants: &[Arc<Grant>],
-    by_peer_set: &BTreeMap<Arc<PeerSet>, Vec<Identity>>,
-    numbering: &mut Numbering,
+/// The union of the grants, each with its rule's number. Where several rules open the same entry, the first one is
+/// named. `members` tells the identities whose addresses are in a peer set.
+pub(super) fn build<'a, I: Iterator<Item = &'a Identity>>(
+    grants: impl Iterator<Item = (RuleId, &'a Arc<Grant>)>,
+    members: impl Fn(&Arc<PeerSet>) -> I,
 ) -> AllowMap {
     let mut map = AllowMap::new();
-    for grant in grants {
-        let rule = numbering.rule_id(&grant.rule);
-        let identities = match &grant.peers {
-            None => [Identity::ANY].as_slice(),
-            Some(peers) => by_peer_set.get(peers).map_or([].as_slice(), Vec::as_slice),
-        };
-        for identity in identities {
-            open(&mut map, *identity, &grant.ports, rule);
+    for (rule, grant) in grants {
+        match &grant.peers {
+            None => open(&mut map, Identity::ANY, &grant.ports, rule),
+            Some(peers) => {
+                for identity in members(peers) {
+                    open(&mut map, *identity, &grant.ports, rule);
+                }
+            }
         }
     }
     map

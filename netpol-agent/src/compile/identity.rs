@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use netpol_common::addr::Addr;
 use netpol_common::ids::Identity;
-use netpol_common::keys::{AllowKey, AllowValue, PrefixKey};
+use netpol_common::keys::{AllowKey, PrefixKey};
 
 use super::image::{AllowMap, Image};
 use super::numbering::{Numbering, PeerSetId, Signature};
@@ -90,32 +90,29 @@ pub(super) fn ambiguous(previous: &Image, next: &Image) -> BTreeSet<Identity> {
         .collect();
     let mut ambiguous = BTreeSet::new();
     for (key, before) in &previous.allow {
-        let Some(after) = next.allow.get(key) else { continue };
-        if before == after {
-            continue;
-        }
-        for identity in &in_both {
-            if !same_meaning(entries_of(before, *identity), entries_of(after, *identity)) {
-                ambiguous.insert(*identity);
-            }
+        if let Some(after) = next.allow.get(key) {
+            ambiguous.extend(changed_meanings(before, after));
         }
     }
+    ambiguous.retain(|identity| in_both.contains(identity));
     ambiguous
 }
 
-/// The entries of one identity in an allow map.
-pub(crate) fn entries_of(
-    map: &AllowMap,
-    identity: Identity,
-) -> impl Iterator<Item = (&AllowKey, &AllowValue)> {
-    map.iter().filter(move |(key, _)| key.identity == identity)
-}
-
-fn same_meaning<'a>(
-    before: impl Iterator<Item = (&'a AllowKey, &'a AllowValue)>,
-    after: impl Iterator<Item = (&'a AllowKey, &'a AllowValue)>,
-) -> bool {
-    before
-        .map(|(key, value)| (key, value.verdict))
-        .eq(after.map(|(key, value)| (key, value.verdict)))
+/// The identities for which two allow maps say different things.
+pub(super) fn changed_meanings(
+    before: &Arc<AllowMap>,
+    after: &Arc<AllowMap>,
+) -> BTreeSet<Identity> {
+    let mut changed = BTreeSet::new();
+    if Arc::ptr_eq(before, after) {
+        return changed;
+    }
+    let meaning = |map: &AllowMap, key: &AllowKey| map.get(key).map(|value| value.verdict);
+    for (key, value) in &**before {
+        if meaning(after, key) != Some(value.verdict) {
+            changed.insert(key.identity);
+        }
+    }
+    changed.extend(after.keys().filter(|key| !before.contains_key(key)).map(|key| key.identity));
+    changed
 }

@@ -6,6 +6,7 @@
 mod allow_map;
 mod identity;
 mod image;
+mod incremental;
 mod numbering;
 mod port_ranges;
 mod prefixes;
@@ -18,11 +19,12 @@ use netpol_common::ids::{Direction, IfIndex};
 use netpol_common::keys::{AddressKey, AllowMapKey, EndpointValue};
 
 pub use image::{AllowMap, EndpointImage, Image};
+pub use incremental::{Compiled, Turn};
 pub use numbering::Numbering;
 pub use port_ranges::port_prefixes;
 
 use crate::model::Pod;
-use crate::resolve::{EndpointPolicy, Grant, Isolation, Resolver};
+use crate::resolve::{EndpointPolicy, Grant, Isolation, PeerSet, Resolver};
 use crate::store::{ClusterState, Endpoint};
 
 /// Compiles the state into an image that can follow `previous` without a moment in which neither holds.
@@ -49,11 +51,11 @@ struct Resolved<'a> {
 }
 
 fn resolve(state: &ClusterState) -> Vec<Resolved<'_>> {
-    let mut resolver = Resolver::new(state);
+    let mut resolver = Resolver::default();
     state
         .endpoints()
         .map(|endpoint| {
-            let pod = state.pod_of(endpoint).map(|pod| (pod, resolver.resolve(pod)));
+            let pod = state.pod_of(endpoint).map(|pod| (pod, resolver.resolve(state, pod)));
             Resolved { endpoint, pod }
         })
         .collect()
@@ -91,7 +93,12 @@ fn build(state: &ClusterState, resolved: &[Resolved<'_>], numbering: &mut Number
                 continue;
             }
             let map = shared.entry(policy.grants.iter().collect()).or_insert_with(|| {
-                Arc::new(allow_map::build(&policy.grants, &identities.members, numbering))
+                let members = |peers: &Arc<PeerSet>| {
+                    identities.members.get(peers).map_or([].as_slice(), Vec::as_slice).iter()
+                };
+                let grants = policy.grants.iter();
+                let grants = grants.map(|grant| (numbering.rule_id(&grant.rule), grant));
+                Arc::new(allow_map::build(grants, members))
             });
             image.allow.insert(AllowMapKey::new(ifindex, direction), Arc::clone(map));
         }

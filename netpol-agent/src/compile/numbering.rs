@@ -19,6 +19,7 @@ pub struct Numbering {
     peer_sets: BTreeMap<Arc<PeerSet>, PeerSetId>,
     identities: BTreeMap<Signature, Identity>,
     rules: BTreeMap<RuleRef, RuleId>,
+    rules_by_id: BTreeMap<RuleId, RuleRef>,
     next_peer_set: PeerSetId,
     next_identity: Identity,
     next_rule: RuleId,
@@ -37,6 +38,7 @@ impl Numbering {
             peer_sets: BTreeMap::new(),
             identities: BTreeMap::new(),
             rules: BTreeMap::new(),
+            rules_by_id: BTreeMap::new(),
             next_peer_set: 0,
             next_identity: next_identity.max(Identity::FIRST),
             next_rule: RuleId(1),
@@ -45,12 +47,12 @@ impl Numbering {
 
     /// The rule behind a number, if it is in force.
     pub fn rule(&self, id: RuleId) -> Option<&RuleRef> {
-        self.rules.iter().find(|(_, known)| **known == id).map(|(rule, _)| rule)
+        self.rules_by_id.get(&id)
     }
 
     /// Every rule in force with its number.
     pub fn rules(&self) -> impl Iterator<Item = (RuleId, &RuleRef)> {
-        self.rules.iter().map(|(rule, id)| (*id, rule))
+        self.rules_by_id.iter().map(|(id, rule)| (*id, rule))
     }
 
     pub(super) fn peer_set(&mut self, peers: &Arc<PeerSet>) -> PeerSetId {
@@ -88,12 +90,45 @@ impl Numbering {
         let id = self.next_rule;
         self.next_rule = RuleId(id.0.checked_add(1).unwrap_or(1));
         self.rules.insert(rule.clone(), id);
+        self.rules_by_id.insert(id, rule.clone());
         id
     }
 
     /// Forgets these identities: what they stood for gets fresh numbers.
     pub(super) fn retire(&mut self, identities: &BTreeSet<Identity>) {
         self.identities.retain(|_, identity| !identities.contains(identity));
+    }
+
+    /// Forgets the identity of a signature that nobody has any more.
+    pub(super) fn forget_identity(&mut self, signature: &Signature) {
+        self.identities.remove(signature);
+    }
+
+    /// Gives a signature a number that it did not have before.
+    pub(super) fn renew_identity(&mut self, signature: &Signature) -> Identity {
+        self.identities.remove(signature);
+        self.identity(signature)
+    }
+
+    /// Forgets a peer set that is not in force any more.
+    pub(super) fn forget_peer_set(&mut self, peers: &PeerSet) {
+        self.peer_sets.remove(peers);
+    }
+
+    /// Forgets a rule that is not in force any more.
+    pub(super) fn forget_rule(&mut self, rule: &RuleRef) {
+        if let Some(id) = self.rules.remove(rule) {
+            self.rules_by_id.remove(&id);
+        }
+    }
+
+    /// Numbers that nothing of before has, for maps whose content is not known to be ours.
+    pub(super) fn begin_anew(&mut self) {
+        *self = Self {
+            next_peer_set: self.next_peer_set,
+            next_rule: self.next_rule,
+            ..Self::after(self.next_identity)
+        };
     }
 
     /// Forgets what `image` does not use.
@@ -107,5 +142,6 @@ impl Numbering {
         let rules: BTreeSet<RuleId> =
             maps.values().flat_map(|map| map.values()).map(|value| value.rule).collect();
         self.rules.retain(|_, id| rules.contains(id));
+        self.rules_by_id.retain(|id, _| rules.contains(id));
     }
 }

@@ -4,6 +4,7 @@
 //! so the longest match is the whole answer.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use ipnetwork::IpNetwork;
 use netpol_common::addr::Addr;
@@ -108,6 +109,27 @@ fn node_key(network: IpNetwork) -> (Addr, u32) {
     let offset = if network.is_ipv4() { Addr::V4_PREFIX_BITS } else { 0 };
     let bits = u32::from(network.prefix()) + u32::from(offset);
     (masked(Addr::from(network.network()), bits), bits)
+}
+
+/// The addresses of these networks, as ranges that do not touch.
+pub(super) fn ranges(networks: impl Iterator<Item = IpNetwork>) -> Vec<RangeInclusive<Addr>> {
+    let mut all: Vec<(u128, u128)> = networks
+        .map(|network| {
+            let (addr, bits) = node_key(network);
+            let first = u128::from_be_bytes(addr.0);
+            (first, first | !u128::MAX.checked_shl(128 - bits).unwrap_or(0))
+        })
+        .collect();
+    all.sort_unstable();
+    let mut merged: Vec<(u128, u128)> = Vec::new();
+    for (first, last) in all {
+        match merged.last_mut() {
+            Some((_, end)) if first <= end.saturating_add(1) => *end = last.max(*end),
+            _ => merged.push((first, last)),
+        }
+    }
+    let addr = |bits: u128| Addr(bits.to_be_bytes());
+    merged.into_iter().map(|(first, last)| addr(first)..=addr(last)).collect()
 }
 
 fn masked(addr: Addr, bits: u32) -> Addr {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::decode;
-use crate::model::{Diagnostic, Kind, Object, ObjectName, ObjectRef};
+use crate::model::{Diagnostic, Interner, Kind, Object, ObjectName, ObjectRef};
 use crate::source::SourceUpdate;
 use crate::store::Delta;
 
@@ -13,6 +13,7 @@ pub(super) struct Listing {
     kind: Kind,
     by_name: BTreeMap<ObjectName, Listed>,
     unnamed: Vec<Diagnostic>,
+    interner: Interner,
     /// The version of the whole list, known at its end.
     pub(super) version: String,
 }
@@ -28,7 +29,13 @@ struct Listed {
 impl Listing {
     /// Nothing read yet.
     pub(super) fn new(kind: Kind) -> Self {
-        Self { kind, by_name: BTreeMap::new(), unnamed: Vec::new(), version: String::new() }
+        Self {
+            kind,
+            by_name: BTreeMap::new(),
+            unnamed: Vec::new(),
+            interner: Interner::default(),
+            version: String::new(),
+        }
     }
 
     /// Adds an object from its JSON. In a streaming list it may be there already, in an older state.
@@ -37,7 +44,10 @@ impl Listing {
             Ok(head) => head,
             Err(found) => return self.unnamed.push(found),
         };
-        let (object, found) = decode::object(&head, json);
+        let (mut object, found) = decode::object(&head, json);
+        if let Some(object) = &mut object {
+            self.interner.share(object);
+        }
         let before = self.by_name.remove(&head.object.name).and_then(|listed| listed.object);
         let listed = Listed { object: object.or(before), found };
         self.by_name.insert(head.object.name, listed);
@@ -52,7 +62,7 @@ impl Listing {
 
     /// The complete list.
     pub(super) fn into_update(self) -> SourceUpdate {
-        let Self { kind, by_name, unnamed, version: _ } = self;
+        let Self { kind, by_name, unnamed, interner: _, version: _ } = self;
         let mut objects = Vec::with_capacity(by_name.len());
         let mut unreadable = Vec::new();
         let mut diagnostics = Vec::new();

@@ -7,6 +7,7 @@
 
 pub mod convert;
 mod diagnostic;
+mod interner;
 mod ip_block;
 mod names;
 mod objects;
@@ -16,6 +17,7 @@ mod selector;
 
 pub(crate) use diagnostic::codes;
 pub use diagnostic::{Code, Diagnostic, Severity};
+pub use interner::Interner;
 pub use ip_block::IpBlock;
 pub use names::{Kind, ObjectName, ObjectRef};
 pub use objects::{
@@ -23,4 +25,4 @@ pub use objects::{
 };
 pub use policy::{NamespaceMatch, Peer, Peers, Policy, PolicyMode, PolicyTypes, Ports, Rule};
 pub use ports::{PortMatch, PortName, PortRange, PortSpec, Transport};
-pub use selector::{Labels, Requirement, Selector};
+pub use selector::{Labels, Requirement, Selector, Values};

@@ -65,7 +65,7 @@ pub struct Pod {
     /// `metadata.deletionTimestamp` is set. It is still policed and selectable.
     pub terminating: bool,
     /// Ports of all containers, then of sidecars (init containers with `restartPolicy: Always`).
-    pub ports: Vec<ContainerPort>,
+    pub ports: Arc<[ContainerPort]>,
     /// May send from addresses that are not its own (annotation `netpol/allow-forwarding: "true"`).
     pub allows_forwarding: bool,
 }
@@ -115,7 +115,7 @@ pub enum PodPhase {
 }
 
 /// A port that a container declares.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ContainerPort {
     /// `name`, if it has one.
     pub name: Option<PortName>,

@@ -39,6 +39,23 @@ impl Policy {
             Direction::Egress => &self.egress,
         }
     }
+
+    /// Every selector of the policy.
+    pub(crate) fn selectors_mut(&mut self) -> impl Iterator<Item = &mut Selector> {
+        let rules = self.ingress.iter_mut().chain(&mut self.egress);
+        let peers = rules.flat_map(|rule| match &mut rule.peers {
+            Peers::All => [].iter_mut(),
+            Peers::AnyOf(peers) => peers.iter_mut(),
+        });
+        let of_peers = peers.flat_map(|peer| match peer {
+            Peer::IpBlock(_) => [None, None],
+            Peer::Pods { namespaces: NamespaceMatch::Own, pods } => [Some(pods), None],
+            Peer::Pods { namespaces: NamespaceMatch::Selected(namespaces), pods } => {
+                [Some(pods), Some(namespaces)]
+            }
+        });
+        of_peers.flatten().chain([&mut self.pod_selector])
+    }
 }
 
 /// `spec.policyTypes` after defaulting: Ingress always, Egress if there is an egress rule.

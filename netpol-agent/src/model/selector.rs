@@ -4,8 +4,69 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-/// Labels of a pod or a namespace.
-pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
+use serde::Serialize;
+
+/// Labels of a pod or a namespace: sorted, each key once. Clones share their content.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Labels(Arc<[(Arc<str>, Arc<str>)]>);
+
+impl Labels {
+    /// No labels.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<&Arc<str>> {
+        let index = self.0.binary_search_by(|(known, _)| (**known).cmp(key)).ok()?;
+        self.0.get(index).map(|(_, value)| value)
+    }
+
+    /// Whether the key is there.
+    pub fn contains_key(&self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+
+    /// Keys and values, by key.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
+        self.0.iter().map(|(key, value)| (key, value))
+    }
+
+    /// These labels, unless their texts lie there already: then they stay where they are.
+    pub(super) fn with_shared(&self, pairs: Vec<(Arc<str>, Arc<str>)>) -> Self {
+        let is_shared = pairs.iter().zip(&*self.0).all(|((key, value), (own_key, own_value))| {
+            Arc::ptr_eq(key, own_key) && Arc::ptr_eq(value, own_value)
+        });
+        if is_shared { self.clone() } else { Self(pairs.into()) }
+    }
+
+    /// How many clones share the content.
+    pub(crate) fn n_sharing(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+
+    /// Where the content lies: the same for clones.
+    pub(crate) fn place(&self) -> usize {
+        self.0.as_ptr().addr()
+    }
+}
+
+/// Of several values of a key the last one counts.
+impl FromIterator<(Arc<str>, Arc<str>)> for Labels {
+    fn from_iter<I: IntoIterator<Item = (Arc<str>, Arc<str>)>>(pairs: I) -> Self {
+        let mut pairs: Vec<(Arc<str>, Arc<str>)> = pairs.into_iter().collect();
+        if !pairs.is_sorted_by(|(a, _), (b, _)| a < b) {
+            pairs = pairs.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect();
+        }
+        Self(pairs.into())
+    }
+}
+
+impl fmt::Debug for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
 
 /// A label selector: the conjunction of its requirements; without any it selects everything.
 ///
@@ -13,20 +74,64 @@ pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Selector {
     /// All of these must hold. Sorted and without duplicates, so that equal selectors compare equal.
-    requirements: BTreeSet<Requirement>,
+    requirements: Arc<[Requirement]>,
 }
 
 /// One condition on one label key. The empty string is a value, not absence.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Requirement {
     /// The key is present and its value is one of these.
-    In(Arc<str>, BTreeSet<Arc<str>>),
+    In(Arc<str>, Values),
     /// The key is absent, or its value is none of these.
-    NotIn(Arc<str>, BTreeSet<Arc<str>>),
+    NotIn(Arc<str>, Values),
     /// The key is present.
     Exists(Arc<str>),
     /// The key is absent.
     DoesNotExist(Arc<str>),
+}
+
+/// Label values: sorted, each once.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Values(Box<[Arc<str>]>);
+
+impl Values {
+    /// Whether the value is one of these.
+    pub fn contains(&self, value: &str) -> bool {
+        self.0.binary_search_by(|known| (**known).cmp(value)).is_ok()
+    }
+
+    /// The values, sorted.
+    pub fn iter(&self) -> std::slice::Iter<'_, Arc<str>> {
+        self.0.iter()
+    }
+}
+
+impl FromIterator<Arc<str>> for Values {
+    fn from_iter<I: IntoIterator<Item = Arc<str>>>(values: I) -> Self {
+        Self(values.into_iter().collect::<BTreeSet<_>>().into_iter().collect())
+    }
+}
+
+impl<const N: usize> From<[Arc<str>; N]> for Values {
+    fn from(values: [Arc<str>; N]) -> Self {
+        values.into_iter().collect()
+    }
+}
+
+impl<'a> IntoIterator for &'a Values {
+    type Item = &'a Arc<str>;
+    type IntoIter = std::slice::Iter<'a, Arc<str>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl fmt::Debug for Values {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
 }
 
 impl Requirement {
@@ -49,7 +154,8 @@ impl Selector {
 
     /// The conjunction of these requirements.
     pub fn new(requirements: impl IntoIterator<Item = Requirement>) -> Self {
-        Self { requirements: requirements.into_iter().collect() }
+        let sorted: BTreeSet<Requirement> = requirements.into_iter().collect();
+        Self { requirements: sorted.into_iter().collect() }
     }
 
     /// Whether these labels are selected.
@@ -62,6 +168,11 @@ impl Selector {
         self.requirements.is_empty()
     }
 
+    /// How many clones share the content.
+    pub(crate) fn n_sharing(&self) -> usize {
+        Arc::strong_count(&self.requirements)
+    }
+
     /// The requirements, sorted.
     pub fn requirements(&self) -> impl Iterator<Item = &Requirement> {
         self.requirements.iter()
@@ -71,10 +182,9 @@ impl Selector {
 /// As `kubectl` writes it: `app=web`, `tier in (a,b)`, `tier notin (a,b)`, `app`, `!app`.
 impl fmt::Display for Requirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list =
-            |values: &BTreeSet<Arc<str>>| values.iter().cloned().collect::<Vec<_>>().join(",");
+        let list = |values: &Values| values.iter().cloned().collect::<Vec<_>>().join(",");
         match self {
-            Self::In(key, values) if values.len() == 1 => write!(f, "{key}={}", list(values)),
+            Self::In(key, values) if values.0.len() == 1 => write!(f, "{key}={}", list(values)),
             Self::In(key, values) => write!(f, "{key} in ({})", list(values)),
             Self::NotIn(key, values) => write!(f, "{key} notin ({})", list(values)),
             Self::Exists(key) => f.write_str(key),
@@ -111,7 +221,7 @@ mod tests {
         Selector::new([requirement]).matches(&labels(pairs))
     }
 
-    fn values(of: &[&str]) -> BTreeSet<Arc<str>> {
+    fn values(of: &[&str]) -> Values {
         of.iter().map(|value| Arc::from(*value)).collect()
     }
 

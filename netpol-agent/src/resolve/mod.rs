@@ -4,12 +4,13 @@
 //! and which grants open it, with port names resolved. [`evaluate`] is the reference semantics: it answers one
 //! connection straight from the objects and shares no code with the rest. Must not: know identities or maps.
 
+mod cohorts;
 mod evaluate;
 mod isolation;
 mod peers;
 mod ports;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ pub use ports::{PortSet, TransportPorts};
 
 use crate::model::{ObjectName, Peers, Pod, Policy, Rule};
 use crate::store::ClusterState;
+use peers::Numberings;
 
 /// One rule of one policy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -85,75 +87,117 @@ pub struct Grant {
     pub ports: PortSet,
 }
 
-/// Resolves endpoints of one state; remembers what several of them share.
-#[derive(Debug)]
-pub struct Resolver<'a> {
-    state: &'a ClusterState,
+/// Resolves endpoints; remembers what the policies open, until it is told that one has changed.
+#[derive(Debug, Default)]
+pub struct Resolver {
     shared: BTreeMap<RuleRef, Vec<Arc<Grant>>>,
+    /// Ingress rules with port names, by what the names are on the pod.
+    by_pod: BTreeMap<RuleRef, BTreeMap<PortSet, Option<Arc<Grant>>>>,
+    /// Egress rules with port names: they depend on how pods number these.
+    named: BTreeMap<RuleRef, Numberings>,
 }
 
-impl<'a> Resolver<'a> {
-    /// A resolver for this state.
-    pub fn new(state: &'a ClusterState) -> Self {
-        Self { state, shared: BTreeMap::new() }
-    }
-
-    /// What the policies mean for a pod.
-    pub fn resolve(&mut self, pod: &Pod) -> EndpointPolicy {
-        EndpointPolicy {
-            ingress: self.resolve_direction(pod, Direction::Ingress),
-            egress: self.resolve_direction(pod, Direction::Egress),
+impl Resolver {
+    /// Forgets a policy that has changed or is gone.
+    pub fn forget(&mut self, policy: &ObjectName) {
+        let first = RuleRef { policy: policy.clone(), direction: Direction::ALL[0], index: 0 };
+        let of_policy = |rule: &RuleRef| rule.policy == *policy;
+        let rules = self.shared.range(first.clone()..).map(|(rule, _)| rule);
+        let gone: Vec<RuleRef> = rules.take_while(|rule| of_policy(rule)).cloned().collect();
+        for rule in gone {
+            self.shared.remove(&rule);
+            self.named.remove(&rule);
+        }
+        let rules = self.by_pod.range(first..).map(|(rule, _)| rule);
+        let gone: Vec<RuleRef> = rules.take_while(|rule| of_policy(rule)).cloned().collect();
+        for rule in gone {
+            self.by_pod.remove(&rule);
         }
     }
 
-    fn resolve_direction(&mut self, pod: &Pod, direction: Direction) -> DirectionPolicy {
-        let (isolation, policies) = isolating(self.state, pod, direction);
+    /// Finds out which rules open something else since cohorts came or went, and forgets them. Returns their policies.
+    pub fn forget_renumbered(&mut self, state: &ClusterState) -> BTreeSet<ObjectName> {
+        let mut renumbered = BTreeSet::new();
+        for (reference, numberings) in &self.named {
+            let Some(policy) = state.policy(&reference.policy) else { continue };
+            let mut rules = policy.rules(reference.direction).iter();
+            let rule = rules.find(|rule| rule.index == reference.index);
+            if rule.is_some_and(|rule| Numberings::new(state, &rule.ports) != *numberings) {
+                renumbered.insert(reference.policy.clone());
+            }
+        }
+        for policy in &renumbered {
+            self.forget(policy);
+        }
+        renumbered
+    }
+
+    /// What the policies mean for a pod.
+    pub fn resolve(&mut self, state: &ClusterState, pod: &Pod) -> EndpointPolicy {
+        EndpointPolicy {
+            ingress: self.resolve_direction(state, pod, Direction::Ingress),
+            egress: self.resolve_direction(state, pod, Direction::Egress),
+        }
+    }
+
+    fn resolve_direction(
+        &mut self,
+        state: &ClusterState,
+        pod: &Pod,
+        direction: Direction,
+    ) -> DirectionPolicy {
+        let (isolation, policies) = isolating(state, pod, direction);
         let keeps_flows =
             !policies.is_empty() && policies.iter().all(|policy| policy.keeps_connections);
         let mut grants = Vec::new();
         for policy in policies {
             for rule in policy.rules(direction) {
-                grants.extend(self.grants(policy, direction, rule, pod));
+                self.collect_grants(state, policy, direction, rule, pod, &mut grants);
             }
         }
         DirectionPolicy { isolation, keeps_flows, grants }
     }
 
-    fn grants(
+    fn collect_grants(
         &mut self,
+        state: &ClusterState,
         policy: &Policy,
         direction: Direction,
         rule: &Rule,
         pod: &Pod,
-    ) -> Vec<Arc<Grant>> {
+        grants: &mut Vec<Arc<Grant>>,
+    ) {
         let reference = RuleRef { policy: policy.name.clone(), direction, index: rule.index };
         let has_names = ports::has_names(&rule.ports);
         if has_names && direction == Direction::Ingress {
-            // The destination is the pod itself: its own names, for it alone.
+            // The destination is the pod itself: its own names, for all pods that number them alike.
             let open = ports::resolve_on(&rule.ports, pod);
-            return grant(reference, base(policy, rule).map(PeerSet::unfiltered), open)
-                .into_iter()
-                .collect();
+            let by_ports = self.by_pod.entry(reference.clone()).or_default();
+            let known = by_ports.entry(open).or_insert_with_key(|open| {
+                grant(reference, base(policy, rule).map(PeerSet::unfiltered), open.clone())
+            });
+            grants.extend(known.clone());
+            return;
         }
         if let Some(known) = self.shared.get(&reference) {
-            return known.clone();
+            grants.extend_from_slice(known);
+            return;
         }
-        let mut grants = Vec::new();
+        let mut found = Vec::new();
         let numbered = ports::numbered(&rule.ports);
-        grants.extend(grant(
-            reference.clone(),
-            base(policy, rule).map(PeerSet::unfiltered),
-            numbered,
-        ));
+        let peers = base(policy, rule).map(PeerSet::unfiltered);
+        found.extend(grant(reference.clone(), peers, numbered));
         if has_names {
             // The destination is the peer: every peer pod resolves the names for itself.
             let base = base(policy, rule).unwrap_or(PeerBase::Everybody);
-            for (peers, open) in peers::by_named_ports(self.state, &base, &rule.ports) {
-                grants.extend(grant(reference.clone(), Some(peers), open));
+            let numberings = Numberings::new(state, &rule.ports);
+            for (peers, open) in numberings.split(&base) {
+                found.extend(grant(reference.clone(), Some(peers), open));
             }
+            self.named.insert(reference.clone(), numberings);
         }
-        self.shared.insert(reference, grants.clone());
-        grants
+        grants.extend_from_slice(&found);
+        self.shared.insert(reference, found);
     }
 }
 

@@ -1,14 +1,16 @@
 //! Sets of peers, and who is in them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::ports::{self, PortSet, TransportPorts};
+use super::cohorts;
+use super::ports::{PortSet, TransportPorts};
 use crate::model::{
-    IpBlock, Labels, NamespaceMatch, Peer, Pod, PortName, PortSpec, Ports, Selector, Transport,
+    IpBlock, Labels, NamespaceMatch, Peer, Pod, PortName, PortRange, PortSpec, Ports, Selector,
+    Transport,
 };
-use crate::store::ClusterState;
+use crate::store::{ClusterState, Cohort, CohortId};
 
 /// The whole `from` or `to` list of one rule: its peers are treated alike.
 ///
@@ -137,6 +139,73 @@ impl PeerSet {
         }
     }
 
+    /// The cohorts whose pods are in the set, whatever their addresses, sorted.
+    pub fn cohorts(&self, state: &ClusterState) -> Vec<CohortId> {
+        let mut found = match &self.base {
+            PeerBase::Everybody => state.cohorts().map(|(id, _)| id).collect(),
+            PeerBase::AnyOf { namespace, peers } => {
+                let mut found = Vec::new();
+                for peer in peers {
+                    if let Peer::Pods { namespaces, pods } = peer {
+                        cohorts::select(state, namespace, namespaces, pods, &mut found);
+                    }
+                }
+                found
+            }
+        };
+        if self.filter.is_some() {
+            found.retain(|id| state.cohort(*id).is_some_and(|of| self.numbers_alike(of)));
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// Whether [`Self::cohorts`] holds this one.
+    pub fn holds(&self, state: &ClusterState, cohort: &Cohort) -> bool {
+        let is_peer = match &self.base {
+            PeerBase::Everybody => true,
+            PeerBase::AnyOf { namespace, peers } => peers.iter().any(|peer| match peer {
+                Peer::IpBlock(_) => false,
+                Peer::Pods { namespaces, pods } => {
+                    cohorts::is_selected(state, namespace, namespaces, pods, cohort)
+                }
+            }),
+        };
+        is_peer && self.numbers_alike(cohort)
+    }
+
+    /// Whether pods of a namespace can be in it because of what they are.
+    pub fn concerns(&self, state: &ClusterState, namespace: &str) -> bool {
+        match &self.base {
+            PeerBase::Everybody => true,
+            PeerBase::AnyOf { namespace: own, peers } => peers.iter().any(|peer| match peer {
+                Peer::IpBlock(_) => false,
+                Peer::Pods { namespaces: NamespaceMatch::Own, .. } => **own == *namespace,
+                Peer::Pods { namespaces: NamespaceMatch::Selected(selector), .. } => {
+                    selects_namespace(selector, state.namespace_labels(namespace))
+                }
+            }),
+        }
+    }
+
+    /// Whether the set is open for pods that number their ports as this cohort does.
+    fn numbers_alike(&self, cohort: &Cohort) -> bool {
+        self.filter.as_ref().is_none_or(|of| of.numbers_on_cohort(cohort) == of.numbers)
+    }
+
+    /// The blocks of a set that is only for pods with certain ports; whose addresses are in it if such a pod holds
+    /// them.
+    pub fn filtered_blocks(&self) -> impl Iterator<Item = &IpBlock> {
+        let is_filtered = self.filter.is_some();
+        self.base.blocks().filter(move |_| is_filtered)
+    }
+
+    /// Whether an address of [`Self::filtered_blocks`] is in the set when a pod of this cohort holds it.
+    pub fn passes_filter(&self, cohort: &Cohort) -> bool {
+        self.filter.is_some() && self.numbers_alike(cohort)
+    }
+
     /// The blocks whose addresses are in the set, whoever holds them.
     pub fn blocks(&self) -> impl Iterator<Item = &IpBlock> {
         let is_filtered = self.filter.is_some();
@@ -146,9 +215,21 @@ impl PeerSet {
 
 impl PortFilter {
     fn numbers_on(&self, pod: &Pod) -> BTreeSet<(Transport, u16)> {
+        self.numbers(|name, transport| pod.named_ports(name, transport).collect())
+    }
+
+    fn numbers_on_cohort(&self, cohort: &Cohort) -> BTreeSet<(Transport, u16)> {
+        self.numbers(|name, transport| cohort.named_ports(name, transport).collect())
+    }
+
+    fn numbers(
+        &self,
+        named_ports: impl Fn(&PortName, Transport) -> Vec<u16>,
+    ) -> BTreeSet<(Transport, u16)> {
         let mut numbers = BTreeSet::new();
         for (transport, name) in &self.names {
-            numbers.extend(pod.named_ports(name, *transport).map(|number| (*transport, number)));
+            let found = named_ports(name, *transport);
+            numbers.extend(found.into_iter().map(|number| (*transport, number)));
         }
         numbers
     }
@@ -165,35 +246,51 @@ fn candidates<'a>(state: &'a ClusterState, base: &PeerBase) -> Vec<(IpAddr, &'a 
     found
 }
 
-/// Splits the pods of `base` by the numbers that they give to the names in `ports`; pods without any of the names
-/// are in no part.
-pub(super) fn by_named_ports(
-    state: &ClusterState,
-    base: &PeerBase,
-    ports: &Ports,
-) -> Vec<(PeerSet, PortSet)> {
-    let mut names = BTreeSet::new();
-    if let Ports::AnyOf(items) = ports {
-        for item in items {
-            if let PortSpec::Named(name) = &item.ports {
-                names.insert((item.transport, name.clone()));
+/// The port names of a rule, and the different ways in which the pods of the cluster number them; pods without any of
+/// the names are in none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Numberings {
+    names: BTreeSet<(Transport, PortName)>,
+    ways: BTreeSet<BTreeSet<(Transport, u16)>>,
+}
+
+impl Numberings {
+    /// Of the names in `ports`.
+    pub(super) fn new(state: &ClusterState, ports: &Ports) -> Self {
+        let mut names = BTreeSet::new();
+        if let Ports::AnyOf(items) = ports {
+            for item in items {
+                if let PortSpec::Named(name) = &item.ports {
+                    names.insert((item.transport, name.clone()));
+                }
             }
         }
-    }
-    let mut by_numbers: BTreeMap<BTreeSet<(Transport, u16)>, BTreeSet<TransportPorts>> =
-        BTreeMap::new();
-    let mut filter = PortFilter { names, numbers: BTreeSet::new() };
-    for (_, pod) in candidates(state, base) {
-        let numbers = filter.numbers_on(pod);
-        if !numbers.is_empty() {
-            by_numbers.entry(numbers).or_insert_with(|| ports::named(ports, pod));
+        let filter = PortFilter { names, numbers: BTreeSet::new() };
+        let mut ways = BTreeSet::new();
+        for (transport, name) in &filter.names {
+            for (numbers, cohorts) in state.cohorts_with_port(*transport, name) {
+                if filter.names.len() == 1 {
+                    ways.insert(numbers.iter().map(|number| (*transport, *number)).collect());
+                } else {
+                    let cohorts = cohorts.iter().filter_map(|id| state.cohort(*id));
+                    ways.extend(cohorts.map(|cohort| filter.numbers_on_cohort(cohort)));
+                }
+            }
         }
+        Self { names: filter.names, ways }
     }
-    by_numbers
-        .into_iter()
-        .map(|(numbers, open)| {
-            filter.numbers = numbers;
-            (PeerSet { base: base.clone(), filter: Some(filter.clone()) }, PortSet::AnyOf(open))
+
+    /// The pods of `base`, split by how they number the names, with the ports that this opens on them. A part can be
+    /// empty: it takes one pod anywhere to number the names so.
+    pub(super) fn split(&self, base: &PeerBase) -> impl Iterator<Item = (PeerSet, PortSet)> {
+        self.ways.iter().map(|numbers| {
+            let open = numbers.iter().filter_map(|(transport, number)| {
+                let range = Some(PortRange::single(*number)?);
+                Some(TransportPorts { transport: *transport, range })
+            });
+            let open = PortSet::AnyOf(open.collect());
+            let filter = PortFilter { names: self.names.clone(), numbers: numbers.clone() };
+            (PeerSet { base: base.clone(), filter: Some(filter) }, open)
         })
-        .collect()
+    }
 }

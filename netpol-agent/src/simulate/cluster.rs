@@ -9,9 +9,9 @@ use super::interfaces::Interfaces;
 use super::locate::{Located, Route, locate};
 use super::probe::{Answer, Probe, Problem};
 use super::walk;
-use crate::compile::{Image, Numbering, compile};
-use crate::dataplane::diff;
-use crate::model::{Kind, Labels, Namespace, Object, ObjectRef};
+use crate::compile::{Compiled, Image};
+use crate::dataplane::{apply, diff};
+use crate::model::{Kind, Namespace, Object, ObjectRef};
 use crate::resolve::{Connection, allows_unknown_backend, evaluate};
 use crate::store::{Changes, ClusterState, Delta};
 
@@ -21,7 +21,7 @@ const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 /// Objects, the maps that follow from them, and an engine that answers probes.
 pub struct Cluster {
     state: ClusterState,
-    numbering: Numbering,
+    compiled: Compiled,
     image: Image,
     interfaces: Interfaces,
     engine: Engine,
@@ -34,7 +34,7 @@ impl Cluster {
     pub fn new(engine: Engine) -> Self {
         Self {
             state: ClusterState::default(),
-            numbering: Numbering::default(),
+            compiled: Compiled::default(),
             image: Image::default(),
             interfaces: Interfaces::default(),
             engine,
@@ -47,6 +47,7 @@ impl Cluster {
     pub fn forget_objects(&mut self) {
         self.state = ClusterState::default();
         self.interfaces = Interfaces::default();
+        self.compiled.forget();
         self.is_stale = true;
     }
 
@@ -84,9 +85,16 @@ impl Cluster {
             changes.extend(self.state.apply(delta));
         }
         let Engine::Datapath(datapath) = &mut self.engine else { return Ok(()) };
-        let next = compile(&self.state, &mut self.numbering, &self.image);
-        datapath.apply(&diff(&self.image, &next))?;
-        self.image = next;
+        let turn = self.compiled.update(&self.state, &changes, &self.image);
+        let ops = diff(&turn.before, &turn.after);
+        if let Err(error) = datapath.apply(&ops) {
+            self.compiled.forget();
+            self.is_stale = true;
+            return Err(error);
+        }
+        for op in &ops {
+            apply(op, &mut self.image);
+        }
         self.is_stale = false;
         Ok(())
     }
@@ -169,7 +177,7 @@ pub fn with_implicit_namespaces(mut objects: Vec<Object>) -> (Vec<Object>, Vec<A
     }
     let missing: Vec<Arc<str>> = mentioned.difference(&known).cloned().collect();
     objects.extend(missing.iter().map(|name| {
-        let labels = Labels::from([(Arc::from(NAMESPACE_NAME_LABEL), Arc::clone(name))]);
+        let labels = [(Arc::from(NAMESPACE_NAME_LABEL), Arc::clone(name))].into_iter().collect();
         Object::Namespace(Namespace { name: Arc::clone(name), labels })
     }));
     (objects, missing)

@@ -22,7 +22,7 @@ fn pod(name: &str, addresses: &[&str]) -> Pod {
         host_network: false,
         phase: PodPhase::Running,
         terminating: false,
-        ports: vec![
+        ports: [
             ContainerPort {
                 name: PortName::parse("http"),
                 transport: Transport::Tcp,
@@ -33,7 +33,8 @@ fn pod(name: &str, addresses: &[&str]) -> Pod {
                 transport: Transport::Tcp,
                 number: 8081,
             },
-        ],
+        ]
+        .into(),
         allows_forwarding: false,
     }
 }
@@ -302,7 +303,7 @@ fn app(value: &str) -> Selector {
 }
 
 fn labelled(mut pod: Pod, value: &str) -> Object {
-    pod.labels.insert(Arc::from("app"), Arc::from(value));
+    pod.labels = [(Arc::from("app"), Arc::from(value))].into_iter().collect();
     Object::Pod(pod)
 }
 

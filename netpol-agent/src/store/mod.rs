@@ -1,63 +1,64 @@
 //! The known cluster: a plain struct with `apply`.
 //!
 //! In: [`Delta`]s from any source, in any order, repeated or squashed. Out: the current objects, indexed, and
-//! [`Changes`]: what differs from before. The content depends on the current objects only, never on how they
-//! came. Must not: decide anything about policy.
+//! [`Changes`]: what can differ from before. The content depends on the current objects only, never on how they
+//! came. What many objects say is kept once. Must not: decide anything about policy.
 
+mod changes;
+mod cohorts;
 mod delta;
-mod owners;
+mod label_index;
+mod pods;
+mod queries;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use netpol_common::addr::Addr;
 use netpol_common::ids::IfIndex;
 
+pub use changes::Changes;
+pub use cohorts::{Cohort, CohortId};
 pub use delta::{Delta, Endpoint};
-use owners::AddressOwners;
+pub use label_index::Candidates;
+use label_index::LabelIndex;
+use pods::{PodId, Pods};
 
 use crate::model::{
-    Kind, Labels, Namespace, Node, Object, ObjectName, ObjectRef, Pod, PodPhase, Policy, Service,
+    Interner, Kind, Namespace, Node, Object, ObjectName, ObjectRef, Pod, PodPhase, Policy, Service,
 };
 
 /// Every object that decides what this node enforces.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct ClusterState {
-    pods: BTreeMap<ObjectName, Pod>,
+    pods: Pods,
     namespaces: BTreeMap<Arc<str>, Namespace>,
+    namespaces_by_label: LabelIndex<Arc<str>>,
     policies: BTreeMap<ObjectName, Policy>,
     services: BTreeMap<ObjectName, Service>,
+    /// How many Services have an address.
+    service_addresses: BTreeMap<Addr, usize>,
     nodes: BTreeMap<Arc<str>, Node>,
     endpoints: BTreeMap<IfIndex, Endpoint>,
-    endpoint_of_pod: BTreeMap<ObjectName, IfIndex>,
+    endpoints_of_pod: BTreeMap<ObjectName, BTreeSet<IfIndex>>,
     own_addresses: BTreeSet<IpAddr>,
-    owners: AddressOwners,
+    interner: Interner,
 }
 
-/// What a delta changed; empty if it told nothing new.
-#[must_use]
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Changes {
-    /// Objects that appeared, disappeared or differ.
-    pub objects: BTreeSet<ObjectRef>,
-    /// Endpoints that appeared, disappeared or differ.
-    pub endpoints: BTreeSet<IfIndex>,
-    /// Whether the node's own addresses differ.
-    pub own_addresses: bool,
-}
-
-impl Changes {
-    /// Whether nothing changed.
-    pub fn is_empty(&self) -> bool {
-        self.objects.is_empty() && self.endpoints.is_empty() && !self.own_addresses
-    }
-
-    /// Adds the changes of a later delta.
-    pub fn extend(&mut self, later: Self) {
-        let Self { objects, endpoints, own_addresses } = later;
-        self.objects.extend(objects);
-        self.endpoints.extend(endpoints);
-        self.own_addresses |= own_addresses;
+/// The objects, without what is derived from them.
+impl fmt::Debug for ClusterState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterState")
+            .field("pods", &self.pods.iter().collect::<Vec<_>>())
+            .field("namespaces", &self.namespaces)
+            .field("policies", &self.policies)
+            .field("services", &self.services)
+            .field("nodes", &self.nodes)
+            .field("endpoints", &self.endpoints)
+            .field("own_addresses", &self.own_addresses)
+            .finish_non_exhaustive()
     }
 }
 
@@ -74,84 +75,132 @@ impl ClusterState {
             Delta::UpsertEndpoint(endpoint) => {
                 let ifindex = endpoint.ifindex;
                 if self.endpoints.get(&ifindex) != Some(&endpoint) {
-                    self.remove_endpoint(ifindex);
-                    self.insert_endpoint(endpoint);
-                    changes.endpoints.insert(ifindex);
+                    self.remove_endpoint(ifindex, &mut changes);
+                    self.insert_endpoint(endpoint, &mut changes);
                 }
             }
-            Delta::RemoveEndpoint(ifindex) => {
-                if self.remove_endpoint(ifindex) {
-                    changes.endpoints.insert(ifindex);
-                }
-            }
+            Delta::RemoveEndpoint(ifindex) => self.remove_endpoint(ifindex, &mut changes),
             Delta::OwnAddresses(addresses) => {
-                if self.own_addresses != addresses {
-                    self.own_addresses = addresses;
-                    changes.own_addresses = true;
-                }
+                let differing = self.own_addresses.symmetric_difference(&addresses);
+                changes.deferred.extend(differing.map(|address| Addr::from(*address)));
+                self.own_addresses = addresses;
             }
         }
         changes
     }
 
     fn upsert(&mut self, object: Object, changes: &mut Changes) {
-        let reference = object.object_ref();
         let is_new = match object {
-            Object::Pod(pod) => {
-                if self.pods.get(&pod.name) == Some(&pod) {
-                    false
-                } else {
-                    self.disown(&pod.name);
-                    let name = pod.name.clone();
-                    self.pods.insert(name.clone(), pod);
-                    self.own(&name);
-                    true
-                }
-            }
-            Object::Policy(policy) => {
-                insert_if_new(&mut self.policies, policy.name.clone(), policy)
-            }
-            Object::Namespace(namespace) => {
-                insert_if_new(&mut self.namespaces, Arc::clone(&namespace.name), namespace)
-            }
-            Object::Service(service) => {
-                insert_if_new(&mut self.services, service.name.clone(), service)
-            }
+            Object::Pod(pod) => self.upsert_pod(pod, changes),
+            Object::Policy(policy) => self.upsert_policy(policy, changes),
+            Object::Namespace(namespace) => self.upsert_namespace(namespace, changes),
+            Object::Service(service) => self.upsert_service(service, changes),
             Object::Node(node) => insert_if_new(&mut self.nodes, Arc::clone(&node.name), node),
         };
-        if is_new {
-            changes.objects.insert(reference);
+        changes.n_objects += usize::from(is_new);
+    }
+
+    fn upsert_pod(&mut self, mut pod: Pod, changes: &mut Changes) -> bool {
+        let old = self.pods.id(&pod.name);
+        if old.and_then(|id| self.pods.at(id)) == Some(&pod) {
+            return false;
         }
+        self.interner.share_pod(&mut pod);
+        if let Some(id) = old {
+            self.let_go(id, changes);
+        }
+        let id = self.pods.put(old, pod, changes);
+        self.hold(id, changes);
+        true
+    }
+
+    fn upsert_policy(&mut self, mut policy: Policy, changes: &mut Changes) -> bool {
+        if self.policies.get(&policy.name) == Some(&policy) {
+            return false;
+        }
+        self.interner.share_policy(&mut policy);
+        changes.policies.insert(policy.name.clone());
+        self.policies.insert(policy.name.clone(), policy);
+        true
+    }
+
+    fn upsert_namespace(&mut self, mut namespace: Namespace, changes: &mut Changes) -> bool {
+        let old = self.namespaces.get(&namespace.name);
+        if old == Some(&namespace) {
+            return false;
+        }
+        if let Some(old) = old {
+            self.namespaces_by_label.remove(&old.labels, &old.name);
+        }
+        self.interner.share_namespace(&mut namespace);
+        let name = Arc::clone(&namespace.name);
+        self.namespaces_by_label.insert(&namespace.labels, &name);
+        self.namespaces.insert(Arc::clone(&name), namespace);
+        changes.namespaces.insert(name);
+        true
+    }
+
+    fn upsert_service(&mut self, service: Service, changes: &mut Changes) -> bool {
+        if self.services.get(&service.name) == Some(&service) {
+            return false;
+        }
+        self.remove_service(&service.name, changes);
+        for address in &service.addresses {
+            let addr = Addr::from(*address);
+            *self.service_addresses.entry(addr).or_default() += 1;
+            changes.deferred.insert(addr);
+        }
+        self.services.insert(service.name.clone(), service);
+        true
+    }
+
+    fn remove_service(&mut self, name: &ObjectName, changes: &mut Changes) -> bool {
+        let Some(service) = self.services.remove(name) else { return false };
+        for address in &service.addresses {
+            let addr = Addr::from(*address);
+            changes.deferred.insert(addr);
+            if let Some(n_services) = self.service_addresses.get_mut(&addr) {
+                *n_services -= 1;
+                if *n_services == 0 {
+                    self.service_addresses.remove(&addr);
+                }
+            }
+        }
+        true
     }
 
     fn remove(&mut self, object: &ObjectRef, uid: Option<&str>, changes: &mut Changes) {
         let name = &object.name;
+        let is_other = |known: &str| uid.is_some_and(|uid| !known.is_empty() && known != uid);
         let removed = match object.kind {
-            Kind::Pod => {
-                let is_other =
-                    |pod: &Pod| uid.is_some_and(|uid| !pod.uid.is_empty() && *pod.uid != *uid);
-                if self.pods.get(name).is_some_and(is_other) {
-                    return;
+            Kind::Pod => match self.pods.id(name) {
+                Some(id) if !self.pods.at(id).is_some_and(|pod| is_other(&pod.uid)) => {
+                    self.let_go(id, changes);
+                    self.pods.remove(id, changes);
+                    true
                 }
-                self.disown(name);
-                self.pods.remove(name).is_some()
-            }
+                _ => false,
+            },
             Kind::NetworkPolicy => {
-                let is_other = |policy: &Policy| {
-                    uid.is_some_and(|uid| !policy.uid.is_empty() && *policy.uid != *uid)
-                };
-                if self.policies.get(name).is_some_and(is_other) {
-                    return;
+                let stays = self.policies.get(name).is_none_or(|policy| is_other(&policy.uid));
+                if !stays {
+                    self.policies.remove(name);
+                    changes.policies.insert(name.clone());
                 }
-                self.policies.remove(name).is_some()
+                !stays
             }
-            Kind::Namespace => self.namespaces.remove(&name.name).is_some(),
-            Kind::Service => self.services.remove(name).is_some(),
+            Kind::Namespace => match self.namespaces.remove(&name.name) {
+                Some(namespace) => {
+                    self.namespaces_by_label.remove(&namespace.labels, &namespace.name);
+                    changes.namespaces.insert(namespace.name);
+                    true
+                }
+                None => false,
+            },
+            Kind::Service => self.remove_service(name, changes),
             Kind::Node => self.nodes.remove(&name.name).is_some(),
         };
-        if removed {
-            changes.objects.insert(object.clone());
-        }
+        changes.n_objects += usize::from(removed);
     }
 
     fn replace(
@@ -161,6 +210,7 @@ impl ClusterState {
         unreadable: Vec<ObjectName>,
         changes: &mut Changes,
     ) {
+        let Some(objects) = self.fill(kind, objects, changes) else { return };
         let mut listed: BTreeSet<ObjectRef> = objects.iter().map(Object::object_ref).collect();
         listed.extend(unreadable.into_iter().map(|name| ObjectRef { kind, name }));
         for gone in self.references(kind).into_iter().filter(|object| !listed.contains(object)) {
@@ -173,174 +223,132 @@ impl ClusterState {
         }
     }
 
-    fn insert_endpoint(&mut self, endpoint: Endpoint) {
-        let pod = endpoint.pod.clone();
-        self.disown(&pod);
-        self.endpoint_of_pod.insert(pod.clone(), endpoint.ifindex);
+    /// Takes in the first list of pods or policies, if it is sorted by name as the API server sorts it: at once, which
+    /// is much faster. Gives the list back otherwise.
+    fn fill(
+        &mut self,
+        kind: Kind,
+        objects: Vec<Object>,
+        changes: &mut Changes,
+    ) -> Option<Vec<Object>> {
+        let is_sorted = objects.is_sorted_by(|one, next| match (one, next) {
+            (Object::Pod(one), Object::Pod(next)) => one.name < next.name,
+            (Object::Policy(one), Object::Policy(next)) => one.name < next.name,
+            _ => false,
+        });
+        let n_objects = objects.len();
+        match (kind, objects.first()) {
+            (Kind::Pod, Some(Object::Pod(_))) if is_sorted && self.pods.is_empty() => {
+                let pod = |object| if let Object::Pod(pod) = object { Some(pod) } else { None };
+                let pods = objects.into_iter().filter_map(pod).collect();
+                self.pods.fill(pods, &mut self.interner);
+                let mut held = Vec::with_capacity(n_objects);
+                for (id, pod) in self.pods.ids() {
+                    held.extend(self.addresses_of(pod).map(|address| (Addr::from(address), id)));
+                }
+                self.pods.hold_all(held);
+            }
+            (Kind::NetworkPolicy, Some(Object::Policy(_)))
+                if is_sorted && self.policies.is_empty() =>
+            {
+                let mut policies = Vec::with_capacity(n_objects);
+                for object in objects {
+                    if let Object::Policy(mut policy) = object {
+                        self.interner.share_policy(&mut policy);
+                        policies.push((policy.name.clone(), policy));
+                    }
+                }
+                self.policies = policies.into_iter().collect();
+            }
+            _ => return Some(objects),
+        }
+        changes.n_objects += n_objects;
+        changes.everything = true;
+        None
+    }
+
+    fn insert_endpoint(&mut self, endpoint: Endpoint, changes: &mut Changes) {
+        let pod = self.pods.id(&endpoint.pod);
+        if let Some(id) = pod {
+            self.let_go(id, changes);
+        }
+        changes.endpoints.insert(endpoint.ifindex);
+        let of_pod = self.endpoints_of_pod.entry(endpoint.pod.clone()).or_default();
+        of_pod.insert(endpoint.ifindex);
         self.endpoints.insert(endpoint.ifindex, endpoint);
-        self.own(&pod);
+        if let Some(id) = pod {
+            self.hold(id, changes);
+        }
     }
 
-    fn remove_endpoint(&mut self, ifindex: IfIndex) -> bool {
-        let Some(pod) = self.endpoints.get(&ifindex).map(|endpoint| endpoint.pod.clone()) else {
-            return false;
-        };
-        self.disown(&pod);
+    fn remove_endpoint(&mut self, ifindex: IfIndex, changes: &mut Changes) {
+        let Some(endpoint) = self.endpoints.get(&ifindex) else { return };
+        let name = endpoint.pod.clone();
+        let pod = self.pods.id(&name);
+        if let Some(id) = pod {
+            self.let_go(id, changes);
+        }
+        changes.endpoints.insert(ifindex);
         self.endpoints.remove(&ifindex);
-        if self.endpoint_of_pod.get(&pod) == Some(&ifindex) {
-            self.endpoint_of_pod.remove(&pod);
+        if let Some(of_pod) = self.endpoints_of_pod.get_mut(&name) {
+            of_pod.remove(&ifindex);
+            if of_pod.is_empty() {
+                self.endpoints_of_pod.remove(&name);
+            }
         }
-        self.own(&pod);
-        true
-    }
-
-    /// Notes the addresses of a pod. Undone by [`Self::disown`] before the pod or its endpoint changes.
-    fn own(&mut self, name: &ObjectName) {
-        if let Some(pod) = self.pods.get(name) {
-            self.owners.insert(pod, &self.addresses_of(pod));
+        if let Some(id) = pod {
+            self.hold(id, changes);
         }
     }
 
-    fn disown(&mut self, name: &ObjectName) {
-        if let Some(pod) = self.pods.get(name) {
-            let addresses = self.addresses_of(pod);
-            self.owners.remove(pod, &addresses);
+    /// Notes the addresses of a pod. Undone by [`Self::let_go`] before the pod or its endpoint changes.
+    fn hold(&mut self, id: PodId, changes: &mut Changes) {
+        let Some(pod) = self.pods.at(id) else { return };
+        let addresses: Vec<IpAddr> = self.addresses_of(pod).collect();
+        self.pods.hold(id, &addresses);
+        self.note(id, &addresses, changes);
+    }
+
+    fn let_go(&mut self, id: PodId, changes: &mut Changes) {
+        let Some(pod) = self.pods.at(id) else { return };
+        let addresses: Vec<IpAddr> = self.addresses_of(pod).collect();
+        self.note(id, &addresses, changes);
+        self.pods.let_go(id, &addresses);
+    }
+
+    /// Takes the addresses, and the endpoints of all who hold them, for changed.
+    fn note(&self, id: PodId, addresses: &[IpAddr], changes: &mut Changes) {
+        let mut concerned = vec![id];
+        for address in addresses {
+            let addr = Addr::from(*address);
+            changes.addresses.insert(addr);
+            concerned.extend(self.pods.holders(addr).filter(|holder| *holder != id));
+        }
+        for pod in concerned.into_iter().filter_map(|id| self.pods.at(id)) {
+            changes.endpoints.extend(self.endpoints_of_pod.get(&pod.name).into_iter().flatten());
         }
     }
 
     /// The addresses that the API reports, and until it does those that the runtime gave to the pod's interface.
-    fn addresses_of(&self, pod: &Pod) -> Vec<IpAddr> {
-        let mut addresses = pod.addresses().to_vec();
-        if pod.reported_addresses.is_empty()
+    fn addresses_of<'a>(&'a self, pod: &'a Pod) -> impl Iterator<Item = IpAddr> + 'a {
+        let is_silent = pod.reported_addresses.is_empty()
             && !pod.host_network
-            && !matches!(pod.phase, PodPhase::Succeeded | PodPhase::Failed)
-            && let Some(endpoint) =
-                self.endpoint_of_pod.get(&pod.name).and_then(|ifindex| self.endpoints.get(ifindex))
-            && self.pod_of(endpoint).is_some()
-        {
-            addresses.extend(&endpoint.addresses);
-        }
-        addresses
+            && !matches!(pod.phase, PodPhase::Succeeded | PodPhase::Failed);
+        let endpoints = if is_silent { self.endpoints_of_pod.get(&pod.name) } else { None };
+        let given = endpoints
+            .into_iter()
+            .flatten()
+            .filter_map(|ifindex| self.endpoints.get(ifindex))
+            .filter(|endpoint| is_pod_of(endpoint, pod))
+            .flat_map(|endpoint| &endpoint.addresses);
+        pod.addresses().iter().chain(given).copied()
     }
+}
 
-    /// The stored objects of a kind.
-    pub fn references(&self, kind: Kind) -> Vec<ObjectRef> {
-        let name = |name: &ObjectName| ObjectRef { kind, name: name.clone() };
-        let cluster_scoped =
-            |name: &Arc<str>| ObjectRef { kind, name: ObjectName::cluster_scoped(name) };
-        match kind {
-            Kind::Pod => self.pods.keys().map(name).collect(),
-            Kind::NetworkPolicy => self.policies.keys().map(name).collect(),
-            Kind::Service => self.services.keys().map(name).collect(),
-            Kind::Namespace => self.namespaces.keys().map(cluster_scoped).collect(),
-            Kind::Node => self.nodes.keys().map(cluster_scoped).collect(),
-        }
-    }
-
-    /// A pod by name.
-    pub fn pod(&self, name: &ObjectName) -> Option<&Pod> {
-        self.pods.get(name)
-    }
-
-    /// All pods, by name.
-    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
-        self.pods.values()
-    }
-
-    /// The pods of one namespace, by name.
-    pub fn pods_in(&self, namespace: &str) -> impl Iterator<Item = &Pod> {
-        let start = ObjectName::new(namespace, "");
-        let namespace: Arc<str> = Arc::from(namespace);
-        self.pods
-            .range(start..)
-            .take_while(move |(name, _)| name.namespace == namespace)
-            .map(|(_, pod)| pod)
-    }
-
-    /// The pod that holds an address: of several, the newest.
-    pub fn owner(&self, address: IpAddr) -> Option<&Pod> {
-        self.owners.owner(address).and_then(|name| self.pods.get(name))
-    }
-
-    /// Every address that a pod holds, with its owner.
-    pub fn owned_addresses(&self) -> impl Iterator<Item = (IpAddr, &Pod)> {
-        self.owners.iter().filter_map(|(address, name)| Some((address, self.pods.get(name)?)))
-    }
-
-    /// The addresses that a pod really holds: those that no newer pod holds.
-    pub fn held_addresses<'a>(&'a self, pod: &'a Pod) -> impl Iterator<Item = IpAddr> + 'a {
-        let addresses = self.addresses_of(pod).into_iter();
-        addresses.filter(|address| self.owners.owner(*address) == Some(&pod.name))
-    }
-
-    /// The labels of a namespace; `None` while it has not been seen, which no selector but the empty one
-    /// matches.
-    pub fn namespace_labels(&self, namespace: &str) -> Option<&Labels> {
-        self.namespaces.get(namespace).map(|namespace| &namespace.labels)
-    }
-
-    /// All namespaces, by name.
-    pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
-        self.namespaces.values()
-    }
-
-    /// A policy by name.
-    pub fn policy(&self, name: &ObjectName) -> Option<&Policy> {
-        self.policies.get(name)
-    }
-
-    /// All policies, by name.
-    pub fn policies(&self) -> impl Iterator<Item = &Policy> {
-        self.policies.values()
-    }
-
-    /// The policies of one namespace, by name.
-    pub fn policies_in(&self, namespace: &str) -> impl Iterator<Item = &Policy> {
-        let start = ObjectName::new(namespace, "");
-        let namespace: Arc<str> = Arc::from(namespace);
-        self.policies
-            .range(start..)
-            .take_while(move |(name, _)| name.namespace == namespace)
-            .map(|(_, policy)| policy)
-    }
-
-    /// All Services, by name.
-    pub fn services(&self) -> impl Iterator<Item = &Service> {
-        self.services.values()
-    }
-
-    /// All nodes, by name.
-    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.values()
-    }
-
-    /// A node by name.
-    pub fn node(&self, name: &str) -> Option<&Node> {
-        self.nodes.get(name)
-    }
-
-    /// The attached pod interfaces of this node.
-    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
-        self.endpoints.values()
-    }
-
-    /// An endpoint by its interface.
-    pub fn endpoint(&self, ifindex: IfIndex) -> Option<&Endpoint> {
-        self.endpoints.get(&ifindex)
-    }
-
-    /// The pod of an endpoint, if it is known and is the same pod, not a successor of its name.
-    pub fn pod_of(&self, endpoint: &Endpoint) -> Option<&Pod> {
-        let uid = &endpoint.pod_uid;
-        self.pods.get(&endpoint.pod).filter(|pod| {
-            pod.uid.is_empty() || uid.is_empty() || pod.uid == *uid || pod.static_uid == *uid
-        })
-    }
-
-    /// The addresses of this node's own devices.
-    pub fn own_addresses(&self) -> &BTreeSet<IpAddr> {
-        &self.own_addresses
-    }
+/// Whether a pod of the endpoint's name is the endpoint's pod.
+fn is_pod_of(endpoint: &Endpoint, pod: &Pod) -> bool {
+    let uid = &endpoint.pod_uid;
+    pod.uid.is_empty() || uid.is_empty() || pod.uid == *uid || pod.static_uid == *uid
 }
 
 /// Stores the value and tells whether it differs from what was there.

@@ -2,6 +2,7 @@
 //!
 //! `NETPOL_CASES` sets how many generated sequences are tried, `NETPOL_SEED` from which seed.
 
+mod compiled;
 mod flows;
 mod monotone;
 mod operations;

@@ -6,17 +6,18 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use netpol_agent::compile::{Image, Numbering, compile};
 use netpol_agent::model::{Kind, Object, ObjectRef, Pod};
+use netpol_agent::resolve::RuleRef;
 use netpol_agent::store::{ClusterState, Delta, Endpoint};
-use netpol_common::ids::{Identity, IfIndex};
+use netpol_common::ids::{Identity, IfIndex, RuleId};
 use netpol_tests::case::Case;
 use netpol_tests::generator::Rng;
 use netpol_tests::panel::read;
 
 /// The versions that an object went through; `None` is its absence.
-type History = BTreeMap<ObjectRef, Vec<Option<Object>>>;
+pub(crate) type History = BTreeMap<ObjectRef, Vec<Option<Object>>>;
 
 /// What the cases of a sequence say about each object, in their order.
-fn history(cases: &[Case]) -> History {
+pub(crate) fn history(cases: &[Case]) -> History {
     let states: Vec<BTreeMap<ObjectRef, Object>> = cases
         .iter()
         .map(|case| {
@@ -49,7 +50,7 @@ fn sorted(history: &History) -> Vec<Delta> {
 
 /// News as a bad connection brings it: versions are left out or repeated, objects in any order, deletions of what is
 /// not there, and late ones of predecessors.
-fn garbled(rng: &mut Rng, history: &History) -> Vec<Delta> {
+pub(crate) fn garbled(rng: &mut Rng, history: &History) -> Vec<Delta> {
     let mut queues: Vec<Vec<Delta>> = Vec::new();
     for (name, versions) in history {
         let mut queue = Vec::new();
@@ -83,7 +84,7 @@ fn garbled(rng: &mut Rng, history: &History) -> Vec<Delta> {
 }
 
 /// Merges queues at random; each keeps its order.
-fn interleaved(rng: &mut Rng, queues: Vec<Vec<Delta>>) -> Vec<Delta> {
+pub(crate) fn interleaved(rng: &mut Rng, queues: Vec<Vec<Delta>>) -> Vec<Delta> {
     let mut order: Vec<usize> = Vec::new();
     for (index, queue) in queues.iter().enumerate() {
         order.extend(std::iter::repeat_n(index, queue.len()));
@@ -94,7 +95,7 @@ fn interleaved(rng: &mut Rng, queues: Vec<Vec<Delta>>) -> Vec<Delta> {
 }
 
 /// Whole lists, as after a lost watch, on top of old news.
-fn relisted(rng: &mut Rng, history: &History) -> Vec<Delta> {
+pub(crate) fn relisted(rng: &mut Rng, history: &History) -> Vec<Delta> {
     let mut deltas = garbled(rng, history);
     deltas.truncate(rng.below(deltas.len() + 1));
     let mut kinds = Kind::ALL;
@@ -110,7 +111,7 @@ fn relisted(rng: &mut Rng, history: &History) -> Vec<Delta> {
 }
 
 /// An interface for each pod that holds an address at the end; its number depends on the name only.
-fn endpoints(history: &History) -> Vec<Delta> {
+pub(crate) fn endpoints(history: &History) -> Vec<Delta> {
     let last_pod = |versions: &Vec<Option<Object>>| -> Option<Pod> {
         match versions.last().cloned().flatten() {
             Some(Object::Pod(pod)) => Some(pod),
@@ -138,7 +139,7 @@ fn endpoints(history: &History) -> Vec<Delta> {
 }
 
 /// Applies deltas; a delta that tells no change must have made none, and the other way round.
-fn apply(state: &mut ClusterState, delta: Delta) -> Result<()> {
+pub(crate) fn apply(state: &mut ClusterState, delta: Delta) -> Result<()> {
     let before = format!("{state:?}");
     let text = format!("{delta:?}");
     let changes = state.apply(delta);
@@ -151,7 +152,7 @@ fn apply(state: &mut ClusterState, delta: Delta) -> Result<()> {
 }
 
 /// An image with names for numbers: an identity is called by the first address or prefix that has it.
-fn named(image: &Image, numbering: &Numbering) -> Vec<String> {
+pub(crate) fn named(image: &Image, rule: impl Fn(RuleId) -> Option<RuleRef>) -> Vec<String> {
     let mut names: BTreeMap<Identity, String> = BTreeMap::new();
     for (addr, identity) in &image.identities {
         names.entry(*identity).or_insert_with(|| format!("that of {addr}"));
@@ -172,7 +173,7 @@ fn named(image: &Image, numbering: &Numbering) -> Vec<String> {
     for (key, map) in &image.allow {
         lines.push(format!("{key:?}"));
         for (entry, value) in &**map {
-            let rule = numbering.rule(value.rule).map(ToString::to_string);
+            let rule = rule(value.rule).map(|rule| rule.to_string());
             lines.push(format!(
                 "{key:?} {} {:?} by {rule:?}",
                 name(&entry.identity),
@@ -194,7 +195,7 @@ fn the_order_of_news_has_no_say_in_the_state_and_the_image() -> Result<()> {
             apply(&mut expected, delta)?;
         }
         let image = compile(&expected, &mut numbering, &Image::default());
-        let expected_image = named(&image, &numbering);
+        let expected_image = named(&image, |id| numbering.rule(id).cloned());
         let expected = format!("{expected:?}");
 
         let mut reversed = sorted(&history);
@@ -217,7 +218,7 @@ fn the_order_of_news_has_no_say_in_the_state_and_the_image() -> Result<()> {
             let name = &cases[0].name;
             ensure!(format!("{state:?}") == expected, "{name}: {story} news lead to another state");
             image = compile(&state, &mut numbering, &image);
-            let found = named(&image, &numbering);
+            let found = named(&image, |id| numbering.rule(id).cloned());
             ensure!(
                 found == expected_image,
                 "{name}: {story} news lead to another image:\n{:#?}",

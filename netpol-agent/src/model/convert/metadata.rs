@@ -123,8 +123,8 @@ impl Metadata {
             }
         }
         let label_path = path.field("labels");
-        self.labels = text_map(fields.get("labels"), &label_path, findings);
-        for (key, value) in &self.labels {
+        self.labels = text_map(fields.get("labels"), &label_path, findings).into_iter().collect();
+        for (key, value) in self.labels.iter() {
             if !is_label_key(key) || !is_label_value(value) {
                 let message = "is not a valid label: it is taken as it is written";
                 findings.report(Code::InvalidName, &label_path.key(key), message);
@@ -219,12 +219,16 @@ impl Metadata {
 }
 
 /// A map of strings, such as labels. Null is the empty string, as in Go.
-fn text_map(value: Option<&Value>, path: &Path<'_>, findings: &mut Findings) -> Labels {
+fn text_map(
+    value: Option<&Value>,
+    path: &Path<'_>,
+    findings: &mut Findings,
+) -> BTreeMap<Arc<str>, Arc<str>> {
     let value = value.unwrap_or(&Value::Null);
     let Some(fields) = findings.mapping(path, value, "it is ignored") else {
-        return Labels::new();
+        return BTreeMap::new();
     };
-    let mut map = Labels::new();
+    let mut map = BTreeMap::new();
     for (key, value) in fields.iter() {
         if value.is_null() {
             map.insert(Arc::from(key), Arc::from(""));

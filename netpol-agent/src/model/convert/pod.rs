@@ -112,7 +112,7 @@ pub fn pod(
         host_network: spec.host_network,
         phase: status.map(|status| status.phase).unwrap_or_default(),
         terminating: metadata.terminating,
-        ports,
+        ports: ports.into(),
         allows_forwarding,
     };
     (Some(pod), findings.into_diagnostics())

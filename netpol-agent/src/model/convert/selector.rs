@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::syntax::{is_label_key, is_label_value};
 use super::walk::{Fields, Findings, Path, quoted};
-use crate::model::{Code, Requirement, Selector};
+use crate::model::{Code, Requirement, Selector, Values};
 
 /// A selector as far as it was understood.
 #[derive(Clone, Debug)]
@@ -71,7 +71,7 @@ fn match_label(
 ) -> Option<Requirement> {
     let key = label_key(key, path, effect, findings);
     let value = label_value(value, path, effect, findings);
-    Some(Requirement::In(key?, BTreeSet::from([value?])))
+    Some(Requirement::In(key?, Values::from([value?])))
 }
 
 /// One item of `matchExpressions`.
@@ -103,8 +103,8 @@ fn expression(
             findings.report(Code::InvalidSelector, &path.field("values"), message);
             return None;
         }
-        "In" => Requirement::In(key, values),
-        "NotIn" => Requirement::NotIn(key, values),
+        "In" => Requirement::In(key, values.into_iter().collect()),
+        "NotIn" => Requirement::NotIn(key, values.into_iter().collect()),
         "Exists" => Requirement::Exists(key),
         "DoesNotExist" => Requirement::DoesNotExist(key),
         other => {

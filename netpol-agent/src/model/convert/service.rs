@@ -1,6 +1,6 @@
 //! Services: their addresses, and for explanations what is behind them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -108,7 +108,7 @@ pub fn service(
     let required = spec
         .selector
         .iter()
-        .map(|(key, value)| Requirement::In(Arc::clone(key), BTreeSet::from([Arc::clone(value)])));
+        .map(|(key, value)| Requirement::In(Arc::clone(key), [Arc::clone(value)].into()));
     let selector = (!spec.selector.is_empty()).then(|| Selector::new(required));
     let ports = spec.ports.iter().filter_map(offered_port).collect();
     (Some(Service { name, addresses, selector, ports }), findings.into_diagnostics())

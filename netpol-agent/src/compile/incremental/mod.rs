@@ -1,0 +1,372 @@
+//! The image, kept up to the state change by change.
+//!
+//! In: the state, and what of it can have changed. Out: a [`Turn`], the part of the image that changes. The result is
+//! what [`super::compile`] makes of the same state from nothing, but for the numbers; that is a law of the tests.
+//! Each stage remembers what it found out, and asks again only what the stage before it has changed:
+//!
+//! ```text
+//! policies, endpoints ─▶ grants ─▶ peer sets ─▶ signatures of cohorts ─▶ identities of addresses ─▶ allow maps
+//!                       (resolve)                     ▲                           ▲
+//! namespaces, cohorts ────────────────────────────────┘      pods' addresses ─────┘
+//! ```
+//! So a pod of a known cohort costs its addresses' entries and nothing else. Must not: know what the kernel holds
+//! beyond the image that it is given.
+
+mod allow_maps;
+mod identities;
+mod peer_sets;
+mod turn;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use netpol_common::addr::Addr;
+use netpol_common::ids::{Direction, Identity, IfIndex, RuleId};
+use netpol_common::keys::{AddressKey, AllowMapKey};
+
+use allow_maps::{AllowMaps, MapId};
+use identities::{Identities, Life};
+use peer_sets::PeerSets;
+pub use turn::Turn;
+
+use super::identity::changed_meanings;
+use super::image::{EndpointImage, Image};
+use super::numbering::{Numbering, Signature};
+use super::prefixes::{self, PrefixTable};
+use super::{addresses, endpoint_image};
+use crate::model::ObjectName;
+use crate::resolve::{Isolation, Resolver, RuleRef};
+use crate::store::{Changes, ClusterState, CohortId};
+
+/// Everything that has been found out about the current state.
+#[derive(Debug, Default)]
+pub struct Compiled {
+    numbering: Numbering,
+    has_begun: bool,
+    resolver: Resolver,
+    endpoints: BTreeMap<IfIndex, Local>,
+    allow_maps: AllowMaps,
+    peer_sets: PeerSets,
+    prefixes: PrefixTable,
+    identities: Identities,
+}
+
+/// What an endpoint uses.
+#[derive(Clone, Copy, Debug, Default)]
+struct Local {
+    /// By [`Direction::ALL`].
+    maps: [Option<MapId>; 2],
+    ticket: u16,
+}
+
+/// What has to be looked at again.
+#[derive(Debug, Default)]
+struct Dirty {
+    endpoints: BTreeSet<IfIndex>,
+    /// By namespace; those that are gone have none.
+    cohorts: BTreeMap<Arc<str>, BTreeSet<CohortId>>,
+    addresses: BTreeSet<Addr>,
+    deferred: BTreeSet<Addr>,
+}
+
+impl Compiled {
+    /// Nothing yet; numbers start at this identity, above all that maps from an earlier run still hold.
+    pub fn after(next_identity: Identity) -> Self {
+        Self { numbering: Numbering::after(next_identity), ..Self::default() }
+    }
+
+    /// Forgets all but the numbers that are used up: the maps do not hold what was said last.
+    pub fn forget(&mut self) {
+        self.has_begun = false;
+    }
+
+    /// The rule behind a number, if it is in force.
+    pub fn rule(&self, id: RuleId) -> Option<&RuleRef> {
+        self.numbering.rule(id)
+    }
+
+    /// How many identities addresses and prefixes have.
+    pub fn n_identities(&self) -> usize {
+        self.identities.len()
+    }
+
+    /// Follows the state. `known` is what the maps hold: the last image, but for endpoints that somebody blocked or
+    /// removed since, which `changes` names. After [`Self::forget`] it can be anything.
+    pub fn update(&mut self, state: &ClusterState, changes: &Changes, known: &Image) -> Turn {
+        if self.has_begun && !changes.everything {
+            let dirty = self.dirty(state, changes);
+            return self.advance(state, dirty, known);
+        }
+        let mut numbering = std::mem::take(&mut self.numbering);
+        numbering.begin_anew();
+        *self = Self { numbering, has_begun: true, ..Self::default() };
+        let services = state.services().flat_map(|service| &service.addresses);
+        let dirty = Dirty {
+            endpoints: state.endpoints().map(|endpoint| endpoint.ifindex).collect(),
+            deferred: services.chain(state.own_addresses()).map(|ip| Addr::from(*ip)).collect(),
+            ..Dirty::default()
+        };
+        let mut turn = self.advance(state, dirty, &Image::default());
+        turn.before = known.clone();
+        turn
+    }
+
+    fn dirty(&mut self, state: &ClusterState, changes: &Changes) -> Dirty {
+        let Changes {
+            n_objects: _,
+            everything: _,
+            addresses,
+            cohorts,
+            namespaces,
+            policies,
+            endpoints,
+            deferred,
+        } = changes;
+        let mut dirty = Dirty {
+            endpoints: endpoints.clone(),
+            cohorts: BTreeMap::new(),
+            addresses: addresses.clone(),
+            deferred: deferred.clone(),
+        };
+        for id in cohorts {
+            let namespace = state.cohort(*id).map(|cohort| Arc::clone(&cohort.namespace));
+            dirty.cohorts.entry(namespace.unwrap_or_default()).or_default().insert(*id);
+        }
+        let mut resolve_again = |policy: &ObjectName| {
+            dirty.endpoints.extend(state.endpoints_in(&policy.namespace));
+        };
+        for policy in policies {
+            self.resolver.forget(policy);
+            resolve_again(policy);
+        }
+        if !cohorts.is_empty() {
+            self.resolver.forget_renumbered(state).iter().for_each(resolve_again);
+        }
+        for namespace in namespaces {
+            let all = state.cohorts_in(namespace);
+            dirty.cohorts.entry(Arc::clone(namespace)).or_default().extend(all);
+        }
+        dirty
+    }
+
+    fn advance(&mut self, state: &ClusterState, dirty: Dirty, known: &Image) -> Turn {
+        let Dirty { endpoints, cohorts, mut addresses, deferred } = dirty;
+        let mut turn = Turn::default();
+        turn.set_deferred(known, &deferred, |addr| state.is_deferred(addr));
+        self.follow_endpoints(state, &endpoints, known, &mut turn);
+        for (namespace, cohorts) in cohorts {
+            self.peer_sets.review(state, &namespace, cohorts);
+        }
+        for cohort in self.peer_sets.take_touched() {
+            addresses.extend(state.addresses_of_cohort(cohort));
+        }
+        for range in self.follow_blocks(known, &mut turn) {
+            let within = state.cohorts_at(range);
+            let concerned = within.filter(|(_, cohort)| self.peer_sets.may_hold(*cohort));
+            addresses.extend(concerned.map(|(addr, _)| addr));
+        }
+        for addr in addresses {
+            self.follow_address(state, addr, known, &mut turn);
+        }
+        self.follow_identities();
+        self.follow_allow_maps(known, &mut turn);
+        self.renumber_ambiguous(known, &mut turn);
+        turn
+    }
+
+    /// Resolves endpoints anew. What begins is begun before what ends is ended, so that what stays is not both.
+    fn follow_endpoints(
+        &mut self,
+        state: &ClusterState,
+        endpoints: &BTreeSet<IfIndex>,
+        known: &Image,
+        turn: &mut Turn,
+    ) {
+        let mut ended = Vec::new();
+        for ifindex in endpoints {
+            let old = self.endpoints.remove(ifindex).unwrap_or_default();
+            turn.set_ticket(known, old.ticket, None);
+            ended.push((*ifindex, old));
+            let all = AddressKey { ifindex: *ifindex, addr: Addr::UNSPECIFIED }..=AddressKey {
+                ifindex: *ifindex,
+                addr: Addr([0xff; 16]),
+            };
+            turn.before.addresses.extend(known.addresses.range(all));
+        }
+        for ifindex in endpoints {
+            let new = self.begin_endpoint(state, *ifindex, known, turn);
+            if let Some(new) = new {
+                self.endpoints.insert(*ifindex, new);
+            }
+        }
+        for (ifindex, old) in ended {
+            let new = self.endpoints.get(&ifindex).copied().unwrap_or_default();
+            for ((direction, old), new) in Direction::ALL.into_iter().zip(old.maps).zip(new.maps) {
+                let key = AllowMapKey::new(ifindex, direction);
+                if let Some(old) = old.filter(|old| Some(*old) != new) {
+                    let peer_sets = &mut self.peer_sets;
+                    let mut left = Vec::new();
+                    self.allow_maps.close(key, old, &mut self.numbering, |set| {
+                        left.extend(peer_sets.leave(set));
+                    });
+                    for peers in left {
+                        self.numbering.forget_peer_set(&peers);
+                    }
+                }
+                // One that is to be built is set when it is.
+                let content = new.and_then(|new| self.allow_maps.content(new));
+                turn.set_allow(known, key, content);
+            }
+        }
+    }
+
+    fn begin_endpoint(
+        &mut self,
+        state: &ClusterState,
+        ifindex: IfIndex,
+        known: &Image,
+        turn: &mut Turn,
+    ) -> Option<Local> {
+        let Some(endpoint) = state.endpoint(ifindex) else {
+            turn.set_endpoint(known, ifindex, None);
+            return None;
+        };
+        let Some(pod) = state.pod_of(endpoint) else {
+            turn.set_endpoint(known, ifindex, Some(EndpointImage::blocked(&endpoint.container_id)));
+            return None;
+        };
+        let policy = self.resolver.resolve(state, pod);
+        turn.set_endpoint(known, ifindex, Some(endpoint_image(endpoint, pod, &policy)));
+        turn.after.addresses.extend(addresses(state, endpoint, pod, ifindex));
+        if endpoint.ticket != 0 {
+            turn.set_ticket(known, endpoint.ticket, Some(ifindex));
+        }
+        let maps = Direction::ALL.map(|direction| {
+            let of = policy.direction(direction);
+            (of.isolation != Isolation::None).then(|| {
+                let key = AllowMapKey::new(ifindex, direction);
+                let peer_sets = &mut self.peer_sets;
+                self.allow_maps.open(key, &of.grants, &mut self.numbering, |set, peers| {
+                    peer_sets.enter(state, set, peers);
+                })
+            })
+        });
+        Some(Local { maps, ticket: endpoint.ticket })
+    }
+
+    /// Follows the blocks of peer sets that came or went. Returns where addresses can have other blocks than before.
+    fn follow_blocks(&mut self, known: &Image, turn: &mut Turn) -> Vec<RangeInclusive<Addr>> {
+        let (blocks, is_common) = self.peer_sets.take_blocks();
+        if is_common {
+            let table = PrefixTable::new(&self.peer_sets.common_blocks());
+            let old = std::mem::replace(&mut self.prefixes, table);
+            let before: BTreeMap<_, _> = old.iter().collect();
+            let after: BTreeMap<_, _> = self.prefixes.iter().collect();
+            for (key, signature) in &after {
+                if before.get(key) != Some(signature) {
+                    let identity = self.numbering.identity(signature);
+                    self.identities.add(identity, signature);
+                    turn.set_prefix(known, **key, Some(identity));
+                }
+            }
+            for (key, signature) in before {
+                if after.get(key) != Some(&signature) {
+                    if let Some(identity) = known.prefixes.get(key) {
+                        self.identities.remove(*identity);
+                    }
+                    if !after.contains_key(key) {
+                        turn.set_prefix(known, *key, None);
+                    }
+                }
+            }
+        }
+        prefixes::ranges(blocks.iter().map(|block| block.cidr))
+    }
+
+    fn follow_address(&mut self, state: &ClusterState, addr: Addr, known: &Image, turn: &mut Turn) {
+        let cohort = state.cohort_at(addr);
+        let signature: Option<Signature> =
+            cohort.and_then(|cohort| self.peer_sets.signature(state, addr, cohort, &self.prefixes));
+        let before = known.identities.get(&addr).copied();
+        let after = signature.as_ref().map(|signature| self.numbering.identity(signature));
+        if before == after {
+            return;
+        }
+        if let (Some(identity), Some(signature)) = (after, &signature) {
+            self.identities.add(identity, signature);
+        }
+        if let Some(identity) = before {
+            self.identities.remove(identity);
+        }
+        turn.set_identity(known, addr, after);
+    }
+
+    /// Tells the allow maps which identities came and went.
+    fn follow_identities(&mut self) {
+        let Self { identities, peer_sets, allow_maps, numbering, .. } = self;
+        identities.take_changed(|life, identity, signature| {
+            allow_maps.touch(signature);
+            match life {
+                Life::Born => peer_sets.add_identity(signature, identity),
+                Life::Gone => {
+                    peer_sets.remove_identity(signature, identity);
+                    numbering.forget_identity(signature);
+                }
+            }
+        });
+    }
+
+    fn follow_allow_maps(&mut self, known: &Image, turn: &mut Turn) {
+        for (key, map) in self.allow_maps.build(&self.peer_sets) {
+            turn.keep_endpoint(known, key.ifindex);
+            turn.set_allow(known, key, Some(&map));
+        }
+    }
+
+    /// Gives fresh numbers to identities that would mean two things on the way: those that keep holders while an allow
+    /// map changes what they mean and addresses change hands. See [`super::identity::ambiguous`].
+    fn renumber_ambiguous(&mut self, known: &Image, turn: &mut Turn) {
+        if !turn.moves_addresses() {
+            return;
+        }
+        let mut ambiguous = BTreeSet::new();
+        for (key, before) in &turn.before.allow {
+            if let Some(after) = turn.after.allow.get(key) {
+                ambiguous.extend(changed_meanings(before, after));
+            }
+        }
+        self.identities.retain_held(&mut ambiguous);
+        let mut renumbered: BTreeMap<Identity, Identity> = BTreeMap::new();
+        for old in ambiguous {
+            let Some(signature) = self.identities.signature(old).cloned() else { continue };
+            let new = self.numbering.renew_identity(&signature);
+            self.identities.renumber(old, new);
+            self.peer_sets.remove_identity(&signature, old);
+            self.peer_sets.add_identity(&signature, new);
+            self.allow_maps.touch(&signature);
+            renumbered.insert(old, new);
+        }
+        if renumbered.is_empty() {
+            return;
+        }
+        for identity in turn.after.identities.values_mut().chain(turn.after.prefixes.values_mut()) {
+            if let Some(new) = renumbered.get(identity) {
+                *identity = *new;
+            }
+        }
+        for (addr, identity) in &known.identities {
+            let is_untouched = !turn.before.identities.contains_key(addr);
+            if let Some(new) = renumbered.get(identity).filter(|_| is_untouched) {
+                turn.set_identity(known, *addr, Some(*new));
+            }
+        }
+        for (prefix, identity) in &known.prefixes {
+            let is_untouched = !turn.before.prefixes.contains_key(prefix);
+            if let Some(new) = renumbered.get(identity).filter(|_| is_untouched) {
+                turn.set_prefix(known, *prefix, Some(*new));
+            }
+        }
+        self.follow_allow_maps(known, turn);
+    }
+}

@@ -1,0 +1,221 @@
+//! The peer sets in force, and whom each cohort's labels put into them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use netpol_common::addr::Addr;
+use netpol_common::ids::Identity;
+
+use crate::compile::numbering::{PeerSetId, Signature};
+use crate::compile::prefixes::PrefixTable;
+use crate::model::IpBlock;
+use crate::resolve::PeerSet;
+use crate::store::{ClusterState, CohortId};
+
+/// Peer sets that some allow map speaks of.
+#[derive(Debug, Default)]
+pub(super) struct PeerSets {
+    by_id: BTreeMap<PeerSetId, InForce>,
+    /// The sets that hold a cohort, whatever its pods' addresses; none are left out.
+    by_cohort: HashMap<CohortId, Signature>,
+    /// Sets with blocks that hold an address only if the right pod holds it.
+    filtered: BTreeMap<PeerSetId, PrefixTable>,
+    /// Cohorts whose signature has changed since the last [`Self::take_touched`].
+    touched: BTreeSet<CohortId>,
+    /// Blocks that came or went since the last [`Self::take_blocks`]. True if some are in the common prefix table.
+    blocks: (Vec<IpBlock>, bool),
+}
+
+#[derive(Debug)]
+struct InForce {
+    peers: Arc<PeerSet>,
+    n_users: usize,
+    cohorts: Vec<CohortId>,
+    /// The identities whose signature has this set.
+    identities: BTreeSet<Identity>,
+}
+
+impl PeerSets {
+    /// One more user of a set.
+    pub(super) fn enter(&mut self, state: &ClusterState, id: PeerSetId, peers: &Arc<PeerSet>) {
+        if let Some(known) = self.by_id.get_mut(&id) {
+            known.n_users += 1;
+            return;
+        }
+        let cohorts = peers.cohorts(state);
+        for cohort in &cohorts {
+            insert(self.by_cohort.entry(*cohort).or_default(), id);
+        }
+        self.touched.extend(&cohorts);
+        let filtered: Vec<(PeerSetId, &IpBlock)> =
+            peers.filtered_blocks().map(|block| (id, block)).collect();
+        if !filtered.is_empty() {
+            self.filtered.insert(id, PrefixTable::new(&filtered));
+        }
+        self.note_blocks(peers);
+        let peers = Arc::clone(peers);
+        let in_force = InForce { peers, n_users: 1, cohorts, identities: BTreeSet::new() };
+        self.by_id.insert(id, in_force);
+    }
+
+    /// One user less. Returns the set if that was the last one.
+    pub(super) fn leave(&mut self, id: PeerSetId) -> Option<Arc<PeerSet>> {
+        let known = self.by_id.get_mut(&id)?;
+        known.n_users -= 1;
+        if known.n_users > 0 {
+            return None;
+        }
+        let InForce { peers, cohorts, .. } = self.by_id.remove(&id)?;
+        for cohort in &cohorts {
+            self.take_from(*cohort, id);
+        }
+        self.touched.extend(cohorts);
+        self.filtered.remove(&id);
+        self.note_blocks(&peers);
+        Some(peers)
+    }
+
+    fn note_blocks(&mut self, peers: &PeerSet) {
+        let (blocks, is_common) = &mut self.blocks;
+        blocks.extend(peers.filtered_blocks().cloned());
+        let n_before = blocks.len();
+        blocks.extend(peers.blocks().cloned());
+        *is_common |= blocks.len() > n_before;
+    }
+
+    fn take_from(&mut self, cohort: CohortId, id: PeerSetId) {
+        if let Some(signature) = self.by_cohort.get_mut(&cohort) {
+            remove(signature, id);
+            if signature.is_empty() {
+                self.by_cohort.remove(&cohort);
+            }
+        }
+    }
+
+    /// Asks the sets again about cohorts of one namespace: those that came or went, or all if its labels changed.
+    pub(super) fn review(
+        &mut self,
+        state: &ClusterState,
+        namespace: &str,
+        cohorts: impl IntoIterator<Item = CohortId>,
+    ) {
+        let concerning = |set: &&PeerSetId| {
+            let set = self.by_id.get(set);
+            set.is_some_and(|set| set.peers.concerns(state, namespace))
+        };
+        let concerning: Vec<PeerSetId> = self.by_id.keys().filter(concerning).copied().collect();
+        for id in cohorts {
+            let cohort = state.cohort(id).filter(|cohort| *cohort.namespace == *namespace);
+            let holds = |set: &&PeerSetId| {
+                let set = self.by_id.get(set);
+                set.zip(cohort).is_some_and(|(set, cohort)| set.peers.holds(state, cohort))
+            };
+            let signature: Signature = concerning.iter().filter(holds).copied().collect();
+            self.set_signature(id, signature);
+        }
+    }
+
+    fn set_signature(&mut self, id: CohortId, signature: Signature) {
+        let before = self.by_cohort.remove(&id).unwrap_or_default();
+        if signature != before {
+            self.touched.insert(id);
+            for gone in before.iter().filter(|set| signature.binary_search(set).is_err()) {
+                if let Some(set) = self.by_id.get_mut(gone) {
+                    remove(&mut set.cohorts, id);
+                }
+            }
+            for new in signature.iter().filter(|set| before.binary_search(set).is_err()) {
+                if let Some(set) = self.by_id.get_mut(new) {
+                    insert(&mut set.cohorts, id);
+                }
+            }
+        }
+        if !signature.is_empty() {
+            self.by_cohort.insert(id, signature);
+        }
+    }
+
+    pub(super) fn take_touched(&mut self) -> BTreeSet<CohortId> {
+        std::mem::take(&mut self.touched)
+    }
+
+    pub(super) fn take_blocks(&mut self) -> (Vec<IpBlock>, bool) {
+        std::mem::take(&mut self.blocks)
+    }
+
+    /// The blocks whose addresses are in a set, whoever holds them.
+    pub(super) fn common_blocks(&self) -> Vec<(PeerSetId, &IpBlock)> {
+        let sets = self.by_id.iter();
+        sets.flat_map(|(id, set)| set.peers.blocks().map(|block| (*id, block))).collect()
+    }
+
+    /// Whether there is any pod in any set because of what it is.
+    pub(super) fn may_hold(&self, cohort: CohortId) -> bool {
+        self.by_cohort.contains_key(&cohort) || !self.filtered.is_empty()
+    }
+
+    /// The sets that hold an address with its pod of this cohort, sorted; `None` if no more than the prefixes say.
+    pub(super) fn signature(
+        &self,
+        state: &ClusterState,
+        addr: Addr,
+        cohort: CohortId,
+        prefixes: &PrefixTable,
+    ) -> Option<Signature> {
+        if !self.may_hold(cohort) {
+            return None;
+        }
+        let mut signature = self.by_cohort.get(&cohort).cloned().unwrap_or_default();
+        for (id, blocks) in &self.filtered {
+            let passes = || {
+                let peers = self.by_id.get(id).map(|set| &set.peers);
+                peers.zip(state.cohort(cohort)).is_some_and(|(peers, of)| peers.passes_filter(of))
+            };
+            if !blocks.lookup(addr).is_empty() && passes() {
+                signature.push(*id);
+            }
+        }
+        let from_blocks = prefixes.lookup(addr);
+        signature.extend(from_blocks);
+        signature.sort_unstable();
+        signature.dedup();
+        (signature != from_blocks).then_some(signature)
+    }
+
+    /// Notes that there is an identity with this signature.
+    pub(super) fn add_identity(&mut self, signature: &Signature, identity: Identity) {
+        for id in signature {
+            if let Some(set) = self.by_id.get_mut(id) {
+                set.identities.insert(identity);
+            }
+        }
+    }
+
+    /// Undoes [`Self::add_identity`].
+    pub(super) fn remove_identity(&mut self, signature: &Signature, identity: Identity) {
+        for id in signature {
+            if let Some(set) = self.by_id.get_mut(id) {
+                set.identities.remove(&identity);
+            }
+        }
+    }
+
+    /// The identities whose addresses are in a set.
+    pub(super) fn identities(&self, id: PeerSetId) -> impl Iterator<Item = &Identity> {
+        self.by_id.get(&id).into_iter().flat_map(|set| &set.identities)
+    }
+}
+
+/// Adds a number to a sorted list, at its end as a rule.
+fn insert<Id: Ord>(ids: &mut Vec<Id>, id: Id) {
+    if let Err(place) = ids.binary_search(&id) {
+        ids.insert(place, id);
+    }
+}
+
+fn remove<Id: Ord + Copy>(ids: &mut Vec<Id>, id: Id) {
+    if let Ok(place) = ids.binary_search(&id) {
+        ids.remove(place);
+    }
+}

@@ -1,0 +1,131 @@
+//! The part of the image that changes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use netpol_common::addr::Addr;
+use netpol_common::ids::{Identity, IfIndex};
+use netpol_common::keys::{AllowMapKey, PrefixKey};
+
+use crate::compile::image::{AllowMap, EndpointImage, Image};
+
+/// Two images of nothing but the keys that can change: what they hold, and what they should hold.
+///
+/// The endpoint of an allow map that changes is in both, whether or not it changes itself.
+#[must_use]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Turn {
+    /// What the maps hold.
+    pub before: Image,
+    /// What they should hold.
+    pub after: Image,
+}
+
+impl Turn {
+    /// What the maps held before the turn, given what they hold now, wherever between the two that is.
+    pub fn undone(&self, now: &Image) -> Image {
+        let mut then = now.clone();
+        let Self { before, after } = self;
+        let Image { endpoints, addresses, identities, prefixes, allow, defer, tickets } = after;
+        then.endpoints.retain(|key, _| !endpoints.contains_key(key));
+        then.addresses.retain(|key| !addresses.contains(key));
+        then.identities.retain(|key, _| !identities.contains_key(key));
+        then.prefixes.retain(|key, _| !prefixes.contains_key(key));
+        then.allow.retain(|key, _| !allow.contains_key(key));
+        then.defer.retain(|key| !defer.contains(key));
+        then.tickets.retain(|key, _| !tickets.contains_key(key));
+        let Image { endpoints, addresses, identities, prefixes, allow, defer, tickets } = before;
+        then.endpoints.extend(endpoints.clone());
+        then.addresses.extend(addresses);
+        then.identities.extend(identities);
+        then.prefixes.extend(prefixes);
+        then.allow.extend(allow.clone());
+        then.defer.extend(defer);
+        then.tickets.extend(tickets);
+        then
+    }
+
+    /// Whether an address or a prefix goes from one identity to another.
+    pub(super) fn moves_addresses(&self) -> bool {
+        self.before.identities != self.after.identities
+            || self.before.prefixes != self.after.prefixes
+    }
+
+    pub(super) fn set_identity(&mut self, known: &Image, addr: Addr, wanted: Option<Identity>) {
+        if let Some(identity) = known.identities.get(&addr) {
+            self.before.identities.insert(addr, *identity);
+        }
+        if let Some(identity) = wanted {
+            self.after.identities.insert(addr, identity);
+        }
+    }
+
+    pub(super) fn set_prefix(&mut self, known: &Image, key: PrefixKey, wanted: Option<Identity>) {
+        if let Some(identity) = known.prefixes.get(&key) {
+            self.before.prefixes.insert(key, *identity);
+        }
+        if let Some(identity) = wanted {
+            self.after.prefixes.insert(key, identity);
+        }
+    }
+
+    pub(super) fn set_endpoint(
+        &mut self,
+        known: &Image,
+        ifindex: IfIndex,
+        wanted: Option<EndpointImage>,
+    ) {
+        if let Some(endpoint) = known.endpoints.get(&ifindex) {
+            self.before.endpoints.insert(ifindex, endpoint.clone());
+        }
+        self.after.endpoints.remove(&ifindex);
+        if let Some(endpoint) = wanted {
+            self.after.endpoints.insert(ifindex, endpoint);
+        }
+    }
+
+    /// Takes what is known of an endpoint into both images.
+    pub(super) fn keep_endpoint(&mut self, known: &Image, ifindex: IfIndex) {
+        let is_new = !self.before.endpoints.contains_key(&ifindex)
+            && !self.after.endpoints.contains_key(&ifindex);
+        if let Some(endpoint) = known.endpoints.get(&ifindex).filter(|_| is_new) {
+            self.before.endpoints.insert(ifindex, endpoint.clone());
+            self.after.endpoints.insert(ifindex, endpoint.clone());
+        }
+    }
+
+    pub(super) fn set_allow(
+        &mut self,
+        known: &Image,
+        key: AllowMapKey,
+        wanted: Option<&Arc<AllowMap>>,
+    ) {
+        if let Some(map) = known.allow.get(&key) {
+            self.before.allow.insert(key, Arc::clone(map));
+        }
+        self.after.allow.remove(&key);
+        if let Some(map) = wanted {
+            self.after.allow.insert(key, Arc::clone(map));
+        }
+    }
+
+    pub(super) fn set_ticket(&mut self, known: &Image, ticket: u16, wanted: Option<IfIndex>) {
+        if let Some(owner) = known.tickets.get(&ticket) {
+            self.before.tickets.insert(ticket, *owner);
+        }
+        self.after.tickets.remove(&ticket);
+        if let Some(owner) = wanted {
+            self.after.tickets.insert(ticket, owner);
+        }
+    }
+
+    pub(super) fn set_deferred(
+        &mut self,
+        known: &Image,
+        addrs: &BTreeSet<Addr>,
+        is_deferred: impl Fn(Addr) -> bool,
+    ) {
+        self.before.defer.extend(addrs.iter().filter(|addr| known.defer.contains(addr)));
+        self.after.defer.extend(addrs.iter().filter(|addr| is_deferred(**addr)));
+    }
+}

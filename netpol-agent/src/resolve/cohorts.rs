@@ -1,0 +1,76 @@
+//! Which cohorts a pod peer selects, by way of the store's indexes.
+
+use std::sync::Arc;
+
+use super::peers::selects_namespace;
+use crate::model::{NamespaceMatch, Selector};
+use crate::store::{ClusterState, Cohort, CohortId};
+
+/// Whether a peer selects a cohort.
+pub(super) fn is_selected(
+    state: &ClusterState,
+    own_namespace: &str,
+    namespaces: &NamespaceMatch,
+    pods: &Selector,
+    cohort: &Cohort,
+) -> bool {
+    let in_namespace = match namespaces {
+        NamespaceMatch::Own => *cohort.namespace == *own_namespace,
+        NamespaceMatch::Selected(selector) => {
+            selects_namespace(selector, state.namespace_labels(&cohort.namespace))
+        }
+    };
+    in_namespace && pods.matches(&cohort.labels)
+}
+
+/// Adds the cohorts that a peer selects: those of the shortest list that has them all.
+pub(super) fn select(
+    state: &ClusterState,
+    own_namespace: &str,
+    namespaces: &NamespaceMatch,
+    pods: &Selector,
+    found: &mut Vec<CohortId>,
+) {
+    let by_label = state.cohort_candidates(pods);
+    let by_namespace: Option<Vec<&[CohortId]>> = match namespaces {
+        NamespaceMatch::Own => Some(vec![state.cohorts_in(own_namespace)]),
+        NamespaceMatch::Selected(selector) if selector.is_everything() => None,
+        NamespaceMatch::Selected(selector) => {
+            let is_selected =
+                |name: &&Arc<str>| selects_namespace(selector, state.namespace_labels(name));
+            Some(match state.namespace_candidates(selector) {
+                Some(names) => {
+                    names.iter().filter(is_selected).map(|name| state.cohorts_in(name)).collect()
+                }
+                None => state
+                    .namespaces()
+                    .map(|namespace| &namespace.name)
+                    .filter(is_selected)
+                    .map(|name| state.cohorts_in(name))
+                    .collect(),
+            })
+        }
+    };
+    let n_in_namespaces =
+        by_namespace.as_ref().map_or(usize::MAX, |lists| lists.iter().map(|ids| ids.len()).sum());
+    match (by_label, by_namespace) {
+        (Some(by_label), _) if by_label.len() <= n_in_namespaces => {
+            found.extend(by_label.iter().copied().filter(|id| {
+                state.cohort(*id).is_some_and(|cohort| {
+                    is_selected(state, own_namespace, namespaces, pods, cohort)
+                })
+            }));
+        }
+        (_, Some(by_namespace)) => {
+            found.extend(
+                by_namespace.into_iter().flatten().copied().filter(|id| {
+                    state.cohort(*id).is_some_and(|cohort| pods.matches(&cohort.labels))
+                }),
+            );
+        }
+        (_, None) => {
+            let all = state.cohorts().filter(|(_, cohort)| pods.matches(&cohort.labels));
+            found.extend(all.map(|(id, _)| id));
+        }
+    }
+}

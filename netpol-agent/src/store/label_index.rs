@@ -1,0 +1,104 @@
+//! Who has a label: the inverted index behind selectors.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use crate::model::{Labels, Requirement, Selector};
+
+/// Ids by label.
+#[derive(Clone, Debug)]
+pub(super) struct LabelIndex<Id> {
+    by_key: HashMap<Arc<str>, HashMap<Arc<str>, Vec<Id>>>,
+}
+
+impl<Id> Default for LabelIndex<Id> {
+    fn default() -> Self {
+        Self { by_key: HashMap::new() }
+    }
+}
+
+/// Ids of which some may be selected, and all that are; in parts that share none.
+#[derive(Clone, Debug)]
+pub struct Candidates<'a, Id> {
+    parts: Vec<&'a [Id]>,
+}
+
+impl<'a, Id> Candidates<'a, Id> {
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.parts.iter().map(|part| part.len()).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &'a Id> {
+        self.parts.iter().copied().flatten()
+    }
+}
+
+impl<Id: Clone + Ord> LabelIndex<Id> {
+    pub(super) fn insert(&mut self, labels: &Labels, id: &Id) {
+        for (key, value) in labels.iter() {
+            let by_value = match self.by_key.get_mut(key) {
+                Some(by_value) => by_value,
+                None => self.by_key.entry(Arc::clone(key)).or_default(),
+            };
+            match by_value.get_mut(value) {
+                Some(ids) => insert_sorted(ids, id.clone()),
+                None => drop(by_value.insert(Arc::clone(value), vec![id.clone()])),
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, labels: &Labels, id: &Id) {
+        for (key, value) in labels.iter() {
+            let Some(by_value) = self.by_key.get_mut(key) else { continue };
+            if let Some(ids) = by_value.get_mut(value) {
+                remove_sorted(ids, id);
+                if ids.is_empty() {
+                    by_value.remove(value);
+                }
+            }
+            if by_value.is_empty() {
+                self.by_key.remove(key);
+            }
+        }
+    }
+
+    /// The shortest list that holds all that the selector selects; `None` if every list may lack some.
+    pub(super) fn candidates(&self, selector: &Selector) -> Option<Candidates<'_, Id>> {
+        let lists = selector.requirements().filter_map(|requirement| match requirement {
+            Requirement::In(key, values) => {
+                let by_value = self.by_key.get(key);
+                let found = values.iter().filter_map(|value| by_value?.get(value));
+                Some(Candidates { parts: found.map(Vec::as_slice).collect() })
+            }
+            Requirement::Exists(key) => {
+                let by_value = self.by_key.get(key);
+                let found = by_value.into_iter().flat_map(HashMap::values);
+                Some(Candidates { parts: found.map(Vec::as_slice).collect() })
+            }
+            Requirement::NotIn(..) | Requirement::DoesNotExist(_) => None,
+        });
+        lists.min_by_key(Candidates::len)
+    }
+}
+
+/// Adds an id to a sorted list that lacks it. New ids are mostly the highest.
+pub(super) fn insert_sorted<Id: Ord>(ids: &mut Vec<Id>, id: Id) {
+    if let Err(place) = ids.binary_search(&id) {
+        ids.insert(place, id);
+    }
+}
+
+/// Removes an id from a sorted list.
+pub(super) fn remove_sorted<Id: Ord>(ids: &mut Vec<Id>, id: &Id) {
+    if let Ok(place) = ids.binary_search(id) {
+        ids.remove(place);
+    }
+}

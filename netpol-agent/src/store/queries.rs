@@ -1,0 +1,210 @@
+//! What can be asked of the known cluster.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use netpol_common::addr::Addr;
+use netpol_common::ids::IfIndex;
+
+use super::cohorts::{Cohort, CohortId};
+use super::label_index::Candidates;
+use super::{ClusterState, Endpoint, is_pod_of};
+use crate::model::{
+    Kind, Labels, Namespace, Node, ObjectName, ObjectRef, Pod, Policy, PortName, Selector, Service,
+    Transport,
+};
+
+impl ClusterState {
+    /// The stored objects of a kind.
+    pub fn references(&self, kind: Kind) -> Vec<ObjectRef> {
+        let name = |name: &ObjectName| ObjectRef { kind, name: name.clone() };
+        let cluster_scoped =
+            |name: &Arc<str>| ObjectRef { kind, name: ObjectName::cluster_scoped(name) };
+        match kind {
+            Kind::Pod => self.pods.names().map(name).collect(),
+            Kind::NetworkPolicy => self.policies.keys().map(name).collect(),
+            Kind::Service => self.services.keys().map(name).collect(),
+            Kind::Namespace => self.namespaces.keys().map(cluster_scoped).collect(),
+            Kind::Node => self.nodes.keys().map(cluster_scoped).collect(),
+        }
+    }
+
+    /// A pod by name.
+    pub fn pod(&self, name: &ObjectName) -> Option<&Pod> {
+        self.pods.get(name)
+    }
+
+    /// All pods, by name.
+    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.iter()
+    }
+
+    /// The pods of one namespace, by name.
+    pub fn pods_in(&self, namespace: &str) -> impl Iterator<Item = &Pod> {
+        self.pods.of_namespace(namespace)
+    }
+
+    /// The pod that holds an address: of several, the newest.
+    pub fn owner(&self, address: IpAddr) -> Option<&Pod> {
+        self.pods.at(self.pods.owner(Addr::from(address))?)
+    }
+
+    /// Every address that a pod holds, with its owner.
+    pub fn owned_addresses(&self) -> impl Iterator<Item = (IpAddr, &Pod)> {
+        let all = Addr::UNSPECIFIED..=Addr([0xff; 16]);
+        let owned = self.pods.owned(all);
+        owned.filter_map(|(addr, id)| Some((addr.to_ip(), self.pods.at(id)?)))
+    }
+
+    /// The addresses that a pod really holds: those that no newer pod holds.
+    pub fn held_addresses<'a>(&'a self, pod: &'a Pod) -> impl Iterator<Item = IpAddr> + 'a {
+        let is_its =
+            |address: &IpAddr| self.owner(*address).is_some_and(|owner| owner.name == pod.name);
+        self.addresses_of(pod).filter(is_its)
+    }
+
+    /// The cohort of the pod that holds an address.
+    pub fn cohort_at(&self, addr: Addr) -> Option<CohortId> {
+        self.pods.cohort(self.pods.owner(addr)?)
+    }
+
+    /// Every address in a range that a pod holds, with the pod's cohort.
+    pub fn cohorts_at(
+        &self,
+        range: RangeInclusive<Addr>,
+    ) -> impl Iterator<Item = (Addr, CohortId)> {
+        let owned = self.pods.owned(range);
+        owned.filter_map(|(addr, id)| Some((addr, self.pods.cohort(id)?)))
+    }
+
+    /// The addresses that the pods of a cohort really hold.
+    pub fn addresses_of_cohort(&self, cohort: CohortId) -> impl Iterator<Item = Addr> {
+        let pods = self.pods.cohorts.get(cohort).into_iter().flat_map(Cohort::pods);
+        pods.flat_map(|id| {
+            let addresses = self.pods.at(*id).into_iter().flat_map(|pod| self.addresses_of(pod));
+            addresses.map(Addr::from).filter(|addr| self.pods.owner(*addr) == Some(*id))
+        })
+    }
+
+    /// A cohort by its number.
+    pub fn cohort(&self, id: CohortId) -> Option<&Cohort> {
+        self.pods.cohorts.get(id)
+    }
+
+    /// All cohorts, in no order that means anything.
+    pub fn cohorts(&self) -> impl Iterator<Item = (CohortId, &Cohort)> {
+        self.pods.cohorts.iter()
+    }
+
+    /// The cohorts of a namespace.
+    pub fn cohorts_in(&self, namespace: &str) -> &[CohortId] {
+        self.pods.cohorts.of_namespace(namespace)
+    }
+
+    /// The cohorts whose pods have a port of this name, by the numbers that they give it.
+    pub fn cohorts_with_port(
+        &self,
+        transport: Transport,
+        name: &PortName,
+    ) -> impl Iterator<Item = (&[u16], &[CohortId])> {
+        self.pods.cohorts.with_port_name(transport, name)
+    }
+
+    /// All cohorts that a selector selects, and others; `None` if that can be any.
+    pub fn cohort_candidates(&self, selector: &Selector) -> Option<Candidates<'_, CohortId>> {
+        self.pods.cohorts.candidates(selector)
+    }
+
+    /// All namespaces that a selector selects, and others; `None` if that can be any.
+    pub fn namespace_candidates(&self, selector: &Selector) -> Option<Candidates<'_, Arc<str>>> {
+        self.namespaces_by_label.candidates(selector)
+    }
+
+    /// The labels of a namespace; `None` while it has not been seen, which no selector but the empty one
+    /// matches.
+    pub fn namespace_labels(&self, namespace: &str) -> Option<&Labels> {
+        self.namespaces.get(namespace).map(|namespace| &namespace.labels)
+    }
+
+    /// All namespaces, by name.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        self.namespaces.values()
+    }
+
+    /// A policy by name.
+    pub fn policy(&self, name: &ObjectName) -> Option<&Policy> {
+        self.policies.get(name)
+    }
+
+    /// All policies, by name.
+    pub fn policies(&self) -> impl Iterator<Item = &Policy> {
+        self.policies.values()
+    }
+
+    /// How many policies there are.
+    pub fn n_policies(&self) -> usize {
+        self.policies.len()
+    }
+
+    /// The policies of one namespace, by name.
+    pub fn policies_in(&self, namespace: &str) -> impl Iterator<Item = &Policy> {
+        let start = ObjectName::new(namespace, "");
+        let namespace: Arc<str> = Arc::from(namespace);
+        self.policies
+            .range(start..)
+            .take_while(move |(name, _)| name.namespace == namespace)
+            .map(|(_, policy)| policy)
+    }
+
+    /// All Services, by name.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+
+    /// All nodes, by name.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// A node by name.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name)
+    }
+
+    /// The attached pod interfaces of this node.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.values()
+    }
+
+    /// An endpoint by its interface.
+    pub fn endpoint(&self, ifindex: IfIndex) -> Option<&Endpoint> {
+        self.endpoints.get(&ifindex)
+    }
+
+    /// The endpoints of a namespace's pods.
+    pub fn endpoints_in(&self, namespace: &str) -> impl Iterator<Item = IfIndex> {
+        let start = ObjectName::new(namespace, "");
+        let namespace = Arc::clone(&start.namespace);
+        self.endpoints_of_pod
+            .range(start..)
+            .take_while(move |(name, _)| name.namespace == namespace)
+            .flat_map(|(_, ifindexes)| ifindexes.iter().copied())
+    }
+
+    /// The pod of an endpoint, if it is known and is the same pod, not a successor of its name.
+    pub fn pod_of(&self, endpoint: &Endpoint) -> Option<&Pod> {
+        self.pods.get(&endpoint.pod).filter(|pod| is_pod_of(endpoint, pod))
+    }
+
+    /// Whether egress to an address is judged later: it is a Service's or the node's own.
+    pub fn is_deferred(&self, addr: Addr) -> bool {
+        self.service_addresses.contains_key(&addr) || self.own_addresses.contains(&addr.to_ip())
+    }
+
+    /// The addresses of this node's own devices.
+    pub fn own_addresses(&self) -> &BTreeSet<IpAddr> {
+        &self.own_addresses
+    }
+}

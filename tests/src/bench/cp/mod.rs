@@ -1,0 +1,33 @@
+//! Suite `cp`: what the agent costs.
+//!
+//! The core by itself on generated clusters ([`crate::scale`]), with the kernel behind it, and the whole agent on a node
+//! with an API server in this process.
+
+mod agent;
+mod compile;
+mod events;
+mod load;
+
+use anyhow::Result;
+
+use super::Run;
+use crate::scale::Shape;
+
+/// Measures the suite.
+///
+/// # Errors
+/// Something could not be set up, or the agent did not do what it should.
+pub fn measure(run: &mut Run) -> Result<()> {
+    compile::measure(run)?;
+    events::measure(run)?;
+    agent::measure(run)
+}
+
+/// A shape, or a small one for a quick run.
+fn shape(run: &Run, full: Shape) -> Shape {
+    if run.settings.is_quick {
+        Shape { n_namespaces: 10, n_pods: 400, n_policies: 60, n_apps: 5, n_local: 20 }
+    } else {
+        full
+    }
+}

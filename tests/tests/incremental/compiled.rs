@@ -1,0 +1,91 @@
+//! The image that follows the state change by change is the one that is compiled from nothing, after every change and
+//! whatever the order; and what leads there keeps to what both images agree on.
+
+use anyhow::{Result, ensure};
+use netpol_agent::compile::{Compiled, Image, Numbering, compile};
+use netpol_agent::dataplane::{apply, diff};
+use netpol_agent::store::{Changes, ClusterState, Delta};
+use netpol_common::ids::IfIndex;
+use netpol_tests::generator::Rng;
+
+use super::order::{self, named};
+
+/// A state, and two ways to its image.
+#[derive(Default)]
+struct Both {
+    state: ClusterState,
+    changes: Changes,
+    compiled: Compiled,
+    image: Image,
+    n_updates: usize,
+}
+
+impl Both {
+    fn apply(&mut self, delta: Delta) {
+        // Somebody else may end an endpoint before its news is compiled.
+        if let Delta::RemoveEndpoint(ifindex) = &delta {
+            self.image.endpoints.remove(ifindex);
+        }
+        self.changes.extend(self.state.apply(delta));
+    }
+
+    /// Follows the state and compares.
+    fn update(&mut self) -> Result<()> {
+        let changes = std::mem::take(&mut self.changes);
+        let turn = self.compiled.update(&self.state, &changes, &self.image);
+        let before = self.image.clone();
+        let ops = diff(&turn.before, &turn.after);
+        for op in &ops {
+            apply(op, &mut self.image);
+        }
+        ensure!(changes.matters() || self.n_updates == 0 || ops.is_empty(), "{ops:?} for nothing");
+        ensure!(turn.undone(&self.image) == before, "the way back leads elsewhere");
+        let mut numbering = Numbering::default();
+        let expected = compile(&self.state, &mut numbering, &Image::default());
+        let expected = named(&expected, |id| numbering.rule(id).cloned());
+        let found = named(&self.image, |id| self.compiled.rule(id).cloned());
+        let lacks: Vec<_> = expected.iter().filter(|line| !found.contains(line)).collect();
+        let has: Vec<_> = found.iter().filter(|line| !expected.contains(line)).collect();
+        ensure!(found == expected, "after {changes:#?} it lacks {lacks:#?}, but has {has:#?}");
+        self.n_updates += 1;
+        Ok(())
+    }
+}
+
+#[test]
+fn an_image_that_follows_is_the_image_from_nothing() -> Result<()> {
+    let mut rng = Rng::new(11);
+    let mut n_updates = 0;
+    for cases in super::sequences(60) {
+        let name = &cases[0].name;
+        let history = order::history(&cases);
+        let endpoints = order::endpoints(&history);
+        let gone: Vec<Delta> = endpoints
+            .iter()
+            .filter_map(|delta| {
+                let Delta::UpsertEndpoint(endpoint) = delta else { return None };
+                rng.chance(30).then_some(Delta::RemoveEndpoint(endpoint.ifindex))
+            })
+            .collect();
+        let news = order::garbled(&mut rng, &history);
+        let coming = [endpoints.clone(), gone, endpoints].concat();
+        let mut deltas = order::interleaved(&mut rng, vec![news, coming]);
+        deltas.extend(order::relisted(&mut rng, &history));
+        let mut both = Both::default();
+        for delta in deltas {
+            both.apply(delta);
+            if rng.chance(70) {
+                both.update().map_err(|error| error.context(name.clone()))?;
+            }
+            if rng.chance(2) {
+                both.compiled.forget();
+                both.image.endpoints.remove(&IfIndex(100));
+                both.changes.endpoints.insert(IfIndex(100));
+            }
+        }
+        both.update().map_err(|error| error.context(name.clone()))?;
+        n_updates += both.n_updates;
+    }
+    ensure!(n_updates > 1000, "too few updates to mean anything: {n_updates}");
+    Ok(())
+}
