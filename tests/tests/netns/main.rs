@@ -3,6 +3,7 @@
 //! Every test has a lab of its own, named after it. They need root, `ip` and Debian's CNI plugins.
 
 mod crowd;
+mod edits;
 mod faults;
 mod first_packet;
 mod live_flows;

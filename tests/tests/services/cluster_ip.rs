@@ -80,10 +80,10 @@ fn check(name: &str, shape: Shape, between: Path) {
             Path::Routed => Ok(()),
         }
     });
-    let node = ["192.0.2.1", "2001:db8:192::1"];
+    let sources = ["192.0.2.1", "2001:db8:192::1"];
     match between {
-        Path::Plain | Path::Filtered => talk_from(&lab, node),
-        Path::Routed => talk_from_over_routes(&lab, &["client"], node),
+        Path::Plain | Path::Filtered => talk_from(&lab, sources),
+        Path::Routed => talk_from_over_routes(&lab, &["client"], sources),
     }
     let client = pod("client");
     let far: Vec<_> =

@@ -1,15 +1,17 @@
 //! A policy changes while a connection lives.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 
 use anyhow::Result;
+use netpol_common::ids::IfIndex;
 use netpol_tests::lab::wait::{LIMIT, Look, until};
 use netpol_tests::lab::{Bridge, Family, Host, Masquerade, Passing, Service, Shape, Stream};
 use netpol_tests::probe::{Probe, Protocol};
 use serde_json::json;
 
 use crate::cluster::{
-    apply_policy, ask_agent, can_run, egress_only_to, expect, lab, pod, policy_file, sockets,
+    apply_policy, ask_agent, can_run, egress_only_to, expect, lab, maps, pod, policy_file, sockets,
+    wait_for_services,
 };
 
 /// So many messages without an answer: the stream is cut.
@@ -145,4 +147,52 @@ fn an_audited_policy_tells_what_it_would_drop_and_drops_nothing_through_a_servic
         .unwrap();
     }
     lab.manifests().remove(&policy_file("egress")).unwrap();
+}
+
+#[test]
+fn a_deleted_pod_leaves_nothing_of_its_connections_through_services() {
+    if !can_run() {
+        return;
+    }
+    let mut lab =
+        lab("live-del", &["client", "web"], |lab| lab.set_bridge(Bridge::Plain).or(Ok(())));
+    let web = sockets(&lab, &pod("web"), 80);
+    let services = [Service::new("web", 1, web.clone())];
+    lab.apply_services(Shape::Nftables, Masquerade::All, &services).unwrap();
+    wait_for_services(&lab, &services);
+    let peers = json!([{ "podSelector": { "matchLabels": { "app": "web" } } }]);
+    apply_policy(&lab, "egress", &json!({}), &egress_only_to("client", &peers));
+    let vips: Vec<_> = services[0].addresses.iter().map(|address| (*address, 80).into()).collect();
+    let node = sockets(&lab, &Host::Office, 80);
+    expect(&lab, &pod("client"), &[(Passing::Yes, vips), (Passing::No, node)]);
+    // In pieces, too.
+    lab.netns(&pod("client"))
+        .unwrap()
+        .inside(|| Ok(UdpSocket::bind("0.0.0.0:0")?.send_to(&[7; 8000], web[0])?))
+        .unwrap();
+    let ifindex = IfIndex(lab.host_interface("default/client").unwrap().1);
+    let maps = maps(&lab);
+    let left = || -> Result<[usize; 5]> {
+        let of = |owner: &IfIndex| *owner == ifindex;
+        Ok([
+            maps.flows()?.keys().filter(|key| of(&key.ifindex)).count(),
+            maps.fragments()?.keys().filter(|key| of(&key.ifindex)).count(),
+            maps.backends()?.keys().filter(|key| of(&key.ifindex)).count(),
+            maps.counters()?.keys().filter(|key| of(&key.ifindex)).count(),
+            maps.image()?.endpoints.keys().filter(|key| of(key)).count(),
+        ])
+    };
+    let before = left().unwrap();
+    assert!(before.iter().all(|n| *n > 0), "{before:?}");
+    lab.delete_pod("default/client").unwrap();
+    until("maps without the pod", LIMIT, || {
+        let left = left()?;
+        let n_stubs = maps.stubs()?.iter().filter(|key| key.ifindex == ifindex).count();
+        Ok(if left == [0; 5] && n_stubs == 0 {
+            Look::Done(())
+        } else {
+            Look::NotYet(format!("{left:?}, {n_stubs} stubs"))
+        })
+    })
+    .unwrap();
 }
