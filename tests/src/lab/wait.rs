@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use crate::settings::patience;
+
 /// Long enough for anything that a lab waits for, also on a loaded machine.
 pub const LIMIT: Duration = Duration::from_secs(20);
 
@@ -23,13 +25,14 @@ pub enum Look<T> {
 /// Looks at a condition until it holds.
 ///
 /// # Errors
-/// `limit` passed: the message says what was waited for and what the last look showed. Or a look failed.
+/// `limit` passed, as often as this machine is slower than others ([`patience`]): the message says what was waited for and what the last look showed. Or a look failed.
 #[expect(clippy::disallowed_methods, reason = "a deadline needs the clock")]
 pub fn until<T>(
     what: &str,
     limit: Duration,
     mut look: impl FnMut() -> Result<Look<T>>,
 ) -> Result<T> {
+    let limit = limit * patience();
     let deadline = Instant::now() + limit;
     loop {
         match look()? {

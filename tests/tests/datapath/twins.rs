@@ -15,11 +15,19 @@ use netpol_common::maps::{BACKENDS, BURST, COUNTERS, DEFAULT_TICKET_MASK, FLOWS,
 use netpol_common::packet::ETHERNET_LEN;
 use netpol_common::verdict::{Outcome, Sighting};
 use proptest::test_runner::TestCaseError;
+use rustix::time::{ClockId, clock_gettime};
 
 use super::world::{NO_POD, PODS, Seen, Step};
 
-/// A time on the host; in the kernel it is as late as it is. Only differences count.
-const NOW: Nanos = Nanos(1 << 40);
+/// Stands for any time where both are compared.
+const ANY_TIME: Nanos = Nanos(0);
+
+/// The clock that the programs read: on a slow machine something may expire between two packets.
+fn now() -> Nanos {
+    let time = clock_gettime(ClockId::MonotonicCoarse);
+    let part = |part: i64| u64::try_from(part).unwrap_or_default();
+    Nanos(part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec))
+}
 
 /// The maps of the kernel, and those of the host that it must agree with.
 pub(crate) struct Twins {
@@ -124,7 +132,7 @@ impl Twins {
             mark: *mark,
             ticket_mask: DEFAULT_TICKET_MASK,
             stub: 0,
-            now: NOW,
+            now: now(),
         };
         let here = self.memory.judge(frame.as_slice(), &sighting);
         let outcome = here.outcome;
@@ -140,8 +148,11 @@ impl Twins {
         check(&there.mark, &outcome.mark, &said)?;
         // Counters first: they show the reason.
         check(&self.kernel_counters(), &self.counted, &said)?;
-        check(&self.kernel_flows(), &self.memory.flows(), &said)?;
-        check(&self.kernel_fragments(), &self.memory.fragments(), &said)?;
+        let kernel_flows = self.kernel.flows().unwrap();
+        let ahead = self.epochs_ahead;
+        check(&flows(kernel_flows, ahead), &flows(self.memory.flows(), 0), &said)?;
+        let kernel_fragments = self.kernel.fragments().unwrap();
+        check(&fragments(kernel_fragments), &fragments(self.memory.fragments()), &said)?;
         Ok(Some(outcome))
     }
 
@@ -166,20 +177,22 @@ impl Twins {
         counters.retain(|key, _| PODS.contains(&key.ifindex.0));
         counters
     }
+}
 
-    fn kernel_flows(&self) -> BTreeMap<FlowKey, FlowValue> {
-        let flows = self.kernel.flows().unwrap().into_iter();
-        let comparable = |(key, flow): (FlowKey, FlowValue)| {
-            let epoch = Epoch(flow.epoch.0.wrapping_sub(self.epochs_ahead));
-            (key, FlowValue { epoch, last_seen: NOW, ..flow })
-        };
-        flows.map(comparable).collect()
-    }
+/// Flows without what differs: times, and by how much the kernel's epoch is ahead.
+fn flows(flows: BTreeMap<FlowKey, FlowValue>, epochs_ahead: u32) -> BTreeMap<FlowKey, FlowValue> {
+    let comparable = |(key, flow): (FlowKey, FlowValue)| {
+        let epoch = Epoch(flow.epoch.0.wrapping_sub(epochs_ahead));
+        (key, FlowValue { epoch, last_seen: ANY_TIME, ..flow })
+    };
+    flows.into_iter().map(comparable).collect()
+}
 
-    fn kernel_fragments(&self) -> BTreeMap<FragmentKey, FragmentValue> {
-        let fragments = self.kernel.fragments().unwrap().into_iter();
-        fragments.map(|(key, value)| (key, FragmentValue { first_seen: NOW, ..value })).collect()
-    }
+fn fragments(
+    fragments: BTreeMap<FragmentKey, FragmentValue>,
+) -> BTreeMap<FragmentKey, FragmentValue> {
+    let comparable = |(key, value)| (key, FragmentValue { first_seen: ANY_TIME, ..value });
+    fragments.into_iter().map(comparable).collect()
 }
 
 fn check<T: PartialEq + std::fmt::Debug>(

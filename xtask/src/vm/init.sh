@@ -3,7 +3,7 @@
 # What it says to `cargo xtask vm` starts with a mark. Each test has a process of its own, a few at the same time.
 
 PATH=/usr/sbin:/usr/bin:/busybox
-export PATH NETPOL_REQUIRE_PRIVILEGES=1 NETPOL_CASES=24 RUST_BACKTRACE=1
+export PATH NETPOL_REQUIRE_PRIVILEGES=1 NETPOL_CASES=24 NETPOL_PATIENCE=9 RUST_BACKTRACE=1
 
 if [ "$1" = test ]; then
     program=${2%%::*}
@@ -16,6 +16,7 @@ if [ "$1" = test ]; then
     else
         outcome=failed
     fi
+    [ $outcome = failed ] && mv "$log" "$log.failed"
     echo "netpol-vm: $outcome $2 $(($(cut -d . -f 1 /proc/uptime) - start))"
     exit 0
 fi
@@ -33,8 +34,9 @@ ip link set lo up
 modprobe -a veth bridge br_netfilter vxlan dummy nf_tables nf_conntrack sch_ingress cls_bpf
 echo 1 >/proc/sys/net/ipv4/ip_forward
 echo "netpol-vm: boot $(uname -r)"
-xargs -P "$(($(nproc) * 2))" -n 1 "$0" test </netpol/tests
-for log in /run/netpol-logs/*; do
+# What is left then is missing in the report.
+timeout -s KILL 780 xargs -P "$(nproc)" -n 1 "$0" test </netpol/tests
+for log in /run/netpol-logs/*.failed; do
     [ -e "$log" ] || continue
     echo "netpol-vm: | -- ${log##*/}"
     tail -n 80 "$log" | sed 's/^/netpol-vm: | /'

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::kernel::Kernel;
-use crate::{shell, term::Step};
+use crate::{shell, term};
 
 /// How long all tests together may take, with a machine that is twenty times slower than its host.
 const LIMIT_SECONDS: &str = "900";
@@ -40,7 +40,19 @@ pub(super) struct TestResult {
     pub(super) seconds: String,
 }
 
-/// Boots the kernel with this file system, and returns what its tests came to. Prints the output of failed ones.
+impl TestResult {
+    fn print(&self) {
+        let Self { test, outcome, seconds } = self;
+        match outcome {
+            Outcome::Passed => term::good(&format!("{test} ({seconds} s)")),
+            Outcome::Skipped => term::warning(&format!("{test} says that it cannot run there")),
+            Outcome::Failed => term::failure(&format!("{test} ({seconds} s)")),
+        }
+    }
+}
+
+/// Boots the kernel with this file system, and returns what its tests came to. Prints each as it ends, and then the
+/// output of the failed ones.
 ///
 /// # Errors
 /// QEMU could not be started, or the machine did not end by itself and in time.
@@ -59,34 +71,34 @@ pub(super) fn run(kernel: &Kernel, image: &Path) -> Result<Vec<TestResult>> {
         .args(["-append", "console=ttyS0 loglevel=3 panic=-1 mitigations=off"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
-    let step = Step::start(&format!("running the tests on {}", kernel.version));
+    term::line(&format!("running the tests on {}", kernel.version));
     let mut machine = qemu.spawn().context("starting QEMU")?;
     let console = machine.stdout.take().context("QEMU has no console")?;
-    let mut said = Vec::new();
+    let mut results = Vec::new();
     let mut other = Vec::new();
+    let mut has_ended = false;
     for line in BufReader::new(console).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).trim_end().to_owned();
         match line.split_once(MARK) {
-            Some((_, line)) => {
-                step.progress(line);
-                said.push(line.to_owned());
-            }
+            Some((_, "end")) => has_ended = true,
+            Some((_, said)) => match (said.strip_prefix("| "), parse(said)) {
+                (Some(output), _) => term::line(output),
+                (None, Some(result)) => {
+                    result.print();
+                    results.push(result);
+                }
+                (None, None) => other.push(said.to_owned()),
+            },
             None => other.push(line),
         }
     }
     let status = machine.wait().context("waiting for QEMU")?;
-    if said.last().is_some_and(|line| line == "end") {
-        step.done();
-    } else {
-        step.failed();
+    if !has_ended {
         let why = if status.code() == Some(TIMED_OUT) { "was too slow" } else { "crashed" };
         let console = other.split_off(other.len().saturating_sub(60)).join("\n");
-        bail!("the machine {why}; the end of its console:\n{console}\n{}", said.join("\n"));
+        bail!("the machine {why}; the end of its console:\n{console}");
     }
-    for line in said.iter().filter_map(|line| line.strip_prefix("| ")) {
-        crate::term::line(line);
-    }
-    Ok(said.iter().filter_map(|line| parse(line)).collect())
+    Ok(results)
 }
 
 /// Reads `passed PROGRAM::NAME SECONDS`.

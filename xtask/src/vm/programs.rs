@@ -11,8 +11,10 @@ use serde::Deserialize;
 use super::Test;
 use crate::{shell, workspace::Workspace};
 
-/// Test programs that ask the kernel something.
-const TEST_PROGRAMS: [&str; 1] = ["datapath"];
+/// The test programs that ask the kernel's programs and maps.
+pub(super) const USUAL: [&str; 2] = ["datapath", "netns"];
+/// Those and the ones that ask for more of the kernel.
+pub(super) const ALL: [&str; 4] = ["datapath", "netns", "services", "cni"];
 
 /// Programs that the tests run.
 const OWN_PROGRAMS: [&str; 3] = ["netpol-agent", "netpol-cni", "netpol-probe"];
@@ -43,10 +45,10 @@ struct Target {
 ///
 /// # Errors
 /// The build failed.
-pub(super) fn build() -> Result<Programs> {
+pub(super) fn build(wanted: &[&str]) -> Result<Programs> {
     let build = || {
         let mut cargo = shell::cargo(["test", "--no-run", "-p", "netpol-tests"]);
-        cargo.args(TEST_PROGRAMS.iter().flat_map(|name| ["--test", name]));
+        cargo.args(wanted.iter().flat_map(|name| ["--test", name]));
         cargo
     };
     // Once for people, with its errors, and once more to be told the files.
