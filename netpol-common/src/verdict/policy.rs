@@ -75,7 +75,15 @@ pub(super) fn consult<M: PolicyMaps>(
             Direction::Ingress => maps.backend(key),
             Direction::Egress => None,
         };
-        let Some(backend) = backend else { return Ruling::pass(PassReason::Deferred) };
+        let Some(backend) = backend else {
+            // Without a ticket nobody would finish the verdict, and a dropped packet must leave no flow.
+            let is_enforced =
+                view.endpoint.is_isolated(origin) && !view.endpoint.is_audited(origin);
+            if view.endpoint.ticket == 0 && is_enforced {
+                return Ruling::drop(DropReason::UnknownTicket);
+            }
+            return Ruling::pass(PassReason::Deferred);
+        };
         (remote, port) = (backend.addr, backend.port);
     }
     if !view.endpoint.is_isolated(origin) {

@@ -251,6 +251,22 @@ fn a_pod_cannot_choose_its_ticket_and_a_ticket_is_used_once() {
     assert_eq!(mark_after(arrives, TICKET_2 | OTHER_BITS), OTHER_BITS);
 }
 
+/// Found by fuzzing: the flow of the dropped packet let in whoever sent from the Service's address.
+#[test]
+fn a_packet_to_a_service_that_drops_for_want_of_a_ticket_opens_no_way_back() {
+    let mut image = image(&[Direction::Ingress, Direction::Egress]);
+    for endpoint in image.endpoints.values_mut() {
+        endpoint.value.ticket = 0;
+    }
+    check(
+        &image,
+        vec![
+            Verdict(from_pod(100, udp(Ends::V4(v4(1), v4(9)), 5000, 53)), "unknown-ticket"),
+            Verdict(to_pod(100, udp(Ends::V4(v4(9), v4(1)), 53, 5000)), "not-allowed"),
+        ],
+    );
+}
+
 #[test]
 fn the_node_and_the_pod_itself_may_always() {
     let from_node =
