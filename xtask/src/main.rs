@@ -13,6 +13,7 @@ mod bench;
 mod build;
 mod ci;
 mod demo;
+mod fuzz;
 mod lint;
 mod privilege;
 mod setup;
@@ -53,6 +54,8 @@ enum Command {
     Verify(verify::Options),
     /// Put load on a node for minutes: nothing may leak, and no verdict be wrong.
     Soak(soak::Options),
+    /// Look for packets, network configurations and manifests for which a check fails.
+    Fuzz(fuzz::Options),
     /// Run the tests of the kernel side on other kernels, each in a virtual machine.
     Vm(vm::Options),
     /// Everything that a change must pass, from cheap to dear.
@@ -80,6 +83,7 @@ fn run(command: Command) -> Result<()> {
         Command::Lint(options) => lint::run(&options),
         Command::Tidy(options) => tidy::run(&options),
         Command::Verify(options) => verify::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Vm(options) => vm::run(&options),
         Command::Ci(options) => ci::run(&options),
     }

@@ -53,6 +53,16 @@ pub(super) const NEXTEST: Tool = Tool {
     takes: "two to five minutes",
 };
 
+/// Runs libFuzzer.
+pub(super) const FUZZ: Tool = Tool {
+    krate: "cargo-fuzz",
+    program: "cargo-fuzz",
+    version: (0, 13, 1),
+    oldest: (0, 12, 0),
+    args: &["--debug"],
+    takes: "a minute",
+};
+
 impl Tool {
     /// Version of the program that `PATH` finds; `None` when it is missing, broken or too old.
     pub(super) fn installed_version(&self) -> Option<String> {

@@ -70,6 +70,17 @@ pub(crate) fn for_machines() -> Result<()> {
     }
 }
 
+/// Installs what fuzzing needs, and nothing else does.
+///
+/// # Errors
+/// Something could not be installed.
+pub(crate) fn for_fuzzing() -> Result<()> {
+    if system::Distribution::detect()? == system::Distribution::Debian {
+        system::install(&system::FUZZING, Privilege::detect())?;
+    }
+    cargo_tools::FUZZ.ensure()
+}
+
 /// Asks the package sources what they have.
 ///
 /// # Errors

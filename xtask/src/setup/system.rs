@@ -58,6 +58,10 @@ pub(super) const LLVM: [Need; 6] = [
     need("libxml2-dev", Shows::Nothing, "libxml2 with headers, linked by LLVM"),
 ];
 
+/// Needed to fuzz.
+pub(super) const FUZZING: [Need; 1] =
+    [need("g++", Shows::Program("g++"), "libFuzzer, which is compiled with each target")];
+
 /// Needed to run other kernels in virtual machines.
 pub(super) const MACHINES: [Need; 5] = [
     need("qemu-system-x86", Shows::Program("qemu-system-x86_64"), "the machines"),

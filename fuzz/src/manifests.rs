@@ -1,0 +1,33 @@
+//! Manifests, from text to maps.
+
+use netpol_agent::lint::lint;
+use netpol_agent::manifests::parse;
+use netpol_agent::simulate::{Cluster, Engine, with_implicit_namespaces};
+use netpol_agent::store::{ClusterState, Delta};
+
+/// Reads manifests, looks for what was probably not meant, and compiles the objects. What is found stands in the text, and
+/// every object can be found there.
+///
+/// # Panics
+/// If that does not hold.
+pub fn check(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let manifests = parse("fuzzed.yaml", text);
+    // As YAML counts them, where a lone carriage return ends a line too.
+    let n_lines = text.matches(['\n', '\r']).count() + 1;
+    for finding in &manifests.findings {
+        assert!(finding.place.line <= n_lines, "{finding}");
+    }
+    let mut state = ClusterState::default();
+    for read in &manifests.objects {
+        assert!((1..=n_lines).contains(&read.place.line), "{:?}", read.place);
+        assert!(manifests.place_of(&read.object.object_ref(), "spec").is_some());
+        drop(state.apply(Delta::Upsert(read.object.clone())));
+    }
+    for finding in lint(&state) {
+        assert!(!finding.message.is_empty());
+    }
+    let objects = manifests.objects.into_iter().map(|read| read.object).collect();
+    let (objects, _implicit) = with_implicit_namespaces(objects);
+    Cluster::new(Engine::compiled()).set(objects).unwrap();
+}

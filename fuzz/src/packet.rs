@@ -1,0 +1,266 @@
+//! Frames before maps with any content.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use arbitrary::{Result, Unstructured};
+use etherparse::{NetHeaders, PacketHeaders, TransportHeader};
+use netpol_agent::compile::{AllowMap, EndpointImage, Image};
+use netpol_agent::dataplane::{MapOp, MemoryMaps};
+use netpol_common::addr::Addr;
+use netpol_common::ids::{Direction, Hook, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
+use netpol_common::keys::{
+    AddressKey, AllowKey, AllowMapKey, AllowValue, EndpointValue, FlowKey, PrefixKey,
+};
+use netpol_common::maps::DEFAULT_TICKET_MASK;
+use netpol_common::packet::{Packet, PacketBytes as _, Parsed};
+use netpol_common::verdict::{DropReason, Outcome, PassReason, Sighting, Verdict};
+
+const PODS: [u32; 3] = [100, 101, 102];
+/// A device without an endpoint.
+const NO_POD: u32 = 103;
+const MAX_FRAME_BYTES: u16 = 256;
+/// An Ethernet header, then the addresses of IPv4 and IPv6.
+const V4_ADDRESSES: usize = 14 + 12;
+const V6_ADDRESSES: usize = 14 + 8;
+
+/// Shows frames to maps, some of them changed meanwhile.
+///
+/// # Panics
+/// If a verdict is one that no maps and no frame can lead to.
+pub fn check(bytes: &[u8]) {
+    // Too few bytes are no input.
+    let _incomplete = run(&mut Unstructured::new(bytes));
+}
+
+fn run(input: &mut Unstructured<'_>) -> Result<()> {
+    let mut maps = MemoryMaps::new(image(input)?);
+    let mut now = Nanos(1 << 40);
+    while !input.is_empty() {
+        if input.ratio(1_u8, 8)? {
+            change(input, &mut maps)?;
+        }
+        now.0 += 1 << input.int_in_range(0..=40)?;
+        let seen = sighting(input, now)?;
+        let frame = frame(input)?;
+        look_at(&frame);
+        judge(&maps, &frame, &seen);
+    }
+    Ok(())
+}
+
+/// What becomes of a frame follows from what the maps say of the endpoint, however the frame looks.
+fn judge(maps: &MemoryMaps, frame: &[u8], seen: &Sighting) {
+    let before = maps.flows();
+    let Outcome { verdict, mark, ifindex, direction, .. } = maps.judge(frame, seen).outcome;
+    let said = || format!("{verdict:?} for {frame:02x?} {seen:?}");
+    let after = maps.flows();
+    let endpoints = &maps.image().endpoints;
+    let at_hook = endpoints.get(&seen.ifindex).map(|endpoint| endpoint.value);
+    // Other bits of the mark are not ours, and a ticket is the pod's own or none.
+    assert_eq!((mark ^ seen.mark) & !seen.ticket_mask, 0, "{}", said());
+    let ticket = (mark & seen.ticket_mask) >> seen.ticket_mask.trailing_zeros();
+    if ticket != 0 {
+        assert_eq!(seen.hook, Hook::PodEgress, "{}", said());
+        assert_eq!(Some(ticket), at_hook.map(|own| u32::from(own.ticket)), "{}", said());
+        assert_eq!(verdict, Verdict::Pass(PassReason::Deferred), "{}", said());
+    }
+    // Only what passes leaves a trace with the endpoint whose policy decides. That of a sender whose own policy lets the
+    // packet go may stay, for after the translation, where the receiver's drops it.
+    for key in after.keys().filter(|key| !before.contains_key(*key)) {
+        assert!(endpoints.contains_key(&key.ifindex), "{}", said());
+        let is_senders = key.ifindex != ifindex && key.stage == FlowKey::AFTER_NAT;
+        assert!(verdict.is_pass() || is_senders, "{}", said());
+    }
+    if seen.hook == Hook::UplinkEgress {
+        return;
+    }
+    match at_hook {
+        None => assert_eq!(verdict, Verdict::Drop(DropReason::UnknownEndpoint), "{}", said()),
+        Some(own) if own.state != EndpointValue::READY => {
+            assert_eq!(verdict, Verdict::Drop(DropReason::Blocked), "{}", said());
+        }
+        // Nothing isolates it, and no other pod's verdict is to be finished: only its own lies drop.
+        Some(own) if own.isolated == 0 && seen.mark & seen.ticket_mask == 0 => {
+            let may = [Verdict::Drop(DropReason::Spoofed)];
+            assert!(verdict.is_pass() || may.contains(&verdict), "{}", said());
+        }
+        Some(_) => {}
+    }
+    if verdict == Verdict::Pass(PassReason::Allowed) {
+        let map = maps.image().allow.get(&AllowMapKey::new(ifindex, direction));
+        let allows = |map: &Arc<AllowMap>| map.values().any(|v| v.verdict == AllowValue::ALLOW);
+        assert!(map.is_some_and(allows), "{}", said());
+    }
+}
+
+/// Where another parser, which also checks all lengths, finds ports, ours finds the same ones.
+fn look_at(frame: &[u8]) {
+    let mut packet = Packet::EMPTY;
+    let parsed = frame.parse(&mut packet);
+    let Ok(headers) = PacketHeaders::from_ethernet_slice(frame) else { return };
+    if !headers.link_exts.is_empty() {
+        assert_eq!(parsed, Parsed::NotIp, "{frame:02x?}");
+        return;
+    }
+    let (src, dst): (IpAddr, IpAddr) = match &headers.net {
+        Some(NetHeaders::Ipv4(ip, _)) => {
+            (Ipv4Addr::from(ip.source).into(), Ipv4Addr::from(ip.destination).into())
+        }
+        Some(NetHeaders::Ipv6(ip, _)) => {
+            (Ipv6Addr::from(ip.source).into(), Ipv6Addr::from(ip.destination).into())
+        }
+        _ => return,
+    };
+    let (protocol, src_port, dst_port) = match headers.transport {
+        Some(TransportHeader::Tcp(tcp)) => (Protocol::TCP, tcp.source_port, tcp.destination_port),
+        Some(TransportHeader::Udp(udp)) => (Protocol::UDP, udp.source_port, udp.destination_port),
+        _ => return,
+    };
+    // Behind more extension headers than are walked it is not read.
+    if parsed == Parsed::Malformed(DropReason::ExtensionHeaders) {
+        return;
+    }
+    assert_eq!(parsed, Parsed::Ip, "{frame:02x?}");
+    assert_eq!((packet.src.to_ip(), packet.dst.to_ip()), (src, dst), "{frame:02x?}");
+    assert_eq!(packet.protocol, protocol, "{frame:02x?}");
+    let ports = (PortBe::new(src_port), PortBe::new(dst_port));
+    assert_eq!((packet.src_port, packet.dst_port), ports, "{frame:02x?}");
+}
+
+fn image(input: &mut Unstructured<'_>) -> Result<Image> {
+    let mut endpoints = BTreeMap::new();
+    for ifindex in PODS {
+        endpoints.insert(IfIndex(ifindex), endpoint(input)?);
+    }
+    let mut addresses = BTreeSet::new();
+    let mut identities = BTreeMap::new();
+    for (ifindex, last) in PODS.into_iter().zip(1_u8..) {
+        for addr in [v4(last), v6(last)] {
+            addresses.insert(AddressKey { ifindex: IfIndex(ifindex), addr });
+            if input.arbitrary()? {
+                identities.insert(addr, identity(input)?);
+            }
+        }
+    }
+    let mut prefixes = BTreeMap::new();
+    if input.arbitrary()? {
+        let key = PrefixKey { prefix_len_bits: input.int_in_range(0..=128)?, addr: v4(0) };
+        prefixes.insert(key, identity(input)?);
+    }
+    let mut allow = BTreeMap::new();
+    for ifindex in PODS {
+        for direction in Direction::ALL {
+            allow.insert(AllowMapKey::new(IfIndex(ifindex), direction), allow_map(input)?);
+        }
+    }
+    let defer = if input.arbitrary()? { [v4(9), v6(9)].into() } else { BTreeSet::new() };
+    let tickets = (1..).zip(PODS.map(IfIndex)).take(input.int_in_range(0..=PODS.len())?).collect();
+    Ok(Image { endpoints, addresses, identities, prefixes, allow, defer, tickets })
+}
+
+fn endpoint(input: &mut Unstructured<'_>) -> Result<EndpointImage> {
+    let state = if input.ratio(1_u8, 16)? { EndpointValue::BLOCKED } else { EndpointValue::READY };
+    let value = EndpointValue {
+        state,
+        isolated: input.int_in_range(0..=3)?,
+        audited: input.int_in_range(0..=3)?,
+        keeps_flows: input.int_in_range(0..=3)?,
+        traits: if input.ratio(1_u8, 8)? { EndpointValue::FORWARDS } else { 0 },
+        pad: 0,
+        ticket: input.int_in_range(0..=3)?,
+    };
+    Ok(EndpointImage { value, container_id: Arc::from("fuzzed") })
+}
+
+fn identity(input: &mut Unstructured<'_>) -> Result<Identity> {
+    Ok(Identity(input.int_in_range(1..=3)?))
+}
+
+fn allow_map(input: &mut Unstructured<'_>) -> Result<Arc<AllowMap>> {
+    let mut map = AllowMap::new();
+    for _ in 0..input.int_in_range(0..=3)? {
+        let who = if input.arbitrary()? { Identity::ANY } else { identity(input)? };
+        let protocol = *input.choose(&[Protocol::TCP, Protocol::UDP, Protocol::ICMP])?;
+        let key = AllowKey {
+            prefix_len_bits: *input.choose(&[
+                AllowKey::ALL_PROTOCOLS_BITS,
+                AllowKey::ALL_PORTS_BITS,
+                AllowKey::FULL_BITS,
+            ])?,
+            ..AllowKey::lookup(who, protocol, PortBe::new(input.int_in_range(79..=82)?))
+        };
+        let verdict = if input.ratio(3_u8, 4)? { AllowValue::ALLOW } else { AllowValue::DENY };
+        map.insert(key, AllowValue { rule: RuleId(1), verdict, pad: [0; 3] });
+    }
+    Ok(Arc::new(map))
+}
+
+/// A change of policy on live connections.
+fn change(input: &mut Unstructured<'_>, maps: &mut MemoryMaps) -> Result<()> {
+    let ifindex = IfIndex(*input.choose(&PODS)?);
+    let op = if input.arbitrary()? {
+        MapOp::SetEndpoint(ifindex, endpoint(input)?)
+    } else {
+        MapOp::SetAllow(
+            AllowMapKey::new(ifindex, *input.choose(&Direction::ALL)?),
+            allow_map(input)?,
+        )
+    };
+    maps.apply(&op);
+    maps.apply(&MapOp::BumpEpoch);
+    Ok(())
+}
+
+fn sighting(input: &mut Unstructured<'_>, now: Nanos) -> Result<Sighting> {
+    let devices = [PODS[0], PODS[1], PODS[2], NO_POD, 2, 0];
+    let ticket = input.int_in_range(0..=4_u32)?;
+    Ok(Sighting {
+        hook: *input.choose(&[Hook::PodIngress, Hook::PodEgress, Hook::UplinkEgress])?,
+        ifindex: IfIndex(*input.choose(&devices)?),
+        ingress_ifindex: *input.choose(&devices)?,
+        has_socket: input.arbitrary()?,
+        is_tagged: input.ratio(1_u8, 16)?,
+        mark: (ticket << DEFAULT_TICKET_MASK.trailing_zeros()) | input.int_in_range(0..=3)?,
+        ticket_mask: DEFAULT_TICKET_MASK,
+        stub: input.int_in_range(0..=4)?,
+        now,
+    })
+}
+
+/// Any bytes, mostly with an IP header's first bytes and with addresses that the maps know.
+fn frame(input: &mut Unstructured<'_>) -> Result<Vec<u8>> {
+    let len_bytes = input.int_in_range(0..=MAX_FRAME_BYTES)?;
+    let len_bytes = usize::from(len_bytes).min(input.len());
+    let mut frame = input.bytes(len_bytes)?.to_vec();
+    let (ethertype, version, start, addresses): (_, _, _, fn(u8) -> Vec<u8>) =
+        match input.int_in_range(0..=7)? {
+            0 => return Ok(frame),
+            1..=4 => ([8, 0], 0x40, V4_ADDRESSES, |last| {
+                v4(last).0.get(12..).unwrap_or_default().to_vec()
+            }),
+            _ => ([0x86, 0xdd], 0x60, V6_ADDRESSES, |last| v6(last).0.to_vec()),
+        };
+    let (src, dst) = (*input.choose(&[1, 2, 3, 9, 4])?, *input.choose(&[1, 2, 3, 9, 4])?);
+    overwrite(&mut frame, 12, &ethertype);
+    if let Some(first) = frame.get_mut(14) {
+        *first = version | (*first & 0x0f);
+    }
+    overwrite(&mut frame, start, &[addresses(src), addresses(dst)].concat());
+    Ok(frame)
+}
+
+fn overwrite(frame: &mut [u8], start: usize, bytes: &[u8]) {
+    if let Some(room) = frame.get_mut(start..start + bytes.len()) {
+        room.copy_from_slice(bytes);
+    }
+}
+
+fn v4(last: u8) -> Addr {
+    Addr::from_v4([10, 0, 0, last])
+}
+
+fn v6(last: u8) -> Addr {
+    Addr::from(IpAddr::from(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last.into())))
+}
