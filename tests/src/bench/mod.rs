@@ -48,6 +48,7 @@ pub mod machine;
 pub mod page;
 pub mod plot;
 pub mod report;
+pub mod soak;
 pub mod stats;
 
 pub use self::report::{Answer, Line, Report, Series};
@@ -60,7 +61,8 @@ use self::machine::Machine;
 pub type Suite = fn(&mut Run) -> Result<()>;
 
 /// The suites by name.
-pub const SUITES: [(&str, Suite); 2] = [("dp", dp::measure), ("cni", cni::measure)];
+pub const SUITES: [(&str, Suite); 3] =
+    [("dp", dp::measure), ("cni", cni::measure), ("soak", soak::measure)];
 
 /// Above this load of the last minute nothing is measured for publication.
 const MAX_LOAD: f64 = 1.2;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use self::measure::Measure;
+pub use self::measure::Measure;
 use self::world::World;
 use crate::generator::Rng;
 use crate::lab::topology::Wiring;
