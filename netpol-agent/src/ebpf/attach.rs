@@ -259,7 +259,9 @@ impl Site<'_> {
             return Ok(());
         }
         for predecessor in self.pins.predecessors() {
-            if self.replace_in(classifier, predecessor)? {
+            if !predecessor.is_filter(ifindex, program)
+                && self.replace_in(classifier, predecessor)?
+            {
                 return self.pins.take_over(predecessor, ifindex, program);
             }
         }

@@ -7,7 +7,7 @@ use netpol_agent::dataplane::{EndpointImage, MapOp};
 use netpol_agent::ebpf::{Attaching, Config, Datapath, Error, Role};
 use netpol_common::ids::{Direction, IfIndex};
 use netpol_common::keys::{AddressKey, CounterKey, EndpointValue};
-use netpol_common::maps::{ENDPOINTS, FLOWS};
+use netpol_common::maps::{ABI_VERSION, ENDPOINTS, FLOWS};
 use netpol_common::verdict::{DropReason, Verdict};
 use netpol_tests::privilege::{Need, met};
 
@@ -92,6 +92,54 @@ fn programs_on_links_and_their_maps_outlive_the_agent() {
 #[test]
 fn programs_on_filters_and_their_maps_outlive_the_agent() {
     outlives_the_agent("filters", Attaching::Filters);
+}
+
+/// The version before is closed and the one after it is open, so that it shows which one is in force.
+fn another_version_is_replaced(test: &str, before: Attaching, after: Attaching) {
+    if !met(&NEEDS) {
+        return;
+    }
+    let wire = Wire::new(test);
+    let ifindex = wire.ifindex();
+    let unknown = |datapath: &Datapath| n_dropped(datapath, ifindex, DropReason::UnknownEndpoint);
+    let n_before = wire.agent(before, |datapath| {
+        datapath.attach(ifindex, Role::Pod).unwrap();
+        let before = unknown(datapath);
+        assert!(!wire.arrives(|| unknown(datapath) > before));
+        unknown(datapath)
+    });
+    let own = wire.pins().join(format!("v{ABI_VERSION}"));
+    let other = wire.pins().join("v7");
+    std::fs::rename(&own, &other).unwrap();
+    wire.agent(after, |datapath| {
+        assert!(datapath.has_predecessor());
+        assert_eq!(datapath.attached().unwrap(), BTreeMap::new());
+        assert!(unknown(datapath) >= n_before, "what packets left is carried over");
+        datapath.apply(&open_endpoint(ifindex)).unwrap();
+        let before = unknown(datapath);
+        assert!(!wire.arrives(|| unknown(datapath) > before), "the programs of before go on");
+        datapath.retire_predecessor().unwrap();
+        assert!(!datapath.has_predecessor() && !other.exists());
+        assert_eq!(datapath.attached().unwrap(), BTreeMap::from([(ifindex, Role::Pod)]));
+        assert!(datapath.is_attached(ifindex).unwrap());
+        assert!(wire.arrives(|| false), "a program of before is left");
+        datapath.detach(ifindex).unwrap();
+    });
+}
+
+#[test]
+fn another_versions_filters_are_replaced_in_place() {
+    another_version_is_replaced("succeed-f", Attaching::Filters, Attaching::Filters);
+}
+
+#[test]
+fn another_versions_links_are_replaced_in_place_and_filters_by_links() {
+    if Attaching::of_this_kernel() == Attaching::Links {
+        another_version_is_replaced("succeed-l", Attaching::Links, Attaching::Links);
+        another_version_is_replaced("succeed-b", Attaching::Filters, Attaching::Links);
+    } else {
+        println!("SKIP: this kernel has no TCX links");
+    }
 }
 
 #[test]
