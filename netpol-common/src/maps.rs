@@ -72,7 +72,8 @@ pub const ALL: [&str; 18] = [
 
 /// What packets have left behind. Another version of the agent goes on with these maps if they have the layout of its own:
 /// a map whose fields change their meaning and not their size must get another name.
-pub const CARRIED_OVER: [&str; 5] = [FLOWS, FRAGMENTS, EPOCH, COUNTERS, EVENT_BUDGETS];
+pub const CARRIED_OVER: [&str; 9] =
+    [FLOWS, BURST, FLOW_BUDGETS, FRAGMENTS, STUBS, BACKENDS, EPOCH, COUNTERS, EVENT_BUDGETS];
 
 /// Endpoints on one node; kubelet's default limit is 110 pods, large nodes run 500.
 pub const MAX_ENDPOINTS: u32 = 4096;
@@ -145,4 +146,20 @@ pub trait PolicyMaps {
     fn set_backend(&self, key: &FlowKey, value: &BackendValue);
     /// The current policy generation.
     fn epoch(&self) -> Epoch;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_map_is_filled_by_the_agent_or_carried_over() {
+        // The records in EVENTS have a reader, or had one.
+        let filled =
+            [ENDPOINTS, ADDRESSES, IDENTITIES, PREFIXES, ALLOW, DEFER, TICKETS, EVENTS, CONTAINERS];
+        for name in ALL {
+            assert_ne!(filled.contains(&name), CARRIED_OVER.contains(&name), "{name}");
+        }
+        assert_eq!(filled.len() + CARRIED_OVER.len(), ALL.len());
+    }
 }
