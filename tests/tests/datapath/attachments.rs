@@ -102,6 +102,8 @@ fn another_version_is_replaced(test: &str, before: Attaching, after: Attaching) 
     let wire = Wire::new(test);
     let ifindex = wire.ifindex();
     let unknown = |datapath: &Datapath| n_dropped(datapath, ifindex, DropReason::UnknownEndpoint);
+    // From now on both ends know each other's hardware address: what is dropped is the datagram.
+    assert!(wire.arrives(|| false), "nothing is attached yet");
     let n_before = wire.agent(before, |datapath| {
         datapath.attach(ifindex, Role::Pod).unwrap();
         let before = unknown(datapath);
