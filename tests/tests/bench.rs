@@ -18,6 +18,7 @@ fn check(suite: &str) {
         n_rounds: Some(1),
         is_load_ignored: true,
         output: Some(folder.path().to_owned()),
+        part: None,
         seed: 1,
     };
     let report = bench::run(suite, settings, "a test").unwrap();

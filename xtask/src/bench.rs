@@ -20,6 +20,9 @@ pub(crate) struct Options {
     /// Measure although the machine is busy.
     #[arg(long)]
     anyway: bool,
+    /// Only this part of the suite (dp: verdicts, writes, memory, flood, bulk); prints everything, writes nothing.
+    #[arg(long)]
+    part: Option<String>,
     /// Where benchmarks.md and the folder benchmarks are written, instead of docs.
     #[arg(short, long, value_name = "DIR")]
     output: Option<String>,
@@ -30,7 +33,7 @@ pub(crate) struct Options {
 /// # Errors
 /// The set-up or the build failed, there is no way to become root, or the benchmark could not be started.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let Options { suite, quick, rounds, anyway, output } = options;
+    let Options { suite, quick, rounds, anyway, part, output } = options;
     setup::run(&setup::Options::default())?;
     term::heading("build");
     build::optimised_programs()?;
@@ -50,6 +53,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if *anyway {
         bench.arg("--anyway");
+    }
+    if let Some(part) = part {
+        bench.args(["--part", part]);
     }
     match output {
         Some(folder) => {

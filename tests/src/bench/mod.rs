@@ -78,6 +78,8 @@ pub struct Settings {
     pub is_load_ignored: bool,
     /// Where `benchmarks.md` and the folder `benchmarks` are written; nowhere if `None`.
     pub output: Option<PathBuf>,
+    /// Only this part of the suite, by the suite's own words: for work on that part.
+    pub part: Option<String>,
     /// Seed of the order and of everything else that is left to chance.
     pub seed: u64,
 }
@@ -101,6 +103,11 @@ impl Run {
     /// One of two sizes.
     pub fn size(&self, full: usize, quick: usize) -> usize {
         if self.settings.is_quick { quick } else { full }
+    }
+
+    /// Whether a part of the suite is asked for.
+    pub fn wants(&self, part: &str) -> bool {
+        self.settings.part.as_ref().is_none_or(|wanted| wanted == part)
     }
 
     /// Measures every contender once a round, in an order that changes from round to round.

@@ -198,6 +198,7 @@ mod tests {
             n_rounds: None,
             is_load_ignored: false,
             output: None,
+            part: None,
             seed: 1,
         };
         let machine = Machine {

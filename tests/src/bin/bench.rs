@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use netpol_tests::bench::gates::{Reached, row};
-use netpol_tests::bench::page::short;
+use netpol_tests::bench::page::{self, short};
 use netpol_tests::bench::{self, Report, SUITES, Settings};
 
 /// Measures netpol beside its peers, in one run.
@@ -24,6 +24,9 @@ struct Args {
     /// Measure although the machine is busy.
     #[arg(long)]
     anyway: bool,
+    /// Only this part of the suite (dp: verdicts, writes, memory, flood, bulk); prints everything, writes nothing.
+    #[arg(long)]
+    part: Option<String>,
     /// Seed of the order.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -33,14 +36,19 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let Args { suite, quick, rounds, anyway, seed, output } = Args::parse();
+    let Args { suite, quick, rounds, anyway, part, seed, output } = Args::parse();
     let quickly = if quick { " --quick" } else { "" };
     let rounds_given = rounds.map_or_else(String::new, |n_rounds| format!(" --rounds {n_rounds}"));
     let command = format!("cargo xtask bench {suite}{quickly}{rounds_given}");
+    let is_part = part.is_some();
+    let output = output.filter(|_| !is_part);
     let settings =
-        Settings { is_quick: quick, n_rounds: rounds, is_load_ignored: anyway, output, seed };
+        Settings { is_quick: quick, n_rounds: rounds, is_load_ignored: anyway, output, part, seed };
     match bench::run(&suite, settings, &command) {
         Ok(report) => {
+            if is_part {
+                println!("{}", page::text(std::slice::from_ref(&report)).unwrap_or_default());
+            }
             show(&report);
             ExitCode::SUCCESS
         }

@@ -5,6 +5,8 @@ use std::os::fd::{AsFd, AsRawFd as _};
 
 use anyhow::{Context as _, Result};
 
+use netpol_agent::ebpf::{Config, Datapath};
+
 use super::netpol::{Peers, private};
 use super::reference::Programs;
 use super::{PORT, lane};
@@ -28,11 +30,13 @@ pub fn len_bytes(map: impl AsFd) -> Result<u64> {
     Ok(value.trim().parse()?)
 }
 
-/// Row 16.
+/// Rows 10 and 16.
 ///
 /// # Errors
 /// The kernel refused something.
 pub fn measure(run: &mut Run) -> Result<()> {
+    let n_programs = Datapath::load(&Config::private())?.verified()?.len();
+    run.answer("10", Estimate::exact(number(n_programs as u64)), "")?;
     let n_peers = u16::try_from(run.size(10_000, 100))?;
     let mut reference = Programs::load(super::reference::OWN_N_FLOWS)?;
     let peers: Vec<_> = (0..n_peers).map(lane::peer_v4).collect();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::TcAttachType;
-use netpol_agent::ebpf::{self, Program};
+use netpol_agent::ebpf;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 pub mod bulk;
@@ -27,7 +27,7 @@ use self::netfilter::Rules;
 use self::netpol::{Netpol, Peers};
 use self::reference::{Attaching, OWN_N_FLOWS, Programs};
 use super::gates::Unit;
-use super::{Estimate, Run, Series, clock};
+use super::{Run, Series};
 
 /// What arrives of what is allowed.
 const LEAST_PART: f64 = 0.999;
@@ -193,29 +193,47 @@ fn unique(run: &mut Run, n: usize, n_peers: u16, family: Family) -> Vec<Tuple> {
 pub fn measure(run: &mut Run) -> Result<()> {
     lane::remove_leftovers()?;
     pin_to_last_processor()?;
-    verdicts::measure(run)?;
-    writes::measure(run)?;
-    memory::measure(run)?;
-    let n_programs = ebpf::Datapath::load(&ebpf::Config::private())?.verified()?.len();
-    ensure!(n_programs == Program::ALL.len(), "{n_programs} programs");
-    run.answer("10", Estimate::exact(clock::number(n_programs as u64)), "")?;
+    if run.wants("verdicts") {
+        verdicts::measure(run)?;
+    }
+    if run.wants("writes") {
+        writes::measure(run)?;
+    }
+    if run.wants("memory") {
+        memory::measure(run)?;
+    }
+    if run.wants("flood") || run.wants("bulk") {
+        on_the_wire(run)?;
+    }
+    Ok(())
+}
 
+/// What needs networks.
+fn on_the_wire(run: &mut Run) -> Result<()> {
     let n_peers = u16::try_from(run.size(10_000, 50))?;
     let n_linear = u16::try_from(run.size(1_000, 20))?;
     let mut contenders = Vec::new();
     for (number, (name, recipe)) in recipes(n_peers, n_linear).into_iter().enumerate() {
+        if !run.wants("flood") && ![NONE, OURS].contains(&name.as_str()) {
+            continue;
+        }
         let context = format!("setting up {name}");
         contenders.push(Contender::create(number, name, recipe, n_peers).context(context)?);
     }
     run.say("networks are ready");
-    let four = flood(run, &mut contenders, Family::V4, n_peers)?;
-    answer(run, &four)?;
-    contenders.retain(|contender| contender.has_v6);
-    let six = flood(run, &mut contenders, Family::V6, n_peers)?;
-    for series in [four.new, four.established, six.new, six.established] {
-        run.add(series);
+    if run.wants("flood") {
+        let four = flood(run, &mut contenders, Family::V4, n_peers)?;
+        answer(run, &four)?;
+        contenders.retain(|contender| contender.has_v6);
+        let six = flood(run, &mut contenders, Family::V6, n_peers)?;
+        for series in [four.new, four.established, six.new, six.established] {
+            run.add(series);
+        }
     }
-    bulk_tcp(run, &mut contenders)
+    if run.wants("bulk") {
+        bulk_tcp(run, &mut contenders)?;
+    }
+    Ok(())
 }
 
 /// Both kinds of flood in one family.
