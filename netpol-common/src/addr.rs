@@ -27,13 +27,24 @@ impl Addr {
     /// The mapped form of an IPv4 address, given in network byte order.
     #[inline(always)]
     pub const fn from_v4(octets: [u8; 4]) -> Self {
-        let [a, b, c, d] = octets;
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
+        Self::from_v4_word(u32::from_ne_bytes(octets))
+    }
+
+    /// The mapped form of an IPv4 address, given as it stands in a packet.
+    #[inline(always)]
+    pub const fn from_v4_word(octets: u32) -> Self {
+        Self::from_words([0, 0, MAPPED, octets])
+    }
+
+    /// The address whose bytes these words hold in memory.
+    #[inline(always)]
+    pub const fn from_words(words: [u32; 4]) -> Self {
+        zerocopy::transmute!(words)
     }
 
     /// The bytes in groups of four, each in memory order: comparing bytes one by one is 16 loads in BPF.
     #[inline(always)]
-    const fn words(&self) -> &[u32; 4] {
+    pub(crate) const fn words(&self) -> &[u32; 4] {
         zerocopy::transmute_ref!(self)
     }
 

@@ -130,7 +130,7 @@ impl AllowMapKey {
     /// The allow map of one direction of one endpoint.
     #[inline(always)]
     pub const fn new(ifindex: IfIndex, direction: Direction) -> Self {
-        Self { ifindex, direction: direction.to_wire(), pad: [0; 3] }
+        zerocopy::transmute!([ifindex.0, u32::from_ne_bytes([direction.to_wire(), 0, 0, 0])])
     }
 }
 
@@ -165,7 +165,9 @@ impl AllowKey {
     /// The key that looks a packet up.
     #[inline(always)]
     pub const fn lookup(identity: Identity, protocol: Protocol, port: PortBe) -> Self {
-        Self { prefix_len_bits: Self::FULL_BITS, identity, protocol, pad: 0, port }
+        let [hi, lo] = port.0;
+        let last = u32::from_ne_bytes([protocol.0, 0, hi, lo]);
+        zerocopy::transmute!([Self::FULL_BITS, identity.0, last])
     }
 }
 
@@ -214,6 +216,23 @@ wire! {
 }
 
 impl FlowKey {
+    /// The key of a connection; `ports` holds the pod's port and then the other end's, as they stand in memory.
+    ///
+    /// Written in words, as the kernel reads it: a processor waits long for a word that was written in smaller parts. So are
+    /// all keys that packets are looked up by.
+    #[inline(always)]
+    pub const fn new(
+        ifindex: IfIndex,
+        remote: Addr,
+        ports: u32,
+        protocol: Protocol,
+        stage: u8,
+    ) -> Self {
+        let [a, b, c, d] = *remote.words();
+        let last = u32::from_ne_bytes([protocol.0, stage, 0, 0]);
+        zerocopy::transmute!([ifindex.0, a, b, c, d, ports, last])
+    }
+
     /// Addresses as the pod itself sees them.
     pub const AT_POD: u8 = 0;
     /// Addresses after Service translation: where a deferred egress verdict is made.
@@ -241,6 +260,15 @@ wire! {
 }
 
 impl FlowValue {
+    /// An entry; `facts` are its origin, state and marks.
+    #[inline(always)]
+    pub const fn new(last_seen: Nanos, epoch: Epoch, rule: RuleId, facts: [u8; 3]) -> Self {
+        let [origin, state, marks] = facts;
+        let facts = u32::from_ne_bytes([origin, state, marks, 0]);
+        let time: [u32; 2] = zerocopy::transmute!(last_seen.0);
+        zerocopy::transmute!([time[0], time[1], epoch.0, rule.0, facts, 0])
+    }
+
     /// A policy change forbade it: drops in both directions.
     pub const REVOKED: u8 = 1;
     /// From the own node or from the pod itself: policy does not apply.
@@ -311,6 +339,15 @@ wire! {
         pub verdict: u8,
         /// Zero.
         pub pad: [u8; 2],
+    }
+}
+
+impl CounterKey {
+    /// The counter of a verdict.
+    #[inline(always)]
+    pub const fn new(ifindex: IfIndex, direction: Direction, verdict: u8) -> Self {
+        let last = u32::from_ne_bytes([direction.to_wire(), verdict, 0, 0]);
+        zerocopy::transmute!([ifindex.0, last])
     }
 }
 

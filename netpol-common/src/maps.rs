@@ -1,9 +1,9 @@
 //! Names and capacities of the maps, and the look-ups that a verdict needs.
 
 use crate::addr::Addr;
-use crate::ids::{Epoch, Identity, IfIndex};
+use crate::ids::{Epoch, Identity, IfIndex, PortBe, Protocol};
 use crate::keys::{
-    AddressKey, AllowKey, AllowMapKey, AllowValue, BackendValue, EndpointValue, FlowKey, FlowValue,
+    AddressKey, AllowMapKey, AllowValue, BackendValue, EndpointValue, FlowKey, FlowValue,
     FragmentKey, FragmentValue,
 };
 
@@ -18,7 +18,7 @@ pub const ADDRESSES: &str = "ADDRESSES";
 pub const IDENTITIES: &str = "IDENTITIES";
 /// Identities of address blocks: [`crate::keys::PrefixKey`] → [`Identity`].
 pub const PREFIXES: &str = "PREFIXES";
-/// [`AllowMapKey`] → allow map ([`AllowKey`] → [`AllowValue`]).
+/// [`AllowMapKey`] → allow map ([`crate::keys::AllowKey`] → [`AllowValue`]).
 pub const ALLOW: &str = "ALLOW";
 /// Connections: [`FlowKey`] → [`FlowValue`].
 pub const FLOWS: &str = "FLOWS";
@@ -79,15 +79,19 @@ pub const CARRIED_OVER: [&str; 9] =
 pub const MAX_ENDPOINTS: u32 = 4096;
 /// Addresses of local endpoints: both families and room for secondary ones.
 pub const MAX_ADDRESSES: u32 = 4 * MAX_ENDPOINTS;
-/// Addresses of pods in peer sets. The map is not preallocated: its size costs nothing.
-pub const MAX_IDENTITIES: u32 = 1 << 20;
+/// Addresses of pods in peer sets: those of the largest clusters (150,000 pods), both families. The map is not preallocated,
+/// but its buckets are: 16 bytes for each of these.
+pub const MAX_IDENTITIES: u32 = 1 << 19;
 /// Address blocks and exceptions.
 pub const MAX_PREFIXES: u32 = 1 << 20;
 /// Two allow maps for each endpoint.
 pub const MAX_ALLOW_MAPS: u32 = 2 * MAX_ENDPOINTS;
 /// Entries of one allow map.
 pub const MAX_ALLOW_ENTRIES: u32 = 1 << 20;
-/// Connections of all endpoints together, least recently used ones evicted.
+/// Connections of all endpoints together, least recently used ones evicted; 120 bytes each, taken at once.
+///
+/// A larger table makes each new connection dearer, because its entry is in no cache: `cargo xtask bench dp` measures this
+/// size beside 512k. 128k are some hundred connections a second on each of 110 pods, at 10 s each.
 pub const MAX_FLOWS: u32 = 1 << 17;
 /// Connections beyond the budgets of all endpoints together, least recently used ones evicted.
 pub const MAX_BURST: u32 = 1 << 16;
@@ -119,8 +123,14 @@ pub trait PolicyMaps {
     fn owns_address(&self, key: &AddressKey) -> bool;
     /// The identity of an address: its own entry, else the longest prefix, else [`Identity::NONE`].
     fn identity(&self, addr: &Addr) -> Identity;
-    /// The longest matching entry of an allow map.
-    fn allow(&self, map: &AllowMapKey, key: &AllowKey) -> Option<AllowValue>;
+    /// The longest matching entry of an allow map for the identity, if it is one, else for [`Identity::ANY`].
+    fn allow(
+        &self,
+        map: &AllowMapKey,
+        identity: Identity,
+        protocol: Protocol,
+        port: PortBe,
+    ) -> Option<AllowValue>;
     /// The entry of a connection, expired or not.
     fn flow(&self, key: &FlowKey) -> Option<FlowValue>;
     /// Replaces the entry of a connection. Failure only costs the entry.

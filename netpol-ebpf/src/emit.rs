@@ -20,12 +20,7 @@ pub(crate) fn tell(outcome: &Outcome, packet: &Packet, len_bytes: u32, now: Nano
 /// Adds the packet to the counters of its endpoint.
 #[inline(always)]
 fn count(outcome: &Outcome, len_bytes: u32) {
-    let key = CounterKey {
-        ifindex: outcome.ifindex,
-        direction: outcome.direction.to_wire(),
-        verdict: outcome.verdict.to_wire(),
-        pad: [0; 2],
-    };
+    let key = CounterKey::new(outcome.ifindex, outcome.direction, outcome.verdict.to_wire());
     if let Some(value) = COUNTERS.get_ptr_mut(key) {
         // SAFETY: a value of this CPU, on which no other program of this kind runs now.
         unsafe {

@@ -17,7 +17,7 @@ use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::macro_support::{Level, level_enabled};
 use netpol_common::ids::Hook;
 use netpol_common::maps::DEFAULT_TICKET_MASK;
-use netpol_common::packet::{ETHERNET_LEN, Packet};
+use netpol_common::packet::{ETHERNET_LEN, Packet, PacketBytes as _};
 use netpol_common::verdict::decide;
 
 use crate::maps::KernelMaps;
@@ -80,6 +80,10 @@ fn act<const LINK_HEADER_LEN: u32>(ctx: TcContext, hook: Hook) -> i32 {
         emit::tell(&outcome, &packet, skb.network_len_bytes(), seen.now);
     }
     if level_enabled(Level::Info) {
+        if packet == Packet::EMPTY {
+            // Of a known connection: it passed without being read whole.
+            let _parsed = skb.parse(&mut packet);
+        }
         emit::trace(&skb.0, &outcome, &packet);
     }
     let action = if outcome.verdict.is_pass() { NEXT } else { DROP };

@@ -10,7 +10,7 @@ use aya_ebpf::macros::btf_map;
 use netpol_common::addr::Addr;
 use netpol_common::event::{Event, EventBudget};
 use netpol_common::flow::FlowBudget;
-use netpol_common::ids::{Epoch, Identity, IfIndex, Nanos};
+use netpol_common::ids::{Epoch, Identity, IfIndex, Nanos, PortBe, Protocol};
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowMapKey, AllowValue, BackendValue, CounterKey, CounterValue,
     EndpointValue, FlowKey, FlowValue, FragmentKey, FragmentValue, PrefixKey,
@@ -33,7 +33,6 @@ static PREFIXES: LpmTrie<[u8; 16], Identity, { maps::MAX_PREFIXES as usize }> = 
 
 /// What every allow map is like: a definition with sizes in place of types. The agent makes allow maps without type
 /// information, and kernels before 6.2 take only maps for ALLOW that agree with this template in having none.
-#[expect(dead_code, reason = "a loader reads the type, nobody the value")]
 #[repr(C)]
 struct AllowMap {
     r#type: *const [i32; BPF_MAP_TYPE_LPM_TRIE as usize],
@@ -138,12 +137,25 @@ impl PolicyMaps for KernelMaps {
     }
 
     #[inline(always)]
-    fn allow(&self, map: &AllowMapKey, key: &AllowKey) -> Option<AllowValue> {
+    fn allow(
+        &self,
+        map: &AllowMapKey,
+        identity: Identity,
+        protocol: Protocol,
+        port: PortBe,
+    ) -> Option<AllowValue> {
         // SAFETY: an allow map is never changed once it can be found here; its memory and that of its
         // entries outlives the program's run (RCU).
         unsafe {
             let inner = ALLOW.get(map)?;
-            find::<_, _, AllowValue>(inner, key).copied()
+            if identity != Identity::NONE {
+                let key = AllowKey::lookup(identity, protocol, port);
+                if let Some(value) = find::<_, _, AllowValue>(inner, &key) {
+                    return Some(*value);
+                }
+            }
+            let key = AllowKey::lookup(Identity::ANY, protocol, port);
+            find::<_, _, AllowValue>(inner, &key).copied()
         }
     }
 
@@ -174,9 +186,9 @@ impl PolicyMaps for KernelMaps {
     #[inline(never)]
     fn add_flow(&self, key: &FlowKey, value: &FlowValue) {
         // Lost, here and there: the next packet is decided again.
-        if take_budget(key.ifindex, value.last_seen) {
+        if take_budget(key.ifindex, value.last_seen) || FLOWS.get_ptr(key).is_some() {
             FLOWS.insert(key, value, 0).ok();
-        } else if FLOWS.insert(key, value, u64::from(BPF_EXIST)).is_err() {
+        } else {
             BURST.insert(key, value, 0).ok();
         }
     }

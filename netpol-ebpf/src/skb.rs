@@ -94,6 +94,30 @@ impl<const LINK_HEADER_LEN: u32> PacketBytes for Skb<LINK_HEADER_LEN> {
     }
 
     #[inline(always)]
+    fn peek<T: FromBytes + Copy>(&self, offset: u32) -> Option<T> {
+        if offset < ETHERNET_LEN {
+            return T::read_from_bytes(&self.ethertype()).ok();
+        }
+        let skb = self.raw();
+        // Volatile, so that they are read where they are used: the verifier does not know them any more after they have been
+        // carried around as numbers of 32 bits, which they are to the compiler.
+        // SAFETY: as for `sighting`.
+        let (first, end) = unsafe {
+            (
+                core::ptr::read_volatile(&raw const (*skb).data) as usize,
+                core::ptr::read_volatile(&raw const (*skb).data_end) as usize,
+            )
+        };
+        let start = first + (offset + LINK_HEADER_LEN - ETHERNET_LEN) as usize;
+        if start + size_of::<T>() > end {
+            return None;
+        }
+        // SAFETY: within the part of the packet that can be read directly, which the verifier checks too. The processors
+        // on which it lets programs read so do not need more alignment than headers have.
+        Some(unsafe { core::ptr::read(start as *const T) })
+    }
+
+    #[inline(always)]
     fn parse(&self, packet: &mut Packet) -> Parsed {
         Parsed::from_wire(match LINK_HEADER_LEN {
             ETHERNET_LEN => parse_ethernet(self.raw(), packet),

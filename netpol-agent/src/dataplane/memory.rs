@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use netpol_common::addr::Addr;
-use netpol_common::ids::{Epoch, Identity, IfIndex};
+use netpol_common::ids::{Epoch, Identity, IfIndex, PortBe, Protocol};
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowMapKey, AllowValue, BackendValue, EndpointValue, FlowKey, FlowValue,
     FragmentKey, FragmentValue, PrefixKey,
@@ -96,6 +96,10 @@ impl MemoryMaps {
     pub fn judge(&self, frame: &(impl PacketBytes + ?Sized), seen: &Sighting) -> Observation {
         let mut packet = Packet::EMPTY;
         let outcome = decide(self, frame, seen, &mut packet);
+        if packet == Packet::EMPTY {
+            // It passed without being read whole.
+            frame.parse(&mut packet);
+        }
         Observation { outcome, packet }
     }
 }
@@ -114,8 +118,17 @@ impl PolicyMaps for MemoryMaps {
         own.or_else(|| longest_prefix(&self.image.prefixes, *addr)).unwrap_or(Identity::NONE)
     }
 
-    fn allow(&self, map: &AllowMapKey, key: &AllowKey) -> Option<AllowValue> {
-        longest_entry(self.image.allow.get(map)?, key)
+    fn allow(
+        &self,
+        map: &AllowMapKey,
+        identity: Identity,
+        protocol: Protocol,
+        port: PortBe,
+    ) -> Option<AllowValue> {
+        let map = self.image.allow.get(map)?;
+        let of = |identity| longest_entry(map, &AllowKey::lookup(identity, protocol, port));
+        let own = (identity != Identity::NONE).then(|| of(identity)).flatten();
+        own.or_else(|| of(Identity::ANY))
     }
 
     fn flow(&self, key: &FlowKey) -> Option<FlowValue> {
@@ -194,9 +207,9 @@ fn longest_entry(map: &AllowMap, key: &AllowKey) -> Option<AllowValue> {
         let entry = AllowKey {
             prefix_len_bits,
             identity: key.identity,
-            protocol: netpol_common::ids::Protocol(protocol),
+            protocol: Protocol(protocol),
             pad,
-            port: netpol_common::ids::PortBe([hi, lo]),
+            port: PortBe([hi, lo]),
         };
         map.get(&entry).copied()
     })

@@ -5,6 +5,7 @@
 
 mod headers;
 mod parse;
+mod plain;
 
 use core::mem::MaybeUninit;
 
@@ -15,6 +16,7 @@ use crate::ids::{PortBe, Protocol};
 use crate::verdict::DropReason;
 
 pub use parse::{parse, parse_quoted};
+pub use plain::{Plain, parse_plain};
 
 /// Bounds-checked access to a frame.
 pub trait PacketBytes {
@@ -23,6 +25,9 @@ pub trait PacketBytes {
     /// The caller provides the room, because BPF has little stack: a header that is returned by value is
     /// spread over it byte by byte.
     fn load<'a, T: FromBytes>(&self, offset: u32, room: &'a mut MaybeUninit<T>) -> Option<&'a T>;
+
+    /// The bytes that start there, if they can be had without a copy; `None` says nothing about the frame.
+    fn peek<T: FromBytes + Copy>(&self, offset: u32) -> Option<T>;
 
     /// Reads the frame: [`parse`], which the kernel programs call as a function that is verified by itself.
     #[inline(always)]
@@ -41,6 +46,12 @@ impl PacketBytes for [u8] {
     fn load<'a, T: FromBytes>(&self, offset: u32, room: &'a mut MaybeUninit<T>) -> Option<&'a T> {
         let bytes = self.get(usize::try_from(offset).ok()?..)?.get(..size_of::<T>())?;
         Some(room.write(T::read_from_bytes(bytes).ok()?))
+    }
+
+    fn peek<T: FromBytes + Copy>(&self, offset: u32) -> Option<T> {
+        self.get(usize::try_from(offset).ok()?..)
+            .and_then(|bytes| T::read_from_prefix(bytes).ok())
+            .map(|(value, _)| value)
     }
 }
 

@@ -45,6 +45,8 @@ pub(super) struct View {
     pub(super) direction: Direction,
     /// [`FlowKey::stage`].
     pub(super) stage: u8,
+    /// The packet's connection has been looked for, and is not there.
+    pub(super) is_unknown: bool,
     /// Policy does not apply to this packet, for this reason.
     pub(super) exempt: Option<PassReason>,
     pub(super) epoch: Epoch,
@@ -65,6 +67,7 @@ impl View {
             endpoint,
             direction,
             stage: FlowKey::AT_POD,
+            is_unknown: false,
             exempt: None,
             epoch,
             now: seen.now,
@@ -157,7 +160,9 @@ fn judge_connection<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet) -> Ru
         };
     }
     // The first packet of a TCP connection is always decided, whatever an older connection left behind.
-    if !(key.protocol.0 == Protocol::TCP.0 && flow::tcp::opens(packet.tcp_flags))
+    let opens = key.protocol.0 == Protocol::TCP.0 && flow::tcp::opens(packet.tcp_flags);
+    if !opens
+        && !view.is_unknown
         && let Some(flow) = maps.flow(&key)
         && !flow::is_expired(&flow, key.protocol, view.now)
     {
@@ -173,15 +178,9 @@ const fn flow_key(view: &View, direction: Direction, packet: &Packet) -> FlowKey
         Direction::Ingress => (packet.src, packet.dst_port, packet.src_port),
         Direction::Egress => (packet.dst, packet.src_port, packet.dst_port),
     };
-    FlowKey {
-        ifindex: view.ifindex,
-        remote,
-        local_port,
-        remote_port,
-        protocol: packet.protocol,
-        stage: view.stage,
-        pad: [0; 2],
-    }
+    let ([l0, l1], [r0, r1]) = (local_port.0, remote_port.0);
+    let ports = u32::from_ne_bytes([l0, l1, r0, r1]);
+    FlowKey::new(view.ifindex, remote, ports, packet.protocol, view.stage)
 }
 
 /// Whether an ICMP error quotes a packet of a live connection of this endpoint.
@@ -328,26 +327,25 @@ fn begin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet, key: &FlowKey) -
     };
     // Only packets that pass may leave a trace: else a pod could open the way for its answers.
     if let Verdict::Pass(reason) = ruling.verdict {
-        let flow = FlowValue {
-            last_seen: view.now,
-            epoch: view.epoch,
-            rule: ruling.rule,
-            origin: view.direction.to_wire(),
-            state: flow::first_state(key.protocol, packet.tcp_flags),
-            marks: match reason {
-                PassReason::OwnNode | PassReason::Hairpin => FlowValue::EXEMPT,
-                PassReason::Deferred => FlowValue::DEFERRED,
-                PassReason::NotIsolated
-                | PassReason::Allowed
-                | PassReason::Flow
-                | PassReason::Arp
-                | PassReason::NeighbourDiscovery
-                | PassReason::IcmpError
-                | PassReason::NoTicket
-                | PassReason::Audited => 0,
-            },
-            pad: [0; 5],
+        let marks = match reason {
+            PassReason::OwnNode | PassReason::Hairpin => FlowValue::EXEMPT,
+            PassReason::Deferred => FlowValue::DEFERRED,
+            PassReason::NotIsolated
+            | PassReason::Allowed
+            | PassReason::Flow
+            | PassReason::Arp
+            | PassReason::NeighbourDiscovery
+            | PassReason::IcmpError
+            | PassReason::NoTicket
+            | PassReason::Audited => 0,
         };
+        let state = flow::first_state(key.protocol, packet.tcp_flags);
+        let flow = FlowValue::new(
+            view.now,
+            view.epoch,
+            ruling.rule,
+            [view.direction.to_wire(), state, marks],
+        );
         maps.add_flow(key, &flow);
         if matches!(reason, PassReason::Deferred) {
             ruling.stub = maps.leave_stub(key);

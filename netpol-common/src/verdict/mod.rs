@@ -8,6 +8,7 @@
 //! are not inlined: those that are called one after the other then use the same stack.
 
 mod judge;
+mod known;
 mod policy;
 mod reason;
 
@@ -16,6 +17,7 @@ use crate::keys::{EndpointValue, FlowKey};
 use crate::maps::PolicyMaps;
 use crate::packet::{Packet, PacketBytes, Parsed};
 use judge::{Ruling, View, is_spoofed, judge, judge_arp, unless_isolated};
+use known::{Shortcut, follow_known};
 use policy::settle;
 
 pub use reason::{DropReason, PassReason, Verdict};
@@ -108,7 +110,7 @@ impl Outcome {
 }
 
 /// Decides about one frame, and notes in `maps` what later packets need. `packet` is scratch space that
-/// afterwards holds what was read from the frame.
+/// afterwards holds what was read from the frame, of a packet that is dropped or audited at least.
 ///
 /// This is the only place where packets are judged: in the kernel, in simulations and in tests.
 #[inline(always)]
@@ -180,6 +182,10 @@ fn at_pod<M: PolicyMaps, B: PacketBytes + ?Sized>(
     direction: Direction,
     packet: &mut Packet,
 ) -> Outcome {
+    let shortcut = follow_known(maps, bytes, seen, direction, packet);
+    if let Shortcut::Done(outcome) = shortcut {
+        return outcome;
+    }
     let mut outcome = Outcome {
         verdict: Verdict::Drop(DropReason::UnknownEndpoint),
         rule: RuleId::NONE,
@@ -197,7 +203,11 @@ fn at_pod<M: PolicyMaps, B: PacketBytes + ?Sized>(
     // Read first: what is decided with a state that changes meanwhile counts as old.
     let epoch = maps.epoch();
     let mut view = View::of_hook(seen, endpoint, direction, epoch);
-    let parsed = bytes.parse(packet);
+    view.is_unknown = matches!(shortcut, Shortcut::Unknown);
+    let parsed = match shortcut {
+        Shortcut::Unknown | Shortcut::Read => Parsed::Ip,
+        Shortcut::Done(_) | Shortcut::None => bytes.parse(packet),
+    };
     let ruling = match parsed {
         Parsed::Arp => judge_arp(maps, &view, &packet.src),
         Parsed::NotIp => unless_isolated(&view, DropReason::NotIp),
@@ -290,6 +300,7 @@ fn finish_deferred<M: PolicyMaps, B: PacketBytes + ?Sized>(
         endpoint,
         direction: Direction::Egress,
         stage: FlowKey::AFTER_NAT,
+        is_unknown: false,
         exempt: None,
         epoch: maps.epoch(),
         now: seen.now,

@@ -2,8 +2,8 @@
 
 use super::judge::{Ruling, View};
 use super::{DropReason, PassReason, Sighting, Verdict};
-use crate::ids::{Direction, Identity, IfIndex, PortBe, Protocol};
-use crate::keys::{AllowKey, AllowMapKey, AllowValue, BackendValue, FlowKey, FlowValue};
+use crate::ids::{Direction, IfIndex, PortBe, Protocol};
+use crate::keys::{AllowMapKey, AllowValue, BackendValue, FlowKey, FlowValue};
 use crate::maps::PolicyMaps;
 use crate::packet::{Fragment, Packet};
 
@@ -95,14 +95,7 @@ pub(super) fn consult<M: PolicyMaps>(
     }
     let map = AllowMapKey::new(view.ifindex, origin);
     let identity = maps.identity(&remote);
-    let mut entry = None;
-    if identity != Identity::NONE {
-        entry = maps.allow(&map, &AllowKey::lookup(identity, key.protocol, port));
-    }
-    if entry.is_none() {
-        entry = maps.allow(&map, &AllowKey::lookup(Identity::ANY, key.protocol, port));
-    }
-    match entry {
+    match maps.allow(&map, identity, key.protocol, port) {
         Some(value) if value.verdict == AllowValue::ALLOW => {
             Ruling::new(Verdict::Pass(PassReason::Allowed), value.rule)
         }

@@ -2,10 +2,9 @@
 
 use super::*;
 use crate::addr::Addr;
-use crate::ids::Identity;
+use crate::ids::{Identity, PortBe, Protocol};
 use crate::keys::{
-    AddressKey, AllowKey, AllowMapKey, AllowValue, BackendValue, FlowValue, FragmentKey,
-    FragmentValue,
+    AddressKey, AllowMapKey, AllowValue, BackendValue, FlowValue, FragmentKey, FragmentValue,
 };
 use crate::maps::DEFAULT_TICKET_MASK;
 
@@ -27,7 +26,13 @@ impl PolicyMaps for Closed {
     fn identity(&self, _addr: &Addr) -> Identity {
         Identity::NONE
     }
-    fn allow(&self, _map: &AllowMapKey, _key: &AllowKey) -> Option<AllowValue> {
+    fn allow(
+        &self,
+        _map: &AllowMapKey,
+        _identity: Identity,
+        _protocol: Protocol,
+        _port: PortBe,
+    ) -> Option<AllowValue> {
         None
     }
     fn flow(&self, _key: &FlowKey) -> Option<FlowValue> {

@@ -197,7 +197,14 @@ mod tests {
     use super::*;
 
     fn settings() -> Settings {
-        Settings { is_quick: true, n_rounds: Some(5), is_load_ignored: true, output: None, seed: 1 }
+        Settings {
+            is_quick: true,
+            n_rounds: Some(5),
+            is_load_ignored: true,
+            output: None,
+            part: None,
+            seed: 1,
+        }
     }
 
     #[test]

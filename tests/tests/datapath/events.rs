@@ -48,8 +48,8 @@ fn a_drop_is_recorded_with_its_reason_and_a_flood_of_drops_within_its_budget() {
     datapath.apply(&[MapOp::SetEndpoint(POD, endpoint)]).unwrap();
     let context = TestContext { ifindex: POD.0, ingress_ifindex: 2, mark: 0 };
     let segment = Segment::Udp { src_port: 5000, dst_port: 53 };
-    let unread = Packet::plain(Ends::V4(v4(1), v4(4)), segment.clone());
-    let frame = Frame::whole(unread).bytes();
+    let plain = Packet::plain(Ends::V4(v4(1), v4(4)), segment.clone());
+    let frame = Frame::whole(plain).bytes();
     datapath.test_run(Program::PodEgress, &frame, context).unwrap();
     let recorded = runtime.block_on(all(&mut events));
     let [event] = recorded.as_slice() else { panic!("one record: {recorded:?}") };
@@ -57,8 +57,8 @@ fn a_drop_is_recorded_with_its_reason_and_a_flood_of_drops_within_its_budget() {
         time, src, dst, ifindex, rule, len_bytes, direction, verdict, n_suppressed, ..
     } = *event;
     assert!(time.0 > 0);
-    // A blocked pod's packets are not read.
-    assert!(src.is_unspecified() && dst.is_unspecified());
+    // Plain packets are read before it is known that their pod is blocked.
+    assert_eq!((src, dst), (v4(1).into(), v4(4).into()));
     assert_eq!((ifindex, rule, n_suppressed), (POD, RuleId::NONE, 0));
     assert_eq!(usize::try_from(len_bytes).unwrap(), frame.len() - 14);
     assert_eq!(direction, Direction::Egress.to_wire());

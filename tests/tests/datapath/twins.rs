@@ -1,6 +1,8 @@
-//! The same maps twice: in the kernel and in memory. Whatever happens to one happens to the other.
+//! The same maps three times: in the kernel, in memory, and in memory without the short way that known connections take.
+//! Whatever happens to one happens to the others.
 
 use std::collections::BTreeMap;
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use netpol_agent::compile::{EndpointImage, Image};
@@ -12,10 +14,12 @@ use netpol_common::keys::{
     CounterKey, CounterValue, FlowKey, FlowValue, FragmentKey, FragmentValue,
 };
 use netpol_common::maps::{BACKENDS, BURST, COUNTERS, DEFAULT_TICKET_MASK, FLOWS, FRAGMENTS};
-use netpol_common::packet::ETHERNET_LEN;
+use netpol_common::packet::{ETHERNET_LEN, PacketBytes};
 use netpol_common::verdict::{Outcome, Sighting};
+use proptest::prop_assert_eq;
 use proptest::test_runner::TestCaseError;
 use rustix::time::{ClockId, clock_gettime};
+use zerocopy::FromBytes;
 
 use super::world::{NO_POD, PODS, Seen, Step};
 
@@ -29,9 +33,24 @@ fn now() -> Nanos {
     Nanos(part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec))
 }
 
+/// A frame of which nothing can be had without a copy: the short way begins with that.
+struct Unpeeked<'a>(&'a [u8]);
+
+impl PacketBytes for Unpeeked<'_> {
+    fn load<'a, T: FromBytes>(&self, offset: u32, room: &'a mut MaybeUninit<T>) -> Option<&'a T> {
+        self.0.load(offset, room)
+    }
+
+    fn peek<T: FromBytes + Copy>(&self, _offset: u32) -> Option<T> {
+        None
+    }
+}
+
 /// The maps of the kernel, and those of the host that it must agree with.
 pub(crate) struct Twins {
     memory: MemoryMaps,
+    /// Judges every packet the long way.
+    long: MemoryMaps,
     /// Counters as the kernel should have them.
     counted: BTreeMap<CounterKey, CounterValue>,
     kernel: Datapath,
@@ -55,6 +74,7 @@ impl Twins {
         let kernel = Datapath::load(&Config { capacities, ..Config::private() }).unwrap();
         Self {
             memory: MemoryMaps::default(),
+            long: MemoryMaps::default(),
             counted: BTreeMap::new(),
             kernel,
             epochs_ahead: 0,
@@ -68,6 +88,7 @@ impl Twins {
         let ops = diff(self.memory.image(), &Image::default());
         self.kernel.apply(&ops).unwrap();
         self.memory = MemoryMaps::default();
+        self.long = MemoryMaps::default();
         self.counted.clear();
         self.epochs_ahead = self.kernel.epoch().unwrap().0;
         self.apply(&diff(&Image::default(), image));
@@ -78,6 +99,7 @@ impl Twins {
         self.kernel.apply(ops).unwrap();
         for op in ops {
             self.memory.apply(op);
+            self.long.apply(op);
         }
     }
 
@@ -136,6 +158,9 @@ impl Twins {
         };
         let here = self.memory.judge(frame.as_slice(), &sighting);
         let outcome = here.outcome;
+        let long = self.long.judge(&Unpeeked(&frame), &sighting).outcome;
+        prop_assert_eq!(long, outcome, "the long way and the short one differ on {:?}", seen);
+        prop_assert_eq!(self.long.flows(), self.memory.flows(), "both ways, {:?}", seen);
         let mut told = outcome;
         if told.verdict.is_reported() {
             self.count(&told, frame.len());

@@ -41,22 +41,22 @@ pub fn pod(number: u16, family: Family) -> IpAddr {
 
 /// A peer's IPv4 address.
 pub fn peer_v4(number: u16) -> Ipv4Addr {
-    Ipv4Addr::from_bits(0x0ac8_0001 + u32::from(number))
+    Ipv4Addr::from_bits(0x0ac8_0002 + 2 * u32::from(number))
 }
 
 /// A peer's address; number 0 is the client's own.
 pub fn peer(number: u16, family: Family) -> IpAddr {
     match family {
         Family::V4 => peer_v4(number).into(),
-        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 1, number).into(),
+        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 1, 2 * number).into(),
     }
 }
 
-/// Somebody who is no peer.
+/// Somebody who is no peer: the neighbour of one.
 pub fn stranger(number: u16, family: Family) -> IpAddr {
     match family {
-        Family::V4 => IpAddr::V4(Ipv4Addr::from_bits(0x0ad8_0000 + u32::from(number))),
-        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 4, 0, 0, 0, 0, number).into(),
+        Family::V4 => Ipv4Addr::from_bits(0x0ac8_0003 + 2 * u32::from(number)).into(),
+        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 1, 2 * number + 1).into(),
     }
 }
 
@@ -217,7 +217,7 @@ fn wire(client: &Netns, router: &Netns, server: &Netns) -> Result<()> {
         let (client_addr, server_addr) = (peer(0, family), pod(0, family));
         let peers = match family {
             Family::V4 => "10.200.0.0/13",
-            Family::V6 => "2001:db8:3::/63",
+            Family::V6 => "2001:db8:3::/64",
         };
         let [to_client, to_server] = gateways;
         router.configure(&format!(

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd as _};
 use anyhow::{Context as _, Result};
 
 use netpol_agent::ebpf::{Config, Datapath};
+use netpol_common::maps;
 
 use super::netpol::{Peers, private};
 use super::reference::Programs;
@@ -15,6 +16,8 @@ use crate::bench::gates::Unit;
 use crate::bench::report::{Line, Series};
 use crate::bench::{Estimate, Run};
 
+/// What packets leave behind of connections.
+const CONNECTIONS: [&str; 3] = [maps::FLOWS, maps::BURST, maps::BACKENDS];
 /// Endpoints of the comparison.
 const N_ENDPOINTS: u16 = 30;
 
@@ -52,13 +55,13 @@ pub fn measure(run: &mut Run) -> Result<()> {
     for (name, kind) in [("pods", Peers::Pods(n_peers)), ("blocks", Peers::Blocks(n_peers))] {
         let by_map = private(N_ENDPOINTS, kind)?.map_len_bytes()?;
         let (flows, others): (Vec<_>, Vec<_>) =
-            by_map.into_iter().partition(|(map, _)| *map == netpol_common::maps::FLOWS);
+            by_map.into_iter().partition(|(map, _)| CONNECTIONS.contains(map));
         let sum =
             |maps: Vec<(&str, u64)>| maps.into_iter().map(|(_, len)| megabytes(len)).sum::<f64>();
         let policy = sum(others);
         if matches!(kind, Peers::Pods(_)) {
             of_pods = policy;
-            lines.push(Line { name: "netpol: flows".into(), samples: vec![sum(flows)] });
+            lines.push(Line { name: "netpol: connections".into(), samples: vec![sum(flows)] });
         }
         lines.push(Line {
             name: format!("netpol: all else, peers are {name}"),
@@ -68,7 +71,7 @@ pub fn measure(run: &mut Run) -> Result<()> {
     run.answer(
         "16",
         Estimate::exact(of_pods / reference_policy),
-        "all of our maps but the flows, both families; against the reference's tries alone, IPv4",
+        "all of our maps but those of connections, both families; against the reference's tries alone, IPv4",
     )?;
     run.add(Series {
         title: format!("kernel memory, {N_ENDPOINTS} endpoints with {n_peers} peers in both directions"),

@@ -267,7 +267,7 @@ fn flood(
         },
     )?;
     let tuples = unique(run, N_ESTABLISHED, n_peers.min(10), family);
-    let n_packets = run.size(150_000, 1_000);
+    let n_packets = run.size(100_000, 1_000);
     let repeated: Vec<_> = packets(&tuples)?.into_iter().cycle().take(n_packets).collect();
     let established = run.interleaved(
         &format!("established flow, {word}"),

@@ -182,7 +182,9 @@ fn linear(n_peers: u16) -> String {
         let other = std::net::Ipv4Addr::from_bits(0x0ae0_0000 + u32::from(number));
         _ = writeln!(text, "-A FORWARD -s {other} -d {server} -p udp --dport {PORT} -j ACCEPT");
     }
-    _ = writeln!(text, "-A FORWARD -s 10.200.0.0/16 -d {server} -p udp --dport {PORT} -j ACCEPT");
+    // Peers have even addresses.
+    let peers = "10.200.0.0/255.255.0.1";
+    _ = writeln!(text, "-A FORWARD -s {peers} -d {server} -p udp --dport {PORT} -j ACCEPT");
     _ = writeln!(text, "-A FORWARD -d {server} -j DROP");
     text + "COMMIT\n"
 }

@@ -95,7 +95,8 @@ impl Netpol {
         attaching: Attaching,
     ) -> Result<Self> {
         let pins = PathBuf::from("/sys/fs/bpf").join(lane.router.name());
-        let capacities: BTreeMap<_, _> = n_flows.map(|n| (maps::FLOWS, n)).into_iter().collect();
+        let capacities: BTreeMap<_, _> =
+            n_flows.into_iter().flat_map(|n| [(maps::FLOWS, n), (maps::BURST, n)]).collect();
         let config =
             Config { pin_root: Some(pins.clone()), capacities, attaching, ..Config::default() };
         let server = IfIndex(lane.router.interface_index("s0")?);

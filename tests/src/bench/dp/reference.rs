@@ -17,6 +17,8 @@ pub const OWN_N_FLOWS: u32 = 1 << 19;
 /// Words of a port array: 24 times protocol, first and last port.
 const RULES_LEN: usize = 72;
 const UDP: u32 = 17;
+/// Of a write.
+const MOST_TRIES: u32 = 10_000;
 
 /// How a program hangs on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +97,15 @@ impl Programs {
         let map = self.ebpf.map_mut("PEERS").context("no map PEERS")?;
         let mut trie: LpmTrie<&mut MapData, [u8; 4], [u32; RULES_LEN]> = map.try_into()?;
         for peer in peers {
-            trie.insert(&lpm_trie::Key::new(32, peer.octets()), rules, 0)?;
+            let key = lpm_trie::Key::new(32, peer.octets());
+            // The kernel refills its store of nodes beside us: it can be empty for a moment.
+            for _ in 0..MOST_TRIES {
+                if trie.insert(&key, rules, 0).is_ok() {
+                    break;
+                }
+                std::thread::yield_now();
+            }
+            trie.get(&key, 0).with_context(|| format!("writing the peer {peer}"))?;
         }
         for name in ["POD_STATE", "CLUSTER_STATE"] {
             let map = self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))?;

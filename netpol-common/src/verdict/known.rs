@@ -1,0 +1,73 @@
+//! The short way of most packets: the connection is known, and nothing about it has changed.
+
+use super::{Outcome, PassReason, Sighting, Verdict};
+use crate::flow;
+use crate::ids::{Direction, IfIndex};
+use crate::keys::{AddressKey, FlowKey, FlowValue};
+use crate::maps::PolicyMaps;
+use crate::packet::{Packet, PacketBytes, parse_plain};
+
+/// How far the short way led.
+pub(super) enum Shortcut {
+    /// To the end.
+    Done(Outcome),
+    /// The packet is read, and its connection is not known.
+    Unknown,
+    /// The packet is read.
+    Read,
+    /// Nowhere.
+    None,
+}
+
+/// Passes a packet whose connection was decided in this epoch, if there is nothing to write and nothing to finish.
+///
+/// ENDPOINTS is not asked: whatever becomes of an endpoint, its flows are removed with it, or the epoch is bumped
+/// after the change. What this way passes the long way passes too, but for changes that are under way. `packet` is then
+/// left as it was.
+#[inline(always)]
+pub(super) fn follow_known<M: PolicyMaps, B: PacketBytes + ?Sized>(
+    maps: &M,
+    bytes: &B,
+    seen: &Sighting,
+    direction: Direction,
+    packet: &mut Packet,
+) -> Shortcut {
+    let is_egress = matches!(direction, Direction::Egress);
+    // Somebody else's verdict is to be finished first.
+    let is_deferred = !is_egress && (seen.mark & seen.ticket_mask != 0 || seen.stub != 0);
+    if seen.is_tagged || is_deferred {
+        return Shortcut::None;
+    }
+    let Some(plain) = parse_plain(bytes) else { return Shortcut::None };
+    if flow::tcp::opens(plain.tcp_flags) {
+        *packet = plain.packet();
+        return Shortcut::Read;
+    }
+    let (remote, ports) =
+        if is_egress { (plain.dst, plain.ports) } else { (plain.src, plain.ports.rotate_left(16)) };
+    let key = FlowKey::new(seen.ifindex, remote, ports, plain.protocol, FlowKey::AT_POD);
+    // Read first: what is decided with a state that changes meanwhile counts as old.
+    let epoch = maps.epoch();
+    let Some(flow) = maps.flow(&key) else {
+        *packet = plain.packet();
+        return Shortcut::Unknown;
+    };
+    let is_settled = flow.epoch == epoch && flow.marks & !FlowValue::EXEMPT == 0;
+    // Younger than any timeout.
+    let is_fresh = seen.now.0.saturating_sub(flow.last_seen.0) < flow::REFRESH_NS;
+    let state = flow::next_state(&flow, plain.protocol, direction, plain.tcp_flags);
+    let is_own = || maps.owns_address(&AddressKey { ifindex: seen.ifindex, addr: plain.src });
+    if is_settled && is_fresh && state == flow.state && (!is_egress || is_own()) {
+        return Shortcut::Done(Outcome {
+            verdict: Verdict::Pass(PassReason::Flow),
+            rule: flow.rule,
+            mark: seen.mark_with(0),
+            stub: 0,
+            ifindex: seen.ifindex,
+            direction,
+            audited_sender: IfIndex(0),
+        });
+    }
+    *packet = plain.packet();
+    Shortcut::Read
+}
