@@ -58,6 +58,8 @@ pub struct Service {
     pub addresses: Vec<IpAddr>,
     /// The port at its addresses.
     pub port: u16,
+    /// Addresses that lead to it from outside too (`spec.externalIPs`), of either family or none.
+    pub external: Vec<IpAddr>,
     /// The port at all addresses of the node, if it has one.
     pub node_port: Option<u16>,
     /// Where connections go.
@@ -69,7 +71,8 @@ impl Service {
     pub fn new(name: &str, n: u8, backends: Vec<SocketAddr>) -> Self {
         let addresses =
             vec![[10, 96, 0, n].into(), [0xfd00, 0x10, 0x96, 0, 0, 0, 0, n.into()].into()];
-        Self { name: name.to_owned(), addresses, port: 80, node_port: None, backends }
+        let (external, node_port) = (Vec::new(), None);
+        Self { name: name.to_owned(), addresses, port: 80, external, node_port, backends }
     }
 
     /// Where it answers, in one family.
@@ -96,9 +99,16 @@ impl Service {
                 "type": if self.node_port.is_some() { "NodePort" } else { "ClusterIP" },
                 "clusterIP": self.addresses.first(),
                 "clusterIPs": self.addresses,
+                "externalIPs": self.external,
                 "ports": ports,
             },
         })
+    }
+
+    /// Its addresses from outside, in one family.
+    fn external_of(&self, family: Family) -> impl Iterator<Item = IpAddr> {
+        let external = self.external.iter().copied();
+        external.filter(move |address| address.is_ipv4() == (family == Family::V4))
     }
 
     fn of(&self, family: Family) -> impl Iterator<Item = SocketAddr> {
@@ -206,7 +216,7 @@ fn nft_rules(
     writeln!(rules, "chain mark-for-masquerade {{ meta mark set meta mark or {MASQUERADE:#x}; }}")?;
     let (mut by_address, mut by_node_port) = (Vec::new(), Vec::new());
     for service in services {
-        let Service { name, port, node_port, addresses: _, backends: _ } = service;
+        let Service { name, port, node_port, addresses: _, external: _, backends: _ } = service;
         let vip = service.socket_address(family)?.ip();
         for protocol in ["tcp", "udp"] {
             let chain = format!("service-{name}-{protocol}");
@@ -230,11 +240,13 @@ fn nft_rules(
             }
             writeln!(rules, "}}")?;
             by_address.push(format!("{vip} . {protocol} . {port} : goto {chain}"));
+            let external = format!("external-{name}-{protocol}");
+            writeln!(rules, "chain {external} {{ jump mark-for-masquerade; goto {chain}; }}")?;
             if let Some(node_port) = node_port {
-                writeln!(rules, "chain external-{name}-{protocol} {{")?;
-                writeln!(rules, "jump mark-for-masquerade\ngoto {chain}\n}}")?;
-                let element = format!("{protocol} . {node_port} : goto external-{name}-{protocol}");
-                by_node_port.push(element);
+                by_node_port.push(format!("{protocol} . {node_port} : goto {external}"));
+            }
+            for address in service.external_of(family) {
+                by_address.push(format!("{address} . {protocol} . {port} : goto {external}"));
             }
         }
     }
@@ -292,7 +304,7 @@ fn iptables_rules(family: Family, masquerade: Masquerade, services: &[Service]) 
         writeln!(chains, ":{chain} - [0:0]")?;
     }
     for service in services {
-        let Service { name, port, node_port, addresses: _, backends: _ } = service;
+        let Service { name, port, node_port, addresses: _, external: _, backends: _ } = service;
         let vip = service.socket_address(family)?.ip();
         for protocol in ["tcp", "udp"] {
             let chain = format!("KUBE-SVC-{name}-{protocol}");
@@ -300,12 +312,16 @@ fn iptables_rules(family: Family, masquerade: Masquerade, services: &[Service]) 
             let is_it = format!("-d {vip} -p {protocol} -m {protocol} --dport {port}");
             writeln!(dispatch, "-A KUBE-SERVICES {is_it} -j {chain}")?;
             writeln!(rules, "-A {chain} {outsider} {is_it} -j KUBE-MARK-MASQ")?;
+            let external = format!("KUBE-EXT-{name}-{protocol}");
+            writeln!(chains, ":{external} - [0:0]")?;
+            writeln!(rules, "-A {external} -j KUBE-MARK-MASQ\n-A {external} -j {chain}")?;
             if let Some(node_port) = node_port {
-                let external = format!("KUBE-EXT-{name}-{protocol}");
-                writeln!(chains, ":{external} - [0:0]")?;
                 let is_it = format!("-p {protocol} -m {protocol} --dport {node_port}");
                 writeln!(dispatch, "-A KUBE-NODEPORTS {is_it} -j {external}")?;
-                writeln!(rules, "-A {external} -j KUBE-MARK-MASQ\n-A {external} -j {chain}")?;
+            }
+            for address in service.external_of(family) {
+                let is_it = format!("-d {address} -p {protocol} -m {protocol} --dport {port}");
+                writeln!(dispatch, "-A KUBE-SERVICES {is_it} -j {external}")?;
             }
             let backends: Vec<_> = service.of(family).collect();
             for (index, backend) in backends.iter().enumerate() {

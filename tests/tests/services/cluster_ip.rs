@@ -90,10 +90,18 @@ fn check(name: &str, shape: Shape, between: Path) {
         second_node::POD.iter().map(|address| SocketAddr::new(*address, 80)).collect();
     let office = sockets(&lab, &Host::Office, 80);
     let (good, bad) = (sockets(&lab, &pod("good"), 80), sockets(&lab, &pod("bad"), 80));
-    let with_node_port = |service: Service, port| Service { node_port: Some(port), ..service };
+    // Outside addresses, too: those of a load balancer, or of a second uplink of this node.
+    let exposed = |service: Service, n: u8| Service {
+        node_port: Some(30_000 + u16::from(n)),
+        external: vec![
+            [203, 0, 113, n].into(),
+            [0x2001, 0xdb8, 0x203, 0, 0, 0, 0, n.into()].into(),
+        ],
+        ..service
+    };
     let services = [
-        with_node_port(Service::new("good", 1, good.clone()), 30_001),
-        with_node_port(Service::new("bad", 2, bad.clone()), 30_002),
+        exposed(Service::new("good", 1, good.clone()), 1),
+        exposed(Service::new("bad", 2, bad.clone()), 2),
         Service::new("mixed", 3, [good.clone(), bad.clone()].concat()),
         Service::new("far", 4, far.clone()),
         Service::new("outside", 5, office.clone()),
@@ -104,6 +112,10 @@ fn check(name: &str, shape: Shape, between: Path) {
         service.addresses.iter().map(|address| SocketAddr::new(*address, 80)).collect::<Vec<_>>()
     };
     let vips = |names: &[&str]| names.iter().flat_map(|name| at(name)).collect::<Vec<_>>();
+    let [good_outside, bad_outside] = ["good", "bad"].map(|name| {
+        let service = services.iter().find(|service| service.name == name).unwrap();
+        service.external.iter().map(|address| SocketAddr::new(*address, 80)).collect::<Vec<_>>()
+    });
     let node_port = |port| sockets(&lab, &Host::Node, port);
 
     let peers = json!([
@@ -130,9 +142,9 @@ fn check(name: &str, shape: Shape, between: Path) {
         &client,
         &[
             (Passing::Yes, vips(&["good", "far", "itself"])),
-            (Passing::Yes, [far.clone(), node_port(30_001), node_port(80)].concat()),
+            (Passing::Yes, [far.clone(), node_port(30_001), node_port(80), good_outside].concat()),
             (Passing::No, vips(&["bad", "outside"])),
-            (Passing::No, [bad.clone(), office.clone(), node_port(30_002)].concat()),
+            (Passing::No, [bad.clone(), office.clone(), node_port(30_002), bad_outside].concat()),
         ],
     );
     assert!(ticketed.count("inner").unwrap() > 0, "no ticket has come to the tunnel");
