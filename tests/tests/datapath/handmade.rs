@@ -203,6 +203,48 @@ fn pieces_follow_their_first_piece_in_both_families() {
     check(&image(&[Direction::Ingress]), story);
 }
 
+/// Whichever of two first pieces the receiver keeps, what follows is judged by the last one that was seen; and what would
+/// rewrite the ports of a first piece never passes.
+#[test]
+fn pieces_that_overlap_are_judged_by_the_newest_first_piece() {
+    let piece = |ends, port, offset_units, more| Packet {
+        piece: Some(Piece { id: 7, offset_units, more }),
+        ..udp(ends, 5000, port)
+    };
+    let mut story = Vec::new();
+    for ends in [inward(), Ends::V6(v6(4), v6(1))] {
+        story.extend([
+            Verdict(to_pod(100, piece(ends, 53, 0, true)), "allowed"),
+            Verdict(to_pod(100, piece(ends, 53, 185, true)), "flow"),
+            Verdict(to_pod(100, piece(ends, 53, 185, true)), "flow"),
+            Verdict(to_pod(100, piece(ends, 54, 0, true)), "not-allowed"),
+            Verdict(to_pod(100, piece(ends, 53, 370, false)), "not-allowed"),
+            Verdict(to_pod(100, piece(ends, 53, 2, false)), "tiny-fragment"),
+            Verdict(to_pod(100, piece(ends, 53, 0, true)), "flow"),
+            Verdict(to_pod(100, piece(ends, 54, 370, false)), "flow"),
+        ]);
+    }
+    check(&image(&[Direction::Ingress]), story);
+}
+
+#[test]
+fn neighbours_and_multicast_listeners_are_always_heard() {
+    let message = |ends, kind| {
+        let segment = Segment::Icmp { kind, id: 0, quoted: None };
+        Packet { segment, ..udp(ends, 0, 0) }
+    };
+    let (inward, outward) = (Ends::V6(v6(4), v6(1)), Ends::V6(v6(1), v6(4)));
+    let mut story = Vec::new();
+    // Neighbour and router solicitations; listener queries, reports and their end, of both versions.
+    for kind in [133, 135, 130, 131, 132, 143] {
+        story.push(Verdict(to_pod(100, message(inward, kind)), "neighbour-discovery"));
+        story.push(Verdict(from_pod(100, message(outward, kind)), "neighbour-discovery"));
+    }
+    story.push(Verdict(to_pod(100, message(inward, 128)), "not-allowed"));
+    story.push(Verdict(from_pod(100, message(outward, 144)), "not-allowed"));
+    check(&image(&[Direction::Ingress, Direction::Egress]), story);
+}
+
 #[test]
 fn egress_to_a_service_is_decided_where_the_real_destination_is_known() {
     let service = || from_pod(101, tcp(Ends::V4(v4(2), v4(9)), 5000, 80, SYN));
