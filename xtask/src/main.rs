@@ -14,6 +14,7 @@ mod build;
 mod ci;
 mod demo;
 mod fuzz;
+mod image;
 mod lint;
 mod privilege;
 mod setup;
@@ -44,6 +45,8 @@ enum Command {
     Demo(demo::Options),
     /// Measure beside the peers: packets (dp), the agent (cp), starting pods (cni).
     Bench(bench::Options),
+    /// Build a container image of the agent and the CNI plugin, without a Docker daemon.
+    Image(image::Options),
     /// Run the tests: all of them, or those that need no root, or those that do.
     Test(test::Options),
     /// Formatting, clippy for the host and the kernel, documentation.
@@ -79,6 +82,7 @@ fn run(command: Command) -> Result<()> {
         Command::Demo(options) => demo::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Soak(options) => soak::run(&options),
+        Command::Image(options) => image::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Lint(options) => lint::run(&options),
         Command::Tidy(options) => tidy::run(&options),

@@ -32,6 +32,16 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
 /// Cargo, with the toolchain that runs us.
 pub(crate) fn cargo<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>) -> Command {
     let mut cargo = command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What cargo tells us of our own package is not meant for others: a build script of a dependency (ring's) that looks
+    // at it would be run again, and all that depends on it built again, after each change between cargo and xtask.
+    for (name, _) in env::vars_os() {
+        let is_ours = name.to_str().is_some_and(|name| {
+            name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+        });
+        if is_ours {
+            cargo.env_remove(name);
+        }
+    }
     cargo.args(args);
     cargo
 }

@@ -6,10 +6,11 @@ use std::{env, fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{build, privilege::Privilege, setup, shell, term, tidy, workspace::Workspace};
+use crate::{build, image, privilege::Privilege, setup, shell, term, tidy, workspace::Workspace};
 
 /// Test programs of the package netpol-tests that need root in every test.
-const PRIVILEGED_BINARIES: [&str; 6] = ["bench", "datapath", "netns", "cni", "services", "soak"];
+const PRIVILEGED_BINARIES: [&str; 7] =
+    ["bench", "datapath", "netns", "cni", "services", "soak", "image"];
 
 /// Said when there is no way to become root.
 const NOT_RUN: &str =
@@ -81,6 +82,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { part } = options;
     setup::run(&setup::Options::default())?;
     build::programs()?;
+    if *part != Part::Unit {
+        image::for_tests()?;
+    }
     let mut tally = Tally::default();
     let (suites, all_ran) = suites(*part, Privilege::detect());
     for suite in suites {

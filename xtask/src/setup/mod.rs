@@ -12,8 +12,11 @@ use crate::{privilege::Privilege, shell, term};
 
 mod bpffs;
 mod cargo_tools;
+mod cross;
 mod system;
 mod toolchain;
+
+pub(crate) use cross::{CCompiler, static_programs};
 
 /// Options of `setup`: there is nothing to choose.
 #[derive(clap::Args, Default)]

@@ -29,7 +29,7 @@ pub(super) enum Shows {
 }
 
 /// Needed to run the tests and the demo.
-pub(super) const RUNTIME: [Need; 8] = [
+pub(super) const RUNTIME: [Need; 9] = [
     need("iproute2", Shows::Program("ip"), "network namespaces, veths and bridges"),
     need("iptables", Shows::Program("iptables"), "Service rules as kube-proxy writes them"),
     need("nftables", Shows::Program("nft"), "Service rules as kube-proxy writes them"),
@@ -42,6 +42,7 @@ pub(super) const RUNTIME: [Need; 8] = [
         Shows::CniPlugin("bridge"),
         "the CNI plugins that netpol-cni is chained after",
     ),
+    need("bubblewrap", Shows::Program("bwrap"), "running the image as a container"),
 ];
 
 /// Needed once, to build bpf-linker.
@@ -71,7 +72,7 @@ pub(super) const MACHINES: [Need; 5] = [
     need("binutils", Shows::Program("strip"), "test programs that fit into their memory"),
 ];
 
-const fn need(package: &'static str, shows_as: Shows, purpose: &'static str) -> Need {
+pub(super) const fn need(package: &'static str, shows_as: Shows, purpose: &'static str) -> Need {
     Need { package, shows_as, purpose }
 }
 

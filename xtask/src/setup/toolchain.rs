@@ -31,6 +31,16 @@ pub(super) fn ensure() -> Result<()> {
     add("target", &without(&installed, &targets, "rust-std-"))
 }
 
+/// Adds a target, so that programs for it can be built here.
+///
+/// # Errors
+/// rustup has no such target, or could not add it.
+pub(super) fn ensure_target(target: &str) -> Result<()> {
+    let installed =
+        shell::stdout(shell::command("rustup").args(["component", "list", "--installed"]))?;
+    add("target", &without(&installed, &[target.to_owned()], "rust-std-"))
+}
+
 /// The wanted parts that are not among the installed ones, which rustup lists one a line,
 /// most with `-` and the host behind the name.
 fn without(installed: &str, wanted: &[String], prefix: &str) -> Vec<String> {

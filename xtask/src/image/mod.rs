@@ -1,0 +1,155 @@
+//! `cargo xtask image`: the agent and the CNI plugin as a container image, without a Docker daemon.
+//!
+//! The image holds two static programs and the licences: no shell, no libraries. [`platform`] knows how to build for a
+//! processor, [`archive`] what an image is.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use self::archive::{File, Image};
+use self::platform::Platform;
+use crate::{setup, shell, term, workspace::Workspace};
+
+mod archive;
+mod platform;
+
+/// The programs, by package. The agent finds the plugin beside itself when it installs it on a node.
+const PROGRAMS: [&str; 2] = ["netpol-agent", "netpol-cni"];
+
+/// The licences, which go wherever the programs go.
+const LICENCES: [&str; 3] = ["LICENSE", "LICENSE-MIT", "LICENSE-GPL-2.0"];
+
+/// Options of `image`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// For which processor; without it for that of this machine.
+    #[arg(long, value_enum)]
+    arch: Option<Platform>,
+    /// Where the image goes [default: netpol-VERSION-ARCH.tar in the target folder].
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Built quickly and not optimised, for tests of the image.
+    #[arg(long)]
+    dev: bool,
+}
+
+/// Sets up, builds, and writes the image.
+///
+/// # Errors
+/// The set-up or the build failed, or the image cannot be written.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let Options { arch, output, dev } = options;
+    let platform = arch.unwrap_or_else(Platform::of_this_machine);
+    setup::run(&setup::Options::default())?;
+    setup::static_programs(&platform.target(), platform.c_compiler())?;
+    term::heading("image");
+    write(platform, output.as_deref(), if *dev { Profile::Dev } else { Profile::Release })
+}
+
+/// The image that the tests unpack and run; the machine has been set up.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn for_tests() -> Result<()> {
+    let platform = Platform::of_this_machine();
+    setup::static_programs(&platform.target(), platform.c_compiler())?;
+    write(platform, None, Profile::Dev)
+}
+
+/// How programs are built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Profile {
+    Dev,
+    Release,
+}
+
+fn write(platform: Platform, output: Option<&Path>, profile: Profile) -> Result<()> {
+    build(platform, profile)?;
+    let workspace = Workspace::read()?;
+    let (folder, infix) = match profile {
+        Profile::Dev => ("debug", "-dev"),
+        Profile::Release => ("release", ""),
+    };
+    let programs = workspace.target_directory.join(platform.target()).join(folder);
+    let version = workspace
+        .packages
+        .iter()
+        .find(|package| package.name == "netpol-agent")
+        .map(|package| package.version.clone())
+        .context("the workspace has no package netpol-agent")?;
+    let image = image(platform, &version, &programs)?;
+    let name = format!("netpol-{version}{infix}-{}.tar", platform.name());
+    let default = workspace.target_directory.join(name);
+    let output = output.unwrap_or(&default);
+    let archive = archive::archive(&image)?;
+    fs::write(output, &archive).with_context(|| format!("writing {}", output.display()))?;
+    let sizes: Vec<_> = PROGRAMS
+        .iter()
+        .filter_map(|name| {
+            let file = image.files.get(&format!("bin/{name}"))?;
+            Some(format!("{name} {}", mebibytes(file.content.len())))
+        })
+        .collect();
+    term::good(&format!(
+        "{}: netpol:{version} for {}, {} ({})",
+        output.display(),
+        platform.name(),
+        mebibytes(archive.len()),
+        sizes.join(", ")
+    ));
+    Ok(())
+}
+
+fn build(platform: Platform, profile: Profile) -> Result<()> {
+    let target = platform.target();
+    let mut build = shell::cargo(["build", "--target", &target]);
+    for program in PROGRAMS {
+        build.args(["--package", program, "--bin", program]);
+    }
+    match profile {
+        Profile::Release => build.arg("--release"),
+        // The image would be ten times as large with it.
+        Profile::Dev => build.env("CARGO_PROFILE_DEV_STRIP", "debuginfo"),
+    };
+    build.envs(platform.environment());
+    shell::step(&format!("building static programs for {}", platform.name()), &mut build)
+}
+
+fn image(platform: Platform, version: &str, programs: &Path) -> Result<Image> {
+    let mut files = BTreeMap::new();
+    let mut add = |path: String, mode: u32, source: &Path| -> Result<()> {
+        let content = fs::read(source).with_context(|| format!("reading {}", source.display()))?;
+        files.insert(path, File { mode, content });
+        Ok(())
+    };
+    for name in PROGRAMS {
+        add(format!("bin/{name}"), 0o755, &programs.join(name))?;
+    }
+    for name in LICENCES {
+        add(format!("licenses/{name}"), 0o644, &shell::root().join(name))?;
+    }
+    let label =
+        |key: &str, value: &str| (format!("org.opencontainers.image.{key}"), value.to_owned());
+    Ok(Image {
+        name: "netpol".to_owned(),
+        tag: version.to_owned(),
+        arch: platform.oci(),
+        labels: BTreeMap::from([
+            label("title", "netpol"),
+            label("description", "Kubernetes NetworkPolicy, enforced by eBPF"),
+            label("version", version),
+            label("licenses", "Apache-2.0 AND (MIT OR GPL-2.0-only)"),
+        ]),
+        entrypoint: "/bin/netpol-agent".to_owned(),
+        search_path: "/bin".to_owned(),
+        files,
+    })
+}
+
+fn mebibytes(n_bytes: usize) -> String {
+    let tenths = n_bytes.saturating_mul(10) / (1024 * 1024);
+    format!("{}.{} MiB", tenths / 10, tenths % 10)
+}
