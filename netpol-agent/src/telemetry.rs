@@ -10,6 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, MetricEn
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 /// What the text is, for HTTP.
@@ -22,21 +23,21 @@ pub struct Metric {
     pub name: &'static str,
     /// One sentence without a full stop.
     pub help: &'static str,
-    /// Whether it can go down.
-    pub kind: Kind,
     /// What is counted, where the name does not say it.
     pub unit: Option<Unit>,
     /// The numbers.
-    pub samples: Vec<Sample>,
+    pub content: Content,
 }
 
-/// Whether a number can go down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// It can.
-    Gauge,
-    /// Only when the agent or the endpoint that it is about goes.
-    Counter,
+/// The numbers, and whether they can go down.
+#[derive(Debug)]
+pub enum Content {
+    /// They can.
+    Gauge(Vec<Sample>),
+    /// Only when the agent or the endpoint that they are about goes.
+    Counter(Vec<Sample>),
+    /// How often something took how long.
+    Histogram(Histogram),
 }
 
 /// One number.
@@ -60,32 +61,44 @@ struct Scrape(Vec<Metric>);
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        for Metric { name, help, kind, unit, samples } in &self.0 {
-            let metric_type = match kind {
-                Kind::Gauge => MetricType::Gauge,
-                Kind::Counter => MetricType::Counter,
+        for Metric { name, help, unit, content } in &self.0 {
+            let metric_type = match content {
+                Content::Gauge(_) => MetricType::Gauge,
+                Content::Counter(_) => MetricType::Counter,
+                Content::Histogram(_) => MetricType::Histogram,
             };
-            let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), metric_type)?;
-            // A family writes braces even around no label.
-            if let [Sample { labels, value }] = samples.as_slice()
-                && labels.is_empty()
-            {
-                write(*kind, *value, family)?;
-                continue;
-            }
-            for Sample { labels, value } in samples {
-                write(*kind, *value, family.encode_family(labels)?)?;
+            let family = encoder.encode_descriptor(name, help, unit.as_ref(), metric_type)?;
+            match content {
+                Content::Gauge(samples) => {
+                    write(samples, family, |value, sample| ConstGauge::new(value).encode(sample))?;
+                }
+                Content::Counter(samples) => {
+                    write(samples, family, |value, sample| {
+                        ConstCounter::new(value).encode(sample)
+                    })?;
+                }
+                Content::Histogram(histogram) => histogram.encode(family)?,
             }
         }
         Ok(())
     }
 }
 
-fn write(kind: Kind, value: u64, encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
-    match kind {
-        Kind::Gauge => ConstGauge::new(value).encode(encoder),
-        Kind::Counter => ConstCounter::new(value).encode(encoder),
+fn write(
+    samples: &[Sample],
+    mut family: MetricEncoder<'_>,
+    encode: impl Fn(u64, MetricEncoder<'_>) -> Result<(), fmt::Error>,
+) -> Result<(), fmt::Error> {
+    // A family writes braces even around no label.
+    if let [Sample { labels, value }] = samples
+        && labels.is_empty()
+    {
+        return encode(*value, family);
     }
+    for Sample { labels, value } in samples {
+        encode(*value, family.encode_family(labels)?)?;
+    }
+    Ok(())
 }
 
 /// The metrics as text.
@@ -111,16 +124,17 @@ mod tests {
         let drops = Metric {
             name: "drops",
             help: "Packets dropped",
-            kind: Kind::Counter,
             unit: None,
-            samples: vec![Sample { labels: vec![("reason", "spoofed".to_owned())], value: 3 }],
+            content: Content::Counter(vec![Sample {
+                labels: vec![("reason", "spoofed".to_owned())],
+                value: 3,
+            }]),
         };
         let epoch = Metric {
             name: "drop",
             help: "Bytes dropped",
-            kind: Kind::Counter,
             unit: Some(Unit::Bytes),
-            samples: Sample::plain(7),
+            content: Content::Counter(Sample::plain(7)),
         };
         expect![[r#"
             # HELP netpol_drops Packets dropped

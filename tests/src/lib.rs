@@ -3,7 +3,9 @@
 pub mod bench;
 pub mod binaries;
 pub mod case;
+pub mod container;
 pub mod demo;
+pub mod deployment;
 pub mod fake_api;
 pub mod generator;
 pub mod lab;

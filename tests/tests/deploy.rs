@@ -1,64 +1,27 @@
 //! The manifests for a cluster: they build, ask for no more than is needed, and name only what exists.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use netpol_agent::model::Kind;
 use netpol_tests::binaries;
+use netpol_tests::deployment::{
+    at, containers, folder, host_path, items, kustomize, objects, of_kind, texts,
+};
 use netpol_tests::privilege::{Need, met};
 use serde_json::{Value, json};
 
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
-}
-
-/// The objects of an overlay, as `kubectl apply -k` would send them; `None` without kubectl.
+/// The objects of an overlay; `None` without kubectl.
 fn overlay(name: &str) -> Result<Option<Vec<Value>>> {
     if !met(&[Need::Program("kubectl")]) {
         return Ok(None);
     }
-    let output = Command::new("kubectl")
-        .arg("kustomize")
-        .arg(folder().join("overlays").join(name))
-        .output()?;
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.success() && errors.is_empty(), "{name}: {errors}");
-    let text = String::from_utf8(output.stdout)?;
-    text.split("\n---\n")
-        .map(|document| Ok(serde_saphyr::from_str(document)?))
-        .collect::<Result<_>>()
-        .map(Some)
+    kustomize(&format!("overlays/{name}")).map(Some)
 }
 
 fn base(file: &str) -> Result<Vec<Value>> {
-    let text = std::fs::read_to_string(folder().join("base").join(file))?;
-    text.split("\n---\n").map(|document| Ok(serde_saphyr::from_str(document)?)).collect()
-}
-
-fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Result<&'a Value> {
-    objects.iter().find(|object| at(object, "/kind") == kind).with_context(|| format!("no {kind}"))
-}
-
-/// The value at a path, null if there is none.
-fn at<'a>(value: &'a Value, path: &str) -> &'a Value {
-    value.pointer(path).unwrap_or(&Value::Null)
-}
-
-fn items(value: &Value) -> impl Iterator<Item = &Value> {
-    value.as_array().into_iter().flatten()
-}
-
-fn texts(value: &Value) -> BTreeSet<&str> {
-    items(value).filter_map(Value::as_str).collect()
-}
-
-/// The host's folders that a DaemonSet uses, by volume.
-fn host_path<'a>(daemon_set: &'a Value, volume: &str) -> Option<&'a str> {
-    let volumes = at(daemon_set, "/spec/template/spec/volumes");
-    let volume = items(volumes).find(|found| at(found, "/name") == volume)?;
-    at(volume, "/hostPath/path").as_str()
+    objects(&std::fs::read_to_string(folder().join("base").join(file))?)
 }
 
 #[test]
@@ -84,7 +47,7 @@ fn the_overlay_for_k3s_uses_the_folders_of_k3s_and_keeps_the_others() -> Result<
 
 fn check_image(daemon_set: &Value) -> Result<()> {
     let tag = format!("netpol:{}", env!("CARGO_PKG_VERSION"));
-    for container in items(at(daemon_set, "/spec/template/spec/containers")) {
+    for container in containers(daemon_set) {
         ensure!(
             at(container, "/image") == tag.as_str(),
             "{} instead of {tag}",
@@ -123,32 +86,69 @@ fn the_agent_may_read_every_kind_that_it_watches_and_write_nothing_but_events() 
 }
 
 #[test]
-fn the_containers_have_the_capabilities_that_the_namespace_tests_run_with_and_no_more() -> Result<()>
-{
+fn the_containers_have_the_capabilities_that_they_are_tested_with_and_no_more() -> Result<()> {
     let objects = base("daemonset.yaml")?;
-    let pod = at(of_kind(&objects, "DaemonSet")?, "/spec/template/spec");
-    for container in items(at(pod, "/containers")) {
+    for container in containers(of_kind(&objects, "DaemonSet")?) {
         let context = at(container, "/securityContext");
         ensure!(at(context, "/privileged").is_null(), "{context}");
         ensure!(at(context, "/readOnlyRootFilesystem") == true, "{context}");
         ensure!(*at(context, "/capabilities/drop") == json!(["ALL"]), "{context}");
-        // tests/tests/netns/restarts.rs
         let added = texts(at(context, "/capabilities/add"));
         let expected = match at(container, "/name").as_str() {
+            // tests/tests/netns/restarts.rs and tests/tests/image.rs
             Some("agent") => BTreeSet::from(["NET_ADMIN", "SYS_ADMIN"]),
-            _ => BTreeSet::new(),
+            // tests/tests/image.rs
+            _ => BTreeSet::from(["CHOWN", "DAC_OVERRIDE", "FOWNER"]),
         };
         ensure!(added == expected, "{added:?} instead of {expected:?}");
+        for resource in ["cpu", "memory"] {
+            let requested = at(container, &format!("/resources/requests/{resource}"));
+            ensure!(requested.is_string(), "no request of {resource}: {container}");
+        }
+        let limit = at(container, "/resources/limits/memory");
+        ensure!(limit.is_string(), "no limit of memory: {container}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_removal_keeps_the_names_and_folders_of_each_overlay() -> Result<()> {
+    for name in ["kubeadm-flannel", "k3s"] {
+        let Some(installed) = overlay(name)? else { return Ok(()) };
+        let removing = kustomize(&format!("uninstall/{name}"))?;
+        let (installed, removing) =
+            (of_kind(&installed, "DaemonSet")?, of_kind(&removing, "DaemonSet")?);
+        // The same DaemonSet: the node's agent has ended before the removal begins.
+        for same in [
+            "/metadata/name",
+            "/metadata/namespace",
+            "/spec/selector",
+            "/spec/template/spec/volumes",
+        ] {
+            ensure!(at(installed, same) == at(removing, same), "{name}: {same}");
+        }
+        let commands: Vec<_> =
+            containers(removing).map(|container| at(container, "/command")).collect();
+        ensure!(commands == [&json!(["netpol-agent", "uninstall", "--stay"])], "{commands:?}");
+        // A removal that fails ends before that, and is not taken for done.
+        ensure!(at(removing, "/spec/minReadySeconds").as_u64() >= Some(15));
+        check_image(removing)?;
+        check_commands(removing)?;
     }
     Ok(())
 }
 
 #[test]
 fn the_daemon_set_uses_only_commands_arguments_and_variables_that_exist() -> Result<()> {
+    check_commands(of_kind(&base("daemonset.yaml")?, "DaemonSet")?)
+}
+
+/// Variables of the agent that its successor, the removal, still has.
+const RUN_ONLY: [&str; 3] = ["NODE_NAME", "NETPOL_HEALTH", "NETPOL_BPFFS"];
+
+fn check_commands(daemon_set: &Value) -> Result<()> {
     let agent = binaries::binary("netpol-agent")?;
-    let objects = base("daemonset.yaml")?;
-    let pod = at(of_kind(&objects, "DaemonSet")?, "/spec/template/spec");
-    for container in items(at(pod, "/containers")) {
+    for container in containers(daemon_set) {
         let words: Vec<_> = items(at(container, "/command"))
             .chain(items(at(container, "/args")))
             .filter_map(Value::as_str)
@@ -164,7 +164,10 @@ fn the_daemon_set_uses_only_commands_arguments_and_variables_that_exist() -> Res
             items(at(container, "/env")).filter_map(|variable| at(variable, "/name").as_str());
         let options = options.iter().map(|option| option.split('=').next().unwrap_or(option));
         for name in options.chain(variables) {
-            ensure!(help.contains(name), "{verbs:?} does not know {name}");
+            // The variables of `run` are left to the removal, which has no use for them.
+            let is_known =
+                help.contains(name) || (verbs.contains(&"uninstall") && RUN_ONLY.contains(&name));
+            ensure!(is_known, "{verbs:?} does not know {name}");
         }
     }
     Ok(())

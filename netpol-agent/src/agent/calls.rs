@@ -26,7 +26,8 @@ impl<K: Kernel> Agent<K> {
         let response = match request {
             Request::Add(add) => match self.begin_add(add) {
                 Ok(ifindex) => {
-                    self.waiting.push(WaitingAdd { ifindex, deadline: now + ADD_DEADLINE, reply });
+                    let deadline = now + ADD_DEADLINE;
+                    self.waiting.push(WaitingAdd { ifindex, asked: now, deadline, reply });
                     return;
                 }
                 Err(response) => response,
@@ -169,6 +170,7 @@ impl<K: Kernel> Agent<K> {
         self.waiting = waiting;
         let ready: Vec<WaitingAdd> = ready;
         for waiting in ready {
+            self.latencies.answer(waiting.asked);
             answer(waiting.reply, Response::Ok, "ADD");
         }
     }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use netpol_common::ids::Direction;
 use netpol_common::verdict::Verdict;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Unit;
 
 use super::status::{Protection, SourceStatus};
-use super::{Agent, Kernel};
-use crate::telemetry::{Kind, Metric, Sample};
+use super::{Agent, Kernel, Status};
+use crate::telemetry::{Content, Metric, Sample};
 
 impl<K: Kernel> Agent<K> {
     /// Everything that can be counted, as it is now.
@@ -29,28 +30,28 @@ impl<K: Kernel> Agent<K> {
                 Sample::plain(status.n_changes),
             ),
         ];
-        let by_kind = |kind: &crate::model::Kind, value| Sample {
-            labels: vec![("kind", kind.to_string())],
-            value,
-        };
-        metrics.push(gauge(
-            "objects",
-            "Known objects",
-            status.n_objects.iter().map(|(kind, n)| by_kind(kind, count(*n))).collect(),
-        ));
-        metrics.push(gauge(
-            "source_synced",
-            "1 while a kind of objects is listed and followed",
-            status
-                .sources
-                .iter()
-                .map(|(kind, source)| by_kind(kind, (*source == SourceStatus::Synced).into()))
-                .collect(),
-        ));
+        metrics.extend(self.latency_metrics(&status));
+        metrics.extend(source_metrics(&status));
         metrics.push(gauge(
             "map_entries",
             "Entries by map",
-            labelled("map", status.n_entries.iter().map(|(map, n)| (map.clone(), count(*n)))),
+            labelled(
+                "map",
+                status.maps.iter().map(|(name, map)| (name.clone(), count(map.n_entries))),
+            ),
+        ));
+        metrics.push(gauge(
+            "map_capacity",
+            "Entries that a map can hold",
+            labelled(
+                "map",
+                status.maps.iter().map(|(name, map)| (name.clone(), map.capacity.into())),
+            ),
+        ));
+        metrics.push(gauge(
+            "policies",
+            "Policies that isolate a pod of this node",
+            Sample::plain(count(status.policies.len())),
         ));
         let protections =
             [Protection::Ready, Protection::Blocked, Protection::Unprotected].map(|protection| {
@@ -77,6 +78,28 @@ impl<K: Kernel> Agent<K> {
         ));
         metrics.extend(self.packet_metrics()?);
         Ok(metrics)
+    }
+
+    /// How long changes and new pods wait.
+    fn latency_metrics(&self, status: &Status) -> [Metric; 3] {
+        let in_seconds = |metric| Metric { unit: Some(Unit::Seconds), ..metric };
+        [
+            in_seconds(histogram(
+                "change_latency",
+                "From the arrival of a change of objects to the moment at which the maps follow it",
+                self.latencies.changes(),
+            )),
+            in_seconds(histogram(
+                "add_latency",
+                "From a call of the CNI plugin to its answer that the new pod's policy is in force",
+                self.latencies.adds(),
+            )),
+            in_seconds(gauge(
+                "lag",
+                "How long the oldest change waits that the maps do not follow yet",
+                Sample::plain(status.lag_ms.unwrap_or_default().div_ceil(1000)),
+            )),
+        ]
     }
 
     /// Packets that were dropped, or would have been but for an audit.
@@ -112,12 +135,53 @@ impl<K: Kernel> Agent<K> {
     }
 }
 
+/// What is known of each kind, and since when.
+fn source_metrics(status: &Status) -> [Metric; 3] {
+    let by_kind = |kind: &crate::model::Kind, value| Sample {
+        labels: vec![("kind", kind.to_string())],
+        value,
+    };
+    let is_synced = |source: &SourceStatus| matches!(source, SourceStatus::Synced { .. });
+    let silence = status.sources.iter().filter_map(|(kind, source)| match source {
+        SourceStatus::Synced { heard_s } => Some(by_kind(kind, *heard_s)),
+        SourceStatus::Listing | SourceStatus::Broken { .. } => None,
+    });
+    [
+        gauge(
+            "objects",
+            "Known objects",
+            status.n_objects.iter().map(|(kind, n)| by_kind(kind, count(*n))).collect(),
+        ),
+        gauge(
+            "source_synced",
+            "1 while a kind of objects is listed and followed",
+            status
+                .sources
+                .iter()
+                .map(|(kind, source)| by_kind(kind, is_synced(source).into()))
+                .collect(),
+        ),
+        Metric {
+            unit: Some(Unit::Seconds),
+            ..gauge(
+                "source_silence",
+                "Time since the source last told of a kind, if only that nothing changed",
+                silence.collect(),
+            )
+        },
+    ]
+}
+
 fn gauge(name: &'static str, help: &'static str, samples: Vec<Sample>) -> Metric {
-    Metric { name, help, kind: Kind::Gauge, unit: None, samples }
+    Metric { name, help, unit: None, content: Content::Gauge(samples) }
 }
 
 fn counter(name: &'static str, help: &'static str, samples: Vec<Sample>) -> Metric {
-    Metric { kind: Kind::Counter, ..gauge(name, help, samples) }
+    Metric { name, help, unit: None, content: Content::Counter(samples) }
+}
+
+fn histogram(name: &'static str, help: &'static str, histogram: Histogram) -> Metric {
+    Metric { name, help, unit: None, content: Content::Histogram(histogram) }
 }
 
 fn labelled(label: &'static str, values: impl IntoIterator<Item = (String, u64)>) -> Vec<Sample> {
@@ -126,4 +190,182 @@ fn labelled(label: &'static str, values: impl IntoIterator<Item = (String, u64)>
 
 fn count(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fmt::Write as _;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use expect_test::expect_file;
+    use serde_json::Value;
+
+    use super::super::tests::{fixture, full_lists, pod, update};
+    use super::*;
+    use crate::model::{Code, Diagnostic, Kind as ObjectKind, ObjectName, ObjectRef};
+    use crate::source::{Health, SourceUpdate};
+    use crate::telemetry::render;
+
+    /// The text of an agent of which every metric has something to tell.
+    fn text() -> String {
+        let mut fixture = fixture();
+        let mut lists = full_lists();
+        let heard = fixture.now;
+        lists.health =
+            ObjectKind::ALL.map(|kind| (kind, Health::Synced { since: heard, heard })).to_vec();
+        drop(fixture.agent.update(lists));
+        drop(fixture.agent.update(update(pod("a"))));
+        let object =
+            ObjectRef { kind: ObjectKind::NetworkPolicy, name: ObjectName::new("x", "bad") };
+        let diagnostic = Diagnostic {
+            code: Code::Malformed,
+            object: object.clone(),
+            field: String::new(),
+            message: String::new(),
+        };
+        let diagnostics = vec![(object, vec![diagnostic])];
+        drop(fixture.agent.update(SourceUpdate { diagnostics, ..SourceUpdate::default() }));
+        let answer = fixture.add();
+        fixture.agent.sync();
+        drop(answer);
+        render(fixture.agent.metrics().unwrap()).unwrap()
+    }
+
+    /// A line `name{label="value",..} number`: the name, and its labels.
+    fn sample(line: &str) -> (String, Vec<String>) {
+        let (name, rest) = line.split_once(['{', ' ']).unwrap();
+        let labels = rest.split_once('}').map_or("", |(labels, _)| labels);
+        let labels = labels.split(',').filter_map(|label| label.split_once('='));
+        (name.to_owned(), labels.map(|(label, _)| label.to_owned()).collect())
+    }
+
+    /// The names of all samples, and the labels of each.
+    fn samples() -> BTreeMap<String, BTreeSet<String>> {
+        let text = text();
+        let mut samples: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (name, labels) = sample(line);
+            samples.entry(name).or_default().extend(labels);
+        }
+        samples
+    }
+
+    #[test]
+    fn the_documentation_lists_every_metric() {
+        let mut page = String::from(
+            "# Metrics\n\n\
+             With `--health ADDRESS` (`NETPOL_HEALTH`; the DaemonSet has port 9470) the agent serves these on `/metrics`, in the\n\
+             OpenMetrics text format, beside `/livez` and `/readyz`. Times are in seconds, sizes in bytes. Directions are as the\n\
+             pod sees them. [`deploy/grafana/netpol.json`](../deploy/grafana/netpol.json) is a dashboard for Grafana.\n\n\
+             A test keeps this file equal to what the program knows; `UPDATE_EXPECT=1` writes it anew.\n\n\
+             | metric | type | labels | tells |\n|---|---|---|---|\n",
+        );
+        let text = text();
+        let mut lines = text.lines().peekable();
+        while let Some(line) = lines.next() {
+            let Some((name, help)) =
+                line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' '))
+            else {
+                continue;
+            };
+            let type_line = lines.next().unwrap();
+            let kind = type_line.rsplit(' ').next().unwrap();
+            while lines.peek().is_some_and(|line| line.starts_with("# UNIT")) {
+                lines.next();
+            }
+            let first = lines.peek().filter(|line| line.starts_with(name));
+            let (found, labels) = sample(first.expect("a metric without a sample"));
+            let (name, labels) = match kind {
+                "histogram" => (name.to_owned(), Vec::new()),
+                _ => (found, labels),
+            };
+            let labels: Vec<_> = labels.iter().map(|label| format!("`{label}`")).collect();
+            let help = help.trim_end_matches('.');
+            writeln!(page, "| `{name}` | {kind} | {} | {help}. |", labels.join(", ")).unwrap();
+        }
+        expect_file!["../../../docs/metrics.md"].assert_eq(&page);
+    }
+
+    #[test]
+    fn the_dashboard_asks_for_metrics_and_labels_that_exist() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/grafana/netpol.json");
+        let dashboard: Value =
+            serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        let samples = samples();
+        let mut asked = BTreeSet::new();
+        for panel in dashboard["panels"].as_array().unwrap() {
+            for target in panel["targets"].as_array().unwrap() {
+                let query = target["expr"].as_str().unwrap();
+                let names: Vec<_> = query
+                    .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+                    .filter(|word| word.starts_with("netpol_"))
+                    .collect();
+                assert!(!names.is_empty(), "{query}");
+                for name in names {
+                    let labels = samples.get(name);
+                    let labels = labels.unwrap_or_else(|| panic!("{query}: there is no {name}"));
+                    let by = query.split("by (").nth(1).and_then(|rest| rest.split(')').next());
+                    for label in by.unwrap_or_default().split(", ").filter(|by| !by.is_empty()) {
+                        // Prometheus adds the instance.
+                        let is_known = labels.contains(label) || label == "instance";
+                        assert!(is_known, "{query}: {name} has no label {label}");
+                    }
+                    asked.insert(name.to_owned());
+                }
+            }
+        }
+        // A histogram's three parts have the same name before their endings.
+        let endings = ["_bucket", "_sum", "_count"];
+        for name in samples.keys() {
+            let is_shown = asked.contains(name);
+            assert!(is_shown || endings.iter().any(|ending| name.ends_with(ending)), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_waits_is_measured_until_it_is_in_force() {
+        let mut fixture = fixture();
+        let begin = fixture.now;
+        let at = |ms: u64| begin + Duration::from_millis(ms);
+        // The first lists are no changes.
+        drop(fixture.agent.update(full_lists()));
+        fixture.agent.arrived(begin);
+        drop(fixture.agent.update(update(pod("a"))));
+        fixture.agent.sync();
+        let answer = fixture.add();
+        fixture.agent.end_step(at(30));
+        drop(answer);
+        let line = |agent: &Agent<_>, line: &str| {
+            let text = render(Agent::<super::super::tests::FakeKernel>::metrics(agent).unwrap());
+            text.unwrap().lines().any(|found| found == line)
+        };
+        assert!(line(&fixture.agent, "netpol_add_latency_seconds_count 1"));
+        assert!(line(&fixture.agent, "netpol_change_latency_seconds_count 0"));
+
+        fixture.agent.kernel.refuses = Some(|_| true);
+        drop(fixture.agent.update(update(renamed(pod("a")))));
+        fixture.agent.arrived(at(40));
+        fixture.agent.sync();
+        fixture.agent.end_step(at(1540));
+        assert_eq!(fixture.agent.describe().lag_ms, Some(1500));
+        assert!(line(&fixture.agent, "netpol_lag_seconds 2"));
+        fixture.agent.kernel.refuses = None;
+        fixture.agent.sync();
+        fixture.agent.end_step(at(2040));
+        assert_eq!(fixture.agent.describe().lag_ms, None);
+        assert!(line(&fixture.agent, "netpol_change_latency_seconds_count 1"));
+        assert!(line(&fixture.agent, "netpol_change_latency_seconds_sum 2.0"));
+    }
+
+    /// The same pod with another address.
+    fn renamed(delta: crate::store::Delta) -> crate::store::Delta {
+        use crate::model::Object;
+        use crate::store::Delta;
+        let Delta::Upsert(Object::Pod(mut pod)) = delta else { return delta };
+        pod.reported_addresses = vec!["10.0.0.2".parse().unwrap()];
+        pod.static_uid = Arc::from("");
+        Delta::Upsert(Object::Pod(pod))
+    }
 }

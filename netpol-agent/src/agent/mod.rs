@@ -12,6 +12,7 @@ mod cluster;
 mod drops;
 mod explain;
 mod handle;
+mod latency;
 mod metrics;
 mod registry;
 mod report;
@@ -24,7 +25,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use netpol_common::ids::{Identity, IfIndex};
+use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{CounterKey, CounterValue, EndpointValue, FlowKey, FlowValue};
 use netpol_common::proto::Response;
 use tokio::sync::oneshot;
@@ -33,10 +34,11 @@ use tracing::{debug, error, info, warn};
 pub use handle::Handle;
 pub use registry::{Record, Registry};
 pub use report::{DropRecord, FlowRecord};
-pub use run::{CONTROL_SOCKET, Config, Source, run};
-pub use status::{EndpointStatus, Protection, SourceStatus, Status};
+pub use run::{CONTROL_SOCKET, Config, Source, lock, run, state_files};
+pub use status::{EndpointStatus, MapStatus, PolicyStatus, Protection, SourceStatus, Status};
 
 use self::adopt::Adoption;
+use self::latency::Latencies;
 use crate::compile::{Compiled, Image, Turn};
 use crate::dataplane::{MapOp, apply, diff};
 use crate::model::{Kind, ObjectName, ObjectRef};
@@ -72,6 +74,11 @@ pub trait Kernel {
     /// # Errors
     /// The map cannot be read.
     fn counters(&self) -> Result<BTreeMap<CounterKey, CounterValue>, Self::Error>;
+    /// The generation of the policy: it grows with every change of the maps.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    fn epoch(&self) -> Result<Epoch, Self::Error>;
     /// Hangs the pod programs on an interface, or takes over those that hang there.
     ///
     /// # Errors
@@ -134,13 +141,17 @@ pub struct Agent<K> {
     changes: Changes,
     /// They were never brought up to it, or the kernel refused.
     is_behind: bool,
+    /// The latest source update brought something that the maps must follow.
+    has_news: bool,
     n_applied: u64,
+    latencies: Latencies,
 }
 
 /// A CNI ADD whose pod's policy is not in force yet.
 #[derive(Debug)]
 struct WaitingAdd {
     ifindex: IfIndex,
+    asked: Instant,
     deadline: Instant,
     reply: oneshot::Sender<Response>,
 }
@@ -174,7 +185,9 @@ impl<K: Kernel> Agent<K> {
             is_primed,
             changes: Changes::default(),
             is_behind: true,
+            has_news: false,
             n_applied: 0,
+            latencies: Latencies::default(),
         };
         let known: Vec<Endpoint> = agent.registry.records().map(Record::endpoint).collect();
         for endpoint in known {
@@ -214,6 +227,22 @@ impl<K: Kernel> Agent<K> {
             self.apply_delta(delta);
         }
         changed
+    }
+
+    /// Notes when the latest update arrived. The first lists of objects are no changes: nothing follows them one by one.
+    pub fn arrived(&mut self, moment: Instant) {
+        if std::mem::take(&mut self.has_news) && self.n_applied > 0 {
+            self.latencies.begin(moment);
+        }
+    }
+
+    /// Tells what time it is, at the end of each step: what is in force by now has been waited for until now.
+    pub fn end_step(&mut self, now: Instant) {
+        self.latencies.look(now);
+        if !self.is_stale() {
+            self.latencies.reach(now);
+        }
+        self.has_news = false;
     }
 
     /// Pods of endpoints that no source has told yet.
@@ -258,7 +287,9 @@ impl<K: Kernel> Agent<K> {
 
     fn apply_delta(&mut self, delta: Delta) {
         self.adoption.note(&delta);
-        self.changes.extend(self.state.apply(delta));
+        let changes = self.state.apply(delta);
+        self.has_news |= !changes.is_empty();
+        self.changes.extend(changes);
     }
 
     /// Brings the maps up to the state, if it is known well enough and has changed. Then answers the ADDs whose

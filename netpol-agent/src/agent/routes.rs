@@ -96,7 +96,7 @@ pub(super) fn unreadiness(status: &Status) -> Vec<String> {
     for kind in &status.missing {
         reasons.push(match status.sources.get(kind) {
             Some(SourceStatus::Broken { error }) => format!("not listed yet: {kind}: {error}"),
-            Some(SourceStatus::Listing | SourceStatus::Synced) | None => {
+            Some(SourceStatus::Listing | SourceStatus::Synced { .. }) | None => {
                 format!("not listed yet: {kind}")
             }
         });

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use netpol_common::ids::IfIndex;
+use netpol_common::ids::{Epoch, IfIndex};
 use netpol_common::keys::{CounterKey, CounterValue, FlowKey, FlowValue};
 use rustix::fs::FlockOperation;
 use rustix::net::{AddressFamily, SocketType, netdevice};
@@ -71,6 +71,18 @@ impl Config {
 /// File name of the socket on which a running agent answers.
 pub const CONTROL_SOCKET: &str = "agent.sock";
 
+/// File name of the endpoint records, beside the sockets.
+const RECORDS: &str = "endpoints.json";
+
+/// The files that agents keep beside the CNI plugin's socket, that one included.
+pub fn state_files(socket: &Path) -> [PathBuf; 5] {
+    let records = socket.with_file_name(RECORDS);
+    let mut lock = socket.as_os_str().to_owned();
+    lock.push(".lock");
+    let unfinished = records.with_extension("new");
+    [socket.to_owned(), lock.into(), socket.with_file_name(CONTROL_SOCKET), records, unfinished]
+}
+
 /// Where objects come from.
 #[derive(Clone, Debug)]
 pub enum Source {
@@ -96,9 +108,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let listener = cni_server::bind(&socket)?;
     let mut kernel = Datapath::load(&ebpf)?;
     // An agent with another socket would fight over the same programs.
-    let _lock = lock(&ebpf)?;
+    let _lock = ebpf.pin_root.as_deref().map(lock).transpose()?;
     let image = kernel.image().context("reading the pinned maps of an earlier run")?;
-    let registry = Registry::open(&socket.with_file_name("endpoints.json"), device_name)?;
+    let registry = Registry::open(&socket.with_file_name(RECORDS), device_name)?;
     info!(n_endpoints = image.endpoints.len(), "maps ready");
     let events = kernel.events()?;
     if ebpf.trace == Trace::On {
@@ -124,6 +136,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let (calls_in, calls) = mpsc::channel(QUEUE);
     let (updates_in, updates) = mpsc::channel(QUEUE);
+    let (stamped_in, stamped) = mpsc::channel(QUEUE);
+    tokio::spawn(stamp(updates, stamped_in));
     let (devices_in, devices) = mpsc::channel(4);
     let source = start_source(source, node, &updates_in, &cancel).await?;
     drop(updates_in);
@@ -142,28 +156,43 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
         stop.cancel();
     });
-    let inputs = Inputs { updates, calls, devices, questions, found };
+    let inputs = Inputs { updates: stamped, calls, devices, questions, found };
     event_loop(agent, inputs, searches, &source, &cancel).await;
     info!("stopped; policies stay in force");
     Ok(())
 }
 
 /// Holds the pin root for this agent alone, as long as it lives.
-fn lock(config: &ebpf::Config) -> anyhow::Result<Option<File>> {
-    let Some(root) = &config.pin_root else { return Ok(None) };
+///
+/// # Errors
+/// Another agent has it, or it cannot be opened.
+pub fn lock(root: &Path) -> anyhow::Result<File> {
     let folder = File::open(root).with_context(|| format!("opening {}", root.display()))?;
     match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(folder)),
+        Ok(()) => Ok(folder),
         Err(rustix::io::Errno::WOULDBLOCK) => {
-            Err(cni_server::Error::InUse { path: root.clone() }.into())
+            Err(cni_server::Error::InUse { path: root.to_owned() }.into())
         }
         Err(errno) => Err(errno).with_context(|| format!("locking {}", root.display())),
     }
 }
 
+/// Notes when updates arrive, so that the time counts for which they wait for the event loop.
+#[expect(clippy::disallowed_methods, reason = "the edge that tells the core what time it is")]
+async fn stamp(
+    mut updates: mpsc::Receiver<SourceUpdate>,
+    stamped: mpsc::Sender<(Instant, SourceUpdate)>,
+) {
+    while let Some(update) = updates.recv().await {
+        if stamped.send((Instant::now(), update)).await.is_err() {
+            return;
+        }
+    }
+}
+
 /// What the event loop listens to.
 struct Inputs<K> {
-    updates: mpsc::Receiver<SourceUpdate>,
+    updates: mpsc::Receiver<(Instant, SourceUpdate)>,
     calls: mpsc::Receiver<Call>,
     devices: mpsc::Receiver<Devices>,
     questions: mpsc::Receiver<Question<K>>,
@@ -202,10 +231,11 @@ async fn event_loop<K: Kernel>(
                 if n == 0 {
                     error!("the source of objects has ended; the last state stays in force");
                 }
-                for update in batch.drain(..) {
+                for (arrived, update) in batch.drain(..) {
                     for object in agent.update(update) {
                         source.report(&agent, object);
                     }
+                    agent.arrived(arrived);
                 }
             }
             Some(found) = found.recv() => agent.adopt(found),
@@ -215,6 +245,7 @@ async fn event_loop<K: Kernel>(
         }
         agent.sync();
         agent.expire(Instant::now());
+        agent.end_step(Instant::now());
         if agent.missing().is_empty() {
             searches.look(agent.wanted(), Instant::now());
         }
@@ -326,6 +357,10 @@ impl Kernel for Datapath {
 
     fn counters(&self) -> Result<BTreeMap<CounterKey, CounterValue>, ebpf::Error> {
         Self::counters(self)
+    }
+
+    fn epoch(&self) -> Result<Epoch, ebpf::Error> {
+        Self::epoch(self)
     }
 
     fn attach(&mut self, ifindex: IfIndex) -> Result<(), ebpf::Error> {

@@ -5,10 +5,12 @@ use std::net::IpAddr;
 
 use netpol_common::ids::Direction;
 use netpol_common::keys::EndpointValue;
+use netpol_common::maps;
 use serde::{Deserialize, Serialize};
 
 use super::{Agent, Kernel};
 use crate::model::{Kind, ObjectName};
+use crate::resolve::isolating;
 use crate::source::Health;
 
 /// The agent's state in numbers and names.
@@ -22,12 +24,18 @@ pub struct Status {
     pub missing: Vec<Kind>,
     /// Whether the maps follow the known objects.
     pub is_in_force: bool,
+    /// How long the oldest change has waited that the maps do not follow yet, accurate to about a second.
+    pub lag_ms: Option<u64>,
+    /// The generation of the policy in the kernel; `None` if it cannot be read.
+    pub epoch: Option<u32>,
     /// Changes of the maps since the agent started.
     pub n_changes: u64,
     /// Objects by kind.
     pub n_objects: BTreeMap<Kind, usize>,
-    /// Entries by map.
-    pub n_entries: BTreeMap<String, usize>,
+    /// How full the maps are that policies fill.
+    pub maps: BTreeMap<String, MapStatus>,
+    /// The policies that select an endpoint of this node.
+    pub policies: Vec<PolicyStatus>,
     /// The endpoints, by pod.
     pub endpoints: Vec<EndpointStatus>,
     /// Findings on objects, as text.
@@ -41,12 +49,33 @@ pub enum SourceStatus {
     /// No complete list yet: nothing new is enforced.
     Listing,
     /// Listed, and changes arrive.
-    Synced,
+    Synced {
+        /// Since the source last spoke, if only to say that nothing changed; accurate to about a second.
+        heard_s: u64,
+    },
     /// Out of date.
     Broken {
         /// The latest failure.
         error: String,
     },
+}
+
+/// How full a map is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapStatus {
+    /// Entries.
+    pub n_entries: usize,
+    /// Entries that it can hold.
+    pub capacity: u32,
+}
+
+/// A policy, as far as it concerns this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    /// Its name.
+    pub policy: ObjectName,
+    /// Endpoints of this node that it isolates, by direction.
+    pub n_endpoints: BTreeMap<Direction, usize>,
 }
 
 /// One endpoint.
@@ -86,14 +115,19 @@ impl<K: Kernel> Agent<K> {
     /// The agent's state as it is now.
     pub fn describe(&self) -> Status {
         let image = &self.image;
-        let n_entries = [
-            ("endpoints", image.endpoints.len()),
-            ("addresses", image.addresses.len()),
-            ("identities", image.identities.len()),
-            ("prefixes", image.prefixes.len()),
-            ("allow_maps", image.allow.len()),
-            ("defer", image.defer.len()),
+        let maps = [
+            ("endpoints", image.endpoints.len(), maps::MAX_ENDPOINTS),
+            ("addresses", image.addresses.len(), maps::MAX_ADDRESSES),
+            ("identities", image.identities.len(), maps::MAX_IDENTITIES),
+            ("prefixes", image.prefixes.len(), maps::MAX_PREFIXES),
+            ("allow_maps", image.allow.len(), maps::MAX_ALLOW_MAPS),
+            ("defer", image.defer.len(), maps::MAX_DEFER),
+            // The first is "no ticket".
+            ("tickets", image.tickets.len(), maps::N_TICKETS - 1),
         ];
+        let map_status = |(name, n_entries, capacity): (&str, usize, u32)| {
+            (name.to_owned(), MapStatus { n_entries, capacity })
+        };
         let mut endpoints: Vec<_> =
             self.state.endpoints().map(|endpoint| self.describe_endpoint(endpoint)).collect();
         endpoints.extend(self.unprotected().map(|pod| EndpointStatus {
@@ -111,16 +145,22 @@ impl<K: Kernel> Agent<K> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             sources: Kind::ALL
                 .into_iter()
-                .map(|kind| (kind, source_status(self.freshness.of(kind))))
+                .map(|kind| (kind, self.source_status(self.freshness.of(kind))))
                 .collect(),
             missing: self.freshness.missing(),
             is_in_force: !self.is_stale() && self.freshness.missing().is_empty(),
+            lag_ms: self
+                .latencies
+                .lag()
+                .map(|lag| u64::try_from(lag.as_millis()).unwrap_or(u64::MAX)),
+            epoch: self.kernel.epoch().ok().map(|epoch| epoch.0),
             n_changes: self.n_applied,
             n_objects: Kind::ALL
                 .into_iter()
                 .map(|kind| (kind, self.state.references(kind).len()))
                 .collect(),
-            n_entries: n_entries.into_iter().map(|(map, n)| (map.to_owned(), n)).collect(),
+            maps: maps.into_iter().map(map_status).collect(),
+            policies: self.describe_policies(),
             endpoints,
             diagnostics: self.diagnostics.iter().map(ToString::to_string).collect(),
         }
@@ -152,12 +192,30 @@ impl<K: Kernel> Agent<K> {
             n_allow_entries: own_maps.map(|(_, map)| map.len()).sum(),
         }
     }
-}
 
-fn source_status(health: &Health) -> SourceStatus {
-    match health {
-        Health::Listing => SourceStatus::Listing,
-        Health::Synced { .. } => SourceStatus::Synced,
-        Health::Broken { since: _, error } => SourceStatus::Broken { error: error.to_string() },
+    fn describe_policies(&self) -> Vec<PolicyStatus> {
+        let mut by_policy: BTreeMap<&ObjectName, BTreeMap<Direction, usize>> = BTreeMap::new();
+        for pod in self.state.endpoints().filter_map(|endpoint| self.state.pod_of(endpoint)) {
+            for direction in Direction::ALL {
+                for policy in isolating(&self.state, pod, direction).1 {
+                    *by_policy.entry(&policy.name).or_default().entry(direction).or_default() += 1;
+                }
+            }
+        }
+        let status = |(policy, n_endpoints): (&ObjectName, _)| PolicyStatus {
+            policy: policy.clone(),
+            n_endpoints,
+        };
+        by_policy.into_iter().map(status).collect()
+    }
+
+    fn source_status(&self, health: &Health) -> SourceStatus {
+        match health {
+            Health::Listing => SourceStatus::Listing,
+            Health::Synced { since: _, heard } => {
+                SourceStatus::Synced { heard_s: self.latencies.since(*heard).as_secs() }
+            }
+            Health::Broken { since: _, error } => SourceStatus::Broken { error: error.to_string() },
+        }
     }
 }

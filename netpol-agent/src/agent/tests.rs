@@ -13,11 +13,11 @@ use crate::model::{Labels, Object, ObjectName, Pod, PodPhase};
 
 /// Remembers what it was told, and refuses what a test forbids.
 #[derive(Debug, Default)]
-struct FakeKernel {
+pub(super) struct FakeKernel {
     log: Vec<MapOp>,
     maps: Image,
     attached: Vec<IfIndex>,
-    refuses: Option<fn(&MapOp) -> bool>,
+    pub(super) refuses: Option<fn(&MapOp) -> bool>,
     flows: Vec<(FlowKey, FlowValue)>,
     n_uplink_changes: usize,
     has_predecessor: bool,
@@ -26,7 +26,7 @@ struct FakeKernel {
 
 #[derive(Debug, thiserror::Error)]
 #[error("map is full")]
-struct Full;
+pub(super) struct Full;
 
 impl Kernel for FakeKernel {
     type Error = Full;
@@ -82,6 +82,10 @@ impl Kernel for FakeKernel {
         Ok(self.attached.contains(&ifindex))
     }
 
+    fn epoch(&self) -> Result<Epoch, Full> {
+        Ok(Epoch(9))
+    }
+
     fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Full> {
         self.flows.extend_from_slice(flows);
         Ok(())
@@ -97,14 +101,14 @@ impl Kernel for FakeKernel {
     }
 }
 
-struct Fixture {
-    agent: Agent<FakeKernel>,
-    now: Instant,
+pub(super) struct Fixture {
+    pub(super) agent: Agent<FakeKernel>,
+    pub(super) now: Instant,
     dir: tempfile::TempDir,
 }
 
 #[expect(clippy::disallowed_methods, reason = "any moment will do")]
-fn fixture() -> Fixture {
+pub(super) fn fixture() -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let registry = Registry::open(&dir.path().join("endpoints.json"), |_| None).unwrap();
     Fixture {
@@ -114,7 +118,7 @@ fn fixture() -> Fixture {
     }
 }
 
-fn full_lists() -> SourceUpdate {
+pub(super) fn full_lists() -> SourceUpdate {
     let deltas = Kind::ALL
         .into_iter()
         .map(|kind| Delta::Replace { kind, objects: Vec::new(), unreadable: Vec::new() })
@@ -122,7 +126,7 @@ fn full_lists() -> SourceUpdate {
     SourceUpdate { deltas, ..SourceUpdate::default() }
 }
 
-fn pod(name: &str) -> Delta {
+pub(super) fn pod(name: &str) -> Delta {
     Delta::Upsert(Object::Pod(Pod {
         name: ObjectName::new("x", name),
         uid: Arc::from("1"),
@@ -139,7 +143,7 @@ fn pod(name: &str) -> Delta {
     }))
 }
 
-fn update(delta: Delta) -> SourceUpdate {
+pub(super) fn update(delta: Delta) -> SourceUpdate {
     SourceUpdate { deltas: vec![delta], ..SourceUpdate::default() }
 }
 
@@ -155,7 +159,7 @@ impl Fixture {
         answer
     }
 
-    fn add(&mut self) -> oneshot::Receiver<Response> {
+    pub(super) fn add(&mut self) -> oneshot::Receiver<Response> {
         self.call(Request::Add(Add {
             attachment: attachment(),
             network: "net".to_owned(),

@@ -9,7 +9,9 @@ use comfy_table::{Table, presets};
 
 use super::Terminal;
 use super::args::{AgentArgs, DropsArgs, FlowsArgs, Output, StatusArgs};
-use crate::agent::{CONTROL_SOCKET, DropRecord, FlowRecord, SourceStatus, Status};
+use crate::agent::{
+    CONTROL_SOCKET, DropRecord, FlowRecord, MapStatus, PolicyStatus, SourceStatus, Status,
+};
 use crate::control::client;
 use crate::simulate::{Explanation, Probe};
 
@@ -27,23 +29,37 @@ pub(super) fn status(args: StatusArgs, terminal: &mut Terminal<'_>) -> anyhow::R
 }
 
 fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
+    let epoch = status.epoch.map_or_else(String::new, |epoch| format!(", epoch {epoch}"));
+    let lag =
+        status.lag_ms.map_or_else(String::new, |lag| format!(", the oldest waits for {lag} ms"));
     let force = if status.is_in_force { "in force" } else { "NOT in force" };
     writeln!(
         out,
-        "netpol-agent {}: policies are {force} ({} changes since the start)",
+        "netpol-agent {}: policies are {force} ({} changes since the start{epoch}{lag})",
         status.version, status.n_changes
     )?;
     for (kind, source) in &status.sources {
         let n = status.n_objects.get(kind).copied().unwrap_or_default();
         let state = match source {
             SourceStatus::Listing => "not listed yet".to_owned(),
-            SourceStatus::Synced => "synced".to_owned(),
+            SourceStatus::Synced { heard_s } => format!("synced, last heard of {heard_s} s ago"),
             SourceStatus::Broken { error } => format!("out of date: {error}"),
         };
         writeln!(out, "  {kind}: {n}, {state}")?;
     }
-    let entries: Vec<_> = status.n_entries.iter().map(|(map, n)| format!("{map} {n}")).collect();
-    writeln!(out, "  map entries: {}", entries.join(", "))?;
+    let fill: Vec<_> = status
+        .maps
+        .iter()
+        .map(|(name, MapStatus { n_entries, capacity })| format!("{name} {n_entries}/{capacity}"))
+        .collect();
+    writeln!(out, "  map entries: {}", fill.join(", "))?;
+    let mut policies = table(&["POLICY", "ISOLATES"]);
+    for PolicyStatus { policy, n_endpoints } in &status.policies {
+        let isolates: Vec<_> =
+            n_endpoints.iter().map(|(direction, n)| format!("{direction} of {n}")).collect();
+        policies.add_row([policy.to_string(), isolates.join(", ")]);
+    }
+    writeln!(out, "{policies}")?;
     let mut table =
         table(&["POD", "IFINDEX", "ADDRESSES", "PROTECTION", "ISOLATED", "ENTRIES", "NOTES"]);
     for endpoint in &status.endpoints {

@@ -45,9 +45,28 @@ fn install(args: CniInstallArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<
     Ok(0)
 }
 
-/// Does as much as it can, and tells everything that it cannot.
 fn uninstall(args: CniUninstallArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
-    let CniUninstallArgs { place: CniPlaceArgs { conf_dir, bin_dir, plugin } } = args;
+    let CniUninstallArgs { place } = args;
+    let conf_dir = place.conf_dir.clone();
+    let (n_changes, problems) = take_out(place, terminal)?;
+    for problem in &problems {
+        terminal.complain(&format_args!("{problem:#}"));
+    }
+    if !problems.is_empty() {
+        return Ok(FAILED);
+    }
+    if n_changes == 0 {
+        writeln!(terminal.stdout, "nothing of netpol is in {}", conf_dir.display())?;
+    }
+    Ok(0)
+}
+
+/// Takes out our entry and the plugin: as much as it can. Returns how much was changed, and what stands in the way.
+pub(super) fn take_out(
+    place: CniPlaceArgs,
+    terminal: &mut Terminal<'_>,
+) -> anyhow::Result<(usize, Vec<anyhow::Error>)> {
+    let CniPlaceArgs { conf_dir, bin_dir, plugin } = place;
     let mut problems: Vec<anyhow::Error> = Vec::new();
     let mut n_changes = 0_usize;
     match conflist::uninstall(&conf_dir) {
@@ -75,16 +94,7 @@ fn uninstall(args: CniUninstallArgs, terminal: &mut Terminal<'_>) -> anyhow::Res
         let kept = bin_dir.join(PLUGIN_TYPE);
         terminal.complain(&format_args!("{} stays: a configuration may need it", kept.display()));
     }
-    for problem in &problems {
-        terminal.complain(&format_args!("{problem:#}"));
-    }
-    if !problems.is_empty() {
-        return Ok(FAILED);
-    }
-    if n_changes == 0 {
-        writeln!(terminal.stdout, "nothing of netpol is in {}", conf_dir.display())?;
-    }
-    Ok(0)
+    Ok((n_changes, problems))
 }
 
 fn tell(event: Event, terminal: &mut Terminal<'_>) {
@@ -129,7 +139,7 @@ fn absolute(socket: &Path) -> anyhow::Result<String> {
 
 /// Loses its sender at SIGTERM or SIGINT. As the first process of a container this program would not end otherwise.
 #[cfg(feature = "ebpf")]
-fn stop() -> anyhow::Result<mpsc::Receiver<()>> {
+pub(super) fn stop() -> anyhow::Result<mpsc::Receiver<()>> {
     use tokio::signal::unix::{SignalKind, signal};
 
     let (sender, receiver) = mpsc::channel();
@@ -156,7 +166,7 @@ fn stop() -> anyhow::Result<mpsc::Receiver<()>> {
 /// Without signal handlers: a signal ends the program as it ends any other.
 #[cfg(not(feature = "ebpf"))]
 #[expect(clippy::unnecessary_wraps, reason = "with the feature `ebpf` it can fail")]
-fn stop() -> anyhow::Result<mpsc::Receiver<()>> {
+pub(super) fn stop() -> anyhow::Result<mpsc::Receiver<()>> {
     let (sender, receiver) = mpsc::channel();
     // Never dropped.
     std::mem::forget(sender);

@@ -20,6 +20,8 @@ pub mod matrix;
 mod run;
 mod simulate;
 mod terminal;
+#[cfg(feature = "ebpf")]
+mod uninstall;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -74,6 +76,8 @@ fn dispatch(command: Command, terminal: &mut Terminal<'_>) -> anyhow::Result<u8>
         Command::Lint(args) => lint::run(args, terminal),
         Command::Simulate(args) => simulate::run(args, terminal),
         Command::Cni(args) => cni::run(args, terminal),
+        #[cfg(feature = "ebpf")]
+        Command::Uninstall(args) => uninstall::run(args, terminal),
         Command::Completions(CompletionsArgs { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "netpol-agent", &mut script);

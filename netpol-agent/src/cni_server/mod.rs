@@ -133,8 +133,11 @@ pub fn bind(path: &Path) -> Result<Listener, Error> {
     Ok(Listener { socket, path: path.into(), _lock: lock })
 }
 
-/// Takes the lock beside the socket. It decides between two agents that start at the same time.
-fn lock(socket: &Path) -> Result<File, Error> {
+/// Takes the lock beside the socket. It decides between two agents that start at the same time, and keeps one from starting.
+///
+/// # Errors
+/// [`Error::InUse`]: an agent runs. Others: the lock's file cannot be made.
+pub fn lock(socket: &Path) -> Result<File, Error> {
     let mut name =
         socket.file_name().ok_or_else(|| Error::InvalidPath { path: socket.into() })?.to_owned();
     name.push(".lock");

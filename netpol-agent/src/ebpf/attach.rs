@@ -206,21 +206,6 @@ impl Datapath {
         });
         Ok(roles.collect())
     }
-
-    /// Takes our programs off all devices and removes all pins: nothing is enforced any more.
-    ///
-    /// # Errors
-    /// [`Error::NotPinned`] for a private copy, [`Error::Pin`], [`Error::Detach`].
-    pub fn uninstall(self) -> Result<(), Error> {
-        let pins = self.pins.as_ref().ok_or(Error::NotPinned)?;
-        for pins in pins.predecessors().iter().chain([pins]) {
-            for (ifindex, program) in pins.attachments()? {
-                detach(pins, ifindex, program)?;
-            }
-            pins.remove()?;
-        }
-        Ok(())
-    }
 }
 
 /// A network device of this namespace.
@@ -359,6 +344,10 @@ impl Site<'_> {
     }
 }
 
+/// Ends an attachment, also after its device is gone.
+///
+/// # Errors
+/// [`Error::Pin`], [`Error::Detach`].
 pub(super) fn detach(pins: &Pins, ifindex: IfIndex, program: Program) -> Result<(), Error> {
     if !pins.is_filter(ifindex, program) {
         // Held until the pin is gone: closing it then ends the attachment at once, and not some time later.

@@ -49,7 +49,7 @@ pub enum Error {
     },
     /// A pinned map has another layout than this version's.
     #[error(
-        "{path} was pinned by another build: its {property} is {found}, this build needs {expected}; run netpol-agent cni uninstall, or remove the folder"
+        "{path} was pinned by another build: its {property} is {found}, this build needs {expected}; run netpol-agent uninstall"
     )]
     PinIncompatible {
         /// The pinned map.
@@ -163,6 +163,16 @@ pub enum Error {
         /// What the kernel said.
         #[source]
         source: ProgramError,
+    },
+    /// What was removed lives on in somebody's hands.
+    #[error(
+        "{n_left} programs and maps that were pinned under {root} are still held by another process"
+    )]
+    StillHeld {
+        /// The folder of the pins.
+        root: PathBuf,
+        /// Programs, links and maps that the kernel still has.
+        n_left: usize,
     },
     /// Somebody is reading it already.
     #[error("the {what} are taken")]

@@ -17,6 +17,7 @@ mod pins;
 mod succession;
 mod table;
 mod test_run;
+mod uninstall;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,7 @@ pub use self::events::{Events, TraceMessages};
 pub use self::load::Verified;
 pub use self::pins::Mount;
 pub use self::test_run::{TestContext, TestOutcome};
+pub use self::uninstall::{Removed, uninstall};
 
 /// How the kernel side is set up.
 #[derive(Clone, Debug)]

@@ -112,6 +112,11 @@ impl Pins {
             .map_err(|error| pin_error(&path, error))
     }
 
+    /// The pins of some version, by its folder.
+    pub(super) fn in_folder(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), predecessors: Vec::new() }
+    }
+
     /// Where a map is pinned.
     pub(super) fn map(&self, name: &str) -> PathBuf {
         self.folder.join(name)
@@ -245,7 +250,7 @@ fn empty(folder: &Path) -> io::Result<()> {
 }
 
 /// The device and the program of a link's file name.
-fn parse_link_name(name: &str) -> Option<(IfIndex, Program)> {
+pub(super) fn parse_link_name(name: &str) -> Option<(IfIndex, Program)> {
     let (ifindex, program) = name.split_once('-')?;
     let program = Program::ALL.into_iter().find(|known| known.name() == program)?;
     Some((IfIndex(ifindex.parse().ok()?), program))

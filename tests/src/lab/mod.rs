@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -191,6 +191,18 @@ impl Lab {
     /// The network that pods are connected to.
     pub fn network(&self) -> &Network {
         &self.network
+    }
+
+    /// Connects pods from now on as this configuration says, with these folders of plugins.
+    ///
+    /// # Errors
+    /// It is no configuration list.
+    pub fn configure(&mut self, conflist: &Value, folders: &[&Path]) -> Result<()> {
+        let folders: Vec<_> =
+            PLUGIN_FOLDERS.iter().map(AsRef::as_ref).chain(folders.iter().copied()).collect();
+        let results = self.place.results.clone();
+        self.network = Network::new(&self.topology.node, &folders, conflist, results)?;
+        Ok(())
     }
 
     /// Starts the agent and waits until it can serve an ADD.

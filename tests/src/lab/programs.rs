@@ -16,17 +16,26 @@ const BUILD: &str = "cargo build -p netpol-agent -p netpol-cni -p netpol-tests";
 pub fn find(name: &str) -> Result<PathBuf> {
     let folder = folder()?;
     let program = folder.join(name);
-    let Some(built) = modified(&program) else {
+    check(&program, &folder.join(format!("{name}.d")))?;
+    Ok(program)
+}
+
+/// Checks that a program, or what was made from it, is there and not older than the sources. Cargo writes which files a
+/// program is made of.
+///
+/// # Errors
+/// It is not there, or older.
+pub fn check(program: &Path, dep_info: &Path) -> Result<()> {
+    let Some(built) = modified(program) else {
         bail!("{} does not exist; `{BUILD}` builds it", program.display());
     };
-    // Cargo writes which files a program is made of.
-    let sources = fs::read_to_string(folder.join(format!("{name}.d"))).unwrap_or_default();
+    let sources = fs::read_to_string(dep_info).unwrap_or_default();
     let newer =
         sources_of(&sources).find(|source| modified(source).is_some_and(|time| time > built));
     if let Some(source) = newer {
         bail!("{} is older than {}; `{BUILD}` renews it", program.display(), source.display());
     }
-    Ok(program)
+    Ok(())
 }
 
 /// Where cargo puts the programs of this profile.

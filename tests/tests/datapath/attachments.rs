@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use netpol_agent::dataplane::{EndpointImage, MapOp};
-use netpol_agent::ebpf::{Attaching, Config, Datapath, Error, Role};
+use netpol_agent::ebpf::{self, Attaching, Config, Datapath, Error, Role};
 use netpol_common::ids::{Direction, IfIndex};
 use netpol_common::keys::{AddressKey, CounterKey, EndpointValue};
 use netpol_common::maps::{ABI_VERSION, ENDPOINTS, FLOWS};
@@ -186,7 +186,13 @@ fn uninstalling_leaves_no_pin_and_no_program() {
             datapath.attach(ifindex, Role::Pod)?;
             datapath.attach(ifindex, Role::Uplink)?;
             assert!(wire.pins().exists());
-            datapath.uninstall()?;
+            // An agent that still runs would hold them.
+            drop(datapath);
+            let (removed, errors) = ebpf::uninstall(&wire.pins());
+            assert!(errors.is_empty(), "{errors:?}");
+            assert_eq!(removed.n_attachments, 3);
+            let (removed, errors) = ebpf::uninstall(&wire.pins());
+            assert!(removed == ebpf::Removed::default() && errors.is_empty(), "{errors:?}");
             Ok(())
         })
         .unwrap();

@@ -33,6 +33,8 @@ pub(super) enum Command {
     Lint(LintArgs),
     Simulate(SimulateArgs),
     Cni(CniArgs),
+    #[cfg(feature = "ebpf")]
+    Uninstall(UninstallArgs),
     Completions(CompletionsArgs),
 }
 
@@ -215,6 +217,23 @@ pub(super) struct CniInstallArgs {
 pub(super) struct CniUninstallArgs {
     #[command(flatten)]
     pub(super) place: CniPlaceArgs,
+}
+
+/// Take netpol off this node: its CNI configuration, programs, maps and files. Twice is fine. Pods that run go on, unprotected.
+#[cfg(feature = "ebpf")]
+#[derive(Debug, Parser)]
+pub(super) struct UninstallArgs {
+    #[command(flatten)]
+    pub(super) place: CniPlaceArgs,
+    /// The agent's `--socket`. The agent must not run any more.
+    #[arg(long, value_name = "PATH", env = "NETPOL_SOCKET", default_value = netpol_common::proto::SOCKET_PATH)]
+    pub(super) socket: PathBuf,
+    /// The agent's `--pin-root`.
+    #[arg(long, value_name = "DIR", env = "NETPOL_PIN_ROOT", default_value = "/sys/fs/bpf/netpol")]
+    pub(super) pin_root: PathBuf,
+    /// When all is done, stay until SIGTERM: a DaemonSet's pod must not end.
+    #[arg(long)]
+    pub(super) stay: bool,
 }
 
 /// Where the container runtime looks.

@@ -1,0 +1,66 @@
+//! `uninstall`: takes netpol off a node.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+
+use super::args::UninstallArgs;
+use super::{FAILED, Terminal, cni};
+use crate::agent::{self, state_files};
+use crate::cni_server;
+use crate::ebpf::{self, Removed};
+
+/// Undoes all that an agent and `cni install` have done to this node, as far as it can, and tells what it cannot.
+///
+/// The order matters: without our entry new pods start without an agent, while those that run are still protected; then
+/// the programs go.
+pub(super) fn run(args: UninstallArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
+    let UninstallArgs { place, socket, pin_root, stay } = args;
+    let folder = socket.parent().filter(|folder| folder.is_dir());
+    // An agent that runs would attach everything again. The lock keeps one from starting meanwhile.
+    let lock = folder.map(|_| cni_server::lock(&socket)).transpose()?;
+    let lock_of_pins = pin_root.is_dir().then(|| agent::lock(&pin_root)).transpose()?;
+    let (_, mut problems) = cni::take_out(place, terminal)?;
+    let (Removed { n_attachments, n_maps }, errors) = ebpf::uninstall(&pin_root);
+    writeln!(
+        terminal.stdout,
+        "{}: {n_attachments} programs detached, {n_maps} maps removed",
+        pin_root.display()
+    )?;
+    problems.extend(errors.into_iter().map(Into::into));
+    if let Some(folder) = folder {
+        let files = state_files(&socket).into_iter().map(fs::remove_file);
+        let mut outcomes: Vec<io::Result<()>> = files.collect();
+        // Where the host's folder is mounted it cannot be removed: an empty one stays.
+        outcomes.push(match fs::remove_dir(folder) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::ResourceBusy | ErrorKind::ReadOnlyFilesystem
+                ) =>
+            {
+                Ok(())
+            }
+            outcome => outcome,
+        });
+        for error in outcomes.into_iter().filter_map(Result::err) {
+            if error.kind() != ErrorKind::NotFound {
+                let context = format!("removing what is in {}", folder.display());
+                problems.push(anyhow::Error::new(error).context(context));
+            }
+        }
+    }
+    drop((lock, lock_of_pins));
+    for problem in &problems {
+        terminal.complain(&format_args!("{problem:#}"));
+    }
+    if !problems.is_empty() {
+        return Ok(FAILED);
+    }
+    writeln!(terminal.stdout, "nothing of netpol is left on this node")?;
+    terminal.stdout.flush()?;
+    if stay {
+        // Ends when its sender does, at SIGTERM.
+        cni::stop()?.recv().ok();
+    }
+    Ok(0)
+}
