@@ -5,7 +5,11 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// The monotonic clock, nanoseconds.
 pub fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
+    read_ns(ClockId::Monotonic)
+}
+
+fn read_ns(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock);
     let part = |number: i64| u64::try_from(number).unwrap_or(0);
     part(now.tv_sec) * 1_000_000_000 + part(now.tv_nsec)
 }
@@ -26,6 +30,16 @@ pub fn nanos<T>(work: impl FnOnce() -> Result<T>) -> Result<(f64, T)> {
 /// Those of the work.
 pub fn micros<T>(work: impl FnOnce() -> Result<T>) -> Result<(f64, T)> {
     nanos(work).map(|(time, value)| (time / 1e3, value))
+}
+
+/// As [`micros`], but only while this thread has a processor: for work that waits for nothing.
+///
+/// # Errors
+/// Those of the work.
+pub fn thread_micros<T>(work: impl FnOnce() -> Result<T>) -> Result<(f64, T)> {
+    let before = read_ns(ClockId::ThreadCPUTime);
+    let value = work()?;
+    Ok((number(read_ns(ClockId::ThreadCPUTime) - before) / 1e3, value))
 }
 
 /// A count as a number to calculate with.

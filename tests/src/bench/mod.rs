@@ -42,6 +42,7 @@ use crate::generator::Rng;
 
 pub mod clock;
 pub mod cni;
+pub mod cp;
 pub mod dp;
 pub mod gates;
 pub mod machine;
@@ -61,8 +62,8 @@ use self::machine::Machine;
 pub type Suite = fn(&mut Run) -> Result<()>;
 
 /// The suites by name.
-pub const SUITES: [(&str, Suite); 3] =
-    [("dp", dp::measure), ("cni", cni::measure), ("soak", soak::measure)];
+pub const SUITES: [(&str, Suite); 4] =
+    [("dp", dp::measure), ("cp", cp::measure), ("cni", cni::measure), ("soak", soak::measure)];
 
 /// Above this load of the last minute nothing is measured for publication.
 const MAX_LOAD: f64 = 1.2;
@@ -235,7 +236,7 @@ mod tests {
     #[test]
     fn an_unknown_suite_and_an_unknown_row_are_refused() {
         let error = run("disk", settings(), "").unwrap_err().to_string();
-        assert!(error.contains("there are dp, "), "{error}");
+        assert!(error.contains("there are dp, cp, "), "{error}");
         let report = Report::new("test", "", Machine::look().unwrap(), &settings());
         let mut run = Run { settings: settings(), rng: Rng::new(1), report };
         assert!(run.answer("99", Estimate::exact(1.0), "").is_err());

@@ -23,6 +23,13 @@ impl Estimate {
     pub const fn exact(value: f64) -> Self {
         Self { value, low: value, high: value }
     }
+
+    /// The same in another unit.
+    #[must_use]
+    pub fn scaled(self, factor: f64) -> Self {
+        let Self { value, low, high } = self;
+        Self { value: value * factor, low: low * factor, high: high * factor }
+    }
 }
 
 /// The middle of the samples, 0 if there are none.

@@ -63,8 +63,8 @@ impl Node {
             },
         }));
         lab.start_agent()?;
-        lab.add_pod(PodSpec::new("shop/server", &[("app", "server")], &[]))?;
-        lab.add_pod(PodSpec::new("shop/client", &[("app", "client")], &[]))?;
+        lab.add_pod(PodSpec::new("shop/server", &[("app", "server")], &[80]))?;
+        lab.add_pod(PodSpec::new("shop/client", &[("app", "client")], &[80]))?;
         let agent = lab.take_agent()?;
         Ok(Self { lab, api, pid: agent.pid(), _agent: agent })
     }

@@ -10,7 +10,7 @@ use netpol_agent::store::Delta;
 
 use crate::bench::gates::Unit;
 use crate::bench::{Run, clock};
-use crate::scale::{Follower, Shape, World, event, ip_blocks, namespace, policy, select_all};
+use crate::scale::{Follower, Shape, World, event, ip_blocks, namespace, select_all};
 
 /// Measures.
 pub(super) fn measure(run: &mut Run) -> Result<()> {
@@ -174,7 +174,11 @@ fn worst(run: &mut Run) -> Result<()> {
             relabelled("none"),
         ),
         coming("a policy with 100k blocks comes", select_all(0, "blocks", blocks), Vec::new()),
-        coming("a policy with 4 blocks comes to 100 that have 100k", policy(3, 2, 10), spread),
+        coming(
+            "a policy with 4 blocks comes to 100 that have 100k",
+            select_all(0, "few", ip_blocks(4)),
+            spread,
+        ),
     ];
     let series = run.interleaved(
         "the worst that one event can do: until the map operations are known",
