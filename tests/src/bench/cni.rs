@@ -1,7 +1,7 @@
 //! Starting pods: how long a container runtime waits for CNI, with our plugin and without.
 //!
 //! In: the real plugins, the real agent with a policy that selects every pod. Out: the time from the first plugin's start
-//! to the last one's end, one pod after the other and [`N_PARALLEL`] at once. The agent has seen the pods before, as
+//! to the last one's end, one pod after the other and 30 at once. The agent has seen the pods before, as
 //! in a cluster, where the kubelet watches them from the same API server as the agent.
 
 use std::path::Path;

@@ -188,10 +188,10 @@ fn uninstalling_leaves_no_pin_and_no_program() {
             assert!(wire.pins().exists());
             // An agent that still runs would hold them.
             drop(datapath);
-            let (removed, errors) = ebpf::uninstall(&wire.pins());
+            let (removed, errors) = ebpf::uninstall(wire.pins());
             assert!(errors.is_empty(), "{errors:?}");
             assert_eq!(removed.n_attachments, 3);
-            let (removed, errors) = ebpf::uninstall(&wire.pins());
+            let (removed, errors) = ebpf::uninstall(wire.pins());
             assert!(removed == ebpf::Removed::default() && errors.is_empty(), "{errors:?}");
             Ok(())
         })
