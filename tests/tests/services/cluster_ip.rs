@@ -136,6 +136,14 @@ fn check(name: &str, shape: Shape, between: Path) {
         Path::Plain => Masquerade::All,
     };
     lab.apply_services(shape, masquerade, &services).unwrap();
+    // The name of a headless Service leads to the pods themselves: nothing is translated, nothing deferred.
+    let headless = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": { "namespace": "default", "name": "headless" },
+        "spec": { "clusterIP": "None", "clusterIPs": ["None"], "ports": [{ "port": 80 }] },
+    });
+    lab.manifests().write_object("service-headless.yaml", &headless).unwrap();
     let ticketed = ticket_watch(&lab);
     expect(
         &lab,

@@ -14,3 +14,4 @@ mod node;
 mod pushed;
 mod sizes;
 mod spoof;
+mod told;
