@@ -26,7 +26,8 @@ pub(crate) struct Options {
     /// Only tests with this in their name, which starts with that of their program: `datapath::handmade`.
     #[arg(long, default_value = "")]
     only: String,
-    /// Also the tests of Services and of the CNI plugin, which take several times as long.
+    /// Also the tests with pods that talk: namespaces, Services, the CNI plugin. Without KVM they take several times as long,
+    /// and some of them longer than they allow themselves.
     #[arg(long)]
     all: bool,
 }
@@ -67,7 +68,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::for_machines()?;
     term::heading("build");
     build::programs()?;
-    let programs = programs::build(if *all { &programs::ALL } else { &programs::USUAL })?;
+    let programs = programs::build(if *all { programs::ALL.as_slice() } else { &programs::USUAL })?;
     let tests = programs::tests(&programs, only)?;
     if tests.is_empty() {
         bail!("no test has {only:?} in its name");
