@@ -140,16 +140,7 @@ fn one_by_one<'a>(way: &Way, containers: impl Iterator<Item = &'a Container>) ->
 /// The time until all of them are connected, milliseconds.
 fn at_once(way: &Way, containers: &[Container]) -> Result<f64> {
     let (time_ns, results) = nanos(|| {
-        std::thread::scope(|scope| {
-            let calls: Vec<_> = containers
-                .iter()
-                .map(|container| scope.spawn(|| way.network.add(container)))
-                .collect();
-            let join = |call: std::thread::ScopedJoinHandle<'_, Result<Value>>| {
-                call.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
-            calls.into_iter().map(join).collect::<Result<Vec<_>>>()
-        })
+        way.network.add_at_once(containers.iter()).into_iter().collect::<Result<Vec<_>>>()
     })?;
     for (container, result) in containers.iter().zip(&results) {
         way.network.del(container, Some(result))?;

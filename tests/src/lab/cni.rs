@@ -134,6 +134,21 @@ impl Network {
         Ok(result)
     }
 
+    /// Connects all these containers at the same time; the results are in their order.
+    pub fn add_at_once<'a>(
+        &self,
+        containers: impl Iterator<Item = &'a Container>,
+    ) -> Vec<Result<Value>> {
+        std::thread::scope(|scope| {
+            let calls: Vec<_> =
+                containers.map(|container| scope.spawn(move || self.add(container))).collect();
+            let finish = |call: std::thread::ScopedJoinHandle<'_, Result<Value>>| {
+                call.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            calls.into_iter().map(finish).collect()
+        })
+    }
+
     /// Disconnects a container: every plugin is asked, in reverse.
     ///
     /// # Errors

@@ -3,9 +3,8 @@
 use std::thread;
 
 use anyhow::{Result, ensure};
-use serde_json::Value;
 
-use super::cni::{self, Container};
+use super::cni;
 use super::{Lab, Pod, PodSpec, netns};
 
 impl Lab {
@@ -21,18 +20,8 @@ impl Lab {
             let container = self.container(&spec, &netns);
             prepared.push((spec, uid, container));
         }
-        let network = &self.network;
-        let results: Vec<Result<Value>> = thread::scope(|scope| {
-            let add = |container: &'_ Container| network.add(container);
-            let running: Vec<_> = prepared
-                .iter()
-                .map(|(_, _, container)| scope.spawn(move || add(container)))
-                .collect();
-            let finish = |thread: thread::ScopedJoinHandle<'_, Result<Value>>| {
-                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
-            running.into_iter().map(finish).collect()
-        });
+        let containers = prepared.iter().map(|(_, _, container)| container);
+        let results = self.network.add_at_once(containers);
         for ((spec, uid, container), result) in prepared.into_iter().zip(results) {
             let result = result?;
             let addresses = cni::addresses(&result)?;
