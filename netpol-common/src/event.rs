@@ -33,12 +33,26 @@ pub struct Event {
     pub verdict: u8,
     /// Zero.
     pub pad: u8,
-    /// Records of this endpoint that were left out since the last one for the rate limit.
+    /// Records of this verdict on this endpoint's packets that this CPU left out since its last one for the rate limit.
     pub n_suppressed: u32,
 }
 
-/// How many records an endpoint may still write in the current window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+/// How many records may still be written in the current window about one verdict on one endpoint's packets of one direction
+/// by one CPU. So a flood of one kind hides no other.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
 #[repr(C)]
 pub struct EventBudget {
     /// Start of the window.
@@ -52,9 +66,8 @@ pub struct EventBudget {
 impl EventBudget {
     /// A window's length.
     pub const WINDOW_NS: u64 = 1_000_000_000;
-    /// Records of one endpoint in a window: enough to see every peer of a misconfigured pod, too few to
-    /// cost anything.
-    pub const PER_WINDOW: u32 = 64;
+    /// Records in a window: enough to see the peers of a misconfigured pod, too few to cost anything.
+    pub const PER_WINDOW: u32 = 32;
 
     /// A budget that has not been used.
     pub const fn new(now: Nanos) -> Self {

@@ -6,6 +6,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::addr::Addr;
+use crate::event::EventBudget;
 use crate::ids::{Direction, Epoch, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
 
 macro_rules! wire {
@@ -21,7 +22,7 @@ macro_rules! wire {
 }
 
 wire! {
-    /// Value of ENDPOINTS: how one pod interface is treated.
+    /// How one pod interface is treated.
     pub struct EndpointValue {
         /// [`EndpointValue::BLOCKED`] or [`EndpointValue::READY`].
         pub state: u8,
@@ -87,6 +88,28 @@ impl EndpointValue {
 }
 
 wire! {
+    /// Value of ENDPOINTS.
+    pub struct EndpointEntry {
+        /// How the interface is treated.
+        pub value: EndpointValue,
+        /// Places of its allow maps in ALLOW, for ingress and for egress; 0 for none: nothing is allowed. Native byte order.
+        pub allow_maps: [u16; 2],
+    }
+}
+
+impl EndpointEntry {
+    /// Where in ALLOW the allow map of a direction is.
+    #[inline(always)]
+    pub const fn allow_map(&self, direction: Direction) -> u16 {
+        let [ingress, egress] = self.allow_maps;
+        match direction {
+            Direction::Ingress => ingress,
+            Direction::Egress => egress,
+        }
+    }
+}
+
+wire! {
     /// Key of ADDRESSES: may this interface send from that address?
     pub struct AddressKey {
         /// The pod's host interface.
@@ -111,26 +134,6 @@ impl PrefixKey {
     #[inline(always)]
     pub const fn lookup(addr: Addr) -> Self {
         Self { prefix_len_bits: 128, addr }
-    }
-}
-
-wire! {
-    /// Key of ALLOW, the map of allow maps.
-    pub struct AllowMapKey {
-        /// The pod's host interface.
-        pub ifindex: IfIndex,
-        /// [`Direction::to_wire`].
-        pub direction: u8,
-        /// Zero.
-        pub pad: [u8; 3],
-    }
-}
-
-impl AllowMapKey {
-    /// The allow map of one direction of one endpoint.
-    #[inline(always)]
-    pub const fn new(ifindex: IfIndex, direction: Direction) -> Self {
-        zerocopy::transmute!([ifindex.0, u32::from_ne_bytes([direction.to_wire(), 0, 0, 0])])
     }
 }
 
@@ -240,7 +243,7 @@ impl FlowKey {
 }
 
 wire! {
-    /// Value of FLOWS.
+    /// What is known of a connection.
     pub struct FlowValue {
         /// Coarse time of the last packet, refreshed about once a second.
         pub last_seen: Nanos,
@@ -260,7 +263,7 @@ wire! {
 }
 
 impl FlowValue {
-    /// An entry; `facts` are its origin, state and marks.
+    /// A connection; `facts` are its origin, state and marks.
     #[inline(always)]
     pub const fn new(last_seen: Nanos, epoch: Epoch, rule: RuleId, facts: [u8; 3]) -> Self {
         let [origin, state, marks] = facts;
@@ -276,6 +279,17 @@ impl FlowValue {
     /// The egress verdict is made after Service translation. Together with `REVOKED`: what the pod sends still goes
     /// there, answers drop.
     pub const DEFERRED: u8 = 4;
+}
+
+wire! {
+    /// Value of FLOWS.
+    pub struct FlowEntry {
+        /// What is known of the connection.
+        pub flow: FlowValue,
+        /// The address that the pod last sent from on this connection, and may; unspecified if it has not sent. Which
+        /// spares looking it up for each packet.
+        pub local: Addr,
+    }
 }
 
 wire! {
@@ -358,6 +372,8 @@ wire! {
         pub packets: u64,
         /// Bytes from the network header on.
         pub bytes: u64,
+        /// How many of them are recorded.
+        pub budget: EventBudget,
     }
 }
 
@@ -370,12 +386,13 @@ mod tests {
     /// A failure here is a change of the wire: bump `maps::ABI_VERSION`.
     #[test]
     fn layouts_are_those_of_this_abi_version() {
-        assert_eq!(crate::maps::ABI_VERSION, 1);
+        assert_eq!(crate::maps::ABI_VERSION, 2);
         assert_eq!(size_of::<EndpointValue>(), 8);
         assert_eq!(offset_of!(EndpointValue, ticket), 6);
+        assert_eq!(size_of::<EndpointEntry>(), 12);
+        assert_eq!(offset_of!(EndpointEntry, allow_maps), 8);
         assert_eq!(size_of::<AddressKey>(), 20);
         assert_eq!(size_of::<PrefixKey>(), 20);
-        assert_eq!(size_of::<AllowMapKey>(), 8);
         assert_eq!(size_of::<AllowKey>(), 12);
         assert_eq!(offset_of!(AllowKey, protocol), 8);
         assert_eq!(offset_of!(AllowKey, port), 10);
@@ -384,11 +401,13 @@ mod tests {
         assert_eq!(offset_of!(FlowKey, protocol), 24);
         assert_eq!(size_of::<FlowValue>(), 24);
         assert_eq!(offset_of!(FlowValue, origin), 16);
+        assert_eq!(size_of::<FlowEntry>(), 40);
+        assert_eq!(offset_of!(FlowEntry, local), 24);
         assert_eq!(size_of::<BackendValue>(), 20);
         assert_eq!(size_of::<FragmentKey>(), 44);
         assert_eq!(size_of::<FragmentValue>(), 16);
         assert_eq!(size_of::<CounterKey>(), 8);
-        assert_eq!(size_of::<CounterValue>(), 16);
+        assert_eq!(size_of::<CounterValue>(), 32);
         assert_eq!(size_of::<crate::event::Event>(), 64);
     }
 }

@@ -1,16 +1,16 @@
 //! Names and capacities of the maps, and the look-ups that a verdict needs.
 
 use crate::addr::Addr;
-use crate::ids::{Epoch, Identity, IfIndex, PortBe, Protocol};
+use crate::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol};
 use crate::keys::{
-    AddressKey, AllowMapKey, AllowValue, BackendValue, EndpointValue, FlowKey, FlowValue,
+    AddressKey, AllowValue, BackendValue, EndpointValue, FlowEntry, FlowKey, FlowValue,
     FragmentKey, FragmentValue,
 };
 
 /// Version of all layouts in [`crate::keys`] and [`crate::event`]; part of the pin path.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
-/// Pod interfaces: ifindex → [`EndpointValue`].
+/// Pod interfaces: ifindex → [`crate::keys::EndpointEntry`].
 pub const ENDPOINTS: &str = "ENDPOINTS";
 /// Addresses that an interface may send from: [`AddressKey`] → ().
 pub const ADDRESSES: &str = "ADDRESSES";
@@ -18,13 +18,16 @@ pub const ADDRESSES: &str = "ADDRESSES";
 pub const IDENTITIES: &str = "IDENTITIES";
 /// Identities of address blocks: [`crate::keys::PrefixKey`] → [`Identity`].
 pub const PREFIXES: &str = "PREFIXES";
-/// [`AllowMapKey`] → allow map ([`crate::keys::AllowKey`] → [`AllowValue`]).
+/// Place ([`crate::keys::EndpointEntry::allow_map`]) → allow map ([`crate::keys::AllowKey`] → [`AllowValue`]), an array of
+/// [`N_ALLOW_MAPS`].
 pub const ALLOW: &str = "ALLOW";
 /// Connections: [`FlowKey`] → [`FlowValue`].
 pub const FLOWS: &str = "FLOWS";
 /// Connections of endpoints that begin more than [`crate::flow::FlowBudget`] gives them, so that their floods do not evict
 /// the connections of others: [`FlowKey`] → [`FlowValue`].
 pub const BURST: &str = "BURST";
+/// One element: 1 once a connection has been kept in BURST. Spares looking there where nobody floods.
+pub const HAS_BURST: &str = "HAS_BURST";
 /// ifindex → [`crate::flow::FlowBudget`].
 pub const FLOW_BUDGETS: &str = "FLOW_BUDGETS";
 /// Datagrams in pieces: [`FragmentKey`] → [`FragmentValue`].
@@ -39,12 +42,10 @@ pub const STUBS: &str = "STUBS";
 pub const BACKENDS: &str = "BACKENDS";
 /// The policy generation, one element.
 pub const EPOCH: &str = "EPOCH";
-/// Packets and bytes by endpoint, direction and verdict, per CPU.
+/// Packets and bytes by endpoint, direction and verdict, per CPU, with what may be recorded of them.
 pub const COUNTERS: &str = "COUNTERS";
 /// Ring buffer of [`crate::event::Event`].
 pub const EVENTS: &str = "EVENTS";
-/// ifindex → [`crate::event::EventBudget`].
-pub const EVENT_BUDGETS: &str = "EVENT_BUDGETS";
 /// ifindex → container id, padded with zeros; no program reads it.
 pub const CONTAINERS: &str = "CONTAINERS";
 
@@ -57,6 +58,7 @@ pub const ALL: [&str; 18] = [
     ALLOW,
     FLOWS,
     BURST,
+    HAS_BURST,
     FLOW_BUDGETS,
     FRAGMENTS,
     DEFER,
@@ -66,14 +68,13 @@ pub const ALL: [&str; 18] = [
     EPOCH,
     COUNTERS,
     EVENTS,
-    EVENT_BUDGETS,
     CONTAINERS,
 ];
 
 /// What packets have left behind. Another version of the agent goes on with these maps if they have the layout of its own:
 /// a map whose fields change their meaning and not their size must get another name.
 pub const CARRIED_OVER: [&str; 9] =
-    [FLOWS, BURST, FLOW_BUDGETS, FRAGMENTS, STUBS, BACKENDS, EPOCH, COUNTERS, EVENT_BUDGETS];
+    [FLOWS, BURST, HAS_BURST, FLOW_BUDGETS, FRAGMENTS, STUBS, BACKENDS, EPOCH, COUNTERS];
 
 /// Endpoints on one node; kubelet's default limit is 110 pods, large nodes run 500.
 pub const MAX_ENDPOINTS: u32 = 4096;
@@ -84,11 +85,11 @@ pub const MAX_ADDRESSES: u32 = 4 * MAX_ENDPOINTS;
 pub const MAX_IDENTITIES: u32 = 1 << 19;
 /// Address blocks and exceptions.
 pub const MAX_PREFIXES: u32 = 1 << 20;
-/// Two allow maps for each endpoint.
-pub const MAX_ALLOW_MAPS: u32 = 2 * MAX_ENDPOINTS;
+/// Places of allow maps, number 0 is "none": two for each endpoint, and as many to fill before an endpoint is led there.
+pub const N_ALLOW_MAPS: u32 = 4 * MAX_ENDPOINTS;
 /// Entries of one allow map.
 pub const MAX_ALLOW_ENTRIES: u32 = 1 << 20;
-/// Connections of all endpoints together, least recently used ones evicted; 120 bytes each, taken at once.
+/// Connections of all endpoints together, least recently used ones evicted; 136 bytes each, taken at once.
 ///
 /// A larger table makes each new connection dearer, because its entry is in no cache: `cargo xtask bench dp` measures this
 /// size beside 512k. 128k are some hundred connections a second on each of 110 pods, at 10 s each.
@@ -113,6 +114,15 @@ pub const EVENTS_LEN_BYTES: u32 = 1 << 18;
 /// Bits of the packet mark that carry a ticket unless configured otherwise; kube-proxy uses 0xc000.
 pub const DEFAULT_TICKET_MASK: u32 = 0xfff0_0000;
 
+/// What is known of a connection's entry before it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// It has none.
+    Absent,
+    /// It may have one.
+    Unknown,
+}
+
 /// The state that a verdict depends on.
 ///
 /// Implemented by the kernel's maps, by an image in memory, and by a fake in unit tests.
@@ -123,20 +133,27 @@ pub trait PolicyMaps {
     fn owns_address(&self, key: &AddressKey) -> bool;
     /// The identity of an address: its own entry, else the longest prefix, else [`Identity::NONE`].
     fn identity(&self, addr: &Addr) -> Identity;
-    /// The longest matching entry of an allow map for the identity, if it is one, else for [`Identity::ANY`].
+    /// The longest matching entry of the endpoint's allow map of a direction for the identity, if it is one, else for
+    /// [`Identity::ANY`].
     fn allow(
         &self,
-        map: &AllowMapKey,
+        ifindex: IfIndex,
+        direction: Direction,
         identity: Identity,
         protocol: Protocol,
         port: PortBe,
     ) -> Option<AllowValue>;
-    /// The entry of a connection, expired or not.
-    fn flow(&self, key: &FlowKey) -> Option<FlowValue>;
-    /// Replaces the entry of a connection. Failure only costs the entry.
-    fn set_flow(&self, key: &FlowKey, value: &FlowValue);
+    /// Looks at the entry of a connection, expired or not, where it is.
+    fn with_flow<R>(&self, key: &FlowKey, look: impl FnOnce(&FlowEntry) -> R) -> Option<R>;
+    /// What is known of a connection, expired or not.
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey) -> Option<FlowValue> {
+        self.with_flow(key, |entry| entry.flow)
+    }
+    /// Replaces the entry of a connection; without `local`, but for its [`FlowEntry::local`]. Failure only costs the entry.
+    fn set_flow(&self, key: &FlowKey, flow: &FlowValue, local: Option<&Addr>);
     /// Makes the entry of a connection that begins, in place of any that it had. Failure only costs the entry.
-    fn add_flow(&self, key: &FlowKey, value: &FlowValue);
+    fn add_flow(&self, key: &FlowKey, flow: &FlowValue, local: &Addr, before: Before);
     /// What the first fragment told.
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
     /// Remembers a first fragment.

@@ -8,36 +8,40 @@ use netpol_common::keys::{CounterKey, CounterValue};
 use netpol_common::packet::Packet;
 use netpol_common::verdict::Outcome;
 
-use crate::maps::{COUNTERS, EVENT_BUDGETS, EVENTS};
+use crate::maps::{COUNTERS, EVENTS};
 
 /// Counts and records a packet. A function of its own, so that its stack is not part of every packet's.
 #[inline(never)]
 pub(crate) fn tell(outcome: &Outcome, packet: &Packet, len_bytes: u32, now: Nanos) {
-    count(outcome, len_bytes);
-    record(outcome, packet, len_bytes, now);
+    if let Some(n_suppressed) = count(outcome, len_bytes, now) {
+        record(outcome, packet, len_bytes, now, n_suppressed);
+    }
 }
 
-/// Adds the packet to the counters of its endpoint.
+/// Adds the packet to the counters of its endpoint. `Some(n)` if it may be recorded too, with the number of those like it
+/// that were left out before.
 #[inline(always)]
-fn count(outcome: &Outcome, len_bytes: u32) {
+fn count(outcome: &Outcome, len_bytes: u32, now: Nanos) -> Option<u32> {
     let key = CounterKey::new(outcome.ifindex, outcome.direction, outcome.verdict.to_wire());
     if let Some(value) = COUNTERS.get_ptr_mut(key) {
         // SAFETY: a value of this CPU, on which no other program of this kind runs now.
         unsafe {
             (*value).packets += 1;
             (*value).bytes += u64::from(len_bytes);
+            return (*value).budget.take(now);
         }
-        return;
     }
-    let first = CounterValue { packets: 1, bytes: u64::from(len_bytes) };
-    // Full: this combination is not counted, all others are.
-    COUNTERS.insert(key, first, 0).ok();
+    let mut budget = EventBudget::new(now);
+    let n_suppressed = budget.take(now);
+    let first = CounterValue { packets: 1, bytes: u64::from(len_bytes), budget };
+    // Full: this combination is neither counted nor recorded, all others are.
+    COUNTERS.insert(key, first, 0).ok()?;
+    n_suppressed
 }
 
-/// Writes a record unless the endpoint has written too many lately, or the ring is full.
+/// Writes a record unless the ring is full.
 #[inline(always)]
-fn record(outcome: &Outcome, packet: &Packet, len_bytes: u32, now: Nanos) {
-    let Some(n_suppressed) = take_budget(outcome, now) else { return };
+fn record(outcome: &Outcome, packet: &Packet, len_bytes: u32, now: Nanos, n_suppressed: u32) {
     let Some(mut record) = EVENTS.reserve(0) else { return };
     record.write(Event {
         time: now,
@@ -74,18 +78,4 @@ pub(crate) fn trace(ctx: &TcContext, outcome: &Outcome, packet: &Packet) {
         outcome.verdict.to_wire(),
         outcome.rule.0,
     );
-}
-
-/// Two CPUs may take the same record from the budget: the limit is about cost, not about a number.
-#[inline(always)]
-fn take_budget(outcome: &Outcome, now: Nanos) -> Option<u32> {
-    if let Some(budget) = EVENT_BUDGETS.get_ptr_mut(outcome.ifindex) {
-        // SAFETY: the entry is only removed with its endpoint, and freed after a grace period.
-        return unsafe { (*budget).take(now) };
-    }
-    let mut budget = EventBudget::new(now);
-    let n_suppressed = budget.take(now);
-    // Full: as if it were the endpoint's first record.
-    EVENT_BUDGETS.insert(outcome.ifindex, budget, 0).ok();
-    n_suppressed
 }

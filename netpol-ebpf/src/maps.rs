@@ -4,24 +4,26 @@
 
 use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_LPM_TRIE;
 use aya_ebpf::bindings::{BPF_EXIST, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuHashMap, RingBuf};
+use aya_ebpf::btf_maps::{
+    Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuHashMap, RingBuf,
+};
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_map_lookup_elem};
 use aya_ebpf::macros::btf_map;
 use netpol_common::addr::Addr;
-use netpol_common::event::{Event, EventBudget};
+use netpol_common::event::Event;
 use netpol_common::flow::FlowBudget;
-use netpol_common::ids::{Epoch, Identity, IfIndex, Nanos, PortBe, Protocol};
+use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, Nanos, PortBe, Protocol};
 use netpol_common::keys::{
-    AddressKey, AllowKey, AllowMapKey, AllowValue, BackendValue, CounterKey, CounterValue,
-    EndpointValue, FlowKey, FlowValue, FragmentKey, FragmentValue, PrefixKey,
+    AddressKey, AllowKey, AllowValue, BackendValue, CounterKey, CounterValue, EndpointEntry,
+    EndpointValue, FlowEntry, FlowKey, FlowValue, FragmentKey, FragmentValue, PrefixKey,
 };
-use netpol_common::maps::{self, PolicyMaps};
+use netpol_common::maps::{self, Before, PolicyMaps};
 
 /// Memory is taken when an entry is made, so that capacities cost nothing.
 const LAZY: usize = BPF_F_NO_PREALLOC as usize;
 
 #[btf_map]
-static ENDPOINTS: HashMap<IfIndex, EndpointValue, { maps::MAX_ENDPOINTS as usize }, LAZY> =
+static ENDPOINTS: HashMap<IfIndex, EndpointEntry, { maps::MAX_ENDPOINTS as usize }, LAZY> =
     HashMap::new();
 #[btf_map]
 static ADDRESSES: HashMap<AddressKey, u8, { maps::MAX_ADDRESSES as usize }, LAZY> = HashMap::new();
@@ -42,13 +44,14 @@ struct AllowMap {
     map_flags: *const [i32; LAZY],
 }
 #[btf_map]
-static ALLOW: HashOfMaps<AllowMapKey, AllowMap, { maps::MAX_ALLOW_MAPS as usize }, LAZY> =
-    HashOfMaps::new();
+static ALLOW: ArrayOfMaps<AllowMap, { maps::N_ALLOW_MAPS as usize }> = ArrayOfMaps::new();
 
 #[btf_map]
-static FLOWS: LruHashMap<FlowKey, FlowValue, { maps::MAX_FLOWS as usize }> = LruHashMap::new();
+static FLOWS: LruHashMap<FlowKey, FlowEntry, { maps::MAX_FLOWS as usize }> = LruHashMap::new();
 #[btf_map]
-static BURST: LruHashMap<FlowKey, FlowValue, { maps::MAX_BURST as usize }> = LruHashMap::new();
+static BURST: LruHashMap<FlowKey, FlowEntry, { maps::MAX_BURST as usize }> = LruHashMap::new();
+#[btf_map]
+static HAS_BURST: Array<u32, 1> = Array::new();
 #[btf_map]
 static FLOW_BUDGETS: HashMap<IfIndex, FlowBudget, { maps::MAX_ENDPOINTS as usize }, LAZY> =
     HashMap::new();
@@ -75,13 +78,6 @@ pub(crate) static COUNTERS: PerCpuHashMap<
 > = PerCpuHashMap::new();
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<Event, { maps::EVENTS_LEN_BYTES as usize }> = RingBuf::new();
-#[btf_map]
-pub(crate) static EVENT_BUDGETS: HashMap<
-    IfIndex,
-    EventBudget,
-    { maps::MAX_ENDPOINTS as usize },
-    LAZY,
-> = HashMap::new();
 
 /// Looks a key up in a trie. aya's own look-up takes a packed key, which would be copied byte by byte.
 ///
@@ -99,14 +95,27 @@ unsafe fn find<'a, M, K, V>(map: &'a M, key: &K) -> Option<&'a V> {
 /// about a number.
 #[inline(always)]
 fn take_budget(ifindex: IfIndex, now: Nanos) -> bool {
-    if let Some(budget) = FLOW_BUDGETS.get_ptr_mut(ifindex) {
+    match FLOW_BUDGETS.get_ptr_mut(ifindex) {
         // SAFETY: the entry is only removed with its endpoint, and freed after a grace period.
-        return unsafe { (*budget).take(now) };
+        Some(budget) => unsafe { (*budget).take(now) },
+        // The endpoint goes just now.
+        None => true,
     }
-    let mut budget = FlowBudget::new(now);
-    let is_taken = budget.take(now);
-    FLOW_BUDGETS.insert(ifindex, budget, 0).ok();
-    is_taken
+}
+
+/// Makes an entry where the endpoint's budget says. Lost, here and there: the next packet is decided again.
+#[inline(always)]
+fn add_entry(key: &FlowKey, entry: &FlowEntry, before: Before) {
+    let is_within = take_budget(key.ifindex, entry.flow.last_seen);
+    if is_within || (before == Before::Unknown && FLOWS.get_ptr(key).is_some()) {
+        FLOWS.insert(key, entry, 0).ok();
+        return;
+    }
+    BURST.insert(key, entry, 0).ok();
+    if let Some(has_burst) = HAS_BURST.get_ptr_mut(0) {
+        // SAFETY: the element is always there, and nothing else is ever written into it.
+        unsafe { *has_burst = 1 };
+    }
 }
 
 /// The kernel's maps as [`netpol_common::verdict::decide`] sees them.
@@ -116,7 +125,7 @@ impl PolicyMaps for KernelMaps {
     #[inline(always)]
     fn endpoint(&self, ifindex: IfIndex) -> Option<EndpointValue> {
         // SAFETY: the value is copied at once, and freed only after a grace period (no preallocation).
-        unsafe { ENDPOINTS.get(ifindex) }.copied()
+        unsafe { ENDPOINTS.get(ifindex) }.map(|entry| entry.value)
     }
 
     #[inline(always)]
@@ -139,15 +148,15 @@ impl PolicyMaps for KernelMaps {
     #[inline(always)]
     fn allow(
         &self,
-        map: &AllowMapKey,
+        ifindex: IfIndex,
+        direction: Direction,
         identity: Identity,
         protocol: Protocol,
         port: PortBe,
     ) -> Option<AllowValue> {
-        // SAFETY: an allow map is never changed once it can be found here; its memory and that of its
-        // entries outlives the program's run (RCU).
+        // SAFETY: the memory of an endpoint, of an allow map and of its entries outlives the program's run (RCU).
         unsafe {
-            let inner = ALLOW.get(map)?;
+            let inner = ALLOW.get(u32::from(ENDPOINTS.get(ifindex)?.allow_map(direction)))?;
             if identity != Identity::NONE {
                 let key = AllowKey::lookup(identity, protocol, port);
                 if let Some(value) = find::<_, _, AllowValue>(inner, &key) {
@@ -160,37 +169,41 @@ impl PolicyMaps for KernelMaps {
     }
 
     #[inline(always)]
-    fn flow(&self, key: &FlowKey) -> Option<FlowValue> {
-        // SAFETY: copied at once. The entry may be evicted and reused meanwhile: then the copy is that of
+    fn with_flow<R>(&self, key: &FlowKey, look: impl FnOnce(&FlowEntry) -> R) -> Option<R> {
+        // SAFETY: read at once. The entry may be evicted and reused meanwhile: then what is read is that of
         // another flow for one packet, which every lock-free reader of an LRU map accepts.
-        unsafe {
-            if let Some(flow) = FLOWS.get(key) {
-                return Some(*flow);
+        let entry = unsafe {
+            match FLOWS.get(key) {
+                Some(entry) => entry,
+                None if *HAS_BURST.get(0)? == 0
+                    || FLOW_BUDGETS.get(key.ifindex)?.has_burst == 0 =>
+                {
+                    return None;
+                }
+                None => BURST.get(key)?,
             }
-            if FLOW_BUDGETS.get(key.ifindex)?.has_burst == 0 {
-                return None;
-            }
-            BURST.get(key).copied()
-        }
+        };
+        Some(look(entry))
     }
 
-    #[inline(always)]
-    fn set_flow(&self, key: &FlowKey, value: &FlowValue) {
+    /// A function of its own: BPF has little stack.
+    #[inline(never)]
+    fn set_flow(&self, key: &FlowKey, flow: &FlowValue, local: Option<&Addr>) {
+        let local = match local {
+            Some(local) => *local,
+            None => self.with_flow(key, |entry| entry.local).unwrap_or(Addr::UNSPECIFIED),
+        };
+        let entry = FlowEntry { flow: *flow, local };
         // One in BURST that lives on gets its place in FLOWS when the budget allows it.
-        if FLOWS.insert(key, value, u64::from(BPF_EXIST)).is_err() {
-            self.add_flow(key, value);
+        if FLOWS.insert(key, entry, u64::from(BPF_EXIST)).is_err() {
+            add_entry(key, &entry, Before::Unknown);
         }
     }
 
     /// A function of its own: BPF has little stack.
     #[inline(never)]
-    fn add_flow(&self, key: &FlowKey, value: &FlowValue) {
-        // Lost, here and there: the next packet is decided again.
-        if take_budget(key.ifindex, value.last_seen) || FLOWS.get_ptr(key).is_some() {
-            FLOWS.insert(key, value, 0).ok();
-        } else {
-            BURST.insert(key, value, 0).ok();
-        }
+    fn add_flow(&self, key: &FlowKey, flow: &FlowValue, local: &Addr, before: Before) {
+        add_entry(key, &FlowEntry { flow: *flow, local: *local }, before);
     }
 
     #[inline(always)]

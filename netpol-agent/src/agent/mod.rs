@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use netpol_common::ids::{Epoch, Identity, IfIndex};
-use netpol_common::keys::{CounterKey, CounterValue, EndpointValue, FlowKey, FlowValue};
+use netpol_common::keys::{CounterKey, EndpointValue, FlowKey, FlowValue};
 use netpol_common::proto::Response;
 use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
@@ -40,7 +40,7 @@ pub use status::{EndpointStatus, MapStatus, PolicyStatus, Protection, SourceStat
 use self::adopt::Adoption;
 use self::latency::Latencies;
 use crate::compile::{Compiled, Image, Turn};
-use crate::dataplane::{MapOp, apply, diff};
+use crate::dataplane::{Counter, MapOp, apply, diff};
 use crate::model::{Kind, ObjectName, ObjectRef};
 use crate::netlink::{Devices, Framing};
 use crate::source::{DiagnosticIndex, Freshness, SourceUpdate};
@@ -73,7 +73,7 @@ pub trait Kernel {
     ///
     /// # Errors
     /// The map cannot be read.
-    fn counters(&self) -> Result<BTreeMap<CounterKey, CounterValue>, Self::Error>;
+    fn counters(&self) -> Result<BTreeMap<CounterKey, Counter>, Self::Error>;
     /// The generation of the policy: it grows with every change of the maps.
     ///
     /// # Errors
@@ -94,6 +94,11 @@ pub trait Kernel {
         ifindexes: &[IfIndex],
         ops: &[MapOp],
     ) -> (Bare<Self::Error>, Result<(), Self::Error>);
+    /// Does ahead what a change would have to wait for; takes some ten milliseconds, seldom.
+    ///
+    /// # Errors
+    /// The kernel refuses: changes wait, then.
+    fn prepare(&mut self) -> Result<(), Self::Error>;
     /// Whether the pod programs hang on an interface.
     ///
     /// # Errors
@@ -243,6 +248,13 @@ impl<K: Kernel> Agent<K> {
             self.latencies.reach(now);
         }
         self.has_news = false;
+    }
+
+    /// Does ahead what a later change would have to wait for. For when nothing waits.
+    pub fn prepare(&mut self) {
+        if let Err(error) = self.kernel.prepare() {
+            debug!(error = &error as &dyn std::error::Error, "the next changes have to wait");
+        }
     }
 
     /// Pods of endpoints that no source has told yet.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use netpol_common::ids::{Epoch, IfIndex};
-use netpol_common::keys::{CounterKey, CounterValue, FlowKey, FlowValue};
+use netpol_common::keys::{CounterKey, FlowKey, FlowValue};
 use rustix::fs::FlockOperation;
 use rustix::net::{AddressFamily, SocketType, netdevice};
 use tokio::sync::mpsc;
@@ -27,7 +27,7 @@ use super::{Agent, Bare, Handle, Kernel, Registry, routes};
 use crate::cni_server::{self, Call};
 use crate::compile::Image;
 use crate::control::{serve_tcp, serve_unix};
-use crate::dataplane::MapOp;
+use crate::dataplane::{Counter, MapOp};
 use crate::discovery::{Found, Places};
 use crate::ebpf::{self, Datapath, Role, Trace};
 use crate::manifests::watch as manifests;
@@ -240,7 +240,8 @@ async fn event_loop<K: Kernel>(
             }
             Some(found) = found.recv() => agent.adopt(found),
             Some(question) = questions.recv() => question(&mut agent),
-            _ = tick.tick() => {}
+            // The arms before have nothing to do.
+            _ = tick.tick() => agent.prepare(),
             () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {}
         }
         agent.sync();
@@ -355,12 +356,16 @@ impl Kernel for Datapath {
         Self::flows(self)
     }
 
-    fn counters(&self) -> Result<BTreeMap<CounterKey, CounterValue>, ebpf::Error> {
+    fn counters(&self) -> Result<BTreeMap<CounterKey, Counter>, ebpf::Error> {
         Self::counters(self)
     }
 
     fn epoch(&self) -> Result<Epoch, ebpf::Error> {
         Self::epoch(self)
+    }
+
+    fn prepare(&mut self) -> Result<(), ebpf::Error> {
+        Self::prepare(self)
     }
 
     fn attach(&mut self, ifindex: IfIndex) -> Result<(), ebpf::Error> {

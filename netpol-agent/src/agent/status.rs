@@ -120,7 +120,8 @@ impl<K: Kernel> Agent<K> {
             ("addresses", image.addresses.len(), maps::MAX_ADDRESSES),
             ("identities", image.identities.len(), maps::MAX_IDENTITIES),
             ("prefixes", image.prefixes.len(), maps::MAX_PREFIXES),
-            ("allow_maps", image.allow.len(), maps::MAX_ALLOW_MAPS),
+            // Two for each endpoint: there is room for as many again.
+            ("allow_maps", image.allow.len(), 2 * maps::MAX_ENDPOINTS),
             ("defer", image.defer.len(), maps::MAX_DEFER),
             // The first is "no ticket".
             ("tickets", image.tickets.len(), maps::N_TICKETS - 1),

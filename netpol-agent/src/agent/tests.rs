@@ -50,9 +50,13 @@ impl Kernel for FakeKernel {
         Ok(BTreeMap::new())
     }
 
-    fn counters(&self) -> Result<BTreeMap<CounterKey, CounterValue>, Full> {
+    fn counters(&self) -> Result<BTreeMap<CounterKey, Counter>, Full> {
         let key = CounterKey { ifindex: IfIndex(7), direction: 0, verdict: 128, pad: [0; 2] };
-        Ok(BTreeMap::from([(key, CounterValue { packets: 3, bytes: 180 })]))
+        Ok(BTreeMap::from([(key, Counter { packets: 3, bytes: 180 })]))
+    }
+
+    fn prepare(&mut self) -> Result<(), Full> {
+        Ok(())
     }
 
     fn attach_and_apply(

@@ -4,13 +4,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use netpol_common::addr::Addr;
-use netpol_common::ids::{Identity, IfIndex};
-use netpol_common::keys::{
-    AddressKey, AllowKey, AllowMapKey, AllowValue, EndpointValue, PrefixKey,
-};
+use netpol_common::ids::{Direction, Identity, IfIndex};
+use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue, PrefixKey};
 
 /// The entries of one allow map.
 pub type AllowMap = BTreeMap<AllowKey, AllowValue>;
+
+/// One direction of one endpoint: whose allow map it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AllowMapKey {
+    /// The pod's host interface.
+    pub ifindex: IfIndex,
+    /// The direction as the pod sees it.
+    pub direction: Direction,
+}
+
+impl AllowMapKey {
+    /// The allow map of one direction of one endpoint.
+    pub const fn new(ifindex: IfIndex, direction: Direction) -> Self {
+        Self { ifindex, direction }
+    }
+}
 
 /// What the maps should hold. Flows, fragments, counters and the epoch are the kernel's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,7 +37,7 @@ pub struct Image {
     pub identities: BTreeMap<Addr, Identity>,
     /// PREFIXES.
     pub prefixes: BTreeMap<PrefixKey, Identity>,
-    /// ALLOW, with equal maps shared.
+    /// ALLOW and the places in it that endpoints lead to, with equal maps shared.
     pub allow: BTreeMap<AllowMapKey, Arc<AllowMap>>,
     /// DEFER.
     pub defer: BTreeSet<Addr>,

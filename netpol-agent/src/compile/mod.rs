@@ -16,9 +16,9 @@ use std::sync::Arc;
 
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, IfIndex};
-use netpol_common::keys::{AddressKey, AllowMapKey, EndpointValue};
+use netpol_common::keys::{AddressKey, EndpointValue};
 
-pub use image::{AllowMap, EndpointImage, Image};
+pub use image::{AllowMap, AllowMapKey, EndpointImage, Image};
 pub use incremental::{Compiled, Turn};
 pub use numbering::Numbering;
 pub use port_ranges::port_prefixes;

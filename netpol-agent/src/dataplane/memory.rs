@@ -4,24 +4,24 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use netpol_common::addr::Addr;
-use netpol_common::ids::{Epoch, Identity, IfIndex, PortBe, Protocol};
+use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol};
 use netpol_common::keys::{
-    AddressKey, AllowKey, AllowMapKey, AllowValue, BackendValue, EndpointValue, FlowKey, FlowValue,
+    AddressKey, AllowKey, AllowValue, BackendValue, EndpointValue, FlowEntry, FlowKey, FlowValue,
     FragmentKey, FragmentValue, PrefixKey,
 };
-use netpol_common::maps::PolicyMaps;
+use netpol_common::maps::{Before, PolicyMaps};
 use netpol_common::packet::{Packet, PacketBytes};
 use netpol_common::verdict::{Outcome, Sighting, decide};
 
 use super::op::{MapOp, apply};
-use crate::compile::{AllowMap, Image};
+use crate::compile::{AllowMap, AllowMapKey, Image};
 
 /// An image that packets can be judged by, as the kernel's maps would.
 #[derive(Debug, Default)]
 pub struct MemoryMaps {
     image: Image,
     epoch: Cell<u32>,
-    flows: RefCell<BTreeMap<FlowKey, FlowValue>>,
+    flows: RefCell<BTreeMap<FlowKey, FlowEntry>>,
     fragments: RefCell<BTreeMap<FragmentKey, FragmentValue>>,
     stubs: RefCell<BTreeMap<u16, FlowKey>>,
     backends: RefCell<BTreeMap<FlowKey, BackendValue>>,
@@ -84,7 +84,7 @@ impl MemoryMaps {
 
     /// All connections.
     pub fn flows(&self) -> BTreeMap<FlowKey, FlowValue> {
-        self.flows.borrow().clone()
+        self.flows.borrow().iter().map(|(key, entry)| (*key, entry.flow)).collect()
     }
 
     /// All datagrams in pieces.
@@ -120,27 +120,29 @@ impl PolicyMaps for MemoryMaps {
 
     fn allow(
         &self,
-        map: &AllowMapKey,
+        ifindex: IfIndex,
+        direction: Direction,
         identity: Identity,
         protocol: Protocol,
         port: PortBe,
     ) -> Option<AllowValue> {
-        let map = self.image.allow.get(map)?;
+        let map = self.image.allow.get(&AllowMapKey::new(ifindex, direction))?;
         let of = |identity| longest_entry(map, &AllowKey::lookup(identity, protocol, port));
         let own = (identity != Identity::NONE).then(|| of(identity)).flatten();
         own.or_else(|| of(Identity::ANY))
     }
 
-    fn flow(&self, key: &FlowKey) -> Option<FlowValue> {
-        self.flows.borrow().get(key).copied()
+    fn with_flow<R>(&self, key: &FlowKey, look: impl FnOnce(&FlowEntry) -> R) -> Option<R> {
+        self.flows.borrow().get(key).map(look)
     }
 
-    fn set_flow(&self, key: &FlowKey, value: &FlowValue) {
-        self.flows.borrow_mut().insert(*key, *value);
+    fn set_flow(&self, key: &FlowKey, flow: &FlowValue, local: Option<&Addr>) {
+        let before = self.with_flow(key, |entry| entry.local).unwrap_or(Addr::UNSPECIFIED);
+        self.add_flow(key, flow, local.unwrap_or(&before), Before::Unknown);
     }
 
-    fn add_flow(&self, key: &FlowKey, value: &FlowValue) {
-        self.set_flow(key, value);
+    fn add_flow(&self, key: &FlowKey, flow: &FlowValue, local: &Addr, _before: Before) {
+        self.flows.borrow_mut().insert(*key, FlowEntry { flow: *flow, local: *local });
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {

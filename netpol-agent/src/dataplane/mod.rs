@@ -12,7 +12,16 @@ pub use diff::diff;
 pub use memory::{MemoryMaps, Observation};
 pub use op::{MapOp, apply};
 
-pub use crate::compile::{AllowMap, EndpointImage, Image};
+pub use crate::compile::{AllowMap, AllowMapKey, EndpointImage, Image};
+
+/// Packets of one verdict, on all CPUs together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counter {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes from the network header on.
+    pub bytes: u64,
+}
 
 #[cfg(test)]
 mod tests;

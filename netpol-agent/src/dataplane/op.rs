@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Identity, IfIndex};
-use netpol_common::keys::{AddressKey, AllowMapKey, PrefixKey};
+use netpol_common::keys::{AddressKey, PrefixKey};
 
-use crate::compile::{AllowMap, EndpointImage, Image};
+use crate::compile::{AllowMap, AllowMapKey, EndpointImage, Image};
 
-/// One insert or remove, atomic in the kernel.
+/// One insert or remove, atomic in the kernel; but for [`MapOp::SetAllow`] where old and new map only allow: each of their
+/// entries comes and goes by itself, additions first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MapOp {
     /// Writes an endpoint's treatment.
@@ -27,7 +28,7 @@ pub enum MapOp {
     SetPrefix(PrefixKey, Identity),
     /// Leaves a prefix to shorter ones.
     RemovePrefix(PrefixKey),
-    /// Swaps the whole allow map of one direction of an endpoint.
+    /// Replaces the allow map of one direction of an endpoint.
     SetAllow(AllowMapKey, Arc<AllowMap>),
     /// Removes an allow map: nothing is allowed by it.
     RemoveAllow(AllowMapKey),

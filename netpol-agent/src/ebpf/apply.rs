@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::panic::resume_unwind;
 
-use netpol_common::ids::IfIndex;
+use netpol_common::flow::FlowBudget;
+use netpol_common::ids::{IfIndex, Nanos};
+use netpol_common::keys::EndpointEntry;
 
 use super::Datapath;
 use super::attach::{Attacher, Role};
@@ -48,8 +50,13 @@ impl Datapath {
 
 impl Maps {
     fn apply(&mut self, ops: &[MapOp]) -> Result<(), Error> {
-        ops.chunk_by(|a, b| std::mem::discriminant(a) == std::mem::discriminant(b))
-            .try_for_each(|alike| self.apply_alike(alike))
+        let applied = ops
+            .chunk_by(|a, b| std::mem::discriminant(a) == std::mem::discriminant(b))
+            .try_for_each(|alike| self.apply_alike(alike));
+        if applied.is_err() {
+            self.allow.read(&self.endpoints.entries()?)?;
+        }
+        applied
     }
 
     fn apply_alike(&mut self, ops: &[MapOp]) -> Result<(), Error> {
@@ -68,13 +75,21 @@ impl Maps {
                     None
                 }
             })),
-            [MapOp::SetAllow(..), ..] => self.allow.set_all(ops.iter().filter_map(|op| {
-                if let MapOp::SetAllow(key, content) = op { Some((*key, content)) } else { None }
-            })),
+            [MapOp::SetAllow(..), ..] => {
+                self.allow.set_all(ops.iter().filter_map(|op| {
+                    if let MapOp::SetAllow(key, content) = op {
+                        Some((*key, content))
+                    } else {
+                        None
+                    }
+                }))?;
+                self.lead(ops)
+            }
             [MapOp::RemoveAllow(_), ..] => {
                 self.allow.remove_all(ops.iter().filter_map(|op| {
                     if let MapOp::RemoveAllow(key) = op { Some(*key) } else { None }
-                }))
+                }));
+                self.lead(ops)
             }
             [MapOp::AddDefer(_), ..] => self.defer.set_all(ops.iter().filter_map(|op| {
                 if let MapOp::AddDefer(addr) = op { Some((*addr, 0)) } else { None }
@@ -109,6 +124,29 @@ impl Maps {
         }
     }
 
+    /// Leads the endpoints of these operations to where their allow maps are now, each by one write.
+    fn lead(&mut self, ops: &[MapOp]) -> Result<(), Error> {
+        let ifindex = |op: &MapOp| {
+            if let MapOp::SetAllow(key, _) | MapOp::RemoveAllow(key) = op {
+                Some(key.ifindex)
+            } else {
+                None
+            }
+        };
+        let ifindexes: BTreeSet<IfIndex> = ops.iter().filter_map(ifindex).collect();
+        let mut led = Vec::new();
+        for ifindex in ifindexes {
+            let allow_maps = self.allow.places(ifindex);
+            // One that is not there yet is led there when it comes.
+            if let Some(entry) = self.endpoints.get(ifindex)?
+                && entry.allow_maps != allow_maps
+            {
+                led.push((ifindex, EndpointEntry { allow_maps, ..entry }));
+            }
+        }
+        self.endpoints.set_all(led.into_iter())
+    }
+
     fn set_endpoint(&mut self, ifindex: IfIndex, endpoint: &EndpointImage) -> Result<(), Error> {
         let EndpointImage { value, container_id } = endpoint;
         let mut padded: ContainerId = [0; 128];
@@ -119,7 +157,9 @@ impl Maps {
         room.copy_from_slice(container_id.as_bytes());
         // The name first: an endpoint that passes packets always tells whose it is.
         self.containers.set(ifindex, padded)?;
-        self.endpoints.set(ifindex, *value)
+        self.flow_budgets.add(ifindex, FlowBudget::new(Nanos(0)))?;
+        let allow_maps = self.allow.places(ifindex);
+        self.endpoints.set(ifindex, EndpointEntry { value: *value, allow_maps })
     }
 
     fn remove_endpoints(&mut self, ifindexes: impl Iterator<Item = IfIndex>) -> Result<(), Error> {

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 
 use aya::maps::{MapError, MapInfo, MapType};
 use netpol_common::addr::Addr;
-use netpol_common::event::EventBudget;
 use netpol_common::flow::FlowBudget;
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
-    AddressKey, AllowMapKey, BackendValue, CounterKey, CounterValue, EndpointValue, FlowKey,
-    FlowValue, FragmentKey, FragmentValue, PrefixKey,
+    AddressKey, BackendValue, CounterKey, CounterValue, EndpointEntry, FlowEntry, FlowKey,
+    FragmentKey, FragmentValue, PrefixKey,
 };
 use netpol_common::maps;
 
@@ -56,13 +55,14 @@ pub(super) fn of(name: &'static str, map: &MapInfo) -> Result<Layout, MapError> 
 /// Every map of this build, with the capacities that the configuration changes.
 pub(super) fn expected(capacities: &BTreeMap<&'static str, u32>) -> Vec<Layout> {
     let mut layouts = vec![
-        map::<IfIndex, EndpointValue>(maps::ENDPOINTS, MapType::Hash, maps::MAX_ENDPOINTS),
+        map::<IfIndex, EndpointEntry>(maps::ENDPOINTS, MapType::Hash, maps::MAX_ENDPOINTS),
         map::<AddressKey, u8>(maps::ADDRESSES, MapType::Hash, maps::MAX_ADDRESSES),
         map::<Addr, Identity>(maps::IDENTITIES, MapType::Hash, maps::MAX_IDENTITIES),
         map::<PrefixKey, Identity>(maps::PREFIXES, MapType::LpmTrie, maps::MAX_PREFIXES),
-        map::<AllowMapKey, u32>(maps::ALLOW, MapType::HashOfMaps, maps::MAX_ALLOW_MAPS),
-        map::<FlowKey, FlowValue>(maps::FLOWS, MapType::LruHash, maps::MAX_FLOWS),
-        map::<FlowKey, FlowValue>(maps::BURST, MapType::LruHash, maps::MAX_BURST),
+        map::<u32, u32>(maps::ALLOW, MapType::ArrayOfMaps, maps::N_ALLOW_MAPS),
+        map::<FlowKey, FlowEntry>(maps::FLOWS, MapType::LruHash, maps::MAX_FLOWS),
+        map::<FlowKey, FlowEntry>(maps::BURST, MapType::LruHash, maps::MAX_BURST),
+        map::<u32, u32>(maps::HAS_BURST, MapType::Array, 1),
         map::<IfIndex, FlowBudget>(maps::FLOW_BUDGETS, MapType::Hash, maps::MAX_ENDPOINTS),
         map::<FragmentKey, FragmentValue>(maps::FRAGMENTS, MapType::LruHash, maps::MAX_FRAGMENTS),
         map::<Addr, u8>(maps::DEFER, MapType::Hash, maps::MAX_DEFER),
@@ -72,7 +72,6 @@ pub(super) fn expected(capacities: &BTreeMap<&'static str, u32>) -> Vec<Layout> 
         map::<u32, Epoch>(maps::EPOCH, MapType::Array, 1),
         map::<CounterKey, CounterValue>(maps::COUNTERS, MapType::PerCpuHash, maps::MAX_COUNTERS),
         map::<(), ()>(maps::EVENTS, MapType::RingBuf, maps::EVENTS_LEN_BYTES),
-        map::<IfIndex, EventBudget>(maps::EVENT_BUDGETS, MapType::Hash, maps::MAX_ENDPOINTS),
         map::<IfIndex, ContainerId>(maps::CONTAINERS, MapType::Hash, maps::MAX_ENDPOINTS),
     ];
     for layout in &mut layouts {

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuHashMap};
 use netpol_common::addr::Addr;
-use netpol_common::event::EventBudget;
 use netpol_common::flow::FlowBudget;
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
-    AddressKey, BackendValue, CounterKey, CounterValue, EndpointValue, FlowKey, FlowValue,
-    FragmentKey, FragmentValue,
+    AddressKey, BackendValue, CounterKey, CounterValue, EndpointEntry, FlowEntry, FlowKey,
+    FlowValue, FragmentKey, FragmentValue,
 };
 use netpol_common::maps;
 
@@ -23,6 +22,7 @@ use super::pins::Pins;
 use super::table::{Label, Table, Trie, absent_is_fine, take};
 use super::wire::Wire;
 use crate::compile::{EndpointImage, Image};
+use crate::dataplane::Counter;
 
 /// `BPF_F_NO_PREALLOC`: memory is taken when an entry is made.
 pub(super) const NO_PREALLOC: u32 = 1;
@@ -32,19 +32,19 @@ pub(super) type ContainerId = [u8; 128];
 
 /// The maps.
 pub(super) struct Maps {
-    pub(super) endpoints: Table<IfIndex, EndpointValue>,
+    pub(super) endpoints: Table<IfIndex, EndpointEntry>,
     pub(super) addresses: Table<AddressKey, u8>,
     pub(super) identities: Table<Addr, Identity>,
     pub(super) prefixes: Trie<Identity>,
     pub(super) allow: AllowMaps,
-    pub(super) flows: Table<FlowKey, FlowValue>,
-    pub(super) burst: Table<FlowKey, FlowValue>,
+    pub(super) flows: Table<FlowKey, FlowEntry>,
+    pub(super) burst: Table<FlowKey, FlowEntry>,
+    pub(super) has_burst: Array<MapData, u32>,
     pub(super) flow_budgets: Table<IfIndex, FlowBudget>,
     pub(super) fragments: Table<FragmentKey, FragmentValue>,
     pub(super) stubs: Table<u32, FlowKey>,
     pub(super) backends: Table<FlowKey, BackendValue>,
     pub(super) defer: Table<Addr, u8>,
-    pub(super) budgets: Table<IfIndex, EventBudget>,
     pub(super) containers: Table<IfIndex, ContainerId>,
     pub(super) tickets: Array<MapData, Wire<IfIndex>>,
     tickets_label: Label,
@@ -68,20 +68,21 @@ impl Maps {
         let tickets_label = label(maps::TICKETS)?;
         let epoch_label = label(maps::EPOCH)?;
         let counters_label = label(maps::COUNTERS)?;
+        let endpoints: Table<IfIndex, EndpointEntry> = Table::take(ebpf, label(maps::ENDPOINTS)?)?;
         Ok(Self {
-            endpoints: Table::take(ebpf, label(maps::ENDPOINTS)?)?,
+            allow: AllowMaps::take(ebpf, label(maps::ALLOW)?, &endpoints.entries()?)?,
+            endpoints,
             addresses: Table::take(ebpf, label(maps::ADDRESSES)?)?,
             identities: Table::take(ebpf, label(maps::IDENTITIES)?)?,
             prefixes: Trie::take(ebpf, label(maps::PREFIXES)?)?,
-            allow: AllowMaps::take(ebpf, label(maps::ALLOW)?)?,
             flows: Table::take(ebpf, label(maps::FLOWS)?)?,
             burst: Table::take(ebpf, label(maps::BURST)?)?,
+            has_burst: typed(ebpf, label(maps::HAS_BURST)?)?,
             flow_budgets: Table::take(ebpf, label(maps::FLOW_BUDGETS)?)?,
             fragments: Table::take(ebpf, label(maps::FRAGMENTS)?)?,
             stubs: Table::take(ebpf, label(maps::STUBS)?)?,
             backends: Table::take(ebpf, label(maps::BACKENDS)?)?,
             defer: Table::take(ebpf, label(maps::DEFER)?)?,
-            budgets: Table::take(ebpf, label(maps::EVENT_BUDGETS)?)?,
             containers: containers(pins, label(maps::CONTAINERS)?)?,
             tickets: typed(ebpf, tickets_label)?,
             tickets_label,
@@ -157,20 +158,17 @@ impl Maps {
             }
         }
         for ifindex in ifindexes {
-            self.budgets.remove(*ifindex)?;
             self.flow_budgets.remove(*ifindex)?;
         }
         Ok(())
     }
 
-    fn counters(&self) -> Result<BTreeMap<CounterKey, CounterValue>, Error> {
+    fn counters(&self) -> Result<BTreeMap<CounterKey, Counter>, Error> {
         let entries = self.counters.iter().map(|entry| {
             let (Wire(key), of_cpus) = entry?;
-            let sum = of_cpus.iter().fold(CounterValue { packets: 0, bytes: 0 }, |sum, of_cpu| {
-                CounterValue {
-                    packets: sum.packets + of_cpu.0.packets,
-                    bytes: sum.bytes + of_cpu.0.bytes,
-                }
+            let sum = of_cpus.iter().fold(Counter::default(), |sum, Wire(of_cpu)| Counter {
+                packets: sum.packets + of_cpu.packets,
+                bytes: sum.bytes + of_cpu.bytes,
             });
             Ok((key, sum))
         });
@@ -189,7 +187,7 @@ impl Maps {
 
     fn endpoints(&self) -> Result<BTreeMap<IfIndex, EndpointImage>, Error> {
         let mut endpoints = BTreeMap::new();
-        for (ifindex, value) in self.endpoints.entries()? {
+        for (ifindex, EndpointEntry { value, .. }) in self.endpoints.entries()? {
             let padded = self.containers.get(ifindex)?.unwrap_or([0; 128]);
             let container_id = String::from_utf8_lossy(&padded);
             let container_id = Arc::from(container_id.trim_end_matches('\0'));
@@ -211,7 +209,7 @@ impl Datapath {
             addresses: maps.addresses.entries()?.into_iter().map(|(key, _)| key).collect(),
             identities: maps.identities.entries()?.into_iter().collect(),
             prefixes: maps.prefixes.entries()?.into_iter().collect(),
-            allow: maps.allow.entries().clone(),
+            allow: maps.allow.entries(),
             defer: maps.defer.entries()?.into_iter().map(|(addr, _)| addr).collect(),
             tickets: maps.tickets()?,
         })
@@ -222,7 +220,8 @@ impl Datapath {
     /// # Errors
     /// [`Error::Map`].
     pub fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Error> {
-        flows.iter().try_for_each(|(key, value)| self.maps.flows.add(*key, *value))
+        let entry = |flow: FlowValue| FlowEntry { flow, local: Addr::UNSPECIFIED };
+        flows.iter().try_for_each(|(key, flow)| self.maps.flows.add(*key, entry(*flow)))
     }
 
     /// Forgets all connections.
@@ -248,7 +247,7 @@ impl Datapath {
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub fn counters(&self) -> Result<BTreeMap<CounterKey, CounterValue>, Error> {
+    pub fn counters(&self) -> Result<BTreeMap<CounterKey, Counter>, Error> {
         self.maps.counters()
     }
 
@@ -257,10 +256,9 @@ impl Datapath {
     /// # Errors
     /// [`Error::Map`].
     pub fn flows(&self) -> Result<BTreeMap<FlowKey, FlowValue>, Error> {
-        let mut flows: BTreeMap<_, _> = self.maps.burst.entries()?.into_iter().collect();
-        // One that is in both lives here.
-        flows.extend(self.maps.flows.entries()?);
-        Ok(flows)
+        // One that is in both lives in FLOWS.
+        let entries = self.maps.burst.entries()?.into_iter().chain(self.maps.flows.entries()?);
+        Ok(entries.map(|(key, entry)| (key, entry.flow)).collect())
     }
 
     /// The datagrams in pieces.
@@ -285,6 +283,14 @@ impl Datapath {
     /// [`Error::Map`].
     pub fn stubs(&self) -> Result<Vec<FlowKey>, Error> {
         Ok(self.maps.stubs.entries()?.into_iter().map(|(_, key)| key).collect())
+    }
+
+    /// Does ahead what a change would have to wait for: some ten milliseconds, seldom. For when nothing waits.
+    ///
+    /// # Errors
+    /// [`Error::Map`], [`Error::MapFull`].
+    pub fn prepare(&mut self) -> Result<(), Error> {
+        if self.maps.allow.wants_preparation() { self.maps.allow.prepare() } else { Ok(()) }
     }
 
     /// How many allow maps there are in the kernel: equal ones are one.

@@ -44,11 +44,16 @@ impl Label {
         Error::Map { map: self.name, action: "read", source: source.into() }
     }
 
+    /// There is no room.
+    pub(super) fn is_full(self) -> Error {
+        Error::MapFull { map: self.name, capacity: self.capacity }
+    }
+
     /// A failed write. A full map is told apart, because the remedy is another one.
     pub(super) fn cannot_write(self, source: impl Into<MapError>) -> Error {
         let source = source.into();
         if os_error(&source) == Some(libc::E2BIG) || os_error(&source) == Some(libc::ENOSPC) {
-            return Error::MapFull { map: self.name, capacity: self.capacity };
+            return self.is_full();
         }
         Error::Map { map: self.name, action: "write", source }
     }

@@ -8,7 +8,7 @@ use crate::addr::Addr;
 use crate::flow;
 use crate::ids::{Direction, Epoch, IfIndex, Nanos, Protocol, RuleId};
 use crate::keys::{AddressKey, EndpointValue, FlowKey, FlowValue, FragmentKey, FragmentValue};
-use crate::maps::PolicyMaps;
+use crate::maps::{Before, PolicyMaps};
 use crate::packet::{Fragment, Packet, PacketBytes, Parsed};
 
 /// A verdict with the rule behind it.
@@ -161,14 +161,22 @@ fn judge_connection<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet) -> Ru
     }
     // The first packet of a TCP connection is always decided, whatever an older connection left behind.
     let opens = key.protocol.0 == Protocol::TCP.0 && flow::tcp::opens(packet.tcp_flags);
-    if !opens
-        && !view.is_unknown
-        && let Some(flow) = maps.flow(&key)
-        && !flow::is_expired(&flow, key.protocol, view.now)
-    {
-        return follow(maps, view, packet, &key, flow);
+    let mut before = if view.is_unknown { Before::Absent } else { Before::Unknown };
+    if !opens && !view.is_unknown {
+        // What is from somewhere new may be from there: that is known by now.
+        let found = maps.with_flow(&key, |entry| {
+            let is_new = matches!(view.direction, Direction::Egress) && entry.local != packet.src;
+            (entry.flow, is_new)
+        });
+        match found {
+            Some((mut flow, is_new)) if !flow::is_expired(&flow, key.protocol, view.now) => {
+                return follow(maps, view, packet, &key, &mut flow, is_new.then_some(&packet.src));
+            }
+            Some(_) => {}
+            None => before = Before::Absent,
+        }
     }
-    begin(maps, view, packet, &key)
+    begin(maps, view, packet, &key, before)
 }
 
 /// The key of the packet's connection. For a quotation `direction` is that of the quoted packet.
@@ -244,14 +252,15 @@ fn resolve_fragment<M: PolicyMaps>(
     true
 }
 
-/// A packet of a known connection.
+/// A packet of a known connection; `local` is where the pod sends from, if it has not sent from there before.
 #[inline(always)]
 fn follow<M: PolicyMaps>(
     maps: &M,
     view: &View,
     packet: &Packet,
     key: &FlowKey,
-    mut flow: FlowValue,
+    flow: &mut FlowValue,
+    local: Option<&Addr>,
 ) -> Ruling {
     let origin = if flow.origin == Direction::Ingress.to_wire() {
         Direction::Ingress
@@ -291,14 +300,15 @@ fn follow<M: PolicyMaps>(
             }
         }
     }
-    let state = flow::next_state(&flow, key.protocol, view.direction, packet.tcp_flags);
+    let state = flow::next_state(flow, key.protocol, view.direction, packet.tcp_flags);
     let is_written = is_old
+        || local.is_some()
         || state != flow.state
         || view.now.0.saturating_sub(flow.last_seen.0) >= flow::REFRESH_NS;
     if is_written {
         flow.state = state;
         flow.last_seen = view.now;
-        maps.set_flow(key, &flow);
+        maps.set_flow(key, flow, local);
     }
     let is_revoked = flow.marks & FlowValue::REVOKED != 0;
     if flow.marks & FlowValue::DEFERRED != 0 && matches!(view.direction, Direction::Egress) {
@@ -320,7 +330,13 @@ fn follow<M: PolicyMaps>(
 
 /// The first packet of a connection, or one from the middle of a connection that is not known.
 #[inline(always)]
-fn begin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet, key: &FlowKey) -> Ruling {
+fn begin<M: PolicyMaps>(
+    maps: &M,
+    view: &View,
+    packet: &Packet,
+    key: &FlowKey,
+    before: Before,
+) -> Ruling {
     let mut ruling = match view.exempt {
         Some(reason) => Ruling::pass(reason),
         None => consult(maps, view, view.direction, key),
@@ -340,13 +356,13 @@ fn begin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet, key: &FlowKey) -
             | PassReason::Audited => 0,
         };
         let state = flow::first_state(key.protocol, packet.tcp_flags);
-        let flow = FlowValue::new(
-            view.now,
-            view.epoch,
-            ruling.rule,
-            [view.direction.to_wire(), state, marks],
-        );
-        maps.add_flow(key, &flow);
+        let facts = [view.direction.to_wire(), state, marks];
+        let local = match view.direction {
+            Direction::Ingress => &Addr::UNSPECIFIED,
+            Direction::Egress => &packet.src,
+        };
+        let flow = FlowValue::new(view.now, view.epoch, ruling.rule, facts);
+        maps.add_flow(key, &flow, local, before);
         if matches!(reason, PassReason::Deferred) {
             ruling.stub = maps.leave_stub(key);
         }

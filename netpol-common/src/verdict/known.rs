@@ -3,7 +3,7 @@
 use super::{Outcome, PassReason, Sighting, Verdict};
 use crate::flow;
 use crate::ids::{Direction, IfIndex};
-use crate::keys::{AddressKey, FlowKey, FlowValue};
+use crate::keys::{FlowEntry, FlowKey, FlowValue};
 use crate::maps::PolicyMaps;
 use crate::packet::{Packet, PacketBytes, parse_plain};
 
@@ -19,7 +19,8 @@ pub(super) enum Shortcut {
     None,
 }
 
-/// Passes a packet whose connection was decided in this epoch, if there is nothing to write and nothing to finish.
+/// Passes a packet whose connection was decided in this epoch, if there is nothing to write and nothing to finish. What
+/// comes from the pod must bear the address that it sent from before: that one was found to be the pod's own in this epoch.
 ///
 /// ENDPOINTS is not asked: whatever becomes of an endpoint, its flows are removed with it, or the epoch is bumped
 /// after the change. What this way passes the long way passes too, but for changes that are under way. `packet` is then
@@ -48,19 +49,22 @@ pub(super) fn follow_known<M: PolicyMaps, B: PacketBytes + ?Sized>(
     let key = FlowKey::new(seen.ifindex, remote, ports, plain.protocol, FlowKey::AT_POD);
     // Read first: what is decided with a state that changes meanwhile counts as old.
     let epoch = maps.epoch();
-    let Some(flow) = maps.flow(&key) else {
+    let rule = maps.with_flow(&key, |FlowEntry { flow, local }| {
+        let is_settled = flow.epoch == epoch && flow.marks & !FlowValue::EXEMPT == 0;
+        // Younger than any timeout.
+        let is_fresh = seen.now.0.saturating_sub(flow.last_seen.0) < flow::REFRESH_NS;
+        let state = flow::next_state(flow, plain.protocol, direction, plain.tcp_flags);
+        let is_own = !is_egress || (*local == plain.src && !local.is_unspecified());
+        (is_settled && is_fresh && state == flow.state && is_own).then_some(flow.rule)
+    });
+    let Some(rule) = rule else {
         *packet = plain.packet();
         return Shortcut::Unknown;
     };
-    let is_settled = flow.epoch == epoch && flow.marks & !FlowValue::EXEMPT == 0;
-    // Younger than any timeout.
-    let is_fresh = seen.now.0.saturating_sub(flow.last_seen.0) < flow::REFRESH_NS;
-    let state = flow::next_state(&flow, plain.protocol, direction, plain.tcp_flags);
-    let is_own = || maps.owns_address(&AddressKey { ifindex: seen.ifindex, addr: plain.src });
-    if is_settled && is_fresh && state == flow.state && (!is_egress || is_own()) {
+    if let Some(rule) = rule {
         return Shortcut::Done(Outcome {
             verdict: Verdict::Pass(PassReason::Flow),
-            rule: flow.rule,
+            rule,
             mark: seen.mark_with(0),
             stub: 0,
             ifindex: seen.ifindex,

@@ -212,7 +212,7 @@ fn at_pod<M: PolicyMaps, B: PacketBytes + ?Sized>(
         Parsed::Arp => judge_arp(maps, &view, &packet.src),
         Parsed::NotIp => unless_isolated(&view, DropReason::NotIp),
         Parsed::Malformed(reason) => unless_isolated(&view, reason),
-        Parsed::Ip if seen.is_tagged && endpoint.is_isolated(direction) => {
+        Parsed::Ip if seen.is_tagged && view.endpoint.is_isolated(direction) => {
             unless_isolated(&view, DropReason::NotIp)
         }
         Parsed::Ip => match direction {
@@ -238,6 +238,8 @@ fn at_pod<M: PolicyMaps, B: PacketBytes + ?Sized>(
                     if matches!(ruling.verdict, Verdict::Pass(PassReason::Audited)) {
                         outcome.audited_sender = view.ifindex;
                     }
+                    // Asked again: what is kept for so long costs stack.
+                    let Some(endpoint) = maps.endpoint(seen.ifindex) else { return outcome };
                     view = View::of_hook(seen, endpoint, direction, epoch);
                 } else if seen.stub != 0 {
                     // Of a pod that nothing isolates yet.
@@ -255,11 +257,12 @@ fn at_pod<M: PolicyMaps, B: PacketBytes + ?Sized>(
     outcome.verdict = ruling.verdict;
     outcome.rule = ruling.rule;
     if matches!(ruling.verdict, Verdict::Pass(PassReason::Deferred)) {
-        outcome.mark = seen.mark_with(endpoint.ticket);
+        outcome.mark = seen.mark_with(view.endpoint.ticket);
         outcome.stub = ruling.stub;
         // Nobody would finish the verdict.
-        let is_enforced = endpoint.is_isolated(direction) && !endpoint.is_audited(direction);
-        if endpoint.ticket == 0 && is_enforced {
+        let is_enforced =
+            view.endpoint.is_isolated(direction) && !view.endpoint.is_audited(direction);
+        if view.endpoint.ticket == 0 && is_enforced {
             outcome.verdict = Verdict::Drop(DropReason::UnknownTicket);
         }
     }

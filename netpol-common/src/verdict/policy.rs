@@ -3,7 +3,7 @@
 use super::judge::{Ruling, View};
 use super::{DropReason, PassReason, Sighting, Verdict};
 use crate::ids::{Direction, IfIndex, PortBe, Protocol};
-use crate::keys::{AllowMapKey, AllowValue, BackendValue, FlowKey, FlowValue};
+use crate::keys::{AllowValue, BackendValue, FlowKey, FlowValue};
 use crate::maps::PolicyMaps;
 use crate::packet::{Fragment, Packet};
 
@@ -49,7 +49,7 @@ pub(super) fn settle<M: PolicyMaps>(
         Verdict::Drop(_) => return,
     }
     if flow.marks != before && before & FlowValue::DEFERRED != 0 {
-        maps.set_flow(&key, &flow);
+        maps.set_flow(&key, &flow, None);
     }
 }
 
@@ -93,9 +93,8 @@ pub(super) fn consult<M: PolicyMaps>(
     if !matches!(key.protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP) {
         port = PortBe::ZERO;
     }
-    let map = AllowMapKey::new(view.ifindex, origin);
     let identity = maps.identity(&remote);
-    match maps.allow(&map, identity, key.protocol, port) {
+    match maps.allow(view.ifindex, origin, identity, key.protocol, port) {
         Some(value) if value.verdict == AllowValue::ALLOW => {
             Ruling::new(Verdict::Pass(PassReason::Allowed), value.rule)
         }

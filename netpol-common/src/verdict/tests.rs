@@ -4,9 +4,9 @@ use super::*;
 use crate::addr::Addr;
 use crate::ids::{Identity, PortBe, Protocol};
 use crate::keys::{
-    AddressKey, AllowMapKey, AllowValue, BackendValue, FlowValue, FragmentKey, FragmentValue,
+    AddressKey, AllowValue, BackendValue, FlowEntry, FlowValue, FragmentKey, FragmentValue,
 };
-use crate::maps::DEFAULT_TICKET_MASK;
+use crate::maps::{Before, DEFAULT_TICKET_MASK};
 
 const IFINDEX: IfIndex = IfIndex(7);
 const TICKET: u16 = 5;
@@ -28,18 +28,19 @@ impl PolicyMaps for Closed {
     }
     fn allow(
         &self,
-        _map: &AllowMapKey,
+        _ifindex: IfIndex,
+        _direction: Direction,
         _identity: Identity,
         _protocol: Protocol,
         _port: PortBe,
     ) -> Option<AllowValue> {
         None
     }
-    fn flow(&self, _key: &FlowKey) -> Option<FlowValue> {
+    fn with_flow<R>(&self, _key: &FlowKey, _look: impl FnOnce(&FlowEntry) -> R) -> Option<R> {
         None
     }
-    fn set_flow(&self, _key: &FlowKey, _value: &FlowValue) {}
-    fn add_flow(&self, _key: &FlowKey, _value: &FlowValue) {}
+    fn set_flow(&self, _key: &FlowKey, _flow: &FlowValue, _local: Option<&Addr>) {}
+    fn add_flow(&self, _key: &FlowKey, _flow: &FlowValue, _local: &Addr, _before: Before) {}
     fn fragment(&self, _key: &FragmentKey) -> Option<FragmentValue> {
         None
     }

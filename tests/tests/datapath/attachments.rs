@@ -213,7 +213,7 @@ fn pins_of_another_layout_are_refused_and_left_alone() {
     let Error::PinIncompatible { path, property, expected, found } = refused else {
         panic!("{refused:?}")
     };
-    assert!(path.ends_with("v1/ENDPOINTS"), "{path:?}");
+    assert!(path.ends_with(format!("v{ABI_VERSION}/ENDPOINTS")), "{path:?}");
     assert_eq!((property, expected, found), ("capacity", 5, 4096));
     drop(Datapath::load(&config).unwrap());
 }

@@ -10,7 +10,7 @@ use proptest::test_runner::{Config, TestRunner};
 use super::strategies::{image, steps};
 use super::twins::Twins;
 
-/// Clusters that are tried unless the environment says otherwise. Each costs some tenths of a second: the kernel waits after changes of allow maps.
+/// Clusters that are tried unless the environment says otherwise.
 const N_CASES: usize = 128;
 /// Unoptimised, the generators are deep.
 const STACK_LEN_BYTES: usize = 1 << 26;

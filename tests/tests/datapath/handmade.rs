@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use netpol_agent::compile::{AllowMap, EndpointImage, Image};
+use netpol_agent::compile::{AllowMap, AllowMapKey, EndpointImage, Image};
 use netpol_agent::ebpf::{Program, TestContext};
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
-use netpol_common::keys::{AllowKey, AllowMapKey, AllowValue, EndpointValue};
+use netpol_common::keys::{AllowKey, AllowValue, EndpointValue};
 use netpol_tests::packets::{AUTHENTICATION, Ends, Extension, Frame, Packet, Piece, Segment};
 use netpol_tests::privilege::{Need, met};
 
@@ -341,6 +341,28 @@ fn pods_send_from_their_own_addresses_only() {
             Verdict(arp(v4(2)), "spoofed"),
             // Packets to it may come from anywhere.
             Verdict(to_pod(100, udp(Ends::V4(v4(3), v4(1)), 5000, 53)), "not-isolated"),
+        ],
+    );
+}
+
+/// The short way of known connections once compared the source with an address that nobody had noted yet: all zeros.
+#[test]
+fn a_known_connection_is_no_reason_to_send_from_elsewhere() {
+    let ends = |from, to| (Ends::V6(v6(from), v6(to)), Ends::V6(v6(to), v6(from)));
+    let (inward, outward) = ends(4, 1);
+    let data = |ends: &Ends| tcp(*ends, 80, 80, ACK);
+    let nowhere = Ends::V6(std::net::Ipv6Addr::UNSPECIFIED, v6(4));
+    check(
+        &image(&[]),
+        vec![
+            Verdict(to_pod(100, data(&inward)), "not-isolated"),
+            Verdict(to_pod(100, data(&inward)), "flow"),
+            Verdict(from_pod(100, data(&nowhere)), "spoofed"),
+            Verdict(from_pod(100, data(&Ends::V6(v6(2), v6(4)))), "spoofed"),
+            Verdict(from_pod(100, data(&outward)), "flow"),
+            Verdict(from_pod(100, data(&outward)), "flow"),
+            Verdict(from_pod(100, data(&nowhere)), "spoofed"),
+            Verdict(from_pod(100, data(&Ends::V6(v6(2), v6(4)))), "spoofed"),
         ],
     );
 }

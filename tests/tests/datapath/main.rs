@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "all of it is test, also outside functions marked so")]
 
+mod allow_maps;
 mod attachments;
 mod differential;
 mod events;

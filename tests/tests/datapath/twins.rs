@@ -6,13 +6,11 @@ use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use netpol_agent::compile::{EndpointImage, Image};
-use netpol_agent::dataplane::{MapOp, MemoryMaps, diff};
+use netpol_agent::dataplane::{Counter, MapOp, MemoryMaps, diff};
 use netpol_agent::ebpf::{Config, Datapath, TestContext};
 use netpol_agent::netlink::PretendDevices;
 use netpol_common::ids::{Epoch, IfIndex, Nanos};
-use netpol_common::keys::{
-    CounterKey, CounterValue, FlowKey, FlowValue, FragmentKey, FragmentValue,
-};
+use netpol_common::keys::{CounterKey, FlowKey, FlowValue, FragmentKey, FragmentValue};
 use netpol_common::maps::{BACKENDS, BURST, COUNTERS, DEFAULT_TICKET_MASK, FLOWS, FRAGMENTS};
 use netpol_common::packet::{ETHERNET_LEN, PacketBytes};
 use netpol_common::verdict::{Outcome, Sighting};
@@ -52,7 +50,7 @@ pub(crate) struct Twins {
     /// Judges every packet the long way.
     long: MemoryMaps,
     /// Counters as the kernel should have them.
-    counted: BTreeMap<CounterKey, CounterValue>,
+    counted: BTreeMap<CounterKey, Counter>,
     kernel: Datapath,
     /// How far the kernel's epoch is ahead.
     epochs_ahead: u32,
@@ -191,13 +189,13 @@ impl Twins {
             verdict: outcome.verdict.to_wire(),
             pad: [0; 2],
         };
-        let sum = self.counted.entry(key).or_insert(CounterValue { packets: 0, bytes: 0 });
+        let sum = self.counted.entry(key).or_insert(Counter { packets: 0, bytes: 0 });
         sum.packets += 1;
         sum.bytes += u64::try_from(len_bytes).unwrap() - u64::from(ETHERNET_LEN);
     }
 
     /// Endpoints alone are purged, so the counters of the other devices stay from case to case.
-    fn kernel_counters(&self) -> BTreeMap<CounterKey, CounterValue> {
+    fn kernel_counters(&self) -> BTreeMap<CounterKey, Counter> {
         let mut counters = self.kernel.counters().unwrap();
         counters.retain(|key, _| PODS.contains(&key.ifindex.0));
         counters

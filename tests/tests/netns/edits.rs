@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use netpol_common::keys::{CounterKey, CounterValue};
+use netpol_agent::dataplane::Counter;
+use netpol_common::keys::CounterKey;
 use netpol_common::verdict::Verdict;
 use netpol_tests::lab::{Family, Host, Lab, Passing, labels};
 use netpol_tests::probe::Protocol::{Tcp, Udp};
@@ -29,7 +30,7 @@ spec:
 ";
 
 /// What has been dropped, whatever the reason.
-fn drops(lab: &Lab) -> Result<BTreeMap<CounterKey, CounterValue>> {
+fn drops(lab: &Lab) -> Result<BTreeMap<CounterKey, Counter>> {
     let mut counters = maps(lab)?.counters()?;
     counters.retain(|key, _| !Verdict::try_from(key.verdict).is_ok_and(Verdict::is_pass));
     Ok(counters)

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use netpol_common::ids::RuleId;
-use netpol_common::keys::AllowMapKey;
 
 use super::peer_sets::PeerSets;
 use crate::compile::allow_map;
-use crate::compile::image::AllowMap;
+use crate::compile::image::{AllowMap, AllowMapKey};
 use crate::compile::numbering::{Numbering, PeerSetId, Signature};
 use crate::resolve::{Grant, PeerSet, RuleRef};
 

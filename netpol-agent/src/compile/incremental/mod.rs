@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Identity, IfIndex, RuleId};
-use netpol_common::keys::{AddressKey, AllowMapKey};
+use netpol_common::keys::AddressKey;
 
 use allow_maps::{AllowMaps, MapId};
 use identities::{Identities, Life};
@@ -31,7 +31,7 @@ use peer_sets::PeerSets;
 pub use turn::Turn;
 
 use super::identity::changed_meanings;
-use super::image::{EndpointImage, Image};
+use super::image::{AllowMapKey, EndpointImage, Image};
 use super::numbering::{Numbering, Signature};
 use super::prefixes::{self, PrefixTable};
 use super::{addresses, endpoint_image};

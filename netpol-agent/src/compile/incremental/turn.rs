@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Identity, IfIndex};
-use netpol_common::keys::{AllowMapKey, PrefixKey};
+use netpol_common::keys::PrefixKey;
 
-use crate::compile::image::{AllowMap, EndpointImage, Image};
+use crate::compile::image::{AllowMap, AllowMapKey, EndpointImage, Image};
 
 /// Two images of nothing but the keys that can change: what they hold, and what they should hold.
 ///
