@@ -36,6 +36,8 @@ pub struct Place {
     pub log: PathBuf,
     /// The capabilities that it has, such as `NET_ADMIN`; `None` for all of root's.
     pub capabilities: Option<Vec<String>>,
+    /// The program, if it is not the one of this build.
+    pub program: Option<PathBuf>,
 }
 
 impl Place {
@@ -61,8 +63,12 @@ impl Place {
     /// # Errors
     /// The agent has not been built.
     pub fn command(&self) -> Result<Command> {
-        let Self { state: _, pins, results, manifests, kubeconfig, log: _, capabilities } = self;
-        let agent = binaries::binary("netpol-agent")?;
+        let Self { state: _, pins, results, manifests, kubeconfig, log: _, capabilities, program } =
+            self;
+        let agent = match program {
+            Some(program) => program.clone(),
+            None => binaries::binary("netpol-agent")?,
+        };
         let mut command = match capabilities {
             None => Command::new(agent),
             Some(capabilities) => {
@@ -229,6 +235,7 @@ pub(super) fn prepare(lab: &str, manifests: &Path) -> Result<Place> {
         kubeconfig: None,
         log: folder.join("agent.log"),
         capabilities: None,
+        program: None,
         state,
     })
 }

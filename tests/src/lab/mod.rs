@@ -188,6 +188,11 @@ impl Lab {
         self.place.capabilities = Some(names.iter().map(|name| (*name).to_owned()).collect());
     }
 
+    /// Lets the next agents be this program; `None` for the one of this build.
+    pub fn use_agent(&mut self, program: Option<&Path>) {
+        self.place.program = program.map(Path::to_owned);
+    }
+
     /// The network that pods are connected to.
     pub fn network(&self) -> &Network {
         &self.network

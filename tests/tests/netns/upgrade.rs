@@ -1,19 +1,20 @@
 //! Another version of the agent takes over, with other maps.
 //!
 //! The version before is one of this build whose pins bear another number: to the agent that starts they are as foreign as
-//! any.
+//! any. Or it is really another program, with other layouts, if one is there.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use netpol_common::maps::ABI_VERSION;
+use netpol_tests::lab::topology::Wiring;
 use netpol_tests::lab::wait::{LIMIT, Look, until};
 use netpol_tests::lab::{Lab, Passing};
 use netpol_tests::probe::Protocol::Tcp;
 
 use super::restarts::{Traffic, n_udp_arrived};
-use super::{ALLOW_CLIENTS, DENY_WEB, client, expect, lab, maps, visitor, web};
+use super::{ALLOW_CLIENTS, DENY_WEB, client, expect, lab, lab_without_agent, maps, visitor, web};
 
 /// The folders below the pin root.
 fn versions(pins: &Path) -> Result<Vec<String>> {
@@ -64,6 +65,42 @@ fn check(name: &str, older: u32, change: impl FnOnce(&Path) -> Result<()>) -> Re
     ensure!(links(&own)? == attached, "{:?} instead of {attached:?}", links(&own)?);
 
     // The new version is in charge.
+    lab.manifests().write("deny.yaml", DENY_WEB)?;
+    lab.manifests().remove("allow.yaml")?;
+    expect(&lab, Passing::No, "shop/client", Tcp)
+}
+
+/// The agent of an earlier build: `NETPOL_OLDER_AGENT=PATH`.
+#[test]
+fn no_packet_is_lost_or_leaked_when_another_program_is_replaced() -> Result<()> {
+    let Some(older) = std::env::var_os("NETPOL_OLDER_AGENT").map(PathBuf::from) else {
+        eprintln!("SKIP: NETPOL_OLDER_AGENT does not name the agent of an earlier build");
+        return Ok(());
+    };
+    let Some(mut lab) = lab_without_agent("upgrade-program", Wiring::Bridge)? else {
+        return Ok(());
+    };
+    lab.manifests().write("allow.yaml", ALLOW_CLIENTS)?;
+    lab.use_agent(Some(&older));
+    lab.start_agent()?;
+    for pod in [web(), client(), visitor()] {
+        lab.add_pod(pod)?;
+    }
+    let n_udp_before = n_udp_arrived(&lab)?;
+    let mut traffic = Traffic::begin(&lab)?;
+    let pins = lab.place().pins.clone();
+    let before = versions(&pins)?;
+    lab.take_agent()?.kill()?;
+    traffic.flow()?;
+    lab.use_agent(None);
+    lab.start_agent()?;
+    traffic.flow()?;
+    wait_for_one_version(&lab, &pins)?;
+    eprintln!("from {before:?} to {:?}", versions(&pins)?);
+    traffic.flow()?;
+    expect(&lab, Passing::Yes, "shop/client", Tcp)?;
+    expect(&lab, Passing::No, "shop/visitor", Tcp)?;
+    traffic.end(&lab, n_udp_before)?;
     lab.manifests().write("deny.yaml", DENY_WEB)?;
     lab.manifests().remove("allow.yaml")?;
     expect(&lab, Passing::No, "shop/client", Tcp)
