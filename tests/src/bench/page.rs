@@ -209,14 +209,12 @@ mod tests {
             load: 0.1,
         };
         let mut report = Report::new("dp", "cargo xtask bench dp", machine, &settings);
-        let line =
-            |name: &str, samples: &[f64]| Line { name: name.into(), samples: samples.to_vec() };
         report.series.push(Series {
             title: "new flow, IPv4".into(),
             unit: Unit::Nanos,
             baseline: Some("none".into()),
             note: "A note.".into(),
-            lines: vec![line("none", &[1000.0, 1010.0]), line("netpol", &[1100.0, 1110.0])],
+            lines: vec![Line::of("none", &[1000.0, 1010.0]), Line::of("netpol", &[1100.0, 1110.0])],
         });
         report.answers.push(Answer {
             row: "2".into(),

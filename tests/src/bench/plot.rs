@@ -4,7 +4,7 @@ use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
 use super::page::short;
-use super::report::Series;
+use super::report::{Line, Series};
 use super::stats::{median, quantile};
 
 const WIDTH: u32 = 860;
@@ -30,22 +30,19 @@ struct Bar<'a> {
     high: f64,
 }
 
-fn draw(series: &Series, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
-    let below = match &series.baseline {
+fn bar<'s>(series: &'s Series, line: &'s Line) -> Result<Bar<'s>> {
+    let below = match line.baseline.as_ref().or(series.baseline.as_ref()) {
         Some(name) => median(&series.line(name)?.samples),
         None => 0.0,
     };
-    let shown: Vec<_> = series
-        .lines
-        .iter()
-        .filter(|line| series.baseline.as_ref() != Some(&line.name))
-        .map(|line| Bar {
-            name: &line.name,
-            length: median(&line.samples) - below,
-            low: quantile(&line.samples, 0.25) - below,
-            high: quantile(&line.samples, 0.75) - below,
-        })
-        .collect();
+    let part = |part| quantile(&line.samples, part) - below;
+    Ok(Bar { name: &line.name, length: part(0.5), low: part(0.25), high: part(0.75) })
+}
+
+fn draw(series: &Series, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
+    let is_baseline = |line: &&Line| series.baseline.as_ref() == Some(&line.name);
+    let lines = series.lines.iter().filter(|line| !is_baseline(line));
+    let shown: Vec<_> = lines.map(|line| bar(series, line)).collect::<Result<_>>()?;
     let longest = shown.iter().map(|bar| bar.high).fold(f64::MIN_POSITIVE, f64::max);
     let n_bars = u32::try_from(shown.len())?;
     let height = MARGIN_TOP + n_bars * BAR_HEIGHT + 12;

@@ -60,6 +60,9 @@ pub struct Series {
 pub struct Line {
     /// Its name.
     pub name: String,
+    /// The configuration above which it adds something, if that is not the one of the series.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<String>,
     /// A sample a round.
     pub samples: Vec<f64>,
 }
@@ -67,7 +70,12 @@ pub struct Line {
 impl Line {
     /// A configuration that has not been measured yet.
     pub fn new(name: String) -> Self {
-        Self { name, samples: Vec::new() }
+        Self { name, baseline: None, samples: Vec::new() }
+    }
+
+    /// A configuration with its samples.
+    pub fn of(name: &str, samples: &[f64]) -> Self {
+        Self { samples: samples.to_vec(), ..Self::new(name.to_owned()) }
     }
 }
 
@@ -104,6 +112,15 @@ impl Series {
     #[must_use]
     pub fn noted(mut self, note: &str) -> Self {
         note.clone_into(&mut self.note);
+        self
+    }
+
+    /// The same, where one configuration has a baseline of its own.
+    #[must_use]
+    pub fn except(mut self, name: &str, baseline: &str) -> Self {
+        for line in self.lines.iter_mut().filter(|line| line.name == name) {
+            line.baseline = Some(baseline.to_owned());
+        }
         self
     }
 
@@ -153,10 +170,11 @@ impl Series {
     }
 
     fn added_by_round(&self, name: &str) -> Result<Vec<f64>> {
-        let baseline = self.baseline.as_deref();
+        let line = self.line(name)?;
+        let baseline = line.baseline.as_deref().or(self.baseline.as_deref());
         let baseline = baseline.with_context(|| format!("{} has no baseline", self.title))?;
         let baseline = &self.line(baseline)?.samples;
-        let samples = &self.line(name)?.samples;
+        let samples = &line.samples;
         Ok(samples.iter().zip(baseline).map(|(sample, below)| sample - below).collect())
     }
 }
@@ -172,13 +190,11 @@ mod tests {
     use super::*;
 
     fn series() -> Series {
-        let line =
-            |name: &str, samples: &[f64]| Line { name: name.to_owned(), samples: samples.to_vec() };
         let lines = vec![
-            line("none", &[100.0, 200.0, 110.0]),
-            line("ours", &[110.0, 210.0, 120.0]),
-            line("peer", &[140.0, 240.0, 150.0]),
-            line("absent", &[]),
+            Line::of("none", &[100.0, 200.0, 110.0]),
+            Line::of("ours", &[110.0, 210.0, 120.0]),
+            Line::of("peer", &[140.0, 240.0, 150.0]),
+            Line::of("absent", &[]),
         ];
         Series {
             title: "packets".into(),
@@ -194,6 +210,9 @@ mod tests {
         let series = series().over("none");
         assert_eq!(series.ratio_of_added("ours", "peer").unwrap(), Estimate::exact(0.25));
         assert_eq!(series.added("peer").unwrap(), Estimate::exact(40.0));
+        let own = series.clone().except("peer", "ours");
+        assert_eq!(own.added("peer").unwrap(), Estimate::exact(30.0));
+        assert_eq!(own.added("ours").unwrap(), Estimate::exact(10.0));
         let level = series.level("ours").unwrap().value;
         assert!(level.total_cmp(&120.0).is_eq(), "{level}");
         let ratio = series.ratio("ours", "peer").unwrap().value;

@@ -48,8 +48,8 @@ pub fn measure(run: &mut Run) -> Result<()> {
         2.0 * f64::from(N_ENDPOINTS) * megabytes(reference.map_len_bytes("PEERS")?);
     let reference_flows = megabytes(reference.map_len_bytes("REFERENCE_FLOWS")?);
     let mut lines = vec![
-        Line { name: "reference: policy".into(), samples: vec![reference_policy] },
-        Line { name: "reference: flows".into(), samples: vec![reference_flows] },
+        Line::of("reference: policy", &[reference_policy]),
+        Line::of("reference: flows", &[reference_flows]),
     ];
     let mut of_pods = 0.0;
     for (name, kind) in [("pods", Peers::Pods(n_peers)), ("blocks", Peers::Blocks(n_peers))] {
@@ -61,12 +61,9 @@ pub fn measure(run: &mut Run) -> Result<()> {
         let policy = sum(others);
         if matches!(kind, Peers::Pods(_)) {
             of_pods = policy;
-            lines.push(Line { name: "netpol: connections".into(), samples: vec![sum(flows)] });
+            lines.push(Line::of("netpol: connections", &[sum(flows)]));
         }
-        lines.push(Line {
-            name: format!("netpol: all else, peers are {name}"),
-            samples: vec![policy],
-        });
+        lines.push(Line::of(&format!("netpol: all else, peers are {name}"), &[policy]));
     }
     run.answer(
         "16",

@@ -37,7 +37,12 @@ const N_ESTABLISHED: usize = 64;
 const N_STRANGERS: u16 = 500;
 /// Nothing on the way but forwarding.
 const NONE: &str = "no policy";
+/// The same with as few senders as [`OURS_OF_FEW`]: the kernel's own cost depends on their number.
+const NONE_OF_FEW: &str = "no policy, 10 senders";
 const OURS: &str = "netpol";
+const OURS_OF_FEW: &str = "netpol, 10 peers";
+/// So many are few.
+const FEW: u16 = 10;
 const REFERENCE: &str = "per-pod LPM (reference), clsact";
 const NFT: &str = "conntrack + nft set";
 
@@ -65,10 +70,18 @@ struct Contender {
 /// What can be put on a lane.
 #[derive(Clone, Copy)]
 enum Recipe {
-    None,
+    /// Nothing, with so many senders.
+    None(u16),
     Nop(Attaching),
-    Netpol { n_flows: Option<u32>, n_pods: u16, peers: Peers, attaching: ebpf::Attaching },
-    Reference { attaching: Attaching },
+    Netpol {
+        n_flows: Option<u32>,
+        n_pods: u16,
+        peers: Peers,
+        attaching: ebpf::Attaching,
+    },
+    Reference {
+        attaching: Attaching,
+    },
     Netfilter(Rules),
 }
 
@@ -88,12 +101,13 @@ fn recipes(n_peers: u16, n_linear: u16) -> Vec<(String, Recipe)> {
         attaching: Filters,
     };
     [
-        (NONE, Recipe::None),
+        (NONE, Recipe::None(n_peers)),
+        (NONE_OF_FEW, Recipe::None(FEW)),
         ("empty program, TCX", Recipe::Nop(Attaching::Tcx)),
         ("empty program, clsact", Recipe::Nop(Attaching::Clsact)),
         (OURS, ours),
         ("netpol, clsact", filters),
-        ("netpol, 10 peers", with(|_| (None, 1, Peers::Pods(10)))),
+        (OURS_OF_FEW, with(|_| (None, 1, Peers::Pods(FEW)))),
         ("netpol, 110 pods", with(|n| (None, 110, Peers::Pods(n)))),
         ("netpol, peers are blocks", with(|n| (None, 1, Peers::Blocks(n)))),
         ("netpol, 512k flows", with(|n| (Some(OWN_N_FLOWS), 1, Peers::Pods(n)))),
@@ -116,7 +130,10 @@ impl Contender {
         let lane = Lane::create(&number.to_string())?;
         let (mut n_senders, mut has_v6) = (n_peers, true);
         let means = match recipe {
-            Recipe::None => Means::Nothing,
+            Recipe::None(n) => {
+                n_senders = n;
+                Means::Nothing
+            }
             Recipe::Nop(attaching) => {
                 let mut programs = Programs::load(1)?;
                 let attach = || programs.attach("nop", "s0", TcAttachType::Egress, attaching);
@@ -144,8 +161,10 @@ impl Contender {
                 Means::Netfilter
             }
         };
-        let has_policy =
-            !matches!(recipe, Recipe::None | Recipe::Nop(_) | Recipe::Netfilter(Rules::Conntrack));
+        let has_policy = !matches!(
+            recipe,
+            Recipe::None(_) | Recipe::Nop(_) | Recipe::Netfilter(Rules::Conntrack)
+        );
         Ok(Self { name, lane, means, has_policy, n_peers: n_senders, has_v6 })
     }
 
@@ -254,7 +273,7 @@ fn flood(
     let word = if family == Family::V4 { "IPv4" } else { "IPv6" };
     let n_new = run.size(60_000, 500);
     let of_all = packets(&unique(run, n_new, n_peers, family))?;
-    let of_ten = packets(&unique(run, n_new, n_peers.min(10), family))?;
+    let of_few = packets(&unique(run, n_new, n_peers.min(FEW), family))?;
     let name = |contender: &Contender| contender.name.clone();
     let new = run.interleaved(
         &format!("new flow, {word}"),
@@ -263,10 +282,10 @@ fn flood(
         name,
         |contender, _| {
             contender.forget_flows()?;
-            contender.send(if contender.n_peers < n_peers { &of_ten } else { &of_all })
+            contender.send(if contender.n_peers < n_peers { &of_few } else { &of_all })
         },
     )?;
-    let tuples = unique(run, N_ESTABLISHED, n_peers.min(10), family);
+    let tuples = unique(run, N_ESTABLISHED, n_peers.min(FEW), family);
     let n_packets = run.size(100_000, 1_000);
     let repeated: Vec<_> = packets(&tuples)?.into_iter().cycle().take(n_packets).collect();
     let established = run.interleaved(
@@ -280,7 +299,7 @@ fn flood(
             contender.send(&repeated)
         },
     )?;
-    let new = new.over(NONE).noted(&format!(
+    let new = new.over(NONE).except(OURS_OF_FEW, NONE_OF_FEW).noted(&format!(
         "Nanoseconds a datagram, {n_new} of as many connections, from {n_peers} peers; all connections forgotten before \
          each flood.",
     ));
@@ -302,7 +321,7 @@ fn answer(run: &mut Run, floods: &Floods) -> Result<()> {
         ("5", OURS, NFT),
         ("6a", OURS, &chains("1 pod")),
         ("6b", OURS, &chains("110 pods")),
-        ("8a", OURS, "netpol, 10 peers"),
+        ("8a", OURS, OURS_OF_FEW),
         ("8b", "netpol, 110 pods", OURS),
     ] {
         run.answer(row, new.ratio_of_added(ours, peer)?, "")?;
