@@ -29,6 +29,8 @@ mod skb;
 
 /// `TCX_NEXT`, also `TC_ACT_UNSPEC`: other programs on the device still run.
 const NEXT: i32 = -1;
+/// `TCX_PASS`: no other program on the device runs.
+const LAST: i32 = 0;
 /// `TC_ACT_SHOT`.
 const DROP: i32 = 2;
 
@@ -40,32 +42,47 @@ static TICKET_MASK: Global<u32> = Global::new(DEFAULT_TICKET_MASK);
 #[classifier]
 #[inline(always)]
 fn pod_ingress(ctx: TcContext) -> i32 {
-    act::<ETHERNET_LEN>(ctx, Hook::PodIngress)
+    act::<ETHERNET_LEN, NEXT>(ctx, Hook::PodIngress)
 }
 
 /// At TC ingress of a pod's host interface: what comes from the pod.
 #[classifier]
 #[inline(always)]
 fn pod_egress(ctx: TcContext) -> i32 {
-    act::<ETHERNET_LEN>(ctx, Hook::PodEgress)
+    act::<ETHERNET_LEN, NEXT>(ctx, Hook::PodEgress)
+}
+
+/// [`pod_ingress`] on a link, for as long as it hangs on the same device as a filter too, which comes after links: each packet
+/// is judged once.
+#[classifier]
+#[inline(always)]
+fn pod_ingress_last(ctx: TcContext) -> i32 {
+    act::<ETHERNET_LEN, LAST>(ctx, Hook::PodIngress)
+}
+
+/// The same of [`pod_egress`].
+#[classifier]
+#[inline(always)]
+fn pod_egress_last(ctx: TcContext) -> i32 {
+    act::<ETHERNET_LEN, LAST>(ctx, Hook::PodEgress)
 }
 
 /// At TC egress of the node's other interfaces: what leaves the node.
 #[classifier]
 #[inline(always)]
 fn uplink_egress(ctx: TcContext) -> i32 {
-    act::<ETHERNET_LEN>(ctx, Hook::UplinkEgress)
+    act::<ETHERNET_LEN, NEXT>(ctx, Hook::UplinkEgress)
 }
 
 /// The same on devices whose frames start with the IP header (tunnels).
 #[classifier]
 #[inline(always)]
 fn uplink_egress_l3(ctx: TcContext) -> i32 {
-    act::<0>(ctx, Hook::UplinkEgress)
+    act::<0, NEXT>(ctx, Hook::UplinkEgress)
 }
 
 #[inline(always)]
-fn act<const LINK_HEADER_LEN: u32>(ctx: TcContext, hook: Hook) -> i32 {
+fn act<const LINK_HEADER_LEN: u32, const PASS: i32>(ctx: TcContext, hook: Hook) -> i32 {
     let skb = Skb::<LINK_HEADER_LEN>(ctx);
     let seen = skb.sighting(hook, TICKET_MASK.load());
     let mut packet = Packet::EMPTY;
@@ -86,7 +103,7 @@ fn act<const LINK_HEADER_LEN: u32>(ctx: TcContext, hook: Hook) -> i32 {
         }
         emit::trace(&skb.0, &outcome, &packet);
     }
-    let action = if outcome.verdict.is_pass() { NEXT } else { DROP };
+    let action = if outcome.verdict.is_pass() { PASS } else { DROP };
     if outcome.turn_to_audited_sender() {
         emit::tell(&outcome, &packet, skb.network_len_bytes(), seen.now);
     }

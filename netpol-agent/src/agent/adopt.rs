@@ -190,6 +190,7 @@ impl<K: Kernel> Agent<K> {
             let pod = self.state.endpoint(ifindex).map(|endpoint| endpoint.pod.to_string());
             match attached {
                 Ok(()) => {
+                    self.exchanges.expect(ifindex);
                     info!(pod, %ifindex, n_connections = flows.len(), "policy of a running pod in force");
                 }
                 Err(error) => {

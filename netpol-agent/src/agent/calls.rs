@@ -23,6 +23,9 @@ impl<K: Kernel> Agent<K> {
     pub fn call(&mut self, call: Call, now: Instant) {
         let Call { request, reply } = call;
         let verb = request.verb();
+        if matches!(request, Request::Add(_) | Request::Del(_)) {
+            self.exchanges.note_call(now);
+        }
         let response = match request {
             Request::Add(add) => match self.begin_add(add) {
                 Ok(ifindex) => {
@@ -84,6 +87,7 @@ impl<K: Kernel> Agent<K> {
     /// Ends an endpoint at once, whatever else is known.
     pub(super) fn forget(&mut self, ifindex: IfIndex) {
         self.adoption.settle(ifindex);
+        self.exchanges.forget(ifindex);
         self.unattached.retain(|other| *other != ifindex);
         self.registry.remove(ifindex);
         self.apply_delta(Delta::RemoveEndpoint(ifindex));

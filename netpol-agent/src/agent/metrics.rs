@@ -53,6 +53,13 @@ impl<K: Kernel> Agent<K> {
             "Policies that isolate a pod of this node",
             Sample::plain(count(status.policies.len())),
         ));
+        if let Some(n_on_filters) = status.n_on_filters {
+            metrics.push(gauge(
+                "endpoints_on_filters",
+                "Endpoints whose programs hang on filters until the node is calm",
+                Sample::plain(count(n_on_filters)),
+            ));
+        }
         let protections =
             [Protection::Ready, Protection::Blocked, Protection::Unprotected].map(|protection| {
                 let n = status

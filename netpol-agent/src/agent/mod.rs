@@ -10,6 +10,7 @@ mod clock;
 #[cfg(feature = "kube")]
 mod cluster;
 mod drops;
+mod exchange;
 mod explain;
 mod handle;
 mod latency;
@@ -21,7 +22,7 @@ mod run;
 mod search;
 mod status;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -38,9 +39,11 @@ pub use run::{CONTROL_SOCKET, Config, Source, lock, run, state_files};
 pub use status::{EndpointStatus, MapStatus, PolicyStatus, Protection, SourceStatus, Status};
 
 use self::adopt::Adoption;
+use self::exchange::Exchanges;
 use self::latency::Latencies;
 use crate::compile::{Compiled, Image, Turn};
 use crate::dataplane::{Counter, MapOp, apply, diff};
+use crate::ebpf::Exchanged;
 use crate::model::{Kind, ObjectName, ObjectRef};
 use crate::netlink::{Devices, Framing};
 use crate::source::{DiagnosticIndex, Freshness, SourceUpdate};
@@ -53,6 +56,8 @@ pub type Bare<E> = Vec<(IfIndex, E)>;
 pub trait Kernel {
     /// Why it could not be done.
     type Error: std::error::Error + Send + Sync + 'static;
+    /// The exchange of a filter for a link.
+    type Exchange: Send + 'static;
 
     /// Performs map operations in their order.
     ///
@@ -84,8 +89,8 @@ pub trait Kernel {
     /// # Errors
     /// The interface is gone, or the kernel refuses.
     fn attach(&mut self, ifindex: IfIndex) -> Result<(), Self::Error>;
-    /// [`Kernel::apply`], and meanwhile [`Kernel::attach`] for these interfaces: both wait for packets under way. Returns
-    /// the interfaces that have no programs now, with the reason.
+    /// [`Kernel::apply`], and meanwhile [`Kernel::attach`] for these interfaces, whose pods do not run yet: as fast as can be, by
+    /// filters where that is faster. Returns the interfaces that have no programs now, with the reason.
     ///
     /// # Errors
     /// Those of [`Kernel::apply`].
@@ -104,6 +109,23 @@ pub trait Kernel {
     /// # Errors
     /// The interface is gone, or the kernel does not tell.
     fn is_attached(&self, ifindex: IfIndex) -> Result<bool, Self::Error>;
+    /// The pods' interfaces whose programs hang on filters although links would cost packets less.
+    ///
+    /// # Errors
+    /// The pins cannot be read.
+    fn on_filters(&self) -> Result<BTreeSet<IfIndex>, Self::Error>;
+    /// The exchange of a filter of this interface for a link, if it has one.
+    ///
+    /// # Errors
+    /// There is nothing to make a link with.
+    fn begin_exchange(&mut self, ifindex: IfIndex) -> Result<Option<Self::Exchange>, Self::Error>;
+    /// The slow part of an exchange, beside the event loop. Returns the interface and what to end.
+    fn run_exchange(exchange: Self::Exchange) -> (IfIndex, Self::Exchange);
+    /// Finishes an exchange whose slow part has been done.
+    ///
+    /// # Errors
+    /// Either part went wrong. The programs are in force all the same.
+    fn end_exchange(&mut self, exchange: Self::Exchange) -> Result<Exchanged, Self::Error>;
     /// Makes connections known that no program has seen begin; those that are known stay as they are.
     ///
     /// # Errors
@@ -138,6 +160,7 @@ pub struct Agent<K> {
     /// Interfaces of ADDs on which no program hangs yet. They are closed in the maps.
     unattached: Vec<IfIndex>,
     adoption: Adoption,
+    exchanges: Exchanges,
     /// The devices that are to have `uplink_egress`.
     uplinks: BTreeMap<IfIndex, Framing>,
     /// The maps hold all that the programs need: those of this run, or of one before that left them whole.
@@ -186,6 +209,7 @@ impl<K: Kernel> Agent<K> {
             waiting: Vec::new(),
             unattached: Vec::new(),
             adoption: Adoption::default(),
+            exchanges: Exchanges::default(),
             uplinks: BTreeMap::new(),
             is_primed,
             changes: Changes::default(),
@@ -211,6 +235,7 @@ impl<K: Kernel> Agent<K> {
     fn attach_known(&mut self, endpoint: &Endpoint) {
         match self.kernel.attach(endpoint.ifindex) {
             Ok(()) => {
+                self.exchanges.expect(endpoint.ifindex);
                 info!(pod = %endpoint.pod, ifindex = %endpoint.ifindex, "endpoint taken over");
             }
             Err(error) => {
@@ -371,6 +396,9 @@ impl<K: Kernel> Agent<K> {
             return self.perform(ops);
         }
         let (bare, applied) = self.kernel.attach_and_apply(&ifindexes, ops);
+        for ifindex in ifindexes {
+            self.exchanges.expect(ifindex);
+        }
         let applied = self.note(ops, applied);
         for (ifindex, error) in bare {
             self.refuse(ifindex, "attach to", &error);

@@ -1,6 +1,6 @@
 //! `netpol-agent run`: the edges around the event loop.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ use crate::compile::Image;
 use crate::control::{serve_tcp, serve_unix};
 use crate::dataplane::{Counter, MapOp};
 use crate::discovery::{Found, Places};
-use crate::ebpf::{self, Datapath, Role, Trace};
+use crate::ebpf::{self, Datapath, Exchange, Exchanged, Role, Trace};
 use crate::manifests::watch as manifests;
 #[cfg(feature = "kube")]
 use crate::model::Kind;
@@ -208,6 +208,7 @@ async fn event_loop<K: Kernel>(
     cancel: &CancellationToken,
 ) {
     let Inputs { mut updates, mut calls, mut devices, mut questions, mut found } = inputs;
+    let (exchanged_in, mut exchanged) = mpsc::channel(1);
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut batch = Vec::new();
@@ -239,6 +240,9 @@ async fn event_loop<K: Kernel>(
                 }
             }
             Some(found) = found.recv() => agent.adopt(found),
+            Some((ifindex, exchange)) = exchanged.recv() => {
+                agent.end_exchange(ifindex, exchange, Instant::now());
+            }
             Some(question) = questions.recv() => question(&mut agent),
             // The arms before have nothing to do.
             _ = tick.tick() => agent.prepare(),
@@ -249,6 +253,13 @@ async fn event_loop<K: Kernel>(
         agent.end_step(Instant::now());
         if agent.missing().is_empty() {
             searches.look(agent.wanted(), Instant::now());
+        }
+        if let Some(exchange) = agent.begin_exchange(Instant::now()) {
+            let exchanged_in = exchanged_in.clone();
+            tokio::task::spawn_blocking(move || {
+                // The event loop may have ended: what is left half done, the next agent finishes.
+                drop(exchanged_in.blocking_send(K::run_exchange(exchange)));
+            });
         }
     }
 }
@@ -343,6 +354,7 @@ fn device_name(ifindex: IfIndex) -> Option<String> {
 
 impl Kernel for Datapath {
     type Error = ebpf::Error;
+    type Exchange = Exchange;
 
     fn apply(&mut self, ops: &[MapOp]) -> Result<(), ebpf::Error> {
         Self::apply(self, ops)
@@ -374,6 +386,22 @@ impl Kernel for Datapath {
 
     fn is_attached(&self, ifindex: IfIndex) -> Result<bool, ebpf::Error> {
         Self::is_attached(self, ifindex)
+    }
+
+    fn on_filters(&self) -> Result<BTreeSet<IfIndex>, ebpf::Error> {
+        Self::on_filters(self)
+    }
+
+    fn begin_exchange(&mut self, ifindex: IfIndex) -> Result<Option<Exchange>, ebpf::Error> {
+        Self::begin_exchange(self, ifindex)
+    }
+
+    fn run_exchange(exchange: Exchange) -> (IfIndex, Exchange) {
+        (exchange.ifindex(), exchange.run())
+    }
+
+    fn end_exchange(&mut self, exchange: Exchange) -> Result<Exchanged, ebpf::Error> {
+        Self::end_exchange(self, exchange)
     }
 
     fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), ebpf::Error> {

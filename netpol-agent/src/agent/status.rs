@@ -36,6 +36,9 @@ pub struct Status {
     pub maps: BTreeMap<String, MapStatus>,
     /// The policies that select an endpoint of this node.
     pub policies: Vec<PolicyStatus>,
+    /// Endpoints whose programs hang on filters until the node is calm, though links would cost packets less; `None` if that
+    /// cannot be read.
+    pub n_on_filters: Option<usize>,
     /// The endpoints, by pod.
     pub endpoints: Vec<EndpointStatus>,
     /// Findings on objects, as text.
@@ -162,6 +165,7 @@ impl<K: Kernel> Agent<K> {
                 .collect(),
             maps: maps.into_iter().map(map_status).collect(),
             policies: self.describe_policies(),
+            n_on_filters: self.kernel.on_filters().ok().map(|on_filters| on_filters.len()),
             endpoints,
             diagnostics: self.diagnostics.iter().map(ToString::to_string).collect(),
         }

@@ -22,6 +22,8 @@ pub(super) struct FakeKernel {
     n_uplink_changes: usize,
     has_predecessor: bool,
     refuses_attach: bool,
+    /// Interfaces on filters, each with both its programs.
+    on_filters: BTreeSet<IfIndex>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +32,7 @@ pub(super) struct Full;
 
 impl Kernel for FakeKernel {
     type Error = Full;
+    type Exchange = IfIndex;
 
     fn apply(&mut self, ops: &[MapOp]) -> Result<(), Full> {
         for op in ops {
@@ -64,6 +67,7 @@ impl Kernel for FakeKernel {
         ifindexes: &[IfIndex],
         ops: &[MapOp],
     ) -> (Vec<(IfIndex, Full)>, Result<(), Full>) {
+        self.on_filters.extend(ifindexes);
         let failure = |ifindex: &IfIndex| Some((*ifindex, self.attach(*ifindex).err()?));
         let bare = ifindexes.iter().filter_map(failure).collect();
         (bare, self.apply(ops))
@@ -93,6 +97,23 @@ impl Kernel for FakeKernel {
     fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Full> {
         self.flows.extend_from_slice(flows);
         Ok(())
+    }
+
+    fn on_filters(&self) -> Result<BTreeSet<IfIndex>, Full> {
+        Ok(self.on_filters.clone())
+    }
+
+    fn begin_exchange(&mut self, ifindex: IfIndex) -> Result<Option<IfIndex>, Full> {
+        Ok(self.on_filters.get(&ifindex).copied())
+    }
+
+    fn run_exchange(exchange: IfIndex) -> (IfIndex, IfIndex) {
+        (exchange, exchange)
+    }
+
+    fn end_exchange(&mut self, exchange: IfIndex) -> Result<Exchanged, Full> {
+        self.on_filters.remove(&exchange);
+        Ok(Exchanged::Yes)
     }
 
     fn has_predecessor(&self) -> bool {
@@ -214,6 +235,26 @@ fn an_add_is_answered_when_the_policy_is_in_force_and_not_before() {
     fixture.agent.sync();
     assert_eq!(answer.try_recv(), Ok(Response::Ok));
     assert_eq!(fixture.endpoint_states(), [EndpointValue::BLOCKED, EndpointValue::READY]);
+}
+
+#[test]
+fn filters_of_new_pods_are_exchanged_one_by_one_when_no_pod_comes_or_goes() {
+    let mut fixture = fixture();
+    drop(fixture.agent.update(full_lists()));
+    drop(fixture.agent.update(update(pod("a"))));
+    assert_eq!(fixture.add().try_recv(), Ok(Response::Ok));
+    assert_eq!(fixture.agent.describe().n_on_filters, Some(1));
+    let calm = fixture.now + Duration::from_secs(5);
+    assert_eq!(fixture.agent.begin_exchange(fixture.now), None, "another pod may come");
+    assert_eq!(fixture.agent.begin_exchange(calm), Some(IfIndex(7)));
+    assert_eq!(fixture.agent.begin_exchange(calm), None, "one is under way");
+    fixture.agent.end_exchange(IfIndex(7), IfIndex(7), calm);
+    assert_eq!(fixture.agent.describe().n_on_filters, Some(0));
+    assert_eq!(fixture.agent.begin_exchange(calm), None);
+    drop(fixture.add());
+    drop(fixture.call(Request::Del(attachment())));
+    let calm = calm + Duration::from_secs(5);
+    assert_eq!(fixture.agent.begin_exchange(calm), None, "the pod is gone");
 }
 
 #[test]

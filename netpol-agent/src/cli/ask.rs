@@ -53,6 +53,9 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         .map(|(name, MapStatus { n_entries, capacity })| format!("{name} {n_entries}/{capacity}"))
         .collect();
     writeln!(out, "  map entries: {}", fill.join(", "))?;
+    if let Some(n @ 1..) = status.n_on_filters {
+        writeln!(out, "  endpoints on filters, until no pod comes or goes for a while: {n}")?;
+    }
     let mut policies = table(&["POLICY", "ISOLATES"]);
     for PolicyStatus { policy, n_endpoints } in &status.policies {
         let isolates: Vec<_> =

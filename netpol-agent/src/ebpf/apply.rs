@@ -8,7 +8,7 @@ use netpol_common::ids::{IfIndex, Nanos};
 use netpol_common::keys::EndpointEntry;
 
 use super::Datapath;
-use super::attach::{Attacher, Role};
+use super::attach::Attacher;
 use super::error::Error;
 use super::maps::{ContainerId, Maps};
 use crate::dataplane::{EndpointImage, MapOp};
@@ -23,7 +23,7 @@ impl Datapath {
         self.maps.apply(ops)
     }
 
-    /// [`Datapath::apply`], and meanwhile [`Datapath::attach`] for pods' interfaces: the kernel lets both wait for packets
+    /// [`Datapath::apply`], and meanwhile [`Datapath::attach_new`] for interfaces: the kernel lets both wait for packets
     /// under way. Returns the interfaces that have no programs now, with the reason.
     ///
     /// # Errors
@@ -33,13 +33,12 @@ impl Datapath {
         ifindexes: &[IfIndex],
         ops: &[MapOp],
     ) -> (Vec<(IfIndex, Error)>, Result<(), Error>) {
-        let Self { ebpf, maps, pins, attaching } = self;
-        let mut attacher = Attacher { ebpf, pins: pins.as_ref(), attaching: *attaching };
+        let Self { ebpf, maps, pins, config, last: _ } = self;
+        let mut attacher = Attacher { ebpf, pins: pins.as_ref(), attaching: config.attaching };
         std::thread::scope(|scope| {
             let work = scope.spawn(move || {
-                let failure = |ifindex: &IfIndex| {
-                    Some((*ifindex, attacher.attach(*ifindex, Role::Pod).err()?))
-                };
+                let failure =
+                    |ifindex: &IfIndex| Some((*ifindex, attacher.attach_new(*ifindex).err()?));
                 ifindexes.iter().filter_map(failure).collect()
             });
             let applied = maps.apply(ops);

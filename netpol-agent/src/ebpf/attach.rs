@@ -1,29 +1,22 @@
 //! Attaching programs to devices, so that they stay when the agent ends.
 //!
-//! On kernels with TCX a link is pinned, and taken over by replacing its program in place. Older kernels keep netlink
-//! filters by themselves; there an empty folder stands for the pin.
+//! On kernels with TCX a program hangs on a link, which is pinned and taken over by replacing its program in place. A new link
+//! waits for packets under way, in the kernel's lock on all devices. So the programs of a new pod hang on netlink filters at
+//! first, as all do on older kernels, and are exchanged for links later (`exchange`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 
 use aya::Ebpf;
-use aya::programs::links::{FdLink, Link as _, LinkError, PinnedLink};
-use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
-use aya::sys::SyscallError;
+use aya::programs::SchedClassifier;
+use aya::programs::links::PinnedLink;
 use aya::util::KernelVersion;
 use netpol_common::ids::IfIndex;
-use rustix::net::netdevice::index_to_name;
-use rustix::net::{AddressFamily, SocketType, socket};
 
 use super::error::Error;
 use super::load::classifier;
-use super::pins::{Pins, pin_error};
+use super::pins::Pins;
+use super::site::{Device, Site};
 use super::{Datapath, Program};
-
-/// Where our netlink filters are among others: first, because one that passes a packet ends the search.
-const FILTER_PRIORITY: u16 = 1;
-const FILTER_HANDLE: TcHandle = TcHandle::new(0, 0x6e70);
 
 /// How programs are attached to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,16 +67,6 @@ impl Role {
     }
 }
 
-impl Program {
-    /// What is egress for the host's end of a veth pair is ingress for the pod.
-    const fn attach_type(self) -> TcAttachType {
-        match self {
-            Self::PodEgress => TcAttachType::Ingress,
-            Self::PodIngress | Self::UplinkEgress | Self::UplinkEgressL3 => TcAttachType::Egress,
-        }
-    }
-}
-
 /// What is needed to attach: the programs without the maps, which others may write meanwhile.
 pub(super) struct Attacher<'a> {
     pub(super) ebpf: &'a mut Ebpf,
@@ -98,16 +81,43 @@ impl Attacher<'_> {
     /// # Errors
     /// Those of [`Datapath::attach`].
     pub(super) fn attach(&mut self, ifindex: IfIndex, role: Role) -> Result<(), Error> {
+        self.hang(ifindex, role, |_site| Ok(false))
+    }
+
+    /// See [`Datapath::attach_new`].
+    ///
+    /// # Errors
+    /// Those of [`Datapath::attach`].
+    pub(super) fn attach_new(&mut self, ifindex: IfIndex) -> Result<(), Error> {
+        let mut is_free = None;
+        self.hang(ifindex, Role::Pod, |site| {
+            let found = is_free.map_or_else(|| site.make_room(), Ok)?;
+            is_free = Some(found);
+            Ok(found)
+        })
+    }
+
+    /// Where links are known and nothing hangs yet, `wants_filter` says whether it is to be a filter all the same.
+    fn hang(
+        &mut self,
+        ifindex: IfIndex,
+        role: Role,
+        mut wants_filter: impl FnMut(&Site<'_>) -> Result<bool, Error>,
+    ) -> Result<(), Error> {
         let pins = self.pins.ok_or(Error::NotPinned)?;
         let device = Device::find(ifindex)?;
         // One after the other: the kernel holds its lock on all devices while it waits for packets under way.
         for program in role.programs() {
             let classifier = classifier(self.ebpf, *program)?;
             let site = Site { pins, device: &device, program: *program };
-            match self.attaching {
-                Attaching::Links => site.attach_link(classifier)?,
-                Attaching::Filters => site.attach_filter(classifier)?,
+            if site.renew(classifier)? {
+                continue;
             }
+            let is_filter = match self.attaching {
+                Attaching::Links => wants_filter(&site)?,
+                Attaching::Filters => true,
+            };
+            if is_filter { site.hang_filter(classifier)? } else { site.hang_link(classifier)? }
         }
         if role == Role::Pod {
             // It was an uplink as long as nobody knew whose it is.
@@ -127,34 +137,48 @@ impl Datapath {
     /// A program that is replaced is in force until the new one is. A new link takes some milliseconds.
     ///
     /// # Errors
-    /// [`Error::NotPinned`] for a private copy, [`Error::NoDevice`], [`Error::Attach`], [`Error::Link`],
-    /// [`Error::Pin`].
+    /// [`Error::NotPinned`] for a private copy, [`Error::NoDevice`], [`Error::Attach`], [`Error::Filter`],
+    /// [`Error::Occupied`], [`Error::Link`], [`Error::Pin`].
     pub fn attach(&mut self, ifindex: IfIndex, role: Role) -> Result<(), Error> {
-        let Self { ebpf, maps: _, pins, attaching } = self;
-        Attacher { ebpf, pins: pins.as_ref(), attaching: *attaching }.attach(ifindex, role)
+        self.attacher().attach(ifindex, role)
+    }
+
+    /// [`Datapath::attach`] for the interface of a pod that does not run yet, as fast as can be: by filters, if nobody else has
+    /// any there. The device may lose packets meanwhile. [`Datapath::begin_exchange`] makes links of them.
+    ///
+    /// # Errors
+    /// Those of [`Datapath::attach`].
+    pub fn attach_new(&mut self, ifindex: IfIndex) -> Result<(), Error> {
+        self.attacher().attach_new(ifindex)
+    }
+
+    fn attacher(&mut self) -> Attacher<'_> {
+        Attacher {
+            ebpf: &mut self.ebpf,
+            pins: self.pins.as_ref(),
+            attaching: self.config.attaching,
+        }
     }
 
     /// Whether the programs of a pod hang on its interface: ours, and not only their pins.
     ///
     /// # Errors
-    /// [`Error::NotPinned`] for a private copy, [`Error::NoDevice`], [`Error::Missing`], [`Error::Attach`].
+    /// [`Error::NotPinned`] for a private copy, [`Error::NoDevice`], [`Error::Missing`], [`Error::Attach`],
+    /// [`Error::Filter`].
     pub fn is_attached(&self, ifindex: IfIndex) -> Result<bool, Error> {
         let pins = self.pins.as_ref().ok_or(Error::NotPinned)?;
         let device = Device::find(ifindex)?;
         for program in Role::Pod.programs() {
             let site = Site { pins, device: &device, program: *program };
-            let is_there = match self.attaching {
-                Attaching::Links => {
-                    let missing = || Error::Missing { name: program.name() };
-                    let own = self.ebpf.program(program.name()).ok_or_else(missing)?;
-                    let own = own.info().map_err(|error| site.error(error))?.id();
-                    let (_, found) =
-                        SchedClassifier::query_tcx(&device.name, program.attach_type())
-                            .map_err(|error| site.error(error))?;
-                    found.iter().any(|found| found.id() == own)
-                }
-                // The filters of a device cannot be listed by this library.
-                Attaching::Filters => pins.is_filter(ifindex, *program),
+            let missing = || Error::Missing { name: program.name() };
+            let own = self.ebpf.program(program.name()).ok_or_else(missing)?;
+            let own = own.info().map_err(|error| site.error(error))?.id();
+            let is_there = if pins.is_filter(ifindex, *program) {
+                site.program_of_filter()? == Some(own)
+            } else {
+                let found = SchedClassifier::query_tcx(&device.name, program.attach_type());
+                let (_, found) = found.map_err(|error| site.error(error))?;
+                found.iter().any(|found| found.id() == own)
             };
             if !is_there {
                 return Ok(false);
@@ -166,7 +190,7 @@ impl Datapath {
     /// Takes our programs off a device; also after the device is gone, and twice.
     ///
     /// # Errors
-    /// [`Error::NotPinned`] for a private copy, [`Error::Pin`], [`Error::Detach`].
+    /// [`Error::NotPinned`] for a private copy, [`Error::Pin`], [`Error::Filter`].
     pub fn detach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
         let pins = self.pins.as_ref().ok_or(Error::NotPinned)?;
         for (found, program) in pins.attachments()? {
@@ -208,177 +232,26 @@ impl Datapath {
     }
 }
 
-/// A network device of this namespace.
-#[derive(Debug)]
-struct Device {
-    ifindex: IfIndex,
-    name: String,
-}
-
-impl Device {
-    fn find(ifindex: IfIndex) -> Result<Self, Error> {
-        let no_device = |_| Error::NoDevice { ifindex };
-        let any = socket(AddressFamily::UNIX, SocketType::DGRAM, None).map_err(no_device)?;
-        let name = index_to_name(any, ifindex.0).map_err(no_device)?;
-        Ok(Self { ifindex, name })
-    }
-}
-
-/// One program on one device.
-#[derive(Clone, Copy, Debug)]
-struct Site<'a> {
-    pins: &'a Pins,
-    device: &'a Device,
-    program: Program,
-}
-
-impl Site<'_> {
-    fn error(&self, source: ProgramError) -> Error {
-        Error::Attach { program: self.program.name(), ifindex: self.device.ifindex, source }
-    }
-
-    /// Replaces the program of the pinned link, or makes a link and pins it.
-    fn attach_link(&self, classifier: &mut SchedClassifier) -> Result<(), Error> {
-        let (ifindex, program) = (self.device.ifindex, self.program);
-        if self.replace_in(classifier, self.pins)? {
-            return Ok(());
-        }
-        for predecessor in self.pins.predecessors() {
-            if !predecessor.is_filter(ifindex, program)
-                && self.replace_in(classifier, predecessor)?
-            {
-                return self.pins.take_over(predecessor, ifindex, program);
-            }
-        }
-        let path = self.pins.link(ifindex, program);
-        let link_error = |source| Error::Link { path: path.clone(), source };
-        // First of all programs: one that passes a packet keeps it from those behind.
-        let order = TcAttachOptions::TcxOrder(LinkOrder::first());
-        let attached =
-            classifier.attach_with_options(&self.device.name, self.program.attach_type(), order);
-        let id = attached.map_err(|error| self.error(error))?;
-        let link = classifier.take_link(id).map_err(|error| self.error(error))?;
-        // aya attaches by name, and a name can move to another device meanwhile.
-        if Device::find(self.device.ifindex)?.name != self.device.name {
-            return Err(Error::NoDevice { ifindex: self.device.ifindex });
-        }
-        let link: FdLink = link.try_into().map_err(link_error)?;
-        link.pin(&path).map_err(|error| pin_error(&path, error))?;
-        Ok(())
-    }
-
-    /// Replaces the program of a link where it is pinned, in one step; false if there is no link.
-    fn replace_in(&self, classifier: &mut SchedClassifier, pins: &Pins) -> Result<bool, Error> {
-        let path = pins.link(self.device.ifindex, self.program);
-        let link_error = |source| Error::Link { path: path.clone(), source };
-        let pinned = match PinnedLink::from_pin(&path) {
-            Ok(pinned) => pinned,
-            Err(LinkError::SyscallError(failed))
-                if failed.io_error.kind() == io::ErrorKind::NotFound =>
-            {
-                return Ok(false);
-            }
-            Err(error) => return Err(link_error(error)),
-        };
-        let link = FdLink::from(pinned).try_into().map_err(link_error)?;
-        match classifier.attach_to_link(link) {
-            Ok(id) => {
-                // Only the file descriptor is closed: the pin holds the link.
-                drop(classifier.take_link(id).map_err(|error| self.error(error))?);
-                Ok(true)
-            }
-            // Its device is gone; this one has got the same index.
-            Err(error) if os_error(&error) == Some(libc::ENOLINK) => {
-                pins.remove_link(self.device.ifindex, self.program)?;
-                Ok(false)
-            }
-            Err(error) => Err(self.error(error)),
-        }
-    }
-
-    /// Replaces the program of our filter, or makes the filter.
-    fn attach_filter(&self, classifier: &mut SchedClassifier) -> Result<(), Error> {
-        let name = &self.device.name;
-        match tc::qdisc_add_clsact(name) {
-            Err(error) if tc_os_error(&error) != Some(libc::EEXIST) => {
-                return Err(self.error(error.into()));
-            }
-            Ok(()) | Err(_) => {}
-        }
-        let replaced = classifier.attach_to_link(self.filter()?);
-        let attached = match replaced {
-            Err(error) if os_error(&error) == Some(libc::ENOENT) => {
-                let options =
-                    NlOptions { priority: FILTER_PRIORITY, handle: FILTER_HANDLE, classid: None };
-                classifier.attach_with_options(
-                    name,
-                    self.program.attach_type(),
-                    TcAttachOptions::Netlink(options),
-                )
-            }
-            other => other,
-        };
-        let id = attached.map_err(|error| self.error(error))?;
-        // Dropped, it would take the filter with it.
-        std::mem::forget(classifier.take_link(id).map_err(|error| self.error(error))?);
-        self.pins.mark_filter(self.device.ifindex, self.program)?;
-        // A filter of another version was the same filter.
-        for predecessor in self.pins.predecessors() {
-            if predecessor.is_filter(self.device.ifindex, self.program) {
-                predecessor.remove_link(self.device.ifindex, self.program)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Our filter, whether it is there or not.
-    fn filter(&self) -> Result<SchedClassifierLink, Error> {
-        SchedClassifierLink::attached(
-            &self.device.name,
-            self.program.attach_type(),
-            FILTER_PRIORITY,
-            FILTER_HANDLE,
-            None,
-        )
-        .map_err(|_gone| Error::NoDevice { ifindex: self.device.ifindex })
-    }
-}
-
 /// Ends an attachment, also after its device is gone.
 ///
 /// # Errors
-/// [`Error::Pin`], [`Error::Detach`].
+/// [`Error::Pin`], [`Error::Filter`].
 pub(super) fn detach(pins: &Pins, ifindex: IfIndex, program: Program) -> Result<(), Error> {
-    if !pins.is_filter(ifindex, program) {
-        // Held until the pin is gone: closing it then ends the attachment at once, and not some time later.
-        let link = PinnedLink::from_pin(pins.link(ifindex, program));
-        pins.remove_link(ifindex, program)?;
-        drop(link);
-        return Ok(());
+    if pins.is_filter(ifindex, program)
+        && let Ok(device) = Device::find(ifindex)
+    {
+        Site { pins, device: &device, program }.remove_filter()?;
     }
-    if let Ok(device) = Device::find(ifindex) {
-        let filter = Site { pins, device: &device, program }.filter()?;
-        match filter.detach() {
-            Err(error) if os_error(&error) != Some(libc::ENOENT) => {
-                return Err(Error::Detach { program: program.name(), ifindex, source: error });
-            }
-            Ok(()) | Err(_) => {}
-        }
-    }
-    pins.remove_link(ifindex, program)
+    // Held until the pins are gone: closing them then ends the attachment at once, and not some time later.
+    let links = [pins.link(ifindex, program), pins.exchange(ifindex, program)];
+    let links = links.map(PinnedLink::from_pin);
+    pins.remove_link(ifindex, program)?;
+    drop(links);
+    Ok(())
 }
 
-/// The kernel's error number, if there is one.
-fn os_error(error: &ProgramError) -> Option<i32> {
-    if let ProgramError::SyscallError(SyscallError { io_error, .. }) = error {
-        return io_error.raw_os_error();
-    }
-    if let ProgramError::NetlinkError(error) = error {
-        return error.raw_os_error();
-    }
-    if let ProgramError::TcError(error) = error { tc_os_error(error) } else { None }
-}
-
-fn tc_os_error(error: &TcError) -> Option<i32> {
-    if let TcError::NetlinkError(error) = error { error.raw_os_error() } else { None }
+/// The number of the program of our filter, if there is one.
+pub(super) fn program_of_filter(pins: &Pins, ifindex: IfIndex, program: Program) -> Option<u32> {
+    let device = Device::find(ifindex).ok()?;
+    Site { pins, device: &device, program }.program_of_filter().ok()?
 }

@@ -105,16 +105,28 @@ pub enum Error {
         #[source]
         source: ProgramError,
     },
-    /// A program cannot be taken off.
-    #[error("cannot detach {program} from device {ifindex}")]
-    Detach {
+    /// The filter of a program cannot be made, seen or removed.
+    #[error("cannot use the filter of {program} on device {ifindex}")]
+    Filter {
         /// Its name.
         program: &'static str,
         /// The device.
         ifindex: IfIndex,
         /// What the kernel said.
         #[source]
-        source: ProgramError,
+        source: io::Error,
+    },
+    /// There is no place for filters: somebody else has the device's ingress for himself, and this kernel has no links.
+    #[error(
+        "cannot attach {program} to device {ifindex}: its queueing discipline {kind} excludes clsact, and this kernel has no TCX"
+    )]
+    Occupied {
+        /// Its name.
+        program: &'static str,
+        /// The device.
+        ifindex: IfIndex,
+        /// What is there.
+        kind: String,
     },
     /// A pinned link cannot be used.
     #[error("cannot take over {path}")]

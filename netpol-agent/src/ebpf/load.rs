@@ -13,7 +13,7 @@ use super::pins::Pins;
 use super::{Config, Datapath, Program, Trace, layout};
 
 /// Written by build.rs.
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netpol-ebpf"));
+pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netpol-ebpf"));
 
 /// The oldest kernel with all that the programs use: ring buffers, the coarse clock, bounded loops.
 const OLDEST_KERNEL: KernelVersion = KernelVersion::new(5, 15, 0);
@@ -47,31 +47,15 @@ impl Datapath {
     /// What the kernel lacks ([`Error::NotPermitted`], [`Error::KernelTooOld`], [`Error::NoBtf`],
     /// [`Error::NoBpfFs`]), pins of another build ([`Error::PinIncompatible`]), or a failure to load.
     pub fn load(config: &Config) -> Result<Self, Error> {
-        let Config { pin_root, mount, ticket_mask, trace, attaching, capacities } = config;
+        let Config { pin_root, mount, ticket_mask: _, trace: _, attaching: _, capacities } = config;
         check_kernel()?;
         let layouts = layout::expected(capacities);
         let pins = pin_root.as_deref().map(|root| Pins::open(root, *mount)).transpose()?;
-        let mut loader = EbpfLoader::new();
-        loader.override_global("TICKET_MASK", ticket_mask, true);
-        // 0 is below every level. The ring of log messages is as small as can be when there are none.
-        let log_level = match trace {
-            Trace::Off => {
-                loader.map_max_entries(LOG_MAP, 1);
-                &0_u8
-            }
-            Trace::On => &u8::MAX,
-        };
-        loader.override_global(LOG_LEVEL, log_level, true);
-        for (name, capacity) in capacities {
-            loader.map_max_entries(name, *capacity);
-        }
         if let Some(pins) = &pins {
             pins.carry_over(&layouts)?;
             pins.check(&layouts)?;
-            for name in netpol_common::maps::ALL {
-                loader.map_pin_path(name, pins.map(name));
-            }
         }
+        let mut loader = loader(config, pins.as_ref());
         let mut ebpf = loader.load(OBJECT).map_err(Error::Load)?;
         for program in Program::ALL {
             classifier(&mut ebpf, program)?
@@ -79,7 +63,7 @@ impl Datapath {
                 .map_err(|source| Error::Refused { program: program.name(), source })?;
         }
         let maps = Maps::take(&mut ebpf, pins.as_ref(), &layouts)?;
-        Ok(Self { ebpf, maps, pins, attaching: *attaching })
+        Ok(Self { ebpf, maps, pins, config: config.clone(), last: None })
     }
 
     /// What the verifier says about each program.
@@ -102,13 +86,49 @@ impl Datapath {
     }
 }
 
-/// A program by its name.
+/// What the object is told before it is loaded: constants, sizes, and where maps are pinned.
+pub(super) fn loader<'a>(config: &'a Config, pins: Option<&Pins>) -> EbpfLoader<'a> {
+    let Config { pin_root: _, mount: _, ticket_mask, trace, attaching: _, capacities } = config;
+    let mut loader = EbpfLoader::new();
+    loader.override_global("TICKET_MASK", ticket_mask, true);
+    // 0 is below every level. The ring of log messages is as small as can be when there are none.
+    let log_level = match trace {
+        Trace::Off => {
+            loader.map_max_entries(LOG_MAP, 1);
+            &0_u8
+        }
+        Trace::On => &u8::MAX,
+    };
+    loader.override_global(LOG_LEVEL, log_level, true);
+    for (name, capacity) in capacities {
+        loader.map_max_entries(name, *capacity);
+    }
+    if let Some(pins) = pins {
+        for name in netpol_common::maps::ALL {
+            loader.map_pin_path(name, pins.map(name));
+        }
+    }
+    loader
+}
+
+/// One of the programs.
 ///
 /// # Errors
 /// [`Error::Missing`].
 pub(super) fn classifier(ebpf: &mut Ebpf, program: Program) -> Result<&mut SchedClassifier, Error> {
-    let missing = || Error::Missing { name: program.name() };
-    let found = ebpf.program_mut(program.name()).ok_or_else(missing)?;
+    classifier_named(ebpf, program.name())
+}
+
+/// A program by its name.
+///
+/// # Errors
+/// [`Error::Missing`].
+pub(super) fn classifier_named<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, Error> {
+    let missing = || Error::Missing { name };
+    let found = ebpf.program_mut(name).ok_or_else(missing)?;
     found.try_into().map_err(|_other_type| missing())
 }
 

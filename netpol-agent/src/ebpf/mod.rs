@@ -9,11 +9,13 @@ mod apply;
 mod attach;
 mod error;
 mod events;
+mod exchange;
 mod layout;
 mod load;
 mod maps;
 mod memory;
 mod pins;
+mod site;
 mod succession;
 mod table;
 mod test_run;
@@ -33,6 +35,7 @@ use self::pins::Pins;
 pub use self::attach::{Attaching, Role};
 pub use self::error::{Error, PinCause};
 pub use self::events::{Events, TraceMessages};
+pub use self::exchange::{Exchange, Exchanged};
 pub use self::load::Verified;
 pub use self::pins::Mount;
 pub use self::test_run::{TestContext, TestOutcome};
@@ -131,5 +134,7 @@ pub struct Datapath {
     maps: Maps,
     /// `None` for a private copy.
     pins: Option<Pins>,
-    attaching: Attaching,
+    config: Config,
+    /// The programs that are needed while filters are exchanged.
+    last: Option<Ebpf>,
 }

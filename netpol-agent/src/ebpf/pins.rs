@@ -1,7 +1,9 @@
 //! The folder on the BPF file system: which maps and links outlive the agent.
 //!
-//! Layout: `<root>/v<ABI>/<MAP>` and `<root>/v<ABI>/links/<ifindex>-<program>`.
+//! Layout: `<root>/v<ABI>/<MAP>` and `<root>/v<ABI>/links/<ifindex>-<program>`, with `-exchange` behind it for a link that is
+//! to take the place of a filter.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,6 +20,9 @@ use super::layout::{self, Layout};
 
 /// `f_type` of a BPF file system (`BPF_FS_MAGIC`, `include/uapi/linux/magic.h`).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+
+/// Ends the name of a link's pin while the filter hangs there too.
+const EXCHANGE: &str = "-exchange";
 
 /// What to do where a BPF file system should be and is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,18 +136,31 @@ impl Pins {
         self.links().join(format!("{ifindex}-{}", program.name()))
     }
 
+    /// Where the link is pinned that is to take the place of a filter.
+    pub(super) fn exchange(&self, ifindex: IfIndex, program: Program) -> PathBuf {
+        self.links().join(format!("{ifindex}-{}{EXCHANGE}", program.name()))
+    }
+
+    /// Gives the link that has taken the place of a filter the pin of links.
+    ///
+    /// # Errors
+    /// [`Error::Pin`].
+    pub(super) fn settle(&self, ifindex: IfIndex, program: Program) -> Result<(), Error> {
+        let path = self.exchange(ifindex, program);
+        fs::rename(&path, self.link(ifindex, program)).map_err(|error| pin_error(&path, error))
+    }
+
     /// The attachments that are pinned, also those whose device is gone.
     ///
     /// # Errors
     /// [`Error::Pin`]: the folder cannot be read.
-    pub(super) fn attachments(&self) -> Result<Vec<(IfIndex, Program)>, Error> {
+    pub(super) fn attachments(&self) -> Result<BTreeSet<(IfIndex, Program)>, Error> {
         let folder = self.links();
-        let mut attachments = Vec::new();
+        let mut attachments = BTreeSet::new();
         for entry in fs::read_dir(&folder).map_err(|error| pin_error(&folder, error))? {
             let name = entry.map_err(|error| pin_error(&folder, error))?.file_name();
             attachments.extend(name.to_str().and_then(parse_link_name));
         }
-        attachments.sort_unstable();
         Ok(attachments)
     }
 
@@ -209,17 +227,26 @@ impl Pins {
         self.link(ifindex, program).is_dir()
     }
 
-    /// Removes the pin of an attachment, which ends it once nobody else holds it.
+    /// Removes the pins of an attachment, which ends it once nobody else holds it.
     ///
     /// # Errors
     /// [`Error::Pin`], but not if there is none.
     pub(super) fn remove_link(&self, ifindex: IfIndex, program: Program) -> Result<(), Error> {
-        let path = self.link(ifindex, program);
-        let removed = if path.is_dir() { fs::remove_dir(&path) } else { fs::remove_file(&path) };
-        match removed {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(pin_error(&path, error)),
-            Ok(()) | Err(_) => Ok(()),
+        for path in [self.link(ifindex, program), self.exchange(ifindex, program)] {
+            let is_filter = path.is_dir();
+            let removed = if is_filter { fs::remove_dir(&path) } else { fs::remove_file(&path) };
+            absent_is_fine(&path, removed)?;
         }
+        Ok(())
+    }
+
+    /// Notes that no netlink filter is attached any more.
+    ///
+    /// # Errors
+    /// [`Error::Pin`], but not if none was.
+    pub(super) fn unmark_filter(&self, ifindex: IfIndex, program: Program) -> Result<(), Error> {
+        let path = self.link(ifindex, program);
+        absent_is_fine(&path, fs::remove_dir(&path))
     }
 
     /// Removes this version's maps and folders, where nothing is attached any more.
@@ -241,17 +268,25 @@ impl Pins {
     }
 }
 
+fn absent_is_fine(path: &Path, outcome: io::Result<()>) -> Result<(), Error> {
+    match outcome {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(pin_error(path, error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 /// Removes a folder and the pins in it, whatever they are called: another version may have had others.
 fn empty(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
-        fs::remove_file(entry?.path())?;
+        let path = entry?.path();
+        if path.is_dir() { fs::remove_dir(path)? } else { fs::remove_file(path)? }
     }
     fs::remove_dir(folder)
 }
 
 /// The device and the program of a link's file name.
 pub(super) fn parse_link_name(name: &str) -> Option<(IfIndex, Program)> {
-    let (ifindex, program) = name.split_once('-')?;
+    let (ifindex, program) = name.strip_suffix(EXCHANGE).unwrap_or(name).split_once('-')?;
     let program = Program::ALL.into_iter().find(|known| known.name() == program)?;
     Some((IfIndex(ifindex.parse().ok()?), program))
 }
@@ -286,6 +321,7 @@ mod tests {
         for program in Program::ALL {
             let name = format!("42-{}", program.name());
             assert_eq!(parse_link_name(&name), Some((IfIndex(42), program)));
+            assert_eq!(parse_link_name(&format!("{name}-exchange")), Some((IfIndex(42), program)));
         }
         for name in ["42", "42-other", "x-pod_egress", ""] {
             assert_eq!(parse_link_name(name), None, "{name}");

@@ -65,7 +65,8 @@ impl Work {
         let links = folder.join("links");
         for link in entries(&links, &mut self.errors) {
             match self.detach(folder, &link) {
-                Ok(()) => self.removed.n_attachments += 1,
+                Ok(true) => self.removed.n_attachments += 1,
+                Ok(false) => {}
                 Err(error) => self.errors.push(error),
             }
         }
@@ -85,9 +86,12 @@ impl Work {
         self.check(fs::remove_dir(folder), folder);
     }
 
-    /// Ends an attachment, also of a program that only another version knows.
-    fn detach(&mut self, folder: &Path, link: &DirEntry) -> Result<(), Error> {
+    /// Ends an attachment, also of a program that only another version knows. False if it was ended with another pin of it.
+    fn detach(&mut self, folder: &Path, link: &DirEntry) -> Result<bool, Error> {
         let path = link.path();
+        if !path.exists() {
+            return Ok(false);
+        }
         if let Ok(link) = PinnedLink::from_pin(&path)
             && let Ok(link) = FdLink::from(link).info()
         {
@@ -95,10 +99,17 @@ impl Work {
             self.ids.programs.insert(link.program_id());
         }
         match link.file_name().to_str().and_then(parse_link_name) {
-            Some((ifindex, program)) => attach::detach(&Pins::in_folder(folder), ifindex, program),
-            None if path.is_dir() => fs::remove_dir(&path).map_err(|error| pin_error(&path, error)),
-            None => fs::remove_file(&path).map_err(|error| pin_error(&path, error)),
+            Some((ifindex, program)) => {
+                let pins = Pins::in_folder(folder);
+                self.ids.programs.extend(attach::program_of_filter(&pins, ifindex, program));
+                attach::detach(&pins, ifindex, program)?;
+            }
+            None if path.is_dir() => {
+                fs::remove_dir(&path).map_err(|error| pin_error(&path, error))?;
+            }
+            None => fs::remove_file(&path).map_err(|error| pin_error(&path, error))?,
         }
+        Ok(true)
     }
 
     /// Whether something was removed. That it was not there is no error.

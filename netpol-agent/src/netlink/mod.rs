@@ -1,10 +1,12 @@
 //! The node's devices and addresses; the only user of rtnetlink.
 //!
-//! In: netlink. Out: a [`Devices`] snapshot at the start and after every change. Must not: change anything of the node.
-//! [`VethReader`] tells where the veth pairs of a namespace lead. [`PretendDevices`] are for simulations, out of the node's
-//! sight.
+//! In: netlink. Out: a [`Devices`] snapshot at the start and after every change. Must not: change anything
+//! of the node by itself.
+//! [`VethReader`] tells where the veth pairs of a namespace lead, [`TrafficControl`] hangs programs on devices for `ebpf`.
+//! [`PretendDevices`] are for simulations, out of the node's sight.
 
 mod pretend;
+mod traffic_control;
 mod veth;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 pub use pretend::{Error as PretendError, PretendDevices};
+pub use traffic_control::{CLSACT, Filter, Position, Side, TrafficControl};
 pub use veth::{VethEnd, VethReader};
 
 /// How long the devices must be quiet before they are read again: by then an ADD in progress has reached the agent.

@@ -9,6 +9,7 @@ mod allow_maps;
 mod attachments;
 mod differential;
 mod events;
+mod exchange;
 mod handmade;
 mod strategies;
 mod twins;

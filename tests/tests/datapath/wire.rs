@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use netpol_agent::ebpf::{Attaching, Config, Datapath};
@@ -58,6 +59,12 @@ impl Wire {
 
     pub(crate) fn pins(&self) -> &PathBuf {
         &self.pins
+    }
+
+    /// Runs `tc` on the node.
+    pub(crate) fn tc(&self, args: &[&str]) {
+        let mut tc = self.node.spawn(Command::new("tc").args(args)).unwrap();
+        assert!(tc.wait().unwrap().success(), "tc {args:?}");
     }
 
     pub(crate) fn config(&self, attaching: Attaching) -> Config {

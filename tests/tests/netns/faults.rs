@@ -1,6 +1,6 @@
 //! What is wrong is said, and what is right stays in force.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Result, ensure};
 use netpol_common::proto::{Attachment, Check, Request, Response};
@@ -9,6 +9,7 @@ use netpol_tests::lab::wait::{LIMIT, Look, until};
 use netpol_tests::lab::{Host, Lab, Passing, PodSpec, agent};
 use netpol_tests::probe::Protocol::Tcp;
 
+use super::calm::wait_for_links;
 use super::{ALLOW_CLIENTS, PORT, client, expect, lab, lab_without_agent, visitor, web};
 
 /// Waits until one line of the agent's log has all these parts.
@@ -122,25 +123,36 @@ fn without_a_capability_that_it_needs_the_agent_says_so_in_one_sentence() -> Res
 fn a_check_sees_that_somebody_has_taken_the_programs_off() -> Result<()> {
     let Some(mut lab) = lab("taken-off")? else { return Ok(()) };
     lab.add_pod(web())?;
-    let (_, host_ifindex) = lab.host_interface("shop/web")?;
+    let (name, host_ifindex) = lab.host_interface("shop/web")?;
     let attachment =
         Attachment { container_id: "taken-off-1".to_owned(), container_ifname: "eth0".to_owned() };
     let check = Request::Check(Check { attachment, host_ifindex });
     let socket = lab.place().socket();
+    let expect_failure = || {
+        until("a CHECK that fails", LIMIT, || {
+            Ok(match agent::call(&socket, &check)? {
+                Response::Ok => Look::NotYet("one that succeeds".to_owned()),
+                Response::Error { message, .. } => {
+                    let expected = format!("the programs on interface {host_ifindex} are gone");
+                    ensure!(message == expected, "{message}");
+                    Look::Done(())
+                }
+            })
+        })
+    };
+    ensure!(agent::call(&socket, &check)? == Response::Ok);
+    let node = lab.netns(&Host::Node)?;
+    let mut tc = Command::new("tc");
+    ensure!(node.spawn(tc.args(["filter", "del", "dev", &name, "egress"]))?.wait()?.success());
+    expect_failure()?;
+
+    // A link in its place is as good.
+    wait_for_links(&lab)?;
     ensure!(agent::call(&socket, &check)? == Response::Ok);
     let links = lab.place().pins.join(format!("v{}/links", netpol_common::maps::ABI_VERSION));
     std::fs::remove_file(links.join(format!("{host_ifindex}-pod_ingress")))?;
     // The kernel takes them off some time later.
-    until("a CHECK that fails", LIMIT, || {
-        Ok(match agent::call(&socket, &check)? {
-            Response::Ok => Look::NotYet("one that succeeds".to_owned()),
-            Response::Error { message, .. } => {
-                let expected = format!("the programs on interface {host_ifindex} are gone");
-                ensure!(message == expected, "{message}");
-                Look::Done(())
-            }
-        })
-    })
+    expect_failure()
 }
 
 /// Runs an agent that must fail; returns what it said.

@@ -2,6 +2,7 @@
 //!
 //! Every test has a lab of its own, named after it. They need root, `ip` and Debian's CNI plugins.
 
+mod calm;
 mod crowd;
 mod edits;
 mod faults;

@@ -3,6 +3,7 @@
 //! The version before is one of this build whose pins bear another number: to the agent that starts they are as foreign as
 //! any. Or it is really another program, with other layouts, if one is there.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -25,13 +26,13 @@ fn versions(pins: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The kernel's numbers of the attached programs' links, by their pins.
-fn links(folder: &Path) -> Result<Vec<String>> {
-    let mut names = Vec::new();
+/// The attached programs by their pins, on filters or on links.
+fn links(folder: &Path) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
     for entry in fs::read_dir(folder.join("links"))? {
-        names.push(entry?.file_name().to_string_lossy().into_owned());
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        names.insert(name.trim_end_matches("-exchange").to_owned());
     }
-    names.sort();
     Ok(names)
 }
 

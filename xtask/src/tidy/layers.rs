@@ -42,7 +42,7 @@ const ARROWS: [(&str, Arrows); 19] = [
     ("control", Arrows::Only(&["telemetry"])),
     ("discovery", Arrows::Only(&["model", "netlink"])),
     ("netlink", Arrows::Only(&["telemetry"])),
-    ("ebpf", Arrows::Only(&["compile", "dataplane", "telemetry"])),
+    ("ebpf", Arrows::Only(&["compile", "dataplane", "netlink", "telemetry"])),
     ("agent", Arrows::All),
     ("cli", Arrows::All),
 ];
