@@ -87,27 +87,36 @@ pub fn host_side(
     match netns.run(Netlink::open) {
         Ok(container) => {
             let mut container = container.map_err(Error::Netlink)?;
-            peer(host, &mut container, netns, ifname)
+            Ok(ends(host, &mut container, netns, ifname)?.host)
         }
         Err(source) => named(host, previous, source),
     }
 }
 
-/// Asks the kernel for the peer of the container's interface.
+/// Both ends of a pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// The host's.
+    pub host: Link,
+    /// The container's.
+    pub container: Link,
+}
+
+/// Asks the kernel for the container's interface and its peer.
 ///
 /// # Errors
 /// All variants of [`Error`] but `Ambiguous`.
-pub fn peer(
+pub fn ends(
     host: &mut Netlink,
     container: &mut Netlink,
     netns: &Netns,
     ifname: &str,
-) -> Result<Link, Error> {
+) -> Result<Ends, Error> {
     let inside = container.link_by_name(ifname).map_err(Error::Netlink)?;
     let inside = inside
         .ok_or_else(|| Error::NoInterface { ifname: ifname.into(), netns: netns.path().into() })?;
-    if let LinkKind::Other(kind) = inside.kind {
-        return Err(Error::NotVeth { ifname: ifname.into(), kind });
+    if let LinkKind::Other(kind) = &inside.kind {
+        return Err(Error::NotVeth { ifname: ifname.into(), kind: kind.clone() });
     }
     let elsewhere = || Error::Elsewhere { ifname: ifname.into(), netns: netns.path().into() };
     let fd = u32::try_from(netns.as_raw_fd()).map_err(|_negative| elsewhere())?;
@@ -119,7 +128,7 @@ pub fn peer(
         && outside.peer_index == Some(inside.index)
         && id.is_some()
         && outside.peer_namespace_id == id;
-    if is_peer { Ok(outside) } else { Err(elsewhere()) }
+    if is_peer { Ok(Ends { host: outside, container: inside }) } else { Err(elsewhere()) }
 }
 
 /// Takes the one veth of the host that the previous result names.

@@ -15,6 +15,11 @@ pub fn n_pods(default: usize) -> usize {
     number("NETPOL_PODS").unwrap_or(default)
 }
 
+/// `NETPOL_CRASH_POINTS`, or this many.
+pub fn n_points(default: usize) -> usize {
+    number("NETPOL_CRASH_POINTS").unwrap_or(default)
+}
+
 /// `NETPOL_PATIENCE`, or 1: how many times as long as elsewhere things may take here.
 pub fn patience() -> u32 {
     number("NETPOL_PATIENCE").unwrap_or(1)

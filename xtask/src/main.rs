@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod build;
 mod ci;
+mod crash;
 mod demo;
 mod fuzz;
 mod image;
@@ -57,6 +58,8 @@ enum Command {
     Verify(verify::Options),
     /// Put load on a node for minutes: nothing may leak, and no verdict be wrong.
     Soak(soak::Options),
+    /// Kill the agent at every point of what it does: nothing may leak, and the next one must come to the same state.
+    Crash(crash::Options),
     /// Look for packets, network configurations and manifests for which a check fails.
     Fuzz(fuzz::Options),
     /// Run the tests of the kernel side on other kernels, each in a virtual machine.
@@ -82,6 +85,7 @@ fn run(command: Command) -> Result<()> {
         Command::Demo(options) => demo::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Soak(options) => soak::run(&options),
+        Command::Crash(options) => crash::run(&options),
         Command::Image(options) => image::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Lint(options) => lint::run(&options),

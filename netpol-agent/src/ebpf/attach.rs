@@ -115,7 +115,7 @@ impl Attacher<'_> {
             }
             let is_filter = match self.attaching {
                 Attaching::Links => wants_filter(&site)?,
-                Attaching::Filters => true,
+                Attaching::Filters => site.ensure_room().map(|()| true)?,
             };
             if is_filter { site.hang_filter(classifier)? } else { site.hang_link(classifier)? }
         }

@@ -99,6 +99,7 @@ impl Site<'_> {
         if !self.has_filter() {
             return Ok(false);
         }
+        self.ensure_room()?;
         self.hang_filter(classifier)?;
         Ok(true)
     }
@@ -215,25 +216,35 @@ impl Site<'_> {
         }
     }
 
-    /// Makes our filter, or replaces its program in one step. A filter of another version was the same filter.
+    /// Makes sure that there is a queueing discipline for filters of both sides.
     ///
     /// # Errors
-    /// [`Error::Filter`], [`Error::Pin`], [`Error::Attach`], [`Error::Occupied`].
-    pub(super) fn hang_filter(&self, classifier: &SchedClassifier) -> Result<(), Error> {
-        let (ifindex, program) = (self.device.ifindex, self.program);
+    /// [`Error::Filter`], [`Error::Occupied`].
+    pub(super) fn ensure_room(&self) -> Result<(), Error> {
+        let ifindex = self.device.ifindex;
         let mut kernel = self.traffic_control()?;
         match kernel.add_clsact(ifindex) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 // `ingress` takes filters of both sides for those of one.
                 let kind =
                     kernel.ingress_kind(ifindex).map_err(|error| self.filter_error(error))?;
-                if kind.as_deref() != Some(CLSACT) {
-                    let kind = kind.unwrap_or_default();
-                    return Err(Error::Occupied { program: program.name(), ifindex, kind });
+                if kind.as_deref() == Some(CLSACT) {
+                    return Ok(());
                 }
+                let (program, kind) = (self.program.name(), kind.unwrap_or_default());
+                Err(Error::Occupied { program, ifindex, kind })
             }
-            outcome => outcome.map_err(|error| self.filter_error(error))?,
+            outcome => outcome.map_err(|error| self.filter_error(error)),
         }
+    }
+
+    /// Makes our filter, or replaces its program in one step. A filter of another version was the same filter.
+    ///
+    /// # Errors
+    /// [`Error::Filter`], [`Error::Pin`], [`Error::Attach`].
+    pub(super) fn hang_filter(&self, classifier: &SchedClassifier) -> Result<(), Error> {
+        let (ifindex, program) = (self.device.ifindex, self.program);
+        let mut kernel = self.traffic_control()?;
         self.pins.mark_filter(ifindex, program)?;
         let fd = classifier.fd().map_err(|error| self.error(error))?;
         kernel

@@ -29,7 +29,7 @@ use serde_json::{Map, Value};
 use crate::netlink::{self, Link, Netlink, VethPair};
 use crate::netns::{self, Netns};
 use crate::result::{CniResult, Interface};
-use crate::veth;
+use crate::veth::{self, Ends};
 
 pub use host_end::{HostEnd, alias};
 
@@ -114,15 +114,15 @@ pub struct Pair {
     inside: Netlink,
 }
 
-/// Refuses a container that has the interface already.
+/// Refuses a container that has the interface already. Returns a socket in its namespace.
 ///
 /// # Errors
 /// [`Error::Exists`], [`Error::Kernel`], [`Error::Netns`].
-pub fn refuse_existing(netns: &Netns, ifname: &str) -> Result<(), Error> {
+pub fn refuse_existing(netns: &Netns, ifname: &str) -> Result<Netlink, Error> {
     let mut inside = open_inside(netns)?;
     match inside.link_by_name(ifname).map_err(kernel("look up interface", ifname))? {
         Some(_) => Err(Error::Exists { ifname: ifname.into() }),
-        None => Ok(()),
+        None => Ok(inside),
     }
 }
 
@@ -132,18 +132,17 @@ fn open_inside(netns: &Netns) -> Result<Netlink, Error> {
         .map_err(kernel("open a socket in", netns.path().display().to_string()))
 }
 
-/// Makes the pair. The container's end is up, the host's is not.
+/// Makes the pair, with a socket in the container's namespace. The container's end is up, the host's is not.
 ///
 /// # Errors
 /// [`Error::Kernel`], [`Error::Netns`], [`Error::Veth`].
 pub fn create(
     host: &mut Netlink,
+    mut inside: Netlink,
     netns: &Netns,
     end: &HostEnd,
-    ifname: &str,
-    mtu: Option<u32>,
+    (ifname, mtu): (&str, Option<u32>),
 ) -> Result<Pair, Error> {
-    let mut inside = open_inside(netns)?;
     let pair = VethPair {
         host_name: &end.name,
         host_mac: end.mac,
@@ -152,29 +151,30 @@ pub fn create(
         mtu,
     };
     host.add_veth(&pair).map_err(kernel("make veth pair", format!("{} and {ifname}", end.name)))?;
-    let outside = veth::peer(host, &mut inside, netns, ifname)?;
+    let Ends { host: outside, container } = veth::ends(host, &mut inside, netns, ifname)?;
     host.set_alias(outside.index, &end.alias).map_err(kernel("set alias of", &end.name))?;
-    let container = inside.link_by_name(ifname).map_err(kernel("look up interface", ifname))?;
-    let container = container.ok_or_else(|| veth::Error::NoInterface {
-        ifname: ifname.into(),
-        netns: netns.path().into(),
-    })?;
     inside.set_up(container.index).map_err(kernel("set up interface", ifname))?;
     Ok(Pair { host: outside, container, inside })
+}
+
+/// The pod's addresses.
+///
+/// # Errors
+/// [`Error::NoAddress`].
+pub fn addresses(ipam: &CniResult) -> Result<Vec<IpAddr>, Error> {
+    let addresses: Vec<_> = ipam.ips.iter().map(|ip| ip.address.ip()).collect();
+    if addresses.is_empty() { Err(Error::NoAddress) } else { Ok(addresses) }
 }
 
 /// Gives the pod its addresses and routes, and enters both ends into IPAM's result.
 ///
 /// # Errors
-/// [`Error::NoAddress`], [`Error::Kernel`], [`Error::Sysctl`], [`Error::Netns`].
+/// [`Error::Kernel`], [`Error::Sysctl`], [`Error::Netns`].
 pub fn configure_container(
     pair: &mut Pair,
     netns: &Netns,
     ipam: CniResult,
 ) -> Result<CniResult, Error> {
-    if ipam.ips.is_empty() {
-        return Err(Error::NoAddress);
-    }
     let Pair { host, container, inside } = pair;
     let ifname = container.name.as_str();
     if ipam.ips.iter().any(|ip| ip.address.is_ipv6()) {
@@ -269,7 +269,7 @@ pub fn check(
     previous: &CniResult,
 ) -> Result<Link, Error> {
     let mut inside = open_inside(netns)?;
-    let outside = veth::peer(host, &mut inside, netns, ifname)?;
+    let Ends { host: outside, container } = veth::ends(host, &mut inside, netns, ifname)?;
     let gone = |what: String, ifname: &str| Error::Gone { what, ifname: ifname.into() };
     if outside.name != end.name {
         return Err(gone(format!("the peer {}", end.name), ifname));
@@ -277,8 +277,6 @@ pub fn check(
     if outside.state == netlink::AdminState::Down {
         return Err(gone("the state up".into(), &end.name));
     }
-    let container = inside.link_by_name(ifname).map_err(kernel("look up interface", ifname))?;
-    let container = container.ok_or_else(|| gone("everything".into(), ifname))?;
     let present = inside.addresses(container.index).map_err(kernel("list addresses of", ifname))?;
     for address in previous.addresses_of(ifname) {
         if !present.contains(&address) {

@@ -2,6 +2,8 @@
 //!
 //! Whatever goes wrong, what this call made is undone: a pod is never left connected and unprotected.
 
+use std::net::IpAddr;
+
 use netpol_common::proto::{Add, Attachment, PodRef, Request};
 use serde_json::{Map, Value};
 
@@ -10,7 +12,7 @@ use crate::client;
 use crate::config::{self, Delegate, Main, Mode};
 use crate::error::CniError;
 use crate::interface::{self, HostEnd};
-use crate::netlink::Link;
+use crate::netlink::{Link, Netlink};
 use crate::netns::Netns;
 use crate::result::CniResult;
 use crate::subnet_file::Subnets;
@@ -35,8 +37,8 @@ pub(super) fn add(call: &Call<'_>) -> Result<CniResult, CniError> {
     let result = match &call.config.mode {
         Mode::Chained => chained(call, &target)?,
         Mode::Main(main) => {
-            refuse_second(call, &target)?;
-            undo_on_error(call, &target, make(call, &target, main))?
+            let inside = refuse_second(call, &target)?;
+            undo_on_error(call, &target, make(call, &target, main, inside))?
         }
         Mode::Delegate(delegate) => {
             refuse_second(call, &target)?;
@@ -63,31 +65,59 @@ fn delegated(call: &Call<'_>, target: &Target, delegate: &Delegate) -> Result<Cn
     Ok(result)
 }
 
-fn make(call: &Call<'_>, target: &Target, main: &Main) -> Result<CniResult, CniError> {
+/// What waits for others is done side by side: IPAM is another process, and the agent does not care what is in the container.
+fn make(
+    call: &Call<'_>,
+    target: &Target,
+    main: &Main,
+    inside: Netlink,
+) -> Result<CniResult, CniError> {
     let subnets = main.subnet_file.as_deref().map(Subnets::read).transpose()?;
     let mtu = main.mtu.or(subnets.as_ref().and_then(|subnets| subnets.mtu));
     let ifname = &target.attachment.container_ifname;
     let end = HostEnd::of(&call.config.network, &target.attachment);
     let mut host = host_netlink()?;
-    let mut pair = interface::create(&mut host, &target.netns, &end, ifname, mtu)?;
-    let ipam = call.plugin(&main.ipam_type, &ipam_config(call, main, subnets.as_ref())).add()?;
-    let mut result = interface::configure_container(&mut pair, &target.netns, ipam)?;
+    let ipam_config = ipam_config(call, main, subnets.as_ref());
+    let (pair, ipam) = side_by_side(
+        || interface::create(&mut host, inside, &target.netns, &end, (ifname, mtu)),
+        || call.plugin(&main.ipam_type, &ipam_config).add(),
+    );
+    let (mut pair, ipam) = (pair?, ipam?);
+    let addresses = interface::addresses(&ipam)?;
+    let host_end = pair.host.clone();
+    let (result, enforced) = side_by_side(
+        || interface::configure_container(&mut pair, &target.netns, ipam),
+        || enforce(call, target, &host_end, addresses.clone()),
+    );
+    let mut result = result?;
+    enforced?;
     if let Some(dns) = call.config.raw.get("dns")
         // host-local always has `dns`, mostly with nothing in it.
         && result.other.get("dns").and_then(Value::as_object).is_none_or(Map::is_empty)
     {
         result.other.insert("dns".into(), dns.clone());
     }
-    enforce(call, target, &pair.host, &result)?;
-    interface::connect_host(&mut host, &pair, &result.addresses_of(ifname))?;
+    interface::connect_host(&mut host, &pair, &addresses)?;
     Ok(result)
+}
+
+/// Does the second on a thread of its own while the first is done here.
+fn side_by_side<A, B: Send>(
+    first: impl FnOnce() -> A,
+    second: impl FnOnce() -> B + Send,
+) -> (A, B) {
+    std::thread::scope(|scope| {
+        let second = scope.spawn(second);
+        let first = first();
+        (first, second.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
 }
 
 /// Finds the host side of an interface that another plugin made, and has it enforced.
 fn enforce_found(call: &Call<'_>, target: &Target, result: &CniResult) -> Result<(), CniError> {
     let ifname = &target.attachment.container_ifname;
     let host = veth::host_side(&mut host_netlink()?, &target.netns, ifname, result)?;
-    enforce(call, target, &host, result)
+    enforce(call, target, &host, result.addresses_of(ifname))
 }
 
 /// Has the agent put the pod's policy in force on `host`. Returns once it is.
@@ -95,7 +125,7 @@ fn enforce(
     call: &Call<'_>,
     target: &Target,
     host: &Link,
-    result: &CniResult,
+    addresses: Vec<IpAddr>,
 ) -> Result<(), CniError> {
     let Target { attachment, pod, netns } = target;
     let request = Request::Add(Add {
@@ -105,14 +135,14 @@ fn enforce(
         host_ifname: host.name.clone(),
         host_ifindex: host.index,
         pod: pod.clone(),
-        addresses: result.addresses_of(&attachment.container_ifname),
+        addresses,
     });
     Ok(client::ask(&call.config.agent_socket, &request)?)
 }
 
 /// Whoever makes the interface is the first plugin of its list and the first call for its container. Told before
 /// there is anything to undo: a mistaken second ADD must not take down what the first has made.
-fn refuse_second(call: &Call<'_>, target: &Target) -> Result<(), CniError> {
+fn refuse_second(call: &Call<'_>, target: &Target) -> Result<Netlink, CniError> {
     if call.config.prev_result.is_some() {
         let reason = "the plugin that makes the interface is the first of its list";
         return Err(config::Error::Conflict { field: "prevResult", reason }.into());

@@ -38,6 +38,8 @@ pub struct Place {
     pub capabilities: Option<Vec<String>>,
     /// The program, if it is not the one of this build.
     pub program: Option<PathBuf>,
+    /// What stands before its command, such as a tracer with its arguments.
+    pub prefix: Vec<String>,
 }
 
 impl Place {
@@ -63,15 +65,29 @@ impl Place {
     /// # Errors
     /// The agent has not been built.
     pub fn command(&self) -> Result<Command> {
-        let Self { state: _, pins, results, manifests, kubeconfig, log: _, capabilities, program } =
-            self;
+        let Self {
+            state: _,
+            pins,
+            results,
+            manifests,
+            kubeconfig,
+            log: _,
+            capabilities,
+            program,
+            prefix,
+        } = self;
         let agent = match program {
             Some(program) => program.clone(),
             None => binaries::binary("netpol-agent")?,
         };
-        let mut command = match capabilities {
-            None => Command::new(agent),
-            Some(capabilities) => {
+        let mut command = match (capabilities, prefix.split_first()) {
+            (None, None) => Command::new(agent),
+            (None, Some((program, args))) => {
+                let mut command = Command::new(program);
+                command.args(args).arg(agent);
+                command
+            }
+            (Some(capabilities), _) => {
                 let mut set = String::from("-all");
                 for name in capabilities {
                     set.extend([",+", &name.to_lowercase()]);
@@ -176,6 +192,14 @@ impl Agent {
         })
     }
 
+    /// How it has ended; `None` if it runs.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn status(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -215,17 +239,20 @@ pub fn call(socket: &Path, request: &Request) -> Result<Response> {
     Ok(proto::decode(&line)?)
 }
 
-/// Makes what a place needs: its folders, and a BPF file system that nobody else uses.
+/// Makes what a place needs: its folders, and file systems that nobody else uses.
 ///
 /// # Errors
-/// A folder cannot be made, or bpffs not be mounted.
+/// A folder cannot be made, or a file system not be mounted.
 pub(super) fn prepare(lab: &str, manifests: &Path) -> Result<Place> {
     let folder = teardown::folder(lab);
     let bpf = teardown::bpf_folder(lab);
-    let state = folder.join("run");
+    let state = teardown::state_folder(lab);
     for path in [&bpf, &state] {
         fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
     }
+    // As on a node, where `/run` is one: a file that is replaced there costs no disk's time.
+    rustix::mount::mount("tmpfs", &state, "tmpfs", rustix::mount::MountFlags::empty(), None)
+        .with_context(|| format!("mounting a tmpfs on {}", state.display()))?;
     rustix::mount::mount("bpf", &bpf, "bpf", rustix::mount::MountFlags::empty(), None)
         .with_context(|| format!("mounting bpffs on {}", bpf.display()))?;
     Ok(Place {
@@ -236,6 +263,7 @@ pub(super) fn prepare(lab: &str, manifests: &Path) -> Result<Place> {
         log: folder.join("agent.log"),
         capabilities: None,
         program: None,
+        prefix: Vec::new(),
         state,
     })
 }

@@ -24,6 +24,7 @@ mod older;
 pub mod programs;
 pub mod second_node;
 mod server;
+pub mod strace;
 mod stream;
 pub mod teardown;
 pub mod topology;
@@ -191,6 +192,24 @@ impl Lab {
     /// Lets the next agents be this program; `None` for the one of this build.
     pub fn use_agent(&mut self, program: Option<&Path>) {
         self.place.program = program.map(Path::to_owned);
+    }
+
+    /// Lets the next agents start behind this, a tracer for example; nothing for none.
+    pub fn set_prefix(&mut self, prefix: Vec<String>) {
+        self.place.prefix = prefix;
+    }
+
+    /// Whether the agent has ended by itself; it is forgotten then.
+    ///
+    /// # Errors
+    /// There was none.
+    pub fn has_agent_ended(&mut self) -> Result<bool> {
+        let agent = self.agent.as_mut().context("no agent is running")?;
+        let has_ended = agent.status()?.is_some();
+        if has_ended {
+            self.agent = None;
+        }
+        Ok(has_ended)
     }
 
     /// The network that pods are connected to.

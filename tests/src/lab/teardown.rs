@@ -25,6 +25,11 @@ pub(super) fn bpf_folder(lab: &str) -> PathBuf {
     folder(lab).join("bpf")
 }
 
+/// The folder of a lab's agent, on a tmpfs.
+pub(super) fn state_folder(lab: &str) -> PathBuf {
+    folder(lab).join("run")
+}
+
 /// The name of a lab's namespace. No lab has a dot in its name.
 pub(super) fn netns_name(lab: &str, part: &str) -> String {
     format!("netpol.{lab}.{part}")
@@ -51,7 +56,7 @@ pub(super) fn lock(lab: &str) -> Result<File> {
     Ok(file)
 }
 
-/// Ends the lab's processes and removes its namespaces, its BPF file system and its folder. What does not exist is no
+/// Ends the lab's processes and removes its namespaces, its file systems and its folder. What does not exist is no
 /// error. Everything is tried, whatever fails.
 ///
 /// # Errors
@@ -59,7 +64,7 @@ pub(super) fn lock(lab: &str) -> Result<File> {
 pub fn remove(lab: &str) -> Result<()> {
     let processes = end_processes(lab);
     let namespaces = delete_namespaces(lab);
-    let mount = unmount(&bpf_folder(lab));
+    let mount = unmount(&bpf_folder(lab)).and(unmount(&state_folder(lab)));
     let folder = folder(lab);
     let files = match fs::remove_dir_all(&folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

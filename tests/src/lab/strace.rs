@@ -1,0 +1,224 @@
+//! Killing a process before a certain system call, with `strace` as the one that does it: the product has no hook for that.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::wait::{LIMIT, Look, until};
+
+/// What changes something that outlives the process, or is told to somebody. Those that an architecture has not are skipped.
+const CALLS: [&str; 12] = [
+    "bpf",
+    "?rename",
+    "?renameat",
+    "?renameat2",
+    "?unlink",
+    "?unlinkat",
+    "?mkdir",
+    "?mkdirat",
+    "?rmdir",
+    "sendto",
+    "sendmsg",
+    "mount",
+];
+
+/// A moment in the life of a process: before one of its threads makes a system call for the n-th time since it is watched.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Point {
+    /// The system call.
+    pub call: String,
+    /// Counted from 1.
+    pub n: usize,
+    /// What the call was for when it was seen.
+    pub kind: String,
+}
+
+/// What `strace` is to do.
+#[derive(Clone, Debug)]
+pub enum Task {
+    /// Write down what is called.
+    Watch,
+    /// Kill the process at this point.
+    Kill(Point),
+}
+
+impl Task {
+    /// The arguments, with the file to which it writes.
+    fn args(&self, output: &Path) -> Vec<String> {
+        let mut args: Vec<_> = ["-f", "-qq", "-o"].map(str::to_owned).into();
+        args.push(output.display().to_string());
+        args.push("-e".to_owned());
+        match self {
+            Self::Watch => args.push(format!("trace={}", CALLS.join(","))),
+            Self::Kill(Point { call, n, kind: _ }) => {
+                args.extend([format!("trace={call}"), "-e".to_owned()]);
+                args.push(format!("inject={call}:signal=SIGKILL:when={n}"));
+            }
+        }
+        args
+    }
+
+    /// What to put before a command that is to be traced from its beginning. It stays the child of who starts it.
+    pub fn prefix(&self, output: &Path) -> Vec<String> {
+        let mut prefix = vec!["strace".to_owned(), "-D".to_owned()];
+        prefix.extend(self.args(output));
+        prefix
+    }
+}
+
+/// `strace`, attached to a running process. Dropped, it lets go of it.
+#[derive(Debug)]
+pub struct Tracer {
+    strace: Child,
+    output: PathBuf,
+}
+
+impl Tracer {
+    /// Attaches to all threads of a process, and waits until it has.
+    ///
+    /// # Errors
+    /// It cannot be started, or does not attach.
+    pub fn attach(pid: u32, task: &Task, output: &Path) -> Result<Self> {
+        let mut strace = Command::new("strace");
+        strace.args(task.args(output)).args(["-p", &pid.to_string()]);
+        let strace = strace.stdin(Stdio::null()).spawn().context("starting strace")?;
+        let tracer = Self { strace, output: output.to_owned() };
+        until("the tracer of all threads", LIMIT, || {
+            let mut n_left = 0;
+            for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+                let status = fs::read_to_string(thread?.path().join("status"))?;
+                n_left += usize::from(status.lines().any(|line| line == "TracerPid:\t0"));
+            }
+            Ok(if n_left == 0 { Look::Done(()) } else { Look::NotYet(format!("{n_left} are not")) })
+        })?;
+        Ok(tracer)
+    }
+
+    /// Lets go of the process, and tells what it has called.
+    ///
+    /// # Errors
+    /// What was written cannot be read.
+    pub fn finish(mut self) -> Result<Vec<Point>> {
+        self.let_go();
+        points(&self.output)
+    }
+
+    fn let_go(&mut self) {
+        // At SIGTERM it detaches; it may have ended with the process.
+        let pid = i32::try_from(self.strace.id()).ok().and_then(rustix::process::Pid::from_raw);
+        if let (Some(pid), Ok(None)) = (pid, self.strace.try_wait()) {
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
+        }
+        self.strace.wait().ok();
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
+/// The points in what `strace` has written, in the order of time. What several threads do counts once.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn points(output: &Path) -> Result<Vec<Point>> {
+    let text =
+        fs::read_to_string(output).with_context(|| format!("reading {}", output.display()))?;
+    Ok(read_points(&text))
+}
+
+fn read_points(text: &str) -> Vec<Point> {
+    let mut n_by_thread: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    let mut points = Vec::new();
+    for line in text.lines() {
+        let Some((thread, rest)) = line.split_once(' ') else { continue };
+        let Some((call, args)) = rest.trim_start().split_once('(') else { continue };
+        if !call.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            // A signal, an end, or the second half of a call.
+            continue;
+        }
+        let n = n_by_thread.entry((thread, call)).or_default();
+        *n += 1;
+        if seen.insert((call, *n)) {
+            let kind = args.split([',', ')']).next().filter(|_| call == "bpf").unwrap_or_default();
+            points.push(Point { call: call.to_owned(), n: *n, kind: format!("{call} {kind}") });
+        }
+    }
+    points
+}
+
+/// Some of the points: the first and the last of each kind, as far as that goes, and others in even distances. `turn` moves
+/// them on.
+///
+/// # Errors
+/// There are no points at all.
+pub fn choose(points: &[Point], n_wanted: usize, turn: usize) -> Result<Vec<Point>> {
+    ensure!(!points.is_empty(), "nothing was called");
+    if n_wanted >= points.len() {
+        return Ok(points.to_vec());
+    }
+    let mut ends: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
+    for (i, point) in points.iter().enumerate() {
+        ends.entry(&point.kind).or_insert([i, i])[1] = i;
+    }
+    let ends: BTreeSet<usize> = ends.into_values().flatten().collect();
+    // A half for the ends, the rest for what is between them.
+    let spread = |candidates: &[usize], n: usize| -> Vec<usize> {
+        let n = n.min(candidates.len());
+        let at = |i: usize| candidates.get((i * candidates.len() / n + turn) % candidates.len());
+        (0..n).filter_map(|i| at(i).copied()).collect()
+    };
+    let ends: Vec<usize> = ends.into_iter().collect();
+    let mut chosen: BTreeSet<usize> = spread(&ends, n_wanted.div_ceil(2)).into_iter().collect();
+    let others: Vec<usize> = (0..points.len()).filter(|i| !chosen.contains(i)).collect();
+    chosen.extend(spread(&others, n_wanted - chosen.len()));
+    Ok(chosen.into_iter().filter_map(|i| points.get(i).cloned()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "\
+10 bpf(BPF_MAP_CREATE, {map_type=1}, 80) = 3
+11 bpf(BPF_MAP_UPDATE_ELEM, {map_fd=3}, 80 <unfinished ...>
+10 renameat2(AT_FDCWD, \"a\", AT_FDCWD, \"b\", 0) = 0
+11 <... bpf resumed>) = 0
+11 bpf(BPF_PROG_LOAD, {}, 80) = 4
+10 --- SIGCHLD {si_signo=SIGCHLD} ---
+10 bpf(BPF_PROG_LOAD, {}, 80) = 4
+11 +++ exited with 0 +++
+";
+
+    #[test]
+    fn points_are_counted_by_thread_and_told_once() {
+        let points = read_points(TEXT);
+        let points: Vec<_> =
+            points.iter().map(|p| (p.call.as_str(), p.n, p.kind.as_str())).collect();
+        assert_eq!(
+            points,
+            [
+                ("bpf", 1, "bpf BPF_MAP_CREATE"),
+                ("renameat2", 1, "renameat2 "),
+                ("bpf", 2, "bpf BPF_PROG_LOAD"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_choice_has_as_many_points_as_wanted_and_moves_on_with_the_turn() {
+        let point = |n: usize| Point { call: "bpf".into(), n, kind: format!("kind {}", n / 10) };
+        let points: Vec<_> = (0..40).map(point).collect();
+        for n in [1, 2, 7, 39, 40, 100] {
+            assert_eq!(choose(&points, n, 0).unwrap().len(), n.min(40), "{n}");
+        }
+        assert_ne!(choose(&points, 7, 0).unwrap(), choose(&points, 7, 1).unwrap());
+        assert!(choose(&[], 7, 0).is_err());
+    }
+}
