@@ -115,6 +115,9 @@ pub struct Config {
     pub agent_socket: PathBuf,
     /// What we are in this network.
     pub mode: Mode,
+    /// `capabilities.bandwidth` makes the runtime tell a limit in `runtimeConfig.bandwidth`, and it has told none: no plugin behind
+    /// us shapes the interface, for which it would need the ingress of the host's end for itself.
+    pub is_unshaped: bool,
     /// `prevResult`, if the runtime gave one. Read only by the verbs that need it: a DEL must not fail over it.
     pub prev_result: Option<Value>,
     /// The whole configuration as it came, for IPAM plugins and for the fields that only GC has.
@@ -172,7 +175,8 @@ impl Config {
             .unwrap_or_else(|| PathBuf::from(proto::SOCKET_PATH));
         let mode = mode(&raw)?;
         let prev_result = optional(&raw, "prevResult")?;
-        Ok(Self { version, network, agent_socket, mode, prev_result, raw })
+        let is_unshaped = is_unshaped(&raw);
+        Ok(Self { version, network, agent_socket, mode, is_unshaped, prev_result, raw })
     }
 
     /// `cni.dev/valid-attachments`, which the runtime adds for GC. `null` is an empty list, as Go writes it.
@@ -202,6 +206,12 @@ impl Config {
 fn version(raw: &Map<String, Value>) -> Result<SpecVersion, Error> {
     let found: String = optional(raw, "cniVersion")?.unwrap_or_default();
     SpecVersion::parse(&found).ok_or(Error::Version { found })
+}
+
+fn is_unshaped(raw: &Map<String, Value>) -> bool {
+    let bandwidth = |field: &str| raw.get(field).and_then(|value| value.get("bandwidth"));
+    let limit = bandwidth("runtimeConfig").filter(|limit| !limit.is_null());
+    bandwidth("capabilities") == Some(&Value::Bool(true)) && limit.is_none()
 }
 
 fn mode(raw: &Map<String, Value>) -> Result<Mode, Error> {
@@ -379,6 +389,21 @@ mod tests {
         assert_eq!(config.raw["unknown"], json!({ "a": 1 }));
         let config = parse(json!({ "agentSocket": "/tmp/a.sock" })).unwrap();
         assert_eq!(config.agent_socket, PathBuf::from("/tmp/a.sock"));
+    }
+
+    #[test]
+    fn an_interface_is_unshaped_if_the_runtime_would_tell_a_limit_and_has_told_none() {
+        let told = json!({ "bandwidth": true });
+        let limit = json!({ "bandwidth": { "ingressRate": 1000 } });
+        let check = |extra: Value, expected: bool| {
+            assert_eq!(parse(extra.clone()).unwrap().is_unshaped, expected, "{extra}");
+        };
+        check(json!({}), false);
+        check(json!({ "capabilities": { "bandwidth": false } }), false);
+        check(json!({ "capabilities": told }), true);
+        check(json!({ "capabilities": told, "runtimeConfig": { "mac": "x" } }), true);
+        check(json!({ "capabilities": told, "runtimeConfig": { "bandwidth": null } }), true);
+        check(json!({ "capabilities": told, "runtimeConfig": limit }), false);
     }
 
     #[test]

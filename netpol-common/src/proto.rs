@@ -118,6 +118,10 @@ pub struct Add {
     pub pod: PodRef,
     /// The container's addresses, of both families, without prefix lengths. Source: `ips` of the CNI result.
     pub addresses: Vec<IpAddr>,
+    /// Nobody limits the interface's bandwidth, as far as the runtime has told: no plugin behind this one wants the device's
+    /// ingress for itself. False if it has told nothing.
+    #[serde(default)]
+    pub is_unshaped: bool,
 }
 
 /// Container id and interface name: the key of an attachment in the CNI specification.
@@ -303,8 +307,9 @@ mod tests {
                 host_ifindex: 7,
                 pod: PodRef { namespace: "shop".into(), name: "web-0".into(), uid: None },
                 addresses: vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
+                is_unshaped: true,
             }),
-            r#"{"version":1,"body":{"verb":"ADD","container_id":"c1","container_ifname":"eth0","network":"cbr0","netns":"/run/netns/x","host_ifname":"veth1","host_ifindex":7,"pod":{"namespace":"shop","name":"web-0"},"addresses":["10.0.0.2","fd00::2"]}}"#,
+            r#"{"version":1,"body":{"verb":"ADD","container_id":"c1","container_ifname":"eth0","network":"cbr0","netns":"/run/netns/x","host_ifname":"veth1","host_ifindex":7,"pod":{"namespace":"shop","name":"web-0"},"addresses":["10.0.0.2","fd00::2"],"is_unshaped":true}}"#,
         );
         check_request(
             &Request::Del(attachment()),

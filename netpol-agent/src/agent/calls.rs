@@ -11,6 +11,7 @@ use tracing::{error, info};
 use super::{Agent, Kernel, WaitingAdd};
 use crate::cni_server::Call;
 use crate::dataplane::{EndpointImage, MapOp};
+use crate::ebpf::NewInterface;
 use crate::store::Delta;
 
 /// How long an ADD waits for its pod's policy before it asks the runtime to try again. The kubelet gives a sandbox
@@ -55,9 +56,8 @@ impl<K: Kernel> Agent<K> {
         let container_id = add.attachment.container_id.as_str().into();
         ops.push(MapOp::SetEndpoint(ifindex, EndpointImage::blocked(&container_id)));
         self.perform(&ops).map_err(|error| refused(&pod, ifindex, "block", &error))?;
-        if !self.unattached.contains(&ifindex) {
-            self.unattached.push(ifindex);
-        }
+        self.unattached.retain(|new| new.ifindex != ifindex);
+        self.unattached.push(NewInterface { ifindex, is_unshaped: add.is_unshaped });
         self.adoption.settle(ifindex);
         let endpoint = self.registry.insert(add);
         info!(%pod, %ifindex, container = %endpoint.container_id, "endpoint blocked until its policy is in force");
@@ -88,7 +88,7 @@ impl<K: Kernel> Agent<K> {
     pub(super) fn forget(&mut self, ifindex: IfIndex) {
         self.adoption.settle(ifindex);
         self.exchanges.forget(ifindex);
-        self.unattached.retain(|other| *other != ifindex);
+        self.unattached.retain(|new| new.ifindex != ifindex);
         self.registry.remove(ifindex);
         self.apply_delta(Delta::RemoveEndpoint(ifindex));
         if self.image.endpoints.contains_key(&ifindex)

@@ -43,7 +43,7 @@ use self::exchange::Exchanges;
 use self::latency::Latencies;
 use crate::compile::{Compiled, Image, Turn};
 use crate::dataplane::{Counter, MapOp, apply, diff};
-use crate::ebpf::Exchanged;
+use crate::ebpf::{Exchanged, NewInterface};
 use crate::model::{Kind, ObjectName, ObjectRef};
 use crate::netlink::{Devices, Framing};
 use crate::source::{DiagnosticIndex, Freshness, SourceUpdate};
@@ -96,7 +96,7 @@ pub trait Kernel {
     /// Those of [`Kernel::apply`].
     fn attach_and_apply(
         &mut self,
-        ifindexes: &[IfIndex],
+        interfaces: &[NewInterface],
         ops: &[MapOp],
     ) -> (Bare<Self::Error>, Result<(), Self::Error>);
     /// Does ahead what a change would have to wait for; takes some ten milliseconds, seldom.
@@ -158,7 +158,7 @@ pub struct Agent<K> {
     registry: Registry,
     waiting: Vec<WaitingAdd>,
     /// Interfaces of ADDs on which no program hangs yet. They are closed in the maps.
-    unattached: Vec<IfIndex>,
+    unattached: Vec<NewInterface>,
     adoption: Adoption,
     exchanges: Exchanges,
     /// The devices that are to have `uplink_egress`.
@@ -391,12 +391,12 @@ impl<K: Kernel> Agent<K> {
 
     /// Performs operations, and hangs programs on the interfaces of ADDs meanwhile.
     fn attach_and_perform(&mut self, ops: &[MapOp]) -> Result<(), K::Error> {
-        let ifindexes = std::mem::take(&mut self.unattached);
-        if ifindexes.is_empty() {
+        let interfaces = std::mem::take(&mut self.unattached);
+        if interfaces.is_empty() {
             return self.perform(ops);
         }
-        let (bare, applied) = self.kernel.attach_and_apply(&ifindexes, ops);
-        for ifindex in ifindexes {
+        let (bare, applied) = self.kernel.attach_and_apply(&interfaces, ops);
+        for NewInterface { ifindex, is_unshaped: _ } in interfaces {
             self.exchanges.expect(ifindex);
         }
         let applied = self.note(ops, applied);

@@ -60,8 +60,16 @@ impl Record {
 
     /// As the store wants it.
     pub fn endpoint(&self) -> Endpoint {
-        let Add { attachment, network: _, netns: _, host_ifname: _, host_ifindex, pod, addresses } =
-            &self.add;
+        let Add {
+            attachment,
+            network: _,
+            netns: _,
+            host_ifname: _,
+            host_ifindex,
+            pod,
+            addresses,
+            is_unshaped: _,
+        } = &self.add;
         Endpoint {
             ifindex: IfIndex(*host_ifindex),
             container_id: Arc::from(attachment.container_id.as_str()),
@@ -203,6 +211,7 @@ mod tests {
             host_ifindex,
             pod: PodRef { namespace: "x".to_owned(), name: "a".to_owned(), uid: None },
             addresses: Vec::new(),
+            is_unshaped: true,
         }
     }
 

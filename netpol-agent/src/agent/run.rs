@@ -29,7 +29,7 @@ use crate::compile::Image;
 use crate::control::{serve_tcp, serve_unix};
 use crate::dataplane::{Counter, MapOp};
 use crate::discovery::{Found, Places};
-use crate::ebpf::{self, Datapath, Exchange, Exchanged, Role, Trace};
+use crate::ebpf::{self, Datapath, Exchange, Exchanged, NewInterface, Role, Trace};
 use crate::manifests::watch as manifests;
 #[cfg(feature = "kube")]
 use crate::model::Kind;
@@ -418,10 +418,10 @@ impl Kernel for Datapath {
 
     fn attach_and_apply(
         &mut self,
-        ifindexes: &[IfIndex],
+        interfaces: &[NewInterface],
         ops: &[MapOp],
     ) -> (Bare<ebpf::Error>, Result<(), ebpf::Error>) {
-        Self::attach_and_apply(self, ifindexes, ops)
+        Self::attach_and_apply(self, interfaces, ops)
     }
 
     fn set_uplinks(&mut self, uplinks: &BTreeMap<IfIndex, Framing>) -> Result<(), ebpf::Error> {

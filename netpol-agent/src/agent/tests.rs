@@ -64,12 +64,13 @@ impl Kernel for FakeKernel {
 
     fn attach_and_apply(
         &mut self,
-        ifindexes: &[IfIndex],
+        interfaces: &[NewInterface],
         ops: &[MapOp],
     ) -> (Vec<(IfIndex, Full)>, Result<(), Full>) {
-        self.on_filters.extend(ifindexes);
-        let failure = |ifindex: &IfIndex| Some((*ifindex, self.attach(*ifindex).err()?));
-        let bare = ifindexes.iter().filter_map(failure).collect();
+        let unshaped = interfaces.iter().filter(|new| new.is_unshaped);
+        self.on_filters.extend(unshaped.map(|new| new.ifindex));
+        let failure = |new: &NewInterface| Some((new.ifindex, self.attach(new.ifindex).err()?));
+        let bare = interfaces.iter().filter_map(failure).collect();
         (bare, self.apply(ops))
     }
 
@@ -197,6 +198,7 @@ impl Fixture {
                 uid: Some("1".to_owned()),
             },
             addresses: Vec::new(),
+            is_unshaped: true,
         }))
     }
 
@@ -405,6 +407,7 @@ fn found(ifindex: u32) -> Found {
             host_ifindex: ifindex,
             pod: PodRef { namespace: "x".to_owned(), name: "a".to_owned(), uid: None },
             addresses: vec!["10.0.0.1".parse().unwrap()],
+            is_unshaped: false,
         },
         connections: vec![Connection {
             protocol: netpol_common::ids::Protocol::TCP,

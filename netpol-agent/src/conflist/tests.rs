@@ -48,7 +48,7 @@ const FLANNEL_WITH_NETPOL: &str = r#"{
         "isDefaultGateway": true
       }
     },
-    {"type": "netpol-cni"},
+    {"type": "netpol-cni", "capabilities": {"bandwidth": true}},
     {
       "type": "portmap",
       "capabilities": {
@@ -196,7 +196,10 @@ fn a_single_plugins_configuration_becomes_a_list_of_ours_that_sorts_before_it() 
         serde_json::from_str(&node.read("10-bridge-netpol.conflist")).unwrap();
     assert_eq!((&list["name"], &list["cniVersion"]), (&"pods".into(), &"0.4.0".into()));
     assert_eq!(list["plugins"][0], serde_json::from_str::<serde_json::Value>(CONF).unwrap());
-    assert_eq!(list["plugins"][1], serde_json::json!({ "type": "netpol-cni" }));
+    assert_eq!(
+        list["plugins"][1],
+        serde_json::json!({ "type": "netpol-cni", "capabilities": { "bandwidth": true } })
+    );
     assert_eq!(node.install().steps, []);
 
     node.write("10-bridge.conf", &CONF.replace("cni0", "cni1"));
@@ -322,9 +325,10 @@ fn a_flaw_is_told_with_its_field() {
 
 #[test]
 fn an_entry_that_is_there_stays_unless_the_socket_is_another() {
-    let by_hand = FLANNEL_WITH_NETPOL.replace(r#"cni"}"#, r#"cni", "x": 1}"#);
+    let by_hand = FLANNEL_WITH_NETPOL.replace(r#"cni", "#, r#"cni", "x": 1, "#);
+    let other = FLANNEL_WITH_NETPOL.replace("bandwidth", "ips");
     let main = FLANNEL.replace(r#""type": "flannel""#, r#""type": "netpol-cni""#);
-    for text in [FLANNEL_WITH_NETPOL, &by_hand, &main] {
+    for text in [FLANNEL_WITH_NETPOL, &by_hand, &other, &main] {
         let node = Node::new(&[("a.conflist", text)]);
         let report = node.install();
         assert_eq!((report.steps, report.file.is_some()), (vec![], true));
@@ -340,6 +344,16 @@ fn an_entry_that_is_there_stays_unless_the_socket_is_another() {
     assert_eq!(install(&node.directory, &elsewhere).unwrap().steps, []);
     drop(node.uninstall());
     node.check(&[("a.conflist", FLANNEL)]);
+}
+
+#[test]
+fn an_entry_of_an_older_version_is_told_of_limits_too() {
+    let older = FLANNEL_WITH_NETPOL.replace(r#", "capabilities": {"bandwidth": true}"#, "");
+    let node = Node::new(&[("a.conflist", &older)]);
+    let report = node.install();
+    assert!(matches!(report.steps[..], [Step::Replace { purpose: Purpose::Update, .. }]));
+    assert_eq!(node.read("a.conflist"), FLANNEL_WITH_NETPOL);
+    assert_eq!(node.install().steps, []);
 }
 
 #[test]

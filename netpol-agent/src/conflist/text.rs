@@ -19,6 +19,9 @@ pub(super) const SPEC_VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0",
 /// The field of a list that we made: the name of the file that it was made from. Runtimes ignore it.
 const MADE_FROM: &str = "netpol/made-from";
 
+/// Has the runtime tell when a pod's bandwidth is limited: a plugin that does so needs the ingress of the host's end for itself.
+const CAPABILITIES: &str = r#"{"bandwidth": true}"#;
+
 /// Fields with which netpol-cni makes the interface, or has it made.
 const MAIN_FIELDS: [&str; 3] = ["ipam", "delegate", "subnetFile"];
 
@@ -45,7 +48,7 @@ enum Role {
     /// Somebody else's.
     Foreign,
     /// netpol-cni behind another plugin, as we write it.
-    Chained { socket: String },
+    Chained { socket: String, is_told_of_limits: bool },
     /// netpol-cni behind another plugin, with fields that an operator added: left as it is.
     ChainedByHand,
     /// netpol-cni makes the interface.
@@ -94,7 +97,9 @@ impl<'a> List<'a> {
         for plugin in &self.plugins {
             match &plugin.role {
                 Role::Foreign => {}
-                Role::Chained { socket } if *socket != entry.socket => {
+                Role::Chained { socket, is_told_of_limits }
+                    if *socket != entry.socket || !is_told_of_limits =>
+                {
                     return Edit::Update(self.replaced(plugin.span.clone(), &wanted));
                 }
                 Role::Chained { .. } | Role::ChainedByHand | Role::Main => return Edit::Nothing,
@@ -167,11 +172,12 @@ pub(super) fn is_ours(conf: &str) -> bool {
 fn entry_text(entry: &Entry) -> String {
     let Entry { socket } = entry;
     let plugin_type = quoted(PLUGIN_TYPE);
-    if socket == proto::SOCKET_PATH {
-        format!("{{\"type\": {plugin_type}}}")
+    let socket = if socket == proto::SOCKET_PATH {
+        String::new()
     } else {
-        format!("{{\"type\": {plugin_type}, \"agentSocket\": {}}}", quoted(socket))
-    }
+        format!(", \"agentSocket\": {}", quoted(socket))
+    };
+    format!("{{\"type\": {plugin_type}{socket}, \"capabilities\": {CAPABILITIES}}}")
 }
 
 fn quoted(text: &str) -> String {
@@ -189,12 +195,19 @@ fn role(plugin: &str, index: usize) -> Result<Role, Flaw> {
     if index == 0 || MAIN_FIELDS.iter().any(|name| fields.contains_key(*name)) {
         return Ok(Role::Main);
     }
-    let is_plain = fields.keys().all(|name| matches!(name.as_str(), "type" | "agentSocket"));
+    let is_plain =
+        fields.keys().all(|name| matches!(name.as_str(), "type" | "agentSocket" | "capabilities"));
     if !is_plain {
         return Ok(Role::ChainedByHand);
     }
     let socket = string(&fields, "agentSocket").unwrap_or_else(|| proto::SOCKET_PATH.to_owned());
-    Ok(Role::Chained { socket })
+    // What an older version wrote has none.
+    let is_told_of_limits = match get::<serde_json::Value>(&fields, "capabilities") {
+        None => false,
+        Some(found) if found == serde_json::json!({ "bandwidth": true }) => true,
+        Some(_) => return Ok(Role::ChainedByHand),
+    };
+    Ok(Role::Chained { socket, is_told_of_limits })
 }
 
 /// Of several versions (`cniVersions`, since 1.1.0) the runtime chooses one that it and the plugins speak.

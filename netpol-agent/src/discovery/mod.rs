@@ -207,6 +207,8 @@ impl Node {
                 uid: cached.uid.clone(),
             },
             addresses: cached.addresses.clone(),
+            // It runs already: its programs hang on links at once.
+            is_unshaped: false,
         };
         Some((proof, Found { add, connections }))
     }
@@ -235,6 +237,8 @@ impl Node {
                 uid: wanted.uids.first().map(ToString::to_string),
             },
             addresses: wanted.addresses.clone(),
+            // It runs already: its programs hang on links at once.
+            is_unshaped: false,
         };
         Some(Found { add, connections: inside.connections })
     }

@@ -8,7 +8,7 @@ use netpol_common::ids::{IfIndex, Nanos};
 use netpol_common::keys::EndpointEntry;
 
 use super::Datapath;
-use super::attach::Attacher;
+use super::attach::{Attacher, NewInterface};
 use super::error::Error;
 use super::maps::{ContainerId, Maps};
 use crate::dataplane::{EndpointImage, MapOp};
@@ -30,7 +30,7 @@ impl Datapath {
     /// Those of [`Datapath::apply`].
     pub fn attach_and_apply(
         &mut self,
-        ifindexes: &[IfIndex],
+        interfaces: &[NewInterface],
         ops: &[MapOp],
     ) -> (Vec<(IfIndex, Error)>, Result<(), Error>) {
         let Self { ebpf, maps, pins, config, last: _ } = self;
@@ -38,8 +38,8 @@ impl Datapath {
         std::thread::scope(|scope| {
             let work = scope.spawn(move || {
                 let failure =
-                    |ifindex: &IfIndex| Some((*ifindex, attacher.attach_new(*ifindex).err()?));
-                ifindexes.iter().filter_map(failure).collect()
+                    |new: &NewInterface| Some((new.ifindex, attacher.attach_new(*new).err()?));
+                interfaces.iter().filter_map(failure).collect()
             });
             let applied = maps.apply(ops);
             (work.join().unwrap_or_else(|panic| resume_unwind(panic)), applied)

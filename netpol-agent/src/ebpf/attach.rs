@@ -67,6 +67,15 @@ impl Role {
     }
 }
 
+/// The interface of a pod that does not run yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewInterface {
+    /// The host's end.
+    pub ifindex: IfIndex,
+    /// Nobody will want its ingress for himself: there is a place for filters.
+    pub is_unshaped: bool,
+}
+
 /// What is needed to attach: the programs without the maps, which others may write meanwhile.
 pub(super) struct Attacher<'a> {
     pub(super) ebpf: &'a mut Ebpf,
@@ -88,8 +97,9 @@ impl Attacher<'_> {
     ///
     /// # Errors
     /// Those of [`Datapath::attach`].
-    pub(super) fn attach_new(&mut self, ifindex: IfIndex) -> Result<(), Error> {
-        let mut is_free = None;
+    pub(super) fn attach_new(&mut self, new: NewInterface) -> Result<(), Error> {
+        let NewInterface { ifindex, is_unshaped } = new;
+        let mut is_free = if is_unshaped { None } else { Some(false) };
         self.hang(ifindex, Role::Pod, |site| {
             let found = is_free.map_or_else(|| site.make_room(), Ok)?;
             is_free = Some(found);
@@ -144,12 +154,12 @@ impl Datapath {
     }
 
     /// [`Datapath::attach`] for the interface of a pod that does not run yet, as fast as can be: by filters, if nobody else has
-    /// any there. The device may lose packets meanwhile. [`Datapath::begin_exchange`] makes links of them.
+    /// any there, or will want the place for himself. The device may lose packets meanwhile. [`Datapath::begin_exchange`] makes links of them.
     ///
     /// # Errors
     /// Those of [`Datapath::attach`].
-    pub fn attach_new(&mut self, ifindex: IfIndex) -> Result<(), Error> {
-        self.attacher().attach_new(ifindex)
+    pub fn attach_new(&mut self, new: NewInterface) -> Result<(), Error> {
+        self.attacher().attach_new(new)
     }
 
     fn attacher(&mut self) -> Attacher<'_> {

@@ -32,7 +32,7 @@ use netpol_common::maps::DEFAULT_TICKET_MASK;
 use self::maps::Maps;
 use self::pins::Pins;
 
-pub use self::attach::{Attaching, Role};
+pub use self::attach::{Attaching, NewInterface, Role};
 pub use self::error::{Error, PinCause};
 pub use self::events::{Events, TraceMessages};
 pub use self::exchange::{Exchange, Exchanged};

@@ -136,6 +136,7 @@ fn enforce(
         host_ifindex: host.index,
         pod: pod.clone(),
         addresses,
+        is_unshaped: call.config.is_unshaped,
     });
     Ok(client::ask(&call.config.agent_socket, &request)?)
 }

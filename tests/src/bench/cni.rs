@@ -110,8 +110,12 @@ fn ways(lab: &Lab) -> Result<Vec<Way>> {
     let bridge = json!({
         "type": "bridge", "bridge": "cni0", "isDefaultGateway": true, "hairpinMode": true, "ipam": ipam,
     });
-    let chained = json!({ "type": "netpol-cni", "agentSocket": socket });
-    let main = json!({ "type": "netpol-cni", "agentSocket": socket, "ipam": ipam });
+    let capabilities = json!({ "bandwidth": true });
+    let chained =
+        json!({ "type": "netpol-cni", "agentSocket": socket, "capabilities": capabilities });
+    let main = json!({
+        "type": "netpol-cni", "agentSocket": socket, "capabilities": capabilities, "ipam": ipam,
+    });
     let way = |name, plugins: Value| -> Result<Way> {
         let conflist = json!({ "cniVersion": "1.0.0", "name": "lab", "plugins": plugins });
         Ok(Way {

@@ -104,9 +104,11 @@ pub(super) fn conflist(wiring: Wiring, folder: &Path, socket: &Path) -> Value {
                 "hairpinMode": true,
                 "ipam": ipam,
             },
-            { "type": "netpol-cni", "agentSocket": socket },
+            { "type": "netpol-cni", "agentSocket": socket, "capabilities": { "bandwidth": true } },
         ]),
-        Wiring::Routed => json!([{ "type": "netpol-cni", "agentSocket": socket, "ipam": ipam }]),
+        Wiring::Routed => json!([{
+            "type": "netpol-cni", "agentSocket": socket, "capabilities": { "bandwidth": true }, "ipam": ipam,
+        }]),
     };
     json!({ "cniVersion": "1.0.0", "name": "lab", "plugins": plugins })
 }

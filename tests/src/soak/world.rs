@@ -343,6 +343,7 @@ fn add(pod: &str, container: &str, device: &str, index: u32, address: Ipv4Addr) 
         host_ifindex: index,
         pod: PodRef { namespace: NAMESPACE.to_owned(), name: pod.to_owned(), uid: None },
         addresses: vec![address.into()],
+        is_unshaped: true,
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use aya::programs::loaded_programs;
 use netpol_agent::dataplane::{EndpointImage, MapOp};
-use netpol_agent::ebpf::{self, Attaching, Datapath, Exchanged, Role};
+use netpol_agent::ebpf::{self, Attaching, Datapath, Exchanged, NewInterface, Role};
 use netpol_agent::netlink::{Position, Side, TrafficControl};
 use netpol_common::ids::{Direction, IfIndex};
 use netpol_common::keys::{CounterKey, EndpointValue};
@@ -130,7 +130,7 @@ fn check(test: &str, happens: impl FnOnce(&Wire, IfIndex) + Send) {
     let ifindex = wire.ifindex();
     wire.agent(Attaching::Links, |datapath| {
         datapath.apply(&audited_endpoint(ifindex)).unwrap();
-        datapath.attach_new(ifindex).unwrap();
+        datapath.attach_new(unshaped(ifindex)).unwrap();
         assert_eq!(datapath.on_filters().unwrap(), BTreeSet::from([ifindex]));
         assert!(datapath.is_attached(ifindex).unwrap());
         assert_eq!(datapath.attached().unwrap(), BTreeMap::from([(ifindex, Role::Pod)]));
@@ -203,10 +203,25 @@ fn where_somebody_else_has_the_devices_ingress_programs_hang_on_links_or_nowhere
         assert_eq!(datapath.attached().unwrap(), BTreeMap::new());
     });
     wire.agent(Attaching::Links, |datapath| {
-        datapath.attach_new(ifindex).unwrap();
+        datapath.attach_new(unshaped(ifindex)).unwrap();
         assert_eq!(datapath.on_filters().unwrap(), BTreeSet::new());
         assert!(datapath.is_attached(ifindex).unwrap());
     });
+}
+
+#[test]
+fn where_somebody_may_want_the_devices_ingress_it_stays_free() {
+    if !can_run() {
+        return;
+    }
+    let wire = Wire::new("exchange-shaped");
+    let ifindex = wire.ifindex();
+    wire.agent(Attaching::Links, |datapath| {
+        datapath.attach_new(NewInterface { ifindex, is_unshaped: false }).unwrap();
+        assert_eq!(datapath.on_filters().unwrap(), BTreeSet::new());
+        assert!(datapath.is_attached(ifindex).unwrap());
+    });
+    wire.tc(&["qdisc", "add", "dev", DEVICE, "ingress"]);
 }
 
 #[test]
@@ -217,7 +232,7 @@ fn a_filter_beside_those_of_others_stays() {
     let wire = Wire::new("exchange-shared");
     let ifindex = wire.ifindex();
     wire.agent(Attaching::Links, |datapath| {
-        datapath.attach_new(ifindex).unwrap();
+        datapath.attach_new(unshaped(ifindex)).unwrap();
         let any = loaded_programs().filter_map(Result::ok);
         let any = any.filter(|program| program.name_as_str() == Some("pod_ingress")).last();
         let (any, theirs) = (any.unwrap().fd().unwrap(), Position { priority: 7, handle: 1 });
@@ -240,16 +255,20 @@ fn an_interface_whose_filter_is_gone_counts_as_one_without_programs() {
     let wire = Wire::new("exchange-gone");
     let ifindex = wire.ifindex();
     wire.agent(Attaching::Links, |datapath| {
-        datapath.attach_new(ifindex).unwrap();
+        datapath.attach_new(unshaped(ifindex)).unwrap();
         wire.tc(&["filter", "del", "dev", DEVICE, "ingress"]);
         assert!(!datapath.is_attached(ifindex).unwrap());
         datapath.attach(ifindex, Role::Pod).unwrap();
         assert!(datapath.is_attached(ifindex).unwrap());
         wire.tc(&["qdisc", "del", "dev", DEVICE, "clsact"]);
         assert!(!datapath.is_attached(ifindex).unwrap());
-        datapath.attach_new(ifindex).unwrap();
+        datapath.attach_new(unshaped(ifindex)).unwrap();
         assert!(datapath.is_attached(ifindex).unwrap());
     });
+}
+
+fn unshaped(ifindex: IfIndex) -> NewInterface {
+    NewInterface { ifindex, is_unshaped: true }
 }
 
 fn can_run() -> bool {
@@ -268,7 +287,7 @@ fn an_exchange_is_uninstalled_half_done() {
     let wire = Wire::new("exchange-uninstall");
     let ifindex = wire.ifindex();
     wire.agent(Attaching::Links, |datapath| {
-        datapath.attach_new(ifindex).unwrap();
+        datapath.attach_new(unshaped(ifindex)).unwrap();
         drop(datapath.begin_exchange(ifindex).unwrap().unwrap().run());
     });
     wire.node
