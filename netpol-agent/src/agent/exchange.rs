@@ -15,7 +15,7 @@ use crate::ebpf::Exchanged;
 /// After the last ADD or DEL the node counts as calm when so much time has passed.
 const CALM: Duration = Duration::from_secs(2);
 /// A node on which pods come and go without end is never calm: after so long an exchange does not wait for that any more.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Between two exchanges that have not waited for calm.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -93,7 +93,7 @@ impl<K: Kernel> Agent<K> {
         let pod = self.state.endpoint(ifindex).map(|endpoint| endpoint.pod.to_string());
         match self.kernel.end_exchange(exchange) {
             Ok(Exchanged::Yes) => {
-                debug!(pod, %ifindex, "a program hangs on a link instead of a filter")
+                debug!(pod, %ifindex, "a program hangs on a link instead of a filter");
             }
             Ok(Exchanged::Shared) => {
                 debug!(pod, %ifindex, "a program stays on a filter, beside those of others");

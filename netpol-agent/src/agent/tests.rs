@@ -214,7 +214,7 @@ impl Fixture {
 fn no_map_changes_before_every_kind_is_listed() {
     let mut fixture = fixture();
     drop(fixture.agent.update(update(pod("a"))));
-    let addresses = std::collections::BTreeSet::from(["10.0.0.254".parse().unwrap()]);
+    let addresses = BTreeSet::from(["10.0.0.254".parse().unwrap()]);
     fixture.agent.set_devices(&Devices { addresses, ..Devices::default() }, |_| true);
     fixture.agent.sync();
     assert!(fixture.agent.kernel.log.is_empty());
@@ -505,10 +505,7 @@ fn programs_of_another_version_stay_until_the_maps_are_complete() {
     let mut fixture = fixture();
     let kernel = FakeKernel { has_predecessor: true, ..FakeKernel::default() };
     let image = Image {
-        defer: std::collections::BTreeSet::from(["10.0.0.254"
-            .parse::<std::net::IpAddr>()
-            .unwrap()
-            .into()]),
+        defer: BTreeSet::from(["10.0.0.254".parse::<std::net::IpAddr>().unwrap().into()]),
         ..Image::default()
     };
     let registry = Registry::open(&fixture.dir.path().join("endpoints.json"), |_| None).unwrap();

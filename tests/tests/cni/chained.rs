@@ -58,6 +58,7 @@ fn every_version_is_passed_through_and_the_agent_learns_the_exact_interface() {
                 .iter()
                 .map(|address| address.parse().unwrap())
                 .collect(),
+            is_unshaped: false,
         });
         assert_eq!(agent.requests().last(), Some(&expected), "{version}");
 

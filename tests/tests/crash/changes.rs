@@ -71,7 +71,7 @@ fn an_agent_that_dies_in_a_change_of_policy_leaks_nothing_and_is_followed_by_the
             Ok((n_isolated > 0) == is_on && lab.status()?.is_in_force)
         })?;
         drop(tracer);
-        world.note(has_died);
+        world.note(usize::from(has_died));
         if has_died {
             world.recover(&point, expected)?;
         } else {

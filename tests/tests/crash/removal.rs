@@ -44,7 +44,7 @@ fn an_uninstallation_that_dies_is_finished_by_the_next_one_and_no_connection_end
         world.lab.take_agent()?.kill()?;
         let first = uninstall(&mut world, Some(&Task::Kill(point.clone())))?;
         world.flow(&format!("after {point:?}"))?;
-        world.note(!first.success());
+        world.note(usize::from(!first.success()));
         if !first.success() {
             let second = uninstall(&mut world, None)?;
             ensure!(second.success(), "after {point:?} the next uninstallation fails");

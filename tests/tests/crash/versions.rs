@@ -37,7 +37,7 @@ fn an_agent_that_dies_while_it_takes_over_from_another_version_is_followed_by_on
     let turn = usize::try_from(seed())?;
     for point in choose(&points, n_points(N_POINTS), turn)? {
         let has_died = exchange(&mut world, &Task::Kill(point.clone()), &expected)?;
-        world.note(has_died);
+        world.note(usize::from(has_died));
         if has_died {
             world.recover(&point, &expected)?;
         } else {

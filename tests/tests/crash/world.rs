@@ -123,13 +123,17 @@ impl World {
         outcome.with_context(log)
     }
 
-    /// Notes that a point has been tried.
-    pub(crate) fn note(&mut self, has_died: bool) {
+    /// Notes that a point has been tried, and whether somebody died there.
+    pub(crate) fn note(&mut self, n_killed: usize) {
         self.n_tried += 1;
-        self.n_killed += usize::from(has_died);
+        self.n_killed += n_killed;
     }
 
     /// Ends the streams. Nothing that was allowed may be missing.
+    #[expect(
+        clippy::print_stdout,
+        reason = "a reader of the output wants to know how much was tried"
+    )]
     pub(crate) fn end(mut self) -> Result<()> {
         self.flow("at last")?;
         let Self { n_tried, n_killed, .. } = self;

@@ -271,6 +271,7 @@ fn unshaped(ifindex: IfIndex) -> NewInterface {
     NewInterface { ifindex, is_unshaped: true }
 }
 
+#[expect(clippy::print_stdout, reason = "what was not tested must be seen")]
 fn can_run() -> bool {
     let has_links = Attaching::of_this_kernel() == Attaching::Links;
     if !has_links {
