@@ -48,7 +48,7 @@ pub(super) fn check(around: &Surroundings<'_>, policy: &Policy, report: &mut Rep
 }
 
 fn allows_dns(around: &Surroundings<'_>, policies: &[&Policy], transport: Transport) -> bool {
-    policies.iter().flat_map(|policy| &policy.egress).any(|rule| opens(around, rule, transport))
+    policies.iter().flat_map(|policy| &*policy.egress).any(|rule| opens(around, rule, transport))
 }
 
 /// Whether a rule opens port 53 to anybody.

@@ -116,8 +116,8 @@ impl Entry {
         let mut policy = policy.clone();
         policy.policy_types.ingress = true;
         policy.policy_types.egress = true;
-        policy.ingress.clear();
-        policy.egress.clear();
+        policy.ingress = Arc::default();
+        policy.egress = Arc::default();
         let place = self.object.place.clone();
         Some(Self {
             object: Sourced { object: Object::Policy(policy), place },

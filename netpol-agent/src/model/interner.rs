@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hashbrown::HashSet;
 
-use super::{ContainerPort, Labels, Namespace, Object, Pod, Policy, Selector};
+use super::{ContainerPort, Labels, Namespace, Object, Pod, Policy, Rule, Selector};
 
 /// Values that objects share. What no object says any more is swept out when there is much of it.
 ///
@@ -16,6 +16,8 @@ pub struct Interner {
     labels: Pool<Labels>,
     ports: Pool<Arc<[ContainerPort]>>,
     selectors: Pool<Selector>,
+    /// Policies that are made from one template have equal lists of rules.
+    rules: Pool<Arc<[Rule]>>,
 }
 
 impl Interner {
@@ -44,8 +46,18 @@ impl Interner {
     /// As [`Self::share`].
     pub fn share_policy(&mut self, policy: &mut Policy) {
         self.text(&mut policy.name.namespace);
-        for selector in policy.selectors_mut() {
-            self.selectors.intern(selector, Selector::n_sharing);
+        self.selectors.intern(&mut policy.pod_selector, Selector::n_sharing);
+        for rules in [&mut policy.ingress, &mut policy.egress] {
+            if self.rules.find(rules) {
+                continue;
+            }
+            for rule in Arc::make_mut(rules) {
+                rule.shrink();
+                for selector in rule.selectors_mut() {
+                    self.selectors.intern(selector, Selector::n_sharing);
+                }
+            }
+            self.rules.add(rules, Arc::strong_count);
         }
     }
 

@@ -21,9 +21,9 @@ pub struct Policy {
     /// The directions in which it isolates them.
     pub policy_types: PolicyTypes,
     /// What it allows towards them. Ignored unless `policy_types` has ingress.
-    pub ingress: Vec<Rule>,
+    pub ingress: Arc<[Rule]>,
     /// What it allows from them. Ignored unless `policy_types` has egress.
-    pub egress: Vec<Rule>,
+    pub egress: Arc<[Rule]>,
     /// Whether it is enforced or only counted (annotation `netpol/mode`).
     pub mode: PolicyMode,
     /// Connections that exist when the policy starts to forbid them stay
@@ -38,23 +38,6 @@ impl Policy {
             Direction::Ingress => &self.ingress,
             Direction::Egress => &self.egress,
         }
-    }
-
-    /// Every selector of the policy.
-    pub(crate) fn selectors_mut(&mut self) -> impl Iterator<Item = &mut Selector> {
-        let rules = self.ingress.iter_mut().chain(&mut self.egress);
-        let peers = rules.flat_map(|rule| match &mut rule.peers {
-            Peers::All => [].iter_mut(),
-            Peers::AnyOf(peers) => peers.iter_mut(),
-        });
-        let of_peers = peers.flat_map(|peer| match peer {
-            Peer::IpBlock(_) => [None, None],
-            Peer::Pods { namespaces: NamespaceMatch::Own, pods } => [Some(pods), None],
-            Peer::Pods { namespaces: NamespaceMatch::Selected(namespaces), pods } => {
-                [Some(pods), Some(namespaces)]
-            }
-        });
-        of_peers.flatten().chain([&mut self.pod_selector])
     }
 }
 
@@ -88,7 +71,7 @@ pub enum PolicyMode {
 }
 
 /// One item of `spec.ingress` or `spec.egress`: matches when its peers and its ports both match.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rule {
     /// Position in the API list, counted from 0. Rules that were not understood are left out, so
     /// positions can have gaps.
@@ -99,8 +82,36 @@ pub struct Rule {
     pub ports: Ports,
 }
 
+impl Rule {
+    /// Every selector of the rule.
+    pub(super) fn selectors_mut(&mut self) -> impl Iterator<Item = &mut Selector> {
+        let peers = match &mut self.peers {
+            Peers::All => [].iter_mut(),
+            Peers::AnyOf(peers) => peers.iter_mut(),
+        };
+        let of_peers = peers.map(|peer| match peer {
+            Peer::IpBlock(_) => [None, None],
+            Peer::Pods { namespaces: NamespaceMatch::Own, pods } => [Some(pods), None],
+            Peer::Pods { namespaces: NamespaceMatch::Selected(namespaces), pods } => {
+                [Some(pods), Some(namespaces)]
+            }
+        });
+        of_peers.flatten().flatten()
+    }
+
+    /// Gives back the room that was left for more.
+    pub(super) fn shrink(&mut self) {
+        if let Peers::AnyOf(peers) = &mut self.peers {
+            peers.shrink_to_fit();
+        }
+        if let Ports::AnyOf(ports) = &mut self.ports {
+            ports.shrink_to_fit();
+        }
+    }
+}
+
 /// `from` or `to`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Peers {
     /// Missing or empty in the API: everybody, inside or outside the cluster.
     All,
@@ -109,7 +120,7 @@ pub enum Peers {
 }
 
 /// `ports` of a rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Ports {
     /// Missing or empty in the API: every port of every protocol, and protocols without ports.
     All,

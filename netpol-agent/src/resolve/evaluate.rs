@@ -223,7 +223,7 @@ pub fn allows_unknown_backend(
 ) -> bool {
     let (isolation, policies) = isolating(state, pod, Direction::Egress);
     isolation != Isolation::Enforced
-        || policies.iter().flat_map(|policy| &policy.egress).any(|rule| {
+        || policies.iter().flat_map(|policy| &*policy.egress).any(|rule| {
             matches!(rule.peers, Peers::All) && ports_match(rule, None, transport, port)
         })
 }

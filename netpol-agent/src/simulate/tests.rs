@@ -50,8 +50,8 @@ fn policy(name: &str, ingress: Vec<Rule>, egress: Vec<Rule>) -> Object {
         uid: Arc::from(""),
         pod_selector: Selector::everything(),
         policy_types: PolicyTypes { ingress: true, egress: true },
-        ingress,
-        egress,
+        ingress: ingress.into(),
+        egress: egress.into(),
         mode: PolicyMode::Enforce,
         keeps_connections: false,
     })

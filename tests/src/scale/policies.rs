@@ -90,8 +90,8 @@ pub fn policy(n: usize, n_namespaces: usize, n_apps: usize) -> Policy {
         uid: Arc::from(format!("9a1b0000-0000-4000-8000-{n:012x}")),
         pod_selector: with(APP, &app),
         policy_types: PolicyTypes { ingress: !ingress.is_empty(), egress: !egress.is_empty() },
-        ingress,
-        egress,
+        ingress: ingress.into(),
+        egress: egress.into(),
         mode: PolicyMode::Enforce,
         keeps_connections: false,
     }
@@ -104,8 +104,8 @@ pub fn select_all(namespace: usize, name: &str, peers: Vec<Peer>) -> Policy {
         uid: Arc::default(),
         pod_selector: Selector::everything(),
         policy_types: PolicyTypes { ingress: true, egress: false },
-        ingress: vec![rule(0, peers, [port(Transport::Tcp, 80)])],
-        egress: Vec::new(),
+        ingress: [rule(0, peers, [port(Transport::Tcp, 80)])].into(),
+        egress: Arc::default(),
         mode: PolicyMode::Enforce,
         keeps_connections: false,
     }

@@ -125,10 +125,11 @@ fn a_further_rule_never_allows_less() -> Result<()> {
                 continue;
             }
             let mut policy = policy.clone();
-            match direction {
-                Direction::Ingress => policy.ingress.push(rule),
-                Direction::Egress => policy.egress.push(rule),
-            }
+            let rules = match direction {
+                Direction::Ingress => &mut policy.ingress,
+                Direction::Egress => &mut policy.egress,
+            };
+            *rules = rules.iter().cloned().chain([rule]).collect();
             let name = policy.name.clone();
             let mut more = objects.clone();
             let Some(slot) = more.get_mut(*index) else { continue };

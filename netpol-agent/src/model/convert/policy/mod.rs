@@ -54,8 +54,8 @@ pub fn policy(value: &Value) -> (Option<Policy>, Vec<Diagnostic>) {
         name: metadata.object_name(Kind::NetworkPolicy),
         pod_selector: spec.pod_selector,
         policy_types: spec.policy_types,
-        ingress: spec.ingress,
-        egress: spec.egress,
+        ingress: spec.ingress.into(),
+        egress: spec.egress.into(),
         mode: metadata.choice(
             MODE,
             [("enforce", PolicyMode::Enforce), ("audit", PolicyMode::Audit)],

@@ -51,7 +51,7 @@ fn render(policy: &Policy) -> Vec<String> {
     }
     let mut lines = vec![text];
     for (field, rules) in [("ingress", &policy.ingress), ("egress", &policy.egress)] {
-        for rule in rules {
+        for rule in rules.iter() {
             lines.push(format!("{field}[{}] {}", rule.index, render_rule(rule)));
         }
     }
