@@ -11,19 +11,39 @@ use crate::store::Delta;
 #[derive(Debug)]
 pub(super) struct Listing {
     kind: Kind,
-    by_name: BTreeMap<ObjectName, Listed>,
+    /// In the order in which they came, which is that of their names but for details.
+    entries: Vec<Entry>,
+    found: BTreeMap<ObjectName, Vec<Diagnostic>>,
     unnamed: Vec<Diagnostic>,
     interner: Interner,
     /// The version of the whole list, known at its end.
     pub(super) version: String,
 }
 
-/// One object of the list.
+/// One thing that the list says of an object.
 #[derive(Debug)]
-struct Listed {
-    /// `None` if it cannot be read.
-    object: Option<Object>,
-    found: Vec<Diagnostic>,
+enum Entry {
+    Read(Object),
+    Unreadable(ObjectName),
+    Removed(ObjectName),
+}
+
+impl Entry {
+    /// Namespace and name.
+    fn name(&self) -> (&str, &str) {
+        match self {
+            Self::Read(object) => object.full_name(),
+            Self::Unreadable(name) | Self::Removed(name) => (&name.namespace, &name.name),
+        }
+    }
+
+    /// Takes in what was said of the same object later: what cannot be read leaves it as it was.
+    fn follow(&mut self, later: Self) {
+        match (&later, &self) {
+            (Self::Unreadable(_), Self::Read(_) | Self::Unreadable(_)) => {}
+            (Self::Unreadable(_) | Self::Read(_) | Self::Removed(_), _) => *self = later,
+        }
+    }
 }
 
 impl Listing {
@@ -31,7 +51,8 @@ impl Listing {
     pub(super) fn new(kind: Kind) -> Self {
         Self {
             kind,
-            by_name: BTreeMap::new(),
+            entries: Vec::new(),
+            found: BTreeMap::new(),
             unnamed: Vec::new(),
             interner: Interner::default(),
             version: String::new(),
@@ -44,40 +65,61 @@ impl Listing {
             Ok(head) => head,
             Err(found) => return self.unnamed.push(found),
         };
-        let (mut object, found) = decode::object(&head, json);
-        if let Some(object) = &mut object {
-            self.interner.share(object);
+        let (object, found) = decode::object(&head, json);
+        let name = head.object.name;
+        if found.is_empty() {
+            self.found.remove(&name);
+        } else {
+            self.found.insert(name.clone(), found);
         }
-        let before = self.by_name.remove(&head.object.name).and_then(|listed| listed.object);
-        let listed = Listed { object: object.or(before), found };
-        self.by_name.insert(head.object.name, listed);
+        self.entries.push(match object {
+            Some(mut object) => {
+                self.interner.share(&mut object);
+                Entry::Read(object)
+            }
+            None => Entry::Unreadable(name),
+        });
     }
 
     /// Removes an object: a streaming list tells what happens while it is being sent.
     pub(super) fn remove(&mut self, json: &str) {
         if let Ok(head) = decode::head(self.kind, json) {
-            self.by_name.remove(&head.object.name);
+            self.found.remove(&head.object.name);
+            self.entries.push(Entry::Removed(head.object.name));
         }
     }
 
     /// The complete list.
     pub(super) fn into_update(self) -> SourceUpdate {
-        let Self { kind, by_name, unnamed, interner: _, version: _ } = self;
-        let mut objects = Vec::with_capacity(by_name.len());
+        let Self { kind, mut entries, found, unnamed, interner: _, version: _ } = self;
+        if !entries.is_sorted_by(|one, next| one.name() < next.name()) {
+            // Entries of the same name stay in the order in which they came.
+            entries.sort_by(|one, other| one.name().cmp(&other.name()));
+            entries.dedup_by(|later, entry| {
+                let is_same = later.name() == entry.name();
+                if is_same {
+                    let gone = Entry::Removed(ObjectName::cluster_scoped(""));
+                    entry.follow(std::mem::replace(later, gone));
+                }
+                is_same
+            });
+        }
         let mut unreadable = Vec::new();
+        let objects = entries.into_iter().filter_map(|entry| match entry {
+            Entry::Read(object) => Some(object),
+            Entry::Unreadable(name) => {
+                unreadable.push(name);
+                None
+            }
+            Entry::Removed(_) => None,
+        });
+        let objects = objects.collect();
         let mut diagnostics = Vec::new();
         if let Some(first) = unnamed.first() {
             diagnostics.push((first.object.clone(), unnamed));
         }
-        for (name, Listed { object, found }) in by_name {
-            if !found.is_empty() {
-                diagnostics.push((ObjectRef { kind, name: name.clone() }, found));
-            }
-            match object {
-                Some(object) => objects.push(object),
-                None => unreadable.push(name),
-            }
-        }
+        let found = found.into_iter().map(|(name, found)| (ObjectRef { kind, name }, found));
+        diagnostics.extend(found);
         let deltas = vec![Delta::Replace { kind, objects, unreadable }];
         SourceUpdate { deltas, diagnostics, health: Vec::new() }
     }
@@ -117,9 +159,31 @@ mod tests {
     }
 
     #[test]
+    fn a_list_in_any_order_is_told_by_name() {
+        let mut listing = Listing::new(Kind::Pod);
+        // As etcd sorts them: the slash behind a namespace comes after a hyphen.
+        for namespace in ["a-b", "a", "c"] {
+            listing.add(&GOOD.replace(r#""n""#, &format!("{namespace:?}")));
+        }
+        let update = listing.into_update();
+        let [Delta::Replace { objects, .. }] = &update.deltas[..] else { panic!("{update:?}") };
+        let namespaces: Vec<_> = objects.iter().map(|object| object.full_name().0).collect();
+        assert_eq!(namespaces, ["a", "a-b", "c"]);
+    }
+
+    #[test]
     fn what_is_deleted_while_the_list_is_sent_is_not_in_it() {
         check(&[GOOD, BAD], &[GOOD], [0, 0, 0]);
         check(&[], &[GOOD], [0, 0, 0]);
+        let mut listing = Listing::new(Kind::Pod);
+        listing.add(GOOD);
+        listing.remove(GOOD);
+        listing.add(BAD);
+        let update = listing.into_update();
+        let [Delta::Replace { objects, unreadable, .. }] = &update.deltas[..] else {
+            panic!("{update:?}")
+        };
+        assert_eq!((objects.len(), unreadable.len()), (0, 1), "another object of the same name");
     }
 
     #[test]

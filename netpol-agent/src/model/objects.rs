@@ -23,6 +23,16 @@ pub enum Object {
 }
 
 impl Object {
+    /// Namespace, empty for cluster-scoped objects, and name.
+    pub fn full_name(&self) -> (&str, &str) {
+        match self {
+            Self::Policy(Policy { name, .. })
+            | Self::Pod(Pod { name, .. })
+            | Self::Service(Service { name, .. }) => (&name.namespace, &name.name),
+            Self::Namespace(Namespace { name, .. }) | Self::Node(Node { name, .. }) => ("", name),
+        }
+    }
+
     /// Kind and name.
     pub fn object_ref(&self) -> ObjectRef {
         let (kind, name) = match self {
