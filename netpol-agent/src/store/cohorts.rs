@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use slab::Slab;
+use smallvec::{SmallVec, smallvec};
 
 use super::label_index::{Candidates, LabelIndex, insert_sorted, remove_sorted};
 use super::pods::PodId;
@@ -23,7 +24,7 @@ pub struct Cohort {
     pub labels: Labels,
     /// The ports that their containers declare.
     pub ports: Arc<[ContainerPort]>,
-    pods: Vec<PodId>,
+    pods: SmallVec<[PodId; 4]>,
 }
 
 impl Cohort {
@@ -41,15 +42,18 @@ impl Cohort {
     }
 }
 
+/// Port numbers, sorted.
+type Numbers = SmallVec<[u16; 4]>;
+
 /// All cohorts, by whatever a policy can ask for.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cohorts {
     slots: Slab<Cohort>,
     by_content: HashMap<Content, CohortId>,
-    by_namespace: HashMap<Arc<str>, Vec<CohortId>>,
+    by_namespace: HashMap<Arc<str>, SmallVec<[CohortId; 4]>>,
     by_label: LabelIndex<CohortId>,
     /// Those with a port name, by the numbers that they give it.
-    by_port_name: HashMap<(Transport, PortName), BTreeMap<Vec<u16>, Vec<CohortId>>>,
+    by_port_name: HashMap<(Transport, PortName), BTreeMap<Numbers, SmallVec<[CohortId; 4]>>>,
 }
 
 /// Where the shared parts of a cohort lie: equal for equal content, since they are interned and the cohort holds them.
@@ -84,20 +88,21 @@ impl Cohorts {
         namespace: &Arc<str>,
         labels: &Labels,
         ports: &Arc<[ContainerPort]>,
-    ) -> (CohortId, usize, bool) {
+    ) -> (CohortId, u32, bool) {
         let content = Content::of(namespace, labels, ports);
         if let Some(id) = self.by_content.get(&content).copied()
             && let Ok(index) = usize::try_from(id.0)
             && let Some(cohort) = self.slots.get_mut(index)
         {
+            let place = u32::try_from(cohort.pods.len()).unwrap_or(u32::MAX);
             cohort.pods.push(pod);
-            return (id, cohort.pods.len() - 1, false);
+            return (id, place, false);
         }
         let index = self.slots.insert(Cohort {
             namespace: Arc::clone(namespace),
             labels: labels.clone(),
             ports: Arc::clone(ports),
-            pods: vec![pod],
+            pods: smallvec![pod],
         });
         // More than four thousand million cohorts do not fit into memory.
         let id = CohortId(u32::try_from(index).unwrap_or(u32::MAX));
@@ -112,9 +117,10 @@ impl Cohorts {
     }
 
     /// Removes the pod at a place of a cohort. Returns the pod that has its place now, and whether the cohort is gone.
-    pub(super) fn leave(&mut self, id: CohortId, place: usize) -> (Option<PodId>, bool) {
+    pub(super) fn leave(&mut self, id: CohortId, place: u32) -> (Option<PodId>, bool) {
         let Ok(index) = usize::try_from(id.0) else { return (None, false) };
         let Some(cohort) = self.slots.get_mut(index) else { return (None, false) };
+        let place = usize::try_from(place).unwrap_or(usize::MAX);
         if place < cohort.pods.len() {
             cohort.pods.swap_remove(place);
         }
@@ -151,7 +157,7 @@ impl Cohorts {
     }
 
     pub(super) fn of_namespace(&self, namespace: &str) -> &[CohortId] {
-        self.by_namespace.get(namespace).map_or(&[], Vec::as_slice)
+        self.by_namespace.get(namespace).map_or(&[], SmallVec::as_slice)
     }
 
     pub(super) fn with_port_name(
@@ -168,8 +174,8 @@ impl Cohorts {
     }
 }
 
-fn numbers_by_name(ports: &[ContainerPort]) -> BTreeMap<(Transport, PortName), Vec<u16>> {
-    let mut by_name: BTreeMap<(Transport, PortName), Vec<u16>> = BTreeMap::new();
+fn numbers_by_name(ports: &[ContainerPort]) -> BTreeMap<(Transport, PortName), Numbers> {
+    let mut by_name: BTreeMap<(Transport, PortName), Numbers> = BTreeMap::new();
     for port in ports {
         if let Some(name) = &port.name {
             let numbers = by_name.entry((port.transport, name.clone())).or_default();

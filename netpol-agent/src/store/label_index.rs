@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use smallvec::{Array, SmallVec, smallvec};
 
 use crate::model::{Labels, Requirement, Selector};
 
-/// Ids by label.
+/// Ids by label. Most labels are borne by one id only.
 #[derive(Clone, Debug)]
 pub(super) struct LabelIndex<Id> {
-    by_key: HashMap<Arc<str>, HashMap<Arc<str>, Vec<Id>>>,
+    by_key: HashMap<Arc<str>, HashMap<Arc<str>, SmallVec<[Id; 1]>>>,
 }
 
 impl<Id> Default for LabelIndex<Id> {
@@ -50,7 +51,7 @@ impl<Id: Clone + Ord> LabelIndex<Id> {
             };
             match by_value.get_mut(value) {
                 Some(ids) => insert_sorted(ids, id.clone()),
-                None => drop(by_value.insert(Arc::clone(value), vec![id.clone()])),
+                None => drop(by_value.insert(Arc::clone(value), smallvec![id.clone()])),
             }
         }
     }
@@ -76,12 +77,12 @@ impl<Id: Clone + Ord> LabelIndex<Id> {
             Requirement::In(key, values) => {
                 let by_value = self.by_key.get(key);
                 let found = values.iter().filter_map(|value| by_value?.get(value));
-                Some(Candidates { parts: found.map(Vec::as_slice).collect() })
+                Some(Candidates { parts: found.map(SmallVec::as_slice).collect() })
             }
             Requirement::Exists(key) => {
                 let by_value = self.by_key.get(key);
                 let found = by_value.into_iter().flat_map(HashMap::values);
-                Some(Candidates { parts: found.map(Vec::as_slice).collect() })
+                Some(Candidates { parts: found.map(SmallVec::as_slice).collect() })
             }
             Requirement::NotIn(..) | Requirement::DoesNotExist(_) => None,
         });
@@ -90,14 +91,14 @@ impl<Id: Clone + Ord> LabelIndex<Id> {
 }
 
 /// Adds an id to a sorted list that lacks it. New ids are mostly the highest.
-pub(super) fn insert_sorted<Id: Ord>(ids: &mut Vec<Id>, id: Id) {
+pub(super) fn insert_sorted<A: Array<Item: Ord>>(ids: &mut SmallVec<A>, id: A::Item) {
     if let Err(place) = ids.binary_search(&id) {
         ids.insert(place, id);
     }
 }
 
 /// Removes an id from a sorted list.
-pub(super) fn remove_sorted<Id: Ord>(ids: &mut Vec<Id>, id: &Id) {
+pub(super) fn remove_sorted<A: Array<Item: Ord>>(ids: &mut SmallVec<A>, id: &A::Item) {
     if let Ok(place) = ids.binary_search(id) {
         ids.remove(place);
     }

@@ -25,6 +25,7 @@ pub use delta::{Delta, Endpoint};
 pub use label_index::Candidates;
 use label_index::LabelIndex;
 use pods::{PodId, Pods};
+use smallvec::SmallVec;
 
 use crate::model::{
     Interner, Kind, Namespace, Node, Object, ObjectName, ObjectRef, Pod, PodPhase, Policy, Service,
@@ -223,7 +224,7 @@ impl ClusterState {
         }
     }
 
-    /// Takes in the first list of pods or policies, if it is sorted by name as the API server sorts it: at once, which
+    /// Takes in the first list of pods, policies or namespaces, if it is sorted by name as the API server sorts it: at once, which
     /// is much faster. Gives the list back otherwise.
     fn fill(
         &mut self,
@@ -234,19 +235,21 @@ impl ClusterState {
         let is_sorted = objects.is_sorted_by(|one, next| match (one, next) {
             (Object::Pod(one), Object::Pod(next)) => one.name < next.name,
             (Object::Policy(one), Object::Policy(next)) => one.name < next.name,
+            (Object::Namespace(one), Object::Namespace(next)) => one.name < next.name,
             _ => false,
         });
         let n_objects = objects.len();
         match (kind, objects.first()) {
             (Kind::Pod, Some(Object::Pod(_))) if is_sorted && self.pods.is_empty() => {
                 let pod = |object| if let Object::Pod(pod) = object { Some(pod) } else { None };
-                let pods = objects.into_iter().filter_map(pod).collect();
+                let pods: Vec<Pod> = objects.into_iter().filter_map(pod).collect();
                 self.pods.fill(pods, &mut self.interner);
-                let mut held = Vec::with_capacity(n_objects);
-                for (id, pod) in self.pods.ids() {
-                    held.extend(self.addresses_of(pod).map(|address| (Addr::from(address), id)));
+                // Some hold what the runtime gave them.
+                let attached = self.endpoints_of_pod.keys().filter_map(|name| self.pods.id(name));
+                for id in attached.collect::<Vec<_>>() {
+                    let addresses = self.addresses_at(id);
+                    self.pods.hold(id, &addresses);
                 }
-                self.pods.hold_all(held);
             }
             (Kind::NetworkPolicy, Some(Object::Policy(_)))
                 if is_sorted && self.policies.is_empty() =>
@@ -259,6 +262,19 @@ impl ClusterState {
                     }
                 }
                 self.policies = policies.into_iter().collect();
+            }
+            (Kind::Namespace, Some(Object::Namespace(_)))
+                if is_sorted && self.namespaces.is_empty() =>
+            {
+                let mut namespaces = Vec::with_capacity(n_objects);
+                for object in objects {
+                    if let Object::Namespace(mut namespace) = object {
+                        self.interner.share_namespace(&mut namespace);
+                        self.namespaces_by_label.insert(&namespace.labels, &namespace.name);
+                        namespaces.push((Arc::clone(&namespace.name), namespace));
+                    }
+                }
+                self.namespaces = namespaces.into_iter().collect();
             }
             _ => return Some(objects),
         }
@@ -303,15 +319,13 @@ impl ClusterState {
 
     /// Notes the addresses of a pod. Undone by [`Self::let_go`] before the pod or its endpoint changes.
     fn hold(&mut self, id: PodId, changes: &mut Changes) {
-        let Some(pod) = self.pods.at(id) else { return };
-        let addresses: Vec<IpAddr> = self.addresses_of(pod).collect();
+        let addresses = self.addresses_at(id);
         self.pods.hold(id, &addresses);
         self.note(id, &addresses, changes);
     }
 
     fn let_go(&mut self, id: PodId, changes: &mut Changes) {
-        let Some(pod) = self.pods.at(id) else { return };
-        let addresses: Vec<IpAddr> = self.addresses_of(pod).collect();
+        let addresses = self.addresses_at(id);
         self.note(id, &addresses, changes);
         self.pods.let_go(id, &addresses);
     }
@@ -327,6 +341,10 @@ impl ClusterState {
         for pod in concerned.into_iter().filter_map(|id| self.pods.at(id)) {
             changes.endpoints.extend(self.endpoints_of_pod.get(&pod.name).into_iter().flatten());
         }
+    }
+
+    fn addresses_at(&self, id: PodId) -> SmallVec<[IpAddr; 4]> {
+        self.pods.at(id).into_iter().flat_map(|pod| self.addresses_of(pod)).collect()
     }
 
     /// The addresses that the API reports, and until it does those that the runtime gave to the pod's interface.

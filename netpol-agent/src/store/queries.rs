@@ -23,7 +23,7 @@ impl ClusterState {
         let cluster_scoped =
             |name: &Arc<str>| ObjectRef { kind, name: ObjectName::cluster_scoped(name) };
         match kind {
-            Kind::Pod => self.pods.names().map(name).collect(),
+            Kind::Pod => self.pods.iter().map(|pod| name(&pod.name)).collect(),
             Kind::NetworkPolicy => self.policies.keys().map(name).collect(),
             Kind::Service => self.services.keys().map(name).collect(),
             Kind::Namespace => self.namespaces.keys().map(cluster_scoped).collect(),
@@ -51,10 +51,9 @@ impl ClusterState {
         self.pods.at(self.pods.owner(Addr::from(address))?)
     }
 
-    /// Every address that a pod holds, with its owner.
+    /// Every address that a pod holds, with its owner, in no order.
     pub fn owned_addresses(&self) -> impl Iterator<Item = (IpAddr, &Pod)> {
-        let all = Addr::UNSPECIFIED..=Addr([0xff; 16]);
-        let owned = self.pods.owned(all);
+        let owned = self.pods.owned();
         owned.filter_map(|(addr, id)| Some((addr.to_ip(), self.pods.at(id)?)))
     }
 
@@ -70,22 +69,21 @@ impl ClusterState {
         self.pods.cohort(self.pods.owner(addr)?)
     }
 
-    /// Every address in a range that a pod holds, with the pod's cohort.
-    pub fn cohorts_at(
+    /// Every address in these ranges that a pod says it holds, with the pod's cohort; in no order. The ranges are
+    /// sorted and do not touch.
+    pub fn cohorts_within(
         &self,
-        range: RangeInclusive<Addr>,
+        ranges: &[RangeInclusive<Addr>],
     ) -> impl Iterator<Item = (Addr, CohortId)> {
-        let owned = self.pods.owned(range);
-        owned.filter_map(|(addr, id)| Some((addr, self.pods.cohort(id)?)))
+        let held = self.pods.held_within(ranges);
+        held.filter_map(|(addr, id)| Some((addr, self.pods.cohort(id)?)))
     }
 
-    /// The addresses that the pods of a cohort really hold.
+    /// The addresses that the pods of a cohort say they hold; newer pods can hold some of them.
     pub fn addresses_of_cohort(&self, cohort: CohortId) -> impl Iterator<Item = Addr> {
         let pods = self.pods.cohorts.get(cohort).into_iter().flat_map(Cohort::pods);
-        pods.flat_map(|id| {
-            let addresses = self.pods.at(*id).into_iter().flat_map(|pod| self.addresses_of(pod));
-            addresses.map(Addr::from).filter(|addr| self.pods.owner(*addr) == Some(*id))
-        })
+        let pods = pods.filter_map(|id| self.pods.at(*id));
+        pods.flat_map(|pod| self.addresses_of(pod)).map(Addr::from)
     }
 
     /// A cohort by its number.

@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Identity, IfIndex, RuleId};
 use netpol_common::keys::AddressKey;
@@ -151,24 +152,24 @@ impl Compiled {
     }
 
     fn advance(&mut self, state: &ClusterState, dirty: Dirty, known: &Image) -> Turn {
-        let Dirty { endpoints, cohorts, mut addresses, deferred } = dirty;
+        let Dirty { endpoints, cohorts, addresses, deferred } = dirty;
         let mut turn = Turn::default();
         turn.set_deferred(known, &deferred, |addr| state.is_deferred(addr));
         self.follow_endpoints(state, &endpoints, known, &mut turn);
         for (namespace, cohorts) in cohorts {
             self.peer_sets.review(state, &namespace, cohorts);
         }
+        let mut addresses: Vec<Addr> = addresses.into_iter().collect();
         for cohort in self.peer_sets.take_touched() {
             addresses.extend(state.addresses_of_cohort(cohort));
         }
-        for range in self.follow_blocks(known, &mut turn) {
-            let within = state.cohorts_at(range);
+        let ranges = self.follow_blocks(known, &mut turn);
+        if !ranges.is_empty() {
+            let within = state.cohorts_within(&ranges);
             let concerned = within.filter(|(_, cohort)| self.peer_sets.may_hold(*cohort));
             addresses.extend(concerned.map(|(addr, _)| addr));
         }
-        for addr in addresses {
-            self.follow_address(state, addr, known, &mut turn);
-        }
+        self.follow_addresses(state, addresses, known, &mut turn);
         self.follow_identities();
         self.follow_allow_maps(known, &mut turn);
         self.renumber_ambiguous(known, &mut turn);
@@ -284,24 +285,62 @@ impl Compiled {
         prefixes::ranges(blocks.iter().map(|block| block.cidr))
     }
 
-    fn follow_address(&mut self, state: &ClusterState, addr: Addr, known: &Image, turn: &mut Turn) {
-        let cohort = state.cohort_at(addr);
-        let signature: Option<Signature> =
-            cohort.and_then(|cohort| self.peer_sets.signature(state, addr, cohort, &self.prefixes));
-        let before = known.identities.get(&addr).copied();
-        let after = signature.as_ref().map(|signature| self.numbering.identity(signature));
-        if before == after {
-            return;
+    /// Gives addresses that can have another identity than before the one that they should have.
+    fn follow_addresses(
+        &mut self,
+        state: &ClusterState,
+        mut addresses: Vec<Addr>,
+        known: &Image,
+        turn: &mut Turn,
+    ) {
+        addresses.sort_unstable();
+        addresses.dedup();
+        let (mut all_before, mut all_after) = (Vec::new(), Vec::new());
+        let mut of_cohorts = HashMap::new();
+        for addr in addresses {
+            let own;
+            let found = match state.cohort_at(addr) {
+                None => None,
+                // The addresses of a cohort differ only by the blocks that they are in.
+                Some(of)
+                    if !self.peer_sets.asks_blocks() && self.prefixes.lookup(addr).is_empty() =>
+                {
+                    let known = of_cohorts.entry(of);
+                    known.or_insert_with(|| self.identity(state, addr, of)).as_ref()
+                }
+                Some(of) => {
+                    own = self.identity(state, addr, of);
+                    own.as_ref()
+                }
+            };
+            let before = known.identities.get(&addr).copied();
+            let after = found.map(|(identity, _)| *identity);
+            if before == after {
+                continue;
+            }
+            if let Some((identity, signature)) = found {
+                self.identities.add(*identity, signature);
+                all_after.push((addr, *identity));
+            }
+            if let Some(identity) = before {
+                self.identities.remove(identity);
+                all_before.push((addr, identity));
+            }
         }
-        if let (Some(identity), Some(signature)) = (after, &signature) {
-            self.identities.add(identity, signature);
-        }
-        if let Some(identity) = before {
-            self.identities.remove(identity);
-        }
-        turn.set_identity(known, addr, after);
+        turn.before.identities = all_before.into_iter().collect();
+        turn.after.identities = all_after.into_iter().collect();
     }
 
+    /// What an address with its pod of this cohort has, unless the prefixes say it already.
+    fn identity(
+        &mut self,
+        state: &ClusterState,
+        addr: Addr,
+        cohort: CohortId,
+    ) -> Option<(Identity, Signature)> {
+        let signature = self.peer_sets.signature(state, addr, cohort, &self.prefixes)?;
+        Some((self.numbering.identity(&signature), signature))
+    }
     /// Tells the allow maps which identities came and went.
     fn follow_identities(&mut self) {
         let Self { identities, peer_sets, allow_maps, numbering, .. } = self;

@@ -155,6 +155,11 @@ impl PeerSets {
         self.by_cohort.contains_key(&cohort) || !self.filtered.is_empty()
     }
 
+    /// Whether the sets that hold a pod's address can depend on blocks that are not in the common prefix table.
+    pub(super) fn asks_blocks(&self) -> bool {
+        !self.filtered.is_empty()
+    }
+
     /// The sets that hold an address with its pod of this cohort, sorted; `None` if no more than the prefixes say.
     pub(super) fn signature(
         &self,
