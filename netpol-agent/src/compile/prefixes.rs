@@ -92,6 +92,11 @@ impl PrefixTable {
         self.by_prefix.iter()
     }
 
+    /// The signature of a prefix that is in the table.
+    pub(super) fn get(&self, key: &PrefixKey) -> Option<&Signature> {
+        self.by_prefix.get(key)
+    }
+
     /// The signature that an address has from blocks alone.
     pub(super) fn lookup(&self, addr: Addr) -> &[PeerSetId] {
         self.lengths

@@ -42,6 +42,8 @@ impl Cohort {
     }
 }
 
+/// Cohorts, sorted.
+type CohortIds = SmallVec<[CohortId; 4]>;
 /// Port numbers, sorted.
 type Numbers = SmallVec<[u16; 4]>;
 
@@ -50,10 +52,10 @@ type Numbers = SmallVec<[u16; 4]>;
 pub(super) struct Cohorts {
     slots: Slab<Cohort>,
     by_content: HashMap<Content, CohortId>,
-    by_namespace: HashMap<Arc<str>, SmallVec<[CohortId; 4]>>,
+    by_namespace: HashMap<Arc<str>, CohortIds>,
     by_label: LabelIndex<CohortId>,
     /// Those with a port name, by the numbers that they give it.
-    by_port_name: HashMap<(Transport, PortName), BTreeMap<Numbers, SmallVec<[CohortId; 4]>>>,
+    by_port_name: HashMap<(Transport, PortName), BTreeMap<Numbers, CohortIds>>,
 }
 
 /// Where the shared parts of a cohort lie: equal for equal content, since they are interned and the cohort holds them.

@@ -10,8 +10,11 @@ use crate::model::{Labels, Requirement, Selector};
 /// Ids by label. Most labels are borne by one id only.
 #[derive(Clone, Debug)]
 pub(super) struct LabelIndex<Id> {
-    by_key: HashMap<Arc<str>, HashMap<Arc<str>, SmallVec<[Id; 1]>>>,
+    by_key: HashMap<Arc<str>, HashMap<Arc<str>, Ids<Id>>>,
 }
+
+/// Sorted ids.
+type Ids<Id> = SmallVec<[Id; 1]>;
 
 impl<Id> Default for LabelIndex<Id> {
     fn default() -> Self {

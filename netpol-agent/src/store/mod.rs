@@ -224,26 +224,28 @@ impl ClusterState {
         }
     }
 
-    /// Takes in the first list of pods, policies or namespaces, if it is sorted by name as the API server sorts it: at once, which
-    /// is much faster. Gives the list back otherwise.
+    /// Takes in the first list of pods, or that of policies or namespaces if it is sorted by name: at once, which is
+    /// much faster. Gives the list back otherwise.
     fn fill(
         &mut self,
         kind: Kind,
         objects: Vec<Object>,
         changes: &mut Changes,
     ) -> Option<Vec<Object>> {
-        let is_sorted = objects.is_sorted_by(|one, next| match (one, next) {
-            (Object::Pod(one), Object::Pod(next)) => one.name < next.name,
-            (Object::Policy(one), Object::Policy(next)) => one.name < next.name,
-            (Object::Namespace(one), Object::Namespace(next)) => one.name < next.name,
-            _ => false,
-        });
-        let n_objects = objects.len();
+        let is_sorted = || {
+            objects.is_sorted_by(|one, next| match (one, next) {
+                (Object::Policy(one), Object::Policy(next)) => one.name < next.name,
+                (Object::Namespace(one), Object::Namespace(next)) => one.name < next.name,
+                _ => false,
+            })
+        };
+        let mut n_objects = objects.len();
         match (kind, objects.first()) {
-            (Kind::Pod, Some(Object::Pod(_))) if is_sorted && self.pods.is_empty() => {
+            (Kind::Pod, Some(_)) if self.pods.is_empty() => {
                 let pod = |object| if let Object::Pod(pod) = object { Some(pod) } else { None };
                 let pods: Vec<Pod> = objects.into_iter().filter_map(pod).collect();
                 self.pods.fill(pods, &mut self.interner);
+                n_objects = self.pods.len();
                 // Some hold what the runtime gave them.
                 let attached = self.endpoints_of_pod.keys().filter_map(|name| self.pods.id(name));
                 for id in attached.collect::<Vec<_>>() {
@@ -252,7 +254,7 @@ impl ClusterState {
                 }
             }
             (Kind::NetworkPolicy, Some(Object::Policy(_)))
-                if is_sorted && self.policies.is_empty() =>
+                if self.policies.is_empty() && is_sorted() =>
             {
                 let mut policies = Vec::with_capacity(n_objects);
                 for object in objects {
@@ -264,7 +266,7 @@ impl ClusterState {
                 self.policies = policies.into_iter().collect();
             }
             (Kind::Namespace, Some(Object::Namespace(_)))
-                if is_sorted && self.namespaces.is_empty() =>
+                if self.namespaces.is_empty() && is_sorted() =>
             {
                 let mut namespaces = Vec::with_capacity(n_objects);
                 for object in objects {

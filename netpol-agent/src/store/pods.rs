@@ -63,6 +63,10 @@ impl Pods {
         self.slots.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
     pub(super) fn id(&self, name: &ObjectName) -> Option<PodId> {
         let is_it = |id: &PodId| self.at(*id).is_some_and(|pod| pod.name == *name);
         self.by_name.find(self.hasher.hash_one(name), is_it).copied()
@@ -123,7 +127,8 @@ impl Pods {
         id
     }
 
-    /// Takes in a whole list, without duplicates, as the first pods there are. They hold what the API reports.
+    /// Takes in a whole list as the first pods there are; of several of one name the last. They hold what the API
+    /// reports.
     pub(super) fn fill(&mut self, pods: Vec<Pod>, interner: &mut Interner) {
         let n_addresses = pods.iter().map(|pod| pod.addresses().len()).sum();
         let Self { slots, hasher, by_name, by_address, .. } = self;
@@ -136,7 +141,12 @@ impl Pods {
                 interner.share_pod(&mut pod);
             }
             let addresses: SmallVec<[IpAddr; 2]> = pod.addresses().iter().copied().collect();
-            let id = self.seat(pod, &mut unused);
+            let same = self.id(&pod.name);
+            if let Some((id, before)) = same.and_then(|id| Some((id, self.at(id)?))) {
+                let before = before.addresses().to_vec();
+                self.let_go(id, &before);
+            }
+            let id = self.put(same, pod, &mut unused);
             self.hold(id, &addresses);
         }
     }

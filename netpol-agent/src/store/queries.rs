@@ -51,10 +51,11 @@ impl ClusterState {
         self.pods.at(self.pods.owner(Addr::from(address))?)
     }
 
-    /// Every address that a pod holds, with its owner, in no order.
+    /// Every address that a pod holds, with its owner; by address.
     pub fn owned_addresses(&self) -> impl Iterator<Item = (IpAddr, &Pod)> {
-        let owned = self.pods.owned();
-        owned.filter_map(|(addr, id)| Some((addr.to_ip(), self.pods.at(id)?)))
+        let mut owned: Vec<_> = self.pods.owned().collect();
+        owned.sort_unstable_by_key(|(addr, _)| *addr);
+        owned.into_iter().filter_map(|(addr, id)| Some((addr.to_ip(), self.pods.at(id)?)))
     }
 
     /// The addresses that a pod really holds: those that no newer pod holds.
@@ -67,6 +68,11 @@ impl ClusterState {
     /// The cohort of the pod that holds an address.
     pub fn cohort_at(&self, addr: Addr) -> Option<CohortId> {
         self.pods.cohort(self.pods.owner(addr)?)
+    }
+
+    /// The cohort of a known pod.
+    pub fn cohort_of(&self, pod: &Pod) -> Option<CohortId> {
+        self.pods.cohort(self.pods.id(&pod.name)?)
     }
 
     /// Every address in these ranges that a pod says it holds, with the pod's cohort; in no order. The ranges are

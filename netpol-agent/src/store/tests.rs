@@ -94,6 +94,20 @@ fn a_full_list_removes_what_it_lacks() {
 }
 
 #[test]
+fn of_several_pods_of_one_name_in_a_list_the_last_counts() {
+    let mut state = ClusterState::default();
+    let pods =
+        [pod("b", "1", 1, &["10.0.0.1"]), pod("a", "2", 1, &[]), pod("b", "3", 1, &["10.0.0.2"])];
+    let objects = pods.map(Object::Pod).into();
+    let changes = state.apply(Delta::Replace { kind: Kind::Pod, objects, unreadable: Vec::new() });
+    assert_eq!(changes.n_objects, 2);
+    check_owner(&state, "10.0.0.1", None);
+    check_owner(&state, "10.0.0.2", Some("b"));
+    let names: Vec<_> = state.pods().map(|pod| &*pod.name.name).collect();
+    assert_eq!(names, ["a", "b"]);
+}
+
+#[test]
 fn until_the_api_reports_an_address_the_interface_tells_it() {
     let mut state = ClusterState::default();
     let endpoint = Endpoint {

@@ -12,13 +12,13 @@
 //! So a pod of a known cohort costs its addresses' entries and nothing else. Must not: know what the kernel holds
 //! beyond the image that it is given.
 
+mod addresses;
 mod allow_maps;
 mod identities;
 mod peer_sets;
 mod turn;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -33,11 +33,11 @@ pub use turn::Turn;
 
 use super::identity::changed_meanings;
 use super::image::{AllowMapKey, EndpointImage, Image};
-use super::numbering::{Numbering, Signature};
-use super::prefixes::{self, PrefixTable};
+use super::numbering::Numbering;
+use super::prefixes::PrefixTable;
 use super::{addresses, endpoint_image};
 use crate::model::ObjectName;
-use crate::resolve::{Isolation, Resolver, RuleRef};
+use crate::resolve::{EndpointPolicy, Isolation, Resolver, RuleRef};
 use crate::store::{Changes, ClusterState, CohortId};
 
 /// Everything that has been found out about the current state.
@@ -195,8 +195,9 @@ impl Compiled {
             };
             turn.before.addresses.extend(known.addresses.range(all));
         }
+        let mut resolved = HashMap::new();
         for ifindex in endpoints {
-            let new = self.begin_endpoint(state, *ifindex, known, turn);
+            let new = self.begin_endpoint(state, *ifindex, known, &mut resolved, turn);
             if let Some(new) = new {
                 self.endpoints.insert(*ifindex, new);
             }
@@ -227,6 +228,7 @@ impl Compiled {
         state: &ClusterState,
         ifindex: IfIndex,
         known: &Image,
+        resolved: &mut HashMap<(Option<CohortId>, bool), EndpointPolicy>,
         turn: &mut Turn,
     ) -> Option<Local> {
         let Some(endpoint) = state.endpoint(ifindex) else {
@@ -237,8 +239,10 @@ impl Compiled {
             turn.set_endpoint(known, ifindex, Some(EndpointImage::blocked(&endpoint.container_id)));
             return None;
         };
-        let policy = self.resolver.resolve(state, pod);
-        turn.set_endpoint(known, ifindex, Some(endpoint_image(endpoint, pod, &policy)));
+        // No policy can tell pods of one cohort apart, but for the host's own.
+        let alike = (state.cohort_of(pod), pod.host_network);
+        let policy = resolved.entry(alike).or_insert_with(|| self.resolver.resolve(state, pod));
+        turn.set_endpoint(known, ifindex, Some(endpoint_image(endpoint, pod, policy)));
         turn.after.addresses.extend(addresses(state, endpoint, pod, ifindex));
         if endpoint.ticket != 0 {
             turn.set_ticket(known, endpoint.ticket, Some(ifindex));
@@ -256,91 +260,6 @@ impl Compiled {
         Some(Local { maps, ticket: endpoint.ticket })
     }
 
-    /// Follows the blocks of peer sets that came or went. Returns where addresses can have other blocks than before.
-    fn follow_blocks(&mut self, known: &Image, turn: &mut Turn) -> Vec<RangeInclusive<Addr>> {
-        let (blocks, is_common) = self.peer_sets.take_blocks();
-        if is_common {
-            let table = PrefixTable::new(&self.peer_sets.common_blocks());
-            let old = std::mem::replace(&mut self.prefixes, table);
-            let before: BTreeMap<_, _> = old.iter().collect();
-            let after: BTreeMap<_, _> = self.prefixes.iter().collect();
-            for (key, signature) in &after {
-                if before.get(key) != Some(signature) {
-                    let identity = self.numbering.identity(signature);
-                    self.identities.add(identity, signature);
-                    turn.set_prefix(known, **key, Some(identity));
-                }
-            }
-            for (key, signature) in before {
-                if after.get(key) != Some(&signature) {
-                    if let Some(identity) = known.prefixes.get(key) {
-                        self.identities.remove(*identity);
-                    }
-                    if !after.contains_key(key) {
-                        turn.set_prefix(known, *key, None);
-                    }
-                }
-            }
-        }
-        prefixes::ranges(blocks.iter().map(|block| block.cidr))
-    }
-
-    /// Gives addresses that can have another identity than before the one that they should have.
-    fn follow_addresses(
-        &mut self,
-        state: &ClusterState,
-        mut addresses: Vec<Addr>,
-        known: &Image,
-        turn: &mut Turn,
-    ) {
-        addresses.sort_unstable();
-        addresses.dedup();
-        let (mut all_before, mut all_after) = (Vec::new(), Vec::new());
-        let mut of_cohorts = HashMap::new();
-        for addr in addresses {
-            let own;
-            let found = match state.cohort_at(addr) {
-                None => None,
-                // The addresses of a cohort differ only by the blocks that they are in.
-                Some(of)
-                    if !self.peer_sets.asks_blocks() && self.prefixes.lookup(addr).is_empty() =>
-                {
-                    let known = of_cohorts.entry(of);
-                    known.or_insert_with(|| self.identity(state, addr, of)).as_ref()
-                }
-                Some(of) => {
-                    own = self.identity(state, addr, of);
-                    own.as_ref()
-                }
-            };
-            let before = known.identities.get(&addr).copied();
-            let after = found.map(|(identity, _)| *identity);
-            if before == after {
-                continue;
-            }
-            if let Some((identity, signature)) = found {
-                self.identities.add(*identity, signature);
-                all_after.push((addr, *identity));
-            }
-            if let Some(identity) = before {
-                self.identities.remove(identity);
-                all_before.push((addr, identity));
-            }
-        }
-        turn.before.identities = all_before.into_iter().collect();
-        turn.after.identities = all_after.into_iter().collect();
-    }
-
-    /// What an address with its pod of this cohort has, unless the prefixes say it already.
-    fn identity(
-        &mut self,
-        state: &ClusterState,
-        addr: Addr,
-        cohort: CohortId,
-    ) -> Option<(Identity, Signature)> {
-        let signature = self.peer_sets.signature(state, addr, cohort, &self.prefixes)?;
-        Some((self.numbering.identity(&signature), signature))
-    }
     /// Tells the allow maps which identities came and went.
     fn follow_identities(&mut self) {
         let Self { identities, peer_sets, allow_maps, numbering, .. } = self;
