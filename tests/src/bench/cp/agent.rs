@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
 use super::load;
+use super::memory::{self, Resident};
 use crate::bench::gates::Unit;
 use crate::bench::stats::quantile;
 use crate::bench::{Estimate, Line, Run, Series, clock};
@@ -151,6 +152,7 @@ pub(super) fn measure(run: &mut Run) -> Result<()> {
     ];
     let n_turns = run.size(100, 3);
     let mut resident = Vec::new();
+    let mut sizes = Vec::new();
     for (name, full, row) in shapes {
         run.say(&format!("the agent with {name}"));
         let shape = super::shape(run, full);
@@ -164,6 +166,7 @@ pub(super) fn measure(run: &mut Run) -> Result<()> {
         let mut line = Line::new(name.to_owned());
         line.samples.push(rss);
         resident.push(line);
+        sizes.push(Resident { shape, megabytes: rss });
         if row == Some("17") {
             reactions(run, &mut node, n_turns)?;
             at_rest(run, &node)?;
@@ -176,6 +179,9 @@ pub(super) fn measure(run: &mut Run) -> Result<()> {
         note: "VmRSS of /proc/PID/status once the lists are in force.".to_owned(),
         lines: resident,
     });
+    if let [_, large, many] = sizes[..] {
+        memory::measure(run, large, many)?;
+    }
     load::measure(run)
 }
 

@@ -7,6 +7,7 @@ mod agent;
 mod compile;
 mod events;
 mod load;
+mod memory;
 
 use anyhow::Result;
 
