@@ -11,7 +11,7 @@ use crate::scale::Shape;
 pub(super) struct Resident {
     /// The cluster.
     pub(super) shape: Shape,
-    /// VmRSS, megabytes.
+    /// `VmRSS`, megabytes.
     pub(super) megabytes: f64,
 }
 
