@@ -42,7 +42,7 @@ impl Uplink {
         tasks.spawn(look_up(access.clone(), asked, updates.clone()));
         let (reports, reported) = mpsc::channel(QUEUE);
         let node = node.unwrap_or_else(|| Arc::from("netpol-agent"));
-        tasks.spawn(kube::report(access.client(), node, reported, cancel.clone()));
+        tasks.spawn(kube::report(access, node, reported, cancel.clone()));
         Ok(Self { wanted, reports, _tasks: tasks })
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
+use tokio::sync::watch;
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -80,11 +81,20 @@ impl Error {
     }
 }
 
-/// A way to the API server: a client, and where its configuration came from.
+/// A way to the API server: a client, and where its configuration came from. Clones share the client: what one of them
+/// renews is renewed for all.
 #[derive(Clone)]
 pub struct Access {
     kubeconfig: Option<PathBuf>,
-    client: Client,
+    latest: watch::Sender<Latest>,
+}
+
+/// The client that was made last.
+#[derive(Clone)]
+pub(super) struct Latest {
+    pub(super) client: Client,
+    /// Counts the clients that were made.
+    pub(super) number: u64,
 }
 
 impl Access {
@@ -96,21 +106,38 @@ impl Access {
     /// used, [`Error::Client`] if it makes no client.
     pub async fn open(kubeconfig: Option<&Path>) -> Result<Self, Error> {
         let client = client(kubeconfig).await?;
-        Ok(Self { kubeconfig: kubeconfig.map(Path::to_owned), client })
+        let latest = watch::Sender::new(Latest { client, number: 0 });
+        Ok(Self { kubeconfig: kubeconfig.map(Path::to_owned), latest })
     }
 
     /// The client.
     pub fn client(&self) -> Client {
-        self.client.clone()
+        self.latest.borrow().client.clone()
     }
 
-    /// A client from what the configuration says now: tokens, certificates and the server's address
-    /// may have been replaced since.
+    /// The client, with its number for [`Access::renew`].
+    pub(super) fn latest(&self) -> Latest {
+        self.latest.borrow().clone()
+    }
+
+    /// Takes a client from what the configuration says now, for all who ask from now on: tokens, certificates and the
+    /// server's address may have been replaced since. Does nothing if somebody has done so since the client of this
+    /// number was made, with which the caller has failed.
     ///
     /// # Errors
     /// Those of [`Access::open`].
-    pub async fn renewed(&self) -> Result<Client, Error> {
-        client(self.kubeconfig.as_deref()).await
+    pub(super) async fn renew(&self, failed: u64) -> Result<(), Error> {
+        if self.latest.borrow().number == failed {
+            let client = client(self.kubeconfig.as_deref()).await?;
+            self.latest.send_if_modified(|latest| {
+                let is_first = latest.number == failed;
+                if is_first {
+                    *latest = Latest { client, number: failed + 1 };
+                }
+                is_first
+            });
+        }
+        Ok(())
     }
 }
 

@@ -15,14 +15,13 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::Client;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::Options;
-use super::access::{Access, Error};
+use super::access::{Access, Error, Latest};
 use super::decode;
 use super::failure::{Beginning, Failure, MIN_WATCH, Remedy};
 use super::listing::Listing;
@@ -45,7 +44,7 @@ const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 pub(super) struct Follower {
     scope: Scope,
     access: Access,
-    client: Client,
+    latest: Latest,
     options: Options,
     out: mpsc::Sender<SourceUpdate>,
     /// Where the next watch begins; with a new list if there is none.
@@ -125,7 +124,7 @@ impl Follower {
         let own_node = options.node.as_deref().filter(|_| kind == Kind::Node);
         Self {
             scope: Scope { kind, name: own_node.map(str::to_owned) },
-            client: access.client(),
+            latest: access.latest(),
             access,
             retry: Retry::new(options.min_retry, options.max_retry),
             options,
@@ -162,7 +161,8 @@ impl Follower {
             self.deliver(listing).await?;
         }
         let version = self.version.as_ref().map(|version| version.0.as_str());
-        let mut lines = request::watch(&self.client, &self.scope, version, spread(WATCH)).await?;
+        let mut lines =
+            request::watch(&self.latest.client, &self.scope, version, spread(WATCH)).await?;
         if beginning == Beginning::StreamingList {
             let listing = self.stream_list(&mut lines).await?;
             self.deliver(listing).await?;
@@ -184,7 +184,8 @@ impl Follower {
         let mut next: Option<String> = None;
         loop {
             let page_size = self.options.page_size;
-            let json = request::list(&self.client, &self.scope, page_size, next.as_deref()).await?;
+            let json =
+                request::list(&self.latest.client, &self.scope, page_size, next.as_deref()).await?;
             let page: Page<'_> = serde_json::from_str(&json)?;
             for item in page.items.unwrap_or_default() {
                 listing.add(item.get());
@@ -339,8 +340,8 @@ impl Follower {
             () = self.out.closed() => return Err(Stopped),
         }
         if failure.wants_new_client() {
-            match self.access.renewed().await {
-                Ok(client) => self.client = client,
+            match self.access.renew(self.latest.number).await {
+                Ok(()) => self.latest = self.access.latest(),
                 Err(error) => warn!(%kind, %error, "cannot read the configuration again"),
             }
         }

@@ -1,18 +1,24 @@
 //! One pod, asked for by name: for a CNI ADD that comes before the watch has told the pod.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1;
 use kube::Client;
 use kube::api::Request;
+use tokio::time::timeout;
 
 use super::access::Error;
 use super::decode;
 use crate::model::{Diagnostic, Kind, Object, ObjectName, Pod};
 
+/// How long the server may take: an ADD waits no longer than twice that.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Asks the API server for a pod. `None` if it does not exist or cannot be understood, which the
 /// diagnostics tell.
 ///
 /// # Errors
-/// [`Error::Request`] if the server does not answer or refuses.
+/// [`Error::Request`] if the server cannot be reached or refuses, [`Error::Timeout`] if it does not answer.
 pub async fn pod(
     client: &Client,
     name: &ObjectName,
@@ -21,7 +27,9 @@ pub async fn pod(
     let request = Request::new(path)
         .get(&name.name, &kube::api::GetParams::default())
         .map_err(kube::Error::BuildRequest)?;
-    let json = match client.request_text(request).await.map_err(Error::from) {
+    let answer = timeout(ANSWER_TIMEOUT, client.request_text(request)).await;
+    let answer = answer.map_err(|_elapsed| Error::Timeout { timeout: ANSWER_TIMEOUT })?;
+    let json = match answer.map_err(Error::from) {
         Err(error) if error.status() == Some(404) => return Ok((None, Vec::new())),
         answer => answer?,
     };

@@ -21,7 +21,7 @@ use tokio::time::{Instant, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::access::Error;
+use super::access::{Access, Error};
 use super::retry::spread;
 use crate::model::{Diagnostic, Kind, ObjectRef};
 
@@ -64,7 +64,7 @@ pub struct Report {
 /// Writes Events for what is reported, until `cancel` is cancelled or nobody can report any more.
 /// `node` is named as the reporter.
 pub async fn report(
-    client: Client,
+    access: Access,
     node: Arc<str>,
     mut reports: mpsc::Receiver<Report>,
     cancel: CancellationToken,
@@ -86,7 +86,7 @@ pub async fn report(
         while n_allowed > 0 && reports.is_empty() {
             let Some(event) = standing.next_due(Instant::now(), &node) else { break };
             n_allowed -= 1;
-            match create(&client, &event).await {
+            match create(access.client(), &event).await {
                 Ok(()) => is_refused = false,
                 Err(error) if is_refused => debug!(%error, "event not written"),
                 Err(error) => {
@@ -99,9 +99,9 @@ pub async fn report(
 }
 
 /// Creates an Event unless it exists.
-async fn create(client: &Client, event: &Event) -> Result<(), Error> {
+async fn create(client: Client, event: &Event) -> Result<(), Error> {
     let namespace = event.metadata.namespace.as_deref().unwrap_or("default");
-    let events: Api<Event> = Api::namespaced(client.clone(), namespace);
+    let events: Api<Event> = Api::namespaced(client, namespace);
     let answer = timeout(ANSWER_TIMEOUT, events.create(&PostParams::default(), event)).await;
     let answer = answer.map_err(|_elapsed| Error::Timeout { timeout: ANSWER_TIMEOUT })?;
     match answer.map_err(Error::from) {
