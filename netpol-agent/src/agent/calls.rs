@@ -202,7 +202,7 @@ impl<K: Kernel> Agent<K> {
         }
         match self.state.endpoint(ifindex) {
             Some(endpoint) if self.state.pod_of(endpoint).is_none() => {
-                format!("pod {} is not known yet", endpoint.pod)
+                self.why_unknown(&endpoint.pod)
             }
             Some(endpoint) => {
                 format!("the policy of pod {} could not be put in force", endpoint.pod)

@@ -214,6 +214,19 @@ impl<K: Kernel> Agent<K> {
         by_policy.into_iter().map(status).collect()
     }
 
+    /// Why nothing is known of a pod, for whoever waits for it.
+    pub(super) fn why_unknown(&self, pod: &ObjectName) -> String {
+        match self.freshness.of(Kind::Pod) {
+            Health::Broken { since, error } => {
+                let broken_s = self.latencies.since(*since).as_secs();
+                format!(
+                    "pod {pod} is not known, and for {broken_s} s the API server tells of no pods: {error}"
+                )
+            }
+            Health::Listing | Health::Synced { .. } => format!("pod {pod} is not known yet"),
+        }
+    }
+
     fn source_status(&self, health: &Health) -> SourceStatus {
         match health {
             Health::Listing => SourceStatus::Listing,
