@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod binaries;
 pub mod case;
+pub mod cluster;
 pub mod container;
 pub mod demo;
 pub mod deployment;
@@ -20,4 +21,5 @@ pub mod settings;
 pub mod shrink;
 pub mod soak;
 pub mod verified;
+pub mod watched;
 pub mod wire;

@@ -14,6 +14,7 @@ mod build;
 mod ci;
 mod crash;
 mod demo;
+mod e2e;
 mod fuzz;
 mod image;
 mod lint;
@@ -60,6 +61,8 @@ enum Command {
     Soak(soak::Options),
     /// Kill the agent at every point of what it does: nothing may leak, and the next one must come to the same state.
     Crash(crash::Options),
+    /// Ask of the current cluster's API server what the agent asks, in namespaces of its own.
+    E2e(e2e::Options),
     /// Look for packets, network configurations and manifests for which a check fails.
     Fuzz(fuzz::Options),
     /// Run the tests of the kernel side on other kernels, each in a virtual machine.
@@ -86,6 +89,7 @@ fn run(command: Command) -> Result<()> {
         Command::Bench(options) => bench::run(&options),
         Command::Soak(options) => soak::run(&options),
         Command::Crash(options) => crash::run(&options),
+        Command::E2e(options) => e2e::run(&options),
         Command::Image(options) => image::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Lint(options) => lint::run(&options),

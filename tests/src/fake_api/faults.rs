@@ -41,6 +41,8 @@ pub(super) struct Faults {
     pub(super) failing: Option<(StatusCode, usize)>,
     /// The only token that is accepted; everything is when there is none.
     pub(super) token: Option<String>,
+    /// The resource that nobody may see.
+    pub(super) forbidden: Option<usize>,
     /// Further pages of a list that are refused as gone.
     pub(super) lost_pages: usize,
     /// So many further watch lines are cut in their middle.
@@ -139,6 +141,11 @@ impl FakeApi {
     /// Accepts only this bearer token from now on; connections that exist go on.
     pub fn require_token(&self, token: &str) {
         self.shared.change(|state| state.faults.token = Some(token.to_owned()));
+    }
+
+    /// Refuses all that is asked about a kind, and only that; watches that are under way go on.
+    pub fn forbid(&self, kind: Option<Kind>) {
+        self.shared.change(|state| state.faults.forbidden = kind.map(number_of));
     }
 
     /// Falls silent: connections stay open, requests wait, watches say nothing.

@@ -21,6 +21,7 @@ use hyper_util::rt::TokioIo;
 use netpol_agent::model::Kind;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::watch as tokio_watch;
 use tokio::task::AbortHandle;
 
@@ -38,7 +39,8 @@ const N_ASKED: usize = 4096;
 pub struct FakeApi {
     address: SocketAddr,
     shared: Arc<Shared>,
-    accepting: Option<AbortHandle>,
+    accepting: Mutex<Option<AbortHandle>>,
+    runtime: Handle,
     /// Holds the port while the server is stopped: bound, but not listening.
     _port: TcpSocket,
 }
@@ -76,6 +78,7 @@ impl FakeApi {
     ///
     /// # Errors
     /// No socket can be had.
+    #[expect(clippy::unused_async, reason = "needs a runtime around it")]
     pub async fn start() -> io::Result<Self> {
         let port = socket(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
         let shared = Shared {
@@ -84,28 +87,31 @@ impl FakeApi {
             breaker: tokio_watch::Sender::new(0),
         };
         let address = port.local_addr()?;
-        let mut api = Self { address, shared: Arc::new(shared), accepting: None, _port: port };
-        api.start_again().await?;
+        let (accepting, runtime) = (Mutex::default(), Handle::current());
+        let api = Self { address, shared: Arc::new(shared), accepting, runtime, _port: port };
+        api.start_again()?;
         Ok(api)
     }
 
     /// Stops to listen and breaks all connections; the contents stay.
-    pub fn stop(&mut self) {
-        if let Some(accepting) = self.accepting.take() {
+    pub fn stop(&self) {
+        let accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(accepting) = accepting {
             accepting.abort();
         }
         self.break_connections();
     }
 
-    /// Listens again, on the same port.
+    /// Listens again, on the same port, in the network namespace of the calling thread.
     ///
     /// # Errors
     /// The port cannot be bound.
-    #[expect(clippy::unused_async, reason = "needs a runtime around it, as `start` does")]
-    pub async fn start_again(&mut self) -> io::Result<()> {
+    pub fn start_again(&self) -> io::Result<()> {
+        let _runtime = self.runtime.enter();
         let listener = socket(self.address)?.listen(1024)?;
         let shared = Arc::clone(&self.shared);
-        self.accepting = Some(tokio::spawn(accept(shared, listener)).abort_handle());
+        let task = self.runtime.spawn(accept(shared, listener)).abort_handle();
+        *self.accepting.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
         Ok(())
     }
 

@@ -49,6 +49,13 @@ pub(super) async fn serve(
         let place = parse_path(&path).ok_or_else(|| {
             Refusal(StatusCode::NOT_FOUND, "NotFound", format!("no resource {path}"))
         })?;
+        if shared.with(|state| state.faults.forbidden == Some(place.resource)) {
+            return Err(Refusal(
+                StatusCode::FORBIDDEN,
+                "Forbidden",
+                format!("{path} is forbidden"),
+            ));
+        }
         match method {
             Method::GET => read(&shared, place, &query),
             Method::POST => create(&shared, &place, &body),

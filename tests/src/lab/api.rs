@@ -1,20 +1,70 @@
 //! An API server on the lab's node, in the place of the directory of manifests.
 
+use std::fmt;
 use std::fs;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context as _, Result};
-use serde_json::json;
-use tokio::runtime::Runtime;
+use anyhow::{Context as _, Result, bail};
+use netpol_agent::model::Kind;
+use serde_json::{Value, json};
+use tokio::runtime::{Handle, Runtime};
 
 use super::Lab;
+use super::objects::Mirror;
+use crate::cluster::Cluster;
 use crate::fake_api::FakeApi;
 
 /// The server, with what runs it.
 #[derive(Debug)]
 pub(super) struct ApiServer {
-    api: Arc<FakeApi>,
-    _runtime: Runtime,
+    api: Served,
+    runtime: Runtime,
+}
+
+#[derive(Debug)]
+enum Served {
+    Directly(Arc<FakeApi>),
+    Cluster(Arc<SharedCluster>),
+}
+
+/// A cluster that several threads use.
+struct SharedCluster {
+    cluster: Mutex<Cluster>,
+    runtime: Handle,
+}
+
+impl SharedCluster {
+    fn lock(&self) -> MutexGuard<'_, Cluster> {
+        self.cluster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for SharedCluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedCluster").finish_non_exhaustive()
+    }
+}
+
+impl Mirror for FakeApi {
+    fn put(&self, object: Value) -> Result<()> {
+        Self::put(self, object).map(drop).context("an object without kind or name")
+    }
+
+    fn delete(&self, kind: Kind, namespace: &str, name: &str) -> Result<()> {
+        // What somebody deleted before is gone as well.
+        Self::delete(self, kind, namespace, name);
+        Ok(())
+    }
+}
+
+impl Mirror for SharedCluster {
+    fn put(&self, object: Value) -> Result<()> {
+        self.runtime.block_on(self.lock().put(object))
+    }
+
+    fn delete(&self, kind: Kind, namespace: &str, name: &str) -> Result<()> {
+        self.runtime.block_on(self.lock().delete(kind, namespace, name))
+    }
 }
 
 impl Lab {
@@ -24,11 +74,7 @@ impl Lab {
     /// # Errors
     /// It cannot be started, or an object that exists is no object.
     pub fn start_api_server(&mut self) -> Result<Arc<FakeApi>> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .context("starting the async runtime")?;
+        let runtime = runtime()?;
         // The socket belongs to the namespace of the thread that makes it.
         let start = || Ok(runtime.block_on(FakeApi::start())?);
         let api = Arc::new(self.topology.node.inside(start).context("starting the API server")?);
@@ -36,13 +82,71 @@ impl Lab {
         fs::write(&kubeconfig, api.kubeconfig(&json!({})))
             .with_context(|| format!("writing {}", kubeconfig.display()))?;
         self.place.kubeconfig = Some(kubeconfig);
-        self.manifests.mirror_to(Arc::clone(&api))?;
-        self.api = Some(ApiServer { api: Arc::clone(&api), _runtime: runtime });
+        self.manifests.mirror_to(Arc::<FakeApi>::clone(&api))?;
+        self.api = Some(ApiServer { api: Served::Directly(Arc::clone(&api)), runtime });
         Ok(api)
     }
 
-    /// The API server, if there is one.
+    /// The API server of [`Lab::start_api_server`], if there is one.
     pub fn shared_api(&self) -> Option<Arc<FakeApi>> {
-        self.api.as_ref().map(|server| Arc::clone(&server.api))
+        match &self.api.as_ref()?.api {
+            Served::Directly(api) => Some(Arc::clone(api)),
+            Served::Cluster(_) => None,
+        }
     }
+
+    /// The same with the cluster that the environment asks for, which [`Lab::with_cluster`] can take away.
+    ///
+    /// # Errors
+    /// Those of [`Cluster::open`] and [`Lab::start_api_server`].
+    pub fn start_cluster(&mut self) -> Result<()> {
+        let runtime = runtime()?;
+        let node = self.topology.node.clone();
+        let cluster = runtime.block_on(Cluster::open_in(Some(node)))?;
+        self.place.kubeconfig = Some(cluster.kubeconfig());
+        let handle = runtime.handle().clone();
+        let shared = Arc::new(SharedCluster { cluster: Mutex::new(cluster), runtime: handle });
+        self.manifests.mirror_to(Arc::<SharedCluster>::clone(&shared))?;
+        self.api = Some(ApiServer { api: Served::Cluster(shared), runtime });
+        Ok(())
+    }
+
+    /// Does something with the cluster of [`Lab::start_cluster`].
+    ///
+    /// # Errors
+    /// There is none, or what the deed returns.
+    pub fn with_cluster<T>(&self, deed: impl AsyncFnOnce(&mut Cluster) -> Result<T>) -> Result<T> {
+        let server = self.api.as_ref().context("no API server")?;
+        let Served::Cluster(shared) = &server.api else { bail!("no cluster") };
+        let mut cluster = shared.lock();
+        server.runtime.block_on(deed(&mut cluster))
+    }
+
+    /// The uid that a cluster gave to a pod.
+    pub(super) fn uid_in_cluster(&self, namespace: &str, name: &str) -> Option<String> {
+        let read = async |cluster: &mut Cluster| cluster.get(Kind::Pod, namespace, name).await;
+        let pod = self.with_cluster(read).ok()?;
+        pod.pointer("/metadata/uid").and_then(Value::as_str).map(str::to_owned)
+    }
+
+    /// Lets nobody reach the API server, for as long as the deed takes.
+    ///
+    /// # Errors
+    /// There is none, its port cannot be had again, or what the deed returns.
+    pub fn without_api_server<T>(&self, deed: impl FnOnce() -> Result<T>) -> Result<T> {
+        let server = self.api.as_ref().context("no API server")?;
+        let Served::Directly(api) = &server.api else { bail!("a cluster is closed by itself") };
+        api.stop();
+        let outcome = deed();
+        self.topology.node.inside(|| Ok(api.start_again()?)).context("starting the API server")?;
+        outcome
+    }
+}
+
+fn runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .context("starting the async runtime")
 }

@@ -435,6 +435,11 @@ impl Lab {
     }
 
     fn uid(&self, pod: &str) -> String {
+        if let Some((namespace, name)) = pod.split_once('/')
+            && let Some(uid) = self.uid_in_cluster(namespace, name)
+        {
+            return uid;
+        }
         format!("{}-{pod}-{}", self.name, self.n_containers).replace('/', "-")
     }
 }

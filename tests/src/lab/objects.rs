@@ -1,6 +1,7 @@
 //! The Kubernetes objects of a lab, as files in its directory of manifests.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -12,7 +13,6 @@ use netpol_agent::model::Kind;
 use serde_json::{Value, json};
 
 use super::topology::{NODE, NODE_NAME};
-use crate::fake_api::FakeApi;
 
 /// Labels, by key.
 pub type Labels = BTreeMap<String, String>;
@@ -29,7 +29,15 @@ pub struct Manifests {
     /// Beside it, on the same file system: files are written here and then moved.
     drafts: PathBuf,
     /// The API server that has the same objects, if there is one.
-    api: Option<Arc<FakeApi>>,
+    api: Option<Arc<dyn Mirror>>,
+}
+
+/// An API server that has the objects of the directory too.
+pub(super) trait Mirror: fmt::Debug + Send + Sync {
+    /// Creates an object, or brings it to this state.
+    fn put(&self, object: Value) -> Result<()>;
+    /// Deletes an object.
+    fn delete(&self, kind: Kind, namespace: &str, name: &str) -> Result<()>;
 }
 
 impl Manifests {
@@ -66,10 +74,17 @@ impl Manifests {
     ///
     /// # Errors
     /// A file cannot be read, or holds no objects.
-    pub(super) fn mirror_to(&mut self, api: Arc<FakeApi>) -> Result<()> {
-        self.api = Some(api);
+    pub(super) fn mirror_to(&mut self, api: Arc<dyn Mirror>) -> Result<()> {
+        let mut files = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
-            self.mirror(&fs::read_to_string(entry?.path())?)?;
+            files.push(entry?.path());
+        }
+        // A namespace comes before what is in it.
+        let is_namespace = |path: &PathBuf| path.to_string_lossy().contains("/namespace-");
+        files.sort_by_key(|path| !is_namespace(path));
+        self.api = Some(api);
+        for file in files {
+            self.mirror(&fs::read_to_string(file)?)?;
         }
         Ok(())
     }
@@ -77,7 +92,7 @@ impl Manifests {
     fn mirror(&self, content: &str) -> Result<()> {
         let Some(api) = &self.api else { return Ok(()) };
         for object in documents(content)? {
-            api.put(object).context("an object without kind or name")?;
+            api.put(object)?;
         }
         Ok(())
     }
@@ -94,7 +109,7 @@ impl Manifests {
                 };
                 let kind = Kind::ALL.into_iter().find(|kind| text("/kind") == kind.as_str());
                 let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
-                api.delete(kind.context("an unknown kind")?, &namespace, &name);
+                api.delete(kind.context("an unknown kind")?, &namespace, &name)?;
             }
         }
         match fs::remove_file(self.folder.join(file)) {

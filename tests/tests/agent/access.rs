@@ -1,34 +1,16 @@
 //! Being let in, and single questions.
 
-use netpol_agent::kube::{self, Access, Options};
+use netpol_agent::kube::{self, Access};
 use netpol_agent::model::ObjectName;
 use netpol_tests::fake_api::FakeApi;
 use serde_json::json;
 
-use crate::watched::{Watched, filled, pod};
-
-#[tokio::test]
-async fn an_expired_token_is_read_again() {
-    let directory = tempfile::tempdir().unwrap();
-    let token_file = directory.path().join("token");
-    std::fs::write(&token_file, "first").unwrap();
-    let api = filled().await;
-    api.require_token("first");
-    let user = json!({ "tokenFile": token_file });
-    let mut watched = Watched::new_as(api, &user, Options::default()).await;
-    watched.until_listed().await;
-    watched.api.require_token("second");
-    watched.api.break_connections();
-    watched.until("the refusal is told", |w| w.errors.iter().any(|e| e.contains("401"))).await;
-    std::fs::write(&token_file, "second").unwrap();
-    watched.api.put(pod("shop", "new", "10.0.0.3")).unwrap();
-    watched.until("the new pod is there", |w| w.pod("new").is_some()).await;
-}
+use netpol_tests::watched::{Watched, pod};
 
 #[tokio::test]
 async fn a_server_that_moves_is_found_through_its_kubeconfig() {
-    let mut watched = Watched::filled().await;
-    watched.api.stop();
+    let mut watched = Watched::filled_in_process().await;
+    watched.cluster.close();
     let other = FakeApi::start().await.unwrap();
     other.put(pod("shop", "elsewhere", "10.0.0.3")).unwrap();
     std::fs::write(&watched.kubeconfig, other.kubeconfig(&json!({}))).unwrap();
@@ -52,14 +34,14 @@ async fn a_kubeconfig_that_cannot_be_used_is_named() {
 
 #[tokio::test]
 async fn a_pod_can_be_asked_for_by_name() {
-    let watched = Watched::filled().await;
+    let watched = Watched::filled_in_process().await;
     let client = watched.access.client();
     let (web, found) = kube::pod(&client, &ObjectName::new("shop", "web")).await.unwrap();
     assert_eq!(web.unwrap().addresses()[0].to_string(), "10.0.0.1");
     assert_eq!(found, []);
     let (none, found) = kube::pod(&client, &ObjectName::new("shop", "none")).await.unwrap();
     assert_eq!((none, found), (None, Vec::new()));
-    watched.api.fail(http::StatusCode::INTERNAL_SERVER_ERROR, 1);
+    watched.api().fail(http::StatusCode::INTERNAL_SERVER_ERROR, 1);
     let error = kube::pod(&client, &ObjectName::new("shop", "web")).await.unwrap_err();
     assert!(error.to_string().contains("500"), "{error}");
 }

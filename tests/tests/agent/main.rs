@@ -5,5 +5,3 @@ mod access;
 mod faults;
 mod lists;
 mod objects;
-mod report;
-mod watched;

@@ -5,7 +5,7 @@ use netpol_agent::model::{Code, Kind, ObjectName, ObjectRef};
 use netpol_tests::fake_api::StreamingLists;
 use serde_json::json;
 
-use crate::watched::{Watched, filled, pod, policy};
+use netpol_tests::watched::{Watched, filled, pod};
 
 fn named(kind: Kind, name: &str) -> ObjectRef {
     ObjectRef { kind, name: ObjectName::new("shop", name) }
@@ -13,10 +13,10 @@ fn named(kind: Kind, name: &str) -> ObjectRef {
 
 #[tokio::test]
 async fn an_object_that_cannot_be_read_is_reported_and_stays_as_it_was() {
-    let mut watched = Watched::filled().await;
+    let mut watched = Watched::filled_in_process().await;
     let mut bad = pod("shop", "web", "10.0.0.9");
     bad["spec"]["containers"] = json!("none");
-    watched.api.put(bad).unwrap();
+    watched.api().put(bad).unwrap();
     let web = named(Kind::Pod, "web");
     watched.until("the finding is told", |w| !w.diagnostics.of(&web).is_empty()).await;
     let found = watched.diagnostics.of(&web);
@@ -24,14 +24,14 @@ async fn an_object_that_cannot_be_read_is_reported_and_stays_as_it_was() {
     assert_eq!(watched.address_of("web"), "10.0.0.1");
 
     // Others go on, and a new list changes nothing about it.
-    watched.api.put(pod("shop", "db", "10.0.0.8")).unwrap();
+    watched.api().put(pod("shop", "db", "10.0.0.8")).unwrap();
     watched.until("the other pod changed", |w| w.address_of("db") == "10.0.0.8").await;
-    watched.api.expire_watches(Kind::Pod);
+    watched.api().expire_watches(Kind::Pod);
     watched.until("the pods are listed again", |w| w.n_lists[&Kind::Pod] == 2).await;
     assert_eq!(watched.address_of("web"), "10.0.0.1");
     assert_eq!(watched.diagnostics.of(&web).len(), 1);
 
-    watched.api.put(pod("shop", "web", "10.0.0.9")).unwrap();
+    watched.api().put(pod("shop", "web", "10.0.0.9")).unwrap();
     watched.until("the pod is read again", |w| w.address_of("web") == "10.0.0.9").await;
     assert!(watched.diagnostics.of(&web).is_empty());
 }
@@ -44,7 +44,7 @@ async fn an_unreadable_object_in_the_first_list_hides_no_other() {
         let mut bad = pod("shop", "bad", "10.0.0.9");
         bad["metadata"]["labels"] = json!({ "app": 7 });
         api.put(bad).unwrap();
-        let mut watched = Watched::new(api, Options::default()).await;
+        let mut watched = Watched::in_process(api, Options::default()).await;
         watched.until_listed().await;
         assert_eq!(watched.pod_names(), ["db", "web"]);
         let found = watched.diagnostics.of(&named(Kind::Pod, "bad"));
@@ -54,23 +54,10 @@ async fn an_unreadable_object_in_the_first_list_hides_no_other() {
 
 #[tokio::test]
 async fn an_object_without_a_name_is_reported_and_stops_nothing() {
-    let mut watched = Watched::filled().await;
-    watched.api.inject(Kind::Pod, "MODIFIED", &json!({ "metadata": { "name": 7 } }));
+    let mut watched = Watched::filled_in_process().await;
+    watched.api().inject(Kind::Pod, "MODIFIED", &json!({ "metadata": { "name": 7 } }));
     watched.fence().await;
     let unnamed = ObjectRef { kind: Kind::Pod, name: ObjectName::cluster_scoped("") };
     assert_eq!(watched.diagnostics.of(&unnamed)[0].field, "metadata.name");
     assert_eq!(watched.n_lists[&Kind::Pod], 1);
-}
-
-#[tokio::test]
-async fn a_policy_that_is_not_understood_still_isolates_and_is_reported() {
-    let mut watched = Watched::filled().await;
-    let mut odd = policy("shop", "odd");
-    odd["spec"]["ingress"] = json!([{ "ports": [{ "port": "no port name!" }] }]);
-    watched.api.put(odd).unwrap();
-    watched.until("the policy is there", |w| w.state.policies().count() == 2).await;
-    let odd = named(Kind::NetworkPolicy, "odd");
-    let policy = watched.state.policy(&odd.name).unwrap();
-    assert!(policy.policy_types.ingress);
-    assert!(!watched.diagnostics.of(&odd).is_empty());
 }

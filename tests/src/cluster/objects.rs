@@ -1,0 +1,208 @@
+//! Objects of a cluster come and go, and what its server says about them.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use netpol_agent::model::Kind;
+use serde_json::{Value, json};
+
+use super::admin::{Admin, collection, status_of};
+use super::{Able, Cluster, LABEL, Server, Side, UNNAMED, skip, unable};
+use crate::deployment::objects;
+
+impl Cluster {
+    /// Creates an object, or brings it to this state, its status too.
+    ///
+    /// # Errors
+    /// The server refuses it.
+    pub async fn put(&self, mut object: Value) -> Result<()> {
+        if matches!(self.server, Server::Given(_)) {
+            make_harmless(&mut object);
+        }
+        match self.side() {
+            Side::InProcess(api) => api.put(object).map(drop).context(UNNAMED),
+            Side::Real(admin) => admin.put(object).await,
+        }
+    }
+
+    /// Stores an object as it is, whatever the server would say about it.
+    ///
+    /// # Errors
+    /// It cannot be stored.
+    pub async fn put_unchecked(&self, object: Value) -> Result<Able> {
+        match &self.server {
+            Server::InProcess(api) => {
+                api.put(object).context(UNNAMED)?;
+            }
+            Server::Started(plane) => plane.store_unchecked(&object).await?,
+            Server::Given(_) => return Ok(unable("only etcd takes what the server refuses")),
+        }
+        Ok(Able::Yes)
+    }
+
+    /// An object as the server has it.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn get(&self, kind: Kind, namespace: &str, name: &str) -> Result<Value> {
+        match self.side() {
+            Side::InProcess(api) => {
+                api.get(kind, namespace, name).with_context(|| format!("there is no {kind} {name}"))
+            }
+            Side::Real(admin) => admin.read(&reference(kind, namespace, name)).await,
+        }
+    }
+
+    /// Deletes an object.
+    ///
+    /// # Errors
+    /// There is none, or the server refuses.
+    pub async fn delete(&self, kind: Kind, namespace: &str, name: &str) -> Result<()> {
+        match self.side() {
+            Side::InProcess(api) => {
+                let deleted = api.delete(kind, namespace, name);
+                deleted.map(drop).with_context(|| format!("there is no {kind} {name}"))
+            }
+            Side::Real(admin) => admin.delete(&reference(kind, namespace, name)).await,
+        }
+    }
+
+    /// The Kubernetes Events of a namespace.
+    ///
+    /// # Errors
+    /// The server does not tell them.
+    pub async fn events(&self, namespace: &str) -> Result<Vec<Value>> {
+        match self.side() {
+            Side::InProcess(api) => {
+                let mut events = api.events();
+                let is_there = |event: &Value| {
+                    event.pointer("/metadata/namespace").is_some_and(|found| found == namespace)
+                };
+                events.retain(is_there);
+                Ok(events)
+            }
+            Side::Real(admin) => admin.list(&collection("Event", namespace)?).await,
+        }
+    }
+
+    /// Whether a real server would take an object.
+    ///
+    /// # Errors
+    /// Why not; or the server is one that takes everything.
+    pub async fn try_create(&self, object: &Value) -> Result<()> {
+        match self.side() {
+            Side::InProcess(_) => bail!("a server that takes everything says nothing"),
+            Side::Real(admin) => admin.try_create(object).await,
+        }
+    }
+
+    /// Creates or changes an object as a user does: with `kubectl apply`, where there is a server that it can talk to.
+    ///
+    /// # Errors
+    /// The server refuses it.
+    pub async fn apply(&self, yaml: &str) -> Result<()> {
+        let Server::Started(plane) = &self.server else {
+            for object in objects(yaml)? {
+                self.put(object).await?;
+            }
+            return Ok(());
+        };
+        let mut kubectl = Command::new("kubectl");
+        kubectl.arg("--kubeconfig").arg(plane.kubeconfig()).args(["apply", "--filename", "-"]);
+        kubectl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = kubectl.spawn().context("starting kubectl")?;
+        child.stdin.take().context("kubectl has no input")?.write_all(yaml.as_bytes())?;
+        let output = child.wait_with_output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "kubectl apply: {said}");
+        Ok(())
+    }
+
+    /// The paths of all lists that the agent has asked for, without watches. `None` if the server does not tell.
+    ///
+    /// # Errors
+    /// What it tells cannot be understood.
+    pub fn asked_lists(&self) -> Result<Option<Vec<String>>> {
+        Ok(match &self.server {
+            Server::InProcess(api) => {
+                let lists =
+                    api.asked().into_iter().filter(|asked| !asked.query.contains_key("watch"));
+                Some(lists.map(|asked| asked.path).collect())
+            }
+            Server::Started(plane) => {
+                let asked = plane.asked(&self.user().context("no account")?)?;
+                let lists = asked
+                    .iter()
+                    .filter(|event| event.get("verb").is_some_and(|verb| verb == "list"));
+                let path = |event: &Value| {
+                    let uri = event.get("requestURI").and_then(Value::as_str).unwrap_or_default();
+                    uri.split('?').next().unwrap_or_default().to_owned()
+                };
+                Some(lists.map(path).collect())
+            }
+            Server::Given(_) => None,
+        })
+    }
+
+    /// All that the agent's account may do in its namespace: group, resource and verb; what everybody may do is left out.
+    /// `None` if the server admits everybody.
+    ///
+    /// # Errors
+    /// The server does not say.
+    pub async fn granted(&self) -> Result<Option<BTreeSet<(String, String, String)>>> {
+        let Some(account) = &self.account else {
+            skip("the server in this process has no roles");
+            return Ok(None);
+        };
+        let agent = Admin::open(&self.kubeconfig()).await?;
+        Ok(Some(account.granted(&agent).await?))
+    }
+
+    /// The HTTP status with which the server refuses something to the agent, 200 if it does not. `None` if it admits
+    /// everybody.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub async fn refusal_of_agent(
+        &self,
+        method: &str,
+        path: &str,
+        body: &Value,
+    ) -> Result<Option<u16>> {
+        if self.account.is_none() {
+            skip("the server in this process has no roles");
+            return Ok(None);
+        }
+        let agent = Admin::open(&self.kubeconfig()).await?;
+        match agent.ask_json(method, path, body).await {
+            Ok(_) => Ok(Some(200)),
+            Err(error) => status_of(&error).map(Some).ok_or(error),
+        }
+    }
+}
+
+/// No kubelet is to start a pod of ours, and what belongs to no namespace is to be found again.
+fn make_harmless(object: &mut Value) {
+    let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
+    if kind == "Pod"
+        && let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut)
+    {
+        spec.remove("nodeName");
+        spec.insert("schedulerName".to_owned(), json!("netpol-e2e-nobody"));
+        spec.insert("automountServiceAccountToken".to_owned(), json!(false));
+    }
+    if ["Namespace", "Node", "ClusterRole", "ClusterRoleBinding"].contains(&&*kind) {
+        let run = std::env::var("NETPOL_E2E_RUN").unwrap_or_default();
+        let labels = object.pointer_mut("/metadata").and_then(Value::as_object_mut);
+        let labels = labels.map(|metadata| metadata.entry("labels").or_insert(json!({})));
+        if let Some(labels) = labels.and_then(Value::as_object_mut) {
+            labels.insert(LABEL.to_owned(), json!(run));
+        }
+    }
+}
+
+fn reference(kind: Kind, namespace: &str, name: &str) -> Value {
+    json!({ "kind": kind.as_str(), "metadata": { "namespace": namespace, "name": name } })
+}

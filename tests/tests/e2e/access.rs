@@ -1,0 +1,46 @@
+//! Being let in, and single questions.
+
+use netpol_agent::kube;
+use netpol_agent::model::ObjectName;
+use netpol_tests::cluster::Able;
+use netpol_tests::watched::Watched;
+
+#[tokio::test]
+async fn a_token_that_is_refused_is_read_again() {
+    let mut watched = Watched::filled().await;
+    watched.cluster.revoke_token().await.unwrap();
+    watched.cluster.break_connections();
+    watched.until("the refusal is told", |w| w.errors.iter().any(|e| e.contains("401"))).await;
+    watched.cluster.renew_token().await.unwrap();
+    watched.put(watched.new_pod("new", "10.0.0.3")).await;
+    watched.until("the new pod is there", |w| w.pod("new").is_some()).await;
+}
+
+#[tokio::test]
+async fn a_server_with_another_authority_is_trusted_once_the_file_says_so() {
+    let mut watched = Watched::filled().await;
+    if watched.cluster.change_authority().await.unwrap() == Able::No {
+        return;
+    }
+    let is_mistrust = |error: &String| error.contains("certificate");
+    watched.until("the mistrust is told", |w| w.errors.iter().any(is_mistrust)).await;
+    watched.put(watched.new_pod("new", "10.0.0.3")).await;
+    watched.cluster.trust_server().unwrap();
+    watched.until("the new pod is there", |w| w.pod("new").is_some()).await;
+    // Single questions are asked of the server as it is known now.
+    let name = ObjectName::new(&watched.namespace, "new");
+    let (pod, _) = kube::pod(&watched.access.client(), &name).await.unwrap();
+    assert!(pod.is_some());
+}
+
+#[tokio::test]
+async fn a_pod_can_be_asked_for_by_name() {
+    let watched = Watched::filled().await;
+    let client = watched.access.client();
+    let name = |name| ObjectName::new(&watched.namespace, name);
+    let (web, found) = kube::pod(&client, &name("web")).await.unwrap();
+    assert_eq!(web.unwrap().addresses()[0].to_string(), "10.0.0.1");
+    assert_eq!(found, []);
+    let (none, found) = kube::pod(&client, &name("none")).await.unwrap();
+    assert_eq!((none, found), (None, Vec::new()));
+}

@@ -1,0 +1,104 @@
+//! A node of a cluster: its pods are network namespaces, its agent is the real one, and so is, with assets, the API server.
+//! They need root, `ip` and Debian's CNI plugins.
+
+mod enforcement;
+mod starts;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use netpol_agent::agent::SourceStatus;
+use netpol_agent::model::Kind;
+use netpol_tests::cluster::skip;
+use netpol_tests::lab::topology::Wiring;
+use netpol_tests::lab::wait::{Look, until};
+use netpol_tests::lab::{Host, Lab, Passing, PodSpec, labels};
+use netpol_tests::privilege::{Need, met};
+use netpol_tests::probe::Protocol::{Tcp, Udp};
+
+/// What a lab needs.
+const NEEDS: [Need; 4] = [
+    Need::Root,
+    Need::Program("ip"),
+    Need::Program("kubectl"),
+    Need::File { path: "/usr/lib/cni/bridge", from: "containernetworking-plugins" },
+];
+
+/// On what the pods answer.
+const PORT: u16 = 80;
+
+/// A watch that has failed for some seconds is begun again within this time.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(45);
+
+/// Clients may connect to web, over TCP and UDP.
+const ALLOW_CLIENTS: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: { name: web, namespace: shop }
+spec:
+  podSelector: { matchLabels: { app: web } }
+  ingress:
+    - from: [{ podSelector: { matchLabels: { role: client } } }]
+      ports: [{ protocol: TCP, port: 80 }, { protocol: UDP, port: 80 }]
+";
+
+/// A node with an agent and the namespace shop, or `None` where it cannot be.
+fn node(name: &str) -> Result<Option<Lab>> {
+    if std::env::var_os("NETPOL_E2E_KUBECONFIG").is_some() {
+        skip("a node of the lab has addresses that the cluster's own pods may have");
+        return Ok(None);
+    }
+    if !met(&NEEDS) {
+        return Ok(None);
+    }
+    let mut lab = Lab::create(name, Wiring::Bridge)?;
+    lab.start_cluster()?;
+    lab.apply_namespace("shop", &labels(&[]))?;
+    lab.start_agent()?;
+    Ok(Some(lab))
+}
+
+fn pod(name: &str, label: (&str, &str)) -> PodSpec {
+    PodSpec::new(&format!("shop/{name}"), &[label], &[PORT])
+}
+
+/// Adds web, a client and a visitor.
+fn add_pods(lab: &mut Lab) -> Result<()> {
+    for (name, label) in
+        [("web", ("app", "web")), ("client", ("role", "client")), ("visitor", ("role", "visitor"))]
+    {
+        lab.add_pod(pod(name, label))?;
+    }
+    Ok(())
+}
+
+/// Waits until the pod can connect to web, or cannot, in both families and over both protocols.
+fn expect(lab: &Lab, passing: Passing, from: &str) -> Result<()> {
+    for protocol in [Tcp, Udp] {
+        let from = Host::pod(&format!("shop/{from}"));
+        lab.expect(passing, &from, &Host::pod("shop/web"), protocol, PORT)?;
+    }
+    Ok(())
+}
+
+/// Waits until the agent says this of every kind.
+fn wait_for_sources(lab: &Lab, wanted: impl Fn(&SourceStatus) -> bool) -> Result<()> {
+    until("the sources", RECOVERY_LIMIT, || {
+        // An agent that has just begun does not listen yet.
+        let Ok(status) = lab.status() else { return Ok(Look::NotYet("no agent".to_owned())) };
+        let is_told = |kind: &Kind| status.sources.get(kind).is_some_and(&wanted);
+        Ok(if Kind::ALL.iter().all(is_told) {
+            Look::Done(())
+        } else {
+            Look::NotYet(format!("{:?}", status.sources))
+        })
+    })
+}
+
+fn is_synced(source: &SourceStatus) -> bool {
+    matches!(source, SourceStatus::Synced { .. })
+}
+
+fn is_broken(source: &SourceStatus) -> bool {
+    matches!(source, SourceStatus::Broken { .. })
+}
