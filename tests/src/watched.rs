@@ -84,14 +84,16 @@ impl Watched {
         Self::new(Cluster::in_process(api).unwrap(), "shop".to_owned(), options).await
     }
 
-    /// Watches a server. Delays after failures are cut short.
+    /// Watches a server. Delays after failures are cut short, unless the options say something about them.
     pub async fn new(cluster: Cluster, namespace: String, options: Options) -> Self {
         let kubeconfig = cluster.kubeconfig();
         let access = Access::open(Some(&kubeconfig)).await.unwrap();
-        let options = Options {
-            min_retry: Duration::from_millis(10),
-            max_retry: Duration::from_millis(100),
-            ..options
+        let is_as_usual = options.max_retry == Options::default().max_retry;
+        let options = if is_as_usual {
+            let (min_retry, max_retry) = (Duration::from_millis(10), Duration::from_millis(100));
+            Options { min_retry, max_retry, ..options }
+        } else {
+            options
         };
         let (out, updates) = mpsc::channel(64);
         let cancel = CancellationToken::new();

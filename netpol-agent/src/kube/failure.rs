@@ -46,6 +46,8 @@ pub(super) enum Remedy {
     Retry,
     /// From a new list, after a while.
     NewList,
+    /// From a new list, at once if it is the first in a row: the server answers, and has only forgotten the version.
+    Relist,
 }
 
 impl Failure {
@@ -55,12 +57,14 @@ impl Failure {
             Self::NoStreamingList => Remedy::Pages,
             Self::Request(error) => match (error.status(), beginning) {
                 (Some(400 | 422), Beginning::StreamingList) => Remedy::Pages,
+                (Some(410), Beginning::Version) => Remedy::Relist,
                 (Some(400 | 404 | 410 | 422), _) => Remedy::NewList,
                 _ => Remedy::Retry,
             },
             Self::Ended(End::Closed) if lasted >= MIN_WATCH => Remedy::GoOn,
             Self::Ended(End::Closed | End::Broken(_)) => Remedy::Retry,
             Self::Silent(_) => Remedy::GoOn,
+            Self::GivenUp { code: 410, .. } => Remedy::Relist,
             Self::Ended(End::Garbled(_) | End::Endless) | Self::GivenUp { .. } => Remedy::NewList,
         }
     }
@@ -122,7 +126,7 @@ mod tests {
     fn a_refused_streaming_list_is_read_in_pages_and_a_refused_version_anew() {
         check(&answer(422), Beginning::StreamingList, Remedy::Pages);
         check(&answer(422), Beginning::Version, Remedy::NewList);
-        check(&answer(410), Beginning::Version, Remedy::NewList);
+        check(&answer(410), Beginning::Version, Remedy::Relist);
         check(&answer(410), Beginning::Pages, Remedy::NewList);
     }
 

@@ -10,13 +10,11 @@
 //! The version is where the next watch begins: every event up to it has been told. Nothing else is
 //! remembered, so whatever happens, the store holds what the last list and the events after it say.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
@@ -25,7 +23,8 @@ use super::access::{Access, Error, Latest};
 use super::decode;
 use super::failure::{Beginning, Failure, MIN_WATCH, Remedy};
 use super::listing::Listing;
-use super::request::{self, End, Line, Lines, Page, Scope};
+use super::notice;
+use super::request::{self, Line, Lines, Page, Scope};
 use super::retry::{Retry, spread};
 use crate::model::Kind;
 use crate::source::{Health, SourceUpdate};
@@ -36,9 +35,6 @@ const WATCH: Duration = Duration::from_mins(4);
 
 /// Failures in a row, none of them serious, that are serious together.
 const N_HARMLESS_FAILURES: u32 = 3;
-
-/// The annotation of the bookmark that ends a streaming list.
-const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// Follows one kind.
 pub(super) struct Follower {
@@ -53,7 +49,15 @@ pub(super) struct Follower {
     may_stream: bool,
     health: Health,
     retry: Retry,
+    /// Listed again because the server had forgotten the version, and nothing heard since.
+    is_relisted: bool,
+    recoveries: Recoveries,
+    /// Why the configuration cannot be read again, if that was tried last.
+    unrenewed: Option<Error>,
 }
+
+/// Counts how often a watch began to work again, for all kinds: whoever waits for the server then waits no longer.
+pub(super) type Recoveries = watch::Sender<u64>;
 
 /// A `resourceVersion`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,28 +95,6 @@ impl From<Stopped> for Stop {
     }
 }
 
-/// The object of a bookmark.
-#[derive(Deserialize)]
-struct Bookmark {
-    metadata: BookmarkMetadata,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct BookmarkMetadata {
-    resource_version: String,
-    annotations: Option<BTreeMap<String, String>>,
-}
-
-/// The object of an error event.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Status {
-    code: u16,
-    reason: String,
-    message: String,
-}
-
 impl Follower {
     /// Follows `kind`, once it runs.
     pub(super) fn new(
@@ -120,6 +102,7 @@ impl Follower {
         access: Access,
         options: Options,
         out: mpsc::Sender<SourceUpdate>,
+        recoveries: Recoveries,
     ) -> Self {
         let own_node = options.node.as_deref().filter(|_| kind == Kind::Node);
         Self {
@@ -132,6 +115,9 @@ impl Follower {
             version: None,
             may_stream: true,
             health: Health::Listing,
+            is_relisted: false,
+            recoveries,
+            unrenewed: None,
         }
     }
 
@@ -175,6 +161,7 @@ impl Follower {
             let line = line.map_err(|_elapsed| Failure::Silent(patience))??;
             self.take(line).await?;
             self.retry.reset();
+            self.is_relisted = false;
         }
     }
 
@@ -208,16 +195,15 @@ impl Follower {
             match &*event {
                 "ADDED" | "MODIFIED" => listing.add(object.get()),
                 "BOOKMARK" => {
-                    let metadata = bookmark(object.get())?;
-                    let annotations = metadata.annotations.unwrap_or_default();
-                    if !annotations.contains_key(INITIAL_EVENTS_END) {
+                    let bookmark = notice::bookmark(object.get())?;
+                    if !bookmark.ends_initial_events() {
                         return Err(Failure::NoStreamingList);
                     }
-                    listing.version = metadata.resource_version;
+                    listing.version = bookmark.resource_version;
                     return Ok(listing);
                 }
                 "DELETED" => listing.remove(object.get()),
-                "ERROR" => return Err(given_up(object.get())),
+                "ERROR" => return Err(notice::given_up(object.get())),
                 _ => return Err(Failure::NoStreamingList),
             }
         }
@@ -228,10 +214,10 @@ impl Follower {
         let update = match &*event {
             "ADDED" | "MODIFIED" | "DELETED" => self.take_event(&event, object.get()),
             "BOOKMARK" => {
-                self.advance(bookmark(object.get())?.resource_version);
+                self.advance(notice::bookmark(object.get())?.resource_version);
                 SourceUpdate::default()
             }
-            "ERROR" => return Err(given_up(object.get()).into()),
+            "ERROR" => return Err(notice::given_up(object.get()).into()),
             _ => {
                 debug!(kind = %self.scope.kind, %event, "watch event of an unknown type");
                 SourceUpdate::default()
@@ -281,7 +267,7 @@ impl Follower {
     /// Tells a complete list.
     async fn deliver(&mut self, listing: Listing) -> Result<(), Stopped> {
         let version = listing.version.clone();
-        info!(kind = %self.scope.kind, version, "listed");
+        info!(kind = %self.scope.kind, n_objects = listing.n_objects(), version, "listed");
         self.version = Some(Version(version));
         self.tell(listing.into_update()).await
     }
@@ -294,6 +280,7 @@ impl Follower {
             Health::Listing => heard,
             Health::Broken { .. } => {
                 info!(kind = %self.scope.kind, "watch works again");
+                self.recoveries.send_modify(|n_recoveries| *n_recoveries += 1);
                 heard
             }
         };
@@ -322,9 +309,14 @@ impl Follower {
         debug!(%kind, %failure, ?remedy, n_failures = self.retry.n_failures(), "watch interrupted");
         match remedy {
             Remedy::Pages => self.may_stream = false,
-            Remedy::NewList => self.version = None,
+            Remedy::NewList | Remedy::Relist => self.version = None,
             Remedy::GoOn | Remedy::Retry => {}
         }
+        if remedy == Remedy::Relist && !self.is_relisted {
+            self.is_relisted = true;
+            return Ok(());
+        }
+        let mut recoveries = self.recoveries.subscribe();
         if lasted >= MIN_WATCH && !matches!(failure, Failure::Request(_)) {
             self.retry.reset();
         }
@@ -337,12 +329,17 @@ impl Follower {
         }
         tokio::select! {
             () = sleep(delay) => {}
+            // An error says that the sender is gone, which is held here.
+            _ = recoveries.changed() => {}
             () = self.out.closed() => return Err(Stopped),
         }
         if failure.wants_new_client() {
             match self.access.renew(self.latest.number).await {
-                Ok(()) => self.latest = self.access.latest(),
-                Err(error) => warn!(%kind, %error, "cannot read the configuration again"),
+                Ok(()) => {
+                    self.latest = self.access.latest();
+                    self.unrenewed = None;
+                }
+                Err(error) => self.unrenewed = Some(error),
             }
         }
         Ok(())
@@ -350,27 +347,22 @@ impl Follower {
 
     /// Tells that the watch does not work.
     async fn break_down(&mut self, failure: &Failure) -> Result<(), Stopped> {
-        let error: Arc<str> = Arc::from(failure.to_string());
+        let error: Arc<str> = match &self.unrenewed {
+            None => Arc::from(failure.to_string()),
+            Some(cause) => {
+                Arc::from(format!("{failure}; the configuration cannot be read again: {cause}"))
+            }
+        };
         let since = match &self.health {
             Health::Broken { since, .. } => *since,
             Health::Listing | Health::Synced { .. } => Instant::now().into_std(),
         };
-        let health = Health::Broken { since, error };
+        let health = Health::Broken { since, error: Arc::clone(&error) };
         if health == self.health {
             return Ok(());
         }
-        warn!(kind = %self.scope.kind, %failure, "watch does not work");
+        warn!(kind = %self.scope.kind, failure = &*error, "watch does not work");
         self.health = health;
         self.tell_health().await
     }
-}
-
-fn bookmark(json: &str) -> Result<BookmarkMetadata, Failure> {
-    let Bookmark { metadata } = serde_json::from_str(json).map_err(End::Garbled)?;
-    Ok(metadata)
-}
-
-fn given_up(json: &str) -> Failure {
-    let Status { code, reason, message } = serde_json::from_str(json).unwrap_or_default();
-    Failure::GivenUp { code, reason, message }
 }

@@ -89,6 +89,11 @@ impl Listing {
         }
     }
 
+    /// Objects in it, those included that cannot be read.
+    pub(super) fn n_objects(&self) -> usize {
+        self.by_name.len() + self.unnamed.len()
+    }
+
     /// The complete list.
     pub(super) fn into_update(self) -> SourceUpdate {
         let Self { kind, mut entries, found, unnamed, interner: _, version: _ } = self;

@@ -11,6 +11,7 @@ mod decode;
 mod failure;
 mod follow;
 mod listing;
+mod notice;
 mod pod;
 mod report;
 mod request;
@@ -29,7 +30,7 @@ pub use report::{Report, report};
 
 use crate::model::Kind;
 use crate::source::SourceUpdate;
-use follow::Follower;
+use follow::{Follower, Recoveries};
 
 /// How to watch. The durations have defaults that suit a cluster; tests want shorter ones.
 #[derive(Clone, Debug)]
@@ -72,8 +73,10 @@ pub fn spawn(
     cancel: &CancellationToken,
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
+    let recoveries = Recoveries::new(0);
     for kind in Kind::ALL {
-        let follower = Follower::new(kind, access.clone(), options.clone(), out.clone());
+        let (access, options, out) = (access.clone(), options.clone(), out.clone());
+        let follower = Follower::new(kind, access, options, out, recoveries.clone());
         let cancel = cancel.clone();
         tasks.spawn(async move {
             // Cancelled or not, there is nothing left to do.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::StatusCode;
 use netpol_agent::kube::Options;
 use netpol_agent::model::Kind;
+use netpol_agent::source::Health;
 use netpol_tests::fake_api::{GoneAs, StreamingLists};
 use serde_json::json;
 
@@ -138,4 +139,28 @@ async fn a_watch_that_falls_silent_is_begun_again() {
     watched.api().release();
     watched.until("the new pod is there", |w| w.pod("new").is_some()).await;
     assert_eq!(watched.n_lists[&Kind::Pod], 1);
+}
+
+#[tokio::test]
+async fn the_first_watch_that_works_again_wakes_the_others() {
+    let delay = Duration::from_secs(6);
+    let options = Options { min_retry: delay, max_retry: delay, ..Options::default() };
+    let mut watched = Watched::in_process(filled().await, options).await;
+    watched.until_listed().await;
+    watched.cluster.close();
+    for kind in Kind::ALL {
+        let is_broken = |w: &Watched| matches!(w.freshness.of(kind), Health::Broken { .. });
+        watched.until("the outage is told", is_broken).await;
+    }
+    watched.cluster.open_again().unwrap();
+    watched.until("one is there", |w| Kind::ALL.iter().any(|kind| w.heard(*kind).is_some())).await;
+    watched.until("all are there", |w| Kind::ALL.iter().all(|kind| w.heard(*kind).is_some())).await;
+    let since = |kind| match watched.freshness.of(kind) {
+        Health::Synced { since, .. } => *since,
+        health @ (Health::Listing | Health::Broken { .. }) => panic!("{kind}: {health:?}"),
+    };
+    let mut moments = Kind::ALL.map(since);
+    moments.sort();
+    // By themselves they would be there within three seconds of each other.
+    assert!(moments[4] - moments[0] < Duration::from_millis(700), "{moments:?}");
 }

@@ -24,6 +24,9 @@ async fn a_server_with_another_authority_is_trusted_once_the_file_says_so() {
     }
     let is_mistrust = |error: &String| error.contains("certificate");
     watched.until("the mistrust is told", |w| w.errors.iter().any(is_mistrust)).await;
+    std::fs::remove_file(watched.kubeconfig.with_file_name("ca.crt")).unwrap();
+    let names_file = |error: &String| error.contains("certificate") && error.contains("ca.crt");
+    watched.until("the file is missed", |w| w.errors.iter().any(names_file)).await;
     watched.put(watched.new_pod("new", "10.0.0.3")).await;
     watched.cluster.trust_server().unwrap();
     watched.until("the new pod is there", |w| w.pod("new").is_some()).await;
