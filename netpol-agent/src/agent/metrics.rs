@@ -151,7 +151,8 @@ fn source_metrics(status: &Status) -> [Metric; 3] {
     let is_synced = |source: &SourceStatus| matches!(source, SourceStatus::Synced { .. });
     let silence = status.sources.iter().filter_map(|(kind, source)| match source {
         SourceStatus::Synced { heard_s } => Some(by_kind(kind, *heard_s)),
-        SourceStatus::Listing | SourceStatus::Broken { .. } => None,
+        SourceStatus::Broken { error: _, since_s } => Some(by_kind(kind, *since_s)),
+        SourceStatus::Listing => None,
     });
     [
         gauge(
@@ -172,7 +173,7 @@ fn source_metrics(status: &Status) -> [Metric; 3] {
             unit: Some(Unit::Seconds),
             ..gauge(
                 "source_silence",
-                "Time since the source last told of a kind, if only that nothing changed",
+                "Time since the source last told of a kind, if only that nothing changed, or since it fails to",
                 silence.collect(),
             )
         },

@@ -95,7 +95,9 @@ pub(super) fn unreadiness(status: &Status) -> Vec<String> {
     // What was listed stays in force: a broken watch alone makes no agent unready.
     for kind in &status.missing {
         reasons.push(match status.sources.get(kind) {
-            Some(SourceStatus::Broken { error }) => format!("not listed yet: {kind}: {error}"),
+            Some(SourceStatus::Broken { error, since_s: _ }) => {
+                format!("not listed yet: {kind}: {error}")
+            }
             Some(SourceStatus::Listing | SourceStatus::Synced { .. }) | None => {
                 format!("not listed yet: {kind}")
             }

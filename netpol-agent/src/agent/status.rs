@@ -60,6 +60,8 @@ pub enum SourceStatus {
     Broken {
         /// The latest failure.
         error: String,
+        /// Since the first failure; accurate to about a second.
+        since_s: u64,
     },
 }
 
@@ -233,7 +235,10 @@ impl<K: Kernel> Agent<K> {
             Health::Synced { since: _, heard } => {
                 SourceStatus::Synced { heard_s: self.latencies.since(*heard).as_secs() }
             }
-            Health::Broken { since: _, error } => SourceStatus::Broken { error: error.to_string() },
+            Health::Broken { since, error } => SourceStatus::Broken {
+                error: error.to_string(),
+                since_s: self.latencies.since(*since).as_secs(),
+            },
         }
     }
 }

@@ -43,7 +43,12 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         let state = match source {
             SourceStatus::Listing => "not listed yet".to_owned(),
             SourceStatus::Synced { heard_s } => format!("synced, last heard of {heard_s} s ago"),
-            SourceStatus::Broken { error } => format!("out of date: {error}"),
+            SourceStatus::Broken { error, since_s } if status.missing.contains(kind) => {
+                format!("not listed yet, tried for {since_s} s: {error}")
+            }
+            SourceStatus::Broken { error, since_s } => {
+                format!("out of date for {since_s} s: {error}")
+            }
         };
         writeln!(out, "  {kind}: {n}, {state}")?;
     }

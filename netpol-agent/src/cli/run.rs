@@ -76,7 +76,9 @@ fn source(
 }
 
 fn start_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter).with_context(|| format!("--log {filter}"))?;
+    // Each failed request would be told twice, once without saying what it was for.
+    let quiet = format!("kube_client::client::builder=off,{filter}");
+    let filter = EnvFilter::try_new(quiet).with_context(|| format!("--log {filter}"))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -47,11 +47,25 @@ impl Terminal<'_> {
             Ok(code) => code,
             Err(error) if is_broken_pipe(&error) => 0,
             Err(error) => {
-                self.complain(&format_args!("{error:#}"));
+                self.complain(&in_one_line(&error));
                 super::FAILED
             }
         }
     }
+}
+
+/// An error and its causes; a cause that is told already is left out.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -59,4 +73,15 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .chain()
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
         .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_that_is_told_already_is_not_told_again() {
+        let error = anyhow::anyhow!("no such file").context("reading a: no such file").context("b");
+        assert_eq!(in_one_line(&error), "b: reading a: no such file");
+    }
 }
