@@ -10,7 +10,12 @@ fn pods_that_come_and_go_leave_nothing_behind_and_every_verdict_is_right() -> Re
     if !met(&[Need::Root, Need::Program("ip"), bridge]) {
         return Ok(());
     }
-    let report = soak::run(&Options { seconds: 6, pods_per_second: 100, n_endpoints: 40 })?;
+    let report = soak::run(&Options {
+        seconds: 6,
+        pods_per_second: 100,
+        n_endpoints: 40,
+        outage_seconds: 1,
+    })?;
     println!("{}", report.text());
     Ok(())
 }

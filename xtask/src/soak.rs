@@ -18,6 +18,9 @@ pub(crate) struct Options {
     /// Endpoints on the node that stay.
     #[arg(long, default_value_t = 200)]
     endpoints: u32,
+    /// Seconds for which the API server is away after that, while pods still come and go.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    outage: u64,
 }
 
 /// Sets up, builds, and becomes the soak.
@@ -25,7 +28,7 @@ pub(crate) struct Options {
 /// # Errors
 /// The set-up or the build failed, there is no way to become root, or the soak could not be started.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let Options { seconds, pods_per_second, endpoints } = options;
+    let Options { seconds, pods_per_second, endpoints, outage } = options;
     setup::run(&setup::Options::default())?;
     term::heading("build");
     build::programs()?;
@@ -37,5 +40,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     soak.args(["--seconds", &seconds.to_string()]);
     soak.args(["--pods-per-second", &pods_per_second.to_string()]);
     soak.args(["--endpoints", &endpoints.to_string()]);
+    soak.args(["--outage", &outage.to_string()]);
     Err(soak.exec()).with_context(|| format!("starting {program}"))
 }

@@ -13,7 +13,8 @@ use crate::soak::{self, Options, Report};
 pub fn measure(run: &mut Run) -> Result<()> {
     let seconds = u64::try_from(run.size(100, 4))?;
     let n_endpoints = u32::try_from(run.size(200, 10))?;
-    let report = soak::run(&Options { seconds, pods_per_second: 100, n_endpoints })?;
+    let report =
+        soak::run(&Options { seconds, pods_per_second: 100, n_endpoints, outage_seconds: 0 })?;
     for (row, ratio) in ratios(&report)? {
         run.answer(row, Estimate::exact(ratio), &format!("{} pods", report.n_pods))?;
     }
@@ -63,6 +64,7 @@ mod tests {
             n_settled_verdicts: 1,
             lags: Vec::new(),
             n_answers: 1,
+            outage: None,
             before: measure(1_000, 7),
             after: measure(1_100, 14),
         };

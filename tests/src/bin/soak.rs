@@ -19,11 +19,15 @@ struct Args {
     /// Endpoints on the node that stay.
     #[arg(long, default_value_t = 200)]
     endpoints: u32,
+    /// Seconds for which the API server is away after that.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    outage: u64,
 }
 
 fn main() -> ExitCode {
-    let Args { seconds, pods_per_second, endpoints: n_endpoints } = Args::parse();
-    match soak::run(&Options { seconds, pods_per_second, n_endpoints }) {
+    let Args { seconds, pods_per_second, endpoints: n_endpoints, outage: outage_seconds } =
+        Args::parse();
+    match soak::run(&Options { seconds, pods_per_second, n_endpoints, outage_seconds }) {
         Ok(report) => {
             print!("{}", report.text());
             ExitCode::SUCCESS

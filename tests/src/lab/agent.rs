@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use netpol_common::proto::{self, Request, Response};
@@ -231,8 +232,16 @@ fn status(socket: &Path) -> Result<Response> {
 /// # Errors
 /// It does not answer.
 pub fn call(socket: &Path, request: &Request) -> Result<Response> {
+    call_within(socket, request, LIMIT)
+}
+
+/// The same, for an answer that may take so long.
+///
+/// # Errors
+/// It does not answer.
+pub fn call_within(socket: &Path, request: &Request, limit: Duration) -> Result<Response> {
     let mut stream = UnixStream::connect(socket).context("connecting to its socket")?;
-    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_read_timeout(Some(limit))?;
     stream.write_all(&proto::encode(request)?)?;
     let mut line = Vec::new();
     BufReader::new(stream).read_until(b'\n', &mut line)?;

@@ -5,7 +5,9 @@
 //! the pinned maps decide about a packet in `BPF_PROG_TEST_RUN`, as they do about one on the wire. An address belongs to
 //! pods of one group for ever, so that it is known at every moment what must not pass.
 
+mod interfaces;
 mod measure;
+mod outage;
 mod world;
 
 use std::time::{Duration, Instant};
@@ -13,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 
 pub use self::measure::Measure;
+pub use self::outage::Outage;
 use self::world::World;
 use crate::generator::Rng;
 use crate::lab::topology::Wiring;
@@ -29,6 +32,8 @@ pub struct Options {
     pub pods_per_second: u32,
     /// Endpoints on the node that stay.
     pub n_endpoints: u32,
+    /// How long the API server is away after that, while pods still come and go; not at all if zero.
+    pub outage_seconds: u64,
 }
 
 /// What was done, and what it came to.
@@ -50,6 +55,8 @@ pub struct Report {
     pub lags: Vec<Duration>,
     /// Messages of real pods that were answered.
     pub n_answers: u64,
+    /// The API server's absence, if it was one.
+    pub outage: Option<Outage>,
     /// Before the load, after a warm-up.
     pub before: Measure,
     /// After it.
@@ -64,11 +71,12 @@ impl Report {
             let at = self.lags.len().saturating_sub(1) * share / 100;
             self.lags.get(at).copied().unwrap_or_default().as_millis()
         };
+        let outage = self.outage.as_ref().map(Outage::text).unwrap_or_default();
         format!(
             "{seconds:.0} s, {} pods created and deleted ({:.0}/s), {} interfaces added and deleted ({:.1}/s), {} policy \
              changes\nverdicts: {} at any moment and {} settled ones, all right; {} messages of real pods answered, none \
              lost or leaked\nfrom the API server to the kernel: median {} ms, 90 % {} ms, longest {} ms ({} changes)\n\
-             before {}\nafter  {}\nratio of memory {:.3}\n",
+             {outage}before {}\nafter  {}\nratio of memory {:.3}\n",
             self.n_pods,
             precise(self.n_pods) / seconds,
             self.n_interfaces,
@@ -129,7 +137,7 @@ fn last_lines(log: &str) -> String {
 /// The load itself, in the node's network namespace.
 #[expect(clippy::disallowed_methods, reason = "load has a pace")]
 fn load(lab: &Lab, options: &Options) -> Result<Report> {
-    let Options { seconds, pods_per_second, n_endpoints } = *options;
+    let Options { seconds, pods_per_second, n_endpoints, outage_seconds } = *options;
     let mut world = World::build(lab, n_endpoints)?;
     let mut rng = Rng::new(crate::settings::seed());
     let n_each_round = pods_per_second.div_ceil(10);
@@ -142,6 +150,7 @@ fn load(lab: &Lab, options: &Options) -> Result<Report> {
         n_settled_verdicts: 0,
         lags: Vec::new(),
         n_answers: 0,
+        outage: None,
         before: Measure::default(),
         after: Measure::default(),
     };
@@ -166,7 +175,8 @@ fn load(lab: &Lab, options: &Options) -> Result<Report> {
             }
             if round % SETTLE == 0 {
                 now.lags.extend(world.settle()?);
-                now.n_settled_verdicts += world.ask_settled(&mut rng)?;
+                let in_force = world.snapshot();
+                now.n_settled_verdicts += world.ask_settled(&mut rng, &in_force)?;
             }
             if begin.elapsed() >= phase {
                 break;
@@ -176,6 +186,11 @@ fn load(lab: &Lab, options: &Options) -> Result<Report> {
         }
         now.lasted = begin.elapsed();
         now.n_interfaces = interfaces.end()?;
+        // The warm-up has something to be compared with first.
+        if outage_seconds > 0 && report.after != Measure::default() {
+            let lasts = Duration::from_secs(outage_seconds);
+            now.outage = Some(outage::run(lab, &mut world, &mut rng, lasts, n_each_round)?);
+        }
         world.calm()?;
         until("a node at rest", LIMIT, || {
             let found = Measure::take(lab)?;

@@ -3,10 +3,8 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -39,12 +37,9 @@ const N_ADDRESSES: u32 = 4400;
 /// Pods elsewhere that are alive at a time, besides those that stay.
 const N_ALIVE: usize = 500;
 
-/// Interfaces a second that are made, attached, detached and removed.
-const INTERFACE_PAUSE: Duration = Duration::from_millis(200);
-
 /// The cluster, and the kernel that is asked.
 pub(super) struct World {
-    api: Arc<FakeApi>,
+    pub(super) api: Arc<FakeApi>,
     kernel: Datapath,
     /// The interfaces of the endpoints that stay.
     interfaces: Vec<u32>,
@@ -55,6 +50,9 @@ pub(super) struct World {
     n_created: u64,
     has_extra: bool,
 }
+
+/// Addresses of the pods that come and go, at a moment.
+pub(super) struct Snapshot(BTreeSet<u32>);
 
 impl World {
     /// Makes the cluster. Must run in the node's network namespace.
@@ -126,9 +124,14 @@ impl World {
         }
     }
 
-    /// Asks about addresses of pods that come and go, when all that was changed is known to be in force.
-    pub(super) fn ask_settled(&mut self, rng: &mut Rng) -> Result<u64> {
-        let alive: BTreeSet<u32> = self.alive.iter().map(|(_, address)| *address).collect();
+    /// The pods that come and go, as they are now.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        Snapshot(self.alive.iter().map(|(_, address)| *address).collect())
+    }
+
+    /// Asks about addresses of pods that come and go, when it is known that just these are in force.
+    pub(super) fn ask_settled(&mut self, rng: &mut Rng, in_force: &Snapshot) -> Result<u64> {
+        let Snapshot(alive) = in_force;
         let mut n = 0;
         for _ in 0..100 {
             let (i, interface) = self.any_endpoint(rng)?;
@@ -152,6 +155,7 @@ impl World {
         Ok((i, *interface.context("an endpoint")?))
     }
 
+    /// Asks about one packet.
     fn expect(&mut self, expected: Passing, interface: u32, from: Ipv4Addr) -> Result<()> {
         let found = self.passes(interface, from)?;
         ensure!(
@@ -159,6 +163,12 @@ impl World {
             "does a packet from {from} to the endpoint on interface {interface} pass? {found:?}, should be {expected:?}"
         );
         Ok(())
+    }
+
+    /// Whether anything that is let in elsewhere reaches an interface.
+    pub(super) fn is_closed(&mut self, interface: u32) -> Result<bool> {
+        let passing = (0..N_GROUPS).map(|j| self.passes(interface, address(j)));
+        Ok(passing.collect::<Result<Vec<_>>>()?.iter().all(|passing| *passing == Passing::No))
     }
 
     /// The first packet of a connection, which is always decided.
@@ -176,13 +186,18 @@ impl World {
 
     /// Waits until all changes so far are in force, shown by one more pod that comes and goes; returns how long that took
     /// each time.
-    #[expect(clippy::disallowed_methods, reason = "what is measured")]
     pub(super) fn settle(&mut self) -> Result<[Duration; 2]> {
+        self.settle_within(LIMIT)
+    }
+
+    /// The same, for changes that may take so long.
+    #[expect(clippy::disallowed_methods, reason = "what is measured")]
+    pub(super) fn settle_within(&mut self, limit: Duration) -> Result<[Duration; 2]> {
         let (interface, witness) =
             (*self.interfaces.first().context("an endpoint")?, N_ADDRESSES / N_GROUPS * N_GROUPS);
         let wait = |world: &mut Self, wanted: Passing| {
             let begin = Instant::now();
-            until("a change in force", LIMIT, || {
+            until("a change in force", limit, || {
                 Ok(if world.passes(interface, address(witness))? == wanted {
                     Look::Done(begin.elapsed())
                 } else {
@@ -220,64 +235,14 @@ impl World {
         self.settle().map(drop)
     }
 
+    /// Deletes a pod by its name.
+    pub(super) fn forget_pod(&self, name: &str) -> Result<()> {
+        self.api.delete(Kind::Pod, NAMESPACE, name).map(drop).context("a pod that was there")
+    }
+
     /// Addresses of pods that stay and are let in somewhere.
     pub(super) fn n_stable_identities() -> usize {
         (0..N_STABLE).filter(|j| j % N_GROUPS < N_POLICIES).count()
-    }
-
-    /// Begins to make and remove interfaces, on a thread of its own.
-    pub(super) fn begin_interfaces(&self, lab: &Lab) -> Result<Interfaces> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let work = InterfaceWork {
-            node: lab.netns(&Host::Node)?.clone(),
-            socket: lab.place().socket(),
-            api: Arc::clone(&self.api),
-            stop: Arc::clone(&stop),
-        };
-        Ok(Interfaces { stop, thread: thread::spawn(move || work.run()) })
-    }
-}
-
-/// Interfaces that come and go.
-pub(super) struct Interfaces {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<u64>>,
-}
-
-impl Interfaces {
-    /// Stops, and tells how many there were.
-    pub(super) fn end(self) -> Result<u64> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    }
-}
-
-struct InterfaceWork {
-    node: Netns,
-    socket: PathBuf,
-    api: Arc<FakeApi>,
-    stop: Arc<AtomicBool>,
-}
-
-impl InterfaceWork {
-    fn run(&self) -> Result<u64> {
-        let mut n = 0;
-        while !self.stop.load(Ordering::Relaxed) {
-            let name = format!("passing-{n}");
-            self.api.put(local_pod(&name, 0, None)).context("a pod")?;
-            self.node.configure("link add svx type veth peer name swx\nlink set svx up\n")?;
-            let interface = self.node.interface_index("svx")?;
-            let address = Ipv4Addr::new(10, 252, 0, 1);
-            let added = add(&name, &format!("passing-{n}"), "svx", interface, address);
-            expect_ok(&self.socket, &Request::Add(added))?;
-            self.api.put(local_pod(&name, 0, Some(address))).context("a pod")?;
-            expect_ok(&self.socket, &Request::Del(attachment(&format!("passing-{n}"))))?;
-            self.node.configure("link delete svx\n")?;
-            self.api.delete(Kind::Pod, NAMESPACE, &name).context("a pod")?;
-            n += 1;
-            thread::sleep(INTERFACE_PAUSE);
-        }
-        Ok(n)
     }
 }
 
@@ -323,18 +288,18 @@ fn add_endpoints(lab: &Lab, node: &Netns, api: &FakeApi, n_endpoints: u32) -> Re
     Ok(interfaces)
 }
 
-fn expect_ok(socket: &std::path::Path, request: &Request) -> Result<()> {
+pub(super) fn expect_ok(socket: &std::path::Path, request: &Request) -> Result<()> {
     match agent::call(socket, request)? {
         Response::Ok => Ok(()),
         Response::Error { message, .. } => bail!("{} of the agent: {message}", request.verb()),
     }
 }
 
-fn attachment(container: &str) -> Attachment {
+pub(super) fn attachment(container: &str) -> Attachment {
     Attachment { container_id: container.to_owned(), container_ifname: "eth0".to_owned() }
 }
 
-fn add(pod: &str, container: &str, device: &str, index: u32, address: Ipv4Addr) -> Add {
+pub(super) fn add(pod: &str, container: &str, device: &str, index: u32, address: Ipv4Addr) -> Add {
     Add {
         attachment: attachment(container),
         network: "soak".to_owned(),
@@ -386,7 +351,7 @@ fn remote_pod(name: &str, j: u32) -> Value {
     object
 }
 
-fn local_pod(name: &str, i: u32, address: Option<Ipv4Addr>) -> Value {
+pub(super) fn local_pod(name: &str, i: u32, address: Option<Ipv4Addr>) -> Value {
     let app = format!("app-{}", i % N_POLICIES);
     let spec = PodSpec::new(&format!("{NAMESPACE}/{name}"), &[("app", &app)], &[PORT]);
     let addresses: Vec<IpAddr> = address.into_iter().map(IpAddr::V4).collect();
