@@ -68,7 +68,7 @@ fn path(object: &Value) -> Result<String> {
 }
 
 /// The HTTP status of a refusal, if that is what the error is.
-pub(super) fn status_of(error: &anyhow::Error) -> Option<u16> {
+pub fn status_of(error: &anyhow::Error) -> Option<u16> {
     error.chain().find_map(|cause| {
         let kube::Error::Api(status) = cause.downcast_ref()? else { return None };
         Some(status.code)
@@ -141,11 +141,11 @@ impl Admin {
         self.ask("DELETE", &path, "", String::new()).await.map(drop)
     }
 
-    /// Whether the server would take an object that does not exist yet.
-    pub(super) async fn try_create(&self, object: &Value) -> Result<()> {
+    /// What the server would store of an object that does not exist yet.
+    pub(super) async fn try_create(&self, object: &Value) -> Result<Value> {
         let (resource, namespace, _) = place(object)?;
         let path = collection(resource.kind, namespace)?;
-        self.post(&format!("{path}?dryRun=All&fieldValidation=Strict"), object).await.map(drop)
+        self.post(&format!("{path}?dryRun=All&fieldValidation=Strict"), object).await
     }
 
     /// Whether the server would let us do this to a kind, anywhere.

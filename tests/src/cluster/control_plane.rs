@@ -122,7 +122,7 @@ impl ControlPlane {
     /// Starts the server again, on the same port, if it does not run.
     ///
     /// # Errors
-    /// Those of [`ControlPlane::start`].
+    /// It ends, or does not serve within the time: the message holds the end of its log.
     pub async fn start_again(&mut self) -> Result<()> {
         if self.server.is_none() {
             self.start_server().await?;

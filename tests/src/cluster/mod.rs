@@ -26,11 +26,13 @@ use tempfile::TempDir;
 use tokio::runtime::Handle;
 
 pub use self::account::Rules;
+pub use self::admin::status_of;
 pub use self::control_plane::ControlPlane;
 pub use self::run::{Run, Target};
 
 use self::account::Account;
 use self::admin::Admin;
+
 use self::way::Way;
 use crate::fake_api::FakeApi;
 use crate::lab::netns::Netns;

@@ -87,11 +87,11 @@ impl Cluster {
         }
     }
 
-    /// Whether a real server would take an object.
+    /// An object as a real server would store it.
     ///
     /// # Errors
-    /// Why not; or the server is one that takes everything.
-    pub async fn try_create(&self, object: &Value) -> Result<()> {
+    /// Why it would not; or the server is one that takes everything.
+    pub async fn try_create(&self, object: &Value) -> Result<Value> {
         match self.side() {
             Side::InProcess(_) => bail!("a server that takes everything says nothing"),
             Side::Real(admin) => admin.try_create(object).await,

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-/// The policy with what the API server fills in, and without what it drops: nulls and empty optional lists. For policies
+/// The policy with what the API server fills in, and without what it drops: nulls, empty optional lists and maps. For policies
 /// that it takes.
 ///
 /// Source: networking.k8s.io/v1 defaults: `policyTypes`, `protocol`; a missing `podSelector` is an empty one.
@@ -40,12 +40,15 @@ pub fn stored(policy: &Value) -> Value {
     policy
 }
 
-/// Fields that are null or an empty list are left out, as Go's `omitempty` does.
+/// Fields that are null or an empty list are left out, as Go's `omitempty` does, and so are empty maps; a selector is none.
 fn without_nulls(value: &Value) -> Value {
-    let is_nothing = |value: &Value| value.is_null() || *value == Value::Array(Vec::new());
+    let is_nothing = |name: &str, value: &Value| {
+        let is_empty_map = name == "matchLabels" && *value == json!({});
+        value.is_null() || *value == Value::Array(Vec::new()) || is_empty_map
+    };
     match value {
         Value::Object(fields) => {
-            let kept = fields.iter().filter(|(_, inner)| !is_nothing(inner));
+            let kept = fields.iter().filter(|(name, inner)| !is_nothing(name, inner));
             Value::Object(
                 kept.map(|(name, inner)| (name.clone(), without_nulls(inner)))
                     .collect::<Map<_, _>>(),

@@ -13,3 +13,4 @@ mod outages;
 mod privileged;
 mod report;
 mod rights;
+mod validation;
