@@ -52,7 +52,12 @@ async fn run(args: &Args) -> Result<()> {
     if *dry_run {
         return Ok(());
     }
-    let outcome = tests(kubeconfig, &run.name, filters).await;
+    let folder = tempfile::tempdir()?;
+    let skipped = folder.path().join("skipped");
+    let outcome = tests(kubeconfig, &run.name, &skipped, filters).await;
+    if let Ok(text) = std::fs::read_to_string(&skipped) {
+        println!("not run, or not to the end, on this cluster:\n{}", text.trim_end());
+    }
     println!("removing what was made");
     let removed = run.end().await.with_context(|| {
         let kinds = "namespaces,nodes,clusterroles,clusterrolebindings";
@@ -65,13 +70,14 @@ async fn run(args: &Args) -> Result<()> {
 }
 
 /// Runs the tests until they end, or are told to by a signal; they hear it too, being in the foreground.
-async fn tests(kubeconfig: &Path, run: &str, filters: &[String]) -> Result<()> {
+async fn tests(kubeconfig: &Path, run: &str, skipped: &Path, filters: &[String]) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut nextest = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     nextest.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     nextest.args(["nextest", "run", "--package", "netpol-tests", "--test", "e2e"]).args(filters);
     nextest.env("NETPOL_E2E_KUBECONFIG", kubeconfig.canonicalize()?).env("NETPOL_E2E_RUN", run);
+    nextest.env("NETPOL_E2E_SKIPPED", skipped);
     let mut child = nextest.spawn().context("starting cargo nextest")?;
     let status = tokio::select! {
         status = child.wait() => status?,
