@@ -5,16 +5,30 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::lab::programs;
+
+/// Where programs are taken from before all else.
+static PREFERRED: OnceLock<PathBuf> = OnceLock::new();
+
+/// Takes programs from this folder from now on, as they are: those of the image, for example, which are built for another target.
+/// The first call counts.
+pub fn prefer(folder: PathBuf) {
+    PREFERRED.get_or_init(|| folder);
+}
 
 /// The binary that has the name of its package, such as `netpol-cni`, in the profile of the running test.
 ///
 /// # Errors
 /// If it does not build.
 pub fn binary(package: &str) -> Result<PathBuf> {
+    let preferred = PREFERRED.get().map(|folder| folder.join(package));
+    if let Some(program) = preferred.filter(|program| program.exists()) {
+        return Ok(program);
+    }
     match programs::find(package) {
         Ok(program) => Ok(program),
         Err(_missing_or_old) => {

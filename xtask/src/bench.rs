@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt as _;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{build, privilege::Privilege, setup, shell, term, workspace::Workspace};
+use crate::{build, image, privilege::Privilege, setup, shell, term, workspace::Workspace};
 
 /// Options of `bench`.
 #[derive(clap::Args)]
@@ -47,6 +47,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     bench.arg(suite);
     if *quick {
         bench.arg("--quick");
+    } else if suite != "dp" {
+        // What runs on nodes is what is measured.
+        bench.arg("--programs").arg(image::static_programs()?);
     }
     if let Some(rounds) = rounds {
         bench.args(["--rounds", &rounds.to_string()]);

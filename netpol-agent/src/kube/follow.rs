@@ -267,7 +267,7 @@ impl Follower {
     /// Tells a complete list.
     async fn deliver(&mut self, listing: Listing) -> Result<(), Stopped> {
         let version = listing.version.clone();
-        info!(kind = %self.scope.kind, n_objects = listing.n_objects(), version, "listed");
+        info!(kind = %self.scope.kind, n_objects = listing.n_entries(), version, "listed");
         self.version = Some(Version(version));
         self.tell(listing.into_update()).await
     }

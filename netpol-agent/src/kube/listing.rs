@@ -89,9 +89,9 @@ impl Listing {
         }
     }
 
-    /// Objects in it, those included that cannot be read.
-    pub(super) fn n_objects(&self) -> usize {
-        self.by_name.len() + self.unnamed.len()
+    /// What the server has told, those included that cannot be read and those that came again or went.
+    pub(super) fn n_entries(&self) -> usize {
+        self.entries.len() + self.unnamed.len()
     }
 
     /// The complete list.

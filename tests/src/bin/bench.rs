@@ -8,6 +8,7 @@ use clap::Parser;
 use netpol_tests::bench::gates::{Reached, row};
 use netpol_tests::bench::page::{self, short};
 use netpol_tests::bench::{self, Report, SUITES, Settings};
+use netpol_tests::binaries;
 
 /// Measures netpol beside its peers, in one run.
 #[derive(Parser)]
@@ -30,13 +31,19 @@ struct Args {
     /// Seed of the order.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// The folder with the agent and the CNI plugin that are measured, instead of those of the same build.
+    #[arg(long, value_name = "DIR")]
+    programs: Option<PathBuf>,
     /// Where benchmarks.md and the folder benchmarks are written.
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
-    let Args { suite, quick, rounds, anyway, part, seed, output } = Args::parse();
+    let Args { suite, quick, rounds, anyway, part, seed, programs, output } = Args::parse();
+    if let Some(folder) = programs {
+        binaries::prefer(folder);
+    }
     let quickly = if quick { " --quick" } else { "" };
     let rounds_given = rounds.map_or_else(String::new, |n_rounds| format!(" --rounds {n_rounds}"));
     let command = format!("cargo xtask bench {suite}{quickly}{rounds_given}");

@@ -59,6 +59,17 @@ pub(crate) fn for_tests() -> Result<()> {
     write(platform, None, Profile::Dev)
 }
 
+/// The programs of the image, by themselves: the folder that they are in. The machine has been set up.
+///
+/// # Errors
+/// The set-up for static programs or the build failed.
+pub(crate) fn static_programs() -> Result<PathBuf> {
+    let platform = Platform::of_this_machine();
+    setup::static_programs(&platform.target(), platform.c_compiler())?;
+    build(platform, Profile::Release)?;
+    Ok(Workspace::read()?.target_directory.join(platform.target()).join("release"))
+}
+
 /// How programs are built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Profile {
