@@ -266,7 +266,8 @@ mod tests {
             "# Metrics\n\n\
              With `--health ADDRESS` (`NETPOL_HEALTH`; the DaemonSet has port 9470) the agent serves these on `/metrics`, in the\n\
              OpenMetrics text format, beside `/livez` and `/readyz`. Times are in seconds, sizes in bytes. Directions are as the\n\
-             pod sees them. [`deploy/grafana/netpol.json`](../deploy/grafana/netpol.json) is a dashboard for Grafana.\n\n\
+             pod sees them. [`deploy/grafana/netpol.json`](../deploy/grafana/netpol.json) is a dashboard for Grafana,\n\
+             [`deploy/prometheus/rules.yaml`](../deploy/prometheus/rules.yaml) has alerts for Prometheus.\n\n\
              A test keeps this file equal to what the program knows; `UPDATE_EXPECT=1` writes it anew.\n\n\
              | metric | type | labels | tells |\n|---|---|---|---|\n",
         );
@@ -305,23 +306,7 @@ mod tests {
         let mut asked = BTreeSet::new();
         for panel in dashboard["panels"].as_array().unwrap() {
             for target in panel["targets"].as_array().unwrap() {
-                let query = target["expr"].as_str().unwrap();
-                let names: Vec<_> = query
-                    .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-                    .filter(|word| word.starts_with("netpol_"))
-                    .collect();
-                assert!(!names.is_empty(), "{query}");
-                for name in names {
-                    let labels = samples.get(name);
-                    let labels = labels.unwrap_or_else(|| panic!("{query}: there is no {name}"));
-                    let by = query.split("by (").nth(1).and_then(|rest| rest.split(')').next());
-                    for label in by.unwrap_or_default().split(", ").filter(|by| !by.is_empty()) {
-                        // Prometheus adds the instance.
-                        let is_known = labels.contains(label) || label == "instance";
-                        assert!(is_known, "{query}: {name} has no label {label}");
-                    }
-                    asked.insert(name.to_owned());
-                }
+                asked.extend(check_query(target["expr"].as_str().unwrap(), &samples));
             }
         }
         // A histogram's three parts have the same name before their endings.
@@ -329,6 +314,44 @@ mod tests {
         for name in samples.keys() {
             let is_shown = asked.contains(name);
             assert!(is_shown || endings.iter().any(|ending| name.ends_with(ending)), "{name}");
+        }
+    }
+
+    /// The metrics that a query of Prometheus asks for. They and the labels that it names exist.
+    fn check_query(query: &str, samples: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
+        let names: Vec<_> = query
+            .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .filter(|word| word.starts_with("netpol_"))
+            .map(str::to_owned)
+            .collect();
+        assert!(!names.is_empty(), "{query}");
+        for name in &names {
+            let labels = samples.get(name);
+            let labels = labels.unwrap_or_else(|| panic!("{query}: there is no {name}"));
+            let by = query.split("by (").nth(1).and_then(|rest| rest.split(')').next());
+            let by = by.unwrap_or_default().split(", ").filter(|by| !by.is_empty());
+            let matched = query.split(&format!("{name}{{")).nth(1);
+            let matched = matched.and_then(|rest| rest.split('}').next()).unwrap_or_default();
+            let matched = matched.split(", ").filter_map(|part| part.split(['=', '!']).next());
+            for label in by.chain(matched.filter(|label| !label.is_empty())) {
+                // Prometheus adds the instance.
+                let is_known = labels.contains(label) || label == "instance";
+                assert!(is_known, "{query}: {name} has no label {label}");
+            }
+        }
+        names
+    }
+
+    #[test]
+    fn the_alerts_ask_for_metrics_and_labels_that_exist() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus/rules.yaml");
+        let samples = samples();
+        let text = std::fs::read_to_string(file).unwrap();
+        let queries: Vec<_> =
+            text.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();
+        assert_eq!(queries.len(), text.matches("- alert: ").count());
+        for query in queries {
+            check_query(query, &samples);
         }
     }
 
