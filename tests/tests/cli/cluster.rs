@@ -93,8 +93,8 @@ fn a_cluster_that_cannot_be_reached_is_told() {
     check(
         "netpol-agent lint --cluster --kubeconfig DIR/none",
         &expect![[r#"
-        exit code 2
-        ! netpol-agent: finding the cluster: kubeconfig DIR/none: failed to read kubeconfig from '"DIR/none"': No such file or directory (os error 2): failed to read kubeconfig from '"DIR/none"': No such file or directory (os error 2): No such file or directory (os error 2)
-    "#]],
+            exit code 2
+            ! netpol-agent: finding the cluster: kubeconfig DIR/none: failed to read kubeconfig from '"DIR/none"': No such file or directory (os error 2)
+        "#]],
     );
 }
