@@ -22,8 +22,10 @@ pub struct Measure {
     pub n_fds: usize,
     /// Threads.
     pub n_threads: usize,
-    /// Pinned links.
+    /// Pinned links, and filters that are pinned in their place.
     pub n_links: usize,
+    /// Endpoints whose programs still hang on filters, which become links when the node is calm.
+    pub n_on_filters: usize,
     /// Entries by map; those of the connections, which expire by themselves, are not counted.
     pub entries: BTreeMap<&'static str, usize>,
 }
@@ -43,6 +45,8 @@ impl Measure {
             mount: Mount::Never,
             ..ebpf::Config::default()
         })?;
+        // Before the files are counted, which an exchange has more of.
+        let n_on_filters = maps.on_filters()?.len();
         let image = maps.image()?;
         let entries = BTreeMap::from([
             ("endpoints", image.endpoints.len()),
@@ -59,6 +63,7 @@ impl Measure {
             n_fds: fs::read_dir(format!("{process}/fd"))?.count(),
             n_threads: fs::read_dir(format!("{process}/task"))?.count(),
             n_links: fs::read_dir(pins.join(format!("v{version}/links")))?.count(),
+            n_on_filters,
             entries,
         })
     }
@@ -72,6 +77,8 @@ impl Measure {
             && self.entries.get("identities") == Some(&(n_identities + 2))
             // Two programs for each endpoint, one for eth0.
             && self.n_links == 2 * n_endpoints + 1
+            // What an exchange needs is held only meanwhile.
+            && self.n_on_filters == 0
     }
 
     /// How much memory there is now for each byte before.
@@ -94,7 +101,7 @@ impl Measure {
 
 impl fmt::Display for Measure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rss_kib, n_fds, n_threads, n_links, entries } = self;
+        let Self { rss_kib, n_fds, n_threads, n_links, n_on_filters: _, entries } = self;
         write!(f, "{rss_kib} KiB, {n_fds} files, {n_threads} threads, {n_links} links, entries:")?;
         entries.iter().try_for_each(|(map, n)| write!(f, " {map} {n}"))
     }

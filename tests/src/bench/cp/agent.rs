@@ -161,7 +161,11 @@ pub(super) fn measure(run: &mut Run) -> Result<()> {
         let (rss, peak) = (node.memory("VmRSS")?, node.memory("VmHWM")?);
         run.note(format!("The agent with {name}: {rss:.1} MB resident, {peak:.1} MB at the most, after the first lists."));
         if let Some(row) = row {
-            run.answer(row, Estimate::exact(rss), "the whole agent as the image has it, VmRSS after the lists")?;
+            run.answer(
+                row,
+                Estimate::exact(rss),
+                "the whole agent as the image has it, VmRSS after the lists",
+            )?;
         }
         let mut line = Line::new(name.to_owned());
         line.samples.push(rss);
