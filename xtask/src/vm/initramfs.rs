@@ -45,6 +45,13 @@ const FILES: [&str; 7] = [
     "/etc/services",
 ];
 
+/// A program of the system, and not what a person has put before it in the search path, as a Python of their own: the machine
+/// has the system's libraries and modules only.
+fn system_program(name: &str) -> Option<PathBuf> {
+    let folders = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+    folders.iter().map(|folder| Path::new(folder).join(name)).find(|program| program.exists())
+}
+
 /// Builds the file system in a folder, and packs it.
 ///
 /// # Errors
@@ -62,7 +69,7 @@ pub(super) fn build(
     let root = Root(folder);
     root.folders()?;
     for name in SYSTEM_PROGRAMS {
-        let found = shell::find_program(name);
+        let found = system_program(name).or_else(|| shell::find_program(name));
         root.program(&found.with_context(|| format!("there is no program {name}"))?)?;
     }
     for name in CNI_PLUGINS {
