@@ -230,7 +230,7 @@ impl AllowMaps {
     fn edit(&mut self, place: Place, content: &Arc<AllowMap>) -> Result<(), Error> {
         let label = Label { capacity: maps::MAX_ALLOW_ENTRIES, ..self.label };
         let Some(used) = self.used.get_mut(&place) else { return Ok(()) };
-        let written = Inner::from_id(used.map_id).and_then(|mut inner| {
+        let written = open(used.map_id).and_then(|mut inner| {
             let is_new =
                 |(key, value): &(&AllowKey, &AllowValue)| used.content.get(key) != Some(value);
             write(&mut inner, content.iter().filter(is_new))?;
@@ -249,7 +249,7 @@ impl AllowMaps {
         let Some((place, map_id)) = self.spare.pop() else { return Err(label.is_full()) };
         // Whatever becomes of it, it is not empty any more.
         self.left.insert(place, Left { map_id, n_entries: content.len() });
-        let filled = Inner::from_id(map_id).and_then(|mut inner| write(&mut inner, content.iter()));
+        let filled = open(map_id).and_then(|mut inner| write(&mut inner, content.iter()));
         filled.map_err(|error| label.cannot_write(error))?;
         self.left.remove(&place);
         self.used.insert(place, Used { content: Arc::clone(content), map_id, n_keys: 0 });
@@ -363,14 +363,8 @@ impl AllowMaps {
 }
 
 /// An allow map by the kernel's number.
-trait FromId: Sized {
-    fn from_id(map_id: u32) -> Result<Self, MapError>;
-}
-
-impl FromId for Inner {
-    fn from_id(map_id: u32) -> Result<Self, MapError> {
-        MapData::from_id(map_id).and_then(|map| Map::LpmTrie(map).try_into())
-    }
+fn open(map_id: u32) -> Result<Inner, MapError> {
+    MapData::from_id(map_id).and_then(|map| Map::LpmTrie(map).try_into())
 }
 
 fn only_allows(content: &AllowMap) -> bool {

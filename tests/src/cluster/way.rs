@@ -13,6 +13,8 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use crate::fake_api::socket;
+
 /// The way. Dropping it ends it and all its connections.
 #[derive(Debug)]
 pub(super) struct Way {
@@ -96,15 +98,6 @@ impl Drop for Way {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-/// A socket whose port stays ours while nobody listens, so that it can be listened on again.
-fn socket(address: SocketAddr) -> io::Result<TcpSocket> {
-    let socket = TcpSocket::new_v4()?;
-    socket.set_reuseaddr(true)?;
-    socket.set_reuseport(true)?;
-    socket.bind(address)?;
-    Ok(socket)
 }
 
 async fn accept(shared: Arc<Shared>, listener: TcpListener) {

@@ -227,7 +227,7 @@ fn number_of(kind: Kind) -> usize {
 }
 
 /// A socket whose port stays ours while nobody listens, so that it can be listened on again.
-fn socket(address: SocketAddr) -> io::Result<TcpSocket> {
+pub(crate) fn socket(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
     socket.set_reuseport(true)?;
