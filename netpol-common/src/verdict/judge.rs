@@ -301,6 +301,11 @@ fn follow<M: PolicyMaps>(
         }
     }
     let state = flow::next_state(flow, key.protocol, view.direction, packet.tcp_flags);
+    // What comes to the pod does not tell whether it may still send from where it did: its next packet is looked at for that.
+    let local = match view.direction {
+        Direction::Ingress if is_old => Some(&Addr::UNSPECIFIED),
+        Direction::Ingress | Direction::Egress => local,
+    };
     let is_written = is_old
         || local.is_some()
         || state != flow.state

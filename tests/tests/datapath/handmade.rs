@@ -7,7 +7,7 @@ use netpol_agent::compile::{AllowMap, AllowMapKey, EndpointImage, Image};
 use netpol_agent::ebpf::{Program, TestContext};
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
-use netpol_common::keys::{AllowKey, AllowValue, EndpointValue};
+use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue};
 use netpol_tests::packets::{AUTHENTICATION, Ends, Extension, Frame, Packet, Piece, Segment};
 use netpol_tests::privilege::{Need, met};
 
@@ -363,6 +363,23 @@ fn a_known_connection_is_no_reason_to_send_from_elsewhere() {
             Verdict(from_pod(100, data(&outward)), "flow"),
             Verdict(from_pod(100, data(&nowhere)), "spoofed"),
             Verdict(from_pod(100, data(&Ends::V6(v6(2), v6(4)))), "spoofed"),
+        ],
+    );
+}
+
+/// What came to the pod once renewed the decision about a connection, and with it the leave to send from a lost address.
+#[test]
+fn a_pod_that_loses_an_address_sends_from_it_on_no_known_connection() {
+    let lost = AddressKey { ifindex: IfIndex(100), addr: v4(1).into() };
+    check(
+        &image(&[]),
+        vec![
+            Verdict(to_pod(100, tcp(inward(), 5000, 80, ACK)), "not-isolated"),
+            Verdict(from_pod(100, tcp(outward(), 80, 5000, ACK)), "flow"),
+            Verdict(from_pod(100, tcp(outward(), 80, 5000, ACK)), "flow"),
+            Change(Step::RemoveAddress(lost)),
+            Verdict(to_pod(100, tcp(inward(), 5000, 80, ACK)), "flow"),
+            Verdict(from_pod(100, tcp(outward(), 80, 5000, ACK)), "spoofed"),
         ],
     );
 }

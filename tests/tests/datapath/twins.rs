@@ -117,6 +117,10 @@ impl Twins {
                 self.apply(&[MapOp::SetAllow(*key, Arc::clone(map)), MapOp::BumpEpoch]);
                 Ok(())
             }
+            Step::RemoveAddress(key) => {
+                self.apply(&[MapOp::RemoveAddress(*key), MapOp::BumpEpoch]);
+                Ok(())
+            }
             Step::SetEndpoint(ifindex, value) => {
                 let Some(before) = self.memory.image().endpoints.get(ifindex) else {
                     return Ok(());

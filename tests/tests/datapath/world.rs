@@ -26,6 +26,8 @@ pub(crate) enum Step {
     SetAllow(AllowMapKey, Arc<AllowMap>),
     /// An endpoint is treated differently, and the epoch bumped.
     SetEndpoint(IfIndex, EndpointValue),
+    /// A pod loses an address, and the epoch is bumped.
+    RemoveAddress(AddressKey),
 }
 
 /// A frame, and where it is seen.
