@@ -286,8 +286,8 @@ wire! {
     pub struct FlowEntry {
         /// What is known of the connection.
         pub flow: FlowValue,
-        /// The address that the pod last sent from on this connection, and may; unspecified if it has not sent. Which
-        /// spares looking it up for each packet.
+        /// The address that the pod last sent from on this connection, and may by the policy generation of `flow`; unspecified
+        /// if it has not sent in that. Which spares looking it up for each packet.
         pub local: Addr,
     }
 }
