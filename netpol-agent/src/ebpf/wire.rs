@@ -1,7 +1,8 @@
 //! The only `unsafe` code of the agent: bytes to and from the kernel.
 //!
 //! In: types of netpol-common, whose layout zerocopy has checked. Out: what aya takes for map keys and
-//! values, the batch operations that aya does not offer, and ring buffers that can be waited for. Must not: know what the types mean.
+//! values, the batch operations that aya does not offer, arrays whose memory is shared with the kernel, and ring buffers that can
+//! be waited for. Must not: know what the types mean.
 #![expect(
     unsafe_code,
     reason = "aya's marker trait and the bpf system call need it; everything else uses these"
@@ -9,8 +10,11 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::ptr::{NonNull, null_mut};
+use std::sync::atomic::AtomicU64;
 
 use aya::maps::{MapData, MapType};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -31,6 +35,55 @@ pub(super) fn watch(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<OwnedFd>> {
     let own = fd.try_clone_to_owned()?;
     // SAFETY: an `OwnedFd` is one open file descriptor from its beginning to its end.
     Ok(unsafe { AsyncFd::register_with_interest(own, Interest::READABLE) }?)
+}
+
+/// The memory of an array map, the kernel's own: what is written here programs see at once, and the other way round.
+#[derive(Debug)]
+pub(super) struct Shared {
+    start: NonNull<AtomicU64>,
+    n_words: usize,
+}
+
+// SAFETY: it is only memory, which belongs to no thread, and is only used by atomic operations.
+unsafe impl Send for Shared {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// Maps the memory of an array map that was made with `BPF_F_MMAPABLE`.
+    ///
+    /// # Errors
+    /// What the kernel said; also when the map is no array.
+    pub(super) fn of(map: &MapData) -> io::Result<Self> {
+        let layout = map.info().map_err(io::Error::other)?;
+        if !matches!(layout.map_type(), Ok(MapType::Array)) {
+            return Err(io::Error::from(io::ErrorKind::Unsupported));
+        }
+        // Elements lie behind each other, each at a multiple of eight bytes.
+        let n_words = u64::from(layout.value_size()).div_ceil(8) * u64::from(layout.max_entries());
+        let n_words = usize::try_from(n_words).map_err(io::Error::other)?;
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: the address is the kernel's choice, so that no other mapping is touched.
+        let start = unsafe {
+            mmap(null_mut(), n_words * 8, access, MapFlags::SHARED, map.fd().as_fd(), 0)
+        }?;
+        let start = NonNull::new(start).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { start: start.cast(), n_words })
+    }
+
+    /// All elements, in words of eight bytes.
+    pub(super) const fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping has so many bytes, begins at a page, and lives as long as `self`. Any bits are a number. Programs
+        // write whole words too, or parts of words that are read here for nothing but their old or new value.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.n_words) }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `of`, with this size, and nobody borrows it any more.
+        unsafe { munmap(self.start.as_ptr().cast(), self.n_words * 8) }.ok();
+    }
 }
 
 /// The part of `union bpf_attr` that batch commands read (kernel 5.6, `include/uapi/linux/bpf.h`).
