@@ -5,7 +5,6 @@
 
 use crate::ids::{Direction, Nanos, Protocol};
 use crate::keys::FlowValue;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// TCP flag bits in the 14th byte of the header.
 pub mod tcp {
@@ -89,46 +88,6 @@ pub const fn next_state(
     if flow.state == OPENING && is_reply { OPEN } else { flow.state }
 }
 
-/// How many connections an endpoint may still begin in FLOWS in the current window; the others are kept in BURST, where
-/// only those of endpoints that begin many make room for each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct FlowBudget {
-    /// Start of the window.
-    pub window_start: Nanos,
-    /// Connections begun in it.
-    pub n_begun: u32,
-    /// Not zero once a connection was kept in BURST.
-    pub has_burst: u32,
-}
-
-impl FlowBudget {
-    /// A window's length.
-    pub const WINDOW_NS: u64 = 64 * SECOND_NS;
-    /// Connections of one endpoint in a window. At this pace one endpoint needs a quarter of an hour to fill FLOWS.
-    pub const PER_WINDOW: u32 = 8192;
-
-    /// A budget that has not been used.
-    pub const fn new(now: Nanos) -> Self {
-        Self { window_start: now, n_begun: 0, has_burst: 0 }
-    }
-
-    /// Takes one connection from the budget; false if it is to be kept in BURST.
-    #[inline(always)]
-    pub const fn take(&mut self, now: Nanos) -> bool {
-        if now.0.wrapping_sub(self.window_start.0) >= Self::WINDOW_NS {
-            self.window_start = now;
-            self.n_begun = 0;
-        }
-        if self.n_begun >= Self::PER_WINDOW {
-            self.has_burst = 1;
-            return false;
-        }
-        self.n_begun += 1;
-        true
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,18 +126,6 @@ mod tests {
         assert_eq!(first_state(Protocol::TCP, tcp::SYN), OPENING);
         assert_eq!(first_state(Protocol::TCP, tcp::RST), CLOSING);
         assert_eq!(first_state(Protocol::UDP, 0), OPENING);
-    }
-
-    #[test]
-    fn a_budget_is_used_up_and_refills_with_the_window() {
-        let mut budget = FlowBudget::new(Nanos(0));
-        for _ in 0..FlowBudget::PER_WINDOW {
-            assert!(budget.take(Nanos(1)));
-        }
-        assert_eq!(budget.has_burst, 0);
-        assert!(!budget.take(Nanos(2)));
-        assert!(budget.take(Nanos(FlowBudget::WINDOW_NS)));
-        assert_eq!(budget.has_burst, 1);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::addr::Addr;
 use crate::event::EventBudget;
 use crate::ids::{Direction, Epoch, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
+use crate::maps::AllowPlaces;
 
 macro_rules! wire {
     ($(#[$meta:meta])* pub struct $name:ident { $($body:tt)* }) => {
@@ -107,6 +108,22 @@ impl EndpointEntry {
             Direction::Egress => egress,
         }
     }
+
+    /// Both places in one number.
+    #[inline(always)]
+    pub const fn places(&self) -> AllowPlaces {
+        let [ingress, egress] = self.allow_maps;
+        AllowPlaces(ingress as u32 | ((egress as u32) << 16))
+    }
+
+    /// One of the places: an index of ALLOW.
+    #[inline(always)]
+    pub const fn place(AllowPlaces(places): AllowPlaces, direction: Direction) -> u32 {
+        match direction {
+            Direction::Ingress => places & 0xffff,
+            Direction::Egress => places >> 16,
+        }
+    }
 }
 
 wire! {
@@ -199,7 +216,7 @@ impl AllowValue {
 }
 
 wire! {
-    /// Key of FLOWS: one connection as one pod sees it.
+    /// One connection as one pod sees it.
     pub struct FlowKey {
         /// The pod's host interface.
         pub ifindex: IfIndex,
@@ -234,6 +251,12 @@ impl FlowKey {
         let [a, b, c, d] = *remote.words();
         let last = u32::from_ne_bytes([protocol.0, stage, 0, 0]);
         zerocopy::transmute!([ifindex.0, a, b, c, d, ports, last])
+    }
+
+    /// The interface, the other end's address, both ports, and the rest, as they stand in memory.
+    #[inline(always)]
+    pub(crate) const fn words(&self) -> &[u32; 7] {
+        zerocopy::transmute_ref!(self)
     }
 
     /// Addresses as the pod itself sees them.
@@ -272,6 +295,9 @@ impl FlowValue {
         zerocopy::transmute!([time[0], time[1], epoch.0, rule.0, facts, 0])
     }
 
+    /// Room for what is known of one.
+    pub const UNKNOWN: Self = zerocopy::transmute!([0_u64; 3]);
+
     /// A policy change forbade it: drops in both directions.
     pub const REVOKED: u8 = 1;
     /// From the own node or from the pod itself: policy does not apply.
@@ -282,7 +308,7 @@ impl FlowValue {
 }
 
 wire! {
-    /// Value of FLOWS.
+    /// What FLOWS holds of a connection.
     pub struct FlowEntry {
         /// What is known of the connection.
         pub flow: FlowValue,
@@ -386,7 +412,7 @@ mod tests {
     /// A failure here is a change of the wire: bump `maps::ABI_VERSION`.
     #[test]
     fn layouts_are_those_of_this_abi_version() {
-        assert_eq!(crate::maps::ABI_VERSION, 2);
+        assert_eq!(crate::maps::ABI_VERSION, 3);
         assert_eq!(size_of::<EndpointValue>(), 8);
         assert_eq!(offset_of!(EndpointValue, ticket), 6);
         assert_eq!(size_of::<EndpointEntry>(), 12);

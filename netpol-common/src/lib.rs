@@ -17,6 +17,7 @@ extern crate std;
 pub mod addr;
 pub mod event;
 pub mod flow;
+pub mod flow_table;
 pub mod ids;
 pub mod keys;
 pub mod maps;

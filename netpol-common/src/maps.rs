@@ -3,12 +3,12 @@
 use crate::addr::Addr;
 use crate::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol};
 use crate::keys::{
-    AddressKey, AllowValue, BackendValue, EndpointValue, FlowEntry, FlowKey, FlowValue,
-    FragmentKey, FragmentValue,
+    AddressKey, AllowValue, BackendValue, EndpointValue, FlowKey, FlowValue, FragmentKey,
+    FragmentValue,
 };
 
 /// Version of all layouts in [`crate::keys`] and [`crate::event`]; part of the pin path.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Pod interfaces: ifindex → [`crate::keys::EndpointEntry`].
 pub const ENDPOINTS: &str = "ENDPOINTS";
@@ -21,15 +21,12 @@ pub const PREFIXES: &str = "PREFIXES";
 /// Place ([`crate::keys::EndpointEntry::allow_map`]) → allow map ([`crate::keys::AllowKey`] → [`AllowValue`]), an array of
 /// [`N_ALLOW_MAPS`].
 pub const ALLOW: &str = "ALLOW";
-/// Connections: [`FlowKey`] → [`FlowValue`].
+/// Connections: an array of [`N_FLOW_SETS`] [`crate::flow_table::FlowSet`].
 pub const FLOWS: &str = "FLOWS";
-/// Connections of endpoints that begin more than [`crate::flow::FlowBudget`] gives them, so that their floods do not evict
-/// the connections of others: [`FlowKey`] → [`FlowValue`].
-pub const BURST: &str = "BURST";
-/// One element: 1 once a connection has been kept in BURST. Spares looking there where nobody floods.
-pub const HAS_BURST: &str = "HAS_BURST";
-/// ifindex → [`crate::flow::FlowBudget`].
-pub const FLOW_BUDGETS: &str = "FLOW_BUDGETS";
+/// The locks of the sets of FLOWS, an array of [`N_FLOW_LOCKS`].
+pub const FLOW_LOCKS: &str = "FLOW_LOCKS";
+/// The seed of the hash by which connections stand in FLOWS, one element; no program reads it here.
+pub const FLOW_SEED: &str = "FLOW_SEED";
 /// Datagrams in pieces: [`FragmentKey`] → [`FragmentValue`].
 pub const FRAGMENTS: &str = "FRAGMENTS";
 /// Service and own-node addresses: [`Addr`] → ().
@@ -50,31 +47,15 @@ pub const EVENTS: &str = "EVENTS";
 pub const CONTAINERS: &str = "CONTAINERS";
 
 /// Every pinned map.
-pub const ALL: [&str; 18] = [
-    ENDPOINTS,
-    ADDRESSES,
-    IDENTITIES,
-    PREFIXES,
-    ALLOW,
-    FLOWS,
-    BURST,
-    HAS_BURST,
-    FLOW_BUDGETS,
-    FRAGMENTS,
-    DEFER,
-    TICKETS,
-    STUBS,
-    BACKENDS,
-    EPOCH,
-    COUNTERS,
-    EVENTS,
-    CONTAINERS,
+pub const ALL: [&str; 17] = [
+    ENDPOINTS, ADDRESSES, IDENTITIES, PREFIXES, ALLOW, FLOWS, FLOW_LOCKS, FLOW_SEED, FRAGMENTS,
+    DEFER, TICKETS, STUBS, BACKENDS, EPOCH, COUNTERS, EVENTS, CONTAINERS,
 ];
 
 /// What packets have left behind. Another version of the agent goes on with these maps if they have the layout of its own:
 /// a map whose fields change their meaning and not their size must get another name.
-pub const CARRIED_OVER: [&str; 9] =
-    [FLOWS, BURST, HAS_BURST, FLOW_BUDGETS, FRAGMENTS, STUBS, BACKENDS, EPOCH, COUNTERS];
+pub const CARRIED_OVER: [&str; 8] =
+    [FLOWS, FLOW_LOCKS, FLOW_SEED, FRAGMENTS, STUBS, BACKENDS, EPOCH, COUNTERS];
 
 /// Endpoints on one node; kubelet's default limit is 110 pods, large nodes run 500.
 pub const MAX_ENDPOINTS: u32 = 4096;
@@ -89,13 +70,12 @@ pub const MAX_PREFIXES: u32 = 1 << 20;
 pub const N_ALLOW_MAPS: u32 = 4 * MAX_ENDPOINTS;
 /// Entries of one allow map.
 pub const MAX_ALLOW_ENTRIES: u32 = 1 << 20;
-/// Connections of all endpoints together, least recently used ones evicted; 136 bytes each, taken at once.
+/// Sets of connections of all endpoints together, a power of two: eight connections each, 640 bytes, taken at once.
 ///
-/// A larger table makes each new connection dearer, because its entry is in no cache: `cargo xtask bench dp` measures this
-/// size beside 512k. 128k are some hundred connections a second on each of 110 pods, at 10 s each.
-pub const MAX_FLOWS: u32 = 1 << 17;
-/// Connections beyond the budgets of all endpoints together, least recently used ones evicted.
-pub const MAX_BURST: u32 = 1 << 16;
+/// A quarter of a million connections. While a third of them lives, one in some thousands finds its set full of others that live.
+pub const N_FLOW_SETS: u32 = 1 << 15;
+/// Locks, each of every so many sets: those of the processors hardly ever meet.
+pub const N_FLOW_LOCKS: u32 = 1 << 10;
 /// Datagrams in pieces.
 pub const MAX_FRAGMENTS: u32 = 1 << 13;
 /// Service and own-node addresses.
@@ -114,46 +94,65 @@ pub const EVENTS_LEN_BYTES: u32 = 1 << 18;
 /// Bits of the packet mark that carry a ticket unless configured otherwise; kube-proxy uses 0xc000.
 pub const DEFAULT_TICKET_MASK: u32 = 0xfff0_0000;
 
-/// What is known of a connection's entry before it begins.
+/// What a look at a connection shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Before {
-    /// It has none.
+pub enum Peek<R> {
+    /// What was looked for.
+    Found(R),
+    /// It is not known.
     Absent,
-    /// It may have one.
-    Unknown,
+    /// It changes just now: ask again by [`PolicyMaps::flow`].
+    Changing,
 }
+
+/// What becomes of [`crate::keys::FlowEntry::local`] when a connection is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Local<'a> {
+    /// It stays as it is; if the connection is not there, nothing is written.
+    Kept,
+    /// Nothing is known.
+    Unknown,
+    /// It is this.
+    At(&'a Addr),
+}
+
+/// By what [`PolicyMaps::allow`] finds the allow maps of an endpoint again; a matter of the maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AllowPlaces(pub u32);
 
 /// The state that a verdict depends on.
 ///
 /// Implemented by the kernel's maps, by an image in memory, and by a fake in unit tests.
 pub trait PolicyMaps {
-    /// How the interface is treated; `None` if it is no endpoint.
-    fn endpoint(&self, ifindex: IfIndex) -> Option<EndpointValue>;
+    /// How the interface is treated, and by what its allow maps are found again; `None` if it is no endpoint.
+    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowPlaces)>;
     /// Whether the interface may send from the address.
     fn owns_address(&self, key: &AddressKey) -> bool;
     /// The identity of an address: its own entry, else the longest prefix, else [`Identity::NONE`].
     fn identity(&self, addr: &Addr) -> Identity;
-    /// The longest matching entry of the endpoint's allow map of a direction for the identity, if it is one, else for
+    /// The longest matching entry of an endpoint's allow map of a direction for the identity, if it is one, else for
     /// [`Identity::ANY`].
     fn allow(
         &self,
-        ifindex: IfIndex,
+        places: AllowPlaces,
         direction: Direction,
         identity: Identity,
         protocol: Protocol,
         port: PortBe,
     ) -> Option<AllowValue>;
-    /// Looks at the entry of a connection, expired or not, where it is.
-    fn with_flow<R>(&self, key: &FlowKey, look: impl FnOnce(&FlowEntry) -> R) -> Option<R>;
-    /// What is known of a connection, expired or not.
-    #[inline(always)]
-    fn flow(&self, key: &FlowKey) -> Option<FlowValue> {
-        self.with_flow(key, |entry| entry.flow)
-    }
-    /// Replaces the entry of a connection; without `local`, but for its [`FlowEntry::local`]. Failure only costs the entry.
-    fn set_flow(&self, key: &FlowKey, flow: &FlowValue, local: Option<&Addr>);
-    /// Makes the entry of a connection that begins, in place of any that it had. Failure only costs the entry.
-    fn add_flow(&self, key: &FlowKey, flow: &FlowValue, local: &Addr, before: Before);
+    /// Looks at what is known of a connection, expired or not, where it is. The second argument of `look` is what
+    /// [`PolicyMaps::flow`] answers.
+    fn peek_flow<R>(
+        &self,
+        key: &FlowKey,
+        sender: &Addr,
+        look: impl FnOnce(&FlowValue, bool) -> R,
+    ) -> Peek<R>;
+    /// Copies what is known of a connection, expired or not. Tells whether the pod last sent from `sender` on it
+    /// ([`crate::keys::FlowEntry::local`]), or nothing if there is none.
+    fn flow(&self, key: &FlowKey, sender: &Addr, flow: &mut FlowValue) -> Option<bool>;
+    /// Makes the entry of a connection, or replaces it. Failure only costs the entry.
+    fn set_flow(&self, key: &FlowKey, flow: &FlowValue, local: Local<'_>);
     /// What the first fragment told.
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
     /// Remembers a first fragment.

@@ -24,6 +24,7 @@ use crate::maps::KernelMaps;
 use crate::skb::Skb;
 
 mod emit;
+mod flows;
 mod maps;
 mod skb;
 
@@ -84,9 +85,10 @@ fn uplink_egress_l3(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn act<const LINK_HEADER_LEN: u32, const PASS: i32>(ctx: TcContext, hook: Hook) -> i32 {
     let skb = Skb::<LINK_HEADER_LEN>(ctx);
-    let seen = skb.sighting(hook, TICKET_MASK.load());
+    let see = || skb.sighting(hook, TICKET_MASK.load());
     let mut packet = Packet::EMPTY;
-    let mut outcome = decide(&KernelMaps, &skb, &seen, &mut packet);
+    let mut outcome = decide(&KernelMaps, &skb, see, &mut packet);
+    let seen = see();
     if outcome.mark != seen.mark {
         skb.0.set_mark(outcome.mark);
     }

@@ -2,8 +2,8 @@
 //!
 //! Names must be those of [`netpol_common::maps`], where capacities and their reasons are too.
 
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_LPM_TRIE;
-use aya_ebpf::bindings::{BPF_EXIST, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{
     Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuHashMap, RingBuf,
 };
@@ -11,13 +11,14 @@ use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_map_lookup_elem};
 use aya_ebpf::macros::btf_map;
 use netpol_common::addr::Addr;
 use netpol_common::event::Event;
-use netpol_common::flow::FlowBudget;
-use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, Nanos, PortBe, Protocol};
+use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol};
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowValue, BackendValue, CounterKey, CounterValue, EndpointEntry,
-    EndpointValue, FlowEntry, FlowKey, FlowValue, FragmentKey, FragmentValue, PrefixKey,
+    EndpointValue, FlowKey, FlowValue, FragmentKey, FragmentValue, PrefixKey,
 };
-use netpol_common::maps::{self, Before, PolicyMaps};
+use netpol_common::maps::{self, AllowPlaces, Local, Peek, PolicyMaps};
+
+use crate::flows;
 
 /// Memory is taken when an entry is made, so that capacities cost nothing.
 const LAZY: usize = BPF_F_NO_PREALLOC as usize;
@@ -46,15 +47,6 @@ struct AllowMap {
 #[btf_map]
 static ALLOW: ArrayOfMaps<AllowMap, { maps::N_ALLOW_MAPS as usize }> = ArrayOfMaps::new();
 
-#[btf_map]
-static FLOWS: LruHashMap<FlowKey, FlowEntry, { maps::MAX_FLOWS as usize }> = LruHashMap::new();
-#[btf_map]
-static BURST: LruHashMap<FlowKey, FlowEntry, { maps::MAX_BURST as usize }> = LruHashMap::new();
-#[btf_map]
-static HAS_BURST: Array<u32, 1> = Array::new();
-#[btf_map]
-static FLOW_BUDGETS: HashMap<IfIndex, FlowBudget, { maps::MAX_ENDPOINTS as usize }, LAZY> =
-    HashMap::new();
 #[btf_map]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue, { maps::MAX_FRAGMENTS as usize }> =
     LruHashMap::new();
@@ -91,41 +83,15 @@ unsafe fn find<'a, M, K, V>(map: &'a M, key: &K) -> Option<&'a V> {
     unsafe { bpf_map_lookup_elem(map, core::ptr::from_ref(key).cast()).cast::<V>().as_ref() }
 }
 
-/// Whether a connection of this endpoint may be kept in FLOWS. Two CPUs may take the same place: it is about floods, not
-/// about a number.
-#[inline(always)]
-fn take_budget(ifindex: IfIndex, now: Nanos) -> bool {
-    match FLOW_BUDGETS.get_ptr_mut(ifindex) {
-        // SAFETY: the entry is only removed with its endpoint, and freed after a grace period.
-        Some(budget) => unsafe { (*budget).take(now) },
-        // The endpoint goes just now.
-        None => true,
-    }
-}
-
-/// Makes an entry where the endpoint's budget says. Lost, here and there: the next packet is decided again.
-#[inline(always)]
-fn add_entry(key: &FlowKey, entry: &FlowEntry, before: Before) {
-    let is_within = take_budget(key.ifindex, entry.flow.last_seen);
-    if is_within || (before == Before::Unknown && FLOWS.get_ptr(key).is_some()) {
-        FLOWS.insert(key, entry, 0).ok();
-        return;
-    }
-    BURST.insert(key, entry, 0).ok();
-    if let Some(has_burst) = HAS_BURST.get_ptr_mut(0) {
-        // SAFETY: the element is always there, and nothing else is ever written into it.
-        unsafe { *has_burst = 1 };
-    }
-}
-
 /// The kernel's maps as [`netpol_common::verdict::decide`] sees them.
 pub(crate) struct KernelMaps;
 
 impl PolicyMaps for KernelMaps {
     #[inline(always)]
-    fn endpoint(&self, ifindex: IfIndex) -> Option<EndpointValue> {
+    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowPlaces)> {
         // SAFETY: the value is copied at once, and freed only after a grace period (no preallocation).
-        unsafe { ENDPOINTS.get(ifindex) }.map(|entry| entry.value)
+        let entry = unsafe { ENDPOINTS.get(ifindex) }?;
+        Some((entry.value, entry.places()))
     }
 
     #[inline(always)]
@@ -148,15 +114,15 @@ impl PolicyMaps for KernelMaps {
     #[inline(always)]
     fn allow(
         &self,
-        ifindex: IfIndex,
+        places: AllowPlaces,
         direction: Direction,
         identity: Identity,
         protocol: Protocol,
         port: PortBe,
     ) -> Option<AllowValue> {
-        // SAFETY: the memory of an endpoint, of an allow map and of its entries outlives the program's run (RCU).
+        // SAFETY: the memory of an allow map and of its entries outlives the program's run (RCU).
         unsafe {
-            let inner = ALLOW.get(u32::from(ENDPOINTS.get(ifindex)?.allow_map(direction)))?;
+            let inner = ALLOW.get(EndpointEntry::place(places, direction))?;
             if identity != Identity::NONE {
                 let key = AllowKey::lookup(identity, protocol, port);
                 if let Some(value) = find::<_, _, AllowValue>(inner, &key) {
@@ -169,41 +135,23 @@ impl PolicyMaps for KernelMaps {
     }
 
     #[inline(always)]
-    fn with_flow<R>(&self, key: &FlowKey, look: impl FnOnce(&FlowEntry) -> R) -> Option<R> {
-        // SAFETY: read at once. The entry may be evicted and reused meanwhile: then what is read is that of
-        // another flow for one packet, which every lock-free reader of an LRU map accepts.
-        let entry = unsafe {
-            match FLOWS.get(key) {
-                Some(entry) => entry,
-                None if *HAS_BURST.get(0)? == 0
-                    || FLOW_BUDGETS.get(key.ifindex)?.has_burst == 0 =>
-                {
-                    return None;
-                }
-                None => BURST.get(key)?,
-            }
-        };
-        Some(look(entry))
+    fn peek_flow<R>(
+        &self,
+        key: &FlowKey,
+        sender: &Addr,
+        look: impl FnOnce(&FlowValue, bool) -> R,
+    ) -> Peek<R> {
+        flows::peek(key, sender, look)
     }
 
-    /// A function of its own: BPF has little stack.
-    #[inline(never)]
-    fn set_flow(&self, key: &FlowKey, flow: &FlowValue, local: Option<&Addr>) {
-        let local = match local {
-            Some(local) => *local,
-            None => self.with_flow(key, |entry| entry.local).unwrap_or(Addr::UNSPECIFIED),
-        };
-        let entry = FlowEntry { flow: *flow, local };
-        // One in BURST that lives on gets its place in FLOWS when the budget allows it.
-        if FLOWS.insert(key, entry, u64::from(BPF_EXIST)).is_err() {
-            add_entry(key, &entry, Before::Unknown);
-        }
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey, sender: &Addr, flow: &mut FlowValue) -> Option<bool> {
+        flows::read(key, sender, flow)
     }
 
-    /// A function of its own: BPF has little stack.
-    #[inline(never)]
-    fn add_flow(&self, key: &FlowKey, flow: &FlowValue, local: &Addr, before: Before) {
-        add_entry(key, &FlowEntry { flow: *flow, local: *local }, before);
+    #[inline(always)]
+    fn set_flow(&self, key: &FlowKey, flow: &FlowValue, local: Local<'_>) {
+        flows::write(key, flow, local);
     }
 
     #[inline(always)]

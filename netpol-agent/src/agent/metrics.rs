@@ -48,6 +48,11 @@ impl<K: Kernel> Agent<K> {
                 status.maps.iter().map(|(name, map)| (name.clone(), map.capacity.into())),
             ),
         ));
+        metrics.push(counter(
+            "connections_evicted",
+            "Connections that had to make room for others before they had ended",
+            Sample::plain(self.kernel.n_evicted_flows()),
+        ));
         metrics.push(gauge(
             "policies",
             "Policies that isolate a pod of this node",

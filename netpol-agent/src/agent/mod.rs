@@ -74,6 +74,8 @@ pub trait Kernel {
     /// # Errors
     /// The map cannot be read.
     fn flows(&self) -> Result<BTreeMap<FlowKey, FlowValue>, Self::Error>;
+    /// Connections that had to make room for others before they had ended.
+    fn n_evicted_flows(&self) -> u64;
     /// Packets that were dropped or reported, since their endpoint was attached.
     ///
     /// # Errors

@@ -368,6 +368,10 @@ impl Kernel for Datapath {
         Self::flows(self)
     }
 
+    fn n_evicted_flows(&self) -> u64 {
+        Self::n_evicted_flows(self)
+    }
+
     fn counters(&self) -> Result<BTreeMap<CounterKey, Counter>, ebpf::Error> {
         Self::counters(self)
     }

@@ -53,6 +53,10 @@ impl Kernel for FakeKernel {
         Ok(BTreeMap::new())
     }
 
+    fn n_evicted_flows(&self) -> u64 {
+        0
+    }
+
     fn counters(&self) -> Result<BTreeMap<CounterKey, Counter>, Full> {
         let key = CounterKey { ifindex: IfIndex(7), direction: 0, verdict: 128, pad: [0; 2] };
         Ok(BTreeMap::from([(key, Counter { packets: 3, bytes: 180 })]))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use netpol_common::ids::Hook;
-use netpol_common::maps::{BACKENDS, BURST, COUNTERS, FLOWS, FRAGMENTS};
+use netpol_common::maps::{BACKENDS, COUNTERS, FLOWS, FRAGMENTS};
 use netpol_common::verdict::Sighting;
 
 use crate::dataplane::MapOp;
@@ -26,13 +26,8 @@ struct Kernel {
 /// When the programs cannot be loaded or the devices cannot be made.
 pub fn engine() -> Result<Engine, DatapathError> {
     // What connections leave behind is read and removed after each probe: the less room, the quicker.
-    let capacities = BTreeMap::from([
-        (FLOWS, 256),
-        (BURST, 256),
-        (BACKENDS, 256),
-        (FRAGMENTS, 64),
-        (COUNTERS, 1024),
-    ]);
+    let capacities =
+        BTreeMap::from([(FLOWS, 32), (BACKENDS, 256), (FRAGMENTS, 64), (COUNTERS, 1024)]);
     let datapath = Datapath::load(&Config { capacities, ..Config::private() }).map_err(failed)?;
     let devices = PretendDevices::in_new_namespace(FIRST_INTERFACE).map_err(failed)?;
     Ok(Engine::Datapath(Box::new(Kernel { datapath, devices })))

@@ -9,7 +9,7 @@ use netpol_common::keys::{
     AddressKey, AllowKey, AllowValue, BackendValue, EndpointValue, FlowEntry, FlowKey, FlowValue,
     FragmentKey, FragmentValue, PrefixKey,
 };
-use netpol_common::maps::{Before, PolicyMaps};
+use netpol_common::maps::{AllowPlaces, Local, Peek, PolicyMaps};
 use netpol_common::packet::{Packet, PacketBytes};
 use netpol_common::verdict::{Outcome, Sighting, decide};
 
@@ -95,7 +95,7 @@ impl MemoryMaps {
     /// Judges a frame.
     pub fn judge(&self, frame: &(impl PacketBytes + ?Sized), seen: &Sighting) -> Observation {
         let mut packet = Packet::EMPTY;
-        let outcome = decide(self, frame, seen, &mut packet);
+        let outcome = decide(self, frame, || *seen, &mut packet);
         if packet == Packet::EMPTY {
             // It passed without being read whole.
             frame.parse(&mut packet);
@@ -105,8 +105,9 @@ impl MemoryMaps {
 }
 
 impl PolicyMaps for MemoryMaps {
-    fn endpoint(&self, ifindex: IfIndex) -> Option<EndpointValue> {
-        self.image.endpoints.get(&ifindex).map(|endpoint| endpoint.value)
+    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowPlaces)> {
+        let endpoint = self.image.endpoints.get(&ifindex)?;
+        Some((endpoint.value, AllowPlaces(ifindex.0)))
     }
 
     fn owns_address(&self, key: &AddressKey) -> bool {
@@ -120,29 +121,44 @@ impl PolicyMaps for MemoryMaps {
 
     fn allow(
         &self,
-        ifindex: IfIndex,
+        places: AllowPlaces,
         direction: Direction,
         identity: Identity,
         protocol: Protocol,
         port: PortBe,
     ) -> Option<AllowValue> {
-        let map = self.image.allow.get(&AllowMapKey::new(ifindex, direction))?;
+        let map = self.image.allow.get(&AllowMapKey::new(IfIndex(places.0), direction))?;
         let of = |identity| longest_entry(map, &AllowKey::lookup(identity, protocol, port));
         let own = (identity != Identity::NONE).then(|| of(identity)).flatten();
         own.or_else(|| of(Identity::ANY))
     }
 
-    fn with_flow<R>(&self, key: &FlowKey, look: impl FnOnce(&FlowEntry) -> R) -> Option<R> {
-        self.flows.borrow().get(key).map(look)
+    fn peek_flow<R>(
+        &self,
+        key: &FlowKey,
+        sender: &Addr,
+        look: impl FnOnce(&FlowValue, bool) -> R,
+    ) -> Peek<R> {
+        let look = |entry: &FlowEntry| Peek::Found(look(&entry.flow, entry.local == *sender));
+        self.flows.borrow().get(key).map_or(Peek::Absent, look)
     }
 
-    fn set_flow(&self, key: &FlowKey, flow: &FlowValue, local: Option<&Addr>) {
-        let before = self.with_flow(key, |entry| entry.local).unwrap_or(Addr::UNSPECIFIED);
-        self.add_flow(key, flow, local.unwrap_or(&before), Before::Unknown);
+    fn flow(&self, key: &FlowKey, sender: &Addr, flow: &mut FlowValue) -> Option<bool> {
+        let flows = self.flows.borrow();
+        let found = flows.get(key)?;
+        *flow = found.flow;
+        Some(found.local == *sender)
     }
 
-    fn add_flow(&self, key: &FlowKey, flow: &FlowValue, local: &Addr, _before: Before) {
-        self.flows.borrow_mut().insert(*key, FlowEntry { flow: *flow, local: *local });
+    fn set_flow(&self, key: &FlowKey, flow: &FlowValue, local: Local<'_>) {
+        let mut flows = self.flows.borrow_mut();
+        let local = match (local, flows.get(key)) {
+            (Local::Kept, None) => return,
+            (Local::Kept, Some(entry)) => entry.local,
+            (Local::Unknown, _) => Addr::UNSPECIFIED,
+            (Local::At(addr), _) => *addr,
+        };
+        flows.insert(*key, FlowEntry { flow: *flow, local });
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {

@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 use std::panic::resume_unwind;
 
-use netpol_common::flow::FlowBudget;
-use netpol_common::ids::{IfIndex, Nanos};
+use netpol_common::ids::IfIndex;
 use netpol_common::keys::EndpointEntry;
 
 use super::Datapath;
@@ -33,7 +32,7 @@ impl Datapath {
         interfaces: &[NewInterface],
         ops: &[MapOp],
     ) -> (Vec<(IfIndex, Error)>, Result<(), Error>) {
-        let Self { ebpf, maps, pins, config, last: _ } = self;
+        let Self { ebpf, maps, pins, config, geometry: _, last: _ } = self;
         let mut attacher = Attacher { ebpf, pins: pins.as_ref(), attaching: config.attaching };
         std::thread::scope(|scope| {
             let work = scope.spawn(move || {
@@ -156,7 +155,6 @@ impl Maps {
         room.copy_from_slice(container_id.as_bytes());
         // The name first: an endpoint that passes packets always tells whose it is.
         self.containers.set(ifindex, padded)?;
-        self.flow_budgets.add(ifindex, FlowBudget::new(Nanos(0)))?;
         let allow_maps = self.allow.places(ifindex);
         self.endpoints.set(ifindex, EndpointEntry { value: *value, allow_maps })
     }

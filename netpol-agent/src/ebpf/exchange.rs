@@ -14,6 +14,7 @@ use netpol_common::ids::IfIndex;
 
 use super::attach::Attaching;
 use super::error::Error;
+use super::flows::Geometry;
 use super::load::{OBJECT, classifier, classifier_named, loader};
 use super::pins::Pins;
 use super::site::{Device, Site};
@@ -23,6 +24,7 @@ use super::{Config, Datapath, Program};
 pub struct Exchange {
     config: Config,
     pins: Pins,
+    geometry: Geometry,
     ifindex: IfIndex,
     program: Program,
     /// The programs behind which no other runs, once they are loaded.
@@ -80,6 +82,7 @@ impl Datapath {
         Ok(program.map(|program| Exchange {
             config: self.config.clone(),
             pins: pins.clone(),
+            geometry: self.geometry,
             ifindex,
             program,
             last: self.last.take(),
@@ -92,7 +95,7 @@ impl Datapath {
     /// # Errors
     /// What went wrong, now or before; then the filter stays, or the link is there.
     pub fn end_exchange(&mut self, exchange: Exchange) -> Result<Exchanged, Error> {
-        let Exchange { config: _, pins, ifindex, program, last, outcome } = exchange;
+        let Exchange { config: _, pins, geometry: _, ifindex, program, last, outcome } = exchange;
         let outcome = outcome.and_then(|exchanged| {
             let device = Device::find(ifindex)?;
             let site = Site { pins: &pins, device: &device, program };
@@ -138,7 +141,7 @@ impl Exchange {
         }
         let last = match &mut self.last {
             Some(last) => last,
-            none => none.insert(load(&self.config, &self.pins)?),
+            none => none.insert(load(&self.config, &self.pins, &self.geometry)?),
         };
         let name = self.program.last_name().unwrap_or_default();
         site.begin_exchange(classifier_named(last, name)?)?;
@@ -147,8 +150,8 @@ impl Exchange {
 }
 
 /// Loads the programs behind which no other runs, with the maps of the others.
-fn load(config: &Config, pins: &Pins) -> Result<Ebpf, Error> {
-    let mut ebpf = loader(config, Some(pins)).load(OBJECT).map_err(Error::Load)?;
+fn load(config: &Config, pins: &Pins, geometry: &Geometry) -> Result<Ebpf, Error> {
+    let mut ebpf = loader(config, Some(pins), geometry).load(OBJECT).map_err(Error::Load)?;
     for name in Program::ALL.into_iter().filter_map(Program::last_name) {
         let program = classifier_named(&mut ebpf, name)?;
         program.load().map_err(|source| Error::Refused { program: name, source })?;

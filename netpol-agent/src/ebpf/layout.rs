@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use aya::maps::{MapError, MapInfo, MapType};
 use netpol_common::addr::Addr;
-use netpol_common::flow::FlowBudget;
+use netpol_common::flow_table::FlowSet;
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
-    AddressKey, BackendValue, CounterKey, CounterValue, EndpointEntry, FlowEntry, FlowKey,
-    FragmentKey, FragmentValue, PrefixKey,
+    AddressKey, BackendValue, CounterKey, CounterValue, EndpointEntry, FlowKey, FragmentKey,
+    FragmentValue, PrefixKey,
 };
 use netpol_common::maps;
 
@@ -60,10 +60,9 @@ pub(super) fn expected(capacities: &BTreeMap<&'static str, u32>) -> Vec<Layout> 
         map::<Addr, Identity>(maps::IDENTITIES, MapType::Hash, maps::MAX_IDENTITIES),
         map::<PrefixKey, Identity>(maps::PREFIXES, MapType::LpmTrie, maps::MAX_PREFIXES),
         map::<u32, u32>(maps::ALLOW, MapType::ArrayOfMaps, maps::N_ALLOW_MAPS),
-        map::<FlowKey, FlowEntry>(maps::FLOWS, MapType::LruHash, maps::MAX_FLOWS),
-        map::<FlowKey, FlowEntry>(maps::BURST, MapType::LruHash, maps::MAX_BURST),
-        map::<u32, u32>(maps::HAS_BURST, MapType::Array, 1),
-        map::<IfIndex, FlowBudget>(maps::FLOW_BUDGETS, MapType::Hash, maps::MAX_ENDPOINTS),
+        map::<u32, FlowSet>(maps::FLOWS, MapType::Array, maps::N_FLOW_SETS),
+        map::<u32, u32>(maps::FLOW_LOCKS, MapType::Array, maps::N_FLOW_LOCKS),
+        map::<u32, u64>(maps::FLOW_SEED, MapType::Hash, 1),
         map::<FragmentKey, FragmentValue>(maps::FRAGMENTS, MapType::LruHash, maps::MAX_FRAGMENTS),
         map::<Addr, u8>(maps::DEFER, MapType::Hash, maps::MAX_DEFER),
         map::<u32, IfIndex>(maps::TICKETS, MapType::Array, maps::N_TICKETS),

@@ -5,11 +5,14 @@ use std::path::Path;
 use aya::programs::SchedClassifier;
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use netpol_common::maps;
 use rustix::thread::{CapabilitySet, capabilities};
 
 use super::error::Error;
+use super::flows::{Geometry, Seed};
 use super::maps::Maps;
 use super::pins::Pins;
+use super::table::Label;
 use super::{Config, Datapath, Program, Trace, layout};
 
 /// Written by build.rs.
@@ -55,15 +58,17 @@ impl Datapath {
             pins.carry_over(&layouts)?;
             pins.check(&layouts)?;
         }
-        let mut loader = loader(config, pins.as_ref());
+        let seed = Seed::open(pins.as_ref(), Label::of(&layouts, maps::FLOW_SEED)?)?;
+        let geometry = seed.geometry(config)?;
+        let mut loader = loader(config, pins.as_ref(), &geometry);
         let mut ebpf = loader.load(OBJECT).map_err(Error::Load)?;
         for program in Program::ALL {
             classifier(&mut ebpf, program)?
                 .load()
                 .map_err(|source| Error::Refused { program: program.name(), source })?;
         }
-        let maps = Maps::take(&mut ebpf, pins.as_ref(), &layouts)?;
-        Ok(Self { ebpf, maps, pins, config: config.clone(), last: None })
+        let maps = Maps::take(&mut ebpf, pins.as_ref(), &layouts, seed)?;
+        Ok(Self { ebpf, maps, pins, config: config.clone(), geometry, last: None })
     }
 
     /// What the verifier says about each program.
@@ -87,10 +92,16 @@ impl Datapath {
 }
 
 /// What the object is told before it is loaded: constants, sizes, and where maps are pinned.
-pub(super) fn loader<'a>(config: &'a Config, pins: Option<&Pins>) -> EbpfLoader<'a> {
+pub(super) fn loader<'a>(
+    config: &'a Config,
+    pins: Option<&Pins>,
+    geometry: &'a Geometry,
+) -> EbpfLoader<'a> {
     let Config { pin_root: _, mount: _, ticket_mask, trace, attaching: _, capacities } = config;
     let mut loader = EbpfLoader::new();
     loader.override_global("TICKET_MASK", ticket_mask, true);
+    loader.override_global("FLOW_SEED", &geometry.seed, true);
+    loader.override_global("FLOW_SET_MASK", &geometry.set_mask, true);
     // 0 is below every level. The ring of log messages is as small as can be when there are none.
     let log_level = match trace {
         Trace::Off => {
@@ -104,7 +115,7 @@ pub(super) fn loader<'a>(config: &'a Config, pins: Option<&Pins>) -> EbpfLoader<
         loader.map_max_entries(name, *capacity);
     }
     if let Some(pins) = pins {
-        for name in netpol_common::maps::ALL {
+        for name in maps::ALL {
             loader.map_pin_path(name, pins.map(name));
         }
     }

@@ -6,17 +6,17 @@ use std::sync::Arc;
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuHashMap};
 use netpol_common::addr::Addr;
-use netpol_common::flow::FlowBudget;
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
-    AddressKey, BackendValue, CounterKey, CounterValue, EndpointEntry, FlowEntry, FlowKey,
-    FlowValue, FragmentKey, FragmentValue,
+    AddressKey, BackendValue, CounterKey, CounterValue, EndpointEntry, FlowKey, FlowValue,
+    FragmentKey, FragmentValue,
 };
 use netpol_common::maps;
 
 use super::Datapath;
 use super::allow::AllowMaps;
 use super::error::Error;
+use super::flows::{FlowTable, Seed, take_array};
 use super::layout::Layout;
 use super::pins::Pins;
 use super::table::{Label, Table, Trie, absent_is_fine, take};
@@ -37,10 +37,9 @@ pub(super) struct Maps {
     pub(super) identities: Table<Addr, Identity>,
     pub(super) prefixes: Trie<Identity>,
     pub(super) allow: AllowMaps,
-    pub(super) flows: Table<FlowKey, FlowEntry>,
-    pub(super) burst: Table<FlowKey, FlowEntry>,
-    pub(super) has_burst: Array<MapData, u32>,
-    pub(super) flow_budgets: Table<IfIndex, FlowBudget>,
+    pub(super) flows: FlowTable,
+    pub(super) flow_locks: MapData,
+    pub(super) flow_seed: Seed,
     pub(super) fragments: Table<FragmentKey, FragmentValue>,
     pub(super) stubs: Table<u32, FlowKey>,
     pub(super) backends: Table<FlowKey, BackendValue>,
@@ -63,6 +62,7 @@ impl Maps {
         ebpf: &mut Ebpf,
         pins: Option<&Pins>,
         layouts: &[Layout],
+        flow_seed: Seed,
     ) -> Result<Self, Error> {
         let label = |name| Label::of(layouts, name);
         let tickets_label = label(maps::TICKETS)?;
@@ -75,10 +75,9 @@ impl Maps {
             addresses: Table::take(ebpf, label(maps::ADDRESSES)?)?,
             identities: Table::take(ebpf, label(maps::IDENTITIES)?)?,
             prefixes: Trie::take(ebpf, label(maps::PREFIXES)?)?,
-            flows: Table::take(ebpf, label(maps::FLOWS)?)?,
-            burst: Table::take(ebpf, label(maps::BURST)?)?,
-            has_burst: typed(ebpf, label(maps::HAS_BURST)?)?,
-            flow_budgets: Table::take(ebpf, label(maps::FLOW_BUDGETS)?)?,
+            flows: FlowTable::take(ebpf, label(maps::FLOWS)?)?,
+            flow_locks: take_array(ebpf, maps::FLOW_LOCKS)?,
+            flow_seed,
             fragments: Table::take(ebpf, label(maps::FRAGMENTS)?)?,
             stubs: Table::take(ebpf, label(maps::STUBS)?)?,
             backends: Table::take(ebpf, label(maps::BACKENDS)?)?,
@@ -126,16 +125,7 @@ impl Maps {
     /// # Errors
     /// [`Error::Map`].
     pub(super) fn purge(&mut self, ifindexes: &BTreeSet<IfIndex>) -> Result<(), Error> {
-        for (key, _) in self.flows.entries()? {
-            if ifindexes.contains(&key.ifindex) {
-                self.flows.remove(key)?;
-            }
-        }
-        for (key, _) in self.burst.entries()? {
-            if ifindexes.contains(&key.ifindex) {
-                self.burst.remove(key)?;
-            }
-        }
+        self.flows.remove(|ifindex| ifindexes.contains(&ifindex));
         for (key, _) in self.fragments.entries()? {
             if ifindexes.contains(&key.ifindex) {
                 self.fragments.remove(key)?;
@@ -156,9 +146,6 @@ impl Maps {
                 let removed = absent_is_fine(self.counters.remove(&Wire(key)));
                 removed.map_err(|error| self.counters_label.cannot_write(error))?;
             }
-        }
-        for ifindex in ifindexes {
-            self.flow_budgets.remove(*ifindex)?;
         }
         Ok(())
     }
@@ -220,8 +207,7 @@ impl Datapath {
     /// # Errors
     /// [`Error::Map`].
     pub fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Error> {
-        let entry = |flow: FlowValue| FlowEntry { flow, local: Addr::UNSPECIFIED };
-        flows.iter().try_for_each(|(key, flow)| self.maps.flows.add(*key, entry(*flow)))
+        self.maps.flows.add(&mut self.ebpf, flows)
     }
 
     /// Forgets all connections.
@@ -229,9 +215,7 @@ impl Datapath {
     /// # Errors
     /// [`Error::Map`].
     pub fn forget_flows(&mut self) -> Result<(), Error> {
-        for flows in [&mut self.maps.flows, &mut self.maps.burst] {
-            flows.entries()?.into_iter().try_for_each(|(key, _)| flows.remove(key))?;
-        }
+        self.maps.flows.remove(|_ifindex| true);
         Ok(())
     }
 
@@ -256,9 +240,13 @@ impl Datapath {
     /// # Errors
     /// [`Error::Map`].
     pub fn flows(&self) -> Result<BTreeMap<FlowKey, FlowValue>, Error> {
-        // One that is in both lives in FLOWS.
-        let entries = self.maps.burst.entries()?.into_iter().chain(self.maps.flows.entries()?);
+        let entries = self.maps.flows.entries().into_iter();
         Ok(entries.map(|(key, entry)| (key, entry.flow)).collect())
+    }
+
+    /// Connections that had to make room for others before they had ended, since their table exists.
+    pub fn n_evicted_flows(&self) -> u64 {
+        self.maps.flows.n_evicted()
     }
 
     /// The datagrams in pieces.

@@ -10,6 +10,7 @@ mod attach;
 mod error;
 mod events;
 mod exchange;
+mod flows;
 mod layout;
 mod load;
 mod maps;
@@ -29,6 +30,7 @@ use aya::Ebpf;
 use netpol_common::ids::Hook;
 use netpol_common::maps::DEFAULT_TICKET_MASK;
 
+use self::flows::Geometry;
 use self::maps::Maps;
 use self::pins::Pins;
 
@@ -135,6 +137,7 @@ pub struct Datapath {
     /// `None` for a private copy.
     pins: Option<Pins>,
     config: Config,
+    geometry: Geometry,
     /// The programs that are needed while filters are exchanged.
     last: Option<Ebpf>,
 }

@@ -8,7 +8,7 @@ use crate::addr::Addr;
 use crate::flow;
 use crate::ids::{Direction, Epoch, IfIndex, Nanos, Protocol, RuleId};
 use crate::keys::{AddressKey, EndpointValue, FlowKey, FlowValue, FragmentKey, FragmentValue};
-use crate::maps::{Before, PolicyMaps};
+use crate::maps::{AllowPlaces, Local, PolicyMaps};
 use crate::packet::{Fragment, Packet, PacketBytes, Parsed};
 
 /// A verdict with the rule behind it.
@@ -42,6 +42,7 @@ impl Ruling {
 pub(super) struct View {
     pub(super) ifindex: IfIndex,
     pub(super) endpoint: EndpointValue,
+    pub(super) places: AllowPlaces,
     pub(super) direction: Direction,
     /// [`FlowKey::stage`].
     pub(super) stage: u8,
@@ -58,13 +59,14 @@ impl View {
     #[inline(always)]
     pub(super) const fn of_hook(
         seen: &Sighting,
-        endpoint: EndpointValue,
+        (endpoint, places): (EndpointValue, AllowPlaces),
         direction: Direction,
         epoch: Epoch,
     ) -> Self {
         Self {
             ifindex: seen.ifindex,
             endpoint,
+            places,
             direction,
             stage: FlowKey::AT_POD,
             is_unknown: false,
@@ -161,22 +163,19 @@ fn judge_connection<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet) -> Ru
     }
     // The first packet of a TCP connection is always decided, whatever an older connection left behind.
     let opens = key.protocol.0 == Protocol::TCP.0 && flow::tcp::opens(packet.tcp_flags);
-    let mut before = if view.is_unknown { Before::Absent } else { Before::Unknown };
     if !opens && !view.is_unknown {
-        // What is from somewhere new may be from there: that is known by now.
-        let found = maps.with_flow(&key, |entry| {
-            let is_new = matches!(view.direction, Direction::Egress) && entry.local != packet.src;
-            (entry.flow, is_new)
-        });
-        match found {
-            Some((mut flow, is_new)) if !flow::is_expired(&flow, key.protocol, view.now) => {
-                return follow(maps, view, packet, &key, &mut flow, is_new.then_some(&packet.src));
-            }
-            Some(_) => {}
-            None => before = Before::Absent,
+        let mut flow = FlowValue::UNKNOWN;
+        let found = maps.flow(&key, &packet.src, &mut flow);
+        if let Some(is_from_there) = found
+            && !flow::is_expired(&flow, key.protocol, view.now)
+        {
+            let is_new = matches!(view.direction, Direction::Egress) && !is_from_there;
+            // What is from somewhere new may be from there: that is known by now.
+            let local = if is_new { Local::At(&packet.src) } else { Local::Kept };
+            return follow(maps, view, packet, &key, &mut flow, local);
         }
     }
-    begin(maps, view, packet, &key, before)
+    begin(maps, view, packet, &key)
 }
 
 /// The key of the packet's connection. For a quotation `direction` is that of the quoted packet.
@@ -205,9 +204,10 @@ fn quotes_flow<M: PolicyMaps, B: PacketBytes + ?Sized>(
         return false;
     }
     let key = flow_key(view, view.direction.reversed(), &quoted);
-    maps.flow(&key).is_some_and(|flow| {
-        flow.marks & FlowValue::REVOKED == 0 && !flow::is_expired(&flow, key.protocol, view.now)
-    })
+    let mut flow = FlowValue::UNKNOWN;
+    maps.flow(&key, &quoted.src, &mut flow).is_some()
+        && flow.marks & FlowValue::REVOKED == 0
+        && !flow::is_expired(&flow, key.protocol, view.now)
 }
 
 /// Completes the key of a fragment's connection; false if the first fragment is not known.
@@ -252,7 +252,7 @@ fn resolve_fragment<M: PolicyMaps>(
     true
 }
 
-/// A packet of a known connection; `local` is where the pod sends from, if it has not sent from there before.
+/// A packet of a known connection; `local` is where the pod sends from, if that is new.
 #[inline(always)]
 fn follow<M: PolicyMaps>(
     maps: &M,
@@ -260,7 +260,7 @@ fn follow<M: PolicyMaps>(
     packet: &Packet,
     key: &FlowKey,
     flow: &mut FlowValue,
-    local: Option<&Addr>,
+    local: Local<'_>,
 ) -> Ruling {
     let origin = if flow.origin == Direction::Ingress.to_wire() {
         Direction::Ingress
@@ -303,11 +303,11 @@ fn follow<M: PolicyMaps>(
     let state = flow::next_state(flow, key.protocol, view.direction, packet.tcp_flags);
     // What comes to the pod does not tell whether it may still send from where it did: its next packet is looked at for that.
     let local = match view.direction {
-        Direction::Ingress if is_old => Some(&Addr::UNSPECIFIED),
+        Direction::Ingress if is_old => Local::Unknown,
         Direction::Ingress | Direction::Egress => local,
     };
     let is_written = is_old
-        || local.is_some()
+        || local != Local::Kept
         || state != flow.state
         || view.now.0.saturating_sub(flow.last_seen.0) >= flow::REFRESH_NS;
     if is_written {
@@ -335,13 +335,7 @@ fn follow<M: PolicyMaps>(
 
 /// The first packet of a connection, or one from the middle of a connection that is not known.
 #[inline(always)]
-fn begin<M: PolicyMaps>(
-    maps: &M,
-    view: &View,
-    packet: &Packet,
-    key: &FlowKey,
-    before: Before,
-) -> Ruling {
+fn begin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet, key: &FlowKey) -> Ruling {
     let mut ruling = match view.exempt {
         Some(reason) => Ruling::pass(reason),
         None => consult(maps, view, view.direction, key),
@@ -363,11 +357,11 @@ fn begin<M: PolicyMaps>(
         let state = flow::first_state(key.protocol, packet.tcp_flags);
         let facts = [view.direction.to_wire(), state, marks];
         let local = match view.direction {
-            Direction::Ingress => &Addr::UNSPECIFIED,
-            Direction::Egress => &packet.src,
+            Direction::Ingress => Local::Unknown,
+            Direction::Egress => Local::At(&packet.src),
         };
         let flow = FlowValue::new(view.now, view.epoch, ruling.rule, facts);
-        maps.add_flow(key, &flow, local, before);
+        maps.set_flow(key, &flow, local);
         if matches!(reason, PassReason::Deferred) {
             ruling.stub = maps.leave_stub(key);
         }

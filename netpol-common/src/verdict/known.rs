@@ -3,8 +3,8 @@
 use super::{Outcome, PassReason, Sighting, Verdict};
 use crate::flow;
 use crate::ids::{Direction, IfIndex};
-use crate::keys::{FlowEntry, FlowKey, FlowValue};
-use crate::maps::PolicyMaps;
+use crate::keys::{FlowKey, FlowValue};
+use crate::maps::{Peek, PolicyMaps};
 use crate::packet::{Packet, PacketBytes, parse_plain};
 
 /// How far the short way led.
@@ -47,31 +47,33 @@ pub(super) fn follow_known<M: PolicyMaps, B: PacketBytes + ?Sized>(
     let (remote, ports) =
         if is_egress { (plain.dst, plain.ports) } else { (plain.src, plain.ports.rotate_left(16)) };
     let key = FlowKey::new(seen.ifindex, remote, ports, plain.protocol, FlowKey::AT_POD);
-    // Read first: what is decided with a state that changes meanwhile counts as old.
-    let epoch = maps.epoch();
-    let rule = maps.with_flow(&key, |FlowEntry { flow, local }| {
-        let is_settled = flow.epoch == epoch && flow.marks & !FlowValue::EXEMPT == 0;
-        // Younger than any timeout.
-        let is_fresh = seen.now.0.saturating_sub(flow.last_seen.0) < flow::REFRESH_NS;
-        let state = flow::next_state(flow, plain.protocol, direction, plain.tcp_flags);
-        let is_own = !is_egress || (*local == plain.src && !local.is_unspecified());
-        (is_settled && is_fresh && state == flow.state && is_own).then_some(flow.rule)
-    });
-    let Some(rule) = rule else {
-        *packet = plain.packet();
-        return Shortcut::Unknown;
+    let rule = maps.peek_flow(
+        &key,
+        if is_egress { &plain.src } else { &key.remote },
+        |flow, is_from_there| {
+            let is_settled = flow.epoch == maps.epoch() && flow.marks & !FlowValue::EXEMPT == 0;
+            // Younger than any timeout.
+            let is_fresh = seen.now.0.saturating_sub(flow.last_seen.0) < flow::REFRESH_NS;
+            let state = flow::next_state(flow, plain.protocol, direction, plain.tcp_flags);
+            let is_own = !is_egress || (is_from_there && !plain.src.is_unspecified());
+            (is_settled && is_fresh && state == flow.state && is_own).then_some(flow.rule)
+        },
+    );
+    let shortcut = match rule {
+        Peek::Found(Some(rule)) => {
+            return Shortcut::Done(Outcome {
+                verdict: Verdict::Pass(PassReason::Flow),
+                rule,
+                mark: seen.mark_with(0),
+                stub: 0,
+                ifindex: seen.ifindex,
+                direction,
+                audited_sender: IfIndex(0),
+            });
+        }
+        Peek::Found(None) | Peek::Changing => Shortcut::Read,
+        Peek::Absent => Shortcut::Unknown,
     };
-    if let Some(rule) = rule {
-        return Shortcut::Done(Outcome {
-            verdict: Verdict::Pass(PassReason::Flow),
-            rule,
-            mark: seen.mark_with(0),
-            stub: 0,
-            ifindex: seen.ifindex,
-            direction,
-            audited_sender: IfIndex(0),
-        });
-    }
     *packet = plain.packet();
-    Shortcut::Read
+    shortcut
 }

@@ -14,7 +14,7 @@ mod reason;
 
 use crate::ids::{Direction, Epoch, Hook, IfIndex, Nanos, RuleId};
 use crate::keys::{EndpointValue, FlowKey};
-use crate::maps::PolicyMaps;
+use crate::maps::{AllowPlaces, PolicyMaps};
 use crate::packet::{Packet, PacketBytes, Parsed};
 use judge::{Ruling, View, is_spoofed, judge, judge_arp, unless_isolated};
 use known::{Shortcut, follow_known};
@@ -109,21 +109,22 @@ impl Outcome {
     }
 }
 
-/// Decides about one frame, and notes in `maps` what later packets need. `packet` is scratch space that
-/// afterwards holds what was read from the frame, of a packet that is dropped or audited at least.
+/// Decides about one frame, and notes in `maps` what later packets need. `see` is asked for the sighting more than once: what is
+/// asked again costs no stack. `packet` is scratch space that afterwards holds what was read from the frame, of a packet that
+/// is dropped or audited at least.
 ///
 /// This is the only place where packets are judged: in the kernel, in simulations and in tests.
 #[inline(always)]
 pub fn decide<M: PolicyMaps, B: PacketBytes + ?Sized>(
     maps: &M,
     bytes: &B,
-    seen: &Sighting,
+    see: impl Fn() -> Sighting,
     packet: &mut Packet,
 ) -> Outcome {
-    match seen.hook {
-        Hook::PodEgress => at_pod(maps, bytes, seen, Direction::Egress, packet),
-        Hook::PodIngress => at_pod(maps, bytes, seen, Direction::Ingress, packet),
-        Hook::UplinkEgress => at_uplink(maps, bytes, seen, packet),
+    match see().hook {
+        Hook::PodEgress => at_pod(maps, bytes, see, Direction::Egress, packet),
+        Hook::PodIngress => at_pod(maps, bytes, see, Direction::Ingress, packet),
+        Hook::UplinkEgress => at_uplink(maps, bytes, &see(), packet),
     }
 }
 
@@ -158,8 +159,8 @@ fn at_uplink<M: PolicyMaps, B: PacketBytes + ?Sized>(
     }
     let ruling = match parsed {
         Parsed::Ip => {
-            let mut view =
-                View::of_hook(seen, EndpointValue::blocked(), Direction::Egress, Epoch(0));
+            let blocked = (EndpointValue::blocked(), AllowPlaces(0));
+            let mut view = View::of_hook(seen, blocked, Direction::Egress, Epoch(0));
             let ruling = finish_deferred(maps, bytes, seen, packet, &mut view);
             outcome.ifindex = view.ifindex;
             ruling
@@ -178,14 +179,15 @@ fn at_uplink<M: PolicyMaps, B: PacketBytes + ?Sized>(
 fn at_pod<M: PolicyMaps, B: PacketBytes + ?Sized>(
     maps: &M,
     bytes: &B,
-    seen: &Sighting,
+    see: impl Fn() -> Sighting,
     direction: Direction,
     packet: &mut Packet,
 ) -> Outcome {
-    let shortcut = follow_known(maps, bytes, seen, direction, packet);
+    let shortcut = follow_known(maps, bytes, &see(), direction, packet);
     if let Shortcut::Done(outcome) = shortcut {
         return outcome;
     }
+    let seen = &see();
     let mut outcome = Outcome {
         verdict: Verdict::Drop(DropReason::UnknownEndpoint),
         rule: RuleId::NONE,
@@ -196,7 +198,7 @@ fn at_pod<M: PolicyMaps, B: PacketBytes + ?Sized>(
         audited_sender: IfIndex(0),
     };
     let Some(endpoint) = maps.endpoint(seen.ifindex) else { return outcome };
-    if endpoint.state != EndpointValue::READY {
+    if endpoint.0.state != EndpointValue::READY {
         outcome.verdict = Verdict::Drop(DropReason::Blocked);
         return outcome;
     }
@@ -259,14 +261,19 @@ fn at_pod<M: PolicyMaps, B: PacketBytes + ?Sized>(
     if matches!(ruling.verdict, Verdict::Pass(PassReason::Deferred)) {
         outcome.mark = seen.mark_with(view.endpoint.ticket);
         outcome.stub = ruling.stub;
-        // Nobody would finish the verdict.
-        let is_enforced =
-            view.endpoint.is_isolated(direction) && !view.endpoint.is_audited(direction);
-        if view.endpoint.ticket == 0 && is_enforced {
+        if is_never_finished(&view) {
             outcome.verdict = Verdict::Drop(DropReason::UnknownTicket);
         }
     }
     outcome
+}
+
+/// Whether nobody would finish a deferred verdict.
+#[inline(always)]
+fn is_never_finished(view: &View) -> bool {
+    let View { endpoint, direction, .. } = view;
+    let is_enforced = endpoint.is_isolated(*direction) && !endpoint.is_audited(*direction);
+    endpoint.ticket == 0 && is_enforced
 }
 
 /// Whether a pod has sent this packet to itself, through a Service. Over a routed veth, or a bridge whose packets
@@ -291,7 +298,7 @@ fn finish_deferred<M: PolicyMaps, B: PacketBytes + ?Sized>(
     let Some(ifindex) = maps.ticket_owner(seen.ticket()) else {
         return Ruling::drop(DropReason::UnknownTicket);
     };
-    let Some(endpoint) = maps.endpoint(ifindex) else {
+    let Some((endpoint, places)) = maps.endpoint(ifindex) else {
         return Ruling::drop(DropReason::UnknownTicket);
     };
     // Its policy has gone since the packet was let go, and with it the isolation that the packet is judged by.
@@ -301,6 +308,7 @@ fn finish_deferred<M: PolicyMaps, B: PacketBytes + ?Sized>(
     *view = View {
         ifindex,
         endpoint,
+        places,
         direction: Direction::Egress,
         stage: FlowKey::AFTER_NAT,
         is_unknown: false,

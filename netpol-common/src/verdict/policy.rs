@@ -4,7 +4,7 @@ use super::judge::{Ruling, View};
 use super::{DropReason, PassReason, Sighting, Verdict};
 use crate::ids::{Direction, IfIndex, PortBe, Protocol};
 use crate::keys::{AllowValue, BackendValue, FlowKey, FlowValue};
-use crate::maps::PolicyMaps;
+use crate::maps::{Local, PolicyMaps};
 use crate::packet::{Fragment, Packet};
 
 /// A drop for want of a rule, or a pass that is reported when the isolation is only audited.
@@ -35,7 +35,10 @@ pub(super) fn settle<M: PolicyMaps>(
     {
         return;
     }
-    let Some(mut flow) = maps.flow(&key) else { return };
+    let mut flow = FlowValue::UNKNOWN;
+    if maps.flow(&key, &packet.src, &mut flow).is_none() {
+        return;
+    }
     let before = flow.marks;
     match verdict {
         Verdict::Pass(_) => {
@@ -49,7 +52,7 @@ pub(super) fn settle<M: PolicyMaps>(
         Verdict::Drop(_) => return,
     }
     if flow.marks != before && before & FlowValue::DEFERRED != 0 {
-        maps.set_flow(&key, &flow, None);
+        maps.set_flow(&key, &flow, Local::Kept);
     }
 }
 
@@ -94,7 +97,7 @@ pub(super) fn consult<M: PolicyMaps>(
         port = PortBe::ZERO;
     }
     let identity = maps.identity(&remote);
-    match maps.allow(view.ifindex, origin, identity, key.protocol, port) {
+    match maps.allow(view.places, origin, identity, key.protocol, port) {
         Some(value) if value.verdict == AllowValue::ALLOW => {
             Ruling::new(Verdict::Pass(PassReason::Allowed), value.rule)
         }

@@ -3,10 +3,8 @@
 use super::*;
 use crate::addr::Addr;
 use crate::ids::{Identity, PortBe, Protocol};
-use crate::keys::{
-    AddressKey, AllowValue, BackendValue, FlowEntry, FlowValue, FragmentKey, FragmentValue,
-};
-use crate::maps::{Before, DEFAULT_TICKET_MASK};
+use crate::keys::{AddressKey, AllowValue, BackendValue, FlowValue, FragmentKey, FragmentValue};
+use crate::maps::{AllowPlaces, DEFAULT_TICKET_MASK, Local, Peek};
 
 const IFINDEX: IfIndex = IfIndex(7);
 const TICKET: u16 = 5;
@@ -17,8 +15,8 @@ struct Closed {
 }
 
 impl PolicyMaps for Closed {
-    fn endpoint(&self, ifindex: IfIndex) -> Option<EndpointValue> {
-        (ifindex == IFINDEX).then_some(self.endpoint)
+    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowPlaces)> {
+        (ifindex == IFINDEX).then_some((self.endpoint, AllowPlaces(0)))
     }
     fn owns_address(&self, _key: &AddressKey) -> bool {
         true
@@ -28,7 +26,7 @@ impl PolicyMaps for Closed {
     }
     fn allow(
         &self,
-        _ifindex: IfIndex,
+        _places: AllowPlaces,
         _direction: Direction,
         _identity: Identity,
         _protocol: Protocol,
@@ -36,11 +34,21 @@ impl PolicyMaps for Closed {
     ) -> Option<AllowValue> {
         None
     }
-    fn with_flow<R>(&self, _key: &FlowKey, _look: impl FnOnce(&FlowEntry) -> R) -> Option<R> {
+    fn peek_flow<R>(
+        &self,
+        _key: &FlowKey,
+        _sender: &Addr,
+        _look: impl FnOnce(&FlowValue, bool) -> R,
+    ) -> Peek<R> {
+        Peek::Absent
+    }
+
+    fn flow(&self, _key: &FlowKey, _sender: &Addr, _flow: &mut FlowValue) -> Option<bool> {
         None
     }
-    fn set_flow(&self, _key: &FlowKey, _flow: &FlowValue, _local: Option<&Addr>) {}
-    fn add_flow(&self, _key: &FlowKey, _flow: &FlowValue, _local: &Addr, _before: Before) {}
+
+    fn set_flow(&self, _key: &FlowKey, _flow: &FlowValue, _local: Local<'_>) {}
+
     fn fragment(&self, _key: &FragmentKey) -> Option<FragmentValue> {
         None
     }
@@ -94,7 +102,7 @@ fn see(endpoint: EndpointValue, hook: Hook, ticket: u16) -> Outcome {
     };
     let seen = Sighting { mark: seen.mark_with(ticket), ..seen };
     let mut packet = Packet::EMPTY;
-    decide(&Closed { endpoint }, &frame[..], &seen, &mut packet)
+    decide(&Closed { endpoint }, &frame[..], || seen, &mut packet)
 }
 
 #[test]

@@ -223,7 +223,7 @@ fn capacities_are_those_that_are_asked_for() {
     if !met(&NEEDS) {
         return;
     }
-    let capacities = BTreeMap::from([(ENDPOINTS, 2), (FLOWS, 64)]);
+    let capacities = BTreeMap::from([(ENDPOINTS, 2), (FLOWS, 8)]);
     let mut datapath = Datapath::load(&Config { capacities, ..Config::private() }).unwrap();
     let endpoints: BTreeSet<u32> = [5, 6, 7].into();
     let ops: Vec<MapOp> = endpoints

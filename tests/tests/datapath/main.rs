@@ -10,6 +10,7 @@ mod attachments;
 mod differential;
 mod events;
 mod exchange;
+mod flow_table;
 mod handmade;
 mod strategies;
 mod twins;

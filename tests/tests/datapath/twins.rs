@@ -11,7 +11,7 @@ use netpol_agent::ebpf::{Config, Datapath, TestContext};
 use netpol_agent::netlink::PretendDevices;
 use netpol_common::ids::{Epoch, IfIndex, Nanos};
 use netpol_common::keys::{CounterKey, FlowKey, FlowValue, FragmentKey, FragmentValue};
-use netpol_common::maps::{BACKENDS, BURST, COUNTERS, DEFAULT_TICKET_MASK, FLOWS, FRAGMENTS};
+use netpol_common::maps::{BACKENDS, COUNTERS, DEFAULT_TICKET_MASK, FLOWS, FRAGMENTS};
 use netpol_common::packet::{ETHERNET_LEN, PacketBytes};
 use netpol_common::verdict::{Outcome, Sighting};
 use proptest::prop_assert_eq;
@@ -62,13 +62,8 @@ impl Twins {
         let mut devices = PretendDevices::in_new_namespace(IfIndex(PODS[0])).unwrap();
         devices.ensure(IfIndex(NO_POD)).unwrap();
         // What packets leave behind is read often: the less room, the quicker.
-        let capacities = BTreeMap::from([
-            (FLOWS, 4096),
-            (BURST, 256),
-            (BACKENDS, 256),
-            (FRAGMENTS, 1024),
-            (COUNTERS, 1024),
-        ]);
+        let capacities =
+            BTreeMap::from([(FLOWS, 512), (BACKENDS, 256), (FRAGMENTS, 1024), (COUNTERS, 1024)]);
         let kernel = Datapath::load(&Config { capacities, ..Config::private() }).unwrap();
         Self {
             memory: MemoryMaps::default(),

@@ -17,7 +17,7 @@ use crate::bench::report::{Line, Series};
 use crate::bench::{Estimate, Run};
 
 /// What packets leave behind of connections.
-const CONNECTIONS: [&str; 3] = [maps::FLOWS, maps::BURST, maps::BACKENDS];
+const CONNECTIONS: [&str; 2] = [maps::FLOWS, maps::BACKENDS];
 /// Endpoints of the comparison.
 const N_ENDPOINTS: u16 = 30;
 

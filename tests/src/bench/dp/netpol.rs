@@ -1,6 +1,5 @@
 //! netpol itself in a lane: the product's programs and maps, filled as its compiler fills them.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -11,6 +10,7 @@ use netpol_agent::compile::{AllowMap, AllowMapKey, EndpointImage, Image};
 use netpol_agent::dataplane::diff;
 use netpol_agent::ebpf::{Attaching, Config, Datapath, Role};
 use netpol_common::addr::Addr;
+use netpol_common::flow_table::N_WAYS;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue, PrefixKey};
 use netpol_common::maps;
@@ -93,8 +93,8 @@ impl Netpol {
         attaching: Attaching,
     ) -> Result<Self> {
         let pins = PathBuf::from("/sys/fs/bpf").join(lane.router.name());
-        let capacities: BTreeMap<_, _> =
-            n_flows.into_iter().flat_map(|n| [(maps::FLOWS, n), (maps::BURST, n)]).collect();
+        let n_ways = u32::try_from(N_WAYS)?;
+        let capacities = n_flows.map(|n| (maps::FLOWS, n / n_ways)).into_iter().collect();
         let config =
             Config { pin_root: Some(pins.clone()), capacities, attaching, ..Config::default() };
         let server = IfIndex(lane.router.interface_index("s0")?);

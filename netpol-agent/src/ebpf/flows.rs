@@ -1,0 +1,197 @@
+//! FLOWS, the table of connections, as user space sees it: [`flow_table`] in memory that is shared with the programs.
+//!
+//! Programs write under locks that user space cannot take. So it only reads, and frees ways; a connection is made known by a
+//! program that is run for it.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aya::Ebpf;
+use aya::maps::{Map, MapData};
+use aya::programs::{TestRun as _, TestRunOptions};
+use netpol_common::flow_table::{FlowSet, FlowSlot, N_WAYS, owner};
+use netpol_common::ids::IfIndex;
+use netpol_common::keys::{FlowEntry, FlowKey, FlowValue};
+use netpol_common::maps;
+use netpol_common::packet::ETHERNET_LEN;
+use zerocopy::IntoBytes as _;
+
+use super::Config;
+use super::error::Error;
+use super::load::classifier_named;
+use super::maps::NO_PREALLOC;
+use super::pins::Pins;
+use super::table::{Label, Table, take};
+use super::wire::Shared;
+
+/// Words of eight bytes of a set and of a slot, and where the slots begin.
+const SET_WORDS: usize = size_of::<FlowSet>() / 8;
+const SLOT_WORDS: usize = size_of::<FlowSlot>() / 8;
+const FIRST_SLOT_WORD: usize = SET_WORDS - N_WAYS * SLOT_WORDS;
+/// The word of [`FlowSet::n_evicted`].
+const EVICTED_WORD: usize = 12;
+/// How often a slot is looked at that changes all the while.
+const N_LOOKS: usize = 1000;
+/// The program that makes a connection known.
+const ADD_FLOW: &str = "add_flow";
+
+/// What the programs must be told of the table before they are loaded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Geometry {
+    pub(super) seed: u64,
+    pub(super) set_mask: u32,
+}
+
+/// The pinned map that holds the seed, so that it lives as long as the table.
+#[derive(Debug)]
+pub(super) struct Seed(Table<u32, u64>);
+
+impl Seed {
+    /// Opens the map that the object has not, because no program reads it, or makes it.
+    ///
+    /// # Errors
+    /// [`Error::Map`], [`Error::Pin`].
+    pub(super) fn open(pins: Option<&Pins>, label: Label) -> Result<Self, Error> {
+        let create = || aya::maps::HashMap::create(label.capacity, NO_PREALLOC);
+        let map = match pins {
+            None => create().map_err(|error| label.cannot_write(error))?,
+            Some(pins) => pins.open_map(label.name, create)?,
+        };
+        let mut table = Table::new(label, map);
+        table.add(0, RandomState::new().hash_one(0))?;
+        Ok(Self(table))
+    }
+
+    /// The map.
+    pub(super) fn map(&self) -> &MapData {
+        self.0.map()
+    }
+
+    /// What the programs are to be told.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub(super) fn geometry(&self, config: &Config) -> Result<Geometry, Error> {
+        let n_sets = config.capacities.get(maps::FLOWS).copied().unwrap_or(maps::N_FLOW_SETS);
+        let set_mask = n_sets.checked_ilog2().map_or(0, |log2| (1 << log2) - 1);
+        Ok(Geometry { seed: self.0.get(0)?.unwrap_or_default(), set_mask })
+    }
+}
+
+/// The table.
+#[derive(Debug)]
+pub(super) struct FlowTable {
+    label: Label,
+    map: MapData,
+    shared: Shared,
+}
+
+impl FlowTable {
+    /// Takes the map out of the loaded object.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], [`Error::Map`].
+    pub(super) fn take(ebpf: &mut Ebpf, label: Label) -> Result<Self, Error> {
+        let map = take_array(ebpf, label.name)?;
+        let shared = Shared::of(&map).map_err(|error| label.cannot_read(error))?;
+        Ok(Self { label, map, shared })
+    }
+
+    /// The map.
+    pub(super) fn map(&self) -> &MapData {
+        &self.map
+    }
+
+    fn sets(&self) -> impl Iterator<Item = &[AtomicU64]> {
+        self.shared.words().chunks_exact(SET_WORDS)
+    }
+
+    /// All entries. Those that change meanwhile may be missing.
+    pub(super) fn entries(&self) -> Vec<(FlowKey, FlowEntry)> {
+        let mut found = Vec::new();
+        for set in self.sets() {
+            let (head, slots) = set.split_at(FIRST_SLOT_WORD);
+            for (mark, slot) in head.iter().zip(slots.chunks_exact(SLOT_WORDS)).take(N_WAYS) {
+                found.extend(read(mark, slot));
+            }
+        }
+        found
+    }
+
+    /// Frees the ways of connections of these interfaces, or of all.
+    pub(super) fn remove(&self, is_gone: impl Fn(IfIndex) -> bool) {
+        for mark in self.sets().flat_map(|set| set.iter().take(N_WAYS)) {
+            let now = mark.load(Ordering::Acquire);
+            if now != 0 && is_gone(owner(now)) {
+                // Another connection may have taken the way meanwhile.
+                mark.compare_exchange(now, 0, Ordering::AcqRel, Ordering::Relaxed).ok();
+            }
+        }
+    }
+
+    /// Connections that had to make room before they had ended, since the table exists.
+    pub(super) fn n_evicted(&self) -> u64 {
+        let of_set = |set: &[AtomicU64]| {
+            set.get(EVICTED_WORD)
+                .map_or(0, |word| word.load(Ordering::Relaxed) & u64::from(u32::MAX))
+        };
+        self.sets().map(of_set).sum()
+    }
+
+    /// Makes connections known; those that are known stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], [`Error::Refused`], [`Error::TestRun`].
+    pub(super) fn add(&self, ebpf: &mut Ebpf, flows: &[(FlowKey, FlowValue)]) -> Result<(), Error> {
+        if flows.is_empty() {
+            return Ok(());
+        }
+        let program = classifier_named(ebpf, ADD_FLOW)?;
+        program.load().map_err(|source| Error::Refused { program: ADD_FLOW, source })?;
+        let mut outcome = Ok(());
+        for (key, flow) in flows {
+            let header = [0_u8; ETHERNET_LEN as usize];
+            let frame = [&header, key.as_bytes(), &[0; 4], flow.as_bytes()].concat();
+            let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::new() };
+            outcome = match program.test_run(options) {
+                Ok(run) if run.return_value == 0 => Ok(()),
+                Ok(_) => Err(self.label.is_full()),
+                Err(source) => Err(Error::TestRun { program: ADD_FLOW, source }),
+            };
+            if outcome.is_err() {
+                break;
+            }
+        }
+        program.unload().map_err(|source| Error::Refused { program: ADD_FLOW, source })?;
+        outcome
+    }
+}
+
+/// Takes an array out of the loaded object.
+///
+/// # Errors
+/// [`Error::Missing`].
+pub(super) fn take_array(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, Error> {
+    let Map::Array(map) = take(ebpf, name)? else { return Err(Error::Missing { name }) };
+    Ok(map)
+}
+
+/// A connection that nobody writes while it is read.
+fn read(mark: &AtomicU64, slot: &[AtomicU64]) -> Option<(FlowKey, FlowEntry)> {
+    for _ in 0..N_LOOKS {
+        let before = (mark.load(Ordering::Acquire), slot.first()?.load(Ordering::Acquire));
+        if before.0 == 0 {
+            return None;
+        }
+        let mut words = [0_u64; SLOT_WORDS];
+        for (word, shared) in words.iter_mut().zip(slot) {
+            *word = shared.load(Ordering::Acquire);
+        }
+        let after = (slot.first()?.load(Ordering::Acquire), mark.load(Ordering::Acquire));
+        let slot: FlowSlot = zerocopy::transmute!(words);
+        if (before.1, before.0) == after && slot.number.is_multiple_of(2) {
+            return Some((slot.key(before.0), slot.entry));
+        }
+    }
+    None
+}

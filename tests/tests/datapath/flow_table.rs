@@ -1,0 +1,247 @@
+//! The table of connections: who makes room, what two processors do to one set, what user space adds and removes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
+
+use netpol_agent::compile::{AllowMap, AllowMapKey, EndpointImage, Image};
+use netpol_agent::dataplane::{MapOp, diff};
+use netpol_agent::ebpf::{Config, Datapath, Program, TestContext};
+use netpol_agent::netlink::PretendDevices;
+use netpol_common::flow;
+use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
+use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue, FlowKey, FlowValue};
+use netpol_common::maps::FLOWS;
+use netpol_tests::packets::{Ends, Frame, Packet, Segment};
+use netpol_tests::privilege::{Need, met};
+
+use super::world::{PODS, UPLINK, v4};
+
+/// What anybody may reach of the pods. They may reach nothing.
+const OPEN: u16 = 53;
+/// Packets of each processor in a round, of which each writes the table.
+const N_PACKETS: u32 = 20_000;
+const N_ROUNDS: usize = 3;
+/// Changes while somebody looks.
+const N_LOOKS: usize = 100_000;
+
+/// Two pods.
+const QUIET: u32 = PODS[0];
+const LOUD: u32 = PODS[1];
+
+fn image() -> Image {
+    let mut image = Image::default();
+    let entry = |protocol| {
+        let key = AllowKey::lookup(Identity::ANY, protocol, PortBe::new(OPEN));
+        (key, AllowValue::allow(RuleId(7)))
+    };
+    let allowed: Arc<AllowMap> = Arc::new([Protocol::TCP, Protocol::UDP].map(entry).into());
+    for (ifindex, addr) in [(QUIET, v4(1)), (LOUD, v4(2))].map(|(i, addr)| (IfIndex(i), addr)) {
+        let value = EndpointValue {
+            state: EndpointValue::READY,
+            isolated: Direction::Ingress.bit() | Direction::Egress.bit(),
+            ..EndpointValue::blocked()
+        };
+        image.endpoints.insert(ifindex, EndpointImage { value, container_id: Arc::from("pod") });
+        image.addresses.insert(AddressKey { ifindex, addr: addr.into() });
+        image.allow.insert(AllowMapKey::new(ifindex, Direction::Ingress), Arc::clone(&allowed));
+    }
+    image
+}
+
+fn devices() -> PretendDevices {
+    let mut devices = PretendDevices::in_new_namespace(IfIndex(QUIET)).unwrap();
+    devices.ensure(IfIndex(LOUD)).unwrap();
+    devices.ensure(IfIndex(UPLINK)).unwrap();
+    devices
+}
+
+fn udp(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> Vec<u8> {
+    let segment = Segment::Udp { src_port: from.1, dst_port: to.1 };
+    Frame::whole(Packet::plain(Ends::V4(from.0, to.0), segment)).bytes()
+}
+
+fn tcp(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), flags: u8) -> Vec<u8> {
+    let segment = Segment::Tcp { src_port: from.1, dst_port: to.1, flags };
+    Frame::whole(Packet::plain(Ends::V4(from.0, to.0), segment)).bytes()
+}
+
+fn syn(from: (Ipv4Addr, u16)) -> Vec<u8> {
+    tcp(from, (v4(1), OPEN), 0x02)
+}
+
+fn passes(datapath: &mut Datapath, program: Program, ifindex: u32, frame: &[u8]) -> bool {
+    let context = TestContext { ifindex, ingress_ifindex: UPLINK, mark: 0 };
+    datapath.test_run(program, frame, context).unwrap().is_pass()
+}
+
+/// One of many others.
+fn other(number: u32) -> (Ipv4Addr, u16) {
+    let port = 1024 + u16::try_from(number % 60_000).unwrap();
+    (Ipv4Addr::from_bits(0x0b00_0000 + number), port)
+}
+
+fn of(flows: &BTreeMap<FlowKey, FlowValue>, ifindex: u32) -> BTreeSet<FlowKey> {
+    flows.keys().copied().filter(|key| key.ifindex.0 == ifindex).collect()
+}
+
+#[test]
+fn a_flood_evicts_its_own_connections() {
+    if !met(&[Need::Root]) {
+        return;
+    }
+    let _devices = devices();
+    let capacities = BTreeMap::from([(FLOWS, 64)]);
+    let mut datapath = Datapath::load(&Config { capacities, ..Config::private() }).unwrap();
+    datapath.apply(&diff(&Image::default(), &image())).unwrap();
+    // As many of one pod's as hardly ever meet in one set.
+    for number in 0..8 {
+        let frame = udp(other(number), (v4(1), OPEN));
+        assert!(passes(&mut datapath, Program::PodIngress, QUIET, &frame));
+    }
+    let before = of(&datapath.flows().unwrap(), QUIET);
+    assert_eq!((before.len(), datapath.n_evicted_flows()), (8, 0));
+    for number in 0..5000 {
+        let frame = udp(other(number), (v4(2), OPEN));
+        assert!(passes(&mut datapath, Program::PodIngress, LOUD, &frame));
+    }
+    let flows = datapath.flows().unwrap();
+    assert_eq!(of(&flows, QUIET), before);
+    assert!(of(&flows, LOUD).len() > 400, "the flood is kept where there is room: {}", flows.len());
+    assert_eq!(datapath.n_evicted_flows(), 5000 - u64::try_from(flows.len() - 8).unwrap());
+    for number in 0..8 {
+        let answer = udp((v4(1), OPEN), other(number));
+        assert!(passes(&mut datapath, Program::PodEgress, QUIET, &answer), "{number}");
+    }
+}
+
+/// Pins that end with the value.
+struct Pins(PathBuf);
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+/// A table of one set, its pins, and what loads it once more.
+fn one_set(test: &str) -> (Pins, Config, Datapath) {
+    let pins = Pins(format!("/sys/fs/bpf/npdp-{}-{test}", std::process::id()).into());
+    let capacities = BTreeMap::from([(FLOWS, 1)]);
+    let config = Config { pin_root: Some(pins.0.clone()), capacities, ..Config::default() };
+    let mut datapath = Datapath::load(&config).unwrap();
+    datapath.apply(&diff(&Image::default(), &image())).unwrap();
+    (pins, config, datapath)
+}
+
+#[test]
+fn two_processors_write_one_connection_one_after_the_other() {
+    if !met(&[Need::Root]) {
+        return;
+    }
+    let (_pins, config, datapath) = one_set("writers");
+    let start = Barrier::new(2);
+    // A connection that two have begun to write at once would look as if it were being written ever after.
+    for _ in 0..N_ROUNDS {
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| open_again_and_again(&config, other(100), &start));
+            }
+        });
+        let flows = datapath.flows().unwrap();
+        assert_eq!(flows.keys().map(|key| key.remote).collect::<Vec<_>>(), [other(100).0.into()]);
+    }
+}
+
+fn open_again_and_again(config: &Config, from: (Ipv4Addr, u16), start: &Barrier) {
+    let _devices = devices();
+    let mut datapath = Datapath::load(config).unwrap();
+    let context = TestContext { ifindex: QUIET, ingress_ifindex: UPLINK, mark: 0 };
+    start.wait();
+    let (outcome, _) =
+        datapath.time_runs(Program::PodIngress, &syn(from), context, N_PACKETS).unwrap();
+    assert!(outcome.is_pass());
+}
+
+#[test]
+fn what_is_read_while_it_is_written_is_of_one_connection() {
+    if !met(&[Need::Root]) {
+        return;
+    }
+    let _devices = devices();
+    let (_pins, config, mut datapath) = one_set("reader");
+    let rivals = [other(100), other(200)];
+    for rival in rivals {
+        assert!(passes(&mut datapath, Program::PodIngress, QUIET, &syn(rival)));
+    }
+    let flows = datapath.flows().unwrap();
+    let like = *flows.keys().next().unwrap();
+    // Those of others, that would live for days: the rivals evict each other.
+    let lasting: Vec<_> = (0..7).map(|number| lasting(like, number)).collect();
+    datapath.add_flows(&lasting).unwrap();
+    let known: BTreeSet<_> = lasting.iter().map(|(key, _)| *key).chain(flows.into_keys()).collect();
+    assert_eq!(known.len(), 9);
+    let is_done = AtomicBool::new(false);
+    let seen = thread::scope(|scope| {
+        let onlooker = scope.spawn(|| {
+            let datapath = Datapath::load(&config).unwrap();
+            let mut seen = BTreeSet::new();
+            while !is_done.load(Ordering::Relaxed) {
+                seen.extend(datapath.flows().unwrap().into_keys());
+            }
+            seen
+        });
+        for packet in rivals.iter().cycle().take(N_LOOKS) {
+            assert!(passes(&mut datapath, Program::PodIngress, QUIET, &syn(*packet)));
+        }
+        is_done.store(true, Ordering::Relaxed);
+        onlooker.join().unwrap()
+    });
+    assert_eq!(seen, known);
+}
+
+/// An established connection of the same pod with somebody else.
+fn lasting(like: FlowKey, number: u32) -> (FlowKey, FlowValue) {
+    let (addr, _) = other(number);
+    let facts = [Direction::Ingress.to_wire(), flow::OPEN, 0];
+    let now = Nanos(1 << 60);
+    (FlowKey { remote: addr.into(), ..like }, FlowValue::new(now, Epoch(0), RuleId::NONE, facts))
+}
+
+#[test]
+fn user_space_makes_connections_known_and_forgets_those_of_one_interface() {
+    if !met(&[Need::Root]) {
+        return;
+    }
+    let _devices = devices();
+    let mut datapath = Datapath::load(&Config::private()).unwrap();
+    datapath.apply(&diff(&Image::default(), &image())).unwrap();
+    let known = udp(other(0), (v4(1), OPEN));
+    assert!(passes(&mut datapath, Program::PodIngress, QUIET, &known));
+    let (known_key, known_value) = datapath.flows().unwrap().pop_first().unwrap();
+    let told = |ifindex: u32, number: u32| {
+        let (addr, port) = other(number);
+        let ports = u32::from_ne_bytes(
+            [OPEN.to_be_bytes(), port.to_be_bytes()].concat().try_into().unwrap(),
+        );
+        let key =
+            FlowKey::new(IfIndex(ifindex), addr.into(), ports, Protocol::UDP, FlowKey::AT_POD);
+        let facts = [Direction::Ingress.to_wire(), flow::OPEN, 0];
+        let last_seen = Nanos(known_value.last_seen.0 + 1);
+        (key, FlowValue::new(last_seen, Epoch(0), RuleId::NONE, facts))
+    };
+    let flows = [told(QUIET, 0), told(QUIET, 1), told(LOUD, 2)];
+    assert_eq!(flows[0].0, known_key);
+    datapath.add_flows(&flows).unwrap();
+    let mut expected = BTreeMap::from(flows);
+    expected.insert(known_key, known_value);
+    assert_eq!(datapath.flows().unwrap(), expected, "what was known stays as it was");
+    let answer = udp((v4(1), OPEN), other(1));
+    assert!(passes(&mut datapath, Program::PodEgress, QUIET, &answer));
+    datapath.apply(&[MapOp::RemoveEndpoint(IfIndex(QUIET)), MapOp::BumpEpoch]).unwrap();
+    assert_eq!(of(&datapath.flows().unwrap(), LOUD), [flows[2].0].into());
+    assert_eq!(datapath.flows().unwrap().len(), 1);
+}
