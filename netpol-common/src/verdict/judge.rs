@@ -153,13 +153,16 @@ pub(super) fn judge<M: PolicyMaps, B: PacketBytes + ?Sized>(
 #[inline(never)]
 fn judge_connection<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet) -> Ruling {
     let mut key = flow_key(view, view.direction, packet);
-    if !matches!(packet.fragment, Fragment::Whole)
-        && !resolve_fragment(maps, view, packet, &mut key)
-    {
-        return match view.exempt {
-            Some(reason) => Ruling::pass(reason),
-            None => unless_isolated(view, DropReason::FragmentWithoutFirst),
-        };
+    match packet.fragment {
+        Fragment::Whole => {}
+        Fragment::First => note_fragment(maps, view, packet),
+        Fragment::Later if resolve_fragment(maps, view, packet, &mut key) => {}
+        Fragment::Later => {
+            return match view.exempt {
+                Some(reason) => Ruling::pass(reason),
+                None => unless_isolated(view, DropReason::FragmentWithoutFirst),
+            };
+        }
     }
     // The first packet of a TCP connection is always decided, whatever an older connection left behind.
     let opens = key.protocol.0 == Protocol::TCP.0 && flow::tcp::opens(packet.tcp_flags);
@@ -210,15 +213,10 @@ fn quotes_flow<M: PolicyMaps, B: PacketBytes + ?Sized>(
         && !flow::is_expired(&flow, key.protocol, view.now)
 }
 
-/// Completes the key of a fragment's connection; false if the first fragment is not known.
-#[inline(never)]
-fn resolve_fragment<M: PolicyMaps>(
-    maps: &M,
-    view: &View,
-    packet: &Packet,
-    key: &mut FlowKey,
-) -> bool {
-    let datagram = FragmentKey {
+/// The datagram that a fragment is of.
+#[inline(always)]
+fn datagram(view: &View, packet: &Packet) -> FragmentKey {
+    FragmentKey {
         ifindex: view.ifindex,
         id: packet.fragment_id,
         src: packet.src,
@@ -227,19 +225,31 @@ fn resolve_fragment<M: PolicyMaps>(
         stage: view.stage,
         direction: view.direction.to_wire(),
         pad: 0,
-    };
-    if matches!(packet.fragment, Fragment::First) {
-        let first = FragmentValue {
-            first_seen: view.now,
-            src_port: packet.src_port,
-            dst_port: packet.dst_port,
-            protocol: packet.protocol,
-            pad: [0; 3],
-        };
-        maps.set_fragment(&datagram, &first);
-        return true;
     }
-    let Some(first) = maps.fragment(&datagram) else { return false };
+}
+
+/// Notes what only the first fragment tells.
+#[inline(never)]
+fn note_fragment<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet) {
+    let first = FragmentValue {
+        first_seen: view.now,
+        src_port: packet.src_port,
+        dst_port: packet.dst_port,
+        protocol: packet.protocol,
+        pad: [0; 3],
+    };
+    maps.set_fragment(&datagram(view, packet), &first);
+}
+
+/// Completes the key of a later fragment's connection; false if the first fragment is not known.
+#[inline(never)]
+fn resolve_fragment<M: PolicyMaps>(
+    maps: &M,
+    view: &View,
+    packet: &Packet,
+    key: &mut FlowKey,
+) -> bool {
+    let Some(first) = maps.fragment(&datagram(view, packet)) else { return false };
     // Linux gives a datagram 30 s (IPv4) or 60 s (IPv6) to arrive; numbers are used again later.
     if view.now.0.saturating_sub(first.first_seen.0) > 60_000_000_000 {
         return false;
