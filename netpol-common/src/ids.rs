@@ -29,6 +29,8 @@ impl Identity {
     pub const ANY: Self = Self(1);
     /// The first number that stands for a peer-set signature.
     pub const FIRST: Self = Self(2);
+    /// The last one: the number behind it is needed in [`crate::identities`].
+    pub const LAST: Self = Self(u32::MAX - 1);
 }
 
 /// Index of a network device of this node.

@@ -18,6 +18,7 @@ pub mod addr;
 pub mod event;
 pub mod flow;
 pub mod flow_table;
+pub mod identities;
 pub mod ids;
 pub mod keys;
 pub mod maps;

@@ -14,7 +14,7 @@ pub const ABI_VERSION: u32 = 3;
 pub const ENDPOINTS: &str = "ENDPOINTS";
 /// Addresses that an interface may send from: [`AddressKey`] → ().
 pub const ADDRESSES: &str = "ADDRESSES";
-/// Identities of single addresses, looked up first: [`Addr`] → [`Identity`].
+/// Identities of single addresses, looked up first: family → a table, [`crate::identities`].
 pub const IDENTITIES: &str = "IDENTITIES";
 /// Identities of address blocks: [`crate::keys::PrefixKey`] → [`Identity`].
 pub const PREFIXES: &str = "PREFIXES";
@@ -61,8 +61,7 @@ pub const CARRIED_OVER: [&str; 8] =
 pub const MAX_ENDPOINTS: u32 = 4096;
 /// Addresses of local endpoints: both families and room for secondary ones.
 pub const MAX_ADDRESSES: u32 = 4 * MAX_ENDPOINTS;
-/// Addresses of pods in peer sets: those of the largest clusters (150,000 pods), both families. The map is not preallocated,
-/// but its buckets are: 16 bytes for each of these.
+/// Addresses of pods in peer sets: those of the largest clusters (150,000 pods), both families. Their tables grow with them.
 pub const MAX_IDENTITIES: u32 = 1 << 19;
 /// Address blocks and exceptions.
 pub const MAX_PREFIXES: u32 = 1 << 20;

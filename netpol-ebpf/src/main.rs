@@ -25,6 +25,7 @@ use crate::skb::Skb;
 
 mod emit;
 mod flows;
+mod identities;
 mod maps;
 mod skb;
 
@@ -100,7 +101,7 @@ fn act<const LINK_HEADER_LEN: u32, const PASS: i32>(ctx: TcContext, hook: Hook) 
     }
     if level_enabled(Level::Info) {
         if packet == Packet::EMPTY {
-            // Of a known connection: it passed without being read whole.
+            // It passed without being read.
             let _parsed = skb.parse(&mut packet);
         }
         emit::trace(&skb.0, &outcome, &packet);

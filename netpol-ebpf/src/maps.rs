@@ -20,6 +20,8 @@ use netpol_common::maps::{self, AllowPlaces, Local, Peek, PolicyMaps};
 
 use crate::flows;
 
+use crate::identities;
+
 /// Memory is taken when an entry is made, so that capacities cost nothing.
 const LAZY: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -28,9 +30,6 @@ static ENDPOINTS: HashMap<IfIndex, EndpointEntry, { maps::MAX_ENDPOINTS as usize
     HashMap::new();
 #[btf_map]
 static ADDRESSES: HashMap<AddressKey, u8, { maps::MAX_ADDRESSES as usize }, LAZY> = HashMap::new();
-#[btf_map]
-static IDENTITIES: HashMap<Addr, Identity, { maps::MAX_IDENTITIES as usize }, LAZY> =
-    HashMap::new();
 #[btf_map]
 static PREFIXES: LpmTrie<[u8; 16], Identity, { maps::MAX_PREFIXES as usize }> = LpmTrie::new();
 
@@ -71,13 +70,13 @@ pub(crate) static COUNTERS: PerCpuHashMap<
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<Event, { maps::EVENTS_LEN_BYTES as usize }> = RingBuf::new();
 
-/// Looks a key up in a trie. aya's own look-up takes a packed key, which would be copied byte by byte.
+/// Looks a key up. aya's own look-up in a trie takes a packed key, which would be copied byte by byte.
 ///
 /// # Safety
 /// K and V must have the layout of the map's keys and values; the reference must not outlive the run of the
 /// program nor the entry.
 #[inline(always)]
-unsafe fn find<'a, M, K, V>(map: &'a M, key: &K) -> Option<&'a V> {
+pub(crate) unsafe fn find<'a, M, K, V>(map: &'a M, key: &K) -> Option<&'a V> {
     let map = core::ptr::from_ref(map).cast_mut().cast();
     // SAFETY: the address of a map's definition is that of the map, by relocation; see above for the types.
     unsafe { bpf_map_lookup_elem(map, core::ptr::from_ref(key).cast()).cast::<V>().as_ref() }
@@ -101,9 +100,8 @@ impl PolicyMaps for KernelMaps {
 
     #[inline(always)]
     fn identity(&self, addr: &Addr) -> Identity {
-        // SAFETY: as for `endpoint`.
-        if let Some(identity) = unsafe { IDENTITIES.get(addr) } {
-            return *identity;
+        if let Some(identity) = identities::entry(addr).identity() {
+            return identity;
         }
         // SAFETY: as for `endpoint`.
         unsafe { find::<_, _, Identity>(&PREFIXES, &PrefixKey::lookup(*addr)) }

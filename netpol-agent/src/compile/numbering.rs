@@ -78,7 +78,8 @@ impl Numbering {
         }
         let identity = self.next_identity;
         // After four thousand million identities the numbers start again, far from those still in use.
-        self.next_identity = Identity(identity.0.checked_add(1).unwrap_or(Identity::FIRST.0));
+        self.next_identity =
+            if identity < Identity::LAST { Identity(identity.0 + 1) } else { Identity::FIRST };
         self.identities.insert(signature.clone(), identity);
         identity
     }

@@ -97,7 +97,7 @@ impl MemoryMaps {
         let mut packet = Packet::EMPTY;
         let outcome = decide(self, frame, || *seen, &mut packet);
         if packet == Packet::EMPTY {
-            // It passed without being read whole.
+            // It passed without being read.
             frame.parse(&mut packet);
         }
         Observation { outcome, packet }

@@ -66,6 +66,12 @@ impl Maps {
                     None
                 }
             })),
+            [MapOp::RemoveIdentity(_), ..] => {
+                self.identities.remove_all(ops.iter().filter_map(|op| {
+                    if let MapOp::RemoveIdentity(addr) = op { Some(*addr) } else { None }
+                }));
+                Ok(())
+            }
             [MapOp::SetPrefix(..), ..] => self.prefixes.set_all(ops.iter().filter_map(|op| {
                 if let MapOp::SetPrefix(key, identity) = op {
                     Some((*key, *identity))
@@ -106,7 +112,6 @@ impl Maps {
         match op {
             MapOp::SetEndpoint(ifindex, endpoint) => self.set_endpoint(*ifindex, endpoint),
             MapOp::RemoveAddress(key) => self.addresses.remove(*key),
-            MapOp::RemoveIdentity(addr) => self.identities.remove(*addr),
             MapOp::RemovePrefix(key) => self.prefixes.remove(*key),
             MapOp::RemoveDefer(addr) => self.defer.remove(*addr),
             MapOp::SetTicket(ticket, owner) => self.set_ticket(*ticket, *owner),
@@ -115,6 +120,7 @@ impl Maps {
             MapOp::RemoveEndpoint(_)
             | MapOp::AddAddress(_)
             | MapOp::SetIdentity(..)
+            | MapOp::RemoveIdentity(_)
             | MapOp::SetPrefix(..)
             | MapOp::SetAllow(..)
             | MapOp::RemoveAllow(_)

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use aya::maps::{MapError, MapInfo, MapType};
 use netpol_common::addr::Addr;
 use netpol_common::flow_table::FlowSet;
+use netpol_common::identities::N_FAMILIES;
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
     AddressKey, BackendValue, CounterKey, CounterValue, EndpointEntry, FlowKey, FragmentKey,
@@ -22,7 +23,9 @@ pub(super) struct Layout {
     map_type: MapType,
     key_len_bytes: u32,
     value_len_bytes: u32,
-    /// Entries, or bytes for the ring buffer.
+    /// Entries, or bytes for the ring buffer: its size, as the kernel knows it.
+    max_entries: u32,
+    /// What it may hold: that size, but for maps [of tables](is_of_tables).
     pub(super) capacity: u32,
 }
 
@@ -33,7 +36,7 @@ impl Layout {
             ("type", self.map_type as u32, found.map_type as u32),
             ("key size", self.key_len_bytes, found.key_len_bytes),
             ("value size", self.value_len_bytes, found.value_len_bytes),
-            ("capacity", self.capacity, found.capacity),
+            ("capacity", self.max_entries, found.max_entries),
         ]
     }
 }
@@ -48,8 +51,14 @@ pub(super) fn of(name: &'static str, map: &MapInfo) -> Result<Layout, MapError> 
         map_type: map.map_type()?,
         key_len_bytes: map.key_size(),
         value_len_bytes: map.value_size(),
+        max_entries: map.max_entries(),
         capacity: map.max_entries(),
     })
+}
+
+/// Whether a map is one of a few tables, whose entries only we can count.
+pub(super) fn is_of_tables(name: &str) -> bool {
+    name == maps::IDENTITIES
 }
 
 /// Every map of this build, with the capacities that the configuration changes.
@@ -57,7 +66,10 @@ pub(super) fn expected(capacities: &BTreeMap<&'static str, u32>) -> Vec<Layout> 
     let mut layouts = vec![
         map::<IfIndex, EndpointEntry>(maps::ENDPOINTS, MapType::Hash, maps::MAX_ENDPOINTS),
         map::<AddressKey, u8>(maps::ADDRESSES, MapType::Hash, maps::MAX_ADDRESSES),
-        map::<Addr, Identity>(maps::IDENTITIES, MapType::Hash, maps::MAX_IDENTITIES),
+        Layout {
+            max_entries: N_FAMILIES,
+            ..map::<u32, u32>(maps::IDENTITIES, MapType::ArrayOfMaps, maps::MAX_IDENTITIES)
+        },
         map::<PrefixKey, Identity>(maps::PREFIXES, MapType::LpmTrie, maps::MAX_PREFIXES),
         map::<u32, u32>(maps::ALLOW, MapType::ArrayOfMaps, maps::N_ALLOW_MAPS),
         map::<u32, FlowSet>(maps::FLOWS, MapType::Array, maps::N_FLOW_SETS),
@@ -76,6 +88,9 @@ pub(super) fn expected(capacities: &BTreeMap<&'static str, u32>) -> Vec<Layout> 
     for layout in &mut layouts {
         if let Some(capacity) = capacities.get(layout.name) {
             layout.capacity = *capacity;
+            if !is_of_tables(layout.name) {
+                layout.max_entries = *capacity;
+            }
         }
     }
     layouts
@@ -87,6 +102,7 @@ fn map<K, V>(name: &'static str, map_type: MapType, capacity: u32) -> Layout {
         map_type,
         key_len_bytes: len_bytes::<K>(),
         value_len_bytes: len_bytes::<V>(),
+        max_entries: capacity,
         capacity,
     }
 }

@@ -112,7 +112,9 @@ pub(super) fn loader<'a>(
     };
     loader.override_global(LOG_LEVEL, log_level, true);
     for (name, capacity) in capacities {
-        loader.map_max_entries(name, *capacity);
+        if !layout::is_of_tables(name) {
+            loader.map_max_entries(name, *capacity);
+        }
     }
     if let Some(pins) = pins {
         for name in maps::ALL {

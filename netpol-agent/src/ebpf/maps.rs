@@ -17,6 +17,7 @@ use super::Datapath;
 use super::allow::AllowMaps;
 use super::error::Error;
 use super::flows::{FlowTable, Seed, take_array};
+use super::identities::Identities;
 use super::layout::Layout;
 use super::pins::Pins;
 use super::table::{Label, Table, Trie, absent_is_fine, take};
@@ -34,7 +35,7 @@ pub(super) type ContainerId = [u8; 128];
 pub(super) struct Maps {
     pub(super) endpoints: Table<IfIndex, EndpointEntry>,
     pub(super) addresses: Table<AddressKey, u8>,
-    pub(super) identities: Table<Addr, Identity>,
+    pub(super) identities: Identities,
     pub(super) prefixes: Trie<Identity>,
     pub(super) allow: AllowMaps,
     pub(super) flows: FlowTable,
@@ -73,7 +74,7 @@ impl Maps {
             allow: AllowMaps::take(ebpf, label(maps::ALLOW)?, &endpoints.entries()?)?,
             endpoints,
             addresses: Table::take(ebpf, label(maps::ADDRESSES)?)?,
-            identities: Table::take(ebpf, label(maps::IDENTITIES)?)?,
+            identities: Identities::take(ebpf, label(maps::IDENTITIES)?)?,
             prefixes: Trie::take(ebpf, label(maps::PREFIXES)?)?,
             flows: FlowTable::take(ebpf, label(maps::FLOWS)?)?,
             flow_locks: take_array(ebpf, maps::FLOW_LOCKS)?,
@@ -194,7 +195,7 @@ impl Datapath {
         Ok(Image {
             endpoints: maps.endpoints()?,
             addresses: maps.addresses.entries()?.into_iter().map(|(key, _)| key).collect(),
-            identities: maps.identities.entries()?.into_iter().collect(),
+            identities: maps.identities.entries().collect(),
             prefixes: maps.prefixes.entries()?.into_iter().collect(),
             allow: maps.allow.entries(),
             defer: maps.defer.entries()?.into_iter().map(|(addr, _)| addr).collect(),
@@ -278,6 +279,7 @@ impl Datapath {
     /// # Errors
     /// [`Error::Map`], [`Error::MapFull`].
     pub fn prepare(&mut self) -> Result<(), Error> {
+        self.maps.identities.prepare()?;
         if self.maps.allow.wants_preparation() { self.maps.allow.prepare() } else { Ok(()) }
     }
 

@@ -12,7 +12,7 @@ use super::Datapath;
 use super::error::Error;
 
 impl Datapath {
-    /// Bytes that the kernel holds for each map; ALLOW with the allow maps that it leads to.
+    /// Bytes that the kernel holds for each map; ALLOW and IDENTITIES with the maps in them.
     ///
     /// # Errors
     /// [`Error::Map`].
@@ -22,7 +22,6 @@ impl Datapath {
         for (name, map) in [
             (maps::ENDPOINTS, own.endpoints.map()),
             (maps::ADDRESSES, own.addresses.map()),
-            (maps::IDENTITIES, own.identities.map()),
             (maps::PREFIXES, own.prefixes.map()),
             (maps::FLOWS, own.flows.map()),
             (maps::FLOW_LOCKS, &own.flow_locks),
@@ -40,6 +39,11 @@ impl Datapath {
         }
         let allow = own.allow.len_bytes().map_err(|source| failure(maps::ALLOW, source))?;
         lens.insert(maps::ALLOW, allow);
+        let identities = own.identities.len_bytes();
+        lens.insert(
+            maps::IDENTITIES,
+            identities.map_err(|source| failure(maps::IDENTITIES, source))?,
+        );
         lens.insert(maps::EVENTS, u64::from(maps::EVENTS_LEN_BYTES));
         Ok(lens)
     }

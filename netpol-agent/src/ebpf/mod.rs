@@ -11,6 +11,7 @@ mod error;
 mod events;
 mod exchange;
 mod flows;
+mod identities;
 mod layout;
 mod load;
 mod maps;

@@ -23,8 +23,7 @@ pub(super) enum Shortcut {
 /// comes from the pod must bear the address that it sent from before: that one was found to be the pod's own in this epoch.
 ///
 /// ENDPOINTS is not asked: whatever becomes of an endpoint, its flows are removed with it, or the epoch is bumped
-/// after the change. What this way passes the long way passes too, but for changes that are under way. `packet` is then
-/// left as it was.
+/// after the change. What this way passes the long way passes too, but for changes that are under way.
 #[inline(always)]
 pub(super) fn follow_known<M: PolicyMaps, B: PacketBytes + ?Sized>(
     maps: &M,
@@ -40,40 +39,32 @@ pub(super) fn follow_known<M: PolicyMaps, B: PacketBytes + ?Sized>(
         return Shortcut::None;
     }
     let Some(plain) = parse_plain(bytes) else { return Shortcut::None };
-    if flow::tcp::opens(plain.tcp_flags) {
-        *packet = plain.packet();
+    *packet = plain.packet();
+    if flow::tcp::opens(packet.tcp_flags) {
         return Shortcut::Read;
     }
     let (remote, ports) =
         if is_egress { (plain.dst, plain.ports) } else { (plain.src, plain.ports.rotate_left(16)) };
     let key = FlowKey::new(seen.ifindex, remote, ports, plain.protocol, FlowKey::AT_POD);
-    let rule = maps.peek_flow(
-        &key,
-        if is_egress { &plain.src } else { &key.remote },
-        |flow, is_from_there| {
-            let is_settled = flow.epoch == maps.epoch() && flow.marks & !FlowValue::EXEMPT == 0;
-            // Younger than any timeout.
-            let is_fresh = seen.now.0.saturating_sub(flow.last_seen.0) < flow::REFRESH_NS;
-            let state = flow::next_state(flow, plain.protocol, direction, plain.tcp_flags);
-            let is_own = !is_egress || (is_from_there && !plain.src.is_unspecified());
-            (is_settled && is_fresh && state == flow.state && is_own).then_some(flow.rule)
-        },
-    );
-    let shortcut = match rule {
-        Peek::Found(Some(rule)) => {
-            return Shortcut::Done(Outcome {
-                verdict: Verdict::Pass(PassReason::Flow),
-                rule,
-                mark: seen.mark_with(0),
-                stub: 0,
-                ifindex: seen.ifindex,
-                direction,
-                audited_sender: IfIndex(0),
-            });
-        }
+    let rule = maps.peek_flow(&key, &packet.src, |flow, is_from_there| {
+        let is_settled = flow.epoch == maps.epoch() && flow.marks & !FlowValue::EXEMPT == 0;
+        // Younger than any timeout.
+        let is_fresh = seen.now.0.saturating_sub(flow.last_seen.0) < flow::REFRESH_NS;
+        let state = flow::next_state(flow, plain.protocol, direction, packet.tcp_flags);
+        let is_own = !is_egress || (is_from_there && !packet.src.is_unspecified());
+        (is_settled && is_fresh && state == flow.state && is_own).then_some(flow.rule)
+    });
+    match rule {
+        Peek::Found(Some(rule)) => Shortcut::Done(Outcome {
+            verdict: Verdict::Pass(PassReason::Flow),
+            rule,
+            mark: seen.mark_with(0),
+            stub: 0,
+            ifindex: seen.ifindex,
+            direction,
+            audited_sender: IfIndex(0),
+        }),
         Peek::Found(None) | Peek::Changing => Shortcut::Read,
         Peek::Absent => Shortcut::Unknown,
-    };
-    *packet = plain.packet();
-    shortcut
+    }
 }

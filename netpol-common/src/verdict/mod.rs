@@ -110,8 +110,8 @@ impl Outcome {
 }
 
 /// Decides about one frame, and notes in `maps` what later packets need. `see` is asked for the sighting more than once: what is
-/// asked again costs no stack. `packet` is scratch space that afterwards holds what was read from the frame, of a packet that
-/// is dropped or audited at least.
+/// asked again costs no stack. `packet` is scratch space that afterwards holds what was read from the frame; nothing is read of one
+/// that leaves the node with nothing to finish.
 ///
 /// This is the only place where packets are judged: in the kernel, in simulations and in tests.
 #[inline(always)]

@@ -12,6 +12,7 @@ mod events;
 mod exchange;
 mod flow_table;
 mod handmade;
+mod identities;
 mod strategies;
 mod twins;
 mod verifier;
