@@ -42,7 +42,7 @@ use self::adopt::Adoption;
 use self::exchange::Exchanges;
 use self::latency::Latencies;
 use crate::compile::{Compiled, Image, Turn};
-use crate::dataplane::{Counter, MapOp, apply, diff};
+use crate::dataplane::{Counter, MapOp, apply_all, diff};
 use crate::ebpf::{Exchanged, NewInterface};
 use crate::model::{Kind, ObjectName, ObjectRef};
 use crate::netlink::{Devices, Framing};
@@ -416,9 +416,7 @@ impl<K: Kernel> Agent<K> {
     /// Keeps `image` what the maps hold.
     fn note(&mut self, ops: &[MapOp], result: Result<(), K::Error>) -> Result<(), K::Error> {
         if result.is_ok() {
-            for op in ops {
-                apply(op, &mut self.image);
-            }
+            apply_all(ops, &mut self.image);
         } else {
             // Some of the operations are done: only the maps know which.
             match self.kernel.image() {

@@ -8,6 +8,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 
 use super::*;
 use crate::cni_server::Call;
+use crate::dataplane::apply;
 use crate::discovery::{Connection, Found};
 use crate::model::{Labels, Object, ObjectName, Pod, PodPhase};
 
@@ -164,7 +165,7 @@ pub(super) fn pod(name: &str) -> Delta {
         created_s: 1,
         labels: Labels::new(),
         node: Arc::from("n"),
-        reported_addresses: vec!["10.0.0.1".parse().unwrap()],
+        reported_addresses: ["10.0.0.1".parse().unwrap()].into_iter().collect(),
         host_network: false,
         phase: PodPhase::Pending,
         terminating: false,

@@ -17,7 +17,8 @@
 //!
 //! `compile` sees to it that an identity that both images know with different meanings changes no members.
 
-use std::collections::BTreeSet;
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use netpol_common::ids::Identity;
@@ -26,8 +27,17 @@ use netpol_common::keys::EndpointValue;
 use super::op::{MapOp, apply};
 use crate::compile::{AllowMap, EndpointImage, Image};
 
-/// A step: what it has to do, given what the maps hold by then and what they should hold.
-type Step = fn(&Image, &Image) -> Vec<MapOp>;
+/// A step: adds what it has to do, given what the maps hold by then and what they should hold.
+type Step = fn(&Way<'_>, &Image, &mut Vec<MapOp>);
+
+/// What the maps hold before a step.
+struct Way<'a> {
+    /// Before the first step. Only [`move_addresses`] gives addresses and prefixes other identities, and none of the steps
+    /// behind it looks at them: so these are what they are here.
+    old: &'a Image,
+    /// All else.
+    now: Image,
+}
 
 const STEPS: [Step; 8] = [
     retire_endpoints,
@@ -46,22 +56,30 @@ pub fn diff(old: &Image, new: &Image) -> Vec<MapOp> {
     if old == new {
         return Vec::new();
     }
-    let mut now = old.clone();
+    let now = Image {
+        endpoints: old.endpoints.clone(),
+        addresses: old.addresses.clone(),
+        identities: BTreeMap::new(),
+        prefixes: BTreeMap::new(),
+        allow: old.allow.clone(),
+        defer: old.defer.clone(),
+        tickets: old.tickets.clone(),
+    };
+    let mut way = Way { old, now };
     let mut ops = Vec::new();
     for step in STEPS {
-        let todo = step(&now, new);
-        for op in &todo {
-            apply(op, &mut now);
+        let n_before = ops.len();
+        step(&way, new, &mut ops);
+        for op in ops.iter().skip(n_before).filter(|op| !op.moves_address()) {
+            apply(op, &mut way.now);
         }
-        ops.extend(todo);
     }
     ops.push(MapOp::BumpEpoch);
     ops
 }
 
-fn retire_endpoints(old: &Image, new: &Image) -> Vec<MapOp> {
-    let mut ops = Vec::new();
-    for (ifindex, before) in &old.endpoints {
+fn retire_endpoints(way: &Way<'_>, new: &Image, ops: &mut Vec<MapOp>) {
+    for (ifindex, before) in &way.now.endpoints {
         let stays = new
             .endpoints
             .get(ifindex)
@@ -70,11 +88,9 @@ fn retire_endpoints(old: &Image, new: &Image) -> Vec<MapOp> {
             ops.push(MapOp::RemoveEndpoint(*ifindex));
         }
     }
-    ops
 }
 
-fn prepare(now: &Image, new: &Image) -> Vec<MapOp> {
-    let mut ops: Vec<MapOp> = Vec::new();
+fn prepare(Way { now, .. }: &Way<'_>, new: &Image, ops: &mut Vec<MapOp>) {
     ops.extend(now.addresses.difference(&new.addresses).map(|key| MapOp::RemoveAddress(*key)));
     ops.extend(new.defer.difference(&now.defer).map(|addr| MapOp::AddDefer(*addr)));
     for (ticket, ifindex) in &new.tickets {
@@ -82,15 +98,15 @@ fn prepare(now: &Image, new: &Image) -> Vec<MapOp> {
             ops.push(MapOp::SetTicket(*ticket, *ifindex));
         }
     }
-    ops
 }
 
 /// Allow maps that are right for addresses with their old and with their new identity.
-fn overlap_allow_maps(now: &Image, new: &Image) -> Vec<MapOp> {
-    let moves = now.identities != new.identities || now.prefixes != new.prefixes;
-    let staying = new.held_identities();
-    let leaving: BTreeSet<Identity> = now.held_identities().difference(&staying).copied().collect();
-    let mut ops = Vec::new();
+fn overlap_allow_maps(Way { old, now }: &Way<'_>, new: &Image, ops: &mut Vec<MapOp>) {
+    let moves = old.identities != new.identities || old.prefixes != new.prefixes;
+    let leaving = LazyCell::new(|| {
+        let staying = new.held_identities();
+        old.held_identities().difference(&staying).copied().collect::<BTreeSet<Identity>>()
+    });
     for (key, after) in &new.allow {
         // Of an interface that is another sandbox's now, nothing of before may be kept.
         let stays = now.endpoints.contains_key(&key.ifindex);
@@ -119,12 +135,10 @@ fn overlap_allow_maps(now: &Image, new: &Image) -> Vec<MapOp> {
             ops.push(MapOp::SetAllow(*key, overlap));
         }
     }
-    ops
 }
 
 /// Endpoints that both images let pass, with the isolation of both.
-fn end_isolation(now: &Image, new: &Image) -> Vec<MapOp> {
-    let mut ops = Vec::new();
+fn end_isolation(Way { now, .. }: &Way<'_>, new: &Image, ops: &mut Vec<MapOp>) {
     for (ifindex, after) in &new.endpoints {
         let Some(before) = now.endpoints.get(ifindex) else { continue };
         let are_ready =
@@ -140,7 +154,6 @@ fn end_isolation(now: &Image, new: &Image) -> Vec<MapOp> {
             ops.push(MapOp::SetEndpoint(*ifindex, EndpointImage { value, ..before.clone() }));
         }
     }
-    ops
 }
 
 /// Moves every address from its old identity to its new one in a single step.
@@ -149,42 +162,38 @@ fn end_isolation(now: &Image, new: &Image) -> Vec<MapOp> {
 /// change and old ones go after. Prefixes are written longest first: until its new longest match is there an
 /// address keeps its old one. They are removed shortest first: as long as its old longest match is there, an address
 /// keeps it.
-fn move_addresses(now: &Image, new: &Image) -> Vec<MapOp> {
-    let mut ops = Vec::new();
+fn move_addresses(Way { old, .. }: &Way<'_>, new: &Image, ops: &mut Vec<MapOp>) {
+    ops.reserve(new.identities.len() + new.prefixes.len());
     for (addr, identity) in &new.identities {
-        if now.identities.get(addr) != Some(identity) {
+        if old.identities.get(addr) != Some(identity) {
             ops.push(MapOp::SetIdentity(*addr, *identity));
         }
     }
     // Keys are ordered by length first.
     for (key, identity) in new.prefixes.iter().rev() {
-        if now.prefixes.get(key) != Some(identity) {
+        if old.prefixes.get(key) != Some(identity) {
             ops.push(MapOp::SetPrefix(*key, *identity));
         }
     }
-    for key in now.prefixes.keys() {
+    for key in old.prefixes.keys() {
         if !new.prefixes.contains_key(key) {
             ops.push(MapOp::RemovePrefix(*key));
         }
     }
-    for addr in now.identities.keys() {
+    for addr in old.identities.keys() {
         if !new.identities.contains_key(addr) {
             ops.push(MapOp::RemoveIdentity(*addr));
         }
     }
-    ops
 }
 
-fn finish_endpoints(now: &Image, new: &Image) -> Vec<MapOp> {
-    new.endpoints
-        .iter()
-        .filter(|(ifindex, after)| now.endpoints.get(ifindex) != Some(after))
-        .map(|(ifindex, after)| MapOp::SetEndpoint(*ifindex, after.clone()))
-        .collect()
+fn finish_endpoints(Way { now, .. }: &Way<'_>, new: &Image, ops: &mut Vec<MapOp>) {
+    let unfinished =
+        new.endpoints.iter().filter(|(ifindex, after)| now.endpoints.get(ifindex) != Some(after));
+    ops.extend(unfinished.map(|(ifindex, after)| MapOp::SetEndpoint(*ifindex, after.clone())));
 }
 
-fn finish_allow_maps(now: &Image, new: &Image) -> Vec<MapOp> {
-    let mut ops = Vec::new();
+fn finish_allow_maps(Way { now, .. }: &Way<'_>, new: &Image, ops: &mut Vec<MapOp>) {
     for (key, after) in &new.allow {
         if now.allow.get(key) != Some(after) {
             ops.push(MapOp::SetAllow(*key, Arc::clone(after)));
@@ -195,11 +204,9 @@ fn finish_allow_maps(now: &Image, new: &Image) -> Vec<MapOp> {
             ops.push(MapOp::RemoveAllow(*key));
         }
     }
-    ops
 }
 
-fn clean_up(now: &Image, new: &Image) -> Vec<MapOp> {
-    let mut ops: Vec<MapOp> = Vec::new();
+fn clean_up(Way { now, .. }: &Way<'_>, new: &Image, ops: &mut Vec<MapOp>) {
     ops.extend(new.addresses.difference(&now.addresses).map(|key| MapOp::AddAddress(*key)));
     ops.extend(
         now.tickets
@@ -208,5 +215,4 @@ fn clean_up(now: &Image, new: &Image) -> Vec<MapOp> {
             .map(|ticket| MapOp::RemoveTicket(*ticket)),
     );
     ops.extend(now.defer.difference(&new.defer).map(|addr| MapOp::RemoveDefer(*addr)));
-    ops
 }

@@ -10,7 +10,7 @@ use super::locate::{Located, Route, locate};
 use super::probe::{Answer, Probe, Problem};
 use super::walk;
 use crate::compile::{Compiled, Image};
-use crate::dataplane::{apply, diff};
+use crate::dataplane::{apply_all, diff};
 use crate::model::{Kind, Namespace, Object, ObjectRef};
 use crate::resolve::{Connection, allows_unknown_backend, evaluate};
 use crate::store::{Changes, ClusterState, Delta};
@@ -92,9 +92,7 @@ impl Cluster {
             self.is_stale = true;
             return Err(error);
         }
-        for op in &ops {
-            apply(op, &mut self.image);
-        }
+        apply_all(&ops, &mut self.image);
         self.is_stale = false;
         Ok(())
     }

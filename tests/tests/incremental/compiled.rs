@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use netpol_agent::compile::{Compiled, Image, Numbering, compile};
-use netpol_agent::dataplane::{apply, diff};
+use netpol_agent::dataplane::{apply_all, diff};
 use netpol_agent::store::{Changes, ClusterState, Delta};
 use netpol_common::ids::IfIndex;
 use netpol_tests::generator::Rng;
@@ -35,9 +35,7 @@ impl Both {
         let turn = self.compiled.update(&self.state, &changes, &self.image);
         let before = self.image.clone();
         let ops = diff(&turn.before, &turn.after);
-        for op in &ops {
-            apply(op, &mut self.image);
-        }
+        apply_all(&ops, &mut self.image);
         ensure!(changes.matters() || self.n_updates == 0 || ops.is_empty(), "{ops:?} for nothing");
         ensure!(turn.undone(&self.image) == before, "the way back leads elsewhere");
         let mut numbering = Numbering::default();
