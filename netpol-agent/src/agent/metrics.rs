@@ -400,7 +400,7 @@ mod tests {
         use crate::model::Object;
         use crate::store::Delta;
         let Delta::Upsert(Object::Pod(mut pod)) = delta else { return delta };
-        pod.reported_addresses = vec!["10.0.0.2".parse().unwrap()];
+        pod.reported_addresses = ["10.0.0.2".parse().unwrap()].into_iter().collect();
         pod.static_uid = Arc::from("");
         Delta::Upsert(Object::Pod(pod))
     }

@@ -45,14 +45,14 @@ pub(super) fn assign<'a>(
     let prefixes = PrefixTable::new(&blocks);
 
     let mut members: BTreeMap<PeerSetId, BTreeSet<Identity>> = BTreeMap::new();
-    let mut number = |signature: &Signature| {
+    let mut number = |signature: &[PeerSetId]| {
         let identity = numbering.identity(signature);
         for id in signature {
             members.entry(*id).or_default().insert(identity);
         }
         identity
     };
-    let by_prefix = prefixes.iter().map(|(key, signature)| (*key, number(signature))).collect();
+    let by_prefix = prefixes.iter().map(|(key, signature)| (key, number(signature))).collect();
     let mut by_address = BTreeMap::new();
     for (address, mut signature) in by_selector {
         let addr = Addr::from(address);

@@ -69,7 +69,7 @@ impl Numbering {
         self.peer_sets.get(peers).copied()
     }
 
-    pub(super) fn identity(&mut self, signature: &Signature) -> Identity {
+    pub(super) fn identity(&mut self, signature: &[PeerSetId]) -> Identity {
         if signature.is_empty() {
             return Identity::NONE;
         }
@@ -80,7 +80,7 @@ impl Numbering {
         // After four thousand million identities the numbers start again, far from those still in use.
         self.next_identity =
             if identity < Identity::LAST { Identity(identity.0 + 1) } else { Identity::FIRST };
-        self.identities.insert(signature.clone(), identity);
+        self.identities.insert(signature.to_vec(), identity);
         identity
     }
 

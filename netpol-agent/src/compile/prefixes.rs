@@ -3,12 +3,14 @@
 //! Every block and every exception is a node. The signature of a node already holds all that its ancestors give it,
 //! so the longest match is the whole answer.
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
 use std::ops::RangeInclusive;
 
+use hashbrown::HashMap;
 use ipnetwork::IpNetwork;
 use netpol_common::addr::Addr;
 use netpol_common::keys::PrefixKey;
+use smallvec::SmallVec;
 
 use super::numbering::{PeerSetId, Signature};
 use crate::model::IpBlock;
@@ -16,98 +18,180 @@ use crate::model::IpBlock;
 /// Prefixes with the signature of the addresses for which each is the longest match.
 #[derive(Debug, Default)]
 pub(super) struct PrefixTable {
-    by_prefix: BTreeMap<PrefixKey, Signature>,
-    /// Prefix lengths that occur, to look addresses up.
-    lengths: Vec<u32>,
+    /// By where they begin, wider ones first: so each stands behind those that it is in.
+    entries: Vec<Entry>,
+    /// Each once.
+    signatures: Vec<Signature>,
 }
 
-/// What happens to the set of blocks that are in force when the walk enters a node.
-#[derive(Default)]
-struct Node {
-    begins: Vec<usize>,
-    is_cut_from: Vec<usize>,
+/// A prefix that says something else than the longest one around it.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    addr: Addr,
+    bits: u32,
+    signature: SignatureId,
+    /// Where the longest one around it stands.
+    around: Option<u32>,
+}
+
+/// Number of a signature, within one [`PrefixTable`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SignatureId(u32);
+
+impl SignatureId {
+    /// Where it is in [`PrefixTable::signatures`].
+    pub(super) fn index(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+/// Something that happens to the set of blocks that are in force where a prefix begins, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Mark {
+    /// IPv4 lives inside the IPv6 space, but no IPv6 block holds an IPv4 address: all end.
+    AllEnd,
+    /// The block with this position begins.
+    Begins(u32),
+    /// It has a hole.
+    Ends(u32),
+}
+
+/// Where the walk is: a prefix, and the blocks in force in it.
+struct Place {
+    addr: Addr,
+    bits: u32,
+    active: SmallVec<[u32; 4]>,
+    /// The longest entry around the addresses of this place.
+    entry: Option<u32>,
 }
 
 impl PrefixTable {
     /// The table of these blocks, each of one peer set.
     pub(super) fn new(blocks: &[(PeerSetId, &IpBlock)]) -> Self {
-        let mut table = Self::default();
-        for is_v4 in [false, true] {
-            let mut nodes: BTreeMap<(Addr, u32), Node> = BTreeMap::new();
-            for (index, (_, block)) in blocks.iter().enumerate() {
-                if block.cidr.is_ipv4() == is_v4 {
-                    nodes.entry(node_key(block.cidr)).or_default().begins.push(index);
-                    for hole in &block.except {
-                        nodes.entry(node_key(*hole)).or_default().is_cut_from.push(index);
-                    }
-                }
-            }
-            table.walk(&nodes, blocks);
+        let mut marks = Vec::with_capacity(blocks.len() * 2 + 1);
+        for ((_, block), index) in blocks.iter().zip(0..) {
+            marks.push((node_key(block.cidr), Mark::Begins(index)));
+            marks.extend(block.except.iter().map(|hole| (node_key(*hole), Mark::Ends(index))));
         }
-        table.shield_v4();
-        table.lengths = table.by_prefix.keys().map(|key| key.prefix_len_bits).collect();
-        table.lengths.sort_unstable();
-        table.lengths.dedup();
+        let edge = (Addr::from_v4([0; 4]), u32::from(Addr::V4_PREFIX_BITS));
+        if marks.iter().any(|((addr, bits), _)| *bits < edge.1 && covers((*addr, *bits), edge.0)) {
+            marks.push((edge, Mark::AllEnd));
+        }
+        // Mostly they are sorted, or lists behind each other that are.
+        marks.sort();
+        let mut table = Self::default();
+        table.walk(&marks, blocks);
+        table.entries.shrink_to_fit();
         table
     }
 
-    /// Visits the nodes of one family, ancestors first, with the blocks in force at each.
-    fn walk(&mut self, nodes: &BTreeMap<(Addr, u32), Node>, blocks: &[(PeerSetId, &IpBlock)]) {
-        let mut path: Vec<((Addr, u32), Vec<usize>, Signature)> = Vec::new();
-        for ((addr, bits), node) in nodes {
-            while path.pop_if(|(ancestor, _, _)| !covers(*ancestor, *addr)).is_some() {}
-            let (mut active, inherited) =
-                path.last().map_or_else(Default::default, |(_, active, signature)| {
-                    (active.clone(), signature.clone())
-                });
-            active.extend(&node.begins);
-            active.retain(|block| !node.is_cut_from.contains(block));
-            let mut signature: Signature =
-                active.iter().filter_map(|block| blocks.get(*block)).map(|(id, _)| *id).collect();
+    /// Visits the prefixes at which something happens, with the blocks in force at each.
+    fn walk(&mut self, marks: &[((Addr, u32), Mark)], blocks: &[(PeerSetId, &IpBlock)]) {
+        let mut path: Vec<Place> = Vec::new();
+        let mut ids: HashMap<Signature, SignatureId> = HashMap::new();
+        let mut signature = Signature::new();
+        for here in marks.chunk_by(|(one, _), (next, _)| one == next) {
+            let Some(((addr, bits), _)) = here.first().copied() else { continue };
+            while path.pop_if(|place| !covers((place.addr, place.bits), addr)).is_some() {}
+            let around = path.last();
+            let entry = around.and_then(|place| place.entry);
+            let mut active = around.map(|place| place.active.clone()).unwrap_or_default();
+            for (_, mark) in here {
+                match mark {
+                    Mark::AllEnd => active.clear(),
+                    Mark::Begins(block) => active.push(*block),
+                    // All that end are looked for at once: they may be many.
+                    Mark::Ends(_) => {}
+                }
+            }
+            active.retain(|block| {
+                here.binary_search_by_key(&Mark::Ends(*block), |(_, mark)| *mark).is_err()
+            });
+            signature.clear();
+            let sets = active.iter().filter_map(|block| blocks.get(usize::try_from(*block).ok()?));
+            signature.extend(sets.map(|(id, _)| *id));
             signature.sort_unstable();
             signature.dedup();
-            if signature != inherited {
-                let key = PrefixKey { prefix_len_bits: *bits, addr: *addr };
-                self.by_prefix.insert(key, signature.clone());
+            let mut place = Place { addr, bits, active, entry };
+            if *signature != *self.signature_at(entry) {
+                let next = SignatureId(number(ids.len()));
+                let id = *ids.entry_ref(&signature).or_insert(next);
+                if id == next {
+                    self.signatures.push(signature.clone());
+                }
+                place.entry = Some(number(self.entries.len()));
+                self.entries.push(Entry { addr, bits, signature: id, around: entry });
             }
-            path.push(((*addr, *bits), active, signature));
+            path.push(place);
         }
     }
 
-    /// IPv4 lives inside the IPv6 space, but no IPv6 block holds an IPv4 address: an IPv6 block around the mapped
-    /// range ends at its edge.
-    fn shield_v4(&mut self) {
-        let edge = (Addr::from_v4([0; 4]), u32::from(Addr::V4_PREFIX_BITS));
-        let is_around = |key: &PrefixKey| {
-            key.prefix_len_bits < edge.1 && covers((key.addr, key.prefix_len_bits), edge.0)
-        };
-        if self.by_prefix.keys().any(is_around) {
-            let key = PrefixKey { prefix_len_bits: edge.1, addr: edge.0 };
-            self.by_prefix.entry(key).or_default();
+    fn entry(&self, index: Option<u32>) -> Option<&Entry> {
+        self.entries.get(usize::try_from(index?).ok()?)
+    }
+
+    fn signature_at(&self, entry: Option<u32>) -> &[PeerSetId] {
+        self.entry(entry).map_or(&[], |entry| self.signature(entry.signature))
+    }
+
+    /// The signature with a number, which is empty where an exception leaves nothing.
+    fn signature(&self, id: SignatureId) -> &[PeerSetId] {
+        self.signatures.get(id.index()).map_or(&[], Vec::as_slice)
+    }
+
+    /// The different signatures, by their numbers.
+    pub(super) fn signatures(&self) -> &[Signature] {
+        &self.signatures
+    }
+
+    /// Every prefix with its signature, in no order that means anything.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (PrefixKey, &[PeerSetId])> {
+        self.entries.iter().map(|entry| (entry.key(), self.signature(entry.signature)))
+    }
+
+    /// The prefixes that have one signature in `old` and another one or none in `new`, or the other way round; with the one
+    /// in `new`.
+    pub(super) fn differences(old: &Self, new: &Self) -> Vec<(PrefixKey, Option<SignatureId>)> {
+        let (mut olds, mut news) = (old.entries.as_slice(), new.entries.as_slice());
+        let mut found = Vec::new();
+        loop {
+            let order = match (olds.first(), news.first()) {
+                (None, None) => return found,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(old), Some(new)) => (old.addr, old.bits).cmp(&(new.addr, new.bits)),
+            };
+            let before = if order.is_le() { olds.split_off_first() } else { None };
+            let after = if order.is_ge() { news.split_off_first() } else { None };
+            let is_same = before.zip(after).is_some_and(|(before, after)| {
+                old.signature(before.signature) == new.signature(after.signature)
+            });
+            if let Some(entry) = after.or(before).filter(|_| !is_same) {
+                found.push((entry.key(), after.map(|entry| entry.signature)));
+            }
         }
-    }
-
-    /// Every prefix with its signature, which is empty where an exception leaves nothing.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&PrefixKey, &Signature)> {
-        self.by_prefix.iter()
-    }
-
-    /// The signature of a prefix that is in the table.
-    pub(super) fn get(&self, key: &PrefixKey) -> Option<&Signature> {
-        self.by_prefix.get(key)
     }
 
     /// The signature that an address has from blocks alone.
     pub(super) fn lookup(&self, addr: Addr) -> &[PeerSetId] {
-        self.lengths
-            .iter()
-            .rev()
-            .find_map(|bits| {
-                let key = PrefixKey { prefix_len_bits: *bits, addr: masked(addr, *bits) };
-                self.by_prefix.get(&key)
-            })
-            .map_or(&[], Vec::as_slice)
+        let n_before = self.entries.partition_point(|entry| entry.addr <= addr);
+        let mut entry = n_before.checked_sub(1).and_then(|last| self.entries.get(last));
+        while let Some(found) = entry.filter(|entry| !covers((entry.addr, entry.bits), addr)) {
+            entry = self.entry(found.around);
+        }
+        entry.map_or(&[], |entry| self.signature(entry.signature))
     }
+}
+
+impl Entry {
+    fn key(&self) -> PrefixKey {
+        PrefixKey { prefix_len_bits: self.bits, addr: self.addr }
+    }
+}
+
+fn number(index: usize) -> u32 {
+    // More than four thousand million prefixes do not fit into memory.
+    u32::try_from(index).unwrap_or(u32::MAX)
 }
 
 fn node_key(network: IpNetwork) -> (Addr, u32) {
@@ -144,4 +228,86 @@ fn masked(addr: Addr, bits: u32) -> Addr {
 
 fn covers((prefix, bits): (Addr, u32), addr: Addr) -> bool {
     masked(addr, bits) == prefix
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::net::IpAddr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn network(addr: &str, last: u8, bits: u8) -> IpNetwork {
+        let ip = match addr.parse().unwrap() {
+            IpAddr::V4(v4) => IpAddr::from((u32::from(v4) + u32::from(last)).to_be_bytes()),
+            IpAddr::V6(v6) => IpAddr::from((u128::from(v6) + u128::from(last)).to_be_bytes()),
+        };
+        let unmasked = IpNetwork::new(ip, bits).unwrap();
+        IpNetwork::new(unmasked.network(), bits).unwrap()
+    }
+
+    /// Blocks among the sixteen addresses of one family, some around all IPv4 addresses, with holes in them.
+    fn block() -> impl Strategy<Value = IpBlock> {
+        let bits = |least: u8| {
+            (0..=4_u8, 0..=4_u8).prop_map(move |(a, b)| (least + a.min(b), least + a.max(b)))
+        };
+        let near = prop_oneof![Just(("10.0.0.0", 28)), Just(("fd00::", 124))]
+            .prop_flat_map(move |(addr, least)| (Just(addr), bits(least)));
+        let wide = prop_oneof![Just((0, 0)), Just((0, 80)), Just((80, 95)), Just((0, 124))]
+            .prop_map(|bits| ("::", bits));
+        let v4 = (0..=28_u8).prop_map(|bits| ("0.0.0.0", (0, bits)));
+        (prop_oneof![4 => near, 1 => wide, 1 => v4], 0..16_u8, any::<bool>()).prop_map(
+            |((addr, (bits, hole_bits)), last, has_hole)| IpBlock {
+                cidr: network(addr, last, bits),
+                except: has_hole.then(|| network(addr, last, hole_bits)).into_iter().collect(),
+            },
+        )
+    }
+
+    fn content(table: &PrefixTable) -> BTreeMap<PrefixKey, Signature> {
+        table.iter().map(|(key, signature)| (key, signature.to_vec())).collect()
+    }
+
+    fn table(blocks: &[(PeerSetId, IpBlock)]) -> PrefixTable {
+        PrefixTable::new(&blocks.iter().map(|(id, block)| (*id, block)).collect::<Vec<_>>())
+    }
+
+    proptest! {
+        #[test]
+        fn an_address_is_in_the_sets_of_the_blocks_that_contain_it(
+            blocks in prop::collection::vec((0..4_u32, block()), 0..8),
+        ) {
+            let table = table(&blocks);
+            let ends = ["0.0.0.0", "11.0.0.0", "::", "::1", "8000::", "::fffe:0:0", "fd00::10"];
+            let mut ips: Vec<IpAddr> = ends.iter().map(|ip| ip.parse().unwrap()).collect();
+            ips.extend((0..16).map(|n| network("10.0.0.0", n, 32).ip()));
+            ips.extend((0..16).map(|n| network("fd00::", n, 128).ip()));
+            for ip in ips {
+                let mut expected: Signature =
+                    blocks.iter().filter(|(_, block)| block.contains(ip)).map(|(id, _)| *id).collect();
+                expected.sort_unstable();
+                expected.dedup();
+                prop_assert_eq!(table.lookup(Addr::from(ip)), expected, "{}", ip);
+            }
+        }
+
+        #[test]
+        fn the_differences_lead_from_one_table_to_the_other(
+            old in prop::collection::vec((0..3_u32, block()), 0..6),
+            new in prop::collection::vec((0..3_u32, block()), 0..6),
+        ) {
+            let (old, new) = (table(&old), table(&new));
+            let mut reached = content(&old);
+            for (key, after) in PrefixTable::differences(&old, &new) {
+                let before = match after {
+                    Some(id) => reached.insert(key, new.signature(id).to_vec()),
+                    None => reached.remove(&key),
+                };
+                prop_assert_ne!(before.as_deref(), after.map(|id| new.signature(id)));
+            }
+            prop_assert_eq!(reached, content(&new));
+        }
+    }
 }

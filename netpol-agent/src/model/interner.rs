@@ -1,9 +1,9 @@
 //! One copy of what many objects say.
 
-use std::hash::Hash;
+use std::hash::{BuildHasher as _, Hash};
 use std::sync::Arc;
 
-use hashbrown::HashSet;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::{ContainerPort, Labels, Namespace, Object, Pod, Policy, Rule, Selector};
 
@@ -48,16 +48,14 @@ impl Interner {
         self.text(&mut policy.name.namespace);
         self.selectors.intern(&mut policy.pod_selector, Selector::n_sharing);
         for rules in [&mut policy.ingress, &mut policy.egress] {
-            if self.rules.find(rules) {
-                continue;
-            }
+            let Err(hash) = self.rules.find(rules) else { continue };
             for rule in Arc::make_mut(rules) {
                 rule.shrink();
                 for selector in rule.selectors_mut() {
                     self.selectors.intern(selector, Selector::n_sharing);
                 }
             }
-            self.rules.add(rules, Arc::strong_count);
+            self.rules.add(hash, rules, Arc::strong_count);
         }
     }
 
@@ -72,53 +70,74 @@ impl Interner {
     }
 
     fn labels(&mut self, labels: &mut Labels) {
-        if self.labels.find(labels) {
-            return;
+        let Err(hash) = self.labels.find(labels) else { return };
+        let mut is_shared = true;
+        for text in labels.iter().flat_map(<[_; 2]>::from) {
+            is_shared &= self.texts.is_known_here(text);
         }
-        let texts = &mut self.texts;
-        let mut shared = |text: &Arc<str>| {
-            let mut text = Arc::clone(text);
-            texts.intern(&mut text, Arc::strong_count);
-            text
-        };
-        let pairs = labels.iter().map(|(key, value)| (shared(key), shared(value)));
-        *labels = labels.with_shared(pairs.collect());
-        self.labels.add(labels, Labels::n_sharing);
+        if !is_shared {
+            let mut shared = |text: &Arc<str>| {
+                let mut text = Arc::clone(text);
+                self.texts.intern(&mut text, Arc::strong_count);
+                text
+            };
+            *labels = labels.iter().map(|(key, value)| (shared(key), shared(value))).collect();
+        }
+        self.labels.add(hash, labels, Labels::n_sharing);
     }
 }
 
 #[derive(Clone, Debug)]
 struct Pool<T> {
-    known: HashSet<T>,
+    hasher: DefaultHashBuilder,
+    known: HashTable<T>,
     /// At this size unused values are looked for.
     sweep_at: usize,
 }
 
 impl<T> Default for Pool<T> {
     fn default() -> Self {
-        Self { known: HashSet::new(), sweep_at: 1024 }
+        Self { hasher: DefaultHashBuilder::default(), known: HashTable::new(), sweep_at: 1024 }
     }
 }
 
 impl<T: Clone + Eq + Hash> Pool<T> {
     fn intern(&mut self, value: &mut T, n_sharing: impl Fn(&T) -> usize) {
-        if !self.find(value) {
-            self.add(value, n_sharing);
+        if let Err(hash) = self.find(value) {
+            self.add(hash, value, n_sharing);
         }
     }
 
     /// Replaces the value by its known copy.
-    fn find(&self, value: &mut T) -> bool {
-        let Some(known) = self.known.get(value) else { return false };
+    ///
+    /// # Errors
+    /// There is none; here is the value's hash.
+    fn find(&self, value: &mut T) -> Result<(), u64> {
+        let hash = self.hasher.hash_one(&*value);
+        let known = self.known.find(hash, |known| known == value).ok_or(hash)?;
         *value = known.clone();
-        true
+        Ok(())
     }
 
-    fn add(&mut self, value: &T, n_sharing: impl Fn(&T) -> usize) {
+    /// Adds a value that is not known, given its hash.
+    fn add(&mut self, hash: u64, value: &T, n_sharing: impl Fn(&T) -> usize) {
         if self.known.len() >= self.sweep_at {
             self.known.retain(|value| n_sharing(value) > 1);
             self.sweep_at = self.known.len() * 2 + 1024;
         }
-        self.known.insert(value.clone());
+        self.known.insert_unique(hash, value.clone(), |known| self.hasher.hash_one(known));
+    }
+}
+
+impl Pool<Arc<str>> {
+    /// Whether the known copy of a text is this one. It is if there was none.
+    fn is_known_here(&mut self, text: &Arc<str>) -> bool {
+        let hash = self.hasher.hash_one(text);
+        let known =
+            self.known.find(hash, |known| known == text).map(|known| Arc::ptr_eq(known, text));
+        known.unwrap_or_else(|| {
+            self.add(hash, text, Arc::strong_count);
+            true
+        })
     }
 }

@@ -21,7 +21,8 @@ pub use interner::Interner;
 pub use ip_block::IpBlock;
 pub use names::{Kind, ObjectName, ObjectRef};
 pub use objects::{
-    BackendPort, ContainerPort, Namespace, Node, Object, Pod, PodPhase, Service, ServicePort,
+    Addresses, BackendPort, ContainerPort, Namespace, Node, Object, Pod, PodPhase, Service,
+    ServicePort,
 };
 pub use policy::{NamespaceMatch, Peer, Peers, Policy, PolicyMode, PolicyTypes, Ports, Rule};
 pub use ports::{PortMatch, PortName, PortRange, PortSpec, Transport};

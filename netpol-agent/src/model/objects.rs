@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use super::{Kind, Labels, ObjectName, ObjectRef, Policy, PortName, Selector, Transport};
 
@@ -48,6 +49,9 @@ impl Object {
     }
 }
 
+/// The addresses of a pod, mostly one of each family: within the pod, for a cluster's first list asks each for them.
+pub type Addresses = SmallVec<[IpAddr; 2]>;
+
 /// A pod, as far as policy needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
@@ -67,7 +71,7 @@ pub struct Pod {
     pub node: Arc<str>,
     /// `status.podIPs`, IPv4-mapped addresses as IPv4, without duplicates. As the API reports them:
     /// use [`Pod::addresses`] for those that the pod holds.
-    pub reported_addresses: Vec<IpAddr>,
+    pub reported_addresses: Addresses,
     /// `spec.hostNetwork`: its traffic is the node's.
     pub host_network: bool,
     /// `status.phase`.

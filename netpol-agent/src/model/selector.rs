@@ -32,14 +32,6 @@ impl Labels {
         self.0.iter().map(|(key, value)| (key, value))
     }
 
-    /// These labels, unless their texts lie there already: then they stay where they are.
-    pub(super) fn with_shared(&self, pairs: Vec<(Arc<str>, Arc<str>)>) -> Self {
-        let is_shared = pairs.iter().zip(&*self.0).all(|((key, value), (own_key, own_value))| {
-            Arc::ptr_eq(key, own_key) && Arc::ptr_eq(value, own_value)
-        });
-        if is_shared { self.clone() } else { Self(pairs.into()) }
-    }
-
     /// How many clones share the content.
     pub(crate) fn n_sharing(&self) -> usize {
         Arc::strong_count(&self.0)

@@ -137,7 +137,7 @@ fn host_addresses(state: &ClusterState, pod: &Pod) -> Vec<IpAddr> {
         return Vec::new();
     }
     if !pod.reported_addresses.is_empty() {
-        return pod.reported_addresses.clone();
+        return pod.reported_addresses.to_vec();
     }
     state.node(&pod.node).map(|node| node.addresses.clone()).unwrap_or_default()
 }

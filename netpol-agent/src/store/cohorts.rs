@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use slab::Slab;
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 
 use super::label_index::{Candidates, LabelIndex, insert_sorted, remove_sorted};
 use super::pods::PodId;
 use crate::model::{ContainerPort, Labels, PortName, Selector, Transport};
 
 /// Number of a cohort, given again after its last pod has left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CohortId(u32);
 
 /// Pods of one namespace with equal labels and ports: every selector and port name treats them alike.
@@ -60,10 +60,10 @@ pub(super) struct Cohorts {
 
 /// Where the shared parts of a cohort lie: equal for equal content, since they are interned and the cohort holds them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Content([usize; 3]);
+pub(super) struct Content([usize; 3]);
 
 impl Content {
-    fn of(namespace: &Arc<str>, labels: &Labels, ports: &Arc<[ContainerPort]>) -> Self {
+    pub(super) fn of(namespace: &Arc<str>, labels: &Labels, ports: &Arc<[ContainerPort]>) -> Self {
         Self([namespace.as_ptr().addr(), labels.place(), ports.as_ptr().addr()])
     }
 }
@@ -73,38 +73,27 @@ impl Cohorts {
         self.slots.get(usize::try_from(id.0).ok()?)
     }
 
-    /// Whether there is a cohort that shares these parts: then they are interned.
-    pub(super) fn knows(
-        &self,
-        namespace: &Arc<str>,
-        labels: &Labels,
-        ports: &Arc<[ContainerPort]>,
-    ) -> bool {
-        self.by_content.contains_key(&Content::of(namespace, labels, ports))
+    /// The cohort that shares these parts: then they are interned.
+    pub(super) fn known(&self, content: Content) -> Option<CohortId> {
+        self.by_content.get(&content).copied()
     }
 
-    /// Adds a pod, whose shared parts are interned. Returns its cohort, its place there, and whether the cohort is new.
-    pub(super) fn join(
+    /// The cohort that shares these parts, which are interned, and whether it is new: then a pod must join it.
+    pub(super) fn of(
         &mut self,
-        pod: PodId,
         namespace: &Arc<str>,
         labels: &Labels,
         ports: &Arc<[ContainerPort]>,
-    ) -> (CohortId, u32, bool) {
+    ) -> (CohortId, bool) {
         let content = Content::of(namespace, labels, ports);
-        if let Some(id) = self.by_content.get(&content).copied()
-            && let Ok(index) = usize::try_from(id.0)
-            && let Some(cohort) = self.slots.get_mut(index)
-        {
-            let place = u32::try_from(cohort.pods.len()).unwrap_or(u32::MAX);
-            cohort.pods.push(pod);
-            return (id, place, false);
+        if let Some(id) = self.known(content) {
+            return (id, false);
         }
         let index = self.slots.insert(Cohort {
             namespace: Arc::clone(namespace),
             labels: labels.clone(),
             ports: Arc::clone(ports),
-            pods: smallvec![pod],
+            pods: SmallVec::new(),
         });
         // More than four thousand million cohorts do not fit into memory.
         let id = CohortId(u32::try_from(index).unwrap_or(u32::MAX));
@@ -115,7 +104,16 @@ impl Cohorts {
             let by_numbers = self.by_port_name.entry(key).or_default();
             insert_sorted(by_numbers.entry(numbers).or_default(), id);
         }
-        (id, 0, true)
+        (id, true)
+    }
+
+    /// Adds a pod to a cohort. Returns its place there.
+    pub(super) fn join(&mut self, id: CohortId, pod: PodId) -> u32 {
+        let cohort = usize::try_from(id.0).ok().and_then(|index| self.slots.get_mut(index));
+        let Some(cohort) = cohort else { return u32::MAX };
+        let place = u32::try_from(cohort.pods.len()).unwrap_or(u32::MAX);
+        cohort.pods.push(pod);
+        place
     }
 
     /// Removes the pod at a place of a cohort. Returns the pod that has its place now, and whether the cohort is gone.

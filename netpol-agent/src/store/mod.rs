@@ -242,9 +242,7 @@ impl ClusterState {
         let mut n_objects = objects.len();
         match (kind, objects.first()) {
             (Kind::Pod, Some(_)) if self.pods.is_empty() => {
-                let pod = |object| if let Object::Pod(pod) = object { Some(pod) } else { None };
-                let pods: Vec<Pod> = objects.into_iter().filter_map(pod).collect();
-                self.pods.fill(pods, &mut self.interner);
+                self.pods.fill(objects, &mut self.interner);
                 n_objects = self.pods.len();
                 // Some hold what the runtime gave them.
                 let attached = self.endpoints_of_pod.keys().filter_map(|name| self.pods.id(name));

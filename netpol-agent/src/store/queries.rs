@@ -75,21 +75,23 @@ impl ClusterState {
         self.pods.cohort(self.pods.id(&pod.name)?)
     }
 
-    /// Every address in these ranges that a pod says it holds, with the pod's cohort; in no order. The ranges are
-    /// sorted and do not touch.
+    /// Every address in these ranges that a pod holds, with the pod's cohort; in no order. The ranges are sorted and do
+    /// not touch.
     pub fn cohorts_within(
         &self,
         ranges: &[RangeInclusive<Addr>],
     ) -> impl Iterator<Item = (Addr, CohortId)> {
-        let held = self.pods.held_within(ranges);
+        let held = self.pods.owned_within(ranges);
         held.filter_map(|(addr, id)| Some((addr, self.pods.cohort(id)?)))
     }
 
-    /// The addresses that the pods of a cohort say they hold; newer pods can hold some of them.
+    /// The addresses that the pods of a cohort hold.
     pub fn addresses_of_cohort(&self, cohort: CohortId) -> impl Iterator<Item = Addr> {
         let pods = self.pods.cohorts.get(cohort).into_iter().flat_map(Cohort::pods);
-        let pods = pods.filter_map(|id| self.pods.at(*id));
-        pods.flat_map(|pod| self.addresses_of(pod)).map(Addr::from)
+        let pods = pods.filter_map(|id| Some((*id, self.pods.at(*id)?)));
+        let held = pods.flat_map(|(id, pod)| self.addresses_of(pod).map(move |held| (id, held)));
+        let held = held.map(|(id, address)| (id, Addr::from(address)));
+        held.filter(|(id, addr)| self.pods.owns(*id, *addr)).map(|(_, addr)| addr)
     }
 
     /// A cohort by its number.

@@ -48,7 +48,16 @@ fn the_same_delta_twice_changes_nothing_more() {
 #[test]
 fn the_newest_holder_owns_an_address_whatever_the_order_of_events() {
     let old = pod("old", "1", 1, &["10.0.0.1"]);
-    let new = pod("new", "2", 2, &["10.0.0.1"]);
+    let mut new = pod("new", "2", 2, &["10.0.0.1"]);
+    new.name.namespace = Arc::from("y");
+    // Through the cohorts: how many addresses those in the two namespaces really hold.
+    let check_cohorts = |state: &ClusterState, expected: [usize; 2]| {
+        let held = ["x", "y"].map(|namespace| {
+            let cohorts = state.cohorts_in(namespace).iter();
+            cohorts.flat_map(|cohort| state.addresses_of_cohort(*cohort)).count()
+        });
+        assert_eq!(held, expected);
+    };
     for order in [[&old, &new], [&new, &old]] {
         let mut state = ClusterState::default();
         for pod in order {
@@ -56,8 +65,11 @@ fn the_newest_holder_owns_an_address_whatever_the_order_of_events() {
         }
         check_owner(&state, "10.0.0.1", Some("new"));
         assert_eq!(state.held_addresses(&old).count(), 0);
-        drop(remove(&mut state, "new", None));
+        check_cohorts(&state, [0, 1]);
+        let object = ObjectRef { kind: Kind::Pod, name: new.name.clone() };
+        drop(state.apply(Delta::Remove { object, uid: None }));
         check_owner(&state, "10.0.0.1", Some("old"));
+        check_cohorts(&state, [1, 0]);
     }
 }
 

@@ -9,12 +9,12 @@ mod follower;
 pub mod json;
 mod policies;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use netpol_agent::model::{
-    ContainerPort, Interner, Kind, Labels, Namespace, Object, ObjectName, Pod, PodPhase, Policy,
-    PortName, Transport,
+    Addresses, ContainerPort, Interner, Kind, Labels, Namespace, Object, ObjectName, Pod, PodPhase,
+    Policy, PortName, Transport,
 };
 use netpol_agent::store::{ClusterState, Delta, Endpoint};
 use netpol_common::ids::IfIndex;
@@ -70,19 +70,23 @@ impl World {
     /// The cluster of a shape.
     pub fn new(shape: &Shape) -> Self {
         let Shape { n_namespaces, n_pods, n_policies, n_apps, n_local } = *shape;
-        let pods: Vec<Pod> = (0..n_pods).map(|n| pod(shape, n)).collect();
+        // Made in the order of the list, so that their texts lie in that order too.
+        let mut names: Vec<(ObjectName, usize)> =
+            (0..n_pods).map(|n| (pod(shape, n).name, n)).collect();
+        names.sort();
         let stride = n_pods / n_local.max(1);
         let numbers = (100_u32..).zip(1_u16..);
         let endpoints = (0..n_local)
-            .filter_map(|n| pods.get(n * stride + n % stride))
+            .map(|n| pod(shape, n * stride + n % stride))
             .zip(numbers)
-            .map(|(pod, (ifindex, ticket))| endpoint(pod, ifindex, ticket))
+            .map(|(pod, (ifindex, ticket))| endpoint(&pod, ifindex, ticket))
             .collect();
-        let namespaces = (0..n_namespaces).map(|n| namespace(n, &team(n))).collect();
+        let policies =
+            (0..n_namespaces).flat_map(|first| (first..n_policies).step_by(n_namespaces));
         let mut world = Self {
-            pods,
-            namespaces,
-            policies: (0..n_policies).map(|n| policy(n, n_namespaces, n_apps)).collect(),
+            pods: names.iter().map(|(_, n)| pod(shape, *n)).collect(),
+            namespaces: (0..n_namespaces).map(|n| namespace(n, &team(n))).collect(),
+            policies: policies.map(|n| policy(n, n_namespaces, n_apps)).collect(),
             endpoints,
         };
         // As the list of the API server is read.
@@ -90,8 +94,6 @@ impl World {
         world.pods.iter_mut().for_each(|pod| interner.share_pod(pod));
         world.namespaces.iter_mut().for_each(|namespace| interner.share_namespace(namespace));
         world.policies.iter_mut().for_each(|policy| interner.share_policy(policy));
-        world.pods.sort_by(|a, b| a.name.cmp(&b.name));
-        world.policies.sort_by(|a, b| a.name.cmp(&b.name));
         world
     }
 
@@ -173,11 +175,11 @@ pub fn pod(shape: &Shape, n: usize) -> Pod {
 }
 
 /// The addresses of the pod with a number, one of each family.
-pub fn addresses(n: usize) -> Vec<IpAddr> {
+pub fn addresses(n: usize) -> Addresses {
     let number = u32::try_from(n).unwrap_or(u32::MAX);
     let v4 = Ipv4Addr::from_bits(0x0a00_0000 + number);
     let v6 = Ipv6Addr::from_bits((0xfd00_0000_u128 << 96) + u128::from(number));
-    vec![v4.into(), v6.into()]
+    [v4.into(), v6.into()].into()
 }
 
 /// The interface of a pod.
@@ -188,6 +190,6 @@ pub fn endpoint(pod: &Pod, ifindex: u32, ticket: u16) -> Endpoint {
         pod: pod.name.clone(),
         pod_uid: Arc::clone(&pod.uid),
         ticket,
-        addresses: pod.reported_addresses.clone(),
+        addresses: pod.reported_addresses.to_vec(),
     }
 }

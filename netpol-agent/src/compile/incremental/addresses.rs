@@ -1,5 +1,6 @@
 //! What addresses and prefixes have, after what decides it has changed.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use hashbrown::HashMap;
@@ -13,6 +14,12 @@ use crate::compile::numbering::Signature;
 use crate::compile::prefixes::{self, PrefixTable};
 use crate::store::{ClusterState, CohortId};
 
+/// An address with the cohort of the pod that holds it, if one does.
+type Held = (Addr, Option<CohortId>);
+
+/// An identity with its signature, if there is one, and how many addresses have come to have it.
+type Given = (Option<(Identity, Signature)>, usize);
+
 impl Compiled {
     /// Follows the blocks of peer sets that came or went. Returns where addresses can have other blocks than before.
     pub(super) fn follow_blocks(
@@ -24,72 +31,104 @@ impl Compiled {
         if is_common {
             let table = PrefixTable::new(&self.peer_sets.common_blocks());
             let old = std::mem::replace(&mut self.prefixes, table);
-            for (key, signature) in self.prefixes.iter() {
-                if old.get(key) != Some(signature) {
-                    let identity = self.numbering.identity(signature);
-                    self.identities.add(identity, signature);
-                    turn.set_prefix(known, *key, Some(identity));
+            let signatures = self.prefixes.signatures().iter();
+            let mut given: Vec<(Identity, usize)> =
+                signatures.map(|signature| (self.numbering.identity(signature), 0)).collect();
+            let (mut all_before, mut all_after) = (Vec::new(), Vec::new());
+            for (key, after) in PrefixTable::differences(&old, &self.prefixes) {
+                if let Some(identity) = known.prefixes.get(&key) {
+                    self.identities.remove(*identity);
+                    all_before.push((key, *identity));
+                }
+                if let Some((identity, n_prefixes)) = after.and_then(|id| given.get_mut(id.index()))
+                {
+                    *n_prefixes += 1;
+                    all_after.push((key, *identity));
                 }
             }
-            for (key, signature) in old.iter() {
-                let after = self.prefixes.get(key);
-                if after != Some(signature) {
-                    if let Some(identity) = known.prefixes.get(key) {
-                        self.identities.remove(*identity);
-                    }
-                    if after.is_none() {
-                        turn.set_prefix(known, *key, None);
-                    }
-                }
+            for ((identity, n_prefixes), signature) in given.iter().zip(self.prefixes.signatures())
+            {
+                self.identities.add(*identity, signature, *n_prefixes);
             }
+            turn.before.prefixes = all_before.into_iter().collect();
+            turn.after.prefixes = all_after.into_iter().collect();
         }
-        prefixes::ranges(blocks.iter().map(|block| block.cidr))
+        prefixes::ranges(blocks.into_iter())
     }
 
-    /// Gives addresses that can have another identity than before the one that they should have.
+    /// The addresses that can have another identity than before: these, those of pods whose cohorts have come to be in other
+    /// peer sets, and those that can have other blocks.
+    pub(super) fn concerned(
+        &mut self,
+        state: &ClusterState,
+        addresses: &BTreeSet<Addr>,
+        ranges: &[RangeInclusive<Addr>],
+    ) -> Vec<Held> {
+        let mut concerned: Vec<Held> =
+            addresses.iter().map(|addr| (*addr, state.cohort_at(*addr))).collect();
+        for cohort in self.peer_sets.take_touched() {
+            state.addresses_of_cohort(cohort).for_each(|addr| concerned.push((addr, Some(cohort))));
+        }
+        if !ranges.is_empty() {
+            let within = state.cohorts_within(ranges);
+            let within = within.filter(|(_, cohort)| self.peer_sets.may_hold(*cohort));
+            concerned.extend(within.map(|(addr, cohort)| (addr, Some(cohort))));
+        }
+        concerned.sort_unstable_by_key(|(addr, _)| *addr);
+        concerned.dedup_by_key(|(addr, _)| *addr);
+        concerned
+    }
+
+    /// Gives addresses that can have another identity than before the one that they should have. They are sorted.
     pub(super) fn follow_addresses(
         &mut self,
         state: &ClusterState,
-        mut addresses: Vec<Addr>,
+        addresses: &[Held],
         known: &Image,
         turn: &mut Turn,
     ) {
-        addresses.sort_unstable();
-        addresses.dedup();
-        let (mut all_before, mut all_after) = (Vec::new(), Vec::new());
-        let mut of_cohorts = HashMap::new();
-        for addr in addresses {
-            let own;
-            let found = match state.cohort_at(addr) {
-                None => None,
+        let (mut all_before, mut all_after) = (Vec::new(), Vec::with_capacity(addresses.len()));
+        let mut of_cohorts: HashMap<CohortId, Given> = HashMap::new();
+        for (addr, cohort) in addresses {
+            let mut own = (None, 0);
+            let (found, n_addresses) = match cohort {
+                None => &mut own,
                 // The addresses of a cohort differ only by the blocks that they are in.
                 Some(of)
-                    if !self.peer_sets.asks_blocks() && self.prefixes.lookup(addr).is_empty() =>
+                    if !self.peer_sets.asks_blocks() && self.prefixes.lookup(*addr).is_empty() =>
                 {
-                    let known = of_cohorts.entry(of);
-                    known.or_insert_with(|| self.identity(state, addr, of)).as_ref()
+                    let known = of_cohorts.entry(*of);
+                    known.or_insert_with(|| (self.identity(state, *addr, *of), 0))
                 }
                 Some(of) => {
-                    own = self.identity(state, addr, of);
-                    own.as_ref()
+                    own.0 = self.identity(state, *addr, *of);
+                    &mut own
                 }
             };
-            let before = known.identities.get(&addr).copied();
-            let after = found.map(|(identity, _)| *identity);
+            let before = known.identities.get(addr).copied();
+            let after = found.as_ref().map(|(identity, _)| *identity);
             if before == after {
                 continue;
             }
-            if let Some((identity, signature)) = found {
-                self.identities.add(*identity, signature);
-                all_after.push((addr, *identity));
+            if let Some(identity) = after {
+                *n_addresses += 1;
+                all_after.push((*addr, identity));
             }
             if let Some(identity) = before {
                 self.identities.remove(identity);
-                all_before.push((addr, identity));
+                all_before.push((*addr, identity));
             }
+            self.give(&own);
         }
+        of_cohorts.values().for_each(|given| self.give(given));
         turn.before.identities = all_before.into_iter().collect();
         turn.after.identities = all_after.into_iter().collect();
+    }
+
+    fn give(&mut self, (found, n_addresses): &Given) {
+        if let Some((identity, signature)) = found {
+            self.identities.add(*identity, signature, *n_addresses);
+        }
     }
 
     /// What an address with its pod of this cohort has, unless the prefixes say it already.

@@ -31,8 +31,9 @@ struct Holding {
 }
 
 impl Identities {
-    pub(super) fn add(&mut self, identity: Identity, signature: &Signature) {
-        if identity == Identity::NONE {
+    /// Some more holders of an identity.
+    pub(super) fn add(&mut self, identity: Identity, signature: &Signature, n_holders: usize) {
+        if identity == Identity::NONE || n_holders == 0 {
             return;
         }
         let holding = self
@@ -40,7 +41,7 @@ impl Identities {
             .entry(identity)
             .or_insert_with(|| Holding { signature: signature.clone(), n_holders: 0 });
         self.before.entry(identity).or_insert(holding.n_holders);
-        holding.n_holders += 1;
+        holding.n_holders += n_holders;
     }
 
     pub(super) fn remove(&mut self, identity: Identity) {

@@ -159,17 +159,9 @@ impl Compiled {
         for (namespace, cohorts) in cohorts {
             self.peer_sets.review(state, &namespace, cohorts);
         }
-        let mut addresses: Vec<Addr> = addresses.into_iter().collect();
-        for cohort in self.peer_sets.take_touched() {
-            addresses.extend(state.addresses_of_cohort(cohort));
-        }
         let ranges = self.follow_blocks(known, &mut turn);
-        if !ranges.is_empty() {
-            let within = state.cohorts_within(&ranges);
-            let concerned = within.filter(|(_, cohort)| self.peer_sets.may_hold(*cohort));
-            addresses.extend(concerned.map(|(addr, _)| addr));
-        }
-        self.follow_addresses(state, addresses, known, &mut turn);
+        let concerned = self.concerned(state, &addresses, &ranges);
+        self.follow_addresses(state, &concerned, known, &mut turn);
         self.follow_identities();
         self.follow_allow_maps(known, &mut turn);
         self.renumber_ambiguous(known, &mut turn);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use ipnetwork::IpNetwork;
 use netpol_common::addr::Addr;
 use netpol_common::ids::Identity;
 
@@ -23,8 +24,8 @@ pub(super) struct PeerSets {
     filtered: BTreeMap<PeerSetId, PrefixTable>,
     /// Cohorts whose signature has changed since the last [`Self::take_touched`].
     touched: BTreeSet<CohortId>,
-    /// Blocks that came or went since the last [`Self::take_blocks`]. True if some are in the common prefix table.
-    blocks: (Vec<IpBlock>, bool),
+    /// Where blocks came or went since the last [`Self::take_blocks`]. True if some are in the common prefix table.
+    blocks: (Vec<IpNetwork>, bool),
 }
 
 #[derive(Debug)]
@@ -78,9 +79,9 @@ impl PeerSets {
 
     fn note_blocks(&mut self, peers: &PeerSet) {
         let (blocks, is_common) = &mut self.blocks;
-        blocks.extend(peers.filtered_blocks().cloned());
+        blocks.extend(peers.filtered_blocks().map(|block| block.cidr));
         let n_before = blocks.len();
-        blocks.extend(peers.blocks().cloned());
+        blocks.extend(peers.blocks().map(|block| block.cidr));
         *is_common |= blocks.len() > n_before;
     }
 
@@ -140,7 +141,7 @@ impl PeerSets {
         std::mem::take(&mut self.touched)
     }
 
-    pub(super) fn take_blocks(&mut self) -> (Vec<IpBlock>, bool) {
+    pub(super) fn take_blocks(&mut self) -> (Vec<IpNetwork>, bool) {
         std::mem::take(&mut self.blocks)
     }
 

@@ -3,6 +3,7 @@
 //! Source: apimachinery `ParseIPSloppy` and `ParseCIDRSloppy`: leading zeros are decimal.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Deref;
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
@@ -51,7 +52,7 @@ pub(super) fn parse_address(text: &str) -> Option<IpAddr> {
 pub(super) fn collect_address(
     text: &str,
     path: &Path<'_>,
-    addresses: &mut Vec<IpAddr>,
+    addresses: &mut (impl Deref<Target = [IpAddr]> + Extend<IpAddr>),
     findings: &mut Findings,
 ) {
     if text.is_empty() {
@@ -64,7 +65,7 @@ pub(super) fn collect_address(
             format!("{} is no address: it is left out", quoted(text)),
         ),
         Some(address) if addresses.contains(&address) => {}
-        Some(address) => addresses.push(address),
+        Some(address) => addresses.extend([address]),
     }
 }
 

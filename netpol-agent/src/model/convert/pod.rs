@@ -1,6 +1,5 @@
 //! Pods.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -9,7 +8,9 @@ use super::address::collect_address;
 use super::metadata::{CONFIG_HASH, Metadata};
 use super::nullable::{items, or_default};
 use super::walk::{Findings, Path, quoted};
-use crate::model::{Code, ContainerPort, Diagnostic, Kind, Pod, PodPhase, PortName, Transport};
+use crate::model::{
+    Addresses, Code, ContainerPort, Diagnostic, Kind, Pod, PodPhase, PortName, Transport,
+};
 
 /// Annotation of a pod that may send from addresses that are not its own.
 const ALLOW_FORWARDING: &str = "netpol/allow-forwarding";
@@ -194,10 +195,10 @@ fn declared_port(
 }
 
 /// All reported addresses, once each.
-fn addresses(status: &PodStatus, findings: &mut Findings) -> Vec<IpAddr> {
+fn addresses(status: &PodStatus, findings: &mut Findings) -> Addresses {
     let root = Path::Root.field("status");
     let list = root.field("podIPs");
-    let mut addresses = Vec::new();
+    let mut addresses = Addresses::new();
     collect_address(&status.pod_ip, &root.field("podIP"), &mut addresses, findings);
     for (index, item) in status.pod_ips.iter().enumerate() {
         collect_address(&item.ip, &list.item(index).field("ip"), &mut addresses, findings);
@@ -207,6 +208,8 @@ fn addresses(status: &PodStatus, findings: &mut Findings) -> Vec<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use serde_json::{Value, json};
 
     use super::*;
@@ -262,7 +265,7 @@ mod tests {
             json!({ "podIP": "10.0.0.300", "podIPs": [{ "ip": "10.0.0.3" }, { "ip": "x" }] });
         let (pod, diagnostics) = convert(spec, status);
         assert_eq!(ports(&pod), ["- TCP/65535"]);
-        assert_eq!(pod.reported_addresses, ["10.0.0.3".parse::<IpAddr>().unwrap()]);
+        assert_eq!(*pod.reported_addresses, ["10.0.0.3".parse::<IpAddr>().unwrap()]);
         expect_test::expect![[r#"
             Pod default/a: spec.containers[0].ports[0].containerPort 0 is not within 1 and 65535: the port is left out [invalid-port]
             Pod default/a: spec.containers[0].ports[1].name "Http" is no port name: the port is left out [invalid-port]
