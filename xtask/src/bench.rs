@@ -20,7 +20,8 @@ pub(crate) struct Options {
     /// Measure although the machine is busy.
     #[arg(long)]
     anyway: bool,
-    /// Only this part of the suite (dp: verdicts, writes, memory, flood, bulk); prints everything, writes nothing.
+    /// Only this part of the suite (dp: verdicts, writes, memory, flood, bulk; cp: cold, worst, events, agent, load); prints
+    /// everything, writes nothing.
     #[arg(long)]
     part: Option<String>,
     /// Where benchmarks.md and the folder benchmarks are written, instead of docs.

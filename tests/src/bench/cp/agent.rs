@@ -10,7 +10,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
-use super::load;
 use super::memory::{self, Resident};
 use crate::bench::gates::Unit;
 use crate::bench::stats::quantile;
@@ -186,7 +185,7 @@ pub(super) fn measure(run: &mut Run) -> Result<()> {
     if let [_, large, many] = sizes[..] {
         memory::measure(run, large, many)?;
     }
-    load::measure(run)
+    Ok(())
 }
 
 fn reactions(run: &mut Run, node: &mut Node, n_turns: usize) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Rows 11 and 12, and the worst cases of the compiler: the core alone.
+//! The worst cases of the compiler, and what it saves: the core alone.
 
 use std::sync::Arc;
 
@@ -14,45 +14,8 @@ use crate::scale::{Follower, Shape, World, event, ip_blocks, namespace, select_a
 
 /// Measures.
 pub(super) fn measure(run: &mut Run) -> Result<()> {
-    cold(run)?;
     recomputed(run)?;
     worst(run)
-}
-
-/// From decoded lists to the image.
-fn cold(run: &mut Run) -> Result<()> {
-    let [medium, large, many] = [
-        ("10k pods, 1k policies, 100 namespaces", Shape::MEDIUM),
-        ("100k pods, 10k policies, 1k namespaces", Shape::LARGE),
-        ("100k pods, 75k policies, 25k namespaces", Shape::MANY_NAMESPACES),
-    ]
-    .map(|(name, full)| (name, super::shape(run, full)));
-    let mut worlds = [medium, large, many].map(|(name, shape)| (name, World::new(&shape)));
-    let series = run.interleaved(
-        "from decoded objects to the content of the maps, one thread",
-        Unit::Millis,
-        &mut worlds,
-        |(name, _)| (*name).to_owned(),
-        |(_, world), _round| {
-            let deltas = world.clone().into_deltas();
-            let (time_us, follower) = clock::thread_micros(|| {
-                let mut follower = Follower::read(deltas);
-                let ops = follower.update();
-                Ok((follower, ops))
-            })?;
-            drop(follower);
-            Ok(time_us / 1e3)
-        },
-    )?;
-    let note = "110 local endpoints, dual-stack pods";
-    run.answer("11a", series.level(medium.0)?, note)?;
-    run.answer("11b", series.level(large.0)?, note)?;
-    run.answer("12a", series.level(many.0)?.scaled(1e-3), note)?;
-    run.add(series.noted(
-        "CPU time of the one thread that does it. The lists are in memory, as the watches decode them; the result holds \
-         the whole cluster as the node's 110 endpoints need it.",
-    ));
-    Ok(())
 }
 
 /// What it costs to remember nothing: the shape of an agent that goes through its lists on each event.

@@ -4,6 +4,7 @@
 //! with an API server in this process.
 
 mod agent;
+pub mod cold;
 mod compile;
 mod events;
 mod load;
@@ -19,9 +20,19 @@ use crate::scale::Shape;
 /// # Errors
 /// Something could not be set up, or the agent did not do what it should.
 pub fn measure(run: &mut Run) -> Result<()> {
-    compile::measure(run)?;
-    events::measure(run)?;
-    agent::measure(run)
+    let parts: [(&str, fn(&mut Run) -> Result<()>); 5] = [
+        ("cold", cold::measure),
+        ("worst", compile::measure),
+        ("events", events::measure),
+        ("agent", agent::measure),
+        ("load", load::measure),
+    ];
+    for (part, measure) in parts {
+        if run.wants(part) {
+            measure(run)?;
+        }
+    }
+    Ok(())
 }
 
 /// A shape, or a small one for a quick run.
