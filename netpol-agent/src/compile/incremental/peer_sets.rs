@@ -23,7 +23,7 @@ pub(super) struct PeerSets {
     /// Sets with blocks that hold an address only if the right pod holds it.
     filtered: BTreeMap<PeerSetId, PrefixTable>,
     /// Cohorts whose signature has changed since the last [`Self::take_touched`].
-    touched: BTreeSet<CohortId>,
+    touched: Vec<CohortId>,
     /// Where blocks came or went since the last [`Self::take_blocks`]. True if some are in the common prefix table.
     blocks: (Vec<IpNetwork>, bool),
 }
@@ -120,7 +120,7 @@ impl PeerSets {
     fn set_signature(&mut self, id: CohortId, signature: Signature) {
         let before = self.by_cohort.remove(&id).unwrap_or_default();
         if signature != before {
-            self.touched.insert(id);
+            self.touched.push(id);
             for gone in before.iter().filter(|set| signature.binary_search(set).is_err()) {
                 if let Some(set) = self.by_id.get_mut(gone) {
                     remove(&mut set.cohorts, id);
@@ -137,8 +137,11 @@ impl PeerSets {
         }
     }
 
-    pub(super) fn take_touched(&mut self) -> BTreeSet<CohortId> {
-        std::mem::take(&mut self.touched)
+    pub(super) fn take_touched(&mut self) -> Vec<CohortId> {
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.sort_unstable();
+        touched.dedup();
+        touched
     }
 
     pub(super) fn take_blocks(&mut self) -> (Vec<IpNetwork>, bool) {

@@ -12,7 +12,7 @@ mod memory;
 
 use anyhow::Result;
 
-use super::Run;
+use super::{Run, Suite};
 use crate::scale::Shape;
 
 /// Measures the suite.
@@ -20,7 +20,7 @@ use crate::scale::Shape;
 /// # Errors
 /// Something could not be set up, or the agent did not do what it should.
 pub fn measure(run: &mut Run) -> Result<()> {
-    let parts: [(&str, fn(&mut Run) -> Result<()>); 5] = [
+    let parts: [(&str, Suite); 5] = [
         ("cold", cold::measure),
         ("worst", compile::measure),
         ("events", events::measure),
