@@ -1,10 +1,14 @@
 //! The image that follows the state change by change is the one that is compiled from nothing, after every change and
 //! whatever the order; and what leads there keeps to what both images agree on.
 
+use std::sync::Arc;
+
 use anyhow::{Result, ensure};
 use netpol_agent::compile::{Compiled, Image, Numbering, compile};
 use netpol_agent::dataplane::{apply_all, diff};
-use netpol_agent::store::{Changes, ClusterState, Delta};
+use netpol_agent::manifests::parse;
+use netpol_agent::model::ObjectName;
+use netpol_agent::store::{Changes, ClusterState, Delta, Endpoint};
 use netpol_common::ids::IfIndex;
 use netpol_tests::generator::Rng;
 
@@ -86,4 +90,45 @@ fn an_image_that_follows_is_the_image_from_nothing() -> Result<()> {
     }
     ensure!(n_updates > 1000, "too few updates to mean anything: {n_updates}");
     Ok(())
+}
+
+/// A rule with a port name is a peer set for each way in which pods number it, and the blocks of its peers count for
+/// these pods only. When the last such set went, pods that only a block had put into it kept their identities.
+#[test]
+fn pods_leave_a_block_of_a_rule_with_a_port_name_when_the_rule_goes() -> Result<()> {
+    let manifests = parse(
+        "test.yaml",
+        r"
+{ apiVersion: v1, kind: Pod, metadata: { name: web, namespace: x, labels: { app: web } }, status: { podIP: 10.0.0.7 } }
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: db, namespace: x, labels: { app: db } }
+spec: { containers: [{ name: c, ports: [{ name: pg, containerPort: 5432 }] }] }
+status: { podIP: 10.0.0.8 }
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: { name: to-db, namespace: x }
+spec:
+  podSelector: { matchLabels: { app: web } }
+  policyTypes: [Egress]
+  egress: [{ to: [{ ipBlock: { cidr: 10.0.0.0/24 } }], ports: [{ port: pg }] }]
+",
+    );
+    let mut both = Both::default();
+    manifests.objects.into_iter().for_each(|sourced| both.apply(Delta::Upsert(sourced.object)));
+    let ifindex = IfIndex(7);
+    both.apply(Delta::UpsertEndpoint(Endpoint {
+        ifindex,
+        container_id: Arc::from("c"),
+        pod: ObjectName::new("x", "web"),
+        pod_uid: Arc::from(""),
+        ticket: 0,
+        addresses: Vec::new(),
+    }));
+    both.update()?;
+    ensure!(both.image.identities.len() == 1, "{:?}", both.image);
+    both.apply(Delta::RemoveEndpoint(ifindex));
+    both.update()
 }

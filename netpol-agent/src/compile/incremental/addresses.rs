@@ -63,6 +63,7 @@ impl Compiled {
         state: &ClusterState,
         addresses: &BTreeSet<Addr>,
         ranges: &[RangeInclusive<Addr>],
+        known: &Image,
     ) -> Vec<Held> {
         let mut concerned: Vec<Held> =
             addresses.iter().map(|addr| (*addr, state.cohort_at(*addr))).collect();
@@ -71,7 +72,10 @@ impl Compiled {
         }
         if !ranges.is_empty() {
             let within = state.cohorts_within(ranges);
-            let within = within.filter(|(_, cohort)| self.peer_sets.may_hold(*cohort));
+            // One that has an identity of its own may owe it to a set that is not in force any more.
+            let within = within.filter(|(addr, cohort)| {
+                self.peer_sets.may_hold(*cohort) || known.identities.contains_key(addr)
+            });
             concerned.extend(within.map(|(addr, cohort)| (addr, Some(cohort))));
         }
         concerned.sort_unstable_by_key(|(addr, _)| *addr);

@@ -160,7 +160,7 @@ impl Compiled {
             self.peer_sets.review(state, &namespace, cohorts);
         }
         let ranges = self.follow_blocks(known, &mut turn);
-        let concerned = self.concerned(state, &addresses, &ranges);
+        let concerned = self.concerned(state, &addresses, &ranges, known);
         self.follow_addresses(state, &concerned, known, &mut turn);
         self.follow_identities();
         self.follow_allow_maps(known, &mut turn);
