@@ -44,10 +44,11 @@ pub enum Health {
     },
 }
 
-/// The standing diagnostics of a source, by object.
+/// The standing diagnostics, by object: those of a source, and those that a node finds out itself.
 #[derive(Clone, Debug, Default)]
 pub struct DiagnosticIndex {
     by_object: BTreeMap<ObjectRef, Vec<Diagnostic>>,
+    of_node: BTreeMap<ObjectRef, Vec<Diagnostic>>,
 }
 
 impl DiagnosticIndex {
@@ -89,14 +90,31 @@ impl DiagnosticIndex {
         changed
     }
 
-    /// The diagnostics of one object.
-    pub fn of(&self, object: &ObjectRef) -> &[Diagnostic] {
-        self.by_object.get(object).map_or(&[], Vec::as_slice)
+    /// Takes over all that the node finds out itself; it replaces what it found out before. Returns the objects of which it
+    /// finds something else now.
+    pub fn set_of_node(&mut self, diagnostics: Vec<Diagnostic>) -> Vec<ObjectRef> {
+        let before = std::mem::take(&mut self.of_node);
+        for diagnostic in diagnostics {
+            self.of_node.entry(diagnostic.object.clone()).or_default().push(diagnostic);
+        }
+        let now = &self.of_node;
+        let gone = before.keys().filter(|object| !now.contains_key(*object));
+        let new = now.iter().filter(|(object, found)| before.get(*object) != Some(*found));
+        gone.chain(new.map(|(object, _)| object)).cloned().collect()
     }
 
-    /// All diagnostics, by object.
+    /// The diagnostics of one object.
+    pub fn of(&self, object: &ObjectRef) -> Vec<&Diagnostic> {
+        [&self.by_object, &self.of_node]
+            .into_iter()
+            .filter_map(|of| of.get(object))
+            .flatten()
+            .collect()
+    }
+
+    /// All diagnostics, by origin and object.
     pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
-        self.by_object.values().flatten()
+        self.by_object.values().chain(self.of_node.values()).flatten()
     }
 }
 
@@ -179,6 +197,19 @@ mod tests {
         assert_eq!(changed, [object_ref("a")]);
         assert!(index.of(&object_ref("a")).is_empty());
         assert_eq!(index.of(&object_ref("b")).len(), 1);
+    }
+
+    #[test]
+    fn what_a_node_finds_stands_beside_what_the_source_finds() {
+        let mut index = DiagnosticIndex::default();
+        index.apply(&update(Vec::new(), vec![finding("a")]));
+        let (_, own) = finding("a");
+        assert_eq!(index.set_of_node(own.clone()), [object_ref("a")]);
+        assert_eq!(index.set_of_node(own), []);
+        index.apply(&update(vec![Delta::Upsert(namespace("a"))], Vec::new()));
+        assert_eq!(index.of(&object_ref("a")).len(), 1);
+        assert_eq!(index.set_of_node(Vec::new()), [object_ref("a")]);
+        assert_eq!(index.iter().count(), 0);
     }
 
     #[test]

@@ -7,7 +7,10 @@ use crate::simulate::{self, Explanation, PortChoice, Probe};
 impl<K> Agent<K> {
     /// Explains the verdict on a connection.
     pub fn explain(&self, probe: &Probe) -> Explanation {
-        simulate::explain(&self.state, probe, self.diagnostics.iter())
+        simulate::explain(&self.state, probe, self.diagnostics.iter(), |pod, rule| {
+            let mut ifindexes = self.state.endpoints_of(&pod.name);
+            ifindexes.any(|ifindex| self.compiled.lacks_room(rule, ifindex))
+        })
     }
 }
 

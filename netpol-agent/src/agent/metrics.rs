@@ -45,7 +45,7 @@ impl<K: Kernel> Agent<K> {
             "Entries that a map can hold",
             labelled(
                 "map",
-                status.maps.iter().map(|(name, map)| (name.clone(), map.capacity.into())),
+                status.maps.iter().map(|(name, map)| (name.clone(), count(map.capacity))),
             ),
         ));
         metrics.push(counter(

@@ -12,6 +12,7 @@ mod cluster;
 mod drops;
 mod exchange;
 mod explain;
+mod findings;
 mod handle;
 mod latency;
 mod metrics;
@@ -41,7 +42,7 @@ pub use status::{EndpointStatus, MapStatus, PolicyStatus, Protection, SourceStat
 use self::adopt::Adoption;
 use self::exchange::Exchanges;
 use self::latency::Latencies;
-use crate::compile::{Compiled, Image, Turn};
+use crate::compile::{Compiled, Image, LeftOut, Turn};
 use crate::dataplane::{Counter, MapOp, apply_all, diff};
 use crate::ebpf::{Exchanged, NewInterface};
 use crate::model::{Kind, ObjectName, ObjectRef};
@@ -156,6 +157,10 @@ pub struct Agent<K> {
     /// What the maps hold.
     image: Image,
     diagnostics: DiagnosticIndex,
+    /// The rules for which the maps have no room.
+    left_out: LeftOut,
+    /// Objects of which something else was found since [`Agent::take_found`].
+    found: Vec<ObjectRef>,
     freshness: Freshness,
     registry: Registry,
     waiting: Vec<WaitingAdd>,
@@ -206,6 +211,8 @@ impl<K: Kernel> Agent<K> {
             compiled: Compiled::after(next),
             image,
             diagnostics: DiagnosticIndex::default(),
+            left_out: LeftOut::new(),
+            found: Vec::new(),
             freshness: Freshness::default(),
             registry,
             waiting: Vec::new(),
@@ -250,11 +257,7 @@ impl<K: Kernel> Agent<K> {
     pub fn update(&mut self, update: SourceUpdate) -> Vec<ObjectRef> {
         self.freshness.apply(&update);
         let changed = self.diagnostics.apply(&update);
-        for object in &changed {
-            for diagnostic in self.diagnostics.of(object) {
-                warn!(%object, code = diagnostic.code.as_str(), field = %diagnostic.field, "{}", diagnostic.message);
-            }
-        }
+        self.tell(&changed);
         for delta in update.deltas {
             self.apply_delta(delta);
         }
@@ -342,6 +345,7 @@ impl<K: Kernel> Agent<K> {
         } else if self.is_stale() {
             let changes = std::mem::take(&mut self.changes);
             let turn = self.compiled.update(&self.state, &changes, &self.image);
+            self.note_left_out();
             self.is_behind = !self.follow(&turn);
             if self.is_behind {
                 self.compiled.forget();
@@ -440,11 +444,6 @@ impl<K: Kernel> Agent<K> {
                 .endpoints
                 .get(&ifindex)
                 .is_some_and(|endpoint| endpoint.value.state == EndpointValue::READY)
-    }
-
-    /// The findings on the objects as they are now.
-    pub fn diagnostics(&self) -> &DiagnosticIndex {
-        &self.diagnostics
     }
 
     /// The known cluster.

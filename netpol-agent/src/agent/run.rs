@@ -249,6 +249,9 @@ async fn event_loop<K: Kernel>(
             () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {}
         }
         agent.sync();
+        for object in agent.take_found() {
+            source.report(&agent, object);
+        }
         agent.expire(Instant::now());
         agent.end_step(Instant::now());
         if agent.missing().is_empty() {
@@ -299,7 +302,7 @@ impl Running {
                     Kind::Pod => agent.state().pod(&object.name).map(|pod| Arc::clone(&pod.uid)),
                     Kind::Namespace | Kind::Service | Kind::Node => None,
                 };
-                let diagnostics = agent.diagnostics().of(&object).to_vec();
+                let diagnostics = agent.diagnostics().of(&object).into_iter().cloned().collect();
                 let report = crate::kube::Report {
                     object,
                     uid: uid.unwrap_or_else(|| Arc::from("")),

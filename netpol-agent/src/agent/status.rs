@@ -9,6 +9,7 @@ use netpol_common::maps;
 use serde::{Deserialize, Serialize};
 
 use super::{Agent, Kernel};
+use crate::compile::Capacities;
 use crate::model::{Kind, ObjectName};
 use crate::resolve::isolating;
 use crate::source::Health;
@@ -65,13 +66,17 @@ pub enum SourceStatus {
     },
 }
 
+fn capacity(of_map: u32) -> usize {
+    usize::try_from(of_map).unwrap_or(usize::MAX)
+}
+
 /// How full a map is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MapStatus {
     /// Entries.
     pub n_entries: usize,
-    /// Entries that it can hold.
-    pub capacity: u32,
+    /// Entries that may be in it.
+    pub capacity: usize,
 }
 
 /// A policy, as far as it concerns this node.
@@ -81,6 +86,8 @@ pub struct PolicyStatus {
     pub policy: ObjectName,
     /// Endpoints of this node that it isolates, by direction.
     pub n_endpoints: BTreeMap<Direction, usize>,
+    /// Its rules for which the maps have no room: they allow nothing.
+    pub left_out: Vec<String>,
 }
 
 /// One endpoint.
@@ -120,18 +127,22 @@ impl<K: Kernel> Agent<K> {
     /// The agent's state as it is now.
     pub fn describe(&self) -> Status {
         let image = &self.image;
+        let Capacities { n_prefixes, n_identities, n_allow_entries } = *self.compiled.capacities();
+        let largest = image.allow.values().map(|map| map.len()).max().unwrap_or_default();
         let maps = [
-            ("endpoints", image.endpoints.len(), maps::MAX_ENDPOINTS),
-            ("addresses", image.addresses.len(), maps::MAX_ADDRESSES),
-            ("identities", image.identities.len(), maps::MAX_IDENTITIES),
-            ("prefixes", image.prefixes.len(), maps::MAX_PREFIXES),
+            ("endpoints", image.endpoints.len(), capacity(maps::MAX_ENDPOINTS)),
+            ("addresses", image.addresses.len(), capacity(maps::MAX_ADDRESSES)),
+            // What policies may fill; what does not fit beside is left out.
+            ("identities", image.identities.len(), n_identities),
+            ("prefixes", image.prefixes.len(), n_prefixes),
+            ("largest_allow_map", largest, n_allow_entries),
             // Two for each endpoint: there is room for as many again.
-            ("allow_maps", image.allow.len(), 2 * maps::MAX_ENDPOINTS),
-            ("defer", image.defer.len(), maps::MAX_DEFER),
+            ("allow_maps", image.allow.len(), capacity(2 * maps::MAX_ENDPOINTS)),
+            ("defer", image.defer.len(), capacity(maps::MAX_DEFER)),
             // The first is "no ticket".
-            ("tickets", image.tickets.len(), maps::N_TICKETS - 1),
+            ("tickets", image.tickets.len(), capacity(maps::N_TICKETS - 1)),
         ];
-        let map_status = |(name, n_entries, capacity): (&str, usize, u32)| {
+        let map_status = |(name, n_entries, capacity): (&str, usize, usize)| {
             (name.to_owned(), MapStatus { n_entries, capacity })
         };
         let mut endpoints: Vec<_> =
@@ -212,6 +223,12 @@ impl<K: Kernel> Agent<K> {
         let status = |(policy, n_endpoints): (&ObjectName, _)| PolicyStatus {
             policy: policy.clone(),
             n_endpoints,
+            left_out: self
+                .left_out
+                .keys()
+                .filter(|rule| rule.policy == *policy)
+                .map(|rule| format!("{}[{}]", rule.direction, rule.index))
+                .collect(),
         };
         by_policy.into_iter().map(status).collect()
     }

@@ -16,7 +16,7 @@ use crate::model::{Labels, Object, ObjectName, Pod, PodPhase};
 #[derive(Debug, Default)]
 pub(super) struct FakeKernel {
     log: Vec<MapOp>,
-    maps: Image,
+    pub(super) maps: Image,
     attached: Vec<IfIndex>,
     pub(super) refuses: Option<fn(&MapOp) -> bool>,
     flows: Vec<(FlowKey, FlowValue)>,

@@ -61,11 +61,11 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     if let Some(n @ 1..) = status.n_on_filters {
         writeln!(out, "  endpoints on filters, until no pod comes or goes for a while: {n}")?;
     }
-    let mut policies = table(&["POLICY", "ISOLATES"]);
-    for PolicyStatus { policy, n_endpoints } in &status.policies {
+    let mut policies = table(&["POLICY", "ISOLATES", "NO ROOM FOR"]);
+    for PolicyStatus { policy, n_endpoints, left_out } in &status.policies {
         let isolates: Vec<_> =
             n_endpoints.iter().map(|(direction, n)| format!("{direction} of {n}")).collect();
-        policies.add_row([policy.to_string(), isolates.join(", ")]);
+        policies.add_row([policy.to_string(), isolates.join(", "), left_out.join(", ")]);
     }
     writeln!(out, "{policies}")?;
     let mut table =

@@ -4,6 +4,8 @@ use std::io::{self, Write};
 
 use super::args::{AgentArgs, ExplainArgs, Output};
 use super::{DENIED, FAILED, Terminal, input};
+use crate::model::Pod;
+use crate::resolve::RuleRef;
 use crate::simulate::{
     Cluster, EndExplanation, Engine, Explanation, Probe, explain, with_implicit_namespaces,
 };
@@ -20,7 +22,10 @@ pub(super) fn run(args: ExplainArgs, terminal: &mut Terminal<'_>) -> anyhow::Res
         let (objects, _) = with_implicit_namespaces(input.objects());
         let mut cluster = Cluster::new(Engine::Reference);
         cluster.set(objects)?;
-        let explanation = explain(cluster.state(), &probe, input.diagnostics());
+        let found = cluster.findings();
+        let diagnostics = input.diagnostics().chain(&found);
+        let is_left_out = |_: &Pod, rule: &RuleRef| cluster.left_out().contains_key(rule);
+        let explanation = explain(cluster.state(), &probe, diagnostics, is_left_out);
         (explanation, input::is_incomplete(&input.manifests))
     };
     match output {

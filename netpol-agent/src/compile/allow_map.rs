@@ -1,5 +1,6 @@
 //! One direction of one endpoint as entries of an allow map.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use netpol_common::ids::{Identity, PortBe, Protocol, RuleId};
@@ -7,13 +8,37 @@ use netpol_common::keys::{AllowKey, AllowValue};
 
 use super::image::AllowMap;
 use super::port_ranges::port_prefixes;
-use crate::resolve::{Grant, PeerSet, PortSet};
+use super::room;
+use crate::resolve::{Grant, PeerSet, PortSet, RuleRef};
 
-/// The union of the grants, each with its rule's number. Where several rules open the same entry, the first one is
-/// named. `members` tells the identities whose addresses are in a peer set.
+/// An allow map.
+pub(super) struct Built {
+    pub(super) map: AllowMap,
+    /// The rules that find no room in it.
+    pub(super) left_out: BTreeSet<RuleRef>,
+}
+
+/// The union of the grants, each with its rule's number, but for rules that find no room. Where several rules open the
+/// same entry, the first one is named. `members` tells the identities whose addresses are in a peer set.
 pub(super) fn build<'a, I: Iterator<Item = &'a Identity>>(
-    grants: impl Iterator<Item = (RuleId, &'a Arc<Grant>)>,
+    grants: impl Iterator<Item = (RuleId, &'a Arc<Grant>)> + Clone,
     members: impl Fn(&Arc<PeerSet>) -> I,
+    capacity: usize,
+) -> Built {
+    let map = union(grants.clone(), &members, capacity);
+    if map.len() <= capacity {
+        return Built { map, left_out: BTreeSet::new() };
+    }
+    let left_out = squeeze(&grants, &members, capacity);
+    let map = union(grants.filter(|(_, of)| !left_out.contains(&of.rule)), &members, capacity);
+    Built { map, left_out }
+}
+
+/// The union of the grants, or some of it that has more entries than `capacity`.
+fn union<'a, I: Iterator<Item = &'a Identity>>(
+    grants: impl Iterator<Item = (RuleId, &'a Arc<Grant>)>,
+    members: &impl Fn(&Arc<PeerSet>) -> I,
+    capacity: usize,
 ) -> AllowMap {
     let mut map = AllowMap::new();
     for (rule, grant) in grants {
@@ -21,12 +46,52 @@ pub(super) fn build<'a, I: Iterator<Item = &'a Identity>>(
             None => open(&mut map, Identity::ANY, &grant.ports, rule),
             Some(peers) => {
                 for identity in members(peers) {
+                    if map.len() > capacity {
+                        return map;
+                    }
                     open(&mut map, *identity, &grant.ports, rule);
                 }
             }
         }
     }
     map
+}
+
+/// The rules that find no room.
+fn squeeze<'a, I: Iterator<Item = &'a Identity>>(
+    grants: &(impl Iterator<Item = (RuleId, &'a Arc<Grant>)> + Clone),
+    members: &impl Fn(&Arc<PeerSet>) -> I,
+    capacity: usize,
+) -> BTreeSet<RuleRef> {
+    let mut wants: BTreeMap<&RuleRef, usize> = BTreeMap::new();
+    for (_, grant) in grants.clone() {
+        let n_peers = grant.peers.as_ref().map_or(1, |peers| members(peers).count());
+        let n_wanted = wants.entry(&grant.rule).or_default();
+        *n_wanted = n_wanted.saturating_add(n_peers.saturating_mul(n_entries(&grant.ports)));
+    }
+    let mut taken = BTreeSet::new();
+    let mut left_out = BTreeSet::new();
+    for rule in room::smallest_first(&wants) {
+        let of_rule = grants.clone().filter(|(_, grant)| grant.rule == *rule);
+        let wanted = union(of_rule, members, capacity);
+        let n_new = wanted.keys().filter(|key| !taken.contains(*key)).count();
+        if taken.len() + n_new > capacity {
+            left_out.insert(rule.clone());
+        } else {
+            taken.extend(wanted.into_keys());
+        }
+    }
+    left_out
+}
+
+/// Entries for each peer.
+fn n_entries(ports: &PortSet) -> usize {
+    match ports {
+        PortSet::All => 1,
+        PortSet::AnyOf(items) => {
+            items.iter().map(|item| item.range.map_or(1, |range| port_prefixes(range).len())).sum()
+        }
+    }
 }
 
 fn open(map: &mut AllowMap, identity: Identity, ports: &PortSet, rule: RuleId) {

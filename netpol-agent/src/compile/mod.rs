@@ -10,6 +10,7 @@ mod incremental;
 mod numbering;
 mod port_ranges;
 mod prefixes;
+mod room;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,6 +23,7 @@ pub use image::{AllowMap, AllowMapKey, EndpointImage, Image};
 pub use incremental::{Compiled, Turn};
 pub use numbering::Numbering;
 pub use port_ranges::port_prefixes;
+pub use room::{Capacities, Lack, LeftOut, describe, diagnostics, left_out_of_all};
 
 use crate::model::Pod;
 use crate::resolve::{EndpointPolicy, Grant, Isolation, PeerSet, Resolver};
@@ -33,15 +35,34 @@ use crate::store::{ClusterState, Endpoint};
 /// that `previous` knows keeps its number, unless addresses change hands while its meaning changes: then the same
 /// number would mean two things on the way, so it gets a fresh one.
 pub fn compile(state: &ClusterState, numbering: &mut Numbering, previous: &Image) -> Image {
+    compile_within(state, numbering, previous, &Capacities::default()).image
+}
+
+/// What [`compile_within`] makes of a state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compilation {
+    /// What the maps should hold.
+    pub image: Image,
+    /// The rules for which they have no room.
+    pub left_out: LeftOut,
+}
+
+/// [`compile`] for maps of any size.
+pub fn compile_within(
+    state: &ClusterState,
+    numbering: &mut Numbering,
+    previous: &Image,
+    capacities: &Capacities,
+) -> Compilation {
     let resolved = resolve(state);
-    let mut image = build(state, &resolved, numbering);
-    let ambiguous = identity::ambiguous(previous, &image);
+    let mut compilation = build(state, &resolved, numbering, capacities);
+    let ambiguous = identity::ambiguous(previous, &compilation.image);
     if !ambiguous.is_empty() {
         numbering.retire(&ambiguous);
-        image = build(state, &resolved, numbering);
+        compilation = build(state, &resolved, numbering, capacities);
     }
-    numbering.retain(&image);
-    image
+    numbering.retain(&compilation.image);
+    compilation
 }
 
 /// An endpoint with its pod and what the policies mean for it.
@@ -61,13 +82,22 @@ fn resolve(state: &ClusterState) -> Vec<Resolved<'_>> {
         .collect()
 }
 
-fn build(state: &ClusterState, resolved: &[Resolved<'_>], numbering: &mut Numbering) -> Image {
+fn build(
+    state: &ClusterState,
+    resolved: &[Resolved<'_>],
+    numbering: &mut Numbering,
+    capacities: &Capacities,
+) -> Compilation {
     let grants: BTreeSet<&Arc<Grant>> = resolved
         .iter()
         .filter_map(|resolved| resolved.pod.as_ref())
         .flat_map(|(_, policy)| policy.ingress.grants.iter().chain(&policy.egress.grants))
         .collect();
-    let identities = identity::assign(state, grants.into_iter(), numbering);
+    let rules = grants.iter().filter_map(|grant| Some((&grant.rule, grant.peers.as_ref()?)));
+    let mut left_out = room::left_out(state, rules, capacities);
+    let in_force = grants.into_iter().filter(|grant| !left_out.contains_key(&grant.rule));
+    let identities = identity::assign(state, in_force, numbering);
+    let mut cut = BTreeSet::new();
 
     let mut image = Image {
         identities: identities.addresses,
@@ -96,14 +126,20 @@ fn build(state: &ClusterState, resolved: &[Resolved<'_>], numbering: &mut Number
                 let members = |peers: &Arc<PeerSet>| {
                     identities.members.get(peers).map_or([].as_slice(), Vec::as_slice).iter()
                 };
-                let grants = policy.grants.iter();
-                let grants = grants.map(|grant| (numbering.rule_id(&grant.rule), grant));
-                Arc::new(allow_map::build(grants, members))
+                let in_force = policy.grants.iter();
+                let in_force = in_force.filter(|grant| !left_out.contains_key(&grant.rule));
+                let grants: Vec<_> =
+                    in_force.map(|grant| (numbering.rule_id(&grant.rule), grant)).collect();
+                let built =
+                    allow_map::build(grants.into_iter(), members, capacities.n_allow_entries);
+                cut.extend(built.left_out);
+                Arc::new(built.map)
             });
             image.allow.insert(AllowMapKey::new(ifindex, direction), Arc::clone(map));
         }
     }
-    image
+    left_out.extend(cut.into_iter().map(|rule| (rule, Lack::AllowEntries)));
+    Compilation { image, left_out }
 }
 
 fn endpoint_image(endpoint: &Endpoint, pod: &Pod, policy: &EndpointPolicy) -> EndpointImage {

@@ -15,6 +15,9 @@ use smallvec::SmallVec;
 use super::numbering::{PeerSetId, Signature};
 use crate::model::IpBlock;
 
+/// Where IPv4 begins in the IPv6 space.
+pub(super) const V4_EDGE: (Addr, u32) = (Addr::from_v4([0; 4]), Addr::V4_PREFIX_BITS as u32);
+
 /// Prefixes with the signature of the addresses for which each is the longest match.
 #[derive(Debug, Default)]
 pub(super) struct PrefixTable {
@@ -73,7 +76,7 @@ impl PrefixTable {
             marks.push((node_key(block.cidr), Mark::Begins(index)));
             marks.extend(block.except.iter().map(|hole| (node_key(*hole), Mark::Ends(index))));
         }
-        let edge = (Addr::from_v4([0; 4]), u32::from(Addr::V4_PREFIX_BITS));
+        let edge = V4_EDGE;
         if marks.iter().any(|((addr, bits), _)| *bits < edge.1 && covers((*addr, *bits), edge.0)) {
             marks.push((edge, Mark::AllEnd));
         }
@@ -192,6 +195,11 @@ impl Entry {
 fn number(index: usize) -> u32 {
     // More than four thousand million prefixes do not fit into memory.
     u32::try_from(index).unwrap_or(u32::MAX)
+}
+
+/// The nodes that a block makes. A table of blocks has no more than these and [`V4_EDGE`].
+pub(super) fn nodes(block: &IpBlock) -> impl Iterator<Item = (Addr, u32)> {
+    std::iter::once(&block.cidr).chain(&block.except).map(|network| node_key(*network))
 }
 
 fn node_key(network: IpNetwork) -> (Addr, u32) {

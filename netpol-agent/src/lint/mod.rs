@@ -20,7 +20,11 @@ use serde::Serialize;
 
 pub use checks::{CHECKS, Check};
 
+use checks::NO_ROOM;
+
+use crate::compile::{Capacities, describe, left_out_of_all};
 use crate::model::{Kind, NamespaceMatch, ObjectRef, Peer, Peers, Pod, Policy, Rule};
+use crate::resolve::RuleRef;
 use crate::store::ClusterState;
 
 /// How much a finding matters.
@@ -69,7 +73,13 @@ pub struct Finding {
 
 /// Runs every check on every policy. The findings are in the order of policies, then of fields.
 pub fn lint(state: &ClusterState) -> Vec<Finding> {
+    lint_within(state, &Capacities::default())
+}
+
+/// [`lint`] for maps of another size.
+pub fn lint_within(state: &ClusterState, capacities: &Capacities) -> Vec<Finding> {
     let surroundings = Surroundings::new(state);
+    let left_out = left_out_of_all(state, capacities);
     let mut findings = Vec::new();
     for policy in state.policies() {
         let mut report = Report { policy, findings: Vec::new() };
@@ -85,6 +95,11 @@ pub fn lint(state: &ClusterState) -> Vec<Finding> {
                 selectors::check_peers(&surroundings, &place, &mut report);
                 blocks::check(&surroundings, &place, &mut report);
                 ports::check(&surroundings, &place, &mut report);
+                let rule = place.reference();
+                if let Some(lack) = left_out.get(&rule) {
+                    let (field, message) = describe(&rule, *lack, capacities);
+                    report.add(&NO_ROOM, field, message);
+                }
             }
         }
         report.findings.sort_by(|one, other| {
@@ -138,6 +153,11 @@ struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
+    fn reference(&self) -> RuleRef {
+        let Self { policy, direction, rule } = self;
+        RuleRef { policy: policy.name.clone(), direction: *direction, index: rule.index }
+    }
+
     /// Path of the rule.
     fn field(&self) -> String {
         format!("spec.{}[{}]", self.direction, self.rule.index)

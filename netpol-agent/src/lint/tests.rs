@@ -33,13 +33,17 @@ status: { phase: Running, podIPs: [{ ip: 10.0.0.3 }] }
 ";
 
 fn findings(objects: &str) -> Vec<Finding> {
+    lint(&state(objects))
+}
+
+fn state(objects: &str) -> ClusterState {
     let manifests = parse("test.yaml", objects);
     assert!(manifests.findings.is_empty(), "{:?}", manifests.findings);
     let mut state = ClusterState::default();
     for sourced in manifests.objects {
         drop(state.apply(Delta::Upsert(sourced.object)));
     }
-    lint(&state)
+    state
 }
 
 /// A policy with this spec, in a cluster, has exactly these findings but for those of level info.
@@ -318,6 +322,30 @@ fn half_of_a_dual_stack_is_found() {
     check_with(dual, "shop", &spec(v4), Level::Warning, &missing);
     check_with(dual, "shop", &spec(&format!("{v4}, {v6}")), Level::Warning, &[]);
     check(&spec(v4), &[]);
+}
+
+#[test]
+fn rules_that_find_no_room_are_found() {
+    let blocks =
+        |blocks: &str| format!("{{ podSelector: {{}}, ingress: [{{ from: [{blocks}] }}] }}");
+    let policy = |name: &str, spec: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{ name: {name}, namespace: shop }}\n\
+             spec: {spec}\n---\n"
+        )
+    };
+    let large = blocks("{ ipBlock: { cidr: 1.0.0.0/24 } }, { ipBlock: { cidr: 1.0.1.0/24 } }");
+    let small = blocks("{ ipBlock: { cidr: 2.0.0.0/24 } }");
+    let text = format!("{CLUSTER}{}{}", policy("large", &large), policy("small", &small));
+    let state = state(&text);
+    let few = Capacities { n_prefixes: 3, ..Capacities::default() };
+    let found: Vec<_> = lint_within(&state, &few)
+        .into_iter()
+        .filter(|finding| finding.check.code == "NP040")
+        .map(|finding| format!("{} {}", finding.object, finding.field))
+        .collect();
+    assert_eq!(found, ["NetworkPolicy shop/large spec.ingress[0].from"]);
+    assert!(lint(&state).iter().all(|finding| finding.check.code != "NP040"));
 }
 
 #[test]

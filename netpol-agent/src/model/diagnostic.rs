@@ -40,7 +40,7 @@ impl fmt::Display for Diagnostic {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Part of the object is not in force as written: the API server would refuse it.
+    /// Part of the object is not in force as written: the API server would refuse it, or there is no room for it.
     Error,
     /// Accepted, and read as the message says.
     Warning,
@@ -92,6 +92,7 @@ codes! {
         InvalidAddress = "invalid-address" Error: "An address that cannot be read.";
         UnusualBlock = "unusual-block" Warning: "A block written in an unusual way (host bits, IPv4-mapped, leading zeros): read as the message says.";
         InvalidAnnotation = "invalid-annotation" Warning: "An annotation of netpol's with a value that it does not know.";
+        NoRoom = "no-room" Error: "A rule for which the maps of a node have no room. It allows nothing, smaller policies are in force all the same.";
         DefinedTwice = "defined-twice" Warning: "The object is defined more than once: one of the definitions counts.";
     }
 }

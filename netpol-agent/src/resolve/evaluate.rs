@@ -51,6 +51,20 @@ impl Decision {
     pub fn is_allowed(&self) -> bool {
         [&self.egress, &self.ingress].into_iter().flatten().all(|end| end.verdict.is_pass())
     }
+
+    /// Takes back what rules allow for which there is no room: who compiles them finds that out.
+    pub fn leave_out(
+        &mut self,
+        state: &ClusterState,
+        is_left_out: impl Fn(&Pod, &RuleRef) -> bool,
+    ) {
+        for end in [&mut self.egress, &mut self.ingress].into_iter().flatten() {
+            if let Some(pod) = state.pod(&end.pod) {
+                let (isolation, _) = isolating(state, pod, end.direction);
+                end.leave_out(|rule| is_left_out(pod, rule), isolation);
+            }
+        }
+    }
 }
 
 /// What the policies of one end say.
@@ -90,6 +104,25 @@ pub enum EndVerdict {
     Deferred,
 }
 
+impl EndDecision {
+    fn leave_out(&mut self, is_left_out: impl Fn(&RuleRef) -> bool, isolation: Isolation) {
+        let left_out: Vec<RuleRef> =
+            self.allowing.extract_if(.., |rule| is_left_out(rule)).collect();
+        if left_out.is_empty() {
+            return;
+        }
+        let misses = left_out.into_iter().map(|rule| Miss { rule, reason: MissReason::Room });
+        self.misses.splice(..0, misses);
+        if self.verdict == EndVerdict::Allowed && self.allowing.is_empty() {
+            self.verdict = match isolation {
+                Isolation::None => EndVerdict::NotIsolated,
+                Isolation::Audited => EndVerdict::Audited,
+                Isolation::Enforced => EndVerdict::NotAllowed,
+            };
+        }
+    }
+}
+
 impl EndVerdict {
     /// Whether the connection passes this end.
     pub const fn is_pass(self) -> bool {
@@ -116,6 +149,8 @@ pub enum MissReason {
     Peer,
     /// Neither matches.
     Both,
+    /// Both match, and the maps have no room for the rule. Only who compiles finds that out.
+    Room,
 }
 
 /// Judges a connection.

@@ -201,6 +201,11 @@ impl Resolver {
     }
 }
 
+/// The peers of a rule, whatever their port names are; `None` is everybody.
+pub fn peer_set(policy: &Policy, rule: &Rule) -> Option<PeerSet> {
+    base(policy, rule).map(PeerSet::unfiltered)
+}
+
 /// The peers of a rule; `None` is everybody.
 fn base(policy: &Policy, rule: &Rule) -> Option<PeerBase> {
     match &rule.peers {

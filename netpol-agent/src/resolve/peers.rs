@@ -119,6 +119,11 @@ impl PeerSet {
         Self { base, filter: None }
     }
 
+    /// How many address blocks and exceptions [`Self::blocks`] have.
+    pub fn n_blocks(&self) -> usize {
+        self.blocks().map(|block| 1 + block.except.len()).sum()
+    }
+
     /// Whether nobody can ever be in it.
     pub(super) fn is_empty(&self) -> bool {
         matches!(&self.base, PeerBase::AnyOf { peers, .. } if peers.is_empty())

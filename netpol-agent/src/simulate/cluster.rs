@@ -9,9 +9,9 @@ use super::interfaces::Interfaces;
 use super::locate::{Located, Route, locate};
 use super::probe::{Answer, Probe, Problem};
 use super::walk;
-use crate::compile::{Compiled, Image};
+use crate::compile::{Capacities, Compiled, Image, LeftOut, diagnostics, left_out_of_all};
 use crate::dataplane::{apply_all, diff};
-use crate::model::{Kind, Namespace, Object, ObjectRef};
+use crate::model::{Diagnostic, Kind, Namespace, Object, ObjectRef};
 use crate::resolve::{Connection, allows_unknown_backend, evaluate};
 use crate::store::{Changes, ClusterState, Delta};
 
@@ -23,6 +23,8 @@ pub struct Cluster {
     state: ClusterState,
     compiled: Compiled,
     image: Image,
+    /// The rules for which a node that runs all pods has no room.
+    left_out: LeftOut,
     interfaces: Interfaces,
     engine: Engine,
     /// The image does not follow from the state.
@@ -32,10 +34,16 @@ pub struct Cluster {
 impl Cluster {
     /// An empty cluster.
     pub fn new(engine: Engine) -> Self {
+        Self::within(engine, Capacities::default())
+    }
+
+    /// The same with maps of another size.
+    pub fn within(engine: Engine, capacities: Capacities) -> Self {
         Self {
             state: ClusterState::default(),
-            compiled: Compiled::default(),
+            compiled: Compiled::default().within(capacities),
             image: Image::default(),
+            left_out: LeftOut::new(),
             interfaces: Interfaces::default(),
             engine,
             is_stale: false,
@@ -84,8 +92,12 @@ impl Cluster {
         for delta in self.interfaces.follow(&self.state).into_iter().chain([node_addresses]) {
             changes.extend(self.state.apply(delta));
         }
-        let Engine::Datapath(datapath) = &mut self.engine else { return Ok(()) };
+        let Engine::Datapath(datapath) = &mut self.engine else {
+            self.left_out = left_out_of_all(&self.state, self.compiled.capacities());
+            return Ok(());
+        };
         let turn = self.compiled.update(&self.state, &changes, &self.image);
+        self.left_out = self.compiled.left_out();
         let ops = diff(&turn.before, &turn.after);
         if let Err(error) = datapath.apply(&ops) {
             self.compiled.forget();
@@ -127,12 +139,24 @@ impl Cluster {
         match &mut self.engine {
             Engine::Reference => {
                 let connection = Connection { source, destination, transport, port };
-                Ok(Ok(evaluate(&self.state, &connection).is_allowed()))
+                let mut decision = evaluate(&self.state, &connection);
+                decision.leave_out(&self.state, |_, rule| self.left_out.contains_key(rule));
+                Ok(Ok(decision.is_allowed()))
             }
             Engine::Datapath(datapath) => {
                 walk::send(&mut **datapath, &self.state, &self.image, &self.interfaces, route)
             }
         }
+    }
+
+    /// The rules for which there is no room.
+    pub fn left_out(&self) -> &LeftOut {
+        &self.left_out
+    }
+
+    /// The findings on their policies.
+    pub fn findings(&self) -> Vec<Diagnostic> {
+        diagnostics(&self.left_out, self.compiled.capacities())
     }
 
     /// The objects.

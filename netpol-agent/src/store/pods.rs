@@ -71,6 +71,11 @@ impl Pods {
         self.by_name.len()
     }
 
+    /// How many addresses pods say they hold, those that several hold counted as often.
+    pub(super) fn n_addresses(&self) -> usize {
+        self.by_address.len()
+    }
+
     pub(super) fn id(&self, name: &ObjectName) -> Option<PodId> {
         self.id_hashed(self.hasher.hash_one(name), name)
     }

@@ -51,6 +51,11 @@ impl ClusterState {
         self.pods.at(self.pods.owner(Addr::from(address))?)
     }
 
+    /// At most so many addresses are held by pods.
+    pub fn n_addresses(&self) -> usize {
+        self.pods.n_addresses()
+    }
+
     /// Every address that a pod holds, with its owner; by address.
     pub fn owned_addresses(&self) -> impl Iterator<Item = (IpAddr, &Pod)> {
         let mut owned: Vec<_> = self.pods.owned().collect();
@@ -187,6 +192,11 @@ impl ClusterState {
     /// An endpoint by its interface.
     pub fn endpoint(&self, ifindex: IfIndex) -> Option<&Endpoint> {
         self.endpoints.get(&ifindex)
+    }
+
+    /// The endpoints of a pod's name.
+    pub fn endpoints_of(&self, pod: &ObjectName) -> impl Iterator<Item = IfIndex> {
+        self.endpoints_of_pod.get(pod).into_iter().flatten().copied()
     }
 
     /// The endpoints of a namespace's pods.

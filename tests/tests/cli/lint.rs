@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use expect_test::{expect, expect_file};
+use netpol_agent::compile::Capacities;
 use netpol_agent::lint::{CHECKS, Level};
 use netpol_agent::manifests::FileCode;
 use netpol_agent::model::{Code, Severity};
@@ -170,6 +171,19 @@ fn the_documentation_lists_every_finding() {
         };
         writeln!(text, "| `{code}` | {level} | {meaning} |").unwrap();
     }
+    let Capacities { n_prefixes, n_identities, n_allow_entries } = Capacities::default();
+    write!(
+        text,
+        "\n## Room\n\n\
+         On one node there is room for {n_prefixes} address blocks and exceptions and for {n_identities} addresses of pods that\n\
+         peers select, of all policies together that select its pods, and for {n_allow_entries} entries (a peer that is told\n\
+         apart and a port, or an aligned block of ports) for each direction of a pod. Policies find room one after the\n\
+         other, the smallest first. A rule that finds none allows nothing; its policy isolates all the same, and all other\n\
+         rules are in force. `netpol-agent lint` looks for rules whose peers find no room on a node that runs pods of all\n\
+         policies; what meets at one pod, `netpol-agent simulate --engine compiled` finds too. A running agent tells by Events,\n\
+         `netpol-agent status`, `explain` and the metric `netpol_diagnostics`.\n"
+    )
+    .unwrap();
     expect_file!["../../../docs/lint.md"].assert_eq(&text);
 }
 

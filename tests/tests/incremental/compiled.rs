@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use netpol_agent::compile::{Compiled, Image, Numbering, compile};
+use netpol_agent::compile::{Capacities, Compilation, Compiled, Image, Numbering, compile_within};
 use netpol_agent::dataplane::{apply_all, diff};
 use netpol_agent::manifests::parse;
 use netpol_agent::model::ObjectName;
@@ -15,16 +15,28 @@ use netpol_tests::generator::Rng;
 use super::order::{self, named};
 
 /// A state, and two ways to its image.
-#[derive(Default)]
 struct Both {
     state: ClusterState,
     changes: Changes,
     compiled: Compiled,
     image: Image,
     n_updates: usize,
+    /// Updates after which rules had found no room.
+    n_lacking: usize,
 }
 
 impl Both {
+    fn within(capacities: Capacities) -> Self {
+        Self {
+            state: ClusterState::default(),
+            changes: Changes::default(),
+            compiled: Compiled::default().within(capacities),
+            image: Image::default(),
+            n_updates: 0,
+            n_lacking: 0,
+        }
+    }
+
     fn apply(&mut self, delta: Delta) {
         // Somebody else may end an endpoint before its news is compiled.
         if let Delta::RemoveEndpoint(ifindex) = &delta {
@@ -43,7 +55,13 @@ impl Both {
         ensure!(changes.matters() || self.n_updates == 0 || ops.is_empty(), "{ops:?} for nothing");
         ensure!(turn.undone(&self.image) == before, "the way back leads elsewhere");
         let mut numbering = Numbering::default();
-        let expected = compile(&self.state, &mut numbering, &Image::default());
+        let capacities = *self.compiled.capacities();
+        let Compilation { image: expected, left_out } =
+            compile_within(&self.state, &mut numbering, &Image::default(), &capacities);
+        let found = self.compiled.left_out();
+        ensure!(found == left_out, "after {changes:#?} {found:?} are left out, not {left_out:?}");
+        ensure!(fits(&self.image, &capacities), "too much for {capacities:?}");
+        self.n_lacking += usize::from(!left_out.is_empty());
         let expected = named(&expected, |id| numbering.rule(id).cloned());
         let found = named(&self.image, |id| self.compiled.rule(id).cloned());
         let lacks: Vec<_> = expected.iter().filter(|line| !found.contains(line)).collect();
@@ -52,44 +70,6 @@ impl Both {
         self.n_updates += 1;
         Ok(())
     }
-}
-
-#[test]
-fn an_image_that_follows_is_the_image_from_nothing() -> Result<()> {
-    let mut rng = Rng::new(11);
-    let mut n_updates = 0;
-    for cases in super::sequences(60) {
-        let name = &cases[0].name;
-        let history = order::history(&cases);
-        let endpoints = order::endpoints(&history);
-        let gone: Vec<Delta> = endpoints
-            .iter()
-            .filter_map(|delta| {
-                let Delta::UpsertEndpoint(endpoint) = delta else { return None };
-                rng.chance(30).then_some(Delta::RemoveEndpoint(endpoint.ifindex))
-            })
-            .collect();
-        let news = order::garbled(&mut rng, &history);
-        let coming = [endpoints.clone(), gone, endpoints].concat();
-        let mut deltas = order::interleaved(&mut rng, vec![news, coming]);
-        deltas.extend(order::relisted(&mut rng, &history));
-        let mut both = Both::default();
-        for delta in deltas {
-            both.apply(delta);
-            if rng.chance(70) {
-                both.update().map_err(|error| error.context(name.clone()))?;
-            }
-            if rng.chance(2) {
-                both.compiled.forget();
-                both.image.endpoints.remove(&IfIndex(100));
-                both.changes.endpoints.insert(IfIndex(100));
-            }
-        }
-        both.update().map_err(|error| error.context(name.clone()))?;
-        n_updates += both.n_updates;
-    }
-    ensure!(n_updates > 1000, "too few updates to mean anything: {n_updates}");
-    Ok(())
 }
 
 /// A rule with a port name is a peer set for each way in which pods number it, and the blocks of its peers count for
@@ -116,7 +96,7 @@ spec:
   egress: [{ to: [{ ipBlock: { cidr: 10.0.0.0/24 } }], ports: [{ port: pg }] }]
 ",
     );
-    let mut both = Both::default();
+    let mut both = Both::within(Capacities::default());
     manifests.objects.into_iter().for_each(|sourced| both.apply(Delta::Upsert(sourced.object)));
     let ifindex = IfIndex(7);
     both.apply(Delta::UpsertEndpoint(Endpoint {
@@ -131,4 +111,68 @@ spec:
     ensure!(both.image.identities.len() == 1, "{:?}", both.image);
     both.apply(Delta::RemoveEndpoint(ifindex));
     both.update()
+}
+
+fn fits(image: &Image, capacities: &Capacities) -> bool {
+    let Capacities { n_prefixes, n_identities, n_allow_entries } = *capacities;
+    image.prefixes.len() <= n_prefixes
+        && image.identities.len() <= n_identities
+        && image.allow.values().all(|map| map.len() <= n_allow_entries)
+}
+
+#[test]
+fn an_image_that_follows_is_the_image_from_nothing() -> Result<()> {
+    let (n_updates, n_lacking) = follow(&mut Rng::new(11), |_| Capacities::default())?;
+    ensure!(n_updates > 1000, "too few updates to mean anything: {n_updates}");
+    ensure!(n_lacking == 0, "{n_lacking} images did not fit");
+    Ok(())
+}
+
+#[test]
+fn an_image_that_follows_is_the_image_from_nothing_where_not_all_fits() -> Result<()> {
+    let few = |rng: &mut Rng| Capacities {
+        n_prefixes: 1 + rng.below(12),
+        n_identities: 1 + rng.below(12),
+        n_allow_entries: 1 + rng.below(24),
+    };
+    let (n_updates, n_lacking) = follow(&mut Rng::new(12), few)?;
+    ensure!(n_lacking > n_updates / 10, "{n_lacking} of {n_updates} images did not fit");
+    Ok(())
+}
+
+/// Follows generated clusters. Returns how many updates there were, and how many of their images lacked a rule.
+fn follow(rng: &mut Rng, capacities: impl Fn(&mut Rng) -> Capacities) -> Result<(usize, usize)> {
+    let (mut n_updates, mut n_lacking) = (0, 0);
+    for cases in super::sequences(60) {
+        let name = cases.first().map(|case| case.name.clone()).unwrap_or_default();
+        let history = order::history(&cases);
+        let endpoints = order::endpoints(&history);
+        let gone: Vec<Delta> = endpoints
+            .iter()
+            .filter_map(|delta| {
+                let Delta::UpsertEndpoint(endpoint) = delta else { return None };
+                rng.chance(30).then_some(Delta::RemoveEndpoint(endpoint.ifindex))
+            })
+            .collect();
+        let news = order::garbled(rng, &history);
+        let coming = [endpoints.clone(), gone, endpoints].concat();
+        let mut deltas = order::interleaved(rng, vec![news, coming]);
+        deltas.extend(order::relisted(rng, &history));
+        let mut both = Both::within(capacities(rng));
+        for delta in deltas {
+            both.apply(delta);
+            if rng.chance(70) {
+                both.update().map_err(|error| error.context(name.clone()))?;
+            }
+            if rng.chance(2) {
+                both.compiled.forget();
+                both.image.endpoints.remove(&IfIndex(100));
+                both.changes.endpoints.insert(IfIndex(100));
+            }
+        }
+        both.update().map_err(|error| error.context(name.clone()))?;
+        n_updates += both.n_updates;
+        n_lacking += both.n_lacking;
+    }
+    Ok((n_updates, n_lacking))
 }

@@ -208,6 +208,7 @@ impl Answering {
         let (objects, mut diagnostics) = read_objects(&case.objects);
         let (objects, _) = with_implicit_namespaces(objects);
         self.cluster.set(objects)?;
+        diagnostics.extend(self.cluster.findings().into_iter().map(about_object));
 
         let mut verdicts = Vec::with_capacity(case.probes.len());
         for (index, probe) in case.probes.iter().enumerate() {

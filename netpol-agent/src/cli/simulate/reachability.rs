@@ -55,6 +55,7 @@ pub(super) fn run(question: Question, terminal: &mut Terminal<'_>) -> anyhow::Re
         terminal.complain(&format_args!("namespace {namespace} is not among the objects: {label}"));
     }
     cluster.set(known.clone())?;
+    cluster.findings().iter().for_each(|finding| terminal.complain(finding));
     let mut ends = ends(&cluster, &addresses);
     if ends.is_empty() && after.is_none() {
         terminal.complain(&"no pod has an address, and there is no --address to ask about");
@@ -74,6 +75,7 @@ pub(super) fn run(question: Question, terminal: &mut Terminal<'_>) -> anyhow::Re
     objects.retain(|object| !replaced.contains(&object.object_ref()));
     objects.extend(new);
     cluster.set(with_implicit_namespaces(objects).0)?;
+    cluster.findings().iter().for_each(|finding| terminal.complain(finding));
     // A pod that is only there before or after reaches nobody while it is not.
     let all: BTreeSet<End> = ends.into_iter().chain(self::ends(&cluster, &addresses)).collect();
     ends = all.into_iter().collect();

@@ -10,6 +10,7 @@ use super::peer_sets::PeerSets;
 use crate::compile::allow_map;
 use crate::compile::image::{AllowMap, AllowMapKey};
 use crate::compile::numbering::{Numbering, PeerSetId, Signature};
+use crate::compile::room::{Lack, LeftOut};
 use crate::resolve::{Grant, PeerSet, RuleRef};
 
 /// Number of an allow map.
@@ -22,7 +23,14 @@ pub(super) struct AllowMaps {
     by_id: BTreeMap<MapId, Shared>,
     /// By where the grants lie, which the map keeps alive.
     by_grants: HashMap<Vec<usize>, MapId>,
+    /// Rules that are left out count here.
     by_set: BTreeMap<PeerSetId, BTreeSet<MapId>>,
+    /// The rules whose peers find no room.
+    left_out: LeftOut,
+    /// The rules that find no room in a map.
+    cut: BTreeMap<MapId, BTreeSet<RuleRef>>,
+    /// Maps came or went since the last [`Self::leave_out`].
+    has_changed: bool,
     /// How many maps a rule has a part in.
     rules: BTreeMap<RuleRef, usize>,
     /// Maps to be built, for the first time or anew.
@@ -39,6 +47,17 @@ struct Shared {
     sets: HashMap<usize, PeerSetId>,
     users: BTreeSet<AllowMapKey>,
     map: Arc<AllowMap>,
+}
+
+impl Shared {
+    /// The peer sets of rules that find room.
+    fn sets_in_force(&self, left_out: &LeftOut) -> BTreeMap<PeerSetId, &Arc<PeerSet>> {
+        let in_force = self.grants.iter().filter(|grant| !left_out.contains_key(&grant.rule));
+        let peers = in_force.filter_map(|grant| grant.peers.as_ref());
+        let numbered =
+            peers.filter_map(|peers| Some((*self.sets.get(&Arc::as_ptr(peers).addr())?, peers)));
+        numbered.collect()
+    }
 }
 
 fn places(grants: &[Arc<Grant>]) -> Vec<usize> {
@@ -71,9 +90,7 @@ impl AllowMaps {
             rules.push(numbering.rule_id(&grant.rule));
             let Some(peers) = &grant.peers else { continue };
             let set = numbering.peer_set(peers);
-            if self.by_set.entry(set).or_default().insert(id) {
-                enter(set, peers);
-            }
+            self.by_set.entry(set).or_default().insert(id);
             sets.insert(Arc::as_ptr(peers).addr(), set);
         }
         let shared = Shared {
@@ -83,6 +100,10 @@ impl AllowMaps {
             users: BTreeSet::from([key]),
             map: Arc::default(),
         };
+        for (set, peers) in shared.sets_in_force(&self.left_out) {
+            enter(set, peers);
+        }
+        self.has_changed = true;
         self.by_id.insert(id, shared);
         self.by_grants.insert(places, id);
         self.stale.insert(id);
@@ -102,19 +123,24 @@ impl AllowMaps {
         if !shared.users.is_empty() {
             return;
         }
-        let Some(Shared { grants, sets, .. }) = self.by_id.remove(&id) else { return };
-        self.by_grants.remove(&places(&grants));
+        let Some(shared) = self.by_id.remove(&id) else { return };
+        self.has_changed = true;
+        self.by_grants.remove(&places(&shared.grants));
         self.stale.remove(&id);
-        for set in sets.into_values().collect::<BTreeSet<_>>() {
-            if let Some(maps) = self.by_set.get_mut(&set) {
+        self.cut.remove(&id);
+        shared.sets_in_force(&self.left_out).into_keys().for_each(&mut leave);
+        let Shared { grants, sets, .. } = shared;
+        for grant in grants {
+            if let Some(peers) = &grant.peers
+                && let Some(set) = sets.get(&Arc::as_ptr(peers).addr())
+                && let Some(maps) = self.by_set.get_mut(set)
+            {
                 maps.remove(&id);
                 if maps.is_empty() {
-                    self.by_set.remove(&set);
+                    self.by_set.remove(set);
+                    numbering.forget_peer_set(peers);
                 }
             }
-            leave(set);
-        }
-        for grant in grants {
             if let Some(n_maps) = self.rules.get_mut(&grant.rule) {
                 *n_maps -= 1;
                 if *n_maps == 0 {
@@ -125,6 +151,64 @@ impl AllowMaps {
         }
     }
 
+    /// Whether maps came or went since the last call of [`Self::leave_out`].
+    pub(super) fn has_changed(&self) -> bool {
+        self.has_changed
+    }
+
+    /// The rules of all maps with their peers, as often as there are maps with them.
+    pub(super) fn peers_of_rules(&self) -> impl Iterator<Item = (&RuleRef, &Arc<PeerSet>)> + Clone {
+        let grants = self.by_id.values().flat_map(|shared| &shared.grants);
+        grants.filter_map(|grant| Some((&grant.rule, grant.peers.as_ref()?)))
+    }
+
+    /// The rules whose peers find no room.
+    pub(super) fn left_out(&self) -> &LeftOut {
+        &self.left_out
+    }
+
+    /// Leaves out exactly these rules. Returns the peer sets that have a user more, as often as there are maps in which a
+    /// rule that finds room has them now, and those that have one less.
+    pub(super) fn leave_out(
+        &mut self,
+        left_out: LeftOut,
+    ) -> (Vec<(PeerSetId, Arc<PeerSet>)>, Vec<PeerSetId>) {
+        self.has_changed = false;
+        let before = std::mem::replace(&mut self.left_out, left_out);
+        let (mut entered, mut left) = (Vec::new(), Vec::new());
+        if before == self.left_out {
+            return (entered, left);
+        }
+        let now = &self.left_out;
+        let concerned = |shared: &Shared| {
+            let mut rules = shared.grants.iter().map(|grant| &grant.rule);
+            rules.any(|rule| before.contains_key(rule) != now.contains_key(rule))
+        };
+        for (id, shared) in self.by_id.iter().filter(|(_, shared)| concerned(shared)) {
+            self.stale.insert(*id);
+            let (old, new) = (shared.sets_in_force(&before), shared.sets_in_force(now));
+            let begins = new.iter().filter(|(set, _)| !old.contains_key(set));
+            entered.extend(begins.map(|(set, peers)| (*set, Arc::clone(peers))));
+            left.extend(old.into_keys().filter(|set| !new.contains_key(set)));
+        }
+        (entered, left)
+    }
+
+    /// Every rule that finds no room, for its peers or in some map.
+    pub(super) fn all_left_out(&self) -> LeftOut {
+        let mut all = self.left_out.clone();
+        for rule in self.cut.values().flatten() {
+            all.entry(rule.clone()).or_insert(Lack::AllowEntries);
+        }
+        all
+    }
+
+    /// Whether a rule finds no room, for its peers or in this map.
+    pub(super) fn lacks(&self, id: MapId, rule: &RuleRef) -> bool {
+        self.left_out.contains_key(rule)
+            || self.cut.get(&id).is_some_and(|rules| rules.contains(rule))
+    }
+
     /// An identity with this signature came or went.
     pub(super) fn touch(&mut self, signature: &Signature) {
         for set in signature {
@@ -133,7 +217,11 @@ impl AllowMaps {
     }
 
     /// Builds the maps that are stale. Returns the users of those whose content differs.
-    pub(super) fn build(&mut self, peer_sets: &PeerSets) -> Vec<(AllowMapKey, Arc<AllowMap>)> {
+    pub(super) fn build(
+        &mut self,
+        peer_sets: &PeerSets,
+        capacity: usize,
+    ) -> Vec<(AllowMapKey, Arc<AllowMap>)> {
         let mut rebuilt = Vec::new();
         for id in std::mem::take(&mut self.stale) {
             let Some(shared) = self.by_id.get_mut(&id) else { continue };
@@ -142,9 +230,17 @@ impl AllowMaps {
                 let set = sets.get(&Arc::as_ptr(peers).addr());
                 set.into_iter().flat_map(|set| peer_sets.identities(*set))
             };
-            let built = allow_map::build(rules.iter().copied().zip(grants.iter()), members);
-            if **map != built {
-                *map = Arc::new(built);
+            let left_out = &self.left_out;
+            let grants = rules.iter().copied().zip(grants.iter());
+            let in_force = grants.filter(|(_, grant)| !left_out.contains_key(&grant.rule));
+            let built = allow_map::build(in_force, members, capacity);
+            if built.left_out.is_empty() {
+                self.cut.remove(&id);
+            } else {
+                self.cut.insert(id, built.left_out);
+            }
+            if **map != built.map {
+                *map = Arc::new(built.map);
                 rebuilt.extend(users.iter().map(|key| (*key, Arc::clone(map))));
             }
         }

@@ -35,6 +35,7 @@ use super::identity::changed_meanings;
 use super::image::{AllowMapKey, EndpointImage, Image};
 use super::numbering::Numbering;
 use super::prefixes::PrefixTable;
+use super::room::{self, Capacities, Lack, LeftOut};
 use super::{addresses, endpoint_image};
 use crate::model::ObjectName;
 use crate::resolve::{EndpointPolicy, Isolation, Resolver, RuleRef};
@@ -51,6 +52,7 @@ pub struct Compiled {
     peer_sets: PeerSets,
     prefixes: PrefixTable,
     identities: Identities,
+    capacities: Capacities,
 }
 
 /// What an endpoint uses.
@@ -77,6 +79,31 @@ impl Compiled {
         Self { numbering: Numbering::after(next_identity), ..Self::default() }
     }
 
+    /// The same for maps of another size.
+    #[must_use]
+    pub fn within(self, capacities: Capacities) -> Self {
+        Self { capacities, ..self }
+    }
+
+    /// What there is room for.
+    pub fn capacities(&self) -> &Capacities {
+        &self.capacities
+    }
+
+    /// The rules for which the maps have no room.
+    pub fn left_out(&self) -> LeftOut {
+        self.allow_maps.all_left_out()
+    }
+
+    /// Whether there is no room for a rule among those of an endpoint.
+    pub fn lacks_room(&self, rule: &RuleRef, ifindex: IfIndex) -> bool {
+        let maps = self.endpoints.get(&ifindex).map(|local| local.maps).unwrap_or_default();
+        let of_direction = Direction::ALL.into_iter().zip(maps);
+        of_direction
+            .filter(|(direction, _)| *direction == rule.direction)
+            .any(|(_, map)| map.is_some_and(|map| self.allow_maps.lacks(map, rule)))
+    }
+
     /// Forgets all but the numbers that are used up: the maps do not hold what was said last.
     pub fn forget(&mut self) {
         self.has_begun = false;
@@ -101,7 +128,8 @@ impl Compiled {
         }
         let mut numbering = std::mem::take(&mut self.numbering);
         numbering.begin_anew();
-        *self = Self { numbering, has_begun: true, ..Self::default() };
+        let capacities = self.capacities;
+        *self = Self { numbering, has_begun: true, capacities, ..Self::default() };
         let services = state.services().flat_map(|service| &service.addresses);
         let dirty = Dirty {
             endpoints: state.endpoints().map(|endpoint| endpoint.ifindex).collect(),
@@ -159,6 +187,7 @@ impl Compiled {
         for (namespace, cohorts) in cohorts {
             self.peer_sets.review(state, &namespace, cohorts);
         }
+        self.find_room(state);
         let ranges = self.follow_blocks(known, &mut turn);
         let concerned = self.concerned(state, &addresses, &ranges, known);
         self.follow_addresses(state, &concerned, known, &mut turn);
@@ -200,13 +229,9 @@ impl Compiled {
                 let key = AllowMapKey::new(ifindex, direction);
                 if let Some(old) = old.filter(|old| Some(*old) != new) {
                     let peer_sets = &mut self.peer_sets;
-                    let mut left = Vec::new();
                     self.allow_maps.close(key, old, &mut self.numbering, |set| {
-                        left.extend(peer_sets.leave(set));
+                        peer_sets.leave(set);
                     });
-                    for peers in left {
-                        self.numbering.forget_peer_set(&peers);
-                    }
                 }
                 // One that is to be built is set when it is.
                 let content = new.and_then(|new| self.allow_maps.content(new));
@@ -252,6 +277,30 @@ impl Compiled {
         Some(Local { maps, ticket: endpoint.ticket })
     }
 
+    /// Leaves out the rules whose peers find no room, and takes in again those that do by now.
+    fn find_room(&mut self, state: &ClusterState) {
+        let Self { allow_maps, peer_sets, capacities, .. } = self;
+        let is_roomy = room::is_roomy(state, peer_sets.n_blocks(), capacities);
+        if is_roomy && allow_maps.left_out().is_empty() {
+            return;
+        }
+        // Pods change what peers that select pods want; blocks are what they are.
+        if !allow_maps.has_changed() && state.n_addresses() <= capacities.n_identities {
+            let is_for_pods = |lack: &Lack| matches!(lack, Lack::Identities);
+            if !allow_maps.left_out().values().any(is_for_pods) {
+                return;
+            }
+        }
+        let left_out = room::left_out(state, allow_maps.peers_of_rules(), capacities);
+        let (entered, left) = allow_maps.leave_out(left_out);
+        for (set, peers) in entered {
+            peer_sets.enter(state, set, &peers);
+        }
+        for set in left {
+            peer_sets.leave(set);
+        }
+    }
+
     /// Tells the allow maps which identities came and went.
     fn follow_identities(&mut self) {
         let Self { identities, peer_sets, allow_maps, numbering, .. } = self;
@@ -268,7 +317,8 @@ impl Compiled {
     }
 
     fn follow_allow_maps(&mut self, known: &Image, turn: &mut Turn) {
-        for (key, map) in self.allow_maps.build(&self.peer_sets) {
+        let capacity = self.capacities.n_allow_entries;
+        for (key, map) in self.allow_maps.build(&self.peer_sets, capacity) {
             turn.keep_endpoint(known, key.ifindex);
             turn.set_allow(known, key, Some(&map));
         }

@@ -26,6 +26,8 @@ pub(super) struct PeerSets {
     touched: Vec<CohortId>,
     /// Where blocks came or went since the last [`Self::take_blocks`]. True if some are in the common prefix table.
     blocks: (Vec<IpNetwork>, bool),
+    /// Blocks and exceptions of all sets for the common prefix table, those of several sets counted as often.
+    n_blocks: usize,
 }
 
 #[derive(Debug)]
@@ -55,26 +57,32 @@ impl PeerSets {
             self.filtered.insert(id, PrefixTable::new(&filtered));
         }
         self.note_blocks(peers);
+        self.n_blocks += peers.n_blocks();
         let peers = Arc::clone(peers);
         let in_force = InForce { peers, n_users: 1, cohorts, identities: BTreeSet::new() };
         self.by_id.insert(id, in_force);
     }
 
-    /// One user less. Returns the set if that was the last one.
-    pub(super) fn leave(&mut self, id: PeerSetId) -> Option<Arc<PeerSet>> {
-        let known = self.by_id.get_mut(&id)?;
+    /// One user less.
+    pub(super) fn leave(&mut self, id: PeerSetId) {
+        let Some(known) = self.by_id.get_mut(&id) else { return };
         known.n_users -= 1;
         if known.n_users > 0 {
-            return None;
+            return;
         }
-        let InForce { peers, cohorts, .. } = self.by_id.remove(&id)?;
+        let Some(InForce { peers, cohorts, .. }) = self.by_id.remove(&id) else { return };
         for cohort in &cohorts {
             self.take_from(*cohort, id);
         }
         self.touched.extend(cohorts);
         self.filtered.remove(&id);
         self.note_blocks(&peers);
-        Some(peers)
+        self.n_blocks -= peers.n_blocks();
+    }
+
+    /// At most so many blocks and exceptions are in the common prefix table.
+    pub(super) fn n_blocks(&self) -> usize {
+        self.n_blocks
     }
 
     fn note_blocks(&mut self, peers: &PeerSet) {

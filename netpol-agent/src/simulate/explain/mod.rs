@@ -88,11 +88,13 @@ pub struct RuleSays {
     pub sentence: String,
 }
 
-/// Explains the verdict on a probe. Of the diagnostics, those of policies that isolate an end are passed on.
+/// Explains the verdict on a probe. Of the diagnostics, those of policies that isolate an end are passed on. `is_left_out`
+/// tells for which rules the maps have no room, at a pod.
 pub fn explain<'a>(
     state: &ClusterState,
     probe: &Probe,
     diagnostics: impl IntoIterator<Item = &'a Diagnostic>,
+    is_left_out: impl Fn(&Pod, &RuleRef) -> bool,
 ) -> Explanation {
     let mut explanation = Explanation {
         from: probe.from.to_string(),
@@ -122,7 +124,10 @@ pub fn explain<'a>(
         .iter()
         .map(|route| {
             let Route { source, asked: _, destination, transport, port } = *route;
-            (*route, evaluate(state, &Connection { source, destination, transport, port }))
+            let mut decision =
+                evaluate(state, &Connection { source, destination, transport, port });
+            decision.leave_out(state, &is_left_out);
+            (*route, decision)
         })
         .collect();
     explanation.service = service(state, &judged);
@@ -246,6 +251,9 @@ impl<'a> View<'a> {
                 let reasons =
                     words::why_not(self.state, policy, rule, self.remote, self.remote_pod);
                 format!("allows {asked} {peers}{reasons}")
+            }
+            Some(MissReason::Room) => {
+                format!("would allow {ports} {peers}, but there is no room for it on the node")
             }
             Some(MissReason::Both) => {
                 format!("allows {ports} {peers}: neither peer nor port is this one")

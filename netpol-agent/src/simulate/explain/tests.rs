@@ -3,6 +3,7 @@
 use expect_test::{Expect, expect};
 
 use super::*;
+use crate::compile::Capacities;
 use crate::manifests::{Cause, parse};
 use crate::simulate::{Cluster, End, Engine, PortChoice};
 
@@ -42,6 +43,11 @@ spec:
 /// The sentences of the explanation, the egress end first.
 #[track_caller]
 fn check(from: &str, to: &str, port: &str, expected: &Expect) {
+    check_within(Capacities::default(), from, to, port, expected);
+}
+
+#[track_caller]
+fn check_within(capacities: Capacities, from: &str, to: &str, port: &str, expected: &Expect) {
     let manifests = parse("shop.yaml", SHOP);
     let diagnostics: Vec<Diagnostic> = manifests
         .findings
@@ -51,7 +57,7 @@ fn check(from: &str, to: &str, port: &str, expected: &Expect) {
             Cause::File { .. } => None,
         })
         .collect();
-    let mut cluster = Cluster::new(Engine::Reference);
+    let mut cluster = Cluster::within(Engine::Reference, capacities);
     cluster.set(manifests.objects.into_iter().map(|sourced| sourced.object).collect()).unwrap();
     let end = |text: &str| text.parse::<End>().unwrap();
     let probe = Probe {
@@ -60,7 +66,11 @@ fn check(from: &str, to: &str, port: &str, expected: &Expect) {
         port: PortChoice::from(port),
         transport: Transport::Tcp,
     };
-    let explanation = explain(cluster.state(), &probe, &diagnostics);
+    let found = cluster.findings();
+    let is_left_out = |_: &Pod, rule: &RuleRef| cluster.left_out().contains_key(rule);
+    let explanation =
+        explain(cluster.state(), &probe, diagnostics.iter().chain(&found), is_left_out);
+    assert_eq!(cluster.probe(&probe).unwrap().is_allowed, explanation.is_allowed);
     let mut lines: Vec<String> = explanation.problem.clone().into_iter().collect();
     for end in [&explanation.egress, &explanation.ingress].into_iter().flatten() {
         lines.push(end.summary.clone());
@@ -152,4 +162,25 @@ fn the_own_node_needs_no_rule() {
 fn an_impossible_connection_has_a_problem() {
     check("shop/web", "shop/none", "80", &expect!["there is no pod shop/none"]);
     check("shop/web", "fd00::1", "80", &expect!["the ends have no address family in common"]);
+}
+
+#[test]
+fn a_rule_that_finds_no_room_allows_nothing_and_says_so() {
+    let few = Capacities { n_prefixes: 3, ..Capacities::default() };
+    check_within(
+        few,
+        "1.2.3.4",
+        "shop/web",
+        "8443",
+        &expect![[r#"
+            denied: shop/web is isolated, and no rule allows this
+            - rule 4 of shop/web would allow every port from 10.0.0.0/8 except 10.0.0.0/24, or 1.0.0.0/8, but there is no room for it on the node
+            - rule 3 of shop/web allows this peer on TCP/http (8080 on shop/web), not on TCP/8443
+            - rule 1 of shop/web allows TCP/8443 from pods with app=db of the policy's namespace: no pod holds 1.2.3.4
+            - rule 6 of shop/web allows TCP/8443 from nobody (none of its peers was understood)
+            - rule 2 of shop/web allows TCP/443 from all pods of namespaces with team=ops: neither peer nor port is this one
+            - rule 5 of shop/web allows UDP/dns (a name that shop/web does not have) from all pods of namespaces with !team: neither peer nor port is this one
+            ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]
+            ! NetworkPolicy shop/web: spec.ingress[3].from there is no room for its 3 address blocks and exceptions beside those of smaller policies, a node has room for 3: the rule allows nothing [no-room]"#]],
+    );
 }

@@ -1,0 +1,97 @@
+//! What is found in objects, by their source and here.
+
+use tracing::warn;
+
+use super::{Agent, Kernel};
+use crate::compile;
+use crate::model::ObjectRef;
+use crate::source::DiagnosticIndex;
+
+impl<K: Kernel> Agent<K> {
+    /// The findings on the objects as they are now.
+    pub fn diagnostics(&self) -> &DiagnosticIndex {
+        &self.diagnostics
+    }
+
+    /// The objects of which [`Agent::sync`] found something else than before.
+    pub fn take_found(&mut self) -> Vec<ObjectRef> {
+        std::mem::take(&mut self.found)
+    }
+
+    /// Notes which rules find no room in the maps.
+    pub(super) fn note_left_out(&mut self) {
+        let left_out = self.compiled.left_out();
+        if left_out == self.left_out {
+            return;
+        }
+        let diagnostics = compile::diagnostics(&left_out, self.compiled.capacities());
+        self.left_out = left_out;
+        let changed = self.diagnostics.set_of_node(diagnostics);
+        self.tell(&changed);
+        self.found.extend(changed);
+    }
+
+    /// Logs what is found in objects.
+    pub(super) fn tell(&self, objects: &[ObjectRef]) {
+        for object in objects {
+            for diagnostic in self.diagnostics.of(object) {
+                warn!(%object, code = diagnostic.code.as_str(), field = %diagnostic.field, "{}", diagnostic.message);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netpol_common::proto::Response;
+
+    use super::super::tests::{fixture, full_lists, pod, update};
+    use super::*;
+    use crate::compile::{Capacities, Compiled};
+    use crate::model::{Kind, ObjectName};
+    use crate::source::SourceUpdate;
+    use crate::store::Delta;
+
+    /// A policy that isolates pod a, with a rule for blocks of this number.
+    fn policy_with_blocks(name: &str, n_blocks: usize) -> SourceUpdate {
+        let blocks: Vec<_> =
+            (0..n_blocks).map(|n| format!("{{ ipBlock: {{ cidr: 192.168.{n}.0/24 }} }}")).collect();
+        let text = format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{ name: {name}, namespace: x }}\n\
+             spec: {{ podSelector: {{}}, ingress: [{{ from: [{}] }}] }}\n",
+            blocks.join(", ")
+        );
+        let manifests = crate::manifests::parse("test.yaml", &text);
+        let objects = manifests.objects.into_iter();
+        let deltas = objects.map(|sourced| Delta::Upsert(sourced.object)).collect();
+        SourceUpdate { deltas, ..SourceUpdate::default() }
+    }
+
+    #[test]
+    fn a_policy_that_finds_no_room_is_named_and_holds_up_no_other() {
+        let mut fixture = fixture();
+        let few = Capacities { n_prefixes: 4, ..Capacities::default() };
+        fixture.agent.compiled = Compiled::default().within(few);
+        drop(fixture.agent.update(full_lists()));
+        drop(fixture.agent.update(update(pod("a"))));
+        drop(fixture.agent.update(policy_with_blocks("large", 4)));
+        drop(fixture.agent.update(policy_with_blocks("small", 2)));
+        assert_eq!(fixture.add().try_recv(), Ok(Response::Ok));
+        let large = ObjectRef { kind: Kind::NetworkPolicy, name: ObjectName::new("x", "large") };
+        assert_eq!(fixture.agent.take_found(), std::slice::from_ref(&large));
+        assert_eq!(fixture.agent.take_found(), []);
+        let status = fixture.agent.describe();
+        assert!(status.is_in_force);
+        let left_out: Vec<_> =
+            status.policies.iter().map(|policy| policy.left_out.clone()).collect();
+        assert_eq!(left_out, [vec!["ingress[0]".to_owned()], Vec::new()]);
+        assert_eq!(status.diagnostics.len(), 1, "{:?}", status.diagnostics);
+        assert_eq!(fixture.agent.kernel.maps.prefixes.len(), 2);
+
+        drop(fixture.agent.update(policy_with_blocks("large", 3)));
+        fixture.agent.sync();
+        assert_eq!(fixture.agent.take_found(), [large]);
+        assert_eq!(fixture.agent.describe().diagnostics, Vec::<String>::new());
+        assert_eq!(fixture.agent.kernel.maps.prefixes.len(), 3);
+    }
+}
