@@ -36,15 +36,11 @@ pub struct FlowSet {
     pub marks: [u64; N_WAYS],
     /// When each ends unless a packet comes, in ticks of the monotonic clock ([`end`]).
     pub ends: [u32; N_WAYS],
-    /// Connections that had to make room before they had ended.
-    pub n_evicted: u32,
-    /// Zero.
-    pub pad: u32,
     /// Room for [`FlowSet::shares`] while a way is chosen: what the verifier of the kernel knows of the number it would follow into
     /// every case.
     pub shares: u64,
     /// Zero.
-    pub pads: [u64; 2],
+    pub pad: [u64; 3],
     /// The connections.
     pub slots: [FlowSlot; N_WAYS],
 }
@@ -219,7 +215,7 @@ mod tests {
         assert_eq!(offset_of!(FlowSlot, entry), 24);
         assert_eq!(size_of::<FlowSet>(), 640);
         assert_eq!(offset_of!(FlowSet, ends), 64);
-        assert_eq!(offset_of!(FlowSet, n_evicted), 96);
+        assert_eq!(offset_of!(FlowSet, shares), 96);
         assert_eq!(offset_of!(FlowSet, slots), 128);
     }
 

@@ -27,6 +27,8 @@ pub const FLOWS: &str = "FLOWS";
 pub const FLOW_LOCKS: &str = "FLOW_LOCKS";
 /// The seed of the hash by which connections stand in FLOWS, one element; no program reads it here.
 pub const FLOW_SEED: &str = "FLOW_SEED";
+/// Connections that had to make room for others before they had ended, per CPU, one element.
+pub const EVICTIONS: &str = "EVICTIONS";
 /// Datagrams in pieces: [`FragmentKey`] → [`FragmentValue`].
 pub const FRAGMENTS: &str = "FRAGMENTS";
 /// Service and own-node addresses: [`Addr`] → ().
@@ -47,15 +49,15 @@ pub const EVENTS: &str = "EVENTS";
 pub const CONTAINERS: &str = "CONTAINERS";
 
 /// Every pinned map.
-pub const ALL: [&str; 17] = [
-    ENDPOINTS, ADDRESSES, IDENTITIES, PREFIXES, ALLOW, FLOWS, FLOW_LOCKS, FLOW_SEED, FRAGMENTS,
-    DEFER, TICKETS, STUBS, BACKENDS, EPOCH, COUNTERS, EVENTS, CONTAINERS,
+pub const ALL: [&str; 18] = [
+    ENDPOINTS, ADDRESSES, IDENTITIES, PREFIXES, ALLOW, FLOWS, FLOW_LOCKS, FLOW_SEED, EVICTIONS,
+    FRAGMENTS, DEFER, TICKETS, STUBS, BACKENDS, EPOCH, COUNTERS, EVENTS, CONTAINERS,
 ];
 
 /// What packets have left behind. Another version of the agent goes on with these maps if they have the layout of its own:
 /// a map whose fields change their meaning and not their size must get another name.
-pub const CARRIED_OVER: [&str; 8] =
-    [FLOWS, FLOW_LOCKS, FLOW_SEED, FRAGMENTS, STUBS, BACKENDS, EPOCH, COUNTERS];
+pub const CARRIED_OVER: [&str; 9] =
+    [FLOWS, FLOW_LOCKS, FLOW_SEED, EVICTIONS, FRAGMENTS, STUBS, BACKENDS, EPOCH, COUNTERS];
 
 /// Endpoints on one node; kubelet's default limit is 110 pods, large nodes run 500.
 pub const MAX_ENDPOINTS: u32 = 4096;

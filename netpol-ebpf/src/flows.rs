@@ -13,7 +13,7 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{self, BPF_F_MMAPABLE};
-use aya_ebpf::btf_maps::Array;
+use aya_ebpf::btf_maps::{Array, PerCpuArray};
 use aya_ebpf::helpers::bpf_skb_load_bytes;
 use aya_ebpf::helpers::generated::{bpf_spin_lock, bpf_spin_unlock};
 use aya_ebpf::macros::{btf_map, classifier};
@@ -29,6 +29,9 @@ static FLOWS: Array<FlowSet, { maps::N_FLOW_SETS as usize }, { BPF_F_MMAPABLE as
     Array::new();
 #[btf_map]
 static FLOW_LOCKS: Array<FlowLock, { maps::N_FLOW_LOCKS as usize }> = Array::new();
+
+#[btf_map]
+static EVICTIONS: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 /// Of the table's hash; set by user space before loading, for the life of the table.
 #[unsafe(no_mangle)]
@@ -187,8 +190,11 @@ extern "C" fn make_room(key: *const FlowKey) -> u32 {
         compiler_fence(Ordering::SeqCst);
         let way = (*set).victim(ptr::read_volatile(&raw const (*set).shares)) & (N_WAYS - 1);
         ptr::write_volatile(&raw mut (*set).marks[way], 0);
-        (*set).n_evicted += 1;
         bpf_spin_unlock(lock);
+    }
+    if let Some(n_evicted) = EVICTIONS.get_ptr_mut(0) {
+        // SAFETY: the element is this processor's own.
+        unsafe { *n_evicted += 1 };
     }
     1
 }

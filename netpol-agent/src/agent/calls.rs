@@ -26,6 +26,7 @@ impl<K: Kernel> Agent<K> {
         let verb = request.verb();
         if matches!(request, Request::Add(_) | Request::Del(_)) {
             self.exchanges.note_call(now);
+            self.sweeps.note_call(now);
         }
         let response = match request {
             Request::Add(add) => match self.begin_add(add) {
@@ -50,7 +51,8 @@ impl<K: Kernel> Agent<K> {
         let ifindex = IfIndex(add.host_ifindex);
         let pod = format!("{}/{}", add.pod.namespace, add.pod.name);
         let mut ops = Vec::new();
-        if self.image.endpoints.contains_key(&ifindex) {
+        // Endpoints of another version that are gone are known to nobody yet, and nor is what they have left.
+        if self.image.endpoints.contains_key(&ifindex) || self.kernel.has_predecessor() {
             ops.push(MapOp::RemoveEndpoint(ifindex));
         }
         let container_id = add.attachment.container_id.as_str().into();

@@ -51,7 +51,7 @@ impl<K: Kernel> Agent<K> {
         metrics.push(counter(
             "connections_evicted",
             "Connections that had to make room for others before they had ended",
-            Sample::plain(self.kernel.n_evicted_flows()),
+            Sample::plain(self.kernel.n_evicted_flows()?),
         ));
         metrics.push(gauge(
             "policies",
@@ -65,6 +65,11 @@ impl<K: Kernel> Agent<K> {
                 Sample::plain(count(n_on_filters)),
             ));
         }
+        metrics.push(gauge(
+            "endpoints_unswept",
+            "Pod interfaces that are gone, and whose connections are still in the maps for a moment",
+            Sample::plain(count(status.n_unswept)),
+        ));
         let protections =
             [Protection::Ready, Protection::Blocked, Protection::Unprotected].map(|protection| {
                 let n = status

@@ -5,6 +5,7 @@
 //! stays in force until then.
 
 mod adopt;
+mod beside;
 mod calls;
 mod clock;
 #[cfg(feature = "kube")]
@@ -22,6 +23,7 @@ mod routes;
 mod run;
 mod search;
 mod status;
+mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -42,6 +44,7 @@ pub use status::{EndpointStatus, MapStatus, PolicyStatus, Protection, SourceStat
 use self::adopt::Adoption;
 use self::exchange::Exchanges;
 use self::latency::Latencies;
+use self::sweep::Sweeps;
 use crate::compile::{Compiled, Image, LeftOut, Turn};
 use crate::dataplane::{Counter, MapOp, apply_all, diff};
 use crate::ebpf::{Exchanged, NewInterface};
@@ -59,6 +62,8 @@ pub trait Kernel {
     type Error: std::error::Error + Send + Sync + 'static;
     /// The exchange of a filter for a link.
     type Exchange: Send + 'static;
+    /// The removal of what pods that are gone have left.
+    type Sweep: Send + 'static;
 
     /// Performs map operations in their order.
     ///
@@ -76,7 +81,10 @@ pub trait Kernel {
     /// The map cannot be read.
     fn flows(&self) -> Result<BTreeMap<FlowKey, FlowValue>, Self::Error>;
     /// Connections that had to make room for others before they had ended.
-    fn n_evicted_flows(&self) -> u64;
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    fn n_evicted_flows(&self) -> Result<u64, Self::Error>;
     /// Packets that were dropped or reported, since their endpoint was attached.
     ///
     /// # Errors
@@ -129,6 +137,21 @@ pub trait Kernel {
     /// # Errors
     /// Either part went wrong. The programs are in force all the same.
     fn end_exchange(&mut self, exchange: Self::Exchange) -> Result<Exchanged, Self::Error>;
+    /// How many interfaces are no endpoints any more and may still have connections and counters. They let nothing pass, and are
+    /// gone before the interface is an endpoint again.
+    fn n_unswept(&self) -> usize;
+    /// The removal of what these have left, if there are any. One at a time.
+    ///
+    /// # Errors
+    /// The maps cannot be opened.
+    fn begin_sweep(&mut self) -> Result<Option<Self::Sweep>, Self::Error>;
+    /// The slow part of it, beside the event loop. Returns what to end.
+    fn run_sweep(sweep: Self::Sweep) -> Self::Sweep;
+    /// Finishes a sweep whose slow part has been done. Returns how many entries were removed.
+    ///
+    /// # Errors
+    /// Some entries could not be removed: they are left to the next sweep.
+    fn end_sweep(&mut self, sweep: Self::Sweep) -> Result<usize, Self::Error>;
     /// Makes connections known that no program has seen begin; those that are known stay as they are.
     ///
     /// # Errors
@@ -168,6 +191,7 @@ pub struct Agent<K> {
     unattached: Vec<NewInterface>,
     adoption: Adoption,
     exchanges: Exchanges,
+    sweeps: Sweeps,
     /// The devices that are to have `uplink_egress`.
     uplinks: BTreeMap<IfIndex, Framing>,
     /// The maps hold all that the programs need: those of this run, or of one before that left them whole.
@@ -219,6 +243,7 @@ impl<K: Kernel> Agent<K> {
             unattached: Vec::new(),
             adoption: Adoption::default(),
             exchanges: Exchanges::default(),
+            sweeps: Sweeps::default(),
             uplinks: BTreeMap::new(),
             is_primed,
             changes: Changes::default(),

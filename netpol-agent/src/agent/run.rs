@@ -16,10 +16,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
-#[cfg(feature = "kube")]
-use tracing::debug;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
+use super::beside::Beside;
 use super::drops::DropLog;
 use super::handle::Question;
 use super::search::Searches;
@@ -29,7 +28,7 @@ use crate::compile::Image;
 use crate::control::{serve_tcp, serve_unix};
 use crate::dataplane::{Counter, MapOp};
 use crate::discovery::{Found, Places};
-use crate::ebpf::{self, Datapath, Exchange, Exchanged, NewInterface, Role, Trace};
+use crate::ebpf::{self, Datapath, Exchange, Exchanged, NewInterface, Role, Sweep, Trace};
 use crate::manifests::watch as manifests;
 #[cfg(feature = "kube")]
 use crate::model::Kind;
@@ -110,6 +109,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // An agent with another socket would fight over the same programs.
     let _lock = ebpf.pin_root.as_deref().map(lock).transpose()?;
     let image = kernel.image().context("reading the pinned maps of an earlier run")?;
+    // The endpoints of another version are not in these maps.
+    if !kernel.has_predecessor() {
+        let n_entries = kernel.sweep_strangers().context("sweeping the maps of an earlier run")?;
+        debug!(n_entries, "what pods have left that went before is swept up");
+    }
     let registry = Registry::open(&socket.with_file_name(RECORDS), device_name)?;
     info!(n_endpoints = image.endpoints.len(), "maps ready");
     let events = kernel.events()?;
@@ -157,7 +161,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         stop.cancel();
     });
     let inputs = Inputs { updates: stamped, calls, devices, questions, found };
-    event_loop(agent, inputs, searches, &source, &cancel).await;
+    let beside = Beside::start().context("starting a thread beside the event loop")?;
+    event_loop(agent, inputs, searches, &source, &beside, &cancel).await;
     info!("stopped; policies stay in force");
     Ok(())
 }
@@ -205,16 +210,18 @@ async fn event_loop<K: Kernel>(
     inputs: Inputs<K>,
     mut searches: Searches,
     source: &Running,
+    beside: &Beside,
     cancel: &CancellationToken,
 ) {
     let Inputs { mut updates, mut calls, mut devices, mut questions, mut found } = inputs;
     let (exchanged_in, mut exchanged) = mpsc::channel(1);
+    let (swept_in, mut swept) = mpsc::channel(1);
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut batch = Vec::new();
     let mut called = Vec::new();
     loop {
-        let deadline = agent.next_deadline();
+        let deadline = agent.next_deadline().into_iter().chain(agent.next_sweep()).min();
         tokio::select! {
             biased;
             () = cancel.cancelled() => return,
@@ -243,6 +250,7 @@ async fn event_loop<K: Kernel>(
             Some((ifindex, exchange)) = exchanged.recv() => {
                 agent.end_exchange(ifindex, exchange, Instant::now());
             }
+            Some(sweep) = swept.recv() => agent.end_sweep(sweep, Instant::now()),
             Some(question) = questions.recv() => question(&mut agent),
             // The arms before have nothing to do.
             _ = tick.tick() => agent.prepare(),
@@ -259,9 +267,16 @@ async fn event_loop<K: Kernel>(
         }
         if let Some(exchange) = agent.begin_exchange(Instant::now()) {
             let exchanged_in = exchanged_in.clone();
-            tokio::task::spawn_blocking(move || {
+            beside.run(move || {
                 // The event loop may have ended: what is left half done, the next agent finishes.
                 drop(exchanged_in.blocking_send(K::run_exchange(exchange)));
+            });
+        }
+        if let Some(sweep) = agent.begin_sweep(Instant::now()) {
+            let swept_in = swept_in.clone();
+            beside.run(move || {
+                // The event loop may have ended: the next agent looks for what is left.
+                drop(swept_in.blocking_send(K::run_sweep(sweep)));
             });
         }
     }
@@ -358,6 +373,7 @@ fn device_name(ifindex: IfIndex) -> Option<String> {
 impl Kernel for Datapath {
     type Error = ebpf::Error;
     type Exchange = Exchange;
+    type Sweep = Sweep;
 
     fn apply(&mut self, ops: &[MapOp]) -> Result<(), ebpf::Error> {
         Self::apply(self, ops)
@@ -371,7 +387,7 @@ impl Kernel for Datapath {
         Self::flows(self)
     }
 
-    fn n_evicted_flows(&self) -> u64 {
+    fn n_evicted_flows(&self) -> Result<u64, ebpf::Error> {
         Self::n_evicted_flows(self)
     }
 
@@ -409,6 +425,22 @@ impl Kernel for Datapath {
 
     fn end_exchange(&mut self, exchange: Exchange) -> Result<Exchanged, ebpf::Error> {
         Self::end_exchange(self, exchange)
+    }
+
+    fn n_unswept(&self) -> usize {
+        Self::n_unswept(self)
+    }
+
+    fn begin_sweep(&mut self) -> Result<Option<Sweep>, ebpf::Error> {
+        Self::begin_sweep(self)
+    }
+
+    fn run_sweep(sweep: Sweep) -> Sweep {
+        sweep.run()
+    }
+
+    fn end_sweep(&mut self, sweep: Sweep) -> Result<usize, ebpf::Error> {
+        Self::end_sweep(self, sweep)
     }
 
     fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), ebpf::Error> {

@@ -40,6 +40,8 @@ pub struct Status {
     /// Endpoints whose programs hang on filters until the node is calm, though links would cost packets less; `None` if that
     /// cannot be read.
     pub n_on_filters: Option<usize>,
+    /// Interfaces that are no endpoints any more, and whose connections are still in the maps for a moment.
+    pub n_unswept: usize,
     /// The endpoints, by pod.
     pub endpoints: Vec<EndpointStatus>,
     /// Findings on objects, as text.
@@ -179,6 +181,7 @@ impl<K: Kernel> Agent<K> {
             maps: maps.into_iter().map(map_status).collect(),
             policies: self.describe_policies(),
             n_on_filters: self.kernel.on_filters().ok().map(|on_filters| on_filters.len()),
+            n_unswept: self.kernel.n_unswept(),
             endpoints,
             diagnostics: self.diagnostics.iter().map(ToString::to_string).collect(),
         }

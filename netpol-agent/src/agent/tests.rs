@@ -23,6 +23,9 @@ pub(super) struct FakeKernel {
     n_uplink_changes: usize,
     has_predecessor: bool,
     refuses_attach: bool,
+    pub(super) refuses_sweep: bool,
+    /// Interfaces that were endpoints.
+    gone: BTreeSet<IfIndex>,
     /// Interfaces on filters, each with both its programs.
     on_filters: BTreeSet<IfIndex>,
 }
@@ -34,11 +37,15 @@ pub(super) struct Full;
 impl Kernel for FakeKernel {
     type Error = Full;
     type Exchange = IfIndex;
+    type Sweep = BTreeSet<IfIndex>;
 
     fn apply(&mut self, ops: &[MapOp]) -> Result<(), Full> {
         for op in ops {
             if self.refuses.is_some_and(|refuses| refuses(op)) {
                 return Err(Full);
+            }
+            if let MapOp::RemoveEndpoint(ifindex) = op {
+                self.gone.insert(*ifindex);
             }
             apply(op, &mut self.maps);
             self.log.push(op.clone());
@@ -54,8 +61,8 @@ impl Kernel for FakeKernel {
         Ok(BTreeMap::new())
     }
 
-    fn n_evicted_flows(&self) -> u64 {
-        0
+    fn n_evicted_flows(&self) -> Result<u64, Full> {
+        Ok(0)
     }
 
     fn counters(&self) -> Result<BTreeMap<CounterKey, Counter>, Full> {
@@ -122,6 +129,26 @@ impl Kernel for FakeKernel {
         Ok(Exchanged::Yes)
     }
 
+    fn n_unswept(&self) -> usize {
+        self.gone.len()
+    }
+
+    fn begin_sweep(&mut self) -> Result<Option<BTreeSet<IfIndex>>, Full> {
+        Ok(Some(self.gone.clone()))
+    }
+
+    fn run_sweep(sweep: BTreeSet<IfIndex>) -> BTreeSet<IfIndex> {
+        sweep
+    }
+
+    fn end_sweep(&mut self, sweep: BTreeSet<IfIndex>) -> Result<usize, Full> {
+        if self.refuses_sweep {
+            return Err(Full);
+        }
+        self.gone.retain(|ifindex| !sweep.contains(ifindex));
+        Ok(sweep.len())
+    }
+
     fn has_predecessor(&self) -> bool {
         self.has_predecessor
     }
@@ -178,12 +205,12 @@ pub(super) fn update(delta: Delta) -> SourceUpdate {
     SourceUpdate { deltas: vec![delta], ..SourceUpdate::default() }
 }
 
-fn attachment() -> Attachment {
+pub(super) fn attachment() -> Attachment {
     Attachment { container_id: "c1".to_owned(), container_ifname: "eth0".to_owned() }
 }
 
 impl Fixture {
-    fn call(&mut self, request: Request) -> oneshot::Receiver<Response> {
+    pub(super) fn call(&mut self, request: Request) -> oneshot::Receiver<Response> {
         let (reply, answer) = oneshot::channel();
         self.agent.call(Call { request, reply }, self.now);
         self.agent.sync();

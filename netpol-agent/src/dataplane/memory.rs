@@ -53,6 +53,7 @@ impl MemoryMaps {
         match op {
             MapOp::BumpEpoch => self.epoch.set(self.epoch.get().wrapping_add(1)),
             MapOp::RemoveEndpoint(ifindex) => {
+                self.epoch.set(self.epoch.get().wrapping_add(1));
                 self.flows.get_mut().retain(|key, _| key.ifindex != *ifindex);
                 self.fragments.get_mut().retain(|key, _| key.ifindex != *ifindex);
                 self.stubs.get_mut().retain(|_, key| key.ifindex != *ifindex);

@@ -15,7 +15,8 @@ use crate::compile::{AllowMap, AllowMapKey, EndpointImage, Image};
 pub enum MapOp {
     /// Writes an endpoint's treatment.
     SetEndpoint(IfIndex, EndpointImage),
-    /// Forgets an endpoint, its flows, fragments and counters: on its interface everything drops.
+    /// Forgets an endpoint: on its interface everything drops, also what belongs to its flows. These, its fragments and counters
+    /// are gone when the interface is an endpoint again.
     RemoveEndpoint(IfIndex),
     /// Lets an interface send from an address.
     AddAddress(AddressKey),

@@ -159,6 +159,7 @@ impl Maps {
             return Err(Error::ContainerIdTooLong { id, max_len_bytes: padded.len() });
         };
         room.copy_from_slice(container_id.as_bytes());
+        self.claim(std::iter::once(ifindex))?;
         // The name first: an endpoint that passes packets always tells whose it is.
         self.containers.set(ifindex, padded)?;
         let allow_maps = self.allow.places(ifindex);
@@ -166,11 +167,13 @@ impl Maps {
     }
 
     fn remove_endpoints(&mut self, ifindexes: impl Iterator<Item = IfIndex>) -> Result<(), Error> {
-        let ifindexes: BTreeSet<_> = ifindexes.collect();
-        for ifindex in &ifindexes {
-            self.endpoints.remove(*ifindex)?;
-            self.containers.remove(*ifindex)?;
+        for ifindex in ifindexes {
+            self.leftovers.extend([ifindex]);
+            self.endpoints.remove(ifindex)?;
+            self.containers.remove(ifindex)?;
+            // What a packet of a known connection does not ask for is gone: it has to ask now.
+            self.bump_epoch()?;
         }
-        self.purge(&ifindexes)
+        Ok(())
     }
 }

@@ -213,8 +213,8 @@ impl Datapath {
 
     /// The devices that have our programs, by their pins.
     ///
-    /// A role counts when all its programs are there. Of devices that are gone the pins are removed, and what their last
-    /// packets left in the maps: an interface without an endpoint still counts what it drops.
+    /// A role counts when all its programs are there. Of devices that are gone the pins are removed, and by the next
+    /// [sweep](Self::begin_sweep) what their last packets left in the maps: an interface without an endpoint still counts what it drops.
     ///
     /// # Errors
     /// [`Error::NotPinned`] for a private copy, [`Error::Pin`], [`Error::Map`].
@@ -230,9 +230,7 @@ impl Datapath {
                 gone.insert(ifindex);
             }
         }
-        if !gone.is_empty() {
-            self.maps.purge(&gone)?;
-        }
+        self.maps.leftovers.extend(gone);
         let roles = programs.into_iter().filter_map(|(ifindex, programs)| {
             let role = Role::of(*programs.first()?);
             let is_complete = role.programs().iter().all(|program| programs.contains(program));

@@ -28,8 +28,6 @@ use super::wire::Shared;
 const SET_WORDS: usize = size_of::<FlowSet>() / 8;
 const SLOT_WORDS: usize = size_of::<FlowSlot>() / 8;
 const FIRST_SLOT_WORD: usize = SET_WORDS - N_WAYS * SLOT_WORDS;
-/// The word of [`FlowSet::n_evicted`].
-const EVICTED_WORD: usize = 12;
 /// How often a slot is looked at that changes all the while.
 const N_LOOKS: usize = 1000;
 /// The program that makes a connection known.
@@ -83,18 +81,19 @@ impl Seed {
 pub(super) struct FlowTable {
     label: Label,
     map: MapData,
-    shared: Shared,
 }
+
+/// The table's memory. It counts as the process's own while it is mapped, so that is not long.
+#[derive(Debug)]
+pub(super) struct FlowMemory(Shared);
 
 impl FlowTable {
     /// Takes the map out of the loaded object.
     ///
     /// # Errors
-    /// [`Error::Missing`], [`Error::Map`].
+    /// [`Error::Missing`].
     pub(super) fn take(ebpf: &mut Ebpf, label: Label) -> Result<Self, Error> {
-        let map = take_array(ebpf, label.name)?;
-        let shared = Shared::of(&map).map_err(|error| label.cannot_read(error))?;
-        Ok(Self { label, map, shared })
+        Ok(Self { label, map: take_array(ebpf, label.name)? })
     }
 
     /// The map.
@@ -102,40 +101,13 @@ impl FlowTable {
         &self.map
     }
 
-    fn sets(&self) -> impl Iterator<Item = &[AtomicU64]> {
-        self.shared.words().chunks_exact(SET_WORDS)
-    }
-
-    /// All entries. Those that change meanwhile may be missing.
-    pub(super) fn entries(&self) -> Vec<(FlowKey, FlowEntry)> {
-        let mut found = Vec::new();
-        for set in self.sets() {
-            let (head, slots) = set.split_at(FIRST_SLOT_WORD);
-            for (mark, slot) in head.iter().zip(slots.chunks_exact(SLOT_WORDS)).take(N_WAYS) {
-                found.extend(read(mark, slot));
-            }
-        }
-        found
-    }
-
-    /// Frees the ways of connections of these interfaces, or of all.
-    pub(super) fn remove(&self, is_gone: impl Fn(IfIndex) -> bool) {
-        for mark in self.sets().flat_map(|set| set.iter().take(N_WAYS)) {
-            let now = mark.load(Ordering::Acquire);
-            if now != 0 && is_gone(owner(now)) {
-                // Another connection may have taken the way meanwhile.
-                mark.compare_exchange(now, 0, Ordering::AcqRel, Ordering::Relaxed).ok();
-            }
-        }
-    }
-
-    /// Connections that had to make room before they had ended, since the table exists.
-    pub(super) fn n_evicted(&self) -> u64 {
-        let of_set = |set: &[AtomicU64]| {
-            set.get(EVICTED_WORD)
-                .map_or(0, |word| word.load(Ordering::Relaxed) & u64::from(u32::MAX))
-        };
-        self.sets().map(of_set).sum()
+    /// Maps the table's memory.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub(super) fn memory(&self) -> Result<FlowMemory, Error> {
+        let shared = Shared::of(&self.map).map_err(|error| self.label.cannot_read(error))?;
+        Ok(FlowMemory(shared))
     }
 
     /// Makes connections known; those that are known stay as they are.
@@ -164,6 +136,38 @@ impl FlowTable {
         }
         program.unload().map_err(|source| Error::Refused { program: ADD_FLOW, source })?;
         outcome
+    }
+}
+
+impl FlowMemory {
+    fn sets(&self) -> impl Iterator<Item = &[AtomicU64]> {
+        self.0.words().chunks_exact(SET_WORDS)
+    }
+
+    /// All entries. Those that change meanwhile may be missing.
+    pub(super) fn entries(&self) -> Vec<(FlowKey, FlowEntry)> {
+        let mut found = Vec::new();
+        for set in self.sets() {
+            let (head, slots) = set.split_at(FIRST_SLOT_WORD);
+            for (mark, slot) in head.iter().zip(slots.chunks_exact(SLOT_WORDS)).take(N_WAYS) {
+                found.extend(read(mark, slot));
+            }
+        }
+        found
+    }
+
+    /// Frees the ways of connections of these interfaces; returns how many they were.
+    pub(super) fn remove(&self, is_gone: impl Fn(IfIndex) -> bool) -> usize {
+        let mut n_removed = 0;
+        for mark in self.sets().flat_map(|set| set.iter().take(N_WAYS)) {
+            let now = mark.load(Ordering::Acquire);
+            if now != 0 && is_gone(owner(now)) {
+                // Another connection may have taken the way meanwhile.
+                let freed = mark.compare_exchange(now, 0, Ordering::AcqRel, Ordering::Relaxed);
+                n_removed += usize::from(freed.is_ok());
+            }
+        }
+        n_removed
     }
 }
 

@@ -75,6 +75,7 @@ pub(super) fn expected(capacities: &BTreeMap<&'static str, u32>) -> Vec<Layout> 
         map::<u32, FlowSet>(maps::FLOWS, MapType::Array, maps::N_FLOW_SETS),
         map::<u32, u32>(maps::FLOW_LOCKS, MapType::Array, maps::N_FLOW_LOCKS),
         map::<u32, u64>(maps::FLOW_SEED, MapType::Hash, 1),
+        map::<u32, u64>(maps::EVICTIONS, MapType::PerCpuArray, 1),
         map::<FragmentKey, FragmentValue>(maps::FRAGMENTS, MapType::LruHash, maps::MAX_FRAGMENTS),
         map::<Addr, u8>(maps::DEFER, MapType::Hash, maps::MAX_DEFER),
         map::<u32, IfIndex>(maps::TICKETS, MapType::Array, maps::N_TICKETS),

@@ -1,10 +1,10 @@
 //! The maps of this build, and what can be read from them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuHashMap};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
@@ -20,7 +20,8 @@ use super::flows::{FlowTable, Seed, take_array};
 use super::identities::Identities;
 use super::layout::Layout;
 use super::pins::Pins;
-use super::table::{Label, Table, Trie, absent_is_fine, take};
+use super::sweep::Leftovers;
+use super::table::{Label, Table, Trie, take};
 use super::wire::Wire;
 use crate::compile::{EndpointImage, Image};
 use crate::dataplane::Counter;
@@ -41,6 +42,8 @@ pub(super) struct Maps {
     pub(super) flows: FlowTable,
     pub(super) flow_locks: MapData,
     pub(super) flow_seed: Seed,
+    pub(super) evictions: PerCpuArray<MapData, u64>,
+    evictions_label: Label,
     pub(super) fragments: Table<FragmentKey, FragmentValue>,
     pub(super) stubs: Table<u32, FlowKey>,
     pub(super) backends: Table<FlowKey, BackendValue>,
@@ -52,6 +55,7 @@ pub(super) struct Maps {
     epoch_label: Label,
     pub(super) counters: PerCpuHashMap<MapData, Wire<CounterKey>, Wire<CounterValue>>,
     counters_label: Label,
+    pub(super) leftovers: Leftovers,
 }
 
 impl Maps {
@@ -68,6 +72,7 @@ impl Maps {
         let label = |name| Label::of(layouts, name);
         let tickets_label = label(maps::TICKETS)?;
         let epoch_label = label(maps::EPOCH)?;
+        let evictions_label = label(maps::EVICTIONS)?;
         let counters_label = label(maps::COUNTERS)?;
         let endpoints: Table<IfIndex, EndpointEntry> = Table::take(ebpf, label(maps::ENDPOINTS)?)?;
         Ok(Self {
@@ -79,6 +84,8 @@ impl Maps {
             flows: FlowTable::take(ebpf, label(maps::FLOWS)?)?,
             flow_locks: take_array(ebpf, maps::FLOW_LOCKS)?,
             flow_seed,
+            evictions: typed(ebpf, evictions_label)?,
+            evictions_label,
             fragments: Table::take(ebpf, label(maps::FRAGMENTS)?)?,
             stubs: Table::take(ebpf, label(maps::STUBS)?)?,
             backends: Table::take(ebpf, label(maps::BACKENDS)?)?,
@@ -90,6 +97,7 @@ impl Maps {
             epoch_label,
             counters: typed(ebpf, counters_label)?,
             counters_label,
+            leftovers: Leftovers::default(),
         })
     }
 
@@ -121,34 +129,8 @@ impl Maps {
         written.map_err(|error| self.epoch_label.cannot_write(error))
     }
 
-    /// Removes all that packets have left behind for these interfaces.
-    ///
-    /// # Errors
-    /// [`Error::Map`].
-    pub(super) fn purge(&mut self, ifindexes: &BTreeSet<IfIndex>) -> Result<(), Error> {
-        self.flows.remove(|ifindex| ifindexes.contains(&ifindex));
-        for (key, _) in self.fragments.entries()? {
-            if ifindexes.contains(&key.ifindex) {
-                self.fragments.remove(key)?;
-            }
-        }
-        for (stub, key) in self.stubs.entries()? {
-            if ifindexes.contains(&key.ifindex) {
-                self.stubs.remove(stub)?;
-            }
-        }
-        for (key, _) in self.backends.entries()? {
-            if ifindexes.contains(&key.ifindex) {
-                self.backends.remove(key)?;
-            }
-        }
-        for key in self.counters()?.into_keys() {
-            if ifindexes.contains(&key.ifindex) {
-                let removed = absent_is_fine(self.counters.remove(&Wire(key)));
-                removed.map_err(|error| self.counters_label.cannot_write(error))?;
-            }
-        }
-        Ok(())
+    pub(super) fn counters_label(&self) -> Label {
+        self.counters_label
     }
 
     fn counters(&self) -> Result<BTreeMap<CounterKey, Counter>, Error> {
@@ -208,6 +190,7 @@ impl Datapath {
     /// # Errors
     /// [`Error::Map`].
     pub fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Error> {
+        self.maps.claim(flows.iter().map(|(key, _)| key.ifindex))?;
         self.maps.flows.add(&mut self.ebpf, flows)
     }
 
@@ -216,7 +199,7 @@ impl Datapath {
     /// # Errors
     /// [`Error::Map`].
     pub fn forget_flows(&mut self) -> Result<(), Error> {
-        self.maps.flows.remove(|_ifindex| true);
+        self.maps.flows.memory()?.remove(|_ifindex| true);
         Ok(())
     }
 
@@ -241,13 +224,18 @@ impl Datapath {
     /// # Errors
     /// [`Error::Map`].
     pub fn flows(&self) -> Result<BTreeMap<FlowKey, FlowValue>, Error> {
-        let entries = self.maps.flows.entries().into_iter();
+        let entries = self.maps.flows.memory()?.entries().into_iter();
         Ok(entries.map(|(key, entry)| (key, entry.flow)).collect())
     }
 
     /// Connections that had to make room for others before they had ended, since their table exists.
-    pub fn n_evicted_flows(&self) -> u64 {
-        self.maps.flows.n_evicted()
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn n_evicted_flows(&self) -> Result<u64, Error> {
+        let of_cpus = self.maps.evictions.get(&0, 0);
+        let of_cpus = of_cpus.map_err(|error| self.maps.evictions_label.cannot_read(error))?;
+        Ok(of_cpus.iter().sum())
     }
 
     /// The datagrams in pieces.

@@ -26,6 +26,7 @@ impl Datapath {
             (maps::FLOWS, own.flows.map()),
             (maps::FLOW_LOCKS, &own.flow_locks),
             (maps::FLOW_SEED, own.flow_seed.map()),
+            (maps::EVICTIONS, own.evictions.map()),
             (maps::STUBS, own.stubs.map()),
             (maps::BACKENDS, own.backends.map()),
             (maps::FRAGMENTS, own.fragments.map()),

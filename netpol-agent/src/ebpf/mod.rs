@@ -19,6 +19,7 @@ mod memory;
 mod pins;
 mod site;
 mod succession;
+mod sweep;
 mod table;
 mod test_run;
 mod uninstall;
@@ -41,6 +42,7 @@ pub use self::events::{Events, TraceMessages};
 pub use self::exchange::{Exchange, Exchanged};
 pub use self::load::Verified;
 pub use self::pins::Mount;
+pub use self::sweep::Sweep;
 pub use self::test_run::{TestContext, TestOutcome};
 pub use self::uninstall::{Removed, uninstall};
 

@@ -34,6 +34,7 @@ impl Datapath {
         if let Some(pins) = &mut self.pins {
             pins.forget_predecessors();
         }
-        Ok(())
+        // Its endpoints that went while nobody was there, and those that it had no time for.
+        self.sweep_strangers().map(drop)
     }
 }

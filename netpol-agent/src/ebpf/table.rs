@@ -86,6 +86,11 @@ impl<K: Plain, V: Plain> Table<K, V> {
         self.map.map()
     }
 
+    /// Its name and capacity.
+    pub(super) fn label(&self) -> Label {
+        self.label
+    }
+
     /// Inserts or replaces an entry.
     ///
     /// # Errors

@@ -161,11 +161,67 @@ pub(super) fn delete_batch<K: IntoBytes + Immutable, V>(
     unsafe { batch(BPF_MAP_DELETE_BATCH, &mut attr) }
 }
 
+/// Removes those of the entries that are there.
+///
+/// # Errors
+/// What the kernel said; some entries are removed. As for [`update_batch`] if maps of this type know no batches.
+pub(super) fn delete_present<K: IntoBytes + Immutable, V>(
+    map: &MapData,
+    keys: &[K],
+) -> io::Result<()> {
+    check_sizes::<K, V>(map)?;
+    let mut rest = keys;
+    while !rest.is_empty() {
+        let mut attr = BatchAttr {
+            in_batch: 0,
+            out_batch: 0,
+            keys: address(rest.as_ptr()),
+            values: 0,
+            count: u32::try_from(rest.len()).map_err(io::Error::other)?,
+            map_fd: fd_of(map)?,
+            elem_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: the slice holds `count` keys of the map's size and outlives the call, which only reads it.
+        match unsafe { batch(BPF_MAP_DELETE_BATCH, &mut attr) } {
+            Ok(()) => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                // The kernel says how far it came: somebody else has removed the next one.
+                let n_removed = usize::try_from(attr.count).map_err(io::Error::other)?;
+                rest = rest.get(n_removed + 1..).unwrap_or_default();
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Reads all entries of a hash map. Entries that change meanwhile may be missing.
 ///
 /// # Errors
 /// What the kernel said; also when the map is no hash map with keys and values of one CPU.
 pub(super) fn read_all<K, V>(map: &MapData) -> io::Result<Vec<(K, V)>>
+where
+    K: FromBytes + IntoBytes + Immutable + Clone,
+    V: FromBytes + IntoBytes + Immutable + Clone,
+{
+    let mut found = Vec::new();
+    for_each_batch(map, |keys: &[K], values: &[V]| {
+        found.extend(keys.iter().cloned().zip(values.iter().cloned()));
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Reads all entries of a hash map, some thousands at a time. Entries that change meanwhile may be missing; those that have
+/// been read may be removed.
+///
+/// # Errors
+/// What the kernel or `each` said; also when the map is no hash map with keys and values of one CPU.
+pub(super) fn for_each_batch<K, V>(
+    map: &MapData,
+    mut each: impl FnMut(&[K], &[V]) -> io::Result<()>,
+) -> io::Result<()>
 where
     K: FromBytes + IntoBytes + Immutable + Clone,
     V: FromBytes + IntoBytes + Immutable + Clone,
@@ -177,12 +233,10 @@ where
     }
     // The kernel copies whole buckets: if one does not fit, there must be more room.
     let mut n_room = 4096_usize;
-    let mut found = Vec::new();
+    let (mut keys, mut values) = (room::<K>(n_room), room::<V>(n_room));
     // Position in the table: 4 bytes for hash maps.
     let mut position: Option<u64> = None;
     loop {
-        let mut keys = room::<K>(n_room);
-        let mut values = room::<V>(n_room);
         let mut next_position = 0_u64;
         let mut attr = BatchAttr {
             in_batch: position.as_ref().map_or(0, |position| address(position)),
@@ -202,14 +256,15 @@ where
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
                 n_room *= 2;
+                (keys, values) = (room::<K>(n_room), room::<V>(n_room));
                 continue;
             }
             Err(error) => return Err(error),
         };
         let n_read = usize::try_from(attr.count).map_err(io::Error::other)?;
-        found.extend(keys.into_iter().zip(values).take(n_read));
+        each(keys.get(..n_read).unwrap_or(&keys), values.get(..n_read).unwrap_or(&values))?;
         if is_last {
-            return Ok(found);
+            return Ok(());
         }
         position = Some(next_position);
     }

@@ -22,8 +22,8 @@ pub(super) enum Shortcut {
 /// Passes a packet whose connection was decided in this epoch, if there is nothing to write and nothing to finish. What
 /// comes from the pod must bear the address that it sent from before: that one was found to be the pod's own in this epoch.
 ///
-/// ENDPOINTS is not asked: whatever becomes of an endpoint, its flows are removed with it, or the epoch is bumped
-/// after the change. What this way passes the long way passes too, but for changes that are under way.
+/// ENDPOINTS is not asked: whatever becomes of an endpoint, the epoch is bumped after the change. What this way passes the
+/// long way passes too, but for changes that are under way.
 #[inline(always)]
 pub(super) fn follow_known<M: PolicyMaps, B: PacketBytes + ?Sized>(
     maps: &M,

@@ -50,7 +50,15 @@ mod tests {
 
     fn measure(rss_kib: u64, n_links: usize) -> Measure {
         let entries = BTreeMap::from([("endpoints", 3), ("identities", 5)]);
-        Measure { rss_kib, n_fds: 10, n_threads: 2, n_links, n_on_filters: 0, entries }
+        Measure {
+            rss_kib,
+            n_fds: 10,
+            n_threads: 2,
+            n_links,
+            n_on_filters: 0,
+            n_strangers: 0,
+            entries,
+        }
     }
 
     #[test]

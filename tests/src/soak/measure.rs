@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
+use netpol_agent::compile::Image;
 use netpol_agent::ebpf::{self, Datapath, Mount};
 
 use crate::lab::Lab;
@@ -26,6 +27,8 @@ pub struct Measure {
     pub n_links: usize,
     /// Endpoints whose programs still hang on filters, which become links when the node is calm.
     pub n_on_filters: usize,
+    /// Connections and counters of interfaces that are no endpoints, which are swept up within a second or two.
+    pub n_strangers: usize,
     /// Entries by map; those of the connections, which expire by themselves, are not counted.
     pub entries: BTreeMap<&'static str, usize>,
 }
@@ -48,6 +51,7 @@ impl Measure {
         // Before the files are counted, which an exchange has more of.
         let n_on_filters = maps.on_filters()?.len();
         let image = maps.image()?;
+        let n_strangers = n_strangers(&maps, &image)?;
         let entries = BTreeMap::from([
             ("endpoints", image.endpoints.len()),
             ("addresses", image.addresses.len()),
@@ -64,6 +68,7 @@ impl Measure {
             n_threads: fs::read_dir(format!("{process}/task"))?.count(),
             n_links: fs::read_dir(pins.join(format!("v{version}/links")))?.count(),
             n_on_filters,
+            n_strangers,
             entries,
         })
     }
@@ -79,6 +84,7 @@ impl Measure {
             && self.n_links == 2 * n_endpoints + 1
             // What an exchange needs is held only meanwhile.
             && self.n_on_filters == 0
+            && self.n_strangers == 0
     }
 
     /// How much memory there is now for each byte before.
@@ -99,9 +105,21 @@ impl Measure {
     }
 }
 
+/// What packets have left of interfaces that are no endpoints.
+fn n_strangers(maps: &Datapath, image: &Image) -> Result<usize> {
+    let flows = maps.flows()?.into_keys().map(|key| key.ifindex);
+    let fragments = maps.fragments()?.into_keys().map(|key| key.ifindex);
+    let stubs = maps.stubs()?.into_iter().map(|key| key.ifindex);
+    let backends = maps.backends()?.into_keys().map(|key| key.ifindex);
+    let counters = maps.counters()?.into_keys().map(|key| key.ifindex);
+    let left = flows.chain(fragments).chain(stubs).chain(backends).chain(counters);
+    Ok(left.filter(|ifindex| !image.endpoints.contains_key(ifindex)).count())
+}
+
 impl fmt::Display for Measure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rss_kib, n_fds, n_threads, n_links, n_on_filters: _, entries } = self;
+        let Self { rss_kib, n_fds, n_threads, n_links, n_on_filters: _, n_strangers: _, entries } =
+            self;
         write!(f, "{rss_kib} KiB, {n_fds} files, {n_threads} threads, {n_links} links, entries:")?;
         entries.iter().try_for_each(|(map, n)| write!(f, " {map} {n}"))
     }

@@ -70,6 +70,7 @@ fn outlives_the_agent(test: &str, attaching: Attaching) {
         datapath.attach(ifindex, Role::Pod).unwrap();
         assert!(wire.arrives(|| false));
         datapath.apply(&[MapOp::RemoveEndpoint(ifindex)]).unwrap();
+        datapath.sweep().unwrap();
         assert!(datapath.flows().unwrap().is_empty());
         assert!(datapath.counters().unwrap().keys().all(|key| key.ifindex != ifindex));
         let before = unknown(datapath);

@@ -14,6 +14,7 @@ mod flow_table;
 mod handmade;
 mod identities;
 mod strategies;
+mod sweep;
 mod twins;
 mod verifier;
 mod wire;

@@ -80,6 +80,7 @@ impl Twins {
         // Endpoints take all that packets have left behind with them.
         let ops = diff(self.memory.image(), &Image::default());
         self.kernel.apply(&ops).unwrap();
+        self.kernel.sweep().unwrap();
         self.memory = MemoryMaps::default();
         self.long = MemoryMaps::default();
         self.counted.clear();

@@ -7,6 +7,7 @@ mod crowd;
 mod edits;
 mod faults;
 mod first_packet;
+mod leavings;
 mod live_flows;
 mod older;
 mod policies;

@@ -1,0 +1,44 @@
+//! What is known of a pod's connections ends with the pod.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, ensure};
+use netpol_common::ids::IfIndex;
+use netpol_tests::lab::wait::{LIMIT, Look, until};
+use netpol_tests::lab::{Family, Host, Lab};
+use netpol_tests::probe::Protocol;
+
+use super::{ALLOW_CLIENTS, PORT, client, lab, maps, web};
+
+/// The interfaces of which there are connections or counters.
+fn remembered(lab: &Lab) -> Result<BTreeSet<IfIndex>> {
+    let maps = maps(lab)?;
+    let flows = maps.flows()?.into_keys().map(|key| key.ifindex);
+    let counters = maps.counters()?.into_keys().map(|key| key.ifindex);
+    Ok(flows.chain(counters).collect())
+}
+
+#[test]
+fn connections_of_a_pod_are_forgotten_when_it_is_gone_and_those_of_others_are_not() -> Result<()> {
+    let Some(mut lab) = lab("leavings")? else { return Ok(()) };
+    lab.manifests().write("allow.yaml", ALLOW_CLIENTS)?;
+    for pod in [web(), client()] {
+        lab.add_pod(pod)?;
+    }
+    let destination = lab.socket_address(&Host::pod("shop/web"), Family::V4, PORT)?;
+    let mut stream = lab.stream(&Host::pod("shop/client"), Protocol::Udp, destination, 1000)?;
+    stream.wait_for_answers(100)?;
+    let (_, client) = lab.host_interface("shop/client")?;
+    let (_, web) = lab.host_interface("shop/web")?;
+    let both = BTreeSet::from([client, web].map(IfIndex));
+    ensure!(remembered(&lab)?.is_superset(&both), "a connection is not known");
+    drop(stream);
+    lab.delete_pod("shop/client")?;
+    until("the end of what a pod has left", LIMIT, || {
+        let (remembered, n_unswept) = (remembered(&lab)?, lab.status()?.n_unswept);
+        let is_over = !remembered.contains(&IfIndex(client)) && n_unswept == 0;
+        Ok(if is_over { Look::Done(()) } else { Look::NotYet(format!("{remembered:?}")) })
+    })?;
+    ensure!(remembered(&lab)?.contains(&IfIndex(web)), "a pod that is there is forgotten");
+    Ok(())
+}
