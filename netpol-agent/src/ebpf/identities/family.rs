@@ -35,9 +35,9 @@ pub(super) struct Family<K, M> {
     n_least_buckets: u32,
 }
 
-/// Slots of a table that may be taken: half of them, so that nearly all entries stand in their home buckets.
+/// Slots of a table that may be taken.
 const fn n_room<K: Key>(n_buckets: u32) -> usize {
-    n_buckets as usize * K::N_SLOTS / 2
+    n_buckets as usize * K::N_TAKEN
 }
 
 impl<K: Key, M: Words> Family<K, M> {

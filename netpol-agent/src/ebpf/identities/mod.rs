@@ -31,9 +31,9 @@ use super::wire::{Shared, Wire};
 /// size (kernel 5.10).
 const FLAGS: u32 = 1 << 10 | 1 << 12;
 
-/// Buckets of the smallest table of each family: room for 14,000 pods, in 256 KiB, and for 256. A cluster has seldom both
+/// Buckets of the smallest table of each family: room for 10,000 pods, in 128 KiB, and for 256. A cluster has seldom both
 /// families and more pods, and to grow costs one change some milliseconds.
-const N_LEAST_BUCKETS: [u32; N_FAMILIES as usize] = [1 << 12, 1 << 8];
+const N_LEAST_BUCKETS: [u32; N_FAMILIES as usize] = [1 << 11, 1 << 8];
 
 /// A map of lines.
 type Inner = Array<MapData, Wire<[u64; LINE_WORDS]>>;
