@@ -3,7 +3,7 @@
 //! In: what a packet shows, the entry so far, the coarse time. Out: the next state. The kernel's conntrack
 //! is never needed.
 
-use crate::ids::{Direction, Nanos, Protocol};
+use crate::ids::{Direction, Epoch, Nanos, Protocol};
 use crate::keys::FlowValue;
 
 /// TCP flag bits in the 14th byte of the header.
@@ -88,10 +88,33 @@ pub const fn next_state(
     if flow.state == OPENING && is_reply { OPEN } else { flow.state }
 }
 
+/// A packet of a connection, as far as it decides whether anything about that is to be written or decided.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// Coarse time.
+    pub now: Nanos,
+    /// The policy generation.
+    pub epoch: Epoch,
+    /// Where the packet goes.
+    pub direction: Direction,
+    /// TCP's flags, 0 for other protocols.
+    pub tcp_flags: u8,
+}
+
+/// Whether a connection passes this packet with nothing to decide and nothing to write.
+#[inline(always)]
+pub const fn is_settled(flow: &FlowValue, protocol: Protocol, step: &Step) -> bool {
+    // Younger than any timeout.
+    let is_fresh = step.now.0.saturating_sub(flow.last_seen.0) < REFRESH_NS;
+    let is_decided = flow.epoch.0 == step.epoch.0 && flow.marks & !FlowValue::EXEMPT == 0;
+    let state = next_state(flow, protocol, step.direction, step.tcp_flags);
+    is_decided && is_fresh && state == flow.state
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{Epoch, RuleId};
+    use crate::ids::RuleId;
 
     fn flow(state: u8) -> FlowValue {
         FlowValue {

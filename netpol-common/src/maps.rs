@@ -1,7 +1,8 @@
 //! Names and capacities of the maps, and the look-ups that a verdict needs.
 
 use crate::addr::Addr;
-use crate::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol};
+use crate::flow::Step;
+use crate::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol, RuleId};
 use crate::keys::{
     AddressKey, AllowValue, BackendValue, EndpointValue, FlowKey, FlowValue, FragmentKey,
     FragmentValue,
@@ -95,15 +96,15 @@ pub const EVENTS_LEN_BYTES: u32 = 1 << 18;
 /// Bits of the packet mark that carry a ticket unless configured otherwise; kube-proxy uses 0xc000.
 pub const DEFAULT_TICKET_MASK: u32 = 0xfff0_0000;
 
-/// What a look at a connection shows.
+/// Whether a packet belongs to a connection about which nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peek<R> {
-    /// What was looked for.
-    Found(R),
-    /// It is not known.
-    Absent,
-    /// It changes just now: ask again by [`PolicyMaps::flow`].
-    Changing,
+pub enum Settled {
+    /// It does; the rule that allowed it.
+    Yes(RuleId),
+    /// Something is to be written or decided, or changes just now.
+    No,
+    /// Its connection is not known.
+    Unknown,
 }
 
 /// What becomes of [`crate::keys::FlowEntry::local`] when a connection is written.
@@ -141,14 +142,9 @@ pub trait PolicyMaps {
         protocol: Protocol,
         port: PortBe,
     ) -> Option<AllowValue>;
-    /// Looks at what is known of a connection, expired or not, where it is. The second argument of `look` is what
-    /// [`PolicyMaps::flow`] answers.
-    fn peek_flow<R>(
-        &self,
-        key: &FlowKey,
-        sender: &Addr,
-        look: impl FnOnce(&FlowValue, bool) -> R,
-    ) -> Peek<R>;
+    /// Asks [`crate::flow::is_settled`] where the connection stands, without waiting for anybody; and whether the pod last sent
+    /// from `sender` on it, if that is given.
+    fn settled(&self, key: &FlowKey, sender: Option<&Addr>, step: &Step) -> Settled;
     /// Copies what is known of a connection, expired or not. Tells whether the pod last sent from `sender` on it
     /// ([`crate::keys::FlowEntry::local`]), or nothing if there is none.
     fn flow(&self, key: &FlowKey, sender: &Addr, flow: &mut FlowValue) -> Option<bool>;

@@ -19,9 +19,11 @@ use aya_ebpf::helpers::generated::{bpf_spin_lock, bpf_spin_unlock};
 use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
 use netpol_common::addr::Addr;
+use netpol_common::flow::{self, Step};
 use netpol_common::flow_table::{self, FlowSet, FlowSlot, N_WAYS, Place};
-use netpol_common::keys::{FlowKey, FlowValue};
-use netpol_common::maps::{self, Local, Peek};
+use netpol_common::ids::{Direction, Epoch, Nanos, RuleId};
+use netpol_common::keys::{FlowEntry, FlowKey, FlowValue};
+use netpol_common::maps::{self, Local, Settled};
 use netpol_common::packet::ETHERNET_LEN;
 
 #[btf_map]
@@ -46,16 +48,14 @@ struct FlowLock {
     lock: bindings::bpf_spin_lock,
 }
 
-/// What [`find_flow`] says of a connection that is not there.
-const ABSENT: u64 = u64::MAX;
-/// What [`find_flow`] says where somebody writes just now.
-const CHANGING: u64 = u64::MAX - 1;
-
+/// What [`settled_flow`] says of a connection that is not there.
+const UNKNOWN: u64 = 0;
+/// What it says where something is to be done, or somebody writes just now.
+const UNSETTLED: u64 = 1;
+/// What it says, with the rule in the lower half, where nothing is.
+const SETTLED: u64 = 1 << 32;
 /// What [`write_flow`] says where there is no room.
 const FULL: u32 = 2;
-/// A bit behind the set and the way.
-const FROM_THERE: u64 = 1 << 31;
-
 #[inline(always)]
 fn place(key: &FlowKey) -> Place {
     flow_table::place(key, FLOW_SEED.load(), FLOW_SET_MASK.load())
@@ -68,18 +68,29 @@ fn lock_of(place: &Place) -> Option<*mut bindings::bpf_spin_lock> {
     Some(unsafe { &raw mut (*lock).lock })
 }
 
-/// Looks for a connection: the slot's number, behind it [`FROM_THERE`] if the pod last sent from `sender`, the set and the way; or
-/// [`ABSENT`] or [`CHANGING`].
+/// See [`maps::PolicyMaps::settled`]; without `sender` whoever sends may. `packet` is the direction and, from bit 8 on, TCP's
+/// flags.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn find_flow(key: *const FlowKey, sender: *const Addr) -> u64 {
+extern "C" fn settled_flow(
+    key: *const FlowKey,
+    sender: *const Addr,
+    now: u64,
+    epoch: u32,
+    packet: u32,
+) -> u64 {
     // SAFETY: the caller's own, or null.
-    let (Some(key), Some(sender)) = (unsafe { (key.as_ref(), sender.as_ref()) }) else {
-        return ABSENT;
+    let (key, sender) = unsafe { (key.as_ref(), sender.as_ref()) };
+    let Some(key) = key else { return UNKNOWN };
+    let [direction, tcp_flags, ..] = packet.to_le_bytes();
+    let direction = if direction == Direction::Ingress.to_wire() {
+        Direction::Ingress
+    } else {
+        Direction::Egress
     };
+    let step = Step { now: Nanos(now), epoch: Epoch(epoch), direction, tcp_flags };
     let place = place(key);
-    let Some(set) = FLOWS.get_ptr(place.set) else { return ABSENT };
-    let mut found = ABSENT;
+    let Some(set) = FLOWS.get_ptr(place.set) else { return UNKNOWN };
     let mut way = 0;
     while way < N_WAYS {
         // SAFETY: the element is always there; others may write it meanwhile, which the number tells.
@@ -90,18 +101,23 @@ extern "C" fn find_flow(key: *const FlowKey, sender: *const Addr) -> u64 {
                 let number = ptr::read_volatile(&raw const (*slot).number);
                 compiler_fence(Ordering::SeqCst);
                 if number & 1 != 0 || ptr::read_volatile(mark) != place.mark {
-                    found = CHANGING;
-                } else if (*slot).holds(key) {
-                    let is_from_there = (*slot).entry.local == *sender;
-                    let from_there = if is_from_there { FROM_THERE } else { 0 };
-                    let found = from_there | u64::from(place.set) << 3 | way as u64;
-                    return u64::from(number) << 32 | found;
+                    return UNSETTLED;
+                }
+                if (*slot).holds(key) {
+                    let FlowEntry { flow, local } = &(*slot).entry;
+                    let is_own = sender.is_none_or(|sender| sender == local);
+                    let is_settled = is_own && flow::is_settled(flow, key.protocol, &step);
+                    let rule = flow.rule;
+                    compiler_fence(Ordering::SeqCst);
+                    let is_whole = ptr::read_volatile(&raw const (*slot).number) == number;
+                    let is_settled = is_settled && is_whole;
+                    return if is_settled { SETTLED | u64::from(rule.0) } else { UNSETTLED };
                 }
             }
         }
         way += 1;
     }
-    found
+    UNKNOWN
 }
 
 /// Reads a connection while nobody writes it: 0 if it is not there, 1 if the pod last sent from elsewhere on it, 2 if from
@@ -262,39 +278,17 @@ unsafe fn end_write(slot: *mut FlowSlot) {
     }
 }
 
-/// See [`maps::PolicyMaps::peek_flow`].
+/// See [`maps::PolicyMaps::settled`].
 #[inline(always)]
-pub(crate) fn peek<R>(
-    key: &FlowKey,
-    sender: &Addr,
-    look: impl FnOnce(&FlowValue, bool) -> R,
-) -> Peek<R> {
-    let found = find_flow(key, sender);
-    if found == ABSENT {
-        return Peek::Absent;
+pub(crate) fn settled(key: &FlowKey, sender: Option<&Addr>, step: &Step) -> Settled {
+    let Step { now, epoch, direction, tcp_flags } = *step;
+    let packet = u32::from_le_bytes([direction.to_wire(), tcp_flags, 0, 0]);
+    let sender = sender.map_or(ptr::null(), ptr::from_ref);
+    match settled_flow(key, sender, now.0, epoch.0, packet) {
+        UNKNOWN => Settled::Unknown,
+        UNSETTLED => Settled::No,
+        found => Settled::Yes(RuleId(found as u32)),
     }
-    if found == CHANGING {
-        return Peek::Changing;
-    }
-    let Some(slot) = slot(found) else { return Peek::Absent };
-    // SAFETY: the element is always there; whether others wrote it meanwhile the number tells.
-    unsafe {
-        let answer = look(&(*slot).entry.flow, found & FROM_THERE != 0);
-        compiler_fence(Ordering::SeqCst);
-        if u64::from(ptr::read_volatile(&raw const (*slot).number)) == found >> 32 {
-            Peek::Found(answer)
-        } else {
-            Peek::Changing
-        }
-    }
-}
-
-/// The slot that [`find_flow`] has found.
-#[inline(always)]
-fn slot(found: u64) -> Option<*const FlowSlot> {
-    let set = FLOWS.get_ptr((found & !FROM_THERE) as u32 >> 3)?;
-    // SAFETY: the element is always there.
-    Some(unsafe { &raw const (*set).slots[(found as usize) & (N_WAYS - 1)] })
 }
 
 /// See [`maps::PolicyMaps::flow`].
@@ -353,8 +347,8 @@ fn add_flow(ctx: TcContext) -> i32 {
     }
     // SAFETY: filled by the helper, and any bytes make one.
     let told = unsafe { told.assume_init_ref() };
-    let (key, sender) = (ptr::from_ref(&told.key), ptr::from_ref(&told.key.remote));
-    if find_flow(key, sender) == ABSENT {
+    let mut known = FlowValue::UNKNOWN;
+    if read(&told.key, &told.key.remote, &mut known).is_none() {
         write(&told.key, &told.flow, Local::Unknown);
     }
     0

@@ -12,10 +12,11 @@
 #![expect(unsafe_code, reason = "the kernel's context and map values are raw pointers")]
 
 use aya_ebpf::Global;
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::macro_support::{Level, level_enabled};
-use netpol_common::ids::Hook;
+use netpol_common::ids::{Hook, Nanos};
 use netpol_common::maps::DEFAULT_TICKET_MASK;
 use netpol_common::packet::{ETHERNET_LEN, Packet, PacketBytes as _};
 use netpol_common::verdict::decide;
@@ -86,7 +87,9 @@ fn uplink_egress_l3(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn act<const LINK_HEADER_LEN: u32, const PASS: i32>(ctx: TcContext, hook: Hook) -> i32 {
     let skb = Skb::<LINK_HEADER_LEN>(ctx);
-    let see = || skb.sighting(hook, TICKET_MASK.load());
+    // SAFETY: the helper has no arguments.
+    let now = Nanos(unsafe { bpf_ktime_get_coarse_ns() });
+    let see = || skb.sighting(hook, TICKET_MASK.load(), now);
     let mut packet = Packet::EMPTY;
     let mut outcome = decide(&KernelMaps, &skb, see, &mut packet);
     let seen = see();

@@ -11,12 +11,13 @@ use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_map_lookup_elem};
 use aya_ebpf::macros::btf_map;
 use netpol_common::addr::Addr;
 use netpol_common::event::Event;
+use netpol_common::flow::Step;
 use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol};
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowValue, BackendValue, CounterKey, CounterValue, EndpointEntry,
     EndpointValue, FlowKey, FlowValue, FragmentKey, FragmentValue, PrefixKey,
 };
-use netpol_common::maps::{self, AllowPlaces, Local, Peek, PolicyMaps};
+use netpol_common::maps::{self, AllowPlaces, Local, PolicyMaps, Settled};
 
 use crate::flows;
 
@@ -133,13 +134,8 @@ impl PolicyMaps for KernelMaps {
     }
 
     #[inline(always)]
-    fn peek_flow<R>(
-        &self,
-        key: &FlowKey,
-        sender: &Addr,
-        look: impl FnOnce(&FlowValue, bool) -> R,
-    ) -> Peek<R> {
-        flows::peek(key, sender, look)
+    fn settled(&self, key: &FlowKey, sender: Option<&Addr>, step: &Step) -> Settled {
+        flows::settled(key, sender, step)
     }
 
     #[inline(always)]

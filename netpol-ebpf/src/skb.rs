@@ -3,7 +3,7 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_skb_load_bytes};
+use aya_ebpf::helpers::bpf_skb_load_bytes;
 use aya_ebpf::programs::TcContext;
 use netpol_common::ids::{Hook, IfIndex, Nanos, Protocol};
 use netpol_common::packet::{self, ETHERNET_LEN, Packet, PacketBytes, Parsed};
@@ -19,9 +19,9 @@ impl<const LINK_HEADER_LEN: u32> Skb<LINK_HEADER_LEN> {
         self.0.skb.skb
     }
 
-    /// Where and when the packet is seen.
+    /// Where the packet is seen, at this time.
     #[inline(always)]
-    pub(crate) fn sighting(&self, hook: Hook, ticket_mask: u32) -> Sighting {
+    pub(crate) fn sighting(&self, hook: Hook, ticket_mask: u32, now: Nanos) -> Sighting {
         let skb = self.raw();
         // SAFETY: the kernel's context pointer is valid while the program runs; the verifier checks every
         // field access and rewrites it.
@@ -35,7 +35,7 @@ impl<const LINK_HEADER_LEN: u32> Skb<LINK_HEADER_LEN> {
                 mark: (*skb).mark,
                 ticket_mask,
                 stub: stub((*skb).tc_index),
-                now: Nanos(bpf_ktime_get_coarse_ns()),
+                now,
             }
         }
     }

@@ -4,12 +4,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use netpol_common::addr::Addr;
+use netpol_common::flow::{Step, is_settled};
 use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol};
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowValue, BackendValue, EndpointValue, FlowEntry, FlowKey, FlowValue,
     FragmentKey, FragmentValue, PrefixKey,
 };
-use netpol_common::maps::{AllowPlaces, Local, Peek, PolicyMaps};
+use netpol_common::maps::{AllowPlaces, Local, PolicyMaps, Settled};
 use netpol_common::packet::{Packet, PacketBytes};
 use netpol_common::verdict::{Outcome, Sighting, decide};
 
@@ -134,14 +135,15 @@ impl PolicyMaps for MemoryMaps {
         own.or_else(|| of(Identity::ANY))
     }
 
-    fn peek_flow<R>(
-        &self,
-        key: &FlowKey,
-        sender: &Addr,
-        look: impl FnOnce(&FlowValue, bool) -> R,
-    ) -> Peek<R> {
-        let look = |entry: &FlowEntry| Peek::Found(look(&entry.flow, entry.local == *sender));
-        self.flows.borrow().get(key).map_or(Peek::Absent, look)
+    fn settled(&self, key: &FlowKey, sender: Option<&Addr>, step: &Step) -> Settled {
+        let flows = self.flows.borrow();
+        let Some(FlowEntry { flow, local }) = flows.get(key) else { return Settled::Unknown };
+        let is_own = sender.is_none_or(|sender| sender == local);
+        if is_own && is_settled(flow, key.protocol, step) {
+            Settled::Yes(flow.rule)
+        } else {
+            Settled::No
+        }
     }
 
     fn flow(&self, key: &FlowKey, sender: &Addr, flow: &mut FlowValue) -> Option<bool> {

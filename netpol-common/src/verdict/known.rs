@@ -1,10 +1,10 @@
 //! The short way of most packets: the connection is known, and nothing about it has changed.
 
 use super::{Outcome, PassReason, Sighting, Verdict};
-use crate::flow;
+use crate::flow::{self, Step};
 use crate::ids::{Direction, IfIndex};
-use crate::keys::{FlowKey, FlowValue};
-use crate::maps::{Peek, PolicyMaps};
+use crate::keys::FlowKey;
+use crate::maps::{PolicyMaps, Settled};
 use crate::packet::{Packet, PacketBytes, parse_plain};
 
 /// How far the short way led.
@@ -46,16 +46,15 @@ pub(super) fn follow_known<M: PolicyMaps, B: PacketBytes + ?Sized>(
     let (remote, ports) =
         if is_egress { (plain.dst, plain.ports) } else { (plain.src, plain.ports.rotate_left(16)) };
     let key = FlowKey::new(seen.ifindex, remote, ports, plain.protocol, FlowKey::AT_POD);
-    let rule = maps.peek_flow(&key, &packet.src, |flow, is_from_there| {
-        let is_settled = flow.epoch == maps.epoch() && flow.marks & !FlowValue::EXEMPT == 0;
-        // Younger than any timeout.
-        let is_fresh = seen.now.0.saturating_sub(flow.last_seen.0) < flow::REFRESH_NS;
-        let state = flow::next_state(flow, plain.protocol, direction, packet.tcp_flags);
-        let is_own = !is_egress || (is_from_there && !packet.src.is_unspecified());
-        (is_settled && is_fresh && state == flow.state && is_own).then_some(flow.rule)
-    });
-    match rule {
-        Peek::Found(Some(rule)) => Shortcut::Done(Outcome {
+    // Read first: what is decided with a state that changes meanwhile counts as old.
+    let epoch = maps.epoch();
+    let step = Step { now: seen.now, epoch, direction, tcp_flags: packet.tcp_flags };
+    // An address that says nothing is nobody's own.
+    if is_egress && packet.src.is_unspecified() {
+        return Shortcut::Read;
+    }
+    match maps.settled(&key, is_egress.then_some(&packet.src), &step) {
+        Settled::Yes(rule) => Shortcut::Done(Outcome {
             verdict: Verdict::Pass(PassReason::Flow),
             rule,
             mark: seen.mark_with(0),
@@ -64,7 +63,7 @@ pub(super) fn follow_known<M: PolicyMaps, B: PacketBytes + ?Sized>(
             direction,
             audited_sender: IfIndex(0),
         }),
-        Peek::Found(None) | Peek::Changing => Shortcut::Read,
-        Peek::Absent => Shortcut::Unknown,
+        Settled::No => Shortcut::Read,
+        Settled::Unknown => Shortcut::Unknown,
     }
 }

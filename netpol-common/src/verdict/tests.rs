@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::addr::Addr;
+use crate::flow::Step;
 use crate::ids::{Identity, PortBe, Protocol};
 use crate::keys::{AddressKey, AllowValue, BackendValue, FlowValue, FragmentKey, FragmentValue};
-use crate::maps::{AllowPlaces, DEFAULT_TICKET_MASK, Local, Peek};
+use crate::maps::{AllowPlaces, DEFAULT_TICKET_MASK, Local, Settled};
 
 const IFINDEX: IfIndex = IfIndex(7);
 const TICKET: u16 = 5;
@@ -34,13 +35,8 @@ impl PolicyMaps for Closed {
     ) -> Option<AllowValue> {
         None
     }
-    fn peek_flow<R>(
-        &self,
-        _key: &FlowKey,
-        _sender: &Addr,
-        _look: impl FnOnce(&FlowValue, bool) -> R,
-    ) -> Peek<R> {
-        Peek::Absent
+    fn settled(&self, _key: &FlowKey, _sender: Option<&Addr>, _step: &Step) -> Settled {
+        Settled::Unknown
     }
 
     fn flow(&self, _key: &FlowKey, _sender: &Addr, _flow: &mut FlowValue) -> Option<bool> {
