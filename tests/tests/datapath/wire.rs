@@ -41,16 +41,18 @@ impl Wire {
         wire
     }
 
-    /// Makes the pair of devices; `which` may say the index of the host's end.
+    /// Makes the pair of devices; `which` may say the index of the host's end. They have no IPv6 address of their own making: what
+    /// a kernel says of one to its neighbours, at times of its own choice, would be counted as the test's packets are.
     pub(crate) fn connect(&self, which: &str) {
         let pod = self.pod.name();
         self.node
             .configure(&format!(
                 "link add {DEVICE} {which} type veth peer name eth0 netns {pod}\n\
-                 addr add {NODE}/24 dev {DEVICE}\nlink set {DEVICE} up\n"
+                 addr add {NODE}/24 dev {DEVICE}\nlink set {DEVICE} addrgenmode none up\n"
             ))
             .unwrap();
-        self.pod.configure(&format!("addr add {POD}/24 dev eth0\nlink set eth0 up\n")).unwrap();
+        let addresses = format!("addr add {POD}/24 dev eth0\nlink set eth0 addrgenmode none up\n");
+        self.pod.configure(&addresses).unwrap();
     }
 
     pub(crate) fn ifindex(&self) -> IfIndex {
