@@ -131,9 +131,20 @@ pub trait Key: Copy + Eq {
 
     /// What decides which bucket is its home.
     fn hash(self, seed: u64) -> u32;
+    /// The entry in a slot of a bucket if it is this address's, else 0. Without branches.
+    fn entry_at(self, bucket: impl Line, slot: usize) -> u32;
     /// What a bucket says of this address. Without branches: in which slot an address stands nobody can foresee, and a processor that
     /// has guessed wrong begins anew only when the line is there.
-    fn entry_in(self, bucket: impl Line) -> Entry;
+    #[inline(always)]
+    fn entry_in(self, bucket: impl Line) -> Entry {
+        let mut found = 0;
+        let mut slot = 0;
+        while slot < Self::N_SLOTS {
+            found = either(self.entry_at(bucket, slot), found);
+            slot += 1;
+        }
+        Entry(found)
+    }
     /// The words of the address, as many as a slot has before its state.
     fn address_words(&self) -> &[u64];
     /// The last word of this address's slot.
@@ -168,15 +179,9 @@ impl Key for V4 {
     }
 
     #[inline(always)]
-    fn entry_in(self, bucket: impl Line) -> Entry {
-        let mut found = 0;
-        let mut slot = 0;
-        while slot < Self::N_SLOTS {
-            let [entry, difference] = halves(bucket.word(slot) ^ u64::from(self.0));
-            found = either(if_zero(u64::from(difference), entry), found);
-            slot += 1;
-        }
-        Entry(found)
+    fn entry_at(self, bucket: impl Line, slot: usize) -> u32 {
+        let [entry, difference] = halves(bucket.word(slot) ^ u64::from(self.0));
+        if_zero(u64::from(difference), entry)
     }
 
     #[inline(always)]
@@ -242,21 +247,15 @@ impl Key for V6 {
     }
 
     #[inline(always)]
-    fn entry_in(self, bucket: impl Line) -> Entry {
+    fn entry_at(self, bucket: impl Line, slot: usize) -> u32 {
         let [first, second] = self.0;
-        let mut found = 0;
-        let mut slot = 0;
-        while slot < Self::N_SLOTS {
-            let start = slot * Self::SLOT_WORDS;
-            let [shape, entry] = halves(bucket.word(start + 2));
-            let difference = (bucket.word(start) ^ first)
-                | (bucket.word(start + 1) ^ second)
-                | u64::from(shape ^ self.shape());
-            let [upper, lower] = halves(difference);
-            found = either(if_zero(u64::from(upper | lower), entry), found);
-            slot += 1;
-        }
-        Entry(found)
+        let start = slot * Self::SLOT_WORDS;
+        let [shape, entry] = halves(bucket.word(start + 2));
+        let difference = (bucket.word(start) ^ first)
+            | (bucket.word(start + 1) ^ second)
+            | u64::from(shape ^ self.shape());
+        let [upper, lower] = halves(difference);
+        if_zero(u64::from(upper | lower), entry)
     }
 
     #[inline(always)]

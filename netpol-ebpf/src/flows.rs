@@ -31,7 +31,6 @@ static FLOWS: Array<FlowSet, { maps::N_FLOW_SETS as usize }, { BPF_F_MMAPABLE as
     Array::new();
 #[btf_map]
 static FLOW_LOCKS: Array<FlowLock, { maps::N_FLOW_LOCKS as usize }> = Array::new();
-
 #[btf_map]
 static EVICTIONS: PerCpuArray<u64, 1> = PerCpuArray::new();
 
@@ -56,6 +55,7 @@ const UNSETTLED: u64 = 1;
 const SETTLED: u64 = 1 << 32;
 /// What [`write_flow`] says where there is no room.
 const FULL: u32 = 2;
+
 #[inline(always)]
 fn place(key: &FlowKey) -> Place {
     flow_table::place(key, FLOW_SEED.load(), FLOW_SET_MASK.load())

@@ -19,9 +19,7 @@ use netpol_common::keys::{
 };
 use netpol_common::maps::{self, AllowPlaces, Local, PolicyMaps, Settled};
 
-use crate::flows;
-
-use crate::identities;
+use crate::{flows, identities};
 
 /// Memory is taken when an entry is made, so that capacities cost nothing.
 const LAZY: usize = BPF_F_NO_PREALLOC as usize;

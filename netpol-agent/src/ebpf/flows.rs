@@ -21,7 +21,7 @@ use super::error::Error;
 use super::load::classifier_named;
 use super::maps::NO_PREALLOC;
 use super::pins::Pins;
-use super::table::{Label, Table, take};
+use super::table::{Label, Table, again, take};
 use super::wire::Shared;
 
 /// Words of eight bytes of a set and of a slot, and where the slots begin.
@@ -101,7 +101,16 @@ impl FlowTable {
         &self.map
     }
 
-    /// Maps the table's memory.
+    /// The same table by another file descriptor.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub(super) fn again(&self) -> Result<Self, Error> {
+        let map = again(&self.map).map_err(|error| self.label.cannot_read(error))?;
+        Ok(Self { label: self.label, map })
+    }
+
+    /// Maps the table's memory, which takes some time.
     ///
     /// # Errors
     /// [`Error::Map`].

@@ -17,9 +17,9 @@ use netpol_common::keys::{
 
 use super::Datapath;
 use super::error::Error;
-use super::flows::FlowMemory;
+use super::flows::FlowTable;
 use super::maps::Maps;
-use super::table::{Label, Plain, Table, absent_is_fine};
+use super::table::{Label, Plain, Table, absent_is_fine, again};
 use super::wire::{self, Wire};
 
 /// Interfaces whose entries are to go.
@@ -88,7 +88,7 @@ fn lock(whose: &Mutex<Whose>) -> MutexGuard<'_, Whose> {
 
 /// Ways of their own to the maps that packets fill.
 struct Littered {
-    flows: FlowMemory,
+    flows: FlowTable,
     fragments: (Label, MapData),
     stubs: (Label, MapData),
     backends: (Label, MapData),
@@ -105,7 +105,7 @@ impl Littered {
         let counters =
             again(maps.counters.map()).and_then(|own| Map::PerCpuHashMap(own).try_into());
         Ok(Self {
-            flows: maps.flows.memory()?,
+            flows: maps.flows.again()?,
             fragments: own(&maps.fragments)?,
             stubs: own(&maps.stubs)?,
             backends: own(&maps.backends)?,
@@ -117,6 +117,7 @@ impl Littered {
     /// whenever some are removed, and stays as it is until they are.
     fn sweep(&mut self, whose: &Mutex<Whose>) -> Result<usize, Error> {
         let Self { flows, fragments, stubs, backends, counters } = self;
+        let flows = flows.memory()?;
         let mut n_removed = {
             let whose = lock(whose);
             flows.remove(|ifindex| whose.contains(ifindex))
@@ -135,11 +136,6 @@ impl Littered {
         }
         Ok(n_removed)
     }
-}
-
-/// The same map by another file descriptor.
-fn again(map: &MapData) -> Result<MapData, MapError> {
-    MapData::from_id(map.info()?.id())
 }
 
 fn sweep<K: Plain, V: Plain>(

@@ -227,6 +227,14 @@ pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
     ebpf.take_map(name).ok_or(Error::Missing { name })
 }
 
+/// The same map by another file descriptor.
+///
+/// # Errors
+/// What the kernel said.
+pub(super) fn again(map: &MapData) -> Result<MapData, MapError> {
+    MapData::from_id(map.info()?.id())
+}
+
 /// Writes all entries with one system call; false if this kernel cannot.
 ///
 /// # Errors

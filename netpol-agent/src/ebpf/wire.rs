@@ -147,7 +147,13 @@ pub(super) fn delete_batch<K: IntoBytes + Immutable, V>(
     if keys.is_empty() {
         return Ok(());
     }
-    let mut attr = BatchAttr {
+    let mut attr = deletion(map, keys)?;
+    // SAFETY: the slice holds `count` keys of the map's size and outlives the call, which only reads it.
+    unsafe { batch(BPF_MAP_DELETE_BATCH, &mut attr) }
+}
+
+fn deletion<K>(map: &MapData, keys: &[K]) -> io::Result<BatchAttr> {
+    Ok(BatchAttr {
         in_batch: 0,
         out_batch: 0,
         keys: address(keys.as_ptr()),
@@ -156,9 +162,7 @@ pub(super) fn delete_batch<K: IntoBytes + Immutable, V>(
         map_fd: fd_of(map)?,
         elem_flags: 0,
         flags: 0,
-    };
-    // SAFETY: the slice holds `count` keys of the map's size and outlives the call, which only reads it.
-    unsafe { batch(BPF_MAP_DELETE_BATCH, &mut attr) }
+    })
 }
 
 /// Removes those of the entries that are there.
@@ -172,16 +176,7 @@ pub(super) fn delete_present<K: IntoBytes + Immutable, V>(
     check_sizes::<K, V>(map)?;
     let mut rest = keys;
     while !rest.is_empty() {
-        let mut attr = BatchAttr {
-            in_batch: 0,
-            out_batch: 0,
-            keys: address(rest.as_ptr()),
-            values: 0,
-            count: u32::try_from(rest.len()).map_err(io::Error::other)?,
-            map_fd: fd_of(map)?,
-            elem_flags: 0,
-            flags: 0,
-        };
+        let mut attr = deletion(map, rest)?;
         // SAFETY: the slice holds `count` keys of the map's size and outlives the call, which only reads it.
         match unsafe { batch(BPF_MAP_DELETE_BATCH, &mut attr) } {
             Ok(()) => return Ok(()),

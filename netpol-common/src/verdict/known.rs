@@ -40,7 +40,9 @@ pub(super) fn follow_known<M: PolicyMaps, B: PacketBytes + ?Sized>(
     }
     let Some(plain) = parse_plain(bytes) else { return Shortcut::None };
     *packet = plain.packet();
-    if flow::tcp::opens(packet.tcp_flags) {
+    // An address that says nothing is nobody's own.
+    let is_from_nowhere = is_egress && packet.src.is_unspecified();
+    if is_from_nowhere || flow::tcp::opens(packet.tcp_flags) {
         return Shortcut::Read;
     }
     let (remote, ports) =
@@ -49,10 +51,6 @@ pub(super) fn follow_known<M: PolicyMaps, B: PacketBytes + ?Sized>(
     // Read first: what is decided with a state that changes meanwhile counts as old.
     let epoch = maps.epoch();
     let step = Step { now: seen.now, epoch, direction, tcp_flags: packet.tcp_flags };
-    // An address that says nothing is nobody's own.
-    if is_egress && packet.src.is_unspecified() {
-        return Shortcut::Read;
-    }
     match maps.settled(&key, is_egress.then_some(&packet.src), &step) {
         Settled::Yes(rule) => Shortcut::Done(Outcome {
             verdict: Verdict::Pass(PassReason::Flow),
