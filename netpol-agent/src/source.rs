@@ -63,8 +63,8 @@ impl DiagnosticIndex {
                 Delta::Remove { object, .. } => {
                     said.insert(object.clone(), &[]);
                 }
-                Delta::Replace { kind, .. } => {
-                    let of_kind = self.by_object.keys().filter(|object| object.kind == *kind);
+                Delta::Replace(list) => {
+                    let of_kind = self.by_object.keys().filter(|object| object.kind == list.kind());
                     said.extend(of_kind.map(|object| (object.clone(), [].as_slice())));
                 }
                 Delta::UpsertEndpoint(_) | Delta::RemoveEndpoint(_) | Delta::OwnAddresses(_) => {}
@@ -138,8 +138,8 @@ impl Freshness {
             self.entry(*kind).health = health.clone();
         }
         for delta in &update.deltas {
-            if let Delta::Replace { kind, .. } = delta {
-                self.entry(*kind).was_listed = true;
+            if let Delta::Replace(list) = delta {
+                self.entry(list.kind()).was_listed = true;
             }
         }
     }
@@ -166,6 +166,7 @@ impl Freshness {
 mod tests {
     use super::*;
     use crate::model::{Code, Labels, Namespace, Object, ObjectName};
+    use crate::store::List;
 
     fn namespace(name: &str) -> Object {
         Object::Namespace(Namespace { name: Arc::from(name), labels: Labels::default() })
@@ -216,8 +217,7 @@ mod tests {
     fn a_relist_clears_the_diagnostics_of_its_kind_but_those_it_brings() {
         let mut index = DiagnosticIndex::default();
         index.apply(&update(Vec::new(), vec![finding("a"), finding("b")]));
-        let relist =
-            Delta::Replace { kind: Kind::Namespace, objects: Vec::new(), unreadable: Vec::new() };
+        let relist = Delta::Replace(List::new(Kind::Namespace, Vec::new(), Vec::new()));
         let changed = index.apply(&update(vec![relist], vec![finding("b")]));
         assert_eq!(changed, [object_ref("a")]);
         assert_eq!(index.iter().count(), 1);
@@ -237,10 +237,8 @@ mod tests {
         let mut freshness = Freshness::default();
         assert_eq!(freshness.missing(), Kind::ALL);
         let broken = Health::Broken { since: tests_clock(), error: Arc::from("down") };
-        let mut listed = update(
-            vec![Delta::Replace { kind: Kind::Pod, objects: Vec::new(), unreadable: Vec::new() }],
-            Vec::new(),
-        );
+        let mut listed =
+            update(vec![Delta::Replace(List::new(Kind::Pod, Vec::new(), Vec::new()))], Vec::new());
         listed.health.push((Kind::Pod, broken.clone()));
         freshness.apply(&listed);
         assert_eq!(freshness.of(Kind::Pod), &broken);

@@ -183,8 +183,8 @@ impl Watched {
             }
         }
         for delta in update.deltas {
-            if let Delta::Replace { kind, .. } = &delta {
-                *self.n_lists.entry(*kind).or_default() += 1;
+            if let Delta::Replace(list) = &delta {
+                *self.n_lists.entry(list.kind()).or_default() += 1;
             }
             // What changed is of no interest here, only what is there in the end.
             drop(self.state.apply(delta));

@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 
 use super::{Agent, Kernel};
 use crate::discovery::{Connection, Found, Search, Wanted};
-use crate::model::{Kind, Object, ObjectName, Pod};
+use crate::model::{Object, ObjectName, Pod};
 use crate::store::Delta;
 
 /// What the agent knows of pods that run without it.
@@ -38,8 +38,8 @@ impl Adoption {
     pub(super) fn note(&mut self, delta: &Delta) {
         match delta {
             Delta::Upsert(Object::Pod(pod)) => self.note_pod(pod),
-            Delta::Replace { kind: Kind::Pod, objects, .. } => {
-                for object in objects {
+            Delta::Replace(list) => {
+                for object in list.objects() {
                     if let Object::Pod(pod) = object {
                         self.note_pod(pod);
                     }
@@ -48,7 +48,6 @@ impl Adoption {
             // Names that are left over find no pod.
             Delta::Upsert(_)
             | Delta::Remove { .. }
-            | Delta::Replace { .. }
             | Delta::UpsertEndpoint(_)
             | Delta::RemoveEndpoint(_)
             | Delta::OwnAddresses(_) => {}

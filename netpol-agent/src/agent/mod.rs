@@ -46,7 +46,7 @@ use self::exchange::Exchanges;
 use self::latency::Latencies;
 use self::sweep::Sweeps;
 use crate::compile::{Compiled, Image, LeftOut, Turn};
-use crate::dataplane::{Counter, MapOp, apply_all, diff};
+use crate::dataplane::{Counter, MapOp, apply, diff};
 use crate::ebpf::{Exchanged, NewInterface};
 use crate::model::{Kind, ObjectName, ObjectRef};
 use crate::netlink::{Devices, Framing};
@@ -371,7 +371,7 @@ impl<K: Kernel> Agent<K> {
             let changes = std::mem::take(&mut self.changes);
             let turn = self.compiled.update(&self.state, &changes, &self.image);
             self.note_left_out();
-            self.is_behind = !self.follow(&turn);
+            self.is_behind = !self.follow(turn);
             if self.is_behind {
                 self.compiled.forget();
             } else if !self.is_primed {
@@ -380,8 +380,9 @@ impl<K: Kernel> Agent<K> {
             }
         }
         // The policy of their pods is not known yet, or in force already.
-        if !self.unattached.is_empty() && self.attach_and_perform(&[]).is_err() {
-            debug!("no operation was asked for");
+        if !self.unattached.is_empty() {
+            let (bare, _nothing) = self.attach_and_apply(&[]);
+            self.refuse_bare(bare);
         }
         self.attach_bare();
         self.answer_ready();
@@ -393,12 +394,14 @@ impl<K: Kernel> Agent<K> {
     }
 
     /// Makes a turn. If the kernel refuses an operation, leads the maps back.
-    fn follow(&mut self, turn: &Turn) -> bool {
+    fn follow(&mut self, turn: Turn) -> bool {
         let ops = diff(&turn.before, &turn.after);
         if ops.is_empty() {
             return true;
         }
-        if let Err(error) = self.attach_and_perform(&ops) {
+        let (bare, applied) = self.attach_and_apply(&ops);
+        if let Err(error) = applied {
+            self.refuse_bare(bare);
             error!(
                 error = &error as &dyn std::error::Error,
                 "the kernel refuses a change; the last good state stays"
@@ -409,6 +412,8 @@ impl<K: Kernel> Agent<K> {
             }
             return false;
         }
+        turn.complete(&mut self.image);
+        self.refuse_bare(bare);
         self.n_applied += 1;
         info!(
             n_ops = ops.len(),
@@ -420,34 +425,41 @@ impl<K: Kernel> Agent<K> {
         true
     }
 
-    /// Performs operations, and hangs programs on the interfaces of ADDs meanwhile.
-    fn attach_and_perform(&mut self, ops: &[MapOp]) -> Result<(), K::Error> {
+    /// Applies operations to the maps, and hangs programs on the interfaces of ADDs meanwhile. What it leaves to the caller:
+    /// `image` on success, and the interfaces that stay bare.
+    fn attach_and_apply(
+        &mut self,
+        ops: &[MapOp],
+    ) -> (Vec<(IfIndex, K::Error)>, Result<(), K::Error>) {
         let interfaces = std::mem::take(&mut self.unattached);
         if interfaces.is_empty() {
-            return self.perform(ops);
+            let applied = self.kernel.apply(ops);
+            return (Vec::new(), self.read_back_unless(applied));
         }
         let (bare, applied) = self.kernel.attach_and_apply(&interfaces, ops);
         for NewInterface { ifindex, is_unshaped: _ } in interfaces {
             self.exchanges.expect(ifindex);
         }
-        let applied = self.note(ops, applied);
+        (bare, self.read_back_unless(applied))
+    }
+
+    fn refuse_bare(&mut self, bare: Vec<(IfIndex, K::Error)>) {
         for (ifindex, error) in bare {
             self.refuse(ifindex, "attach to", &error);
         }
-        applied
     }
 
+    /// Applies operations to the maps and to `image`.
     fn perform(&mut self, ops: &[MapOp]) -> Result<(), K::Error> {
-        let result = self.kernel.apply(ops);
-        self.note(ops, result)
+        let applied = self.kernel.apply(ops);
+        self.read_back_unless(applied)?;
+        ops.iter().for_each(|op| apply(op, &mut self.image));
+        Ok(())
     }
 
-    /// Keeps `image` what the maps hold.
-    fn note(&mut self, ops: &[MapOp], result: Result<(), K::Error>) -> Result<(), K::Error> {
-        if result.is_ok() {
-            apply_all(ops, &mut self.image);
-        } else {
-            // Some of the operations are done: only the maps know which.
+    /// Keeps `image` what the maps hold when not all operations are done: only the maps know which are.
+    fn read_back_unless(&mut self, applied: Result<(), K::Error>) -> Result<(), K::Error> {
+        if applied.is_err() {
             match self.kernel.image() {
                 Ok(image) => self.image = image,
                 Err(error) => {
@@ -458,7 +470,7 @@ impl<K: Kernel> Agent<K> {
                 }
             }
         }
-        result
+        applied
     }
 
     /// Whether the policy of an endpoint is in force.

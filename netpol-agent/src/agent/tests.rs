@@ -11,6 +11,7 @@ use crate::cni_server::Call;
 use crate::dataplane::apply;
 use crate::discovery::{Connection, Found};
 use crate::model::{Labels, Object, ObjectName, Pod, PodPhase};
+use crate::store::List;
 
 /// Remembers what it was told, and refuses what a test forbids.
 #[derive(Debug, Default)]
@@ -179,7 +180,7 @@ pub(super) fn fixture() -> Fixture {
 pub(super) fn full_lists() -> SourceUpdate {
     let deltas = Kind::ALL
         .into_iter()
-        .map(|kind| Delta::Replace { kind, objects: Vec::new(), unreadable: Vec::new() })
+        .map(|kind| Delta::Replace(List::new(kind, Vec::new(), Vec::new())))
         .collect();
     SourceUpdate { deltas, ..SourceUpdate::default() }
 }

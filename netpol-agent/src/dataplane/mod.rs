@@ -10,7 +10,7 @@ mod op;
 
 pub use diff::diff;
 pub use memory::{MemoryMaps, Observation};
-pub use op::{MapOp, apply, apply_all};
+pub use op::{MapOp, apply};
 
 pub use crate::compile::{AllowMap, AllowMapKey, EndpointImage, Image};
 

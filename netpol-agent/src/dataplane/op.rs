@@ -1,6 +1,5 @@
 //! Map operations, and what each does to an image.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use netpol_common::addr::Addr;
@@ -57,45 +56,6 @@ impl MapOp {
                 | Self::RemovePrefix(_)
         )
     }
-}
-
-/// Performs operations on an image, in their order. Many that set identities one after the other are taken in at once,
-/// which is much faster where the image has few.
-pub fn apply_all(ops: &[MapOp], image: &mut Image) {
-    let identity = |op: &MapOp| {
-        if let MapOp::SetIdentity(key, value) = op { Some((*key, *value)) } else { None }
-    };
-    let prefix = |op: &MapOp| {
-        if let MapOp::SetPrefix(key, value) = op { Some((*key, *value)) } else { None }
-    };
-    let mut rest = ops;
-    while let Some((op, others)) = rest.split_first() {
-        rest = if identity(op).is_some() {
-            set_all(rest, identity, &mut image.identities)
-        } else if prefix(op).is_some() {
-            set_all(rest, prefix, &mut image.prefixes)
-        } else {
-            apply(op, image);
-            others
-        };
-    }
-}
-
-/// Takes the entries of the first operations into a map. Returns the operations behind them.
-fn set_all<'a, K: Ord, V>(
-    ops: &'a [MapOp],
-    entry: impl Fn(&MapOp) -> Option<(K, V)>,
-    map: &mut BTreeMap<K, V>,
-) -> &'a [MapOp] {
-    let n_entries = ops.iter().take_while(|op| entry(op).is_some()).count();
-    let (setting, others) = ops.split_at(n_entries);
-    let entries = setting.iter().filter_map(entry);
-    if n_entries > map.len() {
-        map.append(&mut entries.collect());
-    } else {
-        map.extend(entries);
-    }
-    others
 }
 
 /// Performs an operation on an image.

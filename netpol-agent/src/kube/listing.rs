@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::decode;
 use crate::model::{Diagnostic, Interner, Kind, Object, ObjectName, ObjectRef};
 use crate::source::SourceUpdate;
-use crate::store::Delta;
+use crate::store::{Delta, List};
 
 /// What has been read of a list.
 #[derive(Debug)]
@@ -96,7 +96,7 @@ impl Listing {
 
     /// The complete list.
     pub(super) fn into_update(self) -> SourceUpdate {
-        let Self { kind, mut entries, found, unnamed, interner: _, version: _ } = self;
+        let Self { kind, mut entries, found, unnamed, interner, version: _ } = self;
         if !entries.is_sorted_by(|one, next| one.name() < next.name()) {
             // Entries of the same name stay in the order in which they came.
             entries.sort_by(|one, other| one.name().cmp(&other.name()));
@@ -125,7 +125,7 @@ impl Listing {
         }
         let found = found.into_iter().map(|(name, found)| (ObjectRef { kind, name }, found));
         diagnostics.extend(found);
-        let deltas = vec![Delta::Replace { kind, objects, unreadable }];
+        let deltas = vec![Delta::Replace(List::shared(kind, objects, unreadable, interner))];
         SourceUpdate { deltas, diagnostics, health: Vec::new() }
     }
 }
@@ -148,10 +148,8 @@ mod tests {
             listing.remove(json);
         }
         let update = listing.into_update();
-        let [Delta::Replace { objects, unreadable, .. }] = &update.deltas[..] else {
-            panic!("{update:?}")
-        };
-        let counts = [objects.len(), unreadable.len(), update.diagnostics.len()];
+        let [Delta::Replace(list)] = &update.deltas[..] else { panic!("{update:?}") };
+        let counts = [list.objects().len(), list.unreadable().len(), update.diagnostics.len()];
         assert_eq!(counts, expected, "{added:?} {removed:?}");
     }
 
@@ -171,8 +169,8 @@ mod tests {
             listing.add(&GOOD.replace(r#""n""#, &format!("{namespace:?}")));
         }
         let update = listing.into_update();
-        let [Delta::Replace { objects, .. }] = &update.deltas[..] else { panic!("{update:?}") };
-        let namespaces: Vec<_> = objects.iter().map(|object| object.full_name().0).collect();
+        let [Delta::Replace(list)] = &update.deltas[..] else { panic!("{update:?}") };
+        let namespaces: Vec<_> = list.objects().iter().map(|of| of.full_name().0).collect();
         assert_eq!(namespaces, ["a", "a-b", "c"]);
     }
 
@@ -185,10 +183,9 @@ mod tests {
         listing.remove(GOOD);
         listing.add(BAD);
         let update = listing.into_update();
-        let [Delta::Replace { objects, unreadable, .. }] = &update.deltas[..] else {
-            panic!("{update:?}")
-        };
-        assert_eq!((objects.len(), unreadable.len()), (0, 1), "another object of the same name");
+        let [Delta::Replace(list)] = &update.deltas[..] else { panic!("{update:?}") };
+        let counts = (list.objects().len(), list.unreadable().len());
+        assert_eq!(counts, (0, 1), "another object of the same name");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::content::{Content, Entry, content};
 use super::finding::{Cause, Finding};
 use super::unreadable;
 use crate::model::{Diagnostic, Kind, Object, ObjectRef};
-use crate::store::Delta;
+use crate::store::{Delta, List};
 
 /// A look at the directory.
 #[derive(Debug, Default)]
@@ -235,7 +235,7 @@ fn first_list(standing: &BTreeMap<ObjectRef, Standing>, step: &mut Step) {
     for kind in Kind::ALL {
         let of_kind = standing.iter().filter(|(object_ref, _)| object_ref.kind == kind);
         let objects = of_kind.filter_map(|(_, standing)| standing.object.clone()).collect();
-        step.deltas.push(Delta::Replace { kind, objects, unreadable: Vec::new() });
+        step.deltas.push(Delta::Replace(List::new(kind, objects, Vec::new())));
     }
     for (object_ref, Standing { diagnostics, .. }) in standing {
         if !diagnostics.is_empty() {
@@ -300,11 +300,11 @@ mod tests {
             let line = match delta {
                 Delta::Upsert(object) => format!("+ {}", render_object(object)),
                 Delta::Remove { object, .. } => format!("- {object}"),
-                Delta::Replace { kind, objects, .. } if objects.is_empty() => {
-                    format!("= no {kind}")
+                Delta::Replace(list) if list.objects().is_empty() => {
+                    format!("= no {}", list.kind())
                 }
-                Delta::Replace { objects, .. } => {
-                    let objects: Vec<_> = objects.iter().map(render_object).collect();
+                Delta::Replace(list) => {
+                    let objects: Vec<_> = list.objects().iter().map(render_object).collect();
                     format!("= {}", objects.join(", "))
                 }
                 Delta::UpsertEndpoint(_) | Delta::RemoveEndpoint(_) | Delta::OwnAddresses(_) => {

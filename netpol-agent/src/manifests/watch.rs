@@ -300,8 +300,8 @@ mod tests {
     fn adds(update: &SourceUpdate, name: &str) -> bool {
         update.deltas.iter().any(|delta| match delta {
             Delta::Upsert(object) => *object.object_ref().name.name == *name,
-            Delta::Replace { objects, .. } => {
-                objects.iter().any(|object| *object.object_ref().name.name == *name)
+            Delta::Replace(list) => {
+                list.objects().iter().any(|object| *object.object_ref().name.name == *name)
             }
             Delta::Remove { .. }
             | Delta::UpsertEndpoint(_)

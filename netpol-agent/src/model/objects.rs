@@ -34,18 +34,28 @@ impl Object {
         }
     }
 
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Policy(_) => Kind::NetworkPolicy,
+            Self::Pod(_) => Kind::Pod,
+            Self::Namespace(_) => Kind::Namespace,
+            Self::Service(_) => Kind::Service,
+            Self::Node(_) => Kind::Node,
+        }
+    }
+
     /// Kind and name.
     pub fn object_ref(&self) -> ObjectRef {
-        let (kind, name) = match self {
-            Self::Policy(policy) => (Kind::NetworkPolicy, policy.name.clone()),
-            Self::Pod(pod) => (Kind::Pod, pod.name.clone()),
-            Self::Namespace(namespace) => {
-                (Kind::Namespace, ObjectName::cluster_scoped(&namespace.name))
+        let name = match self {
+            Self::Policy(Policy { name, .. })
+            | Self::Pod(Pod { name, .. })
+            | Self::Service(Service { name, .. }) => name.clone(),
+            Self::Namespace(Namespace { name, .. }) | Self::Node(Node { name, .. }) => {
+                ObjectName::cluster_scoped(name)
             }
-            Self::Service(service) => (Kind::Service, service.name.clone()),
-            Self::Node(node) => (Kind::Node, ObjectName::cluster_scoped(&node.name)),
         };
-        ObjectRef { kind, name }
+        ObjectRef { kind: self.kind(), name }
     }
 }
 

@@ -10,7 +10,7 @@ use super::locate::{Located, Route, locate};
 use super::probe::{Answer, Probe, Problem};
 use super::walk;
 use crate::compile::{Capacities, Compiled, Image, LeftOut, diagnostics, left_out_of_all};
-use crate::dataplane::{apply_all, diff};
+use crate::dataplane::diff;
 use crate::model::{Diagnostic, Kind, Namespace, Object, ObjectRef};
 use crate::resolve::{Connection, allows_unknown_backend, evaluate};
 use crate::store::{Changes, ClusterState, Delta};
@@ -104,7 +104,7 @@ impl Cluster {
             self.is_stale = true;
             return Err(error);
         }
-        apply_all(&ops, &mut self.image);
+        turn.complete(&mut self.image);
         self.is_stale = false;
         Ok(())
     }

@@ -9,11 +9,17 @@ use smallvec::SmallVec;
 
 use super::label_index::{Candidates, LabelIndex, insert_sorted, remove_sorted};
 use super::pods::PodId;
-use crate::model::{ContainerPort, Labels, PortName, Selector, Transport};
+use crate::model::{ContainerPort, Labels, Pod, PortName, Selector, Transport};
 
 /// Number of a cohort, given again after its last pod has left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CohortId(u32);
+
+impl CohortId {
+    fn index(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
 
 /// Pods of one namespace with equal labels and ports: every selector and port name treats them alike.
 #[derive(Clone, Debug)]
@@ -24,7 +30,8 @@ pub struct Cohort {
     pub labels: Labels,
     /// The ports that their containers declare.
     pub ports: Arc<[ContainerPort]>,
-    pods: SmallVec<[PodId; 4]>,
+    /// One of its pods; there are no cohorts without.
+    first: PodId,
 }
 
 impl Cohort {
@@ -35,11 +42,15 @@ impl Cohort {
             .filter(move |port| port.transport == transport && port.name.as_ref() == Some(name))
             .map(|port| port.number)
     }
+}
 
-    /// Its pods, in no order.
-    pub(super) fn pods(&self) -> &[PodId] {
-        &self.pods
-    }
+/// Where a pod stands: its cohort, and its neighbours in the ring of the cohort's pods. So a pod that comes or goes costs
+/// no memory.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seat {
+    cohort: CohortId,
+    before: PodId,
+    after: PodId,
 }
 
 /// Cohorts, sorted.
@@ -51,6 +62,8 @@ type Numbers = SmallVec<[u16; 4]>;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cohorts {
     slots: Slab<Cohort>,
+    /// By the numbers of pods; those that are not given mean nothing.
+    seats: Vec<Seat>,
     by_content: HashMap<Content, CohortId>,
     by_namespace: HashMap<Arc<str>, CohortIds>,
     by_label: LabelIndex<CohortId>,
@@ -63,14 +76,33 @@ pub(super) struct Cohorts {
 pub(super) struct Content([usize; 3]);
 
 impl Content {
-    pub(super) fn of(namespace: &Arc<str>, labels: &Labels, ports: &Arc<[ContainerPort]>) -> Self {
+    /// That of a pod.
+    pub(super) fn of(pod: &Pod) -> Self {
+        Self::of_parts(&pod.name.namespace, &pod.labels, &pod.ports)
+    }
+
+    fn of_parts(namespace: &Arc<str>, labels: &Labels, ports: &Arc<[ContainerPort]>) -> Self {
         Self([namespace.as_ptr().addr(), labels.place(), ports.as_ptr().addr()])
     }
 }
 
 impl Cohorts {
     pub(super) fn get(&self, id: CohortId) -> Option<&Cohort> {
-        self.slots.get(usize::try_from(id.0).ok()?)
+        self.slots.get(id.index())
+    }
+
+    /// The cohort of a pod that is in one.
+    pub(super) fn of_pod(&self, pod: PodId) -> Option<CohortId> {
+        self.seats.get(pod.index()).map(|seat| seat.cohort)
+    }
+
+    /// The pods of a cohort, in no order.
+    pub(super) fn pods(&self, id: CohortId) -> impl Iterator<Item = PodId> {
+        let first = self.get(id).map(|cohort| cohort.first);
+        std::iter::successors(first, move |pod| {
+            let seat = self.seats.get(pod.index())?;
+            (Some(seat.after) != first).then_some(seat.after)
+        })
     }
 
     /// The cohort that shares these parts: then they are interned.
@@ -78,57 +110,72 @@ impl Cohorts {
         self.by_content.get(&content).copied()
     }
 
-    /// The cohort that shares these parts, which are interned, and whether it is new: then a pod must join it.
-    pub(super) fn of(
-        &mut self,
-        namespace: &Arc<str>,
-        labels: &Labels,
-        ports: &Arc<[ContainerPort]>,
-    ) -> (CohortId, bool) {
-        let content = Content::of(namespace, labels, ports);
-        if let Some(id) = self.known(content) {
-            return (id, false);
+    /// Room for pods with numbers below this.
+    pub(super) fn reserve(&mut self, n_pods: usize) {
+        if n_pods > self.seats.len() {
+            self.seats.resize(n_pods, Seat::default());
         }
+    }
+
+    /// Makes the cohort of a pod that is in none, whose parts, which are interned, no other pod shares.
+    pub(super) fn found(&mut self, id: PodId, pod: &Pod) -> CohortId {
+        let Pod { name, labels, ports, .. } = pod;
         let index = self.slots.insert(Cohort {
-            namespace: Arc::clone(namespace),
+            namespace: Arc::clone(&name.namespace),
             labels: labels.clone(),
             ports: Arc::clone(ports),
-            pods: SmallVec::new(),
+            first: id,
         });
         // More than four thousand million cohorts do not fit into memory.
-        let id = CohortId(u32::try_from(index).unwrap_or(u32::MAX));
-        self.by_content.insert(content, id);
-        insert_sorted(self.by_namespace.entry(Arc::clone(namespace)).or_default(), id);
-        self.by_label.insert(labels, &id);
+        let cohort = CohortId(u32::try_from(index).unwrap_or(u32::MAX));
+        self.set_seat(id, Seat { cohort, before: id, after: id });
+        self.by_content.insert(Content::of(pod), cohort);
+        insert_sorted(self.by_namespace.entry(Arc::clone(&name.namespace)).or_default(), cohort);
+        self.by_label.insert(labels, &cohort);
         for (key, numbers) in numbers_by_name(ports) {
             let by_numbers = self.by_port_name.entry(key).or_default();
-            insert_sorted(by_numbers.entry(numbers).or_default(), id);
+            insert_sorted(by_numbers.entry(numbers).or_default(), cohort);
         }
-        (id, true)
+        cohort
     }
 
-    /// Adds a pod to a cohort. Returns its place there.
-    pub(super) fn join(&mut self, id: CohortId, pod: PodId) -> u32 {
-        let cohort = usize::try_from(id.0).ok().and_then(|index| self.slots.get_mut(index));
-        let Some(cohort) = cohort else { return u32::MAX };
-        let place = u32::try_from(cohort.pods.len()).unwrap_or(u32::MAX);
-        cohort.pods.push(pod);
-        place
+    /// Puts a pod that is in no cohort into one.
+    pub(super) fn join(&mut self, pod: PodId, cohort: CohortId) {
+        let Some(after) = self.get(cohort).map(|cohort| cohort.first) else { return };
+        let Some(before) = self.seats.get(after.index()).map(|seat| seat.before) else { return };
+        self.set_seat(pod, Seat { cohort, before, after });
+        self.tie(before, pod);
+        self.tie(pod, after);
     }
 
-    /// Removes the pod at a place of a cohort. Returns the pod that has its place now, and whether the cohort is gone.
-    pub(super) fn leave(&mut self, id: CohortId, place: u32) -> (Option<PodId>, bool) {
-        let Ok(index) = usize::try_from(id.0) else { return (None, false) };
-        let Some(cohort) = self.slots.get_mut(index) else { return (None, false) };
-        let place = usize::try_from(place).unwrap_or(usize::MAX);
-        if place < cohort.pods.len() {
-            cohort.pods.swap_remove(place);
+    fn set_seat(&mut self, pod: PodId, seat: Seat) {
+        self.reserve(pod.index() + 1);
+        if let Some(own) = self.seats.get_mut(pod.index()) {
+            *own = seat;
         }
-        if !cohort.pods.is_empty() {
-            return (cohort.pods.get(place).copied(), false);
+    }
+
+    /// Makes two pods neighbours in the ring.
+    fn tie(&mut self, one: PodId, next: PodId) {
+        if let Some(seat) = self.seats.get_mut(one.index()) {
+            seat.after = next;
         }
-        let Cohort { namespace, labels, ports, pods: _ } = self.slots.remove(index);
-        self.by_content.remove(&Content::of(&namespace, &labels, &ports));
+        if let Some(seat) = self.seats.get_mut(next.index()) {
+            seat.before = one;
+        }
+    }
+
+    /// Takes a pod out of its cohort. Returns the cohort if it is gone.
+    pub(super) fn leave(&mut self, pod: PodId) -> Option<CohortId> {
+        let Seat { cohort: id, before, after } = *self.seats.get(pod.index())?;
+        let cohort = self.slots.get_mut(id.index())?;
+        if after != pod {
+            cohort.first = after;
+            self.tie(before, after);
+            return None;
+        }
+        let Cohort { namespace, labels, ports, first: _ } = self.slots.remove(id.index());
+        self.by_content.remove(&Content::of_parts(&namespace, &labels, &ports));
         if let Some(ids) = self.by_namespace.get_mut(&namespace) {
             remove_sorted(ids, &id);
             if ids.is_empty() {
@@ -148,7 +195,7 @@ impl Cohorts {
                 self.by_port_name.remove(&key);
             }
         }
-        (None, true)
+        Some(id)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (CohortId, &Cohort)> {
@@ -174,13 +221,23 @@ impl Cohorts {
     }
 }
 
-fn numbers_by_name(ports: &[ContainerPort]) -> BTreeMap<(Transport, PortName), Numbers> {
-    let mut by_name: BTreeMap<(Transport, PortName), Numbers> = BTreeMap::new();
-    for port in ports {
-        if let Some(name) = &port.name {
-            let numbers = by_name.entry((port.transport, name.clone())).or_default();
-            insert_sorted(numbers, port.number);
-        }
-    }
-    by_name
+/// What each port name of each protocol stands for, by name.
+fn numbers_by_name(
+    ports: &[ContainerPort],
+) -> impl Iterator<Item = ((Transport, PortName), Numbers)> {
+    let named =
+        ports.iter().filter_map(|port| Some((port.transport, port.name.as_ref()?, port.number)));
+    let mut named: SmallVec<[(Transport, &PortName, u16); 4]> = named.collect();
+    named.sort_unstable();
+    named.dedup();
+    let mut rest = 0;
+    std::iter::from_fn(move || {
+        let of_all = named.get(rest..)?;
+        let (transport, name, _) = *of_all.first()?;
+        let alike =
+            of_all.iter().take_while(|(of, its_name, _)| (*of, *its_name) == (transport, name));
+        let numbers: Numbers = alike.map(|(_, _, number)| *number).collect();
+        rest += numbers.len();
+        Some(((transport, name.clone()), numbers))
+    })
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use netpol_common::ids::IfIndex;
 
-use crate::model::{Kind, Object, ObjectName, ObjectRef};
+use crate::model::{Interner, Kind, Object, ObjectName, ObjectRef};
 
 /// One change of the known cluster. Applying the same delta twice is the same as once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,15 +21,8 @@ pub enum Delta {
         /// Its uid, when the source knows it.
         uid: Option<Arc<str>>,
     },
-    /// The complete list of one kind: objects that are neither in `objects` nor `unreadable` are gone.
-    Replace {
-        /// The kind of all objects here.
-        kind: Kind,
-        /// All that exist and could be understood.
-        objects: Vec<Object>,
-        /// Those that exist but could not be understood at all: what is stored of them stays.
-        unreadable: Vec<ObjectName>,
-    },
+    /// All objects of one kind: those that are not in the list are gone.
+    Replace(List),
     /// A pod interface of this node is attached.
     UpsertEndpoint(Endpoint),
     /// A pod interface of this node is gone.
@@ -37,6 +30,60 @@ pub enum Delta {
     /// The addresses of this node's own devices.
     OwnAddresses(BTreeSet<IpAddr>),
 }
+
+/// The complete list of one kind. Its objects share what they have in common.
+#[derive(Clone, Debug)]
+pub struct List {
+    pub(super) kind: Kind,
+    pub(super) objects: Vec<Object>,
+    pub(super) unreadable: Vec<ObjectName>,
+    pub(super) interner: Interner,
+}
+
+impl List {
+    /// From all objects of a kind that exist and could be understood, others are left out, and the names of those that exist
+    /// but could not be understood at all: what is stored of them stays. Of several objects of one name the last counts.
+    pub fn new(kind: Kind, mut objects: Vec<Object>, unreadable: Vec<ObjectName>) -> Self {
+        objects.retain(|object| object.kind() == kind);
+        let mut interner = Interner::default();
+        objects.iter_mut().for_each(|object| interner.share(object));
+        Self { kind, objects, unreadable, interner }
+    }
+
+    /// The same from objects of this kind that already share by this interner. With those that do not, texts are kept twice.
+    pub fn shared(
+        kind: Kind,
+        objects: Vec<Object>,
+        unreadable: Vec<ObjectName>,
+        interner: Interner,
+    ) -> Self {
+        Self { kind, objects, unreadable, interner }
+    }
+
+    /// The kind of all objects here.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Those that could be understood.
+    pub fn objects(&self) -> &[Object] {
+        &self.objects
+    }
+
+    /// Those that could not.
+    pub fn unreadable(&self) -> &[ObjectName] {
+        &self.unreadable
+    }
+}
+
+impl PartialEq for List {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { kind, objects, unreadable, interner: _ } = self;
+        (*kind, objects, unreadable) == (other.kind, &other.objects, &other.unreadable)
+    }
+}
+
+impl Eq for List {}
 
 /// A pod's interface on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@
 mod changes;
 mod cohorts;
 mod delta;
+mod holders;
 mod label_index;
 mod pods;
 mod queries;
@@ -21,7 +22,7 @@ use netpol_common::ids::IfIndex;
 
 pub use changes::Changes;
 pub use cohorts::{Cohort, CohortId};
-pub use delta::{Delta, Endpoint};
+pub use delta::{Delta, Endpoint, List};
 pub use label_index::Candidates;
 use label_index::LabelIndex;
 use pods::{PodId, Pods};
@@ -45,7 +46,7 @@ pub struct ClusterState {
     endpoints: BTreeMap<IfIndex, Endpoint>,
     endpoints_of_pod: BTreeMap<ObjectName, BTreeSet<IfIndex>>,
     own_addresses: BTreeSet<IpAddr>,
-    interner: Interner,
+    interners: BTreeMap<Kind, Interner>,
 }
 
 /// The objects, without what is derived from them.
@@ -70,9 +71,7 @@ impl ClusterState {
         match delta {
             Delta::Upsert(object) => self.upsert(object, &mut changes),
             Delta::Remove { object, uid } => self.remove(&object, uid.as_deref(), &mut changes),
-            Delta::Replace { kind, objects, unreadable } => {
-                self.replace(kind, objects, unreadable, &mut changes);
-            }
+            Delta::Replace(list) => self.replace(list, &mut changes),
             Delta::UpsertEndpoint(endpoint) => {
                 let ifindex = endpoint.ifindex;
                 if self.endpoints.get(&ifindex) != Some(&endpoint) {
@@ -106,7 +105,7 @@ impl ClusterState {
         if old.and_then(|id| self.pods.at(id)) == Some(&pod) {
             return false;
         }
-        self.interner.share_pod(&mut pod);
+        self.interner(Kind::Pod).share_pod(&mut pod);
         if let Some(id) = old {
             self.let_go(id, changes);
         }
@@ -119,7 +118,7 @@ impl ClusterState {
         if self.policies.get(&policy.name) == Some(&policy) {
             return false;
         }
-        self.interner.share_policy(&mut policy);
+        self.interner(Kind::NetworkPolicy).share_policy(&mut policy);
         changes.policies.insert(policy.name.clone());
         self.policies.insert(policy.name.clone(), policy);
         true
@@ -133,7 +132,7 @@ impl ClusterState {
         if let Some(old) = old {
             self.namespaces_by_label.remove(&old.labels, &old.name);
         }
-        self.interner.share_namespace(&mut namespace);
+        self.interner(Kind::Namespace).share_namespace(&mut namespace);
         let name = Arc::clone(&namespace.name);
         self.namespaces_by_label.insert(&namespace.labels, &name);
         self.namespaces.insert(Arc::clone(&name), namespace);
@@ -204,81 +203,69 @@ impl ClusterState {
         changes.n_objects += usize::from(removed);
     }
 
-    fn replace(
-        &mut self,
-        kind: Kind,
-        objects: Vec<Object>,
-        unreadable: Vec<ObjectName>,
-        changes: &mut Changes,
-    ) {
-        let Some(objects) = self.fill(kind, objects, changes) else { return };
+    /// What the objects of a kind share. Those of other kinds have hardly anything in common with them.
+    fn interner(&mut self, kind: Kind) -> &mut Interner {
+        self.interners.entry(kind).or_default()
+    }
+
+    fn replace(&mut self, list: List, changes: &mut Changes) {
+        let Some(list) = self.fill(list, changes) else { return };
+        let List { kind, objects, unreadable, interner: _ } = list;
         let mut listed: BTreeSet<ObjectRef> = objects.iter().map(Object::object_ref).collect();
         listed.extend(unreadable.into_iter().map(|name| ObjectRef { kind, name }));
         for gone in self.references(kind).into_iter().filter(|object| !listed.contains(object)) {
             self.remove(&gone, None, changes);
         }
         for object in objects {
-            if object.object_ref().kind == kind {
-                self.upsert(object, changes);
-            }
+            self.upsert(object, changes);
         }
     }
 
-    /// Takes in the first list of pods, or that of policies or namespaces if it is sorted by name: at once, which is
-    /// much faster. Gives the list back otherwise.
-    fn fill(
-        &mut self,
-        kind: Kind,
-        objects: Vec<Object>,
-        changes: &mut Changes,
-    ) -> Option<Vec<Object>> {
-        let is_sorted = || {
-            objects.is_sorted_by(|one, next| match (one, next) {
-                (Object::Policy(one), Object::Policy(next)) => one.name < next.name,
-                (Object::Namespace(one), Object::Namespace(next)) => one.name < next.name,
-                _ => false,
-            })
+    /// Takes in the first list of pods, policies or namespaces: at once, which is much faster. Gives the list back
+    /// otherwise.
+    fn fill(&mut self, list: List, changes: &mut Changes) -> Option<List> {
+        let is_first = match list.kind {
+            Kind::Pod => self.pods.is_empty(),
+            Kind::NetworkPolicy => self.policies.is_empty(),
+            Kind::Namespace => self.namespaces.is_empty(),
+            Kind::Service | Kind::Node => false,
         };
-        let mut n_objects = objects.len();
-        match (kind, objects.first()) {
-            (Kind::Pod, Some(_)) if self.pods.is_empty() => {
-                self.pods.fill(objects, &mut self.interner);
-                n_objects = self.pods.len();
+        if !is_first || list.objects.is_empty() {
+            return Some(list);
+        }
+        let List { kind, objects, unreadable: _, interner } = list;
+        self.interners.insert(kind, interner);
+        changes.n_objects += match kind {
+            Kind::Pod => {
+                self.pods.fill(objects);
                 // Some hold what the runtime gave them.
                 let attached = self.endpoints_of_pod.keys().filter_map(|name| self.pods.id(name));
                 for id in attached.collect::<Vec<_>>() {
                     let addresses = self.addresses_at(id);
                     self.pods.hold(id, &addresses);
                 }
+                self.pods.len()
             }
-            (Kind::NetworkPolicy, Some(Object::Policy(_)))
-                if self.policies.is_empty() && is_sorted() =>
-            {
-                let mut policies = Vec::with_capacity(n_objects);
-                for object in objects {
-                    if let Object::Policy(mut policy) = object {
-                        self.interner.share_policy(&mut policy);
-                        policies.push((policy.name.clone(), policy));
-                    }
+            Kind::NetworkPolicy => {
+                let named = objects.into_iter().filter_map(|object| match object {
+                    Object::Policy(policy) => Some((policy.name.clone(), policy)),
+                    _ => None,
+                });
+                self.policies = named.collect();
+                self.policies.len()
+            }
+            _ => {
+                let named = objects.into_iter().filter_map(|object| match object {
+                    Object::Namespace(of) => Some((Arc::clone(&of.name), of)),
+                    _ => None,
+                });
+                self.namespaces = named.collect();
+                for Namespace { name, labels } in self.namespaces.values() {
+                    self.namespaces_by_label.insert(labels, name);
                 }
-                self.policies = policies.into_iter().collect();
+                self.namespaces.len()
             }
-            (Kind::Namespace, Some(Object::Namespace(_)))
-                if self.namespaces.is_empty() && is_sorted() =>
-            {
-                let mut namespaces = Vec::with_capacity(n_objects);
-                for object in objects {
-                    if let Object::Namespace(mut namespace) = object {
-                        self.interner.share_namespace(&mut namespace);
-                        self.namespaces_by_label.insert(&namespace.labels, &namespace.name);
-                        namespaces.push((Arc::clone(&namespace.name), namespace));
-                    }
-                }
-                self.namespaces = namespaces.into_iter().collect();
-            }
-            _ => return Some(objects),
-        }
-        changes.n_objects += n_objects;
+        };
         changes.everything = true;
         None
     }

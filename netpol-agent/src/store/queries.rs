@@ -92,8 +92,8 @@ impl ClusterState {
 
     /// The addresses that the pods of a cohort hold.
     pub fn addresses_of_cohort(&self, cohort: CohortId) -> impl Iterator<Item = Addr> {
-        let pods = self.pods.cohorts.get(cohort).into_iter().flat_map(Cohort::pods);
-        let pods = pods.filter_map(|id| Some((*id, self.pods.at(*id)?)));
+        let pods = self.pods.cohorts.pods(cohort);
+        let pods = pods.filter_map(|id| Some((id, self.pods.at(id)?)));
         let held = pods.flat_map(|(id, pod)| self.addresses_of(pod).map(move |held| (id, held)));
         let held = held.map(|(id, address)| (id, Addr::from(address)));
         held.filter(|(id, addr)| self.pods.owns(*id, *addr)).map(|(_, addr)| addr)

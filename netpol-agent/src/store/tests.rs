@@ -99,7 +99,7 @@ fn a_full_list_removes_what_it_lacks() {
     drop(upsert(&mut state, pod("a", "1", 1, &["10.0.0.1"])));
     drop(upsert(&mut state, pod("b", "2", 1, &["10.0.0.2"])));
     let objects = vec![Object::Pod(pod("b", "2", 1, &["10.0.0.2"]))];
-    let changes = state.apply(Delta::Replace { kind: Kind::Pod, objects, unreadable: Vec::new() });
+    let changes = state.apply(Delta::Replace(List::new(Kind::Pod, objects, Vec::new())));
     assert_eq!(changes.n_objects, 1);
     check_owner(&state, "10.0.0.1", None);
     check_owner(&state, "10.0.0.2", Some("b"));
@@ -111,7 +111,7 @@ fn of_several_pods_of_one_name_in_a_list_the_last_counts() {
     let pods =
         [pod("b", "1", 1, &["10.0.0.1"]), pod("a", "2", 1, &[]), pod("b", "3", 1, &["10.0.0.2"])];
     let objects = pods.map(Object::Pod).into();
-    let changes = state.apply(Delta::Replace { kind: Kind::Pod, objects, unreadable: Vec::new() });
+    let changes = state.apply(Delta::Replace(List::new(Kind::Pod, objects, Vec::new())));
     assert_eq!(changes.n_objects, 2);
     check_owner(&state, "10.0.0.1", None);
     check_owner(&state, "10.0.0.2", Some("b"));

@@ -1,7 +1,7 @@
 //! The core as the agent uses it, without its edges.
 
 use netpol_agent::compile::{Compiled, Image};
-use netpol_agent::dataplane::{MapOp, apply_all, diff};
+use netpol_agent::dataplane::{MapOp, diff};
 use netpol_agent::store::{Changes, ClusterState, Delta};
 
 /// A cluster's state and the image that follows it.
@@ -35,7 +35,7 @@ impl Follower {
         let changes = std::mem::take(&mut self.changes);
         let turn = self.compiled.update(&self.state, &changes, &self.image);
         let ops = diff(&turn.before, &turn.after);
-        apply_all(&ops, &mut self.image);
+        turn.complete(&mut self.image);
         ops
     }
 

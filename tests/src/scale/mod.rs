@@ -9,6 +9,7 @@ mod follower;
 pub mod json;
 mod policies;
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use netpol_agent::model::{
     Addresses, ContainerPort, Interner, Kind, Labels, Namespace, Object, ObjectName, Pod, PodPhase,
     Policy, PortName, Transport,
 };
-use netpol_agent::store::{ClusterState, Delta, Endpoint};
+use netpol_agent::store::{ClusterState, Delta, Endpoint, List};
 use netpol_common::ids::IfIndex;
 
 pub use events::{Event, event, events};
@@ -64,6 +65,8 @@ pub struct World {
     pub policies: Vec<Policy>,
     /// The interfaces of one node.
     pub endpoints: Vec<Endpoint>,
+    /// What the objects of each kind share, as those of a list do that is being read.
+    pub interners: BTreeMap<Kind, Interner>,
 }
 
 impl World {
@@ -84,23 +87,43 @@ impl World {
         let policies =
             (0..n_namespaces).flat_map(|first| (first..n_policies).step_by(n_namespaces));
         let mut world = Self {
-            pods: names.iter().map(|(_, n)| pod(shape, *n)).collect(),
-            namespaces: (0..n_namespaces).map(|n| namespace(n, &team(n))).collect(),
-            policies: policies.map(|n| policy(n, n_namespaces, n_apps)).collect(),
+            pods: Vec::with_capacity(n_pods),
+            namespaces: Vec::with_capacity(n_namespaces),
+            policies: Vec::with_capacity(n_policies),
             endpoints,
+            interners: BTreeMap::new(),
         };
-        // As the list of the API server is read.
         let mut interner = Interner::default();
-        world.pods.iter_mut().for_each(|pod| interner.share_pod(pod));
-        world.namespaces.iter_mut().for_each(|namespace| interner.share_namespace(namespace));
-        world.policies.iter_mut().for_each(|policy| interner.share_policy(policy));
+        for (_, n) in names {
+            let mut pod = pod(shape, n);
+            interner.share_pod(&mut pod);
+            world.pods.push(pod);
+        }
+        world.interners.insert(Kind::Pod, interner);
+        let mut interner = Interner::default();
+        for n in 0..n_namespaces {
+            let mut namespace = namespace(n, &team(n));
+            interner.share_namespace(&mut namespace);
+            world.namespaces.push(namespace);
+        }
+        world.interners.insert(Kind::Namespace, interner);
+        let mut interner = Interner::default();
+        for n in policies {
+            let mut policy = policy(n, n_namespaces, n_apps);
+            interner.share_policy(&mut policy);
+            world.policies.push(policy);
+        }
+        world.interners.insert(Kind::NetworkPolicy, interner);
         world
     }
 
     /// The same cluster as lists, one for each kind, and the node's endpoints.
     pub fn into_deltas(self) -> Vec<Delta> {
-        let Self { pods, namespaces, policies, endpoints } = self;
-        let list = |kind, objects| Delta::Replace { kind, objects, unreadable: Vec::new() };
+        let Self { pods, namespaces, policies, endpoints, mut interners } = self;
+        let mut list = |kind, objects| {
+            let interner = interners.remove(&kind).unwrap_or_default();
+            Delta::Replace(List::shared(kind, objects, Vec::new(), interner))
+        };
         let mut deltas = vec![
             list(Kind::Namespace, namespaces.into_iter().map(Object::Namespace).collect()),
             list(Kind::NetworkPolicy, policies.into_iter().map(Object::Policy).collect()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use netpol_agent::compile::{Capacities, Compilation, Compiled, Image, Numbering, compile_within};
-use netpol_agent::dataplane::{apply_all, diff};
+use netpol_agent::dataplane::{apply, diff};
 use netpol_agent::manifests::parse;
 use netpol_agent::model::ObjectName;
 use netpol_agent::store::{Changes, ClusterState, Delta, Endpoint};
@@ -51,9 +51,12 @@ impl Both {
         let turn = self.compiled.update(&self.state, &changes, &self.image);
         let before = self.image.clone();
         let ops = diff(&turn.before, &turn.after);
-        apply_all(&ops, &mut self.image);
+        ops.iter().for_each(|op| apply(op, &mut self.image));
         ensure!(changes.matters() || self.n_updates == 0 || ops.is_empty(), "{ops:?} for nothing");
         ensure!(turn.undone(&self.image) == before, "the way back leads elsewhere");
+        let mut completed = before;
+        turn.clone().complete(&mut completed);
+        ensure!(completed == self.image, "the operations of {turn:#?} lead elsewhere");
         let mut numbering = Numbering::default();
         let capacities = *self.compiled.capacities();
         let Compilation { image: expected, left_out } =

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use netpol_agent::compile::{Image, Numbering, compile};
 use netpol_agent::model::{Kind, Object, ObjectRef, Pod};
 use netpol_agent::resolve::RuleRef;
-use netpol_agent::store::{ClusterState, Delta, Endpoint};
+use netpol_agent::store::{ClusterState, Delta, Endpoint, List};
 use netpol_common::ids::{Identity, IfIndex, RuleId};
 use netpol_tests::case::Case;
 use netpol_tests::generator::Rng;
@@ -105,7 +105,7 @@ pub(crate) fn relisted(rng: &mut Rng, history: &History) -> Vec<Delta> {
         let mut objects: Vec<Object> =
             of_kind.filter_map(|(_, versions)| versions.last().cloned().flatten()).collect();
         rng.shuffle(&mut objects);
-        deltas.push(Delta::Replace { kind, objects, unreadable: Vec::new() });
+        deltas.push(Delta::Replace(List::new(kind, objects, Vec::new())));
     }
     deltas
 }

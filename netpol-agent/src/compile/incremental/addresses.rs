@@ -87,43 +87,44 @@ impl Compiled {
     pub(super) fn follow_addresses(
         &mut self,
         state: &ClusterState,
-        addresses: &[Held],
+        addresses: Vec<Held>,
         known: &Image,
         turn: &mut Turn,
     ) {
-        let (mut all_before, mut all_after) = (Vec::new(), Vec::with_capacity(addresses.len()));
+        let mut all_before = Vec::new();
         let mut of_cohorts: HashMap<CohortId, Given> = HashMap::new();
-        for (addr, cohort) in addresses {
+        let mut follow = |addr: Addr, cohort: Option<CohortId>| {
             let mut own = (None, 0);
             let (found, n_addresses) = match cohort {
                 None => &mut own,
                 // The addresses of a cohort differ only by the blocks that they are in.
                 Some(of)
-                    if !self.peer_sets.asks_blocks() && self.prefixes.lookup(*addr).is_empty() =>
+                    if !self.peer_sets.asks_blocks() && self.prefixes.lookup(addr).is_empty() =>
                 {
-                    let known = of_cohorts.entry(*of);
-                    known.or_insert_with(|| (self.identity(state, *addr, *of), 0))
+                    let known = of_cohorts.entry(of);
+                    known.or_insert_with(|| (self.identity(state, addr, of), 0))
                 }
                 Some(of) => {
-                    own.0 = self.identity(state, *addr, *of);
+                    own.0 = self.identity(state, addr, of);
                     &mut own
                 }
             };
-            let before = known.identities.get(addr).copied();
+            let before = known.identities.get(&addr).copied();
             let after = found.as_ref().map(|(identity, _)| *identity);
             if before == after {
-                continue;
+                return None;
             }
-            if let Some(identity) = after {
-                *n_addresses += 1;
-                all_after.push((*addr, identity));
-            }
+            *n_addresses += usize::from(after.is_some());
             if let Some(identity) = before {
                 self.identities.remove(identity);
-                all_before.push((*addr, identity));
+                all_before.push((addr, identity));
             }
             self.give(&own);
-        }
+            Some((addr, after?))
+        };
+        let all_after = addresses.into_iter().filter_map(|(addr, cohort)| follow(addr, cohort));
+        // In the same memory: to touch new one costs as much as the rest.
+        let all_after: Vec<(Addr, Identity)> = all_after.collect();
         of_cohorts.values().for_each(|given| self.give(given));
         turn.before.identities = all_before.into_iter().collect();
         turn.after.identities = all_after.into_iter().collect();

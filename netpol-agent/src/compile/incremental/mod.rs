@@ -190,7 +190,7 @@ impl Compiled {
         self.find_room(state);
         let ranges = self.follow_blocks(known, &mut turn);
         let concerned = self.concerned(state, &addresses, &ranges, known);
-        self.follow_addresses(state, &concerned, known, &mut turn);
+        self.follow_addresses(state, concerned, known, &mut turn);
         self.follow_identities();
         self.follow_allow_maps(known, &mut turn);
         self.renumber_ambiguous(known, &mut turn);

@@ -1,6 +1,6 @@
 //! The part of the image that changes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use netpol_common::addr::Addr;
@@ -22,26 +22,24 @@ pub struct Turn {
 }
 
 impl Turn {
+    /// Makes an image of what the maps held before the turn one of what they hold after it.
+    pub fn complete(self, image: &mut Image) {
+        let Self { before, after } = self;
+        let Image { endpoints, addresses, identities, prefixes, allow, defer, tickets } = image;
+        replace(endpoints, &before.endpoints, after.endpoints);
+        replace_set(addresses, &before.addresses, after.addresses);
+        replace(identities, &before.identities, after.identities);
+        replace(prefixes, &before.prefixes, after.prefixes);
+        replace(allow, &before.allow, after.allow);
+        replace_set(defer, &before.defer, after.defer);
+        replace(tickets, &before.tickets, after.tickets);
+    }
+
     /// What the maps held before the turn, given what they hold now, wherever between the two that is.
     pub fn undone(&self, now: &Image) -> Image {
         let mut then = now.clone();
-        let Self { before, after } = self;
-        let Image { endpoints, addresses, identities, prefixes, allow, defer, tickets } = after;
-        then.endpoints.retain(|key, _| !endpoints.contains_key(key));
-        then.addresses.retain(|key| !addresses.contains(key));
-        then.identities.retain(|key, _| !identities.contains_key(key));
-        then.prefixes.retain(|key, _| !prefixes.contains_key(key));
-        then.allow.retain(|key, _| !allow.contains_key(key));
-        then.defer.retain(|key| !defer.contains(key));
-        then.tickets.retain(|key, _| !tickets.contains_key(key));
-        let Image { endpoints, addresses, identities, prefixes, allow, defer, tickets } = before;
-        then.endpoints.extend(endpoints.clone());
-        then.addresses.extend(addresses);
-        then.identities.extend(identities);
-        then.prefixes.extend(prefixes);
-        then.allow.extend(allow.clone());
-        then.defer.extend(defer);
-        then.tickets.extend(tickets);
+        let Self { before, after } = self.clone();
+        Self { before: after, after: before }.complete(&mut then);
         then
     }
 
@@ -127,5 +125,32 @@ impl Turn {
     ) {
         self.before.defer.extend(addrs.iter().filter(|addr| known.defer.contains(addr)));
         self.after.defer.extend(addrs.iter().filter(|addr| is_deferred(**addr)));
+    }
+}
+
+fn replace<K: Ord, V>(
+    map: &mut BTreeMap<K, V>,
+    before: &BTreeMap<K, V>,
+    mut after: BTreeMap<K, V>,
+) {
+    for gone in before.keys().filter(|key| !after.contains_key(key)) {
+        map.remove(gone);
+    }
+    // Nothing is copied to a map that is empty. One that is walked as a whole costs a fraction of a search for each entry.
+    if after.len() > map.len() / 8 {
+        map.append(&mut after);
+    } else {
+        map.extend(after);
+    }
+}
+
+fn replace_set<K: Ord>(set: &mut BTreeSet<K>, before: &BTreeSet<K>, mut after: BTreeSet<K>) {
+    for gone in before.difference(&after) {
+        set.remove(gone);
+    }
+    if after.len() > set.len() / 8 {
+        set.append(&mut after);
+    } else {
+        set.extend(after);
     }
 }

@@ -39,7 +39,7 @@ impl Node {
     pub(super) fn start(shape: &Shape) -> Result<Self> {
         let mut lab = Lab::create("bench-cp", Wiring::Bridge)?;
         let api = lab.start_api_server()?;
-        let World { pods, namespaces, policies, endpoints: _ } = World::new(shape);
+        let World { pods, namespaces, policies, .. } = World::new(shape);
         for namespace in &namespaces {
             api.put(json::namespace(namespace));
         }
