@@ -427,10 +427,7 @@ impl<K: Kernel> Agent<K> {
 
     /// Applies operations to the maps, and hangs programs on the interfaces of ADDs meanwhile. What it leaves to the caller:
     /// `image` on success, and the interfaces that stay bare.
-    fn attach_and_apply(
-        &mut self,
-        ops: &[MapOp],
-    ) -> (Vec<(IfIndex, K::Error)>, Result<(), K::Error>) {
+    fn attach_and_apply(&mut self, ops: &[MapOp]) -> (Bare<K::Error>, Result<(), K::Error>) {
         let interfaces = std::mem::take(&mut self.unattached);
         if interfaces.is_empty() {
             let applied = self.kernel.apply(ops);
@@ -443,7 +440,7 @@ impl<K: Kernel> Agent<K> {
         (bare, self.read_back_unless(applied))
     }
 
-    fn refuse_bare(&mut self, bare: Vec<(IfIndex, K::Error)>) {
+    fn refuse_bare(&mut self, bare: Bare<K::Error>) {
         for (ifindex, error) in bare {
             self.refuse(ifindex, "attach to", &error);
         }
@@ -453,7 +450,9 @@ impl<K: Kernel> Agent<K> {
     fn perform(&mut self, ops: &[MapOp]) -> Result<(), K::Error> {
         let applied = self.kernel.apply(ops);
         self.read_back_unless(applied)?;
-        ops.iter().for_each(|op| apply(op, &mut self.image));
+        for op in ops {
+            apply(op, &mut self.image);
+        }
         Ok(())
     }
 

@@ -14,13 +14,22 @@ pub(super) fn is_selected(
     pods: &Selector,
     cohort: &Cohort,
 ) -> bool {
-    let in_namespace = match namespaces {
-        NamespaceMatch::Own => *cohort.namespace == *own_namespace,
+    is_in_namespace(state, own_namespace, namespaces, &cohort.namespace)
+        && pods.matches(&cohort.labels)
+}
+
+fn is_in_namespace(
+    state: &ClusterState,
+    own_namespace: &str,
+    namespaces: &NamespaceMatch,
+    namespace: &str,
+) -> bool {
+    match namespaces {
+        NamespaceMatch::Own => *namespace == *own_namespace,
         NamespaceMatch::Selected(selector) => {
-            selects_namespace(selector, state.namespace_labels(&cohort.namespace))
+            selects_namespace(selector, state.namespace_labels(namespace))
         }
-    };
-    in_namespace && pods.matches(&cohort.labels)
+    }
 }
 
 /// Adds the cohorts that a peer selects: those of the shortest list that has them all.
@@ -55,10 +64,16 @@ pub(super) fn select(
         by_namespace.as_ref().map_or(usize::MAX, |lists| lists.iter().map(|ids| ids.len()).sum());
     match (by_label, by_namespace) {
         (Some(by_label), _) if by_label.len() <= n_in_namespaces => {
+            // Cohorts of one namespace mostly stand side by side.
+            let mut latest: Option<(&Arc<str>, bool)> = None;
             found.extend(by_label.iter().copied().filter(|id| {
-                state.cohort(*id).is_some_and(|cohort| {
-                    is_selected(state, own_namespace, namespaces, pods, cohort)
-                })
+                let Some(cohort) = state.cohort(*id) else { return false };
+                let namespace = &cohort.namespace;
+                let known = latest.filter(|(of, _)| Arc::ptr_eq(of, namespace));
+                let (_, is_in) = *latest.insert(known.unwrap_or_else(|| {
+                    (namespace, is_in_namespace(state, own_namespace, namespaces, namespace))
+                }));
+                is_in && pods.matches(&cohort.labels)
             }));
         }
         (_, Some(by_namespace)) => {

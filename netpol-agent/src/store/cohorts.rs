@@ -32,9 +32,15 @@ pub struct Cohort {
     pub ports: Arc<[ContainerPort]>,
     /// One of its pods; there are no cohorts without.
     first: PodId,
+    n_pods: usize,
 }
 
 impl Cohort {
+    /// How many pods it has.
+    pub fn n_pods(&self) -> usize {
+        self.n_pods
+    }
+
     /// The numbers that these pods give to a port name for one protocol.
     pub fn named_ports(&self, name: &PortName, transport: Transport) -> impl Iterator<Item = u16> {
         let ports = self.ports.iter();
@@ -125,6 +131,7 @@ impl Cohorts {
             labels: labels.clone(),
             ports: Arc::clone(ports),
             first: id,
+            n_pods: 1,
         });
         // More than four thousand million cohorts do not fit into memory.
         let cohort = CohortId(u32::try_from(index).unwrap_or(u32::MAX));
@@ -141,7 +148,9 @@ impl Cohorts {
 
     /// Puts a pod that is in no cohort into one.
     pub(super) fn join(&mut self, pod: PodId, cohort: CohortId) {
-        let Some(after) = self.get(cohort).map(|cohort| cohort.first) else { return };
+        let Some(of) = self.slots.get_mut(cohort.index()) else { return };
+        of.n_pods += 1;
+        let after = of.first;
         let Some(before) = self.seats.get(after.index()).map(|seat| seat.before) else { return };
         self.set_seat(pod, Seat { cohort, before, after });
         self.tie(before, pod);
@@ -171,10 +180,11 @@ impl Cohorts {
         let cohort = self.slots.get_mut(id.index())?;
         if after != pod {
             cohort.first = after;
+            cohort.n_pods -= 1;
             self.tie(before, after);
             return None;
         }
-        let Cohort { namespace, labels, ports, first: _ } = self.slots.remove(id.index());
+        let Cohort { namespace, labels, ports, .. } = self.slots.remove(id.index());
         self.by_content.remove(&Content::of_parts(&namespace, &labels, &ports));
         if let Some(ids) = self.by_namespace.get_mut(&namespace) {
             remove_sorted(ids, &id);

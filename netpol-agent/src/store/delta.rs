@@ -46,7 +46,9 @@ impl List {
     pub fn new(kind: Kind, mut objects: Vec<Object>, unreadable: Vec<ObjectName>) -> Self {
         objects.retain(|object| object.kind() == kind);
         let mut interner = Interner::default();
-        objects.iter_mut().for_each(|object| interner.share(object));
+        for object in &mut objects {
+            interner.share(object);
+        }
         Self { kind, objects, unreadable, interner }
     }
 

@@ -224,50 +224,54 @@ impl ClusterState {
     /// Takes in the first list of pods, policies or namespaces: at once, which is much faster. Gives the list back
     /// otherwise.
     fn fill(&mut self, list: List, changes: &mut Changes) -> Option<List> {
-        let is_first = match list.kind {
-            Kind::Pod => self.pods.is_empty(),
-            Kind::NetworkPolicy => self.policies.is_empty(),
-            Kind::Namespace => self.namespaces.is_empty(),
-            Kind::Service | Kind::Node => false,
-        };
-        if !is_first || list.objects.is_empty() {
-            return Some(list);
-        }
-        let List { kind, objects, unreadable: _, interner } = list;
-        self.interners.insert(kind, interner);
-        changes.n_objects += match kind {
-            Kind::Pod => {
-                self.pods.fill(objects);
-                // Some hold what the runtime gave them.
-                let attached = self.endpoints_of_pod.keys().filter_map(|name| self.pods.id(name));
-                for id in attached.collect::<Vec<_>>() {
-                    let addresses = self.addresses_at(id);
-                    self.pods.hold(id, &addresses);
-                }
-                self.pods.len()
-            }
-            Kind::NetworkPolicy => {
-                let named = objects.into_iter().filter_map(|object| match object {
-                    Object::Policy(policy) => Some((policy.name.clone(), policy)),
-                    _ => None,
-                });
-                self.policies = named.collect();
-                self.policies.len()
-            }
-            _ => {
-                let named = objects.into_iter().filter_map(|object| match object {
-                    Object::Namespace(of) => Some((Arc::clone(&of.name), of)),
-                    _ => None,
-                });
-                self.namespaces = named.collect();
-                for Namespace { name, labels } in self.namespaces.values() {
-                    self.namespaces_by_label.insert(labels, name);
-                }
-                self.namespaces.len()
+        let fill = match list.kind {
+            _ if list.objects.is_empty() => return Some(list),
+            Kind::Pod if self.pods.is_empty() => Self::fill_pods,
+            Kind::NetworkPolicy if self.policies.is_empty() => Self::fill_policies,
+            Kind::Namespace if self.namespaces.is_empty() => Self::fill_namespaces,
+            Kind::Pod | Kind::NetworkPolicy | Kind::Namespace | Kind::Service | Kind::Node => {
+                return Some(list);
             }
         };
+        self.interners.insert(list.kind, list.interner);
+        changes.n_objects += fill(self, list.objects);
         changes.everything = true;
         None
+    }
+
+    /// Returns how many there are.
+    fn fill_pods(&mut self, objects: Vec<Object>) -> usize {
+        self.pods.fill(objects);
+        // Some hold what the runtime gave them.
+        let attached = self.endpoints_of_pod.keys().filter_map(|name| self.pods.id(name));
+        for id in attached.collect::<Vec<_>>() {
+            let addresses = self.addresses_at(id);
+            self.pods.hold(id, &addresses);
+        }
+        self.pods.len()
+    }
+
+    /// As [`Self::fill_pods`].
+    fn fill_policies(&mut self, objects: Vec<Object>) -> usize {
+        let named = objects.into_iter().filter_map(|object| {
+            let Object::Policy(policy) = object else { return None };
+            Some((policy.name.clone(), policy))
+        });
+        self.policies = named.collect();
+        self.policies.len()
+    }
+
+    /// As [`Self::fill_pods`].
+    fn fill_namespaces(&mut self, objects: Vec<Object>) -> usize {
+        let named = objects.into_iter().filter_map(|object| {
+            let Object::Namespace(namespace) = object else { return None };
+            Some((Arc::clone(&namespace.name), namespace))
+        });
+        self.namespaces = named.collect();
+        for Namespace { name, labels } in self.namespaces.values() {
+            self.namespaces_by_label.insert(labels, name);
+        }
+        self.namespaces.len()
     }
 
     fn insert_endpoint(&mut self, endpoint: Endpoint, changes: &mut Changes) {

@@ -12,7 +12,7 @@ use super::turn::Turn;
 use crate::compile::image::Image;
 use crate::compile::numbering::Signature;
 use crate::compile::prefixes::{self, PrefixTable};
-use crate::store::{ClusterState, CohortId};
+use crate::store::{ClusterState, Cohort, CohortId};
 
 /// An address with the cohort of the pod that holds it, if one does.
 type Held = (Addr, Option<CohortId>);
@@ -65,9 +65,13 @@ impl Compiled {
         ranges: &[RangeInclusive<Addr>],
         known: &Image,
     ) -> Vec<Held> {
+        let touched = self.peer_sets.take_touched();
+        let pods = touched.iter().filter_map(|cohort| state.cohort(*cohort)).map(Cohort::n_pods);
+        // A list that grows is copied, and most pods have one address of each family.
         let mut concerned: Vec<Held> =
-            addresses.iter().map(|addr| (*addr, state.cohort_at(*addr))).collect();
-        for cohort in self.peer_sets.take_touched() {
+            Vec::with_capacity(addresses.len() + 2 * pods.sum::<usize>());
+        concerned.extend(addresses.iter().map(|addr| (*addr, state.cohort_at(*addr))));
+        for cohort in touched {
             state.addresses_of_cohort(cohort).for_each(|addr| concerned.push((addr, Some(cohort))));
         }
         if !ranges.is_empty() {
