@@ -177,7 +177,17 @@ impl PrefixTable {
 
     /// The signature that an address has from blocks alone.
     pub(super) fn lookup(&self, addr: Addr) -> &[PeerSetId] {
-        let n_before = self.entries.partition_point(|entry| entry.addr <= addr);
+        self.lookup_after(addr, &mut 0)
+    }
+
+    /// The same for one of many addresses. `n_before` remembers where the last one was: the next one is mostly there too.
+    pub(super) fn lookup_after(&self, addr: Addr, n_before: &mut usize) -> &[PeerSetId] {
+        let is_before = |place: Option<usize>| Some(self.entries.get(place?)?.addr <= addr);
+        let is_here = is_before(n_before.checked_sub(1)) != Some(false)
+            && is_before(Some(*n_before)) != Some(true);
+        if !is_here {
+            *n_before = self.entries.partition_point(|entry| entry.addr <= addr);
+        }
         let mut entry = n_before.checked_sub(1).and_then(|last| self.entries.get(last));
         while let Some(found) = entry.filter(|entry| !covers((entry.addr, entry.bits), addr)) {
             entry = self.entry(found.around);

@@ -45,18 +45,14 @@ pub(super) fn select(
         NamespaceMatch::Own => Some(vec![state.cohorts_in(own_namespace)]),
         NamespaceMatch::Selected(selector) if selector.is_everything() => None,
         NamespaceMatch::Selected(selector) => {
-            let is_selected =
-                |name: &&Arc<str>| selects_namespace(selector, state.namespace_labels(name));
-            Some(match state.namespace_candidates(selector) {
-                Some(names) => {
-                    names.iter().filter(is_selected).map(|name| state.cohorts_in(name)).collect()
-                }
-                None => state
-                    .namespaces()
-                    .map(|namespace| &namespace.name)
-                    .filter(is_selected)
-                    .map(|name| state.cohorts_in(name))
-                    .collect(),
+            Some(if let Some(names) = state.namespace_candidates(selector) {
+                let is_selected = |name: &&Arc<str>| {
+                    state.namespace_labels(name).is_some_and(|of| names.is_selected(of))
+                };
+                names.iter().filter(is_selected).map(|name| state.cohorts_in(name)).collect()
+            } else {
+                let of_all = state.namespaces().filter(|of| selector.matches(&of.labels));
+                of_all.map(|namespace| state.cohorts_in(&namespace.name)).collect()
             })
         }
     };
@@ -73,7 +69,7 @@ pub(super) fn select(
                 let (_, is_in) = *latest.insert(known.unwrap_or_else(|| {
                     (namespace, is_in_namespace(state, own_namespace, namespaces, namespace))
                 }));
-                is_in && pods.matches(&cohort.labels)
+                is_in && by_label.is_selected(&cohort.labels)
             }));
         }
         (_, Some(by_namespace)) => {

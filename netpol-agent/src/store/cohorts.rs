@@ -226,7 +226,10 @@ impl Cohorts {
         by_numbers.into_iter().flatten().map(|(numbers, ids)| (&**numbers, &**ids))
     }
 
-    pub(super) fn candidates(&self, selector: &Selector) -> Option<Candidates<'_, CohortId>> {
+    pub(super) fn candidates<'a>(
+        &'a self,
+        selector: &'a Selector,
+    ) -> Option<Candidates<'a, CohortId>> {
         self.by_label.candidates(selector)
     }
 }

@@ -22,10 +22,14 @@ impl<Id> Default for LabelIndex<Id> {
     }
 }
 
-/// Ids of which some may be selected, and all that are; in parts that share none.
+/// Ids that meet one requirement of a selector: of these some may be selected, and all that are; in parts that share
+/// none.
 #[derive(Clone, Debug)]
 pub struct Candidates<'a, Id> {
     parts: Vec<&'a [Id]>,
+    selector: &'a Selector,
+    /// The requirement's place among those of the selector.
+    met: usize,
 }
 
 impl<'a, Id> Candidates<'a, Id> {
@@ -37,6 +41,12 @@ impl<'a, Id> Candidates<'a, Id> {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether one of them, with these labels, meets the other requirements too.
+    pub fn is_selected(&self, labels: &Labels) -> bool {
+        let mut requirements = self.selector.requirements().enumerate();
+        requirements.all(|(place, requirement)| place == self.met || requirement.matches(labels))
     }
 
     /// All of them.
@@ -75,19 +85,23 @@ impl<Id: Clone + Ord> LabelIndex<Id> {
     }
 
     /// The shortest list that holds all that the selector selects; `None` if every list may lack some.
-    pub(super) fn candidates(&self, selector: &Selector) -> Option<Candidates<'_, Id>> {
-        let lists = selector.requirements().filter_map(|requirement| match requirement {
-            Requirement::In(key, values) => {
-                let by_value = self.by_key.get(key);
-                let found = values.iter().filter_map(|value| by_value?.get(value));
-                Some(Candidates { parts: found.map(SmallVec::as_slice).collect() })
-            }
-            Requirement::Exists(key) => {
-                let by_value = self.by_key.get(key);
-                let found = by_value.into_iter().flat_map(HashMap::values);
-                Some(Candidates { parts: found.map(SmallVec::as_slice).collect() })
-            }
-            Requirement::NotIn(..) | Requirement::DoesNotExist(_) => None,
+    pub(super) fn candidates<'a>(&'a self, selector: &'a Selector) -> Option<Candidates<'a, Id>> {
+        let requirements = selector.requirements().enumerate();
+        let lists = requirements.filter_map(|(met, requirement)| {
+            let parts = match requirement {
+                Requirement::In(key, values) => {
+                    let by_value = self.by_key.get(key);
+                    let found = values.iter().filter_map(|value| by_value?.get(value));
+                    found.map(SmallVec::as_slice).collect()
+                }
+                Requirement::Exists(key) => {
+                    let by_value = self.by_key.get(key);
+                    let found = by_value.into_iter().flat_map(HashMap::values);
+                    found.map(SmallVec::as_slice).collect()
+                }
+                Requirement::NotIn(..) | Requirement::DoesNotExist(_) => return None,
+            };
+            Some(Candidates { parts, selector, met })
         });
         lists.min_by_key(Candidates::len)
     }
@@ -95,7 +109,9 @@ impl<Id: Clone + Ord> LabelIndex<Id> {
 
 /// Adds an id to a sorted list that lacks it. New ids are mostly the highest.
 pub(super) fn insert_sorted<A: Array<Item: Ord>>(ids: &mut SmallVec<A>, id: A::Item) {
-    if let Err(place) = ids.binary_search(&id) {
+    if ids.last().is_none_or(|last| *last < id) {
+        ids.push(id);
+    } else if let Err(place) = ids.binary_search(&id) {
         ids.insert(place, id);
     }
 }

@@ -124,12 +124,18 @@ impl ClusterState {
     }
 
     /// All cohorts that a selector selects, and others; `None` if that can be any.
-    pub fn cohort_candidates(&self, selector: &Selector) -> Option<Candidates<'_, CohortId>> {
+    pub fn cohort_candidates<'a>(
+        &'a self,
+        selector: &'a Selector,
+    ) -> Option<Candidates<'a, CohortId>> {
         self.pods.cohorts.candidates(selector)
     }
 
     /// All namespaces that a selector selects, and others; `None` if that can be any.
-    pub fn namespace_candidates(&self, selector: &Selector) -> Option<Candidates<'_, Arc<str>>> {
+    pub fn namespace_candidates<'a>(
+        &'a self,
+        selector: &'a Selector,
+    ) -> Option<Candidates<'a, Arc<str>>> {
         self.namespaces_by_label.candidates(selector)
     }
 

@@ -97,13 +97,15 @@ impl Compiled {
     ) {
         let mut all_before = Vec::new();
         let mut of_cohorts: HashMap<CohortId, Given> = HashMap::new();
+        let mut latest_place = 0;
         let mut follow = |addr: Addr, cohort: Option<CohortId>| {
             let mut own = (None, 0);
             let (found, n_addresses) = match cohort {
                 None => &mut own,
                 // The addresses of a cohort differ only by the blocks that they are in.
                 Some(of)
-                    if !self.peer_sets.asks_blocks() && self.prefixes.lookup(addr).is_empty() =>
+                    if !self.peer_sets.asks_blocks()
+                        && self.prefixes.lookup_after(addr, &mut latest_place).is_empty() =>
                 {
                     let known = of_cohorts.entry(of);
                     known.or_insert_with(|| (self.identity(state, addr, of), 0))
