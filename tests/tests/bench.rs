@@ -42,3 +42,8 @@ fn packets() {
 fn starting_pods() {
     check("cni");
 }
+
+#[test]
+fn the_agent() {
+    check("cp");
+}
