@@ -51,7 +51,9 @@ impl Both {
         let turn = self.compiled.update(&self.state, &changes, &self.image);
         let before = self.image.clone();
         let ops = diff(&turn.before, &turn.after);
-        ops.iter().for_each(|op| apply(op, &mut self.image));
+        for op in &ops {
+            apply(op, &mut self.image);
+        }
         ensure!(changes.matters() || self.n_updates == 0 || ops.is_empty(), "{ops:?} for nothing");
         ensure!(turn.undone(&self.image) == before, "the way back leads elsewhere");
         let mut completed = before;
