@@ -121,12 +121,29 @@ impl Run {
         unit: Unit,
         contenders: &mut [C],
         name: impl Fn(&C) -> String,
+        sample: impl FnMut(&mut C, usize) -> Result<f64>,
+    ) -> Result<Series> {
+        self.interleaved_often(1, title, unit, contenders, name, sample)
+    }
+
+    /// The same with so many times as many rounds: for differences that are not much larger than the scatter.
+    ///
+    /// # Errors
+    /// As for [`Self::interleaved`].
+    pub fn interleaved_often<C>(
+        &mut self,
+        times: usize,
+        title: &str,
+        unit: Unit,
+        contenders: &mut [C],
+        name: impl Fn(&C) -> String,
         mut sample: impl FnMut(&mut C, usize) -> Result<f64>,
     ) -> Result<Series> {
+        let n_rounds = if self.settings.is_quick { 1 } else { times } * self.n_rounds();
         let mut lines: Vec<Line> = contenders.iter().map(|c| Line::new(name(c))).collect();
         let mut order: Vec<usize> = (0..contenders.len()).collect();
-        for round in 0..self.n_rounds() {
-            self.say(&format!("{title}: round {} of {}", round + 1, self.n_rounds()));
+        for round in 0..n_rounds {
+            self.say(&format!("{title}: round {} of {n_rounds}", round + 1));
             self.rng.shuffle(&mut order);
             for index in &order {
                 if let (Some(contender), Some(line)) =
