@@ -1,18 +1,25 @@
-//! From the JSON of one object to the model.
+//! From JSON to the model: of one object, and of one line of a watch.
 //!
-//! An object is read twice: first what it is, which hardly any object can get wrong, then what it says,
-//! on types that skip every field that is not used. So an object that cannot be read is still known by
-//! its name, and is reported instead of lost.
+//! What can be read is read in one go, on types that skip every field that is not used. Where that fails an object is read
+//! again: first what it is, which hardly any object can get wrong. So an object that cannot be read is still known by its
+//! name, and is reported instead of lost.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::{DeserializeOwned, DeserializeSeed, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use serde_json::value::RawValue;
 
-use crate::model::convert::{self, NodeStatus, PodSpec, PodStatus, ServiceSpec, ServiceStatus};
-use crate::model::{Code, Diagnostic, Kind, Object, ObjectName, ObjectRef};
+use super::request::End;
+use crate::model::convert::{
+    self, NodeStatus, PodSpec, PodStatus, ServiceSpec, ServiceStatus, reads_annotation,
+};
+use crate::model::{Code, Diagnostic, Kind, Labels, Object, ObjectName, ObjectRef};
 
 /// What an object is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +30,60 @@ pub(super) struct Head {
     pub(super) uid: Option<Arc<str>>,
     /// `metadata.resourceVersion`; empty if missing.
     pub(super) version: String,
+}
+
+/// An object that has a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Decoded {
+    /// What it is.
+    pub(super) head: Head,
+    /// What it says; `None` if that cannot be read, which `found` tells.
+    pub(super) object: Option<Object>,
+    /// What is wrong with it.
+    pub(super) found: Vec<Diagnostic>,
+}
+
+/// A line of a watch.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly every line is about an object")]
+pub(super) enum Line<'a> {
+    /// About an object. A diagnostic if it has no usable metadata.
+    Object(Event, Result<Decoded, Diagnostic>),
+    /// `BOOKMARK`, with the JSON of its object.
+    Bookmark(&'a str),
+    /// `ERROR`, likewise.
+    Error(&'a str),
+    /// Of a type that is not known.
+    Unknown(Cow<'a, str>),
+}
+
+/// What happened to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(super) enum Event {
+    /// It exists.
+    Added,
+    /// It exists.
+    Modified,
+    /// It is gone; of the object only what it is counts.
+    Deleted,
+}
+
+/// A line about an object that can be read.
+#[derive(Deserialize)]
+struct TypedLine<T> {
+    #[serde(rename = "type")]
+    event: Event,
+    object: T,
+}
+
+/// Any line.
+#[derive(Deserialize)]
+struct AnyLine<'a> {
+    #[serde(rename = "type", borrow)]
+    event: Cow<'a, str>,
+    #[serde(borrow)]
+    object: &'a RawValue,
 }
 
 #[derive(Deserialize)]
@@ -47,23 +108,140 @@ struct Trimmed<Spec, Status> {
     status: Option<Status>,
 }
 
+type TrimmedPod = Trimmed<PodSpec, PodStatus>;
+type TrimmedNamespace = Trimmed<IgnoredAny, IgnoredAny>;
+type TrimmedService = Trimmed<ServiceSpec, ServiceStatus>;
+type TrimmedNode = Trimmed<IgnoredAny, NodeStatus>;
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Metadata {
     name: Arc<str>,
     namespace: Option<Arc<str>>,
     uid: Option<Arc<str>>,
-    labels: Option<BTreeMap<Arc<str>, Arc<str>>>,
-    annotations: Option<BTreeMap<Arc<str>, Arc<str>>>,
+    resource_version: Option<String>,
+    #[serde(default, deserialize_with = "labels")]
+    labels: Labels,
+    #[serde(default, deserialize_with = "annotations")]
+    annotations: BTreeMap<Arc<str>, Arc<str>>,
     creation_timestamp: Option<Time>,
     deletion_timestamp: Option<IgnoredAny>,
 }
 
-/// Reads what an object is.
+/// A type that says what an object is and what it says.
+trait Typed: DeserializeOwned {
+    fn decoded(self) -> Decoded;
+}
+
+impl Typed for TrimmedPod {
+    fn decoded(self) -> Decoded {
+        let (head, metadata) = self.metadata.split(Kind::Pod);
+        let spec = self.spec.unwrap_or_default();
+        let (pod, found) = convert::pod(metadata, &spec, self.status.as_ref());
+        Decoded { head, object: pod.map(Object::Pod), found }
+    }
+}
+
+impl Typed for TrimmedNamespace {
+    fn decoded(self) -> Decoded {
+        let (head, metadata) = self.metadata.split(Kind::Namespace);
+        let (namespace, found) = convert::namespace(metadata);
+        Decoded { head, object: namespace.map(Object::Namespace), found }
+    }
+}
+
+impl Typed for TrimmedService {
+    fn decoded(self) -> Decoded {
+        let (head, metadata) = self.metadata.split(Kind::Service);
+        let spec = self.spec.unwrap_or_default();
+        let (service, found) = convert::service(&metadata, &spec, self.status.as_ref());
+        Decoded { head, object: service.map(Object::Service), found }
+    }
+}
+
+impl Typed for TrimmedNode {
+    fn decoded(self) -> Decoded {
+        let (head, metadata) = self.metadata.split(Kind::Node);
+        let (node, found) = convert::node(&metadata, self.status.as_ref());
+        Decoded { head, object: node.map(Object::Node), found }
+    }
+}
+
+/// Reads a line of a watch.
+///
+/// # Errors
+/// [`End::Garbled`] if it is none.
+pub(super) fn line(kind: Kind, json: &[u8]) -> Result<Line<'_>, End> {
+    let typed = match kind {
+        Kind::Pod => typed_line::<TrimmedPod>(json),
+        Kind::Namespace => typed_line::<TrimmedNamespace>(json),
+        Kind::Service => typed_line::<TrimmedService>(json),
+        Kind::Node => typed_line::<TrimmedNode>(json),
+        // Whatever a policy says wrong is looked at field by field.
+        Kind::NetworkPolicy => None,
+    };
+    if let Some((event, decoded)) = typed {
+        return Ok(Line::Object(event, Ok(decoded)));
+    }
+    let AnyLine { event, object } = serde_json::from_slice(json).map_err(End::Garbled)?;
+    let json = object.get();
+    let of_object = |event| {
+        let decoded = if event == Event::Deleted {
+            head(kind, json).map(|head| Decoded { head, object: None, found: Vec::new() })
+        } else {
+            self::object(kind, json)
+        };
+        Line::Object(event, decoded)
+    };
+    Ok(match &*event {
+        "ADDED" => of_object(Event::Added),
+        "MODIFIED" => of_object(Event::Modified),
+        "DELETED" => of_object(Event::Deleted),
+        "BOOKMARK" => Line::Bookmark(json),
+        "ERROR" => Line::Error(json),
+        _ => Line::Unknown(event),
+    })
+}
+
+fn typed_line<T: Typed>(json: &[u8]) -> Option<(Event, Decoded)> {
+    let TypedLine::<T> { event, object } = serde_json::from_slice(json).ok()?;
+    Some((event, object.decoded()))
+}
+
+/// Reads an object.
 ///
 /// # Errors
 /// A diagnostic on an object without a name: it has no usable metadata.
-pub(super) fn head(kind: Kind, json: &str) -> Result<Head, Diagnostic> {
+pub(super) fn object(kind: Kind, json: &str) -> Result<Decoded, Diagnostic> {
+    match kind {
+        Kind::NetworkPolicy => policy(json),
+        Kind::Pod => typed::<TrimmedPod>(kind, json),
+        Kind::Namespace => typed::<TrimmedNamespace>(kind, json),
+        Kind::Service => typed::<TrimmedService>(kind, json),
+        Kind::Node => typed::<TrimmedNode>(kind, json),
+    }
+}
+
+fn typed<T: Typed>(kind: Kind, json: &str) -> Result<Decoded, Diagnostic> {
+    if let Ok(object) = serde_json::from_str::<T>(json) {
+        return Ok(object.decoded());
+    }
+    let head = head(kind, json)?;
+    let found = vec![unreadable::<T>(&head.object, json)];
+    Ok(Decoded { head, object: None, found })
+}
+
+fn policy(json: &str) -> Result<Decoded, Diagnostic> {
+    let head = head(Kind::NetworkPolicy, json)?;
+    let (object, found) = match serde_json::from_str(json) {
+        Ok(value) => convert::policy(&value),
+        Err(_) => (None, vec![unreadable::<Value>(&head.object, json)]),
+    };
+    Ok(Decoded { head, object: object.map(Object::Policy), found })
+}
+
+/// Reads what an object is.
+fn head(kind: Kind, json: &str) -> Result<Head, Diagnostic> {
     let HeadOnly { metadata } = serde_json::from_str(json).map_err(|_unnamed| {
         let unnamed = ObjectRef { kind, name: ObjectName::cluster_scoped("") };
         unreadable::<HeadOnly>(&unnamed, json)
@@ -72,47 +250,6 @@ pub(super) fn head(kind: Kind, json: &str) -> Result<Head, Diagnostic> {
     let name = ObjectName { namespace: namespace.unwrap_or_default(), name };
     let version = resource_version.unwrap_or_default();
     Ok(Head { object: ObjectRef { kind, name }, uid, version })
-}
-
-/// Reads what an object says. `None` if it cannot be read; then there is a diagnostic that says why.
-pub(super) fn object(head: &Head, json: &str) -> (Option<Object>, Vec<Diagnostic>) {
-    let object = &head.object;
-    match object.kind {
-        Kind::NetworkPolicy => read(object, json, |policy| {
-            let (policy, found) = convert::policy(&policy);
-            (policy.map(Object::Policy), found)
-        }),
-        Kind::Pod => read(object, json, |pod: Trimmed<PodSpec, PodStatus>| {
-            let spec = pod.spec.unwrap_or_default();
-            let (pod, found) = convert::pod(pod.metadata.into(), &spec, pod.status.as_ref());
-            (pod.map(Object::Pod), found)
-        }),
-        Kind::Namespace => read(object, json, |namespace: Trimmed<IgnoredAny, IgnoredAny>| {
-            let (namespace, found) = convert::namespace(namespace.metadata.into());
-            (namespace.map(Object::Namespace), found)
-        }),
-        Kind::Service => read(object, json, |service: Trimmed<ServiceSpec, ServiceStatus>| {
-            let spec = service.spec.unwrap_or_default();
-            let (service, found) =
-                convert::service(&service.metadata.into(), &spec, service.status.as_ref());
-            (service.map(Object::Service), found)
-        }),
-        Kind::Node => read(object, json, |node: Trimmed<IgnoredAny, NodeStatus>| {
-            let (node, found) = convert::node(&node.metadata.into(), node.status.as_ref());
-            (node.map(Object::Node), found)
-        }),
-    }
-}
-
-fn read<T: DeserializeOwned>(
-    object: &ObjectRef,
-    json: &str,
-    convert: impl FnOnce(T) -> (Option<Object>, Vec<Diagnostic>),
-) -> (Option<Object>, Vec<Diagnostic>) {
-    match serde_json::from_str(json) {
-        Ok(value) => convert(value),
-        Err(_) => (None, vec![unreadable::<T>(object, json)]),
-    }
 }
 
 /// Why an object cannot be read. It is read once more for that, because to know the path of the field
@@ -132,28 +269,111 @@ fn unreadable<T: DeserializeOwned>(object: &ObjectRef, json: &str) -> Diagnostic
     }
 }
 
-impl From<Metadata> for convert::Metadata {
-    fn from(metadata: Metadata) -> Self {
-        let Metadata {
+impl Metadata {
+    fn split(self, kind: Kind) -> (Head, convert::Metadata) {
+        let Self {
             name,
             namespace,
             uid,
+            resource_version,
             labels,
             annotations,
             creation_timestamp,
             deletion_timestamp,
-        } = metadata;
-        let mut annotations = annotations.unwrap_or_default();
-        annotations.retain(|key, _| convert::reads_annotation(key));
-        Self {
+        } = self;
+        let namespace = namespace.unwrap_or_default();
+        let object_name = ObjectName { namespace: Arc::clone(&namespace), name: Arc::clone(&name) };
+        let head = Head {
+            object: ObjectRef { kind, name: object_name },
+            uid: uid.clone(),
+            version: resource_version.unwrap_or_default(),
+        };
+        let metadata = convert::Metadata {
             name,
-            namespace: namespace.unwrap_or_default(),
+            namespace,
             uid: uid.unwrap_or_default(),
-            labels: labels.unwrap_or_default().into_iter().collect(),
+            labels,
             annotations,
             created_s: creation_timestamp.map_or(0, |time| time.0.as_second()),
             terminating: deletion_timestamp.is_some(),
+        };
+        (head, metadata)
+    }
+}
+
+/// Reads `labels`: mostly they are sorted, so that no tree is needed on the way.
+fn labels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Labels, D::Error> {
+    deserializer.deserialize_option(Texts::<Vec<_>>::of(|_| true)).map(Labels::from_iter)
+}
+
+/// Reads those of `annotations` that netpol reads: others can be long.
+fn annotations<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<Arc<str>, Arc<str>>, D::Error> {
+    deserializer.deserialize_option(Texts::of(reads_annotation))
+}
+
+/// Reads texts by their keys, those with certain keys; null is none.
+struct Texts<C> {
+    is_wanted: fn(&str) -> bool,
+    found: C,
+}
+
+impl<C: Default> Texts<C> {
+    fn of(is_wanted: fn(&str) -> bool) -> Self {
+        Self { is_wanted, found: C::default() }
+    }
+}
+
+impl<'de, C: Extend<(Arc<str>, Arc<str>)>> Visitor<'de> for Texts<C> {
+    type Value = C;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map")
+    }
+
+    fn visit_none<E>(self) -> Result<C, E> {
+        Ok(self.found)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<C, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<C, A::Error> {
+        let Self { is_wanted, mut found } = self;
+        while let Some(key) = map.next_key_seed(TextIf(is_wanted))? {
+            if let Some(key) = key {
+                let value = map.next_value_seed(TextIf(|_| true))?;
+                found.extend(value.map(|value| (key, value)));
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
         }
+        Ok(found)
+    }
+}
+
+/// Reads a text if it is wanted, and copies it once: the library's way makes a string first.
+struct TextIf(fn(&str) -> bool);
+
+impl<'de> DeserializeSeed<'de> for TextIf {
+    type Value = Option<Arc<str>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for TextIf {
+    type Value = Option<Arc<str>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok((self.0)(text).then(|| Arc::from(text)))
     }
 }
 
@@ -161,10 +381,10 @@ impl From<Metadata> for convert::Metadata {
 mod tests {
     use super::*;
 
+    /// What is found where an object cannot be read; the same as in a line of a watch.
     fn check(kind: Kind, json: &str, field: &str) {
-        let found = match head(kind, json) {
-            Ok(head) => {
-                let (object, found) = object(&head, json);
+        let found = match object(kind, json) {
+            Ok(Decoded { object, found, .. }) => {
                 assert_eq!(object, None);
                 found
             }
@@ -173,6 +393,11 @@ mod tests {
         assert_eq!(found.len(), 1, "{json}");
         assert_eq!(found[0].field, field, "{json}");
         assert_eq!(found[0].code, Code::Malformed, "{json}");
+        let line_json = format!(r#"{{"type":"ADDED","object":{json}}}"#);
+        let Line::Object(Event::Added, decoded) = line(kind, line_json.as_bytes()).unwrap() else {
+            panic!("no object in {line_json}");
+        };
+        assert_eq!(decoded.map_or_else(|found| vec![found], |decoded| decoded.found), found);
     }
 
     #[test]
@@ -192,13 +417,54 @@ mod tests {
     fn a_missing_spec_is_an_empty_one() {
         let json = r#"{"metadata":{"name":"a","namespace":"n","uid":"u","resourceVersion":"7",
             "deletionTimestamp":"2026-01-01T00:00:01Z","creationTimestamp":"2026-01-01T00:00:00Z"}}"#;
-        let head = head(Kind::Pod, json).unwrap();
+        let Decoded { head, object, found } = object(Kind::Pod, json).unwrap();
         assert_eq!(head.version, "7");
-        let (Some(Object::Pod(pod)), found) = object(&head, json) else { panic!("not a pod") };
+        let Some(Object::Pod(pod)) = object else { panic!("not a pod") };
         assert!(found.is_empty());
         assert!(pod.terminating);
         assert_eq!(pod.created_s, 1_767_225_600);
         assert_eq!(pod.name, ObjectName::new("n", "a"));
         assert_eq!(&*pod.uid, "u");
+    }
+
+    #[test]
+    fn labels_in_any_order_are_read_and_of_annotations_what_netpol_reads() {
+        let json = r#"{"metadata":{"name":"a","namespace":"n","labels":{"b":"2","a":"\u0031","b":"3"},
+            "annotations":{"netpol/allow-forwarding":"true","other":7,"kubernetes.io/config.hash":"x"}}}"#;
+        let decoded = object(Kind::Pod, json).unwrap();
+        let Some(Object::Pod(pod)) = decoded.object else { panic!("not a pod") };
+        let labels: Vec<_> = pod.labels.iter().map(|(key, value)| (&**key, &**value)).collect();
+        assert_eq!(labels, [("a", "1"), ("b", "3")]);
+        assert!(pod.allows_forwarding);
+        assert_eq!(&*pod.static_uid, "x");
+        let json = r#"{"metadata":{"name":"a","namespace":"n","labels":null,"annotations":null}}"#;
+        assert_eq!(object(Kind::Pod, json).unwrap().found, []);
+    }
+
+    #[test]
+    fn a_line_is_about_an_object_or_says_what_else_it_is() {
+        let of = |kind, event: &str, object: &str| {
+            let json = format!(r#"{{"type":"{event}","object":{object}}}"#);
+            match line(kind, json.as_bytes()).unwrap() {
+                Line::Object(event, Ok(Decoded { head, object, .. })) => {
+                    format!("{event:?} {} {}", head.object, object.is_some())
+                }
+                other @ (Line::Object(_, Err(_))
+                | Line::Bookmark(_)
+                | Line::Error(_)
+                | Line::Unknown(_)) => format!("{other:?}"),
+            }
+        };
+        let named = r#"{"metadata":{"name":"a","namespace":"n"}}"#;
+        assert_eq!(of(Kind::Pod, "MODIFIED", named), "Modified Pod n/a true");
+        assert_eq!(of(Kind::NetworkPolicy, "ADDED", named), "Added NetworkPolicy n/a true");
+        // What is gone needs no more than a name.
+        let wrong = r#"{"metadata":{"name":"a","namespace":"n"},"spec":7}"#;
+        assert_eq!(of(Kind::Pod, "DELETED", wrong), "Deleted Pod n/a false");
+        assert_eq!(of(Kind::NetworkPolicy, "DELETED", named), "Deleted NetworkPolicy n/a false");
+        assert_eq!(of(Kind::Pod, "BOOKMARK", "{}"), r#"Bookmark("{}")"#);
+        assert_eq!(of(Kind::Pod, "ERROR", "{}"), r#"Error("{}")"#);
+        assert_eq!(of(Kind::Pod, "NEW", named), r#"Unknown("NEW")"#);
+        assert!(matches!(line(Kind::Pod, b"{}"), Err(End::Garbled(_))));
     }
 }

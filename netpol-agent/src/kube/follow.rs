@@ -20,13 +20,13 @@ use tracing::{debug, info, warn};
 
 use super::Options;
 use super::access::{Access, Error, Latest};
-use super::decode;
+use super::decode::{self, Decoded, Event, Line};
 use super::failure::{Beginning, Failure, MIN_WATCH, Remedy};
 use super::listing::Listing;
 use super::notice;
-use super::request::{self, Line, Lines, Page, Scope};
+use super::request::{self, Lines, Page, Scope};
 use super::retry::{Retry, spread};
-use crate::model::Kind;
+use crate::model::{Diagnostic, Kind};
 use crate::source::{Health, SourceUpdate};
 use crate::store::Delta;
 
@@ -159,7 +159,7 @@ impl Follower {
         loop {
             let line = timeout(patience, lines.next()).await;
             let line = line.map_err(|_elapsed| Failure::Silent(patience))??;
-            self.take(line).await?;
+            self.take(decode::line(self.scope.kind, line)?).await?;
             self.retry.reset();
             self.is_relisted = false;
         }
@@ -175,7 +175,7 @@ impl Follower {
                 request::list(&self.latest.client, &self.scope, page_size, next.as_deref()).await?;
             let page: Page<'_> = serde_json::from_str(&json)?;
             for item in page.items.unwrap_or_default() {
-                listing.add(item.get());
+                listing.add(decode::object(self.scope.kind, item.get()));
             }
             listing.version = page.metadata.resource_version;
             next = page.metadata.next.filter(|next| !next.is_empty());
@@ -191,34 +191,38 @@ impl Follower {
         loop {
             let line = timeout(self.options.streaming_patience, lines.next()).await;
             // A server that does not know the option sends what exists as well, but never says that this was all.
-            let Line { event, object } = line.map_err(|_elapsed| Failure::NoStreamingList)??;
-            match &*event {
-                "ADDED" | "MODIFIED" => listing.add(object.get()),
-                "BOOKMARK" => {
-                    let bookmark = notice::bookmark(object.get())?;
+            let line = line.map_err(|_elapsed| Failure::NoStreamingList)??;
+            match decode::line(self.scope.kind, line)? {
+                Line::Object(Event::Added | Event::Modified, decoded) => listing.add(decoded),
+                Line::Object(Event::Deleted, decoded) => {
+                    if let Ok(decoded) = decoded {
+                        listing.remove(decoded.head.object.name);
+                    }
+                }
+                Line::Bookmark(json) => {
+                    let bookmark = notice::bookmark(json)?;
                     if !bookmark.ends_initial_events() {
                         return Err(Failure::NoStreamingList);
                     }
                     listing.version = bookmark.resource_version;
                     return Ok(listing);
                 }
-                "DELETED" => listing.remove(object.get()),
-                "ERROR" => return Err(notice::given_up(object.get())),
-                _ => return Err(Failure::NoStreamingList),
+                Line::Error(json) => return Err(notice::given_up(json)),
+                Line::Unknown(_) => return Err(Failure::NoStreamingList),
             }
         }
     }
 
     /// Takes one line of a watch.
-    async fn take(&mut self, Line { event, object }: Line<'_>) -> Result<(), Stop> {
-        let update = match &*event {
-            "ADDED" | "MODIFIED" | "DELETED" => self.take_event(&event, object.get()),
-            "BOOKMARK" => {
-                self.advance(notice::bookmark(object.get())?.resource_version);
+    async fn take(&mut self, line: Line<'_>) -> Result<(), Stop> {
+        let update = match line {
+            Line::Object(event, decoded) => self.take_event(event, decoded),
+            Line::Bookmark(json) => {
+                self.advance(notice::bookmark(json)?.resource_version);
                 SourceUpdate::default()
             }
-            "ERROR" => return Err(notice::given_up(object.get()).into()),
-            _ => {
+            Line::Error(json) => return Err(notice::given_up(json).into()),
+            Line::Unknown(event) => {
                 debug!(kind = %self.scope.kind, %event, "watch event of an unknown type");
                 SourceUpdate::default()
             }
@@ -227,25 +231,24 @@ impl Follower {
     }
 
     /// Takes an event about one object.
-    fn take_event(&mut self, event: &str, json: &str) -> SourceUpdate {
+    fn take_event(&mut self, event: Event, decoded: Result<Decoded, Diagnostic>) -> SourceUpdate {
         let mut update = SourceUpdate::default();
-        let head = match decode::head(self.scope.kind, json) {
-            Ok(head) => head,
+        let Decoded { head, object, found } = match decoded {
+            Ok(decoded) => decoded,
             Err(found) => {
                 update.diagnostics.push((found.object.clone(), vec![found]));
                 return update;
             }
         };
-        let version = Version(head.version.clone());
+        let version = Version(head.version);
         if self.version.as_ref().is_some_and(|newest| version.is_before(newest)) {
             // Events come in the order of their versions: what this one says is known to be over.
             debug!(object = %head.object, version = version.0, "stale watch event");
             return update;
         }
-        if event == "DELETED" {
+        if event == Event::Deleted {
             update.deltas.push(Delta::Remove { object: head.object, uid: head.uid });
         } else {
-            let (object, found) = decode::object(&head, json);
             update.deltas.extend(object.map(Delta::Upsert));
             if !found.is_empty() {
                 update.diagnostics.push((head.object, found));

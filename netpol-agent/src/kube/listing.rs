@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::decode;
+use super::decode::Decoded;
 use crate::model::{Diagnostic, Interner, Kind, Object, ObjectName, ObjectRef};
 use crate::source::SourceUpdate;
 use crate::store::{Delta, List};
@@ -59,13 +59,12 @@ impl Listing {
         }
     }
 
-    /// Adds an object from its JSON. In a streaming list it may be there already, in an older state.
-    pub(super) fn add(&mut self, json: &str) {
-        let head = match decode::head(self.kind, json) {
-            Ok(head) => head,
+    /// Adds an object. In a streaming list it may be there already, in an older state.
+    pub(super) fn add(&mut self, decoded: Result<Decoded, Diagnostic>) {
+        let Decoded { head, object, found } = match decoded {
+            Ok(decoded) => decoded,
             Err(found) => return self.unnamed.push(found),
         };
-        let (object, found) = decode::object(&head, json);
         let name = head.object.name;
         if found.is_empty() {
             self.found.remove(&name);
@@ -82,11 +81,9 @@ impl Listing {
     }
 
     /// Removes an object: a streaming list tells what happens while it is being sent.
-    pub(super) fn remove(&mut self, json: &str) {
-        if let Ok(head) = decode::head(self.kind, json) {
-            self.found.remove(&head.object.name);
-            self.entries.push(Entry::Removed(head.object.name));
-        }
+    pub(super) fn remove(&mut self, name: ObjectName) {
+        self.found.remove(&name);
+        self.entries.push(Entry::Removed(name));
     }
 
     /// What the server has told, those included that cannot be read and those that came again or went.
@@ -133,19 +130,26 @@ impl Listing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kube::decode;
 
     const GOOD: &str = r#"{"metadata":{"name":"a","namespace":"n"}}"#;
     const BAD: &str = r#"{"metadata":{"name":"a","namespace":"n"},"spec":7}"#;
     const UNNAMED: &str = r#"{"metadata":{}}"#;
 
+    fn remove(listing: &mut Listing, json: &str) {
+        if let Ok(decoded) = decode::object(Kind::Pod, json) {
+            listing.remove(decoded.head.object.name);
+        }
+    }
+
     /// Reads a list of pods and counts objects, unreadable ones and those with findings.
     fn check(added: &[&str], removed: &[&str], expected: [usize; 3]) {
         let mut listing = Listing::new(Kind::Pod);
         for json in added {
-            listing.add(json);
+            listing.add(decode::object(Kind::Pod, json));
         }
         for json in removed {
-            listing.remove(json);
+            remove(&mut listing, json);
         }
         let update = listing.into_update();
         let [Delta::Replace(list)] = &update.deltas[..] else { panic!("{update:?}") };
@@ -166,7 +170,8 @@ mod tests {
         let mut listing = Listing::new(Kind::Pod);
         // As etcd sorts them: the slash behind a namespace comes after a hyphen.
         for namespace in ["a-b", "a", "c"] {
-            listing.add(&GOOD.replace(r#""n""#, &format!("{namespace:?}")));
+            let json = GOOD.replace(r#""n""#, &format!("{namespace:?}"));
+            listing.add(decode::object(Kind::Pod, &json));
         }
         let update = listing.into_update();
         let [Delta::Replace(list)] = &update.deltas[..] else { panic!("{update:?}") };
@@ -179,9 +184,9 @@ mod tests {
         check(&[GOOD, BAD], &[GOOD], [0, 0, 0]);
         check(&[], &[GOOD], [0, 0, 0]);
         let mut listing = Listing::new(Kind::Pod);
-        listing.add(GOOD);
-        listing.remove(GOOD);
-        listing.add(BAD);
+        listing.add(decode::object(Kind::Pod, GOOD));
+        remove(&mut listing, GOOD);
+        listing.add(decode::object(Kind::Pod, BAD));
         let update = listing.into_update();
         let [Delta::Replace(list)] = &update.deltas[..] else { panic!("{update:?}") };
         let counts = (list.objects().len(), list.unreadable().len());

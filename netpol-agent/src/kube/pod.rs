@@ -8,7 +8,7 @@ use kube::api::Request;
 use tokio::time::timeout;
 
 use super::access::Error;
-use super::decode;
+use super::decode::{self, Decoded};
 use crate::model::{Diagnostic, Kind, Object, ObjectName, Pod};
 
 /// How long the server may take: an ADD waits no longer than twice that.
@@ -33,11 +33,10 @@ pub async fn pod(
         Err(error) if error.status() == Some(404) => return Ok((None, Vec::new())),
         answer => answer?,
     };
-    let head = match decode::head(Kind::Pod, &json) {
-        Ok(head) => head,
+    let Decoded { object, found, .. } = match decode::object(Kind::Pod, &json) {
+        Ok(decoded) => decoded,
         Err(found) => return Ok((None, vec![found])),
     };
-    let (object, found) = decode::object(&head, &json);
     let pod = match object {
         Some(Object::Pod(pod)) => Some(pod),
         Some(Object::Policy(_) | Object::Namespace(_) | Object::Service(_) | Object::Node(_))

@@ -126,17 +126,6 @@ pub(super) struct Lines {
     line: Vec<u8>,
 }
 
-/// One line of a watch.
-#[derive(Debug, Deserialize)]
-pub(super) struct Line<'a> {
-    /// `type`, as the API spells it.
-    #[serde(rename = "type", borrow)]
-    pub(super) event: std::borrow::Cow<'a, str>,
-    /// `object`, as its JSON.
-    #[serde(borrow)]
-    pub(super) object: &'a RawValue,
-}
-
 /// How the lines of a watch ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum End {
@@ -155,8 +144,8 @@ pub(super) enum End {
 }
 
 impl Lines {
-    /// The next line. Safe to abandon only together with the watch.
-    pub(super) async fn next(&mut self) -> Result<Line<'_>, End> {
+    /// The next line, not empty. Safe to abandon only together with the watch.
+    pub(super) async fn next(&mut self) -> Result<&[u8], End> {
         self.line.clear();
         loop {
             let chunk = self.reader.fill_buf().await.map_err(End::Broken)?;
@@ -164,7 +153,7 @@ impl Lines {
                 // What is left of a last line without its end is not worth looking at.
                 return Err(End::Closed);
             }
-            let end = chunk.iter().position(|byte| *byte == b'\n');
+            let end = memchr::memchr(b'\n', chunk);
             let part = end.and_then(|end| chunk.get(..end)).unwrap_or(chunk);
             self.line.extend_from_slice(part);
             let n_read = part.len() + usize::from(end.is_some());
@@ -176,6 +165,6 @@ impl Lines {
                 return Err(End::Endless);
             }
         }
-        serde_json::from_slice(&self.line).map_err(End::Garbled)
+        Ok(&self.line)
     }
 }

@@ -158,7 +158,11 @@ pub(super) fn measure(run: &mut Run) -> Result<()> {
         let mut node = Node::start(&shape)?;
         node.reactions(1)?;
         let (rss, peak) = (node.memory("VmRSS")?, node.memory("VmHWM")?);
-        run.note(format!("The agent with {name}: {rss:.1} MB resident, {peak:.1} MB at the most, after the first lists."));
+        let cpu = node.cpu()?;
+        run.note(format!(
+            "The agent with {name}: {rss:.1} MB resident, {peak:.1} MB at the most, after the first lists, and {cpu:.2} s of \
+             processor time, programs loaded and lists read.",
+        ));
         if let Some(row) = row {
             run.answer(
                 row,
