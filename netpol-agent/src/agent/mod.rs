@@ -412,6 +412,7 @@ impl<K: Kernel> Agent<K> {
             }
             return false;
         }
+        // Before anything is refused: that takes endpoints out of the image again.
         turn.complete(&mut self.image);
         self.refuse_bare(bare);
         self.n_applied += 1;

@@ -9,7 +9,7 @@ use super::{ContainerPort, Labels, Namespace, Object, Pod, Policy, Rule, Selecto
 
 /// Values that objects share. What no object says any more is swept out when there is much of it.
 ///
-/// Sources share what they read as a list, the store all that it holds.
+/// A source shares what it reads as a list and hands on what it has shared it by; the store goes on from there.
 #[derive(Clone, Debug, Default)]
 pub struct Interner {
     texts: Pool<Arc<str>>,

@@ -1,7 +1,6 @@
 //! All pods: by name, by address, by cohort.
 
 use std::hash::BuildHasher as _;
-use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use hashbrown::hash_table::Entry;
@@ -41,7 +40,7 @@ pub(super) struct Pods {
     free: Vec<PodId>,
     hasher: DefaultHashBuilder,
     by_name: HashTable<PodId>,
-    holders: Holders,
+    pub(super) holders: Holders,
     pub(super) cohorts: Cohorts,
 }
 
@@ -52,11 +51,6 @@ impl Pods {
 
     pub(super) fn len(&self) -> usize {
         self.by_name.len()
-    }
-
-    /// How many addresses pods say they hold, those that several hold counted as often.
-    pub(super) fn n_addresses(&self) -> usize {
-        self.holders.len()
     }
 
     pub(super) fn id(&self, name: &ObjectName) -> Option<PodId> {
@@ -177,21 +171,6 @@ impl Pods {
             entry.remove();
         }
         changes.cohorts.extend(self.cohorts.leave(id));
-    }
-
-    /// Notes that a pod holds these addresses.
-    pub(super) fn hold(&mut self, pod: PodId, addresses: &[IpAddr]) {
-        self.holders.hold(pod, addresses);
-    }
-
-    /// Undoes [`Self::hold`].
-    pub(super) fn let_go(&mut self, pod: PodId, addresses: &[IpAddr]) {
-        self.holders.let_go(pod, addresses);
-    }
-
-    /// All pods that say that they hold an address.
-    pub(super) fn holders(&self, addr: Addr) -> impl Iterator<Item = PodId> {
-        self.holders.of(addr)
     }
 
     /// The pod that holds an address: of several, the newest.

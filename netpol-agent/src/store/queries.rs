@@ -53,7 +53,7 @@ impl ClusterState {
 
     /// At most so many addresses are held by pods.
     pub fn n_addresses(&self) -> usize {
-        self.pods.n_addresses()
+        self.pods.holders.len()
     }
 
     /// Every address that a pod holds, with its owner; by address.

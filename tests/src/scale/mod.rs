@@ -86,35 +86,22 @@ impl World {
             .collect();
         let policies =
             (0..n_namespaces).flat_map(|first| (first..n_policies).step_by(n_namespaces));
-        let mut world = Self {
-            pods: Vec::with_capacity(n_pods),
-            namespaces: Vec::with_capacity(n_namespaces),
-            policies: Vec::with_capacity(n_policies),
+        let mut interners = BTreeMap::new();
+        let pods = names.into_iter().map(|(_, n)| pod(shape, n));
+        let namespaces = (0..n_namespaces).map(|n| namespace(n, &team(n)));
+        let policies = policies.map(|n| policy(n, n_namespaces, n_apps));
+        Self {
+            pods: shared(&mut interners, Kind::Pod, pods, Interner::share_pod),
+            namespaces: shared(
+                &mut interners,
+                Kind::Namespace,
+                namespaces,
+                Interner::share_namespace,
+            ),
+            policies: shared(&mut interners, Kind::NetworkPolicy, policies, Interner::share_policy),
             endpoints,
-            interners: BTreeMap::new(),
-        };
-        let mut interner = Interner::default();
-        for (_, n) in names {
-            let mut pod = pod(shape, n);
-            interner.share_pod(&mut pod);
-            world.pods.push(pod);
+            interners,
         }
-        world.interners.insert(Kind::Pod, interner);
-        let mut interner = Interner::default();
-        for n in 0..n_namespaces {
-            let mut namespace = namespace(n, &team(n));
-            interner.share_namespace(&mut namespace);
-            world.namespaces.push(namespace);
-        }
-        world.interners.insert(Kind::Namespace, interner);
-        let mut interner = Interner::default();
-        for n in policies {
-            let mut policy = policy(n, n_namespaces, n_apps);
-            interner.share_policy(&mut policy);
-            world.policies.push(policy);
-        }
-        world.interners.insert(Kind::NetworkPolicy, interner);
-        world
     }
 
     /// The same cluster as lists, one for each kind, and the node's endpoints.
@@ -141,6 +128,21 @@ impl World {
         }
         state
     }
+}
+
+/// Objects of a kind as they are read from a list: each shares what it can at once.
+fn shared<T>(
+    interners: &mut BTreeMap<Kind, Interner>,
+    kind: Kind,
+    objects: impl Iterator<Item = T>,
+    share: impl Fn(&mut Interner, &mut T),
+) -> Vec<T> {
+    let interner = interners.entry(kind).or_default();
+    let shared = objects.map(|mut object| {
+        share(interner, &mut object);
+        object
+    });
+    shared.collect()
 }
 
 /// Labels from pairs.

@@ -144,13 +144,9 @@ fn replace<K: Ord, V>(
     }
 }
 
-fn replace_set<K: Ord>(set: &mut BTreeSet<K>, before: &BTreeSet<K>, mut after: BTreeSet<K>) {
+fn replace_set<K: Ord>(set: &mut BTreeSet<K>, before: &BTreeSet<K>, after: BTreeSet<K>) {
     for gone in before.difference(&after) {
         set.remove(gone);
     }
-    if after.len() > set.len() / 8 {
-        set.append(&mut after);
-    } else {
-        set.extend(after);
-    }
+    set.extend(after);
 }

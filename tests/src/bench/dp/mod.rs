@@ -33,7 +33,7 @@ use super::{Run, Series};
 const LEAST_PART: f64 = 0.999;
 /// Connections of the established path.
 const N_ESTABLISHED: usize = 64;
-/// Times as many rounds of them: 10 ns decide rows that the scatter of single samples is as large as.
+/// It is measured in so many times as many rounds: 10 ns decide rows there, and single samples scatter by as much.
 const OFTEN: usize = 3;
 /// Datagrams from strangers.
 const N_STRANGERS: u16 = 500;
