@@ -164,3 +164,48 @@ fn a_static_pod_is_known_to_the_runtime_by_its_hash() {
         assert_eq!(state.pod_of(&endpoint(pod_uid)).is_some(), is_known, "{pod_uid}");
     }
 }
+
+#[test]
+fn pods_leave_their_cohort_in_any_order_and_the_others_stay_in_it() {
+    let pods = ["a", "b", "c"].map(|name| pod(name, name, 1, &[]));
+    let listed =
+        || Delta::Replace(List::new(Kind::Pod, pods.clone().map(Object::Pod).into(), vec![]));
+    let members = |state: &ClusterState| {
+        let ids = state.cohorts().filter(|(_, cohort)| cohort.labels == Labels::new());
+        // No more than there can be: a ring that is not closed has no end.
+        let members = ids.flat_map(|(id, cohort)| {
+            let found: BTreeSet<_> = state.pods.cohorts.pods(id).take(9).collect();
+            assert_eq!(found.len(), cohort.n_pods());
+            found
+        });
+        members
+            .filter_map(|id| state.pods.at(id))
+            .map(|pod| pod.name.clone())
+            .collect::<BTreeSet<_>>()
+    };
+    for first in &pods {
+        for second in pods.iter().filter(|pod| *pod != first) {
+            let mut state = ClusterState::default();
+            drop(state.apply(listed()));
+            let mut expected: BTreeSet<_> = pods.iter().map(|pod| pod.name.clone()).collect();
+            assert_eq!(members(&state), expected);
+            // One goes, the next one gets other labels and gets them back.
+            drop(remove(&mut state, &first.name.name, None));
+            expected.remove(&first.name);
+            assert_eq!(members(&state), expected);
+            let labels = [("k", "v")].map(|(key, value)| (Arc::from(key), Arc::from(value)));
+            drop(upsert(
+                &mut state,
+                Pod { labels: labels.into_iter().collect(), ..second.clone() },
+            ));
+            expected.remove(&second.name);
+            assert_eq!(members(&state), expected);
+            for pod in [second, first] {
+                drop(upsert(&mut state, pod.clone()));
+                expected.insert(pod.name.clone());
+                assert_eq!(members(&state), expected);
+            }
+            assert_eq!(state.cohorts().count(), 1);
+        }
+    }
+}
