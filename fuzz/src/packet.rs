@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use arbitrary::{Result, Unstructured};
 use etherparse::{NetHeaders, PacketHeaders, TransportHeader};
-use netpol_agent::compile::{AllowMap, AllowMapKey, EndpointImage, Image};
-use netpol_agent::dataplane::{MapOp, MemoryMaps};
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Hook, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue, FlowKey, PrefixKey};
 use netpol_common::maps::DEFAULT_TICKET_MASK;
 use netpol_common::packet::{Packet, PacketBytes as _, Parsed};
 use netpol_common::verdict::{DropReason, Outcome, PassReason, Sighting, Verdict};
+use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointImage, Image};
+use netpol_policy::dataplane::{MapOp, MemoryMaps};
 
 const PODS: [u32; 3] = [100, 101, 102];
 /// A device without an endpoint.

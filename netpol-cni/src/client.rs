@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use netpol_common::proto::{self, ErrorCode, MAX_MESSAGE_BYTES, Request, Response};
+use netpol_proto::{ErrorCode, MAX_MESSAGE_BYTES, Request, Response};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -47,7 +47,7 @@ pub enum Error {
     Message {
         /// What is wrong.
         #[source]
-        source: proto::Error,
+        source: netpol_proto::Error,
     },
     /// It refused, and says why.
     #[error("{message}")]
@@ -69,10 +69,10 @@ impl Error {
             Self::Socket { .. } => ErrorCode::IO,
             Self::Message { source } => match source {
                 // The agent ended in the middle of its answer.
-                proto::Error::Truncated => ErrorCode::TRY_AGAIN_LATER,
-                proto::Error::TooLong | proto::Error::Version { .. } | proto::Error::Json(_) => {
-                    ErrorCode::DECODE
-                }
+                netpol_proto::Error::Truncated => ErrorCode::TRY_AGAIN_LATER,
+                netpol_proto::Error::TooLong
+                | netpol_proto::Error::Version { .. }
+                | netpol_proto::Error::Json(_) => ErrorCode::DECODE,
             },
             Self::Refused { code, .. } => *code,
         }
@@ -106,7 +106,7 @@ pub fn ask(socket: &Path, request: &Request) -> Result<(), Error> {
 }
 
 fn ask_within(socket: &Path, request: &Request, deadline: Duration) -> Result<(), Error> {
-    let line = proto::encode(request).map_err(|source| Error::Message { source })?;
+    let line = netpol_proto::encode(request).map_err(|source| Error::Message { source })?;
     let stream = connect(socket, deadline)?;
     let exchange = |source| Error::Exchange { path: socket.into(), source };
     stream.set_read_timeout(Some(deadline)).map_err(exchange)?;
@@ -119,7 +119,7 @@ fn ask_within(socket: &Path, request: &Request, deadline: Duration) -> Result<()
     if answer.is_empty() {
         written.and(read).map_err(exchange)?;
     }
-    match proto::decode(&answer).map_err(|source| Error::Message { source })? {
+    match netpol_proto::decode(&answer).map_err(|source| Error::Message { source })? {
         Response::Ok => Ok(()),
         Response::Error { code, message, details } => {
             Err(Error::Refused { code, message, details })
@@ -177,9 +177,9 @@ mod tests {
 
     #[test]
     fn the_answer_is_passed_on() {
-        ask_agent(Some(&proto::encode(&Response::Ok).unwrap())).unwrap();
+        ask_agent(Some(&netpol_proto::encode(&Response::Ok).unwrap())).unwrap();
         let refusal = Response::error(ErrorCode::ENFORCEMENT, "map is full");
-        let error = ask_agent(Some(&proto::encode(&refusal).unwrap())).unwrap_err();
+        let error = ask_agent(Some(&netpol_proto::encode(&refusal).unwrap())).unwrap_err();
         assert_eq!(
             (error.code(), error.to_string().as_str()),
             (ErrorCode::ENFORCEMENT, "map is full")

@@ -6,7 +6,7 @@
 use std::hint::black_box;
 
 use divan::{AllocProfiler, Bencher};
-use netpol_agent::compile::{Image, Numbering, compile};
+use netpol_policy::compile::{Image, Numbering, compile};
 use netpol_tests::scale::{Follower, Shape, World, events};
 
 #[global_allocator]

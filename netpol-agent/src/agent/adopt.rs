@@ -15,8 +15,8 @@ use tracing::{error, info, warn};
 
 use super::{Agent, Kernel};
 use crate::discovery::{Connection, Found, Search, Wanted};
-use crate::model::{Object, ObjectName, Pod};
-use crate::store::Delta;
+use netpol_policy::model::{Object, ObjectName, Pod};
+use netpol_policy::store::Delta;
 
 /// What the agent knows of pods that run without it.
 #[derive(Debug, Default)]
@@ -154,7 +154,7 @@ impl<K: Kernel> Agent<K> {
     }
 
     /// Makes an interface that was found an endpoint.
-    fn register(&mut self, mut add: netpol_common::proto::Add) {
+    fn register(&mut self, mut add: netpol_proto::Add) {
         let ifindex = IfIndex(add.host_ifindex);
         if let Some(endpoint) = self.image.endpoints.get_mut(&ifindex) {
             // The maps know it, but the record of it was lost: it is the same endpoint, not another one.

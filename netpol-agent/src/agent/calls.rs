@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use netpol_common::ids::IfIndex;
-use netpol_common::proto::{Add, Attachment, Check, ErrorCode, Gc, Request, Response};
+use netpol_proto::{Add, Attachment, Check, ErrorCode, Gc, Request, Response};
 use tokio::sync::oneshot;
 use tracing::{error, info};
 
 use super::{Agent, Kernel, WaitingAdd};
 use crate::cni_server::Call;
-use crate::dataplane::{EndpointImage, MapOp};
-use crate::ebpf::NewInterface;
-use crate::store::Delta;
+use netpol_policy::dataplane::port::NewInterface;
+use netpol_policy::dataplane::{EndpointImage, MapOp};
+use netpol_policy::store::Delta;
 
 /// How long an ADD waits for its pod's policy before it asks the runtime to try again. The kubelet gives a sandbox
 /// four minutes; containerd retries a failed one at once.
@@ -164,7 +164,7 @@ impl<K: Kernel> Agent<K> {
         if missing.is_empty() {
             return Response::Ok;
         }
-        let kinds: Vec<_> = missing.into_iter().map(crate::model::Kind::as_str).collect();
+        let kinds: Vec<_> = missing.into_iter().map(netpol_policy::model::Kind::as_str).collect();
         Response::error(ErrorCode::NOT_AVAILABLE, format!("not listed yet: {}", kinds.join(", ")))
     }
 
@@ -199,7 +199,8 @@ impl<K: Kernel> Agent<K> {
     fn why_not_ready(&self, ifindex: IfIndex) -> String {
         let missing = self.freshness.missing();
         if !missing.is_empty() {
-            let kinds: Vec<_> = missing.into_iter().map(crate::model::Kind::as_str).collect();
+            let kinds: Vec<_> =
+                missing.into_iter().map(netpol_policy::model::Kind::as_str).collect();
             return format!("not listed yet: {}", kinds.join(", "));
         }
         match self.state.endpoint(ifindex) {

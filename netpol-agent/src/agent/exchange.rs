@@ -10,7 +10,7 @@ use netpol_common::ids::IfIndex;
 use tracing::{debug, warn};
 
 use super::{Agent, Kernel};
-use crate::ebpf::Exchanged;
+use netpol_policy::dataplane::port::Exchanged;
 
 /// After the last ADD or DEL the node counts as calm when so much time has passed.
 const CALM: Duration = Duration::from_secs(2);

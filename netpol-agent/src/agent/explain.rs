@@ -1,8 +1,8 @@
 //! The question `/explain`: why a connection is allowed or denied, in the cluster that the agent knows.
 
 use super::Agent;
-use crate::model::Transport;
-use crate::simulate::{self, Explanation, PortChoice, Probe};
+use netpol_policy::model::Transport;
+use netpol_policy::simulate::{self, Explanation, PortChoice, Probe};
 
 impl<K> Agent<K> {
     /// Explains the verdict on a connection.

@@ -8,7 +8,7 @@ mod adopt;
 mod beside;
 mod calls;
 mod clock;
-#[cfg(feature = "kube")]
+
 mod cluster;
 mod drops;
 mod exchange;
@@ -25,13 +25,13 @@ mod search;
 mod status;
 mod sweep;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use netpol_common::ids::{Epoch, Identity, IfIndex};
-use netpol_common::keys::{CounterKey, EndpointValue, FlowKey, FlowValue};
-use netpol_common::proto::Response;
+use netpol_common::ids::{Identity, IfIndex};
+use netpol_common::keys::EndpointValue;
+use netpol_proto::Response;
 use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
 
@@ -45,131 +45,13 @@ use self::adopt::Adoption;
 use self::exchange::Exchanges;
 use self::latency::Latencies;
 use self::sweep::Sweeps;
-use crate::compile::{Compiled, Image, LeftOut, Turn};
-use crate::dataplane::{Counter, MapOp, apply, diff};
-use crate::ebpf::{Exchanged, NewInterface};
-use crate::model::{Kind, ObjectName, ObjectRef};
-use crate::netlink::{Devices, Framing};
-use crate::source::{DiagnosticIndex, Freshness, SourceUpdate};
-use crate::store::{Changes, ClusterState, Delta, Endpoint};
-
-/// Interfaces that programs could not be hung on, with the reasons.
-pub type Bare<E> = Vec<(IfIndex, E)>;
-
-/// What the agent needs from the kernel.
-pub trait Kernel {
-    /// Why it could not be done.
-    type Error: std::error::Error + Send + Sync + 'static;
-    /// The exchange of a filter for a link.
-    type Exchange: Send + 'static;
-    /// The removal of what pods that are gone have left.
-    type Sweep: Send + 'static;
-
-    /// Performs map operations in their order.
-    ///
-    /// # Errors
-    /// One was refused: those before it are done, those after it are not.
-    fn apply(&mut self, ops: &[MapOp]) -> Result<(), Self::Error>;
-    /// What the maps hold.
-    ///
-    /// # Errors
-    /// A map cannot be read.
-    fn image(&self) -> Result<Image, Self::Error>;
-    /// The connections that the kernel follows.
-    ///
-    /// # Errors
-    /// The map cannot be read.
-    fn flows(&self) -> Result<BTreeMap<FlowKey, FlowValue>, Self::Error>;
-    /// Connections that had to make room for others before they had ended.
-    ///
-    /// # Errors
-    /// The map cannot be read.
-    fn n_evicted_flows(&self) -> Result<u64, Self::Error>;
-    /// Packets that were dropped or reported, since their endpoint was attached.
-    ///
-    /// # Errors
-    /// The map cannot be read.
-    fn counters(&self) -> Result<BTreeMap<CounterKey, Counter>, Self::Error>;
-    /// The generation of the policy: it grows with every change of the maps.
-    ///
-    /// # Errors
-    /// The map cannot be read.
-    fn epoch(&self) -> Result<Epoch, Self::Error>;
-    /// Hangs the pod programs on an interface, or takes over those that hang there.
-    ///
-    /// # Errors
-    /// The interface is gone, or the kernel refuses.
-    fn attach(&mut self, ifindex: IfIndex) -> Result<(), Self::Error>;
-    /// [`Kernel::apply`], and meanwhile [`Kernel::attach`] for these interfaces, whose pods do not run yet: as fast as can be, by
-    /// filters where that is faster. Returns the interfaces that have no programs now, with the reason.
-    ///
-    /// # Errors
-    /// Those of [`Kernel::apply`].
-    fn attach_and_apply(
-        &mut self,
-        interfaces: &[NewInterface],
-        ops: &[MapOp],
-    ) -> (Bare<Self::Error>, Result<(), Self::Error>);
-    /// Does ahead what a change would have to wait for; takes some ten milliseconds, seldom.
-    ///
-    /// # Errors
-    /// The kernel refuses: changes wait, then.
-    fn prepare(&mut self) -> Result<(), Self::Error>;
-    /// Whether the pod programs hang on an interface.
-    ///
-    /// # Errors
-    /// The interface is gone, or the kernel does not tell.
-    fn is_attached(&self, ifindex: IfIndex) -> Result<bool, Self::Error>;
-    /// The pods' interfaces whose programs hang on filters although links would cost packets less.
-    ///
-    /// # Errors
-    /// The pins cannot be read.
-    fn on_filters(&self) -> Result<BTreeSet<IfIndex>, Self::Error>;
-    /// The exchange of a filter of this interface for a link, if it has one.
-    ///
-    /// # Errors
-    /// There is nothing to make a link with.
-    fn begin_exchange(&mut self, ifindex: IfIndex) -> Result<Option<Self::Exchange>, Self::Error>;
-    /// The slow part of an exchange, beside the event loop. Returns the interface and what to end.
-    fn run_exchange(exchange: Self::Exchange) -> (IfIndex, Self::Exchange);
-    /// Finishes an exchange whose slow part has been done.
-    ///
-    /// # Errors
-    /// Either part went wrong. The programs are in force all the same.
-    fn end_exchange(&mut self, exchange: Self::Exchange) -> Result<Exchanged, Self::Error>;
-    /// How many interfaces are no endpoints any more and may still have connections and counters. They let nothing pass, and are
-    /// gone before the interface is an endpoint again.
-    fn n_unswept(&self) -> usize;
-    /// The removal of what these have left, if there are any. One at a time.
-    ///
-    /// # Errors
-    /// The maps cannot be opened.
-    fn begin_sweep(&mut self) -> Result<Option<Self::Sweep>, Self::Error>;
-    /// The slow part of it, beside the event loop. Returns what to end.
-    fn run_sweep(sweep: Self::Sweep) -> Self::Sweep;
-    /// Finishes a sweep whose slow part has been done. Returns how many entries were removed.
-    ///
-    /// # Errors
-    /// Some entries could not be removed: they are left to the next sweep.
-    fn end_sweep(&mut self, sweep: Self::Sweep) -> Result<usize, Self::Error>;
-    /// Makes connections known that no program has seen begin; those that are known stay as they are.
-    ///
-    /// # Errors
-    /// The map cannot be written.
-    fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Self::Error>;
-    /// Whether programs and maps of another version are still there, and may be in force.
-    fn has_predecessor(&self) -> bool;
-    /// Puts our programs in the place of another version's that are left, and removes its maps.
-    ///
-    /// # Errors
-    /// Something cannot be replaced or removed: it can be tried again.
-    fn retire_predecessor(&mut self) -> Result<(), Self::Error>;
-    /// Hangs `uplink_egress` on exactly these devices, and forgets the programs of devices that are gone.
-    ///
-    /// # Errors
-    /// One of them refuses; the others are served.
-    fn set_uplinks(&mut self, uplinks: &BTreeMap<IfIndex, Framing>) -> Result<(), Self::Error>;
-}
+use netpol_datapath::netlink::Devices;
+use netpol_policy::compile::{Compiled, Image, LeftOut, Turn};
+use netpol_policy::dataplane::port::{FailedAttachments, Framing, Kernel, NewInterface};
+use netpol_policy::dataplane::{MapOp, apply, diff};
+use netpol_policy::model::{Kind, ObjectName, ObjectRef};
+use netpol_policy::source::{DiagnosticIndex, Freshness, SourceUpdate};
+use netpol_policy::store::{Changes, ClusterState, Delta, Endpoint};
 
 /// The agent's state.
 #[derive(Debug)]
@@ -428,7 +310,10 @@ impl<K: Kernel> Agent<K> {
 
     /// Applies operations to the maps, and hangs programs on the interfaces of ADDs meanwhile. What it leaves to the caller:
     /// `image` on success, and the interfaces that stay bare.
-    fn attach_and_apply(&mut self, ops: &[MapOp]) -> (Bare<K::Error>, Result<(), K::Error>) {
+    fn attach_and_apply(
+        &mut self,
+        ops: &[MapOp],
+    ) -> (FailedAttachments<K::Error>, Result<(), K::Error>) {
         let interfaces = std::mem::take(&mut self.unattached);
         if interfaces.is_empty() {
             let applied = self.kernel.apply(ops);
@@ -441,7 +326,7 @@ impl<K: Kernel> Agent<K> {
         (bare, self.read_back_unless(applied))
     }
 
-    fn refuse_bare(&mut self, bare: Bare<K::Error>) {
+    fn refuse_bare(&mut self, bare: FailedAttachments<K::Error>) {
         for (ifindex, error) in bare {
             self.refuse(ifindex, "attach to", &error);
         }

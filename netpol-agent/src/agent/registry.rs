@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use netpol_common::ids::IfIndex;
-use netpol_common::proto::{Add, Attachment};
+use netpol_proto::{Add, Attachment};
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
-use crate::model::ObjectName;
-use crate::store::Endpoint;
+use netpol_policy::model::ObjectName;
+use netpol_policy::store::Endpoint;
 
 /// The highest ticket: 12 bits of the packet mark.
 const MAX_TICKET: u16 = 4095;
@@ -195,7 +195,7 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
-    use netpol_common::proto::PodRef;
+    use netpol_proto::PodRef;
 
     use super::*;
 

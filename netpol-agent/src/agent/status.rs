@@ -9,10 +9,10 @@ use netpol_common::maps;
 use serde::{Deserialize, Serialize};
 
 use super::{Agent, Kernel};
-use crate::compile::Capacities;
-use crate::model::{Kind, ObjectName};
-use crate::resolve::isolating;
-use crate::source::Health;
+use netpol_policy::compile::Capacities;
+use netpol_policy::model::{Kind, ObjectName};
+use netpol_policy::resolve::isolating;
+use netpol_policy::source::Health;
 
 /// The agent's state in numbers and names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,7 +187,7 @@ impl<K: Kernel> Agent<K> {
         }
     }
 
-    fn describe_endpoint(&self, endpoint: &crate::store::Endpoint) -> EndpointStatus {
+    fn describe_endpoint(&self, endpoint: &netpol_policy::store::Endpoint) -> EndpointStatus {
         let value = self.image.endpoints.get(&endpoint.ifindex).map(|endpoint| endpoint.value);
         let protection = match value {
             _ if self.adoption.is_bare(endpoint.ifindex) => Protection::Unprotected,

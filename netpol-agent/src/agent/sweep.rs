@@ -88,7 +88,7 @@ impl<K: Kernel> Agent<K> {
 
 #[cfg(test)]
 mod tests {
-    use netpol_common::proto::{Request, Response};
+    use netpol_proto::{Request, Response};
 
     use super::super::tests::{attachment, fixture, full_lists, pod, update};
     use super::*;

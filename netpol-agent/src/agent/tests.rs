@@ -1,17 +1,21 @@
 //! The event loop against a kernel that only remembers.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use netpol_common::proto::{Add, Attachment, Check, ErrorCode, Gc, PodRef, Request};
+use netpol_common::ids::Epoch;
+use netpol_common::keys::{CounterKey, FlowKey, FlowValue};
+use netpol_policy::dataplane::Counter;
+use netpol_policy::dataplane::port::{Attachments, Exchanged, Flows, Maps};
+use netpol_proto::{Add, Attachment, Check, ErrorCode, Gc, PodRef, Request};
 use tokio::sync::oneshot::error::TryRecvError;
 
 use super::*;
 use crate::cni_server::Call;
-use crate::dataplane::apply;
 use crate::discovery::{Connection, Found};
-use crate::model::{Labels, Object, ObjectName, Pod, PodPhase};
-use crate::store::List;
+use netpol_policy::model::{Labels, Object, ObjectName, Pod, PodPhase};
+use netpol_policy::store::List;
 
 /// Remembers what it was told, and refuses what a test forbids.
 #[derive(Debug, Default)]
@@ -35,10 +39,8 @@ pub(super) struct FakeKernel {
 #[error("map is full")]
 pub(super) struct Full;
 
-impl Kernel for FakeKernel {
+impl Maps for FakeKernel {
     type Error = Full;
-    type Exchange = IfIndex;
-    type Sweep = BTreeSet<IfIndex>;
 
     fn apply(&mut self, ops: &[MapOp]) -> Result<(), Full> {
         for op in ops {
@@ -58,20 +60,28 @@ impl Kernel for FakeKernel {
         Ok(self.maps.clone())
     }
 
-    fn flows(&self) -> Result<BTreeMap<FlowKey, FlowValue>, Full> {
-        Ok(BTreeMap::new())
-    }
-
-    fn n_evicted_flows(&self) -> Result<u64, Full> {
-        Ok(0)
-    }
-
     fn counters(&self) -> Result<BTreeMap<CounterKey, Counter>, Full> {
         let key = CounterKey { ifindex: IfIndex(7), direction: 0, verdict: 128, pad: [0; 2] };
         Ok(BTreeMap::from([(key, Counter { packets: 3, bytes: 180 })]))
     }
 
+    fn epoch(&self) -> Result<Epoch, Full> {
+        Ok(Epoch(9))
+    }
+
     fn prepare(&mut self) -> Result<(), Full> {
+        Ok(())
+    }
+}
+
+impl Attachments for FakeKernel {
+    type Exchange = IfIndex;
+
+    fn attach(&mut self, ifindex: IfIndex) -> Result<(), Full> {
+        if self.refuses_attach {
+            return Err(Full);
+        }
+        self.attached.push(ifindex);
         Ok(())
     }
 
@@ -87,29 +97,12 @@ impl Kernel for FakeKernel {
         (bare, self.apply(ops))
     }
 
-    fn attach(&mut self, ifindex: IfIndex) -> Result<(), Full> {
-        if self.refuses_attach {
-            return Err(Full);
-        }
-        self.attached.push(ifindex);
-        Ok(())
-    }
-
-    fn set_uplinks(&mut self, _: &BTreeMap<IfIndex, Framing>) -> Result<(), Full> {
-        self.n_uplink_changes += 1;
-        Ok(())
-    }
-
     fn is_attached(&self, ifindex: IfIndex) -> Result<bool, Full> {
         Ok(self.attached.contains(&ifindex))
     }
 
-    fn epoch(&self) -> Result<Epoch, Full> {
-        Ok(Epoch(9))
-    }
-
-    fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Full> {
-        self.flows.extend_from_slice(flows);
+    fn set_uplinks(&mut self, _: &BTreeMap<IfIndex, Framing>) -> Result<(), Full> {
+        self.n_uplink_changes += 1;
         Ok(())
     }
 
@@ -130,6 +123,32 @@ impl Kernel for FakeKernel {
         Ok(Exchanged::Yes)
     }
 
+    fn has_predecessor(&self) -> bool {
+        self.has_predecessor
+    }
+
+    fn retire_predecessor(&mut self) -> Result<(), Full> {
+        self.has_predecessor = false;
+        Ok(())
+    }
+}
+
+impl Flows for FakeKernel {
+    type Sweep = BTreeSet<IfIndex>;
+
+    fn flows(&self) -> Result<BTreeMap<FlowKey, FlowValue>, Full> {
+        Ok(BTreeMap::new())
+    }
+
+    fn n_evicted_flows(&self) -> Result<u64, Full> {
+        Ok(0)
+    }
+
+    fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Full> {
+        self.flows.extend_from_slice(flows);
+        Ok(())
+    }
+
     fn n_unswept(&self) -> usize {
         self.gone.len()
     }
@@ -148,15 +167,6 @@ impl Kernel for FakeKernel {
         }
         self.gone.retain(|ifindex| !sweep.contains(ifindex));
         Ok(sweep.len())
-    }
-
-    fn has_predecessor(&self) -> bool {
-        self.has_predecessor
-    }
-
-    fn retire_predecessor(&mut self) -> Result<(), Full> {
-        self.has_predecessor = false;
-        Ok(())
     }
 }
 
@@ -348,8 +358,10 @@ fn what_the_kernel_refuses_leaves_the_last_good_state() {
     let mut answer = fixture.add();
     assert_eq!(answer.try_recv(), Err(TryRecvError::Empty));
     let mut expected = before;
-    expected.endpoints =
-        BTreeMap::from([(IfIndex(7), crate::dataplane::EndpointImage::blocked(&Arc::from("c1")))]);
+    expected.endpoints = BTreeMap::from([(
+        IfIndex(7),
+        netpol_policy::dataplane::EndpointImage::blocked(&Arc::from("c1")),
+    )]);
     assert_eq!(*fixture.agent.image(), expected);
     fixture.agent.kernel.refuses = None;
     drop(fixture.agent.update(update(pod("b"))));

@@ -5,9 +5,9 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use netpol_terminal::{FAILED, Terminal};
 
 use super::args::{CniArgs, CniCommand, CniInstallArgs, CniPlaceArgs, CniUninstallArgs};
-use super::{FAILED, Terminal};
 use crate::conflist::{self, Binary, Entry, Event, Options, PLUGIN_TYPE, Report};
 
 /// Time between two looks of `--watch`: shorter than a pod takes to start.
@@ -138,7 +138,6 @@ fn absolute(socket: &Path) -> anyhow::Result<String> {
 }
 
 /// Loses its sender at SIGTERM or SIGINT. As the first process of a container this program would not end otherwise.
-#[cfg(feature = "ebpf")]
 pub(super) fn stop() -> anyhow::Result<mpsc::Receiver<()>> {
     use tokio::signal::unix::{SignalKind, signal};
 
@@ -160,15 +159,5 @@ pub(super) fn stop() -> anyhow::Result<mpsc::Receiver<()>> {
         });
         drop(sender);
     });
-    Ok(receiver)
-}
-
-/// Without signal handlers: a signal ends the program as it ends any other.
-#[cfg(not(feature = "ebpf"))]
-#[expect(clippy::unnecessary_wraps, reason = "with the feature `ebpf` it can fail")]
-pub(super) fn stop() -> anyhow::Result<mpsc::Receiver<()>> {
-    let (sender, receiver) = mpsc::channel();
-    // Never dropped.
-    std::mem::forget(sender);
     Ok(receiver)
 }

@@ -1,8 +1,8 @@
 //! The core as the agent uses it, without its edges.
 
-use netpol_agent::compile::{Compiled, Image};
-use netpol_agent::dataplane::{MapOp, diff};
-use netpol_agent::store::{Changes, ClusterState, Delta};
+use netpol_policy::compile::{Compiled, Image};
+use netpol_policy::dataplane::{MapOp, diff};
+use netpol_policy::store::{Changes, ClusterState, Delta};
 
 /// A cluster's state and the image that follows it.
 #[derive(Debug, Default)]

@@ -13,12 +13,12 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use netpol_agent::model::{
+use netpol_common::ids::IfIndex;
+use netpol_policy::model::{
     Addresses, ContainerPort, Interner, Kind, Labels, Namespace, Object, ObjectName, Pod, PodPhase,
     Policy, PortName, Transport,
 };
-use netpol_agent::store::{ClusterState, Delta, Endpoint, List};
-use netpol_common::ids::IfIndex;
+use netpol_policy::store::{ClusterState, Delta, Endpoint, List};
 
 pub use events::{Event, event, events};
 pub use follower::Follower;

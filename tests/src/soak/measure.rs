@@ -5,8 +5,8 @@ use std::fmt;
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
-use netpol_agent::compile::Image;
-use netpol_agent::ebpf::{self, Datapath, Mount};
+use netpol_datapath::{Datapath, Mount};
+use netpol_policy::compile::Image;
 
 use crate::lab::Lab;
 
@@ -43,10 +43,10 @@ impl Measure {
         });
         let pins = &lab.place().pins;
         let version = netpol_common::maps::ABI_VERSION;
-        let maps = Datapath::load(&ebpf::Config {
+        let maps = Datapath::load(&netpol_datapath::Config {
             pin_root: Some(pins.clone()),
             mount: Mount::Never,
-            ..ebpf::Config::default()
+            ..netpol_datapath::Config::default()
         })?;
         // Before the files are counted, which an exchange has more of.
         let n_on_filters = maps.on_filters()?.len();

@@ -3,9 +3,9 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use netpol_agent::dataplane::{MapOp, MemoryMaps};
-use netpol_agent::simulate::{Datapath, DatapathError, Judged};
 use netpol_common::verdict::{Sighting, Verdict};
+use netpol_policy::dataplane::{MapOp, MemoryMaps};
+use netpol_policy::simulate::{Datapath, DatapathError, Judged};
 
 /// A handle on maps and programs.
 #[derive(Clone)]

@@ -9,13 +9,13 @@ mod packet;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
-use netpol_agent::model::{Object, Pod};
-use netpol_agent::resolve::is_own_node;
-use netpol_agent::simulate::{Cluster, Datapath as _, Engine, Judged};
-use netpol_agent::store::ClusterState;
 use netpol_common::ids::{Hook, IfIndex, Nanos};
 use netpol_common::maps::DEFAULT_TICKET_MASK;
 use netpol_common::verdict::{PassReason, Sighting, Verdict};
+use netpol_policy::model::{Object, Pod};
+use netpol_policy::resolve::is_own_node;
+use netpol_policy::simulate::{Cluster, Datapath as _, Engine, Judged};
+use netpol_policy::store::ClusterState;
 
 pub use maps::SharedMaps;
 pub use packet::{ACK, Packet, SYN, SYN_ACK, Segment};
@@ -94,7 +94,7 @@ impl Wire {
     }
 
     /// The operations since the last call.
-    pub fn take_ops(&self) -> Vec<netpol_agent::dataplane::MapOp> {
+    pub fn take_ops(&self) -> Vec<netpol_policy::dataplane::MapOp> {
         self.maps.take_ops()
     }
 
@@ -176,7 +176,7 @@ pub fn send(
 
 /// The interface of a pod.
 fn interface(state: &ClusterState, pod: &Pod) -> Option<IfIndex> {
-    let is_its = |endpoint: &&netpol_agent::store::Endpoint| {
+    let is_its = |endpoint: &&netpol_policy::store::Endpoint| {
         endpoint.pod == pod.name && state.pod_of(endpoint).is_some()
     };
     state.endpoints().find(is_its).map(|endpoint| endpoint.ifindex)

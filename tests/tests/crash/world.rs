@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{SchedClassifier, TcAttachType};
-use netpol_agent::compile::Image;
-use netpol_agent::ebpf::{self, Datapath, Mount};
-use netpol_agent::netlink::{Side, TrafficControl};
 use netpol_common::ids::{Identity, IfIndex, RuleId};
 use netpol_common::maps::ABI_VERSION;
+use netpol_datapath::netlink::{Side, TrafficControl};
+use netpol_datapath::{Datapath, Mount};
+use netpol_policy::compile::Image;
 use netpol_tests::lab::strace::{Point, Task, Tracer};
 use netpol_tests::lab::topology::Wiring;
 use netpol_tests::lab::wait::{LIMIT, Look, until};
@@ -216,10 +216,10 @@ impl World {
     /// What there is on the node.
     pub(crate) fn shape(&self) -> Result<Shape> {
         let pins = &self.lab.place().pins;
-        let config = ebpf::Config {
+        let config = netpol_datapath::Config {
             pin_root: Some(pins.clone()),
             mount: Mount::Never,
-            ..ebpf::Config::default()
+            ..netpol_datapath::Config::default()
         };
         // Another reader beside the agent.
         let image = Datapath::load(&config)?.image()?;

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use netpol_agent::compile::{AllowMap, AllowMapKey};
-use netpol_agent::dataplane::MapOp;
-use netpol_agent::ebpf::{Attaching, Datapath};
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AllowKey, AllowValue, EndpointValue};
+use netpol_datapath::{Attaching, Datapath};
+use netpol_policy::compile::{AllowMap, AllowMapKey};
+use netpol_policy::dataplane::MapOp;
 use netpol_tests::privilege::{Need, met};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -83,7 +83,7 @@ fn what_the_agent_believes_of_allow_maps_is_what_the_next_one_reads() {
     let outcome = runner.run(&steps(), |steps| {
         let mut datapath = Datapath::load(&config).unwrap();
         let mut image = datapath.image().unwrap();
-        let endpoint = netpol_agent::compile::EndpointImage {
+        let endpoint = netpol_policy::compile::EndpointImage {
             value: EndpointValue {
                 state: EndpointValue::READY,
                 isolated: 3,
@@ -102,7 +102,7 @@ fn what_the_agent_believes_of_allow_maps_is_what_the_next_one_reads() {
             }
             datapath.apply(&ops).unwrap();
             for op in &ops {
-                netpol_agent::dataplane::apply(op, &mut image);
+                netpol_policy::dataplane::apply(op, &mut image);
             }
             prop_assert_eq!(&datapath.image().unwrap(), &image);
             prop_assert_eq!(datapath.n_allow_maps(), distinct(&image.allow));

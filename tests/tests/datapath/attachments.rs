@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use netpol_agent::dataplane::{EndpointImage, MapOp};
-use netpol_agent::ebpf::{self, Attaching, Config, Datapath, Error, Role};
 use netpol_common::ids::{Direction, IfIndex};
 use netpol_common::keys::{AddressKey, CounterKey, EndpointValue};
 use netpol_common::maps::{ABI_VERSION, ENDPOINTS, FLOWS};
 use netpol_common::verdict::{DropReason, Verdict};
+use netpol_datapath::{Attaching, Config, Datapath, Error, Role};
+use netpol_policy::dataplane::{EndpointImage, MapOp};
 use netpol_tests::privilege::{Need, met};
 
 use super::wire::{POD, Wire};
@@ -189,11 +189,14 @@ fn uninstalling_leaves_no_pin_and_no_program() {
             assert!(wire.pins().exists());
             // An agent that still runs would hold them.
             drop(datapath);
-            let (removed, errors) = ebpf::uninstall(wire.pins());
+            let (removed, errors) = netpol_datapath::uninstall(wire.pins());
             assert!(errors.is_empty(), "{errors:?}");
             assert_eq!(removed.n_attachments, 3);
-            let (removed, errors) = ebpf::uninstall(wire.pins());
-            assert!(removed == ebpf::Removed::default() && errors.is_empty(), "{errors:?}");
+            let (removed, errors) = netpol_datapath::uninstall(wire.pins());
+            assert!(
+                removed == netpol_datapath::Removed::default() && errors.is_empty(),
+                "{errors:?}"
+            );
             Ok(())
         })
         .unwrap();

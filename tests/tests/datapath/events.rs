@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use netpol_agent::dataplane::{EndpointImage, MapOp};
-use netpol_agent::ebpf::{Config, Datapath, Error, Events, Program, TestContext};
-use netpol_agent::netlink::PretendDevices;
 use netpol_common::event::{Event, EventBudget};
 use netpol_common::ids::{Direction, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::verdict::{DropReason, Verdict};
+use netpol_datapath::netlink::PretendDevices;
+use netpol_datapath::{Config, Datapath, Error, Events, Program, TestContext};
+use netpol_policy::dataplane::{EndpointImage, MapOp};
 use netpol_tests::packets::{Ends, Frame, Packet, Segment};
 use netpol_tests::privilege::{Need, met};
 use tokio::time::timeout;

@@ -7,12 +7,14 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
 use aya::programs::loaded_programs;
-use netpol_agent::dataplane::{EndpointImage, MapOp};
-use netpol_agent::ebpf::{self, Attaching, Datapath, Exchanged, NewInterface, Role};
-use netpol_agent::netlink::{Position, Side, TrafficControl};
 use netpol_common::ids::{Direction, IfIndex};
 use netpol_common::keys::{CounterKey, EndpointValue};
 use netpol_common::verdict::{PassReason, Verdict};
+use netpol_datapath::netlink::{Position, Side, TrafficControl};
+use netpol_datapath::{Attaching, Datapath, Role};
+use netpol_policy::dataplane::port::Exchanged;
+use netpol_policy::dataplane::port::NewInterface;
+use netpol_policy::dataplane::{EndpointImage, MapOp};
 use netpol_tests::lab::netns::Netns;
 use netpol_tests::privilege::{Need, met};
 
@@ -293,7 +295,7 @@ fn an_exchange_is_uninstalled_half_done() {
     });
     wire.node
         .inside(|| {
-            let (removed, errors) = ebpf::uninstall(wire.pins());
+            let (removed, errors) = netpol_datapath::uninstall(wire.pins());
             assert!(errors.is_empty(), "{errors:?}");
             assert_eq!(removed.n_attachments, 2);
             Ok(())

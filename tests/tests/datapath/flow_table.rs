@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 
-use netpol_agent::compile::{AllowMap, AllowMapKey, EndpointImage, Image};
-use netpol_agent::dataplane::{MapOp, diff};
-use netpol_agent::ebpf::{Config, Datapath, Program, TestContext};
-use netpol_agent::netlink::PretendDevices;
 use netpol_common::flow;
 use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue, FlowKey, FlowValue};
 use netpol_common::maps::FLOWS;
+use netpol_datapath::netlink::PretendDevices;
+use netpol_datapath::{Config, Datapath, Program, TestContext};
+use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointImage, Image};
+use netpol_policy::dataplane::{MapOp, diff};
 use netpol_tests::packets::{Ends, Frame, Packet, Segment};
 use netpol_tests::privilege::{Need, met};
 

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use netpol_agent::compile::{AllowMap, AllowMapKey, EndpointImage, Image};
-use netpol_agent::ebpf::{Program, TestContext};
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue};
+use netpol_datapath::{Program, TestContext};
+use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointImage, Image};
 use netpol_tests::packets::{AUTHENTICATION, Ends, Extension, Frame, Packet, Piece, Segment};
 use netpol_tests::privilege::{Need, met};
 

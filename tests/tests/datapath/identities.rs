@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
-use netpol_agent::compile::{AllowMap, AllowMapKey, EndpointImage, Image};
-use netpol_agent::dataplane::{MapOp, diff};
-use netpol_agent::ebpf::{Attaching, Config, Datapath, Program, TestContext};
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AllowKey, AllowValue, EndpointValue};
 use netpol_common::maps::IDENTITIES;
+use netpol_datapath::{Attaching, Config, Datapath, Program, TestContext};
+use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointImage, Image};
+use netpol_policy::dataplane::{MapOp, diff};
 use netpol_tests::packets::{Ends, Frame, Packet, Segment};
 use netpol_tests::privilege::{Need, met};
 

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use netpol_agent::compile::EndpointImage;
-use netpol_agent::dataplane::MapOp;
-use netpol_agent::ebpf::{Config, Datapath, Program, TestContext};
-use netpol_agent::netlink::PretendDevices;
 use netpol_common::ids::{Epoch, IfIndex, Nanos, PortBe, Protocol, RuleId};
 use netpol_common::keys::{EndpointValue, FlowKey, FlowValue};
+use netpol_datapath::netlink::PretendDevices;
+use netpol_datapath::{Config, Datapath, Program, TestContext};
+use netpol_policy::compile::EndpointImage;
+use netpol_policy::dataplane::MapOp;
 use netpol_tests::packets::{Ends, Frame, Packet, Segment};
 use netpol_tests::privilege::{Need, met};
 

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use netpol_agent::compile::{Capacities, Compilation, Compiled, Image, Numbering, compile_within};
-use netpol_agent::dataplane::{apply, diff};
-use netpol_agent::manifests::parse;
-use netpol_agent::model::ObjectName;
-use netpol_agent::store::{Changes, ClusterState, Delta, Endpoint};
 use netpol_common::ids::IfIndex;
+use netpol_policy::compile::{Capacities, Compilation, Compiled, Image, Numbering, compile_within};
+use netpol_policy::dataplane::{apply, diff};
+use netpol_policy::manifests::parse;
+use netpol_policy::model::ObjectName;
+use netpol_policy::store::{Changes, ClusterState, Delta, Endpoint};
 use netpol_tests::generator::Rng;
 
 use super::order::{self, named};

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::{Result, bail};
-use netpol_agent::store::ClusterState;
 use netpol_common::addr::Addr;
 use netpol_common::ids::{IfIndex, Nanos};
+use netpol_policy::store::ClusterState;
 use netpol_tests::case::{Case, End, Port, Probe, Protocol};
 use netpol_tests::generator::Rng;
 use netpol_tests::oracle::Oracle;

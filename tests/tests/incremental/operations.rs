@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::{Result, bail, ensure};
-use netpol_agent::compile::Image;
-use netpol_agent::dataplane::{MapOp, MemoryMaps, apply};
 use netpol_common::ids::{Hook, IfIndex, Nanos};
+use netpol_policy::compile::Image;
+use netpol_policy::dataplane::{MapOp, MemoryMaps, apply};
 use netpol_tests::case::{Case, End};
 use netpol_tests::generator::Rng;
 use netpol_tests::panel::read;

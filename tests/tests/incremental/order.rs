@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use netpol_agent::compile::{Image, Numbering, compile};
-use netpol_agent::model::{Kind, Object, ObjectRef, Pod};
-use netpol_agent::resolve::RuleRef;
-use netpol_agent::store::{ClusterState, Delta, Endpoint, List};
 use netpol_common::ids::{Identity, IfIndex, RuleId};
+use netpol_policy::compile::{Image, Numbering, compile};
+use netpol_policy::model::{Kind, Object, ObjectRef, Pod};
+use netpol_policy::resolve::RuleRef;
+use netpol_policy::store::{ClusterState, Delta, Endpoint, List};
 use netpol_tests::case::Case;
 use netpol_tests::generator::Rng;
 use netpol_tests::panel::read;

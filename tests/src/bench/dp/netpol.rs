@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use netpol_agent::compile::{AllowMap, AllowMapKey, EndpointImage, Image};
-use netpol_agent::dataplane::diff;
-use netpol_agent::ebpf::{Attaching, Config, Datapath, Role};
 use netpol_common::addr::Addr;
 use netpol_common::flow_table::N_WAYS;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue, PrefixKey};
 use netpol_common::maps;
+use netpol_datapath::{Attaching, Config, Datapath, Role};
+use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointImage, Image};
+use netpol_policy::dataplane::diff;
 
 use super::lane::{Family, Lane, PORT, peer, pod};
 

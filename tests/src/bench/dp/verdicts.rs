@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use etherparse::PacketBuilder;
-use netpol_agent::ebpf::{Datapath, Program, TestContext};
+use netpol_datapath::{Datapath, Program, TestContext};
 
 use super::lane::{Family, peer, peer_v4, pod, stranger, tuple};
 use super::netpol::{Peers, frame, image, private};
@@ -82,7 +82,7 @@ fn netpol(
     for endpoint in after.endpoints.values_mut() {
         endpoint.value.isolated = isolated;
     }
-    datapath.apply(&netpol_agent::dataplane::diff(&before, &after))?;
+    datapath.apply(&netpol_policy::dataplane::diff(&before, &after))?;
     if action == PASS {
         let kinds = if kind == Kind::Udp { [Kind::Udp; 2] } else { [Kind::Syn, Kind::Ack] };
         let inward = [(Program::PodIngress, ends), (Program::PodEgress, ends.reversed())];

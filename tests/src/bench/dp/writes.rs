@@ -1,10 +1,10 @@
 //! How long it takes until the kernel knows 10,000 peers.
 
 use anyhow::Result;
-use netpol_agent::compile::Image;
-use netpol_agent::dataplane::diff;
-use netpol_agent::ebpf::Datapath;
 use netpol_common::ids::IfIndex;
+use netpol_datapath::Datapath;
+use netpol_policy::compile::Image;
+use netpol_policy::dataplane::diff;
 
 use super::netfilter::{ipset, nft, nft_set_v4, restore};
 use super::netpol::{Peers, image, private};

@@ -3,8 +3,8 @@
 mod frames;
 mod image;
 
-use netpol_agent::ebpf::Program;
 use netpol_common::ids::IfIndex;
+use netpol_datapath::Program;
 use netpol_tests::packets::{Ends, Frame, Packet, Segment};
 use proptest::collection::vec;
 use proptest::prelude::*;
