@@ -102,7 +102,11 @@ fn output_in(directory: &Path, command: &str, stdin: &str) -> String {
     let code = run(
         &args,
         &mut Terminal {
-            program: netpol_cli::PROGRAM,
+            program: if command.starts_with(netpol_agent::cli::PROGRAM) {
+                netpol_agent::cli::PROGRAM
+            } else {
+                netpol_cli::PROGRAM
+            },
             stdin: Box::new(stdin.as_bytes()),
             stdout: Box::new(&mut stdout),
             stderr: Box::new(&mut stderr),
