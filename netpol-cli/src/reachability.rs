@@ -129,7 +129,7 @@ fn ask(cluster: &mut Cluster, ends: &[End], ports: &[PortArg]) -> anyhow::Result
                     transport: *transport,
                 };
                 let answer = cluster.probe(&probe)?;
-                if let Some(problem @ Problem::NoTicket) = answer.problem {
+                if let Some(problem @ Problem::NoEgressMark) = answer.problem {
                     return Err(problem.into());
                 }
                 row.push(match answer.is_allowed {

@@ -149,7 +149,7 @@ impl From<client::Error> for CniError {
             }
             client::Error::Connect { .. }
             | client::Error::Socket { .. }
-            | client::Error::Exchange { .. }
+            | client::Error::Migration { .. }
             | client::Error::Message { .. } => Self::caused(error.code(), &error),
         }
     }

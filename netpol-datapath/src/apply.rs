@@ -11,14 +11,14 @@ use super::Datapath;
 use super::attach::Attacher;
 use super::error::Error;
 use super::maps::{ContainerId, Maps};
-use netpol_policy::dataplane::{EndpointImage, MapOp};
+use netpol_policy::dataplane::{EndpointMapState, MapOp};
 
 impl Datapath {
     /// Performs the operations one after the other; neighbours of one kind share system calls.
     ///
     /// # Errors
     /// [`Error::MapFull`], [`Error::Map`], [`Error::ContainerIdTooLong`]. Then the operations before the one that
-    /// failed are done and no later one is: read [`Datapath::image`] before going on.
+    /// failed are done and no later one is: read [`Datapath::map_state`] before going on.
     pub fn apply(&mut self, ops: &[MapOp]) -> Result<(), Error> {
         self.maps.apply(ops)
     }
@@ -115,8 +115,8 @@ impl Maps {
             MapOp::RemoveAddress(key) => self.addresses.remove(*key),
             MapOp::RemovePrefix(key) => self.prefixes.remove(*key),
             MapOp::RemoveDefer(addr) => self.defer.remove(*addr),
-            MapOp::SetTicket(ticket, owner) => self.set_ticket(*ticket, *owner),
-            MapOp::RemoveTicket(ticket) => self.set_ticket(*ticket, IfIndex(0)),
+            MapOp::SetEgressMark(egress_mark, owner) => self.set_egress_mark(*egress_mark, *owner),
+            MapOp::RemoveEgressMark(egress_mark) => self.set_egress_mark(*egress_mark, IfIndex(0)),
             MapOp::BumpEpoch => self.bump_epoch(),
             MapOp::RemoveEndpoint(_)
             | MapOp::AddAddress(_)
@@ -152,8 +152,8 @@ impl Maps {
         self.endpoints.set_all(led.into_iter())
     }
 
-    fn set_endpoint(&mut self, ifindex: IfIndex, endpoint: &EndpointImage) -> Result<(), Error> {
-        let EndpointImage { value, container_id } = endpoint;
+    fn set_endpoint(&mut self, ifindex: IfIndex, endpoint: &EndpointMapState) -> Result<(), Error> {
+        let EndpointMapState { value, container_id } = endpoint;
         let mut padded: ContainerId = [0; 128];
         let Some(room) = padded.get_mut(..container_id.len()) else {
             let id = container_id.to_string();

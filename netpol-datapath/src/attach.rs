@@ -2,7 +2,7 @@
 //!
 //! On kernels with TCX a program hangs on a link, which is pinned and taken over by replacing its program in place. A new link
 //! waits for packets under way, in the kernel's lock on all devices. So the programs of a new pod hang on netlink filters at
-//! first, as all do on older kernels, and are exchanged for links later (`exchange`).
+//! first, as all do on older kernels, and are exchanged for links later (`migration`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -93,7 +93,7 @@ impl Attacher<'_> {
         let NewInterface { ifindex, is_unshaped } = new;
         let mut is_free = if is_unshaped { None } else { Some(false) };
         self.hang(ifindex, Role::Pod, |site| {
-            let found = is_free.map_or_else(|| site.make_room(), Ok)?;
+            let found = is_free.map_or_else(|| site.evict_for(), Ok)?;
             is_free = Some(found);
             Ok(found)
         })
@@ -117,7 +117,7 @@ impl Attacher<'_> {
             }
             let is_filter = match self.attaching {
                 Attaching::Links => wants_filter(&site)?,
-                Attaching::Filters => site.ensure_room().map(|()| true)?,
+                Attaching::Filters => site.ensure_capacity().map(|()| true)?,
             };
             if is_filter { site.hang_filter(classifier)? } else { site.hang_link(classifier)? }
         }
@@ -146,7 +146,7 @@ impl Datapath {
     }
 
     /// [`Datapath::attach`] for the interface of a pod that does not run yet, as fast as can be: by filters, if nobody else has
-    /// any there, or will want the place for himself. The device may lose packets meanwhile. [`Datapath::begin_exchange`] makes links of them.
+    /// any there, or will want the place for himself. The device may lose packets meanwhile. [`Datapath::begin_migration`] makes links of them.
     ///
     /// # Errors
     /// Those of [`Datapath::attach`].
@@ -206,7 +206,7 @@ impl Datapath {
     /// The devices that have our programs, by their pins.
     ///
     /// A role counts when all its programs are there. Of devices that are gone the pins are removed, and by the next
-    /// [sweep](Self::begin_sweep) what their last packets left in the maps: an interface without an endpoint still counts what it drops.
+    /// [map_gc](Self::begin_gc) what their last packets left in the maps: an interface without an endpoint still counts what it drops.
     ///
     /// # Errors
     /// [`Error::NotPinned`] for a private copy, [`Error::Pin`], [`Error::Map`].
@@ -243,7 +243,7 @@ pub(super) fn detach(pins: &Pins, ifindex: IfIndex, program: Program) -> Result<
         Site { pins, device: &device, program }.remove_filter()?;
     }
     // Held until the pins are gone: closing them then ends the attachment at once, and not some time later.
-    let links = [pins.link(ifindex, program), pins.exchange(ifindex, program)];
+    let links = [pins.link(ifindex, program), pins.migration(ifindex, program)];
     let links = links.map(PinnedLink::from_pin);
     pins.remove_link(ifindex, program)?;
     drop(links);

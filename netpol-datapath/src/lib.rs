@@ -9,20 +9,20 @@ mod apply;
 mod attach;
 mod error;
 mod events;
-mod exchange;
 mod flows;
 mod identities;
 mod layout;
 mod load;
+mod map_gc;
 mod maps;
 mod memory;
+mod migration;
 pub mod netlink;
 mod pins;
 mod port;
 pub mod simulation;
 mod site;
 mod succession;
-mod sweep;
 mod table;
 mod test_run;
 mod uninstall;
@@ -33,7 +33,7 @@ use std::path::PathBuf;
 
 use aya::Ebpf;
 use netpol_common::ids::Hook;
-use netpol_common::maps::DEFAULT_TICKET_MASK;
+use netpol_common::maps::DEFAULT_MARK_MASK;
 
 use self::flows::Geometry;
 use self::maps::Maps;
@@ -42,10 +42,10 @@ use self::pins::Pins;
 pub use self::attach::{Attaching, Role};
 pub use self::error::{Error, PinCause};
 pub use self::events::{Events, TraceMessages};
-pub use self::exchange::Exchange;
 pub use self::load::Verified;
+pub use self::map_gc::MapGc;
+pub use self::migration::Migration;
 pub use self::pins::Mount;
-pub use self::sweep::Sweep;
 pub use self::test_run::{TestContext, TestOutcome};
 pub use self::uninstall::{Removed, uninstall};
 
@@ -57,8 +57,8 @@ pub struct Config {
     pub pin_root: Option<PathBuf>,
     /// What to do when the parent of `pin_root` is no BPF file system.
     pub mount: Mount,
-    /// Bits of the packet mark that carry a ticket: 12 adjacent ones.
-    pub ticket_mask: u32,
+    /// Bits of the packet mark that carry an egress mark: 12 adjacent ones.
+    pub mark_mask: u32,
     /// Whether the programs log each verdict. What is not logged costs nothing: the verifier removes it.
     pub trace: Trace,
     /// How programs are attached. A change takes effect for devices that are attached to from then on.
@@ -82,7 +82,7 @@ impl Default for Config {
         Self {
             pin_root: Some(PathBuf::from("/sys/fs/bpf/netpol")),
             mount: Mount::IfMissing,
-            ticket_mask: DEFAULT_TICKET_MASK,
+            mark_mask: DEFAULT_MARK_MASK,
             trace: Trace::default(),
             attaching: Attaching::of_this_kernel(),
             capacities: BTreeMap::new(),

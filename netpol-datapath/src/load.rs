@@ -50,7 +50,7 @@ impl Datapath {
     /// What the kernel lacks ([`Error::NotPermitted`], [`Error::KernelTooOld`], [`Error::NoBtf`],
     /// [`Error::NoBpfFs`]), pins of another build ([`Error::PinIncompatible`]), or a failure to load.
     pub fn load(config: &Config) -> Result<Self, Error> {
-        let Config { pin_root, mount, ticket_mask: _, trace: _, attaching: _, capacities } = config;
+        let Config { pin_root, mount, mark_mask: _, trace: _, attaching: _, capacities } = config;
         check_kernel()?;
         let layouts = layout::expected(capacities);
         let pins = pin_root.as_deref().map(|root| Pins::open(root, *mount)).transpose()?;
@@ -97,9 +97,9 @@ pub(super) fn loader<'a>(
     pins: Option<&Pins>,
     geometry: &'a Geometry,
 ) -> EbpfLoader<'a> {
-    let Config { pin_root: _, mount: _, ticket_mask, trace, attaching: _, capacities } = config;
+    let Config { pin_root: _, mount: _, mark_mask, trace, attaching: _, capacities } = config;
     let mut loader = EbpfLoader::new();
-    loader.override_global("TICKET_MASK", ticket_mask, true);
+    loader.override_global("MARK_MASK", mark_mask, true);
     loader.override_global("FLOW_SEED", &geometry.seed, true);
     loader.override_global("FLOW_SET_MASK", &geometry.set_mask, true);
     // 0 is below every level. The ring of log messages is as small as can be when there are none.

@@ -19,11 +19,11 @@ use super::error::Error;
 use super::flows::{FlowTable, Seed, take_array};
 use super::identities::Identities;
 use super::layout::Layout;
+use super::map_gc::Leftovers;
 use super::pins::Pins;
-use super::sweep::Leftovers;
 use super::table::{Label, Table, Trie, take};
 use super::wire::Wire;
-use netpol_policy::compile::{EndpointImage, Image};
+use netpol_policy::compile::{EndpointMapState, MapState};
 use netpol_policy::dataplane::Counter;
 
 /// `BPF_F_NO_PREALLOC`: memory is taken when an entry is made.
@@ -45,12 +45,12 @@ pub(super) struct Maps {
     pub(super) evictions: PerCpuArray<MapData, u64>,
     evictions_label: Label,
     pub(super) fragments: Table<FragmentKey, FragmentValue>,
-    pub(super) stubs: Table<u32, FlowKey>,
+    pub(super) flow_handles: Table<u32, FlowKey>,
     pub(super) backends: Table<FlowKey, BackendValue>,
     pub(super) defer: Table<Addr, u8>,
     pub(super) containers: Table<IfIndex, ContainerId>,
-    pub(super) tickets: Array<MapData, Wire<IfIndex>>,
-    tickets_label: Label,
+    pub(super) egress_marks: Array<MapData, Wire<IfIndex>>,
+    egress_marks_label: Label,
     pub(super) epoch: Array<MapData, Wire<Epoch>>,
     epoch_label: Label,
     pub(super) counters: PerCpuHashMap<MapData, Wire<CounterKey>, Wire<CounterValue>>,
@@ -70,7 +70,7 @@ impl Maps {
         flow_seed: Seed,
     ) -> Result<Self, Error> {
         let label = |name| Label::of(layouts, name);
-        let tickets_label = label(maps::TICKETS)?;
+        let egress_marks_label = label(maps::EGRESS_MARKS)?;
         let epoch_label = label(maps::EPOCH)?;
         let evictions_label = label(maps::EVICTIONS)?;
         let counters_label = label(maps::COUNTERS)?;
@@ -87,12 +87,12 @@ impl Maps {
             evictions: typed(ebpf, evictions_label)?,
             evictions_label,
             fragments: Table::take(ebpf, label(maps::FRAGMENTS)?)?,
-            stubs: Table::take(ebpf, label(maps::STUBS)?)?,
+            flow_handles: Table::take(ebpf, label(maps::DEFERRED_FLOWS)?)?,
             backends: Table::take(ebpf, label(maps::BACKENDS)?)?,
             defer: Table::take(ebpf, label(maps::DEFER)?)?,
             containers: containers(pins, label(maps::CONTAINERS)?)?,
-            tickets: typed(ebpf, tickets_label)?,
-            tickets_label,
+            egress_marks: typed(ebpf, egress_marks_label)?,
+            egress_marks_label,
             epoch: typed(ebpf, epoch_label)?,
             epoch_label,
             counters: typed(ebpf, counters_label)?,
@@ -101,13 +101,17 @@ impl Maps {
         })
     }
 
-    /// Binds a ticket, or unbinds it with `IfIndex(0)`.
+    /// Binds an egress mark, or unbinds it with `IfIndex(0)`.
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub(super) fn set_ticket(&mut self, ticket: u16, owner: IfIndex) -> Result<(), Error> {
-        let written = self.tickets.set(u32::from(ticket), Wire(owner), 0);
-        written.map_err(|error| self.tickets_label.cannot_write(error))
+    pub(super) fn set_egress_mark(
+        &mut self,
+        egress_mark: u16,
+        owner: IfIndex,
+    ) -> Result<(), Error> {
+        let written = self.egress_marks.set(u32::from(egress_mark), Wire(owner), 0);
+        written.map_err(|error| self.egress_marks_label.cannot_write(error))
     }
 
     /// The policy generation.
@@ -146,22 +150,25 @@ impl Maps {
         counters.map_err(|error| self.counters_label.cannot_read(error))
     }
 
-    fn tickets(&self) -> Result<BTreeMap<u16, IfIndex>, Error> {
-        let bound = (0_u16..).zip(self.tickets.iter()).filter_map(|(ticket, owner)| match owner {
-            Ok(Wire(IfIndex(0))) => None,
-            Ok(Wire(owner)) => Some(Ok((ticket, owner))),
-            Err(error) => Some(Err(self.tickets_label.cannot_read(error))),
-        });
+    fn egress_marks(&self) -> Result<BTreeMap<u16, IfIndex>, Error> {
+        let bound =
+            (0_u16..).zip(self.egress_marks.iter()).filter_map(
+                |(egress_mark, owner)| match owner {
+                    Ok(Wire(IfIndex(0))) => None,
+                    Ok(Wire(owner)) => Some(Ok((egress_mark, owner))),
+                    Err(error) => Some(Err(self.egress_marks_label.cannot_read(error))),
+                },
+            );
         bound.collect()
     }
 
-    fn endpoints(&self) -> Result<BTreeMap<IfIndex, EndpointImage>, Error> {
+    fn endpoints(&self) -> Result<BTreeMap<IfIndex, EndpointMapState>, Error> {
         let mut endpoints = BTreeMap::new();
         for (ifindex, EndpointEntry { value, .. }) in self.endpoints.entries()? {
             let padded = self.containers.get(ifindex)?.unwrap_or([0; 128]);
             let container_id = String::from_utf8_lossy(&padded);
             let container_id = Arc::from(container_id.trim_end_matches('\0'));
-            endpoints.insert(ifindex, EndpointImage { value, container_id });
+            endpoints.insert(ifindex, EndpointMapState { value, container_id });
         }
         Ok(endpoints)
     }
@@ -172,16 +179,16 @@ impl Datapath {
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub fn image(&self) -> Result<Image, Error> {
+    pub fn map_state(&self) -> Result<MapState, Error> {
         let maps = &self.maps;
-        Ok(Image {
+        Ok(MapState {
             endpoints: maps.endpoints()?,
             addresses: maps.addresses.entries()?.into_iter().map(|(key, _)| key).collect(),
             identities: maps.identities.entries().collect(),
             prefixes: maps.prefixes.entries()?.into_iter().collect(),
             allow: maps.allow.entries(),
             defer: maps.defer.entries()?.into_iter().map(|(addr, _)| addr).collect(),
-            tickets: maps.tickets()?,
+            egress_marks: maps.egress_marks()?,
         })
     }
 
@@ -258,8 +265,8 @@ impl Datapath {
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub fn stubs(&self) -> Result<Vec<FlowKey>, Error> {
-        Ok(self.maps.stubs.entries()?.into_iter().map(|(_, key)| key).collect())
+    pub fn flow_handles(&self) -> Result<Vec<FlowKey>, Error> {
+        Ok(self.maps.flow_handles.entries()?.into_iter().map(|(_, key)| key).collect())
     }
 
     /// Does ahead what a change would have to wait for: some ten milliseconds, seldom. For when nothing waits.

@@ -1,6 +1,6 @@
 //! The folder on the BPF file system: which maps and links outlive the agent.
 //!
-//! Layout: `<root>/v<ABI>/<MAP>` and `<root>/v<ABI>/links/<ifindex>-<program>`, with `-exchange` behind it for a link that is
+//! Layout: `<root>/v<ABI>/<MAP>` and `<root>/v<ABI>/links/<ifindex>-<program>`, with `-migration` behind it for a link that is
 //! to take the place of a filter.
 
 use std::collections::BTreeSet;
@@ -137,7 +137,7 @@ impl Pins {
     }
 
     /// Where the link is pinned that is to take the place of a filter.
-    pub(super) fn exchange(&self, ifindex: IfIndex, program: Program) -> PathBuf {
+    pub(super) fn migration(&self, ifindex: IfIndex, program: Program) -> PathBuf {
         self.links().join(format!("{ifindex}-{}{EXCHANGE}", program.name()))
     }
 
@@ -146,7 +146,7 @@ impl Pins {
     /// # Errors
     /// [`Error::Pin`].
     pub(super) fn settle(&self, ifindex: IfIndex, program: Program) -> Result<(), Error> {
-        let path = self.exchange(ifindex, program);
+        let path = self.migration(ifindex, program);
         fs::rename(&path, self.link(ifindex, program)).map_err(|error| pin_error(&path, error))
     }
 
@@ -232,7 +232,7 @@ impl Pins {
     /// # Errors
     /// [`Error::Pin`], but not if there is none.
     pub(super) fn remove_link(&self, ifindex: IfIndex, program: Program) -> Result<(), Error> {
-        for path in [self.link(ifindex, program), self.exchange(ifindex, program)] {
+        for path in [self.link(ifindex, program), self.migration(ifindex, program)] {
             let is_filter = path.is_dir();
             let removed = if is_filter { fs::remove_dir(&path) } else { fs::remove_file(&path) };
             absent_is_fine(&path, removed)?;

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use netpol_common::ids::{Epoch, IfIndex};
 use netpol_common::keys::{CounterKey, FlowKey, FlowValue};
 use netpol_policy::dataplane::port::{
-    Attachments, Exchanged, FailedAttachments, Flows, Framing, Maps, NewInterface,
+    Attachments, FailedAttachments, Flows, Framing, Maps, Migrated, NewInterface,
 };
-use netpol_policy::dataplane::{Counter, Image, MapOp};
+use netpol_policy::dataplane::{Counter, MapOp, MapState};
 
 use crate::attach::Role;
-use crate::exchange::Exchange;
-use crate::sweep::Sweep;
+use crate::map_gc::MapGc;
+use crate::migration::Migration;
 use crate::{Datapath, Error};
 
 impl Maps for Datapath {
@@ -21,8 +21,8 @@ impl Maps for Datapath {
         Self::apply(self, ops)
     }
 
-    fn image(&self) -> Result<Image, Error> {
-        Self::image(self)
+    fn map_state(&self) -> Result<MapState, Error> {
+        Self::map_state(self)
     }
 
     fn counters(&self) -> Result<BTreeMap<CounterKey, Counter>, Error> {
@@ -39,7 +39,7 @@ impl Maps for Datapath {
 }
 
 impl Attachments for Datapath {
-    type Exchange = Exchange;
+    type Migration = Migration;
 
     fn attach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
         Self::attach(self, ifindex, Role::Pod)
@@ -82,16 +82,16 @@ impl Attachments for Datapath {
         Self::on_filters(self)
     }
 
-    fn begin_exchange(&mut self, ifindex: IfIndex) -> Result<Option<Exchange>, Error> {
-        Self::begin_exchange(self, ifindex)
+    fn begin_migration(&mut self, ifindex: IfIndex) -> Result<Option<Migration>, Error> {
+        Self::begin_migration(self, ifindex)
     }
 
-    fn run_exchange(exchange: Exchange) -> (IfIndex, Exchange) {
-        (exchange.ifindex(), exchange.run())
+    fn run_migration(migration: Migration) -> (IfIndex, Migration) {
+        (migration.ifindex(), migration.run())
     }
 
-    fn end_exchange(&mut self, exchange: Exchange) -> Result<Exchanged, Error> {
-        Self::end_exchange(self, exchange)
+    fn end_migration(&mut self, migration: Migration) -> Result<Migrated, Error> {
+        Self::end_migration(self, migration)
     }
 
     fn has_predecessor(&self) -> bool {
@@ -104,7 +104,7 @@ impl Attachments for Datapath {
 }
 
 impl Flows for Datapath {
-    type Sweep = Sweep;
+    type MapGc = MapGc;
 
     fn flows(&self) -> Result<BTreeMap<FlowKey, FlowValue>, Error> {
         Self::flows(self)
@@ -118,19 +118,19 @@ impl Flows for Datapath {
         Self::add_flows(self, flows)
     }
 
-    fn n_unswept(&self) -> usize {
-        Self::n_unswept(self)
+    fn n_awaiting_gc(&self) -> usize {
+        Self::n_awaiting_gc(self)
     }
 
-    fn begin_sweep(&mut self) -> Result<Option<Sweep>, Error> {
-        Self::begin_sweep(self)
+    fn begin_gc(&mut self) -> Result<Option<MapGc>, Error> {
+        Self::begin_gc(self)
     }
 
-    fn run_sweep(sweep: Sweep) -> Sweep {
-        sweep.run()
+    fn run_gc(map_gc: MapGc) -> MapGc {
+        map_gc.run()
     }
 
-    fn end_sweep(&mut self, sweep: Sweep) -> Result<usize, Error> {
-        Self::end_sweep(self, sweep)
+    fn end_gc(&mut self, map_gc: MapGc) -> Result<usize, Error> {
+        Self::end_gc(self, map_gc)
     }
 }

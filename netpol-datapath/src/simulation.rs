@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use netpol_common::ids::Hook;
 use netpol_common::maps::{BACKENDS, COUNTERS, FLOWS, FRAGMENTS};
-use netpol_common::verdict::Sighting;
+use netpol_common::verdict::HookContext;
 
 use crate::netlink::PretendDevices;
 use crate::{Config, Datapath, Program, TestContext};
@@ -47,7 +47,7 @@ impl simulate::Datapath for Kernel {
         self.datapath.apply(ops).map_err(failed)
     }
 
-    fn judge(&mut self, frame: &[u8], seen: &Sighting) -> Result<Judged, DatapathError> {
+    fn judge(&mut self, frame: &[u8], seen: &HookContext) -> Result<Judged, DatapathError> {
         let program = match seen.hook {
             Hook::PodEgress => Program::PodEgress,
             Hook::PodIngress => Program::PodIngress,
@@ -59,7 +59,7 @@ impl simulate::Datapath for Kernel {
             mark: seen.mark,
         };
         let outcome = self.datapath.test_run(program, frame, context).map_err(failed)?;
-        Ok(Judged { passes: outcome.is_pass(), mark: outcome.mark, stub: 0 })
+        Ok(Judged { passes: outcome.is_pass(), mark: outcome.mark, flow_handle: 0 })
     }
 
     fn forget_flows(&mut self) -> Result<(), DatapathError> {

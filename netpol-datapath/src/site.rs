@@ -85,12 +85,12 @@ impl Site<'_> {
     /// [`Error::Attach`], [`Error::Link`], [`Error::Filter`], [`Error::Pin`].
     pub(super) fn renew(&self, classifier: &mut SchedClassifier) -> Result<bool, Error> {
         let (ifindex, program) = (self.device.ifindex, self.program);
-        self.finish_exchange(self.pins)?;
+        self.finish_migration(self.pins)?;
         if self.replace_in(classifier, self.pins)? {
             return Ok(true);
         }
         for predecessor in self.pins.predecessors() {
-            self.finish_exchange(predecessor)?;
+            self.finish_migration(predecessor)?;
             if self.replace_in(classifier, predecessor)? {
                 self.pins.take_over(predecessor, ifindex, program)?;
                 return Ok(true);
@@ -99,7 +99,7 @@ impl Site<'_> {
         if !self.has_filter() {
             return Ok(false);
         }
-        self.ensure_room()?;
+        self.ensure_capacity()?;
         self.hang_filter(classifier)?;
         Ok(true)
     }
@@ -125,8 +125,8 @@ impl Site<'_> {
     ///
     /// # Errors
     /// Those of [`Site::hang_link`].
-    pub(super) fn begin_exchange(&self, last: &mut SchedClassifier) -> Result<(), Error> {
-        self.link_to(last, &self.pins.exchange(self.device.ifindex, self.program))
+    pub(super) fn begin_migration(&self, last: &mut SchedClassifier) -> Result<(), Error> {
+        self.link_to(last, &self.pins.migration(self.device.ifindex, self.program))
     }
 
     fn link_to(&self, classifier: &mut SchedClassifier, path: &Path) -> Result<(), Error> {
@@ -151,9 +151,9 @@ impl Site<'_> {
     ///
     /// # Errors
     /// [`Error::Filter`], [`Error::Pin`].
-    pub(super) fn finish_exchange(&self, pins: &Pins) -> Result<(), Error> {
+    pub(super) fn finish_migration(&self, pins: &Pins) -> Result<(), Error> {
         let (ifindex, program) = (self.device.ifindex, self.program);
-        if !pins.exchange(ifindex, program).exists() {
+        if !pins.migration(ifindex, program).exists() {
             return Ok(());
         }
         self.remove_filter()?;
@@ -205,7 +205,7 @@ impl Site<'_> {
     ///
     /// # Errors
     /// [`Error::Filter`].
-    pub(super) fn make_room(&self) -> Result<bool, Error> {
+    pub(super) fn evict_for(&self) -> Result<bool, Error> {
         match self.traffic_control()?.add_clsact(self.device.ifindex) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -220,7 +220,7 @@ impl Site<'_> {
     ///
     /// # Errors
     /// [`Error::Filter`], [`Error::Occupied`].
-    pub(super) fn ensure_room(&self) -> Result<(), Error> {
+    pub(super) fn ensure_capacity(&self) -> Result<(), Error> {
         let ifindex = self.device.ifindex;
         let mut kernel = self.traffic_control()?;
         match kernel.add_clsact(ifindex) {

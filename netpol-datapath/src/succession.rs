@@ -35,6 +35,6 @@ impl Datapath {
             pins.forget_predecessors();
         }
         // Its endpoints that went while nobody was there, and those that it had no time for.
-        self.sweep_strangers().map(drop)
+        self.collect_unknown().map(drop)
     }
 }

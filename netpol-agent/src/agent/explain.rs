@@ -9,7 +9,7 @@ impl<K> Agent<K> {
     pub fn explain(&self, probe: &Probe) -> Explanation {
         simulate::explain(&self.state, probe, self.diagnostics.iter(), |pod, rule| {
             let mut ifindexes = self.state.endpoints_of(&pod.name);
-            ifindexes.any(|ifindex| self.compiled.lacks_room(rule, ifindex))
+            ifindexes.any(|ifindex| self.compiled.is_over_capacity(rule, ifindex))
         })
     }
 }

@@ -5,25 +5,25 @@
 //! stays in force until then.
 
 mod adopt;
-mod beside;
 mod calls;
 mod clock;
+mod worker;
 
 mod cluster;
 mod drops;
-mod exchange;
 mod explain;
 mod findings;
 mod handle;
 mod latency;
+mod map_gc;
 mod metrics;
+mod migration;
 mod registry;
 mod report;
 mod routes;
 mod run;
 mod search;
 mod status;
-mod sweep;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,11 +42,11 @@ pub use run::{CONTROL_SOCKET, Config, Source, lock, run, state_files};
 pub use status::{EndpointStatus, MapStatus, PolicyStatus, Protection, SourceStatus, Status};
 
 use self::adopt::Adoption;
-use self::exchange::Exchanges;
 use self::latency::Latencies;
-use self::sweep::Sweeps;
+use self::map_gc::GcSchedule;
+use self::migration::Migrations;
 use netpol_datapath::netlink::Devices;
-use netpol_policy::compile::{Compiled, Image, LeftOut, Turn};
+use netpol_policy::compile::{Compiled, LeftOut, MapState, MapStateUpdate};
 use netpol_policy::dataplane::port::{FailedAttachments, Framing, Kernel, NewInterface};
 use netpol_policy::dataplane::{MapOp, apply, diff};
 use netpol_policy::model::{Kind, ObjectName, ObjectRef};
@@ -60,7 +60,7 @@ pub struct Agent<K> {
     state: ClusterState,
     compiled: Compiled,
     /// What the maps hold.
-    image: Image,
+    map_state: MapState,
     diagnostics: DiagnosticIndex,
     /// The rules for which the maps have no room.
     left_out: LeftOut,
@@ -72,8 +72,8 @@ pub struct Agent<K> {
     /// Interfaces of ADDs on which no program hangs yet. They are closed in the maps.
     unattached: Vec<NewInterface>,
     adoption: Adoption,
-    exchanges: Exchanges,
-    sweeps: Sweeps,
+    migrations: Migrations,
+    gc_schedule: GcSchedule,
     /// The devices that are to have `uplink_egress`.
     uplinks: BTreeMap<IfIndex, Framing>,
     /// The maps hold all that the programs need: those of this run, or of one before that left them whole.
@@ -98,24 +98,25 @@ struct WaitingAdd {
 }
 
 impl<K: Kernel> Agent<K> {
-    /// An agent that takes over what an earlier run left: `image` is what the maps hold.
-    pub fn new(kernel: K, mut image: Image, registry: Registry) -> Self {
+    /// An agent that takes over what an earlier run left: `map_state` is what the maps hold.
+    pub fn new(kernel: K, mut map_state: MapState, registry: Registry) -> Self {
         for record in registry.records() {
-            if let Some(endpoint) = image.endpoints.get_mut(&record.ifindex()) {
+            if let Some(endpoint) = map_state.endpoints.get_mut(&record.ifindex()) {
                 endpoint.container_id = Arc::from(record.container_id());
             }
         }
-        let highest = image.held_identities().last().copied();
-        let in_maps = image.allow.values().flat_map(|map| map.keys()).map(|key| key.identity).max();
+        let highest = map_state.held_identities().last().copied();
+        let in_maps =
+            map_state.allow.values().flat_map(|map| map.keys()).map(|key| key.identity).max();
         let next = highest
             .max(in_maps)
             .map_or(Identity::FIRST, |identity| Identity(identity.0.saturating_add(1)));
-        let is_primed = image != Image::default() && !kernel.has_predecessor();
+        let is_primed = map_state != MapState::default() && !kernel.has_predecessor();
         let mut agent = Self {
             kernel,
             state: ClusterState::default(),
             compiled: Compiled::after(next),
-            image,
+            map_state,
             diagnostics: DiagnosticIndex::default(),
             left_out: LeftOut::new(),
             found: Vec::new(),
@@ -124,8 +125,8 @@ impl<K: Kernel> Agent<K> {
             waiting: Vec::new(),
             unattached: Vec::new(),
             adoption: Adoption::default(),
-            exchanges: Exchanges::default(),
-            sweeps: Sweeps::default(),
+            migrations: Migrations::default(),
+            gc_schedule: GcSchedule::default(),
             uplinks: BTreeMap::new(),
             is_primed,
             changes: Changes::default(),
@@ -136,7 +137,7 @@ impl<K: Kernel> Agent<K> {
         };
         let known: Vec<Endpoint> = agent.registry.records().map(Record::endpoint).collect();
         for endpoint in known {
-            if agent.is_primed && agent.image.endpoints.contains_key(&endpoint.ifindex) {
+            if agent.is_primed && agent.map_state.endpoints.contains_key(&endpoint.ifindex) {
                 agent.attach_known(&endpoint);
             } else {
                 // Programs that find nothing in the maps would cut the pod off.
@@ -151,7 +152,7 @@ impl<K: Kernel> Agent<K> {
     fn attach_known(&mut self, endpoint: &Endpoint) {
         match self.kernel.attach(endpoint.ifindex) {
             Ok(()) => {
-                self.exchanges.expect(endpoint.ifindex);
+                self.migrations.expect(endpoint.ifindex);
                 info!(pod = %endpoint.pod, ifindex = %endpoint.ifindex, "endpoint taken over");
             }
             Err(error) => {
@@ -251,9 +252,9 @@ impl<K: Kernel> Agent<K> {
             debug!("nothing changes before the pods that run already have been looked for");
         } else if self.is_stale() {
             let changes = std::mem::take(&mut self.changes);
-            let turn = self.compiled.update(&self.state, &changes, &self.image);
+            let update = self.compiled.update(&self.state, &changes, &self.map_state);
             self.note_left_out();
-            self.is_behind = !self.follow(turn);
+            self.is_behind = !self.follow(update);
             if self.is_behind {
                 self.compiled.forget();
             } else if !self.is_primed {
@@ -276,8 +277,8 @@ impl<K: Kernel> Agent<K> {
     }
 
     /// Makes a turn. If the kernel refuses an operation, leads the maps back.
-    fn follow(&mut self, turn: Turn) -> bool {
-        let ops = diff(&turn.before, &turn.after);
+    fn follow(&mut self, update: MapStateUpdate) -> bool {
+        let ops = diff(&update.before, &update.after);
         if ops.is_empty() {
             return true;
         }
@@ -288,19 +289,21 @@ impl<K: Kernel> Agent<K> {
                 error = &error as &dyn std::error::Error,
                 "the kernel refuses a change; the last good state stays"
             );
-            if let Err(error) = self.perform(&diff(&self.image, &turn.undone(&self.image))) {
+            if let Err(error) =
+                self.perform(&diff(&self.map_state, &update.undone(&self.map_state)))
+            {
                 let error = &error as &dyn std::error::Error;
                 error!(error, "the kernel refuses the way back too; enforcement may be partial");
             }
             return false;
         }
         // Before anything is refused: that takes endpoints out of the image again.
-        turn.complete(&mut self.image);
+        update.complete(&mut self.map_state);
         self.refuse_bare(bare);
         self.n_applied += 1;
         info!(
             n_ops = ops.len(),
-            n_endpoints = self.image.endpoints.len(),
+            n_endpoints = self.map_state.endpoints.len(),
             n_identities = self.compiled.n_identities(),
             n_policies = self.state.n_policies(),
             "policy in force"
@@ -309,7 +312,7 @@ impl<K: Kernel> Agent<K> {
     }
 
     /// Applies operations to the maps, and hangs programs on the interfaces of ADDs meanwhile. What it leaves to the caller:
-    /// `image` on success, and the interfaces that stay bare.
+    /// `map_state` on success, and the interfaces that stay bare.
     fn attach_and_apply(
         &mut self,
         ops: &[MapOp],
@@ -321,7 +324,7 @@ impl<K: Kernel> Agent<K> {
         }
         let (bare, applied) = self.kernel.attach_and_apply(&interfaces, ops);
         for NewInterface { ifindex, is_unshaped: _ } in interfaces {
-            self.exchanges.expect(ifindex);
+            self.migrations.expect(ifindex);
         }
         (bare, self.read_back_unless(applied))
     }
@@ -332,21 +335,21 @@ impl<K: Kernel> Agent<K> {
         }
     }
 
-    /// Applies operations to the maps and to `image`.
+    /// Applies operations to the maps and to `map_state`.
     fn perform(&mut self, ops: &[MapOp]) -> Result<(), K::Error> {
         let applied = self.kernel.apply(ops);
         self.read_back_unless(applied)?;
         for op in ops {
-            apply(op, &mut self.image);
+            apply(op, &mut self.map_state);
         }
         Ok(())
     }
 
-    /// Keeps `image` what the maps hold when not all operations are done: only the maps know which are.
+    /// Keeps `map_state` what the maps hold when not all operations are done: only the maps know which are.
     fn read_back_unless(&mut self, applied: Result<(), K::Error>) -> Result<(), K::Error> {
         if applied.is_err() {
-            match self.kernel.image() {
-                Ok(image) => self.image = image,
+            match self.kernel.map_state() {
+                Ok(map_state) => self.map_state = map_state,
                 Err(error) => {
                     error!(
                         error = &error as &dyn std::error::Error,
@@ -362,7 +365,7 @@ impl<K: Kernel> Agent<K> {
     fn is_ready(&self, ifindex: IfIndex) -> bool {
         !self.is_stale()
             && self
-                .image
+                .map_state
                 .endpoints
                 .get(&ifindex)
                 .is_some_and(|endpoint| endpoint.value.state == EndpointValue::READY)
@@ -374,8 +377,8 @@ impl<K: Kernel> Agent<K> {
     }
 
     /// What the maps hold.
-    pub fn image(&self) -> &Image {
-        &self.image
+    pub fn map_state(&self) -> &MapState {
+        &self.map_state
     }
 
     /// Kinds that have not been listed yet.

@@ -16,10 +16,10 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::beside::Beside;
 use super::drops::DropLog;
 use super::handle::Question;
 use super::search::Searches;
+use super::worker::Worker;
 use super::{Agent, Handle, Registry, routes};
 use crate::cni_server::{self, Call};
 use crate::control::{serve_tcp, serve_unix};
@@ -104,14 +104,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut kernel = Datapath::load(&ebpf)?;
     // An agent with another socket would fight over the same programs.
     let _lock = ebpf.pin_root.as_deref().map(lock).transpose()?;
-    let image = kernel.image().context("reading the pinned maps of an earlier run")?;
+    let map_state = kernel.map_state().context("reading the pinned maps of an earlier run")?;
     // The endpoints of another version are not in these maps.
     if !kernel.has_predecessor() {
-        let n_entries = kernel.sweep_strangers().context("sweeping the maps of an earlier run")?;
-        debug!(n_entries, "what pods have left that went before is swept up");
+        let n_entries = kernel.collect_unknown().context("sweeping the maps of an earlier run")?;
+        debug!(n_entries, "what pods have left that went before is collected");
     }
     let registry = Registry::open(&socket.with_file_name(RECORDS), device_name)?;
-    info!(n_endpoints = image.endpoints.len(), "maps ready");
+    info!(n_endpoints = map_state.endpoints.len(), "maps ready");
     let events = kernel.events()?;
     if ebpf.trace == Trace::On {
         let messages = kernel.trace_messages()?;
@@ -125,7 +125,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             "the node's name is not known: pods that are older than the agent are not looked for"
         );
     }
-    let agent = Agent::new(kernel, image, registry).on_node(node.clone());
+    let agent = Agent::new(kernel, map_state, registry).on_node(node.clone());
     let (searches, found) = Searches::new(places);
     let (handle, questions) = Handle::new();
     let drops = DropLog::spawn(events, handle.clone(), cancel.clone());
@@ -157,8 +157,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         stop.cancel();
     });
     let inputs = Inputs { updates: stamped, calls, devices, questions, found };
-    let beside = Beside::start().context("starting a thread beside the event loop")?;
-    event_loop(agent, inputs, searches, &source, &beside, &cancel).await;
+    let worker = Worker::start().context("starting a thread beside the event loop")?;
+    event_loop(agent, inputs, searches, &source, &worker, &cancel).await;
     info!("stopped; policies stay in force");
     Ok(())
 }
@@ -206,18 +206,18 @@ async fn event_loop<K: Kernel>(
     inputs: Inputs<K>,
     mut searches: Searches,
     source: &Running,
-    beside: &Beside,
+    worker: &Worker,
     cancel: &CancellationToken,
 ) {
     let Inputs { mut updates, mut calls, mut devices, mut questions, mut found } = inputs;
-    let (exchanged_in, mut exchanged) = mpsc::channel(1);
-    let (swept_in, mut swept) = mpsc::channel(1);
+    let (migrated_in, mut migrated) = mpsc::channel(1);
+    let (collected_in, mut collected) = mpsc::channel(1);
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut batch = Vec::new();
     let mut called = Vec::new();
     loop {
-        let deadline = agent.next_deadline().into_iter().chain(agent.next_sweep()).min();
+        let deadline = agent.next_deadline().into_iter().chain(agent.next_gc()).min();
         tokio::select! {
             biased;
             () = cancel.cancelled() => return,
@@ -243,10 +243,10 @@ async fn event_loop<K: Kernel>(
                 }
             }
             Some(found) = found.recv() => agent.adopt(found),
-            Some((ifindex, exchange)) = exchanged.recv() => {
-                agent.end_exchange(ifindex, exchange, Instant::now());
+            Some((ifindex, migration)) = migrated.recv() => {
+                agent.end_migration(ifindex, migration, Instant::now());
             }
-            Some(sweep) = swept.recv() => agent.end_sweep(sweep, Instant::now()),
+            Some(map_gc) = collected.recv() => agent.end_gc(map_gc, Instant::now()),
             Some(question) = questions.recv() => question(&mut agent),
             // The arms before have nothing to do.
             _ = tick.tick() => agent.prepare(),
@@ -261,18 +261,18 @@ async fn event_loop<K: Kernel>(
         if agent.missing().is_empty() {
             searches.look(agent.wanted(), Instant::now());
         }
-        if let Some(exchange) = agent.begin_exchange(Instant::now()) {
-            let exchanged_in = exchanged_in.clone();
-            beside.run(move || {
+        if let Some(migration) = agent.begin_migration(Instant::now()) {
+            let migrated_in = migrated_in.clone();
+            worker.run(move || {
                 // The event loop may have ended: what is left half done, the next agent finishes.
-                drop(exchanged_in.blocking_send(K::run_exchange(exchange)));
+                drop(migrated_in.blocking_send(K::run_migration(migration)));
             });
         }
-        if let Some(sweep) = agent.begin_sweep(Instant::now()) {
-            let swept_in = swept_in.clone();
-            beside.run(move || {
+        if let Some(map_gc) = agent.begin_gc(Instant::now()) {
+            let collected_in = collected_in.clone();
+            worker.run(move || {
                 // The event loop may have ended: the next agent looks for what is left.
-                drop(swept_in.blocking_send(K::run_sweep(sweep)));
+                drop(collected_in.blocking_send(K::run_gc(map_gc)));
             });
         }
     }

@@ -66,8 +66,8 @@ pub(super) struct RunArgs {
     pub(super) bpffs: MissingBpfFs,
     /// Bits of the packet mark that carry egress verdicts past Service translation: 12 adjacent ones that nobody else
     /// on the node uses.
-    #[arg(long, value_name = "MASK", env = "NETPOL_TICKET_MASK", default_value = "0xfff00000", value_parser = parse_mask)]
-    pub(super) ticket_mask: u32,
+    #[arg(long, value_name = "MASK", env = "NETPOL_MARK_MASK", default_value = "0xfff00000", value_parser = parse_mask)]
+    pub(super) mark_mask: u32,
     /// Address for `/livez`, `/readyz` and `/metrics`, such as 127.0.0.1:9470.
     #[arg(long, value_name = "ADDR", env = "NETPOL_HEALTH")]
     pub(super) health: Option<std::net::SocketAddr>,
@@ -228,7 +228,7 @@ pub(super) enum CniCommand {
 #[derive(Debug, Parser)]
 pub(super) struct CniInstallArgs {
     #[command(flatten)]
-    pub(super) place: CniPlaceArgs,
+    pub(super) place: CniPathArgs,
     /// The agent's `--socket`, as the node sees it.
     #[arg(long, value_name = "PATH", env = "NETPOL_SOCKET", default_value = netpol_proto::SOCKET_PATH)]
     pub(super) socket: PathBuf,
@@ -241,7 +241,7 @@ pub(super) struct CniInstallArgs {
 #[derive(Debug, Parser)]
 pub(super) struct CniUninstallArgs {
     #[command(flatten)]
-    pub(super) place: CniPlaceArgs,
+    pub(super) place: CniPathArgs,
 }
 
 /// Take netpol off this node: its CNI configuration, programs, maps and files. Twice is fine. Pods that run go on, unprotected.
@@ -249,7 +249,7 @@ pub(super) struct CniUninstallArgs {
 #[derive(Debug, Parser)]
 pub(super) struct UninstallArgs {
     #[command(flatten)]
-    pub(super) place: CniPlaceArgs,
+    pub(super) place: CniPathArgs,
     /// The agent's `--socket`. The agent must not run any more.
     #[arg(long, value_name = "PATH", env = "NETPOL_SOCKET", default_value = netpol_proto::SOCKET_PATH)]
     pub(super) socket: PathBuf,
@@ -263,7 +263,7 @@ pub(super) struct UninstallArgs {
 
 /// Where the container runtime looks.
 #[derive(Debug, clap::Args)]
-pub(super) struct CniPlaceArgs {
+pub(super) struct CniPathArgs {
     /// The runtime's directory of network configurations.
     #[arg(long, value_name = "DIR", env = "NETPOL_CNI_CONF_DIR", default_value = "/etc/cni/net.d")]
     pub(super) conf_dir: PathBuf,

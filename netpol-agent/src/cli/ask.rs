@@ -62,11 +62,11 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     if let Some(n @ 1..) = status.n_on_filters {
         writeln!(out, "  endpoints on filters, until no pod comes or goes for a while: {n}")?;
     }
-    if status.n_unswept > 0 {
+    if status.n_awaiting_gc > 0 {
         writeln!(
             out,
-            "  pods that are gone, with connections to be swept up: {}",
-            status.n_unswept
+            "  pods that are gone, with connections to be collected: {}",
+            status.n_awaiting_gc
         )?;
     }
     let mut policies = table(&["POLICY", "ISOLATES", "NO ROOM FOR"]);

@@ -232,7 +232,7 @@ mod tests {
         }
     }
 
-    async fn exchange(path: &Path, line: &[u8]) -> Response {
+    async fn migration(path: &Path, line: &[u8]) -> Response {
         let mut stream = UnixStream::connect(path).await.unwrap();
         stream.write_all(line).await.unwrap();
         let mut answer = Vec::new();
@@ -260,7 +260,7 @@ mod tests {
                         container_id: id.clone(),
                         container_ifname: "eth0".into(),
                     });
-                    let response = exchange(&path, &netpol_proto::encode(&request).unwrap()).await;
+                    let response = migration(&path, &netpol_proto::encode(&request).unwrap()).await;
                     assert_eq!(response, Response::error(ErrorCode::ENFORCEMENT, id));
                 })
             })
@@ -291,10 +291,10 @@ mod tests {
             (b"{\"version\":1,\"body\":{\"verb\":\"EAT\"}}\n", ErrorCode::DECODE),
             (b"{\"version\":2,\"body\":{}}\n", ErrorCode::INVALID_CONFIG),
         ] {
-            assert_eq!(code(&exchange(&path, line).await), expected);
+            assert_eq!(code(&migration(&path, line).await), expected);
         }
         let too_long = vec![b'x'; netpol_proto::MAX_MESSAGE_BYTES];
-        assert_eq!(code(&exchange(&path, &too_long).await), ErrorCode::DECODE);
+        assert_eq!(code(&migration(&path, &too_long).await), ErrorCode::DECODE);
         assert!(server.calls.try_recv().is_err());
     }
 
@@ -307,7 +307,7 @@ mod tests {
         drop(half);
         let path = server.path();
         let client = tokio::spawn(async move {
-            exchange(&path, &netpol_proto::encode(&Request::Status).unwrap()).await
+            migration(&path, &netpol_proto::encode(&Request::Status).unwrap()).await
         });
         server.calls.recv().await.unwrap().reply.send(Response::Ok).unwrap();
         assert_eq!(client.await.unwrap(), Response::Ok);
@@ -329,7 +329,7 @@ mod tests {
         let mut server = Server::start();
         let path = server.path();
         let client = tokio::spawn(async move {
-            exchange(&path, &netpol_proto::encode(&Request::Status).unwrap()).await
+            migration(&path, &netpol_proto::encode(&Request::Status).unwrap()).await
         });
         drop(server.calls.recv().await.unwrap());
         assert_eq!(code(&client.await.unwrap()), ErrorCode::TRY_AGAIN_LATER);
@@ -340,7 +340,7 @@ mod tests {
         let mut server = Server::start();
         let path = server.path();
         let client = tokio::spawn(async move {
-            exchange(&path, &netpol_proto::encode(&Request::Status).unwrap()).await
+            migration(&path, &netpol_proto::encode(&Request::Status).unwrap()).await
         });
         let call = server.calls.recv().await.unwrap();
         server.cancel.cancel();

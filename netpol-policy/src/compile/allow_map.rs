@@ -6,10 +6,10 @@ use std::sync::Arc;
 use netpol_common::ids::{Identity, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AllowKey, AllowValue};
 
-use super::image::AllowMap;
+use super::capacity;
+use super::map_state::AllowMap;
 use super::port_ranges::port_prefixes;
-use super::room;
-use crate::resolve::{Grant, PeerSet, PortSet, RuleRef};
+use crate::resolve::{AllowRule, PeerSet, PortSet, RuleRef};
 
 /// An allow map.
 pub(super) struct Built {
@@ -18,38 +18,38 @@ pub(super) struct Built {
     pub(super) left_out: BTreeSet<RuleRef>,
 }
 
-/// The union of the grants, each with its rule's number, but for rules that find no room. Where several rules open the
+/// The union of the allow rules, each with its rule's number, but for rules that find no room. Where several rules open the
 /// same entry, the first one is named. `members` tells the identities whose addresses are in a peer set.
 pub(super) fn build<'a, I: Iterator<Item = &'a Identity>>(
-    grants: impl Iterator<Item = (RuleId, &'a Arc<Grant>)> + Clone,
+    allow_rules: impl Iterator<Item = (RuleId, &'a Arc<AllowRule>)> + Clone,
     members: impl Fn(&Arc<PeerSet>) -> I,
     capacity: usize,
 ) -> Built {
-    let map = union(grants.clone(), &members, capacity);
+    let map = union(allow_rules.clone(), &members, capacity);
     if map.len() <= capacity {
         return Built { map, left_out: BTreeSet::new() };
     }
-    let left_out = squeeze(&grants, &members, capacity);
-    let map = union(grants.filter(|(_, of)| !left_out.contains(&of.rule)), &members, capacity);
+    let left_out = squeeze(&allow_rules, &members, capacity);
+    let map = union(allow_rules.filter(|(_, of)| !left_out.contains(&of.rule)), &members, capacity);
     Built { map, left_out }
 }
 
-/// The union of the grants, or some of it that has more entries than `capacity`.
+/// The union of the allow rules, or some of it that has more entries than `capacity`.
 fn union<'a, I: Iterator<Item = &'a Identity>>(
-    grants: impl Iterator<Item = (RuleId, &'a Arc<Grant>)>,
+    allow_rules: impl Iterator<Item = (RuleId, &'a Arc<AllowRule>)>,
     members: &impl Fn(&Arc<PeerSet>) -> I,
     capacity: usize,
 ) -> AllowMap {
     let mut map = AllowMap::new();
-    for (rule, grant) in grants {
-        match &grant.peers {
-            None => open(&mut map, Identity::ANY, &grant.ports, rule),
+    for (rule, allow_rule) in allow_rules {
+        match &allow_rule.peers {
+            None => open(&mut map, Identity::ANY, &allow_rule.ports, rule),
             Some(peers) => {
                 for identity in members(peers) {
                     if map.len() > capacity {
                         return map;
                     }
-                    open(&mut map, *identity, &grant.ports, rule);
+                    open(&mut map, *identity, &allow_rule.ports, rule);
                 }
             }
         }
@@ -59,20 +59,20 @@ fn union<'a, I: Iterator<Item = &'a Identity>>(
 
 /// The rules that find no room.
 fn squeeze<'a, I: Iterator<Item = &'a Identity>>(
-    grants: &(impl Iterator<Item = (RuleId, &'a Arc<Grant>)> + Clone),
+    allow_rules: &(impl Iterator<Item = (RuleId, &'a Arc<AllowRule>)> + Clone),
     members: &impl Fn(&Arc<PeerSet>) -> I,
     capacity: usize,
 ) -> BTreeSet<RuleRef> {
     let mut wants: BTreeMap<&RuleRef, usize> = BTreeMap::new();
-    for (_, grant) in grants.clone() {
-        let n_peers = grant.peers.as_ref().map_or(1, |peers| members(peers).count());
-        let n_wanted = wants.entry(&grant.rule).or_default();
-        *n_wanted = n_wanted.saturating_add(n_peers.saturating_mul(n_entries(&grant.ports)));
+    for (_, allow_rule) in allow_rules.clone() {
+        let n_peers = allow_rule.peers.as_ref().map_or(1, |peers| members(peers).count());
+        let n_wanted = wants.entry(&allow_rule.rule).or_default();
+        *n_wanted = n_wanted.saturating_add(n_peers.saturating_mul(n_entries(&allow_rule.ports)));
     }
     let mut taken = BTreeSet::new();
     let mut left_out = BTreeSet::new();
-    for rule in room::smallest_first(&wants) {
-        let of_rule = grants.clone().filter(|(_, grant)| grant.rule == *rule);
+    for rule in capacity::smallest_first(&wants) {
+        let of_rule = allow_rules.clone().filter(|(_, allow_rule)| allow_rule.rule == *rule);
         let wanted = union(of_rule, members, capacity);
         let n_new = wanted.keys().filter(|key| !taken.contains(*key)).count();
         if taken.len() + n_new > capacity {

@@ -10,10 +10,10 @@ use netpol_common::addr::Addr;
 use netpol_common::ids::Identity;
 use netpol_common::keys::{AllowKey, PrefixKey};
 
-use super::image::{AllowMap, Image};
+use super::map_state::{AllowMap, MapState};
 use super::numbering::{Numbering, PeerSetId, Signature};
 use super::prefixes::PrefixTable;
-use crate::resolve::{Grant, PeerSet};
+use crate::resolve::{AllowRule, PeerSet};
 use crate::store::ClusterState;
 
 /// The identities of one image.
@@ -27,11 +27,11 @@ pub(super) struct Identities {
 /// Gives every address and prefix that a grant speaks of its identity.
 pub(super) fn assign<'a>(
     state: &ClusterState,
-    grants: impl Iterator<Item = &'a Arc<Grant>>,
+    allow_rules: impl Iterator<Item = &'a Arc<AllowRule>>,
     numbering: &mut Numbering,
 ) -> Identities {
     let peer_sets: BTreeSet<&Arc<PeerSet>> =
-        grants.filter_map(|grant| grant.peers.as_ref()).collect();
+        allow_rules.filter_map(|allow_rule| allow_rule.peers.as_ref()).collect();
 
     let mut by_selector: BTreeMap<IpAddr, Signature> = BTreeMap::new();
     let mut blocks = Vec::new();
@@ -78,7 +78,7 @@ pub(super) fn assign<'a>(
 /// The identities that must not keep their numbers: both images know them, some allow map gives them another meaning
 /// in `next` than in `previous`, and addresses change hands at the same time. On the way an address could otherwise
 /// meet a meaning that it has in neither image.
-pub(super) fn ambiguous(previous: &Image, next: &Image) -> BTreeSet<Identity> {
+pub(super) fn ambiguous(previous: &MapState, next: &MapState) -> BTreeSet<Identity> {
     if previous.identities == next.identities && previous.prefixes == next.prefixes {
         return BTreeSet::new();
     }

@@ -1,16 +1,16 @@
 //! From policies to the content of the maps.
 //!
-//! In: the cluster's state and the numbers given so far. Out: an [`Image`], the full desired content of all maps.
+//! In: the cluster's state and the numbers given so far. Out: an [`MapState`], the full desired content of all maps.
 //! Must not: know what the maps hold now (that is `dataplane`'s), or do IO.
 
 mod allow_map;
+mod capacity;
 mod identity;
-mod image;
 mod incremental;
+mod map_state;
 mod numbering;
 mod port_ranges;
 mod prefixes;
-mod room;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,14 +19,14 @@ use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, IfIndex};
 use netpol_common::keys::{AddressKey, EndpointValue};
 
-pub use image::{AllowMap, AllowMapKey, EndpointImage, Image};
-pub use incremental::{Compiled, Turn};
+pub use capacity::{Capacities, Lack, LeftOut, describe, diagnostics, left_out_of_all};
+pub use incremental::{Compiled, MapStateUpdate};
+pub use map_state::{AllowMap, AllowMapKey, EndpointMapState, MapState};
 pub use numbering::Numbering;
 pub use port_ranges::port_prefixes;
-pub use room::{Capacities, Lack, LeftOut, describe, diagnostics, left_out_of_all};
 
 use crate::model::Pod;
-use crate::resolve::{EndpointPolicy, Grant, Isolation, PeerSet, Resolver};
+use crate::resolve::{AllowRule, EndpointPolicy, Isolation, PeerSet, Resolver};
 use crate::store::{ClusterState, Endpoint};
 
 /// Compiles the state into an image that can follow `previous` without a moment in which neither holds.
@@ -34,15 +34,15 @@ use crate::store::{ClusterState, Endpoint};
 /// The content is a function of `state` alone, the numbers of identities and rules also of `numbering`. An identity
 /// that `previous` knows keeps its number, unless addresses change hands while its meaning changes: then the same
 /// number would mean two things on the way, so it gets a fresh one.
-pub fn compile(state: &ClusterState, numbering: &mut Numbering, previous: &Image) -> Image {
-    compile_within(state, numbering, previous, &Capacities::default()).image
+pub fn compile(state: &ClusterState, numbering: &mut Numbering, previous: &MapState) -> MapState {
+    compile_within(state, numbering, previous, &Capacities::default()).map_state
 }
 
 /// What [`compile_within`] makes of a state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compilation {
     /// What the maps should hold.
-    pub image: Image,
+    pub map_state: MapState,
     /// The rules for which they have no room.
     pub left_out: LeftOut,
 }
@@ -51,17 +51,17 @@ pub struct Compilation {
 pub fn compile_within(
     state: &ClusterState,
     numbering: &mut Numbering,
-    previous: &Image,
+    previous: &MapState,
     capacities: &Capacities,
 ) -> Compilation {
     let resolved = resolve(state);
     let mut compilation = build(state, &resolved, numbering, capacities);
-    let ambiguous = identity::ambiguous(previous, &compilation.image);
+    let ambiguous = identity::ambiguous(previous, &compilation.map_state);
     if !ambiguous.is_empty() {
         numbering.retire(&ambiguous);
         compilation = build(state, &resolved, numbering, capacities);
     }
-    numbering.retain(&compilation.image);
+    numbering.retain(&compilation.map_state);
     compilation
 }
 
@@ -88,61 +88,66 @@ fn build(
     numbering: &mut Numbering,
     capacities: &Capacities,
 ) -> Compilation {
-    let grants: BTreeSet<&Arc<Grant>> = resolved
+    let allow_rules: BTreeSet<&Arc<AllowRule>> = resolved
         .iter()
         .filter_map(|resolved| resolved.pod.as_ref())
-        .flat_map(|(_, policy)| policy.ingress.grants.iter().chain(&policy.egress.grants))
+        .flat_map(|(_, policy)| policy.ingress.allow_rules.iter().chain(&policy.egress.allow_rules))
         .collect();
-    let rules = grants.iter().filter_map(|grant| Some((&grant.rule, grant.peers.as_ref()?)));
-    let mut left_out = room::left_out(state, rules, capacities);
-    let in_force = grants.into_iter().filter(|grant| !left_out.contains_key(&grant.rule));
+    let rules = allow_rules
+        .iter()
+        .filter_map(|allow_rule| Some((&allow_rule.rule, allow_rule.peers.as_ref()?)));
+    let mut left_out = capacity::left_out(state, rules, capacities);
+    let in_force =
+        allow_rules.into_iter().filter(|allow_rule| !left_out.contains_key(&allow_rule.rule));
     let identities = identity::assign(state, in_force, numbering);
     let mut cut = BTreeSet::new();
 
-    let mut image = Image {
+    let mut map_state = MapState {
         identities: identities.addresses,
         prefixes: identities.prefixes,
         defer: deferred(state),
-        ..Image::default()
+        ..MapState::default()
     };
-    let mut shared: BTreeMap<Vec<&Arc<Grant>>, Arc<AllowMap>> = BTreeMap::new();
+    let mut shared: BTreeMap<Vec<&Arc<AllowRule>>, Arc<AllowMap>> = BTreeMap::new();
     for Resolved { endpoint, pod } in resolved {
         let ifindex = endpoint.ifindex;
         let Some((pod, policy)) = pod else {
-            image.endpoints.insert(ifindex, EndpointImage::blocked(&endpoint.container_id));
+            map_state.endpoints.insert(ifindex, EndpointMapState::blocked(&endpoint.container_id));
             continue;
         };
-        image.endpoints.insert(ifindex, endpoint_image(endpoint, pod, policy));
-        if endpoint.ticket != 0 {
-            image.tickets.insert(endpoint.ticket, ifindex);
+        map_state.endpoints.insert(ifindex, endpoint_map_state(endpoint, pod, policy));
+        if endpoint.egress_mark != 0 {
+            map_state.egress_marks.insert(endpoint.egress_mark, ifindex);
         }
-        image.addresses.extend(addresses(state, endpoint, pod, ifindex));
+        map_state.addresses.extend(addresses(state, endpoint, pod, ifindex));
         for direction in Direction::ALL {
             let policy = policy.direction(direction);
             if policy.isolation == Isolation::None {
                 continue;
             }
-            let map = shared.entry(policy.grants.iter().collect()).or_insert_with(|| {
+            let map = shared.entry(policy.allow_rules.iter().collect()).or_insert_with(|| {
                 let members = |peers: &Arc<PeerSet>| {
                     identities.members.get(peers).map_or([].as_slice(), Vec::as_slice).iter()
                 };
-                let in_force = policy.grants.iter();
-                let in_force = in_force.filter(|grant| !left_out.contains_key(&grant.rule));
-                let grants: Vec<_> =
-                    in_force.map(|grant| (numbering.rule_id(&grant.rule), grant)).collect();
+                let in_force = policy.allow_rules.iter();
+                let in_force =
+                    in_force.filter(|allow_rule| !left_out.contains_key(&allow_rule.rule));
+                let allow_rules: Vec<_> = in_force
+                    .map(|allow_rule| (numbering.rule_id(&allow_rule.rule), allow_rule))
+                    .collect();
                 let built =
-                    allow_map::build(grants.into_iter(), members, capacities.n_allow_entries);
+                    allow_map::build(allow_rules.into_iter(), members, capacities.n_allow_entries);
                 cut.extend(built.left_out);
                 Arc::new(built.map)
             });
-            image.allow.insert(AllowMapKey::new(ifindex, direction), Arc::clone(map));
+            map_state.allow.insert(AllowMapKey::new(ifindex, direction), Arc::clone(map));
         }
     }
     left_out.extend(cut.into_iter().map(|rule| (rule, Lack::AllowEntries)));
-    Compilation { image, left_out }
+    Compilation { map_state, left_out }
 }
 
-fn endpoint_image(endpoint: &Endpoint, pod: &Pod, policy: &EndpointPolicy) -> EndpointImage {
+fn endpoint_map_state(endpoint: &Endpoint, pod: &Pod, policy: &EndpointPolicy) -> EndpointMapState {
     let bits = |is_set: &dyn Fn(Direction) -> bool| {
         Direction::ALL.into_iter().filter(|direction| is_set(*direction)).map(Direction::bit).sum()
     };
@@ -153,9 +158,9 @@ fn endpoint_image(endpoint: &Endpoint, pod: &Pod, policy: &EndpointPolicy) -> En
         keeps_flows: bits(&|direction| policy.direction(direction).keeps_flows),
         traits: if pod.allows_forwarding { EndpointValue::FORWARDS } else { 0 },
         pad: 0,
-        ticket: endpoint.ticket,
+        egress_mark: endpoint.egress_mark,
     };
-    EndpointImage { value, container_id: Arc::clone(&endpoint.container_id) }
+    EndpointMapState { value, container_id: Arc::clone(&endpoint.container_id) }
 }
 
 /// What a pod may send from: what the runtime gave its interface, and what the API says.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use netpol_common::ids::{Identity, RuleId};
 
-use super::image::Image;
+use super::map_state::MapState;
 use crate::resolve::{PeerSet, RuleRef};
 
 /// Number of a peer set; only within one [`Numbering`].
@@ -132,14 +132,14 @@ impl Numbering {
         };
     }
 
-    /// Forgets what `image` does not use.
-    pub(super) fn retain(&mut self, image: &Image) {
-        let held = image.held_identities();
+    /// Forgets what `map_state` does not use.
+    pub(super) fn retain(&mut self, map_state: &MapState) {
+        let held = map_state.held_identities();
         self.identities.retain(|_, identity| held.contains(identity));
         let used: BTreeSet<PeerSetId> = self.identities.keys().flatten().copied().collect();
         self.peer_sets.retain(|_, id| used.contains(id));
         let maps: BTreeMap<_, _> =
-            image.allow.values().map(|map| (Arc::as_ptr(map), map)).collect();
+            map_state.allow.values().map(|map| (Arc::as_ptr(map), map)).collect();
         let rules: BTreeSet<RuleId> =
             maps.values().flat_map(|map| map.values()).map(|value| value.rule).collect();
         self.rules.retain(|_, id| rules.contains(id));

@@ -4,14 +4,14 @@
 //! goes from its old treatment to its new one in one step:
 //!
 //! 1. endpoints that are another sandbox's now, or gone, stop passing anything;
-//! 2. source addresses that end, so that the policy to come is never asked about them; deferred addresses and tickets
+//! 2. source addresses that end, so that the policy to come is never asked about them; deferred addresses and egress marks
 //!    that begin;
 //! 3. endpoints lose isolation that ends or is only audited from now on: whatever the allow maps say, it passes;
 //! 4. allow maps that hold the new meaning of every new identity and still the old one of every identity that leaves;
 //! 5. addresses and prefixes get their identities (the order within is explained at [`move_addresses`]);
 //! 6. endpoints gain isolation that begins, or become ready;
 //! 7. allow maps lose what only old identities needed;
-//! 8. source addresses that begin, now that only the new policy is asked about them; tickets and deferred addresses that
+//! 8. source addresses that begin, now that only the new policy is asked about them; egress marks and deferred addresses that
 //!    end;
 //! 9. the epoch is bumped.
 //!
@@ -25,18 +25,18 @@ use netpol_common::ids::Identity;
 use netpol_common::keys::EndpointValue;
 
 use super::op::{MapOp, apply};
-use crate::compile::{AllowMap, EndpointImage, Image};
+use crate::compile::{AllowMap, EndpointMapState, MapState};
 
 /// A step: adds what it has to do, given what the maps hold by then and what they should hold.
-type Step = fn(&Way<'_>, &Image, &mut Vec<MapOp>);
+type Step = fn(&Way<'_>, &MapState, &mut Vec<MapOp>);
 
 /// What the maps hold before a step.
 struct Way<'a> {
     /// Before the first step. Only [`move_addresses`] gives addresses and prefixes other identities, and none of the steps
     /// behind it looks at them: so these are what they are here.
-    old: &'a Image,
+    old: &'a MapState,
     /// All else.
-    now: Image,
+    now: MapState,
 }
 
 const STEPS: [Step; 8] = [
@@ -52,18 +52,18 @@ const STEPS: [Step; 8] = [
 
 /// The operations that lead from `old` to `new`; none if they are equal.
 #[must_use]
-pub fn diff(old: &Image, new: &Image) -> Vec<MapOp> {
+pub fn diff(old: &MapState, new: &MapState) -> Vec<MapOp> {
     if old == new {
         return Vec::new();
     }
-    let now = Image {
+    let now = MapState {
         endpoints: old.endpoints.clone(),
         addresses: old.addresses.clone(),
         identities: BTreeMap::new(),
         prefixes: BTreeMap::new(),
         allow: old.allow.clone(),
         defer: old.defer.clone(),
-        tickets: old.tickets.clone(),
+        egress_marks: old.egress_marks.clone(),
     };
     let mut way = Way { old, now };
     let mut ops = Vec::new();
@@ -78,7 +78,7 @@ pub fn diff(old: &Image, new: &Image) -> Vec<MapOp> {
     ops
 }
 
-fn retire_endpoints(way: &Way<'_>, new: &Image, ops: &mut Vec<MapOp>) {
+fn retire_endpoints(way: &Way<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
     for (ifindex, before) in &way.now.endpoints {
         let stays = new
             .endpoints
@@ -90,18 +90,18 @@ fn retire_endpoints(way: &Way<'_>, new: &Image, ops: &mut Vec<MapOp>) {
     }
 }
 
-fn prepare(Way { now, .. }: &Way<'_>, new: &Image, ops: &mut Vec<MapOp>) {
+fn prepare(Way { now, .. }: &Way<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
     ops.extend(now.addresses.difference(&new.addresses).map(|key| MapOp::RemoveAddress(*key)));
     ops.extend(new.defer.difference(&now.defer).map(|addr| MapOp::AddDefer(*addr)));
-    for (ticket, ifindex) in &new.tickets {
-        if now.tickets.get(ticket) != Some(ifindex) {
-            ops.push(MapOp::SetTicket(*ticket, *ifindex));
+    for (egress_mark, ifindex) in &new.egress_marks {
+        if now.egress_marks.get(egress_mark) != Some(ifindex) {
+            ops.push(MapOp::SetEgressMark(*egress_mark, *ifindex));
         }
     }
 }
 
 /// Allow maps that are right for addresses with their old and with their new identity.
-fn overlap_allow_maps(Way { old, now }: &Way<'_>, new: &Image, ops: &mut Vec<MapOp>) {
+fn overlap_allow_maps(Way { old, now }: &Way<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
     let moves = old.identities != new.identities || old.prefixes != new.prefixes;
     let leaving = LazyCell::new(|| {
         let staying = new.held_identities();
@@ -138,7 +138,7 @@ fn overlap_allow_maps(Way { old, now }: &Way<'_>, new: &Image, ops: &mut Vec<Map
 }
 
 /// Endpoints that both images let pass, with the isolation of both.
-fn end_isolation(Way { now, .. }: &Way<'_>, new: &Image, ops: &mut Vec<MapOp>) {
+fn end_isolation(Way { now, .. }: &Way<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
     for (ifindex, after) in &new.endpoints {
         let Some(before) = now.endpoints.get(ifindex) else { continue };
         let are_ready =
@@ -151,7 +151,7 @@ fn end_isolation(Way { now, .. }: &Way<'_>, new: &Image, ops: &mut Vec<MapOp>) {
         let audited = (before.value.audited | after.value.audited) & isolated;
         let value = EndpointValue { isolated, audited, ..before.value };
         if value != before.value {
-            ops.push(MapOp::SetEndpoint(*ifindex, EndpointImage { value, ..before.clone() }));
+            ops.push(MapOp::SetEndpoint(*ifindex, EndpointMapState { value, ..before.clone() }));
         }
     }
 }
@@ -162,7 +162,7 @@ fn end_isolation(Way { now, .. }: &Way<'_>, new: &Image, ops: &mut Vec<MapOp>) {
 /// change and old ones go after. Prefixes are written longest first: until its new longest match is there an
 /// address keeps its old one. They are removed shortest first: as long as its old longest match is there, an address
 /// keeps it.
-fn move_addresses(Way { old, .. }: &Way<'_>, new: &Image, ops: &mut Vec<MapOp>) {
+fn move_addresses(Way { old, .. }: &Way<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
     ops.reserve(new.identities.len() + new.prefixes.len());
     for (addr, identity) in &new.identities {
         if old.identities.get(addr) != Some(identity) {
@@ -187,13 +187,13 @@ fn move_addresses(Way { old, .. }: &Way<'_>, new: &Image, ops: &mut Vec<MapOp>) 
     }
 }
 
-fn finish_endpoints(Way { now, .. }: &Way<'_>, new: &Image, ops: &mut Vec<MapOp>) {
+fn finish_endpoints(Way { now, .. }: &Way<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
     let unfinished =
         new.endpoints.iter().filter(|(ifindex, after)| now.endpoints.get(ifindex) != Some(after));
     ops.extend(unfinished.map(|(ifindex, after)| MapOp::SetEndpoint(*ifindex, after.clone())));
 }
 
-fn finish_allow_maps(Way { now, .. }: &Way<'_>, new: &Image, ops: &mut Vec<MapOp>) {
+fn finish_allow_maps(Way { now, .. }: &Way<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
     for (key, after) in &new.allow {
         if now.allow.get(key) != Some(after) {
             ops.push(MapOp::SetAllow(*key, Arc::clone(after)));
@@ -206,13 +206,13 @@ fn finish_allow_maps(Way { now, .. }: &Way<'_>, new: &Image, ops: &mut Vec<MapOp
     }
 }
 
-fn clean_up(Way { now, .. }: &Way<'_>, new: &Image, ops: &mut Vec<MapOp>) {
+fn clean_up(Way { now, .. }: &Way<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
     ops.extend(new.addresses.difference(&now.addresses).map(|key| MapOp::AddAddress(*key)));
     ops.extend(
-        now.tickets
+        now.egress_marks
             .keys()
-            .filter(|ticket| !new.tickets.contains_key(ticket))
-            .map(|ticket| MapOp::RemoveTicket(*ticket)),
+            .filter(|egress_mark| !new.egress_marks.contains_key(egress_mark))
+            .map(|egress_mark| MapOp::RemoveEgressMark(*egress_mark)),
     );
     ops.extend(now.defer.difference(&new.defer).map(|addr| MapOp::RemoveDefer(*addr)));
 }

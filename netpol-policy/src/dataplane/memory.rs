@@ -10,21 +10,21 @@ use netpol_common::keys::{
     AddressKey, AllowKey, AllowValue, BackendValue, EndpointValue, FlowEntry, FlowKey, FlowValue,
     FragmentKey, FragmentValue, PrefixKey,
 };
-use netpol_common::maps::{AllowPlaces, Local, PolicyMaps, Settled};
+use netpol_common::maps::{AllowSlots, Local, PolicyMaps, Settled};
 use netpol_common::packet::{Packet, PacketBytes};
-use netpol_common::verdict::{Outcome, Sighting, decide};
+use netpol_common::verdict::{HookContext, Outcome, decide};
 
 use super::op::{MapOp, apply};
-use crate::compile::{AllowMap, AllowMapKey, Image};
+use crate::compile::{AllowMap, AllowMapKey, MapState};
 
 /// An image that packets can be judged by, as the kernel's maps would.
 #[derive(Debug, Default)]
 pub struct MemoryMaps {
-    image: Image,
+    map_state: MapState,
     epoch: Cell<u32>,
     flows: RefCell<BTreeMap<FlowKey, FlowEntry>>,
     fragments: RefCell<BTreeMap<FragmentKey, FragmentValue>>,
-    stubs: RefCell<BTreeMap<u16, FlowKey>>,
+    flow_handles: RefCell<BTreeMap<u16, FlowKey>>,
     backends: RefCell<BTreeMap<FlowKey, BackendValue>>,
 }
 
@@ -39,25 +39,25 @@ pub struct Observation {
 
 impl MemoryMaps {
     /// Maps that hold this image and no flow.
-    pub fn new(image: Image) -> Self {
-        Self { image, ..Self::default() }
+    pub fn new(map_state: MapState) -> Self {
+        Self { map_state, ..Self::default() }
     }
 
     /// The image.
-    pub fn image(&self) -> &Image {
-        &self.image
+    pub fn map_state(&self) -> &MapState {
+        &self.map_state
     }
 
     /// Performs one operation.
     pub fn apply(&mut self, op: &MapOp) {
-        apply(op, &mut self.image);
+        apply(op, &mut self.map_state);
         match op {
             MapOp::BumpEpoch => self.epoch.set(self.epoch.get().wrapping_add(1)),
             MapOp::RemoveEndpoint(ifindex) => {
                 self.epoch.set(self.epoch.get().wrapping_add(1));
                 self.flows.get_mut().retain(|key, _| key.ifindex != *ifindex);
                 self.fragments.get_mut().retain(|key, _| key.ifindex != *ifindex);
-                self.stubs.get_mut().retain(|_, key| key.ifindex != *ifindex);
+                self.flow_handles.get_mut().retain(|_, key| key.ifindex != *ifindex);
                 self.backends.get_mut().retain(|key, _| key.ifindex != *ifindex);
             }
             MapOp::SetEndpoint(..)
@@ -71,8 +71,8 @@ impl MemoryMaps {
             | MapOp::RemoveAllow(_)
             | MapOp::AddDefer(_)
             | MapOp::RemoveDefer(_)
-            | MapOp::SetTicket(..)
-            | MapOp::RemoveTicket(_) => {}
+            | MapOp::SetEgressMark(..)
+            | MapOp::RemoveEgressMark(_) => {}
         }
     }
 
@@ -80,7 +80,7 @@ impl MemoryMaps {
     pub fn clear_flows(&self) {
         self.flows.borrow_mut().clear();
         self.fragments.borrow_mut().clear();
-        self.stubs.borrow_mut().clear();
+        self.flow_handles.borrow_mut().clear();
         self.backends.borrow_mut().clear();
     }
 
@@ -95,7 +95,7 @@ impl MemoryMaps {
     }
 
     /// Judges a frame.
-    pub fn judge(&self, frame: &(impl PacketBytes + ?Sized), seen: &Sighting) -> Observation {
+    pub fn judge(&self, frame: &(impl PacketBytes + ?Sized), seen: &HookContext) -> Observation {
         let mut packet = Packet::EMPTY;
         let outcome = decide(self, frame, || *seen, &mut packet);
         if packet == Packet::EMPTY {
@@ -107,29 +107,29 @@ impl MemoryMaps {
 }
 
 impl PolicyMaps for MemoryMaps {
-    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowPlaces)> {
-        let endpoint = self.image.endpoints.get(&ifindex)?;
-        Some((endpoint.value, AllowPlaces(ifindex.0)))
+    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots)> {
+        let endpoint = self.map_state.endpoints.get(&ifindex)?;
+        Some((endpoint.value, AllowSlots(ifindex.0)))
     }
 
     fn owns_address(&self, key: &AddressKey) -> bool {
-        self.image.addresses.contains(key)
+        self.map_state.addresses.contains(key)
     }
 
     fn identity(&self, addr: &Addr) -> Identity {
-        let own = self.image.identities.get(addr).copied();
-        own.or_else(|| longest_prefix(&self.image.prefixes, *addr)).unwrap_or(Identity::NONE)
+        let own = self.map_state.identities.get(addr).copied();
+        own.or_else(|| longest_prefix(&self.map_state.prefixes, *addr)).unwrap_or(Identity::NONE)
     }
 
     fn allow(
         &self,
-        places: AllowPlaces,
+        places: AllowSlots,
         direction: Direction,
         identity: Identity,
         protocol: Protocol,
         port: PortBe,
     ) -> Option<AllowValue> {
-        let map = self.image.allow.get(&AllowMapKey::new(IfIndex(places.0), direction))?;
+        let map = self.map_state.allow.get(&AllowMapKey::new(IfIndex(places.0), direction))?;
         let of = |identity| longest_entry(map, &AllowKey::lookup(identity, protocol, port));
         let own = (identity != Identity::NONE).then(|| of(identity)).flatten();
         own.or_else(|| of(Identity::ANY))
@@ -173,24 +173,24 @@ impl PolicyMaps for MemoryMaps {
     }
 
     fn is_deferred(&self, addr: &Addr) -> bool {
-        self.image.defer.contains(addr)
+        self.map_state.defer.contains(addr)
     }
 
-    fn ticket_owner(&self, ticket: u16) -> Option<IfIndex> {
-        self.image.tickets.get(&ticket).copied()
+    fn egress_mark_owner(&self, egress_mark: u16) -> Option<IfIndex> {
+        self.map_state.egress_marks.get(&egress_mark).copied()
     }
 
-    fn leave_stub(&self, key: &FlowKey) -> u16 {
-        let mut stubs = self.stubs.borrow_mut();
-        let free = (1..u16::MAX).find(|stub| !stubs.contains_key(stub));
-        if let Some(stub) = free {
-            stubs.insert(stub, *key);
+    fn store_deferred_flow(&self, key: &FlowKey) -> u16 {
+        let mut flow_handles = self.flow_handles.borrow_mut();
+        let free = (1..u16::MAX).find(|flow_handle| !flow_handles.contains_key(flow_handle));
+        if let Some(flow_handle) = free {
+            flow_handles.insert(flow_handle, *key);
         }
         free.unwrap_or(0)
     }
 
-    fn take_stub(&self, stub: u16) -> Option<FlowKey> {
-        self.stubs.borrow_mut().remove(&stub)
+    fn take_deferred_flow(&self, flow_handle: u16) -> Option<FlowKey> {
+        self.flow_handles.borrow_mut().remove(&flow_handle)
     }
 
     fn backend(&self, key: &FlowKey) -> Option<BackendValue> {

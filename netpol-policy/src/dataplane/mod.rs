@@ -13,7 +13,7 @@ pub use diff::diff;
 pub use memory::{MemoryMaps, Observation};
 pub use op::{MapOp, apply};
 
-pub use crate::compile::{AllowMap, AllowMapKey, EndpointImage, Image};
+pub use crate::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
 
 /// Packets of one verdict, on all CPUs together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,14 +6,14 @@ use netpol_common::addr::Addr;
 use netpol_common::ids::{Identity, IfIndex};
 use netpol_common::keys::{AddressKey, PrefixKey};
 
-use crate::compile::{AllowMap, AllowMapKey, EndpointImage, Image};
+use crate::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
 
 /// One insert or remove, atomic in the kernel; but for [`MapOp::SetAllow`] where old and new map only allow: each of their
 /// entries comes and goes by itself, additions first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MapOp {
     /// Writes an endpoint's treatment.
-    SetEndpoint(IfIndex, EndpointImage),
+    SetEndpoint(IfIndex, EndpointMapState),
     /// Forgets an endpoint: on its interface everything drops, also what belongs to its flows. These, its fragments and counters
     /// are gone when the interface is an endpoint again.
     RemoveEndpoint(IfIndex),
@@ -37,10 +37,10 @@ pub enum MapOp {
     AddDefer(Addr),
     /// Ends that.
     RemoveDefer(Addr),
-    /// Binds a ticket.
-    SetTicket(u16, IfIndex),
+    /// Binds an egress mark.
+    SetEgressMark(u16, IfIndex),
     /// Unbinds it.
-    RemoveTicket(u16),
+    RemoveEgressMark(u16),
     /// Makes every flow be decided again: the last operation of a change.
     BumpEpoch,
 }
@@ -59,49 +59,49 @@ impl MapOp {
 }
 
 /// Performs an operation on an image.
-pub fn apply(op: &MapOp, image: &mut Image) {
+pub fn apply(op: &MapOp, map_state: &mut MapState) {
     match op {
         MapOp::SetEndpoint(ifindex, endpoint) => {
-            image.endpoints.insert(*ifindex, endpoint.clone());
+            map_state.endpoints.insert(*ifindex, endpoint.clone());
         }
         MapOp::RemoveEndpoint(ifindex) => {
-            image.endpoints.remove(ifindex);
+            map_state.endpoints.remove(ifindex);
         }
         MapOp::AddAddress(key) => {
-            image.addresses.insert(*key);
+            map_state.addresses.insert(*key);
         }
         MapOp::RemoveAddress(key) => {
-            image.addresses.remove(key);
+            map_state.addresses.remove(key);
         }
         MapOp::SetIdentity(addr, identity) => {
-            image.identities.insert(*addr, *identity);
+            map_state.identities.insert(*addr, *identity);
         }
         MapOp::RemoveIdentity(addr) => {
-            image.identities.remove(addr);
+            map_state.identities.remove(addr);
         }
         MapOp::SetPrefix(key, identity) => {
-            image.prefixes.insert(*key, *identity);
+            map_state.prefixes.insert(*key, *identity);
         }
         MapOp::RemovePrefix(key) => {
-            image.prefixes.remove(key);
+            map_state.prefixes.remove(key);
         }
         MapOp::SetAllow(key, map) => {
-            image.allow.insert(*key, Arc::clone(map));
+            map_state.allow.insert(*key, Arc::clone(map));
         }
         MapOp::RemoveAllow(key) => {
-            image.allow.remove(key);
+            map_state.allow.remove(key);
         }
         MapOp::AddDefer(addr) => {
-            image.defer.insert(*addr);
+            map_state.defer.insert(*addr);
         }
         MapOp::RemoveDefer(addr) => {
-            image.defer.remove(addr);
+            map_state.defer.remove(addr);
         }
-        MapOp::SetTicket(ticket, ifindex) => {
-            image.tickets.insert(*ticket, *ifindex);
+        MapOp::SetEgressMark(egress_mark, ifindex) => {
+            map_state.egress_marks.insert(*egress_mark, *ifindex);
         }
-        MapOp::RemoveTicket(ticket) => {
-            image.tickets.remove(ticket);
+        MapOp::RemoveEgressMark(egress_mark) => {
+            map_state.egress_marks.remove(egress_mark);
         }
         MapOp::BumpEpoch => {}
     }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use netpol_common::ids::{Epoch, IfIndex};
 use netpol_common::keys::{CounterKey, FlowKey, FlowValue};
 
-use super::{Counter, Image, MapOp};
+use super::{Counter, MapOp, MapState};
 
 /// The interface of a pod that does not run yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub type FailedAttachments<E> = Vec<(IfIndex, E)>;
 
 /// Result of migrating one interface from clsact filters to TCX links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exchanged {
+pub enum Migrated {
     /// A TCX link has replaced the filter.
     Yes,
     /// The filter stays, because programs of others beside it would no longer run before a TCX link.
@@ -55,7 +55,7 @@ pub trait Maps {
     ///
     /// # Errors
     /// A map cannot be read.
-    fn image(&self) -> Result<Image, Self::Error>;
+    fn map_state(&self) -> Result<MapState, Self::Error>;
     /// Dropped and audited packets since their endpoint was attached.
     ///
     /// # Errors
@@ -76,7 +76,7 @@ pub trait Maps {
 /// The programs on the devices.
 pub trait Attachments: Maps {
     /// A migration of an interface from clsact filters to TCX links.
-    type Exchange: Send + 'static;
+    type Migration: Send + 'static;
 
     /// Attaches the pod programs to an interface, or takes over those that are attached.
     ///
@@ -112,14 +112,15 @@ pub trait Attachments: Maps {
     ///
     /// # Errors
     /// The programs for the links cannot be loaded.
-    fn begin_exchange(&mut self, ifindex: IfIndex) -> Result<Option<Self::Exchange>, Self::Error>;
-    /// The slow part of a migration. Returns the interface and what [`Attachments::end_exchange`] needs.
-    fn run_exchange(exchange: Self::Exchange) -> (IfIndex, Self::Exchange);
+    fn begin_migration(&mut self, ifindex: IfIndex)
+    -> Result<Option<Self::Migration>, Self::Error>;
+    /// The slow part of a migration. Returns the interface and what [`Attachments::end_migration`] needs.
+    fn run_migration(migration: Self::Migration) -> (IfIndex, Self::Migration);
     /// Finishes a migration.
     ///
     /// # Errors
     /// A part of the migration failed. The programs are in force all the same.
-    fn end_exchange(&mut self, exchange: Self::Exchange) -> Result<Exchanged, Self::Error>;
+    fn end_migration(&mut self, migration: Self::Migration) -> Result<Migrated, Self::Error>;
     /// Whether programs and maps of another version are left, and may be in force.
     fn has_predecessor(&self) -> bool;
     /// Replaces the programs of another version by ours, and removes its maps.
@@ -132,7 +133,7 @@ pub trait Attachments: Maps {
 /// The connections that the programs follow.
 pub trait Flows: Maps {
     /// The garbage collection of map entries of removed endpoints.
-    type Sweep: Send + 'static;
+    type MapGc: Send + 'static;
 
     /// All connections.
     ///
@@ -151,19 +152,19 @@ pub trait Flows: Maps {
     fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Self::Error>;
     /// Number of removed endpoints that may still have connections and counters. These let nothing pass, and are removed
     /// before the interface is an endpoint again.
-    fn n_unswept(&self) -> usize;
+    fn n_awaiting_gc(&self) -> usize;
     /// Begins to remove these entries, if there are any. One collection at a time.
     ///
     /// # Errors
     /// The maps cannot be opened.
-    fn begin_sweep(&mut self) -> Result<Option<Self::Sweep>, Self::Error>;
-    /// The slow part of a collection. Returns what [`Flows::end_sweep`] needs.
-    fn run_sweep(sweep: Self::Sweep) -> Self::Sweep;
+    fn begin_gc(&mut self) -> Result<Option<Self::MapGc>, Self::Error>;
+    /// The slow part of a collection. Returns what [`Flows::end_gc`] needs.
+    fn run_gc(map_gc: Self::MapGc) -> Self::MapGc;
     /// Finishes a collection. Returns the number of removed entries.
     ///
     /// # Errors
     /// Some entries could not be removed: the next collection removes them.
-    fn end_sweep(&mut self, sweep: Self::Sweep) -> Result<usize, Self::Error>;
+    fn end_gc(&mut self, map_gc: Self::MapGc) -> Result<usize, Self::Error>;
 }
 
 /// All that the agent needs of the kernel.

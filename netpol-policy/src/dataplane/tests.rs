@@ -7,8 +7,8 @@ use std::sync::Arc;
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Hook, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue};
-use netpol_common::maps::DEFAULT_TICKET_MASK;
-use netpol_common::verdict::Sighting;
+use netpol_common::maps::DEFAULT_MARK_MASK;
+use netpol_common::verdict::HookContext;
 
 use super::*;
 
@@ -18,11 +18,11 @@ const OTHER: &str = "10.0.0.2";
 const REMOTE: &str = "8.8.8.8";
 
 /// One pod that is isolated in both directions; `allows` says for whom all ports are open in both.
-fn image(container_id: &str, own: &[&str], allows: &[Identity]) -> Image {
+fn map_state(container_id: &str, own: &[&str], allows: &[Identity]) -> MapState {
     let value = EndpointValue {
         state: EndpointValue::READY,
         isolated: Direction::Ingress.bit() | Direction::Egress.bit(),
-        ticket: 1,
+        egress_mark: 1,
         ..EndpointValue::blocked()
     };
     let entry = |identity: &Identity| {
@@ -36,14 +36,17 @@ fn image(container_id: &str, own: &[&str], allows: &[Identity]) -> Image {
         (key, AllowValue::allow(RuleId(1)))
     };
     let map: Arc<AllowMap> = Arc::new(allows.iter().map(entry).collect());
-    let mut image = Image::default();
-    image.endpoints.insert(POD, EndpointImage { value, container_id: Arc::from(container_id) });
-    image.addresses = own.iter().map(|own| AddressKey { ifindex: POD, addr: addr(own) }).collect();
+    let mut map_state = MapState::default();
+    map_state
+        .endpoints
+        .insert(POD, EndpointMapState { value, container_id: Arc::from(container_id) });
+    map_state.addresses =
+        own.iter().map(|own| AddressKey { ifindex: POD, addr: addr(own) }).collect();
     for direction in Direction::ALL {
-        image.allow.insert(AllowMapKey::new(POD, direction), Arc::clone(&map));
+        map_state.allow.insert(AllowMapKey::new(POD, direction), Arc::clone(&map));
     }
-    image.tickets.insert(1, POD);
-    image
+    map_state.egress_marks.insert(1, POD);
+    map_state
 }
 
 fn addr(text: &str) -> Addr {
@@ -62,28 +65,28 @@ fn frame(src: &str, dst: &str) -> Vec<u8> {
     frame
 }
 
-fn sighting(hook: Hook, ifindex: IfIndex, mark: u32) -> Sighting {
-    Sighting {
+fn hook_context(hook: Hook, ifindex: IfIndex, mark: u32) -> HookContext {
+    HookContext {
         hook,
         ifindex,
         ingress_ifindex: 2,
         has_socket: false,
         is_tagged: false,
         mark,
-        ticket_mask: DEFAULT_TICKET_MASK,
-        stub: 0,
+        mark_mask: DEFAULT_MARK_MASK,
+        flow_handle: 0,
         now: Nanos(1),
     }
 }
 
 fn passes(maps: &MemoryMaps, hook: Hook, src: &str, dst: &str) -> bool {
     maps.clear_flows();
-    maps.judge(frame(src, dst).as_slice(), &sighting(hook, POD, 0)).outcome.verdict.is_pass()
+    maps.judge(frame(src, dst).as_slice(), &hook_context(hook, POD, 0)).outcome.verdict.is_pass()
 }
 
 /// On the way from one image to the other this packet never passes (or always does).
 #[track_caller]
-fn check(old: &Image, new: &Image, hook: Hook, ends: [&str; 2], expected: &str) {
+fn check(old: &MapState, new: &MapState, hook: Hook, ends: [&str; 2], expected: &str) {
     let ops = diff(old, new);
     let mut maps = MemoryMaps::new(old.clone());
     for op in &ops {
@@ -94,13 +97,13 @@ fn check(old: &Image, new: &Image, hook: Hook, ends: [&str; 2], expected: &str) 
             assert_eq!(found, expected, "after {op:?}");
         }
     }
-    assert_eq!(maps.image(), new);
+    assert_eq!(maps.map_state(), new);
 }
 
 #[test]
 fn an_interface_that_is_used_again_keeps_nothing_of_its_old_sandbox() {
-    let old = image("1", &[OWN], &[Identity::ANY]);
-    let mut new = image("2", &[OTHER], &[]);
+    let old = map_state("1", &[OWN], &[Identity::ANY]);
+    let mut new = map_state("2", &[OTHER], &[]);
     // Addresses change hands at the same time.
     new.identities.insert(addr(REMOTE), Identity(7));
     check(&old, &new, Hook::PodIngress, [REMOTE, OTHER], "drops");
@@ -110,22 +113,22 @@ fn an_interface_that_is_used_again_keeps_nothing_of_its_old_sandbox() {
 
 #[test]
 fn a_source_address_that_begins_is_not_judged_by_the_old_policy() {
-    let old = image("1", &[OWN], &[Identity::ANY]);
-    let new = image("1", &[OWN, OTHER], &[]);
+    let old = map_state("1", &[OWN], &[Identity::ANY]);
+    let new = map_state("1", &[OWN, OTHER], &[]);
     check(&old, &new, Hook::PodEgress, [OTHER, REMOTE], "drops");
 }
 
 #[test]
 fn a_source_address_that_ends_is_not_judged_by_the_new_policy() {
-    let old = image("1", &[OWN, OTHER], &[]);
-    let new = image("1", &[OWN], &[Identity::ANY]);
+    let old = map_state("1", &[OWN, OTHER], &[]);
+    let new = map_state("1", &[OWN], &[Identity::ANY]);
     check(&old, &new, Hook::PodEgress, [OTHER, REMOTE], "drops");
 }
 
 #[test]
 fn what_a_rule_allowed_passes_while_enforcement_turns_into_audit() {
-    let old = image("1", &[OWN], &[Identity::ANY]);
-    let mut new = image("1", &[OWN], &[]);
+    let old = map_state("1", &[OWN], &[Identity::ANY]);
+    let mut new = map_state("1", &[OWN], &[]);
     for endpoint in new.endpoints.values_mut() {
         endpoint.value.audited = endpoint.value.isolated;
     }
@@ -135,13 +138,13 @@ fn what_a_rule_allowed_passes_while_enforcement_turns_into_audit() {
 
 #[test]
 fn a_deferred_packet_of_an_endpoint_that_is_blocked_meanwhile_drops() {
-    let mut image = image("1", &[OWN], &[]);
-    image.defer.insert(addr(REMOTE));
-    let mut maps = MemoryMaps::new(image);
+    let mut map_state = map_state("1", &[OWN], &[]);
+    map_state.defer.insert(addr(REMOTE));
+    let mut maps = MemoryMaps::new(map_state);
     let frame = frame(OWN, REMOTE);
-    let outcome = maps.judge(frame.as_slice(), &sighting(Hook::PodEgress, POD, 0)).outcome;
+    let outcome = maps.judge(frame.as_slice(), &hook_context(Hook::PodEgress, POD, 0)).outcome;
     assert!(outcome.verdict.is_pass() && outcome.mark != 0);
-    maps.apply(&MapOp::SetEndpoint(POD, EndpointImage::blocked(&Arc::from("1"))));
-    let seen = sighting(Hook::UplinkEgress, IfIndex(2), outcome.mark);
+    maps.apply(&MapOp::SetEndpoint(POD, EndpointMapState::blocked(&Arc::from("1"))));
+    let seen = hook_context(Hook::UplinkEgress, IfIndex(2), outcome.mark);
     assert!(!maps.judge(frame.as_slice(), &seen).outcome.verdict.is_pass());
 }

@@ -90,7 +90,7 @@ checks! {
     ONE_FAMILY = "NP033" "one-family" Warning:
         "A rule for all IPv4 or all IPv6 addresses, but not for those of the other family, among pods that have both."
         => "Add the block of the other family (`0.0.0.0/0` or `::/0`).";
-    NO_ROOM = "NP040" "no-room" Warning:
+    NO_ROOM = "NP040" "over-capacity" Warning:
         "A rule whose peers find no room in the maps of a node that runs pods of all these policies: there it allows nothing."
         => "Aggregate its address blocks, or let its policies select pods that do not run on one node.";
 }

@@ -7,7 +7,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::{ContainerPort, Labels, Namespace, Object, Pod, Policy, Rule, Selector};
 
-/// Values that objects share. What no object says any more is swept out when there is much of it.
+/// Values that objects share. What no object says any more is collected out when there is much of it.
 ///
 /// A source shares what it reads as a list and hands on what it has shared it by; the store goes on from there.
 #[derive(Clone, Debug, Default)]
@@ -92,12 +92,12 @@ struct Pool<T> {
     hasher: DefaultHashBuilder,
     known: HashTable<T>,
     /// At this size unused values are looked for.
-    sweep_at: usize,
+    gc_at: usize,
 }
 
 impl<T> Default for Pool<T> {
     fn default() -> Self {
-        Self { hasher: DefaultHashBuilder::default(), known: HashTable::new(), sweep_at: 1024 }
+        Self { hasher: DefaultHashBuilder::default(), known: HashTable::new(), gc_at: 1024 }
     }
 }
 
@@ -121,9 +121,9 @@ impl<T: Clone + Eq + Hash> Pool<T> {
 
     /// Adds a value that is not known, given its hash.
     fn add(&mut self, hash: u64, value: &T, n_sharing: impl Fn(&T) -> usize) {
-        if self.known.len() >= self.sweep_at {
+        if self.known.len() >= self.gc_at {
             self.known.retain(|value| n_sharing(value) > 1);
-            self.sweep_at = self.known.len() * 2 + 1024;
+            self.gc_at = self.known.len() * 2 + 1024;
         }
         self.known.insert_unique(hash, value.clone(), |known| self.hasher.hash_one(known));
     }

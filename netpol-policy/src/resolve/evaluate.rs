@@ -111,7 +111,7 @@ impl EndDecision {
         if left_out.is_empty() {
             return;
         }
-        let misses = left_out.into_iter().map(|rule| Miss { rule, reason: MissReason::Room });
+        let misses = left_out.into_iter().map(|rule| Miss { rule, reason: MissReason::Capacity });
         self.misses.splice(..0, misses);
         if self.verdict == EndVerdict::Allowed && self.allowing.is_empty() {
             self.verdict = match isolation {
@@ -150,7 +150,7 @@ pub enum MissReason {
     /// Neither matches.
     Both,
     /// Both match, and the maps have no room for the rule. Only who compiles finds that out.
-    Room,
+    Capacity,
 }
 
 /// Judges a connection.

@@ -4,9 +4,9 @@
 //! and which grants open it, with port names resolved. [`evaluate`] is the reference semantics: it answers one
 //! connection straight from the objects and shares no code with the rest. Must not: know identities or maps.
 
-mod cohorts;
 mod evaluate;
 mod isolation;
+mod label_classes;
 mod peers;
 mod ports;
 
@@ -73,12 +73,12 @@ pub struct DirectionPolicy {
     /// Connections that a change forbids live on: so say all policies that isolate the pod.
     pub keeps_flows: bool,
     /// What is allowed all the same: their union. Empty when not isolated.
-    pub grants: Vec<Arc<Grant>>,
+    pub allow_rules: Vec<Arc<AllowRule>>,
 }
 
 /// Peers and ports that one rule opens; a rule with port names makes several.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Grant {
+pub struct AllowRule {
     /// The rule, for explanations.
     pub rule: RuleRef,
     /// The other end; `None` is everybody.
@@ -90,9 +90,9 @@ pub struct Grant {
 /// Resolves endpoints; remembers what the policies open, until it is told that one has changed.
 #[derive(Debug, Default)]
 pub struct Resolver {
-    shared: BTreeMap<RuleRef, Vec<Arc<Grant>>>,
+    shared: BTreeMap<RuleRef, Vec<Arc<AllowRule>>>,
     /// Ingress rules with port names, by what the names are on the pod.
-    by_pod: BTreeMap<RuleRef, BTreeMap<PortSet, Option<Arc<Grant>>>>,
+    by_pod: BTreeMap<RuleRef, BTreeMap<PortSet, Option<Arc<AllowRule>>>>,
     /// Egress rules with port names: they depend on how pods number these.
     named: BTreeMap<RuleRef, Numberings>,
 }
@@ -115,7 +115,7 @@ impl Resolver {
         }
     }
 
-    /// Finds out which rules open something else since cohorts came or went, and forgets them. Returns their policies.
+    /// Finds out which rules open something else since label classes came or went, and forgets them. Returns their policies.
     pub fn forget_renumbered(&mut self, state: &ClusterState) -> BTreeSet<ObjectName> {
         let mut renumbered = BTreeSet::new();
         for (reference, numberings) in &self.named {
@@ -149,23 +149,23 @@ impl Resolver {
         let (isolation, policies) = isolating(state, pod, direction);
         let keeps_flows =
             !policies.is_empty() && policies.iter().all(|policy| policy.keeps_connections);
-        let mut grants = Vec::new();
+        let mut allow_rules = Vec::new();
         for policy in policies {
             for rule in policy.rules(direction) {
-                self.collect_grants(state, policy, direction, rule, pod, &mut grants);
+                self.collect_allow_rules(state, policy, direction, rule, pod, &mut allow_rules);
             }
         }
-        DirectionPolicy { isolation, keeps_flows, grants }
+        DirectionPolicy { isolation, keeps_flows, allow_rules }
     }
 
-    fn collect_grants(
+    fn collect_allow_rules(
         &mut self,
         state: &ClusterState,
         policy: &Policy,
         direction: Direction,
         rule: &Rule,
         pod: &Pod,
-        grants: &mut Vec<Arc<Grant>>,
+        allow_rules: &mut Vec<Arc<AllowRule>>,
     ) {
         let reference = RuleRef { policy: policy.name.clone(), direction, index: rule.index };
         let has_names = ports::has_names(&rule.ports);
@@ -174,29 +174,29 @@ impl Resolver {
             let open = ports::resolve_on(&rule.ports, pod);
             let by_ports = self.by_pod.entry(reference.clone()).or_default();
             let known = by_ports.entry(open).or_insert_with_key(|open| {
-                grant(reference, base(policy, rule).map(PeerSet::unfiltered), open.clone())
+                allow_rule(reference, base(policy, rule).map(PeerSet::unfiltered), open.clone())
             });
-            grants.extend(known.clone());
+            allow_rules.extend(known.clone());
             return;
         }
         if let Some(known) = self.shared.get(&reference) {
-            grants.extend_from_slice(known);
+            allow_rules.extend_from_slice(known);
             return;
         }
         let mut found = Vec::new();
         let numbered = ports::numbered(&rule.ports);
         let peers = base(policy, rule).map(PeerSet::unfiltered);
-        found.extend(grant(reference.clone(), peers, numbered));
+        found.extend(allow_rule(reference.clone(), peers, numbered));
         if has_names {
             // The destination is the peer: every peer pod resolves the names for itself.
             let base = base(policy, rule).unwrap_or(PeerBase::Everybody);
             let numberings = Numberings::new(state, &rule.ports);
             for (peers, open) in numberings.split(&base) {
-                found.extend(grant(reference.clone(), Some(peers), open));
+                found.extend(allow_rule(reference.clone(), Some(peers), open));
             }
             self.named.insert(reference.clone(), numberings);
         }
-        grants.extend_from_slice(&found);
+        allow_rules.extend_from_slice(&found);
         self.shared.insert(reference, found);
     }
 }
@@ -214,7 +214,7 @@ fn base(policy: &Policy, rule: &Rule) -> Option<PeerBase> {
     }
 }
 
-fn grant(rule: RuleRef, peers: Option<PeerSet>, ports: PortSet) -> Option<Arc<Grant>> {
+fn allow_rule(rule: RuleRef, peers: Option<PeerSet>, ports: PortSet) -> Option<Arc<AllowRule>> {
     let is_empty = ports.is_empty() || peers.as_ref().is_some_and(PeerSet::is_empty);
-    (!is_empty).then(|| Arc::new(Grant { rule, peers: peers.map(Arc::new), ports }))
+    (!is_empty).then(|| Arc::new(AllowRule { rule, peers: peers.map(Arc::new), ports }))
 }

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::cohorts;
+use super::label_classes;
 use super::ports::{PortSet, TransportPorts};
 use crate::model::{
     IpBlock, Labels, NamespaceMatch, Peer, Pod, PortName, PortRange, PortSpec, Ports, Selector,
     Transport,
 };
-use crate::store::{ClusterState, Cohort, CohortId};
+use crate::store::{ClusterState, LabelClass, LabelClassId};
 
 /// The whole `from` or `to` list of one rule: its peers are treated alike.
 ///
@@ -144,40 +144,40 @@ impl PeerSet {
         }
     }
 
-    /// The cohorts whose pods are in the set, whatever their addresses, sorted.
-    pub fn cohorts(&self, state: &ClusterState) -> Vec<CohortId> {
+    /// The label classes whose pods are in the set, whatever their addresses, sorted.
+    pub fn label_classes(&self, state: &ClusterState) -> Vec<LabelClassId> {
         let mut found = match &self.base {
-            PeerBase::Everybody => state.cohorts().map(|(id, _)| id).collect(),
+            PeerBase::Everybody => state.label_classes().map(|(id, _)| id).collect(),
             PeerBase::AnyOf { namespace, peers } => {
                 let mut found = Vec::new();
                 for peer in peers {
                     if let Peer::Pods { namespaces, pods } = peer {
-                        cohorts::select(state, namespace, namespaces, pods, &mut found);
+                        label_classes::select(state, namespace, namespaces, pods, &mut found);
                     }
                 }
                 found
             }
         };
         if self.filter.is_some() {
-            found.retain(|id| state.cohort(*id).is_some_and(|of| self.numbers_alike(of)));
+            found.retain(|id| state.label_class(*id).is_some_and(|of| self.numbers_alike(of)));
         }
         found.sort_unstable();
         found.dedup();
         found
     }
 
-    /// Whether [`Self::cohorts`] holds this one.
-    pub fn holds(&self, state: &ClusterState, cohort: &Cohort) -> bool {
+    /// Whether [`Self::label_classes`] holds this one.
+    pub fn holds(&self, state: &ClusterState, label_class: &LabelClass) -> bool {
         let is_peer = match &self.base {
             PeerBase::Everybody => true,
             PeerBase::AnyOf { namespace, peers } => peers.iter().any(|peer| match peer {
                 Peer::IpBlock(_) => false,
                 Peer::Pods { namespaces, pods } => {
-                    cohorts::is_selected(state, namespace, namespaces, pods, cohort)
+                    label_classes::is_selected(state, namespace, namespaces, pods, label_class)
                 }
             }),
         };
-        is_peer && self.numbers_alike(cohort)
+        is_peer && self.numbers_alike(label_class)
     }
 
     /// Whether pods of a namespace can be in it because of what they are.
@@ -194,9 +194,9 @@ impl PeerSet {
         }
     }
 
-    /// Whether the set is open for pods that number their ports as this cohort does.
-    fn numbers_alike(&self, cohort: &Cohort) -> bool {
-        self.filter.as_ref().is_none_or(|of| of.numbers_on_cohort(cohort) == of.numbers)
+    /// Whether the set is open for pods that number their ports as this label class does.
+    fn numbers_alike(&self, label_class: &LabelClass) -> bool {
+        self.filter.as_ref().is_none_or(|of| of.numbers_on_label_class(label_class) == of.numbers)
     }
 
     /// The blocks of a set that is only for pods with certain ports; whose addresses are in it if such a pod holds
@@ -206,9 +206,9 @@ impl PeerSet {
         self.base.blocks().filter(move |_| is_filtered)
     }
 
-    /// Whether an address of [`Self::filtered_blocks`] is in the set when a pod of this cohort holds it.
-    pub fn passes_filter(&self, cohort: &Cohort) -> bool {
-        self.filter.is_some() && self.numbers_alike(cohort)
+    /// Whether an address of [`Self::filtered_blocks`] is in the set when a pod of this label class holds it.
+    pub fn passes_filter(&self, label_class: &LabelClass) -> bool {
+        self.filter.is_some() && self.numbers_alike(label_class)
     }
 
     /// The blocks whose addresses are in the set, whoever holds them.
@@ -223,8 +223,8 @@ impl PortFilter {
         self.numbers(|name, transport| pod.named_ports(name, transport).collect())
     }
 
-    fn numbers_on_cohort(&self, cohort: &Cohort) -> BTreeSet<(Transport, u16)> {
-        self.numbers(|name, transport| cohort.named_ports(name, transport).collect())
+    fn numbers_on_label_class(&self, label_class: &LabelClass) -> BTreeSet<(Transport, u16)> {
+        self.numbers(|name, transport| label_class.named_ports(name, transport).collect())
     }
 
     fn numbers(
@@ -273,12 +273,15 @@ impl Numberings {
         let filter = PortFilter { names, numbers: BTreeSet::new() };
         let mut ways = BTreeSet::new();
         for (transport, name) in &filter.names {
-            for (numbers, cohorts) in state.cohorts_with_port(*transport, name) {
+            for (numbers, label_classes) in state.label_classes_with_port(*transport, name) {
                 if filter.names.len() == 1 {
                     ways.insert(numbers.iter().map(|number| (*transport, *number)).collect());
                 } else {
-                    let cohorts = cohorts.iter().filter_map(|id| state.cohort(*id));
-                    ways.extend(cohorts.map(|cohort| filter.numbers_on_cohort(cohort)));
+                    let label_classes =
+                        label_classes.iter().filter_map(|id| state.label_class(*id));
+                    ways.extend(
+                        label_classes.map(|label_class| filter.numbers_on_label_class(label_class)),
+                    );
                 }
             }
         }

@@ -9,7 +9,7 @@ use super::interfaces::Interfaces;
 use super::locate::{Located, Route, locate};
 use super::probe::{Answer, Probe, Problem};
 use super::walk;
-use crate::compile::{Capacities, Compiled, Image, LeftOut, diagnostics, left_out_of_all};
+use crate::compile::{Capacities, Compiled, LeftOut, MapState, diagnostics, left_out_of_all};
 use crate::dataplane::diff;
 use crate::model::{Diagnostic, Kind, Namespace, Object, ObjectRef};
 use crate::resolve::{Connection, allows_unknown_backend, evaluate};
@@ -22,7 +22,7 @@ const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 pub struct Cluster {
     state: ClusterState,
     compiled: Compiled,
-    image: Image,
+    map_state: MapState,
     /// The rules for which a node that runs all pods has no room.
     left_out: LeftOut,
     interfaces: Interfaces,
@@ -42,7 +42,7 @@ impl Cluster {
         Self {
             state: ClusterState::default(),
             compiled: Compiled::default().within(capacities),
-            image: Image::default(),
+            map_state: MapState::default(),
             left_out: LeftOut::new(),
             interfaces: Interfaces::default(),
             engine,
@@ -96,15 +96,15 @@ impl Cluster {
             self.left_out = left_out_of_all(&self.state, self.compiled.capacities());
             return Ok(());
         };
-        let turn = self.compiled.update(&self.state, &changes, &self.image);
+        let update = self.compiled.update(&self.state, &changes, &self.map_state);
         self.left_out = self.compiled.left_out();
-        let ops = diff(&turn.before, &turn.after);
+        let ops = diff(&update.before, &update.after);
         if let Err(error) = datapath.apply(&ops) {
             self.compiled.forget();
             self.is_stale = true;
             return Err(error);
         }
-        turn.complete(&mut self.image);
+        update.complete(&mut self.map_state);
         self.is_stale = false;
         Ok(())
     }
@@ -144,7 +144,7 @@ impl Cluster {
                 Ok(Ok(decision.is_allowed()))
             }
             Engine::Datapath(datapath) => {
-                walk::send(&mut **datapath, &self.state, &self.image, &self.interfaces, route)
+                walk::send(&mut **datapath, &self.state, &self.map_state, &self.interfaces, route)
             }
         }
     }
@@ -165,8 +165,8 @@ impl Cluster {
     }
 
     /// What the maps hold; empty with the reference engine.
-    pub fn image(&self) -> &Image {
-        &self.image
+    pub fn map_state(&self) -> &MapState {
+        &self.map_state
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 
-use netpol_common::verdict::{Outcome, Sighting};
+use netpol_common::verdict::{HookContext, Outcome};
 
 use crate::dataplane::{MapOp, MemoryMaps};
 
@@ -33,7 +33,7 @@ pub trait Datapath {
     ///
     /// # Errors
     /// When the frame cannot be judged at all.
-    fn judge(&mut self, frame: &[u8], seen: &Sighting) -> Result<Judged, DatapathError>;
+    fn judge(&mut self, frame: &[u8], seen: &HookContext) -> Result<Judged, DatapathError>;
 
     /// Forgets all connections.
     ///
@@ -49,13 +49,17 @@ pub struct Judged {
     pub passes: bool,
     /// The packet mark that it goes on with.
     pub mark: u32,
-    /// The stub that it goes on with, see [`Sighting::stub`].
-    pub stub: u16,
+    /// The deferred flow handle that it goes on with, see [`HookContext::flow_handle`].
+    pub flow_handle: u16,
 }
 
 impl From<&Outcome> for Judged {
     fn from(outcome: &Outcome) -> Self {
-        Self { passes: outcome.verdict.is_pass(), mark: outcome.mark, stub: outcome.stub }
+        Self {
+            passes: outcome.verdict.is_pass(),
+            mark: outcome.mark,
+            flow_handle: outcome.flow_handle,
+        }
     }
 }
 
@@ -72,7 +76,7 @@ impl Datapath for MemoryMaps {
         Ok(())
     }
 
-    fn judge(&mut self, frame: &[u8], seen: &Sighting) -> Result<Judged, DatapathError> {
+    fn judge(&mut self, frame: &[u8], seen: &HookContext) -> Result<Judged, DatapathError> {
         let outcome = Self::judge(self, frame, seen).outcome;
         Ok(Judged::from(&outcome))
     }

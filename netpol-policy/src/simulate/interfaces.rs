@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use netpol_common::ids::IfIndex;
-use netpol_common::maps::N_TICKETS;
+use netpol_common::maps::N_EGRESS_MARKS;
 
 use crate::model::{ObjectName, Pod};
 use crate::store::{ClusterState, Delta, Endpoint};
@@ -66,13 +66,15 @@ impl Interfaces {
             self.n_numbers - 1
         });
         self.n_made += 1;
-        let ticket = Some(number + 1).filter(|ticket| *ticket < N_TICKETS);
+        let egress_mark = Some(number + 1).filter(|egress_mark| *egress_mark < N_EGRESS_MARKS);
         Endpoint {
             ifindex: IfIndex(FIRST_INTERFACE.0 + number),
             container_id: Arc::from(self.n_made.to_string()),
             pod: pod.name.clone(),
             pod_uid: Arc::clone(&pod.uid),
-            ticket: ticket.and_then(|ticket| u16::try_from(ticket).ok()).unwrap_or(0),
+            egress_mark: egress_mark
+                .and_then(|egress_mark| u16::try_from(egress_mark).ok())
+                .unwrap_or(0),
             addresses: Vec::new(),
         }
     }

@@ -165,9 +165,9 @@ pub enum Problem {
         /// The protocol of the probe.
         transport: Transport,
     },
-    /// More endpoints than tickets: a deferred verdict would be lost.
+    /// More endpoints than egress marks: a deferred verdict would be lost.
     #[error("there are more pods than verdicts after Service translation can be told apart")]
-    NoTicket,
+    NoEgressMark,
 }
 
 impl Problem {
@@ -180,7 +180,7 @@ impl Problem {
             Self::NoCommonFamily => "no-common-family",
             Self::NoBackend(_) => "no-backend",
             Self::UnknownPort { .. } => "unknown-port",
-            Self::NoTicket => "no-ticket",
+            Self::NoEgressMark => "no-egress mark",
         }
     }
 }

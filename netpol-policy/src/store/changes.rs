@@ -6,7 +6,7 @@ use std::sync::Arc;
 use netpol_common::addr::Addr;
 use netpol_common::ids::IfIndex;
 
-use super::cohorts::CohortId;
+use super::label_classes::LabelClassId;
 use crate::model::ObjectName;
 
 /// What changed, by what it can have an effect on; empty if nothing did. What is named here can differ from before,
@@ -18,10 +18,10 @@ pub struct Changes {
     pub n_objects: usize,
     /// The first list of a kind: take everything for changed.
     pub everything: bool,
-    /// Addresses that another pod holds now, or one of another cohort.
+    /// Addresses that another pod holds now, or one of another label class.
     pub addresses: BTreeSet<Addr>,
-    /// Cohorts that came or went.
-    pub cohorts: BTreeSet<CohortId>,
+    /// Label classes that came or went.
+    pub label_classes: BTreeSet<LabelClassId>,
     /// Namespaces that came or went or have other labels.
     pub namespaces: BTreeSet<Arc<str>>,
     /// Policies that came or went or say something else.
@@ -44,7 +44,7 @@ impl Changes {
             n_objects: _,
             everything,
             addresses,
-            cohorts,
+            label_classes,
             namespaces,
             policies,
             endpoints,
@@ -52,7 +52,7 @@ impl Changes {
         } = self;
         *everything
             || !(addresses.is_empty()
-                && cohorts.is_empty()
+                && label_classes.is_empty()
                 && namespaces.is_empty()
                 && policies.is_empty()
                 && endpoints.is_empty()
@@ -65,7 +65,7 @@ impl Changes {
             n_objects,
             everything,
             addresses,
-            cohorts,
+            label_classes,
             namespaces,
             policies,
             endpoints,
@@ -74,7 +74,7 @@ impl Changes {
         self.n_objects += n_objects;
         self.everything |= everything;
         self.addresses.extend(addresses);
-        self.cohorts.extend(cohorts);
+        self.label_classes.extend(label_classes);
         self.namespaces.extend(namespaces);
         self.policies.extend(policies);
         self.endpoints.extend(endpoints);

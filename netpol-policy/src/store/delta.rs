@@ -100,7 +100,7 @@ pub struct Endpoint {
     pub pod_uid: Arc<str>,
     /// Number in the packet mark under which a deferred egress verdict finds this endpoint again, 1 to
     /// 4095; 0 for none.
-    pub ticket: u16,
+    pub egress_mark: u16,
     /// The addresses that the CNI result gave to the interface: valid before the API reports any.
     pub addresses: Vec<IpAddr>,
 }

@@ -4,10 +4,10 @@
 //! [`Changes`]: what can differ from before. The content depends on the current objects only, never on how they
 //! came. What many objects of a kind say is kept once. Must not: decide anything about policy.
 
+mod address_owners;
 mod changes;
-mod cohorts;
 mod delta;
-mod holders;
+mod label_classes;
 mod label_index;
 mod pods;
 mod queries;
@@ -21,8 +21,8 @@ use netpol_common::addr::Addr;
 use netpol_common::ids::IfIndex;
 
 pub use changes::Changes;
-pub use cohorts::{Cohort, CohortId};
 pub use delta::{Delta, Endpoint, List};
+pub use label_classes::{LabelClass, LabelClassId};
 pub use label_index::Candidates;
 use label_index::LabelIndex;
 use pods::{PodId, Pods};
@@ -246,7 +246,7 @@ impl ClusterState {
         let attached = self.endpoints_of_pod.keys().filter_map(|name| self.pods.id(name));
         for id in attached.collect::<Vec<_>>() {
             let addresses = self.addresses_at(id);
-            self.pods.holders.hold(id, &addresses);
+            self.pods.owners.hold(id, &addresses);
         }
         self.pods.len()
     }
@@ -311,14 +311,14 @@ impl ClusterState {
     /// Notes the addresses of a pod. Undone by [`Self::let_go`] before the pod or its endpoint changes.
     fn hold(&mut self, id: PodId, changes: &mut Changes) {
         let addresses = self.addresses_at(id);
-        self.pods.holders.hold(id, &addresses);
+        self.pods.owners.hold(id, &addresses);
         self.note(id, &addresses, changes);
     }
 
     fn let_go(&mut self, id: PodId, changes: &mut Changes) {
         let addresses = self.addresses_at(id);
         self.note(id, &addresses, changes);
-        self.pods.holders.let_go(id, &addresses);
+        self.pods.owners.let_go(id, &addresses);
     }
 
     /// Takes the addresses, and the endpoints of all who hold them, for changed.
@@ -327,7 +327,7 @@ impl ClusterState {
         for address in addresses {
             let addr = Addr::from(*address);
             changes.addresses.insert(addr);
-            concerned.extend(self.pods.holders.of(addr).filter(|holder| *holder != id));
+            concerned.extend(self.pods.owners.of(addr).filter(|owner| *owner != id));
         }
         for pod in concerned.into_iter().filter_map(|id| self.pods.at(id)) {
             changes.endpoints.extend(self.endpoints_of_pod.get(&pod.name).into_iter().flatten());

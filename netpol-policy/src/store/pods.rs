@@ -1,4 +1,4 @@
-//! All pods: by name, by address, by cohort.
+//! All pods: by name, by address, by label class.
 
 use std::hash::BuildHasher as _;
 use std::ops::RangeInclusive;
@@ -7,9 +7,9 @@ use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use netpol_common::addr::Addr;
 
+use super::address_owners::{AddressOwners, Holding};
 use super::changes::Changes;
-use super::cohorts::{CohortId, Cohorts, Content};
-use super::holders::{Holders, Holding};
+use super::label_classes::{Content, LabelClassId, LabelClasses};
 use crate::model::{Object, ObjectName, Pod};
 
 /// Number of a pod, given again after it is gone.
@@ -29,7 +29,7 @@ impl PodId {
 
 /// The table of pods.
 ///
-/// Addresses are given again after a pod ends, and the news of that can come late: of several holders the newest is
+/// Addresses are given again after a pod ends, and the news of that can come late: of several owners the newest is
 /// right. Equal ages are decided by uid and name, so that the order of events has no say.
 ///
 /// Names are hashed, as addresses are.
@@ -40,8 +40,8 @@ pub(super) struct Pods {
     free: Vec<PodId>,
     hasher: DefaultHashBuilder,
     by_name: HashTable<PodId>,
-    pub(super) holders: Holders,
-    pub(super) cohorts: Cohorts,
+    pub(super) owners: AddressOwners,
+    pub(super) label_classes: LabelClasses,
 }
 
 impl Pods {
@@ -66,9 +66,9 @@ impl Pods {
         self.at(self.id(name)?)
     }
 
-    pub(super) fn cohort(&self, id: PodId) -> Option<CohortId> {
+    pub(super) fn label_class(&self, id: PodId) -> Option<LabelClassId> {
         self.at(id)?;
-        self.cohorts.of_pod(id)
+        self.label_classes.of_pod(id)
     }
 
     /// All pods, by name.
@@ -78,14 +78,14 @@ impl Pods {
 
     /// The pods of a namespace, by name.
     pub(super) fn of_namespace(&self, namespace: &str) -> impl Iterator<Item = &Pod> {
-        let cohorts = self.cohorts.of_namespace(namespace).iter();
-        let ids = cohorts.flat_map(|id| self.cohorts.pods(*id));
+        let label_classes = self.label_classes.of_namespace(namespace).iter();
+        let ids = label_classes.flat_map(|id| self.label_classes.pods(*id));
         sorted(ids.filter_map(|id| self.at(id)))
     }
 
     /// Puts the pod, whose shared parts are interned, in the place of an older one or a new one.
     pub(super) fn put(&mut self, old: Option<PodId>, pod: Pod, changes: &mut Changes) -> PodId {
-        let cohort = self.cohorts.known(Content::of(&pod));
+        let label_class = self.label_classes.known(Content::of(&pod));
         let id = old.unwrap_or_else(|| {
             self.free.pop().unwrap_or_else(|| {
                 self.slots.push(None);
@@ -95,14 +95,14 @@ impl Pods {
         let Some(slot) = self.slots.get_mut(id.index()) else { return id };
         let pod = &*slot.insert(pod);
         if old.is_some() {
-            if cohort.is_some() && cohort == self.cohorts.of_pod(id) {
+            if label_class.is_some() && label_class == self.label_classes.of_pod(id) {
                 return id;
             }
-            changes.cohorts.extend(self.cohorts.leave(id));
+            changes.label_classes.extend(self.label_classes.leave(id));
         }
-        match cohort {
-            Some(cohort) => self.cohorts.join(id, cohort),
-            None => drop(changes.cohorts.insert(self.cohorts.found(id, pod))),
+        match label_class {
+            Some(label_class) => self.label_classes.join(id, label_class),
+            None => drop(changes.label_classes.insert(self.label_classes.found(id, pod))),
         }
         if old.is_none() {
             let Self { slots, hasher, by_name, .. } = self;
@@ -119,10 +119,10 @@ impl Pods {
         // They stay where they are: to touch new memory would cost as much as all the rest.
         self.slots = objects.into_iter().filter_map(slot).collect();
         self.free.clear();
-        let Self { slots, free, hasher, by_name, holders, cohorts } = self;
+        let Self { slots, free, hasher, by_name, owners, label_classes } = self;
         by_name.reserve(slots.len(), name_hash(slots, hasher));
-        holders.reserve(slots.iter().flatten().map(|pod| pod.addresses().len()).sum());
-        cohorts.reserve(slots.len());
+        owners.reserve(slots.iter().flatten().map(|pod| pod.addresses().len()).sum());
+        label_classes.reserve(slots.len());
         // Pods that are alike mostly stand side by side.
         let mut latest = None;
         for id in (0..slots.len()).map(PodId::new) {
@@ -138,22 +138,23 @@ impl Pods {
             };
             // Not by way of a copy: to read addresses that were written piece by piece just before waits for all that was
             // written before them.
-            holders.hold(id, pod.addresses());
+            owners.hold(id, pod.addresses());
             let content = Content::of(pod);
-            let alike = latest.filter(|(known, _)| *known == content).map(|(_, cohort)| cohort);
-            let cohort = match alike.or_else(|| cohorts.known(content)) {
-                Some(cohort) => {
-                    cohorts.join(id, cohort);
-                    cohort
+            let alike =
+                latest.filter(|(known, _)| *known == content).map(|(_, label_class)| label_class);
+            let label_class = match alike.or_else(|| label_classes.known(content)) {
+                Some(label_class) => {
+                    label_classes.join(id, label_class);
+                    label_class
                 }
-                None => cohorts.found(id, pod),
+                None => label_classes.found(id, pod),
             };
-            latest = Some((content, cohort));
+            latest = Some((content, label_class));
             if let Some(old) = old {
-                holders.let_go(old, at(slots, old).map_or(&[], Pod::addresses));
+                owners.let_go(old, at(slots, old).map_or(&[], Pod::addresses));
                 free.push(old);
-                // Its last pod may have left a cohort.
-                cohorts.leave(old);
+                // Its last pod may have left a label class.
+                label_classes.leave(old);
                 latest = None;
                 if let Some(slot) = slots.get_mut(old.index()) {
                     *slot = None;
@@ -170,31 +171,31 @@ impl Pods {
         if let Ok(entry) = self.by_name.find_entry(hash, |known| *known == id) {
             entry.remove();
         }
-        changes.cohorts.extend(self.cohorts.leave(id));
+        changes.label_classes.extend(self.label_classes.leave(id));
     }
 
     /// The pod that holds an address: of several, the newest.
     pub(super) fn owner(&self, addr: Addr) -> Option<PodId> {
-        let mut holders = self.holders.of(addr);
-        let first = holders.next()?;
-        match holders.next() {
+        let mut owners = self.owners.of(addr);
+        let first = owners.next()?;
+        match owners.next() {
             None => Some(first),
-            Some(second) => self.newest([first, second].into_iter().chain(holders)),
+            Some(second) => self.newest([first, second].into_iter().chain(owners)),
         }
     }
 
     /// Whether a pod that says it holds an address does.
     pub(super) fn owns(&self, pod: PodId, addr: Addr) -> bool {
-        !self.holders.are_contested() || self.owner(addr) == Some(pod)
+        !self.owners.are_contested() || self.owner(addr) == Some(pod)
     }
 
-    fn newest(&self, holders: impl Iterator<Item = PodId>) -> Option<PodId> {
-        holders.max_by_key(|id| self.at(*id).map(|pod| (pod.created_s, &pod.uid, &pod.name)))
+    fn newest(&self, owners: impl Iterator<Item = PodId>) -> Option<PodId> {
+        owners.max_by_key(|id| self.at(*id).map(|pod| (pod.created_s, &pod.uid, &pod.name)))
     }
 
     /// Every address that a pod holds, with its owner, in no order.
     pub(super) fn owned(&self) -> impl Iterator<Item = (Addr, PodId)> {
-        let held = self.holders.iter().filter(|held| self.owns(held.pod, held.addr));
+        let held = self.owners.iter().filter(|held| self.owns(held.pod, held.addr));
         held.map(|held| (held.addr, held.pod))
     }
 
@@ -207,7 +208,7 @@ impl Pods {
             let before = ranges.partition_point(|range| *range.end() < held.addr);
             ranges.get(before).is_some_and(|range| range.contains(&held.addr))
         };
-        let held = self.holders.iter().filter(is_within);
+        let held = self.owners.iter().filter(is_within);
         held.filter(|held| self.owns(held.pod, held.addr)).map(|held| (held.addr, held.pod))
     }
 }

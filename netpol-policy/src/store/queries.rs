@@ -8,7 +8,7 @@ use std::sync::Arc;
 use netpol_common::addr::Addr;
 use netpol_common::ids::IfIndex;
 
-use super::cohorts::{Cohort, CohortId};
+use super::label_classes::{LabelClass, LabelClassId};
 use super::label_index::Candidates;
 use super::{ClusterState, Endpoint, is_pod_of};
 use crate::model::{
@@ -53,7 +53,7 @@ impl ClusterState {
 
     /// At most so many addresses are held by pods.
     pub fn n_addresses(&self) -> usize {
-        self.pods.holders.len()
+        self.pods.owners.len()
     }
 
     /// Every address that a pod holds, with its owner; by address.
@@ -70,65 +70,68 @@ impl ClusterState {
         self.addresses_of(pod).filter(is_its)
     }
 
-    /// The cohort of the pod that holds an address.
-    pub fn cohort_at(&self, addr: Addr) -> Option<CohortId> {
-        self.pods.cohort(self.pods.owner(addr)?)
+    /// The label class of the pod that holds an address.
+    pub fn label_class_at(&self, addr: Addr) -> Option<LabelClassId> {
+        self.pods.label_class(self.pods.owner(addr)?)
     }
 
-    /// The cohort of a known pod.
-    pub fn cohort_of(&self, pod: &Pod) -> Option<CohortId> {
-        self.pods.cohort(self.pods.id(&pod.name)?)
+    /// The label class of a known pod.
+    pub fn label_class_of(&self, pod: &Pod) -> Option<LabelClassId> {
+        self.pods.label_class(self.pods.id(&pod.name)?)
     }
 
-    /// Every address in these ranges that a pod holds, with the pod's cohort; in no order. The ranges are sorted and do
+    /// Every address in these ranges that a pod holds, with the pod's label class; in no order. The ranges are sorted and do
     /// not touch.
-    pub fn cohorts_within(
+    pub fn label_classes_within(
         &self,
         ranges: &[RangeInclusive<Addr>],
-    ) -> impl Iterator<Item = (Addr, CohortId)> {
+    ) -> impl Iterator<Item = (Addr, LabelClassId)> {
         let held = self.pods.owned_within(ranges);
-        held.filter_map(|(addr, id)| Some((addr, self.pods.cohort(id)?)))
+        held.filter_map(|(addr, id)| Some((addr, self.pods.label_class(id)?)))
     }
 
-    /// The addresses that the pods of a cohort hold.
-    pub fn addresses_of_cohort(&self, cohort: CohortId) -> impl Iterator<Item = Addr> {
-        let pods = self.pods.cohorts.pods(cohort);
+    /// The addresses that the pods of a label class hold.
+    pub fn addresses_of_label_class(
+        &self,
+        label_class: LabelClassId,
+    ) -> impl Iterator<Item = Addr> {
+        let pods = self.pods.label_classes.pods(label_class);
         let pods = pods.filter_map(|id| Some((id, self.pods.at(id)?)));
         let held = pods.flat_map(|(id, pod)| self.addresses_of(pod).map(move |held| (id, held)));
         let held = held.map(|(id, address)| (id, Addr::from(address)));
         held.filter(|(id, addr)| self.pods.owns(*id, *addr)).map(|(_, addr)| addr)
     }
 
-    /// A cohort by its number.
-    pub fn cohort(&self, id: CohortId) -> Option<&Cohort> {
-        self.pods.cohorts.get(id)
+    /// A label class by its number.
+    pub fn label_class(&self, id: LabelClassId) -> Option<&LabelClass> {
+        self.pods.label_classes.get(id)
     }
 
-    /// All cohorts, in no order that means anything.
-    pub fn cohorts(&self) -> impl Iterator<Item = (CohortId, &Cohort)> {
-        self.pods.cohorts.iter()
+    /// All label classes, in no order that means anything.
+    pub fn label_classes(&self) -> impl Iterator<Item = (LabelClassId, &LabelClass)> {
+        self.pods.label_classes.iter()
     }
 
-    /// The cohorts of a namespace.
-    pub fn cohorts_in(&self, namespace: &str) -> &[CohortId] {
-        self.pods.cohorts.of_namespace(namespace)
+    /// The label classes of a namespace.
+    pub fn label_classes_in(&self, namespace: &str) -> &[LabelClassId] {
+        self.pods.label_classes.of_namespace(namespace)
     }
 
-    /// The cohorts whose pods have a port of this name, by the numbers that they give it.
-    pub fn cohorts_with_port(
+    /// The label classes whose pods have a port of this name, by the numbers that they give it.
+    pub fn label_classes_with_port(
         &self,
         transport: Transport,
         name: &PortName,
-    ) -> impl Iterator<Item = (&[u16], &[CohortId])> {
-        self.pods.cohorts.with_port_name(transport, name)
+    ) -> impl Iterator<Item = (&[u16], &[LabelClassId])> {
+        self.pods.label_classes.with_port_name(transport, name)
     }
 
-    /// All cohorts that a selector selects, and others; `None` if that can be any.
-    pub fn cohort_candidates<'a>(
+    /// All label classes that a selector selects, and others; `None` if that can be any.
+    pub fn label_class_candidates<'a>(
         &'a self,
         selector: &'a Selector,
-    ) -> Option<Candidates<'a, CohortId>> {
-        self.pods.cohorts.candidates(selector)
+    ) -> Option<Candidates<'a, LabelClassId>> {
+        self.pods.label_classes.candidates(selector)
     }
 
     /// All namespaces that a selector selects, and others; `None` if that can be any.

@@ -50,11 +50,13 @@ fn the_newest_holder_owns_an_address_whatever_the_order_of_events() {
     let old = pod("old", "1", 1, &["10.0.0.1"]);
     let mut new = pod("new", "2", 2, &["10.0.0.1"]);
     new.name.namespace = Arc::from("y");
-    // Through the cohorts: how many addresses those in the two namespaces really hold.
-    let check_cohorts = |state: &ClusterState, expected: [usize; 2]| {
+    // Through the label classes: how many addresses those in the two namespaces really hold.
+    let check_label_classes = |state: &ClusterState, expected: [usize; 2]| {
         let held = ["x", "y"].map(|namespace| {
-            let cohorts = state.cohorts_in(namespace).iter();
-            cohorts.flat_map(|cohort| state.addresses_of_cohort(*cohort)).count()
+            let label_classes = state.label_classes_in(namespace).iter();
+            label_classes
+                .flat_map(|label_class| state.addresses_of_label_class(*label_class))
+                .count()
         });
         assert_eq!(held, expected);
     };
@@ -65,11 +67,11 @@ fn the_newest_holder_owns_an_address_whatever_the_order_of_events() {
         }
         check_owner(&state, "10.0.0.1", Some("new"));
         assert_eq!(state.held_addresses(&old).count(), 0);
-        check_cohorts(&state, [0, 1]);
+        check_label_classes(&state, [0, 1]);
         let object = ObjectRef { kind: Kind::Pod, name: new.name.clone() };
         drop(state.apply(Delta::Remove { object, uid: None }));
         check_owner(&state, "10.0.0.1", Some("old"));
-        check_cohorts(&state, [1, 0]);
+        check_label_classes(&state, [1, 0]);
     }
 }
 
@@ -127,7 +129,7 @@ fn until_the_api_reports_an_address_the_interface_tells_it() {
         container_id: Arc::from("c"),
         pod: ObjectName::new("x", "a"),
         pod_uid: Arc::from("1"),
-        ticket: 1,
+        egress_mark: 1,
         addresses: vec!["10.0.0.1".parse().unwrap()],
     };
     drop(state.apply(Delta::UpsertEndpoint(endpoint)));
@@ -157,7 +159,7 @@ fn a_static_pod_is_known_to_the_runtime_by_its_hash() {
         container_id: Arc::from("c"),
         pod: ObjectName::new("x", "a"),
         pod_uid: Arc::from(pod_uid),
-        ticket: 1,
+        egress_mark: 1,
         addresses: Vec::new(),
     };
     for (pod_uid, is_known) in [("1", true), ("hash", true), ("", true), ("2", false)] {
@@ -166,16 +168,17 @@ fn a_static_pod_is_known_to_the_runtime_by_its_hash() {
 }
 
 #[test]
-fn pods_leave_their_cohort_in_any_order_and_the_others_stay_in_it() {
+fn pods_leave_their_label_class_in_any_order_and_the_others_stay_in_it() {
     let pods = ["a", "b", "c"].map(|name| pod(name, name, 1, &[]));
     let listed =
         || Delta::Replace(List::new(Kind::Pod, pods.clone().map(Object::Pod).into(), vec![]));
     let members = |state: &ClusterState| {
-        let ids = state.cohorts().filter(|(_, cohort)| cohort.labels == Labels::new());
+        let ids =
+            state.label_classes().filter(|(_, label_class)| label_class.labels == Labels::new());
         // No more than there can be: a ring that is not closed has no end.
-        let members = ids.flat_map(|(id, cohort)| {
-            let found: BTreeSet<_> = state.pods.cohorts.pods(id).take(9).collect();
-            assert_eq!(found.len(), cohort.n_pods());
+        let members = ids.flat_map(|(id, label_class)| {
+            let found: BTreeSet<_> = state.pods.label_classes.pods(id).take(9).collect();
+            assert_eq!(found.len(), label_class.n_pods());
             found
         });
         members
@@ -205,7 +208,7 @@ fn pods_leave_their_cohort_in_any_order_and_the_others_stay_in_it() {
                 expected.insert(pod.name.clone());
                 assert_eq!(members(&state), expected);
             }
-            assert_eq!(state.cohorts().count(), 1);
+            assert_eq!(state.label_classes().count(), 1);
         }
     }
 }

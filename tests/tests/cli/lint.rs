@@ -174,7 +174,7 @@ fn the_documentation_lists_every_finding() {
     let Capacities { n_prefixes, n_identities, n_allow_entries } = Capacities::default();
     write!(
         text,
-        "\n## Room\n\n\
+        "\n## Capacity\n\n\
          On one node there is room for {n_prefixes} address blocks and exceptions and for {n_identities} addresses of pods that\n\
          peers select, of all policies together that select its pods, and for {n_allow_entries} entries (a peer that is told\n\
          apart and a port, or an aligned block of ports) for each direction of a pod. Policies find room one after the\n\

@@ -119,7 +119,7 @@ pub(crate) fn maps(lab: &Lab) -> Datapath {
 pub(crate) fn wait_for_services(lab: &Lab, services: &[Service]) {
     let maps = maps(lab);
     until("the Services' addresses in the maps", LIMIT, || {
-        let known = maps.image()?.defer;
+        let known = maps.map_state()?.defer;
         let mut addresses = services.iter().flat_map(|service| &service.addresses);
         let is_known = addresses.all(|address| known.contains(&(*address).into()));
         Ok(if is_known { Look::Done(()) } else { Look::NotYet(format!("{known:?}")) })

@@ -8,10 +8,10 @@ use netpol_common::ids::RuleId;
 
 use super::peer_sets::PeerSets;
 use crate::compile::allow_map;
-use crate::compile::image::{AllowMap, AllowMapKey};
+use crate::compile::capacity::{Lack, LeftOut};
+use crate::compile::map_state::{AllowMap, AllowMapKey};
 use crate::compile::numbering::{Numbering, PeerSetId, Signature};
-use crate::compile::room::{Lack, LeftOut};
-use crate::resolve::{Grant, PeerSet, RuleRef};
+use crate::resolve::{AllowRule, PeerSet, RuleRef};
 
 /// Number of an allow map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,7 +22,7 @@ pub(super) struct MapId(u64);
 pub(super) struct AllowMaps {
     by_id: BTreeMap<MapId, Shared>,
     /// By where the grants lie, which the map keeps alive.
-    by_grants: HashMap<Vec<usize>, MapId>,
+    by_allow_rules: HashMap<Vec<usize>, MapId>,
     /// Rules that are left out count here.
     by_set: BTreeMap<PeerSetId, BTreeSet<MapId>>,
     /// The rules whose peers find no room.
@@ -40,7 +40,7 @@ pub(super) struct AllowMaps {
 
 #[derive(Debug)]
 struct Shared {
-    grants: Vec<Arc<Grant>>,
+    allow_rules: Vec<Arc<AllowRule>>,
     /// Numbers of the grants' rules.
     rules: Vec<RuleId>,
     /// Numbers of the grants' peer sets, by where those lie.
@@ -52,30 +52,31 @@ struct Shared {
 impl Shared {
     /// The peer sets of rules that find room.
     fn sets_in_force(&self, left_out: &LeftOut) -> BTreeMap<PeerSetId, &Arc<PeerSet>> {
-        let in_force = self.grants.iter().filter(|grant| !left_out.contains_key(&grant.rule));
-        let peers = in_force.filter_map(|grant| grant.peers.as_ref());
+        let in_force =
+            self.allow_rules.iter().filter(|allow_rule| !left_out.contains_key(&allow_rule.rule));
+        let peers = in_force.filter_map(|allow_rule| allow_rule.peers.as_ref());
         let numbered =
             peers.filter_map(|peers| Some((*self.sets.get(&Arc::as_ptr(peers).addr())?, peers)));
         numbered.collect()
     }
 }
 
-fn places(grants: &[Arc<Grant>]) -> Vec<usize> {
-    grants.iter().map(|grant| Arc::as_ptr(grant).addr()).collect()
+fn places(allow_rules: &[Arc<AllowRule>]) -> Vec<usize> {
+    allow_rules.iter().map(|allow_rule| Arc::as_ptr(allow_rule).addr()).collect()
 }
 
 impl AllowMaps {
-    /// The map of these grants. It is made if there is none; then its peer sets have one user more, whom `enter` is
+    /// The map of these allow rules. It is made if there is none; then its peer sets have one user more, whom `enter` is
     /// told.
     pub(super) fn open(
         &mut self,
         key: AllowMapKey,
-        grants: &[Arc<Grant>],
+        allow_rules: &[Arc<AllowRule>],
         numbering: &mut Numbering,
         mut enter: impl FnMut(PeerSetId, &Arc<PeerSet>),
     ) -> MapId {
-        let places = places(grants);
-        if let Some(id) = self.by_grants.get(&places) {
+        let places = places(allow_rules);
+        if let Some(id) = self.by_allow_rules.get(&places) {
             if let Some(known) = self.by_id.get_mut(id) {
                 known.users.insert(key);
             }
@@ -84,17 +85,17 @@ impl AllowMaps {
         let id = MapId(self.next);
         self.next += 1;
         let mut sets = HashMap::new();
-        let mut rules = Vec::with_capacity(grants.len());
-        for grant in grants {
-            *self.rules.entry(grant.rule.clone()).or_default() += 1;
-            rules.push(numbering.rule_id(&grant.rule));
-            let Some(peers) = &grant.peers else { continue };
+        let mut rules = Vec::with_capacity(allow_rules.len());
+        for allow_rule in allow_rules {
+            *self.rules.entry(allow_rule.rule.clone()).or_default() += 1;
+            rules.push(numbering.rule_id(&allow_rule.rule));
+            let Some(peers) = &allow_rule.peers else { continue };
             let set = numbering.peer_set(peers);
             self.by_set.entry(set).or_default().insert(id);
             sets.insert(Arc::as_ptr(peers).addr(), set);
         }
         let shared = Shared {
-            grants: grants.to_vec(),
+            allow_rules: allow_rules.to_vec(),
             rules,
             sets,
             users: BTreeSet::from([key]),
@@ -105,7 +106,7 @@ impl AllowMaps {
         }
         self.has_changed = true;
         self.by_id.insert(id, shared);
-        self.by_grants.insert(places, id);
+        self.by_allow_rules.insert(places, id);
         self.stale.insert(id);
         id
     }
@@ -125,13 +126,13 @@ impl AllowMaps {
         }
         let Some(shared) = self.by_id.remove(&id) else { return };
         self.has_changed = true;
-        self.by_grants.remove(&places(&shared.grants));
+        self.by_allow_rules.remove(&places(&shared.allow_rules));
         self.stale.remove(&id);
         self.cut.remove(&id);
         shared.sets_in_force(&self.left_out).into_keys().for_each(&mut leave);
-        let Shared { grants, sets, .. } = shared;
-        for grant in grants {
-            if let Some(peers) = &grant.peers
+        let Shared { allow_rules, sets, .. } = shared;
+        for allow_rule in allow_rules {
+            if let Some(peers) = &allow_rule.peers
                 && let Some(set) = sets.get(&Arc::as_ptr(peers).addr())
                 && let Some(maps) = self.by_set.get_mut(set)
             {
@@ -141,11 +142,11 @@ impl AllowMaps {
                     numbering.forget_peer_set(peers);
                 }
             }
-            if let Some(n_maps) = self.rules.get_mut(&grant.rule) {
+            if let Some(n_maps) = self.rules.get_mut(&allow_rule.rule) {
                 *n_maps -= 1;
                 if *n_maps == 0 {
-                    self.rules.remove(&grant.rule);
-                    numbering.forget_rule(&grant.rule);
+                    self.rules.remove(&allow_rule.rule);
+                    numbering.forget_rule(&allow_rule.rule);
                 }
             }
         }
@@ -158,8 +159,8 @@ impl AllowMaps {
 
     /// The rules of all maps with their peers, as often as there are maps with them.
     pub(super) fn peers_of_rules(&self) -> impl Iterator<Item = (&RuleRef, &Arc<PeerSet>)> + Clone {
-        let grants = self.by_id.values().flat_map(|shared| &shared.grants);
-        grants.filter_map(|grant| Some((&grant.rule, grant.peers.as_ref()?)))
+        let allow_rules = self.by_id.values().flat_map(|shared| &shared.allow_rules);
+        allow_rules.filter_map(|allow_rule| Some((&allow_rule.rule, allow_rule.peers.as_ref()?)))
     }
 
     /// The rules whose peers find no room.
@@ -181,7 +182,7 @@ impl AllowMaps {
         }
         let now = &self.left_out;
         let concerned = |shared: &Shared| {
-            let mut rules = shared.grants.iter().map(|grant| &grant.rule);
+            let mut rules = shared.allow_rules.iter().map(|allow_rule| &allow_rule.rule);
             rules.any(|rule| before.contains_key(rule) != now.contains_key(rule))
         };
         for (id, shared) in self.by_id.iter().filter(|(_, shared)| concerned(shared)) {
@@ -225,14 +226,15 @@ impl AllowMaps {
         let mut rebuilt = Vec::new();
         for id in std::mem::take(&mut self.stale) {
             let Some(shared) = self.by_id.get_mut(&id) else { continue };
-            let Shared { grants, rules, sets, users, map } = shared;
+            let Shared { allow_rules, rules, sets, users, map } = shared;
             let members = |peers: &Arc<PeerSet>| {
                 let set = sets.get(&Arc::as_ptr(peers).addr());
                 set.into_iter().flat_map(|set| peer_sets.identities(*set))
             };
             let left_out = &self.left_out;
-            let grants = rules.iter().copied().zip(grants.iter());
-            let in_force = grants.filter(|(_, grant)| !left_out.contains_key(&grant.rule));
+            let allow_rules = rules.iter().copied().zip(allow_rules.iter());
+            let in_force =
+                allow_rules.filter(|(_, allow_rule)| !left_out.contains_key(&allow_rule.rule));
             let built = allow_map::build(in_force, members, capacity);
             if built.left_out.is_empty() {
                 self.cut.remove(&id);

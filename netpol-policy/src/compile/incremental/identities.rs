@@ -27,36 +27,36 @@ pub(super) enum Life {
 #[derive(Debug)]
 struct Holding {
     signature: Signature,
-    n_holders: usize,
+    n_owners: usize,
 }
 
 impl Identities {
-    /// Some more holders of an identity.
-    pub(super) fn add(&mut self, identity: Identity, signature: &Signature, n_holders: usize) {
-        if identity == Identity::NONE || n_holders == 0 {
+    /// Some more owners of an identity.
+    pub(super) fn add(&mut self, identity: Identity, signature: &Signature, n_owners: usize) {
+        if identity == Identity::NONE || n_owners == 0 {
             return;
         }
         let holding = self
             .held
             .entry(identity)
-            .or_insert_with(|| Holding { signature: signature.clone(), n_holders: 0 });
-        self.before.entry(identity).or_insert(holding.n_holders);
-        holding.n_holders += n_holders;
+            .or_insert_with(|| Holding { signature: signature.clone(), n_owners: 0 });
+        self.before.entry(identity).or_insert(holding.n_owners);
+        holding.n_owners += n_owners;
     }
 
     pub(super) fn remove(&mut self, identity: Identity) {
         if let Some(holding) = self.held.get_mut(&identity) {
-            self.before.entry(identity).or_insert(holding.n_holders);
-            holding.n_holders = holding.n_holders.saturating_sub(1);
+            self.before.entry(identity).or_insert(holding.n_owners);
+            holding.n_owners = holding.n_owners.saturating_sub(1);
         }
     }
 
-    /// Tells which identities have holders now and had none, and which had some and have none now. These are forgotten.
+    /// Tells which identities have owners now and had none, and which had some and have none now. These are forgotten.
     pub(super) fn take_changed(&mut self, mut tell: impl FnMut(Life, Identity, &Signature)) {
         let mut changed: Vec<(Identity, usize)> = self.before.drain().collect();
         changed.sort_unstable();
         for (identity, n_before) in changed {
-            let n_now = self.held.get(&identity).map_or(0, |holding| holding.n_holders);
+            let n_now = self.held.get(&identity).map_or(0, |holding| holding.n_owners);
             if n_now == 0 {
                 let gone = self.held.remove(&identity).filter(|_| n_before > 0);
                 if let Some(Holding { signature, .. }) = gone {
@@ -75,7 +75,7 @@ impl Identities {
         self.held.get(&identity).map(|holding| &holding.signature)
     }
 
-    /// Gives all holders of identities other ones.
+    /// Gives all owners of identities other ones.
     pub(super) fn renumber(&mut self, old: Identity, new: Identity) {
         if let Some(holding) = self.held.remove(&old) {
             self.held.insert(new, holding);

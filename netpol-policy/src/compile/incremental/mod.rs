@@ -1,22 +1,22 @@
 //! The image, kept up to the state change by change.
 //!
-//! In: the state, and what of it can have changed. Out: a [`Turn`], the part of the image that changes. The result is
+//! In: the state, and what of it can have changed. Out: a [`MapStateUpdate`], the part of the image that changes. The result is
 //! what [`super::compile`] makes of the same state from nothing, but for the numbers; that is a law of the tests.
 //! Each stage remembers what it found out, and asks again only what the stage before it has changed:
 //!
 //! ```text
-//! policies, endpoints ─▶ grants ─▶ peer sets ─▶ signatures of cohorts ─▶ identities of addresses ─▶ allow maps
+//! policies, endpoints ─▶ grants ─▶ peer sets ─▶ signatures of label classes ─▶ identities of addresses ─▶ allow maps
 //!                       (resolve)                     ▲                           ▲
-//! namespaces, cohorts ────────────────────────────────┘      pods' addresses ─────┘
+//! namespaces, label classes ────────────────────────────────┘      pods' addresses ─────┘
 //! ```
-//! So a pod of a known cohort costs its addresses' entries and nothing else. Must not: know what the kernel holds
+//! So a pod of a known label class costs its addresses' entries and nothing else. Must not: know what the kernel holds
 //! beyond the image that it is given.
 
 mod addresses;
 mod allow_maps;
 mod identities;
 mod peer_sets;
-mod turn;
+mod update;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,17 +29,17 @@ use netpol_common::keys::AddressKey;
 use allow_maps::{AllowMaps, MapId};
 use identities::{Identities, Life};
 use peer_sets::PeerSets;
-pub use turn::Turn;
+pub use update::MapStateUpdate;
 
+use super::capacity::{self, Capacities, Lack, LeftOut};
 use super::identity::changed_meanings;
-use super::image::{AllowMapKey, EndpointImage, Image};
+use super::map_state::{AllowMapKey, EndpointMapState, MapState};
 use super::numbering::Numbering;
 use super::prefixes::PrefixTable;
-use super::room::{self, Capacities, Lack, LeftOut};
-use super::{addresses, endpoint_image};
+use super::{addresses, endpoint_map_state};
 use crate::model::ObjectName;
 use crate::resolve::{EndpointPolicy, Isolation, Resolver, RuleRef};
-use crate::store::{Changes, ClusterState, CohortId};
+use crate::store::{Changes, ClusterState, LabelClassId};
 
 /// Everything that has been found out about the current state.
 #[derive(Debug, Default)]
@@ -60,7 +60,7 @@ pub struct Compiled {
 struct Local {
     /// By [`Direction::ALL`].
     maps: [Option<MapId>; 2],
-    ticket: u16,
+    egress_mark: u16,
 }
 
 /// What has to be looked at again.
@@ -68,7 +68,7 @@ struct Local {
 struct Dirty {
     endpoints: BTreeSet<IfIndex>,
     /// By namespace; those that are gone have none.
-    cohorts: BTreeMap<Arc<str>, BTreeSet<CohortId>>,
+    label_classes: BTreeMap<Arc<str>, BTreeSet<LabelClassId>>,
     addresses: BTreeSet<Addr>,
     deferred: BTreeSet<Addr>,
 }
@@ -96,7 +96,7 @@ impl Compiled {
     }
 
     /// Whether there is no room for a rule among those of an endpoint.
-    pub fn lacks_room(&self, rule: &RuleRef, ifindex: IfIndex) -> bool {
+    pub fn is_over_capacity(&self, rule: &RuleRef, ifindex: IfIndex) -> bool {
         let maps = self.endpoints.get(&ifindex).map(|local| local.maps).unwrap_or_default();
         let of_direction = Direction::ALL.into_iter().zip(maps);
         of_direction
@@ -121,7 +121,12 @@ impl Compiled {
 
     /// Follows the state. `known` is what the maps hold: the last image, but for endpoints that somebody blocked or
     /// removed since, which `changes` names. After [`Self::forget`] it can be anything.
-    pub fn update(&mut self, state: &ClusterState, changes: &Changes, known: &Image) -> Turn {
+    pub fn update(
+        &mut self,
+        state: &ClusterState,
+        changes: &Changes,
+        known: &MapState,
+    ) -> MapStateUpdate {
         if self.has_begun && !changes.everything {
             let dirty = self.dirty(state, changes);
             return self.advance(state, dirty, known);
@@ -136,9 +141,9 @@ impl Compiled {
             deferred: services.chain(state.own_addresses()).map(|ip| Addr::from(*ip)).collect(),
             ..Dirty::default()
         };
-        let mut turn = self.advance(state, dirty, &Image::default());
-        turn.before = known.clone();
-        turn
+        let mut update = self.advance(state, dirty, &MapState::default());
+        update.before = known.clone();
+        update
     }
 
     fn dirty(&mut self, state: &ClusterState, changes: &Changes) -> Dirty {
@@ -146,7 +151,7 @@ impl Compiled {
             n_objects: _,
             everything: _,
             addresses,
-            cohorts,
+            label_classes,
             namespaces,
             policies,
             endpoints,
@@ -154,13 +159,14 @@ impl Compiled {
         } = changes;
         let mut dirty = Dirty {
             endpoints: endpoints.clone(),
-            cohorts: BTreeMap::new(),
+            label_classes: BTreeMap::new(),
             addresses: addresses.clone(),
             deferred: deferred.clone(),
         };
-        for id in cohorts {
-            let namespace = state.cohort(*id).map(|cohort| Arc::clone(&cohort.namespace));
-            dirty.cohorts.entry(namespace.unwrap_or_default()).or_default().insert(*id);
+        for id in label_classes {
+            let namespace =
+                state.label_class(*id).map(|label_class| Arc::clone(&label_class.namespace));
+            dirty.label_classes.entry(namespace.unwrap_or_default()).or_default().insert(*id);
         }
         let mut resolve_again = |policy: &ObjectName| {
             dirty.endpoints.extend(state.endpoints_in(&policy.namespace));
@@ -169,32 +175,32 @@ impl Compiled {
             self.resolver.forget(policy);
             resolve_again(policy);
         }
-        if !cohorts.is_empty() {
+        if !label_classes.is_empty() {
             self.resolver.forget_renumbered(state).iter().for_each(resolve_again);
         }
         for namespace in namespaces {
-            let all = state.cohorts_in(namespace);
-            dirty.cohorts.entry(Arc::clone(namespace)).or_default().extend(all);
+            let all = state.label_classes_in(namespace);
+            dirty.label_classes.entry(Arc::clone(namespace)).or_default().extend(all);
         }
         dirty
     }
 
-    fn advance(&mut self, state: &ClusterState, dirty: Dirty, known: &Image) -> Turn {
-        let Dirty { endpoints, cohorts, addresses, deferred } = dirty;
-        let mut turn = Turn::default();
-        turn.set_deferred(known, &deferred, |addr| state.is_deferred(addr));
-        self.follow_endpoints(state, &endpoints, known, &mut turn);
-        for (namespace, cohorts) in cohorts {
-            self.peer_sets.review(state, &namespace, cohorts);
+    fn advance(&mut self, state: &ClusterState, dirty: Dirty, known: &MapState) -> MapStateUpdate {
+        let Dirty { endpoints, label_classes, addresses, deferred } = dirty;
+        let mut update = MapStateUpdate::default();
+        update.set_deferred(known, &deferred, |addr| state.is_deferred(addr));
+        self.follow_endpoints(state, &endpoints, known, &mut update);
+        for (namespace, label_classes) in label_classes {
+            self.peer_sets.review(state, &namespace, label_classes);
         }
         self.find_room(state);
-        let ranges = self.follow_blocks(known, &mut turn);
+        let ranges = self.follow_blocks(known, &mut update);
         let concerned = self.concerned(state, &addresses, &ranges, known);
-        self.follow_addresses(state, concerned, known, &mut turn);
+        self.follow_addresses(state, concerned, known, &mut update);
         self.follow_identities();
-        self.follow_allow_maps(known, &mut turn);
-        self.renumber_ambiguous(known, &mut turn);
-        turn
+        self.follow_allow_maps(known, &mut update);
+        self.renumber_ambiguous(known, &mut update);
+        update
     }
 
     /// Resolves endpoints anew. What begins is begun before what ends is ended, so that what stays is not both.
@@ -202,23 +208,23 @@ impl Compiled {
         &mut self,
         state: &ClusterState,
         endpoints: &BTreeSet<IfIndex>,
-        known: &Image,
-        turn: &mut Turn,
+        known: &MapState,
+        update: &mut MapStateUpdate,
     ) {
         let mut ended = Vec::new();
         for ifindex in endpoints {
             let old = self.endpoints.remove(ifindex).unwrap_or_default();
-            turn.set_ticket(known, old.ticket, None);
+            update.set_egress_mark(known, old.egress_mark, None);
             ended.push((*ifindex, old));
             let all = AddressKey { ifindex: *ifindex, addr: Addr::UNSPECIFIED }..=AddressKey {
                 ifindex: *ifindex,
                 addr: Addr([0xff; 16]),
             };
-            turn.before.addresses.extend(known.addresses.range(all));
+            update.before.addresses.extend(known.addresses.range(all));
         }
         let mut resolved = HashMap::new();
         for ifindex in endpoints {
-            let new = self.begin_endpoint(state, *ifindex, known, &mut resolved, turn);
+            let new = self.begin_endpoint(state, *ifindex, known, &mut resolved, update);
             if let Some(new) = new {
                 self.endpoints.insert(*ifindex, new);
             }
@@ -235,7 +241,7 @@ impl Compiled {
                 }
                 // One that is to be built is set when it is.
                 let content = new.and_then(|new| self.allow_maps.content(new));
-                turn.set_allow(known, key, content);
+                update.set_allow(known, key, content);
             }
         }
     }
@@ -244,43 +250,47 @@ impl Compiled {
         &mut self,
         state: &ClusterState,
         ifindex: IfIndex,
-        known: &Image,
-        resolved: &mut HashMap<(Option<CohortId>, bool), EndpointPolicy>,
-        turn: &mut Turn,
+        known: &MapState,
+        resolved: &mut HashMap<(Option<LabelClassId>, bool), EndpointPolicy>,
+        update: &mut MapStateUpdate,
     ) -> Option<Local> {
         let Some(endpoint) = state.endpoint(ifindex) else {
-            turn.set_endpoint(known, ifindex, None);
+            update.set_endpoint(known, ifindex, None);
             return None;
         };
         let Some(pod) = state.pod_of(endpoint) else {
-            turn.set_endpoint(known, ifindex, Some(EndpointImage::blocked(&endpoint.container_id)));
+            update.set_endpoint(
+                known,
+                ifindex,
+                Some(EndpointMapState::blocked(&endpoint.container_id)),
+            );
             return None;
         };
-        // No policy can tell pods of one cohort apart, but for the host's own.
-        let alike = (state.cohort_of(pod), pod.host_network);
+        // No policy can tell pods of one label class apart, but for the host's own.
+        let alike = (state.label_class_of(pod), pod.host_network);
         let policy = resolved.entry(alike).or_insert_with(|| self.resolver.resolve(state, pod));
-        turn.set_endpoint(known, ifindex, Some(endpoint_image(endpoint, pod, policy)));
-        turn.after.addresses.extend(addresses(state, endpoint, pod, ifindex));
-        if endpoint.ticket != 0 {
-            turn.set_ticket(known, endpoint.ticket, Some(ifindex));
+        update.set_endpoint(known, ifindex, Some(endpoint_map_state(endpoint, pod, policy)));
+        update.after.addresses.extend(addresses(state, endpoint, pod, ifindex));
+        if endpoint.egress_mark != 0 {
+            update.set_egress_mark(known, endpoint.egress_mark, Some(ifindex));
         }
         let maps = Direction::ALL.map(|direction| {
             let of = policy.direction(direction);
             (of.isolation != Isolation::None).then(|| {
                 let key = AllowMapKey::new(ifindex, direction);
                 let peer_sets = &mut self.peer_sets;
-                self.allow_maps.open(key, &of.grants, &mut self.numbering, |set, peers| {
+                self.allow_maps.open(key, &of.allow_rules, &mut self.numbering, |set, peers| {
                     peer_sets.enter(state, set, peers);
                 })
             })
         });
-        Some(Local { maps, ticket: endpoint.ticket })
+        Some(Local { maps, egress_mark: endpoint.egress_mark })
     }
 
     /// Leaves out the rules whose peers find no room, and takes in again those that do by now.
     fn find_room(&mut self, state: &ClusterState) {
         let Self { allow_maps, peer_sets, capacities, .. } = self;
-        let is_roomy = room::is_roomy(state, peer_sets.n_blocks(), capacities);
+        let is_roomy = capacity::is_roomy(state, peer_sets.n_blocks(), capacities);
         if is_roomy && allow_maps.left_out().is_empty() {
             return;
         }
@@ -291,7 +301,7 @@ impl Compiled {
                 return;
             }
         }
-        let left_out = room::left_out(state, allow_maps.peers_of_rules(), capacities);
+        let left_out = capacity::left_out(state, allow_maps.peers_of_rules(), capacities);
         let (entered, left) = allow_maps.leave_out(left_out);
         for (set, peers) in entered {
             peer_sets.enter(state, set, &peers);
@@ -316,23 +326,23 @@ impl Compiled {
         });
     }
 
-    fn follow_allow_maps(&mut self, known: &Image, turn: &mut Turn) {
+    fn follow_allow_maps(&mut self, known: &MapState, update: &mut MapStateUpdate) {
         let capacity = self.capacities.n_allow_entries;
         for (key, map) in self.allow_maps.build(&self.peer_sets, capacity) {
-            turn.keep_endpoint(known, key.ifindex);
-            turn.set_allow(known, key, Some(&map));
+            update.keep_endpoint(known, key.ifindex);
+            update.set_allow(known, key, Some(&map));
         }
     }
 
-    /// Gives fresh numbers to identities that would mean two things on the way: those that keep holders while an allow
+    /// Gives fresh numbers to identities that would mean two things on the way: those that keep owners while an allow
     /// map changes what they mean and addresses change hands. See [`super::identity::ambiguous`].
-    fn renumber_ambiguous(&mut self, known: &Image, turn: &mut Turn) {
-        if !turn.moves_addresses() {
+    fn renumber_ambiguous(&mut self, known: &MapState, update: &mut MapStateUpdate) {
+        if !update.moves_addresses() {
             return;
         }
         let mut ambiguous = BTreeSet::new();
-        for (key, before) in &turn.before.allow {
-            if let Some(after) = turn.after.allow.get(key) {
+        for (key, before) in &update.before.allow {
+            if let Some(after) = update.after.allow.get(key) {
                 ambiguous.extend(changed_meanings(before, after));
             }
         }
@@ -350,23 +360,25 @@ impl Compiled {
         if renumbered.is_empty() {
             return;
         }
-        for identity in turn.after.identities.values_mut().chain(turn.after.prefixes.values_mut()) {
+        for identity in
+            update.after.identities.values_mut().chain(update.after.prefixes.values_mut())
+        {
             if let Some(new) = renumbered.get(identity) {
                 *identity = *new;
             }
         }
         for (addr, identity) in &known.identities {
-            let is_untouched = !turn.before.identities.contains_key(addr);
+            let is_untouched = !update.before.identities.contains_key(addr);
             if let Some(new) = renumbered.get(identity).filter(|_| is_untouched) {
-                turn.set_identity(known, *addr, Some(*new));
+                update.set_identity(known, *addr, Some(*new));
             }
         }
         for (prefix, identity) in &known.prefixes {
-            let is_untouched = !turn.before.prefixes.contains_key(prefix);
+            let is_untouched = !update.before.prefixes.contains_key(prefix);
             if let Some(new) = renumbered.get(identity).filter(|_| is_untouched) {
-                turn.set_prefix(known, *prefix, Some(*new));
+                update.set_prefix(known, *prefix, Some(*new));
             }
         }
-        self.follow_allow_maps(known, turn);
+        self.follow_allow_maps(known, update);
     }
 }

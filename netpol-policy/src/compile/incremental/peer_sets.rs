@@ -1,4 +1,4 @@
-//! The peer sets in force, and whom each cohort's labels put into them.
+//! The peer sets in force, and whom each label class's labels put into them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,18 +12,18 @@ use crate::compile::numbering::{PeerSetId, Signature};
 use crate::compile::prefixes::PrefixTable;
 use crate::model::IpBlock;
 use crate::resolve::PeerSet;
-use crate::store::{ClusterState, CohortId};
+use crate::store::{ClusterState, LabelClassId};
 
 /// Peer sets that some allow map speaks of.
 #[derive(Debug, Default)]
 pub(super) struct PeerSets {
     by_id: BTreeMap<PeerSetId, InForce>,
-    /// The sets that hold a cohort, whatever its pods' addresses; none are left out.
-    by_cohort: HashMap<CohortId, Signature>,
+    /// The sets that hold a label class, whatever its pods' addresses; none are left out.
+    by_label_class: HashMap<LabelClassId, Signature>,
     /// Sets with blocks that hold an address only if the right pod holds it.
     filtered: BTreeMap<PeerSetId, PrefixTable>,
-    /// Cohorts whose signature has changed since the last [`Self::take_touched`].
-    touched: Vec<CohortId>,
+    /// Label classes whose signature has changed since the last [`Self::take_touched`].
+    touched: Vec<LabelClassId>,
     /// Where blocks came or went since the last [`Self::take_blocks`]. True if some are in the common prefix table.
     blocks: (Vec<IpNetwork>, bool),
     /// Blocks and exceptions of all sets for the common prefix table, those of several sets counted as often.
@@ -34,7 +34,7 @@ pub(super) struct PeerSets {
 struct InForce {
     peers: Arc<PeerSet>,
     n_users: usize,
-    cohorts: Vec<CohortId>,
+    label_classes: Vec<LabelClassId>,
     /// The identities whose signature has this set.
     identities: BTreeSet<Identity>,
 }
@@ -46,11 +46,11 @@ impl PeerSets {
             known.n_users += 1;
             return;
         }
-        let cohorts = peers.cohorts(state);
-        for cohort in &cohorts {
-            insert(self.by_cohort.entry(*cohort).or_default(), id);
+        let label_classes = peers.label_classes(state);
+        for label_class in &label_classes {
+            insert(self.by_label_class.entry(*label_class).or_default(), id);
         }
-        self.touched.extend(&cohorts);
+        self.touched.extend(&label_classes);
         let filtered: Vec<(PeerSetId, &IpBlock)> =
             peers.filtered_blocks().map(|block| (id, block)).collect();
         if !filtered.is_empty() {
@@ -59,7 +59,7 @@ impl PeerSets {
         self.note_blocks(peers);
         self.n_blocks += peers.n_blocks();
         let peers = Arc::clone(peers);
-        let in_force = InForce { peers, n_users: 1, cohorts, identities: BTreeSet::new() };
+        let in_force = InForce { peers, n_users: 1, label_classes, identities: BTreeSet::new() };
         self.by_id.insert(id, in_force);
     }
 
@@ -70,11 +70,11 @@ impl PeerSets {
         if known.n_users > 0 {
             return;
         }
-        let Some(InForce { peers, cohorts, .. }) = self.by_id.remove(&id) else { return };
-        for cohort in &cohorts {
-            self.take_from(*cohort, id);
+        let Some(InForce { peers, label_classes, .. }) = self.by_id.remove(&id) else { return };
+        for label_class in &label_classes {
+            self.take_from(*label_class, id);
         }
-        self.touched.extend(cohorts);
+        self.touched.extend(label_classes);
         self.filtered.remove(&id);
         self.note_blocks(&peers);
         self.n_blocks -= peers.n_blocks();
@@ -93,59 +93,61 @@ impl PeerSets {
         *is_common |= blocks.len() > n_before;
     }
 
-    fn take_from(&mut self, cohort: CohortId, id: PeerSetId) {
-        if let Some(signature) = self.by_cohort.get_mut(&cohort) {
+    fn take_from(&mut self, label_class: LabelClassId, id: PeerSetId) {
+        if let Some(signature) = self.by_label_class.get_mut(&label_class) {
             remove(signature, id);
             if signature.is_empty() {
-                self.by_cohort.remove(&cohort);
+                self.by_label_class.remove(&label_class);
             }
         }
     }
 
-    /// Asks the sets again about cohorts of one namespace: those that came or went, or all if its labels changed.
+    /// Asks the sets again about label classes of one namespace: those that came or went, or all if its labels changed.
     pub(super) fn review(
         &mut self,
         state: &ClusterState,
         namespace: &str,
-        cohorts: impl IntoIterator<Item = CohortId>,
+        label_classes: impl IntoIterator<Item = LabelClassId>,
     ) {
         let concerning = |set: &&PeerSetId| {
             let set = self.by_id.get(set);
             set.is_some_and(|set| set.peers.concerns(state, namespace))
         };
         let concerning: Vec<PeerSetId> = self.by_id.keys().filter(concerning).copied().collect();
-        for id in cohorts {
-            let cohort = state.cohort(id).filter(|cohort| *cohort.namespace == *namespace);
+        for id in label_classes {
+            let label_class =
+                state.label_class(id).filter(|label_class| *label_class.namespace == *namespace);
             let holds = |set: &&PeerSetId| {
                 let set = self.by_id.get(set);
-                set.zip(cohort).is_some_and(|(set, cohort)| set.peers.holds(state, cohort))
+                set.zip(label_class)
+                    .is_some_and(|(set, label_class)| set.peers.holds(state, label_class))
             };
             let signature: Signature = concerning.iter().filter(holds).copied().collect();
             self.set_signature(id, signature);
         }
     }
 
-    fn set_signature(&mut self, id: CohortId, signature: Signature) {
-        let before = self.by_cohort.remove(&id).unwrap_or_default();
+    fn set_signature(&mut self, id: LabelClassId, signature: Signature) {
+        let before = self.by_label_class.remove(&id).unwrap_or_default();
         if signature != before {
             self.touched.push(id);
             for gone in before.iter().filter(|set| signature.binary_search(set).is_err()) {
                 if let Some(set) = self.by_id.get_mut(gone) {
-                    remove(&mut set.cohorts, id);
+                    remove(&mut set.label_classes, id);
                 }
             }
             for new in signature.iter().filter(|set| before.binary_search(set).is_err()) {
                 if let Some(set) = self.by_id.get_mut(new) {
-                    insert(&mut set.cohorts, id);
+                    insert(&mut set.label_classes, id);
                 }
             }
         }
         if !signature.is_empty() {
-            self.by_cohort.insert(id, signature);
+            self.by_label_class.insert(id, signature);
         }
     }
 
-    pub(super) fn take_touched(&mut self) -> Vec<CohortId> {
+    pub(super) fn take_touched(&mut self) -> Vec<LabelClassId> {
         let mut touched = std::mem::take(&mut self.touched);
         touched.sort_unstable();
         touched.dedup();
@@ -163,8 +165,8 @@ impl PeerSets {
     }
 
     /// Whether there is any pod in any set because of what it is.
-    pub(super) fn may_hold(&self, cohort: CohortId) -> bool {
-        self.by_cohort.contains_key(&cohort) || !self.filtered.is_empty()
+    pub(super) fn may_hold(&self, label_class: LabelClassId) -> bool {
+        self.by_label_class.contains_key(&label_class) || !self.filtered.is_empty()
     }
 
     /// Whether the sets that hold a pod's address can depend on blocks that are not in the common prefix table.
@@ -172,22 +174,24 @@ impl PeerSets {
         !self.filtered.is_empty()
     }
 
-    /// The sets that hold an address with its pod of this cohort, sorted; `None` if no more than the prefixes say.
+    /// The sets that hold an address with its pod of this label class, sorted; `None` if no more than the prefixes say.
     pub(super) fn signature(
         &self,
         state: &ClusterState,
         addr: Addr,
-        cohort: CohortId,
+        label_class: LabelClassId,
         prefixes: &PrefixTable,
     ) -> Option<Signature> {
-        if !self.may_hold(cohort) {
+        if !self.may_hold(label_class) {
             return None;
         }
-        let mut signature = self.by_cohort.get(&cohort).cloned().unwrap_or_default();
+        let mut signature = self.by_label_class.get(&label_class).cloned().unwrap_or_default();
         for (id, blocks) in &self.filtered {
             let passes = || {
                 let peers = self.by_id.get(id).map(|set| &set.peers);
-                peers.zip(state.cohort(cohort)).is_some_and(|(peers, of)| peers.passes_filter(of))
+                peers
+                    .zip(state.label_class(label_class))
+                    .is_some_and(|(peers, of)| peers.passes_filter(of))
             };
             if !blocks.lookup(addr).is_empty() && passes() {
                 signature.push(*id);

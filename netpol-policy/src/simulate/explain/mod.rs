@@ -253,7 +253,7 @@ impl<'a> View<'a> {
                     words::why_not(self.state, policy, rule, self.remote, self.remote_pod);
                 format!("allows {asked} {peers}{reasons}")
             }
-            Some(MissReason::Room) => {
+            Some(MissReason::Capacity) => {
                 format!("would allow {ports} {peers}, but there is no room for it on the node")
             }
             Some(MissReason::Both) => {

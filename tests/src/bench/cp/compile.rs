@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use netpol_policy::compile::{Image, Numbering, compile};
+use netpol_policy::compile::{MapState, Numbering, compile};
 use netpol_policy::dataplane::diff;
 use netpol_policy::model::{Kind, NamespaceMatch, Object, ObjectRef, Peer, Requirement, Selector};
 use netpol_policy::store::Delta;
@@ -34,14 +34,14 @@ fn recomputed(run: &mut Run) -> Result<()> {
             n_events += 1;
             let [comes, goes] =
                 event(&shape, n_events, shape.n_pods + n_events, crate::scale::Event::Begins);
-            let before = follower.image.clone();
+            let before = follower.map_state.clone();
             let is_whole = way.starts_with("everything");
             let (time_us, _ops) = clock::thread_micros(|| {
                 follower.apply(comes);
                 Ok(if is_whole {
                     let mut numbering = Numbering::default();
-                    let image = compile(&follower.state, &mut numbering, &Image::default());
-                    diff(&before, &image)
+                    let map_state = compile(&follower.state, &mut numbering, &MapState::default());
+                    diff(&before, &map_state)
                 } else {
                     follower.update()
                 })

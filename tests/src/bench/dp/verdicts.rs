@@ -7,7 +7,7 @@ use etherparse::PacketBuilder;
 use netpol_datapath::{Datapath, Program, TestContext};
 
 use super::lane::{Family, peer, peer_v4, pod, stranger, tuple};
-use super::netpol::{Peers, frame, image, private};
+use super::netpol::{Peers, frame, map_state, private};
 use super::reference::Programs;
 use super::{PORT, flood::Tuple};
 use crate::bench::Run;
@@ -77,7 +77,7 @@ fn netpol(
 ) -> Result<Case> {
     let (n_pods, peers) = image_of;
     let mut datapath = private(n_pods, peers)?;
-    let before = image(netpol_common::ids::IfIndex(1), n_pods, peers);
+    let before = map_state(netpol_common::ids::IfIndex(1), n_pods, peers);
     let mut after = before.clone();
     for endpoint in after.endpoints.values_mut() {
         endpoint.value.isolated = isolated;

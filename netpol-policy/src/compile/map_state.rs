@@ -28,9 +28,9 @@ impl AllowMapKey {
 
 /// What the maps should hold. Flows, fragments, counters and the epoch are the kernel's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Image {
+pub struct MapState {
     /// ENDPOINTS.
-    pub endpoints: BTreeMap<IfIndex, EndpointImage>,
+    pub endpoints: BTreeMap<IfIndex, EndpointMapState>,
     /// ADDRESSES.
     pub addresses: BTreeSet<AddressKey>,
     /// IDENTITIES.
@@ -41,11 +41,11 @@ pub struct Image {
     pub allow: BTreeMap<AllowMapKey, Arc<AllowMap>>,
     /// DEFER.
     pub defer: BTreeSet<Addr>,
-    /// TICKETS.
-    pub tickets: BTreeMap<u16, IfIndex>,
+    /// EGRESS_MARKS.
+    pub egress_marks: BTreeMap<u16, IfIndex>,
 }
 
-impl Image {
+impl MapState {
     /// Every identity that an address or a prefix holds.
     pub fn held_identities(&self) -> BTreeSet<Identity> {
         self.identities.values().chain(self.prefixes.values()).copied().collect()
@@ -54,14 +54,14 @@ impl Image {
 
 /// One entry of ENDPOINTS, with whose it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EndpointImage {
+pub struct EndpointMapState {
     /// What the kernel reads.
     pub value: EndpointValue,
     /// The sandbox: another one on the same interface index is another endpoint.
     pub container_id: Arc<str>,
 }
 
-impl EndpointImage {
+impl EndpointMapState {
     /// An endpoint whose pod is not known: nothing passes.
     pub fn blocked(container_id: &Arc<str>) -> Self {
         Self { value: EndpointValue::blocked(), container_id: Arc::clone(container_id) }

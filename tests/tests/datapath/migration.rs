@@ -12,9 +12,9 @@ use netpol_common::keys::{CounterKey, EndpointValue};
 use netpol_common::verdict::{PassReason, Verdict};
 use netpol_datapath::netlink::{Position, Side, TrafficControl};
 use netpol_datapath::{Attaching, Datapath, Role};
-use netpol_policy::dataplane::port::Exchanged;
+use netpol_policy::dataplane::port::Migrated;
 use netpol_policy::dataplane::port::NewInterface;
-use netpol_policy::dataplane::{EndpointImage, MapOp};
+use netpol_policy::dataplane::{EndpointMapState, MapOp};
 use netpol_tests::lab::netns::Netns;
 use netpol_tests::privilege::{Need, met};
 
@@ -110,7 +110,7 @@ fn audited_endpoint(ifindex: IfIndex) -> Vec<MapOp> {
         ..EndpointValue::blocked()
     };
     let container_id = Arc::from("sandbox");
-    vec![MapOp::SetEndpoint(ifindex, EndpointImage { value, container_id }), MapOp::BumpEpoch]
+    vec![MapOp::SetEndpoint(ifindex, EndpointMapState { value, container_id }), MapOp::BumpEpoch]
 }
 
 fn n_judged(datapath: &Datapath, ifindex: IfIndex) -> BTreeMap<Direction, u64> {
@@ -154,9 +154,9 @@ fn check(test: &str, happens: impl FnOnce(&Wire, IfIndex) + Send) {
 }
 
 /// Both filters, as the agent does it.
-fn exchange_all(datapath: &mut Datapath, ifindex: IfIndex) {
-    while let Some(exchange) = datapath.begin_exchange(ifindex).unwrap() {
-        assert_eq!(datapath.end_exchange(exchange.run()).unwrap(), Exchanged::Yes);
+fn migration_all(datapath: &mut Datapath, ifindex: IfIndex) {
+    while let Some(migration) = datapath.begin_migration(ifindex).unwrap() {
+        assert_eq!(datapath.end_migration(migration.run()).unwrap(), Migrated::Yes);
     }
 }
 
@@ -166,27 +166,27 @@ fn filters_become_links_and_every_packet_is_judged_once() {
         wire.agent(Attaching::Links, |datapath| {
             datapath.attach(ifindex, Role::Pod).unwrap();
             assert!(datapath.is_attached(ifindex).unwrap(), "the filter has this agent's program");
-            exchange_all(datapath, ifindex);
+            migration_all(datapath, ifindex);
         });
     });
 }
 
 #[test]
-fn an_agent_that_dies_in_an_exchange_is_followed_by_one_that_finishes_it() {
+fn an_agent_that_dies_in_an_migration_is_followed_by_one_that_finishes_it() {
     check("exchange-dies", |wire, ifindex| {
         wire.agent(Attaching::Links, |datapath| {
             // The link is there, and nobody ends the exchange.
-            drop(datapath.begin_exchange(ifindex).unwrap().unwrap().run());
+            drop(datapath.begin_migration(ifindex).unwrap().unwrap().run());
         });
         wire.agent(Attaching::Links, |datapath| {
             assert_eq!(datapath.attached().unwrap(), BTreeMap::from([(ifindex, Role::Pod)]));
             datapath.attach(ifindex, Role::Pod).unwrap();
             assert!(datapath.is_attached(ifindex).unwrap());
             assert_eq!(datapath.on_filters().unwrap(), BTreeSet::from([ifindex]), "the other one");
-            drop(datapath.begin_exchange(ifindex).unwrap().unwrap().run());
+            drop(datapath.begin_migration(ifindex).unwrap().unwrap().run());
         });
         wire.agent(Attaching::Links, |datapath| {
-            exchange_all(datapath, ifindex);
+            migration_all(datapath, ifindex);
         });
     });
 }
@@ -240,12 +240,12 @@ fn a_filter_beside_those_of_others_stays() {
         let (any, theirs) = (any.unwrap().fd().unwrap(), Position { priority: 7, handle: 1 });
         let mut kernel = TrafficControl::open().unwrap();
         kernel.set_filter(ifindex, Side::Egress, theirs, (any.as_fd(), "theirs")).unwrap();
-        let exchange = datapath.begin_exchange(ifindex).unwrap().unwrap();
-        assert_eq!(datapath.end_exchange(exchange.run()).unwrap(), Exchanged::Shared);
+        let migration = datapath.begin_migration(ifindex).unwrap().unwrap();
+        assert_eq!(datapath.end_migration(migration.run()).unwrap(), Migrated::Shared);
         assert!(datapath.is_attached(ifindex).unwrap());
         kernel.remove_filter(ifindex, Side::Egress, theirs).unwrap();
-        let exchange = datapath.begin_exchange(ifindex).unwrap().unwrap();
-        assert_eq!(datapath.end_exchange(exchange.run()).unwrap(), Exchanged::Yes);
+        let migration = datapath.begin_migration(ifindex).unwrap().unwrap();
+        assert_eq!(datapath.end_migration(migration.run()).unwrap(), Migrated::Yes);
     });
 }
 
@@ -283,7 +283,7 @@ fn can_run() -> bool {
 }
 
 #[test]
-fn an_exchange_is_uninstalled_half_done() {
+fn an_migration_is_uninstalled_half_done() {
     if !can_run() {
         return;
     }
@@ -291,7 +291,7 @@ fn an_exchange_is_uninstalled_half_done() {
     let ifindex = wire.ifindex();
     wire.agent(Attaching::Links, |datapath| {
         datapath.attach_new(unshaped(ifindex)).unwrap();
-        drop(datapath.begin_exchange(ifindex).unwrap().unwrap().run());
+        drop(datapath.begin_migration(ifindex).unwrap().unwrap().run());
     });
     wire.node
         .inside(|| {

@@ -104,7 +104,7 @@ pub(super) fn left_out<'a>(
     let mut peers_of: BTreeMap<&RuleRef, Vec<&PeerSet>> = BTreeMap::new();
     let mut seen = HashSet::new();
     for (rule, peers) in rules {
-        // A peer set belongs to grants of one rule, or of few.
+        // A peer set belongs to allow rules of one rule, or of few.
         if seen.insert((Arc::as_ptr(peers), rule)) {
             let known = peers_of.entry(rule).or_default();
             if !known.contains(&&**peers) {
@@ -203,21 +203,21 @@ pub fn describe(rule: &RuleRef, lack: Lack, capacities: &Capacities) -> (String,
         Lack::Prefixes { n_wanted } => (
             format!("{field}.{list}"),
             format!(
-                "there is no room for its {n_wanted} address blocks and exceptions beside those of smaller policies, a \
+                "there is no room for its {n_wanted} address blocks and exceptions worker those of smaller policies, a \
                  node has room for {n_prefixes}: the rule allows nothing"
             ),
         ),
         Lack::Identities => (
             format!("{field}.{list}"),
             format!(
-                "there is no room for the addresses of the pods that it selects beside those of smaller policies, a node \
+                "there is no room for the addresses of the pods that it selects worker those of smaller policies, a node \
                  has room for {n_identities}: the rule allows nothing"
             ),
         ),
         Lack::AllowEntries => (
             field,
             format!(
-                "there is no room for its peers and ports beside those of smaller policies, one direction of a pod has \
+                "there is no room for its peers and ports worker those of smaller policies, one direction of a pod has \
                  room for {n_allow_entries}: the rule allows nothing where that is so"
             ),
         ),
@@ -236,11 +236,11 @@ pub fn diagnostics(left_out: &LeftOut, capacities: &Capacities) -> Vec<Diagnosti
         for (rule, lack) in rules.iter().take(MAX_NAMED) {
             let (field, message) = describe(rule, *lack, capacities);
             let object = object.clone();
-            found.push(Diagnostic { code: Code::NoRoom, object, field, message });
+            found.push(Diagnostic { code: Code::OverCapacity, object, field, message });
         }
         if let Some(n_more @ 1..) = rules.len().checked_sub(MAX_NAMED) {
             found.push(Diagnostic {
-                code: Code::NoRoom,
+                code: Code::OverCapacity,
                 object,
                 field: "spec".to_owned(),
                 message: format!("{n_more} more rules find no room, and allow nothing"),

@@ -7,36 +7,37 @@ use netpol_common::addr::Addr;
 use netpol_common::ids::{Identity, IfIndex};
 use netpol_common::keys::PrefixKey;
 
-use crate::compile::image::{AllowMap, AllowMapKey, EndpointImage, Image};
+use crate::compile::map_state::{AllowMap, AllowMapKey, EndpointMapState, MapState};
 
 /// Two images of nothing but the keys that can change: what they hold, and what they should hold.
 ///
 /// The endpoint of an allow map that changes is in both, whether or not it changes itself.
 #[must_use]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Turn {
+pub struct MapStateUpdate {
     /// What the maps hold.
-    pub before: Image,
+    pub before: MapState,
     /// What they should hold.
-    pub after: Image,
+    pub after: MapState,
 }
 
-impl Turn {
+impl MapStateUpdate {
     /// Makes an image of what the maps held before the turn one of what they hold after it.
-    pub fn complete(self, image: &mut Image) {
+    pub fn complete(self, map_state: &mut MapState) {
         let Self { before, after } = self;
-        let Image { endpoints, addresses, identities, prefixes, allow, defer, tickets } = image;
+        let MapState { endpoints, addresses, identities, prefixes, allow, defer, egress_marks } =
+            map_state;
         replace(endpoints, &before.endpoints, after.endpoints);
         replace_set(addresses, &before.addresses, after.addresses);
         replace(identities, &before.identities, after.identities);
         replace(prefixes, &before.prefixes, after.prefixes);
         replace(allow, &before.allow, after.allow);
         replace_set(defer, &before.defer, after.defer);
-        replace(tickets, &before.tickets, after.tickets);
+        replace(egress_marks, &before.egress_marks, after.egress_marks);
     }
 
     /// What the maps held before the turn, given what they hold now, wherever between the two that is.
-    pub fn undone(&self, now: &Image) -> Image {
+    pub fn undone(&self, now: &MapState) -> MapState {
         let mut then = now.clone();
         let Self { before, after } = self.clone();
         Self { before: after, after: before }.complete(&mut then);
@@ -49,7 +50,7 @@ impl Turn {
             || self.before.prefixes != self.after.prefixes
     }
 
-    pub(super) fn set_identity(&mut self, known: &Image, addr: Addr, wanted: Option<Identity>) {
+    pub(super) fn set_identity(&mut self, known: &MapState, addr: Addr, wanted: Option<Identity>) {
         if let Some(identity) = known.identities.get(&addr) {
             self.before.identities.insert(addr, *identity);
         }
@@ -58,7 +59,12 @@ impl Turn {
         }
     }
 
-    pub(super) fn set_prefix(&mut self, known: &Image, key: PrefixKey, wanted: Option<Identity>) {
+    pub(super) fn set_prefix(
+        &mut self,
+        known: &MapState,
+        key: PrefixKey,
+        wanted: Option<Identity>,
+    ) {
         if let Some(identity) = known.prefixes.get(&key) {
             self.before.prefixes.insert(key, *identity);
         }
@@ -69,9 +75,9 @@ impl Turn {
 
     pub(super) fn set_endpoint(
         &mut self,
-        known: &Image,
+        known: &MapState,
         ifindex: IfIndex,
-        wanted: Option<EndpointImage>,
+        wanted: Option<EndpointMapState>,
     ) {
         if let Some(endpoint) = known.endpoints.get(&ifindex) {
             self.before.endpoints.insert(ifindex, endpoint.clone());
@@ -83,7 +89,7 @@ impl Turn {
     }
 
     /// Takes what is known of an endpoint into both images.
-    pub(super) fn keep_endpoint(&mut self, known: &Image, ifindex: IfIndex) {
+    pub(super) fn keep_endpoint(&mut self, known: &MapState, ifindex: IfIndex) {
         let is_new = !self.before.endpoints.contains_key(&ifindex)
             && !self.after.endpoints.contains_key(&ifindex);
         if let Some(endpoint) = known.endpoints.get(&ifindex).filter(|_| is_new) {
@@ -94,7 +100,7 @@ impl Turn {
 
     pub(super) fn set_allow(
         &mut self,
-        known: &Image,
+        known: &MapState,
         key: AllowMapKey,
         wanted: Option<&Arc<AllowMap>>,
     ) {
@@ -107,19 +113,24 @@ impl Turn {
         }
     }
 
-    pub(super) fn set_ticket(&mut self, known: &Image, ticket: u16, wanted: Option<IfIndex>) {
-        if let Some(owner) = known.tickets.get(&ticket) {
-            self.before.tickets.insert(ticket, *owner);
+    pub(super) fn set_egress_mark(
+        &mut self,
+        known: &MapState,
+        egress_mark: u16,
+        wanted: Option<IfIndex>,
+    ) {
+        if let Some(owner) = known.egress_marks.get(&egress_mark) {
+            self.before.egress_marks.insert(egress_mark, *owner);
         }
-        self.after.tickets.remove(&ticket);
+        self.after.egress_marks.remove(&egress_mark);
         if let Some(owner) = wanted {
-            self.after.tickets.insert(ticket, owner);
+            self.after.egress_marks.insert(egress_mark, owner);
         }
     }
 
     pub(super) fn set_deferred(
         &mut self,
-        known: &Image,
+        known: &MapState,
         addrs: &BTreeSet<Addr>,
         is_deferred: impl Fn(Addr) -> bool,
     ) {

@@ -2,7 +2,7 @@
 //!
 //! In: interfaces that are no endpoints any more. Out: maps without an entry of theirs. To find these entries is to read all
 //! maps, some ten milliseconds when they are full. So that is done for all interfaces together, and beside the event loop
-//! ([`Sweep::run`]). What holds meanwhile: an entry that is left lets no packet pass, because the epoch is bumped when an
+//! ([`MapGc::run`]). What holds meanwhile: an entry that is left lets no packet pass, because the epoch is bumped when an
 //! endpoint ends and what is of another epoch asks for the endpoint; and an interface that becomes an endpoint again has no
 //! entry of before, because it is waited for ([`Leftovers::claim`]). Must not: touch what is left by endpoints.
 
@@ -42,7 +42,7 @@ impl Whose {
 #[derive(Debug, Default)]
 pub(super) struct Leftovers {
     gone: BTreeSet<IfIndex>,
-    /// Those of a sweep that is under way.
+    /// Those of a garbage collection that is under way.
     under_way: Option<Arc<Mutex<Whose>>>,
 }
 
@@ -52,13 +52,13 @@ impl Leftovers {
         self.gone.extend(gone);
     }
 
-    fn swept(&self) -> Option<MutexGuard<'_, Whose>> {
+    fn collected(&self) -> Option<MutexGuard<'_, Whose>> {
         self.under_way.as_deref().map(lock)
     }
 
     /// How many there are.
     fn len(&self) -> usize {
-        let n_under_way = self.swept().map_or(0, |whose| match &*whose {
+        let n_under_way = self.collected().map_or(0, |whose| match &*whose {
             Whose::These(gone) => gone.len(),
             Whose::AllBut(_) => 0,
         });
@@ -66,13 +66,14 @@ impl Leftovers {
     }
 
     fn contains(&self, ifindex: IfIndex) -> bool {
-        self.gone.contains(&ifindex) || self.swept().is_some_and(|whose| whose.contains(ifindex))
+        self.gone.contains(&ifindex)
+            || self.collected().is_some_and(|whose| whose.contains(ifindex))
     }
 
-    /// Takes all of them; a sweep that is under way finds nothing more to do.
+    /// Takes all of them; a garbage collection that is under way finds nothing more to do.
     fn take(&mut self) -> BTreeSet<IfIndex> {
         let mut all = std::mem::take(&mut self.gone);
-        if let Some(mut whose) = self.swept()
+        if let Some(mut whose) = self.collected()
             && let Whose::These(gone) = &mut *whose
         {
             all.append(gone);
@@ -90,7 +91,7 @@ fn lock(whose: &Mutex<Whose>) -> MutexGuard<'_, Whose> {
 struct Littered {
     flows: FlowTable,
     fragments: (Label, MapData),
-    stubs: (Label, MapData),
+    flow_handles: (Label, MapData),
     backends: (Label, MapData),
     counters: (Label, PerCpuHashMap<MapData, Wire<CounterKey>, Wire<CounterValue>>),
 }
@@ -107,7 +108,7 @@ impl Littered {
         Ok(Self {
             flows: maps.flows.again()?,
             fragments: own(&maps.fragments)?,
-            stubs: own(&maps.stubs)?,
+            flow_handles: own(&maps.flow_handles)?,
             backends: own(&maps.backends)?,
             counters: (label, counters.map_err(|error| label.cannot_read(error))?),
         })
@@ -115,16 +116,16 @@ impl Littered {
 
     /// Removes the entries of these interfaces; returns how many there were. Whose they are can change meanwhile: it is asked
     /// whenever some are removed, and stays as it is until they are.
-    fn sweep(&mut self, whose: &Mutex<Whose>) -> Result<usize, Error> {
-        let Self { flows, fragments, stubs, backends, counters } = self;
+    fn map_gc(&mut self, whose: &Mutex<Whose>) -> Result<usize, Error> {
+        let Self { flows, fragments, flow_handles, backends, counters } = self;
         let flows = flows.memory()?;
         let mut n_removed = {
             let whose = lock(whose);
             flows.remove(|ifindex| whose.contains(ifindex))
         };
-        n_removed += sweep(fragments, whose, |key: &FragmentKey, _: &FragmentValue| key.ifindex)?;
-        n_removed += sweep(stubs, whose, |_: &u32, key: &FlowKey| key.ifindex)?;
-        n_removed += sweep(backends, whose, |key: &FlowKey, _: &BackendValue| key.ifindex)?;
+        n_removed += map_gc(fragments, whose, |key: &FragmentKey, _: &FragmentValue| key.ifindex)?;
+        n_removed += map_gc(flow_handles, whose, |_: &u32, key: &FlowKey| key.ifindex)?;
+        n_removed += map_gc(backends, whose, |key: &FlowKey, _: &BackendValue| key.ifindex)?;
         let (label, counters) = counters;
         let keys: Result<Vec<_>, MapError> = counters.keys().collect();
         let keys = keys.map_err(|error| label.cannot_read(error))?;
@@ -138,13 +139,13 @@ impl Littered {
     }
 }
 
-fn sweep<K: Plain, V: Plain>(
+fn map_gc<K: Plain, V: Plain>(
     (label, map): &(Label, MapData),
     whose: &Mutex<Whose>,
     ifindex: impl Fn(&K, &V) -> IfIndex,
 ) -> Result<usize, Error> {
     let mut n_removed = 0;
-    let swept = wire::for_each_batch(map, |keys: &[K], values: &[V]| {
+    let collected = wire::for_each_batch(map, |keys: &[K], values: &[V]| {
         let whose = lock(whose);
         let entries = keys.iter().zip(values);
         let gone = entries.filter(|(key, value)| whose.contains(ifindex(key, value)));
@@ -152,22 +153,22 @@ fn sweep<K: Plain, V: Plain>(
         n_removed += gone.len();
         wire::delete_present::<K, V>(map, &gone)
     });
-    swept.map_err(|error| label.cannot_write(error))?;
+    collected.map_err(|error| label.cannot_write(error))?;
     Ok(n_removed)
 }
 
 /// The removal of what endpoints that are gone have left.
-pub struct Sweep {
+pub struct MapGc {
     maps: Littered,
     whose: Arc<Mutex<Whose>>,
     outcome: Result<usize, Error>,
 }
 
-impl Sweep {
+impl MapGc {
     /// Does what takes time.
     #[must_use]
     pub fn run(mut self) -> Self {
-        self.outcome = self.maps.sweep(&self.whose);
+        self.outcome = self.maps.map_gc(&self.whose);
         self
     }
 }
@@ -182,7 +183,7 @@ impl Maps {
         mut ifindexes: impl Iterator<Item = IfIndex>,
     ) -> Result<(), Error> {
         if ifindexes.any(|ifindex| self.leftovers.contains(ifindex)) {
-            return self.sweep_now().map(drop);
+            return self.collect_now().map(drop);
         }
         Ok(())
     }
@@ -191,22 +192,22 @@ impl Maps {
     ///
     /// # Errors
     /// [`Error::Map`].
-    fn sweep_now(&mut self) -> Result<usize, Error> {
+    fn collect_now(&mut self) -> Result<usize, Error> {
         // One reading for all of them.
         let whose = Mutex::new(Whose::These(self.leftovers.take()));
-        let swept = Littered::open(self).and_then(|mut maps| maps.sweep(&whose));
-        if swept.is_err()
+        let collected = Littered::open(self).and_then(|mut maps| maps.map_gc(&whose));
+        if collected.is_err()
             && let Whose::These(gone) = whose.into_inner().unwrap_or_else(PoisonError::into_inner)
         {
             self.leftovers.extend(gone);
         }
-        swept
+        collected
     }
 }
 
 impl Datapath {
     /// How many interfaces are no endpoints any more and may still have entries.
-    pub fn n_unswept(&self) -> usize {
+    pub fn n_awaiting_gc(&self) -> usize {
         self.maps.leftovers.len()
     }
 
@@ -214,7 +215,7 @@ impl Datapath {
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub fn begin_sweep(&mut self) -> Result<Option<Sweep>, Error> {
+    pub fn begin_gc(&mut self) -> Result<Option<MapGc>, Error> {
         if self.maps.leftovers.gone.is_empty() || self.maps.leftovers.under_way.is_some() {
             return Ok(None);
         }
@@ -222,15 +223,15 @@ impl Datapath {
         let gone = std::mem::take(&mut self.maps.leftovers.gone);
         let whose = Arc::new(Mutex::new(Whose::These(gone)));
         self.maps.leftovers.under_way = Some(Arc::clone(&whose));
-        Ok(Some(Sweep { maps, whose, outcome: Ok(0) }))
+        Ok(Some(MapGc { maps, whose, outcome: Ok(0) }))
     }
 
-    /// Finishes a sweep that has been [run](Sweep::run). Returns how many entries were removed.
+    /// Finishes a garbage collection that has been [run](Sweep::run). Returns how many entries were removed.
     ///
     /// # Errors
-    /// What went wrong: the rest is for the next sweep.
-    pub fn end_sweep(&mut self, sweep: Sweep) -> Result<usize, Error> {
-        let Sweep { maps: _, whose, outcome } = sweep;
+    /// What went wrong: the rest is for the next garbage collection.
+    pub fn end_gc(&mut self, map_gc: MapGc) -> Result<usize, Error> {
+        let MapGc { maps: _, whose, outcome } = map_gc;
         let leftovers = &mut self.maps.leftovers;
         if leftovers.under_way.as_ref().is_some_and(|under_way| Arc::ptr_eq(under_way, &whose)) {
             leftovers.under_way = None;
@@ -247,8 +248,8 @@ impl Datapath {
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub fn sweep(&mut self) -> Result<usize, Error> {
-        self.maps.sweep_now()
+    pub fn map_gc(&mut self) -> Result<usize, Error> {
+        self.maps.collect_now()
     }
 
     /// Removes at once what is left of interfaces that are no endpoints, whoever knew of them. Returns how many entries there
@@ -256,10 +257,10 @@ impl Datapath {
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub fn sweep_strangers(&mut self) -> Result<usize, Error> {
+    pub fn collect_unknown(&mut self) -> Result<usize, Error> {
         let endpoints = self.maps.endpoints.entries()?.into_iter();
         let whose = Mutex::new(Whose::AllBut(endpoints.map(|(ifindex, _)| ifindex).collect()));
-        Littered::open(&self.maps)?.sweep(&whose)
+        Littered::open(&self.maps)?.map_gc(&whose)
     }
 }
 
@@ -268,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_taken_from_a_sweep_under_way_is_none_of_its_business_any_more() {
+    fn what_is_taken_from_a_collection_under_way_is_none_of_its_business_any_more() {
         let whose = Arc::new(Mutex::new(Whose::These(BTreeSet::from([IfIndex(7), IfIndex(8)]))));
         let mut leftovers = Leftovers::default();
         leftovers.extend([IfIndex(9)]);

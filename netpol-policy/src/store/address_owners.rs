@@ -11,7 +11,7 @@ use super::pods::PodId;
 
 /// Addresses, hashed and not sorted: that is a tenth of the memory, and what wants an order can sort.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Holders {
+pub(super) struct AddressOwners {
     hasher: DefaultHashBuilder,
     table: HashTable<Holding>,
     /// How many say that they hold an address which another one says it holds too.
@@ -25,7 +25,7 @@ pub(super) struct Holding {
     pub(super) pod: PodId,
 }
 
-impl Holders {
+impl AddressOwners {
     /// How many addresses pods say they hold, those that several hold counted as often.
     pub(super) fn len(&self) -> usize {
         self.table.len()
@@ -67,7 +67,7 @@ impl Holders {
         }
     }
 
-    /// Whether any address has several holders.
+    /// Whether any address has several owners.
     pub(super) fn are_contested(&self) -> bool {
         self.n_contesting > 0
     }

@@ -8,7 +8,7 @@ use netpol_common::ids::{Epoch, IfIndex, Nanos, PortBe, Protocol, RuleId};
 use netpol_common::keys::{EndpointValue, FlowKey, FlowValue};
 use netpol_datapath::netlink::PretendDevices;
 use netpol_datapath::{Config, Datapath, Program, TestContext};
-use netpol_policy::compile::EndpointImage;
+use netpol_policy::compile::EndpointMapState;
 use netpol_policy::dataplane::MapOp;
 use netpol_tests::packets::{Ends, Frame, Packet, Segment};
 use netpol_tests::privilege::{Need, met};
@@ -69,7 +69,7 @@ impl Node {
 
 fn set_endpoint(ifindex: IfIndex, container: &str) -> MapOp {
     let value = EndpointValue { state: EndpointValue::READY, ..EndpointValue::blocked() };
-    MapOp::SetEndpoint(ifindex, EndpointImage { value, container_id: Arc::from(container) })
+    MapOp::SetEndpoint(ifindex, EndpointMapState { value, container_id: Arc::from(container) })
 }
 
 /// Connections of an interface, as many as are asked for.
@@ -105,25 +105,25 @@ fn connections_of_a_pod_that_is_gone_let_nothing_pass_and_end_beside_all_else() 
     node.knows(GONE);
     node.knows(OTHER);
     node.datapath.apply(&[MapOp::RemoveEndpoint(GONE)]).unwrap();
-    assert_eq!(node.datapath.n_unswept(), 1);
+    assert_eq!(node.datapath.n_awaiting_gc(), 1);
     assert!(node.with_flows().contains(&GONE), "the maps are not read on the way");
     assert!(!node.sends(GONE), "the connection is known, and the pod is gone");
     assert!(node.with_counters().contains(&GONE));
     assert!(node.sends(OTHER));
 
-    let sweep = node.datapath.begin_sweep().unwrap().unwrap();
-    assert!(node.datapath.begin_sweep().unwrap().is_none(), "one is under way");
-    let sweep = std::thread::scope(|scope| {
-        let work = scope.spawn(|| sweep.run());
+    let map_gc = node.datapath.begin_gc().unwrap().unwrap();
+    assert!(node.datapath.begin_gc().unwrap().is_none(), "one is under way");
+    let map_gc = std::thread::scope(|scope| {
+        let work = scope.spawn(|| map_gc.run());
         node.datapath.apply(&[set_endpoint(IfIndex(7), "meanwhile"), MapOp::BumpEpoch]).unwrap();
         assert!(node.sends(OTHER));
         work.join().unwrap()
     });
-    assert!(node.datapath.end_sweep(sweep).unwrap() > 0);
-    assert_eq!(node.datapath.n_unswept(), 0);
+    assert!(node.datapath.end_gc(map_gc).unwrap() > 0);
+    assert_eq!(node.datapath.n_awaiting_gc(), 0);
     assert_eq!(node.with_flows(), BTreeSet::from([OTHER]));
     assert!(!node.with_counters().contains(&GONE));
-    assert!(node.datapath.begin_sweep().unwrap().is_none(), "nothing is left");
+    assert!(node.datapath.begin_gc().unwrap().is_none(), "nothing is left");
 }
 
 #[test]
@@ -132,34 +132,34 @@ fn who_gets_the_number_of_an_interface_finds_nothing_of_who_had_it_before() {
     for is_under_way in [false, true] {
         node.knows(GONE);
         node.datapath.apply(&[MapOp::RemoveEndpoint(GONE)]).unwrap();
-        let sweep = if is_under_way { node.datapath.begin_sweep().unwrap() } else { None };
+        let map_gc = if is_under_way { node.datapath.begin_gc().unwrap() } else { None };
         node.datapath.apply(&[set_endpoint(GONE, "after"), MapOp::BumpEpoch]).unwrap();
         assert!(!node.with_flows().contains(&GONE), "under way: {is_under_way}");
-        assert_eq!(node.datapath.n_unswept(), 0);
+        assert_eq!(node.datapath.n_awaiting_gc(), 0);
         // What is the new pod's own stays.
         node.knows(GONE);
-        if let Some(sweep) = sweep {
-            assert_eq!(node.datapath.end_sweep(sweep.run()).unwrap(), 0);
+        if let Some(map_gc) = map_gc {
+            assert_eq!(node.datapath.end_gc(map_gc.run()).unwrap(), 0);
             assert!(node.with_flows().contains(&GONE));
         }
     }
 }
 
 #[test]
-fn connections_that_are_made_known_for_a_number_outlive_the_sweep_of_who_had_it_before() {
+fn connections_that_are_made_known_for_a_number_outlive_the_collection_of_who_had_it_before() {
     let Some(mut node) = Node::new() else { return };
     node.knows(GONE);
     node.datapath.apply(&[MapOp::RemoveEndpoint(GONE)]).unwrap();
-    let sweep = node.datapath.begin_sweep().unwrap().unwrap();
+    let map_gc = node.datapath.begin_gc().unwrap().unwrap();
     let known = connections(GONE, 3);
     node.datapath.add_flows(&known).unwrap();
-    assert_eq!(node.datapath.end_sweep(sweep.run()).unwrap(), 0);
+    assert_eq!(node.datapath.end_gc(map_gc.run()).unwrap(), 0);
     let expected: BTreeMap<FlowKey, FlowValue> = known.into_iter().collect();
     assert_eq!(node.datapath.flows().unwrap(), expected);
 }
 
 #[test]
-fn the_next_agent_sweeps_up_what_was_left_to_it() {
+fn the_next_agent_collections_up_what_was_left_to_it() {
     let Some(mut node) = Node::new() else { return };
     node.knows(OTHER);
     let stranger = IfIndex(4711);
@@ -167,7 +167,7 @@ fn the_next_agent_sweeps_up_what_was_left_to_it() {
     node.datapath.add_flows(&connections(stranger, 20_000)).unwrap();
     let n_known = node.datapath.flows().unwrap().len();
     assert!(n_known > 10_000, "{n_known}");
-    assert!(node.datapath.sweep_strangers().unwrap() >= n_known - 1);
+    assert!(node.datapath.collect_unknown().unwrap() >= n_known - 1);
     assert_eq!(node.with_flows(), BTreeSet::from([OTHER]));
     assert!(node.sends(OTHER));
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AllowKey, AllowValue, EndpointValue, PrefixKey};
-use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointImage, Image};
+use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -31,14 +31,14 @@ pub(crate) fn endpoint() -> impl Strategy<Value = EndpointValue> {
     let audited = prop_oneof![3 => Just(0), 1 => 0_u8..4];
     let isolated = prop_oneof![2 => Just(3), 1 => 0_u8..4];
     (state, isolated, audited, 0_u8..4, traits, 0_u16..4).prop_map(
-        |(state, isolated, audited, keeps_flows, traits, ticket)| EndpointValue {
+        |(state, isolated, audited, keeps_flows, traits, egress_mark)| EndpointValue {
             state,
             isolated,
             audited,
             keeps_flows,
             traits,
             pad: 0,
-            ticket,
+            egress_mark,
         },
     )
 }
@@ -107,7 +107,7 @@ fn prefixes() -> impl Strategy<Value = BTreeMap<PrefixKey, Identity>> {
 }
 
 /// What the maps may hold, sense or nonsense.
-pub(crate) fn image() -> impl Strategy<Value = Image> {
+pub(crate) fn map_state() -> impl Strategy<Value = MapState> {
     let endpoints = vec(endpoint(), PODS.len());
     let identities = btree_map(select(all_addresses()), identity(), 0..8);
     let allow = btree_map(allow_map_key(), allow_map(), 2..7);
@@ -115,15 +115,16 @@ pub(crate) fn image() -> impl Strategy<Value = Image> {
         vec![Addr::from(v4(9)), Addr::from(IpAddr::from(v6(9))), Addr::from(v4(4))],
         0..=3,
     );
-    let tickets = subsequence(vec![(1, IfIndex(100)), (2, IfIndex(101)), (3, IfIndex(102))], 2..=3);
-    (endpoints, identities, prefixes(), allow, defer, tickets).prop_map(
-        |(endpoints, identities, prefixes, allow, defer, tickets)| Image {
+    let egress_marks =
+        subsequence(vec![(1, IfIndex(100)), (2, IfIndex(101)), (3, IfIndex(102))], 2..=3);
+    (endpoints, identities, prefixes(), allow, defer, egress_marks).prop_map(
+        |(endpoints, identities, prefixes, allow, defer, egress_marks)| MapState {
             endpoints: endpoints
                 .into_iter()
                 .zip(PODS)
                 .map(|(value, ifindex)| {
                     let container_id = Arc::from(format!("container-{ifindex}"));
-                    (IfIndex(ifindex), EndpointImage { value, container_id })
+                    (IfIndex(ifindex), EndpointMapState { value, container_id })
                 })
                 .collect(),
             addresses: own_addresses(),
@@ -131,7 +132,7 @@ pub(crate) fn image() -> impl Strategy<Value = Image> {
             prefixes,
             allow,
             defer: defer.into_iter().collect(),
-            tickets: tickets.into_iter().collect(),
+            egress_marks: egress_marks.into_iter().collect(),
         },
     )
 }

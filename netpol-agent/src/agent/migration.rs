@@ -10,7 +10,7 @@ use netpol_common::ids::IfIndex;
 use tracing::{debug, warn};
 
 use super::{Agent, Kernel};
-use netpol_policy::dataplane::port::Exchanged;
+use netpol_policy::dataplane::port::Migrated;
 
 /// After the last ADD or DEL the node counts as calm when so much time has passed.
 const CALM: Duration = Duration::from_secs(2);
@@ -21,15 +21,15 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// The interfaces whose programs may hang on filters.
 #[derive(Debug, Default)]
-pub(super) struct Exchanges {
+pub(super) struct Migrations {
     /// Since when, as far as a clock has been seen since then.
     waiting: BTreeMap<IfIndex, Option<Instant>>,
     latest_call: Option<Instant>,
-    latest_exchange: Option<Instant>,
+    latest_migration: Option<Instant>,
     is_under_way: bool,
 }
 
-impl Exchanges {
+impl Migrations {
     /// Programs have been hung on an interface, by whatever the kernel had at hand.
     pub(super) fn expect(&mut self, ifindex: IfIndex) {
         self.waiting.insert(ifindex, None);
@@ -51,7 +51,7 @@ impl Exchanges {
             since.is_none_or(|since| now.saturating_duration_since(since) >= time)
         };
         let is_calm = has_passed(CALM, self.latest_call);
-        let may_insist = has_passed(PAUSE, self.latest_exchange);
+        let may_insist = has_passed(PAUSE, self.latest_migration);
         self.waiting.iter_mut().find_map(|(ifindex, since)| {
             let since = *since.get_or_insert(now);
             let insists = may_insist && has_passed(PATIENCE, Some(since));
@@ -61,9 +61,9 @@ impl Exchanges {
 }
 
 impl<K: Kernel> Agent<K> {
-    /// The next exchange, if it is time for one. It is to be [run](Kernel::run_exchange) beside the event loop, and ended.
-    pub fn begin_exchange(&mut self, now: Instant) -> Option<K::Exchange> {
-        let is_busy = self.exchanges.is_under_way
+    /// The next exchange, if it is time for one. It is to be [run](Kernel::run_migration) beside the event loop, and ended.
+    pub fn begin_migration(&mut self, now: Instant) -> Option<K::Migration> {
+        let is_busy = self.migrations.is_under_way
             || !self.is_primed
             || !self.unattached.is_empty()
             || self.kernel.has_predecessor();
@@ -71,38 +71,38 @@ impl<K: Kernel> Agent<K> {
             return None;
         }
         loop {
-            let ifindex = self.exchanges.next(now)?;
-            match self.kernel.begin_exchange(ifindex) {
-                Ok(Some(exchange)) => {
-                    self.exchanges.is_under_way = true;
-                    return Some(exchange);
+            let ifindex = self.migrations.next(now)?;
+            match self.kernel.begin_migration(ifindex) {
+                Ok(Some(migration)) => {
+                    self.migrations.is_under_way = true;
+                    return Some(migration);
                 }
-                Ok(None) => self.exchanges.forget(ifindex),
+                Ok(None) => self.migrations.forget(ifindex),
                 Err(error) => {
                     warn!(%ifindex, %error, "the programs stay on filters");
-                    self.exchanges.forget(ifindex);
+                    self.migrations.forget(ifindex);
                 }
             }
         }
     }
 
     /// Takes in an exchange that has been run.
-    pub fn end_exchange(&mut self, ifindex: IfIndex, exchange: K::Exchange, now: Instant) {
-        self.exchanges.is_under_way = false;
-        self.exchanges.latest_exchange = Some(now);
+    pub fn end_migration(&mut self, ifindex: IfIndex, migration: K::Migration, now: Instant) {
+        self.migrations.is_under_way = false;
+        self.migrations.latest_migration = Some(now);
         let pod = self.state.endpoint(ifindex).map(|endpoint| endpoint.pod.to_string());
-        match self.kernel.end_exchange(exchange) {
-            Ok(Exchanged::Yes) => {
+        match self.kernel.end_migration(migration) {
+            Ok(Migrated::Yes) => {
                 debug!(pod, %ifindex, "a program hangs on a link instead of a filter");
             }
-            Ok(Exchanged::Shared) => {
+            Ok(Migrated::Shared) => {
                 debug!(pod, %ifindex, "a program stays on a filter, beside those of others");
-                self.exchanges.forget(ifindex);
+                self.migrations.forget(ifindex);
             }
             Err(error) => {
                 // It may have gone meanwhile: then it is no endpoint, or will not be one for long.
                 warn!(pod, %ifindex, %error, "the programs stay on filters");
-                self.exchanges.forget(ifindex);
+                self.migrations.forget(ifindex);
             }
         }
     }
@@ -114,26 +114,26 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "any moment will do")]
-    fn an_exchange_waits_for_calm_but_not_for_ever() {
+    fn an_migration_waits_for_calm_but_not_for_ever() {
         let begin = Instant::now();
         let at = |s: u64| begin + Duration::from_secs(s);
-        let mut exchanges = Exchanges::default();
-        exchanges.expect(IfIndex(7));
-        assert_eq!(exchanges.next(at(0)), Some(IfIndex(7)), "nobody has called yet");
-        exchanges.note_call(at(0));
-        assert_eq!(exchanges.next(at(1)), None);
-        assert_eq!(exchanges.next(at(2)), Some(IfIndex(7)));
+        let mut migrations = Migrations::default();
+        migrations.expect(IfIndex(7));
+        assert_eq!(migrations.next(at(0)), Some(IfIndex(7)), "nobody has called yet");
+        migrations.note_call(at(0));
+        assert_eq!(migrations.next(at(1)), None);
+        assert_eq!(migrations.next(at(2)), Some(IfIndex(7)));
         for second in 3..60 {
-            exchanges.note_call(at(second));
-            assert_eq!(exchanges.next(at(second)), None, "{second}");
+            migrations.note_call(at(second));
+            assert_eq!(migrations.next(at(second)), None, "{second}");
         }
-        exchanges.note_call(at(60));
-        assert_eq!(exchanges.next(at(60)), Some(IfIndex(7)), "it has waited long enough");
-        exchanges.latest_exchange = Some(at(60));
-        exchanges.expect(IfIndex(8));
-        assert_eq!(exchanges.next(at(60)), None, "but not two at once");
-        assert_eq!(exchanges.next(at(61)), Some(IfIndex(7)));
-        exchanges.forget(IfIndex(7));
-        assert_eq!(exchanges.next(at(61)), None, "the other has not waited so long");
+        migrations.note_call(at(60));
+        assert_eq!(migrations.next(at(60)), Some(IfIndex(7)), "it has waited long enough");
+        migrations.latest_migration = Some(at(60));
+        migrations.expect(IfIndex(8));
+        assert_eq!(migrations.next(at(60)), None, "but not two at once");
+        assert_eq!(migrations.next(at(61)), Some(IfIndex(7)));
+        migrations.forget(IfIndex(7));
+        assert_eq!(migrations.next(at(61)), None, "the other has not waited so long");
     }
 }

@@ -4,14 +4,14 @@
 //! Its first program is one behind which no other runs (`pod_ingress_last`, `pod_egress_last`): from the moment at which the link
 //! is there, the filter is not asked any more. Then the filter goes, and the link gets the program of links in one step.
 //!
-//! Only the link makes anybody wait: [`Exchange::run`] can be done beside the event loop. The programs that it needs are loaded when
+//! Only the link makes anybody wait: [`Migration::run`] can be done beside the event loop. The programs that it needs are loaded when
 //! there is something to exchange, and let go when there is nothing more.
 
 use std::collections::BTreeSet;
 
 use aya::Ebpf;
 use netpol_common::ids::IfIndex;
-use netpol_policy::dataplane::port::Exchanged;
+use netpol_policy::dataplane::port::Migrated;
 
 use super::attach::Attaching;
 use super::error::Error;
@@ -22,7 +22,7 @@ use super::site::{Device, Site};
 use super::{Config, Datapath, Program};
 
 /// The exchange of one program's filter.
-pub struct Exchange {
+pub struct Migration {
     config: Config,
     pins: Pins,
     geometry: Geometry,
@@ -30,7 +30,7 @@ pub struct Exchange {
     program: Program,
     /// The programs behind which no other runs, once they are loaded.
     last: Option<Ebpf>,
-    outcome: Result<Exchanged, Error>,
+    outcome: Result<Migrated, Error>,
 }
 
 impl Program {
@@ -63,7 +63,7 @@ impl Datapath {
     ///
     /// # Errors
     /// [`Error::NotPinned`].
-    pub fn begin_exchange(&mut self, ifindex: IfIndex) -> Result<Option<Exchange>, Error> {
+    pub fn begin_migration(&mut self, ifindex: IfIndex) -> Result<Option<Migration>, Error> {
         let pins = self.pins.as_ref().ok_or(Error::NotPinned)?;
         let program = match self.config.attaching {
             Attaching::Links => [Program::PodIngress, Program::PodEgress]
@@ -71,14 +71,14 @@ impl Datapath {
                 .find(|program| is_on_filter(pins, ifindex, *program)),
             Attaching::Filters => None,
         };
-        Ok(program.map(|program| Exchange {
+        Ok(program.map(|program| Migration {
             config: self.config.clone(),
             pins: pins.clone(),
             geometry: self.geometry,
             ifindex,
             program,
             last: self.last.take(),
-            outcome: Ok(Exchanged::Yes),
+            outcome: Ok(Migrated::Yes),
         }))
     }
 
@@ -86,16 +86,16 @@ impl Datapath {
     ///
     /// # Errors
     /// What went wrong, now or before; then the filter stays, or the link is there.
-    pub fn end_exchange(&mut self, exchange: Exchange) -> Result<Exchanged, Error> {
-        let Exchange { config: _, pins, geometry: _, ifindex, program, last, outcome } = exchange;
-        let outcome = outcome.and_then(|exchanged| {
+    pub fn end_migration(&mut self, migration: Migration) -> Result<Migrated, Error> {
+        let Migration { config: _, pins, geometry: _, ifindex, program, last, outcome } = migration;
+        let outcome = outcome.and_then(|migrated| {
             let device = Device::find(ifindex)?;
             let site = Site { pins: &pins, device: &device, program };
-            site.finish_exchange(&pins)?;
+            site.finish_migration(&pins)?;
             if !pins.is_filter(ifindex, program) {
                 site.replace_in(classifier(&mut self.ebpf, program)?, &pins)?;
             }
-            Ok(exchanged)
+            Ok(migrated)
         });
         let is_more = self.on_filters().is_ok_and(|left| !left.is_empty());
         self.last = last.filter(|_| is_more);
@@ -105,10 +105,10 @@ impl Datapath {
 
 fn is_on_filter(pins: &Pins, ifindex: IfIndex, program: Program) -> bool {
     program.last_name().is_some()
-        && (pins.is_filter(ifindex, program) || pins.exchange(ifindex, program).exists())
+        && (pins.is_filter(ifindex, program) || pins.migration(ifindex, program).exists())
 }
 
-impl Exchange {
+impl Migration {
     /// The interface.
     pub fn ifindex(&self) -> IfIndex {
         self.ifindex
@@ -121,23 +121,23 @@ impl Exchange {
         self
     }
 
-    fn make_link(&mut self) -> Result<Exchanged, Error> {
+    fn make_link(&mut self) -> Result<Migrated, Error> {
         let device = Device::find(self.ifindex)?;
         let site = Site { pins: &self.pins, device: &device, program: self.program };
-        if self.pins.exchange(self.ifindex, self.program).exists() {
+        if self.pins.migration(self.ifindex, self.program).exists() {
             // Another agent has come so far.
-            return Ok(Exchanged::Yes);
+            return Ok(Migrated::Yes);
         }
         if site.is_shared()? {
-            return Ok(Exchanged::Shared);
+            return Ok(Migrated::Shared);
         }
         let last = match &mut self.last {
             Some(last) => last,
             none => none.insert(load(&self.config, &self.pins, &self.geometry)?),
         };
         let name = self.program.last_name().unwrap_or_default();
-        site.begin_exchange(classifier_named(last, name)?)?;
-        Ok(Exchanged::Yes)
+        site.begin_migration(classifier_named(last, name)?)?;
+        Ok(Migrated::Yes)
     }
 }
 

@@ -3,7 +3,7 @@
 use netpol_common::ids::{IfIndex, Protocol, RuleId};
 
 use super::*;
-use crate::compile::{AllowMapKey, Compilation, Image, Numbering, compile_within};
+use crate::compile::{AllowMapKey, Compilation, MapState, Numbering, compile_within};
 use crate::manifests::parse;
 use crate::store::{Delta, Endpoint};
 
@@ -49,7 +49,7 @@ fn state(policies: &[String]) -> ClusterState {
             container_id: Arc::from("c"),
             pod: ObjectName::new("shop", pod),
             pod_uid: Arc::from(""),
-            ticket: 0,
+            egress_mark: 0,
             addresses: Vec::new(),
         })));
     }
@@ -57,12 +57,12 @@ fn state(policies: &[String]) -> ClusterState {
 }
 
 /// Compiles policies, and tells which rules find no room.
-fn compile(policies: &[String], capacities: Capacities) -> (Image, Vec<String>) {
+fn compile(policies: &[String], capacities: Capacities) -> (MapState, Vec<String>) {
     let state = state(policies);
-    let Compilation { image, left_out } =
-        compile_within(&state, &mut Numbering::default(), &Image::default(), &capacities);
+    let Compilation { map_state, left_out } =
+        compile_within(&state, &mut Numbering::default(), &MapState::default(), &capacities);
     let rules = left_out.keys().map(ToString::to_string).collect();
-    (image, rules)
+    (map_state, rules)
 }
 
 #[track_caller]
@@ -77,15 +77,15 @@ fn the_largest_policy_goes_without_and_stays_isolating() {
         policy("small", "db", &from_blocks(&[9])),
     ];
     // One node is where IPv4 begins.
-    let (image, left_out) = compile(&policies, Capacities { n_prefixes: 5, ..ROOMY });
+    let (map_state, left_out) = compile(&policies, Capacities { n_prefixes: 5, ..ROOMY });
     assert_eq!(left_out, ["shop/large ingress[0]"]);
-    let allow = |ifindex| &image.allow[&AllowMapKey::new(IfIndex(ifindex), Direction::Ingress)];
-    assert!(image.endpoints[&IfIndex(7)].value.is_isolated(Direction::Ingress));
+    let allow = |ifindex| &map_state.allow[&AllowMapKey::new(IfIndex(ifindex), Direction::Ingress)];
+    assert!(map_state.endpoints[&IfIndex(7)].value.is_isolated(Direction::Ingress));
     assert!(allow(7).is_empty());
     let (roomy, _) = compile(&policies[1..], ROOMY);
     assert_eq!(allow(8).len(), 1);
     assert_eq!(
-        image.prefixes.keys().collect::<Vec<_>>(),
+        map_state.prefixes.keys().collect::<Vec<_>>(),
         roomy.prefixes.keys().collect::<Vec<_>>()
     );
     check(&policies, Capacities { n_prefixes: 6, ..ROOMY }, &[]);
@@ -149,10 +149,10 @@ fn rules_that_are_too_much_together_are_cut_where_they_meet() {
         policy("narrow", "web", &ports("{ port: 80 }, { port: 81 }")),
         policy("wide-too", "db", &ports("{ port: 1, endPort: 7 }")),
     ];
-    let (image, left_out) = compile(&policies, Capacities { n_allow_entries: 4, ..ROOMY });
+    let (map_state, left_out) = compile(&policies, Capacities { n_allow_entries: 4, ..ROOMY });
     assert_eq!(left_out, ["shop/wide ingress[0]"]);
     let ports = |ifindex| {
-        let map = &image.allow[&AllowMapKey::new(IfIndex(ifindex), Direction::Ingress)];
+        let map = &map_state.allow[&AllowMapKey::new(IfIndex(ifindex), Direction::Ingress)];
         map.keys().map(|key| (key.protocol, key.port.get())).collect::<Vec<_>>()
     };
     assert_eq!(ports(7), [(Protocol(6), 80), (Protocol(6), 81)]);
@@ -161,7 +161,7 @@ fn rules_that_are_too_much_together_are_cut_where_they_meet() {
 
 #[test]
 fn a_product_of_peers_and_ports_that_nobody_could_hold_is_never_made() {
-    let grant = |name: &str| {
+    let allow_rule = |name: &str| {
         let rule = RuleRef {
             policy: ObjectName::new("shop", name),
             direction: Direction::Ingress,
@@ -170,18 +170,18 @@ fn a_product_of_peers_and_ports_that_nobody_could_hold_is_never_made() {
         let state = state(&[policy(name, "web", &from_blocks(&[1]))]);
         let policy = state.policy(&rule.policy).unwrap();
         let peers = peer_set(policy, &policy.ingress[0]).map(Arc::new);
-        Arc::new(crate::resolve::Grant { rule, peers, ports: crate::resolve::PortSet::All })
+        Arc::new(crate::resolve::AllowRule { rule, peers, ports: crate::resolve::PortSet::All })
     };
-    let grants = [grant("vast"), grant("small")];
+    let allow_rules = [allow_rule("vast"), allow_rule("small")];
     let everybody: Vec<_> = (1_000..2_000_000).map(netpol_common::ids::Identity).collect();
-    let numbered = grants.iter().map(|grant| (RuleId(1), grant));
+    let numbered = allow_rules.iter().map(|allow_rule| (RuleId(1), allow_rule));
     let members = |peers: &Arc<PeerSet>| {
-        let is_vast = Arc::ptr_eq(peers, grants[0].peers.as_ref().unwrap());
+        let is_vast = Arc::ptr_eq(peers, allow_rules[0].peers.as_ref().unwrap());
         if is_vast { everybody.iter() } else { everybody[..2].iter() }
     };
     let built = crate::compile::allow_map::build(numbered, members, 10);
     assert_eq!(built.map.len(), 2);
-    assert_eq!(built.left_out, BTreeSet::from([grants[0].rule.clone()]));
+    assert_eq!(built.left_out, BTreeSet::from([allow_rules[0].rule.clone()]));
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn findings_name_field_and_capacity_and_are_not_too_many() {
     assert_eq!(
         found[0].to_string(),
         "NetworkPolicy shop/large: spec.ingress[0].from there is no room for its 2 address blocks and exceptions \
-         beside those of smaller policies, a node has room for 1: the rule allows nothing [no-room]"
+         worker those of smaller policies, a node has room for 1: the rule allows nothing [no-room]"
     );
     assert_eq!(
         found[MAX_NAMED].to_string(),

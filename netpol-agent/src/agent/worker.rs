@@ -13,9 +13,9 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// The thread. It ends when this does, and what it has been given is done.
 #[derive(Debug)]
-pub(super) struct Beside(mpsc::Sender<Job>);
+pub(super) struct Worker(mpsc::Sender<Job>);
 
-impl Beside {
+impl Worker {
     /// Starts it.
     ///
     /// # Errors
@@ -41,13 +41,13 @@ mod tests {
 
     #[test]
     fn things_are_done_one_after_the_other_and_all_of_them() {
-        let beside = Beside::start().unwrap();
+        let worker = Worker::start().unwrap();
         let (done_in, done) = mpsc::channel();
         for number in 0..3 {
             let done_in = done_in.clone();
-            beside.run(move || done_in.send((number, thread::current().id())).unwrap());
+            worker.run(move || done_in.send((number, thread::current().id())).unwrap());
         }
-        drop((beside, done_in));
+        drop((worker, done_in));
         let done: Vec<_> = done.into_iter().collect();
         assert_eq!(done.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [0, 1, 2]);
         assert!(done.iter().all(|(_, id)| *id == done[0].1 && *id != thread::current().id()));

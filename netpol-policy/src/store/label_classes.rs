@@ -11,11 +11,11 @@ use super::label_index::{Candidates, LabelIndex, insert_sorted, remove_sorted};
 use super::pods::PodId;
 use crate::model::{ContainerPort, Labels, Pod, PortName, Selector, Transport};
 
-/// Number of a cohort, given again after its last pod has left.
+/// Number of a label class, given again after its last pod has left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CohortId(u32);
+pub struct LabelClassId(u32);
 
-impl CohortId {
+impl LabelClassId {
     fn index(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
@@ -23,19 +23,19 @@ impl CohortId {
 
 /// Pods of one namespace with equal labels and ports: every selector and port name treats them alike.
 #[derive(Clone, Debug)]
-pub struct Cohort {
+pub struct LabelClass {
     /// Their namespace.
     pub namespace: Arc<str>,
     /// Their labels.
     pub labels: Labels,
     /// The ports that their containers declare.
     pub ports: Arc<[ContainerPort]>,
-    /// One of its pods; there are no cohorts without.
+    /// One of its pods; there are no label classes without.
     first: PodId,
     n_pods: usize,
 }
 
-impl Cohort {
+impl LabelClass {
     /// How many pods it has.
     pub fn n_pods(&self) -> usize {
         self.n_pods
@@ -50,34 +50,34 @@ impl Cohort {
     }
 }
 
-/// Where a pod stands: its cohort, and its neighbours in the ring of the cohort's pods. So a pod that comes or goes costs
+/// Where a pod stands: its label class, and its neighbours in the ring of the label class's pods. So a pod that comes or goes costs
 /// no memory.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seat {
-    cohort: CohortId,
+    label_class: LabelClassId,
     before: PodId,
     after: PodId,
 }
 
-/// Cohorts, sorted.
-type CohortIds = SmallVec<[CohortId; 4]>;
+/// Label classes, sorted.
+type LabelClassIds = SmallVec<[LabelClassId; 4]>;
 /// Port numbers, sorted.
 type Numbers = SmallVec<[u16; 4]>;
 
-/// All cohorts, by whatever a policy can ask for.
+/// All label classes, by whatever a policy can ask for.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Cohorts {
-    slots: Slab<Cohort>,
+pub(super) struct LabelClasses {
+    slots: Slab<LabelClass>,
     /// By the numbers of pods; those that are not given mean nothing.
     seats: Vec<Seat>,
-    by_content: HashMap<Content, CohortId>,
-    by_namespace: HashMap<Arc<str>, CohortIds>,
-    by_label: LabelIndex<CohortId>,
+    by_content: HashMap<Content, LabelClassId>,
+    by_namespace: HashMap<Arc<str>, LabelClassIds>,
+    by_label: LabelIndex<LabelClassId>,
     /// Those with a port name, by the numbers that they give it.
-    by_port_name: HashMap<(Transport, PortName), BTreeMap<Numbers, CohortIds>>,
+    by_port_name: HashMap<(Transport, PortName), BTreeMap<Numbers, LabelClassIds>>,
 }
 
-/// Where the shared parts of a cohort lie: equal for equal content, since they are interned and the cohort holds them.
+/// Where the shared parts of a label class lie: equal for equal content, since they are interned and the label class holds them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Content([usize; 3]);
 
@@ -92,27 +92,27 @@ impl Content {
     }
 }
 
-impl Cohorts {
-    pub(super) fn get(&self, id: CohortId) -> Option<&Cohort> {
+impl LabelClasses {
+    pub(super) fn get(&self, id: LabelClassId) -> Option<&LabelClass> {
         self.slots.get(id.index())
     }
 
-    /// The cohort of a pod that is in one.
-    pub(super) fn of_pod(&self, pod: PodId) -> Option<CohortId> {
-        self.seats.get(pod.index()).map(|seat| seat.cohort)
+    /// The label class of a pod that is in one.
+    pub(super) fn of_pod(&self, pod: PodId) -> Option<LabelClassId> {
+        self.seats.get(pod.index()).map(|seat| seat.label_class)
     }
 
-    /// The pods of a cohort, in no order.
-    pub(super) fn pods(&self, id: CohortId) -> impl Iterator<Item = PodId> {
-        let first = self.get(id).map(|cohort| cohort.first);
+    /// The pods of a label class, in no order.
+    pub(super) fn pods(&self, id: LabelClassId) -> impl Iterator<Item = PodId> {
+        let first = self.get(id).map(|label_class| label_class.first);
         std::iter::successors(first, move |pod| {
             let seat = self.seats.get(pod.index())?;
             (Some(seat.after) != first).then_some(seat.after)
         })
     }
 
-    /// The cohort that shares these parts: then they are interned.
-    pub(super) fn known(&self, content: Content) -> Option<CohortId> {
+    /// The label class that shares these parts: then they are interned.
+    pub(super) fn known(&self, content: Content) -> Option<LabelClassId> {
         self.by_content.get(&content).copied()
     }
 
@@ -123,36 +123,39 @@ impl Cohorts {
         }
     }
 
-    /// Makes the cohort of a pod that is in none, whose parts, which are interned, no other pod shares.
-    pub(super) fn found(&mut self, id: PodId, pod: &Pod) -> CohortId {
+    /// Makes the label class of a pod that is in none, whose parts, which are interned, no other pod shares.
+    pub(super) fn found(&mut self, id: PodId, pod: &Pod) -> LabelClassId {
         let Pod { name, labels, ports, .. } = pod;
-        let index = self.slots.insert(Cohort {
+        let index = self.slots.insert(LabelClass {
             namespace: Arc::clone(&name.namespace),
             labels: labels.clone(),
             ports: Arc::clone(ports),
             first: id,
             n_pods: 1,
         });
-        // More than four thousand million cohorts do not fit into memory.
-        let cohort = CohortId(u32::try_from(index).unwrap_or(u32::MAX));
-        self.set_seat(id, Seat { cohort, before: id, after: id });
-        self.by_content.insert(Content::of(pod), cohort);
-        insert_sorted(self.by_namespace.entry(Arc::clone(&name.namespace)).or_default(), cohort);
-        self.by_label.insert(labels, &cohort);
+        // More than four thousand million label classes do not fit into memory.
+        let label_class = LabelClassId(u32::try_from(index).unwrap_or(u32::MAX));
+        self.set_seat(id, Seat { label_class, before: id, after: id });
+        self.by_content.insert(Content::of(pod), label_class);
+        insert_sorted(
+            self.by_namespace.entry(Arc::clone(&name.namespace)).or_default(),
+            label_class,
+        );
+        self.by_label.insert(labels, &label_class);
         for (key, numbers) in numbers_by_name(ports) {
             let by_numbers = self.by_port_name.entry(key).or_default();
-            insert_sorted(by_numbers.entry(numbers).or_default(), cohort);
+            insert_sorted(by_numbers.entry(numbers).or_default(), label_class);
         }
-        cohort
+        label_class
     }
 
-    /// Puts a pod that is in no cohort into one.
-    pub(super) fn join(&mut self, pod: PodId, cohort: CohortId) {
-        let Some(of) = self.slots.get_mut(cohort.index()) else { return };
+    /// Puts a pod that is in no label class into one.
+    pub(super) fn join(&mut self, pod: PodId, label_class: LabelClassId) {
+        let Some(of) = self.slots.get_mut(label_class.index()) else { return };
         of.n_pods += 1;
         let after = of.first;
         let Some(before) = self.seats.get(after.index()).map(|seat| seat.before) else { return };
-        self.set_seat(pod, Seat { cohort, before, after });
+        self.set_seat(pod, Seat { label_class, before, after });
         self.tie(before, pod);
         self.tie(pod, after);
     }
@@ -174,17 +177,17 @@ impl Cohorts {
         }
     }
 
-    /// Takes a pod out of its cohort. Returns the cohort if it is gone.
-    pub(super) fn leave(&mut self, pod: PodId) -> Option<CohortId> {
-        let Seat { cohort: id, before, after } = *self.seats.get(pod.index())?;
-        let cohort = self.slots.get_mut(id.index())?;
+    /// Takes a pod out of its label class. Returns the label class if it is gone.
+    pub(super) fn leave(&mut self, pod: PodId) -> Option<LabelClassId> {
+        let Seat { label_class: id, before, after } = *self.seats.get(pod.index())?;
+        let label_class = self.slots.get_mut(id.index())?;
         if after != pod {
-            cohort.first = after;
-            cohort.n_pods -= 1;
+            label_class.first = after;
+            label_class.n_pods -= 1;
             self.tie(before, after);
             return None;
         }
-        let Cohort { namespace, labels, ports, .. } = self.slots.remove(id.index());
+        let LabelClass { namespace, labels, ports, .. } = self.slots.remove(id.index());
         self.by_content.remove(&Content::of_parts(&namespace, &labels, &ports));
         if let Some(ids) = self.by_namespace.get_mut(&namespace) {
             remove_sorted(ids, &id);
@@ -208,12 +211,14 @@ impl Cohorts {
         Some(id)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (CohortId, &Cohort)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (LabelClassId, &LabelClass)> {
         let ids = self.slots.iter();
-        ids.map(|(index, cohort)| (CohortId(u32::try_from(index).unwrap_or(u32::MAX)), cohort))
+        ids.map(|(index, label_class)| {
+            (LabelClassId(u32::try_from(index).unwrap_or(u32::MAX)), label_class)
+        })
     }
 
-    pub(super) fn of_namespace(&self, namespace: &str) -> &[CohortId] {
+    pub(super) fn of_namespace(&self, namespace: &str) -> &[LabelClassId] {
         self.by_namespace.get(namespace).map_or(&[], SmallVec::as_slice)
     }
 
@@ -221,7 +226,7 @@ impl Cohorts {
         &self,
         transport: Transport,
         name: &PortName,
-    ) -> impl Iterator<Item = (&[u16], &[CohortId])> {
+    ) -> impl Iterator<Item = (&[u16], &[LabelClassId])> {
         let by_numbers = self.by_port_name.get(&(transport, name.clone()));
         by_numbers.into_iter().flatten().map(|(numbers, ids)| (&**numbers, &**ids))
     }
@@ -229,7 +234,7 @@ impl Cohorts {
     pub(super) fn candidates<'a>(
         &'a self,
         selector: &'a Selector,
-    ) -> Option<Candidates<'a, CohortId>> {
+    ) -> Option<Candidates<'a, LabelClassId>> {
         self.by_label.candidates(selector)
     }
 }
