@@ -275,7 +275,7 @@ mod tests {
         let mut page = String::from(
             "# Metrics\n\n\
              With `--health ADDRESS` (`NETPOL_HEALTH`; the DaemonSet has port 9470) the agent serves these on `/metrics`, in the\n\
-             OpenMetrics text format, worker `/livez` and `/readyz`. Times are in seconds, sizes in bytes. Directions are as the\n\
+             OpenMetrics text format, beside `/livez` and `/readyz`. Times are in seconds, sizes in bytes. Directions are as the\n\
              pod sees them. [`deploy/grafana/netpol.json`](../deploy/grafana/netpol.json) is a dashboard for Grafana,\n\
              [`deploy/prometheus/rules.yaml`](../deploy/prometheus/rules.yaml) has alerts for Prometheus.\n\n\
              A test keeps this file equal to what the program knows; `UPDATE_EXPECT=1` writes it anew.\n\n\

@@ -203,21 +203,21 @@ pub fn describe(rule: &RuleRef, lack: Lack, capacities: &Capacities) -> (String,
         Lack::Prefixes { n_wanted } => (
             format!("{field}.{list}"),
             format!(
-                "there is no room for its {n_wanted} address blocks and exceptions worker those of smaller policies, a \
+                "there is no room for its {n_wanted} address blocks and exceptions beside those of smaller policies, a \
                  node has room for {n_prefixes}: the rule allows nothing"
             ),
         ),
         Lack::Identities => (
             format!("{field}.{list}"),
             format!(
-                "there is no room for the addresses of the pods that it selects worker those of smaller policies, a node \
+                "there is no room for the addresses of the pods that it selects beside those of smaller policies, a node \
                  has room for {n_identities}: the rule allows nothing"
             ),
         ),
         Lack::AllowEntries => (
             field,
             format!(
-                "there is no room for its peers and ports worker those of smaller policies, one direction of a pod has \
+                "there is no room for its peers and ports beside those of smaller policies, one direction of a pod has \
                  room for {n_allow_entries}: the rule allows nothing where that is so"
             ),
         ),

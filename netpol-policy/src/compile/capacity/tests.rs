@@ -194,7 +194,7 @@ fn findings_name_field_and_capacity_and_are_not_too_many() {
     assert_eq!(
         found[0].to_string(),
         "NetworkPolicy shop/large: spec.ingress[0].from there is no room for its 2 address blocks and exceptions \
-         worker those of smaller policies, a node has room for 1: the rule allows nothing [no-room]"
+         beside those of smaller policies, a node has room for 1: the rule allows nothing [over-capacity]"
     );
     assert_eq!(
         found[MAX_NAMED].to_string(),

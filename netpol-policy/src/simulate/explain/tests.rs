@@ -181,6 +181,6 @@ fn a_rule_that_finds_no_room_allows_nothing_and_says_so() {
             - rule 2 of shop/web allows TCP/443 from all pods of namespaces with team=ops: neither peer nor port is this one
             - rule 5 of shop/web allows UDP/dns (a name that shop/web does not have) from all pods of namespaces with !team: neither peer nor port is this one
             ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]
-            ! NetworkPolicy shop/web: spec.ingress[3].from there is no room for its 3 address blocks and exceptions worker those of smaller policies, a node has room for 3: the rule allows nothing [over-capacity]"#]],
+            ! NetworkPolicy shop/web: spec.ingress[3].from there is no room for its 3 address blocks and exceptions beside those of smaller policies, a node has room for 3: the rule allows nothing [over-capacity]"#]],
     );
 }
