@@ -11,9 +11,9 @@ use netpol_agent::dataplane::{MapOp, MemoryMaps};
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Hook, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue, FlowKey, PrefixKey};
-use netpol_common::maps::DEFAULT_TICKET_MASK;
-use netpol_common::packet::{Packet, PacketBytes as _, Parsed};
-use netpol_common::verdict::{DropReason, Outcome, PassReason, Sighting, Verdict};
+use netpol_common::packet::{Frame as _, Packet, Parsed};
+use netpol_common::reason::{DropReason, PassReason, Verdict};
+use netpol_common::verdict::{DEFAULT_TICKET_MASK, Outcome, Sighting};
 
 const PODS: [u32; 3] = [100, 101, 102];
 /// A device without an endpoint.

@@ -25,4 +25,5 @@ pub mod maps;
 pub mod packet;
 #[cfg(feature = "proto")]
 pub mod proto;
+pub mod reason;
 pub mod verdict;

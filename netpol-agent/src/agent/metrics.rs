@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use netpol_common::ids::Direction;
-use netpol_common::verdict::Verdict;
+use netpol_common::reason::Verdict;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Unit;
 

@@ -7,11 +7,11 @@ use netpol_common::addr::Addr;
 use netpol_common::flow::{Step, is_settled};
 use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol};
 use netpol_common::keys::{
-    AddressKey, AllowKey, AllowValue, BackendValue, EndpointValue, FlowEntry, FlowKey, FlowValue,
-    FragmentKey, FragmentValue, PrefixKey,
+    AddressKey, AllowKey, AllowPlaces, AllowValue, BackendValue, EndpointValue, FlowEntry, FlowKey,
+    FlowValue, FragmentKey, FragmentValue, PrefixKey,
 };
-use netpol_common::maps::{AllowPlaces, Local, PolicyMaps, Settled};
-use netpol_common::packet::{Packet, PacketBytes};
+use netpol_common::maps::{Local, PolicyMaps, Settled};
+use netpol_common::packet::{Frame, Packet};
 use netpol_common::verdict::{Outcome, Sighting, decide};
 
 use super::op::{MapOp, apply};
@@ -95,7 +95,7 @@ impl MemoryMaps {
     }
 
     /// Judges a frame.
-    pub fn judge(&self, frame: &(impl PacketBytes + ?Sized), seen: &Sighting) -> Observation {
+    pub fn judge(&self, frame: &(impl Frame + ?Sized), seen: &Sighting) -> Observation {
         let mut packet = Packet::EMPTY;
         let outcome = decide(self, frame, || *seen, &mut packet);
         if packet == Packet::EMPTY {

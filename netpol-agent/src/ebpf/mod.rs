@@ -30,7 +30,7 @@ use std::path::PathBuf;
 
 use aya::Ebpf;
 use netpol_common::ids::Hook;
-use netpol_common::maps::DEFAULT_TICKET_MASK;
+use netpol_common::verdict::DEFAULT_TICKET_MASK;
 
 use self::flows::Geometry;
 use self::maps::Maps;

@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use netpol_agent::dataplane::{MapOp, MemoryMaps};
 use netpol_agent::simulate::{Datapath, DatapathError, Judged};
-use netpol_common::verdict::{Sighting, Verdict};
+use netpol_common::reason::Verdict;
+use netpol_common::verdict::Sighting;
 
 /// A handle on maps and programs.
 #[derive(Clone)]

@@ -14,8 +14,8 @@ use netpol_agent::resolve::is_own_node;
 use netpol_agent::simulate::{Cluster, Datapath as _, Engine, Judged};
 use netpol_agent::store::ClusterState;
 use netpol_common::ids::{Hook, IfIndex, Nanos};
-use netpol_common::maps::DEFAULT_TICKET_MASK;
-use netpol_common::verdict::{PassReason, Sighting, Verdict};
+use netpol_common::reason::{PassReason, Verdict};
+use netpol_common::verdict::{DEFAULT_TICKET_MASK, Sighting};
 
 pub use maps::SharedMaps;
 pub use packet::{ACK, Packet, SYN, SYN_ACK, Segment};

@@ -8,7 +8,7 @@ use netpol_agent::ebpf::{self, Attaching, Config, Datapath, Error, Role};
 use netpol_common::ids::{Direction, IfIndex};
 use netpol_common::keys::{AddressKey, CounterKey, EndpointValue};
 use netpol_common::maps::{ABI_VERSION, ENDPOINTS, FLOWS};
-use netpol_common::verdict::{DropReason, Verdict};
+use netpol_common::reason::{DropReason, Verdict};
 use netpol_tests::privilege::{Need, met};
 
 use super::wire::{POD, Wire};

@@ -8,7 +8,7 @@ use netpol_agent::ebpf::{Config, Datapath, Error, Events, Program, TestContext};
 use netpol_agent::netlink::PretendDevices;
 use netpol_common::event::{Event, EventBudget};
 use netpol_common::ids::{Direction, IfIndex, PortBe, Protocol, RuleId};
-use netpol_common::verdict::{DropReason, Verdict};
+use netpol_common::reason::{DropReason, Verdict};
 use netpol_tests::packets::{Ends, Frame, Packet, Segment};
 use netpol_tests::privilege::{Need, met};
 use tokio::time::timeout;

@@ -12,7 +12,7 @@ use netpol_agent::ebpf::{self, Attaching, Datapath, Exchanged, NewInterface, Rol
 use netpol_agent::netlink::{Position, Side, TrafficControl};
 use netpol_common::ids::{Direction, IfIndex};
 use netpol_common::keys::{CounterKey, EndpointValue};
-use netpol_common::verdict::{PassReason, Verdict};
+use netpol_common::reason::{PassReason, Verdict};
 use netpol_tests::lab::netns::Netns;
 use netpol_tests::privilege::{Need, met};
 

@@ -11,9 +11,9 @@ use netpol_agent::ebpf::{Config, Datapath, TestContext};
 use netpol_agent::netlink::PretendDevices;
 use netpol_common::ids::{Epoch, IfIndex, Nanos};
 use netpol_common::keys::{CounterKey, FlowKey, FlowValue, FragmentKey, FragmentValue};
-use netpol_common::maps::{BACKENDS, COUNTERS, DEFAULT_TICKET_MASK, FLOWS, FRAGMENTS};
-use netpol_common::packet::{ETHERNET_LEN, PacketBytes};
-use netpol_common::verdict::{Outcome, Sighting};
+use netpol_common::maps::{BACKENDS, COUNTERS, FLOWS, FRAGMENTS};
+use netpol_common::packet::{ETHERNET_LEN, Frame, PacketBytes};
+use netpol_common::verdict::{DEFAULT_TICKET_MASK, Outcome, Sighting};
 use proptest::prop_assert_eq;
 use proptest::test_runner::TestCaseError;
 use rustix::time::{ClockId, clock_gettime};
@@ -43,6 +43,8 @@ impl PacketBytes for Unpeeked<'_> {
         None
     }
 }
+
+impl Frame for Unpeeked<'_> {}
 
 /// The maps of the kernel, and those of the host that it must agree with.
 pub(crate) struct Twins {
