@@ -98,10 +98,13 @@ pub(super) fn settle<M: PolicyMaps>(
             let backend = BackendValue { addr: packet.dst, port: packet.dst_port, pad: [0; 2] };
             maps.set_backend(&key, &backend);
         }
-        Verdict::Drop(DropReason::NotAllowed | DropReason::Denied | DropReason::Revoked) => {
+        Verdict::Drop(reason) => {
+            // The drop says nothing about the connection.
+            if !reason.is_policy() {
+                return;
+            }
             flow.marks |= FlowValue::REVOKED;
         }
-        Verdict::Drop(_) => return,
     }
     if flow.marks != before && before & FlowValue::DEFERRED != 0 {
         maps.set_flow(&key, &flow, Local::Kept);
