@@ -5,7 +5,7 @@ use crate::ids::{Direction, IfIndex};
 
 /// The slots of ALLOW that hold an endpoint's allow maps. How the number is made up is a matter of the maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AllowPlaces(pub u32);
+pub struct AllowSlots(pub u32);
 
 wire! {
     /// How one pod interface is treated.
@@ -23,7 +23,7 @@ wire! {
         /// Zero.
         pub pad: u8,
         /// Number under which a deferred egress verdict finds this endpoint, 1 to 4095; 0 for none. Native byte order.
-        pub ticket: u16,
+        pub egress_mark: u16,
     }
 }
 
@@ -44,7 +44,7 @@ impl EndpointValue {
             keeps_flows: 0,
             traits: 0,
             pad: 0,
-            ticket: 0,
+            egress_mark: 0,
         }
     }
 
@@ -96,14 +96,14 @@ impl EndpointEntry {
 
     /// Both places in one number.
     #[inline(always)]
-    pub const fn places(&self) -> AllowPlaces {
+    pub const fn places(&self) -> AllowSlots {
         let [ingress, egress] = self.allow_maps;
-        AllowPlaces(ingress as u32 | ((egress as u32) << 16))
+        AllowSlots(ingress as u32 | ((egress as u32) << 16))
     }
 
     /// One of the places: an index of ALLOW.
     #[inline(always)]
-    pub const fn place(AllowPlaces(places): AllowPlaces, direction: Direction) -> u32 {
+    pub const fn place(AllowSlots(places): AllowSlots, direction: Direction) -> u32 {
         match direction {
             Direction::Ingress => places & 0xffff,
             Direction::Egress => places >> 16,

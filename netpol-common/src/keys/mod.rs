@@ -22,7 +22,7 @@ mod fragment;
 mod policy;
 
 pub use counter::{CounterKey, CounterValue};
-pub use endpoint::{AddressKey, AllowPlaces, EndpointEntry, EndpointValue};
+pub use endpoint::{AddressKey, AllowSlots, EndpointEntry, EndpointValue};
 pub use flow::{BackendValue, FlowEntry, FlowKey, FlowValue};
 pub use fragment::{FragmentKey, FragmentValue};
 pub use policy::{AllowKey, AllowValue, PrefixKey};

@@ -24,9 +24,9 @@ pub const MAX_FRAGMENTS: u32 = 1 << 13;
 /// Addresses of Services and of the own node.
 pub const MAX_DEFER: u32 = 1 << 16;
 /// Egress marks; mark 0 means "none".
-pub const N_TICKETS: u32 = 4096;
+pub const N_EGRESS_MARKS: u32 = 4096;
 /// Deferred flow handles; handle 0 means "none". Each CPU has only a few packets between the two hooks.
-pub const N_STUBS: u32 = 4096;
+pub const N_DEFERRED_FLOWS: u32 = 4096;
 /// Flows of isolated endpoints to Services; the least recently used ones are evicted.
 pub const MAX_BACKENDS: u32 = 1 << 15;
 /// Combinations of endpoint, direction and verdict that have occurred.

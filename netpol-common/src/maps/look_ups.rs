@@ -4,7 +4,7 @@ use crate::addr::Addr;
 use crate::flow::Step;
 use crate::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol, RuleId};
 use crate::keys::{
-    AddressKey, AllowPlaces, AllowValue, BackendValue, EndpointValue, FlowKey, FlowValue,
+    AddressKey, AllowSlots, AllowValue, BackendValue, EndpointValue, FlowKey, FlowValue,
     FragmentKey, FragmentValue,
 };
 
@@ -35,7 +35,7 @@ pub enum Local<'a> {
 /// Implemented by the kernel's maps, by a map state in memory, and by a fake in unit tests.
 pub trait PolicyMaps {
     /// How the interface is treated, and the slots of its allow maps; `None` if the interface is no endpoint.
-    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowPlaces)>;
+    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots)>;
     /// Whether the interface may send from the address.
     fn owns_address(&self, key: &AddressKey) -> bool;
     /// The identity of an address: that of the single address, else of the longest prefix, else [`Identity::NONE`].
@@ -43,7 +43,7 @@ pub trait PolicyMaps {
     /// The longest matching entry of an endpoint's allow map, for the identity or else for [`Identity::ANY`].
     fn allow(
         &self,
-        places: AllowPlaces,
+        places: AllowSlots,
         direction: Direction,
         identity: Identity,
         protocol: Protocol,
@@ -64,12 +64,12 @@ pub trait PolicyMaps {
     /// Whether egress to this address is decided after Service translation.
     fn is_deferred(&self, addr: &Addr) -> bool;
     /// The endpoint that an egress mark names.
-    fn ticket_owner(&self, ticket: u16) -> Option<IfIndex>;
+    fn egress_mark_owner(&self, egress_mark: u16) -> Option<IfIndex>;
     /// Stores the key of a flow whose verdict is deferred. Returns the handle used to look it up again, 0 if it could not be
     /// stored.
-    fn leave_stub(&self, key: &FlowKey) -> u16;
+    fn store_deferred_flow(&self, key: &FlowKey) -> u16;
     /// Removes and returns the key of a deferred flow.
-    fn take_stub(&self, stub: u16) -> Option<FlowKey>;
+    fn take_deferred_flow(&self, flow_handle: u16) -> Option<FlowKey>;
     /// The backend of a flow to a Service, if it is known.
     fn backend(&self, key: &FlowKey) -> Option<BackendValue>;
     /// Stores the backend of a flow to a Service. A failure loses only this entry.

@@ -27,11 +27,11 @@ pub const EVICTIONS: &str = "EVICTIONS";
 pub const FRAGMENTS: &str = "FRAGMENTS";
 /// Addresses of Services and of the own node: [`Addr`](crate::addr::Addr) → ().
 pub const DEFER: &str = "DEFER";
-/// Egress mark → ifindex of the endpoint, an array of [`N_TICKETS`](super::N_TICKETS).
-pub const TICKETS: &str = "TICKETS";
-/// Flows whose egress verdict is deferred: handle ([`PolicyMaps::leave_stub`](super::PolicyMaps::leave_stub)) →
+/// Egress mark → ifindex of the endpoint, an array of [`N_EGRESS_MARKS`](super::N_EGRESS_MARKS).
+pub const EGRESS_MARKS: &str = "EGRESS_MARKS";
+/// Flows whose egress verdict is deferred: handle ([`PolicyMaps::store_deferred_flow`](super::PolicyMaps::store_deferred_flow)) →
 /// [`FlowKey`](crate::keys::FlowKey).
-pub const STUBS: &str = "STUBS";
+pub const DEFERRED_FLOWS: &str = "DEFERRED_FLOWS";
 /// Flows to Services: [`FlowKey`](crate::keys::FlowKey) before translation → [`BackendValue`](crate::keys::BackendValue).
 pub const BACKENDS: &str = "BACKENDS";
 /// The policy generation, one element.
@@ -46,13 +46,13 @@ pub const CONTAINERS: &str = "CONTAINERS";
 /// Every pinned map.
 pub const ALL: [&str; 18] = [
     ENDPOINTS, ADDRESSES, IDENTITIES, PREFIXES, ALLOW, FLOWS, FLOW_LOCKS, FLOW_SEED, EVICTIONS,
-    FRAGMENTS, DEFER, TICKETS, STUBS, BACKENDS, EPOCH, COUNTERS, EVENTS, CONTAINERS,
+    FRAGMENTS, DEFER, EGRESS_MARKS, DEFERRED_FLOWS, BACKENDS, EPOCH, COUNTERS, EVENTS, CONTAINERS,
 ];
 
 /// Maps that packets fill. Another version of the agent takes them over if their layout is its own. A map whose fields change
 /// their meaning but not their size must therefore get another name.
 pub const CARRIED_OVER: [&str; 9] =
-    [FLOWS, FLOW_LOCKS, FLOW_SEED, EVICTIONS, FRAGMENTS, STUBS, BACKENDS, EPOCH, COUNTERS];
+    [FLOWS, FLOW_LOCKS, FLOW_SEED, EVICTIONS, FRAGMENTS, DEFERRED_FLOWS, BACKENDS, EPOCH, COUNTERS];
 
 #[cfg(test)]
 mod tests {
@@ -66,7 +66,7 @@ mod tests {
     fn every_map_is_filled_by_the_agent_or_carried_over() {
         // The records in EVENTS have a reader, or had one.
         let filled =
-            [ENDPOINTS, ADDRESSES, IDENTITIES, PREFIXES, ALLOW, DEFER, TICKETS, EVENTS, CONTAINERS];
+            [ENDPOINTS, ADDRESSES, IDENTITIES, PREFIXES, ALLOW, DEFER, EGRESS_MARKS, EVENTS, CONTAINERS];
         for name in ALL {
             assert_ne!(filled.contains(&name), CARRIED_OVER.contains(&name), "{name}");
         }
@@ -78,7 +78,7 @@ mod tests {
     fn layouts_are_those_of_this_abi_version() {
         assert_eq!(ABI_VERSION, 3);
         assert_eq!(size_of::<EndpointValue>(), 8);
-        assert_eq!(offset_of!(EndpointValue, ticket), 6);
+        assert_eq!(offset_of!(EndpointValue, egress_mark), 6);
         assert_eq!(size_of::<EndpointEntry>(), 12);
         assert_eq!(offset_of!(EndpointEntry, allow_maps), 8);
         assert_eq!(size_of::<AddressKey>(), 20);

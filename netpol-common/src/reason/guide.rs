@@ -18,7 +18,7 @@ impl DropReason {
             | Self::FragmentWithoutFirst
             | Self::TinyFragment
             | Self::NotIp => &Direction::ALL,
-            Self::Spoofed | Self::UnknownTicket => &[Direction::Egress],
+            Self::Spoofed | Self::UnknownEgressMark => &[Direction::Egress],
         }
     }
 
@@ -56,8 +56,8 @@ impl DropReason {
             Self::NotIp => {
                 "Policies cannot allow such frames. Do not isolate the pod in this direction, or use IP."
             }
-            Self::UnknownTicket => {
-                "If the sender was just deleted, nothing. Otherwise check whether more than 4095 pods of the node are isolated, and whether another program overwrites the packet mark (`--ticket-mask` chooses other bits)."
+            Self::UnknownEgressMark => {
+                "If the sender was just deleted, nothing. Otherwise check whether more than 4095 pods of the node are isolated, and whether another program overwrites the packet mark (`--mark-mask` chooses other bits)."
             }
         }
     }

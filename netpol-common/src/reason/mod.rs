@@ -65,7 +65,7 @@ reasons! {
         /// An ICMP error about a live connection.
         IcmpError = 9, "icmp-error";
         /// The packet leaves the node, and its verdict was not deferred.
-        NoTicket = 10, "no-ticket";
+        NoEgressMark = 10, "no-egress-mark";
         /// The packet would be dropped, but the policies that isolate the pod are in audit mode.
         Audited = 11, "audited";
     }
@@ -99,7 +99,7 @@ reasons! {
         /// The frame is neither IP nor ARP, or it has a VLAN tag.
         NotIp = 139, "not-ip";
         /// The packet goes to a Service or to the own node, and the pod that sent it is not known.
-        UnknownTicket = 140, "unknown-ticket";
+        UnknownEgressMark = 140, "unknown-egress-mark";
     }
 }
 
@@ -118,7 +118,7 @@ impl PassReason {
             | Self::Arp
             | Self::NeighbourDiscovery
             | Self::IcmpError
-            | Self::NoTicket => false,
+            | Self::NoEgressMark => false,
         }
     }
 }
@@ -138,7 +138,7 @@ impl DropReason {
             | Self::FragmentWithoutFirst
             | Self::TinyFragment
             | Self::NotIp
-            | Self::UnknownTicket => false,
+            | Self::UnknownEgressMark => false,
         }
     }
 }

@@ -121,7 +121,7 @@ fn follow<M: PolicyMaps>(
     if flow.marks & FlowValue::DEFERRED != 0 && matches!(view.direction, Direction::Egress) {
         let mut ruling = Ruling::new(Verdict::Pass(PassReason::Deferred), flow.rule);
         if is_written || is_revoked {
-            ruling.stub = maps.leave_stub(key);
+            ruling.flow_handle = maps.store_deferred_flow(key);
         }
         return ruling;
     }
@@ -153,7 +153,7 @@ fn begin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet, key: &FlowKey) -
             | PassReason::Arp
             | PassReason::NeighbourDiscovery
             | PassReason::IcmpError
-            | PassReason::NoTicket
+            | PassReason::NoEgressMark
             | PassReason::Audited => 0,
         };
         let state = flow::first_state(key.protocol, packet.tcp_flags);
@@ -165,7 +165,7 @@ fn begin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet, key: &FlowKey) -
         let flow = FlowValue::new(view.now, view.epoch, ruling.rule, facts);
         maps.set_flow(key, &flow, local);
         if matches!(reason, PassReason::Deferred) {
-            ruling.stub = maps.leave_stub(key);
+            ruling.flow_handle = maps.store_deferred_flow(key);
         }
     }
     ruling

@@ -1,7 +1,7 @@
 //! The questions of each hook, in their order.
 
 use super::deferred::{finish_deferred, is_hairpin, is_never_finished, settle};
-use super::hook_context::Sighting;
+use super::hook_context::HookContext;
 use super::judge::judge;
 use super::known::{Shortcut, follow_known};
 use super::outcome::Outcome;
@@ -9,12 +9,12 @@ use super::policy::unless_isolated;
 use super::spoofing::{is_spoofed, judge_arp};
 use super::view::{Ruling, View};
 use crate::ids::{Direction, Epoch, Hook, IfIndex, RuleId};
-use crate::keys::{AllowPlaces, EndpointValue};
+use crate::keys::{AllowSlots, EndpointValue};
 use crate::maps::PolicyMaps;
 use crate::packet::{Frame, Packet, Parsed};
 use crate::reason::{DropReason, PassReason, Verdict};
 
-/// Decides about one frame, and notes in `maps` what later packets need. `see` is asked for the sighting more than once: what is
+/// Decides about one frame, and notes in `maps` what later packets need. `see` is asked for the hook_context more than once: what is
 /// asked again costs no stack. `packet` is scratch space that afterwards holds what was read from the frame; nothing is read of one
 /// that leaves the node with nothing to finish.
 ///
@@ -23,7 +23,7 @@ use crate::reason::{DropReason, PassReason, Verdict};
 pub fn decide<M: PolicyMaps, B: Frame + ?Sized>(
     maps: &M,
     bytes: &B,
-    see: impl Fn() -> Sighting,
+    see: impl Fn() -> HookContext,
     packet: &mut Packet,
 ) -> Outcome {
     match see().hook {
@@ -38,25 +38,25 @@ pub fn decide<M: PolicyMaps, B: Frame + ?Sized>(
 fn at_uplink<M: PolicyMaps, B: Frame + ?Sized>(
     maps: &M,
     bytes: &B,
-    seen: &Sighting,
+    seen: &HookContext,
     packet: &mut Packet,
 ) -> Outcome {
     let mut outcome = Outcome {
-        verdict: Verdict::Pass(PassReason::NoTicket),
+        verdict: Verdict::Pass(PassReason::NoEgressMark),
         rule: RuleId::NONE,
         mark: seen.mark,
-        stub: seen.stub,
+        flow_handle: seen.flow_handle,
         ifindex: seen.ifindex,
         direction: Direction::Egress,
         audited_sender: IfIndex(0),
     };
-    if seen.ticket() == 0 && seen.stub == 0 {
+    if seen.egress_mark() == 0 && seen.flow_handle == 0 {
         return outcome;
     }
-    outcome.stub = 0;
+    outcome.flow_handle = 0;
     outcome.mark = seen.mark_with(0);
     let parsed = bytes.parse(packet);
-    if seen.ticket() == 0 {
+    if seen.egress_mark() == 0 {
         if matches!(parsed, Parsed::Ip) {
             settle(maps, seen, packet, IfIndex(0), outcome.verdict);
         }
@@ -64,7 +64,7 @@ fn at_uplink<M: PolicyMaps, B: Frame + ?Sized>(
     }
     let ruling = match parsed {
         Parsed::Ip => {
-            let blocked = (EndpointValue::blocked(), AllowPlaces(0));
+            let blocked = (EndpointValue::blocked(), AllowSlots(0));
             let mut view = View::of_hook(seen, blocked, Direction::Egress, Epoch(0));
             let ruling = finish_deferred(maps, bytes, seen, packet, &mut view);
             outcome.ifindex = view.ifindex;
@@ -84,7 +84,7 @@ fn at_uplink<M: PolicyMaps, B: Frame + ?Sized>(
 fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
     maps: &M,
     bytes: &B,
-    see: impl Fn() -> Sighting,
+    see: impl Fn() -> HookContext,
     direction: Direction,
     packet: &mut Packet,
 ) -> Outcome {
@@ -97,7 +97,7 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
         verdict: Verdict::Drop(DropReason::UnknownEndpoint),
         rule: RuleId::NONE,
         mark: seen.mark_with(0),
-        stub: 0,
+        flow_handle: 0,
         ifindex: seen.ifindex,
         direction,
         audited_sender: IfIndex(0),
@@ -132,7 +132,7 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
             }
             Direction::Ingress => {
                 let is_hairpin = is_hairpin(maps, seen);
-                if seen.ticket() != 0 && !is_hairpin {
+                if seen.egress_mark() != 0 && !is_hairpin {
                     // The sender's policy first. One view after the other in the same place: BPF has little stack.
                     let ruling = finish_deferred(maps, bytes, seen, packet, &mut view);
                     if !ruling.verdict.is_pass() {
@@ -148,7 +148,7 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
                     // Asked again: what is kept for so long costs stack.
                     let Some(endpoint) = maps.endpoint(seen.ifindex) else { return outcome };
                     view = View::of_hook(seen, endpoint, direction, epoch);
-                } else if seen.stub != 0 {
+                } else if seen.flow_handle != 0 {
                     // Of a pod that nothing isolates yet.
                     settle(maps, seen, packet, IfIndex(0), Verdict::Pass(PassReason::NotIsolated));
                 }
@@ -164,10 +164,10 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
     outcome.verdict = ruling.verdict;
     outcome.rule = ruling.rule;
     if matches!(ruling.verdict, Verdict::Pass(PassReason::Deferred)) {
-        outcome.mark = seen.mark_with(view.endpoint.ticket);
-        outcome.stub = ruling.stub;
+        outcome.mark = seen.mark_with(view.endpoint.egress_mark);
+        outcome.flow_handle = ruling.flow_handle;
         if is_never_finished(&view) {
-            outcome.verdict = Verdict::Drop(DropReason::UnknownTicket);
+            outcome.verdict = Verdict::Drop(DropReason::UnknownEgressMark);
         }
     }
     outcome

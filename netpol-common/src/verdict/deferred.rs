@@ -1,6 +1,6 @@
 //! Deferred verdicts: the packet finds its sender again, and the flow learns the verdict.
 
-use super::hook_context::Sighting;
+use super::hook_context::HookContext;
 use super::judge::judge;
 use super::view::{Ruling, View};
 use crate::ids::{Direction, IfIndex};
@@ -14,16 +14,16 @@ use crate::reason::{DropReason, PassReason, Verdict};
 pub(super) fn is_never_finished(view: &View) -> bool {
     let View { endpoint, direction, .. } = view;
     let is_enforced = endpoint.is_isolated(*direction) && !endpoint.is_audited(*direction);
-    endpoint.ticket == 0 && is_enforced
+    endpoint.egress_mark == 0 && is_enforced
 }
 
 /// Whether a pod has sent this packet to itself, through a Service. Over a routed veth, or a bridge whose packets
 /// netfilter sees, the pod's own device is the one by which it came. On another bridge that is the bridge, and only
-/// the ticket tells.
+/// the egress_mark tells.
 #[inline(always)]
-pub(super) fn is_hairpin<M: PolicyMaps>(maps: &M, seen: &Sighting) -> bool {
+pub(super) fn is_hairpin<M: PolicyMaps>(maps: &M, seen: &HookContext) -> bool {
     seen.ingress_ifindex == seen.ifindex.0
-        || (seen.ticket() != 0 && maps.ticket_owner(seen.ticket()) == Some(seen.ifindex))
+        || (seen.egress_mark() != 0 && maps.egress_mark_owner(seen.egress_mark()) == Some(seen.ifindex))
 }
 
 /// The egress verdict of the pod that sent a deferred packet, now that the real destination is known.
@@ -32,15 +32,15 @@ pub(super) fn is_hairpin<M: PolicyMaps>(maps: &M, seen: &Sighting) -> bool {
 pub(super) fn finish_deferred<M: PolicyMaps, B: Frame + ?Sized>(
     maps: &M,
     bytes: &B,
-    seen: &Sighting,
+    seen: &HookContext,
     packet: &Packet,
     view: &mut View,
 ) -> Ruling {
-    let Some(ifindex) = maps.ticket_owner(seen.ticket()) else {
-        return Ruling::drop(DropReason::UnknownTicket);
+    let Some(ifindex) = maps.egress_mark_owner(seen.egress_mark()) else {
+        return Ruling::drop(DropReason::UnknownEgressMark);
     };
     let Some((endpoint, places)) = maps.endpoint(ifindex) else {
-        return Ruling::drop(DropReason::UnknownTicket);
+        return Ruling::drop(DropReason::UnknownEgressMark);
     };
     // Its policy has gone since the packet was let go, and with it the isolation that the packet is judged by.
     if endpoint.state != EndpointValue::READY {
@@ -60,26 +60,26 @@ pub(super) fn finish_deferred<M: PolicyMaps, B: Frame + ?Sized>(
     let ruling = if endpoint.is_isolated(Direction::Egress) {
         judge(maps, bytes, view, packet)
     } else {
-        // It had a ticket only to be known again by itself.
+        // It had a egress_mark only to be known again by itself.
         Ruling::pass(PassReason::NotIsolated)
     };
-    if seen.stub != 0 {
+    if seen.flow_handle != 0 {
         settle(maps, seen, packet, ifindex, ruling.verdict);
     }
     ruling
 }
 
 /// Tells the connection, as the pod that sent a deferred packet sees it, what has become of that. A sender without a
-/// ticket is not known: 0.
+/// egress_mark is not known: 0.
 #[inline(never)]
 pub(super) fn settle<M: PolicyMaps>(
     maps: &M,
-    seen: &Sighting,
+    seen: &HookContext,
     packet: &Packet,
     sender: IfIndex,
     verdict: Verdict,
 ) {
-    let Some(key) = maps.take_stub(seen.stub) else { return };
+    let Some(key) = maps.take_deferred_flow(seen.flow_handle) else { return };
     // A later piece has no ports.
     if key.protocol != packet.protocol
         || (sender.0 != 0 && sender != key.ifindex)

@@ -2,12 +2,12 @@
 
 use crate::ids::{Hook, IfIndex, Nanos};
 
-/// Bits of the packet mark that carry a ticket unless configured otherwise; kube-proxy uses 0xc000.
-pub const DEFAULT_TICKET_MASK: u32 = 0xfff0_0000;
+/// Bits of the packet mark that carry a egress_mark unless configured otherwise; kube-proxy uses 0xc000.
+pub const DEFAULT_MARK_MASK: u32 = 0xfff0_0000;
 
 /// Where and when a packet was seen.
 #[derive(Clone, Copy, Debug)]
-pub struct Sighting {
+pub struct HookContext {
     /// The hook.
     pub hook: Hook,
     /// The hook's device.
@@ -21,35 +21,35 @@ pub struct Sighting {
     pub is_tagged: bool,
     /// The packet mark.
     pub mark: u32,
-    /// The bits of the mark that carry a ticket: 12 adjacent ones.
-    pub ticket_mask: u32,
-    /// Which connection of the ticket's owner a deferred packet is of, as far as it tells (`__sk_buff.tc_index`, which
+    /// The bits of the mark that carry a egress_mark: 12 adjacent ones.
+    pub mark_mask: u32,
+    /// Which connection of the egress_mark's owner a deferred packet is of, as far as it tells (`__sk_buff.tc_index`, which
     /// like the mark stays with the packet); 0 for none.
-    pub stub: u16,
+    pub flow_handle: u16,
     /// Coarse monotonic time.
     pub now: Nanos,
 }
 
-impl Sighting {
-    /// What a ticket is multiplied by to stand in the mask's bits: BPF has no instruction that counts zeros.
+impl HookContext {
+    /// What a egress_mark is multiplied by to stand in the mask's bits: BPF has no instruction that counts zeros.
     #[inline(always)]
-    const fn ticket_unit(&self) -> u32 {
-        self.ticket_mask & self.ticket_mask.wrapping_neg()
+    const fn mark_unit(&self) -> u32 {
+        self.mark_mask & self.mark_mask.wrapping_neg()
     }
 
     #[inline(always)]
-    pub(super) const fn ticket(&self) -> u16 {
-        let [.., hi, lo] = match (self.mark & self.ticket_mask).checked_div(self.ticket_unit()) {
-            Some(ticket) => ticket.to_be_bytes(),
+    pub(super) const fn egress_mark(&self) -> u16 {
+        let [.., hi, lo] = match (self.mark & self.mark_mask).checked_div(self.mark_unit()) {
+            Some(egress_mark) => egress_mark.to_be_bytes(),
             None => [0; 4],
         };
         u16::from_be_bytes([hi, lo])
     }
 
     #[inline(always)]
-    pub(super) const fn mark_with(&self, ticket: u16) -> u32 {
-        let [hi, lo] = ticket.to_be_bytes();
-        let bits = u32::from_be_bytes([0, 0, hi, lo]).wrapping_mul(self.ticket_unit());
-        (self.mark & !self.ticket_mask) | (bits & self.ticket_mask)
+    pub(super) const fn mark_with(&self, egress_mark: u16) -> u32 {
+        let [hi, lo] = egress_mark.to_be_bytes();
+        let bits = u32::from_be_bytes([0, 0, hi, lo]).wrapping_mul(self.mark_unit());
+        (self.mark & !self.mark_mask) | (bits & self.mark_mask)
     }
 }

@@ -22,5 +22,5 @@ mod tests;
 mod view;
 
 pub use decide::decide;
-pub use hook_context::{DEFAULT_TICKET_MASK, Sighting};
+pub use hook_context::{DEFAULT_MARK_MASK, HookContext};
 pub use outcome::Outcome;

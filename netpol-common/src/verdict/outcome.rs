@@ -13,8 +13,8 @@ pub struct Outcome {
     pub rule: RuleId,
     /// The packet's new mark.
     pub mark: u32,
-    /// The packet's new stub.
-    pub stub: u16,
+    /// The packet's new flow_handle.
+    pub flow_handle: u16,
     /// The endpoint whose policy decided: not the hook's own one for a deferred egress verdict.
     pub ifindex: IfIndex,
     /// The direction as that endpoint sees it.

@@ -1,8 +1,8 @@
 //! One endpoint's view of a packet, and what was ruled on it.
 
-use super::hook_context::Sighting;
+use super::hook_context::HookContext;
 use crate::ids::{Direction, Epoch, IfIndex, Nanos, RuleId};
-use crate::keys::{AllowPlaces, EndpointValue, FlowKey};
+use crate::keys::{AllowSlots, EndpointValue, FlowKey};
 use crate::reason::{DropReason, PassReason, Verdict};
 
 /// A verdict with the rule behind it.
@@ -10,8 +10,8 @@ use crate::reason::{DropReason, PassReason, Verdict};
 pub(super) struct Ruling {
     pub(super) verdict: Verdict,
     pub(super) rule: RuleId,
-    /// [`Sighting::stub`] of a deferred packet.
-    pub(super) stub: u16,
+    /// [`HookContext::flow_handle`] of a deferred packet.
+    pub(super) flow_handle: u16,
 }
 
 impl Ruling {
@@ -27,7 +27,7 @@ impl Ruling {
 
     #[inline(always)]
     pub(super) const fn new(verdict: Verdict, rule: RuleId) -> Self {
-        Self { verdict, rule, stub: 0 }
+        Self { verdict, rule, flow_handle: 0 }
     }
 }
 
@@ -36,7 +36,7 @@ impl Ruling {
 pub(super) struct View {
     pub(super) ifindex: IfIndex,
     pub(super) endpoint: EndpointValue,
-    pub(super) places: AllowPlaces,
+    pub(super) places: AllowSlots,
     pub(super) direction: Direction,
     /// [`FlowKey::stage`].
     pub(super) stage: u8,
@@ -52,8 +52,8 @@ impl View {
     /// The view of the hook's own endpoint.
     #[inline(always)]
     pub(super) const fn of_hook(
-        seen: &Sighting,
-        (endpoint, places): (EndpointValue, AllowPlaces),
+        seen: &HookContext,
+        (endpoint, places): (EndpointValue, AllowSlots),
         direction: Direction,
         epoch: Epoch,
     ) -> Self {
