@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use netpol_tests::scenario::{self, Reasons, Scenario};
-use netpol_tests::wire::{SharedMaps, Wire};
+use netpol_lab::scenario::{self, Reasons, Scenario};
+use netpol_lab::wire::{SharedMaps, Wire};
 
 /// Every scenario agrees with a judge.
 fn check(judge: &mut dyn FnMut(&Scenario) -> Result<Vec<String>>) -> Result<()> {
@@ -70,7 +70,7 @@ fn the_page_on_conformance_names_every_scenario_and_nothing_that_is_not_there() 
 mod privileged {
     use netpol_agent::cli::kernel;
     use netpol_agent::simulate::Engine;
-    use netpol_tests::privilege::{Need, met};
+    use netpol_lab::privilege::{Need, met};
 
     use super::*;
 

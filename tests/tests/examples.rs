@@ -7,7 +7,7 @@ use netpol_agent::lint::{Level, lint};
 use netpol_agent::manifests;
 use netpol_agent::model::Object;
 use netpol_agent::store::{ClusterState, Delta};
-use netpol_tests::demo;
+use netpol_lab::demo;
 
 /// The examples, by file.
 fn examples() -> Result<Vec<(PathBuf, String)>> {

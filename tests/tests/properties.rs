@@ -7,12 +7,12 @@ use std::cell::RefCell;
 use std::fs;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use netpol_tests::case::Case;
-use netpol_tests::generator::{self, features::Census};
-use netpol_tests::oracle;
-use netpol_tests::panel::{Panel, read};
-use netpol_tests::settings;
-use netpol_tests::shrink::shrink;
+use netpol_lab::case::Case;
+use netpol_lab::generator::{self, features::Census};
+use netpol_lab::oracle;
+use netpol_lab::panel::{Panel, read};
+use netpol_lab::settings;
+use netpol_lab::shrink::shrink;
 
 /// Asks all judges about these cases, which are one sequence or of none.
 fn check(panel: &mut Panel, cases: &[Case]) -> Result<()> {
@@ -68,7 +68,7 @@ fn all_judges_agree_on_generated_cases() -> Result<()> {
 mod privileged {
     use netpol_agent::cli::kernel;
     use netpol_agent::simulate::Engine;
-    use netpol_tests::privilege::{Need, met};
+    use netpol_lab::privilege::{Need, met};
 
     use super::*;
 

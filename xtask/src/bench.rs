@@ -1,4 +1,4 @@
-//! `cargo xtask bench dp|cp|cni`: measurements beside the peers. The benchmark itself is a program of netpol-tests.
+//! `cargo xtask bench dp|cp|cni`: measurements beside the peers. The benchmark itself is a program of netpol-bench.
 
 use std::os::unix::process::CommandExt as _;
 

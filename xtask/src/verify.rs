@@ -19,7 +19,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { update } = options;
     setup::run(&setup::Options::default())?;
-    let mut build = shell::cargo(["build", "-p", "netpol-tests", "--bin", "verify"]);
+    let mut build = shell::cargo(["build", "-p", "netpol-lab", "--bin", "verify"]);
     shell::step("building the programs and what loads them", &mut build)?;
     term::heading("what the programs cost");
     let program = Workspace::read()?.target_directory.join("debug/verify");

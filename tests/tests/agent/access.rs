@@ -2,10 +2,10 @@
 
 use netpol_agent::kube::{self, Access};
 use netpol_agent::model::ObjectName;
-use netpol_tests::fake_api::FakeApi;
+use netpol_lab::fake_api::FakeApi;
 use serde_json::json;
 
-use netpol_tests::watched::{Watched, pod};
+use netpol_lab::watched::{Watched, pod};
 
 #[tokio::test]
 async fn a_server_that_moves_is_found_through_its_kubeconfig() {

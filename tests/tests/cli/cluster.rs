@@ -2,7 +2,7 @@
 
 use expect_test::{Expect, expect};
 use netpol_agent::model::Kind;
-use netpol_tests::fake_api::FakeApi;
+use netpol_lab::fake_api::FakeApi;
 use serde_json::json;
 
 use crate::{OPEN_WEB, output_in};

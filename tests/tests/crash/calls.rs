@@ -2,9 +2,9 @@
 
 use anyhow::{Context as _, Result, ensure};
 use netpol_agent::ebpf::Attaching;
-use netpol_tests::lab::strace::{Point, Task, choose};
-use netpol_tests::lab::{Lab, PodSpec};
-use netpol_tests::settings::{n_points, seed};
+use netpol_lab::node::strace::{Point, Task, choose};
+use netpol_lab::node::{Lab, PodSpec};
+use netpol_lab::settings::{n_points, seed};
 
 use super::world::World;
 

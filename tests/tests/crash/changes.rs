@@ -1,8 +1,8 @@
 //! A change of policies that concerns every map.
 
 use anyhow::{Result, ensure};
-use netpol_tests::lab::strace::{Task, choose};
-use netpol_tests::settings::{n_points, seed};
+use netpol_lab::node::strace::{Task, choose};
+use netpol_lab::settings::{n_points, seed};
 
 use super::N_POINTS;
 use super::world::World;

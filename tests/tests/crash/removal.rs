@@ -4,10 +4,10 @@ use std::fs;
 use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Result, ensure};
-use netpol_tests::binaries;
-use netpol_tests::lab::Host;
-use netpol_tests::lab::strace::{Task, choose, points};
-use netpol_tests::settings::{n_points, seed};
+use netpol_lab::binaries;
+use netpol_lab::node::Host;
+use netpol_lab::node::strace::{Task, choose, points};
+use netpol_lab::settings::{n_points, seed};
 
 use super::N_POINTS;
 use super::world::World;

@@ -4,8 +4,8 @@ use std::fs;
 
 use anyhow::{Context as _, Result};
 use netpol_common::maps::ABI_VERSION;
-use netpol_tests::lab::strace::{Point, Task, choose, points};
-use netpol_tests::settings::{n_points, seed};
+use netpol_lab::node::strace::{Point, Task, choose, points};
+use netpol_lab::settings::{n_points, seed};
 
 use super::N_POINTS;
 use super::world::{Shape, World};

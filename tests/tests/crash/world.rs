@@ -11,12 +11,12 @@ use netpol_agent::ebpf::{self, Datapath, Mount};
 use netpol_agent::netlink::{Side, TrafficControl};
 use netpol_common::ids::{Identity, IfIndex, RuleId};
 use netpol_common::maps::ABI_VERSION;
-use netpol_tests::lab::strace::{Point, Task, Tracer};
-use netpol_tests::lab::topology::Wiring;
-use netpol_tests::lab::wait::{LIMIT, Look, until};
-use netpol_tests::lab::{Family, Host, Lab, PodSpec, Stream, labels};
-use netpol_tests::privilege::{Need, met};
-use netpol_tests::probe::Protocol::{Tcp, Udp};
+use netpol_lab::node::strace::{Point, Task, Tracer};
+use netpol_lab::node::topology::Wiring;
+use netpol_lab::node::wait::{LIMIT, Look, until};
+use netpol_lab::node::{Family, Host, Lab, PodSpec, Stream, labels};
+use netpol_lab::privilege::{Need, met};
+use netpol_lab::probe::Protocol::{Tcp, Udp};
 
 const NEEDS: [Need; 4] = [
     Need::Root,
@@ -84,7 +84,7 @@ impl World {
         &self,
         from: &str,
         to: &str,
-        protocol: netpol_tests::probe::Protocol,
+        protocol: netpol_lab::probe::Protocol,
         family: Family,
     ) -> Result<Stream> {
         let to = self.lab.socket_address(&Host::pod(to), family, PORT)?;

@@ -8,7 +8,7 @@ use netpol_agent::dataplane::MapOp;
 use netpol_agent::ebpf::{Attaching, Datapath};
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AllowKey, AllowValue, EndpointValue};
-use netpol_tests::privilege::{Need, met};
+use netpol_lab::privilege::{Need, met};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use proptest::test_runner::{Config, TestRunner};

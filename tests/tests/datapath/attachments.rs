@@ -9,7 +9,7 @@ use netpol_common::ids::{Direction, IfIndex};
 use netpol_common::keys::{AddressKey, CounterKey, EndpointValue};
 use netpol_common::maps::{ABI_VERSION, ENDPOINTS, FLOWS};
 use netpol_common::verdict::{DropReason, Verdict};
-use netpol_tests::privilege::{Need, met};
+use netpol_lab::privilege::{Need, met};
 
 use super::wire::{POD, Wire};
 

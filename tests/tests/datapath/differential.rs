@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::thread;
 
-use netpol_tests::privilege::{Need, met};
-use netpol_tests::settings::n_cases;
+use netpol_lab::privilege::{Need, met};
+use netpol_lab::settings::n_cases;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::strategies::{image, steps};

@@ -9,8 +9,8 @@ use netpol_agent::netlink::PretendDevices;
 use netpol_common::event::{Event, EventBudget};
 use netpol_common::ids::{Direction, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::verdict::{DropReason, Verdict};
-use netpol_tests::packets::{Ends, Frame, Packet, Segment};
-use netpol_tests::privilege::{Need, met};
+use netpol_lab::packets::{Ends, Frame, Packet, Segment};
+use netpol_lab::privilege::{Need, met};
 use tokio::time::timeout;
 
 use super::world::{v4, v6};

@@ -13,8 +13,8 @@ use netpol_agent::netlink::{Position, Side, TrafficControl};
 use netpol_common::ids::{Direction, IfIndex};
 use netpol_common::keys::{CounterKey, EndpointValue};
 use netpol_common::verdict::{PassReason, Verdict};
-use netpol_tests::lab::netns::Netns;
-use netpol_tests::privilege::{Need, met};
+use netpol_lab::node::netns::Netns;
+use netpol_lab::privilege::{Need, met};
 
 use super::wire::{DEVICE, Wire};
 

@@ -8,8 +8,8 @@ use netpol_agent::ebpf::{Program, TestContext};
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue};
-use netpol_tests::packets::{AUTHENTICATION, Ends, Extension, Frame, Packet, Piece, Segment};
-use netpol_tests::privilege::{Need, met};
+use netpol_lab::packets::{AUTHENTICATION, Ends, Extension, Frame, Packet, Piece, Segment};
+use netpol_lab::privilege::{Need, met};
 
 use super::twins::Twins;
 use super::world::{PODS, Seen, Step, UPLINK, own_addresses, v4, v6};

@@ -10,8 +10,8 @@ use netpol_agent::ebpf::{Config, Datapath, Program, TestContext};
 use netpol_agent::netlink::PretendDevices;
 use netpol_common::ids::{Epoch, IfIndex, Nanos, PortBe, Protocol, RuleId};
 use netpol_common::keys::{EndpointValue, FlowKey, FlowValue};
-use netpol_tests::packets::{Ends, Frame, Packet, Segment};
-use netpol_tests::privilege::{Need, met};
+use netpol_lab::packets::{Ends, Frame, Packet, Segment};
+use netpol_lab::privilege::{Need, met};
 
 use super::world::{PODS, UPLINK, own_addresses, v4};
 

@@ -8,7 +8,7 @@ use netpol_agent::compile::{AllowMap, AllowMapKey};
 use netpol_agent::ebpf::Program;
 use netpol_common::ids::IfIndex;
 use netpol_common::keys::{AddressKey, EndpointValue};
-use netpol_tests::packets::Frame;
+use netpol_lab::packets::Frame;
 
 /// The pods' interfaces.
 pub(crate) const PODS: [u32; 3] = [100, 101, 102];

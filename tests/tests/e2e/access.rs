@@ -2,8 +2,8 @@
 
 use netpol_agent::kube;
 use netpol_agent::model::ObjectName;
-use netpol_tests::cluster::Able;
-use netpol_tests::watched::Watched;
+use netpol_lab::cluster::Able;
+use netpol_lab::watched::Watched;
 
 #[tokio::test]
 async fn a_token_that_is_refused_is_read_again() {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use netpol_agent::kube::Options;
 use netpol_agent::model::Kind;
 use netpol_agent::source::Health;
-use netpol_tests::cluster::{Able, Cluster};
-use netpol_tests::watched::{Watched, node};
+use netpol_lab::cluster::{Able, Cluster};
+use netpol_lab::watched::{Watched, node};
 
 fn is_broken(watched: &Watched, kind: Kind) -> bool {
     matches!(watched.freshness.of(kind), Health::Broken { .. })

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use netpol_agent::kube::{Access, Report, report};
 use netpol_agent::model::{Code, Diagnostic, Kind, ObjectName, ObjectRef};
-use netpol_tests::cluster::Cluster;
-use netpol_tests::watched::{DEADLINE, namespace};
+use netpol_lab::cluster::Cluster;
+use netpol_lab::watched::{DEADLINE, namespace};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;

@@ -10,7 +10,7 @@ use netpol_agent::manifests::parse;
 use netpol_agent::model::ObjectName;
 use netpol_agent::store::{Changes, ClusterState, Delta, Endpoint};
 use netpol_common::ids::IfIndex;
-use netpol_tests::generator::Rng;
+use netpol_lab::generator::Rng;
 
 use super::order::{self, named};
 

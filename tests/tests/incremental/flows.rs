@@ -8,11 +8,11 @@ use anyhow::{Result, bail};
 use netpol_agent::store::ClusterState;
 use netpol_common::addr::Addr;
 use netpol_common::ids::{IfIndex, Nanos};
-use netpol_tests::case::{Case, End, Port, Probe, Protocol};
-use netpol_tests::generator::Rng;
-use netpol_tests::oracle::Oracle;
-use netpol_tests::panel::read;
-use netpol_tests::wire::{Nat, Packet, SYN, Segment, SharedMaps, Wire};
+use netpol_lab::case::{Case, End, Port, Probe, Protocol};
+use netpol_lab::generator::Rng;
+use netpol_lab::oracle::Oracle;
+use netpol_lab::panel::read;
+use netpol_lab::wire::{Nat, Packet, SYN, Segment, SharedMaps, Wire};
 
 /// The virtual address of the generator's Services.
 const VIP: &str = "10.96.0.10";

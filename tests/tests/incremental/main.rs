@@ -8,8 +8,8 @@ mod monotone;
 mod operations;
 mod order;
 
-use netpol_tests::case::Case;
-use netpol_tests::{generator, settings};
+use netpol_lab::case::Case;
+use netpol_lab::{generator, settings};
 
 /// Generated sequences: each a cluster in several states.
 fn sequences(n_sequences: usize) -> impl Iterator<Item = Vec<Case>> {

@@ -10,11 +10,11 @@ use netpol_agent::resolve::{Isolation, isolating};
 use netpol_agent::simulate::Judged;
 use netpol_agent::store::ClusterState;
 use netpol_common::ids::{Direction, Hook, Nanos};
-use netpol_tests::case::{Case, Protocol};
-use netpol_tests::generator::Rng;
-use netpol_tests::oracle::Oracle;
-use netpol_tests::panel::read;
-use netpol_tests::wire::{self, Nat, Packet, SYN, Segment, SharedMaps, Stop, Wire};
+use netpol_lab::case::{Case, Protocol};
+use netpol_lab::generator::Rng;
+use netpol_lab::oracle::Oracle;
+use netpol_lab::panel::read;
+use netpol_lab::wire::{self, Nat, Packet, SYN, Segment, SharedMaps, Stop, Wire};
 
 /// What one end says to one packet; the packet by its place in the list.
 type Sayings = BTreeMap<(usize, ObjectName, Direction), bool>;

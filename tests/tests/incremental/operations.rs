@@ -7,10 +7,10 @@ use anyhow::{Result, bail, ensure};
 use netpol_agent::compile::Image;
 use netpol_agent::dataplane::{MapOp, MemoryMaps, apply};
 use netpol_common::ids::{Hook, IfIndex, Nanos};
-use netpol_tests::case::{Case, End};
-use netpol_tests::generator::Rng;
-use netpol_tests::panel::read;
-use netpol_tests::wire::{Packet, SYN, Segment, SharedMaps, Wire, sighting};
+use netpol_lab::case::{Case, End};
+use netpol_lab::generator::Rng;
+use netpol_lab::panel::read;
+use netpol_lab::wire::{Packet, SYN, Segment, SharedMaps, Wire, sighting};
 
 /// A packet at one pod's interface.
 #[derive(Clone, Copy, Debug)]

@@ -9,9 +9,9 @@ use netpol_agent::model::{Kind, Object, ObjectRef, Pod};
 use netpol_agent::resolve::RuleRef;
 use netpol_agent::store::{ClusterState, Delta, Endpoint, List};
 use netpol_common::ids::{Identity, IfIndex, RuleId};
-use netpol_tests::case::Case;
-use netpol_tests::generator::Rng;
-use netpol_tests::panel::read;
+use netpol_lab::case::Case;
+use netpol_lab::generator::Rng;
+use netpol_lab::panel::read;
 
 /// The versions that an object went through; `None` is its absence.
 pub(crate) type History = BTreeMap<ObjectRef, Vec<Option<Object>>>;

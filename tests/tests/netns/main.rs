@@ -17,10 +17,10 @@ mod wedged;
 
 use anyhow::Result;
 use netpol_agent::ebpf::{self, Datapath, Mount};
-use netpol_tests::lab::topology::Wiring;
-use netpol_tests::lab::{Host, Lab, Passing, PodSpec, labels};
-use netpol_tests::privilege::{Need, met};
-use netpol_tests::probe::Protocol;
+use netpol_lab::node::topology::Wiring;
+use netpol_lab::node::{Host, Lab, Passing, PodSpec, labels};
+use netpol_lab::privilege::{Need, met};
+use netpol_lab::probe::Protocol;
 
 /// What a lab needs.
 const NEEDS: [Need; 3] = [

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use netpol_tests::packets::{AUTHENTICATION, Ends, Extension, Frame, Packet, Piece, Segment};
+use netpol_lab::packets::{AUTHENTICATION, Ends, Extension, Frame, Packet, Piece, Segment};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;

@@ -5,7 +5,7 @@ mod image;
 
 use netpol_agent::ebpf::Program;
 use netpol_common::ids::IfIndex;
-use netpol_tests::packets::{Ends, Frame, Packet, Segment};
+use netpol_lab::packets::{Ends, Frame, Packet, Segment};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;

@@ -1,0 +1,33 @@
+//! `cargo xtask demo`: see [`netpol_lab::demo`].
+#![expect(clippy::print_stderr, reason = "why there is no demo")]
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use netpol_lab::demo::{self, Ending};
+
+/// Shows NetworkPolicies in force, on this machine, with real packets. Needs root.
+#[derive(Parser)]
+#[command(name = "demo")]
+struct Args {
+    /// Leave the node and its pods running afterwards, and tell how to look around.
+    #[arg(long)]
+    keep: bool,
+    /// Only remove what an earlier demo left.
+    #[arg(long, conflicts_with = "keep")]
+    remove: bool,
+}
+
+fn main() -> ExitCode {
+    let Args { keep, remove } = Args::parse();
+    let ending = if keep { Ending::Keep } else { Ending::Remove };
+    let outcome = if remove { demo::remove().map(|()| 0) } else { demo::run(ending) };
+    match outcome {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_faults) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("demo: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
