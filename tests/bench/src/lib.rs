@@ -37,8 +37,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail, ensure};
-
-use netpol_lab::generator::Rng;
+use fastrand::Rng;
 
 pub mod clock;
 pub mod cni;
@@ -200,7 +199,7 @@ pub fn run(suite: &str, settings: Settings, command: &str) -> Result<Report> {
         "the load is {}: nothing is published above {MAX_LOAD} (--anyway measures all the same)",
         machine.load
     );
-    let rng = Rng::part(settings.seed, 6);
+    let rng = Rng::with_seed(settings.seed);
     let report = Report::new(suite, command, machine, &settings);
     let mut run = Run { settings, rng, report };
     run.report.n_rounds = run.n_rounds();
@@ -231,7 +230,7 @@ mod tests {
         let settings = settings();
         let machine = Machine::look().unwrap();
         let report = Report::new("test", "", machine, &settings);
-        let mut run = Run { settings, rng: Rng::new(1), report };
+        let mut run = Run { settings, rng: Rng::with_seed(1), report };
         let mut order = Vec::new();
         let mut contenders = [0_u32, 1, 2, 3];
         let series = run
@@ -256,7 +255,7 @@ mod tests {
         let error = run("disk", settings(), "").unwrap_err().to_string();
         assert!(error.contains("there are dp, cp, "), "{error}");
         let report = Report::new("test", "", Machine::look().unwrap(), &settings());
-        let mut run = Run { settings: settings(), rng: Rng::new(1), report };
+        let mut run = Run { settings: settings(), rng: Rng::with_seed(1), report };
         assert!(run.answer("99", Estimate::exact(1.0), "").is_err());
     }
 }

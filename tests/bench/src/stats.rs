@@ -1,8 +1,7 @@
 //! Medians, and how far they can be trusted.
 
+use fastrand::Rng;
 use serde::{Deserialize, Serialize};
-
-use netpol_lab::generator::Rng;
 
 /// Resampled sets behind an interval.
 const N_RESAMPLES: usize = 2_000;
@@ -64,10 +63,10 @@ pub fn quantile(samples: &[f64], part: f64) -> f64 {
 /// What was measured in one round stays together: a slow spell of the machine meets all configurations of its round.
 pub fn bootstrap(n_rounds: usize, statistic: impl Fn(&[usize]) -> f64) -> Estimate {
     let all: Vec<usize> = (0..n_rounds).collect();
-    let mut rng = Rng::new(95);
+    let mut rng = Rng::with_seed(95);
     let resampled: Vec<f64> = (0..N_RESAMPLES)
         .map(|_| {
-            let rounds: Vec<usize> = all.iter().map(|_| rng.below(n_rounds)).collect();
+            let rounds: Vec<usize> = all.iter().map(|_| rng.usize(..n_rounds)).collect();
             statistic(&rounds)
         })
         .collect();

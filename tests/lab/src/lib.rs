@@ -9,6 +9,7 @@ pub mod demo;
 pub mod deployment;
 pub mod fake_api;
 pub mod generator;
+pub mod law;
 pub mod node;
 pub mod oracle;
 pub mod packets;
@@ -19,7 +20,7 @@ pub mod programs;
 pub mod repository;
 pub mod scenario;
 pub mod settings;
-pub mod shrink;
+
 pub mod soak;
 pub mod verified;
 pub mod watched;

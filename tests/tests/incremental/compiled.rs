@@ -1,16 +1,18 @@
 //! The image that follows the state change by change is the one that is compiled from nothing, after every change and
 //! whatever the order; and what leads there keeps to what both images agree on.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
+use fastrand::Rng;
 use netpol_agent::compile::{Capacities, Compilation, Compiled, Image, Numbering, compile_within};
 use netpol_agent::dataplane::{apply, diff};
 use netpol_agent::manifests::parse;
 use netpol_agent::model::ObjectName;
 use netpol_agent::store::{Changes, ClusterState, Delta, Endpoint};
 use netpol_common::ids::IfIndex;
-use netpol_lab::generator::Rng;
+use netpol_lab::generator::Draw as _;
 
 use super::order::{self, named};
 
@@ -127,7 +129,7 @@ fn fits(image: &Image, capacities: &Capacities) -> bool {
 
 #[test]
 fn an_image_that_follows_is_the_image_from_nothing() -> Result<()> {
-    let (n_updates, n_lacking) = follow(&mut Rng::new(11), |_| Capacities::default())?;
+    let (n_updates, n_lacking) = follow(|_| Capacities::default())?;
     ensure!(n_updates > 1000, "too few updates to mean anything: {n_updates}");
     ensure!(n_lacking == 0, "{n_lacking} images did not fit");
     Ok(())
@@ -136,21 +138,21 @@ fn an_image_that_follows_is_the_image_from_nothing() -> Result<()> {
 #[test]
 fn an_image_that_follows_is_the_image_from_nothing_where_not_all_fits() -> Result<()> {
     let few = |rng: &mut Rng| Capacities {
-        n_prefixes: 1 + rng.below(12),
-        n_identities: 1 + rng.below(12),
-        n_allow_entries: 1 + rng.below(24),
+        n_prefixes: 1 + rng.usize(..12),
+        n_identities: 1 + rng.usize(..12),
+        n_allow_entries: 1 + rng.usize(..24),
     };
-    let (n_updates, n_lacking) = follow(&mut Rng::new(12), few)?;
+    let (n_updates, n_lacking) = follow(few)?;
     ensure!(n_lacking > n_updates / 10, "{n_lacking} of {n_updates} images did not fit");
     Ok(())
 }
 
 /// Follows generated clusters. Returns how many updates there were, and how many of their images lacked a rule.
-fn follow(rng: &mut Rng, capacities: impl Fn(&mut Rng) -> Capacities) -> Result<(usize, usize)> {
-    let (mut n_updates, mut n_lacking) = (0, 0);
-    for cases in super::sequences(60) {
+fn follow(capacities: impl Fn(&mut Rng) -> Capacities) -> Result<(usize, usize)> {
+    let (n_updates, n_lacking) = (Cell::new(0), Cell::new(0));
+    super::check(60, |cases, rng| {
         let name = cases.first().map(|case| case.name.clone()).unwrap_or_default();
-        let history = order::history(&cases);
+        let history = order::history(cases);
         let endpoints = order::endpoints(&history);
         let gone: Vec<Delta> = endpoints
             .iter()
@@ -176,8 +178,9 @@ fn follow(rng: &mut Rng, capacities: impl Fn(&mut Rng) -> Capacities) -> Result<
             }
         }
         both.update().map_err(|error| error.context(name.clone()))?;
-        n_updates += both.n_updates;
-        n_lacking += both.n_lacking;
-    }
-    Ok((n_updates, n_lacking))
+        n_updates.set(n_updates.get() + both.n_updates);
+        n_lacking.set(n_lacking.get() + both.n_lacking);
+        Ok(())
+    })?;
+    Ok((n_updates.get(), n_lacking.get()))
 }

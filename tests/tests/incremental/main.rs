@@ -8,10 +8,12 @@ mod monotone;
 mod operations;
 mod order;
 
+use anyhow::Result;
+use fastrand::Rng;
 use netpol_lab::case::Case;
-use netpol_lab::{generator, settings};
+use netpol_lab::{generator, law, settings};
 
-/// Generated sequences: each a cluster in several states.
-fn sequences(n_sequences: usize) -> impl Iterator<Item = Vec<Case>> {
-    generator::sequences(settings::seed()).take(settings::n_cases(n_sequences))
+/// Checks a law of generated sequences, each a cluster in several states.
+fn check(n_sequences: usize, law: impl Fn(&[Case], &mut Rng) -> Result<()>) -> Result<()> {
+    law::check(settings::n_cases(n_sequences), generator::sequences(), law)
 }

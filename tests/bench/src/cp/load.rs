@@ -6,13 +6,13 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
+use fastrand::Rng;
 
 use super::agent::Node;
 use crate::scale::{self, Shape, json};
 use crate::stats::quantile;
 use crate::{Run, clock};
 use netpol_lab::fake_api::FakeApi;
-use netpol_lab::generator::Rng;
 
 /// From one pair of changes that packets wait for to the next.
 const TURN: Duration = Duration::from_millis(100);
@@ -73,15 +73,15 @@ pub(super) fn measure(run: &mut Run) -> Result<()> {
 
 /// Updates pods: most say nothing new that matters, some move to other labels, some are replaced.
 fn write(api: &FakeApi, shape: &Shape, over: &AtomicBool, n_sent: &AtomicU64, n_bytes: &AtomicU64) {
-    let mut rng = Rng::new(5);
+    let mut rng = Rng::with_seed(5);
     let mut n_born = shape.n_pods;
     let begin = clock::now_ns();
     while !over.load(Ordering::Relaxed) {
         let due = (clock::now_ns() - begin) / 1_000_000;
         while n_sent.load(Ordering::Relaxed) < due {
-            let mut pod = scale::pod(shape, rng.below(shape.n_pods));
-            match rng.below(10) {
-                0 => pod.labels = scale::pod(shape, rng.below(shape.n_pods)).labels,
+            let mut pod = scale::pod(shape, rng.usize(..shape.n_pods));
+            match rng.usize(..10) {
+                0 => pod.labels = scale::pod(shape, rng.usize(..shape.n_pods)).labels,
                 1 | 2 => {
                     n_born += 1;
                     pod = scale::pod(shape, n_born);

@@ -201,7 +201,7 @@ impl Contender {
 fn unique(run: &mut Run, n: usize, n_peers: u16, family: Family) -> Vec<Tuple> {
     let mut tuples = Vec::with_capacity(n);
     for port in (1_024_u16..u16::MAX).cycle().take(n) {
-        let number = u16::try_from(run.rng.below(usize::from(n_peers))).unwrap_or(0);
+        let number = u16::try_from(run.rng.usize(..usize::from(n_peers))).unwrap_or(0);
         tuples.push(lane::tuple(lane::peer(number, family), port));
     }
     tuples

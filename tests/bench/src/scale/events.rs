@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use fastrand::Rng;
 use netpol_agent::model::{Kind, Object, ObjectRef, Pod};
 use netpol_agent::store::Delta;
+use netpol_lab::generator::Draw as _;
 
 use super::{Shape, addresses, labels, pod};
-use netpol_lab::generator::Rng;
 
 /// What happens to a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,10 +32,10 @@ impl Event {
 /// News of random pods, without end: a pod comes and goes again, or changes its labels and changes them back.
 pub fn events(shape: &Shape) -> impl Iterator<Item = Delta> {
     let shape = *shape;
-    let mut rng = Rng::new(3);
+    let mut rng = Rng::with_seed(3);
     let mut n_born = shape.n_pods;
     std::iter::from_fn(move || {
-        let n = rng.below(shape.n_pods);
+        let n = rng.usize(..shape.n_pods);
         let kind = rng.one_of(Event::ALL);
         n_born += 1;
         Some(event(&shape, n, n_born, kind))

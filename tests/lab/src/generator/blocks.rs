@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde_json::{Value, json};
 
-use super::{Cluster, Rng, set, set_nothing};
+use super::{Cluster, Draw as _, Rng, set, set_nothing};
 
 /// Addresses outside of the cluster.
 pub(super) const OUTSIDE: [&str; 6] =
@@ -21,7 +21,7 @@ pub(super) fn block(rng: &mut Rng, cluster: &Cluster) -> Value {
         for _ in 0..rng.one_of([1, 1, 2, 3]) {
             // Near the centre, or an address of the cluster that the block holds, or its very edge.
             let other = self::centre(rng, cluster);
-            let inner = match rng.below(4) {
+            let inner = match rng.usize(..4) {
                 0 => Some(other).filter(|other| holds(centre, length, *other)),
                 1 => Some(edge(centre, length, rng.one_of([0, u128::MAX]))),
                 _ => None,
@@ -40,8 +40,8 @@ pub(super) fn block(rng: &mut Rng, cluster: &Cluster) -> Value {
 /// An address of a pod, of a node, or outside.
 fn centre(rng: &mut Rng, cluster: &Cluster) -> IpAddr {
     let pods: Vec<&String> = cluster.pods.iter().flat_map(|pod| &pod.addresses).collect();
-    let chosen = match rng.below(10) {
-        0..=5 => rng.pick(&pods).map_or("10.244.0.1", |address| address.as_str()),
+    let chosen = match rng.usize(..10) {
+        0..=5 => rng.choice(&pods).map_or("10.244.0.1", |address| address.as_str()),
         6 => rng.one_of(["192.168.7.1", "192.168.7.2", "fd00:192:168:7::1"]),
         _ => rng.one_of(OUTSIDE),
     };
@@ -111,7 +111,7 @@ pub(super) fn edges(block: &str) -> Vec<IpAddr> {
 /// The block as text: mostly as it should be, sometimes as only older servers took it.
 fn written(rng: &mut Rng, address: IpAddr, length: u32) -> String {
     let network = edge(address, length, 0);
-    match (rng.below(30), network) {
+    match (rng.usize(..30), network) {
         (0, _) => format!("{address}/{length}"),
         (1, IpAddr::V4(v4)) => format!("::ffff:{v4}/{}", length + 96),
         (2, IpAddr::V4(v4)) => {

@@ -3,11 +3,11 @@
 use serde_json::Value;
 
 use super::cluster::{self, labels};
-use super::{Cluster, Rng, policies};
+use super::{Cluster, Draw as _, Rng, policies};
 
 /// Changes a cluster in one way.
 pub fn change(rng: &mut Rng, cluster: &mut Cluster) {
-    match rng.below(14) {
+    match rng.usize(..14) {
         0..=2 => with_pod(rng, cluster, |rng, pod| pod.labels = labels(rng)),
         3 => relabel_namespace(rng, cluster),
         4 => replace_pod(rng, cluster),
@@ -29,15 +29,13 @@ fn with_pod(
     cluster: &mut Cluster,
     change: impl FnOnce(&mut Rng, &mut super::PodFacts),
 ) {
-    let index = rng.below(cluster.pods.len());
-    if let Some(pod) = cluster.pods.get_mut(index) {
+    if let Some(pod) = rng.choice(&mut cluster.pods) {
         change(rng, pod);
     }
 }
 
 fn relabel_namespace(rng: &mut Rng, cluster: &mut Cluster) {
-    let index = rng.below(cluster.namespaces.len());
-    if let Some(namespace) = cluster.namespaces.get_mut(index) {
+    if let Some(namespace) = rng.choice(&mut cluster.namespaces) {
         let name = name(namespace).to_owned();
         *namespace = cluster::namespace(rng, &name);
     }
@@ -48,7 +46,7 @@ fn replace_pod(rng: &mut Rng, cluster: &mut Cluster) {
     if cluster.pods.is_empty() {
         return;
     }
-    let old = cluster.pods.swap_remove(rng.below(cluster.pods.len()));
+    let old = cluster.pods.swap_remove(rng.usize(..cluster.pods.len()));
     cluster.add_pod(rng, &old.namespace, &old.name);
     // StatefulSets and CNI plugins like to give the old address again.
     if rng.chance(40)
@@ -65,8 +63,8 @@ fn reuse_address(rng: &mut Rng, cluster: &mut Cluster) {
     if cluster.pods.is_empty() {
         return;
     }
-    let old = cluster.pods.swap_remove(rng.below(cluster.pods.len()));
-    let namespace = rng.pick(&cluster.inhabited()).cloned().unwrap_or_else(|| "x".to_owned());
+    let old = cluster.pods.swap_remove(rng.usize(..cluster.pods.len()));
+    let namespace = rng.choice(&cluster.inhabited()).cloned().unwrap_or_else(|| "x".to_owned());
     let name = format!("n{}", cluster.n_born);
     cluster.add_pod(rng, &namespace, &name);
     if let Some(pod) = cluster.pods.last_mut()
@@ -79,12 +77,12 @@ fn reuse_address(rng: &mut Rng, cluster: &mut Cluster) {
 
 fn remove_pod(rng: &mut Rng, cluster: &mut Cluster) {
     if cluster.pods.len() > 1 {
-        cluster.pods.swap_remove(rng.below(cluster.pods.len()));
+        cluster.pods.swap_remove(rng.usize(..cluster.pods.len()));
     }
 }
 
 fn add_pod(rng: &mut Rng, cluster: &mut Cluster) {
-    let namespace = rng.pick(&cluster.inhabited()).cloned().unwrap_or_else(|| "x".to_owned());
+    let namespace = rng.choice(&cluster.inhabited()).cloned().unwrap_or_else(|| "x".to_owned());
     let name = format!("n{}", cluster.n_born);
     cluster.add_pod(rng, &namespace, &name);
 }
@@ -109,14 +107,14 @@ fn renew_namespace(rng: &mut Rng, cluster: &mut Cluster) {
 
 fn remove_policy(rng: &mut Rng, cluster: &mut Cluster) {
     if !cluster.policies.is_empty() {
-        cluster.policies.swap_remove(rng.below(cluster.policies.len()));
+        cluster.policies.swap_remove(rng.usize(..cluster.policies.len()));
     }
 }
 
 /// Adds a policy or writes one anew.
 fn put_policy(rng: &mut Rng, cluster: &mut Cluster) {
-    let namespace = rng.pick(&cluster.inhabited()).cloned().unwrap_or_else(|| "x".to_owned());
-    let new_name = format!("p{}", rng.below(4));
+    let namespace = rng.choice(&cluster.inhabited()).cloned().unwrap_or_else(|| "x".to_owned());
+    let new_name = format!("p{}", rng.usize(..4));
     let policy = policies::policy(rng, cluster, &namespace, &new_name);
     let is_same = |other: &Value| namespace_of(other) == namespace && name(other) == new_name;
     cluster.policies.retain(|other| !is_same(other));

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::ports::{self, PORT_NAMES};
-use super::{Rng, policies, set};
+use super::{Draw as _, Rng, policies, set};
 use crate::case::Protocol;
 
 /// Namespaces by name; few, so that things meet.
@@ -66,7 +66,7 @@ pub struct PodFacts {
 impl Cluster {
     /// A cluster of one to four namespaces.
     pub fn generate(rng: &mut Rng) -> Self {
-        let n_namespaces = 1 + rng.below(NAMESPACES.len());
+        let n_namespaces = 1 + rng.usize(..NAMESPACES.len());
         let names = NAMESPACES.iter().take(n_namespaces);
         let mut cluster = Self {
             namespaces: Vec::new(),
@@ -80,7 +80,7 @@ impl Cluster {
             if !rng.chance(3) {
                 cluster.namespaces.push(namespace(rng, name));
             }
-            for pod_name in ["a", "b", "c", "d"].into_iter().take(1 + rng.below(4)) {
+            for pod_name in ["a", "b", "c", "d"].into_iter().take(1 + rng.usize(..4)) {
                 cluster.add_pod(rng, name, pod_name);
             }
             for index in 0..rng.one_of([0, 1, 1, 2, 3]) {
@@ -112,7 +112,7 @@ impl Cluster {
             init_containers: Vec::new(),
         };
         pod.addresses = self.fresh_addresses(rng);
-        match rng.below(40) {
+        match rng.usize(..40) {
             0 => pod.phase = Some("Succeeded"),
             1 => pod.phase = Some("Failed"),
             2 => pod.phase = Some("Pending"),
@@ -142,7 +142,7 @@ impl Cluster {
                     .is_some_and(|other| !other.host_network && !other.addresses.is_empty())
             })
             .collect();
-        let Some(index) = rng.pick(&candidates) else { return };
+        let Some(index) = rng.choice(&candidates) else { return };
         let Some(other) = self.pods.get_mut(*index) else { return };
         pod.addresses.clone_from(&other.addresses);
         if rng.chance(70) {
@@ -156,11 +156,11 @@ impl Cluster {
             |candidate: &String| !self.pods.iter().any(|pod| pod.addresses.contains(candidate));
         let (mut v4, mut v6) = (None, None);
         for _ in 0..20 {
-            let (subnet, host) = (rng.below(3), rng.one_of(HOSTS));
+            let (subnet, host) = (rng.usize(..3), rng.one_of(HOSTS));
             v4 = v4.or(Some(format!("10.244.{subnet}.{host}")).filter(is_free));
             v6 = v6.or(Some(format!("fd00:10:244:{subnet}::{host:x}")).filter(is_free));
         }
-        let families = match rng.below(20) {
+        let families = match rng.usize(..20) {
             0..=9 => [v4, None],
             10..=15 => [v4, v6],
             16 => [v6, v4],
@@ -227,7 +227,7 @@ pub(super) fn labels(rng: &mut Rng) -> Map<String, Value> {
     let mut labels = Map::new();
     for (key, values) in LABELS {
         if rng.chance(60)
-            && let Some(value) = rng.pick(values)
+            && let Some(value) = rng.choice(values)
         {
             labels.insert(key.to_owned(), json!(value));
         }
@@ -275,10 +275,10 @@ pub(super) const VIP: &str = "10.96.0.10";
 
 fn service(rng: &mut Rng) -> Value {
     let mut ports = Vec::new();
-    for number in [80, 53, 8080].into_iter().take(1 + rng.below(3)) {
+    for number in [80, 53, 8080].into_iter().take(1 + rng.usize(..3)) {
         let mut port = json!({ "port": number, "name": format!("p{number}") });
         set(&mut port, "protocol", json!(rng.one_of(Protocol::ALL).as_str()));
-        match rng.below(3) {
+        match rng.usize(..3) {
             0 => set(&mut port, "targetPort", json!(rng.one_of(PORT_NAMES))),
             1 => set(&mut port, "targetPort", json!(ports::number(rng))),
             _ => {}
@@ -289,7 +289,7 @@ fn service(rng: &mut Rng) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": { "name": "svc", "namespace": rng.one_of(NAMESPACES) },
-        "spec": { "clusterIP": VIP, "clusterIPs": [VIP], "selector": { key: rng.pick(values) },
+        "spec": { "clusterIP": VIP, "clusterIPs": [VIP], "selector": { key: rng.choice(values) },
             "ports": ports },
     })
 }
@@ -302,7 +302,7 @@ pub(super) fn containers(rng: &mut Rng) -> Vec<Value> {
 
 /// Init containers: sidecars, whose ports count, and others, whose ports do not.
 fn init_containers(rng: &mut Rng) -> Vec<Value> {
-    (0..=rng.below(2))
+    (0..=rng.usize(..2))
         .map(|index| {
             let mut container = container(rng, &format!("i{index}"));
             if rng.chance(60) {
@@ -317,7 +317,7 @@ fn container(rng: &mut Rng, name: &str) -> Value {
     let mut ports = Vec::new();
     let mut names: Vec<&str> = PORT_NAMES.to_vec();
     rng.shuffle(&mut names);
-    for port_name in names.into_iter().take(rng.below(4)) {
+    for port_name in names.into_iter().take(rng.usize(..4)) {
         let mut port = json!({ "containerPort": ports::number(rng) });
         if rng.chance(85) {
             set(&mut port, "name", json!(port_name));

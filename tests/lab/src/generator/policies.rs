@@ -2,18 +2,18 @@
 
 use serde_json::{Value, json};
 
-use super::{Cluster, Rng, blocks, ports, selectors, set, set_nothing, spoil};
+use super::{Cluster, Draw as _, Rng, blocks, ports, selectors, set, set_nothing, spoil};
 
 /// A policy of a namespace.
 pub fn policy(rng: &mut Rng, cluster: &Cluster, namespace: &str, name: &str) -> Value {
     let mut spec = json!({});
-    match rng.below(12) {
+    match rng.usize(..12) {
         0 => {}
         1 => set(&mut spec, "podSelector", Value::Null),
         2..=4 => set(&mut spec, "podSelector", json!({})),
         _ => set(&mut spec, "podSelector", selectors::selector(rng)),
     }
-    match rng.below(12) {
+    match rng.usize(..12) {
         0..=3 => set_nothing(rng, &mut spec, "policyTypes"),
         4 | 5 => set(&mut spec, "policyTypes", json!(["Ingress"])),
         6 | 7 => set(&mut spec, "policyTypes", json!(["Egress"])),
@@ -68,7 +68,7 @@ fn rule(rng: &mut Rng, cluster: &Cluster, peers_field: &str) -> Value {
 }
 
 fn peer(rng: &mut Rng, cluster: &Cluster) -> Value {
-    let mut peer = match rng.below(10) {
+    let mut peer = match rng.usize(..10) {
         0..=2 => json!({ "podSelector": selectors::selector(rng) }),
         3 => json!({ "namespaceSelector": selectors::namespace_selector(rng) }),
         4 | 5 => json!({

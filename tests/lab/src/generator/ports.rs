@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Rng, set};
+use super::{Draw as _, Rng, set};
 use crate::case::Protocol;
 
 /// Port names; pods give them to different numbers and protocols, or to none.
@@ -20,12 +20,12 @@ pub(super) fn item(rng: &mut Rng) -> Value {
         return Value::Null;
     }
     let mut item = json!({});
-    match rng.below(5) {
+    match rng.usize(..5) {
         0 => {}
         1 => set(&mut item, "protocol", Value::Null),
         _ => set(&mut item, "protocol", json!(rng.one_of(Protocol::ALL).as_str())),
     }
-    match rng.below(10) {
+    match rng.usize(..10) {
         0 => {}
         1 => set(&mut item, "port", Value::Null),
         2..=4 => set(&mut item, "port", json!(rng.one_of(PORT_NAMES))),
@@ -47,7 +47,7 @@ pub(super) fn item(rng: &mut Rng) -> Value {
 /// A range: of one port, between known ports, or of all.
 fn range(rng: &mut Rng) -> (u16, u16) {
     let (one, other) = (number(rng), number(rng));
-    match rng.below(6) {
+    match rng.usize(..6) {
         0 => (one, one),
         1 => (1, 65535),
         2 => (one, one.saturating_add(1)),

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::cluster::{VIP, node_addresses};
 use super::ports::PORT_NAMES;
-use super::{Rng, blocks, ports};
+use super::{Draw as _, Rng, blocks, ports};
 use crate::case::{End, Port, Probe, Protocol};
 
 /// What is worth asking about.
@@ -103,9 +103,9 @@ impl Subjects {
     }
 
     fn probe(&self, rng: &mut Rng) -> Option<Probe> {
-        let pod = rng.pick(&self.pods)?.clone();
+        let pod = rng.choice(&self.pods)?.clone();
         if rng.chance(12)
-            && let Some((port, protocol)) = rng.pick(&self.service_ports)
+            && let Some((port, protocol)) = rng.choice(&self.service_ports)
         {
             let to = End::Address { ip: VIP.parse().ok()? };
             return Some(Probe { from: pod, to, port: Port::Number(*port), protocol: *protocol });
@@ -124,9 +124,9 @@ impl Subjects {
 
     fn other(&self, rng: &mut Rng) -> Option<End> {
         Some(if rng.chance(65) {
-            rng.pick(&self.pods)?.clone()
+            rng.choice(&self.pods)?.clone()
         } else {
-            End::Address { ip: *rng.pick(&self.addresses)? }
+            End::Address { ip: *rng.choice(&self.addresses)? }
         })
     }
 
@@ -142,8 +142,8 @@ impl Subjects {
         if rng.chance(6) {
             return Port::Name(rng.one_of(PORT_NAMES).to_owned());
         }
-        let known = rng.pick(&self.ports).copied().unwrap_or(80);
-        let number = match rng.below(8) {
+        let known = rng.choice(&self.ports).copied().unwrap_or(80);
+        let number = match rng.usize(..8) {
             0 => known.saturating_sub(1),
             1 => known.saturating_add(1),
             2 => ports::number(rng),

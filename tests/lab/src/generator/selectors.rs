@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::cluster::{LABELS, NAMESPACES};
-use super::{Rng, set};
+use super::{Draw as _, Rng, set};
 
 /// A selector over the vocabulary of labels.
 pub(super) fn selector(rng: &mut Rng) -> Value {
@@ -12,7 +12,7 @@ pub(super) fn selector(rng: &mut Rng) -> Value {
         // The empty selector, in its spellings.
         for name in ["matchLabels", "matchExpressions"] {
             let empty = if name == "matchLabels" { json!({}) } else { json!([]) };
-            match rng.below(4) {
+            match rng.usize(..4) {
                 0 => set(&mut selector, name, Value::Null),
                 1 => set(&mut selector, name, empty),
                 _ => {}
@@ -25,7 +25,7 @@ pub(super) fn selector(rng: &mut Rng) -> Value {
         let mut labels = Map::new();
         for _ in 0..rng.one_of([1, 1, 2]) {
             let (key, values) = rng.one_of(LABELS);
-            labels.insert(key.to_owned(), json!(rng.pick(values)));
+            labels.insert(key.to_owned(), json!(rng.choice(values)));
         }
         set(&mut selector, "matchLabels", json!(labels));
     }
@@ -41,7 +41,7 @@ pub(super) fn selector(rng: &mut Rng) -> Value {
 pub(super) fn namespace_selector(rng: &mut Rng) -> Value {
     const NAME: &str = "kubernetes.io/metadata.name";
     let name = rng.one_of(NAMESPACES);
-    match rng.below(10) {
+    match rng.usize(..10) {
         0 | 1 => json!({ "matchLabels": { NAME: name } }),
         2 => {
             json!({ "matchExpressions": [{ "key": NAME, "operator": "NotIn", "values": [name] }] })
@@ -58,7 +58,7 @@ fn expression(rng: &mut Rng) -> Value {
     let mut expression = json!({ "key": key, "operator": operator });
     if matches!(operator, "In" | "NotIn") {
         let n_values = rng.one_of([1, 1, 2, 3]);
-        let values: Vec<Option<&&str>> = (0..n_values).map(|_| rng.pick(values)).collect();
+        let values: Vec<Option<&&str>> = (0..n_values).map(|_| rng.choice(values)).collect();
         set(&mut expression, "values", json!(values));
     } else {
         super::set_nothing(rng, &mut expression, "values");

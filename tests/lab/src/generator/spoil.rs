@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::{Rng, set};
+use super::{Draw as _, Rng, set};
 
 /// Makes one place of a policy wrong.
 pub(super) fn spoil(rng: &mut Rng, policy: &mut Value) {
     let mut places = Vec::new();
     find_places(policy, "", &mut places);
-    let Some(place) = rng.pick(&places).cloned() else { return };
+    let Some(place) = rng.choice(&places).cloned() else { return };
     let Some(value) = policy.pointer_mut(&place.pointer) else { return };
     place.kind.spoil(rng, value);
 }
@@ -71,7 +71,7 @@ impl Kind {
     fn spoil(self, rng: &mut Rng, value: &mut Value) {
         match self {
             Self::Spec => spoil_spec(rng, value),
-            Self::Rule => match rng.below(4) {
+            Self::Rule => match rng.usize(..4) {
                 0 => set(value, "port", json!([{ "port": 80 }])),
                 1 => set(value, "ports", json!({ "port": 80 })),
                 2 => set(value, "from", json!({ "podSelector": {} })),
@@ -86,7 +86,7 @@ impl Kind {
 }
 
 fn spoil_spec(rng: &mut Rng, spec: &mut Value) {
-    match rng.below(7) {
+    match rng.usize(..7) {
         0 => set(spec, "policyTypes", json!(["ingress"])),
         1 => set(spec, "policyTypes", json!("Ingress")),
         2 => set(spec, "policyTypes", json!(["Ingress", "Egress", "Ingress"])),
@@ -98,7 +98,7 @@ fn spoil_spec(rng: &mut Rng, spec: &mut Value) {
 }
 
 fn spoil_peer(rng: &mut Rng, peer: &mut Value) {
-    match rng.below(4) {
+    match rng.usize(..4) {
         0 => *peer = json!({}),
         1 => *peer = Value::Null,
         2 => {
@@ -128,12 +128,12 @@ fn spoil_port(rng: &mut Rng, item: &mut Value) {
         ("endPort", json!("90")),
         ("targetPort", json!(80)),
     ];
-    match rng.below(20) {
+    match rng.usize(..20) {
         0 => *item = json!({ "port": 81, "endPort": 80 }),
         1 => *item = json!({ "port": "http", "endPort": 80 }),
         2 => *item = json!({ "endPort": 80 }),
         _ => {
-            if let Some((name, value)) = rng.pick(&wrong) {
+            if let Some((name, value)) = rng.choice(&wrong) {
                 set(item, name, value.clone());
             }
         }
@@ -142,7 +142,7 @@ fn spoil_port(rng: &mut Rng, item: &mut Value) {
 
 fn spoil_selector(rng: &mut Rng, selector: &mut Value) {
     let expression = |key: &str, operator: &str, values: Value| json!([{ "key": key, "operator": operator, "values": values }]);
-    let expressions = match rng.below(11) {
+    let expressions = match rng.usize(..11) {
         0 => expression("app", "Gt", json!(["1"])),
         1 => expression("app", "In", json!([])),
         2 => expression("app", "Exists", json!(["web"])),
@@ -185,7 +185,7 @@ fn spoil_block(rng: &mut Rng, block: &mut Value) {
     if rng.chance(15) {
         let cidr = block.get("cidr").cloned().unwrap_or_default();
         set(block, "except", json!([cidr]));
-    } else if let Some((name, value)) = rng.pick(&wrong) {
+    } else if let Some((name, value)) = rng.choice(&wrong) {
         set(block, name, value.clone());
     }
 }

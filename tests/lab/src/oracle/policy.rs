@@ -27,11 +27,13 @@ pub(super) fn says(
 ) -> Says {
     let spec = field(policy, "spec").unwrap_or(&Value::Null);
     let subject = subject(policy, spec, pod);
-    if !subject.holds || !isolates(policy, spec, direction) {
+    let is_of_its_types = is_of_types(spec, direction);
+    if !subject.holds || !(is_of_its_types || !knows_all_fields(policy, spec)) {
         return Says::Nothing;
     }
-    // A policy of which it is not clear whom it means must not open anything for anybody.
-    if !subject.is_sound {
+    // A policy of which it is not clear whom it means must not open anything for anybody; and rules that its types leave
+    // out do not count because an unknown field isolates.
+    if !subject.is_sound || !is_of_its_types {
         return Says::Deny;
     }
     let (rules, peers) = match direction {
@@ -53,16 +55,14 @@ fn subject(policy: &Value, spec: &Value, pod: &Value) -> Reading {
     reading
 }
 
+/// An unknown field may have been meant to be a policy type: then the policy isolates in both directions.
 fn knows_all_fields(policy: &Value, spec: &Value) -> bool {
     has_only(policy, &["apiVersion", "kind", "metadata", "spec", "status"])
         && has_only(spec, &["podSelector", "policyTypes", "ingress", "egress"])
 }
 
 /// `spec.policyTypes` (item 6). If it can't be understood which are meant: both.
-fn isolates(policy: &Value, spec: &Value, direction: Direction) -> bool {
-    if !knows_all_fields(policy, spec) {
-        return true;
-    }
+fn is_of_types(spec: &Value, direction: Direction) -> bool {
     let types = match field(spec, "policyTypes") {
         None => &Vec::new(),
         Some(Value::Array(types)) => types,

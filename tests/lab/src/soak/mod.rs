@@ -13,11 +13,11 @@ mod world;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use fastrand::Rng;
 
 pub use self::measure::Measure;
 pub use self::outage::Outage;
 use self::world::World;
-use crate::generator::Rng;
 use crate::node::topology::Wiring;
 use crate::node::wait::{LIMIT, Look, until};
 use crate::node::{Family, Host, Lab, PodSpec, Stream, labels};
@@ -139,7 +139,7 @@ fn last_lines(log: &str) -> String {
 fn load(lab: &Lab, options: &Options) -> Result<Report> {
     let Options { seconds, pods_per_second, n_endpoints, outage_seconds } = *options;
     let mut world = World::build(lab, n_endpoints)?;
-    let mut rng = Rng::new(crate::settings::seed());
+    let mut rng = Rng::with_seed(crate::settings::seed());
     let n_each_round = pods_per_second.div_ceil(10);
     let mut report = Report {
         lasted: Duration::ZERO,

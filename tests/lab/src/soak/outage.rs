@@ -9,12 +9,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
+use fastrand::Rng;
 use netpol_agent::agent::SourceStatus;
 use netpol_common::proto::{ErrorCode, Request, Response};
 
 use super::world::{World, add, attachment, expect_ok, local_pod};
 use super::{N_VERDICTS, ROUND, SETTLE};
-use crate::generator::Rng;
 use crate::node::wait::{LIMIT, Look, until};
 use crate::node::{Host, Lab, agent};
 

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use etherparse::PacketBuilder;
+use fastrand::Rng;
 use netpol_agent::ebpf::{self, Datapath, Mount, Program, TestContext};
 use netpol_agent::model::Kind;
 use netpol_common::proto::{Add, Attachment, PodRef, Request, Response};
 use serde_json::{Value, json};
 
 use crate::fake_api::FakeApi;
-use crate::generator::Rng;
 use crate::node::netns::Netns;
 use crate::node::wait::{LIMIT, Look, until};
 use crate::node::{Host, Lab, Passing, PodSpec, agent};
@@ -114,7 +114,7 @@ impl World {
     /// Asks about an address that stays, or about one that is never let in: both are known at every moment.
     pub(super) fn ask_stable(&mut self, rng: &mut Rng) -> Result<()> {
         let (i, interface) = self.any_endpoint(rng)?;
-        let j = below(rng, N_ADDRESSES);
+        let j = rng.u32(..N_ADDRESSES);
         let is_let_in = j % N_GROUPS == i % N_POLICIES;
         match (is_let_in, j < N_STABLE) {
             (false, _) => self.expect(Passing::No, interface, address(j)),
@@ -135,7 +135,7 @@ impl World {
         let mut n = 0;
         for _ in 0..100 {
             let (i, interface) = self.any_endpoint(rng)?;
-            let j = N_STABLE + below(rng, N_ADDRESSES - N_STABLE);
+            let j = N_STABLE + rng.u32(..N_ADDRESSES - N_STABLE);
             // Half of the questions are about the group that is let in.
             let j = if n % 2 == 0 { j - j % N_GROUPS + i % N_POLICIES } else { j };
             let expected = if alive.contains(&j) && j % N_GROUPS == i % N_POLICIES {
@@ -150,9 +150,9 @@ impl World {
     }
 
     fn any_endpoint(&self, rng: &mut Rng) -> Result<(u32, u32)> {
-        let i = below(rng, u32::try_from(self.interfaces.len())?);
-        let interface = self.interfaces.get(usize::try_from(i)?);
-        Ok((i, *interface.context("an endpoint")?))
+        let chosen = rng.choice(self.interfaces.iter().enumerate());
+        let (i, interface) = chosen.context("an endpoint")?;
+        Ok((u32::try_from(i)?, *interface))
     }
 
     /// Asks about one packet.
@@ -310,10 +310,6 @@ pub(super) fn add(pod: &str, container: &str, device: &str, index: u32, address:
         addresses: vec![address.into()],
         is_unshaped: true,
     }
-}
-
-fn below(rng: &mut Rng, end: u32) -> u32 {
-    u32::try_from(rng.below(usize::try_from(end).unwrap_or(usize::MAX))).unwrap_or_default()
 }
 
 /// The address of a pod elsewhere.
