@@ -45,6 +45,7 @@ pub mod cp;
 pub mod dp;
 pub mod gates;
 pub mod machine;
+pub mod options;
 pub mod page;
 pub mod plot;
 pub mod report;

@@ -11,6 +11,7 @@ pub mod fake_api;
 pub mod generator;
 pub mod law;
 pub mod node;
+pub mod options;
 pub mod oracle;
 pub mod packets;
 pub mod panel;

@@ -1,11 +1,11 @@
 //! `cargo xtask bench`: see [`netpol_bench`].
 #![expect(clippy::print_stderr, clippy::print_stdout, reason = "for a person")]
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use netpol_bench::gates::{Reached, row};
+use netpol_bench::options::Bench;
 use netpol_bench::page::{self, short};
 use netpol_bench::{Report, SUITES, Settings};
 use netpol_lab::binaries;
@@ -14,34 +14,13 @@ use netpol_lab::binaries;
 #[derive(Parser)]
 #[command(name = "bench")]
 struct Args {
-    /// What is measured: dp (packets; needs root), cp (the agent), cni (starting pods; needs root).
-    suite: String,
-    /// Small sizes: a test that the benchmark works; times mean nothing.
-    #[arg(long)]
-    quick: bool,
-    /// How often each configuration is measured.
-    #[arg(long, value_name = "N")]
-    rounds: Option<usize>,
-    /// Measure although the machine is busy.
-    #[arg(long)]
-    anyway: bool,
-    /// Only this part of the suite (dp: verdicts, writes, memory, flood, bulk; cp: cold, worst, events, agent, load); prints
-    /// everything, writes nothing.
-    #[arg(long)]
-    part: Option<String>,
-    /// Seed of the order.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// The folder with the agent and the CNI plugin that are measured, instead of those of the same build.
-    #[arg(long, value_name = "DIR")]
-    programs: Option<PathBuf>,
-    /// Where benchmarks.md and the folder benchmarks are written.
-    #[arg(short, long, value_name = "DIR")]
-    output: Option<PathBuf>,
+    #[command(flatten)]
+    options: Bench,
 }
 
 fn main() -> ExitCode {
-    let Args { suite, quick, rounds, anyway, part, seed, programs, output } = Args::parse();
+    let Args { options } = Args::parse();
+    let Bench { suite, quick, rounds, anyway, part, seed, programs, output } = options;
     if let Some(folder) = programs {
         binaries::prefer(folder);
     }

@@ -5,21 +5,18 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use netpol_lab::demo::{self, Ending};
+use netpol_lab::options::Demo;
 
 /// Shows NetworkPolicies in force, on this machine, with real packets. Needs root.
 #[derive(Parser)]
 #[command(name = "demo")]
 struct Args {
-    /// Leave the node and its pods running afterwards, and tell how to look around.
-    #[arg(long)]
-    keep: bool,
-    /// Only remove what an earlier demo left.
-    #[arg(long, conflicts_with = "keep")]
-    remove: bool,
+    #[command(flatten)]
+    options: Demo,
 }
 
 fn main() -> ExitCode {
-    let Args { keep, remove } = Args::parse();
+    let Args { options: Demo { keep, remove } } = Args::parse();
     let ending = if keep { Ending::Keep } else { Ending::Remove };
     let outcome = if remove { demo::remove().map(|()| 0) } else { demo::run(ending) };
     match outcome {

@@ -1,12 +1,13 @@
 //! `cargo xtask e2e`: the tests of `tests/tests/e2e` against a cluster that is there already.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "its report is its output")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use netpol_lab::cluster::{LABEL, Run, Target};
+use netpol_lab::options::E2e;
 use netpol_lab::repository;
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,14 +16,8 @@ use tokio::signal::unix::{SignalKind, signal};
 #[derive(Parser)]
 #[command(name = "e2e")]
 struct Args {
-    /// The cluster's kubeconfig; else $KUBECONFIG, else ~/.kube/config.
-    #[arg(long)]
-    kubeconfig: Option<PathBuf>,
-    /// Say which cluster it is and what would be made in it, and do nothing.
-    #[arg(long)]
-    dry_run: bool,
-    /// Only tests whose name contains one of these.
-    filters: Vec<String>,
+    #[command(flatten)]
+    options: E2e,
 }
 
 fn main() -> ExitCode {
@@ -37,7 +32,7 @@ fn main() -> ExitCode {
 
 #[tokio::main(flavor = "current_thread")]
 async fn run(args: &Args) -> Result<()> {
-    let Args { kubeconfig, dry_run, filters } = args;
+    let Args { options: E2e { kubeconfig, dry_run, filters } } = args;
     let target = Target::find(kubeconfig.as_deref()).await?;
     let Target { kubeconfig, context, server } = &target;
     println!("cluster: context {context} of {}, server {server}", kubeconfig.display());

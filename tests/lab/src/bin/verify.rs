@@ -6,15 +6,15 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
+use netpol_lab::options::Verify;
 use netpol_lab::verified::{Comparison, committed, file, measure};
 
 /// Loads the programs, prints what they cost, and compares it with the committed table. Needs root.
 #[derive(Parser)]
 #[command(name = "verify")]
 struct Args {
-    /// Write the table instead.
-    #[arg(long)]
-    update: bool,
+    #[command(flatten)]
+    options: Verify,
 }
 
 fn main() -> ExitCode {
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<usize> {
-    let Args { update } = args;
+    let Args { options: Verify { update } } = args;
     let measured = measure()?;
     print!("{}", measured.to_text());
     if *update {

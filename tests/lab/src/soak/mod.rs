@@ -21,20 +21,8 @@ use self::world::World;
 use crate::node::topology::Wiring;
 use crate::node::wait::{LIMIT, Look, until};
 use crate::node::{Family, Host, Lab, PodSpec, Stream, labels};
+pub use crate::options::Soak as Options;
 use crate::probe::Protocol;
-
-/// How much load.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// How long the pods come and go.
-    pub seconds: u64,
-    /// How many are created a second; as many are deleted.
-    pub pods_per_second: u32,
-    /// Endpoints on the node that stay.
-    pub n_endpoints: u32,
-    /// How long the API server is away after that, while pods still come and go; not at all if zero.
-    pub outage_seconds: u64,
-}
 
 /// What was done, and what it came to.
 #[derive(Clone, Debug)]
