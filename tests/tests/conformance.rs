@@ -7,13 +7,13 @@ use anyhow::{Context as _, Result, ensure};
 use netpol_lab::scenario::{self, Reasons, Scenario};
 use netpol_lab::wire::{SharedMaps, Wire};
 
-/// Every scenario agrees with a judge.
-fn check(judge: &mut dyn FnMut(&Scenario) -> Result<Vec<String>>) -> Result<()> {
+/// Every scenario agrees with a oracle.
+fn check(oracle: &mut dyn FnMut(&Scenario) -> Result<Vec<String>>) -> Result<()> {
     let mut differences = Vec::new();
     let scenarios = scenario::all()?;
     ensure!(!scenarios.is_empty(), "there are no scenarios");
     for scenario in &scenarios {
-        let found = judge(scenario).with_context(|| scenario.name.clone())?;
+        let found = oracle(scenario).with_context(|| scenario.name.clone())?;
         differences.extend(found.into_iter().map(|found| format!("{}: {found}", scenario.name)));
     }
     ensure!(differences.is_empty(), "{}", differences.join("\n"));

@@ -13,7 +13,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-/// Random inputs, each of which is a whole story of maps and frames.
+/// Random inputs, each a whole sequence of maps and frames.
 const N_RANDOM: u32 = 256;
 
 /// All files in and below a folder of this repository; none if it is not there.

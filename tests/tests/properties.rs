@@ -1,4 +1,4 @@
-//! Laws over generated clusters: all judges agree.
+//! Laws over generated clusters: all oracles agree.
 //!
 //! `NETPOL_CASES` sets how many clusters are generated, `NETPOL_SEED` from which seed. A failure prints the case, made
 //! small, as lines for a file in `tests/regressions`.
@@ -11,32 +11,34 @@ use netpol_lab::case::Case;
 use netpol_lab::generator::{self, features::Census};
 use netpol_lab::law;
 use netpol_lab::oracle;
-use netpol_lab::panel::{Panel, read};
+use netpol_lab::oracles::{Oracles, read};
 use netpol_lab::settings;
 use serde_json::Value;
 
 /// How many clusters are tried: in about 3,000 states, which are as many cases.
 const N_CLUSTERS: usize = 2_120;
 
-/// Asks all judges about these cases, which are one sequence or of none.
-fn check(panel: &mut Panel, cases: &[Case]) -> Result<()> {
-    panel.begin();
+/// Asks all oracles about these cases, which are one sequence or of none.
+fn check(oracles: &mut Oracles, cases: &[Case]) -> Result<()> {
+    oracles.begin();
     let mut found = Vec::new();
     for case in cases {
-        found.extend(panel.ask(case)?.iter().map(|found| format!("{}: {found}", case.name)));
+        found.extend(oracles.ask(case)?.iter().map(|found| format!("{}: {found}", case.name)));
     }
-    ensure!(found.is_empty(), "judges disagree:\n{}", found.join("\n"));
+    ensure!(found.is_empty(), "oracles disagree:\n{}", found.join("\n"));
     Ok(())
 }
 
-fn check_generated(panel: Panel, n_clusters: usize) -> Result<()> {
-    let panel = RefCell::new(panel);
-    law::check(n_clusters, generator::clusters(), |cases, _| check(&mut panel.borrow_mut(), cases))
+fn check_generated(oracles: Oracles, n_clusters: usize) -> Result<()> {
+    let oracles = RefCell::new(oracles);
+    law::check(n_clusters, generator::clusters(), |cases, _| {
+        check(&mut oracles.borrow_mut(), cases)
+    })
 }
 
 #[test]
-fn all_judges_agree_on_generated_cases() -> Result<()> {
-    check_generated(Panel::default(), settings::n_cases(N_CLUSTERS))
+fn all_oracles_agree_on_generated_cases() -> Result<()> {
+    check_generated(Oracles::default(), settings::n_cases(N_CLUSTERS))
 }
 
 mod privileged {
@@ -47,17 +49,17 @@ mod privileged {
     use super::*;
 
     #[test]
-    fn the_kernel_agrees_with_all_judges_on_generated_cases() -> Result<()> {
+    fn the_kernel_agrees_with_all_oracles_on_generated_cases() -> Result<()> {
         if !met(&[Need::Root]) {
             return Ok(());
         }
         let engines = [("reference", Engine::Reference), ("kernel", kernel::engine()?)];
-        check_generated(Panel::new(engines), settings::n_cases(N_CLUSTERS) / 10)
+        check_generated(Oracles::new(engines), settings::n_cases(N_CLUSTERS) / 10)
     }
 }
 
 #[test]
-fn all_judges_agree_on_what_once_went_wrong() -> Result<()> {
+fn all_oracles_agree_on_what_once_went_wrong() -> Result<()> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/regressions");
     let mut n_files = 0;
     for entry in fs::read_dir(folder)? {
@@ -66,7 +68,7 @@ fn all_judges_agree_on_what_once_went_wrong() -> Result<()> {
         let cases: Vec<Case> =
             text.lines().map(serde_json::from_str).collect::<Result<_, _>>().context("a case")?;
         for cases in sequences(&cases) {
-            check(&mut Panel::default(), cases).with_context(|| path.display().to_string())?;
+            check(&mut Oracles::default(), cases).with_context(|| path.display().to_string())?;
         }
         n_files += 1;
     }

@@ -7,7 +7,7 @@ use std::hint::black_box;
 
 use divan::{AllocProfiler, Bencher};
 use netpol_agent::compile::{Image, Numbering, compile};
-use netpol_bench::scale::{Follower, Shape, World, events};
+use netpol_bench::scale::{ClusterModel, Follower, Shape, events};
 
 #[global_allocator]
 static ALLOCATOR: AllocProfiler = AllocProfiler::system();
@@ -29,15 +29,15 @@ fn shape(name: &str) -> Shape {
 /// From decoded lists to the known cluster.
 #[divan::bench(args = SHAPES, sample_count = 7, sample_size = 1)]
 fn store(bencher: Bencher<'_, '_>, name: &str) {
-    let world = World::new(&shape(name));
-    bencher.with_inputs(|| world.clone().into_deltas()).bench_local_values(Follower::read);
+    let cluster = ClusterModel::new(&shape(name));
+    bencher.with_inputs(|| cluster.clone().into_deltas()).bench_local_values(Follower::read);
 }
 
 /// From decoded lists to the content of the maps.
 #[divan::bench(args = SHAPES, sample_count = 7, sample_size = 1)]
 fn cold(bencher: Bencher<'_, '_>, name: &str) {
-    let world = World::new(&shape(name));
-    bencher.with_inputs(|| world.clone().into_deltas()).bench_local_values(|deltas| {
+    let cluster = ClusterModel::new(&shape(name));
+    bencher.with_inputs(|| cluster.clone().into_deltas()).bench_local_values(|deltas| {
         let mut follower = Follower::read(deltas);
         black_box(follower.update());
         follower
@@ -47,7 +47,7 @@ fn cold(bencher: Bencher<'_, '_>, name: &str) {
 /// The reference: from the known cluster to the content of the maps, remembering nothing.
 #[divan::bench(args = &SHAPES[..1], sample_count = 3, sample_size = 1)]
 fn reference(bencher: Bencher<'_, '_>, name: &str) {
-    let state = World::new(&shape(name)).into_state();
+    let state = ClusterModel::new(&shape(name)).into_state();
     bencher.bench_local(|| compile(&state, &mut Numbering::default(), &Image::default()));
 }
 
@@ -55,7 +55,7 @@ fn reference(bencher: Bencher<'_, '_>, name: &str) {
 #[divan::bench(args = SHAPES, sample_count = 2000, sample_size = 1)]
 fn pod_event(bencher: Bencher<'_, '_>, name: &str) {
     let shape = shape(name);
-    let mut follower = Follower::read(World::new(&shape).into_deltas());
+    let mut follower = Follower::read(ClusterModel::new(&shape).into_deltas());
     drop(follower.update());
     let mut events = events(&shape);
     bencher.with_inputs(|| events.next()).bench_local_values(|event| {

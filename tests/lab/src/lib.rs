@@ -1,4 +1,4 @@
-//! The harness that the suites and the benchmarks share: clusters, nodes, packets, traffic, and what judges them.
+//! The harness that the suites and the benchmarks share: clusters, nodes, packets, traffic, oracles.
 #![forbid(unsafe_code)]
 
 pub mod binaries;
@@ -13,8 +13,8 @@ pub mod law;
 pub mod node;
 pub mod options;
 pub mod oracle;
+pub mod oracles;
 pub mod packets;
-pub mod panel;
 pub mod privilege;
 pub mod probe;
 pub mod programs;

@@ -6,9 +6,9 @@
 
 mod calls;
 mod changes;
+mod fixture;
 mod removal;
 mod versions;
-mod world;
 
 /// Points that a test tries, unless it is told otherwise.
 const N_POINTS: usize = 5;

@@ -13,8 +13,8 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use proptest::test_runner::{Config, TestRunner};
 
+use super::cluster_model::PODS;
 use super::wire::Wire;
-use super::world::PODS;
 
 /// Sequences that are tried; after each the programs are loaded again.
 const N_CASES: u32 = 3;

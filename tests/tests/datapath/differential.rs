@@ -7,8 +7,8 @@ use netpol_lab::privilege::{Need, met};
 use netpol_lab::settings::n_cases;
 use proptest::test_runner::{Config, TestRunner};
 
+use super::fast_slow_equivalence::Equivalence;
 use super::strategies::{image, steps};
-use super::twins::Twins;
 
 /// Clusters that are tried unless the environment says otherwise.
 const N_CASES: usize = 128;
@@ -22,12 +22,12 @@ fn kernel_and_host_agree_on_random_packets_in_random_clusters() {
     }
     let cases = u32::try_from(n_cases(N_CASES)).unwrap();
     let thread = thread::Builder::new().stack_size(STACK_LEN_BYTES).spawn(move || {
-        let twins = RefCell::new(Twins::new());
+        let equivalence = RefCell::new(Equivalence::new());
         let mut runner = TestRunner::new(Config { cases, ..Config::default() });
         let outcome = runner.run(&(image(), steps()), |(image, steps)| {
-            let mut twins = twins.borrow_mut();
-            twins.start(&image);
-            steps.iter().try_for_each(|step| twins.step(step))
+            let mut equivalence = equivalence.borrow_mut();
+            equivalence.start(&image);
+            steps.iter().try_for_each(|step| equivalence.step(step))
         });
         outcome.map_err(|error| error.to_string())
     });

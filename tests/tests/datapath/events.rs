@@ -13,7 +13,7 @@ use netpol_lab::packets::{Ends, Frame, Packet, Segment};
 use netpol_lab::privilege::{Need, met};
 use tokio::time::timeout;
 
-use super::world::{v4, v6};
+use super::cluster_model::{v4, v6};
 
 const POD: IfIndex = IfIndex(100);
 /// For what is there already.

@@ -18,7 +18,7 @@ use netpol_common::maps::FLOWS;
 use netpol_lab::packets::{Ends, Frame, Packet, Segment};
 use netpol_lab::privilege::{Need, met};
 
-use super::world::{PODS, UPLINK, v4};
+use super::cluster_model::{PODS, UPLINK, v4};
 
 /// What anybody may reach of the pods. They may reach nothing.
 const OPEN: u16 = 53;

@@ -7,15 +7,15 @@
 
 mod allow_maps;
 mod attachments;
+mod cluster_model;
 mod differential;
 mod events;
 mod exchange;
+mod fast_slow_equivalence;
 mod flow_table;
 mod handmade;
 mod identities;
 mod strategies;
 mod sweep;
-mod twins;
 mod verifier;
 mod wire;
-mod world;

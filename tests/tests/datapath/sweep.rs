@@ -13,7 +13,7 @@ use netpol_common::keys::{EndpointValue, FlowKey, FlowValue};
 use netpol_lab::packets::{Ends, Frame, Packet, Segment};
 use netpol_lab::privilege::{Need, met};
 
-use super::world::{PODS, UPLINK, own_addresses, v4};
+use super::cluster_model::{PODS, UPLINK, own_addresses, v4};
 
 const GONE: IfIndex = IfIndex(PODS[0]);
 const OTHER: IfIndex = IfIndex(PODS[1]);

@@ -13,7 +13,7 @@ use netpol_common::ids::{IfIndex, Nanos};
 use netpol_lab::case::{Case, End, Port, Probe, Protocol};
 use netpol_lab::generator::Draw as _;
 use netpol_lab::oracle::Oracle;
-use netpol_lab::panel::read;
+use netpol_lab::oracles::read;
 use netpol_lab::wire::{Nat, Packet, SYN, Segment, SharedMaps, Wire};
 
 /// The virtual address of the generator's Services.

@@ -13,7 +13,7 @@ use netpol_common::ids::{Direction, Hook, Nanos};
 use netpol_lab::case::{Case, Protocol};
 use netpol_lab::generator::Draw as _;
 use netpol_lab::oracle::Oracle;
-use netpol_lab::panel::read;
+use netpol_lab::oracles::read;
 use netpol_lab::wire::{self, Nat, Packet, SYN, Segment, SharedMaps, Stop, Wire};
 
 /// What one end says to one packet; the packet by its place in the list.

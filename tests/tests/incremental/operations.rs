@@ -11,7 +11,7 @@ use netpol_agent::dataplane::{MapOp, MemoryMaps, apply};
 use netpol_common::ids::{Hook, IfIndex, Nanos};
 use netpol_lab::case::{Case, End};
 use netpol_lab::generator::Draw as _;
-use netpol_lab::panel::read;
+use netpol_lab::oracles::read;
 use netpol_lab::wire::{Packet, SYN, Segment, SharedMaps, Wire, sighting};
 
 /// A packet at one pod's interface.

@@ -12,7 +12,7 @@ use netpol_agent::store::{ClusterState, Delta, Endpoint, List};
 use netpol_common::ids::{Identity, IfIndex, RuleId};
 use netpol_lab::case::Case;
 use netpol_lab::generator::Draw as _;
-use netpol_lab::panel::read;
+use netpol_lab::oracles::read;
 
 /// The versions that an object went through; `None` is its absence.
 pub(crate) type History = BTreeMap<ObjectRef, Vec<Option<Object>>>;
@@ -201,12 +201,12 @@ fn the_order_of_news_has_no_say_in_the_state_and_the_image() -> Result<()> {
 
         let mut reversed = sorted(&history);
         reversed.reverse();
-        let stories = [
+        let orders = [
             ("reversed", reversed),
             ("garbled", garbled(rng, &history)),
             ("relisted", relisted(rng, &history)),
         ];
-        for (story, deltas) in stories {
+        for (order, deltas) in orders {
             let deltas = interleaved(rng, vec![deltas, endpoints(&history)]);
             let (mut state, mut numbering) = (ClusterState::default(), Numbering::default());
             let mut image = Image::default();
@@ -216,12 +216,12 @@ fn the_order_of_news_has_no_say_in_the_state_and_the_image() -> Result<()> {
                     image = compile(&state, &mut numbering, &image);
                 }
             }
-            ensure!(format!("{state:?}") == expected, "{name}: {story} news lead to another state");
+            ensure!(format!("{state:?}") == expected, "{name}: {order} news lead to another state");
             image = compile(&state, &mut numbering, &image);
             let found = named(&image, |id| numbering.rule(id).cloned());
             ensure!(
                 found == expected_image,
-                "{name}: {story} news lead to another image:\n{:#?}",
+                "{name}: {order} news lead to another image:\n{:#?}",
                 found.iter().filter(|line| !expected_image.contains(line)).collect::<Vec<_>>(),
             );
         }

@@ -60,7 +60,7 @@ enum Path {
     Routed,
 }
 
-#[expect(clippy::too_many_lines, reason = "one story: each step begins where the last one ended")]
+#[expect(clippy::too_many_lines, reason = "one scenario: each step begins where the last one ended")]
 fn check(name: &str, shape: Shape, between: Path) {
     if !can_run() {
         return;

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::memory::{self, Resident};
 use crate::gates::Unit;
-use crate::scale::{Shape, World, json};
+use crate::scale::{ClusterModel, Shape, json};
 use crate::stats::quantile;
 use crate::{Estimate, Line, Run, Series, clock};
 use netpol_lab::fake_api::FakeApi;
@@ -39,7 +39,7 @@ impl Node {
     pub(super) fn start(shape: &Shape) -> Result<Self> {
         let mut lab = Lab::create("bench-cp", Wiring::Bridge)?;
         let api = lab.start_api_server()?;
-        let World { pods, namespaces, policies, .. } = World::new(shape);
+        let ClusterModel { pods, namespaces, policies, .. } = ClusterModel::new(shape);
         for namespace in &namespaces {
             api.put(json::namespace(namespace));
         }

@@ -12,7 +12,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::gates::Unit;
-use crate::scale::{Follower, Shape, World};
+use crate::scale::{ClusterModel, Follower, Shape};
 use crate::{Run, clock};
 use netpol_lab::binaries;
 
@@ -25,7 +25,7 @@ const PROGRAM: &str = "cold";
 /// Nothing is compiled.
 pub fn once(shape: &Shape) -> Result<f64> {
     // Nothing is cloned: what is taken in lies where it was made, in the order of the list.
-    let deltas = World::new(shape).into_deltas();
+    let deltas = ClusterModel::new(shape).into_deltas();
     let (time_us, (follower, ops)) = clock::thread_micros(|| {
         let mut follower = Follower::read(deltas);
         let ops = follower.update();

@@ -9,7 +9,7 @@ use netpol_agent::model::{Kind, NamespaceMatch, Object, ObjectRef, Peer, Require
 use netpol_agent::store::Delta;
 
 use crate::gates::Unit;
-use crate::scale::{Follower, Shape, World, event, ip_blocks, namespace, select_all};
+use crate::scale::{ClusterModel, Follower, Shape, event, ip_blocks, namespace, select_all};
 use crate::{Run, clock};
 
 /// Measures.
@@ -21,7 +21,7 @@ pub(super) fn measure(run: &mut Run) -> Result<()> {
 /// What it costs to remember nothing: the shape of an agent that goes through its lists on each event.
 fn recomputed(run: &mut Run) -> Result<()> {
     let shape = super::shape(run, Shape::MEDIUM);
-    let mut follower = Follower::read(World::new(&shape).into_deltas());
+    let mut follower = Follower::read(ClusterModel::new(&shape).into_deltas());
     drop(follower.update());
     let mut ways = ["everything from the lists again", "what the event changes"];
     let mut n_events = 0;
@@ -64,8 +64,8 @@ struct Case {
 }
 
 impl Case {
-    fn new(name: &'static str, world: World, event: Delta, undo: Delta) -> Self {
-        let mut follower = Follower::read(world.into_deltas());
+    fn new(name: &'static str, cluster: ClusterModel, event: Delta, undo: Delta) -> Self {
+        let mut follower = Follower::read(cluster.into_deltas());
         drop(follower.update());
         Self { name, follower, event, undo }
     }
@@ -97,7 +97,7 @@ fn worst(run: &mut Run) -> Result<()> {
         object: ObjectRef { kind: Kind::NetworkPolicy, name: policy.name.clone() },
         uid: None,
     };
-    let with = |policies: Vec<_>| World { policies, ..World::new(&crowd) };
+    let with = |policies: Vec<_>| ClusterModel { policies, ..ClusterModel::new(&crowd) };
     let coming = |name, policy: netpol_agent::model::Policy, policies| {
         let undo = remove(&policy);
         Case::new(name, with(policies), upsert(policy), undo)

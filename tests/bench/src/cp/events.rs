@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use netpol_agent::ebpf::{Config, Datapath};
 
 use crate::gates::Unit;
-use crate::scale::{Follower, Shape, World, events};
+use crate::scale::{ClusterModel, Follower, Shape, events};
 use crate::stats::quantile;
 use crate::{Line, Run, Series, clock};
 
@@ -12,8 +12,8 @@ use crate::{Line, Run, Series, clock};
 pub(super) fn measure(run: &mut Run) -> Result<()> {
     let shape = super::shape(run, Shape::MEDIUM);
     let mut kernel = Datapath::load(&Config::private()).context("loading the programs")?;
-    let world = World::new(&shape);
-    let mut follower = Follower::read(world.clone().into_deltas());
+    let cluster = ClusterModel::new(&shape);
+    let mut follower = Follower::read(cluster.clone().into_deltas());
     kernel.apply(&follower.update()).context("filling the maps")?;
     let mut events = events(&shape);
     let n_events = run.size(4_000, 100);
@@ -36,7 +36,7 @@ pub(super) fn measure(run: &mut Run) -> Result<()> {
             core.push(core_us);
             whole.push(core_us + kernel_us);
         }
-        let deltas = world.clone().into_deltas();
+        let deltas = cluster.clone().into_deltas();
         let (cold_us, other) = clock::micros(|| {
             let mut follower = Follower::read(deltas);
             drop(follower.update());

@@ -1,6 +1,6 @@
 //! Clusters of a given size, as decoded objects, and one node's share of them.
 //!
-//! In: a [`Shape`]. Out: a [`World`]: objects, the same for the same shape, and the endpoints of one node. Pods are
+//! In: a [`Shape`]. Out: a [`ClusterModel`]: objects, the same for the same shape, and the endpoints of one node. Pods are
 //! dual-stack. Their labels are what a Deployment makes: a few that people choose and a hash that its pods share.
 //! Must not: measure.
 
@@ -56,7 +56,7 @@ const N_TEAMS: usize = 20;
 
 /// A cluster as decoded objects.
 #[derive(Clone, Debug)]
-pub struct World {
+pub struct ClusterModel {
     /// The pods, by name as the API server lists them.
     pub pods: Vec<Pod>,
     /// The namespaces, by name.
@@ -69,7 +69,7 @@ pub struct World {
     pub interners: BTreeMap<Kind, Interner>,
 }
 
-impl World {
+impl ClusterModel {
     /// The cluster of a shape.
     pub fn new(shape: &Shape) -> Self {
         let Shape { n_namespaces, n_pods, n_policies, n_apps, n_local } = *shape;

@@ -6,10 +6,10 @@
 
 mod acts;
 mod cast;
-mod judge;
 mod matrix;
 mod outage;
 mod screen;
+mod verdicts;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -202,10 +202,10 @@ impl Demo {
     /// Sends packets until they do what the reference says of the manifests as they are, or the time is over.
     fn settle(&self, written: &str) -> Result<Settled> {
         let _progress = screen::progress("sending packets");
-        let expected = judge::reference(self.lab.manifests().folder())?;
+        let expected = verdicts::reference(self.lab.manifests().folder())?;
         let mut seen = None;
         let settled = until("every packet as expected", SETTLE_LIMIT, || {
-            let matrix = seen.insert(judge::observed(&self.lab)?);
+            let matrix = seen.insert(verdicts::observed(&self.lab)?);
             let n = matrix.differences(&expected).len();
             Ok(if n == 0 { Look::Done(()) } else { Look::NotYet(format!("{n} cells otherwise")) })
         });

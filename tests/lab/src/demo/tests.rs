@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::acts::{ACTS, OPEN, REDIS, RELABELLED};
 use super::cast::{CLIENT, CLIENT_OF_REDIS_LABELS, NAMESPACES, pods};
 use super::matrix::Matrix;
-use super::{examples, judge};
+use super::{examples, verdicts};
 use crate::node::{Manifests, labels, objects};
 
 /// The demo's cluster with invented addresses, some policies, and the client with or without its label.
@@ -47,7 +47,7 @@ impl Cluster {
             let text = std::fs::read_to_string(examples().join(file)).unwrap();
             manifests.write(file, &text).unwrap();
         }
-        let reference = judge::reference(manifests.folder()).unwrap();
+        let reference = verdicts::reference(manifests.folder()).unwrap();
         let expected = Matrix::parse(expected).unwrap();
         let differences: Vec<_> =
             reference.differences(&expected).iter().map(ToString::to_string).collect();

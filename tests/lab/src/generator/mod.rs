@@ -1,7 +1,7 @@
 //! Whole cases: clusters, policies, probes and changes that cover the API.
 //!
-//! In: a source of random numbers. Out: [`Case`]s, as strategies of proptest, which shrink. Must not: know what the
-//! answer is; that is for judges.
+//! In: a source of random numbers. Out: [`Case`]s, as strategies of proptest, which shrink. Must not: know the
+//! verdicts; those are up to the oracles.
 
 mod blocks;
 mod changes;

@@ -18,13 +18,13 @@ use serde_json::Value;
 
 use crate::case::{End, Port, Probe, Protocol};
 pub use block::has_host_bits;
-use pods::World;
+use pods::ClusterModel;
 pub use validity::problems;
 
-/// The judge of one set of objects.
+/// The oracle for one set of objects.
 #[derive(Debug)]
 pub struct Oracle<'a> {
-    world: World<'a>,
+    cluster: ClusterModel<'a>,
 }
 
 /// A connection as one of its ends sees it.
@@ -50,9 +50,9 @@ enum Direction {
 }
 
 impl<'a> Oracle<'a> {
-    /// A judge that knows these objects.
+    /// An oracle for these objects.
     pub fn new(objects: &'a [Value]) -> Self {
-        Self { world: World::new(objects) }
+        Self { cluster: ClusterModel::new(objects) }
     }
 
     /// Whether the connection may be made: the source's egress and the destination's ingress both allow it (item 2).
@@ -60,11 +60,11 @@ impl<'a> Oracle<'a> {
     /// a port of this protocol, make no connection.
     pub fn allows(&self, probe: &Probe) -> bool {
         let Some((source, destination, port)) = self.connection(probe) else { return false };
-        if !services::is_virtual(&self.world, destination) {
+        if !services::is_virtual(&self.cluster, destination) {
             return self.reaches(source, destination, port, probe.protocol);
         }
         // Behind a Service the pods count, all of them.
-        let behind = services::behind(&self.world, destination, port, probe.protocol);
+        let behind = services::behind(&self.cluster, destination, port, probe.protocol);
         if !behind.is_empty() {
             return behind.into_iter().all(|(destination, port)| {
                 self.reaches(source, destination, port, probe.protocol)
@@ -78,12 +78,12 @@ impl<'a> Oracle<'a> {
             port,
             is_virtual: true,
         };
-        self.end_allows(self.world.holder(source), Direction::Egress, &talk)
+        self.end_allows(self.cluster.holder(source), Direction::Egress, &talk)
     }
 
     fn reaches(&self, source: IpAddr, destination: IpAddr, port: u16, protocol: Protocol) -> bool {
         let (source_pod, destination_pod) =
-            (self.world.holder(source), self.world.holder(destination));
+            (self.cluster.holder(source), self.cluster.holder(destination));
         // A pod always reaches itself [3].
         if source == destination || same(source_pod, destination_pod) {
             return true;
@@ -106,7 +106,7 @@ impl<'a> Oracle<'a> {
         let port = match &probe.port {
             Port::Number(number) => *number,
             Port::Name(name) => {
-                let pod = self.world.named(&probe.to).or(self.world.holder(destination))?;
+                let pod = self.cluster.named(&probe.to).or(self.cluster.holder(destination))?;
                 *ports::declared(pod, name, probe.protocol).first()?
             }
         };
@@ -116,12 +116,12 @@ impl<'a> Oracle<'a> {
     /// What one end says; one that is no pod has no policy.
     fn end_allows(&self, pod: Option<&Value>, direction: Direction, talk: &Talk<'_>) -> bool {
         let Some(pod) = pod else { return true };
-        if self.world.is_own_node(pod, talk.remote) && !talk.is_virtual {
+        if self.cluster.is_own_node(pod, talk.remote) && !talk.is_virtual {
             return true;
         }
         let mut isolated = false;
-        for policy in self.world.policies_of(pod) {
-            let says = policy::says(&self.world, policy, pod, direction, talk);
+        for policy in self.cluster.policies_of(pod) {
+            let says = policy::says(&self.cluster, policy, pod, direction, talk);
             match says {
                 policy::Says::Nothing => {}
                 policy::Says::Deny => isolated = true,
@@ -134,7 +134,7 @@ impl<'a> Oracle<'a> {
 
     /// The addresses that the packets carry: of one family.
     pub fn addresses(&self, from: &End, to: &End) -> Option<(IpAddr, IpAddr)> {
-        let (from, to) = (self.world.candidates(from), self.world.candidates(to));
+        let (from, to) = (self.cluster.candidates(from), self.cluster.candidates(to));
         let pairs = to.iter().flat_map(|target| from.iter().map(move |source| (*source, *target)));
         pairs.into_iter().find(|(source, target)| source.is_ipv4() == target.is_ipv4())
     }

@@ -9,7 +9,7 @@ use crate::case::End;
 
 /// The objects, sorted by kind.
 #[derive(Debug)]
-pub(super) struct World<'a> {
+pub(super) struct ClusterModel<'a> {
     pods: Vec<PodView<'a>>,
     namespaces: Vec<&'a Value>,
     policies: Vec<&'a Value>,
@@ -26,7 +26,7 @@ struct PodView<'a> {
     has_ended: bool,
 }
 
-impl<'a> World<'a> {
+impl<'a> ClusterModel<'a> {
     pub(super) fn new(objects: &'a [Value]) -> Self {
         let of_kind = |kind: &str| -> Vec<&'a Value> {
             objects.iter().filter(|object| text(object, &["kind"]) == Some(kind)).collect()

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::labels::{self, Reading};
-use super::pods::{World, namespace_of};
+use super::pods::{ClusterModel, namespace_of};
 use super::{Direction, Talk, block, field, has_only, list, ports};
 
 /// What a policy says.
@@ -19,7 +19,7 @@ pub(super) enum Says {
 
 /// Asks a policy of the pod's namespace.
 pub(super) fn says(
-    world: &World<'_>,
+    cluster: &ClusterModel<'_>,
     policy: &Value,
     pod: &Value,
     direction: Direction,
@@ -28,7 +28,7 @@ pub(super) fn says(
     let spec = field(policy, "spec").unwrap_or(&Value::Null);
     let subject = subject(policy, spec, pod);
     let is_of_its_types = is_of_types(spec, direction);
-    if !subject.holds || !(is_of_its_types || !knows_all_fields(policy, spec)) {
+    if !subject.holds || (!is_of_its_types && knows_all_fields(policy, spec)) {
         return Says::Nothing;
     }
     // A policy of which it is not clear whom it means must not open anything for anybody; and rules that its types leave
@@ -40,7 +40,7 @@ pub(super) fn says(
         Direction::Ingress => (list(spec, &["ingress"]), "from"),
         Direction::Egress => (list(spec, &["egress"]), "to"),
     };
-    let matches = |rule: &Value| rule_matches(world, rule, peers, namespace_of(policy), talk);
+    let matches = |rule: &Value| rule_matches(cluster, rule, peers, namespace_of(policy), talk);
     if rules.iter().any(matches) { Says::Allow } else { Says::Deny }
 }
 
@@ -91,7 +91,7 @@ fn is_of_types(spec: &Value, direction: Direction) -> bool {
 
 /// A rule matches if its peers and its ports both match (item 8).
 fn rule_matches(
-    world: &World<'_>,
+    cluster: &ClusterModel<'_>,
     rule: &Value,
     peers_field: &str,
     own_namespace: &str,
@@ -105,7 +105,7 @@ fn rule_matches(
         // Empty: everybody [9].
         Some(Value::Array(peers)) => {
             peers.is_empty()
-                || peers.iter().any(|peer| peer_matches(world, peer, own_namespace, talk))
+                || peers.iter().any(|peer| peer_matches(cluster, peer, own_namespace, talk))
         }
         Some(_) => false,
     };
@@ -121,7 +121,12 @@ fn rule_matches(
 }
 
 /// One item of `from` or `to` [17, 18, 21].
-fn peer_matches(world: &World<'_>, peer: &Value, own_namespace: &str, talk: &Talk<'_>) -> bool {
+fn peer_matches(
+    cluster: &ClusterModel<'_>,
+    peer: &Value,
+    own_namespace: &str,
+    talk: &Talk<'_>,
+) -> bool {
     // Where a Service's traffic arrives is unknown if nobody is behind it: no peer holds that.
     if !peer_is_sound(peer) || talk.is_virtual {
         return false;
@@ -134,7 +139,7 @@ fn peer_matches(world: &World<'_>, peer: &Value, own_namespace: &str, talk: &Tal
     let in_namespace = match field(peer, "namespaceSelector") {
         None => namespace == own_namespace,
         Some(selector) => {
-            let labels = namespace_labels(world.namespace(namespace), namespace);
+            let labels = namespace_labels(cluster.namespace(namespace), namespace);
             labels::read(Some(selector), &labels).holds
         }
     };

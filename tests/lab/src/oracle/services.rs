@@ -4,25 +4,25 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::pods::{World, namespace_of};
+use super::pods::{ClusterModel, namespace_of};
 use super::{block, field, labels, list, ports, text};
 use crate::case::Protocol;
 
 /// Whether an address is a Service's.
-pub(super) fn is_virtual(world: &World<'_>, address: IpAddr) -> bool {
-    world.services.iter().any(|service| addresses(service).contains(&address))
+pub(super) fn is_virtual(cluster: &ClusterModel<'_>, address: IpAddr) -> bool {
+    cluster.services.iter().any(|service| addresses(service).contains(&address))
 }
 
 /// Address and port of every pod behind a Service's address and port. Pods that have ended, are about to, or do not run
 /// yet are not behind it.
 pub(super) fn behind(
-    world: &World<'_>,
+    cluster: &ClusterModel<'_>,
     address: IpAddr,
     port: u16,
     protocol: Protocol,
 ) -> Vec<(IpAddr, u16)> {
     let mut found = Vec::new();
-    for service in world.services.iter().filter(|service| addresses(service).contains(&address)) {
+    for service in cluster.services.iter().filter(|service| addresses(service).contains(&address)) {
         let spec = field(service, "spec").unwrap_or(&Value::Null);
         let Some(selector) = field(spec, "selector").and_then(Value::as_object) else { continue };
         let is_asked = |item: &&Value| {
@@ -30,7 +30,7 @@ pub(super) fn behind(
                 && text(item, &["protocol"]).unwrap_or("TCP") == protocol.as_str()
         };
         let Some(offered) = list(spec, &["ports"]).iter().find(is_asked) else { continue };
-        for (pod, own) in world.running(namespace_of(service)) {
+        for (pod, own) in cluster.running(namespace_of(service)) {
             let labels = labels::of(pod);
             let is_selected = selector.iter().all(|(key, value)| labels.get(key) == Some(value));
             let Some(own) = own.into_iter().find(|own| own.is_ipv4() == address.is_ipv4()) else {

@@ -1,4 +1,4 @@
-//! Judges against a scenario's table.
+//! Oracles compared with a scenario's table.
 
 use std::net::IpAddr;
 
@@ -12,10 +12,10 @@ use super::question::{Question, What};
 use super::{Expectation, Scenario, State};
 use crate::case::Protocol;
 use crate::oracle::Oracle;
-use crate::panel::{question, read};
+use crate::oracles::{question, read};
 use crate::wire::Wire;
 
-/// What a judge says: whether the connection is made, and why if it tells.
+/// The verdict of an oracle: whether the connection is made, and why, if it gives a reason.
 type Says = (bool, Option<String>);
 
 /// What the oracle says differently. It says nothing about protocols without ports.
@@ -83,7 +83,7 @@ pub fn check_wire(scenario: &Scenario, wire: &mut Wire, reasons: Reasons) -> Res
     })
 }
 
-/// Whether a judge's reasons count.
+/// Whether an oracle's reasons count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reasons {
     /// They do.
@@ -120,13 +120,13 @@ fn reason(decision: &Decision) -> Result<String> {
 
 fn compare(
     scenario: &Scenario,
-    judge: &mut dyn FnMut(&State<'_>, &Question) -> Result<Option<Says>>,
+    ask: &mut dyn FnMut(&State<'_>, &Question) -> Result<Option<Says>>,
 ) -> Result<Vec<String>> {
     let mut differences = Vec::new();
     for state in scenario.states().with_context(|| scenario.name.clone())? {
         for row in state.connectivity {
             for question in Question::of(row, &state.objects)? {
-                let Some((passes, reason)) = judge(&state, &question)? else { continue };
+                let Some((passes, reason)) = ask(&state, &question)? else { continue };
                 let expected = question.expect == Expectation::Pass;
                 let is_reason_right = match (&reason, &question.because) {
                     (Some(reason), Some(because)) => reason == because,

@@ -1,6 +1,6 @@
 //! Scenarios: what the API means, one sentence and one cluster at a time.
 //!
-//! In: `tests/scenarios/*.yaml`. Out: what each judge says differently from a scenario's own table. The form of a file
+//! In: `tests/scenarios/*.yaml`. Out: how each oracle differs from a scenario's own table. The form of a file
 //! is that of [`Scenario`]; how ends and ports are written is told at [`Row`].
 
 mod check;

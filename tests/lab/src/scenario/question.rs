@@ -59,7 +59,7 @@ impl Question {
         Ok(questions)
     }
 
-    /// The question to judges that know ports only.
+    /// The question to oracles that know ports only.
     pub(super) fn probe(&self) -> Option<Probe> {
         let What::Port(protocol, port) = &self.what else { return None };
         let (from, to) = (self.from.clone(), self.to.clone());

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use netpol_agent::model::Kind;
 use netpol_common::proto::Request;
 
-use super::world::{NAMESPACE, World, add, attachment, expect_ok, local_pod};
+use super::cluster_model::{ClusterModel, NAMESPACE, add, attachment, expect_ok, local_pod};
 use crate::fake_api::FakeApi;
 use crate::node::netns::Netns;
 use crate::node::{Host, Lab};
@@ -19,7 +19,7 @@ use crate::node::{Host, Lab};
 /// Between two interfaces that are made, attached, detached and removed.
 const INTERFACE_PAUSE: Duration = Duration::from_millis(200);
 
-impl World {
+impl ClusterModel {
     /// Begins to make and remove interfaces, on a thread of its own.
     pub(super) fn begin_interfaces(&self, lab: &Lab) -> Result<Interfaces> {
         let stop = Arc::new(AtomicBool::new(false));

@@ -5,19 +5,19 @@
 //! the pinned maps decide about a packet in `BPF_PROG_TEST_RUN`, as they do about one on the wire. An address belongs to
 //! pods of one group for ever, so that it is known at every moment what must not pass.
 
+mod cluster_model;
 mod interfaces;
 mod measure;
 mod outage;
-mod world;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use fastrand::Rng;
 
+use self::cluster_model::ClusterModel;
 pub use self::measure::Measure;
 pub use self::outage::Outage;
-use self::world::World;
 use crate::node::topology::Wiring;
 use crate::node::wait::{LIMIT, Look, until};
 use crate::node::{Family, Host, Lab, PodSpec, Stream, labels};
@@ -103,7 +103,7 @@ const N_VERDICTS: u32 = 20;
 /// A verdict is wrong, traffic is lost or leaked, something is left behind, or the lab cannot be made.
 pub fn run(options: &Options) -> Result<Report> {
     let mut lab = Lab::create("soak", Wiring::Bridge)?;
-    lab.apply_namespace(world::NAMESPACE, &labels(&[]))?;
+    lab.apply_namespace(cluster_model::NAMESPACE, &labels(&[]))?;
     lab.start_api_server()?;
     lab.start_agent()?;
     let streams = Streams::begin(&mut lab)?;
@@ -126,7 +126,7 @@ fn last_lines(log: &str) -> String {
 #[expect(clippy::disallowed_methods, reason = "load has a pace")]
 fn load(lab: &Lab, options: &Options) -> Result<Report> {
     let Options { seconds, pods_per_second, n_endpoints, outage_seconds } = *options;
-    let mut world = World::build(lab, n_endpoints)?;
+    let mut cluster = ClusterModel::build(lab, n_endpoints)?;
     let mut rng = Rng::with_seed(crate::settings::seed());
     let n_each_round = pods_per_second.div_ceil(10);
     let mut report = Report {
@@ -149,22 +149,22 @@ fn load(lab: &Lab, options: &Options) -> Result<Report> {
         (now.n_verdicts, now.n_settled_verdicts) = (0, 0);
         now.lags.clear();
         let begin = Instant::now();
-        let interfaces = world.begin_interfaces(lab)?;
+        let interfaces = cluster.begin_interfaces(lab)?;
         let mut next = begin;
         for round in 1.. {
-            now.n_pods += u64::from(world.replace_pods(n_each_round)?);
+            now.n_pods += u64::from(cluster.replace_pods(n_each_round)?);
             for _ in 0..N_VERDICTS {
-                world.ask_stable(&mut rng)?;
+                cluster.ask_stable(&mut rng)?;
                 now.n_verdicts += 1;
             }
             if round % 10 == 0 {
-                world.change_policy(round)?;
+                cluster.change_policy(round)?;
                 now.n_policies += 1;
             }
             if round % SETTLE == 0 {
-                now.lags.extend(world.settle()?);
-                let in_force = world.snapshot();
-                now.n_settled_verdicts += world.ask_settled(&mut rng, &in_force)?;
+                now.lags.extend(cluster.settle()?);
+                let in_force = cluster.snapshot();
+                now.n_settled_verdicts += cluster.ask_settled(&mut rng, &in_force)?;
             }
             if begin.elapsed() >= phase {
                 break;
@@ -177,12 +177,12 @@ fn load(lab: &Lab, options: &Options) -> Result<Report> {
         // The warm-up has something to be compared with first.
         if outage_seconds > 0 && report.after != Measure::default() {
             let lasts = Duration::from_secs(outage_seconds);
-            now.outage = Some(outage::run(lab, &mut world, &mut rng, lasts, n_each_round)?);
+            now.outage = Some(outage::run(lab, &mut cluster, &mut rng, lasts, n_each_round)?);
         }
-        world.calm()?;
+        cluster.calm()?;
         until("a node at rest", LIMIT, || {
             let found = Measure::take(lab)?;
-            let n_identities = World::n_stable_identities();
+            let n_identities = ClusterModel::n_stable_identities();
             Ok(if found.is_at_rest(n_endpoints, n_identities) {
                 now.after = found;
                 Look::Done(())

@@ -13,7 +13,7 @@ use fastrand::Rng;
 use netpol_agent::agent::SourceStatus;
 use netpol_common::proto::{ErrorCode, Request, Response};
 
-use super::world::{World, add, attachment, expect_ok, local_pod};
+use super::cluster_model::{ClusterModel, add, attachment, expect_ok, local_pod};
 use super::{N_VERDICTS, ROUND, SETTLE};
 use crate::node::wait::{LIMIT, Look, until};
 use crate::node::{Host, Lab, agent};
@@ -59,31 +59,31 @@ impl Outage {
 #[expect(clippy::disallowed_methods, reason = "load has a pace, and what is measured")]
 pub(super) fn run(
     lab: &Lab,
-    world: &mut World,
+    cluster: &mut ClusterModel,
     rng: &mut Rng,
     lasts: Duration,
     n_each_round: u32,
 ) -> Result<Outage> {
     let mut outage = Outage::default();
-    world.api.put(local_pod("expected", 0, None));
-    world.settle()?;
-    let in_force = world.snapshot();
+    cluster.api.put(local_pod("expected", 0, None));
+    cluster.settle()?;
+    let in_force = cluster.snapshot();
     let begin = Instant::now();
-    world.api.stop();
+    cluster.api.stop();
     wait_for_sources(lab, LIMIT, |source| matches!(source, SourceStatus::Broken { .. }))?;
     let late = thread::scope(|scope| {
         let starts = scope.spawn(|| start_pods(lab));
         let mut next = Instant::now();
         for round in 1.. {
-            outage.n_pods += u64::from(world.replace_pods(n_each_round)?);
+            outage.n_pods += u64::from(cluster.replace_pods(n_each_round)?);
             for _ in 0..N_VERDICTS {
-                world.ask_stable(rng)?;
+                cluster.ask_stable(rng)?;
             }
             if round % 10 == 0 {
-                world.change_policy(round)?;
+                cluster.change_policy(round)?;
             }
             if round % SETTLE == 0 {
-                outage.n_verdicts += world.ask_settled(rng, &in_force)?;
+                outage.n_verdicts += cluster.ask_settled(rng, &in_force)?;
             }
             if begin.elapsed() >= lasts && starts.is_finished() {
                 break;
@@ -93,21 +93,21 @@ pub(super) fn run(
         }
         starts.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
-    ensure!(world.is_closed(late.refused)?, "a pod that was refused is reached");
+    ensure!(cluster.is_closed(late.refused)?, "a pod that was refused is reached");
     outage.refusal = late.refusal;
     outage.told = sources(lab)?;
     outage.lasted = begin.elapsed();
 
-    world.api.start_again()?;
+    cluster.api.start_again()?;
     let back = Instant::now();
-    world.settle_within(RETURN_LIMIT)?;
+    cluster.settle_within(RETURN_LIMIT)?;
     outage.caught_up = back.elapsed();
     wait_for_sources(lab, RETURN_LIMIT, |source| matches!(source, SourceStatus::Synced { .. }))?;
-    let now = world.snapshot();
+    let now = cluster.snapshot();
     for _ in 0..10 {
-        outage.n_verdicts += world.ask_settled(rng, &now)?;
+        outage.n_verdicts += cluster.ask_settled(rng, &now)?;
     }
-    end_pods(lab, world)?;
+    end_pods(lab, cluster)?;
     Ok(outage)
 }
 
@@ -145,12 +145,12 @@ fn start_pods(lab: &Lab) -> Result<Late> {
 }
 
 /// Takes away what [`start_pods`] made.
-fn end_pods(lab: &Lab, world: &World) -> Result<()> {
+fn end_pods(lab: &Lab, cluster: &ClusterModel) -> Result<()> {
     for name in ["expected", "unheard-of"] {
         expect_ok(&lab.place().socket(), &Request::Del(attachment(name)))?;
     }
     lab.netns(&Host::Node)?.configure("link delete soe\nlink delete sou\n")?;
-    world.forget_pod("expected")
+    cluster.forget_pod("expected")
 }
 
 fn wait_for_sources(

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::port;
-use crate::world::{v4, v6};
+use crate::cluster_model::{v4, v6};
 
 fn v4_universe() -> impl Strategy<Value = Ipv4Addr> {
     prop_oneof![

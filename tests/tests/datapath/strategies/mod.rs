@@ -12,7 +12,7 @@ use proptest::sample::select;
 
 use self::frames::frame;
 use self::image::{allow_map, allow_map_key, endpoint};
-use super::world::{NO_POD, PODS, Seen, Step, UPLINK, v4, v6};
+use super::cluster_model::{NO_POD, PODS, Seen, Step, UPLINK, v4, v6};
 
 pub(crate) use self::image::image;
 

@@ -38,7 +38,7 @@ const N_ADDRESSES: u32 = 4400;
 const N_ALIVE: usize = 500;
 
 /// The cluster, and the kernel that is asked.
-pub(super) struct World {
+pub(super) struct ClusterModel {
     pub(super) api: Arc<FakeApi>,
     kernel: Datapath,
     /// The interfaces of the endpoints that stay.
@@ -54,7 +54,7 @@ pub(super) struct World {
 /// Addresses of the pods that come and go, at a moment.
 pub(super) struct Snapshot(BTreeSet<u32>);
 
-impl World {
+impl ClusterModel {
     /// Makes the cluster. Must run in the node's network namespace.
     pub(super) fn build(lab: &Lab, n_endpoints: u32) -> Result<Self> {
         let api = lab.shared_api().context("no API server")?;
@@ -72,7 +72,7 @@ impl World {
             ..ebpf::Config::default()
         })?;
         let from = node.interface_index("eth0")?;
-        let mut world = Self {
+        let mut cluster = Self {
             api,
             kernel,
             interfaces,
@@ -82,8 +82,8 @@ impl World {
             n_created: 0,
             has_extra: false,
         };
-        world.settle()?;
-        Ok(world)
+        cluster.settle()?;
+        Ok(cluster)
     }
 
     /// Creates so many pods elsewhere, and deletes as many of the oldest; returns how many.
@@ -195,10 +195,10 @@ impl World {
     pub(super) fn settle_within(&mut self, limit: Duration) -> Result<[Duration; 2]> {
         let (interface, witness) =
             (*self.interfaces.first().context("an endpoint")?, N_ADDRESSES / N_GROUPS * N_GROUPS);
-        let wait = |world: &mut Self, wanted: Passing| {
+        let wait = |cluster: &mut Self, wanted: Passing| {
             let begin = Instant::now();
             until("a change in force", limit, || {
-                Ok(if world.passes(interface, address(witness))? == wanted {
+                Ok(if cluster.passes(interface, address(witness))? == wanted {
                     Look::Done(begin.elapsed())
                 } else {
                     Look::NotYet(format!("not {wanted:?}"))

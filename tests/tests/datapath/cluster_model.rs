@@ -1,4 +1,4 @@
-//! The small world of these tests: three pods, a Service, an uplink.
+//! The small cluster of these tests: three pods, a Service, an uplink.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -19,7 +19,7 @@ use proptest::test_runner::TestCaseError;
 use rustix::time::{ClockId, clock_gettime};
 use zerocopy::FromBytes;
 
-use super::world::{NO_POD, PODS, Seen, Step};
+use super::cluster_model::{NO_POD, PODS, Seen, Step};
 
 /// Stands for any time where both are compared.
 const ANY_TIME: Nanos = Nanos(0);
@@ -45,7 +45,7 @@ impl PacketBytes for Unpeeked<'_> {
 }
 
 /// The maps of the kernel, and those of the host that it must agree with.
-pub(crate) struct Twins {
+pub(crate) struct Equivalence {
     memory: MemoryMaps,
     /// Judges every packet the long way.
     long: MemoryMaps,
@@ -57,7 +57,7 @@ pub(crate) struct Twins {
     _devices: PretendDevices,
 }
 
-impl Twins {
+impl Equivalence {
     pub(crate) fn new() -> Self {
         let mut devices = PretendDevices::in_new_namespace(IfIndex(PODS[0])).unwrap();
         devices.ensure(IfIndex(NO_POD)).unwrap();

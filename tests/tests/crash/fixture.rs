@@ -43,7 +43,7 @@ spec:
 ";
 
 /// The node, and what is sent on it.
-pub(crate) struct World {
+pub(crate) struct Fixture {
     pub(crate) lab: Lab,
     allowed: Vec<Stream>,
     denied: Vec<Stream>,
@@ -52,7 +52,7 @@ pub(crate) struct World {
     n_killed: usize,
 }
 
-impl World {
+impl Fixture {
     /// `None` where it cannot be.
     pub(crate) fn begin(name: &str) -> Result<Option<Self>> {
         if !met(&NEEDS) {
@@ -66,18 +66,18 @@ impl World {
             lab.add_pod(PodSpec::new(&format!("shop/{pod}"), &[label], &[PORT]))?;
         }
         lab.add_pod(PodSpec::new("shop/visitor", &[("role", "visitor")], &[PORT]))?;
-        let mut world =
+        let mut fixture =
             Self { lab, allowed: Vec::new(), denied: Vec::new(), n_tried: 0, n_killed: 0 };
         for (family, protocol) in [(Family::V4, Tcp), (Family::V6, Udp)] {
-            let stream = world.stream("shop/client", "shop/web", protocol, family)?;
-            world.allowed.push(stream);
+            let stream = fixture.stream("shop/client", "shop/web", protocol, family)?;
+            fixture.allowed.push(stream);
         }
         for family in Family::BOTH {
-            let stream = world.stream("shop/visitor", "shop/web", Udp, family)?;
-            world.denied.push(stream);
+            let stream = fixture.stream("shop/visitor", "shop/web", Udp, family)?;
+            fixture.denied.push(stream);
         }
-        world.flow("at first")?;
-        Ok(Some(world))
+        fixture.flow("at first")?;
+        Ok(Some(fixture))
     }
 
     fn stream(

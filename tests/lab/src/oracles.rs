@@ -1,5 +1,5 @@
-//! Judges that must agree: the oracle, the reference semantics, the compiled maps after a sequence of changes and from
-//! scratch.
+//! Oracles that must agree: the independent one of [`crate::oracle`], the reference semantics, the compiled maps after a
+//! sequence of changes, and the maps compiled from scratch.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,48 +13,48 @@ use serde_json::Value;
 use crate::case::{Case, End, Port, Probe, Protocol};
 use crate::oracle::Oracle;
 
-/// The judges, in the middle of a sequence or at the beginning of one.
-pub struct Panel {
-    judges: Vec<Judge>,
+/// The oracles, in the middle of a sequence or at the beginning of one.
+pub struct Oracles {
+    engines: Vec<NamedEngine>,
     sequence: Option<String>,
 }
 
 /// An engine that follows the changes of a sequence, and whose maps go on from one sequence to the next.
-struct Judge {
+struct NamedEngine {
     name: &'static str,
     cluster: Cluster,
 }
 
-/// A probe on which not all judges agree.
+/// A probe on which not all oracles agree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disagreement {
     /// The question.
     pub probe: Probe,
-    /// What each judge says: whether the connection may be made.
+    /// The verdict of each oracle: whether the connection may be made.
     pub verdicts: Vec<(&'static str, bool)>,
 }
 
 impl fmt::Display for Disagreement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.probe)?;
-        for (judge, is_allowed) in &self.verdicts {
-            write!(f, " {judge} {}", if *is_allowed { "allows" } else { "denies" })?;
+        for (oracle, is_allowed) in &self.verdicts {
+            write!(f, " {oracle} {}", if *is_allowed { "allows" } else { "denies" })?;
         }
         Ok(())
     }
 }
 
-impl Default for Panel {
+impl Default for Oracles {
     fn default() -> Self {
         Self::new([("reference", Engine::Reference), ("compiled", Engine::compiled())])
     }
 }
 
-impl Panel {
+impl Oracles {
     /// These engines, beside the oracle.
     pub fn new(engines: impl IntoIterator<Item = (&'static str, Engine)>) -> Self {
-        let judge = |(name, engine)| Judge { name, cluster: Cluster::new(engine) };
-        Self { judges: engines.into_iter().map(judge).collect(), sequence: None }
+        let named = |(name, engine)| NamedEngine { name, cluster: Cluster::new(engine) };
+        Self { engines: engines.into_iter().map(named).collect(), sequence: None }
     }
 
     /// Whatever comes next is no continuation of what came before.
@@ -62,7 +62,7 @@ impl Panel {
         self.sequence = None;
     }
 
-    /// Puts the case to all judges. Consecutive cases of one sequence change the clusters of the one before.
+    /// Asks all oracles about the case. Consecutive cases of one sequence change the clusters of the one before.
     ///
     /// # Errors
     /// When an engine cannot be used.
@@ -70,11 +70,11 @@ impl Panel {
         let continues = case.sequence.is_some() && case.sequence == self.sequence;
         self.sequence.clone_from(&case.sequence);
         let (objects, _) = read(&case.objects);
-        for judge in &mut self.judges {
+        for engine in &mut self.engines {
             if !continues {
-                judge.cluster.forget_objects();
+                engine.cluster.forget_objects();
             }
-            judge.cluster.set(objects.clone())?;
+            engine.cluster.set(objects.clone())?;
         }
         let mut from_scratch = Cluster::new(Engine::compiled());
         from_scratch.set(objects)?;
@@ -83,8 +83,8 @@ impl Panel {
         for probe in &case.probes {
             let question = question(probe);
             let mut verdicts = vec![("oracle", oracle.allows(probe))];
-            for judge in &mut self.judges {
-                verdicts.push((judge.name, judge.cluster.probe(&question)?.is_allowed));
+            for engine in &mut self.engines {
+                verdicts.push((engine.name, engine.cluster.probe(&question)?.is_allowed));
             }
             verdicts.push(("compiled from scratch", from_scratch.probe(&question)?.is_allowed));
             if verdicts.windows(2).any(|pair| matches!(pair, [one, other] if one.1 != other.1)) {
