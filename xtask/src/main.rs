@@ -34,6 +34,7 @@ mod test;
 mod tidy;
 mod verify;
 mod vm;
+mod words;
 mod workspace;
 
 /// Sets up, builds and tests netpol.

@@ -60,7 +60,10 @@ enum Path {
     Routed,
 }
 
-#[expect(clippy::too_many_lines, reason = "one scenario: each step begins where the last one ended")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one scenario: each step begins where the last one ended"
+)]
 fn check(name: &str, shape: Shape, between: Path) {
     if !can_run() {
         return;
