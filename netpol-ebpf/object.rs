@@ -1,4 +1,4 @@
-//! How an object for the kernel is built: included by the build scripts of netpol-agent and netpol-bench.
+//! How an object for the kernel is built: included by the build scripts of netpol-datapath and netpol-bench.
 //!
 //! In: a package of this workspace. Out: its object file in `$OUT_DIR`, under the package's name. The pinned stable compiler
 //! is told to accept `-Z build-std`, because no toolchain ships `core` for BPF; so its LLVM and bpf-linker's stay of one

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use netpol_agent::model::Kind;
 use netpol_lab::binaries;
 use netpol_lab::deployment::{
     at, containers, folder, host_path, items, kustomize, objects, of_kind, texts,
 };
 use netpol_lab::privilege::{Need, met};
+use netpol_policy::model::Kind;
 use serde_json::{Value, json};
 
 /// The objects of an overlay; `None` without kubectl.

@@ -42,9 +42,9 @@ fn all_oracles_agree_on_generated_cases() -> Result<()> {
 }
 
 mod privileged {
-    use netpol_agent::cli::kernel;
-    use netpol_agent::simulate::Engine;
+    use netpol_datapath::simulation;
     use netpol_lab::privilege::{Need, met};
+    use netpol_policy::simulate::Engine;
 
     use super::*;
 
@@ -53,7 +53,7 @@ mod privileged {
         if !met(&[Need::Root]) {
             return Ok(());
         }
-        let engines = [("reference", Engine::Reference), ("kernel", kernel::engine()?)];
+        let engines = [("reference", Engine::Reference), ("kernel", simulation::engine()?)];
         check_generated(Oracles::new(engines), settings::n_cases(N_CLUSTERS) / 10)
     }
 }

@@ -45,10 +45,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     term::heading("clippy for the host");
     let deny = ["--", "-D", "warnings"];
     shell::run(shell::cargo(["clippy", "--all-targets", "--all-features"]).args(deny))?;
-    shell::run(
-        shell::cargo(["clippy", "-p", "netpol-agent", "--no-default-features", "--all-targets"])
-            .args(deny),
-    )?;
     term::heading("each crate by itself");
     for package in Workspace::read()?.packages {
         if !KERNEL_PACKAGES.contains(&package.name.as_str()) {

@@ -6,8 +6,8 @@
 use std::hint::black_box;
 
 use divan::{AllocProfiler, Bencher};
-use netpol_agent::compile::{Image, Numbering, compile};
 use netpol_bench::scale::{ClusterModel, Follower, Shape, events};
+use netpol_policy::compile::{MapState, Numbering, compile};
 
 #[global_allocator]
 static ALLOCATOR: AllocProfiler = AllocProfiler::system();
@@ -48,7 +48,7 @@ fn cold(bencher: Bencher<'_, '_>, name: &str) {
 #[divan::bench(args = &SHAPES[..1], sample_count = 3, sample_size = 1)]
 fn reference(bencher: Bencher<'_, '_>, name: &str) {
     let state = ClusterModel::new(&shape(name)).into_state();
-    bencher.bench_local(|| compile(&state, &mut Numbering::default(), &Image::default()));
+    bencher.bench_local(|| compile(&state, &mut Numbering::default(), &MapState::default()));
 }
 
 /// From the news of one pod to map operations, for pods that are somewhere in the cluster.

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
-use netpol_agent::ebpf::{Config, Datapath, Trace, Verified};
+use netpol_datapath::{Config, Datapath, Trace, Verified};
 
 use crate::repository;
 

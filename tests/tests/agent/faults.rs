@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use netpol_agent::kube::Options;
-use netpol_agent::model::Kind;
-use netpol_agent::source::Health;
+use netpol_kube::Options;
 use netpol_lab::fake_api::{GoneAs, StreamingLists};
+use netpol_policy::model::Kind;
+use netpol_policy::source::Health;
 use serde_json::json;
 
 use netpol_lab::watched::{Watched, filled, pod};

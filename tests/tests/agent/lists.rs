@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use netpol_agent::kube::Options;
-use netpol_agent::model::Kind;
+use netpol_kube::Options;
 use netpol_lab::fake_api::{FakeApi, StreamingLists};
+use netpol_policy::model::Kind;
 
 use netpol_lab::watched::{Watched, filled, node, pod};
 

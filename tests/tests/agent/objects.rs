@@ -1,8 +1,8 @@
 //! Objects that cannot be read.
 
-use netpol_agent::kube::Options;
-use netpol_agent::model::{Code, Kind, ObjectName, ObjectRef};
+use netpol_kube::Options;
 use netpol_lab::fake_api::StreamingLists;
+use netpol_policy::model::{Code, Kind, ObjectName, ObjectRef};
 use serde_json::json;
 
 use netpol_lab::watched::{Watched, filled, pod};

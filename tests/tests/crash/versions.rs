@@ -11,7 +11,7 @@ use super::N_POINTS;
 use super::fixture::{Fixture, Shape};
 
 /// Takes the agent's pins for those of another version, and lets the next agent exchange them. True if it has died meanwhile.
-fn exchange(fixture: &mut Fixture, task: &Task, expected: &Shape) -> Result<bool> {
+fn migration(fixture: &mut Fixture, task: &Task, expected: &Shape) -> Result<bool> {
     fixture.lab.take_agent()?.kill()?;
     let pins = fixture.lab.place().pins.clone();
     let (own, other) = (format!("v{ABI_VERSION}"), format!("v{}", ABI_VERSION + 1));
@@ -31,12 +31,12 @@ fn an_agent_that_dies_while_it_takes_over_from_another_version_is_followed_by_on
 -> Result<()> {
     let Some(mut fixture) = Fixture::begin("crash-version")? else { return Ok(()) };
     let expected = fixture.clean_shape()?;
-    exchange(&mut fixture, &Task::Watch, &expected)?;
+    migration(&mut fixture, &Task::Watch, &expected)?;
     fixture.settle(&expected)?;
     let points = after_the_load(points(&fixture.trace_file())?);
     let turn = usize::try_from(seed())?;
     for point in choose(&points, n_points(N_POINTS), turn)? {
-        let has_died = exchange(&mut fixture, &Task::Kill(point.clone()), &expected)?;
+        let has_died = migration(&mut fixture, &Task::Kill(point.clone()), &expected)?;
         fixture.note(usize::from(has_died));
         if has_died {
             fixture.recover(&point, &expected)?;

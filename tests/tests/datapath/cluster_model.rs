@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use netpol_agent::compile::{AllowMap, AllowMapKey};
-use netpol_agent::ebpf::Program;
 use netpol_common::ids::IfIndex;
 use netpol_common::keys::{AddressKey, EndpointValue};
+use netpol_datapath::Program;
 use netpol_lab::packets::Frame;
+use netpol_policy::compile::{AllowMap, AllowMapKey};
 
 /// The pods' interfaces.
 pub(crate) const PODS: [u32; 3] = [100, 101, 102];

@@ -8,7 +8,7 @@ use netpol_lab::settings::n_cases;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::fast_slow_equivalence::Equivalence;
-use super::strategies::{image, steps};
+use super::strategies::{map_state, steps};
 
 /// Clusters that are tried unless the environment says otherwise.
 const N_CASES: usize = 128;
@@ -24,9 +24,9 @@ fn kernel_and_host_agree_on_random_packets_in_random_clusters() {
     let thread = thread::Builder::new().stack_size(STACK_LEN_BYTES).spawn(move || {
         let equivalence = RefCell::new(Equivalence::new());
         let mut runner = TestRunner::new(Config { cases, ..Config::default() });
-        let outcome = runner.run(&(image(), steps()), |(image, steps)| {
+        let outcome = runner.run(&(map_state(), steps()), |(map_state, steps)| {
             let mut equivalence = equivalence.borrow_mut();
-            equivalence.start(&image);
+            equivalence.start(&map_state);
             steps.iter().try_for_each(|step| equivalence.step(step))
         });
         outcome.map_err(|error| error.to_string())

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use netpol_agent::kube::Options;
-use netpol_agent::model::{Kind, ObjectName};
-use netpol_agent::source::Health;
+use netpol_kube::Options;
 use netpol_lab::cluster::{Able, Cluster};
 use netpol_lab::watched::{DEADLINE, Watched, fill, node, pod};
+use netpol_policy::model::{Kind, ObjectName};
+use netpol_policy::source::Health;
 
 /// Whether a server tells lists as the beginning of a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

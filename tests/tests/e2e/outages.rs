@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use netpol_agent::kube::Options;
-use netpol_agent::model::Kind;
-use netpol_agent::source::Health;
+use netpol_kube::Options;
 use netpol_lab::cluster::{Able, Cluster};
 use netpol_lab::watched::{Watched, node};
+use netpol_policy::model::Kind;
+use netpol_policy::source::Health;
 
 fn is_broken(watched: &Watched, kind: Kind) -> bool {
     matches!(watched.freshness.of(kind), Health::Broken { .. })

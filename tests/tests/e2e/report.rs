@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use netpol_agent::kube::{Access, Report, report};
-use netpol_agent::model::{Code, Diagnostic, Kind, ObjectName, ObjectRef};
+use netpol_kube::{Access, Report, report};
 use netpol_lab::cluster::Cluster;
 use netpol_lab::watched::{DEADLINE, namespace};
+use netpol_policy::model::{Code, Diagnostic, Kind, ObjectName, ObjectRef};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;

@@ -7,7 +7,6 @@ use std::net::IpAddr;
 
 use anyhow::{Result, bail};
 use fastrand::Rng;
-use netpol_agent::store::ClusterState;
 use netpol_common::addr::Addr;
 use netpol_common::ids::{IfIndex, Nanos};
 use netpol_lab::case::{Case, End, Port, Probe, Protocol};
@@ -15,6 +14,7 @@ use netpol_lab::generator::Draw as _;
 use netpol_lab::oracle::Oracle;
 use netpol_lab::oracles::read;
 use netpol_lab::wire::{Nat, Packet, SYN, Segment, SharedMaps, Wire};
+use netpol_policy::store::ClusterState;
 
 /// The virtual address of the generator's Services.
 const VIP: &str = "10.96.0.10";
@@ -59,7 +59,7 @@ fn begin(case: &Case, rng: &mut Rng, wire: &Wire, from: u16) -> Option<Connectio
     if dst == vip {
         return None;
     }
-    let has_vip = wire.cluster.image().defer.contains(&Addr::from(vip));
+    let has_vip = wire.cluster.map_state().defer.contains(&Addr::from(vip));
     let is_between_pods = ends.iter().all(Option::is_some) && ends[0] != ends[1];
     let nat = if has_vip && is_between_pods && src.is_ipv4() && rng.chance(40) {
         Nat::Destination(vip)

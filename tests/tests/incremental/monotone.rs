@@ -5,16 +5,16 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use netpol_agent::model::{Object, ObjectName, Policy, PolicyMode, Rule};
-use netpol_agent::resolve::{Isolation, isolating};
-use netpol_agent::simulate::Judged;
-use netpol_agent::store::ClusterState;
 use netpol_common::ids::{Direction, Hook, Nanos};
 use netpol_lab::case::{Case, Protocol};
 use netpol_lab::generator::Draw as _;
 use netpol_lab::oracle::Oracle;
 use netpol_lab::oracles::read;
 use netpol_lab::wire::{self, Nat, Packet, SYN, Segment, SharedMaps, Stop, Wire};
+use netpol_policy::model::{Object, ObjectName, Policy, PolicyMode, Rule};
+use netpol_policy::resolve::{Isolation, isolating};
+use netpol_policy::simulate::Judged;
+use netpol_policy::store::ClusterState;
 
 /// What one end says to one packet; the packet by its place in the list.
 type Sayings = BTreeMap<(usize, ObjectName, Direction), bool>;

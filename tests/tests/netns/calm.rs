@@ -1,8 +1,8 @@
 //! The programs of new pods hang on filters until the node is calm, and on links from then on.
 
 use anyhow::{Result, ensure};
-use netpol_agent::ebpf::Attaching;
 use netpol_common::maps::ABI_VERSION;
+use netpol_datapath::Attaching;
 use netpol_lab::node::wait::{LIMIT, Look, until};
 use netpol_lab::node::{Lab, Passing};
 use netpol_lab::probe::Protocol::Tcp;

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use netpol_agent::dataplane::Counter;
 use netpol_common::keys::CounterKey;
 use netpol_common::verdict::Verdict;
 use netpol_lab::node::{Family, Host, Lab, Passing, labels};
 use netpol_lab::probe::Protocol::{Tcp, Udp};
+use netpol_policy::dataplane::Counter;
 
 use super::{ALLOW_CLIENTS, DENY_ALL, PORT, client, expect, lab, maps, visitor, web};
 

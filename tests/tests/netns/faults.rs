@@ -3,12 +3,12 @@
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, ensure};
-use netpol_agent::ebpf::Attaching;
-use netpol_common::proto::{Attachment, Check, Request, Response};
+use netpol_datapath::Attaching;
 use netpol_lab::node::topology::Wiring;
 use netpol_lab::node::wait::{LIMIT, Look, until};
 use netpol_lab::node::{Host, Lab, Passing, PodSpec, agent};
 use netpol_lab::probe::Protocol::Tcp;
+use netpol_proto::{Attachment, Check, Request, Response};
 
 use super::calm::wait_for_links;
 use super::{ALLOW_CLIENTS, PORT, client, expect, lab, lab_without_agent, visitor, web};

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use fastrand::Rng;
-use netpol_agent::model::{Kind, Object, ObjectRef, Pod};
-use netpol_agent::store::Delta;
 use netpol_lab::generator::Draw as _;
+use netpol_policy::model::{Kind, Object, ObjectRef, Pod};
+use netpol_policy::store::Delta;
 
 use super::{Shape, addresses, labels, pod};
 

@@ -78,12 +78,12 @@ impl<'a> Oracle<'a> {
             port,
             is_virtual: true,
         };
-        self.end_allows(self.cluster.holder(source), Direction::Egress, &talk)
+        self.end_allows(self.cluster.owner(source), Direction::Egress, &talk)
     }
 
     fn reaches(&self, source: IpAddr, destination: IpAddr, port: u16, protocol: Protocol) -> bool {
         let (source_pod, destination_pod) =
-            (self.cluster.holder(source), self.cluster.holder(destination));
+            (self.cluster.owner(source), self.cluster.owner(destination));
         // A pod always reaches itself [3].
         if source == destination || same(source_pod, destination_pod) {
             return true;
@@ -106,7 +106,7 @@ impl<'a> Oracle<'a> {
         let port = match &probe.port {
             Port::Number(number) => *number,
             Port::Name(name) => {
-                let pod = self.cluster.named(&probe.to).or(self.cluster.holder(destination))?;
+                let pod = self.cluster.named(&probe.to).or(self.cluster.owner(destination))?;
                 *ports::declared(pod, name, probe.protocol).first()?
             }
         };

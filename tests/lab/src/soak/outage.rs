@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use fastrand::Rng;
 use netpol_agent::agent::SourceStatus;
-use netpol_common::proto::{ErrorCode, Request, Response};
+use netpol_proto::{ErrorCode, Request, Response};
 
 use super::cluster_model::{ClusterModel, add, attachment, expect_ok, local_pod};
 use super::{N_VERDICTS, ROUND, SETTLE};
