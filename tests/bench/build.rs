@@ -1,4 +1,5 @@
 //! Builds the reference programs of the benchmarks into `$OUT_DIR/reference-ebpf`.
+#![forbid(unsafe_code)]
 
 use anyhow::Result;
 

@@ -1,5 +1,5 @@
 //! The benchmarks work: they run, and what they check while they measure holds. Their times are not looked at.
-
+#![forbid(unsafe_code)]
 #![cfg(test)]
 
 use netpol_bench::gates::ROWS;

@@ -1,4 +1,5 @@
 //! Every scenario, judged by its own table, by the oracle, by the reference semantics and by the compiled maps.
+#![forbid(unsafe_code)]
 
 use std::fs;
 use std::path::Path;

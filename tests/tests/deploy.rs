@@ -1,4 +1,5 @@
 //! The manifests for a cluster: they build, ask for no more than is needed, and name only what exists.
+#![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
 use std::process::Command;

@@ -1,4 +1,5 @@
 //! The policies of `deploy/examples` are what they should be examples of: valid, clean, explained.
+#![forbid(unsafe_code)]
 
 use std::path::PathBuf;
 

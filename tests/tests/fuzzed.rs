@@ -1,6 +1,7 @@
 //! What must hold for any input: what fuzzing found once, what people write, and random bytes.
 //!
 //! The checks are those of the fuzz targets; `cargo xtask fuzz` looks for inputs for which they fail.
+#![forbid(unsafe_code)]
 
 #[path = "../../fuzz/src/lib.rs"]
 pub mod checks;

@@ -1,4 +1,5 @@
 //! The image, run as the manifests say: it protects a node, answers, and leaves nothing behind.
+#![forbid(unsafe_code)]
 
 use std::fs;
 use std::io::{Read as _, Write as _};

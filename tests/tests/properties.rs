@@ -2,6 +2,7 @@
 //!
 //! `NETPOL_CASES` sets how many clusters are generated, `NETPOL_SEED` from which seed. A failure prints the case, made
 //! small, as lines for a file in `tests/regressions`.
+#![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
 use std::fs;

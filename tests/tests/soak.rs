@@ -1,4 +1,5 @@
 //! A short soak; `cargo xtask soak` runs a long one.
+#![forbid(unsafe_code)]
 
 use anyhow::Result;
 use netpol_lab::privilege::{Need, met};

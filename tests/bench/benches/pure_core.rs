@@ -2,6 +2,7 @@
 //!
 //! `cargo bench -p netpol-bench --bench pure_core`. Time and allocated memory; nothing is asserted. `cargo xtask bench cp`
 //! publishes what matters of it.
+#![forbid(unsafe_code)]
 
 use std::hint::black_box;
 

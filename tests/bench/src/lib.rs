@@ -33,6 +33,7 @@
 //!
 //! Sizes depend on [`Settings::is_quick`]: a quick run is a test of the benchmark, its times mean nothing. What is always
 //! checked while measuring (that denied traffic does not arrive, say) is an error of the suite.
+#![forbid(unsafe_code)]
 
 use std::path::PathBuf;
 

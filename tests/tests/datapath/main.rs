@@ -2,7 +2,7 @@
 //!
 //! Packet by packet through `BPF_PROG_TEST_RUN`, against the same function on the host; maps and attachments
 //! across restarts.
-
+#![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "all of it is test, also outside functions marked so")]
 
 mod allow_maps;

@@ -1,6 +1,7 @@
 //! Laws of change: what happens on the way from one state to the next.
 //!
 //! `NETPOL_CASES` sets how many generated sequences are tried, `NETPOL_SEED` from which seed.
+#![forbid(unsafe_code)]
 
 mod compiled;
 mod flows;

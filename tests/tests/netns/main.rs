@@ -1,6 +1,7 @@
 //! Pods as network namespaces, the real plugins, the real agent, real packets.
 //!
 //! Every test has a lab of its own, named after it. They need root, `ip` and Debian's CNI plugins.
+#![forbid(unsafe_code)]
 
 mod calm;
 mod crowd;

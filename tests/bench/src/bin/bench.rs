@@ -1,4 +1,5 @@
 //! `cargo xtask bench`: see [`netpol_bench`].
+#![forbid(unsafe_code)]
 #![expect(clippy::print_stderr, clippy::print_stdout, reason = "for a person")]
 
 use std::process::ExitCode;

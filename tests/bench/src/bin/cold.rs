@@ -1,4 +1,5 @@
 //! One cold compile: see [`netpol_bench::cp::cold`].
+#![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "the time is its output")]
 
 use anyhow::{Result, bail};

@@ -1,5 +1,6 @@
 //! `cargo run -p netpol-lab --bin cases -- --seed 1 --n 1000 [--features]`: generated cases, one JSON line each, or
 //! how many of them exercise which feature of the API.
+#![forbid(unsafe_code)]
 
 use std::io::{self, Write as _};
 

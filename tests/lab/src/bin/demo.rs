@@ -1,4 +1,5 @@
 //! `cargo xtask demo`: see [`netpol_lab::demo`].
+#![forbid(unsafe_code)]
 #![expect(clippy::print_stderr, reason = "why there is no demo")]
 
 use std::process::ExitCode;

@@ -1,4 +1,5 @@
 //! `cargo xtask e2e`: the tests of `tests/tests/e2e` against a cluster that is there already.
+#![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "its report is its output")]
 
 use std::path::Path;

@@ -1,4 +1,5 @@
 //! The traffic of a lab's pods: see [`netpol_lab::probe`].
+#![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "its reports are its output")]
 
 use std::io::{Write as _, copy, sink, stdin, stdout};

@@ -1,4 +1,5 @@
 //! `cargo xtask soak`: see [`netpol_lab::soak`].
+#![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "its report is its output")]
 
 use std::process::ExitCode;

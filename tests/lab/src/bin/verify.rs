@@ -1,4 +1,5 @@
 //! `cargo xtask verify`: see [`netpol_lab::verified`].
+#![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a table for people")]
 
 use std::fs;
