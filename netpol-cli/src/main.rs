@@ -1,4 +1,5 @@
 //! Explains, checks and simulates Kubernetes `NetworkPolicies` without a node: see `netpol help`.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 

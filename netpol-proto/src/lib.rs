@@ -6,6 +6,7 @@
 //! has the answer. Must not: do IO; both ends have their own (blocking in the plugin, tokio in the agent).
 //!
 //! Field names follow the CNI specification 1.1.0 (sections "Parameters" and "Result types").
+#![forbid(unsafe_code)]
 
 use std::net::IpAddr;
 use std::string::String;

@@ -8,8 +8,8 @@ use netpol_common::keys::{AddressKey, CounterKey, EndpointValue};
 use netpol_common::maps::{ABI_VERSION, ENDPOINTS, FLOWS};
 use netpol_common::reason::{DropReason, Verdict};
 use netpol_datapath::{Attaching, Config, Datapath, Error, Role};
+use netpol_lab::privilege::{Need, met};
 use netpol_policy::dataplane::{EndpointMapState, MapOp};
-use netpol_tests::privilege::{Need, met};
 
 use super::wire::{POD, Wire};
 

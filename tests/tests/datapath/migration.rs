@@ -12,11 +12,11 @@ use netpol_common::keys::{CounterKey, EndpointValue};
 use netpol_common::reason::{PassReason, Verdict};
 use netpol_datapath::netlink::{Position, Side, TrafficControl};
 use netpol_datapath::{Attaching, Datapath, Role};
+use netpol_lab::node::netns::Netns;
+use netpol_lab::privilege::{Need, met};
 use netpol_policy::dataplane::port::Migrated;
 use netpol_policy::dataplane::port::NewInterface;
 use netpol_policy::dataplane::{EndpointMapState, MapOp};
-use netpol_tests::lab::netns::Netns;
-use netpol_tests::privilege::{Need, met};
 
 use super::wire::{DEVICE, Wire};
 
