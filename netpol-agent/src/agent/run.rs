@@ -26,7 +26,7 @@ use crate::control::{serve_tcp, serve_unix};
 use crate::discovery::{Found, Places};
 use crate::manifests::watch as manifests;
 use netpol_datapath::{Datapath, Trace};
-use netpol_policy::dataplane::port::Kernel;
+use netpol_policy::dataplane::port::{Attachments as _, Kernel, Maps as _};
 
 use netpol_datapath::netlink::{self, Devices};
 use netpol_policy::model::Kind;

@@ -11,6 +11,7 @@ use netpol_common::maps::ABI_VERSION;
 use netpol_datapath::netlink::{Side, TrafficControl};
 use netpol_datapath::{Datapath, Mount};
 use netpol_policy::compile::MapState;
+use netpol_policy::dataplane::port::Maps as _;
 use netpol_tests::lab::strace::{Point, Task, Tracer};
 use netpol_tests::lab::topology::Wiring;
 use netpol_tests::lab::wait::{LIMIT, Look, until};

@@ -8,6 +8,7 @@ use netpol_common::keys::{AllowKey, AllowValue, EndpointValue};
 use netpol_datapath::{Attaching, Datapath};
 use netpol_policy::compile::{AllowMap, AllowMapKey};
 use netpol_policy::dataplane::MapOp;
+use netpol_policy::dataplane::port::Maps as _;
 use netpol_tests::privilege::{Need, met};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};

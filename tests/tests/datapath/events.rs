@@ -8,6 +8,7 @@ use netpol_common::ids::{Direction, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::verdict::{DropReason, Verdict};
 use netpol_datapath::netlink::PretendDevices;
 use netpol_datapath::{Config, Datapath, Error, Events, Program, TestContext};
+use netpol_policy::dataplane::port::Maps as _;
 use netpol_policy::dataplane::{EndpointMapState, MapOp};
 use netpol_tests::packets::{Ends, Frame, Packet, Segment};
 use netpol_tests::privilege::{Need, met};

@@ -10,6 +10,7 @@ use netpol_datapath::netlink::PretendDevices;
 use netpol_datapath::{Config, Datapath, Program, TestContext};
 use netpol_policy::compile::EndpointMapState;
 use netpol_policy::dataplane::MapOp;
+use netpol_policy::dataplane::port::{Flows as _, Maps as _};
 use netpol_tests::packets::{Ends, Frame, Packet, Segment};
 use netpol_tests::privilege::{Need, met};
 

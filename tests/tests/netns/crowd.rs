@@ -5,6 +5,7 @@ use std::fs;
 
 use anyhow::{Result, ensure};
 use netpol_agent::agent::Protection;
+use netpol_policy::dataplane::port::Maps as _;
 use netpol_tests::lab::wait::{LIMIT, Look, until};
 use netpol_tests::lab::{Host, Lab, PodSpec};
 use netpol_tests::settings;

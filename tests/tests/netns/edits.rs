@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use netpol_common::keys::CounterKey;
 use netpol_common::verdict::Verdict;
 use netpol_policy::dataplane::Counter;
+use netpol_policy::dataplane::port::Maps as _;
 use netpol_tests::lab::{Family, Host, Lab, Passing, labels};
 use netpol_tests::probe::Protocol::{Tcp, Udp};
 

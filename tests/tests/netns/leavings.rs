@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
 use netpol_common::ids::IfIndex;
+use netpol_policy::dataplane::port::{Flows as _, Maps as _};
 use netpol_tests::lab::wait::{LIMIT, Look, until};
 use netpol_tests::lab::{Family, Host, Lab};
 use netpol_tests::probe::Protocol;

@@ -1,6 +1,7 @@
 //! The agent ends, by force or by request, and another one begins.
 
 use anyhow::{Context as _, Result, ensure};
+use netpol_policy::dataplane::port::Maps as _;
 use netpol_tests::lab::cni::CniError;
 use netpol_tests::lab::netns::Counter;
 use netpol_tests::lab::topology::Wiring;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use netpol_common::maps::ABI_VERSION;
+use netpol_policy::dataplane::port::Maps as _;
 use netpol_tests::lab::topology::Wiring;
 use netpol_tests::lab::wait::{LIMIT, Look, until};
 use netpol_tests::lab::{Lab, Passing};

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use netpol_datapath::{Datapath, Mount};
+use netpol_policy::dataplane::port::Maps as _;
 use netpol_tests::binaries::binary;
 use netpol_tests::lab::topology::Wiring;
 use netpol_tests::lab::wait::{LIMIT, Look, until};

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use netpol_policy::dataplane::port::Flows as _;
 use netpol_tests::lab::{Family, Lab, Passing, Stream};
 use netpol_tests::probe::Protocol;
 use serde_json::json;

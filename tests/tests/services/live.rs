@@ -4,6 +4,7 @@ use std::net::{IpAddr, UdpSocket};
 
 use anyhow::Result;
 use netpol_common::ids::IfIndex;
+use netpol_policy::dataplane::port::{Flows as _, Maps as _};
 use netpol_tests::lab::wait::{LIMIT, Look, until};
 use netpol_tests::lab::{Bridge, Family, Host, Masquerade, Passing, Service, Shape, Stream};
 use netpol_tests::probe::{Probe, Protocol};

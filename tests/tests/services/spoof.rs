@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use netpol_common::addr::Addr;
 use netpol_common::keys::FlowKey;
+use netpol_policy::dataplane::port::Flows as _;
 use netpol_tests::lab::nat::feed;
 use netpol_tests::lab::netns::Netns;
 use netpol_tests::lab::wait::{LIMIT, Look, until};

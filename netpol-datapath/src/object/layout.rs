@@ -13,25 +13,29 @@ use netpol_common::keys::{
 };
 use netpol_common::maps;
 
-use super::maps::ContainerId;
+/// `BPF_F_NO_PREALLOC`: the kernel allocates an entry when it is written.
+pub(crate) const NO_PREALLOC: u32 = 1;
+
+/// A container id, padded with zeros.
+pub(crate) type ContainerId = [u8; 128];
 
 /// The kind and sizes of a map.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Layout {
+pub(crate) struct Layout {
     /// Its name.
-    pub(super) name: &'static str,
+    pub(crate) name: &'static str,
     map_type: MapType,
     key_len_bytes: u32,
     value_len_bytes: u32,
     /// Entries, or bytes for the ring buffer: its size, as the kernel knows it.
     max_entries: u32,
     /// What it may hold: that size, but for maps [of tables](is_of_tables).
-    pub(super) capacity: u32,
+    pub(crate) capacity: u32,
 }
 
 impl Layout {
     /// The properties in which two maps can differ, with their values here and there.
-    pub(super) fn compare(&self, found: &Self) -> [(&'static str, u32, u32); 4] {
+    pub(crate) fn compare(&self, found: &Self) -> [(&'static str, u32, u32); 4] {
         [
             ("type", self.map_type as u32, found.map_type as u32),
             ("key size", self.key_len_bytes, found.key_len_bytes),
@@ -45,7 +49,7 @@ impl Layout {
 ///
 /// # Errors
 /// The kernel's map type is not known.
-pub(super) fn of(name: &'static str, map: &MapInfo) -> Result<Layout, MapError> {
+pub(crate) fn of(name: &'static str, map: &MapInfo) -> Result<Layout, MapError> {
     Ok(Layout {
         name,
         map_type: map.map_type()?,
@@ -57,12 +61,12 @@ pub(super) fn of(name: &'static str, map: &MapInfo) -> Result<Layout, MapError> 
 }
 
 /// Whether a map is one of a few tables, whose entries only we can count.
-pub(super) fn is_of_tables(name: &str) -> bool {
+pub(crate) fn is_of_tables(name: &str) -> bool {
     name == maps::IDENTITIES
 }
 
 /// Every map of this build, with the capacities that the configuration changes.
-pub(super) fn expected(capacities: &BTreeMap<&'static str, u32>) -> Vec<Layout> {
+pub(crate) fn expected(capacities: &BTreeMap<&'static str, u32>) -> Vec<Layout> {
     let mut layouts = vec![
         map::<IfIndex, EndpointEntry>(maps::ENDPOINTS, MapType::Hash, maps::MAX_ENDPOINTS),
         map::<AddressKey, u8>(maps::ADDRESSES, MapType::Hash, maps::MAX_ADDRESSES),

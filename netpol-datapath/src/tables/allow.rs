@@ -15,13 +15,12 @@ use aya::maps::{ArrayOfMaps, IterableMap as _, LpmTrie, Map, MapData, MapError, 
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol};
 use netpol_common::keys::{AllowKey, AllowValue, EndpointEntry};
 use netpol_common::maps;
-
-use super::error::Error;
-use super::maps::NO_PREALLOC;
-use super::memory;
-use super::table::{Label, absent_is_fine, in_one_batch, take};
-use super::wire::{self, Wire};
 use netpol_policy::compile::{AllowMap, AllowMapKey};
+
+use super::table::{Label, absent_is_fine, in_one_batch, len_bytes, take};
+use super::wire::{self, Wire};
+use crate::error::Error;
+use crate::object::layout::NO_PREALLOC;
 
 /// Identity, protocol, zero and port: an [`AllowKey`] without its length.
 type Inner = LpmTrie<MapData, [u8; 8], Wire<AllowValue>>;
@@ -38,7 +37,7 @@ const MANY_ENTRIES: usize = 1 << 14;
 
 /// ALLOW and what it is known to hold.
 #[derive(Debug)]
-pub(super) struct AllowMaps {
+pub(crate) struct AllowMaps {
     label: Label,
     map: Map,
     by_key: BTreeMap<AllowMapKey, Place>,
@@ -73,7 +72,7 @@ impl AllowMaps {
     ///
     /// # Errors
     /// [`Error::Missing`], [`Error::Map`].
-    pub(super) fn take(
+    pub(crate) fn take(
         ebpf: &mut Ebpf,
         label: Label,
         endpoints: &[(IfIndex, EndpointEntry)],
@@ -96,19 +95,19 @@ impl AllowMaps {
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub(super) fn read(&mut self, endpoints: &[(IfIndex, EndpointEntry)]) -> Result<(), Error> {
+    pub(crate) fn read(&mut self, endpoints: &[(IfIndex, EndpointEntry)]) -> Result<(), Error> {
         let label = self.label;
         self.read_places(endpoints).map_err(|error| label.cannot_read(error))
     }
 
     /// What each key leads to.
-    pub(super) fn entries(&self) -> BTreeMap<AllowMapKey, Arc<AllowMap>> {
+    pub(crate) fn entries(&self) -> BTreeMap<AllowMapKey, Arc<AllowMap>> {
         let content = |place| self.used.get(place).map(|used| Arc::clone(&used.content));
         self.by_key.iter().filter_map(|(key, place)| Some((*key, content(place)?))).collect()
     }
 
     /// Where the allow maps of an endpoint are: [`EndpointEntry::allow_maps`].
-    pub(super) fn places(&self, ifindex: IfIndex) -> [Place; 2] {
+    pub(crate) fn places(&self, ifindex: IfIndex) -> [Place; 2] {
         [Direction::Ingress, Direction::Egress].map(|direction| {
             let key = AllowMapKey { ifindex, direction };
             self.by_key.get(&key).copied().unwrap_or(0)
@@ -116,7 +115,7 @@ impl AllowMaps {
     }
 
     /// How many allow maps are in use.
-    pub(super) fn n_distinct(&self) -> usize {
+    pub(crate) fn n_distinct(&self) -> usize {
         self.used.len()
     }
 
@@ -124,16 +123,16 @@ impl AllowMaps {
     ///
     /// # Errors
     /// What the kernel said.
-    pub(super) fn len_bytes(&self) -> io::Result<u64> {
+    pub(crate) fn len_bytes(&self) -> io::Result<u64> {
         let mut sum = 0;
         if let Map::ArrayOfMaps(map) = &self.map {
-            sum += memory::len_bytes(map)?;
+            sum += len_bytes(map)?;
         }
         let used = self.used.values().map(|used| used.map_id);
         let spare = self.spare.iter().map(|(_, map_id)| *map_id);
         let left = self.left.values().map(|left| left.map_id);
         for map_id in used.chain(spare).chain(left) {
-            sum += memory::len_bytes(&MapData::from_id(map_id).map_err(io::Error::other)?)?;
+            sum += len_bytes(&MapData::from_id(map_id).map_err(io::Error::other)?)?;
         }
         Ok(sum)
     }
@@ -143,7 +142,7 @@ impl AllowMaps {
     ///
     /// # Errors
     /// [`Error::MapFull`], [`Error::Map`]: [`Self::read`] before going on.
-    pub(super) fn set_all<'a>(
+    pub(crate) fn set_all<'a>(
         &mut self,
         entries: impl Iterator<Item = (AllowMapKey, &'a Arc<AllowMap>)>,
     ) -> Result<(), Error> {
@@ -173,14 +172,14 @@ impl AllowMaps {
     }
 
     /// Lets these keys lead nowhere. The endpoints of all keys are to be led to [`Self::places`] then.
-    pub(super) fn remove_all(&mut self, keys: impl Iterator<Item = AllowMapKey>) {
+    pub(crate) fn remove_all(&mut self, keys: impl Iterator<Item = AllowMapKey>) {
         for key in keys {
             self.lead(key, None);
         }
     }
 
     /// Whether [`Self::prepare`] has something to do.
-    pub(super) fn wants_preparation(&self) -> bool {
+    pub(crate) fn wants_preparation(&self) -> bool {
         let n_left: usize = self.left.values().map(|left| left.n_entries).sum();
         self.spare.len() < FEW_SPARE || n_left > MANY_ENTRIES || self.left.len() > 2 * N_SPARE
     }
@@ -189,7 +188,7 @@ impl AllowMaps {
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub(super) fn prepare(&mut self) -> Result<(), Error> {
+    pub(crate) fn prepare(&mut self) -> Result<(), Error> {
         self.make_spare(N_SPARE.saturating_sub(self.spare.len()).max(self.left.len()))
     }
 

@@ -22,7 +22,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 /// A type of netpol-common as aya takes it for a key or a value.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
 #[repr(transparent)]
-pub(super) struct Wire<T>(pub(super) T);
+pub(crate) struct Wire<T>(pub(crate) T);
 
 // SAFETY: `IntoBytes` proves that there is no padding, `FromBytes` that every bit pattern is valid.
 unsafe impl<T: IntoBytes + FromBytes + Immutable + Copy + 'static> aya::Pod for Wire<T> {}
@@ -31,7 +31,7 @@ unsafe impl<T: IntoBytes + FromBytes + Immutable + Copy + 'static> aya::Pod for 
 ///
 /// # Errors
 /// What the kernel said.
-pub(super) fn watch(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn watch(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<OwnedFd>> {
     let own = fd.try_clone_to_owned()?;
     // SAFETY: an `OwnedFd` is one open file descriptor from its beginning to its end.
     Ok(unsafe { AsyncFd::register_with_interest(own, Interest::READABLE) }?)
@@ -39,7 +39,7 @@ pub(super) fn watch(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<OwnedFd>> {
 
 /// The memory of an array map, the kernel's own: what is written here programs see at once, and the other way round.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(crate) struct Shared {
     start: NonNull<AtomicU64>,
     n_words: usize,
 }
@@ -54,7 +54,7 @@ impl Shared {
     ///
     /// # Errors
     /// What the kernel said; also when the map is no array.
-    pub(super) fn of(map: &MapData) -> io::Result<Self> {
+    pub(crate) fn of(map: &MapData) -> io::Result<Self> {
         let layout = map.info().map_err(io::Error::other)?;
         if !matches!(layout.map_type(), Ok(MapType::Array)) {
             return Err(io::Error::from(io::ErrorKind::Unsupported));
@@ -72,7 +72,7 @@ impl Shared {
     }
 
     /// All elements, in words of eight bytes.
-    pub(super) const fn words(&self) -> &[AtomicU64] {
+    pub(crate) const fn words(&self) -> &[AtomicU64] {
         // SAFETY: the mapping has so many bytes, begins at a page, and lives as long as `self`. Any bits are a number. Programs
         // write whole words too, or parts of words that are read here for nothing but their old or new value.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.n_words) }
@@ -108,7 +108,7 @@ const BPF_MAP_DELETE_BATCH: libc::c_int = 27;
 /// # Errors
 /// What the kernel said; entries before the one that failed are written. `ENOTSUPP` (524) if maps of this
 /// type know no batches: LPM tries before kernel 5.13, maps of maps before 5.19.
-pub(super) fn update_batch<K, V>(map: &MapData, keys: &[K], values: &[V]) -> io::Result<()>
+pub(crate) fn update_batch<K, V>(map: &MapData, keys: &[K], values: &[V]) -> io::Result<()>
 where
     K: IntoBytes + Immutable,
     V: IntoBytes + Immutable,
@@ -139,7 +139,7 @@ where
 /// # Errors
 /// What the kernel said, `ENOENT` for a key that is not there; entries before it are removed. As for
 /// [`update_batch`] if maps of this type know no batches.
-pub(super) fn delete_batch<K: IntoBytes + Immutable, V>(
+pub(crate) fn delete_batch<K: IntoBytes + Immutable, V>(
     map: &MapData,
     keys: &[K],
 ) -> io::Result<()> {
@@ -169,7 +169,7 @@ fn deletion<K>(map: &MapData, keys: &[K]) -> io::Result<BatchAttr> {
 ///
 /// # Errors
 /// What the kernel said; some entries are removed. As for [`update_batch`] if maps of this type know no batches.
-pub(super) fn delete_present<K: IntoBytes + Immutable, V>(
+pub(crate) fn delete_present<K: IntoBytes + Immutable, V>(
     map: &MapData,
     keys: &[K],
 ) -> io::Result<()> {
@@ -195,7 +195,7 @@ pub(super) fn delete_present<K: IntoBytes + Immutable, V>(
 ///
 /// # Errors
 /// What the kernel said; also when the map is no hash map with keys and values of one CPU.
-pub(super) fn read_all<K, V>(map: &MapData) -> io::Result<Vec<(K, V)>>
+pub(crate) fn read_all<K, V>(map: &MapData) -> io::Result<Vec<(K, V)>>
 where
     K: FromBytes + IntoBytes + Immutable + Clone,
     V: FromBytes + IntoBytes + Immutable + Clone,
@@ -213,7 +213,7 @@ where
 ///
 /// # Errors
 /// What the kernel or `each` said; also when the map is no hash map with keys and values of one CPU.
-pub(super) fn for_each_batch<K, V>(
+pub(crate) fn for_each_batch<K, V>(
     map: &MapData,
     mut each: impl FnMut(&[K], &[V]) -> io::Result<()>,
 ) -> io::Result<()>

@@ -16,13 +16,12 @@ use netpol_common::maps;
 use netpol_common::packet::ETHERNET_LEN;
 use zerocopy::IntoBytes as _;
 
-use super::Config;
-use super::error::Error;
-use super::load::classifier_named;
-use super::maps::NO_PREALLOC;
-use super::pins::Pins;
-use super::table::{Label, Table, again, take};
+use super::table::{Label, Table, reopen, take};
 use super::wire::Shared;
+use crate::config::Config;
+use crate::error::Error;
+use crate::object::layout::NO_PREALLOC;
+use crate::object::{Geometry, Pins, classifier_named};
 
 /// Words of eight bytes of a set and of a slot, and where the slots begin.
 const SET_WORDS: usize = size_of::<FlowSet>() / 8;
@@ -33,23 +32,16 @@ const N_LOOKS: usize = 1000;
 /// The program that makes a connection known.
 const ADD_FLOW: &str = "add_flow";
 
-/// What the programs must be told of the table before they are loaded.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Geometry {
-    pub(super) seed: u64,
-    pub(super) set_mask: u32,
-}
-
 /// The pinned map that holds the seed, so that it lives as long as the table.
 #[derive(Debug)]
-pub(super) struct Seed(Table<u32, u64>);
+pub(crate) struct Seed(Table<u32, u64>);
 
 impl Seed {
     /// Opens the map that the object has not, because no program reads it, or makes it.
     ///
     /// # Errors
     /// [`Error::Map`], [`Error::Pin`].
-    pub(super) fn open(pins: Option<&Pins>, label: Label) -> Result<Self, Error> {
+    pub(crate) fn open(pins: Option<&Pins>, label: Label) -> Result<Self, Error> {
         let create = || aya::maps::HashMap::create(label.capacity, NO_PREALLOC);
         let map = match pins {
             None => create().map_err(|error| label.cannot_write(error))?,
@@ -61,7 +53,7 @@ impl Seed {
     }
 
     /// The map.
-    pub(super) fn map(&self) -> &MapData {
+    pub(crate) fn map(&self) -> &MapData {
         self.0.map()
     }
 
@@ -69,7 +61,7 @@ impl Seed {
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub(super) fn geometry(&self, config: &Config) -> Result<Geometry, Error> {
+    pub(crate) fn geometry(&self, config: &Config) -> Result<Geometry, Error> {
         let n_sets = config.capacities.get(maps::FLOWS).copied().unwrap_or(maps::N_FLOW_SETS);
         let set_mask = n_sets.checked_ilog2().map_or(0, |log2| (1 << log2) - 1);
         Ok(Geometry { seed: self.0.get(0)?.unwrap_or_default(), set_mask })
@@ -78,26 +70,26 @@ impl Seed {
 
 /// The table.
 #[derive(Debug)]
-pub(super) struct FlowTable {
+pub(crate) struct FlowTable {
     label: Label,
     map: MapData,
 }
 
 /// The table's memory. It counts as the process's own while it is mapped, so that is not long.
 #[derive(Debug)]
-pub(super) struct FlowMemory(Shared);
+pub(crate) struct FlowMemory(Shared);
 
 impl FlowTable {
     /// Takes the map out of the loaded object.
     ///
     /// # Errors
     /// [`Error::Missing`].
-    pub(super) fn take(ebpf: &mut Ebpf, label: Label) -> Result<Self, Error> {
+    pub(crate) fn take(ebpf: &mut Ebpf, label: Label) -> Result<Self, Error> {
         Ok(Self { label, map: take_array(ebpf, label.name)? })
     }
 
     /// The map.
-    pub(super) fn map(&self) -> &MapData {
+    pub(crate) fn map(&self) -> &MapData {
         &self.map
     }
 
@@ -105,8 +97,8 @@ impl FlowTable {
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub(super) fn again(&self) -> Result<Self, Error> {
-        let map = again(&self.map).map_err(|error| self.label.cannot_read(error))?;
+    pub(crate) fn reopen(&self) -> Result<Self, Error> {
+        let map = reopen(&self.map).map_err(|error| self.label.cannot_read(error))?;
         Ok(Self { label: self.label, map })
     }
 
@@ -114,7 +106,7 @@ impl FlowTable {
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub(super) fn memory(&self) -> Result<FlowMemory, Error> {
+    pub(crate) fn memory(&self) -> Result<FlowMemory, Error> {
         let shared = Shared::of(&self.map).map_err(|error| self.label.cannot_read(error))?;
         Ok(FlowMemory(shared))
     }
@@ -123,7 +115,7 @@ impl FlowTable {
     ///
     /// # Errors
     /// [`Error::Missing`], [`Error::Refused`], [`Error::TestRun`].
-    pub(super) fn add(&self, ebpf: &mut Ebpf, flows: &[(FlowKey, FlowValue)]) -> Result<(), Error> {
+    pub(crate) fn add(&self, ebpf: &mut Ebpf, flows: &[(FlowKey, FlowValue)]) -> Result<(), Error> {
         if flows.is_empty() {
             return Ok(());
         }
@@ -154,7 +146,7 @@ impl FlowMemory {
     }
 
     /// All entries. Those that change meanwhile may be missing.
-    pub(super) fn entries(&self) -> Vec<(FlowKey, FlowEntry)> {
+    pub(crate) fn entries(&self) -> Vec<(FlowKey, FlowEntry)> {
         let mut found = Vec::new();
         for set in self.sets() {
             let (head, slots) = set.split_at(FIRST_SLOT_WORD);
@@ -166,7 +158,7 @@ impl FlowMemory {
     }
 
     /// Frees the ways of connections of these interfaces; returns how many they were.
-    pub(super) fn remove(&self, is_gone: impl Fn(IfIndex) -> bool) -> usize {
+    pub(crate) fn remove(&self, is_gone: impl Fn(IfIndex) -> bool) -> usize {
         let mut n_removed = 0;
         for mark in self.sets().flat_map(|set| set.iter().take(N_WAYS)) {
             let now = mark.load(Ordering::Acquire);
@@ -184,7 +176,7 @@ impl FlowMemory {
 ///
 /// # Errors
 /// [`Error::Missing`].
-pub(super) fn take_array(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, Error> {
+pub(crate) fn take_array(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, Error> {
     let Map::Array(map) = take(ebpf, name)? else { return Err(Error::Missing { name }) };
     Ok(map)
 }

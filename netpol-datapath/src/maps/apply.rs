@@ -1,54 +1,21 @@
 //! Map operations, performed in the kernel in their order.
 
 use std::collections::BTreeSet;
-use std::panic::resume_unwind;
 
 use netpol_common::ids::IfIndex;
 use netpol_common::keys::EndpointEntry;
-use netpol_policy::dataplane::port::NewInterface;
-
-use super::Datapath;
-use super::attach::Attacher;
-use super::error::Error;
-use super::maps::{ContainerId, Maps};
 use netpol_policy::dataplane::{EndpointMapState, MapOp};
 
-impl Datapath {
-    /// Performs the operations one after the other; neighbours of one kind share system calls.
+use crate::error::Error;
+use crate::object::layout::ContainerId;
+use crate::tables::MapSet;
+
+impl MapSet {
+    /// See [`Maps::apply`](netpol_policy::dataplane::port::Maps::apply).
     ///
     /// # Errors
-    /// [`Error::MapFull`], [`Error::Map`], [`Error::ContainerIdTooLong`]. Then the operations before the one that
-    /// failed are done and no later one is: read [`Datapath::map_state`] before going on.
-    pub fn apply(&mut self, ops: &[MapOp]) -> Result<(), Error> {
-        self.maps.apply(ops)
-    }
-
-    /// [`Datapath::apply`], and meanwhile [`Datapath::attach_new`] for interfaces: the kernel lets both wait for packets
-    /// under way. Returns the interfaces that have no programs now, with the reason.
-    ///
-    /// # Errors
-    /// Those of [`Datapath::apply`].
-    pub fn attach_and_apply(
-        &mut self,
-        interfaces: &[NewInterface],
-        ops: &[MapOp],
-    ) -> (Vec<(IfIndex, Error)>, Result<(), Error>) {
-        let Self { ebpf, maps, pins, config, geometry: _, last: _ } = self;
-        let mut attacher = Attacher { ebpf, pins: pins.as_ref(), attaching: config.attaching };
-        std::thread::scope(|scope| {
-            let work = scope.spawn(move || {
-                let failure =
-                    |new: &NewInterface| Some((new.ifindex, attacher.attach_new(*new).err()?));
-                interfaces.iter().filter_map(failure).collect()
-            });
-            let applied = maps.apply(ops);
-            (work.join().unwrap_or_else(|panic| resume_unwind(panic)), applied)
-        })
-    }
-}
-
-impl Maps {
-    fn apply(&mut self, ops: &[MapOp]) -> Result<(), Error> {
+    /// [`Error::MapFull`], [`Error::Map`], [`Error::ContainerIdTooLong`].
+    pub(crate) fn apply(&mut self, ops: &[MapOp]) -> Result<(), Error> {
         let applied = ops
             .chunk_by(|a, b| std::mem::discriminant(a) == std::mem::discriminant(b))
             .try_for_each(|alike| self.apply_alike(alike));

@@ -13,9 +13,10 @@ use aya::maps::{MapInfo, loaded_maps};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{loaded_links, loaded_programs};
 
-use super::attach;
-use super::error::Error;
-use super::pins::{Pins, parse_link_name, pin_error};
+use super::site::{detach, program_of_filter};
+use crate::error::{Error, pin_error};
+use crate::object::Pins;
+use crate::object::pins::parse_link_name;
 
 /// The kernel frees programs some milliseconds after the last packet that could be in them.
 const N_LOOKS: u32 = 500;
@@ -101,8 +102,8 @@ impl Work {
         match link.file_name().to_str().and_then(parse_link_name) {
             Some((ifindex, program)) => {
                 let pins = Pins::in_folder(folder);
-                self.ids.programs.extend(attach::program_of_filter(&pins, ifindex, program));
-                attach::detach(&pins, ifindex, program)?;
+                self.ids.programs.extend(program_of_filter(&pins, ifindex, program));
+                detach(&pins, ifindex, program)?;
             }
             None if path.is_dir() => {
                 fs::remove_dir(&path).map_err(|error| pin_error(&path, error))?;

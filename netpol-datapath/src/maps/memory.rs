@@ -1,18 +1,17 @@
-//! What the maps cost.
+//! Kernel memory of the maps.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _};
 
-use aya::maps::{IterableMap as _, MapData};
+use aya::maps::IterableMap as _;
 use netpol_common::maps;
 
-use super::Datapath;
-use super::error::Error;
+use crate::datapath::Datapath;
+use crate::error::Error;
+use crate::tables::len_bytes;
 
 impl Datapath {
-    /// Bytes that the kernel holds for each map; ALLOW and IDENTITIES with the maps in them.
+    /// Bytes of kernel memory of each map; for ALLOW and IDENTITIES with the maps in them.
     ///
     /// # Errors
     /// [`Error::Map`].
@@ -26,15 +25,15 @@ impl Datapath {
             (maps::FLOWS, own.flows.map()),
             (maps::FLOW_LOCKS, &own.flow_locks),
             (maps::FLOW_SEED, own.flow_seed.map()),
-            (maps::EVICTIONS, own.evictions.map()),
+            (maps::EVICTIONS, own.evictions.map.map()),
             (maps::DEFERRED_FLOWS, own.flow_handles.map()),
             (maps::BACKENDS, own.backends.map()),
             (maps::FRAGMENTS, own.fragments.map()),
             (maps::DEFER, own.defer.map()),
             (maps::CONTAINERS, own.containers.map()),
-            (maps::EGRESS_MARKS, own.egress_marks.map()),
-            (maps::EPOCH, own.epoch.map()),
-            (maps::COUNTERS, own.counters.map()),
+            (maps::EGRESS_MARKS, own.egress_marks.map.map()),
+            (maps::EPOCH, own.epoch.map.map()),
+            (maps::COUNTERS, own.counters.map.map()),
         ] {
             lens.insert(name, len_bytes(map).map_err(|source| failure(name, source))?);
         }
@@ -52,15 +51,4 @@ impl Datapath {
 
 fn failure(map: &'static str, source: io::Error) -> Error {
     Error::Map { map, action: "read", source: source.into() }
-}
-
-/// As the kernel tells it to whoever has the map open.
-///
-/// # Errors
-/// `/proc` is not there.
-pub(super) fn len_bytes(map: &MapData) -> io::Result<u64> {
-    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd()))?;
-    let value = text.lines().find_map(|line| line.strip_prefix("memlock:"));
-    let value = value.and_then(|value| value.trim().parse().ok());
-    value.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }

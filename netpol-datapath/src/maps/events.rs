@@ -11,10 +11,10 @@ use netpol_common::maps::EVENTS;
 use tokio::io::unix::AsyncFd;
 use zerocopy::FromBytes as _;
 
-use super::Datapath;
-use super::error::Error;
-use super::load::LOG_MAP;
-use super::wire::watch;
+use crate::datapath::Datapath;
+use crate::error::Error;
+use crate::object::LOG_MAP;
+use crate::tables::wire::watch;
 
 /// The records of drops and would-be drops, as they happen.
 pub struct Events {

@@ -1,6 +1,8 @@
 //! Maps with typed keys and values, whose errors name them.
 
+use std::fs;
 use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use aya::Ebpf;
 use aya::maps::{HashMap, IterableMap as _, LpmTrie, Map, MapData, MapError, lpm_trie};
@@ -8,9 +10,9 @@ use aya::sys::SyscallError;
 use netpol_common::keys::PrefixKey;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::error::Error;
-use super::layout::Layout;
 use super::wire::{self, Wire};
+use crate::error::Error;
+use crate::object::Layout;
 
 /// `ENOTSUPP`, which the kernel returns although no C library knows it: this map type has no batches.
 const NO_BATCHES: i32 = 524;
@@ -19,14 +21,14 @@ const NO_BATCHES: i32 = 524;
 const NO_EXIST: u64 = 1;
 
 /// A type with a layout that zerocopy has checked.
-pub(super) trait Plain: FromBytes + IntoBytes + Immutable + Copy + 'static {}
+pub(crate) trait Plain: FromBytes + IntoBytes + Immutable + Copy + 'static {}
 impl<T: FromBytes + IntoBytes + Immutable + Copy + 'static> Plain for T {}
 
 /// Name and capacity of a map, for messages.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Label {
-    pub(super) name: &'static str,
-    pub(super) capacity: u32,
+pub(crate) struct Label {
+    pub(crate) name: &'static str,
+    pub(crate) capacity: u32,
 }
 
 impl Label {
@@ -34,23 +36,23 @@ impl Label {
     ///
     /// # Errors
     /// [`Error::Missing`].
-    pub(super) fn of(layouts: &[Layout], name: &'static str) -> Result<Self, Error> {
+    pub(crate) fn of(layouts: &[Layout], name: &'static str) -> Result<Self, Error> {
         let layout = layouts.iter().find(|layout| layout.name == name);
         layout.map(|layout| Self { name, capacity: layout.capacity }).ok_or(Error::Missing { name })
     }
 
     /// A failed read.
-    pub(super) fn cannot_read(self, source: impl Into<MapError>) -> Error {
+    pub(crate) fn cannot_read(self, source: impl Into<MapError>) -> Error {
         Error::Map { map: self.name, action: "read", source: source.into() }
     }
 
     /// There is no room.
-    pub(super) fn is_full(self) -> Error {
+    pub(crate) fn is_full(self) -> Error {
         Error::MapFull { map: self.name, capacity: self.capacity }
     }
 
     /// A failed write. A full map is told apart, because the remedy is another one.
-    pub(super) fn cannot_write(self, source: impl Into<MapError>) -> Error {
+    pub(crate) fn cannot_write(self, source: impl Into<MapError>) -> Error {
         let source = source.into();
         if os_error(&source) == Some(libc::E2BIG) || os_error(&source) == Some(libc::ENOSPC) {
             return self.is_full();
@@ -59,9 +61,27 @@ impl Label {
     }
 }
 
+/// A map of aya's with its label.
+#[derive(Debug)]
+pub(crate) struct Labelled<M> {
+    pub(crate) label: Label,
+    pub(crate) map: M,
+}
+
+impl<M: TryFrom<Map, Error = MapError>> Labelled<M> {
+    /// Takes the map out of the loaded object.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], [`Error::Map`] if the map is of another type.
+    pub(crate) fn take(ebpf: &mut Ebpf, label: Label) -> Result<Self, Error> {
+        let map = take(ebpf, label.name)?.try_into().map_err(|error| label.cannot_read(error))?;
+        Ok(Self { label, map })
+    }
+}
+
 /// A hash map.
 #[derive(Debug)]
-pub(super) struct Table<K: Plain, V: Plain> {
+pub(crate) struct Table<K: Plain, V: Plain> {
     label: Label,
     map: HashMap<MapData, Wire<K>, Wire<V>>,
 }
@@ -71,23 +91,23 @@ impl<K: Plain, V: Plain> Table<K, V> {
     ///
     /// # Errors
     /// [`Error::Missing`], [`Error::Map`] when it is of another type.
-    pub(super) fn take(ebpf: &mut Ebpf, label: Label) -> Result<Self, Error> {
+    pub(crate) fn take(ebpf: &mut Ebpf, label: Label) -> Result<Self, Error> {
         let map = take(ebpf, label.name)?;
         Ok(Self { label, map: map.try_into().map_err(|error: MapError| label.cannot_read(error))? })
     }
 
     /// A map that is not in the object.
-    pub(super) fn new(label: Label, map: HashMap<MapData, Wire<K>, Wire<V>>) -> Self {
+    pub(crate) fn new(label: Label, map: HashMap<MapData, Wire<K>, Wire<V>>) -> Self {
         Self { label, map }
     }
 
     /// The map.
-    pub(super) fn map(&self) -> &MapData {
+    pub(crate) fn map(&self) -> &MapData {
         self.map.map()
     }
 
     /// Its name and capacity.
-    pub(super) fn label(&self) -> Label {
+    pub(crate) fn label(&self) -> Label {
         self.label
     }
 
@@ -95,7 +115,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
     ///
     /// # Errors
     /// [`Error::MapFull`], [`Error::Map`].
-    pub(super) fn set(&mut self, key: K, value: V) -> Result<(), Error> {
+    pub(crate) fn set(&mut self, key: K, value: V) -> Result<(), Error> {
         let written = self.map.insert(Wire(key), Wire(value), 0);
         written.map_err(|error| self.label.cannot_write(error))
     }
@@ -104,7 +124,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
     ///
     /// # Errors
     /// [`Error::MapFull`], [`Error::Map`].
-    pub(super) fn add(&mut self, key: K, value: V) -> Result<(), Error> {
+    pub(crate) fn add(&mut self, key: K, value: V) -> Result<(), Error> {
         match self.map.insert(Wire(key), Wire(value), NO_EXIST) {
             Err(error) if os_error(&error) == Some(libc::EEXIST) => Ok(()),
             written => written.map_err(|error| self.label.cannot_write(error)),
@@ -115,7 +135,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
     ///
     /// # Errors
     /// [`Error::MapFull`], [`Error::Map`]; then the first entries are written.
-    pub(super) fn set_all(&mut self, entries: impl Iterator<Item = (K, V)>) -> Result<(), Error> {
+    pub(crate) fn set_all(&mut self, entries: impl Iterator<Item = (K, V)>) -> Result<(), Error> {
         let (keys, values): (Vec<K>, Vec<V>) = entries.unzip();
         let written = wire::update_batch(self.map.map(), &keys, &values);
         written.map_err(|error| self.label.cannot_write(error))
@@ -125,7 +145,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub(super) fn remove(&mut self, key: K) -> Result<(), Error> {
+    pub(crate) fn remove(&mut self, key: K) -> Result<(), Error> {
         absent_is_fine(self.map.remove(&Wire(key))).map_err(|error| self.label.cannot_write(error))
     }
 
@@ -133,7 +153,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub(super) fn get(&self, key: K) -> Result<Option<V>, Error> {
+    pub(crate) fn get(&self, key: K) -> Result<Option<V>, Error> {
         match self.map.get(&Wire(key), 0) {
             Ok(Wire(value)) => Ok(Some(value)),
             Err(MapError::KeyNotFound) => Ok(None),
@@ -145,14 +165,14 @@ impl<K: Plain, V: Plain> Table<K, V> {
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub(super) fn entries(&self) -> Result<Vec<(K, V)>, Error> {
+    pub(crate) fn entries(&self) -> Result<Vec<(K, V)>, Error> {
         wire::read_all(self.map.map()).map_err(|error| self.label.cannot_read(error))
     }
 }
 
 /// The longest-prefix trie of addresses.
 #[derive(Debug)]
-pub(super) struct Trie<V: Plain> {
+pub(crate) struct Trie<V: Plain> {
     label: Label,
     map: LpmTrie<MapData, [u8; 16], Wire<V>>,
 }
@@ -162,13 +182,13 @@ impl<V: Plain> Trie<V> {
     ///
     /// # Errors
     /// [`Error::Missing`], [`Error::Map`] when it is of another type.
-    pub(super) fn take(ebpf: &mut Ebpf, label: Label) -> Result<Self, Error> {
+    pub(crate) fn take(ebpf: &mut Ebpf, label: Label) -> Result<Self, Error> {
         let map = take(ebpf, label.name)?;
         Ok(Self { label, map: map.try_into().map_err(|error: MapError| label.cannot_read(error))? })
     }
 
     /// The map.
-    pub(super) fn map(&self) -> &MapData {
+    pub(crate) fn map(&self) -> &MapData {
         self.map.map()
     }
 
@@ -176,7 +196,7 @@ impl<V: Plain> Trie<V> {
     ///
     /// # Errors
     /// [`Error::MapFull`], [`Error::Map`]; then the first entries are written.
-    pub(super) fn set_all(
+    pub(crate) fn set_all(
         &mut self,
         entries: impl Iterator<Item = (PrefixKey, V)>,
     ) -> Result<(), Error> {
@@ -196,7 +216,7 @@ impl<V: Plain> Trie<V> {
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub(super) fn remove(&mut self, key: PrefixKey) -> Result<(), Error> {
+    pub(crate) fn remove(&mut self, key: PrefixKey) -> Result<(), Error> {
         absent_is_fine(self.map.remove(&trie_key(&key)))
             .map_err(|error| self.label.cannot_write(error))
     }
@@ -205,7 +225,7 @@ impl<V: Plain> Trie<V> {
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub(super) fn entries(&self) -> Result<Vec<(PrefixKey, V)>, Error> {
+    pub(crate) fn entries(&self) -> Result<Vec<(PrefixKey, V)>, Error> {
         let entries = self.map.iter().map(|entry| {
             let (key, Wire(value)) = entry?;
             let addr = netpol_common::addr::Addr(key.data());
@@ -223,23 +243,34 @@ fn trie_key(key: &PrefixKey) -> lpm_trie::Key<[u8; 16]> {
 ///
 /// # Errors
 /// [`Error::Missing`].
-pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
+pub(crate) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
     ebpf.take_map(name).ok_or(Error::Missing { name })
 }
 
-/// The same map by another file descriptor.
+/// Opens the same map by another file descriptor.
 ///
 /// # Errors
 /// What the kernel said.
-pub(super) fn again(map: &MapData) -> Result<MapData, MapError> {
+pub(crate) fn reopen(map: &MapData) -> Result<MapData, MapError> {
     MapData::from_id(map.info()?.id())
+}
+
+/// Kernel memory of a map in bytes: `memlock` of its file descriptor in `/proc/self/fdinfo`.
+///
+/// # Errors
+/// `/proc` is not mounted.
+pub(crate) fn len_bytes(map: &MapData) -> io::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd()))?;
+    let value = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+    let value = value.and_then(|value| value.trim().parse().ok());
+    value.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
 /// Writes all entries with one system call; false if this kernel cannot.
 ///
 /// # Errors
 /// What the kernel said.
-pub(super) fn in_one_batch<K, V>(map: &MapData, keys: &[K], values: &[V]) -> io::Result<bool>
+pub(crate) fn in_one_batch<K, V>(map: &MapData, keys: &[K], values: &[V]) -> io::Result<bool>
 where
     K: IntoBytes + Immutable,
     V: IntoBytes + Immutable,
@@ -252,7 +283,7 @@ where
 }
 
 /// Removing what is not there is no failure.
-pub(super) fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), MapError> {
+pub(crate) fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), MapError> {
     match removed {
         Err(error) if os_error(&error) == Some(libc::ENOENT) => Ok(()),
         Err(MapError::KeyNotFound) => Ok(()),

@@ -14,9 +14,10 @@ use netpol_common::ids::IfIndex;
 use netpol_common::maps::{self, ABI_VERSION};
 use rustix::mount::{MountFlags, mount};
 
-use super::Program;
-use super::error::{Error, PinCause};
 use super::layout::{self, Layout};
+use crate::config::Mount;
+use crate::error::{Error, pin_error};
+use crate::program::Program;
 
 /// `f_type` of a BPF file system (`BPF_FS_MAGIC`, `include/uapi/linux/magic.h`).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -24,18 +25,9 @@ const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 /// Ends the name of a link's pin while the filter hangs there too.
 const EXCHANGE: &str = "-exchange";
 
-/// What to do where a BPF file system should be and is not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mount {
-    /// Mount one.
-    IfMissing,
-    /// Refuse.
-    Never,
-}
-
 /// The folder of one version's pins.
 #[derive(Clone, Debug)]
-pub(super) struct Pins {
+pub(crate) struct Pins {
     folder: PathBuf,
     /// Those of other versions, whose programs may be in force still.
     predecessors: Vec<Pins>,
@@ -46,7 +38,7 @@ impl Pins {
     ///
     /// # Errors
     /// [`Error::NoBpfFs`], [`Error::MountBpfFs`], [`Error::Pin`].
-    pub(super) fn open(root: &Path, mount: Mount) -> Result<Self, Error> {
+    pub(crate) fn open(root: &Path, mount: Mount) -> Result<Self, Error> {
         let file_system = root.parent().unwrap_or(root);
         if !is_bpf_fs(file_system) {
             mount_bpf_fs(file_system, mount)?;
@@ -69,12 +61,12 @@ impl Pins {
     }
 
     /// The pins of other versions.
-    pub(super) fn predecessors(&self) -> &[Self] {
+    pub(crate) fn predecessors(&self) -> &[Self] {
         &self.predecessors
     }
 
     /// Notes that there are none any more.
-    pub(super) fn forget_predecessors(&mut self) {
+    pub(crate) fn forget_predecessors(&mut self) {
         self.predecessors.clear();
     }
 
@@ -82,7 +74,7 @@ impl Pins {
     ///
     /// # Errors
     /// [`Error::Pin`].
-    pub(super) fn carry_over(&self, layouts: &[Layout]) -> Result<(), Error> {
+    pub(crate) fn carry_over(&self, layouts: &[Layout]) -> Result<(), Error> {
         let carried = layouts.iter().filter(|layout| maps::CARRIED_OVER.contains(&layout.name));
         for layout in carried {
             let path = self.map(layout.name);
@@ -106,7 +98,7 @@ impl Pins {
     ///
     /// # Errors
     /// [`Error::Pin`].
-    pub(super) fn take_over(
+    pub(crate) fn take_over(
         &self,
         predecessor: &Self,
         ifindex: IfIndex,
@@ -118,12 +110,12 @@ impl Pins {
     }
 
     /// The pins of some version, by its folder.
-    pub(super) fn in_folder(folder: &Path) -> Self {
+    pub(crate) fn in_folder(folder: &Path) -> Self {
         Self { folder: folder.to_owned(), predecessors: Vec::new() }
     }
 
     /// Where a map is pinned.
-    pub(super) fn map(&self, name: &str) -> PathBuf {
+    pub(crate) fn map(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
@@ -132,20 +124,20 @@ impl Pins {
     }
 
     /// Where the attachment of a program to a device is pinned.
-    pub(super) fn link(&self, ifindex: IfIndex, program: Program) -> PathBuf {
+    pub(crate) fn link(&self, ifindex: IfIndex, program: Program) -> PathBuf {
         self.links().join(format!("{ifindex}-{}", program.name()))
     }
 
     /// Where the link is pinned that is to take the place of a filter.
-    pub(super) fn migration(&self, ifindex: IfIndex, program: Program) -> PathBuf {
+    pub(crate) fn migration(&self, ifindex: IfIndex, program: Program) -> PathBuf {
         self.links().join(format!("{ifindex}-{}{EXCHANGE}", program.name()))
     }
 
-    /// Gives the link that has taken the place of a filter the pin of links.
+    /// Renames the pin of a migration's link to the regular one, after the filter has been removed.
     ///
     /// # Errors
     /// [`Error::Pin`].
-    pub(super) fn settle(&self, ifindex: IfIndex, program: Program) -> Result<(), Error> {
+    pub(crate) fn rename_migrated(&self, ifindex: IfIndex, program: Program) -> Result<(), Error> {
         let path = self.migration(ifindex, program);
         fs::rename(&path, self.link(ifindex, program)).map_err(|error| pin_error(&path, error))
     }
@@ -154,7 +146,7 @@ impl Pins {
     ///
     /// # Errors
     /// [`Error::Pin`]: the folder cannot be read.
-    pub(super) fn attachments(&self) -> Result<BTreeSet<(IfIndex, Program)>, Error> {
+    pub(crate) fn attachments(&self) -> Result<BTreeSet<(IfIndex, Program)>, Error> {
         let folder = self.links();
         let mut attachments = BTreeSet::new();
         for entry in fs::read_dir(&folder).map_err(|error| pin_error(&folder, error))? {
@@ -168,7 +160,7 @@ impl Pins {
     ///
     /// # Errors
     /// [`Error::PinIncompatible`], [`Error::Pin`].
-    pub(super) fn check(&self, layouts: &[Layout]) -> Result<(), Error> {
+    pub(crate) fn check(&self, layouts: &[Layout]) -> Result<(), Error> {
         for expected in layouts {
             let path = self.map(expected.name);
             if !path.exists() {
@@ -190,7 +182,7 @@ impl Pins {
     ///
     /// # Errors
     /// [`Error::Pin`].
-    pub(super) fn open_map<K: Pod, V: Pod>(
+    pub(crate) fn open_map<K: Pod, V: Pod>(
         &self,
         name: &str,
         create: impl FnOnce() -> Result<HashMap<MapData, K, V>, MapError>,
@@ -212,7 +204,7 @@ impl Pins {
     ///
     /// # Errors
     /// [`Error::Pin`].
-    pub(super) fn mark_filter(&self, ifindex: IfIndex, program: Program) -> Result<(), Error> {
+    pub(crate) fn mark_filter(&self, ifindex: IfIndex, program: Program) -> Result<(), Error> {
         let path = self.link(ifindex, program);
         match fs::create_dir(&path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -223,7 +215,7 @@ impl Pins {
     }
 
     /// Whether an attachment is a netlink filter.
-    pub(super) fn is_filter(&self, ifindex: IfIndex, program: Program) -> bool {
+    pub(crate) fn is_filter(&self, ifindex: IfIndex, program: Program) -> bool {
         self.link(ifindex, program).is_dir()
     }
 
@@ -231,7 +223,7 @@ impl Pins {
     ///
     /// # Errors
     /// [`Error::Pin`], but not if there is none.
-    pub(super) fn remove_link(&self, ifindex: IfIndex, program: Program) -> Result<(), Error> {
+    pub(crate) fn remove_link(&self, ifindex: IfIndex, program: Program) -> Result<(), Error> {
         for path in [self.link(ifindex, program), self.migration(ifindex, program)] {
             let is_filter = path.is_dir();
             let removed = if is_filter { fs::remove_dir(&path) } else { fs::remove_file(&path) };
@@ -244,7 +236,7 @@ impl Pins {
     ///
     /// # Errors
     /// [`Error::Pin`], but not if none was.
-    pub(super) fn unmark_filter(&self, ifindex: IfIndex, program: Program) -> Result<(), Error> {
+    pub(crate) fn unmark_filter(&self, ifindex: IfIndex, program: Program) -> Result<(), Error> {
         let path = self.link(ifindex, program);
         absent_is_fine(&path, fs::remove_dir(&path))
     }
@@ -253,7 +245,7 @@ impl Pins {
     ///
     /// # Errors
     /// [`Error::Pin`].
-    pub(super) fn remove(&self) -> Result<(), Error> {
+    pub(crate) fn remove(&self) -> Result<(), Error> {
         for folder in [self.links(), self.folder.clone()] {
             empty(&folder).map_err(|error| pin_error(&folder, error))?;
         }
@@ -285,7 +277,7 @@ fn empty(folder: &Path) -> io::Result<()> {
 }
 
 /// The device and the program of a link's file name.
-pub(super) fn parse_link_name(name: &str) -> Option<(IfIndex, Program)> {
+pub(crate) fn parse_link_name(name: &str) -> Option<(IfIndex, Program)> {
     let (ifindex, program) = name.strip_suffix(EXCHANGE).unwrap_or(name).split_once('-')?;
     let program = Program::ALL.into_iter().find(|known| known.name() == program)?;
     Some((IfIndex(ifindex.parse().ok()?), program))
@@ -305,11 +297,6 @@ fn mount_bpf_fs(path: &Path, how: Mount) -> Result<(), Error> {
             .and_then(|()| Ok(mount("bpf", path, "bpf", MountFlags::empty(), None)?))
             .map_err(|source| Error::MountBpfFs { path: path.to_owned(), source }),
     }
-}
-
-/// What went wrong with the pin at `path`.
-pub(super) fn pin_error(path: &Path, source: impl Into<PinCause>) -> Error {
-    Error::Pin { path: path.to_owned(), source: source.into() }
 }
 
 #[cfg(test)]

@@ -22,10 +22,9 @@ use netpol_common::ids::Identity;
 
 use self::family::{Family, Place};
 use self::table::{Table, Words};
-use super::error::Error;
-use super::memory;
-use super::table::{Label, in_one_batch, take};
+use super::table::{Label, in_one_batch, len_bytes, take};
 use super::wire::{Shared, Wire};
+use crate::error::Error;
 
 /// `BPF_F_MMAPABLE`: the memory can be shared with a process. `BPF_F_INNER_MAP`: as part of a map of maps it may have any
 /// size (kernel 5.10).
@@ -77,7 +76,7 @@ impl Place for InMap<'_> {
 }
 
 /// IDENTITIES and the tables of both families.
-pub(super) struct Identities {
+pub(crate) struct Identities {
     label: Label,
     map: Map,
     v4: Family<V4, Memory>,
@@ -89,7 +88,7 @@ impl Identities {
     ///
     /// # Errors
     /// [`Error::Missing`], [`Error::Map`].
-    pub(super) fn take(ebpf: &mut Ebpf, label: Label) -> Result<Self, Error> {
+    pub(crate) fn take(ebpf: &mut Ebpf, label: Label) -> Result<Self, Error> {
         let mut map = take(ebpf, label.name)?;
         let (v4, v6) = tables(&mut map).map_err(|error| label.cannot_read(error))?;
         let [least_v4, least_v6] = N_LEAST_BUCKETS;
@@ -97,7 +96,7 @@ impl Identities {
     }
 
     /// All entries.
-    pub(super) fn entries(&self) -> impl Iterator<Item = (Addr, Identity)> {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (Addr, Identity)> {
         entries(self.v4.table()).chain(entries(self.v6.table()))
     }
 
@@ -105,7 +104,7 @@ impl Identities {
     ///
     /// # Errors
     /// [`Error::MapFull`], [`Error::Map`]; then the first entries are written.
-    pub(super) fn set_all(
+    pub(crate) fn set_all(
         &mut self,
         entries: impl Iterator<Item = (Addr, Identity)>,
     ) -> Result<(), Error> {
@@ -132,7 +131,7 @@ impl Identities {
     }
 
     /// Removes entries, those that are there.
-    pub(super) fn remove_all(&mut self, addrs: impl Iterator<Item = Addr>) {
+    pub(crate) fn remove_all(&mut self, addrs: impl Iterator<Item = Addr>) {
         fence(SeqCst);
         for addr in addrs {
             if addr.is_v4() {
@@ -148,7 +147,7 @@ impl Identities {
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub(super) fn prepare(&mut self) -> Result<(), Error> {
+    pub(crate) fn prepare(&mut self) -> Result<(), Error> {
         let Self { label, map, v4, v6 } = self;
         if v4.wants_preparation() {
             v4.prepare(&mut InMap { map, family: V4::FAMILY })
@@ -165,13 +164,13 @@ impl Identities {
     ///
     /// # Errors
     /// What the kernel said.
-    pub(super) fn len_bytes(&self) -> io::Result<u64> {
+    pub(crate) fn len_bytes(&self) -> io::Result<u64> {
         let mut sum = 0;
         if let Map::ArrayOfMaps(map) = &self.map {
-            sum += memory::len_bytes(map)?;
+            sum += len_bytes(map)?;
         }
         for table in [self.v4.table().memory(), self.v6.table().memory()] {
-            sum += memory::len_bytes(table.map.map())?;
+            sum += len_bytes(table.map.map())?;
         }
         Ok(sum)
     }
