@@ -4,10 +4,10 @@ use std::io;
 use std::os::fd::AsFd as _;
 
 use aya::programs::SchedClassifier;
+use netpol_netlink::{CLSACT, Filter, Position};
 
 use super::site::Site;
 use crate::error::Error;
-use crate::netlink::{CLSACT, Filter, Position};
 use crate::program::Program;
 
 /// Position of our filters among others: first, because a filter that passes a packet ends the chain.

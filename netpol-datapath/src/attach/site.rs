@@ -9,11 +9,9 @@ use aya::programs::SchedClassifier;
 use aya::programs::links::PinnedLink;
 use aya::programs::{ProgramError, TcAttachType};
 use netpol_common::ids::IfIndex;
-use rustix::net::netdevice::index_to_name;
-use rustix::net::{AddressFamily, SocketType, socket};
+use netpol_netlink::{Side, TrafficControl, device_name};
 
 use crate::error::Error;
-use crate::netlink::{Side, TrafficControl};
 use crate::object::Pins;
 use crate::program::Program;
 
@@ -48,9 +46,7 @@ impl Device {
     /// # Errors
     /// [`Error::NoDevice`].
     pub(super) fn find(ifindex: IfIndex) -> Result<Self, Error> {
-        let no_device = |_| Error::NoDevice { ifindex };
-        let any = socket(AddressFamily::UNIX, SocketType::DGRAM, None).map_err(no_device)?;
-        let name = index_to_name(any, ifindex.0).map_err(no_device)?;
+        let name = device_name(ifindex).map_err(|_missing| Error::NoDevice { ifindex })?;
         Ok(Self { ifindex, name })
     }
 }
