@@ -1,39 +1,43 @@
-//! From a question to the packets that would be sent.
+//! From a probe to the packets that it would send.
+//!
+//! In: the state and a probe. Out: one [`Route`] for each pod that the connection can reach, with pod names, port names and
+//! Services resolved. Must not: evaluate policies.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::probe::{End, PortChoice, Probe, Problem};
+use super::probe::{PodOrIp, PortChoice, Probe, Problem};
 use crate::model::{BackendPort, Pod, PodPhase, PortName, ServicePort, Transport};
 use crate::resolve::is_service;
 use crate::store::ClusterState;
 
-/// A probe with everything looked up: the packets that would be sent.
+/// Addresses and port of one possible connection of a probe.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Route {
     pub(super) source: IpAddr,
-    /// Where the source sends them: a Service address, or the same as `destination` and `port`.
-    pub(super) asked: (IpAddr, u16),
-    /// Where they arrive.
+    /// Address and port that the source connects to, before Service translation. Equal to `destination` and `port` if the
+    /// address does not belong to a Service.
+    pub(super) original: (IpAddr, u16),
+    /// Address that the packets arrive at.
     pub(super) destination: IpAddr,
     pub(super) transport: Transport,
     pub(super) port: u16,
 }
 
-/// What a probe means.
+/// The possible connections of a probe.
 #[derive(Clone, Debug)]
-pub(super) enum Located {
-    /// One way; several when the destination is a Service, one to each pod behind it. Never empty.
-    Routes(Vec<Route>),
-    /// To a Service with nothing behind it.
-    NoBackend { source: IpAddr, asked: (IpAddr, u16) },
+pub(super) enum Routes {
+    /// One route, or one for each backend pod of a Service. Never empty.
+    Found(Vec<Route>),
+    /// The destination is a Service without a backend pod for this port.
+    NoBackend { source: IpAddr, original: (IpAddr, u16) },
 }
 
-/// Looks up what a probe means in this state.
+/// Resolves the pods, the port name and the Service of a probe in this state.
 ///
-/// Every pod behind a Service counts: which one a connection meets is chance. Readiness is not known here: pods that run
-/// and are not about to end are taken as ready.
-pub(super) fn locate(state: &ClusterState, probe: &Probe) -> Result<Located, Problem> {
+/// Of a Service, every backend pod is returned, because load balancing may choose any of them. Pods that run and are not
+/// terminating count as ready, because the state does not contain readiness.
+pub(super) fn routes(state: &ClusterState, probe: &Probe) -> Result<Routes, Problem> {
     let sources = addresses(state, &probe.from)?;
     let destinations = addresses(state, &probe.to)?;
     let (source, destination) = destinations
@@ -47,12 +51,12 @@ pub(super) fn locate(state: &ClusterState, probe: &Probe) -> Result<Located, Pro
         PortChoice::Number(number) => *number,
         PortChoice::Name(name) => {
             let pod = match &probe.to {
-                End::Pod { name, .. } => state.pod(name),
-                End::Address(address) => state.owner(*address),
+                PodOrIp::Pod { name, .. } => state.pod(name),
+                PodOrIp::Address(address) => state.owner(*address),
             };
             pod.and_then(|pod| first_number(pod, name, probe.transport)).ok_or_else(|| {
                 Problem::UnknownPort {
-                    end: probe.to.clone(),
+                    destination: probe.to.clone(),
                     name: Arc::clone(name),
                     transport: probe.transport,
                 }
@@ -60,22 +64,22 @@ pub(super) fn locate(state: &ClusterState, probe: &Probe) -> Result<Located, Pro
         }
     };
     let transport = probe.transport;
-    let asked = (destination, port);
+    let original = (destination, port);
     if !is_service(state, destination) {
-        return Ok(Located::Routes(vec![Route { source, asked, destination, transport, port }]));
+        return Ok(Routes::Found(vec![Route { source, original, destination, transport, port }]));
     }
-    let routes: Vec<Route> = backends(state, asked, transport)
+    let routes: Vec<Route> = backends(state, original, transport)
         .into_iter()
-        .map(|(destination, port)| Route { source, asked, destination, transport, port })
+        .map(|(destination, port)| Route { source, original, destination, transport, port })
         .collect();
     Ok(if routes.is_empty() {
-        Located::NoBackend { source, asked }
+        Routes::NoBackend { source, original }
     } else {
-        Located::Routes(routes)
+        Routes::Found(routes)
     })
 }
 
-/// Address and port of the pods behind a Service's address and port.
+/// Address and port of each backend pod of a Service address and port.
 ///
 /// Source: core/v1 `ServiceSpec.selector`, `ServicePort.targetPort` (a name is resolved on each pod).
 fn backends(
@@ -86,8 +90,8 @@ fn backends(
     let mut found = Vec::new();
     for service in state.services().filter(|service| service.addresses.contains(&address)) {
         let Some(selector) = &service.selector else { continue };
-        let offered = |port: &&ServicePort| (port.transport, port.number) == (transport, number);
-        let Some(port) = service.ports.iter().find(offered) else { continue };
+        let matches = |port: &&ServicePort| (port.transport, port.number) == (transport, number);
+        let Some(port) = service.ports.iter().find(matches) else { continue };
         for pod in state.pods_in(&service.name.namespace) {
             let runs = matches!(pod.phase, PodPhase::Running | PodPhase::Unknown);
             if !runs || pod.terminating || !selector.matches(&pod.labels) {
@@ -109,11 +113,11 @@ fn first_number(pod: &Pod, name: &str, transport: Transport) -> Option<u16> {
     pod.named_ports(&PortName::parse(name)?, transport).next()
 }
 
-/// The addresses that an end can be reached by; never empty.
-fn addresses(state: &ClusterState, end: &End) -> Result<Vec<IpAddr>, Problem> {
-    let (name, chosen) = match end {
-        End::Address(address) => return Ok(vec![address.to_canonical()]),
-        End::Pod { name, address } => (name, address.map(|address| address.to_canonical())),
+/// The addresses of a source or destination; never empty.
+fn addresses(state: &ClusterState, peer: &PodOrIp) -> Result<Vec<IpAddr>, Problem> {
+    let (name, chosen) = match peer {
+        PodOrIp::Address(address) => return Ok(vec![address.to_canonical()]),
+        PodOrIp::Pod { name, address } => (name, address.map(|address| address.to_canonical())),
     };
     let pod = state.pod(name).ok_or_else(|| Problem::UnknownPod(name.clone()))?;
     let held = own_addresses(state, pod);
@@ -125,13 +129,13 @@ fn addresses(state: &ClusterState, end: &End) -> Result<Vec<IpAddr>, Problem> {
     }
 }
 
-/// The addresses at which a pod is.
+/// The addresses that packets of a pod use.
 fn own_addresses(state: &ClusterState, pod: &Pod) -> Vec<IpAddr> {
     if pod.host_network { host_addresses(state, pod) } else { state.held_addresses(pod).collect() }
 }
 
-/// What the traffic of a host-network pod comes from: its node's addresses, as the pod reports them or as the node does.
-/// Nothing comes from one that has ended.
+/// The addresses of a host-network pod: those that the pod reports, else those of its node. Empty for a pod that has
+/// finished.
 fn host_addresses(state: &ClusterState, pod: &Pod) -> Vec<IpAddr> {
     if matches!(pod.phase, PodPhase::Succeeded | PodPhase::Failed) {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! `simulate -f`: who reaches whom, and what would change.
+//! `simulate -f`: the matrix of allowed connections, and the changes that `--what-if` files would make.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -7,16 +7,17 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use netpol_policy::model::{Object, Pod, Transport};
-use netpol_policy::simulate::{Cluster, End, PortChoice, Probe, Problem, with_implicit_namespaces};
+use netpol_policy::simulate::{
+    Cluster, PodOrIp, PortChoice, Probe, Problem, with_implicit_namespaces,
+};
 use netpol_terminal::{FAILED, Output, Terminal};
 
-use crate::args::{ClusterArgs, EngineChoice, Files, PortArg};
-use crate::input;
-use crate::matrix::{self, Cell, Look, Matrix};
-use crate::simulate::start;
+use super::args::{EngineChoice, Files, PortArg};
+use super::matrix::{self, Cell, Matrix, Style};
+use crate::input::{self, ClusterArgs};
 
-/// What to find out.
-pub(super) struct Question {
+/// The connections to evaluate, and the output format.
+pub(super) struct Request {
     pub(super) files: Files,
     pub(super) cluster: ClusterArgs,
     pub(super) ports: Vec<PortArg>,
@@ -25,10 +26,10 @@ pub(super) struct Question {
     pub(super) output: Output,
 }
 
-/// The verdicts on one port, a row for each source.
+/// The verdicts on one port: a row for each source, a cell for each destination.
 type Grid = Vec<Vec<Cell>>;
 
-/// One verdict, for programs.
+/// The verdict on one connection, for JSON.
 #[derive(Debug, Serialize)]
 struct Connection {
     from: String,
@@ -36,41 +37,43 @@ struct Connection {
     port: String,
     protocol: Transport,
     allowed: bool,
-    /// What it was before; only with `--what-if`.
+    /// The verdict before the `--what-if` files; `None` without `--what-if`.
     #[serde(skip_serializing_if = "Option::is_none")]
     allowed_before: Option<bool>,
 }
 
-pub(super) fn run(question: Question, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
-    let Question { files, cluster, ports, addresses, engine, output } = question;
+pub(super) fn run(request: Request, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
+    let Request { files, cluster, ports, addresses, engine, output } = request;
     let Files { before, after } = files;
     let input = input::read(&before, &cluster, terminal)?;
-    input.tell_findings(terminal);
+    input.report_all_findings(terminal);
     let mut is_incomplete = input::is_incomplete(&input.manifests);
     let mut objects = input.objects();
-    let mut cluster = Cluster::new(start(engine));
+    let mut cluster = Cluster::new(engine.open());
     let ports = if ports.is_empty() { declared_ports(&objects) } else { ports };
 
     let (known, added) = with_implicit_namespaces(objects.clone());
     for namespace in added {
-        let label = "it is taken as one with no label but its name";
-        terminal.complain(&format_args!("namespace {namespace} is not among the objects: {label}"));
+        terminal.complain(&format_args!(
+            "namespace {namespace} has no Namespace object: its only label is assumed to be its name"
+        ));
     }
     cluster.set(known.clone())?;
     cluster.findings().iter().for_each(|finding| terminal.complain(finding));
-    let mut ends = ends(&cluster, &addresses);
-    if ends.is_empty() && after.is_none() {
-        terminal.complain(&"no pod has an address, and there is no --address to ask about");
+    let mut peers = peers(&cluster, &addresses);
+    if peers.is_empty() && after.is_none() {
+        terminal
+            .complain(&"no pod has an IP address, and no --address is given: the matrix is empty");
         return Ok(FAILED);
     }
     let Some(after) = after else {
-        let verdicts = ask(&mut cluster, &ends, &ports)?;
-        show(&ends, &ports, &verdicts, None, output, terminal)?;
+        let verdicts = evaluate(&mut cluster, &peers, &ports)?;
+        show(&peers, &ports, &verdicts, None, output, terminal)?;
         return Ok(if is_incomplete { FAILED } else { 0 });
     };
 
     let new = input::read_files(&after, terminal);
-    input::tell_findings(&new, terminal, |_| true);
+    input::report_findings(&new, terminal, |_| true);
     is_incomplete |= input::is_incomplete(&new);
     let new: Vec<Object> = new.objects.into_iter().map(|read| read.object).collect();
     let replaced: BTreeSet<_> = new.iter().map(Object::object_ref).collect();
@@ -78,17 +81,18 @@ pub(super) fn run(question: Question, terminal: &mut Terminal<'_>) -> anyhow::Re
     objects.extend(new);
     cluster.set(with_implicit_namespaces(objects).0)?;
     cluster.findings().iter().for_each(|finding| terminal.complain(finding));
-    // A pod that is only there before or after reaches nobody while it is not.
-    let all: BTreeSet<End> = ends.into_iter().chain(self::ends(&cluster, &addresses)).collect();
-    ends = all.into_iter().collect();
-    let verdicts = ask(&mut cluster, &ends, &ports)?;
+    // The matrix contains the pods of before and after. A pod has no connections while it does not exist.
+    let all: BTreeSet<PodOrIp> =
+        peers.into_iter().chain(self::peers(&cluster, &addresses)).collect();
+    peers = all.into_iter().collect();
+    let verdicts = evaluate(&mut cluster, &peers, &ports)?;
     cluster.set(known)?;
-    let before = ask(&mut cluster, &ends, &ports)?;
-    show(&ends, &ports, &verdicts, Some(&before), output, terminal)?;
+    let before = evaluate(&mut cluster, &peers, &ports)?;
+    show(&peers, &ports, &verdicts, Some(&before), output, terminal)?;
     Ok(if is_incomplete { FAILED } else { 0 })
 }
 
-/// The ports that the pods declare; 80 if there are none.
+/// The ports that the pods declare; TCP 80 if there are none.
 fn declared_ports(objects: &[Object]) -> Vec<PortArg> {
     let mut declared = BTreeSet::new();
     for object in objects {
@@ -105,34 +109,40 @@ fn declared_ports(objects: &[Object]) -> Vec<PortArg> {
         .collect()
 }
 
-/// The pods that hold an address, by name, then the addresses that were asked for.
-fn ends(cluster: &Cluster, addresses: &[IpAddr]) -> Vec<End> {
+/// The pods that have an address, by name, then the addresses given with `--address`.
+fn peers(cluster: &Cluster, addresses: &[IpAddr]) -> Vec<PodOrIp> {
     let state = cluster.state();
     let holds = |pod: &&Pod| pod.host_network || state.held_addresses(pod).next().is_some();
-    let pods =
-        state.pods().filter(holds).map(|pod| End::Pod { name: pod.name.clone(), address: None });
-    pods.chain(addresses.iter().map(|address| End::Address(*address))).collect()
+    let pods = state
+        .pods()
+        .filter(holds)
+        .map(|pod| PodOrIp::Pod { name: pod.name.clone(), address: None });
+    pods.chain(addresses.iter().map(|address| PodOrIp::Address(*address))).collect()
 }
 
 /// The verdicts for every port, source and destination, in this order.
-fn ask(cluster: &mut Cluster, ends: &[End], ports: &[PortArg]) -> anyhow::Result<Vec<Grid>> {
+fn evaluate(
+    cluster: &mut Cluster,
+    peers: &[PodOrIp],
+    ports: &[PortArg],
+) -> anyhow::Result<Vec<Grid>> {
     let mut verdicts = Vec::with_capacity(ports.len());
     for PortArg { port, transport } in ports {
-        let mut rows = Vec::with_capacity(ends.len());
-        for from in ends {
-            let mut row = Vec::with_capacity(ends.len());
-            for to in ends {
+        let mut rows = Vec::with_capacity(peers.len());
+        for from in peers {
+            let mut row = Vec::with_capacity(peers.len());
+            for to in peers {
                 let probe = Probe {
                     from: from.clone(),
                     to: to.clone(),
                     port: port.clone(),
                     transport: *transport,
                 };
-                let answer = cluster.probe(&probe)?;
-                if let Some(problem @ Problem::NoEgressMark) = answer.problem {
+                let result = cluster.probe(&probe)?;
+                if let Some(problem @ Problem::NoEgressMark) = result.problem {
                     return Err(problem.into());
                 }
-                row.push(match answer.is_allowed {
+                row.push(match result.is_allowed {
                     _ if from == to => Cell::Blank,
                     true => Cell::Allowed,
                     false => Cell::Denied,
@@ -146,7 +156,7 @@ fn ask(cluster: &mut Cluster, ends: &[End], ports: &[PortArg]) -> anyhow::Result
 }
 
 fn show(
-    ends: &[End],
+    peers: &[PodOrIp],
     ports: &[PortArg],
     now: &[Grid],
     before: Option<&[Grid]>,
@@ -157,12 +167,12 @@ fn show(
     for (at_port, (port, rows)) in ports.iter().zip(now).enumerate() {
         let mut table = Matrix {
             corner: port.to_string(),
-            columns: ends.iter().map(ToString::to_string).collect(),
+            columns: peers.iter().map(ToString::to_string).collect(),
             rows: Vec::new(),
         };
-        for (at_source, (from, row)) in ends.iter().zip(rows).enumerate() {
-            let mut cells = Vec::with_capacity(ends.len());
-            for (at_destination, (to, verdict)) in ends.iter().zip(row).enumerate() {
+        for (at_source, (from, row)) in peers.iter().zip(rows).enumerate() {
+            let mut cells = Vec::with_capacity(peers.len());
+            for (at_destination, (to, verdict)) in peers.iter().zip(row).enumerate() {
                 let before = before.and_then(|before| {
                     before.get(at_port)?.get(at_source)?.get(at_destination).copied()
                 });
@@ -181,8 +191,8 @@ fn show(
             table.rows.push((from.to_string(), cells));
         }
         if output == Output::Text {
-            let look = if terminal.is_styled { Look::Styled } else { Look::Plain };
-            writeln!(terminal.stdout, "{}", matrix::render(&table, look))?;
+            let style = if terminal.is_styled { Style::Styled } else { Style::Plain };
+            writeln!(terminal.stdout, "{}", matrix::render(&table, style))?;
         }
     }
     match output {
@@ -195,7 +205,7 @@ fn show(
     }
 }
 
-/// What to draw where the verdict was `before`, if it was asked for, and is `now`.
+/// The cell for a verdict, and for the verdict before with `--what-if`.
 const fn changed(before: Option<Cell>, now: Cell) -> Cell {
     match (before, now) {
         (Some(Cell::Denied), Cell::Allowed) => Cell::Opened,

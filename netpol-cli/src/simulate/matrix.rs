@@ -1,38 +1,38 @@
-//! Reachability as a table: who reaches whom.
+//! Draws a matrix of verdicts.
 //!
-//! In: names and cells. Out: text, with colours and symbols or plain ASCII. Must not: know where the cells come from.
+//! In: names and cells. Out: text, with colours and symbols or in plain ASCII. Must not: evaluate policies.
 
 use comfy_table::{Attribute, Cell as TableCell, CellAlignment, Color, Table, presets};
 
 /// A table of verdicts, one row for each source and one column for each destination.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Matrix {
-    /// What is in the corner: the port, usually.
-    pub corner: String,
+pub(super) struct Matrix {
+    /// Text of the corner cell: port and protocol.
+    pub(super) corner: String,
     /// Names of the destinations.
-    pub columns: Vec<String>,
+    pub(super) columns: Vec<String>,
     /// Names of the sources, each with a cell for every destination.
-    pub rows: Vec<(String, Vec<Cell>)>,
+    pub(super) rows: Vec<(String, Vec<Cell>)>,
 }
 
 /// One verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cell {
-    /// The connection passes.
+pub(super) enum Cell {
+    /// The connection is allowed.
     Allowed,
-    /// It does not.
+    /// The connection is denied.
     Denied,
-    /// It would pass, and does not now.
+    /// With `--what-if`: denied before, allowed after.
     Opened,
-    /// It would not pass, and does now.
+    /// With `--what-if`: allowed before, denied after.
     Closed,
-    /// Nothing to tell: a pod and itself.
+    /// No verdict, because source and destination are equal.
     Blank,
 }
 
-/// How a table is drawn.
+/// The style of the drawing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
+pub(super) enum Style {
     /// Plain ASCII, for files and for `NO_COLOR`.
     Plain,
     /// Symbols, lines and colours, for a terminal.
@@ -40,55 +40,55 @@ pub enum Look {
 }
 
 impl Cell {
-    const fn text(self, look: Look) -> &'static str {
-        match (self, look) {
-            (Self::Allowed, Look::Plain) => "yes",
-            (Self::Denied, Look::Plain) => "no",
-            (Self::Opened, Look::Plain) => "no -> yes",
-            (Self::Closed, Look::Plain) => "yes -> no",
-            (Self::Blank, Look::Plain) => ".",
-            (Self::Allowed, Look::Styled) => "✔",
-            (Self::Denied, Look::Styled) => "✘",
-            (Self::Opened, Look::Styled) => "✘ → ✔",
-            (Self::Closed, Look::Styled) => "✔ → ✘",
-            (Self::Blank, Look::Styled) => "·",
+    const fn text(self, style: Style) -> &'static str {
+        match (self, style) {
+            (Self::Allowed, Style::Plain) => "yes",
+            (Self::Denied, Style::Plain) => "no",
+            (Self::Opened, Style::Plain) => "no -> yes",
+            (Self::Closed, Style::Plain) => "yes -> no",
+            (Self::Blank, Style::Plain) => ".",
+            (Self::Allowed, Style::Styled) => "✔",
+            (Self::Denied, Style::Styled) => "✘",
+            (Self::Opened, Style::Styled) => "✘ → ✔",
+            (Self::Closed, Style::Styled) => "✔ → ✘",
+            (Self::Blank, Style::Styled) => "·",
         }
     }
 
-    fn draw(self, look: Look) -> TableCell {
-        let cell = TableCell::new(self.text(look)).set_alignment(CellAlignment::Center);
-        match (self, look) {
-            (_, Look::Plain) => cell,
-            (Self::Allowed, Look::Styled) => cell.fg(Color::Green),
-            (Self::Denied, Look::Styled) => cell.fg(Color::Red),
-            (Self::Opened, Look::Styled) => cell.fg(Color::Green).add_attribute(Attribute::Bold),
-            (Self::Closed, Look::Styled) => cell.fg(Color::Red).add_attribute(Attribute::Bold),
-            (Self::Blank, Look::Styled) => cell.fg(Color::DarkGrey),
+    fn draw(self, style: Style) -> TableCell {
+        let cell = TableCell::new(self.text(style)).set_alignment(CellAlignment::Center);
+        match (self, style) {
+            (_, Style::Plain) => cell,
+            (Self::Allowed, Style::Styled) => cell.fg(Color::Green),
+            (Self::Denied, Style::Styled) => cell.fg(Color::Red),
+            (Self::Opened, Style::Styled) => cell.fg(Color::Green).add_attribute(Attribute::Bold),
+            (Self::Closed, Style::Styled) => cell.fg(Color::Red).add_attribute(Attribute::Bold),
+            (Self::Blank, Style::Styled) => cell.fg(Color::DarkGrey),
         }
     }
 }
 
-/// Draws the table, with a line break at the end.
-pub fn render(matrix: &Matrix, look: Look) -> String {
+/// Draws the matrix. The text ends with a line break.
+pub(super) fn render(matrix: &Matrix, style: Style) -> String {
     let Matrix { corner, columns, rows } = matrix;
     let mut table = Table::new();
-    match look {
-        Look::Plain => {
+    match style {
+        Style::Plain => {
             table.load_style(presets::ASCII_FULL_CONDENSED).force_no_tty();
         }
-        Look::Styled => {
+        Style::Styled => {
             table.load_style(presets::UTF8_FULL_CONDENSED).enforce_styling();
         }
     }
     let heading = |name: &String| {
-        // Namespace and name one above the other: columns are as narrow as can be.
+        // A line break after the namespace makes the columns narrower.
         TableCell::new(name.replacen('/', "/\n", 1)).set_alignment(CellAlignment::Center)
     };
     let header = [TableCell::new(corner)].into_iter().chain(columns.iter().map(heading));
     table.set_header(header.collect::<Vec<_>>());
     for (name, cells) in rows {
         let row =
-            [TableCell::new(name)].into_iter().chain(cells.iter().map(|cell| cell.draw(look)));
+            [TableCell::new(name)].into_iter().chain(cells.iter().map(|cell| cell.draw(style)));
         table.add_row(row.collect::<Vec<_>>());
     }
     let mut text = table.trim_fmt();
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn plain_is_ascii() {
-        let text = render(&example(), Look::Plain);
+        let text = render(&example(), Style::Plain);
         assert!(text.is_ascii());
         expect![[r#"
             +---------+-----------+-----+-----------+
@@ -134,8 +134,8 @@ mod tests {
     }
 
     #[test]
-    fn styled_has_marks_in_green_and_red() {
-        let text = render(&example(), Look::Styled);
+    fn styled_has_symbols_in_green_and_red() {
+        let text = render(&example(), Style::Styled);
         assert!(text.contains("\u{1b}[38;5;10m") && text.contains('✔'), "{text:?}");
         assert!(text.contains("\u{1b}[38;5;9m") && text.contains('✘'), "{text:?}");
     }
