@@ -28,6 +28,8 @@ pub enum StreamingLists {
     Served,
     /// 422, as servers that know the option but have it switched off.
     Refused,
+    /// HTTP 200, and an ERROR event instead of the list: kube-apiserver with `WatchList` on an etcd that is too old for it.
+    RefusedByEvent,
     /// An ordinary watch, as servers that do not know the option.
     Ignored,
 }
