@@ -16,6 +16,7 @@ mod pod;
 mod report;
 mod request;
 mod retry;
+mod transport;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 pub use access::{Access, Error};
 pub use pod::pod;
 pub use report::{Report, report};
+pub use transport::Keepalive;
 
 use crate::model::Kind;
 use crate::source::SourceUpdate;
