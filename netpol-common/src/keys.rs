@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::addr::Addr;
 use crate::event::EventBudget;
 use crate::ids::{Direction, Epoch, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
-use crate::maps::AllowPlaces;
+use crate::maps::AllowSlots;
 
 macro_rules! wire {
     ($(#[$meta:meta])* pub struct $name:ident { $($body:tt)* }) => {
@@ -38,7 +38,7 @@ wire! {
         /// Zero.
         pub pad: u8,
         /// Number under which a deferred egress verdict finds this endpoint, 1 to 4095; 0 for none. Native byte order.
-        pub ticket: u16,
+        pub egress_mark: u16,
     }
 }
 
@@ -59,7 +59,7 @@ impl EndpointValue {
             keeps_flows: 0,
             traits: 0,
             pad: 0,
-            ticket: 0,
+            egress_mark: 0,
         }
     }
 
@@ -111,14 +111,14 @@ impl EndpointEntry {
 
     /// Both places in one number.
     #[inline(always)]
-    pub const fn places(&self) -> AllowPlaces {
+    pub const fn places(&self) -> AllowSlots {
         let [ingress, egress] = self.allow_maps;
-        AllowPlaces(ingress as u32 | ((egress as u32) << 16))
+        AllowSlots(ingress as u32 | ((egress as u32) << 16))
     }
 
     /// One of the places: an index of ALLOW.
     #[inline(always)]
-    pub const fn place(AllowPlaces(places): AllowPlaces, direction: Direction) -> u32 {
+    pub const fn place(AllowSlots(places): AllowSlots, direction: Direction) -> u32 {
         match direction {
             Direction::Ingress => places & 0xffff,
             Direction::Egress => places >> 16,
@@ -412,9 +412,9 @@ mod tests {
     /// A failure here is a change of the wire: bump `maps::ABI_VERSION`.
     #[test]
     fn layouts_are_those_of_this_abi_version() {
-        assert_eq!(crate::maps::ABI_VERSION, 3);
+        assert_eq!(crate::maps::ABI_VERSION, 4);
         assert_eq!(size_of::<EndpointValue>(), 8);
-        assert_eq!(offset_of!(EndpointValue, ticket), 6);
+        assert_eq!(offset_of!(EndpointValue, egress_mark), 6);
         assert_eq!(size_of::<EndpointEntry>(), 12);
         assert_eq!(offset_of!(EndpointEntry, allow_maps), 8);
         assert_eq!(size_of::<AddressKey>(), 20);

@@ -9,7 +9,7 @@ use crate::keys::{
 };
 
 /// Version of all layouts in [`crate::keys`] and [`crate::event`]; part of the pin path.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Pod interfaces: ifindex → [`crate::keys::EndpointEntry`].
 pub const ENDPOINTS: &str = "ENDPOINTS";
@@ -34,10 +34,10 @@ pub const EVICTIONS: &str = "EVICTIONS";
 pub const FRAGMENTS: &str = "FRAGMENTS";
 /// Service and own-node addresses: [`Addr`] → ().
 pub const DEFER: &str = "DEFER";
-/// Ticket → ifindex of the endpoint, an array of [`N_TICKETS`].
-pub const TICKETS: &str = "TICKETS";
-/// Deferred packets on their way to where the verdict is finished: a number, see [`PolicyMaps::leave_stub`] → [`FlowKey`].
-pub const STUBS: &str = "STUBS";
+/// Egress mark → ifindex of the endpoint, an array of [`N_EGRESS_MARKS`].
+pub const EGRESS_MARKS: &str = "EGRESS_MARKS";
+/// Deferred packets on their way to where the verdict is finished: a number, see [`PolicyMaps::store_deferred_flow`] → [`FlowKey`].
+pub const DEFERRED_FLOWS: &str = "DEFERRED_FLOWS";
 /// Connections to Services: [`FlowKey`] as the pod sees it → [`BackendValue`].
 pub const BACKENDS: &str = "BACKENDS";
 /// The policy generation, one element.
@@ -51,14 +51,30 @@ pub const CONTAINERS: &str = "CONTAINERS";
 
 /// Every pinned map.
 pub const ALL: [&str; 18] = [
-    ENDPOINTS, ADDRESSES, IDENTITIES, PREFIXES, ALLOW, FLOWS, FLOW_LOCKS, FLOW_SEED, EVICTIONS,
-    FRAGMENTS, DEFER, TICKETS, STUBS, BACKENDS, EPOCH, COUNTERS, EVENTS, CONTAINERS,
+    ENDPOINTS,
+    ADDRESSES,
+    IDENTITIES,
+    PREFIXES,
+    ALLOW,
+    FLOWS,
+    FLOW_LOCKS,
+    FLOW_SEED,
+    EVICTIONS,
+    FRAGMENTS,
+    DEFER,
+    EGRESS_MARKS,
+    DEFERRED_FLOWS,
+    BACKENDS,
+    EPOCH,
+    COUNTERS,
+    EVENTS,
+    CONTAINERS,
 ];
 
 /// What packets have left behind. Another version of the agent goes on with these maps if they have the layout of its own:
 /// a map whose fields change their meaning and not their size must get another name.
 pub const CARRIED_OVER: [&str; 9] =
-    [FLOWS, FLOW_LOCKS, FLOW_SEED, EVICTIONS, FRAGMENTS, STUBS, BACKENDS, EPOCH, COUNTERS];
+    [FLOWS, FLOW_LOCKS, FLOW_SEED, EVICTIONS, FRAGMENTS, DEFERRED_FLOWS, BACKENDS, EPOCH, COUNTERS];
 
 /// Endpoints on one node; kubelet's default limit is 110 pods, large nodes run 500.
 pub const MAX_ENDPOINTS: u32 = 4096;
@@ -82,10 +98,10 @@ pub const N_FLOW_LOCKS: u32 = 1 << 10;
 pub const MAX_FRAGMENTS: u32 = 1 << 13;
 /// Service and own-node addresses.
 pub const MAX_DEFER: u32 = 1 << 16;
-/// Tickets, number 0 is "none".
-pub const N_TICKETS: u32 = 4096;
-/// Stubs, number 0 is "none". Between the two hooks there are some packets for each CPU, seldom more.
-pub const N_STUBS: u32 = 4096;
+/// Egress marks, number 0 is "none".
+pub const N_EGRESS_MARKS: u32 = 4096;
+/// Deferred flow handles, number 0 is "none". Between the two hooks there are some packets for each CPU, seldom more.
+pub const N_DEFERRED_FLOWS: u32 = 4096;
 /// Connections to Services of isolated endpoints, least recently used ones evicted.
 pub const MAX_BACKENDS: u32 = 1 << 15;
 /// Endpoint, direction and verdict combinations that were seen.
@@ -93,8 +109,8 @@ pub const MAX_COUNTERS: u32 = 8 * MAX_ENDPOINTS;
 /// Size of the event ring in bytes: a power of two and a multiple of the page size.
 pub const EVENTS_LEN_BYTES: u32 = 1 << 18;
 
-/// Bits of the packet mark that carry a ticket unless configured otherwise; kube-proxy uses 0xc000.
-pub const DEFAULT_TICKET_MASK: u32 = 0xfff0_0000;
+/// Bits of the packet mark that carry an egress mark unless configured otherwise; kube-proxy uses 0xc000.
+pub const DEFAULT_MARK_MASK: u32 = 0xfff0_0000;
 
 /// Whether a packet belongs to a connection about which nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,14 +136,14 @@ pub enum Local<'a> {
 
 /// By what [`PolicyMaps::allow`] finds the allow maps of an endpoint again; a matter of the maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AllowPlaces(pub u32);
+pub struct AllowSlots(pub u32);
 
 /// The state that a verdict depends on.
 ///
 /// Implemented by the kernel's maps, by an image in memory, and by a fake in unit tests.
 pub trait PolicyMaps {
     /// How the interface is treated, and by what its allow maps are found again; `None` if it is no endpoint.
-    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowPlaces)>;
+    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots)>;
     /// Whether the interface may send from the address.
     fn owns_address(&self, key: &AddressKey) -> bool;
     /// The identity of an address: its own entry, else the longest prefix, else [`Identity::NONE`].
@@ -136,7 +152,7 @@ pub trait PolicyMaps {
     /// [`Identity::ANY`].
     fn allow(
         &self,
-        places: AllowPlaces,
+        places: AllowSlots,
         direction: Direction,
         identity: Identity,
         protocol: Protocol,
@@ -156,13 +172,13 @@ pub trait PolicyMaps {
     fn set_fragment(&self, key: &FragmentKey, value: &FragmentValue);
     /// Whether egress to this address is decided later, after Service translation.
     fn is_deferred(&self, addr: &Addr) -> bool;
-    /// The endpoint behind a ticket.
-    fn ticket_owner(&self, ticket: u16) -> Option<IfIndex>;
+    /// The endpoint behind an egress mark.
+    fn egress_mark_owner(&self, egress_mark: u16) -> Option<IfIndex>;
     /// Keeps the key of a deferred packet's connection until its verdict is finished; returns the number that it can be
     /// had back by, 0 if it could not be kept.
-    fn leave_stub(&self, key: &FlowKey) -> u16;
+    fn store_deferred_flow(&self, key: &FlowKey) -> u16;
     /// Gives back what was kept, once.
-    fn take_stub(&self, stub: u16) -> Option<FlowKey>;
+    fn take_deferred_flow(&self, flow_handle: u16) -> Option<FlowKey>;
     /// Where a connection to a Service really goes, if that is known.
     fn backend(&self, key: &FlowKey) -> Option<BackendValue>;
     /// Remembers where a connection to a Service really goes. Failure only costs the entry.
@@ -178,8 +194,17 @@ mod tests {
     #[test]
     fn every_map_is_filled_by_the_agent_or_carried_over() {
         // The records in EVENTS have a reader, or had one.
-        let filled =
-            [ENDPOINTS, ADDRESSES, IDENTITIES, PREFIXES, ALLOW, DEFER, TICKETS, EVENTS, CONTAINERS];
+        let filled = [
+            ENDPOINTS,
+            ADDRESSES,
+            IDENTITIES,
+            PREFIXES,
+            ALLOW,
+            DEFER,
+            EGRESS_MARKS,
+            EVENTS,
+            CONTAINERS,
+        ];
         for name in ALL {
             assert_ne!(filled.contains(&name), CARRIED_OVER.contains(&name), "{name}");
         }

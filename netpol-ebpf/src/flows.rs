@@ -193,7 +193,7 @@ extern "C" fn write_flow(key: *const FlowKey, flow: *const FlowValue, local: *co
 /// Lets one of the connections in the set of this one make room.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn make_room(key: *const FlowKey) -> u32 {
+extern "C" fn evict_for(key: *const FlowKey) -> u32 {
     // SAFETY: the caller's own, or null.
     let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
     let place = place(key);
@@ -312,7 +312,7 @@ pub(crate) fn write(key: &FlowKey, flow: &FlowValue, local: Local<'_>) {
         Local::At(addr) => ptr::from_ref(addr),
     };
     if write_flow(key, flow, local) == FULL {
-        make_room(key);
+        evict_for(key);
         // In vain if another has taken the room: the next packet is decided again.
         write_flow(key, flow, local);
     }

@@ -17,7 +17,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::macro_support::{Level, level_enabled};
 use netpol_common::ids::{Hook, Nanos};
-use netpol_common::maps::DEFAULT_TICKET_MASK;
+use netpol_common::maps::DEFAULT_MARK_MASK;
 use netpol_common::packet::{ETHERNET_LEN, Packet, PacketBytes as _};
 use netpol_common::verdict::decide;
 
@@ -37,9 +37,9 @@ const LAST: i32 = 0;
 /// `TC_ACT_SHOT`.
 const DROP: i32 = 2;
 
-/// Bits of the packet mark that carry a ticket; set by user space before loading.
+/// Bits of the packet mark that carry an egress mark; set by user space before loading.
 #[unsafe(no_mangle)]
-static TICKET_MASK: Global<u32> = Global::new(DEFAULT_TICKET_MASK);
+static MARK_MASK: Global<u32> = Global::new(DEFAULT_MARK_MASK);
 
 /// At TC egress of a pod's host interface: what goes to the pod.
 #[classifier]
@@ -89,15 +89,15 @@ fn act<const LINK_HEADER_LEN: u32, const PASS: i32>(ctx: TcContext, hook: Hook) 
     let skb = Skb::<LINK_HEADER_LEN>(ctx);
     // SAFETY: the helper has no arguments.
     let now = Nanos(unsafe { bpf_ktime_get_coarse_ns() });
-    let see = || skb.sighting(hook, TICKET_MASK.load(), now);
+    let see = || skb.hook_context(hook, MARK_MASK.load(), now);
     let mut packet = Packet::EMPTY;
     let mut outcome = decide(&KernelMaps, &skb, see, &mut packet);
     let seen = see();
     if outcome.mark != seen.mark {
         skb.0.set_mark(outcome.mark);
     }
-    if outcome.stub != seen.stub {
-        skb.set_stub(outcome.stub);
+    if outcome.flow_handle != seen.flow_handle {
+        skb.set_flow_handle(outcome.flow_handle);
     }
     if outcome.verdict.is_reported() {
         emit::tell(&outcome, &packet, skb.network_len_bytes(), seen.now);

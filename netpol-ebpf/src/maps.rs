@@ -17,7 +17,7 @@ use netpol_common::keys::{
     AddressKey, AllowKey, AllowValue, BackendValue, CounterKey, CounterValue, EndpointEntry,
     EndpointValue, FlowKey, FlowValue, FragmentKey, FragmentValue, PrefixKey,
 };
-use netpol_common::maps::{self, AllowPlaces, Local, PolicyMaps, Settled};
+use netpol_common::maps::{self, AllowSlots, Local, PolicyMaps, Settled};
 
 use crate::{flows, identities};
 
@@ -51,9 +51,10 @@ static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue, { maps::MAX_FRAGMENTS a
 #[btf_map]
 static DEFER: HashMap<Addr, u8, { maps::MAX_DEFER as usize }, LAZY> = HashMap::new();
 #[btf_map]
-static TICKETS: Array<IfIndex, { maps::N_TICKETS as usize }> = Array::new();
+static EGRESS_MARKS: Array<IfIndex, { maps::N_EGRESS_MARKS as usize }> = Array::new();
 #[btf_map]
-static STUBS: HashMap<u32, FlowKey, { maps::N_STUBS as usize }, LAZY> = HashMap::new();
+static DEFERRED_FLOWS: HashMap<u32, FlowKey, { maps::N_DEFERRED_FLOWS as usize }, LAZY> =
+    HashMap::new();
 #[btf_map]
 static BACKENDS: LruHashMap<FlowKey, BackendValue, { maps::MAX_BACKENDS as usize }> =
     LruHashMap::new();
@@ -86,7 +87,7 @@ pub(crate) struct KernelMaps;
 
 impl PolicyMaps for KernelMaps {
     #[inline(always)]
-    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowPlaces)> {
+    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots)> {
         // SAFETY: the value is copied at once, and freed only after a grace period (no preallocation).
         let entry = unsafe { ENDPOINTS.get(ifindex) }?;
         Some((entry.value, entry.places()))
@@ -111,7 +112,7 @@ impl PolicyMaps for KernelMaps {
     #[inline(always)]
     fn allow(
         &self,
-        places: AllowPlaces,
+        places: AllowSlots,
         direction: Direction,
         identity: Identity,
         protocol: Protocol,
@@ -164,8 +165,8 @@ impl PolicyMaps for KernelMaps {
     }
 
     #[inline(always)]
-    fn ticket_owner(&self, ticket: u16) -> Option<IfIndex> {
-        TICKETS.get(u32::from(ticket)).copied().filter(|owner| owner.0 != 0)
+    fn egress_mark_owner(&self, egress_mark: u16) -> Option<IfIndex> {
+        EGRESS_MARKS.get(u32::from(egress_mark)).copied().filter(|owner| owner.0 != 0)
     }
 
     /// A function of its own: BPF has little stack.
@@ -173,21 +174,21 @@ impl PolicyMaps for KernelMaps {
     /// The number is drawn: that two packets between the hooks have the same one, and the same pod, is next to
     /// impossible, and the worst of it is that one connection's answers are judged by where the other goes.
     #[inline(never)]
-    fn leave_stub(&self, key: &FlowKey) -> u16 {
+    fn store_deferred_flow(&self, key: &FlowKey) -> u16 {
         // SAFETY: the helper has no arguments.
-        let number = unsafe { bpf_get_prandom_u32() } % (maps::N_STUBS - 1) + 1;
-        match STUBS.insert(number, key, 0) {
+        let number = unsafe { bpf_get_prandom_u32() } % (maps::N_DEFERRED_FLOWS - 1) + 1;
+        match DEFERRED_FLOWS.insert(number, key, 0) {
             Ok(()) => u16::try_from(number).unwrap_or(0),
             Err(_) => 0,
         }
     }
 
     #[inline(always)]
-    fn take_stub(&self, stub: u16) -> Option<FlowKey> {
-        let number = u32::from(stub);
+    fn take_deferred_flow(&self, flow_handle: u16) -> Option<FlowKey> {
+        let number = u32::from(flow_handle);
         // SAFETY: as for `endpoint`.
-        let key = unsafe { STUBS.get(number) }.copied();
-        STUBS.remove(number).ok();
+        let key = unsafe { DEFERRED_FLOWS.get(number) }.copied();
+        DEFERRED_FLOWS.remove(number).ok();
         key
     }
 

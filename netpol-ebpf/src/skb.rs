@@ -7,7 +7,7 @@ use aya_ebpf::helpers::bpf_skb_load_bytes;
 use aya_ebpf::programs::TcContext;
 use netpol_common::ids::{Hook, IfIndex, Nanos, Protocol};
 use netpol_common::packet::{self, ETHERNET_LEN, Packet, PacketBytes, Parsed};
-use netpol_common::verdict::Sighting;
+use netpol_common::verdict::HookContext;
 use zerocopy::FromBytes;
 
 /// The frame behind a context, on a device whose link header has this many bytes.
@@ -21,30 +21,30 @@ impl<const LINK_HEADER_LEN: u32> Skb<LINK_HEADER_LEN> {
 
     /// Where the packet is seen, at this time.
     #[inline(always)]
-    pub(crate) fn sighting(&self, hook: Hook, ticket_mask: u32, now: Nanos) -> Sighting {
+    pub(crate) fn hook_context(&self, hook: Hook, mark_mask: u32, now: Nanos) -> HookContext {
         let skb = self.raw();
         // SAFETY: the kernel's context pointer is valid while the program runs; the verifier checks every
         // field access and rewrites it.
         unsafe {
-            Sighting {
+            HookContext {
                 hook,
                 ifindex: IfIndex((*skb).ifindex),
                 ingress_ifindex: (*skb).ingress_ifindex,
                 has_socket: !(*skb).__bindgen_anon_2.sk.is_null(),
                 is_tagged: (*skb).vlan_present != 0,
                 mark: (*skb).mark,
-                ticket_mask,
-                stub: stub((*skb).tc_index),
+                mark_mask,
+                flow_handle: flow_handle((*skb).tc_index),
                 now,
             }
         }
     }
 
-    /// Replaces the packet's stub.
+    /// Replaces the packet's deferred flow handle.
     #[inline(always)]
-    pub(crate) fn set_stub(&self, stub: u16) {
-        // SAFETY: as for `sighting`; programs of this type may write the field.
-        unsafe { (*self.raw()).tc_index = u32::from(stub) };
+    pub(crate) fn set_flow_handle(&self, flow_handle: u16) {
+        // SAFETY: as for `hook_context`; programs of this type may write the field.
+        unsafe { (*self.raw()).tc_index = u32::from(flow_handle) };
     }
 
     /// Length from the network header on, bytes.
@@ -56,7 +56,7 @@ impl<const LINK_HEADER_LEN: u32> Skb<LINK_HEADER_LEN> {
     /// The ethertype, network byte order. Of what comes from a pod or from outside the kernel has read it in the frame.
     #[inline(always)]
     fn ethertype(&self) -> [u8; 2] {
-        // SAFETY: as for `sighting`.
+        // SAFETY: as for `hook_context`.
         let protocol = unsafe { (*self.raw()).protocol };
         let [first, second, ..] = protocol.to_ne_bytes();
         [first, second]
@@ -65,7 +65,7 @@ impl<const LINK_HEADER_LEN: u32> Skb<LINK_HEADER_LEN> {
 
 /// The field has 16 bits.
 #[inline(always)]
-const fn stub(tc_index: u32) -> u16 {
+const fn flow_handle(tc_index: u32) -> u16 {
     let [.., hi, lo] = tc_index.to_be_bytes();
     u16::from_be_bytes([hi, lo])
 }
@@ -101,7 +101,7 @@ impl<const LINK_HEADER_LEN: u32> PacketBytes for Skb<LINK_HEADER_LEN> {
         let skb = self.raw();
         // Volatile, so that they are read where they are used: the verifier does not know them any more after they have been
         // carried around as numbers of 32 bits, which they are to the compiler.
-        // SAFETY: as for `sighting`.
+        // SAFETY: as for `hook_context`.
         let (first, end) = unsafe {
             (
                 core::ptr::read_volatile(&raw const (*skb).data) as usize,

@@ -3,12 +3,12 @@
 use core::mem::MaybeUninit;
 
 use super::policy::{audited, consult};
-use super::{DropReason, PassReason, Sighting, Verdict};
+use super::{DropReason, HookContext, PassReason, Verdict};
 use crate::addr::Addr;
 use crate::flow;
 use crate::ids::{Direction, Epoch, IfIndex, Nanos, Protocol, RuleId};
 use crate::keys::{AddressKey, EndpointValue, FlowKey, FlowValue, FragmentKey, FragmentValue};
-use crate::maps::{AllowPlaces, Local, PolicyMaps};
+use crate::maps::{AllowSlots, Local, PolicyMaps};
 use crate::packet::{Fragment, Packet, PacketBytes, Parsed};
 
 /// A verdict with the rule behind it.
@@ -16,8 +16,8 @@ use crate::packet::{Fragment, Packet, PacketBytes, Parsed};
 pub(super) struct Ruling {
     pub(super) verdict: Verdict,
     pub(super) rule: RuleId,
-    /// [`Sighting::stub`] of a deferred packet.
-    pub(super) stub: u16,
+    /// [`HookContext::flow_handle`] of a deferred packet.
+    pub(super) flow_handle: u16,
 }
 
 impl Ruling {
@@ -33,7 +33,7 @@ impl Ruling {
 
     #[inline(always)]
     pub(super) const fn new(verdict: Verdict, rule: RuleId) -> Self {
-        Self { verdict, rule, stub: 0 }
+        Self { verdict, rule, flow_handle: 0 }
     }
 }
 
@@ -42,7 +42,7 @@ impl Ruling {
 pub(super) struct View {
     pub(super) ifindex: IfIndex,
     pub(super) endpoint: EndpointValue,
-    pub(super) places: AllowPlaces,
+    pub(super) places: AllowSlots,
     pub(super) direction: Direction,
     /// [`FlowKey::stage`].
     pub(super) stage: u8,
@@ -58,8 +58,8 @@ impl View {
     /// The view of the hook's own endpoint.
     #[inline(always)]
     pub(super) const fn of_hook(
-        seen: &Sighting,
-        (endpoint, places): (EndpointValue, AllowPlaces),
+        seen: &HookContext,
+        (endpoint, places): (EndpointValue, AllowSlots),
         direction: Direction,
         epoch: Epoch,
     ) -> Self {
@@ -329,7 +329,7 @@ fn follow<M: PolicyMaps>(
     if flow.marks & FlowValue::DEFERRED != 0 && matches!(view.direction, Direction::Egress) {
         let mut ruling = Ruling::new(Verdict::Pass(PassReason::Deferred), flow.rule);
         if is_written || is_revoked {
-            ruling.stub = maps.leave_stub(key);
+            ruling.flow_handle = maps.store_deferred_flow(key);
         }
         return ruling;
     }
@@ -361,7 +361,7 @@ fn begin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet, key: &FlowKey) -
             | PassReason::Arp
             | PassReason::NeighbourDiscovery
             | PassReason::IcmpError
-            | PassReason::NoTicket
+            | PassReason::NoEgressMark
             | PassReason::Audited => 0,
         };
         let state = flow::first_state(key.protocol, packet.tcp_flags);
@@ -373,7 +373,7 @@ fn begin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet, key: &FlowKey) -
         let flow = FlowValue::new(view.now, view.epoch, ruling.rule, facts);
         maps.set_flow(key, &flow, local);
         if matches!(reason, PassReason::Deferred) {
-            ruling.stub = maps.leave_stub(key);
+            ruling.flow_handle = maps.store_deferred_flow(key);
         }
     }
     ruling

@@ -1,6 +1,6 @@
 //! The short way of most packets: the connection is known, and nothing about it has changed.
 
-use super::{Outcome, PassReason, Sighting, Verdict};
+use super::{HookContext, Outcome, PassReason, Verdict};
 use crate::flow::{self, Step};
 use crate::ids::{Direction, IfIndex};
 use crate::keys::FlowKey;
@@ -28,13 +28,13 @@ pub(super) enum Shortcut {
 pub(super) fn follow_known<M: PolicyMaps, B: PacketBytes + ?Sized>(
     maps: &M,
     bytes: &B,
-    seen: &Sighting,
+    seen: &HookContext,
     direction: Direction,
     packet: &mut Packet,
 ) -> Shortcut {
     let is_egress = matches!(direction, Direction::Egress);
     // Somebody else's verdict is to be finished first.
-    let is_deferred = !is_egress && (seen.mark & seen.ticket_mask != 0 || seen.stub != 0);
+    let is_deferred = !is_egress && (seen.mark & seen.mark_mask != 0 || seen.flow_handle != 0);
     if seen.is_tagged || is_deferred {
         return Shortcut::None;
     }
@@ -56,7 +56,7 @@ pub(super) fn follow_known<M: PolicyMaps, B: PacketBytes + ?Sized>(
             verdict: Verdict::Pass(PassReason::Flow),
             rule,
             mark: seen.mark_with(0),
-            stub: 0,
+            flow_handle: 0,
             ifindex: seen.ifindex,
             direction,
             audited_sender: IfIndex(0),

@@ -14,7 +14,7 @@ mod reason;
 
 use crate::ids::{Direction, Epoch, Hook, IfIndex, Nanos, RuleId};
 use crate::keys::{EndpointValue, FlowKey};
-use crate::maps::{AllowPlaces, PolicyMaps};
+use crate::maps::{AllowSlots, PolicyMaps};
 use crate::packet::{Packet, PacketBytes, Parsed};
 use judge::{Ruling, View, is_spoofed, judge, judge_arp, unless_isolated};
 use known::{Shortcut, follow_known};
@@ -24,7 +24,7 @@ pub use reason::{DropReason, PassReason, Verdict};
 
 /// Where and when a packet was seen.
 #[derive(Clone, Copy, Debug)]
-pub struct Sighting {
+pub struct HookContext {
     /// The hook.
     pub hook: Hook,
     /// The hook's device.
@@ -38,36 +38,36 @@ pub struct Sighting {
     pub is_tagged: bool,
     /// The packet mark.
     pub mark: u32,
-    /// The bits of the mark that carry a ticket: 12 adjacent ones.
-    pub ticket_mask: u32,
-    /// Which connection of the ticket's owner a deferred packet is of, as far as it tells (`__sk_buff.tc_index`, which
+    /// The bits of the mark that carry an egress mark: 12 adjacent ones.
+    pub mark_mask: u32,
+    /// Which connection of the egress mark's owner a deferred packet is of, as far as it tells (`__sk_buff.tc_index`, which
     /// like the mark stays with the packet); 0 for none.
-    pub stub: u16,
+    pub flow_handle: u16,
     /// Coarse monotonic time.
     pub now: Nanos,
 }
 
-impl Sighting {
-    /// What a ticket is multiplied by to stand in the mask's bits: BPF has no instruction that counts zeros.
+impl HookContext {
+    /// What an egress mark is multiplied by to stand in the mask's bits: BPF has no instruction that counts zeros.
     #[inline(always)]
-    const fn ticket_unit(&self) -> u32 {
-        self.ticket_mask & self.ticket_mask.wrapping_neg()
+    const fn mark_unit(&self) -> u32 {
+        self.mark_mask & self.mark_mask.wrapping_neg()
     }
 
     #[inline(always)]
-    const fn ticket(&self) -> u16 {
-        let [.., hi, lo] = match (self.mark & self.ticket_mask).checked_div(self.ticket_unit()) {
-            Some(ticket) => ticket.to_be_bytes(),
+    const fn egress_mark(&self) -> u16 {
+        let [.., hi, lo] = match (self.mark & self.mark_mask).checked_div(self.mark_unit()) {
+            Some(egress_mark) => egress_mark.to_be_bytes(),
             None => [0; 4],
         };
         u16::from_be_bytes([hi, lo])
     }
 
     #[inline(always)]
-    const fn mark_with(&self, ticket: u16) -> u32 {
-        let [hi, lo] = ticket.to_be_bytes();
-        let bits = u32::from_be_bytes([0, 0, hi, lo]).wrapping_mul(self.ticket_unit());
-        (self.mark & !self.ticket_mask) | (bits & self.ticket_mask)
+    const fn mark_with(&self, egress_mark: u16) -> u32 {
+        let [hi, lo] = egress_mark.to_be_bytes();
+        let bits = u32::from_be_bytes([0, 0, hi, lo]).wrapping_mul(self.mark_unit());
+        (self.mark & !self.mark_mask) | (bits & self.mark_mask)
     }
 }
 
@@ -81,8 +81,8 @@ pub struct Outcome {
     pub rule: RuleId,
     /// The packet's new mark.
     pub mark: u32,
-    /// The packet's new stub.
-    pub stub: u16,
+    /// The packet's new deferred flow handle.
+    pub flow_handle: u16,
     /// The endpoint whose policy decided: not the hook's own one for a deferred egress verdict.
     pub ifindex: IfIndex,
     /// The direction as that endpoint sees it.
@@ -118,7 +118,7 @@ impl Outcome {
 pub fn decide<M: PolicyMaps, B: PacketBytes + ?Sized>(
     maps: &M,
     bytes: &B,
-    see: impl Fn() -> Sighting,
+    see: impl Fn() -> HookContext,
     packet: &mut Packet,
 ) -> Outcome {
     match see().hook {
@@ -133,25 +133,25 @@ pub fn decide<M: PolicyMaps, B: PacketBytes + ?Sized>(
 fn at_uplink<M: PolicyMaps, B: PacketBytes + ?Sized>(
     maps: &M,
     bytes: &B,
-    seen: &Sighting,
+    seen: &HookContext,
     packet: &mut Packet,
 ) -> Outcome {
     let mut outcome = Outcome {
-        verdict: Verdict::Pass(PassReason::NoTicket),
+        verdict: Verdict::Pass(PassReason::NoEgressMark),
         rule: RuleId::NONE,
         mark: seen.mark,
-        stub: seen.stub,
+        flow_handle: seen.flow_handle,
         ifindex: seen.ifindex,
         direction: Direction::Egress,
         audited_sender: IfIndex(0),
     };
-    if seen.ticket() == 0 && seen.stub == 0 {
+    if seen.egress_mark() == 0 && seen.flow_handle == 0 {
         return outcome;
     }
-    outcome.stub = 0;
+    outcome.flow_handle = 0;
     outcome.mark = seen.mark_with(0);
     let parsed = bytes.parse(packet);
-    if seen.ticket() == 0 {
+    if seen.egress_mark() == 0 {
         if matches!(parsed, Parsed::Ip) {
             settle(maps, seen, packet, IfIndex(0), outcome.verdict);
         }
@@ -159,7 +159,7 @@ fn at_uplink<M: PolicyMaps, B: PacketBytes + ?Sized>(
     }
     let ruling = match parsed {
         Parsed::Ip => {
-            let blocked = (EndpointValue::blocked(), AllowPlaces(0));
+            let blocked = (EndpointValue::blocked(), AllowSlots(0));
             let mut view = View::of_hook(seen, blocked, Direction::Egress, Epoch(0));
             let ruling = finish_deferred(maps, bytes, seen, packet, &mut view);
             outcome.ifindex = view.ifindex;
@@ -179,7 +179,7 @@ fn at_uplink<M: PolicyMaps, B: PacketBytes + ?Sized>(
 fn at_pod<M: PolicyMaps, B: PacketBytes + ?Sized>(
     maps: &M,
     bytes: &B,
-    see: impl Fn() -> Sighting,
+    see: impl Fn() -> HookContext,
     direction: Direction,
     packet: &mut Packet,
 ) -> Outcome {
@@ -192,7 +192,7 @@ fn at_pod<M: PolicyMaps, B: PacketBytes + ?Sized>(
         verdict: Verdict::Drop(DropReason::UnknownEndpoint),
         rule: RuleId::NONE,
         mark: seen.mark_with(0),
-        stub: 0,
+        flow_handle: 0,
         ifindex: seen.ifindex,
         direction,
         audited_sender: IfIndex(0),
@@ -227,7 +227,7 @@ fn at_pod<M: PolicyMaps, B: PacketBytes + ?Sized>(
             }
             Direction::Ingress => {
                 let is_hairpin = is_hairpin(maps, seen);
-                if seen.ticket() != 0 && !is_hairpin {
+                if seen.egress_mark() != 0 && !is_hairpin {
                     // The sender's policy first. One view after the other in the same place: BPF has little stack.
                     let ruling = finish_deferred(maps, bytes, seen, packet, &mut view);
                     if !ruling.verdict.is_pass() {
@@ -243,7 +243,7 @@ fn at_pod<M: PolicyMaps, B: PacketBytes + ?Sized>(
                     // Asked again: what is kept for so long costs stack.
                     let Some(endpoint) = maps.endpoint(seen.ifindex) else { return outcome };
                     view = View::of_hook(seen, endpoint, direction, epoch);
-                } else if seen.stub != 0 {
+                } else if seen.flow_handle != 0 {
                     // Of a pod that nothing isolates yet.
                     settle(maps, seen, packet, IfIndex(0), Verdict::Pass(PassReason::NotIsolated));
                 }
@@ -259,10 +259,10 @@ fn at_pod<M: PolicyMaps, B: PacketBytes + ?Sized>(
     outcome.verdict = ruling.verdict;
     outcome.rule = ruling.rule;
     if matches!(ruling.verdict, Verdict::Pass(PassReason::Deferred)) {
-        outcome.mark = seen.mark_with(view.endpoint.ticket);
-        outcome.stub = ruling.stub;
+        outcome.mark = seen.mark_with(view.endpoint.egress_mark);
+        outcome.flow_handle = ruling.flow_handle;
         if is_never_finished(&view) {
-            outcome.verdict = Verdict::Drop(DropReason::UnknownTicket);
+            outcome.verdict = Verdict::Drop(DropReason::UnknownEgressMark);
         }
     }
     outcome
@@ -273,16 +273,17 @@ fn at_pod<M: PolicyMaps, B: PacketBytes + ?Sized>(
 fn is_never_finished(view: &View) -> bool {
     let View { endpoint, direction, .. } = view;
     let is_enforced = endpoint.is_isolated(*direction) && !endpoint.is_audited(*direction);
-    endpoint.ticket == 0 && is_enforced
+    endpoint.egress_mark == 0 && is_enforced
 }
 
 /// Whether a pod has sent this packet to itself, through a Service. Over a routed veth, or a bridge whose packets
 /// netfilter sees, the pod's own device is the one by which it came. On another bridge that is the bridge, and only
-/// the ticket tells.
+/// the egress mark tells.
 #[inline(always)]
-fn is_hairpin<M: PolicyMaps>(maps: &M, seen: &Sighting) -> bool {
+fn is_hairpin<M: PolicyMaps>(maps: &M, seen: &HookContext) -> bool {
     seen.ingress_ifindex == seen.ifindex.0
-        || (seen.ticket() != 0 && maps.ticket_owner(seen.ticket()) == Some(seen.ifindex))
+        || (seen.egress_mark() != 0
+            && maps.egress_mark_owner(seen.egress_mark()) == Some(seen.ifindex))
 }
 
 /// The egress verdict of the pod that sent a deferred packet, now that the real destination is known.
@@ -291,15 +292,15 @@ fn is_hairpin<M: PolicyMaps>(maps: &M, seen: &Sighting) -> bool {
 fn finish_deferred<M: PolicyMaps, B: PacketBytes + ?Sized>(
     maps: &M,
     bytes: &B,
-    seen: &Sighting,
+    seen: &HookContext,
     packet: &Packet,
     view: &mut View,
 ) -> Ruling {
-    let Some(ifindex) = maps.ticket_owner(seen.ticket()) else {
-        return Ruling::drop(DropReason::UnknownTicket);
+    let Some(ifindex) = maps.egress_mark_owner(seen.egress_mark()) else {
+        return Ruling::drop(DropReason::UnknownEgressMark);
     };
     let Some((endpoint, places)) = maps.endpoint(ifindex) else {
-        return Ruling::drop(DropReason::UnknownTicket);
+        return Ruling::drop(DropReason::UnknownEgressMark);
     };
     // Its policy has gone since the packet was let go, and with it the isolation that the packet is judged by.
     if endpoint.state != EndpointValue::READY {
@@ -319,10 +320,10 @@ fn finish_deferred<M: PolicyMaps, B: PacketBytes + ?Sized>(
     let ruling = if endpoint.is_isolated(Direction::Egress) {
         judge(maps, bytes, view, packet)
     } else {
-        // It had a ticket only to be known again by itself.
+        // It had an egress mark only to be known again by itself.
         Ruling::pass(PassReason::NotIsolated)
     };
-    if seen.stub != 0 {
+    if seen.flow_handle != 0 {
         settle(maps, seen, packet, ifindex, ruling.verdict);
     }
     ruling

@@ -1,7 +1,7 @@
 //! What the policy says about a connection, and what becomes of one whose verdict was deferred.
 
 use super::judge::{Ruling, View};
-use super::{DropReason, PassReason, Sighting, Verdict};
+use super::{DropReason, HookContext, PassReason, Verdict};
 use crate::ids::{Direction, IfIndex, PortBe, Protocol};
 use crate::keys::{AllowValue, BackendValue, FlowKey, FlowValue};
 use crate::maps::{Local, PolicyMaps};
@@ -18,16 +18,16 @@ pub(super) fn audited(view: &View, direction: Direction, reason: DropReason) -> 
 }
 
 /// Tells the connection, as the pod that sent a deferred packet sees it, what has become of that. A sender without a
-/// ticket is not known: 0.
+/// egress mark is not known: 0.
 #[inline(never)]
 pub(super) fn settle<M: PolicyMaps>(
     maps: &M,
-    seen: &Sighting,
+    seen: &HookContext,
     packet: &Packet,
     sender: IfIndex,
     verdict: Verdict,
 ) {
-    let Some(key) = maps.take_stub(seen.stub) else { return };
+    let Some(key) = maps.take_deferred_flow(seen.flow_handle) else { return };
     // A later piece has no ports.
     if key.protocol != packet.protocol
         || (sender.0 != 0 && sender != key.ifindex)
@@ -79,11 +79,11 @@ pub(super) fn consult<M: PolicyMaps>(
             Direction::Egress => None,
         };
         let Some(backend) = backend else {
-            // Without a ticket nobody would finish the verdict, and a dropped packet must leave no flow.
+            // Without an egress mark nobody would finish the verdict, and a dropped packet must leave no flow.
             let is_enforced =
                 view.endpoint.is_isolated(origin) && !view.endpoint.is_audited(origin);
-            if view.endpoint.ticket == 0 && is_enforced {
-                return Ruling::drop(DropReason::UnknownTicket);
+            if view.endpoint.egress_mark == 0 && is_enforced {
+                return Ruling::drop(DropReason::UnknownEgressMark);
             }
             return Ruling::pass(PassReason::Deferred);
         };

@@ -55,7 +55,7 @@ reasons! {
         /// An ICMP error about a live connection.
         IcmpError = 9, "icmp-error";
         /// Leaves the node and is no deferred packet.
-        NoTicket = 10, "no-ticket";
+        NoEgressMark = 10, "no-egress mark";
         /// Would be dropped, but the policies that isolate the pod are only audited.
         Audited = 11, "audited";
     }
@@ -89,7 +89,7 @@ reasons! {
         /// Neither IP nor ARP, or a tagged frame, to or from an isolated pod.
         NotIp = 139, "not-ip";
         /// A deferred packet whose endpoint is gone.
-        UnknownTicket = 140, "unknown-ticket";
+        UnknownEgressMark = 140, "unknown-egress-mark";
     }
 }
 

@@ -1,14 +1,14 @@
-//! Tickets, one packet at a time. All else about verdicts is tested on compiled policies.
+//! Egress marks, one packet at a time. All else about verdicts is tested on compiled policies.
 
 use super::*;
 use crate::addr::Addr;
 use crate::flow::Step;
 use crate::ids::{Identity, PortBe, Protocol};
 use crate::keys::{AddressKey, AllowValue, BackendValue, FlowValue, FragmentKey, FragmentValue};
-use crate::maps::{AllowPlaces, DEFAULT_TICKET_MASK, Local, Settled};
+use crate::maps::{AllowSlots, DEFAULT_MARK_MASK, Local, Settled};
 
 const IFINDEX: IfIndex = IfIndex(7);
-const TICKET: u16 = 5;
+const EGRESS_MARK: u16 = 5;
 
 /// One endpoint that no rule allows anything, and whose every destination is deferred.
 struct Closed {
@@ -16,8 +16,8 @@ struct Closed {
 }
 
 impl PolicyMaps for Closed {
-    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowPlaces)> {
-        (ifindex == IFINDEX).then_some((self.endpoint, AllowPlaces(0)))
+    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots)> {
+        (ifindex == IFINDEX).then_some((self.endpoint, AllowSlots(0)))
     }
     fn owns_address(&self, _key: &AddressKey) -> bool {
         true
@@ -27,7 +27,7 @@ impl PolicyMaps for Closed {
     }
     fn allow(
         &self,
-        _places: AllowPlaces,
+        _places: AllowSlots,
         _direction: Direction,
         _identity: Identity,
         _protocol: Protocol,
@@ -52,13 +52,13 @@ impl PolicyMaps for Closed {
     fn is_deferred(&self, _addr: &Addr) -> bool {
         true
     }
-    fn ticket_owner(&self, ticket: u16) -> Option<IfIndex> {
-        (ticket == TICKET).then_some(IFINDEX)
+    fn egress_mark_owner(&self, egress_mark: u16) -> Option<IfIndex> {
+        (egress_mark == EGRESS_MARK).then_some(IFINDEX)
     }
-    fn leave_stub(&self, _key: &FlowKey) -> u16 {
+    fn store_deferred_flow(&self, _key: &FlowKey) -> u16 {
         0
     }
-    fn take_stub(&self, _stub: u16) -> Option<FlowKey> {
+    fn take_deferred_flow(&self, _flow_handle: u16) -> Option<FlowKey> {
         None
     }
     fn backend(&self, _key: &FlowKey) -> Option<BackendValue> {
@@ -70,50 +70,50 @@ impl PolicyMaps for Closed {
     }
 }
 
-fn endpoint(isolated: Direction, ticket: u16) -> EndpointValue {
+fn endpoint(isolated: Direction, egress_mark: u16) -> EndpointValue {
     EndpointValue {
         state: EndpointValue::READY,
         isolated: isolated.bit(),
-        ticket,
+        egress_mark,
         ..EndpointValue::blocked()
     }
 }
 
 /// A datagram, seen at a hook of the endpoint's device after it came by another one.
-fn see(endpoint: EndpointValue, hook: Hook, ticket: u16) -> Outcome {
+fn see(endpoint: EndpointValue, hook: Hook, egress_mark: u16) -> Outcome {
     let mut frame = [0; 42];
     let headers = [0x08, 0x00, 0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
     frame[12..34].copy_from_slice(&headers);
     frame[34..42].copy_from_slice(&[0, 9, 0, 53, 0, 8, 0, 0]);
-    let seen = Sighting {
+    let seen = HookContext {
         hook,
         ifindex: IFINDEX,
         ingress_ifindex: 3,
         has_socket: false,
         is_tagged: false,
         mark: 0x4000,
-        ticket_mask: DEFAULT_TICKET_MASK,
-        stub: 0,
+        mark_mask: DEFAULT_MARK_MASK,
+        flow_handle: 0,
         now: Nanos(1),
     };
-    let seen = Sighting { mark: seen.mark_with(ticket), ..seen };
+    let seen = HookContext { mark: seen.mark_with(egress_mark), ..seen };
     let mut packet = Packet::EMPTY;
     decide(&Closed { endpoint }, &frame[..], || seen, &mut packet)
 }
 
 #[test]
-fn a_deferred_packet_bears_the_ticket_of_its_pod_and_not_one_that_the_pod_has_forged() {
+fn a_deferred_packet_bears_the_egress_mark_of_its_pod_and_not_one_that_the_pod_has_forged() {
     for isolated in Direction::ALL {
-        let outcome = see(endpoint(isolated, TICKET), Hook::PodEgress, 9);
+        let outcome = see(endpoint(isolated, EGRESS_MARK), Hook::PodEgress, 9);
         assert_eq!(outcome.verdict, Verdict::Pass(PassReason::Deferred));
         assert_eq!(outcome.mark, 0x0050_4000);
     }
 }
 
 #[test]
-fn without_a_ticket_to_give_an_isolated_pod_reaches_nothing_that_is_deferred() {
+fn without_a_egress_mark_to_give_an_isolated_pod_reaches_nothing_that_is_deferred() {
     let outcome = see(endpoint(Direction::Egress, 0), Hook::PodEgress, 0);
-    assert_eq!(outcome.verdict, Verdict::Drop(DropReason::UnknownTicket));
+    assert_eq!(outcome.verdict, Verdict::Drop(DropReason::UnknownEgressMark));
     let outcome = see(endpoint(Direction::Ingress, 0), Hook::PodEgress, 0);
     assert!(outcome.verdict.is_pass());
     let audited =
@@ -122,10 +122,11 @@ fn without_a_ticket_to_give_an_isolated_pod_reaches_nothing_that_is_deferred() {
 }
 
 #[test]
-fn a_packet_with_the_pods_own_ticket_comes_from_the_pod_itself_whatever_brought_it() {
-    let verdict =
-        |ticket| see(endpoint(Direction::Ingress, TICKET), Hook::PodIngress, ticket).verdict;
-    assert_eq!(verdict(TICKET), Verdict::Pass(PassReason::Hairpin));
+fn a_packet_with_the_pods_own_egress_mark_comes_from_the_pod_itself_whatever_brought_it() {
+    let verdict = |egress_mark| {
+        see(endpoint(Direction::Ingress, EGRESS_MARK), Hook::PodIngress, egress_mark).verdict
+    };
+    assert_eq!(verdict(EGRESS_MARK), Verdict::Pass(PassReason::Hairpin));
     assert_eq!(verdict(0), Verdict::Drop(DropReason::NotAllowed));
-    assert_eq!(verdict(9), Verdict::Drop(DropReason::UnknownTicket));
+    assert_eq!(verdict(9), Verdict::Drop(DropReason::UnknownEgressMark));
 }

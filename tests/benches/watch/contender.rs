@@ -5,9 +5,9 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use kube::core::DeserializeGuard;
-use netpol_agent::kube::{Access, Options, spawn};
-use netpol_agent::model::{Kind, Object};
-use netpol_agent::store::{ClusterState, Delta};
+use netpol_kube::{Access, Options, spawn};
+use netpol_policy::model::{Kind, Object};
+use netpol_policy::store::{ClusterState, Delta};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -22,7 +22,7 @@ pub(crate) const FENCES: &str = "fences";
 /// What watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Contender {
-    /// `netpol_agent::kube`.
+    /// `netpol_kube`.
     Netpol,
     /// `watcher` with a guard that keeps an object's text until it is read, and knows which field is wrong.
     WatcherText,
@@ -80,7 +80,7 @@ macro_rules! spawn_watchers {
 fn begin(
     contender: Contender,
     access: &Access,
-    out: &mpsc::Sender<netpol_agent::source::SourceUpdate>,
+    out: &mpsc::Sender<netpol_policy::source::SourceUpdate>,
 ) -> JoinSet<()> {
     match contender {
         Contender::Netpol => spawn(access, &Options::default(), out, &CancellationToken::new()),

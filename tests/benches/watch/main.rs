@@ -1,4 +1,4 @@
-//! kube-runtime's `watcher` beside `netpol_agent::kube`, for docs/design/watch.md.
+//! kube-runtime's `watcher` beside `netpol_kube`, for docs/design/watch.md.
 //!
 //! `cargo bench -p netpol-tests --bench watch`: processor time and memory of a start and of each event, all contenders in one
 //! run, in an order that changes from round to round. `-- --with callgrind` counts instructions, `-- --with dhat` allocations,

@@ -1,4 +1,4 @@
-//! kube-runtime's `watcher` in the place of `netpol_agent::kube`: the same updates from the same server.
+//! kube-runtime's `watcher` in the place of `netpol_kube`: the same updates from the same server.
 //!
 //! Round the watcher stands what netpol needs and it does not do: pages after a streaming list that failed, and an end to a
 //! list that never ends. What it cannot do at all is not imitated.
@@ -8,9 +8,9 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use kube::{Api, Client};
 use kube_runtime::watcher::{self, Event, InitialListStrategy, watcher};
-use netpol_agent::model::{Kind, Object, ObjectName};
-use netpol_agent::source::SourceUpdate;
-use netpol_agent::store::{Delta, List};
+use netpol_policy::model::{Kind, Object, ObjectName};
+use netpol_policy::source::SourceUpdate;
+use netpol_policy::store::{Delta, List};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
@@ -84,7 +84,7 @@ struct Listing {
     objects: Vec<Object>,
     unreadable: Vec<ObjectName>,
     update: SourceUpdate,
-    interner: netpol_agent::model::Interner,
+    interner: netpol_policy::model::Interner,
 }
 
 impl Listing {
