@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::runtime::follow;
+use super::runtime::{Care, follow};
 use super::trimmed::{Guarded, Namespace, Node, Plain, Pod, Policy, Service};
 
 /// The namespace of the pods that end a batch of events.
@@ -72,7 +72,7 @@ impl Cost {
 macro_rules! spawn_watchers {
     ($client:expr, $out:expr, $($kind:ident: $type:ty),+) => {{
         let mut tasks = JoinSet::new();
-        $( tasks.spawn(follow::<$type>(Kind::$kind, $client, $out.clone())); )+
+        $( tasks.spawn(follow::<$type>(Kind::$kind, $client, Care::AGENT, $out.clone())); )+
         tasks
     }};
 }

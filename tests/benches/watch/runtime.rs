@@ -1,7 +1,4 @@
 //! kube-runtime's `watcher` in the place of `netpol_kube`: the same updates from the same server.
-//!
-//! Round the watcher stands what netpol needs and it does not do: pages after a streaming list that failed, and an end to a
-//! list that never ends. What it cannot do at all is not imitated.
 
 use std::time::Duration;
 
@@ -16,8 +13,23 @@ use tokio::time::{sleep, timeout};
 
 use super::trimmed::{Reportable, Reported};
 
-/// A list that is silent for so long has failed.
-const LIST_PATIENCE: Duration = Duration::from_secs(15);
+/// What stands round the watcher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Care {
+    /// A delay after each error, as kube-runtime recommends.
+    Backoff,
+    /// What netpol needs and the watcher does not do: pages after a streaming list that failed, a new list after any other
+    /// failure, and an end to a list that is silent for so long.
+    Recovery { list_patience: Duration },
+}
+
+impl Care {
+    /// As the agent would have it.
+    pub(crate) const AGENT: Self = Self::Recovery { list_patience: Duration::from_secs(15) };
+}
+
+/// Delay after an error.
+const BACKOFF: Duration = Duration::from_millis(100);
 
 /// How long a watch lasts, seconds; one that is silent for five more is dead.
 const WATCH_S: u32 = 125;
@@ -26,6 +38,7 @@ const WATCH_S: u32 = 125;
 pub(crate) async fn follow<K: Reportable>(
     kind: Kind,
     client: Client,
+    care: Care,
     out: mpsc::Sender<SourceUpdate>,
 ) {
     let mut config = watcher::Config::default().timeout(WATCH_S).streaming_lists();
@@ -33,10 +46,11 @@ pub(crate) async fn follow<K: Reportable>(
         let mut events = std::pin::pin!(watcher::<K>(Api::all(client.clone()), config.clone()));
         let mut listing: Option<Listing> = None;
         loop {
-            let event = if listing.is_some() {
-                timeout(LIST_PATIENCE, events.next()).await.ok().flatten()
-            } else {
-                events.next().await
+            let event = match care {
+                Care::Recovery { list_patience } if listing.is_some() => {
+                    timeout(list_patience, events.next()).await.ok().flatten()
+                }
+                Care::Recovery { .. } | Care::Backoff => events.next().await,
             };
             let mut update = SourceUpdate::default();
             match event {
@@ -61,6 +75,7 @@ pub(crate) async fn follow<K: Reportable>(
                     let Reported { object_ref: object, uid, .. } = object.reported();
                     update.deltas.push(Delta::Remove { object, uid });
                 }
+                Some(Err(_)) | None if care == Care::Backoff => sleep(BACKOFF).await,
                 Some(Err(_)) | None => {
                     config.initial_list_strategy = match config.initial_list_strategy {
                         InitialListStrategy::StreamingList => InitialListStrategy::ListWatch,
@@ -74,7 +89,7 @@ pub(crate) async fn follow<K: Reportable>(
                 return;
             }
         }
-        sleep(Duration::from_millis(100)).await;
+        sleep(BACKOFF).await;
     }
 }
 

@@ -78,14 +78,19 @@ impl Watch {
             }
             Start::Everything | Start::EverythingThenBookmark => state.contents.version(),
         };
+        let line = |event, object: &Bytes| {
+            RESOURCES.get(resource).map(|resource| event_line(event, resource, object))
+        };
         if start != Start::After(version) {
             for object in state.contents.all(resource, &filter) {
-                lines.extend(
-                    RESOURCES.get(resource).map(|resource| event_line("ADDED", resource, &object)),
-                );
+                lines.extend(line("ADDED", &object));
             }
         }
         if start == Start::EverythingThenBookmark {
+            let deleted = &state.faults.deleted_while_listed;
+            for (_, object) in deleted.iter().filter(|(number, _)| *number == resource) {
+                lines.extend(["ADDED", "DELETED"].into_iter().filter_map(|of| line(of, object)));
+            }
             let annotations = json!({ "k8s.io/initial-events-end": "true" });
             lines.push_back(bookmark_line(resource, version, &annotations));
         }

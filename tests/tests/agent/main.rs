@@ -5,3 +5,5 @@ mod access;
 mod faults;
 mod lists;
 mod objects;
+mod privileged;
+mod silence;
