@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 use netpol_common::keys::CounterKey;
-use netpol_common::verdict::Verdict;
+use netpol_common::reason::Verdict;
 use netpol_lab::node::{Family, Host, Lab, Passing, labels};
 use netpol_lab::probe::Protocol::{Tcp, Udp};
 use netpol_policy::dataplane::Counter;
