@@ -125,11 +125,11 @@ impl Node {
     /// The lab's folder for one of the host's.
     fn folder_of(&self, host_path: &str) -> Result<PathBuf> {
         Ok(match host_path {
-            "/sys/fs/bpf" => self.lab.place().pins.parent().context("no bpffs")?.to_owned(),
-            "/run/netpol" => self.lab.place().state.clone(),
+            "/sys/fs/bpf" => self.lab.agent_config().pins.parent().context("no bpffs")?.to_owned(),
+            "/run/netpol" => self.lab.agent_config().state.clone(),
             "/etc/cni/net.d" => self.conf_dir.clone(),
             "/opt/cni/bin" => self.bin_dir.clone(),
-            "/var/lib/cni/results" => self.lab.place().results.clone(),
+            "/var/lib/cni/results" => self.lab.agent_config().results.clone(),
             // No pod is older than the agent here.
             "/run/netns" => self.empty_dir.clone(),
             other => bail!("the lab has no {other}"),
@@ -147,7 +147,10 @@ impl Node {
         made.set("NETPOL_LOG_FORMAT", "json");
         if name == "cni" {
             // Where the plugin finds the agent on this node, which has several.
-            made.set("NETPOL_SOCKET", self.lab.place().socket().to_str().context("not UTF-8")?);
+            made.set(
+                "NETPOL_SOCKET",
+                self.lab.agent_config().socket().to_str().context("not UTF-8")?,
+            );
         }
         let words: Vec<_> = items(at(container, "/command"))
             .chain(items(at(container, "/args")))
@@ -299,9 +302,13 @@ fn the_daemon_set_protects_a_node_and_its_removal_leaves_nothing_there() -> Resu
         Ok(if is_done { Look::Done(()) } else { Look::NotYet(log) })
     })?;
     // The command itself has checked that the kernel has none of the programs, links and maps any more.
-    let pins = &node.lab.place().pins;
+    let pins = &node.lab.agent_config().pins;
     ensure!(!pins.exists(), "{} is still there", pins.display());
-    ensure!(names(&node.lab.place().state)?.is_empty(), "{:?}", names(&node.lab.place().state));
+    ensure!(
+        names(&node.lab.agent_config().state)?.is_empty(),
+        "{:?}",
+        names(&node.lab.agent_config().state)
+    );
     ensure!(names(&node.bin_dir)?.is_empty(), "{:?}", names(&node.bin_dir));
     ensure!(names(&node.conf_dir)? == ["10-lab.conflist"], "{:?}", names(&node.conf_dir));
     ensure!(fs::read_to_string(node.conf_dir.join("10-lab.conflist"))? == before);

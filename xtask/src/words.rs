@@ -42,18 +42,16 @@ pub(crate) fn check(files: &[String]) -> Result<Vec<String>> {
     };
     for path in files.iter().filter(is_read) {
         let text = fs::read_to_string(shell::root().join(path));
-        let text = text.with_context(|| format!("reading {path}"))?;
-        for (number, line) in std::iter::once(path.as_str()).chain(text.lines()).enumerate() {
-            for (rule, count) in rules.iter().zip(&mut counts) {
-                if rule.is_broken_by(path, line) {
-                    *count += 1;
-                    findings.push(format!("{path}:{number}: {} => {}", rule.retired, rule.instead));
-                }
-            }
+        let text = format!("{path}\n{}", text.with_context(|| format!("reading {path}"))?);
+        let words = words_of(&text);
+        for (rule, count) in rules.iter().zip(&mut counts) {
+            let found = rule.found(path, &text, &words);
+            *count += found.len();
+            findings.extend(found);
         }
     }
     let used = rules.iter().zip(counts).filter(|(_, count)| *count > 0);
-    findings.extend(used.map(|(rule, count)| format!("{} is used in {count} lines", rule.retired)));
+    findings.extend(used.map(|(rule, count)| format!("{count} lines: {}", rule.retired)));
     Ok(findings)
 }
 
@@ -72,18 +70,26 @@ fn rule(line: &str) -> Result<Rule> {
 }
 
 impl Rule {
-    fn is_broken_by(&self, path: &str, line: &str) -> bool {
-        let is_used = self.retired.is_match(line) || self.retired.is_match(&words_of(line));
-        let is_excepted = |exception: &Regex| exception.is_match(&format!("{path}: {line}"));
-        is_used && !self.exception.as_ref().is_some_and(is_excepted)
+    /// The lines of a text that break the rule; `words` is [`words_of`] the text. The first line is the path.
+    fn found(&self, path: &str, text: &str, words: &str) -> Vec<String> {
+        if !self.retired.is_match(text) && !self.retired.is_match(words) {
+            return Vec::new();
+        }
+        let say = |(number, (line, words)): (usize, (&str, &str))| {
+            let word = self.retired.find(line).or_else(|| self.retired.find(words))?.as_str();
+            let exception = self.exception.as_ref();
+            let is_excepted = exception.is_some_and(|it| it.is_match(&format!("{path}: {line}")));
+            (!is_excepted).then(|| format!("{path}:{number}: `{word}`: {}", self.instead))
+        };
+        text.lines().zip(words.lines()).enumerate().filter_map(say).collect()
     }
 }
 
-/// The line with the words of its identifiers told apart, in lower case.
-fn words_of(line: &str) -> String {
-    let mut words = String::with_capacity(line.len() + 8);
+/// The text with the words of its identifiers told apart, in lower case.
+fn words_of(text: &str) -> String {
+    let mut words = String::with_capacity(text.len() + text.len() / 8);
     let mut was_lower = false;
-    for c in line.chars() {
+    for c in text.chars() {
         if c.is_uppercase() && was_lower {
             words.push(' ');
         }
@@ -100,12 +106,10 @@ mod tests {
     #[track_caller]
     fn check(rule: &str, found: &[&str], passed: &[&str]) {
         let rule = super::rule(rule).unwrap();
-        for line in found {
-            assert!(rule.is_broken_by("src/a.rs", line), "{line}");
-        }
-        for line in passed {
-            assert!(!rule.is_broken_by("src/a.rs", line), "{line}");
-        }
+        let text = [found, passed].concat().join("\n");
+        let lines = rule.found("src/a.rs", &text, &words_of(&text));
+        assert_eq!(lines.len(), found.len(), "{lines:?}");
+        assert!(lines.iter().enumerate().all(|(n, line)| line.contains(&format!(":{n}: "))));
     }
 
     #[test]

@@ -37,8 +37,8 @@ spec:
   egress: [{ to: [{ podSelector: {} }, { ipBlock: { cidr: 192.0.2.0/24, except: [192.0.2.128/25] } }] }]
 ";
 
-/// A way to connect a pod.
-struct Way {
+/// A plugin chain that connects a pod.
+struct Chain {
     name: &'static str,
     network: Network,
 }
@@ -63,45 +63,46 @@ pub fn measure(run: &mut Run) -> Result<()> {
         containers.push(lab.container(&spec, &netns));
     }
     lab.start_agent()?;
-    let mut ways = ways(&lab)?;
+    let mut chains = chains(&lab)?;
     // Whatever a first time costs: the bridge, the agent's first look at the pods, the plugins in the page cache.
-    for way in &ways {
-        at_once(way, &containers)?;
+    for chain in &chains {
+        at_once(chain, &containers)?;
     }
 
     let n_serial = run.size(N_SERIAL, 1);
     let title = "one ADD, median of five";
-    let serial = run.interleaved(title, Unit::Millis, &mut ways, Way::name, |way, _| {
-        one_by_one(way, containers.iter().cycle().take(n_serial))
+    let serial = run.interleaved(title, Unit::Millis, &mut chains, Chain::name, |chain, _| {
+        one_by_one(chain, containers.iter().cycle().take(n_serial))
     })?;
     let serial = serial.over(PEER).noted("One pod after the other, IPv4 and IPv6.");
     run.answer("18a", serial.ratio(MAIN, PEER)?, "")?;
     run.answer("18b", serial.added(CHAINED)?, "")?;
     run.add(serial);
 
-    let parallel = all_at_once(run, &mut ways, &containers)?;
+    let parallel = all_at_once(run, &mut chains, &containers)?;
     run.add(parallel);
     Ok(())
 }
 
-fn all_at_once(run: &mut Run, ways: &mut [Way], containers: &[Container]) -> Result<Series> {
+fn all_at_once(run: &mut Run, chains: &mut [Chain], containers: &[Container]) -> Result<Series> {
     let title = "30 ADDs at once, until the last one is answered";
-    let series =
-        run.interleaved(title, Unit::Millis, ways, Way::name, |way, _| at_once(way, containers))?;
+    let series = run.interleaved(title, Unit::Millis, chains, Chain::name, |chain, _| {
+        at_once(chain, containers)
+    })?;
     Ok(series.over(PEER).noted("As when a node takes over the pods of another one."))
 }
 
-impl Way {
+impl Chain {
     fn name(&self) -> String {
         self.name.to_owned()
     }
 }
 
-fn ways(lab: &Lab) -> Result<Vec<Way>> {
+fn chains(lab: &Lab) -> Result<Vec<Chain>> {
     let node = lab.netns(&Host::Node)?;
     let plugin = binaries::binary("netpol-cni")?;
     let folders = [Path::new("/usr/lib/cni"), plugin.parent().context("netpol-cni has no folder")?];
-    let socket = lab.place().socket();
+    let socket = lab.agent_config().socket();
     let ipam = json!({
         "type": "host-local",
         "dataDir": lab.folder().join("ipam"),
@@ -116,38 +117,38 @@ fn ways(lab: &Lab) -> Result<Vec<Way>> {
     let main = json!({
         "type": "netpol-cni", "agentSocket": socket, "capabilities": capabilities, "ipam": ipam,
     });
-    let way = |name, plugins: Value| -> Result<Way> {
+    let chain = |name, plugins: Value| -> Result<Chain> {
         let conflist = json!({ "cniVersion": "1.0.0", "name": "lab", "plugins": plugins });
-        Ok(Way {
+        Ok(Chain {
             name,
             network: Network::new(node, &folders, &conflist, lab.folder().join("results"))?,
         })
     };
     Ok(vec![
-        way(PEER, json!([bridge]))?,
-        way(CHAINED, json!([bridge, chained]))?,
-        way(MAIN, json!([main]))?,
+        chain(PEER, json!([bridge]))?,
+        chain(CHAINED, json!([bridge, chained]))?,
+        chain(MAIN, json!([main]))?,
     ])
 }
 
 /// The median time of an ADD, milliseconds.
-fn one_by_one<'a>(way: &Way, containers: impl Iterator<Item = &'a Container>) -> Result<f64> {
+fn one_by_one<'a>(chain: &Chain, containers: impl Iterator<Item = &'a Container>) -> Result<f64> {
     let mut times = Vec::new();
     for container in containers {
-        let (time_ns, result) = nanos(|| way.network.add(container))?;
-        way.network.del(container, Some(&result))?;
+        let (time_ns, result) = nanos(|| chain.network.add(container))?;
+        chain.network.del(container, Some(&result))?;
         times.push(time_ns / 1e6);
     }
     Ok(super::stats::median(&times))
 }
 
 /// The time until all of them are connected, milliseconds.
-fn at_once(way: &Way, containers: &[Container]) -> Result<f64> {
+fn at_once(chain: &Chain, containers: &[Container]) -> Result<f64> {
     let (time_ns, results) = nanos(|| {
-        way.network.add_at_once(containers.iter()).into_iter().collect::<Result<Vec<_>>>()
+        chain.network.add_at_once(containers.iter()).into_iter().collect::<Result<Vec<_>>>()
     })?;
     for (container, result) in containers.iter().zip(&results) {
-        way.network.del(container, Some(result))?;
+        chain.network.del(container, Some(result))?;
     }
     Ok(time_ns / 1e6)
 }

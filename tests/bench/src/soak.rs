@@ -69,7 +69,7 @@ mod tests {
             n_interfaces: 1,
             n_policies: 1,
             n_verdicts: 1,
-            n_settled_verdicts: 1,
+            n_converged_verdicts: 1,
             lags: Vec::new(),
             n_answers: 1,
             outage: None,

@@ -40,8 +40,8 @@ pub struct Packet {
     pub option_words: u8,
     /// IPv6 extension headers in their order. IPv4 has none.
     pub extensions: Vec<Extension>,
-    /// Position in a datagram that is sent in pieces.
-    pub piece: Option<Piece>,
+    /// Position in a datagram that is sent in fragments.
+    pub fragment: Option<Fragment>,
     /// The transport header and what follows.
     pub segment: Segment,
 }
@@ -72,12 +72,12 @@ const FRAGMENT: u8 = 44;
 
 /// Position in a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece {
+pub struct Fragment {
     /// Number of the datagram; 16 bits count for IPv4.
     pub id: u32,
     /// Offset in units of 8 bytes.
     pub offset_units: u16,
-    /// Whether more pieces follow.
+    /// Whether more fragments follow.
     pub more: bool,
 }
 
@@ -174,7 +174,7 @@ impl Frame {
 impl Packet {
     /// A packet with nothing unusual.
     pub fn plain(ends: Ends, segment: Segment) -> Self {
-        Self { ends, option_words: 0, extensions: Vec::new(), piece: None, segment }
+        Self { ends, option_words: 0, extensions: Vec::new(), fragment: None, segment }
     }
 
     /// The packet from its IP header on.
@@ -182,14 +182,15 @@ impl Packet {
         let (protocol, segment) = self.segment.bytes(self.ends);
         match self.ends {
             Ends::V4(source, destination) => {
-                let piece = self.piece.unwrap_or(Piece { id: 7, offset_units: 0, more: false });
+                let fragment =
+                    self.fragment.unwrap_or(Fragment { id: 7, offset_units: 0, more: false });
                 let options = vec![1; usize::from(self.option_words.min(10)) * 4];
                 let len_bytes = Ipv4Header::MIN_LEN + options.len() + segment.len();
                 let mut header = Ipv4Header {
                     total_len: u16::try_from(len_bytes).unwrap_or(u16::MAX),
-                    identification: u16::try_from(piece.id & 0xffff).unwrap_or_default(),
-                    more_fragments: piece.more,
-                    fragment_offset: IpFragOffset::try_from(piece.offset_units & 0x1fff)
+                    identification: u16::try_from(fragment.id & 0xffff).unwrap_or_default(),
+                    more_fragments: fragment.more,
+                    fragment_offset: IpFragOffset::try_from(fragment.offset_units & 0x1fff)
                         .unwrap_or_default(),
                     time_to_live: 64,
                     protocol: IpNumber(protocol),
@@ -220,7 +221,7 @@ impl Packet {
     fn chain(&self, protocol: u8) -> (u8, Vec<u8>) {
         let mut next = protocol;
         let mut chain = Vec::new();
-        if let Some(Piece { id, offset_units, more }) = self.piece {
+        if let Some(Fragment { id, offset_units, more }) = self.fragment {
             let [hi, lo] = ((offset_units << 3) | u16::from(more)).to_be_bytes();
             let [id0, id1, id2, id3] = id.to_be_bytes();
             chain = vec![next, 0, hi, lo, id0, id1, id2, id3];
@@ -307,7 +308,7 @@ mod tests {
         let ends = Ends::V4(Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
         let packet = Packet {
             option_words: 10,
-            piece: Some(Piece { id: 9, offset_units: 3, more: true }),
+            fragment: Some(Fragment { id: 9, offset_units: 3, more: true }),
             ..Packet::plain(ends, Segment::Udp { src_port: 1, dst_port: 2 })
         };
         let frame = Frame::whole(packet).bytes();

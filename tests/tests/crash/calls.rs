@@ -22,7 +22,7 @@ fn an_agent_that_dies_in_an_add_or_a_del_leaves_nothing_of_the_pod_or_all() -> R
     let tracer = fixture.trace(&Task::Watch)?;
     fixture.lab.delete_pod("shop/late")?;
     let deleting = tracer.finish()?;
-    fixture.settle(&before)?;
+    fixture.converge(&before)?;
     let turn = usize::try_from(seed())?;
     for point in choose(&adding, n_points(3), turn)? {
         let tracer = fixture.trace(&Task::Kill(point.clone()))?;
@@ -41,7 +41,7 @@ fn an_agent_that_dies_in_an_add_or_a_del_leaves_nothing_of_the_pod_or_all() -> R
         if has_died {
             fixture.recover(&point, &before)?;
         }
-        fixture.settle(&before)?;
+        fixture.converge(&before)?;
     }
     for point in choose(&deleting, n_points(2), turn)? {
         fixture.lab.add_pod(late())?;
@@ -56,7 +56,7 @@ fn an_agent_that_dies_in_an_add_or_a_del_leaves_nothing_of_the_pod_or_all() -> R
         if has_died {
             fixture.recover(&point, &before)?;
         }
-        fixture.settle(&before)?;
+        fixture.converge(&before)?;
     }
     fixture.end()
 }

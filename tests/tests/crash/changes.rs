@@ -75,7 +75,7 @@ fn an_agent_that_dies_in_a_change_of_policy_leaks_nothing_and_is_followed_by_the
         if has_died {
             fixture.recover(&point, expected)?;
         } else {
-            fixture.settle(expected)?;
+            fixture.converge(expected)?;
         }
     }
     fixture.end()

@@ -180,11 +180,11 @@ impl Fixture {
         self.flow(&format!("{when}, without an agent"))?;
         self.lab.start_agent().with_context(|| when.clone())?;
         self.flow(&format!("{when}, with the next agent"))?;
-        self.settle(expected).with_context(|| when)
+        self.converge(expected).with_context(|| when)
     }
 
     /// Waits until the node has this shape.
-    pub(crate) fn settle(&self, expected: &Shape) -> Result<()> {
+    pub(crate) fn converge(&self, expected: &Shape) -> Result<()> {
         until("the end state", LIMIT, || {
             let found = self.surroundings()?;
             if found != expected.surroundings {
@@ -216,7 +216,7 @@ impl Fixture {
 
     /// What there is on the node.
     pub(crate) fn shape(&self) -> Result<Shape> {
-        let pins = &self.lab.place().pins;
+        let pins = &self.lab.agent_config().pins;
         let config = netpol_datapath::Config {
             pin_root: Some(pins.clone()),
             mount: Mount::Never,
@@ -229,7 +229,7 @@ impl Fixture {
 
     /// What is there besides the maps' content.
     fn surroundings(&self) -> Result<Surroundings> {
-        let pins = &self.lab.place().pins;
+        let pins = &self.lab.agent_config().pins;
         Ok(Surroundings {
             versions: names(pins)?,
             maps: names(&pins.join(format!("v{ABI_VERSION}")))?,
@@ -299,7 +299,7 @@ impl Shape {
 }
 
 fn links_of(lab: &Lab) -> PathBuf {
-    lab.place().pins.join(format!("v{ABI_VERSION}")).join("links")
+    lab.agent_config().pins.join(format!("v{ABI_VERSION}")).join("links")
 }
 
 fn names(folder: &std::path::Path) -> Result<BTreeSet<String>> {

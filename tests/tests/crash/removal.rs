@@ -14,7 +14,7 @@ use super::fixture::Fixture;
 
 /// Runs `netpol-agent uninstall` on the node, after the agent has ended.
 fn uninstall(fixture: &mut Fixture, task: Option<&Task>) -> Result<ExitStatus> {
-    let place = fixture.lab.place().clone();
+    let config = fixture.lab.agent_config().clone();
     let nowhere = fixture.lab.folder().join("nowhere");
     fs::create_dir_all(&nowhere)?;
     let agent = binaries::binary("netpol-agent")?;
@@ -22,8 +22,8 @@ fn uninstall(fixture: &mut Fixture, task: Option<&Task>) -> Result<ExitStatus> {
     let mut words =
         prefix.into_iter().map(std::ffi::OsString::from).chain([agent.into_os_string()]);
     let mut command = Command::new(words.next().unwrap_or_default());
-    command.args(words).arg("uninstall").arg("--pin-root").arg(&place.pins);
-    command.arg("--socket").arg(place.socket());
+    command.args(words).arg("uninstall").arg("--pin-root").arg(&config.pins);
+    command.arg("--socket").arg(config.socket());
     command.arg("--conf-dir").arg(&nowhere).arg("--bin-dir").arg(&nowhere);
     command.stdout(Stdio::null()).stderr(Stdio::inherit());
     Ok(fixture.lab.netns(&Host::Node)?.spawn(&mut command)?.wait()?)
@@ -40,7 +40,7 @@ fn an_uninstallation_that_dies_is_finished_by_the_next_one_and_no_connection_end
     let turn = usize::try_from(seed())?;
     for point in choose(&points, n_points(N_POINTS), turn)? {
         fixture.lab.start_agent()?;
-        fixture.settle(&expected)?;
+        fixture.converge(&expected)?;
         fixture.lab.take_agent()?.kill()?;
         let first = uninstall(&mut fixture, Some(&Task::Kill(point.clone())))?;
         fixture.flow(&format!("after {point:?}"))?;
@@ -49,7 +49,7 @@ fn an_uninstallation_that_dies_is_finished_by_the_next_one_and_no_connection_end
             let second = uninstall(&mut fixture, None)?;
             ensure!(second.success(), "after {point:?} the next uninstallation fails");
         }
-        ensure!(!fixture.lab.place().pins.exists(), "pins are left after {point:?}");
+        ensure!(!fixture.lab.agent_config().pins.exists(), "pins are left after {point:?}");
         for (device, n_programs) in fixture.attached()? {
             ensure!(n_programs == [0, 0], "{n_programs:?} on {device} after {point:?}");
         }

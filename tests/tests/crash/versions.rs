@@ -13,7 +13,7 @@ use super::fixture::{Fixture, Shape};
 /// Takes the agent's pins for those of another version, and lets the next agent exchange them. True if it has died meanwhile.
 fn migration(fixture: &mut Fixture, task: &Task, expected: &Shape) -> Result<bool> {
     fixture.lab.take_agent()?.kill()?;
-    let pins = fixture.lab.place().pins.clone();
+    let pins = fixture.lab.agent_config().pins.clone();
     let (own, other) = (format!("v{ABI_VERSION}"), format!("v{}", ABI_VERSION + 1));
     fs::rename(pins.join(own), pins.join(other)).context("giving the pins another number")?;
     fixture.lab.set_prefix(task.prefix(&fixture.trace_file()));
@@ -21,7 +21,7 @@ fn migration(fixture: &mut Fixture, task: &Task, expected: &Shape) -> Result<boo
     fixture.lab.set_prefix(Vec::new());
     let versions = expected.clone();
     fixture.wait_for_death_or("the exchange", |lab| {
-        let is_one = fs::read_dir(&lab.place().pins)?.count() == 1;
+        let is_one = fs::read_dir(&lab.agent_config().pins)?.count() == 1;
         Ok(is_one && versions.has_links_of(lab)?)
     })
 }
@@ -32,7 +32,7 @@ fn an_agent_that_dies_while_it_takes_over_from_another_version_is_followed_by_on
     let Some(mut fixture) = Fixture::begin("crash-version")? else { return Ok(()) };
     let expected = fixture.clean_shape()?;
     migration(&mut fixture, &Task::Watch, &expected)?;
-    fixture.settle(&expected)?;
+    fixture.converge(&expected)?;
     let points = after_the_load(points(&fixture.trace_file())?);
     let turn = usize::try_from(seed())?;
     for point in choose(&points, n_points(N_POINTS), turn)? {
@@ -41,7 +41,7 @@ fn an_agent_that_dies_while_it_takes_over_from_another_version_is_followed_by_on
         if has_died {
             fixture.recover(&point, &expected)?;
         } else {
-            fixture.settle(&expected)?;
+            fixture.converge(&expected)?;
         }
     }
     fixture.end()

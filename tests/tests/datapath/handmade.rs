@@ -7,7 +7,7 @@ use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue};
 use netpol_datapath::{Program, TestContext};
-use netpol_lab::packets::{AUTHENTICATION, Ends, Extension, Frame, Packet, Piece, Segment};
+use netpol_lab::packets::{AUTHENTICATION, Ends, Extension, Fragment, Frame, Packet, Segment};
 use netpol_lab::privilege::{Need, met};
 use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
 
@@ -18,7 +18,7 @@ const SYN: u8 = 0x02;
 const SYN_ACK: u8 = 0x12;
 const ACK: u8 = 0x10;
 /// Egress mark 2 in the mark, and other bits of the mark.
-const TICKET_2: u32 = 2 << 20;
+const EGRESS_MARK_2: u32 = 2 << 20;
 const OTHER_BITS: u32 = 0xc000;
 
 /// Something that happens, and what is to become of it.
@@ -184,44 +184,44 @@ fn errors_pass_when_they_quote_a_live_connection_and_only_then() {
 }
 
 #[test]
-fn pieces_follow_their_first_piece_in_both_families() {
-    let piece = |ends, id, offset_units, more| Packet {
-        piece: Some(Piece { id, offset_units, more }),
+fn fragments_follow_their_first_one_in_both_families() {
+    let fragment = |ends, id, offset_units, more| Packet {
+        fragment: Some(Fragment { id, offset_units, more }),
         ..udp(ends, 5000, 53)
     };
     let mut scenario = Vec::new();
     for ends in [inward(), Ends::V6(v6(4), v6(1))] {
         scenario.extend([
-            Verdict(to_pod(100, piece(ends, 1, 185, true)), "fragment-without-first"),
-            Verdict(to_pod(100, piece(ends, 1, 0, true)), "allowed"),
-            Verdict(to_pod(100, piece(ends, 1, 370, false)), "flow"),
-            Verdict(to_pod(100, piece(ends, 1, 185, true)), "flow"),
-            Verdict(to_pod(100, piece(ends, 2, 185, true)), "fragment-without-first"),
-            Verdict(to_pod(100, piece(ends, 1, 1, true)), "tiny-fragment"),
+            Verdict(to_pod(100, fragment(ends, 1, 185, true)), "fragment-without-first"),
+            Verdict(to_pod(100, fragment(ends, 1, 0, true)), "allowed"),
+            Verdict(to_pod(100, fragment(ends, 1, 370, false)), "flow"),
+            Verdict(to_pod(100, fragment(ends, 1, 185, true)), "flow"),
+            Verdict(to_pod(100, fragment(ends, 2, 185, true)), "fragment-without-first"),
+            Verdict(to_pod(100, fragment(ends, 1, 1, true)), "tiny-fragment"),
         ]);
     }
     check(&map_state(&[Direction::Ingress]), scenario);
 }
 
-/// Whichever of two first pieces the receiver keeps, what follows is judged by the last one that was seen; and what would
-/// rewrite the ports of a first piece never passes.
+/// Whichever of two first fragments the receiver keeps, what follows is judged by the last one that was seen; and what would
+/// rewrite the ports of a first fragment never passes.
 #[test]
-fn pieces_that_overlap_are_judged_by_the_newest_first_piece() {
-    let piece = |ends, port, offset_units, more| Packet {
-        piece: Some(Piece { id: 7, offset_units, more }),
+fn overlapping_fragments_are_judged_by_the_newest_first_one() {
+    let fragment = |ends, port, offset_units, more| Packet {
+        fragment: Some(Fragment { id: 7, offset_units, more }),
         ..udp(ends, 5000, port)
     };
     let mut scenario = Vec::new();
     for ends in [inward(), Ends::V6(v6(4), v6(1))] {
         scenario.extend([
-            Verdict(to_pod(100, piece(ends, 53, 0, true)), "allowed"),
-            Verdict(to_pod(100, piece(ends, 53, 185, true)), "flow"),
-            Verdict(to_pod(100, piece(ends, 53, 185, true)), "flow"),
-            Verdict(to_pod(100, piece(ends, 54, 0, true)), "not-allowed"),
-            Verdict(to_pod(100, piece(ends, 53, 370, false)), "not-allowed"),
-            Verdict(to_pod(100, piece(ends, 53, 2, false)), "tiny-fragment"),
-            Verdict(to_pod(100, piece(ends, 53, 0, true)), "flow"),
-            Verdict(to_pod(100, piece(ends, 54, 370, false)), "flow"),
+            Verdict(to_pod(100, fragment(ends, 53, 0, true)), "allowed"),
+            Verdict(to_pod(100, fragment(ends, 53, 185, true)), "flow"),
+            Verdict(to_pod(100, fragment(ends, 53, 185, true)), "flow"),
+            Verdict(to_pod(100, fragment(ends, 54, 0, true)), "not-allowed"),
+            Verdict(to_pod(100, fragment(ends, 53, 370, false)), "not-allowed"),
+            Verdict(to_pod(100, fragment(ends, 53, 2, false)), "tiny-fragment"),
+            Verdict(to_pod(100, fragment(ends, 53, 0, true)), "flow"),
+            Verdict(to_pod(100, fragment(ends, 54, 370, false)), "flow"),
         ]);
     }
     check(&map_state(&[Direction::Ingress]), scenario);
@@ -252,7 +252,7 @@ fn egress_to_a_service_is_decided_where_the_real_destination_is_known() {
         program,
         ifindex,
         ingress_ifindex: 101,
-        mark: TICKET_2 | OTHER_BITS,
+        mark: EGRESS_MARK_2 | OTHER_BITS,
         frame: Frame::whole(tcp(Ends::V4(v4(2), v4(1)), 5000, dst_port, SYN)),
     };
     check(
@@ -289,11 +289,11 @@ fn a_pod_cannot_choose_its_egress_mark_and_a_egress_mark_is_used_once() {
     };
     let to_service = || from_pod(101, tcp(Ends::V4(v4(2), v4(9)), 5000, 80, SYN));
     let to_pod_1 = || from_pod(101, tcp(Ends::V4(v4(2), v4(1)), 5000, 80, SYN));
-    assert_eq!(mark_after(to_service(), OTHER_BITS), TICKET_2 | OTHER_BITS);
-    assert_eq!(mark_after(to_service(), (3 << 20) | OTHER_BITS), TICKET_2 | OTHER_BITS);
+    assert_eq!(mark_after(to_service(), OTHER_BITS), EGRESS_MARK_2 | OTHER_BITS);
+    assert_eq!(mark_after(to_service(), (3 << 20) | OTHER_BITS), EGRESS_MARK_2 | OTHER_BITS);
     assert_eq!(mark_after(to_pod_1(), (3 << 20) | OTHER_BITS), OTHER_BITS);
     let arrives = to_pod(100, tcp(Ends::V4(v4(2), v4(1)), 5000, 80, SYN));
-    assert_eq!(mark_after(arrives, TICKET_2 | OTHER_BITS), OTHER_BITS);
+    assert_eq!(mark_after(arrives, EGRESS_MARK_2 | OTHER_BITS), OTHER_BITS);
 }
 
 /// Found by fuzzing: the flow of the dropped packet let in whoever sent from the Service's address.
@@ -443,7 +443,7 @@ fn uplinks_without_ethernet_headers_finish_deferred_verdicts_too() {
             equivalence.kernel().test_run(Program::UplinkEgressL3, &packet, context).unwrap();
         (outcome.is_pass(), outcome.mark)
     };
-    assert_eq!(run(80, TICKET_2), (true, 0));
-    assert_eq!(run(8080, TICKET_2), (false, 0));
+    assert_eq!(run(80, EGRESS_MARK_2), (true, 0));
+    assert_eq!(run(8080, EGRESS_MARK_2), (false, 0));
     assert_eq!(run(8080, OTHER_BITS), (true, OTHER_BITS));
 }

@@ -163,7 +163,7 @@ fn migration_all(datapath: &mut Datapath, ifindex: IfIndex) {
 
 #[test]
 fn filters_become_links_and_every_packet_is_judged_once() {
-    check("exchange", |wire, ifindex| {
+    check("migrate", |wire, ifindex| {
         wire.agent(Attaching::Links, |datapath| {
             datapath.attach(ifindex, Role::Pod).unwrap();
             assert!(datapath.is_attached(ifindex).unwrap(), "the filter has this agent's program");
@@ -174,7 +174,7 @@ fn filters_become_links_and_every_packet_is_judged_once() {
 
 #[test]
 fn an_agent_that_dies_in_an_migration_is_followed_by_one_that_finishes_it() {
-    check("exchange-dies", |wire, ifindex| {
+    check("migrate-dies", |wire, ifindex| {
         wire.agent(Attaching::Links, |datapath| {
             // The link is there, and nobody ends the exchange.
             drop(datapath.begin_migration(ifindex).unwrap().unwrap().run());
@@ -201,7 +201,7 @@ fn where_somebody_else_has_the_devices_ingress_programs_hang_on_links_or_nowhere
     if !can_run() {
         return;
     }
-    let wire = Wire::new("exchange-ingress");
+    let wire = Wire::new("migrate-ingress");
     let ifindex = wire.ifindex();
     wire.tc(&["qdisc", "add", "dev", DEVICE, "ingress"]);
     wire.agent(Attaching::Filters, |datapath| {
@@ -221,7 +221,7 @@ fn where_somebody_may_want_the_devices_ingress_it_stays_free() {
     if !can_run() {
         return;
     }
-    let wire = Wire::new("exchange-shaped");
+    let wire = Wire::new("migrate-shaped");
     let ifindex = wire.ifindex();
     wire.agent(Attaching::Links, |datapath| {
         datapath.attach_new(NewInterface { ifindex, is_unshaped: false }).unwrap();
@@ -236,7 +236,7 @@ fn a_filter_beside_those_of_others_stays() {
     if !can_run() {
         return;
     }
-    let wire = Wire::new("exchange-shared");
+    let wire = Wire::new("migrate-shared");
     let ifindex = wire.ifindex();
     wire.agent(Attaching::Links, |datapath| {
         datapath.attach_new(unshaped(ifindex)).unwrap();
@@ -259,7 +259,7 @@ fn an_interface_whose_filter_is_gone_counts_as_one_without_programs() {
     if !can_run() {
         return;
     }
-    let wire = Wire::new("exchange-gone");
+    let wire = Wire::new("migrate-gone");
     let ifindex = wire.ifindex();
     wire.agent(Attaching::Links, |datapath| {
         datapath.attach_new(unshaped(ifindex)).unwrap();
@@ -292,7 +292,7 @@ fn an_migration_is_uninstalled_half_done() {
     if !can_run() {
         return;
     }
-    let wire = Wire::new("exchange-uninstall");
+    let wire = Wire::new("migrate-uninstall");
     let ifindex = wire.ifindex();
     wire.agent(Attaching::Links, |datapath| {
         datapath.attach_new(unshaped(ifindex)).unwrap();

@@ -38,7 +38,7 @@ fn no_packet_is_lost_or_leaked_when_the_filters_of_new_pods_become_links() -> Re
     expect(&lab, Passing::Yes, "shop/client", Tcp)?;
     expect(&lab, Passing::No, "shop/visitor", Tcp)?;
     traffic.end(&lab, n_udp_before)?;
-    let links = lab.place().pins.join(format!("v{ABI_VERSION}")).join("links");
+    let links = lab.agent_config().pins.join(format!("v{ABI_VERSION}")).join("links");
     for entry in std::fs::read_dir(links)? {
         ensure!(entry?.file_type()?.is_file(), "a filter is noted still");
     }

@@ -17,7 +17,8 @@ const N_PODS: usize = 24;
 
 /// The pins of attached programs.
 fn pins(lab: &Lab) -> Result<BTreeSet<String>> {
-    let folder = lab.place().pins.join(format!("v{}/links", netpol_common::maps::ABI_VERSION));
+    let folder =
+        lab.agent_config().pins.join(format!("v{}/links", netpol_common::maps::ABI_VERSION));
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(folder)? {
         names.insert(entry?.file_name().to_string_lossy().into_owned());
@@ -77,7 +78,7 @@ fn a_crowd_of_pods_comes_and_goes_at_once_and_leaves_nothing() -> Result<()> {
                 && map_state.addresses.is_empty()
                 && map_state.allow.is_empty()
         );
-        let records = fs::read_to_string(lab.place().state.join("endpoints.json"))?;
+        let records = fs::read_to_string(lab.agent_config().state.join("endpoints.json"))?;
         ensure!(records == "[]", "{records}");
     }
     let errors: Vec<_> =

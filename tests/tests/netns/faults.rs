@@ -74,11 +74,11 @@ fn a_second_agent_refuses_to_start_and_harms_nothing() -> Result<()> {
     for pod in [web(), client(), visitor()] {
         lab.add_pod(pod)?;
     }
-    let mut elsewhere = lab.place().clone();
+    let mut elsewhere = lab.agent_config().clone();
     elsewhere.state = lab.folder().join("elsewhere");
     // By its socket, and by its pins.
-    for place in [lab.place(), &elsewhere] {
-        let said = run_agent(&lab, place.command()?)?;
+    for config in [lab.agent_config(), &elsewhere] {
+        let said = run_agent(&lab, config.command()?)?;
         ensure!(said.contains("another agent is running on this node"), "{said}");
     }
     expect(&lab, Passing::Yes, "shop/client", Tcp)?;
@@ -90,13 +90,13 @@ fn a_second_agent_refuses_to_start_and_harms_nothing() -> Result<()> {
 #[test]
 fn without_a_bpf_file_system_the_agent_says_so_in_one_sentence() -> Result<()> {
     let Some(lab) = lab_without_agent("no-bpffs", Wiring::Bridge)? else { return Ok(()) };
-    let mut place = lab.place().clone();
+    let mut config = lab.agent_config().clone();
     // It can be mounted in neither: the first does not exist, the second may not be touched.
     for (pins, arg) in
         [("/proc/netpol-nowhere/netpol", "mount"), ("/run/netpol-lab/netpol", "require")]
     {
-        place.pins = pins.into();
-        let mut command = place.command()?;
+        config.pins = pins.into();
+        let mut command = config.command()?;
         command.args(["--bpffs", arg]);
         let said = run_agent(&lab, command)?;
         let sentences: Vec<_> =
@@ -112,7 +112,7 @@ fn without_a_capability_that_it_needs_the_agent_says_so_in_one_sentence() -> Res
     let Some(mut lab) = lab_without_agent("not-permitted", Wiring::Bridge)? else { return Ok(()) };
     for capabilities in [&["NET_ADMIN", "BPF", "PERFMON"][..], &["SYS_ADMIN"], &["NET_RAW"]] {
         lab.limit_capabilities(capabilities);
-        let said = run_agent(&lab, lab.place().command()?)?;
+        let said = run_agent(&lab, lab.agent_config().command()?)?;
         let is_told = said.contains("not permitted to load and attach eBPF programs: run as root");
         let n_errors = said.lines().filter(|line| line.starts_with("Error")).count();
         ensure!(is_told && n_errors <= 1, "{capabilities:?}: {said}");
@@ -128,7 +128,7 @@ fn a_check_sees_that_somebody_has_taken_the_programs_off() -> Result<()> {
     let attachment =
         Attachment { container_id: "taken-off-1".to_owned(), container_ifname: "eth0".to_owned() };
     let check = Request::Check(Check { attachment, host_ifindex });
-    let socket = lab.place().socket();
+    let socket = lab.agent_config().socket();
     let expect_failure = || {
         until("a CHECK that fails", LIMIT, || {
             Ok(match agent::call(&socket, &check)? {
@@ -153,7 +153,8 @@ fn a_check_sees_that_somebody_has_taken_the_programs_off() -> Result<()> {
     // A link in its place is as good.
     wait_for_links(&lab)?;
     ensure!(agent::call(&socket, &check)? == Response::Ok);
-    let links = lab.place().pins.join(format!("v{}/links", netpol_common::maps::ABI_VERSION));
+    let links =
+        lab.agent_config().pins.join(format!("v{}/links", netpol_common::maps::ABI_VERSION));
     std::fs::remove_file(links.join(format!("{host_ifindex}-pod_ingress")))?;
     // The kernel takes them off some time later.
     expect_failure()

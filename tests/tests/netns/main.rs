@@ -98,7 +98,7 @@ fn expect(lab: &Lab, passing: Passing, from: &str, protocol: Protocol) -> Result
 /// The pinned maps, as another reader beside the agent.
 fn maps(lab: &Lab) -> Result<Datapath> {
     let config = netpol_datapath::Config {
-        pin_root: Some(lab.place().pins.clone()),
+        pin_root: Some(lab.agent_config().pins.clone()),
         mount: Mount::Never,
         ..netpol_datapath::Config::default()
     };

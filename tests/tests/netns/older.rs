@@ -140,7 +140,7 @@ fn a_pod_that_is_not_found_is_told_as_unprotected_until_it_is() -> Result<()> {
             None => Look::NotYet(format!("{status:?}")),
         })
     })?;
-    let text = lab.place().ask(&["status"])?;
+    let text = lab.agent_config().ask(&["status"])?;
     let line = text.lines().find(|line| line.contains("shop/visitor"));
     let line = line.context("it is missing from the text")?;
     ensure!(line.contains("unprotected") && line.contains("interface not found"), "{line}");
@@ -176,20 +176,23 @@ fn check_loss(name: &str, lose: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
 
 #[test]
 fn after_the_bpf_file_system_was_wiped_the_records_lead_to_the_pods() -> Result<()> {
-    check_loss("wiped", |lab| fs::remove_dir_all(&lab.place().pins).context("removing the pins"))
+    check_loss("wiped", |lab| {
+        fs::remove_dir_all(&lab.agent_config().pins).context("removing the pins")
+    })
 }
 
 #[test]
 fn without_records_no_pod_is_cut_off_and_all_are_found_again() -> Result<()> {
     check_loss("no-records", |lab| {
-        fs::remove_file(lab.place().state.join("endpoints.json")).context("removing the records")
+        fs::remove_file(lab.agent_config().state.join("endpoints.json"))
+            .context("removing the records")
     })
 }
 
 #[test]
 fn without_records_and_without_pins_all_are_found_again() -> Result<()> {
     check_loss("nothing-left", |lab| {
-        fs::remove_file(lab.place().state.join("endpoints.json"))?;
-        fs::remove_dir_all(&lab.place().pins).context("removing the pins")
+        fs::remove_file(lab.agent_config().state.join("endpoints.json"))?;
+        fs::remove_dir_all(&lab.agent_config().pins).context("removing the pins")
     })
 }

@@ -48,7 +48,7 @@ fn check(name: &str, older: u32, change: impl FnOnce(&Path) -> Result<()>) -> Re
     let before = maps(&lab)?.map_state()?;
 
     lab.take_agent()?.kill()?;
-    let pins = lab.place().pins.clone();
+    let pins = lab.agent_config().pins.clone();
     let (own, other) = (pins.join(format!("v{ABI_VERSION}")), pins.join(format!("v{older}")));
     fs::rename(&own, &other).context("giving the pins another number")?;
     change(&other)?;
@@ -90,7 +90,7 @@ fn no_packet_is_lost_or_leaked_when_another_program_is_replaced() -> Result<()> 
     }
     let n_udp_before = n_udp_arrived(&lab)?;
     let mut traffic = Traffic::begin(&lab)?;
-    let pins = lab.place().pins.clone();
+    let pins = lab.agent_config().pins.clone();
     let before = versions(&pins)?;
     lab.take_agent()?.kill()?;
     traffic.flow()?;

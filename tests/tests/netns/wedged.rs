@@ -15,7 +15,7 @@ use super::{ALLOW_CLIENTS, DENY_WEB, client, expect, lab_without_agent, visitor,
 /// Waits until the agent says of every kind that it is not listed.
 fn wait_for_missing_kinds(lab: &Lab) -> Result<()> {
     until("an agent that lists", LIMIT, || {
-        Ok(match agent::call(&lab.place().socket(), &Request::Status) {
+        Ok(match agent::call(&lab.agent_config().socket(), &Request::Status) {
             Ok(Response::Error { message, .. }) => {
                 ensure!(message.starts_with("not listed yet: "), "{message}");
                 let is_told = |kind: &Kind| message.contains(kind.as_str());
@@ -58,7 +58,7 @@ fn a_wedged_api_server_weakens_nothing_and_is_told() -> Result<()> {
     traffic.flow()?;
     expect(&lab, Passing::Yes, "shop/client", Tcp)?;
     expect(&lab, Passing::No, "shop/visitor", Tcp)?;
-    let refused = lab.place().ask(&["status"]).context("status of an agent that lists")?;
+    let refused = lab.agent_config().ask(&["status"]).context("status of an agent that lists")?;
     ensure!(refused.contains("NOT in force") && refused.contains("not listed yet"), "{refused}");
 
     // It answers, but not what was asked for: first the agent that lists, then one that watches.

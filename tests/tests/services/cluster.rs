@@ -99,7 +99,7 @@ pub(crate) fn apply_policy(lab: &Lab, name: &str, annotations: &Value, spec: &Va
 /// What `netpol-agent` answers when it asks the running agent.
 pub(crate) fn ask_agent(lab: &Lab, question: &[&str]) -> Result<String> {
     let mut command = Command::new(binary("netpol-agent")?);
-    command.args(question).arg("--socket").arg(lab.place().socket());
+    command.args(question).arg("--socket").arg(lab.agent_config().socket());
     let output = command.output().context("starting netpol-agent")?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?)
@@ -107,7 +107,7 @@ pub(crate) fn ask_agent(lab: &Lab, question: &[&str]) -> Result<String> {
 
 /// The pinned maps, as another reader beside the agent.
 pub(crate) fn maps(lab: &Lab) -> Datapath {
-    let pin_root = Some(lab.place().pins.clone());
+    let pin_root = Some(lab.agent_config().pins.clone());
     let config = netpol_datapath::Config {
         pin_root,
         mount: Mount::Never,

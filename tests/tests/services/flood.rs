@@ -84,13 +84,13 @@ fn flood(lab: &Lab, from: &str, to: &str, family: Family) -> Result<()> {
 
 /// The same with an answer to each.
 fn answered_flood(lab: &Lab, from: &str, to: &str, family: Family) -> Result<()> {
-    let place = lab.socket_address(&pod(to), family, 80)?;
+    let addr = lab.socket_address(&pod(to), family, 80)?;
     lab.netns(&pod(from))?.inside(|| {
         for port in PORTS {
             // The port of another socket is one less.
             let Ok(socket) = UdpSocket::bind((any(family), port)) else { continue };
             socket.set_read_timeout(Some(Duration::from_millis(20)))?;
-            socket.send_to(b"x", place)?;
+            socket.send_to(b"x", addr)?;
             // One that is lost does not matter.
             socket.recv(&mut [0; 1]).ok();
         }
@@ -125,21 +125,21 @@ fn a_flood_of_new_connections_does_not_break_the_established_ones_of_other_pods(
     });
     apply_policy(&lab, "server", &json!({}), &server);
     apply_policy(&lab, "client", &json!({}), &client);
-    let places = sockets(&lab, &pod("server"), 80);
-    expect(&lab, &pod("evil"), &[(Passing::No, places.clone())]);
-    expect(&lab, &pod("client"), &[(Passing::Yes, places.clone())]);
-    check(&lab, &places).unwrap();
+    let addrs = sockets(&lab, &pod("server"), 80);
+    expect(&lab, &pod("evil"), &[(Passing::No, addrs.clone())]);
+    expect(&lab, &pod("client"), &[(Passing::Yes, addrs.clone())]);
+    check(&lab, &addrs).unwrap();
 }
 
-fn check(lab: &Lab, places: &[SocketAddr]) -> Result<()> {
+fn check(lab: &Lab, addrs: &[SocketAddr]) -> Result<()> {
     let mut lines = Vec::new();
     let mut streams = Vec::new();
     for family in Family::BOTH {
         lines.push(Line::open(lab, family)?);
     }
-    for &place in places {
+    for &addr in addrs {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
-            streams.push(lab.stream(&pod("client"), protocol, place, PACE_US)?);
+            streams.push(lab.stream(&pod("client"), protocol, addr, PACE_US)?);
         }
     }
     for stream in &mut streams {

@@ -136,12 +136,12 @@ fn an_audited_policy_tells_what_it_would_drop_and_drops_nothing_through_a_servic
         ];
         Ok(drops.lines().filter(|line| parts.iter().all(|part| line.contains(part))).count())
     };
-    for &place in &all {
-        let backend = web.iter().find(|web| web.is_ipv4() == place.is_ipv4()).unwrap().ip();
-        until(&format!("a report of what would be dropped to {place}"), LIMIT, || {
+    for &addr in &all {
+        let backend = web.iter().find(|web| web.is_ipv4() == addr.is_ipv4()).unwrap().ip();
+        until(&format!("a report of what would be dropped to {addr}"), LIMIT, || {
             let n_before = n_told(&backend)?;
             // Until the policy is in force nothing would be.
-            lab.probe(&[(pod("client"), vec![Probe::tcp(place)])])?;
+            lab.probe(&[(pod("client"), vec![Probe::tcp(addr)])])?;
             let n = n_told(&backend)?;
             Ok(if n > n_before { Look::Done(()) } else { Look::NotYet(n.to_string()) })
         })
@@ -166,7 +166,7 @@ fn a_deleted_pod_leaves_nothing_of_its_connections_through_services() {
     let vips: Vec<_> = services[0].addresses.iter().map(|address| (*address, 80).into()).collect();
     let node = sockets(&lab, &Host::Office, 80);
     expect(&lab, &pod("client"), &[(Passing::Yes, vips), (Passing::No, node)]);
-    // In pieces, too.
+    // In fragments, too.
     lab.netns(&pod("client"))
         .unwrap()
         .inside(|| Ok(UdpSocket::bind("0.0.0.0:0")?.send_to(&[7; 8000], web[0])?))
@@ -188,11 +188,11 @@ fn a_deleted_pod_leaves_nothing_of_its_connections_through_services() {
     lab.delete_pod("default/client").unwrap();
     until("maps without the pod", LIMIT, || {
         let left = left()?;
-        let n_stubs = maps.flow_handles()?.iter().filter(|key| key.ifindex == ifindex).count();
-        Ok(if left == [0; 5] && n_stubs == 0 {
+        let n_handles = maps.flow_handles()?.iter().filter(|key| key.ifindex == ifindex).count();
+        Ok(if left == [0; 5] && n_handles == 0 {
             Look::Done(())
         } else {
-            Look::NotYet(format!("{left:?}, {n_stubs} deferred flow handles"))
+            Look::NotYet(format!("{left:?}, {n_handles} deferred flow handles"))
         })
     })
     .unwrap();

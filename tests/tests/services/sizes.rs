@@ -1,4 +1,4 @@
-//! Datagrams in pieces, and packets that are too big for a link on their way.
+//! Datagrams in fragments, and packets that are too big for a link on their way.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -16,13 +16,13 @@ use serde_json::{Value, json};
 
 use crate::cluster::{apply_policy, can_run, expect, lab_wired, pod, sockets};
 
-/// Bytes in a datagram: from two pieces to as many as there can be.
+/// Bytes in a datagram: from two fragments to as many as there can be.
 const SIZES: [usize; 4] = [1600, 8000, 20_000, 60_000];
 
 /// Long for a datagram on one machine.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often a datagram of many pieces is tried: one lost piece loses it.
+/// How often a datagram of many fragments is tried: one lost fragment loses it.
 const N_TRIES: usize = 10;
 
 /// Isolated in both directions, but for these peers either way.
@@ -61,7 +61,7 @@ fn comes_back(from: &Netns, to: SocketAddr, family: Family, size: usize) -> Resu
     })
 }
 
-fn datagrams_in_pieces(name: &str, wiring: Wiring) {
+fn fragmented_datagrams(name: &str, wiring: Wiring) {
     if !can_run() {
         return;
     }
@@ -91,10 +91,10 @@ fn datagrams_in_pieces(name: &str, wiring: Wiring) {
                     (Host::Office, pod("client")),
                     (Host::Node, pod("server")),
                 ] {
-                    let place = lab.socket_address(&to, family, 80).unwrap();
+                    let addr = lab.socket_address(&to, family, 80).unwrap();
                     let netns = lab.netns(&from).unwrap();
-                    let is_back = comes_back(netns, place, family, size).unwrap();
-                    assert!(is_back, "{size} bytes from {from} to {place}");
+                    let is_back = comes_back(netns, addr, family, size).unwrap();
+                    assert!(is_back, "{size} bytes from {from} to {addr}");
                 }
             }
         }
@@ -104,13 +104,13 @@ fn datagrams_in_pieces(name: &str, wiring: Wiring) {
     let server = lab.netns(&pod("server")).unwrap();
     let n_before = server.counter(Counter::UdpArrived).unwrap();
     for family in Family::BOTH {
-        let place = lab.socket_address(&pod("server"), family, 80).unwrap();
+        let addr = lab.socket_address(&pod("server"), family, 80).unwrap();
         lab.netns(&pod("visitor"))
             .unwrap()
             .inside(|| {
                 let socket = UdpSocket::bind((any(family), 0))?;
-                socket.send_to(&[7; 8000], place)?;
-                socket.send_to(&[7; 8], place)?;
+                socket.send_to(&[7; 8000], addr)?;
+                socket.send_to(&[7; 8], addr)?;
                 Ok(())
             })
             .unwrap();
@@ -125,13 +125,13 @@ fn datagrams_in_pieces(name: &str, wiring: Wiring) {
 }
 
 #[test]
-fn large_datagrams_reach_and_leave_isolated_pods_in_pieces() {
-    datagrams_in_pieces("pieces", Wiring::Bridge);
+fn large_datagrams_reach_and_leave_isolated_pods_in_fragments() {
+    fragmented_datagrams("sizes", Wiring::Bridge);
 }
 
 #[test]
-fn large_datagrams_reach_and_leave_isolated_pods_in_pieces_over_routed_veths() {
-    datagrams_in_pieces("pieces-routed", Wiring::Routed);
+fn large_datagrams_reach_and_leave_isolated_pods_in_fragments_over_routed_veths() {
+    fragmented_datagrams("sizes-routed", Wiring::Routed);
 }
 
 /// Behind the guest and a narrow link.

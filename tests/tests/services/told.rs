@@ -26,7 +26,7 @@ impl Drop for Follower {
 fn follow(lab: &Lab) -> (Follower, std::path::PathBuf) {
     let path = lab.folder().join("drops.jsonl");
     let mut command = Command::new(binary("netpol-agent").unwrap());
-    command.args(["drops", "-f", "-o", "json", "--socket"]).arg(lab.place().socket());
+    command.args(["drops", "-f", "-o", "json", "--socket"]).arg(lab.agent_config().socket());
     command.stdin(Stdio::null()).stdout(File::create(&path).unwrap());
     (Follower(command.spawn().unwrap()), path)
 }
@@ -46,14 +46,14 @@ fn drops_are_followed_and_connections_are_listed_with_pods_and_policies() {
     let (_follower, path) = follow(&lab);
     expect(&lab, &pod("client"), &[(Passing::Yes, web.clone())]);
     expect(&lab, &pod("stranger"), &[(Passing::No, web.clone())]);
-    for place in web {
-        until(&format!("a drop to {place}, followed"), LIMIT, || {
-            lab.probe(&[(pod("stranger"), vec![Probe::tcp(place)])])?;
+    for addr in web {
+        until(&format!("a drop to {addr}, followed"), LIMIT, || {
+            lab.probe(&[(pod("stranger"), vec![Probe::tcp(addr)])])?;
             let text = std::fs::read_to_string(&path)?;
             let mut records = text.lines().filter_map(|line| serde_json::from_str(line).ok());
             let is_told = |record: DropRecord| {
-                record.destination == place.ip()
-                    && record.destination_port == place.port()
+                record.destination == addr.ip()
+                    && record.destination_port == addr.port()
                     && record.protocol == "TCP"
                     && record.direction == Direction::Ingress
                     && record.is_dropped
@@ -66,15 +66,15 @@ fn drops_are_followed_and_connections_are_listed_with_pods_and_policies() {
         })
         .unwrap();
         // Now that the policy is in force: connections from before it were allowed by no rule.
-        lab.probe(&[(pod("client"), vec![Probe::tcp(place)])]).unwrap();
+        lab.probe(&[(pod("client"), vec![Probe::tcp(addr)])]).unwrap();
         let flows = ask_agent(&lab, &["flows", "-o", "json"]).unwrap();
         let flows: Vec<FlowRecord> = serde_json::from_str(&flows).unwrap();
         let is_told = |flow: &FlowRecord| {
             flow.pod.to_string() == "default/web"
                 && flow.origin == Direction::Ingress
                 && flow.protocol == "TCP"
-                && flow.local_port == place.port()
-                && flow.remote.is_ipv4() == place.is_ipv4()
+                && flow.local_port == addr.port()
+                && flow.remote.is_ipv4() == addr.is_ipv4()
                 && flow.peer.as_ref().is_some_and(|peer| peer.to_string() == "default/client")
                 && flow.rule.as_ref().is_some_and(|rule| rule.contains("allow-client"))
         };

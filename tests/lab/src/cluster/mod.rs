@@ -12,9 +12,9 @@ mod child;
 mod control_plane;
 mod keys;
 mod objects;
+mod proxy;
 mod run;
 mod trouble;
-mod way;
 
 use std::collections::hash_map::RandomState;
 use std::fs::OpenOptions;
@@ -35,7 +35,7 @@ pub use self::run::{Run, Target};
 use self::account::Account;
 use self::admin::Admin;
 
-use self::way::Way;
+use self::proxy::Proxy;
 use crate::fake_api::FakeApi;
 use crate::node::netns::Netns;
 
@@ -51,7 +51,7 @@ pub const LABEL: &str = "netpol-e2e";
 /// A server, and the way to it.
 pub struct Cluster {
     server: Server,
-    way: Way,
+    proxy: Proxy,
     /// The network namespace in which the way begins, if it is not that of the caller.
     netns: Option<Netns>,
     /// The end of every name that others could have too.
@@ -102,24 +102,24 @@ impl Cluster {
         if let Some(kubeconfig) = given() {
             let admin = Box::new(Admin::open(&kubeconfig).await?);
             let endpoint = account::endpoint(&kubeconfig).await?;
-            let way = open_way(endpoint.address, netns.as_ref())?;
-            let cluster = Self::over(way, netns, Server::Given(admin))?;
+            let proxy = open_proxy(endpoint.address, netns.as_ref())?;
+            let cluster = Self::over(proxy, netns, Server::Given(admin))?;
             return cluster.with_account(&endpoint.trusted, endpoint.name.as_deref()).await;
         }
         let Some(assets) = control_plane::assets() else {
             return Self::in_process_in(FakeApi::start().await?, netns);
         };
         let plane = Box::new(ControlPlane::start(assets).await?);
-        let way = open_way(plane.address(), netns.as_ref())?;
+        let proxy = open_proxy(plane.address(), netns.as_ref())?;
         let trusted = plane.trusted().to_owned();
-        let cluster = Self::over(way, netns, Server::Started(plane))?;
+        let cluster = Self::over(proxy, netns, Server::Started(plane))?;
         cluster.with_account(&trusted, None).await
     }
 
-    fn over(way: Way, netns: Option<Netns>, server: Server) -> Result<Self> {
+    fn over(proxy: Proxy, netns: Option<Netns>, server: Server) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let suffix = format!("e2e-{:08x}", RandomState::new().hash_one(0_u8) >> 32);
-        Ok(Self { server, way, netns, suffix, folder, account: None, n_tokens: 0 })
+        Ok(Self { server, proxy, netns, suffix, folder, account: None, n_tokens: 0 })
     }
 
     /// A server in this process, whatever the environment says.
@@ -131,10 +131,10 @@ impl Cluster {
     }
 
     fn in_process_in(api: FakeApi, netns: Option<Netns>) -> Result<Self> {
-        let way = open_way(api.address(), netns.as_ref())?;
-        let url = format!("http://{}", way.address());
+        let proxy = open_proxy(api.address(), netns.as_ref())?;
+        let url = format!("http://{}", proxy.address());
         api.require_token("token-1");
-        let mut cluster = Self::over(way, netns, Server::InProcess(Box::new(api)))?;
+        let mut cluster = Self::over(proxy, netns, Server::InProcess(Box::new(api)))?;
         cluster.n_tokens = 1;
         account::write_token(cluster.folder.path(), "token-1")?;
         account::write_kubeconfig(cluster.folder.path(), &url, "", None)?;
@@ -142,7 +142,7 @@ impl Cluster {
     }
 
     async fn with_account(mut self, trusted: &str, server_name: Option<&str>) -> Result<Self> {
-        let url = format!("https://{}", self.way.address());
+        let url = format!("https://{}", self.proxy.address());
         account::write_kubeconfig(self.folder.path(), &url, trusted, server_name)?;
         let account = Account::named(&self.name("netpol"), &self.suffix);
         for object in account.objects()? {
@@ -231,9 +231,9 @@ fn unable(reason: &str) -> Able {
 }
 
 /// The sockets of a way belong to the namespace of the thread that makes them.
-fn open_way(server: SocketAddr, netns: Option<&Netns>) -> Result<Way> {
+fn open_proxy(server: SocketAddr, netns: Option<&Netns>) -> Result<Proxy> {
     let runtime = Handle::current();
-    let open = || Ok(Way::open(server, &runtime)?);
+    let open = || Ok(Proxy::open(server, &runtime)?);
     match netns {
         Some(netns) => netns.inside(open),
         None => open(),

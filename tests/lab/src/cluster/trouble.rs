@@ -23,12 +23,12 @@ impl Cluster {
 
     /// Breaks every connection of the agent.
     pub fn break_connections(&self) {
-        self.way.break_connections();
+        self.proxy.break_connections();
     }
 
     /// Lets nobody reach the server, until [`Cluster::open_again`]. The server goes on.
     pub fn close(&self) {
-        self.way.close();
+        self.proxy.close();
     }
 
     /// Lets the agent reach the server again.
@@ -36,7 +36,7 @@ impl Cluster {
     /// # Errors
     /// The port cannot be listened on.
     pub fn open_again(&self) -> Result<()> {
-        let open = || Ok(self.way.open_again()?);
+        let open = || Ok(self.proxy.open_again()?);
         match &self.netns {
             Some(netns) => netns.inside(open),
             None => open(),
@@ -45,7 +45,7 @@ impl Cluster {
 
     /// The agent's connections stay, but nothing comes through any more; new ones are as before.
     pub fn forget_connections(&self) {
-        self.way.forget_connections();
+        self.proxy.forget_connections();
     }
 
     /// Makes the server forget which versions there were, so that a watch cannot go on from one that is not the newest.

@@ -30,7 +30,7 @@ use crate::{binaries, repository};
 const NAME: &str = "demo";
 
 /// A change of policy is in force within milliseconds; this is for a machine that has other things to do.
-const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+const CONVERGENCE_LIMIT: Duration = Duration::from_secs(10);
 
 /// What becomes of the lab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub fn examples() -> PathBuf {
 }
 
 /// How packets fared, once that did not change any more.
-struct Settled {
+struct Converged {
     seen: Matrix,
     /// By the reference.
     expected: Matrix,
@@ -114,7 +114,7 @@ impl Demo {
         );
         let open = Matrix::parse(OPEN)?;
         let mut demo = Self { lab, began, open, n_cells: 0, n_faults: 0 };
-        let open = demo.settle(OPEN)?;
+        let open = demo.converge(OPEN)?;
         demo.tell("no policy", &open);
         demo.open = open.seen;
         Ok(demo)
@@ -125,11 +125,11 @@ impl Demo {
         let Act { file, meaning, expected } = act;
         screen::line(meaning);
         self.apply(file)?;
-        let after = self.settle(expected)?;
+        let after = self.converge(expected)?;
         screen::before_and_after(&self.open, &after.seen);
         self.tell(file, &after);
         self.lab.manifests().remove(file)?;
-        let open = self.settle(OPEN)?;
+        let open = self.converge(OPEN)?;
         self.tell("removed again", &open);
         self.open = open.seen;
         Ok(())
@@ -142,9 +142,9 @@ impl Demo {
             REDIS.file
         ));
         self.apply(REDIS.file)?;
-        let before = self.settle(REDIS.expected)?;
+        let before = self.converge(REDIS.expected)?;
         self.lab.relabel(CLIENT, &labels(&CLIENT_OF_REDIS_LABELS))?;
-        let after = self.settle(RELABELLED)?;
+        let after = self.converge(RELABELLED)?;
         screen::before_and_after(&before.seen, &after.seen);
         self.tell(REDIS.file, &before);
         self.tell("with the label", &after);
@@ -160,7 +160,7 @@ impl Demo {
         agent.kill()?;
         screen::line(&format!("The agent (pid {pid}) is killed: no agent runs now."));
         outage.flow()?;
-        let alone = self.settle(RELABELLED)?;
+        let alone = self.converge(RELABELLED)?;
         self.tell("new connections while no agent runs", &alone);
         self.lab.start_agent()?;
         screen::line("Another agent starts and takes over what the kernel holds.");
@@ -169,7 +169,7 @@ impl Demo {
             self.count(&check);
         }
         self.lab.relabel(CLIENT, &labels(&CLIENT_LABELS))?;
-        let after = self.settle(REDIS.expected)?;
+        let after = self.converge(REDIS.expected)?;
         self.tell("the new agent takes the label's access away", &after);
         Ok(())
     }
@@ -200,23 +200,23 @@ impl Demo {
     }
 
     /// Sends packets until they do what the reference says of the manifests as they are, or the time is over.
-    fn settle(&self, written: &str) -> Result<Settled> {
+    fn converge(&self, written: &str) -> Result<Converged> {
         let _progress = screen::progress("sending packets");
         let expected = verdicts::reference(self.lab.manifests().folder())?;
         let mut seen = None;
-        let settled = until("every packet as expected", SETTLE_LIMIT, || {
+        let converged = until("every packet as expected", CONVERGENCE_LIMIT, || {
             let matrix = seen.insert(verdicts::observed(&self.lab)?);
             let n = matrix.differences(&expected).len();
             Ok(if n == 0 { Look::Done(()) } else { Look::NotYet(format!("{n} cells otherwise")) })
         });
         // Without a matrix it was not the packets that failed.
-        let Some(seen) = seen else { return settled.and(Err(anyhow!("no packets were sent"))) };
-        Ok(Settled { seen, expected, written: Matrix::parse(written)? })
+        let Some(seen) = seen else { return converged.and(Err(anyhow!("no packets were sent"))) };
+        Ok(Converged { seen, expected, written: Matrix::parse(written)? })
     }
 
     /// Shows how it came out: the packets against the reference, and the reference against what was written down.
-    fn tell(&mut self, what: &str, settled: &Settled) {
-        let Settled { seen, expected, written } = settled;
+    fn tell(&mut self, what: &str, converged: &Converged) {
+        let Converged { seen, expected, written } = converged;
         let n_tried = seen.n_tried();
         self.n_cells += n_tried;
         let mut differences: Vec<_> =
@@ -242,7 +242,7 @@ fn how_to_look_around(lab: &Lab) -> Result<String> {
     let client = lab.netns(&Host::pod(CLIENT))?.name();
     let node = lab.netns(&Host::Node)?.name();
     let agent = binaries::binary("netpol-agent")?;
-    let (agent, socket) = (agent.display(), lab.place().socket());
+    let (agent, socket) = (agent.display(), lab.agent_config().socket());
     let socket = socket.display();
     let folder = lab.folder();
     let folder = folder.display();

@@ -80,7 +80,7 @@ pub(super) fn of_object(object: &Value) -> Option<usize> {
 
 /// What a request path names.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct ResourcePath {
     /// Number of the resource.
     pub(super) resource: usize,
     /// The namespace, if the path holds one.
@@ -90,7 +90,7 @@ pub(super) struct Place {
 }
 
 /// Reads a request path.
-pub(super) fn parse_path(path: &str) -> Option<Place> {
+pub(super) fn parse_path(path: &str) -> Option<ResourcePath> {
     RESOURCES.iter().enumerate().find_map(|(number, resource)| {
         let all = resource.path();
         let root = all.strip_suffix(resource.plural)?;
@@ -106,10 +106,10 @@ pub(super) fn parse_path(path: &str) -> Option<Place> {
         }
         match parts.as_slice() {
             [plural] if *plural == resource.plural => {
-                Some(Place { resource: number, namespace, name: None })
+                Some(ResourcePath { resource: number, namespace, name: None })
             }
             [plural, name] if *plural == resource.plural => {
-                Some(Place { resource: number, namespace, name: Some((*name).to_owned()) })
+                Some(ResourcePath { resource: number, namespace, name: Some((*name).to_owned()) })
             }
             _ => None,
         }

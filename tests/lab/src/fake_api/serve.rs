@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::contents::{Filter, Gone};
 use super::faults::{GoneAs, StreamingLists, status_json};
-use super::resource::{Place, RESOURCES, parse_path};
+use super::resource::{RESOURCES, ResourcePath, parse_path};
 use super::watch::{Start, Watch, Wish, error_line};
 use super::{Asked, Shared, State};
 
@@ -89,10 +89,10 @@ fn admit(state: &mut State, token: Option<&str>) -> Result<(), Refusal> {
 
 fn read(
     shared: &Arc<Shared>,
-    place: Place,
+    place: ResourcePath,
     query: &BTreeMap<String, String>,
 ) -> Result<Response<Body>, Refusal> {
-    let Place { resource, namespace, name } = place;
+    let ResourcePath { resource, namespace, name } = place;
     if let Some(name) = name {
         let key = (namespace.unwrap_or_default(), name);
         let object = shared.with(|state| state.contents.get(resource, &key));
@@ -225,7 +225,11 @@ fn stream(watch: Watch) -> Response<Body> {
     respond(StatusCode::OK, StreamBody::new(lines.boxed()).boxed_unsync())
 }
 
-fn create(shared: &Arc<Shared>, place: &Place, body: &Bytes) -> Result<Response<Body>, Refusal> {
+fn create(
+    shared: &Arc<Shared>,
+    place: &ResourcePath,
+    body: &Bytes,
+) -> Result<Response<Body>, Refusal> {
     let mut object: Value =
         serde_json::from_slice(body).map_err(|error| bad_request(format!("body: {error}")))?;
     let metadata = object.get_mut("metadata").and_then(Value::as_object_mut);

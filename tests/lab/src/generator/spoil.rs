@@ -4,18 +4,18 @@ use serde_json::{Value, json};
 
 use super::{Draw as _, Rng, set};
 
-/// Makes one place of a policy wrong.
+/// Makes one location of a policy wrong.
 pub(super) fn spoil(rng: &mut Rng, policy: &mut Value) {
-    let mut places = Vec::new();
-    find_places(policy, "", &mut places);
-    let Some(place) = rng.choice(&places).cloned() else { return };
-    let Some(value) = policy.pointer_mut(&place.pointer) else { return };
-    place.kind.spoil(rng, value);
+    let mut locations = Vec::new();
+    find_locations(policy, "", &mut locations);
+    let Some(location) = rng.choice(&locations).cloned() else { return };
+    let Some(value) = policy.pointer_mut(&location.pointer) else { return };
+    location.kind.spoil(rng, value);
 }
 
 /// A part of a policy that can be wrong in its own ways.
 #[derive(Clone, Debug)]
-struct Place {
+struct Location {
     pointer: String,
     kind: Kind,
 }
@@ -30,7 +30,7 @@ enum Kind {
     Block,
 }
 
-fn find_places(value: &Value, pointer: &str, places: &mut Vec<Place>) {
+fn find_locations(value: &Value, pointer: &str, locations: &mut Vec<Location>) {
     let kind_of = |name: &str, inner: &Value| match name {
         "spec" => Some(Kind::Spec),
         "podSelector" | "namespaceSelector" if inner.is_object() => Some(Kind::Selector),
@@ -47,10 +47,10 @@ fn find_places(value: &Value, pointer: &str, places: &mut Vec<Place>) {
         Value::Object(fields) => {
             for (name, inner) in fields {
                 let pointer = format!("{pointer}/{name}");
-                places.extend(
-                    kind_of(name, inner).map(|kind| Place { pointer: pointer.clone(), kind }),
+                locations.extend(
+                    kind_of(name, inner).map(|kind| Location { pointer: pointer.clone(), kind }),
                 );
-                find_places(inner, &pointer, places);
+                find_locations(inner, &pointer, locations);
             }
         }
         Value::Array(items) => {
@@ -58,9 +58,9 @@ fn find_places(value: &Value, pointer: &str, places: &mut Vec<Place>) {
             for (index, inner) in items.iter().enumerate() {
                 let pointer = format!("{pointer}/{index}");
                 if let Some(kind) = kind_of_item(list).filter(|_| inner.is_object()) {
-                    places.push(Place { pointer: pointer.clone(), kind });
+                    locations.push(Location { pointer: pointer.clone(), kind });
                 }
-                find_places(inner, &pointer, places);
+                find_locations(inner, &pointer, locations);
             }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}

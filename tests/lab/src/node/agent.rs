@@ -22,7 +22,7 @@ const SHOWN_LINES: usize = 20;
 
 /// Where everything of an agent is. No two labs share any of it.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct Config {
     /// Its folder for sockets and records.
     pub state: PathBuf,
     /// Its pins, on a BPF file system.
@@ -43,7 +43,7 @@ pub struct Place {
     pub prefix: Vec<String>,
 }
 
-impl Place {
+impl Config {
     /// The socket for the CNI plugin.
     pub fn socket(&self) -> PathBuf {
         self.state.join("cni.sock")
@@ -117,7 +117,7 @@ impl Place {
 #[derive(Debug)]
 pub struct Agent {
     child: Child,
-    place: Place,
+    config: Config,
 }
 
 impl Agent {
@@ -125,8 +125,8 @@ impl Agent {
     ///
     /// # Errors
     /// It does not start, ends, or is not ready within the time: the message holds the end of its log.
-    pub(super) fn start(node: &Netns, place: &Place) -> Result<Self> {
-        let mut agent = Self::begin(node, place)?;
+    pub(super) fn start(node: &Netns, config: &Config) -> Result<Self> {
+        let mut agent = Self::begin(node, config)?;
         agent.wait_until_ready()?;
         Ok(agent)
     }
@@ -135,13 +135,13 @@ impl Agent {
     ///
     /// # Errors
     /// It cannot be started.
-    pub(super) fn begin(node: &Netns, place: &Place) -> Result<Self> {
-        let log = OpenOptions::new().create(true).append(true).open(&place.log);
-        let log = log.with_context(|| format!("opening {}", place.log.display()))?;
-        let mut command = place.command()?;
+    pub(super) fn begin(node: &Netns, config: &Config) -> Result<Self> {
+        let log = OpenOptions::new().create(true).append(true).open(&config.log);
+        let log = log.with_context(|| format!("opening {}", config.log.display()))?;
+        let mut command = config.command()?;
         command.stdout(log.try_clone()?).stderr(log);
         let child = node.spawn(&mut command)?;
-        Ok(Self { child, place: place.clone() })
+        Ok(Self { child, config: config.clone() })
     }
 
     /// Waits until it can serve an ADD.
@@ -157,7 +157,7 @@ impl Agent {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the agent ended ({status})");
             }
-            Ok(match status(&self.place.socket()) {
+            Ok(match status(&self.config.socket()) {
                 Ok(Response::Ok) => Look::Done(()),
                 Ok(Response::Error { message, .. }) => Look::NotYet(message),
                 Err(error) => Look::NotYet(format!("{error:#}")),
@@ -207,7 +207,7 @@ impl Agent {
     }
 
     fn log_tail(&self) -> String {
-        let log = fs::read_to_string(&self.place.log).unwrap_or_default();
+        let log = fs::read_to_string(&self.config.log).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
         let tail = lines.get(lines.len().saturating_sub(SHOWN_LINES)..).unwrap_or_default();
         format!("the end of the agent's log:\n{}\n", tail.join("\n"))
@@ -248,11 +248,11 @@ pub fn call_within(socket: &Path, request: &Request, limit: Duration) -> Result<
     Ok(netpol_proto::decode(&line)?)
 }
 
-/// Makes what a place needs: its folders, and file systems that nobody else uses.
+/// Makes what a config needs: its folders, and file systems that nobody else uses.
 ///
 /// # Errors
 /// A folder cannot be made, or a file system not be mounted.
-pub(super) fn prepare(lab: &str, manifests: &Path) -> Result<Place> {
+pub(super) fn prepare(lab: &str, manifests: &Path) -> Result<Config> {
     let folder = teardown::folder(lab);
     let bpf = teardown::bpf_folder(lab);
     let state = teardown::state_folder(lab);
@@ -264,7 +264,7 @@ pub(super) fn prepare(lab: &str, manifests: &Path) -> Result<Place> {
         .with_context(|| format!("mounting a tmpfs on {}", state.display()))?;
     rustix::mount::mount("bpf", &bpf, "bpf", rustix::mount::MountFlags::empty(), None)
         .with_context(|| format!("mounting bpffs on {}", bpf.display()))?;
-    Ok(Place {
+    Ok(Config {
         pins: bpf.join("netpol"),
         results: folder.join("results"),
         manifests: manifests.to_owned(),

@@ -81,7 +81,7 @@ impl Lab {
         let kubeconfig = self.folder().join("kubeconfig");
         fs::write(&kubeconfig, api.kubeconfig(&json!({})))
             .with_context(|| format!("writing {}", kubeconfig.display()))?;
-        self.place.kubeconfig = Some(kubeconfig);
+        self.agent_config.kubeconfig = Some(kubeconfig);
         self.manifests.mirror_to(Arc::<FakeApi>::clone(&api))?;
         self.api = Some(ApiServer { api: Served::Directly(Arc::clone(&api)), runtime });
         Ok(api)
@@ -103,7 +103,7 @@ impl Lab {
         let runtime = runtime()?;
         let node = self.topology.node.clone();
         let cluster = runtime.block_on(Cluster::open_in(Some(node)))?;
-        self.place.kubeconfig = Some(cluster.kubeconfig());
+        self.agent_config.kubeconfig = Some(cluster.kubeconfig());
         let handle = runtime.handle().clone();
         let shared = Arc::new(SharedCluster { cluster: Mutex::new(cluster), runtime: handle });
         self.manifests.mirror_to(Arc::<SharedCluster>::clone(&shared))?;

@@ -91,7 +91,7 @@ pub struct Lab {
     topology: Topology,
     network: Network,
     manifests: Manifests,
-    place: agent::Place,
+    agent_config: agent::Config,
     agent: Option<Agent>,
     pods: BTreeMap<String, Pod>,
     servers: Vec<Server>,
@@ -126,19 +126,20 @@ impl Lab {
         let topology = Topology::create(|part| teardown::netns_name(name, part))?;
         let manifests = Manifests::create(&folder)?;
         manifests.write_object("node.yaml", &objects::node())?;
-        let place = agent::prepare(name, manifests.folder())?;
-        let conflist = topology::conflist(wiring, &folder, &place.socket());
+        let agent_config = agent::prepare(name, manifests.folder())?;
+        let conflist = topology::conflist(wiring, &folder, &agent_config.socket());
         fs::write(folder.join("10-lab.conflist"), format!("{conflist:#}\n"))?;
         let cni = binaries::binary("netpol-cni")?;
         let own = cni.parent().context("netpol-cni has no folder")?;
         let folders: Vec<_> = PLUGIN_FOLDERS.iter().map(AsRef::as_ref).chain([own]).collect();
-        let network = Network::new(&topology.node, &folders, &conflist, place.results.clone())?;
+        let network =
+            Network::new(&topology.node, &folders, &conflist, agent_config.results.clone())?;
         let mut lab = Self {
             name: name.to_owned(),
             topology,
             network,
             manifests,
-            place,
+            agent_config,
             agent: None,
             pods: BTreeMap::new(),
             servers: Vec::new(),
@@ -179,23 +180,24 @@ impl Lab {
     }
 
     /// Where everything of the agent is.
-    pub fn place(&self) -> &agent::Place {
-        &self.place
+    pub fn agent_config(&self) -> &agent::Config {
+        &self.agent_config
     }
 
     /// Lets the next agent have these capabilities only.
     pub fn limit_capabilities(&mut self, names: &[&str]) {
-        self.place.capabilities = Some(names.iter().map(|name| (*name).to_owned()).collect());
+        self.agent_config.capabilities =
+            Some(names.iter().map(|name| (*name).to_owned()).collect());
     }
 
     /// Lets the next agents be this program; `None` for the one of this build.
     pub fn use_agent(&mut self, program: Option<&Path>) {
-        self.place.program = program.map(Path::to_owned);
+        self.agent_config.program = program.map(Path::to_owned);
     }
 
     /// Lets the next agents start behind this, a tracer for example; nothing for none.
     pub fn set_prefix(&mut self, prefix: Vec<String>) {
-        self.place.prefix = prefix;
+        self.agent_config.prefix = prefix;
     }
 
     /// Whether the agent has ended by itself; it is forgotten then.
@@ -223,7 +225,7 @@ impl Lab {
     pub fn configure(&mut self, conflist: &Value, folders: &[&Path]) -> Result<()> {
         let folders: Vec<_> =
             PLUGIN_FOLDERS.iter().map(AsRef::as_ref).chain(folders.iter().copied()).collect();
-        let results = self.place.results.clone();
+        let results = self.agent_config.results.clone();
         self.network = Network::new(&self.topology.node, &folders, conflist, results)?;
         Ok(())
     }
@@ -234,7 +236,7 @@ impl Lab {
     /// It runs already, or does not become ready.
     pub fn start_agent(&mut self) -> Result<()> {
         ensure!(self.agent.is_none(), "the agent runs already");
-        self.agent = Some(Agent::start(&self.topology.node, &self.place)?);
+        self.agent = Some(Agent::start(&self.topology.node, &self.agent_config)?);
         Ok(())
     }
 
@@ -244,7 +246,7 @@ impl Lab {
     /// It runs already, or cannot be started.
     pub fn begin_agent(&mut self) -> Result<()> {
         ensure!(self.agent.is_none(), "the agent runs already");
-        self.agent = Some(Agent::begin(&self.topology.node, &self.place)?);
+        self.agent = Some(Agent::begin(&self.topology.node, &self.agent_config)?);
         Ok(())
     }
 
@@ -274,7 +276,7 @@ impl Lab {
     /// # Errors
     /// It never ran.
     pub fn agent_log(&self) -> Result<String> {
-        let log = &self.place.log;
+        let log = &self.agent_config.log;
         fs::read_to_string(log).with_context(|| format!("reading {}", log.display()))
     }
 

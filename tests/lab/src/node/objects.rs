@@ -104,8 +104,8 @@ impl Manifests {
     pub fn remove(&self, file: &str) -> Result<()> {
         if let (Some(api), Ok(content)) = (&self.api, fs::read_to_string(self.folder.join(file))) {
             for object in documents(&content)? {
-                let text = |place: &str| {
-                    object.pointer(place).and_then(Value::as_str).unwrap_or_default().to_owned()
+                let text = |path: &str| {
+                    object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
                 };
                 let kind = Kind::ALL.into_iter().find(|kind| text("/kind") == kind.as_str());
                 let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));

@@ -23,7 +23,7 @@ impl Lab {
     /// # Errors
     /// There is none, or it does not answer.
     pub fn status(&self) -> Result<netpol_agent::agent::Status> {
-        let text = self.place.ask(&["status", "-o", "json"])?;
+        let text = self.agent_config.ask(&["status", "-o", "json"])?;
         serde_json::from_str(&text).with_context(|| format!("understanding {text}"))
     }
 }

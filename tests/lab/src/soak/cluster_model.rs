@@ -67,7 +67,7 @@ impl ClusterModel {
         let node = lab.netns(&Host::Node)?;
         let interfaces = add_endpoints(lab, node, &api, n_endpoints)?;
         let kernel = Datapath::load(&netpol_datapath::Config {
-            pin_root: Some(lab.place().pins.clone()),
+            pin_root: Some(lab.agent_config().pins.clone()),
             mount: Mount::Never,
             ..netpol_datapath::Config::default()
         })?;
@@ -82,7 +82,7 @@ impl ClusterModel {
             n_created: 0,
             has_extra: false,
         };
-        cluster.settle()?;
+        cluster.converge()?;
         Ok(cluster)
     }
 
@@ -130,7 +130,7 @@ impl ClusterModel {
     }
 
     /// Asks about addresses of pods that come and go, when it is known that just these are in force.
-    pub(super) fn ask_settled(&mut self, rng: &mut Rng, in_force: &Snapshot) -> Result<u64> {
+    pub(super) fn ask_converged(&mut self, rng: &mut Rng, in_force: &Snapshot) -> Result<u64> {
         let Snapshot(alive) = in_force;
         let mut n = 0;
         for _ in 0..100 {
@@ -186,13 +186,13 @@ impl ClusterModel {
 
     /// Waits until all changes so far are in force, shown by one more pod that comes and goes; returns how long that took
     /// each time.
-    pub(super) fn settle(&mut self) -> Result<[Duration; 2]> {
-        self.settle_within(LIMIT)
+    pub(super) fn converge(&mut self) -> Result<[Duration; 2]> {
+        self.converge_within(LIMIT)
     }
 
     /// The same, for changes that may take so long.
     #[expect(clippy::disallowed_methods, reason = "what is measured")]
-    pub(super) fn settle_within(&mut self, limit: Duration) -> Result<[Duration; 2]> {
+    pub(super) fn converge_within(&mut self, limit: Duration) -> Result<[Duration; 2]> {
         let (interface, witness) =
             (*self.interfaces.first().context("an endpoint")?, N_ADDRESSES / N_GROUPS * N_GROUPS);
         let wait = |cluster: &mut Self, wanted: Passing| {
@@ -232,7 +232,7 @@ impl ClusterModel {
         if self.has_extra {
             self.change_policy(0)?;
         }
-        self.settle().map(drop)
+        self.converge().map(drop)
     }
 
     /// Deletes a pod by its name.
@@ -265,7 +265,7 @@ fn add_endpoints(lab: &Lab, node: &Netns, api: &FakeApi, n_endpoints: u32) -> Re
         interfaces.push(index);
         api.put(local_pod(&format!("local-{i}"), i, None)).context("a pod")?;
     }
-    let path = lab.place().socket();
+    let path = lab.agent_config().socket();
     let numbered: Vec<(u32, u32)> = (0..).zip(interfaces.iter().copied()).collect();
     thread::scope(|scope| {
         let work = |chunk: &[(u32, u32)]| -> Result<()> {

@@ -25,7 +25,7 @@ impl ClusterModel {
         let stop = Arc::new(AtomicBool::new(false));
         let work = InterfaceWork {
             node: lab.netns(&Host::Node)?.clone(),
-            socket: lab.place().socket(),
+            socket: lab.agent_config().socket(),
             api: Arc::clone(&self.api),
             stop: Arc::clone(&stop),
         };

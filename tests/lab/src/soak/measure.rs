@@ -42,7 +42,7 @@ impl Measure {
         let resident = status.lines().find_map(|line| {
             line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse().ok()
         });
-        let pins = &lab.place().pins;
+        let pins = &lab.agent_config().pins;
         let version = netpol_common::maps::ABI_VERSION;
         let maps = Datapath::load(&netpol_datapath::Config {
             pin_root: Some(pins.clone()),

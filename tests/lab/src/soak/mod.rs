@@ -38,7 +38,7 @@ pub struct Report {
     /// Verdicts that were asked at any moment.
     pub n_verdicts: u64,
     /// Verdicts about pods that come and go, asked when all changes so far were known to be in force.
-    pub n_settled_verdicts: u64,
+    pub n_converged_verdicts: u64,
     /// From a pod's creation on the API server to the first packet that passes, and the same for its deletion; sorted.
     pub lags: Vec<Duration>,
     /// Messages of real pods that were answered.
@@ -71,7 +71,7 @@ impl Report {
             precise(self.n_interfaces) / seconds,
             self.n_policies,
             self.n_verdicts,
-            self.n_settled_verdicts,
+            self.n_converged_verdicts,
             self.n_answers,
             lag(50),
             lag(90),
@@ -92,7 +92,7 @@ fn precise(n: u64) -> f64 {
 const ROUND: Duration = Duration::from_millis(100);
 
 /// Rounds between two moments at which everything is looked at.
-const SETTLE: u64 = 20;
+const ROUNDS_PER_CHECK: u64 = 20;
 
 /// Verdicts that are asked in every round.
 const N_VERDICTS: u32 = 20;
@@ -135,7 +135,7 @@ fn load(lab: &Lab, options: &Options) -> Result<Report> {
         n_interfaces: 0,
         n_policies: 0,
         n_verdicts: 0,
-        n_settled_verdicts: 0,
+        n_converged_verdicts: 0,
         lags: Vec::new(),
         n_answers: 0,
         outage: None,
@@ -146,7 +146,7 @@ fn load(lab: &Lab, options: &Options) -> Result<Report> {
     for phase in [Duration::from_secs((seconds / 5).clamp(3, 30)), Duration::from_secs(seconds)] {
         let mut now = Report { before: report.after.clone(), ..report.clone() };
         (now.n_pods, now.n_interfaces, now.n_policies) = (0, 0, 0);
-        (now.n_verdicts, now.n_settled_verdicts) = (0, 0);
+        (now.n_verdicts, now.n_converged_verdicts) = (0, 0);
         now.lags.clear();
         let begin = Instant::now();
         let interfaces = cluster.begin_interfaces(lab)?;
@@ -161,10 +161,10 @@ fn load(lab: &Lab, options: &Options) -> Result<Report> {
                 cluster.change_policy(round)?;
                 now.n_policies += 1;
             }
-            if round % SETTLE == 0 {
-                now.lags.extend(cluster.settle()?);
+            if round % ROUNDS_PER_CHECK == 0 {
+                now.lags.extend(cluster.converge()?);
                 let in_force = cluster.snapshot();
-                now.n_settled_verdicts += cluster.ask_settled(&mut rng, &in_force)?;
+                now.n_converged_verdicts += cluster.ask_converged(&mut rng, &in_force)?;
             }
             if begin.elapsed() >= phase {
                 break;

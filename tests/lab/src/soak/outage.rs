@@ -14,7 +14,7 @@ use netpol_agent::agent::SourceStatus;
 use netpol_proto::{ErrorCode, Request, Response};
 
 use super::cluster_model::{ClusterModel, add, attachment, expect_ok, local_pod};
-use super::{N_VERDICTS, ROUND, SETTLE};
+use super::{N_VERDICTS, ROUND, ROUNDS_PER_CHECK};
 use crate::node::wait::{LIMIT, Look, until};
 use crate::node::{Host, Lab, agent};
 
@@ -66,7 +66,7 @@ pub(super) fn run(
 ) -> Result<Outage> {
     let mut outage = Outage::default();
     cluster.api.put(local_pod("expected", 0, None));
-    cluster.settle()?;
+    cluster.converge()?;
     let in_force = cluster.snapshot();
     let begin = Instant::now();
     cluster.api.stop();
@@ -82,8 +82,8 @@ pub(super) fn run(
             if round % 10 == 0 {
                 cluster.change_policy(round)?;
             }
-            if round % SETTLE == 0 {
-                outage.n_verdicts += cluster.ask_settled(rng, &in_force)?;
+            if round % ROUNDS_PER_CHECK == 0 {
+                outage.n_verdicts += cluster.ask_converged(rng, &in_force)?;
             }
             if begin.elapsed() >= lasts && starts.is_finished() {
                 break;
@@ -100,12 +100,12 @@ pub(super) fn run(
 
     cluster.api.start_again()?;
     let back = Instant::now();
-    cluster.settle_within(RETURN_LIMIT)?;
+    cluster.converge_within(RETURN_LIMIT)?;
     outage.caught_up = back.elapsed();
     wait_for_sources(lab, RETURN_LIMIT, |source| matches!(source, SourceStatus::Synced { .. }))?;
     let now = cluster.snapshot();
     for _ in 0..10 {
-        outage.n_verdicts += cluster.ask_settled(rng, &now)?;
+        outage.n_verdicts += cluster.ask_converged(rng, &now)?;
     }
     end_pods(lab, cluster)?;
     Ok(outage)
@@ -127,7 +127,7 @@ fn start_pods(lab: &Lab) -> Result<Late> {
          link add sou type veth peer name swu\nlink set sou up\n",
     )?;
     let (known, unknown) = (node.interface_index("soe")?, node.interface_index("sou")?);
-    let socket = lab.place().socket();
+    let socket = lab.agent_config().socket();
     let address = |last| Ipv4Addr::new(10, 252, 1, last);
     expect_ok(&socket, &Request::Add(add("expected", "expected", "soe", known, address(1))))?;
     let begin = Instant::now();
@@ -147,7 +147,7 @@ fn start_pods(lab: &Lab) -> Result<Late> {
 /// Takes away what [`start_pods`] made.
 fn end_pods(lab: &Lab, cluster: &ClusterModel) -> Result<()> {
     for name in ["expected", "unheard-of"] {
-        expect_ok(&lab.place().socket(), &Request::Del(attachment(name)))?;
+        expect_ok(&lab.agent_config().socket(), &Request::Del(attachment(name)))?;
     }
     lab.netns(&Host::Node)?.configure("link delete soe\nlink delete sou\n")?;
     cluster.forget_pod("expected")
@@ -170,7 +170,7 @@ fn wait_for_sources(
 
 /// What a person reads about the sources.
 fn sources(lab: &Lab) -> Result<String> {
-    let status = lab.place().ask(&["status"])?;
+    let status = lab.agent_config().ask(&["status"])?;
     let lines = status.lines().filter(|line| line.contains("out of date"));
     Ok(lines.map(str::trim).collect::<Vec<_>>().join("\n"))
 }

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use netpol_lab::packets::{AUTHENTICATION, Ends, Extension, Frame, Packet, Piece, Segment};
+use netpol_lab::packets::{AUTHENTICATION, Ends, Extension, Fragment, Frame, Packet, Segment};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -62,21 +62,21 @@ fn extensions() -> impl Strategy<Value = Vec<Extension>> {
     prop_oneof![4 => Just(Vec::new()), 1 => vec(extension, 1..10)]
 }
 
-fn piece() -> impl Strategy<Value = Option<Piece>> {
+fn fragment() -> impl Strategy<Value = Option<Fragment>> {
     let offset_units = prop_oneof![3 => Just(0), 1 => 1_u16..4, 3 => Just(185), 1 => 0_u16..0x1fff];
-    let piece = (0_u32..3, offset_units, any::<bool>())
-        .prop_map(|(id, offset_units, more)| Some(Piece { id, offset_units, more }));
-    prop_oneof![4 => Just(None), 1 => piece]
+    let fragment = (0_u32..3, offset_units, any::<bool>())
+        .prop_map(|(id, offset_units, more)| Some(Fragment { id, offset_units, more }));
+    prop_oneof![4 => Just(None), 1 => fragment]
 }
 
 fn packet_of(segment: BoxedStrategy<Segment>) -> impl Strategy<Value = Packet> {
     let option_words = prop_oneof![5 => Just(0_u8), 1 => 1_u8..=10];
-    (ends(), option_words, extensions(), piece(), segment).prop_map(
-        |(ends, option_words, extensions, piece, segment)| Packet {
+    (ends(), option_words, extensions(), fragment(), segment).prop_map(
+        |(ends, option_words, extensions, fragment, segment)| Packet {
             ends,
             option_words,
             extensions,
-            piece,
+            fragment,
             segment,
         },
     )

@@ -38,7 +38,7 @@ fn check_requests(lab: &Lab) -> Result<()> {
     let Some(requests) = requests else { return Ok(()) };
     let mut asked = BTreeSet::new();
     for event in &requests {
-        let text = |place: &str| event.pointer(place).and_then(Value::as_str).unwrap_or_default();
+        let text = |path: &str| event.pointer(path).and_then(Value::as_str).unwrap_or_default();
         let code = event.pointer("/responseStatus/code").and_then(Value::as_u64);
         // A pod that does not exist yet, or any more, is no refusal.
         ensure!(matches!(code, Some(200 | 404)), "{event}");
@@ -71,7 +71,7 @@ fn policies_hold_while_the_server_is_away_and_what_happened_meanwhile_follows() 
     lab.relabel("shop/client", &labels(&[("role", "visitor")]))?;
     expect(&lab, Passing::No, "visitor")?;
     expect(&lab, Passing::Yes, "client")?;
-    let status = lab.place().ask(&["status"])?;
+    let status = lab.agent_config().ask(&["status"])?;
     ensure!(status.contains("refused"), "{status}");
 
     lab.with_cluster(async |cluster| cluster.open_again())?;
@@ -119,9 +119,8 @@ fn a_policy_with_a_mistake_isolates_and_its_author_is_told() -> Result<()> {
     until("an Event", LIMIT, || {
         let events = lab.with_cluster(async |cluster| cluster.events("shop").await)?;
         let told = events.iter().find(|event| {
-            let is = |place: &str, wanted: &str| {
-                event.pointer(place).is_some_and(|found| found == wanted)
-            };
+            let is =
+                |path: &str, wanted: &str| event.pointer(path).is_some_and(|found| found == wanted);
             is("/regarding/name", "web")
                 && is("/type", "Warning")
                 && is("/reportingController", "netpol")

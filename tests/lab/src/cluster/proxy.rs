@@ -17,7 +17,7 @@ use crate::fake_api::socket;
 
 /// The way. Dropping it ends it and all its connections.
 #[derive(Debug)]
-pub(super) struct Way {
+pub(super) struct Proxy {
     address: SocketAddr,
     shared: Arc<Shared>,
     accepting: Mutex<Option<AbortHandle>>,
@@ -35,7 +35,7 @@ struct Shared {
     breaker: watch::Sender<u64>,
 }
 
-impl Way {
+impl Proxy {
     /// Opens a way to a server. The port belongs to the network namespace of the calling thread, the connections to the
     /// server to that of the runtime's threads.
     pub(super) fn open(server: SocketAddr, runtime: &Handle) -> io::Result<Self> {
@@ -43,15 +43,15 @@ impl Way {
         let port = socket(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
         let shared =
             Shared { server, oblivion: watch::Sender::new(0), breaker: watch::Sender::new(0) };
-        let way = Self {
+        let proxy = Self {
             address: port.local_addr()?,
             shared: Arc::new(shared),
             accepting: Mutex::default(),
             runtime: runtime.clone(),
             _port: port,
         };
-        way.open_again()?;
-        Ok(way)
+        proxy.open_again()?;
+        Ok(proxy)
     }
 
     /// Where it begins.
@@ -94,7 +94,7 @@ impl Way {
     }
 }
 
-impl Drop for Way {
+impl Drop for Proxy {
     fn drop(&mut self) {
         self.close();
     }
