@@ -3,10 +3,9 @@
 use std::time::{Duration, Instant};
 
 use netpol_common::ids::IfIndex;
-use netpol_datapath::netlink::Devices;
+use netpol_datapath::netlink::{self, Devices};
 use netpol_policy::dataplane::port::Kernel;
 use netpol_policy::source::SourceUpdate;
-use rustix::net::{AddressFamily, SocketType, netdevice};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -120,6 +119,5 @@ pub(super) async fn run<K: Kernel>(
 
 /// The name of the device with this index in the agent's network namespace, if there is one.
 pub(super) fn device_name(ifindex: IfIndex) -> Option<String> {
-    let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).ok()?;
-    netdevice::index_to_name(&socket, ifindex.0).ok()
+    netlink::device_name(ifindex).ok()
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use netpol_datapath::netlink;
 use netpol_datapath::{Datapath, Trace};
+use netpol_policy::dataplane::port::{Attachments as _, Maps as _};
 use netpol_policy::source::SourceUpdate;
 use rustix::fs::FlockOperation;
 use tokio::sync::mpsc;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use netpol_policy::model::Transport;
-use netpol_policy::simulate::{End, PortChoice};
+use netpol_policy::simulate::{PodOrIp, PortChoice};
 use netpol_terminal::Output;
 
 /// Kubernetes NetworkPolicy, enforced by eBPF.
@@ -161,10 +161,10 @@ pub(super) struct AgentArgs {
 pub(super) struct ExplainArgs {
     /// The client: `NAMESPACE/POD`, `NAMESPACE/POD@ADDRESS` or an address.
     #[arg(long, value_name = "NS/POD|IP")]
-    pub(super) from: End,
+    pub(super) from: PodOrIp,
     /// The server, in the same form.
     #[arg(long, value_name = "NS/POD|IP")]
-    pub(super) to: End,
+    pub(super) to: PodOrIp,
     /// The destination port: a number, or the name of a port of the destination pod.
     #[arg(long, value_name = "PORT", value_parser = PortChoice::from_argument)]
     pub(super) port: PortChoice,

@@ -17,6 +17,7 @@ use netpol_lab::node::{Family, Host, Lab, PodSpec, Stream, labels};
 use netpol_lab::privilege::{Need, met};
 use netpol_lab::probe::Protocol::{Tcp, Udp};
 use netpol_policy::compile::MapState;
+use netpol_policy::dataplane::port::Maps as _;
 
 const NEEDS: [Need; 4] = [
     Need::Root,

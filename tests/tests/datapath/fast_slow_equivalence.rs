@@ -13,6 +13,7 @@ use netpol_common::verdict::{DEFAULT_MARK_MASK, HookContext, Outcome};
 use netpol_datapath::netlink::PretendDevices;
 use netpol_datapath::{Config, Datapath, TestContext};
 use netpol_policy::compile::{EndpointMapState, MapState};
+use netpol_policy::dataplane::port::{Flows as _, Maps as _};
 use netpol_policy::dataplane::{Counter, MapOp, MemoryMaps, diff};
 use proptest::prop_assert_eq;
 use proptest::test_runner::TestCaseError;
@@ -82,7 +83,7 @@ impl Equivalence {
         // Endpoints take all that packets have left behind with them.
         let ops = diff(self.memory.map_state(), &MapState::default());
         self.kernel.apply(&ops).unwrap();
-        self.kernel.map_gc().unwrap();
+        self.kernel.collect_garbage().unwrap();
         self.memory = MemoryMaps::default();
         self.long = MemoryMaps::default();
         self.counted.clear();

@@ -183,7 +183,7 @@ impl<K: Kernel> Agent<K> {
         let map_status = |(name, n_entries, capacity): (&str, usize, usize)| {
             (name.to_owned(), MapStatus { n_entries, capacity })
         };
-        let awaiting_migration = self.kernel.on_filters().ok();
+        let awaiting_migration = self.kernel.awaiting_migration().ok();
         let mut endpoints: Vec<_> = self
             .state
             .endpoints()

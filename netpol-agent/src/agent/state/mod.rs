@@ -146,7 +146,7 @@ impl<K: Kernel> Agent<K> {
 
     /// Takes over the programs of an endpoint of an earlier run, or attaches them again.
     fn attach_recorded(&mut self, endpoint: &Endpoint) {
-        match self.kernel.attach(endpoint.ifindex) {
+        match self.kernel.attach_pod(endpoint.ifindex) {
             Ok(()) => {
                 self.migrations.expect(endpoint.ifindex);
                 info!(pod = %endpoint.pod, ifindex = %endpoint.ifindex, "endpoint taken over");
