@@ -135,7 +135,7 @@ impl Events {
             match watcher(directory, changed) {
                 Ok(watcher) => self.watcher = Some(watcher),
                 Err(error) => {
-                    warn!(%error, directory = %directory.display(), "directory not watched; it is scanned in intervals")
+                    warn!(%error, directory = %directory.display(), "directory not watched; it is scanned in intervals");
                 }
             }
         }
