@@ -40,7 +40,7 @@ pub enum Event {
     Binary(Binary),
     /// The configuration directory was changed.
     Step(Step),
-    /// This file has our entry, for the first time or for the first time after an error.
+    /// This file has our entry. Sent at the start, and after an error is over.
     InPlace(PathBuf),
     /// An error. Sent once, until it is over.
     Problem(Error),
