@@ -4,9 +4,9 @@
 //! answers. Nothing is written to the maps before every kind of object has been listed once; the content of an earlier
 //! run stays in force until then.
 //!
-//! [`state`] holds the [`Agent`], `sync` writes it to the maps, `findings` reports the problems of objects.
+//! `state` holds the [`Agent`], `sync` writes it to the maps, `findings` reports the problems of objects.
 //! `endpoints` adds and removes endpoints, `upkeep` schedules work for the worker thread, `answers` serves questions.
-//! `event_loop` drives all of them, and [`run`] wires the loop to the edges. Each module uses those named before it.
+//! `event_loop` drives all of them, and `run` wires the loop to the edges. Each module uses those named before it.
 
 mod answers;
 mod clock;
@@ -16,7 +16,7 @@ mod event_loop;
 mod findings;
 mod object_source;
 mod run;
-pub mod state;
+mod state;
 mod sync;
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! The source of objects while the agent runs, and what goes back to it: look-ups of single pods, and Events on objects.
+//! The running source of objects, and requests to it: look-ups of single pods, and Events on objects.
 
 use std::path::Path;
 use std::sync::Arc;

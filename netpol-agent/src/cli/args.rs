@@ -223,7 +223,7 @@ pub(super) enum CniCommand {
 pub(super) struct CniInstallArgs {
     #[command(flatten)]
     pub(super) paths: CniPathArgs,
-    /// The agent's `--socket`, as the node sees it.
+    /// The agent's `--socket`, as a path on the node.
     #[arg(long, value_name = "PATH", env = "NETPOL_SOCKET", default_value = netpol_proto::SOCKET_PATH)]
     pub(super) socket: PathBuf,
     /// Continue until SIGTERM: wait for the configuration of a network, and add netpol-cni again after it is rewritten.

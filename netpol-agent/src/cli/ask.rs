@@ -116,7 +116,7 @@ pub(super) fn explain(args: ExplainArgs, terminal: &mut Terminal<'_>) -> anyhow:
         serde_json::from_str(&text).context("parsing the agent's answer")?;
     match output {
         Output::Json => {
-            writeln!(terminal.stdout, "{}", serde_json::to_string_pretty(&explanation)?)?
+            writeln!(terminal.stdout, "{}", serde_json::to_string_pretty(&explanation)?)?;
         }
         Output::Text => explanation.write_text(&mut terminal.stdout)?,
     }

@@ -55,7 +55,7 @@ mod tests {
             ("from=x/a&to=1.2.3.4&port=80", "protocol is missing"),
             (
                 "from=a&to=1.2.3.4&port=80&protocol=TCP",
-                "from: \"a\" is neither NAMESPACE/POD nor an address",
+                "from: \"a\" is neither NAMESPACE/POD nor an IP address",
             ),
             ("from=x/a&to=x/b&port=80&protocol=tcp", "protocol: tcp is not TCP, UDP or SCTP"),
         ];

@@ -145,7 +145,7 @@ fn drop_totals(counters: &BTreeMap<CounterKey, Counter>) -> BTreeMap<DropLabels,
     totals
 }
 
-/// Number of endpoints for each combination of the labels. `protection="unprotected"` comes with `attach="none"` only.
+/// Number of endpoints for each combination of the labels. Unprotected endpoints have `attach="none"`.
 fn endpoint_samples(endpoints: &[EndpointStatus]) -> Vec<Sample> {
     let mut totals: BTreeMap<(&str, &str), u64> = BTreeMap::from([
         (("ready", "tcx"), 0),
@@ -289,8 +289,8 @@ mod tests {
         let mut page = String::from(
             "# Metrics\n\n\
              With `--health ADDRESS` (`NETPOL_HEALTH`; the DaemonSet has port 9470) the agent serves these on `/metrics`, in the\n\
-             OpenMetrics text format, beside `/livez` and `/readyz`. Times are in seconds, sizes in bytes. Directions are as the\n\
-             pod sees them. [`deploy/grafana/netpol.json`](../deploy/grafana/netpol.json) is a dashboard for Grafana,\n\
+             OpenMetrics text format, as it serves `/livez` and `/readyz`. Times are in seconds, sizes in bytes. Directions are\n\
+             from the pod's point of view. [`deploy/grafana/netpol.json`](../deploy/grafana/netpol.json) is a dashboard for Grafana,\n\
              [`deploy/prometheus/rules.yaml`](../deploy/prometheus/rules.yaml) has alerts for Prometheus. The label `reason` is\n\
              one of [these](drops.md).\n\n\
              A test keeps this page equal to the program; with `UPDATE_EXPECT=1` the test writes it.\n\n\

@@ -21,7 +21,7 @@ pub struct DropRecord {
     pub unix_s: u64,
     /// The pod at whose interface it was dropped; `None` if its endpoint has been removed since.
     pub pod: Option<ObjectName>,
-    /// The direction as the pod sees it.
+    /// The direction from the pod's point of view.
     pub direction: Direction,
     /// Whether it was dropped; false in audit mode.
     pub is_dropped: bool,
@@ -50,7 +50,7 @@ pub struct DropRecord {
 pub struct FlowRecord {
     /// The pod.
     pub pod: ObjectName,
-    /// Direction in which it began, as the pod sees it: `ingress` if the peer began it.
+    /// Direction in which it began, from the pod's point of view: `ingress` if the peer began it.
     pub origin: Direction,
     /// The IP protocol.
     pub protocol: String,

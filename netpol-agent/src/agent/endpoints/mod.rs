@@ -1,4 +1,4 @@
-//! Endpoints come and go: calls of the CNI plugin, and running pods that a search has found.
+//! Adds and removes endpoints: calls of the CNI plugin, and running pods that a search has found.
 
 mod adopt;
 mod calls;

@@ -64,10 +64,10 @@ impl Migrations {
             since.is_none_or(|since| now.saturating_duration_since(since) >= time)
         };
         let is_calm = has_passed(CALM, self.latest_call);
-        let has_paused = has_passed(PAUSE, self.latest_end);
+        let pause_is_over = has_passed(PAUSE, self.latest_end);
         self.waiting.iter_mut().find_map(|(ifindex, since)| {
             let since = *since.get_or_insert(now);
-            let is_overdue = has_paused && has_passed(PATIENCE, Some(since));
+            let is_overdue = pause_is_over && has_passed(PATIENCE, Some(since));
             (is_calm || is_overdue).then_some(*ifindex)
         })
     }
