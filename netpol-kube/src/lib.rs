@@ -5,6 +5,7 @@
 //! only when it is complete, as one `Replace`. Diagnostics go back as Kubernetes Events ([`report`]).
 //! Must not: keep objects (the store is the only copy), or give up: whatever the server does, the last
 //! state stays and the next attempt comes.
+#![forbid(unsafe_code)]
 
 mod access;
 mod decode;

@@ -6,6 +6,7 @@
 //! the agent's asynchronous.
 //!
 //! Field names follow the CNI specification 1.1.0 (sections "Parameters" and "Result types").
+#![forbid(unsafe_code)]
 
 mod codec;
 mod error_code;

@@ -185,7 +185,8 @@ impl<K: Kernel> Agent<K> {
             .collect();
         for (ifindex, connections) in ready {
             let flows = flows(ifindex, &connections.unwrap_or_default());
-            let attached = self.kernel.add_flows(&flows).and_then(|()| self.kernel.attach(ifindex));
+            let attached =
+                self.kernel.add_flows(&flows).and_then(|()| self.kernel.attach_pod(ifindex));
             let pod = self.state.endpoint(ifindex).map(|endpoint| endpoint.pod.to_string());
             match attached {
                 Ok(()) => {

@@ -150,7 +150,7 @@ impl<K: Kernel> Agent<K> {
 
     /// Takes over the programs of an endpoint of an earlier run, or hangs them there again.
     fn attach_known(&mut self, endpoint: &Endpoint) {
-        match self.kernel.attach(endpoint.ifindex) {
+        match self.kernel.attach_pod(endpoint.ifindex) {
             Ok(()) => {
                 self.migrations.expect(endpoint.ifindex);
                 info!(pod = %endpoint.pod, ifindex = %endpoint.ifindex, "endpoint taken over");

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use netpol_common::ids::IfIndex;
 use rustix::fs::FlockOperation;
-use rustix::net::{AddressFamily, SocketType, netdevice};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
@@ -26,7 +25,7 @@ use crate::control::{serve_tcp, serve_unix};
 use crate::discovery::{Found, Places};
 use crate::manifests::watch as manifests;
 use netpol_datapath::{Datapath, Trace};
-use netpol_policy::dataplane::port::Kernel;
+use netpol_policy::dataplane::port::{Attachments as _, Kernel, Maps as _};
 
 use netpol_datapath::netlink::{self, Devices};
 use netpol_policy::model::Kind;
@@ -357,6 +356,5 @@ async fn wait_for_signal() -> std::io::Result<()> {
 
 /// The name of the device with this index in the agent's network namespace, if there is one.
 fn device_name(ifindex: IfIndex) -> Option<String> {
-    let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).ok()?;
-    netdevice::index_to_name(&socket, ifindex.0).ok()
+    netlink::device_name(ifindex).ok()
 }

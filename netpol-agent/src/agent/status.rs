@@ -180,7 +180,7 @@ impl<K: Kernel> Agent<K> {
                 .collect(),
             maps: maps.into_iter().map(map_status).collect(),
             policies: self.describe_policies(),
-            n_on_filters: self.kernel.on_filters().ok().map(|on_filters| on_filters.len()),
+            n_on_filters: self.kernel.awaiting_migration().ok().map(|waiting| waiting.len()),
             n_awaiting_gc: self.kernel.n_awaiting_gc(),
             endpoints,
             diagnostics: self.diagnostics.iter().map(ToString::to_string).collect(),

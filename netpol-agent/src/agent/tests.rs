@@ -77,7 +77,7 @@ impl Maps for FakeKernel {
 impl Attachments for FakeKernel {
     type Migration = IfIndex;
 
-    fn attach(&mut self, ifindex: IfIndex) -> Result<(), Full> {
+    fn attach_pod(&mut self, ifindex: IfIndex) -> Result<(), Full> {
         if self.refuses_attach {
             return Err(Full);
         }
@@ -92,7 +92,7 @@ impl Attachments for FakeKernel {
     ) -> (Vec<(IfIndex, Full)>, Result<(), Full>) {
         let unshaped = interfaces.iter().filter(|new| new.is_unshaped);
         self.on_filters.extend(unshaped.map(|new| new.ifindex));
-        let failure = |new: &NewInterface| Some((new.ifindex, self.attach(new.ifindex).err()?));
+        let failure = |new: &NewInterface| Some((new.ifindex, self.attach_pod(new.ifindex).err()?));
         let bare = interfaces.iter().filter_map(failure).collect();
         (bare, self.apply(ops))
     }
@@ -106,7 +106,7 @@ impl Attachments for FakeKernel {
         Ok(())
     }
 
-    fn on_filters(&self) -> Result<BTreeSet<IfIndex>, Full> {
+    fn awaiting_migration(&self) -> Result<BTreeSet<IfIndex>, Full> {
         Ok(self.on_filters.clone())
     }
 

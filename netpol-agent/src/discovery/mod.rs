@@ -177,7 +177,7 @@ struct Node {
 
 impl Node {
     fn open() -> Result<Self, Error> {
-        let reader = VethReader::open()?;
+        let mut reader = VethReader::open()?;
         let ends = reader.ends()?;
         Ok(Self { reader, ends })
     }
@@ -281,7 +281,7 @@ impl Namespace {
             return Ok(None);
         }
         move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
-        let ends = VethReader::open().and_then(|reader| reader.ends());
+        let ends = VethReader::open().and_then(|mut reader| reader.ends());
         let ends = ends.map_err(|error| {
             warn!(path = %path.display(), %error, "the interfaces of a network namespace are not known");
             io::Error::other(error)

@@ -82,7 +82,7 @@ fn a_sequence_is_one_changing_cluster() {
 }
 
 mod privileged {
-    use netpol_tests::privilege::{Need, met};
+    use netpol_lab::privilege::{Need, met};
 
     use super::*;
 

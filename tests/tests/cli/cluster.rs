@@ -1,8 +1,8 @@
 //! The same commands on a live cluster: a small API server in this process.
 
 use expect_test::{Expect, expect};
+use netpol_lab::fake_api::FakeApi;
 use netpol_policy::model::Kind;
-use netpol_tests::fake_api::FakeApi;
 use serde_json::json;
 
 use crate::{OPEN_WEB, output_in};

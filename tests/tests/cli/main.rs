@@ -1,4 +1,5 @@
 //! The offline commands, from arguments to output: golden texts.
+#![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a harness fails the test")]
 
 mod cases;

@@ -3,9 +3,9 @@
 use anyhow::{Result, ensure};
 use netpol_common::maps::ABI_VERSION;
 use netpol_datapath::Attaching;
-use netpol_tests::lab::wait::{LIMIT, Look, until};
-use netpol_tests::lab::{Lab, Passing};
-use netpol_tests::probe::Protocol::Tcp;
+use netpol_lab::node::wait::{LIMIT, Look, until};
+use netpol_lab::node::{Lab, Passing};
+use netpol_lab::probe::Protocol::Tcp;
 
 use super::restarts::{Traffic, n_udp_arrived};
 use super::{ALLOW_CLIENTS, client, expect, lab, visitor, web};
