@@ -138,7 +138,7 @@ impl File {
         let mut hasher = DefaultHasher::new();
         text.hash(&mut hasher);
         let hash = hasher.finish();
-        let failed_before = self.problem.as_ref().is_some_and(|problem| problem.place.line == 0);
+        let failed_before = self.problem.as_ref().is_some_and(|problem| problem.location.line == 0);
         if self.hash == Some(hash) && !failed_before {
             return;
         }
@@ -148,7 +148,7 @@ impl File {
         self.problem = findings.first().filter(|_| is_broken).cloned();
         self.findings = findings;
         let (partial, whole): (Vec<_>, Vec<_>) =
-            entries.into_iter().partition(|entry| entry.is_partial);
+            entries.into_iter().partition(|entry| entry.is_truncated);
         let before = std::mem::replace(&mut self.entries, whole);
         if is_broken {
             self.keep(before, partial, phase);
