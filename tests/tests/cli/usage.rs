@@ -1,8 +1,16 @@
 //! Help, versions, errors in arguments, and the name under which the program is called.
 
-use expect_test::expect;
+use expect_test::{Expect, expect};
 
 use crate::{check, output};
+
+/// Compares help without trailing spaces.
+#[track_caller]
+fn check_help(command: &str, expected: &Expect) {
+    let text: Vec<String> =
+        output(command, "").lines().map(|line| format!("{}\n", line.trim_end())).collect();
+    expected.assert_eq(&text.concat());
+}
 
 #[test]
 fn version_and_help_are_output() {
@@ -10,7 +18,9 @@ fn version_and_help_are_output() {
         output("netpol --version", ""),
         format!("exit code 0\nnetpol {}\n", env!("CARGO_PKG_VERSION"))
     );
-    check("netpol help", &expect![[r#"
+    check_help(
+        "netpol help",
+        &expect![[r#"
         exit code 0
         Explain, check and simulate Kubernetes NetworkPolicies, from files or from a live cluster
 
@@ -26,9 +36,12 @@ fn version_and_help_are_output() {
         Options:
           -h, --help     Print help
           -V, --version  Print version
-    "#]]);
+    "#]],
+    );
     assert_eq!(output("netpol --help", ""), output("netpol help", ""));
-    check("netpol explain --help", &expect![[r#"
+    check_help(
+        "netpol explain --help",
+        &expect![[r#"
         exit code 0
         Explain why a connection is allowed or denied: the policies that isolate, the rules that allow, and the rules that almost match.
 
@@ -48,7 +61,7 @@ fn version_and_help_are_output() {
 
               --protocol <PROTOCOL>
                   Protocol: TCP, UDP or SCTP
-          
+
                   [default: TCP]
 
           -f, --file <PATH>...
@@ -66,13 +79,16 @@ fn version_and_help_are_output() {
                   Possible values:
                   - text: Text for people
                   - json: JSON for programs
-          
+
                   [default: text]
 
           -h, --help
                   Print help (see a summary with '-h')
-    "#]]);
-    check("netpol lint --help", &expect![[r#"
+    "#]],
+    );
+    check_help(
+        "netpol lint --help",
+        &expect![[r#"
         exit code 0
         Report mistakes in policies: fields that are not in force as written, and rules that probably do not have the intended effect.
 
@@ -97,7 +113,7 @@ fn version_and_help_are_output() {
                   - text:  A line for each finding, with advice
                   - json:  A JSON array of objects
                   - sarif: SARIF 2.1.0, for code hosts
-          
+
                   [default: text]
 
               --deny <LEVEL>
@@ -107,7 +123,7 @@ fn version_and_help_are_output() {
                   - errors:   Parts of objects that are not in force as written
                   - warnings: Also probable mistakes
                   - infos:    Also findings that are often intended
-          
+
                   [default: errors]
 
               --allow <CODE>
@@ -115,8 +131,11 @@ fn version_and_help_are_output() {
 
           -h, --help
                   Print help (see a summary with '-h')
-    "#]]);
-    check("netpol simulate -h", &expect![[r#"
+    "#]],
+    );
+    check_help(
+        "netpol simulate -h",
+        &expect![[r#"
         exit code 0
         Evaluate connections without sending packets: draw the matrix of allowed connections, or evaluate cases from a file
 
@@ -134,7 +153,8 @@ fn version_and_help_are_output() {
               --cases <FILE>            Read cases from this file, one JSON object a line; `-` is the standard input. Writes one line of verdicts for each case
               --engine <ENGINE>         Implementation that evaluates the connections [default: compiled] [possible values: reference, compiled]
           -h, --help                    Print help (see more with '--help')
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -146,7 +166,9 @@ fn a_missing_command_is_an_error_with_help() {
 
 #[test]
 fn commands_without_objects_name_the_options_that_give_them() {
-    check("netpol explain", &expect![[r#"
+    check(
+        "netpol explain",
+        &expect![[r#"
         exit code 2
         ! error: the following required arguments were not provided:
         !   --from <NS/POD|IP>
@@ -157,8 +179,11 @@ fn commands_without_objects_name_the_options_that_give_them() {
         ! Usage: netpol explain --from <NS/POD|IP> --to <NS/POD|IP> --port <PORT> <--file <PATH>...|--cluster>
         ! 
         ! For more information, try '--help'.
-    "#]]);
-    check("netpol lint", &expect![[r#"
+    "#]],
+    );
+    check(
+        "netpol lint",
+        &expect![[r#"
         exit code 2
         ! error: the following required arguments were not provided:
         !   <--file <PATH>...|--cluster>
@@ -166,8 +191,11 @@ fn commands_without_objects_name_the_options_that_give_them() {
         ! Usage: netpol lint <--file <PATH>...|--cluster>
         ! 
         ! For more information, try '--help'.
-    "#]]);
-    check("netpol simulate", &expect![[r#"
+    "#]],
+    );
+    check(
+        "netpol simulate",
+        &expect![[r#"
         exit code 2
         ! error: the following required arguments were not provided:
         !   <--file <PATH>...|--cluster|--cases <FILE>>
@@ -175,15 +203,19 @@ fn commands_without_objects_name_the_options_that_give_them() {
         ! Usage: netpol simulate <--file <PATH>...|--cluster|--cases <FILE>>
         ! 
         ! For more information, try '--help'.
-    "#]]);
-    check("netpol simulate --cases - --cluster", &expect![[r#"
+    "#]],
+    );
+    check(
+        "netpol simulate --cases - --cluster",
+        &expect![[r#"
         exit code 2
         ! error: the argument '--cases <FILE>' cannot be used with '--cluster'
         ! 
         ! Usage: netpol simulate <--file <PATH>...|--cluster|--cases <FILE>>
         ! 
         ! For more information, try '--help'.
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
