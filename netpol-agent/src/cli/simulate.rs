@@ -1,4 +1,4 @@
-//! `simulate`: cases of connections, judged by an engine of choice.
+//! `simulate`: verdicts on the connections of many cases, by one of three engines.
 
 use netpol_datapath::simulation;
 use netpol_policy::simulate::{CaseStreams, Engine, run_cases};

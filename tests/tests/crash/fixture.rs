@@ -207,8 +207,8 @@ impl Fixture {
     pub(crate) fn clean_shape(&self) -> Result<Shape> {
         until("an agent with nothing left to do", LIMIT, || {
             let status = self.lab.status()?;
-            let is_done = status.is_in_force && status.n_on_filters == Some(0);
-            let waits = || format!("{:?} on filters", status.n_on_filters);
+            let is_done = status.is_in_force && status.n_awaiting_migration == Some(0);
+            let waits = || format!("{:?} on filters", status.n_awaiting_migration);
             Ok(if is_done { Look::Done(()) } else { Look::NotYet(waits()) })
         })?;
         self.shape()

@@ -1,91 +1,26 @@
-//! Pods that already run when the agent comes to know of them: they get their policy first and the programs after that,
-//! so that they never lose their network.
+//! Adoption of running pods: they get their policy first and their programs after that, so that they never lose their
+//! network.
 //!
-//! Such are pods that are older than the plugin, endpoints whose maps are gone, and those that the programs of another
-//! version serve. The connections that they have are known to the maps before the programs are.
+//! These are pods that are older than the plugin, endpoints whose maps are gone, and endpoints with programs of another
+//! version. The connections that they have are added to the maps before the programs are attached.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use netpol_common::addr::Addr;
 use netpol_common::flow;
 use netpol_common::ids::{Epoch, IfIndex, Nanos, PortBe, RuleId};
 use netpol_common::keys::{FlowKey, FlowValue};
+use netpol_policy::dataplane::port::Kernel;
+use netpol_policy::model::{ObjectName, Pod};
+use netpol_policy::store::Delta;
 use tracing::{error, info, warn};
 
-use super::{Agent, Kernel};
+use crate::agent::clock::monotonic_now;
+use crate::agent::state::Agent;
 use crate::discovery::{Connection, Found, Search, Wanted};
-use netpol_policy::model::{Object, ObjectName, Pod};
-use netpol_policy::store::Delta;
-
-/// What the agent knows of pods that run without it.
-#[derive(Debug, Default)]
-pub(super) struct Adoption {
-    /// The node's name; without it nobody can tell which pods should be here.
-    node: Option<Arc<str>>,
-    /// Pods of this node, and some that were.
-    local: BTreeSet<ObjectName>,
-    /// Uids of pods whose interface was taken away by a DEL: they wait for their end, or for another ADD.
-    ended: BTreeMap<ObjectName, Arc<str>>,
-    /// Endpoints without programs of ours, with the connections of their pods once they have been looked for.
-    bare: BTreeMap<IfIndex, Option<Vec<Connection>>>,
-    /// A search has been made since everything is known.
-    has_searched: bool,
-}
-
-impl Adoption {
-    /// Notes which pods are of this node.
-    pub(super) fn note(&mut self, delta: &Delta) {
-        match delta {
-            Delta::Upsert(Object::Pod(pod)) => self.note_pod(pod),
-            Delta::Replace(list) => {
-                for object in list.objects() {
-                    if let Object::Pod(pod) = object {
-                        self.note_pod(pod);
-                    }
-                }
-            }
-            // Names that are left over find no pod.
-            Delta::Upsert(_)
-            | Delta::Remove { .. }
-            | Delta::UpsertEndpoint(_)
-            | Delta::RemoveEndpoint(_)
-            | Delta::OwnAddresses(_) => {}
-        }
-    }
-
-    fn note_pod(&mut self, pod: &Pod) {
-        if self.node.as_ref().is_some_and(|node| *node == pod.node) {
-            self.local.insert(pod.name.clone());
-        } else {
-            self.local.remove(&pod.name);
-        }
-    }
-
-    /// An endpoint has no programs yet.
-    pub(super) fn expect(&mut self, ifindex: IfIndex) {
-        self.bare.insert(ifindex, None);
-    }
-
-    /// An endpoint has its programs, or is none any more.
-    pub(super) fn settle(&mut self, ifindex: IfIndex) {
-        self.bare.remove(&ifindex);
-    }
-
-    /// Whether an endpoint has no programs yet.
-    pub(super) fn is_bare(&self, ifindex: IfIndex) -> bool {
-        self.bare.contains_key(&ifindex)
-    }
-}
 
 impl<K: Kernel> Agent<K> {
-    /// Tells on which node this is: its pods are looked for until they are endpoints.
-    #[must_use]
-    pub fn on_node(mut self, node: Option<Arc<str>>) -> Self {
-        self.adoption.node = node;
-        self
-    }
-
     /// Pods of this node that have an address and no endpoint.
     pub fn unprotected(&self) -> impl Iterator<Item = &Pod> {
         let attached: BTreeSet<&ObjectName> = self
@@ -102,7 +37,7 @@ impl<K: Kernel> Agent<K> {
         })
     }
 
-    /// What has to be looked for, once everything is known.
+    /// The pods and interfaces to search for; none until every kind is listed.
     pub fn wanted(&mut self) -> Search {
         if !self.freshness.missing().is_empty() {
             return Search::default();
@@ -119,21 +54,22 @@ impl<K: Kernel> Agent<K> {
             uids: uids(pod),
             addresses: pod.addresses().to_vec(),
         });
-        let is_unknown = |ifindex: IfIndex| matches!(self.adoption.bare.get(&ifindex), Some(None));
-        let known = self.registry.records().filter(|record| is_unknown(record.ifindex()));
+        let is_unread =
+            |ifindex: IfIndex| matches!(self.adoption.detached.get(&ifindex), Some(None));
+        let known = self.registry.records().filter(|record| is_unread(record.ifindex()));
         Search { pods: pods.collect(), known: known.map(|record| record.add().clone()).collect() }
     }
 
-    /// Whether the first change of the maps has to wait for a search: it could cut off a pod that runs.
-    pub(super) fn must_search(&self) -> bool {
+    /// Whether the first update of the maps has to wait for a search, because it could cut off a running pod.
+    pub(in crate::agent) fn must_search(&self) -> bool {
         !self.adoption.has_searched
-            && (self.adoption.node.is_some() || !self.adoption.bare.is_empty())
+            && (self.adoption.node.is_some() || !self.adoption.detached.is_empty())
     }
 
-    /// Takes in what a search has found.
+    /// Makes endpoints of the pods that a search has found.
     pub fn adopt(&mut self, found: Vec<Found>) {
         self.adoption.has_searched = true;
-        for connections in self.adoption.bare.values_mut() {
+        for connections in self.adoption.detached.values_mut() {
             connections.get_or_insert_default();
         }
         for Found { add, connections } in found {
@@ -147,17 +83,17 @@ impl<K: Kernel> Agent<K> {
                 }
                 self.register(add);
             }
-            if let Some(known) = self.adoption.bare.get_mut(&ifindex) {
+            if let Some(known) = self.adoption.detached.get_mut(&ifindex) {
                 *known = Some(connections);
             }
         }
     }
 
-    /// Makes an interface that was found an endpoint.
+    /// Makes a found interface an endpoint.
     fn register(&mut self, mut add: netpol_proto::Add) {
         let ifindex = IfIndex(add.host_ifindex);
         if let Some(endpoint) = self.map_state.endpoints.get_mut(&ifindex) {
-            // The maps know it, but the record of it was lost: it is the same endpoint, not another one.
+            // The maps hold it, but its record was lost: it is the same endpoint, not another one.
             if add.network.is_empty() && !endpoint.container_id.is_empty() {
                 add.attachment.container_id = endpoint.container_id.to_string();
             } else {
@@ -165,20 +101,21 @@ impl<K: Kernel> Agent<K> {
             }
         }
         let endpoint = self.registry.insert(add);
-        info!(pod = %endpoint.pod, %ifindex, container = %endpoint.container_id, "pod found that runs already");
+        info!(pod = %endpoint.pod, %ifindex, container = %endpoint.container_id, "running pod found");
         self.apply_delta(Delta::UpsertEndpoint(endpoint));
         self.adoption.expect(ifindex);
     }
 
-    /// Hangs programs on the endpoints whose policy is in force and that have none.
-    pub(super) fn attach_bare(&mut self) {
+    /// Attaches programs to endpoints that have none and whose policy is in force. Replaces the programs of another version
+    /// when there is no such endpoint left.
+    pub(in crate::agent) fn attach_detached(&mut self) {
         if self.is_stale() || !self.freshness.missing().is_empty() {
             return;
         }
         let map_state = &self.map_state;
         let ready: Vec<_> = self
             .adoption
-            .bare
+            .detached
             .extract_if(.., |ifindex, connections| {
                 connections.is_some() && map_state.endpoints.contains_key(ifindex)
             })
@@ -191,26 +128,26 @@ impl<K: Kernel> Agent<K> {
             match attached {
                 Ok(()) => {
                     self.migrations.expect(ifindex);
-                    info!(pod, %ifindex, n_connections = flows.len(), "policy of a running pod in force");
+                    info!(pod, %ifindex, n_connections = flows.len(), "running pod protected");
                 }
                 Err(error) => {
-                    error!(pod, %ifindex, %error, "running pod is not protected");
-                    self.forget(ifindex);
+                    error!(pod, %ifindex, %error, "running pod not protected");
+                    self.remove_endpoint(ifindex);
                 }
             }
         }
-        if self.is_primed && self.adoption.bare.is_empty() && self.kernel.has_predecessor() {
+        if self.is_primed && self.adoption.detached.is_empty() && self.kernel.has_predecessor() {
             match self.kernel.retire_predecessor() {
-                Ok(()) => info!("the maps and programs of another version are gone"),
+                Ok(()) => info!("maps and programs of another version removed"),
                 Err(error) => {
-                    warn!(%error, "maps and programs of another version stay until they can be removed");
+                    warn!(%error, "maps and programs of another version not removed");
                 }
             }
         }
     }
 
-    /// A DEL has taken the interface of a pod away.
-    pub(super) fn note_end(&mut self, ifindex: IfIndex) {
+    /// Records that a DEL removes the interface of a pod: the pod is not searched for again.
+    pub(in crate::agent) fn record_end(&mut self, ifindex: IfIndex) {
         let endpoint = self.state.endpoint(ifindex);
         if let Some(pod) = endpoint.and_then(|endpoint| self.state.pod_of(endpoint)) {
             self.adoption.ended.insert(pod.name.clone(), Arc::clone(&pod.uid));
@@ -218,10 +155,10 @@ impl<K: Kernel> Agent<K> {
     }
 }
 
-/// Entries for connections that no program has seen begin: each is decided on its next packet, in the direction in
-/// which it did begin.
+/// Flow entries for connections that are older than the programs. The next packet of each gets a verdict for the direction in
+/// which the connection began.
 fn flows(ifindex: IfIndex, connections: &[Connection]) -> Vec<(FlowKey, FlowValue)> {
-    let now = super::clock::monotonic_now();
+    let now = monotonic_now();
     connections.iter().map(|connection| flow_of(ifindex, connection, now)).collect()
 }
 
@@ -238,7 +175,7 @@ fn flow_of(ifindex: IfIndex, connection: &Connection, now: Nanos) -> (FlowKey, F
     };
     let value = FlowValue {
         last_seen: now,
-        // No applied change leaves the epoch at 0.
+        // Never the current epoch, which every update of the maps raises: the next packet gets a new verdict.
         epoch: Epoch(0),
         rule: RuleId::NONE,
         origin: origin.to_wire(),

@@ -1,34 +1,39 @@
-//! What a running agent answers.
+//! The HTTP paths of the control socket and of the health address.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{FutureExt as _, StreamExt as _, stream};
 use hyper::{StatusCode, Uri};
+use netpol_policy::dataplane::port::Kernel;
 use serde::Serialize;
 use tokio::time::timeout;
 
-use super::clock::monotonic_now;
 use super::drops::DropLog;
 use super::explain;
-use super::status::{Protection, SourceStatus};
-use super::{Agent, Handle, Kernel, Status};
+use super::handle::Handle;
+use super::status::{Protection, SourceStatus, Status};
+use crate::agent::clock::monotonic_now;
+use crate::agent::state::Agent;
 use crate::control::{Answer, Route};
 use crate::telemetry;
 
-/// An event loop that does not answer for so long is stuck.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest time that the event loop may take to answer. After that it counts as stuck.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Health and metrics only, for an address that others can reach.
-pub(super) fn public<K: Kernel + Send + 'static>(handle: Handle<K>) -> Route {
+/// Health and metrics, for an address that everybody can reach.
+pub(in crate::agent) fn public<K: Kernel + Send + 'static>(handle: Handle<K>) -> Route {
     Arc::new(move |uri| {
         let handle = handle.clone();
         async move { health(&handle, &uri).await.unwrap_or_else(|| unknown(&uri)) }.boxed()
     })
 }
 
-/// Everything, for root on the node.
-pub(super) fn private<K: Kernel + Send + 'static>(handle: Handle<K>, drops: DropLog) -> Route {
+/// All paths, for root on the node.
+pub(in crate::agent) fn private<K: Kernel + Send + 'static>(
+    handle: Handle<K>,
+    drops: DropLog,
+) -> Route {
     Arc::new(move |uri| {
         let (handle, drops) = (handle.clone(), drops.clone());
         async move {
@@ -64,12 +69,7 @@ async fn health<K: Kernel + Send + 'static>(handle: &Handle<K>, uri: &Uri) -> Op
         "/readyz" => true,
         _ => return None,
     };
-    let Some(status) = ask(handle, |agent| agent.describe()).await else {
-        return Some(Answer::Refused(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the event loop does not answer".to_owned(),
-        ));
-    };
+    let Some(status) = ask(handle, |agent| agent.describe()).await else { return Some(stuck()) };
     let reasons = if is_ready_asked { unreadiness(&status) } else { Vec::new() };
     Some(if reasons.is_empty() {
         Answer::Text("text/plain; charset=utf-8", "ok\n".to_owned())
@@ -80,7 +80,7 @@ async fn health<K: Kernel + Send + 'static>(handle: &Handle<K>, uri: &Uri) -> Op
 
 async fn metrics<K: Kernel + Send + 'static>(handle: &Handle<K>) -> Answer {
     match ask(handle, |agent| agent.metrics()).await {
-        None => silent(),
+        None => stuck(),
         Some(Err(error)) => refused(&error),
         Some(Ok(metrics)) => match telemetry::render(metrics) {
             Ok(text) => Answer::Text(telemetry::CONTENT_TYPE, text),
@@ -89,10 +89,10 @@ async fn metrics<K: Kernel + Send + 'static>(handle: &Handle<K>) -> Answer {
     }
 }
 
-/// Why the agent is not ready: one line a reason.
-pub(super) fn unreadiness(status: &Status) -> Vec<String> {
+/// The reasons why the agent is not ready, one line each.
+pub(in crate::agent) fn unreadiness(status: &Status) -> Vec<String> {
     let mut reasons = Vec::new();
-    // What was listed stays in force: a broken watch alone makes no agent unready.
+    // A broken watch alone does not make the agent unready, because the listed objects stay in force.
     for kind in &status.missing {
         reasons.push(match status.sources.get(kind) {
             Some(SourceStatus::Broken { error, since_s: _ }) => {
@@ -104,15 +104,15 @@ pub(super) fn unreadiness(status: &Status) -> Vec<String> {
         });
     }
     if reasons.is_empty() && !status.is_in_force {
-        reasons.push("the maps do not follow the policies; see the log".to_owned());
+        reasons.push("the maps do not hold the current policies; see the agent's log".to_owned());
     }
     for endpoint in &status.endpoints {
         if endpoint.protection == Protection::Unprotected {
-            let place = match endpoint.ifindex {
+            let reason = match endpoint.ifindex {
                 0 => "its interface has not been found".to_owned(),
                 ifindex => format!("interface {ifindex} has no programs"),
             };
-            reasons.push(format!("unprotected: pod {}: {place}", endpoint.pod));
+            reasons.push(format!("unprotected: pod {}: {reason}", endpoint.pod));
         }
     }
     reasons
@@ -122,23 +122,18 @@ async fn ask<K: Kernel + Send + 'static, R: Send + 'static>(
     handle: &Handle<K>,
     question: impl FnOnce(&mut Agent<K>) -> R + Send + 'static,
 ) -> Option<R> {
-    timeout(PATIENCE, handle.ask(question)).await.ok().flatten()
+    timeout(TIMEOUT, handle.ask(question)).await.ok().flatten()
 }
 
 fn json(value: Option<impl Serialize>) -> Answer {
-    let Some(value) = value else {
-        return Answer::Refused(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the event loop does not answer".to_owned(),
-        );
-    };
+    let Some(value) = value else { return stuck() };
     match serde_json::to_string(&value) {
         Ok(text) => Answer::Json(text),
         Err(error) => refused(&error),
     }
 }
 
-fn silent() -> Answer {
+fn stuck() -> Answer {
     Answer::Refused(StatusCode::SERVICE_UNAVAILABLE, "the event loop does not answer".to_owned())
 }
 
@@ -147,5 +142,5 @@ fn refused(error: &dyn std::error::Error) -> Answer {
 }
 
 fn unknown(uri: &Uri) -> Answer {
-    Answer::Refused(StatusCode::NOT_FOUND, format!("no such question: {}", uri.path()))
+    Answer::Refused(StatusCode::NOT_FOUND, format!("no such path: {}", uri.path()))
 }

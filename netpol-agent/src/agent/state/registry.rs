@@ -1,6 +1,6 @@
-//! Which interface belongs to which pod, kept across restarts.
+//! Records of the endpoints: which interface belongs to which pod, kept across restarts.
 //!
-//! The maps only know interface indexes. The record of an ADD is written to a file in the agent's state directory, on
+//! The maps only hold interface indexes. So the record of each ADD is written to a file in the agent's state directory, on
 //! a file system that a reboot empties as it empties the maps.
 
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ const MAX_EGRESS_MARK: u16 = 4095;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     add: Add,
-    /// Records of agents before ABI version 4 say `ticket`.
+    /// Agents before ABI version 4 wrote `ticket`.
     #[serde(alias = "ticket")]
     egress_mark: u16,
 }
@@ -40,27 +40,27 @@ impl Record {
         &self.add.host_ifname
     }
 
-    /// As the plugin reported it.
+    /// The ADD as the plugin reported it.
     pub fn add(&self) -> &Add {
         &self.add
     }
 
-    /// The sandbox.
+    /// The id of the sandbox.
     pub fn container_id(&self) -> &str {
         &self.add.attachment.container_id
     }
 
-    /// The attachment that the runtime knows.
+    /// The attachment as the runtime names it.
     pub fn attachment(&self) -> &Attachment {
         &self.add.attachment
     }
 
-    /// The network that the attachment belongs to.
+    /// The network of the attachment; empty if the pod was found by its network namespace.
     pub fn network(&self) -> &str {
         &self.add.network
     }
 
-    /// As the store wants it.
+    /// The endpoint for the store.
     pub fn endpoint(&self) -> Endpoint {
         let Add {
             attachment,
@@ -83,24 +83,24 @@ impl Record {
     }
 }
 
-/// Why the records could not be read or kept.
+/// Why the records cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file cannot be read or written.
-    #[error("cannot keep endpoint records in {path}")]
+    /// The file cannot be read.
+    #[error("cannot read endpoint records in {path}")]
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The file is not ours.
-    #[error("endpoint records in {path} cannot be understood")]
+    /// The file is not a list of records.
+    #[error("endpoint records in {path} are not valid")]
     Decode {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: serde_json::Error,
     },
@@ -114,11 +114,11 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Reads the records of an earlier run. Those whose interface is gone are left out; `device_name` tells the name
-    /// of the device with an index.
+    /// Reads the records of an earlier run, without those whose interface is gone. `device_name` returns the name of the
+    /// device with an index.
     ///
     /// # Errors
-    /// The file exists and cannot be read or understood: starting without it would cut off its pods.
+    /// The file exists and cannot be read or parsed: starting without its records would cut off their pods.
     pub fn open(
         path: &Path,
         device_name: impl Fn(IfIndex) -> Option<String>,
@@ -134,7 +134,7 @@ impl Registry {
             if device_name(record.ifindex()).as_deref() == Some(record.host_ifname()) {
                 by_ifindex.insert(record.ifindex(), record);
             } else {
-                warn!(ifindex = %record.ifindex(), container = record.container_id(), "interface is gone, record dropped");
+                warn!(ifindex = %record.ifindex(), container = record.container_id(), "endpoint record dropped: its interface is gone");
             }
         }
         Ok(Self { path: path.to_owned(), by_ifindex })
@@ -155,7 +155,7 @@ impl Registry {
         self.by_ifindex.get(&ifindex)
     }
 
-    /// Adds an attachment; another one on the same interface is forgotten. Returns it as the store wants it.
+    /// Adds an attachment, and removes another one on the same interface. Returns the endpoint for the store.
     pub fn insert(&mut self, add: Add) -> Endpoint {
         let ifindex = IfIndex(add.host_ifindex);
         self.by_ifindex.retain(|_, record| *record.attachment() != add.attachment);
@@ -167,21 +167,21 @@ impl Registry {
         endpoint
     }
 
-    /// Forgets an attachment.
+    /// Removes the record of an interface.
     pub fn remove(&mut self, ifindex: IfIndex) {
         if self.by_ifindex.remove(&ifindex).is_some() {
             self.save();
         }
     }
 
-    /// The lowest egress mark that no endpoint has; 0 if all are taken.
+    /// The lowest egress mark that no endpoint has; 0, which means none, if all are taken.
     fn free_egress_mark(&self) -> u16 {
         let taken: std::collections::BTreeSet<u16> =
             self.by_ifindex.values().map(|record| record.egress_mark).collect();
         (1..=MAX_EGRESS_MARK).find(|egress_mark| !taken.contains(egress_mark)).unwrap_or(0)
     }
 
-    /// Replaces the file as a whole: a crash leaves the old or the new records.
+    /// Replaces the file as a whole, so that it holds the old or the new records after a crash.
     fn save(&self) {
         let records: Vec<&Record> = self.by_ifindex.values().collect();
         let temporary = self.path.with_extension("new");
@@ -190,7 +190,7 @@ impl Registry {
             .and_then(|bytes| fs::write(&temporary, bytes))
             .and_then(|()| fs::rename(&temporary, &self.path));
         if let Err(error) = result {
-            error!(path = %self.path.display(), %error, "endpoint records not written; a restart would look for the endpoints again");
+            error!(path = %self.path.display(), %error, "endpoint records not written; a restart would search for the endpoints again");
         }
     }
 }
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn egress_marks_are_unique_and_given_again_when_free() {
+    fn egress_marks_are_unique_and_reused_when_free() {
         let dir = tempfile::tempdir().unwrap();
         let mut registry = open(&dir.path().join("endpoints.json"));
         assert_eq!(registry.insert(add("one", 4)).egress_mark, 1);
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_understood_is_an_error_not_an_empty_registry() {
+    fn an_invalid_file_is_an_error_and_not_an_empty_registry() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("endpoints.json");
         fs::write(&path, "[{").unwrap();

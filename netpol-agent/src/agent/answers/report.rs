@@ -1,4 +1,4 @@
-//! Records of the kernel with the names that people know.
+//! Drops and live connections, with the names of pods, policies and rules in place of the kernel's numbers.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -8,39 +8,40 @@ use netpol_common::flow;
 use netpol_common::ids::{Direction, IfIndex, Nanos, RuleId};
 use netpol_common::keys::{FlowKey, FlowValue};
 use netpol_common::reason::Verdict;
+use netpol_policy::dataplane::port::Kernel;
+use netpol_policy::model::ObjectName;
 use serde::{Deserialize, Serialize};
 
-use super::{Agent, Kernel};
-use netpol_policy::model::ObjectName;
+use crate::agent::state::Agent;
 
-/// A packet that was dropped, or would have been but for an audit.
+/// A packet that was dropped, or that audit mode has let pass.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropRecord {
-    /// Time of day, seconds since 1970.
+    /// Time of the drop, in seconds since 1970-01-01 UTC.
     pub unix_s: u64,
-    /// The pod whose policy decided; missing if its endpoint is gone by now.
+    /// The pod at whose interface it was dropped; `None` if its endpoint has been removed since.
     pub pod: Option<ObjectName>,
     /// The direction as the pod sees it.
     pub direction: Direction,
-    /// Whether it was dropped, or only reported.
+    /// Whether it was dropped; false in audit mode.
     pub is_dropped: bool,
-    /// Why, as metrics spell it.
+    /// The reason, as in the metric `netpol_drops_total`; `unknown` if this version does not know it.
     pub reason: String,
     /// The IP protocol.
     pub protocol: String,
-    /// Where the packet came from.
+    /// Source address.
     pub source: IpAddr,
-    /// Its port, 0 if it has none.
+    /// Source port; 0 if the protocol has none.
     pub source_port: u16,
-    /// Where it went.
+    /// Destination address.
     pub destination: IpAddr,
-    /// Its port, 0 if it has none.
+    /// Destination port; 0 if the protocol has none.
     pub destination_port: u16,
-    /// The pod at the other end, if it is one.
+    /// The pod of the remote address, if there is one.
     pub peer: Option<ObjectName>,
     /// The policies that isolate the pod in this direction.
     pub policies: Vec<ObjectName>,
-    /// Records of this pod that were left out before this one for the rate limit.
+    /// Records of this pod that the rate limit has suppressed before this one.
     pub n_suppressed: u32,
 }
 
@@ -49,28 +50,28 @@ pub struct DropRecord {
 pub struct FlowRecord {
     /// The pod.
     pub pod: ObjectName,
-    /// Who began: `ingress` is the other end.
+    /// Direction in which it began, as the pod sees it: `ingress` if the peer began it.
     pub origin: Direction,
     /// The IP protocol.
     pub protocol: String,
     /// The pod's port or echo identifier.
     pub local_port: u16,
-    /// The other end.
+    /// The remote address.
     pub remote: IpAddr,
-    /// Its port or echo identifier.
+    /// The remote port or echo identifier.
     pub remote_port: u16,
-    /// The pod at the other end, if it is one.
+    /// The pod of the remote address, if there is one.
     pub peer: Option<ObjectName>,
     /// `opening`, `open`, `closing` or `revoked`.
     pub state: String,
-    /// The rule that allows it, if one does.
+    /// The rule that allows it; `None` if the pod is not isolated in that direction.
     pub rule: Option<String>,
-    /// Since the last packet, accurate to about a second.
+    /// Seconds since the last packet, accurate to about a second.
     pub idle_s: u64,
 }
 
 impl<K: Kernel> Agent<K> {
-    /// Names what a ring-buffer record speaks of. `unix` is the time of day.
+    /// Names the pods and policies of a ring-buffer record. `unix` is the time since 1970.
     pub fn name_event(&self, event: &Event, unix: Duration) -> DropRecord {
         let direction = Direction::try_from(event.direction).unwrap_or(Direction::Ingress);
         let verdict = Verdict::try_from(event.verdict).ok();
@@ -78,7 +79,7 @@ impl<K: Kernel> Agent<K> {
             Direction::Ingress => event.src,
             Direction::Egress => event.dst,
         };
-        let pod = self.pod_behind(event.ifindex);
+        let pod = self.pod_at(event.ifindex);
         let policies = pod.as_ref().and_then(|name| self.state.pod(name)).map(|pod| {
             let (_, policies) = netpol_policy::resolve::isolating(&self.state, pod, direction);
             policies.into_iter().map(|policy| policy.name.clone()).collect()
@@ -100,7 +101,7 @@ impl<K: Kernel> Agent<K> {
         }
     }
 
-    /// The live connections. `now` is the kernel's coarse monotonic time.
+    /// The live connections of the pods of this node. `now` is the kernel's coarse monotonic time.
     ///
     /// # Errors
     /// The flow map cannot be read.
@@ -121,7 +122,7 @@ impl<K: Kernel> Agent<K> {
             }
         };
         Some(FlowRecord {
-            pod: self.pod_behind(key.ifindex)?,
+            pod: self.pod_at(key.ifindex)?,
             origin: Direction::try_from(value.origin).ok()?,
             protocol: key.protocol.to_string(),
             local_port: key.local_port.get(),
@@ -134,7 +135,7 @@ impl<K: Kernel> Agent<K> {
         })
     }
 
-    fn pod_behind(&self, ifindex: IfIndex) -> Option<ObjectName> {
+    fn pod_at(&self, ifindex: IfIndex) -> Option<ObjectName> {
         self.state.endpoint(ifindex).map(|endpoint| endpoint.pod.clone())
     }
 

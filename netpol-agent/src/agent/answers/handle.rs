@@ -2,12 +2,12 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::Agent;
+use crate::agent::state::Agent;
 
 /// A question: runs between two steps of the event loop.
-pub(super) type Question<K> = Box<dyn FnOnce(&mut Agent<K>) + Send>;
+pub(in crate::agent) type Question<K> = Box<dyn FnOnce(&mut Agent<K>) + Send>;
 
-/// Asks the event loop. Cheap to clone.
+/// Sends questions to the event loop. Cheap to clone.
 #[derive(Debug)]
 pub struct Handle<K> {
     questions: mpsc::Sender<Question<K>>,
@@ -20,8 +20,8 @@ impl<K> Clone for Handle<K> {
 }
 
 impl<K: 'static> Handle<K> {
-    /// A handle and the end at which the event loop listens.
-    pub(super) fn new() -> (Self, mpsc::Receiver<Question<K>>) {
+    /// A handle, and the receiver of its questions for the event loop.
+    pub(in crate::agent) fn new() -> (Self, mpsc::Receiver<Question<K>>) {
         let (questions, asked) = mpsc::channel(16);
         (Self { questions }, asked)
     }
@@ -33,7 +33,7 @@ impl<K: 'static> Handle<K> {
     ) -> Option<R> {
         let (reply, answer) = oneshot::channel();
         let question: Question<K> = Box::new(move |agent| {
-            // Whoever asked may have gone: then nobody wants the answer.
+            // The task that asked may have ended.
             drop(reply.send(question(agent)));
         });
         self.questions.send(question).await.ok()?;

@@ -1,20 +1,25 @@
-//! The agent's state as metrics.
+//! The agent's metrics.
+//!
+//! To add one, push it in [`Agent::metrics`], show it in `deploy/grafana/netpol.json`, and run the tests with
+//! `UPDATE_EXPECT=1`, which writes `docs/metrics.md`.
 
 use std::collections::BTreeMap;
 
 use netpol_common::ids::Direction;
 use netpol_common::keys::CounterKey;
 use netpol_common::reason::Verdict;
+use netpol_policy::dataplane::port::Kernel;
+use netpol_policy::model::Kind;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Unit;
 
-use super::status::{Protection, SourceStatus};
-use super::{Agent, Kernel, Status};
+use super::status::{EndpointStatus, MapStatus, Protection, SourceStatus, Status};
+use crate::agent::state::Agent;
 use crate::telemetry::{Content, Metric, Sample};
 use netpol_policy::dataplane::Counter;
 
 impl<K: Kernel> Agent<K> {
-    /// Everything that can be counted, as it is now.
+    /// The current metrics.
     ///
     /// # Errors
     /// The kernel's counters cannot be read.
@@ -23,105 +28,80 @@ impl<K: Kernel> Agent<K> {
         let mut metrics = vec![
             gauge(
                 "in_force",
-                "1 when the maps follow all known objects",
+                "1 if the maps hold the policies of all known objects, else 0",
                 Sample::plain(status.is_in_force.into()),
             ),
             counter(
                 "changes",
-                "Changes of the maps since the agent started",
+                "Updates of the maps since the agent started",
                 Sample::plain(status.n_changes),
             ),
         ];
         metrics.extend(self.latency_metrics(&status));
         metrics.extend(source_metrics(&status));
-        metrics.push(gauge(
-            "map_entries",
-            "Entries by map",
-            labelled(
-                "map",
-                status.maps.iter().map(|(name, map)| (name.clone(), count(map.n_entries))),
+        let by_map = |value: fn(&MapStatus) -> usize| {
+            labelled("map", status.maps.iter().map(|(name, map)| (name.clone(), count(value(map)))))
+        };
+        metrics.extend([
+            gauge("map_entries", "Entries in each map", by_map(|map| map.n_entries)),
+            gauge("map_capacity", "Entries that each map can hold", by_map(|map| map.capacity)),
+            counter(
+                "connections_evicted",
+                "Connections evicted from the flow table before they had ended",
+                Sample::plain(self.kernel.n_evicted_flows()?),
             ),
-        ));
-        metrics.push(gauge(
-            "map_capacity",
-            "Entries that a map can hold",
-            labelled(
-                "map",
-                status.maps.iter().map(|(name, map)| (name.clone(), count(map.capacity))),
+            gauge(
+                "policies",
+                "Policies that isolate a pod of this node",
+                Sample::plain(count(status.policies.len())),
             ),
-        ));
-        metrics.push(counter(
-            "connections_evicted",
-            "Connections that had to make room for others before they had ended",
-            Sample::plain(self.kernel.n_evicted_flows()?),
-        ));
-        metrics.push(gauge(
-            "policies",
-            "Policies that isolate a pod of this node",
-            Sample::plain(count(status.policies.len())),
-        ));
-        if let Some(n_on_filters) = status.n_on_filters {
-            metrics.push(gauge(
-                "endpoints_on_filters",
-                "Endpoints whose programs hang on filters until the node is calm",
-                Sample::plain(count(n_on_filters)),
-            ));
-        }
-        metrics.push(gauge(
-            "endpoints_awaiting_gc",
-            "Pod interfaces that are gone, and whose connections are still in the maps for a moment",
-            Sample::plain(count(status.n_awaiting_gc)),
-        ));
-        let protections =
-            [Protection::Ready, Protection::Blocked, Protection::Unprotected].map(|protection| {
-                let n = status
-                    .endpoints
-                    .iter()
-                    .filter(|endpoint| endpoint.protection == protection)
-                    .count();
-                (format!("{protection:?}").to_lowercase(), count(n))
-            });
-        metrics.push(gauge(
-            "endpoints",
-            "Pod interfaces of this node",
-            labelled("protection", protections),
-        ));
+            gauge(
+                "endpoints",
+                "Endpoints of this node, by the state of their policy and by how their programs are attached",
+                endpoint_samples(&status.endpoints),
+            ),
+            gauge(
+                "endpoints_awaiting_gc",
+                "Removed endpoints whose connections and counters wait for garbage collection",
+                Sample::plain(count(status.n_awaiting_gc)),
+            ),
+        ]);
         let mut by_code: BTreeMap<String, u64> = BTreeMap::new();
         for diagnostic in self.diagnostics.iter() {
             *by_code.entry(diagnostic.code.as_str().to_owned()).or_default() += 1;
         }
         metrics.push(gauge(
             "diagnostics",
-            "Standing findings on objects",
+            "Current diagnostics of objects, by code",
             labelled("code", by_code),
         ));
         metrics.extend(self.packet_metrics()?);
         Ok(metrics)
     }
 
-    /// How long changes and new pods wait.
+    /// Latencies of changes and of CNI ADDs.
     fn latency_metrics(&self, status: &Status) -> [Metric; 3] {
         let in_seconds = |metric| Metric { unit: Some(Unit::Seconds), ..metric };
         [
             in_seconds(histogram(
                 "change_latency",
-                "From the arrival of a change of objects to the moment at which the maps follow it",
+                "Time from the arrival of a change of objects to its entry in the maps",
                 self.latencies.changes(),
             )),
             in_seconds(histogram(
                 "add_latency",
-                "From a call of the CNI plugin to its answer that the new pod's policy is in force",
+                "Time from a CNI ADD to the answer that the policy of the new pod is in force",
                 self.latencies.adds(),
             )),
             in_seconds(gauge(
                 "lag",
-                "How long the oldest change waits that the maps do not follow yet",
+                "Age of the oldest change that is not in the maps yet, 0 if there is none",
                 Sample::plain(status.lag_ms.unwrap_or_default().div_ceil(1000)),
             )),
         ]
     }
 
-    /// Packets that were dropped, or would have been but for an audit.
+    /// Packets that were dropped, or that audit mode has let pass.
     fn packet_metrics(&self) -> Result<[Metric; 2], K::Error> {
         let totals = drop_totals(&self.kernel.counters()?);
         let samples = |value: fn(&Counter) -> u64| {
@@ -133,12 +113,17 @@ impl<K: Kernel> Agent<K> {
                 .map(|(key, total)| Sample { labels: labels(key), value: value(total) })
                 .collect()
         };
-        let help = "Packets dropped, or reported by an audit, by the direction as the pod sees it";
+        let help =
+            "Packets that were dropped, or that audit mode has let pass, by direction and reason";
         Ok([
             counter("drops", help, samples(|total| total.packets)),
             Metric {
                 unit: Some(Unit::Bytes),
-                ..counter("drop", "Bytes of these packets", samples(|total| total.bytes))
+                ..counter(
+                    "drop",
+                    "Bytes of the packets in netpol_drops_total",
+                    samples(|total| total.bytes),
+                )
             },
         ])
     }
@@ -160,12 +145,32 @@ fn drop_totals(counters: &BTreeMap<CounterKey, Counter>) -> BTreeMap<DropLabels,
     totals
 }
 
-/// What is known of each kind, and since when.
-fn source_metrics(status: &Status) -> [Metric; 3] {
-    let by_kind = |kind: &netpol_policy::model::Kind, value| Sample {
-        labels: vec![("kind", kind.to_string())],
-        value,
+/// Number of endpoints for each combination of the labels. `protection="unprotected"` comes with `attach="none"` only.
+fn endpoint_samples(endpoints: &[EndpointStatus]) -> Vec<Sample> {
+    let mut totals: BTreeMap<(&str, &str), u64> = BTreeMap::from([
+        (("ready", "tcx"), 0),
+        (("ready", "clsact"), 0),
+        (("blocked", "tcx"), 0),
+        (("blocked", "clsact"), 0),
+        (("unprotected", "none"), 0),
+    ]);
+    for EndpointStatus { protection, attached, .. } in endpoints {
+        let attach = match (protection, attached) {
+            (Protection::Unprotected, _) => "none",
+            (Protection::Ready | Protection::Blocked, Some(attached)) => attached.as_str(),
+            (Protection::Ready | Protection::Blocked, None) => "unknown",
+        };
+        *totals.entry((protection.as_str(), attach)).or_default() += 1;
+    }
+    let labels = |(protection, attach): (&str, &str)| {
+        vec![("protection", protection.to_owned()), ("attach", attach.to_owned())]
     };
+    totals.into_iter().map(|(key, value)| Sample { labels: labels(key), value }).collect()
+}
+
+/// Health of the watch of each kind.
+fn source_metrics(status: &Status) -> [Metric; 3] {
+    let by_kind = |kind: &Kind, value| Sample { labels: vec![("kind", kind.to_string())], value };
     let is_synced = |source: &SourceStatus| matches!(source, SourceStatus::Synced { .. });
     let silence = status.sources.iter().filter_map(|(kind, source)| match source {
         SourceStatus::Synced { heard_s } => Some(by_kind(kind, *heard_s)),
@@ -175,12 +180,12 @@ fn source_metrics(status: &Status) -> [Metric; 3] {
     [
         gauge(
             "objects",
-            "Known objects",
+            "Known objects, by kind",
             status.n_objects.iter().map(|(kind, n)| by_kind(kind, count(*n))).collect(),
         ),
         gauge(
             "source_synced",
-            "1 while a kind of objects is listed and followed",
+            "1 if the objects of a kind are listed and watched, else 0",
             status
                 .sources
                 .iter()
@@ -191,7 +196,7 @@ fn source_metrics(status: &Status) -> [Metric; 3] {
             unit: Some(Unit::Seconds),
             ..gauge(
                 "source_silence",
-                "Time since the source last told of a kind, if only that nothing changed, or since it fails to",
+                "Time since the latest message of the source about a kind, or since its watch began to fail",
                 silence.collect(),
             )
         },
@@ -229,13 +234,13 @@ mod tests {
     use netpol_common::ids::IfIndex;
     use serde_json::Value;
 
-    use super::super::tests::{fixture, full_lists, pod, update};
     use super::*;
+    use crate::agent::tests::{fixture, full_lists, pod, update};
     use crate::telemetry::render;
     use netpol_policy::model::{Code, Diagnostic, Kind as ObjectKind, ObjectName, ObjectRef};
     use netpol_policy::source::{Health, SourceUpdate};
 
-    /// The text of an agent of which every metric has something to tell.
+    /// The metrics of an agent for which every metric has a sample.
     fn text() -> String {
         let mut fixture = fixture();
         let mut lists = full_lists();
@@ -260,7 +265,7 @@ mod tests {
         render(fixture.agent.metrics().unwrap()).unwrap()
     }
 
-    /// A line `name{label="value",..} number`: the name, and its labels.
+    /// Name and labels of a line `name{label="value",..} number`.
     fn sample(line: &str) -> (String, Vec<String>) {
         let (name, rest) = line.split_once(['{', ' ']).unwrap();
         let labels = rest.split_once('}').map_or("", |(labels, _)| labels);
@@ -268,7 +273,7 @@ mod tests {
         (name.to_owned(), labels.map(|(label, _)| label.to_owned()).collect())
     }
 
-    /// The names of all samples, and the labels of each.
+    /// The labels of all samples, by name.
     fn samples() -> BTreeMap<String, BTreeSet<String>> {
         let text = text();
         let mut samples: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -288,8 +293,8 @@ mod tests {
              pod sees them. [`deploy/grafana/netpol.json`](../deploy/grafana/netpol.json) is a dashboard for Grafana,\n\
              [`deploy/prometheus/rules.yaml`](../deploy/prometheus/rules.yaml) has alerts for Prometheus. The label `reason` is\n\
              one of [these](drops.md).\n\n\
-             A test keeps this file equal to what the program knows; `UPDATE_EXPECT=1` writes it anew.\n\n\
-             | metric | type | labels | tells |\n|---|---|---|---|\n",
+             A test keeps this page equal to the program; with `UPDATE_EXPECT=1` the test writes it.\n\n\
+             | metric | type | labels | meaning |\n|---|---|---|---|\n",
         );
         let text = text();
         let mut lines = text.lines().peekable();
@@ -314,11 +319,11 @@ mod tests {
             let help = help.trim_end_matches('.');
             writeln!(page, "| `{name}` | {kind} | {} | {help}. |", labels.join(", ")).unwrap();
         }
-        expect_file!["../../../docs/metrics.md"].assert_eq(&page);
+        expect_file!["../../../../docs/metrics.md"].assert_eq(&page);
     }
 
     #[test]
-    fn the_dashboard_asks_for_metrics_and_labels_that_exist() {
+    fn the_dashboard_shows_every_metric_and_queries_no_other() {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/grafana/netpol.json");
         let dashboard: Value =
             serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
@@ -329,7 +334,7 @@ mod tests {
                 asked.extend(check_query(target["expr"].as_str().unwrap(), &samples));
             }
         }
-        // A histogram's three parts have the same name before their endings.
+        // The dashboard need not show all three parts of a histogram.
         let endings = ["_bucket", "_sum", "_count"];
         for name in samples.keys() {
             let is_shown = asked.contains(name);
@@ -337,7 +342,7 @@ mod tests {
         }
     }
 
-    /// The metrics that a query of Prometheus asks for. They and the labels that it names exist.
+    /// Returns the metrics of a Prometheus query. Asserts that they exist, with the labels that the query names.
     fn check_query(query: &str, samples: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
         let names: Vec<_> = query
             .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
@@ -354,7 +359,7 @@ mod tests {
             let matched = matched.and_then(|rest| rest.split('}').next()).unwrap_or_default();
             let matched = matched.split(", ").filter_map(|part| part.split(['=', '!']).next());
             for label in by.chain(matched.filter(|label| !label.is_empty())) {
-                // Prometheus adds the instance.
+                // Prometheus adds the label `instance`.
                 let is_known = labels.contains(label) || label == "instance";
                 assert!(is_known, "{query}: {name} has no label {label}");
             }
@@ -363,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn the_alerts_ask_for_metrics_and_labels_that_exist() {
+    fn the_alerts_query_metrics_and_labels_that_exist() {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus/rules.yaml");
         let samples = samples();
         let text = std::fs::read_to_string(file).unwrap();
@@ -392,11 +397,11 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_measured_until_it_is_in_force() {
+    fn changes_and_adds_are_measured_until_they_are_in_force() {
         let mut fixture = fixture();
         let begin = fixture.now;
         let at = |ms: u64| begin + Duration::from_millis(ms);
-        // The first lists are no changes.
+        // The first lists do not count as changes.
         drop(fixture.agent.update(full_lists()));
         fixture.agent.arrived(begin);
         drop(fixture.agent.update(update(pod("a"))));
@@ -405,7 +410,7 @@ mod tests {
         fixture.agent.end_step(at(30));
         drop(answer);
         let line = |agent: &Agent<_>, line: &str| {
-            let text = render(Agent::<super::super::tests::FakeKernel>::metrics(agent).unwrap());
+            let text = render(Agent::<crate::agent::tests::FakeKernel>::metrics(agent).unwrap());
             text.unwrap().lines().any(|found| found == line)
         };
         assert!(line(&fixture.agent, "netpol_add_latency_seconds_count 1"));

@@ -1,8 +1,9 @@
-//! The question `/explain`: why a connection is allowed or denied, in the cluster that the agent knows.
+//! `/explain`: why a connection is allowed or denied, by the state of the agent.
 
-use super::Agent;
 use netpol_policy::model::Transport;
 use netpol_policy::simulate::{self, Explanation, PortChoice, Probe};
+
+use crate::agent::state::Agent;
 
 impl<K> Agent<K> {
     /// Explains the verdict on a connection.
@@ -14,10 +15,10 @@ impl<K> Agent<K> {
     }
 }
 
-/// Reads `from=NS/POD&to=IP&port=80&protocol=TCP`. Nothing in it needs an escape.
+/// Parses `from=NS/POD&to=IP&port=80&protocol=TCP`. No value needs an escape.
 ///
 /// # Errors
-/// A sentence on what is missing or cannot be read.
+/// A message that names the field that is missing or not valid.
 pub(super) fn question(query: &str) -> Result<Probe, String> {
     let field = |name: &str| {
         let mut fields = query.split('&').filter_map(|field| field.split_once('='));
@@ -40,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_question_is_read_back() {
+    fn a_query_is_parsed() {
         let probe = question("from=x/a@fd00::1&to=10.0.0.2&port=http&protocol=UDP").unwrap();
         assert_eq!(probe.from.to_string(), "x/a@fd00::1");
         assert_eq!(probe.to.to_string(), "10.0.0.2");
@@ -49,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_question_is_told() {
+    fn an_invalid_query_names_the_field() {
         let errors = [
             ("from=x/a&to=1.2.3.4&port=80", "protocol is missing"),
             (

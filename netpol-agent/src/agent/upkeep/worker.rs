@@ -1,7 +1,7 @@
-//! One thread for what takes time and must not hold up the event loop: one thing after the other.
+//! One thread for slow work that must not delay the event loop: one job after the other.
 //!
-//! A thread of its own and not the runtime's pool: what is allocated and freed there is used again by the next thing, where each
-//! thread of a pool would keep its own.
+//! It is a thread of its own and not one of the runtime's pool, because a thread reuses the memory that its jobs have
+//! freed, while each thread of a pool would keep its own.
 
 use std::io;
 use std::sync::mpsc;
@@ -11,26 +11,26 @@ use tracing::error;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The thread. It ends when this does, and what it has been given is done.
+/// The thread. Dropped: it ends after the jobs that it has been given.
 #[derive(Debug)]
-pub(super) struct Worker(mpsc::Sender<Job>);
+pub(in crate::agent) struct Worker(mpsc::Sender<Job>);
 
 impl Worker {
-    /// Starts it.
+    /// Starts the thread.
     ///
     /// # Errors
-    /// The system has no thread.
-    pub(super) fn start() -> io::Result<Self> {
+    /// The system cannot start a thread.
+    pub(in crate::agent) fn start() -> io::Result<Self> {
         let (jobs_in, jobs) = mpsc::channel::<Job>();
         let work = move || jobs.into_iter().for_each(|job| job());
-        thread::Builder::new().name("beside".to_owned()).spawn(work)?;
+        thread::Builder::new().name("worker".to_owned()).spawn(work)?;
         Ok(Self(jobs_in))
     }
 
-    /// Does this after all that has been given before.
-    pub(super) fn run(&self, job: impl FnOnce() + Send + 'static) {
+    /// Runs a job after all earlier ones. Does not wait for it.
+    pub(in crate::agent) fn run(&self, job: impl FnOnce() + Send + 'static) {
         if self.0.send(Box::new(job)).is_err() {
-            error!("the thread beside the event loop has ended");
+            error!("worker thread has ended");
         }
     }
 }
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn things_are_done_one_after_the_other_and_all_of_them() {
+    fn all_jobs_run_one_after_the_other_on_one_thread() {
         let worker = Worker::start().unwrap();
         let (done_in, done) = mpsc::channel();
         for number in 0..3 {

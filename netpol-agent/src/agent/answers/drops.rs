@@ -1,4 +1,4 @@
-//! The latest drops, for those who ask now and those who follow.
+//! The latest drops, kept for `netpol-agent drops` and sent to its followers.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,30 +6,31 @@ use std::time::SystemTime;
 
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, stream};
+use netpol_datapath::Events;
+use netpol_policy::dataplane::port::Kernel;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-use super::{Handle, Kernel};
-use netpol_datapath::Events;
+use super::handle::Handle;
 
-/// Records that are kept for whoever asks later.
+/// Number of records that are kept.
 const KEPT: usize = 1000;
-/// Records that a slow follower may lag behind before it misses some.
+/// Number of records that a slow follower may be behind before it misses some.
 const LAG: usize = 1024;
 
-/// A line of JSON for each drop.
+/// A drop as one line of JSON.
 type Line = Arc<str>;
 
-/// Where drops can be read.
+/// Access to the latest drops. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct DropLog {
+pub(in crate::agent) struct DropLog {
     asked: mpsc::Sender<oneshot::Sender<(Vec<Line>, broadcast::Receiver<Line>)>>,
 }
 
 impl DropLog {
     /// Collects the records of the event ring until `cancel` is cancelled.
-    pub(super) fn spawn<K: Kernel + Send + 'static>(
+    pub(in crate::agent) fn spawn<K: Kernel + Send + 'static>(
         mut events: Events,
         handle: Handle<K>,
         cancel: CancellationToken,
@@ -42,14 +43,14 @@ impl DropLog {
                 tokio::select! {
                     () = cancel.cancelled() => return,
                     Some(reply) = questions.recv() => {
-                        // Whoever asked may have gone.
+                        // The task that asked may have ended.
                         drop(reply.send((kept.iter().cloned().collect(), live.subscribe())));
                     }
                     event = events.next() => {
                         let event = match event {
                             Ok(event) => event,
                             Err(error) => {
-                                error!(%error, "drops are counted, but not reported any more");
+                                error!(%error, "event ring not readable: drops are counted, but not reported any more");
                                 return;
                             }
                         };
@@ -61,7 +62,7 @@ impl DropLog {
                             kept.pop_front();
                         }
                         kept.push_back(Arc::clone(&text));
-                        // Nobody may be following.
+                        // There may be no follower.
                         drop(live.send(text));
                     }
                 }
@@ -70,13 +71,13 @@ impl DropLog {
         Self { asked }
     }
 
-    /// The records so far.
-    pub(super) async fn latest(&self) -> Vec<Line> {
+    /// The records so far, oldest first.
+    pub(in crate::agent) async fn latest(&self) -> Vec<Line> {
         self.ask().await.map_or_else(Vec::new, |(lines, _)| lines)
     }
 
     /// The records so far and those to come.
-    pub(super) async fn follow(&self) -> BoxStream<'static, String> {
+    pub(in crate::agent) async fn follow(&self) -> BoxStream<'static, String> {
         let Some((kept, live)) = self.ask().await else { return stream::empty().boxed() };
         let live = stream::unfold(live, |mut live| async move {
             loop {
@@ -99,7 +100,7 @@ impl DropLog {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the kernel's records carry monotonic time; people want the time of day"
+    reason = "the kernel's records carry monotonic time, and reports the time of day"
 )]
 fn unix_now() -> std::time::Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()

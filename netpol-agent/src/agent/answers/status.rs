@@ -1,69 +1,71 @@
-//! What the agent tells about itself.
+//! The agent's status, as `netpol-agent status` shows it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use netpol_common::ids::Direction;
+use netpol_common::ids::{Direction, IfIndex};
 use netpol_common::keys::EndpointValue;
 use netpol_common::maps;
-use serde::{Deserialize, Serialize};
-
-use super::{Agent, Kernel};
+use netpol_datapath::Attaching;
 use netpol_policy::compile::Capacities;
+use netpol_policy::dataplane::port::Kernel;
 use netpol_policy::model::{Kind, ObjectName};
 use netpol_policy::resolve::isolating;
 use netpol_policy::source::Health;
+use netpol_policy::store::Endpoint;
+use serde::{Deserialize, Serialize};
 
-/// The agent's state in numbers and names.
+use crate::agent::state::Agent;
+
+/// The agent's status, in numbers and names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// The program's version.
+    /// Version of the agent.
     pub version: String,
-    /// How far each kind of objects is known.
+    /// Whether the watch of each kind of objects is up to date.
     pub sources: BTreeMap<Kind, SourceStatus>,
-    /// The kinds of which no complete list has arrived yet: nothing new is enforced while there is one.
+    /// The kinds without a complete list so far: nothing new is enforced while there is one.
     pub missing: Vec<Kind>,
-    /// Whether the maps follow the known objects.
+    /// Whether the maps hold the policies of all known objects.
     pub is_in_force: bool,
-    /// How long the oldest change has waited that the maps do not follow yet, accurate to about a second.
+    /// Age of the oldest change that is not in the maps yet, in milliseconds, accurate to about a second.
     pub lag_ms: Option<u64>,
-    /// The generation of the policy in the kernel; `None` if it cannot be read.
+    /// Generation of the policy in the kernel; `None` if it cannot be read.
     pub epoch: Option<u32>,
-    /// Changes of the maps since the agent started.
+    /// Updates of the maps since the agent started.
     pub n_changes: u64,
     /// Objects by kind.
     pub n_objects: BTreeMap<Kind, usize>,
-    /// How full the maps are that policies fill.
+    /// Entries and capacity of the maps.
     pub maps: BTreeMap<String, MapStatus>,
     /// The policies that select an endpoint of this node.
     pub policies: Vec<PolicyStatus>,
-    /// Endpoints whose programs hang on filters until the node is calm, though links would cost packets less; `None` if that
-    /// cannot be read.
-    pub n_on_filters: Option<usize>,
-    /// Interfaces that are no endpoints any more, and whose connections are still in the maps for a moment.
+    /// Endpoints attached through clsact filters that wait for migration to TCX links; `None` if that cannot be read.
+    pub n_awaiting_migration: Option<usize>,
+    /// Removed endpoints whose connections and counters wait for garbage collection.
     pub n_awaiting_gc: usize,
-    /// The endpoints, by pod.
+    /// The endpoints, by pod, and pods of this node without one.
     pub endpoints: Vec<EndpointStatus>,
-    /// Findings on objects, as text.
+    /// Diagnostics of the objects, as text.
     pub diagnostics: Vec<String>,
 }
 
-/// How far a kind is known.
+/// State of the watch of a kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub enum SourceStatus {
     /// No complete list yet: nothing new is enforced.
     Listing,
-    /// Listed, and changes arrive.
+    /// Listed, and watched for changes.
     Synced {
-        /// Since the source last spoke, if only to say that nothing changed; accurate to about a second.
+        /// Seconds since the latest message of the source, bookmarks included; accurate to about a second.
         heard_s: u64,
     },
-    /// Out of date.
+    /// The watch fails: the objects are out of date.
     Broken {
         /// The latest failure.
         error: String,
-        /// Since the first failure; accurate to about a second.
+        /// Seconds since the first failure; accurate to about a second.
         since_s: u64,
     },
 }
@@ -72,23 +74,23 @@ fn capacity(of_map: u32) -> usize {
     usize::try_from(of_map).unwrap_or(usize::MAX)
 }
 
-/// How full a map is.
+/// Entries and capacity of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MapStatus {
-    /// Entries.
+    /// Entries that it holds.
     pub n_entries: usize,
-    /// Entries that may be in it.
+    /// Most entries that it can hold.
     pub capacity: usize,
 }
 
-/// A policy, as far as it concerns this node.
+/// A policy that selects an endpoint of this node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyStatus {
     /// Its name.
     pub policy: ObjectName,
-    /// Endpoints of this node that it isolates, by direction.
+    /// Number of endpoints of this node that it isolates, by direction.
     pub n_endpoints: BTreeMap<Direction, usize>,
-    /// Its rules for which the maps have no room: they allow nothing.
+    /// Its rules that exceed the capacity of the maps: they allow nothing.
     pub left_out: Vec<String>,
 }
 
@@ -97,19 +99,22 @@ pub struct PolicyStatus {
 pub struct EndpointStatus {
     /// The pod.
     pub pod: ObjectName,
-    /// The host side's interface index; 0 while it has not been found.
+    /// Index of the host's end of the veth pair; 0 until it has been found.
     pub ifindex: u32,
-    /// The addresses that it may send from, or those of a pod that is not protected.
+    /// The addresses from which it may send; the addresses of the pod if it is unprotected.
     pub addresses: Vec<IpAddr>,
     /// Whether its policy is in force.
     pub protection: Protection,
+    /// How its programs are attached; `None` if they are not, or if that cannot be read.
+    #[serde(default)]
+    pub attached: Option<Attached>,
     /// Directions in which it is isolated.
     pub isolated: Vec<Direction>,
-    /// Directions in which what would be dropped is only reported.
+    /// Directions in audit mode: packets that would be dropped are only reported.
     pub audited: Vec<Direction>,
-    /// May send from foreign addresses.
+    /// Whether it may send from addresses that are not its own.
     pub forwards: bool,
-    /// Entries of its allow maps, both directions.
+    /// Entries of its allow maps, both directions together.
     pub n_allow_entries: usize,
 }
 
@@ -119,14 +124,45 @@ pub struct EndpointStatus {
 pub enum Protection {
     /// Its policy is in force.
     Ready,
-    /// Nothing passes: its pod is not known yet.
+    /// All packets drop, because its pod is not known yet.
     Blocked,
     /// Its interface has not been found, or has no programs yet.
     Unprotected,
 }
 
+impl Protection {
+    /// The value in JSON and in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Blocked => "blocked",
+            Self::Unprotected => "unprotected",
+        }
+    }
+}
+
+/// How the programs of an endpoint are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Attached {
+    /// By TCX links.
+    Tcx,
+    /// By filters of a clsact queueing discipline: before Linux 6.6, or until the migration to TCX links.
+    Clsact,
+}
+
+impl Attached {
+    /// The value in JSON and in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+}
+
 impl<K: Kernel> Agent<K> {
-    /// The agent's state as it is now.
+    /// The current status.
     pub fn describe(&self) -> Status {
         let map_state = &self.map_state;
         let Capacities { n_prefixes, n_identities, n_allow_entries } = *self.compiled.capacities();
@@ -134,26 +170,31 @@ impl<K: Kernel> Agent<K> {
         let maps = [
             ("endpoints", map_state.endpoints.len(), capacity(maps::MAX_ENDPOINTS)),
             ("addresses", map_state.addresses.len(), capacity(maps::MAX_ADDRESSES)),
-            // What policies may fill; what does not fit beside is left out.
+            // The share of these maps that policies may fill.
             ("identities", map_state.identities.len(), n_identities),
             ("prefixes", map_state.prefixes.len(), n_prefixes),
             ("largest_allow_map", largest, n_allow_entries),
-            // Two for each endpoint: there is room for as many again.
+            // Two for each endpoint. The map has slots for twice as many.
             ("allow_maps", map_state.allow.len(), capacity(2 * maps::MAX_ENDPOINTS)),
             ("defer", map_state.defer.len(), capacity(maps::MAX_DEFER)),
-            // The first is "no egress mark".
-            ("egress marks", map_state.egress_marks.len(), capacity(maps::N_EGRESS_MARKS - 1)),
+            // Mark 0 means that an endpoint has none.
+            ("egress_marks", map_state.egress_marks.len(), capacity(maps::N_EGRESS_MARKS - 1)),
         ];
         let map_status = |(name, n_entries, capacity): (&str, usize, usize)| {
             (name.to_owned(), MapStatus { n_entries, capacity })
         };
-        let mut endpoints: Vec<_> =
-            self.state.endpoints().map(|endpoint| self.describe_endpoint(endpoint)).collect();
+        let awaiting_migration = self.kernel.awaiting_migration().ok();
+        let mut endpoints: Vec<_> = self
+            .state
+            .endpoints()
+            .map(|endpoint| self.describe_endpoint(endpoint, awaiting_migration.as_ref()))
+            .collect();
         endpoints.extend(self.unprotected().map(|pod| EndpointStatus {
             pod: pod.name.clone(),
             ifindex: 0,
             addresses: pod.addresses().to_vec(),
             protection: Protection::Unprotected,
+            attached: None,
             isolated: Vec::new(),
             audited: Vec::new(),
             forwards: false,
@@ -180,20 +221,33 @@ impl<K: Kernel> Agent<K> {
                 .collect(),
             maps: maps.into_iter().map(map_status).collect(),
             policies: self.describe_policies(),
-            n_on_filters: self.kernel.awaiting_migration().ok().map(|waiting| waiting.len()),
+            n_awaiting_migration: awaiting_migration.map(|interfaces| interfaces.len()),
             n_awaiting_gc: self.kernel.n_awaiting_gc(),
             endpoints,
             diagnostics: self.diagnostics.iter().map(ToString::to_string).collect(),
         }
     }
 
-    fn describe_endpoint(&self, endpoint: &netpol_policy::store::Endpoint) -> EndpointStatus {
+    fn describe_endpoint(
+        &self,
+        endpoint: &Endpoint,
+        awaiting_migration: Option<&BTreeSet<IfIndex>>,
+    ) -> EndpointStatus {
         let value = self.map_state.endpoints.get(&endpoint.ifindex).map(|endpoint| endpoint.value);
         let protection = match value {
-            _ if self.adoption.is_bare(endpoint.ifindex) => Protection::Unprotected,
+            _ if self.adoption.is_detached(endpoint.ifindex) => Protection::Unprotected,
             Some(value) if value.state == EndpointValue::READY => Protection::Ready,
             Some(_) => Protection::Blocked,
             None => Protection::Unprotected,
+        };
+        let attached = match (self.attaching, awaiting_migration) {
+            _ if protection == Protection::Unprotected => None,
+            (Attaching::Filters, _) => Some(Attached::Clsact),
+            (Attaching::Links, Some(waiting)) if waiting.contains(&endpoint.ifindex) => {
+                Some(Attached::Clsact)
+            }
+            (Attaching::Links, Some(_)) => Some(Attached::Tcx),
+            (Attaching::Links, None) => None,
         };
         let value = value.unwrap_or(EndpointValue::blocked());
         let directions = |holds: &dyn Fn(Direction) -> bool| {
@@ -208,6 +262,7 @@ impl<K: Kernel> Agent<K> {
             ifindex: endpoint.ifindex.0,
             addresses: own_addresses.map(|key| key.addr.to_ip()).collect(),
             protection,
+            attached,
             isolated: directions(&|direction| value.is_isolated(direction)),
             audited: directions(&|direction| value.is_audited(direction)),
             forwards: value.forwards(),
@@ -235,19 +290,6 @@ impl<K: Kernel> Agent<K> {
                 .collect(),
         };
         by_policy.into_iter().map(status).collect()
-    }
-
-    /// Why nothing is known of a pod, for whoever waits for it.
-    pub(super) fn why_unknown(&self, pod: &ObjectName) -> String {
-        match self.freshness.of(Kind::Pod) {
-            Health::Broken { since, error } => {
-                let broken_s = self.latencies.since(*since).as_secs();
-                format!(
-                    "pod {pod} is not known, and for {broken_s} s the API server tells of no pods: {error}"
-                )
-            }
-            Health::Listing | Health::Synced { .. } => format!("pod {pod} is not known yet"),
-        }
     }
 
     fn source_status(&self, health: &Health) -> SourceStatus {

@@ -1,32 +1,36 @@
-//! What the CNI plugin asks.
+//! Calls of the CNI plugin.
+//!
+//! In: requests. Out: responses, for an ADD when the policy of its pod is in force.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use netpol_common::ids::IfIndex;
+use netpol_policy::dataplane::port::{Kernel, NewInterface};
+use netpol_policy::dataplane::{EndpointMapState, MapOp};
+use netpol_policy::model::{Kind, ObjectName};
+use netpol_policy::source::Health;
+use netpol_policy::store::Delta;
 use netpol_proto::{Add, Attachment, Check, ErrorCode, Gc, Request, Response};
 use tokio::sync::oneshot;
 use tracing::{error, info};
 
-use super::{Agent, Kernel, WaitingAdd};
+use crate::agent::state::registry::Record;
+use crate::agent::state::{Agent, WaitingAdd};
 use crate::cni_server::Call;
-use netpol_policy::dataplane::port::NewInterface;
-use netpol_policy::dataplane::{EndpointMapState, MapOp};
-use netpol_policy::store::Delta;
 
-/// How long an ADD waits for its pod's policy before it asks the runtime to try again. The kubelet gives a sandbox
-/// four minutes; containerd retries a failed one at once.
+/// How long an ADD waits for its pod's policy before the runtime is asked to try again. The kubelet gives a sandbox four
+/// minutes, and containerd retries a failed one at once.
 const ADD_DEADLINE: Duration = Duration::from_secs(20);
 
 impl<K: Kernel> Agent<K> {
-    /// Takes in a call. It is answered at once or, for an ADD, when the policy is in force: by a later
-    /// [`Agent::sync`] or [`Agent::expire`].
+    /// Handles a call. The answer follows at once or, for an ADD, from a later [`Agent::sync`] or [`Agent::expire`].
     pub fn call(&mut self, call: Call, now: Instant) {
         let Call { request, reply } = call;
         let verb = request.verb();
         if matches!(request, Request::Add(_) | Request::Del(_)) {
-            self.migrations.note_call(now);
-            self.gc_schedule.note_call(now);
+            self.migrations.record_call(now);
+            self.gc_schedule.record_call(now);
         }
         let response = match request {
             Request::Add(add) => match self.begin_add(add) {
@@ -45,13 +49,13 @@ impl<K: Kernel> Agent<K> {
         answer(reply, response, verb);
     }
 
-    /// Closes the interface in the maps and makes it an endpoint. Programs hang there after the next [`Agent::sync`],
-    /// and before the ADD is answered.
+    /// Makes the interface an endpoint, blocked in the maps. The next [`Agent::sync`] attaches its programs, before the ADD is
+    /// answered.
     fn begin_add(&mut self, add: Add) -> Result<IfIndex, Response> {
         let ifindex = IfIndex(add.host_ifindex);
         let pod = format!("{}/{}", add.pod.namespace, add.pod.name);
         let mut ops = Vec::new();
-        // Endpoints of another version that are gone are known to nobody yet, and nor is what they have left.
+        // While another version is in force, entries of its removed endpoints have not been collected yet.
         if self.map_state.endpoints.contains_key(&ifindex) || self.kernel.has_predecessor() {
             ops.push(MapOp::RemoveEndpoint(ifindex));
         }
@@ -60,43 +64,43 @@ impl<K: Kernel> Agent<K> {
         self.perform(&ops).map_err(|error| refused(&pod, ifindex, "block", &error))?;
         self.unattached.retain(|new| new.ifindex != ifindex);
         self.unattached.push(NewInterface { ifindex, is_unshaped: add.is_unshaped });
-        self.adoption.settle(ifindex);
+        self.adoption.remove(ifindex);
         let endpoint = self.registry.insert(add);
         info!(%pod, %ifindex, container = %endpoint.container_id, "endpoint blocked until its policy is in force");
         self.apply_delta(Delta::UpsertEndpoint(endpoint));
         Ok(ifindex)
     }
 
-    /// The interface keeps its programs until it is gone: without an endpoint they drop everything.
+    /// Removes the endpoint. The interface keeps its programs until it is gone: without an endpoint they drop everything.
     fn delete(&mut self, attachment: &Attachment) -> Response {
         if let Some(record) = self.registry.find(attachment) {
             let endpoint = record.endpoint();
-            self.note_end(endpoint.ifindex);
-            self.forget(endpoint.ifindex);
+            self.record_end(endpoint.ifindex);
+            self.remove_endpoint(endpoint.ifindex);
             info!(pod = %endpoint.pod, ifindex = %endpoint.ifindex, container = %endpoint.container_id, "endpoint removed");
         }
         Response::Ok
     }
 
-    /// Ends an endpoint that cannot be protected, and says so to whoever waits for it.
-    pub(super) fn refuse(&mut self, ifindex: IfIndex, step: &str, error: &K::Error) {
+    /// Removes an endpoint that cannot be protected, and answers its ADD with the error.
+    pub(in crate::agent) fn refuse(&mut self, ifindex: IfIndex, step: &str, error: &K::Error) {
         let pod = self.state.endpoint(ifindex).map(|endpoint| endpoint.pod.to_string());
         let response = refused(&pod.unwrap_or_default(), ifindex, step, error);
         self.answer_waiting(ifindex, &response);
-        self.forget(ifindex);
+        self.remove_endpoint(ifindex);
     }
 
-    /// Ends an endpoint at once, whatever else is known.
-    pub(super) fn forget(&mut self, ifindex: IfIndex) {
-        self.adoption.settle(ifindex);
-        self.migrations.forget(ifindex);
+    /// Removes an endpoint from the maps at once, without waiting for the next [`Agent::sync`].
+    pub(in crate::agent) fn remove_endpoint(&mut self, ifindex: IfIndex) {
+        self.adoption.remove(ifindex);
+        self.migrations.remove(ifindex);
         self.unattached.retain(|new| new.ifindex != ifindex);
         self.registry.remove(ifindex);
         self.apply_delta(Delta::RemoveEndpoint(ifindex));
         if self.map_state.endpoints.contains_key(&ifindex)
             && let Err(error) = self.perform(&[MapOp::RemoveEndpoint(ifindex)])
         {
-            error!(%ifindex, %error, "endpoint stays in the maps until the next change");
+            error!(%ifindex, %error, "endpoint not removed from the maps; the next update removes it");
         }
         let response =
             Response::error(ErrorCode::TRY_AGAIN_LATER, "the interface was removed meanwhile");
@@ -110,7 +114,7 @@ impl<K: Kernel> Agent<K> {
     }
 
     fn check(&self, check: &Check) -> Response {
-        // Of a pod that was found by its network namespace the container's id is not known.
+        // The record of a pod that was found by its network namespace has no container id.
         let found = self.registry.at(IfIndex(check.host_ifindex));
         let found = found.filter(|record| record.network().is_empty());
         let Some(record) = self.registry.find(&check.attachment).or(found) else {
@@ -136,7 +140,7 @@ impl<K: Kernel> Agent<K> {
                 ),
                 Err(error) => Response::error(
                     ErrorCode::CHECK_FAILED,
-                    format!("cannot see the programs on interface {}: {error}", record.ifindex()),
+                    format!("cannot read the programs on interface {}: {error}", record.ifindex()),
                 ),
             }
         } else {
@@ -150,11 +154,11 @@ impl<K: Kernel> Agent<K> {
             .registry
             .records()
             .filter(|record| record.network() == gc.network && !valid.contains(record.attachment()))
-            .map(super::Record::ifindex)
+            .map(Record::ifindex)
             .collect();
         for ifindex in stale {
-            self.note_end(ifindex);
-            self.forget(ifindex);
+            self.record_end(ifindex);
+            self.remove_endpoint(ifindex);
         }
         Response::Ok
     }
@@ -164,24 +168,24 @@ impl<K: Kernel> Agent<K> {
         if missing.is_empty() {
             return Response::Ok;
         }
-        let kinds: Vec<_> = missing.into_iter().map(netpol_policy::model::Kind::as_str).collect();
+        let kinds: Vec<_> = missing.into_iter().map(Kind::as_str).collect();
         Response::error(ErrorCode::NOT_AVAILABLE, format!("not listed yet: {}", kinds.join(", ")))
     }
 
     /// Answers the ADDs whose policy is in force.
-    pub(super) fn answer_ready(&mut self) {
+    pub(in crate::agent) fn answer_ready(&mut self) {
         let (ready, waiting) = std::mem::take(&mut self.waiting)
             .into_iter()
             .partition(|waiting| self.is_ready(waiting.ifindex));
         self.waiting = waiting;
         let ready: Vec<WaitingAdd> = ready;
         for waiting in ready {
-            self.latencies.answer(waiting.asked);
+            self.latencies.record_add(waiting.asked);
             answer(waiting.reply, Response::Ok, "ADD");
         }
     }
 
-    /// Refuses the ADDs that have waited too long. The runtime tears them down and tries again.
+    /// Refuses the ADDs that have waited too long. The runtime removes their sandboxes and tries again.
     pub fn expire(&mut self, now: Instant) {
         for waiting in
             self.waiting.extract_if(.., |waiting| waiting.deadline <= now).collect::<Vec<_>>()
@@ -199,8 +203,7 @@ impl<K: Kernel> Agent<K> {
     fn why_not_ready(&self, ifindex: IfIndex) -> String {
         let missing = self.freshness.missing();
         if !missing.is_empty() {
-            let kinds: Vec<_> =
-                missing.into_iter().map(netpol_policy::model::Kind::as_str).collect();
+            let kinds: Vec<_> = missing.into_iter().map(Kind::as_str).collect();
             return format!("not listed yet: {}", kinds.join(", "));
         }
         match self.state.endpoint(ifindex) {
@@ -213,22 +216,35 @@ impl<K: Kernel> Agent<K> {
             None => "the endpoint is gone".to_owned(),
         }
     }
+
+    /// Why a pod is not known, for the ADD that waits for it.
+    fn why_unknown(&self, pod: &ObjectName) -> String {
+        match self.freshness.of(Kind::Pod) {
+            Health::Broken { since, error } => {
+                let broken_s = self.latencies.since(*since).as_secs();
+                format!(
+                    "pod {pod} is not known, and the API server has sent no pods for {broken_s} s: {error}"
+                )
+            }
+            Health::Listing | Health::Synced { .. } => format!("pod {pod} is not known yet"),
+        }
+    }
 }
 
-/// What is told when the kernel refuses to protect an interface.
+/// The answer to an ADD when the kernel refuses to protect its interface.
 fn refused(
     pod: &str,
     ifindex: IfIndex,
     step: &str,
     error: &(dyn std::error::Error + 'static),
 ) -> Response {
-    error!(%pod, %ifindex, %error, step, "endpoint not protected, ADD refused");
+    error!(%pod, %ifindex, %error, step, "ADD refused: endpoint not protected");
     let message = format!("cannot {step} interface {ifindex} of pod {pod}: {error}");
     Response::error(ErrorCode::ENFORCEMENT, message)
 }
 
 fn answer(reply: oneshot::Sender<Response>, response: Response, verb: &str) {
     if reply.send(response).is_err() {
-        info!(verb, "the plugin did not wait for the answer");
+        info!(verb, "response not delivered: the plugin has disconnected");
     }
 }
