@@ -11,12 +11,12 @@ pub(super) struct CompletionsArgs {
 
 /// Writes the script for the program `file_name`.
 pub(super) fn run(
-    args: CompletionsArgs,
+    args: &CompletionsArgs,
     command: &mut clap::Command,
     file_name: &str,
     terminal: &mut Terminal<'_>,
 ) -> anyhow::Result<u8> {
-    let CompletionsArgs { shell } = args;
+    let CompletionsArgs { shell } = *args;
     let mut script = Vec::new();
     clap_complete::generate(shell, command, file_name, &mut script);
     terminal.stdout.write_all(&script)?;

@@ -66,7 +66,7 @@ fn dispatch(command: Command, name: Name, terminal: &mut Terminal<'_>) -> anyhow
         Command::Lint(args) => lint::run(args, terminal),
         Command::Simulate(args) => simulate::run(args, terminal),
         Command::Completions(args) => {
-            completions::run(args, &mut name.command(), name.file(), terminal)
+            completions::run(&args, &mut name.command(), name.file(), terminal)
         }
     }
 }

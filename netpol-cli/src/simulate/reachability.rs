@@ -52,13 +52,13 @@ pub(super) fn run(request: Request, terminal: &mut Terminal<'_>) -> anyhow::Resu
     let mut cluster = Cluster::new(engine.open());
     let ports = if ports.is_empty() { declared_ports(&objects) } else { ports };
 
-    let (known, added) = with_implicit_namespaces(objects.clone());
+    let (existing, added) = with_implicit_namespaces(objects.clone());
     for namespace in added {
         terminal.complain(&format_args!(
             "namespace {namespace} has no Namespace object: its only label is assumed to be its name"
         ));
     }
-    cluster.set(known.clone())?;
+    cluster.set(existing.clone())?;
     cluster.findings().iter().for_each(|finding| terminal.complain(finding));
     let mut peers = peers(&cluster, &addresses);
     if peers.is_empty() && after.is_none() {
@@ -86,7 +86,7 @@ pub(super) fn run(request: Request, terminal: &mut Terminal<'_>) -> anyhow::Resu
         peers.into_iter().chain(self::peers(&cluster, &addresses)).collect();
     peers = all.into_iter().collect();
     let verdicts = evaluate(&mut cluster, &peers, &ports)?;
-    cluster.set(known)?;
+    cluster.set(existing)?;
     let before = evaluate(&mut cluster, &peers, &ports)?;
     show(&peers, &ports, &verdicts, Some(&before), output, terminal)?;
     Ok(if is_incomplete { FAILED } else { 0 })

@@ -124,7 +124,7 @@ impl Cluster {
             Err(problem) => return Ok(ProbeResult { is_allowed: false, problem: Some(problem) }),
         };
         for route in routes {
-            match self.judge(&route)? {
+            match self.evaluate(&route)? {
                 Ok(true) => {}
                 Ok(false) => return Ok(ProbeResult { is_allowed: false, problem: None }),
                 Err(problem) => {
@@ -135,7 +135,7 @@ impl Cluster {
         Ok(ProbeResult { is_allowed: true, problem: None })
     }
 
-    fn judge(&mut self, route: &Route) -> Result<Result<bool, Problem>, DatapathError> {
+    fn evaluate(&mut self, route: &Route) -> Result<Result<bool, Problem>, DatapathError> {
         let Route { source, original: _, destination, transport, port } = *route;
         match &mut self.engine {
             Engine::Reference => {
@@ -185,12 +185,12 @@ fn node_addresses(state: &ClusterState) -> BTreeSet<IpAddr> {
 /// Adds a Namespace for each namespace that an object is in and that has no Namespace object. Its only label is the one that
 /// the API server sets, its name. Returns the names of the added namespaces too.
 pub fn with_implicit_namespaces(mut objects: Vec<Object>) -> (Vec<Object>, Vec<Arc<str>>) {
-    let mut known = BTreeSet::new();
+    let mut existing = BTreeSet::new();
     let mut mentioned = BTreeSet::new();
     for object in &objects {
         match object {
             Object::Namespace(namespace) => {
-                known.insert(Arc::clone(&namespace.name));
+                existing.insert(Arc::clone(&namespace.name));
             }
             Object::Policy(_) | Object::Pod(_) | Object::Service(_) => {
                 mentioned.insert(object.object_ref().name.namespace);
@@ -198,7 +198,7 @@ pub fn with_implicit_namespaces(mut objects: Vec<Object>) -> (Vec<Object>, Vec<A
             Object::Node(_) => {}
         }
     }
-    let missing: Vec<Arc<str>> = mentioned.difference(&known).cloned().collect();
+    let missing: Vec<Arc<str>> = mentioned.difference(&existing).cloned().collect();
     objects.extend(missing.iter().map(|name| {
         let labels = [(Arc::from(NAMESPACE_NAME_LABEL), Arc::clone(name))].into_iter().collect();
         Object::Namespace(Namespace { name: Arc::clone(name), labels })

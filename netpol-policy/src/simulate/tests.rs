@@ -227,7 +227,7 @@ fn every_probe_is_a_new_connection() {
         Object::Pod(pod("b", &["10.0.0.2"])),
         policy("p", vec![rule(own_pods(), Some(50_321))], vec![rule(own_pods(), Some(50_321))]),
     ];
-    // The client port of one is the destination port of the other, both ways.
+    // The client port of one is the destination port of the other, in both directions.
     check(&objects, &[("a", "b", 50_321, true), ("b", "a", 50_321, true), ("b", "a", 80, false)]);
 }
 

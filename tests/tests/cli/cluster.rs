@@ -50,9 +50,9 @@ fn explain_reads_a_live_cluster() {
 
             egress: allowed: no policy isolates ops/probe for egress
 
-            ingress: denied: shop/web is isolated, and no rule allows this
+            ingress: denied: shop/web is isolated for ingress, and no rule allows the connection
               isolated by shop/web
-              - rule 1 of shop/web allows TCP/80 from all pods of the policy's namespace: ops/probe is in another namespace
+              - shop/web ingress[0] allows TCP/80 from all pods of the policy's namespace: ops/probe is in another namespace
         "#]],
     );
 }
@@ -94,7 +94,7 @@ fn a_cluster_that_cannot_be_accessed_is_an_error() {
         "netpol lint --cluster --kubeconfig DIR/none",
         &expect![[r#"
             exit code 2
-            ! netpol: finding the cluster: kubeconfig DIR/none: failed to read kubeconfig from '"DIR/none"': No such file or directory (os error 2)
+            ! netpol: cannot access the cluster: kubeconfig DIR/none: failed to read kubeconfig from '"DIR/none"': No such file or directory (os error 2)
         "#]],
     );
 }

@@ -54,7 +54,7 @@ pub fn explain<'a>(
             return explanation;
         }
     };
-    let judged: Vec<(Route, Decision)> = routes
+    let evaluated: Vec<(Route, Decision)> = routes
         .iter()
         .map(|route| {
             let Route { source, original: _, destination, transport, port } = *route;
@@ -64,10 +64,10 @@ pub fn explain<'a>(
             (*route, decision)
         })
         .collect();
-    explanation.service = service(state, &judged);
+    explanation.service = service(state, &evaluated);
     // Of several backends, the first one that is denied is explained.
-    let denied = judged.iter().position(|(_, decision)| !decision.is_allowed());
-    let Some((route, decision)) = judged.into_iter().nth(denied.unwrap_or(0)) else {
+    let denied = evaluated.iter().position(|(_, decision)| !decision.is_allowed());
+    let Some((route, decision)) = evaluated.into_iter().nth(denied.unwrap_or(0)) else {
         return explanation;
     };
     let Route { source, original: _, destination, transport: _, port } = route;
@@ -86,13 +86,13 @@ pub fn explain<'a>(
 }
 
 /// A sentence on the backend pods of the Service, if the destination is a Service address.
-fn service(state: &ClusterState, judged: &[(Route, Decision)]) -> Option<String> {
-    let (route, _) = judged.first()?;
+fn service(state: &ClusterState, evaluated: &[(Route, Decision)]) -> Option<String> {
+    let (route, _) = evaluated.first()?;
     let (address, _) = route.original;
     let service = state.services().find(|service| {
         route.original != (route.destination, route.port) && service.addresses.contains(&address)
     })?;
-    let backends = judged.iter().map(|(route, decision)| {
+    let backends = evaluated.iter().map(|(route, decision)| {
         let verdict = if decision.is_allowed() { "allowed" } else { "denied" };
         format!("{} ({verdict})", SocketAddr::new(route.destination, route.port))
     });
