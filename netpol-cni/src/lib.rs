@@ -1,4 +1,4 @@
-//! The CNI plugin: no container runs before its policy does.
+//! The CNI plugin: no container starts before its policies are in force.
 //!
 //! In: the environment and the network configuration of a container runtime, as the CNI specification
 //! (0.3.0 to 1.1.0) defines them. Out: a result or an error as JSON, and an exit code. ADD reports the pod's interface
