@@ -101,7 +101,7 @@ pub async fn watch(out: mpsc::Sender<Devices>, cancel: CancellationToken) -> Res
                 }
             }
             Err(error) => {
-                warn!(%error, "cannot read the node's devices, the last snapshot stays in use")
+                warn!(%error, "cannot read the node's devices, the last snapshot stays in use");
             }
         }
     }

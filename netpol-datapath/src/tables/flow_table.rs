@@ -37,7 +37,7 @@ const ADD_FLOW: &str = "add_flow";
 pub(crate) struct Seed(Table<u32, u64>);
 
 impl Seed {
-    /// Opens or creates FLOW_SEED, which is not in the object because no program reads it.
+    /// Opens or creates `FLOW_SEED`, which is not in the object because no program reads it.
     ///
     /// # Errors
     /// [`Error::Map`], [`Error::Pin`].
