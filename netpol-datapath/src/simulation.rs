@@ -51,16 +51,16 @@ impl simulate::Datapath for Kernel {
         self.datapath.apply(ops).map_err(failed)
     }
 
-    fn judge(&mut self, frame: &[u8], seen: &HookContext) -> Result<Judged, DatapathError> {
-        let program = match seen.hook {
+    fn judge(&mut self, frame: &[u8], hook: &HookContext) -> Result<Judged, DatapathError> {
+        let program = match hook.hook {
             Hook::PodEgress => Program::PodEgress,
             Hook::PodIngress => Program::PodIngress,
             Hook::UplinkEgress => Program::UplinkEgress,
         };
         let context = TestContext {
-            ifindex: seen.ifindex.0,
-            ingress_ifindex: seen.ingress_ifindex,
-            mark: seen.mark,
+            ifindex: hook.ifindex.0,
+            ingress_ifindex: hook.ingress_ifindex,
+            mark: hook.mark,
         };
         let outcome = self.datapath.test_run(program, frame, context).map_err(failed)?;
         Ok(Judged { passes: outcome.is_pass(), mark: outcome.mark, flow_handle: 0 })

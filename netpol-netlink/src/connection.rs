@@ -75,7 +75,7 @@ impl Connection {
             let len_bytes = usize::try_from(message.header.length).unwrap_or(usize::MAX);
             let next = len_bytes.checked_next_multiple_of(ALIGNMENT_BYTES).unwrap_or(usize::MAX);
             datagram = datagram.get(next..).unwrap_or_default();
-            // An answer to an earlier request that failed half way.
+            // An answer to an earlier request that failed halfway.
             if message.header.sequence_number != self.sequence {
                 continue;
             }

@@ -1,7 +1,7 @@
-//! Takes everything of ours off a node, whichever version left it there.
+//! Removes all programs and maps of netpol from a node, of every version.
 //!
-//! In: the folder of the pins. Out: nothing is attached or pinned any more, and the kernel has let go of it. Needs
-//! neither BTF nor a kernel that could load the programs: who cannot run netpol must be able to remove it.
+//! In: the folder of the pins. Out: nothing is attached or pinned any more, and the kernel has freed all of it. Needs
+//! neither BTF nor a kernel that could load the programs, because netpol must be removable where it cannot run.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirEntry};
@@ -18,21 +18,23 @@ use crate::error::{Error, pin_error};
 use crate::object::Pins;
 use crate::object::pins::parse_link_name;
 
-/// The kernel frees programs some milliseconds after the last packet that could be in them.
-const N_LOOKS: u32 = 500;
+/// Number of checks whether the kernel has freed everything: it frees a program some milliseconds after the last packet that
+/// could run it.
+const N_CHECKS: u32 = 500;
+/// Time between two checks.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// What was taken off a node.
+/// Numbers of removed objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Removed {
-    /// Programs that hung on devices.
+    /// Programs that were attached to devices.
     pub n_attachments: usize,
     /// Maps that were pinned.
     pub n_maps: usize,
 }
 
-/// Takes our programs off all devices and removes all pins under `root`, of all versions: nothing is enforced any more.
-/// Does as much as it can. Twice is fine.
+/// Detaches our programs from all devices and removes all pins under `root`, of all versions. Nothing is enforced afterwards.
+/// Continues after errors and returns all of them. Can be repeated.
 pub fn uninstall(root: &Path) -> (Removed, Vec<Error>) {
     let mut work = Work::default();
     for folder in entries(root, &mut work.errors) {
@@ -53,7 +55,7 @@ struct Work {
     ids: Ids,
 }
 
-/// What the kernel calls them.
+/// Kernel ids of the removed objects.
 #[derive(Default)]
 struct Ids {
     links: BTreeSet<u32>,
@@ -87,7 +89,8 @@ impl Work {
         self.check(fs::remove_dir(folder), folder);
     }
 
-    /// Ends an attachment, also of a program that only another version knows. False if it was ended with another pin of it.
+    /// Detaches a program, also one that only another version has. False if the pin was removed together with another pin of
+    /// the same attachment.
     fn detach(&mut self, folder: &Path, link: &DirEntry) -> Result<bool, Error> {
         let path = link.path();
         if !path.exists() {
@@ -113,7 +116,7 @@ impl Work {
         Ok(true)
     }
 
-    /// Whether something was removed. That it was not there is no error.
+    /// Whether something was removed. A missing path is no error.
     fn check(&mut self, outcome: io::Result<()>, path: &Path) -> bool {
         match outcome {
             Ok(()) => true,
@@ -127,7 +130,7 @@ impl Work {
     }
 
     fn wait_until_gone(&mut self, root: &Path) {
-        for _ in 0..N_LOOKS {
+        for _ in 0..N_CHECKS {
             if self.ids.n_loaded() == 0 {
                 return;
             }
@@ -141,7 +144,7 @@ impl Work {
 }
 
 impl Ids {
-    /// How many of them the kernel still has. What it has removed meanwhile cannot be asked for.
+    /// Number of these objects that the kernel still has. Objects that it frees during the listing are skipped.
     fn n_loaded(&self) -> usize {
         let links = loaded_links().filter_map(|link| Some(link.ok()?.id()));
         let programs = loaded_programs().filter_map(|program| Some(program.ok()?.id()));
@@ -152,7 +155,7 @@ impl Ids {
     }
 }
 
-/// What is in a folder; nothing if there is none.
+/// The entries of a folder; empty if it does not exist.
 fn entries(folder: &Path, errors: &mut Vec<Error>) -> Vec<DirEntry> {
     let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
     entries.unwrap_or_else(|error| {

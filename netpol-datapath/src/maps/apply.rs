@@ -55,13 +55,13 @@ impl MapSet {
                         None
                     }
                 }))?;
-                self.lead(ops)
+                self.point_endpoints(ops)
             }
             [MapOp::RemoveAllow(_), ..] => {
                 self.allow.remove_all(ops.iter().filter_map(|op| {
                     if let MapOp::RemoveAllow(key) = op { Some(*key) } else { None }
                 }));
-                self.lead(ops)
+                self.point_endpoints(ops)
             }
             [MapOp::AddDefer(_), ..] => self.defer.set_all(ops.iter().filter_map(|op| {
                 if let MapOp::AddDefer(addr) = op { Some((*addr, 0)) } else { None }
@@ -96,8 +96,8 @@ impl MapSet {
         }
     }
 
-    /// Leads the endpoints of these operations to where their allow maps are now, each by one write.
-    fn lead(&mut self, ops: &[MapOp]) -> Result<(), Error> {
+    /// Writes the current slots of the allow maps into the endpoints of these operations, one write for each endpoint.
+    fn point_endpoints(&mut self, ops: &[MapOp]) -> Result<(), Error> {
         let ifindex = |op: &MapOp| {
             if let MapOp::SetAllow(key, _) | MapOp::RemoveAllow(key) = op {
                 Some(key.ifindex)
@@ -106,31 +106,31 @@ impl MapSet {
             }
         };
         let ifindexes: BTreeSet<IfIndex> = ops.iter().filter_map(ifindex).collect();
-        let mut led = Vec::new();
+        let mut changed = Vec::new();
         for ifindex in ifindexes {
-            let allow_maps = self.allow.places(ifindex);
-            // One that is not there yet is led there when it comes.
+            let allow_maps = self.allow.slots(ifindex);
+            // An endpoint that does not exist yet gets its slots when it is written.
             if let Some(entry) = self.endpoints.get(ifindex)?
                 && entry.allow_maps != allow_maps
             {
-                led.push((ifindex, EndpointEntry { allow_maps, ..entry }));
+                changed.push((ifindex, EndpointEntry { allow_maps, ..entry }));
             }
         }
-        self.endpoints.set_all(led.into_iter())
+        self.endpoints.set_all(changed.into_iter())
     }
 
     fn set_endpoint(&mut self, ifindex: IfIndex, endpoint: &EndpointMapState) -> Result<(), Error> {
         let EndpointMapState { value, container_id } = endpoint;
         let mut padded: ContainerId = [0; 128];
-        let Some(room) = padded.get_mut(..container_id.len()) else {
+        let Some(target) = padded.get_mut(..container_id.len()) else {
             let id = container_id.to_string();
             return Err(Error::ContainerIdTooLong { id, max_len_bytes: padded.len() });
         };
-        room.copy_from_slice(container_id.as_bytes());
+        target.copy_from_slice(container_id.as_bytes());
         self.claim(std::iter::once(ifindex))?;
-        // The name first: an endpoint that passes packets always tells whose it is.
+        // The container id first, so that every endpoint that passes packets has one.
         self.containers.set(ifindex, padded)?;
-        let allow_maps = self.allow.places(ifindex);
+        let allow_maps = self.allow.slots(ifindex);
         self.endpoints.set(ifindex, EndpointEntry { value: *value, allow_maps })
     }
 
@@ -139,7 +139,7 @@ impl MapSet {
             self.leftovers.extend([ifindex]);
             self.endpoints.remove(ifindex)?;
             self.containers.remove(ifindex)?;
-            // What a packet of a known connection does not ask for is gone: it has to ask now.
+            // Packets of established flows skip ENDPOINTS until the epoch changes.
             self.bump_epoch()?;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What the programs tell: records of the event ring, and log messages when tracing is on.
+//! Records of the event ring, and log messages of the programs if tracing is on.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -16,17 +16,17 @@ use crate::error::Error;
 use crate::object::LOG_MAP;
 use crate::tables::wire::watch;
 
-/// The records of drops and would-be drops, as they happen.
+/// The stream of records of drops and would-be drops.
 pub struct Events {
     ring: RingBuf<MapData>,
     ready: AsyncFd<OwnedFd>,
 }
 
 impl Events {
-    /// Waits for the next record. May be cancelled without losing one.
+    /// Waits for the next record. Cancelling the future loses no record.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The error of the kernel.
     pub async fn next(&mut self) -> io::Result<Event> {
         loop {
             let mut ready = self.ready.readable().await?;
@@ -40,17 +40,17 @@ impl Events {
     }
 }
 
-/// The log messages of the programs; none unless tracing is on.
+/// The stream of log messages of the programs; empty unless tracing is on.
 pub struct TraceMessages {
     logger: EbpfLogger<&'static dyn Log>,
     ready: AsyncFd<OwnedFd>,
 }
 
 impl TraceMessages {
-    /// Hands messages to the `log` crate, for ever.
+    /// Forwards messages to the `log` crate until an error occurs.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The error of the kernel.
     pub async fn forward(mut self) -> io::Result<std::convert::Infallible> {
         loop {
             let mut ready = self.ready.readable().await?;
@@ -61,10 +61,10 @@ impl TraceMessages {
 }
 
 impl Datapath {
-    /// The records; within a tokio runtime.
+    /// The stream of records. Must be called in a tokio runtime.
     ///
     /// # Errors
-    /// [`Error::Taken`] from the second time on, [`Error::Map`].
+    /// [`Error::Taken`] from the second call on, [`Error::Map`].
     pub fn events(&mut self) -> Result<Events, Error> {
         let ring = self.ebpf.take_map(EVENTS).ok_or(Error::Taken { what: "events" })?;
         let cannot_read = |source| Error::Map { map: EVENTS, action: "read", source };
@@ -73,10 +73,10 @@ impl Datapath {
         Ok(Events { ring, ready })
     }
 
-    /// The programs' log messages; within a tokio runtime.
+    /// The stream of log messages. Must be called in a tokio runtime.
     ///
     /// # Errors
-    /// [`Error::Taken`] from the second time on, [`Error::Map`].
+    /// [`Error::Taken`] from the second call on, [`Error::Map`].
     pub fn trace_messages(&mut self) -> Result<TraceMessages, Error> {
         let logger = EbpfLogger::init(&mut self.ebpf)
             .map_err(|_missing| Error::Taken { what: "log messages" })?;

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 use netpol_common::keys::{FlowKey, FlowValue};
 use netpol_policy::dataplane::port::Flows;
 
-use super::gc::{Collected, MapGc};
+use super::gc::{MapGc, PacketMaps};
 use crate::datapath::Datapath;
 use crate::error::Error;
-use crate::tables::{Labelled, Whose, lock};
+use crate::tables::{Labelled, Targets, lock};
 
 impl Flows for Datapath {
     type MapGc = MapGc;
@@ -39,14 +39,14 @@ impl Flows for Datapath {
     }
 
     fn begin_gc(&mut self) -> Result<Option<MapGc>, Error> {
-        if self.maps.leftovers.gone.is_empty() || self.maps.leftovers.under_way.is_some() {
+        if self.maps.leftovers.gone.is_empty() || self.maps.leftovers.in_progress.is_some() {
             return Ok(None);
         }
-        let maps = Collected::open(&self.maps)?;
+        let maps = PacketMaps::open(&self.maps)?;
         let gone = std::mem::take(&mut self.maps.leftovers.gone);
-        let whose = Arc::new(Mutex::new(Whose::These(gone)));
-        self.maps.leftovers.under_way = Some(Arc::clone(&whose));
-        Ok(Some(MapGc { maps, whose, outcome: Ok(0) }))
+        let targets = Arc::new(Mutex::new(Targets::These(gone)));
+        self.maps.leftovers.in_progress = Some(Arc::clone(&targets));
+        Ok(Some(MapGc { maps, targets, outcome: Ok(0) }))
     }
 
     fn run_gc(map_gc: MapGc) -> MapGc {
@@ -54,13 +54,17 @@ impl Flows for Datapath {
     }
 
     fn end_gc(&mut self, map_gc: MapGc) -> Result<usize, Error> {
-        let MapGc { maps: _, whose, outcome } = map_gc;
+        let MapGc { maps: _, targets, outcome } = map_gc;
         let leftovers = &mut self.maps.leftovers;
-        if leftovers.under_way.as_ref().is_some_and(|under_way| Arc::ptr_eq(under_way, &whose)) {
-            leftovers.under_way = None;
+        if leftovers
+            .in_progress
+            .as_ref()
+            .is_some_and(|in_progress| Arc::ptr_eq(in_progress, &targets))
+        {
+            leftovers.in_progress = None;
         }
         if outcome.is_err()
-            && let Whose::These(gone) = &mut *lock(&whose)
+            && let Targets::These(gone) = &mut *lock(&targets)
         {
             leftovers.gone.append(gone);
         }

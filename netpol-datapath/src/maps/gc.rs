@@ -18,11 +18,11 @@ use crate::datapath::Datapath;
 use crate::error::Error;
 use crate::tables::wire::{self, Wire};
 use crate::tables::{
-    FlowTable, Label, Labelled, MapSet, Plain, Table, Whose, absent_is_fine, lock, reopen,
+    FlowTable, Label, Labelled, MapSet, Plain, Table, Targets, absent_is_fine, lock, reopen,
 };
 
 /// The maps that packets fill, by file descriptors that a worker thread can own.
-pub(super) struct Collected {
+pub(super) struct PacketMaps {
     flows: FlowTable,
     fragments: (Label, MapData),
     flow_handles: (Label, MapData),
@@ -30,7 +30,11 @@ pub(super) struct Collected {
     counters: (Label, PerCpuHashMap<MapData, Wire<CounterKey>, Wire<CounterValue>>),
 }
 
-impl Collected {
+impl PacketMaps {
+    /// Opens the maps by new file descriptors.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
     pub(super) fn open(maps: &MapSet) -> Result<Self, Error> {
         fn own<K: Plain, V: Plain>(table: &Table<K, V>) -> Result<(Label, MapData), Error> {
             let label = table.label();
@@ -49,21 +53,22 @@ impl Collected {
 
     /// Removes the entries of these interfaces. Returns how many there were. Another thread can change the set meanwhile:
     /// each batch is removed with the lock held.
-    fn remove(&mut self, whose: &Mutex<Whose>) -> Result<usize, Error> {
+    fn remove(&mut self, targets: &Mutex<Targets>) -> Result<usize, Error> {
         let Self { flows, fragments, flow_handles, backends, counters } = self;
         let flows = flows.memory()?;
         let mut n_removed = {
-            let whose = lock(whose);
-            flows.remove(|ifindex| whose.contains(ifindex))
+            let targets = lock(targets);
+            flows.remove(|ifindex| targets.contains(ifindex))
         };
-        n_removed += remove(fragments, whose, |key: &FragmentKey, _: &FragmentValue| key.ifindex)?;
-        n_removed += remove(flow_handles, whose, |_: &u32, key: &FlowKey| key.ifindex)?;
-        n_removed += remove(backends, whose, |key: &FlowKey, _: &BackendValue| key.ifindex)?;
+        n_removed +=
+            remove(fragments, targets, |key: &FragmentKey, _: &FragmentValue| key.ifindex)?;
+        n_removed += remove(flow_handles, targets, |_: &u32, key: &FlowKey| key.ifindex)?;
+        n_removed += remove(backends, targets, |key: &FlowKey, _: &BackendValue| key.ifindex)?;
         let (label, counters) = counters;
         let keys: Result<Vec<_>, MapError> = counters.keys().collect();
         let keys = keys.map_err(|error| label.cannot_read(error))?;
-        let whose = lock(whose);
-        for key in keys.into_iter().filter(|Wire(key)| whose.contains(key.ifindex)) {
+        let targets = lock(targets);
+        for key in keys.into_iter().filter(|Wire(key)| targets.contains(key.ifindex)) {
             let removed = absent_is_fine(counters.remove(&key));
             removed.map_err(|error| label.cannot_write(error))?;
             n_removed += 1;
@@ -72,16 +77,17 @@ impl Collected {
     }
 }
 
+/// Removes the entries of one hash map whose interface, as `ifindex` finds it, is a target.
 fn remove<K: Plain, V: Plain>(
     (label, map): &(Label, MapData),
-    whose: &Mutex<Whose>,
+    targets: &Mutex<Targets>,
     ifindex: impl Fn(&K, &V) -> IfIndex,
 ) -> Result<usize, Error> {
     let mut n_removed = 0;
     let collected = wire::for_each_batch(map, |keys: &[K], values: &[V]| {
-        let whose = lock(whose);
+        let targets = lock(targets);
         let entries = keys.iter().zip(values);
-        let gone = entries.filter(|(key, value)| whose.contains(ifindex(key, value)));
+        let gone = entries.filter(|(key, value)| targets.contains(ifindex(key, value)));
         let gone: Vec<K> = gone.map(|(key, _)| *key).collect();
         n_removed += gone.len();
         wire::delete_present::<K, V>(map, &gone)
@@ -92,8 +98,8 @@ fn remove<K: Plain, V: Plain>(
 
 /// A garbage collection of the map entries of removed endpoints.
 pub struct MapGc {
-    pub(super) maps: Collected,
-    pub(super) whose: Arc<Mutex<Whose>>,
+    pub(super) maps: PacketMaps,
+    pub(super) targets: Arc<Mutex<Targets>>,
     pub(super) outcome: Result<usize, Error>,
 }
 
@@ -101,7 +107,7 @@ impl MapGc {
     /// The slow part: reads all maps that packets fill. Can run on a worker thread.
     #[must_use]
     pub fn run(mut self) -> Self {
-        self.outcome = self.maps.remove(&self.whose);
+        self.outcome = self.maps.remove(&self.targets);
         self
     }
 }
@@ -128,10 +134,11 @@ impl MapSet {
     /// [`Error::Map`].
     fn collect_now(&mut self) -> Result<usize, Error> {
         // All of them, because the maps are read only once.
-        let whose = Mutex::new(Whose::These(self.leftovers.take()));
-        let removed = Collected::open(self).and_then(|mut maps| maps.remove(&whose));
+        let targets = Mutex::new(Targets::These(self.leftovers.take()));
+        let removed = PacketMaps::open(self).and_then(|mut maps| maps.remove(&targets));
         if removed.is_err()
-            && let Whose::These(gone) = whose.into_inner().unwrap_or_else(PoisonError::into_inner)
+            && let Targets::These(gone) =
+                targets.into_inner().unwrap_or_else(PoisonError::into_inner)
         {
             self.leftovers.extend(gone);
         }
@@ -155,7 +162,7 @@ impl Datapath {
     /// [`Error::Map`].
     pub fn collect_unknown(&mut self) -> Result<usize, Error> {
         let endpoints = self.maps.endpoints.entries()?.into_iter();
-        let whose = Mutex::new(Whose::AllBut(endpoints.map(|(ifindex, _)| ifindex).collect()));
-        Collected::open(&self.maps)?.remove(&whose)
+        let targets = Mutex::new(Targets::AllBut(endpoints.map(|(ifindex, _)| ifindex).collect()));
+        PacketMaps::open(&self.maps)?.remove(&targets)
     }
 }

@@ -1,4 +1,4 @@
-//! What each map must look like, to tell a pinned one that this build can go on with from one that it can't.
+//! The layout of each map, to check that this build can use a pinned map of an earlier one.
 
 use std::collections::BTreeMap;
 
@@ -27,14 +27,14 @@ pub(crate) struct Layout {
     map_type: MapType,
     key_len_bytes: u32,
     value_len_bytes: u32,
-    /// Entries, or bytes for the ring buffer: its size, as the kernel knows it.
+    /// Size as the kernel reports it: entries, or bytes for the ring buffer.
     max_entries: u32,
-    /// What it may hold: that size, but for maps [of tables](is_of_tables).
+    /// Entries that it may hold: `max_entries`, except for maps [of tables](is_of_tables).
     pub(crate) capacity: u32,
 }
 
 impl Layout {
-    /// The properties in which two maps can differ, with their values here and there.
+    /// The properties in which two maps can differ, with the values of `self` and `found`.
     pub(crate) fn compare(&self, found: &Self) -> [(&'static str, u32, u32); 4] {
         [
             ("type", self.map_type as u32, found.map_type as u32),
@@ -45,10 +45,10 @@ impl Layout {
     }
 }
 
-/// What the kernel says about a map.
+/// The layout of a map in the kernel.
 ///
 /// # Errors
-/// The kernel's map type is not known.
+/// aya does not know the map's type.
 pub(crate) fn of(name: &'static str, map: &MapInfo) -> Result<Layout, MapError> {
     Ok(Layout {
         name,
@@ -60,12 +60,12 @@ pub(crate) fn of(name: &'static str, map: &MapInfo) -> Result<Layout, MapError> 
     })
 }
 
-/// Whether a map is one of a few tables, whose entries only we can count.
+/// Whether a map is an array of tables, so that its size for the kernel is not the number of its entries.
 pub(crate) fn is_of_tables(name: &str) -> bool {
     name == maps::IDENTITIES
 }
 
-/// Every map of this build, with the capacities that the configuration changes.
+/// The layouts of all maps of this build, with the capacities of the configuration.
 pub(crate) fn expected(capacities: &BTreeMap<&'static str, u32>) -> Vec<Layout> {
     let mut layouts = vec![
         map::<IfIndex, EndpointEntry>(maps::ENDPOINTS, MapType::Hash, maps::MAX_ENDPOINTS),
@@ -112,7 +112,10 @@ fn map<K, V>(name: &'static str, map_type: MapType, capacity: u32) -> Layout {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "keys and values are some bytes long")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "keys and values are a few hundred bytes long at most"
+)]
 const fn len_bytes<T>() -> u32 {
     size_of::<T>() as u32
 }

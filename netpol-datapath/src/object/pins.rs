@@ -1,7 +1,7 @@
-//! The folder on the BPF file system: which maps and links outlive the agent.
+//! The folder on the BPF file system that holds the maps and links that outlive the agent.
 //!
-//! Layout: `<root>/v<ABI>/<MAP>` and `<root>/v<ABI>/links/<ifindex>-<program>`, with `-migration` behind it for a link that is
-//! to take the place of a filter.
+//! Layout: `<root>/v<ABI>/<MAP>` and `<root>/v<ABI>/links/<ifindex>-<program>`, with the suffix `-exchange` for a link that
+//! replaces a filter (TCX migration).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,19 +22,19 @@ use crate::program::Program;
 /// `f_type` of a BPF file system (`BPF_FS_MAGIC`, `include/uapi/linux/magic.h`).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
-/// Ends the name of a link's pin while the filter hangs there too.
-const EXCHANGE: &str = "-exchange";
+/// Suffix of a link's pin while the filter that it replaces is still attached. Part of the pin layout, so it keeps its name.
+const MIGRATION_SUFFIX: &str = "-exchange";
 
 /// The folder of one version's pins.
 #[derive(Clone, Debug)]
 pub(crate) struct Pins {
     folder: PathBuf,
-    /// Those of other versions, whose programs may be in force still.
+    /// Those of other versions, whose programs may still be in force.
     predecessors: Vec<Pins>,
 }
 
 impl Pins {
-    /// Makes the folders under `root`, which is itself a folder directly on a BPF file system.
+    /// Creates the folders under `root`, which is itself a folder directly on a BPF file system.
     ///
     /// # Errors
     /// [`Error::NoBpfFs`], [`Error::MountBpfFs`], [`Error::Pin`].
@@ -65,12 +65,12 @@ impl Pins {
         &self.predecessors
     }
 
-    /// Notes that there are none any more.
+    /// Clears the list of other versions, after their pins have been removed.
     pub(crate) fn forget_predecessors(&mut self) {
         self.predecessors.clear();
     }
 
-    /// Pins here too what packets have left in the maps of another version, where they have the same layout.
+    /// Pins the [carried-over maps](maps::CARRIED_OVER) of another version in this version's folder, if their layout is equal.
     ///
     /// # Errors
     /// [`Error::Pin`].
@@ -94,7 +94,7 @@ impl Pins {
         Ok(())
     }
 
-    /// Takes a link's pin over from where another version has pinned it.
+    /// Moves the pin of a link from another version's folder to this one's.
     ///
     /// # Errors
     /// [`Error::Pin`].
@@ -109,12 +109,12 @@ impl Pins {
             .map_err(|error| pin_error(&path, error))
     }
 
-    /// The pins of some version, by its folder.
+    /// The pins of any version, by its folder.
     pub(crate) fn in_folder(folder: &Path) -> Self {
         Self { folder: folder.to_owned(), predecessors: Vec::new() }
     }
 
-    /// Where a map is pinned.
+    /// Pin path of a map.
     pub(crate) fn map(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
@@ -123,14 +123,14 @@ impl Pins {
         self.folder.join("links")
     }
 
-    /// Where the attachment of a program to a device is pinned.
+    /// Pin path of the attachment of a program to a device: a link, or an empty folder for a filter.
     pub(crate) fn link(&self, ifindex: IfIndex, program: Program) -> PathBuf {
         self.links().join(format!("{ifindex}-{}", program.name()))
     }
 
-    /// Where the link is pinned that is to take the place of a filter.
+    /// Pin path of a link that replaces a filter.
     pub(crate) fn migration(&self, ifindex: IfIndex, program: Program) -> PathBuf {
-        self.links().join(format!("{ifindex}-{}{EXCHANGE}", program.name()))
+        self.links().join(format!("{ifindex}-{}{MIGRATION_SUFFIX}", program.name()))
     }
 
     /// Renames the pin of a migration's link to the regular one, after the filter has been removed.
@@ -142,7 +142,7 @@ impl Pins {
         fs::rename(&path, self.link(ifindex, program)).map_err(|error| pin_error(&path, error))
     }
 
-    /// The attachments that are pinned, also those whose device is gone.
+    /// All pinned attachments, also those whose device is gone.
     ///
     /// # Errors
     /// [`Error::Pin`]: the folder cannot be read.
@@ -156,7 +156,7 @@ impl Pins {
         Ok(attachments)
     }
 
-    /// Checks that every map that is pinned already has the layout of this build.
+    /// Checks that every pinned map has the layout of this build.
     ///
     /// # Errors
     /// [`Error::PinIncompatible`], [`Error::Pin`].
@@ -178,7 +178,7 @@ impl Pins {
         Ok(())
     }
 
-    /// Opens a map that only user space uses, or makes and pins it.
+    /// Opens a pinned map that only user space uses, or creates and pins it.
     ///
     /// # Errors
     /// [`Error::Pin`].
@@ -200,7 +200,7 @@ impl Pins {
         Ok(map)
     }
 
-    /// Notes that a netlink filter is attached: it needs no pin to stay, and has none.
+    /// Records an attached clsact filter by an empty folder, because a filter stays attached without a pin.
     ///
     /// # Errors
     /// [`Error::Pin`].
@@ -214,15 +214,15 @@ impl Pins {
         }
     }
 
-    /// Whether an attachment is a netlink filter.
+    /// Whether an attachment is a clsact filter.
     pub(crate) fn is_filter(&self, ifindex: IfIndex, program: Program) -> bool {
         self.link(ifindex, program).is_dir()
     }
 
-    /// Removes the pins of an attachment, which ends it once nobody else holds it.
+    /// Removes the pins of an attachment. A link is detached once no process holds it open.
     ///
     /// # Errors
-    /// [`Error::Pin`], but not if there is none.
+    /// [`Error::Pin`], except if there is none.
     pub(crate) fn remove_link(&self, ifindex: IfIndex, program: Program) -> Result<(), Error> {
         for path in [self.link(ifindex, program), self.migration(ifindex, program)] {
             let is_filter = path.is_dir();
@@ -232,16 +232,16 @@ impl Pins {
         Ok(())
     }
 
-    /// Notes that no netlink filter is attached any more.
+    /// Removes the record of a clsact filter.
     ///
     /// # Errors
-    /// [`Error::Pin`], but not if none was.
+    /// [`Error::Pin`], except if there is none.
     pub(crate) fn unmark_filter(&self, ifindex: IfIndex, program: Program) -> Result<(), Error> {
         let path = self.link(ifindex, program);
         absent_is_fine(&path, fs::remove_dir(&path))
     }
 
-    /// Removes this version's maps and folders, where nothing is attached any more.
+    /// Removes this version's maps and folders, after all programs have been detached.
     ///
     /// # Errors
     /// [`Error::Pin`].
@@ -249,7 +249,7 @@ impl Pins {
         for folder in [self.links(), self.folder.clone()] {
             empty(&folder).map_err(|error| pin_error(&folder, error))?;
         }
-        // Another version may have its folder beside this one's.
+        // Another version may have a folder under the same root.
         if let Some(root) = self.folder.parent()
             && let Err(error) = fs::remove_dir(root)
             && error.kind() != io::ErrorKind::DirectoryNotEmpty
@@ -267,7 +267,7 @@ fn absent_is_fine(path: &Path, outcome: io::Result<()>) -> Result<(), Error> {
     }
 }
 
-/// Removes a folder and the pins in it, whatever they are called: another version may have had others.
+/// Removes a folder and all pins in it, whatever their names, because another version may have had other maps.
 fn empty(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
@@ -276,9 +276,9 @@ fn empty(folder: &Path) -> io::Result<()> {
     fs::remove_dir(folder)
 }
 
-/// The device and the program of a link's file name.
+/// Parses the file name of an attachment into the device and the program.
 pub(crate) fn parse_link_name(name: &str) -> Option<(IfIndex, Program)> {
-    let (ifindex, program) = name.strip_suffix(EXCHANGE).unwrap_or(name).split_once('-')?;
+    let (ifindex, program) = name.strip_suffix(MIGRATION_SUFFIX).unwrap_or(name).split_once('-')?;
     let program = Program::ALL.into_iter().find(|known| known.name() == program)?;
     Some((IfIndex(ifindex.parse().ok()?), program))
 }
@@ -304,7 +304,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_links_name_tells_its_device_and_program() {
+    fn the_name_of_a_pinned_link_contains_its_device_and_program() {
         for program in Program::ALL {
             let name = format!("42-{}", program.name());
             assert_eq!(parse_link_name(&name), Some((IfIndex(42), program)));
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_elsewhere_is_refused() {
+    fn a_folder_on_another_file_system_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let error = Pins::open(&folder.path().join("netpol"), Mount::Never).unwrap_err();
         assert!(matches!(error, Error::NoBpfFs { path } if path == folder.path()));

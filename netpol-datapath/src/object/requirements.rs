@@ -56,15 +56,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_is_told_in_one_sentence_with_its_remedy() {
+    fn a_missing_requirement_is_reported_with_its_remedy() {
         let check = |capabilities, kernel, btf: &str, expected: &str| {
             let btf = Path::new(btf);
             let release = "5.10.0-example".to_owned();
-            let said = match (Surroundings { capabilities, kernel, release, btf }).check() {
+            let message = match (Surroundings { capabilities, kernel, release, btf }).check() {
                 Ok(()) => String::new(),
                 Err(error) => error.to_string(),
             };
-            assert_eq!(said, expected);
+            assert_eq!(message, expected);
         };
         let all = CapabilitySet::all();
         let new = KernelVersion::new(6, 12, 0);

@@ -1,7 +1,7 @@
-//! FLOWS, the table of connections, as user space sees it: [`flow_table`] in memory that is shared with the programs.
+//! FLOWS, the table of connections ([`netpol_common::flow_table`]), in memory that is shared with the programs.
 //!
-//! Programs write under locks that user space cannot take. So it only reads, and frees ways; a connection is made known by a
-//! program that is run for it.
+//! Programs write it under locks that user space cannot take. So user space only reads entries and frees bucket slots; it adds
+//! a connection by running a program.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,21 +23,21 @@ use crate::error::Error;
 use crate::object::layout::NO_PREALLOC;
 use crate::object::{Geometry, Pins, classifier_named};
 
-/// Words of eight bytes of a set and of a slot, and where the slots begin.
+/// Sizes of a set and of a slot, and the position of the first slot, in words of eight bytes.
 const SET_WORDS: usize = size_of::<FlowSet>() / 8;
 const SLOT_WORDS: usize = size_of::<FlowSlot>() / 8;
 const FIRST_SLOT_WORD: usize = SET_WORDS - N_WAYS * SLOT_WORDS;
-/// How often a slot is looked at that changes all the while.
-const N_LOOKS: usize = 1000;
-/// The program that makes a connection known.
+/// Number of attempts to read a slot that changes meanwhile.
+const N_ATTEMPTS: usize = 1000;
+/// The program that adds a connection.
 const ADD_FLOW: &str = "add_flow";
 
-/// The pinned map that holds the seed, so that it lives as long as the table.
+/// The pinned map with the hash seed of the table, so that both outlive the agent.
 #[derive(Debug)]
 pub(crate) struct Seed(Table<u32, u64>);
 
 impl Seed {
-    /// Opens the map that the object has not, because no program reads it, or makes it.
+    /// Opens or creates `FLOW_SEED`, which is not in the object because no program reads it.
     ///
     /// # Errors
     /// [`Error::Map`], [`Error::Pin`].
@@ -57,7 +57,7 @@ impl Seed {
         self.0.map()
     }
 
-    /// What the programs are to be told.
+    /// The constants of the table for the programs.
     ///
     /// # Errors
     /// [`Error::Map`].
@@ -68,14 +68,14 @@ impl Seed {
     }
 }
 
-/// The table.
+/// The table of connections.
 #[derive(Debug)]
 pub(crate) struct FlowTable {
     label: Label,
     map: MapData,
 }
 
-/// The table's memory. It counts as the process's own while it is mapped, so that is not long.
+/// The mapped memory of the table. Mapped only for a short time, because it counts as memory of the process.
 #[derive(Debug)]
 pub(crate) struct FlowMemory(Shared);
 
@@ -93,7 +93,7 @@ impl FlowTable {
         &self.map
     }
 
-    /// The same table by another file descriptor.
+    /// Opens the same table by another file descriptor.
     ///
     /// # Errors
     /// [`Error::Map`].
@@ -102,7 +102,7 @@ impl FlowTable {
         Ok(Self { label: self.label, map })
     }
 
-    /// Maps the table's memory, which takes some time.
+    /// Maps the memory of the table.
     ///
     /// # Errors
     /// [`Error::Map`].
@@ -111,7 +111,7 @@ impl FlowTable {
         Ok(FlowMemory(shared))
     }
 
-    /// Makes connections known; those that are known stay as they are.
+    /// Adds connections; existing ones stay unchanged.
     ///
     /// # Errors
     /// [`Error::Missing`], [`Error::Refused`], [`Error::TestRun`].
@@ -145,7 +145,7 @@ impl FlowMemory {
         self.0.words().chunks_exact(SET_WORDS)
     }
 
-    /// All entries. Those that change meanwhile may be missing.
+    /// All entries. Entries that change meanwhile may be missing.
     pub(crate) fn entries(&self) -> Vec<(FlowKey, FlowEntry)> {
         let mut found = Vec::new();
         for set in self.sets() {
@@ -157,13 +157,13 @@ impl FlowMemory {
         found
     }
 
-    /// Frees the ways of connections of these interfaces; returns how many they were.
+    /// Frees the bucket slots of the connections of these interfaces. Returns how many there were.
     pub(crate) fn remove(&self, is_gone: impl Fn(IfIndex) -> bool) -> usize {
         let mut n_removed = 0;
         for mark in self.sets().flat_map(|set| set.iter().take(N_WAYS)) {
             let now = mark.load(Ordering::Acquire);
             if now != 0 && is_gone(owner(now)) {
-                // Another connection may have taken the way meanwhile.
+                // Another connection may have taken the bucket slot meanwhile.
                 let freed = mark.compare_exchange(now, 0, Ordering::AcqRel, Ordering::Relaxed);
                 n_removed += usize::from(freed.is_ok());
             }
@@ -181,9 +181,9 @@ pub(crate) fn take_array(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData,
     Ok(map)
 }
 
-/// A connection that nobody writes while it is read.
+/// Reads a slot consistently: the mark and the slot's number must be the same before and after.
 fn read(mark: &AtomicU64, slot: &[AtomicU64]) -> Option<(FlowKey, FlowEntry)> {
-    for _ in 0..N_LOOKS {
+    for _ in 0..N_ATTEMPTS {
         let before = (mark.load(Ordering::Acquire), slot.first()?.load(Ordering::Acquire));
         if before.0 == 0 {
             return None;

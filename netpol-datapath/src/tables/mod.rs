@@ -30,7 +30,7 @@ use crate::object::layout::{ContainerId, NO_PREALLOC};
 use crate::object::{Layout, Pins};
 
 pub(crate) use self::flow_table::{FlowTable, Seed};
-pub(crate) use self::leftovers::{Leftovers, Whose, lock};
+pub(crate) use self::leftovers::{Leftovers, Targets, lock};
 pub(crate) use self::table::{Label, Labelled, Plain, Table, absent_is_fine, len_bytes, reopen};
 
 /// All maps of this build.

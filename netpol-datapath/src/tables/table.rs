@@ -1,4 +1,4 @@
-//! Maps with typed keys and values, whose errors name them.
+//! Maps with typed keys and values, and errors that name the map.
 
 use std::fs;
 use std::io;
@@ -14,17 +14,17 @@ use super::wire::{self, Wire};
 use crate::error::Error;
 use crate::object::Layout;
 
-/// `ENOTSUPP`, which the kernel returns although no C library knows it: this map type has no batches.
+/// `ENOTSUPP`, an error number that no C library defines: the kernel has no batch operations for this map type.
 const NO_BATCHES: i32 = 524;
 
-/// `BPF_NOEXIST`: refuse to replace an entry.
+/// `BPF_NOEXIST`: fail if the entry exists.
 const NO_EXIST: u64 = 1;
 
-/// A type with a layout that zerocopy has checked.
+/// A plain-data type, checked by zerocopy.
 pub(crate) trait Plain: FromBytes + IntoBytes + Immutable + Copy + 'static {}
 impl<T: FromBytes + IntoBytes + Immutable + Copy + 'static> Plain for T {}
 
-/// Name and capacity of a map, for messages.
+/// Name and capacity of a map, for error messages.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Label {
     pub(crate) name: &'static str,
@@ -46,12 +46,12 @@ impl Label {
         Error::Map { map: self.name, action: "read", source: source.into() }
     }
 
-    /// There is no room.
+    /// The map is full.
     pub(crate) fn is_full(self) -> Error {
         Error::MapFull { map: self.name, capacity: self.capacity }
     }
 
-    /// A failed write. A full map is told apart, because the remedy is another one.
+    /// A failed write. A full map is a separate error, because its remedy differs.
     pub(crate) fn cannot_write(self, source: impl Into<MapError>) -> Error {
         let source = source.into();
         if os_error(&source) == Some(libc::E2BIG) || os_error(&source) == Some(libc::ENOSPC) {
@@ -90,13 +90,13 @@ impl<K: Plain, V: Plain> Table<K, V> {
     /// Takes the map out of the loaded object.
     ///
     /// # Errors
-    /// [`Error::Missing`], [`Error::Map`] when it is of another type.
+    /// [`Error::Missing`], [`Error::Map`] if the map is of another type.
     pub(crate) fn take(ebpf: &mut Ebpf, label: Label) -> Result<Self, Error> {
         let map = take(ebpf, label.name)?;
         Ok(Self { label, map: map.try_into().map_err(|error: MapError| label.cannot_read(error))? })
     }
 
-    /// A map that is not in the object.
+    /// A table over a map that is not in the object.
     pub(crate) fn new(label: Label, map: HashMap<MapData, Wire<K>, Wire<V>>) -> Self {
         Self { label, map }
     }
@@ -120,7 +120,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
         written.map_err(|error| self.label.cannot_write(error))
     }
 
-    /// Inserts an entry, unless there is one.
+    /// Inserts an entry; an existing one stays unchanged.
     ///
     /// # Errors
     /// [`Error::MapFull`], [`Error::Map`].
@@ -181,7 +181,7 @@ impl<V: Plain> Trie<V> {
     /// Takes the map out of the loaded object.
     ///
     /// # Errors
-    /// [`Error::Missing`], [`Error::Map`] when it is of another type.
+    /// [`Error::Missing`], [`Error::Map`] if the map is of another type.
     pub(crate) fn take(ebpf: &mut Ebpf, label: Label) -> Result<Self, Error> {
         let map = take(ebpf, label.name)?;
         Ok(Self { label, map: map.try_into().map_err(|error: MapError| label.cannot_read(error))? })
@@ -250,7 +250,7 @@ pub(crate) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
 /// Opens the same map by another file descriptor.
 ///
 /// # Errors
-/// What the kernel said.
+/// The error of the kernel.
 pub(crate) fn reopen(map: &MapData) -> Result<MapData, MapError> {
     MapData::from_id(map.info()?.id())
 }
@@ -266,10 +266,10 @@ pub(crate) fn len_bytes(map: &MapData) -> io::Result<u64> {
     value.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
-/// Writes all entries with one system call; false if this kernel cannot.
+/// Writes all entries with one system call. False if this kernel has no batch operations for the map's type.
 ///
 /// # Errors
-/// What the kernel said.
+/// The error of the kernel.
 pub(crate) fn in_one_batch<K, V>(map: &MapData, keys: &[K], values: &[V]) -> io::Result<bool>
 where
     K: IntoBytes + Immutable,
@@ -282,7 +282,7 @@ where
     }
 }
 
-/// Removing what is not there is no failure.
+/// Turns the error for a missing entry into success, for removals.
 pub(crate) fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), MapError> {
     match removed {
         Err(error) if os_error(&error) == Some(libc::ENOENT) => Ok(()),

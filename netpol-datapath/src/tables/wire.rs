@@ -1,8 +1,8 @@
-//! The only `unsafe` code of the agent: bytes to and from the kernel.
+//! The only `unsafe` code in user space: bytes to and from the kernel.
 //!
-//! In: types of netpol-common, whose layout zerocopy has checked. Out: what aya takes for map keys and
-//! values, the batch operations that aya does not offer, arrays whose memory is shared with the kernel, and ring buffers that can
-//! be waited for. Must not: know what the types mean.
+//! In: types of netpol-common, whose layout zerocopy has checked. Out: keys and values for aya's maps, the batch operations
+//! that aya lacks, arrays whose memory is shared with the kernel, and ring buffers that can be awaited. Must not: depend on the
+//! meaning of the types.
 #![expect(
     unsafe_code,
     reason = "aya's marker trait and the bpf system call need it; everything else uses these"
@@ -19,7 +19,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
-/// A type of netpol-common as aya takes it for a key or a value.
+/// A type of netpol-common as a key or value of aya's maps.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
 #[repr(transparent)]
 pub(crate) struct Wire<T>(pub(crate) T);
@@ -27,43 +27,43 @@ pub(crate) struct Wire<T>(pub(crate) T);
 // SAFETY: `IntoBytes` proves that there is no padding, `FromBytes` that every bit pattern is valid.
 unsafe impl<T: IntoBytes + FromBytes + Immutable + Copy + 'static> aya::Pod for Wire<T> {}
 
-/// Waits for a file descriptor to become readable, by a copy of it.
+/// Duplicates a file descriptor and registers the duplicate, to wait until it is readable.
 ///
 /// # Errors
-/// What the kernel said.
+/// The error of the kernel.
 pub(crate) fn watch(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<OwnedFd>> {
     let own = fd.try_clone_to_owned()?;
-    // SAFETY: an `OwnedFd` is one open file descriptor from its beginning to its end.
+    // SAFETY: an `OwnedFd` refers to the same open file for its whole life.
     Ok(unsafe { AsyncFd::register_with_interest(own, Interest::READABLE) }?)
 }
 
-/// The memory of an array map, the kernel's own: what is written here programs see at once, and the other way round.
+/// The memory of an array map, shared with the programs: each side reads the writes of the other at once.
 #[derive(Debug)]
 pub(crate) struct Shared {
     start: NonNull<AtomicU64>,
     n_words: usize,
 }
 
-// SAFETY: it is only memory, which belongs to no thread, and is only used by atomic operations.
+// SAFETY: the mapping belongs to no thread, and it is accessed only by atomic operations.
 unsafe impl Send for Shared {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for Shared {}
 
 impl Shared {
-    /// Maps the memory of an array map that was made with `BPF_F_MMAPABLE`.
+    /// Maps the memory of an array map that was created with `BPF_F_MMAPABLE`.
     ///
     /// # Errors
-    /// What the kernel said; also when the map is no array.
+    /// The error of the kernel; `Unsupported` if the map is no array.
     pub(crate) fn of(map: &MapData) -> io::Result<Self> {
         let layout = map.info().map_err(io::Error::other)?;
         if !matches!(layout.map_type(), Ok(MapType::Array)) {
             return Err(io::Error::from(io::ErrorKind::Unsupported));
         }
-        // Elements lie behind each other, each at a multiple of eight bytes.
+        // Elements are contiguous, each padded to a multiple of eight bytes.
         let n_words = u64::from(layout.value_size()).div_ceil(8) * u64::from(layout.max_entries());
         let n_words = usize::try_from(n_words).map_err(io::Error::other)?;
         let access = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: the address is the kernel's choice, so that no other mapping is touched.
+        // SAFETY: the kernel chooses the address, so no other mapping is changed.
         let start = unsafe {
             mmap(null_mut(), n_words * 8, access, MapFlags::SHARED, map.fd().as_fd(), 0)
         }?;
@@ -73,15 +73,15 @@ impl Shared {
 
     /// All elements, in words of eight bytes.
     pub(crate) const fn words(&self) -> &[AtomicU64] {
-        // SAFETY: the mapping has so many bytes, begins at a page, and lives as long as `self`. Any bits are a number. Programs
-        // write whole words too, or parts of words that are read here for nothing but their old or new value.
+        // SAFETY: the mapping has `n_words` words, is page-aligned, and lives as long as `self`; every bit pattern is a valid
+        // number, and concurrent writes of the programs are atomic for each word or for the part of it that is used.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.n_words) }
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // SAFETY: mapped by `of`, with this size, and nobody borrows it any more.
+        // SAFETY: `of` mapped it with this size, and no borrow outlives `self`.
         unsafe { munmap(self.start.as_ptr().cast(), self.n_words * 8) }.ok();
     }
 }
@@ -106,8 +106,8 @@ const BPF_MAP_DELETE_BATCH: libc::c_int = 27;
 /// Writes all entries, in this order, with one system call.
 ///
 /// # Errors
-/// What the kernel said; entries before the one that failed are written. `ENOTSUPP` (524) if maps of this
-/// type know no batches: LPM tries before kernel 5.13, maps of maps before 5.19.
+/// The error of the kernel; entries before the one that failed are written. `ENOTSUPP` (524) if the kernel has no batch
+/// operations for maps of this type: LPM tries before Linux 5.13, maps of maps before 5.19.
 pub(crate) fn update_batch<K, V>(map: &MapData, keys: &[K], values: &[V]) -> io::Result<()>
 where
     K: IntoBytes + Immutable,
@@ -137,8 +137,8 @@ where
 /// Removes entries, in this order, with one system call.
 ///
 /// # Errors
-/// What the kernel said, `ENOENT` for a key that is not there; entries before it are removed. As for
-/// [`update_batch`] if maps of this type know no batches.
+/// The error of the kernel, `ENOENT` for a missing key; entries before it are removed. `ENOTSUPP` as for
+/// [`update_batch`].
 pub(crate) fn delete_batch<K: IntoBytes + Immutable, V>(
     map: &MapData,
     keys: &[K],
@@ -165,10 +165,10 @@ fn deletion<K>(map: &MapData, keys: &[K]) -> io::Result<BatchAttr> {
     })
 }
 
-/// Removes those of the entries that are there.
+/// Removes the entries that exist.
 ///
 /// # Errors
-/// What the kernel said; some entries are removed. As for [`update_batch`] if maps of this type know no batches.
+/// The error of the kernel; some entries are removed. `ENOTSUPP` as for [`update_batch`].
 pub(crate) fn delete_present<K: IntoBytes + Immutable, V>(
     map: &MapData,
     keys: &[K],
@@ -181,7 +181,7 @@ pub(crate) fn delete_present<K: IntoBytes + Immutable, V>(
         match unsafe { batch(BPF_MAP_DELETE_BATCH, &mut attr) } {
             Ok(()) => return Ok(()),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-                // The kernel says how far it came: somebody else has removed the next one.
+                // `count` is the number of removed entries; the next key was missing.
                 let n_removed = usize::try_from(attr.count).map_err(io::Error::other)?;
                 rest = rest.get(n_removed + 1..).unwrap_or_default();
             }
@@ -194,7 +194,7 @@ pub(crate) fn delete_present<K: IntoBytes + Immutable, V>(
 /// Reads all entries of a hash map. Entries that change meanwhile may be missing.
 ///
 /// # Errors
-/// What the kernel said; also when the map is no hash map with keys and values of one CPU.
+/// The error of the kernel; `Unsupported` if the map is no hash map, or is a per-CPU one.
 pub(crate) fn read_all<K, V>(map: &MapData) -> io::Result<Vec<(K, V)>>
 where
     K: FromBytes + IntoBytes + Immutable + Clone,
@@ -208,11 +208,11 @@ where
     Ok(found)
 }
 
-/// Reads all entries of a hash map, some thousands at a time. Entries that change meanwhile may be missing; those that have
-/// been read may be removed.
+/// Reads all entries of a hash map, some thousands at a time. Entries that change meanwhile may be missing; `each` may
+/// remove the entries of its batch.
 ///
 /// # Errors
-/// What the kernel or `each` said; also when the map is no hash map with keys and values of one CPU.
+/// The kernel or `each` said; `Unsupported` if the map is no hash map, or is a per-CPU one.
 pub(crate) fn for_each_batch<K, V>(
     map: &MapData,
     mut each: impl FnMut(&[K], &[V]) -> io::Result<()>,
@@ -226,10 +226,10 @@ where
     if !matches!(map_type, MapType::Hash | MapType::LruHash) {
         return Err(io::Error::from(io::ErrorKind::Unsupported));
     }
-    // The kernel copies whole buckets: if one does not fit, there must be more room.
-    let mut n_room = 4096_usize;
-    let (mut keys, mut values) = (room::<K>(n_room), room::<V>(n_room));
-    // Position in the table: 4 bytes for hash maps.
+    // The kernel copies whole buckets. If one does not fit, the capacity is doubled.
+    let mut capacity = 4096_usize;
+    let (mut keys, mut values) = (zeroed::<K>(capacity), zeroed::<V>(capacity));
+    // Position in the hash table, of which the kernel uses 4 bytes.
     let mut position: Option<u64> = None;
     loop {
         let mut next_position = 0_u64;
@@ -238,20 +238,20 @@ where
             out_batch: address(&raw mut next_position),
             keys: address(keys.as_mut_ptr()),
             values: address(values.as_mut_ptr()),
-            count: u32::try_from(n_room).map_err(io::Error::other)?,
+            count: u32::try_from(capacity).map_err(io::Error::other)?,
             map_fd: fd_of(map)?,
             elem_flags: 0,
             flags: 0,
         };
-        // SAFETY: both vectors have room for `count` elements of the map's sizes, `next_position` for more than the
-        // 4 bytes of a hash map's position; they outlive the call. Whatever is written makes a K and a V.
+        // SAFETY: both vectors have `count` elements of the map's sizes, and `next_position` has more than the 4 bytes of a
+        // hash map's position; all outlive the call. Every bit pattern is a valid K and V.
         let outcome = unsafe { batch(BPF_MAP_LOOKUP_BATCH, &mut attr) };
         let is_last = match outcome {
             Ok(()) => false,
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
-                n_room *= 2;
-                (keys, values) = (room::<K>(n_room), room::<V>(n_room));
+                capacity *= 2;
+                (keys, values) = (zeroed::<K>(capacity), zeroed::<V>(capacity));
                 continue;
             }
             Err(error) => return Err(error),
@@ -265,11 +265,11 @@ where
     }
 }
 
-fn room<T: FromZeros + Clone>(n: usize) -> Vec<T> {
+fn zeroed<T: FromZeros + Clone>(n: usize) -> Vec<T> {
     vec![T::new_zeroed(); n]
 }
 
-/// The kernel reads and writes as many bytes as the map's sizes say.
+/// Checks that K and V have the map's sizes, because the kernel reads and writes that many bytes.
 fn check_sizes<K, V>(map: &MapData) -> io::Result<()> {
     let layout = map.info().map_err(io::Error::other)?;
     let sizes = [layout.key_size(), layout.value_size()].map(usize::try_from);
@@ -289,9 +289,9 @@ fn address<T>(pointer: *const T) -> u64 {
 }
 
 /// # Safety
-/// All addresses in `attr` must be valid for what the command reads and writes there.
+/// All addresses in `attr` must be valid for the reads and writes of the command.
 unsafe fn batch(command: libc::c_int, attr: &mut BatchAttr) -> io::Result<()> {
-    // SAFETY: `attr` is valid for its size; see above for what it points to.
+    // SAFETY: `attr` is valid for its size, and the caller guarantees the addresses in it.
     let outcome = unsafe {
         libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<BatchAttr>())
     };

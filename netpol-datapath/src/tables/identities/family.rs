@@ -1,30 +1,30 @@
-//! The table of one family, and the larger or smaller one that takes its place.
+//! The table of one family, and its replacement by a larger or smaller one.
 //!
-//! In: entries that come and go. Out: a table that has them all, with room. To put another table in place makes the kernel wait
-//! until no program reads the old one (RCU, some ten milliseconds): so there is room for more than there must be, a batch waits
-//! once at the most, and what can be done when nothing waits is left for then. Must not: lose an entry.
+//! In: entries that are added and removed. Out: a table with all of them and free slots. After a replacement the kernel waits
+//! until no program reads the old table (RCU, some ten milliseconds). So tables have spare capacity, a batch waits at most
+//! once, and a replacement that can wait is done when the node is idle. Must not: lose an entry.
 
 use netpol_common::identities::{Entry, Key};
 
 use super::table::{Crowded, Table, Words};
 
-/// Where a family's table is, and what it is made of.
-pub(super) trait Place {
+/// Allocates memory for the tables of a family, and puts one of them in force.
+pub(super) trait Backing {
     /// Memory for a table.
     type Memory: Words;
-    /// Why there is none.
+    /// Why an operation failed.
     type Error;
 
-    /// Zeros for a table of so many buckets, and a seed for it.
+    /// Zeroed memory for a table with this number of buckets, and a hash seed.
     ///
     /// # Errors
-    /// There is no memory.
+    /// No memory is available.
     fn make(&mut self, n_buckets: u32) -> Result<(Self::Memory, u64), Self::Error>;
 
-    /// Lets programs read this memory in place of any other. When this returns none reads the other any more.
+    /// Makes programs read this memory. When this returns, no program reads the earlier one any more.
     ///
     /// # Errors
-    /// It could not be done: they go on reading the other.
+    /// The write failed: programs still read the earlier memory.
     fn put(&mut self, memory: &Self::Memory) -> Result<(), Self::Error>;
 }
 
@@ -35,13 +35,13 @@ pub(super) struct Family<K, M> {
     n_least_buckets: u32,
 }
 
-/// Slots of a table that may be taken.
-const fn n_room<K: Key>(n_buckets: u32) -> usize {
+/// Number of slots of a table that may be taken.
+const fn capacity<K: Key>(n_buckets: u32) -> usize {
     n_buckets as usize * K::N_TAKEN
 }
 
 impl<K: Key, M: Words> Family<K, M> {
-    /// A family whose table is there.
+    /// A family with an existing table.
     pub(super) fn new(table: Table<K, M>, n_least_buckets: u32) -> Self {
         Self { table, n_least_buckets }
     }
@@ -54,24 +54,24 @@ impl<K: Key, M: Words> Family<K, M> {
     /// Inserts or replaces entries, in this order.
     ///
     /// # Errors
-    /// There is no memory for a larger table: some of the first entries are written.
-    pub(super) fn set_all<P: Place<Memory = M>>(
+    /// No memory for a larger table: some of the first entries are written.
+    pub(super) fn set_all<P: Backing<Memory = M>>(
         &mut self,
-        place: &mut P,
+        backing: &mut P,
         entries: &[(K, Entry)],
     ) -> Result<(), P::Error> {
-        if self.table.n_taken() + entries.len() > self.n_room() {
+        if self.table.n_taken() + entries.len() > self.capacity() {
             let is_new = |(key, _): &&(K, Entry)| !self.table.has_slot(*key);
             let n_new = entries.iter().filter(is_new).count();
-            if self.table.n_taken() + n_new > self.n_room() {
+            if self.table.n_taken() + n_new > self.capacity() {
                 let n_buckets = self.n_buckets_for(self.table.n_present() + n_new);
-                return self.replace(place, n_buckets, entries);
+                return self.replace(backing, n_buckets, entries);
             }
         }
         for (n_done, (key, entry)) in entries.iter().enumerate() {
             if self.table.set(*key, *entry) == Err(Crowded) {
                 let rest = entries.get(n_done..).unwrap_or_default();
-                return self.replace(place, self.table.n_buckets(), rest);
+                return self.replace(backing, self.table.n_buckets(), rest);
             }
         }
         Ok(())
@@ -82,55 +82,59 @@ impl<K: Key, M: Words> Family<K, M> {
         self.table.remove(key);
     }
 
-    /// Whether [`Self::prepare`] has something to do.
+    /// Whether [`Self::prepare`] has work to do.
     pub(super) fn wants_preparation(&self) -> bool {
         self.is_nearly_full() || self.is_far_too_large()
     }
 
-    /// Makes a table that fits, with room ahead and without slots that are kept for addresses of before.
+    /// Replaces the table by one of the right size, with spare capacity and without slots that are reserved for removed
+    /// addresses.
     ///
     /// # Errors
-    /// There is no memory for it: nothing is changed.
-    pub(super) fn prepare<P: Place<Memory = M>>(&mut self, place: &mut P) -> Result<(), P::Error> {
-        self.replace(place, self.n_buckets_for(self.table.n_present()), &[])
+    /// No memory for it: nothing is changed.
+    pub(super) fn prepare<P: Backing<Memory = M>>(
+        &mut self,
+        backing: &mut P,
+    ) -> Result<(), P::Error> {
+        self.replace(backing, self.n_buckets_for(self.table.n_present()), &[])
     }
 
     fn is_nearly_full(&self) -> bool {
-        self.table.n_taken() * 8 > self.n_room() * 7
+        self.table.n_taken() * 8 > self.capacity() * 7
     }
 
-    /// A node does not pay for its past.
+    /// A node that once had many addresses need not keep the memory.
     fn is_far_too_large(&self) -> bool {
         let n_buckets = self.n_buckets_for(self.table.n_present());
         n_buckets <= self.table.n_buckets() / 4
     }
 
-    fn n_room(&self) -> usize {
-        n_room::<K>(self.table.n_buckets())
+    fn capacity(&self) -> usize {
+        capacity::<K>(self.table.n_buckets())
     }
 
-    /// Buckets for so many entries, and a quarter more of them.
+    /// Number of buckets for this number of entries plus a quarter.
     fn n_buckets_for(&self, n_entries: usize) -> u32 {
         let n_wanted = n_entries + n_entries.div_ceil(4);
         let mut n_buckets = self.n_least_buckets;
-        while n_room::<K>(n_buckets) < n_wanted {
+        while capacity::<K>(n_buckets) < n_wanted {
             n_buckets = n_buckets.saturating_mul(2);
         }
         n_buckets
     }
 
-    /// Puts a table with what this one holds and these entries in its place, with so many buckets or, if an address finds no
-    /// place there with any of some seeds, more.
-    fn replace<P: Place<Memory = M>>(
+    /// Replaces the table by one with the present entries, these entries, and `n_buckets` buckets. If an address finds no slot
+    /// with any of four seeds, the number of buckets is doubled.
+    fn replace<P: Backing<Memory = M>>(
         &mut self,
-        place: &mut P,
+        backing: &mut P,
         n_buckets: u32,
         entries: &[(K, Entry)],
     ) -> Result<(), P::Error> {
         let mut n_tries = 0;
         let mut n_buckets = n_buckets;
         let table = loop {
-            let (memory, seed) = place.make(n_buckets)?;
+            let (memory, seed) = backing.make(n_buckets)?;
             let mut table = Table::make(memory, n_buckets, seed);
             let mut all = self.table.entries().chain(entries.iter().copied());
             if all.try_for_each(|(key, entry)| table.set(key, entry)).is_ok() {
@@ -141,7 +145,7 @@ impl<K: Key, M: Words> Family<K, M> {
                 n_buckets = n_buckets.saturating_mul(2);
             }
         };
-        place.put(table.memory())?;
+        backing.put(table.memory())?;
         self.table = table;
         Ok(())
     }

@@ -1,6 +1,6 @@
-//! IDENTITIES: a table for each family, whose memory is shared with the programs.
+//! IDENTITIES: one table for each address family, in memory that is shared with the programs.
 //!
-//! In: identities of single addresses. Out: entries that are written without a system call. Must not: decide what they say.
+//! In: identities of single addresses. Out: entries, written without a system call. Must not: choose identities.
 
 mod family;
 mod table;
@@ -20,24 +20,24 @@ use netpol_common::addr::Addr;
 use netpol_common::identities::{Entry, Key, LINE_WORDS, N_FAMILIES, V4, V6};
 use netpol_common::ids::Identity;
 
-use self::family::{Family, Place};
+use self::family::{Backing, Family};
 use self::table::{Table, Words};
 use super::table::{Label, in_one_batch, len_bytes, take};
 use super::wire::{Shared, Wire};
 use crate::error::Error;
 
-/// `BPF_F_MMAPABLE`: the memory can be shared with a process. `BPF_F_INNER_MAP`: as part of a map of maps it may have any
-/// size (kernel 5.10).
+/// `BPF_F_MMAPABLE`: a process can map the memory. `BPF_F_INNER_MAP`: inner maps of a map of maps may differ in size
+/// (Linux 5.10).
 const FLAGS: u32 = 1 << 10 | 1 << 12;
 
-/// Buckets of the smallest table of each family: room for 10,000 pods, in 128 KiB, and for 256. A cluster has seldom both
-/// families and more pods, and to grow costs one change some milliseconds.
+/// Buckets of the smallest table of each family: IPv4 for 10,000 pods, in 128 KiB, and IPv6 for 256. Few clusters have more,
+/// and growing a table costs one change only some milliseconds.
 const N_LEAST_BUCKETS: [u32; N_FAMILIES as usize] = [1 << 11, 1 << 8];
 
 /// A map of lines.
 type Inner = Array<MapData, Wire<[u64; LINE_WORDS]>>;
 
-/// The memory of a table, and the map that it belongs to.
+/// The memory of a table, and its map.
 struct Memory {
     map: Inner,
     shared: Shared,
@@ -55,13 +55,13 @@ impl Words for Memory {
     }
 }
 
-/// Where the table of a family is in IDENTITIES.
-struct InMap<'a> {
+/// A family's slot in IDENTITIES.
+struct MapBacking<'a> {
     map: &'a mut Map,
     family: u32,
 }
 
-impl Place for InMap<'_> {
+impl Backing for MapBacking<'_> {
     type Memory = Memory;
     type Error = MapError;
 
@@ -84,7 +84,7 @@ pub(crate) struct Identities {
 }
 
 impl Identities {
-    /// Takes the map out of the loaded object and goes on with the tables that are there, or makes some.
+    /// Takes the map out of the loaded object and opens its tables, or creates missing ones.
     ///
     /// # Errors
     /// [`Error::Missing`], [`Error::Map`].
@@ -120,17 +120,17 @@ impl Identities {
             }
         }
         let Self { label, map, v4, v6 } = self;
-        // What system calls write before and after this, programs see before and after this.
+        // The fences order these stores with the system calls before and after them, as programs observe them.
         fence(SeqCst);
         let written = v4
-            .set_all(&mut InMap { map, family: V4::FAMILY }, &of_v4)
-            .and_then(|()| v6.set_all(&mut InMap { map, family: V6::FAMILY }, &of_v6));
+            .set_all(&mut MapBacking { map, family: V4::FAMILY }, &of_v4)
+            .and_then(|()| v6.set_all(&mut MapBacking { map, family: V6::FAMILY }, &of_v6));
         fence(SeqCst);
         written.map_err(|error| label.cannot_write(error))?;
         if n_fitting < entries.len() { Err(label.is_full()) } else { Ok(()) }
     }
 
-    /// Removes entries, those that are there.
+    /// Removes the entries that exist.
     pub(crate) fn remove_all(&mut self, addrs: impl Iterator<Item = Addr>) {
         fence(SeqCst);
         for addr in addrs {
@@ -143,27 +143,27 @@ impl Identities {
         fence(SeqCst);
     }
 
-    /// Makes tables that fit, where one is nearly full or far too large. The kernel waits until no program reads the old one.
+    /// Replaces tables that are nearly full or far too large. The kernel waits until no program reads the old one.
     ///
     /// # Errors
     /// [`Error::Map`].
     pub(crate) fn prepare(&mut self) -> Result<(), Error> {
         let Self { label, map, v4, v6 } = self;
         if v4.wants_preparation() {
-            v4.prepare(&mut InMap { map, family: V4::FAMILY })
+            v4.prepare(&mut MapBacking { map, family: V4::FAMILY })
                 .map_err(|error| label.cannot_write(error))?;
         }
         if v6.wants_preparation() {
-            v6.prepare(&mut InMap { map, family: V6::FAMILY })
+            v6.prepare(&mut MapBacking { map, family: V6::FAMILY })
                 .map_err(|error| label.cannot_write(error))?;
         }
         Ok(())
     }
 
-    /// The kernel's bytes for IDENTITIES and its tables.
+    /// Kernel memory of IDENTITIES and its tables, bytes.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The error of the kernel.
     pub(crate) fn len_bytes(&self) -> io::Result<u64> {
         let mut sum = 0;
         if let Map::ArrayOfMaps(map) = &self.map {
@@ -175,7 +175,7 @@ impl Identities {
         Ok(sum)
     }
 
-    /// How many of these entries, the first ones, leave no more than the capacity.
+    /// Number of entries, from the first on, that can be written within the capacity.
     fn n_fitting(&self, entries: &[(Addr, Identity)]) -> usize {
         let n_present = self.v4.table().n_present() + self.v6.table().n_present();
         let capacity = usize::try_from(self.label.capacity).unwrap_or(usize::MAX);
@@ -202,10 +202,10 @@ fn entries<K: Key, M: Words>(table: &Table<K, M>) -> impl Iterator<Item = (Addr,
     table.entries().filter_map(|(key, entry)| Some((key.addr(), entry.identity()?)))
 }
 
-/// That of each family.
+/// The table of each family.
 type Tables = (Table<V4, Memory>, Table<V6, Memory>);
 
-/// The tables that are in the map; those that are missing are made.
+/// Opens the tables in the map, and creates missing ones.
 fn tables(map: &mut Map) -> Result<Tables, MapError> {
     let [least_v4, least_v6] = N_LEAST_BUCKETS;
     let found = (open(map)?, open(map)?);
@@ -216,7 +216,7 @@ fn tables(map: &mut Map) -> Result<Tables, MapError> {
         let memories = [(V4::FAMILY, v4.memory()), (V6::FAMILY, v6.memory())];
         let families = memories.map(|(family, _)| family);
         let fds = memories.map(|(_, memory)| memory.map.map().fd().as_fd().as_raw_fd());
-        // The kernel waits once for a batch.
+        // In one batch, because the kernel waits once for each write.
         let is_written = if let Map::ArrayOfMaps(map) = &*map {
             in_one_batch(map, &families, &fds)?
         } else {
@@ -224,7 +224,7 @@ fn tables(map: &mut Map) -> Result<Tables, MapError> {
         };
         if !is_written {
             for (family, memory) in memories {
-                InMap { map, family }.put(memory)?;
+                MapBacking { map, family }.put(memory)?;
             }
         }
     }
@@ -247,12 +247,12 @@ fn make<K: Key>(n_buckets: u32) -> Result<Table<K, Memory>, MapError> {
     Ok(Table::make(memory_for(n_buckets)?, n_buckets, random()))
 }
 
-/// Zeros for a table of so many buckets, in a map of their own.
+/// Zeroed memory for a table with this number of buckets, in a new map.
 fn memory_for(n_buckets: u32) -> Result<Memory, MapError> {
     Memory::new(Inner::create(n_buckets.saturating_add(1), FLAGS)?)
 }
 
-/// A number that nobody can guess.
+/// An unpredictable number.
 fn random() -> u64 {
     RandomState::new().hash_one(())
 }

@@ -1,7 +1,7 @@
-//! One table of identities in memory that programs may be reading: [`netpol_common::identities`] says how it lies there.
+//! One table of identities in memory that programs may be reading; [`netpol_common::identities`] defines the layout.
 //!
-//! In: words. Out: the same words, changed by single stores, in an order in which a reader is never misled. Whoever dies between
-//! two stores leaves a table that can be read and written on. Must not: move an entry.
+//! In: words. Out: the same words, changed by single stores, in an order in which a reader never gets a wrong identity. After a
+//! crash between two stores the table is still readable and writable. Must not: move an entry.
 
 use std::marker::PhantomData;
 use std::sync::atomic::AtomicU64;
@@ -11,12 +11,12 @@ use netpol_common::identities::{
     Entry, Header, Key, LINE_WORDS, Line, MAX_REACH, REACH_WORD, Slot, find,
 };
 
-/// Memory that a table lies in.
+/// The memory of a table.
 pub(super) trait Words {
-    /// All of it.
+    /// All words.
     fn words(&self) -> &[AtomicU64];
 
-    /// Writes a word. With [`Release`] no reader sees it before what was written before.
+    /// Writes a word. With [`Release`] a reader that observes it also observes all earlier stores.
     fn store(&self, index: usize, value: u64, order: Ordering) {
         if let Some(word) = self.words().get(index) {
             word.store(value, order);
@@ -24,7 +24,7 @@ pub(super) trait Words {
     }
 }
 
-/// The line of a table.
+/// One bucket: a cache line of the table.
 struct Bucket<'a, M> {
     memory: &'a M,
     first_word: usize,
@@ -51,11 +51,11 @@ impl<M: Words> Bucket<'_, M> {
     }
 }
 
-/// Every bucket that an address may stand in is full.
+/// All buckets for an address are full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Crowded;
 
-/// A table, and how much is in it.
+/// A table, with the number of its entries.
 #[derive(Debug)]
 pub(super) struct Table<K, M> {
     memory: M,
@@ -73,7 +73,7 @@ struct Found<'a, M> {
     entry: Entry,
 }
 
-/// Words that a table of so many buckets, a power of two, needs.
+/// Number of words of a table with this number of buckets, a power of two.
 pub(super) const fn n_words(n_buckets: u32) -> usize {
     (n_buckets as usize + 1) * LINE_WORDS
 }
@@ -84,7 +84,7 @@ const fn state_word<K: Key>(slot: usize) -> usize {
 }
 
 impl<K: Key, M: Words> Table<K, M> {
-    /// Makes an empty table in memory that is all zeros and that nobody else sees yet.
+    /// Creates an empty table in zeroed memory that is not shared yet.
     pub(super) fn make(memory: M, n_buckets: u32, seed: u64) -> Self {
         let header = Header { mask: n_buckets.wrapping_sub(1), seed };
         for (index, value) in header.words().into_iter().enumerate() {
@@ -93,7 +93,7 @@ impl<K: Key, M: Words> Table<K, M> {
         Self { memory, header, n_present: 0, n_taken: 0, key: PhantomData }
     }
 
-    /// The table that is there; `None` if these words are none.
+    /// Opens an existing table; `None` if the words are not a valid table.
     pub(super) fn open(memory: M) -> Option<Self> {
         let header = Header::read(Bucket { memory: &memory, first_word: 0 });
         let n_buckets = header.mask.checked_add(1)?;
@@ -110,32 +110,32 @@ impl<K: Key, M: Words> Table<K, M> {
         &self.memory
     }
 
-    /// How many buckets it has.
+    /// Number of buckets.
     pub(super) fn n_buckets(&self) -> u32 {
         self.header.mask.saturating_add(1)
     }
 
-    /// How many addresses have an entry.
+    /// Number of addresses with an entry.
     pub(super) fn n_present(&self) -> usize {
         self.n_present
     }
 
-    /// How many slots are not free: those with an entry, and those that are kept for an address.
+    /// Number of taken slots: those with an entry, and those reserved for an address.
     pub(super) fn n_taken(&self) -> usize {
         self.n_taken
     }
 
-    /// What it says of an address.
+    /// The entry of an address.
     pub(super) fn get(&self, key: K) -> Entry {
         find(|number| self.line(number), key)
     }
 
-    /// Whether an address has a slot, be it for an entry that it had.
+    /// Whether an address has a slot, also one that is only reserved for it.
     pub(super) fn has_slot(&self, key: K) -> bool {
         self.find_slot(key).is_some()
     }
 
-    /// All addresses that have an entry.
+    /// All addresses with an entry.
     pub(super) fn entries(&self) -> impl Iterator<Item = (K, Entry)> {
         self.slots().filter(|(_, entry)| entry.is_present())
     }
@@ -183,7 +183,7 @@ impl<K: Key, M: Words> Table<K, M> {
         self.n_taken -= usize::from(is_free);
     }
 
-    /// How far from the home of this address one stands that has the same home, at this distance or nearer.
+    /// The greatest distance, up to this one, at which an address with the same home bucket has a slot.
     fn farthest(&self, key: K, distance: u32) -> u32 {
         let line = |key: K| self.header.line(key.hash(self.header.seed), 0);
         let is_from_here = |bucket: Bucket<'_, M>| {
@@ -212,7 +212,7 @@ impl<K: Key, M: Words> Table<K, M> {
     }
 
     fn find_free(&self, key: K) -> Option<Found<'_, M>> {
-        // In a small table the buckets behind the home begin again with it.
+        // In a small table the probe sequence wraps around to the home bucket.
         (0..=MAX_REACH.min(self.header.mask)).find_map(|distance| {
             let bucket = self.bucket(key, distance)?;
             let slot = (0..K::N_SLOTS).find(|slot| K::slot(bucket, *slot) == Slot::Free)?;

@@ -1,4 +1,4 @@
-//! Tables in plain memory, against a tree of what they should say.
+//! Tables in plain memory, compared with a tree of the expected entries.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -14,10 +14,10 @@ use netpol_common::ids::Identity;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::family::{Family, Place};
+use super::family::{Backing, Family};
 use super::table::{Table, Words, n_words};
 
-/// Words that remember what was written into them, in its order.
+/// Words with a log of all stores in their order.
 #[derive(Debug, Default)]
 struct Plain {
     words: Vec<AtomicU64>,
@@ -49,7 +49,7 @@ impl Words for Plain {
     }
 }
 
-/// What the programs read, and how often that was replaced.
+/// The memory that programs read, and the number of replacements.
 #[derive(Default)]
 struct InForce {
     words: Vec<u64>,
@@ -57,7 +57,7 @@ struct InForce {
     next_seed: u64,
 }
 
-impl Place for InForce {
+impl Backing for InForce {
     type Memory = Plain;
     type Error = Infallible;
 
@@ -102,7 +102,7 @@ impl Pool for V4 {
     }
 }
 
-/// Many have a word in common, or none.
+/// Many of them share a word; others share none.
 impl Pool for V6 {
     fn numbered(number: u16) -> Self {
         Self([u64::from(number & 3), u64::from(number >> 2)])
@@ -114,11 +114,11 @@ enum Step {
     Set(Vec<(u16, u32)>),
     Remove(Vec<u16>),
     Prepare,
-    /// The agent starts again.
+    /// The agent restarts.
     Restart,
 }
 
-/// Few addresses, which come and go, or many.
+/// Steps on few addresses, which are added and removed often, or on many.
 fn steps(n_addresses: u16, n_in_batch: usize) -> impl Strategy<Value = Vec<Step>> {
     let address = move || 0..n_addresses;
     let identity = select(vec![0, 1, 2, 3]);
@@ -132,12 +132,12 @@ fn steps(n_addresses: u16, n_in_batch: usize) -> impl Strategy<Value = Vec<Step>
 }
 
 fn check_family<K: Pool>(steps: &[Step], n_addresses: u16, n_least_buckets: u32) {
-    let mut place = InForce::default();
+    let mut backing = InForce::default();
     let table = Table::make(Plain::zeros(n_least_buckets), n_least_buckets, 0);
     let mut family: Family<K, Plain> = Family::new(table, n_least_buckets);
     let mut expected: BTreeMap<u16, Entry> = BTreeMap::new();
     for step in steps {
-        let n_puts = place.n_puts;
+        let n_puts = backing.n_puts;
         match step {
             Step::Set(entries) => {
                 let entry =
@@ -148,18 +148,18 @@ fn check_family<K: Pool>(steps: &[Step], n_addresses: u16, n_least_buckets: u32)
                     .map(entry)
                     .map(|(number, entry)| (K::numbered(number), entry))
                     .collect();
-                let Ok(()) = family.set_all(&mut place, &entries);
-                assert!(place.n_puts <= n_puts + 1, "a batch is waited for once at the most");
+                let Ok(()) = family.set_all(&mut backing, &entries);
+                assert!(backing.n_puts <= n_puts + 1, "a batch is waited for once at the most");
             }
             Step::Remove(numbers) => {
                 for number in numbers {
                     expected.remove(number);
                     family.remove(K::numbered(*number));
                 }
-                assert_eq!(place.n_puts, n_puts, "nobody waits for what goes");
+                assert_eq!(backing.n_puts, n_puts, "a removal does not wait");
             }
             Step::Prepare => {
-                let Ok(()) = family.prepare(&mut place);
+                let Ok(()) = family.prepare(&mut backing);
                 assert!(!family.wants_preparation());
             }
             Step::Restart => {
@@ -190,7 +190,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn a_family_says_what_it_was_told_however_its_tables_change(few in steps(24, 8), many in steps(600, 300)) {
+    fn a_family_has_the_written_entries_through_all_replacements_of_its_table(few in steps(24, 8), many in steps(600, 300)) {
         check_family::<V4>(&few, 24, 1);
         check_family::<V6>(&few, 24, 1);
         check_family::<V4>(&many, 600, 4);
@@ -198,9 +198,9 @@ proptest! {
     }
 }
 
-/// Lets entries come and go until a table is crowded and some stand far from home. Each time it is looked at what is there after
-/// a part of the stores, by whoever goes on after a crash, and at any of the stores without the others, as a reader may see
-/// them on a processor that reads in another order.
+/// Adds and removes entries until a table is crowded and some entries are far from their home bucket. After each prefix of the
+/// stores the table is opened as an agent would after a crash; and it is read with any subset of the stores, as a processor
+/// with weak ordering may observe them.
 fn check_stores<K: Pool>(n_addresses: u16, n_buckets: u32) {
     let mut words = Table::<K, _>::make(Plain::zeros(n_buckets), n_buckets, 1).memory().content();
     let (mut n_crowded, mut n_far) = (0, 0);
@@ -219,22 +219,22 @@ fn check_stores<K: Pool>(n_addresses: u16, n_buckets: u32) {
         let log = now.memory().log.borrow().clone();
         n_far += usize::from(log.len() > 1 + key.address_words().len());
         for stored in 0..1_u32 << log.len() {
-            let mut seen = before.clone();
+            let mut observed = before.clone();
             for (bit, (index, value)) in log.iter().enumerate() {
                 if stored >> bit & 1 == 1 {
-                    seen[*index] = *value;
+                    observed[*index] = *value;
                 }
             }
             for asked in (0..n_addresses).map(K::numbered) {
-                let (said, said_before) = (read(&seen, asked), read(&before, asked));
+                let (said, said_before) = (read(&observed, asked), read(&before, asked));
                 let is_right = said == said_before || asked == key && said == will_be;
                 assert!(is_right, "{asked:?}: {said:?} while {key:?} becomes {will_be:?}");
             }
-            // Those are the first stores: the next agent goes on there.
+            // A prefix of the stores: the next agent continues from it.
             if (stored + 1).is_power_of_two() {
-                let found = entries::<K>(&seen);
+                let found = entries::<K>(&observed);
                 assert!(found == entries::<K>(&before) || found == entries::<K>(&words));
-                go_on(&seen, [key, K::numbered(number / 2)]);
+                go_on(&observed, [key, K::numbered(number / 2)]);
             }
         }
     }
@@ -265,12 +265,12 @@ fn go_on<K: Pool>(words: &[u64], keys: [K; 2]) {
 }
 
 #[test]
-fn whoever_reads_between_two_stores_reads_what_was_or_what_will_be() {
+fn a_read_between_two_stores_returns_the_old_or_the_new_entry() {
     check_stores::<V4>(80, 8);
     check_stores::<V6>(40, 8);
 }
 
-/// Words that a writer and a reader share.
+/// Words shared by a writer and a reader.
 #[derive(Clone)]
 struct Common(Arc<Vec<AtomicU64>>);
 
@@ -280,7 +280,7 @@ impl Words for Common {
     }
 }
 
-/// Lets entries, each with an identity of its own, come and go in tables of so many buckets, and reads them meanwhile.
+/// Adds and removes entries, each with its own identity, in tables with this number of buckets, while another thread reads them.
 fn check_threads<K: Pool>(n_buckets: u32) {
     const N_ADDRESSES: u16 = 20;
     let entry = |number: u16| Entry(u32::from(number) + 2);
@@ -296,7 +296,7 @@ fn check_threads<K: Pool>(n_buckets: u32) {
                 let mut table = table(seed);
                 *current.lock().unwrap() = table.memory().clone();
                 for number in (0..20).flat_map(|_| 0..N_ADDRESSES) {
-                    // Where all is taken, another time.
+                    // The buckets are full: the next iteration tries again.
                     table.set(K::numbered(number), entry(number)).ok();
                     table.remove(K::numbered((number + 13) % N_ADDRESSES));
                 }
@@ -314,13 +314,13 @@ fn check_threads<K: Pool>(n_buckets: u32) {
 }
 
 #[test]
-fn a_reader_beside_the_writer_reads_no_other_address() {
+fn a_concurrent_reader_never_gets_the_identity_of_another_address() {
     check_threads::<V4>(1);
     check_threads::<V6>(8);
 }
 
 #[test]
-fn memory_that_is_no_table_is_told_from_one() {
+fn memory_that_is_no_table_is_refused() {
     let open = |words: Vec<u64>| Table::<V4, Plain>::open(Plain::holding(words)).is_some();
     let table = Table::<V4, Plain>::make(Plain::zeros(4), 4, 9).memory().content();
     assert!(open(table.clone()));
@@ -333,11 +333,11 @@ fn memory_that_is_no_table_is_told_from_one() {
 }
 
 #[test]
-fn a_table_has_room_ahead_and_does_not_stay_large() {
-    let mut place = InForce::default();
+fn a_table_has_spare_capacity_and_shrinks_again() {
+    let mut backing = InForce::default();
     let mut family: Family<V6, Plain> = Family::new(Table::make(Plain::zeros(4), 4, 0), 4);
     let all: Vec<_> = (0..1000).map(|number| (V6::numbered(number), Entry(5))).collect();
-    let Ok(()) = family.set_all(&mut place, &all);
+    let Ok(()) = family.set_all(&mut backing, &all);
     assert_eq!(family.table().n_buckets(), 2048);
     assert!(!family.wants_preparation());
     for (key, _) in &all[5..] {
@@ -345,7 +345,7 @@ fn a_table_has_room_ahead_and_does_not_stay_large() {
     }
     assert_eq!(family.table().n_taken(), 1000, "slots are kept for their addresses");
     assert!(family.wants_preparation());
-    let Ok(()) = family.prepare(&mut place);
+    let Ok(()) = family.prepare(&mut backing);
     assert_eq!((family.table().n_buckets(), family.table().n_taken()), (8, 5));
     assert!(!family.wants_preparation());
 }
