@@ -1,9 +1,9 @@
 //! Manifests, from text to maps.
 
-use netpol_agent::lint::lint;
-use netpol_agent::manifests::parse;
-use netpol_agent::simulate::{Cluster, Engine, with_implicit_namespaces};
-use netpol_agent::store::{ClusterState, Delta};
+use netpol_policy::lint::lint;
+use netpol_policy::manifests::parse;
+use netpol_policy::simulate::{Cluster, Engine, with_implicit_namespaces};
+use netpol_policy::store::{ClusterState, Delta};
 
 /// Reads manifests, looks for what was probably not meant, and compiles the objects. What is found stands in the text, and
 /// every object can be found there.

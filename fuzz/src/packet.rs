@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use arbitrary::{Result, Unstructured};
 use etherparse::{NetHeaders, PacketHeaders, TransportHeader};
-use netpol_agent::compile::{AllowMap, AllowMapKey, EndpointImage, Image};
-use netpol_agent::dataplane::{MapOp, MemoryMaps};
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Hook, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue, FlowKey, PrefixKey};
 use netpol_common::packet::{Frame as _, Packet, Parsed};
 use netpol_common::reason::{DropReason, PassReason, Verdict};
-use netpol_common::verdict::{DEFAULT_TICKET_MASK, Outcome, Sighting};
+use netpol_common::verdict::{DEFAULT_MARK_MASK, HookContext, Outcome};
+use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
+use netpol_policy::dataplane::{MapOp, MemoryMaps};
 
 const PODS: [u32; 3] = [100, 101, 102];
 /// A device without an endpoint.
@@ -33,14 +33,14 @@ pub fn check(bytes: &[u8]) {
 }
 
 fn run(input: &mut Unstructured<'_>) -> Result<()> {
-    let mut maps = MemoryMaps::new(image(input)?);
+    let mut maps = MemoryMaps::new(map_state(input)?);
     let mut now = Nanos(1 << 40);
     while !input.is_empty() {
         if input.ratio(1_u8, 8)? {
             change(input, &mut maps)?;
         }
         now.0 += 1 << input.int_in_range(0..=40)?;
-        let seen = sighting(input, now)?;
+        let seen = hook_context(input, now)?;
         let frame = frame(input)?;
         look_at(&frame);
         judge(&maps, &frame, &seen);
@@ -49,19 +49,19 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
 }
 
 /// What becomes of a frame follows from what the maps say of the endpoint, however the frame looks.
-fn judge(maps: &MemoryMaps, frame: &[u8], seen: &Sighting) {
+fn judge(maps: &MemoryMaps, frame: &[u8], seen: &HookContext) {
     let before = maps.flows();
     let Outcome { verdict, mark, ifindex, direction, .. } = maps.judge(frame, seen).outcome;
     let said = || format!("{verdict:?} for {frame:02x?} {seen:?}");
     let after = maps.flows();
-    let endpoints = &maps.image().endpoints;
+    let endpoints = &maps.map_state().endpoints;
     let at_hook = endpoints.get(&seen.ifindex).map(|endpoint| endpoint.value);
-    // Other bits of the mark are not ours, and a ticket is the pod's own or none.
-    assert_eq!((mark ^ seen.mark) & !seen.ticket_mask, 0, "{}", said());
-    let ticket = (mark & seen.ticket_mask) >> seen.ticket_mask.trailing_zeros();
-    if ticket != 0 {
+    // Other bits of the mark are not ours, and an egress mark is the pod's own or none.
+    assert_eq!((mark ^ seen.mark) & !seen.mark_mask, 0, "{}", said());
+    let egress_mark = (mark & seen.mark_mask) >> seen.mark_mask.trailing_zeros();
+    if egress_mark != 0 {
         assert_eq!(seen.hook, Hook::PodEgress, "{}", said());
-        assert_eq!(Some(ticket), at_hook.map(|own| u32::from(own.ticket)), "{}", said());
+        assert_eq!(Some(egress_mark), at_hook.map(|own| u32::from(own.egress_mark)), "{}", said());
         assert_eq!(verdict, Verdict::Pass(PassReason::Deferred), "{}", said());
     }
     // Only what passes leaves a trace with the endpoint whose policy decides. That of a sender whose own policy lets the
@@ -80,14 +80,14 @@ fn judge(maps: &MemoryMaps, frame: &[u8], seen: &Sighting) {
             assert_eq!(verdict, Verdict::Drop(DropReason::Blocked), "{}", said());
         }
         // Nothing isolates it, and no other pod's verdict is to be finished: only its own lies drop.
-        Some(own) if own.isolated == 0 && seen.mark & seen.ticket_mask == 0 => {
+        Some(own) if own.isolated == 0 && seen.mark & seen.mark_mask == 0 => {
             let may = [Verdict::Drop(DropReason::Spoofed)];
             assert!(verdict.is_pass() || may.contains(&verdict), "{}", said());
         }
         Some(_) => {}
     }
     if verdict == Verdict::Pass(PassReason::Allowed) {
-        let map = maps.image().allow.get(&AllowMapKey::new(ifindex, direction));
+        let map = maps.map_state().allow.get(&AllowMapKey::new(ifindex, direction));
         let allows = |map: &Arc<AllowMap>| map.values().any(|v| v.verdict == AllowValue::ALLOW);
         assert!(map.is_some_and(allows), "{}", said());
     }
@@ -127,7 +127,7 @@ fn look_at(frame: &[u8]) {
     assert_eq!((packet.src_port, packet.dst_port), ports, "{frame:02x?}");
 }
 
-fn image(input: &mut Unstructured<'_>) -> Result<Image> {
+fn map_state(input: &mut Unstructured<'_>) -> Result<MapState> {
     let mut endpoints = BTreeMap::new();
     for ifindex in PODS {
         endpoints.insert(IfIndex(ifindex), endpoint(input)?);
@@ -154,11 +154,12 @@ fn image(input: &mut Unstructured<'_>) -> Result<Image> {
         }
     }
     let defer = if input.arbitrary()? { [v4(9), v6(9)].into() } else { BTreeSet::new() };
-    let tickets = (1..).zip(PODS.map(IfIndex)).take(input.int_in_range(0..=PODS.len())?).collect();
-    Ok(Image { endpoints, addresses, identities, prefixes, allow, defer, tickets })
+    let egress_marks =
+        (1..).zip(PODS.map(IfIndex)).take(input.int_in_range(0..=PODS.len())?).collect();
+    Ok(MapState { endpoints, addresses, identities, prefixes, allow, defer, egress_marks })
 }
 
-fn endpoint(input: &mut Unstructured<'_>) -> Result<EndpointImage> {
+fn endpoint(input: &mut Unstructured<'_>) -> Result<EndpointMapState> {
     let state = if input.ratio(1_u8, 16)? { EndpointValue::BLOCKED } else { EndpointValue::READY };
     let value = EndpointValue {
         state,
@@ -167,9 +168,9 @@ fn endpoint(input: &mut Unstructured<'_>) -> Result<EndpointImage> {
         keeps_flows: input.int_in_range(0..=3)?,
         traits: if input.ratio(1_u8, 8)? { EndpointValue::FORWARDS } else { 0 },
         pad: 0,
-        ticket: input.int_in_range(0..=3)?,
+        egress_mark: input.int_in_range(0..=3)?,
     };
-    Ok(EndpointImage { value, container_id: Arc::from("fuzzed") })
+    Ok(EndpointMapState { value, container_id: Arc::from("fuzzed") })
 }
 
 fn identity(input: &mut Unstructured<'_>) -> Result<Identity> {
@@ -211,18 +212,18 @@ fn change(input: &mut Unstructured<'_>, maps: &mut MemoryMaps) -> Result<()> {
     Ok(())
 }
 
-fn sighting(input: &mut Unstructured<'_>, now: Nanos) -> Result<Sighting> {
+fn hook_context(input: &mut Unstructured<'_>, now: Nanos) -> Result<HookContext> {
     let devices = [PODS[0], PODS[1], PODS[2], NO_POD, 2, 0];
-    let ticket = input.int_in_range(0..=4_u32)?;
-    Ok(Sighting {
+    let egress_mark = input.int_in_range(0..=4_u32)?;
+    Ok(HookContext {
         hook: *input.choose(&[Hook::PodIngress, Hook::PodEgress, Hook::UplinkEgress])?,
         ifindex: IfIndex(*input.choose(&devices)?),
         ingress_ifindex: *input.choose(&devices)?,
         has_socket: input.arbitrary()?,
         is_tagged: input.ratio(1_u8, 16)?,
-        mark: (ticket << DEFAULT_TICKET_MASK.trailing_zeros()) | input.int_in_range(0..=3)?,
-        ticket_mask: DEFAULT_TICKET_MASK,
-        stub: input.int_in_range(0..=4)?,
+        mark: (egress_mark << DEFAULT_MARK_MASK.trailing_zeros()) | input.int_in_range(0..=3)?,
+        mark_mask: DEFAULT_MARK_MASK,
+        flow_handle: input.int_in_range(0..=4)?,
         now,
     })
 }

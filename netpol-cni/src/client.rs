@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use netpol_common::proto::{self, ErrorCode, MAX_MESSAGE_BYTES, Request, Response};
+use netpol_proto::{ErrorCode, MAX_MESSAGE_BYTES, Request, Response};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -35,7 +35,7 @@ pub enum Error {
     },
     /// It accepted the connection, but then went away or let the deadline pass.
     #[error("netpol-agent has not answered on {path}")]
-    Exchange {
+    Migration {
         /// The socket.
         path: PathBuf,
         /// What the kernel said.
@@ -47,7 +47,7 @@ pub enum Error {
     Message {
         /// What is wrong.
         #[source]
-        source: proto::Error,
+        source: netpol_proto::Error,
     },
     /// It refused, and says why.
     #[error("{message}")]
@@ -65,14 +65,14 @@ impl Error {
     /// The number in the table of CNI errors.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Connect { .. } | Self::Exchange { .. } => ErrorCode::TRY_AGAIN_LATER,
+            Self::Connect { .. } | Self::Migration { .. } => ErrorCode::TRY_AGAIN_LATER,
             Self::Socket { .. } => ErrorCode::IO,
             Self::Message { source } => match source {
                 // The agent ended in the middle of its answer.
-                proto::Error::Truncated => ErrorCode::TRY_AGAIN_LATER,
-                proto::Error::TooLong | proto::Error::Version { .. } | proto::Error::Json(_) => {
-                    ErrorCode::DECODE
-                }
+                netpol_proto::Error::Truncated => ErrorCode::TRY_AGAIN_LATER,
+                netpol_proto::Error::TooLong
+                | netpol_proto::Error::Version { .. }
+                | netpol_proto::Error::Json(_) => ErrorCode::DECODE,
             },
             Self::Refused { code, .. } => *code,
         }
@@ -106,10 +106,10 @@ pub fn ask(socket: &Path, request: &Request) -> Result<(), Error> {
 }
 
 fn ask_within(socket: &Path, request: &Request, deadline: Duration) -> Result<(), Error> {
-    let line = proto::encode(request).map_err(|source| Error::Message { source })?;
+    let line = netpol_proto::encode(request).map_err(|source| Error::Message { source })?;
     let stream = connect(socket, deadline)?;
-    let exchange = |source| Error::Exchange { path: socket.into(), source };
-    stream.set_read_timeout(Some(deadline)).map_err(exchange)?;
+    let migration = |source| Error::Migration { path: socket.into(), source };
+    stream.set_read_timeout(Some(deadline)).map_err(migration)?;
     // An agent that refuses early has answered already: the answer says more than the broken pipe.
     let written = (&stream).write_all(&line);
     let mut answer = Vec::new();
@@ -117,9 +117,9 @@ fn ask_within(socket: &Path, request: &Request, deadline: Duration) -> Result<()
         BufReader::new(&stream).take(u64::try_from(MAX_MESSAGE_BYTES).unwrap_or(u64::MAX));
     let read = limited.read_until(b'\n', &mut answer);
     if answer.is_empty() {
-        written.and(read).map_err(exchange)?;
+        written.and(read).map_err(migration)?;
     }
-    match proto::decode(&answer).map_err(|source| Error::Message { source })? {
+    match netpol_proto::decode(&answer).map_err(|source| Error::Message { source })? {
         Response::Ok => Ok(()),
         Response::Error { code, message, details } => {
             Err(Error::Refused { code, message, details })
@@ -177,9 +177,9 @@ mod tests {
 
     #[test]
     fn the_answer_is_passed_on() {
-        ask_agent(Some(&proto::encode(&Response::Ok).unwrap())).unwrap();
+        ask_agent(Some(&netpol_proto::encode(&Response::Ok).unwrap())).unwrap();
         let refusal = Response::error(ErrorCode::ENFORCEMENT, "map is full");
-        let error = ask_agent(Some(&proto::encode(&refusal).unwrap())).unwrap_err();
+        let error = ask_agent(Some(&netpol_proto::encode(&refusal).unwrap())).unwrap_err();
         assert_eq!(
             (error.code(), error.to_string().as_str()),
             (ErrorCode::ENFORCEMENT, "map is full")

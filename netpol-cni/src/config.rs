@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 
-use netpol_common::proto::{self, Attachment, ErrorCode};
+use netpol_proto::{Attachment, ErrorCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -111,7 +111,7 @@ pub struct Config {
     pub version: SpecVersion,
     /// `name` of the network.
     pub network: String,
-    /// `agentSocket`: where the agent listens. Default: [`proto::SOCKET_PATH`].
+    /// `agentSocket`: where the agent listens. Default: [`netpol_proto::SOCKET_PATH`].
     pub agent_socket: PathBuf,
     /// What we are in this network.
     pub mode: Mode,
@@ -172,7 +172,7 @@ impl Config {
             return Err(Error::Value { field: "name", value: network, reason });
         }
         let agent_socket = absolute_path(&raw, "agentSocket")?
-            .unwrap_or_else(|| PathBuf::from(proto::SOCKET_PATH));
+            .unwrap_or_else(|| PathBuf::from(netpol_proto::SOCKET_PATH));
         let mode = mode(&raw)?;
         let prev_result = optional(&raw, "prevResult")?;
         let is_unshaped = is_unshaped(&raw);

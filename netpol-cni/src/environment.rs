@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use netpol_common::proto::{Attachment, PodRef};
+use netpol_proto::{Attachment, PodRef};
 
 /// Longest interface name, in bytes. Source: Linux `IFNAMSIZ` without the terminating zero.
 const MAX_IFNAME_BYTES: usize = 15;

@@ -1,11 +1,11 @@
 //! The error that the runtime sees.
 //!
 //! In: the errors of the other modules. Out: [`CniError`], with a code from the one table in
-//! [`netpol_common::proto::ErrorCode`], written as the specification's JSON.
+//! [`netpol_proto::ErrorCode`], written as the specification's JSON.
 
 use std::error::Error;
 
-use netpol_common::proto::ErrorCode;
+use netpol_proto::ErrorCode;
 use serde::Serialize;
 
 use crate::version::SpecVersion;
@@ -149,7 +149,7 @@ impl From<client::Error> for CniError {
             }
             client::Error::Connect { .. }
             | client::Error::Socket { .. }
-            | client::Error::Exchange { .. }
+            | client::Error::Migration { .. }
             | client::Error::Message { .. } => Self::caused(error.code(), &error),
         }
     }

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use netpol_common::proto::ErrorCode;
+use netpol_proto::ErrorCode;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Why the namespace is out of reach.

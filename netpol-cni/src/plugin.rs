@@ -12,7 +12,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use netpol_common::proto::ErrorCode;
+use netpol_proto::ErrorCode;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 

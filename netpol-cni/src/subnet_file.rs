@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
-use netpol_common::proto::ErrorCode;
+use netpol_proto::ErrorCode;
 use serde_json::{Map, Value, json};
 
 /// Why the file is of no use.

@@ -8,7 +8,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use netpol_common::proto::ErrorCode;
+use netpol_proto::ErrorCode;
 
 use crate::netlink::{Link, LinkKind, Netlink};
 use crate::netns::{self, Netns};

@@ -11,7 +11,7 @@
     reason = "the BPF target allows 5 arguments and 512 bytes of stack over all calls: what is inlined costs neither"
 )]
 
-#[cfg(any(test, feature = "proto"))]
+#[cfg(test)]
 extern crate std;
 
 pub mod addr;
@@ -23,7 +23,5 @@ pub mod ids;
 pub mod keys;
 pub mod maps;
 pub mod packet;
-#[cfg(feature = "proto")]
-pub mod proto;
 pub mod reason;
 pub mod verdict;

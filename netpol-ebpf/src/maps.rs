@@ -54,7 +54,8 @@ static DEFER: HashMap<Addr, u8, { maps::MAX_DEFER as usize }, LAZY> = HashMap::n
 #[btf_map]
 static EGRESS_MARKS: Array<IfIndex, { maps::N_EGRESS_MARKS as usize }> = Array::new();
 #[btf_map]
-static DEFERRED_FLOWS: HashMap<u32, FlowKey, { maps::N_DEFERRED_FLOWS as usize }, LAZY> = HashMap::new();
+static DEFERRED_FLOWS: HashMap<u32, FlowKey, { maps::N_DEFERRED_FLOWS as usize }, LAZY> =
+    HashMap::new();
 #[btf_map]
 static BACKENDS: LruHashMap<FlowKey, BackendValue, { maps::MAX_BACKENDS as usize }> =
     LruHashMap::new();

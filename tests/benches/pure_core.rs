@@ -6,7 +6,7 @@
 use std::hint::black_box;
 
 use divan::{AllocProfiler, Bencher};
-use netpol_agent::compile::{Image, Numbering, compile};
+use netpol_policy::compile::{MapState, Numbering, compile};
 use netpol_tests::scale::{Follower, Shape, World, events};
 
 #[global_allocator]
@@ -48,7 +48,7 @@ fn cold(bencher: Bencher<'_, '_>, name: &str) {
 #[divan::bench(args = &SHAPES[..1], sample_count = 3, sample_size = 1)]
 fn reference(bencher: Bencher<'_, '_>, name: &str) {
     let state = World::new(&shape(name)).into_state();
-    bencher.bench_local(|| compile(&state, &mut Numbering::default(), &Image::default()));
+    bencher.bench_local(|| compile(&state, &mut Numbering::default(), &MapState::default()));
 }
 
 /// From the news of one pod to map operations, for pods that are somewhere in the cluster.

@@ -51,7 +51,7 @@ pub fn image() -> Result<PathBuf> {
     };
     let image = target.join(format!("netpol-{}-dev-{arch}.tar", env!("CARGO_PKG_VERSION")));
     let programs = target.join(format!("{processor}-unknown-linux-musl/debug"));
-    let is_fresh = ["netpol-agent", "netpol-cni"]
+    let is_fresh = ["netpol-agent", "netpol-cni", "kubectl-netpol"]
         .iter()
         .all(|name| programs::check(&image, &programs.join(format!("{name}.d"))).is_ok());
     if !is_fresh {

@@ -5,9 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use anyhow::Result;
-use netpol_agent::model::convert::object;
-use netpol_agent::model::{Diagnostic, Object, Transport};
-use netpol_agent::simulate::{self, Cluster, Engine, PortChoice, with_implicit_namespaces};
+use netpol_policy::model::convert::object;
+use netpol_policy::model::{Diagnostic, Object, Transport};
+use netpol_policy::simulate::{self, Cluster, Engine, PortChoice, with_implicit_namespaces};
 use serde_json::Value;
 
 use crate::case::{Case, End, Port, Probe, Protocol};
@@ -112,7 +112,7 @@ pub fn question(probe: &Probe) -> simulate::Probe {
     let end = |end: &End| match end {
         End::Address { ip } => simulate::End::Address(*ip),
         End::Pod { namespace, pod, ip } => simulate::End::Pod {
-            name: netpol_agent::model::ObjectName::new(namespace, pod),
+            name: netpol_policy::model::ObjectName::new(namespace, pod),
             address: *ip,
         },
     };

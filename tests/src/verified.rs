@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
-use netpol_agent::ebpf::{Config, Datapath, Trace, Verified};
+use netpol_datapath::{Config, Datapath, Trace, Verified};
 
 /// Half of what a kernel walks before it refuses a program: others walk further than this one.
 pub const MAX_VERIFIED: u32 = 500_000;

@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use netpol_agent::kube::{Access, Options, spawn};
-use netpol_agent::model::{Kind, ObjectName, Pod};
-use netpol_agent::source::{DiagnosticIndex, Freshness, Health, SourceUpdate};
-use netpol_agent::store::{ClusterState, Delta};
+use netpol_kube::{Access, Options, spawn};
+use netpol_policy::model::{Kind, ObjectName, Pod};
+use netpol_policy::source::{DiagnosticIndex, Freshness, Health, SourceUpdate};
+use netpol_policy::store::{ClusterState, Delta};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;

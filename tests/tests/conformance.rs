@@ -68,8 +68,8 @@ fn the_page_on_conformance_names_every_scenario_and_nothing_that_is_not_there() 
 }
 
 mod privileged {
-    use netpol_agent::cli::kernel;
-    use netpol_agent::simulate::Engine;
+    use netpol_datapath::simulation;
+    use netpol_policy::simulate::Engine;
     use netpol_tests::privilege::{Need, met};
 
     use super::*;
@@ -79,7 +79,7 @@ mod privileged {
         if !met(&[Need::Root]) {
             return Ok(());
         }
-        let Engine::Datapath(datapath) = kernel::engine()? else { return Ok(()) };
+        let Engine::Datapath(datapath) = simulation::engine()? else { return Ok(()) };
         let mut wire = Wire::new(SharedMaps::other(datapath));
         check(&mut |scenario| {
             wire.cluster.forget_objects();

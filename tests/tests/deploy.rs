@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use netpol_agent::model::Kind;
+use netpol_policy::model::Kind;
 use netpol_tests::binaries;
 use netpol_tests::deployment::{
     at, containers, folder, host_path, items, kustomize, objects, of_kind, texts,

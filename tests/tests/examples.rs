@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
-use netpol_agent::lint::{Level, lint};
-use netpol_agent::manifests;
-use netpol_agent::model::Object;
-use netpol_agent::store::{ClusterState, Delta};
+use netpol_policy::lint::{Level, lint};
+use netpol_policy::manifests;
+use netpol_policy::model::Object;
+use netpol_policy::store::{ClusterState, Delta};
 use netpol_tests::demo;
 
 /// The examples, by file.

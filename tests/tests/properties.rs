@@ -66,8 +66,8 @@ fn all_judges_agree_on_generated_cases() -> Result<()> {
 }
 
 mod privileged {
-    use netpol_agent::cli::kernel;
-    use netpol_agent::simulate::Engine;
+    use netpol_datapath::simulation;
+    use netpol_policy::simulate::Engine;
     use netpol_tests::privilege::{Need, met};
 
     use super::*;
@@ -77,7 +77,7 @@ mod privileged {
         if !met(&[Need::Root]) {
             return Ok(());
         }
-        let engines = [("reference", Engine::Reference), ("kernel", kernel::engine()?)];
+        let engines = [("reference", Engine::Reference), ("kernel", simulation::engine()?)];
         check_generated(&mut Panel::new(engines), settings::n_cases(3000) / 10)
     }
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask build`: the agent, whose build script compiles the eBPF programs, and the CNI plugin.
+//! `cargo xtask build`: the agent with its eBPF programs, the CNI plugin and the command-line tool.
 
 use anyhow::Result;
 
@@ -20,13 +20,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { release } = options;
     setup::run(&setup::Options::default())?;
     term::heading("build");
-    let mut build = shell::cargo(["build", "-p", "netpol-agent", "-p", "netpol-cni"]);
+    let mut build =
+        shell::cargo(["build", "-p", "netpol-agent", "-p", "netpol-cni", "-p", "netpol-cli"]);
     if *release {
         build.arg("--release");
     }
     shell::run(&mut build)?;
     let folder = if *release { "release" } else { "debug" };
-    term::good(&format!("built target/{folder}/netpol-agent and target/{folder}/netpol-cni"));
+    term::good(&format!("built netpol-agent, netpol-cni and kubectl-netpol in target/{folder}"));
     Ok(())
 }
 
@@ -47,7 +48,8 @@ pub(crate) fn optimised_programs() -> Result<()> {
 }
 
 fn build_all(label: &str, profile: &[&str]) -> Result<()> {
-    let packages = ["-p", "netpol-agent", "-p", "netpol-cni", "-p", "netpol-tests"];
+    let packages =
+        ["-p", "netpol-agent", "-p", "netpol-cni", "-p", "netpol-cli", "-p", "netpol-tests"];
     let mut build = shell::cargo(["build", "--bins"]);
     shell::step(label, build.args(profile).args(packages))
 }

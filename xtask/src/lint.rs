@@ -1,12 +1,9 @@
 //! `cargo xtask lint`: formatting, clippy for the host and for the kernel, documentation, and that each
-//! crate and the core stand by themselves.
+//! crate builds by itself.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use crate::{setup, shell, term, workspace::Workspace};
-
-/// Libraries that the core of netpol-agent, built without its default features, must not pull in.
-const NOT_IN_THE_CORE: [&str; 3] = ["kube", "aya", "tokio"];
 
 /// The packages that are only built for the kernel.
 const KERNEL_PACKAGES: [&str; 2] = ["netpol-ebpf", "reference-ebpf"];
@@ -40,17 +37,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     term::heading("formatting");
     shell::run(&mut shell::cargo(["fmt", "--all", "--check"]))?;
-    term::heading("the core uses none of kube, aya, tokio");
-    core_is_lean()?;
     term::heading("clippy for the kernel");
     kernel()?;
     term::heading("clippy for the host");
     let deny = ["--", "-D", "warnings"];
     shell::run(shell::cargo(["clippy", "--all-targets", "--all-features"]).args(deny))?;
-    shell::run(
-        shell::cargo(["clippy", "-p", "netpol-agent", "--no-default-features", "--all-targets"])
-            .args(deny),
-    )?;
     term::heading("each crate by itself");
     for package in Workspace::read()?.packages {
         if !KERNEL_PACKAGES.contains(&package.name.as_str()) {
@@ -74,44 +65,4 @@ fn kernel() -> Result<()> {
     clippy.args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--target-dir"]);
     clippy.arg(target_directory).args(["--", "-D", "warnings"]);
     shell::run(clippy.env("RUSTC_BOOTSTRAP", "1"))
-}
-
-fn core_is_lean() -> Result<()> {
-    let args = [
-        "tree",
-        "-p",
-        "netpol-agent",
-        "--no-default-features",
-        "--edges",
-        "normal,build",
-        "--prefix",
-        "none",
-    ];
-    let found = intruders(&shell::stdout(&mut shell::cargo(args))?);
-    if !found.is_empty() {
-        bail!(
-            "netpol-agent --no-default-features depends on {}: `cargo tree -p netpol-agent --no-default-features -i {}` shows how",
-            found.join(", "),
-            found.join(" -i ")
-        );
-    }
-    term::good("none");
-    Ok(())
-}
-
-/// The libraries in a list of `name version` lines that must not be there.
-fn intruders(tree: &str) -> Vec<&'static str> {
-    let is_listed = |name: &str| tree.lines().any(|line| line.split(' ').next() == Some(name));
-    NOT_IN_THE_CORE.into_iter().filter(|name| is_listed(name)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_library_of_the_edges_is_found_in_the_core() {
-        assert_eq!(intruders("netpol-agent v0.1.0\ntokio v1.0.0\nserde v1.0.0\n"), ["tokio"]);
-        assert!(intruders("netpol-agent v0.1.0\ntokio-util v1.0.0\n").is_empty());
-    }
 }

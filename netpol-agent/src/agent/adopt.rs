@@ -15,8 +15,8 @@ use tracing::{error, info, warn};
 
 use super::{Agent, Kernel};
 use crate::discovery::{Connection, Found, Search, Wanted};
-use crate::model::{Object, ObjectName, Pod};
-use crate::store::Delta;
+use netpol_policy::model::{Object, ObjectName, Pod};
+use netpol_policy::store::Delta;
 
 /// What the agent knows of pods that run without it.
 #[derive(Debug, Default)]
@@ -154,9 +154,9 @@ impl<K: Kernel> Agent<K> {
     }
 
     /// Makes an interface that was found an endpoint.
-    fn register(&mut self, mut add: netpol_common::proto::Add) {
+    fn register(&mut self, mut add: netpol_proto::Add) {
         let ifindex = IfIndex(add.host_ifindex);
-        if let Some(endpoint) = self.image.endpoints.get_mut(&ifindex) {
+        if let Some(endpoint) = self.map_state.endpoints.get_mut(&ifindex) {
             // The maps know it, but the record of it was lost: it is the same endpoint, not another one.
             if add.network.is_empty() && !endpoint.container_id.is_empty() {
                 add.attachment.container_id = endpoint.container_id.to_string();
@@ -175,12 +175,12 @@ impl<K: Kernel> Agent<K> {
         if self.is_stale() || !self.freshness.missing().is_empty() {
             return;
         }
-        let image = &self.image;
+        let map_state = &self.map_state;
         let ready: Vec<_> = self
             .adoption
             .bare
             .extract_if(.., |ifindex, connections| {
-                connections.is_some() && image.endpoints.contains_key(ifindex)
+                connections.is_some() && map_state.endpoints.contains_key(ifindex)
             })
             .collect();
         for (ifindex, connections) in ready {
@@ -189,7 +189,7 @@ impl<K: Kernel> Agent<K> {
             let pod = self.state.endpoint(ifindex).map(|endpoint| endpoint.pod.to_string());
             match attached {
                 Ok(()) => {
-                    self.exchanges.expect(ifindex);
+                    self.migrations.expect(ifindex);
                     info!(pod, %ifindex, n_connections = flows.len(), "policy of a running pod in force");
                 }
                 Err(error) => {

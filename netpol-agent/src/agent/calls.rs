@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use netpol_common::ids::IfIndex;
-use netpol_common::proto::{Add, Attachment, Check, ErrorCode, Gc, Request, Response};
+use netpol_proto::{Add, Attachment, Check, ErrorCode, Gc, Request, Response};
 use tokio::sync::oneshot;
 use tracing::{error, info};
 
 use super::{Agent, Kernel, WaitingAdd};
 use crate::cni_server::Call;
-use crate::dataplane::{EndpointImage, MapOp};
-use crate::ebpf::NewInterface;
-use crate::store::Delta;
+use netpol_policy::dataplane::port::NewInterface;
+use netpol_policy::dataplane::{EndpointMapState, MapOp};
+use netpol_policy::store::Delta;
 
 /// How long an ADD waits for its pod's policy before it asks the runtime to try again. The kubelet gives a sandbox
 /// four minutes; containerd retries a failed one at once.
@@ -25,8 +25,8 @@ impl<K: Kernel> Agent<K> {
         let Call { request, reply } = call;
         let verb = request.verb();
         if matches!(request, Request::Add(_) | Request::Del(_)) {
-            self.exchanges.note_call(now);
-            self.sweeps.note_call(now);
+            self.migrations.note_call(now);
+            self.gc_schedule.note_call(now);
         }
         let response = match request {
             Request::Add(add) => match self.begin_add(add) {
@@ -52,11 +52,11 @@ impl<K: Kernel> Agent<K> {
         let pod = format!("{}/{}", add.pod.namespace, add.pod.name);
         let mut ops = Vec::new();
         // Endpoints of another version that are gone are known to nobody yet, and nor is what they have left.
-        if self.image.endpoints.contains_key(&ifindex) || self.kernel.has_predecessor() {
+        if self.map_state.endpoints.contains_key(&ifindex) || self.kernel.has_predecessor() {
             ops.push(MapOp::RemoveEndpoint(ifindex));
         }
         let container_id = add.attachment.container_id.as_str().into();
-        ops.push(MapOp::SetEndpoint(ifindex, EndpointImage::blocked(&container_id)));
+        ops.push(MapOp::SetEndpoint(ifindex, EndpointMapState::blocked(&container_id)));
         self.perform(&ops).map_err(|error| refused(&pod, ifindex, "block", &error))?;
         self.unattached.retain(|new| new.ifindex != ifindex);
         self.unattached.push(NewInterface { ifindex, is_unshaped: add.is_unshaped });
@@ -89,11 +89,11 @@ impl<K: Kernel> Agent<K> {
     /// Ends an endpoint at once, whatever else is known.
     pub(super) fn forget(&mut self, ifindex: IfIndex) {
         self.adoption.settle(ifindex);
-        self.exchanges.forget(ifindex);
+        self.migrations.forget(ifindex);
         self.unattached.retain(|new| new.ifindex != ifindex);
         self.registry.remove(ifindex);
         self.apply_delta(Delta::RemoveEndpoint(ifindex));
-        if self.image.endpoints.contains_key(&ifindex)
+        if self.map_state.endpoints.contains_key(&ifindex)
             && let Err(error) = self.perform(&[MapOp::RemoveEndpoint(ifindex)])
         {
             error!(%ifindex, %error, "endpoint stays in the maps until the next change");
@@ -164,7 +164,7 @@ impl<K: Kernel> Agent<K> {
         if missing.is_empty() {
             return Response::Ok;
         }
-        let kinds: Vec<_> = missing.into_iter().map(crate::model::Kind::as_str).collect();
+        let kinds: Vec<_> = missing.into_iter().map(netpol_policy::model::Kind::as_str).collect();
         Response::error(ErrorCode::NOT_AVAILABLE, format!("not listed yet: {}", kinds.join(", ")))
     }
 
@@ -199,7 +199,8 @@ impl<K: Kernel> Agent<K> {
     fn why_not_ready(&self, ifindex: IfIndex) -> String {
         let missing = self.freshness.missing();
         if !missing.is_empty() {
-            let kinds: Vec<_> = missing.into_iter().map(crate::model::Kind::as_str).collect();
+            let kinds: Vec<_> =
+                missing.into_iter().map(netpol_policy::model::Kind::as_str).collect();
             return format!("not listed yet: {}", kinds.join(", "));
         }
         match self.state.endpoint(ifindex) {

@@ -8,10 +8,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::kube::{self, Access, Options, Report};
-use crate::model::{Kind, Object, ObjectName, ObjectRef};
-use crate::source::SourceUpdate;
-use crate::store::Delta;
+use netpol_kube::{self, Access, Options, Report};
+use netpol_policy::model::{Kind, Object, ObjectName, ObjectRef};
+use netpol_policy::source::SourceUpdate;
+use netpol_policy::store::Delta;
 
 /// Questions and reports that wait for the API server.
 const QUEUE: usize = 256;
@@ -34,15 +34,15 @@ impl Uplink {
         node: Option<Arc<str>>,
         updates: &mpsc::Sender<SourceUpdate>,
         cancel: &CancellationToken,
-    ) -> Result<Self, kube::Error> {
+    ) -> Result<Self, netpol_kube::Error> {
         let access = Access::open(kubeconfig).await?;
         let options = Options { node: node.clone(), ..Options::default() };
-        let mut tasks = kube::spawn(&access, &options, updates, cancel);
+        let mut tasks = netpol_kube::spawn(&access, &options, updates, cancel);
         let (wanted, asked) = mpsc::channel(QUEUE);
         tasks.spawn(look_up(access.clone(), asked, updates.clone()));
         let (reports, reported) = mpsc::channel(QUEUE);
         let node = node.unwrap_or_else(|| Arc::from("netpol-agent"));
-        tasks.spawn(kube::report(access, node, reported, cancel.clone()));
+        tasks.spawn(netpol_kube::report(access, node, reported, cancel.clone()));
         Ok(Self { wanted, reports, _tasks: tasks })
     }
 }
@@ -54,7 +54,7 @@ async fn look_up(
     updates: mpsc::Sender<SourceUpdate>,
 ) {
     while let Some(name) = asked.recv().await {
-        let (pod, diagnostics) = match kube::pod(&access.client(), &name).await {
+        let (pod, diagnostics) = match netpol_kube::pod(&access.client(), &name).await {
             Ok(found) => found,
             Err(error) => {
                 warn!(pod = %name, error = &error as &dyn std::error::Error, "pod not found out");

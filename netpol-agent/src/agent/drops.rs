@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::{Handle, Kernel};
-use crate::ebpf::Events;
+use netpol_datapath::Events;
 
 /// Records that are kept for whoever asks later.
 const KEPT: usize = 1000;

@@ -1,15 +1,15 @@
 //! The question `/explain`: why a connection is allowed or denied, in the cluster that the agent knows.
 
 use super::Agent;
-use crate::model::Transport;
-use crate::simulate::{self, Explanation, PortChoice, Probe};
+use netpol_policy::model::Transport;
+use netpol_policy::simulate::{self, Explanation, PortChoice, Probe};
 
 impl<K> Agent<K> {
     /// Explains the verdict on a connection.
     pub fn explain(&self, probe: &Probe) -> Explanation {
         simulate::explain(&self.state, probe, self.diagnostics.iter(), |pod, rule| {
             let mut ifindexes = self.state.endpoints_of(&pod.name);
-            ifindexes.any(|ifindex| self.compiled.lacks_room(rule, ifindex))
+            ifindexes.any(|ifindex| self.compiled.is_over_capacity(rule, ifindex))
         })
     }
 }

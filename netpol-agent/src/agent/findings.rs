@@ -3,9 +3,9 @@
 use tracing::warn;
 
 use super::{Agent, Kernel};
-use crate::compile;
-use crate::model::ObjectRef;
-use crate::source::DiagnosticIndex;
+use netpol_policy::compile;
+use netpol_policy::model::ObjectRef;
+use netpol_policy::source::DiagnosticIndex;
 
 impl<K: Kernel> Agent<K> {
     /// The findings on the objects as they are now.
@@ -43,14 +43,14 @@ impl<K: Kernel> Agent<K> {
 
 #[cfg(test)]
 mod tests {
-    use netpol_common::proto::Response;
+    use netpol_proto::Response;
 
     use super::super::tests::{fixture, full_lists, pod, update};
     use super::*;
-    use crate::compile::{Capacities, Compiled};
-    use crate::model::{Kind, ObjectName};
-    use crate::source::SourceUpdate;
-    use crate::store::Delta;
+    use netpol_policy::compile::{Capacities, Compiled};
+    use netpol_policy::model::{Kind, ObjectName};
+    use netpol_policy::source::SourceUpdate;
+    use netpol_policy::store::Delta;
 
     /// A policy that isolates pod a, with a rule for blocks of this number.
     fn policy_with_blocks(name: &str, n_blocks: usize) -> SourceUpdate {
@@ -61,7 +61,7 @@ mod tests {
              spec: {{ podSelector: {{}}, ingress: [{{ from: [{}] }}] }}\n",
             blocks.join(", ")
         );
-        let manifests = crate::manifests::parse("test.yaml", &text);
+        let manifests = netpol_policy::manifests::parse("test.yaml", &text);
         let objects = manifests.objects.into_iter();
         let deltas = objects.map(|sourced| Delta::Upsert(sourced.object)).collect();
         SourceUpdate { deltas, ..SourceUpdate::default() }

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use netpol_common::ids::Direction;
 use netpol_common::keys::CounterKey;
 use netpol_common::reason::Verdict;
+use netpol_policy::dataplane::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Unit;
 
 use super::status::{Protection, SourceStatus};
 use super::{Agent, Kernel, Status};
-use crate::dataplane::Counter;
 use crate::telemetry::{Content, Metric, Sample};
 
 impl<K: Kernel> Agent<K> {
@@ -68,9 +68,9 @@ impl<K: Kernel> Agent<K> {
             ));
         }
         metrics.push(gauge(
-            "endpoints_unswept",
+            "endpoints_awaiting_gc",
             "Pod interfaces that are gone, and whose connections are still in the maps for a moment",
-            Sample::plain(count(status.n_unswept)),
+            Sample::plain(count(status.n_awaiting_gc)),
         ));
         let protections =
             [Protection::Ready, Protection::Blocked, Protection::Unprotected].map(|protection| {
@@ -162,7 +162,7 @@ fn drop_totals(counters: &BTreeMap<CounterKey, Counter>) -> BTreeMap<DropLabels,
 
 /// What is known of each kind, and since when.
 fn source_metrics(status: &Status) -> [Metric; 3] {
-    let by_kind = |kind: &crate::model::Kind, value| Sample {
+    let by_kind = |kind: &netpol_policy::model::Kind, value| Sample {
         labels: vec![("kind", kind.to_string())],
         value,
     };
@@ -231,9 +231,9 @@ mod tests {
 
     use super::super::tests::{fixture, full_lists, pod, update};
     use super::*;
-    use crate::model::{Code, Diagnostic, Kind as ObjectKind, ObjectName, ObjectRef};
-    use crate::source::{Health, SourceUpdate};
     use crate::telemetry::render;
+    use netpol_policy::model::{Code, Diagnostic, Kind as ObjectKind, ObjectName, ObjectRef};
+    use netpol_policy::source::{Health, SourceUpdate};
 
     /// The text of an agent of which every metric has something to tell.
     fn text() -> String {
@@ -427,9 +427,9 @@ mod tests {
     }
 
     /// The same pod with another address.
-    fn renamed(delta: crate::store::Delta) -> crate::store::Delta {
-        use crate::model::Object;
-        use crate::store::Delta;
+    fn renamed(delta: netpol_policy::store::Delta) -> netpol_policy::store::Delta {
+        use netpol_policy::model::Object;
+        use netpol_policy::store::Delta;
         let Delta::Upsert(Object::Pod(mut pod)) = delta else { return delta };
         pod.reported_addresses = ["10.0.0.2".parse().unwrap()].into_iter().collect();
         pod.static_uid = Arc::from("");

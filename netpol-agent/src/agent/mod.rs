@@ -5,33 +5,33 @@
 //! stays in force until then.
 
 mod adopt;
-mod beside;
 mod calls;
 mod clock;
-#[cfg(feature = "kube")]
+mod worker;
+
 mod cluster;
 mod drops;
-mod exchange;
 mod explain;
 mod findings;
 mod handle;
 mod latency;
+mod map_gc;
 mod metrics;
+mod migration;
 mod registry;
 mod report;
 mod routes;
 mod run;
 mod search;
 mod status;
-mod sweep;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use netpol_common::ids::{Epoch, Identity, IfIndex};
-use netpol_common::keys::{CounterKey, EndpointValue, FlowKey, FlowValue};
-use netpol_common::proto::Response;
+use netpol_common::ids::{Identity, IfIndex};
+use netpol_common::keys::EndpointValue;
+use netpol_proto::Response;
 use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
 
@@ -42,134 +42,16 @@ pub use run::{CONTROL_SOCKET, Config, Source, lock, run, state_files};
 pub use status::{EndpointStatus, MapStatus, PolicyStatus, Protection, SourceStatus, Status};
 
 use self::adopt::Adoption;
-use self::exchange::Exchanges;
 use self::latency::Latencies;
-use self::sweep::Sweeps;
-use crate::compile::{Compiled, Image, LeftOut, Turn};
-use crate::dataplane::{Counter, MapOp, apply, diff};
-use crate::ebpf::{Exchanged, NewInterface};
-use crate::model::{Kind, ObjectName, ObjectRef};
-use crate::netlink::{Devices, Framing};
-use crate::source::{DiagnosticIndex, Freshness, SourceUpdate};
-use crate::store::{Changes, ClusterState, Delta, Endpoint};
-
-/// Interfaces that programs could not be hung on, with the reasons.
-pub type Bare<E> = Vec<(IfIndex, E)>;
-
-/// What the agent needs from the kernel.
-pub trait Kernel {
-    /// Why it could not be done.
-    type Error: std::error::Error + Send + Sync + 'static;
-    /// The exchange of a filter for a link.
-    type Exchange: Send + 'static;
-    /// The removal of what pods that are gone have left.
-    type Sweep: Send + 'static;
-
-    /// Performs map operations in their order.
-    ///
-    /// # Errors
-    /// One was refused: those before it are done, those after it are not.
-    fn apply(&mut self, ops: &[MapOp]) -> Result<(), Self::Error>;
-    /// What the maps hold.
-    ///
-    /// # Errors
-    /// A map cannot be read.
-    fn image(&self) -> Result<Image, Self::Error>;
-    /// The connections that the kernel follows.
-    ///
-    /// # Errors
-    /// The map cannot be read.
-    fn flows(&self) -> Result<BTreeMap<FlowKey, FlowValue>, Self::Error>;
-    /// Connections that had to make room for others before they had ended.
-    ///
-    /// # Errors
-    /// The map cannot be read.
-    fn n_evicted_flows(&self) -> Result<u64, Self::Error>;
-    /// Packets that were dropped or reported, since their endpoint was attached.
-    ///
-    /// # Errors
-    /// The map cannot be read.
-    fn counters(&self) -> Result<BTreeMap<CounterKey, Counter>, Self::Error>;
-    /// The generation of the policy: it grows with every change of the maps.
-    ///
-    /// # Errors
-    /// The map cannot be read.
-    fn epoch(&self) -> Result<Epoch, Self::Error>;
-    /// Hangs the pod programs on an interface, or takes over those that hang there.
-    ///
-    /// # Errors
-    /// The interface is gone, or the kernel refuses.
-    fn attach(&mut self, ifindex: IfIndex) -> Result<(), Self::Error>;
-    /// [`Kernel::apply`], and meanwhile [`Kernel::attach`] for these interfaces, whose pods do not run yet: as fast as can be, by
-    /// filters where that is faster. Returns the interfaces that have no programs now, with the reason.
-    ///
-    /// # Errors
-    /// Those of [`Kernel::apply`].
-    fn attach_and_apply(
-        &mut self,
-        interfaces: &[NewInterface],
-        ops: &[MapOp],
-    ) -> (Bare<Self::Error>, Result<(), Self::Error>);
-    /// Does ahead what a change would have to wait for; takes some ten milliseconds, seldom.
-    ///
-    /// # Errors
-    /// The kernel refuses: changes wait, then.
-    fn prepare(&mut self) -> Result<(), Self::Error>;
-    /// Whether the pod programs hang on an interface.
-    ///
-    /// # Errors
-    /// The interface is gone, or the kernel does not tell.
-    fn is_attached(&self, ifindex: IfIndex) -> Result<bool, Self::Error>;
-    /// The pods' interfaces whose programs hang on filters although links would cost packets less.
-    ///
-    /// # Errors
-    /// The pins cannot be read.
-    fn on_filters(&self) -> Result<BTreeSet<IfIndex>, Self::Error>;
-    /// The exchange of a filter of this interface for a link, if it has one.
-    ///
-    /// # Errors
-    /// There is nothing to make a link with.
-    fn begin_exchange(&mut self, ifindex: IfIndex) -> Result<Option<Self::Exchange>, Self::Error>;
-    /// The slow part of an exchange, beside the event loop. Returns the interface and what to end.
-    fn run_exchange(exchange: Self::Exchange) -> (IfIndex, Self::Exchange);
-    /// Finishes an exchange whose slow part has been done.
-    ///
-    /// # Errors
-    /// Either part went wrong. The programs are in force all the same.
-    fn end_exchange(&mut self, exchange: Self::Exchange) -> Result<Exchanged, Self::Error>;
-    /// How many interfaces are no endpoints any more and may still have connections and counters. They let nothing pass, and are
-    /// gone before the interface is an endpoint again.
-    fn n_unswept(&self) -> usize;
-    /// The removal of what these have left, if there are any. One at a time.
-    ///
-    /// # Errors
-    /// The maps cannot be opened.
-    fn begin_sweep(&mut self) -> Result<Option<Self::Sweep>, Self::Error>;
-    /// The slow part of it, beside the event loop. Returns what to end.
-    fn run_sweep(sweep: Self::Sweep) -> Self::Sweep;
-    /// Finishes a sweep whose slow part has been done. Returns how many entries were removed.
-    ///
-    /// # Errors
-    /// Some entries could not be removed: they are left to the next sweep.
-    fn end_sweep(&mut self, sweep: Self::Sweep) -> Result<usize, Self::Error>;
-    /// Makes connections known that no program has seen begin; those that are known stay as they are.
-    ///
-    /// # Errors
-    /// The map cannot be written.
-    fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Self::Error>;
-    /// Whether programs and maps of another version are still there, and may be in force.
-    fn has_predecessor(&self) -> bool;
-    /// Puts our programs in the place of another version's that are left, and removes its maps.
-    ///
-    /// # Errors
-    /// Something cannot be replaced or removed: it can be tried again.
-    fn retire_predecessor(&mut self) -> Result<(), Self::Error>;
-    /// Hangs `uplink_egress` on exactly these devices, and forgets the programs of devices that are gone.
-    ///
-    /// # Errors
-    /// One of them refuses; the others are served.
-    fn set_uplinks(&mut self, uplinks: &BTreeMap<IfIndex, Framing>) -> Result<(), Self::Error>;
-}
+use self::map_gc::GcSchedule;
+use self::migration::Migrations;
+use netpol_datapath::netlink::Devices;
+use netpol_policy::compile::{Compiled, LeftOut, MapState, MapStateUpdate};
+use netpol_policy::dataplane::port::{FailedAttachments, Framing, Kernel, NewInterface};
+use netpol_policy::dataplane::{MapOp, apply, diff};
+use netpol_policy::model::{Kind, ObjectName, ObjectRef};
+use netpol_policy::source::{DiagnosticIndex, Freshness, SourceUpdate};
+use netpol_policy::store::{Changes, ClusterState, Delta, Endpoint};
 
 /// The agent's state.
 #[derive(Debug)]
@@ -178,7 +60,7 @@ pub struct Agent<K> {
     state: ClusterState,
     compiled: Compiled,
     /// What the maps hold.
-    image: Image,
+    map_state: MapState,
     diagnostics: DiagnosticIndex,
     /// The rules for which the maps have no room.
     left_out: LeftOut,
@@ -190,8 +72,8 @@ pub struct Agent<K> {
     /// Interfaces of ADDs on which no program hangs yet. They are closed in the maps.
     unattached: Vec<NewInterface>,
     adoption: Adoption,
-    exchanges: Exchanges,
-    sweeps: Sweeps,
+    migrations: Migrations,
+    gc_schedule: GcSchedule,
     /// The devices that are to have `uplink_egress`.
     uplinks: BTreeMap<IfIndex, Framing>,
     /// The maps hold all that the programs need: those of this run, or of one before that left them whole.
@@ -216,24 +98,25 @@ struct WaitingAdd {
 }
 
 impl<K: Kernel> Agent<K> {
-    /// An agent that takes over what an earlier run left: `image` is what the maps hold.
-    pub fn new(kernel: K, mut image: Image, registry: Registry) -> Self {
+    /// An agent that takes over what an earlier run left: `map_state` is what the maps hold.
+    pub fn new(kernel: K, mut map_state: MapState, registry: Registry) -> Self {
         for record in registry.records() {
-            if let Some(endpoint) = image.endpoints.get_mut(&record.ifindex()) {
+            if let Some(endpoint) = map_state.endpoints.get_mut(&record.ifindex()) {
                 endpoint.container_id = Arc::from(record.container_id());
             }
         }
-        let highest = image.held_identities().last().copied();
-        let in_maps = image.allow.values().flat_map(|map| map.keys()).map(|key| key.identity).max();
+        let highest = map_state.held_identities().last().copied();
+        let in_maps =
+            map_state.allow.values().flat_map(|map| map.keys()).map(|key| key.identity).max();
         let next = highest
             .max(in_maps)
             .map_or(Identity::FIRST, |identity| Identity(identity.0.saturating_add(1)));
-        let is_primed = image != Image::default() && !kernel.has_predecessor();
+        let is_primed = map_state != MapState::default() && !kernel.has_predecessor();
         let mut agent = Self {
             kernel,
             state: ClusterState::default(),
             compiled: Compiled::after(next),
-            image,
+            map_state,
             diagnostics: DiagnosticIndex::default(),
             left_out: LeftOut::new(),
             found: Vec::new(),
@@ -242,8 +125,8 @@ impl<K: Kernel> Agent<K> {
             waiting: Vec::new(),
             unattached: Vec::new(),
             adoption: Adoption::default(),
-            exchanges: Exchanges::default(),
-            sweeps: Sweeps::default(),
+            migrations: Migrations::default(),
+            gc_schedule: GcSchedule::default(),
             uplinks: BTreeMap::new(),
             is_primed,
             changes: Changes::default(),
@@ -254,7 +137,7 @@ impl<K: Kernel> Agent<K> {
         };
         let known: Vec<Endpoint> = agent.registry.records().map(Record::endpoint).collect();
         for endpoint in known {
-            if agent.is_primed && agent.image.endpoints.contains_key(&endpoint.ifindex) {
+            if agent.is_primed && agent.map_state.endpoints.contains_key(&endpoint.ifindex) {
                 agent.attach_known(&endpoint);
             } else {
                 // Programs that find nothing in the maps would cut the pod off.
@@ -269,7 +152,7 @@ impl<K: Kernel> Agent<K> {
     fn attach_known(&mut self, endpoint: &Endpoint) {
         match self.kernel.attach(endpoint.ifindex) {
             Ok(()) => {
-                self.exchanges.expect(endpoint.ifindex);
+                self.migrations.expect(endpoint.ifindex);
                 info!(pod = %endpoint.pod, ifindex = %endpoint.ifindex, "endpoint taken over");
             }
             Err(error) => {
@@ -369,9 +252,9 @@ impl<K: Kernel> Agent<K> {
             debug!("nothing changes before the pods that run already have been looked for");
         } else if self.is_stale() {
             let changes = std::mem::take(&mut self.changes);
-            let turn = self.compiled.update(&self.state, &changes, &self.image);
+            let update = self.compiled.update(&self.state, &changes, &self.map_state);
             self.note_left_out();
-            self.is_behind = !self.follow(turn);
+            self.is_behind = !self.follow(update);
             if self.is_behind {
                 self.compiled.forget();
             } else if !self.is_primed {
@@ -394,8 +277,8 @@ impl<K: Kernel> Agent<K> {
     }
 
     /// Makes a turn. If the kernel refuses an operation, leads the maps back.
-    fn follow(&mut self, turn: Turn) -> bool {
-        let ops = diff(&turn.before, &turn.after);
+    fn follow(&mut self, update: MapStateUpdate) -> bool {
+        let ops = diff(&update.before, &update.after);
         if ops.is_empty() {
             return true;
         }
@@ -406,19 +289,21 @@ impl<K: Kernel> Agent<K> {
                 error = &error as &dyn std::error::Error,
                 "the kernel refuses a change; the last good state stays"
             );
-            if let Err(error) = self.perform(&diff(&self.image, &turn.undone(&self.image))) {
+            if let Err(error) =
+                self.perform(&diff(&self.map_state, &update.undone(&self.map_state)))
+            {
                 let error = &error as &dyn std::error::Error;
                 error!(error, "the kernel refuses the way back too; enforcement may be partial");
             }
             return false;
         }
         // Before anything is refused: that takes endpoints out of the image again.
-        turn.complete(&mut self.image);
+        update.complete(&mut self.map_state);
         self.refuse_bare(bare);
         self.n_applied += 1;
         info!(
             n_ops = ops.len(),
-            n_endpoints = self.image.endpoints.len(),
+            n_endpoints = self.map_state.endpoints.len(),
             n_identities = self.compiled.n_identities(),
             n_policies = self.state.n_policies(),
             "policy in force"
@@ -427,8 +312,11 @@ impl<K: Kernel> Agent<K> {
     }
 
     /// Applies operations to the maps, and hangs programs on the interfaces of ADDs meanwhile. What it leaves to the caller:
-    /// `image` on success, and the interfaces that stay bare.
-    fn attach_and_apply(&mut self, ops: &[MapOp]) -> (Bare<K::Error>, Result<(), K::Error>) {
+    /// `map_state` on success, and the interfaces that stay bare.
+    fn attach_and_apply(
+        &mut self,
+        ops: &[MapOp],
+    ) -> (FailedAttachments<K::Error>, Result<(), K::Error>) {
         let interfaces = std::mem::take(&mut self.unattached);
         if interfaces.is_empty() {
             let applied = self.kernel.apply(ops);
@@ -436,32 +324,32 @@ impl<K: Kernel> Agent<K> {
         }
         let (bare, applied) = self.kernel.attach_and_apply(&interfaces, ops);
         for NewInterface { ifindex, is_unshaped: _ } in interfaces {
-            self.exchanges.expect(ifindex);
+            self.migrations.expect(ifindex);
         }
         (bare, self.read_back_unless(applied))
     }
 
-    fn refuse_bare(&mut self, bare: Bare<K::Error>) {
+    fn refuse_bare(&mut self, bare: FailedAttachments<K::Error>) {
         for (ifindex, error) in bare {
             self.refuse(ifindex, "attach to", &error);
         }
     }
 
-    /// Applies operations to the maps and to `image`.
+    /// Applies operations to the maps and to `map_state`.
     fn perform(&mut self, ops: &[MapOp]) -> Result<(), K::Error> {
         let applied = self.kernel.apply(ops);
         self.read_back_unless(applied)?;
         for op in ops {
-            apply(op, &mut self.image);
+            apply(op, &mut self.map_state);
         }
         Ok(())
     }
 
-    /// Keeps `image` what the maps hold when not all operations are done: only the maps know which are.
+    /// Keeps `map_state` what the maps hold when not all operations are done: only the maps know which are.
     fn read_back_unless(&mut self, applied: Result<(), K::Error>) -> Result<(), K::Error> {
         if applied.is_err() {
-            match self.kernel.image() {
-                Ok(image) => self.image = image,
+            match self.kernel.map_state() {
+                Ok(map_state) => self.map_state = map_state,
                 Err(error) => {
                     error!(
                         error = &error as &dyn std::error::Error,
@@ -477,7 +365,7 @@ impl<K: Kernel> Agent<K> {
     fn is_ready(&self, ifindex: IfIndex) -> bool {
         !self.is_stale()
             && self
-                .image
+                .map_state
                 .endpoints
                 .get(&ifindex)
                 .is_some_and(|endpoint| endpoint.value.state == EndpointValue::READY)
@@ -489,8 +377,8 @@ impl<K: Kernel> Agent<K> {
     }
 
     /// What the maps hold.
-    pub fn image(&self) -> &Image {
-        &self.image
+    pub fn map_state(&self) -> &MapState {
+        &self.map_state
     }
 
     /// Kinds that have not been listed yet.

@@ -10,21 +10,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use netpol_common::ids::IfIndex;
-use netpol_common::proto::{Add, Attachment};
+use netpol_proto::{Add, Attachment};
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
-use crate::model::ObjectName;
-use crate::store::Endpoint;
+use netpol_policy::model::ObjectName;
+use netpol_policy::store::Endpoint;
 
-/// The highest ticket: 12 bits of the packet mark.
-const MAX_TICKET: u16 = 4095;
+/// The highest egress mark: 12 bits of the packet mark.
+const MAX_EGRESS_MARK: u16 = 4095;
 
 /// One attachment that the CNI plugin reported.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     add: Add,
-    ticket: u16,
+    /// Records of agents before ABI version 4 say `ticket`.
+    #[serde(alias = "ticket")]
+    egress_mark: u16,
 }
 
 impl Record {
@@ -75,7 +77,7 @@ impl Record {
             container_id: Arc::from(attachment.container_id.as_str()),
             pod: ObjectName::new(&pod.namespace, &pod.name),
             pod_uid: Arc::from(pod.uid.as_deref().unwrap_or_default()),
-            ticket: self.ticket,
+            egress_mark: self.egress_mark,
             addresses: addresses.clone(),
         }
     }
@@ -158,7 +160,7 @@ impl Registry {
         let ifindex = IfIndex(add.host_ifindex);
         self.by_ifindex.retain(|_, record| *record.attachment() != add.attachment);
         self.by_ifindex.remove(&ifindex);
-        let record = Record { add, ticket: self.free_ticket() };
+        let record = Record { add, egress_mark: self.free_egress_mark() };
         let endpoint = record.endpoint();
         self.by_ifindex.insert(ifindex, record);
         self.save();
@@ -172,11 +174,11 @@ impl Registry {
         }
     }
 
-    /// The lowest ticket that no endpoint has; 0 if all are taken.
-    fn free_ticket(&self) -> u16 {
+    /// The lowest egress mark that no endpoint has; 0 if all are taken.
+    fn free_egress_mark(&self) -> u16 {
         let taken: std::collections::BTreeSet<u16> =
-            self.by_ifindex.values().map(|record| record.ticket).collect();
-        (1..=MAX_TICKET).find(|ticket| !taken.contains(ticket)).unwrap_or(0)
+            self.by_ifindex.values().map(|record| record.egress_mark).collect();
+        (1..=MAX_EGRESS_MARK).find(|egress_mark| !taken.contains(egress_mark)).unwrap_or(0)
     }
 
     /// Replaces the file as a whole: a crash leaves the old or the new records.
@@ -195,7 +197,7 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
-    use netpol_common::proto::PodRef;
+    use netpol_proto::PodRef;
 
     use super::*;
 
@@ -237,14 +239,14 @@ mod tests {
     }
 
     #[test]
-    fn tickets_are_unique_and_given_again_when_free() {
+    fn egress_marks_are_unique_and_given_again_when_free() {
         let dir = tempfile::tempdir().unwrap();
         let mut registry = open(&dir.path().join("endpoints.json"));
-        assert_eq!(registry.insert(add("one", 4)).ticket, 1);
-        assert_eq!(registry.insert(add("two", 5)).ticket, 2);
+        assert_eq!(registry.insert(add("one", 4)).egress_mark, 1);
+        assert_eq!(registry.insert(add("two", 5)).egress_mark, 2);
         registry.remove(IfIndex(4));
-        assert_eq!(registry.insert(add("three", 6)).ticket, 1);
-        assert_eq!(registry.insert(add("two", 5)).ticket, 2);
+        assert_eq!(registry.insert(add("three", 6)).egress_mark, 1);
+        assert_eq!(registry.insert(add("two", 5)).egress_mark, 2);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use netpol_common::reason::Verdict;
 use serde::{Deserialize, Serialize};
 
 use super::{Agent, Kernel};
-use crate::model::ObjectName;
+use netpol_policy::model::ObjectName;
 
 /// A packet that was dropped, or would have been but for an audit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,7 +80,7 @@ impl<K: Kernel> Agent<K> {
         };
         let pod = self.pod_behind(event.ifindex);
         let policies = pod.as_ref().and_then(|name| self.state.pod(name)).map(|pod| {
-            let (_, policies) = crate::resolve::isolating(&self.state, pod, direction);
+            let (_, policies) = netpol_policy::resolve::isolating(&self.state, pod, direction);
             policies.into_iter().map(|policy| policy.name.clone()).collect()
         });
         DropRecord {

@@ -1,6 +1,5 @@
 //! `netpol-agent run`: the edges around the event loop.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,8 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use netpol_common::ids::{Epoch, IfIndex};
-use netpol_common::keys::{CounterKey, FlowKey, FlowValue};
+use netpol_common::ids::IfIndex;
 use rustix::fs::FlockOperation;
 use rustix::net::{AddressFamily, SocketType, netdevice};
 use tokio::sync::mpsc;
@@ -18,23 +16,22 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::beside::Beside;
 use super::drops::DropLog;
 use super::handle::Question;
 use super::search::Searches;
-use super::{Agent, Bare, Handle, Kernel, Registry, routes};
+use super::worker::Worker;
+use super::{Agent, Handle, Registry, routes};
 use crate::cni_server::{self, Call};
-use crate::compile::Image;
 use crate::control::{serve_tcp, serve_unix};
-use crate::dataplane::{Counter, MapOp};
 use crate::discovery::{Found, Places};
-use crate::ebpf::{self, Datapath, Exchange, Exchanged, NewInterface, Role, Sweep, Trace};
 use crate::manifests::watch as manifests;
-#[cfg(feature = "kube")]
-use crate::model::Kind;
-use crate::model::{ObjectName, ObjectRef};
-use crate::netlink::{self, Devices, Framing};
-use crate::source::SourceUpdate;
+use netpol_datapath::{Datapath, Trace};
+use netpol_policy::dataplane::port::Kernel;
+
+use netpol_datapath::netlink::{self, Devices};
+use netpol_policy::model::Kind;
+use netpol_policy::model::{ObjectName, ObjectRef};
+use netpol_policy::source::SourceUpdate;
 
 /// Source updates that wait for the event loop; a source that is faster waits.
 const QUEUE: usize = 256;
@@ -55,7 +52,7 @@ pub struct Config {
     /// Where pods that are older than the agent are looked for.
     pub places: Places,
     /// Programs and maps.
-    pub ebpf: ebpf::Config,
+    pub ebpf: netpol_datapath::Config,
     /// Where health and metrics are told to everybody; `None` for nowhere.
     pub health: Option<SocketAddr>,
 }
@@ -86,7 +83,6 @@ pub fn state_files(socket: &Path) -> [PathBuf; 5] {
 #[derive(Clone, Debug)]
 pub enum Source {
     /// An API server.
-    #[cfg(feature = "kube")]
     Cluster {
         /// Explicit configuration; else in-cluster, else the default one.
         kubeconfig: Option<PathBuf>,
@@ -108,14 +104,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut kernel = Datapath::load(&ebpf)?;
     // An agent with another socket would fight over the same programs.
     let _lock = ebpf.pin_root.as_deref().map(lock).transpose()?;
-    let image = kernel.image().context("reading the pinned maps of an earlier run")?;
+    let map_state = kernel.map_state().context("reading the pinned maps of an earlier run")?;
     // The endpoints of another version are not in these maps.
     if !kernel.has_predecessor() {
-        let n_entries = kernel.sweep_strangers().context("sweeping the maps of an earlier run")?;
-        debug!(n_entries, "what pods have left that went before is swept up");
+        let n_entries = kernel.collect_unknown().context("sweeping the maps of an earlier run")?;
+        debug!(n_entries, "what pods have left that went before is collected");
     }
     let registry = Registry::open(&socket.with_file_name(RECORDS), device_name)?;
-    info!(n_endpoints = image.endpoints.len(), "maps ready");
+    info!(n_endpoints = map_state.endpoints.len(), "maps ready");
     let events = kernel.events()?;
     if ebpf.trace == Trace::On {
         let messages = kernel.trace_messages()?;
@@ -129,7 +125,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             "the node's name is not known: pods that are older than the agent are not looked for"
         );
     }
-    let agent = Agent::new(kernel, image, registry).on_node(node.clone());
+    let agent = Agent::new(kernel, map_state, registry).on_node(node.clone());
     let (searches, found) = Searches::new(places);
     let (handle, questions) = Handle::new();
     let drops = DropLog::spawn(events, handle.clone(), cancel.clone());
@@ -161,8 +157,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         stop.cancel();
     });
     let inputs = Inputs { updates: stamped, calls, devices, questions, found };
-    let beside = Beside::start().context("starting a thread beside the event loop")?;
-    event_loop(agent, inputs, searches, &source, &beside, &cancel).await;
+    let worker = Worker::start().context("starting a thread beside the event loop")?;
+    event_loop(agent, inputs, searches, &source, &worker, &cancel).await;
     info!("stopped; policies stay in force");
     Ok(())
 }
@@ -210,18 +206,18 @@ async fn event_loop<K: Kernel>(
     inputs: Inputs<K>,
     mut searches: Searches,
     source: &Running,
-    beside: &Beside,
+    worker: &Worker,
     cancel: &CancellationToken,
 ) {
     let Inputs { mut updates, mut calls, mut devices, mut questions, mut found } = inputs;
-    let (exchanged_in, mut exchanged) = mpsc::channel(1);
-    let (swept_in, mut swept) = mpsc::channel(1);
+    let (migrated_in, mut migrated) = mpsc::channel(1);
+    let (collected_in, mut collected) = mpsc::channel(1);
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut batch = Vec::new();
     let mut called = Vec::new();
     loop {
-        let deadline = agent.next_deadline().into_iter().chain(agent.next_sweep()).min();
+        let deadline = agent.next_deadline().into_iter().chain(agent.next_gc()).min();
         tokio::select! {
             biased;
             () = cancel.cancelled() => return,
@@ -247,10 +243,10 @@ async fn event_loop<K: Kernel>(
                 }
             }
             Some(found) = found.recv() => agent.adopt(found),
-            Some((ifindex, exchange)) = exchanged.recv() => {
-                agent.end_exchange(ifindex, exchange, Instant::now());
+            Some((ifindex, migration)) = migrated.recv() => {
+                agent.end_migration(ifindex, migration, Instant::now());
             }
-            Some(sweep) = swept.recv() => agent.end_sweep(sweep, Instant::now()),
+            Some(map_gc) = collected.recv() => agent.end_gc(map_gc, Instant::now()),
             Some(question) = questions.recv() => question(&mut agent),
             // The arms before have nothing to do.
             _ = tick.tick() => agent.prepare(),
@@ -265,18 +261,18 @@ async fn event_loop<K: Kernel>(
         if agent.missing().is_empty() {
             searches.look(agent.wanted(), Instant::now());
         }
-        if let Some(exchange) = agent.begin_exchange(Instant::now()) {
-            let exchanged_in = exchanged_in.clone();
-            beside.run(move || {
+        if let Some(migration) = agent.begin_migration(Instant::now()) {
+            let migrated_in = migrated_in.clone();
+            worker.run(move || {
                 // The event loop may have ended: what is left half done, the next agent finishes.
-                drop(exchanged_in.blocking_send(K::run_exchange(exchange)));
+                drop(migrated_in.blocking_send(K::run_migration(migration)));
             });
         }
-        if let Some(sweep) = agent.begin_sweep(Instant::now()) {
-            let swept_in = swept_in.clone();
-            beside.run(move || {
+        if let Some(map_gc) = agent.begin_gc(Instant::now()) {
+            let collected_in = collected_in.clone();
+            worker.run(move || {
                 // The event loop may have ended: the next agent looks for what is left.
-                drop(swept_in.blocking_send(K::run_sweep(sweep)));
+                drop(collected_in.blocking_send(K::run_gc(map_gc)));
             });
         }
     }
@@ -285,7 +281,6 @@ async fn event_loop<K: Kernel>(
 /// The source, as long as it runs, and the way back to it.
 enum Running {
     /// An API server.
-    #[cfg(feature = "kube")]
     Cluster(super::cluster::Uplink),
     /// Files: nobody to ask or to tell.
     Manifests(#[expect(dead_code, reason = "held: the task ends with it")] JoinSet<()>),
@@ -295,7 +290,6 @@ impl Running {
     /// Asks for pods that no watch has told. What finds no place in the queue is asked for again by the next ADD.
     fn want(&self, pods: Vec<ObjectName>) {
         match self {
-            #[cfg(feature = "kube")]
             Self::Cluster(uplink) => {
                 for pod in pods {
                     drop(uplink.wanted.try_send(pod));
@@ -308,7 +302,6 @@ impl Running {
     /// Tells the people who wrote an object what is found in it, besides the log.
     fn report<K: Kernel>(&self, agent: &Agent<K>, object: ObjectRef) {
         match self {
-            #[cfg(feature = "kube")]
             Self::Cluster(uplink) => {
                 let uid = match object.kind {
                     Kind::NetworkPolicy => {
@@ -318,7 +311,7 @@ impl Running {
                     Kind::Namespace | Kind::Service | Kind::Node => None,
                 };
                 let diagnostics = agent.diagnostics().of(&object).into_iter().cloned().collect();
-                let report = crate::kube::Report {
+                let report = netpol_kube::Report {
                     object,
                     uid: uid.unwrap_or_else(|| Arc::from("")),
                     diagnostics,
@@ -334,13 +327,11 @@ impl Running {
 
 async fn start_source(
     source: Source,
-    #[cfg_attr(not(feature = "kube"), expect(unused_variables, reason = "files are of all nodes"))]
     node: Option<Arc<str>>,
     updates: &mpsc::Sender<SourceUpdate>,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Running> {
     Ok(match source {
-        #[cfg(feature = "kube")]
         Source::Cluster { kubeconfig } => Running::Cluster(
             super::cluster::Uplink::open(kubeconfig.as_deref(), node, updates, cancel).await?,
         ),
@@ -368,119 +359,4 @@ async fn wait_for_signal() -> std::io::Result<()> {
 fn device_name(ifindex: IfIndex) -> Option<String> {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).ok()?;
     netdevice::index_to_name(&socket, ifindex.0).ok()
-}
-
-impl Kernel for Datapath {
-    type Error = ebpf::Error;
-    type Exchange = Exchange;
-    type Sweep = Sweep;
-
-    fn apply(&mut self, ops: &[MapOp]) -> Result<(), ebpf::Error> {
-        Self::apply(self, ops)
-    }
-
-    fn image(&self) -> Result<Image, ebpf::Error> {
-        Self::image(self)
-    }
-
-    fn flows(&self) -> Result<BTreeMap<FlowKey, FlowValue>, ebpf::Error> {
-        Self::flows(self)
-    }
-
-    fn n_evicted_flows(&self) -> Result<u64, ebpf::Error> {
-        Self::n_evicted_flows(self)
-    }
-
-    fn counters(&self) -> Result<BTreeMap<CounterKey, Counter>, ebpf::Error> {
-        Self::counters(self)
-    }
-
-    fn epoch(&self) -> Result<Epoch, ebpf::Error> {
-        Self::epoch(self)
-    }
-
-    fn prepare(&mut self) -> Result<(), ebpf::Error> {
-        Self::prepare(self)
-    }
-
-    fn attach(&mut self, ifindex: IfIndex) -> Result<(), ebpf::Error> {
-        Self::attach(self, ifindex, Role::Pod)
-    }
-
-    fn is_attached(&self, ifindex: IfIndex) -> Result<bool, ebpf::Error> {
-        Self::is_attached(self, ifindex)
-    }
-
-    fn on_filters(&self) -> Result<BTreeSet<IfIndex>, ebpf::Error> {
-        Self::on_filters(self)
-    }
-
-    fn begin_exchange(&mut self, ifindex: IfIndex) -> Result<Option<Exchange>, ebpf::Error> {
-        Self::begin_exchange(self, ifindex)
-    }
-
-    fn run_exchange(exchange: Exchange) -> (IfIndex, Exchange) {
-        (exchange.ifindex(), exchange.run())
-    }
-
-    fn end_exchange(&mut self, exchange: Exchange) -> Result<Exchanged, ebpf::Error> {
-        Self::end_exchange(self, exchange)
-    }
-
-    fn n_unswept(&self) -> usize {
-        Self::n_unswept(self)
-    }
-
-    fn begin_sweep(&mut self) -> Result<Option<Sweep>, ebpf::Error> {
-        Self::begin_sweep(self)
-    }
-
-    fn run_sweep(sweep: Sweep) -> Sweep {
-        sweep.run()
-    }
-
-    fn end_sweep(&mut self, sweep: Sweep) -> Result<usize, ebpf::Error> {
-        Self::end_sweep(self, sweep)
-    }
-
-    fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), ebpf::Error> {
-        Self::add_flows(self, flows)
-    }
-
-    fn has_predecessor(&self) -> bool {
-        Self::has_predecessor(self)
-    }
-
-    fn retire_predecessor(&mut self) -> Result<(), ebpf::Error> {
-        Self::retire_predecessor(self)
-    }
-
-    fn attach_and_apply(
-        &mut self,
-        interfaces: &[NewInterface],
-        ops: &[MapOp],
-    ) -> (Bare<ebpf::Error>, Result<(), ebpf::Error>) {
-        Self::attach_and_apply(self, interfaces, ops)
-    }
-
-    fn set_uplinks(&mut self, uplinks: &BTreeMap<IfIndex, Framing>) -> Result<(), ebpf::Error> {
-        let attached = self.attached()?;
-        let mut result = Ok(());
-        for (ifindex, framing) in uplinks {
-            let role = match framing {
-                Framing::Ethernet => Role::Uplink,
-                Framing::Bare => Role::UplinkL3,
-            };
-            // The interface of a pod that is gone keeps its programs: without an endpoint they drop all.
-            let is_pod = attached.get(ifindex) == Some(&Role::Pod);
-            if !is_pod && attached.get(ifindex) != Some(&role) {
-                result = match Self::attach(self, *ifindex, role) {
-                    // It went since the devices were listed.
-                    Err(ebpf::Error::NoDevice { .. }) => result,
-                    attached => result.and(attached),
-                };
-            }
-        }
-        result
-    }
 }

@@ -9,10 +9,10 @@ use netpol_common::maps;
 use serde::{Deserialize, Serialize};
 
 use super::{Agent, Kernel};
-use crate::compile::Capacities;
-use crate::model::{Kind, ObjectName};
-use crate::resolve::isolating;
-use crate::source::Health;
+use netpol_policy::compile::Capacities;
+use netpol_policy::model::{Kind, ObjectName};
+use netpol_policy::resolve::isolating;
+use netpol_policy::source::Health;
 
 /// The agent's state in numbers and names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +41,7 @@ pub struct Status {
     /// cannot be read.
     pub n_on_filters: Option<usize>,
     /// Interfaces that are no endpoints any more, and whose connections are still in the maps for a moment.
-    pub n_unswept: usize,
+    pub n_awaiting_gc: usize,
     /// The endpoints, by pod.
     pub endpoints: Vec<EndpointStatus>,
     /// Findings on objects, as text.
@@ -128,21 +128,21 @@ pub enum Protection {
 impl<K: Kernel> Agent<K> {
     /// The agent's state as it is now.
     pub fn describe(&self) -> Status {
-        let image = &self.image;
+        let map_state = &self.map_state;
         let Capacities { n_prefixes, n_identities, n_allow_entries } = *self.compiled.capacities();
-        let largest = image.allow.values().map(|map| map.len()).max().unwrap_or_default();
+        let largest = map_state.allow.values().map(|map| map.len()).max().unwrap_or_default();
         let maps = [
-            ("endpoints", image.endpoints.len(), capacity(maps::MAX_ENDPOINTS)),
-            ("addresses", image.addresses.len(), capacity(maps::MAX_ADDRESSES)),
+            ("endpoints", map_state.endpoints.len(), capacity(maps::MAX_ENDPOINTS)),
+            ("addresses", map_state.addresses.len(), capacity(maps::MAX_ADDRESSES)),
             // What policies may fill; what does not fit beside is left out.
-            ("identities", image.identities.len(), n_identities),
-            ("prefixes", image.prefixes.len(), n_prefixes),
+            ("identities", map_state.identities.len(), n_identities),
+            ("prefixes", map_state.prefixes.len(), n_prefixes),
             ("largest_allow_map", largest, n_allow_entries),
             // Two for each endpoint: there is room for as many again.
-            ("allow_maps", image.allow.len(), capacity(2 * maps::MAX_ENDPOINTS)),
-            ("defer", image.defer.len(), capacity(maps::MAX_DEFER)),
-            // The first is "no ticket".
-            ("tickets", image.tickets.len(), capacity(maps::N_TICKETS - 1)),
+            ("allow_maps", map_state.allow.len(), capacity(2 * maps::MAX_ENDPOINTS)),
+            ("defer", map_state.defer.len(), capacity(maps::MAX_DEFER)),
+            // The first is "no egress mark".
+            ("egress marks", map_state.egress_marks.len(), capacity(maps::N_EGRESS_MARKS - 1)),
         ];
         let map_status = |(name, n_entries, capacity): (&str, usize, usize)| {
             (name.to_owned(), MapStatus { n_entries, capacity })
@@ -181,14 +181,14 @@ impl<K: Kernel> Agent<K> {
             maps: maps.into_iter().map(map_status).collect(),
             policies: self.describe_policies(),
             n_on_filters: self.kernel.on_filters().ok().map(|on_filters| on_filters.len()),
-            n_unswept: self.kernel.n_unswept(),
+            n_awaiting_gc: self.kernel.n_awaiting_gc(),
             endpoints,
             diagnostics: self.diagnostics.iter().map(ToString::to_string).collect(),
         }
     }
 
-    fn describe_endpoint(&self, endpoint: &crate::store::Endpoint) -> EndpointStatus {
-        let value = self.image.endpoints.get(&endpoint.ifindex).map(|endpoint| endpoint.value);
+    fn describe_endpoint(&self, endpoint: &netpol_policy::store::Endpoint) -> EndpointStatus {
+        let value = self.map_state.endpoints.get(&endpoint.ifindex).map(|endpoint| endpoint.value);
         let protection = match value {
             _ if self.adoption.is_bare(endpoint.ifindex) => Protection::Unprotected,
             Some(value) if value.state == EndpointValue::READY => Protection::Ready,
@@ -200,8 +200,9 @@ impl<K: Kernel> Agent<K> {
             Direction::ALL.into_iter().filter(|d| holds(*d)).collect()
         };
         let own_addresses =
-            self.image.addresses.iter().filter(|key| key.ifindex == endpoint.ifindex);
-        let own_maps = self.image.allow.iter().filter(|(key, _)| key.ifindex == endpoint.ifindex);
+            self.map_state.addresses.iter().filter(|key| key.ifindex == endpoint.ifindex);
+        let own_maps =
+            self.map_state.allow.iter().filter(|(key, _)| key.ifindex == endpoint.ifindex);
         EndpointStatus {
             pod: endpoint.pod.clone(),
             ifindex: endpoint.ifindex.0,

@@ -1,30 +1,34 @@
 //! The event loop against a kernel that only remembers.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use netpol_common::proto::{Add, Attachment, Check, ErrorCode, Gc, PodRef, Request};
+use netpol_common::ids::Epoch;
+use netpol_common::keys::{CounterKey, FlowKey, FlowValue};
+use netpol_policy::dataplane::Counter;
+use netpol_policy::dataplane::port::{Attachments, Flows, Maps, Migrated};
+use netpol_proto::{Add, Attachment, Check, ErrorCode, Gc, PodRef, Request};
 use tokio::sync::oneshot::error::TryRecvError;
 
 use super::*;
 use crate::cni_server::Call;
-use crate::dataplane::apply;
 use crate::discovery::{Connection, Found};
-use crate::model::{Labels, Object, ObjectName, Pod, PodPhase};
-use crate::store::List;
+use netpol_policy::model::{Labels, Object, ObjectName, Pod, PodPhase};
+use netpol_policy::store::List;
 
 /// Remembers what it was told, and refuses what a test forbids.
 #[derive(Debug, Default)]
 pub(super) struct FakeKernel {
     log: Vec<MapOp>,
-    pub(super) maps: Image,
+    pub(super) maps: MapState,
     attached: Vec<IfIndex>,
     pub(super) refuses: Option<fn(&MapOp) -> bool>,
     flows: Vec<(FlowKey, FlowValue)>,
     n_uplink_changes: usize,
     has_predecessor: bool,
     refuses_attach: bool,
-    pub(super) refuses_sweep: bool,
+    pub(super) refuses_gc: bool,
     /// Interfaces that were endpoints.
     gone: BTreeSet<IfIndex>,
     /// Interfaces on filters, each with both its programs.
@@ -35,10 +39,8 @@ pub(super) struct FakeKernel {
 #[error("map is full")]
 pub(super) struct Full;
 
-impl Kernel for FakeKernel {
+impl Maps for FakeKernel {
     type Error = Full;
-    type Exchange = IfIndex;
-    type Sweep = BTreeSet<IfIndex>;
 
     fn apply(&mut self, ops: &[MapOp]) -> Result<(), Full> {
         for op in ops {
@@ -54,16 +56,8 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
-    fn image(&self) -> Result<Image, Full> {
+    fn map_state(&self) -> Result<MapState, Full> {
         Ok(self.maps.clone())
-    }
-
-    fn flows(&self) -> Result<BTreeMap<FlowKey, FlowValue>, Full> {
-        Ok(BTreeMap::new())
-    }
-
-    fn n_evicted_flows(&self) -> Result<u64, Full> {
-        Ok(0)
     }
 
     fn counters(&self) -> Result<BTreeMap<CounterKey, Counter>, Full> {
@@ -71,7 +65,23 @@ impl Kernel for FakeKernel {
         Ok(BTreeMap::from([(key, Counter { packets: 3, bytes: 180 })]))
     }
 
+    fn epoch(&self) -> Result<Epoch, Full> {
+        Ok(Epoch(9))
+    }
+
     fn prepare(&mut self) -> Result<(), Full> {
+        Ok(())
+    }
+}
+
+impl Attachments for FakeKernel {
+    type Migration = IfIndex;
+
+    fn attach(&mut self, ifindex: IfIndex) -> Result<(), Full> {
+        if self.refuses_attach {
+            return Err(Full);
+        }
+        self.attached.push(ifindex);
         Ok(())
     }
 
@@ -87,12 +97,8 @@ impl Kernel for FakeKernel {
         (bare, self.apply(ops))
     }
 
-    fn attach(&mut self, ifindex: IfIndex) -> Result<(), Full> {
-        if self.refuses_attach {
-            return Err(Full);
-        }
-        self.attached.push(ifindex);
-        Ok(())
+    fn is_attached(&self, ifindex: IfIndex) -> Result<bool, Full> {
+        Ok(self.attached.contains(&ifindex))
     }
 
     fn set_uplinks(&mut self, _: &BTreeMap<IfIndex, Framing>) -> Result<(), Full> {
@@ -100,54 +106,21 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
-    fn is_attached(&self, ifindex: IfIndex) -> Result<bool, Full> {
-        Ok(self.attached.contains(&ifindex))
-    }
-
-    fn epoch(&self) -> Result<Epoch, Full> {
-        Ok(Epoch(9))
-    }
-
-    fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Full> {
-        self.flows.extend_from_slice(flows);
-        Ok(())
-    }
-
     fn on_filters(&self) -> Result<BTreeSet<IfIndex>, Full> {
         Ok(self.on_filters.clone())
     }
 
-    fn begin_exchange(&mut self, ifindex: IfIndex) -> Result<Option<IfIndex>, Full> {
+    fn begin_migration(&mut self, ifindex: IfIndex) -> Result<Option<IfIndex>, Full> {
         Ok(self.on_filters.get(&ifindex).copied())
     }
 
-    fn run_exchange(exchange: IfIndex) -> (IfIndex, IfIndex) {
-        (exchange, exchange)
+    fn run_migration(migration: IfIndex) -> (IfIndex, IfIndex) {
+        (migration, migration)
     }
 
-    fn end_exchange(&mut self, exchange: IfIndex) -> Result<Exchanged, Full> {
-        self.on_filters.remove(&exchange);
-        Ok(Exchanged::Yes)
-    }
-
-    fn n_unswept(&self) -> usize {
-        self.gone.len()
-    }
-
-    fn begin_sweep(&mut self) -> Result<Option<BTreeSet<IfIndex>>, Full> {
-        Ok(Some(self.gone.clone()))
-    }
-
-    fn run_sweep(sweep: BTreeSet<IfIndex>) -> BTreeSet<IfIndex> {
-        sweep
-    }
-
-    fn end_sweep(&mut self, sweep: BTreeSet<IfIndex>) -> Result<usize, Full> {
-        if self.refuses_sweep {
-            return Err(Full);
-        }
-        self.gone.retain(|ifindex| !sweep.contains(ifindex));
-        Ok(sweep.len())
+    fn end_migration(&mut self, migration: IfIndex) -> Result<Migrated, Full> {
+        self.on_filters.remove(&migration);
+        Ok(Migrated::Yes)
     }
 
     fn has_predecessor(&self) -> bool {
@@ -157,6 +130,43 @@ impl Kernel for FakeKernel {
     fn retire_predecessor(&mut self) -> Result<(), Full> {
         self.has_predecessor = false;
         Ok(())
+    }
+}
+
+impl Flows for FakeKernel {
+    type MapGc = BTreeSet<IfIndex>;
+
+    fn flows(&self) -> Result<BTreeMap<FlowKey, FlowValue>, Full> {
+        Ok(BTreeMap::new())
+    }
+
+    fn n_evicted_flows(&self) -> Result<u64, Full> {
+        Ok(0)
+    }
+
+    fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Full> {
+        self.flows.extend_from_slice(flows);
+        Ok(())
+    }
+
+    fn n_awaiting_gc(&self) -> usize {
+        self.gone.len()
+    }
+
+    fn begin_gc(&mut self) -> Result<Option<BTreeSet<IfIndex>>, Full> {
+        Ok(Some(self.gone.clone()))
+    }
+
+    fn run_gc(map_gc: BTreeSet<IfIndex>) -> BTreeSet<IfIndex> {
+        map_gc
+    }
+
+    fn end_gc(&mut self, map_gc: BTreeSet<IfIndex>) -> Result<usize, Full> {
+        if self.refuses_gc {
+            return Err(Full);
+        }
+        self.gone.retain(|ifindex| !map_gc.contains(ifindex));
+        Ok(map_gc.len())
     }
 }
 
@@ -171,7 +181,7 @@ pub(super) fn fixture() -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let registry = Registry::open(&dir.path().join("endpoints.json"), |_| None).unwrap();
     Fixture {
-        agent: Agent::new(FakeKernel::default(), Image::default(), registry),
+        agent: Agent::new(FakeKernel::default(), MapState::default(), registry),
         now: Instant::now(),
         dir,
     }
@@ -273,23 +283,23 @@ fn an_add_is_answered_when_the_policy_is_in_force_and_not_before() {
 }
 
 #[test]
-fn filters_of_new_pods_are_exchanged_one_by_one_when_no_pod_comes_or_goes() {
+fn filters_of_new_pods_are_migrated_one_by_one_when_no_pod_comes_or_goes() {
     let mut fixture = fixture();
     drop(fixture.agent.update(full_lists()));
     drop(fixture.agent.update(update(pod("a"))));
     assert_eq!(fixture.add().try_recv(), Ok(Response::Ok));
     assert_eq!(fixture.agent.describe().n_on_filters, Some(1));
     let calm = fixture.now + Duration::from_secs(5);
-    assert_eq!(fixture.agent.begin_exchange(fixture.now), None, "another pod may come");
-    assert_eq!(fixture.agent.begin_exchange(calm), Some(IfIndex(7)));
-    assert_eq!(fixture.agent.begin_exchange(calm), None, "one is under way");
-    fixture.agent.end_exchange(IfIndex(7), IfIndex(7), calm);
+    assert_eq!(fixture.agent.begin_migration(fixture.now), None, "another pod may come");
+    assert_eq!(fixture.agent.begin_migration(calm), Some(IfIndex(7)));
+    assert_eq!(fixture.agent.begin_migration(calm), None, "one is under way");
+    fixture.agent.end_migration(IfIndex(7), IfIndex(7), calm);
     assert_eq!(fixture.agent.describe().n_on_filters, Some(0));
-    assert_eq!(fixture.agent.begin_exchange(calm), None);
+    assert_eq!(fixture.agent.begin_migration(calm), None);
     drop(fixture.add());
     drop(fixture.call(Request::Del(attachment())));
     let calm = calm + Duration::from_secs(5);
-    assert_eq!(fixture.agent.begin_exchange(calm), None, "the pod is gone");
+    assert_eq!(fixture.agent.begin_migration(calm), None, "the pod is gone");
 }
 
 #[test]
@@ -302,7 +312,7 @@ fn an_add_without_programs_is_refused_at_once_and_leaves_nothing() {
     let Ok(Response::Error { code, message, .. }) = answer.try_recv() else { panic!("an answer") };
     assert_eq!(code, ErrorCode::ENFORCEMENT);
     assert!(message.starts_with("cannot attach to interface 7 of pod x/a: "), "{message}");
-    assert!(fixture.agent.image().endpoints.is_empty());
+    assert!(fixture.agent.map_state().endpoints.is_empty());
     assert!(fixture.agent.state().endpoints().next().is_none());
     fixture.agent.kernel.refuses_attach = false;
     assert_eq!(fixture.add().try_recv(), Ok(Response::Ok), "the runtime tries again");
@@ -329,8 +339,8 @@ fn del_closes_the_interface_at_once_and_works_twice() {
     drop(fixture.add());
     for _ in 0..2 {
         assert_eq!(fixture.call(Request::Del(attachment())).try_recv(), Ok(Response::Ok));
-        assert!(fixture.agent.image().endpoints.is_empty());
-        assert!(fixture.agent.image().addresses.is_empty());
+        assert!(fixture.agent.map_state().endpoints.is_empty());
+        assert!(fixture.agent.map_state().addresses.is_empty());
     }
     assert!(fixture.agent.kernel.log.contains(&MapOp::RemoveEndpoint(IfIndex(7))));
 }
@@ -340,7 +350,7 @@ fn what_the_kernel_refuses_leaves_the_last_good_state() {
     let mut fixture = fixture();
     drop(fixture.agent.update(full_lists()));
     fixture.agent.sync();
-    let before = fixture.agent.image().clone();
+    let before = fixture.agent.map_state().clone();
     fixture.agent.kernel.refuses = Some(
         |op| matches!(op, MapOp::SetEndpoint(_, value) if value.value.state == EndpointValue::READY),
     );
@@ -348,9 +358,11 @@ fn what_the_kernel_refuses_leaves_the_last_good_state() {
     let mut answer = fixture.add();
     assert_eq!(answer.try_recv(), Err(TryRecvError::Empty));
     let mut expected = before;
-    expected.endpoints =
-        BTreeMap::from([(IfIndex(7), crate::dataplane::EndpointImage::blocked(&Arc::from("c1")))]);
-    assert_eq!(*fixture.agent.image(), expected);
+    expected.endpoints = BTreeMap::from([(
+        IfIndex(7),
+        netpol_policy::dataplane::EndpointMapState::blocked(&Arc::from("c1")),
+    )]);
+    assert_eq!(*fixture.agent.map_state(), expected);
     fixture.agent.kernel.refuses = None;
     drop(fixture.agent.update(update(pod("b"))));
     fixture.agent.sync();
@@ -365,12 +377,12 @@ fn an_interface_that_vanishes_without_a_del_is_no_endpoint_any_more() {
     drop(fixture.add());
     fixture.agent.set_devices(&Devices::default(), |_| true);
     assert_eq!(
-        fixture.agent.image().endpoints.len(),
+        fixture.agent.map_state().endpoints.len(),
         1,
         "the list of devices is older than the endpoint"
     );
     fixture.agent.set_devices(&Devices::default(), |_| false);
-    assert!(fixture.agent.image().endpoints.is_empty());
+    assert!(fixture.agent.map_state().endpoints.is_empty());
 }
 
 #[test]
@@ -420,7 +432,7 @@ fn gc_forgets_what_is_not_valid_any_more_in_its_own_network_only() {
     drop(fixture.agent.update(full_lists()));
     drop(fixture.agent.update(update(pod("a"))));
     drop(fixture.add());
-    let endpoints = |fixture: &Fixture| fixture.agent.image().endpoints.len();
+    let endpoints = |fixture: &Fixture| fixture.agent.map_state().endpoints.len();
     for (network, valid, n_left) in
         [("other", vec![], 1), ("net", vec![attachment()], 1), ("net", vec![], 0)]
     {
@@ -491,13 +503,13 @@ fn a_search_that_finds_nothing_holds_up_nothing_and_what_comes_meanwhile_counts(
     let mut fixture = with_an_older_pod();
     fixture.agent.adopt(Vec::new());
     fixture.agent.sync();
-    assert!(fixture.agent.is_primed || fixture.agent.image == Image::default());
+    assert!(fixture.agent.is_primed || fixture.agent.map_state == MapState::default());
     assert_eq!(fixture.agent.wanted().pods.len(), 1, "it is looked for again");
     // The runtime connects the pod anew while a search is under way.
     drop(fixture.add());
     fixture.agent.adopt(vec![found(8)]);
     fixture.agent.sync();
-    let endpoints: Vec<_> = fixture.agent.image.endpoints.keys().copied().collect();
+    let endpoints: Vec<_> = fixture.agent.map_state.endpoints.keys().copied().collect();
     assert_eq!(endpoints, [IfIndex(7)]);
 }
 
@@ -511,7 +523,7 @@ fn after_its_del_a_pod_is_neither_looked_for_nor_told_as_unprotected() {
     assert_eq!(fixture.agent.describe().endpoints, []);
     fixture.agent.adopt(vec![found(7)]);
     fixture.agent.sync();
-    assert!(fixture.agent.image.endpoints.is_empty());
+    assert!(fixture.agent.map_state.endpoints.is_empty());
     // Another pod of its name is another pod.
     let Delta::Upsert(Object::Pod(mut successor)) = pod("a") else { panic!("a pod") };
     successor.uid = Arc::from("2");
@@ -537,12 +549,12 @@ fn a_pod_whose_programs_are_refused_is_looked_for_again() {
 fn programs_of_another_version_stay_until_the_maps_are_complete() {
     let mut fixture = fixture();
     let kernel = FakeKernel { has_predecessor: true, ..FakeKernel::default() };
-    let image = Image {
+    let map_state = MapState {
         defer: BTreeSet::from(["10.0.0.254".parse::<std::net::IpAddr>().unwrap().into()]),
-        ..Image::default()
+        ..MapState::default()
     };
     let registry = Registry::open(&fixture.dir.path().join("endpoints.json"), |_| None).unwrap();
-    fixture.agent = Agent::new(kernel, image, registry);
+    fixture.agent = Agent::new(kernel, map_state, registry);
     fixture.agent.set_devices(&Devices::default(), |_| true);
     fixture.agent.sync();
     let kernel = &fixture.agent.kernel;

@@ -1,4 +1,4 @@
-//! `status`, `drops` and `flows`: questions to the agent on this node.
+//! `status`, `drops`, `flows` and `explain`: questions to the agent on this node.
 
 use std::future::Future;
 use std::io::{self, Write};
@@ -7,13 +7,14 @@ use std::path::Path;
 use anyhow::Context as _;
 use comfy_table::{Table, presets};
 
-use super::Terminal;
-use super::args::{AgentArgs, DropsArgs, FlowsArgs, Output, StatusArgs};
+use netpol_policy::simulate::Explanation;
+use netpol_terminal::{DENIED, FAILED, Output, Terminal};
+
+use super::args::{AgentArgs, DropsArgs, ExplainArgs, FlowsArgs, StatusArgs};
 use crate::agent::{
     CONTROL_SOCKET, DropRecord, FlowRecord, MapStatus, PolicyStatus, SourceStatus, Status,
 };
 use crate::control::client;
-use crate::simulate::{Explanation, Probe};
 
 /// Shows what the agent knows and enforces.
 pub(super) fn status(args: StatusArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
@@ -61,11 +62,11 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     if let Some(n @ 1..) = status.n_on_filters {
         writeln!(out, "  endpoints on filters, until no pod comes or goes for a while: {n}")?;
     }
-    if status.n_unswept > 0 {
+    if status.n_awaiting_gc > 0 {
         writeln!(
             out,
-            "  pods that are gone, with connections to be swept up: {}",
-            status.n_unswept
+            "  pods that are gone, with connections to be collected: {}",
+            status.n_awaiting_gc
         )?;
     }
     let mut policies = table(&["POLICY", "ISOLATES", "NO ROOM FOR"]);
@@ -109,12 +110,23 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks why a connection is allowed or denied.
-pub(super) fn explain(probe: &Probe, agent: &AgentArgs) -> anyhow::Result<Explanation> {
-    let Probe { from, to, port, transport } = probe;
+/// Asks why a connection is allowed or denied. Exit codes: 0 if it is allowed, 1 if it is denied.
+pub(super) fn explain(args: ExplainArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
+    let ExplainArgs { from, to, port, protocol, output, agent } = args;
     let text =
-        get(agent, &format!("/explain?from={from}&to={to}&port={port}&protocol={transport}"))?;
-    serde_json::from_str(&text).context("understanding the agent's answer")
+        get(&agent, &format!("/explain?from={from}&to={to}&port={port}&protocol={protocol}"))?;
+    let explanation: Explanation =
+        serde_json::from_str(&text).context("understanding the agent's answer")?;
+    match output {
+        Output::Json => {
+            writeln!(terminal.stdout, "{}", serde_json::to_string_pretty(&explanation)?)?
+        }
+        Output::Text => explanation.write_text(&mut terminal.stdout)?,
+    }
+    if explanation.problem.is_some() {
+        return Ok(FAILED);
+    }
+    Ok(if explanation.is_allowed { 0 } else { DENIED })
 }
 
 /// Shows the latest drops.

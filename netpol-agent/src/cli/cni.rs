@@ -5,9 +5,9 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use netpol_terminal::{FAILED, Terminal};
 
-use super::args::{CniArgs, CniCommand, CniInstallArgs, CniPlaceArgs, CniUninstallArgs};
-use super::{FAILED, Terminal};
+use super::args::{CniArgs, CniCommand, CniInstallArgs, CniPathArgs, CniUninstallArgs};
 use crate::conflist::{self, Binary, Entry, Event, Options, PLUGIN_TYPE, Report};
 
 /// Time between two looks of `--watch`: shorter than a pod takes to start.
@@ -24,7 +24,7 @@ pub(super) fn run(args: CniArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<
 
 fn install(args: CniInstallArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
     let CniInstallArgs { place, socket, watch } = args;
-    let CniPlaceArgs { conf_dir, bin_dir, plugin } = place;
+    let CniPathArgs { conf_dir, bin_dir, plugin } = place;
     let plugin = plugin_or_default(plugin)?;
     let entry = Entry { socket: absolute(&socket)? };
     if watch {
@@ -63,10 +63,10 @@ fn uninstall(args: CniUninstallArgs, terminal: &mut Terminal<'_>) -> anyhow::Res
 
 /// Takes out our entry and the plugin: as much as it can. Returns how much was changed, and what stands in the way.
 pub(super) fn take_out(
-    place: CniPlaceArgs,
+    place: CniPathArgs,
     terminal: &mut Terminal<'_>,
 ) -> anyhow::Result<(usize, Vec<anyhow::Error>)> {
-    let CniPlaceArgs { conf_dir, bin_dir, plugin } = place;
+    let CniPathArgs { conf_dir, bin_dir, plugin } = place;
     let mut problems: Vec<anyhow::Error> = Vec::new();
     let mut n_changes = 0_usize;
     match conflist::uninstall(&conf_dir) {
@@ -138,7 +138,6 @@ fn absolute(socket: &Path) -> anyhow::Result<String> {
 }
 
 /// Loses its sender at SIGTERM or SIGINT. As the first process of a container this program would not end otherwise.
-#[cfg(feature = "ebpf")]
 pub(super) fn stop() -> anyhow::Result<mpsc::Receiver<()>> {
     use tokio::signal::unix::{SignalKind, signal};
 
@@ -160,15 +159,5 @@ pub(super) fn stop() -> anyhow::Result<mpsc::Receiver<()>> {
         });
         drop(sender);
     });
-    Ok(receiver)
-}
-
-/// Without signal handlers: a signal ends the program as it ends any other.
-#[cfg(not(feature = "ebpf"))]
-#[expect(clippy::unnecessary_wraps, reason = "with the feature `ebpf` it can fail")]
-pub(super) fn stop() -> anyhow::Result<mpsc::Receiver<()>> {
-    let (sender, receiver) = mpsc::channel();
-    // Never dropped.
-    std::mem::forget(sender);
     Ok(receiver)
 }

@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 use super::args::{LogFormat, MissingBpfFs, RunArgs};
 use crate::agent::{self, Config, Source};
 use crate::discovery::Places;
-use crate::ebpf::{self, Mount, Trace};
+use netpol_datapath::{Mount, Trace};
 
 /// Enforces until a signal ends it.
 pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
@@ -23,7 +23,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
         socket,
         pin_root,
         bpffs,
-        ticket_mask,
+        mark_mask,
         health,
         trace,
         log,
@@ -31,19 +31,22 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
     } = args;
     start_log(&log, log_format)?;
     let config = Config {
-        source: source(manifests, kubeconfig)?,
+        source: match manifests {
+            Some(dir) => Source::Manifests(dir),
+            None => Source::Cluster { kubeconfig },
+        },
         node: node.map(Arc::from),
         places: Places { results: cni_results, namespaces },
         socket,
-        ebpf: ebpf::Config {
+        ebpf: netpol_datapath::Config {
             pin_root: Some(pin_root),
             mount: match bpffs {
                 MissingBpfFs::Mount => Mount::IfMissing,
                 MissingBpfFs::Require => Mount::Never,
             },
-            ticket_mask,
+            mark_mask,
             trace: if trace { Trace::On } else { Trace::Off },
-            attaching: ebpf::Attaching::of_this_kernel(),
+            attaching: netpol_datapath::Attaching::of_this_kernel(),
             capacities: BTreeMap::new(),
         },
         health,
@@ -51,28 +54,6 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Runtime::new().context("starting the async runtime")?;
     runtime.block_on(agent::run(config))?;
     Ok(0)
-}
-
-#[cfg(feature = "kube")]
-#[expect(clippy::unnecessary_wraps, reason = "without the feature `kube` it can fail")]
-fn source(
-    manifests: Option<std::path::PathBuf>,
-    kubeconfig: Option<std::path::PathBuf>,
-) -> anyhow::Result<Source> {
-    Ok(match manifests {
-        Some(dir) => Source::Manifests(dir),
-        None => Source::Cluster { kubeconfig },
-    })
-}
-
-#[cfg(not(feature = "kube"))]
-fn source(
-    manifests: Option<std::path::PathBuf>,
-    _: Option<std::path::PathBuf>,
-) -> anyhow::Result<Source> {
-    manifests
-        .map(Source::Manifests)
-        .context("built without the feature `kube`: --manifests is needed")
 }
 
 fn start_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {

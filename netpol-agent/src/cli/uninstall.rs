@@ -4,10 +4,11 @@ use std::fs;
 use std::io::{self, ErrorKind};
 
 use super::args::UninstallArgs;
-use super::{FAILED, Terminal, cni};
+use super::cni;
 use crate::agent::{self, state_files};
 use crate::cni_server;
-use crate::ebpf::{self, Removed};
+use netpol_datapath::{Removed, uninstall};
+use netpol_terminal::{FAILED, Terminal};
 
 /// Undoes all that an agent and `cni install` have done to this node, as far as it can, and tells what it cannot.
 ///
@@ -20,7 +21,7 @@ pub(super) fn run(args: UninstallArgs, terminal: &mut Terminal<'_>) -> anyhow::R
     let lock = folder.map(|_| cni_server::lock(&socket)).transpose()?;
     let lock_of_pins = pin_root.is_dir().then(|| agent::lock(&pin_root)).transpose()?;
     let (_, mut problems) = cni::take_out(place, terminal)?;
-    let (Removed { n_attachments, n_maps }, errors) = ebpf::uninstall(&pin_root);
+    let (Removed { n_attachments, n_maps }, errors) = uninstall(&pin_root);
     writeln!(
         terminal.stdout,
         "{}: {n_attachments} programs detached, {n_maps} maps removed",

@@ -6,7 +6,7 @@
 use std::io;
 use std::time::Duration;
 
-use netpol_common::proto::{self, ErrorCode, MAX_MESSAGE_BYTES, Request, Response};
+use netpol_proto::{ErrorCode, MAX_MESSAGE_BYTES, Request, Response};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -42,7 +42,7 @@ enum Error {
     #[error("request not read")]
     Read(#[from] io::Error),
     #[error(transparent)]
-    Message(#[from] proto::Error),
+    Message(#[from] netpol_proto::Error),
 }
 
 impl Error {
@@ -50,9 +50,11 @@ impl Error {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Deadline(_) | Self::Read(_) => ErrorCode::IO,
-            Self::Message(proto::Error::Version { .. }) => ErrorCode::INVALID_CONFIG,
+            Self::Message(netpol_proto::Error::Version { .. }) => ErrorCode::INVALID_CONFIG,
             Self::Message(
-                proto::Error::TooLong | proto::Error::Truncated | proto::Error::Json(_),
+                netpol_proto::Error::TooLong
+                | netpol_proto::Error::Truncated
+                | netpol_proto::Error::Json(_),
             ) => ErrorCode::DECODE,
         }
     }
@@ -84,7 +86,7 @@ pub(super) async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>, deadlin
 
 /// Writes the response and ends our side of the stream. A peer that is gone is none of our business.
 async fn answer(response: &Response, writer: &mut OwnedWriteHalf, deadline: Duration) {
-    let line = match proto::encode(response) {
+    let line = match netpol_proto::encode(response) {
         Ok(line) => line,
         Err(error) => {
             warn!(%error, "response not sent");
@@ -113,7 +115,7 @@ async fn read_request(
     match timeout(deadline, limited.read_until(b'\n', &mut line)).await {
         Err(_elapsed) => Err(Error::Deadline(deadline)),
         Ok(Err(error)) => Err(Error::Read(error)),
-        Ok(Ok(_read_bytes)) => Ok(proto::decode(&line)?),
+        Ok(Ok(_read_bytes)) => Ok(netpol_proto::decode(&line)?),
     }
 }
 
@@ -172,7 +174,7 @@ mod tests {
         serve(server, calls, deadlines).await;
         let mut answer = Vec::new();
         client.read_to_end(&mut answer).await.unwrap();
-        let Response::Error { code, .. } = proto::decode(&answer).unwrap() else {
+        let Response::Error { code, .. } = netpol_proto::decode(&answer).unwrap() else {
             panic!("{answer:?}")
         };
         assert_eq!(code, ErrorCode::IO);
@@ -184,12 +186,12 @@ mod tests {
         let (mut client, server) = UnixStream::pair().unwrap();
         let (calls, received) = mpsc::channel(1);
         drop(received);
-        client.write_all(&proto::encode(&Request::Status).unwrap()).await.unwrap();
+        client.write_all(&netpol_proto::encode(&Request::Status).unwrap()).await.unwrap();
         let task = tokio::spawn(serve(server, calls, Deadlines::default()));
         let mut answer = Vec::new();
         BufReader::new(&mut client).read_until(b'\n', &mut answer).await.unwrap();
         drop(client);
-        let Response::Error { code, .. } = proto::decode(&answer).unwrap() else {
+        let Response::Error { code, .. } = netpol_proto::decode(&answer).unwrap() else {
             panic!("{answer:?}")
         };
         assert_eq!(code, ErrorCode::TRY_AGAIN_LATER);

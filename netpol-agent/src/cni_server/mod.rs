@@ -1,6 +1,6 @@
 //! The socket that netpol-cni talks to.
 //!
-//! In: connections on a Unix socket, each with one request ([`netpol_common::proto`]). Out: [`Call`]s for
+//! In: connections on a Unix socket, each with one request ([`netpol_proto`]). Out: [`Call`]s for
 //! the event loop, whose replies go back on the same connection. Must not: know the state or decide
 //! anything; what cannot be read is answered with an error here and never reaches the loop.
 
@@ -13,7 +13,7 @@ use std::os::unix::fs::{
 };
 use std::path::{Path, PathBuf};
 
-use netpol_common::proto::{Request, Response};
+use netpol_proto::{Request, Response};
 use rustix::fs::FlockOperation;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
@@ -205,7 +205,7 @@ pub async fn serve(listener: Listener, calls: mpsc::Sender<Call>, cancel: Cancel
 #[cfg(test)]
 mod tests {
     use super::*;
-    use netpol_common::proto::{self, Attachment, ErrorCode};
+    use netpol_proto::{Attachment, ErrorCode};
     use std::error::Error as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::UnixStream;
@@ -232,12 +232,12 @@ mod tests {
         }
     }
 
-    async fn exchange(path: &Path, line: &[u8]) -> Response {
+    async fn migration(path: &Path, line: &[u8]) -> Response {
         let mut stream = UnixStream::connect(path).await.unwrap();
         stream.write_all(line).await.unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.unwrap();
-        proto::decode(&answer).unwrap()
+        netpol_proto::decode(&answer).unwrap()
     }
 
     fn code(response: &Response) -> ErrorCode {
@@ -260,7 +260,7 @@ mod tests {
                         container_id: id.clone(),
                         container_ifname: "eth0".into(),
                     });
-                    let response = exchange(&path, &proto::encode(&request).unwrap()).await;
+                    let response = migration(&path, &netpol_proto::encode(&request).unwrap()).await;
                     assert_eq!(response, Response::error(ErrorCode::ENFORCEMENT, id));
                 })
             })
@@ -291,10 +291,10 @@ mod tests {
             (b"{\"version\":1,\"body\":{\"verb\":\"EAT\"}}\n", ErrorCode::DECODE),
             (b"{\"version\":2,\"body\":{}}\n", ErrorCode::INVALID_CONFIG),
         ] {
-            assert_eq!(code(&exchange(&path, line).await), expected);
+            assert_eq!(code(&migration(&path, line).await), expected);
         }
-        let too_long = vec![b'x'; proto::MAX_MESSAGE_BYTES];
-        assert_eq!(code(&exchange(&path, &too_long).await), ErrorCode::DECODE);
+        let too_long = vec![b'x'; netpol_proto::MAX_MESSAGE_BYTES];
+        assert_eq!(code(&migration(&path, &too_long).await), ErrorCode::DECODE);
         assert!(server.calls.try_recv().is_err());
     }
 
@@ -307,7 +307,7 @@ mod tests {
         drop(half);
         let path = server.path();
         let client = tokio::spawn(async move {
-            exchange(&path, &proto::encode(&Request::Status).unwrap()).await
+            migration(&path, &netpol_proto::encode(&Request::Status).unwrap()).await
         });
         server.calls.recv().await.unwrap().reply.send(Response::Ok).unwrap();
         assert_eq!(client.await.unwrap(), Response::Ok);
@@ -317,7 +317,7 @@ mod tests {
     async fn the_loop_sees_that_a_client_has_given_up() {
         let mut server = Server::start();
         let mut client = UnixStream::connect(server.path()).await.unwrap();
-        client.write_all(&proto::encode(&Request::Status).unwrap()).await.unwrap();
+        client.write_all(&netpol_proto::encode(&Request::Status).unwrap()).await.unwrap();
         let mut call = server.calls.recv().await.unwrap();
         assert!(!call.reply.is_closed());
         drop(client);
@@ -329,7 +329,7 @@ mod tests {
         let mut server = Server::start();
         let path = server.path();
         let client = tokio::spawn(async move {
-            exchange(&path, &proto::encode(&Request::Status).unwrap()).await
+            migration(&path, &netpol_proto::encode(&Request::Status).unwrap()).await
         });
         drop(server.calls.recv().await.unwrap());
         assert_eq!(code(&client.await.unwrap()), ErrorCode::TRY_AGAIN_LATER);
@@ -340,7 +340,7 @@ mod tests {
         let mut server = Server::start();
         let path = server.path();
         let client = tokio::spawn(async move {
-            exchange(&path, &proto::encode(&Request::Status).unwrap()).await
+            migration(&path, &netpol_proto::encode(&Request::Status).unwrap()).await
         });
         let call = server.calls.recv().await.unwrap();
         server.cancel.cancel();

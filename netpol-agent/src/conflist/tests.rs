@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use netpol_common::proto::SOCKET_PATH;
+use netpol_proto::SOCKET_PATH;
 use tempfile::TempDir;
 
 use super::plan::{Purpose, Step};

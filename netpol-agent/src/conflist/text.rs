@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use netpol_common::proto;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -172,7 +171,7 @@ pub(super) fn is_ours(conf: &str) -> bool {
 fn entry_text(entry: &Entry) -> String {
     let Entry { socket } = entry;
     let plugin_type = quoted(PLUGIN_TYPE);
-    let socket = if socket == proto::SOCKET_PATH {
+    let socket = if socket == netpol_proto::SOCKET_PATH {
         String::new()
     } else {
         format!(", \"agentSocket\": {}", quoted(socket))
@@ -200,7 +199,8 @@ fn role(plugin: &str, index: usize) -> Result<Role, Flaw> {
     if !is_plain {
         return Ok(Role::ChainedByHand);
     }
-    let socket = string(&fields, "agentSocket").unwrap_or_else(|| proto::SOCKET_PATH.to_owned());
+    let socket =
+        string(&fields, "agentSocket").unwrap_or_else(|| netpol_proto::SOCKET_PATH.to_owned());
     // What an older version wrote has none.
     let is_told_of_limits = match get::<serde_json::Value>(&fields, "capabilities") {
         None => false,

@@ -16,15 +16,15 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use netpol_common::proto::{Add, Attachment, PodRef};
+use netpol_proto::{Add, Attachment, PodRef};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tracing::{debug, warn};
 
 pub use self::connections::Connection;
 
 use self::cache::Cached;
-use crate::model::ObjectName;
-use crate::netlink::{self, VethEnd, VethReader};
+use netpol_datapath::netlink::{self, VethEnd, VethReader};
+use netpol_policy::model::ObjectName;
 
 /// Where to look.
 #[derive(Clone, Debug, PartialEq, Eq)]

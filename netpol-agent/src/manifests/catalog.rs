@@ -14,11 +14,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::content::{Content, Entry, content};
-use super::finding::{Cause, Finding};
-use super::unreadable;
-use crate::model::{Diagnostic, Kind, Object, ObjectRef};
-use crate::store::{Delta, List};
+use netpol_policy::manifests::{Cause, Finding};
+use netpol_policy::manifests::{Content, Entry, content, unreadable};
+use netpol_policy::model::{Diagnostic, Kind, Object, ObjectRef};
+use netpol_policy::store::{Delta, List};
 
 /// A look at the directory.
 #[derive(Debug, Default)]

@@ -20,10 +20,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::catalog::{Catalog, Look, Step};
-use super::files;
-use super::finding::Finding;
-use crate::model::{Kind, Severity};
-use crate::source::{Health, SourceUpdate};
+use netpol_policy::manifests::{Finding, files};
+use netpol_policy::model::{Kind, Severity};
+use netpol_policy::source::{Health, SourceUpdate};
 
 /// How to watch. The defaults suit people who edit files; tests want shorter times.
 #[derive(Clone, Copy, Debug)]
@@ -229,7 +228,7 @@ fn now() -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Delta;
+    use netpol_policy::store::Delta;
 
     /// How long a test waits for what must come.
     const DEADLINE: Duration = Duration::from_secs(20);

@@ -2,7 +2,7 @@
 //!
 //! In: network, container id, interface. Out: what the host's end is called. Pure, and the same for ever.
 
-use netpol_common::proto::Attachment;
+use netpol_proto::Attachment;
 
 /// The host's end of an attachment: its name and hardware address follow from the attachment alone, so that DEL finds
 /// it with nothing else in hand.

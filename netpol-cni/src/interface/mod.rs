@@ -23,7 +23,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
-use netpol_common::proto::{Attachment, ErrorCode};
+use netpol_proto::{Attachment, ErrorCode};
 use serde_json::{Map, Value};
 
 use crate::netlink::{self, Link, Netlink, VethPair};

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use netpol_common::proto::{Add, Attachment, PodRef, Request};
+use netpol_proto::{Add, Attachment, PodRef, Request};
 use serde_json::{Map, Value};
 
 use super::{Call, del, host_netlink, ipam_config};

@@ -1,6 +1,6 @@
 //! CHECK: is everything as ADD left it?
 
-use netpol_common::proto::{Check, ErrorCode, Request};
+use netpol_proto::{Check, ErrorCode, Request};
 
 use super::{Call, host_netlink, ipam_config};
 use crate::client;

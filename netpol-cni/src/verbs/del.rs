@@ -3,7 +3,7 @@
 //! Works twice, without the agent, the network namespace and the previous result. One step that fails does
 //! not keep the others from being done; all failures are reported.
 
-use netpol_common::proto::{Attachment, Request};
+use netpol_proto::{Attachment, Request};
 
 use super::{Call, host_netlink, ipam_config};
 use crate::client;

@@ -1,6 +1,6 @@
 //! GC: remove what belongs to no valid attachment of the network.
 
-use netpol_common::proto::{Gc, Request};
+use netpol_proto::{Gc, Request};
 
 use super::{Call, host_netlink, ipam_config};
 use crate::client;

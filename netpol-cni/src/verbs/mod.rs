@@ -10,7 +10,7 @@ mod status;
 
 use std::io::{Read, Write};
 
-use netpol_common::proto::ErrorCode;
+use netpol_proto::ErrorCode;
 use serde::Serialize;
 use serde_json::{Map, Value};
 

@@ -1,6 +1,6 @@
 //! STATUS: could an ADD be served now?
 
-use netpol_common::proto::{ErrorCode, Request};
+use netpol_proto::{ErrorCode, Request};
 
 use super::{Call, ipam_config};
 use crate::client;

@@ -1,7 +1,7 @@
 //! Names of the maps, and the version of their layouts.
 
 /// Version of all layouts in [`crate::keys`] and [`crate::event`]; part of the pin path.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Pod interfaces: ifindex → [`EndpointEntry`](crate::keys::EndpointEntry).
 pub const ENDPOINTS: &str = "ENDPOINTS";
@@ -45,8 +45,24 @@ pub const CONTAINERS: &str = "CONTAINERS";
 
 /// Every pinned map.
 pub const ALL: [&str; 18] = [
-    ENDPOINTS, ADDRESSES, IDENTITIES, PREFIXES, ALLOW, FLOWS, FLOW_LOCKS, FLOW_SEED, EVICTIONS,
-    FRAGMENTS, DEFER, EGRESS_MARKS, DEFERRED_FLOWS, BACKENDS, EPOCH, COUNTERS, EVENTS, CONTAINERS,
+    ENDPOINTS,
+    ADDRESSES,
+    IDENTITIES,
+    PREFIXES,
+    ALLOW,
+    FLOWS,
+    FLOW_LOCKS,
+    FLOW_SEED,
+    EVICTIONS,
+    FRAGMENTS,
+    DEFER,
+    EGRESS_MARKS,
+    DEFERRED_FLOWS,
+    BACKENDS,
+    EPOCH,
+    COUNTERS,
+    EVENTS,
+    CONTAINERS,
 ];
 
 /// Maps that packets fill. Another version of the agent takes them over if their layout is its own. A map whose fields change
@@ -65,8 +81,17 @@ mod tests {
     #[test]
     fn every_map_is_filled_by_the_agent_or_carried_over() {
         // The records in EVENTS have a reader, or had one.
-        let filled =
-            [ENDPOINTS, ADDRESSES, IDENTITIES, PREFIXES, ALLOW, DEFER, EGRESS_MARKS, EVENTS, CONTAINERS];
+        let filled = [
+            ENDPOINTS,
+            ADDRESSES,
+            IDENTITIES,
+            PREFIXES,
+            ALLOW,
+            DEFER,
+            EGRESS_MARKS,
+            EVENTS,
+            CONTAINERS,
+        ];
         for name in ALL {
             assert_ne!(filled.contains(&name), CARRIED_OVER.contains(&name), "{name}");
         }
@@ -76,7 +101,7 @@ mod tests {
     /// A failure here is a change of the wire: bump [`ABI_VERSION`].
     #[test]
     fn layouts_are_those_of_this_abi_version() {
-        assert_eq!(ABI_VERSION, 3);
+        assert_eq!(ABI_VERSION, 4);
         assert_eq!(size_of::<EndpointValue>(), 8);
         assert_eq!(offset_of!(EndpointValue, egress_mark), 6);
         assert_eq!(size_of::<EndpointEntry>(), 12);

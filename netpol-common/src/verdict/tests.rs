@@ -1,6 +1,6 @@
 //! Tickets, one packet at a time. All else about verdicts is tested on compiled policies.
 
-use super::{DEFAULT_MARK_MASK, Outcome, HookContext, decide};
+use super::{DEFAULT_MARK_MASK, HookContext, Outcome, decide};
 use crate::addr::Addr;
 use crate::flow::Step;
 use crate::ids::{Direction, Epoch, Hook, Identity, IfIndex, Nanos, PortBe, Protocol};
@@ -116,7 +116,7 @@ fn a_deferred_packet_bears_the_egress_mark_of_its_pod_and_not_one_that_the_pod_h
 }
 
 #[test]
-fn without_a_egress_mark_to_give_an_isolated_pod_reaches_nothing_that_is_deferred() {
+fn without_an_egress_mark_to_give_an_isolated_pod_reaches_nothing_that_is_deferred() {
     let outcome = see(endpoint(Direction::Egress, 0), Hook::PodEgress, 0);
     assert_eq!(outcome.verdict, Verdict::Drop(DropReason::UnknownEgressMark));
     let outcome = see(endpoint(Direction::Ingress, 0), Hook::PodEgress, 0);
@@ -128,8 +128,9 @@ fn without_a_egress_mark_to_give_an_isolated_pod_reaches_nothing_that_is_deferre
 
 #[test]
 fn a_packet_with_the_pods_own_egress_mark_comes_from_the_pod_itself_whatever_brought_it() {
-    let verdict =
-        |egress_mark| see(endpoint(Direction::Ingress, EGRESS_MARK), Hook::PodIngress, egress_mark).verdict;
+    let verdict = |egress_mark| {
+        see(endpoint(Direction::Ingress, EGRESS_MARK), Hook::PodIngress, egress_mark).verdict
+    };
     assert_eq!(verdict(EGRESS_MARK), Verdict::Pass(PassReason::Hairpin));
     assert_eq!(verdict(0), Verdict::Drop(DropReason::NotAllowed));
     assert_eq!(verdict(9), Verdict::Drop(DropReason::UnknownEgressMark));

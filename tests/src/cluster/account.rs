@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use netpol_agent::model::Kind;
+use netpol_policy::model::Kind;
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep};
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use http::Request;
-use netpol_agent::kube::Access;
+use netpol_kube::Access;
 use serde_json::{Value, json};
 
 /// One resource of the API, as requests name it.

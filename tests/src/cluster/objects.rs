@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use netpol_agent::model::Kind;
+use netpol_policy::model::Kind;
 use serde_json::{Value, json};
 
 use super::admin::{Admin, collection, status_of};

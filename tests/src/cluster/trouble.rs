@@ -1,7 +1,7 @@
 //! What goes wrong on demand at every server: between the agent and it, with its memory, with who is let in.
 
 use anyhow::{Context as _, Result};
-use netpol_agent::model::Kind;
+use netpol_policy::model::Kind;
 
 use super::admin::collection;
 use super::{Able, Cluster, NO_ACCOUNT, Rules, Server, Side, account, unable};

@@ -4,10 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use netpol_agent::manifests;
-use netpol_agent::model::Transport;
-use netpol_agent::simulate::{Cluster, End, Engine, PortChoice};
-use netpol_agent::{model, simulate};
+use netpol_policy::manifests;
+use netpol_policy::model::Transport;
+use netpol_policy::simulate::{Cluster, End, Engine, PortChoice};
+use netpol_policy::{model, simulate};
 
 use super::cast::{COLUMNS, Column, ROWS, Row, is_tried};
 use super::matrix::{Cell, Matrix};

@@ -4,7 +4,7 @@
 
 use http::StatusCode;
 use hyper::body::Bytes;
-use netpol_agent::model::Kind;
+use netpol_policy::model::Kind;
 use serde_json::{Value, json};
 
 use super::contents::{Sort, bookmark_line};

@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use netpol_common::proto::{self, Request, Response};
+use netpol_proto::{Request, Response};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::netns::Netns;
@@ -242,10 +242,10 @@ pub fn call(socket: &Path, request: &Request) -> Result<Response> {
 pub fn call_within(socket: &Path, request: &Request, limit: Duration) -> Result<Response> {
     let mut stream = UnixStream::connect(socket).context("connecting to its socket")?;
     stream.set_read_timeout(Some(limit))?;
-    stream.write_all(&proto::encode(request)?)?;
+    stream.write_all(&netpol_proto::encode(request)?)?;
     let mut line = Vec::new();
     BufReader::new(stream).read_until(b'\n', &mut line)?;
-    Ok(proto::decode(&line)?)
+    Ok(netpol_proto::decode(&line)?)
 }
 
 /// Makes what a place needs: its folders, and file systems that nobody else uses.

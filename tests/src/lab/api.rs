@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
-use netpol_agent::model::Kind;
+use netpol_policy::model::Kind;
 use serde_json::{Value, json};
 use tokio::runtime::{Handle, Runtime};
 

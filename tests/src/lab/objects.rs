@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use netpol_agent::model::Kind;
+use netpol_policy::model::Kind;
 use serde_json::{Value, json};
 
 use super::topology::{NODE, NODE_NAME};

@@ -78,12 +78,12 @@ impl<'a> Oracle<'a> {
             port,
             is_virtual: true,
         };
-        self.end_allows(self.world.holder(source), Direction::Egress, &talk)
+        self.end_allows(self.world.owner(source), Direction::Egress, &talk)
     }
 
     fn reaches(&self, source: IpAddr, destination: IpAddr, port: u16, protocol: Protocol) -> bool {
         let (source_pod, destination_pod) =
-            (self.world.holder(source), self.world.holder(destination));
+            (self.world.owner(source), self.world.owner(destination));
         // A pod always reaches itself [3].
         if source == destination || same(source_pod, destination_pod) {
             return true;
@@ -106,7 +106,7 @@ impl<'a> Oracle<'a> {
         let port = match &probe.port {
             Port::Number(number) => *number,
             Port::Name(name) => {
-                let pod = self.world.named(&probe.to).or(self.world.holder(destination))?;
+                let pod = self.world.named(&probe.to).or(self.world.owner(destination))?;
                 *ports::declared(pod, name, probe.protocol).first()?
             }
         };

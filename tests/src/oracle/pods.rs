@@ -42,7 +42,7 @@ impl<'a> World<'a> {
 
     /// The pod that holds an address: of several that of the latest creation. Pods that have ended and pods in
     /// the host's network hold none.
-    pub(super) fn holder(&self, address: IpAddr) -> Option<&'a Value> {
+    pub(super) fn owner(&self, address: IpAddr) -> Option<&'a Value> {
         self.pods
             .iter()
             .filter(|view| view.held().contains(&address))
@@ -68,7 +68,7 @@ impl<'a> World<'a> {
             return if view.has_ended { Vec::new() } else { view.reported.clone() };
         }
         let is_its = |address: &&IpAddr| {
-            self.holder(**address).is_some_and(|holder| std::ptr::eq(holder, view.pod))
+            self.owner(**address).is_some_and(|owner| std::ptr::eq(owner, view.pod))
         };
         view.held().iter().filter(is_its).copied().collect()
     }

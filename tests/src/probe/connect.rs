@@ -30,20 +30,20 @@ pub async fn run(task: &Task) -> Vec<Outcome> {
 }
 
 async fn attempt(probe: Probe, limit: Duration) -> Outcome {
-    let exchange = async {
+    let migration = async {
         match probe.protocol {
-            Protocol::Tcp => exchange_tcp(probe.destination).await,
-            Protocol::Udp => exchange_udp(probe.destination).await,
+            Protocol::Tcp => migration_tcp(probe.destination).await,
+            Protocol::Udp => migration_udp(probe.destination).await,
         }
     };
-    match timeout(limit, exchange).await {
+    match timeout(limit, migration).await {
         Ok(Ok(())) => Outcome::Passed,
         Ok(Err(error)) => Outcome::Failed { error: error.to_string() },
         Err(_elapsed) => Outcome::Silent,
     }
 }
 
-async fn exchange_tcp(destination: SocketAddr) -> io::Result<()> {
+async fn migration_tcp(destination: SocketAddr) -> io::Result<()> {
     let mut stream = TcpStream::connect(destination).await?;
     stream.write_all(TOKEN).await?;
     let mut answer = [0; TOKEN.len()];
@@ -51,7 +51,7 @@ async fn exchange_tcp(destination: SocketAddr) -> io::Result<()> {
     check(&answer)
 }
 
-async fn exchange_udp(destination: SocketAddr) -> io::Result<()> {
+async fn migration_udp(destination: SocketAddr) -> io::Result<()> {
     let socket = UdpSocket::bind((unspecified(destination), 0)).await?;
     socket.connect(destination).await?;
     let mut answer = [0; TOKEN.len()];

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use netpol_agent::model::{Kind, Object, ObjectRef, Pod};
-use netpol_agent::store::Delta;
+use netpol_policy::model::{Kind, Object, ObjectRef, Pod};
+use netpol_policy::store::Delta;
 
 use super::{Shape, addresses, labels, pod};
 use crate::generator::Rng;

@@ -1,8 +1,8 @@
 //! The core as the agent uses it, without its edges.
 
-use netpol_agent::compile::{Compiled, Image};
-use netpol_agent::dataplane::{MapOp, diff};
-use netpol_agent::store::{Changes, ClusterState, Delta};
+use netpol_policy::compile::{Compiled, MapState};
+use netpol_policy::dataplane::{MapOp, diff};
+use netpol_policy::store::{Changes, ClusterState, Delta};
 
 /// A cluster's state and the image that follows it.
 #[derive(Debug, Default)]
@@ -10,7 +10,7 @@ pub struct Follower {
     /// The cluster.
     pub state: ClusterState,
     /// The maps.
-    pub image: Image,
+    pub map_state: MapState,
     changes: Changes,
     compiled: Compiled,
 }
@@ -33,9 +33,9 @@ impl Follower {
     /// Brings the maps up to the state. Returns the operations that did it.
     pub fn update(&mut self) -> Vec<MapOp> {
         let changes = std::mem::take(&mut self.changes);
-        let turn = self.compiled.update(&self.state, &changes, &self.image);
-        let ops = diff(&turn.before, &turn.after);
-        turn.complete(&mut self.image);
+        let update = self.compiled.update(&self.state, &changes, &self.map_state);
+        let ops = diff(&update.before, &update.after);
+        update.complete(&mut self.map_state);
         ops
     }
 

@@ -1,6 +1,6 @@
 //! Objects as an API server sends them: with all that a real one says and the agent does not read.
 
-use netpol_agent::model::{
+use netpol_policy::model::{
     Labels, Namespace, NamespaceMatch, Peer, Peers, Pod, Policy, PortSpec, Ports, Requirement,
     Rule, Selector,
 };
@@ -144,7 +144,7 @@ fn rule(rule: &Rule, field: &str) -> Value {
         object.insert(field.to_owned(), peers.iter().map(peer).collect());
     }
     if let Ports::AnyOf(ports) = &rule.ports {
-        let port = |port: &netpol_agent::model::PortMatch| match &port.ports {
+        let port = |port: &netpol_policy::model::PortMatch| match &port.ports {
             PortSpec::Any => json!({ "protocol": port.transport }),
             PortSpec::Range(range) => {
                 json!({ "protocol": port.transport, "port": range.first(), "endPort": range.last() })

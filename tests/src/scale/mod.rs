@@ -13,12 +13,12 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use netpol_agent::model::{
+use netpol_common::ids::IfIndex;
+use netpol_policy::model::{
     Addresses, ContainerPort, Interner, Kind, Labels, Namespace, Object, ObjectName, Pod, PodPhase,
     Policy, PortName, Transport,
 };
-use netpol_agent::store::{ClusterState, Delta, Endpoint, List};
-use netpol_common::ids::IfIndex;
+use netpol_policy::store::{ClusterState, Delta, Endpoint, List};
 
 pub use events::{Event, event, events};
 pub use follower::Follower;
@@ -82,7 +82,7 @@ impl World {
         let endpoints = (0..n_local)
             .map(|n| pod(shape, n * stride + n % stride))
             .zip(numbers)
-            .map(|(pod, (ifindex, ticket))| endpoint(&pod, ifindex, ticket))
+            .map(|(pod, (ifindex, egress_mark))| endpoint(&pod, ifindex, egress_mark))
             .collect();
         let policies =
             (0..n_namespaces).flat_map(|first| (first..n_policies).step_by(n_namespaces));
@@ -208,13 +208,13 @@ pub fn addresses(n: usize) -> Addresses {
 }
 
 /// The interface of a pod.
-pub fn endpoint(pod: &Pod, ifindex: u32, ticket: u16) -> Endpoint {
+pub fn endpoint(pod: &Pod, ifindex: u32, egress_mark: u16) -> Endpoint {
     Endpoint {
         ifindex: IfIndex(ifindex),
         container_id: Arc::from(format!("sandbox-{ifindex}")),
         pod: pod.name.clone(),
         pod_uid: Arc::clone(&pod.uid),
-        ticket,
+        egress_mark,
         addresses: pod.reported_addresses.to_vec(),
     }
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
-use netpol_agent::model::{
+use netpol_policy::model::{
     IpBlock, NamespaceMatch, ObjectName, Peer, Peers, Policy, PolicyMode, PolicyTypes, PortMatch,
     PortName, PortRange, PortSpec, Ports, Requirement, Rule, Selector, Transport,
 };

@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
-use netpol_agent::model::Transport;
-use netpol_agent::resolve::{Connection, Decision, EndVerdict, evaluate};
-use netpol_agent::simulate::{Cluster, Engine};
 use netpol_common::ids::Nanos;
+use netpol_policy::model::Transport;
+use netpol_policy::resolve::{Connection, Decision, EndVerdict, evaluate};
+use netpol_policy::simulate::{Cluster, Engine};
 
 use super::question::{Question, What};
 use super::{Expectation, Scenario, State};

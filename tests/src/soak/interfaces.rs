@@ -8,8 +8,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use netpol_agent::model::Kind;
-use netpol_common::proto::Request;
+use netpol_policy::model::Kind;
+use netpol_proto::Request;
 
 use super::world::{NAMESPACE, World, add, attachment, expect_ok, local_pod};
 use crate::fake_api::FakeApi;

@@ -5,8 +5,8 @@ use std::fmt;
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
-use netpol_agent::compile::Image;
-use netpol_agent::ebpf::{self, Datapath, Mount};
+use netpol_datapath::{Datapath, Mount};
+use netpol_policy::compile::MapState;
 
 use crate::lab::Lab;
 
@@ -27,7 +27,7 @@ pub struct Measure {
     pub n_links: usize,
     /// Endpoints whose programs still hang on filters, which become links when the node is calm.
     pub n_on_filters: usize,
-    /// Connections and counters of interfaces that are no endpoints, which are swept up within a second or two.
+    /// Connections and counters of interfaces that are no endpoints, which are collected within a second or two.
     pub n_strangers: usize,
     /// Entries by map; those of the connections, which expire by themselves, are not counted.
     pub entries: BTreeMap<&'static str, usize>,
@@ -43,24 +43,24 @@ impl Measure {
         });
         let pins = &lab.place().pins;
         let version = netpol_common::maps::ABI_VERSION;
-        let maps = Datapath::load(&ebpf::Config {
+        let maps = Datapath::load(&netpol_datapath::Config {
             pin_root: Some(pins.clone()),
             mount: Mount::Never,
-            ..ebpf::Config::default()
+            ..netpol_datapath::Config::default()
         })?;
         // Before the files are counted, which an exchange has more of.
         let n_on_filters = maps.on_filters()?.len();
-        let image = maps.image()?;
-        let n_strangers = n_strangers(&maps, &image)?;
+        let map_state = maps.map_state()?;
+        let n_strangers = n_strangers(&maps, &map_state)?;
         let entries = BTreeMap::from([
-            ("endpoints", image.endpoints.len()),
-            ("addresses", image.addresses.len()),
-            ("identities", image.identities.len()),
-            ("prefixes", image.prefixes.len()),
-            ("allow", image.allow.len()),
+            ("endpoints", map_state.endpoints.len()),
+            ("addresses", map_state.addresses.len()),
+            ("identities", map_state.identities.len()),
+            ("prefixes", map_state.prefixes.len()),
+            ("allow", map_state.allow.len()),
             ("allow maps", maps.n_allow_maps()),
-            ("defer", image.defer.len()),
-            ("tickets", image.tickets.len()),
+            ("defer", map_state.defer.len()),
+            ("egress marks", map_state.egress_marks.len()),
         ]);
         Ok(Self {
             rss_kib: resident.context("the agent's memory is not told")?,
@@ -106,14 +106,14 @@ impl Measure {
 }
 
 /// What packets have left of interfaces that are no endpoints.
-fn n_strangers(maps: &Datapath, image: &Image) -> Result<usize> {
+fn n_strangers(maps: &Datapath, map_state: &MapState) -> Result<usize> {
     let flows = maps.flows()?.into_keys().map(|key| key.ifindex);
     let fragments = maps.fragments()?.into_keys().map(|key| key.ifindex);
-    let stubs = maps.stubs()?.into_iter().map(|key| key.ifindex);
+    let flow_handles = maps.flow_handles()?.into_iter().map(|key| key.ifindex);
     let backends = maps.backends()?.into_keys().map(|key| key.ifindex);
     let counters = maps.counters()?.into_keys().map(|key| key.ifindex);
-    let left = flows.chain(fragments).chain(stubs).chain(backends).chain(counters);
-    Ok(left.filter(|ifindex| !image.endpoints.contains_key(ifindex)).count())
+    let left = flows.chain(fragments).chain(flow_handles).chain(backends).chain(counters);
+    Ok(left.filter(|ifindex| !map_state.endpoints.contains_key(ifindex)).count())
 }
 
 impl fmt::Display for Measure {

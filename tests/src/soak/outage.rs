@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use netpol_agent::agent::SourceStatus;
-use netpol_common::proto::{ErrorCode, Request, Response};
+use netpol_proto::{ErrorCode, Request, Response};
 
 use super::world::{World, add, attachment, expect_ok, local_pod};
 use super::{N_VERDICTS, ROUND, SETTLE};

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use etherparse::PacketBuilder;
-use netpol_agent::ebpf::{self, Datapath, Mount, Program, TestContext};
-use netpol_agent::model::Kind;
-use netpol_common::proto::{Add, Attachment, PodRef, Request, Response};
+use netpol_datapath::{Datapath, Mount, Program, TestContext};
+use netpol_policy::model::Kind;
+use netpol_proto::{Add, Attachment, PodRef, Request, Response};
 use serde_json::{Value, json};
 
 use crate::fake_api::FakeApi;
@@ -66,10 +66,10 @@ impl World {
         }
         let node = lab.netns(&Host::Node)?;
         let interfaces = add_endpoints(lab, node, &api, n_endpoints)?;
-        let kernel = Datapath::load(&ebpf::Config {
+        let kernel = Datapath::load(&netpol_datapath::Config {
             pin_root: Some(lab.place().pins.clone()),
             mount: Mount::Never,
-            ..ebpf::Config::default()
+            ..netpol_datapath::Config::default()
         })?;
         let from = node.interface_index("eth0")?;
         let mut world = Self {

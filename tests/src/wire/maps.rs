@@ -3,10 +3,10 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use netpol_agent::dataplane::{MapOp, MemoryMaps};
-use netpol_agent::simulate::{Datapath, DatapathError, Judged};
 use netpol_common::reason::Verdict;
-use netpol_common::verdict::Sighting;
+use netpol_common::verdict::HookContext;
+use netpol_policy::dataplane::{MapOp, MemoryMaps};
+use netpol_policy::simulate::{Datapath, DatapathError, Judged};
 
 /// A handle on maps and programs.
 #[derive(Clone)]
@@ -50,7 +50,7 @@ impl SharedMaps {
     pub fn observe(
         &self,
         frame: &[u8],
-        seen: &Sighting,
+        seen: &HookContext,
     ) -> Result<(Judged, Option<Verdict>), DatapathError> {
         let mut inner = self.0.borrow_mut();
         let judged = inner.judge(frame, seen)?;
@@ -59,7 +59,7 @@ impl SharedMaps {
 }
 
 impl Inner {
-    fn judge(&mut self, frame: &[u8], seen: &Sighting) -> Result<Judged, DatapathError> {
+    fn judge(&mut self, frame: &[u8], seen: &HookContext) -> Result<Judged, DatapathError> {
         match &mut self.engine {
             Engine::Memory(maps) => {
                 let outcome = MemoryMaps::judge(maps, frame, seen).outcome;
@@ -81,7 +81,7 @@ impl Datapath for SharedMaps {
         }
     }
 
-    fn judge(&mut self, frame: &[u8], seen: &Sighting) -> Result<Judged, DatapathError> {
+    fn judge(&mut self, frame: &[u8], seen: &HookContext) -> Result<Judged, DatapathError> {
         self.0.borrow_mut().judge(frame, seen)
     }
 

@@ -9,13 +9,13 @@ mod packet;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
-use netpol_agent::model::{Object, Pod};
-use netpol_agent::resolve::is_own_node;
-use netpol_agent::simulate::{Cluster, Datapath as _, Engine, Judged};
-use netpol_agent::store::ClusterState;
 use netpol_common::ids::{Hook, IfIndex, Nanos};
 use netpol_common::reason::{PassReason, Verdict};
-use netpol_common::verdict::{DEFAULT_TICKET_MASK, Sighting};
+use netpol_common::verdict::{DEFAULT_MARK_MASK, HookContext};
+use netpol_policy::model::{Object, Pod};
+use netpol_policy::resolve::is_own_node;
+use netpol_policy::simulate::{Cluster, Datapath as _, Engine, Judged};
+use netpol_policy::store::ClusterState;
 
 pub use maps::SharedMaps;
 pub use packet::{ACK, Packet, SYN, SYN_ACK, Segment};
@@ -73,7 +73,7 @@ impl Walk {
     pub fn reason(&self) -> Option<&'static str> {
         let stops = [self.egress, self.uplink, self.ingress];
         let drop = stops.iter().flatten().find(|stop| !stop.passes);
-        let knows = |stop: &&Stop| stop.verdict != Some(Verdict::Pass(PassReason::NoTicket));
+        let knows = |stop: &&Stop| stop.verdict != Some(Verdict::Pass(PassReason::NoEgressMark));
         let last = stops.iter().rev().flatten().find(knows);
         drop.or(last)?.verdict.map(Verdict::as_str)
     }
@@ -94,7 +94,7 @@ impl Wire {
     }
 
     /// The operations since the last call.
-    pub fn take_ops(&self) -> Vec<netpol_agent::dataplane::MapOp> {
+    pub fn take_ops(&self) -> Vec<netpol_policy::dataplane::MapOp> {
         self.maps.take_ops()
     }
 
@@ -112,7 +112,7 @@ impl Wire {
     /// When the maps cannot judge it.
     pub fn send(&mut self, packet: &Packet, nat: Nat, now: Nanos) -> Result<Walk> {
         let maps = self.maps.clone();
-        let judge = |packet: &Packet, seen: &Sighting| -> Result<(Stop, Judged)> {
+        let judge = |packet: &Packet, seen: &HookContext| -> Result<(Stop, Judged)> {
             let (judged, verdict) = maps.observe(&packet.frame(), seen).context("judging")?;
             Ok((Stop { passes: judged.passes, verdict }, judged))
         };
@@ -121,7 +121,7 @@ impl Wire {
 }
 
 /// What a hook says to a packet, and with what it goes on.
-pub type Judge<'j> = &'j dyn Fn(&Packet, &Sighting) -> Result<(Stop, Judged)>;
+pub type Judge<'j> = &'j dyn Fn(&Packet, &HookContext) -> Result<(Stop, Judged)>;
 
 /// Sends a packet past hooks that answer through `judge`.
 ///
@@ -135,7 +135,7 @@ pub fn send(
     judge: Judge<'_>,
 ) -> Result<Walk> {
     let mut walk = Walk::default();
-    let (mut mark, mut stub) = (0, 0);
+    let (mut mark, mut flow_handle) = (0, 0);
     let (from, to) = (state.owner(packet.src), state.owner(packet.dst));
     let is_hairpin = from.is_some_and(|from| to.is_some_and(|to| from.name == to.name));
     if is_hairpin && nat == Nat::None {
@@ -147,16 +147,17 @@ pub fn send(
             Nat::Destination(vip) => Packet { dst: vip, ..*packet },
             Nat::None | Nat::Source(_) => *packet,
         };
-        let (stop, judged) = judge(&sent, &sighting(Hook::PodEgress, source, source.0, 0, now))?;
+        let (stop, judged) =
+            judge(&sent, &hook_context(Hook::PodEgress, source, source.0, 0, now))?;
         walk.egress = Some(stop);
-        (mark, stub) = (judged.mark, judged.stub);
+        (mark, flow_handle) = (judged.mark, judged.flow_handle);
         if !stop.passes || (to.is_none() && is_own_node(state, pod, packet.dst)) {
             return Ok(walk);
         }
     }
     let Some(pod) = to else {
-        let seen = sighting(Hook::UplinkEgress, UPLINK, source.0, mark, now);
-        let seen = Sighting { stub, ..seen };
+        let seen = hook_context(Hook::UplinkEgress, UPLINK, source.0, mark, now);
+        let seen = HookContext { flow_handle, ..seen };
         walk.uplink = Some(judge(packet, &seen)?.0);
         return Ok(walk);
     };
@@ -168,37 +169,37 @@ pub fn send(
         Nat::None | Nat::Destination(_) if is_hairpin => Packet { src: GATEWAY, ..*packet },
         Nat::None | Nat::Destination(_) => *packet,
     };
-    let seen = sighting(Hook::PodIngress, destination, came_in, mark, now);
-    let seen = Sighting { stub, ..seen };
+    let seen = hook_context(Hook::PodIngress, destination, came_in, mark, now);
+    let seen = HookContext { flow_handle, ..seen };
     walk.ingress = Some(judge(&received, &seen)?.0);
     Ok(walk)
 }
 
 /// The interface of a pod.
 fn interface(state: &ClusterState, pod: &Pod) -> Option<IfIndex> {
-    let is_its = |endpoint: &&netpol_agent::store::Endpoint| {
+    let is_its = |endpoint: &&netpol_policy::store::Endpoint| {
         endpoint.pod == pod.name && state.pod_of(endpoint).is_some()
     };
     state.endpoints().find(is_its).map(|endpoint| endpoint.ifindex)
 }
 
 /// A sighting of a packet: `came_in` is the interface through which it came to the node, 0 if the node made it.
-pub const fn sighting(
+pub const fn hook_context(
     hook: Hook,
     ifindex: IfIndex,
     came_in: u32,
     mark: u32,
     now: Nanos,
-) -> Sighting {
-    Sighting {
+) -> HookContext {
+    HookContext {
         hook,
         ifindex,
         ingress_ifindex: came_in,
         has_socket: came_in == 0,
         is_tagged: false,
         mark,
-        ticket_mask: DEFAULT_TICKET_MASK,
-        stub: 0,
+        mark_mask: DEFAULT_MARK_MASK,
+        flow_handle: 0,
         now,
     }
 }

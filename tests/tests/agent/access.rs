@@ -1,7 +1,7 @@
 //! Being let in, and single questions.
 
-use netpol_agent::kube::{self, Access};
-use netpol_agent::model::ObjectName;
+use netpol_kube::Access;
+use netpol_policy::model::ObjectName;
 use netpol_tests::fake_api::FakeApi;
 use serde_json::json;
 
@@ -36,12 +36,12 @@ async fn a_kubeconfig_that_cannot_be_used_is_named() {
 async fn a_pod_can_be_asked_for_by_name() {
     let watched = Watched::filled_in_process().await;
     let client = watched.access.client();
-    let (web, found) = kube::pod(&client, &ObjectName::new("shop", "web")).await.unwrap();
+    let (web, found) = netpol_kube::pod(&client, &ObjectName::new("shop", "web")).await.unwrap();
     assert_eq!(web.unwrap().addresses()[0].to_string(), "10.0.0.1");
     assert_eq!(found, []);
-    let (none, found) = kube::pod(&client, &ObjectName::new("shop", "none")).await.unwrap();
+    let (none, found) = netpol_kube::pod(&client, &ObjectName::new("shop", "none")).await.unwrap();
     assert_eq!((none, found), (None, Vec::new()));
     watched.api().fail(http::StatusCode::INTERNAL_SERVER_ERROR, 1);
-    let error = kube::pod(&client, &ObjectName::new("shop", "web")).await.unwrap_err();
+    let error = netpol_kube::pod(&client, &ObjectName::new("shop", "web")).await.unwrap_err();
     assert!(error.to_string().contains("500"), "{error}");
 }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use netpol_agent::kube::Options;
-use netpol_agent::model::Kind;
-use netpol_agent::source::Health;
+use netpol_kube::Options;
+use netpol_policy::model::Kind;
+use netpol_policy::source::Health;
 use netpol_tests::fake_api::{GoneAs, StreamingLists};
 use serde_json::json;
 

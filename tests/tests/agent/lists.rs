@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use netpol_agent::kube::Options;
-use netpol_agent::model::Kind;
+use netpol_kube::Options;
+use netpol_policy::model::Kind;
 use netpol_tests::fake_api::{FakeApi, StreamingLists};
 
 use netpol_tests::watched::{Watched, filled, node, pod};

@@ -1,7 +1,7 @@
 //! Objects that cannot be read.
 
-use netpol_agent::kube::Options;
-use netpol_agent::model::{Code, Kind, ObjectName, ObjectRef};
+use netpol_kube::Options;
+use netpol_policy::model::{Code, Kind, ObjectName, ObjectRef};
 use netpol_tests::fake_api::StreamingLists;
 use serde_json::json;
 

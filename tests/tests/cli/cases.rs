@@ -68,7 +68,7 @@ fn a_sequence_is_one_changing_cluster() {
     ]
     .join("\n");
     check_stdin(
-        "netpol-agent simulate --cases -",
+        "netpol simulate --cases -",
         &lines,
         &expect![[r#"
         exit code 0

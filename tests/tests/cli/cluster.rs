@@ -1,7 +1,7 @@
 //! The same commands on a live cluster: a small API server in this process.
 
 use expect_test::{Expect, expect};
-use netpol_agent::model::Kind;
+use netpol_policy::model::Kind;
 use netpol_tests::fake_api::FakeApi;
 use serde_json::json;
 
@@ -42,7 +42,7 @@ fn check(command: &str, expected: &Expect) {
 #[test]
 fn explain_reads_a_live_cluster() {
     check(
-        "netpol-agent explain --from ops/probe --to shop/web --port 80 --cluster --kubeconfig DIR/kubeconfig",
+        "netpol explain --from ops/probe --to shop/web --port 80 --cluster --kubeconfig DIR/kubeconfig",
         &expect![[r#"
             exit code 1
             ops/probe -> shop/web 80/TCP: denied
@@ -60,7 +60,7 @@ fn explain_reads_a_live_cluster() {
 #[test]
 fn files_come_on_top_of_the_live_cluster() {
     check(
-        "netpol-agent simulate --cluster --kubeconfig DIR/kubeconfig --what-if -f DIR/new.yaml --port 81",
+        "netpol simulate --cluster --kubeconfig DIR/kubeconfig --what-if -f DIR/new.yaml --port 81",
         &expect![[r#"
             exit code 0
             +-----------+-------+-----------+
@@ -80,7 +80,7 @@ fn files_come_on_top_of_the_live_cluster() {
 #[test]
 fn lint_reads_a_live_cluster() {
     check(
-        "netpol-agent lint --cluster --kubeconfig DIR/kubeconfig",
+        "netpol lint --cluster --kubeconfig DIR/kubeconfig",
         &expect![[r#"
         exit code 0
         5 objects: 0 errors, 0 warnings, 0 infos
@@ -91,10 +91,10 @@ fn lint_reads_a_live_cluster() {
 #[test]
 fn a_cluster_that_cannot_be_reached_is_told() {
     check(
-        "netpol-agent lint --cluster --kubeconfig DIR/none",
+        "netpol lint --cluster --kubeconfig DIR/none",
         &expect![[r#"
             exit code 2
-            ! netpol-agent: finding the cluster: kubeconfig DIR/none: failed to read kubeconfig from '"DIR/none"': No such file or directory (os error 2)
+            ! netpol: finding the cluster: kubeconfig DIR/none: failed to read kubeconfig from '"DIR/none"': No such file or directory (os error 2)
         "#]],
     );
 }

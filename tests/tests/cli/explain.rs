@@ -7,7 +7,7 @@ use crate::check;
 #[test]
 fn explain_tells_the_nearest_miss() {
     check(
-        "netpol-agent explain --from shop/web --to shop/db --port 5432 -f DIR/shop.yaml",
+        "netpol explain --from shop/web --to shop/db --port 5432 -f DIR/shop.yaml",
         &expect![[r#"
             exit code 0
             shop/web -> shop/db 5432/TCP: allowed
@@ -25,7 +25,7 @@ fn explain_tells_the_nearest_miss() {
         "#]],
     );
     check(
-        "netpol-agent explain --from 1.2.3.4 --to shop/db --port pg -f DIR/shop.yaml",
+        "netpol explain --from 1.2.3.4 --to shop/db --port pg -f DIR/shop.yaml",
         &expect![[r#"
             exit code 1
             1.2.3.4 -> shop/db pg/TCP: denied
@@ -47,7 +47,7 @@ fn explain_tells_the_nearest_miss() {
 #[test]
 fn explain_follows_a_service_to_its_pods() {
     check(
-        "netpol-agent explain --from shop/web --to 10.96.0.1 --port 80 -f DIR/shop.yaml",
+        "netpol explain --from shop/web --to 10.96.0.1 --port 80 -f DIR/shop.yaml",
         &expect![[r#"
             exit code 0
             shop/web -> 10.96.0.1 80/TCP: allowed
@@ -66,7 +66,7 @@ fn explain_follows_a_service_to_its_pods() {
         "#]],
     );
     check(
-        "netpol-agent explain --from shop/web --to 10.96.0.1 --port 81 -f DIR/shop.yaml",
+        "netpol explain --from shop/web --to 10.96.0.1 --port 81 -f DIR/shop.yaml",
         &expect![[r#"
             exit code 2
             shop/web -> 10.96.0.1 81/TCP: impossible
@@ -78,7 +78,7 @@ fn explain_follows_a_service_to_its_pods() {
 #[test]
 fn explain_speaks_json() {
     check(
-        "netpol-agent explain --from ops/probe --to shop/db --port 80 -f DIR/shop.yaml -o json",
+        "netpol explain --from ops/probe --to shop/db --port 80 -f DIR/shop.yaml -o json",
         &expect![[r#"
             exit code 1
             {
@@ -161,7 +161,7 @@ fn explain_speaks_json() {
 #[test]
 fn explain_says_why_there_is_no_such_connection() {
     check(
-        "netpol-agent explain --from shop/none --to shop/db --port 80 --protocol udp -f DIR/shop.yaml",
+        "netpol explain --from shop/none --to shop/db --port 80 --protocol udp -f DIR/shop.yaml",
         &expect![[r#"
             exit code 2
             shop/none -> shop/db 80/UDP: impossible
@@ -169,7 +169,7 @@ fn explain_says_why_there_is_no_such_connection() {
         "#]],
     );
     check(
-        "netpol-agent explain --from shop --to shop/db --port 80",
+        "netpol explain --from shop --to shop/db --port 80",
         &expect![[r#"
         exit code 2
         ! error: invalid value 'shop' for '--from <NS/POD|IP>': "shop" is neither NAMESPACE/POD nor an address
@@ -178,12 +178,12 @@ fn explain_says_why_there_is_no_such_connection() {
     "#]],
     );
     check(
-        "netpol-agent explain --from shop/web --to shop/db --port 80 -f DIR/nothing",
+        "netpol explain --from shop/web --to shop/db --port 80 -f DIR/nothing",
         &expect![[r#"
             exit code 2
             shop/web -> shop/db 80/TCP: impossible
               there is no pod shop/web
-            ! netpol-agent: DIR/nothing: No such file or directory (os error 2) [unreadable]
+            ! netpol: DIR/nothing: No such file or directory (os error 2) [unreadable]
         "#]],
     );
 }

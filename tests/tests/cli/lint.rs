@@ -3,17 +3,17 @@
 use std::fmt::Write as _;
 
 use expect_test::{expect, expect_file};
-use netpol_agent::compile::Capacities;
-use netpol_agent::lint::{CHECKS, Level};
-use netpol_agent::manifests::FileCode;
-use netpol_agent::model::{Code, Severity};
+use netpol_policy::compile::Capacities;
+use netpol_policy::lint::{CHECKS, Level};
+use netpol_policy::manifests::FileCode;
+use netpol_policy::model::{Code, Severity};
 
 use crate::{REPAIRED, check, check_stdin, output};
 
 #[test]
 fn lint_names_file_line_field_and_what_to_do() {
     check(
-        "netpol-agent lint -f DIR/shop.yaml",
+        "netpol lint -f DIR/shop.yaml",
         &expect![[r#"
             exit code 1
             DIR/shop.yaml:39: warning NP005 split-peer: NetworkPolicy shop/db: spec.ingress[1].from[1] allows all pods of namespaces with team=ops, and also pods with app=web of the policy's namespace
@@ -27,23 +27,23 @@ fn lint_names_file_line_field_and_what_to_do() {
 #[test]
 fn lint_findings_are_denied_from_the_level_that_is_asked_for() {
     check(
-        "netpol-agent lint -f DIR/shop.yaml --allow invalid-port --allow NP005",
+        "netpol lint -f DIR/shop.yaml --allow invalid-port --allow NP005",
         &expect![[r#"
             exit code 0
             7 objects: 0 errors, 0 warnings, 0 infos
         "#]],
     );
     let exit_code = |command| output(command, "").lines().next().map(ToOwned::to_owned);
-    let warnings = "netpol-agent lint -f DIR/shop.yaml --allow invalid-port --deny warnings";
+    let warnings = "netpol lint -f DIR/shop.yaml --allow invalid-port --deny warnings";
     assert_eq!(exit_code(warnings).as_deref(), Some("exit code 1"));
-    let broken = "netpol-agent lint -f DIR/broken.yaml";
+    let broken = "netpol lint -f DIR/broken.yaml";
     assert_eq!(exit_code(broken).as_deref(), Some("exit code 2"));
 }
 
 #[test]
 fn lint_speaks_json_and_sarif() {
     check(
-        "netpol-agent lint -f DIR/shop.yaml --allow NP005 -o json",
+        "netpol lint -f DIR/shop.yaml --allow NP005 -o json",
         &expect![[r#"
             exit code 1
             [
@@ -59,7 +59,7 @@ fn lint_speaks_json_and_sarif() {
         "#]],
     );
     check(
-        "netpol-agent lint -f DIR/shop.yaml --allow invalid-port -o sarif",
+        "netpol lint -f DIR/shop.yaml --allow invalid-port -o sarif",
         &expect![[r#"
             exit code 0
             {
@@ -95,7 +95,7 @@ fn lint_speaks_json_and_sarif() {
                   ],
                   "tool": {
                     "driver": {
-                      "name": "netpol-agent",
+                      "name": "netpol",
                       "rules": [
                         {
                           "defaultConfiguration": {
@@ -125,7 +125,7 @@ fn lint_speaks_json_and_sarif() {
 #[test]
 fn lint_reads_the_standard_input() {
     check_stdin(
-        "netpol-agent lint -f -",
+        "netpol lint -f -",
         REPAIRED,
         &expect![[r#"
             exit code 0
@@ -137,8 +137,8 @@ fn lint_reads_the_standard_input() {
 #[test]
 fn the_documentation_lists_every_finding() {
     let mut text = String::from(
-        "# What `netpol-agent lint` finds\n\n\
-         `netpol-agent lint -f PATH...` reads objects as they would be applied: policies, and to compare them with also\n\
+        "# What `netpol lint` finds\n\n\
+         `netpol lint -f PATH...` reads objects as they would be applied: policies, and to compare them with also\n\
          pods, namespaces and Services (`kubectl get networkpolicies,pods,namespaces,services -A -o yaml` has them all).\n\
          Findings name file, line, object and field. The exit code is 0 if nothing is found from the level on that\n\
          `--deny errors|warnings|infos` names (errors, unless told otherwise), 1 if something is, and 2 if a file cannot be\n\
@@ -174,13 +174,13 @@ fn the_documentation_lists_every_finding() {
     let Capacities { n_prefixes, n_identities, n_allow_entries } = Capacities::default();
     write!(
         text,
-        "\n## Room\n\n\
+        "\n## Capacity\n\n\
          On one node there is room for {n_prefixes} address blocks and exceptions and for {n_identities} addresses of pods that\n\
          peers select, of all policies together that select its pods, and for {n_allow_entries} entries (a peer that is told\n\
          apart and a port, or an aligned block of ports) for each direction of a pod. Policies find room one after the\n\
          other, the smallest first. A rule that finds none allows nothing; its policy isolates all the same, and all other\n\
-         rules are in force. `netpol-agent lint` looks for rules whose peers find no room on a node that runs pods of all\n\
-         policies; what meets at one pod, `netpol-agent simulate --engine compiled` finds too. A running agent tells by Events,\n\
+         rules are in force. `netpol lint` looks for rules whose peers find no room on a node that runs pods of all\n\
+         policies; what meets at one pod, `netpol simulate --engine compiled` finds too. A running agent tells by Events,\n\
          `netpol-agent status`, `explain` and the metric `netpol_diagnostics`.\n"
     )
     .unwrap();

@@ -12,7 +12,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use expect_test::Expect;
-use netpol_agent::cli::{Terminal, run};
+use netpol_terminal::Terminal;
 
 use cases::{A_TO_B, case};
 
@@ -86,6 +86,14 @@ fn output(command: &str, stdin: &str) -> String {
     output_in(directory.path(), command, stdin)
 }
 
+/// Runs `netpol` or `netpol-agent`, whichever the first argument names.
+fn run(args: &[String], terminal: &mut Terminal<'_>) -> u8 {
+    match args.first().map(String::as_str) {
+        Some(netpol_agent::cli::PROGRAM) => netpol_agent::cli::run(args, terminal),
+        _ => netpol_cli::run(args, terminal),
+    }
+}
+
 fn output_in(directory: &Path, command: &str, stdin: &str) -> String {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let directory = directory.to_str().unwrap();
@@ -94,6 +102,11 @@ fn output_in(directory: &Path, command: &str, stdin: &str) -> String {
     let code = run(
         &args,
         &mut Terminal {
+            program: if command.starts_with(netpol_agent::cli::PROGRAM) {
+                netpol_agent::cli::PROGRAM
+            } else {
+                netpol_cli::PROGRAM
+            },
             stdin: Box::new(stdin.as_bytes()),
             stdout: Box::new(&mut stdout),
             stderr: Box::new(&mut stderr),
@@ -119,7 +132,7 @@ fn check_stdin(command: &str, stdin: &str, expected: &Expect) {
 
 #[test]
 fn completions_know_every_command() {
-    let script = output("netpol-agent completions bash", "");
+    let script = output("netpol completions bash", "");
     for command in ["explain", "lint", "simulate", "--cases", "--what-if"] {
         assert!(script.contains(command), "{command}");
     }
@@ -141,16 +154,14 @@ impl Write for Closed {
 #[test]
 fn a_reader_that_goes_away_is_no_failure() {
     let line = case("open", "", "", A_TO_B);
-    for command in [
-        "netpol-agent simulate --cases -",
-        "netpol-agent completions zsh",
-        "netpol-agent lint -f -",
-        "netpol-agent help",
-    ] {
+    for command in
+        ["netpol simulate --cases -", "netpol completions zsh", "netpol lint -f -", "netpol help"]
+    {
         let mut stderr = Vec::new();
         let code = run(
-            command.split(' '),
+            &command.split(' ').map(str::to_owned).collect::<Vec<_>>(),
             &mut Terminal {
+                program: netpol_cli::PROGRAM,
                 stdin: Box::new(line.as_bytes()),
                 stdout: Box::new(Closed),
                 stderr: Box::new(&mut stderr),

@@ -7,7 +7,7 @@ use crate::check;
 #[test]
 fn the_matrix_is_plain_without_a_terminal() {
     check(
-        "netpol-agent simulate -f DIR/shop.yaml --port 5432,53/UDP --address 8.8.8.8",
+        "netpol simulate -f DIR/shop.yaml --port 5432,53/UDP --address 8.8.8.8",
         &expect![[r#"
             exit code 0
             +-----------+-------+-------+-------+---------+
@@ -30,7 +30,7 @@ fn the_matrix_is_plain_without_a_terminal() {
             | 8.8.8.8   |  yes  |   no  |  yes  |    .    |
             +-----------+-------+-------+-------+---------+
 
-            ! netpol-agent: DIR/shop.yaml:40: NetworkPolicy shop/db: spec.ingress[1].ports[1].port 70000 is not within 1 and 65535: the item matches nothing [invalid-port]
+            ! netpol: DIR/shop.yaml:40: NetworkPolicy shop/db: spec.ingress[1].ports[1].port 70000 is not within 1 and 65535: the item matches nothing [invalid-port]
         "#]],
     );
 }
@@ -38,7 +38,7 @@ fn the_matrix_is_plain_without_a_terminal() {
 #[test]
 fn what_if_shows_what_changes() {
     check(
-        "netpol-agent simulate -f DIR/shop.yaml --matrix --port pg --what-if -f DIR/repaired.yaml",
+        "netpol simulate -f DIR/shop.yaml --matrix --port pg --what-if -f DIR/repaired.yaml",
         &expect![[r#"
             exit code 0
             +-----------+-------+-----------+-------+
@@ -52,15 +52,15 @@ fn what_if_shows_what_changes() {
 
             - ops/probe -> shop/db pg/TCP would be denied
             1 of 6 connections would change
-            ! netpol-agent: DIR/shop.yaml:40: NetworkPolicy shop/db: spec.ingress[1].ports[1].port 70000 is not within 1 and 65535: the item matches nothing [invalid-port]
+            ! netpol: DIR/shop.yaml:40: NetworkPolicy shop/db: spec.ingress[1].ports[1].port 70000 is not within 1 and 65535: the item matches nothing [invalid-port]
         "#]],
     );
     check(
-        "netpol-agent simulate -f DIR/repaired.yaml --what-if -f DIR/repaired.yaml -o json",
+        "netpol simulate -f DIR/repaired.yaml --what-if -f DIR/repaired.yaml -o json",
         &expect![[r#"
             exit code 0
             []
-            ! netpol-agent: namespace shop is not among the objects: it is taken as one with no label but its name
+            ! netpol: namespace shop is not among the objects: it is taken as one with no label but its name
         "#]],
     );
 }
@@ -68,7 +68,7 @@ fn what_if_shows_what_changes() {
 #[test]
 fn a_matrix_of_half_a_set_says_so() {
     check(
-        "netpol-agent simulate -f DIR/shop.yaml -f DIR/broken.yaml --port 1",
+        "netpol simulate -f DIR/shop.yaml -f DIR/broken.yaml --port 1",
         &expect![[r#"
             exit code 2
             +-----------+-------+-------+-------+
@@ -80,15 +80,15 @@ fn a_matrix_of_half_a_set_says_so() {
             | shop/web  |  yes  |   no  |   .   |
             +-----------+-------+-------+-------+
 
-            ! netpol-agent: DIR/shop.yaml:40: NetworkPolicy shop/db: spec.ingress[1].ports[1].port 70000 is not within 1 and 65535: the item matches nothing [invalid-port]
-            ! netpol-agent: DIR/broken.yaml:1: unclosed bracket '[' [syntax]
+            ! netpol: DIR/shop.yaml:40: NetworkPolicy shop/db: spec.ingress[1].ports[1].port 70000 is not within 1 and 65535: the item matches nothing [invalid-port]
+            ! netpol: DIR/broken.yaml:1: unclosed bracket '[' [syntax]
         "#]],
     );
     check(
-        "netpol-agent simulate",
+        "netpol simulate",
         &expect![[r#"
             exit code 2
-            ! netpol-agent: give objects with -f or --cluster, or cases with --cases
+            ! netpol: give objects with -f or --cluster, or cases with --cases
         "#]],
     );
 }

@@ -1,6 +1,6 @@
 //! Behind the real bridge and host-local plugins.
 
-use netpol_common::proto::{Add, Attachment, Check, ErrorCode, PodRef, Request, Response};
+use netpol_proto::{Add, Attachment, Check, ErrorCode, PodRef, Request, Response};
 use serde_json::{Value, json};
 
 use crate::fake_agent::FakeAgent;

@@ -1,6 +1,6 @@
 //! Running the main plugin ourselves.
 
-use netpol_common::proto::ErrorCode;
+use netpol_proto::ErrorCode;
 use serde_json::{Value, json};
 
 use crate::node::{Node, Pod, VERSIONS, addresses, can_run, merge};

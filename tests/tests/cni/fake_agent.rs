@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use netpol_common::proto::{self, Request, Response};
+use netpol_proto::{Request, Response};
 
 type Answer = Box<dyn Fn(&Request) -> Response + Send + Sync>;
 
@@ -66,11 +66,11 @@ impl FakeAgent {
 fn serve(shared: &Shared, mut stream: &UnixStream) {
     let mut line = Vec::new();
     BufReader::new(stream).read_until(b'\n', &mut line).unwrap();
-    let request: Request = proto::decode(&line).unwrap();
+    let request: Request = netpol_proto::decode(&line).unwrap();
     let response = (shared.answer)(&request);
     shared.requests.lock().unwrap().push(request);
     // The plugin may have been killed.
-    stream.write_all(&proto::encode(&response).unwrap()).ok();
+    stream.write_all(&netpol_proto::encode(&response).unwrap()).ok();
 }
 
 impl Drop for FakeAgent {

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use netpol_agent::cni_server;
-use netpol_common::proto::{Attachment, ErrorCode, Gc, Request, Response};
+use netpol_proto::{Attachment, ErrorCode, Gc, Request, Response};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 

@@ -1,6 +1,6 @@
 //! Making the pod's interface ourselves, with addresses from the real host-local.
 
-use netpol_common::proto::{ErrorCode, Request, Response};
+use netpol_proto::{ErrorCode, Request, Response};
 use serde_json::{Value, json};
 
 use crate::fake_agent::FakeAgent;

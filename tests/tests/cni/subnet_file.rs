@@ -1,6 +1,6 @@
 //! Addresses, routes and MTU from what flanneld wrote.
 
-use netpol_common::proto::ErrorCode;
+use netpol_proto::ErrorCode;
 use serde_json::{Value, json};
 
 use crate::node::{NODE_V4, NODE_V6, Node, Pod, addresses, can_run};

@@ -1,7 +1,7 @@
 //! Pods come and go while the agent dies, and filters become links.
 
 use anyhow::{Context as _, Result, ensure};
-use netpol_agent::ebpf::Attaching;
+use netpol_datapath::Attaching;
 use netpol_tests::lab::strace::{Point, Task, choose};
 use netpol_tests::lab::{Lab, PodSpec};
 use netpol_tests::settings::{n_points, seed};

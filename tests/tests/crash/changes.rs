@@ -49,7 +49,7 @@ fn an_agent_that_dies_in_a_change_of_policy_leaks_nothing_and_is_followed_by_the
     world.wait_for_death_or("the change", |lab| Ok(lab.status()?.n_changes > n_changes))?;
     let points = tracer.finish()?;
     let with = world.clean_shape()?;
-    let (a, b) = (without.image(), with.image());
+    let (a, b) = (without.map_state(), with.map_state());
     ensure!(
         a.identities != b.identities
             && a.prefixes != b.prefixes
@@ -59,8 +59,8 @@ fn an_agent_that_dies_in_a_change_of_policy_leaks_nothing_and_is_followed_by_the
         "the change does not concern every map"
     );
     let mut is_on = true;
-    let turn = usize::try_from(seed())?;
-    for point in choose(&points, n_points(N_POINTS), turn)? {
+    let update = usize::try_from(seed())?;
+    for point in choose(&points, n_points(N_POINTS), update)? {
         is_on = !is_on;
         let expected = if is_on { &with } else { &without };
         let tracer = world.trace(&Task::Kill(point.clone()))?;

@@ -11,7 +11,7 @@ use super::N_POINTS;
 use super::world::{Shape, World};
 
 /// Takes the agent's pins for those of another version, and lets the next agent exchange them. True if it has died meanwhile.
-fn exchange(world: &mut World, task: &Task, expected: &Shape) -> Result<bool> {
+fn migration(world: &mut World, task: &Task, expected: &Shape) -> Result<bool> {
     world.lab.take_agent()?.kill()?;
     let pins = world.lab.place().pins.clone();
     let (own, other) = (format!("v{ABI_VERSION}"), format!("v{}", ABI_VERSION + 1));
@@ -31,12 +31,12 @@ fn an_agent_that_dies_while_it_takes_over_from_another_version_is_followed_by_on
 -> Result<()> {
     let Some(mut world) = World::begin("crash-version")? else { return Ok(()) };
     let expected = world.clean_shape()?;
-    exchange(&mut world, &Task::Watch, &expected)?;
+    migration(&mut world, &Task::Watch, &expected)?;
     world.settle(&expected)?;
     let points = after_the_load(points(&world.trace_file())?);
     let turn = usize::try_from(seed())?;
     for point in choose(&points, n_points(N_POINTS), turn)? {
-        let has_died = exchange(&mut world, &Task::Kill(point.clone()), &expected)?;
+        let has_died = migration(&mut world, &Task::Kill(point.clone()), &expected)?;
         world.note(usize::from(has_died));
         if has_died {
             world.recover(&point, &expected)?;

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{SchedClassifier, TcAttachType};
-use netpol_agent::compile::Image;
-use netpol_agent::ebpf::{self, Datapath, Mount};
-use netpol_agent::netlink::{Side, TrafficControl};
 use netpol_common::ids::{Identity, IfIndex, RuleId};
 use netpol_common::maps::ABI_VERSION;
+use netpol_datapath::netlink::{Side, TrafficControl};
+use netpol_datapath::{Datapath, Mount};
+use netpol_policy::compile::MapState;
 use netpol_tests::lab::strace::{Point, Task, Tracer};
 use netpol_tests::lab::topology::Wiring;
 use netpol_tests::lab::wait::{LIMIT, Look, until};
@@ -216,14 +216,14 @@ impl World {
     /// What there is on the node.
     pub(crate) fn shape(&self) -> Result<Shape> {
         let pins = &self.lab.place().pins;
-        let config = ebpf::Config {
+        let config = netpol_datapath::Config {
             pin_root: Some(pins.clone()),
             mount: Mount::Never,
-            ..ebpf::Config::default()
+            ..netpol_datapath::Config::default()
         };
         // Another reader beside the agent.
-        let image = Datapath::load(&config)?.image()?;
-        Ok(Shape { image: canonical(image), surroundings: self.surroundings()? })
+        let map_state = Datapath::load(&config)?.map_state()?;
+        Ok(Shape { map_state: canonical(map_state), surroundings: self.surroundings()? })
     }
 
     /// What is there besides the maps' content.
@@ -272,7 +272,7 @@ impl World {
 /// What a node has of us, in a form that does not depend on how it came to be so.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Shape {
-    image: Image,
+    map_state: MapState,
     surroundings: Surroundings,
 }
 
@@ -292,8 +292,8 @@ impl Shape {
     }
 
     /// The image by itself.
-    pub(crate) fn image(&self) -> &Image {
-        &self.image
+    pub(crate) fn map_state(&self) -> &MapState {
+        &self.map_state
     }
 }
 
@@ -306,19 +306,20 @@ fn names(folder: &std::path::Path) -> Result<BTreeSet<String>> {
     entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
 
-/// Identities by the order in which addresses hold them, tickets by that of interfaces, and no rules: their numbers say only
+/// Identities by the order in which addresses hold them, egress marks by that of interfaces, and no rules: their numbers say only
 /// what came before.
-fn canonical(mut image: Image) -> Image {
-    let mut tickets = BTreeMap::new();
-    let with_ticket = image.endpoints.iter_mut().filter(|(_, endpoint)| endpoint.value.ticket != 0);
-    for (next, (ifindex, endpoint)) in (1..).zip(with_ticket) {
-        if image.tickets.remove(&endpoint.value.ticket) == Some(*ifindex) {
-            tickets.insert(next, *ifindex);
-            endpoint.value.ticket = next;
+fn canonical(mut map_state: MapState) -> MapState {
+    let mut egress_marks = BTreeMap::new();
+    let with_egress_mark =
+        map_state.endpoints.iter_mut().filter(|(_, endpoint)| endpoint.value.egress_mark != 0);
+    for (next, (ifindex, endpoint)) in (1..).zip(with_egress_mark) {
+        if map_state.egress_marks.remove(&endpoint.value.egress_mark) == Some(*ifindex) {
+            egress_marks.insert(next, *ifindex);
+            endpoint.value.egress_mark = next;
         }
     }
     // What is left belongs to nobody.
-    image.tickets.append(&mut tickets);
+    map_state.egress_marks.append(&mut egress_marks);
     let mut numbers: BTreeMap<Identity, Identity> = BTreeMap::new();
     let mut renumber = |identity: &mut Identity| {
         if *identity < Identity::FIRST {
@@ -327,9 +328,9 @@ fn canonical(mut image: Image) -> Image {
         let next = Identity(Identity::FIRST.0 + u32::try_from(numbers.len()).unwrap_or(u32::MAX));
         *identity = *numbers.entry(*identity).or_insert(next);
     };
-    image.identities.values_mut().for_each(&mut renumber);
-    image.prefixes.values_mut().for_each(&mut renumber);
-    for map in image.allow.values_mut() {
+    map_state.identities.values_mut().for_each(&mut renumber);
+    map_state.prefixes.values_mut().for_each(&mut renumber);
+    for map in map_state.allow.values_mut() {
         let renumbered = map.iter().map(|(key, value)| {
             let (mut key, mut value) = (*key, *value);
             renumber(&mut key.identity);
@@ -338,5 +339,5 @@ fn canonical(mut image: Image) -> Image {
         });
         *map = std::sync::Arc::new(renumbered.collect());
     }
-    image
+    map_state
 }

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use netpol_agent::dataplane::{EndpointImage, MapOp};
-use netpol_agent::ebpf::{self, Attaching, Config, Datapath, Error, Role};
 use netpol_common::ids::{Direction, IfIndex};
 use netpol_common::keys::{AddressKey, CounterKey, EndpointValue};
 use netpol_common::maps::{ABI_VERSION, ENDPOINTS, FLOWS};
 use netpol_common::reason::{DropReason, Verdict};
+use netpol_datapath::{Attaching, Config, Datapath, Error, Role};
+use netpol_policy::dataplane::{EndpointMapState, MapOp};
 use netpol_tests::privilege::{Need, met};
 
 use super::wire::{POD, Wire};
@@ -31,7 +31,7 @@ fn open_endpoint(ifindex: IfIndex) -> Vec<MapOp> {
     let value = EndpointValue { state: EndpointValue::READY, ..EndpointValue::blocked() };
     vec![
         MapOp::AddAddress(AddressKey { ifindex, addr: POD.into() }),
-        MapOp::SetEndpoint(ifindex, EndpointImage { value, container_id: Arc::from("sandbox") }),
+        MapOp::SetEndpoint(ifindex, EndpointMapState { value, container_id: Arc::from("sandbox") }),
         MapOp::BumpEpoch,
     ]
 }
@@ -62,15 +62,15 @@ fn outlives_the_agent(test: &str, attaching: Attaching) {
         datapath.attach(ifindex, Role::Pod).unwrap();
         datapath.apply(&open_endpoint(ifindex)).unwrap();
         assert!(wire.arrives(|| false));
-        (datapath.image().unwrap(), datapath.flows().unwrap().len())
+        (datapath.map_state().unwrap(), datapath.flows().unwrap().len())
     });
     assert!(wire.arrives(|| false), "what is allowed goes on without an agent");
     wire.agent(attaching, |datapath| {
-        assert_eq!((datapath.image().unwrap(), datapath.flows().unwrap().len()), reader);
+        assert_eq!((datapath.map_state().unwrap(), datapath.flows().unwrap().len()), reader);
         datapath.attach(ifindex, Role::Pod).unwrap();
         assert!(wire.arrives(|| false));
         datapath.apply(&[MapOp::RemoveEndpoint(ifindex)]).unwrap();
-        datapath.sweep().unwrap();
+        datapath.map_gc().unwrap();
         assert!(datapath.flows().unwrap().is_empty());
         assert!(datapath.counters().unwrap().keys().all(|key| key.ifindex != ifindex));
         let before = unknown(datapath);
@@ -189,11 +189,14 @@ fn uninstalling_leaves_no_pin_and_no_program() {
             assert!(wire.pins().exists());
             // An agent that still runs would hold them.
             drop(datapath);
-            let (removed, errors) = ebpf::uninstall(wire.pins());
+            let (removed, errors) = netpol_datapath::uninstall(wire.pins());
             assert!(errors.is_empty(), "{errors:?}");
             assert_eq!(removed.n_attachments, 3);
-            let (removed, errors) = ebpf::uninstall(wire.pins());
-            assert!(removed == ebpf::Removed::default() && errors.is_empty(), "{errors:?}");
+            let (removed, errors) = netpol_datapath::uninstall(wire.pins());
+            assert!(
+                removed == netpol_datapath::Removed::default() && errors.is_empty(),
+                "{errors:?}"
+            );
             Ok(())
         })
         .unwrap();
@@ -230,7 +233,7 @@ fn capacities_are_those_that_are_asked_for() {
     let ops: Vec<MapOp> = endpoints
         .iter()
         .map(|ifindex| {
-            let endpoint = EndpointImage::blocked(&Arc::from("sandbox"));
+            let endpoint = EndpointMapState::blocked(&Arc::from("sandbox"));
             MapOp::SetEndpoint(IfIndex(*ifindex), endpoint)
         })
         .collect();

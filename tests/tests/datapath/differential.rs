@@ -7,7 +7,7 @@ use netpol_tests::privilege::{Need, met};
 use netpol_tests::settings::n_cases;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::strategies::{image, steps};
+use super::strategies::{map_state, steps};
 use super::twins::Twins;
 
 /// Clusters that are tried unless the environment says otherwise.
@@ -24,9 +24,9 @@ fn kernel_and_host_agree_on_random_packets_in_random_clusters() {
     let thread = thread::Builder::new().stack_size(STACK_LEN_BYTES).spawn(move || {
         let twins = RefCell::new(Twins::new());
         let mut runner = TestRunner::new(Config { cases, ..Config::default() });
-        let outcome = runner.run(&(image(), steps()), |(image, steps)| {
+        let outcome = runner.run(&(map_state(), steps()), |(map_state, steps)| {
             let mut twins = twins.borrow_mut();
-            twins.start(&image);
+            twins.start(&map_state);
             steps.iter().try_for_each(|step| twins.step(step))
         });
         outcome.map_err(|error| error.to_string())

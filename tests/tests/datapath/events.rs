@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use netpol_agent::dataplane::{EndpointImage, MapOp};
-use netpol_agent::ebpf::{Config, Datapath, Error, Events, Program, TestContext};
-use netpol_agent::netlink::PretendDevices;
 use netpol_common::event::{Event, EventBudget};
 use netpol_common::ids::{Direction, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::reason::{DropReason, Verdict};
+use netpol_datapath::netlink::PretendDevices;
+use netpol_datapath::{Config, Datapath, Error, Events, Program, TestContext};
+use netpol_policy::dataplane::{EndpointMapState, MapOp};
 use netpol_tests::packets::{Ends, Frame, Packet, Segment};
 use netpol_tests::privilege::{Need, met};
 use tokio::time::timeout;
@@ -44,7 +44,7 @@ fn a_drop_is_recorded_with_its_reason_and_a_flood_of_drops_within_its_budget() {
     let mut datapath = Datapath::load(&Config::private()).unwrap();
     let mut events = datapath.events().unwrap();
     assert!(matches!(datapath.events(), Err(Error::Taken { .. })));
-    let endpoint = EndpointImage::blocked(&Arc::from("sandbox"));
+    let endpoint = EndpointMapState::blocked(&Arc::from("sandbox"));
     datapath.apply(&[MapOp::SetEndpoint(POD, endpoint)]).unwrap();
     let context = TestContext { ifindex: POD.0, ingress_ifindex: 2, mark: 0 };
     let segment = Segment::Udp { src_port: 5000, dst_port: 53 };
@@ -83,7 +83,7 @@ fn a_record_says_who_wanted_what() {
     let _in_runtime = runtime.enter();
     let mut datapath = Datapath::load(&Config::private()).unwrap();
     let mut events = datapath.events().unwrap();
-    let mut endpoint = EndpointImage::blocked(&Arc::from("sandbox"));
+    let mut endpoint = EndpointMapState::blocked(&Arc::from("sandbox"));
     endpoint.value.state = netpol_common::keys::EndpointValue::READY;
     endpoint.value.isolated = Direction::Ingress.bit();
     datapath.apply(&[MapOp::SetEndpoint(POD, endpoint)]).unwrap();

@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 
-use netpol_agent::compile::{AllowMap, AllowMapKey, EndpointImage, Image};
-use netpol_agent::dataplane::{MapOp, diff};
-use netpol_agent::ebpf::{Config, Datapath, Program, TestContext};
-use netpol_agent::netlink::PretendDevices;
 use netpol_common::flow;
 use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue, FlowKey, FlowValue};
 use netpol_common::maps::FLOWS;
+use netpol_datapath::netlink::PretendDevices;
+use netpol_datapath::{Config, Datapath, Program, TestContext};
+use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
+use netpol_policy::dataplane::{MapOp, diff};
 use netpol_tests::packets::{Ends, Frame, Packet, Segment};
 use netpol_tests::privilege::{Need, met};
 
@@ -32,8 +32,8 @@ const N_LOOKS: usize = 100_000;
 const QUIET: u32 = PODS[0];
 const LOUD: u32 = PODS[1];
 
-fn image() -> Image {
-    let mut image = Image::default();
+fn map_state() -> MapState {
+    let mut map_state = MapState::default();
     let entry = |protocol| {
         let key = AllowKey::lookup(Identity::ANY, protocol, PortBe::new(OPEN));
         (key, AllowValue::allow(RuleId(7)))
@@ -45,11 +45,13 @@ fn image() -> Image {
             isolated: Direction::Ingress.bit() | Direction::Egress.bit(),
             ..EndpointValue::blocked()
         };
-        image.endpoints.insert(ifindex, EndpointImage { value, container_id: Arc::from("pod") });
-        image.addresses.insert(AddressKey { ifindex, addr: addr.into() });
-        image.allow.insert(AllowMapKey::new(ifindex, Direction::Ingress), Arc::clone(&allowed));
+        map_state
+            .endpoints
+            .insert(ifindex, EndpointMapState { value, container_id: Arc::from("pod") });
+        map_state.addresses.insert(AddressKey { ifindex, addr: addr.into() });
+        map_state.allow.insert(AllowMapKey::new(ifindex, Direction::Ingress), Arc::clone(&allowed));
     }
-    image
+    map_state
 }
 
 fn devices() -> PretendDevices {
@@ -96,7 +98,7 @@ fn a_flood_evicts_its_own_connections() {
     let _devices = devices();
     let capacities = BTreeMap::from([(FLOWS, 64)]);
     let mut datapath = Datapath::load(&Config { capacities, ..Config::private() }).unwrap();
-    datapath.apply(&diff(&Image::default(), &image())).unwrap();
+    datapath.apply(&diff(&MapState::default(), &map_state())).unwrap();
     // As many of one pod's as hardly ever meet in one set.
     for number in 0..8 {
         let frame = udp(other(number), (v4(1), OPEN));
@@ -133,7 +135,7 @@ fn one_set(test: &str) -> (Pins, Config, Datapath) {
     let capacities = BTreeMap::from([(FLOWS, 1)]);
     let config = Config { pin_root: Some(pins.0.clone()), capacities, ..Config::default() };
     let mut datapath = Datapath::load(&config).unwrap();
-    datapath.apply(&diff(&Image::default(), &image())).unwrap();
+    datapath.apply(&diff(&MapState::default(), &map_state())).unwrap();
     (pins, config, datapath)
 }
 
@@ -218,7 +220,7 @@ fn user_space_makes_connections_known_and_forgets_those_of_one_interface() {
     }
     let _devices = devices();
     let mut datapath = Datapath::load(&Config::private()).unwrap();
-    datapath.apply(&diff(&Image::default(), &image())).unwrap();
+    datapath.apply(&diff(&MapState::default(), &map_state())).unwrap();
     let known = udp(other(0), (v4(1), OPEN));
     assert!(passes(&mut datapath, Program::PodIngress, QUIET, &known));
     let (known_key, known_value) = datapath.flows().unwrap().pop_first().unwrap();
@@ -243,7 +245,7 @@ fn user_space_makes_connections_known_and_forgets_those_of_one_interface() {
     assert!(passes(&mut datapath, Program::PodEgress, QUIET, &answer));
     datapath.apply(&[MapOp::RemoveEndpoint(IfIndex(QUIET))]).unwrap();
     assert!(!passes(&mut datapath, Program::PodEgress, QUIET, &answer));
-    datapath.sweep().unwrap();
+    datapath.map_gc().unwrap();
     assert_eq!(of(&datapath.flows().unwrap(), LOUD), [flows[2].0].into());
     assert_eq!(datapath.flows().unwrap().len(), 1);
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use netpol_agent::compile::{AllowMap, AllowMapKey, EndpointImage, Image};
-use netpol_agent::ebpf::{Program, TestContext};
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue};
+use netpol_datapath::{Program, TestContext};
+use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
 use netpol_tests::packets::{AUTHENTICATION, Ends, Extension, Frame, Packet, Piece, Segment};
 use netpol_tests::privilege::{Need, met};
 
@@ -17,7 +17,7 @@ use super::world::{PODS, Seen, Step, UPLINK, own_addresses, v4, v6};
 const SYN: u8 = 0x02;
 const SYN_ACK: u8 = 0x12;
 const ACK: u8 = 0x10;
-/// Ticket 2 in the mark, and other bits of the mark.
+/// Egress mark 2 in the mark, and other bits of the mark.
 const TICKET_2: u32 = 2 << 20;
 const OTHER_BITS: u32 = 0xc000;
 
@@ -30,12 +30,12 @@ enum Event {
 use Event::{Change, Verdict};
 
 #[track_caller]
-fn check(image: &Image, story: Vec<Event>) {
+fn check(map_state: &MapState, story: Vec<Event>) {
     if !met(&[Need::Root]) {
         return;
     }
     let mut twins = Twins::new();
-    twins.start(image);
+    twins.start(map_state);
     for event in story {
         match event {
             Change(step) => twins.step(&step).unwrap(),
@@ -49,29 +49,29 @@ fn check(image: &Image, story: Vec<Event>) {
 
 /// Three pods, isolated in these directions, that may send from their own addresses; anybody may reach TCP 80 and
 /// UDP 53 of them, and they of others.
-fn image(isolated: &[Direction]) -> Image {
+fn map_state(isolated: &[Direction]) -> MapState {
     let isolated = isolated.iter().fold(0, |set, direction| set | direction.bit());
     let endpoint = |ifindex: u32| {
         let value = EndpointValue {
             state: EndpointValue::READY,
             isolated,
-            ticket: u16::try_from(ifindex - 99).unwrap(),
+            egress_mark: u16::try_from(ifindex - 99).unwrap(),
             ..EndpointValue::blocked()
         };
-        (IfIndex(ifindex), EndpointImage { value, container_id: Arc::from("container") })
+        (IfIndex(ifindex), EndpointMapState { value, container_id: Arc::from("container") })
     };
     let keys = PODS.iter().flat_map(|ifindex| {
         Direction::ALL.map(|direction| AllowMapKey::new(IfIndex(*ifindex), direction))
     });
-    Image {
+    MapState {
         endpoints: PODS.iter().map(|ifindex| endpoint(*ifindex)).collect(),
         addresses: own_addresses(),
         allow: keys
             .map(|key| (key, allowing(&[(Protocol::TCP, 80), (Protocol::UDP, 53)])))
             .collect(),
         defer: [Addr::from(v4(9))].into(),
-        tickets: BTreeMap::from([(1, IfIndex(100)), (2, IfIndex(101)), (3, IfIndex(102))]),
-        ..Image::default()
+        egress_marks: BTreeMap::from([(1, IfIndex(100)), (2, IfIndex(101)), (3, IfIndex(102))]),
+        ..MapState::default()
     }
 }
 
@@ -124,7 +124,7 @@ fn a_connection_ends_in_both_directions_when_its_rule_does_and_goes_on_when_it_r
     let data = || to_pod(100, tcp(inward(), 5000, 80, ACK));
     let answer = || from_pod(100, tcp(outward(), 80, 5000, ACK));
     check(
-        &image(&[Direction::Ingress]),
+        &map_state(&[Direction::Ingress]),
         vec![
             Verdict(to_pod(100, tcp(inward(), 5000, 80, SYN)), "allowed"),
             Verdict(from_pod(100, tcp(outward(), 80, 5000, SYN_ACK)), "flow"),
@@ -146,12 +146,12 @@ fn a_connection_ends_in_both_directions_when_its_rule_does_and_goes_on_when_it_r
 
 #[test]
 fn a_connection_that_is_kept_outlives_its_rule_but_no_new_one_begins() {
-    let mut image = image(&[Direction::Ingress]);
-    for endpoint in image.endpoints.values_mut() {
+    let mut map_state = map_state(&[Direction::Ingress]);
+    for endpoint in map_state.endpoints.values_mut() {
         endpoint.value.keeps_flows = Direction::Ingress.bit();
     }
     check(
-        &image,
+        &map_state,
         vec![
             Verdict(to_pod(100, tcp(inward(), 5000, 80, SYN)), "allowed"),
             set_allow(Direction::Ingress, &[]),
@@ -168,7 +168,7 @@ fn errors_pass_when_they_quote_a_live_connection_and_only_then() {
     let v6_out = Ends::V6(v6(1), v6(4));
     let from_elsewhere = unreachable(Ends::V4(v4(3), v4(1)), udp(outward(), 6000, 53));
     check(
-        &image(&[Direction::Ingress, Direction::Egress]),
+        &map_state(&[Direction::Ingress, Direction::Egress]),
         vec![
             Verdict(from_pod(100, udp(outward(), 6000, 53)), "allowed"),
             Verdict(to_pod(100, unreachable(inward(), udp(outward(), 6000, 53))), "icmp-error"),
@@ -200,7 +200,7 @@ fn pieces_follow_their_first_piece_in_both_families() {
             Verdict(to_pod(100, piece(ends, 1, 1, true)), "tiny-fragment"),
         ]);
     }
-    check(&image(&[Direction::Ingress]), story);
+    check(&map_state(&[Direction::Ingress]), story);
 }
 
 /// Whichever of two first pieces the receiver keeps, what follows is judged by the last one that was seen; and what would
@@ -224,7 +224,7 @@ fn pieces_that_overlap_are_judged_by_the_newest_first_piece() {
             Verdict(to_pod(100, piece(ends, 54, 370, false)), "flow"),
         ]);
     }
-    check(&image(&[Direction::Ingress]), story);
+    check(&map_state(&[Direction::Ingress]), story);
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn neighbours_and_multicast_listeners_are_always_heard() {
     }
     story.push(Verdict(to_pod(100, message(inward, 128)), "not-allowed"));
     story.push(Verdict(from_pod(100, message(outward, 144)), "not-allowed"));
-    check(&image(&[Direction::Ingress, Direction::Egress]), story);
+    check(&map_state(&[Direction::Ingress, Direction::Egress]), story);
 }
 
 #[test]
@@ -256,30 +256,33 @@ fn egress_to_a_service_is_decided_where_the_real_destination_is_known() {
         frame: Frame::whole(tcp(Ends::V4(v4(2), v4(1)), 5000, dst_port, SYN)),
     };
     check(
-        &image(&[Direction::Egress]),
+        &map_state(&[Direction::Egress]),
         vec![
             Verdict(service(), "deferred"),
             Verdict(there(Program::UplinkEgress, UPLINK, 80), "allowed"),
             Verdict(there(Program::UplinkEgress, UPLINK, 8080), "not-allowed"),
             Verdict(there(Program::PodIngress, 100, 80), "not-isolated"),
             Verdict(there(Program::PodIngress, 100, 8080), "not-allowed"),
-            // Without a ticket it is nobody's deferred packet.
-            Verdict(Seen { mark: 0, ..there(Program::UplinkEgress, UPLINK, 8080) }, "no-ticket"),
+            // Without an egress mark it is nobody's deferred packet.
+            Verdict(
+                Seen { mark: 0, ..there(Program::UplinkEgress, UPLINK, 8080) },
+                "no-egress mark",
+            ),
             Verdict(
                 Seen { mark: 9 << 20, ..there(Program::UplinkEgress, UPLINK, 80) },
-                "unknown-ticket",
+                "unknown-egress-mark",
             ),
         ],
     );
 }
 
 #[test]
-fn a_pod_cannot_choose_its_ticket_and_a_ticket_is_used_once() {
+fn a_pod_cannot_choose_its_egress_mark_and_a_egress_mark_is_used_once() {
     if !met(&[Need::Root]) {
         return;
     }
     let mut twins = Twins::new();
-    twins.start(&image(&[Direction::Egress]));
+    twins.start(&map_state(&[Direction::Egress]));
     let mut mark_after = |mut seen: Seen, mark| {
         seen.mark = mark;
         twins.see(&seen).unwrap().unwrap().mark
@@ -295,15 +298,15 @@ fn a_pod_cannot_choose_its_ticket_and_a_ticket_is_used_once() {
 
 /// Found by fuzzing: the flow of the dropped packet let in whoever sent from the Service's address.
 #[test]
-fn a_packet_to_a_service_that_drops_for_want_of_a_ticket_opens_no_way_back() {
-    let mut image = image(&[Direction::Ingress, Direction::Egress]);
-    for endpoint in image.endpoints.values_mut() {
-        endpoint.value.ticket = 0;
+fn a_packet_to_a_service_that_drops_for_want_of_a_egress_mark_opens_no_way_back() {
+    let mut map_state = map_state(&[Direction::Ingress, Direction::Egress]);
+    for endpoint in map_state.endpoints.values_mut() {
+        endpoint.value.egress_mark = 0;
     }
     check(
-        &image,
+        &map_state,
         vec![
-            Verdict(from_pod(100, udp(Ends::V4(v4(1), v4(9)), 5000, 53)), "unknown-ticket"),
+            Verdict(from_pod(100, udp(Ends::V4(v4(1), v4(9)), 5000, 53)), "unknown-egress-mark"),
             Verdict(to_pod(100, udp(Ends::V4(v4(9), v4(1)), 53, 5000)), "not-allowed"),
         ],
     );
@@ -314,7 +317,7 @@ fn the_node_and_the_pod_itself_may_always() {
     let from_node =
         |ingress_ifindex| Seen { ingress_ifindex, ..to_pod(100, tcp(inward(), 5000, 8080, SYN)) };
     check(
-        &image(&[Direction::Ingress]),
+        &map_state(&[Direction::Ingress]),
         vec![
             Verdict(from_node(UPLINK), "not-allowed"),
             Verdict(from_node(0), "own-node"),
@@ -330,7 +333,7 @@ fn pods_send_from_their_own_addresses_only() {
     let router = Segment::Icmp { kind: 134, id: 0, quoted: None };
     let link_local = std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
     check(
-        &image(&[]),
+        &map_state(&[]),
         vec![
             Verdict(from_pod(100, udp(outward(), 5000, 53)), "not-isolated"),
             Verdict(from_pod(100, udp(Ends::V4(v4(2), v4(4)), 5000, 53)), "spoofed"),
@@ -353,7 +356,7 @@ fn a_known_connection_is_no_reason_to_send_from_elsewhere() {
     let data = |ends: &Ends| tcp(*ends, 80, 80, ACK);
     let nowhere = Ends::V6(std::net::Ipv6Addr::UNSPECIFIED, v6(4));
     check(
-        &image(&[]),
+        &map_state(&[]),
         vec![
             Verdict(to_pod(100, data(&inward)), "not-isolated"),
             Verdict(to_pod(100, data(&inward)), "flow"),
@@ -372,7 +375,7 @@ fn a_known_connection_is_no_reason_to_send_from_elsewhere() {
 fn a_pod_that_loses_an_address_sends_from_it_on_no_known_connection() {
     let lost = AddressKey { ifindex: IfIndex(100), addr: v4(1).into() };
     check(
-        &image(&[]),
+        &map_state(&[]),
         vec![
             Verdict(to_pod(100, tcp(inward(), 5000, 80, ACK)), "not-isolated"),
             Verdict(from_pod(100, tcp(outward(), 80, 5000, ACK)), "flow"),
@@ -386,13 +389,13 @@ fn a_pod_that_loses_an_address_sends_from_it_on_no_known_connection() {
 
 #[test]
 fn a_pod_whose_policy_is_not_known_neither_sends_nor_receives() {
-    let mut image = image(&[]);
-    for endpoint in image.endpoints.values_mut() {
+    let mut map_state = map_state(&[]);
+    for endpoint in map_state.endpoints.values_mut() {
         endpoint.value.state = EndpointValue::BLOCKED;
     }
     let nobody = |program| Seen { program, ifindex: 103, ..to_pod(103, udp(inward(), 1, 2)) };
     check(
-        &image,
+        &map_state,
         vec![
             Verdict(to_pod(100, udp(inward(), 5000, 53)), "blocked"),
             Verdict(from_pod(100, udp(outward(), 5000, 53)), "blocked"),
@@ -413,7 +416,7 @@ fn headers_are_found_behind_options_and_extensions_within_a_bound() {
     let other_port =
         Packet { extensions: chain(7).extensions, ..udp(Ends::V6(v6(4), v6(1)), 5000, 54) };
     check(
-        &image(&[Direction::Ingress]),
+        &map_state(&[Direction::Ingress]),
         vec![
             Verdict(to_pod(100, options), "allowed"),
             Verdict(to_pod(100, chain(7)), "allowed"),
@@ -431,7 +434,7 @@ fn uplinks_without_ethernet_headers_finish_deferred_verdicts_too() {
         return;
     }
     let mut twins = Twins::new();
-    twins.start(&image(&[Direction::Egress]));
+    twins.start(&map_state(&[Direction::Egress]));
     let source = std::net::Ipv4Addr::new(8, 0, 1, 1);
     let mut run = |dst_port, mark| {
         let packet = tcp(Ends::V4(source, v4(4)), 5000, dst_port, SYN).bytes();

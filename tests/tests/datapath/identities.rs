@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
-use netpol_agent::compile::{AllowMap, AllowMapKey, EndpointImage, Image};
-use netpol_agent::dataplane::{MapOp, diff};
-use netpol_agent::ebpf::{Attaching, Config, Datapath, Program, TestContext};
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AllowKey, AllowValue, EndpointValue};
 use netpol_common::maps::IDENTITIES;
+use netpol_datapath::{Attaching, Config, Datapath, Program, TestContext};
+use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
+use netpol_policy::dataplane::{MapOp, diff};
 use netpol_tests::packets::{Ends, Frame, Packet, Segment};
 use netpol_tests::privilege::{Need, met};
 
@@ -40,7 +40,7 @@ fn v6(number: u32) -> Addr {
 }
 
 /// A pod that lets the allowed identity connect to its port 80.
-fn image(identities: BTreeMap<Addr, Identity>) -> Image {
+fn map_state(identities: BTreeMap<Addr, Identity>) -> MapState {
     let value = EndpointValue {
         state: EndpointValue::READY,
         isolated: Direction::Ingress.bit(),
@@ -48,11 +48,11 @@ fn image(identities: BTreeMap<Addr, Identity>) -> Image {
     };
     let key = AllowKey::lookup(ALLOWED, Protocol::TCP, PortBe::new(80));
     let allowed: AllowMap = [(key, AllowValue::allow(RuleId(1)))].into();
-    Image {
-        endpoints: [(POD, EndpointImage { value, container_id: Arc::from("pod") })].into(),
+    MapState {
+        endpoints: [(POD, EndpointMapState { value, container_id: Arc::from("pod") })].into(),
         allow: [(AllowMapKey::new(POD, Direction::Ingress), Arc::new(allowed))].into(),
         identities,
-        ..Image::default()
+        ..MapState::default()
     }
 }
 
@@ -72,11 +72,11 @@ fn context() -> TestContext {
 
 /// The kernel judges packets from these addresses as the image says.
 #[track_caller]
-fn check(datapath: &mut Datapath, image: &Image, addresses: impl Iterator<Item = Addr>) {
-    assert_eq!(datapath.image().unwrap(), *image);
+fn check(datapath: &mut Datapath, map_state: &MapState, addresses: impl Iterator<Item = Addr>) {
+    assert_eq!(datapath.map_state().unwrap(), *map_state);
     for addr in addresses {
         let outcome = datapath.test_run(Program::PodIngress, &frame(addr), context()).unwrap();
-        let expected = image.identities.get(&addr) == Some(&ALLOWED);
+        let expected = map_state.identities.get(&addr) == Some(&ALLOWED);
         assert_eq!(outcome.is_pass(), expected, "{addr}");
     }
 }
@@ -95,9 +95,9 @@ fn programs_find_what_the_agent_wrote_however_many_and_after_a_restart() {
     let identity = |number: u32| if number.is_multiple_of(3) { ALLOWED } else { OTHER };
     let all = (0..20_000)
         .flat_map(|number| [(v4(number), identity(number)), (v6(number), identity(number))]);
-    let full = image(all.collect());
-    let mut now = Image::default();
-    let mut go_to = |datapath: &mut Datapath, next: &Image| {
+    let full = map_state(all.collect());
+    let mut now = MapState::default();
+    let mut go_to = |datapath: &mut Datapath, next: &MapState| {
         datapath.apply(&diff(&now, next)).unwrap();
         now = next.clone();
     };
@@ -108,8 +108,9 @@ fn programs_find_what_the_agent_wrote_however_many_and_after_a_restart() {
     let mut datapath = Datapath::load(&config).unwrap();
     check(&mut datapath, &full, sample());
 
-    let few =
-        image(full.identities.clone().into_iter().filter(|(addr, _)| addr.0[15] == 7).collect());
+    let few = map_state(
+        full.identities.clone().into_iter().filter(|(addr, _)| addr.0[15] == 7).collect(),
+    );
     go_to(&mut datapath, &few);
     check(&mut datapath, &few, sample());
     let len_bytes = datapath.map_len_bytes().unwrap()[IDENTITIES];
@@ -117,7 +118,7 @@ fn programs_find_what_the_agent_wrote_however_many_and_after_a_restart() {
     assert!(datapath.map_len_bytes().unwrap()[IDENTITIES] < len_bytes / 2);
     check(&mut datapath, &few, sample());
 
-    let nobody = image([(v4(1), Identity::NONE), (v6(1), Identity::NONE)].into());
+    let nobody = map_state([(v4(1), Identity::NONE), (v6(1), Identity::NONE)].into());
     go_to(&mut datapath, &nobody);
     drop(datapath);
     check(&mut Datapath::load(&config).unwrap(), &nobody, sample());
@@ -136,7 +137,7 @@ fn an_address_is_never_judged_by_the_identity_of_one_that_comes_or_goes() {
     let strangers: Vec<Addr> = (1000..5000).flat_map(|number| [v4(number), v6(number)]).collect();
     let mut writer = Datapath::load(&config).unwrap();
     let staying_identities = staying.map(|addr| (addr, ALLOWED)).into();
-    writer.apply(&diff(&Image::default(), &image(staying_identities))).unwrap();
+    writer.apply(&diff(&MapState::default(), &map_state(staying_identities))).unwrap();
     let mut judge = Datapath::load(&config).unwrap();
     let is_over = AtomicBool::new(false);
     let mut n_denied = 0;
@@ -191,7 +192,7 @@ fn more_identities_than_the_capacity_are_refused_over_both_families() {
     let addresses = [v4(1), v6(1), v4(1), v4(2), v6(2), v4(3)];
     let refused = datapath.apply(&set(&addresses)).unwrap_err();
     assert_eq!(refused.to_string(), "map IDENTITIES is full: it holds 3 entries");
-    let written = datapath.image().unwrap().identities;
+    let written = datapath.map_state().unwrap().identities;
     assert_eq!(written.into_keys().collect::<Vec<_>>(), [v4(1), v4(2), v6(1)]);
     datapath.apply(&set(&[v4(2), v6(1)])).unwrap();
     datapath.apply(&[MapOp::RemoveIdentity(v4(2))]).unwrap();

@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
-use netpol_agent::compile::{EndpointImage, Image};
-use netpol_agent::dataplane::{Counter, MapOp, MemoryMaps, diff};
-use netpol_agent::ebpf::{Config, Datapath, TestContext};
-use netpol_agent::netlink::PretendDevices;
 use netpol_common::ids::{Epoch, IfIndex, Nanos};
 use netpol_common::keys::{CounterKey, FlowKey, FlowValue, FragmentKey, FragmentValue};
 use netpol_common::maps::{BACKENDS, COUNTERS, FLOWS, FRAGMENTS};
 use netpol_common::packet::{ETHERNET_LEN, Frame, PacketBytes};
-use netpol_common::verdict::{DEFAULT_TICKET_MASK, Outcome, Sighting};
+use netpol_common::verdict::{DEFAULT_MARK_MASK, HookContext, Outcome};
+use netpol_datapath::netlink::PretendDevices;
+use netpol_datapath::{Config, Datapath, TestContext};
+use netpol_policy::compile::{EndpointMapState, MapState};
+use netpol_policy::dataplane::{Counter, MapOp, MemoryMaps, diff};
 use proptest::prop_assert_eq;
 use proptest::test_runner::TestCaseError;
 use rustix::time::{ClockId, clock_gettime};
@@ -78,17 +78,17 @@ impl Twins {
     }
 
     /// Starts again with this image, and nothing that packets have left behind.
-    pub(crate) fn start(&mut self, image: &Image) {
+    pub(crate) fn start(&mut self, map_state: &MapState) {
         // Endpoints take all that packets have left behind with them.
-        let ops = diff(self.memory.image(), &Image::default());
+        let ops = diff(self.memory.map_state(), &MapState::default());
         self.kernel.apply(&ops).unwrap();
-        self.kernel.sweep().unwrap();
+        self.kernel.map_gc().unwrap();
         self.memory = MemoryMaps::default();
         self.long = MemoryMaps::default();
         self.counted.clear();
         self.epochs_ahead = self.kernel.epoch().unwrap().0;
-        self.apply(&diff(&Image::default(), image));
-        assert_eq!(self.kernel.image().unwrap(), *image);
+        self.apply(&diff(&MapState::default(), map_state));
+        assert_eq!(self.kernel.map_state().unwrap(), *map_state);
     }
 
     pub(crate) fn apply(&mut self, ops: &[MapOp]) {
@@ -120,10 +120,10 @@ impl Twins {
                 Ok(())
             }
             Step::SetEndpoint(ifindex, value) => {
-                let Some(before) = self.memory.image().endpoints.get(ifindex) else {
+                let Some(before) = self.memory.map_state().endpoints.get(ifindex) else {
                     return Ok(());
                 };
-                let endpoint = EndpointImage { value: *value, ..before.clone() };
+                let endpoint = EndpointMapState { value: *value, ..before.clone() };
                 self.apply(&[MapOp::SetEndpoint(*ifindex, endpoint), MapOp::BumpEpoch]);
                 Ok(())
             }
@@ -145,20 +145,20 @@ impl Twins {
             Err(_) if frame.len() < 14 + 40 => return Ok(None),
             Err(error) => return Err(TestCaseError::fail(format!("{error:?} for {seen:?}"))),
         };
-        let sighting = Sighting {
+        let hook_context = HookContext {
             hook: program.hook(),
             ifindex: IfIndex(*ifindex),
             ingress_ifindex: *ingress_ifindex,
             has_socket: true,
             is_tagged: false,
             mark: *mark,
-            ticket_mask: DEFAULT_TICKET_MASK,
-            stub: 0,
+            mark_mask: DEFAULT_MARK_MASK,
+            flow_handle: 0,
             now: now(),
         };
-        let here = self.memory.judge(frame.as_slice(), &sighting);
+        let here = self.memory.judge(frame.as_slice(), &hook_context);
         let outcome = here.outcome;
-        let long = self.long.judge(&Unpeeked(&frame), &sighting).outcome;
+        let long = self.long.judge(&Unpeeked(&frame), &hook_context).outcome;
         prop_assert_eq!(long, outcome, "the long way and the short one differ on {:?}", seen);
         prop_assert_eq!(self.long.flows(), self.memory.flows(), "both ways, {:?}", seen);
         let mut told = outcome;

@@ -1,6 +1,6 @@
 //! What the verifier says.
 
-use netpol_agent::ebpf::{Config, Datapath, Program, Trace};
+use netpol_datapath::{Config, Datapath, Program, Trace};
 use netpol_tests::privilege::{Need, met};
 use netpol_tests::verified::{MAX_VERIFIED, committed, measure};
 

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use netpol_agent::ebpf::{Attaching, Config, Datapath};
 use netpol_common::ids::IfIndex;
+use netpol_datapath::{Attaching, Config, Datapath};
 use netpol_tests::lab::netns::{self, Netns};
 
 /// The node's address on the wire.

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use netpol_agent::compile::{AllowMap, AllowMapKey};
-use netpol_agent::ebpf::Program;
 use netpol_common::ids::IfIndex;
 use netpol_common::keys::{AddressKey, EndpointValue};
+use netpol_datapath::Program;
+use netpol_policy::compile::{AllowMap, AllowMapKey};
 use netpol_tests::packets::Frame;
 
 /// The pods' interfaces.

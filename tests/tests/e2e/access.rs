@@ -1,7 +1,6 @@
 //! Being let in, and single questions.
 
-use netpol_agent::kube;
-use netpol_agent::model::ObjectName;
+use netpol_policy::model::ObjectName;
 use netpol_tests::cluster::Able;
 use netpol_tests::watched::Watched;
 
@@ -32,7 +31,7 @@ async fn a_server_with_another_authority_is_trusted_once_the_file_says_so() {
     watched.until("the new pod is there", |w| w.pod("new").is_some()).await;
     // Single questions are asked of the server as it is known now.
     let name = ObjectName::new(&watched.namespace, "new");
-    let (pod, _) = kube::pod(&watched.access.client(), &name).await.unwrap();
+    let (pod, _) = netpol_kube::pod(&watched.access.client(), &name).await.unwrap();
     assert!(pod.is_some());
 }
 
@@ -41,9 +40,9 @@ async fn a_pod_can_be_asked_for_by_name() {
     let watched = Watched::filled().await;
     let client = watched.access.client();
     let name = |name| ObjectName::new(&watched.namespace, name);
-    let (web, found) = kube::pod(&client, &name("web")).await.unwrap();
+    let (web, found) = netpol_kube::pod(&client, &name("web")).await.unwrap();
     assert_eq!(web.unwrap().addresses()[0].to_string(), "10.0.0.1");
     assert_eq!(found, []);
-    let (none, found) = kube::pod(&client, &name("none")).await.unwrap();
+    let (none, found) = netpol_kube::pod(&client, &name("none")).await.unwrap();
     assert_eq!((none, found), (None, Vec::new()));
 }

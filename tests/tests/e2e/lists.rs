@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use netpol_agent::kube::Options;
-use netpol_agent::model::{Kind, ObjectName};
-use netpol_agent::source::Health;
+use netpol_kube::Options;
+use netpol_policy::model::{Kind, ObjectName};
+use netpol_policy::source::Health;
 use netpol_tests::cluster::{Able, Cluster};
 use netpol_tests::watched::{DEADLINE, Watched, fill, node, pod};
 

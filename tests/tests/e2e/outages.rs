@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use netpol_agent::kube::Options;
-use netpol_agent::model::Kind;
-use netpol_agent::source::Health;
+use netpol_kube::Options;
+use netpol_policy::model::Kind;
+use netpol_policy::source::Health;
 use netpol_tests::cluster::{Able, Cluster};
 use netpol_tests::watched::{Watched, node};
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use netpol_agent::kube::{Access, Report, report};
-use netpol_agent::model::{Code, Diagnostic, Kind, ObjectName, ObjectRef};
+use netpol_kube::{Access, Report, report};
+use netpol_policy::model::{Code, Diagnostic, Kind, ObjectName, ObjectRef};
 use netpol_tests::cluster::Cluster;
 use netpol_tests::watched::{DEADLINE, namespace};
 use serde_json::Value;

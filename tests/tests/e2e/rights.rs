@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use netpol_agent::model::{Kind, ObjectName, ObjectRef};
-use netpol_agent::source::Health;
+use netpol_policy::model::{Kind, ObjectName, ObjectRef};
+use netpol_policy::source::Health;
 use netpol_tests::cluster::{Able, Cluster, Rules};
 use netpol_tests::watched::{Watched, policy};
 use serde_json::{Value, json};

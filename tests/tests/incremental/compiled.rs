@@ -4,12 +4,14 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use netpol_agent::compile::{Capacities, Compilation, Compiled, Image, Numbering, compile_within};
-use netpol_agent::dataplane::{apply, diff};
-use netpol_agent::manifests::parse;
-use netpol_agent::model::ObjectName;
-use netpol_agent::store::{Changes, ClusterState, Delta, Endpoint};
 use netpol_common::ids::IfIndex;
+use netpol_policy::compile::{
+    Capacities, Compilation, Compiled, MapState, Numbering, compile_within,
+};
+use netpol_policy::dataplane::{apply, diff};
+use netpol_policy::manifests::parse;
+use netpol_policy::model::ObjectName;
+use netpol_policy::store::{Changes, ClusterState, Delta, Endpoint};
 use netpol_tests::generator::Rng;
 
 use super::order::{self, named};
@@ -19,7 +21,7 @@ struct Both {
     state: ClusterState,
     changes: Changes,
     compiled: Compiled,
-    image: Image,
+    map_state: MapState,
     n_updates: usize,
     /// Updates after which rules had found no room.
     n_lacking: usize,
@@ -31,7 +33,7 @@ impl Both {
             state: ClusterState::default(),
             changes: Changes::default(),
             compiled: Compiled::default().within(capacities),
-            image: Image::default(),
+            map_state: MapState::default(),
             n_updates: 0,
             n_lacking: 0,
         }
@@ -40,7 +42,7 @@ impl Both {
     fn apply(&mut self, delta: Delta) {
         // Somebody else may end an endpoint before its news is compiled.
         if let Delta::RemoveEndpoint(ifindex) = &delta {
-            self.image.endpoints.remove(ifindex);
+            self.map_state.endpoints.remove(ifindex);
         }
         self.changes.extend(self.state.apply(delta));
     }
@@ -48,27 +50,27 @@ impl Both {
     /// Follows the state and compares.
     fn update(&mut self) -> Result<()> {
         let changes = std::mem::take(&mut self.changes);
-        let turn = self.compiled.update(&self.state, &changes, &self.image);
-        let before = self.image.clone();
-        let ops = diff(&turn.before, &turn.after);
+        let update = self.compiled.update(&self.state, &changes, &self.map_state);
+        let before = self.map_state.clone();
+        let ops = diff(&update.before, &update.after);
         for op in &ops {
-            apply(op, &mut self.image);
+            apply(op, &mut self.map_state);
         }
         ensure!(changes.matters() || self.n_updates == 0 || ops.is_empty(), "{ops:?} for nothing");
-        ensure!(turn.undone(&self.image) == before, "the way back leads elsewhere");
+        ensure!(update.undone(&self.map_state) == before, "the way back leads elsewhere");
         let mut completed = before;
-        turn.clone().complete(&mut completed);
-        ensure!(completed == self.image, "the operations of {turn:#?} lead elsewhere");
+        update.clone().complete(&mut completed);
+        ensure!(completed == self.map_state, "the operations of {update:#?} lead elsewhere");
         let mut numbering = Numbering::default();
         let capacities = *self.compiled.capacities();
-        let Compilation { image: expected, left_out } =
-            compile_within(&self.state, &mut numbering, &Image::default(), &capacities);
+        let Compilation { map_state: expected, left_out } =
+            compile_within(&self.state, &mut numbering, &MapState::default(), &capacities);
         let found = self.compiled.left_out();
         ensure!(found == left_out, "after {changes:#?} {found:?} are left out, not {left_out:?}");
-        ensure!(fits(&self.image, &capacities), "too much for {capacities:?}");
+        ensure!(fits(&self.map_state, &capacities), "too much for {capacities:?}");
         self.n_lacking += usize::from(!left_out.is_empty());
         let expected = named(&expected, |id| numbering.rule(id).cloned());
-        let found = named(&self.image, |id| self.compiled.rule(id).cloned());
+        let found = named(&self.map_state, |id| self.compiled.rule(id).cloned());
         let lacks: Vec<_> = expected.iter().filter(|line| !found.contains(line)).collect();
         let has: Vec<_> = found.iter().filter(|line| !expected.contains(line)).collect();
         ensure!(found == expected, "after {changes:#?} it lacks {lacks:#?}, but has {has:#?}");
@@ -109,20 +111,20 @@ spec:
         container_id: Arc::from("c"),
         pod: ObjectName::new("x", "web"),
         pod_uid: Arc::from(""),
-        ticket: 0,
+        egress_mark: 0,
         addresses: Vec::new(),
     }));
     both.update()?;
-    ensure!(both.image.identities.len() == 1, "{:?}", both.image);
+    ensure!(both.map_state.identities.len() == 1, "{:?}", both.map_state);
     both.apply(Delta::RemoveEndpoint(ifindex));
     both.update()
 }
 
-fn fits(image: &Image, capacities: &Capacities) -> bool {
+fn fits(map_state: &MapState, capacities: &Capacities) -> bool {
     let Capacities { n_prefixes, n_identities, n_allow_entries } = *capacities;
-    image.prefixes.len() <= n_prefixes
-        && image.identities.len() <= n_identities
-        && image.allow.values().all(|map| map.len() <= n_allow_entries)
+    map_state.prefixes.len() <= n_prefixes
+        && map_state.identities.len() <= n_identities
+        && map_state.allow.values().all(|map| map.len() <= n_allow_entries)
 }
 
 #[test]
@@ -171,7 +173,7 @@ fn follow(rng: &mut Rng, capacities: impl Fn(&mut Rng) -> Capacities) -> Result<
             }
             if rng.chance(2) {
                 both.compiled.forget();
-                both.image.endpoints.remove(&IfIndex(100));
+                both.map_state.endpoints.remove(&IfIndex(100));
                 both.changes.endpoints.insert(IfIndex(100));
             }
         }

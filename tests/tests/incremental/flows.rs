@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::{Result, bail};
-use netpol_agent::store::ClusterState;
 use netpol_common::addr::Addr;
 use netpol_common::ids::{IfIndex, Nanos};
+use netpol_policy::store::ClusterState;
 use netpol_tests::case::{Case, End, Port, Probe, Protocol};
 use netpol_tests::generator::Rng;
 use netpol_tests::oracle::Oracle;
@@ -57,7 +57,7 @@ fn begin(case: &Case, rng: &mut Rng, wire: &Wire, from: u16) -> Option<Connectio
     if dst == vip {
         return None;
     }
-    let has_vip = wire.cluster.image().defer.contains(&Addr::from(vip));
+    let has_vip = wire.cluster.map_state().defer.contains(&Addr::from(vip));
     let is_between_pods = ends.iter().all(Option::is_some) && ends[0] != ends[1];
     let nat = if has_vip && is_between_pods && src.is_ipv4() && rng.chance(40) {
         Nat::Destination(vip)

@@ -5,11 +5,11 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use netpol_agent::model::{Object, ObjectName, Policy, PolicyMode, Rule};
-use netpol_agent::resolve::{Isolation, isolating};
-use netpol_agent::simulate::Judged;
-use netpol_agent::store::ClusterState;
 use netpol_common::ids::{Direction, Hook, Nanos};
+use netpol_policy::model::{Object, ObjectName, Policy, PolicyMode, Rule};
+use netpol_policy::resolve::{Isolation, isolating};
+use netpol_policy::simulate::Judged;
+use netpol_policy::store::ClusterState;
 use netpol_tests::case::{Case, Protocol};
 use netpol_tests::generator::Rng;
 use netpol_tests::oracle::Oracle;

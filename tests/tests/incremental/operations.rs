@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::{Result, bail, ensure};
-use netpol_agent::compile::Image;
-use netpol_agent::dataplane::{MapOp, MemoryMaps, apply};
 use netpol_common::ids::{Hook, IfIndex, Nanos};
+use netpol_policy::compile::MapState;
+use netpol_policy::dataplane::{MapOp, MemoryMaps, apply};
 use netpol_tests::case::{Case, End};
 use netpol_tests::generator::Rng;
 use netpol_tests::panel::read;
-use netpol_tests::wire::{Packet, SYN, Segment, SharedMaps, Wire, sighting};
+use netpol_tests::wire::{Packet, SYN, Segment, SharedMaps, Wire, hook_context};
 
 /// A packet at one pod's interface.
 #[derive(Clone, Copy, Debug)]
@@ -29,19 +29,19 @@ fn passes(maps: &MemoryMaps, sample: &Sample) -> bool {
     let Sample { hook, ifindex, packet } = sample;
     let frame = packet.frame();
     let came_in = if *hook == Hook::PodEgress { ifindex.0 } else { UPLINK.0 };
-    let seen = sighting(*hook, *ifindex, came_in, 0, NOW);
+    let seen = hook_context(*hook, *ifindex, came_in, 0, NOW);
     let outcome = maps.judge(frame.as_slice(), &seen).outcome;
     if !outcome.verdict.is_pass() || *hook == Hook::PodIngress {
         return outcome.verdict.is_pass();
     }
-    let seen = sighting(Hook::UplinkEgress, UPLINK, ifindex.0, outcome.mark, NOW);
+    let seen = hook_context(Hook::UplinkEgress, UPLINK, ifindex.0, outcome.mark, NOW);
     maps.judge(frame.as_slice(), &seen).outcome.verdict.is_pass()
 }
 
 /// Packets between pods' interfaces and everybody that the cases speak of, before and after.
-fn samples(rng: &mut Rng, before: &Case, after: &Case, images: [&Image; 2]) -> Vec<Sample> {
+fn samples(rng: &mut Rng, before: &Case, after: &Case, map_states: [&MapState; 2]) -> Vec<Sample> {
     let mut own: BTreeMap<IfIndex, Vec<IpAddr>> = BTreeMap::new();
-    for key in images.iter().flat_map(|image| &image.addresses) {
+    for key in map_states.iter().flat_map(|map_state| &map_state.addresses) {
         own.entry(key.ifindex).or_default().push(key.addr.to_ip());
     }
     let own: Vec<(IfIndex, Vec<IpAddr>)> = own.into_iter().collect();
@@ -80,8 +80,13 @@ fn samples(rng: &mut Rng, before: &Case, after: &Case, images: [&Image; 2]) -> V
 }
 
 /// The operations lead from one image to the other and keep the law on their way.
-fn check(rng: &mut Rng, cases: [&Case; 2], images: [&Image; 2], ops: &[MapOp]) -> Result<()> {
-    let [old, new] = images;
+fn check(
+    rng: &mut Rng,
+    cases: [&Case; 2],
+    map_states: [&MapState; 2],
+    ops: &[MapOp],
+) -> Result<()> {
+    let [old, new] = map_states;
     let mut reached = old.clone();
     for op in ops {
         apply(op, &mut reached);
@@ -90,11 +95,14 @@ fn check(rng: &mut Rng, cases: [&Case; 2], images: [&Image; 2], ops: &[MapOp]) -
 
     let mut maps = MemoryMaps::new(old.clone());
     let after = MemoryMaps::new(new.clone());
-    let samples = samples(rng, cases[0], cases[1], images);
+    let samples = samples(rng, cases[0], cases[1], map_states);
     // An interface that is another pod's now is no interface of before.
     let stays = |sample: &Sample| {
-        let sandbox = |image: &Image| {
-            image.endpoints.get(&sample.ifindex).map(|endpoint| endpoint.container_id.to_string())
+        let sandbox = |map_state: &MapState| {
+            map_state
+                .endpoints
+                .get(&sample.ifindex)
+                .map(|endpoint| endpoint.container_id.to_string())
         };
         sandbox(old) == sandbox(new)
     };
@@ -136,19 +144,19 @@ fn every_single_operation_keeps_to_what_both_images_agree_on() -> Result<()> {
     let mut n_ops = 0;
     for cases in super::sequences(120) {
         let mut wire = Wire::new(SharedMaps::memory());
-        let mut previous: Option<(&Case, Image)> = None;
+        let mut previous: Option<(&Case, MapState)> = None;
         for case in &cases {
             wire.set(read(&case.objects).0)?;
             let ops = wire.take_ops();
             n_ops += ops.len();
-            let image = wire.cluster.image().clone();
+            let map_state = wire.cluster.map_state().clone();
             if let Some((before, old)) = &previous
-                && let Err(error) = check(&mut rng, [before, case], [old, &image], &ops)
+                && let Err(error) = check(&mut rng, [before, case], [old, &map_state], &ops)
             {
                 let lines = [before, case].map(serde_json::to_string);
                 bail!("{}: {error}\n{lines:?}", case.name);
             }
-            previous = Some((case, image));
+            previous = Some((case, map_state));
         }
     }
     ensure!(n_ops > 1000, "too few operations to mean anything: {n_ops}");
@@ -163,12 +171,12 @@ fn every_single_operation_between_unrelated_clusters_does_too() -> Result<()> {
         let (Some(before), Some(after)) = (cases.first(), cases.last()) else { continue };
         let mut wire = Wire::new(SharedMaps::memory());
         wire.set(read(&before.objects).0)?;
-        let old = wire.cluster.image().clone();
+        let old = wire.cluster.map_state().clone();
         drop(wire.take_ops());
         wire.cluster.forget_objects();
         wire.set(read(&after.objects).0)?;
         let ops = wire.take_ops();
-        let new = wire.cluster.image().clone();
+        let new = wire.cluster.map_state().clone();
         if let Err(error) = check(&mut rng, [before, after], [&old, &new], &ops) {
             bail!("{} to {}: {error}", before.name, after.name);
         }

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use netpol_agent::compile::{Image, Numbering, compile};
-use netpol_agent::model::{Kind, Object, ObjectRef, Pod};
-use netpol_agent::resolve::RuleRef;
-use netpol_agent::store::{ClusterState, Delta, Endpoint, List};
 use netpol_common::ids::{Identity, IfIndex, RuleId};
+use netpol_policy::compile::{MapState, Numbering, compile};
+use netpol_policy::model::{Kind, Object, ObjectRef, Pod};
+use netpol_policy::resolve::RuleRef;
+use netpol_policy::store::{ClusterState, Delta, Endpoint, List};
 use netpol_tests::case::Case;
 use netpol_tests::generator::Rng;
 use netpol_tests::panel::read;
@@ -119,19 +119,19 @@ pub(crate) fn endpoints(history: &History) -> Vec<Delta> {
         }
     };
     let number = 100_u32..;
-    let ticket = 1_u16..;
+    let egress_mark = 1_u16..;
     history
         .values()
-        .zip(number.zip(ticket))
+        .zip(number.zip(egress_mark))
         .filter_map(|(versions, numbers)| Some((last_pod(versions)?, numbers)))
         .filter(|(pod, _)| !pod.addresses().is_empty())
-        .map(|(pod, (number, ticket))| {
+        .map(|(pod, (number, egress_mark))| {
             Delta::UpsertEndpoint(Endpoint {
                 ifindex: IfIndex(number),
                 container_id: Arc::from(format!("sandbox-{number}")),
                 pod: pod.name.clone(),
                 pod_uid: Arc::clone(&pod.uid),
-                ticket,
+                egress_mark,
                 addresses: Vec::new(),
             })
         })
@@ -152,25 +152,29 @@ pub(crate) fn apply(state: &mut ClusterState, delta: Delta) -> Result<()> {
 }
 
 /// An image with names for numbers: an identity is called by the first address or prefix that has it.
-pub(crate) fn named(image: &Image, rule: impl Fn(RuleId) -> Option<RuleRef>) -> Vec<String> {
+pub(crate) fn named(map_state: &MapState, rule: impl Fn(RuleId) -> Option<RuleRef>) -> Vec<String> {
     let mut names: BTreeMap<Identity, String> = BTreeMap::new();
-    for (addr, identity) in &image.identities {
+    for (addr, identity) in &map_state.identities {
         names.entry(*identity).or_insert_with(|| format!("that of {addr}"));
     }
-    for (prefix, identity) in &image.prefixes {
+    for (prefix, identity) in &map_state.prefixes {
         names.entry(*identity).or_insert_with(|| format!("that of {prefix:?}"));
     }
     names.insert(Identity::NONE, "none".to_owned());
     names.insert(Identity::ANY, "any".to_owned());
     let name = |identity: &Identity| names.get(identity).cloned().unwrap_or_default();
     let mut lines = Vec::new();
-    lines.extend(image.endpoints.iter().map(|endpoint| format!("{endpoint:?}")));
-    lines.extend(image.addresses.iter().map(|address| format!("{address:?}")));
-    lines.extend(image.defer.iter().map(|addr| format!("defer {addr}")));
-    lines.extend(image.tickets.iter().map(|ticket| format!("ticket {ticket:?}")));
-    lines.extend(image.identities.iter().map(|(addr, id)| format!("{addr} is {}", name(id))));
-    lines.extend(image.prefixes.iter().map(|(prefix, id)| format!("{prefix:?} is {}", name(id))));
-    for (key, map) in &image.allow {
+    lines.extend(map_state.endpoints.iter().map(|endpoint| format!("{endpoint:?}")));
+    lines.extend(map_state.addresses.iter().map(|address| format!("{address:?}")));
+    lines.extend(map_state.defer.iter().map(|addr| format!("defer {addr}")));
+    lines.extend(
+        map_state.egress_marks.iter().map(|egress_mark| format!("egress mark {egress_mark:?}")),
+    );
+    lines.extend(map_state.identities.iter().map(|(addr, id)| format!("{addr} is {}", name(id))));
+    lines.extend(
+        map_state.prefixes.iter().map(|(prefix, id)| format!("{prefix:?} is {}", name(id))),
+    );
+    for (key, map) in &map_state.allow {
         lines.push(format!("{key:?}"));
         for (entry, value) in &**map {
             let rule = rule(value.rule).map(|rule| rule.to_string());
@@ -194,8 +198,8 @@ fn the_order_of_news_has_no_say_in_the_state_and_the_image() -> Result<()> {
         for delta in sorted(&history).into_iter().chain(endpoints(&history)) {
             apply(&mut expected, delta)?;
         }
-        let image = compile(&expected, &mut numbering, &Image::default());
-        let expected_image = named(&image, |id| numbering.rule(id).cloned());
+        let map_state = compile(&expected, &mut numbering, &MapState::default());
+        let expected_image = named(&map_state, |id| numbering.rule(id).cloned());
         let expected = format!("{expected:?}");
 
         let mut reversed = sorted(&history);
@@ -208,17 +212,17 @@ fn the_order_of_news_has_no_say_in_the_state_and_the_image() -> Result<()> {
         for (story, deltas) in stories {
             let deltas = interleaved(&mut rng, vec![deltas, endpoints(&history)]);
             let (mut state, mut numbering) = (ClusterState::default(), Numbering::default());
-            let mut image = Image::default();
+            let mut map_state = MapState::default();
             for delta in deltas {
                 apply(&mut state, delta)?;
                 if rng.chance(15) {
-                    image = compile(&state, &mut numbering, &image);
+                    map_state = compile(&state, &mut numbering, &map_state);
                 }
             }
             let name = &cases[0].name;
             ensure!(format!("{state:?}") == expected, "{name}: {story} news lead to another state");
-            image = compile(&state, &mut numbering, &image);
-            let found = named(&image, |id| numbering.rule(id).cloned());
+            map_state = compile(&state, &mut numbering, &map_state);
+            let found = named(&map_state, |id| numbering.rule(id).cloned());
             ensure!(
                 found == expected_image,
                 "{name}: {story} news lead to another image:\n{:#?}",

@@ -1,8 +1,8 @@
 //! The programs of new pods hang on filters until the node is calm, and on links from then on.
 
 use anyhow::{Result, ensure};
-use netpol_agent::ebpf::Attaching;
 use netpol_common::maps::ABI_VERSION;
+use netpol_datapath::Attaching;
 use netpol_tests::lab::wait::{LIMIT, Look, until};
 use netpol_tests::lab::{Lab, Passing};
 use netpol_tests::probe::Protocol::Tcp;

@@ -62,13 +62,20 @@ fn a_crowd_of_pods_comes_and_goes_at_once_and_leaves_nothing() -> Result<()> {
             interfaces.len(),
             status.endpoints
         );
-        let image = maps(&lab)?.image()?;
-        ensure!(image.endpoints.values().all(|endpoint| endpoint.value.isolated == 3), "{image:?}");
+        let map_state = maps(&lab)?.map_state()?;
+        ensure!(
+            map_state.endpoints.values().all(|endpoint| endpoint.value.isolated == 3),
+            "{map_state:?}"
+        );
         lab.delete_pods_at_once(&names)?;
         ensure!(lab.status()?.endpoints.is_empty(), "{:?}", lab.status()?.endpoints);
         wait_for_pins(&lab, &before)?;
-        let image = maps(&lab)?.image()?;
-        ensure!(image.endpoints.is_empty() && image.addresses.is_empty() && image.allow.is_empty());
+        let map_state = maps(&lab)?.map_state()?;
+        ensure!(
+            map_state.endpoints.is_empty()
+                && map_state.addresses.is_empty()
+                && map_state.allow.is_empty()
+        );
         let records = fs::read_to_string(lab.place().state.join("endpoints.json"))?;
         ensure!(records == "[]", "{records}");
     }

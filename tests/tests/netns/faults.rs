@@ -3,8 +3,8 @@
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, ensure};
-use netpol_agent::ebpf::Attaching;
-use netpol_common::proto::{Attachment, Check, Request, Response};
+use netpol_datapath::Attaching;
+use netpol_proto::{Attachment, Check, Request, Response};
 use netpol_tests::lab::topology::Wiring;
 use netpol_tests::lab::wait::{LIMIT, Look, until};
 use netpol_tests::lab::{Host, Lab, Passing, PodSpec, agent};

@@ -35,8 +35,8 @@ fn connections_of_a_pod_are_forgotten_when_it_is_gone_and_those_of_others_are_no
     drop(stream);
     lab.delete_pod("shop/client")?;
     until("the end of what a pod has left", LIMIT, || {
-        let (remembered, n_unswept) = (remembered(&lab)?, lab.status()?.n_unswept);
-        let is_over = !remembered.contains(&IfIndex(client)) && n_unswept == 0;
+        let (remembered, n_awaiting_gc) = (remembered(&lab)?, lab.status()?.n_awaiting_gc);
+        let is_over = !remembered.contains(&IfIndex(client)) && n_awaiting_gc == 0;
         Ok(if is_over { Look::Done(()) } else { Look::NotYet(format!("{remembered:?}")) })
     })?;
     ensure!(remembered(&lab)?.contains(&IfIndex(web)), "a pod that is there is forgotten");

@@ -16,7 +16,7 @@ mod upgrade;
 mod wedged;
 
 use anyhow::Result;
-use netpol_agent::ebpf::{self, Datapath, Mount};
+use netpol_datapath::{Datapath, Mount};
 use netpol_tests::lab::topology::Wiring;
 use netpol_tests::lab::{Host, Lab, Passing, PodSpec, labels};
 use netpol_tests::privilege::{Need, met};
@@ -96,10 +96,10 @@ fn expect(lab: &Lab, passing: Passing, from: &str, protocol: Protocol) -> Result
 
 /// The pinned maps, as another reader beside the agent.
 fn maps(lab: &Lab) -> Result<Datapath> {
-    let config = ebpf::Config {
+    let config = netpol_datapath::Config {
         pin_root: Some(lab.place().pins.clone()),
         mount: Mount::Never,
-        ..ebpf::Config::default()
+        ..netpol_datapath::Config::default()
     };
     Ok(Datapath::load(&config)?)
 }

@@ -73,22 +73,22 @@ fn a_deleted_pod_leaves_no_entry_in_any_map() -> Result<()> {
     lab.manifests().write("allow.yaml", ALLOW_CLIENTS)?;
     lab.add_pod(web())?;
     let maps = maps(&lab)?;
-    let before = maps.image()?;
+    let before = maps.map_state()?;
     lab.add_pod(client())?;
     let ifindex = IfIndex(lab.host_interface("shop/client")?.1);
-    ensure!(maps.image()?.endpoints.contains_key(&ifindex), "the pod is no endpoint");
+    ensure!(maps.map_state()?.endpoints.contains_key(&ifindex), "the pod is no endpoint");
     expect(&lab, Passing::Yes, "shop/client", Tcp)?;
     lab.expect(Passing::No, &Host::Office, &Host::pod("shop/web"), Tcp, PORT)?;
 
     lab.delete_pod("shop/client")?;
     until("maps without the pod", LIMIT, || {
-        let image = maps.image()?;
+        let map_state = maps.map_state()?;
         let flows = maps.flows()?.keys().map(|key| key.ifindex).collect::<BTreeSet<_>>();
         let counters = maps.counters()?.keys().map(|key| key.ifindex).collect::<BTreeSet<_>>();
         Ok(if flows.contains(&ifindex) || counters.contains(&ifindex) {
             Look::NotYet(format!("flows of {flows:?}, counters of {counters:?}"))
-        } else if image != before {
-            Look::NotYet(format!("{image:?} instead of {before:?}"))
+        } else if map_state != before {
+            Look::NotYet(format!("{map_state:?} instead of {before:?}"))
         } else {
             Look::Done(())
         })

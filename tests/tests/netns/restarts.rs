@@ -95,7 +95,7 @@ fn check(name: &str, end: impl FnOnce(Agent) -> Result<()>) -> Result<()> {
     }
     let n_udp_before = n_udp_arrived(&lab)?;
     let mut traffic = Traffic::begin(&lab)?;
-    let before = maps(&lab)?.image()?;
+    let before = maps(&lab)?.map_state()?;
 
     end(lab.take_agent()?)?;
     traffic.flow()?;
@@ -108,7 +108,7 @@ fn check(name: &str, end: impl FnOnce(Agent) -> Result<()>) -> Result<()> {
     expect(&lab, Passing::Yes, "shop/client", Tcp)?;
     expect(&lab, Passing::No, "shop/visitor", Tcp)?;
     traffic.end(&lab, n_udp_before)?;
-    let after = maps(&lab)?.image()?;
+    let after = maps(&lab)?.map_state()?;
     ensure!(after.endpoints.keys().eq(before.endpoints.keys()), "{after:?} instead of {before:?}");
 
     // The new agent is in charge.
@@ -131,7 +131,7 @@ fn what_changed_while_no_agent_ran_is_in_force_after_the_next_one_starts() -> Re
     expect(&lab, Passing::Yes, "shop/client", Tcp)?;
     lab.start_agent()?;
     expect(&lab, Passing::No, "shop/client", Tcp)?;
-    let endpoints = maps(&lab)?.image()?.endpoints;
+    let endpoints = maps(&lab)?.map_state()?.endpoints;
     ensure!(endpoints.len() == 2, "the deleted pod is still an endpoint: {endpoints:?}");
     Ok(())
 }

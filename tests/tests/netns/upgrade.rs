@@ -44,7 +44,7 @@ fn check(name: &str, older: u32, change: impl FnOnce(&Path) -> Result<()>) -> Re
     }
     let n_udp_before = n_udp_arrived(&lab)?;
     let mut traffic = Traffic::begin(&lab)?;
-    let before = maps(&lab)?.image()?;
+    let before = maps(&lab)?.map_state()?;
 
     lab.take_agent()?.kill()?;
     let pins = lab.place().pins.clone();
@@ -61,7 +61,7 @@ fn check(name: &str, older: u32, change: impl FnOnce(&Path) -> Result<()>) -> Re
     expect(&lab, Passing::Yes, "shop/client", Tcp)?;
     expect(&lab, Passing::No, "shop/visitor", Tcp)?;
     traffic.end(&lab, n_udp_before)?;
-    let after = maps(&lab)?.image()?;
+    let after = maps(&lab)?.map_state()?;
     ensure!(after.endpoints == before.endpoints, "{after:?} instead of {before:?}");
     ensure!(links(&own)? == attached, "{:?} instead of {attached:?}", links(&own)?);
 

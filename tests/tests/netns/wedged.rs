@@ -2,8 +2,8 @@
 
 use anyhow::{Context as _, Result, ensure};
 use netpol_agent::agent::SourceStatus;
-use netpol_agent::model::Kind;
-use netpol_common::proto::{Request, Response};
+use netpol_policy::model::Kind;
+use netpol_proto::{Request, Response};
 use netpol_tests::lab::topology::Wiring;
 use netpol_tests::lab::wait::{LIMIT, Look, until};
 use netpol_tests::lab::{Lab, Passing, agent};

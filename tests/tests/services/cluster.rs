@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use netpol_agent::ebpf::{self, Datapath, Mount};
+use netpol_datapath::{Datapath, Mount};
 use netpol_tests::binaries::binary;
 use netpol_tests::lab::topology::Wiring;
 use netpol_tests::lab::wait::{LIMIT, Look, until};
@@ -107,7 +107,11 @@ pub(crate) fn ask_agent(lab: &Lab, question: &[&str]) -> Result<String> {
 /// The pinned maps, as another reader beside the agent.
 pub(crate) fn maps(lab: &Lab) -> Datapath {
     let pin_root = Some(lab.place().pins.clone());
-    let config = ebpf::Config { pin_root, mount: Mount::Never, ..ebpf::Config::default() };
+    let config = netpol_datapath::Config {
+        pin_root,
+        mount: Mount::Never,
+        ..netpol_datapath::Config::default()
+    };
     Datapath::load(&config).unwrap()
 }
 
@@ -115,7 +119,7 @@ pub(crate) fn maps(lab: &Lab) -> Datapath {
 pub(crate) fn wait_for_services(lab: &Lab, services: &[Service]) {
     let maps = maps(lab);
     until("the Services' addresses in the maps", LIMIT, || {
-        let known = maps.image()?.defer;
+        let known = maps.map_state()?.defer;
         let mut addresses = services.iter().flat_map(|service| &service.addresses);
         let is_known = addresses.all(|address| known.contains(&(*address).into()));
         Ok(if is_known { Look::Done(()) } else { Look::NotYet(format!("{known:?}")) })

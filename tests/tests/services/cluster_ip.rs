@@ -144,7 +144,7 @@ fn check(name: &str, shape: Shape, between: Path) {
         "spec": { "clusterIP": "None", "clusterIPs": ["None"], "ports": [{ "port": 80 }] },
     });
     lab.manifests().write_object("service-headless.yaml", &headless).unwrap();
-    let ticketed = ticket_watch(&lab);
+    let ticketed = egress_mark_watch(&lab);
     expect(
         &lab,
         &client,
@@ -155,9 +155,13 @@ fn check(name: &str, shape: Shape, between: Path) {
             (Passing::No, [bad.clone(), office.clone(), node_port(30_002), bad_outside].concat()),
         ],
     );
-    assert!(ticketed.count("inner").unwrap() > 0, "no ticket has come to the tunnel");
+    assert!(ticketed.count("inner").unwrap() > 0, "no egress mark has come to the tunnel");
     assert!(ticketed.count("outer").unwrap() > 0, "nothing has left the tunnel");
-    assert_eq!(ticketed.count("outer_with_ticket").unwrap(), 0, "a ticket has left the tunnel");
+    assert_eq!(
+        ticketed.count("outer_with_egress_mark").unwrap(),
+        0,
+        "an egress mark has left the tunnel"
+    );
     check_mixed(&lab, &at("mixed"));
 
     let all_but_pods = json!([
@@ -191,19 +195,19 @@ fn check(name: &str, shape: Shape, between: Path) {
     drop(second_node);
 }
 
-/// Counts, on the node: packets with a ticket that are routed into the tunnel, packets that the tunnel has made of them,
-/// and such that still have a ticket.
-fn ticket_watch(lab: &Lab) -> Watch {
-    let ticket = "meta mark & 0xfff00000 != 0";
+/// Counts, on the node: packets with an egress mark that are routed into the tunnel, packets that the tunnel has made of them,
+/// and such that still have an egress mark.
+fn egress_mark_watch(lab: &Lab) -> Watch {
+    let egress_mark = "meta mark & 0xfff00000 != 0";
     let outer = "oifname eth0 udp dport 8472";
     Watch::start(
         lab.netns(&Host::Node).unwrap(),
         "inet",
         "type filter hook postrouting priority 300",
         &[
-            ("inner", &format!("oifname {TUNNEL} {ticket}")),
+            ("inner", &format!("oifname {TUNNEL} {egress_mark}")),
             ("outer", outer),
-            ("outer_with_ticket", &format!("{outer} {ticket}")),
+            ("outer_with_egress_mark", &format!("{outer} {egress_mark}")),
         ],
     )
     .unwrap()

@@ -179,7 +179,7 @@ fn a_deleted_pod_leaves_nothing_of_its_connections_through_services() {
             maps.fragments()?.keys().filter(|key| of(&key.ifindex)).count(),
             maps.backends()?.keys().filter(|key| of(&key.ifindex)).count(),
             maps.counters()?.keys().filter(|key| of(&key.ifindex)).count(),
-            maps.image()?.endpoints.keys().filter(|key| of(key)).count(),
+            maps.map_state()?.endpoints.keys().filter(|key| of(key)).count(),
         ])
     };
     let before = left().unwrap();
@@ -187,11 +187,11 @@ fn a_deleted_pod_leaves_nothing_of_its_connections_through_services() {
     lab.delete_pod("default/client").unwrap();
     until("maps without the pod", LIMIT, || {
         let left = left()?;
-        let n_stubs = maps.stubs()?.iter().filter(|key| key.ifindex == ifindex).count();
+        let n_stubs = maps.flow_handles()?.iter().filter(|key| key.ifindex == ifindex).count();
         Ok(if left == [0; 5] && n_stubs == 0 {
             Look::Done(())
         } else {
-            Look::NotYet(format!("{left:?}, {n_stubs} stubs"))
+            Look::NotYet(format!("{left:?}, {n_stubs} deferred flow handles"))
         })
     })
     .unwrap();

@@ -190,7 +190,7 @@ fn echo_once(netns: &Netns, address: SocketAddr) -> Result<()> {
 }
 
 /// Sends so much that full segments are on their way, and reads it back.
-fn exchange(netns: &Netns, address: SocketAddr) -> Result<()> {
+fn migration(netns: &Netns, address: SocketAddr) -> Result<()> {
     const LEN_BYTES: usize = 200_000;
     let mut stream = netns.inside(|| Ok(TcpStream::connect(address)?))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -224,7 +224,7 @@ fn discovers_the_path(name: &str, wiring: Wiring) {
             };
             let address = SocketAddr::new(server, port);
             echo_once(to, address).unwrap();
-            exchange(from, address).unwrap();
+            migration(from, address).unwrap();
         }
     }
     // It was the router that told: the pod knows of the narrow link.

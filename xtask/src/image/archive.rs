@@ -44,6 +44,8 @@ pub(super) struct Image {
     pub(super) search_path: String,
     /// The files, by their path without a leading slash.
     pub(super) files: BTreeMap<String, File>,
+    /// Symbolic links: path without a leading slash, and target.
+    pub(super) links: BTreeMap<String, String>,
 }
 
 /// A file of the image.
@@ -60,12 +62,14 @@ pub(super) struct File {
 /// # Errors
 /// A path is too long for a tar.
 pub(super) fn archive(image: &Image) -> Result<Vec<u8>> {
-    let Image { name, tag, arch, labels, entrypoint, search_path, files } = image;
+    let Image { name, tag, arch, labels, entrypoint, search_path, files, links } = image;
     let mut blobs = Blobs::default();
 
-    let files =
-        files.iter().map(|(path, file)| (path.as_str(), file.mode, file.content.as_slice()));
-    let layer = tar(files)?;
+    let files = files.iter().map(|(path, file)| {
+        (path.as_str(), Entry::File { mode: file.mode, content: &file.content })
+    });
+    let links = links.iter().map(|(path, target)| (path.as_str(), Entry::Link { target }));
+    let layer = tar(files.chain(links))?;
     let layer_digest = digest(&layer);
     // No name and no time in the header.
     let mut gzip = GzBuilder::new().write(Vec::new(), Compression::best());
@@ -115,7 +119,7 @@ pub(super) fn archive(image: &Image) -> Result<Vec<u8>> {
     let mut layout = blobs.by_path;
     layout.insert("index.json".to_owned(), json(&index)?);
     layout.insert("oci-layout".to_owned(), json(&marker)?);
-    tar(layout.iter().map(|(path, content)| (path.as_str(), 0o644, content.as_slice())))
+    tar(layout.iter().map(|(path, content)| (path.as_str(), Entry::File { mode: 0o644, content })))
 }
 
 /// The parts of an image, each named by its content.
@@ -137,25 +141,36 @@ impl Blobs {
     }
 }
 
-/// Files, and the folders above them, owned by root and of no time, in the order of their paths.
-fn tar<'a>(files: impl Iterator<Item = (&'a str, u32, &'a [u8])>) -> Result<Vec<u8>> {
-    let mut entries: BTreeMap<String, (u32, Option<&[u8]>)> = BTreeMap::new();
-    for (path, mode, content) in files {
+/// An entry of a tar.
+#[derive(Clone, Copy, Debug)]
+enum Entry<'a> {
+    Folder,
+    File { mode: u32, content: &'a [u8] },
+    Link { target: &'a str },
+}
+
+/// Files and links, and the folders above them, owned by root, with time 0, in the order of their paths.
+fn tar<'a>(files: impl Iterator<Item = (&'a str, Entry<'a>)>) -> Result<Vec<u8>> {
+    let mut entries: BTreeMap<String, Entry<'_>> = BTreeMap::new();
+    for (path, entry) in files {
         for (end, _) in path.match_indices('/') {
             let folder = path.get(..=end).unwrap_or_default();
-            entries.insert(folder.to_owned(), (0o755, None));
+            entries.insert(folder.to_owned(), Entry::Folder);
         }
-        entries.insert(path.to_owned(), (mode, Some(content)));
+        entries.insert(path.to_owned(), entry);
     }
     let mut tar = tar::Builder::new(Vec::new());
-    for (path, (mode, content)) in entries {
+    for (path, entry) in entries {
         let mut header = Header::new_ustar();
-        header.set_entry_type(if content.is_some() {
-            EntryType::Regular
-        } else {
-            EntryType::Directory
-        });
-        let content = content.unwrap_or_default();
+        let (kind, mode, content) = match entry {
+            Entry::Folder => (EntryType::Directory, 0o755, [].as_slice()),
+            Entry::File { mode, content } => (EntryType::Regular, mode, content),
+            Entry::Link { target } => {
+                header.set_link_name(target)?;
+                (EntryType::Symlink, 0o777, [].as_slice())
+            }
+        };
+        header.set_entry_type(kind);
         header.set_mode(mode);
         header.set_uid(0);
         header.set_gid(0);
@@ -207,6 +222,7 @@ mod tests {
             files: [("bin/two", "2"), ("bin/one", "1")]
                 .map(|(path, content)| (path.to_owned(), file(content)))
                 .into(),
+            links: [("bin/uno".to_owned(), "one".to_owned())].into(),
         }
     }
 
@@ -259,7 +275,12 @@ mod tests {
             .into_iter()
             .map(|(path, mode, content)| (path, mode, String::from_utf8(content).unwrap()))
             .collect();
-        let expected = [("bin/", 0o755, ""), ("bin/one", 0o755, "1"), ("bin/two", 0o755, "2")];
+        let expected = [
+            ("bin/", 0o755, ""),
+            ("bin/one", 0o755, "1"),
+            ("bin/two", 0o755, "2"),
+            ("bin/uno", 0o777, ""),
+        ];
         let expected = expected.map(|(path, mode, text)| (path.to_owned(), mode, text.to_owned()));
         assert_eq!(files, expected);
     }

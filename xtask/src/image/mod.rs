@@ -1,6 +1,6 @@
-//! `cargo xtask image`: the agent and the CNI plugin as a container image, without a Docker daemon.
+//! `cargo xtask image`: the agent, the CNI plugin and the command-line tool as a container image, without a Docker daemon.
 //!
-//! The image holds two static programs and the licences: no shell, no libraries. [`platform`] knows how to build for a
+//! The image holds three static programs and the licences: no shell, no libraries. [`platform`] knows how to build for a
 //! processor, [`archive`] what an image is.
 
 use std::collections::BTreeMap;
@@ -16,8 +16,15 @@ use crate::{setup, shell, term, workspace::Workspace};
 mod archive;
 mod platform;
 
-/// The programs, by package. The agent finds the plugin beside itself when it installs it on a node.
-const PROGRAMS: [&str; 2] = ["netpol-agent", "netpol-cni"];
+/// The programs: package and binary. The agent finds the plugin beside itself when it installs it on a node.
+const PROGRAMS: [(&str, &str); 3] = [
+    ("netpol-agent", "netpol-agent"),
+    ("netpol-cni", "netpol-cni"),
+    ("netpol-cli", "kubectl-netpol"),
+];
+
+/// A second name of a program: kubectl finds the first one, people without kubectl type this one.
+const LINK: (&str, &str) = ("bin/netpol", "kubectl-netpol");
 
 /// The licences, which go wherever the programs go.
 const LICENCES: [&str; 3] = ["LICENSE", "LICENSE-MIT", "LICENSE-GPL-2.0"];
@@ -99,7 +106,7 @@ fn write(platform: Platform, output: Option<&Path>, profile: Profile) -> Result<
     fs::write(output, &archive).with_context(|| format!("writing {}", output.display()))?;
     let sizes: Vec<_> = PROGRAMS
         .iter()
-        .filter_map(|name| {
+        .filter_map(|(_, name)| {
             let file = image.files.get(&format!("bin/{name}"))?;
             Some(format!("{name} {}", mebibytes(file.content.len())))
         })
@@ -117,8 +124,8 @@ fn write(platform: Platform, output: Option<&Path>, profile: Profile) -> Result<
 fn build(platform: Platform, profile: Profile) -> Result<()> {
     let target = platform.target();
     let mut build = shell::cargo(["build", "--target", &target]);
-    for program in PROGRAMS {
-        build.args(["--package", program, "--bin", program]);
+    for (package, program) in PROGRAMS {
+        build.args(["--package", package, "--bin", program]);
     }
     match profile {
         Profile::Release => build.arg("--release"),
@@ -136,7 +143,7 @@ fn image(platform: Platform, version: &str, programs: &Path) -> Result<Image> {
         files.insert(path, File { mode, content });
         Ok(())
     };
-    for name in PROGRAMS {
+    for (_, name) in PROGRAMS {
         add(format!("bin/{name}"), 0o755, &programs.join(name))?;
     }
     for name in LICENCES {
@@ -157,6 +164,7 @@ fn image(platform: Platform, version: &str, programs: &Path) -> Result<Image> {
         entrypoint: "/bin/netpol-agent".to_owned(),
         search_path: "/bin".to_owned(),
         files,
+        links: BTreeMap::from([(LINK.0.to_owned(), LINK.1.to_owned())]),
     })
 }
 

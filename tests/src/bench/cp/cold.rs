@@ -31,7 +31,7 @@ pub fn once(shape: &Shape) -> Result<f64> {
         let ops = follower.update();
         Ok((follower, ops))
     })?;
-    ensure!(!ops.is_empty() && !follower.image.endpoints.is_empty(), "nothing is compiled");
+    ensure!(!ops.is_empty() && !follower.map_state.endpoints.is_empty(), "nothing is compiled");
     Ok(time_us / 1e3)
 }
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use netpol_agent::compile::{Image, Numbering, compile};
-use netpol_agent::dataplane::diff;
-use netpol_agent::model::{Kind, NamespaceMatch, Object, ObjectRef, Peer, Requirement, Selector};
-use netpol_agent::store::Delta;
+use netpol_policy::compile::{MapState, Numbering, compile};
+use netpol_policy::dataplane::diff;
+use netpol_policy::model::{Kind, NamespaceMatch, Object, ObjectRef, Peer, Requirement, Selector};
+use netpol_policy::store::Delta;
 
 use crate::bench::gates::Unit;
 use crate::bench::{Run, clock};
@@ -34,14 +34,14 @@ fn recomputed(run: &mut Run) -> Result<()> {
             n_events += 1;
             let [comes, goes] =
                 event(&shape, n_events, shape.n_pods + n_events, crate::scale::Event::Begins);
-            let before = follower.image.clone();
+            let before = follower.map_state.clone();
             let is_whole = way.starts_with("everything");
             let (time_us, _ops) = clock::thread_micros(|| {
                 follower.apply(comes);
                 Ok(if is_whole {
                     let mut numbering = Numbering::default();
-                    let image = compile(&follower.state, &mut numbering, &Image::default());
-                    diff(&before, &image)
+                    let map_state = compile(&follower.state, &mut numbering, &MapState::default());
+                    diff(&before, &map_state)
                 } else {
                     follower.update()
                 })
@@ -93,12 +93,12 @@ fn worst(run: &mut Run) -> Result<()> {
     let crowd =
         Shape { n_namespaces: 2, n_pods, n_policies: 0, n_apps: 10, n_local: 110.min(n_pods) };
     let upsert = |policy| Delta::Upsert(Object::Policy(policy));
-    let remove = |policy: &netpol_agent::model::Policy| Delta::Remove {
+    let remove = |policy: &netpol_policy::model::Policy| Delta::Remove {
         object: ObjectRef { kind: Kind::NetworkPolicy, name: policy.name.clone() },
         uid: None,
     };
     let with = |policies: Vec<_>| World { policies, ..World::new(&crowd) };
-    let coming = |name, policy: netpol_agent::model::Policy, policies| {
+    let coming = |name, policy: netpol_policy::model::Policy, policies| {
         let undo = remove(&policy);
         Case::new(name, with(policies), upsert(policy), undo)
     };

@@ -1,7 +1,7 @@
 //! Row 13: the news of one pod, until the kernel's maps hold what follows from it.
 
 use anyhow::{Context as _, Result};
-use netpol_agent::ebpf::{Config, Datapath};
+use netpol_datapath::{Config, Datapath};
 
 use crate::bench::gates::Unit;
 use crate::bench::stats::quantile;

@@ -86,7 +86,11 @@ fn write(api: &FakeApi, shape: &Shape, over: &AtomicBool, n_sent: &AtomicU64, n_
                     n_born += 1;
                     pod = scale::pod(shape, n_born);
                     let old = scale::pod(shape, n_born.saturating_sub(1_000));
-                    api.delete(netpol_agent::model::Kind::Pod, &old.name.namespace, &old.name.name);
+                    api.delete(
+                        netpol_policy::model::Kind::Pod,
+                        &old.name.namespace,
+                        &old.name.name,
+                    );
                 }
                 _ => {}
             }

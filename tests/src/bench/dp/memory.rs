@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, AsRawFd as _};
 
 use anyhow::{Context as _, Result};
 
-use netpol_agent::ebpf::{Config, Datapath};
 use netpol_common::maps;
+use netpol_datapath::{Config, Datapath};
 
 use super::netpol::{Peers, private};
 use super::reference::Programs;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::TcAttachType;
-use netpol_agent::ebpf;
+
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 pub mod bulk;
@@ -79,7 +79,7 @@ enum Recipe {
         n_flows: Option<u32>,
         n_pods: u16,
         peers: Peers,
-        attaching: ebpf::Attaching,
+        attaching: netpol_datapath::Attaching,
     },
     Reference {
         attaching: Attaching,
@@ -88,7 +88,7 @@ enum Recipe {
 }
 
 fn recipes(n_peers: u16, n_linear: u16) -> Vec<(String, Recipe)> {
-    use ebpf::Attaching::{Filters, Links};
+    use netpol_datapath::Attaching::{Filters, Links};
     let ours =
         Recipe::Netpol { n_flows: None, n_pods: 1, peers: Peers::Pods(n_peers), attaching: Links };
     let with = |change: fn(u16) -> (Option<u32>, u16, Peers)| {

@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use netpol_agent::compile::{AllowMap, AllowMapKey, EndpointImage, Image};
-use netpol_agent::dataplane::diff;
-use netpol_agent::ebpf::{Attaching, Config, Datapath, Role};
 use netpol_common::addr::Addr;
 use netpol_common::flow_table::N_WAYS;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue, PrefixKey};
 use netpol_common::maps;
+use netpol_datapath::{Attaching, Config, Datapath, Role};
+use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
+use netpol_policy::dataplane::diff;
 
 use super::lane::{Family, Lane, PORT, peer, pod};
 
@@ -33,44 +33,44 @@ pub enum Peers {
 
 /// What the maps hold for pods, of which the first is on this interface, that all may be reached by these peers on
 /// [`PORT`] and reach them.
-pub fn image(server: IfIndex, n_pods: u16, peers: Peers) -> Image {
+pub fn map_state(server: IfIndex, n_pods: u16, peers: Peers) -> MapState {
     let entry = |protocol| {
         let key = AllowKey::lookup(PEERS, protocol, PortBe::new(PORT));
         (key, AllowValue::allow(RuleId(1)))
     };
     let allowed: Arc<AllowMap> =
         Arc::new([Protocol::TCP, Protocol::UDP].into_iter().map(entry).collect());
-    let mut image = Image::default();
+    let mut map_state = MapState::default();
     for (number, absent) in (0..n_pods).zip(ABSENT..) {
         let ifindex = if number == 0 { server } else { IfIndex(absent) };
         let value = EndpointValue {
             state: EndpointValue::READY,
             isolated: Direction::Ingress.bit() | Direction::Egress.bit(),
-            ticket: number + 1,
+            egress_mark: number + 1,
             ..EndpointValue::blocked()
         };
         let container_id = Arc::from(format!("pod-{number}"));
-        image.endpoints.insert(ifindex, EndpointImage { value, container_id });
-        image.tickets.insert(number + 1, ifindex);
+        map_state.endpoints.insert(ifindex, EndpointMapState { value, container_id });
+        map_state.egress_marks.insert(number + 1, ifindex);
         for family in [Family::V4, Family::V6] {
-            image.addresses.insert(AddressKey { ifindex, addr: pod(number, family).into() });
+            map_state.addresses.insert(AddressKey { ifindex, addr: pod(number, family).into() });
         }
         for direction in Direction::ALL {
-            image.allow.insert(AllowMapKey::new(ifindex, direction), Arc::clone(&allowed));
+            map_state.allow.insert(AllowMapKey::new(ifindex, direction), Arc::clone(&allowed));
         }
     }
     for family in [Family::V4, Family::V6] {
         match peers {
             Peers::Pods(n) => {
-                image.identities.extend((0..n).map(|n| (Addr::from(peer(n, family)), PEERS)));
+                map_state.identities.extend((0..n).map(|n| (Addr::from(peer(n, family)), PEERS)));
             }
             Peers::Blocks(n) => {
                 let key = |n| PrefixKey::lookup(Addr::from(peer(n, family)));
-                image.prefixes.extend((0..n).map(|n| (key(n), PEERS)));
+                map_state.prefixes.extend((0..n).map(|n| (key(n), PEERS)));
             }
         }
     }
-    image
+    map_state
 }
 
 /// The product on the router of a lane.
@@ -99,7 +99,7 @@ impl Netpol {
             Config { pin_root: Some(pins.clone()), capacities, attaching, ..Config::default() };
         let server = IfIndex(lane.router.interface_index("s0")?);
         let mut datapath = Datapath::load(&config).context("loading netpol's programs")?;
-        datapath.apply(&diff(&Image::default(), &image(server, n_pods, peers)))?;
+        datapath.apply(&diff(&MapState::default(), &map_state(server, n_pods, peers)))?;
         lane.router.inside(|| Ok(datapath.attach(server, Role::Pod)?))?;
         Ok(Self { datapath, pins })
     }
@@ -117,7 +117,7 @@ impl Drop for Netpol {
 /// The kernel refused something.
 pub fn private(n_pods: u16, peers: Peers) -> Result<Datapath> {
     let mut datapath = Datapath::load(&Config::private()).context("loading netpol's programs")?;
-    datapath.apply(&diff(&Image::default(), &image(IfIndex(1), n_pods, peers)))?;
+    datapath.apply(&diff(&MapState::default(), &map_state(IfIndex(1), n_pods, peers)))?;
     Ok(datapath)
 }
 

@@ -1,13 +1,13 @@
 //! How long it takes until the kernel knows 10,000 peers.
 
 use anyhow::Result;
-use netpol_agent::compile::Image;
-use netpol_agent::dataplane::diff;
-use netpol_agent::ebpf::Datapath;
 use netpol_common::ids::IfIndex;
+use netpol_datapath::Datapath;
+use netpol_policy::compile::MapState;
+use netpol_policy::dataplane::diff;
 
 use super::netfilter::{ipset, nft, nft_set_v4, restore};
-use super::netpol::{Peers, image, private};
+use super::netpol::{Peers, map_state, private};
 use crate::bench::gates::Unit;
 use crate::bench::{Run, clock};
 use crate::lab::netns::{self, Netns};
@@ -16,8 +16,8 @@ use crate::lab::netns::{self, Netns};
 struct Own {
     name: &'static str,
     datapath: Datapath,
-    empty: Image,
-    full: Image,
+    empty: MapState,
+    full: MapState,
 }
 
 /// Who writes.
@@ -29,10 +29,10 @@ enum Writer {
 
 impl Writer {
     fn netpol(name: &'static str, peers: Peers) -> Result<Self> {
-        let empty = of_ipv4(image(IfIndex(1), 1, Peers::Pods(0)));
-        let full = of_ipv4(image(IfIndex(1), 1, peers));
+        let empty = of_ipv4(map_state(IfIndex(1), 1, Peers::Pods(0)));
+        let full = of_ipv4(map_state(IfIndex(1), 1, peers));
         let mut datapath = private(1, Peers::Pods(0))?;
-        datapath.apply(&diff(&image(IfIndex(1), 1, Peers::Pods(0)), &empty))?;
+        datapath.apply(&diff(&map_state(IfIndex(1), 1, Peers::Pods(0)), &empty))?;
         Ok(Self::Netpol(Box::new(Own { name, datapath, empty, full })))
     }
 
@@ -46,10 +46,10 @@ impl Writer {
 }
 
 /// The peers write one family.
-fn of_ipv4(mut image: Image) -> Image {
-    image.identities.retain(|addr, _| addr.is_v4());
-    image.prefixes.retain(|key, _| key.addr.is_v4());
-    image
+fn of_ipv4(mut map_state: MapState) -> MapState {
+    map_state.identities.retain(|addr, _| addr.is_v4());
+    map_state.prefixes.retain(|key, _| key.addr.is_v4());
+    map_state
 }
 
 /// Row 15.
@@ -90,7 +90,7 @@ fn in_netns(run: &mut Run, netns: &Netns) -> Result<()> {
     run.answer("15a", series.ratio("netpol, peers are pods", "nft -f")?, "")?;
     run.answer("15b", series.ratio("netpol, peers are pods", "ipset restore")?, "")?;
     run.add(series.noted(
-        "IPv4. From the image to the maps, the comparison of images included; of the others the whole program, as anybody \
+        "IPv4. From the map_state to the maps, the comparison of map_states included; of the others the whole program, as anybody \
          has to run it.",
     ));
     Ok(())

@@ -43,17 +43,17 @@ pub(super) fn of_change(before: &Case, after: &Case, features: &mut Features) {
             _ => None,
         });
     }
-    let holders = |objects: &BTreeMap<(String, String, String), Value>| {
-        let mut holders = BTreeMap::new();
+    let owners = |objects: &BTreeMap<(String, String, String), Value>| {
+        let mut owners = BTreeMap::new();
         for (key, pod) in objects.iter().filter(|(key, _)| key.0 == "Pod") {
             for ip in items(pod, "/status/podIPs") {
-                holders.insert(text(ip, "/ip").to_owned(), key.clone());
+                owners.insert(text(ip, "/ip").to_owned(), key.clone());
             }
         }
-        holders
+        owners
     };
-    let (old, new) = (holders(&old), holders(&new));
-    if new.iter().any(|(ip, holder)| old.get(ip).is_some_and(|before| before != holder)) {
+    let (old, new) = (owners(&old), owners(&new));
+    if new.iter().any(|(ip, owner)| old.get(ip).is_some_and(|before| before != owner)) {
         features.insert("change: address moves");
     }
 }

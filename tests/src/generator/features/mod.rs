@@ -83,12 +83,12 @@ pub fn of_case(case: &Case) -> Features {
     }
     let namespaces: BTreeSet<&str> =
         of_kind("Namespace").map(|namespace| text(namespace, "/metadata/name")).collect();
-    let mut holders: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut owners: BTreeMap<&str, usize> = BTreeMap::new();
     let mut numbers: BTreeMap<(&str, &str), BTreeSet<u64>> = BTreeMap::new();
     for pod in of_kind("Pod") {
         of_pod(pod, &mut features);
         for ip in items(pod, "/status/podIPs") {
-            *holders.entry(text(ip, "/ip")).or_default() += 1;
+            *owners.entry(text(ip, "/ip")).or_default() += 1;
         }
         for (name, protocol, number) in declared(pod, "/spec/containers") {
             numbers.entry((name, protocol)).or_default().insert(number);
@@ -97,7 +97,7 @@ pub fn of_case(case: &Case) -> Features {
             features.insert("namespace: not among the objects");
         }
     }
-    if holders.values().any(|count| *count > 1) {
+    if owners.values().any(|count| *count > 1) {
         features.insert("pods: one address twice");
     }
     if numbers.values().any(|numbers| numbers.len() > 1) {

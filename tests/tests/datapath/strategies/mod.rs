@@ -1,20 +1,20 @@
 //! What happens: frames, answers to them, changes of policy.
 
 mod frames;
-mod image;
+mod map_state;
 
-use netpol_agent::ebpf::Program;
 use netpol_common::ids::IfIndex;
+use netpol_datapath::Program;
 use netpol_tests::packets::{Ends, Frame, Packet, Segment};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
 use self::frames::frame;
-use self::image::{allow_map, allow_map_key, endpoint};
+use self::map_state::{allow_map, allow_map_key, endpoint};
 use super::world::{NO_POD, PODS, Seen, Step, UPLINK, v4, v6};
 
-pub(crate) use self::image::image;
+pub(crate) use self::map_state::map_state;
 
 fn port() -> impl Strategy<Value = u16> {
     prop_oneof![3 => Just(80), 3 => Just(81), 1 => 64_u16..96, 1 => any::<u16>()]
@@ -28,17 +28,17 @@ fn seen() -> impl Strategy<Value = Seen> {
         1 => (select(vec![Program::PodIngress, Program::PodEgress]), Just(NO_POD)),
         2 => (Just(Program::UplinkEgress), Just(UPLINK)),
     ];
-    // The tickets 1 to 3 in the upper bits, other bits below them.
-    let ticket = prop_oneof![2 => Just(0_u32), 1 => 1_u32..5];
+    // The egress marks 1 to 3 in the upper bits, other bits below them.
+    let egress_mark = prop_oneof![2 => Just(0_u32), 1 => 1_u32..5];
     let other_bits = select(vec![0_u32, 0xc000]);
     let ingress_ifindex = prop_oneof![6 => Just(UPLINK), 1 => Just(0), 1 => pod];
     let fits = prop_oneof![9 => Just(true), 1 => Just(false)];
-    (site, ingress_ifindex, ticket, other_bits, frame(), fits).prop_map(
-        |((program, ifindex), ingress_ifindex, ticket, other_bits, mut frame, fits)| {
+    (site, ingress_ifindex, egress_mark, other_bits, frame(), fits).prop_map(
+        |((program, ifindex), ingress_ifindex, egress_mark, other_bits, mut frame, fits)| {
             if fits && let Frame::Ip(packet, _) = &mut frame {
                 fit(packet, program, ifindex);
             }
-            let mark = (ticket << 20) | other_bits;
+            let mark = (egress_mark << 20) | other_bits;
             Seen { program, ifindex, ingress_ifindex, mark, frame }
         },
     )

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
-use netpol_agent::model::Kind;
+use netpol_policy::model::Kind;
 use netpol_tests::cluster::Cluster;
 use netpol_tests::lab::wait::{LIMIT, Look, until};
 use netpol_tests::lab::{Lab, Passing, labels};

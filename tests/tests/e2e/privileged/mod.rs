@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use netpol_agent::agent::SourceStatus;
-use netpol_agent::model::Kind;
+use netpol_policy::model::Kind;
 use netpol_tests::cluster::skip;
 use netpol_tests::lab::topology::Wiring;
 use netpol_tests::lab::wait::{Look, until};

@@ -1,0 +1,26 @@
+//! `simulate`: cases of connections, judged by an engine of choice.
+
+use netpol_datapath::simulation;
+use netpol_policy::simulate::{CaseStreams, Engine, answer_cases};
+use netpol_terminal::{FAILED, Terminal, complain};
+
+use super::args::{EngineChoice, SimulateArgs};
+
+pub(super) fn run(args: SimulateArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
+    let SimulateArgs { cases, engine } = args;
+    let mut input = terminal.open(&cases)?;
+    let Terminal { program, stdout, stderr, .. } = terminal;
+    let streams = CaseStreams {
+        name: &cases.display().to_string(),
+        input: &mut *input,
+        output: &mut *stdout,
+        complain: &mut |problem| complain(program, &mut *stderr, problem),
+    };
+    let engine = match engine {
+        EngineChoice::Reference => Engine::Reference,
+        EngineChoice::Compiled => Engine::compiled(),
+        EngineChoice::Kernel => simulation::engine()?,
+    };
+    let n_unreadable = answer_cases(streams, engine)?;
+    Ok(if n_unreadable > 0 { FAILED } else { 0 })
+}

@@ -1,0 +1,68 @@
+//! The real programs as an engine of simulations.
+
+use std::collections::BTreeMap;
+
+use netpol_common::ids::Hook;
+use netpol_common::maps::{BACKENDS, COUNTERS, FLOWS, FRAGMENTS};
+use netpol_common::verdict::HookContext;
+
+use crate::netlink::PretendDevices;
+use crate::{Config, Datapath, Program, TestContext};
+use netpol_policy::dataplane::MapOp;
+use netpol_policy::simulate::{self, DatapathError, Engine, FIRST_INTERFACE, Judged};
+
+/// Programs and maps of their own, and devices at which frames can seem to be.
+struct Kernel {
+    datapath: Datapath,
+    devices: PretendDevices,
+}
+
+/// The real programs with maps of their own, asked by `BPF_PROG_TEST_RUN`. Needs root.
+///
+/// Moves this thread into a network namespace of its own, for good, and the engine must not leave the thread: the kernel
+/// looks for the devices of test packets where the asking thread is.
+///
+/// # Errors
+/// When the programs cannot be loaded or the devices cannot be made.
+pub fn engine() -> Result<Engine, DatapathError> {
+    // What connections leave behind is read and removed after each probe: the less room, the quicker.
+    let capacities =
+        BTreeMap::from([(FLOWS, 32), (BACKENDS, 256), (FRAGMENTS, 64), (COUNTERS, 1024)]);
+    let datapath = Datapath::load(&Config { capacities, ..Config::private() }).map_err(failed)?;
+    let devices = PretendDevices::in_new_namespace(FIRST_INTERFACE).map_err(failed)?;
+    Ok(Engine::Datapath(Box::new(Kernel { datapath, devices })))
+}
+
+fn failed(error: impl std::error::Error + Send + Sync + 'static) -> DatapathError {
+    DatapathError(Box::new(error))
+}
+
+impl simulate::Datapath for Kernel {
+    fn apply(&mut self, ops: &[MapOp]) -> Result<(), DatapathError> {
+        for op in ops {
+            if let MapOp::SetEndpoint(ifindex, _) = op {
+                self.devices.ensure(*ifindex).map_err(failed)?;
+            }
+        }
+        self.datapath.apply(ops).map_err(failed)
+    }
+
+    fn judge(&mut self, frame: &[u8], seen: &HookContext) -> Result<Judged, DatapathError> {
+        let program = match seen.hook {
+            Hook::PodEgress => Program::PodEgress,
+            Hook::PodIngress => Program::PodIngress,
+            Hook::UplinkEgress => Program::UplinkEgress,
+        };
+        let context = TestContext {
+            ifindex: seen.ifindex.0,
+            ingress_ifindex: seen.ingress_ifindex,
+            mark: seen.mark,
+        };
+        let outcome = self.datapath.test_run(program, frame, context).map_err(failed)?;
+        Ok(Judged { passes: outcome.is_pass(), mark: outcome.mark, flow_handle: 0 })
+    }
+
+    fn forget_flows(&mut self) -> Result<(), DatapathError> {
+        self.datapath.forget_flows().map_err(failed)
+    }
+}

@@ -1,0 +1,254 @@
+//! What the maps have room for, and which rules go without when policies want more.
+//!
+//! In: the rules in force on the node with their peers, and [`Capacities`]. Out: the rules that find no room. These allow
+//! nothing: what their policy selects stays isolated, and no other rule is touched. Who goes without follows from the
+//! current objects alone. Policies find room one after the other, the smallest first, so that a small one never suffers
+//! from a large one; and within a policy its rules, the smallest first. Blocks and addresses that an earlier rule has
+//! brought already cost nothing more. Must not: know numbers, or what was in force before.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use netpol_common::addr::Addr;
+use netpol_common::ids::Direction;
+use netpol_common::maps;
+
+use super::prefixes::{V4_EDGE, nodes};
+use crate::model::{Code, Diagnostic, Kind, ObjectName, ObjectRef};
+use crate::resolve::{PeerSet, RuleRef, peer_set};
+use crate::store::ClusterState;
+
+/// Rules of one policy that are named one by one.
+const MAX_NAMED: usize = 10;
+
+/// How much policies may put into the maps.
+///
+/// A change writes what is new before it removes what is old, so PREFIXES and an allow map are only half filled: then
+/// everything that fits can follow everything that fits. Addresses of pods move in smaller steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacities {
+    /// Address blocks and exceptions, of all policies together.
+    pub n_prefixes: usize,
+    /// Addresses of pods that peers select, of all policies together.
+    pub n_identities: usize,
+    /// Entries of one allow map: one direction of a pod.
+    pub n_allow_entries: usize,
+}
+
+impl Default for Capacities {
+    fn default() -> Self {
+        let [prefixes, identities, allow_entries] =
+            [maps::MAX_PREFIXES, maps::MAX_IDENTITIES, maps::MAX_ALLOW_ENTRIES]
+                .map(|capacity| usize::try_from(capacity).unwrap_or(usize::MAX));
+        Self {
+            n_prefixes: prefixes / 2,
+            n_identities: identities - identities / 8,
+            n_allow_entries: allow_entries / 2,
+        }
+    }
+}
+
+/// What a rule finds no room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lack {
+    /// Its address blocks and exceptions.
+    Prefixes {
+        /// How many there are.
+        n_wanted: usize,
+    },
+    /// The addresses of the pods that its peers select.
+    Identities,
+    /// What it opens, beside what the other rules open for one direction of a pod.
+    AllowEntries,
+}
+
+/// The rules that find no room, with the first thing that each lacks.
+pub type LeftOut = BTreeMap<RuleRef, Lack>;
+
+/// The order in which rules find room, given what each one wants.
+pub(super) fn smallest_first<'a>(wants: &BTreeMap<&'a RuleRef, usize>) -> Vec<&'a RuleRef> {
+    let mut by_policy: BTreeMap<&ObjectName, usize> = BTreeMap::new();
+    for (rule, n_wanted) in wants {
+        let sum = by_policy.entry(&rule.policy).or_default();
+        *sum = sum.saturating_add(*n_wanted);
+    }
+    let mut rules: Vec<(usize, usize, &RuleRef)> = wants
+        .iter()
+        .map(|(rule, n_wanted)| {
+            (by_policy.get(&rule.policy).copied().unwrap_or_default(), *n_wanted, *rule)
+        })
+        .collect();
+    rules.sort_unstable_by(|(policy, size, rule), (other_policy, other_size, other)| {
+        (policy, &rule.policy, size, rule).cmp(&(other_policy, &other.policy, other_size, other))
+    });
+    rules.into_iter().map(|(_, _, rule)| rule).collect()
+}
+
+/// Whether there is room for whatever the peers of rules are, given how many blocks and exceptions they have together.
+pub(super) fn is_roomy(state: &ClusterState, n_blocks: usize, capacities: &Capacities) -> bool {
+    // One more: where IPv4 begins.
+    n_blocks < capacities.n_prefixes && state.n_addresses() <= capacities.n_identities
+}
+
+/// The rules whose peers find no room. `rules` are those in force, each with each of its peer sets, as often as may be.
+pub(super) fn left_out<'a>(
+    state: &ClusterState,
+    rules: impl Iterator<Item = (&'a RuleRef, &'a Arc<PeerSet>)> + Clone,
+    capacities: &Capacities,
+) -> LeftOut {
+    let Capacities { n_prefixes, n_identities, n_allow_entries: _ } = *capacities;
+    let n_blocks = rules.clone().map(|(_, peers)| peers.n_blocks()).sum();
+    if is_roomy(state, n_blocks, capacities) {
+        return LeftOut::new();
+    }
+    let mut peers_of: BTreeMap<&RuleRef, Vec<&PeerSet>> = BTreeMap::new();
+    let mut seen = HashSet::new();
+    for (rule, peers) in rules {
+        // A peer set belongs to allow rules of one rule, or of few.
+        if seen.insert((Arc::as_ptr(peers), rule)) {
+            let known = peers_of.entry(rule).or_default();
+            if !known.contains(&&**peers) {
+                known.push(peers);
+            }
+        }
+    }
+    let mut left_out = LeftOut::new();
+    let n_blocks = |peers: &[&PeerSet]| peers.iter().map(|set| set.n_blocks()).sum();
+    let wants: BTreeMap<&RuleRef, usize> =
+        peers_of.iter().map(|(rule, peers)| (*rule, n_blocks(peers))).collect();
+    let blocks = |rule: &RuleRef| {
+        let sets = peers_of.get(rule).map_or([].as_slice(), Vec::as_slice);
+        sets.iter().flat_map(|set| set.blocks()).flat_map(nodes)
+    };
+    for rule in squeeze(&wants, HashSet::from([V4_EDGE]), n_prefixes, blocks) {
+        let n_wanted = wants.get(rule).copied().unwrap_or_default();
+        left_out.insert(rule.clone(), Lack::Prefixes { n_wanted });
+    }
+
+    if state.n_addresses() <= n_identities {
+        return left_out;
+    }
+    peers_of.retain(|rule, _| !left_out.contains_key(*rule));
+    let addresses: BTreeMap<&RuleRef, BTreeSet<Addr>> = peers_of
+        .iter()
+        .map(|(rule, peers)| {
+            let of_pods = peers.iter().flat_map(|set| set.pod_addresses(state));
+            (*rule, of_pods.map(Addr::from).collect())
+        })
+        .collect();
+    let wants = addresses.iter().map(|(rule, addresses)| (*rule, addresses.len())).collect();
+    let of_rule = |rule: &RuleRef| addresses.get(rule).into_iter().flatten().copied();
+    for rule in squeeze(&wants, HashSet::new(), n_identities, of_rule) {
+        left_out.insert(rule.clone(), Lack::Identities);
+    }
+    left_out
+}
+
+/// Lets rules find room for what they want beside what is `taken`. Returns those that find none.
+fn squeeze<'a, T: Copy + Eq + std::hash::Hash, I: Iterator<Item = T>>(
+    wants: &BTreeMap<&'a RuleRef, usize>,
+    mut taken: HashSet<T>,
+    capacity: usize,
+    wanted: impl Fn(&RuleRef) -> I,
+) -> Vec<&'a RuleRef> {
+    let n_wanted = wants.values().fold(taken.len(), |sum, n| sum.saturating_add(*n));
+    if n_wanted <= capacity {
+        return Vec::new();
+    }
+    let mut without = Vec::new();
+    for rule in smallest_first(wants) {
+        let n_free = capacity.saturating_sub(taken.len());
+        let mut new = HashSet::new();
+        for item in wanted(rule).filter(|item| !taken.contains(item)) {
+            if new.insert(item) && new.len() > n_free {
+                break;
+            }
+        }
+        if new.len() > n_free {
+            without.push(rule);
+        } else {
+            taken.extend(new);
+        }
+    }
+    without
+}
+
+/// The rules that find no room on a node that runs pods of every policy there is.
+pub fn left_out_of_all(state: &ClusterState, capacities: &Capacities) -> LeftOut {
+    let mut rules: Vec<(RuleRef, Arc<PeerSet>)> = Vec::new();
+    for policy in state.policies() {
+        for direction in Direction::ALL {
+            if !policy.policy_types.contains(direction) {
+                continue;
+            }
+            for rule in policy.rules(direction) {
+                let reference =
+                    RuleRef { policy: policy.name.clone(), direction, index: rule.index };
+                rules.extend(peer_set(policy, rule).map(|peers| (reference, Arc::new(peers))));
+            }
+        }
+    }
+    left_out(state, rules.iter().map(|(rule, peers)| (rule, peers)), capacities)
+}
+
+/// What is told of a rule that finds no room: the field, and a sentence. It is the same on every node.
+pub fn describe(rule: &RuleRef, lack: Lack, capacities: &Capacities) -> (String, String) {
+    let Capacities { n_prefixes, n_identities, n_allow_entries } = capacities;
+    let list = match rule.direction {
+        Direction::Ingress => "from",
+        Direction::Egress => "to",
+    };
+    let field = format!("spec.{}[{}]", rule.direction, rule.index);
+    match lack {
+        Lack::Prefixes { n_wanted } => (
+            format!("{field}.{list}"),
+            format!(
+                "there is no room for its {n_wanted} address blocks and exceptions beside those of smaller policies, a \
+                 node has room for {n_prefixes}: the rule allows nothing"
+            ),
+        ),
+        Lack::Identities => (
+            format!("{field}.{list}"),
+            format!(
+                "there is no room for the addresses of the pods that it selects beside those of smaller policies, a node \
+                 has room for {n_identities}: the rule allows nothing"
+            ),
+        ),
+        Lack::AllowEntries => (
+            field,
+            format!(
+                "there is no room for its peers and ports beside those of smaller policies, one direction of a pod has \
+                 room for {n_allow_entries}: the rule allows nothing where that is so"
+            ),
+        ),
+    }
+}
+
+/// The findings on the policies whose rules find no room: some rules of each by their names.
+pub fn diagnostics(left_out: &LeftOut, capacities: &Capacities) -> Vec<Diagnostic> {
+    let mut by_policy: BTreeMap<&ObjectName, Vec<(&RuleRef, Lack)>> = BTreeMap::new();
+    for (rule, lack) in left_out {
+        by_policy.entry(&rule.policy).or_default().push((rule, *lack));
+    }
+    let mut found = Vec::new();
+    for (policy, rules) in by_policy {
+        let object = ObjectRef { kind: Kind::NetworkPolicy, name: policy.clone() };
+        for (rule, lack) in rules.iter().take(MAX_NAMED) {
+            let (field, message) = describe(rule, *lack, capacities);
+            let object = object.clone();
+            found.push(Diagnostic { code: Code::OverCapacity, object, field, message });
+        }
+        if let Some(n_more @ 1..) = rules.len().checked_sub(MAX_NAMED) {
+            found.push(Diagnostic {
+                code: Code::OverCapacity,
+                object,
+                field: "spec".to_owned(),
+                message: format!("{n_more} more rules find no room, and allow nothing"),
+            });
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests;

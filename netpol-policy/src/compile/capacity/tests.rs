@@ -1,0 +1,203 @@
+//! Who finds no room, and what it changes for everybody else.
+
+use netpol_common::ids::{IfIndex, Protocol, RuleId};
+
+use super::*;
+use crate::compile::{AllowMapKey, Compilation, MapState, Numbering, compile_within};
+use crate::manifests::parse;
+use crate::store::{Delta, Endpoint};
+
+/// Pods shop/web with interface 7 and shop/db with interface 8, and three other pods.
+const CLUSTER: &str = r"
+{ apiVersion: v1, kind: Pod, metadata: { name: web, namespace: shop, labels: { app: web } }, status: { podIP: 10.0.0.7 } }
+---
+{ apiVersion: v1, kind: Pod, metadata: { name: db, namespace: shop, labels: { app: db } }, status: { podIP: 10.0.0.8 } }
+---
+{ apiVersion: v1, kind: Pod, metadata: { name: a, namespace: ops, labels: { app: a } }, status: { podIP: 10.0.1.1 } }
+---
+{ apiVersion: v1, kind: Pod, metadata: { name: b, namespace: ops, labels: { app: b } }, status: { podIP: 10.0.1.2 } }
+---
+{ apiVersion: v1, kind: Pod, metadata: { name: c, namespace: ops, labels: { app: c } }, status: { podIP: 10.0.1.3 } }
+";
+
+const ROOMY: Capacities = Capacities { n_prefixes: 99, n_identities: 99, n_allow_entries: 99 };
+
+fn policy(name: &str, app: &str, ingress: &str) -> String {
+    format!(
+        "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{ name: {name}, namespace: shop }}\n\
+         spec: {{ podSelector: {{ matchLabels: {{ app: {app} }} }}, ingress: [{ingress}] }}\n"
+    )
+}
+
+/// A rule for blocks 192.168.N.0/24.
+fn from_blocks(blocks: &[u8]) -> String {
+    let blocks: Vec<_> =
+        blocks.iter().map(|n| format!("{{ ipBlock: {{ cidr: 192.168.{n}.0/24 }} }}")).collect();
+    format!("{{ from: [{}] }}", blocks.join(", "))
+}
+
+fn state(policies: &[String]) -> ClusterState {
+    let manifests = parse("test.yaml", &format!("{CLUSTER}{}", policies.concat()));
+    assert!(manifests.findings.is_empty(), "{:?}", manifests.findings);
+    let mut state = ClusterState::default();
+    for sourced in manifests.objects {
+        drop(state.apply(Delta::Upsert(sourced.object)));
+    }
+    for (ifindex, pod) in [(7, "web"), (8, "db")] {
+        drop(state.apply(Delta::UpsertEndpoint(Endpoint {
+            ifindex: IfIndex(ifindex),
+            container_id: Arc::from("c"),
+            pod: ObjectName::new("shop", pod),
+            pod_uid: Arc::from(""),
+            egress_mark: 0,
+            addresses: Vec::new(),
+        })));
+    }
+    state
+}
+
+/// Compiles policies, and tells which rules find no room.
+fn compile(policies: &[String], capacities: Capacities) -> (MapState, Vec<String>) {
+    let state = state(policies);
+    let Compilation { map_state, left_out } =
+        compile_within(&state, &mut Numbering::default(), &MapState::default(), &capacities);
+    let rules = left_out.keys().map(ToString::to_string).collect();
+    (map_state, rules)
+}
+
+#[track_caller]
+fn check(policies: &[String], capacities: Capacities, expected: &[&str]) {
+    assert_eq!(compile(policies, capacities).1, expected);
+}
+
+#[test]
+fn the_largest_policy_goes_without_and_stays_isolating() {
+    let policies = [
+        policy("large", "web", &from_blocks(&[1, 2, 3, 4])),
+        policy("small", "db", &from_blocks(&[9])),
+    ];
+    // One node is where IPv4 begins.
+    let (map_state, left_out) = compile(&policies, Capacities { n_prefixes: 5, ..ROOMY });
+    assert_eq!(left_out, ["shop/large ingress[0]"]);
+    let allow = |ifindex| &map_state.allow[&AllowMapKey::new(IfIndex(ifindex), Direction::Ingress)];
+    assert!(map_state.endpoints[&IfIndex(7)].value.is_isolated(Direction::Ingress));
+    assert!(allow(7).is_empty());
+    let (roomy, _) = compile(&policies[1..], ROOMY);
+    assert_eq!(allow(8).len(), 1);
+    assert_eq!(
+        map_state.prefixes.keys().collect::<Vec<_>>(),
+        roomy.prefixes.keys().collect::<Vec<_>>()
+    );
+    check(&policies, Capacities { n_prefixes: 6, ..ROOMY }, &[]);
+}
+
+#[test]
+fn of_equally_large_policies_the_later_name_goes_without() {
+    let policies = ["b", "a", "c"].map(|name| {
+        let n = name.as_bytes()[0];
+        policy(name, "web", &from_blocks(&[n, n + 10]))
+    });
+    check(&policies, Capacities { n_prefixes: 5, ..ROOMY }, &["shop/c ingress[0]"]);
+}
+
+#[test]
+fn of_a_policy_the_largest_rules_go_without() {
+    let rules = [from_blocks(&[1, 2, 3]), from_blocks(&[4]), from_blocks(&[5, 6])].join(", ");
+    let policies = [policy("large", "web", &rules), policy("small", "db", &from_blocks(&[9]))];
+    check(&policies, Capacities { n_prefixes: 5, ..ROOMY }, &["shop/large ingress[0]"]);
+}
+
+#[test]
+fn blocks_that_a_smaller_policy_has_cost_nothing_more() {
+    let policies = [
+        policy("large", "web", &from_blocks(&[1, 2, 3, 4])),
+        policy("one", "db", &from_blocks(&[1, 2])),
+        policy("two", "db", &from_blocks(&[3, 4, 5])),
+    ];
+    check(&policies, Capacities { n_prefixes: 6, ..ROOMY }, &[]);
+}
+
+#[test]
+fn a_policy_that_selects_nobody_here_takes_no_room() {
+    let policies = [
+        policy("elsewhere", "nobody", &from_blocks(&[1, 2, 3, 4])),
+        policy("small", "db", &from_blocks(&[9])),
+    ];
+    check(&policies, Capacities { n_prefixes: 2, ..ROOMY }, &[]);
+}
+
+#[test]
+fn peers_that_select_too_many_pods_go_without() {
+    let select = |namespace: &str, app: &str| {
+        format!(
+            "{{ from: [{{ namespaceSelector: {namespace}, podSelector: {{ matchLabels: {app} }} }}] }}"
+        )
+    };
+    let policies = [
+        policy("large", "web", &select("{}", "{}")),
+        policy("small", "db", &select("{}", "{ app: a }")),
+    ];
+    check(&policies, Capacities { n_identities: 4, ..ROOMY }, &["shop/large ingress[0]"]);
+    check(&policies, Capacities { n_identities: 5, ..ROOMY }, &[]);
+}
+
+#[test]
+fn rules_that_are_too_much_together_are_cut_where_they_meet() {
+    let ports = |ports: &str| format!("{{ ports: [{ports}] }}");
+    let policies = [
+        policy("wide", "web", &ports("{ port: 1, endPort: 7 }")),
+        policy("narrow", "web", &ports("{ port: 80 }, { port: 81 }")),
+        policy("wide-too", "db", &ports("{ port: 1, endPort: 7 }")),
+    ];
+    let (map_state, left_out) = compile(&policies, Capacities { n_allow_entries: 4, ..ROOMY });
+    assert_eq!(left_out, ["shop/wide ingress[0]"]);
+    let ports = |ifindex| {
+        let map = &map_state.allow[&AllowMapKey::new(IfIndex(ifindex), Direction::Ingress)];
+        map.keys().map(|key| (key.protocol, key.port.get())).collect::<Vec<_>>()
+    };
+    assert_eq!(ports(7), [(Protocol(6), 80), (Protocol(6), 81)]);
+    assert_eq!(ports(8).len(), 3);
+}
+
+#[test]
+fn a_product_of_peers_and_ports_that_nobody_could_hold_is_never_made() {
+    let allow_rule = |name: &str| {
+        let rule = RuleRef {
+            policy: ObjectName::new("shop", name),
+            direction: Direction::Ingress,
+            index: 0,
+        };
+        let state = state(&[policy(name, "web", &from_blocks(&[1]))]);
+        let policy = state.policy(&rule.policy).unwrap();
+        let peers = peer_set(policy, &policy.ingress[0]).map(Arc::new);
+        Arc::new(crate::resolve::AllowRule { rule, peers, ports: crate::resolve::PortSet::All })
+    };
+    let allow_rules = [allow_rule("vast"), allow_rule("small")];
+    let everybody: Vec<_> = (1_000..2_000_000).map(netpol_common::ids::Identity).collect();
+    let numbered = allow_rules.iter().map(|allow_rule| (RuleId(1), allow_rule));
+    let members = |peers: &Arc<PeerSet>| {
+        let is_vast = Arc::ptr_eq(peers, allow_rules[0].peers.as_ref().unwrap());
+        if is_vast { everybody.iter() } else { everybody[..2].iter() }
+    };
+    let built = crate::compile::allow_map::build(numbered, members, 10);
+    assert_eq!(built.map.len(), 2);
+    assert_eq!(built.left_out, BTreeSet::from([allow_rules[0].rule.clone()]));
+}
+
+#[test]
+fn findings_name_field_and_capacity_and_are_not_too_many() {
+    let rules: Vec<_> = (0..12).map(|n| from_blocks(&[n, n + 100])).collect();
+    let state = state(&[policy("large", "web", &rules.join(", "))]);
+    let capacities = Capacities { n_prefixes: 1, ..ROOMY };
+    let found = diagnostics(&left_out_of_all(&state, &capacities), &capacities);
+    assert_eq!(found.len(), MAX_NAMED + 1);
+    assert_eq!(
+        found[0].to_string(),
+        "NetworkPolicy shop/large: spec.ingress[0].from there is no room for its 2 address blocks and exceptions \
+         beside those of smaller policies, a node has room for 1: the rule allows nothing [over-capacity]"
+    );
+    assert_eq!(
+        found[MAX_NAMED].to_string(),
+        "NetworkPolicy shop/large: spec 2 more rules find no room, and allow nothing [no-room]"
+    );
+}

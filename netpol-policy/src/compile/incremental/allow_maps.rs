@@ -1,0 +1,255 @@
+//! The allow maps, each shared by all who are granted the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use netpol_common::ids::RuleId;
+
+use super::peer_sets::PeerSets;
+use crate::compile::allow_map;
+use crate::compile::capacity::{Lack, LeftOut};
+use crate::compile::map_state::{AllowMap, AllowMapKey};
+use crate::compile::numbering::{Numbering, PeerSetId, Signature};
+use crate::resolve::{AllowRule, PeerSet, RuleRef};
+
+/// Number of an allow map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct MapId(u64);
+
+/// All allow maps.
+#[derive(Debug, Default)]
+pub(super) struct AllowMaps {
+    by_id: BTreeMap<MapId, Shared>,
+    /// By where the grants lie, which the map keeps alive.
+    by_allow_rules: HashMap<Vec<usize>, MapId>,
+    /// Rules that are left out count here.
+    by_set: BTreeMap<PeerSetId, BTreeSet<MapId>>,
+    /// The rules whose peers find no room.
+    left_out: LeftOut,
+    /// The rules that find no room in a map.
+    cut: BTreeMap<MapId, BTreeSet<RuleRef>>,
+    /// Maps came or went since the last [`Self::leave_out`].
+    has_changed: bool,
+    /// How many maps a rule has a part in.
+    rules: BTreeMap<RuleRef, usize>,
+    /// Maps to be built, for the first time or anew.
+    stale: BTreeSet<MapId>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Shared {
+    allow_rules: Vec<Arc<AllowRule>>,
+    /// Numbers of the grants' rules.
+    rules: Vec<RuleId>,
+    /// Numbers of the grants' peer sets, by where those lie.
+    sets: HashMap<usize, PeerSetId>,
+    users: BTreeSet<AllowMapKey>,
+    map: Arc<AllowMap>,
+}
+
+impl Shared {
+    /// The peer sets of rules that find room.
+    fn sets_in_force(&self, left_out: &LeftOut) -> BTreeMap<PeerSetId, &Arc<PeerSet>> {
+        let in_force =
+            self.allow_rules.iter().filter(|allow_rule| !left_out.contains_key(&allow_rule.rule));
+        let peers = in_force.filter_map(|allow_rule| allow_rule.peers.as_ref());
+        let numbered =
+            peers.filter_map(|peers| Some((*self.sets.get(&Arc::as_ptr(peers).addr())?, peers)));
+        numbered.collect()
+    }
+}
+
+fn places(allow_rules: &[Arc<AllowRule>]) -> Vec<usize> {
+    allow_rules.iter().map(|allow_rule| Arc::as_ptr(allow_rule).addr()).collect()
+}
+
+impl AllowMaps {
+    /// The map of these allow rules. It is made if there is none; then its peer sets have one user more, whom `enter` is
+    /// told.
+    pub(super) fn open(
+        &mut self,
+        key: AllowMapKey,
+        allow_rules: &[Arc<AllowRule>],
+        numbering: &mut Numbering,
+        mut enter: impl FnMut(PeerSetId, &Arc<PeerSet>),
+    ) -> MapId {
+        let places = places(allow_rules);
+        if let Some(id) = self.by_allow_rules.get(&places) {
+            if let Some(known) = self.by_id.get_mut(id) {
+                known.users.insert(key);
+            }
+            return *id;
+        }
+        let id = MapId(self.next);
+        self.next += 1;
+        let mut sets = HashMap::new();
+        let mut rules = Vec::with_capacity(allow_rules.len());
+        for allow_rule in allow_rules {
+            *self.rules.entry(allow_rule.rule.clone()).or_default() += 1;
+            rules.push(numbering.rule_id(&allow_rule.rule));
+            let Some(peers) = &allow_rule.peers else { continue };
+            let set = numbering.peer_set(peers);
+            self.by_set.entry(set).or_default().insert(id);
+            sets.insert(Arc::as_ptr(peers).addr(), set);
+        }
+        let shared = Shared {
+            allow_rules: allow_rules.to_vec(),
+            rules,
+            sets,
+            users: BTreeSet::from([key]),
+            map: Arc::default(),
+        };
+        for (set, peers) in shared.sets_in_force(&self.left_out) {
+            enter(set, peers);
+        }
+        self.has_changed = true;
+        self.by_id.insert(id, shared);
+        self.by_allow_rules.insert(places, id);
+        self.stale.insert(id);
+        id
+    }
+
+    /// Ends a use. If it was the last one the map is gone, and `leave` is told its sets.
+    pub(super) fn close(
+        &mut self,
+        key: AllowMapKey,
+        id: MapId,
+        numbering: &mut Numbering,
+        mut leave: impl FnMut(PeerSetId),
+    ) {
+        let Some(shared) = self.by_id.get_mut(&id) else { return };
+        shared.users.remove(&key);
+        if !shared.users.is_empty() {
+            return;
+        }
+        let Some(shared) = self.by_id.remove(&id) else { return };
+        self.has_changed = true;
+        self.by_allow_rules.remove(&places(&shared.allow_rules));
+        self.stale.remove(&id);
+        self.cut.remove(&id);
+        shared.sets_in_force(&self.left_out).into_keys().for_each(&mut leave);
+        let Shared { allow_rules, sets, .. } = shared;
+        for allow_rule in allow_rules {
+            if let Some(peers) = &allow_rule.peers
+                && let Some(set) = sets.get(&Arc::as_ptr(peers).addr())
+                && let Some(maps) = self.by_set.get_mut(set)
+            {
+                maps.remove(&id);
+                if maps.is_empty() {
+                    self.by_set.remove(set);
+                    numbering.forget_peer_set(peers);
+                }
+            }
+            if let Some(n_maps) = self.rules.get_mut(&allow_rule.rule) {
+                *n_maps -= 1;
+                if *n_maps == 0 {
+                    self.rules.remove(&allow_rule.rule);
+                    numbering.forget_rule(&allow_rule.rule);
+                }
+            }
+        }
+    }
+
+    /// Whether maps came or went since the last call of [`Self::leave_out`].
+    pub(super) fn has_changed(&self) -> bool {
+        self.has_changed
+    }
+
+    /// The rules of all maps with their peers, as often as there are maps with them.
+    pub(super) fn peers_of_rules(&self) -> impl Iterator<Item = (&RuleRef, &Arc<PeerSet>)> + Clone {
+        let allow_rules = self.by_id.values().flat_map(|shared| &shared.allow_rules);
+        allow_rules.filter_map(|allow_rule| Some((&allow_rule.rule, allow_rule.peers.as_ref()?)))
+    }
+
+    /// The rules whose peers find no room.
+    pub(super) fn left_out(&self) -> &LeftOut {
+        &self.left_out
+    }
+
+    /// Leaves out exactly these rules. Returns the peer sets that have a user more, as often as there are maps in which a
+    /// rule that finds room has them now, and those that have one less.
+    pub(super) fn leave_out(
+        &mut self,
+        left_out: LeftOut,
+    ) -> (Vec<(PeerSetId, Arc<PeerSet>)>, Vec<PeerSetId>) {
+        self.has_changed = false;
+        let before = std::mem::replace(&mut self.left_out, left_out);
+        let (mut entered, mut left) = (Vec::new(), Vec::new());
+        if before == self.left_out {
+            return (entered, left);
+        }
+        let now = &self.left_out;
+        let concerned = |shared: &Shared| {
+            let mut rules = shared.allow_rules.iter().map(|allow_rule| &allow_rule.rule);
+            rules.any(|rule| before.contains_key(rule) != now.contains_key(rule))
+        };
+        for (id, shared) in self.by_id.iter().filter(|(_, shared)| concerned(shared)) {
+            self.stale.insert(*id);
+            let (old, new) = (shared.sets_in_force(&before), shared.sets_in_force(now));
+            let begins = new.iter().filter(|(set, _)| !old.contains_key(set));
+            entered.extend(begins.map(|(set, peers)| (*set, Arc::clone(peers))));
+            left.extend(old.into_keys().filter(|set| !new.contains_key(set)));
+        }
+        (entered, left)
+    }
+
+    /// Every rule that finds no room, for its peers or in some map.
+    pub(super) fn all_left_out(&self) -> LeftOut {
+        let mut all = self.left_out.clone();
+        for rule in self.cut.values().flatten() {
+            all.entry(rule.clone()).or_insert(Lack::AllowEntries);
+        }
+        all
+    }
+
+    /// Whether a rule finds no room, for its peers or in this map.
+    pub(super) fn lacks(&self, id: MapId, rule: &RuleRef) -> bool {
+        self.left_out.contains_key(rule)
+            || self.cut.get(&id).is_some_and(|rules| rules.contains(rule))
+    }
+
+    /// An identity with this signature came or went.
+    pub(super) fn touch(&mut self, signature: &Signature) {
+        for set in signature {
+            self.stale.extend(self.by_set.get(set).into_iter().flatten());
+        }
+    }
+
+    /// Builds the maps that are stale. Returns the users of those whose content differs.
+    pub(super) fn build(
+        &mut self,
+        peer_sets: &PeerSets,
+        capacity: usize,
+    ) -> Vec<(AllowMapKey, Arc<AllowMap>)> {
+        let mut rebuilt = Vec::new();
+        for id in std::mem::take(&mut self.stale) {
+            let Some(shared) = self.by_id.get_mut(&id) else { continue };
+            let Shared { allow_rules, rules, sets, users, map } = shared;
+            let members = |peers: &Arc<PeerSet>| {
+                let set = sets.get(&Arc::as_ptr(peers).addr());
+                set.into_iter().flat_map(|set| peer_sets.identities(*set))
+            };
+            let left_out = &self.left_out;
+            let allow_rules = rules.iter().copied().zip(allow_rules.iter());
+            let in_force =
+                allow_rules.filter(|(_, allow_rule)| !left_out.contains_key(&allow_rule.rule));
+            let built = allow_map::build(in_force, members, capacity);
+            if built.left_out.is_empty() {
+                self.cut.remove(&id);
+            } else {
+                self.cut.insert(id, built.left_out);
+            }
+            if **map != built.map {
+                *map = Arc::new(built.map);
+                rebuilt.extend(users.iter().map(|key| (*key, Arc::clone(map))));
+            }
+        }
+        rebuilt
+    }
+
+    pub(super) fn content(&self, id: MapId) -> Option<&Arc<AllowMap>> {
+        self.by_id.get(&id).map(|shared| &shared.map)
+    }
+}

@@ -1,0 +1,384 @@
+//! The image, kept up to the state change by change.
+//!
+//! In: the state, and what of it can have changed. Out: a [`MapStateUpdate`], the part of the image that changes. The result is
+//! what [`super::compile`] makes of the same state from nothing, but for the numbers; that is a law of the tests.
+//! Each stage remembers what it found out, and asks again only what the stage before it has changed:
+//!
+//! ```text
+//! policies, endpoints ─▶ grants ─▶ peer sets ─▶ signatures of label classes ─▶ identities of addresses ─▶ allow maps
+//!                       (resolve)                     ▲                           ▲
+//! namespaces, label classes ────────────────────────────────┘      pods' addresses ─────┘
+//! ```
+//! So a pod of a known label class costs its addresses' entries and nothing else. Must not: know what the kernel holds
+//! beyond the image that it is given.
+
+mod addresses;
+mod allow_maps;
+mod identities;
+mod peer_sets;
+mod update;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use netpol_common::addr::Addr;
+use netpol_common::ids::{Direction, Identity, IfIndex, RuleId};
+use netpol_common::keys::AddressKey;
+
+use allow_maps::{AllowMaps, MapId};
+use identities::{Identities, Life};
+use peer_sets::PeerSets;
+pub use update::MapStateUpdate;
+
+use super::capacity::{self, Capacities, Lack, LeftOut};
+use super::identity::changed_meanings;
+use super::map_state::{AllowMapKey, EndpointMapState, MapState};
+use super::numbering::Numbering;
+use super::prefixes::PrefixTable;
+use super::{addresses, endpoint_map_state};
+use crate::model::ObjectName;
+use crate::resolve::{EndpointPolicy, Isolation, Resolver, RuleRef};
+use crate::store::{Changes, ClusterState, LabelClassId};
+
+/// Everything that has been found out about the current state.
+#[derive(Debug, Default)]
+pub struct Compiled {
+    numbering: Numbering,
+    has_begun: bool,
+    resolver: Resolver,
+    endpoints: BTreeMap<IfIndex, Local>,
+    allow_maps: AllowMaps,
+    peer_sets: PeerSets,
+    prefixes: PrefixTable,
+    identities: Identities,
+    capacities: Capacities,
+}
+
+/// What an endpoint uses.
+#[derive(Clone, Copy, Debug, Default)]
+struct Local {
+    /// By [`Direction::ALL`].
+    maps: [Option<MapId>; 2],
+    egress_mark: u16,
+}
+
+/// What has to be looked at again.
+#[derive(Debug, Default)]
+struct Dirty {
+    endpoints: BTreeSet<IfIndex>,
+    /// By namespace; those that are gone have none.
+    label_classes: BTreeMap<Arc<str>, BTreeSet<LabelClassId>>,
+    addresses: BTreeSet<Addr>,
+    deferred: BTreeSet<Addr>,
+}
+
+impl Compiled {
+    /// Nothing yet; numbers start at this identity, above all that maps from an earlier run still hold.
+    pub fn after(next_identity: Identity) -> Self {
+        Self { numbering: Numbering::after(next_identity), ..Self::default() }
+    }
+
+    /// The same for maps of another size.
+    #[must_use]
+    pub fn within(self, capacities: Capacities) -> Self {
+        Self { capacities, ..self }
+    }
+
+    /// What there is room for.
+    pub fn capacities(&self) -> &Capacities {
+        &self.capacities
+    }
+
+    /// The rules for which the maps have no room.
+    pub fn left_out(&self) -> LeftOut {
+        self.allow_maps.all_left_out()
+    }
+
+    /// Whether there is no room for a rule among those of an endpoint.
+    pub fn is_over_capacity(&self, rule: &RuleRef, ifindex: IfIndex) -> bool {
+        let maps = self.endpoints.get(&ifindex).map(|local| local.maps).unwrap_or_default();
+        let of_direction = Direction::ALL.into_iter().zip(maps);
+        of_direction
+            .filter(|(direction, _)| *direction == rule.direction)
+            .any(|(_, map)| map.is_some_and(|map| self.allow_maps.lacks(map, rule)))
+    }
+
+    /// Forgets all but the numbers that are used up: the maps do not hold what was said last.
+    pub fn forget(&mut self) {
+        self.has_begun = false;
+    }
+
+    /// The rule behind a number, if it is in force.
+    pub fn rule(&self, id: RuleId) -> Option<&RuleRef> {
+        self.numbering.rule(id)
+    }
+
+    /// How many identities addresses and prefixes have.
+    pub fn n_identities(&self) -> usize {
+        self.identities.len()
+    }
+
+    /// Follows the state. `known` is what the maps hold: the last image, but for endpoints that somebody blocked or
+    /// removed since, which `changes` names. After [`Self::forget`] it can be anything.
+    pub fn update(
+        &mut self,
+        state: &ClusterState,
+        changes: &Changes,
+        known: &MapState,
+    ) -> MapStateUpdate {
+        if self.has_begun && !changes.everything {
+            let dirty = self.dirty(state, changes);
+            return self.advance(state, dirty, known);
+        }
+        let mut numbering = std::mem::take(&mut self.numbering);
+        numbering.begin_anew();
+        let capacities = self.capacities;
+        *self = Self { numbering, has_begun: true, capacities, ..Self::default() };
+        let services = state.services().flat_map(|service| &service.addresses);
+        let dirty = Dirty {
+            endpoints: state.endpoints().map(|endpoint| endpoint.ifindex).collect(),
+            deferred: services.chain(state.own_addresses()).map(|ip| Addr::from(*ip)).collect(),
+            ..Dirty::default()
+        };
+        let mut update = self.advance(state, dirty, &MapState::default());
+        update.before = known.clone();
+        update
+    }
+
+    fn dirty(&mut self, state: &ClusterState, changes: &Changes) -> Dirty {
+        let Changes {
+            n_objects: _,
+            everything: _,
+            addresses,
+            label_classes,
+            namespaces,
+            policies,
+            endpoints,
+            deferred,
+        } = changes;
+        let mut dirty = Dirty {
+            endpoints: endpoints.clone(),
+            label_classes: BTreeMap::new(),
+            addresses: addresses.clone(),
+            deferred: deferred.clone(),
+        };
+        for id in label_classes {
+            let namespace =
+                state.label_class(*id).map(|label_class| Arc::clone(&label_class.namespace));
+            dirty.label_classes.entry(namespace.unwrap_or_default()).or_default().insert(*id);
+        }
+        let mut resolve_again = |policy: &ObjectName| {
+            dirty.endpoints.extend(state.endpoints_in(&policy.namespace));
+        };
+        for policy in policies {
+            self.resolver.forget(policy);
+            resolve_again(policy);
+        }
+        if !label_classes.is_empty() {
+            self.resolver.forget_renumbered(state).iter().for_each(resolve_again);
+        }
+        for namespace in namespaces {
+            let all = state.label_classes_in(namespace);
+            dirty.label_classes.entry(Arc::clone(namespace)).or_default().extend(all);
+        }
+        dirty
+    }
+
+    fn advance(&mut self, state: &ClusterState, dirty: Dirty, known: &MapState) -> MapStateUpdate {
+        let Dirty { endpoints, label_classes, addresses, deferred } = dirty;
+        let mut update = MapStateUpdate::default();
+        update.set_deferred(known, &deferred, |addr| state.is_deferred(addr));
+        self.follow_endpoints(state, &endpoints, known, &mut update);
+        for (namespace, label_classes) in label_classes {
+            self.peer_sets.review(state, &namespace, label_classes);
+        }
+        self.find_room(state);
+        let ranges = self.follow_blocks(known, &mut update);
+        let concerned = self.concerned(state, &addresses, &ranges, known);
+        self.follow_addresses(state, concerned, known, &mut update);
+        self.follow_identities();
+        self.follow_allow_maps(known, &mut update);
+        self.renumber_ambiguous(known, &mut update);
+        update
+    }
+
+    /// Resolves endpoints anew. What begins is begun before what ends is ended, so that what stays is not both.
+    fn follow_endpoints(
+        &mut self,
+        state: &ClusterState,
+        endpoints: &BTreeSet<IfIndex>,
+        known: &MapState,
+        update: &mut MapStateUpdate,
+    ) {
+        let mut ended = Vec::new();
+        for ifindex in endpoints {
+            let old = self.endpoints.remove(ifindex).unwrap_or_default();
+            update.set_egress_mark(known, old.egress_mark, None);
+            ended.push((*ifindex, old));
+            let all = AddressKey { ifindex: *ifindex, addr: Addr::UNSPECIFIED }..=AddressKey {
+                ifindex: *ifindex,
+                addr: Addr([0xff; 16]),
+            };
+            update.before.addresses.extend(known.addresses.range(all));
+        }
+        let mut resolved = HashMap::new();
+        for ifindex in endpoints {
+            let new = self.begin_endpoint(state, *ifindex, known, &mut resolved, update);
+            if let Some(new) = new {
+                self.endpoints.insert(*ifindex, new);
+            }
+        }
+        for (ifindex, old) in ended {
+            let new = self.endpoints.get(&ifindex).copied().unwrap_or_default();
+            for ((direction, old), new) in Direction::ALL.into_iter().zip(old.maps).zip(new.maps) {
+                let key = AllowMapKey::new(ifindex, direction);
+                if let Some(old) = old.filter(|old| Some(*old) != new) {
+                    let peer_sets = &mut self.peer_sets;
+                    self.allow_maps.close(key, old, &mut self.numbering, |set| {
+                        peer_sets.leave(set);
+                    });
+                }
+                // One that is to be built is set when it is.
+                let content = new.and_then(|new| self.allow_maps.content(new));
+                update.set_allow(known, key, content);
+            }
+        }
+    }
+
+    fn begin_endpoint(
+        &mut self,
+        state: &ClusterState,
+        ifindex: IfIndex,
+        known: &MapState,
+        resolved: &mut HashMap<(Option<LabelClassId>, bool), EndpointPolicy>,
+        update: &mut MapStateUpdate,
+    ) -> Option<Local> {
+        let Some(endpoint) = state.endpoint(ifindex) else {
+            update.set_endpoint(known, ifindex, None);
+            return None;
+        };
+        let Some(pod) = state.pod_of(endpoint) else {
+            update.set_endpoint(
+                known,
+                ifindex,
+                Some(EndpointMapState::blocked(&endpoint.container_id)),
+            );
+            return None;
+        };
+        // No policy can tell pods of one label class apart, but for the host's own.
+        let alike = (state.label_class_of(pod), pod.host_network);
+        let policy = resolved.entry(alike).or_insert_with(|| self.resolver.resolve(state, pod));
+        update.set_endpoint(known, ifindex, Some(endpoint_map_state(endpoint, pod, policy)));
+        update.after.addresses.extend(addresses(state, endpoint, pod, ifindex));
+        if endpoint.egress_mark != 0 {
+            update.set_egress_mark(known, endpoint.egress_mark, Some(ifindex));
+        }
+        let maps = Direction::ALL.map(|direction| {
+            let of = policy.direction(direction);
+            (of.isolation != Isolation::None).then(|| {
+                let key = AllowMapKey::new(ifindex, direction);
+                let peer_sets = &mut self.peer_sets;
+                self.allow_maps.open(key, &of.allow_rules, &mut self.numbering, |set, peers| {
+                    peer_sets.enter(state, set, peers);
+                })
+            })
+        });
+        Some(Local { maps, egress_mark: endpoint.egress_mark })
+    }
+
+    /// Leaves out the rules whose peers find no room, and takes in again those that do by now.
+    fn find_room(&mut self, state: &ClusterState) {
+        let Self { allow_maps, peer_sets, capacities, .. } = self;
+        let is_roomy = capacity::is_roomy(state, peer_sets.n_blocks(), capacities);
+        if is_roomy && allow_maps.left_out().is_empty() {
+            return;
+        }
+        // Pods change what peers that select pods want; blocks are what they are.
+        if !allow_maps.has_changed() && state.n_addresses() <= capacities.n_identities {
+            let is_for_pods = |lack: &Lack| matches!(lack, Lack::Identities);
+            if !allow_maps.left_out().values().any(is_for_pods) {
+                return;
+            }
+        }
+        let left_out = capacity::left_out(state, allow_maps.peers_of_rules(), capacities);
+        let (entered, left) = allow_maps.leave_out(left_out);
+        for (set, peers) in entered {
+            peer_sets.enter(state, set, &peers);
+        }
+        for set in left {
+            peer_sets.leave(set);
+        }
+    }
+
+    /// Tells the allow maps which identities came and went.
+    fn follow_identities(&mut self) {
+        let Self { identities, peer_sets, allow_maps, numbering, .. } = self;
+        identities.take_changed(|life, identity, signature| {
+            allow_maps.touch(signature);
+            match life {
+                Life::Born => peer_sets.add_identity(signature, identity),
+                Life::Gone => {
+                    peer_sets.remove_identity(signature, identity);
+                    numbering.forget_identity(signature);
+                }
+            }
+        });
+    }
+
+    fn follow_allow_maps(&mut self, known: &MapState, update: &mut MapStateUpdate) {
+        let capacity = self.capacities.n_allow_entries;
+        for (key, map) in self.allow_maps.build(&self.peer_sets, capacity) {
+            update.keep_endpoint(known, key.ifindex);
+            update.set_allow(known, key, Some(&map));
+        }
+    }
+
+    /// Gives fresh numbers to identities that would mean two things on the way: those that keep owners while an allow
+    /// map changes what they mean and addresses change hands. See [`super::identity::ambiguous`].
+    fn renumber_ambiguous(&mut self, known: &MapState, update: &mut MapStateUpdate) {
+        if !update.moves_addresses() {
+            return;
+        }
+        let mut ambiguous = BTreeSet::new();
+        for (key, before) in &update.before.allow {
+            if let Some(after) = update.after.allow.get(key) {
+                ambiguous.extend(changed_meanings(before, after));
+            }
+        }
+        self.identities.retain_held(&mut ambiguous);
+        let mut renumbered: BTreeMap<Identity, Identity> = BTreeMap::new();
+        for old in ambiguous {
+            let Some(signature) = self.identities.signature(old).cloned() else { continue };
+            let new = self.numbering.renew_identity(&signature);
+            self.identities.renumber(old, new);
+            self.peer_sets.remove_identity(&signature, old);
+            self.peer_sets.add_identity(&signature, new);
+            self.allow_maps.touch(&signature);
+            renumbered.insert(old, new);
+        }
+        if renumbered.is_empty() {
+            return;
+        }
+        for identity in
+            update.after.identities.values_mut().chain(update.after.prefixes.values_mut())
+        {
+            if let Some(new) = renumbered.get(identity) {
+                *identity = *new;
+            }
+        }
+        for (addr, identity) in &known.identities {
+            let is_untouched = !update.before.identities.contains_key(addr);
+            if let Some(new) = renumbered.get(identity).filter(|_| is_untouched) {
+                update.set_identity(known, *addr, Some(*new));
+            }
+        }
+        for (prefix, identity) in &known.prefixes {
+            let is_untouched = !update.before.prefixes.contains_key(prefix);
+            if let Some(new) = renumbered.get(identity).filter(|_| is_untouched) {
+                update.set_prefix(known, *prefix, Some(*new));
+            }
+        }
+        self.follow_allow_maps(known, update);
+    }
+}

@@ -1,0 +1,148 @@
+//! Numbers of peer sets, identities and rules, and their memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use netpol_common::ids::{Identity, RuleId};
+
+use super::map_state::MapState;
+use crate::resolve::{PeerSet, RuleRef};
+
+/// Number of a peer set; only within one [`Numbering`].
+pub(super) type PeerSetId = u32;
+/// The peer sets that hold an address, sorted.
+pub(super) type Signature = Vec<PeerSetId>;
+
+/// Which number means what. Numbers are not used again while an image can still hold them.
+#[derive(Debug)]
+pub struct Numbering {
+    peer_sets: BTreeMap<Arc<PeerSet>, PeerSetId>,
+    identities: BTreeMap<Signature, Identity>,
+    rules: BTreeMap<RuleRef, RuleId>,
+    rules_by_id: BTreeMap<RuleId, RuleRef>,
+    next_peer_set: PeerSetId,
+    next_identity: Identity,
+    next_rule: RuleId,
+}
+
+impl Default for Numbering {
+    fn default() -> Self {
+        Self::after(Identity::FIRST)
+    }
+}
+
+impl Numbering {
+    /// Starts at this identity: above all that maps from an earlier run still hold.
+    pub fn after(next_identity: Identity) -> Self {
+        Self {
+            peer_sets: BTreeMap::new(),
+            identities: BTreeMap::new(),
+            rules: BTreeMap::new(),
+            rules_by_id: BTreeMap::new(),
+            next_peer_set: 0,
+            next_identity: next_identity.max(Identity::FIRST),
+            next_rule: RuleId(1),
+        }
+    }
+
+    /// The rule behind a number, if it is in force.
+    pub fn rule(&self, id: RuleId) -> Option<&RuleRef> {
+        self.rules_by_id.get(&id)
+    }
+
+    /// Every rule in force with its number.
+    pub fn rules(&self) -> impl Iterator<Item = (RuleId, &RuleRef)> {
+        self.rules_by_id.iter().map(|(id, rule)| (*id, rule))
+    }
+
+    pub(super) fn peer_set(&mut self, peers: &Arc<PeerSet>) -> PeerSetId {
+        if let Some(id) = self.peer_sets.get(peers) {
+            return *id;
+        }
+        let id = self.next_peer_set;
+        self.next_peer_set = self.next_peer_set.wrapping_add(1);
+        self.peer_sets.insert(Arc::clone(peers), id);
+        id
+    }
+
+    pub(super) fn known_peer_set(&self, peers: &PeerSet) -> Option<PeerSetId> {
+        self.peer_sets.get(peers).copied()
+    }
+
+    pub(super) fn identity(&mut self, signature: &[PeerSetId]) -> Identity {
+        if signature.is_empty() {
+            return Identity::NONE;
+        }
+        if let Some(identity) = self.identities.get(signature) {
+            return *identity;
+        }
+        let identity = self.next_identity;
+        // After four thousand million identities the numbers start again, far from those still in use.
+        self.next_identity =
+            if identity < Identity::LAST { Identity(identity.0 + 1) } else { Identity::FIRST };
+        self.identities.insert(signature.to_vec(), identity);
+        identity
+    }
+
+    pub(super) fn rule_id(&mut self, rule: &RuleRef) -> RuleId {
+        if let Some(id) = self.rules.get(rule) {
+            return *id;
+        }
+        let id = self.next_rule;
+        self.next_rule = RuleId(id.0.checked_add(1).unwrap_or(1));
+        self.rules.insert(rule.clone(), id);
+        self.rules_by_id.insert(id, rule.clone());
+        id
+    }
+
+    /// Forgets these identities: what they stood for gets fresh numbers.
+    pub(super) fn retire(&mut self, identities: &BTreeSet<Identity>) {
+        self.identities.retain(|_, identity| !identities.contains(identity));
+    }
+
+    /// Forgets the identity of a signature that nobody has any more.
+    pub(super) fn forget_identity(&mut self, signature: &Signature) {
+        self.identities.remove(signature);
+    }
+
+    /// Gives a signature a number that it did not have before.
+    pub(super) fn renew_identity(&mut self, signature: &Signature) -> Identity {
+        self.identities.remove(signature);
+        self.identity(signature)
+    }
+
+    /// Forgets a peer set that is not in force any more.
+    pub(super) fn forget_peer_set(&mut self, peers: &PeerSet) {
+        self.peer_sets.remove(peers);
+    }
+
+    /// Forgets a rule that is not in force any more.
+    pub(super) fn forget_rule(&mut self, rule: &RuleRef) {
+        if let Some(id) = self.rules.remove(rule) {
+            self.rules_by_id.remove(&id);
+        }
+    }
+
+    /// Numbers that nothing of before has, for maps whose content is not known to be ours.
+    pub(super) fn begin_anew(&mut self) {
+        *self = Self {
+            next_peer_set: self.next_peer_set,
+            next_rule: self.next_rule,
+            ..Self::after(self.next_identity)
+        };
+    }
+
+    /// Forgets what `map_state` does not use.
+    pub(super) fn retain(&mut self, map_state: &MapState) {
+        let held = map_state.held_identities();
+        self.identities.retain(|_, identity| held.contains(identity));
+        let used: BTreeSet<PeerSetId> = self.identities.keys().flatten().copied().collect();
+        self.peer_sets.retain(|_, id| used.contains(id));
+        let maps: BTreeMap<_, _> =
+            map_state.allow.values().map(|map| (Arc::as_ptr(map), map)).collect();
+        let rules: BTreeSet<RuleId> =
+            maps.values().flat_map(|map| map.values()).map(|value| value.rule).collect();
+        self.rules.retain(|_, id| rules.contains(id));
+        self.rules_by_id.retain(|id, _| rules.contains(id));
+    }
+}

@@ -1,0 +1,237 @@
+//! The maps in memory: an image plus what packets leave behind.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+
+use netpol_common::addr::Addr;
+use netpol_common::flow::{Step, is_settled};
+use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol};
+use netpol_common::keys::{
+    AddressKey, AllowKey, AllowSlots, AllowValue, BackendValue, EndpointValue, FlowEntry, FlowKey,
+    FlowValue, FragmentKey, FragmentValue, PrefixKey,
+};
+use netpol_common::maps::{Local, PolicyMaps, Settled};
+use netpol_common::packet::{Frame, Packet};
+use netpol_common::verdict::{HookContext, Outcome, decide};
+
+use super::op::{MapOp, apply};
+use crate::compile::{AllowMap, AllowMapKey, MapState};
+
+/// An image that packets can be judged by, as the kernel's maps would.
+#[derive(Debug, Default)]
+pub struct MemoryMaps {
+    map_state: MapState,
+    epoch: Cell<u32>,
+    flows: RefCell<BTreeMap<FlowKey, FlowEntry>>,
+    fragments: RefCell<BTreeMap<FragmentKey, FragmentValue>>,
+    flow_handles: RefCell<BTreeMap<u16, FlowKey>>,
+    backends: RefCell<BTreeMap<FlowKey, BackendValue>>,
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// The verdict and what follows from it.
+    pub outcome: Outcome,
+    /// What was read from the frame.
+    pub packet: Packet,
+}
+
+impl MemoryMaps {
+    /// Maps that hold this image and no flow.
+    pub fn new(map_state: MapState) -> Self {
+        Self { map_state, ..Self::default() }
+    }
+
+    /// The image.
+    pub fn map_state(&self) -> &MapState {
+        &self.map_state
+    }
+
+    /// Performs one operation.
+    pub fn apply(&mut self, op: &MapOp) {
+        apply(op, &mut self.map_state);
+        match op {
+            MapOp::BumpEpoch => self.epoch.set(self.epoch.get().wrapping_add(1)),
+            MapOp::RemoveEndpoint(ifindex) => {
+                self.epoch.set(self.epoch.get().wrapping_add(1));
+                self.flows.get_mut().retain(|key, _| key.ifindex != *ifindex);
+                self.fragments.get_mut().retain(|key, _| key.ifindex != *ifindex);
+                self.flow_handles.get_mut().retain(|_, key| key.ifindex != *ifindex);
+                self.backends.get_mut().retain(|key, _| key.ifindex != *ifindex);
+            }
+            MapOp::SetEndpoint(..)
+            | MapOp::AddAddress(_)
+            | MapOp::RemoveAddress(_)
+            | MapOp::SetIdentity(..)
+            | MapOp::RemoveIdentity(_)
+            | MapOp::SetPrefix(..)
+            | MapOp::RemovePrefix(_)
+            | MapOp::SetAllow(..)
+            | MapOp::RemoveAllow(_)
+            | MapOp::AddDefer(_)
+            | MapOp::RemoveDefer(_)
+            | MapOp::SetEgressMark(..)
+            | MapOp::RemoveEgressMark(_) => {}
+        }
+    }
+
+    /// Forgets all connections and fragments.
+    pub fn clear_flows(&self) {
+        self.flows.borrow_mut().clear();
+        self.fragments.borrow_mut().clear();
+        self.flow_handles.borrow_mut().clear();
+        self.backends.borrow_mut().clear();
+    }
+
+    /// All connections.
+    pub fn flows(&self) -> BTreeMap<FlowKey, FlowValue> {
+        self.flows.borrow().iter().map(|(key, entry)| (*key, entry.flow)).collect()
+    }
+
+    /// All datagrams in pieces.
+    pub fn fragments(&self) -> BTreeMap<FragmentKey, FragmentValue> {
+        self.fragments.borrow().clone()
+    }
+
+    /// Judges a frame.
+    pub fn judge(&self, frame: &(impl Frame + ?Sized), seen: &HookContext) -> Observation {
+        let mut packet = Packet::EMPTY;
+        let outcome = decide(self, frame, || *seen, &mut packet);
+        if packet == Packet::EMPTY {
+            // It passed without being read.
+            frame.parse(&mut packet);
+        }
+        Observation { outcome, packet }
+    }
+}
+
+impl PolicyMaps for MemoryMaps {
+    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots)> {
+        let endpoint = self.map_state.endpoints.get(&ifindex)?;
+        Some((endpoint.value, AllowSlots(ifindex.0)))
+    }
+
+    fn owns_address(&self, key: &AddressKey) -> bool {
+        self.map_state.addresses.contains(key)
+    }
+
+    fn identity(&self, addr: &Addr) -> Identity {
+        let own = self.map_state.identities.get(addr).copied();
+        own.or_else(|| longest_prefix(&self.map_state.prefixes, *addr)).unwrap_or(Identity::NONE)
+    }
+
+    fn allow(
+        &self,
+        places: AllowSlots,
+        direction: Direction,
+        identity: Identity,
+        protocol: Protocol,
+        port: PortBe,
+    ) -> Option<AllowValue> {
+        let map = self.map_state.allow.get(&AllowMapKey::new(IfIndex(places.0), direction))?;
+        let of = |identity| longest_entry(map, &AllowKey::lookup(identity, protocol, port));
+        let own = (identity != Identity::NONE).then(|| of(identity)).flatten();
+        own.or_else(|| of(Identity::ANY))
+    }
+
+    fn settled(&self, key: &FlowKey, sender: Option<&Addr>, step: &Step) -> Settled {
+        let flows = self.flows.borrow();
+        let Some(FlowEntry { flow, local }) = flows.get(key) else { return Settled::Unknown };
+        let is_own = sender.is_none_or(|sender| sender == local);
+        if is_own && is_settled(flow, key.protocol, step) {
+            Settled::Yes(flow.rule)
+        } else {
+            Settled::No
+        }
+    }
+
+    fn flow(&self, key: &FlowKey, sender: &Addr, flow: &mut FlowValue) -> Option<bool> {
+        let flows = self.flows.borrow();
+        let found = flows.get(key)?;
+        *flow = found.flow;
+        Some(found.local == *sender)
+    }
+
+    fn set_flow(&self, key: &FlowKey, flow: &FlowValue, local: Local<'_>) {
+        let mut flows = self.flows.borrow_mut();
+        let local = match (local, flows.get(key)) {
+            (Local::Kept, None) => return,
+            (Local::Kept, Some(entry)) => entry.local,
+            (Local::Unknown, _) => Addr::UNSPECIFIED,
+            (Local::At(addr), _) => *addr,
+        };
+        flows.insert(*key, FlowEntry { flow: *flow, local });
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn set_fragment(&self, key: &FragmentKey, value: &FragmentValue) {
+        self.fragments.borrow_mut().insert(*key, *value);
+    }
+
+    fn is_deferred(&self, addr: &Addr) -> bool {
+        self.map_state.defer.contains(addr)
+    }
+
+    fn egress_mark_owner(&self, egress_mark: u16) -> Option<IfIndex> {
+        self.map_state.egress_marks.get(&egress_mark).copied()
+    }
+
+    fn store_deferred_flow(&self, key: &FlowKey) -> u16 {
+        let mut flow_handles = self.flow_handles.borrow_mut();
+        let free = (1..u16::MAX).find(|flow_handle| !flow_handles.contains_key(flow_handle));
+        if let Some(flow_handle) = free {
+            flow_handles.insert(flow_handle, *key);
+        }
+        free.unwrap_or(0)
+    }
+
+    fn take_deferred_flow(&self, flow_handle: u16) -> Option<FlowKey> {
+        self.flow_handles.borrow_mut().remove(&flow_handle)
+    }
+
+    fn backend(&self, key: &FlowKey) -> Option<BackendValue> {
+        self.backends.borrow().get(key).copied()
+    }
+
+    fn set_backend(&self, key: &FlowKey, value: &BackendValue) {
+        self.backends.borrow_mut().insert(*key, *value);
+    }
+
+    fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.get())
+    }
+}
+
+/// What a longest-prefix trie of addresses answers.
+fn longest_prefix(prefixes: &BTreeMap<PrefixKey, Identity>, addr: Addr) -> Option<Identity> {
+    let bits = u128::from_be_bytes(addr.0);
+    (0..=128).rev().find_map(|prefix_len_bits| {
+        let masked = bits & u128::MAX.checked_shl(128 - prefix_len_bits).unwrap_or(0);
+        prefixes.get(&PrefixKey { prefix_len_bits, addr: Addr(masked.to_be_bytes()) }).copied()
+    })
+}
+
+/// What the trie of an allow map answers.
+fn longest_entry(map: &AllowMap, key: &AllowKey) -> Option<AllowValue> {
+    let protocol = [key.protocol.0, key.pad];
+    let [p0, p1] = protocol;
+    let [p2, p3] = key.port.0;
+    let suffix = u32::from_be_bytes([p0, p1, p2, p3]);
+    (AllowKey::ALL_PROTOCOLS_BITS..=AllowKey::FULL_BITS).rev().find_map(|prefix_len_bits| {
+        let masked =
+            suffix & u32::MAX.checked_shl(AllowKey::FULL_BITS - prefix_len_bits).unwrap_or(0);
+        let [protocol, pad, hi, lo] = masked.to_be_bytes();
+        let entry = AllowKey {
+            prefix_len_bits,
+            identity: key.identity,
+            protocol: Protocol(protocol),
+            pad,
+            port: PortBe([hi, lo]),
+        };
+        map.get(&entry).copied()
+    })
+}

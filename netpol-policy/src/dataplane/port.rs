@@ -1,0 +1,173 @@
+//! The port to the kernel: what the agent needs of it, one trait for each concern.
+//!
+//! The crate `netpol-datapath` implements it, and a fake in the tests of the agent. [`Maps`] holds the policy,
+//! [`Attachments`] the programs on the devices, [`Flows`] the connections. Long steps have three parts: `begin_*` and
+//! `end_*` run in the event loop, `run_*` on a worker thread.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netpol_common::ids::{Epoch, IfIndex};
+use netpol_common::keys::{CounterKey, FlowKey, FlowValue};
+
+use super::{Counter, MapOp, MapState};
+
+/// The interface of a pod that does not run yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewInterface {
+    /// Index of the host's end of the veth pair.
+    pub ifindex: IfIndex,
+    /// No later plugin claims the interface's clsact ingress for traffic shaping, so clsact filters can be attached.
+    pub is_unshaped: bool,
+}
+
+/// Interfaces that no program could be attached to, with the reasons.
+pub type FailedAttachments<E> = Vec<(IfIndex, E)>;
+
+/// Result of migrating one interface from clsact filters to TCX links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Migrated {
+    /// A TCX link has replaced the filter.
+    Yes,
+    /// The filter stays, because programs of others beside it would no longer run before a TCX link.
+    Shared,
+}
+
+/// First header in the frames of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Framing {
+    /// An Ethernet header.
+    Ethernet,
+    /// The IP header (`WireGuard`, tunnels).
+    L3,
+}
+
+/// The maps that hold the policy.
+pub trait Maps {
+    /// Why an operation failed. All traits of the port share this type.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Performs map operations in their order.
+    ///
+    /// # Errors
+    /// The kernel refused one: those before it are done, those after it are not.
+    fn apply(&mut self, ops: &[MapOp]) -> Result<(), Self::Error>;
+    /// Reads the content of the maps.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    fn map_state(&self) -> Result<MapState, Self::Error>;
+    /// Dropped and audited packets since their endpoint was attached.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    fn counters(&self) -> Result<BTreeMap<CounterKey, Counter>, Self::Error>;
+    /// The policy generation: it grows with every change of the maps.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    fn epoch(&self) -> Result<Epoch, Self::Error>;
+    /// Prepares what a later change would otherwise wait for. Takes some ten milliseconds, but seldom.
+    ///
+    /// # Errors
+    /// The kernel refuses: later changes wait.
+    fn prepare(&mut self) -> Result<(), Self::Error>;
+}
+
+/// The programs on the devices.
+pub trait Attachments: Maps {
+    /// A migration of an interface from clsact filters to TCX links.
+    type Migration: Send + 'static;
+
+    /// Attaches the pod programs to an interface, or takes over those that are attached.
+    ///
+    /// # Errors
+    /// The interface is gone, or the kernel refuses.
+    fn attach(&mut self, ifindex: IfIndex) -> Result<(), Self::Error>;
+    /// [`Maps::apply`], and at the same time [`Attachments::attach`] for these interfaces, whose pods do not run yet.
+    /// Uses clsact filters where they attach faster. Returns the interfaces without programs, with the reasons.
+    ///
+    /// # Errors
+    /// Those of [`Maps::apply`].
+    fn attach_and_apply(
+        &mut self,
+        interfaces: &[NewInterface],
+        ops: &[MapOp],
+    ) -> (FailedAttachments<Self::Error>, Result<(), Self::Error>);
+    /// Whether the pod programs are attached to an interface.
+    ///
+    /// # Errors
+    /// The interface is gone, or the kernel does not answer.
+    fn is_attached(&self, ifindex: IfIndex) -> Result<bool, Self::Error>;
+    /// Attaches `uplink_egress` to exactly these devices, and forgets the programs of devices that are gone.
+    ///
+    /// # Errors
+    /// One of the devices refuses; the others have their program.
+    fn set_uplinks(&mut self, uplinks: &BTreeMap<IfIndex, Framing>) -> Result<(), Self::Error>;
+    /// The pods' interfaces that are attached through clsact filters although TCX links cost packets less.
+    ///
+    /// # Errors
+    /// The pins cannot be read.
+    fn on_filters(&self) -> Result<BTreeSet<IfIndex>, Self::Error>;
+    /// Begins the migration of this interface, if it has a clsact filter.
+    ///
+    /// # Errors
+    /// The programs for the links cannot be loaded.
+    fn begin_migration(&mut self, ifindex: IfIndex)
+    -> Result<Option<Self::Migration>, Self::Error>;
+    /// The slow part of a migration. Returns the interface and what [`Attachments::end_migration`] needs.
+    fn run_migration(migration: Self::Migration) -> (IfIndex, Self::Migration);
+    /// Finishes a migration.
+    ///
+    /// # Errors
+    /// A part of the migration failed. The programs are in force all the same.
+    fn end_migration(&mut self, migration: Self::Migration) -> Result<Migrated, Self::Error>;
+    /// Whether programs and maps of another version are left, and may be in force.
+    fn has_predecessor(&self) -> bool;
+    /// Replaces the programs of another version by ours, and removes its maps.
+    ///
+    /// # Errors
+    /// A program cannot be replaced, or a map removed. The call can be repeated.
+    fn retire_predecessor(&mut self) -> Result<(), Self::Error>;
+}
+
+/// The connections that the programs follow.
+pub trait Flows: Maps {
+    /// The garbage collection of map entries of removed endpoints.
+    type MapGc: Send + 'static;
+
+    /// All connections.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    fn flows(&self) -> Result<BTreeMap<FlowKey, FlowValue>, Self::Error>;
+    /// Number of connections that were evicted before they had ended.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    fn n_evicted_flows(&self) -> Result<u64, Self::Error>;
+    /// Adds connections that began before the programs were attached. Known ones stay as they are.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Self::Error>;
+    /// Number of removed endpoints that may still have connections and counters. These let nothing pass, and are removed
+    /// before the interface is an endpoint again.
+    fn n_awaiting_gc(&self) -> usize;
+    /// Begins to remove these entries, if there are any. One collection at a time.
+    ///
+    /// # Errors
+    /// The maps cannot be opened.
+    fn begin_gc(&mut self) -> Result<Option<Self::MapGc>, Self::Error>;
+    /// The slow part of a collection. Returns what [`Flows::end_gc`] needs.
+    fn run_gc(map_gc: Self::MapGc) -> Self::MapGc;
+    /// Finishes a collection. Returns the number of removed entries.
+    ///
+    /// # Errors
+    /// Some entries could not be removed: the next collection removes them.
+    fn end_gc(&mut self, map_gc: Self::MapGc) -> Result<usize, Self::Error>;
+}
+
+/// All that the agent needs of the kernel.
+pub trait Kernel: Maps + Attachments + Flows {}
+
+impl<K: Maps + Attachments + Flows> Kernel for K {}

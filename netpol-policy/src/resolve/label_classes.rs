@@ -1,0 +1,86 @@
+//! Which label classes a pod peer selects, by way of the store's indexes.
+
+use std::sync::Arc;
+
+use super::peers::selects_namespace;
+use crate::model::{NamespaceMatch, Selector};
+use crate::store::{ClusterState, LabelClass, LabelClassId};
+
+/// Whether a peer selects a label class.
+pub(super) fn is_selected(
+    state: &ClusterState,
+    own_namespace: &str,
+    namespaces: &NamespaceMatch,
+    pods: &Selector,
+    label_class: &LabelClass,
+) -> bool {
+    is_in_namespace(state, own_namespace, namespaces, &label_class.namespace)
+        && pods.matches(&label_class.labels)
+}
+
+fn is_in_namespace(
+    state: &ClusterState,
+    own_namespace: &str,
+    namespaces: &NamespaceMatch,
+    namespace: &str,
+) -> bool {
+    match namespaces {
+        NamespaceMatch::Own => *namespace == *own_namespace,
+        NamespaceMatch::Selected(selector) => {
+            selects_namespace(selector, state.namespace_labels(namespace))
+        }
+    }
+}
+
+/// Adds the label classes that a peer selects: those of the shortest list that has them all.
+pub(super) fn select(
+    state: &ClusterState,
+    own_namespace: &str,
+    namespaces: &NamespaceMatch,
+    pods: &Selector,
+    found: &mut Vec<LabelClassId>,
+) {
+    let by_label = state.label_class_candidates(pods);
+    let by_namespace: Option<Vec<&[LabelClassId]>> = match namespaces {
+        NamespaceMatch::Own => Some(vec![state.label_classes_in(own_namespace)]),
+        NamespaceMatch::Selected(selector) if selector.is_everything() => None,
+        NamespaceMatch::Selected(selector) => {
+            Some(if let Some(names) = state.namespace_candidates(selector) {
+                let is_selected = |name: &&Arc<str>| {
+                    state.namespace_labels(name).is_some_and(|of| names.is_selected(of))
+                };
+                names.iter().filter(is_selected).map(|name| state.label_classes_in(name)).collect()
+            } else {
+                let of_all = state.namespaces().filter(|of| selector.matches(&of.labels));
+                of_all.map(|namespace| state.label_classes_in(&namespace.name)).collect()
+            })
+        }
+    };
+    let n_in_namespaces =
+        by_namespace.as_ref().map_or(usize::MAX, |lists| lists.iter().map(|ids| ids.len()).sum());
+    match (by_label, by_namespace) {
+        (Some(by_label), _) if by_label.len() <= n_in_namespaces => {
+            // Label classes of one namespace mostly stand side by side.
+            let mut latest: Option<(&Arc<str>, bool)> = None;
+            found.extend(by_label.iter().copied().filter(|id| {
+                let Some(label_class) = state.label_class(*id) else { return false };
+                let namespace = &label_class.namespace;
+                let known = latest.filter(|(of, _)| Arc::ptr_eq(of, namespace));
+                let (_, is_in) = *latest.insert(known.unwrap_or_else(|| {
+                    (namespace, is_in_namespace(state, own_namespace, namespaces, namespace))
+                }));
+                is_in && by_label.is_selected(&label_class.labels)
+            }));
+        }
+        (_, Some(by_namespace)) => {
+            found.extend(by_namespace.into_iter().flatten().copied().filter(|id| {
+                state.label_class(*id).is_some_and(|label_class| pods.matches(&label_class.labels))
+            }));
+        }
+        (_, None) => {
+            let all =
+                state.label_classes().filter(|(_, label_class)| pods.matches(&label_class.labels));
+            found.extend(all.map(|(id, _)| id));
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! What explanations say.
+
+use expect_test::{Expect, expect};
+
+use super::*;
+use crate::compile::Capacities;
+use crate::manifests::{Cause, parse};
+use crate::simulate::{Cluster, End, Engine, PortChoice};
+
+const SHOP: &str = r"
+{ apiVersion: v1, kind: Namespace, metadata: { name: shop, labels: { team: shop } } }
+---
+{ apiVersion: v1, kind: Namespace, metadata: { name: ops, labels: { team: ops } } }
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: web, namespace: shop, labels: { app: web } }
+spec: { nodeName: n1, containers: [{ name: c, ports: [{ name: http, containerPort: 8080 }] }] }
+status: { phase: Running, podIPs: [{ ip: 10.0.0.1 }] }
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: probe, namespace: ops }
+spec: { nodeName: n2, containers: [{ name: c }] }
+status: { phase: Running, podIPs: [{ ip: 10.0.0.3 }] }
+---
+{ apiVersion: v1, kind: Node, metadata: { name: n1 }, status: { addresses: [{ type: InternalIP, address: 192.168.0.1 }] } }
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: { name: web, namespace: shop }
+spec:
+  podSelector: {}
+  ingress:
+  - { from: [{ podSelector: { matchLabels: { app: db } } }] }
+  - { from: [{ namespaceSelector: { matchLabels: { team: ops } } }], ports: [{ port: 443 }] }
+  - { ports: [{ port: http }] }
+  - { from: [{ ipBlock: { cidr: 10.0.0.0/8, except: [10.0.0.0/24] } }, { ipBlock: { cidr: 1.0.0.0/8 } }] }
+  - { from: [{ namespaceSelector: { matchExpressions: [{ key: team, operator: DoesNotExist }] } }], ports: [{ port: dns, protocol: UDP }] }
+  - { from: [{ ipBlock: { cidr: 10.0.0.0/33 } }] }
+";
+
+/// The sentences of the explanation, the egress end first.
+#[track_caller]
+fn check(from: &str, to: &str, port: &str, expected: &Expect) {
+    check_within(Capacities::default(), from, to, port, expected);
+}
+
+#[track_caller]
+fn check_within(capacities: Capacities, from: &str, to: &str, port: &str, expected: &Expect) {
+    let manifests = parse("shop.yaml", SHOP);
+    let diagnostics: Vec<Diagnostic> = manifests
+        .findings
+        .iter()
+        .filter_map(|finding| match &finding.cause {
+            Cause::Object(diagnostic) => Some(diagnostic.clone()),
+            Cause::File { .. } => None,
+        })
+        .collect();
+    let mut cluster = Cluster::within(Engine::Reference, capacities);
+    cluster.set(manifests.objects.into_iter().map(|sourced| sourced.object).collect()).unwrap();
+    let end = |text: &str| text.parse::<End>().unwrap();
+    let probe = Probe {
+        from: end(from),
+        to: end(to),
+        port: PortChoice::from(port),
+        transport: Transport::Tcp,
+    };
+    let found = cluster.findings();
+    let is_left_out = |_: &Pod, rule: &RuleRef| cluster.left_out().contains_key(rule);
+    let explanation =
+        explain(cluster.state(), &probe, diagnostics.iter().chain(&found), is_left_out);
+    assert_eq!(cluster.probe(&probe).unwrap().is_allowed, explanation.is_allowed);
+    let mut lines: Vec<String> = explanation.problem.clone().into_iter().collect();
+    for end in [&explanation.egress, &explanation.ingress].into_iter().flatten() {
+        lines.push(end.summary.clone());
+        lines.extend(end.allowing.iter().map(|rule| format!("+ {}", rule.sentence)));
+        lines.extend(end.misses.iter().map(|rule| format!("- {}", rule.sentence)));
+    }
+    lines.extend(explanation.diagnostics.iter().map(|diagnostic| format!("! {diagnostic}")));
+    expected.assert_eq(&lines.join("\n"));
+    // What is sent is what is received.
+    let text = serde_json::to_string(&explanation).unwrap();
+    assert_eq!(serde_json::from_str::<Explanation>(&text).unwrap(), explanation);
+}
+
+#[test]
+fn the_nearest_miss_comes_first_and_says_what_is_missing() {
+    check(
+        "ops/probe",
+        "shop/web",
+        "80",
+        &expect![[r#"
+        allowed: no policy isolates ops/probe for egress
+        denied: shop/web is isolated, and no rule allows this
+        - rule 2 of shop/web allows this peer on TCP/443, not on TCP/80
+        - rule 3 of shop/web allows this peer on TCP/http (8080 on shop/web), not on TCP/80
+        - rule 1 of shop/web allows TCP/80 from pods with app=db of the policy's namespace: ops/probe is in another namespace
+        - rule 4 of shop/web allows TCP/80 from 10.0.0.0/8 except 10.0.0.0/24, or 1.0.0.0/8: 10.0.0.3 is in the exception 10.0.0.0/24; 10.0.0.3 is not in 1.0.0.0/8
+        - rule 6 of shop/web allows TCP/80 from nobody (none of its peers was understood)
+        - rule 5 of shop/web allows UDP/dns (a name that shop/web does not have) from all pods of namespaces with !team: neither peer nor port is this one
+        ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]"#]],
+    );
+}
+
+#[test]
+fn rules_that_allow_are_named() {
+    check(
+        "ops/probe",
+        "shop/web",
+        "http",
+        &expect![[r#"
+        allowed: no policy isolates ops/probe for egress
+        allowed: shop/web is isolated, and a rule allows this
+        + rule 3 of shop/web allows TCP/http (8080 on shop/web) from everybody
+        - rule 2 of shop/web allows this peer on TCP/443, not on TCP/8080
+        - rule 1 of shop/web allows TCP/8080 from pods with app=db of the policy's namespace: ops/probe is in another namespace
+        - rule 4 of shop/web allows TCP/8080 from 10.0.0.0/8 except 10.0.0.0/24, or 1.0.0.0/8: 10.0.0.3 is in the exception 10.0.0.0/24; 10.0.0.3 is not in 1.0.0.0/8
+        - rule 6 of shop/web allows TCP/8080 from nobody (none of its peers was understood)
+        - rule 5 of shop/web allows UDP/dns (a name that shop/web does not have) from all pods of namespaces with !team: neither peer nor port is this one
+        ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]"#]],
+    );
+}
+
+#[test]
+fn an_address_outside_is_told_from_pods() {
+    check(
+        "10.0.0.77",
+        "shop/web",
+        "80",
+        &expect![[r#"
+        denied: shop/web is isolated, and no rule allows this
+        - rule 3 of shop/web allows this peer on TCP/http (8080 on shop/web), not on TCP/80
+        - rule 1 of shop/web allows TCP/80 from pods with app=db of the policy's namespace: no pod holds 10.0.0.77
+        - rule 4 of shop/web allows TCP/80 from 10.0.0.0/8 except 10.0.0.0/24, or 1.0.0.0/8: 10.0.0.77 is in the exception 10.0.0.0/24; 10.0.0.77 is not in 1.0.0.0/8
+        - rule 6 of shop/web allows TCP/80 from nobody (none of its peers was understood)
+        - rule 2 of shop/web allows TCP/443 from all pods of namespaces with team=ops: neither peer nor port is this one
+        - rule 5 of shop/web allows UDP/dns (a name that shop/web does not have) from all pods of namespaces with !team: neither peer nor port is this one
+        ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]"#]],
+    );
+}
+
+#[test]
+fn the_own_node_needs_no_rule() {
+    check(
+        "192.168.0.1",
+        "shop/web",
+        "80",
+        &expect![[r#"
+        allowed: the other end is the node of shop/web
+        - rule 3 of shop/web allows this peer on TCP/http (8080 on shop/web), not on TCP/80
+        - rule 1 of shop/web allows TCP/80 from pods with app=db of the policy's namespace: no pod holds 192.168.0.1
+        - rule 4 of shop/web allows TCP/80 from 10.0.0.0/8 except 10.0.0.0/24, or 1.0.0.0/8: 192.168.0.1 is not in 10.0.0.0/8; 192.168.0.1 is not in 1.0.0.0/8
+        - rule 6 of shop/web allows TCP/80 from nobody (none of its peers was understood)
+        - rule 2 of shop/web allows TCP/443 from all pods of namespaces with team=ops: neither peer nor port is this one
+        - rule 5 of shop/web allows UDP/dns (a name that shop/web does not have) from all pods of namespaces with !team: neither peer nor port is this one
+        ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]"#]],
+    );
+}
+
+#[test]
+fn an_impossible_connection_has_a_problem() {
+    check("shop/web", "shop/none", "80", &expect!["there is no pod shop/none"]);
+    check("shop/web", "fd00::1", "80", &expect!["the ends have no address family in common"]);
+}
+
+#[test]
+fn a_rule_that_finds_no_room_allows_nothing_and_says_so() {
+    let few = Capacities { n_prefixes: 3, ..Capacities::default() };
+    check_within(
+        few,
+        "1.2.3.4",
+        "shop/web",
+        "8443",
+        &expect![[r#"
+            denied: shop/web is isolated, and no rule allows this
+            - rule 4 of shop/web would allow every port from 10.0.0.0/8 except 10.0.0.0/24, or 1.0.0.0/8, but there is no room for it on the node
+            - rule 3 of shop/web allows this peer on TCP/http (8080 on shop/web), not on TCP/8443
+            - rule 1 of shop/web allows TCP/8443 from pods with app=db of the policy's namespace: no pod holds 1.2.3.4
+            - rule 6 of shop/web allows TCP/8443 from nobody (none of its peers was understood)
+            - rule 2 of shop/web allows TCP/443 from all pods of namespaces with team=ops: neither peer nor port is this one
+            - rule 5 of shop/web allows UDP/dns (a name that shop/web does not have) from all pods of namespaces with !team: neither peer nor port is this one
+            ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]
+            ! NetworkPolicy shop/web: spec.ingress[3].from there is no room for its 3 address blocks and exceptions beside those of smaller policies, a node has room for 3: the rule allows nothing [over-capacity]"#]],
+    );
+}

@@ -1,0 +1,90 @@
+//! An explanation as text.
+
+use std::io::{self, Write};
+
+use super::{EndExplanation, Explanation};
+
+impl Explanation {
+    /// Writes the explanation for people, as several lines.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        write_text(self, out)
+    }
+}
+
+fn write_text(explanation: &Explanation, out: &mut dyn Write) -> io::Result<()> {
+    let Explanation {
+        from,
+        to,
+        port,
+        protocol,
+        is_allowed,
+        problem,
+        service,
+        connection,
+        egress,
+        ingress,
+        diagnostics,
+    } = explanation;
+    let verdict = match (problem, is_allowed) {
+        (Some(_), _) => "impossible",
+        (None, true) => "allowed",
+        (None, false) => "denied",
+    };
+    writeln!(out, "{from} -> {to} {port}/{protocol}: {verdict}")?;
+    if let Some(problem) = problem {
+        writeln!(out, "  {problem}")?;
+    }
+    if let Some(service) = service {
+        writeln!(out, "  {service}")?;
+    }
+    if let Some(packets) = connection {
+        let destination = std::net::SocketAddr::new(packets.destination, packets.port);
+        writeln!(out, "  packets: {} -> {destination}", packets.source)?;
+        write_end(egress.as_ref(), "egress", from, out)?;
+        write_end(ingress.as_ref(), "ingress", to, out)?;
+    }
+    if !diagnostics.is_empty() {
+        writeln!(out, "\nfindings on these policies:")?;
+        for diagnostic in diagnostics {
+            writeln!(out, "  ! {diagnostic}")?;
+        }
+    }
+    Ok(())
+}
+
+fn write_end(
+    end: Option<&EndExplanation>,
+    direction: &str,
+    name: &str,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    writeln!(out)?;
+    let Some(end) = end else {
+        return writeln!(out, "{direction}: allowed: {name} is no pod that a policy could govern");
+    };
+    let EndExplanation {
+        pod: _,
+        direction: _,
+        verdict: _,
+        is_allowed: _,
+        summary,
+        isolating,
+        allowing,
+        misses,
+    } = end;
+    writeln!(out, "{direction}: {summary}")?;
+    if !isolating.is_empty() {
+        let names: Vec<String> = isolating.iter().map(ToString::to_string).collect();
+        writeln!(out, "  isolated by {}", names.join(", "))?;
+    }
+    for rule in allowing {
+        writeln!(out, "  + {}", rule.sentence)?;
+    }
+    for rule in misses {
+        writeln!(out, "  - {}", rule.sentence)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! What changes the state of the cluster.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use netpol_common::ids::IfIndex;
+
+use crate::model::{Interner, Kind, Object, ObjectName, ObjectRef};
+
+/// One change of the known cluster. Applying the same delta twice is the same as once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delta {
+    /// The object exists and looks like this.
+    Upsert(Object),
+    /// The object is gone. With a `uid`, only if the stored object has it: a late deletion of a pod must
+    /// not remove its successor of the same name.
+    Remove {
+        /// Which object.
+        object: ObjectRef,
+        /// Its uid, when the source knows it.
+        uid: Option<Arc<str>>,
+    },
+    /// All objects of one kind: those that are not in the list are gone.
+    Replace(List),
+    /// A pod interface of this node is attached.
+    UpsertEndpoint(Endpoint),
+    /// A pod interface of this node is gone.
+    RemoveEndpoint(IfIndex),
+    /// The addresses of this node's own devices.
+    OwnAddresses(BTreeSet<IpAddr>),
+}
+
+/// The complete list of one kind. Its objects share what they have in common.
+#[derive(Clone, Debug)]
+pub struct List {
+    pub(super) kind: Kind,
+    pub(super) objects: Vec<Object>,
+    pub(super) unreadable: Vec<ObjectName>,
+    pub(super) interner: Interner,
+}
+
+impl List {
+    /// From all objects of a kind that exist and could be understood, others are left out, and the names of those that exist
+    /// but could not be understood at all: what is stored of them stays. Of several objects of one name the last counts.
+    pub fn new(kind: Kind, mut objects: Vec<Object>, unreadable: Vec<ObjectName>) -> Self {
+        objects.retain(|object| object.kind() == kind);
+        let mut interner = Interner::default();
+        for object in &mut objects {
+            interner.share(object);
+        }
+        Self { kind, objects, unreadable, interner }
+    }
+
+    /// The same from objects of this kind that already share by this interner. With those that do not, texts are kept twice.
+    pub fn shared(
+        kind: Kind,
+        objects: Vec<Object>,
+        unreadable: Vec<ObjectName>,
+        interner: Interner,
+    ) -> Self {
+        Self { kind, objects, unreadable, interner }
+    }
+
+    /// The kind of all objects here.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Those that could be understood.
+    pub fn objects(&self) -> &[Object] {
+        &self.objects
+    }
+
+    /// Those that could not.
+    pub fn unreadable(&self) -> &[ObjectName] {
+        &self.unreadable
+    }
+}
+
+impl PartialEq for List {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { kind, objects, unreadable, interner: _ } = self;
+        (*kind, objects, unreadable) == (other.kind, &other.objects, &other.unreadable)
+    }
+}
+
+impl Eq for List {}
+
+/// A pod's interface on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The host side's interface index. Reused by the kernel: see `container_id`.
+    pub ifindex: IfIndex,
+    /// The sandbox that owns the interface; empty in simulations.
+    pub container_id: Arc<str>,
+    /// The pod's namespace and name.
+    pub pod: ObjectName,
+    /// The pod's uid, empty when the runtime did not tell it (then the name alone decides).
+    pub pod_uid: Arc<str>,
+    /// Number in the packet mark under which a deferred egress verdict finds this endpoint again, 1 to
+    /// 4095; 0 for none.
+    pub egress_mark: u16,
+    /// The addresses that the CNI result gave to the interface: valid before the API reports any.
+    pub addresses: Vec<IpAddr>,
+}

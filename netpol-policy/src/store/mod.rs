@@ -1,0 +1,373 @@
+//! The known cluster: a plain struct with `apply`.
+//!
+//! In: [`Delta`]s from any source, in any order, repeated or squashed. Out: the current objects, indexed, and
+//! [`Changes`]: what can differ from before. The content depends on the current objects only, never on how they
+//! came. What many objects of a kind say is kept once. Must not: decide anything about policy.
+
+mod address_owners;
+mod changes;
+mod delta;
+mod label_classes;
+mod label_index;
+mod pods;
+mod queries;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use netpol_common::addr::Addr;
+use netpol_common::ids::IfIndex;
+
+pub use changes::Changes;
+pub use delta::{Delta, Endpoint, List};
+pub use label_classes::{LabelClass, LabelClassId};
+pub use label_index::Candidates;
+use label_index::LabelIndex;
+use pods::{PodId, Pods};
+use smallvec::SmallVec;
+
+use crate::model::{
+    Interner, Kind, Namespace, Node, Object, ObjectName, ObjectRef, Pod, PodPhase, Policy, Service,
+};
+
+/// Every object that decides what this node enforces.
+#[derive(Clone, Default)]
+pub struct ClusterState {
+    pods: Pods,
+    namespaces: BTreeMap<Arc<str>, Namespace>,
+    namespaces_by_label: LabelIndex<Arc<str>>,
+    policies: BTreeMap<ObjectName, Policy>,
+    services: BTreeMap<ObjectName, Service>,
+    /// How many Services have an address.
+    service_addresses: BTreeMap<Addr, usize>,
+    nodes: BTreeMap<Arc<str>, Node>,
+    endpoints: BTreeMap<IfIndex, Endpoint>,
+    endpoints_of_pod: BTreeMap<ObjectName, BTreeSet<IfIndex>>,
+    own_addresses: BTreeSet<IpAddr>,
+    interners: BTreeMap<Kind, Interner>,
+}
+
+/// The objects, without what is derived from them.
+impl fmt::Debug for ClusterState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterState")
+            .field("pods", &self.pods.iter().collect::<Vec<_>>())
+            .field("namespaces", &self.namespaces)
+            .field("policies", &self.policies)
+            .field("services", &self.services)
+            .field("nodes", &self.nodes)
+            .field("endpoints", &self.endpoints)
+            .field("own_addresses", &self.own_addresses)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ClusterState {
+    /// Takes in one change.
+    pub fn apply(&mut self, delta: Delta) -> Changes {
+        let mut changes = Changes::default();
+        match delta {
+            Delta::Upsert(object) => self.upsert(object, &mut changes),
+            Delta::Remove { object, uid } => self.remove(&object, uid.as_deref(), &mut changes),
+            Delta::Replace(list) => self.replace(list, &mut changes),
+            Delta::UpsertEndpoint(endpoint) => {
+                let ifindex = endpoint.ifindex;
+                if self.endpoints.get(&ifindex) != Some(&endpoint) {
+                    self.remove_endpoint(ifindex, &mut changes);
+                    self.insert_endpoint(endpoint, &mut changes);
+                }
+            }
+            Delta::RemoveEndpoint(ifindex) => self.remove_endpoint(ifindex, &mut changes),
+            Delta::OwnAddresses(addresses) => {
+                let differing = self.own_addresses.symmetric_difference(&addresses);
+                changes.deferred.extend(differing.map(|address| Addr::from(*address)));
+                self.own_addresses = addresses;
+            }
+        }
+        changes
+    }
+
+    fn upsert(&mut self, object: Object, changes: &mut Changes) {
+        let is_new = match object {
+            Object::Pod(pod) => self.upsert_pod(pod, changes),
+            Object::Policy(policy) => self.upsert_policy(policy, changes),
+            Object::Namespace(namespace) => self.upsert_namespace(namespace, changes),
+            Object::Service(service) => self.upsert_service(service, changes),
+            Object::Node(node) => insert_if_new(&mut self.nodes, Arc::clone(&node.name), node),
+        };
+        changes.n_objects += usize::from(is_new);
+    }
+
+    fn upsert_pod(&mut self, mut pod: Pod, changes: &mut Changes) -> bool {
+        let old = self.pods.id(&pod.name);
+        if old.and_then(|id| self.pods.at(id)) == Some(&pod) {
+            return false;
+        }
+        self.interner(Kind::Pod).share_pod(&mut pod);
+        if let Some(id) = old {
+            self.let_go(id, changes);
+        }
+        let id = self.pods.put(old, pod, changes);
+        self.hold(id, changes);
+        true
+    }
+
+    fn upsert_policy(&mut self, mut policy: Policy, changes: &mut Changes) -> bool {
+        if self.policies.get(&policy.name) == Some(&policy) {
+            return false;
+        }
+        self.interner(Kind::NetworkPolicy).share_policy(&mut policy);
+        changes.policies.insert(policy.name.clone());
+        self.policies.insert(policy.name.clone(), policy);
+        true
+    }
+
+    fn upsert_namespace(&mut self, mut namespace: Namespace, changes: &mut Changes) -> bool {
+        let old = self.namespaces.get(&namespace.name);
+        if old == Some(&namespace) {
+            return false;
+        }
+        if let Some(old) = old {
+            self.namespaces_by_label.remove(&old.labels, &old.name);
+        }
+        self.interner(Kind::Namespace).share_namespace(&mut namespace);
+        let name = Arc::clone(&namespace.name);
+        self.namespaces_by_label.insert(&namespace.labels, &name);
+        self.namespaces.insert(Arc::clone(&name), namespace);
+        changes.namespaces.insert(name);
+        true
+    }
+
+    fn upsert_service(&mut self, service: Service, changes: &mut Changes) -> bool {
+        if self.services.get(&service.name) == Some(&service) {
+            return false;
+        }
+        self.remove_service(&service.name, changes);
+        for address in &service.addresses {
+            let addr = Addr::from(*address);
+            *self.service_addresses.entry(addr).or_default() += 1;
+            changes.deferred.insert(addr);
+        }
+        self.services.insert(service.name.clone(), service);
+        true
+    }
+
+    fn remove_service(&mut self, name: &ObjectName, changes: &mut Changes) -> bool {
+        let Some(service) = self.services.remove(name) else { return false };
+        for address in &service.addresses {
+            let addr = Addr::from(*address);
+            changes.deferred.insert(addr);
+            if let Some(n_services) = self.service_addresses.get_mut(&addr) {
+                *n_services -= 1;
+                if *n_services == 0 {
+                    self.service_addresses.remove(&addr);
+                }
+            }
+        }
+        true
+    }
+
+    fn remove(&mut self, object: &ObjectRef, uid: Option<&str>, changes: &mut Changes) {
+        let name = &object.name;
+        let is_other = |known: &str| uid.is_some_and(|uid| !known.is_empty() && known != uid);
+        let removed = match object.kind {
+            Kind::Pod => match self.pods.id(name) {
+                Some(id) if !self.pods.at(id).is_some_and(|pod| is_other(&pod.uid)) => {
+                    self.let_go(id, changes);
+                    self.pods.remove(id, changes);
+                    true
+                }
+                _ => false,
+            },
+            Kind::NetworkPolicy => {
+                let stays = self.policies.get(name).is_none_or(|policy| is_other(&policy.uid));
+                if !stays {
+                    self.policies.remove(name);
+                    changes.policies.insert(name.clone());
+                }
+                !stays
+            }
+            Kind::Namespace => match self.namespaces.remove(&name.name) {
+                Some(namespace) => {
+                    self.namespaces_by_label.remove(&namespace.labels, &namespace.name);
+                    changes.namespaces.insert(namespace.name);
+                    true
+                }
+                None => false,
+            },
+            Kind::Service => self.remove_service(name, changes),
+            Kind::Node => self.nodes.remove(&name.name).is_some(),
+        };
+        changes.n_objects += usize::from(removed);
+    }
+
+    /// What the objects of a kind share. Those of other kinds have hardly anything in common with them.
+    fn interner(&mut self, kind: Kind) -> &mut Interner {
+        self.interners.entry(kind).or_default()
+    }
+
+    fn replace(&mut self, list: List, changes: &mut Changes) {
+        let Some(list) = self.fill(list, changes) else { return };
+        let List { kind, objects, unreadable, interner: _ } = list;
+        let mut listed: BTreeSet<ObjectRef> = objects.iter().map(Object::object_ref).collect();
+        listed.extend(unreadable.into_iter().map(|name| ObjectRef { kind, name }));
+        for gone in self.references(kind).into_iter().filter(|object| !listed.contains(object)) {
+            self.remove(&gone, None, changes);
+        }
+        for object in objects {
+            self.upsert(object, changes);
+        }
+    }
+
+    /// Takes in the first list of pods, policies or namespaces: at once, which is much faster. Gives the list back
+    /// otherwise.
+    fn fill(&mut self, list: List, changes: &mut Changes) -> Option<List> {
+        let fill = match list.kind {
+            _ if list.objects.is_empty() => return Some(list),
+            Kind::Pod if self.pods.is_empty() => Self::fill_pods,
+            Kind::NetworkPolicy if self.policies.is_empty() => Self::fill_policies,
+            Kind::Namespace if self.namespaces.is_empty() => Self::fill_namespaces,
+            Kind::Pod | Kind::NetworkPolicy | Kind::Namespace | Kind::Service | Kind::Node => {
+                return Some(list);
+            }
+        };
+        self.interners.insert(list.kind, list.interner);
+        changes.n_objects += fill(self, list.objects);
+        changes.everything = true;
+        None
+    }
+
+    /// Returns how many there are.
+    fn fill_pods(&mut self, objects: Vec<Object>) -> usize {
+        self.pods.fill(objects);
+        // Some hold what the runtime gave them.
+        let attached = self.endpoints_of_pod.keys().filter_map(|name| self.pods.id(name));
+        for id in attached.collect::<Vec<_>>() {
+            let addresses = self.addresses_at(id);
+            self.pods.owners.hold(id, &addresses);
+        }
+        self.pods.len()
+    }
+
+    /// As [`Self::fill_pods`].
+    fn fill_policies(&mut self, objects: Vec<Object>) -> usize {
+        let named = objects.into_iter().filter_map(|object| {
+            let Object::Policy(policy) = object else { return None };
+            Some((policy.name.clone(), policy))
+        });
+        self.policies = named.collect();
+        self.policies.len()
+    }
+
+    /// As [`Self::fill_pods`].
+    fn fill_namespaces(&mut self, objects: Vec<Object>) -> usize {
+        let named = objects.into_iter().filter_map(|object| {
+            let Object::Namespace(namespace) = object else { return None };
+            Some((Arc::clone(&namespace.name), namespace))
+        });
+        self.namespaces = named.collect();
+        for Namespace { name, labels } in self.namespaces.values() {
+            self.namespaces_by_label.insert(labels, name);
+        }
+        self.namespaces.len()
+    }
+
+    fn insert_endpoint(&mut self, endpoint: Endpoint, changes: &mut Changes) {
+        let pod = self.pods.id(&endpoint.pod);
+        if let Some(id) = pod {
+            self.let_go(id, changes);
+        }
+        changes.endpoints.insert(endpoint.ifindex);
+        let of_pod = self.endpoints_of_pod.entry(endpoint.pod.clone()).or_default();
+        of_pod.insert(endpoint.ifindex);
+        self.endpoints.insert(endpoint.ifindex, endpoint);
+        if let Some(id) = pod {
+            self.hold(id, changes);
+        }
+    }
+
+    fn remove_endpoint(&mut self, ifindex: IfIndex, changes: &mut Changes) {
+        let Some(endpoint) = self.endpoints.get(&ifindex) else { return };
+        let name = endpoint.pod.clone();
+        let pod = self.pods.id(&name);
+        if let Some(id) = pod {
+            self.let_go(id, changes);
+        }
+        changes.endpoints.insert(ifindex);
+        self.endpoints.remove(&ifindex);
+        if let Some(of_pod) = self.endpoints_of_pod.get_mut(&name) {
+            of_pod.remove(&ifindex);
+            if of_pod.is_empty() {
+                self.endpoints_of_pod.remove(&name);
+            }
+        }
+        if let Some(id) = pod {
+            self.hold(id, changes);
+        }
+    }
+
+    /// Notes the addresses of a pod. Undone by [`Self::let_go`] before the pod or its endpoint changes.
+    fn hold(&mut self, id: PodId, changes: &mut Changes) {
+        let addresses = self.addresses_at(id);
+        self.pods.owners.hold(id, &addresses);
+        self.note(id, &addresses, changes);
+    }
+
+    fn let_go(&mut self, id: PodId, changes: &mut Changes) {
+        let addresses = self.addresses_at(id);
+        self.note(id, &addresses, changes);
+        self.pods.owners.let_go(id, &addresses);
+    }
+
+    /// Takes the addresses, and the endpoints of all who hold them, for changed.
+    fn note(&self, id: PodId, addresses: &[IpAddr], changes: &mut Changes) {
+        let mut concerned = vec![id];
+        for address in addresses {
+            let addr = Addr::from(*address);
+            changes.addresses.insert(addr);
+            concerned.extend(self.pods.owners.of(addr).filter(|owner| *owner != id));
+        }
+        for pod in concerned.into_iter().filter_map(|id| self.pods.at(id)) {
+            changes.endpoints.extend(self.endpoints_of_pod.get(&pod.name).into_iter().flatten());
+        }
+    }
+
+    fn addresses_at(&self, id: PodId) -> SmallVec<[IpAddr; 4]> {
+        self.pods.at(id).into_iter().flat_map(|pod| self.addresses_of(pod)).collect()
+    }
+
+    /// The addresses that the API reports, and until it does those that the runtime gave to the pod's interface.
+    fn addresses_of<'a>(&'a self, pod: &'a Pod) -> impl Iterator<Item = IpAddr> + 'a {
+        let is_silent = pod.reported_addresses.is_empty()
+            && !pod.host_network
+            && !matches!(pod.phase, PodPhase::Succeeded | PodPhase::Failed);
+        let endpoints = if is_silent { self.endpoints_of_pod.get(&pod.name) } else { None };
+        let given = endpoints
+            .into_iter()
+            .flatten()
+            .filter_map(|ifindex| self.endpoints.get(ifindex))
+            .filter(|endpoint| is_pod_of(endpoint, pod))
+            .flat_map(|endpoint| &endpoint.addresses);
+        pod.addresses().iter().chain(given).copied()
+    }
+}
+
+/// Whether a pod of the endpoint's name is the endpoint's pod.
+fn is_pod_of(endpoint: &Endpoint, pod: &Pod) -> bool {
+    let uid = &endpoint.pod_uid;
+    pod.uid.is_empty() || uid.is_empty() || pod.uid == *uid || pod.static_uid == *uid
+}
+
+/// Stores the value and tells whether it differs from what was there.
+fn insert_if_new<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, value: V) -> bool {
+    if map.get(&key) == Some(&value) {
+        return false;
+    }
+    map.insert(key, value);
+    true
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,228 @@
+//! All pods: by name, by address, by label class.
+
+use std::hash::BuildHasher as _;
+use std::ops::RangeInclusive;
+
+use hashbrown::hash_table::Entry;
+use hashbrown::{DefaultHashBuilder, HashTable};
+use netpol_common::addr::Addr;
+
+use super::address_owners::{AddressOwners, Holding};
+use super::changes::Changes;
+use super::label_classes::{Content, LabelClassId, LabelClasses};
+use crate::model::{Object, ObjectName, Pod};
+
+/// Number of a pod, given again after it is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct PodId(u32);
+
+impl PodId {
+    fn new(index: usize) -> Self {
+        // More than four thousand million pods do not fit into memory.
+        Self(u32::try_from(index).unwrap_or(u32::MAX))
+    }
+
+    pub(super) fn index(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+/// The table of pods.
+///
+/// Addresses are given again after a pod ends, and the news of that can come late: of several owners the newest is
+/// right. Equal ages are decided by uid and name, so that the order of events has no say.
+///
+/// Names are hashed, as addresses are.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pods {
+    /// By their numbers; `None` where a number is free.
+    slots: Vec<Option<Pod>>,
+    free: Vec<PodId>,
+    hasher: DefaultHashBuilder,
+    by_name: HashTable<PodId>,
+    pub(super) owners: AddressOwners,
+    pub(super) label_classes: LabelClasses,
+}
+
+impl Pods {
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    pub(super) fn id(&self, name: &ObjectName) -> Option<PodId> {
+        let is_it = |id: &PodId| self.at(*id).is_some_and(|pod| pod.name == *name);
+        self.by_name.find(self.hasher.hash_one(name), is_it).copied()
+    }
+
+    pub(super) fn at(&self, id: PodId) -> Option<&Pod> {
+        at(&self.slots, id)
+    }
+
+    pub(super) fn get(&self, name: &ObjectName) -> Option<&Pod> {
+        self.at(self.id(name)?)
+    }
+
+    pub(super) fn label_class(&self, id: PodId) -> Option<LabelClassId> {
+        self.at(id)?;
+        self.label_classes.of_pod(id)
+    }
+
+    /// All pods, by name.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Pod> {
+        sorted(self.slots.iter().flatten())
+    }
+
+    /// The pods of a namespace, by name.
+    pub(super) fn of_namespace(&self, namespace: &str) -> impl Iterator<Item = &Pod> {
+        let label_classes = self.label_classes.of_namespace(namespace).iter();
+        let ids = label_classes.flat_map(|id| self.label_classes.pods(*id));
+        sorted(ids.filter_map(|id| self.at(id)))
+    }
+
+    /// Puts the pod, whose shared parts are interned, in the place of an older one or a new one.
+    pub(super) fn put(&mut self, old: Option<PodId>, pod: Pod, changes: &mut Changes) -> PodId {
+        let label_class = self.label_classes.known(Content::of(&pod));
+        let id = old.unwrap_or_else(|| {
+            self.free.pop().unwrap_or_else(|| {
+                self.slots.push(None);
+                PodId::new(self.slots.len() - 1)
+            })
+        });
+        let Some(slot) = self.slots.get_mut(id.index()) else { return id };
+        let pod = &*slot.insert(pod);
+        if old.is_some() {
+            if label_class.is_some() && label_class == self.label_classes.of_pod(id) {
+                return id;
+            }
+            changes.label_classes.extend(self.label_classes.leave(id));
+        }
+        match label_class {
+            Some(label_class) => self.label_classes.join(id, label_class),
+            None => drop(changes.label_classes.insert(self.label_classes.found(id, pod))),
+        }
+        if old.is_none() {
+            let Self { slots, hasher, by_name, .. } = self;
+            let name_hash = name_hash(slots, hasher);
+            by_name.insert_unique(name_hash(&id), id, name_hash);
+        }
+        id
+    }
+
+    /// Takes in a whole list, whose shared parts are interned, as the first pods there are; of several of one name the
+    /// last. They hold what the API reports.
+    pub(super) fn fill(&mut self, objects: Vec<Object>) {
+        let slot = |object| if let Object::Pod(pod) = object { Some(Some(pod)) } else { None };
+        // They stay where they are: to touch new memory would cost as much as all the rest.
+        self.slots = objects.into_iter().filter_map(slot).collect();
+        self.free.clear();
+        let Self { slots, free, hasher, by_name, owners, label_classes } = self;
+        by_name.reserve(slots.len(), name_hash(slots, hasher));
+        owners.reserve(slots.iter().flatten().map(|pod| pod.addresses().len()).sum());
+        label_classes.reserve(slots.len());
+        // Pods that are alike mostly stand side by side.
+        let mut latest = None;
+        for id in (0..slots.len()).map(PodId::new) {
+            let Some(pod) = at(slots, id) else { continue };
+            let is_it = |known: &PodId| at(slots, *known).is_some_and(|of| of.name == pod.name);
+            let known = by_name.entry(hasher.hash_one(&pod.name), is_it, name_hash(slots, hasher));
+            let old = match known {
+                Entry::Vacant(entry) => {
+                    entry.insert(id);
+                    None
+                }
+                Entry::Occupied(mut entry) => Some(std::mem::replace(entry.get_mut(), id)),
+            };
+            // Not by way of a copy: to read addresses that were written piece by piece just before waits for all that was
+            // written before them.
+            owners.hold(id, pod.addresses());
+            let content = Content::of(pod);
+            let alike =
+                latest.filter(|(known, _)| *known == content).map(|(_, label_class)| label_class);
+            let label_class = match alike.or_else(|| label_classes.known(content)) {
+                Some(label_class) => {
+                    label_classes.join(id, label_class);
+                    label_class
+                }
+                None => label_classes.found(id, pod),
+            };
+            latest = Some((content, label_class));
+            if let Some(old) = old {
+                owners.let_go(old, at(slots, old).map_or(&[], Pod::addresses));
+                free.push(old);
+                // Its last pod may have left a label class.
+                label_classes.leave(old);
+                latest = None;
+                if let Some(slot) = slots.get_mut(old.index()) {
+                    *slot = None;
+                }
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: PodId, changes: &mut Changes) {
+        let slot = self.slots.get_mut(id.index());
+        let Some(pod) = slot.and_then(Option::take) else { return };
+        self.free.push(id);
+        let hash = self.hasher.hash_one(&pod.name);
+        if let Ok(entry) = self.by_name.find_entry(hash, |known| *known == id) {
+            entry.remove();
+        }
+        changes.label_classes.extend(self.label_classes.leave(id));
+    }
+
+    /// The pod that holds an address: of several, the newest.
+    pub(super) fn owner(&self, addr: Addr) -> Option<PodId> {
+        let mut owners = self.owners.of(addr);
+        let first = owners.next()?;
+        match owners.next() {
+            None => Some(first),
+            Some(second) => self.newest([first, second].into_iter().chain(owners)),
+        }
+    }
+
+    /// Whether a pod that says it holds an address does.
+    pub(super) fn owns(&self, pod: PodId, addr: Addr) -> bool {
+        !self.owners.are_contested() || self.owner(addr) == Some(pod)
+    }
+
+    fn newest(&self, owners: impl Iterator<Item = PodId>) -> Option<PodId> {
+        owners.max_by_key(|id| self.at(*id).map(|pod| (pod.created_s, &pod.uid, &pod.name)))
+    }
+
+    /// Every address that a pod holds, with its owner, in no order.
+    pub(super) fn owned(&self) -> impl Iterator<Item = (Addr, PodId)> {
+        let held = self.owners.iter().filter(|held| self.owns(held.pod, held.addr));
+        held.map(|held| (held.addr, held.pod))
+    }
+
+    /// Those of [`Self::owned`] that are in these ranges, which are sorted and do not touch.
+    pub(super) fn owned_within(
+        &self,
+        ranges: &[RangeInclusive<Addr>],
+    ) -> impl Iterator<Item = (Addr, PodId)> {
+        let is_within = |held: &&Holding| {
+            let before = ranges.partition_point(|range| *range.end() < held.addr);
+            ranges.get(before).is_some_and(|range| range.contains(&held.addr))
+        };
+        let held = self.owners.iter().filter(is_within);
+        held.filter(|held| self.owns(held.pod, held.addr)).map(|held| (held.addr, held.pod))
+    }
+}
+
+fn at(slots: &[Option<Pod>], id: PodId) -> Option<&Pod> {
+    slots.get(id.index())?.as_ref()
+}
+
+fn name_hash(slots: &[Option<Pod>], hasher: &DefaultHashBuilder) -> impl Fn(&PodId) -> u64 {
+    |id| at(slots, *id).map_or(0, |pod| hasher.hash_one(&pod.name))
+}
+
+fn sorted<'a>(pods: impl Iterator<Item = &'a Pod>) -> impl Iterator<Item = &'a Pod> {
+    let mut pods: Vec<&Pod> = pods.collect();
+    pods.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+    pods.into_iter()
+}

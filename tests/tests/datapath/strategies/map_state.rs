@@ -1,0 +1,138 @@
+//! Images, sense or nonsense, that the packets of these tests meet.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use netpol_common::addr::Addr;
+use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
+use netpol_common::keys::{AllowKey, AllowValue, EndpointValue, PrefixKey};
+use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
+use proptest::collection::{btree_map, vec};
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+
+use super::port;
+use crate::world::{PODS, own_addresses, v4, v6};
+
+fn all_addresses() -> Vec<Addr> {
+    let v4 = (1..=4).chain([9]).map(|last| Addr::from(v4(last)));
+    let v6 = (1..=4).chain([9]).map(|last| Addr::from(IpAddr::from(v6(last))));
+    v4.chain(v6).collect()
+}
+
+fn identity() -> impl Strategy<Value = Identity> {
+    (1_u32..=4).prop_map(Identity)
+}
+
+pub(crate) fn endpoint() -> impl Strategy<Value = EndpointValue> {
+    let state = prop_oneof![19 => Just(EndpointValue::READY), 1 => Just(EndpointValue::BLOCKED)];
+    let traits = prop_oneof![4 => Just(0), 1 => Just(EndpointValue::FORWARDS)];
+    let audited = prop_oneof![3 => Just(0), 1 => 0_u8..4];
+    let isolated = prop_oneof![2 => Just(3), 1 => 0_u8..4];
+    (state, isolated, audited, 0_u8..4, traits, 0_u16..4).prop_map(
+        |(state, isolated, audited, keeps_flows, traits, egress_mark)| EndpointValue {
+            state,
+            isolated,
+            audited,
+            keeps_flows,
+            traits,
+            pad: 0,
+            egress_mark,
+        },
+    )
+}
+
+/// Mostly entries that the packets ask for.
+fn allow_key() -> impl Strategy<Value = AllowKey> {
+    let protocol = select(vec![1_u8, 6, 6, 6, 17, 17, 58, 132]);
+    let len = prop_oneof![
+        1 => Just(AllowKey::ALL_PROTOCOLS_BITS),
+        2 => Just(AllowKey::ALL_PORTS_BITS),
+        2 => AllowKey::ALL_PORTS_BITS..=AllowKey::FULL_BITS,
+        3 => Just(AllowKey::FULL_BITS),
+    ];
+    (identity(), len, protocol, port()).prop_map(|(identity, prefix_len_bits, protocol, port)| {
+        let port_bits = prefix_len_bits.saturating_sub(AllowKey::ALL_PORTS_BITS);
+        let mask = u16::MAX.checked_shl(16 - port_bits).unwrap_or(0);
+        let has_protocol = prefix_len_bits >= AllowKey::ALL_PORTS_BITS;
+        AllowKey {
+            prefix_len_bits,
+            identity,
+            protocol: Protocol(if has_protocol { protocol } else { 0 }),
+            pad: 0,
+            port: PortBe::new(port & mask),
+        }
+    })
+}
+
+pub(crate) fn allow_map() -> impl Strategy<Value = Arc<AllowMap>> {
+    let verdict = prop_oneof![4 => Just(AllowValue::ALLOW), 1 => Just(AllowValue::DENY)];
+    let value = (verdict, 1_u32..9).prop_map(|(verdict, rule)| AllowValue {
+        rule: RuleId(rule),
+        verdict,
+        pad: [0; 3],
+    });
+    btree_map(allow_key(), value, 0..8).prop_map(Arc::new)
+}
+
+pub(crate) fn allow_map_key() -> impl Strategy<Value = AllowMapKey> {
+    (select(PODS.to_vec()), any::<bool>()).prop_map(|(ifindex, is_ingress)| {
+        let direction = if is_ingress { Direction::Ingress } else { Direction::Egress };
+        AllowMapKey::new(IfIndex(ifindex), direction)
+    })
+}
+
+fn prefixes() -> impl Strategy<Value = BTreeMap<PrefixKey, Identity>> {
+    let blocks = [
+        (96, IpAddr::from(Ipv4Addr::UNSPECIFIED)),
+        (104, Ipv4Addr::new(10, 0, 0, 0).into()),
+        (126, v4(0).into()),
+        (127, v4(2).into()),
+        (128, v4(3).into()),
+        (0, Ipv6Addr::UNSPECIFIED.into()),
+        (64, v6(0).into()),
+        (127, v6(2).into()),
+    ];
+    subsequence(blocks.to_vec(), 0..=blocks.len()).prop_flat_map(|blocks| {
+        let n_blocks = blocks.len();
+        vec(identity(), n_blocks).prop_map(move |identities| {
+            let keys = blocks.iter().map(|(prefix_len_bits, addr)| PrefixKey {
+                prefix_len_bits: *prefix_len_bits,
+                addr: Addr::from(*addr),
+            });
+            keys.zip(identities).collect()
+        })
+    })
+}
+
+/// What the maps may hold, sense or nonsense.
+pub(crate) fn map_state() -> impl Strategy<Value = MapState> {
+    let endpoints = vec(endpoint(), PODS.len());
+    let identities = btree_map(select(all_addresses()), identity(), 0..8);
+    let allow = btree_map(allow_map_key(), allow_map(), 2..7);
+    let defer = subsequence(
+        vec![Addr::from(v4(9)), Addr::from(IpAddr::from(v6(9))), Addr::from(v4(4))],
+        0..=3,
+    );
+    let egress_marks =
+        subsequence(vec![(1, IfIndex(100)), (2, IfIndex(101)), (3, IfIndex(102))], 2..=3);
+    (endpoints, identities, prefixes(), allow, defer, egress_marks).prop_map(
+        |(endpoints, identities, prefixes, allow, defer, egress_marks)| MapState {
+            endpoints: endpoints
+                .into_iter()
+                .zip(PODS)
+                .map(|(value, ifindex)| {
+                    let container_id = Arc::from(format!("container-{ifindex}"));
+                    (IfIndex(ifindex), EndpointMapState { value, container_id })
+                })
+                .collect(),
+            addresses: own_addresses(),
+            identities,
+            prefixes,
+            allow,
+            defer: defer.into_iter().collect(),
+            egress_marks: egress_marks.into_iter().collect(),
+        },
+    )
+}
