@@ -63,8 +63,33 @@ pub struct Config {
     pub trace: Trace,
     /// How programs are attached. A change takes effect for devices that are attached to from then on.
     pub attaching: Attaching,
+    /// How programs read the table of flows.
+    pub flow_reads: FlowReads,
     /// Capacities other than those of [`netpol_common::maps`], by map name.
     pub capacities: BTreeMap<&'static str, u32>,
+}
+
+/// How programs read the table of flows; [`netpol_common::flow_table::SlotMemory`] has the reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowReads {
+    /// Without a lock. Right only on processors that execute loads in program order and show stores in program order.
+    LockFree,
+    /// Under the lock of the set.
+    Locked,
+}
+
+impl FlowReads {
+    /// What is right on the processors that this program is compiled for.
+    pub const OF_THIS_ARCHITECTURE: Self =
+        if cfg!(target_arch = "x86_64") { Self::LockFree } else { Self::Locked };
+
+    /// The value of the programs' constant `FLOW_READS_LOCK`.
+    const fn to_constant(self) -> &'static u32 {
+        match self {
+            Self::LockFree => &0,
+            Self::Locked => &1,
+        }
+    }
 }
 
 /// Whether the programs log each verdict.
@@ -85,6 +110,7 @@ impl Default for Config {
             mark_mask: DEFAULT_MARK_MASK,
             trace: Trace::default(),
             attaching: Attaching::of_this_kernel(),
+            flow_reads: FlowReads::OF_THIS_ARCHITECTURE,
             capacities: BTreeMap::new(),
         }
     }

@@ -50,7 +50,15 @@ impl Datapath {
     /// What the kernel lacks ([`Error::NotPermitted`], [`Error::KernelTooOld`], [`Error::NoBtf`],
     /// [`Error::NoBpfFs`]), pins of another build ([`Error::PinIncompatible`]), or a failure to load.
     pub fn load(config: &Config) -> Result<Self, Error> {
-        let Config { pin_root, mount, mark_mask: _, trace: _, attaching: _, capacities } = config;
+        let Config {
+            pin_root,
+            mount,
+            mark_mask: _,
+            trace: _,
+            attaching: _,
+            flow_reads: _,
+            capacities,
+        } = config;
         check_kernel()?;
         let layouts = layout::expected(capacities);
         let pins = pin_root.as_deref().map(|root| Pins::open(root, *mount)).transpose()?;
@@ -97,11 +105,13 @@ pub(super) fn loader<'a>(
     pins: Option<&Pins>,
     geometry: &'a Geometry,
 ) -> EbpfLoader<'a> {
-    let Config { pin_root: _, mount: _, mark_mask, trace, attaching: _, capacities } = config;
+    let Config { pin_root: _, mount: _, mark_mask, trace, attaching: _, flow_reads, capacities } =
+        config;
     let mut loader = EbpfLoader::new();
     loader.override_global("MARK_MASK", mark_mask, true);
     loader.override_global("FLOW_SEED", &geometry.seed, true);
     loader.override_global("FLOW_SET_MASK", &geometry.set_mask, true);
+    loader.override_global("FLOW_READS_LOCK", flow_reads.to_constant(), true);
     // 0 is below every level. The ring of log messages is as small as can be when there are none.
     let log_level = match trace {
         Trace::Off => {

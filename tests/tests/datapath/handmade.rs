@@ -6,7 +6,7 @@ use std::sync::Arc;
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue};
-use netpol_datapath::{Program, TestContext};
+use netpol_datapath::{FlowReads, Program, TestContext};
 use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
 use netpol_tests::packets::{AUTHENTICATION, Ends, Extension, Frame, Packet, Piece, Segment};
 use netpol_tests::privilege::{Need, met};
@@ -34,7 +34,7 @@ fn check(map_state: &MapState, story: Vec<Event>) {
     if !met(&[Need::Root]) {
         return;
     }
-    let mut twins = Twins::new();
+    let mut twins = Twins::new(FlowReads::OF_THIS_ARCHITECTURE);
     twins.start(map_state);
     for event in story {
         match event {
@@ -281,7 +281,7 @@ fn a_pod_cannot_choose_its_egress_mark_and_a_egress_mark_is_used_once() {
     if !met(&[Need::Root]) {
         return;
     }
-    let mut twins = Twins::new();
+    let mut twins = Twins::new(FlowReads::OF_THIS_ARCHITECTURE);
     twins.start(&map_state(&[Direction::Egress]));
     let mut mark_after = |mut seen: Seen, mark| {
         seen.mark = mark;
@@ -433,7 +433,7 @@ fn uplinks_without_ethernet_headers_finish_deferred_verdicts_too() {
     if !met(&[Need::Root]) {
         return;
     }
-    let mut twins = Twins::new();
+    let mut twins = Twins::new(FlowReads::OF_THIS_ARCHITECTURE);
     twins.start(&map_state(&[Direction::Egress]));
     let source = std::net::Ipv4Addr::new(8, 0, 1, 1);
     let mut run = |dst_port, mark| {
