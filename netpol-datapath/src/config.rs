@@ -20,6 +20,8 @@ pub struct Config {
     pub trace: Trace,
     /// How programs are attached. A change takes effect for devices that are attached to afterwards.
     pub attaching: Attaching,
+    /// How programs read the table of flows.
+    pub flow_reads: FlowReads,
     /// Capacities that differ from those of [`netpol_common::maps`], by map name.
     pub capacities: BTreeMap<&'static str, u32>,
 }
@@ -41,6 +43,29 @@ pub enum Attaching {
     Links,
     /// By filters of a `clsact` queueing discipline.
     Filters,
+}
+
+/// How programs read the table of flows. [`netpol_common::flow_table::SlotMemory`] gives the reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowReads {
+    /// Without a lock. Correct only on processors that perform loads in program order and publish stores in program order.
+    LockFree,
+    /// Under the lock of the bucket.
+    Locked,
+}
+
+impl FlowReads {
+    /// The correct way for the processor architecture that this program is compiled for.
+    pub const OF_THIS_ARCHITECTURE: Self =
+        if cfg!(target_arch = "x86_64") { Self::LockFree } else { Self::Locked };
+
+    /// Value of the programs' constant `FLOW_READS_LOCK`.
+    pub(crate) const fn to_constant(self) -> &'static u32 {
+        match self {
+            Self::LockFree => &0,
+            Self::Locked => &1,
+        }
+    }
 }
 
 /// What to do if no BPF file system is mounted at the expected path.
@@ -71,6 +96,7 @@ impl Default for Config {
             mark_mask: DEFAULT_MARK_MASK,
             trace: Trace::default(),
             attaching: Attaching::of_this_kernel(),
+            flow_reads: FlowReads::OF_THIS_ARCHITECTURE,
             capacities: BTreeMap::new(),
         }
     }

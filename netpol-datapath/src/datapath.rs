@@ -37,7 +37,15 @@ impl Datapath {
     /// A missing kernel feature ([`Error::NotPermitted`], [`Error::KernelTooOld`], [`Error::NoBtf`],
     /// [`Error::NoBpfFs`]), pins of another build ([`Error::PinIncompatible`]), or a failure to load.
     pub fn load(config: &Config) -> Result<Self, Error> {
-        let Config { pin_root, mount, mark_mask: _, trace: _, attaching: _, capacities } = config;
+        let Config {
+            pin_root,
+            mount,
+            mark_mask: _,
+            trace: _,
+            attaching: _,
+            flow_reads: _,
+            capacities,
+        } = config;
         check_kernel()?;
         let layouts = layout::expected(capacities);
         let pins = pin_root.as_deref().map(|root| Pins::open(root, *mount)).transpose()?;

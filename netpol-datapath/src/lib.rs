@@ -26,7 +26,7 @@ pub mod simulation;
 mod tables;
 
 pub use self::attach::{Migration, Removed, Role, uninstall};
-pub use self::config::{Attaching, Config, Mount, Trace};
+pub use self::config::{Attaching, Config, FlowReads, Mount, Trace};
 pub use self::datapath::Datapath;
 pub use self::error::{Error, PinCause};
 pub use self::maps::{Events, MapGc, TraceMessages};

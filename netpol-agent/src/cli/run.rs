@@ -47,6 +47,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
             mark_mask,
             trace: if trace { Trace::On } else { Trace::Off },
             attaching: netpol_datapath::Attaching::of_this_kernel(),
+            flow_reads: netpol_datapath::FlowReads::OF_THIS_ARCHITECTURE,
             capacities: BTreeMap::new(),
         },
         health,

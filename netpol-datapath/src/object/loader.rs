@@ -33,11 +33,13 @@ pub(crate) fn loader<'a>(
     pins: Option<&Pins>,
     geometry: &'a Geometry,
 ) -> EbpfLoader<'a> {
-    let Config { pin_root: _, mount: _, mark_mask, trace, attaching: _, capacities } = config;
+    let Config { pin_root: _, mount: _, mark_mask, trace, attaching: _, flow_reads, capacities } =
+        config;
     let mut loader = EbpfLoader::new();
     loader.override_global("MARK_MASK", mark_mask, true);
     loader.override_global("FLOW_SEED", &geometry.seed, true);
     loader.override_global("FLOW_SET_MASK", &geometry.set_mask, true);
+    loader.override_global("FLOW_READS_LOCK", flow_reads.to_constant(), true);
     // Level 0 disables all messages. Without messages the ring buffer gets the smallest size.
     let log_level = match trace {
         Trace::Off => {

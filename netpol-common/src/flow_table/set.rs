@@ -1,106 +1,50 @@
-//! FLOWS, the table of connections: where one stands, and which one makes room.
-//!
-//! In: keys, sets of the table, the coarse time. Out: ways and marks. Pure; the kernel programs bring the memory and the order
-//! of loads and stores.
-//!
-//! The table is an array of sets. The hash of a connection's key tells its set, and there it has one of [`N_WAYS`] ways. So a
-//! look-up reads two lines of the processor's cache: the marks of the set, and the slot of the way. One that finds nothing reads
-//! one. The kernel's own LRU table reads four, and for a new connection moves others through its lists besides.
-//!
-//! * **Who makes room.** In a full set one that has ended does, else one of the endpoint that holds the most ways there,
-//!   of these the one that would end first. So a flood evicts its own, and of one endpoint what was only begun goes
-//!   before what is established.
-//! * **Writers** hold the set's lock ([`crate::maps::FLOW_LOCKS`]). The number of a slot is odd while it is written.
-//! * **Readers** hold none. They take the slot's number, find the mark unchanged, read, and find the number unchanged: then
-//!   what they have read belongs together. This needs loads and stores in their order, as on x86. Where processors change
-//!   it (arm64) a reader may see one packet's worth of another connection, as with any LRU table of the kernel.
-//! * **User space** writes nothing but zeros over marks, by comparing and exchanging: the way is free then.
+//! Sets of flows: their layout, and which slot a new flow gets.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::hash::{owner, ports};
 use crate::addr::Addr;
 use crate::flow;
-use crate::ids::{IfIndex, Nanos, PortBe, Protocol};
+use crate::ids::{Nanos, PortBe, Protocol};
 use crate::keys::{FlowEntry, FlowKey, FlowValue};
 
-/// Connections of one set.
+/// Slots of a set.
 pub const N_WAYS: usize = 8;
-/// Nanoseconds of a tick, in which [`FlowSet::ends`] counts: as many seconds, nearly.
+/// Binary logarithm of the nanoseconds in a tick, the unit of [`FlowSet::ends`]: a tick has 1.07 s.
 const TICK_NS_LOG2: u32 = 30;
 
-/// Connections whose keys have the same part of their hash in common. 640 bytes, ten lines of the processor's cache.
+/// Flows whose hashes select the same set. 640 bytes, ten cache lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct FlowSet {
-    /// [`Place::mark`] of the connection in each way, 0 for a free way.
+    /// [`Place::mark`](super::Place::mark) of the flow in each slot; 0 for a free slot.
     pub marks: [u64; N_WAYS],
-    /// When each ends unless a packet comes, in ticks of the monotonic clock ([`end`]).
+    /// The tick after which each flow has ended unless another packet arrives ([`end`]).
     pub ends: [u32; N_WAYS],
-    /// Room for [`FlowSet::shares`] while a way is chosen: what the verifier of the kernel knows of the number it would follow into
-    /// every case.
+    /// Scratch space for [`FlowSet::shares`] during an eviction. The kernel's verifier would follow each value of a number in a
+    /// register; of a number in memory it knows nothing.
     pub shares: u64,
     /// Zero.
     pub pad: [u64; 3],
-    /// The connections.
+    /// The flows.
     pub slots: [FlowSlot; N_WAYS],
 }
 
-/// One connection in its way. One line of the processor's cache.
+/// One flow. One cache line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct FlowSlot {
-    /// Odd while it is written, another one afterwards.
+    /// Odd while the slot is written. Every write leaves another number.
     pub number: u32,
-    /// The pod's port and then the other end's, as they stand in memory.
+    /// The pod's port and then the remote port, in memory order.
     pub ports: u32,
-    /// The other end.
+    /// The remote address.
     pub remote: Addr,
-    /// What is known of it.
+    /// The state of the flow.
     pub entry: FlowEntry,
 }
 
-/// Where a connection stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The set's index.
-    pub set: u32,
-    /// What marks its way: the interface, and from bit 32 on 16 bits of the hash, the protocol and the stage. Not zero.
-    pub mark: u64,
-}
-
-/// The place of a connection in a table with `set_mask + 1` sets, a power of two. `seed` is the table's.
-#[inline(always)]
-pub const fn place(key: &FlowKey, seed: u64, set_mask: u32) -> Place {
-    let [ifindex, a, b, c, d, ports, rest] = *key.words();
-    let hash = mix(seed ^ wide(ifindex, ports));
-    let hash = mix(hash ^ wide(a, b));
-    let hash = mix(hash ^ wide(c, d) ^ wide(0, rest << 8));
-    let mark = wide(ifindex, rest << 16) | ((hash >> 16) & (0xffff << 32));
-    #[expect(clippy::cast_possible_truncation, reason = "the low bits are what is wanted")]
-    Place { set: hash as u32 & set_mask, mark }
-}
-
-#[inline(always)]
-const fn wide(low: u32, high: u32) -> u64 {
-    low as u64 | ((high as u64) << 32)
-}
-
-/// Spreads every bit over the number. Multiplying carries bits up only: those that stand high are brought down before, and the sum
-/// of all behind.
-#[inline(always)]
-const fn mix(number: u64) -> u64 {
-    let product = (number ^ (number >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    product ^ (product >> 32)
-}
-
-/// The ports of a key as [`FlowSlot::ports`] has them.
-#[inline(always)]
-pub const fn ports(key: &FlowKey) -> u32 {
-    let [.., ports, _] = *key.words();
-    ports
-}
-
-/// The tick after which a connection has ended, unless a packet comes.
+/// The tick after which a flow has ended, unless another packet arrives.
 #[inline(always)]
 pub const fn end(flow: &FlowValue, protocol: Protocol) -> u32 {
     tick(Nanos(flow.last_seen.0.saturating_add(flow::timeout_ns(protocol, flow.state))))
@@ -116,13 +60,13 @@ pub const fn tick(time: Nanos) -> u32 {
 }
 
 impl FlowSlot {
-    /// Whether the connection with this key is here, given that its way bears the key's mark.
+    /// Whether this is the flow with this key, given that the slot has the mark of the key.
     #[inline(always)]
     pub fn holds(&self, key: &FlowKey) -> bool {
         self.ports == ports(key) && self.remote == key.remote
     }
 
-    /// The key of the connection in a way with this mark.
+    /// The key of the flow in a slot with this mark.
     pub fn key(&self, mark: u64) -> FlowKey {
         let [.., protocol, stage] = mark.to_le_bytes();
         let [l0, l1, r0, r1] = self.ports.to_ne_bytes();
@@ -139,20 +83,20 @@ impl FlowSlot {
 }
 
 impl FlowSet {
-    /// The way of a connection that is here.
+    /// The slot of a flow.
     #[inline(always)]
     pub fn find(&self, mark: u64, key: &FlowKey) -> Option<usize> {
         let mut ways = self.marks.iter().zip(&self.slots);
         ways.position(|(found, slot)| *found == mark && slot.holds(key))
     }
 
-    /// A way that is free or whose connection has ended.
+    /// A slot that is free or whose flow has ended.
     #[inline(always)]
     pub fn free(&self, now: u32) -> Option<usize> {
         self.marks.iter().zip(&self.ends).position(|(mark, end)| *mark == 0 || *end < now)
     }
 
-    /// How many other ways each way's owner has, eight bits for each.
+    /// For each slot, eight bits: how many other slots of the set its endpoint holds.
     #[inline(always)]
     pub fn shares(&self) -> u64 {
         let mut shares = 0_u64;
@@ -166,10 +110,10 @@ impl FlowSet {
         shares
     }
 
-    /// The way of who makes room in a full set with these [`FlowSet::shares`].
+    /// The slot of the flow that is evicted from a full set with these [`FlowSet::shares`].
     #[inline(always)]
     pub fn victim(&self, shares: u64) -> usize {
-        // The largest share first, then the earliest end; the way itself stands in the lowest bits.
+        // The largest share wins, then the earliest end. The lowest bits hold the index of the slot.
         let mut best = 0_u64;
         for (way, end) in (0_u64..).zip(&self.ends) {
             let share = (shares >> (8 * way)) & 0xff;
@@ -183,24 +127,17 @@ impl FlowSet {
     }
 }
 
-/// The interface in a mark, of a free way 0.
-#[inline(always)]
-pub const fn owner(mark: u64) -> IfIndex {
-    let [i0, i1, i2, i3, ..] = mark.to_le_bytes();
-    IfIndex(u32::from_le_bytes([i0, i1, i2, i3]))
-}
-
 #[cfg(test)]
 mod tests {
     use core::mem::{offset_of, size_of};
     use std::collections::BTreeSet;
-    use std::vec::Vec;
 
     use proptest::prelude::*;
     use zerocopy::FromZeros as _;
 
     use super::*;
-    use crate::ids::{Direction, Epoch, RuleId};
+    use crate::flow_table::place;
+    use crate::ids::{Direction, Epoch, IfIndex, RuleId};
 
     const SEED: u64 = 0x1234_5678_9abc_def1;
 
@@ -217,31 +154,6 @@ mod tests {
         assert_eq!(offset_of!(FlowSet, ends), 64);
         assert_eq!(offset_of!(FlowSet, shares), 96);
         assert_eq!(offset_of!(FlowSet, slots), 128);
-    }
-
-    #[test]
-    fn connections_that_are_much_alike_spread_over_all_sets() {
-        let n_sets = 64_u32;
-        let check = |keys: Vec<FlowKey>| {
-            let mut by_set = [0_u32; 64];
-            for key in &keys {
-                let set = usize::try_from(place(key, SEED, n_sets - 1).set).unwrap();
-                by_set[set] += 1;
-            }
-            // A hundred each would be even; six standard deviations.
-            assert!(by_set.iter().all(|n| (40..=160).contains(n)), "{by_set:?}");
-        };
-        let v4 = |n: u32| Addr::from_v4_word(n.to_be());
-        let v6 = |n: u32| {
-            let [a, b, c, d] = n.to_be_bytes();
-            Addr([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d])
-        };
-        let numbers = 0..6400_u32;
-        check(numbers.clone().map(|n| key(7, v4(0x0a00_0000 + n), 80, Protocol::TCP)).collect());
-        check(numbers.clone().map(|n| key(7, v6(n), 80, Protocol::TCP)).collect());
-        check(numbers.clone().map(|n| key(7, v4(1), n << 16, Protocol::UDP)).collect());
-        check(numbers.clone().map(|n| key(7, v4(1), n, Protocol::UDP)).collect());
-        check(numbers.map(|n| key(n + 1, v4(1), 80, Protocol::UDP)).collect());
     }
 
     fn slot_of(key: &FlowKey) -> FlowSlot {
