@@ -198,6 +198,6 @@ fn findings_name_field_and_capacity_and_are_not_too_many() {
     );
     assert_eq!(
         found[MAX_NAMED].to_string(),
-        "NetworkPolicy shop/large: spec 2 more rules find no room, and allow nothing [no-room]"
+        "NetworkPolicy shop/large: spec 2 more rules find no room, and allow nothing [over-capacity]"
     );
 }
