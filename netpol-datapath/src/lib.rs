@@ -33,7 +33,7 @@ use std::path::PathBuf;
 
 use aya::Ebpf;
 use netpol_common::ids::Hook;
-use netpol_common::maps::DEFAULT_MARK_MASK;
+use netpol_common::verdict::DEFAULT_MARK_MASK;
 
 use self::flows::Geometry;
 use self::maps::Maps;

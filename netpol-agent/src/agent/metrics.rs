@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use netpol_common::ids::Direction;
-use netpol_common::verdict::Verdict;
+use netpol_common::keys::CounterKey;
+use netpol_common::reason::Verdict;
+use netpol_policy::dataplane::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Unit;
 
@@ -121,20 +123,10 @@ impl<K: Kernel> Agent<K> {
 
     /// Packets that were dropped, or would have been but for an audit.
     fn packet_metrics(&self) -> Result<[Metric; 2], K::Error> {
-        let mut totals: BTreeMap<(Direction, &'static str), (u64, u64)> = BTreeMap::new();
-        for (key, value) in self.kernel.counters()? {
-            let (Ok(direction), Ok(verdict)) =
-                (Direction::try_from(key.direction), Verdict::try_from(key.verdict))
-            else {
-                continue;
-            };
-            let (packets, bytes) = totals.entry((direction, verdict.as_str())).or_default();
-            *packets += value.packets;
-            *bytes += value.bytes;
-        }
-        let samples = |value: fn(&(u64, u64)) -> u64| {
-            let labels = |(direction, reason): &(Direction, &'static str)| {
-                vec![("direction", direction.to_string()), ("reason", (*reason).to_owned())]
+        let totals = drop_totals(&self.kernel.counters()?);
+        let samples = |value: fn(&Counter) -> u64| {
+            let labels = |(direction, reason): &DropLabels| {
+                vec![("direction", (*direction).to_owned()), ("reason", (*reason).to_owned())]
             };
             totals
                 .iter()
@@ -143,13 +135,29 @@ impl<K: Kernel> Agent<K> {
         };
         let help = "Packets dropped, or reported by an audit, by the direction as the pod sees it";
         Ok([
-            counter("drops", help, samples(|(packets, _)| *packets)),
+            counter("drops", help, samples(|total| total.packets)),
             Metric {
                 unit: Some(Unit::Bytes),
-                ..counter("drop", "Bytes of these packets", samples(|(_, bytes)| *bytes))
+                ..counter("drop", "Bytes of these packets", samples(|total| total.bytes))
             },
         ])
     }
+}
+
+/// Direction and reason of dropped packets.
+type DropLabels = (&'static str, &'static str);
+
+/// The sums of all endpoints. A number without a name, which another version of the programs counted, is `unknown`.
+fn drop_totals(counters: &BTreeMap<CounterKey, Counter>) -> BTreeMap<DropLabels, Counter> {
+    let mut totals: BTreeMap<DropLabels, Counter> = BTreeMap::new();
+    for (key, counter) in counters {
+        let direction = Direction::try_from(key.direction).map_or("unknown", Direction::as_str);
+        let reason = Verdict::try_from(key.verdict).map_or("unknown", Verdict::as_str);
+        let total = totals.entry((direction, reason)).or_default();
+        total.packets += counter.packets;
+        total.bytes += counter.bytes;
+    }
+    totals
 }
 
 /// What is known of each kind, and since when.
@@ -218,6 +226,7 @@ mod tests {
     use std::time::Duration;
 
     use expect_test::expect_file;
+    use netpol_common::ids::IfIndex;
     use serde_json::Value;
 
     use super::super::tests::{fixture, full_lists, pod, update};
@@ -277,7 +286,8 @@ mod tests {
              With `--health ADDRESS` (`NETPOL_HEALTH`; the DaemonSet has port 9470) the agent serves these on `/metrics`, in the\n\
              OpenMetrics text format, beside `/livez` and `/readyz`. Times are in seconds, sizes in bytes. Directions are as the\n\
              pod sees them. [`deploy/grafana/netpol.json`](../deploy/grafana/netpol.json) is a dashboard for Grafana,\n\
-             [`deploy/prometheus/rules.yaml`](../deploy/prometheus/rules.yaml) has alerts for Prometheus.\n\n\
+             [`deploy/prometheus/rules.yaml`](../deploy/prometheus/rules.yaml) has alerts for Prometheus. The label `reason` is\n\
+             one of [these](drops.md).\n\n\
              A test keeps this file equal to what the program knows; `UPDATE_EXPECT=1` writes it anew.\n\n\
              | metric | type | labels | tells |\n|---|---|---|---|\n",
         );
@@ -363,6 +373,22 @@ mod tests {
         for query in queries {
             check_query(query, &samples);
         }
+    }
+
+    #[test]
+    fn packets_with_a_reason_that_has_no_name_are_counted_as_unknown() {
+        let of = |ifindex, direction, verdict, packets| {
+            let key = CounterKey { ifindex: IfIndex(ifindex), direction, verdict, pad: [0; 2] };
+            (key, Counter { packets, bytes: 10 * packets })
+        };
+        let total = |packets| Counter { packets, bytes: 10 * packets };
+        let counters = [of(7, 0, 128, 3), of(8, 0, 128, 4), of(7, 1, 255, 5), of(7, 9, 128, 6)];
+        let expected = [
+            (("egress", "unknown"), total(5)),
+            (("ingress", "not-allowed"), total(7)),
+            (("unknown", "not-allowed"), total(6)),
+        ];
+        assert_eq!(drop_totals(&counters.into()), expected.into());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use netpol_common::event::Event;
 use netpol_common::flow;
 use netpol_common::ids::{Direction, IfIndex, Nanos, RuleId};
 use netpol_common::keys::{FlowKey, FlowValue};
-use netpol_common::verdict::Verdict;
+use netpol_common::reason::Verdict;
 use serde::{Deserialize, Serialize};
 
 use super::{Agent, Kernel};

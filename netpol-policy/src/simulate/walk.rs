@@ -2,8 +2,7 @@
 
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Hook, IfIndex, Nanos};
-use netpol_common::maps::DEFAULT_MARK_MASK;
-use netpol_common::verdict::HookContext;
+use netpol_common::verdict::{DEFAULT_MARK_MASK, HookContext};
 
 use super::engine::{Datapath, DatapathError, Judged};
 use super::frame::opening;

@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use netpol_common::verdict::{HookContext, Verdict};
+use netpol_common::reason::Verdict;
+use netpol_common::verdict::HookContext;
 use netpol_policy::dataplane::{MapOp, MemoryMaps};
 use netpol_policy::simulate::{Datapath, DatapathError, Judged};
 

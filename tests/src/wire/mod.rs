@@ -10,8 +10,8 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 use netpol_common::ids::{Hook, IfIndex, Nanos};
-use netpol_common::maps::DEFAULT_MARK_MASK;
-use netpol_common::verdict::{HookContext, PassReason, Verdict};
+use netpol_common::reason::{PassReason, Verdict};
+use netpol_common::verdict::{DEFAULT_MARK_MASK, HookContext};
 use netpol_policy::model::{Object, Pod};
 use netpol_policy::resolve::is_own_node;
 use netpol_policy::simulate::{Cluster, Datapath as _, Engine, Judged};

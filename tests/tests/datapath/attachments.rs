@@ -6,7 +6,7 @@ use std::sync::Arc;
 use netpol_common::ids::{Direction, IfIndex};
 use netpol_common::keys::{AddressKey, CounterKey, EndpointValue};
 use netpol_common::maps::{ABI_VERSION, ENDPOINTS, FLOWS};
-use netpol_common::verdict::{DropReason, Verdict};
+use netpol_common::reason::{DropReason, Verdict};
 use netpol_datapath::{Attaching, Config, Datapath, Error, Role};
 use netpol_policy::dataplane::{EndpointMapState, MapOp};
 use netpol_tests::privilege::{Need, met};

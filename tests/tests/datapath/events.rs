@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use netpol_common::event::{Event, EventBudget};
 use netpol_common::ids::{Direction, IfIndex, PortBe, Protocol, RuleId};
-use netpol_common::verdict::{DropReason, Verdict};
+use netpol_common::reason::{DropReason, Verdict};
 use netpol_datapath::netlink::PretendDevices;
 use netpol_datapath::{Config, Datapath, Error, Events, Program, TestContext};
 use netpol_policy::dataplane::{EndpointMapState, MapOp};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use aya::programs::loaded_programs;
 use netpol_common::ids::{Direction, IfIndex};
 use netpol_common::keys::{CounterKey, EndpointValue};
-use netpol_common::verdict::{PassReason, Verdict};
+use netpol_common::reason::{PassReason, Verdict};
 use netpol_datapath::netlink::{Position, Side, TrafficControl};
 use netpol_datapath::{Attaching, Datapath, Role};
 use netpol_policy::dataplane::port::Migrated;

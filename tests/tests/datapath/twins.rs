@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use netpol_common::ids::{Epoch, IfIndex, Nanos};
 use netpol_common::keys::{CounterKey, FlowKey, FlowValue, FragmentKey, FragmentValue};
-use netpol_common::maps::{BACKENDS, COUNTERS, DEFAULT_MARK_MASK, FLOWS, FRAGMENTS};
-use netpol_common::packet::{ETHERNET_LEN, PacketBytes};
-use netpol_common::verdict::{HookContext, Outcome};
+use netpol_common::maps::{BACKENDS, COUNTERS, FLOWS, FRAGMENTS};
+use netpol_common::packet::{ETHERNET_LEN, Frame, PacketBytes};
+use netpol_common::verdict::{DEFAULT_MARK_MASK, HookContext, Outcome};
 use netpol_datapath::netlink::PretendDevices;
 use netpol_datapath::{Config, Datapath, TestContext};
 use netpol_policy::compile::{EndpointMapState, MapState};
@@ -43,6 +43,8 @@ impl PacketBytes for Unpeeked<'_> {
         None
     }
 }
+
+impl Frame for Unpeeked<'_> {}
 
 /// The maps of the kernel, and those of the host that it must agree with.
 pub(crate) struct Twins {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 use netpol_common::keys::CounterKey;
-use netpol_common::verdict::Verdict;
+use netpol_common::reason::Verdict;
 use netpol_policy::dataplane::Counter;
 use netpol_tests::lab::{Family, Host, Lab, Passing, labels};
 use netpol_tests::probe::Protocol::{Tcp, Udp};

@@ -1,122 +1,9 @@
-//! The table of identities of single addresses: how it lies in memory, and how an address is found there.
-//!
-//! In: words of memory. Out: what they say of an address. The agent writes the words while programs read them, on other
-//! processors and without a lock: by single stores into the memory of an array map, which both share. Must not: write.
-//!
-//! # Layout
-//! A family has a table of its own, at its place in [`crate::maps::IDENTITIES`]: an array of *lines* of 64 bytes, as the
-//! processor's cache has them. Line 0 is the [`Header`], all others are *buckets*. An address has its home bucket, by a hash
-//! with a random seed. If that is full, its entry stands in one of the [`MAX_REACH`] buckets behind it, and the last word of
-//! the home bucket says how far one has to look: its *reach*. So most questions are answered by one line, and what is not
-//! there is known not to be there.
-//!
-//! # What a reader can see
-//! An entry never moves within a table. When there is no room, a new table with all that the old one has takes its place in one
-//! step. So a reader that comes upon an address that has an entry all the while finds that entry. It remains that it must never
-//! take the identity of *another* address, although entries go and come while it reads, and although a processor may read the
-//! words of a line in another order than it was told to (arm64). A word by itself is always read as it was written.
-//!
-//! * An IPv4 entry is one word, that holds the address and the identity ([`V4`]).
-//! * An IPv6 entry is three words ([`V6`]): two of the address, and the *state*. From the first store on, the words of the
-//!   address never change for as long as the table lives: the slot of an entry that is removed is kept for that very address,
-//!   until the table is replaced. So whoever reads them sees what they are, A0 and A1, or, if he comes too early, zeros in
-//!   place of one or of both. Too early can he only be for an address with a word that is not zero where he reads a zero.
-//!   That is what the state tells too: which words of its address are zero. A reader that looks for B and has read a state of
-//!   A that agrees with B in that has the words of B before him, and each of them is A's or zero. Where B's word is zero, A's
-//!   is too, says the state. Where it is not, what was read there is not zero, and so it is A's. So A is B.
-//!
-//! The reach of a home is raised before an entry is written that far from it, and lowered after such an entry is gone.
+//! Addresses of both families, and how their entries lie in a bucket.
 
+use super::entry::{Entry, Slot};
+use super::hash::{finish, mix};
+use super::line::{Line, halves, word};
 use crate::addr::Addr;
-use crate::ids::Identity;
-
-/// Words of 8 bytes in a line.
-pub const LINE_WORDS: usize = 8;
-/// So many buckets behind its home an entry may stand at the most.
-pub const MAX_REACH: u32 = 7;
-/// Families: an IPv4 table, and an IPv6 table.
-pub const N_FAMILIES: u32 = 2;
-/// The word of a bucket that says how far entries stand that have their home here.
-pub const REACH_WORD: usize = LINE_WORDS - 1;
-
-/// One line of a table.
-pub trait Line: Copy {
-    /// One of its [`LINE_WORDS`] words, read as a whole.
-    fn word(self, index: usize) -> u64;
-}
-
-/// Line 0: what makes one table differ from another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header {
-    /// The number of buckets, a power of two, less one.
-    pub mask: u32,
-    /// What hashes depend on.
-    pub seed: u64,
-}
-
-impl Header {
-    /// As a line says it.
-    #[inline(always)]
-    pub fn read(line: impl Line) -> Self {
-        let [_, mask] = halves(line.word(0));
-        Self { mask, seed: line.word(1) }
-    }
-
-    /// The first words of the line that says it.
-    #[inline(always)]
-    pub const fn words(&self) -> [u64; 2] {
-        [word([0, self.mask]), self.seed]
-    }
-
-    /// The number of the line that is so many buckets behind the home of a hash.
-    #[inline(always)]
-    pub const fn line(&self, hash: u32, distance: u32) -> u32 {
-        (hash.wrapping_add(distance) & self.mask) + 1
-    }
-}
-
-/// What a table says of an address.
-///
-/// Nothing is 0. The number behind [`Identity::LAST`] stands for an entry that says [`Identity::NONE`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry(pub u32);
-
-impl Entry {
-    /// The address has no entry.
-    pub const ABSENT: Self = Self(0);
-    const NONE: Self = Self(Identity::LAST.0 + 1);
-
-    /// The entry that says this identity.
-    #[inline(always)]
-    pub const fn of(identity: Identity) -> Self {
-        if identity.0 == Identity::NONE.0 { Self::NONE } else { Self(identity.0) }
-    }
-
-    /// What it says, if it is one.
-    #[inline(always)]
-    pub const fn identity(self) -> Option<Identity> {
-        match self {
-            Self::ABSENT => None,
-            Self::NONE => Some(Identity::NONE),
-            Self(identity) => Some(Identity(identity)),
-        }
-    }
-
-    /// Whether the address has an entry.
-    #[inline(always)]
-    pub const fn is_present(self) -> bool {
-        self.0 != Self::ABSENT.0
-    }
-}
-
-/// What stands in a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Slot<K> {
-    /// Nothing, since the table was made: any address may have it.
-    Free,
-    /// An address, with its entry, or with [`Entry::ABSENT`] where the slot is only kept for it.
-    Of(K, Entry),
-}
 
 /// An address of one family, and how its entries lie in a line.
 pub trait Key: Copy + Eq {
@@ -286,33 +173,6 @@ impl Key for V6 {
     }
 }
 
-/// What the table with these lines says of an address. A line that is not there says nothing.
-///
-/// The header is read again for each bucket, though mostly there is only one: BPF has little stack, and what is read again need
-/// not be kept.
-#[inline(always)]
-pub fn find<K: Key, L: Line>(line: impl Fn(u32) -> Option<L>, key: K) -> Entry {
-    let (mut distance, mut reach) = (0, 0);
-    while distance <= MAX_REACH {
-        let Some(header) = line(0) else { return Entry::ABSENT };
-        let header = Header::read(header);
-        let number = header.line(key.hash(header.seed), distance);
-        let Some(bucket) = line(number) else { return Entry::ABSENT };
-        let entry = key.entry_in(bucket);
-        if entry.is_present() {
-            return entry;
-        }
-        if distance == 0 {
-            reach = bucket.word(REACH_WORD);
-        }
-        if u64::from(distance) >= reach {
-            return Entry::ABSENT;
-        }
-        distance += 1;
-    }
-    Entry::ABSENT
-}
-
 /// The first number, unless it is zero, else the second one. An address that goes from one slot to another is perhaps seen in both.
 #[inline(always)]
 const fn either(first: u32, second: u32) -> u32 {
@@ -327,41 +187,13 @@ const fn if_zero(difference: u64, number: u32) -> u32 {
     mask & number
 }
 
-/// Two odd numbers whose bits follow no pattern: those of the golden ratio, and of the square root of three.
-const FACTORS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xbb67_ae85_84ca_a73b];
-
-/// A permutation of all numbers.
-#[inline(always)]
-const fn mix(number: u64) -> u64 {
-    let product = number.wrapping_mul(FACTORS[0]);
-    product ^ (product >> 32)
-}
-
-/// The upper half of a product depends on all bits of its factors.
-#[inline(always)]
-const fn finish(number: u64) -> u32 {
-    let [hash, _] = halves(mix(number).wrapping_mul(FACTORS[1]));
-    hash
-}
-
-/// The upper and the lower half.
-#[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "the other half is beside it")]
-const fn halves(word: u64) -> [u32; 2] {
-    [(word >> 32) as u32, word as u32]
-}
-
-/// The word with these halves.
-#[inline(always)]
-const fn word([upper, lower]: [u32; 2]) -> u64 {
-    (upper as u64) << 32 | lower as u64
-}
-
 #[cfg(test)]
 mod tests {
     use core::net::{Ipv4Addr, Ipv6Addr};
 
     use super::*;
+    use crate::identities::{Header, LINE_WORDS};
+    use crate::ids::Identity;
 
     impl Line for [u64; LINE_WORDS] {
         fn word(self, index: usize) -> u64 {
@@ -370,15 +202,6 @@ mod tests {
     }
 
     const ADDRESSES: [[u64; 2]; 6] = [[0, 0], [0, 7], [7, 0], [7, 7], [7, 9], [9, 7]];
-
-    #[test]
-    fn an_entry_says_what_it_was_made_of() {
-        for identity in [Identity::NONE, Identity::ANY, Identity::FIRST, Identity::LAST] {
-            assert_eq!(Entry::of(identity).identity(), Some(identity));
-            assert!(Entry::of(identity).is_present());
-        }
-        assert_eq!(Entry::ABSENT.identity(), None);
-    }
 
     #[test]
     fn addresses_and_headers_survive_the_round_trip() {
