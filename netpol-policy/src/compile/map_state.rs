@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use netpol_common::addr::Addr;
-use netpol_common::ids::{Direction, Identity, IfIndex};
+use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue, PrefixKey};
 
 /// The entries of one allow map.
@@ -50,6 +50,30 @@ impl MapState {
     pub fn held_identities(&self) -> BTreeSet<Identity> {
         self.identities.values().chain(self.prefixes.values()).copied().collect()
     }
+
+    /// One direction of one endpoint, if it has an allow map.
+    pub fn direction(&self, key: &AllowMapKey) -> Option<DirectionState<'_>> {
+        let map = self.allow.get(key)?;
+        let endpoint = self.endpoints.get(&key.ifindex);
+        let is_audited = endpoint.is_some_and(|of| of.value.is_audited(key.direction));
+        Some(DirectionState { map, is_audited })
+    }
+}
+
+/// An allow map with the part of its endpoint's entry that a look-up without a matching entry depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct DirectionState<'a> {
+    /// The allow map.
+    pub map: &'a Arc<AllowMap>,
+    /// A connection without a matching entry passes and is reported.
+    pub is_audited: bool,
+}
+
+impl DirectionState<'_> {
+    /// Whether every entry allows, so that entries only ever open.
+    pub fn only_allows(&self) -> bool {
+        self.map.values().all(|value| value.verdict == AllowValue::ALLOW)
+    }
 }
 
 /// One entry of ENDPOINTS, with whose it is.
@@ -66,4 +90,23 @@ impl EndpointMapState {
     pub fn blocked(container_id: &Arc<str>) -> Self {
         Self { value: EndpointValue::blocked(), container_id: Arc::clone(container_id) }
     }
+}
+
+/// Finds the value of the longest entry that covers `key`, as the kernel's trie does for a look-up of all bits.
+pub fn longest_entry(map: &AllowMap, key: &AllowKey) -> Option<AllowValue> {
+    let [hi, lo] = key.port.0;
+    let suffix = u32::from_be_bytes([key.protocol.0, key.pad, hi, lo]);
+    (AllowKey::ALL_PROTOCOLS_BITS..=key.prefix_len_bits).rev().find_map(|prefix_len_bits| {
+        let masked =
+            suffix & u32::MAX.checked_shl(AllowKey::FULL_BITS - prefix_len_bits).unwrap_or(0);
+        let [protocol, pad, hi, lo] = masked.to_be_bytes();
+        let entry = AllowKey {
+            prefix_len_bits,
+            identity: key.identity,
+            protocol: Protocol(protocol),
+            pad,
+            port: PortBe([hi, lo]),
+        };
+        map.get(&entry).copied()
+    })
 }

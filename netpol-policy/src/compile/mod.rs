@@ -17,16 +17,22 @@ use std::sync::Arc;
 
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, IfIndex};
-use netpol_common::keys::{AddressKey, EndpointValue};
+use netpol_common::keys::{AddressKey, AllowValue, EndpointValue};
 
 pub use capacity::{Capacities, Lack, LeftOut, describe, diagnostics, left_out_of_all};
+#[cfg(test)]
+pub(crate) use identity::ambiguous;
 pub use incremental::{Compiled, MapStateUpdate};
-pub use map_state::{AllowMap, AllowMapKey, EndpointMapState, MapState};
+pub use map_state::{
+    AllowMap, AllowMapKey, DirectionState, EndpointMapState, MapState, longest_entry,
+};
 pub use numbering::Numbering;
 pub use port_ranges::port_prefixes;
 
+use allow_map::RuleInForce;
+
 use crate::model::Pod;
-use crate::resolve::{AllowRule, EndpointPolicy, Isolation, PeerSet, Resolver};
+use crate::resolve::{DefaultVerdict, EndpointPolicy, PeerSet, PolicyRule, Resolver};
 use crate::store::{ClusterState, Endpoint};
 
 /// Compiles the state into an image that can follow `previous` without a moment in which neither holds.
@@ -88,17 +94,14 @@ fn build(
     numbering: &mut Numbering,
     capacities: &Capacities,
 ) -> Compilation {
-    let allow_rules: BTreeSet<&Arc<AllowRule>> = resolved
+    let rules: BTreeSet<&Arc<PolicyRule>> = resolved
         .iter()
         .filter_map(|resolved| resolved.pod.as_ref())
-        .flat_map(|(_, policy)| policy.ingress.allow_rules.iter().chain(&policy.egress.allow_rules))
+        .flat_map(|(_, policy)| policy.ingress.rules.iter().chain(&policy.egress.rules))
         .collect();
-    let rules = allow_rules
-        .iter()
-        .filter_map(|allow_rule| Some((&allow_rule.rule, allow_rule.peers.as_ref()?)));
-    let mut left_out = capacity::left_out(state, rules, capacities);
-    let in_force =
-        allow_rules.into_iter().filter(|allow_rule| !left_out.contains_key(&allow_rule.rule));
+    let with_peers = rules.iter().filter_map(|rule| Some((&rule.source, rule.peers.as_ref()?)));
+    let mut left_out = capacity::left_out(state, with_peers, capacities);
+    let in_force = rules.into_iter().filter(|rule| !left_out.contains_key(&rule.source));
     let identities = identity::assign(state, in_force, numbering);
     let mut cut = BTreeSet::new();
 
@@ -108,7 +111,7 @@ fn build(
         defer: deferred(state),
         ..MapState::default()
     };
-    let mut shared: BTreeMap<Vec<&Arc<AllowRule>>, Arc<AllowMap>> = BTreeMap::new();
+    let mut shared: BTreeMap<(AllowValue, Vec<&Arc<PolicyRule>>), Arc<AllowMap>> = BTreeMap::new();
     for Resolved { endpoint, pod } in resolved {
         let ifindex = endpoint.ifindex;
         let Some((pod, policy)) = pod else {
@@ -122,24 +125,28 @@ fn build(
         map_state.addresses.extend(addresses(state, endpoint, pod, ifindex));
         for direction in Direction::ALL {
             let policy = policy.direction(direction);
-            if policy.isolation == Isolation::None {
+            if policy.allows_everything() {
                 continue;
             }
-            let map = shared.entry(policy.allow_rules.iter().collect()).or_insert_with(|| {
-                let members = |peers: &Arc<PeerSet>| {
-                    identities.members.get(peers).map_or([].as_slice(), Vec::as_slice).iter()
-                };
-                let in_force = policy.allow_rules.iter();
-                let in_force =
-                    in_force.filter(|allow_rule| !left_out.contains_key(&allow_rule.rule));
-                let allow_rules: Vec<_> = in_force
-                    .map(|allow_rule| (numbering.rule_id(&allow_rule.rule), allow_rule))
-                    .collect();
-                let built =
-                    allow_map::build(allow_rules.into_iter(), members, capacities.n_allow_entries);
-                cut.extend(built.left_out);
-                Arc::new(built.map)
-            });
+            let unmatched = allow_map::unmatched(policy.default);
+            let map =
+                shared.entry((unmatched, policy.rules.iter().collect())).or_insert_with(|| {
+                    let members = |peers: &Arc<PeerSet>| {
+                        identities.members.get(peers).map_or([].as_slice(), Vec::as_slice).iter()
+                    };
+                    let rules: Vec<_> = policy
+                        .rules
+                        .iter()
+                        .filter_map(|rule| {
+                            RuleInForce::new(numbering.rule_id(&rule.source), rule, &left_out)
+                        })
+                        .collect();
+                    let capacity = capacities.n_allow_entries;
+                    let built =
+                        allow_map::build(rules.iter().copied(), unmatched, members, capacity);
+                    cut.extend(built.left_out);
+                    Arc::new(built.map)
+                });
             map_state.allow.insert(AllowMapKey::new(ifindex, direction), Arc::clone(map));
         }
     }
@@ -153,8 +160,8 @@ fn endpoint_map_state(endpoint: &Endpoint, pod: &Pod, policy: &EndpointPolicy) -
     };
     let value = EndpointValue {
         state: EndpointValue::READY,
-        isolated: bits(&|direction| policy.direction(direction).isolation != Isolation::None),
-        audited: bits(&|direction| policy.direction(direction).isolation == Isolation::Audited),
+        isolated: bits(&|direction| !policy.direction(direction).allows_everything()),
+        audited: bits(&|direction| policy.direction(direction).default == DefaultVerdict::Audit),
         keeps_flows: bits(&|direction| policy.direction(direction).keeps_flows),
         traits: if pod.allows_forwarding { EndpointValue::FORWARDS } else { 0 },
         pad: 0,

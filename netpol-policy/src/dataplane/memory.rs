@@ -15,7 +15,7 @@ use netpol_common::packet::{Frame, Packet};
 use netpol_common::verdict::{HookContext, Outcome, decide};
 
 use super::op::{MapOp, apply};
-use crate::compile::{AllowMap, AllowMapKey, MapState};
+use crate::compile::{AllowMapKey, MapState, longest_entry};
 
 /// An image that packets can be judged by, as the kernel's maps would.
 #[derive(Debug, Default)]
@@ -212,26 +212,5 @@ fn longest_prefix(prefixes: &BTreeMap<PrefixKey, Identity>, addr: Addr) -> Optio
     (0..=128).rev().find_map(|prefix_len_bits| {
         let masked = bits & u128::MAX.checked_shl(128 - prefix_len_bits).unwrap_or(0);
         prefixes.get(&PrefixKey { prefix_len_bits, addr: Addr(masked.to_be_bytes()) }).copied()
-    })
-}
-
-/// What the trie of an allow map answers.
-fn longest_entry(map: &AllowMap, key: &AllowKey) -> Option<AllowValue> {
-    let protocol = [key.protocol.0, key.pad];
-    let [p0, p1] = protocol;
-    let [p2, p3] = key.port.0;
-    let suffix = u32::from_be_bytes([p0, p1, p2, p3]);
-    (AllowKey::ALL_PROTOCOLS_BITS..=AllowKey::FULL_BITS).rev().find_map(|prefix_len_bits| {
-        let masked =
-            suffix & u32::MAX.checked_shl(AllowKey::FULL_BITS - prefix_len_bits).unwrap_or(0);
-        let [protocol, pad, hi, lo] = masked.to_be_bytes();
-        let entry = AllowKey {
-            prefix_len_bits,
-            identity: key.identity,
-            protocol: Protocol(protocol),
-            pad,
-            port: PortBe([hi, lo]),
-        };
-        map.get(&entry).copied()
     })
 }

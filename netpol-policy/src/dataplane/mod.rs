@@ -8,6 +8,7 @@ mod diff;
 mod memory;
 mod op;
 pub mod port;
+mod transition;
 
 pub use diff::diff;
 pub use memory::{MemoryMaps, Observation};

@@ -24,7 +24,7 @@ use checks::NO_ROOM;
 
 use crate::compile::{Capacities, describe, left_out_of_all};
 use crate::model::{Kind, NamespaceMatch, ObjectRef, Peer, Peers, Pod, Policy, Rule};
-use crate::resolve::RuleRef;
+use crate::resolve::{RuleRef, rule_ref};
 use crate::store::ClusterState;
 
 /// How much a finding matters.
@@ -155,7 +155,7 @@ struct Place<'a> {
 impl<'a> Place<'a> {
     fn reference(&self) -> RuleRef {
         let Self { policy, direction, rule } = self;
-        RuleRef { policy: policy.name.clone(), direction: *direction, index: rule.index }
+        rule_ref(policy, *direction, rule)
     }
 
     /// Path of the rule.

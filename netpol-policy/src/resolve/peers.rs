@@ -115,7 +115,7 @@ pub(super) fn selects_namespace(selector: &Selector, labels: Option<&Labels>) ->
 
 impl PeerSet {
     /// The peers of a rule without port names.
-    pub(super) fn unfiltered(base: PeerBase) -> Self {
+    pub(crate) fn unfiltered(base: PeerBase) -> Self {
         Self { base, filter: None }
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, ensure};
 use netpol_common::ids::{Direction, Hook, Nanos};
 use netpol_policy::model::{Object, ObjectName, Policy, PolicyMode, Rule};
-use netpol_policy::resolve::{Isolation, isolating};
+use netpol_policy::resolve::{DefaultVerdict, isolating};
 use netpol_policy::simulate::Judged;
 use netpol_policy::store::ClusterState;
 use netpol_tests::case::{Case, Protocol};
@@ -86,7 +86,7 @@ fn a_further_policy_restricts_who_was_not_isolated_and_opens_for_who_was() -> Re
                 let Some(allowed_after) = after.get(key) else { continue };
                 let was_isolated = state
                     .pod(name)
-                    .is_some_and(|pod| isolating(&state, pod, *direction).0 == Isolation::Enforced);
+                    .is_some_and(|pod| isolating(&state, pod, *direction).0 == DefaultVerdict::Deny);
                 let is_right = if was_isolated {
                     *allowed_before <= *allowed_after
                 } else {

@@ -14,8 +14,8 @@ use netpol_common::ids::Direction;
 use netpol_common::maps;
 
 use super::prefixes::{V4_EDGE, nodes};
-use crate::model::{Code, Diagnostic, Kind, ObjectName, ObjectRef};
-use crate::resolve::{PeerSet, RuleRef, peer_set};
+use crate::model::{Code, Diagnostic, ObjectRef};
+use crate::resolve::{PeerSet, PolicyRef, RuleRef, peer_set, rule_ref};
 use crate::store::ClusterState;
 
 /// Rules of one policy that are named one by one.
@@ -67,7 +67,7 @@ pub type LeftOut = BTreeMap<RuleRef, Lack>;
 
 /// The order in which rules find room, given what each one wants.
 pub(super) fn smallest_first<'a>(wants: &BTreeMap<&'a RuleRef, usize>) -> Vec<&'a RuleRef> {
-    let mut by_policy: BTreeMap<&ObjectName, usize> = BTreeMap::new();
+    let mut by_policy: BTreeMap<&PolicyRef, usize> = BTreeMap::new();
     for (rule, n_wanted) in wants {
         let sum = by_policy.entry(&rule.policy).or_default();
         *sum = sum.saturating_add(*n_wanted);
@@ -182,8 +182,7 @@ pub fn left_out_of_all(state: &ClusterState, capacities: &Capacities) -> LeftOut
                 continue;
             }
             for rule in policy.rules(direction) {
-                let reference =
-                    RuleRef { policy: policy.name.clone(), direction, index: rule.index };
+                let reference = rule_ref(policy, direction, rule);
                 rules.extend(peer_set(policy, rule).map(|peers| (reference, Arc::new(peers))));
             }
         }
@@ -226,13 +225,13 @@ pub fn describe(rule: &RuleRef, lack: Lack, capacities: &Capacities) -> (String,
 
 /// The findings on the policies whose rules find no room: some rules of each by their names.
 pub fn diagnostics(left_out: &LeftOut, capacities: &Capacities) -> Vec<Diagnostic> {
-    let mut by_policy: BTreeMap<&ObjectName, Vec<(&RuleRef, Lack)>> = BTreeMap::new();
+    let mut by_policy: BTreeMap<&PolicyRef, Vec<(&RuleRef, Lack)>> = BTreeMap::new();
     for (rule, lack) in left_out {
         by_policy.entry(&rule.policy).or_default().push((rule, *lack));
     }
     let mut found = Vec::new();
     for (policy, rules) in by_policy {
-        let object = ObjectRef { kind: Kind::NetworkPolicy, name: policy.clone() };
+        let object = ObjectRef { kind: policy.kind.into(), name: policy.name.clone() };
         for (rule, lack) in rules.iter().take(MAX_NAMED) {
             let (field, message) = describe(rule, *lack, capacities);
             let object = object.clone();

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use netpol_common::ids::RuleId;
+use netpol_common::keys::AllowValue;
 
 use super::peer_sets::PeerSets;
-use crate::compile::allow_map;
+use crate::compile::allow_map::{self, RuleInForce};
 use crate::compile::capacity::{Lack, LeftOut};
 use crate::compile::map_state::{AllowMap, AllowMapKey};
 use crate::compile::numbering::{Numbering, PeerSetId, Signature};
-use crate::resolve::{AllowRule, PeerSet, RuleRef};
+use crate::resolve::{PeerSet, PolicyRule, RuleRef};
 
 /// Number of an allow map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,8 +22,8 @@ pub(super) struct MapId(u64);
 #[derive(Debug, Default)]
 pub(super) struct AllowMaps {
     by_id: BTreeMap<MapId, Shared>,
-    /// By where the grants lie, which the map keeps alive.
-    by_allow_rules: HashMap<Vec<usize>, MapId>,
+    /// By the value where no rule decides and the memory addresses of the rules, which the map keeps alive.
+    by_rules: HashMap<(AllowValue, Vec<usize>), MapId>,
     /// Rules that are left out count here.
     by_set: BTreeMap<PeerSetId, BTreeSet<MapId>>,
     /// The rules whose peers find no room.
@@ -40,9 +41,11 @@ pub(super) struct AllowMaps {
 
 #[derive(Debug)]
 struct Shared {
-    allow_rules: Vec<Arc<AllowRule>>,
-    /// Numbers of the grants' rules.
-    rules: Vec<RuleId>,
+    rules: Vec<Arc<PolicyRule>>,
+    /// The number of each rule.
+    rule_ids: Vec<RuleId>,
+    /// The value where no rule decides.
+    unmatched: AllowValue,
     /// Numbers of the grants' peer sets, by where those lie.
     sets: HashMap<usize, PeerSetId>,
     users: BTreeSet<AllowMapKey>,
@@ -52,17 +55,16 @@ struct Shared {
 impl Shared {
     /// The peer sets of rules that find room.
     fn sets_in_force(&self, left_out: &LeftOut) -> BTreeMap<PeerSetId, &Arc<PeerSet>> {
-        let in_force =
-            self.allow_rules.iter().filter(|allow_rule| !left_out.contains_key(&allow_rule.rule));
-        let peers = in_force.filter_map(|allow_rule| allow_rule.peers.as_ref());
+        let in_force = self.rules.iter().filter(|rule| !left_out.contains_key(&rule.source));
+        let peers = in_force.filter_map(|rule| rule.peers.as_ref());
         let numbered =
             peers.filter_map(|peers| Some((*self.sets.get(&Arc::as_ptr(peers).addr())?, peers)));
         numbered.collect()
     }
 }
 
-fn places(allow_rules: &[Arc<AllowRule>]) -> Vec<usize> {
-    allow_rules.iter().map(|allow_rule| Arc::as_ptr(allow_rule).addr()).collect()
+fn pointers(rules: &[Arc<PolicyRule>]) -> Vec<usize> {
+    rules.iter().map(|rule| Arc::as_ptr(rule).addr()).collect()
 }
 
 impl AllowMaps {
@@ -71,32 +73,33 @@ impl AllowMaps {
     pub(super) fn open(
         &mut self,
         key: AllowMapKey,
-        allow_rules: &[Arc<AllowRule>],
+        (unmatched, rules): (AllowValue, &[Arc<PolicyRule>]),
         numbering: &mut Numbering,
         mut enter: impl FnMut(PeerSetId, &Arc<PeerSet>),
     ) -> MapId {
-        let places = places(allow_rules);
-        if let Some(id) = self.by_allow_rules.get(&places) {
-            if let Some(known) = self.by_id.get_mut(id) {
-                known.users.insert(key);
+        let pointers = (unmatched, pointers(rules));
+        if let Some(id) = self.by_rules.get(&pointers) {
+            if let Some(existing) = self.by_id.get_mut(id) {
+                existing.users.insert(key);
             }
             return *id;
         }
         let id = MapId(self.next);
         self.next += 1;
         let mut sets = HashMap::new();
-        let mut rules = Vec::with_capacity(allow_rules.len());
-        for allow_rule in allow_rules {
-            *self.rules.entry(allow_rule.rule.clone()).or_default() += 1;
-            rules.push(numbering.rule_id(&allow_rule.rule));
-            let Some(peers) = &allow_rule.peers else { continue };
+        let mut rule_ids = Vec::with_capacity(rules.len());
+        for rule in rules {
+            *self.rules.entry(rule.source.clone()).or_default() += 1;
+            rule_ids.push(numbering.rule_id(&rule.source));
+            let Some(peers) = &rule.peers else { continue };
             let set = numbering.peer_set(peers);
             self.by_set.entry(set).or_default().insert(id);
             sets.insert(Arc::as_ptr(peers).addr(), set);
         }
         let shared = Shared {
-            allow_rules: allow_rules.to_vec(),
-            rules,
+            rules: rules.to_vec(),
+            rule_ids,
+            unmatched,
             sets,
             users: BTreeSet::from([key]),
             map: Arc::default(),
@@ -106,7 +109,7 @@ impl AllowMaps {
         }
         self.has_changed = true;
         self.by_id.insert(id, shared);
-        self.by_allow_rules.insert(places, id);
+        self.by_rules.insert(pointers, id);
         self.stale.insert(id);
         id
     }
@@ -126,13 +129,13 @@ impl AllowMaps {
         }
         let Some(shared) = self.by_id.remove(&id) else { return };
         self.has_changed = true;
-        self.by_allow_rules.remove(&places(&shared.allow_rules));
+        self.by_rules.remove(&(shared.unmatched, pointers(&shared.rules)));
         self.stale.remove(&id);
         self.cut.remove(&id);
         shared.sets_in_force(&self.left_out).into_keys().for_each(&mut leave);
-        let Shared { allow_rules, sets, .. } = shared;
-        for allow_rule in allow_rules {
-            if let Some(peers) = &allow_rule.peers
+        let Shared { rules, sets, .. } = shared;
+        for rule in rules {
+            if let Some(peers) = &rule.peers
                 && let Some(set) = sets.get(&Arc::as_ptr(peers).addr())
                 && let Some(maps) = self.by_set.get_mut(set)
             {
@@ -142,11 +145,11 @@ impl AllowMaps {
                     numbering.forget_peer_set(peers);
                 }
             }
-            if let Some(n_maps) = self.rules.get_mut(&allow_rule.rule) {
+            if let Some(n_maps) = self.rules.get_mut(&rule.source) {
                 *n_maps -= 1;
                 if *n_maps == 0 {
-                    self.rules.remove(&allow_rule.rule);
-                    numbering.forget_rule(&allow_rule.rule);
+                    self.rules.remove(&rule.source);
+                    numbering.forget_rule(&rule.source);
                 }
             }
         }
@@ -159,8 +162,8 @@ impl AllowMaps {
 
     /// The rules of all maps with their peers, as often as there are maps with them.
     pub(super) fn peers_of_rules(&self) -> impl Iterator<Item = (&RuleRef, &Arc<PeerSet>)> + Clone {
-        let allow_rules = self.by_id.values().flat_map(|shared| &shared.allow_rules);
-        allow_rules.filter_map(|allow_rule| Some((&allow_rule.rule, allow_rule.peers.as_ref()?)))
+        let rules = self.by_id.values().flat_map(|shared| &shared.rules);
+        rules.filter_map(|rule| Some((&rule.source, rule.peers.as_ref()?)))
     }
 
     /// The rules whose peers find no room.
@@ -181,11 +184,11 @@ impl AllowMaps {
             return (entered, left);
         }
         let now = &self.left_out;
-        let concerned = |shared: &Shared| {
-            let mut rules = shared.allow_rules.iter().map(|allow_rule| &allow_rule.rule);
-            rules.any(|rule| before.contains_key(rule) != now.contains_key(rule))
+        let is_concerned = |shared: &Shared| {
+            let mut sources = shared.rules.iter().map(|rule| &rule.source);
+            sources.any(|rule| before.contains_key(rule) != now.contains_key(rule))
         };
-        for (id, shared) in self.by_id.iter().filter(|(_, shared)| concerned(shared)) {
+        for (id, shared) in self.by_id.iter().filter(|(_, shared)| is_concerned(shared)) {
             self.stale.insert(*id);
             let (old, new) = (shared.sets_in_force(&before), shared.sets_in_force(now));
             let begins = new.iter().filter(|(set, _)| !old.contains_key(set));
@@ -226,16 +229,17 @@ impl AllowMaps {
         let mut rebuilt = Vec::new();
         for id in std::mem::take(&mut self.stale) {
             let Some(shared) = self.by_id.get_mut(&id) else { continue };
-            let Shared { allow_rules, rules, sets, users, map } = shared;
+            let Shared { rules, rule_ids, unmatched, sets, users, map } = shared;
             let members = |peers: &Arc<PeerSet>| {
                 let set = sets.get(&Arc::as_ptr(peers).addr());
                 set.into_iter().flat_map(|set| peer_sets.identities(*set))
             };
             let left_out = &self.left_out;
-            let allow_rules = rules.iter().copied().zip(allow_rules.iter());
-            let in_force =
-                allow_rules.filter(|(_, allow_rule)| !left_out.contains_key(&allow_rule.rule));
-            let built = allow_map::build(in_force, members, capacity);
+            let in_force = rule_ids
+                .iter()
+                .zip(rules.iter())
+                .filter_map(|(id, rule)| RuleInForce::new(*id, rule, left_out));
+            let built = allow_map::build(in_force, *unmatched, members, capacity);
             if built.left_out.is_empty() {
                 self.cut.remove(&id);
             } else {

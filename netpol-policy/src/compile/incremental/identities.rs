@@ -87,6 +87,11 @@ impl Identities {
         self.held.len()
     }
 
+    /// The identities that have owners.
+    pub(super) fn held(&self) -> impl Iterator<Item = Identity> {
+        self.held.keys().copied()
+    }
+
     pub(super) fn retain_held(&self, identities: &mut BTreeSet<Identity>) {
         identities.retain(|identity| self.held.contains_key(identity));
     }

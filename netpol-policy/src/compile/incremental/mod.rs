@@ -32,13 +32,13 @@ use peer_sets::PeerSets;
 pub use update::MapStateUpdate;
 
 use super::capacity::{self, Capacities, Lack, LeftOut};
-use super::identity::changed_meanings;
+use super::identity::{Changed, changed_meanings};
 use super::map_state::{AllowMapKey, EndpointMapState, MapState};
 use super::numbering::Numbering;
 use super::prefixes::PrefixTable;
-use super::{addresses, endpoint_map_state};
+use super::{addresses, allow_map, endpoint_map_state};
 use crate::model::ObjectName;
-use crate::resolve::{EndpointPolicy, Isolation, Resolver, RuleRef};
+use crate::resolve::{EndpointPolicy, Resolver, RuleRef};
 use crate::store::{Changes, ClusterState, LabelClassId};
 
 /// Everything that has been found out about the current state.
@@ -276,10 +276,11 @@ impl Compiled {
         }
         let maps = Direction::ALL.map(|direction| {
             let of = policy.direction(direction);
-            (of.isolation != Isolation::None).then(|| {
+            (!of.allows_everything()).then(|| {
                 let key = AllowMapKey::new(ifindex, direction);
                 let peer_sets = &mut self.peer_sets;
-                self.allow_maps.open(key, &of.allow_rules, &mut self.numbering, |set, peers| {
+                let rules = (allow_map::unmatched(of.default), of.rules.as_slice());
+                self.allow_maps.open(key, rules, &mut self.numbering, |set, peers| {
                     peer_sets.enter(state, set, peers);
                 })
             })
@@ -341,9 +342,13 @@ impl Compiled {
             return;
         }
         let mut ambiguous = BTreeSet::new();
-        for (key, before) in &update.before.allow {
-            if let Some(after) = update.after.allow.get(key) {
-                ambiguous.extend(changed_meanings(before, after));
+        let keys = update.before.allow.keys();
+        for (before, after) in
+            keys.filter_map(|key| update.before.direction(key).zip(update.after.direction(key)))
+        {
+            match changed_meanings(&before, &after) {
+                Changed::These(changed) => ambiguous.extend(changed),
+                Changed::All => ambiguous.extend(self.identities.held()),
             }
         }
         self.identities.retain_held(&mut ambiguous);

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::locate::{Located, Route, locate};
 use super::probe::{Probe, Problem};
-use crate::model::{Diagnostic, Kind, ObjectName, Pod, Policy, Rule, Transport};
+use crate::model::{Diagnostic, Kind, ObjectName, ObjectRef, Pod, Policy, Rule, Transport};
 use crate::resolve::{
-    Connection, Decision, EndDecision, EndVerdict, MissReason, RuleRef, evaluate,
+    Connection, Decision, EndDecision, EndVerdict, MissReason, PolicyRef, RuleRef, Tier, evaluate,
 };
 use crate::store::ClusterState;
 
@@ -70,8 +70,10 @@ pub struct EndExplanation {
     pub is_allowed: bool,
     /// The verdict as a sentence.
     pub summary: String,
+    /// The tier whose rules, or whose implied deny, decided; `None` if no policy did.
+    pub tier: Option<Tier>,
     /// The policies that isolate the pod.
-    pub isolating: Vec<ObjectName>,
+    pub isolating: Vec<PolicyRef>,
     /// The rules that allow the connection.
     pub allowing: Vec<RuleSays>,
     /// The rules that do not, the nearest misses first.
@@ -144,8 +146,10 @@ pub fn explain<'a>(
     explanation.ingress = decision.ingress.map(|end| explain_end(state, &route, end));
     let ends = [&explanation.egress, &explanation.ingress];
     let is_involved = |diagnostic: &&Diagnostic| {
-        diagnostic.object.kind == Kind::NetworkPolicy
-            && ends.into_iter().flatten().any(|end| end.isolating.contains(&diagnostic.object.name))
+        let ObjectRef { kind, name } = &diagnostic.object;
+        let is_policy =
+            |policy: &PolicyRef| Kind::from(policy.kind) == *kind && policy.name == *name;
+        ends.into_iter().flatten().any(|end| end.isolating.iter().any(is_policy))
     };
     let involved = diagnostics.into_iter().filter(is_involved).map(ToString::to_string);
     explanation.diagnostics = involved.collect();
@@ -168,7 +172,7 @@ fn service(state: &ClusterState, judged: &[(Route, Decision)]) -> Option<String>
 }
 
 fn explain_end(state: &ClusterState, route: &Route, decision: EndDecision) -> EndExplanation {
-    let EndDecision { pod, direction, verdict, isolating, allowing, misses } = decision;
+    let EndDecision { pod, direction, verdict, tier, isolating, allowing, misses } = decision;
     let view = View::new(state, route, direction);
     let say = |rule: RuleRef, miss| {
         let sentence = view.sentence(&rule, miss);
@@ -182,6 +186,7 @@ fn explain_end(state: &ClusterState, route: &Route, decision: EndDecision) -> En
         pod,
         direction,
         verdict,
+        tier,
         isolating,
     }
 }
@@ -190,6 +195,7 @@ fn summary(pod: &ObjectName, direction: Direction, verdict: EndVerdict) -> Strin
     match verdict {
         EndVerdict::NotIsolated => format!("allowed: no policy isolates {pod} for {direction}"),
         EndVerdict::Allowed => format!("allowed: {pod} is isolated, and a rule allows this"),
+        EndVerdict::Denied => format!("denied: a rule denies this to {pod} for {direction}"),
         EndVerdict::NotAllowed => format!("denied: {pod} is isolated, and no rule allows this"),
         EndVerdict::Audited => format!(
             "allowed: no rule allows this, but the policies that isolate {pod} are only audited"
@@ -230,7 +236,7 @@ impl<'a> View<'a> {
 
     /// What a rule says; empty if it is not known any more.
     fn sentence(&self, rule: &RuleRef, miss: Option<MissReason>) -> String {
-        let Some(policy) = self.state.policy(&rule.policy) else { return String::new() };
+        let Some(policy) = self.state.policy(&rule.policy.name) else { return String::new() };
         let found = policy.rules(self.direction).iter().find(|found| found.index == rule.index);
         let Some(found) = found else { return String::new() };
         format!(
