@@ -79,7 +79,8 @@ impl AllowValue {
     /// No rule decides for this identity, although an entry of [`Identity::ANY`] may match: the verdict is that of no entry.
     pub const DEFAULT: u8 = 2;
     /// The value with the meaning of no entry.
-    pub const DEFAULT_VALUE: Self = Self { rule: RuleId::NONE, verdict: Self::DEFAULT, pad: [0; 3] };
+    pub const DEFAULT_VALUE: Self =
+        Self { rule: RuleId::NONE, verdict: Self::DEFAULT, pad: [0; 3] };
 
     /// An allowing value.
     pub const fn allow(rule: RuleId) -> Self {

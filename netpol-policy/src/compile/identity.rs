@@ -1,6 +1,6 @@
-//! Which address has which identity.
+//! The identities of addresses and prefixes.
 //!
-//! The signature of an address is the set of peer sets that hold it; each distinct signature is one identity.
+//! The signature of an address is the set of peer sets that hold it. Each distinct signature is one identity.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,7 +16,7 @@ use super::prefixes::PrefixTable;
 use crate::resolve::{PeerSet, PolicyRule};
 use crate::store::ClusterState;
 
-/// The identities of one image.
+/// The identities of one map state.
 pub(super) struct Identities {
     pub(super) addresses: BTreeMap<Addr, Identity>,
     pub(super) prefixes: BTreeMap<PrefixKey, Identity>,
@@ -59,7 +59,7 @@ pub(super) fn assign<'a>(
         signature.extend(from_blocks);
         signature.sort_unstable();
         signature.dedup();
-        // What the prefixes say already needs no entry of its own.
+        // An address with the signature of its longest prefix needs no entry of its own.
         if signature != from_blocks {
             by_address.insert(addr, number(&signature));
         }

@@ -10,12 +10,12 @@ use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue, Prefi
 /// The entries of one allow map.
 pub type AllowMap = BTreeMap<AllowKey, AllowValue>;
 
-/// One direction of one endpoint: whose allow map it is.
+/// Key of an allow map: one direction of one endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AllowMapKey {
     /// The pod's host interface.
     pub ifindex: IfIndex,
-    /// The direction as the pod sees it.
+    /// The direction from the pod's point of view.
     pub direction: Direction,
 }
 
@@ -26,7 +26,7 @@ impl AllowMapKey {
     }
 }
 
-/// What the maps should hold. Flows, fragments, counters and the epoch are the kernel's own.
+/// The content of all maps that the agent writes. The programs write flows, fragments and counters; the epoch only counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MapState {
     /// ENDPOINTS.
@@ -37,7 +37,7 @@ pub struct MapState {
     pub identities: BTreeMap<Addr, Identity>,
     /// PREFIXES.
     pub prefixes: BTreeMap<PrefixKey, Identity>,
-    /// ALLOW and the places in it that endpoints lead to, with equal maps shared.
+    /// ALLOW, with equal maps shared. The entry of an endpoint holds the slots of its maps.
     pub allow: BTreeMap<AllowMapKey, Arc<AllowMap>>,
     /// DEFER.
     pub defer: BTreeSet<Addr>,
@@ -46,7 +46,7 @@ pub struct MapState {
 }
 
 impl MapState {
-    /// Every identity that an address or a prefix holds.
+    /// Every identity that an address or a prefix has.
     pub fn held_identities(&self) -> BTreeSet<Identity> {
         self.identities.values().chain(self.prefixes.values()).copied().collect()
     }
@@ -76,17 +76,17 @@ impl DirectionState<'_> {
     }
 }
 
-/// One entry of ENDPOINTS, with whose it is.
+/// One entry of ENDPOINTS with the sandbox that it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointMapState {
-    /// What the kernel reads.
+    /// The value that the programs read.
     pub value: EndpointValue,
-    /// The sandbox: another one on the same interface index is another endpoint.
+    /// The sandbox. Another one on the same interface index is another endpoint.
     pub container_id: Arc<str>,
 }
 
 impl EndpointMapState {
-    /// An endpoint whose pod is not known: nothing passes.
+    /// An endpoint whose pod is unknown: nothing passes.
     pub fn blocked(container_id: &Arc<str>) -> Self {
         Self { value: EndpointValue::blocked(), container_id: Arc::clone(container_id) }
     }

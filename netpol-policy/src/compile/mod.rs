@@ -1,7 +1,10 @@
 //! From policies to the content of the maps.
 //!
-//! In: the cluster's state and the numbers given so far. Out: an [`MapState`], the full desired content of all maps.
-//! Must not: know what the maps hold now (that is `dataplane`'s), or do IO.
+//! In: the cluster's state and the numbers assigned so far. Out: a [`MapState`], the full desired content of all maps. The
+//! stages: `capacity` finds the rules that do not fit; `identity` assigns one identity to all addresses that the same peer
+//! sets hold; `allow_map` resolves the precedence of the rules of each endpoint into one verdict for each identity, protocol
+//! and port. [`compile`] does all of it from nothing, and is the reference for [`Compiled`], which repeats only the stages
+//! that a change affects. Must not: depend on the current content of the maps (that is `dataplane`'s), or do IO.
 
 mod allow_map;
 mod capacity;
@@ -26,7 +29,7 @@ pub use incremental::{Compiled, MapStateUpdate};
 pub use map_state::{
     AllowMap, AllowMapKey, DirectionState, EndpointMapState, MapState, longest_entry,
 };
-pub use numbering::Numbering;
+pub use numbering::{Numbering, TEMPORARY};
 pub use port_ranges::port_prefixes;
 
 use allow_map::RuleInForce;
@@ -35,21 +38,21 @@ use crate::model::Pod;
 use crate::resolve::{DefaultVerdict, EndpointPolicy, PeerSet, PolicyRule, Resolver};
 use crate::store::{ClusterState, Endpoint};
 
-/// Compiles the state into an image that can follow `previous` without a moment in which neither holds.
+/// Compiles the state into a map state that can replace `previous` operation by operation (invariant I4).
 ///
-/// The content is a function of `state` alone, the numbers of identities and rules also of `numbering`. An identity
-/// that `previous` knows keeps its number, unless addresses change hands while its meaning changes: then the same
-/// number would mean two things on the way, so it gets a fresh one.
+/// The content is a function of `state` alone; the numbers of identities and rules also depend on `numbering`. An identity
+/// of `previous` keeps its number, unless its verdicts change while addresses change their identities: then the number would
+/// have two meanings during the change, so the identity gets a fresh one.
 pub fn compile(state: &ClusterState, numbering: &mut Numbering, previous: &MapState) -> MapState {
     compile_within(state, numbering, previous, &Capacities::default()).map_state
 }
 
-/// What [`compile_within`] makes of a state.
+/// Result of [`compile_within`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compilation {
-    /// What the maps should hold.
+    /// The desired content of the maps.
     pub map_state: MapState,
-    /// The rules for which they have no room.
+    /// The rules that exceed the capacity of the maps.
     pub left_out: LeftOut,
 }
 
@@ -71,7 +74,7 @@ pub fn compile_within(
     compilation
 }
 
-/// An endpoint with its pod and what the policies mean for it.
+/// An endpoint with its pod and the resolved policies of the pod.
 struct Resolved<'a> {
     endpoint: &'a Endpoint,
     pod: Option<(&'a Pod, EndpointPolicy)>,
@@ -170,7 +173,7 @@ fn endpoint_map_state(endpoint: &Endpoint, pod: &Pod, policy: &EndpointPolicy) -
     EndpointMapState { value, container_id: Arc::clone(&endpoint.container_id) }
 }
 
-/// What a pod may send from: what the runtime gave its interface, and what the API says.
+/// The source addresses that a pod may use: those that the runtime gave its interface, and those that the API reports.
 fn addresses(
     state: &ClusterState,
     endpoint: &Endpoint,
@@ -182,7 +185,7 @@ fn addresses(
     held.into_iter().map(move |address| AddressKey { ifindex, addr: Addr::from(address) })
 }
 
-/// Where egress is judged later: Service addresses and the node's own.
+/// The destinations with a deferred egress verdict: addresses of Services and of the node.
 fn deferred(state: &ClusterState) -> BTreeSet<Addr> {
     let services = state.services().flat_map(|service| &service.addresses);
     services.chain(state.own_addresses()).map(|address| Addr::from(*address)).collect()

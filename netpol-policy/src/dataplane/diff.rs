@@ -34,7 +34,7 @@ use netpol_common::ids::{Direction, Identity};
 use netpol_common::keys::EndpointValue;
 
 use super::op::{MapOp, apply};
-use super::transition::Transition;
+use super::transition::{ENTERING_NONE, LEAVING_NONE, Transition};
 use crate::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
 
 /// A step: adds its operations, given what the maps hold before it and what they should hold in the end.
@@ -51,6 +51,11 @@ struct Progress<'a> {
 }
 
 impl Progress<'_> {
+    /// Whether addresses get other identities while allow maps with entries that deny change.
+    fn moves_in_transition(&self, new: &MapState) -> bool {
+        !self.transitions.is_empty() && self.moves_addresses(new)
+    }
+
     fn moves_addresses(&self, new: &MapState) -> bool {
         self.old.identities != new.identities || self.old.prefixes != new.prefixes
     }
@@ -134,15 +139,11 @@ fn overlap_allow_maps(progress: &Progress<'_>, new: &MapState, ops: &mut Vec<Map
     let Progress { old, now, transitions } = progress;
     let moves = progress.moves_addresses(new);
     let entering = LazyCell::new(|| {
-        let mut entering = new.held_identities();
-        let held = old.held_identities();
-        entering.retain(|identity| !held.contains(identity));
+        let mut entering = only_in(new, old);
+        entering.insert(ENTERING_NONE);
         entering
     });
-    let leaving = LazyCell::new(|| {
-        let staying = new.held_identities();
-        old.held_identities().difference(&staying).copied().collect::<BTreeSet<Identity>>()
-    });
+    let leaving = LazyCell::new(|| only_in(old, new));
     for (key, after) in &new.allow {
         if let Some(transition) = transitions.get(key) {
             let map = if moves {
@@ -211,16 +212,33 @@ fn end_isolation(progress: &Progress<'_>, new: &MapState, ops: &mut Vec<MapOp>) 
     }
 }
 
+/// The identities that only the first of two map states holds.
+fn only_in(one: &MapState, other: &MapState) -> BTreeSet<Identity> {
+    let in_other = other.held_identities();
+    let mut identities = one.held_identities();
+    identities.retain(|identity| *identity != Identity::NONE && !in_other.contains(identity));
+    identities
+}
+
 /// Writes new identities. Together with [`remove_identities`] it moves every address from its old identity to its new one in a
 /// single step.
 ///
 /// Prefixes do not count for an address with an entry of its own, so new own entries are written before the prefixes change
 /// and old ones are removed after. Prefixes are written longest first: until its new longest match is written, an address
-/// keeps its old one. They are removed shortest first: as long as its old longest match exists, an address keeps it. An
-/// address that had no identity gets its new one here, and an address that is to have none loses it in
-/// [`remove_identities`].
-fn add_identities(Progress { old, .. }: &Progress<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
+/// keeps its old one. They are removed shortest first: as long as its old longest match exists, an address keeps it. If allow
+/// maps are in transition, a prefix without an identity has a temporary one: from now on if it is removed, until then if it is
+/// new.
+fn add_identities(progress: &Progress<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
+    let old = progress.old;
+    let in_transition = progress.moves_in_transition(new);
     ops.reserve(new.identities.len() + new.prefixes.len());
+    if in_transition {
+        for (key, identity) in &old.prefixes {
+            if *identity == Identity::NONE && !new.prefixes.contains_key(key) {
+                ops.push(MapOp::SetPrefix(*key, LEAVING_NONE));
+            }
+        }
+    }
     for (addr, identity) in &new.identities {
         if old.identities.get(addr) != Some(identity) {
             ops.push(MapOp::SetIdentity(*addr, *identity));
@@ -229,20 +247,21 @@ fn add_identities(Progress { old, .. }: &Progress<'_>, new: &MapState, ops: &mut
     // Keys are ordered by length first.
     for (key, identity) in new.prefixes.iter().rev() {
         if old.prefixes.get(key) != Some(identity) {
-            ops.push(MapOp::SetPrefix(*key, *identity));
+            let is_temporary = in_transition && *identity == Identity::NONE;
+            let identity = if is_temporary { ENTERING_NONE } else { *identity };
+            ops.push(MapOp::SetPrefix(*key, identity));
         }
     }
 }
 
 /// Allow maps with entries that deny, as they are while identities are removed.
 fn switch_allow_maps(progress: &Progress<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
-    let Progress { old, now, transitions } = progress;
-    if transitions.is_empty() || !progress.moves_addresses(new) {
+    if !progress.moves_in_transition(new) {
         return;
     }
-    let mut leaving = old.held_identities();
-    let held = new.held_identities();
-    leaving.retain(|identity| !held.contains(identity));
+    let Progress { old, now, transitions } = progress;
+    let mut leaving = only_in(old, new);
+    leaving.insert(LEAVING_NONE);
     for (key, transition) in transitions {
         let map = transition.while_removing(&leaving);
         if now.allow.get(key) != Some(&map) {
@@ -252,7 +271,15 @@ fn switch_allow_maps(progress: &Progress<'_>, new: &MapState, ops: &mut Vec<MapO
 }
 
 /// Removes old identities, see [`add_identities`].
-fn remove_identities(Progress { old, .. }: &Progress<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
+fn remove_identities(progress: &Progress<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
+    let old = progress.old;
+    if progress.moves_in_transition(new) {
+        for (key, identity) in &new.prefixes {
+            if *identity == Identity::NONE && old.prefixes.get(key) != Some(identity) {
+                ops.push(MapOp::SetPrefix(*key, *identity));
+            }
+        }
+    }
     for key in old.prefixes.keys() {
         if !new.prefixes.contains_key(key) {
             ops.push(MapOp::RemovePrefix(*key));

@@ -11,7 +11,8 @@
 //!
 //! Added entries of an identity include a copy of those entries of its own state's [`Identity::ANY`] that differ from the ones
 //! in the map, so that no look-up falls back to the other state's. An address moves from no identity only in the first half,
-//! and to no identity only in the second. An identity that both states hold has the same verdicts in both
+//! and to no identity only in the second; the prefixes that hold no identity get [`TEMPORARY`] ones where that is not so by
+//! itself. An identity that both states hold has the same verdicts in both
 //! (`compile::identity::changed_meanings` sees to that). The number of copies is at most the entering or leaving identities
 //! times the entries of [`Identity::ANY`], and only if these change.
 //!
@@ -24,7 +25,12 @@ use std::sync::Arc;
 use netpol_common::ids::{Identity, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AllowKey, AllowValue};
 
-use crate::compile::{AllowMap, DirectionState, longest_entry};
+use crate::compile::{AllowMap, DirectionState, TEMPORARY, longest_entry};
+
+/// Takes the place of [`Identity::NONE`] in a prefix that is removed.
+pub(super) const LEAVING_NONE: Identity = TEMPORARY[0];
+/// Takes the place of [`Identity::NONE`] in a prefix until old identities are removed.
+pub(super) const ENTERING_NONE: Identity = TEMPORARY[1];
 
 /// Old and new allow map of one direction, with an explicit default verdict if that changes.
 pub(super) struct Transition {
@@ -109,9 +115,6 @@ fn with_foreign(
     let mut foreign: BTreeMap<Identity, AllowMap> = BTreeMap::new();
     for (key, value) in other.iter().filter(|(key, _)| identities.contains(&key.identity)) {
         foreign.entry(key.identity).or_default().insert(*key, *value);
-    }
-    if foreign.is_empty() && (falls_back.is_empty() || identities.is_empty()) {
-        return Arc::clone(map);
     }
     let mut both = AllowMap::clone(map);
     both.retain(|key, _| !identities.contains(&key.identity));

@@ -87,7 +87,7 @@ impl Decision {
 pub struct EndDecision {
     /// The pod at this end.
     pub pod: ObjectName,
-    /// The direction as it sees it.
+    /// The direction from the pod's point of view.
     pub direction: Direction,
     /// The verdict.
     pub verdict: EndVerdict,

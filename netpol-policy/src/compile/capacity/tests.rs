@@ -1,4 +1,4 @@
-//! Who finds no room, and what it changes for everybody else.
+//! The rules that exceed the capacity, and the effect on all other rules.
 
 use netpol_common::ids::{IfIndex, Protocol, RuleId};
 
@@ -59,7 +59,7 @@ fn state(policies: &[String]) -> ClusterState {
     state
 }
 
-/// Compiles policies, and tells which rules find no room.
+/// Compiles policies. Returns the map state and the rules that are left out.
 fn compile(policies: &[String], capacities: Capacities) -> (MapState, Vec<String>) {
     let state = state(policies);
     let Compilation { map_state, left_out } =
@@ -200,11 +200,11 @@ fn findings_name_field_and_capacity_and_are_not_too_many() {
     assert_eq!(found.len(), MAX_NAMED + 1);
     assert_eq!(
         found[0].to_string(),
-        "NetworkPolicy shop/large: spec.ingress[0].from there is no room for its 2 address blocks and exceptions \
-         beside those of smaller policies, a node has room for 1: the rule allows nothing [over-capacity]"
+        "NetworkPolicy shop/large: spec.ingress[0].from its 2 address blocks and exceptions, together with those \
+         of smaller policies, exceed the node's capacity of 1: the rule allows nothing [over-capacity]"
     );
     assert_eq!(
         found[MAX_NAMED].to_string(),
-        "NetworkPolicy shop/large: spec 2 more rules find no room, and allow nothing [over-capacity]"
+        "NetworkPolicy shop/large: spec 2 more rules exceed the capacity of the node, and allow nothing [over-capacity]"
     );
 }

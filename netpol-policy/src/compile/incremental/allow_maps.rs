@@ -1,4 +1,4 @@
-//! The allow maps, each shared by all who are granted the same.
+//! The allow maps, each shared by all directions of endpoints with the same rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,17 +24,17 @@ pub(super) struct AllowMaps {
     by_id: BTreeMap<MapId, Shared>,
     /// By the value where no rule decides and the memory addresses of the rules, which the map keeps alive.
     by_rules: HashMap<(AllowValue, Vec<usize>), MapId>,
-    /// Rules that are left out count here.
+    /// The maps with rules that have this peer set, including rules that are left out.
     by_set: BTreeMap<PeerSetId, BTreeSet<MapId>>,
-    /// The rules whose peers find no room.
+    /// The rules whose peers exceed the capacity.
     left_out: LeftOut,
-    /// The rules that find no room in a map.
+    /// The rules that exceed the capacity of one map.
     cut: BTreeMap<MapId, BTreeSet<RuleRef>>,
-    /// Maps came or went since the last [`Self::leave_out`].
+    /// Maps were made or removed since the last [`Self::leave_out`].
     has_changed: bool,
-    /// How many maps a rule has a part in.
+    /// The number of maps that a rule is part of.
     rules: BTreeMap<RuleRef, usize>,
-    /// Maps to be built, for the first time or anew.
+    /// Maps to build, for the first time or again.
     stale: BTreeSet<MapId>,
     next: u64,
 }
@@ -46,14 +46,14 @@ struct Shared {
     rule_ids: Vec<RuleId>,
     /// The value where no rule decides.
     unmatched: AllowValue,
-    /// Numbers of the grants' peer sets, by where those lie.
+    /// The number of each rule's peer set, by its memory address.
     sets: HashMap<usize, PeerSetId>,
     users: BTreeSet<AllowMapKey>,
     map: Arc<AllowMap>,
 }
 
 impl Shared {
-    /// The peer sets of rules that find room.
+    /// The peer sets of rules that are not left out.
     fn sets_in_force(&self, left_out: &LeftOut) -> BTreeMap<PeerSetId, &Arc<PeerSet>> {
         let in_force = self.rules.iter().filter(|rule| !left_out.contains_key(&rule.source));
         let peers = in_force.filter_map(|rule| rule.peers.as_ref());
@@ -68,8 +68,8 @@ fn pointers(rules: &[Arc<PolicyRule>]) -> Vec<usize> {
 }
 
 impl AllowMaps {
-    /// The map of these allow rules. It is made if there is none; then its peer sets have one user more, whom `enter` is
-    /// told.
+    /// The map of these rules with this value where none decides. A new map is made if there is none; then `enter` is called
+    /// for each of its peer sets, which have one more user.
     pub(super) fn open(
         &mut self,
         key: AllowMapKey,
@@ -114,7 +114,7 @@ impl AllowMaps {
         id
     }
 
-    /// Ends a use. If it was the last one the map is gone, and `leave` is told its sets.
+    /// Ends a use. If it was the last one, the map is removed, and `leave` is called for each of its peer sets.
     pub(super) fn close(
         &mut self,
         key: AllowMapKey,
@@ -155,24 +155,24 @@ impl AllowMaps {
         }
     }
 
-    /// Whether maps came or went since the last call of [`Self::leave_out`].
+    /// Whether maps were made or removed since the last call of [`Self::leave_out`].
     pub(super) fn has_changed(&self) -> bool {
         self.has_changed
     }
 
-    /// The rules of all maps with their peers, as often as there are maps with them.
+    /// The rules of all maps with their peers, once for each map.
     pub(super) fn peers_of_rules(&self) -> impl Iterator<Item = (&RuleRef, &Arc<PeerSet>)> + Clone {
         let rules = self.by_id.values().flat_map(|shared| &shared.rules);
         rules.filter_map(|rule| Some((&rule.source, rule.peers.as_ref()?)))
     }
 
-    /// The rules whose peers find no room.
+    /// The rules whose peers exceed the capacity.
     pub(super) fn left_out(&self) -> &LeftOut {
         &self.left_out
     }
 
-    /// Leaves out exactly these rules. Returns the peer sets that have a user more, as often as there are maps in which a
-    /// rule that finds room has them now, and those that have one less.
+    /// Leaves out exactly these rules. Returns the peer sets that have one more user and those that have one less, once for
+    /// each map in which that is so.
     pub(super) fn leave_out(
         &mut self,
         left_out: LeftOut,
@@ -198,7 +198,7 @@ impl AllowMaps {
         (entered, left)
     }
 
-    /// Every rule that finds no room, for its peers or in some map.
+    /// Every rule that is left out, because of its peers or in some map.
     pub(super) fn all_left_out(&self) -> LeftOut {
         let mut all = self.left_out.clone();
         for rule in self.cut.values().flatten() {
@@ -207,20 +207,20 @@ impl AllowMaps {
         all
     }
 
-    /// Whether a rule finds no room, for its peers or in this map.
+    /// Whether a rule is left out, because of its peers or in this map.
     pub(super) fn lacks(&self, id: MapId, rule: &RuleRef) -> bool {
         self.left_out.contains_key(rule)
             || self.cut.get(&id).is_some_and(|rules| rules.contains(rule))
     }
 
-    /// An identity with this signature came or went.
+    /// Marks the maps stale that have entries for an identity with this signature.
     pub(super) fn touch(&mut self, signature: &Signature) {
         for set in signature {
             self.stale.extend(self.by_set.get(set).into_iter().flatten());
         }
     }
 
-    /// Builds the maps that are stale. Returns the users of those whose content differs.
+    /// Builds the stale maps. Returns the users of those whose content has changed.
     pub(super) fn build(
         &mut self,
         peer_sets: &PeerSets,

@@ -91,7 +91,7 @@ fn passes(maps: &MemoryMaps, hook: Hook, src: &str, dst: &str) -> bool {
     maps.judge(frame(src, dst).as_slice(), &hook_context(hook, POD, 0)).outcome.verdict.is_pass()
 }
 
-/// On the way from one image to the other this packet never passes (or always does).
+/// Between the two map states this packet never passes, or always does.
 #[track_caller]
 fn check(old: &MapState, new: &MapState, hook: Hook, ends: [&str; 2], expected: &str) {
     let ops = diff(old, new);

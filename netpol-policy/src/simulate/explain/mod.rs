@@ -260,7 +260,7 @@ impl<'a> View<'a> {
                 format!("allows {asked} {peers}{reasons}")
             }
             Some(MissReason::Capacity) => {
-                format!("would allow {ports} {peers}, but there is no room for it on the node")
+                format!("would allow {ports} {peers}, but it exceeds the capacity of the node")
             }
             Some(MissReason::Both) => {
                 format!("allows {ports} {peers}: neither peer nor port is this one")

@@ -174,13 +174,13 @@ fn a_rule_that_finds_no_room_allows_nothing_and_says_so() {
         "8443",
         &expect![[r#"
             denied: shop/web is isolated, and no rule allows this
-            - rule 4 of shop/web would allow every port from 10.0.0.0/8 except 10.0.0.0/24, or 1.0.0.0/8, but there is no room for it on the node
+            - rule 4 of shop/web would allow every port from 10.0.0.0/8 except 10.0.0.0/24, or 1.0.0.0/8, but it exceeds the capacity of the node
             - rule 3 of shop/web allows this peer on TCP/http (8080 on shop/web), not on TCP/8443
             - rule 1 of shop/web allows TCP/8443 from pods with app=db of the policy's namespace: no pod holds 1.2.3.4
             - rule 6 of shop/web allows TCP/8443 from nobody (none of its peers was understood)
             - rule 2 of shop/web allows TCP/443 from all pods of namespaces with team=ops: neither peer nor port is this one
             - rule 5 of shop/web allows UDP/dns (a name that shop/web does not have) from all pods of namespaces with !team: neither peer nor port is this one
             ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]
-            ! NetworkPolicy shop/web: spec.ingress[3].from there is no room for its 3 address blocks and exceptions beside those of smaller policies, a node has room for 3: the rule allows nothing [over-capacity]"#]],
+            ! NetworkPolicy shop/web: spec.ingress[3].from its 3 address blocks and exceptions, together with those of smaller policies, exceed the node's capacity of 3: the rule allows nothing [over-capacity]"#]],
     );
 }
