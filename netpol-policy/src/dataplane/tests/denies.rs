@@ -175,9 +175,7 @@ fn packets() -> Vec<(Hook, IfIndex, Vec<u8>)> {
     for ifindex in PODS {
         let own = own_address(ifindex);
         for remote in (0..N_REMOTES).map(remote) {
-            for (protocol, port) in
-                [(UDP, 79), (UDP, 80), (UDP, 81), (UDP, 90), (SCTP, 80), (SCTP, 1)]
-            {
+            for (protocol, port) in [(UDP, 79), (UDP, 80), (UDP, 90), (SCTP, 80)] {
                 let ingress = frame_to_port(protocol, remote, own, port);
                 packets.push((Hook::PodIngress, ifindex, ingress));
                 let egress = frame_to_port(protocol, own, remote, port);
@@ -194,7 +192,7 @@ fn passes_at(maps: &MemoryMaps, (hook, ifindex, frame): &(Hook, IfIndex, Vec<u8>
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn every_operation_keeps_to_the_verdicts_that_both_map_states_give((old, new) in changes()) {
