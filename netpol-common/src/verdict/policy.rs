@@ -70,7 +70,9 @@ pub(super) fn consult<M: PolicyMaps>(
         Some(value) if value.verdict == AllowValue::ALLOW => {
             Ruling::new(Verdict::Pass(PassReason::Allowed), value.rule)
         }
-        Some(value) => Ruling::new(Verdict::Drop(DropReason::Denied), value.rule),
-        None => audited(view, origin, DropReason::NotAllowed),
+        Some(value) if value.verdict != AllowValue::DEFAULT => {
+            Ruling::new(Verdict::Drop(DropReason::Denied), value.rule)
+        }
+        Some(_) | None => audited(view, origin, DropReason::NotAllowed),
     }
 }

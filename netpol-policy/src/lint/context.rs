@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use netpol_common::ids::Direction;
 
 use crate::model::{NamespaceMatch, Peer, Peers, Pod, Policy, Rule};
-use crate::resolve::RuleRef;
+use crate::resolve::{RuleRef, rule_ref};
 use crate::store::ClusterState;
 
 /// The whole set of objects, and the kinds that it contains.
@@ -53,7 +53,7 @@ pub(super) struct LocatedRule<'a> {
 impl<'a> LocatedRule<'a> {
     pub(super) fn reference(&self) -> RuleRef {
         let Self { policy, direction, spec } = self;
-        RuleRef { policy: policy.name.clone(), direction: *direction, index: spec.index }
+        rule_ref(policy, *direction, spec)
     }
 
     /// Path of the rule.

@@ -285,7 +285,7 @@ impl<K: Kernel> Agent<K> {
             left_out: self
                 .left_out
                 .keys()
-                .filter(|rule| rule.policy == *policy)
+                .filter(|rule| rule.policy.name == *policy)
                 .map(|rule| format!("{}[{}]", rule.direction, rule.index))
                 .collect(),
         };

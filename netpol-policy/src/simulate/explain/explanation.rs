@@ -6,7 +6,7 @@ use netpol_common::ids::Direction;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{ObjectName, Transport};
-use crate::resolve::{EndVerdict, MissReason, RuleRef};
+use crate::resolve::{EndVerdict, MissReason, PolicyRef, RuleRef, Tier};
 
 /// The verdict on a connection, and the policies and rules that lead to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,8 +59,10 @@ pub struct DirectionExplanation {
     pub is_allowed: bool,
     /// The verdict as a sentence.
     pub summary: String,
+    /// The tier whose rules, or whose implied deny, decided; `None` if no policy did.
+    pub tier: Option<Tier>,
     /// The policies that isolate the pod in this direction.
-    pub isolating: Vec<ObjectName>,
+    pub isolating: Vec<PolicyRef>,
     /// The rules that allow the connection.
     pub allowing: Vec<RuleExplanation>,
     /// The other rules of these policies, the nearest misses first.

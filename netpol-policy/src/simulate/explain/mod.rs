@@ -15,9 +15,9 @@ pub use explanation::{DirectionExplanation, Explanation, Packets, RuleExplanatio
 
 use super::probe::{Probe, Problem};
 use super::routes::{Route, Routes, routes};
-use crate::model::{Diagnostic, Kind, ObjectName, Pod, Policy, Rule, Transport};
+use crate::model::{Diagnostic, Kind, ObjectName, ObjectRef, Pod, Policy, Rule, Transport};
 use crate::resolve::{
-    Connection, Decision, EndDecision, EndVerdict, MissReason, RuleRef, evaluate,
+    Connection, Decision, EndDecision, EndVerdict, MissReason, PolicyRef, RuleRef, evaluate,
 };
 use crate::store::ClusterState;
 
@@ -77,8 +77,10 @@ pub fn explain<'a>(
     explanation.ingress = decision.ingress.map(|end| explain_end(state, &route, end));
     let ends = [&explanation.egress, &explanation.ingress];
     let is_involved = |diagnostic: &&Diagnostic| {
-        diagnostic.object.kind == Kind::NetworkPolicy
-            && ends.into_iter().flatten().any(|end| end.isolating.contains(&diagnostic.object.name))
+        let ObjectRef { kind, name } = &diagnostic.object;
+        let is_policy =
+            |policy: &PolicyRef| Kind::from(policy.kind) == *kind && policy.name == *name;
+        ends.into_iter().flatten().any(|end| end.isolating.iter().any(is_policy))
     };
     let involved = diagnostics.into_iter().filter(is_involved).map(ToString::to_string);
     explanation.diagnostics = involved.collect();
@@ -101,7 +103,7 @@ fn service(state: &ClusterState, evaluated: &[(Route, Decision)]) -> Option<Stri
 }
 
 fn explain_end(state: &ClusterState, route: &Route, decision: EndDecision) -> DirectionExplanation {
-    let EndDecision { pod, direction, verdict, isolating, allowing, misses } = decision;
+    let EndDecision { pod, direction, verdict, tier, isolating, allowing, misses } = decision;
     let view = View::new(state, route, direction);
     let explain_rule = |rule: RuleRef, miss| {
         let sentence = view.sentence(&rule, miss);
@@ -115,6 +117,7 @@ fn explain_end(state: &ClusterState, route: &Route, decision: EndDecision) -> Di
         pod,
         direction,
         verdict,
+        tier,
         isolating,
     }
 }
@@ -124,6 +127,9 @@ fn summary(pod: &ObjectName, direction: Direction, verdict: EndVerdict) -> Strin
         EndVerdict::NotIsolated => format!("allowed: no policy isolates {pod} for {direction}"),
         EndVerdict::Allowed => {
             format!("allowed: {pod} is isolated for {direction}, and a rule allows the connection")
+        }
+        EndVerdict::Denied => {
+            format!("denied: a rule of {pod} for {direction} denies the connection")
         }
         EndVerdict::NotAllowed => {
             format!("denied: {pod} is isolated for {direction}, and no rule allows the connection")
@@ -170,7 +176,7 @@ impl<'a> View<'a> {
 
     /// The sentence on a rule; empty if the policy has been removed from the state.
     fn sentence(&self, rule: &RuleRef, miss: Option<MissReason>) -> String {
-        let Some(policy) = self.state.policy(&rule.policy) else { return String::new() };
+        let Some(policy) = self.state.policy(&rule.policy.name) else { return String::new() };
         let found = policy.rules(self.direction).iter().find(|found| found.index == rule.index);
         let Some(found) = found else { return String::new() };
         format!("{rule} {}", self.predicate(policy, found, miss))

@@ -71,6 +71,7 @@ fn write_direction(
         verdict: _,
         is_allowed: _,
         summary,
+        tier: _,
         isolating,
         allowing,
         misses,

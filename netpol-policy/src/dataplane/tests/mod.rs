@@ -1,5 +1,7 @@
-//! The order of operations, where a wrong one once opened or closed something. The law over generated images is in
-//! `tests/tests/incremental`.
+//! The order of operations: cases in which a wrong order once opened or closed something, and the law over generated map
+//! states with entries that deny. The law over generated clusters is in `tests/tests/incremental`.
+
+mod denies;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -54,13 +56,19 @@ fn addr(text: &str) -> Addr {
 
 /// A UDP packet.
 fn frame(src: &str, dst: &str) -> Vec<u8> {
-    let mut frame = vec![0; 14 + 20 + 8];
+    frame_to_port(17, addr(src), addr(dst), 0)
+}
+
+/// A packet of UDP or SCTP to this port.
+fn frame_to_port(protocol: u8, src: Addr, dst: Addr, port: u16) -> Vec<u8> {
+    let mut frame = vec![0; 14 + 20 + 12];
     frame[12..14].copy_from_slice(&[0x08, 0x00]);
     frame[14] = 0x45;
-    frame[23] = 17;
-    for (offset, text) in [(26, src), (30, dst)] {
-        frame[offset..offset + 4].copy_from_slice(&addr(text).0[12..]);
+    frame[23] = protocol;
+    for (offset, addr) in [(26, src), (30, dst)] {
+        frame[offset..offset + 4].copy_from_slice(&addr.0[12..]);
     }
+    frame[36..38].copy_from_slice(&port.to_be_bytes());
     frame
 }
 
@@ -83,7 +91,7 @@ fn passes(maps: &MemoryMaps, hook: Hook, src: &str, dst: &str) -> bool {
     maps.judge(frame(src, dst).as_slice(), &hook_context(hook, POD, 0)).outcome.verdict.is_pass()
 }
 
-/// On the way from one image to the other this packet never passes (or always does).
+/// Between the two map states this packet never passes, or always does.
 #[track_caller]
 fn check(old: &MapState, new: &MapState, hook: Hook, ends: [&str; 2], expected: &str) {
     let ops = diff(old, new);

@@ -1,35 +1,35 @@
-//! Which policies isolate a pod.
+//! The verdict on connections that no rule decides, and the policies that it follows from.
 
 use netpol_common::ids::Direction;
 
 use crate::model::{Pod, Policy, PolicyMode};
 use crate::store::ClusterState;
 
-/// Whether a pod is isolated in one direction.
+/// The verdict on a connection that no rule of any tier decides, in one direction of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Isolation {
-    /// No policy selects it: everything passes.
-    None,
-    /// Only audited policies select it: what they do not allow passes and is reported.
-    Audited,
-    /// Only what a rule allows passes.
-    Enforced,
+pub enum DefaultVerdict {
+    /// No NetworkPolicy isolates the pod: the connection passes.
+    Allow,
+    /// Only audited NetworkPolicies isolate the pod: the connection passes and is reported.
+    Audit,
+    /// A NetworkPolicy isolates the pod: the connection is dropped.
+    Deny,
 }
 
-/// Returns how `pod` is isolated in `direction`, with the policies that are the reason: the enforced ones if there
-/// is any, else the audited ones.
+/// Returns the default verdict for `pod` in `direction`, with the NetworkPolicies that isolate the pod: the enforced ones
+/// if there is any, else the audited ones.
 ///
 /// A pod is isolated in a direction when at least one policy of its namespace selects it and has that policy type.
-/// Host-network pods never are, and pods that have ended neither.
+/// Host-network pods are never isolated.
 ///
 /// Source: networking.k8s.io/v1 `NetworkPolicySpec.podSelector` and `policyTypes` (defaulted in `model::convert`).
 pub fn isolating<'a>(
     state: &'a ClusterState,
     pod: &Pod,
     direction: Direction,
-) -> (Isolation, Vec<&'a Policy>) {
+) -> (DefaultVerdict, Vec<&'a Policy>) {
     if pod.host_network {
-        return (Isolation::None, Vec::new());
+        return (DefaultVerdict::Allow, Vec::new());
     }
     let (audited, enforced): (Vec<_>, Vec<_>) = state
         .policies_in(&pod.name.namespace)
@@ -38,10 +38,10 @@ pub fn isolating<'a>(
         })
         .partition(|policy| policy.mode == PolicyMode::Audit);
     if !enforced.is_empty() {
-        (Isolation::Enforced, enforced)
+        (DefaultVerdict::Deny, enforced)
     } else if audited.is_empty() {
-        (Isolation::None, Vec::new())
+        (DefaultVerdict::Allow, Vec::new())
     } else {
-        (Isolation::Audited, audited)
+        (DefaultVerdict::Audit, audited)
     }
 }
