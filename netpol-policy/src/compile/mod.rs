@@ -23,7 +23,6 @@ use netpol_common::ids::{Direction, IfIndex};
 use netpol_common::keys::{AddressKey, AllowValue, EndpointValue};
 
 pub use capacity::{Capacities, Lack, LeftOut, describe, diagnostics, left_out_of_all};
-#[cfg(test)]
 pub(crate) use identity::ambiguous;
 pub use incremental::{Compiled, MapStateUpdate};
 pub use map_state::{
