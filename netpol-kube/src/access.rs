@@ -195,7 +195,7 @@ pub(super) fn explain(error: &kube::Error) -> String {
 }
 
 /// An error and its causes in one line; a cause that repeats what the error says is left out.
-pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
+fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {

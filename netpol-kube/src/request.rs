@@ -15,7 +15,7 @@ use kube::Client;
 use kube::api::{ListParams, WatchParams};
 use tokio::time::timeout;
 
-use super::access::{Error, chain};
+use super::access::Error;
 use netpol_policy::model::Kind;
 
 /// How long the server may take to answer a request, or to begin with the answer to a watch. Its own
@@ -111,10 +111,10 @@ pub(super) enum End {
     #[error("the watch ended")]
     Closed,
     /// The connection broke, perhaps within a line.
-    #[error("the watch broke: {}", chain(.0))]
+    #[error("the watch broke: {}", root_cause(.0))]
     Broken(#[source] std::io::Error),
     /// Nothing reaches the server any more.
-    #[error("the connection of the watch is dead: {}", chain(.0))]
+    #[error("the connection of the watch is dead: {}", root_cause(.0))]
     Dead(#[source] std::io::Error),
     /// A line is too long to be one.
     #[error("a line of the watch is longer than {MAX_LINE_LENGTH} bytes")]
@@ -133,15 +133,17 @@ impl End {
 /// Whether the kernel gave up the connection because nothing was acknowledged for too long: see
 /// [`Keepalive`](super::Keepalive).
 fn is_dead(error: &std::io::Error) -> bool {
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = next {
-        let kind = error.downcast_ref().map(std::io::Error::kind);
-        if matches!(kind, Some(TimedOut | HostUnreachable | NetworkUnreachable)) {
-            return true;
-        }
-        next = error.source();
+    let kind = root_cause(error).downcast_ref().map(std::io::Error::kind);
+    matches!(kind, Some(TimedOut | HostUnreachable | NetworkUnreachable))
+}
+
+/// The innermost error: what the kernel or the protocol says, without the names of the layers above.
+fn root_cause(error: &std::io::Error) -> &(dyn std::error::Error + 'static) {
+    let mut cause: &(dyn std::error::Error + 'static) = error;
+    while let Some(source) = cause.source() {
+        cause = source;
     }
-    false
+    cause
 }
 
 impl Lines {
