@@ -1,4 +1,5 @@
 //! Builds the eBPF programs into `$OUT_DIR/netpol-ebpf`, from where `load` embeds them.
+#![forbid(unsafe_code)]
 
 use anyhow::Result;
 

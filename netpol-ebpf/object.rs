@@ -1,4 +1,4 @@
-//! How an object for the kernel is built: included by the build scripts of netpol-agent and netpol-tests.
+//! How an object for the kernel is built: included by the build scripts of netpol-datapath and netpol-bench.
 //!
 //! In: a package of this workspace. Out: its object file in `$OUT_DIR`, under the package's name. The pinned stable compiler
 //! is told to accept `-Z build-std`, because no toolchain ships `core` for BPF; so its LLVM and bpf-linker's stay of one
@@ -21,7 +21,9 @@ const EXPAND: &str = "-Clink-arg=--disable-expand-memcpy-in-order";
 /// # Errors
 /// A tool is missing, or it does not build: the error holds the compiler's output.
 pub(crate) fn embed(package: &str, folders: &[&str]) -> Result<()> {
-    let workspace = path("CARGO_MANIFEST_DIR")?.join("..");
+    let package_folder = path("CARGO_MANIFEST_DIR")?;
+    let is_workspace = |folder: &&Path| folder.join("Cargo.lock").is_file();
+    let workspace = package_folder.ancestors().find(is_workspace).context("no Cargo.lock above")?;
     println!("cargo::rerun-if-changed=build.rs");
     for file in ["netpol-ebpf/object.rs", "Cargo.toml", "Cargo.lock", "rust-toolchain.toml"] {
         println!("cargo::rerun-if-changed={}", workspace.join(file).display());
@@ -32,7 +34,7 @@ pub(crate) fn embed(package: &str, folders: &[&str]) -> Result<()> {
         }
     }
     check_tools()?;
-    let object = build(&workspace, package)?;
+    let object = build(workspace, package)?;
     let embedded = path("OUT_DIR")?.join(package);
     fs::copy(&object, &embedded)
         .with_context(|| format!("copying {} to {}", object.display(), embedded.display()))?;

@@ -9,9 +9,9 @@ use etherparse::{NetHeaders, PacketHeaders, TransportHeader};
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Hook, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue, FlowKey, PrefixKey};
-use netpol_common::maps::DEFAULT_MARK_MASK;
-use netpol_common::packet::{Packet, PacketBytes as _, Parsed};
-use netpol_common::verdict::{DropReason, HookContext, Outcome, PassReason, Verdict};
+use netpol_common::packet::{Frame as _, Packet, Parsed};
+use netpol_common::reason::{DropReason, PassReason, Verdict};
+use netpol_common::verdict::{DEFAULT_MARK_MASK, HookContext, Outcome};
 use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
 use netpol_policy::dataplane::{MapOp, MemoryMaps};
 

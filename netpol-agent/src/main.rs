@@ -1,4 +1,5 @@
 //! Enforces Kubernetes `NetworkPolicies` on a node, and explains them: see `netpol-agent help`.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 

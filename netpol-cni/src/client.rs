@@ -35,7 +35,7 @@ pub enum Error {
     },
     /// It accepted the connection, but then went away or let the deadline pass.
     #[error("netpol-agent has not answered on {path}")]
-    Migration {
+    Exchange {
         /// The socket.
         path: PathBuf,
         /// What the kernel said.
@@ -65,7 +65,7 @@ impl Error {
     /// The number in the table of CNI errors.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Connect { .. } | Self::Migration { .. } => ErrorCode::TRY_AGAIN_LATER,
+            Self::Connect { .. } | Self::Exchange { .. } => ErrorCode::TRY_AGAIN_LATER,
             Self::Socket { .. } => ErrorCode::IO,
             Self::Message { source } => match source {
                 // The agent ended in the middle of its answer.
@@ -108,8 +108,8 @@ pub fn ask(socket: &Path, request: &Request) -> Result<(), Error> {
 fn ask_within(socket: &Path, request: &Request, deadline: Duration) -> Result<(), Error> {
     let line = netpol_proto::encode(request).map_err(|source| Error::Message { source })?;
     let stream = connect(socket, deadline)?;
-    let migration = |source| Error::Migration { path: socket.into(), source };
-    stream.set_read_timeout(Some(deadline)).map_err(migration)?;
+    let exchange = |source| Error::Exchange { path: socket.into(), source };
+    stream.set_read_timeout(Some(deadline)).map_err(exchange)?;
     // An agent that refuses early has answered already: the answer says more than the broken pipe.
     let written = (&stream).write_all(&line);
     let mut answer = Vec::new();
@@ -117,7 +117,7 @@ fn ask_within(socket: &Path, request: &Request, deadline: Duration) -> Result<()
         BufReader::new(&stream).take(u64::try_from(MAX_MESSAGE_BYTES).unwrap_or(u64::MAX));
     let read = limited.read_until(b'\n', &mut answer);
     if answer.is_empty() {
-        written.and(read).map_err(migration)?;
+        written.and(read).map_err(exchange)?;
     }
     match netpol_proto::decode(&answer).map_err(|source| Error::Message { source })? {
         Response::Ok => Ok(()),

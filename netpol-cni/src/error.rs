@@ -9,7 +9,7 @@ use netpol_proto::ErrorCode;
 use serde::Serialize;
 
 use crate::version::SpecVersion;
-use crate::{client, config, environment, interface, netns, plugin, result, subnet_file, veth};
+use crate::{client, config, environment, interface, netns, result, subnet_file, veth};
 
 /// Source: CNI specification 1.1.0, "Error".
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,24 +149,8 @@ impl From<client::Error> for CniError {
             }
             client::Error::Connect { .. }
             | client::Error::Socket { .. }
-            | client::Error::Migration { .. }
+            | client::Error::Exchange { .. }
             | client::Error::Message { .. } => Self::caused(error.code(), &error),
-        }
-    }
-}
-
-impl From<plugin::Error> for CniError {
-    fn from(error: plugin::Error) -> Self {
-        let code = error.code();
-        match error {
-            plugin::Error::Failed { ref details, .. } => {
-                Self { code, msg: error.to_string(), details: details.clone() }
-            }
-            plugin::Error::NotFound { .. }
-            | plugin::Error::Run { .. }
-            | plugin::Error::Garbled { .. }
-            | plugin::Error::NoCommonVersion { .. }
-            | plugin::Error::VerbTooNew { .. } => Self::caused(code, &error),
         }
     }
 }

@@ -17,7 +17,6 @@ pub mod config;
 pub mod environment;
 pub mod error;
 pub mod interface;
-pub mod netlink;
 pub mod netns;
 pub mod plugin;
 pub mod result;

@@ -1,4 +1,5 @@
 //! netpol-cni: hands the process's environment, standard input and output to [`netpol_cni::run`].
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 

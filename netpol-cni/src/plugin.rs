@@ -17,9 +17,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::environment::{Environment, Verb};
-use crate::result::CniResult;
+use crate::error::CniError;
+use crate::result::{self, CniResult};
 use crate::version::SpecVersion;
-use crate::{error::CniError, result};
 
 /// Why the other plugin has not done it.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +102,22 @@ impl Error {
             Self::NoCommonVersion { .. } | Self::VerbTooNew { .. } => {
                 ErrorCode::INCOMPATIBLE_VERSION
             }
+        }
+    }
+}
+
+impl From<Error> for CniError {
+    fn from(error: Error) -> Self {
+        let code = error.code();
+        match error {
+            Error::Failed { ref details, .. } => {
+                Self { code, msg: error.to_string(), details: details.clone() }
+            }
+            Error::NotFound { .. }
+            | Error::Run { .. }
+            | Error::Garbled { .. }
+            | Error::NoCommonVersion { .. }
+            | Error::VerbTooNew { .. } => Self::caused(code, &error),
         }
     }
 }

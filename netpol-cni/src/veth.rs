@@ -8,9 +8,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use netpol_netlink::{Link, LinkKind, Netlink};
 use netpol_proto::ErrorCode;
 
-use crate::netlink::{Link, LinkKind, Netlink};
 use crate::netns::{self, Netns};
 use crate::result::CniResult;
 

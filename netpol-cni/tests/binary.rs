@@ -1,6 +1,7 @@
 //! The binary itself: process in, process out. What it does is tested in `netpol-tests`, against real plugins.
 //!
 //! As a test of this package it also makes cargo build the binary whenever the tests are built.
+#![forbid(unsafe_code)]
 
 use std::process::{Command, Stdio};
 

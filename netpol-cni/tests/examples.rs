@@ -1,4 +1,5 @@
 //! The examples in `deploy/cni` are configurations that the plugin takes.
+#![forbid(unsafe_code)]
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,

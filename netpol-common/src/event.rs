@@ -29,7 +29,7 @@ pub struct Event {
     pub protocol: Protocol,
     /// [`crate::ids::Direction::to_wire`] as the endpoint sees it.
     pub direction: u8,
-    /// [`crate::verdict::Verdict::to_wire`].
+    /// [`crate::reason::Verdict::to_wire`].
     pub verdict: u8,
     /// Zero.
     pub pad: u8,

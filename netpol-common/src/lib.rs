@@ -23,4 +23,5 @@ pub mod ids;
 pub mod keys;
 pub mod maps;
 pub mod packet;
+pub mod reason;
 pub mod verdict;

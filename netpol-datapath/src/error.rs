@@ -1,7 +1,7 @@
 //! Why the kernel side does not work.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::EbpfError;
 use aya::maps::MapError;
@@ -206,4 +206,9 @@ pub enum PinCause {
     /// While pinning.
     #[error(transparent)]
     Pin(#[from] PinError),
+}
+
+/// The failure of an operation on the pin at `path`.
+pub(crate) fn pin_error(path: &Path, source: impl Into<PinCause>) -> Error {
+    Error::Pin { path: path.to_owned(), source: source.into() }
 }

@@ -9,7 +9,7 @@ use aya_ebpf::macros::btf_map;
 use netpol_common::addr::Addr;
 use netpol_common::identities::{self, Entry, Key, LINE_WORDS, Line, N_FAMILIES, V4, V6};
 
-use crate::maps::find;
+use crate::look_up::find;
 
 /// What the table of a family is like, but for its size: a definition without types, for the reason that allow maps
 /// have one (`crate::maps`).

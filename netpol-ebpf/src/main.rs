@@ -17,9 +17,8 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::macro_support::{Level, level_enabled};
 use netpol_common::ids::{Hook, Nanos};
-use netpol_common::maps::DEFAULT_MARK_MASK;
-use netpol_common::packet::{ETHERNET_LEN, Packet, PacketBytes as _};
-use netpol_common::verdict::decide;
+use netpol_common::packet::{ETHERNET_LEN, Frame as _, Packet};
+use netpol_common::verdict::{DEFAULT_MARK_MASK, decide};
 
 use crate::maps::KernelMaps;
 use crate::skb::Skb;
@@ -27,6 +26,7 @@ use crate::skb::Skb;
 mod emit;
 mod flows;
 mod identities;
+mod look_up;
 mod maps;
 mod skb;
 
@@ -37,7 +37,7 @@ const LAST: i32 = 0;
 /// `TC_ACT_SHOT`.
 const DROP: i32 = 2;
 
-/// Bits of the packet mark that carry an egress mark; set by user space before loading.
+/// Bits of the packet mark that carry a egress_mark; set by user space before loading.
 #[unsafe(no_mangle)]
 static MARK_MASK: Global<u32> = Global::new(DEFAULT_MARK_MASK);
 

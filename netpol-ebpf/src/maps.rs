@@ -7,18 +7,19 @@ use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_LPM_TRIE;
 use aya_ebpf::btf_maps::{
     Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuHashMap, RingBuf,
 };
-use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_map_lookup_elem};
+use aya_ebpf::helpers::bpf_get_prandom_u32;
 use aya_ebpf::macros::btf_map;
 use netpol_common::addr::Addr;
 use netpol_common::event::Event;
 use netpol_common::flow::Step;
 use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol};
 use netpol_common::keys::{
-    AddressKey, AllowKey, AllowValue, BackendValue, CounterKey, CounterValue, EndpointEntry,
-    EndpointValue, FlowKey, FlowValue, FragmentKey, FragmentValue, PrefixKey,
+    AddressKey, AllowKey, AllowSlots, AllowValue, BackendValue, CounterKey, CounterValue,
+    EndpointEntry, EndpointValue, FlowKey, FlowValue, FragmentKey, FragmentValue, PrefixKey,
 };
-use netpol_common::maps::{self, AllowSlots, Local, PolicyMaps, Settled};
+use netpol_common::maps::{self, Local, PolicyMaps, Settled};
 
+use crate::look_up::find;
 use crate::{flows, identities};
 
 /// Memory is taken when an entry is made, so that capacities cost nothing.
@@ -69,18 +70,6 @@ pub(crate) static COUNTERS: PerCpuHashMap<
 > = PerCpuHashMap::new();
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<Event, { maps::EVENTS_LEN_BYTES as usize }> = RingBuf::new();
-
-/// Looks a key up. aya's own look-up in a trie takes a packed key, which would be copied byte by byte.
-///
-/// # Safety
-/// K and V must have the layout of the map's keys and values; the reference must not outlive the run of the
-/// program nor the entry.
-#[inline(always)]
-pub(crate) unsafe fn find<'a, M, K, V>(map: &'a M, key: &K) -> Option<&'a V> {
-    let map = core::ptr::from_ref(map).cast_mut().cast();
-    // SAFETY: the address of a map's definition is that of the map, by relocation; see above for the types.
-    unsafe { bpf_map_lookup_elem(map, core::ptr::from_ref(key).cast()).cast::<V>().as_ref() }
-}
 
 /// The kernel's maps as [`netpol_common::verdict::decide`] sees them.
 pub(crate) struct KernelMaps;

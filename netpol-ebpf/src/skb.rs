@@ -6,7 +6,7 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::bpf_skb_load_bytes;
 use aya_ebpf::programs::TcContext;
 use netpol_common::ids::{Hook, IfIndex, Nanos, Protocol};
-use netpol_common::packet::{self, ETHERNET_LEN, Packet, PacketBytes, Parsed};
+use netpol_common::packet::{self, ETHERNET_LEN, Frame, Packet, PacketBytes, Parsed};
 use netpol_common::verdict::HookContext;
 use zerocopy::FromBytes;
 
@@ -40,7 +40,7 @@ impl<const LINK_HEADER_LEN: u32> Skb<LINK_HEADER_LEN> {
         }
     }
 
-    /// Replaces the packet's deferred flow handle.
+    /// Replaces the packet's flow_handle.
     #[inline(always)]
     pub(crate) fn set_flow_handle(&self, flow_handle: u16) {
         // SAFETY: as for `hook_context`; programs of this type may write the field.
@@ -116,7 +116,9 @@ impl<const LINK_HEADER_LEN: u32> PacketBytes for Skb<LINK_HEADER_LEN> {
         // on which it lets programs read so do not need more alignment than headers have.
         Some(unsafe { core::ptr::read(start as *const T) })
     }
+}
 
+impl<const LINK_HEADER_LEN: u32> Frame for Skb<LINK_HEADER_LEN> {
     #[inline(always)]
     fn parse(&self, packet: &mut Packet) -> Parsed {
         Parsed::from_wire(match LINK_HEADER_LEN {

@@ -5,6 +5,7 @@
 //! written back as Kubernetes Events ([`report`]). Why this is not kube-runtime's `watcher`: `docs/design/watch.md`.
 //! Must not: keep objects, because the store holds the only copy; or end on an error, because the last state stays in force and
 //! the next attempt follows.
+#![forbid(unsafe_code)]
 
 mod access;
 mod decode;

@@ -1,10 +1,10 @@
 //! The benchmarks work: they run, and what they check while they measure holds. Their times are not looked at.
-
+#![forbid(unsafe_code)]
 #![cfg(test)]
 
-use netpol_tests::bench::gates::ROWS;
-use netpol_tests::bench::{self, SUITES, Settings};
-use netpol_tests::privilege::{Need, met};
+use netpol_bench::gates::ROWS;
+use netpol_bench::{SUITES, Settings};
+use netpol_lab::privilege::{Need, met};
 
 #[track_caller]
 fn check(suite: &str) {
@@ -21,7 +21,7 @@ fn check(suite: &str) {
         part: None,
         seed: 1,
     };
-    let report = bench::run(suite, settings, "a test").unwrap();
+    let report = netpol_bench::run(suite, settings, "a test").unwrap();
     let rows = ROWS.iter().filter(|row| row.suite == suite);
     let unanswered: Vec<_> =
         rows.filter(|row| report.answer(row.number).is_none()).map(|row| row.number).collect();

@@ -1,19 +1,20 @@
 //! Every scenario, judged by its own table, by the oracle, by the reference semantics and by the compiled maps.
+#![forbid(unsafe_code)]
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use netpol_tests::scenario::{self, Reasons, Scenario};
-use netpol_tests::wire::{SharedMaps, Wire};
+use netpol_lab::scenario::{self, Reasons, Scenario};
+use netpol_lab::wire::{SharedMaps, Wire};
 
-/// Every scenario agrees with a judge.
-fn check(judge: &mut dyn FnMut(&Scenario) -> Result<Vec<String>>) -> Result<()> {
+/// Every scenario agrees with a oracle.
+fn check(oracle: &mut dyn FnMut(&Scenario) -> Result<Vec<String>>) -> Result<()> {
     let mut differences = Vec::new();
     let scenarios = scenario::all()?;
     ensure!(!scenarios.is_empty(), "there are no scenarios");
     for scenario in &scenarios {
-        let found = judge(scenario).with_context(|| scenario.name.clone())?;
+        let found = oracle(scenario).with_context(|| scenario.name.clone())?;
         differences.extend(found.into_iter().map(|found| format!("{}: {found}", scenario.name)));
     }
     ensure!(differences.is_empty(), "{}", differences.join("\n"));
@@ -69,8 +70,8 @@ fn the_page_on_conformance_names_every_scenario_and_nothing_that_is_not_there() 
 
 mod privileged {
     use netpol_datapath::simulation;
+    use netpol_lab::privilege::{Need, met};
     use netpol_policy::simulate::Engine;
-    use netpol_tests::privilege::{Need, met};
 
     use super::*;
 

@@ -1,15 +1,16 @@
 //! The manifests for a cluster: they build, ask for no more than is needed, and name only what exists.
+#![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use netpol_policy::model::Kind;
-use netpol_tests::binaries;
-use netpol_tests::deployment::{
+use netpol_lab::binaries;
+use netpol_lab::deployment::{
     at, containers, folder, host_path, items, kustomize, objects, of_kind, texts,
 };
-use netpol_tests::privilege::{Need, met};
+use netpol_lab::privilege::{Need, met};
+use netpol_policy::model::Kind;
 use serde_json::{Value, json};
 
 /// The objects of an overlay; `None` without kubectl.

@@ -1,13 +1,14 @@
 //! The policies of `deploy/examples` are what they should be examples of: valid, clean, explained.
+#![forbid(unsafe_code)]
 
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
+use netpol_lab::demo;
 use netpol_policy::lint::{Level, lint};
 use netpol_policy::manifests;
 use netpol_policy::model::Object;
 use netpol_policy::store::{ClusterState, Delta};
-use netpol_tests::demo;
 
 /// The examples, by file.
 fn examples() -> Result<Vec<(PathBuf, String)>> {

@@ -1,6 +1,7 @@
 //! What must hold for any input: what fuzzing found once, what people write, and random bytes.
 //!
 //! The checks are those of the fuzz targets; `cargo xtask fuzz` looks for inputs for which they fail.
+#![forbid(unsafe_code)]
 
 #[path = "../../fuzz/src/lib.rs"]
 pub mod checks;
@@ -13,7 +14,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-/// Random inputs, each of which is a whole story of maps and frames.
+/// Random inputs, each a whole sequence of maps and frames.
 const N_RANDOM: u32 = 256;
 
 /// All files in and below a folder of this repository; none if it is not there.

@@ -1,4 +1,5 @@
 //! The image, run as the manifests say: it protects a node, answers, and leaves nothing behind.
+#![forbid(unsafe_code)]
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -8,15 +9,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use netpol_tests::binaries;
-use netpol_tests::container::{Access, Rootfs, exec, process_in};
-use netpol_tests::deployment::{at, containers, items, kustomize, of_kind};
-use netpol_tests::lab::netns::Netns;
-use netpol_tests::lab::topology::Wiring;
-use netpol_tests::lab::wait::{LIMIT, Look, until};
-use netpol_tests::lab::{Host, Lab, Passing, PodSpec, labels};
-use netpol_tests::privilege::{Need, met};
-use netpol_tests::probe::Protocol::Tcp;
+use netpol_lab::binaries;
+use netpol_lab::container::{Access, Rootfs, exec, process_in};
+use netpol_lab::deployment::{at, containers, items, kustomize, of_kind};
+use netpol_lab::node::netns::Netns;
+use netpol_lab::node::topology::Wiring;
+use netpol_lab::node::wait::{LIMIT, Look, until};
+use netpol_lab::node::{Host, Lab, Passing, PodSpec, labels};
+use netpol_lab::privilege::{Need, met};
+use netpol_lab::probe::Protocol::Tcp;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 

@@ -1,89 +1,66 @@
-//! Laws over generated clusters: all judges agree.
+//! Laws over generated clusters: all oracles agree.
 //!
-//! `NETPOL_CASES` sets how many cases are generated, `NETPOL_SEED` from which seed. A failure prints the case, made
+//! `NETPOL_CASES` sets how many clusters are generated, `NETPOL_SEED` from which seed. A failure prints the case, made
 //! small, as lines for a file in `tests/regressions`.
+#![forbid(unsafe_code)]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use netpol_tests::case::Case;
-use netpol_tests::generator::{self, features::Census};
-use netpol_tests::oracle;
-use netpol_tests::panel::{Panel, read};
-use netpol_tests::settings;
-use netpol_tests::shrink::shrink;
+use netpol_lab::case::Case;
+use netpol_lab::generator::{self, features::Census};
+use netpol_lab::law;
+use netpol_lab::oracle;
+use netpol_lab::oracles::{Oracles, read};
+use netpol_lab::settings;
+use serde_json::Value;
 
-/// Asks all judges about these cases, which are one sequence or of none.
-fn check(panel: &mut Panel, cases: &[Case]) -> Result<()> {
-    let found = disagreements(panel, cases)?;
-    if found.is_empty() {
-        return Ok(());
-    }
-    let panel = RefCell::new(panel);
-    let fails = |cases: &[Case]| {
-        disagreements(*panel.borrow_mut(), cases).is_ok_and(|found| !found.is_empty())
-    };
-    let small = shrink(cases, &fails);
-    let lines: Vec<String> = small.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
-    let of_small = disagreements(*panel.borrow_mut(), &small)?;
-    bail!(
-        "judges disagree:\n{}\nmade small:\n{}\nas a case:\n{}",
-        found.join("\n"),
-        of_small.join("\n"),
-        lines.join("\n")
-    );
-}
+/// How many clusters are tried: in about 3,000 states, which are as many cases.
+const N_CLUSTERS: usize = 2_120;
 
-fn disagreements(panel: &mut Panel, cases: &[Case]) -> Result<Vec<String>> {
-    panel.begin();
+/// Asks all oracles about these cases, which are one sequence or of none.
+fn check(oracles: &mut Oracles, cases: &[Case]) -> Result<()> {
+    oracles.begin();
     let mut found = Vec::new();
     for case in cases {
-        found.extend(panel.ask(case)?.iter().map(|found| format!("{}: {found}", case.name)));
+        found.extend(oracles.ask(case)?.iter().map(|found| format!("{}: {found}", case.name)));
     }
-    Ok(found)
-}
-
-/// Asks about as many generated cases, and stops at the third failure.
-fn check_generated(panel: &mut Panel, n_cases: usize) -> Result<()> {
-    let cases: Vec<Case> = generator::cases(settings::seed()).take(n_cases).collect();
-    let mut failures = Vec::new();
-    for cases in sequences(&cases) {
-        if let Err(error) = check(panel, cases) {
-            failures.push(error.to_string());
-        }
-        if failures.len() >= 3 {
-            break;
-        }
-    }
-    ensure!(failures.is_empty(), "{}", failures.join("\n\n"));
+    ensure!(found.is_empty(), "oracles disagree:\n{}", found.join("\n"));
     Ok(())
 }
 
+fn check_generated(oracles: Oracles, n_clusters: usize) -> Result<()> {
+    let oracles = RefCell::new(oracles);
+    law::check(n_clusters, generator::clusters(), |cases, _| {
+        check(&mut oracles.borrow_mut(), cases)
+    })
+}
+
 #[test]
-fn all_judges_agree_on_generated_cases() -> Result<()> {
-    check_generated(&mut Panel::default(), settings::n_cases(3000))
+fn all_oracles_agree_on_generated_cases() -> Result<()> {
+    check_generated(Oracles::default(), settings::n_cases(N_CLUSTERS))
 }
 
 mod privileged {
     use netpol_datapath::simulation;
+    use netpol_lab::privilege::{Need, met};
     use netpol_policy::simulate::Engine;
-    use netpol_tests::privilege::{Need, met};
 
     use super::*;
 
     #[test]
-    fn the_kernel_agrees_with_all_judges_on_generated_cases() -> Result<()> {
+    fn the_kernel_agrees_with_all_oracles_on_generated_cases() -> Result<()> {
         if !met(&[Need::Root]) {
             return Ok(());
         }
         let engines = [("reference", Engine::Reference), ("kernel", simulation::engine()?)];
-        check_generated(&mut Panel::new(engines), settings::n_cases(3000) / 10)
+        check_generated(Oracles::new(engines), settings::n_cases(N_CLUSTERS) / 10)
     }
 }
 
 #[test]
-fn all_judges_agree_on_what_once_went_wrong() -> Result<()> {
+fn all_oracles_agree_on_what_once_went_wrong() -> Result<()> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/regressions");
     let mut n_files = 0;
     for entry in fs::read_dir(folder)? {
@@ -92,7 +69,7 @@ fn all_judges_agree_on_what_once_went_wrong() -> Result<()> {
         let cases: Vec<Case> =
             text.lines().map(serde_json::from_str).collect::<Result<_, _>>().context("a case")?;
         for cases in sequences(&cases) {
-            check(&mut Panel::default(), cases).with_context(|| path.display().to_string())?;
+            check(&mut Oracles::default(), cases).with_context(|| path.display().to_string())?;
         }
         n_files += 1;
     }
@@ -114,36 +91,41 @@ fn the_generator_covers_every_feature() {
     assert_eq!(census.missing(), Vec::<&str>::new());
 }
 
+/// A law of each policy by itself, in half as many clusters.
+fn check_policies(law: impl Fn(&Value) -> Result<()>) -> Result<()> {
+    law::check(settings::n_cases(N_CLUSTERS / 2), generator::clusters(), |cases, _| {
+        let objects = cases.iter().flat_map(|case| &case.objects);
+        objects.filter(|object| object["kind"] == "NetworkPolicy").try_for_each(&law)
+    })
+}
+
 #[test]
 fn a_policy_has_a_diagnostic_exactly_when_the_api_server_refuses_it() -> Result<()> {
-    for case in generator::cases(settings::seed()).take(settings::n_cases(1500)) {
-        for policy in case.objects.iter().filter(|object| object["kind"] == "NetworkPolicy") {
-            let refused = oracle::problems(policy);
-            let (_, diagnostics) = read(std::slice::from_ref(policy));
-            if refused.is_empty() != diagnostics.is_empty() {
-                bail!("refused for {refused:?}, but {diagnostics:?}: {policy}");
-            }
+    check_policies(|policy| {
+        let refused = oracle::problems(policy);
+        let (_, diagnostics) = read(std::slice::from_ref(policy));
+        if refused.is_empty() != diagnostics.is_empty() {
+            bail!("refused for {refused:?}, but {diagnostics:?}: {policy}");
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 #[test]
 fn a_policy_as_written_and_as_the_api_server_stores_it_are_the_same() -> Result<()> {
-    let mut n_policies = 0;
-    for case in generator::cases(settings::seed()).take(settings::n_cases(1500)) {
-        for policy in case.objects.iter().filter(|object| object["kind"] == "NetworkPolicy") {
-            if !oracle::problems(policy).is_empty() {
-                continue;
-            }
-            let stored = generator::stored(policy);
-            let [(written, _), (kept, _)] =
-                [policy, &stored].map(|policy| read(std::slice::from_ref(policy)));
-            ensure!(written == kept, "{policy} is not {stored}:\n{written:?}\n{kept:?}");
-            ensure!(generator::stored(&stored) == stored, "{stored} is defaulted twice");
-            n_policies += 1;
+    let n_policies = Cell::new(0);
+    check_policies(|policy| {
+        if !oracle::problems(policy).is_empty() {
+            return Ok(());
         }
-    }
-    ensure!(n_policies > 0, "no policy was tried");
+        let stored = generator::stored(policy);
+        let [(written, _), (kept, _)] =
+            [policy, &stored].map(|policy| read(std::slice::from_ref(policy)));
+        ensure!(written == kept, "{policy} is not {stored}:\n{written:?}\n{kept:?}");
+        ensure!(generator::stored(&stored) == stored, "{stored} is defaulted twice");
+        n_policies.set(n_policies.get() + 1);
+        Ok(())
+    })?;
+    ensure!(n_policies.get() > 0, "no policy was tried");
     Ok(())
 }

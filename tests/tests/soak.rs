@@ -1,8 +1,9 @@
 //! A short soak; `cargo xtask soak` runs a long one.
+#![forbid(unsafe_code)]
 
 use anyhow::Result;
-use netpol_tests::privilege::{Need, met};
-use netpol_tests::soak::{self, Options};
+use netpol_lab::privilege::{Need, met};
+use netpol_lab::soak::{self, Options};
 
 #[test]
 fn pods_that_come_and_go_leave_nothing_behind_and_every_verdict_is_right() -> Result<()> {

@@ -48,8 +48,10 @@ pub(crate) fn optimised_programs() -> Result<()> {
 }
 
 fn build_all(label: &str, profile: &[&str]) -> Result<()> {
-    let packages =
-        ["-p", "netpol-agent", "-p", "netpol-cni", "-p", "netpol-cli", "-p", "netpol-tests"];
+    let packages = ["netpol-agent", "netpol-cni", "netpol-cli", "netpol-lab", "netpol-bench"];
     let mut build = shell::cargo(["build", "--bins"]);
-    shell::step(label, build.args(profile).args(packages))
+    shell::step(
+        label,
+        build.args(profile).args(packages.iter().flat_map(|package| ["-p", package])),
+    )
 }

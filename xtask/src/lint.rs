@@ -1,5 +1,5 @@
-//! `cargo xtask lint`: formatting, clippy for the host and for the kernel, documentation, and that each
-//! crate builds by itself.
+//! `cargo xtask lint`: formatting, dependencies, clippy for the host and for the kernel, documentation, and that each
+//! crate stands by itself.
 
 use anyhow::Result;
 
@@ -37,6 +37,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     term::heading("formatting");
     shell::run(&mut shell::cargo(["fmt", "--all", "--check"]))?;
+    term::heading("dependencies");
+    setup::for_dependencies()?;
+    shell::run(&mut shell::cargo(["deny", "--locked", "check", "bans", "licenses", "sources"]))?;
     term::heading("clippy for the kernel");
     kernel()?;
     term::heading("clippy for the host");

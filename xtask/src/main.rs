@@ -10,6 +10,9 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod bench;
+#[path = "../../tests/bench/src/options.rs"]
+#[expect(unreachable_pub, reason = "public in the crate that it belongs to")]
+mod bench_options;
 mod build;
 mod ci;
 mod crash;
@@ -17,8 +20,12 @@ mod demo;
 mod e2e;
 mod fuzz;
 mod image;
+#[path = "../../tests/lab/src/options.rs"]
+#[expect(unreachable_pub, reason = "public in the crate that it belongs to")]
+mod lab_options;
 mod lint;
 mod privilege;
+mod program;
 mod setup;
 mod shell;
 mod soak;
@@ -27,6 +34,7 @@ mod test;
 mod tidy;
 mod verify;
 mod vm;
+mod words;
 mod workspace;
 
 /// Sets up, builds and tests netpol.
@@ -45,7 +53,7 @@ enum Command {
     Build(build::Options),
     /// Show policies in force, with real packets between pods on this machine.
     Demo(demo::Options),
-    /// Measure beside the peers: packets (dp), the agent (cp), starting pods (cni).
+    /// Measure beside the peers: packets (dp), the agent (cp), starting pods (cni), what a load leaves (soak).
     Bench(bench::Options),
     /// Build a container image of the agent and the CNI plugin, without a Docker daemon.
     Image(image::Options),
@@ -85,11 +93,11 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Setup(options) => setup::run(&options),
         Command::Build(options) => build::run(&options),
-        Command::Demo(options) => demo::run(&options),
+        Command::Demo(_) => demo::run(),
         Command::Bench(options) => bench::run(&options),
-        Command::Soak(options) => soak::run(&options),
+        Command::Soak(_) => soak::run(),
         Command::Crash(options) => crash::run(&options),
-        Command::E2e(options) => e2e::run(&options),
+        Command::E2e(_) => e2e::run(),
         Command::Image(options) => image::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Lint(options) => lint::run(&options),

@@ -1,9 +1,6 @@
-//! The workspace as cargo sees it: its packages, their dependencies and the target folder.
+//! The workspace as cargo and git see it: its packages, the target folder, its files.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
@@ -19,7 +16,7 @@ pub(crate) struct Workspace {
     pub(crate) target_directory: PathBuf,
 }
 
-/// A package of the workspace or a dependency.
+/// A package of the workspace.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Package {
     /// Its name.
@@ -28,44 +25,31 @@ pub(crate) struct Package {
     pub(crate) version: String,
     /// Its `Cargo.toml`.
     pub(crate) manifest_path: PathBuf,
-    /// Its licence as an SPDX expression, if it states one.
-    pub(crate) license: Option<String>,
-    /// Where it comes from; `None` for a folder on this machine.
-    pub(crate) source: Option<String>,
 }
 
 impl Workspace {
-    /// The workspace's own packages.
+    /// Asks cargo.
     ///
     /// # Errors
     /// Cargo can't read the workspace.
     pub(crate) fn read() -> Result<Self> {
-        Self::of(&mut shell::cargo(["metadata", "--format-version=1", "--no-deps"]))
-    }
-
-    /// The workspace's own packages and all that they depend on, with any feature, on these platforms.
-    ///
-    /// # Errors
-    /// Cargo can't read the workspace or can't find a dependency.
-    pub(crate) fn read_with_dependencies(targets: &[String]) -> Result<Self> {
-        let mut metadata = shell::cargo(["metadata", "--format-version=1", "--all-features"]);
-        for target in targets {
-            metadata.args(["--filter-platform", target]);
-        }
-        Self::of(&mut metadata)
-    }
-
-    fn of(command: &mut Command) -> Result<Self> {
-        let metadata = shell::stdout(command)?;
+        let metadata =
+            shell::stdout(&mut shell::cargo(["metadata", "--format-version=1", "--no-deps"]))?;
         serde_json::from_str(&metadata).context("reading the output of cargo metadata")
     }
 }
 
-impl Package {
-    /// The folder of its `Cargo.toml`.
-    pub(crate) fn folder(&self) -> &Path {
-        self.manifest_path.parent().unwrap_or(&self.manifest_path)
-    }
+/// The paths of the repository's files, from its root: those that git tracks and those that it would.
+///
+/// # Errors
+/// git is missing, or this is no checkout.
+pub(crate) fn files() -> Result<Vec<String>> {
+    // The checkout may belong to another user than the one who checks it.
+    let mut git = shell::command("git");
+    git.args(["-c", "safe.directory=*", "ls-files", "--cached", "--others", "--exclude-standard"]);
+    let output = shell::stdout(&mut git)?;
+    let is_there = |path: &&str| shell::root().join(path).is_file();
+    Ok(output.lines().filter(is_there).map(str::to_owned).collect())
 }
 
 /// The strings of `key = ["a", "b"]` in a TOML file, without comments between them. A TOML array of

@@ -28,7 +28,7 @@ use netpol_policy::model::ObjectName;
 
 /// Where to look.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Places {
+pub struct SearchPaths {
     /// Folders of the container runtime's CNI results.
     pub results: Vec<PathBuf>,
     /// The folder in which network namespaces have names.
@@ -76,10 +76,10 @@ pub struct Found {
 ///
 /// # Errors
 /// There is no thread, or the devices of this node cannot be listed.
-pub fn search(places: &Places, search: &Search) -> Result<Vec<Found>, Error> {
+pub fn search(paths: &SearchPaths, search: &Search) -> Result<Vec<Found>, Error> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("discovery".to_owned());
-        let thread = thread.spawn_scoped(scope, || look(places, search)).map_err(Error::Thread)?;
+        let thread = thread.spawn_scoped(scope, || look(paths, search)).map_err(Error::Thread)?;
         thread.join().unwrap_or_else(|_panic| Err(Error::Thread(io::Error::other("it panicked"))))
     })
 }
@@ -95,24 +95,24 @@ pub enum Error {
     Netlink(#[from] netlink::Error),
 }
 
-fn look(places: &Places, search: &Search) -> Result<Vec<Found>, Error> {
+fn look(paths: &SearchPaths, search: &Search) -> Result<Vec<Found>, Error> {
     let Search { pods, known } = search;
     let mut node = Node::open()?;
     let mut found: Vec<Found> = known
         .iter()
         .map(|add| {
-            let namespace = Namespace::enter(&places.named(Path::new(&add.netns)));
+            let namespace = Namespace::enter(&paths.named(Path::new(&add.netns)));
             let connections = namespace.map(|inside| inside.connections).unwrap_or_default();
             Found { add: add.clone(), connections }
         })
         .collect();
     let results: Vec<Cached> =
-        places.results.iter().flat_map(|folder| cache::read(folder)).collect();
+        paths.results.iter().flat_map(|folder| cache::read(folder)).collect();
     let mut missing = Vec::new();
     for wanted in pods {
         let candidates = results.iter().filter(|cached| is_of(cached, wanted));
         let by_result: Vec<_> =
-            candidates.filter_map(|cached| node.find_by_result(places, cached)).collect();
+            candidates.filter_map(|cached| node.find_by_result(paths, cached)).collect();
         // Of two sandboxes of one pod only one can be entered; a name alone proves less.
         let best =
             by_result.iter().find(|(proof, _)| *proof == Proof::Kernel).or(by_result.first());
@@ -122,7 +122,7 @@ fn look(places: &Places, search: &Search) -> Result<Vec<Found>, Error> {
         }
     }
     if !missing.is_empty() {
-        for path in places.all_namespaces() {
+        for path in paths.all_namespaces() {
             found.extend(node.find_in_namespace(&path, &missing));
         }
     }
@@ -148,7 +148,7 @@ enum Proof {
     Result,
 }
 
-impl Places {
+impl SearchPaths {
     /// A namespace that the runtime names by its path. The same folder may have another path here.
     fn named(&self, path: &Path) -> PathBuf {
         let is_named = ["/run/netns", "/var/run/netns"]
@@ -177,13 +177,13 @@ struct Node {
 
 impl Node {
     fn open() -> Result<Self, Error> {
-        let reader = VethReader::open()?;
+        let mut reader = VethReader::open()?;
         let ends = reader.ends()?;
         Ok(Self { reader, ends })
     }
 
-    fn find_by_result(&mut self, places: &Places, cached: &Cached) -> Option<(Proof, Found)> {
-        let path = cached.netns.as_deref().map(|path| places.named(path));
+    fn find_by_result(&mut self, paths: &SearchPaths, cached: &Cached) -> Option<(Proof, Found)> {
+        let path = cached.netns.as_deref().map(|path| paths.named(path));
         let inside = path.as_deref().and_then(Namespace::enter);
         let (proof, host_end, connections) = if let Some(inside) = inside {
             let own = inside.ends.iter().find(|end| end.name == cached.ifname)?;
@@ -281,7 +281,7 @@ impl Namespace {
             return Ok(None);
         }
         move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
-        let ends = VethReader::open().and_then(|reader| reader.ends());
+        let ends = VethReader::open().and_then(|mut reader| reader.ends());
         let ends = ends.map_err(|error| {
             warn!(path = %path.display(), %error, "the interfaces of a network namespace are not known");
             io::Error::other(error)

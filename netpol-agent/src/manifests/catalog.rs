@@ -138,17 +138,17 @@ impl File {
         let mut hasher = DefaultHasher::new();
         text.hash(&mut hasher);
         let hash = hasher.finish();
-        let failed_before = self.problem.as_ref().is_some_and(|problem| problem.place.line == 0);
+        let failed_before = self.problem.as_ref().is_some_and(|problem| problem.location.line == 0);
         if self.hash == Some(hash) && !failed_before {
             return;
         }
-        let Content { entries, findings, passed_over: _, is_broken } = content(path, text);
+        let Content { entries, findings, unsupported: _, is_broken } = content(path, text);
         step.news.extend(findings.iter().cloned());
         self.hash = Some(hash);
         self.problem = findings.first().filter(|_| is_broken).cloned();
         self.findings = findings;
         let (partial, whole): (Vec<_>, Vec<_>) =
-            entries.into_iter().partition(|entry| entry.is_partial);
+            entries.into_iter().partition(|entry| entry.is_truncated);
         let before = std::mem::replace(&mut self.entries, whole);
         if is_broken {
             self.keep(before, partial, phase);
@@ -164,16 +164,16 @@ impl File {
             }
         }
         for entry in partial {
-            let closed = match phase {
-                Phase::First => entry.closed(),
+            let deny_all = match phase {
+                Phase::First => entry.as_deny_all(),
                 Phase::Later => None,
             };
             if !known.insert(entry.object_ref()) {
-                self.findings.push(entry.cut_off("what it said before stays"));
-            } else if let Some(closed) = closed {
-                self.entries.push(closed);
+                self.findings.push(entry.truncated("the version before stays in force"));
+            } else if let Some(deny_all) = deny_all {
+                self.entries.push(deny_all);
             } else {
-                self.findings.push(entry.cut_off("it is left out"));
+                self.findings.push(entry.truncated("the object is ignored"));
             }
         }
     }
@@ -206,7 +206,7 @@ fn standing<'a>(files: impl Iterator<Item = &'a File> + Clone) -> BTreeMap<Objec
             if let Some(earlier) = definitions.insert(object_ref, entry)
                 && !is_first
             {
-                add(&mut standing, &earlier.overridden(&entry.object.place));
+                add(&mut standing, &earlier.overridden(&entry.object.location));
             }
         }
         for finding in &file.findings {
@@ -226,7 +226,7 @@ fn standing<'a>(files: impl Iterator<Item = &'a File> + Clone) -> BTreeMap<Objec
 fn add(standing: &mut BTreeMap<ObjectRef, Standing>, finding: &Finding) {
     let Cause::Object(diagnostic) = &finding.cause else { return };
     let mut diagnostic = diagnostic.clone();
-    diagnostic.message = format!("{} ({})", diagnostic.message, finding.place);
+    diagnostic.message = format!("{} ({})", diagnostic.message, finding.location);
     standing.entry(diagnostic.object.clone()).or_default().diagnostics.push(diagnostic);
 }
 
@@ -452,7 +452,7 @@ mod tests {
             &expect![[r#"
                 + NetworkPolicy default/a with 2 rules
                 ! NetworkPolicy default/a: nothing
-                ! NetworkPolicy default/b: is cut off by a syntax error: what it said before stays (a.yaml:6) [malformed]
+                ! NetworkPolicy default/b: is truncated by a syntax error: the version before stays in force (a.yaml:6) [malformed]
                 ? a.yaml:9: unclosed bracket '{' [syntax]"#]],
         );
         let fixed = policy("a", "{ ingress: [{}, {}] }");
@@ -476,13 +476,13 @@ mod tests {
             = no Namespace
             = no Service
             = no Node
-            ! NetworkPolicy default/a: is cut off by a syntax error: it isolates what it selects and allows nothing (a.yaml:1) [malformed]
+            ! NetworkPolicy default/a: is truncated by a syntax error: the policy isolates the pods that it selects and allows nothing (a.yaml:1) [malformed]
             ? a.yaml:4: unclosed bracket '[' [syntax]"#]],
         );
         check(
             vec![look(&[]), look(&[("a.yaml", Some(&broken))])],
             &expect![[r#"
-            ! NetworkPolicy default/a: is cut off by a syntax error: it is left out (a.yaml:1) [malformed]
+            ! NetworkPolicy default/a: is truncated by a syntax error: the object is ignored (a.yaml:1) [malformed]
             ? a.yaml:4: unclosed bracket '[' [syntax]"#]],
         );
     }
@@ -515,7 +515,7 @@ mod tests {
             = no Namespace
             = no Service
             = no Node
-            ! NetworkPolicy default/a: is defined again at b.yaml:1, which counts (a.yaml:1) [defined-twice]"#]],
+            ! NetworkPolicy default/a: is defined again at b.yaml:1: the later definition is used (a.yaml:1) [defined-twice]"#]],
         );
         check(vec![look(&both), look(&both[..1]), look(&both[..1])], &expect![""]);
     }

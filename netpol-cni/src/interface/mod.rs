@@ -23,10 +23,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
+use netpol_netlink::{AdminState, IfIndex, Link, Netlink, Route, VethPair};
 use netpol_proto::{Attachment, ErrorCode};
 use serde_json::{Map, Value};
 
-use crate::netlink::{self, Link, Netlink, VethPair};
 use crate::netns::{self, Netns};
 use crate::result::{CniResult, Interface};
 use crate::veth::{self, Ends};
@@ -215,7 +215,7 @@ pub fn connect_host(host: &mut Netlink, pair: &Pair, addresses: &[IpAddr]) -> Re
     for address in addresses {
         let failed = kernel("set neighbour of", format!("{name}: {address}"));
         host.set_neighbour(*index, *address, &container.mac).map_err(failed)?;
-        let route = netlink::Route::new(single(*address), *index, None);
+        let route = Route::new(single(*address), *index, None);
         host.add_route(&route).map_err(kernel("add route to", format!("{name}: {address}")))?;
     }
     Ok(())
@@ -274,12 +274,12 @@ pub fn check(
     if outside.name != end.name {
         return Err(gone(format!("the peer {}", end.name), ifname));
     }
-    if outside.state == netlink::AdminState::Down {
+    if outside.state == AdminState::Down {
         return Err(gone("the state up".into(), &end.name));
     }
-    let present = inside.addresses(container.index).map_err(kernel("list addresses of", ifname))?;
+    let present = inside.addresses().map_err(kernel("list addresses of", ifname))?;
     for address in previous.addresses_of(ifname) {
-        if !present.contains(&address) {
+        if !present.contains(&(container.index, address)) {
             return Err(gone(format!("address {address}"), ifname));
         }
         let route = host.route_to(single(address)).map_err(kernel("list routes of", &end.name))?;
@@ -300,7 +300,7 @@ fn next_hops(ipam: &CniResult) -> impl Iterator<Item = IpAddr> {
 }
 
 /// IPAM's routes of the families that the pod has, and a default route for each family that has none.
-fn routes(ipam: &CniResult, link: u32) -> Vec<netlink::Route> {
+fn routes(ipam: &CniResult, link: IfIndex) -> Vec<Route> {
     let mut routes = Vec::new();
     for next_hop in next_hops(ipam) {
         let mut has_default = false;
@@ -310,15 +310,7 @@ fn routes(ipam: &CniResult, link: u32) -> Vec<netlink::Route> {
             let (advmss, priority, table) = (route.advmss, route.priority, route.table);
             let destination = route.dst;
             let gateway = Some(next_hop);
-            routes.push(netlink::Route {
-                destination,
-                link,
-                gateway,
-                mtu,
-                advmss,
-                priority,
-                table,
-            });
+            routes.push(Route { destination, link, gateway, mtu, advmss, priority, table });
         }
         if !has_default {
             let unspecified: IpAddr = match next_hop {
@@ -328,7 +320,7 @@ fn routes(ipam: &CniResult, link: u32) -> Vec<netlink::Route> {
             // A prefix of 0 is valid for both families.
             routes.extend(
                 IpNetwork::new(unspecified, 0)
-                    .map(|destination| netlink::Route::new(destination, link, Some(next_hop))),
+                    .map(|destination| Route::new(destination, link, Some(next_hop))),
             );
         }
     }
@@ -373,7 +365,7 @@ mod tests {
 
     fn check_routes(ipam: &Value, expected: &[(&str, &str)]) {
         let ipam = CniResult::from_value("test", ipam).unwrap();
-        let found: Vec<_> = routes(&ipam, 7)
+        let found: Vec<_> = routes(&ipam, IfIndex(7))
             .iter()
             .map(|route| (route.destination.to_string(), route.gateway.unwrap().to_string()))
             .collect();

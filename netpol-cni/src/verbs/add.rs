@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use netpol_netlink::{Link, Netlink};
 use netpol_proto::{Add, Attachment, PodRef, Request};
 use serde_json::{Map, Value};
 
@@ -12,7 +13,6 @@ use crate::client;
 use crate::config::{self, Delegate, Main, Mode};
 use crate::error::CniError;
 use crate::interface::{self, HostEnd};
-use crate::netlink::{Link, Netlink};
 use crate::netns::Netns;
 use crate::result::CniResult;
 use crate::subnet_file::Subnets;
@@ -133,7 +133,7 @@ fn enforce(
         network: call.config.network.clone(),
         netns: netns.path().display().to_string(),
         host_ifname: host.name.clone(),
-        host_ifindex: host.index,
+        host_ifindex: host.index.0,
         pod: pod.clone(),
         addresses,
         is_unshaped: call.config.is_unshaped,

@@ -46,6 +46,6 @@ pub(super) fn check(call: &Call<'_>) -> Result<(), CniError> {
         let msg = format!("prevResult does not name interface {ifname}");
         return Err(CniError::new(ErrorCode::CHECK_FAILED, msg));
     }
-    let request = Request::Check(Check { attachment, host_ifindex: link.index });
+    let request = Request::Check(Check { attachment, host_ifindex: link.index.0 });
     Ok(client::ask(&call.config.agent_socket, &request)?)
 }

@@ -10,6 +10,7 @@ mod status;
 
 use std::io::{Read, Write};
 
+use netpol_netlink::Netlink;
 use netpol_proto::ErrorCode;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -17,7 +18,6 @@ use serde_json::{Map, Value};
 use crate::config::{self, Config, Main};
 use crate::environment::{Environment, Verb};
 use crate::error::CniError;
-use crate::netlink::Netlink;
 use crate::plugin::{Plugin, first_version_with};
 use crate::subnet_file::Subnets;
 use crate::version::SpecVersion;

@@ -2,13 +2,14 @@
 
 use core::mem::MaybeUninit;
 
+use super::bytes::PacketBytes;
 use super::headers::{
     ArpHeader, ExtensionHeader, Ipv4Header, Ipv6Header, SctpTail, TcpTail, TransportHead,
 };
-use super::{ETHERNET_LEN, Fragment, MAX_EXTENSION_HEADERS, Packet, PacketBytes, Parsed};
+use super::parsed::{ETHERNET_LEN, Fragment, MAX_EXTENSION_HEADERS, Packet, Parsed};
 use crate::addr::Addr;
 use crate::ids::{PortBe, Protocol};
-use crate::verdict::DropReason;
+use crate::reason::DropReason;
 
 const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];

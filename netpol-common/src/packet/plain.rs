@@ -2,7 +2,8 @@
 
 use zerocopy::FromBytes;
 
-use super::{ETHERNET_LEN, Fragment, Packet, PacketBytes};
+use super::bytes::PacketBytes;
+use super::parsed::{ETHERNET_LEN, Fragment, Packet};
 use crate::addr::Addr;
 use crate::ids::{PortBe, Protocol};
 

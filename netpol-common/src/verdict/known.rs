@@ -1,11 +1,13 @@
 //! The short way of most packets: the connection is known, and nothing about it has changed.
 
-use super::{HookContext, Outcome, PassReason, Verdict};
+use super::hook_context::HookContext;
+use super::outcome::Outcome;
 use crate::flow::{self, Step};
 use crate::ids::{Direction, IfIndex};
 use crate::keys::FlowKey;
 use crate::maps::{PolicyMaps, Settled};
 use crate::packet::{Packet, PacketBytes, parse_plain};
+use crate::reason::{PassReason, Verdict};
 
 /// How far the short way led.
 pub(super) enum Shortcut {

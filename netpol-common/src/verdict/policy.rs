@@ -1,11 +1,10 @@
-//! What the policy says about a connection, and what becomes of one whose verdict was deferred.
+//! What the policy says about a connection.
 
-use super::judge::{Ruling, View};
-use super::{DropReason, HookContext, PassReason, Verdict};
-use crate::ids::{Direction, IfIndex, PortBe, Protocol};
-use crate::keys::{AllowValue, BackendValue, FlowKey, FlowValue};
-use crate::maps::{Local, PolicyMaps};
-use crate::packet::{Fragment, Packet};
+use super::view::{Ruling, View};
+use crate::ids::{Direction, PortBe, Protocol};
+use crate::keys::{AllowValue, FlowKey};
+use crate::maps::PolicyMaps;
+use crate::reason::{DropReason, PassReason, Verdict};
 
 /// A drop for want of a rule, or a pass that is reported when the isolation is only audited.
 #[inline(always)]
@@ -17,43 +16,13 @@ pub(super) fn audited(view: &View, direction: Direction, reason: DropReason) -> 
     }
 }
 
-/// Tells the connection, as the pod that sent a deferred packet sees it, what has become of that. A sender without a
-/// egress mark is not known: 0.
-#[inline(never)]
-pub(super) fn settle<M: PolicyMaps>(
-    maps: &M,
-    seen: &HookContext,
-    packet: &Packet,
-    sender: IfIndex,
-    verdict: Verdict,
-) {
-    let Some(key) = maps.take_deferred_flow(seen.flow_handle) else { return };
-    // A later piece has no ports.
-    if key.protocol != packet.protocol
-        || (sender.0 != 0 && sender != key.ifindex)
-        || matches!(packet.fragment, Fragment::Later)
-    {
-        return;
+/// Drops for an isolated pod, passes otherwise: what rules cannot speak about.
+#[inline(always)]
+pub(super) fn unless_isolated(view: &View, reason: DropReason) -> Ruling {
+    if !view.endpoint.is_isolated(view.direction) {
+        return Ruling::pass(PassReason::NotIsolated);
     }
-    let mut flow = FlowValue::UNKNOWN;
-    if maps.flow(&key, &packet.src, &mut flow).is_none() {
-        return;
-    }
-    let before = flow.marks;
-    match verdict {
-        Verdict::Pass(_) => {
-            flow.marks &= !FlowValue::REVOKED;
-            let backend = BackendValue { addr: packet.dst, port: packet.dst_port, pad: [0; 2] };
-            maps.set_backend(&key, &backend);
-        }
-        Verdict::Drop(DropReason::NotAllowed | DropReason::Denied | DropReason::Revoked) => {
-            flow.marks |= FlowValue::REVOKED;
-        }
-        Verdict::Drop(_) => return,
-    }
-    if flow.marks != before && before & FlowValue::DEFERRED != 0 {
-        maps.set_flow(&key, &flow, Local::Kept);
-    }
+    audited(view, view.direction, reason)
 }
 
 /// Asks the policy: may this connection, begun in `origin`, exist?
@@ -79,7 +48,7 @@ pub(super) fn consult<M: PolicyMaps>(
             Direction::Egress => None,
         };
         let Some(backend) = backend else {
-            // Without an egress mark nobody would finish the verdict, and a dropped packet must leave no flow.
+            // Without a egress_mark nobody would finish the verdict, and a dropped packet must leave no flow.
             let is_enforced =
                 view.endpoint.is_isolated(origin) && !view.endpoint.is_audited(origin);
             if view.endpoint.egress_mark == 0 && is_enforced {

@@ -1,11 +1,16 @@
 //! Egress marks, one packet at a time. All else about verdicts is tested on compiled policies.
 
-use super::*;
+use super::{DEFAULT_MARK_MASK, HookContext, Outcome, decide};
 use crate::addr::Addr;
 use crate::flow::Step;
-use crate::ids::{Identity, PortBe, Protocol};
-use crate::keys::{AddressKey, AllowValue, BackendValue, FlowValue, FragmentKey, FragmentValue};
-use crate::maps::{AllowSlots, DEFAULT_MARK_MASK, Local, Settled};
+use crate::ids::{Direction, Epoch, Hook, Identity, IfIndex, Nanos, PortBe, Protocol};
+use crate::keys::{
+    AddressKey, AllowSlots, AllowValue, BackendValue, EndpointValue, FlowKey, FlowValue,
+    FragmentKey, FragmentValue,
+};
+use crate::maps::{Local, PolicyMaps, Settled};
+use crate::packet::Packet;
+use crate::reason::{DropReason, PassReason, Verdict};
 
 const IFINDEX: IfIndex = IfIndex(7);
 const EGRESS_MARK: u16 = 5;

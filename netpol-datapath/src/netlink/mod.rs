@@ -6,7 +6,6 @@
 //! [`PretendDevices`] are for simulations, out of the node's sight.
 
 mod pretend;
-mod traffic_control;
 mod veth;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,8 +25,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+pub use netpol_netlink::{CLSACT, Filter, Position, Side, TrafficControl, device_name};
 pub use pretend::{Error as PretendError, PretendDevices};
-pub use traffic_control::{CLSACT, Filter, Position, Side, TrafficControl};
 pub use veth::{VethEnd, VethReader};
 
 /// How long the devices must be quiet before they are read again: by then an ADD in progress has reached the agent.
@@ -72,6 +71,9 @@ pub enum Error {
         #[source]
         source: rtnetlink::Error,
     },
+    /// The kernel refuses to list the veth pairs of a network namespace.
+    #[error("cannot list the veth pairs of a network namespace")]
+    ListVeths(#[source] std::io::Error),
 }
 
 /// Sends the devices as they are now, and again after every change, until `cancel` is cancelled or nobody listens.

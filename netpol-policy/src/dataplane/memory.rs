@@ -7,11 +7,11 @@ use netpol_common::addr::Addr;
 use netpol_common::flow::{Step, is_settled};
 use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol};
 use netpol_common::keys::{
-    AddressKey, AllowKey, AllowValue, BackendValue, EndpointValue, FlowEntry, FlowKey, FlowValue,
-    FragmentKey, FragmentValue, PrefixKey,
+    AddressKey, AllowKey, AllowSlots, AllowValue, BackendValue, EndpointValue, FlowEntry, FlowKey,
+    FlowValue, FragmentKey, FragmentValue, PrefixKey,
 };
-use netpol_common::maps::{AllowSlots, Local, PolicyMaps, Settled};
-use netpol_common::packet::{Packet, PacketBytes};
+use netpol_common::maps::{Local, PolicyMaps, Settled};
+use netpol_common::packet::{Frame, Packet};
 use netpol_common::verdict::{HookContext, Outcome, decide};
 
 use super::op::{MapOp, apply};
@@ -95,7 +95,7 @@ impl MemoryMaps {
     }
 
     /// Judges a frame.
-    pub fn judge(&self, frame: &(impl PacketBytes + ?Sized), seen: &HookContext) -> Observation {
+    pub fn judge(&self, frame: &(impl Frame + ?Sized), seen: &HookContext) -> Observation {
         let mut packet = Packet::EMPTY;
         let outcome = decide(self, frame, || *seen, &mut packet);
         if packet == Packet::EMPTY {

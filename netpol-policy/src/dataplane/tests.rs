@@ -7,8 +7,7 @@ use std::sync::Arc;
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Hook, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue};
-use netpol_common::maps::DEFAULT_MARK_MASK;
-use netpol_common::verdict::HookContext;
+use netpol_common::verdict::{DEFAULT_MARK_MASK, HookContext};
 
 use super::*;
 

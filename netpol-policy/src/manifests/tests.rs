@@ -9,21 +9,21 @@ use super::*;
 fn render(manifests: &Manifests) -> String {
     let objects = manifests.objects.iter();
     let mut lines: Vec<_> = objects
-        .map(|sourced| format!("{} {}", sourced.place, sourced.object.object_ref()))
+        .map(|located| format!("{} {}", located.location, located.object.object_ref()))
         .collect();
     lines.extend(manifests.findings.iter().map(|finding| format!("! {finding}")));
-    let passed_over = manifests.passed_over.iter();
-    lines.extend(passed_over.map(|sourced| format!("- {} {}", sourced.place, sourced.object)));
+    let unsupported = manifests.unsupported.iter();
+    lines.extend(unsupported.map(|located| format!("- {} {}", located.location, located.object)));
     lines.join("\n")
 }
 
-/// Reads a text and compares objects (with their places), findings (!) and what is passed over (-).
+/// Reads a text and compares objects (with their locations), findings (!) and objects of unsupported kinds (-).
 #[track_caller]
 fn check(text: &str, expected: &Expect) {
     expected.assert_eq(&render(&parse("web.yaml", text)));
 }
 
-/// Makes files in a directory, reads it, and compares as [`check`].
+/// Writes files into a directory, reads the directory, and compares as [`check`].
 #[track_caller]
 fn check_files(files: &[(&str, &str)], expected: &Expect) {
     let directory = tempfile::tempdir().unwrap();
@@ -132,7 +132,7 @@ metadata: { name: b }
 }
 
 #[test]
-fn a_syntax_error_names_the_object_that_it_cuts_off() {
+fn a_syntax_error_names_the_object_that_it_truncates() {
     check(
         "\
 apiVersion: v1
@@ -206,7 +206,7 @@ fn documents_without_a_kind_and_odd_lists_are_findings() {
 }
 
 #[test]
-fn directories_are_read_in_the_order_of_paths_and_the_last_definition_counts() {
+fn directories_are_read_in_the_order_of_paths_and_the_last_definition_is_used() {
     let namespace = |name: &str, label: &str| {
         format!(
             "apiVersion: v1\nkind: Namespace\nmetadata: {{ name: {name}, labels: {{ l: {label} }} }}\n"
@@ -234,7 +234,7 @@ fn directories_are_read_in_the_order_of_paths_and_the_last_definition_counts() {
 }
 
 #[test]
-fn a_definition_that_is_replaced_has_no_say() {
+fn findings_on_a_replaced_definition_are_dropped() {
     let text = "\
 { apiVersion: v1, kind: Namespace, metadata: { name: x, labels: { a: 1 } } }
 ---
@@ -266,12 +266,12 @@ fn findings_are_serialised_flat() {
     expect![[r#"
         [
           {
-            "place": "a.yaml:1",
+            "location": "a.yaml:1",
             "code": "syntax",
             "message": "unclosed bracket '['"
           },
           {
-            "place": "a.yaml:3",
+            "location": "a.yaml:3",
             "code": "malformed",
             "object": {
               "kind": "Pod",

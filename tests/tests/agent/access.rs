@@ -1,11 +1,11 @@
 //! Being let in, and single questions.
 
 use netpol_kube::Access;
+use netpol_lab::fake_api::FakeApi;
 use netpol_policy::model::ObjectName;
-use netpol_tests::fake_api::FakeApi;
 use serde_json::json;
 
-use netpol_tests::watched::{Watched, pod};
+use netpol_lab::watched::{Watched, pod};
 
 #[tokio::test]
 async fn a_server_that_moves_is_found_through_its_kubeconfig() {

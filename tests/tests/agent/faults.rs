@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use http::StatusCode;
 use netpol_kube::Options;
+use netpol_lab::fake_api::{GoneAs, StreamingLists};
 use netpol_policy::model::Kind;
 use netpol_policy::source::Health;
-use netpol_tests::fake_api::{GoneAs, StreamingLists};
 use serde_json::json;
 
-use netpol_tests::watched::{Watched, filled, pod};
+use netpol_lab::watched::{Watched, filled, pod};
 
 #[tokio::test]
 async fn a_version_that_is_gone_is_listed_anew_however_that_is_said() {

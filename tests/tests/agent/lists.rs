@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use http::StatusCode;
 use netpol_kube::Options;
+use netpol_lab::fake_api::{FakeApi, StreamingLists};
 use netpol_policy::model::Kind;
-use netpol_tests::fake_api::{FakeApi, StreamingLists};
 
-use netpol_tests::watched::{Watched, filled, node, pod};
+use netpol_lab::watched::{Watched, filled, node, pod};
 
 #[tokio::test]
 async fn a_list_whose_next_page_is_gone_is_read_anew() {
@@ -112,5 +112,5 @@ async fn cancelled_watches_end() {
     watched.cancel.cancel();
     let mut tasks = std::mem::take(&mut watched.tasks);
     let ended = async { while tasks.join_next().await.is_some() {} };
-    tokio::time::timeout(netpol_tests::watched::DEADLINE, ended).await.unwrap();
+    tokio::time::timeout(netpol_lab::watched::DEADLINE, ended).await.unwrap();
 }

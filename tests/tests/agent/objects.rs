@@ -1,11 +1,11 @@
 //! Objects that cannot be read.
 
 use netpol_kube::Options;
+use netpol_lab::fake_api::StreamingLists;
 use netpol_policy::model::{Code, Kind, ObjectName, ObjectRef};
-use netpol_tests::fake_api::StreamingLists;
 use serde_json::json;
 
-use netpol_tests::watched::{Watched, filled, pod};
+use netpol_lab::watched::{Watched, filled, pod};
 
 fn named(kind: Kind, name: &str) -> ObjectRef {
     ObjectRef { kind, name: ObjectName::new("shop", name) }

@@ -20,7 +20,7 @@ pub(crate) const A_TO_B: &str =
 const DENY_ALL: &str = r#",{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{"namespace":"x","name":"p"},"spec":{"podSelector":{}}}"#;
 
 #[test]
-fn cases_are_answered_in_order_and_unreadable_lines_are_told() {
+fn cases_are_evaluated_in_order_and_unreadable_lines_are_reported() {
     let outside = r#"{"from":{"ip":"1.2.3.4"},"to":{"ip":"10.0.0.2"},"port":53,"protocol":"UDP"}"#;
     let nobody =
         r#"{"from":{"namespace":"x","pod":"none"},"to":{"namespace":"x","pod":"b"},"port":"http"}"#;
@@ -82,7 +82,7 @@ fn a_sequence_is_one_changing_cluster() {
 }
 
 mod privileged {
-    use netpol_tests::privilege::{Need, met};
+    use netpol_lab::privilege::{Need, met};
 
     use super::*;
 

@@ -1,8 +1,8 @@
 //! The same commands on a live cluster: a small API server in this process.
 
 use expect_test::{Expect, expect};
+use netpol_lab::fake_api::FakeApi;
 use netpol_policy::model::Kind;
-use netpol_tests::fake_api::FakeApi;
 use serde_json::json;
 
 use crate::{OPEN_WEB, output_in};
@@ -58,7 +58,7 @@ fn explain_reads_a_live_cluster() {
 }
 
 #[test]
-fn files_come_on_top_of_the_live_cluster() {
+fn objects_in_files_replace_those_of_the_live_cluster() {
     check(
         "netpol simulate --cluster --kubeconfig DIR/kubeconfig --what-if -f DIR/new.yaml --port 81",
         &expect![[r#"
@@ -89,7 +89,7 @@ fn lint_reads_a_live_cluster() {
 }
 
 #[test]
-fn a_cluster_that_cannot_be_reached_is_told() {
+fn a_cluster_that_cannot_be_accessed_is_an_error() {
     check(
         "netpol lint --cluster --kubeconfig DIR/none",
         &expect![[r#"

@@ -5,7 +5,7 @@ use expect_test::expect;
 use crate::check;
 
 #[test]
-fn explain_tells_the_nearest_miss() {
+fn explain_names_the_rules_that_almost_match() {
     check(
         "netpol explain --from shop/web --to shop/db --port 5432 -f DIR/shop.yaml",
         &expect![[r#"
@@ -76,7 +76,7 @@ fn explain_follows_a_service_to_its_pods() {
 }
 
 #[test]
-fn explain_speaks_json() {
+fn explain_writes_json() {
     check(
         "netpol explain --from ops/probe --to shop/db --port 80 -f DIR/shop.yaml -o json",
         &expect![[r#"
@@ -159,7 +159,7 @@ fn explain_speaks_json() {
 }
 
 #[test]
-fn explain_says_why_there_is_no_such_connection() {
+fn explain_says_why_a_connection_cannot_exist() {
     check(
         "netpol explain --from shop/none --to shop/db --port 80 --protocol udp -f DIR/shop.yaml",
         &expect![[r#"

@@ -1,4 +1,5 @@
 //! The offline commands, from arguments to output: golden texts.
+#![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a harness fails the test")]
 
 mod cases;
@@ -6,6 +7,7 @@ mod cluster;
 mod explain;
 mod lint;
 mod matrix;
+mod usage;
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -75,8 +77,8 @@ spec:
   ingress: [{ from: [{ podSelector: { matchLabels: { app: web } } }], ports: [{ port: 5432 }] }]
 ";
 
-/// Runs a command in a directory with `shop.yaml`, `repaired.yaml` and `broken.yaml`. Returns exit code, output and
-/// problems as one text; the directory is called DIR in it.
+/// Runs a command in a directory with `shop.yaml`, `repaired.yaml` and `broken.yaml`. Returns exit code, output and problems as
+/// one text, with DIR instead of the directory's path.
 fn output(command: &str, stdin: &str) -> String {
     let directory = tempfile::tempdir().unwrap();
     let files = [("shop.yaml", SHOP), ("repaired.yaml", REPAIRED), ("broken.yaml", "a: [\n")];
@@ -131,14 +133,14 @@ fn check_stdin(command: &str, stdin: &str, expected: &Expect) {
 }
 
 #[test]
-fn completions_know_every_command() {
+fn completions_contain_every_command() {
     let script = output("netpol completions bash", "");
     for command in ["explain", "lint", "simulate", "--cases", "--what-if"] {
         assert!(script.contains(command), "{command}");
     }
 }
 
-/// A reader that is gone.
+/// A `stdout` whose reader has gone.
 struct Closed;
 
 impl Write for Closed {
@@ -152,7 +154,7 @@ impl Write for Closed {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_failure() {
+fn a_closed_stdout_is_not_a_failure() {
     let line = case("open", "", "", A_TO_B);
     for command in
         ["netpol simulate --cases -", "netpol completions zsh", "netpol lint -f -", "netpol help"]

@@ -2,6 +2,7 @@
 //!
 //! The agent is a thread that speaks the real messages; the other plugins are Debian's. All networks are in
 //! namespaces of the test, the plugin itself runs in one that stands for the node.
+#![forbid(unsafe_code)]
 #![expect(
     clippy::unwrap_used,
     clippy::panic,

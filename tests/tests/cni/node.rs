@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use netpol_tests::privilege::{self, Need};
+use netpol_lab::privilege::{self, Need};
 use serde_json::{Value, json};
 
 use crate::fake_agent::FakeAgent;
@@ -196,7 +196,7 @@ pub(crate) fn call(mut plugin: Command, environment: &[(&str, &str)], config: &s
 
 /// The plugin under test.
 pub(crate) fn netpol_cni() -> PathBuf {
-    netpol_tests::binaries::binary("netpol-cni").unwrap()
+    netpol_lab::binaries::binary("netpol-cni").unwrap()
 }
 
 /// A node: a namespace to run plugins in, and a directory for what they and the agent keep.

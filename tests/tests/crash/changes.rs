@@ -1,11 +1,11 @@
 //! A change of policies that concerns every map.
 
 use anyhow::{Result, ensure};
-use netpol_tests::lab::strace::{Task, choose};
-use netpol_tests::settings::{n_points, seed};
+use netpol_lab::node::strace::{Task, choose};
+use netpol_lab::settings::{n_points, seed};
 
 use super::N_POINTS;
-use super::world::World;
+use super::fixture::Fixture;
 
 /// Isolates everybody in some direction, with blocks, ports, a Service and labels. What the streams do stays allowed, or denied.
 const EXTRA: &str = "
@@ -36,19 +36,19 @@ spec: { clusterIP: 10.96.7.7, clusterIPs: [10.96.7.7], selector: { app: web }, p
 #[test]
 fn an_agent_that_dies_in_a_change_of_policy_leaks_nothing_and_is_followed_by_the_same_state()
 -> Result<()> {
-    let Some(mut world) = World::begin("crash-change")? else { return Ok(()) };
-    let without = world.clean_shape()?;
-    let change = |world: &World, is_on: bool| {
-        let manifests = world.lab.manifests();
+    let Some(mut fixture) = Fixture::begin("crash-change")? else { return Ok(()) };
+    let without = fixture.clean_shape()?;
+    let change = |fixture: &Fixture, is_on: bool| {
+        let manifests = fixture.lab.manifests();
         if is_on { manifests.write("extra.yaml", EXTRA) } else { manifests.remove("extra.yaml") }
     };
     // Once undisturbed.
-    let tracer = world.trace(&Task::Watch)?;
-    change(&world, true)?;
-    let n_changes = world.lab.status()?.n_changes;
-    world.wait_for_death_or("the change", |lab| Ok(lab.status()?.n_changes > n_changes))?;
+    let tracer = fixture.trace(&Task::Watch)?;
+    change(&fixture, true)?;
+    let n_changes = fixture.lab.status()?.n_changes;
+    fixture.wait_for_death_or("the change", |lab| Ok(lab.status()?.n_changes > n_changes))?;
     let points = tracer.finish()?;
-    let with = world.clean_shape()?;
+    let with = fixture.clean_shape()?;
     let (a, b) = (without.map_state(), with.map_state());
     ensure!(
         a.identities != b.identities
@@ -63,20 +63,20 @@ fn an_agent_that_dies_in_a_change_of_policy_leaks_nothing_and_is_followed_by_the
     for point in choose(&points, n_points(N_POINTS), update)? {
         is_on = !is_on;
         let expected = if is_on { &with } else { &without };
-        let tracer = world.trace(&Task::Kill(point.clone()))?;
-        change(&world, is_on)?;
-        let has_died = world.wait_for_death_or("the change", |lab| {
+        let tracer = fixture.trace(&Task::Kill(point.clone()))?;
+        change(&fixture, is_on)?;
+        let has_died = fixture.wait_for_death_or("the change", |lab| {
             let n_isolated =
                 lab.status()?.endpoints.iter().filter(|e| e.isolated.len() == 2).count();
             Ok((n_isolated > 0) == is_on && lab.status()?.is_in_force)
         })?;
         drop(tracer);
-        world.note(usize::from(has_died));
+        fixture.note(usize::from(has_died));
         if has_died {
-            world.recover(&point, expected)?;
+            fixture.recover(&point, expected)?;
         } else {
-            world.settle(expected)?;
+            fixture.settle(expected)?;
         }
     }
-    world.end()
+    fixture.end()
 }

@@ -3,12 +3,13 @@
 //! `strace` kills it before a certain system call. Connections go on all the while: those that are allowed stay so, those
 //! that are not never begin, and the next agent comes to the state to which one comes that was not killed. How many points
 //! are tried is up to `NETPOL_CRASH_POINTS`; `cargo xtask crash` tries all.
+#![forbid(unsafe_code)]
 
 mod calls;
 mod changes;
+mod fixture;
 mod removal;
 mod versions;
-mod world;
 
 /// Points that a test tries, unless it is told otherwise.
 const N_POINTS: usize = 5;

@@ -4,23 +4,23 @@ use std::fs;
 
 use anyhow::{Context as _, Result};
 use netpol_common::maps::ABI_VERSION;
-use netpol_tests::lab::strace::{Point, Task, choose, points};
-use netpol_tests::settings::{n_points, seed};
+use netpol_lab::node::strace::{Point, Task, choose, points};
+use netpol_lab::settings::{n_points, seed};
 
 use super::N_POINTS;
-use super::world::{Shape, World};
+use super::fixture::{Fixture, Shape};
 
 /// Takes the agent's pins for those of another version, and lets the next agent exchange them. True if it has died meanwhile.
-fn migration(world: &mut World, task: &Task, expected: &Shape) -> Result<bool> {
-    world.lab.take_agent()?.kill()?;
-    let pins = world.lab.place().pins.clone();
+fn migration(fixture: &mut Fixture, task: &Task, expected: &Shape) -> Result<bool> {
+    fixture.lab.take_agent()?.kill()?;
+    let pins = fixture.lab.place().pins.clone();
     let (own, other) = (format!("v{ABI_VERSION}"), format!("v{}", ABI_VERSION + 1));
     fs::rename(pins.join(own), pins.join(other)).context("giving the pins another number")?;
-    world.lab.set_prefix(task.prefix(&world.trace_file()));
-    world.lab.begin_agent()?;
-    world.lab.set_prefix(Vec::new());
+    fixture.lab.set_prefix(task.prefix(&fixture.trace_file()));
+    fixture.lab.begin_agent()?;
+    fixture.lab.set_prefix(Vec::new());
     let versions = expected.clone();
-    world.wait_for_death_or("the exchange", |lab| {
+    fixture.wait_for_death_or("the exchange", |lab| {
         let is_one = fs::read_dir(&lab.place().pins)?.count() == 1;
         Ok(is_one && versions.has_links_of(lab)?)
     })
@@ -29,22 +29,22 @@ fn migration(world: &mut World, task: &Task, expected: &Shape) -> Result<bool> {
 #[test]
 fn an_agent_that_dies_while_it_takes_over_from_another_version_is_followed_by_one_that_finishes_it()
 -> Result<()> {
-    let Some(mut world) = World::begin("crash-version")? else { return Ok(()) };
-    let expected = world.clean_shape()?;
-    migration(&mut world, &Task::Watch, &expected)?;
-    world.settle(&expected)?;
-    let points = after_the_load(points(&world.trace_file())?);
+    let Some(mut fixture) = Fixture::begin("crash-version")? else { return Ok(()) };
+    let expected = fixture.clean_shape()?;
+    migration(&mut fixture, &Task::Watch, &expected)?;
+    fixture.settle(&expected)?;
+    let points = after_the_load(points(&fixture.trace_file())?);
     let turn = usize::try_from(seed())?;
     for point in choose(&points, n_points(N_POINTS), turn)? {
-        let has_died = migration(&mut world, &Task::Kill(point.clone()), &expected)?;
-        world.note(usize::from(has_died));
+        let has_died = migration(&mut fixture, &Task::Kill(point.clone()), &expected)?;
+        fixture.note(usize::from(has_died));
         if has_died {
-            world.recover(&point, &expected)?;
+            fixture.recover(&point, &expected)?;
         } else {
-            world.settle(&expected)?;
+            fixture.settle(&expected)?;
         }
     }
-    world.end()
+    fixture.end()
 }
 
 /// Before the first pin of this version is made there are only maps and programs of nobody.

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AllowKey, AllowValue, EndpointValue};
 use netpol_datapath::{Attaching, Datapath};
+use netpol_lab::privilege::{Need, met};
 use netpol_policy::compile::{AllowMap, AllowMapKey};
 use netpol_policy::dataplane::MapOp;
-use netpol_tests::privilege::{Need, met};
+use netpol_policy::dataplane::port::Maps as _;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use proptest::test_runner::{Config, TestRunner};
 
+use super::cluster_model::PODS;
 use super::wire::Wire;
-use super::world::PODS;
 
 /// Sequences that are tried; after each the programs are loaded again.
 const N_CASES: u32 = 3;

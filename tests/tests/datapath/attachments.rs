@@ -6,10 +6,11 @@ use std::sync::Arc;
 use netpol_common::ids::{Direction, IfIndex};
 use netpol_common::keys::{AddressKey, CounterKey, EndpointValue};
 use netpol_common::maps::{ABI_VERSION, ENDPOINTS, FLOWS};
-use netpol_common::verdict::{DropReason, Verdict};
+use netpol_common::reason::{DropReason, Verdict};
 use netpol_datapath::{Attaching, Config, Datapath, Error, Role};
+use netpol_lab::privilege::{Need, met};
+use netpol_policy::dataplane::port::{Attachments as _, Flows as _, Maps as _};
 use netpol_policy::dataplane::{EndpointMapState, MapOp};
-use netpol_tests::privilege::{Need, met};
 
 use super::wire::{POD, Wire};
 
@@ -70,7 +71,7 @@ fn outlives_the_agent(test: &str, attaching: Attaching) {
         datapath.attach(ifindex, Role::Pod).unwrap();
         assert!(wire.arrives(|| false));
         datapath.apply(&[MapOp::RemoveEndpoint(ifindex)]).unwrap();
-        datapath.map_gc().unwrap();
+        datapath.collect_garbage().unwrap();
         assert!(datapath.flows().unwrap().is_empty());
         assert!(datapath.counters().unwrap().keys().all(|key| key.ifindex != ifindex));
         let before = unknown(datapath);

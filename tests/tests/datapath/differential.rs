@@ -3,12 +3,12 @@
 use std::cell::RefCell;
 use std::thread;
 
-use netpol_tests::privilege::{Need, met};
-use netpol_tests::settings::n_cases;
+use netpol_lab::privilege::{Need, met};
+use netpol_lab::settings::n_cases;
 use proptest::test_runner::{Config, TestRunner};
 
+use super::fast_slow_equivalence::Equivalence;
 use super::strategies::{map_state, steps};
-use super::twins::Twins;
 
 /// Clusters that are tried unless the environment says otherwise.
 const N_CASES: usize = 128;
@@ -22,12 +22,12 @@ fn kernel_and_host_agree_on_random_packets_in_random_clusters() {
     }
     let cases = u32::try_from(n_cases(N_CASES)).unwrap();
     let thread = thread::Builder::new().stack_size(STACK_LEN_BYTES).spawn(move || {
-        let twins = RefCell::new(Twins::new());
+        let equivalence = RefCell::new(Equivalence::new());
         let mut runner = TestRunner::new(Config { cases, ..Config::default() });
         let outcome = runner.run(&(map_state(), steps()), |(map_state, steps)| {
-            let mut twins = twins.borrow_mut();
-            twins.start(&map_state);
-            steps.iter().try_for_each(|step| twins.step(step))
+            let mut equivalence = equivalence.borrow_mut();
+            equivalence.start(&map_state);
+            steps.iter().try_for_each(|step| equivalence.step(step))
         });
         outcome.map_err(|error| error.to_string())
     });

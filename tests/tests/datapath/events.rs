@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use netpol_common::event::{Event, EventBudget};
 use netpol_common::ids::{Direction, IfIndex, PortBe, Protocol, RuleId};
-use netpol_common::verdict::{DropReason, Verdict};
+use netpol_common::reason::{DropReason, Verdict};
 use netpol_datapath::netlink::PretendDevices;
 use netpol_datapath::{Config, Datapath, Error, Events, Program, TestContext};
+use netpol_lab::packets::{Ends, Frame, Packet, Segment};
+use netpol_lab::privilege::{Need, met};
+use netpol_policy::dataplane::port::Maps as _;
 use netpol_policy::dataplane::{EndpointMapState, MapOp};
-use netpol_tests::packets::{Ends, Frame, Packet, Segment};
-use netpol_tests::privilege::{Need, met};
 use tokio::time::timeout;
 
-use super::world::{v4, v6};
+use super::cluster_model::{v4, v6};
 
 const POD: IfIndex = IfIndex(100);
 /// For what is there already.

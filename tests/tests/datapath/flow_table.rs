@@ -13,12 +13,13 @@ use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue, FlowK
 use netpol_common::maps::FLOWS;
 use netpol_datapath::netlink::PretendDevices;
 use netpol_datapath::{Config, Datapath, Program, TestContext};
+use netpol_lab::packets::{Ends, Frame, Packet, Segment};
+use netpol_lab::privilege::{Need, met};
 use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
+use netpol_policy::dataplane::port::{Flows as _, Maps as _};
 use netpol_policy::dataplane::{MapOp, diff};
-use netpol_tests::packets::{Ends, Frame, Packet, Segment};
-use netpol_tests::privilege::{Need, met};
 
-use super::world::{PODS, UPLINK, v4};
+use super::cluster_model::{PODS, UPLINK, v4};
 
 /// What anybody may reach of the pods. They may reach nothing.
 const OPEN: u16 = 53;
@@ -245,7 +246,7 @@ fn user_space_makes_connections_known_and_forgets_those_of_one_interface() {
     assert!(passes(&mut datapath, Program::PodEgress, QUIET, &answer));
     datapath.apply(&[MapOp::RemoveEndpoint(IfIndex(QUIET))]).unwrap();
     assert!(!passes(&mut datapath, Program::PodEgress, QUIET, &answer));
-    datapath.map_gc().unwrap();
+    datapath.collect_garbage().unwrap();
     assert_eq!(of(&datapath.flows().unwrap(), LOUD), [flows[2].0].into());
     assert_eq!(datapath.flows().unwrap().len(), 1);
 }

@@ -1,4 +1,4 @@
-//! Stories whose every verdict is known, told to the kernel and to the host.
+//! Sequences of frames and changes whose every verdict is known, for the kernel and for the host.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,12 +7,12 @@ use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue};
 use netpol_datapath::{Program, TestContext};
+use netpol_lab::packets::{AUTHENTICATION, Ends, Extension, Frame, Packet, Piece, Segment};
+use netpol_lab::privilege::{Need, met};
 use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
-use netpol_tests::packets::{AUTHENTICATION, Ends, Extension, Frame, Packet, Piece, Segment};
-use netpol_tests::privilege::{Need, met};
 
-use super::twins::Twins;
-use super::world::{PODS, Seen, Step, UPLINK, own_addresses, v4, v6};
+use super::cluster_model::{PODS, Seen, Step, UPLINK, own_addresses, v4, v6};
+use super::fast_slow_equivalence::Equivalence;
 
 const SYN: u8 = 0x02;
 const SYN_ACK: u8 = 0x12;
@@ -30,17 +30,17 @@ enum Event {
 use Event::{Change, Verdict};
 
 #[track_caller]
-fn check(map_state: &MapState, story: Vec<Event>) {
+fn check(map_state: &MapState, scenario: Vec<Event>) {
     if !met(&[Need::Root]) {
         return;
     }
-    let mut twins = Twins::new();
-    twins.start(map_state);
-    for event in story {
+    let mut equivalence = Equivalence::new();
+    equivalence.start(map_state);
+    for event in scenario {
         match event {
-            Change(step) => twins.step(&step).unwrap(),
+            Change(step) => equivalence.step(&step).unwrap(),
             Verdict(seen, expected) => {
-                let outcome = twins.see(&seen).unwrap().unwrap();
+                let outcome = equivalence.see(&seen).unwrap().unwrap();
                 assert_eq!(outcome.verdict.as_str(), expected, "{seen:?}");
             }
         }
@@ -189,9 +189,9 @@ fn pieces_follow_their_first_piece_in_both_families() {
         piece: Some(Piece { id, offset_units, more }),
         ..udp(ends, 5000, 53)
     };
-    let mut story = Vec::new();
+    let mut scenario = Vec::new();
     for ends in [inward(), Ends::V6(v6(4), v6(1))] {
-        story.extend([
+        scenario.extend([
             Verdict(to_pod(100, piece(ends, 1, 185, true)), "fragment-without-first"),
             Verdict(to_pod(100, piece(ends, 1, 0, true)), "allowed"),
             Verdict(to_pod(100, piece(ends, 1, 370, false)), "flow"),
@@ -200,7 +200,7 @@ fn pieces_follow_their_first_piece_in_both_families() {
             Verdict(to_pod(100, piece(ends, 1, 1, true)), "tiny-fragment"),
         ]);
     }
-    check(&map_state(&[Direction::Ingress]), story);
+    check(&map_state(&[Direction::Ingress]), scenario);
 }
 
 /// Whichever of two first pieces the receiver keeps, what follows is judged by the last one that was seen; and what would
@@ -211,9 +211,9 @@ fn pieces_that_overlap_are_judged_by_the_newest_first_piece() {
         piece: Some(Piece { id: 7, offset_units, more }),
         ..udp(ends, 5000, port)
     };
-    let mut story = Vec::new();
+    let mut scenario = Vec::new();
     for ends in [inward(), Ends::V6(v6(4), v6(1))] {
-        story.extend([
+        scenario.extend([
             Verdict(to_pod(100, piece(ends, 53, 0, true)), "allowed"),
             Verdict(to_pod(100, piece(ends, 53, 185, true)), "flow"),
             Verdict(to_pod(100, piece(ends, 53, 185, true)), "flow"),
@@ -224,7 +224,7 @@ fn pieces_that_overlap_are_judged_by_the_newest_first_piece() {
             Verdict(to_pod(100, piece(ends, 54, 370, false)), "flow"),
         ]);
     }
-    check(&map_state(&[Direction::Ingress]), story);
+    check(&map_state(&[Direction::Ingress]), scenario);
 }
 
 #[test]
@@ -234,15 +234,15 @@ fn neighbours_and_multicast_listeners_are_always_heard() {
         Packet { segment, ..udp(ends, 0, 0) }
     };
     let (inward, outward) = (Ends::V6(v6(4), v6(1)), Ends::V6(v6(1), v6(4)));
-    let mut story = Vec::new();
+    let mut scenario = Vec::new();
     // Neighbour and router solicitations; listener queries, reports and their end, of both versions.
     for kind in [133, 135, 130, 131, 132, 143] {
-        story.push(Verdict(to_pod(100, message(inward, kind)), "neighbour-discovery"));
-        story.push(Verdict(from_pod(100, message(outward, kind)), "neighbour-discovery"));
+        scenario.push(Verdict(to_pod(100, message(inward, kind)), "neighbour-discovery"));
+        scenario.push(Verdict(from_pod(100, message(outward, kind)), "neighbour-discovery"));
     }
-    story.push(Verdict(to_pod(100, message(inward, 128)), "not-allowed"));
-    story.push(Verdict(from_pod(100, message(outward, 144)), "not-allowed"));
-    check(&map_state(&[Direction::Ingress, Direction::Egress]), story);
+    scenario.push(Verdict(to_pod(100, message(inward, 128)), "not-allowed"));
+    scenario.push(Verdict(from_pod(100, message(outward, 144)), "not-allowed"));
+    check(&map_state(&[Direction::Ingress, Direction::Egress]), scenario);
 }
 
 #[test]
@@ -281,11 +281,11 @@ fn a_pod_cannot_choose_its_egress_mark_and_a_egress_mark_is_used_once() {
     if !met(&[Need::Root]) {
         return;
     }
-    let mut twins = Twins::new();
-    twins.start(&map_state(&[Direction::Egress]));
+    let mut equivalence = Equivalence::new();
+    equivalence.start(&map_state(&[Direction::Egress]));
     let mut mark_after = |mut seen: Seen, mark| {
         seen.mark = mark;
-        twins.see(&seen).unwrap().unwrap().mark
+        equivalence.see(&seen).unwrap().unwrap().mark
     };
     let to_service = || from_pod(101, tcp(Ends::V4(v4(2), v4(9)), 5000, 80, SYN));
     let to_pod_1 = || from_pod(101, tcp(Ends::V4(v4(2), v4(1)), 5000, 80, SYN));
@@ -433,13 +433,14 @@ fn uplinks_without_ethernet_headers_finish_deferred_verdicts_too() {
     if !met(&[Need::Root]) {
         return;
     }
-    let mut twins = Twins::new();
-    twins.start(&map_state(&[Direction::Egress]));
+    let mut equivalence = Equivalence::new();
+    equivalence.start(&map_state(&[Direction::Egress]));
     let source = std::net::Ipv4Addr::new(8, 0, 1, 1);
     let mut run = |dst_port, mark| {
         let packet = tcp(Ends::V4(source, v4(4)), 5000, dst_port, SYN).bytes();
         let context = TestContext { ifindex: UPLINK, ingress_ifindex: 100, mark };
-        let outcome = twins.kernel().test_run(Program::UplinkEgressL3, &packet, context).unwrap();
+        let outcome =
+            equivalence.kernel().test_run(Program::UplinkEgressL3, &packet, context).unwrap();
         (outcome.is_pass(), outcome.mark)
     };
     assert_eq!(run(80, TICKET_2), (true, 0));

@@ -11,10 +11,11 @@ use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId}
 use netpol_common::keys::{AllowKey, AllowValue, EndpointValue};
 use netpol_common::maps::IDENTITIES;
 use netpol_datapath::{Attaching, Config, Datapath, Program, TestContext};
+use netpol_lab::packets::{Ends, Frame, Packet, Segment};
+use netpol_lab::privilege::{Need, met};
 use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
+use netpol_policy::dataplane::port::Maps as _;
 use netpol_policy::dataplane::{MapOp, diff};
-use netpol_tests::packets::{Ends, Frame, Packet, Segment};
-use netpol_tests::privilege::{Need, met};
 
 use super::wire::Wire;
 

@@ -2,20 +2,20 @@
 //!
 //! Packet by packet through `BPF_PROG_TEST_RUN`, against the same function on the host; maps and attachments
 //! across restarts.
-
+#![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "all of it is test, also outside functions marked so")]
 
 mod allow_maps;
 mod attachments;
+mod cluster_model;
 mod differential;
 mod events;
+mod fast_slow_equivalence;
 mod flow_table;
 mod handmade;
 mod identities;
 mod map_gc;
 mod migration;
 mod strategies;
-mod twins;
 mod verifier;
 mod wire;
-mod world;

@@ -8,12 +8,13 @@ use netpol_common::ids::{Epoch, IfIndex, Nanos, PortBe, Protocol, RuleId};
 use netpol_common::keys::{EndpointValue, FlowKey, FlowValue};
 use netpol_datapath::netlink::PretendDevices;
 use netpol_datapath::{Config, Datapath, Program, TestContext};
+use netpol_lab::packets::{Ends, Frame, Packet, Segment};
+use netpol_lab::privilege::{Need, met};
 use netpol_policy::compile::EndpointMapState;
 use netpol_policy::dataplane::MapOp;
-use netpol_tests::packets::{Ends, Frame, Packet, Segment};
-use netpol_tests::privilege::{Need, met};
+use netpol_policy::dataplane::port::{Flows as _, Maps as _};
 
-use super::world::{PODS, UPLINK, own_addresses, v4};
+use super::cluster_model::{PODS, UPLINK, own_addresses, v4};
 
 const GONE: IfIndex = IfIndex(PODS[0]);
 const OTHER: IfIndex = IfIndex(PODS[1]);

@@ -1,8 +1,8 @@
 //! What the verifier says.
 
 use netpol_datapath::{Config, Datapath, Program, Trace};
-use netpol_tests::privilege::{Need, met};
-use netpol_tests::verified::{MAX_VERIFIED, committed, measure};
+use netpol_lab::privilege::{Need, met};
+use netpol_lab::verified::{MAX_VERIFIED, committed, measure};
 
 #[test]
 fn programs_cost_the_verifier_what_the_table_says() {

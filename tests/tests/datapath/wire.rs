@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use netpol_common::ids::IfIndex;
 use netpol_datapath::{Attaching, Config, Datapath};
-use netpol_tests::lab::netns::{self, Netns};
+use netpol_lab::node::netns::{self, Netns};
 
 /// The node's address on the wire.
 pub(crate) const NODE: Ipv4Addr = Ipv4Addr::new(10, 7, 0, 1);

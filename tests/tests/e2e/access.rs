@@ -1,8 +1,8 @@
 //! Being let in, and single questions.
 
+use netpol_lab::cluster::Able;
+use netpol_lab::watched::Watched;
 use netpol_policy::model::ObjectName;
-use netpol_tests::cluster::Able;
-use netpol_tests::watched::Watched;
 
 #[tokio::test]
 async fn a_token_that_is_refused_is_read_again() {

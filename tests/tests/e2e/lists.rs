@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use netpol_kube::Options;
+use netpol_lab::cluster::{Able, Cluster};
+use netpol_lab::watched::{DEADLINE, Watched, fill, node, pod};
 use netpol_policy::model::{Kind, ObjectName};
 use netpol_policy::source::Health;
-use netpol_tests::cluster::{Able, Cluster};
-use netpol_tests::watched::{DEADLINE, Watched, fill, node, pod};
 
 /// Whether a server tells lists as the beginning of a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use netpol_tests::cluster::{Cluster, skip};
-use netpol_tests::deployment::{at, folder, kustomize, objects};
-use netpol_tests::privilege::{Need, met};
+use netpol_lab::cluster::{Cluster, skip};
+use netpol_lab::deployment::{at, folder, kustomize, objects};
+use netpol_lab::privilege::{Need, met};
 use serde_json::{Value, json};
 
 /// The objects as they are, but in a namespace of the test's own, and under names of its own.

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use netpol_kube::Options;
+use netpol_lab::cluster::{Able, Cluster};
+use netpol_lab::watched::{Watched, node};
 use netpol_policy::model::Kind;
 use netpol_policy::source::Health;
-use netpol_tests::cluster::{Able, Cluster};
-use netpol_tests::watched::{Watched, node};
 
 fn is_broken(watched: &Watched, kind: Kind) -> bool {
     matches!(watched.freshness.of(kind), Health::Broken { .. })

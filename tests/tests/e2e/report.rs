@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use netpol_kube::{Access, Report, report};
+use netpol_lab::cluster::Cluster;
+use netpol_lab::watched::{DEADLINE, namespace};
 use netpol_policy::model::{Code, Diagnostic, Kind, ObjectName, ObjectRef};
-use netpol_tests::cluster::Cluster;
-use netpol_tests::watched::{DEADLINE, namespace};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;

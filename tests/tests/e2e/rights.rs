@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use netpol_lab::cluster::{Able, Cluster, Rules};
+use netpol_lab::watched::{Watched, policy};
 use netpol_policy::model::{Kind, ObjectName, ObjectRef};
 use netpol_policy::source::Health;
-use netpol_tests::cluster::{Able, Cluster, Rules};
-use netpol_tests::watched::{Watched, policy};
 use serde_json::{Value, json};
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! What the generator and the agent think of policies, against what a real server says.
 
-use netpol_tests::cluster::{Cluster, skip, status_of};
-use netpol_tests::panel::read;
-use netpol_tests::{generator, settings};
+use netpol_lab::cluster::{Cluster, skip, status_of};
+use netpol_lab::oracles::read;
+use netpol_lab::{generator, settings};
 use serde_json::json;
 
 #[tokio::test]

@@ -1,10 +1,13 @@
 //! The image that follows the state change by change is the one that is compiled from nothing, after every change and
 //! whatever the order; and what leads there keeps to what both images agree on.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
+use fastrand::Rng;
 use netpol_common::ids::IfIndex;
+use netpol_lab::generator::Draw as _;
 use netpol_policy::compile::{
     Capacities, Compilation, Compiled, MapState, Numbering, compile_within,
 };
@@ -12,7 +15,6 @@ use netpol_policy::dataplane::{apply, diff};
 use netpol_policy::manifests::parse;
 use netpol_policy::model::ObjectName;
 use netpol_policy::store::{Changes, ClusterState, Delta, Endpoint};
-use netpol_tests::generator::Rng;
 
 use super::order::{self, named};
 
@@ -129,7 +131,7 @@ fn fits(map_state: &MapState, capacities: &Capacities) -> bool {
 
 #[test]
 fn an_image_that_follows_is_the_image_from_nothing() -> Result<()> {
-    let (n_updates, n_lacking) = follow(&mut Rng::new(11), |_| Capacities::default())?;
+    let (n_updates, n_lacking) = follow(|_| Capacities::default())?;
     ensure!(n_updates > 1000, "too few updates to mean anything: {n_updates}");
     ensure!(n_lacking == 0, "{n_lacking} images did not fit");
     Ok(())
@@ -138,21 +140,21 @@ fn an_image_that_follows_is_the_image_from_nothing() -> Result<()> {
 #[test]
 fn an_image_that_follows_is_the_image_from_nothing_where_not_all_fits() -> Result<()> {
     let few = |rng: &mut Rng| Capacities {
-        n_prefixes: 1 + rng.below(12),
-        n_identities: 1 + rng.below(12),
-        n_allow_entries: 1 + rng.below(24),
+        n_prefixes: 1 + rng.usize(..12),
+        n_identities: 1 + rng.usize(..12),
+        n_allow_entries: 1 + rng.usize(..24),
     };
-    let (n_updates, n_lacking) = follow(&mut Rng::new(12), few)?;
+    let (n_updates, n_lacking) = follow(few)?;
     ensure!(n_lacking > n_updates / 10, "{n_lacking} of {n_updates} images did not fit");
     Ok(())
 }
 
 /// Follows generated clusters. Returns how many updates there were, and how many of their images lacked a rule.
-fn follow(rng: &mut Rng, capacities: impl Fn(&mut Rng) -> Capacities) -> Result<(usize, usize)> {
-    let (mut n_updates, mut n_lacking) = (0, 0);
-    for cases in super::sequences(60) {
+fn follow(capacities: impl Fn(&mut Rng) -> Capacities) -> Result<(usize, usize)> {
+    let (n_updates, n_lacking) = (Cell::new(0), Cell::new(0));
+    super::check(60, |cases, rng| {
         let name = cases.first().map(|case| case.name.clone()).unwrap_or_default();
-        let history = order::history(&cases);
+        let history = order::history(cases);
         let endpoints = order::endpoints(&history);
         let gone: Vec<Delta> = endpoints
             .iter()
@@ -178,8 +180,9 @@ fn follow(rng: &mut Rng, capacities: impl Fn(&mut Rng) -> Capacities) -> Result<
             }
         }
         both.update().map_err(|error| error.context(name.clone()))?;
-        n_updates += both.n_updates;
-        n_lacking += both.n_lacking;
-    }
-    Ok((n_updates, n_lacking))
+        n_updates.set(n_updates.get() + both.n_updates);
+        n_lacking.set(n_lacking.get() + both.n_lacking);
+        Ok(())
+    })?;
+    Ok((n_updates.get(), n_lacking.get()))
 }

@@ -1,18 +1,20 @@
 //! Connections under changing policies: what is forbidden now is cut, what is allowed now goes on, and answers need no
 //! rule of their own.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::{Result, bail};
+use fastrand::Rng;
 use netpol_common::addr::Addr;
 use netpol_common::ids::{IfIndex, Nanos};
+use netpol_lab::case::{Case, End, Port, Probe, Protocol};
+use netpol_lab::generator::Draw as _;
+use netpol_lab::oracle::Oracle;
+use netpol_lab::oracles::read;
+use netpol_lab::wire::{Nat, Packet, SYN, Segment, SharedMaps, Wire};
 use netpol_policy::store::ClusterState;
-use netpol_tests::case::{Case, End, Port, Probe, Protocol};
-use netpol_tests::generator::Rng;
-use netpol_tests::oracle::Oracle;
-use netpol_tests::panel::read;
-use netpol_tests::wire::{Nat, Packet, SYN, Segment, SharedMaps, Wire};
 
 /// The virtual address of the generator's Services.
 const VIP: &str = "10.96.0.10";
@@ -43,7 +45,7 @@ fn interface(state: &ClusterState, address: IpAddr) -> Interface {
 /// Begins one of the case's probes, from a port that no other connection has.
 fn begin(case: &Case, rng: &mut Rng, wire: &Wire, from: u16) -> Option<Connection> {
     let oracle = Oracle::new(&case.objects);
-    let probe = rng.pick(&case.probes)?;
+    let probe = rng.choice(&case.probes)?;
     let (src, dst, to) = oracle.connection(probe)?;
     let segment = match probe.protocol {
         Protocol::Tcp => Segment::Tcp { from, to, flags: SYN },
@@ -95,76 +97,78 @@ impl Connection {
     }
 }
 
-#[test]
-fn connections_follow_the_policy_of_now_and_answers_need_no_rule() -> Result<()> {
-    let mut rng = Rng::new(11);
-    let mut counts: BTreeMap<(&str, bool), usize> = BTreeMap::new();
-    for cases in super::sequences(150) {
-        let mut wire = Wire::new(SharedMaps::memory());
-        let mut connections: Vec<Connection> = Vec::new();
-        let (mut now_ns, mut next_port) = (1_000_000_000, 20_000);
-        let mut story = Vec::new();
-        for case in &cases {
-            wire.set(read(&case.objects).0)?;
-            story.push(case.name.clone());
-            let state = wire.cluster.state();
-            connections.retain(|connection| {
-                let Packet { src, dst, .. } = connection.first;
-                connection.ends == [interface(state, src), interface(state, dst)]
-            });
-            let oracle = Oracle::new(&case.objects);
-            for _ in 0..60 {
-                now_ns += 1_000_000;
-                let begins = connections.is_empty() || rng.chance(35);
-                if begins {
-                    next_port += 1;
-                    let Some(connection) = begin(case, &mut rng, &wire, next_port) else {
-                        continue;
-                    };
-                    connections.push(connection);
-                }
-                let index =
-                    if begins { connections.len() - 1 } else { rng.below(connections.len()) };
-                let Some(connection) = connections.get_mut(index) else { continue };
-                let action = if begins {
-                    Action { what: "first packet", packet: connection.first, nat: connection.nat }
-                } else {
-                    connection.go_on(&mut rng)
+/// How often packets of each kind passed and dropped.
+type Counts = BTreeMap<(&'static str, bool), usize>;
+
+/// Sends packets of several connections while the cluster changes.
+fn follow(cases: &[Case], rng: &mut Rng, counts: &mut Counts) -> Result<()> {
+    let mut wire = Wire::new(SharedMaps::memory());
+    let mut connections: Vec<Connection> = Vec::new();
+    let (mut now_ns, mut next_port) = (1_000_000_000, 20_000);
+    let mut log = Vec::new();
+    for case in cases {
+        wire.set(read(&case.objects).0)?;
+        log.push(case.name.clone());
+        let state = wire.cluster.state();
+        connections.retain(|connection| {
+            let Packet { src, dst, .. } = connection.first;
+            connection.ends == [interface(state, src), interface(state, dst)]
+        });
+        let oracle = Oracle::new(&case.objects);
+        for _ in 0..60 {
+            now_ns += 1_000_000;
+            let begins = connections.is_empty() || rng.chance(35);
+            if begins {
+                next_port += 1;
+                let Some(connection) = begin(case, rng, &wire, next_port) else {
+                    continue;
                 };
-                let is_allowed = oracle.allows(&connection.probe);
-                let walk = wire.send(&action.packet, action.nat, Nanos(now_ns))?;
-                let passes = walk.passes();
-                story.push(format!(
-                    "{} {:?} {:?}: {walk:?}",
-                    action.what, action.packet, action.nat
-                ));
-                if begins {
-                    connection.is_open = passes;
-                }
-                *counts.entry((action.what, passes)).or_default() += 1;
-                if passes != is_allowed {
-                    let relevant: Vec<&String> = story
-                        .iter()
-                        .filter(|line| {
-                            line.contains(&connection.first.src.to_string())
-                                || line.starts_with("seed")
-                        })
-                        .collect();
-                    bail!(
-                        "{}: {} {:?} {}: {walk:?}\n{relevant:#?}",
-                        case.name,
-                        action.what,
-                        connection.probe.to_string(),
-                        if passes {
-                            "passes, though it is forbidden"
-                        } else {
-                            "drops, though it is allowed"
-                        },
-                    );
-                }
+                connections.push(connection);
+            }
+            let index = if begins { connections.len() - 1 } else { rng.usize(..connections.len()) };
+            let Some(connection) = connections.get_mut(index) else { continue };
+            let action = if begins {
+                Action { what: "first packet", packet: connection.first, nat: connection.nat }
+            } else {
+                connection.go_on(rng)
+            };
+            let is_allowed = oracle.allows(&connection.probe);
+            let walk = wire.send(&action.packet, action.nat, Nanos(now_ns))?;
+            let passes = walk.passes();
+            log.push(format!("{} {:?} {:?}: {walk:?}", action.what, action.packet, action.nat));
+            if begins {
+                connection.is_open = passes;
+            }
+            *counts.entry((action.what, passes)).or_default() += 1;
+            if passes != is_allowed {
+                let relevant: Vec<&String> = log
+                    .iter()
+                    .filter(|line| {
+                        line.contains(&connection.first.src.to_string()) || line.starts_with("seed")
+                    })
+                    .collect();
+                bail!(
+                    "{}: {} {:?} {}: {walk:?}\n{relevant:#?}",
+                    case.name,
+                    action.what,
+                    connection.probe.to_string(),
+                    if passes {
+                        "passes, though it is forbidden"
+                    } else {
+                        "drops, though it is allowed"
+                    },
+                );
             }
         }
     }
+    Ok(())
+}
+
+#[test]
+fn connections_follow_the_policy_of_now_and_answers_need_no_rule() -> Result<()> {
+    let counts = RefCell::new(Counts::new());
+    super::check(150, |cases, rng| follow(cases, rng, &mut counts.borrow_mut()))?;
+    let counts = counts.into_inner();
     for what in ["first packet", "further packet", "answer"] {
         for passes in [true, false] {
             if counts.get(&(what, passes)).is_none_or(|count| *count < 10) {

@@ -1,6 +1,7 @@
 //! Laws of change: what happens on the way from one state to the next.
 //!
 //! `NETPOL_CASES` sets how many generated sequences are tried, `NETPOL_SEED` from which seed.
+#![forbid(unsafe_code)]
 
 mod compiled;
 mod flows;
@@ -8,10 +9,12 @@ mod monotone;
 mod operations;
 mod order;
 
-use netpol_tests::case::Case;
-use netpol_tests::{generator, settings};
+use anyhow::Result;
+use fastrand::Rng;
+use netpol_lab::case::Case;
+use netpol_lab::{generator, law, settings};
 
-/// Generated sequences: each a cluster in several states.
-fn sequences(n_sequences: usize) -> impl Iterator<Item = Vec<Case>> {
-    generator::sequences(settings::seed()).take(settings::n_cases(n_sequences))
+/// Checks a law of generated sequences, each a cluster in several states.
+fn check(n_sequences: usize, law: impl Fn(&[Case], &mut Rng) -> Result<()>) -> Result<()> {
+    law::check(settings::n_cases(n_sequences), generator::sequences(), law)
 }

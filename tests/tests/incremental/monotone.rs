@@ -1,20 +1,20 @@
 //! What a further policy and a further rule can do: a policy restricts who was not isolated and opens for who was; a
 //! rule only opens.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 use netpol_common::ids::{Direction, Hook, Nanos};
+use netpol_lab::case::{Case, Protocol};
+use netpol_lab::generator::Draw as _;
+use netpol_lab::oracle::Oracle;
+use netpol_lab::oracles::read;
+use netpol_lab::wire::{self, Nat, Packet, SYN, Segment, SharedMaps, Stop, Wire};
 use netpol_policy::model::{Object, ObjectName, Policy, PolicyMode, Rule};
 use netpol_policy::resolve::{Isolation, isolating};
 use netpol_policy::simulate::Judged;
 use netpol_policy::store::ClusterState;
-use netpol_tests::case::{Case, Protocol};
-use netpol_tests::generator::Rng;
-use netpol_tests::oracle::Oracle;
-use netpol_tests::panel::read;
-use netpol_tests::wire::{self, Nat, Packet, SYN, Segment, SharedMaps, Stop, Wire};
 
 /// What one end says to one packet; the packet by its place in the list.
 type Sayings = BTreeMap<(usize, ObjectName, Direction), bool>;
@@ -73,8 +73,8 @@ fn policies(objects: &[Object]) -> Vec<(usize, Policy)> {
 
 #[test]
 fn a_further_policy_restricts_who_was_not_isolated_and_opens_for_who_was() -> Result<()> {
-    for cases in super::sequences(80) {
-        let Some(case) = cases.first() else { continue };
+    super::check(80, |cases, _| {
+        let Some(case) = cases.first() else { return Ok(()) };
         let (objects, packets) = (read(&case.objects).0, packets(case));
         let (_, after) = sayings(&objects, &packets)?;
         for (index, policy) in policies(&objects) {
@@ -101,16 +101,15 @@ fn a_further_policy_restricts_who_was_not_isolated_and_opens_for_who_was() -> Re
                 );
             }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 #[test]
 fn a_further_rule_never_allows_less() -> Result<()> {
-    let mut rng = Rng::new(10);
-    let mut n_opened = 0;
-    for cases in super::sequences(80) {
-        let Some(case) = cases.first() else { continue };
+    let n_opened = Cell::new(0);
+    super::check(80, |cases, rng| {
+        let Some(case) = cases.first() else { return Ok(()) };
         let (objects, packets) = (read(&case.objects).0, packets(case));
         let (_, before) = sayings(&objects, &packets)?;
         let policies = policies(&objects);
@@ -119,7 +118,7 @@ fn a_further_rule_never_allows_less() -> Result<()> {
             let direction = rng.one_of(Direction::ALL);
             let rules: Vec<&Rule> =
                 policies.iter().flat_map(|(_, policy)| policy.rules(direction)).collect();
-            let Some(rule) = rng.pick(&rules) else { continue };
+            let Some(rule) = rng.choice(&rules) else { continue };
             let rule = Rule { index: policy.rules(direction).len() + 10, ..(*rule).clone() };
             if policy.mode == PolicyMode::Audit {
                 continue;
@@ -137,7 +136,7 @@ fn a_further_rule_never_allows_less() -> Result<()> {
             let (_, after) = sayings(&more, &packets)?;
             for (key, allowed_before) in &before {
                 let Some(allowed_after) = after.get(key) else { continue };
-                n_opened += usize::from(allowed_before < allowed_after);
+                n_opened.set(n_opened.get() + usize::from(allowed_before < allowed_after));
                 ensure!(
                     allowed_before <= allowed_after,
                     "{}: a further {direction} rule of {name} closes {key:?} for {:?}",
@@ -146,7 +145,9 @@ fn a_further_rule_never_allows_less() -> Result<()> {
                 );
             }
         }
-    }
+        Ok(())
+    })?;
+    let n_opened = n_opened.get();
     ensure!(n_opened > 20, "too few rules opened anything: {n_opened}");
     Ok(())
 }

@@ -1,16 +1,18 @@
 //! After every single map operation nothing passes that both images forbid, and nothing drops that both allow.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::{Result, bail, ensure};
+use fastrand::Rng;
 use netpol_common::ids::{Hook, IfIndex, Nanos};
+use netpol_lab::case::{Case, End};
+use netpol_lab::generator::Draw as _;
+use netpol_lab::oracles::read;
+use netpol_lab::wire::{Packet, SYN, Segment, SharedMaps, Wire, hook_context};
 use netpol_policy::compile::MapState;
 use netpol_policy::dataplane::{MapOp, MemoryMaps, apply};
-use netpol_tests::case::{Case, End};
-use netpol_tests::generator::Rng;
-use netpol_tests::panel::read;
-use netpol_tests::wire::{Packet, SYN, Segment, SharedMaps, Wire, hook_context};
 
 /// A packet at one pod's interface.
 #[derive(Clone, Copy, Debug)]
@@ -56,8 +58,10 @@ fn samples(rng: &mut Rng, before: &Case, after: &Case, map_states: [&MapState; 2
     }
     let mut samples = Vec::new();
     for _ in 0..80 {
-        let Some((ifindex, addresses)) = rng.pick(&own) else { break };
-        let (Some(local), Some(remote)) = (rng.pick(addresses), rng.pick(&remotes)) else { break };
+        let Some((ifindex, addresses)) = rng.choice(&own) else { break };
+        let (Some(local), Some(remote)) = (rng.choice(addresses), rng.choice(&remotes)) else {
+            break;
+        };
         if local.is_ipv4() != remote.is_ipv4() || local == remote {
             continue;
         }
@@ -140,25 +144,25 @@ fn has_left(ops: &[MapOp], index: usize, ifindex: IfIndex) -> bool {
 
 #[test]
 fn every_single_operation_keeps_to_what_both_images_agree_on() -> Result<()> {
-    let mut rng = Rng::new(7);
-    let mut n_ops = 0;
-    for cases in super::sequences(120) {
+    let n_ops = Cell::new(0);
+    super::check(120, |cases, rng| {
         let mut wire = Wire::new(SharedMaps::memory());
         let mut previous: Option<(&Case, MapState)> = None;
-        for case in &cases {
+        for case in cases {
             wire.set(read(&case.objects).0)?;
             let ops = wire.take_ops();
-            n_ops += ops.len();
+            n_ops.set(n_ops.get() + ops.len());
             let map_state = wire.cluster.map_state().clone();
             if let Some((before, old)) = &previous
-                && let Err(error) = check(&mut rng, [before, case], [old, &map_state], &ops)
+                && let Err(error) = check(rng, [before, case], [old, &map_state], &ops)
             {
-                let lines = [before, case].map(serde_json::to_string);
-                bail!("{}: {error}\n{lines:?}", case.name);
+                bail!("{}: {error}", case.name);
             }
             previous = Some((case, map_state));
         }
-    }
+        Ok(())
+    })?;
+    let n_ops = n_ops.get();
     ensure!(n_ops > 1000, "too few operations to mean anything: {n_ops}");
     Ok(())
 }
@@ -166,9 +170,8 @@ fn every_single_operation_keeps_to_what_both_images_agree_on() -> Result<()> {
 /// Unrelated clusters after one another, as a restarted agent meets pinned maps of long ago.
 #[test]
 fn every_single_operation_between_unrelated_clusters_does_too() -> Result<()> {
-    let mut rng = Rng::new(8);
-    for cases in super::sequences(60) {
-        let (Some(before), Some(after)) = (cases.first(), cases.last()) else { continue };
+    super::check(60, |cases, rng| {
+        let (Some(before), Some(after)) = (cases.first(), cases.last()) else { return Ok(()) };
         let mut wire = Wire::new(SharedMaps::memory());
         wire.set(read(&before.objects).0)?;
         let old = wire.cluster.map_state().clone();
@@ -177,9 +180,9 @@ fn every_single_operation_between_unrelated_clusters_does_too() -> Result<()> {
         wire.set(read(&after.objects).0)?;
         let ops = wire.take_ops();
         let new = wire.cluster.map_state().clone();
-        if let Err(error) = check(&mut rng, [before, after], [&old, &new], &ops) {
+        if let Err(error) = check(rng, [before, after], [&old, &new], &ops) {
             bail!("{} to {}: {error}", before.name, after.name);
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }

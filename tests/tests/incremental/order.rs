@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
+use fastrand::Rng;
 use netpol_common::ids::{Identity, IfIndex, RuleId};
+use netpol_lab::case::Case;
+use netpol_lab::generator::Draw as _;
+use netpol_lab::oracles::read;
 use netpol_policy::compile::{MapState, Numbering, compile};
 use netpol_policy::model::{Kind, Object, ObjectRef, Pod};
 use netpol_policy::resolve::RuleRef;
 use netpol_policy::store::{ClusterState, Delta, Endpoint, List};
-use netpol_tests::case::Case;
-use netpol_tests::generator::Rng;
-use netpol_tests::panel::read;
 
 /// The versions that an object went through; `None` is its absence.
 pub(crate) type History = BTreeMap<ObjectRef, Vec<Option<Object>>>;
@@ -97,7 +98,7 @@ pub(crate) fn interleaved(rng: &mut Rng, queues: Vec<Vec<Delta>>) -> Vec<Delta> 
 /// Whole lists, as after a lost watch, on top of old news.
 pub(crate) fn relisted(rng: &mut Rng, history: &History) -> Vec<Delta> {
     let mut deltas = garbled(rng, history);
-    deltas.truncate(rng.below(deltas.len() + 1));
+    deltas.truncate(rng.usize(..=deltas.len()));
     let mut kinds = Kind::ALL;
     rng.shuffle(&mut kinds);
     for kind in kinds {
@@ -191,9 +192,9 @@ pub(crate) fn named(map_state: &MapState, rule: impl Fn(RuleId) -> Option<RuleRe
 
 #[test]
 fn the_order_of_news_has_no_say_in_the_state_and_the_image() -> Result<()> {
-    let mut rng = Rng::new(9);
-    for cases in super::sequences(60) {
-        let history = history(&cases);
+    super::check(60, |cases, rng| {
+        let Some(Case { name, .. }) = cases.first() else { return Ok(()) };
+        let history = history(cases);
         let (mut expected, mut numbering) = (ClusterState::default(), Numbering::default());
         for delta in sorted(&history).into_iter().chain(endpoints(&history)) {
             apply(&mut expected, delta)?;
@@ -204,13 +205,13 @@ fn the_order_of_news_has_no_say_in_the_state_and_the_image() -> Result<()> {
 
         let mut reversed = sorted(&history);
         reversed.reverse();
-        let stories = [
+        let orders = [
             ("reversed", reversed),
-            ("garbled", garbled(&mut rng, &history)),
-            ("relisted", relisted(&mut rng, &history)),
+            ("garbled", garbled(rng, &history)),
+            ("relisted", relisted(rng, &history)),
         ];
-        for (story, deltas) in stories {
-            let deltas = interleaved(&mut rng, vec![deltas, endpoints(&history)]);
+        for (order, deltas) in orders {
+            let deltas = interleaved(rng, vec![deltas, endpoints(&history)]);
             let (mut state, mut numbering) = (ClusterState::default(), Numbering::default());
             let mut map_state = MapState::default();
             for delta in deltas {
@@ -219,16 +220,15 @@ fn the_order_of_news_has_no_say_in_the_state_and_the_image() -> Result<()> {
                     map_state = compile(&state, &mut numbering, &map_state);
                 }
             }
-            let name = &cases[0].name;
-            ensure!(format!("{state:?}") == expected, "{name}: {story} news lead to another state");
+            ensure!(format!("{state:?}") == expected, "{name}: {order} news lead to another state");
             map_state = compile(&state, &mut numbering, &map_state);
             let found = named(&map_state, |id| numbering.rule(id).cloned());
             ensure!(
                 found == expected_image,
-                "{name}: {story} news lead to another image:\n{:#?}",
+                "{name}: {order} news lead to another image:\n{:#?}",
                 found.iter().filter(|line| !expected_image.contains(line)).collect::<Vec<_>>(),
             );
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }

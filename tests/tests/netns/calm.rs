@@ -3,9 +3,9 @@
 use anyhow::{Result, ensure};
 use netpol_common::maps::ABI_VERSION;
 use netpol_datapath::Attaching;
-use netpol_tests::lab::wait::{LIMIT, Look, until};
-use netpol_tests::lab::{Lab, Passing};
-use netpol_tests::probe::Protocol::Tcp;
+use netpol_lab::node::wait::{LIMIT, Look, until};
+use netpol_lab::node::{Lab, Passing};
+use netpol_lab::probe::Protocol::Tcp;
 
 use super::restarts::{Traffic, n_udp_arrived};
 use super::{ALLOW_CLIENTS, client, expect, lab, visitor, web};
@@ -14,7 +14,7 @@ use super::{ALLOW_CLIENTS, client, expect, lab, visitor, web};
 pub(super) fn wait_for_links(lab: &Lab) -> Result<usize> {
     let mut n_seen = 0;
     until("the end of the last filter", LIMIT, || {
-        let n = lab.status()?.n_on_filters;
+        let n = lab.status()?.n_awaiting_migration;
         n_seen = n_seen.max(n.unwrap_or_default());
         Ok(if n == Some(0) { Look::Done(n_seen) } else { Look::NotYet(format!("{n:?}")) })
     })

@@ -5,9 +5,10 @@ use std::fs;
 
 use anyhow::{Result, ensure};
 use netpol_agent::agent::Protection;
-use netpol_tests::lab::wait::{LIMIT, Look, until};
-use netpol_tests::lab::{Host, Lab, PodSpec};
-use netpol_tests::settings;
+use netpol_lab::node::wait::{LIMIT, Look, until};
+use netpol_lab::node::{Host, Lab, PodSpec};
+use netpol_lab::settings;
+use netpol_policy::dataplane::port::Maps as _;
 
 use super::{DENY_ALL, lab, maps};
 

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 use netpol_common::keys::CounterKey;
-use netpol_common::verdict::Verdict;
+use netpol_common::reason::Verdict;
+use netpol_lab::node::{Family, Host, Lab, Passing, labels};
+use netpol_lab::probe::Protocol::{Tcp, Udp};
 use netpol_policy::dataplane::Counter;
-use netpol_tests::lab::{Family, Host, Lab, Passing, labels};
-use netpol_tests::probe::Protocol::{Tcp, Udp};
+use netpol_policy::dataplane::port::Maps as _;
 
 use super::{ALLOW_CLIENTS, DENY_ALL, PORT, client, expect, lab, maps, visitor, web};
 

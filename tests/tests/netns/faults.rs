@@ -4,11 +4,11 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Result, ensure};
 use netpol_datapath::Attaching;
+use netpol_lab::node::topology::Wiring;
+use netpol_lab::node::wait::{LIMIT, Look, until};
+use netpol_lab::node::{Host, Lab, Passing, PodSpec, agent};
+use netpol_lab::probe::Protocol::Tcp;
 use netpol_proto::{Attachment, Check, Request, Response};
-use netpol_tests::lab::topology::Wiring;
-use netpol_tests::lab::wait::{LIMIT, Look, until};
-use netpol_tests::lab::{Host, Lab, Passing, PodSpec, agent};
-use netpol_tests::probe::Protocol::Tcp;
 
 use super::calm::wait_for_links;
 use super::{ALLOW_CLIENTS, PORT, client, expect, lab, lab_without_agent, visitor, web};

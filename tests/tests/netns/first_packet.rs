@@ -1,10 +1,10 @@
 //! What passes from the first instant of a pod's life.
 
 use anyhow::{Result, ensure};
-use netpol_tests::lab::netns::Counter;
-use netpol_tests::lab::topology::Wiring;
-use netpol_tests::lab::{Family, Host, Lab, Stream};
-use netpol_tests::probe::Protocol::Udp;
+use netpol_lab::node::netns::Counter;
+use netpol_lab::node::topology::Wiring;
+use netpol_lab::node::{Family, Host, Lab, Stream};
+use netpol_lab::probe::Protocol::Udp;
 
 use super::{ALLOW_CLIENTS, DENY_ALL, PORT, client, lab, lab_without_agent, visitor, web};
 

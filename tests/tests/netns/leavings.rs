@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
 use netpol_common::ids::IfIndex;
-use netpol_tests::lab::wait::{LIMIT, Look, until};
-use netpol_tests::lab::{Family, Host, Lab};
-use netpol_tests::probe::Protocol;
+use netpol_lab::node::wait::{LIMIT, Look, until};
+use netpol_lab::node::{Family, Host, Lab};
+use netpol_lab::probe::Protocol;
+use netpol_policy::dataplane::port::{Flows as _, Maps as _};
 
 use super::{ALLOW_CLIENTS, PORT, client, lab, maps, web};
 

@@ -1,10 +1,10 @@
 //! Policies change under connections that live.
 
 use anyhow::{Result, ensure};
-use netpol_tests::lab::netns::{Counter, Netns};
-use netpol_tests::lab::wait::{LIMIT, Look, until};
-use netpol_tests::lab::{Family, Host, Stream};
-use netpol_tests::probe::Protocol;
+use netpol_lab::node::netns::{Counter, Netns};
+use netpol_lab::node::wait::{LIMIT, Look, until};
+use netpol_lab::node::{Family, Host, Stream};
+use netpol_lab::probe::Protocol;
 
 use super::{ALLOW_CLIENTS, DENY_WEB, PORT, client, lab, web};
 

@@ -1,6 +1,7 @@
 //! Pods as network namespaces, the real plugins, the real agent, real packets.
 //!
 //! Every test has a lab of its own, named after it. They need root, `ip` and Debian's CNI plugins.
+#![forbid(unsafe_code)]
 
 mod calm;
 mod crowd;
@@ -17,10 +18,10 @@ mod wedged;
 
 use anyhow::Result;
 use netpol_datapath::{Datapath, Mount};
-use netpol_tests::lab::topology::Wiring;
-use netpol_tests::lab::{Host, Lab, Passing, PodSpec, labels};
-use netpol_tests::privilege::{Need, met};
-use netpol_tests::probe::Protocol;
+use netpol_lab::node::topology::Wiring;
+use netpol_lab::node::{Host, Lab, Passing, PodSpec, labels};
+use netpol_lab::privilege::{Need, met};
+use netpol_lab::probe::Protocol;
 
 /// What a lab needs.
 const NEEDS: [Need; 3] = [

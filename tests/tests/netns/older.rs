@@ -4,10 +4,10 @@ use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
 use netpol_agent::agent::Protection;
-use netpol_tests::lab::topology::Wiring;
-use netpol_tests::lab::wait::{LIMIT, Look, until};
-use netpol_tests::lab::{Family, Host, Lab, Passing, PodSpec, Stream};
-use netpol_tests::probe::Protocol::{Tcp, Udp};
+use netpol_lab::node::topology::Wiring;
+use netpol_lab::node::wait::{LIMIT, Look, until};
+use netpol_lab::node::{Family, Host, Lab, Passing, PodSpec, Stream};
+use netpol_lab::probe::Protocol::{Tcp, Udp};
 
 use super::restarts::CAPABILITIES;
 use super::{ALLOW_CLIENTS, DENY_ALL, PORT, client, expect, lab, lab_without_agent, visitor, web};

@@ -1,11 +1,12 @@
 //! The agent ends, by force or by request, and another one begins.
 
 use anyhow::{Context as _, Result, ensure};
-use netpol_tests::lab::cni::CniError;
-use netpol_tests::lab::netns::Counter;
-use netpol_tests::lab::topology::Wiring;
-use netpol_tests::lab::{Agent, Family, Host, Lab, Passing, Stream};
-use netpol_tests::probe::Protocol::{Tcp, Udp};
+use netpol_lab::node::cni::CniError;
+use netpol_lab::node::netns::Counter;
+use netpol_lab::node::topology::Wiring;
+use netpol_lab::node::{Agent, Family, Host, Lab, Passing, Stream};
+use netpol_lab::probe::Protocol::{Tcp, Udp};
+use netpol_policy::dataplane::port::Maps as _;
 
 use super::{
     ALLOW_CLIENTS, DENY_WEB, PORT, client, expect, lab, lab_without_agent, maps, visitor, web,

@@ -2,12 +2,12 @@
 
 use anyhow::{Context as _, Result, ensure};
 use netpol_agent::agent::SourceStatus;
+use netpol_lab::node::topology::Wiring;
+use netpol_lab::node::wait::{LIMIT, Look, until};
+use netpol_lab::node::{Lab, Passing, agent};
+use netpol_lab::probe::Protocol::Tcp;
 use netpol_policy::model::Kind;
 use netpol_proto::{Request, Response};
-use netpol_tests::lab::topology::Wiring;
-use netpol_tests::lab::wait::{LIMIT, Look, until};
-use netpol_tests::lab::{Lab, Passing, agent};
-use netpol_tests::probe::Protocol::Tcp;
 
 use super::restarts::{Traffic, n_udp_arrived};
 use super::{ALLOW_CLIENTS, DENY_WEB, client, expect, lab_without_agent, visitor, web};

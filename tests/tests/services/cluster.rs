@@ -6,12 +6,13 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use netpol_datapath::{Datapath, Mount};
-use netpol_tests::binaries::binary;
-use netpol_tests::lab::topology::Wiring;
-use netpol_tests::lab::wait::{LIMIT, Look, until};
-use netpol_tests::lab::{Host, Lab, Passing, PodSpec, Service, labels};
-use netpol_tests::privilege::{Need, met};
-use netpol_tests::probe::{Outcome, Probe, Protocol};
+use netpol_lab::binaries::binary;
+use netpol_lab::node::topology::Wiring;
+use netpol_lab::node::wait::{LIMIT, Look, until};
+use netpol_lab::node::{Host, Lab, Passing, PodSpec, Service, labels};
+use netpol_lab::privilege::{Need, met};
+use netpol_lab::probe::{Outcome, Probe, Protocol};
+use netpol_policy::dataplane::port::Maps as _;
 use serde_json::{Value, json};
 
 /// May a test that needs a lab and NAT rules run?

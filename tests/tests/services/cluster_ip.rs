@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 
-use netpol_tests::lab::netns::Counter;
-use netpol_tests::lab::second_node::{self, TUNNEL};
-use netpol_tests::lab::topology::Wiring;
-use netpol_tests::lab::wait::{LIMIT, Look, until};
-use netpol_tests::lab::{Bridge, Host, Lab, Masquerade, Passing, Service, Shape, Watch, labels};
-use netpol_tests::privilege::met;
-use netpol_tests::probe::{Outcome, Probe, Protocol};
+use netpol_lab::node::netns::Counter;
+use netpol_lab::node::second_node::{self, TUNNEL};
+use netpol_lab::node::topology::Wiring;
+use netpol_lab::node::wait::{LIMIT, Look, until};
+use netpol_lab::node::{Bridge, Host, Lab, Masquerade, Passing, Service, Shape, Watch, labels};
+use netpol_lab::privilege::met;
+use netpol_lab::probe::{Outcome, Probe, Protocol};
 use serde_json::json;
 
 use crate::cluster::{
@@ -60,7 +60,10 @@ enum Path {
     Routed,
 }
 
-#[expect(clippy::too_many_lines, reason = "one story: each step begins where the last one ended")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one scenario: each step begins where the last one ended"
+)]
 fn check(name: &str, shape: Shape, between: Path) {
     if !can_run() {
         return;

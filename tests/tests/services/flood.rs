@@ -6,8 +6,9 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use netpol_tests::lab::{Family, Lab, Passing, Stream};
-use netpol_tests::probe::Protocol;
+use netpol_lab::node::{Family, Lab, Passing, Stream};
+use netpol_lab::probe::Protocol;
+use netpol_policy::dataplane::port::Flows as _;
 use serde_json::json;
 
 use crate::cluster::{apply_policy, can_run, expect, lab, maps, pod, sockets};

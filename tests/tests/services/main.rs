@@ -1,5 +1,6 @@
 //! Services, the node, spoofing and live connections, with real traffic: pods behind the real CNI plugins, the real
 //! agent, real NAT rules.
+#![forbid(unsafe_code)]
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,

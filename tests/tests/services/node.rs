@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
-use netpol_tests::lab::nat::feed;
-use netpol_tests::lab::second_node;
-use netpol_tests::lab::topology::{OFFICE, Wiring};
-use netpol_tests::lab::wait::{LIMIT, Look, until};
-use netpol_tests::lab::{Host, Lab, Masquerade, Passing, SecondNode, Service, Shape, labels};
-use netpol_tests::privilege::{Need, met};
+use netpol_lab::node::nat::feed;
+use netpol_lab::node::second_node;
+use netpol_lab::node::topology::{OFFICE, Wiring};
+use netpol_lab::node::wait::{LIMIT, Look, until};
+use netpol_lab::node::{Host, Lab, Masquerade, Passing, SecondNode, Service, Shape, labels};
+use netpol_lab::privilege::{Need, met};
 use serde_json::json;
 
 use crate::cluster::{

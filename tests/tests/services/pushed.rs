@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use netpol_tests::lab::netns::Netns;
-use netpol_tests::lab::wait::{LIMIT, Look, until};
-use netpol_tests::lab::{Bridge, Family, Host, Lab, Masquerade, Passing, Service, Shape, labels};
+use netpol_lab::node::netns::Netns;
+use netpol_lab::node::wait::{LIMIT, Look, until};
+use netpol_lab::node::{Bridge, Family, Host, Lab, Masquerade, Passing, Service, Shape, labels};
 use serde_json::json;
 
 use crate::cluster::{
@@ -125,7 +125,7 @@ fn with_services(
             Bridge::Plain => lab.set_bridge(bridge).or(Ok(())),
         }
     });
-    let far: Vec<_> = netpol_tests::lab::second_node::POD.map(|a| SocketAddr::new(a, PORT)).into();
+    let far: Vec<_> = netpol_lab::node::second_node::POD.map(|a| SocketAddr::new(a, PORT)).into();
     let services =
         [Service::new("near", 1, sockets(&lab, &pod("near"), PORT)), Service::new("far", 2, far)];
     let masquerade = match bridge {
@@ -200,7 +200,7 @@ fn what_a_backend_pushes_follows_the_policy_with_nftables() {
 
 #[test]
 fn what_a_backend_pushes_follows_the_policy_with_iptables_and_a_filtered_bridge() {
-    if !netpol_tests::privilege::met(&[crate::cluster::FILTERED_BRIDGE]) {
+    if !netpol_lab::privilege::met(&[crate::cluster::FILTERED_BRIDGE]) {
         return;
     }
     follows_the_policy("push-ipt", Shape::Iptables, Bridge::Filtered);
@@ -211,7 +211,7 @@ fn what_a_backend_pushes_follows_the_policy_with_iptables_and_a_filtered_bridge(
 #[test]
 fn an_attempt_that_is_refused_opens_no_way_for_an_answer() {
     // Without masquerading the backend knows what netfilter would translate: the client's own address and port.
-    if !netpol_tests::privilege::met(&[crate::cluster::FILTERED_BRIDGE]) {
+    if !netpol_lab::privilege::met(&[crate::cluster::FILTERED_BRIDGE]) {
         return;
     }
     with_services("push-refused", Shape::Iptables, Bridge::Filtered, |lab, services| {

@@ -7,11 +7,11 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use netpol_tests::lab::nat::feed;
-use netpol_tests::lab::netns::{Counter, Netns};
-use netpol_tests::lab::topology::{GUEST, Wiring};
-use netpol_tests::lab::{Family, Host, Lab, Passing};
-use netpol_tests::privilege::{Need, met};
+use netpol_lab::node::nat::feed;
+use netpol_lab::node::netns::{Counter, Netns};
+use netpol_lab::node::topology::{GUEST, Wiring};
+use netpol_lab::node::{Family, Host, Lab, Passing};
+use netpol_lab::privilege::{Need, met};
 use serde_json::{Value, json};
 
 use crate::cluster::{apply_policy, can_run, expect, lab_wired, pod, sockets};

@@ -7,12 +7,13 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use netpol_common::addr::Addr;
 use netpol_common::keys::FlowKey;
-use netpol_tests::lab::nat::feed;
-use netpol_tests::lab::netns::Netns;
-use netpol_tests::lab::wait::{LIMIT, Look, until};
-use netpol_tests::lab::{Bridge, Lab, Passing, Watch};
-use netpol_tests::privilege::{Need, met};
-use netpol_tests::wire::{Packet, Segment};
+use netpol_lab::node::nat::feed;
+use netpol_lab::node::netns::Netns;
+use netpol_lab::node::wait::{LIMIT, Look, until};
+use netpol_lab::node::{Bridge, Lab, Passing, Watch};
+use netpol_lab::privilege::{Need, met};
+use netpol_lab::wire::{Packet, Segment};
+use netpol_policy::dataplane::port::Flows as _;
 use serde_json::{Value, json};
 
 use crate::cluster::{

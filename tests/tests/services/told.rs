@@ -5,10 +5,10 @@ use std::process::{Child, Command, Stdio};
 
 use netpol_agent::agent::{DropRecord, FlowRecord};
 use netpol_common::ids::Direction;
-use netpol_tests::binaries::binary;
-use netpol_tests::lab::wait::{LIMIT, Look, until};
-use netpol_tests::lab::{Lab, Passing};
-use netpol_tests::probe::Probe;
+use netpol_lab::binaries::binary;
+use netpol_lab::node::wait::{LIMIT, Look, until};
+use netpol_lab::node::{Lab, Passing};
+use netpol_lab::probe::Probe;
 use serde_json::json;
 
 use crate::cluster::{apply_policy, ask_agent, can_run, expect, lab, pod, sockets};

@@ -1,4 +1,5 @@
-//! Programs that cargo installs: bpf-linker, which links the eBPF programs, and cargo-nextest, which runs the tests.
+//! Programs that cargo installs: bpf-linker, which links the eBPF programs, cargo-nextest, which runs the tests, and what
+//! single commands need.
 
 use anyhow::{Result, bail};
 
@@ -61,6 +62,16 @@ pub(super) const FUZZ: Tool = Tool {
     oldest: (0, 12, 0),
     args: &["--debug"],
     takes: "a minute",
+};
+
+/// Checks the dependencies against `deny.toml`.
+pub(super) const DENY: Tool = Tool {
+    krate: "cargo-deny",
+    program: "cargo-deny",
+    version: (0, 20, 2),
+    oldest: (0, 18, 0),
+    args: &["--debug", "--config", "profile.dev.debug=false"],
+    takes: "two to five minutes",
 };
 
 impl Tool {

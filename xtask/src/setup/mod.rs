@@ -84,6 +84,14 @@ pub(crate) fn for_fuzzing() -> Result<()> {
     cargo_tools::FUZZ.ensure()
 }
 
+/// Installs what the check of dependencies needs, and nothing else does.
+///
+/// # Errors
+/// It could not be installed.
+pub(crate) fn for_dependencies() -> Result<()> {
+    cargo_tools::DENY.ensure()
+}
+
 /// Asks the package sources what they have.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! Texts, what they mean, and what is wrong in them.
+//! Texts, their documents and their flaws.
 
 use std::fmt::Write as _;
 
@@ -26,7 +26,7 @@ fn render(text: &str) -> String {
 }
 
 #[test]
-fn documents_are_told_apart_and_empty_ones_left_out() {
+fn documents_are_separated_and_empty_ones_skipped() {
     check("", &expect![[""]]);
     check("# only a comment\n---\n---\n...\n", &expect![[""]]);
     check(
@@ -61,7 +61,7 @@ fn json_is_read_too() {
 }
 
 #[test]
-fn a_repeated_key_counts_not_at_all() {
+fn both_values_of_a_repeated_key_are_ignored() {
     check(
         "a: 1\nb: {c: 1, c: 2}\na: 2\na: 3\n",
         &expect![[r#"

@@ -1,11 +1,11 @@
-//! What explanations say.
+//! The sentences of explanations.
 
 use expect_test::{Expect, expect};
 
 use super::*;
 use crate::compile::Capacities;
 use crate::manifests::{Cause, parse};
-use crate::simulate::{Cluster, End, Engine, PortChoice};
+use crate::simulate::{Cluster, Engine, PodOrIp, PortChoice};
 
 const SHOP: &str = r"
 { apiVersion: v1, kind: Namespace, metadata: { name: shop, labels: { team: shop } } }
@@ -40,7 +40,7 @@ spec:
   - { from: [{ ipBlock: { cidr: 10.0.0.0/33 } }] }
 ";
 
-/// The sentences of the explanation, the egress end first.
+/// The sentences of the explanation, egress first.
 #[track_caller]
 fn check(from: &str, to: &str, port: &str, expected: &Expect) {
     check_within(Capacities::default(), from, to, port, expected);
@@ -59,7 +59,7 @@ fn check_within(capacities: Capacities, from: &str, to: &str, port: &str, expect
         .collect();
     let mut cluster = Cluster::within(Engine::Reference, capacities);
     cluster.set(manifests.objects.into_iter().map(|sourced| sourced.object).collect()).unwrap();
-    let end = |text: &str| text.parse::<End>().unwrap();
+    let end = |text: &str| text.parse::<PodOrIp>().unwrap();
     let probe = Probe {
         from: end(from),
         to: end(to),
@@ -123,7 +123,7 @@ fn rules_that_allow_are_named() {
 }
 
 #[test]
-fn an_address_outside_is_told_from_pods() {
+fn an_address_outside_the_cluster_is_distinguished_from_pods() {
     check(
         "10.0.0.77",
         "shop/web",
@@ -165,7 +165,7 @@ fn an_impossible_connection_has_a_problem() {
 }
 
 #[test]
-fn a_rule_that_finds_no_room_allows_nothing_and_says_so() {
+fn a_rule_over_capacity_allows_nothing_and_the_sentence_says_so() {
     let few = Capacities { n_prefixes: 3, ..Capacities::default() };
     check_within(
         few,

@@ -2,13 +2,13 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use netpol_tests::packets::{AUTHENTICATION, Ends, Extension, Frame, Packet, Piece, Segment};
+use netpol_lab::packets::{AUTHENTICATION, Ends, Extension, Frame, Packet, Piece, Segment};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::port;
-use crate::world::{v4, v6};
+use crate::cluster_model::{v4, v6};
 
 fn v4_universe() -> impl Strategy<Value = Ipv4Addr> {
     prop_oneof![

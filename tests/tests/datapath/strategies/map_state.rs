@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use super::port;
-use crate::world::{PODS, own_addresses, v4, v6};
+use crate::cluster_model::{PODS, own_addresses, v4, v6};
 
 fn all_addresses() -> Vec<Addr> {
     let v4 = (1..=4).chain([9]).map(|last| Addr::from(v4(last)));

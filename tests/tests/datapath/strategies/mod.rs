@@ -5,14 +5,14 @@ mod map_state;
 
 use netpol_common::ids::IfIndex;
 use netpol_datapath::Program;
-use netpol_tests::packets::{Ends, Frame, Packet, Segment};
+use netpol_lab::packets::{Ends, Frame, Packet, Segment};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
 use self::frames::frame;
 use self::map_state::{allow_map, allow_map_key, endpoint};
-use super::world::{NO_POD, PODS, Seen, Step, UPLINK, v4, v6};
+use super::cluster_model::{NO_POD, PODS, Seen, Step, UPLINK, v4, v6};
 
 pub(crate) use self::map_state::map_state;
 

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
+use netpol_lab::cluster::Cluster;
+use netpol_lab::node::wait::{LIMIT, Look, until};
+use netpol_lab::node::{Lab, Passing, labels};
 use netpol_policy::model::Kind;
-use netpol_tests::cluster::Cluster;
-use netpol_tests::lab::wait::{LIMIT, Look, until};
-use netpol_tests::lab::{Lab, Passing, labels};
 use serde_json::Value;
 
 use super::{ALLOW_CLIENTS, add_pods, expect, is_broken, is_synced, node, wait_for_sources};

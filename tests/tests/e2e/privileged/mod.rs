@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 use netpol_agent::agent::SourceStatus;
+use netpol_lab::cluster::skip;
+use netpol_lab::node::topology::Wiring;
+use netpol_lab::node::wait::{Look, until};
+use netpol_lab::node::{Host, Lab, Passing, PodSpec, labels};
+use netpol_lab::privilege::{Need, met};
+use netpol_lab::probe::Protocol::{Tcp, Udp};
 use netpol_policy::model::Kind;
-use netpol_tests::cluster::skip;
-use netpol_tests::lab::topology::Wiring;
-use netpol_tests::lab::wait::{Look, until};
-use netpol_tests::lab::{Host, Lab, Passing, PodSpec, labels};
-use netpol_tests::privilege::{Need, met};
-use netpol_tests::probe::Protocol::{Tcp, Udp};
 
 /// What a lab needs.
 const NEEDS: [Need; 4] = [

@@ -1,8 +1,8 @@
 //! A pod starts while the agent cannot ask.
 
 use anyhow::{Context as _, Result, ensure};
-use netpol_tests::lab::Passing;
-use netpol_tests::lab::cni::CniError;
+use netpol_lab::node::Passing;
+use netpol_lab::node::cni::CniError;
 
 use super::{ALLOW_CLIENTS, add_pods, expect, is_broken, is_synced, node, pod, wait_for_sources};
 
@@ -17,7 +17,7 @@ fn a_pod_that_the_agent_knows_starts_while_the_server_is_away_and_another_waits(
     expect(&lab, Passing::No, "visitor")?;
     let known = pod("known", ("role", "client"));
     let known_netns = lab.prepare_pod(&known)?;
-    let is_known = |lab: &netpol_tests::lab::Lab| -> Result<bool> {
+    let is_known = |lab: &netpol_lab::node::Lab| -> Result<bool> {
         Ok(lab.status()?.n_objects.values().sum::<usize>() > 0)
     };
     ensure!(is_known(&lab)?);

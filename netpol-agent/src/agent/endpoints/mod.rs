@@ -1,0 +1,5 @@
+//! Endpoints come and go: calls of the CNI plugin, and running pods that a search has found.
+
+mod adopt;
+mod calls;
+pub(super) mod search;

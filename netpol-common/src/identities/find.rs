@@ -1,0 +1,32 @@
+//! The search for an address in a table.
+
+use super::entry::Entry;
+use super::key::Key;
+use super::line::{Header, Line, MAX_REACH, REACH_WORD};
+
+/// What the table with these lines says of an address. A line that is not there says nothing.
+///
+/// The header is read again for each bucket, though mostly there is only one: BPF has little stack, and what is read again need
+/// not be kept.
+#[inline(always)]
+pub fn find<K: Key, L: Line>(line: impl Fn(u32) -> Option<L>, key: K) -> Entry {
+    let (mut distance, mut reach) = (0, 0);
+    while distance <= MAX_REACH {
+        let Some(header) = line(0) else { return Entry::ABSENT };
+        let header = Header::read(header);
+        let number = header.line(key.hash(header.seed), distance);
+        let Some(bucket) = line(number) else { return Entry::ABSENT };
+        let entry = key.entry_in(bucket);
+        if entry.is_present() {
+            return entry;
+        }
+        if distance == 0 {
+            reach = bucket.word(REACH_WORD);
+        }
+        if u64::from(distance) >= reach {
+            return Entry::ABSENT;
+        }
+        distance += 1;
+    }
+    Entry::ABSENT
+}

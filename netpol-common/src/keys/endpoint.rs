@@ -1,0 +1,122 @@
+//! Endpoints: how an interface is treated, and which addresses it may send from.
+
+use crate::addr::Addr;
+use crate::ids::{Direction, IfIndex};
+
+/// The slots of ALLOW that hold an endpoint's allow maps. How the number is made up is a matter of the maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AllowSlots(pub u32);
+
+wire! {
+    /// How one pod interface is treated.
+    pub struct EndpointValue {
+        /// [`EndpointValue::BLOCKED`] or [`EndpointValue::READY`].
+        pub state: u8,
+        /// Directions in which a policy isolates the pod ([`Direction::bit`]), audited ones included.
+        pub isolated: u8,
+        /// Directions in which what would be dropped for want of a rule is only reported.
+        pub audited: u8,
+        /// Directions in which a flow that a policy change forbids lives on.
+        pub keeps_flows: u8,
+        /// [`EndpointValue::FORWARDS`].
+        pub traits: u8,
+        /// Zero.
+        pub pad: u8,
+        /// Number under which a deferred egress verdict finds this endpoint, 1 to 4095; 0 for none. Native byte order.
+        pub egress_mark: u16,
+    }
+}
+
+impl EndpointValue {
+    /// Nothing passes: the policy is not in force yet.
+    pub const BLOCKED: u8 = 0;
+    /// The policy is in force.
+    pub const READY: u8 = 1;
+    /// In `traits`: may send from addresses that are not its own.
+    pub const FORWARDS: u8 = 1;
+
+    /// The value of an interface whose policy is not known yet.
+    pub const fn blocked() -> Self {
+        Self {
+            state: Self::BLOCKED,
+            isolated: 0,
+            audited: 0,
+            keeps_flows: 0,
+            traits: 0,
+            pad: 0,
+            egress_mark: 0,
+        }
+    }
+
+    /// Whether a policy isolates the pod in this direction.
+    #[inline(always)]
+    pub const fn is_isolated(&self, direction: Direction) -> bool {
+        self.isolated & direction.bit() != 0
+    }
+
+    /// Whether would-be drops of this direction pass.
+    #[inline(always)]
+    pub const fn is_audited(&self, direction: Direction) -> bool {
+        self.audited & direction.bit() != 0
+    }
+
+    /// Whether forbidden flows of this origin live on.
+    #[inline(always)]
+    pub const fn keeps_flows(&self, direction: Direction) -> bool {
+        self.keeps_flows & direction.bit() != 0
+    }
+
+    /// Whether the pod may send from foreign addresses.
+    #[inline(always)]
+    pub const fn forwards(&self) -> bool {
+        self.traits & Self::FORWARDS != 0
+    }
+}
+
+wire! {
+    /// Value of ENDPOINTS.
+    pub struct EndpointEntry {
+        /// How the interface is treated.
+        pub value: EndpointValue,
+        /// Places of its allow maps in ALLOW, for ingress and for egress; 0 for none: nothing is allowed. Native byte order.
+        pub allow_maps: [u16; 2],
+    }
+}
+
+impl EndpointEntry {
+    /// Where in ALLOW the allow map of a direction is.
+    #[inline(always)]
+    pub const fn allow_map(&self, direction: Direction) -> u16 {
+        let [ingress, egress] = self.allow_maps;
+        match direction {
+            Direction::Ingress => ingress,
+            Direction::Egress => egress,
+        }
+    }
+
+    /// Both places in one number.
+    #[inline(always)]
+    pub const fn places(&self) -> AllowSlots {
+        let [ingress, egress] = self.allow_maps;
+        AllowSlots(ingress as u32 | ((egress as u32) << 16))
+    }
+
+    /// One of the places: an index of ALLOW.
+    #[inline(always)]
+    pub const fn place(AllowSlots(places): AllowSlots, direction: Direction) -> u32 {
+        match direction {
+            Direction::Ingress => places & 0xffff,
+            Direction::Egress => places >> 16,
+        }
+    }
+}
+
+wire! {
+    /// Key of ADDRESSES: may this interface send from that address?
+    pub struct AddressKey {
+        /// The pod's host interface.
+        pub ifindex: IfIndex,
+        /// The source address.
+        pub addr: Addr,
+    }
+}

@@ -1,0 +1,28 @@
+//! Keys and values of the maps, exactly as the kernel stores them.
+//!
+//! Only integers and byte arrays, explicit padding, no enum and no bool: `zerocopy` proves that there is
+//! no hidden padding. A change of any layout bumps [`crate::maps::ABI_VERSION`].
+
+macro_rules! wire {
+    ($(#[$meta:meta])* pub struct $name:ident { $($body:tt)* }) => {
+        $(#[$meta])*
+        #[derive(
+            Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, zerocopy::FromBytes,
+            zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout,
+        )]
+        #[repr(C)]
+        pub struct $name { $($body)* }
+    };
+}
+
+mod counter;
+mod endpoint;
+mod flow;
+mod fragment;
+mod policy;
+
+pub use counter::{CounterKey, CounterValue};
+pub use endpoint::{AddressKey, AllowSlots, EndpointEntry, EndpointValue};
+pub use flow::{BackendValue, FlowEntry, FlowKey, FlowValue};
+pub use fragment::{FragmentKey, FragmentValue};
+pub use policy::{AllowKey, AllowValue, PrefixKey};

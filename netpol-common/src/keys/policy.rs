@@ -1,0 +1,83 @@
+//! Policy: identities of address blocks, and what an allow map holds.
+
+use crate::addr::Addr;
+use crate::ids::{Identity, PortBe, Protocol, RuleId};
+
+wire! {
+    /// Key of PREFIXES, a longest-prefix trie over both families.
+    pub struct PrefixKey {
+        /// Leading bits of `addr` that must match: 0 to 128, for IPv4 96 more than its own prefix length. Native byte order.
+        pub prefix_len_bits: u32,
+        /// The prefix, host bits zero.
+        pub addr: Addr,
+    }
+}
+
+impl PrefixKey {
+    /// The key that looks an address up.
+    #[inline(always)]
+    pub const fn lookup(addr: Addr) -> Self {
+        Self { prefix_len_bits: 128, addr }
+    }
+}
+
+wire! {
+    /// Key of an allow map: may this identity reach that port?
+    ///
+    /// Fields run from never to most often wildcarded, because the map is a longest-prefix trie: a port can
+    /// only be wildcarded from its low bits, a protocol only together with the whole port.
+    pub struct AllowKey {
+        /// Leading bits of the fields below that must match: [`AllowKey::ALL_PROTOCOLS_BITS`],
+        /// or [`AllowKey::ALL_PORTS_BITS`] to [`AllowKey::FULL_BITS`]. Native byte order.
+        pub prefix_len_bits: u32,
+        /// The remote end's identity, native byte order; always matched whole.
+        pub identity: Identity,
+        /// The IP protocol.
+        pub protocol: Protocol,
+        /// Zero, always matched with the protocol.
+        pub pad: u8,
+        /// Destination port: the pod's for ingress, the remote end's for egress.
+        pub port: PortBe,
+    }
+}
+
+impl AllowKey {
+    /// Every protocol and port of an identity.
+    pub const ALL_PROTOCOLS_BITS: u32 = 32;
+    /// Every port of one protocol.
+    pub const ALL_PORTS_BITS: u32 = 48;
+    /// One port.
+    pub const FULL_BITS: u32 = 64;
+
+    /// The key that looks a packet up.
+    #[inline(always)]
+    pub const fn lookup(identity: Identity, protocol: Protocol, port: PortBe) -> Self {
+        let [hi, lo] = port.0;
+        let last = u32::from_ne_bytes([protocol.0, 0, hi, lo]);
+        zerocopy::transmute!([Self::FULL_BITS, identity.0, last])
+    }
+}
+
+wire! {
+    /// Value of an allow map.
+    pub struct AllowValue {
+        /// The rule that put the entry here, for explanations.
+        pub rule: RuleId,
+        /// [`AllowValue::ALLOW`] or [`AllowValue::DENY`].
+        pub verdict: u8,
+        /// Zero.
+        pub pad: [u8; 3],
+    }
+}
+
+impl AllowValue {
+    /// The packet may pass.
+    pub const ALLOW: u8 = 1;
+    /// The packet must not pass, whatever less specific entries say.
+    pub const DENY: u8 = 0;
+
+    /// An allowing value.
+    pub const fn allow(rule: RuleId) -> Self {
+        Self { rule, verdict: Self::ALLOW, pad: [0; 3] }
+    }
+}

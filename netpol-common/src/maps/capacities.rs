@@ -1,0 +1,35 @@
+//! How many entries each map holds, with the reason for the number.
+
+/// Endpoints on one node. The kubelet's default limit is 110 pods; large nodes run 500.
+pub const MAX_ENDPOINTS: u32 = 4096;
+/// Addresses of local endpoints: both families, and as many secondary addresses.
+pub const MAX_ADDRESSES: u32 = 4 * MAX_ENDPOINTS;
+/// Addresses of pods in peer sets: both families in the largest clusters (150,000 pods). The tables grow with their content.
+pub const MAX_IDENTITIES: u32 = 1 << 19;
+/// Address blocks and exceptions.
+pub const MAX_PREFIXES: u32 = 1 << 20;
+/// Slots of ALLOW; slot 0 means "none". Two for each endpoint, and as many again, because an allow map is filled before an endpoint
+/// refers to it.
+pub const N_ALLOW_MAPS: u32 = 4 * MAX_ENDPOINTS;
+/// Entries of one allow map.
+pub const MAX_ALLOW_ENTRIES: u32 = 1 << 20;
+/// Sets of flows of all endpoints together, a power of two. A set has eight flows and 640 bytes, which are allocated at the start.
+///
+/// A quarter of a million flows. While a third of them is in use, one new flow in some thousands finds its set full.
+pub const N_FLOW_SETS: u32 = 1 << 15;
+/// Locks of FLOWS. Each serves every 1024th set, so that processors seldom wait for each other.
+pub const N_FLOW_LOCKS: u32 = 1 << 10;
+/// Fragmented datagrams.
+pub const MAX_FRAGMENTS: u32 = 1 << 13;
+/// Addresses of Services and of the own node.
+pub const MAX_DEFER: u32 = 1 << 16;
+/// Egress marks; mark 0 means "none".
+pub const N_EGRESS_MARKS: u32 = 4096;
+/// Deferred flow handles; handle 0 means "none". Each CPU has only a few packets between the two hooks.
+pub const N_DEFERRED_FLOWS: u32 = 4096;
+/// Flows of isolated endpoints to Services; the least recently used ones are evicted.
+pub const MAX_BACKENDS: u32 = 1 << 15;
+/// Combinations of endpoint, direction and verdict that have occurred.
+pub const MAX_COUNTERS: u32 = 8 * MAX_ENDPOINTS;
+/// Size of the event ring in bytes: a power of two and a multiple of the page size.
+pub const EVENTS_LEN_BYTES: u32 = 1 << 18;

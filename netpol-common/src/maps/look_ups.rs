@@ -1,0 +1,79 @@
+//! The look-ups that a verdict needs, and the types of their answers.
+
+use crate::addr::Addr;
+use crate::flow::Step;
+use crate::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol, RuleId};
+use crate::keys::{
+    AddressKey, AllowSlots, AllowValue, BackendValue, EndpointValue, FlowKey, FlowValue,
+    FragmentKey, FragmentValue,
+};
+
+/// Whether a packet belongs to an established flow that passes it without a new decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It does. The rule that allowed the flow.
+    Yes(RuleId),
+    /// The flow has to be decided or written, or another CPU is writing it.
+    No,
+    /// There is no such flow.
+    Unknown,
+}
+
+/// What happens to [`FlowEntry::local`](crate::keys::FlowEntry::local) when a flow is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Local<'a> {
+    /// It stays unchanged. If there is no such flow, nothing is written.
+    Kept,
+    /// It is cleared.
+    Unknown,
+    /// It is set to this address.
+    At(&'a Addr),
+}
+
+/// The state that a verdict depends on.
+///
+/// Implemented by the kernel's maps, by a map state in memory, and by a fake in unit tests.
+pub trait PolicyMaps {
+    /// How the interface is treated, and the slots of its allow maps; `None` if the interface is no endpoint.
+    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots)>;
+    /// Whether the interface may send from the address.
+    fn owns_address(&self, key: &AddressKey) -> bool;
+    /// The identity of an address: that of the single address, else of the longest prefix, else [`Identity::NONE`].
+    fn identity(&self, addr: &Addr) -> Identity;
+    /// The longest matching entry of an endpoint's allow map, for the identity or else for [`Identity::ANY`].
+    fn allow(
+        &self,
+        places: AllowSlots,
+        direction: Direction,
+        identity: Identity,
+        protocol: Protocol,
+        port: PortBe,
+    ) -> Option<AllowValue>;
+    /// Whether [`crate::flow::is_settled`] holds for the flow, and, if `sender` is given, whether the pod last sent from that
+    /// address on it.
+    fn settled(&self, key: &FlowKey, sender: Option<&Addr>, step: &Step) -> Settled;
+    /// Copies a flow, also an expired one, to `flow`. Returns whether the pod last sent from `sender` on it; `None` if there is
+    /// no such flow.
+    fn flow(&self, key: &FlowKey, sender: &Addr, flow: &mut FlowValue) -> Option<bool>;
+    /// Adds or replaces a flow. A failure loses only this entry.
+    fn set_flow(&self, key: &FlowKey, flow: &FlowValue, local: Local<'_>);
+    /// What the first fragment of a datagram told.
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
+    /// Stores what the first fragment of a datagram tells.
+    fn set_fragment(&self, key: &FragmentKey, value: &FragmentValue);
+    /// Whether egress to this address is decided after Service translation.
+    fn is_deferred(&self, addr: &Addr) -> bool;
+    /// The endpoint that an egress mark names.
+    fn egress_mark_owner(&self, egress_mark: u16) -> Option<IfIndex>;
+    /// Stores the key of a flow whose verdict is deferred. Returns the handle used to look it up again, 0 if it could not be
+    /// stored.
+    fn store_deferred_flow(&self, key: &FlowKey) -> u16;
+    /// Removes and returns the key of a deferred flow.
+    fn take_deferred_flow(&self, flow_handle: u16) -> Option<FlowKey>;
+    /// The backend of a flow to a Service, if it is known.
+    fn backend(&self, key: &FlowKey) -> Option<BackendValue>;
+    /// Stores the backend of a flow to a Service. A failure loses only this entry.
+    fn set_backend(&self, key: &FlowKey, value: &BackendValue);
+    /// The current policy generation.
+    fn epoch(&self) -> Epoch;
+}

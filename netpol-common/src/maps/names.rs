@@ -1,0 +1,128 @@
+//! Names of the maps, and the version of their layouts.
+
+/// Version of all layouts in [`crate::keys`] and [`crate::event`]; part of the pin path.
+pub const ABI_VERSION: u32 = 4;
+
+/// Pod interfaces: ifindex → [`EndpointEntry`](crate::keys::EndpointEntry).
+pub const ENDPOINTS: &str = "ENDPOINTS";
+/// Addresses that an interface may send from: [`AddressKey`](crate::keys::AddressKey) → ().
+pub const ADDRESSES: &str = "ADDRESSES";
+/// Identities of single addresses, looked up before PREFIXES: family → a table, see [`crate::identities`].
+pub const IDENTITIES: &str = "IDENTITIES";
+/// Identities of address blocks: [`PrefixKey`](crate::keys::PrefixKey) → [`Identity`](crate::ids::Identity).
+pub const PREFIXES: &str = "PREFIXES";
+/// Slot ([`EndpointEntry::allow_map`](crate::keys::EndpointEntry::allow_map)) → allow map
+/// ([`AllowKey`](crate::keys::AllowKey) → [`AllowValue`](crate::keys::AllowValue)), an array of
+/// [`N_ALLOW_MAPS`](super::N_ALLOW_MAPS).
+pub const ALLOW: &str = "ALLOW";
+/// Flows: an array of [`N_FLOW_SETS`](super::N_FLOW_SETS) [`FlowSet`](crate::flow_table::FlowSet).
+pub const FLOWS: &str = "FLOWS";
+/// The locks of the sets of FLOWS, an array of [`N_FLOW_LOCKS`](super::N_FLOW_LOCKS).
+pub const FLOW_LOCKS: &str = "FLOW_LOCKS";
+/// The seed of the hash that FLOWS uses, one element. Programs get the seed as a constant and never read this map.
+pub const FLOW_SEED: &str = "FLOW_SEED";
+/// Number of flows that were evicted before they had ended, per CPU, one element.
+pub const EVICTIONS: &str = "EVICTIONS";
+/// Fragmented datagrams: [`FragmentKey`](crate::keys::FragmentKey) → [`FragmentValue`](crate::keys::FragmentValue).
+pub const FRAGMENTS: &str = "FRAGMENTS";
+/// Addresses of Services and of the own node: [`Addr`](crate::addr::Addr) → ().
+pub const DEFER: &str = "DEFER";
+/// Egress mark → ifindex of the endpoint, an array of [`N_EGRESS_MARKS`](super::N_EGRESS_MARKS).
+pub const EGRESS_MARKS: &str = "EGRESS_MARKS";
+/// Flows whose egress verdict is deferred: handle ([`PolicyMaps::store_deferred_flow`](super::PolicyMaps::store_deferred_flow)) →
+/// [`FlowKey`](crate::keys::FlowKey).
+pub const DEFERRED_FLOWS: &str = "DEFERRED_FLOWS";
+/// Flows to Services: [`FlowKey`](crate::keys::FlowKey) before translation → [`BackendValue`](crate::keys::BackendValue).
+pub const BACKENDS: &str = "BACKENDS";
+/// The policy generation, one element.
+pub const EPOCH: &str = "EPOCH";
+/// Packets and bytes by endpoint, direction and verdict, per CPU, with the budget of event records.
+pub const COUNTERS: &str = "COUNTERS";
+/// Ring buffer of [`Event`](crate::event::Event).
+pub const EVENTS: &str = "EVENTS";
+/// ifindex → container id, padded with zeros. No program reads it.
+pub const CONTAINERS: &str = "CONTAINERS";
+
+/// Every pinned map.
+pub const ALL: [&str; 18] = [
+    ENDPOINTS,
+    ADDRESSES,
+    IDENTITIES,
+    PREFIXES,
+    ALLOW,
+    FLOWS,
+    FLOW_LOCKS,
+    FLOW_SEED,
+    EVICTIONS,
+    FRAGMENTS,
+    DEFER,
+    EGRESS_MARKS,
+    DEFERRED_FLOWS,
+    BACKENDS,
+    EPOCH,
+    COUNTERS,
+    EVENTS,
+    CONTAINERS,
+];
+
+/// Maps that packets fill. Another version of the agent takes them over if their layout is its own. A map whose fields change
+/// their meaning but not their size must therefore get another name.
+pub const CARRIED_OVER: [&str; 9] =
+    [FLOWS, FLOW_LOCKS, FLOW_SEED, EVICTIONS, FRAGMENTS, DEFERRED_FLOWS, BACKENDS, EPOCH, COUNTERS];
+
+#[cfg(test)]
+mod tests {
+    use core::mem::{offset_of, size_of};
+
+    use super::*;
+    use crate::event::Event;
+    use crate::keys::*;
+
+    #[test]
+    fn every_map_is_filled_by_the_agent_or_carried_over() {
+        // The records in EVENTS have a reader, or had one.
+        let filled = [
+            ENDPOINTS,
+            ADDRESSES,
+            IDENTITIES,
+            PREFIXES,
+            ALLOW,
+            DEFER,
+            EGRESS_MARKS,
+            EVENTS,
+            CONTAINERS,
+        ];
+        for name in ALL {
+            assert_ne!(filled.contains(&name), CARRIED_OVER.contains(&name), "{name}");
+        }
+        assert_eq!(filled.len() + CARRIED_OVER.len(), ALL.len());
+    }
+
+    /// A failure here is a change of the wire: bump [`ABI_VERSION`].
+    #[test]
+    fn layouts_are_those_of_this_abi_version() {
+        assert_eq!(ABI_VERSION, 4);
+        assert_eq!(size_of::<EndpointValue>(), 8);
+        assert_eq!(offset_of!(EndpointValue, egress_mark), 6);
+        assert_eq!(size_of::<EndpointEntry>(), 12);
+        assert_eq!(offset_of!(EndpointEntry, allow_maps), 8);
+        assert_eq!(size_of::<AddressKey>(), 20);
+        assert_eq!(size_of::<PrefixKey>(), 20);
+        assert_eq!(size_of::<AllowKey>(), 12);
+        assert_eq!(offset_of!(AllowKey, protocol), 8);
+        assert_eq!(offset_of!(AllowKey, port), 10);
+        assert_eq!(size_of::<AllowValue>(), 8);
+        assert_eq!(size_of::<FlowKey>(), 28);
+        assert_eq!(offset_of!(FlowKey, protocol), 24);
+        assert_eq!(size_of::<FlowValue>(), 24);
+        assert_eq!(offset_of!(FlowValue, origin), 16);
+        assert_eq!(size_of::<FlowEntry>(), 40);
+        assert_eq!(offset_of!(FlowEntry, local), 24);
+        assert_eq!(size_of::<BackendValue>(), 20);
+        assert_eq!(size_of::<FragmentKey>(), 44);
+        assert_eq!(size_of::<FragmentValue>(), 16);
+        assert_eq!(size_of::<CounterKey>(), 8);
+        assert_eq!(size_of::<CounterValue>(), 32);
+        assert_eq!(size_of::<Event>(), 64);
+    }
+}

@@ -1,0 +1,165 @@
+//! What parsing a frame yields.
+
+use crate::addr::Addr;
+use crate::ids::{PortBe, Protocol};
+use crate::reason::DropReason;
+
+/// Length of an Ethernet header without a tag, bytes.
+pub const ETHERNET_LEN: u32 = 14;
+/// How many IPv6 extension headers are walked before the packet counts as malformed.
+pub const MAX_EXTENSION_HEADERS: usize = 8;
+
+/// Position of a packet in its datagram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fragment {
+    /// The whole datagram.
+    #[default]
+    Whole,
+    /// The first of several pieces: it holds the ports.
+    First,
+    /// A further piece: no transport header.
+    Later,
+}
+
+/// What an IP packet shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Source address.
+    pub src: Addr,
+    /// Destination address.
+    pub dst: Addr,
+    /// Datagram number of a fragment, host byte order.
+    pub fragment_id: u32,
+    /// Offset of the transport header in the frame, bytes.
+    pub transport_offset: u32,
+    /// Source port, zero if the protocol has none.
+    pub src_port: PortBe,
+    /// Destination port, zero if the protocol has none.
+    pub dst_port: PortBe,
+    /// The transport protocol behind all extension headers.
+    pub protocol: Protocol,
+    /// TCP flags, zero otherwise.
+    pub tcp_flags: u8,
+    /// ICMP or ICMPv6 type, zero otherwise.
+    pub icmp_type: u8,
+    /// Position in the datagram.
+    pub fragment: Fragment,
+}
+
+impl Packet {
+    /// A packet of which nothing is known yet.
+    pub const EMPTY: Self = Self {
+        src: Addr::UNSPECIFIED,
+        dst: Addr::UNSPECIFIED,
+        fragment_id: 0,
+        transport_offset: 0,
+        src_port: PortBe::ZERO,
+        dst_port: PortBe::ZERO,
+        protocol: Protocol(0),
+        tcp_flags: 0,
+        icmp_type: 0,
+        fragment: Fragment::Whole,
+    };
+
+    /// Neighbour discovery (ICMPv6 133 to 137) and multicast listener discovery (130 to 132, 143).
+    ///
+    /// Source: RFC 4861, RFC 2710, RFC 3810.
+    #[inline(always)]
+    pub const fn is_neighbour_discovery(&self) -> bool {
+        self.protocol.0 == Protocol::ICMPV6.0
+            && matches!(self.fragment, Fragment::Whole)
+            && matches!(self.icmp_type, 130..=137 | 143)
+    }
+
+    /// Neighbour advertisement: tells the link whose an address is. Its target stands where an error quotes.
+    #[inline(always)]
+    pub const fn is_neighbour_advertisement(&self) -> bool {
+        self.protocol.0 == Protocol::ICMPV6.0
+            && matches!(self.fragment, Fragment::Whole)
+            && self.icmp_type == 136
+    }
+
+    /// Router advertisement or redirect: what a pod that is no router must not send.
+    #[inline(always)]
+    pub const fn is_router_message(&self) -> bool {
+        self.protocol.0 == Protocol::ICMPV6.0 && matches!(self.icmp_type, 134 | 137)
+    }
+
+    /// Where an ICMP error's quotation starts in the frame, or a neighbour advertisement's target, bytes.
+    #[inline(always)]
+    pub const fn quotation_offset(&self) -> u32 {
+        self.transport_offset + 8
+    }
+
+    /// An ICMP error that quotes the packet which caused it.
+    #[inline(always)]
+    pub const fn is_icmp_error(&self) -> bool {
+        match self.protocol {
+            Protocol::ICMP => matches!(self.icmp_type, 3 | 4 | 11 | 12),
+            Protocol::ICMPV6 => matches!(self.icmp_type, 1..=4),
+            _ => false,
+        }
+    }
+
+    /// An ICMP echo request.
+    #[inline(always)]
+    pub const fn is_echo_request(&self) -> bool {
+        match self.protocol {
+            Protocol::ICMP => self.icmp_type == 8,
+            Protocol::ICMPV6 => self.icmp_type == 128,
+            _ => false,
+        }
+    }
+
+    /// An ICMP echo reply.
+    #[inline(always)]
+    pub const fn is_echo_reply(&self) -> bool {
+        match self.protocol {
+            Protocol::ICMP => self.icmp_type == 0,
+            Protocol::ICMPV6 => self.icmp_type == 129,
+            _ => false,
+        }
+    }
+}
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// An IP packet; the [`Packet`] is filled in.
+    Ip,
+    /// An ARP message about IPv4; [`Packet::src`] is the sender.
+    Arp,
+    /// Another ethertype.
+    NotIp,
+    /// An IP packet that cannot be understood.
+    Malformed(DropReason),
+}
+
+impl Parsed {
+    /// As a number, for functions that can return nothing else.
+    #[inline(always)]
+    pub const fn to_wire(self) -> u32 {
+        match self {
+            Self::Ip => 0,
+            Self::Arp => 1,
+            Self::NotIp => 2,
+            Self::Malformed(reason) => reason as u32,
+        }
+    }
+
+    /// The opposite of [`Parsed::to_wire`]; other numbers are malformed packets.
+    #[inline(always)]
+    pub fn from_wire(wire: u32) -> Self {
+        match wire {
+            0 => Self::Ip,
+            1 => Self::Arp,
+            2 => Self::NotIp,
+            reason => Self::Malformed(
+                u8::try_from(reason)
+                    .ok()
+                    .and_then(|reason| DropReason::try_from(reason).ok())
+                    .unwrap_or(DropReason::BadHeader),
+            ),
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! What a hook knows of a packet besides its bytes.
+
+use crate::ids::{Hook, IfIndex, Nanos};
+
+/// Bits of the packet mark that carry a egress_mark unless configured otherwise; kube-proxy uses 0xc000.
+pub const DEFAULT_MARK_MASK: u32 = 0xfff0_0000;
+
+/// Where and when a packet was seen.
+#[derive(Clone, Copy, Debug)]
+pub struct HookContext {
+    /// The hook.
+    pub hook: Hook,
+    /// The hook's device.
+    pub ifindex: IfIndex,
+    /// The device through which the packet came to this node; 0 if the node itself made it
+    /// (`__sk_buff.ingress_ifindex`).
+    pub ingress_ifindex: u32,
+    /// A socket of this node is attached to the packet (`__sk_buff.sk`).
+    pub has_socket: bool,
+    /// The frame carries a VLAN tag (`__sk_buff.vlan_present`).
+    pub is_tagged: bool,
+    /// The packet mark.
+    pub mark: u32,
+    /// The bits of the mark that carry a egress_mark: 12 adjacent ones.
+    pub mark_mask: u32,
+    /// Which connection of the egress_mark's owner a deferred packet is of, as far as it tells (`__sk_buff.tc_index`, which
+    /// like the mark stays with the packet); 0 for none.
+    pub flow_handle: u16,
+    /// Coarse monotonic time.
+    pub now: Nanos,
+}
+
+impl HookContext {
+    /// What a egress_mark is multiplied by to stand in the mask's bits: BPF has no instruction that counts zeros.
+    #[inline(always)]
+    const fn mark_unit(&self) -> u32 {
+        self.mark_mask & self.mark_mask.wrapping_neg()
+    }
+
+    #[inline(always)]
+    pub(super) const fn egress_mark(&self) -> u16 {
+        let [.., hi, lo] = match (self.mark & self.mark_mask).checked_div(self.mark_unit()) {
+            Some(egress_mark) => egress_mark.to_be_bytes(),
+            None => [0; 4],
+        };
+        u16::from_be_bytes([hi, lo])
+    }
+
+    #[inline(always)]
+    pub(super) const fn mark_with(&self, egress_mark: u16) -> u32 {
+        let [hi, lo] = egress_mark.to_be_bytes();
+        let bits = u32::from_be_bytes([0, 0, hi, lo]).wrapping_mul(self.mark_unit());
+        (self.mark & !self.mark_mask) | (bits & self.mark_mask)
+    }
+}

@@ -1,0 +1,53 @@
+//! Whether a pod sends what it may not: from foreign addresses, or as a router.
+
+use core::mem::MaybeUninit;
+
+use super::view::{Ruling, View};
+use crate::addr::Addr;
+use crate::ids::Direction;
+use crate::keys::AddressKey;
+use crate::maps::PolicyMaps;
+use crate::packet::{Packet, PacketBytes};
+use crate::reason::{DropReason, PassReason};
+
+#[inline(always)]
+pub(super) fn judge_arp<M: PolicyMaps>(maps: &M, view: &View, sender: &Addr) -> Ruling {
+    let is_own = matches!(view.direction, Direction::Ingress)
+        || view.endpoint.forwards()
+        || sender.is_unspecified()
+        || maps.owns_address(&AddressKey { ifindex: view.ifindex, addr: *sender });
+    if is_own { Ruling::pass(PassReason::Arp) } else { Ruling::drop(DropReason::Spoofed) }
+}
+
+/// Whether a pod sends from an address that is not its own, claims such an address, or plays router.
+#[inline(always)]
+pub(super) fn is_spoofed<M: PolicyMaps, B: PacketBytes + ?Sized>(
+    maps: &M,
+    bytes: &B,
+    view: &View,
+    packet: &Packet,
+) -> bool {
+    if view.endpoint.forwards() {
+        return false;
+    }
+    if packet.is_router_message() {
+        return true;
+    }
+    if packet.is_neighbour_advertisement() {
+        let mut room = MaybeUninit::uninit();
+        let target = bytes.load::<Addr>(packet.quotation_offset(), &mut room);
+        if target.is_none_or(|target| is_foreign(maps, view, target)) {
+            return true;
+        }
+    }
+    // `::` only asks whether an address is free.
+    let is_question = packet.src.is_unspecified() && packet.is_neighbour_discovery();
+    !is_question && is_foreign(maps, view, &packet.src)
+}
+
+/// Link-local addresses are made by the pod's own kernel and never leave the link.
+#[inline(always)]
+fn is_foreign<M: PolicyMaps>(maps: &M, view: &View, addr: &Addr) -> bool {
+    !addr.is_v6_link_local()
+        && !maps.owns_address(&AddressKey { ifindex: view.ifindex, addr: *addr })
+}

@@ -1,0 +1,57 @@
+//! `cargo run -p netpol-lab --bin cases -- --seed 1 --n 1000 [--features]`: generated cases, one JSON line each, or
+//! how many of them exercise which feature of the API.
+#![forbid(unsafe_code)]
+
+use std::io::{self, Write as _};
+
+use anyhow::{Context as _, Result, bail};
+use netpol_lab::generator::{self, features::Census};
+
+fn main() -> Result<()> {
+    match run() {
+        // Who reads only the head of the output has what they want.
+        Err(error) if is_broken_pipe(&error) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let kind = |cause: &(dyn std::error::Error + 'static)| {
+        let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        io.or_else(|| {
+            cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind)
+        })
+    };
+    error.chain().any(|cause| kind(cause) == Some(io::ErrorKind::BrokenPipe))
+}
+
+fn run() -> Result<()> {
+    let (mut seed, mut n_cases, mut shows_features) = (1, 1000, false);
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut number = || -> Result<u64> {
+            let value = args.next().with_context(|| format!("{arg} needs a number"))?;
+            value.parse().with_context(|| format!("{arg} needs a number, not {value}"))
+        };
+        match arg.as_str() {
+            "--seed" => seed = number()?,
+            "--n" => n_cases = number()?,
+            "--features" => shows_features = true,
+            _ => bail!("usage: cases [--seed N] [--n N] [--features]"),
+        }
+    }
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut census = Census::default();
+    for case in generator::cases(seed).take(usize::try_from(n_cases)?) {
+        if shows_features {
+            census.add(&case);
+        } else {
+            serde_json::to_writer(&mut out, &case)?;
+            writeln!(out)?;
+        }
+    }
+    if shows_features {
+        write!(out, "{}", census.table())?;
+    }
+    Ok(out.flush()?)
+}

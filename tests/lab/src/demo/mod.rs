@@ -1,0 +1,262 @@
+//! The demo: a node with pods on this machine, one policy after the other, and who can still connect to whom.
+//!
+//! Everything is real but the cluster: network namespaces stand for pods, connected by the real `netpol-cni` behind
+//! Debian's `bridge` and `host-local`; the real agent reads the manifests; real packets fill every cell, and each is
+//! compared with what the reference semantics say of the same manifests. Needs root.
+
+mod acts;
+mod cast;
+mod matrix;
+mod outage;
+mod screen;
+mod verdicts;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow};
+
+use self::acts::{ACTS, Act, OPEN, REDIS, RELABELLED};
+use self::cast::{CLIENT, CLIENT_LABELS, CLIENT_OF_REDIS_LABELS, NAMESPACES, pods};
+use self::matrix::Matrix;
+use self::outage::Outage;
+use self::screen::Check;
+use crate::node::topology::Wiring;
+use crate::node::wait::{Look, until};
+use crate::node::{Host, Lab, labels};
+use crate::{binaries, repository};
+
+/// The lab's name.
+const NAME: &str = "demo";
+
+/// A change of policy is in force within milliseconds; this is for a machine that has other things to do.
+const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+
+/// What becomes of the lab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It is removed.
+    Remove,
+    /// It is left as it is, to look around.
+    Keep,
+}
+
+/// Runs the demo; returns how many things were not as Kubernetes defines them.
+///
+/// # Errors
+/// Something could not be made or started: nothing is said about policies then.
+pub fn run(ending: Ending) -> Result<usize> {
+    let mut demo = Demo::prepare()?;
+    let n_acts = ACTS.len() + 2;
+    for (number, act) in ACTS.iter().enumerate() {
+        screen::heading(&format!("{} of {n_acts}  {}", number + 1, act.file));
+        demo.play(act)?;
+    }
+    screen::heading(&format!("{} of {n_acts}  a label, live", n_acts - 1));
+    demo.relabel()?;
+    screen::heading(&format!("{n_acts} of {n_acts}  kill -9 of the agent, under traffic"));
+    demo.outage()?;
+    demo.conclude(ending)
+}
+
+/// Removes a lab that was kept.
+///
+/// # Errors
+/// It is in use, or something could not be removed.
+pub fn remove() -> Result<()> {
+    Lab::remove(NAME)
+}
+
+/// The folder of the policies.
+pub fn examples() -> PathBuf {
+    repository::path("deploy/examples")
+}
+
+/// How packets fared, once that did not change any more.
+struct Settled {
+    seen: Matrix,
+    /// By the reference.
+    expected: Matrix,
+    /// In [`acts`].
+    written: Matrix,
+}
+
+/// The running demo.
+struct Demo {
+    lab: Lab,
+    began: Instant,
+    /// What can connect without any policy.
+    open: Matrix,
+    n_cells: usize,
+    n_faults: usize,
+}
+
+impl Demo {
+    #[expect(clippy::disallowed_methods, reason = "the demo says how long it took")]
+    fn prepare() -> Result<Self> {
+        let began = Instant::now();
+        screen::heading("netpol demo: one node, seven pods, two hosts outside of the cluster");
+        let progress = screen::progress("making the node's network and starting the agent");
+        let mut lab = Lab::create(NAME, Wiring::Bridge)?;
+        for (name, pairs) in NAMESPACES {
+            lab.apply_namespace(name, &labels(pairs))?;
+        }
+        lab.start_agent()?;
+        drop(progress);
+        for pod in pods() {
+            let _progress = screen::progress(&format!("CNI ADD of the pod {}", pod.full_name()));
+            lab.add_pod(pod)?;
+        }
+        screen::line(
+            "The pods are network namespaces on this machine, made by netpol-cni behind the plugins bridge and\n\
+             host-local; netpol-agent watches a directory of manifests. Each mark below is real packets over IPv4\n\
+             and IPv6: ✔ they pass, ✘ they do not. Rows connect to columns.",
+        );
+        let open = Matrix::parse(OPEN)?;
+        let mut demo = Self { lab, began, open, n_cells: 0, n_faults: 0 };
+        let open = demo.settle(OPEN)?;
+        demo.tell("no policy", &open);
+        demo.open = open.seen;
+        Ok(demo)
+    }
+
+    /// One policy comes and goes.
+    fn play(&mut self, act: &Act) -> Result<()> {
+        let Act { file, meaning, expected } = act;
+        screen::line(meaning);
+        self.apply(file)?;
+        let after = self.settle(expected)?;
+        screen::before_and_after(&self.open, &after.seen);
+        self.tell(file, &after);
+        self.lab.manifests().remove(file)?;
+        let open = self.settle(OPEN)?;
+        self.tell("removed again", &open);
+        self.open = open.seen;
+        Ok(())
+    }
+
+    /// A pod gains access by a label.
+    fn relabel(&mut self) -> Result<()> {
+        screen::line(&format!(
+            "{} again; then the running client pod is given the label role=redis-client.",
+            REDIS.file
+        ));
+        self.apply(REDIS.file)?;
+        let before = self.settle(REDIS.expected)?;
+        self.lab.relabel(CLIENT, &labels(&CLIENT_OF_REDIS_LABELS))?;
+        let after = self.settle(RELABELLED)?;
+        screen::before_and_after(&before.seen, &after.seen);
+        self.tell(REDIS.file, &before);
+        self.tell("with the label", &after);
+        Ok(())
+    }
+
+    /// The agent dies and comes back.
+    fn outage(&mut self) -> Result<()> {
+        let _progress = screen::progress("packets flow");
+        let mut outage = Outage::begin(&self.lab)?;
+        let agent = self.lab.take_agent()?;
+        let pid = agent.pid();
+        agent.kill()?;
+        screen::line(&format!("The agent (pid {pid}) is killed: no agent runs now."));
+        outage.flow()?;
+        let alone = self.settle(RELABELLED)?;
+        self.tell("new connections while no agent runs", &alone);
+        self.lab.start_agent()?;
+        screen::line("Another agent starts and takes over what the kernel holds.");
+        outage.flow()?;
+        for check in outage.end(&self.lab)? {
+            self.count(&check);
+        }
+        self.lab.relabel(CLIENT, &labels(&CLIENT_LABELS))?;
+        let after = self.settle(REDIS.expected)?;
+        self.tell("the new agent takes the label's access away", &after);
+        Ok(())
+    }
+
+    fn conclude(self, ending: Ending) -> Result<usize> {
+        let Self { lab, began, open: _, n_cells, n_faults } = self;
+        screen::heading("result");
+        let seconds = began.elapsed().as_secs();
+        let text =
+            format!("{n_cells} cells compared with the reference, {n_faults} faults, {seconds} s");
+        screen::check(&Check { text, n_faults });
+        match ending {
+            Ending::Remove => drop(lab),
+            Ending::Keep => {
+                screen::heading("the demo's node stays");
+                screen::line(&how_to_look_around(&lab)?);
+                lab.keep();
+            }
+        }
+        Ok(n_faults)
+    }
+
+    fn apply(&self, file: &str) -> Result<()> {
+        let path = examples().join(file);
+        let policy = std::fs::read_to_string(&path);
+        let policy = policy.with_context(|| format!("reading {}", path.display()))?;
+        self.lab.manifests().write(file, &policy)
+    }
+
+    /// Sends packets until they do what the reference says of the manifests as they are, or the time is over.
+    fn settle(&self, written: &str) -> Result<Settled> {
+        let _progress = screen::progress("sending packets");
+        let expected = verdicts::reference(self.lab.manifests().folder())?;
+        let mut seen = None;
+        let settled = until("every packet as expected", SETTLE_LIMIT, || {
+            let matrix = seen.insert(verdicts::observed(&self.lab)?);
+            let n = matrix.differences(&expected).len();
+            Ok(if n == 0 { Look::Done(()) } else { Look::NotYet(format!("{n} cells otherwise")) })
+        });
+        // Without a matrix it was not the packets that failed.
+        let Some(seen) = seen else { return settled.and(Err(anyhow!("no packets were sent"))) };
+        Ok(Settled { seen, expected, written: Matrix::parse(written)? })
+    }
+
+    /// Shows how it came out: the packets against the reference, and the reference against what was written down.
+    fn tell(&mut self, what: &str, settled: &Settled) {
+        let Settled { seen, expected, written } = settled;
+        let n_tried = seen.n_tried();
+        self.n_cells += n_tried;
+        let mut differences: Vec<_> =
+            seen.differences(expected).iter().map(ToString::to_string).collect();
+        let doubts = expected.differences(written);
+        differences.extend(doubts.iter().map(|doubt| format!("the reference has {doubt}")));
+        let n_good = n_tried.saturating_sub(differences.len());
+        let text = format!("{what}: {n_good} of {n_tried} cells as they should be");
+        self.count(&Check { text, n_faults: differences.len() });
+        for difference in differences {
+            screen::line(&format!("    {difference}"));
+        }
+    }
+
+    fn count(&mut self, check: &Check) {
+        self.n_faults += check.n_faults;
+        screen::check(check);
+    }
+}
+
+/// What a person can do with a demo that was kept.
+fn how_to_look_around(lab: &Lab) -> Result<String> {
+    let client = lab.netns(&Host::pod(CLIENT))?.name();
+    let node = lab.netns(&Host::Node)?.name();
+    let agent = binaries::binary("netpol-agent")?;
+    let (agent, socket) = (agent.display(), lab.place().socket());
+    let socket = socket.display();
+    let folder = lab.folder();
+    let folder = folder.display();
+    Ok(format!(
+        "  inside the client pod   sudo ip netns exec {client} bash\n\
+         \x20 on the node             sudo nsenter --net=/run/netns/{node} bash\n\
+         \x20 what is in force        sudo {agent} status --socket {socket}\n\
+         \x20 why                     sudo {agent} explain --from {CLIENT} --to shop/redis --port 6379 --socket {socket}\n\
+         \x20 what was dropped        sudo {agent} drops --socket {socket}\n\
+         \x20 manifests, watched      {folder}/manifests\n\
+         \x20 log of the agent        {folder}/agent.log\n\
+         \x20 remove it               cargo xtask demo --remove"
+    ))
+}
+
+#[cfg(test)]
+mod tests;

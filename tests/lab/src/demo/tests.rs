@@ -1,0 +1,83 @@
+//! The tables that were written down by hand against the reference semantics.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use super::acts::{ACTS, OPEN, REDIS, RELABELLED};
+use super::cast::{CLIENT, CLIENT_OF_REDIS_LABELS, NAMESPACES, pods};
+use super::matrix::Matrix;
+use super::{examples, verdicts};
+use crate::node::{Manifests, labels, objects};
+
+/// The demo's cluster with invented addresses, some policies, and the client with or without its label.
+struct Cluster {
+    directory: tempfile::TempDir,
+}
+
+impl Cluster {
+    fn new(client_labels: Option<&[(&str, &str)]>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let cluster = Self { directory };
+        let manifests = cluster.manifests();
+        manifests.write_object("node.yaml", &objects::node()).unwrap();
+        for (name, pairs) in NAMESPACES {
+            let namespace = objects::namespace(name, &labels(pairs));
+            manifests.write_object(&format!("namespace-{name}.yaml"), &namespace).unwrap();
+        }
+        for (number, mut pod) in (2..).zip(pods()) {
+            if let Some(pairs) = client_labels.filter(|_| pod.full_name() == CLIENT) {
+                pod.labels = labels(pairs);
+            }
+            let addresses: [IpAddr; 2] = [
+                format!("10.244.1.{number}").parse().unwrap(),
+                format!("fd00:10:244:1::{number}").parse().unwrap(),
+            ];
+            manifests.write_object(&pod.file(), &pod.object("uid", &addresses)).unwrap();
+        }
+        cluster
+    }
+
+    fn manifests(&self) -> Manifests {
+        Manifests::create(self.directory.path()).unwrap()
+    }
+
+    fn check(&self, policy: Option<&str>, expected: &str) {
+        let manifests = self.manifests();
+        if let Some(file) = policy {
+            let text = std::fs::read_to_string(examples().join(file)).unwrap();
+            manifests.write(file, &text).unwrap();
+        }
+        let reference = verdicts::reference(manifests.folder()).unwrap();
+        let expected = Matrix::parse(expected).unwrap();
+        let differences: Vec<_> =
+            reference.differences(&expected).iter().map(ToString::to_string).collect();
+        assert!(differences.is_empty(), "{policy:?}: {differences:?}");
+        if let Some(file) = policy {
+            manifests.remove(file).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_reference_says_what_was_written_down_for_every_act() {
+    let cluster = Cluster::new(None);
+    cluster.check(None, OPEN);
+    for act in &ACTS {
+        cluster.check(Some(act.file), act.expected);
+    }
+}
+
+#[test]
+fn a_label_gives_the_client_access_to_redis() {
+    Cluster::new(Some(&CLIENT_OF_REDIS_LABELS)).check(Some(REDIS.file), RELABELLED);
+}
+
+#[test]
+fn every_example_is_an_act() {
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(examples()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let mut acts: Vec<_> = ACTS.iter().map(|act| examples().join(act.file)).collect();
+    acts.sort();
+    assert_eq!(files, acts);
+}

@@ -1,0 +1,70 @@
+//! The manifests in `deploy`, as `kubectl apply -k` would send them.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::repository;
+
+/// The folder of the manifests.
+pub fn folder() -> PathBuf {
+    repository::path("deploy")
+}
+
+/// The objects that a kustomization makes; needs kubectl.
+///
+/// # Errors
+/// kubectl cannot be started, or has anything to complain about.
+pub fn kustomize(name: &str) -> Result<Vec<Value>> {
+    let output = Command::new("kubectl").arg("kustomize").arg(folder().join(name)).output()?;
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success() && errors.is_empty(), "{name}: {errors}");
+    objects(&String::from_utf8(output.stdout)?)
+}
+
+/// The objects of a YAML text.
+///
+/// # Errors
+/// It is no YAML.
+pub fn objects(text: &str) -> Result<Vec<Value>> {
+    text.split("\n---\n").map(|document| Ok(serde_saphyr::from_str(document)?)).collect()
+}
+
+/// The first object of a kind.
+///
+/// # Errors
+/// There is none.
+pub fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Result<&'a Value> {
+    objects.iter().find(|object| at(object, "/kind") == kind).with_context(|| format!("no {kind}"))
+}
+
+/// The value at a path, null if there is none.
+pub fn at<'a>(value: &'a Value, path: &str) -> &'a Value {
+    value.pointer(path).unwrap_or(&Value::Null)
+}
+
+/// The items of a list; none of what is no list.
+pub fn items(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+/// The texts in a list.
+pub fn texts(value: &Value) -> BTreeSet<&str> {
+    items(value).filter_map(Value::as_str).collect()
+}
+
+/// The containers of a DaemonSet, those that run first included.
+pub fn containers(daemon_set: &Value) -> impl Iterator<Item = &Value> {
+    let pod = at(daemon_set, "/spec/template/spec");
+    items(at(pod, "/initContainers")).chain(items(at(pod, "/containers")))
+}
+
+/// The host's folder behind a volume of a DaemonSet.
+pub fn host_path<'a>(daemon_set: &'a Value, volume: &str) -> Option<&'a str> {
+    let volumes = at(daemon_set, "/spec/template/spec/volumes");
+    let volume = items(volumes).find(|found| at(found, "/name") == volume)?;
+    at(volume, "/hostPath/path").as_str()
+}

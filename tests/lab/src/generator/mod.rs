@@ -1,0 +1,111 @@
+//! Whole cases: clusters, policies, probes and changes that cover the API.
+//!
+//! In: a source of random numbers. Out: [`Case`]s, as strategies of proptest, which shrink. Must not: know the
+//! verdicts; those are up to the oracles.
+
+mod blocks;
+mod changes;
+mod cluster;
+mod draw;
+pub mod features;
+mod policies;
+mod ports;
+mod probes;
+mod selectors;
+mod smaller;
+mod spoil;
+mod stored;
+
+use fastrand::Rng;
+use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
+use serde_json::Value;
+
+pub use changes::change;
+pub use cluster::{Cluster, PodFacts};
+pub use draw::Draw;
+pub use policies::policy;
+pub use stored::stored;
+
+use crate::case::Case;
+
+/// How many probes a case has, at most.
+const N_PROBES: usize = 48;
+
+/// A cluster: most of them in one state, some in several.
+pub fn clusters() -> impl Strategy<Value = Vec<Case>> {
+    from_rng(|rng, name| if rng.chance(88) { vec![single(rng, name)] } else { sequence(rng, name) })
+}
+
+/// A cluster in several states.
+pub fn sequences() -> impl Strategy<Value = Vec<Case>> {
+    from_rng(sequence)
+}
+
+/// The cases of a seed, without end: the same ones each time. About a third of them belong to sequences.
+pub fn cases(seed: u64) -> impl Iterator<Item = Case> {
+    let clusters = clusters();
+    let mut runner = TestRunner::new_with_rng(ProptestConfig::default(), test_rng(seed));
+    // Strategies that reject nothing always have a value.
+    std::iter::from_fn(move || clusters.new_tree(&mut runner).ok().map(|tree| tree.current()))
+        .flatten()
+}
+
+/// The random numbers of proptest that follow from a seed.
+pub fn test_rng(seed: u64) -> TestRng {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    TestRng::from_seed(RngAlgorithm::ChaCha, &bytes)
+}
+
+/// What a function makes of random numbers and a name, which tells their seed. Shrinks by leaving out parts of it.
+fn from_rng(generate: impl Fn(&mut Rng, &str) -> Vec<Case>) -> impl Strategy<Value = Vec<Case>> {
+    let generate = move |seed| generate(&mut Rng::with_seed(seed), &format!("seed-{seed}"));
+    any::<u64>().no_shrink().prop_map(generate).prop_flat_map(smaller::smaller)
+}
+
+fn single(rng: &mut Rng, name: &str) -> Case {
+    let cluster = Cluster::generate(rng);
+    let objects = cluster.objects(rng);
+    let probes = probes::probes(rng, &objects, N_PROBES);
+    Case { name: name.to_owned(), objects, probes, sequence: None }
+}
+
+fn sequence(rng: &mut Rng, name: &str) -> Vec<Case> {
+    let mut cluster = Cluster::generate(rng);
+    let n_steps = 3 + rng.usize(..4);
+    let mut cases = Vec::new();
+    for step in 0..n_steps {
+        if step > 0 {
+            for _ in 0..=rng.usize(..3) {
+                change(rng, &mut cluster);
+            }
+        }
+        let objects = cluster.objects(rng);
+        let probes = probes::probes(rng, &objects, N_PROBES / 2);
+        cases.push(Case {
+            name: format!("{name}-step-{step}"),
+            objects,
+            probes,
+            sequence: Some(name.to_owned()),
+        });
+    }
+    cases
+}
+
+/// Sets a field in one of the spellings of "nothing": null, missing, or (for lists) empty.
+fn set_nothing(rng: &mut Rng, object: &mut Value, name: &str) {
+    match rng.usize(..4) {
+        0 => set(object, name, Value::Null),
+        1 => set(object, name, Value::Array(Vec::new())),
+        _ => {}
+    }
+}
+
+/// Sets a field of a JSON object.
+fn set(object: &mut Value, name: &str, value: Value) {
+    if let Some(map) = object.as_object_mut() {
+        map.insert(name.to_owned(), value);
+    }
+}

@@ -1,0 +1,175 @@
+//! A second reference implementation, written from SEMANTICS.md alone.
+//!
+//! In: raw JSON objects and a probe. Out: whether the connection may be made. It works on the JSON itself, for each
+//! probe anew, and shares no line with netpol-agent: neither its model nor its conversion. Slow and plain; the
+//! numbers in brackets are items of SEMANTICS.md §1.
+
+mod block;
+mod labels;
+mod pods;
+mod policy;
+mod ports;
+mod services;
+mod validity;
+
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+use crate::case::{End, Port, Probe, Protocol};
+pub use block::has_host_bits;
+use pods::ClusterModel;
+pub use validity::problems;
+
+/// The oracle for one set of objects.
+#[derive(Debug)]
+pub struct Oracle<'a> {
+    cluster: ClusterModel<'a>,
+}
+
+/// A connection as one of its ends sees it.
+#[derive(Clone, Copy, Debug)]
+struct Talk<'a> {
+    /// The address of the other end.
+    remote: IpAddr,
+    /// The pod that holds it.
+    remote_pod: Option<&'a Value>,
+    /// The pod that is reached.
+    destination_pod: Option<&'a Value>,
+    protocol: Protocol,
+    /// The destination port.
+    port: u16,
+    /// It is for a Service with nobody behind it.
+    is_virtual: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    Ingress,
+    Egress,
+}
+
+impl<'a> Oracle<'a> {
+    /// An oracle for these objects.
+    pub fn new(objects: &'a [Value]) -> Self {
+        Self { cluster: ClusterModel::new(objects) }
+    }
+
+    /// Whether the connection may be made: the source's egress and the destination's ingress both allow it (item 2).
+    /// Ends that have no address, or none of a common family, and names that the destination pod does not give to
+    /// a port of this protocol, make no connection.
+    pub fn allows(&self, probe: &Probe) -> bool {
+        let Some((source, destination, port)) = self.connection(probe) else { return false };
+        if !services::is_virtual(&self.cluster, destination) {
+            return self.reaches(source, destination, port, probe.protocol);
+        }
+        // Behind a Service the pods count, all of them.
+        let behind = services::behind(&self.cluster, destination, port, probe.protocol);
+        if !behind.is_empty() {
+            return behind.into_iter().all(|(destination, port)| {
+                self.reaches(source, destination, port, probe.protocol)
+            });
+        }
+        let talk = Talk {
+            remote: destination,
+            remote_pod: None,
+            destination_pod: None,
+            protocol: probe.protocol,
+            port,
+            is_virtual: true,
+        };
+        self.end_allows(self.cluster.owner(source), Direction::Egress, &talk)
+    }
+
+    fn reaches(&self, source: IpAddr, destination: IpAddr, port: u16, protocol: Protocol) -> bool {
+        let (source_pod, destination_pod) =
+            (self.cluster.owner(source), self.cluster.owner(destination));
+        // A pod always reaches itself [3].
+        if source == destination || same(source_pod, destination_pod) {
+            return true;
+        }
+        let talk = |remote, remote_pod| Talk {
+            remote,
+            remote_pod,
+            destination_pod,
+            protocol,
+            port,
+            is_virtual: false,
+        };
+        self.end_allows(source_pod, Direction::Egress, &talk(destination, destination_pod))
+            && self.end_allows(destination_pod, Direction::Ingress, &talk(source, source_pod))
+    }
+
+    /// Source address, destination address and destination port of the packets; `None` if there is no connection.
+    pub fn connection(&self, probe: &Probe) -> Option<(IpAddr, IpAddr, u16)> {
+        let (source, destination) = self.addresses(&probe.from, &probe.to)?;
+        let port = match &probe.port {
+            Port::Number(number) => *number,
+            Port::Name(name) => {
+                let pod = self.cluster.named(&probe.to).or(self.cluster.owner(destination))?;
+                *ports::declared(pod, name, probe.protocol).first()?
+            }
+        };
+        Some((source, destination, port))
+    }
+
+    /// What one end says; one that is no pod has no policy.
+    fn end_allows(&self, pod: Option<&Value>, direction: Direction, talk: &Talk<'_>) -> bool {
+        let Some(pod) = pod else { return true };
+        if self.cluster.is_own_node(pod, talk.remote) && !talk.is_virtual {
+            return true;
+        }
+        let mut isolated = false;
+        for policy in self.cluster.policies_of(pod) {
+            let says = policy::says(&self.cluster, policy, pod, direction, talk);
+            match says {
+                policy::Says::Nothing => {}
+                policy::Says::Deny => isolated = true,
+                // Union: one rule of one policy is enough [1].
+                policy::Says::Allow => return true,
+            }
+        }
+        !isolated
+    }
+
+    /// The addresses that the packets carry: of one family.
+    pub fn addresses(&self, from: &End, to: &End) -> Option<(IpAddr, IpAddr)> {
+        let (from, to) = (self.cluster.candidates(from), self.cluster.candidates(to));
+        let pairs = to.iter().flat_map(|target| from.iter().map(move |source| (*source, *target)));
+        pairs.into_iter().find(|(source, target)| source.is_ipv4() == target.is_ipv4())
+    }
+}
+
+fn same(one: Option<&Value>, other: Option<&Value>) -> bool {
+    matches!((one, other), (Some(one), Some(other)) if std::ptr::eq(one, other))
+}
+
+/// A field of a JSON object; null counts as absent, as for the API's Go types.
+fn field<'v>(value: &'v Value, name: &str) -> Option<&'v Value> {
+    value.get(name).filter(|value| !value.is_null())
+}
+
+/// A text at a path of fields.
+fn text<'v>(value: &'v Value, path: &[&str]) -> Option<&'v str> {
+    let mut value = value;
+    for name in path {
+        value = field(value, name)?;
+    }
+    value.as_str()
+}
+
+/// A list at a path of fields; absent is empty.
+fn list<'v>(value: &'v Value, path: &[&str]) -> &'v [Value] {
+    let mut value = value;
+    for name in path {
+        let Some(inner) = field(value, name) else { return &[] };
+        value = inner;
+    }
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// Whether a JSON object has only these fields; null and absent have none.
+fn has_only(value: &Value, fields: &[&str]) -> bool {
+    value.is_null()
+        || value.as_object().is_some_and(|map| map.keys().all(|key| fields.contains(&key.as_str())))
+}

@@ -1,0 +1,132 @@
+//! Oracles that must agree: the independent one of [`crate::oracle`], the reference semantics, the compiled maps after a
+//! sequence of changes, and the maps compiled from scratch.
+
+use std::fmt;
+use std::sync::Arc;
+
+use anyhow::Result;
+use netpol_policy::model::convert::object;
+use netpol_policy::model::{Diagnostic, Object, Transport};
+use netpol_policy::simulate::{self, Cluster, Engine, PortChoice, with_implicit_namespaces};
+use serde_json::Value;
+
+use crate::case::{Case, End, Port, Probe, Protocol};
+use crate::oracle::Oracle;
+
+/// The oracles, in the middle of a sequence or at the beginning of one.
+pub struct Oracles {
+    engines: Vec<NamedEngine>,
+    sequence: Option<String>,
+}
+
+/// An engine that follows the changes of a sequence, and whose maps go on from one sequence to the next.
+struct NamedEngine {
+    name: &'static str,
+    cluster: Cluster,
+}
+
+/// A probe on which not all oracles agree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disagreement {
+    /// The question.
+    pub probe: Probe,
+    /// The verdict of each oracle: whether the connection may be made.
+    pub verdicts: Vec<(&'static str, bool)>,
+}
+
+impl fmt::Display for Disagreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.probe)?;
+        for (oracle, is_allowed) in &self.verdicts {
+            write!(f, " {oracle} {}", if *is_allowed { "allows" } else { "denies" })?;
+        }
+        Ok(())
+    }
+}
+
+impl Default for Oracles {
+    fn default() -> Self {
+        Self::new([("reference", Engine::Reference), ("compiled", Engine::compiled())])
+    }
+}
+
+impl Oracles {
+    /// These engines, beside the oracle.
+    pub fn new(engines: impl IntoIterator<Item = (&'static str, Engine)>) -> Self {
+        let named = |(name, engine)| NamedEngine { name, cluster: Cluster::new(engine) };
+        Self { engines: engines.into_iter().map(named).collect(), sequence: None }
+    }
+
+    /// Whatever comes next is no continuation of what came before.
+    pub fn begin(&mut self) {
+        self.sequence = None;
+    }
+
+    /// Asks all oracles about the case. Consecutive cases of one sequence change the clusters of the one before.
+    ///
+    /// # Errors
+    /// When an engine cannot be used.
+    pub fn ask(&mut self, case: &Case) -> Result<Vec<Disagreement>> {
+        let continues = case.sequence.is_some() && case.sequence == self.sequence;
+        self.sequence.clone_from(&case.sequence);
+        let (objects, _) = read(&case.objects);
+        for engine in &mut self.engines {
+            if !continues {
+                engine.cluster.forget_objects();
+            }
+            engine.cluster.set(objects.clone())?;
+        }
+        let mut from_scratch = Cluster::new(Engine::compiled());
+        from_scratch.set(objects)?;
+        let oracle = Oracle::new(&case.objects);
+        let mut found = Vec::new();
+        for probe in &case.probes {
+            let question = question(probe);
+            let mut verdicts = vec![("oracle", oracle.allows(probe))];
+            for engine in &mut self.engines {
+                verdicts.push((engine.name, engine.cluster.probe(&question)?.is_allowed));
+            }
+            verdicts.push(("compiled from scratch", from_scratch.probe(&question)?.is_allowed));
+            if verdicts.windows(2).any(|pair| matches!(pair, [one, other] if one.1 != other.1)) {
+                found.push(Disagreement { probe: probe.clone(), verdicts });
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The objects as the agent's offline commands read them.
+pub fn read(objects: &[Value]) -> (Vec<Object>, Vec<Diagnostic>) {
+    let mut diagnostics = Vec::new();
+    let mut read = Vec::new();
+    for value in objects {
+        let converted = object(value);
+        diagnostics.extend(converted.diagnostics);
+        read.extend(converted.object);
+    }
+    (with_implicit_namespaces(read).0, diagnostics)
+}
+
+/// The probe in the agent's terms.
+pub fn question(probe: &Probe) -> simulate::Probe {
+    let end = |end: &End| match end {
+        End::Address { ip } => simulate::PodOrIp::Address(*ip),
+        End::Pod { namespace, pod, ip } => simulate::PodOrIp::Pod {
+            name: netpol_policy::model::ObjectName::new(namespace, pod),
+            address: *ip,
+        },
+    };
+    simulate::Probe {
+        from: end(&probe.from),
+        to: end(&probe.to),
+        port: match &probe.port {
+            Port::Number(number) => PortChoice::Number(*number),
+            Port::Name(name) => PortChoice::Name(Arc::from(name.as_str())),
+        },
+        transport: match probe.protocol {
+            Protocol::Tcp => Transport::Tcp,
+            Protocol::Udp => Transport::Udp,
+            Protocol::Sctp => Transport::Sctp,
+        },
+    }
+}

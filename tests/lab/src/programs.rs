@@ -1,0 +1,81 @@
+//! The project's own programs, as cargo built them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context as _, Result, bail};
+
+/// How to get them.
+const BUILD: &str = "cargo build -p netpol-agent -p netpol-cni -p netpol-lab -p netpol-bench";
+
+/// Finds a program beside the one that runs.
+///
+/// # Errors
+/// It has not been built, or one of its sources is newer: a test must not judge yesterday's program.
+pub fn find(name: &str) -> Result<PathBuf> {
+    let folder = folder()?;
+    let program = folder.join(name);
+    check(&program, &folder.join(format!("{name}.d")))?;
+    Ok(program)
+}
+
+/// Checks that a program, or what was made from it, is there and not older than the sources. Cargo writes which files a
+/// program is made of.
+///
+/// # Errors
+/// It is not there, or older.
+pub fn check(program: &Path, dep_info: &Path) -> Result<()> {
+    let Some(built) = modified(program) else {
+        bail!("{} does not exist; `{BUILD}` builds it", program.display());
+    };
+    let sources = fs::read_to_string(dep_info).unwrap_or_default();
+    let newer =
+        sources_of(&sources).find(|source| modified(source).is_some_and(|time| time > built));
+    if let Some(source) = newer {
+        bail!("{} is older than {}; `{BUILD}` renews it", program.display(), source.display());
+    }
+    Ok(())
+}
+
+/// Where cargo puts the programs of this profile.
+///
+/// # Errors
+/// The path of the program that runs is not known.
+pub fn folder() -> Result<PathBuf> {
+    let program = std::env::current_exe().context("finding the program that runs")?;
+    let folder = program.parent().context("the program that runs has no folder")?;
+    let is_test = folder.file_name().is_some_and(|name| name == "deps");
+    let folder = if is_test { folder.parent().unwrap_or(folder) } else { folder };
+    Ok(folder.to_owned())
+}
+
+/// The sources in a line `program: source source ...`, in which spaces within a path are escaped.
+fn sources_of(dep_info: &str) -> impl Iterator<Item = PathBuf> {
+    let line = dep_info.lines().next().unwrap_or_default();
+    let (_, sources) = line.split_once(": ").unwrap_or_default();
+    let escaped = sources.replace("\\ ", "\0");
+    let sources: Vec<_> = escaped.split(' ').map(|path| path.replace('\0', " ").into()).collect();
+    sources.into_iter()
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).ok()?.modified().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_read_from_what_cargo_writes() {
+        let sources: Vec<_> = sources_of("/t/debug/a: /a/b.rs /a/with\\ space.rs\n").collect();
+        assert_eq!(sources, [Path::new("/a/b.rs"), Path::new("/a/with space.rs")]);
+    }
+
+    #[test]
+    fn a_program_that_was_not_built_is_named_with_the_command_that_builds_it() {
+        let error = find("netpol-nonesuch").unwrap_err().to_string();
+        assert!(error.contains("netpol-nonesuch") && error.contains("cargo build"), "{error}");
+    }
+}

@@ -1,0 +1,220 @@
+//! Scenarios: what the API means, one sentence and one cluster at a time.
+//!
+//! In: `tests/scenarios/*.yaml`. Out: how each oracle differs from a scenario's own table. The form of a file
+//! is that of [`Scenario`]; how ends and ports are written is told at [`Row`].
+
+mod check;
+mod question;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::repository;
+
+pub use check::{Reasons, check_oracle, check_reference, check_wire};
+
+/// One file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// The behaviour, as a sentence.
+    pub about: String,
+    /// The API field, and the item of SEMANTICS.md in brackets.
+    pub spec: String,
+    /// What of the taxonomy it shows.
+    pub features: Vec<String>,
+    /// A file in `clusters/` with objects to begin with, without its ending.
+    #[serde(default)]
+    pub cluster: Option<String>,
+    /// Objects to begin with: YAML documents.
+    #[serde(default)]
+    pub objects: String,
+    /// What is reached at the beginning.
+    #[serde(default)]
+    pub connectivity: Vec<Row>,
+    /// What changes then.
+    #[serde(default)]
+    pub steps: Vec<Change>,
+    /// The file's name without its ending.
+    #[serde(skip)]
+    pub name: String,
+}
+
+/// A later state of the cluster.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Change {
+    /// What happens, as a sentence.
+    pub about: String,
+    /// Objects that appear or look different: YAML documents.
+    #[serde(default)]
+    pub objects: String,
+    /// Objects that are gone: `Pod x/a`.
+    #[serde(default)]
+    pub remove: Vec<String>,
+    /// What is reached now.
+    pub connectivity: Vec<Row>,
+}
+
+/// Connections with one expectation: from each of `from` to each of `to` on each of `port`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
+    /// `namespace/pod`, `namespace/pod@address`, an address, or `host`: the node of the other end.
+    pub from: OneOrMany,
+    /// Likewise.
+    pub to: OneOrMany,
+    /// `TCP/80`, `UDP/dns`, `ICMP` for an echo, or `other/47` for a protocol number.
+    pub port: OneOrMany,
+    /// The virtual address of a Service, through which the source reaches the destination.
+    #[serde(default)]
+    pub via: Option<std::net::IpAddr>,
+    /// What happens.
+    pub expect: Expectation,
+    /// The reason that the deciding end gives.
+    #[serde(default)]
+    pub because: Option<String>,
+}
+
+/// A text, or a list of texts.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// One.
+    One(String),
+    /// Several.
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    fn items(&self) -> &[String] {
+        match self {
+            Self::One(item) => std::slice::from_ref(item),
+            Self::Many(items) => items,
+        }
+    }
+}
+
+/// What happens to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Expectation {
+    /// It is made.
+    Pass,
+    /// It is not.
+    Drop,
+}
+
+/// One state of a scenario's cluster.
+#[derive(Clone, Debug)]
+pub struct State<'s> {
+    /// What happened before, as a sentence.
+    pub about: &'s str,
+    /// All objects.
+    pub objects: Vec<Value>,
+    /// What is reached.
+    pub connectivity: &'s [Row],
+}
+
+impl Scenario {
+    /// The states that the cluster goes through.
+    ///
+    /// # Errors
+    /// When objects cannot be read, or one that is to be removed is not there.
+    pub fn states(&self) -> Result<Vec<State<'_>>> {
+        let mut objects = BTreeMap::new();
+        if let Some(cluster) = &self.cluster {
+            let path = folder().join("clusters").join(format!("{cluster}.yaml"));
+            let text =
+                fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+            put(&mut objects, &text)?;
+        }
+        put(&mut objects, &self.objects)?;
+        let state = |about, objects: &BTreeMap<_, _>, connectivity| State {
+            about,
+            objects: objects.values().cloned().collect(),
+            connectivity,
+        };
+        let mut states = vec![state(self.about.as_str(), &objects, self.connectivity.as_slice())];
+        for change in &self.steps {
+            for name in &change.remove {
+                ensure!(objects.remove(name).is_some(), "{}: there is no {name}", change.about);
+            }
+            put(&mut objects, &change.objects)?;
+            states.push(state(&change.about, &objects, &change.connectivity));
+        }
+        Ok(states)
+    }
+}
+
+impl Scenario {
+    /// The state after this step as a scenario of its own.
+    ///
+    /// # Errors
+    /// As [`Scenario::states`].
+    pub fn alone(&self, step: usize) -> Result<Self> {
+        let states = self.states()?;
+        let state = states.get(step + 1).context("no such step")?;
+        let texts: Vec<String> =
+            state.objects.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
+        Ok(Self {
+            about: state.about.to_owned(),
+            cluster: None,
+            objects: texts.join("\n---\n"),
+            connectivity: state.connectivity.to_vec(),
+            steps: Vec::new(),
+            ..self.clone()
+        })
+    }
+}
+
+/// Adds objects, in place of those of the same kind and name.
+fn put(objects: &mut BTreeMap<String, Value>, text: &str) -> Result<()> {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(text).context("reading objects")?;
+    for object in documents.into_iter().filter(|object| !object.is_null()) {
+        let part = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
+        let name = part("/metadata/name")
+            .with_context(|| format!("an object without a name: {object}"))?;
+        let name =
+            part("/metadata/namespace").map_or_else(|| name.into(), |ns| format!("{ns}/{name}"));
+        let kind = part("/kind").context("an object without a kind")?;
+        objects.insert(format!("{kind} {name}"), object);
+    }
+    Ok(())
+}
+
+/// Where the scenarios are.
+pub fn folder() -> PathBuf {
+    repository::path("tests/scenarios")
+}
+
+/// All scenarios, by name.
+///
+/// # Errors
+/// When a file is no scenario.
+pub fn all() -> Result<Vec<Scenario>> {
+    let mut scenarios = Vec::new();
+    for entry in fs::read_dir(folder())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            scenarios.push(read(&path).with_context(|| format!("reading {}", path.display()))?);
+        }
+    }
+    scenarios.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(scenarios)
+}
+
+fn read(path: &Path) -> Result<Scenario> {
+    let mut scenario: Scenario = serde_saphyr::from_str(&fs::read_to_string(path)?)?;
+    let name = path.file_stem().and_then(|name| name.to_str()).context("no name")?;
+    name.clone_into(&mut scenario.name);
+    ensure!(!scenario.features.is_empty(), "shows nothing of the taxonomy");
+    let rows = scenario.steps.iter().map(|step| step.connectivity.len()).sum::<usize>();
+    ensure!(scenario.connectivity.len() + rows > 0, "says nothing about connectivity");
+    Ok(scenario)
+}

@@ -1,0 +1,127 @@
+//! What the agent holds at a moment.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+use netpol_datapath::{Datapath, Mount};
+use netpol_policy::compile::MapState;
+use netpol_policy::dataplane::port::{Attachments as _, Flows as _, Maps as _};
+
+use crate::node::Lab;
+
+/// Memory may grow by this share and [`SLACK_KIB`]: an allocator keeps what it may need again.
+const GROWTH: f64 = 1.10;
+const SLACK_KIB: u64 = 4096;
+
+/// What the agent holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Measure {
+    /// Resident memory.
+    pub rss_kib: u64,
+    /// Open files.
+    pub n_fds: usize,
+    /// Threads.
+    pub n_threads: usize,
+    /// Pinned links, and filters that are pinned in their place.
+    pub n_links: usize,
+    /// Endpoints whose programs still hang on filters, which become links when the node is calm.
+    pub n_on_filters: usize,
+    /// Connections and counters of interfaces that are no endpoints, which are collected within a second or two.
+    pub n_strangers: usize,
+    /// Entries by map; those of the connections, which expire by themselves, are not counted.
+    pub entries: BTreeMap<&'static str, usize>,
+}
+
+impl Measure {
+    /// Takes it, of the lab's agent and its pinned maps.
+    pub(super) fn take(lab: &Lab) -> Result<Self> {
+        let process = format!("/proc/{}", lab.agent_pid().context("no agent is running")?);
+        let status = fs::read_to_string(format!("{process}/status"))?;
+        let resident = status.lines().find_map(|line| {
+            line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse().ok()
+        });
+        let pins = &lab.place().pins;
+        let version = netpol_common::maps::ABI_VERSION;
+        let maps = Datapath::load(&netpol_datapath::Config {
+            pin_root: Some(pins.clone()),
+            mount: Mount::Never,
+            ..netpol_datapath::Config::default()
+        })?;
+        // Before the files are counted, which an exchange has more of.
+        let n_on_filters = maps.awaiting_migration()?.len();
+        let map_state = maps.map_state()?;
+        let n_strangers = n_strangers(&maps, &map_state)?;
+        let entries = BTreeMap::from([
+            ("endpoints", map_state.endpoints.len()),
+            ("addresses", map_state.addresses.len()),
+            ("identities", map_state.identities.len()),
+            ("prefixes", map_state.prefixes.len()),
+            ("allow", map_state.allow.len()),
+            ("allow maps", maps.n_allow_maps()),
+            ("defer", map_state.defer.len()),
+            ("egress marks", map_state.egress_marks.len()),
+        ]);
+        Ok(Self {
+            rss_kib: resident.context("the agent's memory is not told")?,
+            n_fds: fs::read_dir(format!("{process}/fd"))?.count(),
+            n_threads: fs::read_dir(format!("{process}/task"))?.count(),
+            n_links: fs::read_dir(pins.join(format!("v{version}/links")))?.count(),
+            n_on_filters,
+            n_strangers,
+            entries,
+        })
+    }
+
+    /// Whether nothing is on its way any more: the lab's own pods and these endpoints, with these identities.
+    pub(super) fn is_at_rest(&self, n_endpoints: u32, n_identities: usize) -> bool {
+        let n_own = 3;
+        let n_endpoints = usize::try_from(n_endpoints).unwrap_or(usize::MAX) + n_own;
+        // The friend of the real pod is in a peer set as well.
+        self.entries.get("endpoints") == Some(&n_endpoints)
+            && self.entries.get("identities") == Some(&(n_identities + 2))
+            // Two programs for each endpoint, one for eth0.
+            && self.n_links == 2 * n_endpoints + 1
+            // What an exchange needs is held only meanwhile.
+            && self.n_on_filters == 0
+            && self.n_strangers == 0
+    }
+
+    /// How much memory there is now for each byte before.
+    pub fn memory_ratio(&self, before: &Self) -> f64 {
+        let kib = |n: u64| u32::try_from(n).map_or(f64::MAX, f64::from);
+        kib(self.rss_kib) / kib(before.rss_kib).max(1.0)
+    }
+
+    /// Checks that nothing has grown.
+    pub(super) fn check_against(&self, before: &Self) -> Result<()> {
+        ensure!(self.entries == before.entries, "map entries are left");
+        ensure!(self.n_links == before.n_links, "pinned links are left");
+        // A search or a blocked call may be under way, with a thread and some files.
+        ensure!(self.n_fds <= before.n_fds + 4, "files are left open");
+        let slack = Self { rss_kib: self.rss_kib.saturating_sub(SLACK_KIB), ..self.clone() };
+        ensure!(slack.memory_ratio(before) <= GROWTH, "memory has grown");
+        Ok(())
+    }
+}
+
+/// What packets have left of interfaces that are no endpoints.
+fn n_strangers(maps: &Datapath, map_state: &MapState) -> Result<usize> {
+    let flows = maps.flows()?.into_keys().map(|key| key.ifindex);
+    let fragments = maps.fragments()?.into_keys().map(|key| key.ifindex);
+    let flow_handles = maps.flow_handles()?.into_iter().map(|key| key.ifindex);
+    let backends = maps.backends()?.into_keys().map(|key| key.ifindex);
+    let counters = maps.counters()?.into_keys().map(|key| key.ifindex);
+    let left = flows.chain(fragments).chain(flow_handles).chain(backends).chain(counters);
+    Ok(left.filter(|ifindex| !map_state.endpoints.contains_key(ifindex)).count())
+}
+
+impl fmt::Display for Measure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rss_kib, n_fds, n_threads, n_links, n_on_filters: _, n_strangers: _, entries } =
+            self;
+        write!(f, "{rss_kib} KiB, {n_fds} files, {n_threads} threads, {n_links} links, entries:")?;
+        entries.iter().try_for_each(|(map, n)| write!(f, " {map} {n}"))
+    }
+}

@@ -1,0 +1,227 @@
+//! What the programs cost, as the kernel's verifier says, against what `netpol-ebpf/verified.txt` says.
+//!
+//! In: the programs, loaded here. Out: a table, and what differs. The numbers are those of one kernel series: every
+//! verifier walks in its own way. On other kernels only the limit counts.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+use netpol_datapath::{Config, Datapath, Trace, Verified};
+
+use crate::repository;
+
+/// Half of what a kernel walks before it refuses a program: others walk further than this one.
+pub const MAX_VERIFIED: u32 = 500_000;
+
+/// By how much a number may exceed the table's, percent. The compiler is pinned, but stable releases of a kernel series
+/// prune and inline a little differently; what makes a program dearer for a packet shows in more than that.
+const TOLERANCE_PERCENT: u32 = 5;
+
+const HEADER: &str = "\
+# What each program costs, on the kernel series of the first column: instructions that the verifier walked, instructions
+# that are left, bytes of machine code. Written by `cargo xtask verify --update`, compared by `cargo xtask verify` and
+# the datapath tests.
+";
+
+/// What one program costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// Instructions that the verifier walked over all paths.
+    pub n_verified: u32,
+    /// Instructions that are left of the program and its functions.
+    pub n_translated: u32,
+    /// Size of the machine code, bytes.
+    pub len_jited_bytes: u32,
+}
+
+/// The costs of all programs on one kernel series.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// Version of the kernel, without its patch level.
+    pub series: String,
+    /// The costs, by the program's name.
+    pub by_program: BTreeMap<String, Cost>,
+}
+
+/// How a table compares with the committed one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Comparison {
+    /// What must not be.
+    pub excesses: Vec<String>,
+    /// What became cheaper, or cannot be compared: the table could be renewed.
+    pub notes: Vec<String>,
+}
+
+/// Loads the programs, without tracing, and asks what they cost.
+///
+/// # Errors
+/// They cannot be loaded, or this kernel does not tell.
+pub fn measure() -> Result<Table> {
+    let mut datapath = Datapath::load(&Config { trace: Trace::Off, ..Config::private() })?;
+    let costs = datapath.verified()?.into_iter().map(|verified| {
+        let Verified { program, n_verified, n_translated, len_jited_bytes } = verified;
+        let unknown = || format!("the kernel does not tell what {} costs", program.name());
+        let cost = Cost {
+            n_verified: n_verified.with_context(unknown)?,
+            n_translated: n_translated.with_context(unknown)?,
+            len_jited_bytes,
+        };
+        Ok((program.name().to_owned(), cost))
+    });
+    Ok(Table { series: this_series(), by_program: costs.collect::<Result<_>>()? })
+}
+
+/// Where the committed table is.
+pub fn file() -> PathBuf {
+    repository::path("netpol-ebpf/verified.txt")
+}
+
+/// The committed table, as it was when this was compiled.
+///
+/// # Errors
+/// It is not a table.
+pub fn committed() -> Result<Table> {
+    Table::parse(include_str!("../../../netpol-ebpf/verified.txt"))
+        .context("reading netpol-ebpf/verified.txt")
+}
+
+fn this_series() -> String {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    release.split('.').take(2).collect::<Vec<_>>().join(".")
+}
+
+impl Table {
+    /// Reads lines `series program verified translated jited`.
+    ///
+    /// # Errors
+    /// A line is something else, or of another series than those before.
+    pub fn parse(text: &str) -> Result<Self> {
+        let mut series = None;
+        let mut by_program = BTreeMap::new();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let [of_kernel, program, numbers @ ..] = words.as_slice() else {
+                anyhow::bail!("no kernel and program in {line:?}")
+            };
+            let numbers: Vec<u32> = numbers
+                .iter()
+                .map(|number| number.parse().with_context(|| format!("no number in {line:?}")))
+                .collect::<Result<_>>()?;
+            let [n_verified, n_translated, len_jited_bytes] = numbers[..] else {
+                anyhow::bail!("not three numbers in {line:?}")
+            };
+            ensure!(
+                *series.get_or_insert(*of_kernel) == *of_kernel,
+                "another kernel in {line:?}: one table is of one kernel"
+            );
+            let cost = Cost { n_verified, n_translated, len_jited_bytes };
+            by_program.insert((*program).to_owned(), cost);
+        }
+        let series = series.context("the table is empty")?.to_owned();
+        Ok(Self { series, by_program })
+    }
+
+    /// The table as it is committed.
+    pub fn to_text(&self) -> String {
+        let mut text = HEADER.to_owned();
+        for (program, cost) in &self.by_program {
+            let Cost { n_verified, n_translated, len_jited_bytes } = cost;
+            // Writing to a string cannot fail.
+            let _written = writeln!(
+                text,
+                "{:<6} {program:<18} {n_verified:>7} {n_translated:>6} {len_jited_bytes:>7}",
+                self.series
+            );
+        }
+        text
+    }
+
+    /// What is dearer than in the other table, or too dear on any kernel.
+    pub fn compare(&self, committed: &Self) -> Comparison {
+        let mut comparison = Comparison::default();
+        for (program, cost) in &self.by_program {
+            if cost.n_verified > MAX_VERIFIED {
+                comparison.excesses.push(format!(
+                    "{program}: the verifier walks {} instructions, more than {MAX_VERIFIED}",
+                    cost.n_verified
+                ));
+            }
+        }
+        if self.series != committed.series {
+            comparison.notes.push(format!(
+                "the table is that of kernel {}, this is {}: not compared",
+                committed.series, self.series
+            ));
+            return comparison;
+        }
+        for (program, cost) in &self.by_program {
+            let Some(known) = committed.by_program.get(program) else {
+                comparison.excesses.push(format!("{program} is not in the table"));
+                continue;
+            };
+            for (what, now, before) in [
+                ("instructions walked by the verifier", cost.n_verified, known.n_verified),
+                ("instructions", cost.n_translated, known.n_translated),
+                ("bytes of machine code", cost.len_jited_bytes, known.len_jited_bytes),
+            ] {
+                let margin = before / 100 * TOLERANCE_PERCENT + TOLERANCE_PERCENT;
+                let said = || format!("{program}: {now} {what}, {before} in the table");
+                if now > before.saturating_add(margin) {
+                    comparison.excesses.push(said());
+                } else if now < before.saturating_sub(margin) {
+                    comparison.notes.push(said());
+                }
+            }
+        }
+        comparison
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(series: &str, n_verified: u32) -> Table {
+        let cost = Cost { n_verified, n_translated: 2000, len_jited_bytes: 9000 };
+        let by_program = BTreeMap::from([("pod_ingress".to_owned(), cost)]);
+        Table { series: series.to_owned(), by_program }
+    }
+
+    #[test]
+    fn a_table_is_read_as_it_is_written() {
+        let table = table("6.18", 40_000);
+        assert_eq!(Table::parse(&table.to_text()).unwrap(), table);
+        for text in [
+            "",
+            "6.18 pod_ingress 1 2\n",
+            "6.18 pod_ingress 1 2 x\n",
+            "6.18 a 1 2 3\n6.1 b 1 2 3\n",
+        ] {
+            assert!(Table::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_dearer_than_the_tolerance_is_an_excess_and_what_is_cheaper_a_note() {
+        let committed = table("6.18", 40_000);
+        assert_eq!(table("6.18", 41_900).compare(&committed), Comparison::default());
+        assert_eq!(table("6.18", 43_000).compare(&committed).excesses.len(), 1);
+        let cheaper = table("6.18", 30_000).compare(&committed);
+        assert_eq!((cheaper.excesses.len(), cheaper.notes.len()), (0, 1));
+    }
+
+    #[test]
+    fn on_another_kernel_only_the_limit_counts() {
+        let committed = table("6.18", 40_000);
+        assert!(table("6.1", 90_000).compare(&committed).excesses.is_empty());
+        assert_eq!(table("6.1", MAX_VERIFIED + 1).compare(&committed).excesses.len(), 1);
+    }
+
+    #[test]
+    fn a_program_that_is_not_in_the_table_is_an_excess() {
+        let empty = Table { by_program: BTreeMap::new(), ..table("6.18", 1) };
+        assert_eq!(table("6.18", 1).compare(&empty).excesses, ["pod_ingress is not in the table"]);
+    }
+}

@@ -1,0 +1,233 @@
+//! The same maps three times: in the kernel, in memory, and in memory without the short way that known connections take.
+//! Whatever happens to one happens to the others.
+
+use std::collections::BTreeMap;
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+
+use netpol_common::ids::{Epoch, IfIndex, Nanos};
+use netpol_common::keys::{CounterKey, FlowKey, FlowValue, FragmentKey, FragmentValue};
+use netpol_common::maps::{BACKENDS, COUNTERS, FLOWS, FRAGMENTS};
+use netpol_common::packet::{ETHERNET_LEN, Frame, PacketBytes};
+use netpol_common::verdict::{DEFAULT_MARK_MASK, HookContext, Outcome};
+use netpol_datapath::netlink::PretendDevices;
+use netpol_datapath::{Config, Datapath, TestContext};
+use netpol_policy::compile::{EndpointMapState, MapState};
+use netpol_policy::dataplane::port::{Flows as _, Maps as _};
+use netpol_policy::dataplane::{Counter, MapOp, MemoryMaps, diff};
+use proptest::prop_assert_eq;
+use proptest::test_runner::TestCaseError;
+use rustix::time::{ClockId, clock_gettime};
+use zerocopy::FromBytes;
+
+use super::cluster_model::{NO_POD, PODS, Seen, Step};
+
+/// Stands for any time where both are compared.
+const ANY_TIME: Nanos = Nanos(0);
+
+/// The clock that the programs read: on a slow machine something may expire between two packets.
+fn now() -> Nanos {
+    let time = clock_gettime(ClockId::MonotonicCoarse);
+    let part = |part: i64| u64::try_from(part).unwrap_or_default();
+    Nanos(part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec))
+}
+
+/// A frame of which nothing can be had without a copy: the short way begins with that.
+struct Unpeeked<'a>(&'a [u8]);
+
+impl PacketBytes for Unpeeked<'_> {
+    fn load<'a, T: FromBytes>(&self, offset: u32, room: &'a mut MaybeUninit<T>) -> Option<&'a T> {
+        self.0.load(offset, room)
+    }
+
+    fn peek<T: FromBytes + Copy>(&self, _offset: u32) -> Option<T> {
+        None
+    }
+}
+
+impl Frame for Unpeeked<'_> {}
+
+/// The maps of the kernel, and those of the host that it must agree with.
+pub(crate) struct Equivalence {
+    memory: MemoryMaps,
+    /// Judges every packet the long way.
+    long: MemoryMaps,
+    /// Counters as the kernel should have them.
+    counted: BTreeMap<CounterKey, Counter>,
+    kernel: Datapath,
+    /// How far the kernel's epoch is ahead.
+    epochs_ahead: u32,
+    _devices: PretendDevices,
+}
+
+impl Equivalence {
+    pub(crate) fn new() -> Self {
+        let mut devices = PretendDevices::in_new_namespace(IfIndex(PODS[0])).unwrap();
+        devices.ensure(IfIndex(NO_POD)).unwrap();
+        // What packets leave behind is read often: the less room, the quicker.
+        let capacities =
+            BTreeMap::from([(FLOWS, 512), (BACKENDS, 256), (FRAGMENTS, 1024), (COUNTERS, 1024)]);
+        let kernel = Datapath::load(&Config { capacities, ..Config::private() }).unwrap();
+        Self {
+            memory: MemoryMaps::default(),
+            long: MemoryMaps::default(),
+            counted: BTreeMap::new(),
+            kernel,
+            epochs_ahead: 0,
+            _devices: devices,
+        }
+    }
+
+    /// Starts again with this image, and nothing that packets have left behind.
+    pub(crate) fn start(&mut self, map_state: &MapState) {
+        // Endpoints take all that packets have left behind with them.
+        let ops = diff(self.memory.map_state(), &MapState::default());
+        self.kernel.apply(&ops).unwrap();
+        self.kernel.collect_garbage().unwrap();
+        self.memory = MemoryMaps::default();
+        self.long = MemoryMaps::default();
+        self.counted.clear();
+        self.epochs_ahead = self.kernel.epoch().unwrap().0;
+        self.apply(&diff(&MapState::default(), map_state));
+        assert_eq!(self.kernel.map_state().unwrap(), *map_state);
+    }
+
+    pub(crate) fn apply(&mut self, ops: &[MapOp]) {
+        self.kernel.apply(ops).unwrap();
+        for op in ops {
+            self.memory.apply(op);
+            self.long.apply(op);
+        }
+    }
+
+    /// The kernel alone: what happens to it now is not compared.
+    pub(crate) fn kernel(&mut self) -> &mut Datapath {
+        &mut self.kernel
+    }
+
+    /// Does the same to both.
+    ///
+    /// # Errors
+    /// The kernel and the host do not agree.
+    pub(crate) fn step(&mut self, step: &Step) -> Result<(), TestCaseError> {
+        match step {
+            Step::See(seen) => self.see(seen).map(drop),
+            Step::SetAllow(key, map) => {
+                self.apply(&[MapOp::SetAllow(*key, Arc::clone(map)), MapOp::BumpEpoch]);
+                Ok(())
+            }
+            Step::RemoveAddress(key) => {
+                self.apply(&[MapOp::RemoveAddress(*key), MapOp::BumpEpoch]);
+                Ok(())
+            }
+            Step::SetEndpoint(ifindex, value) => {
+                let Some(before) = self.memory.map_state().endpoints.get(ifindex) else {
+                    return Ok(());
+                };
+                let endpoint = EndpointMapState { value: *value, ..before.clone() };
+                self.apply(&[MapOp::SetEndpoint(*ifindex, endpoint), MapOp::BumpEpoch]);
+                Ok(())
+            }
+        }
+    }
+
+    /// Shows both a frame.
+    ///
+    /// # Errors
+    /// The kernel and the host do not agree on it, or on what it leaves behind.
+    pub(crate) fn see(&mut self, seen: &Seen) -> Result<Option<Outcome>, TestCaseError> {
+        let Seen { program, ifindex, ingress_ifindex, mark, frame } = seen;
+        let frame = frame.bytes();
+        let context =
+            TestContext { ifindex: *ifindex, ingress_ifindex: *ingress_ifindex, mark: *mark };
+        let there = match self.kernel.test_run(*program, &frame, context) {
+            Ok(there) => there,
+            // Newer kernels run no test with less than an IP header behind an IP ethertype.
+            Err(_) if frame.len() < 14 + 40 => return Ok(None),
+            Err(error) => return Err(TestCaseError::fail(format!("{error:?} for {seen:?}"))),
+        };
+        let hook_context = HookContext {
+            hook: program.hook(),
+            ifindex: IfIndex(*ifindex),
+            ingress_ifindex: *ingress_ifindex,
+            has_socket: true,
+            is_tagged: false,
+            mark: *mark,
+            mark_mask: DEFAULT_MARK_MASK,
+            flow_handle: 0,
+            now: now(),
+        };
+        let here = self.memory.judge(frame.as_slice(), &hook_context);
+        let outcome = here.outcome;
+        let long = self.long.judge(&Unpeeked(&frame), &hook_context).outcome;
+        prop_assert_eq!(long, outcome, "the long way and the short one differ on {:?}", seen);
+        prop_assert_eq!(self.long.flows(), self.memory.flows(), "both ways, {:?}", seen);
+        let mut told = outcome;
+        if told.verdict.is_reported() {
+            self.count(&told, frame.len());
+        }
+        if told.turn_to_audited_sender() {
+            self.count(&told, frame.len());
+        }
+        let said = format!("the host says {here:?} to {seen:?}");
+        check(&there.is_pass(), &outcome.verdict.is_pass(), &said)?;
+        check(&there.mark, &outcome.mark, &said)?;
+        // Counters first: they show the reason.
+        check(&self.kernel_counters(), &self.counted, &said)?;
+        let kernel_flows = self.kernel.flows().unwrap();
+        let ahead = self.epochs_ahead;
+        check(&flows(kernel_flows, ahead), &flows(self.memory.flows(), 0), &said)?;
+        let kernel_fragments = self.kernel.fragments().unwrap();
+        check(&fragments(kernel_fragments), &fragments(self.memory.fragments()), &said)?;
+        Ok(Some(outcome))
+    }
+
+    fn count(&mut self, outcome: &Outcome, len_bytes: usize) {
+        if !PODS.contains(&outcome.ifindex.0) {
+            return;
+        }
+        let key = CounterKey {
+            ifindex: outcome.ifindex,
+            direction: outcome.direction.to_wire(),
+            verdict: outcome.verdict.to_wire(),
+            pad: [0; 2],
+        };
+        let sum = self.counted.entry(key).or_insert(Counter { packets: 0, bytes: 0 });
+        sum.packets += 1;
+        sum.bytes += u64::try_from(len_bytes).unwrap() - u64::from(ETHERNET_LEN);
+    }
+
+    /// Endpoints alone are purged, so the counters of the other devices stay from case to case.
+    fn kernel_counters(&self) -> BTreeMap<CounterKey, Counter> {
+        let mut counters = self.kernel.counters().unwrap();
+        counters.retain(|key, _| PODS.contains(&key.ifindex.0));
+        counters
+    }
+}
+
+/// Flows without what differs: times, and by how much the kernel's epoch is ahead.
+fn flows(flows: BTreeMap<FlowKey, FlowValue>, epochs_ahead: u32) -> BTreeMap<FlowKey, FlowValue> {
+    let comparable = |(key, flow): (FlowKey, FlowValue)| {
+        let epoch = Epoch(flow.epoch.0.wrapping_sub(epochs_ahead));
+        (key, FlowValue { epoch, last_seen: ANY_TIME, ..flow })
+    };
+    flows.into_iter().map(comparable).collect()
+}
+
+fn fragments(
+    fragments: BTreeMap<FragmentKey, FragmentValue>,
+) -> BTreeMap<FragmentKey, FragmentValue> {
+    let comparable = |(key, value)| (key, FragmentValue { first_seen: ANY_TIME, ..value });
+    fragments.into_iter().map(comparable).collect()
+}
+
+fn check<T: PartialEq + std::fmt::Debug>(
+    there: &T,
+    here: &T,
+    said: &str,
+) -> Result<(), TestCaseError> {
+    if there == here {
+        return Ok(());
+    }
+    Err(TestCaseError::fail(format!("kernel: {there:?}\nhost: {here:?}\n{said}")))
+}
