@@ -1,4 +1,4 @@
-//! Where the API server is and how to be let in.
+//! Finds the API server and its credentials, and holds the client.
 
 use std::error::Error as StdError;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use tokio::sync::watch;
 
 use super::transport::{self, Keepalive};
 
-/// How long a connection may take to be made.
+/// Time limit for making a connection, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What can go wrong with the API server.
+/// Why the API server cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kubeconfig that was named cannot be used.
@@ -24,22 +24,22 @@ pub enum Error {
         /// The cause.
         source: Box<KubeconfigError>,
     },
-    /// This is a pod, but its service account cannot be used.
+    /// The process runs in a pod, but the pod's service account cannot be used.
     #[error("service account of this pod: {}", chain(source))]
     ServiceAccount {
         /// The cause.
         source: Box<InClusterError>,
     },
-    /// Nothing says where the API server is.
+    /// No configuration names an API server.
     #[error(
         "no API server: --kubeconfig is not given, this is not a pod (KUBERNETES_SERVICE_HOST is not set), and the default kubeconfig cannot be used: {}",
         chain(source)
     )]
     Unknown {
-        /// What is wrong with the default kubeconfig.
+        /// Why the default kubeconfig cannot be used.
         source: Box<KubeconfigError>,
     },
-    /// The configuration was found but no client can be made from it.
+    /// A configuration was found, but no client can be made from it.
     #[error("client for {server}: {}", explain(source))]
     Client {
         /// URL of the API server.
@@ -53,17 +53,17 @@ pub enum Error {
         /// The cause.
         source: Box<kube::Error>,
     },
-    /// An answer is not what the API promises.
+    /// A response is not what the API specifies.
     #[error("answer of the API server: {source}")]
     Answer {
         /// The cause.
         #[from]
         source: serde_json::Error,
     },
-    /// There is no answer.
+    /// No response arrived in time.
     #[error("no answer within {} s", timeout.as_secs())]
     Timeout {
-        /// How long it was waited for.
+        /// The time limit.
         timeout: Duration,
     },
 }
@@ -75,7 +75,7 @@ impl From<kube::Error> for Error {
 }
 
 impl Error {
-    /// The HTTP status with which the API server answered, if it did.
+    /// The HTTP status of the API server's response, if there was one.
     pub(super) fn status(&self) -> Option<u16> {
         let Self::Request { source } = self else { return None };
         let kube::Error::Api(status) = &**source else { return None };
@@ -83,8 +83,8 @@ impl Error {
     }
 }
 
-/// A way to the API server: a client, and where its configuration came from. Clones share the client: what one of them
-/// renews is renewed for all.
+/// A client for the API server, and where its configuration came from. Clones share the client: when one of them renews it, all
+/// of them use the new one.
 #[derive(Clone)]
 pub struct Access {
     kubeconfig: Option<PathBuf>,
@@ -92,17 +92,17 @@ pub struct Access {
     latest: watch::Sender<Latest>,
 }
 
-/// The client that was made last.
+/// The newest client.
 #[derive(Clone)]
 pub(super) struct Latest {
     pub(super) client: Client,
-    /// Counts the clients that were made.
+    /// Number of clients made before this one.
     pub(super) number: u64,
 }
 
 impl Access {
     /// Finds the API server: by the kubeconfig named here, else by the service account of this pod, else
-    /// by the default kubeconfig (`$KUBECONFIG`, `~/.kube/config`). Nothing is asked of it yet.
+    /// by the default kubeconfig (`$KUBECONFIG`, `~/.kube/config`). Sends no request yet.
     ///
     /// # Errors
     /// [`Error::Kubeconfig`], [`Error::ServiceAccount`] or [`Error::Unknown`] if the configuration cannot be
@@ -111,7 +111,7 @@ impl Access {
         Self::open_with(kubeconfig, Keepalive::default()).await
     }
 
-    /// As [`Access::open`], with connections that are probed at other times.
+    /// As [`Access::open`], with other keepalive settings.
     ///
     /// # Errors
     /// Those of [`Access::open`].
@@ -121,19 +121,19 @@ impl Access {
         Ok(Self { kubeconfig: kubeconfig.map(Path::to_owned), keepalive, latest })
     }
 
-    /// The client.
+    /// The newest client.
     pub fn client(&self) -> Client {
         self.latest.borrow().client.clone()
     }
 
-    /// The client, with its number for [`Access::renew`].
+    /// The newest client with its number, for [`Access::renew`].
     pub(super) fn latest(&self) -> Latest {
         self.latest.borrow().clone()
     }
 
-    /// Takes a client from what the configuration says now, for all who ask from now on: tokens, certificates and the
-    /// server's address may have been replaced since. Does nothing if somebody has done so since the client of this
-    /// number was made, with which the caller has failed.
+    /// Reads the configuration again and makes a new client from it, because tokens, certificates or the server's address
+    /// may have changed. `failed` is the number of the client with which the caller failed; if a newer one exists, nothing
+    /// is done.
     ///
     /// # Errors
     /// Those of [`Access::open`].
@@ -180,7 +180,7 @@ async fn inferred() -> Result<Config, Error> {
     }
 }
 
-/// A client error in one line, with its causes.
+/// A client error and its causes in one line.
 pub(super) fn explain(error: &kube::Error) -> String {
     if let kube::Error::Api(status) = error {
         format!("the API server answers {} {}: {}", status.code, status.reason, status.message)
@@ -191,8 +191,8 @@ pub(super) fn explain(error: &kube::Error) -> String {
     }
 }
 
-/// An error and its causes in one line; a cause that repeats what the error says is left out.
-pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
+/// An error and its causes in one line, without causes whose text the line already contains.
+fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {

@@ -1,8 +1,8 @@
-//! From JSON to the model: of one object, and of one line of a watch.
+//! Decodes JSON into the model: an object, a page of a list, a line of a watch.
 //!
-//! What can be read is read in one go, on types that skip every field that is not used. Where that fails an object is read
-//! again: first what it is, which hardly any object can get wrong. So an object that cannot be read is still known by its
-//! name, and is reported instead of lost.
+//! The common case is one pass over the JSON, into types that skip every unused field. If that pass fails, the object is decoded
+//! a second time in two steps: its identity first, which is rarely malformed, then its content. So an object that cannot be
+//! decoded is reported by name instead of lost.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -21,10 +21,10 @@ use netpol_policy::model::convert::{
 };
 use netpol_policy::model::{Code, Diagnostic, Kind, Labels, Object, ObjectName, ObjectRef};
 
-/// What an object is.
+/// The identity of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head {
-    /// Its name, without which it cannot be told from others.
+    /// Its kind and name.
     pub(super) object: ObjectRef,
     /// `metadata.uid`.
     pub(super) uid: Option<Arc<str>>,
@@ -32,14 +32,14 @@ pub(super) struct Head {
     pub(super) version: String,
 }
 
-/// An object that has a name.
+/// An object whose identity could be decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Decoded {
-    /// What it is.
+    /// Its identity.
     pub(super) head: Head,
-    /// What it says; `None` if that cannot be read, which `found` tells.
+    /// Its content; `None` if that cannot be decoded, and then `found` says why.
     pub(super) object: Option<Object>,
-    /// What is wrong with it.
+    /// Diagnostics about it.
     pub(super) found: Vec<Diagnostic>,
 }
 
@@ -47,29 +47,29 @@ pub(super) struct Decoded {
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "nearly every line is about an object")]
 pub(super) enum Line<'a> {
-    /// About an object. A diagnostic if it has no usable metadata.
+    /// An event about an object; a diagnostic if the object's metadata cannot be used.
     Object(Event, Result<Decoded, Diagnostic>),
-    /// `BOOKMARK`, with the JSON of its object.
+    /// `BOOKMARK`, with its object's JSON.
     Bookmark(&'a str),
-    /// `ERROR`, likewise.
+    /// `ERROR`, with its object's JSON.
     Error(&'a str),
-    /// Of a type that is not known.
+    /// An event of an unknown type.
     Unknown(Cow<'a, str>),
 }
 
-/// What happened to an object.
+/// The type of an event about an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub(super) enum Event {
-    /// It exists.
+    /// `ADDED`.
     Added,
-    /// It exists.
+    /// `MODIFIED`.
     Modified,
-    /// It is gone; of the object only what it is counts.
+    /// `DELETED`. Only the object's identity matters.
     Deleted,
 }
 
-/// A line about an object that can be read.
+/// A line whose object can be decoded in one pass.
 #[derive(Deserialize)]
 struct TypedLine<T> {
     #[serde(rename = "type")]
@@ -100,7 +100,7 @@ struct HeadMetadata {
     resource_version: Option<String>,
 }
 
-/// An object, trimmed to what is used.
+/// An object, reduced to the fields that netpol uses.
 #[derive(Deserialize)]
 struct Trimmed<Spec, Status> {
     metadata: Metadata,
@@ -128,7 +128,7 @@ struct Metadata {
     deletion_timestamp: Option<IgnoredAny>,
 }
 
-/// A type that says what an object is and what it says.
+/// A type that an object can be decoded into in one pass.
 trait Typed: DeserializeOwned {
     fn decoded(self) -> Decoded;
 }
@@ -167,17 +167,17 @@ impl Typed for TrimmedNode {
     }
 }
 
-/// Reads a line of a watch.
+/// Decodes a line of a watch.
 ///
 /// # Errors
-/// [`End::Garbled`] if it is none.
+/// [`End::Garbled`] if the line is not a watch event.
 pub(super) fn line(kind: Kind, json: &[u8]) -> Result<Line<'_>, End> {
     let typed = match kind {
         Kind::Pod => typed_line::<TrimmedPod>(json),
         Kind::Namespace => typed_line::<TrimmedNamespace>(json),
         Kind::Service => typed_line::<TrimmedService>(json),
         Kind::Node => typed_line::<TrimmedNode>(json),
-        // Whatever a policy says wrong is looked at field by field.
+        // Policies are decoded field by field, because each mistake in them gets its own diagnostic.
         Kind::NetworkPolicy => None,
     };
     if let Some((event, decoded)) = typed {
@@ -221,10 +221,10 @@ pub(super) struct PageMetadata {
     pub(super) next: Option<String>,
 }
 
-/// Reads a page of a list, object by object.
+/// Decodes a page of a list and passes its objects to `take`, in their order.
 ///
 /// # Errors
-/// It is no list.
+/// The JSON is not a list.
 pub(super) fn page(
     kind: Kind,
     json: &str,
@@ -259,10 +259,10 @@ fn typed_line<T: Typed>(json: &[u8]) -> Option<(Event, Decoded)> {
     Some((event, object.decoded()))
 }
 
-/// Reads an object.
+/// Decodes an object.
 ///
 /// # Errors
-/// A diagnostic on an object without a name: it has no usable metadata.
+/// A diagnostic about a nameless object, if the metadata cannot be used.
 pub(super) fn object(kind: Kind, json: &str) -> Result<Decoded, Diagnostic> {
     match kind {
         Kind::NetworkPolicy => policy(json),
@@ -291,7 +291,7 @@ fn policy(json: &str) -> Result<Decoded, Diagnostic> {
     Ok(Decoded { head, object: object.map(Object::Policy), found })
 }
 
-/// Reads what an object is.
+/// Decodes the identity of an object.
 fn head(kind: Kind, json: &str) -> Result<Head, Diagnostic> {
     let HeadOnly { metadata } = serde_json::from_str(json).map_err(|_unnamed| {
         let unnamed = ObjectRef { kind, name: ObjectName::cluster_scoped("") };
@@ -303,8 +303,8 @@ fn head(kind: Kind, json: &str) -> Result<Head, Diagnostic> {
     Ok(Head { object: ObjectRef { kind, name }, uid, version })
 }
 
-/// Why an object cannot be read. It is read once more for that, because to know the path of the field
-/// costs more than most objects deserve.
+/// Says why an object cannot be decoded. Decodes it once more, because tracking the path of the current field is too expensive
+/// to do for every object.
 fn unreadable<T: DeserializeOwned>(object: &ObjectRef, json: &str) -> Diagnostic {
     let mut deserializer = serde_json::Deserializer::from_str(json);
     let (field, cause) = match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
@@ -316,7 +316,7 @@ fn unreadable<T: DeserializeOwned>(object: &ObjectRef, json: &str) -> Diagnostic
         code: Code::Malformed,
         object: object.clone(),
         field: if field == "." { String::new() } else { field },
-        message: format!("{cause}: the object stays as it was last understood"),
+        message: format!("{cause}: the object keeps its last valid state"),
     }
 }
 
@@ -352,19 +352,19 @@ impl Metadata {
     }
 }
 
-/// Reads `labels`: mostly they are sorted, so that no tree is needed on the way.
+/// Decodes `labels` into a vector, because the API server sends them sorted.
 fn labels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Labels, D::Error> {
     deserializer.deserialize_option(Texts::<Vec<_>>::of(|_| true)).map(Labels::from_iter)
 }
 
-/// Reads those of `annotations` that netpol reads: others can be long.
+/// Decodes the `annotations` that netpol uses and skips the others, which can be long.
 fn annotations<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<Arc<str>, Arc<str>>, D::Error> {
     deserializer.deserialize_option(Texts::of(reads_annotation))
 }
 
-/// Reads texts by their keys, those with certain keys; null is none.
+/// Decodes a map of strings and keeps the entries with wanted keys; null is an empty map.
 struct Texts<C> {
     is_wanted: fn(&str) -> bool,
     found: C,
@@ -405,7 +405,7 @@ impl<'de, C: Extend<(Arc<str>, Arc<str>)>> Visitor<'de> for Texts<C> {
     }
 }
 
-/// Reads a text if it is wanted, and copies it once: the library's way makes a string first.
+/// Decodes a string if it is wanted, and copies it once. serde's `Arc<str>` would make a `String` first.
 struct TextIf(fn(&str) -> bool);
 
 impl<'de> DeserializeSeed<'de> for TextIf {
@@ -432,7 +432,7 @@ impl Visitor<'_> for TextIf {
 mod tests {
     use super::*;
 
-    /// What is found where an object cannot be read; the same as in a line of a watch.
+    /// Expects one diagnostic about this field, from an object and from a line of a watch.
     fn check(kind: Kind, json: &str, field: &str) {
         let found = match object(kind, json) {
             Ok(Decoded { object, found, .. }) => {
@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_named_with_its_field() {
+    fn a_field_that_cannot_be_decoded_is_named() {
         check(
             Kind::Pod,
             r#"{"metadata":{"name":"a"},"spec":{"containers":"x"}}"#,
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_in_any_order_are_read_and_of_annotations_what_netpol_reads() {
+    fn labels_are_decoded_in_any_order_and_unused_annotations_are_skipped() {
         let json = r#"{"metadata":{"name":"a","namespace":"n","labels":{"b":"2","a":"\u0031","b":"3"},
             "annotations":{"netpol/allow-forwarding":"true","other":7,"kubernetes.io/config.hash":"x"}}}"#;
         let decoded = object(Kind::Pod, json).unwrap();
@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_about_an_object_or_says_what_else_it_is() {
+    fn every_type_of_line_is_decoded() {
         let of = |kind, event: &str, object: &str| {
             let json = format!(r#"{{"type":"{event}","object":{object}}}"#);
             match line(kind, json.as_bytes()).unwrap() {
@@ -509,7 +509,7 @@ mod tests {
         let named = r#"{"metadata":{"name":"a","namespace":"n"}}"#;
         assert_eq!(of(Kind::Pod, "MODIFIED", named), "Modified Pod n/a true");
         assert_eq!(of(Kind::NetworkPolicy, "ADDED", named), "Added NetworkPolicy n/a true");
-        // What is gone needs no more than a name.
+        // A deleted object needs only a name.
         let wrong = r#"{"metadata":{"name":"a","namespace":"n"},"spec":7}"#;
         assert_eq!(of(Kind::Pod, "DELETED", wrong), "Deleted Pod n/a false");
         assert_eq!(of(Kind::NetworkPolicy, "DELETED", named), "Deleted NetworkPolicy n/a false");

@@ -1,59 +1,60 @@
-//! Why following a kind was interrupted, and what follows from that.
+//! Failures of lists and watches, and the remedy for each.
 
 use std::time::Duration;
 
 use super::access::Error;
 use super::request::End;
 
-/// A watch that ends sooner, without a word, did not work.
+/// A watch that ends sooner without an error did not work.
 pub(super) const MIN_WATCH: Duration = Duration::from_secs(5);
 
-/// Why following has to be taken up again.
+/// Why a list or watch ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     /// A request failed.
     #[error(transparent)]
     Request(#[from] Error),
-    /// The watch ended by itself.
+    /// The stream of lines ended.
     #[error(transparent)]
     Ended(#[from] End),
-    /// Nothing came for so long that the connection may be dead.
-    #[error("the watch is silent for {} s", .0.as_secs())]
+    /// No line arrived for this long, not even a bookmark.
+    #[error("the watch has been silent for {} s", .0.as_secs())]
     Silent(Duration),
-    /// The server sent an error instead of an event.
-    #[error("the watch was given up by the server: {code} {reason}: {message}")]
-    GivenUp {
+    /// The server sent an `ERROR` event.
+    #[error("the API server ended the watch: {code} {reason}: {message}")]
+    ErrorEvent {
         /// HTTP status.
         code: u16,
-        /// The status in one word.
+        /// `reason` of the status.
         reason: String,
-        /// The server's words.
+        /// `message` of the status.
         message: String,
     },
-    /// The server did not answer a streaming list as one.
-    #[error("the server does not know streaming lists")]
+    /// The server treated a streaming list as an ordinary watch.
+    #[error("the API server does not support streaming lists")]
     NoStreamingList,
 }
 
-/// Where to go on.
+/// How to continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Remedy {
-    /// Read lists in pages from now on, at once.
+    /// List in pages, now and from now on, without delay.
     OnlyPages,
-    /// Read this list in pages, at once.
+    /// List in pages this time, without delay.
     Pages,
-    /// From the same version, at once: nothing is wrong.
+    /// Watch from the same version, without delay.
     GoOn,
-    /// From the same version, after a while.
+    /// Try the same again, after a delay.
     Retry,
-    /// From a new list, after a while.
+    /// List again, after a delay.
     NewList,
-    /// From a new list, at once if it is the first in a row: the server answers, and has only forgotten the version.
+    /// List again, without delay if the previous list was followed by events: the server works, and only the version is too
+    /// old.
     Relist,
 }
 
 impl Failure {
-    /// Where to go on after the watch or list that lasted so long.
+    /// How to continue after this failure of a list or watch that lasted for `lasted`.
     pub(super) fn remedy(&self, phase: Phase, lasted: Duration) -> Remedy {
         match self {
             Self::NoStreamingList => Remedy::OnlyPages,
@@ -66,25 +67,27 @@ impl Failure {
             Self::Ended(End::Closed) if lasted >= MIN_WATCH => Remedy::GoOn,
             Self::Ended(End::Closed | End::Broken(_) | End::Dead(_)) => Remedy::Retry,
             Self::Silent(_) => Remedy::GoOn,
-            Self::GivenUp { .. } if phase == Phase::StreamingList => Remedy::Pages,
-            Self::GivenUp { code: 410, .. } => Remedy::Relist,
-            Self::Ended(End::Garbled(_) | End::Endless) | Self::GivenUp { .. } => Remedy::NewList,
+            Self::ErrorEvent { .. } if phase == Phase::StreamingList => Remedy::Pages,
+            Self::ErrorEvent { code: 410, .. } => Remedy::Relist,
+            Self::Ended(End::Garbled(_) | End::Endless) | Self::ErrorEvent { .. } => {
+                Remedy::NewList
+            }
         }
     }
 
-    /// Whether something is wrong that the user should know of at once: not when a connection ends,
-    /// or a version is too old, as happens every day.
+    /// Whether the failure is reported at once. A closed connection or a version that is too old is not, because both are part
+    /// of normal operation.
     pub(super) fn is_serious(&self) -> bool {
         match self {
             Self::Request(error) => error.status() != Some(410),
-            Self::GivenUp { code, .. } => *code != 410,
+            Self::ErrorEvent { code, .. } => *code != 410,
             Self::Silent(_) | Self::Ended(End::Dead(_) | End::Garbled(_) | End::Endless) => true,
             Self::Ended(End::Closed | End::Broken(_)) | Self::NoStreamingList => false,
         }
     }
 
-    /// Whether a client that reads its configuration again may fare better: the server refuses the
-    /// credentials, or cannot be reached or trusted.
+    /// Whether a client from a configuration that is read again may succeed: the server refused the credentials, or could not
+    /// be reached or authenticated.
     pub(super) fn wants_new_client(&self) -> bool {
         match self {
             Self::Request(error @ Error::Request { .. }) => {
@@ -93,7 +96,7 @@ impl Failure {
             Self::Request(_)
             | Self::Ended(_)
             | Self::Silent(_)
-            | Self::GivenUp { .. }
+            | Self::ErrorEvent { .. }
             | Self::NoStreamingList => false,
         }
     }
@@ -124,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_streaming_list_is_read_in_pages_and_a_refused_version_anew() {
+    fn a_refused_streaming_list_is_listed_in_pages_and_a_refused_version_again() {
         check(&answer(422), Phase::StreamingList, Remedy::OnlyPages);
         check(&answer(422), Phase::Watch, Remedy::NewList);
         check(&answer(410), Phase::Watch, Remedy::Relist);
@@ -132,21 +135,21 @@ mod tests {
     }
 
     #[test]
-    fn an_error_event_ends_a_streaming_list_for_once_and_a_watch_for_good() {
-        let given_up = |code| Failure::GivenUp {
+    fn an_error_event_in_a_streaming_list_leads_to_pages_and_in_a_watch_to_a_new_list() {
+        let error_event = |code| Failure::ErrorEvent {
             code,
             reason: "InternalError".to_owned(),
             message: "no".to_owned(),
         };
         for code in [410, 500] {
-            check(&given_up(code), Phase::StreamingList, Remedy::Pages);
+            check(&error_event(code), Phase::StreamingList, Remedy::Pages);
         }
-        check(&given_up(410), Phase::Watch, Remedy::Relist);
-        check(&given_up(500), Phase::Watch, Remedy::NewList);
+        check(&error_event(410), Phase::Watch, Remedy::Relist);
+        check(&error_event(500), Phase::Watch, Remedy::NewList);
     }
 
     #[test]
-    fn a_server_in_trouble_costs_no_new_list() {
+    fn a_failing_server_causes_no_new_list() {
         for code in [401, 403, 429, 500, 503] {
             check(&answer(code), Phase::Watch, Remedy::Retry);
         }
@@ -154,13 +157,13 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_that_lasted_goes_on_at_once() {
+    fn a_watch_that_lasted_continues_without_delay() {
         let closed = Failure::Ended(End::Closed);
         assert_eq!(closed.remedy(Phase::Watch, MIN_WATCH), Remedy::GoOn);
     }
 
     #[test]
-    fn only_refused_credentials_and_broken_ways_ask_for_a_new_client() {
+    fn only_refused_credentials_and_unreachable_servers_need_a_new_client() {
         assert!(answer(401).wants_new_client());
         assert!(!answer(403).wants_new_client());
         assert!(!answer(500).wants_new_client());

@@ -1,14 +1,14 @@
-//! Follows one kind for as long as the agent lives.
+//! Lists and watches one kind for as long as the agent runs.
 //!
 //! ```text
 //!            ┌── list in pages ──┐
-//! no version ┤                   ├─▶ version ─▶ watch ─▶ version ─▶ ...
+//! no version ┤       ▲ failed    ├─▶ version ─▶ watch ─▶ version ─▶ ...
 //!            └── streaming list ─┘      ▲         │
-//!                    ▲                  └─────────┤ closed, broken, silent: the same version again
+//!                    ▲                  └─────────┤ closed, broken, dead, silent: the same version again
 //!                    └────────────────────────────┘ 410 Gone, refused, garbled: a new list
 //! ```
-//! The version is where the next watch begins: every event up to it has been told. Nothing else is
-//! remembered, so whatever happens, the store holds what the last list and the events after it say.
+//! The version is where the next watch begins: every event up to it has been sent to the agent. Because no other state is kept,
+//! the store always equals the last list plus the events after it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -30,35 +30,35 @@ use netpol_policy::model::{Diagnostic, Kind};
 use netpol_policy::source::{Health, SourceUpdate};
 use netpol_policy::store::Delta;
 
-/// How long the server is asked to keep up a watch, plus up to a quarter.
+/// The duration that a watch request asks for, before up to a quarter is added.
 const WATCH: Duration = Duration::from_mins(4);
 
-/// Failures in a row, none of them serious, that are serious together.
+/// After so many failures in a row a failure is reported even if it is not serious.
 const N_HARMLESS_FAILURES: u32 = 3;
 
-/// Follows one kind.
+/// The list and watch of one kind.
 pub(super) struct Follower {
     scope: Scope,
     access: Access,
     latest: Latest,
     options: Options,
     out: mpsc::Sender<SourceUpdate>,
-    /// Where the next watch begins; with a new list if there is none.
+    /// Where the next watch begins. Without one, a list is next.
     version: Option<Version>,
-    /// The server has not shown yet that it does not know streaming lists.
+    /// Cleared when the server turns out not to support streaming lists.
     may_stream: bool,
-    /// The last attempt was a streaming list, and failed: the next one is a list in pages.
+    /// The last attempt was a streaming list and failed, so the next list comes in pages.
     avoids_streaming: bool,
     health: Health,
     retry: Retry,
-    /// Listed again because the server had forgotten the version, and nothing heard since.
+    /// The kind was listed again because the version was too old, and no event has arrived since.
     is_relisted: bool,
     recoveries: Recoveries,
-    /// Why the configuration cannot be read again, if that was tried last.
+    /// Why the last attempt to read the configuration again failed.
     unrenewed: Option<Error>,
 }
 
-/// Counts how often a watch began to work again, for all kinds: whoever waits for the server then waits no longer.
+/// Counts recoveries of the watches of all kinds. Each one ends the retry delays of the other kinds.
 pub(super) type Recoveries = watch::Sender<u64>;
 
 /// A `resourceVersion`.
@@ -66,8 +66,8 @@ pub(super) type Recoveries = watch::Sender<u64>;
 struct Version(String);
 
 impl Version {
-    /// Whether this is an earlier state than `other`; false if they cannot be compared. Versions of one
-    /// kind are numbers that grow, as Kubernetes guarantees from 1.35 on and etcd made them before.
+    /// Whether this version is older than `other`; false if they cannot be compared. The versions of a kind are increasing
+    /// numbers: Kubernetes guarantees that from 1.35 on, and etcd did before.
     fn is_before(&self, other: &Self) -> bool {
         match (self.0.parse::<u64>(), other.0.parse::<u64>()) {
             (Ok(this), Ok(other)) => this < other,
@@ -76,10 +76,10 @@ impl Version {
     }
 }
 
-/// The agent listens no longer.
+/// The agent dropped the receiving end.
 struct Stopped;
 
-/// Why a step of following came to nothing.
+/// Why a step ended without success.
 enum Stop {
     Failed(Failure),
     Stopped,
@@ -98,7 +98,7 @@ impl From<Stopped> for Stop {
 }
 
 impl Follower {
-    /// Follows `kind`, once it runs.
+    /// The list and watch of `kind`, which begin in [`Follower::run`].
     pub(super) fn new(
         kind: Kind,
         access: Access,
@@ -124,19 +124,19 @@ impl Follower {
         }
     }
 
-    /// Follows until the agent listens no longer.
+    /// Lists and watches until the agent drops the receiving end.
     pub(super) async fn run(mut self) {
-        let mut told = self.tell_health().await;
-        while told.is_ok() {
+        let mut sent = self.send_health().await;
+        while sent.is_ok() {
             let began = Instant::now();
             let phase = match self.version {
                 Some(_) => Phase::Watch,
                 None if self.may_stream && !self.avoids_streaming => Phase::StreamingList,
                 None => Phase::Pages,
             };
-            told = match self.follow(phase).await {
+            sent = match self.follow(phase).await {
                 Err(Stop::Failed(failure)) => {
-                    // What has a version has been listed.
+                    // With a version the list is complete, so the watch after it failed.
                     let phase = if self.version.is_some() { Phase::Watch } else { phase };
                     self.recover(failure, phase, began.elapsed()).await
                 }
@@ -145,26 +145,26 @@ impl Follower {
         }
     }
 
-    /// Lists if need be, then watches for as long as that works.
+    /// Lists if there is no version, then watches until something fails.
     async fn follow(&mut self, first: Phase) -> Result<Infallible, Stop> {
         if first == Phase::Pages {
             let listing = self.list().await?;
-            self.deliver(listing).await?;
+            self.send_list(listing).await?;
         }
         let version = self.version.as_ref().map(|version| version.0.as_str());
         let mut lines =
             request::watch(&self.latest.client, &self.scope, version, spread(WATCH)).await?;
         if first == Phase::StreamingList {
             let listing = self.stream_list(&mut lines).await?;
-            self.deliver(listing).await?;
+            self.send_list(listing).await?;
         } else {
-            self.tell(SourceUpdate::default()).await?;
+            self.send(SourceUpdate::default()).await?;
         }
         let patience = self.options.patience;
         loop {
             let line = timeout(patience, lines.next()).await;
             let line = line.map_err(|_elapsed| Failure::Silent(patience))??;
-            self.take(decode::line(self.scope.kind, line)?).await?;
+            self.process(decode::line(self.scope.kind, line)?).await?;
             self.retry.reset();
             self.is_relisted = false;
         }
@@ -187,12 +187,12 @@ impl Follower {
         }
     }
 
-    /// Reads the beginning of a watch as a list, up to the bookmark that ends it.
+    /// Reads the first lines of a watch as a list, up to the bookmark that marks the end of the list.
     async fn stream_list(&self, lines: &mut Lines) -> Result<Listing, Failure> {
         let mut listing = Listing::new(self.scope.kind);
         loop {
             let line = timeout(self.options.streaming_patience, lines.next()).await;
-            // A server that does not know the option sends what exists as well, but never says that this was all.
+            // A server without streaming lists sends the existing objects too, but never that bookmark.
             let line = line.map_err(|_elapsed| Failure::NoStreamingList)??;
             match decode::line(self.scope.kind, line)? {
                 Line::Object(Event::Added | Event::Modified, decoded) => listing.add(decoded),
@@ -209,31 +209,31 @@ impl Follower {
                     listing.version = bookmark.resource_version;
                     return Ok(listing);
                 }
-                Line::Error(json) => return Err(notice::given_up(json)),
+                Line::Error(json) => return Err(notice::error_event(json)),
                 Line::Unknown(_) => return Err(Failure::NoStreamingList),
             }
         }
     }
 
-    /// Takes one line of a watch.
-    async fn take(&mut self, line: Line<'_>) -> Result<(), Stop> {
+    /// Processes one line of a watch.
+    async fn process(&mut self, line: Line<'_>) -> Result<(), Stop> {
         let update = match line {
-            Line::Object(event, decoded) => self.take_event(event, decoded),
+            Line::Object(event, decoded) => self.convert(event, decoded),
             Line::Bookmark(json) => {
                 self.advance(notice::bookmark(json)?.resource_version);
                 SourceUpdate::default()
             }
-            Line::Error(json) => return Err(notice::given_up(json).into()),
+            Line::Error(json) => return Err(notice::error_event(json).into()),
             Line::Unknown(event) => {
                 debug!(kind = %self.scope.kind, %event, "watch event of an unknown type");
                 SourceUpdate::default()
             }
         };
-        Ok(self.tell(update).await?)
+        Ok(self.send(update).await?)
     }
 
-    /// Takes an event about one object.
-    fn take_event(&mut self, event: Event, decoded: Result<Decoded, Diagnostic>) -> SourceUpdate {
+    /// Converts an event about one object.
+    fn convert(&mut self, event: Event, decoded: Result<Decoded, Diagnostic>) -> SourceUpdate {
         let mut update = SourceUpdate::default();
         let Decoded { head, object, found } = match decoded {
             Ok(decoded) => decoded,
@@ -244,7 +244,7 @@ impl Follower {
         };
         let version = Version(head.version);
         if self.version.as_ref().is_some_and(|newest| version.is_before(newest)) {
-            // Events come in the order of their versions: what this one says is known to be over.
+            // Events arrive in the order of their versions, so this one is a repetition.
             debug!(object = %head.object, version = version.0, "stale watch event");
             return update;
         }
@@ -260,7 +260,7 @@ impl Follower {
         update
     }
 
-    /// The next watch begins here, unless that is a step back or no version at all.
+    /// Sets the version where the next watch begins, unless the new one is older or empty.
     fn advance(&mut self, version: String) {
         let version = Version(version);
         let is_back = self.version.as_ref().is_some_and(|newest| version.is_before(newest));
@@ -269,16 +269,16 @@ impl Follower {
         }
     }
 
-    /// Tells a complete list.
-    async fn deliver(&mut self, listing: Listing) -> Result<(), Stopped> {
+    /// Sends a complete list to the agent.
+    async fn send_list(&mut self, listing: Listing) -> Result<(), Stopped> {
         let version = listing.version.clone();
         info!(kind = %self.scope.kind, n_objects = listing.n_entries(), version, "listed");
         self.version = Some(Version(version));
-        self.tell(listing.into_update()).await
+        self.send(listing.into_update()).await
     }
 
-    /// Tells what the server said, and that it spoke.
-    async fn tell(&mut self, mut update: SourceUpdate) -> Result<(), Stopped> {
+    /// Sends an update to the agent, with the time at which the server was heard.
+    async fn send(&mut self, mut update: SourceUpdate) -> Result<(), Stopped> {
         let heard = Instant::now().into_std();
         let since = match self.health {
             Health::Synced { since, .. } => since,
@@ -294,7 +294,8 @@ impl Follower {
         self.out.send(update).await.map_err(|_closed| Stopped)
     }
 
-    async fn tell_health(&self) -> Result<(), Stopped> {
+    /// Sends the health of the kind to the agent.
+    async fn send_health(&self) -> Result<(), Stopped> {
         let health = vec![(self.scope.kind, self.health.clone())];
         self.out
             .send(SourceUpdate { health, ..SourceUpdate::default() })
@@ -302,7 +303,7 @@ impl Follower {
             .map_err(|_closed| Stopped)
     }
 
-    /// Decides where to go on after a failure, and waits until it is time.
+    /// Decides how to continue after a failure, and waits for the delay.
     async fn recover(
         &mut self,
         failure: Failure,
@@ -332,11 +333,11 @@ impl Follower {
         let goes_on = remedy == Remedy::GoOn;
         let delay = if goes_on { Duration::ZERO } else { self.retry.next_delay() };
         if failure.is_serious() || self.retry.n_failures() > N_HARMLESS_FAILURES {
-            self.break_down(&failure).await?;
+            self.report_failure(&failure).await?;
         }
         tokio::select! {
             () = sleep(delay) => {}
-            // An error says that the sender is gone, which is held here.
+            // Never an error, because `self` holds the sender.
             _ = recoveries.changed() => {}
             () = self.out.closed() => return Err(Stopped),
         }
@@ -352,8 +353,8 @@ impl Follower {
         Ok(())
     }
 
-    /// Tells that the watch does not work.
-    async fn break_down(&mut self, failure: &Failure) -> Result<(), Stopped> {
+    /// Reports that the watch does not work.
+    async fn report_failure(&mut self, failure: &Failure) -> Result<(), Stopped> {
         let error: Arc<str> = match &self.unrenewed {
             None => Arc::from(failure.to_string()),
             Some(cause) => {
@@ -370,6 +371,6 @@ impl Follower {
         }
         warn!(kind = %self.scope.kind, failure = &*error, "watch does not work");
         self.health = health;
-        self.tell_health().await
+        self.send_health().await
     }
 }

@@ -1,10 +1,10 @@
-//! Objects from a live API server.
+//! Lists and watches the objects of an API server.
 //!
-//! In: lists and watches of every kind in [`Kind`], one task for each. Out: [`SourceUpdate`]s, that is
-//! deltas, diagnostics of the objects that they came from, and how far each kind is known. A list is told
-//! only when it is complete, as one `Replace`. Diagnostics go back as Kubernetes Events ([`report`]).
-//! Must not: keep objects (the store is the only copy), or give up: whatever the server does, the last
-//! state stays and the next attempt comes.
+//! In: lists and watches of every kind in [`Kind`], one task for each. Out: [`SourceUpdate`]s, which hold deltas, diagnostics
+//! about objects, and the health of each kind. A list is sent only when it is complete, as one `Replace`. Diagnostics are
+//! written back as Kubernetes Events ([`report`]). Why this is not kube-runtime's `watcher`: `docs/design/watch.md`.
+//! Must not: keep objects, because the store holds the only copy; or end on an error, because the last state stays in force and
+//! the next attempt follows.
 #![forbid(unsafe_code)]
 
 mod access;
@@ -35,21 +35,22 @@ use follow::{Follower, Recoveries};
 use netpol_policy::model::Kind;
 use netpol_policy::source::SourceUpdate;
 
-/// How to watch. The durations have defaults that suit a cluster; tests want shorter ones.
+/// Settings of the watches. The defaults suit a cluster; tests use shorter durations.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The node on which the agent runs: the only one that is watched. All nodes if it is not known.
+    /// The node on which the agent runs. Only its Node object is watched; without a name, all Nodes are.
     pub node: Option<Arc<str>>,
-    /// Objects in one page of a list.
+    /// Objects per page of a list.
     pub page_size: u32,
-    /// Bound of the delay after the first failure; it doubles with each further one.
+    /// Upper bound of the delay after the first failure. It doubles with each further failure.
     pub min_retry: Duration,
-    /// Bound of the delay after any failure.
+    /// Upper bound of the delay after any failure.
     pub max_retry: Duration,
-    /// A watch that is silent for so long is begun again, in case its connection is dead. API servers
-    /// send a bookmark about once a minute.
+    /// A watch on which nothing arrives for this long is reported as broken and begun again. API servers send a bookmark about
+    /// once a minute, so by then two are missing. A dead connection is noticed earlier, by its [`Keepalive`]; this is for a
+    /// proxy or a server that keeps the connection open and sends nothing.
     pub patience: Duration,
-    /// A streaming list that is silent for so long is read in pages instead.
+    /// A streaming list on which nothing arrives for this long is replaced by a list in pages.
     pub streaming_patience: Duration,
 }
 
@@ -66,9 +67,9 @@ impl Default for Options {
     }
 }
 
-/// Watches every kind until `cancel` is cancelled or the other end of `out` is dropped.
+/// Lists and watches every kind until `cancel` is cancelled or the receiving end of `out` is dropped.
 ///
-/// Each kind is told as [`Health::Listing`](netpol_policy::source::Health) first.
+/// The first update of each kind is [`Health::Listing`](netpol_policy::source::Health).
 pub fn spawn(
     access: &Access,
     options: &Options,
@@ -82,7 +83,7 @@ pub fn spawn(
         let follower = Follower::new(kind, access, options, out, recoveries.clone());
         let cancel = cancel.clone();
         tasks.spawn(async move {
-            // Cancelled or not, there is nothing left to do.
+            // Nothing is left to do, whether cancelled or not.
             let _: Option<()> = cancel.run_until_cancelled(follower.run()).await;
         });
     }

@@ -1,4 +1,4 @@
-//! A list of one kind while it is being read.
+//! Collects a list of one kind until it is complete.
 
 use std::collections::BTreeMap;
 
@@ -7,20 +7,20 @@ use netpol_policy::model::{Diagnostic, Interner, Kind, Object, ObjectName, Objec
 use netpol_policy::source::SourceUpdate;
 use netpol_policy::store::{Delta, List};
 
-/// What has been read of a list.
+/// The entries of a list received so far.
 #[derive(Debug)]
 pub(super) struct Listing {
     kind: Kind,
-    /// In the order in which they came, which is that of their names but for details.
+    /// In the order of arrival, which is nearly the order of names.
     entries: Vec<Entry>,
     found: BTreeMap<ObjectName, Vec<Diagnostic>>,
     unnamed: Vec<Diagnostic>,
     interner: Interner,
-    /// The version of the whole list, known at its end.
+    /// The version of the whole list, set at its end.
     pub(super) version: String,
 }
 
-/// One thing that the list says of an object.
+/// What the list says about one object.
 #[derive(Debug)]
 enum Entry {
     Read(Object),
@@ -37,8 +37,8 @@ impl Entry {
         }
     }
 
-    /// Takes in what was said of the same object later: what cannot be read leaves it as it was.
-    fn follow(&mut self, later: Self) {
+    /// Replaces this entry by a later one about the same object, unless that one could not be decoded.
+    fn replace(&mut self, later: Self) {
         match (&later, &self) {
             (Self::Unreadable(_), Self::Read(_) | Self::Unreadable(_)) => {}
             (Self::Unreadable(_) | Self::Read(_) | Self::Removed(_), _) => *self = later,
@@ -47,7 +47,7 @@ impl Entry {
 }
 
 impl Listing {
-    /// Nothing read yet.
+    /// An empty list.
     pub(super) fn new(kind: Kind) -> Self {
         Self {
             kind,
@@ -59,7 +59,7 @@ impl Listing {
         }
     }
 
-    /// Adds an object. In a streaming list it may be there already, in an older state.
+    /// Adds an object. A streaming list may contain an older state of it already.
     pub(super) fn add(&mut self, decoded: Result<Decoded, Diagnostic>) {
         let Decoded { head, object, found } = match decoded {
             Ok(decoded) => decoded,
@@ -80,28 +80,28 @@ impl Listing {
         });
     }
 
-    /// Removes an object: a streaming list tells what happens while it is being sent.
+    /// Removes an object. A streaming list contains the events that happen while it is sent.
     pub(super) fn remove(&mut self, name: ObjectName) {
         self.found.remove(&name);
         self.entries.push(Entry::Removed(name));
     }
 
-    /// What the server has told, those included that cannot be read and those that came again or went.
+    /// Number of entries received, including undecodable, repeated and removed objects.
     pub(super) fn n_entries(&self) -> usize {
         self.entries.len() + self.unnamed.len()
     }
 
-    /// The complete list.
+    /// The complete list as an update.
     pub(super) fn into_update(self) -> SourceUpdate {
         let Self { kind, mut entries, found, unnamed, interner, version: _ } = self;
         if !entries.is_sorted_by(|one, next| one.name() < next.name()) {
-            // Entries of the same name stay in the order in which they came.
+            // The sort is stable, so entries of the same name stay in the order of arrival.
             entries.sort_by(|one, other| one.name().cmp(&other.name()));
             entries.dedup_by(|later, entry| {
                 let is_same = later.name() == entry.name();
                 if is_same {
                     let gone = Entry::Removed(ObjectName::cluster_scoped(""));
-                    entry.follow(std::mem::replace(later, gone));
+                    entry.replace(std::mem::replace(later, gone));
                 }
                 is_same
             });
@@ -142,7 +142,7 @@ mod tests {
         }
     }
 
-    /// Reads a list of pods and counts objects, unreadable ones and those with findings.
+    /// Collects a list of pods and expects numbers of objects, undecodable objects and objects with diagnostics.
     fn check(added: &[&str], removed: &[&str], expected: [usize; 3]) {
         let mut listing = Listing::new(Kind::Pod);
         for json in added {
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_state_of_an_object_counts_unless_it_cannot_be_read() {
+    fn the_last_decodable_state_of_an_object_counts() {
         check(&[GOOD, GOOD], &[], [1, 0, 0]);
         check(&[BAD], &[], [0, 1, 1]);
         check(&[BAD, GOOD], &[], [1, 0, 0]);
@@ -166,9 +166,9 @@ mod tests {
     }
 
     #[test]
-    fn a_list_in_any_order_is_told_by_name() {
+    fn a_list_is_sorted_by_name() {
         let mut listing = Listing::new(Kind::Pod);
-        // As etcd sorts them: the slash behind a namespace comes after a hyphen.
+        // etcd sorts by key, in which the slash after a namespace sorts behind a hyphen.
         for namespace in ["a-b", "a", "c"] {
             let json = GOOD.replace(r#""n""#, &format!("{namespace:?}"));
             listing.add(decode::object(Kind::Pod, &json));
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_deleted_while_the_list_is_sent_is_not_in_it() {
+    fn an_object_deleted_while_the_list_is_sent_is_not_in_it() {
         check(&[GOOD, BAD], &[GOOD], [0, 0, 0]);
         check(&[], &[GOOD], [0, 0, 0]);
         let mut listing = Listing::new(Kind::Pod);
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn objects_without_a_name_are_told_together() {
+    fn objects_without_a_name_are_reported_together() {
         check(&[UNNAMED, GOOD, UNNAMED], &[UNNAMED], [1, 0, 1]);
     }
 }

@@ -1,4 +1,4 @@
-//! Lines of a watch that are about no object: bookmarks and errors.
+//! Decodes the lines of a watch that are not about an object: bookmarks and errors.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::request::End;
 /// The annotation of the bookmark that ends a streaming list.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
-/// The object of a bookmark.
+/// A bookmark's object.
 #[derive(Deserialize)]
 struct Bookmark {
     metadata: BookmarkMetadata,
@@ -20,19 +20,19 @@ struct Bookmark {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct BookmarkMetadata {
-    /// Every event up to it has been sent.
+    /// Every event up to this version has been sent.
     pub(super) resource_version: String,
     annotations: Option<BTreeMap<String, String>>,
 }
 
 impl BookmarkMetadata {
-    /// Whether all objects that existed when the watch began have been sent.
+    /// Whether this bookmark marks the end of a streaming list.
     pub(super) fn ends_initial_events(&self) -> bool {
         self.annotations.as_ref().is_some_and(|all| all.contains_key(INITIAL_EVENTS_END))
     }
 }
 
-/// The object of an error event.
+/// An error event's object.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Status {
@@ -41,14 +41,14 @@ struct Status {
     message: String,
 }
 
-/// Reads a bookmark.
+/// Decodes a bookmark.
 pub(super) fn bookmark(json: &str) -> Result<BookmarkMetadata, Failure> {
     let Bookmark { metadata } = serde_json::from_str(json).map_err(End::Garbled)?;
     Ok(metadata)
 }
 
-/// Reads an error.
-pub(super) fn given_up(json: &str) -> Failure {
+/// Decodes an error event. Missing fields stay empty.
+pub(super) fn error_event(json: &str) -> Failure {
     let Status { code, reason, message } = serde_json::from_str(json).unwrap_or_default();
-    Failure::GivenUp { code, reason, message }
+    Failure::ErrorEvent { code, reason, message }
 }

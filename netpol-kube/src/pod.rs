@@ -1,4 +1,4 @@
-//! One pod, asked for by name: for a CNI ADD that comes before the watch has told the pod.
+//! Gets one pod by name, for a CNI ADD that arrives before the pod's watch event.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use super::access::Error;
 use super::decode::{self, Decoded};
 use netpol_policy::model::{Diagnostic, Kind, Object, ObjectName, Pod};
 
-/// How long the server may take: an ADD waits no longer than twice that.
+/// Time limit for the response. An ADD waits no longer than twice that.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Asks the API server for a pod. `None` if it does not exist or cannot be understood, which the
-/// diagnostics tell.
+/// Gets a pod from the API server. `None` if it does not exist or cannot be decoded; in the second case the diagnostics say
+/// why.
 ///
 /// # Errors
-/// [`Error::Request`] if the server cannot be reached or refuses, [`Error::Timeout`] if it does not answer.
+/// [`Error::Request`] if the server cannot be reached or refuses the request, [`Error::Timeout`] if it does not respond.
 pub async fn pod(
     client: &Client,
     name: &ObjectName,

@@ -1,9 +1,9 @@
-//! Diagnostics as Kubernetes Events, where the author of a policy looks for them.
+//! Writes diagnostics as Kubernetes Events, because authors of policies look there.
 //!
-//! In: all diagnostics of an object, whenever they change. Out: one Event for each, as long as it stands.
-//! An Event's name is a hash of what it says, so the agents of all nodes write the same one: the first
-//! creates it, the others are told that it exists. (kube's `Recorder` would make one for each node.)
-//! Must not: hold anything up. What cannot be written in time is left out, and tried again later.
+//! In: all diagnostics of an object, whenever they change. Out: one Event for each diagnostic, repeated while it stands.
+//! An Event's name contains a hash of its content, so the agents of all nodes write the same Event: the first one creates it, and
+//! the others get 409 Conflict. kube's `Recorder` would create one Event for each node.
+//! Must not: block. An Event that cannot be written in time is skipped and tried again later.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -25,44 +25,44 @@ use super::access::{Access, Error};
 use super::retry::spread;
 use netpol_policy::model::{Diagnostic, Kind, ObjectRef};
 
-/// Time between two Events, once the burst is used up.
+/// Time between two Events after the burst.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Events that may be written at once after a quiet time.
+/// Number of Events that may be written without a pause.
 const BURST: usize = 25;
 
-/// After this time, plus up to a quarter, a diagnostic that still stands is written again: API servers
-/// forget Events after an hour.
+/// A diagnostic that still stands is written again after this time plus up to a quarter, because API servers delete Events after
+/// an hour.
 const REPEAT: Duration = Duration::from_mins(40);
 
-/// How long one Event may take to be written.
+/// Time limit for writing an Event.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Objects for which diagnostics are kept; those of further ones are only logged and counted elsewhere.
+/// Maximum number of objects with Events. Diagnostics of further objects appear in the log and the metrics only.
 const MAX_OBJECTS: usize = 1000;
 
-/// Bytes of an Event's note that the API allows.
+/// Maximum length of an Event's note in bytes, a limit of the API.
 const MAX_NOTE_LENGTH: usize = 1024;
 
-/// Bytes of an object's name that go into the Event's.
+/// Maximum number of bytes of an object's name in the Event's name.
 const MAX_NAME_LENGTH: usize = 200;
 
-/// The controller that Events are reported by.
+/// `reportingController` of the Events.
 const CONTROLLER: &str = "netpol";
 
-/// All diagnostics that stand on an object now; none clears.
+/// All current diagnostics of an object. An empty list clears them.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// The object.
     pub object: ObjectRef,
-    /// Its uid, empty if not known.
+    /// Its uid, empty if unknown.
     pub uid: Arc<str>,
-    /// What was found.
+    /// The diagnostics.
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// Writes Events for what is reported, until `cancel` is cancelled or nobody can report any more.
-/// `node` is named as the reporter.
+/// Writes Events for the reports until `cancel` is cancelled or all senders of `reports` are dropped. `node` is the Events'
+/// `reportingInstance`.
 pub async fn report(
     access: Access,
     node: Arc<str>,
@@ -98,7 +98,7 @@ pub async fn report(
     }
 }
 
-/// Creates an Event unless it exists.
+/// Creates an Event if it does not exist.
 async fn create(client: Client, event: &Event) -> Result<(), Error> {
     let namespace = event.metadata.namespace.as_deref().unwrap_or("default");
     let events: Api<Event> = Api::namespaced(client, namespace);
@@ -110,7 +110,7 @@ async fn create(client: Client, event: &Event) -> Result<(), Error> {
     }
 }
 
-/// What is to be written, and when.
+/// The current diagnostics, and when the Event of each is due.
 #[derive(Debug, Default)]
 struct Standing {
     by_object: BTreeMap<ObjectRef, (Arc<str>, BTreeSet<Diagnostic>)>,
@@ -118,7 +118,7 @@ struct Standing {
 }
 
 impl Standing {
-    /// Takes over what stands on an object now. What is new is due at once.
+    /// Replaces the diagnostics of an object. New ones are due at once.
     fn apply(&mut self, report: Report) {
         let Report { object, uid, diagnostics } = report;
         let now: BTreeSet<Diagnostic> = diagnostics.into_iter().collect();
@@ -132,7 +132,7 @@ impl Standing {
         self.by_object.insert(object, (uid, now));
     }
 
-    /// The next Event that is due. Whatever becomes of it, it is due again much later.
+    /// Returns the next due Event and schedules its repetition, even if writing it fails.
     fn next_due(&mut self, now: Instant, node: &str) -> Option<Event> {
         let first = self.due.first()?;
         if first.0 > now {
@@ -146,7 +146,7 @@ impl Standing {
     }
 }
 
-/// The Event that says what a diagnostic says.
+/// Converts a diagnostic into an Event.
 fn event(diagnostic: &Diagnostic, uid: &str, reporter: &str) -> Event {
     let ObjectRef { kind, name } = &diagnostic.object;
     let namespace = if name.namespace.is_empty() { "default" } else { &name.namespace };
@@ -192,7 +192,7 @@ const fn api_version(kind: Kind) -> &'static str {
     }
 }
 
-/// `invalid-port` as `InvalidPort`: how reasons are written.
+/// Converts `invalid-port` into `InvalidPort`, the form of an Event's reason.
 fn reason(code: &str) -> String {
     let words = code.split('-').map(|word| {
         let (first, rest) = word.split_at(word.floor_char_boundary(1));
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_the_same_on_every_node_and_names_field_and_object() {
+    fn an_event_is_the_same_on_every_node_and_names_the_field_and_the_object() {
         let report = report_of("web", &["is bad"]);
         let one = event(&report.diagnostics[0], "u", "node-1");
         let two = event(&report.diagnostics[0], "u", "node-2");
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_name_or_message_is_cut_to_what_the_api_takes() {
+    fn a_long_name_or_message_is_cut_to_the_limits_of_the_api() {
         let report = report_of(&"n".repeat(253), &["ü".repeat(2000).as_str()]);
         let event = event(&report.diagnostics[0], "u", "node");
         assert!(event.metadata.name.is_some_and(|name| name.len() <= 253));

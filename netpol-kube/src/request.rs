@@ -1,7 +1,6 @@
-//! The requests for one kind: pages of a list, and watches line by line.
+//! Requests for one kind: the pages of a list, and the lines of a watch.
 //!
-//! Answers are taken apart here and not by kube's own watcher, because that tells neither bookmarks nor
-//! which object of a list could not be read, and asks for a version again that was refused as gone.
+//! In: which kind, and from which version. Out: JSON text, undecoded. Must not: retry.
 
 use std::io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
 use std::pin::Pin;
@@ -15,22 +14,22 @@ use kube::Client;
 use kube::api::{ListParams, WatchParams};
 use tokio::time::timeout;
 
-use super::access::{Error, chain};
+use super::access::Error;
 use netpol_policy::model::Kind;
 
-/// How long the server may take to answer a request, or to begin with the answer to a watch. Its own
-/// bound for a list is as long.
+/// Time limit for the response to a list request, and for the response headers of a watch. The API server's own limit for a
+/// list is the same.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// A line of a watch that is longer than this many bytes is no object: etcd holds a tenth of it.
+/// Maximum length of a line of a watch in bytes. etcd's limit for an object is less than a tenth of it.
 const MAX_LINE_LENGTH: usize = 32 << 20;
 
-/// What is asked about.
+/// The objects that a request is about.
 #[derive(Clone, Debug)]
 pub(super) struct Scope {
-    /// The kind of all objects.
+    /// Their kind.
     pub(super) kind: Kind,
-    /// Only the object of this name.
+    /// Only the object with this name.
     pub(super) name: Option<String>,
 }
 
@@ -56,7 +55,7 @@ fn path<K: Resource>() -> String {
     format!("{root}/{}/{}", K::API_VERSION, K::URL_PATH_SEGMENT)
 }
 
-/// Asks for a page of the newest list and returns its JSON.
+/// Requests a page of the newest list. Returns its JSON.
 pub(super) async fn list(
     client: &Client,
     scope: &Scope,
@@ -74,8 +73,7 @@ pub(super) async fn list(
     Ok(answer.map_err(|_elapsed| Error::Timeout { timeout: ANSWER_TIMEOUT })??)
 }
 
-/// Begins a watch after `version`; without one, with all objects that exist and a bookmark that says so.
-/// The server is asked to end it after `lasts`.
+/// Begins a watch after `version`; without a version, a streaming list. The server is asked to end it after `lasts`.
 pub(super) async fn watch(
     client: &Client,
     scope: &Scope,
@@ -104,22 +102,22 @@ pub(super) struct Lines {
     line: Vec<u8>,
 }
 
-/// How the lines of a watch ended.
+/// Why no further line of a watch can be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum End {
-    /// As the server wanted it.
+    /// The server closed the stream.
     #[error("the watch ended")]
     Closed,
-    /// The connection broke, perhaps within a line.
-    #[error("the watch broke: {}", chain(.0))]
+    /// The connection broke, possibly within a line.
+    #[error("the watch broke: {}", root_cause(.0))]
     Broken(#[source] std::io::Error),
-    /// Nothing reaches the server any more.
-    #[error("the connection of the watch is dead: {}", chain(.0))]
+    /// The path to the server is dead.
+    #[error("the connection of the watch is dead: {}", root_cause(.0))]
     Dead(#[source] std::io::Error),
-    /// A line is too long to be one.
+    /// A line exceeds the maximum length.
     #[error("a line of the watch is longer than {MAX_LINE_LENGTH} bytes")]
     Endless,
-    /// A line is not an event.
+    /// A line is not a watch event.
     #[error("a line of the watch is not an event: {0}")]
     Garbled(#[source] serde_json::Error),
 }
@@ -130,28 +128,29 @@ impl End {
     }
 }
 
-/// Whether the kernel gave up the connection because nothing was acknowledged for too long: see
-/// [`Keepalive`](super::Keepalive).
+/// Whether the kernel ended the connection because the peer acknowledged nothing: see [`Keepalive`](super::Keepalive).
 fn is_dead(error: &std::io::Error) -> bool {
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = next {
-        let kind = error.downcast_ref().map(std::io::Error::kind);
-        if matches!(kind, Some(TimedOut | HostUnreachable | NetworkUnreachable)) {
-            return true;
-        }
-        next = error.source();
+    let kind = root_cause(error).downcast_ref().map(std::io::Error::kind);
+    matches!(kind, Some(TimedOut | HostUnreachable | NetworkUnreachable))
+}
+
+/// The innermost error, which comes from the kernel or the protocol; the layers above only add their names.
+fn root_cause(error: &std::io::Error) -> &(dyn std::error::Error + 'static) {
+    let mut cause: &(dyn std::error::Error + 'static) = error;
+    while let Some(source) = cause.source() {
+        cause = source;
     }
-    false
+    cause
 }
 
 impl Lines {
-    /// The next line, not empty. Safe to abandon only together with the watch.
+    /// Reads the next line that is not empty. Not cancel safe: after cancellation the watch has to be dropped.
     pub(super) async fn next(&mut self) -> Result<&[u8], End> {
         self.line.clear();
         loop {
             let chunk = self.reader.fill_buf().await.map_err(End::of)?;
             if chunk.is_empty() {
-                // What is left of a last line without its end is not worth looking at.
+                // An incomplete last line is ignored.
                 return Err(End::Closed);
             }
             let end = memchr::memchr(b'\n', chunk);

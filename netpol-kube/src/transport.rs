@@ -1,8 +1,8 @@
-//! Connections to the API server that end when the path to it is dead.
+//! The client, whose connections end when the path to the API server is dead.
 //!
-//! In: a configuration. Out: a client like kube's own, except that its sockets are probed by the kernel. kube builds its connector
-//! itself and has no setting for that, so the layers of its client are stacked here again.
-//! Must not: retry. A failed request is reported to the caller, who decides.
+//! In: a configuration. Out: a client with TCP keepalive. kube creates its connector itself and has no setting for keepalive, so
+//! this module stacks the layers of kube's client again.
+//! Must not: retry, because the caller reports each failure.
 
 use std::time::Duration;
 
@@ -13,21 +13,22 @@ use kube::client::{Body, ConfigExt as _};
 use kube::{Client, Config};
 use tower::{BoxError, ServiceBuilder};
 
-/// How the kernel finds out that nothing reaches the API server any more.
+/// TCP keepalive: how the kernel notices that the path to the API server is dead.
 ///
-/// An idle connection costs one probe and one acknowledgement each `idle`, and wakes neither end's process.
+/// An idle connection costs one probe and one acknowledgement per `idle`. Neither process wakes for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keepalive {
-    /// A connection on which nothing arrived for so long is probed. Whole seconds.
+    /// Time without a received segment after which the first probe is sent. Whole seconds.
     pub idle: Duration,
-    /// Time between two probes that are not acknowledged. Whole seconds.
+    /// Time between two unacknowledged probes. Whole seconds.
     pub interval: Duration,
-    /// A connection is dead if a probe was sent and nothing arrived for so long, or if data is not acknowledged for so long.
+    /// Time without a received segment, or with unacknowledged data, after which the kernel ends the connection. Checked
+    /// whenever a probe is due.
     pub timeout: Duration,
 }
 
 impl Default for Keepalive {
-    /// Dead after the fourth probe that is not acknowledged, at most 17 seconds after the last sign of life.
+    /// Ends a connection after three lost probes, 14 to 17 seconds after the last received segment.
     fn default() -> Self {
         Self {
             idle: Duration::from_secs(8),
@@ -37,13 +38,13 @@ impl Default for Keepalive {
     }
 }
 
-/// Makes a client.
+/// Creates a client.
 ///
 /// # Errors
 /// The configuration names certificates, keys or tokens that cannot be used, or a proxy.
 pub(super) fn client(config: Config, keepalive: Keepalive) -> Result<Client, kube::Error> {
     if config.proxy_url.is_some() {
-        // Which proxies are supported is kube's decision: without its features, none.
+        // kube supports a proxy only with one of its features and names that feature in its error.
         return Client::try_from(config);
     }
     let Keepalive { idle, interval, timeout } = keepalive;
@@ -51,7 +52,7 @@ pub(super) fn client(config: Config, keepalive: Keepalive) -> Result<Client, kub
     connector.enforce_http(false);
     connector.set_keepalive(Some(idle));
     connector.set_keepalive_interval(Some(interval));
-    // Takes the place of a number of probes: the kernel compares the time of silence with it after each probe.
+    // Replaces the number of probes: with a user timeout the kernel does not count them.
     connector.set_tcp_user_timeout(Some(timeout));
     let connector = config.rustls_https_connector_with_connector(connector)?;
     let mut connector = TimeoutConnector::new(connector);

@@ -19,7 +19,7 @@ async fn a_watch_behind_a_proxy_that_stays_silent_is_reported_and_begun_again() 
     for kind in Kind::ALL {
         let is_reported = |w: &Watched| {
             w.errors.iter().any(|error| {
-                error.starts_with(kind.as_str()) && error.contains("the watch is silent")
+                error.starts_with(kind.as_str()) && error.contains("the watch has been silent")
             })
         };
         watched.until("the silence is reported", is_reported).await;

@@ -3,6 +3,7 @@
 //! `cargo bench -p netpol-bench --bench watch`: processor time and memory of a start and of each event, all contenders in one
 //! run, in an order that changes from round to round. `-- --with callgrind` counts instructions, `-- --with dhat` allocations,
 //! on smaller clusters; both need valgrind. `-- behaviour` asks of each contender what an API server may ask of it.
+#![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "for a person")]
 
 mod behaviour;
