@@ -20,7 +20,7 @@ pub(crate) const A_TO_B: &str =
 const DENY_ALL: &str = r#",{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{"namespace":"x","name":"p"},"spec":{"podSelector":{}}}"#;
 
 #[test]
-fn cases_are_answered_in_order_and_unreadable_lines_are_told() {
+fn cases_are_answered_in_order_and_unreadable_lines_are_reported() {
     let outside = r#"{"from":{"ip":"1.2.3.4"},"to":{"ip":"10.0.0.2"},"port":53,"protocol":"UDP"}"#;
     let nobody =
         r#"{"from":{"namespace":"x","pod":"none"},"to":{"namespace":"x","pod":"b"},"port":"http"}"#;
@@ -55,7 +55,7 @@ fn cases_are_answered_in_order_and_unreadable_lines_are_told() {
 }
 
 #[test]
-fn a_sequence_is_one_changing_cluster() {
+fn the_cases_of_a_sequence_are_states_of_one_cluster() {
     let sequence = r#","sequence":"s""#;
     let reverse = A_TO_B.replace(r#""pod":"a""#, r#""pod":"c""#);
     let probes = format!("{A_TO_B},{reverse}");
@@ -113,7 +113,7 @@ mod privileged {
         };
         let reference = answers("reference");
         assert!(reference.contains(r#"{"name":"1","verdicts":["allow","deny"]"#), "{reference}");
-        // The engine takes its thread into another network namespace.
+        // The engine moves its thread to another network namespace.
         let kernel = std::thread::scope(|scope| scope.spawn(|| answers("kernel")).join().unwrap());
         assert_eq!(kernel, reference);
     }

@@ -89,7 +89,7 @@ fn lint_reads_a_live_cluster() {
 }
 
 #[test]
-fn a_cluster_that_cannot_be_reached_is_told() {
+fn an_unreachable_cluster_is_an_error() {
     check(
         "netpol lint --cluster --kubeconfig DIR/none",
         &expect![[r#"

@@ -5,7 +5,7 @@ use expect_test::expect;
 use crate::check;
 
 #[test]
-fn explain_tells_the_nearest_miss() {
+fn explain_reports_the_nearest_miss() {
     check(
         "netpol explain --from shop/web --to shop/db --port 5432 -f DIR/shop.yaml",
         &expect![[r#"

@@ -11,7 +11,7 @@ use netpol_policy::model::{Code, Severity};
 use crate::{REPAIRED, check, check_stdin, output};
 
 #[test]
-fn lint_names_file_line_field_and_what_to_do() {
+fn lint_names_file_line_field_and_remedy() {
     check(
         "netpol lint -f DIR/shop.yaml",
         &expect![[r#"
@@ -41,7 +41,7 @@ fn lint_findings_are_denied_from_the_level_that_is_asked_for() {
 }
 
 #[test]
-fn lint_speaks_json_and_sarif() {
+fn lint_prints_json_and_sarif() {
     check(
         "netpol lint -f DIR/shop.yaml --allow NP005 -o json",
         &expect![[r#"

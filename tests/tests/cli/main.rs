@@ -1,6 +1,6 @@
 //! The offline commands, from arguments to output: golden texts.
 #![forbid(unsafe_code)]
-#![expect(clippy::unwrap_used, reason = "a harness fails the test")]
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 mod cases;
 mod cluster;
@@ -59,7 +59,7 @@ spec:
     ports: [{ port: pg }, { port: 70000 }]
 ";
 
-/// Allows everybody to reach shop/web on 81.
+/// Allows every peer to reach shop/web on 81.
 const OPEN_WEB: &str = r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -76,8 +76,8 @@ spec:
   ingress: [{ from: [{ podSelector: { matchLabels: { app: web } } }], ports: [{ port: 5432 }] }]
 ";
 
-/// Runs a command in a directory with `shop.yaml`, `repaired.yaml` and `broken.yaml`. Returns exit code, output and
-/// problems as one text; the directory is called DIR in it.
+/// Runs a command in a directory with `shop.yaml`, `repaired.yaml` and `broken.yaml`. Returns exit code, output, and errors as
+/// one text, with DIR for the directory.
 fn output(command: &str, stdin: &str) -> String {
     let directory = tempfile::tempdir().unwrap();
     let files = [("shop.yaml", SHOP), ("repaired.yaml", REPAIRED), ("broken.yaml", "a: [\n")];
@@ -139,7 +139,7 @@ fn completions_know_every_command() {
     }
 }
 
-/// A reader that is gone.
+/// A writer whose reader has closed the pipe.
 struct Closed;
 
 impl Write for Closed {
@@ -153,7 +153,7 @@ impl Write for Closed {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_failure() {
+fn a_closed_pipe_is_no_failure() {
     let line = case("open", "", "", A_TO_B);
     for command in
         ["netpol simulate --cases -", "netpol completions zsh", "netpol lint -f -", "netpol help"]

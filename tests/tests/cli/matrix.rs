@@ -66,7 +66,7 @@ fn what_if_shows_what_changes() {
 }
 
 #[test]
-fn a_matrix_of_half_a_set_says_so() {
+fn a_matrix_of_incomplete_input_says_so() {
     check(
         "netpol simulate -f DIR/shop.yaml -f DIR/broken.yaml --port 1",
         &expect![[r#"

@@ -119,9 +119,8 @@ fn a_policy_with_a_mistake_isolates_and_its_author_is_told() -> Result<()> {
     until("an Event", LIMIT, || {
         let events = lab.with_cluster(async |cluster| cluster.events("shop").await)?;
         let told = events.iter().find(|event| {
-            let is = |path: &str, wanted: &str| {
-                event.pointer(path).is_some_and(|found| found == wanted)
-            };
+            let is =
+                |path: &str, wanted: &str| event.pointer(path).is_some_and(|found| found == wanted);
             is("/regarding/name", "web")
                 && is("/type", "Warning")
                 && is("/reportingController", "netpol")
