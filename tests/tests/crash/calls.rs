@@ -62,8 +62,7 @@ fn an_agent_that_dies_in_an_add_or_a_del_leaves_nothing_of_the_pod_or_all() -> R
 }
 
 #[test]
-fn an_agent_that_dies_during_tcx_migration_is_followed_by_one_that_finishes_it() -> Result<()>
-{
+fn an_agent_that_dies_during_tcx_migration_is_followed_by_one_that_finishes_it() -> Result<()> {
     if Attaching::of_this_kernel() == Attaching::Filters {
         println!("SKIP: this kernel has no TCX links");
         return Ok(());

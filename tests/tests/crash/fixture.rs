@@ -130,10 +130,7 @@ impl Fixture {
     }
 
     /// Ends the streams; no message of an allowed stream may be lost.
-    #[expect(
-        clippy::print_stdout,
-        reason = "the output shows how many points were tried"
-    )]
+    #[expect(clippy::print_stdout, reason = "the output shows how many points were tried")]
     pub(crate) fn end(mut self) -> Result<()> {
         self.flow("at last")?;
         let Self { n_tried, n_killed, .. } = self;

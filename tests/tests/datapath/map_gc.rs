@@ -123,7 +123,7 @@ fn flows_of_a_deleted_pod_let_nothing_pass_and_are_collected_by_the_worker() {
     assert_eq!(node.datapath.n_awaiting_gc(), 0);
     assert_eq!(node.with_flows(), BTreeSet::from([OTHER]));
     assert!(!node.with_counters().contains(&GONE));
-    assert!(node.datapath.begin_gc().unwrap().is_none(), "there is nothing to collect");
+    assert!(node.datapath.begin_gc().unwrap().is_none(), "flows are left");
 }
 
 #[test]
