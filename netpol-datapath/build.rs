@@ -1,4 +1,4 @@
-//! Builds the eBPF programs into `$OUT_DIR/netpol-ebpf`, from where `load` embeds them.
+//! Builds the eBPF programs into `$OUT_DIR/netpol-ebpf`; `object::loader` embeds the file.
 #![forbid(unsafe_code)]
 
 use anyhow::Result;

@@ -15,12 +15,12 @@ pub fn check(bytes: &[u8]) {
     // As YAML counts them, where a lone carriage return ends a line too.
     let n_lines = text.matches(['\n', '\r']).count() + 1;
     for finding in &manifests.findings {
-        assert!(finding.place.line <= n_lines, "{finding}");
+        assert!(finding.location.line <= n_lines, "{finding}");
     }
     let mut state = ClusterState::default();
     for read in &manifests.objects {
-        assert!((1..=n_lines).contains(&read.place.line), "{:?}", read.place);
-        assert!(manifests.place_of(&read.object.object_ref(), "spec").is_some());
+        assert!((1..=n_lines).contains(&read.location.line), "{:?}", read.location);
+        assert!(manifests.location_of(&read.object.object_ref(), "spec").is_some());
         drop(state.apply(Delta::Upsert(read.object.clone())));
     }
     for finding in lint(&state) {

@@ -2,7 +2,7 @@
 
 use netpol_cni::config::Config;
 
-/// Parses a configuration. The result must be an error of the specification, or equal to that of parsing it again.
+/// Parses a configuration. The result must be an error of the specification, or equal to that of parsing its serialised form.
 ///
 /// # Panics
 /// If that does not hold.

@@ -1,9 +1,15 @@
-//! The agent: keeps policies in force on one node.
+//! The agent: enforces Kubernetes `NetworkPolicies` on one node.
 //!
-//! [`agent`] is the event loop, the only owner of the state. Around it stand the edges: [`manifests`] and the crate
-//! `netpol-kube` bring objects, [`cni_server`] the calls of the plugin, [`discovery`] the pods that run already;
-//! [`control`] and [`telemetry`] answer questions, [`conflist`] keeps our entry in the node's CNI configuration, and
-//! [`cli`] is the way in. What the policies mean is the crate `netpol-policy`, what the kernel does `netpol-datapath`.
+//! A tour, in the order of the data:
+//!
+//! 1. Sources send updates of objects: the crate `netpol-kube` watches an API server, [`manifests`] a directory of YAML files.
+//! 2. [`cni_server`] receives the calls of the CNI plugin, one for each pod that is added or removed. [`discovery`] searches for
+//!    the interfaces of pods that are older than the agent.
+//! 3. [`agent`] is the event loop, the only owner of the state. It applies these inputs to the state, has the crate
+//!    `netpol-policy` compile the policies to map operations, and has the crate `netpol-datapath` apply them to the kernel.
+//! 4. [`control`] serves questions about the running agent over HTTP, and [`telemetry`] formats its metrics.
+//! 5. [`conflist`] adds the CNI plugin to the node's CNI configuration, and removes it again.
+//! 6. [`cli`] is the command line: `run` starts all of the above, the other commands ask a running agent or change the node.
 #![forbid(unsafe_code)]
 
 pub mod agent;

@@ -1,6 +1,6 @@
-//! Metrics in the `OpenMetrics` text format, read off the state at each scrape.
+//! Metrics in the `OpenMetrics` text format, made from the state at each scrape.
 //!
-//! In: numbers with labels. Out: text. Must not: hold state; what is counted is counted where it happens.
+//! In: numbers with labels. Out: text. Must not: hold state; events are counted where they happen.
 
 use std::fmt;
 
@@ -13,44 +13,44 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-/// What the text is, for HTTP.
+/// The HTTP content type of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Numbers of one name.
+/// A metric: its samples, and their name.
 #[derive(Debug)]
 pub struct Metric {
-    /// Without the prefix `netpol_`, the unit and `_total`.
+    /// The name without the prefix `netpol_`, the unit and `_total`.
     pub name: &'static str,
     /// One sentence without a full stop.
     pub help: &'static str,
-    /// What is counted, where the name does not say it.
+    /// The unit, which the text appends to the name.
     pub unit: Option<Unit>,
-    /// The numbers.
+    /// The samples.
     pub content: Content,
 }
 
-/// The numbers, and whether they can go down.
+/// The samples of a metric, by its type.
 #[derive(Debug)]
 pub enum Content {
-    /// They can.
+    /// Values that can go down.
     Gauge(Vec<Sample>),
-    /// Only when the agent or the endpoint that they are about goes.
+    /// Values that only go up, until the agent restarts or their endpoint is removed.
     Counter(Vec<Sample>),
-    /// How often something took how long.
+    /// A distribution, such as a latency.
     Histogram(Histogram),
 }
 
-/// One number.
+/// One value with its labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
-    /// What it is about.
+    /// Names and values of the labels.
     pub labels: Vec<(&'static str, String)>,
-    /// The number.
+    /// The value.
     pub value: u64,
 }
 
 impl Sample {
-    /// A number without labels.
+    /// A value without labels, as the only sample of its metric.
     pub fn plain(value: u64) -> Vec<Self> {
         vec![Self { labels: Vec::new(), value }]
     }
@@ -89,7 +89,7 @@ fn write(
     mut family: MetricEncoder<'_>,
     encode: impl Fn(u64, MetricEncoder<'_>) -> Result<(), fmt::Error>,
 ) -> Result<(), fmt::Error> {
-    // A family writes braces even around no label.
+    // `encode_family` would write empty braces for a sample without labels.
     if let [Sample { labels, value }] = samples
         && labels.is_empty()
     {
@@ -104,7 +104,7 @@ fn write(
 /// The metrics as text.
 ///
 /// # Errors
-/// Only if formatting fails, which a `String` does not do.
+/// Formatting fails, which does not happen for a `String`.
 pub fn render(metrics: Vec<Metric>) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("netpol");
     registry.register_collector(Box::new(Scrape(metrics)));

@@ -1,4 +1,6 @@
-//! The objects of a live cluster, listed once.
+//! Lists the objects of a live cluster once.
+//!
+//! In: access to the API server. Out: all objects, and findings. Must not: watch on.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,30 +15,30 @@ use netpol_policy::model::{Diagnostic, Kind, Object};
 use netpol_policy::source::{DiagnosticIndex, Freshness, Health, SourceUpdate};
 use netpol_policy::store::ClusterState;
 
-/// How long complete lists of every kind are waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Updates that wait to be taken in.
+/// The time limit for listing all kinds.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Capacity of the channel of updates.
 const QUEUE: usize = 64;
 
-/// What the API server told.
+/// The objects that the API server listed.
 #[derive(Debug, Default)]
 pub(super) struct Live {
     /// All objects.
     pub(super) objects: Vec<Object>,
-    /// Findings on them.
+    /// Findings on these objects.
     pub(super) diagnostics: Vec<Diagnostic>,
-    /// Kinds that could not be listed and that can be done without, with the reason.
+    /// A message for each optional kind that could not be listed, with the reason.
     pub(super) missing: Vec<String>,
 }
 
-/// Lists every kind. Services and nodes may be missing: not everybody may list them.
+/// Lists every kind. Services and nodes are optional, because the user may not be permitted to list them.
 pub(super) fn read(kubeconfig: Option<&Path>) -> anyhow::Result<Live> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("starting the async runtime")?.block_on(list(kubeconfig))
+    runtime.context("cannot start the async runtime")?.block_on(list(kubeconfig))
 }
 
 async fn list(kubeconfig: Option<&Path>) -> anyhow::Result<Live> {
-    let access = Access::open(kubeconfig).await.context("finding the cluster")?;
+    let access = Access::open(kubeconfig).await.context("cannot access the cluster")?;
     let (out, mut updates) = mpsc::channel(QUEUE);
     let cancel = CancellationToken::new();
     let _stopped_at_the_end = cancel.clone().drop_guard();
@@ -54,14 +56,14 @@ async fn list(kubeconfig: Option<&Path>) -> anyhow::Result<Live> {
             for delta in deltas {
                 drop(state.apply(delta));
             }
-            let is_settled = |kind: &Kind| matches!(freshness.of(*kind), Health::Broken { .. });
-            if freshness.missing().iter().all(is_settled) {
+            let has_failed = |kind: &Kind| matches!(freshness.of(*kind), Health::Broken { .. });
+            if freshness.missing().iter().all(has_failed) {
                 break;
             }
         }
     };
-    // What is missing by then is told below.
-    drop(timeout(PATIENCE, collect).await);
+    // Kinds that are missing after the time limit are reported below.
+    drop(timeout(TIMEOUT, collect).await);
 
     let mut live = Live {
         objects: objects(&state),
@@ -71,14 +73,18 @@ async fn list(kubeconfig: Option<&Path>) -> anyhow::Result<Live> {
     for kind in freshness.missing() {
         let reason = match freshness.of(kind) {
             Health::Broken { since: _, error } => error.to_string(),
-            Health::Listing | Health::Synced { .. } => "the API server is too slow".to_owned(),
+            Health::Listing | Health::Synced { .. } => {
+                format!("no complete list within {} s", TIMEOUT.as_secs())
+            }
         };
         match kind {
             Kind::NetworkPolicy | Kind::Pod | Kind::Namespace => {
-                anyhow::bail!("cannot list objects of kind {kind}: {reason}")
+                anyhow::bail!("cannot list {kind} objects: {reason}")
             }
             Kind::Service | Kind::Node => {
-                live.missing.push(format!("answers do without objects of kind {kind}: {reason}"));
+                live.missing.push(format!(
+                    "cannot list {kind} objects, so results do not consider them: {reason}"
+                ));
             }
         }
     }

@@ -2,26 +2,52 @@
 
 use std::io;
 
-use netpol_policy::model::Pod;
+use netpol_policy::model::{Pod, Transport};
 use netpol_policy::resolve::RuleRef;
-use netpol_policy::simulate::{Cluster, Engine, Probe, explain, with_implicit_namespaces};
+use netpol_policy::simulate::{
+    Cluster, Engine, PodOrIp, PortChoice, Probe, explain, with_implicit_namespaces,
+};
 use netpol_terminal::{DENIED, FAILED, Output, Terminal};
 
-use crate::args::ExplainArgs;
-use crate::input;
+use crate::input::{self, InputArgs};
+
+/// Explain why a connection is allowed or denied: the policies that isolate, the rules that allow, and the rules that almost
+/// match.
+///
+/// The exit code is 0 if the connection is allowed, 1 if it is denied, and 2 if the input cannot be read or the connection cannot
+/// exist.
+#[derive(Debug, clap::Args)]
+pub(super) struct ExplainArgs {
+    /// Source of the connection: `NAMESPACE/POD`, `NAMESPACE/POD@ADDRESS` or an IP address.
+    #[arg(long, value_name = "NS/POD|IP")]
+    from: PodOrIp,
+    /// Destination of the connection, as for --from. The address of a Service stands for its backend pods.
+    #[arg(long, value_name = "NS/POD|IP")]
+    to: PodOrIp,
+    /// Destination port: a number, or the name of a port of the destination pod.
+    #[arg(long, value_name = "PORT", value_parser = PortChoice::from_argument)]
+    port: PortChoice,
+    /// Protocol: TCP, UDP or SCTP.
+    #[arg(long, default_value = "TCP", value_parser = Transport::from_argument)]
+    protocol: Transport,
+    #[command(flatten)]
+    input: InputArgs,
+    /// Output format.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
 
 /// Exit codes: 0 if the connection is allowed, 1 if it is denied.
 pub(super) fn run(args: ExplainArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
-    let ExplainArgs { from, to, port, protocol, files, cluster, output } = args;
-    anyhow::ensure!(!files.is_empty() || cluster.is_asked(), input::NO_OBJECTS);
+    let ExplainArgs { from, to, port, protocol, input, output } = args;
     let probe = Probe { from, to, port, transport: protocol };
-    let input = input::read(&files, &cluster, terminal)?;
-    input::tell_findings(&input.manifests, terminal, |_| false);
+    let input = input::read(&input.files, &input.cluster, terminal)?;
+    input::report_findings(&input.manifests, terminal, |_| false);
     let (objects, _) = with_implicit_namespaces(input.objects());
     let mut cluster = Cluster::new(Engine::Reference);
     cluster.set(objects)?;
-    let found = cluster.findings();
-    let diagnostics = input.diagnostics().chain(&found);
+    let over_capacity = cluster.findings();
+    let diagnostics = input.diagnostics().chain(&over_capacity);
     let is_left_out = |_: &Pod, rule: &RuleRef| cluster.left_out().contains_key(rule);
     let explanation = explain(cluster.state(), &probe, diagnostics, is_left_out);
     match output {

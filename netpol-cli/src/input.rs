@@ -1,4 +1,7 @@
-//! The objects that a command judges: those in files, those of a live cluster, or these under those.
+//! The objects that a command evaluates: those of files, those of a live cluster, or both.
+//!
+//! In: paths, and access to a cluster. Out: objects and findings. An object in a file replaces the one of the cluster.
+//! Must not: evaluate policies.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -7,18 +10,36 @@ use netpol_policy::manifests::{self, Cause, FileCode, Manifests};
 use netpol_policy::model::{Diagnostic, Object};
 use netpol_terminal::Terminal;
 
-use crate::args::ClusterArgs;
 use crate::cluster;
 
-/// There is nothing to judge.
-pub(super) const NO_OBJECTS: &str = "give objects with -f or --cluster";
+/// The objects to evaluate.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("objects").args(["files", "cluster"]).required(true).multiple(true))]
+pub(super) struct InputArgs {
+    /// Files and directories with objects (YAML or JSON); `-` is the standard input.
+    #[arg(short, long = "file", value_name = "PATH", num_args = 1..)]
+    pub(super) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(super) cluster: ClusterArgs,
+}
 
-/// What was read.
+/// Access to a live cluster.
+#[derive(Debug, clap::Args)]
+pub(super) struct ClusterArgs {
+    /// Read the objects of the cluster of kubectl's current context. Objects in files replace those of the cluster.
+    #[arg(long)]
+    cluster: bool,
+    /// Kubeconfig file for --cluster [default: the file that kubectl uses].
+    #[arg(long, value_name = "FILE", requires = "cluster")]
+    kubeconfig: Option<PathBuf>,
+}
+
+/// The objects and findings of files and of a cluster.
 #[derive(Debug, Default)]
 pub(super) struct Input {
-    /// From files.
+    /// Objects and findings of the files.
     pub(super) manifests: Manifests,
-    /// From the cluster, without those that a file replaces.
+    /// Objects of the cluster, without those that a file replaces.
     live: Vec<Object>,
     /// Findings on objects of the cluster.
     pub(super) live_diagnostics: Vec<Diagnostic>,
@@ -27,7 +48,7 @@ pub(super) struct Input {
 /// Reads the files that `-f` names, and with `--cluster` the objects of the cluster.
 ///
 /// # Errors
-/// The cluster cannot be asked. What is wrong with files is in the findings.
+/// The objects of the cluster cannot be listed. Problems with files are findings.
 pub(super) fn read(
     paths: &[PathBuf],
     cluster: &ClusterArgs,
@@ -53,20 +74,20 @@ fn live(cluster: &ClusterArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<In
         return Ok(Input::default());
     }
     let cluster::Live { objects, diagnostics, missing } = cluster::read(kubeconfig.as_deref())?;
-    for sentence in missing {
-        terminal.complain(&sentence);
+    for problem in missing {
+        terminal.complain(&problem);
     }
     Ok(Input { manifests: Manifests::default(), live: objects, live_diagnostics: diagnostics })
 }
 
 impl Input {
-    /// All objects.
+    /// All objects: those of the cluster, then those of the files.
     pub(super) fn objects(&self) -> Vec<Object> {
         let in_files = self.manifests.objects.iter().map(|read| read.object.clone());
         self.live.iter().cloned().chain(in_files).collect()
     }
 
-    /// The findings on objects.
+    /// All findings on objects.
     pub(super) fn diagnostics(&self) -> impl Iterator<Item = &Diagnostic> {
         let in_files = self.manifests.findings.iter().filter_map(|finding| match &finding.cause {
             Cause::Object(diagnostic) => Some(diagnostic),
@@ -75,16 +96,16 @@ impl Input {
         self.live_diagnostics.iter().chain(in_files)
     }
 
-    /// Tells what was found in files and objects.
-    pub(super) fn tell_findings(&self, terminal: &mut Terminal<'_>) {
+    /// Reports all findings on files and objects.
+    pub(super) fn report_all_findings(&self, terminal: &mut Terminal<'_>) {
         for diagnostic in &self.live_diagnostics {
             terminal.complain(diagnostic);
         }
-        tell_findings(&self.manifests, terminal, |_| true);
+        report_findings(&self.manifests, terminal, |_| true);
     }
 }
 
-/// Whether something is missing that was meant to be there: then the answer can be wrong.
+/// Whether objects may be missing because a file could not be read completely; the result can then be wrong.
 pub(super) fn is_incomplete(manifests: &Manifests) -> bool {
     manifests.findings.iter().any(|finding| match &finding.cause {
         Cause::File { code, message: _ } => match code {
@@ -95,8 +116,8 @@ pub(super) fn is_incomplete(manifests: &Manifests) -> bool {
     })
 }
 
-/// Tells what was found in the files themselves, and also what was found in the objects that are `wanted`.
-pub(super) fn tell_findings(
+/// Reports the findings on files, and those on objects for which `wanted` is true.
+pub(super) fn report_findings(
     manifests: &Manifests,
     terminal: &mut Terminal<'_>,
     wanted: impl Fn(&Diagnostic) -> bool,

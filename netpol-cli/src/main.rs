@@ -1,4 +1,4 @@
-//! Explains, checks and simulates Kubernetes `NetworkPolicies` without a node: see `netpol help`.
+//! Explains, checks and simulates Kubernetes `NetworkPolicies` without a node. `netpol help` lists the commands.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;

@@ -1,7 +1,7 @@
-//! The plugin's end of the agent's socket.
+//! Client of the agent's socket.
 //!
-//! In: a request. Out: nothing if the agent did it, else why not. One connection per request, blocking,
-//! with a deadline for every step: a runtime that waits for us holds up a pod.
+//! In: a request. Out: nothing, or the reason why the agent did not serve it. One connection per request, blocking,
+//! with a deadline for every step, because a container runtime that waits for the plugin delays a pod.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -12,44 +12,46 @@ use netpol_proto::{ErrorCode, MAX_MESSAGE_BYTES, Request, Response};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-/// Why the agent has not done it.
+/// Why a request was not served.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It does not run, or does not accept connections.
+    /// The agent does not run, or does not accept connections.
     #[error("netpol-agent does not answer on {path}: is it running on this node?")]
     Connect {
         /// The socket.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },
-    /// No socket could be made, or the path is too long for one.
-    #[error("cannot make a socket to {path}")]
+    /// No socket could be created, or the path is too long for one.
+    #[error("cannot create a socket for {path}")]
     Socket {
         /// The agent's socket.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },
-    /// It accepted the connection, but then went away or let the deadline pass.
+    /// The agent accepted the connection, but then closed it or let the deadline pass.
     #[error("netpol-agent has not answered on {path}")]
-    Migration {
+    Exchange {
         /// The socket.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },
-    /// It answered something that is not a response.
-    #[error("netpol-agent does not speak our language")]
+    /// The answer is not a response.
+    #[error(
+        "the answer of netpol-agent is not a valid response: are the agent and the plugin of the same version?"
+    )]
     Message {
-        /// What is wrong.
+        /// What is wrong with it.
         #[source]
         source: netpol_proto::Error,
     },
-    /// It refused, and says why.
+    /// The agent refused the request, with a reason.
     #[error("{message}")]
     Refused {
         /// The agent's code.
@@ -62,13 +64,13 @@ pub enum Error {
 }
 
 impl Error {
-    /// The number in the table of CNI errors.
+    /// The CNI error code.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Connect { .. } | Self::Migration { .. } => ErrorCode::TRY_AGAIN_LATER,
+            Self::Connect { .. } | Self::Exchange { .. } => ErrorCode::TRY_AGAIN_LATER,
             Self::Socket { .. } => ErrorCode::IO,
             Self::Message { source } => match source {
-                // The agent ended in the middle of its answer.
+                // The agent exited in the middle of its answer.
                 netpol_proto::Error::Truncated => ErrorCode::TRY_AGAIN_LATER,
                 netpol_proto::Error::TooLong
                 | netpol_proto::Error::Version { .. }
@@ -78,7 +80,7 @@ impl Error {
         }
     }
 
-    /// Is there no agent, as opposed to one that refuses?
+    /// Whether there is no agent, as opposed to one that refuses the request.
     pub fn is_absence(&self) -> bool {
         self.code() == ErrorCode::TRY_AGAIN_LATER && !matches!(self, Self::Refused { .. })
     }
@@ -86,8 +88,8 @@ impl Error {
 
 /// How long the agent may take to answer.
 ///
-/// An ADD waits until the API server has told the agent of the pod; the kubelet gives a sandbox 4 minutes, of which
-/// others need a part. The rest only changes maps.
+/// An ADD waits until the agent has received the pod from the API server. The kubelet gives a sandbox 4 minutes, which
+/// other steps share. All other requests only change maps.
 fn deadline(request: &Request) -> Duration {
     match request {
         Request::Add(_) => Duration::from_mins(1),
@@ -97,7 +99,7 @@ fn deadline(request: &Request) -> Duration {
     }
 }
 
-/// Asks the agent and waits for its answer.
+/// Sends a request to the agent and waits for its answer.
 ///
 /// # Errors
 /// All variants of [`Error`].
@@ -108,16 +110,16 @@ pub fn ask(socket: &Path, request: &Request) -> Result<(), Error> {
 fn ask_within(socket: &Path, request: &Request, deadline: Duration) -> Result<(), Error> {
     let line = netpol_proto::encode(request).map_err(|source| Error::Message { source })?;
     let stream = connect(socket, deadline)?;
-    let migration = |source| Error::Migration { path: socket.into(), source };
-    stream.set_read_timeout(Some(deadline)).map_err(migration)?;
-    // An agent that refuses early has answered already: the answer says more than the broken pipe.
+    let exchange = |source| Error::Exchange { path: socket.into(), source };
+    stream.set_read_timeout(Some(deadline)).map_err(exchange)?;
+    // An agent that refuses early has already answered, and its answer explains more than the broken pipe.
     let written = (&stream).write_all(&line);
     let mut answer = Vec::new();
     let mut limited =
         BufReader::new(&stream).take(u64::try_from(MAX_MESSAGE_BYTES).unwrap_or(u64::MAX));
     let read = limited.read_until(b'\n', &mut answer);
     if answer.is_empty() {
-        written.and(read).map_err(migration)?;
+        written.and(read).map_err(exchange)?;
     }
     match netpol_proto::decode(&answer).map_err(|source| Error::Message { source })? {
         Response::Ok => Ok(()),
@@ -127,7 +129,7 @@ fn ask_within(socket: &Path, request: &Request, deadline: Duration) -> Result<()
     }
 }
 
-/// Connects. A full backlog of the agent blocks for no longer than the deadline.
+/// Connects. If the agent's backlog is full, blocks no longer than the deadline.
 fn connect(path: &Path, deadline: Duration) -> Result<UnixStream, Error> {
     let socket =
         |errno: rustix::io::Errno| Error::Socket { path: path.into(), source: errno.into() };
@@ -151,7 +153,7 @@ mod tests {
     use super::*;
     use std::os::unix::net::UnixListener;
 
-    /// Asks an agent that answers with `answer` and then hangs up, or never answers.
+    /// Asks an agent that answers with `answer` and then closes the connection, or never answers.
     fn ask_agent(answer: Option<&[u8]>) -> Result<(), Error> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("cni.sock");
@@ -165,7 +167,7 @@ mod tests {
                     BufReader::new(&stream).read_line(&mut request).unwrap();
                     stream.write_all(answer).unwrap();
                 } else {
-                    // Ends when the client has given up.
+                    // Returns when the client has given up.
                     wait.recv().unwrap_err();
                 }
             });
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_is_passed_on() {
+    fn the_answer_is_returned() {
         ask_agent(Some(&netpol_proto::encode(&Response::Ok).unwrap())).unwrap();
         let refusal = Response::error(ErrorCode::ENFORCEMENT, "map is full");
         let error = ask_agent(Some(&netpol_proto::encode(&refusal).unwrap())).unwrap_err();
@@ -188,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_is_not_there_or_leaves_or_hangs_means_try_again_later() {
+    fn a_missing_or_exiting_or_hanging_agent_means_try_again_later() {
         let missing = ask(Path::new("/nonexistent/cni.sock"), &Request::Status).unwrap_err();
         for error in [missing, ask_agent(Some(b"")).unwrap_err(), ask_agent(None).unwrap_err()] {
             assert_eq!(error.code(), ErrorCode::TRY_AGAIN_LATER, "{error:?}");
@@ -199,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_not_taken_for_an_answer() {
+    fn an_invalid_answer_is_a_decoding_error() {
         for answer in [&b"ok\n"[..], b"{\"version\":7,\"body\":{\"outcome\":\"ok\"}}\n"] {
             assert_eq!(ask_agent(Some(answer)).unwrap_err().code(), ErrorCode::DECODE);
         }

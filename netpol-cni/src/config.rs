@@ -1,7 +1,7 @@
 //! The network configuration.
 //!
-//! In: the JSON on standard input. Out: [`Config`], with our own fields checked and everything else kept
-//! for the plugins that we call. Must not: look at the machine; a file named here is read elsewhere.
+//! In: the JSON on standard input. Out: [`Config`], with the plugin's own fields checked and all other fields kept
+//! for the plugins that it calls. Must not: access files; a file that is named here is read elsewhere.
 //!
 //! Source: CNI specification 1.1.0, "Plugin configuration objects".
 
@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use crate::environment::is_identifier;
 use crate::version::SpecVersion;
 
-/// Longest network name, in bytes: it is kept in the host interface's alias, which holds 255.
+/// Longest network name, in bytes, because the alias of the host's interface contains it and holds 255 bytes.
 const MAX_NAME_BYTES: usize = 200;
 
 /// Smallest MTU, in bytes, that IPv4 works with. Source: RFC 791.
@@ -24,35 +24,35 @@ const MIN_MTU_BYTES: u32 = 68;
 /// Largest MTU of a veth, in bytes. Source: Linux `ETH_MAX_MTU`.
 const MAX_MTU_BYTES: u32 = 65_535;
 
-/// What is wrong with the configuration.
+/// Why the configuration is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Not JSON.
+    /// It is not JSON.
     #[error("network configuration is not valid JSON")]
     Json(#[source] serde_json::Error),
-    /// JSON, but not an object.
+    /// It is JSON, but not an object.
     #[error("network configuration is not a JSON object")]
     NotAnObject,
     /// Standard input could not be read.
-    #[error("network configuration not read")]
+    #[error("cannot read the network configuration from standard input")]
     Read(#[source] std::io::Error),
-    /// A version of the specification that we do not speak.
+    /// Its version of the specification is not supported.
     #[error(
-        "cniVersion `{found}` is not supported, netpol-cni speaks 0.3.0, 0.3.1, 0.4.0, 1.0.0 and 1.1.0"
+        "cniVersion `{found}` is not supported: netpol-cni supports 0.3.0, 0.3.1, 0.4.0, 1.0.0 and 1.1.0"
     )]
     Version {
-        /// What the configuration says; empty if nothing.
+        /// Value of `cniVersion`; empty if it is missing.
         found: String,
     },
-    /// The verb is younger than the configuration's version.
+    /// The configuration's version does not have the verb.
     #[error("cniVersion {version} does not have {verb}")]
     VerbTooNew {
-        /// The configuration's.
+        /// The configuration's version.
         version: SpecVersion,
-        /// The verb that was asked for.
+        /// The verb.
         verb: &'static str,
     },
-    /// A field that must be there is not.
+    /// A required field is missing.
     #[error("field `{field}` is missing: {reason}")]
     Missing {
         /// Its name.
@@ -65,32 +65,32 @@ pub enum Error {
     Type {
         /// Its name.
         field: &'static str,
-        /// What was expected.
+        /// The expected type.
         #[source]
         source: serde_json::Error,
     },
-    /// A field has a value that makes no sense.
+    /// A field has an invalid value.
     #[error("field `{field}` is invalid: {reason}, got `{value}`")]
     Value {
         /// Its name.
         field: &'static str,
-        /// What it is.
+        /// The value.
         value: String,
         /// The rule that it breaks.
         reason: &'static str,
     },
-    /// Two fields that exclude each other.
+    /// Two fields exclude each other.
     #[error("field `{field}` is invalid: {reason}")]
     Conflict {
-        /// The one to take away.
+        /// The field to remove.
         field: &'static str,
-        /// What it clashes with.
+        /// The reason, which names the other field.
         reason: &'static str,
     },
 }
 
 impl Error {
-    /// The number in the table of CNI errors.
+    /// The CNI error code.
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Read(_) => ErrorCode::IO,
@@ -107,58 +107,59 @@ impl Error {
 /// A checked configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// `cniVersion`: the form of our answers.
+    /// `cniVersion`: the version of the answers.
     pub version: SpecVersion,
     /// `name` of the network.
     pub network: String,
-    /// `agentSocket`: where the agent listens. Default: [`netpol_proto::SOCKET_PATH`].
+    /// `agentSocket`: the agent's socket. Default: [`netpol_proto::SOCKET_PATH`].
     pub agent_socket: PathBuf,
-    /// What we are in this network.
+    /// The plugin's mode in this network.
     pub mode: Mode,
-    /// `capabilities.bandwidth` makes the runtime tell a limit in `runtimeConfig.bandwidth`, and it has told none: no plugin behind
-    /// us shapes the interface, for which it would need the ingress of the host's end for itself.
+    /// Whether no later plugin shapes the interface, for which it would claim the ingress of the host's end: with
+    /// `capabilities.bandwidth` the runtime passes limits in `runtimeConfig.bandwidth`, and it has passed none.
     pub is_unshaped: bool,
-    /// `prevResult`, if the runtime gave one. Read only by the verbs that need it: a DEL must not fail over it.
+    /// `prevResult`, if the runtime passed one. Parsed only by the verbs that need it, because DEL must not fail if it is
+    /// invalid.
     pub prev_result: Option<Value>,
-    /// The whole configuration as it came, for IPAM plugins and for the fields that only GC has.
+    /// The unchanged configuration, for IPAM plugins and for the fields that only GC has.
     pub raw: Map<String, Value>,
 }
 
-/// What we are in this network.
+/// The plugin's mode in a network.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Mode {
-    /// Behind a main plugin, which made the interface.
+    /// Chained after a main plugin, which created the interface.
     Chained,
-    /// We make the interface. Chosen by `ipam` or `subnetFile`.
+    /// netpol-cni creates the interface. Selected by `ipam` or `subnetFile`.
     Main(Main),
-    /// We run the main plugin. Chosen by `delegate`.
+    /// netpol-cni runs the main plugin. Selected by `delegate`.
     Delegate(Delegate),
 }
 
-/// How to make the interface.
+/// How to create the interface.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Main {
     /// `ipam.type`. Default with `subnetFile`: `host-local`.
     pub ipam_type: String,
-    /// `ipam`, with all that the IPAM plugin understands.
+    /// `ipam`, with all fields of the IPAM plugin.
     pub ipam: Map<String, Value>,
-    /// `subnetFile`: what flanneld wrote, mostly `/run/flannel/subnet.env`.
+    /// `subnetFile`: the subnet file of flanneld, usually `/run/flannel/subnet.env`.
     pub subnet_file: Option<PathBuf>,
-    /// `mtu` of both ends in bytes. None (also 0): from `subnetFile`, else the kernel's default.
+    /// `mtu` of both ends in bytes. `None` (also for 0): from `subnetFile`, else the kernel's default.
     pub mtu: Option<u32>,
 }
 
-/// Another main plugin that we run.
+/// The main plugin that netpol-cni runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Delegate {
     /// `delegate.type`.
     pub plugin_type: String,
-    /// Its configuration: `delegate` with what the runtime adds to every plugin's.
+    /// Its configuration: `delegate` and the fields that the runtime adds for every plugin.
     pub config: Map<String, Value>,
 }
 
 impl Config {
-    /// Reads and checks a configuration.
+    /// Parses and checks a configuration.
     ///
     /// # Errors
     /// All variants of [`Error`] but [`Error::VerbTooNew`] and [`Error::Read`].
@@ -182,7 +183,7 @@ impl Config {
     /// `cni.dev/valid-attachments`, which the runtime adds for GC. `null` is an empty list, as Go writes it.
     ///
     /// # Errors
-    /// [`Error::Missing`]: forgetting everything for lack of a list would be a bad guess. [`Error::Type`].
+    /// [`Error::Missing`], because without the list every attachment would be removed; [`Error::Type`].
     pub fn valid_attachments(&self) -> Result<Vec<Attachment>, Error> {
         #[derive(Deserialize)]
         struct Valid {
@@ -191,10 +192,10 @@ impl Config {
             ifname: String,
         }
         let field = "cni.dev/valid-attachments";
-        let value = self.raw.get(field).ok_or(Error::Missing {
-            field,
-            reason: "GC must know which attachments are still valid",
-        })?;
+        let value = self
+            .raw
+            .get(field)
+            .ok_or(Error::Missing { field, reason: "GC needs the list of valid attachments" })?;
         let list: Option<Vec<Valid>> =
             Deserialize::deserialize(value).map_err(|source| Error::Type { field, source })?;
         let attachment =
@@ -226,7 +227,7 @@ fn mode(raw: &Map<String, Value>) -> Result<Mode, Error> {
         }),
         (None, Some(_)) if subnet_file.is_some() => Err(Error::Conflict {
             field: "subnetFile",
-            reason: "with `delegate` the other plugin makes the interface",
+            reason: "with `delegate` the other plugin creates the interface",
         }),
         (None, Some(_)) if mtu.is_some() => Err(Error::Conflict {
             field: "mtu",
@@ -237,7 +238,7 @@ fn mode(raw: &Map<String, Value>) -> Result<Mode, Error> {
             None => Ok(Mode::Chained),
             Some(_) => Err(Error::Conflict {
                 field: "mtu",
-                reason: "without `ipam` or `subnetFile` another plugin makes the interface",
+                reason: "without `ipam` or `subnetFile` another plugin creates the interface",
             }),
         },
         (ipam, None) => {
@@ -268,7 +269,7 @@ fn mode(raw: &Map<String, Value>) -> Result<Mode, Error> {
 }
 
 impl Delegate {
-    /// Adds to the delegate's own fields those that the runtime would give it.
+    /// Adds the fields that the runtime would pass to the delegate.
     fn from_raw(raw: &Map<String, Value>, mut config: Map<String, Value>) -> Result<Self, Error> {
         let type_error = |error| rename(error, "delegate.type");
         let plugin_type: String =
@@ -291,7 +292,7 @@ impl Delegate {
     }
 }
 
-/// A plugin's type becomes the name of a file, so it must not lead out of the directory.
+/// A plugin's type is used as a file name, so it must not name a path outside the directory.
 fn check_plugin_type(field: &'static str, plugin_type: &str) -> Result<(), Error> {
     if plugin_type.is_empty()
         || plugin_type.contains(['/', '\\', '\0'])
@@ -326,7 +327,7 @@ fn absolute_path(raw: &Map<String, Value>, field: &'static str) -> Result<Option
     }
 }
 
-/// A missing field and one that is `null` are the same.
+/// The value of a field; `None` if it is missing or `null`.
 fn optional<T: DeserializeOwned>(
     raw: &Map<String, Value>,
     field: &'static str,
@@ -347,7 +348,7 @@ fn required<T: DeserializeOwned>(
     optional(raw, field)?.ok_or(Error::Missing { field, reason })
 }
 
-/// Gives a field of an inner object its full path.
+/// Replaces the field of an error by its full path, for fields of inner objects.
 fn rename(error: Error, field: &'static str) -> Error {
     match error {
         Error::Missing { field: _, reason } => Error::Missing { field, reason },
@@ -382,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn without_ipam_and_delegate_we_are_chained_and_the_socket_is_the_default() {
+    fn without_ipam_and_delegate_the_mode_is_chained_and_the_socket_is_the_default() {
         let config = parse(json!({ "unknown": { "a": 1 }, "ipam": null })).unwrap();
         assert_eq!(config.mode, Mode::Chained);
         assert_eq!(config.agent_socket, PathBuf::from("/run/netpol/cni.sock"));
@@ -392,22 +393,25 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_is_unshaped_if_the_runtime_would_tell_a_limit_and_has_told_none() {
-        let told = json!({ "bandwidth": true });
+    fn an_interface_is_unshaped_if_the_runtime_passes_limits_and_passed_none() {
+        let capabilities = json!({ "bandwidth": true });
         let limit = json!({ "bandwidth": { "ingressRate": 1000 } });
         let check = |extra: Value, expected: bool| {
             assert_eq!(parse(extra.clone()).unwrap().is_unshaped, expected, "{extra}");
         };
         check(json!({}), false);
         check(json!({ "capabilities": { "bandwidth": false } }), false);
-        check(json!({ "capabilities": told }), true);
-        check(json!({ "capabilities": told, "runtimeConfig": { "mac": "x" } }), true);
-        check(json!({ "capabilities": told, "runtimeConfig": { "bandwidth": null } }), true);
-        check(json!({ "capabilities": told, "runtimeConfig": limit }), false);
+        check(json!({ "capabilities": capabilities }), true);
+        check(json!({ "capabilities": capabilities, "runtimeConfig": { "mac": "x" } }), true);
+        check(
+            json!({ "capabilities": capabilities, "runtimeConfig": { "bandwidth": null } }),
+            true,
+        );
+        check(json!({ "capabilities": capabilities, "runtimeConfig": limit }), false);
     }
 
     #[test]
-    fn ipam_makes_us_the_main_plugin_and_keeps_what_the_ipam_plugin_understands() {
+    fn ipam_selects_the_main_mode_and_keeps_the_fields_of_the_ipam_plugin() {
         let config =
             parse(json!({ "ipam": { "type": "host-local", "dataDir": "/d" }, "mtu": 1400 }))
                 .unwrap();
@@ -506,7 +510,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_value_of_any_field_is_taken_or_refused_with_a_code_of_the_specification(
+        fn any_value_of_any_field_is_accepted_or_refused_with_a_code_of_the_specification(
             field in prop_oneof![
                 Just("name"), Just("cniVersion"), Just("type"), Just("ipam"), Just("delegate"), Just("mtu"),
                 Just("subnetFile"), Just("agentSocket"), Just("prevResult"), Just("cni.dev/valid-attachments"),
@@ -527,13 +531,13 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_no_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn any_bytes_are_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             prop_assert!(Config::parse(&bytes).is_err());
         }
     }
 
     #[test]
-    fn gc_needs_its_list_and_takes_null_for_an_empty_one() {
+    fn gc_needs_its_list_and_null_is_an_empty_one() {
         let field = "cni.dev/valid-attachments";
         let attachments = |extra| parse(extra).unwrap().valid_attachments();
         assert!(matches!(attachments(json!({})), Err(Error::Missing { .. })));

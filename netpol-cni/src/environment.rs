@@ -1,7 +1,7 @@
 //! The `CNI_*` environment variables.
 //!
-//! In: the environment as values. Out: the verb, the attachment, the pod. Nothing else in the crate reads
-//! the environment. Other plugins get it unchanged but for `CNI_COMMAND`.
+//! In: the environment as values. Out: the verb, the attachment, the pod. No other module reads
+//! the environment. Other plugins get it unchanged except for `CNI_COMMAND`.
 //!
 //! Source: CNI specification 1.1.0, "Parameters".
 
@@ -14,20 +14,20 @@ use netpol_proto::{Attachment, PodRef};
 /// Longest interface name, in bytes. Source: Linux `IFNAMSIZ` without the terminating zero.
 const MAX_IFNAME_BYTES: usize = 15;
 
-/// What the runtime wants.
+/// The operation that the runtime requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
     /// Connect a container.
     Add,
-    /// Disconnect it; never fails for lack of something to remove.
+    /// Disconnect a container; succeeds if there is nothing to remove.
     Del,
-    /// Is it still connected as ADD left it?
+    /// Check that a container is still connected as ADD connected it.
     Check,
-    /// Remove what belongs to no valid attachment.
+    /// Remove the resources that belong to no valid attachment.
     Gc,
-    /// Could ADD be served now?
+    /// Check that an ADD could be served now.
     Status,
-    /// Which versions of the specification?
+    /// List the supported versions of the specification.
     Version,
 }
 
@@ -48,7 +48,7 @@ impl Verb {
     }
 }
 
-/// What is wrong with a variable.
+/// Why a variable is unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Not set, or empty.
@@ -60,7 +60,7 @@ pub enum Error {
         /// The variable.
         name: &'static str,
     },
-    /// Set to something that the specification does not allow.
+    /// Its value is not one that the specification allows.
     #[error("environment variable {name} is invalid: {reason}, got `{value}`")]
     Invalid {
         /// The variable.
@@ -70,8 +70,8 @@ pub enum Error {
         /// The rule that it breaks.
         reason: &'static str,
     },
-    /// `CNI_ARGS` lacks what names the pod. Without it no policy can be found.
-    #[error("environment variable CNI_ARGS has no {key}: only pods can be protected")]
+    /// `CNI_ARGS` does not name the pod, so its policies cannot be found.
+    #[error("environment variable CNI_ARGS has no {key}: netpol-cni serves only Kubernetes pods")]
     NotAPod {
         /// The missing key.
         key: &'static str,
@@ -95,10 +95,10 @@ impl Environment {
         self.variables.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()))
     }
 
-    /// The wanted verb.
+    /// The verb.
     ///
     /// # Errors
-    /// [`Error::Missing`], or [`Error::Invalid`] for a verb that no version knows.
+    /// [`Error::Missing`], or [`Error::Invalid`] for a verb that no version of the specification has.
     pub fn verb(&self) -> Result<Verb, Error> {
         let name = "CNI_COMMAND";
         let value = self.required(name)?;
@@ -133,7 +133,7 @@ impl Environment {
         Ok(Attachment { container_id: container_id.into(), container_ifname: ifname.into() })
     }
 
-    /// Path of the container's network namespace, if the runtime still has it.
+    /// Path of the container's network namespace; `None` if the runtime has removed it.
     pub fn netns(&self) -> Option<PathBuf> {
         self.variables
             .get(OsStr::new("CNI_NETNS"))
@@ -149,7 +149,7 @@ impl Environment {
         self.netns().ok_or(Error::Missing { name: "CNI_NETNS" })
     }
 
-    /// May the container's network namespace be the plugin's own?
+    /// Whether the container's network namespace may be the plugin's own.
     pub fn allows_own_netns(&self) -> bool {
         self.variables
             .get(OsStr::new("CNI_NETNS_OVERRIDE"))
@@ -179,7 +179,7 @@ impl Environment {
         })
     }
 
-    /// The directories in which other plugins are looked for, in order.
+    /// The directories that are searched for other plugins, in order.
     ///
     /// # Errors
     /// [`Error::Missing`].
@@ -200,7 +200,7 @@ fn invalid(name: &'static str, value: &str, reason: &'static str) -> Error {
     Error::Invalid { name, value: value.into(), reason }
 }
 
-/// Is it a container id or network name as the specification wants them?
+/// Whether the text is a valid container id or network name by the specification.
 pub(crate) fn is_identifier(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(allowed)
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_pod_is_refused_by_name() {
+    fn an_attachment_that_names_no_pod_is_refused() {
         for (args, expected) in [
             ("", "CNI_ARGS is not set"),
             ("K8S_POD_NAME=a", "has no K8S_POD_NAMESPACE"),
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_without_a_name_are_left_out() {
+    fn empty_directories_are_skipped() {
         let dirs =
             environment(&[("CNI_PATH", "/opt/cni/bin::/usr/lib/cni")]).plugin_dirs().unwrap();
         assert_eq!(dirs, [PathBuf::from("/opt/cni/bin"), "/usr/lib/cni".into()]);

@@ -1,4 +1,4 @@
-//! The error that the runtime sees.
+//! The error that the runtime receives.
 //!
 //! In: the errors of the other modules. Out: [`CniError`], with a code from the one table in
 //! [`netpol_proto::ErrorCode`], written as the specification's JSON.
@@ -9,12 +9,12 @@ use netpol_proto::ErrorCode;
 use serde::Serialize;
 
 use crate::version::SpecVersion;
-use crate::{client, config, environment, interface, netns, plugin, result, subnet_file, veth};
+use crate::{client, config, environment, interface, netns, result, subnet_file, veth};
 
 /// Source: CNI specification 1.1.0, "Error".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CniError {
-    /// What kind of failure.
+    /// The CNI error code.
     pub code: ErrorCode,
     /// One sentence that names the object.
     pub msg: String,
@@ -22,7 +22,7 @@ pub struct CniError {
     pub details: String,
 }
 
-/// The form on standard output.
+/// The JSON form.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Json<'a> {
@@ -39,7 +39,7 @@ impl CniError {
         Self { code, msg: msg.into(), details: String::new() }
     }
 
-    /// The error as message, its sources as details.
+    /// An error with its own text as the message and its sources as the details.
     pub fn caused(code: ErrorCode, error: &dyn Error) -> Self {
         let mut causes = Vec::new();
         let mut source = error.source();
@@ -60,9 +60,9 @@ impl CniError {
         self
     }
 
-    /// One error for a teardown whose steps failed; None if none did.
+    /// One error for all failed steps of a teardown; `None` if none failed.
     ///
-    /// A single failure is passed on as it is, several keep their messages and get [`ErrorCode::TEARDOWN`].
+    /// A single failure is returned unchanged; several keep their messages and get [`ErrorCode::TEARDOWN`].
     pub fn collect(errors: Vec<Self>) -> Option<Self> {
         let mut errors = errors.into_iter();
         let first = errors.next()?;
@@ -149,24 +149,8 @@ impl From<client::Error> for CniError {
             }
             client::Error::Connect { .. }
             | client::Error::Socket { .. }
-            | client::Error::Migration { .. }
+            | client::Error::Exchange { .. }
             | client::Error::Message { .. } => Self::caused(error.code(), &error),
-        }
-    }
-}
-
-impl From<plugin::Error> for CniError {
-    fn from(error: plugin::Error) -> Self {
-        let code = error.code();
-        match error {
-            plugin::Error::Failed { ref details, .. } => {
-                Self { code, msg: error.to_string(), details: details.clone() }
-            }
-            plugin::Error::NotFound { .. }
-            | plugin::Error::Run { .. }
-            | plugin::Error::Garbled { .. }
-            | plugin::Error::NoCommonVersion { .. }
-            | plugin::Error::VerbTooNew { .. } => Self::caused(code, &error),
         }
     }
 }
@@ -176,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_written_as_the_specification_says() {
+    fn an_error_has_the_json_form_of_the_specification() {
         let error = CniError::new(ErrorCode::TRY_AGAIN_LATER, "no agent").with_details("refused");
         let json = String::from_utf8(error.to_json(SpecVersion::V0_4_0).unwrap()).unwrap();
         assert_eq!(
@@ -186,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_teardown_reports_all_that_failed() {
+    fn a_teardown_reports_all_failures() {
         assert_eq!(CniError::collect(Vec::new()), None);
         let one = CniError::new(ErrorCode::KERNEL, "veth stays");
         assert_eq!(CniError::collect(vec![one.clone()]), Some(one.clone()));

@@ -1,15 +1,15 @@
-//! The CNI plugin: no container runs before its policy does.
+//! The CNI plugin: no container starts before its policies are in force.
 //!
 //! In: the environment and the network configuration of a container runtime, as the CNI specification
-//! (0.3.0 to 1.1.0) has them. Out: a result or an error as JSON, and an exit code. On ADD the agent is
-//! told of the pod's interface and answers once the policy is in force; without an agent ADD fails.
+//! (0.3.0 to 1.1.0) defines them. Out: a result or an error as JSON, and an exit code. ADD reports the pod's interface
+//! to the agent, which answers once the policy is in force; without an agent ADD fails.
 //!
-//! The way of a call: [`environment`] and [`config`] say what is wanted, [`verbs`] does it with the help of
-//! [`plugin`] (IPAM and delegates), [`netns`], [`netlink`], [`veth`] and [`interface`] (the kernel) and
+//! The path of a call: [`environment`] and [`config`] parse the request, [`verbs`] serves it with
+//! [`plugin`] (IPAM and delegates), [`netns`], [`veth`] and [`interface`] (the kernel, over `netpol-netlink`) and
 //! [`client`] (the agent); [`result`] and [`error`] are the answers.
 //!
-//! Must not: know Kubernetes objects or policies, hold state of its own, or need more than a few
-//! milliseconds of its own time: it runs once for every pod that starts or ends.
+//! Must not: depend on Kubernetes objects or policies, keep state, or take more than a few milliseconds by
+//! itself, because it runs once for every pod that starts or ends.
 #![forbid(unsafe_code)]
 
 pub mod client;
@@ -17,7 +17,6 @@ pub mod config;
 pub mod environment;
 pub mod error;
 pub mod interface;
-pub mod netlink;
 pub mod netns;
 pub mod plugin;
 pub mod result;

@@ -1,4 +1,4 @@
-//! netpol-cni: hands the process's environment, standard input and output to [`netpol_cni::run`].
+//! netpol-cni: passes the environment, standard input and standard output to [`netpol_cni::run`].
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;

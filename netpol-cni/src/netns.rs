@@ -1,7 +1,7 @@
 //! Network namespaces by path.
 //!
-//! In: a path such as `/run/netns/cni-...`. Out: a handle in whose namespace a closure can run, on a thread
-//! of its own, so that the process as a whole never changes its namespace.
+//! In: a path such as `/run/netns/cni-...`. Out: a handle that runs a closure in the namespace, on a separate
+//! thread, so that the process itself never changes its namespace.
 
 use std::fs::File;
 use std::io;
@@ -12,34 +12,34 @@ use std::path::{Path, PathBuf};
 use netpol_proto::ErrorCode;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// Why the namespace is out of reach.
+/// Why the namespace cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nothing at the path: the container is gone.
+    /// The path does not exist: the container is gone.
     #[error("network namespace {path} does not exist")]
     Missing {
         /// The path.
         path: PathBuf,
     },
-    /// It is there and cannot be opened.
+    /// The path exists but cannot be opened.
     #[error("cannot open network namespace {path}")]
     Open {
         /// The path.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },
-    /// It is no network namespace, or we may not enter it.
+    /// The file is no network namespace, or the plugin may not enter it.
     #[error("cannot enter network namespace {path}")]
     Enter {
         /// The path.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },
-    /// It is the one that the plugin runs in.
+    /// The namespace is the plugin's own.
     #[error("network namespace {path} is the host's own")]
     Own {
         /// The path.
@@ -48,7 +48,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The number in the table of CNI errors.
+    /// The CNI error code.
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Missing { .. } => ErrorCode::UNKNOWN_CONTAINER,
@@ -66,7 +66,7 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// Opens the namespace at a path. It lives at least as long as the handle.
+    /// Opens the namespace at a path. The namespace exists at least as long as the handle.
     ///
     /// # Errors
     /// [`Error::Missing`] and [`Error::Open`].
@@ -81,7 +81,7 @@ impl Netns {
         Ok(Self { path: path.into(), file })
     }
 
-    /// Refuses the namespace that we run in: its interfaces are the host's.
+    /// Refuses the plugin's own namespace, because its interfaces are the host's.
     ///
     /// # Errors
     /// [`Error::Own`], [`Error::Open`].
@@ -96,7 +96,7 @@ impl Netns {
         Ok(())
     }
 
-    /// Runs `inside` in the namespace. Sockets that it opens stay there, wherever they are used later.
+    /// Runs `inside` in the namespace. Sockets that it opens belong to that namespace, also when they are used later.
     ///
     /// # Errors
     /// [`Error::Enter`].
@@ -113,12 +113,12 @@ impl Netns {
         outcome.map_err(enter)
     }
 
-    /// As the runtime named it.
+    /// The path, as the runtime passed it.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// For netlink requests that name a namespace.
+    /// The file descriptor, for netlink requests that name a namespace.
     pub fn as_raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }

@@ -1,10 +1,10 @@
-//! Running another plugin: IPAM, or the main plugin that we delegate to.
+//! Running another plugin: IPAM, or the main plugin in delegate mode.
 //!
-//! In: its type, a verb, a configuration. Out: what it wrote, or its error. It gets our environment with
-//! another `CNI_COMMAND`, and our standard error.
+//! In: its type, a verb, a configuration. Out: its standard output, or its error. It inherits netpol-cni's environment with
+//! the verb in `CNI_COMMAND`, and its standard error.
 //!
-//! A plugin that does not speak the configuration's version is asked for its versions and called again
-//! with the newest that both know; so an older IPAM plugin works under a newer configuration.
+//! A plugin that refuses the configuration's version is called with VERSION, and then again
+//! with the newest version that both support, so that an older IPAM plugin works with a newer configuration.
 //!
 //! Source: CNI specification 1.1.0, "Delegated Plugin protocol".
 
@@ -17,11 +17,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::environment::{Environment, Verb};
-use crate::result::CniResult;
+use crate::error::CniError;
+use crate::result::{self, CniResult};
 use crate::version::SpecVersion;
-use crate::{error::CniError, result};
 
-/// Why the other plugin has not done it.
+/// Why the other plugin did not serve the call.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No file of that name in `CNI_PATH`.
@@ -29,30 +29,30 @@ pub enum Error {
     NotFound {
         /// Its type, which is the file's name.
         plugin_type: String,
-        /// Where it was looked for.
+        /// The directories that were searched.
         directories: Vec<PathBuf>,
     },
-    /// It could not be started or talked to.
-    #[error("plugin {path} cannot be run")]
+    /// It could not be started, or its standard streams failed.
+    #[error("cannot run plugin {path}")]
     Run {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },
-    /// It failed and said why.
+    /// It failed with a CNI error.
     #[error("plugin {plugin_type} failed on {verb}: {message}")]
     Failed {
         /// Its type.
         plugin_type: String,
-        /// What it was asked.
+        /// The verb.
         verb: &'static str,
-        /// Its own code.
+        /// The code of its error.
         code: ErrorCode,
-        /// Its own message.
+        /// The message of its error.
         message: String,
-        /// Its own details, maybe empty.
+        /// The details of its error; may be empty.
         details: String,
     },
     /// It failed without a CNI error, by a signal for example.
@@ -62,29 +62,29 @@ pub enum Error {
     Garbled {
         /// Its type.
         plugin_type: String,
-        /// What it was asked.
+        /// The verb.
         verb: &'static str,
-        /// How the process ended.
+        /// Exit status of the process.
         status: std::process::ExitStatus,
-        /// The beginning of what it wrote.
+        /// The first 200 characters of its standard output.
         output: String,
     },
-    /// It speaks no version that we speak, up to the configuration's.
-    #[error("plugin {plugin_type} speaks no CNI version from 0.3.0 to {version}")]
+    /// It supports no version from 0.3.0 to the configuration's.
+    #[error("plugin {plugin_type} supports no CNI version from 0.3.0 to {version}")]
     NoCommonVersion {
         /// Its type.
         plugin_type: String,
         /// The configuration's.
         version: SpecVersion,
     },
-    /// It is too old for the verb.
-    #[error("plugin {plugin_type} speaks CNI {version}, which does not have {verb}")]
+    /// The newest version that it supports lacks the verb.
+    #[error("plugin {plugin_type} supports CNI {version}, which does not have {verb}")]
     VerbTooNew {
         /// Its type.
         plugin_type: String,
-        /// The newest version that both know.
+        /// The newest version that both support.
         version: SpecVersion,
-        /// What it was to be asked.
+        /// The verb.
         verb: &'static str,
     },
 }
@@ -94,7 +94,7 @@ fn join(directories: &[PathBuf]) -> String {
 }
 
 impl Error {
-    /// The number in the table of CNI errors. A plugin's own code is passed on.
+    /// The CNI error code. The code of the other plugin's error is kept.
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Failed { code, .. } => *code,
@@ -106,21 +106,37 @@ impl Error {
     }
 }
 
-/// Another plugin with the configuration that it is called with.
+impl From<Error> for CniError {
+    fn from(error: Error) -> Self {
+        let code = error.code();
+        match error {
+            Error::Failed { ref details, .. } => {
+                Self { code, msg: error.to_string(), details: details.clone() }
+            }
+            Error::NotFound { .. }
+            | Error::Run { .. }
+            | Error::Garbled { .. }
+            | Error::NoCommonVersion { .. }
+            | Error::VerbTooNew { .. } => Self::caused(code, &error),
+        }
+    }
+}
+
+/// Another plugin and its configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct Plugin<'a> {
-    /// Our environment.
+    /// The environment of netpol-cni.
     pub environment: &'a Environment,
     /// The configuration's version of the specification.
     pub version: SpecVersion,
     /// Its type, checked to be the name of a file.
     pub plugin_type: &'a str,
-    /// Its configuration. `cniVersion` is set here.
+    /// Its configuration. `cniVersion` is replaced for each call.
     pub config: &'a Map<String, Value>,
 }
 
 impl Plugin<'_> {
-    /// ADD, with the result in the form of the configuration's version.
+    /// Calls ADD. Returns the result in the form of the configuration's version.
     ///
     /// # Errors
     /// All variants of [`Error`] but `VerbTooNew`; a result that cannot be read is [`ErrorCode::DECODE`].
@@ -131,7 +147,7 @@ impl Plugin<'_> {
         Ok(result.map_err(|error: result::Error| error)?.convert(self.version))
     }
 
-    /// DEL.
+    /// Calls DEL.
     ///
     /// # Errors
     /// All variants of [`Error`] but `VerbTooNew`.
@@ -139,7 +155,7 @@ impl Plugin<'_> {
         self.call(Verb::Del).map(drop)
     }
 
-    /// CHECK, GC or STATUS. A plugin that is too old for the verb has nothing to say to it.
+    /// Calls CHECK, GC or STATUS. Succeeds if the plugin is too old for the verb.
     ///
     /// # Errors
     /// All variants of [`Error`] but `VerbTooNew`.
@@ -153,7 +169,7 @@ impl Plugin<'_> {
     fn call(&self, verb: Verb) -> Result<Vec<u8>, Error> {
         let path = self.find()?;
         let failure = match self.run(&path, verb, self.version) {
-            // A plugin of before the verb takes `CNI_COMMAND` for an invalid variable.
+            // A plugin older than the verb reports `CNI_COMMAND` as invalid.
             Err(failure @ Error::Failed { code, .. })
                 if code == ErrorCode::INCOMPATIBLE_VERSION
                     || code == ErrorCode::INVALID_ENVIRONMENT =>
@@ -175,7 +191,7 @@ impl Plugin<'_> {
 
     /// The first file of that name, in the order of `CNI_PATH`.
     fn find(&self) -> Result<PathBuf, Error> {
-        // Without CNI_PATH nothing can be found, which is what the error then says.
+        // Without CNI_PATH no plugin is found, and the error shows the empty list of directories.
         let directories = self.environment.plugin_dirs().unwrap_or_default();
         let found =
             directories.iter().map(|dir| dir.join(self.plugin_type)).find(|path| path.is_file());
@@ -201,7 +217,7 @@ impl Plugin<'_> {
     fn run(&self, path: &Path, verb: Verb, version: SpecVersion) -> Result<Vec<u8>, Error> {
         let mut config = self.config.clone();
         config.insert("cniVersion".into(), version.as_str().into());
-        // The runtime's previous result is in the form of the runtime's version.
+        // The previous result has the form of the configuration's version.
         if let Some(previous) = config.get_mut("prevResult")
             && let Ok(result) = CniResult::from_value("prevResult", previous)
             && let Ok(converted) = serde_json::to_value(result.convert(version))
@@ -241,7 +257,7 @@ impl Plugin<'_> {
     }
 }
 
-/// The version of the specification in which a verb appeared.
+/// The first version of the specification with this verb.
 pub fn first_version_with(verb: Verb) -> SpecVersion {
     match verb {
         Verb::Add | Verb::Del | Verb::Version => SpecVersion::V0_3_0,
@@ -250,7 +266,7 @@ pub fn first_version_with(verb: Verb) -> SpecVersion {
     }
 }
 
-/// Runs the file to its end.
+/// Runs the file and waits for it to exit.
 fn execute(
     path: &Path,
     verb: Verb,
@@ -266,7 +282,7 @@ fn execute(
         .stderr(Stdio::inherit())
         .spawn()?;
     let stdin = child.stdin.take();
-    // On its own thread: a plugin may write before it has read all.
+    // On a separate thread, because a plugin may write before it has read all of its input.
     std::thread::scope(|scope| {
         let writer = std::thread::Builder::new().spawn_scoped(scope, move || match stdin {
             Some(mut stdin) => stdin.write_all(config),
@@ -274,7 +290,7 @@ fn execute(
         })?;
         let output = child.wait_with_output();
         match writer.join() {
-            // A plugin need not read its configuration, for VERSION for example.
+            // A plugin need not read its configuration, for example for VERSION.
             Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
             Ok(_) => output,
             Err(_panic) => Err(io::Error::other("configuration not written")),
@@ -300,8 +316,8 @@ mod tests {
     ) -> Result<String, Error> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("ipam");
-        // Written by another process: a descriptor of ours, inherited by the child of a parallel test, would
-        // make the file busy when it is executed.
+        // Written by another process: the child of a parallel test could inherit our descriptor, and the file would be
+        // busy when it is executed.
         let write = Command::new("sh")
             .args(["-c", "printf '#!/bin/sh\n%s\n' \"$2\" > \"$1\" && chmod 755 \"$1\"", "sh"])
             .args([path.as_os_str(), script.as_ref()])
@@ -318,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn it_gets_our_fields_and_the_verb_that_we_want() {
+    fn the_plugin_gets_the_configuration_and_the_verb() {
         let output = call("cat; echo $CNI_COMMAND", Verb::Del, SpecVersion::V1_0_0).unwrap();
         assert_eq!(output, "{\"cniVersion\":\"1.0.0\",\"mine\":1,\"name\":\"n\"}DEL\n");
     }
@@ -348,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn the_previous_result_goes_along_in_the_plugins_version() {
+    fn the_previous_result_is_passed_in_the_plugins_version() {
         let config = json!({ "prevResult": { "cniVersion": "1.1.0", "ips": [{ "address": "10.0.0.2/24" }] } });
         let output = call_with(&config, "cat", Verb::Check, SpecVersion::V0_4_0).unwrap();
         let given: Value = serde_json::from_str(&output).unwrap();
@@ -358,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_that_another_version_does_not_mend_is_passed_on() {
+    fn an_error_that_is_not_about_the_version_is_returned() {
         let script = r#"
             [ $CNI_COMMAND != VERSION ] || { echo '{"supportedVersions":["1.0.0"]}'; exit; }
             echo '{"code":4,"msg":"unknown args"}'; exit 1"#;
@@ -367,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn its_error_is_passed_on_and_garbage_is_shown() {
+    fn its_error_is_returned_and_invalid_output_is_shown() {
         let error =
             call(r#"echo '{"code":42,"msg":"full"}'; exit 1"#, Verb::Add, SpecVersion::V1_0_0);
         let error = error.unwrap_err();

@@ -1,7 +1,7 @@
 //! The result of an ADD.
 //!
-//! In: the JSON of another plugin, or of the runtime as `prevResult`. Out: the same with the parts that we
-//! read or make typed; all other fields are kept. [`CniResult::convert`] gives it the form of another
+//! In: the JSON of another plugin, or `prevResult` of the runtime. Out: the same result, with types for the fields that
+//! netpol-cni reads or writes; all other fields are kept. [`CniResult::convert`] converts it to another
 //! version of the specification.
 //!
 //! Source: CNI specification 1.1.0, "ADD Success".
@@ -14,15 +14,15 @@ use serde_json::{Map, Value};
 
 use crate::version::SpecVersion;
 
-/// Why a result cannot be read.
+/// Why a result cannot be parsed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Not the JSON of a result.
+    /// It is not the JSON of a result.
     #[error("{origin} is not a valid CNI result")]
     Json {
-        /// Whose result: `prevResult` or the plugin's name.
+        /// Where the result comes from: `prevResult` or the plugin.
         origin: String,
-        /// What is wrong, and where.
+        /// The error and its position.
         #[source]
         source: serde_json::Error,
     },
@@ -31,10 +31,10 @@ pub enum Error {
 /// Interfaces, addresses and routes of a container.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CniResult {
-    /// The version whose form this is. Empty if the origin did not say.
+    /// The version of the specification. Empty if the field is missing.
     #[serde(rename = "cniVersion", default)]
     pub cni_version: String,
-    /// Of the container and of the host. IPAM plugins have none.
+    /// Interfaces of the container and of the host. Empty in the results of IPAM plugins.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
     pub interfaces: Vec<Interface>,
     /// Addresses of the container.
@@ -43,7 +43,7 @@ pub struct CniResult {
     /// Routes of the container.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Route>,
-    /// `dns` and what we do not know.
+    /// `dns` and unknown fields.
     #[serde(flatten)]
     pub other: Map<String, Value>,
 }
@@ -51,21 +51,21 @@ pub struct CniResult {
 /// An interface of the container or of the host.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Interface {
-    /// Its name where it is.
+    /// Its name in its namespace.
     pub name: String,
     /// Hardware address, as the plugin wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
-    /// The container's network namespace; none or empty for an interface of the host.
+    /// Path of the container's network namespace; `None` or empty for an interface of the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<String>,
-    /// `mtu` and what we do not know.
+    /// `mtu` and unknown fields.
     #[serde(flatten)]
     pub other: Map<String, Value>,
 }
 
 impl Interface {
-    /// Is it in the container?
+    /// Whether it is in the container.
     pub fn is_in_container(&self) -> bool {
         self.sandbox.as_ref().is_some_and(|sandbox| !sandbox.is_empty())
     }
@@ -74,15 +74,15 @@ impl Interface {
 /// An address of the container.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ip {
-    /// With the length of the on-link prefix that IPAM has in mind.
+    /// The address, with the length of the on-link prefix that IPAM assumes.
     pub address: IpNetwork,
-    /// As IPAM names it.
+    /// The gateway that IPAM names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<IpAddr>,
-    /// Index into [`CniResult::interfaces`]. IPAM plugins have none.
+    /// Index into [`CniResult::interfaces`]. `None` in the results of IPAM plugins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<usize>,
-    /// `version` up to 0.4.0, and what we do not know.
+    /// `version` up to 0.4.0, and unknown fields.
     #[serde(flatten)]
     pub other: Map<String, Value>,
 }
@@ -90,9 +90,9 @@ pub struct Ip {
 /// A route of the container.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Route {
-    /// Where to.
+    /// Destination network.
     pub dst: IpNetwork,
-    /// Next hop, if not the gateway.
+    /// Next hop; `None`: the gateway of the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gw: Option<IpAddr>,
     /// Since 1.1.0: path MTU in bytes.
@@ -104,15 +104,15 @@ pub struct Route {
     /// Since 1.1.0: metric, lowest wins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<u32>,
-    /// Since 1.1.0: routing table, if not the main one.
+    /// Since 1.1.0: routing table; `None`: the main one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<u32>,
-    /// `scope` and what we do not know.
+    /// `scope` and unknown fields.
     #[serde(flatten)]
     pub other: Map<String, Value>,
 }
 
-/// Go writes an empty list as `null` when it was never made.
+/// Go encodes a nil slice as `null`.
 fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     deserializer: D,
 ) -> Result<T, D::Error> {
@@ -120,7 +120,7 @@ fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
 }
 
 impl CniResult {
-    /// Reads what another plugin wrote.
+    /// Parses the output of another plugin.
     ///
     /// # Errors
     /// [`Error::Json`].
@@ -129,7 +129,7 @@ impl CniResult {
         serde_json::from_slice(json).map_err(json_error)
     }
 
-    /// Reads `prevResult`.
+    /// Parses `prevResult`.
     ///
     /// # Errors
     /// [`Error::Json`].
@@ -140,8 +140,8 @@ impl CniResult {
 
     /// The same result in the form of `version`.
     ///
-    /// Up to 0.4.0 every address carries its family as `version`, from 1.0.0 on none does; fields that came with
-    /// 1.1.0 are left out before it.
+    /// Up to 0.4.0 every address has its family in `version`, from 1.0.0 on none has; fields of
+    /// 1.1.0 are removed for older versions.
     #[must_use]
     pub fn convert(mut self, version: SpecVersion) -> Self {
         version.as_str().clone_into(&mut self.cni_version);
@@ -172,7 +172,7 @@ impl CniResult {
 
     /// Addresses of one interface of the container.
     ///
-    /// An address that names no interface, or one that the list does not have, belongs to all.
+    /// An address without an interface, or with an index outside the list, belongs to all interfaces.
     pub fn addresses_of(&self, container_ifname: &str) -> Vec<IpAddr> {
         let belongs = |ip: &&Ip| {
             let interface = ip.interface.and_then(|index| self.interfaces.get(index));
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_passes_through_unchanged() {
+    fn a_result_with_unknown_fields_is_unchanged() {
         let value = bridge_result();
         let again = serde_json::to_value(parse(&value).convert(SpecVersion::V0_3_1)).unwrap();
         assert_eq!(again, value);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_1_1_0_are_left_out_before_it() {
+    fn fields_of_1_1_0_are_removed_for_older_versions() {
         let value = json!({
             "interfaces": [{ "name": "a", "mtu": 1450, "pciID": "x", "mine": 1 }],
             "routes": [{ "dst": "::/0", "mtu": 1400, "priority": 5, "table": 7, "advmss": 1, "scope": 0 }],
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn null_lists_are_empty_and_nonsense_is_named() {
+    fn null_lists_are_empty_and_an_error_names_its_origin() {
         let value =
             json!({ "cniVersion": "1.0.0", "interfaces": null, "ips": null, "routes": null });
         assert_eq!(parse(&value).ips, []);

@@ -1,7 +1,7 @@
-//! What flanneld wrote about this node's subnet.
+//! The subnet file of flanneld.
 //!
 //! In: the text of `/run/flannel/subnet.env`, `KEY=VALUE` lines. Out: networks, subnets and MTU, and the
-//! `ipam` section filled with them. Masquerading (`FLANNEL_IPMASQ`) is flanneld's own business.
+//! `ipam` section filled with them. `FLANNEL_IPMASQ` is ignored, because flanneld itself masquerades.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use ipnetwork::IpNetwork;
 use netpol_proto::ErrorCode;
 use serde_json::{Map, Value, json};
 
-/// Why the file is of no use.
+/// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// flanneld has not written it yet.
@@ -19,35 +19,35 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
-    /// It is there and cannot be read.
+    /// It exists but cannot be read.
     #[error("cannot read {path}")]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },
-    /// It has no subnet of either family.
+    /// It contains no subnet of either family.
     #[error("{path} has neither FLANNEL_SUBNET nor FLANNEL_IPV6_SUBNET")]
     NoSubnet {
         /// The file.
         path: PathBuf,
     },
-    /// A value that is not what flanneld writes.
+    /// A value cannot be parsed.
     #[error("{path}: {key} is invalid, got `{value}`")]
     Value {
         /// The file.
         path: PathBuf,
         /// The key.
         key: &'static str,
-        /// What it is set to.
+        /// Its value.
         value: String,
     },
 }
 
 impl Error {
-    /// The number in the table of CNI errors.
+    /// The CNI error code.
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::NotYet { .. } => ErrorCode::TRY_AGAIN_LATER,
@@ -57,10 +57,10 @@ impl Error {
     }
 }
 
-/// The node's share of the pod network, of one or both families.
+/// The node's part of the pod network, of one or both families.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subnets {
-    /// `FLANNEL_NETWORK` and `FLANNEL_IPV6_NETWORK`, each maybe several between commas: all pods of the cluster.
+    /// `FLANNEL_NETWORK` and `FLANNEL_IPV6_NETWORK`, each a comma-separated list: all pods of the cluster.
     pub networks: Vec<IpNetwork>,
     /// `FLANNEL_SUBNET` and `FLANNEL_IPV6_SUBNET` without host bits: the pods of this node.
     pub subnets: Vec<IpNetwork>,
@@ -118,9 +118,9 @@ impl Subnets {
         Ok(subnets)
     }
 
-    /// A stand-in for DEL when the file is gone, as after a reboot.
+    /// Subnets for DEL when the file is gone, as after a reboot.
     ///
-    /// host-local wants a range that it can parse but releases by container id, whatever the range.
+    /// host-local requires a valid range, but releases addresses by container id, whatever the range.
     pub fn placeholder() -> Self {
         let documentation = [192, 0, 2, 0];
         let subnets = IpNetwork::new(documentation.into(), 24).into_iter().collect();
@@ -129,7 +129,7 @@ impl Subnets {
 
     /// Writes one range set for each family and the routes to the cluster's pods into `ipam`.
     ///
-    /// Routes that the configuration has already are kept, in front.
+    /// Routes of the configuration are kept, in front.
     pub fn fill(&self, ipam: &mut Map<String, Value>) {
         let ranges: Vec<Value> =
             self.subnets.iter().map(|subnet| json!([{ "subnet": subnet }])).collect();
@@ -143,13 +143,13 @@ impl Subnets {
     }
 }
 
-/// One or more networks between commas, without their host bits.
+/// A comma-separated list of networks, without their host bits.
 fn networks(path: &Path, key: &'static str, value: &str) -> Result<Vec<IpNetwork>, Error> {
     let invalid = || Error::Value { path: path.into(), key, value: value.into() };
     let items = value.split(',').map(str::trim).filter(|item| !item.is_empty());
     items
         .map(|item| {
-            // Without a prefix length it would be read as one address, which is no subnet.
+            // Without a prefix length it would be parsed as a single address, which is no subnet.
             let network: IpNetwork =
                 item.contains('/').then(|| item.parse().ok()).flatten().ok_or_else(invalid)?;
             IpNetwork::new(network.network(), network.prefix()).map_err(|_too_long| invalid())
@@ -185,14 +185,14 @@ mod tests {
     }
 
     #[test]
-    fn several_networks_stand_between_commas() {
+    fn networks_are_separated_by_commas() {
         let subnets =
             parse("FLANNEL_NETWORK=10.1.0.0/16,10.2.0.0/16\nFLANNEL_SUBNET=10.1.1.1/24").unwrap();
         assert_eq!(subnets.networks.len(), 2);
     }
 
     #[test]
-    fn what_is_of_no_use_is_named() {
+    fn an_unusable_file_is_an_error_that_names_the_key() {
         for (text, expected) in [
             ("", "neither FLANNEL_SUBNET"),
             ("FLANNEL_SUBNET=x", "FLANNEL_SUBNET is invalid, got `x`"),

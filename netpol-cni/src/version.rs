@@ -1,4 +1,4 @@
-//! Versions of the CNI specification that the plugin speaks.
+//! Versions of the CNI specification that the plugin supports.
 //!
 //! In: the `cniVersion` of a configuration or of another plugin. Out: an ordered enum.
 
@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 pub enum SpecVersion {
     /// Interfaces in results, chained plugins.
     V0_3_0,
-    /// As 0.3.0, with a typing error mended.
+    /// As 0.3.0, with a typographical error corrected.
     V0_3_1,
     /// CHECK, and `prevResult` on DEL.
     V0_4_0,
@@ -22,14 +22,14 @@ pub enum SpecVersion {
 }
 
 impl SpecVersion {
-    /// All that we speak, oldest first.
+    /// All supported versions, oldest first.
     pub const ALL: [Self; 5] =
         [Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
 
-    /// The newest, used where nothing else is asked for.
+    /// The newest, used if the caller names no version.
     pub const LATEST: Self = Self::V1_1_0;
 
-    /// As it stands in `cniVersion`.
+    /// The value of `cniVersion`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::V0_3_0 => "0.3.0",
@@ -40,7 +40,7 @@ impl SpecVersion {
         }
     }
 
-    /// None if it is a version that we do not speak, or no version.
+    /// Parses the value of `cniVersion`; `None` if it is no supported version.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|version| version.as_str() == text)
     }
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_ordered_and_read_back() {
+    fn versions_are_ordered_and_parsed() {
         assert!(SpecVersion::ALL.is_sorted());
         for version in SpecVersion::ALL {
             assert_eq!(SpecVersion::parse(version.as_str()), Some(version));

@@ -1,20 +1,20 @@
-//! Finding the host side of a container's interface.
+//! Finding the host's end of a container's interface.
 //!
-//! In: the container's namespace, the interface's name there, the previous result. Out: the veth in our
-//! namespace whose other end it is. The kernel's word decides: the container's end names its peer's index,
-//! the peer names it back, and the namespace ids agree. Only if the namespace cannot be entered is the
-//! previous result believed, and only if it leaves no choice.
+//! In: the container's namespace, the interface's name there, the previous result. Out: the veth in the host's
+//! namespace that is its peer. The kernel decides: the container's end has the peer's index,
+//! the peer has the index of the container's end, and the namespace ids match. The previous result is used only if the
+//! namespace cannot be entered, and only if it names exactly one veth of the host.
 
 use std::io;
 use std::path::PathBuf;
 
+use netpol_netlink::{Link, LinkKind, Netlink};
 use netpol_proto::ErrorCode;
 
-use crate::netlink::{Link, LinkKind, Netlink};
 use crate::netns::{self, Netns};
 use crate::result::CniResult;
 
-/// Why there is no host side.
+/// Why the host's end was not found.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The container has no such interface.
@@ -25,14 +25,14 @@ pub enum Error {
         /// The container's namespace.
         netns: PathBuf,
     },
-    /// The interface is of a kind that has no host side: ipvlan, macvlan, a moved device.
+    /// The interface is of a kind without a host's end: ipvlan, macvlan, a moved device.
     #[error(
         "interface {ifname} of the container is of kind {kind}: policies can be enforced on veth only"
     )]
     NotVeth {
         /// The name.
         ifname: String,
-        /// The kernel's word for its kind.
+        /// The kernel's name of its kind.
         kind: String,
     },
     /// Its peer is in a third namespace.
@@ -46,22 +46,22 @@ pub enum Error {
     /// The namespace cannot be entered, and the previous result does not name exactly one veth of the host.
     #[error("prevResult names {n_candidates} veth interfaces of the host instead of one")]
     Ambiguous {
-        /// How many.
+        /// Number of veth interfaces.
         n_candidates: usize,
-        /// Why the namespace could not be asked.
+        /// Why the namespace could not be entered.
         #[source]
         source: netns::Error,
     },
     /// The namespace is gone.
     #[error(transparent)]
     Netns(#[from] netns::Error),
-    /// The kernel did not answer.
+    /// The kernel refused to list interfaces.
     #[error("cannot list interfaces")]
     Netlink(#[source] io::Error),
 }
 
 impl Error {
-    /// The number in the table of CNI errors.
+    /// The CNI error code.
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::NoInterface { .. } | Self::NotVeth { .. } | Self::Elsewhere { .. } => {
@@ -74,7 +74,7 @@ impl Error {
     }
 }
 
-/// Finds the host side of the container's interface `ifname`.
+/// Finds the host's end of the container's interface `ifname`.
 ///
 /// # Errors
 /// All variants of [`Error`].
@@ -123,7 +123,7 @@ pub fn ends(
     let peer_index = inside.peer_index.ok_or_else(elsewhere)?;
     let outside = host.link_by_index(peer_index).map_err(Error::Netlink)?.ok_or_else(elsewhere)?;
     let id = host.namespace_id(fd).map_err(Error::Netlink)?;
-    // Indices are small numbers that every namespace has: only both ways and the ids make it sure.
+    // Every namespace has the same small indexes, so the peer must point back and the namespace ids must match.
     let is_peer = outside.kind == LinkKind::Veth
         && outside.peer_index == Some(inside.index)
         && id.is_some()
@@ -131,7 +131,7 @@ pub fn ends(
     if is_peer { Ok(Ends { host: outside, container: inside }) } else { Err(elsewhere()) }
 }
 
-/// Takes the one veth of the host that the previous result names.
+/// The one veth of the host that the previous result names.
 fn named(host: &mut Netlink, previous: &CniResult, source: netns::Error) -> Result<Link, Error> {
     let mut candidates = Vec::new();
     for interface in previous.interfaces.iter().filter(|interface| !interface.is_in_container()) {

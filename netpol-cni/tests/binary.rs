@@ -1,6 +1,6 @@
-//! The binary itself: process in, process out. What it does is tested in `netpol-tests`, against real plugins.
+//! The binary: environment and standard streams. Its behaviour is tested in `netpol-tests`, with real plugins.
 //!
-//! As a test of this package it also makes cargo build the binary whenever the tests are built.
+//! Because this is a test of the package, cargo builds the binary whenever it builds the tests.
 #![forbid(unsafe_code)]
 
 use std::process::{Command, Stdio};

@@ -1,9 +1,9 @@
-//! The examples in `deploy/cni` are configurations that the plugin takes.
+//! The examples in `deploy/cni` are valid configurations of the plugin.
 #![forbid(unsafe_code)]
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    reason = "all of it is test, also outside functions marked so"
+    reason = "this file is a test, also outside of test functions"
 )]
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use std::path::Path;
 use netpol_cni::config::{Config, Mode};
 use serde_json::{Value, json};
 
-/// Reads our entry of a configuration list as a runtime would hand it to us.
+/// Parses the netpol-cni entry of a configuration list as a runtime would pass it.
 fn our_config(conflist: &Path) -> Config {
     let list: Value = serde_json::from_slice(&std::fs::read(conflist).unwrap()).unwrap();
     let plugins = list["plugins"].as_array().unwrap();

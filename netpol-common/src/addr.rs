@@ -44,7 +44,7 @@ impl Addr {
 
     /// The bytes in groups of four, each in memory order: comparing bytes one by one is 16 loads in BPF.
     #[inline(always)]
-    pub(crate) const fn words(&self) -> &[u32; 4] {
+    pub const fn words(&self) -> &[u32; 4] {
         zerocopy::transmute_ref!(self)
     }
 

@@ -1,7 +1,7 @@
-//! Why the kernel side does not work.
+//! Errors of the kernel side.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::EbpfError;
 use aya::maps::MapError;
@@ -10,7 +10,7 @@ use aya::programs::ProgramError;
 use aya::programs::links::LinkError;
 use netpol_common::ids::IfIndex;
 
-/// Why the kernel side does not work.
+/// Errors of the kernel side.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Capabilities are missing.
@@ -18,10 +18,10 @@ pub enum Error {
         "not permitted to load and attach eBPF programs: run as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN"
     )]
     NotPermitted,
-    /// The kernel lacks what the programs use.
+    /// The kernel lacks features that the programs use.
     #[error("the kernel is {found}: netpol needs Linux 5.15 or newer")]
     KernelTooOld {
-        /// Its version.
+        /// Its release, as `uname -r` prints it.
         found: String,
     },
     /// The kernel was built without type information.
@@ -29,21 +29,21 @@ pub enum Error {
         "the kernel has no BTF ({path} is missing): netpol needs a kernel built with CONFIG_DEBUG_INFO_BTF"
     )]
     NoBtf {
-        /// Where it is looked for.
+        /// The expected path.
         path: PathBuf,
     },
-    /// No BPF file system where the pins should be.
+    /// No BPF file system at the parent of the pins' folder.
     #[error("no BPF file system at {path}: run mount -t bpf bpf {path}")]
     NoBpfFs {
-        /// Where it is expected.
+        /// The expected mount point.
         path: PathBuf,
     },
-    /// It could not be mounted.
+    /// The BPF file system could not be mounted.
     #[error("cannot mount a BPF file system at {path}")]
     MountBpfFs {
-        /// Where.
+        /// The mount point.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },
@@ -54,19 +54,19 @@ pub enum Error {
     PinIncompatible {
         /// The pinned map.
         path: PathBuf,
-        /// What differs.
+        /// The property that differs.
         property: &'static str,
-        /// What this build needs.
+        /// Its value in this build.
         expected: u32,
-        /// What is there.
+        /// Its value in the pinned map.
         found: u32,
     },
-    /// A pinned object cannot be opened or made.
+    /// A pinned object cannot be opened or created.
     #[error("cannot use the pin {path}")]
     Pin {
         /// Its path.
         path: PathBuf,
-        /// What went wrong.
+        /// The cause.
         #[source]
         source: PinCause,
     },
@@ -78,14 +78,14 @@ pub enum Error {
     Refused {
         /// Its name.
         program: &'static str,
-        /// What the verifier said.
+        /// The error of the verifier.
         #[source]
         source: ProgramError,
     },
-    /// The object file was built from other sources.
+    /// The object file lacks a map or program, because it was built from other sources.
     #[error("the eBPF object has no {name}")]
     Missing {
-        /// A map or program.
+        /// Name of the map or program.
         name: &'static str,
     },
     /// The device is gone.
@@ -101,22 +101,22 @@ pub enum Error {
         program: &'static str,
         /// The device.
         ifindex: IfIndex,
-        /// What the kernel said.
+        /// The error of the kernel.
         #[source]
         source: ProgramError,
     },
-    /// The filter of a program cannot be made, seen or removed.
-    #[error("cannot use the filter of {program} on device {ifindex}")]
+    /// The clsact filter of a program cannot be created, listed or removed.
+    #[error("cannot use the clsact filter of {program} on device {ifindex}")]
     Filter {
         /// Its name.
         program: &'static str,
         /// The device.
         ifindex: IfIndex,
-        /// What the kernel said.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },
-    /// There is no place for filters: somebody else has the device's ingress for himself, and this kernel has no links.
+    /// Filters are impossible, because another queueing discipline excludes clsact, and this kernel has no TCX links.
     #[error(
         "cannot attach {program} to device {ifindex}: its queueing discipline {kind} excludes clsact, and this kernel has no TCX"
     )]
@@ -125,27 +125,27 @@ pub enum Error {
         program: &'static str,
         /// The device.
         ifindex: IfIndex,
-        /// What is there.
+        /// Kind of the queueing discipline.
         kind: String,
     },
-    /// A pinned link cannot be used.
-    #[error("cannot take over {path}")]
+    /// A pinned link cannot be opened or pinned.
+    #[error("cannot take over the pinned link {path}")]
     Link {
         /// The pin.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the kernel.
         #[source]
         source: LinkError,
     },
-    /// Devices take programs only through attachments that are not pinned.
+    /// Programs of a private copy cannot be attached, because attachments must be pinned.
     #[error("programs that are loaded without pins cannot be attached")]
     NotPinned,
-    /// A map has no room.
+    /// A map has no free entry.
     #[error("map {map} is full: it holds {capacity} entries")]
     MapFull {
         /// Its name.
         map: &'static str,
-        /// Entries that it can hold.
+        /// Its capacity, entries.
         capacity: u32,
     },
     /// A map cannot be read or written.
@@ -153,18 +153,18 @@ pub enum Error {
     Map {
         /// Its name.
         map: &'static str,
-        /// What was tried.
+        /// `read` or `write`.
         action: &'static str,
-        /// What the kernel said.
+        /// The error of the kernel.
         #[source]
         source: MapError,
     },
-    /// The runtime's name of a sandbox is longer than the map's values.
+    /// The container id of a sandbox is longer than the values of CONTAINERS.
     #[error("container id {id} is longer than {max_len_bytes} bytes")]
     ContainerIdTooLong {
-        /// The name.
+        /// The container id.
         id: String,
-        /// What fits.
+        /// Size of the map's values, bytes.
         max_len_bytes: usize,
     },
     /// A test run failed.
@@ -172,38 +172,43 @@ pub enum Error {
     TestRun {
         /// Its name.
         program: &'static str,
-        /// What the kernel said.
+        /// The error of the kernel.
         #[source]
         source: ProgramError,
     },
-    /// What was removed lives on in somebody's hands.
+    /// Another process still holds removed programs or maps open.
     #[error(
         "{n_left} programs and maps that were pinned under {root} are still held by another process"
     )]
     StillHeld {
         /// The folder of the pins.
         root: PathBuf,
-        /// Programs, links and maps that the kernel still has.
+        /// Number of programs, links and maps that the kernel still has.
         n_left: usize,
     },
-    /// Somebody is reading it already.
-    #[error("the {what} are taken")]
+    /// A stream of the programs has a reader already.
+    #[error("the {what} of the programs already have a reader")]
     Taken {
-        /// What.
+        /// `events` or `log messages`.
         what: &'static str,
     },
 }
 
-/// What went wrong with a pin.
+/// Cause of a failed operation on a pin.
 #[derive(Debug, thiserror::Error)]
 pub enum PinCause {
-    /// In the file system.
+    /// The file system failed.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// With a map.
+    /// The pinned map cannot be opened.
     #[error(transparent)]
     Map(#[from] MapError),
-    /// While pinning.
+    /// The object cannot be pinned.
     #[error(transparent)]
     Pin(#[from] PinError),
+}
+
+/// The failure of an operation on the pin at `path`.
+pub(crate) fn pin_error(path: &Path, source: impl Into<PinCause>) -> Error {
+    Error::Pin { path: path.to_owned(), source: source.into() }
 }

@@ -1,31 +1,35 @@
-//! The real programs as an engine of simulations.
+//! The eBPF programs as an engine of simulations.
 
 use std::collections::BTreeMap;
 
 use netpol_common::ids::Hook;
 use netpol_common::maps::{BACKENDS, COUNTERS, FLOWS, FRAGMENTS};
 use netpol_common::verdict::HookContext;
-
-use crate::netlink::PretendDevices;
-use crate::{Config, Datapath, Program, TestContext};
 use netpol_policy::dataplane::MapOp;
+use netpol_policy::dataplane::port::Maps as _;
 use netpol_policy::simulate::{self, DatapathError, Engine, FIRST_INTERFACE, Judged};
 
-/// Programs and maps of their own, and devices at which frames can seem to be.
+use crate::config::Config;
+use crate::datapath::Datapath;
+use crate::netlink::PretendDevices;
+use crate::object::TestContext;
+use crate::program::Program;
+
+/// A private copy of the programs and maps, and the devices that the frames name.
 struct Kernel {
     datapath: Datapath,
     devices: PretendDevices,
 }
 
-/// The real programs with maps of their own, asked by `BPF_PROG_TEST_RUN`. Needs root.
+/// A private copy of the programs and maps, run by `BPF_PROG_TEST_RUN`. Needs root.
 ///
-/// Moves this thread into a network namespace of its own, for good, and the engine must not leave the thread: the kernel
-/// looks for the devices of test packets where the asking thread is.
+/// Moves this thread into a network namespace of its own for the rest of its life. Use the engine only on this thread,
+/// because the kernel looks up the devices of test packets in the namespace of the calling thread.
 ///
 /// # Errors
-/// When the programs cannot be loaded or the devices cannot be made.
+/// The programs cannot be loaded, or the devices cannot be created.
 pub fn engine() -> Result<Engine, DatapathError> {
-    // What connections leave behind is read and removed after each probe: the less room, the quicker.
+    // Small maps, because all entries of connections are read and removed after each probe.
     let capacities =
         BTreeMap::from([(FLOWS, 32), (BACKENDS, 256), (FRAGMENTS, 64), (COUNTERS, 1024)]);
     let datapath = Datapath::load(&Config { capacities, ..Config::private() }).map_err(failed)?;
@@ -47,16 +51,16 @@ impl simulate::Datapath for Kernel {
         self.datapath.apply(ops).map_err(failed)
     }
 
-    fn judge(&mut self, frame: &[u8], seen: &HookContext) -> Result<Judged, DatapathError> {
-        let program = match seen.hook {
+    fn judge(&mut self, frame: &[u8], hook: &HookContext) -> Result<Judged, DatapathError> {
+        let program = match hook.hook {
             Hook::PodEgress => Program::PodEgress,
             Hook::PodIngress => Program::PodIngress,
             Hook::UplinkEgress => Program::UplinkEgress,
         };
         let context = TestContext {
-            ifindex: seen.ifindex.0,
-            ingress_ifindex: seen.ingress_ifindex,
-            mark: seen.mark,
+            ifindex: hook.ifindex.0,
+            ingress_ifindex: hook.ingress_ifindex,
+            mark: hook.mark,
         };
         let outcome = self.datapath.test_run(program, frame, context).map_err(failed)?;
         Ok(Judged { passes: outcome.is_pass(), mark: outcome.mark, flow_handle: 0 })

@@ -37,7 +37,7 @@ const LAST: i32 = 0;
 /// `TC_ACT_SHOT`.
 const DROP: i32 = 2;
 
-/// Bits of the packet mark that carry a egress_mark; set by user space before loading.
+/// Bits of the packet mark that carry an egress mark; set by user space before loading.
 #[unsafe(no_mangle)]
 static MARK_MASK: Global<u32> = Global::new(DEFAULT_MARK_MASK);
 

@@ -40,7 +40,7 @@ impl<const LINK_HEADER_LEN: u32> Skb<LINK_HEADER_LEN> {
         }
     }
 
-    /// Replaces the packet's flow_handle.
+    /// Replaces the packet's deferred flow handle.
     #[inline(always)]
     pub(crate) fn set_flow_handle(&self, flow_handle: u16) {
         // SAFETY: as for `hook_context`; programs of this type may write the field.

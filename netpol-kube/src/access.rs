@@ -8,6 +8,8 @@ use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigErro
 use kube::{Client, Config};
 use tokio::sync::watch;
 
+use super::transport::{self, Keepalive};
+
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -86,6 +88,7 @@ impl Error {
 #[derive(Clone)]
 pub struct Access {
     kubeconfig: Option<PathBuf>,
+    keepalive: Keepalive,
     latest: watch::Sender<Latest>,
 }
 
@@ -105,9 +108,17 @@ impl Access {
     /// [`Error::Kubeconfig`], [`Error::ServiceAccount`] or [`Error::Unknown`] if the configuration cannot be
     /// used, [`Error::Client`] if it makes no client.
     pub async fn open(kubeconfig: Option<&Path>) -> Result<Self, Error> {
-        let client = client(kubeconfig).await?;
+        Self::open_with(kubeconfig, Keepalive::default()).await
+    }
+
+    /// As [`Access::open`], with connections that are probed at other times.
+    ///
+    /// # Errors
+    /// Those of [`Access::open`].
+    pub async fn open_with(kubeconfig: Option<&Path>, keepalive: Keepalive) -> Result<Self, Error> {
+        let client = client(kubeconfig, keepalive).await?;
         let latest = watch::Sender::new(Latest { client, number: 0 });
-        Ok(Self { kubeconfig: kubeconfig.map(Path::to_owned), latest })
+        Ok(Self { kubeconfig: kubeconfig.map(Path::to_owned), keepalive, latest })
     }
 
     /// The client.
@@ -128,7 +139,7 @@ impl Access {
     /// Those of [`Access::open`].
     pub(super) async fn renew(&self, failed: u64) -> Result<(), Error> {
         if self.latest.borrow().number == failed {
-            let client = client(self.kubeconfig.as_deref()).await?;
+            let client = client(self.kubeconfig.as_deref(), self.keepalive).await?;
             self.latest.send_if_modified(|latest| {
                 let is_first = latest.number == failed;
                 if is_first {
@@ -141,16 +152,15 @@ impl Access {
     }
 }
 
-async fn client(kubeconfig: Option<&Path>) -> Result<Client, Error> {
+async fn client(kubeconfig: Option<&Path>, keepalive: Keepalive) -> Result<Client, Error> {
     let mut config = match kubeconfig {
         Some(path) => from_file(path).await?,
         None => inferred().await?,
     };
     config.connect_timeout = Some(CONNECT_TIMEOUT);
-    // Retries are the business of who asks: they show in its health.
-    config.default_retry = false;
     let server = config.cluster_url.to_string();
-    Client::try_from(config).map_err(|source| Error::Client { server, source: Box::new(source) })
+    transport::client(config, keepalive)
+        .map_err(|source| Error::Client { server, source: Box::new(source) })
 }
 
 async fn from_file(path: &Path) -> Result<Config, Error> {
@@ -182,7 +192,7 @@ pub(super) fn explain(error: &kube::Error) -> String {
 }
 
 /// An error and its causes in one line; a cause that repeats what the error says is left out.
-fn chain(error: &(dyn StdError + 'static)) -> String {
+pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {

@@ -203,6 +203,57 @@ pub(super) fn line(kind: Kind, json: &[u8]) -> Result<Line<'_>, End> {
     })
 }
 
+/// A page of a list.
+#[derive(Deserialize)]
+struct Page<T> {
+    metadata: PageMetadata,
+    items: Option<Vec<T>>,
+}
+
+/// `metadata` of a page.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PageMetadata {
+    /// `resourceVersion`: of the whole list.
+    pub(super) resource_version: String,
+    /// `continue`: where the next page begins; empty or missing on the last one.
+    #[serde(rename = "continue")]
+    pub(super) next: Option<String>,
+}
+
+/// Reads a page of a list, object by object.
+///
+/// # Errors
+/// It is no list.
+pub(super) fn page(
+    kind: Kind,
+    json: &str,
+    mut take: impl FnMut(Result<Decoded, Diagnostic>),
+) -> serde_json::Result<PageMetadata> {
+    let typed = match kind {
+        Kind::Pod => typed_page::<TrimmedPod>(json, &mut take),
+        Kind::Namespace => typed_page::<TrimmedNamespace>(json, &mut take),
+        Kind::Service => typed_page::<TrimmedService>(json, &mut take),
+        Kind::Node => typed_page::<TrimmedNode>(json, &mut take),
+        Kind::NetworkPolicy => None,
+    };
+    if let Some(metadata) = typed {
+        return Ok(metadata);
+    }
+    let Page::<&RawValue> { metadata, items } = serde_json::from_str(json)?;
+    items.unwrap_or_default().iter().for_each(|item| take(object(kind, item.get())));
+    Ok(metadata)
+}
+
+fn typed_page<T: Typed>(
+    json: &str,
+    mut take: impl FnMut(Result<Decoded, Diagnostic>),
+) -> Option<PageMetadata> {
+    let Page::<T> { metadata, items } = serde_json::from_str(json).ok()?;
+    items.unwrap_or_default().into_iter().for_each(|object| take(Ok(object.decoded())));
+    Some(metadata)
+}
+
 fn typed_line<T: Typed>(json: &[u8]) -> Option<(Event, Decoded)> {
     let TypedLine::<T> { event, object } = serde_json::from_slice(json).ok()?;
     Some((event, object.decoded()))

@@ -39,6 +39,8 @@ pub(super) enum Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Remedy {
     /// Read lists in pages from now on, at once.
+    OnlyPages,
+    /// Read this list in pages, at once.
     Pages,
     /// From the same version, at once: nothing is wrong.
     GoOn,
@@ -52,18 +54,19 @@ pub(super) enum Remedy {
 
 impl Failure {
     /// Where to go on after the watch or list that lasted so long.
-    pub(super) fn remedy(&self, beginning: Beginning, lasted: Duration) -> Remedy {
+    pub(super) fn remedy(&self, phase: Phase, lasted: Duration) -> Remedy {
         match self {
-            Self::NoStreamingList => Remedy::Pages,
-            Self::Request(error) => match (error.status(), beginning) {
-                (Some(400 | 422), Beginning::StreamingList) => Remedy::Pages,
-                (Some(410), Beginning::Version) => Remedy::Relist,
+            Self::NoStreamingList => Remedy::OnlyPages,
+            Self::Request(error) => match (error.status(), phase) {
+                (Some(400 | 422), Phase::StreamingList) => Remedy::OnlyPages,
+                (Some(410), Phase::Watch) => Remedy::Relist,
                 (Some(400 | 404 | 410 | 422), _) => Remedy::NewList,
                 _ => Remedy::Retry,
             },
             Self::Ended(End::Closed) if lasted >= MIN_WATCH => Remedy::GoOn,
-            Self::Ended(End::Closed | End::Broken(_)) => Remedy::Retry,
+            Self::Ended(End::Closed | End::Broken(_) | End::Dead(_)) => Remedy::Retry,
             Self::Silent(_) => Remedy::GoOn,
+            Self::GivenUp { .. } if phase == Phase::StreamingList => Remedy::Pages,
             Self::GivenUp { code: 410, .. } => Remedy::Relist,
             Self::Ended(End::Garbled(_) | End::Endless) | Self::GivenUp { .. } => Remedy::NewList,
         }
@@ -75,10 +78,8 @@ impl Failure {
         match self {
             Self::Request(error) => error.status() != Some(410),
             Self::GivenUp { code, .. } => *code != 410,
-            Self::Ended(End::Garbled(_) | End::Endless) => true,
-            Self::Ended(End::Closed | End::Broken(_)) | Self::Silent(_) | Self::NoStreamingList => {
-                false
-            }
+            Self::Silent(_) | Self::Ended(End::Dead(_) | End::Garbled(_) | End::Endless) => true,
+            Self::Ended(End::Closed | End::Broken(_)) | Self::NoStreamingList => false,
         }
     }
 
@@ -98,15 +99,15 @@ impl Failure {
     }
 }
 
-/// With what following began.
+/// What failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Beginning {
-    /// A watch that sends what exists first.
+pub(super) enum Phase {
+    /// The beginning of a watch that sends what exists first.
     StreamingList,
     /// A list in pages.
     Pages,
     /// A watch after a known version.
-    Version,
+    Watch,
 }
 
 #[cfg(test)]
@@ -118,30 +119,44 @@ mod tests {
         Failure::Request(Error::from(kube::Error::Api(Box::new(status))))
     }
 
-    fn check(failure: &Failure, beginning: Beginning, expected: Remedy) {
-        assert_eq!(failure.remedy(beginning, Duration::ZERO), expected, "{failure} {beginning:?}");
+    fn check(failure: &Failure, phase: Phase, expected: Remedy) {
+        assert_eq!(failure.remedy(phase, Duration::ZERO), expected, "{failure} {phase:?}");
     }
 
     #[test]
     fn a_refused_streaming_list_is_read_in_pages_and_a_refused_version_anew() {
-        check(&answer(422), Beginning::StreamingList, Remedy::Pages);
-        check(&answer(422), Beginning::Version, Remedy::NewList);
-        check(&answer(410), Beginning::Version, Remedy::Relist);
-        check(&answer(410), Beginning::Pages, Remedy::NewList);
+        check(&answer(422), Phase::StreamingList, Remedy::OnlyPages);
+        check(&answer(422), Phase::Watch, Remedy::NewList);
+        check(&answer(410), Phase::Watch, Remedy::Relist);
+        check(&answer(410), Phase::Pages, Remedy::NewList);
+    }
+
+    #[test]
+    fn an_error_event_ends_a_streaming_list_for_once_and_a_watch_for_good() {
+        let given_up = |code| Failure::GivenUp {
+            code,
+            reason: "InternalError".to_owned(),
+            message: "no".to_owned(),
+        };
+        for code in [410, 500] {
+            check(&given_up(code), Phase::StreamingList, Remedy::Pages);
+        }
+        check(&given_up(410), Phase::Watch, Remedy::Relist);
+        check(&given_up(500), Phase::Watch, Remedy::NewList);
     }
 
     #[test]
     fn a_server_in_trouble_costs_no_new_list() {
         for code in [401, 403, 429, 500, 503] {
-            check(&answer(code), Beginning::Version, Remedy::Retry);
+            check(&answer(code), Phase::Watch, Remedy::Retry);
         }
-        check(&Failure::Ended(End::Closed), Beginning::Version, Remedy::Retry);
+        check(&Failure::Ended(End::Closed), Phase::Watch, Remedy::Retry);
     }
 
     #[test]
     fn a_watch_that_lasted_goes_on_at_once() {
         let closed = Failure::Ended(End::Closed);
-        assert_eq!(closed.remedy(Beginning::Version, MIN_WATCH), Remedy::GoOn);
+        assert_eq!(closed.remedy(Phase::Watch, MIN_WATCH), Remedy::GoOn);
     }
 
     #[test]

@@ -21,10 +21,10 @@ use tracing::{debug, info, warn};
 use super::Options;
 use super::access::{Access, Error, Latest};
 use super::decode::{self, Decoded, Event, Line};
-use super::failure::{Beginning, Failure, MIN_WATCH, Remedy};
+use super::failure::{Failure, MIN_WATCH, Phase, Remedy};
 use super::listing::Listing;
 use super::notice;
-use super::request::{self, Lines, Page, Scope};
+use super::request::{self, Lines, Scope};
 use super::retry::{Retry, spread};
 use netpol_policy::model::{Diagnostic, Kind};
 use netpol_policy::source::{Health, SourceUpdate};
@@ -47,6 +47,8 @@ pub(super) struct Follower {
     version: Option<Version>,
     /// The server has not shown yet that it does not know streaming lists.
     may_stream: bool,
+    /// The last attempt was a streaming list, and failed: the next one is a list in pages.
+    avoids_streaming: bool,
     health: Health,
     retry: Retry,
     /// Listed again because the server had forgotten the version, and nothing heard since.
@@ -114,6 +116,7 @@ impl Follower {
             out,
             version: None,
             may_stream: true,
+            avoids_streaming: false,
             health: Health::Listing,
             is_relisted: false,
             recoveries,
@@ -126,14 +129,16 @@ impl Follower {
         let mut told = self.tell_health().await;
         while told.is_ok() {
             let began = Instant::now();
-            let beginning = match self.version {
-                Some(_) => Beginning::Version,
-                None if self.may_stream => Beginning::StreamingList,
-                None => Beginning::Pages,
+            let phase = match self.version {
+                Some(_) => Phase::Watch,
+                None if self.may_stream && !self.avoids_streaming => Phase::StreamingList,
+                None => Phase::Pages,
             };
-            told = match self.follow(beginning).await {
+            told = match self.follow(phase).await {
                 Err(Stop::Failed(failure)) => {
-                    self.recover(failure, beginning, began.elapsed()).await
+                    // What has a version has been listed.
+                    let phase = if self.version.is_some() { Phase::Watch } else { phase };
+                    self.recover(failure, phase, began.elapsed()).await
                 }
                 Err(Stop::Stopped) => Err(Stopped),
             };
@@ -141,15 +146,15 @@ impl Follower {
     }
 
     /// Lists if need be, then watches for as long as that works.
-    async fn follow(&mut self, beginning: Beginning) -> Result<Infallible, Stop> {
-        if beginning == Beginning::Pages {
+    async fn follow(&mut self, first: Phase) -> Result<Infallible, Stop> {
+        if first == Phase::Pages {
             let listing = self.list().await?;
             self.deliver(listing).await?;
         }
         let version = self.version.as_ref().map(|version| version.0.as_str());
         let mut lines =
             request::watch(&self.latest.client, &self.scope, version, spread(WATCH)).await?;
-        if beginning == Beginning::StreamingList {
+        if first == Phase::StreamingList {
             let listing = self.stream_list(&mut lines).await?;
             self.deliver(listing).await?;
         } else {
@@ -173,12 +178,9 @@ impl Follower {
             let page_size = self.options.page_size;
             let json =
                 request::list(&self.latest.client, &self.scope, page_size, next.as_deref()).await?;
-            let page: Page<'_> = serde_json::from_str(&json)?;
-            for item in page.items.unwrap_or_default() {
-                listing.add(decode::object(self.scope.kind, item.get()));
-            }
-            listing.version = page.metadata.resource_version;
-            next = page.metadata.next.filter(|next| !next.is_empty());
+            let page = decode::page(self.scope.kind, &json, |decoded| listing.add(decoded))?;
+            listing.version = page.resource_version;
+            next = page.next.filter(|next| !next.is_empty());
             if next.is_none() {
                 return Ok(listing);
             }
@@ -304,17 +306,18 @@ impl Follower {
     async fn recover(
         &mut self,
         failure: Failure,
-        beginning: Beginning,
+        phase: Phase,
         lasted: Duration,
     ) -> Result<(), Stopped> {
         let kind = self.scope.kind;
-        let remedy = failure.remedy(beginning, lasted);
+        let remedy = failure.remedy(phase, lasted);
         debug!(%kind, %failure, ?remedy, n_failures = self.retry.n_failures(), "watch interrupted");
         match remedy {
-            Remedy::Pages => self.may_stream = false,
+            Remedy::OnlyPages => self.may_stream = false,
             Remedy::NewList | Remedy::Relist => self.version = None,
-            Remedy::GoOn | Remedy::Retry => {}
+            Remedy::Pages | Remedy::GoOn | Remedy::Retry => {}
         }
+        self.avoids_streaming = phase == Phase::StreamingList;
         if remedy == Remedy::Relist && !self.is_relisted {
             self.is_relisted = true;
             return Ok(());
@@ -323,10 +326,11 @@ impl Follower {
         if lasted >= MIN_WATCH && !matches!(failure, Failure::Request(_)) {
             self.retry.reset();
         }
-        if matches!(remedy, Remedy::Pages | Remedy::GoOn) {
+        if matches!(remedy, Remedy::Pages | Remedy::OnlyPages) {
             return Ok(());
         }
-        let delay = self.retry.next_delay();
+        let goes_on = remedy == Remedy::GoOn;
+        let delay = if goes_on { Duration::ZERO } else { self.retry.next_delay() };
         if failure.is_serious() || self.retry.n_failures() > N_HARMLESS_FAILURES {
             self.break_down(&failure).await?;
         }

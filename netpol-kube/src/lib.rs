@@ -17,6 +17,7 @@ mod pod;
 mod report;
 mod request;
 mod retry;
+mod transport;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 pub use access::{Access, Error};
 pub use pod::pod;
 pub use report::{Report, report};
+pub use transport::Keepalive;
 
 use follow::{Follower, Recoveries};
 use netpol_policy::model::Kind;

@@ -3,6 +3,7 @@
 //! Answers are taken apart here and not by kube's own watcher, because that tells neither bookmarks nor
 //! which object of a list could not be read, and asks for a version again that was refused as gone.
 
+use std::io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -12,11 +13,9 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::Client;
 use kube::api::{ListParams, WatchParams};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use tokio::time::timeout;
 
-use super::access::Error;
+use super::access::{Error, chain};
 use netpol_policy::model::Kind;
 
 /// How long the server may take to answer a request, or to begin with the answer to a watch. Its own
@@ -57,28 +56,7 @@ fn path<K: Resource>() -> String {
     format!("{root}/{}/{}", K::API_VERSION, K::URL_PATH_SEGMENT)
 }
 
-/// One page of a list.
-#[derive(Debug, Deserialize)]
-pub(super) struct Page<'a> {
-    /// `metadata`.
-    pub(super) metadata: PageMetadata,
-    /// `items`, each as its JSON.
-    #[serde(borrow)]
-    pub(super) items: Option<Vec<&'a RawValue>>,
-}
-
-/// `metadata` of a list.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct PageMetadata {
-    /// `resourceVersion`: of the whole list.
-    pub(super) resource_version: String,
-    /// `continue`: where the next page begins; empty or missing on the last one.
-    #[serde(rename = "continue")]
-    pub(super) next: Option<String>,
-}
-
-/// Asks for a page of the newest list and returns its JSON, a [`Page`].
+/// Asks for a page of the newest list and returns its JSON.
 pub(super) async fn list(
     client: &Client,
     scope: &Scope,
@@ -133,8 +111,11 @@ pub(super) enum End {
     #[error("the watch ended")]
     Closed,
     /// The connection broke, perhaps within a line.
-    #[error("the watch broke: {0}")]
+    #[error("the watch broke: {}", chain(.0))]
     Broken(#[source] std::io::Error),
+    /// Nothing reaches the server any more.
+    #[error("the connection of the watch is dead: {}", chain(.0))]
+    Dead(#[source] std::io::Error),
     /// A line is too long to be one.
     #[error("a line of the watch is longer than {MAX_LINE_LENGTH} bytes")]
     Endless,
@@ -143,12 +124,32 @@ pub(super) enum End {
     Garbled(#[source] serde_json::Error),
 }
 
+impl End {
+    fn of(error: std::io::Error) -> Self {
+        if is_dead(&error) { Self::Dead(error) } else { Self::Broken(error) }
+    }
+}
+
+/// Whether the kernel gave up the connection because nothing was acknowledged for too long: see
+/// [`Keepalive`](super::Keepalive).
+fn is_dead(error: &std::io::Error) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        let kind = error.downcast_ref().map(std::io::Error::kind);
+        if matches!(kind, Some(TimedOut | HostUnreachable | NetworkUnreachable)) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
 impl Lines {
     /// The next line, not empty. Safe to abandon only together with the watch.
     pub(super) async fn next(&mut self) -> Result<&[u8], End> {
         self.line.clear();
         loop {
-            let chunk = self.reader.fill_buf().await.map_err(End::Broken)?;
+            let chunk = self.reader.fill_buf().await.map_err(End::of)?;
             if chunk.is_empty() {
                 // What is left of a last line without its end is not worth looking at.
                 return Err(End::Closed);

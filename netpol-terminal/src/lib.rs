@@ -1,7 +1,6 @@
-//! What the commands for people have in common: standard streams, problems, exit codes.
+//! Standard streams, problem messages and exit codes, shared by the commands of `netpol` and `netpol-agent`.
 //!
-//! In: what a command writes, and how it ends. Out: the streams, and the exit code of the program. Must not: know what a
-//! command is about.
+//! In: the output and the result of a command. Out: text on the streams, and the exit code. Must not: depend on a command.
 #![forbid(unsafe_code)]
 
 use std::fmt::Display;
@@ -11,46 +10,48 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-/// Exit code: something was found that is denied.
+/// Exit code: there is a finding of the denied level or above.
 pub const FOUND: u8 = 1;
 /// Exit code: the connection is denied.
 pub const DENIED: u8 = 1;
-/// Exit code: the input cannot be read, or the command failed.
+/// Exit code: the input cannot be read, the arguments are invalid, or the command failed.
 pub const FAILED: u8 = 2;
 
-/// How results are written.
+/// The output format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Output {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
-    /// For programs.
+    /// JSON for programs.
     Json,
 }
 
-/// The three standard streams, as values: tests bring their own.
+/// The three standard streams, as values, so that tests can replace them.
 pub struct Terminal<'a> {
-    /// The program's name, in front of each problem.
+    /// The program's name, the prefix of each problem message.
     pub program: &'static str,
-    /// Read by commands that are given the path `-`.
+    /// Standard input, for commands with the path `-`.
     pub stdin: Box<dyn BufRead + 'a>,
-    /// For what was asked for, and nothing else.
+    /// For the result of the command only.
     pub stdout: Box<dyn Write + 'a>,
-    /// For problems.
+    /// For problem messages.
     pub stderr: Box<dyn Write + 'a>,
-    /// Whether colours and symbols are wanted.
+    /// Whether to write colours and symbols.
     pub is_styled: bool,
 }
 
 impl Terminal<'static> {
-    /// The streams of this program. Not locked: other threads log meanwhile. Styled on a terminal, unless `NO_COLOR` is set.
+    /// The streams of this process. They are not locked, because other threads write log messages. Styled on a terminal, unless
+    /// `NO_COLOR` is set.
     pub fn of_this_program(program: &'static str) -> Self {
         let stdout = io::stdout();
-        let wants_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let is_plain_requested =
+            std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
             program,
             stdin: Box::new(BufReader::new(io::stdin())),
-            is_styled: stdout.is_terminal() && !wants_plain,
+            is_styled: stdout.is_terminal() && !is_plain_requested,
             stdout: Box::new(BufWriter::new(stdout)),
             stderr: Box::new(io::stderr()),
         }
@@ -58,7 +59,7 @@ impl Terminal<'static> {
 }
 
 impl<'a> Terminal<'a> {
-    /// Opens a file, or takes the standard input for the path `-`: it is empty from then on.
+    /// Opens a file, or takes the standard input for the path `-`, which is empty afterwards.
     ///
     /// # Errors
     /// The file cannot be opened.
@@ -75,7 +76,7 @@ impl<'a> Terminal<'a> {
         complain(self.program, &mut *self.stderr, problem);
     }
 
-    /// Shows help, or what is wrong with the arguments. Returns the exit code.
+    /// Writes help to `stdout`, or an error in the arguments to `stderr`. Returns the exit code.
     ///
     /// # Errors
     /// Standard output cannot be written.
@@ -90,8 +91,8 @@ impl<'a> Terminal<'a> {
         Ok(0)
     }
 
-    /// Writes what is left, and tells why the command failed, if it did. A reader of `stdout` that went away ended it
-    /// early, but well.
+    /// Flushes `stdout`, and reports the error of a failed command. A closed `stdout` is not an error, because the reader has
+    /// read as much as it needs. Returns the exit code.
     pub fn finish(&mut self, result: anyhow::Result<u8>) -> u8 {
         let result = result.and_then(|code| {
             self.stdout.flush()?;
@@ -108,12 +109,12 @@ impl<'a> Terminal<'a> {
     }
 }
 
-/// Writes a problem behind the program's name. A closed `stderr` must not end the command either.
+/// Writes a problem after the program's name. Errors of `stderr` are ignored.
 pub fn complain(program: &str, stderr: &mut dyn Write, problem: &dyn Display) {
     drop(writeln!(stderr, "{program}: {problem}"));
 }
 
-/// An error and its causes; a cause that is told already is left out.
+/// An error and its causes in one line, without causes that the text already contains.
 fn in_one_line(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
@@ -139,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cause_that_is_told_already_is_not_told_again() {
+    fn a_cause_that_the_message_contains_is_not_repeated() {
         let error = anyhow::anyhow!("no such file").context("reading a: no such file").context("b");
         assert_eq!(in_one_line(&error), "b: reading a: no such file");
     }

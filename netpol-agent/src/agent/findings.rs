@@ -1,25 +1,19 @@
-//! What is found in objects, by their source and here.
+//! Rules that exceed the capacity of this node's maps, as diagnostics on their policies.
 
-use tracing::warn;
-
-use super::{Agent, Kernel};
 use netpol_policy::compile;
+use netpol_policy::dataplane::port::Kernel;
 use netpol_policy::model::ObjectRef;
-use netpol_policy::source::DiagnosticIndex;
+
+use super::state::Agent;
 
 impl<K: Kernel> Agent<K> {
-    /// The findings on the objects as they are now.
-    pub fn diagnostics(&self) -> &DiagnosticIndex {
-        &self.diagnostics
-    }
-
-    /// The objects of which [`Agent::sync`] found something else than before.
+    /// The objects whose diagnostics [`Agent::sync`] has changed since the last call.
     pub fn take_found(&mut self) -> Vec<ObjectRef> {
         std::mem::take(&mut self.found)
     }
 
-    /// Notes which rules find no room in the maps.
-    pub(super) fn note_left_out(&mut self) {
+    /// Records the rules that exceed the capacity of the maps.
+    pub(super) fn record_left_out(&mut self) {
         let left_out = self.compiled.left_out();
         if left_out == self.left_out {
             return;
@@ -27,17 +21,8 @@ impl<K: Kernel> Agent<K> {
         let diagnostics = compile::diagnostics(&left_out, self.compiled.capacities());
         self.left_out = left_out;
         let changed = self.diagnostics.set_of_node(diagnostics);
-        self.tell(&changed);
+        self.log_diagnostics(&changed);
         self.found.extend(changed);
-    }
-
-    /// Logs what is found in objects.
-    pub(super) fn tell(&self, objects: &[ObjectRef]) {
-        for object in objects {
-            for diagnostic in self.diagnostics.of(object) {
-                warn!(%object, code = diagnostic.code.as_str(), field = %diagnostic.field, "{}", diagnostic.message);
-            }
-        }
     }
 }
 
@@ -52,7 +37,7 @@ mod tests {
     use netpol_policy::source::SourceUpdate;
     use netpol_policy::store::Delta;
 
-    /// A policy that isolates pod a, with a rule for blocks of this number.
+    /// A policy that isolates pod a, with one rule of `n_blocks` address blocks.
     fn policy_with_blocks(name: &str, n_blocks: usize) -> SourceUpdate {
         let blocks: Vec<_> =
             (0..n_blocks).map(|n| format!("{{ ipBlock: {{ cidr: 192.168.{n}.0/24 }} }}")).collect();
@@ -68,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_that_finds_no_room_is_named_and_holds_up_no_other() {
+    fn a_policy_over_capacity_is_reported_and_does_not_delay_others() {
         let mut fixture = fixture();
         let few = Capacities { n_prefixes: 4, ..Capacities::default() };
         fixture.agent.compiled = Compiled::default().within(few);

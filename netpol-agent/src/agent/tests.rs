@@ -1,23 +1,30 @@
-//! The event loop against a kernel that only remembers.
+//! The agent's state with a fake kernel.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use netpol_common::ids::Epoch;
-use netpol_common::keys::{CounterKey, FlowKey, FlowValue};
-use netpol_policy::dataplane::Counter;
-use netpol_policy::dataplane::port::{Attachments, Flows, Maps, Migrated};
-use netpol_proto::{Add, Attachment, Check, ErrorCode, Gc, PodRef, Request};
+use netpol_common::ids::{Epoch, IfIndex};
+use netpol_common::keys::{CounterKey, EndpointValue, FlowKey, FlowValue};
+use netpol_datapath::netlink::Devices;
+use netpol_policy::compile::MapState;
+use netpol_policy::dataplane::port::{Attachments, Flows, Framing, Maps, Migrated, NewInterface};
+use netpol_policy::dataplane::{Counter, MapOp, apply};
+use netpol_policy::model::{Kind, Labels, Object, ObjectName, Pod, PodPhase};
+use netpol_policy::source::SourceUpdate;
+use netpol_policy::store::{Delta, List};
+use netpol_proto::{Add, Attachment, Check, ErrorCode, Gc, PodRef, Request, Response};
+use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
-use super::*;
+use super::answers::routes;
+use super::answers::status::Protection;
+use super::state::Agent;
+use super::state::registry::Registry;
 use crate::cni_server::Call;
 use crate::discovery::{Connection, Found};
-use netpol_policy::model::{Labels, Object, ObjectName, Pod, PodPhase};
-use netpol_policy::store::List;
 
-/// Remembers what it was told, and refuses what a test forbids.
+/// Records operations and attachments, and refuses what a test forbids.
 #[derive(Debug, Default)]
 pub(super) struct FakeKernel {
     log: Vec<MapOp>,
@@ -29,9 +36,9 @@ pub(super) struct FakeKernel {
     has_predecessor: bool,
     refuses_attach: bool,
     pub(super) refuses_gc: bool,
-    /// Interfaces that were endpoints.
+    /// Removed endpoints that wait for garbage collection.
     gone: BTreeSet<IfIndex>,
-    /// Interfaces on filters, each with both its programs.
+    /// Interfaces with clsact filters, each for both programs.
     on_filters: BTreeSet<IfIndex>,
 }
 
@@ -77,7 +84,7 @@ impl Maps for FakeKernel {
 impl Attachments for FakeKernel {
     type Migration = IfIndex;
 
-    fn attach(&mut self, ifindex: IfIndex) -> Result<(), Full> {
+    fn attach_pod(&mut self, ifindex: IfIndex) -> Result<(), Full> {
         if self.refuses_attach {
             return Err(Full);
         }
@@ -92,9 +99,9 @@ impl Attachments for FakeKernel {
     ) -> (Vec<(IfIndex, Full)>, Result<(), Full>) {
         let unshaped = interfaces.iter().filter(|new| new.is_unshaped);
         self.on_filters.extend(unshaped.map(|new| new.ifindex));
-        let failure = |new: &NewInterface| Some((new.ifindex, self.attach(new.ifindex).err()?));
-        let bare = interfaces.iter().filter_map(failure).collect();
-        (bare, self.apply(ops))
+        let failure = |new: &NewInterface| Some((new.ifindex, self.attach_pod(new.ifindex).err()?));
+        let failed = interfaces.iter().filter_map(failure).collect();
+        (failed, self.apply(ops))
     }
 
     fn is_attached(&self, ifindex: IfIndex) -> Result<bool, Full> {
@@ -106,7 +113,7 @@ impl Attachments for FakeKernel {
         Ok(())
     }
 
-    fn on_filters(&self) -> Result<BTreeSet<IfIndex>, Full> {
+    fn awaiting_migration(&self) -> Result<BTreeSet<IfIndex>, Full> {
         Ok(self.on_filters.clone())
     }
 
@@ -283,18 +290,18 @@ fn an_add_is_answered_when_the_policy_is_in_force_and_not_before() {
 }
 
 #[test]
-fn filters_of_new_pods_are_migrated_one_by_one_when_no_pod_comes_or_goes() {
+fn endpoints_migrate_one_by_one_while_no_pod_is_added_or_removed() {
     let mut fixture = fixture();
     drop(fixture.agent.update(full_lists()));
     drop(fixture.agent.update(update(pod("a"))));
     assert_eq!(fixture.add().try_recv(), Ok(Response::Ok));
-    assert_eq!(fixture.agent.describe().n_on_filters, Some(1));
+    assert_eq!(fixture.agent.describe().n_awaiting_migration, Some(1));
     let calm = fixture.now + Duration::from_secs(5);
-    assert_eq!(fixture.agent.begin_migration(fixture.now), None, "another pod may come");
+    assert_eq!(fixture.agent.begin_migration(fixture.now), None, "another pod may be added");
     assert_eq!(fixture.agent.begin_migration(calm), Some(IfIndex(7)));
     assert_eq!(fixture.agent.begin_migration(calm), None, "one is under way");
     fixture.agent.end_migration(IfIndex(7), IfIndex(7), calm);
-    assert_eq!(fixture.agent.describe().n_on_filters, Some(0));
+    assert_eq!(fixture.agent.describe().n_awaiting_migration, Some(0));
     assert_eq!(fixture.agent.begin_migration(calm), None);
     drop(fixture.add());
     drop(fixture.call(Request::Del(attachment())));
@@ -303,7 +310,7 @@ fn filters_of_new_pods_are_migrated_one_by_one_when_no_pod_comes_or_goes() {
 }
 
 #[test]
-fn an_add_without_programs_is_refused_at_once_and_leaves_nothing() {
+fn an_add_whose_programs_are_refused_fails_at_once_and_leaves_no_endpoint() {
     let mut fixture = fixture();
     drop(fixture.agent.update(full_lists()));
     drop(fixture.agent.update(update(pod("a"))));
@@ -319,7 +326,7 @@ fn an_add_without_programs_is_refused_at_once_and_leaves_nothing() {
 }
 
 #[test]
-fn an_add_without_a_pod_is_refused_in_the_end() {
+fn an_add_whose_pod_is_never_reported_is_refused_at_its_deadline() {
     let mut fixture = fixture();
     drop(fixture.agent.update(full_lists()));
     let mut answer = fixture.add();
@@ -332,7 +339,7 @@ fn an_add_without_a_pod_is_refused_in_the_end() {
 }
 
 #[test]
-fn del_closes_the_interface_at_once_and_works_twice() {
+fn del_removes_the_endpoint_at_once_and_can_be_repeated() {
     let mut fixture = fixture();
     drop(fixture.agent.update(full_lists()));
     drop(fixture.agent.update(update(pod("a"))));
@@ -346,7 +353,7 @@ fn del_closes_the_interface_at_once_and_works_twice() {
 }
 
 #[test]
-fn what_the_kernel_refuses_leaves_the_last_good_state() {
+fn a_refused_update_leaves_the_last_good_state() {
     let mut fixture = fixture();
     drop(fixture.agent.update(full_lists()));
     fixture.agent.sync();
@@ -366,11 +373,11 @@ fn what_the_kernel_refuses_leaves_the_last_good_state() {
     fixture.agent.kernel.refuses = None;
     drop(fixture.agent.update(update(pod("b"))));
     fixture.agent.sync();
-    assert_eq!(answer.try_recv(), Ok(Response::Ok), "the next change tries again");
+    assert_eq!(answer.try_recv(), Ok(Response::Ok), "the next update is tried");
 }
 
 #[test]
-fn an_interface_that_vanishes_without_a_del_is_no_endpoint_any_more() {
+fn an_endpoint_is_removed_when_its_interface_is_gone_without_a_del() {
     let mut fixture = fixture();
     drop(fixture.agent.update(full_lists()));
     drop(fixture.agent.update(update(pod("a"))));
@@ -406,7 +413,7 @@ fn check_of(ifindex: u32) -> Request {
 }
 
 #[test]
-fn check_sees_another_interface_missing_programs_and_a_policy_that_is_not_in_force() {
+fn check_reports_another_interface_missing_programs_and_a_policy_that_is_not_in_force() {
     let mut fixture = fixture();
     let message = |fixture: &mut Fixture, ifindex| match fixture.call(check_of(ifindex)).try_recv()
     {
@@ -427,7 +434,7 @@ fn check_sees_another_interface_missing_programs_and_a_policy_that_is_not_in_for
 }
 
 #[test]
-fn gc_forgets_what_is_not_valid_any_more_in_its_own_network_only() {
+fn gc_removes_invalid_attachments_of_its_own_network_only() {
     let mut fixture = fixture();
     drop(fixture.agent.update(full_lists()));
     drop(fixture.agent.update(update(pod("a"))));
@@ -469,7 +476,7 @@ fn with_an_older_pod_but_no_lists() -> Fixture {
     fixture
 }
 
-/// An agent that knows everything, and a pod of its node that is no endpoint.
+/// An agent with complete lists, and a pod of its node that is no endpoint.
 fn with_an_older_pod() -> Fixture {
     let mut fixture = with_an_older_pod_but_no_lists();
     drop(fixture.agent.update(full_lists()));
@@ -478,10 +485,10 @@ fn with_an_older_pod() -> Fixture {
 }
 
 #[test]
-fn a_pod_that_runs_already_gets_its_policy_before_its_programs() {
+fn a_running_pod_gets_its_policy_before_its_programs() {
     let mut fixture = with_an_older_pod();
     fixture.agent.sync();
-    assert!(fixture.agent.kernel.log.is_empty(), "a pod that runs could be cut off");
+    assert!(fixture.agent.kernel.log.is_empty(), "a running pod could be cut off");
     let wanted = fixture.agent.wanted();
     assert_eq!(wanted.pods.len(), 1);
     let readiness = |agent: &Agent<FakeKernel>| agent.describe().endpoints[0].protection;
@@ -499,13 +506,13 @@ fn a_pod_that_runs_already_gets_its_policy_before_its_programs() {
 }
 
 #[test]
-fn a_search_that_finds_nothing_holds_up_nothing_and_what_comes_meanwhile_counts() {
+fn an_empty_search_delays_nothing_and_an_add_during_a_search_wins() {
     let mut fixture = with_an_older_pod();
     fixture.agent.adopt(Vec::new());
     fixture.agent.sync();
     assert!(fixture.agent.is_primed || fixture.agent.map_state == MapState::default());
-    assert_eq!(fixture.agent.wanted().pods.len(), 1, "it is looked for again");
-    // The runtime connects the pod anew while a search is under way.
+    assert_eq!(fixture.agent.wanted().pods.len(), 1, "searched for again");
+    // The runtime adds the pod again while a search is under way.
     drop(fixture.add());
     fixture.agent.adopt(vec![found(8)]);
     fixture.agent.sync();
@@ -514,7 +521,7 @@ fn a_search_that_finds_nothing_holds_up_nothing_and_what_comes_meanwhile_counts(
 }
 
 #[test]
-fn after_its_del_a_pod_is_neither_looked_for_nor_told_as_unprotected() {
+fn after_its_del_a_pod_is_neither_searched_for_nor_unprotected() {
     let mut fixture = with_an_older_pod();
     fixture.agent.adopt(Vec::new());
     drop(fixture.add());
@@ -524,7 +531,7 @@ fn after_its_del_a_pod_is_neither_looked_for_nor_told_as_unprotected() {
     fixture.agent.adopt(vec![found(7)]);
     fixture.agent.sync();
     assert!(fixture.agent.map_state.endpoints.is_empty());
-    // Another pod of its name is another pod.
+    // A new pod of the same name is searched for.
     let Delta::Upsert(Object::Pod(mut successor)) = pod("a") else { panic!("a pod") };
     successor.uid = Arc::from("2");
     drop(fixture.agent.update(update(Delta::Upsert(Object::Pod(successor)))));
@@ -532,7 +539,7 @@ fn after_its_del_a_pod_is_neither_looked_for_nor_told_as_unprotected() {
 }
 
 #[test]
-fn a_pod_whose_programs_are_refused_is_looked_for_again() {
+fn a_pod_whose_programs_are_refused_is_searched_for_again() {
     let mut fixture = with_an_older_pod();
     fixture.agent.kernel.refuses_attach = true;
     fixture.agent.adopt(vec![found(7)]);
@@ -566,7 +573,7 @@ fn programs_of_another_version_stay_until_the_maps_are_complete() {
 }
 
 #[test]
-fn metrics_tell_what_is_in_force_and_what_is_dropped() {
+fn metrics_show_endpoints_and_drops() {
     let mut fixture = fixture();
     drop(fixture.agent.update(full_lists()));
     drop(fixture.agent.update(update(pod("a"))));
@@ -575,7 +582,7 @@ fn metrics_tell_what_is_in_force_and_what_is_dropped() {
     for line in [
         "netpol_in_force 1",
         "netpol_objects{kind=\"Pod\"} 1",
-        "netpol_endpoints{protection=\"ready\"} 1",
+        "netpol_endpoints{protection=\"ready\",attach=\"clsact\"} 1",
         "netpol_drops_total{direction=\"ingress\",reason=\"not-allowed\"} 3",
         "netpol_drop_bytes_total{direction=\"ingress\",reason=\"not-allowed\"} 180",
     ] {

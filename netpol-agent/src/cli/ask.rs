@@ -1,4 +1,4 @@
-//! `status`, `drops`, `flows` and `explain`: questions to the agent on this node.
+//! `status`, `drops`, `flows` and `explain`: ask the agent on this node.
 
 use std::future::Future;
 use std::io::{self, Write};
@@ -16,7 +16,7 @@ use crate::agent::{
 };
 use crate::control::client;
 
-/// Shows what the agent knows and enforces.
+/// Shows the status of the agent.
 pub(super) fn status(args: StatusArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
     let StatusArgs { agent, output } = args;
     let text = get(&agent, "/status")?;
@@ -24,28 +24,29 @@ pub(super) fn status(args: StatusArgs, terminal: &mut Terminal<'_>) -> anyhow::R
         writeln!(terminal.stdout, "{text}")?;
         return Ok(0);
     }
-    let status: Status = serde_json::from_str(&text).context("understanding the agent's answer")?;
+    let status: Status = serde_json::from_str(&text).context("parsing the agent's answer")?;
     write_status(&status, &mut terminal.stdout)?;
     Ok(0)
 }
 
 fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     let epoch = status.epoch.map_or_else(String::new, |epoch| format!(", epoch {epoch}"));
-    let lag =
-        status.lag_ms.map_or_else(String::new, |lag| format!(", the oldest waits for {lag} ms"));
+    let lag = status
+        .lag_ms
+        .map_or_else(String::new, |lag| format!(", the oldest pending change is {lag} ms old"));
     let force = if status.is_in_force { "in force" } else { "NOT in force" };
     writeln!(
         out,
-        "netpol-agent {}: policies are {force} ({} changes since the start{epoch}{lag})",
+        "netpol-agent {}: policies are {force} ({} map updates since the start{epoch}{lag})",
         status.version, status.n_changes
     )?;
     for (kind, source) in &status.sources {
         let n = status.n_objects.get(kind).copied().unwrap_or_default();
         let state = match source {
             SourceStatus::Listing => "not listed yet".to_owned(),
-            SourceStatus::Synced { heard_s } => format!("synced, last heard of {heard_s} s ago"),
+            SourceStatus::Synced { heard_s } => format!("synced, latest message {heard_s} s ago"),
             SourceStatus::Broken { error, since_s } if status.missing.contains(kind) => {
-                format!("not listed yet, tried for {since_s} s: {error}")
+                format!("not listed yet, failing for {since_s} s: {error}")
             }
             SourceStatus::Broken { error, since_s } => {
                 format!("out of date for {since_s} s: {error}")
@@ -59,17 +60,13 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         .map(|(name, MapStatus { n_entries, capacity })| format!("{name} {n_entries}/{capacity}"))
         .collect();
     writeln!(out, "  map entries: {}", fill.join(", "))?;
-    if let Some(n @ 1..) = status.n_on_filters {
-        writeln!(out, "  endpoints on filters, until no pod comes or goes for a while: {n}")?;
+    if let Some(n @ 1..) = status.n_awaiting_migration {
+        writeln!(out, "  endpoints attached through clsact, awaiting migration to TCX: {n}")?;
     }
     if status.n_awaiting_gc > 0 {
-        writeln!(
-            out,
-            "  pods that are gone, with connections to be collected: {}",
-            status.n_awaiting_gc
-        )?;
+        writeln!(out, "  removed endpoints awaiting garbage collection: {}", status.n_awaiting_gc)?;
     }
-    let mut policies = table(&["POLICY", "ISOLATES", "NO ROOM FOR"]);
+    let mut policies = table(&["POLICY", "ISOLATES", "OVER CAPACITY"]);
     for PolicyStatus { policy, n_endpoints, left_out } in &status.policies {
         let isolates: Vec<_> =
             n_endpoints.iter().map(|(direction, n)| format!("{direction} of {n}")).collect();
@@ -82,7 +79,7 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         let join = |items: Vec<String>| items.join(", ");
         let mut notes = Vec::new();
         if endpoint.forwards {
-            notes.push("may forward".to_owned());
+            notes.push("forwards".to_owned());
         }
         if endpoint.ifindex == 0 {
             notes.push("interface not found".to_owned());
@@ -110,16 +107,16 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks why a connection is allowed or denied. Exit codes: 0 if it is allowed, 1 if it is denied.
+/// Explains why a connection is allowed or denied. Exit codes: 0 if it is allowed, 1 if it is denied.
 pub(super) fn explain(args: ExplainArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
     let ExplainArgs { from, to, port, protocol, output, agent } = args;
     let text =
         get(&agent, &format!("/explain?from={from}&to={to}&port={port}&protocol={protocol}"))?;
     let explanation: Explanation =
-        serde_json::from_str(&text).context("understanding the agent's answer")?;
+        serde_json::from_str(&text).context("parsing the agent's answer")?;
     match output {
         Output::Json => {
-            writeln!(terminal.stdout, "{}", serde_json::to_string_pretty(&explanation)?)?
+            writeln!(terminal.stdout, "{}", serde_json::to_string_pretty(&explanation)?)?;
         }
         Output::Text => explanation.write_text(&mut terminal.stdout)?,
     }
@@ -149,7 +146,7 @@ pub(super) fn drops(args: DropsArgs, terminal: &mut Terminal<'_>) -> anyhow::Res
 }
 
 fn drop_line(record: &DropRecord) -> String {
-    let pod = record.pod.as_ref().map_or_else(|| "(pod is gone)".to_owned(), ToString::to_string);
+    let pod = record.pod.as_ref().map_or_else(|| "(removed pod)".to_owned(), ToString::to_string);
     let action = if record.is_dropped { "dropped" } else { "would be dropped" };
     let end = |address: std::net::IpAddr, port: u16| std::net::SocketAddr::new(address, port);
     let peer = record.peer.as_ref().map_or_else(String::new, |peer| format!(", peer {peer}"));
@@ -161,7 +158,7 @@ fn drop_line(record: &DropRecord) -> String {
     };
     let more = match record.n_suppressed {
         0 => String::new(),
-        n => format!(" ({n} more not shown)"),
+        n => format!(" ({n} more suppressed by the rate limit)"),
     };
     format!(
         "{} {pod} {} {action} ({}): {} {} -> {}{peer}{isolated}{more}",
@@ -183,7 +180,7 @@ pub(super) fn flows(args: FlowsArgs, terminal: &mut Terminal<'_>) -> anyhow::Res
         return Ok(0);
     }
     let flows: Vec<FlowRecord> =
-        serde_json::from_str(&text).context("understanding the agent's answer")?;
+        serde_json::from_str(&text).context("parsing the agent's answer")?;
     let mut table =
         table(&["POD", "ORIGIN", "PROTOCOL", "PORT", "REMOTE", "STATE", "IDLE", "RULE"]);
     for flow in flows {

@@ -1,4 +1,4 @@
-//! `cni install` and `cni uninstall`: our place among the CNI plugins of a node.
+//! `cni install` and `cni uninstall`: adds netpol-cni to the CNI plugins of a node, and removes it.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -10,10 +10,10 @@ use netpol_terminal::{FAILED, Terminal};
 use super::args::{CniArgs, CniCommand, CniInstallArgs, CniPathArgs, CniUninstallArgs};
 use crate::conflist::{self, Binary, Entry, Event, Options, PLUGIN_TYPE, Report};
 
-/// Time between two looks of `--watch`: shorter than a pod takes to start.
+/// Interval in which `--watch` checks the directories: shorter than a pod takes to start.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// Changes the node as the arguments say.
+/// Runs the subcommand.
 pub(super) fn run(args: CniArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
     let CniArgs { command } = args;
     match command {
@@ -23,16 +23,16 @@ pub(super) fn run(args: CniArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<
 }
 
 fn install(args: CniInstallArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
-    let CniInstallArgs { place, socket, watch } = args;
-    let CniPathArgs { conf_dir, bin_dir, plugin } = place;
+    let CniInstallArgs { paths, socket, watch } = args;
+    let CniPathArgs { conf_dir, bin_dir, plugin } = paths;
     let plugin = plugin_or_default(plugin)?;
     let entry = Entry { socket: absolute(&socket)? };
     if watch {
         let options = Options { conf_dir, bin_dir, plugin, entry, interval: INTERVAL };
-        conflist::watch(&options, &stop()?, &mut |event| tell(event, terminal));
+        conflist::watch(&options, &stop()?, &mut |event| show(event, terminal));
         return Ok(0);
     }
-    tell_binary(&conflist::install_binary(&plugin, &bin_dir)?, terminal)?;
+    show_binary(&conflist::install_binary(&plugin, &bin_dir)?, terminal)?;
     let Report { steps, problems, file } = conflist::install(&conf_dir, &entry)?;
     for step in steps {
         writeln!(terminal.stdout, "{step}")?;
@@ -41,14 +41,14 @@ fn install(args: CniInstallArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<
         terminal.complain(&format_args!("{:#}", anyhow::Error::new(problem)));
     }
     let Some(file) = file else { return Ok(FAILED) };
-    writeln!(terminal.stdout, "netpol-cni is in {}", file.display())?;
+    writeln!(terminal.stdout, "{}: netpol-cni is configured", file.display())?;
     Ok(0)
 }
 
 fn uninstall(args: CniUninstallArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
-    let CniUninstallArgs { place } = args;
-    let conf_dir = place.conf_dir.clone();
-    let (n_changes, problems) = take_out(place, terminal)?;
+    let CniUninstallArgs { paths } = args;
+    let conf_dir = paths.conf_dir.clone();
+    let (n_changes, problems) = remove(paths, terminal)?;
     for problem in &problems {
         terminal.complain(&format_args!("{problem:#}"));
     }
@@ -56,17 +56,17 @@ fn uninstall(args: CniUninstallArgs, terminal: &mut Terminal<'_>) -> anyhow::Res
         return Ok(FAILED);
     }
     if n_changes == 0 {
-        writeln!(terminal.stdout, "nothing of netpol is in {}", conf_dir.display())?;
+        writeln!(terminal.stdout, "{}: netpol-cni is not configured", conf_dir.display())?;
     }
     Ok(0)
 }
 
-/// Takes out our entry and the plugin: as much as it can. Returns how much was changed, and what stands in the way.
-pub(super) fn take_out(
-    place: CniPathArgs,
+/// Removes our entry and the plugin, as far as possible. Returns the number of changes, and the errors.
+pub(super) fn remove(
+    paths: CniPathArgs,
     terminal: &mut Terminal<'_>,
 ) -> anyhow::Result<(usize, Vec<anyhow::Error>)> {
-    let CniPathArgs { conf_dir, bin_dir, plugin } = place;
+    let CniPathArgs { conf_dir, bin_dir, plugin } = paths;
     let mut problems: Vec<anyhow::Error> = Vec::new();
     let mut n_changes = 0_usize;
     match conflist::uninstall(&conf_dir) {
@@ -86,24 +86,25 @@ pub(super) fn take_out(
             Ok(Binary::Unchanged(_)) => {}
             Ok(change) => {
                 n_changes += 1;
-                tell_binary(&change, terminal)?;
+                show_binary(&change, terminal)?;
             }
             Err(problem) => problems.push(problem),
         }
     } else {
         let kept = bin_dir.join(PLUGIN_TYPE);
-        terminal.complain(&format_args!("{} stays: a configuration may need it", kept.display()));
+        terminal
+            .complain(&format_args!("{} not removed: a configuration may need it", kept.display()));
     }
     Ok((n_changes, problems))
 }
 
-fn tell(event: Event, terminal: &mut Terminal<'_>) {
-    // A reader of the log that went away must not end the watch.
+fn show(event: Event, terminal: &mut Terminal<'_>) {
+    // An error of the output must not end the watch.
     match event {
-        Event::Binary(binary) => drop(tell_binary(&binary, terminal)),
+        Event::Binary(binary) => drop(show_binary(&binary, terminal)),
         Event::Step(step) => drop(writeln!(terminal.stdout, "{step}")),
         Event::InPlace(file) => {
-            drop(writeln!(terminal.stdout, "netpol-cni is in {}", file.display()));
+            drop(writeln!(terminal.stdout, "{}: netpol-cni is configured", file.display()));
         }
         Event::Problem(problem) => {
             terminal.complain(&format_args!("{:#}", anyhow::Error::new(problem)));
@@ -112,7 +113,7 @@ fn tell(event: Event, terminal: &mut Terminal<'_>) {
     drop(terminal.stdout.flush());
 }
 
-fn tell_binary(binary: &Binary, terminal: &mut Terminal<'_>) -> std::io::Result<()> {
+fn show_binary(binary: &Binary, terminal: &mut Terminal<'_>) -> std::io::Result<()> {
     match binary {
         Binary::Copied(path) => writeln!(terminal.stdout, "{}: copied", path.display()),
         Binary::Removed(path) => writeln!(terminal.stdout, "{}: removed", path.display()),
@@ -120,16 +121,17 @@ fn tell_binary(binary: &Binary, terminal: &mut Terminal<'_>) -> std::io::Result<
     }
 }
 
-/// The plugin beside this program, where the image and a release have it.
+/// The plugin in the folder of this program, as in the image and in a release.
 fn plugin_or_default(plugin: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     if let Some(plugin) = plugin {
         return Ok(plugin);
     }
-    let program = std::env::current_exe().context("finding netpol-cni beside this program")?;
+    let program =
+        std::env::current_exe().context("finding netpol-cni in the folder of this program")?;
     Ok(program.with_file_name(PLUGIN_TYPE))
 }
 
-/// The plugin runs in any directory.
+/// The path must be absolute, because the runtime starts the plugin in any directory.
 fn absolute(socket: &Path) -> anyhow::Result<String> {
     match socket.to_str() {
         Some(text) if socket.is_absolute() => Ok(text.to_owned()),
@@ -137,7 +139,8 @@ fn absolute(socket: &Path) -> anyhow::Result<String> {
     }
 }
 
-/// Loses its sender at SIGTERM or SIGINT. As the first process of a container this program would not end otherwise.
+/// Returns a receiver whose sender is dropped at SIGTERM or SIGINT. Without a handler, the first process of a container
+/// ignores these signals.
 pub(super) fn stop() -> anyhow::Result<mpsc::Receiver<()>> {
     use tokio::signal::unix::{SignalKind, signal};
 

@@ -1,8 +1,8 @@
-//! Commands for people.
+//! The command line.
 //!
-//! In: arguments, files, the terminal. Out: text or JSON on `stdout`, problems on `stderr`, an exit code: 0 if all is
-//! well, 1 if there are findings, 2 if the input cannot be read or the command cannot do its work.
-//! Must not: decide anything; that is the core's.
+//! In: arguments, files, the terminal. Out: text or JSON on `stdout`, errors on `stderr`, and an exit code: 0 for success, 1
+//! if `explain` finds that the connection is denied, 2 if the command failed.
+//! Must not: decide anything about policies; that is the task of `netpol-policy`.
 
 mod args;
 mod ask;
@@ -22,12 +22,12 @@ use args::{Args, Command, CompletionsArgs};
 /// The program's name in messages.
 pub const PROGRAM: &str = "netpol-agent";
 
-/// Runs the command that the arguments of this program name.
+/// Runs the command of this program's arguments.
 pub fn main() -> ExitCode {
     ExitCode::from(run(std::env::args_os(), &mut Terminal::of_this_program(PROGRAM)))
 }
 
-/// Runs the command that these arguments name, the program's name first. Returns the exit code.
+/// Runs the command of these arguments, which begin with the program's name. Returns the exit code.
 pub fn run<I>(args: I, terminal: &mut Terminal<'_>) -> u8
 where
     I: IntoIterator<Item: Into<OsString> + Clone>,

@@ -1,4 +1,4 @@
-//! `run`: arguments to configuration.
+//! `run`: makes the configuration from the arguments, and starts the agent.
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _};
@@ -9,10 +9,10 @@ use tracing_subscriber::EnvFilter;
 
 use super::args::{LogFormat, MissingBpfFs, RunArgs};
 use crate::agent::{self, Config, Source};
-use crate::discovery::Places;
+use crate::discovery::SearchPaths;
 use netpol_datapath::{Mount, Trace};
 
-/// Enforces until a signal ends it.
+/// Runs the agent until SIGTERM or SIGINT.
 pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
     let RunArgs {
         manifests,
@@ -36,9 +36,9 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
             None => Source::Cluster { kubeconfig },
         },
         node: node.map(Arc::from),
-        places: Places { results: cni_results, namespaces },
+        search_paths: SearchPaths { results: cni_results, namespaces },
         socket,
-        ebpf: netpol_datapath::Config {
+        datapath: netpol_datapath::Config {
             pin_root: Some(pin_root),
             mount: match bpffs {
                 MissingBpfFs::Mount => Mount::IfMissing,
@@ -47,6 +47,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
             mark_mask,
             trace: if trace { Trace::On } else { Trace::Off },
             attaching: netpol_datapath::Attaching::of_this_kernel(),
+            flow_reads: netpol_datapath::FlowReads::OF_THIS_ARCHITECTURE,
             capacities: BTreeMap::new(),
         },
         health,
@@ -57,7 +58,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
 }
 
 fn start_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    // Each failed request would be told twice, once without saying what it was for.
+    // This target logs each failed request without its purpose, and the caller logs it again.
     let quiet = format!("kube_client::client::builder=off,{filter}");
     let filter = EnvFilter::try_new(quiet).with_context(|| format!("--log {filter}"))?;
     let log = tracing_subscriber::fmt()

@@ -1,7 +1,7 @@
-//! `simulate`: cases of connections, judged by an engine of choice.
+//! `simulate`: verdicts on the connections of many cases, by one of three engines.
 
 use netpol_datapath::simulation;
-use netpol_policy::simulate::{CaseStreams, Engine, answer_cases};
+use netpol_policy::simulate::{CaseStreams, Engine, run_cases};
 use netpol_terminal::{FAILED, Terminal, complain};
 
 use super::args::{EngineChoice, SimulateArgs};
@@ -21,6 +21,6 @@ pub(super) fn run(args: SimulateArgs, terminal: &mut Terminal<'_>) -> anyhow::Re
         EngineChoice::Compiled => Engine::compiled(),
         EngineChoice::Kernel => simulation::engine()?,
     };
-    let n_unreadable = answer_cases(streams, engine)?;
+    let n_unreadable = run_cases(streams, engine)?;
     Ok(if n_unreadable > 0 { FAILED } else { 0 })
 }

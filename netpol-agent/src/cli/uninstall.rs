@@ -1,4 +1,4 @@
-//! `uninstall`: takes netpol off a node.
+//! `uninstall`: removes netpol from a node.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -10,17 +10,17 @@ use crate::cni_server;
 use netpol_datapath::{Removed, uninstall};
 use netpol_terminal::{FAILED, Terminal};
 
-/// Undoes all that an agent and `cni install` have done to this node, as far as it can, and tells what it cannot.
+/// Removes everything that an agent and `cni install` have added to this node, and reports what cannot be removed.
 ///
-/// The order matters: without our entry new pods start without an agent, while those that run are still protected; then
-/// the programs go.
+/// The CNI configuration comes first, because new pods could not start once the agent's files are gone; running pods
+/// stay protected meanwhile. Then the programs are removed.
 pub(super) fn run(args: UninstallArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
-    let UninstallArgs { place, socket, pin_root, stay } = args;
+    let UninstallArgs { paths, socket, pin_root, stay } = args;
     let folder = socket.parent().filter(|folder| folder.is_dir());
-    // An agent that runs would attach everything again. The lock keeps one from starting meanwhile.
+    // A running agent would attach everything again. The lock keeps one from starting meanwhile.
     let lock = folder.map(|_| cni_server::lock(&socket)).transpose()?;
     let lock_of_pins = pin_root.is_dir().then(|| agent::lock(&pin_root)).transpose()?;
-    let (_, mut problems) = cni::take_out(place, terminal)?;
+    let (_, mut problems) = cni::remove(paths, terminal)?;
     let (Removed { n_attachments, n_maps }, errors) = uninstall(&pin_root);
     writeln!(
         terminal.stdout,
@@ -31,7 +31,7 @@ pub(super) fn run(args: UninstallArgs, terminal: &mut Terminal<'_>) -> anyhow::R
     if let Some(folder) = folder {
         let files = state_files(&socket).into_iter().map(fs::remove_file);
         let mut outcomes: Vec<io::Result<()>> = files.collect();
-        // Where the host's folder is mounted it cannot be removed: an empty one stays.
+        // In a container the host's folder is a mount, which cannot be removed: it stays, empty.
         outcomes.push(match fs::remove_dir(folder) {
             Err(error)
                 if matches!(
@@ -45,7 +45,7 @@ pub(super) fn run(args: UninstallArgs, terminal: &mut Terminal<'_>) -> anyhow::R
         });
         for error in outcomes.into_iter().filter_map(Result::err) {
             if error.kind() != ErrorKind::NotFound {
-                let context = format!("removing what is in {}", folder.display());
+                let context = format!("removing the files in {}", folder.display());
                 problems.push(anyhow::Error::new(error).context(context));
             }
         }
@@ -60,7 +60,7 @@ pub(super) fn run(args: UninstallArgs, terminal: &mut Terminal<'_>) -> anyhow::R
     writeln!(terminal.stdout, "nothing of netpol is left on this node")?;
     terminal.stdout.flush()?;
     if stay {
-        // Ends when its sender does, at SIGTERM.
+        // The sender is dropped at SIGTERM.
         cni::stop()?.recv().ok();
     }
     Ok(0)

@@ -1,7 +1,6 @@
-//! One connection: read a request, pass it on, write the answer.
+//! One connection of netpol-cni: reads a request, forwards it as a call, writes the response.
 //!
-//! In: a stream from netpol-cni. Out: a [`Call`], then the response on the stream. Whatever happens, the
-//! peer gets an answer if it can still be written, and the task ends.
+//! In: a stream. Out: a [`Call`], then the response on the stream, also after an error. The task always ends.
 
 use std::io;
 use std::time::Duration;
@@ -14,17 +13,17 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use super::Call;
+use super::call::Call;
 
-/// Pause after an accept that failed, so that a lack of file descriptors does not become a busy loop.
+/// Pause after a failed `accept`, so that a lack of file descriptors does not cause a busy loop.
 pub(super) const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// How long the peer may take.
+/// Timeouts for the peer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadlines {
     /// From the connection to the end of the request. The plugin writes it at once.
     pub(super) request: Duration,
-    /// For the peer to take the response.
+    /// For the peer to read the response.
     pub(super) response: Duration,
 }
 
@@ -34,7 +33,7 @@ impl Default for Deadlines {
     }
 }
 
-/// Why a request did not arrive.
+/// Why a request could not be read.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("no complete request within {} seconds", .0.as_secs_f32())]
@@ -46,7 +45,7 @@ enum Error {
 }
 
 impl Error {
-    /// The number that the plugin passes on to the runtime.
+    /// The CNI error code that the plugin returns to the runtime.
     fn code(&self) -> ErrorCode {
         match self {
             Self::Deadline(_) | Self::Read(_) => ErrorCode::IO,
@@ -78,13 +77,13 @@ pub(super) async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>, deadlin
         Err(error) => {
             warn!(%error, source = std::error::Error::source(&error), "request refused");
             answer(&error.to_response(), &mut writer, deadlines.response).await;
-            // A close with an unread rest of the request would reach the peer as a reset, maybe before the answer.
+            // Closing with unread bytes of the request would reset the connection, and the peer might lose the response.
             drain(&mut reader, deadlines.request).await;
         }
     }
 }
 
-/// Writes the response and ends our side of the stream. A peer that is gone is none of our business.
+/// Writes the response and shuts down our side of the stream. Errors are only logged, because the peer may have disconnected.
 async fn answer(response: &Response, writer: &mut OwnedWriteHalf, deadline: Duration) {
     let line = match netpol_proto::encode(response) {
         Ok(line) => line,
@@ -100,7 +99,7 @@ async fn answer(response: &Response, writer: &mut OwnedWriteHalf, deadline: Dura
     match timeout(deadline, write).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(%error, "response not sent"),
-        Err(_elapsed) => debug!("response not taken"),
+        Err(_elapsed) => debug!("response not read by the peer"),
     }
 }
 
@@ -119,7 +118,7 @@ async fn read_request(
     }
 }
 
-/// Hands the request to the event loop and waits for its answer. None if the peer left meanwhile.
+/// Sends the request to the event loop and waits for the response; `None` if the peer disconnects meanwhile.
 async fn forward(
     request: Request,
     calls: &mpsc::Sender<Call>,
@@ -135,7 +134,7 @@ async fn forward(
         biased;
         answer = answer => Some(answer.unwrap_or_else(|_dropped| stopping())),
         () = hung_up(reader) => {
-            warn!(verb, "netpol-cni left before its answer");
+            warn!(verb, "netpol-cni disconnected before its response");
             None
         }
     }
@@ -145,13 +144,13 @@ fn stopping() -> Response {
     Response::error(ErrorCode::TRY_AGAIN_LATER, "netpol-agent is stopping")
 }
 
-/// Waits for the end of the peer's stream; anything else it sends after its request has no meaning.
+/// Waits for the end of the peer's stream. Bytes after the request are ignored.
 async fn hung_up(reader: &mut BufReader<OwnedReadHalf>) {
     let mut ignored = [0; 512];
     while matches!(reader.read(&mut ignored).await, Ok(1..)) {}
 }
 
-/// Reads what the peer still sends, up to the deadline and the size of one more message.
+/// Reads and drops further bytes of the peer, up to the deadline and the size of one message.
 async fn drain(reader: &mut BufReader<OwnedReadHalf>, deadline: Duration) {
     let mut rest = reader.take(u64::try_from(MAX_MESSAGE_BYTES).unwrap_or(u64::MAX));
     if let Err(_elapsed) =
@@ -166,7 +165,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_client_that_says_nothing_is_told_so_and_let_go() {
+    async fn a_client_without_a_request_gets_an_error_at_the_deadline() {
         let (mut client, server) = UnixStream::pair().unwrap();
         let (calls, mut received) = mpsc::channel(1);
         let deadlines =

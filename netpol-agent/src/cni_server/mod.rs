@@ -1,9 +1,10 @@
-//! The socket that netpol-cni talks to.
+//! The socket for netpol-cni.
 //!
-//! In: connections on a Unix socket, each with one request ([`netpol_proto`]). Out: [`Call`]s for
-//! the event loop, whose replies go back on the same connection. Must not: know the state or decide
-//! anything; what cannot be read is answered with an error here and never reaches the loop.
+//! In: connections on a Unix socket, each with one request ([`netpol_proto`]). Out: [`Call`]s for the event loop, whose
+//! responses go back on the same connection. An invalid request is answered with an error and never reaches the loop. Must
+//! not: use the state, or decide anything.
 
+mod call;
 mod connection;
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
@@ -13,34 +14,25 @@ use std::os::unix::fs::{
 };
 use std::path::{Path, PathBuf};
 
-use netpol_proto::{Request, Response};
 use rustix::fs::FlockOperation;
 use tokio::net::UnixListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-/// A request that waits for its answer.
-#[derive(Debug)]
-pub struct Call {
-    /// What the plugin asks.
-    pub request: Request,
-    /// Where the answer goes. Dropped without an answer, the plugin is told to try again later.
-    /// Closed when the plugin is gone: nobody waits any more.
-    pub reply: oneshot::Sender<Response>,
-}
+pub use self::call::Call;
 
-/// Why there is no socket.
+/// Why the agent cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The lock is held or the socket answers: one node has one agent.
+    /// Another agent holds the lock or listens on the socket: a node has one agent.
     #[error("another agent is running on this node: it holds {path}")]
     InUse {
         /// The socket.
         path: PathBuf,
     },
-    /// Something stands at the path that no agent has put there; it is left alone.
+    /// The file at the path is not a socket. It is not touched.
     #[error("{path} exists and is not a socket")]
     NotASocket {
         /// The socket's path.
@@ -52,50 +44,50 @@ pub enum Error {
         /// The socket's path.
         path: PathBuf,
     },
-    /// The directory is missing and cannot be made.
+    /// The directory does not exist and cannot be created.
     #[error("cannot create directory {path}")]
     CreateDirectory {
         /// The socket's directory.
         path: PathBuf,
-        /// What the kernel said.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The lock file beside the socket cannot be opened or locked.
+    /// The lock file of the socket cannot be opened or locked.
     #[error("cannot lock {path}")]
     Lock {
         /// The lock file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The socket of an agent that is gone cannot be removed.
+    /// The socket of a stopped agent cannot be removed.
     #[error("cannot remove the stale socket {path}")]
     RemoveStale {
         /// The socket.
         path: PathBuf,
-        /// What the kernel said.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The kernel refuses the socket: a path over 107 bytes, a read-only file system, permissions.
+    /// The kernel refuses the socket: the path has more than 107 bytes, the file system is read-only, or access is denied.
     #[error("cannot listen on {path}")]
     Bind {
         /// The socket.
         path: PathBuf,
-        /// What the kernel said.
+        /// The cause.
         #[source]
         source: io::Error,
     },
 }
 
-/// The agent's socket and the lock that makes it the only one. Dropped: the socket's file is removed.
+/// The agent's socket, and the lock that makes it the only agent. Dropped: the socket's file is removed.
 #[derive(Debug)]
 pub struct Listener {
     socket: UnixListener,
     path: PathBuf,
-    /// Held as long as the listener lives: a crash releases it, a stale file does not hold it.
+    /// Held until the listener is dropped. A crash releases the lock, although the file stays.
     _lock: File,
 }
 
@@ -107,13 +99,13 @@ impl Drop for Listener {
     }
 }
 
-/// Makes the socket, with its directory (mode 0700) if missing. Only root may connect.
+/// Creates the socket, and its directory (mode 0700) if it does not exist. Only root can connect.
 ///
-/// A socket left behind by an agent that is gone is replaced. Must run inside a tokio runtime.
+/// The socket of a stopped agent is replaced. Must run inside a tokio runtime.
 ///
 /// # Errors
-/// [`Error::InUse`] if another agent lives, shown by its lock (`<path>.lock`) or by an answer on the socket; the other
-/// variants name the step that failed.
+/// [`Error::InUse`] if another agent holds the lock (`<path>.lock`) or listens on the socket; the other variants name the
+/// step that failed.
 pub fn bind(path: &Path) -> Result<Listener, Error> {
     let directory = path
         .parent()
@@ -133,10 +125,10 @@ pub fn bind(path: &Path) -> Result<Listener, Error> {
     Ok(Listener { socket, path: path.into(), _lock: lock })
 }
 
-/// Takes the lock beside the socket. It decides between two agents that start at the same time, and keeps one from starting.
+/// Takes the lock of the socket. Of two agents that start at the same time one gets it, and while it is held no agent starts.
 ///
 /// # Errors
-/// [`Error::InUse`]: an agent runs. Others: the lock's file cannot be made.
+/// [`Error::InUse`]: an agent runs. Others: the lock file cannot be created.
 pub fn lock(socket: &Path) -> Result<File, Error> {
     let mut name =
         socket.file_name().ok_or_else(|| Error::InvalidPath { path: socket.into() })?.to_owned();
@@ -157,7 +149,7 @@ pub fn lock(socket: &Path) -> Result<File, Error> {
     }
 }
 
-/// Removes the socket of an agent that is gone. One that still answers is another agent's, lock or not.
+/// Removes the socket of a stopped agent. If the socket accepts connections, another agent runs, even without the lock.
 fn remove_stale(path: &Path) -> Result<(), Error> {
     let kind = match std::fs::symlink_metadata(path) {
         Ok(metadata) => metadata.file_type(),
@@ -173,11 +165,11 @@ fn remove_stale(path: &Path) -> Result<(), Error> {
     std::fs::remove_file(path).map_err(|source| Error::RemoveStale { path: path.into(), source })
 }
 
-/// Accepts connections until `cancel`, then waits for those that have begun and removes the socket.
+/// Accepts connections until `cancel` is cancelled, then waits for the open ones and removes the socket.
 ///
-/// Each connection is a task of its own with a deadline for its request, so one that hangs holds up nobody. The reply has
-/// no deadline here: an ADD waits as long as the event loop needs, the plugin decides when to give up.
-/// The event loop must therefore answer or drop its pending calls when it ends.
+/// Each connection is a task with a deadline for its request, so a slow client delays no other. The response has no
+/// deadline here: an ADD waits as long as the event loop needs, and the plugin has its own timeout. So the event loop must
+/// answer or drop its pending calls when it ends.
 pub async fn serve(listener: Listener, calls: mpsc::Sender<Call>, cancel: CancellationToken) {
     let connections = TaskTracker::new();
     while let Some(accepted) = cancel.run_until_cancelled(listener.socket.accept()).await {
@@ -190,7 +182,7 @@ pub async fn serve(listener: Listener, calls: mpsc::Sender<Call>, cancel: Cancel
                 ));
             }
             Err(error) => {
-                // Out of file descriptors, mostly. The connection stays in the backlog, so a pause is needed.
+                // Mostly for lack of file descriptors. The connection stays in the backlog, so a pause prevents a busy loop.
                 warn!(%error, "connection not accepted");
                 tokio::time::sleep(connection::ACCEPT_RETRY).await;
             }
@@ -205,7 +197,7 @@ pub async fn serve(listener: Listener, calls: mpsc::Sender<Call>, cancel: Cancel
 #[cfg(test)]
 mod tests {
     use super::*;
-    use netpol_proto::{Attachment, ErrorCode};
+    use netpol_proto::{Attachment, ErrorCode, Request, Response};
     use std::error::Error as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::UnixStream;
@@ -232,7 +224,7 @@ mod tests {
         }
     }
 
-    async fn migration(path: &Path, line: &[u8]) -> Response {
+    async fn ask(path: &Path, line: &[u8]) -> Response {
         let mut stream = UnixStream::connect(path).await.unwrap();
         stream.write_all(line).await.unwrap();
         let mut answer = Vec::new();
@@ -260,12 +252,12 @@ mod tests {
                         container_id: id.clone(),
                         container_ifname: "eth0".into(),
                     });
-                    let response = migration(&path, &netpol_proto::encode(&request).unwrap()).await;
+                    let response = ask(&path, &netpol_proto::encode(&request).unwrap()).await;
                     assert_eq!(response, Response::error(ErrorCode::ENFORCEMENT, id));
                 })
             })
             .collect();
-        // All are waiting before any is answered: the connections live side by side.
+        // All wait before the first is answered, so the connections are open at the same time.
         let mut pending = Vec::new();
         while pending.len() < clients.len() {
             pending.push(server.calls.recv().await.unwrap());
@@ -282,7 +274,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_a_request_is_answered_with_an_error_and_never_reaches_the_loop() {
+    async fn an_invalid_request_is_answered_with_an_error_and_never_reaches_the_loop() {
         let mut server = Server::start();
         let path = server.path();
         for (line, expected) in [
@@ -291,15 +283,15 @@ mod tests {
             (b"{\"version\":1,\"body\":{\"verb\":\"EAT\"}}\n", ErrorCode::DECODE),
             (b"{\"version\":2,\"body\":{}}\n", ErrorCode::INVALID_CONFIG),
         ] {
-            assert_eq!(code(&migration(&path, line).await), expected);
+            assert_eq!(code(&ask(&path, line).await), expected);
         }
         let too_long = vec![b'x'; netpol_proto::MAX_MESSAGE_BYTES];
-        assert_eq!(code(&migration(&path, &too_long).await), ErrorCode::DECODE);
+        assert_eq!(code(&ask(&path, &too_long).await), ErrorCode::DECODE);
         assert!(server.calls.try_recv().is_err());
     }
 
     #[tokio::test]
-    async fn a_client_that_leaves_in_the_middle_harms_nobody() {
+    async fn a_client_that_disconnects_early_disturbs_no_other() {
         let mut server = Server::start();
         drop(UnixStream::connect(server.path()).await.unwrap());
         let mut half = UnixStream::connect(server.path()).await.unwrap();
@@ -307,14 +299,14 @@ mod tests {
         drop(half);
         let path = server.path();
         let client = tokio::spawn(async move {
-            migration(&path, &netpol_proto::encode(&Request::Status).unwrap()).await
+            ask(&path, &netpol_proto::encode(&Request::Status).unwrap()).await
         });
         server.calls.recv().await.unwrap().reply.send(Response::Ok).unwrap();
         assert_eq!(client.await.unwrap(), Response::Ok);
     }
 
     #[tokio::test]
-    async fn the_loop_sees_that_a_client_has_given_up() {
+    async fn the_reply_is_closed_when_the_client_disconnects() {
         let mut server = Server::start();
         let mut client = UnixStream::connect(server.path()).await.unwrap();
         client.write_all(&netpol_proto::encode(&Request::Status).unwrap()).await.unwrap();
@@ -329,18 +321,18 @@ mod tests {
         let mut server = Server::start();
         let path = server.path();
         let client = tokio::spawn(async move {
-            migration(&path, &netpol_proto::encode(&Request::Status).unwrap()).await
+            ask(&path, &netpol_proto::encode(&Request::Status).unwrap()).await
         });
         drop(server.calls.recv().await.unwrap());
         assert_eq!(code(&client.await.unwrap()), ErrorCode::TRY_AGAIN_LATER);
     }
 
     #[tokio::test]
-    async fn cancelling_answers_what_has_begun_and_removes_the_socket() {
+    async fn cancelling_answers_open_calls_and_removes_the_socket() {
         let mut server = Server::start();
         let path = server.path();
         let client = tokio::spawn(async move {
-            migration(&path, &netpol_proto::encode(&Request::Status).unwrap()).await
+            ask(&path, &netpol_proto::encode(&Request::Status).unwrap()).await
         });
         let call = server.calls.recv().await.unwrap();
         server.cancel.cancel();
@@ -352,7 +344,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_second_agent_is_refused_until_the_first_is_gone() {
+    async fn a_second_agent_is_refused_until_the_first_has_stopped() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("cni.sock");
         let first = bind(&path).unwrap();
@@ -363,16 +355,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_that_answers_is_never_taken_over() {
+    async fn a_socket_that_accepts_connections_is_never_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("cni.sock");
-        // Without our lock: an agent that does not know it, or one whose lock file was deleted.
+        // Without the lock, as after its file was deleted.
         let _other = UnixListener::bind(&path).unwrap();
         assert!(matches!(bind(&path).unwrap_err(), Error::InUse { .. }));
     }
 
     #[tokio::test]
-    async fn a_stale_socket_is_replaced_and_only_root_may_connect() {
+    async fn a_stale_socket_is_replaced_and_only_root_can_connect() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("deep/run/cni.sock");
         std::fs::create_dir_all(directory.path().join("deep")).unwrap();
@@ -386,7 +378,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn other_things_at_the_path_are_left_alone() {
+    async fn other_files_at_the_path_are_not_touched() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("cni.sock");
         std::fs::write(&path, "precious").unwrap();

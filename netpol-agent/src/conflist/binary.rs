@@ -1,30 +1,32 @@
-//! The plugin's binary in the directory where runtimes look for plugins.
+//! The plugin's binary in the runtime's directory of plugins.
 //!
-//! In: the binary that this installation brings. Out: the same beside the other plugins.
-//! Must not: remove a binary that this installation did not bring.
+//! In: the binary of this installation. Out: its copy in the directory, or its removal.
+//! Must not: remove a binary that is not the one of this installation.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::folder::{Looks, lock, metadata, remove, replace};
-use super::{Error, PLUGIN_TYPE};
+use super::entry::PLUGIN_TYPE;
+use super::error::Error;
+use super::folder::{Permissions, lock, metadata, remove, replace};
 
-/// Everybody may run it, its owner may change it.
+/// Executable by everybody, writable by the owner.
 const MODE: u32 = 0o755;
 
-/// What became of the binary.
+/// The change of the binary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Binary {
-    /// It is there now.
+    /// It was copied.
     Copied(PathBuf),
-    /// It is gone now.
+    /// It was removed.
     Removed(PathBuf),
-    /// It was as wanted.
+    /// No change was needed.
     Unchanged(PathBuf),
 }
 
-/// Copies the plugin into the directory, unless the same is there. A plugin that runs just now goes on undisturbed.
+/// Copies the plugin into the directory, unless an equal one is there. A running plugin is not disturbed, because the file is
+/// replaced and not written.
 ///
 /// # Errors
 /// [`Error::List`], [`Error::Lock`]: the directory. [`Error::Read`], [`Error::Write`], [`Error::Remove`]: a file.
@@ -39,14 +41,14 @@ pub fn install(plugin: &Path, directory: &Path) -> Result<Binary, Error> {
     {
         return Ok(Binary::Unchanged(path));
     }
-    replace(&path, &content, &Looks { mode: MODE, owner: None })?;
+    replace(&path, &content, &Permissions { mode: MODE, owner: None })?;
     Ok(Binary::Copied(path))
 }
 
-/// Removes the plugin from the directory if it is the one that `plugin` is.
+/// Removes the plugin from the directory if it is equal to `plugin`.
 ///
 /// # Errors
-/// [`Error::Foreign`] if it is another one. [`Error::List`], [`Error::Lock`], [`Error::Read`], [`Error::Remove`].
+/// [`Error::Foreign`] if it differs. [`Error::List`], [`Error::Lock`], [`Error::Read`], [`Error::Remove`].
 pub fn uninstall(plugin: &Path, directory: &Path) -> Result<Binary, Error> {
     let _lock = lock(directory)?;
     let path = directory.join(PLUGIN_TYPE);
@@ -60,16 +62,20 @@ pub fn uninstall(plugin: &Path, directory: &Path) -> Result<Binary, Error> {
     Ok(Binary::Removed(path))
 }
 
-/// What tells a copy from another without reading it: place on the disk, length in bytes, time of the last change
-/// (seconds and nanoseconds), mode. None if there is none.
+/// Identifies a copy without reading it: inode, length in bytes, time of the last change in nanoseconds, mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Trace([i128; 4]);
+pub(super) struct Fingerprint([i128; 4]);
 
-/// Looks at the binary in the directory.
-pub(super) fn trace(directory: &Path) -> Option<Trace> {
+/// The fingerprint of the binary in the directory; `None` if there is none.
+pub(super) fn fingerprint(directory: &Path) -> Option<Fingerprint> {
     let metadata = fs::metadata(directory.join(PLUGIN_TYPE)).ok()?;
     let changed = i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec());
-    Some(Trace([metadata.ino().into(), metadata.len().into(), changed, metadata.mode().into()]))
+    Some(Fingerprint([
+        metadata.ino().into(),
+        metadata.len().into(),
+        changed,
+        metadata.mode().into(),
+    ]))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {

@@ -1,12 +1,12 @@
-//! What can be wrong with a configuration, a directory or a binary.
+//! Errors in a directory, a configuration or a binary.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Why a directory is not as it should be. Each names the path concerned.
+/// Why a directory cannot be installed to, or uninstalled from. Each names its path.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The directory cannot be listed: it is not there, or not for us.
+    /// The directory cannot be listed: it does not exist, or access is denied.
     #[error("listing {}", path.display())]
     List {
         /// The directory.
@@ -51,62 +51,62 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// No runtime could use this file, or we cannot be part of it.
+    /// The file is not valid for a runtime, or netpol-cni does not support its version.
     #[error("{}", path.display())]
     Flawed {
         /// The file.
         path: PathBuf,
-        /// What is wrong with its content.
+        /// The flaw in its content.
         #[source]
         source: Flaw,
     },
-    /// There is no configuration that could get the entry.
+    /// There is no valid configuration to add the entry to.
     #[error("no usable CNI configuration in {}: install a network, such as Flannel, first", path.display())]
     Nothing {
         /// The directory.
         path: PathBuf,
     },
-    /// Somebody else writes the file again and again while we do.
+    /// Another program changes the file at each attempt.
     #[error("{} keeps changing while it is edited", path.display())]
     Restless {
         /// The directory.
         path: PathBuf,
     },
-    /// Pods get their interface from us here, so taking us out would leave them without a network.
-    #[error("{}: netpol-cni is the main plugin here and stays; remove the file to remove it", path.display())]
+    /// netpol-cni creates the interface here, so pods would have no network without it.
+    #[error("{}: netpol-cni is the main plugin here and is not removed; delete the file to remove it", path.display())]
     Main {
         /// The file.
         path: PathBuf,
     },
-    /// The binary in the plugins' directory is not the one that this installation brings.
-    #[error("{} is not the binary of this installation and stays", path.display())]
+    /// The binary in the plugins' directory is not the one of this installation.
+    #[error("{} is not the binary of this installation and is not removed", path.display())]
     Foreign {
         /// The binary.
         path: PathBuf,
     },
 }
 
-/// What is wrong with the text of a configuration.
+/// A flaw in the text of a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum Flaw {
-    /// Not a JSON object.
+    /// The text is not a JSON object.
     #[error("not a valid JSON object")]
     Json(#[source] serde_json::Error),
-    /// A field that has to be there is not, or has another type.
+    /// A required field is missing, or has the wrong type.
     #[error("field `{field}` is missing or not {expected}")]
     Field {
-        /// Its path.
+        /// Path of the field.
         field: String,
-        /// What it has to be.
+        /// The expected type.
         expected: &'static str,
     },
-    /// The list has no plugin that makes an interface.
-    #[error("field `plugins` is empty: nothing makes an interface")]
+    /// The list has no plugin that creates an interface.
+    #[error("field `plugins` is empty: no plugin creates an interface")]
     Empty,
-    /// netpol-cni would refuse every pod of this network.
-    #[error("field `cniVersion` is `{found}`, netpol-cni speaks {}", super::text::SPEC_VERSIONS.join(", "))]
+    /// netpol-cni does not support the version, and would refuse every pod of this network.
+    #[error("field `cniVersion` is `{found}`, netpol-cni supports {}", super::entry::SPEC_VERSIONS.join(", "))]
     Version {
-        /// What the file says; empty if nothing.
+        /// The version in the file; empty if there is none.
         found: String,
     },
 }

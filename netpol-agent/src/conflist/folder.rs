@@ -1,45 +1,46 @@
-//! The configuration directory itself.
+//! Reads the configuration directory, and carries out plans.
 //!
-//! In: a directory and plans for it. Out: files, each changed at once and for good: a new file takes the place of the
-//! old one, with its mode and owner.
-//! Must not: decide what is to be done.
+//! In: a directory and a plan. Out: files, each replaced atomically by a new one with the same mode and owner, and synced
+//! to the disk.
+//! Must not: decide on steps; that is the task of `plan`.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, Metadata, Permissions};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use serde::de::IgnoredAny;
 
+use super::entry::Entry;
+use super::error::Error;
 use super::plan::{self, Plan, Snapshot, Step};
-use super::{Entry, Error};
 
-/// How often a plan is made anew because somebody else was faster.
+/// How many plans are tried while another program changes the files.
 const ATTEMPTS: usize = 5;
 
-/// What was done.
+/// The result of an installation or removal.
 #[derive(Debug, Default)]
 #[must_use]
 pub struct Report {
-    /// The changes, in their order. Empty if everything was as wanted.
+    /// The steps that were carried out, in order. Empty if no change was needed.
     pub steps: Vec<Step>,
-    /// What could not be done, or should be looked at.
+    /// Errors in single files.
     pub problems: Vec<Error>,
-    /// The file that has our entry now.
+    /// The file that has our entry.
     pub file: Option<PathBuf>,
 }
 
-/// Puts our entry into the file that the runtime uses.
+/// Adds our entry to the file that the runtime uses.
 ///
 /// # Errors
-/// [`Error::List`], [`Error::Lock`], [`Error::Write`], [`Error::Remove`] and [`Error::Restless`]. What is wrong with single files is
-/// in the report.
+/// [`Error::List`], [`Error::Lock`], [`Error::Write`], [`Error::Remove`] and [`Error::Restless`]. Errors in single files are in
+/// the report.
 pub fn install(directory: &Path, entry: &Entry) -> Result<Report, Error> {
     carry_out(directory, |snapshot| plan::install(snapshot, entry))
 }
 
-/// Takes our entry out of every file, and removes what we keep in the directory.
+/// Removes our entry from every file, and our files from the directory.
 ///
 /// # Errors
 /// As [`install`].
@@ -51,7 +52,7 @@ fn carry_out(directory: &Path, plan: impl Fn(&Snapshot) -> Plan) -> Result<Repor
     let _lock = lock(directory)?;
     let mut report = Report::default();
     for _ in 0..ATTEMPTS {
-        let Plan { steps, problems, file } = plan(&look(directory)?);
+        let Plan { steps, problems, file } = plan(&snapshot(directory)?);
         report.problems = problems;
         report.file = file;
         if apply(directory, steps, &mut report.steps)? == Outcome::Done {
@@ -61,7 +62,7 @@ fn carry_out(directory: &Path, plan: impl Fn(&Snapshot) -> Plan) -> Result<Repor
     Err(Error::Restless { path: directory.to_owned() })
 }
 
-/// Keeps other installs and uninstalls out of a directory until the file is dropped.
+/// Locks the directory against other installs and uninstalls, until the file is dropped.
 pub(super) fn lock(directory: &Path) -> Result<File, Error> {
     let path = || directory.to_owned();
     let file = File::open(directory).map_err(|source| Error::List { path: path(), source })?;
@@ -69,12 +70,12 @@ pub(super) fn lock(directory: &Path) -> Result<File, Error> {
     Ok(file)
 }
 
-fn look(directory: &Path) -> Result<Snapshot, Error> {
+fn snapshot(directory: &Path) -> Result<Snapshot, Error> {
     let list = |source| Error::List { path: directory.to_owned(), source };
     let mut by_name = BTreeMap::new();
     for entry in fs::read_dir(directory).map_err(list)? {
         let entry = entry.map_err(list)?;
-        // A name that is not UTF-8 is nobody's configuration.
+        // No configuration has a name that is not UTF-8.
         let Ok(name) = entry.file_name().into_string() else { continue };
         if !plan::is_read(&name) || entry.path().is_dir() {
             continue;
@@ -91,12 +92,12 @@ fn look(directory: &Path) -> Result<Snapshot, Error> {
     Ok(Snapshot { directory: directory.to_owned(), by_name })
 }
 
-/// Whether the steps of a plan were taken.
+/// Whether the steps of a plan were carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Done,
-    /// Somebody else changed a file meanwhile: the plan is void from there on.
-    Overtaken,
+    /// Another program has changed a file since the plan was made: the other steps are not valid any more.
+    Outdated,
 }
 
 fn apply(directory: &Path, steps: Vec<Step>, taken: &mut Vec<Step>) -> Result<Outcome, Error> {
@@ -104,13 +105,13 @@ fn apply(directory: &Path, steps: Vec<Step>, taken: &mut Vec<Step>) -> Result<Ou
         match &step {
             Step::Backup { name, text, like } | Step::Make { name, text, from: like } => {
                 let Some(like) = metadata(&directory.join(like))? else {
-                    return Ok(Outcome::Overtaken);
+                    return Ok(Outcome::Outdated);
                 };
-                replace(&directory.join(name), text.as_bytes(), &Looks::of(&like))?;
+                replace(&directory.join(name), text.as_bytes(), &Permissions::of(&like))?;
             }
-            Step::Replace { name, seen, text, purpose: _ } => {
-                if edit(&directory.join(name), seen, text)? == Outcome::Overtaken {
-                    return Ok(Outcome::Overtaken);
+            Step::Replace { name, expected, text, purpose: _ } => {
+                if edit(&directory.join(name), expected, text)? == Outcome::Outdated {
+                    return Ok(Outcome::Outdated);
                 }
             }
             Step::Remove { name } => remove(&directory.join(name))?,
@@ -120,29 +121,29 @@ fn apply(directory: &Path, steps: Vec<Step>, taken: &mut Vec<Step>) -> Result<Ou
     Ok(Outcome::Done)
 }
 
-/// Replaces a file if its text is still the one that was seen. A file that is being written in place just now (as
-/// `cp` does) loses nothing: its old self is looked at once more after it was replaced.
-fn edit(path: &Path, seen: &str, text: &str) -> Result<Outcome, Error> {
-    // A link stays one; what it leads to is replaced.
+/// Replaces a file if its text is still `expected`. If another program writes the old file in place at the same time, as `cp`
+/// does, nothing is lost: the old file is read again after it was replaced.
+fn edit(path: &Path, expected: &str, text: &str) -> Result<Outcome, Error> {
+    // A symbolic link stays; its target is replaced.
     let path = &match fs::canonicalize(path) {
         Ok(path) => path,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Outcome::Overtaken),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Outcome::Outdated),
         Err(source) => return Err(Error::Read { path: path.to_owned(), source }),
     };
     let read = |source| Error::Read { path: path.clone(), source };
     let mut old = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Outcome::Overtaken),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Outcome::Outdated),
         file => file.map_err(read)?,
     };
-    let looks = Looks::of(&old.metadata().map_err(read)?);
-    if text_of(&mut old).map_err(read)? != seen.as_bytes() {
-        return Ok(Outcome::Overtaken);
+    let permissions = Permissions::of(&old.metadata().map_err(read)?);
+    if text_of(&mut old).map_err(read)? != expected.as_bytes() {
+        return Ok(Outcome::Outdated);
     }
-    replace(path, text.as_bytes(), &looks)?;
+    replace(path, text.as_bytes(), &permissions)?;
     let late = text_of(&mut old).map_err(read)?;
-    if late != seen.as_bytes() && serde_json::from_slice::<IgnoredAny>(&late).is_ok() {
-        replace(path, &late, &looks)?;
-        return Ok(Outcome::Overtaken);
+    if late != expected.as_bytes() && serde_json::from_slice::<IgnoredAny>(&late).is_ok() {
+        replace(path, &late, &permissions)?;
+        return Ok(Outcome::Outdated);
     }
     Ok(Outcome::Done)
 }
@@ -154,15 +155,15 @@ fn text_of(file: &mut File) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Mode and owner.
-pub(super) struct Looks {
+/// Mode and owner of a file.
+pub(super) struct Permissions {
     /// The permission bits.
     pub(super) mode: u32,
-    /// User and group; none: whoever writes it.
+    /// User and group; `None` for those of this process.
     pub(super) owner: Option<(u32, u32)>,
 }
 
-impl Looks {
+impl Permissions {
     fn of(metadata: &Metadata) -> Self {
         Self {
             mode: metadata.permissions().mode() & 0o7777,
@@ -171,45 +172,45 @@ impl Looks {
     }
 }
 
-/// Puts a new file in the place of `path`. Whoever opens it gets all of the old or all of the new one.
-pub(super) fn replace(path: &Path, content: &[u8], looks: &Looks) -> Result<(), Error> {
+/// Replaces `path` by a new file, atomically: a reader gets all of the old or all of the new one.
+pub(super) fn replace(path: &Path, content: &[u8], permissions: &Permissions) -> Result<(), Error> {
     let write = |source| Error::Write { path: path.to_owned(), source };
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(write(io::ErrorKind::InvalidFilename.into()));
     };
-    // Runtimes do not read files that end so; under the lock, one that is there is a leftover.
+    // Runtimes do not read files with this ending. Under the lock, an existing one is left over from a crash.
     let temporary = directory.join(format!(".{}.netpol-new", name.to_string_lossy()));
-    let written = match fill(&temporary, content, looks) {
+    let written = match fill(&temporary, content, permissions) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             remove(&temporary)?;
-            fill(&temporary, content, looks)
+            fill(&temporary, content, permissions)
         }
         written => written,
     };
     let written = written.and_then(|()| fs::rename(&temporary, path));
     if let Err(source) = written {
-        // The first problem is the one to tell.
+        // The error of the write is the one to report.
         drop(fs::remove_file(&temporary));
         return Err(write(source));
     }
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(write)
 }
 
-fn fill(path: &Path, content: &[u8], looks: &Looks) -> io::Result<()> {
+fn fill(path: &Path, content: &[u8], permissions: &Permissions) -> io::Result<()> {
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(content)?;
     let metadata = file.metadata()?;
-    if let Some((uid, gid)) = looks.owner
+    if let Some((uid, gid)) = permissions.owner
         && (metadata.uid(), metadata.gid()) != (uid, gid)
     {
         fchown(&file, Some(uid), Some(gid))?;
     }
-    // After the owner: a change of owner takes some bits away.
-    file.set_permissions(Permissions::from_mode(looks.mode))?;
+    // After the owner, because `chown` clears some bits of the mode.
+    file.set_permissions(fs::Permissions::from_mode(permissions.mode))?;
     file.sync_all()
 }
 
-/// Removes a file. One that is not there is fine.
+/// Removes a file, if it exists.
 pub(super) fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -217,7 +218,7 @@ pub(super) fn remove(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// What a file looks like. None if it is not there.
+/// The metadata of a file; `None` if it does not exist.
 pub(super) fn metadata(path: &Path) -> Result<Option<Metadata>, Error> {
     match fs::metadata(path) {
         Ok(metadata) => Ok(Some(metadata)),

@@ -1,61 +1,62 @@
-//! What has to be done in a configuration directory.
+//! The steps that add our entry to a configuration directory, or remove it.
 //!
-//! In: the names and texts of its files. Out: steps, and what is wrong. After the steps have been taken the
-//! plan for the new content is empty.
+//! In: the names and texts of its files. Out: steps, and errors in single files. After the steps, the plan for the new
+//! content is empty.
 //! Must not: do IO.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 use std::path::{Path, PathBuf};
 
+use super::entry::{BACKUP_ENDING, Entry, PLUGIN_TYPE};
+use super::error::{Error, Flaw};
 use super::text::{self, Edit, List};
-use super::{BACKUP_ENDING, Entry, Error, Flaw, PLUGIN_TYPE};
 
-/// The ending of lists of plugins.
+/// Ending of the files with a list of plugins.
 const LIST_ENDING: &str = ".conflist";
 
-/// The endings of a single plugin's configuration.
+/// Endings of the files with a single plugin's configuration.
 const CONF_ENDINGS: [&str; 2] = [".conf", ".json"];
 
-/// The files of a directory that concern us: configurations and originals that we keep.
+/// The files of a directory that a plan considers: configurations and our copies of originals.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     /// The directory, for messages.
     pub directory: PathBuf,
-    /// Text by name, in the order in which runtimes take them.
+    /// Texts by file name, in the order in which runtimes read them.
     pub by_name: BTreeMap<String, Result<String, std::io::Error>>,
 }
 
 /// One change of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Keeps the original text of a file.
+    /// Copies the original text of a file.
     Backup {
         /// The name of the copy.
         name: String,
         /// The original text.
         text: String,
-        /// The file whose mode and owner it gets.
+        /// The file whose mode and owner the copy gets.
         like: String,
     },
-    /// Gives an existing file another text.
+    /// Replaces the text of a file.
     Replace {
         /// Its name.
         name: String,
-        /// The text that the plan was made for: if it is another by now, the plan is void.
-        seen: String,
+        /// The text for which the plan was made: if the file has another one, the plan is not valid any more.
+        expected: String,
         /// The new text.
         text: String,
-        /// What it is for.
+        /// The purpose.
         purpose: Purpose,
     },
-    /// Makes a list of ours.
+    /// Creates a list of ours.
     Make {
         /// Its name.
         name: String,
         /// Its text.
         text: String,
-        /// The single plugin's configuration that it is made from; it gets its mode and owner.
+        /// The single plugin's configuration that the list is made from. The list gets its mode and owner.
         from: String,
     },
     /// Removes a file of ours.
@@ -65,51 +66,51 @@ pub enum Step {
     },
 }
 
-/// What a text is changed for.
+/// Purpose of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Our entry is added.
     Insert,
     /// Our entry is corrected.
     Update,
-    /// Our entry is taken out, which gives the original text.
+    /// Our entry is removed, which gives the original text.
     Restore,
-    /// Our entry is taken out; others have changed the file since it was put in.
-    TakeOut,
+    /// Our entry is removed; the file has been changed otherwise since it was added.
+    Remove,
 }
 
 impl Display for Step {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Backup { name, .. } => write!(f, "{name}: original kept"),
+            Self::Backup { name, .. } => write!(f, "{name}: original copied"),
             Self::Make { name, from, .. } => write!(f, "{name}: made from {from}, with netpol-cni"),
             Self::Remove { name } => write!(f, "{name}: removed"),
             Self::Replace { name, purpose, .. } => {
-                let what = match purpose {
+                let change = match purpose {
                     Purpose::Insert => "netpol-cni added",
                     Purpose::Update => "entry of netpol-cni updated",
                     Purpose::Restore => "original restored",
-                    Purpose::TakeOut => "netpol-cni removed, changes by others kept",
+                    Purpose::Remove => "netpol-cni removed, changes by others kept",
                 };
-                write!(f, "{name}: {what}")
+                write!(f, "{name}: {change}")
             }
         }
     }
 }
 
-/// Steps, and what stands in the way.
+/// Steps, and errors in single files.
 #[derive(Debug, Default)]
 #[must_use]
 pub struct Plan {
-    /// What to do, in this order.
+    /// The steps, in order.
     pub steps: Vec<Step>,
-    /// What is wrong; the steps are right all the same.
+    /// Errors in single files. The steps are valid without these files.
     pub problems: Vec<Error>,
-    /// After the steps: the file that has our entry.
+    /// The file that has our entry after the steps.
     pub file: Option<PathBuf>,
 }
 
-/// Plans the entry for the file that the runtime uses.
+/// Plans to add our entry to the file that the runtime uses.
 pub fn install(snapshot: &Snapshot, entry: &Entry) -> Plan {
     let mut plan = Plan::default();
     for (name, content) in snapshot.configurations() {
@@ -131,7 +132,7 @@ pub fn install(snapshot: &Snapshot, entry: &Entry) -> Plan {
     plan
 }
 
-/// Plans for one file. Returns the name of the file that has the entry then; none if this one goes away.
+/// Plans for one file. Returns the name of the file that has the entry after the steps; `None` if this file is removed.
 fn plan_file(
     snapshot: &Snapshot,
     entry: &Entry,
@@ -143,7 +144,7 @@ fn plan_file(
         let Some(list) = text::list_from(name, text, entry)? else { return Ok(Some(name.into())) };
         let made = name_before(name);
         if snapshot.by_name.contains_key(&made) {
-            // It comes first and was found invalid, so it is not ours: that has been told, and it stays.
+            // It sorts before this file and is invalid, so it is not ours. The error has been reported, and the file stays.
             return Ok(None);
         }
         plan.steps.push(Step::Make { name: made.clone(), text: list, from: name.into() });
@@ -162,12 +163,12 @@ fn plan_file(
     if purpose == Purpose::Insert && snapshot.text(&backup) != Some(text) {
         plan.steps.push(Step::Backup { name: backup, text: text.into(), like: name.into() });
     }
-    let (name, seen) = (name.to_owned(), text.to_owned());
-    plan.steps.push(Step::Replace { name: name.clone(), seen, text: new, purpose });
+    let (name, expected) = (name.to_owned(), text.to_owned());
+    plan.steps.push(Step::Replace { name: name.clone(), expected, text: new, purpose });
     Ok(Some(name))
 }
 
-/// A list of ours follows the file that it was made from.
+/// Plans for a list of ours, which follows the file that it was made from.
 fn plan_made(
     snapshot: &Snapshot,
     entry: &Entry,
@@ -185,7 +186,7 @@ fn plan_made(
         }
     };
     match list {
-        // The network is gone, or is our own now: without this file the runtime sees what is there.
+        // The file is gone, or configures netpol-cni itself: the runtime is to use what is there.
         Ok(None) => {
             plan.steps.push(Step::Remove { name: name.into() });
             return None;
@@ -194,13 +195,13 @@ fn plan_made(
         Ok(Some(list)) => {
             plan.steps.push(Step::Make { name: name.into(), text: list, from: from.into() });
         }
-        // Until it can be used again the list stays as it is.
+        // The list stays until the file is valid again.
         Err(problem) => plan.problems.push(problem),
     }
     Some(name.into())
 }
 
-/// Plans the removal of everything that we ever put into the directory.
+/// Plans the removal of everything that `install` has ever added to the directory.
 pub fn uninstall(snapshot: &Snapshot) -> Plan {
     let mut plan = Plan::default();
     for (name, content) in snapshot.configurations() {
@@ -221,12 +222,12 @@ pub fn uninstall(snapshot: &Snapshot) -> Plan {
                     Ok(Some(Step::Remove { name: name.into() }))
                 }
                 Ok(list) if list.is_main() => Err(Error::Main { path }),
-                Ok(list) => Ok(list.uninstall().map(|new| take_out(snapshot, name, text, new))),
+                Ok(list) => Ok(list.uninstall().map(|new| removal(snapshot, name, text, new))),
             },
         };
         let backup = format!("{name}{BACKUP_ENDING}");
         match planned {
-            // An original may still be of use to a person then.
+            // The copy of the original stays, because the operator may need it.
             Err(problem) => plan.problems.push(problem),
             Ok(step) => {
                 plan.steps.extend(step);
@@ -237,7 +238,7 @@ pub fn uninstall(snapshot: &Snapshot) -> Plan {
         }
     }
     for name in snapshot.by_name.keys() {
-        // The original of a file that is gone.
+        // The copy of a file that is gone.
         if let Some(file) = name.strip_suffix(BACKUP_ENDING)
             && !snapshot.by_name.contains_key(file)
         {
@@ -247,13 +248,13 @@ pub fn uninstall(snapshot: &Snapshot) -> Plan {
     plan
 }
 
-fn take_out(snapshot: &Snapshot, name: &str, seen: &str, text: String) -> Step {
+fn removal(snapshot: &Snapshot, name: &str, expected: &str, text: String) -> Step {
     let original = snapshot.text(&format!("{name}{BACKUP_ENDING}"));
-    let purpose = if original == Some(&text) { Purpose::Restore } else { Purpose::TakeOut };
-    Step::Replace { name: name.into(), seen: seen.into(), text, purpose }
+    let purpose = if original == Some(&text) { Purpose::Restore } else { Purpose::Remove };
+    Step::Replace { name: name.into(), expected: expected.into(), text, purpose }
 }
 
-/// Whether a file of this name concerns us.
+/// Whether a plan considers a file of this name.
 pub(super) fn is_read(name: &str) -> bool {
     is_configuration(name) || name.ends_with(BACKUP_ENDING)
 }
@@ -262,14 +263,14 @@ fn is_configuration(name: &str) -> bool {
     name.ends_with(LIST_ENDING) || CONF_ENDINGS.iter().any(|ending| name.ends_with(ending))
 }
 
-/// The name of the list that stands in for a single plugin's configuration: `-` sorts before `.`, so no
-/// name fits between but those that begin with it.
+/// The name of the list that replaces a single plugin's configuration. `-` sorts before `.`, so only names with the same
+/// beginning can sort between the two.
 fn name_before(conf: &str) -> String {
     let stem = CONF_ENDINGS.iter().find_map(|ending| conf.strip_suffix(ending));
     format!("{}-netpol{LIST_ENDING}", stem.unwrap_or(conf))
 }
 
-/// The error of a snapshot belongs to it; a plan has its own.
+/// A copy of an error of the snapshot, for the plan.
 fn unread(path: &Path, source: &std::io::Error) -> Error {
     let source = match source.raw_os_error() {
         Some(code) => std::io::Error::from_raw_os_error(code),

@@ -1,4 +1,4 @@
-//! Directories as networks leave them, with our entry put in and taken out.
+//! Installation and removal in the configuration directories of several networks.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
@@ -15,7 +15,7 @@ use super::*;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// As kube-flannel.yml of Flannel has it.
+/// The list in Flannel's kube-flannel.yml.
 const FLANNEL: &str = r#"{
   "name": "cbr0",
   "cniVersion": "0.3.1",
@@ -59,13 +59,13 @@ const FLANNEL_WITH_NETPOL: &str = r#"{
 }
 "#;
 
-/// As k3s writes it, with tabs in a part and the `plugins` on lines of their own.
+/// The list that k3s writes, partly with tabs.
 const K3S: &str = "{\n  \"name\":\"cbr0\",\n  \"cniVersion\":\"1.0.0\",\n  \"plugins\":[\n    {\n      \"type\":\"flannel\",\n\
     \t\"delegate\":{\n        \"hairpinMode\":true,\n        \"forceAddress\":true,\n        \"isDefaultGateway\":true\n      }\n    },\n\
     \x20   {\n      \"type\":\"portmap\",\n      \"capabilities\":{\n        \"portMappings\":true\n      }\n    },\n\
     \x20   {\n      \"type\":\"bandwidth\",\n      \"capabilities\":{\n        \"bandwidth\":true\n      }\n    }\n  ]\n}\n";
 
-/// Several plugins on one line, odd spacing, a field that nobody knows, no newline at the end.
+/// Several plugins on one line, irregular spacing, an unknown field, no newline at the end.
 const CALICO: &str = r#"{"plugins":[{"type":"calico","mtu":0,"ipam":{"type":"calico-ipam"},"policy":{"type":"k8s"}} , {"snat":true,"type":"portmap"},{"type":"bandwidth"},{"type":"tuning"}],"x":"[{\"type\"","cniVersion":"0.3.1","name":"k8s-pod-network"}"#;
 
 const CONF: &str = "{ \"cniVersion\": \"0.4.0\", \"name\": \"pods\",\n  \"type\": \"bridge\", \"bridge\": \"cni0\" }\n";
@@ -225,7 +225,7 @@ fn a_foreign_file_with_the_name_of_our_list_is_not_overwritten() {
 }
 
 #[test]
-fn a_list_of_ours_goes_when_its_network_is_replaced_by_another() {
+fn a_list_of_ours_is_removed_when_its_network_is_replaced_by_another() {
     let node = Node::new(&[("10-bridge.conf", CONF)]);
     drop(node.install());
     fs::remove_file(node.directory.join("10-bridge.conf")).unwrap();
@@ -279,7 +279,7 @@ fn a_missing_directory_is_named() {
 
 #[test]
 fn a_directory_that_cannot_be_written_is_named() {
-    // Nobody may make files there, not even root.
+    // Not even root can create files there.
     let plugin = std::env::current_exe().unwrap();
     let error = install_binary(&plugin, Path::new("/proc/self")).unwrap_err();
     assert!(full_text(&error).starts_with("writing /proc/self/netpol-cni: "), "{error}");
@@ -307,7 +307,7 @@ fn check_flaw(name: &str, text: &str, expected: &str) {
 }
 
 #[test]
-fn a_flaw_is_told_with_its_field() {
+fn a_flaw_is_reported_with_its_field() {
     let list =
         |plugins: &str| format!(r#"{{"cniVersion":"1.0.0","name":"n","plugins":{plugins}}}"#);
     let check = |plugins: &str, expected| check_flaw("a.conflist", &list(plugins), expected);
@@ -324,7 +324,7 @@ fn a_flaw_is_told_with_its_field() {
 }
 
 #[test]
-fn an_entry_that_is_there_stays_unless_the_socket_is_another() {
+fn an_existing_entry_stays_unless_its_socket_differs() {
     let by_hand = FLANNEL_WITH_NETPOL.replace(r#"cni", "#, r#"cni", "x": 1, "#);
     let other = FLANNEL_WITH_NETPOL.replace("bandwidth", "ips");
     let main = FLANNEL.replace(r#""type": "flannel""#, r#""type": "netpol-cni""#);
@@ -347,7 +347,7 @@ fn an_entry_that_is_there_stays_unless_the_socket_is_another() {
 }
 
 #[test]
-fn an_entry_of_an_older_version_is_told_of_limits_too() {
+fn an_entry_of_an_older_version_gets_the_bandwidth_capability() {
     let older = FLANNEL_WITH_NETPOL.replace(r#", "capabilities": {"bandwidth": true}"#, "");
     let node = Node::new(&[("a.conflist", &older)]);
     let report = node.install();
@@ -363,12 +363,12 @@ fn a_foreign_edit_survives_uninstall() {
     let edited = node.read("a.conflist").replace("hairpinMode", "hairpinmode");
     node.write("a.conflist", &edited);
     let report = node.uninstall();
-    assert!(matches!(report.steps[0], Step::Replace { purpose: Purpose::TakeOut, .. }));
+    assert!(matches!(report.steps[0], Step::Replace { purpose: Purpose::Remove, .. }));
     node.check(&[("a.conflist", &FLANNEL.replace("hairpinMode", "hairpinmode"))]);
 }
 
 #[test]
-fn uninstall_leaves_pods_a_main_plugin_and_tells() {
+fn uninstall_keeps_a_main_plugin_and_reports_it() {
     let main = FLANNEL.replace(r#""type": "flannel""#, r#""type": "netpol-cni""#);
     let conf = CONF.replace("bridge\",", "netpol-cni\",");
     let node = Node::new(&[("a.conflist", &main), ("b.conf", &conf), ("c.conflist", "{ 1")]);
@@ -403,8 +403,9 @@ fn mode_owner_and_links_are_kept() {
     assert_eq!(node.read("real"), FLANNEL_WITH_NETPOL);
     for name in ["real", "a.conflist.netpol-backup"] {
         let after = fs::metadata(node.directory.join(name)).unwrap();
-        let looks = |metadata: &fs::Metadata| (metadata.mode(), metadata.uid(), metadata.gid());
-        assert_eq!(looks(&after), looks(&before), "{name}");
+        let permissions =
+            |metadata: &fs::Metadata| (metadata.mode(), metadata.uid(), metadata.gid());
+        assert_eq!(permissions(&after), permissions(&before), "{name}");
     }
 }
 
@@ -415,7 +416,7 @@ fn the_binary_is_copied_once_replaced_when_it_differs_and_removed_if_it_is_ours(
     let copy = bin_dir.join("netpol-cni");
     fs::create_dir(&bin_dir).unwrap();
     fs::write(&plugin, "one").unwrap();
-    // Left behind by an installation that was killed.
+    // Left over from an installation that was killed.
     fs::write(bin_dir.join(".netpol-cni.netpol-new"), "o").unwrap();
     assert_eq!(install_binary(&plugin, &bin_dir).unwrap(), Binary::Copied(copy.clone()));
     assert_eq!(fs::metadata(&copy).unwrap().mode() & 0o7777, 0o755);
@@ -473,14 +474,14 @@ impl Watched {
             interval: Duration::from_millis(2),
         };
         let (stop, stopped) = mpsc::channel();
-        let (tell, events) = mpsc::channel();
+        let (sender, events) = mpsc::channel();
         let thread = thread::spawn(move || {
-            watch(&options, &stopped, &mut |event| drop(tell.send(event)));
+            watch(&options, &stopped, &mut |event| drop(sender.send(event)));
         });
         Self { node, root, stop: Some(stop), events, thread: Some(thread) }
     }
 
-    /// The next events up to the first that is wanted, which is the last one returned.
+    /// The events up to and including the first that is wanted.
     fn until(&self, is_wanted: impl Fn(&Event) -> bool) -> Vec<Event> {
         let mut events = Vec::new();
         loop {
@@ -491,7 +492,7 @@ impl Watched {
         }
     }
 
-    /// Stops it. Returns what else it had to tell.
+    /// Stops the watch. Returns its remaining events.
     fn end(mut self) -> Vec<Event> {
         drop(self.stop.take());
         self.thread.take().unwrap().join().unwrap();
@@ -512,7 +513,7 @@ fn is_problem(event: &Event) -> bool {
 }
 
 #[test]
-fn a_watch_waits_for_the_network_and_comes_back_when_flannel_rewrites_its_file() {
+fn a_watch_waits_for_the_network_and_installs_again_when_flannel_rewrites_its_file() {
     let watched = Watched::new(&[]);
     watched.until(is_problem);
     watched.node.write("10-flannel.conflist", FLANNEL);
@@ -528,10 +529,10 @@ fn a_watch_waits_for_the_network_and_comes_back_when_flannel_rewrites_its_file()
 }
 
 #[test]
-fn a_watch_does_not_answer_its_own_writes() {
+fn a_watch_does_not_react_to_its_own_writes() {
     let watched = Watched::new(&[("10-flannel.conflist", FLANNEL)]);
     watched.until(is_in_place);
-    // A second network that sorts behind needs nothing until the first one is gone: so the looks before tell nothing.
+    // A second network that sorts behind gets no entry until the first one is gone, so the polls before send no event.
     watched.node.write("20-other.conflist", CALICO);
     fs::remove_file(watched.node.directory.join("10-flannel.conflist")).unwrap();
     let events = watched.until(is_in_place);
@@ -542,12 +543,12 @@ fn a_watch_does_not_answer_its_own_writes() {
 }
 
 #[test]
-fn a_watch_tells_a_problem_once_and_waits_for_its_end() {
+fn a_watch_reports_an_error_once_and_waits_for_its_end() {
     let watched = Watched::new(&[("10-flannel.conflist", "{")]);
     watched.until(is_problem);
     watched.node.write("10-flannel.conflist", FLANNEL);
     let events = watched.until(is_in_place);
-    // The first look told two: the file, and that no other is there.
+    // The first poll reported two: the file, and that there is no other one.
     assert!(events.iter().filter(|event| is_problem(event)).count() <= 1, "{events:?}");
     watched.node.write("10-flannel.conflist", "{\"name\": 1");
     watched.until(is_problem);

@@ -1,7 +1,7 @@
-//! The text of one configuration, read and edited.
+//! Parses and edits the text of one configuration.
 //!
-//! In: JSON text. Out: the same text with one entry more, less or changed. Everything else keeps its bytes, because
-//! the text is cut at the places where the JSON reader found the values and never written anew.
+//! In: JSON text. Out: the same text with one entry added, removed or changed. All other bytes stay, because the text is
+//! edited at the positions of the parsed values and is not serialised again.
 //! Must not: do IO.
 
 use std::collections::BTreeMap;
@@ -10,25 +10,24 @@ use std::ops::Range;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Entry, Flaw, PLUGIN_TYPE};
+use super::entry::{Entry, PLUGIN_TYPE, SPEC_VERSIONS};
+use super::error::Flaw;
 
-/// The versions of the specification that netpol-cni speaks.
-pub(super) const SPEC_VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
-
-/// The field of a list that we made: the name of the file that it was made from. Runtimes ignore it.
+/// Field of a list of ours: the name of the file that it was made from. Runtimes ignore it.
 const MADE_FROM: &str = "netpol/made-from";
 
-/// Has the runtime tell when a pod's bandwidth is limited: a plugin that does so needs the ingress of the host's end for itself.
+/// Makes the runtime pass the pod's bandwidth limits, because the plugin that sets them needs the clsact ingress of the host's
+/// end for itself.
 const CAPABILITIES: &str = r#"{"bandwidth": true}"#;
 
-/// Fields with which netpol-cni makes the interface, or has it made.
+/// Fields with which netpol-cni creates the interface, or delegates that.
 const MAIN_FIELDS: [&str; 3] = ["ipam", "delegate", "subnetFile"];
 
 /// A network configuration list.
 #[derive(Debug)]
 pub(super) struct List<'a> {
     text: &'a str,
-    /// The file that we made this list from, if it is ours.
+    /// The file that this list was made from, if it is a list of ours.
     pub(super) made_from: Option<String>,
     plugins: Vec<Plugin>,
 }
@@ -36,37 +35,37 @@ pub(super) struct List<'a> {
 /// One item of `plugins`.
 #[derive(Debug)]
 struct Plugin {
-    /// Where it stands in the text.
+    /// Its position in the text.
     span: Range<usize>,
     role: Role,
 }
 
-/// What a plugin is to us.
+/// Role of a plugin.
 #[derive(Debug, PartialEq, Eq)]
 enum Role {
-    /// Somebody else's.
+    /// Another plugin.
     Foreign,
-    /// netpol-cni behind another plugin, as we write it.
-    Chained { socket: String, is_told_of_limits: bool },
-    /// netpol-cni behind another plugin, with fields that an operator added: left as it is.
+    /// netpol-cni behind another plugin, as `install` writes it.
+    Chained { socket: String, gets_limits: bool },
+    /// netpol-cni behind another plugin, with fields that an operator added: not changed.
     ChainedByHand,
-    /// netpol-cni makes the interface.
+    /// netpol-cni creates the interface.
     Main,
 }
 
-/// What installation makes of a list.
+/// The change of a list by `install`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Edit {
-    /// Our entry is there, or we are the main plugin.
+    /// None: the entry exists, or netpol-cni is the main plugin.
     Nothing,
-    /// The text with our entry.
+    /// The text with the entry added.
     Insert(String),
-    /// The text with our entry changed.
+    /// The text with the entry corrected.
     Update(String),
 }
 
 impl<'a> List<'a> {
-    /// Reads and checks a list.
+    /// Parses and checks a list.
     ///
     /// # Errors
     /// All variants of [`Flaw`].
@@ -87,17 +86,17 @@ impl<'a> List<'a> {
         Ok(Self { text, made_from: string(&fields, MADE_FROM), plugins })
     }
 
-    /// Adds our entry behind the plugin that makes the interface, which is the first one, or corrects it.
+    /// Adds our entry behind the first plugin, which creates the interface, or corrects it.
     ///
-    /// Where it stands among the others behind the first does not matter for safety: the runtime starts no container
-    /// before every plugin has answered. Behind the first it fails before the others do things that need undoing.
+    /// Any position behind the first would be safe, because the runtime starts no container before every plugin has
+    /// succeeded. Right behind the first, an error comes before other plugins have done work that must be undone.
     pub(super) fn install(&self, entry: &Entry) -> Edit {
         let wanted = entry_text(entry);
         for plugin in &self.plugins {
             match &plugin.role {
                 Role::Foreign => {}
-                Role::Chained { socket, is_told_of_limits }
-                    if *socket != entry.socket || !is_told_of_limits =>
+                Role::Chained { socket, gets_limits }
+                    if *socket != entry.socket || !gets_limits =>
                 {
                     return Edit::Update(self.replaced(plugin.span.clone(), &wanted));
                 }
@@ -105,7 +104,7 @@ impl<'a> List<'a> {
             }
         }
         let Some(first) = self.plugins.first() else { return Edit::Nothing };
-        // The first item's white space is what stands between `[` and it.
+        // The white space between `[` and the first item is used before our entry too.
         let before = self.text.get(..first.span.start).unwrap_or_default();
         let space = before.get(before.trim_end().len()..).unwrap_or_default();
         let space = if space.is_empty() { " " } else { space };
@@ -113,16 +112,16 @@ impl<'a> List<'a> {
         Edit::Insert(self.replaced(end..end, &format!(",{space}{wanted}")))
     }
 
-    /// Whether netpol-cni makes the interface.
+    /// Whether netpol-cni creates the interface.
     pub(super) fn is_main(&self) -> bool {
         self.plugins.iter().any(|plugin| plugin.role == Role::Main)
     }
 
-    /// The text without our entries, each with the comma and white space before it: exactly what
-    /// [`install`](Self::install) adds. None if there is no entry.
+    /// The text without our entries, each removed with the comma and white space before it, as [`install`](Self::install)
+    /// adds them. `None` if there is no entry.
     pub(super) fn uninstall(&self) -> Option<String> {
         let mut text = None;
-        // From the back, so that the places further in front stay right.
+        // From the back, so that the positions before it stay valid.
         for (before, plugin) in self.plugins.iter().zip(self.plugins.iter().skip(1)).rev() {
             if matches!(plugin.role, Role::Chained { .. } | Role::ChainedByHand) {
                 let text = text.get_or_insert_with(|| self.text.to_owned());
@@ -139,7 +138,7 @@ impl<'a> List<'a> {
     }
 }
 
-/// Makes a list of a single plugin's configuration and our entry. None if that plugin is netpol-cni itself.
+/// Makes a list of a single plugin's configuration and our entry. `None` if that plugin is netpol-cni.
 ///
 /// # Errors
 /// [`Flaw::Json`], [`Flaw::Field`], [`Flaw::Version`].
@@ -201,27 +200,28 @@ fn role(plugin: &str, index: usize) -> Result<Role, Flaw> {
     }
     let socket =
         string(&fields, "agentSocket").unwrap_or_else(|| netpol_proto::SOCKET_PATH.to_owned());
-    // What an older version wrote has none.
-    let is_told_of_limits = match get::<serde_json::Value>(&fields, "capabilities") {
+    // Older versions wrote no capabilities.
+    let gets_limits = match get::<serde_json::Value>(&fields, "capabilities") {
         None => false,
         Some(found) if found == serde_json::json!({ "bandwidth": true }) => true,
         Some(_) => return Ok(Role::ChainedByHand),
     };
-    Ok(Role::Chained { socket, is_told_of_limits })
+    Ok(Role::Chained { socket, gets_limits })
 }
 
-/// Of several versions (`cniVersions`, since 1.1.0) the runtime chooses one that it and the plugins speak.
+/// Checks that netpol-cni supports a version of the list. Of several (`cniVersions`, since 1.1.0) the runtime chooses one that
+/// all plugins support.
 fn check_version(fields: &BTreeMap<String, &RawValue>) -> Result<(), Flaw> {
     let found = string(fields, "cniVersion").unwrap_or_default();
     let others: Vec<String> = get(fields, "cniVersions").unwrap_or_default();
-    let is_spoken = |version: &String| SPEC_VERSIONS.contains(&version.as_str());
-    if is_spoken(&found) || others.iter().any(is_spoken) {
+    let is_supported = |version: &String| SPEC_VERSIONS.contains(&version.as_str());
+    if is_supported(&found) || others.iter().any(is_supported) {
         return Ok(());
     }
     Err(Flaw::Version { found })
 }
 
-/// The fields of an object, as text. Of a field that is there twice the last one counts, as for the runtimes.
+/// The fields of an object, as text. Of duplicate fields the last one counts, as for the runtimes.
 fn fields(text: &str) -> Result<BTreeMap<String, &RawValue>, serde_json::Error> {
     serde_json::from_str(text)
 }
@@ -238,7 +238,7 @@ fn field(name: &str, expected: &'static str) -> Flaw {
     Flaw::Field { field: name.to_owned(), expected }
 }
 
-/// Where a part, borrowed from `text`, stands in it.
+/// The position in `text` of a part that borrows from it.
 fn span(text: &str, part: &str) -> Range<usize> {
     let start = part.as_ptr().addr().saturating_sub(text.as_ptr().addr());
     start..start.saturating_add(part.len())

@@ -1,9 +1,9 @@
-//! The entry and the binary, kept in place.
+//! Keeps the entry and the binary installed.
 //!
-//! In: two directories, and somebody who says stop. Out: an [`Event`] for each change and each new problem.
-//! The directories are looked at again and again instead of being watched by events: a look reads a few short
-//! files, needs no library, and also sees what happens below a mount or a link.
-//! Must not: act on anything but the current content.
+//! In: two directories, and a signal to stop. Out: an [`Event`] for each change and each new error.
+//! The directories are polled and not watched by inotify, because a poll reads a few short files and also covers mounts and
+//! the targets of symbolic links.
+//! Must not: depend on anything but the current content.
 
 use std::collections::BTreeSet;
 use std::error::Error as _;
@@ -11,10 +11,13 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
+use super::binary::{self, Binary, Fingerprint};
+use super::entry::Entry;
+use super::error::Error;
+use super::folder::{self, Report};
 use super::plan::Step;
-use super::{Binary, Entry, Error, Report, binary, folder};
 
-/// What to keep in place.
+/// What to keep installed, and where.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The runtime's directory of configurations.
@@ -25,29 +28,30 @@ pub struct Options {
     pub plugin: PathBuf,
     /// Our entry.
     pub entry: Entry,
-    /// The time between two looks. A pod that starts between a foreign change and our look has no policy until
-    /// the agent finds it, so it should be short.
+    /// The interval of the polls. It should be short, because a pod that starts after another program has removed the entry
+    /// has no policy until the agent finds it.
     pub interval: Duration,
 }
 
-/// What a watch has to tell.
+/// A change or an error.
 #[derive(Debug)]
 pub enum Event {
     /// The plugins' directory was changed.
     Binary(Binary),
     /// The configuration directory was changed.
     Step(Step),
-    /// This file has our entry, since the start or since a problem ended.
+    /// This file has our entry. Sent at the start, and after an error is over.
     InPlace(PathBuf),
-    /// Something stands in the way. Told once until it is over.
+    /// An error. Sent once, until it is over.
     Problem(Error),
 }
 
-/// Installs, and installs again whenever somebody undoes it, until `stop` gets a message or loses its sender.
-pub fn watch(options: &Options, stop: &Receiver<()>, tell: &mut dyn FnMut(Event)) {
+/// Installs the entry and the binary, and again whenever they are removed or changed, until `stop` gets a message or its sender
+/// is dropped.
+pub fn watch(options: &Options, stop: &Receiver<()>, send: &mut dyn FnMut(Event)) {
     let mut state = State::default();
     loop {
-        state.look(options, tell);
+        state.poll(options, send);
         match stop.recv_timeout(options.interval) {
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
@@ -55,29 +59,29 @@ pub fn watch(options: &Options, stop: &Receiver<()>, tell: &mut dyn FnMut(Event)
     }
 }
 
-/// What the last look found.
+/// The result of the last poll.
 #[derive(Default)]
 struct State {
-    binary: Option<binary::Trace>,
+    binary: Option<Fingerprint>,
     file: Option<PathBuf>,
     problems: BTreeSet<String>,
 }
 
 impl State {
-    fn look(&mut self, options: &Options, tell: &mut dyn FnMut(Event)) {
+    fn poll(&mut self, options: &Options, send: &mut dyn FnMut(Event)) {
         let mut problems = Vec::new();
-        let trace = binary::trace(&options.bin_dir);
-        if trace.is_none() || trace != self.binary {
+        let found = binary::fingerprint(&options.bin_dir);
+        if found.is_none() || found != self.binary {
             match binary::install(&options.plugin, &options.bin_dir) {
-                Ok(Binary::Unchanged(_)) => self.binary = trace,
+                Ok(Binary::Unchanged(_)) => self.binary = found,
                 Ok(change) => {
-                    self.binary = binary::trace(&options.bin_dir);
-                    tell(Event::Binary(change));
+                    self.binary = binary::fingerprint(&options.bin_dir);
+                    send(Event::Binary(change));
                 }
                 Err(problem) => problems.push(problem),
             }
         }
-        // A list that names a binary which is not there would keep every pod from starting.
+        // No pod could start with an entry whose binary is missing.
         let report = if self.binary.is_some() {
             folder::install(&options.conf_dir, &options.entry)
         } else {
@@ -86,7 +90,7 @@ impl State {
         let file = match report {
             Ok(Report { steps, problems: found, file }) => {
                 for step in steps {
-                    tell(Event::Step(step));
+                    send(Event::Step(step));
                 }
                 problems.extend(found);
                 file
@@ -96,25 +100,25 @@ impl State {
                 None
             }
         };
-        let mut known = BTreeSet::new();
+        let mut current = BTreeSet::new();
         for problem in problems {
             let text = text(&problem);
             if !self.problems.contains(&text) {
-                tell(Event::Problem(problem));
+                send(Event::Problem(problem));
             }
-            known.insert(text);
+            current.insert(text);
         }
-        self.problems = known;
+        self.problems = current;
         if let Some(file) = &file
             && self.file.as_ref() != Some(file)
         {
-            tell(Event::InPlace(file.clone()));
+            send(Event::InPlace(file.clone()));
         }
         self.file = file;
     }
 }
 
-/// A problem with its causes. Where in a file it is does not count: a file may be half written at each look.
+/// An error with its causes, without positions in a file, because a file may be half written at each poll.
 fn text(problem: &Error) -> String {
     let mut text = problem.to_string();
     let mut cause = problem.source();

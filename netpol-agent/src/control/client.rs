@@ -1,4 +1,4 @@
-//! The asking side, for the commands `status`, `drops`, `flows` and `explain`.
+//! The client, for the commands `status`, `drops`, `flows` and `explain`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,38 +10,38 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-/// Why an agent could not be asked.
+/// Why the agent could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody listens there.
+    /// No agent listens on the socket.
     #[error("no agent answers on {path}; is it running on this node, and are you root?")]
     Connect {
         /// The socket.
         path: PathBuf,
-        /// What the kernel said.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The connection broke, or what came is not HTTP.
+    /// The connection broke, or the answer is not HTTP.
     #[error("the agent's answer broke off")]
     Http(#[from] hyper::Error),
-    /// The question cannot be asked in a URL.
+    /// The question is not a valid path with query.
     #[error("question is not a valid URL")]
     Question(#[source] http::Error),
-    /// The agent refuses.
+    /// The agent answered with an error.
     #[error("the agent says {status}: {message}")]
     Refused {
         /// The HTTP status.
         status: StatusCode,
-        /// The agent's sentence.
+        /// The agent's message.
         message: String,
     },
-    /// The answer is not text.
+    /// The answer is not UTF-8.
     #[error("the agent's answer is not UTF-8")]
     Encoding(#[from] std::string::FromUtf8Error),
 }
 
-/// Asks for a path with query, and returns the whole answer.
+/// Requests a path with query, and returns the whole answer.
 ///
 /// # Errors
 /// As the variants of [`Error`] say.
@@ -50,7 +50,7 @@ pub async fn get(socket: &Path, question: &str) -> Result<String, Error> {
     Ok(String::from_utf8(response.into_body().collect().await?.to_bytes().into())?)
 }
 
-/// Asks for a path with query, and gives every line to `each` until the agent or `each` ends it.
+/// Requests a path with query, and passes each line to `each` until the answer ends or `each` returns an error.
 ///
 /// # Errors
 /// As the variants of [`Error`] say.
@@ -68,7 +68,7 @@ pub async fn follow(
             let line: Vec<u8> = pending.drain(..=end).collect();
             let line = String::from_utf8(line)?;
             if each(line.trim_end()).is_err() {
-                // The reader is gone, as `head` goes.
+                // The reader of our output has ended, such as `head`.
                 return Ok(());
             }
         }
@@ -82,7 +82,7 @@ async fn ask(socket: &Path, question: &str) -> Result<Response<Incoming>, Error>
         .map_err(|source| Error::Connect { path: socket.to_owned(), source })?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    // It ends with the response; what goes wrong with it shows there.
+    // The task ends with the response, which also reports its errors.
     drop(tokio::spawn(connection));
     let request = Request::get(question)
         .header(HOST, "agent")
@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(lines, ["a", "b"]);
         let refused = get(&socket, "/other").await.unwrap_err().to_string();
         assert_eq!(refused, "the agent says 404 Not Found: no such question");
-        // A second agent after a crash: the stale socket is replaced.
+        // A new agent after a crash replaces the stale socket.
         serve_unix(&socket, route, cancel.clone()).unwrap();
         assert!(get(&socket, "/json").await.is_ok());
         cancel.cancel();

@@ -1,4 +1,4 @@
-//! The server side: sockets and HTTP, no knowledge of what is asked.
+//! The server: sockets and HTTP. The paths are those of the given [`Route`].
 
 use std::convert::Infallible;
 use std::io;
@@ -22,20 +22,20 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-/// How long a client may take to send the head of a request.
+/// Time for a client to send the head of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// After an `accept` that failed (out of file descriptors): a pause instead of a busy loop.
+/// Pause after a failed `accept`, so that a lack of file descriptors does not cause a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What is sent back.
+/// An answer to a request.
 pub enum Answer {
     /// 200 with a JSON document.
     Json(String),
     /// 200 with text of this content type.
     Text(&'static str, String),
-    /// 200 with lines that come as they come.
+    /// 200 with lines, each sent when it is ready.
     Lines(BoxStream<'static, String>),
-    /// Another status with one sentence.
+    /// Another status with a message.
     Refused(StatusCode, String),
 }
 
@@ -45,12 +45,12 @@ pub type Route = Arc<dyn Fn(Uri) -> BoxFuture<'static, Answer> + Send + Sync>;
 /// Why the server cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The Unix socket cannot be made.
+    /// The Unix socket cannot be created.
     #[error("cannot listen on {path}")]
     Unix {
         /// The socket.
         path: PathBuf,
-        /// What the kernel said.
+        /// The cause.
         #[source]
         source: io::Error,
     },
@@ -59,16 +59,16 @@ pub enum Error {
     Tcp {
         /// The address.
         address: SocketAddr,
-        /// What the kernel said.
+        /// The cause.
         #[source]
         source: io::Error,
     },
 }
 
-/// Serves on a Unix socket; a stale one is replaced. The directory is the CNI socket's, which only root may enter.
+/// Serves on a Unix socket, and replaces a stale one. Only root can connect, because of the directory's mode.
 ///
 /// # Errors
-/// The socket cannot be made.
+/// The socket cannot be created.
 pub fn serve_unix(path: &Path, route: Route, cancel: CancellationToken) -> Result<(), Error> {
     let refused = |source| Error::Unix { path: path.to_owned(), source };
     match std::fs::remove_file(path) {
@@ -87,7 +87,7 @@ pub fn serve_unix(path: &Path, route: Route, cancel: CancellationToken) -> Resul
     Ok(())
 }
 
-/// Serves on a TCP address.
+/// Serves on a TCP address. Returns the bound address.
 ///
 /// # Errors
 /// The address cannot be bound.
@@ -136,7 +136,7 @@ async fn respond(route: Route, request: Request<Incoming>) -> Result<Response<Bo
     let answer = if request.method() == Method::GET {
         route(request.uri().clone()).await
     } else {
-        Answer::Refused(StatusCode::METHOD_NOT_ALLOWED, "only GET is understood".to_owned())
+        Answer::Refused(StatusCode::METHOD_NOT_ALLOWED, "only GET is supported".to_owned())
     };
     let full = |text: String| Full::new(Bytes::from(text)).boxed_unsync();
     let (status, content_type, body) = match answer {

@@ -1,4 +1,4 @@
-//! The results that a container runtime's CNI library keeps, one file for each attachment.
+//! The CNI results that the container runtime keeps, one file for each attachment.
 //!
 //! Source: containernetworking/cni `libcni`, `cachedInfo` of kind `cniCacheV1`, in `<cache>/results`.
 
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use tracing::debug;
 
-/// What a file says of an attachment.
+/// An attachment, as its file describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Cached {
     pub(super) container_id: String,
@@ -23,15 +23,15 @@ pub(super) struct Cached {
     pub(super) uid: Option<String>,
     /// The path of the container's network namespace.
     pub(super) netns: Option<PathBuf>,
-    /// Interfaces of the node.
+    /// Names of the interfaces on the node's side.
     pub(super) host_interfaces: Vec<String>,
     pub(super) addresses: Vec<IpAddr>,
 }
 
-/// No file is longer: it holds a configuration and a result.
+/// Longest part of a file that is read. A file holds one configuration and one result.
 const MAX_LEN_BYTES: u64 = 1 << 20;
 
-/// The only kind that there is.
+/// The supported `kind`.
 const KIND: &str = "cniCacheV1";
 
 #[derive(Deserialize)]
@@ -66,7 +66,7 @@ struct Ip {
     address: String,
 }
 
-/// The attachments of pods that a folder tells; none if there is no such folder.
+/// The attachments of pods in a folder; none if the folder does not exist.
 pub(super) fn read(folder: &Path) -> Vec<Cached> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
@@ -77,7 +77,7 @@ pub(super) fn read(folder: &Path) -> Vec<Cached> {
             match parsed {
                 Ok(cached) => cached,
                 Err(error) => {
-                    debug!(path = %path.display(), error, "not a result of CNI");
+                    debug!(path = %path.display(), error, "file skipped: not a CNI result");
                     None
                 }
             }
@@ -93,7 +93,7 @@ fn read_file(path: &Path) -> Result<String, String> {
     read.map(|_len_bytes| text).map_err(|error| error.to_string())
 }
 
-/// The attachment that a file tells; `None` if it is not a pod's.
+/// Parses a file; `None` if its attachment does not belong to a pod.
 fn parse(text: &str) -> serde_json::Result<Option<Cached>> {
     let File1 { kind, container_id, if_name, network_name, cni_args, result } =
         serde_json::from_str(text)?;
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_of_flannel_under_containerd_tells_pod_interface_and_addresses() {
+    fn a_result_of_flannel_under_containerd_names_pod_interface_and_addresses() {
         let cached = parse(&file().to_string()).unwrap().unwrap();
         let expected = Cached {
             container_id: "c1".into(),
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pods_result_is_left_alone() {
+    fn files_without_a_pods_result_are_skipped() {
         for (field, value) in [("kind", json!("cniCacheV2")), ("cniArgs", json!(null))] {
             let mut file = file();
             file[field] = value;

@@ -1,7 +1,7 @@
-//! The connections that a pod has already, from its kernel's tables of sockets.
+//! The present connections of a pod, from the socket tables of its network namespace.
 //!
-//! In: the text of `/proc/net/{tcp,tcp6,udp,udp6}`. Out: each connection with the end that began it, which only the pod's
-//! own sockets tell: a connection to a port on which it listens was begun by the other end.
+//! In: the text of `/proc/net/{tcp,tcp6,udp,udp6}`. Out: each connection with its direction: a connection to a port on which
+//! the pod listens was begun by the peer.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,7 +9,7 @@ use std::path::Path;
 
 use netpol_common::ids::{Direction, Protocol};
 
-/// The tables of the namespace that the calling thread is in.
+/// The tables of the calling thread's network namespace.
 const FOLDER: &str = "/proc/thread-self/net";
 
 /// Socket states, as `include/net/tcp_states.h` numbers them.
@@ -21,20 +21,20 @@ const CLOSE_WAIT: u8 = 8;
 const LAST_ACK: u8 = 9;
 const LISTEN: u8 = 10;
 
-/// A connection as the pod sees it.
+/// A connection, with directions from the pod's point of view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Connection {
     /// TCP or UDP.
     pub protocol: Protocol,
-    /// Who began it: `Ingress` is the other end.
+    /// Direction in which it began: `Ingress` if the peer began it.
     pub origin: Direction,
     /// The pod's port.
     pub local_port: u16,
-    /// The other end.
+    /// The remote address and port.
     pub remote: SocketAddr,
 }
 
-/// The connections of the network namespace that the calling thread is in. What cannot be read is not known.
+/// The connections of the calling thread's network namespace. A table that cannot be read counts as empty.
 pub(super) fn here() -> Vec<Connection> {
     let read = |name: &str| std::fs::read_to_string(Path::new(FOLDER).join(name));
     let table =
@@ -44,7 +44,7 @@ pub(super) fn here() -> Vec<Connection> {
     connections
 }
 
-/// A line of a table.
+/// A parsed line of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Socket {
     local: SocketAddr,
@@ -78,7 +78,7 @@ fn tcp(table: &str) -> Vec<Connection> {
     live.filter(|socket| !socket.remote.ip().is_loopback()).map(connection).collect()
 }
 
-/// A UDP socket that is connected is a client's: servers answer everybody from one socket.
+/// A connected UDP socket counts as a client's, because servers usually answer all clients from one unconnected socket.
 fn udp(table: &str) -> Vec<Connection> {
     let sockets = table.lines().filter_map(socket);
     let connected = sockets.filter(|socket| {
@@ -96,7 +96,7 @@ fn udp(table: &str) -> Vec<Connection> {
         .collect()
 }
 
-/// `  sl  local_address rem_address   st ...`, addresses and ports in hexadecimal.
+/// Parses `  sl  local_address rem_address   st ...`, with addresses and ports in hexadecimal.
 fn socket(line: &str) -> Option<Socket> {
     let mut words = line.split_whitespace().skip(1);
     let (local, remote, state) = (words.next()?, words.next()?, words.next()?);
@@ -107,7 +107,7 @@ fn socket(line: &str) -> Option<Socket> {
     })
 }
 
-/// The address is printed in words of 32 bits, each as the machine reads it; the port as a number.
+/// Parses an address and port. The address is printed in words of 32 bits in host byte order, the port as a number.
 fn end(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.split_once(':')?;
     let word = |at: usize| -> Option<[u8; 4]> {
@@ -131,7 +131,7 @@ fn end(text: &str) -> Option<SocketAddr> {
 mod tests {
     use super::*;
 
-    /// As a machine of this byte order prints it.
+    /// The address as the kernel of this machine prints it.
     fn words(address: &str) -> String {
         let bytes = match address.parse().unwrap() {
             IpAddr::V4(address) => address.octets().to_vec(),
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn who_began_a_connection_is_told_by_the_ports_on_which_the_pod_listens() {
+    fn connections_to_listening_ports_are_ingress() {
         let table = [
             "  sl  local_address rem_address   st tx_queue\n".to_owned(),
             line(("0.0.0.0", 80), ("0.0.0.0", 0), LISTEN),

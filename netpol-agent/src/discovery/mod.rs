@@ -1,9 +1,9 @@
-//! Pods that are older than the agent: where their interfaces are.
+//! Finds the interfaces of pods that are older than the agent.
 //!
 //! In: pods of this node with their addresses, and the records of interfaces whose maps are gone. Out: attachments, as
-//! the CNI plugin would have reported them, with the connections that the pod has already. First the results that the
-//! container runtime keeps are asked, then the network namespaces themselves; the kernel has the last word in both. Must
-//! not: change anything, or trust a file alone where the kernel can be asked.
+//! the CNI plugin would have reported them, with the present connections of the pods. The search reads the CNI results that
+//! the container runtime keeps, then the network namespaces; the kernel confirms both. Must not: change anything, or trust a
+//! file alone where the kernel can be asked.
 
 mod cache;
 mod connections;
@@ -26,37 +26,37 @@ use self::cache::Cached;
 use netpol_datapath::netlink::{self, VethEnd, VethReader};
 use netpol_policy::model::ObjectName;
 
-/// Where to look.
+/// Where to search.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Places {
+pub struct SearchPaths {
     /// Folders of the container runtime's CNI results.
     pub results: Vec<PathBuf>,
-    /// The folder in which network namespaces have names.
+    /// The folder of the named network namespaces.
     pub namespaces: PathBuf,
 }
 
-/// What to look for.
+/// What to search for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Search {
     /// Pods without an endpoint.
     pub pods: Vec<Wanted>,
-    /// Interfaces that are known, but not to the maps: only the connections of their pods are looked for.
+    /// Endpoints with a record, but without maps: only the connections of their pods are read.
     pub known: Vec<Add>,
 }
 
 impl Search {
-    /// Whether there is nothing to look for.
+    /// Whether there is nothing to search for.
     pub fn is_empty(&self) -> bool {
         self.pods.is_empty() && self.known.is_empty()
     }
 }
 
-/// A pod that should have an interface here.
+/// A pod whose interface is searched for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// Its name.
     pub pod: ObjectName,
-    /// Its uid, and the one by which the runtime knows a static pod; without empty ones.
+    /// Its uid and, for a static pod, the uid that the runtime uses; without empty ones.
     pub uids: Vec<Arc<str>>,
     /// Its addresses, as the API reports them.
     pub addresses: Vec<IpAddr>,
@@ -65,55 +65,56 @@ pub struct Wanted {
 /// An interface that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// As the CNI plugin would have reported it. Without a network, the container's id is not known, but the name of its
-    /// network namespace.
+    /// The attachment, as the CNI plugin would have reported it. If `network` is empty, `container_id` is the name of the
+    /// network namespace, because the container's id is not known.
     pub add: Add,
-    /// The connections of the pod.
+    /// The present connections of the pod.
     pub connections: Vec<Connection>,
 }
 
-/// Looks, on a thread of its own that goes through the network namespaces and ends.
+/// Searches, on a new thread, which enters one network namespace after the other and then ends.
 ///
 /// # Errors
-/// There is no thread, or the devices of this node cannot be listed.
-pub fn search(places: &Places, search: &Search) -> Result<Vec<Found>, Error> {
+/// The thread cannot be started, or the devices of this node cannot be listed.
+pub fn search(paths: &SearchPaths, search: &Search) -> Result<Vec<Found>, Error> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("discovery".to_owned());
-        let thread = thread.spawn_scoped(scope, || look(places, search)).map_err(Error::Thread)?;
+        let thread =
+            thread.spawn_scoped(scope, || search_all(paths, search)).map_err(Error::Thread)?;
         thread.join().unwrap_or_else(|_panic| Err(Error::Thread(io::Error::other("it panicked"))))
     })
 }
 
-/// Why nothing can be found at all.
+/// Why the search failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No thread.
-    #[error("cannot start a thread to look for pods")]
+    /// The thread cannot be started, or it panicked.
+    #[error("cannot start a thread to search for pods")]
     Thread(#[source] io::Error),
-    /// No netlink.
-    #[error("cannot list this node's interfaces to look for pods")]
+    /// The devices cannot be listed.
+    #[error("cannot list this node's interfaces to search for pods")]
     Netlink(#[from] netlink::Error),
 }
 
-fn look(places: &Places, search: &Search) -> Result<Vec<Found>, Error> {
+fn search_all(paths: &SearchPaths, search: &Search) -> Result<Vec<Found>, Error> {
     let Search { pods, known } = search;
     let mut node = Node::open()?;
     let mut found: Vec<Found> = known
         .iter()
         .map(|add| {
-            let namespace = Namespace::enter(&places.named(Path::new(&add.netns)));
+            let namespace = Namespace::enter(&paths.named(Path::new(&add.netns)));
             let connections = namespace.map(|inside| inside.connections).unwrap_or_default();
             Found { add: add.clone(), connections }
         })
         .collect();
     let results: Vec<Cached> =
-        places.results.iter().flat_map(|folder| cache::read(folder)).collect();
+        paths.results.iter().flat_map(|folder| cache::read(folder)).collect();
     let mut missing = Vec::new();
     for wanted in pods {
         let candidates = results.iter().filter(|cached| is_of(cached, wanted));
         let by_result: Vec<_> =
-            candidates.filter_map(|cached| node.find_by_result(places, cached)).collect();
-        // Of two sandboxes of one pod only one can be entered; a name alone proves less.
+            candidates.filter_map(|cached| node.find_by_result(paths, cached)).collect();
+        // Of two sandboxes of one pod only the live one can be entered, so its proof is preferred to a name.
         let best =
             by_result.iter().find(|(proof, _)| *proof == Proof::Kernel).or(by_result.first());
         match best {
@@ -122,14 +123,14 @@ fn look(places: &Places, search: &Search) -> Result<Vec<Found>, Error> {
         }
     }
     if !missing.is_empty() {
-        for path in places.all_namespaces() {
+        for path in paths.all_namespaces() {
             found.extend(node.find_in_namespace(&path, &missing));
         }
     }
     Ok(found)
 }
 
-/// Whether a result is of this pod, and not of one before it.
+/// Whether a result belongs to this pod, and not to an earlier one of the same name.
 fn is_of(cached: &Cached, wanted: &Wanted) -> bool {
     let is_named = *cached.namespace == *wanted.pod.namespace && *cached.pod == *wanted.pod.name;
     let is_same = cached.uid.as_deref().is_none_or(|uid| {
@@ -139,17 +140,17 @@ fn is_of(cached: &Cached, wanted: &Wanted) -> bool {
     is_named && is_same && has_address
 }
 
-/// How sure a find is.
+/// How an interface was confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Proof {
-    /// The kernel says that the two interfaces are one pair.
+    /// The kernel reports the two interfaces as one veth pair.
     Kernel,
-    /// Only the result says it: the namespace cannot be entered.
+    /// Only by the result, because the namespace cannot be entered.
     Result,
 }
 
-impl Places {
-    /// A namespace that the runtime names by its path. The same folder may have another path here.
+impl SearchPaths {
+    /// The path of a namespace for this process, whose mount of the folder may have another path than the runtime's.
     fn named(&self, path: &Path) -> PathBuf {
         let is_named = ["/run/netns", "/var/run/netns"]
             .iter()
@@ -177,20 +178,20 @@ struct Node {
 
 impl Node {
     fn open() -> Result<Self, Error> {
-        let reader = VethReader::open()?;
+        let mut reader = VethReader::open()?;
         let ends = reader.ends()?;
         Ok(Self { reader, ends })
     }
 
-    fn find_by_result(&mut self, places: &Places, cached: &Cached) -> Option<(Proof, Found)> {
-        let path = cached.netns.as_deref().map(|path| places.named(path));
+    fn find_by_result(&mut self, paths: &SearchPaths, cached: &Cached) -> Option<(Proof, Found)> {
+        let path = cached.netns.as_deref().map(|path| paths.named(path));
         let inside = path.as_deref().and_then(Namespace::enter);
         let (proof, host_end, connections) = if let Some(inside) = inside {
             let own = inside.ends.iter().find(|end| end.name == cached.ifname)?;
-            (Proof::Kernel, self.other_end(&inside, own)?, inside.connections)
+            (Proof::Kernel, self.host_end(&inside, own)?, inside.connections)
         } else {
-            let is_told = |end: &&VethEnd| cached.host_interfaces.contains(&end.name);
-            (Proof::Result, self.ends.iter().find(is_told)?.clone(), Vec::new())
+            let is_named = |end: &&VethEnd| cached.host_interfaces.contains(&end.name);
+            (Proof::Result, self.ends.iter().find(is_named)?.clone(), Vec::new())
         };
         let add = Add {
             attachment: Attachment {
@@ -207,7 +208,7 @@ impl Node {
                 uid: cached.uid.clone(),
             },
             addresses: cached.addresses.clone(),
-            // It runs already: its programs hang on links at once.
+            // The pod is running, so TCX links are attached at once.
             is_unshaped: false,
         };
         Some((proof, Found { add, connections }))
@@ -221,7 +222,7 @@ impl Node {
             };
             Some((wanted, inside.ends.iter().find(holds)?))
         })?;
-        let host_end = self.other_end(&inside, own)?;
+        let host_end = self.host_end(&inside, own)?;
         let add = Add {
             attachment: Attachment {
                 container_id: path.file_name()?.to_string_lossy().into_owned(),
@@ -237,23 +238,23 @@ impl Node {
                 uid: wanted.uids.first().map(ToString::to_string),
             },
             addresses: wanted.addresses.clone(),
-            // It runs already: its programs hang on links at once.
+            // The pod is running, so TCX links are attached at once.
             is_unshaped: false,
         };
         Some(Found { add, connections: inside.connections })
     }
 
-    /// The node's end of a pair, if the kernel agrees on both sides that it is one.
-    fn other_end(&mut self, inside: &Namespace, own: &VethEnd) -> Option<VethEnd> {
+    /// The host's end of a veth pair, if the kernel confirms the pair on both ends.
+    fn host_end(&mut self, inside: &Namespace, own: &VethEnd) -> Option<VethEnd> {
         let number = self.reader.number_of(inside.file.as_fd())?;
-        let is_other = |end: &&VethEnd| {
+        let is_peer = |end: &&VethEnd| {
             end.ifindex == own.peer && end.peer == own.ifindex && end.peer_namespace == Some(number)
         };
-        self.ends.iter().find(is_other).cloned()
+        self.ends.iter().find(is_peer).cloned()
     }
 }
 
-/// A pod's namespace, and what is inside.
+/// A pod's network namespace, with its interfaces and connections.
 struct Namespace {
     file: File,
     ends: Vec<VethEnd>,
@@ -261,7 +262,7 @@ struct Namespace {
 }
 
 impl Namespace {
-    /// Enters a namespace for good and looks around; `None` if it is gone, no namespace, or the one that we are in.
+    /// Moves this thread into a namespace and reads it; `None` if it is gone, not a namespace, or the node's own.
     fn enter(path: &Path) -> Option<Self> {
         match Self::try_enter(path) {
             Ok(inside) => inside,
@@ -275,15 +276,15 @@ impl Namespace {
 
     fn try_enter(path: &Path) -> io::Result<Option<Self>> {
         let file = File::open(path)?;
-        // The namespace of the process: this thread may be elsewhere already.
+        // The namespace of the process, because this thread may have entered another one.
         let (own, this) = (fs::metadata("/proc/self/ns/net")?, file.metadata()?);
         if (own.dev(), own.ino()) == (this.dev(), this.ino()) {
             return Ok(None);
         }
         move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
-        let ends = VethReader::open().and_then(|reader| reader.ends());
+        let ends = VethReader::open().and_then(|mut reader| reader.ends());
         let ends = ends.map_err(|error| {
-            warn!(path = %path.display(), %error, "the interfaces of a network namespace are not known");
+            warn!(path = %path.display(), %error, "interfaces of a network namespace not read");
             io::Error::other(error)
         })?;
         Ok(Some(Self { file, ends, connections: connections::here() }))

@@ -1,12 +1,12 @@
-//! What the files of a directory say now, and what changed since the last look.
+//! The objects in the files of a directory, and the changes since the last scan.
 //!
-//! In: looks at the directory. Out: deltas, diagnostics, and what could not be read. What was good stays:
-//! * a file or directory that cannot be read keeps its objects, and before the first list it withholds the list;
-//! * a document with a syntax error keeps the objects that the file had before. At the first look nothing
-//!   was before: then a policy that is cut off isolates what it selects and allows nothing;
-//! * a file that is gone counts as there until it is still gone at the next look, because editors move files.
+//! In: scans of the directory. Out: deltas, diagnostics, and errors. Valid objects stay as long as possible:
+//! * a file or directory that cannot be read keeps its objects; before the first list it delays the list;
+//! * a file with a syntax error keeps the objects that it had before the error. At the first scan there are none: then a
+//!   truncated policy isolates the pods that it selects and allows nothing;
+//! * a missing file keeps its objects until it is also missing in the next scan, because editors move files.
 //!
-//! Must not: do any IO, or know the time.
+//! Must not: do any IO, or use the time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -19,27 +19,27 @@ use netpol_policy::manifests::{Content, Entry, content, unreadable};
 use netpol_policy::model::{Diagnostic, Kind, Object, ObjectRef};
 use netpol_policy::store::{Delta, List};
 
-/// A look at the directory.
+/// A scan of the directory.
 #[derive(Debug, Default)]
-pub(super) struct Look {
+pub(super) struct Scan {
     /// The files that were found, with their text.
     pub(super) files: BTreeMap<PathBuf, io::Result<String>>,
-    /// Files and directories that could not be looked at.
+    /// Files and directories that could not be read.
     pub(super) unreadable: Vec<(PathBuf, io::Error)>,
 }
 
-/// What a look changed.
+/// The changes of a scan.
 #[derive(Debug, Default)]
 pub(super) struct Step {
-    /// What changed, in order.
+    /// Changes of objects, in order.
     pub(super) deltas: Vec<Delta>,
-    /// The diagnostics of objects for which they may have changed.
+    /// The diagnostics of all objects whose diagnostics may have changed.
     pub(super) diagnostics: Vec<(ObjectRef, Vec<Diagnostic>)>,
-    /// New findings on files, for the log.
-    pub(super) news: Vec<Finding>,
-    /// What cannot be read at present.
+    /// New findings in files, for the log.
+    pub(super) new_findings: Vec<Finding>,
+    /// Errors of files that cannot be read now.
     pub(super) problems: Vec<Finding>,
-    /// A file is missing: look again soon.
+    /// A file is missing: the next scan should follow soon.
     pub(super) is_unsure: bool,
 }
 
@@ -51,10 +51,10 @@ pub(super) struct Catalog {
     is_listed: bool,
 }
 
-/// Whether anything has been told before.
+/// Whether the first list has been sent.
 #[derive(Clone, Copy, Debug)]
 enum Phase {
-    /// No: what was in force before is not known.
+    /// No: the objects before this run are not known.
     First,
     /// Yes.
     Later,
@@ -63,18 +63,18 @@ enum Phase {
 /// A file as far as it could be read.
 #[derive(Debug, Default)]
 struct File {
-    /// Of the text that the rest comes from.
+    /// Hash of the text from which the other fields come.
     hash: Option<u64>,
     entries: Vec<Entry>,
-    /// Findings on what is no usable object.
+    /// Findings on documents without a usable object.
     findings: Vec<Finding>,
-    /// Why it is not, or not wholly, read.
+    /// Why the file could not be read, or not completely.
     problem: Option<Finding>,
-    /// It was missing at the last look.
+    /// Whether it was missing in the last scan.
     is_missing: bool,
 }
 
-/// What counts for one object. Without an object there are only findings on it.
+/// The current state of one object: the object, unless it is not usable, and its diagnostics.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Standing {
     object: Option<Object>,
@@ -82,26 +82,26 @@ struct Standing {
 }
 
 impl Catalog {
-    /// Takes over a look.
-    pub(super) fn apply(&mut self, look: Look) -> Step {
+    /// Applies a scan.
+    pub(super) fn apply(&mut self, scan: Scan) -> Step {
         let mut step = Step::default();
         let phase = if self.is_listed { Phase::Later } else { Phase::First };
         let mut found = BTreeSet::new();
-        let mut is_complete = look.unreadable.is_empty();
-        for (path, text) in look.files {
+        let mut is_complete = scan.unreadable.is_empty();
+        for (path, text) in scan.files {
             let file = self.by_path.entry(path.clone()).or_default();
             file.is_missing = false;
             match text {
                 Ok(text) => file.read(&Arc::from(path.as_path()), &text, phase, &mut step),
                 Err(error) => {
-                    // What is no text is a mistake in the file, not in the file system.
+                    // A file that is not text is an error of its author, and does not delay the first list.
                     is_complete &= is_about_content(&error);
                     file.fail(unreadable(Arc::from(path.as_path()), &error), &mut step);
                 }
             }
             found.insert(path);
         }
-        let hidden = |path: &Path| look.unreadable.iter().any(|(top, _)| path.starts_with(top));
+        let hidden = |path: &Path| scan.unreadable.iter().any(|(top, _)| path.starts_with(top));
         self.by_path.retain(|path, file| {
             if found.contains(path) || hidden(path) {
                 return true;
@@ -111,7 +111,7 @@ impl Catalog {
             stays
         });
         step.problems.extend(self.by_path.values().filter_map(|file| file.problem.clone()));
-        for (path, error) in &look.unreadable {
+        for (path, error) in &scan.unreadable {
             step.problems.push(unreadable(Arc::from(path.as_path()), error));
         }
         if self.is_listed || is_complete {
@@ -120,7 +120,7 @@ impl Catalog {
         step
     }
 
-    /// Tells what counts now, as the first list or as changes.
+    /// Computes the first list, or the changes since the last scan.
     fn advance(&mut self, step: &mut Step) {
         let before = std::mem::replace(&mut self.standing, standing(self.by_path.values()));
         if self.is_listed {
@@ -133,54 +133,54 @@ impl Catalog {
 }
 
 impl File {
-    /// Takes over a text, unless it is the same as before.
+    /// Parses a text, unless it is the same as before.
     fn read(&mut self, path: &Arc<Path>, text: &str, phase: Phase, step: &mut Step) {
         let mut hasher = DefaultHasher::new();
         text.hash(&mut hasher);
         let hash = hasher.finish();
-        let failed_before = self.problem.as_ref().is_some_and(|problem| problem.place.line == 0);
+        let failed_before = self.problem.as_ref().is_some_and(|problem| problem.location.line == 0);
         if self.hash == Some(hash) && !failed_before {
             return;
         }
-        let Content { entries, findings, passed_over: _, is_broken } = content(path, text);
-        step.news.extend(findings.iter().cloned());
+        let Content { entries, findings, unsupported: _, is_broken } = content(path, text);
+        step.new_findings.extend(findings.iter().cloned());
         self.hash = Some(hash);
         self.problem = findings.first().filter(|_| is_broken).cloned();
         self.findings = findings;
-        let (partial, whole): (Vec<_>, Vec<_>) =
-            entries.into_iter().partition(|entry| entry.is_partial);
+        let (truncated, whole): (Vec<_>, Vec<_>) =
+            entries.into_iter().partition(|entry| entry.is_truncated);
         let before = std::mem::replace(&mut self.entries, whole);
         if is_broken {
-            self.keep(before, partial, phase);
+            self.keep(before, truncated, phase);
         }
     }
 
-    /// Keeps what was good before a syntax error.
-    fn keep(&mut self, before: Vec<Entry>, partial: Vec<Entry>, phase: Phase) {
+    /// Keeps the objects of before a syntax error.
+    fn keep(&mut self, before: Vec<Entry>, truncated: Vec<Entry>, phase: Phase) {
         let mut known: BTreeSet<ObjectRef> = self.entries.iter().map(Entry::object_ref).collect();
         for entry in before {
             if known.insert(entry.object_ref()) {
                 self.entries.push(entry);
             }
         }
-        for entry in partial {
-            let closed = match phase {
-                Phase::First => entry.closed(),
+        for entry in truncated {
+            let deny_all = match phase {
+                Phase::First => entry.as_deny_all(),
                 Phase::Later => None,
             };
             if !known.insert(entry.object_ref()) {
-                self.findings.push(entry.cut_off("what it said before stays"));
-            } else if let Some(closed) = closed {
-                self.entries.push(closed);
+                self.findings.push(entry.truncated("the version before stays in force"));
+            } else if let Some(deny_all) = deny_all {
+                self.entries.push(deny_all);
             } else {
-                self.findings.push(entry.cut_off("it is left out"));
+                self.findings.push(entry.truncated("the object is ignored"));
             }
         }
     }
 
     fn fail(&mut self, problem: Finding, step: &mut Step) {
         if self.problem.as_ref() != Some(&problem) {
-            step.news.push(problem.clone());
+            step.new_findings.push(problem.clone());
         }
         self.problem = Some(problem);
     }
@@ -190,8 +190,8 @@ fn is_about_content(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::FileTooLarge)
 }
 
-/// What counts of all files: for each object the last definition, in the order of paths and lines. A file
-/// that is missing has no say beside others.
+/// The current objects of all files: for each object the last definition, in the order of paths and lines. Definitions in a
+/// missing file count only if there is no other.
 fn standing<'a>(files: impl Iterator<Item = &'a File> + Clone) -> BTreeMap<ObjectRef, Standing> {
     let mut standing: BTreeMap<ObjectRef, Standing> = BTreeMap::new();
     let mut definitions: BTreeMap<ObjectRef, &Entry> = BTreeMap::new();
@@ -206,7 +206,7 @@ fn standing<'a>(files: impl Iterator<Item = &'a File> + Clone) -> BTreeMap<Objec
             if let Some(earlier) = definitions.insert(object_ref, entry)
                 && !is_first
             {
-                add(&mut standing, &earlier.overridden(&entry.object.place));
+                add(&mut standing, &earlier.overridden(&entry.object.location));
             }
         }
         for finding in &file.findings {
@@ -222,11 +222,11 @@ fn standing<'a>(files: impl Iterator<Item = &'a File> + Clone) -> BTreeMap<Objec
     standing
 }
 
-/// Adds a finding on an object, with its place.
+/// Adds a finding on an object, with its position.
 fn add(standing: &mut BTreeMap<ObjectRef, Standing>, finding: &Finding) {
     let Cause::Object(diagnostic) = &finding.cause else { return };
     let mut diagnostic = diagnostic.clone();
-    diagnostic.message = format!("{} ({})", diagnostic.message, finding.place);
+    diagnostic.message = format!("{} ({})", diagnostic.message, finding.location);
     standing.entry(diagnostic.object.clone()).or_default().diagnostics.push(diagnostic);
 }
 
@@ -268,7 +268,7 @@ fn changes(
             (Some(_), Some(_)) | (None, _) => {}
         }
     }
-    // What is new comes first, so that what replaces an object is there when it goes.
+    // Removals come last, so that the replacement of an object is there before the object is removed.
     step.deltas.append(&mut removed);
 }
 
@@ -284,13 +284,13 @@ mod tests {
         )
     }
 
-    /// A look at these files; `None` stands for one that cannot be read.
-    fn look(files: &[(&str, Option<&str>)]) -> Look {
+    /// A scan of these files; `None` stands for one that cannot be read.
+    fn scan(files: &[(&str, Option<&str>)]) -> Scan {
         let text = |text: Option<&str>| {
             text.map(str::to_owned).ok_or_else(|| io::ErrorKind::PermissionDenied.into())
         };
         let files = files.iter().map(|(name, t)| (PathBuf::from(name), text(*t))).collect();
-        Look { files, unreadable: Vec::new() }
+        Scan { files, unreadable: Vec::new() }
     }
 
     fn render(step: &Step) -> String {
@@ -307,7 +307,7 @@ mod tests {
                     format!("= {}", objects.join(", "))
                 }
                 Delta::UpsertEndpoint(_) | Delta::RemoveEndpoint(_) | Delta::OwnAddresses(_) => {
-                    "what no manifest says".to_owned()
+                    "not from a manifest".to_owned()
                 }
             };
             lines.push(line);
@@ -336,20 +336,20 @@ mod tests {
         }
     }
 
-    /// Applies one look after the other and compares what the last one changed.
+    /// Applies one scan after the other and compares the changes of the last one.
     #[track_caller]
-    fn check(looks: Vec<Look>, expected: &Expect) {
+    fn check(scans: Vec<Scan>, expected: &Expect) {
         let mut catalog = Catalog::default();
-        let steps = looks.into_iter().map(|look| catalog.apply(look));
+        let steps = scans.into_iter().map(|scan| catalog.apply(scan));
         expected.assert_eq(&render(&steps.last().unwrap()));
     }
 
     #[test]
-    fn the_first_look_lists_every_kind_and_an_equal_one_changes_nothing() {
+    fn the_first_scan_lists_every_kind_and_an_equal_one_changes_nothing() {
         let text = policy("a", "{}");
         let files = [("a.yaml", Some(&*text)), ("b.yaml", Some("{ apiVersion: v1, kind: Pod }"))];
         check(
-            vec![look(&files)],
+            vec![scan(&files)],
             &expect![[r#"
             = NetworkPolicy default/a with 0 rules
             = no Pod
@@ -358,55 +358,55 @@ mod tests {
             = no Node
             ! Pod default/: metadata.name is missing: the object is left out (b.yaml:1) [malformed]"#]],
         );
-        check(vec![look(&files), look(&files)], &expect![[""]]);
+        check(vec![scan(&files), scan(&files)], &expect![[""]]);
     }
 
     #[test]
-    fn changes_are_told_one_by_one_and_diagnostics_come_and_go() {
+    fn changes_are_reported_one_by_one_and_diagnostics_are_cleared() {
         let good = policy("a", "{ ingress: [{}] }");
         let bad = policy("a", "{ ingress: [{}, { form: [] }] }");
         let other = policy("b", "{}");
         let both = [("a.yaml", Some(&*good)), ("b.yaml", Some(&*other))];
         check(
-            vec![look(&[("a.yaml", Some(&good))]), look(&both)],
+            vec![scan(&[("a.yaml", Some(&good))]), scan(&both)],
             &expect![[r#"
             + NetworkPolicy default/b with 0 rules
             ! NetworkPolicy default/b: nothing"#]],
         );
         check(
-            vec![look(&both), look(&[("a.yaml", Some(&bad)), both[1]])],
+            vec![scan(&both), scan(&[("a.yaml", Some(&bad)), both[1]])],
             &expect![
                 "! NetworkPolicy default/a: spec.ingress[1].form is not a field of the API, which has from, ports here: the rule allows nothing (a.yaml:4) [unknown-field]"
             ],
         );
         check(
-            vec![look(&[("a.yaml", Some(&bad)), both[1]]), look(&both)],
+            vec![scan(&[("a.yaml", Some(&bad)), both[1]]), scan(&both)],
             &expect!["! NetworkPolicy default/a: nothing"],
         );
     }
 
     #[test]
-    fn a_file_is_gone_when_it_is_missing_twice() {
+    fn a_file_is_removed_when_it_is_missing_twice() {
         let (a, b) = (policy("a", "{}"), policy("b", "{}"));
         let both = [("a.yaml", Some(&*a)), ("b.yaml", Some(&*b))];
-        check(vec![look(&both), look(&both[..1])], &expect!["unsure"]);
+        check(vec![scan(&both), scan(&both[..1])], &expect!["unsure"]);
         check(
-            vec![look(&both), look(&both[..1]), look(&both[..1])],
+            vec![scan(&both), scan(&both[..1]), scan(&both[..1])],
             &expect![[r#"
             - NetworkPolicy default/b
             ! NetworkPolicy default/b: nothing"#]],
         );
         check(
-            vec![look(&both), look(&both[..1]), look(&both), look(&both[1..])],
+            vec![scan(&both), scan(&both[..1]), scan(&both), scan(&both[1..])],
             &expect!["unsure"],
         );
     }
 
     #[test]
-    fn an_unreadable_file_keeps_its_objects_and_withholds_the_first_list() {
+    fn an_unreadable_file_keeps_its_objects_and_delays_the_first_list() {
         let text = policy("a", "{}");
-        let readable = || look(&[("a.yaml", Some(&text))]);
-        let unreadable = || look(&[("a.yaml", None)]);
+        let readable = || scan(&[("a.yaml", Some(&text))]);
+        let unreadable = || scan(&[("a.yaml", None)]);
         check(vec![unreadable()], &expect!["? a.yaml: permission denied [unreadable]"]);
         check(
             vec![unreadable(), readable()],
@@ -422,20 +422,20 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_directory_keeps_what_is_in_it() {
+    fn an_unreadable_directory_keeps_its_objects() {
         let text = policy("a", "{}");
-        let denied = |path: &str| Look {
+        let denied = |path: &str| Scan {
             unreadable: vec![(PathBuf::from(path), io::ErrorKind::PermissionDenied.into())],
-            ..Look::default()
+            ..Scan::default()
         };
         let files = [("top/sub/a.yaml", Some(&*text))];
         check(vec![denied("top")], &expect!["? top: permission denied [unreadable]"]);
         check(
-            vec![look(&files), denied("top"), denied("top")],
+            vec![scan(&files), denied("top"), denied("top")],
             &expect!["? top: permission denied [unreadable]"],
         );
         check(
-            vec![look(&files), denied("top/other"), denied("top/other")],
+            vec![scan(&files), denied("top/other"), denied("top/other")],
             &expect![[r#"
             - NetworkPolicy default/a
             ! NetworkPolicy default/a: nothing
@@ -444,21 +444,21 @@ mod tests {
     }
 
     #[test]
-    fn a_syntax_error_keeps_what_the_file_said_before() {
+    fn a_syntax_error_keeps_the_objects_of_before() {
         let good = format!("{}---\n{}", policy("a", "{ ingress: [{}] }"), policy("b", "{}"));
         let broken = format!("{}---\n{}", policy("a", "{ ingress: [{}, {}] }"), policy("b", "[ {"));
         check(
-            vec![look(&[("a.yaml", Some(&good))]), look(&[("a.yaml", Some(&broken))])],
+            vec![scan(&[("a.yaml", Some(&good))]), scan(&[("a.yaml", Some(&broken))])],
             &expect![[r#"
                 + NetworkPolicy default/a with 2 rules
                 ! NetworkPolicy default/a: nothing
-                ! NetworkPolicy default/b: is cut off by a syntax error: what it said before stays (a.yaml:6) [malformed]
+                ! NetworkPolicy default/b: is truncated by a syntax error: the version before stays in force (a.yaml:6) [malformed]
                 ? a.yaml:9: unclosed bracket '{' [syntax]"#]],
         );
         let fixed = policy("a", "{ ingress: [{}, {}] }");
-        let looks = [&good, &broken, &fixed].map(|text| look(&[("a.yaml", Some(text))]));
+        let scans = [&good, &broken, &fixed].map(|text| scan(&[("a.yaml", Some(text))]));
         check(
-            looks.into(),
+            scans.into(),
             &expect![[r#"
             - NetworkPolicy default/b
             ! NetworkPolicy default/b: nothing"#]],
@@ -466,33 +466,33 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_that_is_cut_off_at_the_first_look_isolates_and_later_it_is_left_out() {
+    fn a_truncated_policy_isolates_at_the_first_scan_and_is_skipped_later() {
         let broken = policy("a", "{ ingress: [{}], egress: [");
         check(
-            vec![look(&[("a.yaml", Some(&broken))])],
+            vec![scan(&[("a.yaml", Some(&broken))])],
             &expect![[r#"
             = NetworkPolicy default/a with 0 rules
             = no Pod
             = no Namespace
             = no Service
             = no Node
-            ! NetworkPolicy default/a: is cut off by a syntax error: it isolates what it selects and allows nothing (a.yaml:1) [malformed]
+            ! NetworkPolicy default/a: is truncated by a syntax error: the policy isolates the pods that it selects and allows nothing (a.yaml:1) [malformed]
             ? a.yaml:4: unclosed bracket '[' [syntax]"#]],
         );
         check(
-            vec![look(&[]), look(&[("a.yaml", Some(&broken))])],
+            vec![scan(&[]), scan(&[("a.yaml", Some(&broken))])],
             &expect![[r#"
-            ! NetworkPolicy default/a: is cut off by a syntax error: it is left out (a.yaml:1) [malformed]
+            ! NetworkPolicy default/a: is truncated by a syntax error: the object is ignored (a.yaml:1) [malformed]
             ? a.yaml:4: unclosed bracket '[' [syntax]"#]],
         );
     }
 
     #[test]
-    fn what_is_no_text_does_not_withhold_the_first_list() {
-        let mut look = look(&[]);
-        look.files.insert(PathBuf::from("a.yaml"), Err(io::ErrorKind::InvalidData.into()));
+    fn a_file_that_is_not_text_does_not_delay_the_first_list() {
+        let mut scan = scan(&[]);
+        scan.files.insert(PathBuf::from("a.yaml"), Err(io::ErrorKind::InvalidData.into()));
         check(
-            vec![look],
+            vec![scan],
             &expect![[r#"
             = no NetworkPolicy
             = no Pod
@@ -504,26 +504,26 @@ mod tests {
     }
 
     #[test]
-    fn of_two_definitions_the_last_counts_until_it_is_gone() {
+    fn of_two_definitions_the_last_counts_until_it_is_removed() {
         let (first, second) = (policy("a", "{}"), policy("a", "{ ingress: [{}] }"));
         let both = [("a.yaml", Some(&*first)), ("b.yaml", Some(&*second))];
         check(
-            vec![look(&both)],
+            vec![scan(&both)],
             &expect![[r#"
             = NetworkPolicy default/a with 1 rules
             = no Pod
             = no Namespace
             = no Service
             = no Node
-            ! NetworkPolicy default/a: is defined again at b.yaml:1, which counts (a.yaml:1) [defined-twice]"#]],
+            ! NetworkPolicy default/a: is defined again at b.yaml:1: the later definition is used (a.yaml:1) [defined-twice]"#]],
         );
-        check(vec![look(&both), look(&both[..1]), look(&both[..1])], &expect![""]);
+        check(vec![scan(&both), scan(&both[..1]), scan(&both[..1])], &expect![""]);
     }
 
     #[test]
     fn a_renamed_file_changes_nothing() {
         let text = policy("a", "{}");
-        let looks = ["a.yaml", "b.yaml", "b.yaml"].map(|name| look(&[(name, Some(&text))]));
-        check(looks.into(), &expect![""]);
+        let scans = ["a.yaml", "b.yaml", "b.yaml"].map(|name| scan(&[(name, Some(&text))]));
+        check(scans.into(), &expect![""]);
     }
 }

@@ -1,4 +1,4 @@
-//! A directory of manifests as a source of objects: [`watch`] follows it, `catalog` says what changed.
+//! A directory of manifests as a source of objects: [`watch`] reads it after each change, `catalog` computes the changes.
 
 mod catalog;
 pub mod watch;

@@ -1,9 +1,9 @@
 //! A directory of manifests as a source of objects.
 //!
-//! In: the directory, and the kernel's word that something in it changed. Out: [`SourceUpdate`]s. After a change
-//! everything is looked at again once it is quiet, so that the result does not depend on what the
-//! events said; now and then it is looked at without any event.
-//! Must not: forget objects because something cannot be read (see `Catalog`).
+//! In: the directory, and inotify events about it. Out: [`SourceUpdate`]s. After events the whole directory is scanned, once
+//! no more events arrive, so that the result does not depend on their content; it is also scanned in intervals without
+//! events.
+//! Must not: remove objects because a file cannot be read (see `Catalog`).
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -19,19 +19,19 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::catalog::{Catalog, Look, Step};
+use super::catalog::{Catalog, Scan, Step};
 use netpol_policy::manifests::{Finding, files};
 use netpol_policy::model::{Kind, Severity};
 use netpol_policy::source::{Health, SourceUpdate};
 
-/// How to watch. The defaults suit people who edit files; tests want shorter times.
+/// Times of the watch. The defaults are for files that people edit; tests use shorter ones.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// After a change the directory is looked at when nothing changed for so long.
+    /// Time without events after which the directory is scanned.
     pub quiet: Duration,
-    /// It is looked at after so long even if it is never quiet.
+    /// Longest time between an event and the scan, if more events arrive.
     pub patience: Duration,
-    /// It is looked at after so long even if nothing seems to change.
+    /// Time after which the directory is scanned without any event.
     pub interval: Duration,
 }
 
@@ -45,10 +45,10 @@ impl Default for Options {
     }
 }
 
-/// Watches a directory until `cancel` is cancelled or the other end of `out` is dropped.
+/// Watches a directory until `cancel` is cancelled or the receiver of `out` is dropped.
 ///
-/// The first update with deltas is the complete list of every kind. If the directory or a file in it
-/// cannot be read then, there is no list until it can; later, what cannot be read stays as it was.
+/// The first update with deltas is the complete list of every kind. While the directory or a file in it cannot be read,
+/// there is no list; after the list, the objects of a file that cannot be read stay as they were.
 pub fn spawn(
     directory: PathBuf,
     options: Options,
@@ -58,7 +58,7 @@ pub fn spawn(
     let mut tasks = JoinSet::new();
     let (out, cancel) = (out.clone(), cancel.clone());
     tasks.spawn(async move {
-        // Cancelled or not, there is nothing left to do.
+        // Cancelled or ended: the task ends in both cases.
         let _: Option<()> = cancel.run_until_cancelled(follow(directory, options, out)).await;
     });
     tasks
@@ -70,18 +70,18 @@ async fn follow(directory: PathBuf, options: Options, out: mpsc::Sender<SourceUp
     let mut catalog = Catalog::default();
     let mut reporter = Reporter::new(now());
     loop {
-        // Before the look, so that no change falls between.
-        events.follow(&directory, &changed);
-        let looked_at = directory.clone();
-        let looking = spawn_blocking(move || {
-            let step = catalog.apply(look(&looked_at));
+        // Before the scan, so that no change between the two is missed.
+        events.ensure(&directory, &changed);
+        let scanned = directory.clone();
+        let scanning = spawn_blocking(move || {
+            let step = catalog.apply(scan(&scanned));
             (catalog, step)
         });
         let step;
-        (catalog, step) = match looking.await {
-            Ok(looked) => looked,
+        (catalog, step) = match scanning.await {
+            Ok(scanned) => scanned,
             Err(error) => {
-                error!(%error, "manifests can no longer be read");
+                error!(%error, "scan of the manifests failed; they are not watched any more");
                 return;
             }
         };
@@ -91,50 +91,52 @@ async fn follow(directory: PathBuf, options: Options, out: mpsc::Sender<SourceUp
         }
         let pause = if is_unsure { options.quiet } else { options.interval };
         if timeout(pause, changed.notified()).await.is_ok() {
-            settle(&changed, options).await;
+            debounce(&changed, options).await;
         }
     }
 }
 
-/// Waits until it is quiet, or for as long as patience lasts.
-async fn settle(changed: &Notify, options: Options) {
+/// Waits until no event arrives for `options.quiet`, but at most for `options.patience`.
+async fn debounce(changed: &Notify, options: Options) {
     let quiet = async { while timeout(options.quiet, changed.notified()).await.is_ok() {} };
     if timeout(options.patience, quiet).await.is_err() {
-        debug!("manifests change all the time");
+        debug!("manifests keep changing");
     }
 }
 
-/// Reads all there is.
-fn look(directory: &Path) -> Look {
+/// Reads all files of the directory.
+fn scan(directory: &Path) -> Scan {
     let listing = files::list(directory);
     let files = listing.files.into_iter().map(|path| {
         let text = files::read(&path);
         (path, text)
     });
-    Look { files: files.collect(), unreadable: listing.unreadable }
+    Scan { files: files.collect(), unreadable: listing.unreadable }
 }
 
-/// The kernel's events about a directory, which may come to be another one of the same name.
+/// The inotify events of a directory, which may be replaced by another one of the same name.
 #[derive(Debug, Default)]
 struct Events {
     watcher: Option<RecommendedWatcher>,
-    /// Device and inode of the directory that the watcher watches.
-    followed: Option<(u64, u64)>,
+    /// Device and inode of the watched directory.
+    watched: Option<(u64, u64)>,
 }
 
 impl Events {
-    /// Makes sure that changes are told. Without events the directory is still looked at in intervals.
-    fn follow(&mut self, directory: &Path, changed: &Arc<Notify>) {
+    /// Watches the directory, if it is not watched yet. If that fails, the directory is still scanned in intervals.
+    fn ensure(&mut self, directory: &Path, changed: &Arc<Notify>) {
         let identity = fs::metadata(directory).ok().map(|meta| (meta.dev(), meta.ino()));
-        if identity == self.followed && self.watcher.is_some() == identity.is_some() {
+        if identity == self.watched && self.watcher.is_some() == identity.is_some() {
             return;
         }
-        self.followed = identity;
+        self.watched = identity;
         self.watcher = None;
         if identity.is_some() {
             match watcher(directory, changed) {
                 Ok(watcher) => self.watcher = Some(watcher),
-                Err(error) => warn!(%error, directory = %directory.display(), "no file events"),
+                Err(error) => {
+                    warn!(%error, directory = %directory.display(), "directory not watched; it is scanned in intervals");
+                }
             }
         }
     }
@@ -143,7 +145,7 @@ impl Events {
 fn watcher(directory: &Path, changed: &Arc<Notify>) -> notify::Result<RecommendedWatcher> {
     let changed = Arc::clone(changed);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Errors too: after one, events may be missing.
+        // Errors count as changes, because events may have been lost.
         if event.is_err() || event.is_ok_and(|event| is_change(event.kind)) {
             changed.notify_one();
         }
@@ -152,7 +154,7 @@ fn watcher(directory: &Path, changed: &Arc<Notify>) -> notify::Result<Recommende
     Ok(watcher)
 }
 
-/// Whether something may have changed. That a file is read, as by ourselves, is no change.
+/// Whether something may have changed. Reading a file, as a scan does, is not a change.
 const fn is_change(kind: EventKind) -> bool {
     match kind {
         EventKind::Access(access) => {
@@ -166,13 +168,13 @@ const fn is_change(kind: EventKind) -> bool {
     }
 }
 
-/// Turns steps into updates, with the times in them.
+/// Makes updates of steps: adds the health with its times, and logs findings once.
 #[derive(Debug)]
 struct Reporter {
     synced_since: Instant,
     broken_since: Option<Instant>,
     was_listed: bool,
-    /// The problems that have been logged.
+    /// The errors that have been logged.
     problems: Vec<Finding>,
 }
 
@@ -182,8 +184,8 @@ impl Reporter {
     }
 
     fn update(&mut self, step: Step, now: Instant) -> SourceUpdate {
-        let Step { deltas, diagnostics, news, problems, is_unsure: _ } = step;
-        for finding in &news {
+        let Step { deltas, diagnostics, new_findings, problems, is_unsure: _ } = step;
+        for finding in &new_findings {
             match finding.severity() {
                 Severity::Error => warn!(%finding, "manifest"),
                 Severity::Warning => info!(%finding, "manifest"),
@@ -191,10 +193,10 @@ impl Reporter {
         }
         if !self.was_listed && !deltas.is_empty() {
             self.was_listed = true;
-            info!("manifests are listed");
+            info!("manifests listed");
         }
         if self.problems != problems {
-            for finding in problems.iter().filter(|problem| !news.contains(problem)) {
+            for finding in problems.iter().filter(|problem| !new_findings.contains(problem)) {
                 warn!(%finding, "manifest");
             }
             self.problems.clone_from(&problems);
@@ -220,7 +222,10 @@ impl Reporter {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the health of a source tells since when")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the health of a source has the time of its latest change"
+)]
 fn now() -> Instant {
     Instant::now()
 }
@@ -230,10 +235,10 @@ mod tests {
     use super::*;
     use netpol_policy::store::Delta;
 
-    /// How long a test waits for what must come.
+    /// How long a test waits for an update.
     const DEADLINE: Duration = Duration::from_secs(20);
 
-    /// A directory that is watched.
+    /// A watched directory.
     struct Watched {
         root: PathBuf,
         updates: mpsc::Receiver<SourceUpdate>,
@@ -242,7 +247,7 @@ mod tests {
     }
 
     impl Watched {
-        /// Watches a new directory, or one below it that is not there.
+        /// Watches a new directory, or a path below it that does not exist.
         fn new(options: Options, below: &str) -> Self {
             let directory = tempfile::tempdir().unwrap();
             let (out, updates) = mpsc::channel(16);
@@ -257,7 +262,7 @@ mod tests {
             fs::write(path, text).unwrap();
         }
 
-        /// Puts another file in its place at once.
+        /// Replaces a file atomically.
         fn replace(&self, name: &str, text: &str) {
             self.write(".staged", text);
             fs::rename(self.root.join(".staged"), self.root.join(name)).unwrap();
@@ -283,7 +288,7 @@ mod tests {
         }
     }
 
-    /// Events alone must do: the interval is longer than the deadline.
+    /// With events only: the interval is longer than the deadline.
     const BY_EVENTS: Options = Options {
         quiet: Duration::from_millis(20),
         patience: Duration::from_millis(200),
@@ -320,7 +325,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_directory_that_is_not_there_withholds_the_list_until_it_is() {
+    async fn a_missing_directory_delays_the_list_until_it_exists() {
         let mut watched = Watched::new(BY_INTERVAL, "not-there");
         let update = watched.until(|update| !is_synced(update)).await;
         assert!(update.deltas.is_empty());
@@ -331,7 +336,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn changes_are_picked_up_by_events_however_they_are_made() {
+    async fn every_way_to_change_a_file_causes_an_update() {
         let mut watched = Watched::new(BY_EVENTS, "");
         watched.until(|update| !update.deltas.is_empty()).await;
 
@@ -352,7 +357,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_directory_that_is_made_anew_is_followed_again() {
+    async fn a_directory_that_is_created_again_is_watched_again() {
         let mut watched = Watched::new(BY_INTERVAL, "root");
         watched.write("a.yaml", &namespace("a"));
         watched.until(|update| adds(update, "a")).await;
@@ -365,7 +370,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_broken_file_is_reported_and_loses_nothing() {
+    async fn a_broken_file_is_reported_and_keeps_its_objects() {
         let mut watched = Watched::new(BY_INTERVAL, "");
         watched.write("a.yaml", &namespace("a"));
         watched.until(|update| adds(update, "a")).await;
@@ -380,7 +385,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_mounted_config_map_is_read_once_and_followed() {
+    async fn a_mounted_config_map_is_read_once_and_watched() {
         let mut watched = Watched::new(BY_EVENTS, "");
         watched.write("..v1/a.yaml", &namespace("a"));
         watched.link("..data", "..v1");
@@ -394,7 +399,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_watch_ends_when_nobody_listens() {
+    async fn the_watch_ends_when_its_receiver_is_dropped() {
         let Watched { updates, mut tasks, .. } = Watched::new(BY_INTERVAL, "");
         drop(updates);
         let ended = timeout(DEADLINE, tasks.join_next()).await;

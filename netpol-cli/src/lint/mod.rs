@@ -1,52 +1,72 @@
-//! `lint`: findings on a whole set of objects.
+//! `lint`: findings on a set of objects.
 
+mod entry;
 mod sarif;
 
 use std::io::{self, Write};
 
+use clap::ValueEnum;
 use serde::Serialize;
 
-use netpol_policy::lint::{self, Level};
-use netpol_policy::manifests::{self, Cause, Place};
-use netpol_policy::model::{Diagnostic, Object, Severity};
-use netpol_policy::store::{ClusterState, Delta};
+use netpol_policy::lint::Level;
 use netpol_terminal::{FAILED, FOUND, Terminal};
 
-use crate::args::{DenyLevel, LintArgs, LintOutput};
-use crate::input::{self, Input};
+use crate::input::{self, InputArgs};
+use entry::{Entry, entries};
 
-/// A finding of any origin.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Entry {
-    code: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'static str>,
-    level: Level,
-    /// File and line.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    place: Option<Place>,
-    /// Kind, namespace and name.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    object: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    field: Option<String>,
-    message: String,
-    /// What to do about it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    advice: Option<&'static str>,
+/// Report mistakes in policies: fields that are not in force as written, and rules that probably do not have the intended effect.
+///
+/// The checks are listed in docs/lint.md. Checks that compare policies with pods, namespaces or Services need these objects too.
+/// The exit code is 0 if there is no finding of the --deny level or above, 1 if there is one, and 2 if the input cannot be read.
+#[derive(Debug, clap::Args)]
+pub(super) struct LintArgs {
+    #[command(flatten)]
+    input: InputArgs,
+    /// Output format.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: LintOutput,
+    /// Lowest level of findings that makes the exit code 1.
+    #[arg(long, value_name = "LEVEL", value_enum, default_value_t)]
+    deny: DenyLevel,
+    /// Suppress findings with this code or name, such as NP031 or `no-dns`.
+    #[arg(long, value_name = "CODE")]
+    allow: Vec<String>,
 }
 
-/// Exit codes: 1 if there is a finding that is denied, 2 if something could not be read.
+/// The output format of findings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum LintOutput {
+    /// A line for each finding, with advice.
+    #[default]
+    Text,
+    /// A JSON array of objects.
+    Json,
+    /// SARIF 2.1.0, for code hosts.
+    Sarif,
+}
+
+/// The lowest level of findings that makes the exit code 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum DenyLevel {
+    /// Parts of objects that are not in force as written.
+    #[default]
+    Errors,
+    /// Also probable mistakes.
+    Warnings,
+    /// Also findings that are often intended.
+    Infos,
+}
+
+/// Exit codes: 1 if there is a finding of the `--deny` level or above, 2 if a file could not be read completely.
 pub(super) fn run(args: LintArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
-    let LintArgs { files, cluster, output, deny, allow } = args;
-    anyhow::ensure!(!files.is_empty() || cluster.is_asked(), input::NO_OBJECTS);
-    let input = input::read(&files, &cluster, terminal)?;
+    let LintArgs { input, output, deny, allow } = args;
+    let input = input::read(&input.files, &input.cluster, terminal)?;
     let is_incomplete = input::is_incomplete(&input.manifests);
     let objects = input.objects();
     let n_objects = objects.len();
     let mut entries = entries(&input, objects);
     entries.retain(|entry| {
-        let is_named = |known: &String| *known == entry.code || Some(known.as_str()) == entry.name;
+        let is_named = |code: &String| *code == entry.code || Some(code.as_str()) == entry.name;
         !allow.iter().any(is_named)
     });
     match output {
@@ -65,75 +85,11 @@ pub(super) fn run(args: LintArgs, terminal: &mut Terminal<'_>) -> anyhow::Result
     Ok(if entries.iter().any(|entry| entry.level >= threshold) { FOUND } else { 0 })
 }
 
-/// All findings, by place.
-fn entries(input: &Input, objects: Vec<Object>) -> Vec<Entry> {
-    let Input { manifests, live_diagnostics, .. } = input;
-    let mut state = ClusterState::default();
-    for object in objects {
-        drop(state.apply(Delta::Upsert(object)));
-    }
-    let mut entries: Vec<Entry> = manifests.findings.iter().map(from_file).collect();
-    entries.extend(live_diagnostics.iter().map(|diagnostic| from_object(diagnostic, None)));
-    for finding in lint::lint(&state) {
-        let lint::Finding { check, level, object, field, message } = finding;
-        entries.push(Entry {
-            code: check.code,
-            name: Some(check.name),
-            level,
-            place: manifests.place_of(&object, &field),
-            object: Some(object.to_string()),
-            field: Some(field),
-            message,
-            advice: Some(check.advice),
-        });
-    }
-    entries.sort_by(|one, other| one.place.cmp(&other.place));
-    entries
-}
-
-fn from_file(finding: &manifests::Finding) -> Entry {
-    let place = Some(finding.place.clone());
-    match &finding.cause {
-        Cause::File { code, message } => Entry {
-            code: code.as_str(),
-            name: None,
-            level: level(code.severity()),
-            place,
-            object: None,
-            field: None,
-            message: message.clone(),
-            advice: None,
-        },
-        Cause::Object(diagnostic) => from_object(diagnostic, place),
-    }
-}
-
-fn from_object(diagnostic: &Diagnostic, place: Option<Place>) -> Entry {
-    let Diagnostic { code, object, field, message } = diagnostic;
-    Entry {
-        code: code.as_str(),
-        name: None,
-        level: level(code.severity()),
-        place,
-        object: Some(object.to_string()),
-        field: Some(field.clone()),
-        message: message.clone(),
-        advice: None,
-    }
-}
-
-const fn level(severity: Severity) -> Level {
-    match severity {
-        Severity::Error => Level::Error,
-        Severity::Warning => Level::Warning,
-    }
-}
-
 fn write_text(entries: &[Entry], n_objects: usize, out: &mut dyn Write) -> io::Result<()> {
     for entry in entries {
-        let Entry { code, name, level, place, object, field, message, advice } = entry;
-        if let Some(place) = place {
-            write!(out, "{place}: ")?;
+        let Entry { code, name, level, location, object, field, message, advice } = entry;
+        if let Some(location) = location {
+            write!(out, "{location}: ")?;
         }
         write!(out, "{level} {code}")?;
         if let Some(name) = name {

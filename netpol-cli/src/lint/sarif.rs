@@ -1,4 +1,4 @@
-//! Findings in the Static Analysis Results Interchange Format, which code hosts show beside the lines.
+//! Findings in the Static Analysis Results Interchange Format, which code hosts show next to the lines.
 //!
 //! Source: OASIS SARIF 2.1.0.
 
@@ -10,7 +10,7 @@ use netpol_policy::lint::{CHECKS, Level};
 use netpol_policy::manifests::FileCode;
 use netpol_policy::model::{Code, Severity};
 
-use super::Entry;
+use super::entry::{self, Entry};
 
 /// A log with one run.
 pub(super) fn log(entries: &[Entry]) -> Value {
@@ -45,14 +45,10 @@ fn rules() -> impl Iterator<Item = Value> {
         })
     });
     let of_code = |id: &str, meaning: &str, severity: Severity| {
-        let severity = match severity {
-            Severity::Error => Level::Error,
-            Severity::Warning => Level::Warning,
-        };
         json!({
             "id": id,
             "shortDescription": { "text": meaning },
-            "defaultConfiguration": { "level": level(severity) },
+            "defaultConfiguration": { "level": level(entry::level(severity)) },
         })
     };
     let of_objects =
@@ -64,26 +60,27 @@ fn rules() -> impl Iterator<Item = Value> {
 }
 
 fn result(entry: &Entry) -> Value {
-    let mut location = json!({});
-    if let Some(place) = &entry.place {
-        let mut physical = json!({ "artifactLocation": { "uri": place.file.to_string_lossy() } });
-        if let (line @ 1.., Some(physical)) = (place.line, physical.as_object_mut()) {
+    let mut sarif_location = json!({});
+    if let Some(location) = &entry.location {
+        let mut physical =
+            json!({ "artifactLocation": { "uri": location.file.to_string_lossy() } });
+        if let (line @ 1.., Some(physical)) = (location.line, physical.as_object_mut()) {
             physical.insert("region".to_owned(), json!({ "startLine": line }));
         }
-        insert(&mut location, "physicalLocation", physical);
+        insert(&mut sarif_location, "physicalLocation", physical);
     }
     if let Some(object) = &entry.object {
         let field = entry.field.as_deref().unwrap_or_default();
         let name = format!("{object} {field}");
         let logical = json!([{ "fullyQualifiedName": name.trim_end(), "kind": "object" }]);
-        insert(&mut location, "logicalLocations", logical);
+        insert(&mut sarif_location, "logicalLocations", logical);
     }
     let subject = entry.object.as_ref().map(|object| format!("{object}: ")).unwrap_or_default();
     json!({
         "ruleId": entry.code,
         "level": level(entry.level),
         "message": { "text": format!("{subject}{}", entry.message) },
-        "locations": [location],
+        "locations": [sarif_location],
     })
 }
 

@@ -1,26 +1,27 @@
 //! Names and hardware addresses of the host's ends.
 //!
-//! In: network, container id, interface. Out: what the host's end is called. Pure, and the same for ever.
+//! In: network, container id, interface. Out: name, hardware address and alias of the host's end. A pure function that must
+//! never change, because DEL must find interfaces that an older release of the plugin created.
 
 use netpol_proto::Attachment;
 
-/// The host's end of an attachment: its name and hardware address follow from the attachment alone, so that DEL finds
-/// it with nothing else in hand.
+/// The host's end of an attachment. Its name and hardware address are derived from the attachment alone, so that DEL finds
+/// it without any state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostEnd {
-    /// 15 characters, the most that Linux has room for.
+    /// 15 characters, the maximum of Linux.
     pub name: String,
     /// Locally administered.
     pub mac: [u8; 6],
-    /// Marks the link as ours, and says of which network, for GC.
+    /// Marks the link as created by this plugin for this network, for GC.
     pub alias: String,
 }
 
 impl HostEnd {
-    /// The key is that of the CNI specification: network, container id, interface.
+    /// The host's end of an attachment. The key is that of the CNI specification: network, container id, interface.
     pub fn of(network: &str, attachment: &Attachment) -> Self {
         let Attachment { container_id, container_ifname } = attachment;
-        // No part can hold a `/`.
+        // No part contains a `/`.
         let hash = fnv1a(format!("{network}/{container_id}/{container_ifname}").as_bytes());
         let [_, _, mut mac @ ..] = hash.to_be_bytes();
         let name = mac.iter().fold(String::from("npl"), |name, byte| format!("{name}{byte:02x}"));
@@ -31,12 +32,12 @@ impl HostEnd {
     }
 }
 
-/// Marks the host's ends of a network.
+/// The alias of all host's ends of a network.
 pub fn alias(network: &str) -> String {
     format!("netpol-cni {network}")
 }
 
-/// FNV-1a, 64 bits: names must stay the same over releases of this plugin and of Rust.
+/// FNV-1a, 64 bits, because the result must not change between releases of this plugin or of Rust.
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -52,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_end_follows_from_network_container_and_interface_and_never_changes() {
+    fn the_host_end_is_derived_from_network_container_and_interface() {
         let end = HostEnd::of("cbr0", &attachment("c1"));
         assert_eq!(end.name, "npl70a14c78f129");
         assert_eq!(end.name.len(), 15);

@@ -1,20 +1,20 @@
-//! Making the pod's interface when we are the main plugin: a routed veth pair without a bridge.
+//! The pod's interface when netpol-cni is the main plugin: a routed veth pair without a bridge.
 //!
-//! In: the container's namespace and what IPAM gave. Out: a veth pair, the pod's addresses and routes
-//! inside, one route per address outside.
+//! In: the container's namespace and the result of the IPAM plugin. Out: a veth pair, the pod's addresses and routes
+//! in the container, one route per address on the host.
 //!
-//! The form, the same for both families:
-//! * The pod has its addresses as /32 and /128, so everything leaves through the host and through our hooks.
-//! * Its default route has the next hop 169.254.1.1 or `fe80::1`. Nobody owns these addresses: the pod has a
-//!   permanent neighbour entry that gives them the hardware address of the host's end. The host has the
-//!   like for the pod. So neither side ever asks by ARP or NDP: it works without proxy ARP (which needs a
-//!   default route on the host and cannot be had for IPv6), without an address of the host on every veth
-//!   (which would show up as hundreds of node addresses), for one family or both, from the first packet.
-//! * The host's end has a hardware address of ours, because udev changes random ones and would break the
+//! Both families are set up alike:
+//! * The pod has its addresses as /32 and /128, so every packet leaves through the host and through netpol's hooks.
+//! * Its default route has the next hop 169.254.1.1 or `fe80::1`. No device has these addresses: the pod has a
+//!   permanent neighbour entry with the hardware address of the host's end, and the host has one for each address of the
+//!   pod. So neither side sends ARP or NDP requests. This needs no proxy ARP (which requires a
+//!   default route on the host and does not exist for IPv6) and no address of the host on every veth
+//!   (which would appear as hundreds of node addresses), and works from the first packet.
+//! * The host's end has a fixed hardware address, because udev replaces random ones, which would invalidate the
 //!   neighbour entry.
-//! * A `gw` in IPAM's routes is not used: there is only one way out.
+//! * A `gw` in IPAM's routes is ignored, because the host is the only next hop.
 //!
-//! The host's end stays down until [`connect_host`], so nothing reaches the pod before its policy is in force.
+//! The host's end stays down until [`connect_host`], so no packet reaches the pod before its policy is in force.
 
 mod host_end;
 
@@ -23,42 +23,42 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
+use netpol_netlink::{AdminState, IfIndex, Link, Netlink, Route, VethPair};
 use netpol_proto::{Attachment, ErrorCode};
 use serde_json::{Map, Value};
 
-use crate::netlink::{self, Link, Netlink, VethPair};
 use crate::netns::{self, Netns};
 use crate::result::{CniResult, Interface};
 use crate::veth::{self, Ends};
 
 pub use host_end::{HostEnd, alias};
 
-/// The pod's way out, IPv4: link-local, so it clashes with no network (RFC 3927 keeps 169.254.1.0 from use).
+/// The pod's IPv4 next hop: link-local (RFC 3927), so that it conflicts with no network.
 const NEXT_HOP_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
 
-/// The pod's way out, IPv6.
+/// The pod's IPv6 next hop.
 const NEXT_HOP_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
 
-/// What could not be made.
+/// Why the interface could not be created, configured or checked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The runtime asks for an interface that the container has.
+    /// The container already has the interface that the runtime asks for.
     #[error("container already has an interface {ifname}")]
     Exists {
         /// The name.
         ifname: String,
     },
-    /// IPAM gave nothing.
-    #[error("IPAM plugin gave no address")]
+    /// The result of the IPAM plugin has no address.
+    #[error("the IPAM plugin returned no address")]
     NoAddress,
     /// A step that the kernel refused.
     #[error("cannot {action} {object}")]
     Kernel {
-        /// What was tried.
+        /// The attempted action.
         action: &'static str,
-        /// On what.
+        /// Its object.
         object: String,
-        /// What the kernel said.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },
@@ -67,28 +67,28 @@ pub enum Error {
     Sysctl {
         /// The file below `/proc/sys`.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },
-    /// CHECK: something that ADD made is gone.
+    /// CHECK: a part that ADD created is missing.
     #[error("{what} is missing on interface {ifname}")]
     Gone {
-        /// What.
+        /// The part.
         what: String,
-        /// Where.
+        /// The interface.
         ifname: String,
     },
     /// The container's namespace cannot be entered.
     #[error(transparent)]
     Netns(#[from] netns::Error),
-    /// The two ends do not belong together.
+    /// The two ends are not a pair.
     #[error(transparent)]
     Veth(#[from] veth::Error),
 }
 
 impl Error {
-    /// The number in the table of CNI errors.
+    /// The CNI error code.
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Exists { .. } | Self::Kernel { .. } | Self::Sysctl { .. } => ErrorCode::KERNEL,
@@ -105,7 +105,7 @@ fn kernel(action: &'static str, object: impl Into<String>) -> impl FnOnce(io::Er
     move |source| Error::Kernel { action, object, source }
 }
 
-/// Both ends of a pair that was made, with a socket in the container's namespace.
+/// Both ends of a created pair, with a socket in the container's namespace.
 pub struct Pair {
     /// The host's end.
     pub host: Link,
@@ -114,7 +114,7 @@ pub struct Pair {
     inside: Netlink,
 }
 
-/// Refuses a container that has the interface already. Returns a socket in its namespace.
+/// Refuses a container that already has the interface. Returns a socket in its namespace.
 ///
 /// # Errors
 /// [`Error::Exists`], [`Error::Kernel`], [`Error::Netns`].
@@ -132,7 +132,7 @@ fn open_inside(netns: &Netns) -> Result<Netlink, Error> {
         .map_err(kernel("open a socket in", netns.path().display().to_string()))
 }
 
-/// Makes the pair, with a socket in the container's namespace. The container's end is up, the host's is not.
+/// Creates the pair. The container's end is up, the host's end is down.
 ///
 /// # Errors
 /// [`Error::Kernel`], [`Error::Netns`], [`Error::Veth`].
@@ -150,7 +150,8 @@ pub fn create(
         container_netns: netns.as_raw_fd(),
         mtu,
     };
-    host.add_veth(&pair).map_err(kernel("make veth pair", format!("{} and {ifname}", end.name)))?;
+    host.add_veth(&pair)
+        .map_err(kernel("create veth pair", format!("{} and {ifname}", end.name)))?;
     let Ends { host: outside, container } = veth::ends(host, &mut inside, netns, ifname)?;
     host.set_alias(outside.index, &end.alias).map_err(kernel("set alias of", &end.name))?;
     inside.set_up(container.index).map_err(kernel("set up interface", ifname))?;
@@ -166,7 +167,7 @@ pub fn addresses(ipam: &CniResult) -> Result<Vec<IpAddr>, Error> {
     if addresses.is_empty() { Err(Error::NoAddress) } else { Ok(addresses) }
 }
 
-/// Gives the pod its addresses and routes, and enters both ends into IPAM's result.
+/// Configures the pod's addresses and routes, and adds both ends to IPAM's result.
 ///
 /// # Errors
 /// [`Error::Kernel`], [`Error::Sysctl`], [`Error::Netns`].
@@ -197,7 +198,7 @@ pub fn configure_container(
     Ok(complete(ipam, host, container, netns))
 }
 
-/// Connects the host: its end up, one route per address. The last step of an ADD.
+/// Connects the host: sets its end up and adds one route per address. The last step of an ADD.
 ///
 /// # Errors
 /// [`Error::Kernel`], [`Error::Sysctl`].
@@ -208,20 +209,20 @@ pub fn connect_host(host: &mut Netlink, pair: &Pair, addresses: &[IpAddr]) -> Re
     }
     if addresses.iter().any(IpAddr::is_ipv6) {
         set_sysctl(Path::new("/proc/sys/net/ipv6/conf/all/forwarding"), "1")?;
-        // A pod must not be able to configure the host by router advertisements.
+        // So that a pod cannot configure the host by router advertisements.
         set_sysctl(Path::new(&format!("/proc/sys/net/ipv6/conf/{name}/accept_ra")), "0")?;
     }
     host.set_up(*index).map_err(kernel("set up interface", name))?;
     for address in addresses {
         let failed = kernel("set neighbour of", format!("{name}: {address}"));
         host.set_neighbour(*index, *address, &container.mac).map_err(failed)?;
-        let route = netlink::Route::new(single(*address), *index, None);
+        let route = Route::new(single(*address), *index, None);
         host.add_route(&route).map_err(kernel("add route to", format!("{name}: {address}")))?;
     }
     Ok(())
 }
 
-/// Removes the pair by the host's end. Nothing to remove is no error.
+/// Removes the pair by the host's end. A missing pair is no error.
 ///
 /// # Errors
 /// [`Error::Kernel`].
@@ -236,7 +237,7 @@ pub fn remove(host: &mut Netlink, end: &HostEnd) -> Result<(), Error> {
 /// Removes the host's ends of a network that belong to no valid attachment.
 ///
 /// # Errors
-/// Each that could not be removed.
+/// One for each end that could not be removed.
 pub fn remove_others(
     host: &mut Netlink,
     network: &str,
@@ -257,7 +258,8 @@ pub fn remove_others(
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
-/// Is everything still there that ADD made? Routes inside are not looked at: plugins behind us may change them.
+/// Checks that everything that ADD created still exists, except the routes in the container, because later plugins may
+/// change them. Returns the host's end.
 ///
 /// # Errors
 /// [`Error::Gone`], [`Error::Veth`], [`Error::Netns`], [`Error::Kernel`].
@@ -274,12 +276,12 @@ pub fn check(
     if outside.name != end.name {
         return Err(gone(format!("the peer {}", end.name), ifname));
     }
-    if outside.state == netlink::AdminState::Down {
+    if outside.state == AdminState::Down {
         return Err(gone("the state up".into(), &end.name));
     }
-    let present = inside.addresses(container.index).map_err(kernel("list addresses of", ifname))?;
+    let present = inside.addresses().map_err(kernel("list addresses of", ifname))?;
     for address in previous.addresses_of(ifname) {
-        if !present.contains(&address) {
+        if !present.contains(&(container.index, address)) {
             return Err(gone(format!("address {address}"), ifname));
         }
         let route = host.route_to(single(address)).map_err(kernel("list routes of", &end.name))?;
@@ -290,7 +292,7 @@ pub fn check(
     Ok(outside)
 }
 
-/// The families that the pod has, as the next hops of their default routes.
+/// The next hops of the families of the pod's addresses.
 fn next_hops(ipam: &CniResult) -> impl Iterator<Item = IpAddr> {
     let has_v4 = ipam.ips.iter().any(|ip| ip.address.is_ipv4());
     let has_v6 = ipam.ips.iter().any(|ip| ip.address.is_ipv6());
@@ -299,8 +301,8 @@ fn next_hops(ipam: &CniResult) -> impl Iterator<Item = IpAddr> {
         .filter_map(|(has_family, next_hop)| has_family.then_some(next_hop))
 }
 
-/// IPAM's routes of the families that the pod has, and a default route for each family that has none.
-fn routes(ipam: &CniResult, link: u32) -> Vec<netlink::Route> {
+/// IPAM's routes of the families of the pod's addresses, and a default route for each family without one.
+fn routes(ipam: &CniResult, link: IfIndex) -> Vec<Route> {
     let mut routes = Vec::new();
     for next_hop in next_hops(ipam) {
         let mut has_default = false;
@@ -310,15 +312,7 @@ fn routes(ipam: &CniResult, link: u32) -> Vec<netlink::Route> {
             let (advmss, priority, table) = (route.advmss, route.priority, route.table);
             let destination = route.dst;
             let gateway = Some(next_hop);
-            routes.push(netlink::Route {
-                destination,
-                link,
-                gateway,
-                mtu,
-                advmss,
-                priority,
-                table,
-            });
+            routes.push(Route { destination, link, gateway, mtu, advmss, priority, table });
         }
         if !has_default {
             let unspecified: IpAddr = match next_hop {
@@ -328,19 +322,19 @@ fn routes(ipam: &CniResult, link: u32) -> Vec<netlink::Route> {
             // A prefix of 0 is valid for both families.
             routes.extend(
                 IpNetwork::new(unspecified, 0)
-                    .map(|destination| netlink::Route::new(destination, link, Some(next_hop))),
+                    .map(|destination| Route::new(destination, link, Some(next_hop))),
             );
         }
     }
     routes
 }
 
-/// The network of one address.
+/// The network that contains only this address.
 fn single(address: IpAddr) -> IpNetwork {
     IpNetwork::from(address)
 }
 
-/// IPAM's result with the interfaces, the addresses being those of the container's end.
+/// IPAM's result with both interfaces. All its addresses belong to the container's end.
 fn complete(mut ipam: CniResult, host: &Link, container: &Link, netns: &Netns) -> CniResult {
     let interface = |link: &Link, sandbox| Interface {
         name: link.name.clone(),
@@ -356,7 +350,7 @@ fn complete(mut ipam: CniResult, host: &Link, container: &Link, netns: &Netns) -
     ipam
 }
 
-/// Writes a sysctl of the calling thread's namespace if it has another value.
+/// Writes a sysctl of the calling thread's namespace, unless it has the value already.
 fn set_sysctl(path: &Path, value: &str) -> Result<(), Error> {
     let failed = |source| Error::Sysctl { path: path.into(), source };
     let current = std::fs::read_to_string(path).map_err(failed)?;
@@ -373,7 +367,7 @@ mod tests {
 
     fn check_routes(ipam: &Value, expected: &[(&str, &str)]) {
         let ipam = CniResult::from_value("test", ipam).unwrap();
-        let found: Vec<_> = routes(&ipam, 7)
+        let found: Vec<_> = routes(&ipam, IfIndex(7))
             .iter()
             .map(|route| (route.destination.to_string(), route.gateway.unwrap().to_string()))
             .collect();
@@ -382,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn every_family_that_the_pod_has_gets_a_default_route_and_no_other_does() {
+    fn each_family_of_the_pods_addresses_gets_a_default_route() {
         let v4 = json!({ "address": "10.0.0.2/24" });
         let v6 = json!({ "address": "fd00::2/64" });
         let via4 = ("0.0.0.0/0", "169.254.1.1");
@@ -394,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn routes_of_ipam_are_kept_and_lead_through_the_host() {
+    fn routes_of_ipam_are_kept_with_the_host_as_next_hop() {
         let ipam = json!({
             "ips": [{ "address": "10.0.0.2/24" }],
             "routes": [{ "dst": "10.1.0.0/16", "gw": "10.0.0.1" }, { "dst": "0.0.0.0/0" }],

@@ -1,9 +1,10 @@
 //! ADD: the interface exists, then its policy is in force, then the runtime gets its answer.
 //!
-//! Whatever goes wrong, what this call made is undone: a pod is never left connected and unprotected.
+//! On any failure everything that this call created is removed, so that no pod stays connected and unprotected.
 
 use std::net::IpAddr;
 
+use netpol_netlink::{Link, Netlink};
 use netpol_proto::{Add, Attachment, PodRef, Request};
 use serde_json::{Map, Value};
 
@@ -12,13 +13,12 @@ use crate::client;
 use crate::config::{self, Delegate, Main, Mode};
 use crate::error::CniError;
 use crate::interface::{self, HostEnd};
-use crate::netlink::{Link, Netlink};
 use crate::netns::Netns;
 use crate::result::CniResult;
 use crate::subnet_file::Subnets;
 use crate::veth;
 
-/// What an ADD knows besides its configuration.
+/// The input of an ADD besides its configuration.
 struct Target {
     attachment: Attachment,
     pod: PodRef,
@@ -51,7 +51,7 @@ pub(super) fn add(call: &Call<'_>) -> Result<CniResult, CniError> {
 fn chained(call: &Call<'_>, target: &Target) -> Result<CniResult, CniError> {
     let previous = call.config.prev_result.as_ref().ok_or(config::Error::Missing {
         field: "prevResult",
-        reason: "without `ipam`, `subnetFile` or `delegate` netpol-cni must stand behind another plugin",
+        reason: "without `ipam`, `subnetFile` or `delegate` netpol-cni must be chained after another plugin",
     })?;
     let previous = CniResult::from_value("prevResult", previous)?;
     enforce_found(call, target, &previous)?;
@@ -65,7 +65,8 @@ fn delegated(call: &Call<'_>, target: &Target, delegate: &Delegate) -> Result<Cn
     Ok(result)
 }
 
-/// What waits for others is done side by side: IPAM is another process, and the agent does not care what is in the container.
+/// Creates and configures the interface. Steps that wait run in parallel: IPAM is another process, and the agent does not
+/// depend on the configuration inside the container.
 fn make(
     call: &Call<'_>,
     target: &Target,
@@ -78,21 +79,21 @@ fn make(
     let end = HostEnd::of(&call.config.network, &target.attachment);
     let mut host = host_netlink()?;
     let ipam_config = ipam_config(call, main, subnets.as_ref());
-    let (pair, ipam) = side_by_side(
+    let (pair, ipam) = in_parallel(
         || interface::create(&mut host, inside, &target.netns, &end, (ifname, mtu)),
         || call.plugin(&main.ipam_type, &ipam_config).add(),
     );
     let (mut pair, ipam) = (pair?, ipam?);
     let addresses = interface::addresses(&ipam)?;
     let host_end = pair.host.clone();
-    let (result, enforced) = side_by_side(
+    let (result, enforced) = in_parallel(
         || interface::configure_container(&mut pair, &target.netns, ipam),
         || enforce(call, target, &host_end, addresses.clone()),
     );
     let mut result = result?;
     enforced?;
     if let Some(dns) = call.config.raw.get("dns")
-        // host-local always has `dns`, mostly with nothing in it.
+        // host-local always returns `dns`, usually empty.
         && result.other.get("dns").and_then(Value::as_object).is_none_or(Map::is_empty)
     {
         result.other.insert("dns".into(), dns.clone());
@@ -101,11 +102,8 @@ fn make(
     Ok(result)
 }
 
-/// Does the second on a thread of its own while the first is done here.
-fn side_by_side<A, B: Send>(
-    first: impl FnOnce() -> A,
-    second: impl FnOnce() -> B + Send,
-) -> (A, B) {
+/// Runs `second` on another thread while `first` runs on this one.
+fn in_parallel<A, B: Send>(first: impl FnOnce() -> A, second: impl FnOnce() -> B + Send) -> (A, B) {
     std::thread::scope(|scope| {
         let second = scope.spawn(second);
         let first = first();
@@ -113,14 +111,14 @@ fn side_by_side<A, B: Send>(
     })
 }
 
-/// Finds the host side of an interface that another plugin made, and has it enforced.
+/// Finds the host's end of an interface that another plugin created, and enforces the policy on it.
 fn enforce_found(call: &Call<'_>, target: &Target, result: &CniResult) -> Result<(), CniError> {
     let ifname = &target.attachment.container_ifname;
     let host = veth::host_side(&mut host_netlink()?, &target.netns, ifname, result)?;
     enforce(call, target, &host, result.addresses_of(ifname))
 }
 
-/// Has the agent put the pod's policy in force on `host`. Returns once it is.
+/// Asks the agent to enforce the pod's policy on `host`. Returns once it is in force.
 fn enforce(
     call: &Call<'_>,
     target: &Target,
@@ -133,7 +131,7 @@ fn enforce(
         network: call.config.network.clone(),
         netns: netns.path().display().to_string(),
         host_ifname: host.name.clone(),
-        host_ifindex: host.index,
+        host_ifindex: host.index.0,
         pod: pod.clone(),
         addresses,
         is_unshaped: call.config.is_unshaped,
@@ -141,17 +139,17 @@ fn enforce(
     Ok(client::ask(&call.config.agent_socket, &request)?)
 }
 
-/// Whoever makes the interface is the first plugin of its list and the first call for its container. Told before
-/// there is anything to undo: a mistaken second ADD must not take down what the first has made.
+/// Refuses an ADD if an earlier plugin or an earlier ADD created the interface. This check comes before the first step that
+/// would be undone, because a repeated ADD must not remove the interface of the first one.
 fn refuse_second(call: &Call<'_>, target: &Target) -> Result<Netlink, CniError> {
     if call.config.prev_result.is_some() {
-        let reason = "the plugin that makes the interface is the first of its list";
+        let reason = "the plugin that creates the interface must be the first of its list";
         return Err(config::Error::Conflict { field: "prevResult", reason }.into());
     }
     Ok(interface::refuse_existing(&target.netns, &target.attachment.container_ifname)?)
 }
 
-/// Takes back what an ADD has made before it failed. What cannot be taken back is told in the details.
+/// Removes everything that a failed ADD has created. The details of the error report what could not be removed.
 fn undo_on_error(
     call: &Call<'_>,
     target: &Target,

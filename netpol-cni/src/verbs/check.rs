@@ -1,4 +1,4 @@
-//! CHECK: is everything as ADD left it?
+//! CHECK: compares the interface with the result of ADD.
 
 use netpol_proto::{Check, ErrorCode, Request};
 
@@ -13,15 +13,14 @@ use crate::result::{CniResult, Interface};
 use crate::subnet_file::Subnets;
 use crate::veth;
 
-/// Looks at the interface, at what other plugins keep, and asks the agent whether the policy is in force.
+/// Checks the interface, calls the other plugins, and asks the agent whether the policy is in force.
 pub(super) fn check(call: &Call<'_>) -> Result<(), CniError> {
     let attachment = call.environment.attachment()?;
     let netns = Netns::open(&call.environment.required_netns()?)?;
-    let previous = call
-        .config
-        .prev_result
-        .as_ref()
-        .ok_or(config::Error::Missing { field: "prevResult", reason: "CHECK compares with it" })?;
+    let previous = call.config.prev_result.as_ref().ok_or(config::Error::Missing {
+        field: "prevResult",
+        reason: "CHECK compares the interface with it",
+    })?;
     let previous = CniResult::from_value("prevResult", previous)?;
     let ifname = &attachment.container_ifname;
     let mut host = host_netlink()?;
@@ -46,6 +45,6 @@ pub(super) fn check(call: &Call<'_>) -> Result<(), CniError> {
         let msg = format!("prevResult does not name interface {ifname}");
         return Err(CniError::new(ErrorCode::CHECK_FAILED, msg));
     }
-    let request = Request::Check(Check { attachment, host_ifindex: link.index });
+    let request = Request::Check(Check { attachment, host_ifindex: link.index.0 });
     Ok(client::ask(&call.config.agent_socket, &request)?)
 }

@@ -1,7 +1,7 @@
-//! DEL: remove all that ADD made, whatever is left of it.
+//! DEL: removes everything that ADD created.
 //!
-//! Works twice, without the agent, the network namespace and the previous result. One step that fails does
-//! not keep the others from being done; all failures are reported.
+//! Can be repeated, and needs neither the agent nor the network namespace nor the previous result. A step that fails does
+//! not prevent the others; all failures are reported.
 
 use netpol_proto::{Attachment, Request};
 
@@ -17,23 +17,23 @@ pub(super) fn del(call: &Call<'_>) -> Result<(), CniError> {
     undo(call, &call.environment.attachment()?)
 }
 
-/// The same, for an ADD that failed halfway.
+/// [`del`], also for an ADD that failed halfway.
 ///
-/// The interface goes first and the address last: at no moment is there an interface without enforcement, nor an
-/// address that is free for another pod while this one's rules still stand.
+/// The interface is removed first and the address last, so that no interface exists without enforcement, and no
+/// address is free for another pod while this pod's rules are still in force.
 pub(super) fn undo(call: &Call<'_>, attachment: &Attachment) -> Result<(), CniError> {
     let mut errors = Vec::new();
-    let mut note = |outcome: Result<(), CniError>| errors.extend(outcome.err());
+    let mut collect = |outcome: Result<(), CniError>| errors.extend(outcome.err());
     match &call.config.mode {
-        Mode::Chained => note(forget(call, attachment)),
+        Mode::Chained => collect(forget(call, attachment)),
         Mode::Main(main) => {
-            note(remove_interface(call, attachment));
-            note(forget(call, attachment));
-            note(release(call, main));
+            collect(remove_interface(call, attachment));
+            collect(forget(call, attachment));
+            collect(release(call, main));
         }
         Mode::Delegate(Delegate { plugin_type, config }) => {
-            note(call.plugin(plugin_type, config).del().map_err(CniError::from));
-            note(forget(call, attachment));
+            collect(call.plugin(plugin_type, config).del().map_err(CniError::from));
+            collect(forget(call, attachment));
         }
     }
     CniError::collect(errors).map_or(Ok(()), Err)
@@ -44,7 +44,7 @@ fn remove_interface(call: &Call<'_>, attachment: &Attachment) -> Result<(), CniE
     Ok(interface::remove(&mut host_netlink()?, &end)?)
 }
 
-/// Tells the agent. One that is not there will see by itself that the interface is gone.
+/// Reports the removal to the agent. An agent that does not run finds the removed interface when it starts.
 fn forget(call: &Call<'_>, attachment: &Attachment) -> Result<(), CniError> {
     match client::ask(&call.config.agent_socket, &Request::Del(attachment.clone())) {
         Err(error) if !error.is_absence() => Err(error.into()),
@@ -52,10 +52,10 @@ fn forget(call: &Call<'_>, attachment: &Attachment) -> Result<(), CniError> {
     }
 }
 
-/// Gives the address back.
+/// Returns the address to IPAM.
 fn release(call: &Call<'_>, main: &Main) -> Result<(), CniError> {
     let subnets = main.subnet_file.as_deref().map(Subnets::read);
-    // flanneld's file does not survive a reboot, addresses on disk do.
+    // After a reboot flanneld's file is gone, but IPAM's addresses on disk are not.
     let subnets =
         subnets.map(|subnets| subnets.unwrap_or_else(|_unreadable| Subnets::placeholder()));
     Ok(call.plugin(&main.ipam_type, &ipam_config(call, main, subnets.as_ref())).del()?)

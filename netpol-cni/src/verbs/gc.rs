@@ -1,4 +1,4 @@
-//! GC: remove what belongs to no valid attachment of the network.
+//! GC: removes the resources that belong to no valid attachment of the network.
 
 use netpol_proto::{Gc, Request};
 
@@ -10,7 +10,8 @@ use crate::error::CniError;
 use crate::interface;
 use crate::subnet_file::Subnets;
 
-/// Cleans up here, has other plugins do so, and tells the agent. One step that fails does not keep the others back.
+/// Removes interfaces, calls GC of the other plugins, and reports the valid attachments to the agent. A step that fails does
+/// not prevent the others.
 pub(super) fn gc(call: &Call<'_>) -> Result<(), CniError> {
     let valid_attachments = call.config.valid_attachments()?;
     let network = &call.config.network;

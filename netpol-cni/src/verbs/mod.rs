@@ -1,6 +1,6 @@
-//! The verbs, and the way to them.
+//! The verbs and their dispatch.
 //!
-//! In: environment and standard input as values. Out: what goes to standard output, and the exit code.
+//! In: environment and standard input as values. Out: the standard output, and the exit code.
 
 mod add;
 mod check;
@@ -10,6 +10,7 @@ mod status;
 
 use std::io::{Read, Write};
 
+use netpol_netlink::Netlink;
 use netpol_proto::ErrorCode;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -17,15 +18,14 @@ use serde_json::{Map, Value};
 use crate::config::{self, Config, Main};
 use crate::environment::{Environment, Verb};
 use crate::error::CniError;
-use crate::netlink::Netlink;
 use crate::plugin::{Plugin, first_version_with};
 use crate::subnet_file::Subnets;
 use crate::version::SpecVersion;
 
-/// Exit code of a failure; the JSON says which.
+/// Exit code of a failure; the JSON has the error.
 const FAILURE: u8 = 1;
 
-/// A call of the runtime, as far as all verbs but VERSION have it in common.
+/// The input that all verbs except VERSION need.
 struct Call<'a> {
     environment: &'a Environment,
     config: &'a Config,
@@ -46,11 +46,11 @@ pub fn run(environment: &Environment, stdin: impl Read, mut stdout: impl Write) 
         }
         stdout.write_all(&output).and_then(|()| stdout.flush())
     });
-    // A result that nobody could read is a failure.
+    // The runtime could not read the result, so the call failed.
     if written.is_ok() { code } else { FAILURE }
 }
 
-/// The version to answer in, and the answer.
+/// The version of the answer, and the answer.
 fn serve(environment: &Environment, stdin: impl Read) -> (SpecVersion, Result<Vec<u8>, CniError>) {
     let verb = match environment.verb() {
         Ok(Verb::Version) => return (SpecVersion::LATEST, version(stdin)),
@@ -74,7 +74,7 @@ fn dispatch(verb: Verb, call: &Call<'_>) -> Result<Vec<u8>, CniError> {
         Verb::Check => check::check(call).map(|()| Vec::new()),
         Verb::Gc => gc::gc(call).map(|()| Vec::new()),
         Verb::Status => status::status(call).map(|()| Vec::new()),
-        // Answered before the configuration is read, as it has none.
+        // VERSION has no configuration and is answered before it is parsed.
         Verb::Version => to_json(&Versions::new(version.as_str().into())),
     }
 }
@@ -93,7 +93,7 @@ impl Versions {
     }
 }
 
-/// VERSION: answers in the caller's version, if it says one.
+/// VERSION: answers with the caller's version, if it names one.
 fn version(stdin: impl Read) -> Result<Vec<u8>, CniError> {
     let input: Option<Map<String, Value>> = serde_json::from_slice(&read(stdin)?).ok();
     let asked = input.as_ref().and_then(|input| input.get("cniVersion")).and_then(Value::as_str);
@@ -118,7 +118,7 @@ fn host_netlink() -> Result<Netlink, CniError> {
     })
 }
 
-/// The configuration for an IPAM plugin: ours, with the `ipam` section that is in force.
+/// The configuration for an IPAM plugin: the plugin's own, with the effective `ipam` section.
 fn ipam_config(call: &Call<'_>, main: &Main, subnets: Option<&Subnets>) -> Map<String, Value> {
     let mut ipam = main.ipam.clone();
     ipam.insert("type".into(), main.ipam_type.as_str().into());
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn version_answers_in_the_version_asked_for() {
+    fn version_answers_with_the_version_of_the_caller() {
         for (stdin, expected) in [
             (r#"{"cniVersion":"0.4.0"}"#, "0.4.0"),
             (r#"{"cniVersion":"1.2.0"}"#, "1.2.0"),
@@ -172,14 +172,14 @@ mod tests {
     }
 
     #[test]
-    fn without_a_command_the_answer_says_what_this_is() {
+    fn without_a_command_the_error_explains_that_this_is_a_cni_plugin() {
         let (code, error) = check(None, "");
         assert_eq!((code, &error["code"]), (1, &4.into()));
         assert!(error["msg"].as_str().unwrap().contains("is a CNI plugin"), "{error}");
     }
 
     #[test]
-    fn a_verb_younger_than_the_configuration_is_an_incompatible_version() {
+    fn a_verb_newer_than_the_configuration_is_an_incompatible_version() {
         for (verb, version) in [("CHECK", "0.3.1"), ("GC", "1.0.0"), ("STATUS", "0.4.0")] {
             let config = format!(r#"{{"cniVersion":"{version}","name":"n"}}"#);
             let (code, error) = check(Some(verb), &config);

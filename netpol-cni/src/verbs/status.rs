@@ -1,4 +1,4 @@
-//! STATUS: could an ADD be served now?
+//! STATUS: checks that an ADD could be served now.
 
 use netpol_proto::{ErrorCode, Request};
 
@@ -11,8 +11,8 @@ use crate::subnet_file::Subnets;
 
 /// Asks the agent and the other plugins.
 ///
-/// A missing agent is [`ErrorCode::NOT_AVAILABLE`] and not worse: the pinned programs go on enforcing for the pods
-/// that run.
+/// A missing agent is only [`ErrorCode::NOT_AVAILABLE`], because the pinned programs still enforce the policies of running
+/// pods.
 pub(super) fn status(call: &Call<'_>) -> Result<(), CniError> {
     if let Err(error) = client::ask(&call.config.agent_socket, &Request::Status) {
         let absent = error.is_absence();

@@ -63,7 +63,7 @@ wire! {
     pub struct AllowValue {
         /// The rule that put the entry here, for explanations.
         pub rule: RuleId,
-        /// [`AllowValue::ALLOW`] or [`AllowValue::DENY`].
+        /// [`AllowValue::ALLOW`], [`AllowValue::DENY`] or [`AllowValue::DEFAULT`].
         pub verdict: u8,
         /// Zero.
         pub pad: [u8; 3],
@@ -76,8 +76,19 @@ impl AllowValue {
     /// The packet must not pass, whatever less specific entries say.
     pub const DENY: u8 = 0;
 
+    /// No rule decides for this identity, although an entry of [`Identity::ANY`] may match: the verdict is that of no entry.
+    pub const DEFAULT: u8 = 2;
+    /// The value with the meaning of no entry.
+    pub const DEFAULT_VALUE: Self =
+        Self { rule: RuleId::NONE, verdict: Self::DEFAULT, pad: [0; 3] };
+
     /// An allowing value.
     pub const fn allow(rule: RuleId) -> Self {
         Self { rule, verdict: Self::ALLOW, pad: [0; 3] }
+    }
+
+    /// A denying value.
+    pub const fn deny(rule: RuleId) -> Self {
+        Self { rule, verdict: Self::DENY, pad: [0; 3] }
     }
 }

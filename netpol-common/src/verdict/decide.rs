@@ -14,7 +14,7 @@ use crate::maps::PolicyMaps;
 use crate::packet::{Frame, Packet, Parsed};
 use crate::reason::{DropReason, PassReason, Verdict};
 
-/// Decides about one frame, and notes in `maps` what later packets need. `see` is asked for the hook_context more than once: what is
+/// Decides about one frame, and notes in `maps` what later packets need. `see` is asked for the context more than once: what is
 /// asked again costs no stack. `packet` is scratch space that afterwards holds what was read from the frame; nothing is read of one
 /// that leaves the node with nothing to finish.
 ///

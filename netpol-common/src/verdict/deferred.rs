@@ -19,7 +19,7 @@ pub(super) fn is_never_finished(view: &View) -> bool {
 
 /// Whether a pod has sent this packet to itself, through a Service. Over a routed veth, or a bridge whose packets
 /// netfilter sees, the pod's own device is the one by which it came. On another bridge that is the bridge, and only
-/// the egress_mark tells.
+/// the egress mark tells.
 #[inline(always)]
 pub(super) fn is_hairpin<M: PolicyMaps>(maps: &M, seen: &HookContext) -> bool {
     seen.ingress_ifindex == seen.ifindex.0
@@ -61,7 +61,7 @@ pub(super) fn finish_deferred<M: PolicyMaps, B: Frame + ?Sized>(
     let ruling = if endpoint.is_isolated(Direction::Egress) {
         judge(maps, bytes, view, packet)
     } else {
-        // It had a egress_mark only to be known again by itself.
+        // It had an egress mark only to be known again by itself.
         Ruling::pass(PassReason::NotIsolated)
     };
     if seen.flow_handle != 0 {
@@ -71,7 +71,7 @@ pub(super) fn finish_deferred<M: PolicyMaps, B: Frame + ?Sized>(
 }
 
 /// Tells the connection, as the pod that sent a deferred packet sees it, what has become of that. A sender without a
-/// egress_mark is not known: 0.
+/// egress mark is not known: 0.
 #[inline(never)]
 pub(super) fn settle<M: PolicyMaps>(
     maps: &M,

@@ -2,7 +2,7 @@
 
 use crate::ids::{Hook, IfIndex, Nanos};
 
-/// Bits of the packet mark that carry a egress_mark unless configured otherwise; kube-proxy uses 0xc000.
+/// Bits of the packet mark that carry an egress mark unless configured otherwise; kube-proxy uses 0xc000.
 pub const DEFAULT_MARK_MASK: u32 = 0xfff0_0000;
 
 /// Where and when a packet was seen.
@@ -21,9 +21,9 @@ pub struct HookContext {
     pub is_tagged: bool,
     /// The packet mark.
     pub mark: u32,
-    /// The bits of the mark that carry a egress_mark: 12 adjacent ones.
+    /// The bits of the mark that carry an egress mark: 12 adjacent ones.
     pub mark_mask: u32,
-    /// Which connection of the egress_mark's owner a deferred packet is of, as far as it tells (`__sk_buff.tc_index`, which
+    /// Which connection of the egress mark's owner a deferred packet is of, as far as it tells (`__sk_buff.tc_index`, which
     /// like the mark stays with the packet); 0 for none.
     pub flow_handle: u16,
     /// Coarse monotonic time.
@@ -31,7 +31,7 @@ pub struct HookContext {
 }
 
 impl HookContext {
-    /// What a egress_mark is multiplied by to stand in the mask's bits: BPF has no instruction that counts zeros.
+    /// What an egress mark is multiplied by to stand in the mask's bits: BPF has no instruction that counts zeros.
     #[inline(always)]
     const fn mark_unit(&self) -> u32 {
         self.mark_mask & self.mark_mask.wrapping_neg()

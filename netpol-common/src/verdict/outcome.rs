@@ -13,7 +13,7 @@ pub struct Outcome {
     pub rule: RuleId,
     /// The packet's new mark.
     pub mark: u32,
-    /// The packet's new flow_handle.
+    /// The packet's new deferred flow handle.
     pub flow_handle: u16,
     /// The endpoint whose policy decided: not the hook's own one for a deferred egress verdict.
     pub ifindex: IfIndex,

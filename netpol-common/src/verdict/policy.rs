@@ -48,7 +48,7 @@ pub(super) fn consult<M: PolicyMaps>(
             Direction::Egress => None,
         };
         let Some(backend) = backend else {
-            // Without a egress_mark nobody would finish the verdict, and a dropped packet must leave no flow.
+            // Without an egress mark nobody would finish the verdict, and a dropped packet must leave no flow.
             let is_enforced =
                 view.endpoint.is_isolated(origin) && !view.endpoint.is_audited(origin);
             if view.endpoint.egress_mark == 0 && is_enforced {
@@ -70,7 +70,9 @@ pub(super) fn consult<M: PolicyMaps>(
         Some(value) if value.verdict == AllowValue::ALLOW => {
             Ruling::new(Verdict::Pass(PassReason::Allowed), value.rule)
         }
-        Some(value) => Ruling::new(Verdict::Drop(DropReason::Denied), value.rule),
-        None => audited(view, origin, DropReason::NotAllowed),
+        Some(value) if value.verdict != AllowValue::DEFAULT => {
+            Ruling::new(Verdict::Drop(DropReason::Denied), value.rule)
+        }
+        Some(_) | None => audited(view, origin, DropReason::NotAllowed),
     }
 }

@@ -1,4 +1,4 @@
-//! Egress marks, one packet at a time. All else about verdicts is tested on compiled policies.
+//! Tickets, one packet at a time. All else about verdicts is tested on compiled policies.
 
 use super::{DEFAULT_MARK_MASK, HookContext, Outcome, decide};
 use crate::addr::Addr;
@@ -116,7 +116,7 @@ fn a_deferred_packet_bears_the_egress_mark_of_its_pod_and_not_one_that_the_pod_h
 }
 
 #[test]
-fn without_a_egress_mark_to_give_an_isolated_pod_reaches_nothing_that_is_deferred() {
+fn without_an_egress_mark_to_give_an_isolated_pod_reaches_nothing_that_is_deferred() {
     let outcome = see(endpoint(Direction::Egress, 0), Hook::PodEgress, 0);
     assert_eq!(outcome.verdict, Verdict::Drop(DropReason::UnknownEgressMark));
     let outcome = see(endpoint(Direction::Ingress, 0), Hook::PodEgress, 0);

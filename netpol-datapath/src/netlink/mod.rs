@@ -1,12 +1,10 @@
-//! The node's devices and addresses; the only user of rtnetlink.
+//! The node's devices and addresses; the only user of the rtnetlink crate.
 //!
-//! In: netlink. Out: a [`Devices`] snapshot at the start and after every change. Must not: change anything
-//! of the node by itself.
-//! [`VethReader`] tells where the veth pairs of a namespace lead, [`TrafficControl`] hangs programs on devices for `ebpf`.
-//! [`PretendDevices`] are for simulations, out of the node's sight.
+//! In: netlink. Out: a [`Devices`] snapshot at the start and after every change. Must not: change the node's devices.
+//! [`VethReader`] lists the veth pairs of a namespace with their peers. [`PretendDevices`] creates devices for simulations, in a
+//! separate network namespace. Blocking requests, also those for clsact filters, are in `netpol-netlink`.
 
 mod pretend;
-mod traffic_control;
 mod veth;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,19 +24,19 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+pub use netpol_netlink::{CLSACT, Filter, Position, Side, TrafficControl, device_name};
 pub use pretend::{Error as PretendError, PretendDevices};
-pub use traffic_control::{CLSACT, Filter, Position, Side, TrafficControl};
 pub use veth::{VethEnd, VethReader};
 
-/// How long the devices must be quiet before they are read again: by then an ADD in progress has reached the agent.
+/// Time without a change before the devices are read again, so that an ADD in progress has reached the agent.
 const QUIET: Duration = Duration::from_millis(200);
-/// After so long they are read although they are not quiet.
+/// Longest time that changes delay the next read.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What there is on the node, without loopback.
+/// The devices and addresses of the node, without loopback.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Devices {
-    /// Every device with its role.
+    /// All devices.
     pub by_ifindex: BTreeMap<IfIndex, Device>,
     /// All addresses of all devices.
     pub addresses: BTreeSet<IpAddr>,
@@ -49,32 +47,35 @@ pub struct Devices {
 pub struct Device {
     /// Its name.
     pub name: String,
-    /// Joins other devices: what it carries away leaves through one of its ports.
+    /// Whether it is a bridge, whose packets leave through one of its ports.
     pub is_bridge: bool,
-    /// Up, or meant to be.
+    /// Whether it is administratively up.
     pub is_up: bool,
-    /// What its packets begin with.
+    /// First header of its frames.
     pub framing: Framing,
 }
 
-/// Why netlink cannot be used.
+/// Errors of netlink.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No socket.
+    /// No socket could be opened.
     #[error("cannot open a netlink socket")]
     Connect(#[source] std::io::Error),
-    /// The kernel refuses a question.
+    /// The kernel refuses to list devices or addresses.
     #[error("cannot list the node's {what}")]
     List {
-        /// Devices or addresses.
+        /// `devices` or `addresses`.
         what: &'static str,
-        /// What the kernel said.
+        /// The error of the kernel.
         #[source]
         source: rtnetlink::Error,
     },
+    /// The kernel refuses to list the veth pairs of a network namespace.
+    #[error("cannot list the veth pairs of a network namespace")]
+    ListVeths(#[source] std::io::Error),
 }
 
-/// Sends the devices as they are now, and again after every change, until `cancel` is cancelled or nobody listens.
+/// Sends a snapshot of the devices now and after every change, until `cancel` is cancelled or the receiver is dropped.
 ///
 /// # Errors
 /// Netlink cannot be used at all. Later failures are logged, and the next change tries again.
@@ -88,18 +89,20 @@ pub async fn watch(out: mpsc::Sender<Devices>, cancel: CancellationToken) -> Res
     }
     loop {
         let Some(Some(_)) = cancel.run_until_cancelled(news.next()).await else { break };
-        // Changes come in bursts. The end of the burst is what matters.
+        // Changes come in bursts: the devices are read once, after the burst.
         let burst = async { while let Ok(Some(_)) = timeout(QUIET, news.next()).await {} };
-        // Either it ended, or it has lasted long enough.
+        // The burst ended, or it has lasted for PATIENCE.
         drop(timeout(PATIENCE, burst).await);
         match read(&handle).await {
-            // Also if they are the same: what came and went meanwhile has left pins.
+            // Also if nothing changed, because a device that came and went meanwhile may have left pins.
             Ok(now) => {
                 if out.send(now).await.is_err() {
                     break;
                 }
             }
-            Err(error) => warn!(%error, "the node's devices are as last known"),
+            Err(error) => {
+                warn!(%error, "cannot read the node's devices, the last snapshot stays in use");
+            }
         }
     }
     connection.abort();
@@ -135,9 +138,9 @@ async fn read(handle: &Handle) -> Result<Devices, Error> {
     Ok(devices)
 }
 
-/// The own address that a message tells.
+/// The device's own address in a message.
 fn address_of(message: &AddressMessage) -> Option<IpAddr> {
-    // On a point-to-point device `Address` is the other end; `Local` is always ours.
+    // On a point-to-point device `Address` is the peer's; `Local` is always the device's own.
     let local = message.attributes.iter().find_map(|attribute| {
         if let AddressAttribute::Local(address) = attribute { Some(*address) } else { None }
     });

@@ -1,4 +1,4 @@
-//! Devices for simulations: a network namespace of their own, and pairs of devices with wanted numbers in it.
+//! Devices for simulations: veth pairs with chosen indexes in a separate network namespace.
 
 use std::io;
 
@@ -8,21 +8,21 @@ use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, new_connection
 use rustix::thread::UnshareFlags;
 use tokio::runtime::{Builder, Runtime};
 
-/// Why there are no devices to pretend with.
+/// Why the devices could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Not root, most often.
-    #[error("cannot make a network namespace")]
+    /// No network namespace could be created, usually because the process is not root.
+    #[error("cannot create a network namespace")]
     Namespace(#[source] io::Error),
-    /// No netlink socket, or no event loop for it.
+    /// No netlink socket could be opened, or no event loop created for it.
     #[error("cannot open a netlink socket")]
     Connect(#[source] io::Error),
     /// The kernel refuses a device.
-    #[error("cannot make the network device {ifindex}")]
+    #[error("cannot create the network device {ifindex}")]
     Add {
-        /// Its number.
+        /// Its index.
         ifindex: u32,
-        /// What the kernel said.
+        /// The error of the kernel.
         #[source]
         source: rtnetlink::Error,
     },
@@ -32,20 +32,20 @@ pub enum Error {
 pub struct PretendDevices {
     runtime: Runtime,
     handle: Handle,
-    /// All numbers below this one have their device, from where it began.
+    /// The devices with indexes from the first one up to this one exist.
     next: u32,
 }
 
 impl PretendDevices {
-    /// Moves **this thread** into a network namespace of its own, for good. Devices will have numbers from `first` on;
-    /// there is also one pair in front of all, [`Self::UPLINK`].
+    /// Moves **this thread** into a new network namespace for the rest of its life. Devices get indexes from `first` on;
+    /// the pair of [`Self::UPLINK`] exists from the start.
     ///
     /// # Errors
     /// [`Error::Namespace`], [`Error::Connect`], [`Error::Add`].
     pub fn in_new_namespace(first: IfIndex) -> Result<Self, Error> {
         #[expect(
             deprecated,
-            reason = "the successor is unsafe for the sake of UnshareFlags::FILES, which is not used here"
+            reason = "its successor is unsafe because of UnshareFlags::FILES, which is not used here"
         )]
         rustix::thread::unshare(UnshareFlags::NEWNET)
             .map_err(|error| Error::Namespace(error.into()))?;
@@ -54,17 +54,17 @@ impl PretendDevices {
             let _in_runtime = runtime.enter();
             new_connection().map_err(Error::Connect)?
         };
-        // It ends with the runtime.
+        // The task ends with the runtime.
         drop(runtime.spawn(connection));
         let mut devices = Self { runtime, handle, next: first.0 };
         devices.add_pair(Self::UPLINK.0)?;
         Ok(devices)
     }
 
-    /// A device that is there from the beginning.
+    /// Index of a device that exists from the start.
     pub const UPLINK: IfIndex = IfIndex(2);
 
-    /// Makes all devices up to this one.
+    /// Creates all devices up to this index.
     ///
     /// # Errors
     /// [`Error::Add`].
@@ -76,7 +76,7 @@ impl PretendDevices {
         Ok(())
     }
 
-    /// Makes two devices with this number and the next one. They stay down: nothing is ever sent through them.
+    /// Creates a veth pair with this index and the next one. Both ends stay down, because no packet is sent through them.
     fn add_pair(&mut self, ifindex: u32) -> Result<(), Error> {
         let name = |ifindex: u32| format!("pretend{ifindex}");
         let peer = LinkMessageBuilder::<LinkUnspec>::new()

@@ -1,26 +1,19 @@
-//! veth pairs across network namespaces: which device of the node is the other end of a pod's.
+//! veth pairs across network namespaces: which device of the node is the host's end of a pod's veth pair.
 //!
-//! Blocking, for a thread that goes from namespace to namespace.
+//! Blocking, for a thread that moves from namespace to namespace.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
-use futures::{StreamExt as _, TryStreamExt as _};
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
-use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netpol_common::ids::IfIndex;
-use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use rtnetlink::{Handle, new_connection};
-use tokio::runtime::{Builder, Runtime};
+use netpol_netlink::{Link, LinkKind, Netlink};
 
-use super::{Error, address_of};
+use super::Error;
 
-/// A netlink socket. It belongs to the namespace in which its thread was when it was opened.
+/// A netlink socket of the namespace in which its thread was when it was opened.
 pub struct VethReader {
-    runtime: Runtime,
-    handle: Handle,
+    netlink: Netlink,
 }
 
 /// One end of a veth pair.
@@ -30,9 +23,9 @@ pub struct VethEnd {
     pub ifindex: IfIndex,
     /// Its name there.
     pub name: String,
-    /// The index of the other end, in that one's namespace.
+    /// The index of its peer, in the peer's namespace.
     pub peer: IfIndex,
-    /// This namespace's number for the other end's; `None` if it is the same.
+    /// This namespace's id for the peer's namespace; `None` if both ends are in the same one.
     pub peer_namespace: Option<i32>,
     /// The addresses of this end.
     pub addresses: Vec<IpAddr>,
@@ -44,81 +37,39 @@ impl VethReader {
     /// # Errors
     /// [`Error::Connect`].
     pub fn open() -> Result<Self, Error> {
-        let runtime = Builder::new_current_thread().enable_all().build().map_err(Error::Connect)?;
-        let (connection, handle, _news) = {
-            let _in_runtime = runtime.enter();
-            new_connection().map_err(Error::Connect)?
-        };
-        // It ends with the runtime.
-        drop(runtime.spawn(connection));
-        Ok(Self { runtime, handle })
+        Ok(Self { netlink: Netlink::open().map_err(Error::Connect)? })
     }
 
-    /// The ends of veth pairs in this namespace.
+    /// The ends of veth pairs in this namespace, by index.
     ///
     /// # Errors
-    /// [`Error::List`].
-    pub fn ends(&self) -> Result<Vec<VethEnd>, Error> {
-        self.runtime.block_on(async {
-            let mut by_ifindex = BTreeMap::new();
-            let mut links = self.handle.link().get().execute();
-            let failed = |source| Error::List { what: "devices", source };
-            while let Some(link) = links.try_next().await.map_err(failed)? {
-                by_ifindex.extend(end(&link).map(|end| (end.ifindex, end)));
+    /// [`Error::ListVeths`].
+    pub fn ends(&mut self) -> Result<Vec<VethEnd>, Error> {
+        let links = self.netlink.links().map_err(Error::ListVeths)?.into_iter();
+        let mut by_ifindex: BTreeMap<_, _> =
+            links.filter_map(end).map(|end| (end.ifindex, end)).collect();
+        for (ifindex, address) in self.netlink.addresses().map_err(Error::ListVeths)? {
+            if let Some(end) = by_ifindex.get_mut(&ifindex) {
+                end.addresses.push(address);
             }
-            let mut addresses = self.handle.address().get().execute();
-            let failed = |source| Error::List { what: "addresses", source };
-            while let Some(message) = addresses.try_next().await.map_err(failed)? {
-                if let Some(end) = by_ifindex.get_mut(&IfIndex(message.header.index)) {
-                    end.addresses.extend(address_of(&message));
-                }
-            }
-            Ok(by_ifindex.into_values().collect())
-        })
+        }
+        Ok(by_ifindex.into_values().collect())
     }
 
-    /// This namespace's number for another, as in [`VethEnd::peer_namespace`]; `None` if it has none. Those of veth
-    /// pairs have one once [`VethReader::ends`] has listed them.
+    /// This namespace's id for another, as in [`VethEnd::peer_namespace`]; `None` if it has none. Namespaces of veth
+    /// pairs have one once [`VethReader::ends`] has listed the pairs.
     pub fn number_of(&mut self, namespace: BorrowedFd<'_>) -> Option<i32> {
-        let mut question = NsidMessage::default();
-        question.attributes.push(NsidAttribute::Fd(u32::try_from(namespace.as_raw_fd()).ok()?));
-        let mut question = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(question));
-        question.header.flags = NLM_F_REQUEST;
-        let mut answers = self.handle.request(question).ok()?;
-        let answer = self.runtime.block_on(answers.next())?;
-        let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(answer)) = answer.payload
-        else {
-            return None;
-        };
-        answer.attributes.iter().find_map(|attribute| {
-            // The kernel's word for "no number" is -1.
-            if let NsidAttribute::Id(id @ 0..) = attribute { Some(*id) } else { None }
-        })
+        let fd = u32::try_from(namespace.as_raw_fd()).ok()?;
+        self.netlink.namespace_id(fd).ok()?
     }
 }
 
-fn end(link: &LinkMessage) -> Option<VethEnd> {
-    if link.header.link_layer_type != LinkLayerType::Ether {
-        return None;
-    }
-    let (mut name, mut peer, mut peer_namespace, mut is_veth) = (None, None, None, false);
-    for attribute in &link.attributes {
-        if let LinkAttribute::IfName(found) = attribute {
-            name = Some(found.clone());
-        } else if let LinkAttribute::Link(found) = attribute {
-            peer = Some(IfIndex(*found));
-        } else if let LinkAttribute::LinkNetNsId(found) = attribute {
-            peer_namespace = Some(*found);
-        } else if let LinkAttribute::LinkInfo(facts) = attribute {
-            is_veth |= facts.iter().any(|fact| matches!(fact, LinkInfo::Kind(InfoKind::Veth)));
-        }
-    }
-    let ifindex = IfIndex(link.header.index);
-    is_veth.then_some(VethEnd {
-        ifindex,
-        name: name?,
-        peer: peer?,
-        peer_namespace,
+fn end(link: Link) -> Option<VethEnd> {
+    (link.kind == LinkKind::Veth).then_some(VethEnd {
+        ifindex: link.index,
+        name: link.name,
+        peer: link.peer_index?,
+        peer_namespace: link.peer_namespace_id,
         addresses: Vec::new(),
     })
 }

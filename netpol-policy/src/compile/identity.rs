@@ -1,6 +1,6 @@
-//! Which address has which identity.
+//! The identities of addresses and prefixes.
 //!
-//! The signature of an address is the set of peer sets that hold it; each distinct signature is one identity.
+//! The signature of an address is the set of peer sets that hold it. Each distinct signature is one identity.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,13 +10,13 @@ use netpol_common::addr::Addr;
 use netpol_common::ids::Identity;
 use netpol_common::keys::{AllowKey, PrefixKey};
 
-use super::map_state::{AllowMap, MapState};
+use super::map_state::{AllowMap, DirectionState, MapState};
 use super::numbering::{Numbering, PeerSetId, Signature};
 use super::prefixes::PrefixTable;
-use crate::resolve::{AllowRule, PeerSet};
+use crate::resolve::{PeerSet, PolicyRule};
 use crate::store::ClusterState;
 
-/// The identities of one image.
+/// The identities of one map state.
 pub(super) struct Identities {
     pub(super) addresses: BTreeMap<Addr, Identity>,
     pub(super) prefixes: BTreeMap<PrefixKey, Identity>,
@@ -24,14 +24,13 @@ pub(super) struct Identities {
     pub(super) members: BTreeMap<Arc<PeerSet>, Vec<Identity>>,
 }
 
-/// Gives every address and prefix that a grant speaks of its identity.
+/// Assigns identities to all addresses and prefixes that the peers of these rules hold.
 pub(super) fn assign<'a>(
     state: &ClusterState,
-    allow_rules: impl Iterator<Item = &'a Arc<AllowRule>>,
+    rules: impl Iterator<Item = &'a Arc<PolicyRule>>,
     numbering: &mut Numbering,
 ) -> Identities {
-    let peer_sets: BTreeSet<&Arc<PeerSet>> =
-        allow_rules.filter_map(|allow_rule| allow_rule.peers.as_ref()).collect();
+    let peer_sets: BTreeSet<&Arc<PeerSet>> = rules.filter_map(|rule| rule.peers.as_ref()).collect();
 
     let mut by_selector: BTreeMap<IpAddr, Signature> = BTreeMap::new();
     let mut blocks = Vec::new();
@@ -60,7 +59,7 @@ pub(super) fn assign<'a>(
         signature.extend(from_blocks);
         signature.sort_unstable();
         signature.dedup();
-        // What the prefixes say already needs no entry of its own.
+        // An address with the signature of its longest prefix needs no entry of its own.
         if signature != from_blocks {
             by_address.insert(addr, number(&signature));
         }
@@ -75,44 +74,58 @@ pub(super) fn assign<'a>(
     Identities { addresses: by_address, prefixes: by_prefix, members: by_peer_set }
 }
 
-/// The identities that must not keep their numbers: both images know them, some allow map gives them another meaning
-/// in `next` than in `previous`, and addresses change hands at the same time. On the way an address could otherwise
-/// meet a meaning that it has in neither image.
-pub(super) fn ambiguous(previous: &MapState, next: &MapState) -> BTreeSet<Identity> {
+/// The identities that must not keep their numbers: both map states hold them, some allow map gives them other verdicts in
+/// `next` than in `previous`, and addresses change their identity at the same time. Otherwise an address could meet a verdict
+/// during the change that it has in neither map state.
+pub(crate) fn ambiguous(previous: &MapState, next: &MapState) -> BTreeSet<Identity> {
     if previous.identities == next.identities && previous.prefixes == next.prefixes {
         return BTreeSet::new();
     }
     let held_before = previous.held_identities();
-    let in_both: BTreeSet<Identity> = next
-        .held_identities()
-        .into_iter()
-        .filter(|identity| held_before.contains(identity))
-        .collect();
+    let mut in_both = next.held_identities();
+    in_both.retain(|identity| held_before.contains(identity));
     let mut ambiguous = BTreeSet::new();
-    for (key, before) in &previous.allow {
-        if let Some(after) = next.allow.get(key) {
-            ambiguous.extend(changed_meanings(before, after));
+    for key in previous.allow.keys() {
+        if let Some((before, after)) = previous.direction(key).zip(next.direction(key)) {
+            match changed_meanings(&before, &after) {
+                Changed::These(changed) => ambiguous.extend(changed),
+                Changed::All => return in_both,
+            }
         }
     }
     ambiguous.retain(|identity| in_both.contains(identity));
     ambiguous
 }
 
-/// The identities for which two allow maps say different things.
-pub(super) fn changed_meanings(
-    before: &Arc<AllowMap>,
-    after: &Arc<AllowMap>,
-) -> BTreeSet<Identity> {
+/// The identities that have other verdicts in one allow map than in another.
+pub(super) enum Changed {
+    /// These, among others that nobody holds.
+    These(BTreeSet<Identity>),
+    /// Possibly any: the verdicts without a matching entry change.
+    All,
+}
+
+/// Compares the verdicts of two states of one direction.
+///
+/// Where all entries allow, a change of the entries of [`Identity::ANY`] does not count: the union of old and new entries is
+/// right for every identity in between. Entries that deny have no such union (see `dataplane::transition`).
+pub(super) fn changed_meanings(before: &DirectionState<'_>, after: &DirectionState<'_>) -> Changed {
     let mut changed = BTreeSet::new();
-    if Arc::ptr_eq(before, after) {
-        return changed;
-    }
-    let meaning = |map: &AllowMap, key: &AllowKey| map.get(key).map(|value| value.verdict);
-    for (key, value) in &**before {
-        if meaning(after, key) != Some(value.verdict) {
-            changed.insert(key.identity);
+    if !Arc::ptr_eq(before.map, after.map) {
+        let meaning = |map: &AllowMap, key: &AllowKey| map.get(key).map(|value| value.verdict);
+        for (key, value) in &**before.map {
+            if meaning(after.map, key) != Some(value.verdict) {
+                changed.insert(key.identity);
+            }
         }
+        let new = after.map.keys().filter(|key| !before.map.contains_key(key));
+        changed.extend(new.map(|key| key.identity));
     }
-    changed.extend(after.keys().filter(|key| !before.contains_key(key)).map(|key| key.identity));
-    changed
+    let is_default_changed =
+        changed.contains(&Identity::ANY) || before.is_audited != after.is_audited;
+    if is_default_changed && !(before.only_allows() && after.only_allows()) {
+        Changed::All
+    } else {
+        Changed::These(changed)
+    }
 }

@@ -4,18 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use netpol_common::addr::Addr;
-use netpol_common::ids::{Direction, Identity, IfIndex};
+use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue, PrefixKey};
 
 /// The entries of one allow map.
 pub type AllowMap = BTreeMap<AllowKey, AllowValue>;
 
-/// One direction of one endpoint: whose allow map it is.
+/// Key of an allow map: one direction of one endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AllowMapKey {
     /// The pod's host interface.
     pub ifindex: IfIndex,
-    /// The direction as the pod sees it.
+    /// The direction from the pod's point of view.
     pub direction: Direction,
 }
 
@@ -26,7 +26,7 @@ impl AllowMapKey {
     }
 }
 
-/// What the maps should hold. Flows, fragments, counters and the epoch are the kernel's own.
+/// The content of all maps that the agent writes. The programs write flows, fragments and counters; the epoch only counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MapState {
     /// ENDPOINTS.
@@ -37,7 +37,7 @@ pub struct MapState {
     pub identities: BTreeMap<Addr, Identity>,
     /// PREFIXES.
     pub prefixes: BTreeMap<PrefixKey, Identity>,
-    /// ALLOW and the places in it that endpoints lead to, with equal maps shared.
+    /// ALLOW, with equal maps shared. The entry of an endpoint holds the slots of its maps.
     pub allow: BTreeMap<AllowMapKey, Arc<AllowMap>>,
     /// DEFER.
     pub defer: BTreeSet<Addr>,
@@ -46,24 +46,67 @@ pub struct MapState {
 }
 
 impl MapState {
-    /// Every identity that an address or a prefix holds.
+    /// Every identity that an address or a prefix has.
     pub fn held_identities(&self) -> BTreeSet<Identity> {
         self.identities.values().chain(self.prefixes.values()).copied().collect()
     }
+
+    /// One direction of one endpoint, if it has an allow map.
+    pub fn direction(&self, key: &AllowMapKey) -> Option<DirectionState<'_>> {
+        let map = self.allow.get(key)?;
+        let endpoint = self.endpoints.get(&key.ifindex);
+        let is_audited = endpoint.is_some_and(|of| of.value.is_audited(key.direction));
+        Some(DirectionState { map, is_audited })
+    }
 }
 
-/// One entry of ENDPOINTS, with whose it is.
+/// An allow map with the part of its endpoint's entry that a look-up without a matching entry depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct DirectionState<'a> {
+    /// The allow map.
+    pub map: &'a Arc<AllowMap>,
+    /// A connection without a matching entry passes and is reported.
+    pub is_audited: bool,
+}
+
+impl DirectionState<'_> {
+    /// Whether every entry allows, so that entries only ever open.
+    pub fn only_allows(&self) -> bool {
+        self.map.values().all(|value| value.verdict == AllowValue::ALLOW)
+    }
+}
+
+/// One entry of ENDPOINTS with the sandbox that it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointMapState {
-    /// What the kernel reads.
+    /// The value that the programs read.
     pub value: EndpointValue,
-    /// The sandbox: another one on the same interface index is another endpoint.
+    /// The sandbox. Another one on the same interface index is another endpoint.
     pub container_id: Arc<str>,
 }
 
 impl EndpointMapState {
-    /// An endpoint whose pod is not known: nothing passes.
+    /// An endpoint whose pod is unknown: nothing passes.
     pub fn blocked(container_id: &Arc<str>) -> Self {
         Self { value: EndpointValue::blocked(), container_id: Arc::clone(container_id) }
     }
+}
+
+/// Finds the value of the longest entry that covers `key`, as the kernel's trie does for a look-up of all bits.
+pub fn longest_entry(map: &AllowMap, key: &AllowKey) -> Option<AllowValue> {
+    let [hi, lo] = key.port.0;
+    let suffix = u32::from_be_bytes([key.protocol.0, key.pad, hi, lo]);
+    (AllowKey::ALL_PROTOCOLS_BITS..=key.prefix_len_bits).rev().find_map(|prefix_len_bits| {
+        let masked =
+            suffix & u32::MAX.checked_shl(AllowKey::FULL_BITS - prefix_len_bits).unwrap_or(0);
+        let [protocol, pad, hi, lo] = masked.to_be_bytes();
+        let entry = AllowKey {
+            prefix_len_bits,
+            identity: key.identity,
+            protocol: Protocol(protocol),
+            pad,
+            port: PortBe([hi, lo]),
+        };
+        map.get(&entry).copied()
+    })
 }

@@ -1,7 +1,10 @@
 //! From policies to the content of the maps.
 //!
-//! In: the cluster's state and the numbers given so far. Out: an [`MapState`], the full desired content of all maps.
-//! Must not: know what the maps hold now (that is `dataplane`'s), or do IO.
+//! In: the cluster's state and the numbers assigned so far. Out: a [`MapState`], the full desired content of all maps. The
+//! stages: `capacity` finds the rules that do not fit; `identity` assigns one identity to all addresses that the same peer
+//! sets hold; `allow_map` resolves the precedence of the rules of each endpoint into one verdict for each identity, protocol
+//! and port. [`compile`] does all of it from nothing, and is the reference for [`Compiled`], which repeats only the stages
+//! that a change affects. Must not: depend on the current content of the maps (that is `dataplane`'s), or do IO.
 
 mod allow_map;
 mod capacity;
@@ -17,33 +20,38 @@ use std::sync::Arc;
 
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, IfIndex};
-use netpol_common::keys::{AddressKey, EndpointValue};
+use netpol_common::keys::{AddressKey, AllowValue, EndpointValue};
 
 pub use capacity::{Capacities, Lack, LeftOut, describe, diagnostics, left_out_of_all};
+pub(crate) use identity::ambiguous;
 pub use incremental::{Compiled, MapStateUpdate};
-pub use map_state::{AllowMap, AllowMapKey, EndpointMapState, MapState};
-pub use numbering::Numbering;
+pub use map_state::{
+    AllowMap, AllowMapKey, DirectionState, EndpointMapState, MapState, longest_entry,
+};
+pub use numbering::{Numbering, TEMPORARY};
 pub use port_ranges::port_prefixes;
 
+use allow_map::RuleInForce;
+
 use crate::model::Pod;
-use crate::resolve::{AllowRule, EndpointPolicy, Isolation, PeerSet, Resolver};
+use crate::resolve::{DefaultVerdict, EndpointPolicy, PeerSet, PolicyRule, Resolver};
 use crate::store::{ClusterState, Endpoint};
 
-/// Compiles the state into an image that can follow `previous` without a moment in which neither holds.
+/// Compiles the state into a map state that can replace `previous` operation by operation (invariant I4).
 ///
-/// The content is a function of `state` alone, the numbers of identities and rules also of `numbering`. An identity
-/// that `previous` knows keeps its number, unless addresses change hands while its meaning changes: then the same
-/// number would mean two things on the way, so it gets a fresh one.
+/// The content is a function of `state` alone; the numbers of identities and rules also depend on `numbering`. An identity
+/// of `previous` keeps its number, unless its verdicts change while addresses change their identities: then the number would
+/// have two meanings during the change, so the identity gets a fresh one.
 pub fn compile(state: &ClusterState, numbering: &mut Numbering, previous: &MapState) -> MapState {
     compile_within(state, numbering, previous, &Capacities::default()).map_state
 }
 
-/// What [`compile_within`] makes of a state.
+/// Result of [`compile_within`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compilation {
-    /// What the maps should hold.
+    /// The desired content of the maps.
     pub map_state: MapState,
-    /// The rules for which they have no room.
+    /// The rules that exceed the capacity of the maps.
     pub left_out: LeftOut,
 }
 
@@ -56,7 +64,7 @@ pub fn compile_within(
 ) -> Compilation {
     let resolved = resolve(state);
     let mut compilation = build(state, &resolved, numbering, capacities);
-    let ambiguous = identity::ambiguous(previous, &compilation.map_state);
+    let ambiguous = ambiguous(previous, &compilation.map_state);
     if !ambiguous.is_empty() {
         numbering.retire(&ambiguous);
         compilation = build(state, &resolved, numbering, capacities);
@@ -65,7 +73,7 @@ pub fn compile_within(
     compilation
 }
 
-/// An endpoint with its pod and what the policies mean for it.
+/// An endpoint with its pod and the resolved policies of the pod.
 struct Resolved<'a> {
     endpoint: &'a Endpoint,
     pod: Option<(&'a Pod, EndpointPolicy)>,
@@ -88,17 +96,14 @@ fn build(
     numbering: &mut Numbering,
     capacities: &Capacities,
 ) -> Compilation {
-    let allow_rules: BTreeSet<&Arc<AllowRule>> = resolved
+    let rules: BTreeSet<&Arc<PolicyRule>> = resolved
         .iter()
         .filter_map(|resolved| resolved.pod.as_ref())
-        .flat_map(|(_, policy)| policy.ingress.allow_rules.iter().chain(&policy.egress.allow_rules))
+        .flat_map(|(_, policy)| policy.ingress.rules.iter().chain(&policy.egress.rules))
         .collect();
-    let rules = allow_rules
-        .iter()
-        .filter_map(|allow_rule| Some((&allow_rule.rule, allow_rule.peers.as_ref()?)));
-    let mut left_out = capacity::left_out(state, rules, capacities);
-    let in_force =
-        allow_rules.into_iter().filter(|allow_rule| !left_out.contains_key(&allow_rule.rule));
+    let with_peers = rules.iter().filter_map(|rule| Some((&rule.source, rule.peers.as_ref()?)));
+    let mut left_out = capacity::left_out(state, with_peers, capacities);
+    let in_force = rules.into_iter().filter(|rule| !left_out.contains_key(&rule.source));
     let identities = identity::assign(state, in_force, numbering);
     let mut cut = BTreeSet::new();
 
@@ -108,7 +113,7 @@ fn build(
         defer: deferred(state),
         ..MapState::default()
     };
-    let mut shared: BTreeMap<Vec<&Arc<AllowRule>>, Arc<AllowMap>> = BTreeMap::new();
+    let mut shared: BTreeMap<(AllowValue, Vec<&Arc<PolicyRule>>), Arc<AllowMap>> = BTreeMap::new();
     for Resolved { endpoint, pod } in resolved {
         let ifindex = endpoint.ifindex;
         let Some((pod, policy)) = pod else {
@@ -122,24 +127,28 @@ fn build(
         map_state.addresses.extend(addresses(state, endpoint, pod, ifindex));
         for direction in Direction::ALL {
             let policy = policy.direction(direction);
-            if policy.isolation == Isolation::None {
+            if policy.allows_everything() {
                 continue;
             }
-            let map = shared.entry(policy.allow_rules.iter().collect()).or_insert_with(|| {
-                let members = |peers: &Arc<PeerSet>| {
-                    identities.members.get(peers).map_or([].as_slice(), Vec::as_slice).iter()
-                };
-                let in_force = policy.allow_rules.iter();
-                let in_force =
-                    in_force.filter(|allow_rule| !left_out.contains_key(&allow_rule.rule));
-                let allow_rules: Vec<_> = in_force
-                    .map(|allow_rule| (numbering.rule_id(&allow_rule.rule), allow_rule))
-                    .collect();
-                let built =
-                    allow_map::build(allow_rules.into_iter(), members, capacities.n_allow_entries);
-                cut.extend(built.left_out);
-                Arc::new(built.map)
-            });
+            let unmatched = allow_map::unmatched(policy.default);
+            let map =
+                shared.entry((unmatched, policy.rules.iter().collect())).or_insert_with(|| {
+                    let members = |peers: &Arc<PeerSet>| {
+                        identities.members.get(peers).map_or([].as_slice(), Vec::as_slice).iter()
+                    };
+                    let rules: Vec<_> = policy
+                        .rules
+                        .iter()
+                        .filter_map(|rule| {
+                            RuleInForce::new(numbering.rule_id(&rule.source), rule, &left_out)
+                        })
+                        .collect();
+                    let capacity = capacities.n_allow_entries;
+                    let built =
+                        allow_map::build(rules.iter().copied(), unmatched, members, capacity);
+                    cut.extend(built.left_out);
+                    Arc::new(built.map)
+                });
             map_state.allow.insert(AllowMapKey::new(ifindex, direction), Arc::clone(map));
         }
     }
@@ -153,8 +162,8 @@ fn endpoint_map_state(endpoint: &Endpoint, pod: &Pod, policy: &EndpointPolicy) -
     };
     let value = EndpointValue {
         state: EndpointValue::READY,
-        isolated: bits(&|direction| policy.direction(direction).isolation != Isolation::None),
-        audited: bits(&|direction| policy.direction(direction).isolation == Isolation::Audited),
+        isolated: bits(&|direction| !policy.direction(direction).allows_everything()),
+        audited: bits(&|direction| policy.direction(direction).default == DefaultVerdict::Audit),
         keeps_flows: bits(&|direction| policy.direction(direction).keeps_flows),
         traits: if pod.allows_forwarding { EndpointValue::FORWARDS } else { 0 },
         pad: 0,
@@ -163,7 +172,7 @@ fn endpoint_map_state(endpoint: &Endpoint, pod: &Pod, policy: &EndpointPolicy) -
     EndpointMapState { value, container_id: Arc::clone(&endpoint.container_id) }
 }
 
-/// What a pod may send from: what the runtime gave its interface, and what the API says.
+/// The source addresses that a pod may use: those that the runtime gave its interface, and those that the API reports.
 fn addresses(
     state: &ClusterState,
     endpoint: &Endpoint,
@@ -175,7 +184,7 @@ fn addresses(
     held.into_iter().map(move |address| AddressKey { ifindex, addr: Addr::from(address) })
 }
 
-/// Where egress is judged later: Service addresses and the node's own.
+/// The destinations with a deferred egress verdict: addresses of Services and of the node.
 fn deferred(state: &ClusterState) -> BTreeSet<Addr> {
     let services = state.services().flat_map(|service| &service.addresses);
     services.chain(state.own_addresses()).map(|address| Addr::from(*address)).collect()

@@ -1,4 +1,4 @@
-//! Numbers of peer sets, identities and rules, and their memory.
+//! The numbers of peer sets, identities and rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,7 +13,13 @@ pub(super) type PeerSetId = u32;
 /// The peer sets that hold an address, sorted.
 pub(super) type Signature = Vec<PeerSetId>;
 
-/// Which number means what. Numbers are not used again while an image can still hold them.
+/// Numbers that stand for [`Identity::NONE`] while `dataplane` changes the maps. No signature gets them.
+pub const TEMPORARY: [Identity; 2] = [Identity::FIRST, Identity(Identity::FIRST.0 + 1)];
+
+/// The first number of a signature.
+const FIRST: Identity = Identity(Identity::FIRST.0 + 2);
+
+/// The numbers in use. A number is not used again while a map state can still hold it.
 #[derive(Debug)]
 pub struct Numbering {
     peer_sets: BTreeMap<Arc<PeerSet>, PeerSetId>,
@@ -27,12 +33,12 @@ pub struct Numbering {
 
 impl Default for Numbering {
     fn default() -> Self {
-        Self::after(Identity::FIRST)
+        Self::after(FIRST)
     }
 }
 
 impl Numbering {
-    /// Starts at this identity: above all that maps from an earlier run still hold.
+    /// Starts at this identity, which must be above all identities in maps of an earlier run.
     pub fn after(next_identity: Identity) -> Self {
         Self {
             peer_sets: BTreeMap::new(),
@@ -40,7 +46,7 @@ impl Numbering {
             rules: BTreeMap::new(),
             rules_by_id: BTreeMap::new(),
             next_peer_set: 0,
-            next_identity: next_identity.max(Identity::FIRST),
+            next_identity: next_identity.max(FIRST),
             next_rule: RuleId(1),
         }
     }
@@ -77,9 +83,9 @@ impl Numbering {
             return *identity;
         }
         let identity = self.next_identity;
-        // After four thousand million identities the numbers start again, far from those still in use.
+        // After four billion identities the numbers start again, far from those still in use.
         self.next_identity =
-            if identity < Identity::LAST { Identity(identity.0 + 1) } else { Identity::FIRST };
+            if identity < Identity::LAST { Identity(identity.0 + 1) } else { FIRST };
         self.identities.insert(signature.to_vec(), identity);
         identity
     }
@@ -95,35 +101,35 @@ impl Numbering {
         id
     }
 
-    /// Forgets these identities: what they stood for gets fresh numbers.
+    /// Drops these identities: their signatures get fresh numbers.
     pub(super) fn retire(&mut self, identities: &BTreeSet<Identity>) {
         self.identities.retain(|_, identity| !identities.contains(identity));
     }
 
-    /// Forgets the identity of a signature that nobody has any more.
+    /// Drops the identity of a signature that no address or prefix has any more.
     pub(super) fn forget_identity(&mut self, signature: &Signature) {
         self.identities.remove(signature);
     }
 
-    /// Gives a signature a number that it did not have before.
+    /// Assigns a fresh number to a signature.
     pub(super) fn renew_identity(&mut self, signature: &Signature) -> Identity {
         self.identities.remove(signature);
         self.identity(signature)
     }
 
-    /// Forgets a peer set that is not in force any more.
+    /// Drops a peer set that is not in force any more.
     pub(super) fn forget_peer_set(&mut self, peers: &PeerSet) {
         self.peer_sets.remove(peers);
     }
 
-    /// Forgets a rule that is not in force any more.
+    /// Drops a rule that is not in force any more.
     pub(super) fn forget_rule(&mut self, rule: &RuleRef) {
         if let Some(id) = self.rules.remove(rule) {
             self.rules_by_id.remove(&id);
         }
     }
 
-    /// Numbers that nothing of before has, for maps whose content is not known to be ours.
+    /// Drops all assignments but continues with unused numbers, because the content of the maps is unknown.
     pub(super) fn begin_anew(&mut self) {
         *self = Self {
             next_peer_set: self.next_peer_set,
@@ -132,7 +138,7 @@ impl Numbering {
         };
     }
 
-    /// Forgets what `map_state` does not use.
+    /// Drops the assignments that `map_state` does not use.
     pub(super) fn retain(&mut self, map_state: &MapState) {
         let held = map_state.held_identities();
         self.identities.retain(|_, identity| held.contains(identity));

@@ -1,16 +1,21 @@
-//! Port ranges as prefixes, which is what a longest-prefix trie can hold.
+//! Port ranges as prefixes, because an allow map is a longest-prefix trie.
 
 use crate::model::PortRange;
 
 /// Bits of a port.
 const PORT_BITS: u32 = 16;
 
-/// Splits a range into the fewest aligned blocks: pairs of the first port and the number of leading bits that all
-/// ports of the block share, in rising order. At most 30 of them.
+/// Splits a range into aligned blocks, see [`aligned_blocks`]. At most 30 of them.
 pub fn port_prefixes(range: PortRange) -> Vec<(u16, u32)> {
+    aligned_blocks(range.first(), range.last())
+}
+
+/// Splits `first..=last` into the fewest aligned blocks: pairs of the first port, host byte order, and the number of leading
+/// bits that all ports of the block share, in rising order.
+pub(super) fn aligned_blocks(first: u16, last: u16) -> Vec<(u16, u32)> {
     let mut blocks = Vec::new();
-    let last = u32::from(range.last());
-    let mut first = u32::from(range.first());
+    let last = u32::from(last);
+    let mut first = u32::from(first);
     while first <= last {
         // The largest block that starts here (alignment) and does not reach beyond the end.
         let mut host_bits = first.trailing_zeros().min(PORT_BITS);

@@ -1,7 +1,7 @@
 //! Address blocks and exceptions as one longest-prefix table.
 //!
-//! Every block and every exception is a node. The signature of a node already holds all that its ancestors give it,
-//! so the longest match is the whole answer.
+//! Every block and every exception is a node. The signature of a node includes those of its ancestors, so the longest match is
+//! the whole answer (invariant I7).
 
 use std::cmp::Ordering;
 use std::ops::RangeInclusive;
@@ -15,25 +15,25 @@ use smallvec::SmallVec;
 use super::numbering::{PeerSetId, Signature};
 use crate::model::IpBlock;
 
-/// Where IPv4 begins in the IPv6 space.
+/// The prefix of all IPv4-mapped addresses in the IPv6 space.
 pub(super) const V4_EDGE: (Addr, u32) = (Addr::from_v4([0; 4]), Addr::V4_PREFIX_BITS as u32);
 
 /// Prefixes with the signature of the addresses for which each is the longest match.
 #[derive(Debug, Default)]
 pub(super) struct PrefixTable {
-    /// By where they begin, wider ones first: so each stands behind those that it is in.
+    /// By first address, wider prefixes first, so that each follows those that contain it.
     entries: Vec<Entry>,
-    /// Each once.
+    /// The distinct signatures.
     signatures: Vec<Signature>,
 }
 
-/// A prefix that says something else than the longest one around it.
+/// A prefix whose signature differs from that of the longest one that contains it.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     addr: Addr,
     bits: u32,
     signature: SignatureId,
-    /// Where the longest one around it stands.
+    /// Index of the longest entry that contains it.
     around: Option<u32>,
 }
 
@@ -42,29 +42,29 @@ struct Entry {
 pub(super) struct SignatureId(u32);
 
 impl SignatureId {
-    /// Where it is in [`PrefixTable::signatures`].
+    /// Index in [`PrefixTable::signatures`].
     pub(super) fn index(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
 }
 
-/// Something that happens to the set of blocks that are in force where a prefix begins, in this order.
+/// A change of the set of blocks in force at the first address of a prefix, in the order of application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Mark {
-    /// IPv4 lives inside the IPv6 space, but no IPv6 block holds an IPv4 address: all end.
+    /// All end, at the prefix of IPv4: no IPv6 block holds an IPv4 address.
     AllEnd,
-    /// The block with this position begins.
+    /// The block at this position begins.
     Begins(u32),
-    /// It has a hole.
+    /// An exception of the block at this position begins.
     Ends(u32),
 }
 
-/// Where the walk is: a prefix, and the blocks in force in it.
-struct Place {
+/// A prefix on the path of the walk, with the blocks in force in it.
+struct Step {
     addr: Addr,
     bits: u32,
     active: SmallVec<[u32; 4]>,
-    /// The longest entry around the addresses of this place.
+    /// Index of the longest entry that contains the prefix.
     entry: Option<u32>,
 }
 
@@ -80,7 +80,7 @@ impl PrefixTable {
         if marks.iter().any(|((addr, bits), _)| *bits < edge.1 && covers((*addr, *bits), edge.0)) {
             marks.push((edge, Mark::AllEnd));
         }
-        // Mostly they are sorted, or lists behind each other that are.
+        // They are mostly sorted already, or a concatenation of sorted lists.
         marks.sort();
         let mut table = Self::default();
         table.walk(&marks, blocks);
@@ -88,22 +88,22 @@ impl PrefixTable {
         table
     }
 
-    /// Visits the prefixes at which something happens, with the blocks in force at each.
+    /// Visits the marked prefixes with the blocks in force in each.
     fn walk(&mut self, marks: &[((Addr, u32), Mark)], blocks: &[(PeerSetId, &IpBlock)]) {
-        let mut path: Vec<Place> = Vec::new();
+        let mut path: Vec<Step> = Vec::new();
         let mut ids: HashMap<Signature, SignatureId> = HashMap::new();
         let mut signature = Signature::new();
         for here in marks.chunk_by(|(one, _), (next, _)| one == next) {
             let Some(((addr, bits), _)) = here.first().copied() else { continue };
-            while path.pop_if(|place| !covers((place.addr, place.bits), addr)).is_some() {}
+            while path.pop_if(|step| !covers((step.addr, step.bits), addr)).is_some() {}
             let around = path.last();
-            let entry = around.and_then(|place| place.entry);
-            let mut active = around.map(|place| place.active.clone()).unwrap_or_default();
+            let entry = around.and_then(|step| step.entry);
+            let mut active = around.map(|step| step.active.clone()).unwrap_or_default();
             for (_, mark) in here {
                 match mark {
                     Mark::AllEnd => active.clear(),
                     Mark::Begins(block) => active.push(*block),
-                    // All that end are looked for at once: they may be many.
+                    // All that end are removed in one pass below, because they may be many.
                     Mark::Ends(_) => {}
                 }
             }
@@ -115,17 +115,17 @@ impl PrefixTable {
             signature.extend(sets.map(|(id, _)| *id));
             signature.sort_unstable();
             signature.dedup();
-            let mut place = Place { addr, bits, active, entry };
+            let mut step = Step { addr, bits, active, entry };
             if *signature != *self.signature_at(entry) {
                 let next = SignatureId(number(ids.len()));
                 let id = *ids.entry_ref(&signature).or_insert(next);
                 if id == next {
                     self.signatures.push(signature.clone());
                 }
-                place.entry = Some(number(self.entries.len()));
+                step.entry = Some(number(self.entries.len()));
                 self.entries.push(Entry { addr, bits, signature: id, around: entry });
             }
-            path.push(place);
+            path.push(step);
         }
     }
 
@@ -137,7 +137,7 @@ impl PrefixTable {
         self.entry(entry).map_or(&[], |entry| self.signature(entry.signature))
     }
 
-    /// The signature with a number, which is empty where an exception leaves nothing.
+    /// The signature with this number; empty where an exception leaves no set.
     fn signature(&self, id: SignatureId) -> &[PeerSetId] {
         self.signatures.get(id.index()).map_or(&[], Vec::as_slice)
     }
@@ -147,13 +147,12 @@ impl PrefixTable {
         &self.signatures
     }
 
-    /// Every prefix with its signature, in no order that means anything.
+    /// Every prefix with its signature, in no particular order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (PrefixKey, &[PeerSetId])> {
         self.entries.iter().map(|entry| (entry.key(), self.signature(entry.signature)))
     }
 
-    /// The prefixes that have one signature in `old` and another one or none in `new`, or the other way round; with the one
-    /// in `new`.
+    /// The prefixes whose signatures differ between `old` and `new`, or that only one of them has; with the signature in `new`.
     pub(super) fn differences(old: &Self, new: &Self) -> Vec<(PrefixKey, Option<SignatureId>)> {
         let (mut olds, mut news) = (old.entries.as_slice(), new.entries.as_slice());
         let mut found = Vec::new();
@@ -180,9 +179,9 @@ impl PrefixTable {
         self.lookup_after(addr, &mut 0)
     }
 
-    /// The same for one of many addresses. `n_before` remembers where the last one was: the next one is mostly there too.
+    /// The same for one of many addresses. `n_before` caches the position of the last one, because the next one is mostly near.
     pub(super) fn lookup_after(&self, addr: Addr, n_before: &mut usize) -> &[PeerSetId] {
-        let is_before = |place: Option<usize>| Some(self.entries.get(place?)?.addr <= addr);
+        let is_before = |index: Option<usize>| Some(self.entries.get(index?)?.addr <= addr);
         let is_here = is_before(n_before.checked_sub(1)) != Some(false)
             && is_before(Some(*n_before)) != Some(true);
         if !is_here {

@@ -1,50 +1,74 @@
 //! The order of changes.
 //!
-//! Opening what both images need comes first, closing what neither needs comes last, and in between every address
-//! goes from its old treatment to its new one in one step:
+//! Law (invariant I4): after every single operation nothing passes that both map states forbid, and nothing drops that both
+//! allow. So entries that both states need open come first and those that neither needs close last, and in between each
+//! address goes from its old verdicts to its new ones in one step:
 //!
-//! 1. endpoints that are another sandbox's now, or gone, stop passing anything;
-//! 2. source addresses that end, so that the policy to come is never asked about them; deferred addresses and egress marks
-//!    that begin;
-//! 3. endpoints lose isolation that ends or is only audited from now on: whatever the allow maps say, it passes;
-//! 4. allow maps that hold the new meaning of every new identity and still the old one of every identity that leaves;
-//! 5. addresses and prefixes get their identities (the order within is explained at [`move_addresses`]);
-//! 6. endpoints gain isolation that begins, or become ready;
-//! 7. allow maps lose what only old identities needed;
-//! 8. source addresses that begin, now that only the new policy is asked about them; egress marks and deferred addresses that
-//!    end;
-//! 9. the epoch is bumped.
+//! 1. endpoints that are gone, or belong to another sandbox now, stop passing anything;
+//! 2. source addresses that end are removed, so that the new policy never judges them; deferred addresses and egress marks
+//!    that begin are written;
+//! 3. endpoints lose isolation that ends or is only audited from now on: everything passes, whatever the allow maps hold;
+//! 4. allow maps get the new entries of new identities, and keep the old entries of identities that leave;
+//! 5. addresses and prefixes get their new identities (for the order see [`add_identities`]);
+//! 6. allow maps with entries that deny change from the old to the new verdicts, except for identities that leave (see
+//!    [`super::transition`]; maps that only allow hold both since step 4);
+//! 7. old entries of addresses and prefixes are removed;
+//! 8. endpoints gain isolation that begins, or become ready;
+//! 9. allow maps lose the entries of old identities;
+//! 10. source addresses that begin are written, because only the new policy judges them now; egress marks and deferred
+//!     addresses that end are removed;
+//! 11. the epoch is bumped.
 //!
-//! `compile` sees to it that an identity that both images know with different meanings changes no members.
+//! `compile` ensures that an identity that both map states hold, and that has other verdicts in the new one, keeps its
+//! addresses.
+//!
+//! A map may be updated in place, entry by entry, only if all entries of the old and the new map allow: then added and removed
+//! entries give, in any mixture, a verdict that one of the two maps gives. Any other map is replaced as a whole
+//! (`netpol-datapath` fills an unused slot and switches the endpoint's entry to it).
 
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use netpol_common::ids::Identity;
+use netpol_common::ids::{Direction, Identity};
 use netpol_common::keys::EndpointValue;
 
 use super::op::{MapOp, apply};
-use crate::compile::{AllowMap, EndpointMapState, MapState};
+use super::transition::{ENTERING_NONE, LEAVING_NONE, Transition};
+use crate::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
 
-/// A step: adds what it has to do, given what the maps hold by then and what they should hold.
-type Step = fn(&Way<'_>, &MapState, &mut Vec<MapOp>);
+/// A step: adds its operations, given what the maps hold before it and what they should hold in the end.
+type Step = fn(&Progress<'_>, &MapState, &mut Vec<MapOp>);
 
-/// What the maps hold before a step.
-struct Way<'a> {
-    /// Before the first step. Only [`move_addresses`] gives addresses and prefixes other identities, and none of the steps
-    /// behind it looks at them: so these are what they are here.
+/// The content of the maps before a step.
+struct Progress<'a> {
+    /// The content before the first step: the steps read identities of addresses and prefixes from here.
     old: &'a MapState,
-    /// All else.
+    /// The current content, without identities of addresses and prefixes.
     now: MapState,
+    /// The directions of endpoints whose allow maps change and do not only allow.
+    transitions: BTreeMap<AllowMapKey, Transition>,
 }
 
-const STEPS: [Step; 8] = [
+impl Progress<'_> {
+    /// Whether addresses get other identities while allow maps with entries that deny change.
+    fn moves_in_transition(&self, new: &MapState) -> bool {
+        !self.transitions.is_empty() && self.moves_addresses(new)
+    }
+
+    fn moves_addresses(&self, new: &MapState) -> bool {
+        self.old.identities != new.identities || self.old.prefixes != new.prefixes
+    }
+}
+
+const STEPS: [Step; 10] = [
     retire_endpoints,
     prepare,
     end_isolation,
     overlap_allow_maps,
-    move_addresses,
+    add_identities,
+    switch_allow_maps,
+    remove_identities,
     finish_endpoints,
     finish_allow_maps,
     clean_up,
@@ -65,21 +89,31 @@ pub fn diff(old: &MapState, new: &MapState) -> Vec<MapOp> {
         defer: old.defer.clone(),
         egress_marks: old.egress_marks.clone(),
     };
-    let mut way = Way { old, now };
+    let mut progress = Progress { old, now, transitions: transitions(old, new) };
     let mut ops = Vec::new();
     for step in STEPS {
         let n_before = ops.len();
-        step(&way, new, &mut ops);
+        step(&progress, new, &mut ops);
         for op in ops.iter().skip(n_before).filter(|op| !op.moves_address()) {
-            apply(op, &mut way.now);
+            apply(op, &mut progress.now);
         }
     }
     ops.push(MapOp::BumpEpoch);
     ops
 }
 
-fn retire_endpoints(way: &Way<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
-    for (ifindex, before) in &way.now.endpoints {
+fn transitions(old: &MapState, new: &MapState) -> BTreeMap<AllowMapKey, Transition> {
+    let transition = |key: &AllowMapKey| {
+        let sandbox =
+            |of: &MapState| Some(Arc::clone(&of.endpoints.get(&key.ifindex)?.container_id));
+        let transition = Transition::new(&old.direction(key)?, &new.direction(key)?)?;
+        (sandbox(old) == sandbox(new)).then_some((*key, transition))
+    };
+    old.allow.keys().filter_map(transition).collect()
+}
+
+fn retire_endpoints(progress: &Progress<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
+    for (ifindex, before) in &progress.now.endpoints {
         let stays = new
             .endpoints
             .get(ifindex)
@@ -90,7 +124,7 @@ fn retire_endpoints(way: &Way<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
     }
 }
 
-fn prepare(Way { now, .. }: &Way<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
+fn prepare(Progress { now, .. }: &Progress<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
     ops.extend(now.addresses.difference(&new.addresses).map(|key| MapOp::RemoveAddress(*key)));
     ops.extend(new.defer.difference(&now.defer).map(|addr| MapOp::AddDefer(*addr)));
     for (egress_mark, ifindex) in &new.egress_marks {
@@ -101,14 +135,28 @@ fn prepare(Way { now, .. }: &Way<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
 }
 
 /// Allow maps that are right for addresses with their old and with their new identity.
-fn overlap_allow_maps(Way { old, now }: &Way<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
-    let moves = old.identities != new.identities || old.prefixes != new.prefixes;
-    let leaving = LazyCell::new(|| {
-        let staying = new.held_identities();
-        old.held_identities().difference(&staying).copied().collect::<BTreeSet<Identity>>()
+fn overlap_allow_maps(progress: &Progress<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
+    let Progress { old, now, transitions } = progress;
+    let moves = progress.moves_addresses(new);
+    let entering = LazyCell::new(|| {
+        let mut entering = only_in(new, old);
+        entering.insert(ENTERING_NONE);
+        entering
     });
+    let leaving = LazyCell::new(|| only_in(old, new));
     for (key, after) in &new.allow {
-        // Of an interface that is another sandbox's now, nothing of before may be kept.
+        if let Some(transition) = transitions.get(key) {
+            let map = if moves {
+                transition.while_adding(&entering)
+            } else {
+                Arc::clone(transition.after())
+            };
+            if now.allow.get(key) != Some(&map) {
+                ops.push(MapOp::SetAllow(*key, map));
+            }
+            continue;
+        }
+        // An interface that belongs to another sandbox now keeps no entry.
         let stays = now.endpoints.contains_key(&key.ifindex);
         let Some(before) = now.allow.get(key).filter(|_| stays) else {
             if now.allow.get(key) != Some(after) {
@@ -137,8 +185,9 @@ fn overlap_allow_maps(Way { old, now }: &Way<'_>, new: &MapState, ops: &mut Vec<
     }
 }
 
-/// Endpoints that both images let pass, with the isolation of both.
-fn end_isolation(Way { now, .. }: &Way<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
+/// Ready endpoints with the isolation that both map states have.
+fn end_isolation(progress: &Progress<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
+    let Progress { now, transitions, .. } = progress;
     for (ifindex, after) in &new.endpoints {
         let Some(before) = now.endpoints.get(ifindex) else { continue };
         let are_ready =
@@ -147,8 +196,15 @@ fn end_isolation(Way { now, .. }: &Way<'_>, new: &MapState, ops: &mut Vec<MapOp>
             continue;
         }
         let isolated = before.value.isolated & after.value.isolated;
-        // A direction that only one image audits lets everything pass meanwhile, as that image does.
-        let audited = (before.value.audited | after.value.audited) & isolated;
+        // A direction that only one map state audits passes everything meanwhile, as that map state does. A direction with
+        // entries that deny does not: it keeps its audit until its allow map states the default verdict.
+        let in_transition: u8 = Direction::ALL
+            .into_iter()
+            .filter(|direction| transitions.contains_key(&AllowMapKey::new(*ifindex, *direction)))
+            .map(Direction::bit)
+            .sum();
+        let begins = after.value.audited & !in_transition;
+        let audited = (before.value.audited | begins) & isolated;
         let value = EndpointValue { isolated, audited, ..before.value };
         if value != before.value {
             ops.push(MapOp::SetEndpoint(*ifindex, EndpointMapState { value, ..before.clone() }));
@@ -156,14 +212,33 @@ fn end_isolation(Way { now, .. }: &Way<'_>, new: &MapState, ops: &mut Vec<MapOp>
     }
 }
 
-/// Moves every address from its old identity to its new one in a single step.
+/// The identities that only the first of two map states holds.
+fn only_in(one: &MapState, other: &MapState) -> BTreeSet<Identity> {
+    let in_other = other.held_identities();
+    let mut identities = one.held_identities();
+    identities.retain(|identity| *identity != Identity::NONE && !in_other.contains(identity));
+    identities
+}
+
+/// Writes new identities. Together with [`remove_identities`] it moves every address from its old identity to its new one in a
+/// single step.
 ///
-/// Addresses with entries of their own do not look at prefixes, so new own entries come before the prefixes
-/// change and old ones go after. Prefixes are written longest first: until its new longest match is there an
-/// address keeps its old one. They are removed shortest first: as long as its old longest match is there, an address
-/// keeps it.
-fn move_addresses(Way { old, .. }: &Way<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
+/// Prefixes do not count for an address with an entry of its own, so new own entries are written before the prefixes change
+/// and old ones are removed after. Prefixes are written longest first: until its new longest match is written, an address
+/// keeps its old one. They are removed shortest first: as long as its old longest match exists, an address keeps it. If allow
+/// maps are in transition, a prefix without an identity has a temporary one: from now on if it is removed, until then if it is
+/// new.
+fn add_identities(progress: &Progress<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
+    let old = progress.old;
+    let in_transition = progress.moves_in_transition(new);
     ops.reserve(new.identities.len() + new.prefixes.len());
+    if in_transition {
+        for (key, identity) in &old.prefixes {
+            if *identity == Identity::NONE && !new.prefixes.contains_key(key) {
+                ops.push(MapOp::SetPrefix(*key, LEAVING_NONE));
+            }
+        }
+    }
     for (addr, identity) in &new.identities {
         if old.identities.get(addr) != Some(identity) {
             ops.push(MapOp::SetIdentity(*addr, *identity));
@@ -172,7 +247,37 @@ fn move_addresses(Way { old, .. }: &Way<'_>, new: &MapState, ops: &mut Vec<MapOp
     // Keys are ordered by length first.
     for (key, identity) in new.prefixes.iter().rev() {
         if old.prefixes.get(key) != Some(identity) {
-            ops.push(MapOp::SetPrefix(*key, *identity));
+            let is_temporary = in_transition && *identity == Identity::NONE;
+            let identity = if is_temporary { ENTERING_NONE } else { *identity };
+            ops.push(MapOp::SetPrefix(*key, identity));
+        }
+    }
+}
+
+/// Allow maps with entries that deny, as they are while identities are removed.
+fn switch_allow_maps(progress: &Progress<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
+    if !progress.moves_in_transition(new) {
+        return;
+    }
+    let Progress { old, now, transitions } = progress;
+    let mut leaving = only_in(old, new);
+    leaving.insert(LEAVING_NONE);
+    for (key, transition) in transitions {
+        let map = transition.while_removing(&leaving);
+        if now.allow.get(key) != Some(&map) {
+            ops.push(MapOp::SetAllow(*key, map));
+        }
+    }
+}
+
+/// Removes old identities, see [`add_identities`].
+fn remove_identities(progress: &Progress<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
+    let old = progress.old;
+    if progress.moves_in_transition(new) {
+        for (key, identity) in &new.prefixes {
+            if *identity == Identity::NONE && old.prefixes.get(key) != Some(identity) {
+                ops.push(MapOp::SetPrefix(*key, *identity));
+            }
         }
     }
     for key in old.prefixes.keys() {
@@ -187,13 +292,13 @@ fn move_addresses(Way { old, .. }: &Way<'_>, new: &MapState, ops: &mut Vec<MapOp
     }
 }
 
-fn finish_endpoints(Way { now, .. }: &Way<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
+fn finish_endpoints(Progress { now, .. }: &Progress<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
     let unfinished =
         new.endpoints.iter().filter(|(ifindex, after)| now.endpoints.get(ifindex) != Some(after));
     ops.extend(unfinished.map(|(ifindex, after)| MapOp::SetEndpoint(*ifindex, after.clone())));
 }
 
-fn finish_allow_maps(Way { now, .. }: &Way<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
+fn finish_allow_maps(Progress { now, .. }: &Progress<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
     for (key, after) in &new.allow {
         if now.allow.get(key) != Some(after) {
             ops.push(MapOp::SetAllow(*key, Arc::clone(after)));
@@ -206,7 +311,7 @@ fn finish_allow_maps(Way { now, .. }: &Way<'_>, new: &MapState, ops: &mut Vec<Ma
     }
 }
 
-fn clean_up(Way { now, .. }: &Way<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
+fn clean_up(Progress { now, .. }: &Progress<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
     ops.extend(new.addresses.difference(&now.addresses).map(|key| MapOp::AddAddress(*key)));
     ops.extend(
         now.egress_marks

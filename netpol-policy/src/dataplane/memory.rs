@@ -1,4 +1,4 @@
-//! The maps in memory: an image plus what packets leave behind.
+//! The maps in memory: a map state and the state that packets write.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -15,9 +15,9 @@ use netpol_common::packet::{Frame, Packet};
 use netpol_common::verdict::{HookContext, Outcome, decide};
 
 use super::op::{MapOp, apply};
-use crate::compile::{AllowMap, AllowMapKey, MapState};
+use crate::compile::{AllowMapKey, MapState, longest_entry};
 
-/// An image that packets can be judged by, as the kernel's maps would.
+/// Maps that judge packets as the kernel's maps do.
 #[derive(Debug, Default)]
 pub struct MemoryMaps {
     map_state: MapState,
@@ -28,22 +28,22 @@ pub struct MemoryMaps {
     backends: RefCell<BTreeMap<FlowKey, BackendValue>>,
 }
 
-/// What became of a frame.
+/// Result of judging a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Observation {
-    /// The verdict and what follows from it.
+    /// The verdict, with the mark and the handle that the packet carries on.
     pub outcome: Outcome,
-    /// What was read from the frame.
+    /// The parsed headers of the frame.
     pub packet: Packet,
 }
 
 impl MemoryMaps {
-    /// Maps that hold this image and no flow.
+    /// Maps with this content and no flow.
     pub fn new(map_state: MapState) -> Self {
         Self { map_state, ..Self::default() }
     }
 
-    /// The image.
+    /// The content that operations write.
     pub fn map_state(&self) -> &MapState {
         &self.map_state
     }
@@ -76,7 +76,7 @@ impl MemoryMaps {
         }
     }
 
-    /// Forgets all connections and fragments.
+    /// Removes all connections and fragments.
     pub fn clear_flows(&self) {
         self.flows.borrow_mut().clear();
         self.fragments.borrow_mut().clear();
@@ -89,7 +89,7 @@ impl MemoryMaps {
         self.flows.borrow().iter().map(|(key, entry)| (*key, entry.flow)).collect()
     }
 
-    /// All datagrams in pieces.
+    /// All fragmented datagrams.
     pub fn fragments(&self) -> BTreeMap<FragmentKey, FragmentValue> {
         self.fragments.borrow().clone()
     }
@@ -99,7 +99,7 @@ impl MemoryMaps {
         let mut packet = Packet::EMPTY;
         let outcome = decide(self, frame, || *seen, &mut packet);
         if packet == Packet::EMPTY {
-            // It passed without being read.
+            // The verdict needed no headers.
             frame.parse(&mut packet);
         }
         Observation { outcome, packet }
@@ -206,32 +206,11 @@ impl PolicyMaps for MemoryMaps {
     }
 }
 
-/// What a longest-prefix trie of addresses answers.
+/// The identity of the longest prefix that contains an address.
 fn longest_prefix(prefixes: &BTreeMap<PrefixKey, Identity>, addr: Addr) -> Option<Identity> {
     let bits = u128::from_be_bytes(addr.0);
     (0..=128).rev().find_map(|prefix_len_bits| {
         let masked = bits & u128::MAX.checked_shl(128 - prefix_len_bits).unwrap_or(0);
         prefixes.get(&PrefixKey { prefix_len_bits, addr: Addr(masked.to_be_bytes()) }).copied()
-    })
-}
-
-/// What the trie of an allow map answers.
-fn longest_entry(map: &AllowMap, key: &AllowKey) -> Option<AllowValue> {
-    let protocol = [key.protocol.0, key.pad];
-    let [p0, p1] = protocol;
-    let [p2, p3] = key.port.0;
-    let suffix = u32::from_be_bytes([p0, p1, p2, p3]);
-    (AllowKey::ALL_PROTOCOLS_BITS..=AllowKey::FULL_BITS).rev().find_map(|prefix_len_bits| {
-        let masked =
-            suffix & u32::MAX.checked_shl(AllowKey::FULL_BITS - prefix_len_bits).unwrap_or(0);
-        let [protocol, pad, hi, lo] = masked.to_be_bytes();
-        let entry = AllowKey {
-            prefix_len_bits,
-            identity: key.identity,
-            protocol: Protocol(protocol),
-            pad,
-            port: PortBe([hi, lo]),
-        };
-        map.get(&entry).copied()
     })
 }

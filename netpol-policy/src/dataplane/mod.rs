@@ -1,13 +1,14 @@
-//! From one image to the next, one map operation at a time.
+//! From one map state to the next, one map operation at a time.
 //!
-//! In: what the maps hold and what they should hold. Out: ordered [`MapOp`]s. After every single one nothing passes
-//! that both images forbid, and nothing is dropped that both allow. [`MemoryMaps`] holds an image for
-//! simulations and tests. Must not: touch the kernel.
+//! In: the current and the desired content of the maps. Out: ordered [`MapOp`]s ([`diff`]). After every single one, no packet
+//! passes that both map states forbid, and none drops that both allow (invariant I4). [`port`] is the interface to the kernel
+//! that the agent needs; [`MemoryMaps`] implements the maps in memory, for simulations and tests. Must not: touch the kernel.
 
 mod diff;
 mod memory;
 mod op;
 pub mod port;
+mod transition;
 
 pub use diff::diff;
 pub use memory::{MemoryMaps, Observation};

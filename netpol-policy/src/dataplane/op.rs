@@ -1,4 +1,4 @@
-//! Map operations, and what each does to an image.
+//! Map operations and their effect on a map state.
 
 use std::sync::Arc;
 
@@ -8,40 +8,40 @@ use netpol_common::keys::{AddressKey, PrefixKey};
 
 use crate::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
 
-/// One insert or remove, atomic in the kernel; but for [`MapOp::SetAllow`] where old and new map only allow: each of their
-/// entries comes and goes by itself, additions first.
+/// One insert or remove, atomic in the kernel. The exception is [`MapOp::SetAllow`] where the old and the new map only allow:
+/// their entries are written one by one, additions first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MapOp {
-    /// Writes an endpoint's treatment.
+    /// Writes the entry of an endpoint.
     SetEndpoint(IfIndex, EndpointMapState),
-    /// Forgets an endpoint: on its interface everything drops, also what belongs to its flows. These, its fragments and counters
-    /// are gone when the interface is an endpoint again.
+    /// Removes an endpoint: every packet at its interface drops, those of its flows included. Its flows, fragments and counters
+    /// are removed before the interface is an endpoint again.
     RemoveEndpoint(IfIndex),
-    /// Lets an interface send from an address.
+    /// Allows an interface to send from an address.
     AddAddress(AddressKey),
-    /// Ends that.
+    /// Forbids it.
     RemoveAddress(AddressKey),
     /// Gives an address an identity.
     SetIdentity(Addr, Identity),
-    /// Leaves an address to the prefixes.
+    /// Removes the own entry of an address, so that its longest prefix counts.
     RemoveIdentity(Addr),
     /// Gives a prefix an identity.
     SetPrefix(PrefixKey, Identity),
-    /// Leaves a prefix to shorter ones.
+    /// Removes a prefix, so that the next shorter one counts.
     RemovePrefix(PrefixKey),
     /// Replaces the allow map of one direction of an endpoint.
     SetAllow(AllowMapKey, Arc<AllowMap>),
-    /// Removes an allow map: nothing is allowed by it.
+    /// Removes an allow map: without one, the direction allows nothing.
     RemoveAllow(AllowMapKey),
-    /// Defers egress to an address.
+    /// Defers the egress verdict for a destination.
     AddDefer(Addr),
-    /// Ends that.
+    /// No longer defers it.
     RemoveDefer(Addr),
-    /// Binds an egress mark.
+    /// Binds an egress mark to an interface.
     SetEgressMark(u16, IfIndex),
     /// Unbinds it.
     RemoveEgressMark(u16),
-    /// Makes every flow be decided again: the last operation of a change.
+    /// Starts a new policy generation, so that every flow is decided again: the last operation of a change.
     BumpEpoch,
 }
 
@@ -58,7 +58,7 @@ impl MapOp {
     }
 }
 
-/// Performs an operation on an image.
+/// Performs an operation on a map state.
 pub fn apply(op: &MapOp, map_state: &mut MapState) {
     match op {
         MapOp::SetEndpoint(ifindex, endpoint) => {

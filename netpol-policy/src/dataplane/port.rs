@@ -82,8 +82,8 @@ pub trait Attachments: Maps {
     ///
     /// # Errors
     /// The interface is gone, or the kernel refuses.
-    fn attach(&mut self, ifindex: IfIndex) -> Result<(), Self::Error>;
-    /// [`Maps::apply`], and at the same time [`Attachments::attach`] for these interfaces, whose pods do not run yet.
+    fn attach_pod(&mut self, ifindex: IfIndex) -> Result<(), Self::Error>;
+    /// [`Maps::apply`], and at the same time [`Attachments::attach_pod`] for these interfaces, whose pods do not run yet.
     /// Uses clsact filters where they attach faster. Returns the interfaces without programs, with the reasons.
     ///
     /// # Errors
@@ -103,11 +103,12 @@ pub trait Attachments: Maps {
     /// # Errors
     /// One of the devices refuses; the others have their program.
     fn set_uplinks(&mut self, uplinks: &BTreeMap<IfIndex, Framing>) -> Result<(), Self::Error>;
-    /// The pods' interfaces that are attached through clsact filters although TCX links cost packets less.
+    /// The pods' interfaces that are attached through clsact filters and wait for their migration to TCX links, which cost
+    /// packets less. Empty on kernels without TCX.
     ///
     /// # Errors
     /// The pins cannot be read.
-    fn on_filters(&self) -> Result<BTreeSet<IfIndex>, Self::Error>;
+    fn awaiting_migration(&self) -> Result<BTreeSet<IfIndex>, Self::Error>;
     /// Begins the migration of this interface, if it has a clsact filter.
     ///
     /// # Errors

@@ -1,48 +1,52 @@
-//! Address blocks.
+//! Checks for address blocks.
 
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::checks::{BLOCK_COVERS_PODS, BLOCK_COVERS_SERVICE, HOLES_COVER_BLOCK, ONE_FAMILY};
-use super::{Level, Place, Report, Surroundings, cover};
+use super::checks::{BLOCK_COVERS_PODS, BLOCK_COVERS_SERVICE, EXCEPT_COVERS_BLOCK, ONE_FAMILY};
+use super::context::{LocatedRule, ObjectSet};
+use super::cover;
+use super::finding::Report;
+use super::level::Level;
 use crate::model::{IpBlock, Peer};
 
-pub(super) fn check(around: &Surroundings<'_>, place: &Place<'_>, report: &mut Report<'_>) {
+pub(super) fn check(objects: &ObjectSet<'_>, rule: &LocatedRule<'_>, report: &mut Report<'_>) {
     let mut is_whole = [false, false];
-    for (index, peer) in place.peers().iter().enumerate() {
+    for (index, peer) in rule.peers().iter().enumerate() {
         let Peer::IpBlock(block) = peer else { continue };
-        let field = || format!("{}.ipBlock", place.peer_field(index));
+        let field = || format!("{}.ipBlock", rule.peer_field(index));
         if is_covered(block.cidr, &block.except) {
-            let message = format!("the exceptions leave nothing of {}", block.cidr);
-            report.add(&HOLES_COVER_BLOCK, field(), message);
+            let message = format!("except covers all of {}", block.cidr);
+            report.add(&EXCEPT_COVERS_BLOCK, field(), message);
             continue;
         }
         if block.cidr.prefix() == 0 {
             let [v4, v6] = &mut is_whole;
             *(if block.cidr.is_ipv4() { v4 } else { v6 }) = true;
         }
-        check_pods(around, block, field(), report);
-        check_services(around, block, field(), report);
+        check_pods(objects, block, field(), report);
+        check_services(objects, block, field(), report);
     }
-    let missing = match is_whole {
-        [true, false] => "::/0",
-        [false, true] => "0.0.0.0/0",
+    let (allowed, missing) = match is_whole {
+        [true, false] => ("0.0.0.0/0", "::/0"),
+        [false, true] => ("::/0", "0.0.0.0/0"),
         [true, true] | [false, false] => return,
     };
-    if around.is_dual_stack {
-        let message = format!("is for all addresses of one family: there is no {missing}");
-        report.add(&ONE_FAMILY, place.field(), message);
+    if objects.is_dual_stack {
+        let message = format!("allows {allowed}, but not {missing}");
+        report.add(&ONE_FAMILY, rule.field(), message);
     }
 }
 
-fn check_pods(around: &Surroundings<'_>, block: &IpBlock, field: String, report: &mut Report<'_>) {
+fn check_pods(objects: &ObjectSet<'_>, block: &IpBlock, field: String, report: &mut Report<'_>) {
     let mut covered =
-        around.state.owned_addresses().filter(|(address, _)| block.contains(*address));
+        objects.state.owned_addresses().filter(|(address, _)| block.contains(*address));
     let Some((address, pod)) = covered.next() else { return };
     let more = match covered.count() {
         0 => String::new(),
-        n => format!(" and {n} more"),
+        1 => " and 1 more pod address".to_owned(),
+        n => format!(" and {n} more pod addresses"),
     };
     let level = if block.cidr.prefix() == 0 { Level::Info } else { BLOCK_COVERS_PODS.level };
     let message = format!("{} covers {address} of pod {}{more}", block.cidr, pod.name);
@@ -50,7 +54,7 @@ fn check_pods(around: &Surroundings<'_>, block: &IpBlock, field: String, report:
 }
 
 fn check_services(
-    around: &Surroundings<'_>,
+    objects: &ObjectSet<'_>,
     block: &IpBlock,
     field: String,
     report: &mut Report<'_>,
@@ -58,7 +62,7 @@ fn check_services(
     if block.cidr.prefix() == 0 {
         return;
     }
-    let covered = around.state.services().find_map(|service| {
+    let covered = objects.state.services().find_map(|service| {
         let address = service.addresses.iter().find(|address| block.contains(**address))?;
         Some((service, address))
     });
@@ -68,20 +72,20 @@ fn check_services(
     }
 }
 
-/// Whether the holes together leave nothing of the network.
-fn is_covered(network: IpNetwork, holes: &[IpNetwork]) -> bool {
+/// Whether the excluded blocks together cover the network.
+fn is_covered(network: IpNetwork, excluded: &[IpNetwork]) -> bool {
     let inside: Vec<IpNetwork> =
-        holes.iter().copied().filter(|hole| cover::network(network, *hole)).collect();
-    if holes.iter().any(|hole| cover::network(*hole, network)) {
+        excluded.iter().copied().filter(|block| cover::network(network, *block)).collect();
+    if excluded.iter().any(|block| cover::network(*block, network)) {
         return true;
     }
-    // Each half has to be covered; without a hole inside there is nothing to look for.
+    // Each half must be covered. Without an excluded block inside the network neither is.
     !inside.is_empty()
         && halves(network)
             .is_some_and(|halves| halves.into_iter().all(|half| is_covered(half, &inside)))
 }
 
-/// `None` for a single address.
+/// The two halves of a network; `None` for a single address.
 fn halves(network: IpNetwork) -> Option<[IpNetwork; 2]> {
     let prefix = network.prefix().checked_add(1)?;
     let upper = match network.network() {

@@ -1,19 +1,19 @@
 //! The table of checks.
 
-use super::Level;
+use super::level::Level;
 
-/// A check that has a name.
+/// A check for one kind of mistake.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Check {
     /// Stable code.
     pub code: &'static str,
     /// Stable name.
     pub name: &'static str,
-    /// How much its findings matter, as a rule.
+    /// The default severity of its findings.
     pub level: Level,
-    /// What it finds, for the documentation.
+    /// The mistake, as a noun phrase for the documentation.
     pub finds: &'static str,
-    /// What to do about it: one sentence.
+    /// The advice: one sentence.
     pub advice: &'static str,
 }
 
@@ -27,7 +27,7 @@ macro_rules! checks {
             advice: $advice,
         };)*
 
-        /// Every check, by code.
+        /// Every check, sorted by code.
         pub static CHECKS: &[&Check] = &[$(&$ident,)*];
     };
 }
@@ -35,62 +35,62 @@ macro_rules! checks {
 checks! {
     SELECTS_NO_POD = "NP001" "selects-no-pod" Warning:
         "A policy whose `podSelector` selects no pod of its namespace."
-        => "Compare the selector with the labels of the pods that it is for.";
+        => "Compare the selector with the labels of the pods that the policy should select.";
     UNKNOWN_NAMESPACE = "NP002" "unknown-namespace" Warning:
         "A policy in a namespace that does not exist."
-        => "Correct `metadata.namespace`, or add the namespace.";
+        => "Correct `metadata.namespace`, or create the namespace.";
     PEER_SELECTS_NOTHING = "NP003" "peer-selects-nothing" Warning:
         "A peer whose selectors select no namespace, or no pod in the namespaces that they select."
-        => "Compare the selectors with the labels of the namespaces and pods that should be reached.";
+        => "Compare the selectors with the labels of the namespaces and pods that the peer should select.";
     CONTRADICTORY_SELECTOR = "NP004" "contradictory-selector" Warning:
-        "A selector whose conditions exclude each other."
-        => "Remove one of the conditions: all of them have to hold at once.";
+        "A selector whose conditions exclude each other, so it selects nothing."
+        => "Remove one of the conditions, because an object must meet all of them.";
     SPLIT_PEER = "NP005" "split-peer" Warning:
-        "A `namespaceSelector` and a `podSelector` as two peers, one after the other: an OR where an AND was probably meant."
-        => "For these pods in these namespaces write both selectors in one list item, without the second dash.";
+        "A `namespaceSelector` and a `podSelector` in two consecutive peers: either one allows the connection (OR), where both (AND) were probably intended."
+        => "To allow only these pods in these namespaces, write both selectors in one list item, without the second dash.";
     HOST_NETWORK_POD = "NP006" "host-network-pod" Warning:
-        "A policy that selects a pod with `hostNetwork: true`, which no policy governs."
-        => "Protect the node's own ports by other means, or take the pod off the host's network.";
+        "A policy that selects a pod with `hostNetwork: true`, to which policies do not apply."
+        => "Remove `hostNetwork` from the pod, or protect the node's ports with a host firewall.";
     INERT_RULES = "NP010" "inert-rules" Warning:
-        "Rules for a direction that `policyTypes` leaves out: they have no effect."
+        "Rules for a direction that `policyTypes` does not contain, so they have no effect."
         => "Add the direction to `policyTypes`, or remove the rules.";
     ALLOWS_NOTHING = "NP011" "allows-nothing" Info:
-        "A direction in which the policy isolates and allows nothing."
-        => "If only the other direction should be isolated, say so in `policyTypes`.";
+        "A direction for which the policy isolates pods and allows nothing."
+        => "To isolate for the other direction only, remove this direction from `policyTypes`.";
     ALLOWS_EVERYTHING = "NP012" "allows-everything" Info:
-        "A rule without peers and ports: it allows everything, whatever other rules and policies say."
-        => "Remove the other rules of this direction, or restrict this one.";
+        "A rule without peers and ports, which allows all traffic of its direction regardless of other rules and policies."
+        => "Restrict the rule with peers or ports, or remove the other rules of this direction.";
     REPEATED_RULE = "NP013" "repeated-rule" Warning:
-        "A rule that says the same as an earlier one."
-        => "Remove one of them.";
+        "A rule that allows the same as an earlier rule of the policy."
+        => "Remove one of the two rules.";
     SHADOWED_RULE = "NP014" "shadowed-rule" Warning:
-        "A rule that allows nothing which another rule of the policy does not allow."
+        "A rule that allows nothing beyond another rule of the policy."
         => "Remove the narrower rule, or restrict the wider one.";
     SHADOWED_PEER = "NP015" "shadowed-peer" Info:
         "A peer that another peer of the same rule includes."
         => "Remove the narrower peer, or restrict the wider one.";
     NO_DNS = "NP020" "no-dns" Warning:
-        "Pods that are isolated for egress and may reach something, but not port 53: they cannot look up names."
-        => "Allow UDP and TCP 53 to the cluster's DNS pods.";
+        "A policy that allows some egress for pods that cannot reach port 53, so they cannot resolve names."
+        => "Allow egress to the cluster's DNS pods on port 53, UDP and TCP.";
     UNKNOWN_PORT_NAME = "NP021" "unknown-port-name" Warning:
-        "A port name that no pod which it could mean has for this protocol."
-        => "Use the `name` of a `containerPort` of the destination pods, or a number.";
+        "A port name that no possible destination pod has for this protocol."
+        => "Use the `name` of a container port of the destination pods, or a port number.";
     SERVICE_PORT = "NP022" "service-port" Warning:
-        "A port that a Service offers, and at which its pods do not listen: verdicts are made on the pods' own ports."
-        => "Write the Service's `targetPort`: the port of the pods.";
-    HOLES_COVER_BLOCK = "NP030" "holes-cover-block" Warning:
-        "An `ipBlock` whose exceptions leave nothing of it."
-        => "Remove the peer, or restrict the exceptions.";
+        "A Service's `port` that is not a port of the backend pods: policies apply after Service translation, to the pods' ports."
+        => "Use the Service's `targetPort`, which is the port of the pods.";
+    EXCEPT_COVERS_BLOCK = "NP030" "except-covers-block" Warning:
+        "An `ipBlock` whose `except` blocks cover its whole `cidr`."
+        => "Remove the peer, or use smaller `except` blocks.";
     BLOCK_COVERS_PODS = "NP031" "block-covers-pods" Warning:
-        "An `ipBlock` that covers addresses of pods, which change; a block that covers a whole family is only mentioned."
-        => "Select pods by their labels; for addresses outside the cluster except the pod network.";
+        "An `ipBlock` that contains addresses of pods, which change when pods are recreated. For `0.0.0.0/0` and `::/0` the level is info."
+        => "Select pods by their labels; to allow addresses outside the cluster only, add the pod network to `except`.";
     BLOCK_COVERS_SERVICE = "NP032" "block-covers-service" Warning:
-        "An `ipBlock` that covers a Service address, which no policy ever sees."
-        => "Select the pods behind the Service: verdicts are made on their addresses and ports.";
+        "An `ipBlock` that contains a Service address: policies apply after Service translation, to the addresses of the backend pods."
+        => "Select the Service's backend pods by their labels.";
     ONE_FAMILY = "NP033" "one-family" Warning:
-        "A rule for all IPv4 or all IPv6 addresses, but not for those of the other family, among pods that have both."
+        "A rule for all addresses of one family only, in a cluster with dual-stack pods."
         => "Add the block of the other family (`0.0.0.0/0` or `::/0`).";
-    NO_ROOM = "NP040" "over-capacity" Warning:
-        "A rule whose peers find no room in the maps of a node that runs pods of all these policies: there it allows nothing."
-        => "Aggregate its address blocks, or let its policies select pods that do not run on one node.";
+    OVER_CAPACITY = "NP040" "over-capacity" Warning:
+        "A rule that exceeds the map capacities of a node that runs pods of all policies, so it allows nothing there."
+        => "Aggregate the address blocks of the rule, or use policies that select fewer pods per node.";
 }

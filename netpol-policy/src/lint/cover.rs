@@ -1,6 +1,7 @@
-//! Does one rule allow all that another one allows?
+//! Comparison of rules: does one rule allow everything that another rule allows?
 //!
-//! Answers follow from what the rules say, not from the pods that exist: `true` only when it holds in every cluster.
+//! In: two rules or peers. Out: `true` only if it holds in every cluster, because only the rules are compared, not the pods that
+//! they select. Must not: read the state.
 
 use ipnetwork::IpNetwork;
 
@@ -8,7 +9,7 @@ use crate::model::{
     IpBlock, NamespaceMatch, Peer, Peers, PortMatch, PortSpec, Ports, Rule, Selector,
 };
 
-/// Whether `wide` allows everything that `narrow` does, as rules of one policy.
+/// Whether `wide` allows everything that `narrow` allows. Both are rules of one policy.
 pub(super) fn rule(wide: &Rule, narrow: &Rule) -> bool {
     peers(&wide.peers, &narrow.peers) && ports(&wide.ports, &narrow.ports)
 }
@@ -23,7 +24,7 @@ fn peers(wide: &Peers, narrow: &Peers) -> bool {
     }
 }
 
-/// Whether everybody in `narrow` is in `wide`.
+/// Whether `wide` selects everything that `narrow` selects.
 pub(super) fn peer(wide: &Peer, narrow: &Peer) -> bool {
     match (wide, narrow) {
         (Peer::IpBlock(wide), Peer::IpBlock(narrow)) => block(wide, narrow),
@@ -45,20 +46,20 @@ pub(super) fn peer(wide: &Peer, narrow: &Peer) -> bool {
     }
 }
 
-/// Each condition of the wider selector is one of the narrower.
+/// Whether every requirement of `wide` is one of `narrow`, so that `wide` selects at least as much.
 fn selector(wide: &Selector, narrow: &Selector) -> bool {
     wide.requirements().all(|needed| narrow.requirements().any(|given| given == needed))
 }
 
 fn block(wide: &IpBlock, narrow: &IpBlock) -> bool {
     network(wide.cidr, narrow.cidr)
-        && wide.except.iter().all(|hole| {
-            let is_apart = !network(*hole, narrow.cidr) && !network(narrow.cidr, *hole);
-            is_apart || narrow.except.iter().any(|other| network(*other, *hole))
+        && wide.except.iter().all(|excluded| {
+            let is_apart = !network(*excluded, narrow.cidr) && !network(narrow.cidr, *excluded);
+            is_apart || narrow.except.iter().any(|other| network(*other, *excluded))
         })
 }
 
-/// Whether `outer` holds all of `inner`.
+/// Whether `outer` contains `inner`.
 pub(super) fn network(outer: IpNetwork, inner: IpNetwork) -> bool {
     outer.is_ipv4() == inner.is_ipv4()
         && outer.prefix() <= inner.prefix()

@@ -1,20 +1,21 @@
-//! Port names, and ports of Services.
+//! Checks for port names, and for Service ports.
 
 use netpol_common::ids::Direction;
 
 use super::checks::{SERVICE_PORT, UNKNOWN_PORT_NAME};
-use super::{Place, Report, Surroundings};
+use super::context::{LocatedRule, ObjectSet};
+use super::finding::Report;
 use crate::model::{
     BackendPort, Peer, Pod, PortName, PortRange, PortSpec, Ports, Service, Transport,
 };
 
-pub(super) fn check(around: &Surroundings<'_>, place: &Place<'_>, report: &mut Report<'_>) {
-    let Ports::AnyOf(items) = &place.rule.ports else { return };
+pub(super) fn check(objects: &ObjectSet<'_>, rule: &LocatedRule<'_>, report: &mut Report<'_>) {
+    let Ports::AnyOf(items) = &rule.spec.ports else { return };
     for (index, item) in items.iter().enumerate() {
         if let PortSpec::Range(range) = item.ports
-            && let Some(message) = translated(around, place, item.transport, range)
+            && let Some(message) = translated(objects, rule, item.transport, range)
         {
-            report.add(&SERVICE_PORT, place.port_field(index), message);
+            report.add(&SERVICE_PORT, rule.port_field(index), message);
         }
     }
     let named = items.iter().enumerate().filter_map(|(index, item)| match &item.ports {
@@ -22,27 +23,27 @@ pub(super) fn check(around: &Surroundings<'_>, place: &Place<'_>, report: &mut R
         PortSpec::Any | PortSpec::Range(_) => None,
     });
     for (index, transport, name) in named {
-        if let Some(message) = unknown(around, place, transport, name) {
-            report.add(&UNKNOWN_PORT_NAME, place.port_field(index), message);
+        if let Some(message) = unknown(objects, rule, transport, name) {
+            report.add(&UNKNOWN_PORT_NAME, rule.port_field(index), message);
         }
     }
 }
 
-/// Why a port name means nothing; `None` if it does, or if there is no pod that could have it.
+/// The message for a port name that no destination pod has; `None` if one has it, or if there is no destination pod.
 fn unknown(
-    around: &Surroundings<'_>,
-    place: &Place<'_>,
+    objects: &ObjectSet<'_>,
+    rule: &LocatedRule<'_>,
     transport: Transport,
     name: &PortName,
 ) -> Option<String> {
-    let policy = place.policy;
-    let destinations: Vec<&Pod> = match place.direction {
-        Direction::Ingress => around
+    let policy = rule.policy;
+    let destinations: Vec<&Pod> = match rule.direction {
+        Direction::Ingress => objects
             .state
             .pods_in(&policy.name.namespace)
             .filter(|pod| policy.pod_selector.matches(&pod.labels))
             .collect(),
-        Direction::Egress => around.state.pods().collect(),
+        Direction::Egress => objects.state.pods().collect(),
     };
     let has = |transport| {
         destinations.iter().any(|pod| pod.named_ports(name, transport).next().is_some())
@@ -50,24 +51,26 @@ fn unknown(
     if destinations.is_empty() || has(transport) {
         return None;
     }
-    let whose = match place.direction {
+    let whose = match rule.direction {
         Direction::Ingress => "no selected pod",
         Direction::Egress => "no pod",
     };
     let other = Transport::ALL.into_iter().find(|transport| has(*transport));
-    let hint = other.map(|other| format!(", only a {other} one")).unwrap_or_default();
+    let hint =
+        other.map(|other| format!(", but a {other} port of this name exists")).unwrap_or_default();
     Some(format!("{whose} has a {transport} port named {name}{hint}"))
 }
 
-/// Why a port is that of a Service, not of the pods behind it; `None` unless it is so for every Service of these pods.
+/// The message for a port of a Service that is not a port of its backend pods; `None` unless this is so for every Service of
+/// the destination pods.
 fn translated(
-    around: &Surroundings<'_>,
-    place: &Place<'_>,
+    objects: &ObjectSet<'_>,
+    rule: &LocatedRule<'_>,
     transport: Transport,
     range: PortRange,
 ) -> Option<String> {
     let number = (range.first() == range.last()).then_some(range.first())?;
-    let destinations = destinations(around, place);
+    let destinations = destinations(objects, rule);
     let declares = |pod: &&Pod| {
         pod.ports.iter().any(|port| (port.transport, port.number) == (transport, number))
     };
@@ -75,7 +78,7 @@ fn translated(
         return None;
     }
     let mut moved = None;
-    for service in around.state.services() {
+    for service in objects.state.services() {
         for pod in &destinations {
             match backend(service, pod, transport, number) {
                 None => {}
@@ -86,12 +89,12 @@ fn translated(
     }
     let (service, pod, other) = moved?;
     Some(format!(
-        "{transport}/{number} is a port of Service {}, which is {other} on pod {}",
+        "{transport}/{number} is a port of Service {}, whose target port on pod {} is {other}",
         service.name, pod.name
     ))
 }
 
-/// The port of the pod that a port of the Service leads to.
+/// The pod's port that a port of the Service is translated to.
 fn backend(service: &Service, pod: &Pod, transport: Transport, number: u16) -> Option<u16> {
     let is_behind = service.name.namespace == pod.name.namespace
         && service.selector.as_ref().is_some_and(|selector| selector.matches(&pod.labels));
@@ -105,25 +108,25 @@ fn backend(service: &Service, pod: &Pod, transport: Transport, number: u16) -> O
     }
 }
 
-/// The pods that a rule opens ports of, as far as it selects them by labels.
-fn destinations<'a>(around: &Surroundings<'a>, place: &Place<'_>) -> Vec<&'a Pod> {
-    let policy = place.policy;
-    match place.direction {
-        Direction::Ingress => around
+/// The pods whose ports a rule allows, without those that only an `ipBlock` allows.
+fn destinations<'a>(objects: &ObjectSet<'a>, rule: &LocatedRule<'_>) -> Vec<&'a Pod> {
+    let policy = rule.policy;
+    match rule.direction {
+        Direction::Ingress => objects
             .state
             .pods_in(&policy.name.namespace)
             .filter(|pod| policy.pod_selector.matches(&pod.labels))
             .collect(),
         Direction::Egress => {
             let selects = |pod: &&Pod| {
-                place.peers().iter().any(|peer| match peer {
+                rule.peers().iter().any(|peer| match peer {
                     Peer::IpBlock(_) => false,
                     Peer::Pods { namespaces, pods } => {
-                        around.is_in(namespaces, policy, pod) && pods.matches(&pod.labels)
+                        objects.is_in(namespaces, policy, pod) && pods.matches(&pod.labels)
                     }
                 })
             };
-            around.state.pods().filter(selects).collect()
+            objects.state.pods().filter(selects).collect()
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Selectors that select nothing, or not what they seem to.
+//! Checks for selectors that select nothing, or other pods than intended.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,48 +7,59 @@ use super::checks::{
     CONTRADICTORY_SELECTOR, HOST_NETWORK_POD, PEER_SELECTS_NOTHING, SELECTS_NO_POD, SPLIT_PEER,
     UNKNOWN_NAMESPACE,
 };
-use super::{Place, Report, Surroundings};
+use super::context::{LocatedRule, ObjectSet};
+use super::finding::Report;
 use crate::model::{NamespaceMatch, Peer, Pod, Policy, Requirement, Selector};
 
-/// Checks whom the policy is for.
-pub(super) fn check(around: &Surroundings<'_>, policy: &Policy, report: &mut Report<'_>) {
+/// Checks the policy's `podSelector`.
+pub(super) fn check(objects: &ObjectSet<'_>, policy: &Policy, report: &mut Report<'_>) {
     let field = || "spec.podSelector".to_owned();
     let namespace = &policy.name.namespace;
     if is_contradictory(&policy.pod_selector) {
-        let message = format!("{} can select no pod", policy.pod_selector);
+        let message = format!(
+            "{} cannot select a pod: its conditions exclude each other",
+            policy.pod_selector
+        );
         report.add(&CONTRADICTORY_SELECTOR, field(), message);
         return;
     }
-    if around.has_namespaces && around.state.namespace_labels(namespace).is_none() {
+    if objects.has_namespaces && objects.state.namespace_labels(namespace).is_none() {
         let message = format!("namespace {namespace} does not exist");
         report.add(&UNKNOWN_NAMESPACE, "metadata.namespace".to_owned(), message);
         return;
     }
-    let selected: Vec<&Pod> = around
+    let selected: Vec<&Pod> = objects
         .state
         .pods_in(namespace)
         .filter(|pod| policy.pod_selector.matches(&pod.labels))
         .collect();
-    if around.has_pods && selected.is_empty() {
-        let message = format!("selects no pod of namespace {namespace}: {}", policy.pod_selector);
+    if objects.has_pods && selected.is_empty() {
+        let message = format!("selects no pod in namespace {namespace}: {}", policy.pod_selector);
         report.add(&SELECTS_NO_POD, field(), message);
     }
     for pod in selected.into_iter().filter(|pod| pod.host_network) {
-        let message = format!("selects {}, which uses the host's network", pod.name);
+        let message = format!(
+            "selects pod {}, which uses the host's network: policies do not apply to it",
+            pod.name
+        );
         report.add(&HOST_NETWORK_POD, field(), message);
     }
 }
 
-/// Checks whom a rule is about.
-pub(super) fn check_peers(around: &Surroundings<'_>, place: &Place<'_>, report: &mut Report<'_>) {
-    let peers = place.peers();
+/// Checks the selectors of a rule's peers.
+pub(super) fn check_peers(
+    objects: &ObjectSet<'_>,
+    rule: &LocatedRule<'_>,
+    report: &mut Report<'_>,
+) {
+    let peers = rule.peers();
     for (index, peer) in peers.iter().enumerate() {
         let Peer::Pods { namespaces, pods } = peer else { continue };
-        let field = place.peer_field(index);
-        if let Some(message) = nobody(around, place.policy, namespaces, pods) {
+        let field = rule.peer_field(index);
+        if let Some(message) = selects_nothing(objects, rule.policy, namespaces, pods) {
             report.add(&PEER_SELECTS_NOTHING, field, message);
-        } else if is_never(namespaces, pods) {
-            let message = format!("{peer}: there can be none");
+        } else if is_contradictory_peer(namespaces, pods) {
+            let message = format!("{peer} cannot exist: the conditions exclude each other");
             report.add(&CONTRADICTORY_SELECTOR, field, message);
         }
     }
@@ -57,7 +68,7 @@ pub(super) fn check_peers(around: &Surroundings<'_>, place: &Place<'_>, report: 
             && (is_split(one, other) || is_split(other, one))
         {
             let message = format!("allows {one}, and also {other}");
-            report.add(&SPLIT_PEER, place.peer_field(index + 1), message);
+            report.add(&SPLIT_PEER, rule.peer_field(index + 1), message);
         }
     }
 }
@@ -76,7 +87,7 @@ fn is_split(one: &Peer, other: &Peer) -> bool {
     is_namespaces && is_pods
 }
 
-fn is_never(namespaces: &NamespaceMatch, pods: &Selector) -> bool {
+fn is_contradictory_peer(namespaces: &NamespaceMatch, pods: &Selector) -> bool {
     let namespaces = match namespaces {
         NamespaceMatch::Own => None,
         NamespaceMatch::Selected(selector) => Some(selector),
@@ -84,17 +95,17 @@ fn is_never(namespaces: &NamespaceMatch, pods: &Selector) -> bool {
     is_contradictory(pods) || namespaces.is_some_and(is_contradictory)
 }
 
-/// Why a peer selects nobody of those who exist.
-fn nobody(
-    around: &Surroundings<'_>,
+/// The message for a peer that selects no existing pod.
+fn selects_nothing(
+    objects: &ObjectSet<'_>,
     policy: &Policy,
     namespaces: &NamespaceMatch,
     pods: &Selector,
 ) -> Option<String> {
-    if is_never(namespaces, pods) {
+    if is_contradictory_peer(namespaces, pods) {
         return None;
     }
-    let state = around.state;
+    let state = objects.state;
     let selected: Vec<&str> = match namespaces {
         NamespaceMatch::Own => vec![&policy.name.namespace],
         NamespaceMatch::Selected(selector) => {
@@ -103,25 +114,25 @@ fn nobody(
         }
     };
     if let (NamespaceMatch::Selected(selector), true, true) =
-        (namespaces, around.has_namespaces, selected.is_empty())
+        (namespaces, objects.has_namespaces, selected.is_empty())
     {
         return Some(format!("selects no namespace: {selector}"));
     }
-    if selected.is_empty() || !around.has_pods {
+    if selected.is_empty() || !objects.has_pods {
         return None;
     }
     let mut candidates = selected.iter().flat_map(|namespace| state.pods_in(namespace));
     if candidates.any(|pod| !pod.host_network && pods.matches(&pod.labels)) {
         return None;
     }
-    let place = match selected.as_slice() {
+    let namespaces = match selected.as_slice() {
         [one] => format!("namespace {one}"),
         several => format!("the {} namespaces that it selects", several.len()),
     };
-    Some(format!("selects no pod in {place}: {pods}"))
+    Some(format!("selects no pod in {namespaces}: {pods}"))
 }
 
-/// Whether no labels at all can satisfy the selector.
+/// Whether no set of labels can match the selector.
 fn is_contradictory(selector: &Selector) -> bool {
     let requirements: Vec<&Requirement> = selector.requirements().collect();
     let keys: BTreeSet<&Arc<str>> =
@@ -135,7 +146,7 @@ fn is_contradictory(selector: &Selector) -> bool {
         if must_exist && must_not {
             return true;
         }
-        // The values that every `In` allows, without those that a `NotIn` forbids.
+        // The values that every `In` contains; the selector is contradictory if each of them is in a `NotIn`.
         let mut allowed: Option<BTreeSet<&Arc<str>>> = None;
         let mut forbidden = BTreeSet::new();
         for requirement in of_key() {

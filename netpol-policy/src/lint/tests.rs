@@ -1,4 +1,4 @@
-//! Each check finds what it is for, and nothing in clean objects.
+//! Each check reports its kind of mistake, and nothing in correct objects.
 
 use super::*;
 use crate::manifests::parse;
@@ -46,7 +46,7 @@ fn state(objects: &str) -> ClusterState {
     state
 }
 
-/// A policy with this spec, in a cluster, has exactly these findings but for those of level info.
+/// A policy with this spec, in a cluster, has exactly these findings, those of level info excepted.
 #[track_caller]
 fn check(spec: &str, expected: &[&str]) {
     check_with(CLUSTER, "shop", spec, Level::Warning, expected);
@@ -88,7 +88,7 @@ fn a_sound_policy_has_no_finding() {
 fn selectors_that_select_nothing_are_found() {
     check(
         "{ podSelector: { matchLabels: { app: wbe } }, ingress: [{}] }",
-        &["NP001 spec.podSelector selects no pod of namespace shop: app=wbe"],
+        &["NP001 spec.podSelector selects no pod in namespace shop: app=wbe"],
     );
     check(
         "{ podSelector: {}, ingress: [{ from: [
@@ -112,7 +112,7 @@ fn selectors_that_select_nothing_are_found() {
 }
 
 #[test]
-fn nothing_is_missed_in_a_set_without_pods_and_namespaces() {
+fn no_finding_compares_with_pods_and_namespaces_that_the_set_does_not_contain() {
     check_with(
         "",
         "elsewhere",
@@ -141,12 +141,12 @@ fn contradictory_selectors_are_found() {
     check(
         "{ podSelector: {}, ingress: [{ from: [{ podSelector: { matchExpressions: [
              { key: app, operator: In, values: [web] }, { key: app, operator: NotIn, values: [web] }] } }] }] }",
-        &["NP004 spec.ingress[0].from[0] pods with app=web,app notin (web) of the policy's namespace: there can be none"],
+        &["NP004 spec.ingress[0].from[0] pods with app=web,app notin (web) of the policy's namespace cannot exist: the conditions exclude each other"],
     );
 }
 
 #[test]
-fn two_peers_where_one_was_meant_are_found() {
+fn two_peers_where_one_was_intended_are_found() {
     check(
         "{ podSelector: {}, ingress: [{ from: [
              { namespaceSelector: { matchLabels: { team: ops } } },
@@ -169,25 +169,29 @@ fn host_network_pods_are_found() {
         "shop",
         "{ podSelector: {}, ingress: [{}] }",
         Level::Warning,
-        &["NP006 spec.podSelector selects shop/h, which uses the host's network"],
+        &[
+            "NP006 spec.podSelector selects pod shop/h, which uses the host's network: policies do not apply to it",
+        ],
     );
 }
 
 #[test]
-fn rules_of_a_left_out_direction_are_found() {
+fn rules_for_a_direction_missing_in_policy_types_are_found() {
     check(
         "{ podSelector: {}, policyTypes: [Ingress], ingress: [{}], egress: [{}] }",
-        &["NP010 spec.egress policyTypes leaves out egress: these rules have no effect"],
+        &[
+            "NP010 spec.egress has rules, but policyTypes does not contain egress: the rules have no effect",
+        ],
     );
 }
 
 #[test]
-fn all_or_nothing_is_told() {
+fn allowing_all_or_nothing_is_found() {
     check_all(
         "{ podSelector: {}, egress: [{}] }",
         &[
             "NP012 spec.egress[0] allows all egress traffic",
-            "NP011 spec.ingress isolates for ingress and allows nothing",
+            "NP011 spec.ingress is empty: the policy isolates for ingress and allows nothing",
         ],
     );
 }
@@ -204,8 +208,8 @@ fn rules_without_effect_are_found() {
                  {{ from: [{{ {web} }}], ports: [{{ port: 80, protocol: UDP }}] }} ] }}"
         ),
         &[
-            "NP014 spec.ingress[0] allows nothing that spec.ingress[1] does not allow",
-            "NP013 spec.ingress[2] says the same as spec.ingress[0]",
+            "NP014 spec.ingress[0] allows nothing beyond spec.ingress[1]",
+            "NP013 spec.ingress[2] allows the same as spec.ingress[0]",
         ],
     );
     check_all(
@@ -219,7 +223,7 @@ fn rules_without_effect_are_found() {
 #[test]
 fn egress_without_dns_is_found() {
     let to_db = "to: [{ podSelector: { matchLabels: { app: db } } }], ports: [{ port: 5432 }]";
-    let missing = ["NP020 spec.egress no rule allows pod shop/web to reach UDP 53"];
+    let missing = ["NP020 spec.egress no rule allows pod shop/web to reach port 53/UDP"];
     let web = "podSelector: { matchLabels: { app: web } }, policyTypes: [Egress]";
     check(&format!("{{ {web}, egress: [{{ {to_db} }}] }}"), &missing);
     let ports = [
@@ -233,9 +237,11 @@ fn egress_without_dns_is_found() {
         &format!(
             "{{ {web}, egress: [{{ {to_db} }}, {{ ports: [{{ port: 53, protocol: UDP }}] }}] }}"
         ),
-        &["NP020 spec.egress allows pod shop/web UDP 53, but not TCP 53 for long answers"],
+        &[
+            "NP020 spec.egress no rule allows pod shop/web to reach port 53/TCP, which long DNS answers need",
+        ],
     );
-    // Nothing is allowed at all: that is meant.
+    // A policy that allows no egress at all does so on purpose.
     check(&format!("{{ {web} }}"), &[]);
 }
 
@@ -253,19 +259,19 @@ fn dns_may_be_allowed_by_another_policy_of_the_same_pods() {
 }
 
 #[test]
-fn port_names_that_nobody_has_are_found() {
+fn port_names_that_no_pod_has_are_found() {
     check(
         "{ podSelector: { matchLabels: { app: db } }, ingress: [{ ports: [
              { port: pg }, { port: http }, { port: pg, protocol: UDP } ] }] }",
         &[
             "NP021 spec.ingress[0].ports[1] no selected pod has a TCP port named http",
-            "NP021 spec.ingress[0].ports[2] no selected pod has a UDP port named pg, only a TCP one",
+            "NP021 spec.ingress[0].ports[2] no selected pod has a UDP port named pg, but a TCP port of this name exists",
         ],
     );
 }
 
 #[test]
-fn ports_of_services_are_told_from_ports_of_pods() {
+fn ports_of_services_are_distinguished_from_ports_of_pods() {
     let service = "apiVersion: v1\nkind: Service\nmetadata: { name: web, namespace: shop }\n\
                    spec: { clusterIP: 10.96.0.8, selector: { app: web }, ports: [{ port: 80, targetPort: http }, { port: 8080 }] }\n---\n";
     let cluster = format!("{CLUSTER}{service}");
@@ -282,7 +288,7 @@ fn ports_of_services_are_told_from_ports_of_pods() {
         ),
         Level::Warning,
         &[
-            "NP022 spec.ingress[0].ports[0] TCP/80 is a port of Service shop/web, which is 8080 on pod shop/web",
+            "NP022 spec.ingress[0].ports[0] TCP/80 is a port of Service shop/web, whose target port on pod shop/web is 8080",
         ],
     );
     check_with(
@@ -291,12 +297,12 @@ fn ports_of_services_are_told_from_ports_of_pods() {
         "{ podSelector: {}, policyTypes: [Egress], egress: [{ ports: [{ port: 53 }, { port: 53, protocol: UDP }] }, {
              to: [{ namespaceSelector: { matchLabels: { team: shop } } }], ports: [{ port: 80 }] }] }",
         Level::Warning,
-        &["NP022 spec.egress[1].ports[0] TCP/80 is a port of Service shop/web, which is 8080 on pod shop/web"],
+        &["NP022 spec.egress[1].ports[0] TCP/80 is a port of Service shop/web, whose target port on pod shop/web is 8080"],
     );
 }
 
 #[test]
-fn blocks_that_mean_something_else_are_found() {
+fn blocks_that_contain_pods_or_services_or_nothing_are_found() {
     check(
         "{ podSelector: {}, ingress: [{ from: [
              { ipBlock: { cidr: 172.16.0.0/12, except: [172.16.0.0/13, 172.24.0.0/13] } },
@@ -304,8 +310,8 @@ fn blocks_that_mean_something_else_are_found() {
              { ipBlock: { cidr: 10.0.0.0/24 } }, { ipBlock: { cidr: 10.96.0.0/16 } },
              { ipBlock: { cidr: 10.0.0.0/16, except: [10.0.0.0/24] } } ] }] }",
         &[
-            "NP030 spec.ingress[0].from[0].ipBlock the exceptions leave nothing of 172.16.0.0/12",
-            "NP031 spec.ingress[0].from[2].ipBlock 10.0.0.0/24 covers 10.0.0.1 of pod shop/web and 2 more",
+            "NP030 spec.ingress[0].from[0].ipBlock except covers all of 172.16.0.0/12",
+            "NP031 spec.ingress[0].from[2].ipBlock 10.0.0.0/24 covers 10.0.0.1 of pod shop/web and 2 more pod addresses",
             "NP032 spec.ingress[0].from[3].ipBlock 10.96.0.0/16 covers 10.96.0.9 of Service shop/db",
         ],
     );
@@ -318,14 +324,14 @@ fn half_of_a_dual_stack_is_found() {
     let spec = |blocks: &str| format!("{{ podSelector: {{}}, ingress: [{{ from: [{blocks}] }}] }}");
     let v4 = "{ ipBlock: { cidr: 0.0.0.0/0 } }";
     let v6 = "{ ipBlock: { cidr: '::/0' } }";
-    let missing = ["NP033 spec.ingress[0] is for all addresses of one family: there is no ::/0"];
+    let missing = ["NP033 spec.ingress[0] allows 0.0.0.0/0, but not ::/0"];
     check_with(dual, "shop", &spec(v4), Level::Warning, &missing);
     check_with(dual, "shop", &spec(&format!("{v4}, {v6}")), Level::Warning, &[]);
     check(&spec(v4), &[]);
 }
 
 #[test]
-fn rules_that_find_no_room_are_found() {
+fn rules_over_capacity_are_found() {
     let blocks =
         |blocks: &str| format!("{{ podSelector: {{}}, ingress: [{{ from: [{blocks}] }}] }}");
     let policy = |name: &str, spec: &str| {

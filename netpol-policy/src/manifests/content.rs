@@ -1,38 +1,38 @@
-//! From the text of one file to the objects in it.
+//! From the text of one file to its objects and findings.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::finding::{Cause, FileCode, Finding, Place, Sourced};
+use super::finding::{Cause, FileCode, Finding, Located, Location};
 use super::yaml::{self, Document, FlawKind, Lines, UNREADABLE};
 use crate::model::{Code, Diagnostic, Object, ObjectRef, convert};
 
-/// What is in a file.
+/// The objects and findings of one file.
 #[derive(Clone, Debug, Default)]
 pub struct Content {
-    /// The objects, in their order, with the findings on each.
+    /// The objects, in the order of the text, with the findings on each.
     pub entries: Vec<Entry>,
-    /// Findings on what is no object, in the order of the lines.
+    /// Findings on documents that are not objects, in the order of the lines.
     pub findings: Vec<Finding>,
-    /// Objects of kinds that netpol does not use: `apiVersion` and kind.
-    pub passed_over: Vec<Sourced<String>>,
-    /// A syntax error may have hidden objects.
+    /// `apiVersion` and kind of each object whose kind netpol does not use.
+    pub unsupported: Vec<Located<String>>,
+    /// A syntax error ended a document early, so objects may be missing.
     pub is_broken: bool,
 }
 
 /// An object in a file.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// The object and its place.
-    pub object: Sourced<Object>,
-    /// The findings on it.
+    /// The object and its location.
+    pub object: Located<Object>,
+    /// The findings on the object.
     pub findings: Vec<Finding>,
-    /// The lines of a policy's fields, for later findings.
+    /// The lines of a policy's fields, for findings of later checks; `None` for other kinds.
     pub lines: Option<Lines>,
-    /// It was being read when a syntax error came: it is not what was written.
-    pub is_partial: bool,
+    /// A syntax error truncated the object, so it differs from what its author wrote.
+    pub is_truncated: bool,
 }
 
 /// Reads the objects of a text.
@@ -58,15 +58,15 @@ pub fn content(file: &Arc<Path>, text: &str) -> Content {
 }
 
 impl Content {
-    /// Adds one object, which stands at `prefix` in its document.
+    /// Adds the object at path `prefix` of its document.
     fn add(&mut self, file: &Arc<Path>, document: &Document, prefix: &str, value: &Value) {
         let line = document.find(prefix).line;
-        let place = Place { file: Arc::clone(file), line };
-        let is_partial = value.get(UNREADABLE).is_some() && document.is_broken;
+        let location = Location { file: Arc::clone(file), line };
+        let is_truncated = value.get(UNREADABLE).is_some() && document.is_broken;
         if value.get("kind").is_none_or(|kind| !kind.is_string()) {
-            // Of a broken document the flaw has been told.
+            // For a broken document the syntax error is the finding.
             if !document.is_broken {
-                let message = "has no kind: it is passed over".to_owned();
+                let message = "the document has no kind: it is ignored".to_owned();
                 self.findings.push(about_file(file, line, FileCode::NoKind, message));
             }
             return;
@@ -74,18 +74,18 @@ impl Content {
         let converted = convert::object(value);
         if let Some(kind) = converted.unsupported_kind {
             if kind.ends_with("List") && value.get("items").is_some() {
-                let message = "has items that are no list: it is passed over".to_owned();
+                let message = "items is not a list: the document is ignored".to_owned();
                 self.findings.push(about_file(file, line, FileCode::InvalidValue, message));
             }
-            self.passed_over.push(Sourced { object: kind, place });
+            self.unsupported.push(Located { object: kind, location });
             return;
         }
-        let object = converted.object.map(|object| Sourced { object, place });
-        let is_policy = |object: &Sourced<Object>| matches!(object.object, Object::Policy(_));
+        let object = converted.object.map(|object| Located { object, location });
+        let is_policy = |object: &Located<Object>| matches!(object.object, Object::Policy(_));
         let lines = object.as_ref().filter(|o| is_policy(o)).map(|_| document.lines_of(prefix));
-        if is_partial {
-            // The syntax error says all that there is to say about what it cut off.
-            let entry = |object| Entry { object, findings: Vec::new(), lines, is_partial };
+        if is_truncated {
+            // The syntax error is the only finding on a truncated object: others would follow from the truncation.
+            let entry = |object| Entry { object, findings: Vec::new(), lines, is_truncated };
             self.entries.extend(object.map(entry));
             return;
         }
@@ -94,58 +94,66 @@ impl Content {
         let findings: Vec<_> = findings.collect();
         match object {
             None => self.findings.extend(findings),
-            Some(object) => self.entries.push(Entry { object, findings, lines, is_partial }),
+            Some(object) => self.entries.push(Entry { object, findings, lines, is_truncated }),
         }
     }
 }
 
 impl Entry {
-    /// Kind and name.
+    /// Kind, namespace and name of the object.
     pub fn object_ref(&self) -> ObjectRef {
         self.object.object.object_ref()
     }
 
-    /// The finding on a definition that does not count because of another one.
-    pub fn overridden(&self, by: &Place) -> Finding {
-        self.finding(Code::DefinedTwice, format!("is defined again at {by}, which counts"))
+    /// The finding on a definition that a later one replaces.
+    pub fn overridden(&self, by: &Location) -> Finding {
+        self.finding(
+            Code::DefinedTwice,
+            format!("is defined again at {by}: the later definition is used"),
+        )
     }
 
-    /// What can be relied on in a policy of which only the beginning was read: that it isolates. Other
-    /// objects are of no use then.
-
-    pub fn closed(&self) -> Option<Self> {
+    /// A truncated policy as one that isolates what it selects, in both directions, and allows nothing; `None` for objects
+    /// of other kinds.
+    pub fn as_deny_all(&self) -> Option<Self> {
         let Object::Policy(policy) = &self.object.object else { return None };
         let mut policy = policy.clone();
         policy.policy_types.ingress = true;
         policy.policy_types.egress = true;
         policy.ingress = Arc::default();
         policy.egress = Arc::default();
-        let place = self.object.place.clone();
+        let location = self.object.location.clone();
         Some(Self {
-            object: Sourced { object: Object::Policy(policy), place },
-            findings: vec![self.cut_off("it isolates what it selects and allows nothing")],
+            object: Located { object: Object::Policy(policy), location },
+            findings: vec![
+                self.truncated("the policy isolates the pods that it selects and allows nothing"),
+            ],
             lines: None,
-            is_partial: true,
+            is_truncated: true,
         })
     }
 
-    /// The finding on an object that a syntax error cut off, with what becomes of it.
-    pub fn cut_off(&self, effect: &str) -> Finding {
-        self.finding(Code::Malformed, format!("is cut off by a syntax error: {effect}"))
+    /// The finding on an object that a syntax error truncated; `effect` says what happens to the object.
+    pub fn truncated(&self, effect: &str) -> Finding {
+        self.finding(Code::Malformed, format!("is truncated by a syntax error: {effect}"))
     }
 
     fn finding(&self, code: Code, message: String) -> Finding {
         let object = self.object_ref();
         let cause = Diagnostic { code, object, field: String::new(), message };
-        Finding { place: self.object.place.clone(), cause: Cause::Object(cause) }
+        Finding { location: self.object.location.clone(), cause: Cause::Object(cause) }
     }
 }
 
 fn about_file(file: &Arc<Path>, line: usize, code: FileCode, message: String) -> Finding {
-    Finding { place: Place { file: Arc::clone(file), line }, cause: Cause::File { code, message } }
+    Finding {
+        location: Location { file: Arc::clone(file), line },
+        cause: Cause::File { code, message },
+    }
 }
 
-/// A diagnostic with its line. Those on marks of unreadable places say that instead.
+/// A diagnostic with its line. If the field could not be read, the message says so instead of describing the marker that
+/// stands for the field.
 fn about_object(
     file: &Arc<Path>,
     document: &Document,
@@ -160,7 +168,8 @@ fn about_object(
     let found = document.find(&path);
     if found.is_unreadable {
         let effect = diagnostic.message.rsplit_once(": ").map(|(_, effect)| effect);
-        diagnostic.message = format!("cannot be read: {}", effect.unwrap_or("it is ignored"));
+        diagnostic.message =
+            format!("cannot be read: {}", effect.unwrap_or("the field is ignored"));
         diagnostic.code = Code::Malformed;
         if let Some(around) = diagnostic.field.strip_suffix(UNREADABLE) {
             let around = around.trim_end_matches('.').to_owned();
@@ -168,7 +177,7 @@ fn about_object(
         }
     }
     Finding {
-        place: Place { file: Arc::clone(file), line: found.line },
+        location: Location { file: Arc::clone(file), line: found.line },
         cause: Cause::Object(diagnostic),
     }
 }

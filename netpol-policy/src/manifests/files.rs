@@ -1,27 +1,31 @@
-//! Which files there are, and their text.
+//! Finds manifest files and reads their text.
+//!
+//! In: paths. Out: sorted file names, and text. Must not: parse the text.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// The endings of manifests in a directory. A file that is named itself may have any.
-const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
+/// The extensions of manifests in a directory. A file that is given by its own path may have any extension.
+const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 
-/// The largest file that is read, in bytes: a whole cluster as YAML fits, a disk image does not.
+/// The largest file that is read, in bytes. The objects of a whole cluster fit; a disk image given by mistake does not.
 const MAX_BYTES: u64 = 256 * 1024 * 1024;
 
 /// The manifests below a directory.
 #[derive(Debug, Default)]
 pub struct Listing {
-    /// The files, in the order in which they count.
+    /// The files, in the order in which they are read.
     pub files: BTreeSet<PathBuf>,
-    /// Files and directories that are there but cannot be looked at.
+    /// Files and directories that exist but cannot be read.
     pub unreadable: Vec<(PathBuf, io::Error)>,
 }
 
-/// Lists the manifests below a directory. Hidden ones and links to directories are passed over: editors
-/// keep their copies in the former, and a mounted `ConfigMap` has every file twice through the latter.
+/// Lists the manifests in and below a directory.
+///
+/// Hidden files are skipped because editors keep their copies in them. Links to directories are not followed because a
+/// mounted `ConfigMap` contains every file a second time behind such a link.
 pub fn list(directory: &Path) -> Listing {
     let mut listing = Listing::default();
     let mut pending = vec![directory.to_owned()];
@@ -57,8 +61,8 @@ pub fn list(directory: &Path) -> Listing {
 }
 
 fn is_manifest(path: &Path) -> bool {
-    let ending = path.extension().and_then(|ending| ending.to_str());
-    ending.is_some_and(|ending| ENDINGS.contains(&ending))
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    extension.is_some_and(|extension| EXTENSIONS.contains(&extension))
 }
 
 /// The text of a file.

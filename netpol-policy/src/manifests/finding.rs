@@ -1,4 +1,4 @@
-//! What was found in files.
+//! Findings on files, and locations in files.
 
 use std::fmt;
 use std::path::Path;
@@ -8,16 +8,16 @@ use serde::{Serialize, Serializer};
 
 use crate::model::{Diagnostic, Severity, codes};
 
-/// A place in a file.
+/// A line of a file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    /// The file, as it was named or found; `-` is the standard input.
+pub struct Location {
+    /// Path of the file, as given or as found in a directory; `-` is the standard input.
     pub file: Arc<Path>,
-    /// The line, counted from 1; 0 for the whole file.
+    /// The line, counted from 1; 0 stands for the whole file.
     pub line: usize,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.line == 0 {
             write!(f, "{}", self.file.display())
@@ -27,48 +27,48 @@ impl fmt::Display for Place {
     }
 }
 
-impl Serialize for Place {
+impl Serialize for Location {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-/// An object and where it is defined.
+/// An object and the location of its definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sourced<T> {
+pub struct Located<T> {
     /// The object.
     pub object: T,
-    /// Where its definition begins.
-    pub place: Place,
+    /// First line of the definition.
+    pub location: Location,
 }
 
 /// A finding in a file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Finding {
-    /// Where.
-    pub place: Place,
-    /// What.
+    /// The location.
+    pub location: Location,
+    /// The object or file concerned, and the message.
     #[serde(flatten)]
     pub cause: Cause,
 }
 
-/// What a finding is about.
+/// The subject of a finding, and its message.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(untagged)]
 pub enum Cause {
     /// A field of an object.
     Object(Diagnostic),
-    /// The file itself, or a part of it that is no object.
+    /// The file itself, or a document that is not an object.
     File {
-        /// Which finding this is.
+        /// The stable code.
         code: FileCode,
-        /// What is wrong and what netpol does about it: lower case, no full stop.
+        /// The problem, then its effect after a colon: lower case, no full stop.
         message: String,
     },
 }
 
 impl Finding {
-    /// How bad it is.
+    /// The severity of its code.
     pub const fn severity(&self) -> Severity {
         match &self.cause {
             Cause::Object(diagnostic) => diagnostic.severity(),
@@ -88,9 +88,9 @@ impl Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cause {
-            Cause::Object(diagnostic) => write!(f, "{}: {diagnostic}", self.place),
+            Cause::Object(diagnostic) => write!(f, "{}: {diagnostic}", self.location),
             Cause::File { code, message } => {
-                write!(f, "{}: {message} [{}]", self.place, code.as_str())
+                write!(f, "{}: {message} [{}]", self.location, code.as_str())
             }
         }
     }
@@ -100,10 +100,10 @@ codes! {
     /// Stable codes of the findings on files.
     FileCode {
         Unreadable = "unreadable" Error: "The file or directory cannot be read.";
-        Syntax = "syntax" Error: "It is not YAML.";
-        RepeatedKey = "repeated-key" Error: "A mapping has a key twice.";
-        InvalidValue = "invalid-value" Error: "A value without a meaning in JSON.";
-        TooLarge = "too-large" Error: "More than what is read.";
-        NoKind = "no-kind" Warning: "A document that does not say what it is.";
+        Syntax = "syntax" Error: "The document is not valid YAML.";
+        RepeatedKey = "repeated-key" Error: "A mapping contains the same key twice.";
+        InvalidValue = "invalid-value" Error: "A YAML value that JSON cannot represent.";
+        TooLarge = "too-large" Error: "A file or document exceeds a size limit of the reader.";
+        NoKind = "no-kind" Warning: "A document without `kind`.";
     }
 }

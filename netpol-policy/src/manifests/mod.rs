@@ -1,8 +1,8 @@
 //! Objects from YAML and JSON files.
 //!
-//! In: paths, or the text itself. Out: objects with the place of their definition, and findings that name
-//! file, line, object and field.
-//! Must not: fail because of what is in a file, or let one broken document hide the others.
+//! In: paths, or text. Out: objects with the location of their definition, and findings that name file, line, object and
+//! field.
+//! Must not: fail because of the content of a file, or skip the other documents of a file because one is broken.
 
 mod content;
 pub mod files;
@@ -15,41 +15,42 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use content::{Content, Entry, content};
-pub use finding::{Cause, FileCode, Finding, Place, Sourced};
+pub use finding::{Cause, FileCode, Finding, Located, Location};
 pub use yaml::Lines;
 
 use crate::model::{Object, ObjectRef};
 
-/// The path that means the standard input.
+/// The path that stands for the standard input.
 pub const STDIN: &str = "-";
 
-/// What was read.
+/// The objects and findings of a set of files.
 #[derive(Clone, Debug, Default)]
 pub struct Manifests {
     /// Every object once, in the order of files and lines.
-    pub objects: Vec<Sourced<Object>>,
-    /// What was found, in the order of files and lines.
+    pub objects: Vec<Located<Object>>,
+    /// The findings, in the order of files and lines.
     pub findings: Vec<Finding>,
-    /// Objects of kinds that netpol does not use: `apiVersion` and kind.
-    pub passed_over: Vec<Sourced<String>>,
+    /// `apiVersion` and kind of each object whose kind netpol does not use.
+    pub unsupported: Vec<Located<String>>,
     lines: BTreeMap<ObjectRef, (Arc<Path>, Lines)>,
 }
 
 impl Manifests {
-    /// Where a field of an object stands, or the nearest thing around it; `None` for an object that was not read.
-    pub fn place_of(&self, object: &ObjectRef, field: &str) -> Option<Place> {
+    /// The location of a field of an object, or of the nearest enclosing field that is written in the file; `None` for an
+    /// object that was not read.
+    pub fn location_of(&self, object: &ObjectRef, field: &str) -> Option<Location> {
         if let Some((file, lines)) = self.lines.get(object) {
-            return Some(Place { file: Arc::clone(file), line: lines.find(field).line });
+            return Some(Location { file: Arc::clone(file), line: lines.find(field).line });
         }
         let read = self.objects.iter().find(|read| read.object.object_ref() == *object)?;
-        Some(read.place.clone())
+        Some(read.location.clone())
     }
 }
 
 /// Reads files and directories, in the order in which they are given.
 ///
-/// A directory stands for the `.yaml`, `.yml` and `.json` files in and below it, sorted by path; `-` for
-/// `stdin`. An object that is defined more than once is what the last definition says.
+/// A directory stands for the `.yaml`, `.yml` and `.json` files in and below it, sorted by path; `-` stands for `stdin`.
+/// Of an object that is defined more than once, the last definition is used.
 pub fn read(paths: &[PathBuf], stdin: &mut dyn Read) -> Manifests {
     let mut reading = Reading::default();
     for path in paths {
@@ -70,14 +71,14 @@ pub fn read(paths: &[PathBuf], stdin: &mut dyn Read) -> Manifests {
     reading.finish()
 }
 
-/// Reads the objects of a text as if it stood in a file of this name.
+/// Reads the objects of a text; `name` is the file name in the findings.
 pub fn parse(name: &str, text: &str) -> Manifests {
     let mut reading = Reading::default();
     reading.add(Path::new(name), Ok(text.to_owned()));
     reading.finish()
 }
 
-/// What has been read so far.
+/// The state of [`read`] between two files.
 #[derive(Debug, Default)]
 struct Reading {
     files: Vec<Arc<Path>>,
@@ -96,33 +97,33 @@ impl Reading {
                 return;
             }
         };
-        let Content { entries, findings, passed_over, is_broken: _ } = content(&file, &text);
+        let Content { entries, findings, unsupported, is_broken: _ } = content(&file, &text);
         self.manifests.findings.extend(findings);
-        self.manifests.passed_over.extend(passed_over);
-        // As for `kubectl`, what is broken is not there.
+        self.manifests.unsupported.extend(unsupported);
+        // Truncated objects are ignored, as `kubectl apply` ignores them.
         let (partial, whole): (Vec<_>, Vec<_>) =
-            entries.into_iter().partition(|entry| entry.is_partial);
-        let cut_off = partial.iter().map(|entry| entry.cut_off("it is left out"));
-        self.manifests.findings.extend(cut_off);
+            entries.into_iter().partition(|entry| entry.is_truncated);
+        let truncated = partial.iter().map(|entry| entry.truncated("the object is ignored"));
+        self.manifests.findings.extend(truncated);
         self.entries.extend(whole);
     }
 
-    /// Takes the last definition of each object, and sorts the findings.
+    /// Keeps the last definition of each object, and sorts the findings.
     fn finish(self) -> Manifests {
         let Self { files, entries, mut manifests } = self;
-        let mut last: BTreeMap<ObjectRef, (usize, Place)> = BTreeMap::new();
+        let mut last: BTreeMap<ObjectRef, (usize, Location)> = BTreeMap::new();
         for (index, entry) in entries.iter().enumerate() {
-            last.insert(entry.object_ref(), (index, entry.object.place.clone()));
+            last.insert(entry.object_ref(), (index, entry.object.location.clone()));
         }
         for (index, entry) in entries.into_iter().enumerate() {
             match last.get(&entry.object_ref()) {
-                Some((counts, place)) if *counts != index => {
-                    manifests.findings.push(entry.overridden(place));
+                Some((used, location)) if *used != index => {
+                    manifests.findings.push(entry.overridden(location));
                 }
                 Some(_) | None => {
                     manifests.findings.extend(entry.findings);
                     if let Some(lines) = entry.lines {
-                        let file = Arc::clone(&entry.object.place.file);
+                        let file = Arc::clone(&entry.object.location.file);
                         manifests.lines.insert(entry.object.object.object_ref(), (file, lines));
                     }
                     manifests.objects.push(entry.object);
@@ -130,8 +131,9 @@ impl Reading {
             }
         }
         let order: BTreeMap<_, _> = files.iter().enumerate().map(|(at, file)| (file, at)).collect();
-        let place = |found: &Finding| (order.get(&found.place.file).copied(), found.place.line);
-        manifests.findings.sort_by_key(place);
+        manifests
+            .findings
+            .sort_by_key(|found| (order.get(&found.location.file).copied(), found.location.line));
         manifests
     }
 }
@@ -139,7 +141,7 @@ impl Reading {
 /// The finding on a file that cannot be read.
 pub fn unreadable(file: Arc<Path>, error: &std::io::Error) -> Finding {
     Finding {
-        place: Place { file, line: 0 },
+        location: Location { file, line: 0 },
         cause: Cause::File { code: FileCode::Unreadable, message: error.to_string() },
     }
 }

@@ -9,21 +9,21 @@ use super::*;
 fn render(manifests: &Manifests) -> String {
     let objects = manifests.objects.iter();
     let mut lines: Vec<_> = objects
-        .map(|sourced| format!("{} {}", sourced.place, sourced.object.object_ref()))
+        .map(|located| format!("{} {}", located.location, located.object.object_ref()))
         .collect();
     lines.extend(manifests.findings.iter().map(|finding| format!("! {finding}")));
-    let passed_over = manifests.passed_over.iter();
-    lines.extend(passed_over.map(|sourced| format!("- {} {}", sourced.place, sourced.object)));
+    let unsupported = manifests.unsupported.iter();
+    lines.extend(unsupported.map(|located| format!("- {} {}", located.location, located.object)));
     lines.join("\n")
 }
 
-/// Reads a text and compares objects (with their places), findings (!) and what is passed over (-).
+/// Reads a text and compares objects (with their locations), findings (!) and objects of unsupported kinds (-).
 #[track_caller]
 fn check(text: &str, expected: &Expect) {
     expected.assert_eq(&render(&parse("web.yaml", text)));
 }
 
-/// Makes files in a directory, reads it, and compares as [`check`].
+/// Writes files into a directory, reads the directory, and compares as [`check`].
 #[track_caller]
 fn check_files(files: &[(&str, &str)], expected: &Expect) {
     let directory = tempfile::tempdir().unwrap();
@@ -132,7 +132,7 @@ metadata: { name: b }
 }
 
 #[test]
-fn a_syntax_error_names_the_object_that_it_cuts_off() {
+fn a_syntax_error_names_the_object_that_it_truncates() {
     check(
         "\
 apiVersion: v1
@@ -151,7 +151,7 @@ items:
 ",
         &expect![[r#"
             web.yaml:4 Pod default/whole
-            ! web.yaml:5: NetworkPolicy shop/p: is cut off by a syntax error: it is left out [malformed]
+            ! web.yaml:5: NetworkPolicy shop/p: is truncated by a syntax error: the object is ignored [malformed]
             ! web.yaml:13: while parsing a block mapping, did not find expected key [syntax]"#]],
     );
 }
@@ -172,9 +172,9 @@ spec:
     check(
         text,
         &expect![[r#"
-        web.yaml:1 NetworkPolicy default/p
-        ! web.yaml:8: key "ports" is given twice, so neither counts [repeated-key]
-        ! web.yaml:8: NetworkPolicy default/p: spec.ingress[0].ports cannot be read: the rule allows nothing [malformed]"#]],
+            web.yaml:1 NetworkPolicy default/p
+            ! web.yaml:8: key "ports" is given twice: both values are ignored [repeated-key]
+            ! web.yaml:8: NetworkPolicy default/p: spec.ingress[0].ports cannot be read: the rule allows nothing [malformed]"#]],
     );
     let manifests = parse("p.yaml", text);
     let Object::Policy(policy) = &manifests.objects[0].object else { panic!("a policy") };
@@ -186,27 +186,27 @@ fn documents_without_a_kind_and_odd_lists_are_findings() {
     check(
         "replicas: 3\n---\n- a\n---\nkind: 5\n",
         &expect![[r#"
-        ! web.yaml:1: has no kind: it is passed over [no-kind]
-        ! web.yaml:3: has no kind: it is passed over [no-kind]
-        ! web.yaml:5: has no kind: it is passed over [no-kind]"#]],
+            ! web.yaml:1: the document has no kind: it is ignored [no-kind]
+            ! web.yaml:3: the document has no kind: it is ignored [no-kind]
+            ! web.yaml:5: the document has no kind: it is ignored [no-kind]"#]],
     );
     check(
         "apiVersion: v1\nkind: List\nitems: { a: b }\n",
         &expect![[r#"
-        ! web.yaml:1: has items that are no list: it is passed over [invalid-value]
-        - web.yaml:1 v1 List"#]],
+            ! web.yaml:1: items is not a list: the document is ignored [invalid-value]
+            - web.yaml:1 v1 List"#]],
     );
     check(
         "apiVersion: v1\nkind: List\nitems: [5, { kind: Pod }]\n",
         &expect![[r#"
-            ! web.yaml:3: has no kind: it is passed over [no-kind]
+            ! web.yaml:3: the document has no kind: it is ignored [no-kind]
             ! web.yaml:3: Pod default/: apiVersion is missing, not v1: the object is read as v1 [malformed]
             ! web.yaml:3: Pod default/: metadata.name is missing: the object is left out [malformed]"#]],
     );
 }
 
 #[test]
-fn directories_are_read_in_the_order_of_paths_and_the_last_definition_counts() {
+fn directories_are_read_in_the_order_of_paths_and_the_last_definition_is_used() {
     let namespace = |name: &str, label: &str| {
         format!(
             "apiVersion: v1\nkind: Namespace\nmetadata: {{ name: {name}, labels: {{ l: {label} }} }}\n"
@@ -228,13 +228,13 @@ fn directories_are_read_in_the_order_of_paths_and_the_last_definition_counts() {
         &expect![[r#"
             b.yaml:1 Namespace x
             sub/c.json:1 Namespace y
-            ! a.yml:1: Namespace x: is defined again at b.yaml:1, which counts [defined-twice]
+            ! a.yml:1: Namespace x: is defined again at b.yaml:1: the later definition is used [defined-twice]
             ! z.yaml:1: unexpected character: `\u{0}' [syntax]"#]],
     );
 }
 
 #[test]
-fn a_definition_that_is_replaced_has_no_say() {
+fn findings_on_a_replaced_definition_are_dropped() {
     let text = "\
 { apiVersion: v1, kind: Namespace, metadata: { name: x, labels: { a: 1 } } }
 ---
@@ -243,8 +243,8 @@ fn a_definition_that_is_replaced_has_no_say() {
     check(
         text,
         &expect![[r#"
-        web.yaml:3 Namespace x
-        ! web.yaml:1: Namespace x: is defined again at web.yaml:3, which counts [defined-twice]"#]],
+            web.yaml:3 Namespace x
+            ! web.yaml:1: Namespace x: is defined again at web.yaml:3: the later definition is used [defined-twice]"#]],
     );
 }
 
@@ -266,12 +266,12 @@ fn findings_are_serialised_flat() {
     expect![[r#"
         [
           {
-            "place": "a.yaml:1",
+            "location": "a.yaml:1",
             "code": "syntax",
             "message": "unclosed bracket '['"
           },
           {
-            "place": "a.yaml:3",
+            "location": "a.yaml:3",
             "code": "malformed",
             "object": {
               "kind": "Pod",

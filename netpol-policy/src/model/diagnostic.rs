@@ -15,12 +15,12 @@ pub struct Diagnostic {
     pub object: ObjectRef,
     /// Path of the field, such as `spec.ingress[0].ports[1].endPort`. Empty for the whole object.
     pub field: String,
-    /// What is wrong and what netpol does about it: lower case, no full stop.
+    /// The problem and its effect: lower case, no full stop.
     pub message: String,
 }
 
 impl Diagnostic {
-    /// How bad it is, which follows from the code.
+    /// The severity of its code.
     pub const fn severity(&self) -> Severity {
         self.code.severity()
     }
@@ -36,11 +36,11 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// How much a finding matters.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Part of the object is not in force as written: the API server would refuse it, or there is no room for it.
+    /// Part of the object is not in force as written: the API server would refuse it, or it exceeds the capacity of the maps.
     Error,
     /// Accepted, and read as the message says.
     Warning,
@@ -63,12 +63,12 @@ macro_rules! codes {
                 match self { $(Self::$variant => $text,)* }
             }
 
-            /// How bad it is.
+            /// The severity.
             pub const fn severity(self) -> $crate::model::Severity {
                 match self { $(Self::$variant => $crate::model::Severity::$severity,)* }
             }
 
-            /// What it says, for the documentation.
+            /// The meaning, for the documentation.
             pub const fn meaning(self) -> &'static str {
                 match self { $(Self::$variant => $meaning,)* }
             }

@@ -1,4 +1,4 @@
-//! One copy of what many objects say.
+//! One copy of each value that many objects share.
 
 use std::hash::{BuildHasher as _, Hash};
 use std::sync::Arc;
@@ -7,9 +7,9 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::{ContainerPort, Labels, Namespace, Object, Pod, Policy, Rule, Selector};
 
-/// Values that objects share. What no object says any more is collected out when there is much of it.
+/// Values that objects share. Values that no object has any more are removed when there are many of them.
 ///
-/// A source shares what it reads as a list and hands on what it has shared it by; the store goes on from there.
+/// A source interns the objects of a list and passes its interner on with the list; the store continues with it.
 #[derive(Clone, Debug, Default)]
 pub struct Interner {
     texts: Pool<Arc<str>>,
@@ -21,7 +21,7 @@ pub struct Interner {
 }
 
 impl Interner {
-    /// Makes an object share what others say too.
+    /// Replaces the values of an object by shared copies.
     pub fn share(&mut self, object: &mut Object) {
         match object {
             Object::Pod(pod) => self.share_pod(pod),
@@ -91,7 +91,7 @@ impl Interner {
 struct Pool<T> {
     hasher: DefaultHashBuilder,
     known: HashTable<T>,
-    /// At this size unused values are looked for.
+    /// Size at which unused values are removed.
     gc_at: usize,
 }
 
@@ -111,7 +111,7 @@ impl<T: Clone + Eq + Hash> Pool<T> {
     /// Replaces the value by its known copy.
     ///
     /// # Errors
-    /// There is none; here is the value's hash.
+    /// There is no copy of the value; its hash is returned.
     fn find(&self, value: &mut T) -> Result<(), u64> {
         let hash = self.hasher.hash_one(&*value);
         let known = self.known.find(hash, |known| known == value).ok_or(hash)?;
@@ -119,7 +119,7 @@ impl<T: Clone + Eq + Hash> Pool<T> {
         Ok(())
     }
 
-    /// Adds a value that is not known, given its hash.
+    /// Adds a new value with this hash.
     fn add(&mut self, hash: u64, value: &T, n_sharing: impl Fn(&T) -> usize) {
         if self.known.len() >= self.gc_at {
             self.known.retain(|value| n_sharing(value) > 1);
@@ -130,7 +130,7 @@ impl<T: Clone + Eq + Hash> Pool<T> {
 }
 
 impl Pool<Arc<str>> {
-    /// Whether the known copy of a text is this one. It is if there was none.
+    /// Whether the shared copy of a text is this one; stores it as such if there is none.
     fn is_known_here(&mut self, text: &Arc<str>) -> bool {
         let hash = self.hasher.hash_one(text);
         let known =

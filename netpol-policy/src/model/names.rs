@@ -36,7 +36,7 @@ impl fmt::Display for ObjectName {
     }
 }
 
-/// The kinds of objects that decide what is enforced.
+/// The kinds of objects that policy depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Kind {
     /// networking.k8s.io/v1 `NetworkPolicy`.
@@ -77,9 +77,9 @@ impl fmt::Display for Kind {
 /// Kind and name: one object of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectRef {
-    /// What it is.
+    /// The kind.
     pub kind: Kind,
-    /// How it is called.
+    /// Namespace and name.
     pub name: ObjectName,
 }
 

@@ -1,4 +1,4 @@
-//! The other objects that decide what is enforced.
+//! The objects besides policies that policy depends on.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ impl Object {
         }
     }
 
-    /// What it is.
+    /// The kind.
     pub fn kind(&self) -> Kind {
         match self {
             Self::Policy(_) => Kind::NetworkPolicy,
@@ -59,13 +59,13 @@ impl Object {
     }
 }
 
-/// The addresses of a pod, mostly one of each family: within the pod, for a cluster's first list asks each for them.
+/// The addresses of a pod, mostly one of each family. Stored inline, because the first list of a cluster reads those of every pod.
 pub type Addresses = SmallVec<[IpAddr; 2]>;
 
 /// A pod, as far as policy needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
-    /// Namespace and name; another pod may bear it later.
+    /// Namespace and name; another pod can have the same later.
     pub name: ObjectName,
     /// `metadata.uid`: the pod's real identity. Empty for offline input without one.
     pub uid: Arc<str>,
@@ -110,7 +110,7 @@ impl Pod {
         }
     }
 
-    /// The numbers that this pod gives to a port name for one protocol.
+    /// The numbers of a port name of this pod for one protocol.
     ///
     /// A name may occur twice in a pod: any of its numbers matches.
     pub fn named_ports(&self, name: &PortName, transport: Transport) -> impl Iterator<Item = u16> {

@@ -20,9 +20,9 @@ pub struct Policy {
     pub pod_selector: Selector,
     /// The directions in which it isolates them.
     pub policy_types: PolicyTypes,
-    /// What it allows towards them. Ignored unless `policy_types` has ingress.
+    /// The ingress rules. Ignored unless `policy_types` has ingress.
     pub ingress: Arc<[Rule]>,
-    /// What it allows from them. Ignored unless `policy_types` has egress.
+    /// The egress rules. Ignored unless `policy_types` has egress.
     pub egress: Arc<[Rule]>,
     /// Whether it is enforced or only counted (annotation `netpol/mode`).
     pub mode: PolicyMode,
@@ -76,9 +76,9 @@ pub struct Rule {
     /// Position in the API list, counted from 0. Rules that were not understood are left out, so
     /// positions can have gaps.
     pub index: usize,
-    /// Who is at the other end.
+    /// The remote peers.
     pub peers: Peers,
-    /// On which destination ports.
+    /// The destination ports.
     pub ports: Ports,
 }
 
@@ -99,7 +99,7 @@ impl Rule {
         of_peers.flatten().flatten()
     }
 
-    /// Gives back the room that was left for more.
+    /// Frees unused capacity.
     pub(super) fn shrink(&mut self) {
         if let Peers::AnyOf(peers) = &mut self.peers {
             peers.shrink_to_fit();
@@ -113,9 +113,9 @@ impl Rule {
 /// `from` or `to`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Peers {
-    /// Missing or empty in the API: everybody, inside or outside the cluster.
+    /// Missing or empty in the API: every address, inside or outside the cluster.
     All,
-    /// Any of these. Empty only when none of the API's items was understood: then nobody.
+    /// Any of these. Empty only when none of the API's items was understood: then no address.
     AnyOf(Vec<Peer>),
 }
 
@@ -140,11 +140,11 @@ pub enum Peer {
         /// Which pods in them. A missing `podSelector` is the selector that selects everything.
         pods: Selector,
     },
-    /// Addresses, whoever holds them.
+    /// Addresses, regardless of their owners.
     IpBlock(IpBlock),
 }
 
-/// Where a pod peer is looked for.
+/// The namespaces of a pod peer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NamespaceMatch {
     /// `namespaceSelector` is missing: the policy's own namespace.

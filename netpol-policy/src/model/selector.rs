@@ -22,7 +22,7 @@ impl Labels {
         self.0.get(index).map(|(_, value)| value)
     }
 
-    /// Whether the key is there.
+    /// Whether there is a value for the key.
     pub fn contains_key(&self, key: &str) -> bool {
         self.get(key).is_some()
     }
@@ -32,13 +32,13 @@ impl Labels {
         self.0.iter().map(|(key, value)| (key, value))
     }
 
-    /// How many clones share the content.
+    /// Number of clones that share the content.
     pub(crate) fn n_sharing(&self) -> usize {
         Arc::strong_count(&self.0)
     }
 
-    /// Where the content lies: the same for clones.
-    pub(crate) fn place(&self) -> usize {
+    /// Memory address of the content: the same for clones.
+    pub(crate) fn content_address(&self) -> usize {
         self.0.as_ptr().addr()
     }
 }
@@ -160,7 +160,7 @@ impl Selector {
         self.requirements.is_empty()
     }
 
-    /// How many clones share the content.
+    /// Number of clones that share the content.
     pub(crate) fn n_sharing(&self) -> usize {
         Arc::strong_count(&self.requirements)
     }

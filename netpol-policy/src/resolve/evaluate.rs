@@ -1,38 +1,52 @@
-//! The reference semantics: one connection, judged straight from the objects.
+//! The reference semantics: one connection, judged from the objects, with reasons.
 //!
-//! Slow and plain on purpose. It shares neither peer sets nor port sets with the compiler, so that the two can be
-//! held against each other, and it gives its reasons.
+//! `explain` and the reference engine of `simulate` answer from here, and tests compare the compiled maps with it. It is
+//! slow and plain on purpose.
+//!
+//! *Shared* with the path from [`super::Resolver`] through `compile` to the verdict: the objects of `model` as converted
+//! from the API, with the primitives that answer for one item (`Selector::matches`, `IpBlock::contains`,
+//! `PortRange::contains`, `Pod::named_ports`); the store with its address owners; [`isolating`], which chooses the policies of
+//! a pod and its default verdict; and the test whether a namespace is selected. A fault in one of these is invisible to a
+//! comparison of the two. *Not shared*: peer sets, label classes, port sets, identities, prefixes, allow maps, the
+//! resolution of precedence, and `decide`.
+//!
+//! The oracle of the test crate (`netpol_tests::oracle`) is the independent judge: it reads the objects' JSON and uses no
+//! code of this crate.
 
 use std::net::IpAddr;
 
 use netpol_common::ids::Direction;
 use serde::{Deserialize, Serialize};
 
-use super::{Isolation, RuleRef, isolating, peers::selects_namespace};
+use super::peers::selects_namespace;
+use super::{
+    Action, DefaultVerdict, PolicyRef, RuleRef, RuleVerdict, Tier, first_decisive, isolating,
+    rule_ref,
+};
 use crate::model::{
     NamespaceMatch, ObjectName, Peer, Peers, Pod, PortSpec, Ports, Rule, Transport,
 };
 use crate::store::ClusterState;
 
-/// A connection to judge, with the addresses that the packets really carry (after Service translation).
+/// A connection to judge, with the addresses of its packets after Service translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection {
-    /// Who opens it.
+    /// Address of the client.
     pub source: IpAddr,
-    /// Whom it reaches.
+    /// Address of the server.
     pub destination: IpAddr,
-    /// The protocol.
+    /// Transport protocol.
     pub transport: Transport,
     /// The destination port, host byte order.
     pub port: u16,
 }
 
-/// The other end, as one pod's policies see it.
+/// The remote peer of a pod.
 #[derive(Clone, Copy, Debug)]
 pub struct Remote<'a> {
-    /// Its address.
+    /// Address of the peer.
     pub address: IpAddr,
-    /// The pod that holds the address.
+    /// The pod that owns the address, if one does.
     pub pod: Option<&'a Pod>,
 }
 
@@ -40,9 +54,9 @@ pub struct Remote<'a> {
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Decision {
-    /// What the source's policies say; `None` if the source is no pod.
+    /// Verdict of the source's egress policies; `None` if the source is no pod.
     pub egress: Option<EndDecision>,
-    /// What the destination's policies say; `None` if the destination is no pod.
+    /// Verdict of the destination's ingress policies; `None` if the destination is no pod.
     pub ingress: Option<EndDecision>,
 }
 
@@ -52,7 +66,8 @@ impl Decision {
         [&self.egress, &self.ingress].into_iter().flatten().all(|end| end.verdict.is_pass())
     }
 
-    /// Takes back what rules allow for which there is no room: who compiles them finds that out.
+    /// Turns the rules that exceed the capacity of the maps into misses. `compile` finds these rules. Only NetworkPolicies are
+    /// evaluated, so all rules accept, and without them the default verdict stands.
     pub fn leave_out(
         &mut self,
         state: &ClusterState,
@@ -60,31 +75,33 @@ impl Decision {
     ) {
         for end in [&mut self.egress, &mut self.ingress].into_iter().flatten() {
             if let Some(pod) = state.pod(&end.pod) {
-                let (isolation, _) = isolating(state, pod, end.direction);
-                end.leave_out(|rule| is_left_out(pod, rule), isolation);
+                let (default, _) = isolating(state, pod, end.direction);
+                end.leave_out(|rule| is_left_out(pod, rule), default);
             }
         }
     }
 }
 
-/// What the policies of one end say.
+/// The verdict at one end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EndDecision {
     /// The pod at this end.
     pub pod: ObjectName,
-    /// The direction as it sees it.
+    /// The direction from the pod's point of view.
     pub direction: Direction,
-    /// What follows.
+    /// The verdict.
     pub verdict: EndVerdict,
+    /// The tier whose rules, or whose implied deny, decided; `None` if no policy did.
+    pub tier: Option<Tier>,
     /// The policies that isolate the pod.
-    pub isolating: Vec<ObjectName>,
-    /// The rules that allow the connection.
+    pub isolating: Vec<PolicyRef>,
+    /// The rules that accept the connection.
     pub allowing: Vec<RuleRef>,
-    /// Why the other rules of these policies do not.
+    /// The other rules of these policies, with the reason why they do not match.
     pub misses: Vec<Miss>,
 }
 
-/// What happens to the connection at one end.
+/// Verdict on a connection at one end, with its reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EndVerdict {
@@ -92,11 +109,13 @@ pub enum EndVerdict {
     NotIsolated,
     /// A rule allows it.
     Allowed,
+    /// A rule denies it.
+    Denied,
     /// Isolated, and no rule allows it.
     NotAllowed,
     /// As `NotAllowed`, but all policies that isolate the pod are only audited: it passes and is reported.
     Audited,
-    /// The other end is the pod's own node: always allowed.
+    /// The peer is the pod's own node: always allowed.
     OwnNode,
     /// The pod talks to itself: always allowed.
     Itself,
@@ -105,7 +124,7 @@ pub enum EndVerdict {
 }
 
 impl EndDecision {
-    fn leave_out(&mut self, is_left_out: impl Fn(&RuleRef) -> bool, isolation: Isolation) {
+    fn leave_out(&mut self, is_left_out: impl Fn(&RuleRef) -> bool, default: DefaultVerdict) {
         let left_out: Vec<RuleRef> =
             self.allowing.extract_if(.., |rule| is_left_out(rule)).collect();
         if left_out.is_empty() {
@@ -114,11 +133,7 @@ impl EndDecision {
         let misses = left_out.into_iter().map(|rule| Miss { rule, reason: MissReason::Capacity });
         self.misses.splice(..0, misses);
         if self.verdict == EndVerdict::Allowed && self.allowing.is_empty() {
-            self.verdict = match isolation {
-                Isolation::None => EndVerdict::NotIsolated,
-                Isolation::Audited => EndVerdict::Audited,
-                Isolation::Enforced => EndVerdict::NotAllowed,
-            };
+            (self.verdict, self.tier) = policy_verdict(None, default);
         }
     }
 }
@@ -126,7 +141,7 @@ impl EndDecision {
 impl EndVerdict {
     /// Whether the connection passes this end.
     pub const fn is_pass(self) -> bool {
-        !matches!(self, Self::NotAllowed)
+        !matches!(self, Self::Denied | Self::NotAllowed)
     }
 }
 
@@ -139,7 +154,7 @@ pub struct Miss {
     pub reason: MissReason,
 }
 
-/// Which half of a rule does not match.
+/// The part of a rule that does not match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MissReason {
@@ -149,7 +164,7 @@ pub enum MissReason {
     Peer,
     /// Neither matches.
     Both,
-    /// Both match, and the maps have no room for the rule. Only who compiles finds that out.
+    /// Both match, but the rule exceeds the capacity of the maps. Set by [`Decision::leave_out`].
     Capacity,
 }
 
@@ -179,18 +194,19 @@ pub fn evaluate_end(
     port: u16,
 ) -> EndDecision {
     let remote = Remote { address: remote, pod: state.owner(remote) };
-    let (isolation, policies) = isolating(state, pod, direction);
+    let (default, policies) = isolating(state, pod, direction);
     let mut decision = EndDecision {
         pod: pod.name.clone(),
         direction,
         verdict: EndVerdict::NotIsolated,
-        isolating: policies.iter().map(|policy| policy.name.clone()).collect(),
+        tier: None,
+        isolating: policies.iter().map(|policy| PolicyRef::network_policy(&policy.name)).collect(),
         allowing: Vec::new(),
         misses: Vec::new(),
     };
     for policy in policies {
         for rule in policy.rules(direction) {
-            let reference = RuleRef { policy: policy.name.clone(), direction, index: rule.index };
+            let reference = rule_ref(policy, direction, rule);
             let destination = match direction {
                 Direction::Ingress => Some(pod),
                 Direction::Egress => remote.pod,
@@ -210,26 +226,45 @@ pub fn evaluate_end(
         }
     }
     decision.misses.sort_by_key(|miss| miss.reason);
-    decision.verdict = if remote.pod.is_some_and(|other| other.name == pod.name) {
-        EndVerdict::Itself
+    // Every rule of a NetworkPolicy accepts, in the tier of its kind.
+    let matching = decision.allowing.iter().map(|_| (Tier::NetworkPolicy, Action::Accept));
+    let decisive = first_decisive(matching).map(|(_, tier, verdict)| (tier, verdict));
+    let exempt = if remote.pod.is_some_and(|other| other.name == pod.name) {
+        Some(EndVerdict::Itself)
     } else if is_own_node(state, pod, remote.address) {
-        EndVerdict::OwnNode
-    } else if isolation == Isolation::None {
-        EndVerdict::NotIsolated
-    } else if direction == Direction::Egress && is_service(state, remote.address) {
-        EndVerdict::Deferred
-    } else if !decision.allowing.is_empty() {
-        EndVerdict::Allowed
-    } else if isolation == Isolation::Audited {
-        EndVerdict::Audited
+        Some(EndVerdict::OwnNode)
+    } else if default != DefaultVerdict::Allow
+        && direction == Direction::Egress
+        && is_service(state, remote.address)
+    {
+        Some(EndVerdict::Deferred)
     } else {
-        EndVerdict::NotAllowed
+        None
+    };
+    (decision.verdict, decision.tier) = match exempt {
+        Some(verdict) => (verdict, None),
+        None => policy_verdict(decisive, default),
     };
     decision
 }
 
-/// Whether an address is the node's that the pod runs on: the node says so, or a host-network pod of it. An address
-/// that a pod holds is that pod's.
+/// The verdict of the policies and the tier that gave it, from the tier and verdict of the decisive rule, if there is one.
+fn policy_verdict(
+    decisive: Option<(Tier, RuleVerdict)>,
+    default: DefaultVerdict,
+) -> (EndVerdict, Option<Tier>) {
+    match (decisive, default) {
+        (Some((tier, RuleVerdict::Accept)), _) => (EndVerdict::Allowed, Some(tier)),
+        (Some((tier, RuleVerdict::Deny)), _) => (EndVerdict::Denied, Some(tier)),
+        (None, DefaultVerdict::Allow) => (EndVerdict::NotIsolated, None),
+        // The deny that the tier of NetworkPolicies implies.
+        (None, DefaultVerdict::Audit) => (EndVerdict::Audited, Some(Tier::NetworkPolicy)),
+        (None, DefaultVerdict::Deny) => (EndVerdict::NotAllowed, Some(Tier::NetworkPolicy)),
+    }
+}
+
+/// Whether an address belongs to the node that the pod runs on: the Node lists it, or a host-network pod of the node
+/// reports it. An address that a pod owns never does.
 pub fn is_own_node(state: &ClusterState, pod: &Pod, address: IpAddr) -> bool {
     !pod.node.is_empty() && state.owner(address).is_none() && is_node(state, &pod.node, address)
 }
@@ -241,23 +276,23 @@ fn is_node(state: &ClusterState, node: &str, address: IpAddr) -> bool {
         })
 }
 
-/// Whether an address is a Service's and nobody's own: no packet arrives at it.
+/// Whether an address is a Service's, and neither a pod's nor a node's: packets to it are always translated.
 pub fn is_service(state: &ClusterState, address: IpAddr) -> bool {
     state.services().any(|service| service.addresses.contains(&address))
         && state.owner(address).is_none()
         && !state.nodes().any(|node| node.addresses.contains(&address))
 }
 
-/// Whether a pod's egress lets a connection to a Service pass of which nobody knows where it arrives: the address is in
-/// no block and no pod's.
+/// Whether the egress policies of a pod allow a connection to a Service without a known backend: its address is in no
+/// block and no pod's, so only rules for every address match.
 pub fn allows_unknown_backend(
     state: &ClusterState,
     pod: &Pod,
     transport: Transport,
     port: u16,
 ) -> bool {
-    let (isolation, policies) = isolating(state, pod, Direction::Egress);
-    isolation != Isolation::Enforced
+    let (default, policies) = isolating(state, pod, Direction::Egress);
+    default != DefaultVerdict::Deny
         || policies.iter().flat_map(|policy| &*policy.egress).any(|rule| {
             matches!(rule.peers, Peers::All) && ports_match(rule, None, transport, port)
         })
@@ -294,5 +329,27 @@ fn ports_match(rule: &Rule, destination: Option<&Pod>, transport: Transport, por
                     }),
                 }
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verdict_names_the_tier_that_decided() {
+        let accept = Some((Tier::Admin, RuleVerdict::Accept));
+        let deny = Some((Tier::Baseline, RuleVerdict::Deny));
+        for default in [DefaultVerdict::Allow, DefaultVerdict::Audit, DefaultVerdict::Deny] {
+            let found = policy_verdict(accept, default);
+            assert_eq!(found, (EndVerdict::Allowed, Some(Tier::Admin)));
+            let (verdict, tier) = policy_verdict(deny, default);
+            assert_eq!((verdict, tier), (EndVerdict::Denied, Some(Tier::Baseline)));
+            assert!(!verdict.is_pass());
+        }
+        let np = Some(Tier::NetworkPolicy);
+        assert_eq!(policy_verdict(None, DefaultVerdict::Allow), (EndVerdict::NotIsolated, None));
+        assert_eq!(policy_verdict(None, DefaultVerdict::Audit), (EndVerdict::Audited, np));
+        assert_eq!(policy_verdict(None, DefaultVerdict::Deny), (EndVerdict::NotAllowed, np));
     }
 }

@@ -1,4 +1,4 @@
-//! Which label classes a pod peer selects, by way of the store's indexes.
+//! The label classes that a pod peer selects, found through the indexes of the store.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ fn is_in_namespace(
     }
 }
 
-/// Adds the label classes that a peer selects: those of the shortest list that has them all.
+/// Adds the label classes that a peer selects, from the shortest list that contains all of them.
 pub(super) fn select(
     state: &ClusterState,
     own_namespace: &str,
@@ -60,7 +60,7 @@ pub(super) fn select(
         by_namespace.as_ref().map_or(usize::MAX, |lists| lists.iter().map(|ids| ids.len()).sum());
     match (by_label, by_namespace) {
         (Some(by_label), _) if by_label.len() <= n_in_namespaces => {
-            // Label classes of one namespace mostly stand side by side.
+            // Label classes of one namespace are mostly adjacent, so the last answer is reused.
             let mut latest: Option<(&Arc<str>, bool)> = None;
             found.extend(by_label.iter().copied().filter(|id| {
                 let Some(label_class) = state.label_class(*id) else { return false };

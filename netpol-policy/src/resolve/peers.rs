@@ -1,4 +1,4 @@
-//! Sets of peers, and who is in them.
+//! Sets of peers and their members.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use crate::store::{ClusterState, LabelClass, LabelClassId};
 
 /// The whole `from` or `to` list of one rule: its peers are treated alike.
 ///
-/// Defined by what the policy says, not by who is in it: pods come and go without changing it.
+/// A set is defined by its policy, not by its members: pods come and go without changing it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerSet {
     base: PeerBase,
@@ -24,12 +24,12 @@ pub struct PeerSet {
 /// The peers as the rule lists them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PeerBase {
-    /// No list: every address. Only with a filter, which only pods can pass.
+    /// No list: every address. Occurs only with a filter, so that only pods are members.
     Everybody,
     /// These, sorted.
     AnyOf {
-        /// The policy's namespace, for peers that mean it; empty if none does, so that equal lists of different
-        /// namespaces are one set.
+        /// The namespace of the policy, if a peer refers to it; else empty, so that equal lists of different namespaces are one
+        /// set.
         namespace: Arc<str>,
         /// The items.
         peers: Vec<Peer>,
@@ -107,15 +107,15 @@ fn collect_pods<'a>(
     }
 }
 
-/// Whether a namespace selector selects a namespace with these labels; one that has not been seen is selected only
-/// by the empty selector, since nothing else can be known of it.
+/// Whether a namespace selector selects a namespace with these labels. Only the empty selector selects a namespace that is not
+/// known yet.
 pub(super) fn selects_namespace(selector: &Selector, labels: Option<&Labels>) -> bool {
     selector.is_everything() || labels.is_some_and(|labels| selector.matches(labels))
 }
 
 impl PeerSet {
     /// The peers of a rule without port names.
-    pub(super) fn unfiltered(base: PeerBase) -> Self {
+    pub(crate) fn unfiltered(base: PeerBase) -> Self {
         Self { base, filter: None }
     }
 
@@ -124,13 +124,12 @@ impl PeerSet {
         self.blocks().map(|block| 1 + block.except.len()).sum()
     }
 
-    /// Whether nobody can ever be in it.
+    /// Whether it can never have a member.
     pub(super) fn is_empty(&self) -> bool {
         matches!(&self.base, PeerBase::AnyOf { peers, .. } if peers.is_empty())
     }
 
-    /// The addresses that are in the set because of the pod that holds them. Addresses in
-    /// [`PeerSet::blocks`] are not listed here.
+    /// The addresses that are in the set because of the pods that own them, without those in [`PeerSet::blocks`].
     pub fn pod_addresses(&self, state: &ClusterState) -> BTreeSet<IpAddr> {
         match &self.filter {
             None => {
@@ -144,7 +143,7 @@ impl PeerSet {
         }
     }
 
-    /// The label classes whose pods are in the set, whatever their addresses, sorted.
+    /// The label classes whose pods are in the set regardless of their addresses, sorted.
     pub fn label_classes(&self, state: &ClusterState) -> Vec<LabelClassId> {
         let mut found = match &self.base {
             PeerBase::Everybody => state.label_classes().map(|(id, _)| id).collect(),
@@ -166,7 +165,7 @@ impl PeerSet {
         found
     }
 
-    /// Whether [`Self::label_classes`] holds this one.
+    /// Whether [`Self::label_classes`] contains this one.
     pub fn holds(&self, state: &ClusterState, label_class: &LabelClass) -> bool {
         let is_peer = match &self.base {
             PeerBase::Everybody => true,
@@ -180,7 +179,7 @@ impl PeerSet {
         is_peer && self.numbers_alike(label_class)
     }
 
-    /// Whether pods of a namespace can be in it because of what they are.
+    /// Whether pods of a namespace can be in the set because of their labels or port names.
     pub fn concerns(&self, state: &ClusterState, namespace: &str) -> bool {
         match &self.base {
             PeerBase::Everybody => true,
@@ -194,24 +193,23 @@ impl PeerSet {
         }
     }
 
-    /// Whether the set is open for pods that number their ports as this label class does.
+    /// Whether pods with the port numbers of this label class pass the filter.
     fn numbers_alike(&self, label_class: &LabelClass) -> bool {
         self.filter.as_ref().is_none_or(|of| of.numbers_on_label_class(label_class) == of.numbers)
     }
 
-    /// The blocks of a set that is only for pods with certain ports; whose addresses are in it if such a pod holds
-    /// them.
+    /// The blocks of a set with a port filter: their addresses are in the set if a pod that passes the filter owns them.
     pub fn filtered_blocks(&self) -> impl Iterator<Item = &IpBlock> {
         let is_filtered = self.filter.is_some();
         self.base.blocks().filter(move |_| is_filtered)
     }
 
-    /// Whether an address of [`Self::filtered_blocks`] is in the set when a pod of this label class holds it.
+    /// Whether an address of [`Self::filtered_blocks`] is in the set if a pod of this label class owns it.
     pub fn passes_filter(&self, label_class: &LabelClass) -> bool {
         self.filter.is_some() && self.numbers_alike(label_class)
     }
 
-    /// The blocks whose addresses are in the set, whoever holds them.
+    /// The blocks whose addresses are in the set regardless of their owners.
     pub fn blocks(&self) -> impl Iterator<Item = &IpBlock> {
         let is_filtered = self.filter.is_some();
         self.base.blocks().filter(move |_| !is_filtered)
@@ -240,7 +238,7 @@ impl PortFilter {
     }
 }
 
-/// The pods that port names can be resolved on: by selector, or by holding an address of a block.
+/// The pods that port names are resolved on: those that a selector selects, and those with an address in a block.
 fn candidates<'a>(state: &'a ClusterState, base: &PeerBase) -> Vec<(IpAddr, &'a Pod)> {
     let mut found = base.pod_addresses(state);
     for (address, pod) in state.owned_addresses() {
@@ -251,12 +249,12 @@ fn candidates<'a>(state: &'a ClusterState, base: &PeerBase) -> Vec<(IpAddr, &'a 
     found
 }
 
-/// The port names of a rule, and the different ways in which the pods of the cluster number them; pods without any of
-/// the names are in none.
+/// The port names of a rule with the distinct sets of numbers that the pods of the cluster give them. Pods without any of the
+/// names count for none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Numberings {
     names: BTreeSet<(Transport, PortName)>,
-    ways: BTreeSet<BTreeSet<(Transport, u16)>>,
+    number_sets: BTreeSet<BTreeSet<(Transport, u16)>>,
 }
 
 impl Numberings {
@@ -271,27 +269,28 @@ impl Numberings {
             }
         }
         let filter = PortFilter { names, numbers: BTreeSet::new() };
-        let mut ways = BTreeSet::new();
+        let mut number_sets = BTreeSet::new();
         for (transport, name) in &filter.names {
             for (numbers, label_classes) in state.label_classes_with_port(*transport, name) {
                 if filter.names.len() == 1 {
-                    ways.insert(numbers.iter().map(|number| (*transport, *number)).collect());
+                    number_sets
+                        .insert(numbers.iter().map(|number| (*transport, *number)).collect());
                 } else {
                     let label_classes =
                         label_classes.iter().filter_map(|id| state.label_class(*id));
-                    ways.extend(
+                    number_sets.extend(
                         label_classes.map(|label_class| filter.numbers_on_label_class(label_class)),
                     );
                 }
             }
         }
-        Self { names: filter.names, ways }
+        Self { names: filter.names, number_sets }
     }
 
-    /// The pods of `base`, split by how they number the names, with the ports that this opens on them. A part can be
-    /// empty: it takes one pod anywhere to number the names so.
+    /// The pods of `base`, split by the numbers that they give the names, with the ports that result for each part. A part can
+    /// be empty, because the numbers are those of all pods of the cluster.
     pub(super) fn split(&self, base: &PeerBase) -> impl Iterator<Item = (PeerSet, PortSet)> {
-        self.ways.iter().map(|numbers| {
+        self.number_sets.iter().map(|numbers| {
             let open = numbers.iter().filter_map(|(transport, number)| {
                 let range = Some(PortRange::single(*number)?);
                 Some(TransportPorts { transport: *transport, range })

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::model::{Pod, PortMatch, PortRange, PortSpec, Ports, Transport};
 
-/// Destination ports that a grant opens.
+/// Destination ports that a rule matches.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PortSet {
     /// Every port of every protocol, and protocols without ports.
@@ -14,7 +14,7 @@ pub enum PortSet {
 }
 
 impl PortSet {
-    /// Whether nothing is open.
+    /// Whether it matches nothing.
     pub fn is_empty(&self) -> bool {
         matches!(self, Self::AnyOf(ports) if ports.is_empty())
     }
@@ -37,7 +37,7 @@ pub(super) fn has_names(ports: &Ports) -> bool {
     }
 }
 
-/// The items that need no pod to be resolved.
+/// The items with numbers.
 pub(super) fn numbered(ports: &Ports) -> PortSet {
     match ports {
         Ports::All => PortSet::All,
@@ -54,7 +54,7 @@ fn number(item: &PortMatch) -> Option<TransportPorts> {
     Some(TransportPorts { transport: item.transport, range })
 }
 
-/// The named items, as this destination pod numbers them.
+/// The items with names, with the numbers that this destination pod gives them.
 pub(super) fn named(ports: &Ports, pod: &Pod) -> BTreeSet<TransportPorts> {
     let mut open = BTreeSet::new();
     if let Ports::AnyOf(items) = ports {
@@ -73,7 +73,7 @@ pub(super) fn named(ports: &Ports, pod: &Pod) -> BTreeSet<TransportPorts> {
     open
 }
 
-/// All items, as this destination pod numbers them.
+/// All items, with the numbers that this destination pod gives to names.
 pub(super) fn resolve_on(ports: &Ports, pod: &Pod) -> PortSet {
     match numbered(ports) {
         PortSet::All => PortSet::All,

@@ -1,4 +1,6 @@
-//! `simulate --cases`: JSON lines in, JSON lines out.
+//! `simulate --cases`.
+//!
+//! In: cases, one JSON object a line. Out: verdicts and diagnostics, one JSON object a line. Must not: open files.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,13 +13,15 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Cluster, End, Engine, PortChoice, Probe, Problem, with_implicit_namespaces};
+use super::cluster::{Cluster, with_implicit_namespaces};
+use super::engine::Engine;
+use super::probe::{PodOrIp, PortChoice, Probe, Problem};
 use crate::model::{Code, Diagnostic, Object, ObjectName, ObjectRef, Severity, Transport, convert};
 
-/// The namespace of a pod whose end names none.
+/// The namespace of a source or destination that names none.
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// One line of input. Other members are allowed and have no meaning.
+/// One line of input. Unknown members are ignored.
 #[derive(Debug, Deserialize)]
 struct Case<'a> {
     #[serde(borrow)]
@@ -30,8 +34,8 @@ struct Case<'a> {
 
 #[derive(Debug, Deserialize)]
 struct CaseProbe {
-    from: CaseEnd,
-    to: CaseEnd,
+    from: CasePodOrIp,
+    to: CasePodOrIp,
     port: CasePort,
     #[serde(default = "tcp")]
     protocol: Transport,
@@ -42,14 +46,14 @@ const fn tcp() -> Transport {
 }
 
 #[derive(Debug, Deserialize)]
-struct CaseEnd {
+struct CasePodOrIp {
     namespace: Option<String>,
     pod: Option<String>,
     ip: Option<IpAddr>,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "a port is a number from 0 to 65535 or a name")]
+#[serde(untagged, expecting = "a port must be a number from 0 to 65535 or a name")]
 enum CasePort {
     Number(u16),
     Name(Arc<str>),
@@ -57,13 +61,13 @@ enum CasePort {
 
 /// One line of output.
 #[derive(Debug, Serialize)]
-struct Answers<'a> {
+struct CaseResult<'a> {
     name: &'a str,
     verdicts: Vec<&'static str>,
     diagnostics: Vec<CaseDiagnostic>,
 }
 
-/// A finding on an object of the case or on one of its probes.
+/// A finding on an object or a probe of the case.
 #[derive(Debug, Serialize)]
 struct CaseDiagnostic {
     code: &'static str,
@@ -72,7 +76,7 @@ struct CaseDiagnostic {
     object: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<String>,
-    /// Position of the probe, from 0.
+    /// Index of the probe in `probes`, from 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     probe: Option<usize>,
     message: String,
@@ -80,23 +84,23 @@ struct CaseDiagnostic {
 
 /// The streams of a run of cases.
 pub struct CaseStreams<'a> {
-    /// Name of the input, for problems.
+    /// Name of the input in problem messages.
     pub name: &'a str,
     /// One case a line.
     pub input: &'a mut dyn BufRead,
-    /// One line of verdicts for each case, flushed after each: whoever feeds the input line by line may wait for it.
+    /// Receives one line for each case, flushed after each line, because the writer of the input may wait for it.
     pub output: &'a mut dyn Write,
-    /// Receives problems with single lines.
+    /// Receives problems with single lines of the input.
     pub complain: &'a mut dyn FnMut(&dyn Display),
 }
 
-/// Answers all cases of an input. A line that cannot be read is reported and passed over. Returns the number of such lines.
+/// Evaluates all cases of an input. A line that cannot be read is reported and skipped. Returns the number of such lines.
 ///
 /// # Errors
-/// The streams fail, or the engine cannot be used.
-pub fn answer_cases(streams: CaseStreams<'_>, engine: Engine) -> anyhow::Result<u64> {
+/// A stream cannot be read or written, or the engine fails.
+pub fn run_cases(streams: CaseStreams<'_>, engine: Engine) -> anyhow::Result<u64> {
     let CaseStreams { name, input, output, complain } = streams;
-    let mut answering = Answering { cluster: Cluster::new(engine), sequence: None };
+    let mut runner = CaseRunner { cluster: Cluster::new(engine), sequence: None };
     let mut n_unreadable = 0_u64;
     let mut line = Vec::new();
     for number in 1_u64.. {
@@ -110,10 +114,10 @@ pub fn answer_cases(streams: CaseStreams<'_>, engine: Engine) -> anyhow::Result<
         let case = serde_json::from_slice::<Case<'_>>(&line).map_err(|error| without_line(&error));
         match case.and_then(read) {
             Ok(case) => {
-                let answers = answering
-                    .answer(&case)
+                let result = runner
+                    .run(&case)
                     .with_context(|| format!("{name}:{number}: case {}", case.name))?;
-                serde_json::to_writer(&mut *output, &answers).map_err(io::Error::from)?;
+                serde_json::to_writer(&mut *output, &result).map_err(io::Error::from)?;
                 output.write_all(b"\n")?;
                 output.flush()?;
             }
@@ -129,7 +133,7 @@ pub fn answer_cases(streams: CaseStreams<'_>, engine: Engine) -> anyhow::Result<
     Ok(n_unreadable)
 }
 
-/// What is wrong with the text, and in which column; the parser believes that every line is the first.
+/// The parser's error with its column only: the parser counts every line as line 1.
 fn without_line(error: &serde_json::Error) -> anyhow::Error {
     let text = error.to_string();
     match text.split_once(" at line 1 column ") {
@@ -138,23 +142,23 @@ fn without_line(error: &serde_json::Error) -> anyhow::Error {
     }
 }
 
-/// A case whose probes make sense.
-struct ReadableCase<'a> {
+/// A case whose probes are valid.
+struct ValidCase<'a> {
     name: Cow<'a, str>,
     sequence: Option<String>,
     objects: Vec<Value>,
     probes: Vec<Probe>,
 }
 
-fn read(case: Case<'_>) -> anyhow::Result<ReadableCase<'_>> {
+fn read(case: Case<'_>) -> anyhow::Result<ValidCase<'_>> {
     let Case { name, sequence, objects, probes } = case;
     let probes = probes
         .into_iter()
         .enumerate()
         .map(|(index, probe)| {
             let CaseProbe { from, to, port, protocol } = probe;
-            let from = end(from).with_context(|| format!("probes[{index}].from"))?;
-            let to = end(to).with_context(|| format!("probes[{index}].to"))?;
+            let from = pod_or_ip(from).with_context(|| format!("probes[{index}].from"))?;
+            let to = pod_or_ip(to).with_context(|| format!("probes[{index}].to"))?;
             let port = match port {
                 CasePort::Number(number) => PortChoice::Number(number),
                 CasePort::Name(name) => PortChoice::Name(name),
@@ -162,30 +166,32 @@ fn read(case: Case<'_>) -> anyhow::Result<ReadableCase<'_>> {
             Ok(Probe { from, to, port, transport: protocol })
         })
         .collect::<anyhow::Result<_>>()?;
-    Ok(ReadableCase { name, sequence: sequence.map(Cow::into_owned), objects, probes })
+    Ok(ValidCase { name, sequence: sequence.map(Cow::into_owned), objects, probes })
 }
 
-fn end(end: CaseEnd) -> anyhow::Result<End> {
-    match end {
-        CaseEnd { namespace, pod: Some(pod), ip } => {
+fn pod_or_ip(given: CasePodOrIp) -> anyhow::Result<PodOrIp> {
+    match given {
+        CasePodOrIp { namespace, pod: Some(pod), ip } => {
             let namespace = namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
-            Ok(End::Pod { name: ObjectName::new(namespace, &pod), address: ip })
+            Ok(PodOrIp::Pod { name: ObjectName::new(namespace, &pod), address: ip })
         }
-        CaseEnd { namespace: None, pod: None, ip: Some(address) } => Ok(End::Address(address)),
-        CaseEnd { namespace: _, pod: None, ip: _ } => {
-            anyhow::bail!("an end is {{\"namespace\", \"pod\"}} or {{\"ip\"}}")
+        CasePodOrIp { namespace: None, pod: None, ip: Some(address) } => {
+            Ok(PodOrIp::Address(address))
+        }
+        CasePodOrIp { namespace: _, pod: None, ip: _ } => {
+            anyhow::bail!("must have the members \"namespace\" and \"pod\", or \"ip\"")
         }
     }
 }
 
-/// The cluster, from case to case.
-struct Answering {
+/// The simulated cluster, and the sequence of the case before.
+struct CaseRunner {
     cluster: Cluster,
     sequence: Option<String>,
 }
 
-impl Answering {
-    fn answer<'a>(&mut self, case: &'a ReadableCase<'_>) -> anyhow::Result<Answers<'a>> {
+impl CaseRunner {
+    fn run<'a>(&mut self, case: &'a ValidCase<'_>) -> anyhow::Result<CaseResult<'a>> {
         if case.sequence.is_none() || case.sequence != self.sequence {
             self.cluster.forget_objects();
         }
@@ -198,15 +204,15 @@ impl Answering {
 
         let mut verdicts = Vec::with_capacity(case.probes.len());
         for (index, probe) in case.probes.iter().enumerate() {
-            let answer = self.cluster.probe(probe)?;
-            verdicts.push(if answer.is_allowed { "allow" } else { "deny" });
-            diagnostics.extend(answer.problem.map(|problem| about_probe(index, &problem)));
+            let result = self.cluster.probe(probe)?;
+            verdicts.push(if result.is_allowed { "allow" } else { "deny" });
+            diagnostics.extend(result.problem.map(|problem| about_probe(index, &problem)));
         }
-        Ok(Answers { name: &case.name, verdicts, diagnostics })
+        Ok(CaseResult { name: &case.name, verdicts, diagnostics })
     }
 }
 
-/// The objects of a case; of an object that is there twice the later definition counts, as in files.
+/// The objects of a case. Of an object that is defined twice, the last definition is used, as in files.
 fn read_objects(values: &[Value]) -> (Vec<Object>, Vec<CaseDiagnostic>) {
     let mut objects: BTreeMap<ObjectRef, Object> = BTreeMap::new();
     let mut diagnostics = Vec::new();
@@ -221,7 +227,7 @@ fn read_objects(values: &[Value]) -> (Vec<Object>, Vec<CaseDiagnostic>) {
                     code: Code::DefinedTwice,
                     object: reference,
                     field: String::new(),
-                    message: "is defined more than once: the last definition counts".to_owned(),
+                    message: "is defined more than once: the last definition is used".to_owned(),
                 }));
             }
         }

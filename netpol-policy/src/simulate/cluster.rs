@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::engine::{DatapathError, Engine};
 use super::interfaces::Interfaces;
-use super::locate::{Located, Route, locate};
-use super::probe::{Answer, Probe, Problem};
-use super::walk;
+use super::path;
+use super::probe::{Probe, ProbeResult, Problem};
+use super::routes::{Route, Routes, routes};
 use crate::compile::{Capacities, Compiled, LeftOut, MapState, diagnostics, left_out_of_all};
 use crate::dataplane::diff;
 use crate::model::{Diagnostic, Kind, Namespace, Object, ObjectRef};
@@ -18,16 +18,16 @@ use crate::store::{Changes, ClusterState, Delta};
 /// The label that the API server gives every namespace: its name.
 const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
-/// Objects, the maps that follow from them, and an engine that answers probes.
+/// Objects, the maps compiled from them, and the engine that evaluates probes.
 pub struct Cluster {
     state: ClusterState,
     compiled: Compiled,
     map_state: MapState,
-    /// The rules for which a node that runs all pods has no room.
+    /// The rules that would exceed the map capacities of a node that runs all pods.
     left_out: LeftOut,
     interfaces: Interfaces,
     engine: Engine,
-    /// The image does not follow from the state.
+    /// Whether `map_state` no longer matches `state`.
     is_stale: bool,
 }
 
@@ -37,7 +37,7 @@ impl Cluster {
         Self::within(engine, Capacities::default())
     }
 
-    /// The same with maps of another size.
+    /// An empty cluster with maps of these capacities.
     pub fn within(engine: Engine, capacities: Capacities) -> Self {
         Self {
             state: ClusterState::default(),
@@ -50,8 +50,8 @@ impl Cluster {
         }
     }
 
-    /// Forgets all objects and begins anew, but for the maps of the engine: they go straight from what they hold to
-    /// what the next objects need, since emptying them costs time in the kernel.
+    /// Removes all objects. The engine's maps keep their entries until the next objects are set, because emptying them
+    /// takes time in the kernel.
     pub fn forget_objects(&mut self) {
         self.state = ClusterState::default();
         self.interfaces = Interfaces::default();
@@ -59,8 +59,7 @@ impl Cluster {
         self.is_stale = true;
     }
 
-    /// Makes these all the objects there are: those that are gone are removed, the others added or changed, each by a
-    /// delta against the state before.
+    /// Replaces the set of objects, by one delta for each object that differs from the set before.
     ///
     /// # Errors
     /// When the engine's maps refuse a change.
@@ -75,8 +74,7 @@ impl Cluster {
         self.apply(deltas)
     }
 
-    /// Applies changes of objects as the agent does: all to the state, then one compilation, then the operations by
-    /// which the maps differ.
+    /// Applies changes of objects as the agent does: all deltas to the state, then one compilation, then the map operations.
     ///
     /// # Errors
     /// When the engine's maps refuse a change.
@@ -109,33 +107,36 @@ impl Cluster {
         Ok(())
     }
 
-    /// Answers a probe: to a Service, whether every pod behind it can be reached. No connection is remembered from one probe to the next.
+    /// Evaluates a probe. A probe of a Service is allowed if every backend pod is allowed. Each probe is evaluated as a new
+    /// connection.
     ///
     /// # Errors
     /// When the engine cannot be used.
-    pub fn probe(&mut self, probe: &Probe) -> Result<Answer, DatapathError> {
-        let routes = match locate(&self.state, probe) {
-            Ok(Located::Routes(routes)) => routes,
-            Ok(Located::NoBackend { source, asked: (address, port) }) => {
+    pub fn probe(&mut self, probe: &Probe) -> Result<ProbeResult, DatapathError> {
+        let routes = match routes(&self.state, probe) {
+            Ok(Routes::Found(routes)) => routes,
+            Ok(Routes::NoBackend { source, original: (address, port) }) => {
                 let is_allowed = self.state.owner(source).is_none_or(|pod| {
                     allows_unknown_backend(&self.state, pod, probe.transport, port)
                 });
-                return Ok(Answer { is_allowed, problem: Some(Problem::NoBackend(address)) });
+                return Ok(ProbeResult { is_allowed, problem: Some(Problem::NoBackend(address)) });
             }
-            Err(problem) => return Ok(Answer { is_allowed: false, problem: Some(problem) }),
+            Err(problem) => return Ok(ProbeResult { is_allowed: false, problem: Some(problem) }),
         };
         for route in routes {
-            match self.judge(&route)? {
+            match self.evaluate(&route)? {
                 Ok(true) => {}
-                Ok(false) => return Ok(Answer { is_allowed: false, problem: None }),
-                Err(problem) => return Ok(Answer { is_allowed: false, problem: Some(problem) }),
+                Ok(false) => return Ok(ProbeResult { is_allowed: false, problem: None }),
+                Err(problem) => {
+                    return Ok(ProbeResult { is_allowed: false, problem: Some(problem) });
+                }
             }
         }
-        Ok(Answer { is_allowed: true, problem: None })
+        Ok(ProbeResult { is_allowed: true, problem: None })
     }
 
-    fn judge(&mut self, route: &Route) -> Result<Result<bool, Problem>, DatapathError> {
-        let Route { source, asked: _, destination, transport, port } = *route;
+    fn evaluate(&mut self, route: &Route) -> Result<Result<bool, Problem>, DatapathError> {
+        let Route { source, original: _, destination, transport, port } = *route;
         match &mut self.engine {
             Engine::Reference => {
                 let connection = Connection { source, destination, transport, port };
@@ -144,17 +145,17 @@ impl Cluster {
                 Ok(Ok(decision.is_allowed()))
             }
             Engine::Datapath(datapath) => {
-                walk::send(&mut **datapath, &self.state, &self.map_state, &self.interfaces, route)
+                path::send(&mut **datapath, &self.state, &self.map_state, &self.interfaces, route)
             }
         }
     }
 
-    /// The rules for which there is no room.
+    /// The rules that are not in force because they would exceed the map capacities.
     pub fn left_out(&self) -> &LeftOut {
         &self.left_out
     }
 
-    /// The findings on their policies.
+    /// The findings on the policies of those rules.
     pub fn findings(&self) -> Vec<Diagnostic> {
         diagnostics(&self.left_out, self.compiled.capacities())
     }
@@ -164,16 +165,16 @@ impl Cluster {
         &self.state
     }
 
-    /// What the maps hold; empty with the reference engine.
+    /// The contents of the maps; empty with the reference engine.
     pub fn map_state(&self) -> &MapState {
         &self.map_state
     }
 }
 
-/// The addresses of all nodes, as they and their host-network pods report them, without those that a pod holds.
+/// The addresses of all nodes, as reported by the nodes and by host-network pods, without those that a pod owns.
 ///
-/// The agent of a node knows its own node's addresses only. Here all nodes are in one place: egress to any of them is
-/// deferred, and judged on the way out if it turns out to be another node's.
+/// An agent has the addresses of its own node only. The simulation has those of all nodes, so egress to any node is deferred,
+/// and decided at the uplink if the destination is another node.
 fn node_addresses(state: &ClusterState) -> BTreeSet<IpAddr> {
     let of_nodes = state.nodes().flat_map(|node| &node.addresses);
     let of_pods =
@@ -181,15 +182,15 @@ fn node_addresses(state: &ClusterState) -> BTreeSet<IpAddr> {
     of_nodes.chain(of_pods).copied().filter(|address| state.owner(*address).is_none()).collect()
 }
 
-/// Adds the namespaces that objects are in and that are not among the objects, with nothing but the label that the API
-/// server gives them. Returns their names too.
+/// Adds a Namespace for each namespace that an object is in and that has no Namespace object. Its only label is the one that
+/// the API server sets, its name. Returns the names of the added namespaces too.
 pub fn with_implicit_namespaces(mut objects: Vec<Object>) -> (Vec<Object>, Vec<Arc<str>>) {
-    let mut known = BTreeSet::new();
+    let mut existing = BTreeSet::new();
     let mut mentioned = BTreeSet::new();
     for object in &objects {
         match object {
             Object::Namespace(namespace) => {
-                known.insert(Arc::clone(&namespace.name));
+                existing.insert(Arc::clone(&namespace.name));
             }
             Object::Policy(_) | Object::Pod(_) | Object::Service(_) => {
                 mentioned.insert(object.object_ref().name.namespace);
@@ -197,7 +198,7 @@ pub fn with_implicit_namespaces(mut objects: Vec<Object>) -> (Vec<Object>, Vec<A
             Object::Node(_) => {}
         }
     }
-    let missing: Vec<Arc<str>> = mentioned.difference(&known).cloned().collect();
+    let missing: Vec<Arc<str>> = mentioned.difference(&existing).cloned().collect();
     objects.extend(missing.iter().map(|name| {
         let labels = [(Arc::from(NAMESPACE_NAME_LABEL), Arc::clone(name))].into_iter().collect();
         Object::Namespace(Namespace { name: Arc::clone(name), labels })

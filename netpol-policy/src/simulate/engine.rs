@@ -1,4 +1,4 @@
-//! Who answers.
+//! The engines that evaluate connections.
 
 use std::error::Error as StdError;
 
@@ -6,50 +6,50 @@ use netpol_common::verdict::{HookContext, Outcome};
 
 use crate::dataplane::{MapOp, MemoryMaps};
 
-/// What judges a connection.
+/// An implementation of the policy semantics.
 pub enum Engine {
-    /// The reference semantics, straight from the objects.
+    /// The reference semantics, evaluated on the objects.
     Reference,
-    /// Frames, judged at each hook on their way by maps that follow the compiled image.
+    /// `decide()` on frames at each hook of their path, with compiled maps.
     Datapath(Box<dyn Datapath>),
 }
 
 impl Engine {
-    /// The compiled maps in memory.
+    /// Compiled maps in memory.
     pub fn compiled() -> Self {
         Self::Datapath(Box::new(MemoryMaps::default()))
     }
 }
 
-/// Maps that take operations, and hooks that judge frames by them.
+/// Maps that map operations change, and hooks that decide frames with these maps.
 pub trait Datapath {
     /// Performs operations, in order.
     ///
     /// # Errors
-    /// When the maps refuse one.
+    /// A map refuses an operation.
     fn apply(&mut self, ops: &[MapOp]) -> Result<(), DatapathError>;
 
-    /// Judges a frame that begins with its Ethernet header.
+    /// Decides one frame, which starts with its Ethernet header.
     ///
     /// # Errors
-    /// When the frame cannot be judged at all.
-    fn judge(&mut self, frame: &[u8], seen: &HookContext) -> Result<Judged, DatapathError>;
+    /// The programs cannot be run on the frame.
+    fn judge(&mut self, frame: &[u8], context: &HookContext) -> Result<Judged, DatapathError>;
 
-    /// Forgets all connections.
+    /// Removes all flows.
     ///
     /// # Errors
-    /// When the maps refuse.
+    /// The flow table cannot be changed.
     fn forget_flows(&mut self) -> Result<(), DatapathError>;
 }
 
-/// What became of a frame at one hook.
+/// The decision on a frame at one hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Judged {
-    /// It goes on.
+    /// Whether the frame passes.
     pub passes: bool,
-    /// The packet mark that it goes on with.
+    /// The packet mark after the hook.
     pub mark: u32,
-    /// The deferred flow handle that it goes on with, see [`HookContext::flow_handle`].
+    /// The deferred flow handle after the hook, see [`HookContext::flow_handle`].
     pub flow_handle: u16,
 }
 
@@ -63,7 +63,7 @@ impl From<&Outcome> for Judged {
     }
 }
 
-/// The maps or programs could not be used.
+/// A map operation or a program run failed.
 #[derive(Debug, thiserror::Error)]
 #[error("the maps or programs cannot be used")]
 pub struct DatapathError(#[source] pub Box<dyn StdError + Send + Sync>);
@@ -76,8 +76,8 @@ impl Datapath for MemoryMaps {
         Ok(())
     }
 
-    fn judge(&mut self, frame: &[u8], seen: &HookContext) -> Result<Judged, DatapathError> {
-        let outcome = Self::judge(self, frame, seen).outcome;
+    fn judge(&mut self, frame: &[u8], context: &HookContext) -> Result<Judged, DatapathError> {
+        let outcome = Self::judge(self, frame, context).outcome;
         Ok(Judged::from(&outcome))
     }
 

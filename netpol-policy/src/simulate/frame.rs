@@ -14,8 +14,8 @@ const CLIENT_PORT: u16 = 50_321;
 /// Time to live of simulated packets, hops.
 const TTL: u8 = 64;
 
-/// A frame that opens a connection: a TCP SYN, a UDP datagram or an SCTP INIT, from the Ethernet header on.
-/// Checksums are left out: nothing on the way of a verdict looks at them.
+/// A frame that opens a connection: a TCP SYN, a UDP datagram or an SCTP INIT, with its Ethernet header. Checksums are zero,
+/// because `decide()` does not read them.
 pub(super) fn opening(
     source: IpAddr,
     destination: IpAddr,
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_what_both_parsers_read() {
+    fn our_parser_and_etherparse_read_the_frames() {
         for transport in Transport::ALL {
             check("10.0.0.1", "10.0.0.2", transport);
             check("fd00::1", "fd00::2", transport);

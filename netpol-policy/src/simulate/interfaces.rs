@@ -1,4 +1,4 @@
-//! Interfaces for pods that have none.
+//! Interface numbers for the simulated pods.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,31 +9,31 @@ use netpol_common::maps::N_EGRESS_MARKS;
 use crate::model::{ObjectName, Pod};
 use crate::store::{ClusterState, Delta, Endpoint};
 
-/// Through which frames of everybody who is no pod arrive, and pods' frames leave.
+/// The uplink: frames of sources that are not pods arrive here, and frames to destinations that are not pods leave here.
 pub(super) const UPLINK: IfIndex = IfIndex(2);
 
 /// The first interface of a pod; the others follow without gaps.
 pub const FIRST_INTERFACE: IfIndex = IfIndex(100);
 
-/// One interface for every pod that holds an address. A pod keeps its interface while it does; another pod of the same
-/// name gets another one. Numbers are used again, as the kernel does.
+/// One interface for every pod that has an address. A pod keeps its interface as long as it has an address; a new pod of the
+/// same name gets a new interface. Numbers are reused, as in the kernel.
 #[derive(Debug, Default)]
 pub(super) struct Interfaces {
     by_pod: BTreeMap<(ObjectName, Arc<str>), Endpoint>,
     free: BTreeSet<u32>,
-    /// How many numbers are in use or free.
+    /// Number of interface numbers, in use and free.
     n_numbers: u32,
-    /// How many interfaces there ever were.
+    /// Number of interfaces created so far.
     n_made: u64,
 }
 
 impl Interfaces {
-    /// The interface of a pod; `None` if it holds no address.
+    /// The interface of a pod; `None` if the pod has no address.
     pub(super) fn of(&self, pod: &Pod) -> Option<&Endpoint> {
         self.by_pod.get(&key(pod))
     }
 
-    /// What changes in the endpoints of `state` for its pods of now.
+    /// Adds and removes interfaces so that they match the pods of `state`. Returns the changes as deltas.
     pub(super) fn follow(&mut self, state: &ClusterState) -> Vec<Delta> {
         let attached: BTreeMap<_, _> = state
             .pods()

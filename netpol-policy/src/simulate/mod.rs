@@ -1,8 +1,8 @@
-//! A cluster that exists only here: objects in, verdicts on connections out.
+//! A simulated cluster: objects in, verdicts on connections out.
 //!
-//! In: full sets of objects, and probes. Out: an [`Answer`] for each probe, from the [`Engine`] of choice: the reference
-//! semantics, the compiled maps in memory, or the real programs. Objects go the way that they go in the agent:
-//! deltas, store, compile, diff, map operations. Must not: read files, know Kubernetes' wire form, or hold a clock.
+//! In: full sets of objects, and probes. Out: a [`ProbeResult`] for each probe, from the chosen [`Engine`]: the reference
+//! semantics, the compiled maps in memory, or the eBPF programs in the kernel. Objects pass through the same stages as in
+//! the agent: deltas, store, compile, diff, map operations. Must not: read files, parse manifests, or read a clock.
 
 mod cases;
 mod cluster;
@@ -10,16 +10,16 @@ mod engine;
 mod explain;
 mod frame;
 mod interfaces;
-mod locate;
+mod path;
 mod probe;
-mod walk;
+mod routes;
 
-pub use cases::{CaseStreams, answer_cases};
+pub use cases::{CaseStreams, run_cases};
 pub use cluster::{Cluster, with_implicit_namespaces};
 pub use engine::{Datapath, DatapathError, Engine, Judged};
-pub use explain::{EndExplanation, Explanation, Packets, RuleSays, explain};
+pub use explain::{DirectionExplanation, Explanation, Packets, RuleExplanation, explain};
 pub use interfaces::FIRST_INTERFACE;
-pub use probe::{Answer, End, PortChoice, Probe, Problem};
+pub use probe::{PodOrIp, PortChoice, Probe, ProbeResult, Problem};
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! Questions and answers.
+//! Probes and their results.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,71 +7,71 @@ use std::sync::Arc;
 
 use crate::model::{ObjectName, PortName, Transport};
 
-/// A question: may this connection be opened?
+/// A connection to evaluate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
-    /// Who opens it.
-    pub from: End,
-    /// Whom it is for.
-    pub to: End,
+    /// The source.
+    pub from: PodOrIp,
+    /// The destination.
+    pub to: PodOrIp,
     /// The destination port.
     pub port: PortChoice,
     /// The protocol.
     pub transport: Transport,
 }
 
-/// One end of a probe.
+/// The source or destination of a probe.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum End {
-    /// A pod, by any of its addresses or by the one given.
+pub enum PodOrIp {
+    /// A pod.
     Pod {
-        /// Which pod.
+        /// Namespace and name.
         name: ObjectName,
-        /// Which of its addresses; `None` for the first one that the other end has the family of.
+        /// The address to use; `None` for the pod's first address of a family that the peer has too.
         address: Option<IpAddr>,
     },
-    /// An address, whoever holds it.
+    /// An address, of a pod or of anything else.
     Address(IpAddr),
 }
 
-impl End {
-    /// A pod by any of its addresses.
+impl PodOrIp {
+    /// A pod, without a choice of address.
     pub fn pod(namespace: &str, name: &str) -> Self {
         Self::Pod { name: ObjectName::new(namespace, name), address: None }
     }
 }
 
 /// `NAMESPACE/POD`, `NAMESPACE/POD@ADDRESS` or `ADDRESS`.
-impl FromStr for End {
-    type Err = NotAnEnd;
+impl FromStr for PodOrIp {
+    type Err = InvalidPodOrIp;
 
-    fn from_str(text: &str) -> Result<Self, NotAnEnd> {
+    fn from_str(text: &str) -> Result<Self, InvalidPodOrIp> {
         if let Ok(address) = text.parse() {
             return Ok(Self::Address(address));
         }
-        let not_an_end = || NotAnEnd { text: text.to_owned() };
+        let invalid = || InvalidPodOrIp { text: text.to_owned() };
         let (name, address) = match text.split_once('@') {
             None => (text, None),
             Some((name, address)) => {
-                (name, Some(address.parse().map_err(|_not_an_address| not_an_end())?))
+                (name, Some(address.parse().map_err(|_not_an_address| invalid())?))
             }
         };
-        let (namespace, pod) = name.split_once('/').ok_or_else(not_an_end)?;
+        let (namespace, pod) = name.split_once('/').ok_or_else(invalid)?;
         if namespace.is_empty() || pod.is_empty() || pod.contains('/') {
-            return Err(not_an_end());
+            return Err(invalid());
         }
         Ok(Self::Pod { name: ObjectName::new(namespace, pod), address })
     }
 }
 
-/// A text that names no end of a connection.
+/// A text that is neither a pod nor an address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is neither NAMESPACE/POD nor an address")]
-pub struct NotAnEnd {
+#[error("{text:?} is neither NAMESPACE/POD nor an IP address")]
+pub struct InvalidPodOrIp {
     text: String,
 }
 
-impl fmt::Display for End {
+impl fmt::Display for PodOrIp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pod { name, address: None } => write!(f, "{name}"),
@@ -86,12 +86,12 @@ impl fmt::Display for End {
 pub enum PortChoice {
     /// A number, host byte order.
     Number(u16),
-    /// The name of a port of the destination pod. Of several numbers the first one is meant, as for a Service's
+    /// The name of a port of the destination pod. If several ports have the name, the first one is used, as for a Service's
     /// `targetPort`: containers in order, then sidecars.
     Name(Arc<str>),
 }
 
-/// A number, or else a name.
+/// A number if the text is one, else a name.
 impl From<&str> for PortChoice {
     fn from(text: &str) -> Self {
         text.parse().map_or_else(|_| Self::Name(Arc::from(text)), Self::Number)
@@ -99,10 +99,10 @@ impl From<&str> for PortChoice {
 }
 
 impl PortChoice {
-    /// A port as a person types it.
+    /// Parses a command-line argument.
     ///
     /// # Errors
-    /// Why it is no port.
+    /// The text is neither a port number nor a valid port name.
     pub fn from_argument(text: &str) -> Result<Self, String> {
         let port = Self::from(text);
         let is_valid = match &port {
@@ -112,7 +112,7 @@ impl PortChoice {
         if is_valid {
             Ok(port)
         } else {
-            Err("it is neither a number from 1 to 65535 nor a port name".to_owned())
+            Err("not a port number from 1 to 65535 or a port name".to_owned())
         }
     }
 }
@@ -126,47 +126,46 @@ impl fmt::Display for PortChoice {
     }
 }
 
-/// The answer to a probe.
+/// The result of a probe.
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// Whether the source's egress and the destination's ingress both let it pass.
+pub struct ProbeResult {
+    /// Whether the source's egress policies and the destination's ingress policies both allow the connection.
     pub is_allowed: bool,
-    /// Why the probe is no possible connection; then it is not allowed, but see [`Problem::NoBackend`].
+    /// The reason why the connection cannot exist. `is_allowed` is then false, except for [`Problem::NoBackend`].
     pub problem: Option<Problem>,
 }
 
-/// Why a probe is no possible connection.
+/// The reason why the connection of a probe cannot exist.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// No object of this name.
-    #[error("there is no pod {0}")]
+    /// There is no Pod object of this name.
+    #[error("pod {0} does not exist")]
     UnknownPod(ObjectName),
-    /// Pending, finished, or a newer pod holds its addresses.
-    #[error("pod {0} holds no address")]
+    /// The pod is pending or finished, or a newer pod has its addresses.
+    #[error("pod {0} has no IP address")]
     NoAddress(ObjectName),
-    /// The probe names an address that is not the pod's.
-    #[error("pod {0} does not hold {1}")]
+    /// The probe names an address that the pod does not have.
+    #[error("pod {0} does not have address {1}")]
     ForeignAddress(ObjectName, IpAddr),
-    /// One end has only IPv4, the other only IPv6 addresses.
-    #[error("the ends have no address family in common")]
+    /// One of source and destination has only IPv4 addresses, the other only IPv6 addresses.
+    #[error("source and destination have no address family in common")]
     NoCommonFamily,
-    /// A Service address, where no packet arrives; nor is it known where else it does. Only rules for every destination
-    /// allow egress to it.
-    #[error("{0} is the address of a Service, and no pod behind this port of it is known")]
+    /// A Service address without a backend pod for the port. Only rules for all destinations allow egress to it.
+    #[error("Service address {0} has no backend pod for this port")]
     NoBackend(IpAddr),
-    /// The destination gives the port name no number.
-    #[error("{end} has no {transport} port named {name}")]
+    /// The destination has no port of this name.
+    #[error("{destination} has no {transport} port named {name}")]
     UnknownPort {
         /// The destination.
-        end: End,
+        destination: PodOrIp,
         /// The name.
         name: Arc<str>,
         /// The protocol of the probe.
         transport: Transport,
     },
-    /// More endpoints than egress marks: a deferred verdict would be lost.
-    #[error("there are more pods than verdicts after Service translation can be told apart")]
+    /// The source pod has no egress mark, because there are more pods than marks, so its deferred verdict would be lost.
+    #[error("the source pod has no egress mark, because there are more pods than egress marks")]
     NoEgressMark,
 }
 
@@ -180,7 +179,7 @@ impl Problem {
             Self::NoCommonFamily => "no-common-family",
             Self::NoBackend(_) => "no-backend",
             Self::UnknownPort { .. } => "unknown-port",
-            Self::NoEgressMark => "no-egress mark",
+            Self::NoEgressMark => "no-egress-mark",
         }
     }
 }

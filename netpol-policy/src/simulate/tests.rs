@@ -1,4 +1,4 @@
-//! A changing cluster, judged by every engine.
+//! A changing cluster, evaluated by every engine.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -78,15 +78,15 @@ fn node(name: &str, address: &str) -> Object {
     Object::Node(Node { name: Arc::from(name), addresses: vec![ip(address)] })
 }
 
-fn end(text: &str) -> End {
-    text.parse().map_or_else(|_| End::pod("x", text), End::Address)
+fn end(text: &str) -> PodOrIp {
+    text.parse().map_or_else(|_| PodOrIp::pod("x", text), PodOrIp::Address)
 }
 
 fn engines() -> [Cluster; 2] {
     [Cluster::new(Engine::Reference), Cluster::new(Engine::compiled())]
 }
 
-/// Both engines give these answers, in a cluster of these objects.
+/// Both engines give these verdicts in a cluster of these objects.
 #[track_caller]
 fn check(objects: &[Object], expected: &[(&str, &str, u16, bool)]) {
     for mut cluster in engines() {
@@ -98,22 +98,22 @@ fn check(objects: &[Object], expected: &[(&str, &str, u16, bool)]) {
                 port: PortChoice::Number(*port),
                 transport: Transport::Tcp,
             };
-            let answer = cluster.probe(&probe).unwrap();
-            assert_eq!(answer.problem, None, "{probe:?}");
-            assert_eq!(answer.is_allowed, *is_allowed, "{probe:?}");
+            let result = cluster.probe(&probe).unwrap();
+            assert_eq!(result.problem, None, "{probe:?}");
+            assert_eq!(result.is_allowed, *is_allowed, "{probe:?}");
         }
     }
 }
 
 #[track_caller]
-fn check_problem(objects: &[Object], ends: &[End; 2], port: &PortChoice, expected: &str) {
+fn check_problem(objects: &[Object], ends: &[PodOrIp; 2], port: &PortChoice, expected: &str) {
     for mut cluster in engines() {
         cluster.set(objects.to_vec()).unwrap();
         let [from, to] = ends.clone();
         let probe = Probe { from, to, port: port.clone(), transport: Transport::Tcp };
-        let answer = cluster.probe(&probe).unwrap();
-        assert!(!answer.is_allowed);
-        assert_eq!(answer.problem.map(|problem| problem.to_string()).as_deref(), Some(expected));
+        let result = cluster.probe(&probe).unwrap();
+        assert!(!result.is_allowed);
+        assert_eq!(result.problem.map(|problem| problem.to_string()).as_deref(), Some(expected));
     }
 }
 
@@ -127,7 +127,7 @@ fn without_policies_everything_passes() {
 }
 
 #[test]
-fn both_ends_have_to_allow() {
+fn egress_and_ingress_have_to_allow() {
     let mut objects =
         vec![Object::Pod(pod("a", &["10.0.0.1"])), Object::Pod(pod("b", &["10.0.0.2"]))];
     objects.push(policy("in", vec![rule(own_pods(), Some(80))], Vec::new()));
@@ -221,18 +221,18 @@ fn removed_objects_are_gone() {
 }
 
 #[test]
-fn no_connection_is_remembered() {
+fn every_probe_is_a_new_connection() {
     let objects = [
         Object::Pod(pod("a", &["10.0.0.1"])),
         Object::Pod(pod("b", &["10.0.0.2"])),
         policy("p", vec![rule(own_pods(), Some(50_321))], vec![rule(own_pods(), Some(50_321))]),
     ];
-    // The client port of one is the destination port of the other, both ways.
+    // The client port of one is the destination port of the other, in both directions.
     check(&objects, &[("a", "b", 50_321, true), ("b", "a", 50_321, true), ("b", "a", 80, false)]);
 }
 
 #[test]
-fn what_cannot_be_a_connection_is_denied_with_a_problem() {
+fn an_impossible_connection_is_denied_with_a_problem() {
     let mut done = pod("done", &["10.0.0.3"]);
     done.phase = PodPhase::Succeeded;
     let objects = [
@@ -240,15 +240,15 @@ fn what_cannot_be_a_connection_is_denied_with_a_problem() {
         Object::Pod(pod("six", &["fd00::1"])),
         Object::Pod(done),
     ];
-    let check = |from: End, to: &str, port: &PortChoice, expected: &str| {
+    let check = |from: PodOrIp, to: &str, port: &PortChoice, expected: &str| {
         check_problem(&objects, &[from, end(to)], port, expected);
     };
     let number = PortChoice::Number(80);
-    check(end("a"), "none", &number, "there is no pod x/none");
-    check(end("a"), "done", &number, "pod x/done holds no address");
-    check(end("a"), "six", &number, "the ends have no address family in common");
-    let chosen = End::Pod { name: ObjectName::new("x", "a"), address: Some(ip("10.0.0.7")) };
-    check(chosen, "a", &number, "pod x/a does not hold 10.0.0.7");
+    check(end("a"), "none", &number, "pod x/none does not exist");
+    check(end("a"), "done", &number, "pod x/done has no IP address");
+    check(end("a"), "six", &number, "source and destination have no address family in common");
+    let chosen = PodOrIp::Pod { name: ObjectName::new("x", "a"), address: Some(ip("10.0.0.7")) };
+    check(chosen, "a", &number, "pod x/a does not have address 10.0.0.7");
     let name = PortChoice::Name(Arc::from("dns"));
     check(end("9.9.9.9"), "a", &name, "x/a has no TCP port named dns");
     check(end("a"), "9.9.9.9", &name, "9.9.9.9 has no TCP port named dns");
@@ -308,7 +308,7 @@ fn labelled(mut pod: Pod, value: &str) -> Object {
 }
 
 #[test]
-fn a_service_is_judged_by_the_pods_behind_it() {
+fn a_service_is_evaluated_on_its_backend_pods() {
     let to_backend =
         Peers::AnyOf(vec![Peer::Pods { namespaces: NamespaceMatch::Own, pods: app("s") }]);
     let objects = [
@@ -338,7 +338,7 @@ fn a_service_is_judged_by_the_pods_behind_it() {
 }
 
 #[test]
-fn a_service_is_open_when_every_pod_behind_it_is() {
+fn a_service_is_allowed_when_every_backend_pod_is() {
     let other = ("s2", "10.0.0.3");
     let mut objects = vec![
         Object::Pod(pod("a", &["10.0.0.1"])),
@@ -354,7 +354,7 @@ fn a_service_is_open_when_every_pod_behind_it_is() {
 }
 
 #[test]
-fn of_a_service_without_known_backend_only_rules_for_everybody_speak() {
+fn a_service_without_backend_is_allowed_by_rules_for_all_destinations_only() {
     let mut objects = vec![Object::Pod(pod("a", &["10.0.0.1"])), service("10.96.0.1")];
     let mut verdicts = Vec::new();
     for peers in [None, Some(block("0.0.0.0/0")), Some(own_pods()), Some(Peers::All)] {
@@ -368,9 +368,9 @@ fn of_a_service_without_known_backend_only_rules_for_everybody_speak() {
                 port: PortChoice::Number(80),
                 transport: Transport::Tcp,
             };
-            let answer = cluster.probe(&probe).unwrap();
-            assert_eq!(answer.problem, Some(Problem::NoBackend(ip("10.96.0.1"))));
-            verdicts.push(answer.is_allowed);
+            let result = cluster.probe(&probe).unwrap();
+            assert_eq!(result.problem, Some(Problem::NoBackend(ip("10.96.0.1"))));
+            verdicts.push(result.is_allowed);
         }
     }
     assert_eq!(verdicts, [true, true, false, false, false, false, true, true]);

@@ -1,4 +1,4 @@
-//! Which pods say that they hold an address.
+//! The pods that report each address.
 
 use std::hash::BuildHasher as _;
 use std::net::IpAddr;
@@ -9,16 +9,16 @@ use netpol_common::addr::Addr;
 
 use super::pods::PodId;
 
-/// Addresses, hashed and not sorted: that is a tenth of the memory, and what wants an order can sort.
+/// Pods by address. Hashed, because a sorted map needs ten times the memory.
 #[derive(Clone, Debug, Default)]
 pub(super) struct AddressOwners {
     hasher: DefaultHashBuilder,
     table: HashTable<Holding>,
-    /// How many say that they hold an address which another one says it holds too.
+    /// Number of reports of addresses that another pod reports too.
     n_contesting: usize,
 }
 
-/// Says that a pod holds an address.
+/// An address that a pod reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Holding {
     pub(super) addr: Addr,
@@ -26,18 +26,18 @@ pub(super) struct Holding {
 }
 
 impl AddressOwners {
-    /// How many addresses pods say they hold, those that several hold counted as often.
+    /// Number of reported addresses; one that several pods report counts once for each.
     pub(super) fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// Room for so many more.
+    /// Reserves capacity for this many more.
     pub(super) fn reserve(&mut self, n_more: usize) {
         let Self { hasher, table, .. } = self;
         table.reserve(n_more, |held| hash(hasher, held.addr));
     }
 
-    /// Notes that a pod holds these addresses.
+    /// Adds a pod that reports these addresses.
     pub(super) fn hold(&mut self, pod: PodId, addresses: &[IpAddr]) {
         let Self { hasher, table, n_contesting } = self;
         let rehash = |held: &Holding| hash(hasher, held.addr);
@@ -72,19 +72,19 @@ impl AddressOwners {
         self.n_contesting > 0
     }
 
-    /// All pods that say that they hold an address.
+    /// All pods that report an address.
     pub(super) fn of(&self, addr: Addr) -> impl Iterator<Item = PodId> {
         let found = self.table.iter_hash(hash(&self.hasher, addr));
         found.filter(move |held| held.addr == addr).map(|held| held.pod)
     }
 
-    /// All that is noted, in no order.
+    /// All addresses with their pods, in no particular order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Holding> {
         self.table.iter()
     }
 }
 
-/// The hash of an address, as a number: that of its bytes costs twice as much.
+/// The hash of an address as a number, which costs half of the hash of its bytes.
 fn hash(hasher: &DefaultHashBuilder, addr: Addr) -> u64 {
     hasher.hash_one(u128::from_ne_bytes(addr.0))
 }

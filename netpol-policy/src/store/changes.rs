@@ -1,4 +1,4 @@
-//! What a delta changed.
+//! The effect of a delta.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,24 +9,23 @@ use netpol_common::ids::IfIndex;
 use super::label_classes::LabelClassId;
 use crate::model::ObjectName;
 
-/// What changed, by what it can have an effect on; empty if nothing did. What is named here can differ from before,
-/// all else does not.
+/// The parts of the state that can differ from before; everything else does not. Empty if nothing changed.
 #[must_use]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// How many times an object appeared, disappeared or came to differ.
+    /// Number of objects added, removed or changed.
     pub n_objects: usize,
-    /// The first list of a kind: take everything for changed.
+    /// The first list of a kind was stored: everything can differ.
     pub everything: bool,
-    /// Addresses that another pod holds now, or one of another label class.
+    /// Addresses with another owner, or with an owner of another label class.
     pub addresses: BTreeSet<Addr>,
-    /// Label classes that came or went.
+    /// Label classes that were added or removed.
     pub label_classes: BTreeSet<LabelClassId>,
-    /// Namespaces that came or went or have other labels.
+    /// Namespaces that were added, removed or have other labels.
     pub namespaces: BTreeSet<Arc<str>>,
-    /// Policies that came or went or say something else.
+    /// Policies that were added, removed or changed.
     pub policies: BTreeSet<ObjectName>,
-    /// Endpoints that came or went, or whose pod differs.
+    /// Endpoints that were added or removed, or whose pod differs.
     pub endpoints: BTreeSet<IfIndex>,
     /// Addresses of Services and of the node.
     pub deferred: BTreeSet<Addr>,
@@ -38,7 +37,7 @@ impl Changes {
         self.n_objects == 0 && self.endpoints.is_empty() && self.deferred.is_empty()
     }
 
-    /// Whether what is enforced can have changed.
+    /// Whether the enforced policy can have changed.
     pub fn matters(&self) -> bool {
         let Self {
             n_objects: _,

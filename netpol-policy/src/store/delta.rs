@@ -1,4 +1,4 @@
-//! What changes the state of the cluster.
+//! Changes of the known cluster.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,17 +11,17 @@ use crate::model::{Interner, Kind, Object, ObjectName, ObjectRef};
 /// One change of the known cluster. Applying the same delta twice is the same as once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delta {
-    /// The object exists and looks like this.
+    /// The object exists with this content.
     Upsert(Object),
     /// The object is gone. With a `uid`, only if the stored object has it: a late deletion of a pod must
     /// not remove its successor of the same name.
     Remove {
-        /// Which object.
+        /// The object.
         object: ObjectRef,
-        /// Its uid, when the source knows it.
+        /// Its uid, if the source has it.
         uid: Option<Arc<str>>,
     },
-    /// All objects of one kind: those that are not in the list are gone.
+    /// All objects of one kind: objects that are not in the list are gone.
     Replace(List),
     /// A pod interface of this node is attached.
     UpsertEndpoint(Endpoint),
@@ -31,7 +31,7 @@ pub enum Delta {
     OwnAddresses(BTreeSet<IpAddr>),
 }
 
-/// The complete list of one kind. Its objects share what they have in common.
+/// The complete list of one kind. Its objects share equal values.
 #[derive(Clone, Debug)]
 pub struct List {
     pub(super) kind: Kind,
@@ -41,8 +41,8 @@ pub struct List {
 }
 
 impl List {
-    /// From all objects of a kind that exist and could be understood, others are left out, and the names of those that exist
-    /// but could not be understood at all: what is stored of them stays. Of several objects of one name the last counts.
+    /// Makes a list from the objects of a kind that could be read and the names of those that could not: their stored versions
+    /// stay. Objects of other kinds are left out. Of several objects with one name the last counts.
     pub fn new(kind: Kind, mut objects: Vec<Object>, unreadable: Vec<ObjectName>) -> Self {
         objects.retain(|object| object.kind() == kind);
         let mut interner = Interner::default();
@@ -52,7 +52,7 @@ impl List {
         Self { kind, objects, unreadable, interner }
     }
 
-    /// The same from objects of this kind that already share by this interner. With those that do not, texts are kept twice.
+    /// The same from objects of this kind whose values are interned by this interner; values of others are stored twice.
     pub fn shared(
         kind: Kind,
         objects: Vec<Object>,
@@ -67,12 +67,12 @@ impl List {
         self.kind
     }
 
-    /// Those that could be understood.
+    /// The objects that could be read.
     pub fn objects(&self) -> &[Object] {
         &self.objects
     }
 
-    /// Those that could not.
+    /// The names of the objects that could not be read.
     pub fn unreadable(&self) -> &[ObjectName] {
         &self.unreadable
     }
@@ -96,7 +96,7 @@ pub struct Endpoint {
     pub container_id: Arc<str>,
     /// The pod's namespace and name.
     pub pod: ObjectName,
-    /// The pod's uid, empty when the runtime did not tell it (then the name alone decides).
+    /// The pod's uid; empty if the runtime did not report it, when the name alone identifies the pod.
     pub pod_uid: Arc<str>,
     /// Number in the packet mark under which a deferred egress verdict finds this endpoint again, 1 to
     /// 4095; 0 for none.

@@ -1,4 +1,4 @@
-//! Pods that no policy can tell apart.
+//! Classes of pods that every policy treats alike.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::label_index::{Candidates, LabelIndex, insert_sorted, remove_sorted};
 use super::pods::PodId;
 use crate::model::{ContainerPort, Labels, Pod, PortName, Selector, Transport};
 
-/// Number of a label class, given again after its last pod has left.
+/// Number of a label class, used again after its last pod is gone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LabelClassId(u32);
 
@@ -30,13 +30,13 @@ pub struct LabelClass {
     pub labels: Labels,
     /// The ports that their containers declare.
     pub ports: Arc<[ContainerPort]>,
-    /// One of its pods; there are no label classes without.
+    /// One of its pods; every label class has one.
     first: PodId,
     n_pods: usize,
 }
 
 impl LabelClass {
-    /// How many pods it has.
+    /// Number of its pods.
     pub fn n_pods(&self) -> usize {
         self.n_pods
     }
@@ -50,8 +50,8 @@ impl LabelClass {
     }
 }
 
-/// Where a pod stands: its label class, and its neighbours in the ring of the label class's pods. So a pod that comes or goes costs
-/// no memory.
+/// The label class of a pod and its neighbours in the ring of the pods of the class. Adding or removing a pod allocates no
+/// memory.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seat {
     label_class: LabelClassId,
@@ -64,20 +64,21 @@ type LabelClassIds = SmallVec<[LabelClassId; 4]>;
 /// Port numbers, sorted.
 type Numbers = SmallVec<[u16; 4]>;
 
-/// All label classes, by whatever a policy can ask for.
+/// All label classes, by the properties that policies select by.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LabelClasses {
     slots: Slab<LabelClass>,
-    /// By the numbers of pods; those that are not given mean nothing.
+    /// By the numbers of pods; entries of unused numbers have no meaning.
     seats: Vec<Seat>,
     by_content: HashMap<Content, LabelClassId>,
     by_namespace: HashMap<Arc<str>, LabelClassIds>,
     by_label: LabelIndex<LabelClassId>,
-    /// Those with a port name, by the numbers that they give it.
+    /// Label classes by port name, then by the numbers of that port.
     by_port_name: HashMap<(Transport, PortName), BTreeMap<Numbers, LabelClassIds>>,
 }
 
-/// Where the shared parts of a label class lie: equal for equal content, since they are interned and the label class holds them.
+/// The memory addresses of the parts of a label class: equal for equal content, because the parts are interned and the label
+/// class keeps them alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Content([usize; 3]);
 
@@ -88,7 +89,7 @@ impl Content {
     }
 
     fn of_parts(namespace: &Arc<str>, labels: &Labels, ports: &Arc<[ContainerPort]>) -> Self {
-        Self([namespace.as_ptr().addr(), labels.place(), ports.as_ptr().addr()])
+        Self([namespace.as_ptr().addr(), labels.content_address(), ports.as_ptr().addr()])
     }
 }
 
@@ -102,7 +103,7 @@ impl LabelClasses {
         self.seats.get(pod.index()).map(|seat| seat.label_class)
     }
 
-    /// The pods of a label class, in no order.
+    /// The pods of a label class, in no particular order.
     pub(super) fn pods(&self, id: LabelClassId) -> impl Iterator<Item = PodId> {
         let first = self.get(id).map(|label_class| label_class.first);
         std::iter::successors(first, move |pod| {
@@ -111,19 +112,19 @@ impl LabelClasses {
         })
     }
 
-    /// The label class that shares these parts: then they are interned.
+    /// The label class with these interned parts.
     pub(super) fn known(&self, content: Content) -> Option<LabelClassId> {
         self.by_content.get(&content).copied()
     }
 
-    /// Room for pods with numbers below this.
+    /// Reserves capacity for pods with numbers below this.
     pub(super) fn reserve(&mut self, n_pods: usize) {
         if n_pods > self.seats.len() {
             self.seats.resize(n_pods, Seat::default());
         }
     }
 
-    /// Makes the label class of a pod that is in none, whose parts, which are interned, no other pod shares.
+    /// Makes a label class for a pod that is in none and whose interned parts no other pod has.
     pub(super) fn found(&mut self, id: PodId, pod: &Pod) -> LabelClassId {
         let Pod { name, labels, ports, .. } = pod;
         let index = self.slots.insert(LabelClass {
@@ -133,7 +134,7 @@ impl LabelClasses {
             first: id,
             n_pods: 1,
         });
-        // More than four thousand million label classes do not fit into memory.
+        // More than four billion label classes do not fit into memory.
         let label_class = LabelClassId(u32::try_from(index).unwrap_or(u32::MAX));
         self.set_seat(id, Seat { label_class, before: id, after: id });
         self.by_content.insert(Content::of(pod), label_class);
@@ -149,7 +150,7 @@ impl LabelClasses {
         label_class
     }
 
-    /// Puts a pod that is in no label class into one.
+    /// Adds a pod that is in no label class to one.
     pub(super) fn join(&mut self, pod: PodId, label_class: LabelClassId) {
         let Some(of) = self.slots.get_mut(label_class.index()) else { return };
         of.n_pods += 1;
@@ -177,7 +178,7 @@ impl LabelClasses {
         }
     }
 
-    /// Takes a pod out of its label class. Returns the label class if it is gone.
+    /// Removes a pod from its label class. Returns the label class if that was its last pod.
     pub(super) fn leave(&mut self, pod: PodId) -> Option<LabelClassId> {
         let Seat { label_class: id, before, after } = *self.seats.get(pod.index())?;
         let label_class = self.slots.get_mut(id.index())?;
@@ -239,7 +240,7 @@ impl LabelClasses {
     }
 }
 
-/// What each port name of each protocol stands for, by name.
+/// The numbers of each port name of each protocol, by name.
 fn numbers_by_name(
     ports: &[ContainerPort],
 ) -> impl Iterator<Item = ((Transport, PortName), Numbers)> {

@@ -1,4 +1,4 @@
-//! Who has a label: the inverted index behind selectors.
+//! The inverted index behind selectors: the ids that have a label.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use smallvec::{Array, SmallVec, smallvec};
 
 use crate::model::{Labels, Requirement, Selector};
 
-/// Ids by label. Most labels are borne by one id only.
+/// Ids by label. Most labels have one id only.
 #[derive(Clone, Debug)]
 pub(super) struct LabelIndex<Id> {
     by_key: HashMap<Arc<str>, HashMap<Arc<str>, Ids<Id>>>,
@@ -22,18 +22,17 @@ impl<Id> Default for LabelIndex<Id> {
     }
 }
 
-/// Ids that meet one requirement of a selector: of these some may be selected, and all that are; in parts that share
-/// none.
+/// Ids that meet one requirement of a selector, and so a superset of those that it selects, in disjoint parts.
 #[derive(Clone, Debug)]
 pub struct Candidates<'a, Id> {
     parts: Vec<&'a [Id]>,
     selector: &'a Selector,
-    /// The requirement's place among those of the selector.
+    /// Position of the requirement in the selector.
     met: usize,
 }
 
 impl<'a, Id> Candidates<'a, Id> {
-    /// How many.
+    /// Number of ids.
     pub fn len(&self) -> usize {
         self.parts.iter().map(|part| part.len()).sum()
     }
@@ -43,10 +42,11 @@ impl<'a, Id> Candidates<'a, Id> {
         self.len() == 0
     }
 
-    /// Whether one of them, with these labels, meets the other requirements too.
+    /// Whether an id with these labels meets the other requirements too.
     pub fn is_selected(&self, labels: &Labels) -> bool {
         let mut requirements = self.selector.requirements().enumerate();
-        requirements.all(|(place, requirement)| place == self.met || requirement.matches(labels))
+        requirements
+            .all(|(position, requirement)| position == self.met || requirement.matches(labels))
     }
 
     /// All of them.
@@ -84,7 +84,7 @@ impl<Id: Clone + Ord> LabelIndex<Id> {
         }
     }
 
-    /// The shortest list that holds all that the selector selects; `None` if every list may lack some.
+    /// The shortest list that contains all ids that the selector selects; `None` if every list may lack some.
     pub(super) fn candidates<'a>(&'a self, selector: &'a Selector) -> Option<Candidates<'a, Id>> {
         let requirements = selector.requirements().enumerate();
         let lists = requirements.filter_map(|(met, requirement)| {
@@ -111,14 +111,14 @@ impl<Id: Clone + Ord> LabelIndex<Id> {
 pub(super) fn insert_sorted<A: Array<Item: Ord>>(ids: &mut SmallVec<A>, id: A::Item) {
     if ids.last().is_none_or(|last| *last < id) {
         ids.push(id);
-    } else if let Err(place) = ids.binary_search(&id) {
-        ids.insert(place, id);
+    } else if let Err(index) = ids.binary_search(&id) {
+        ids.insert(index, id);
     }
 }
 
 /// Removes an id from a sorted list.
 pub(super) fn remove_sorted<A: Array<Item: Ord>>(ids: &mut SmallVec<A>, id: &A::Item) {
-    if let Ok(place) = ids.binary_search(id) {
-        ids.remove(place);
+    if let Ok(index) = ids.binary_search(id) {
+        ids.remove(index);
     }
 }

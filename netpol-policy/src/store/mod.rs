@@ -1,8 +1,8 @@
 //! The known cluster: a plain struct with `apply`.
 //!
 //! In: [`Delta`]s from any source, in any order, repeated or squashed. Out: the current objects, indexed, and
-//! [`Changes`]: what can differ from before. The content depends on the current objects only, never on how they
-//! came. What many objects of a kind say is kept once. Must not: decide anything about policy.
+//! [`Changes`]: the parts that can differ from before. The content depends on the current objects only, never on the order of
+//! their events. Values that many objects of a kind share are stored once. Must not: decide anything about policy.
 
 mod address_owners;
 mod changes;
@@ -32,7 +32,7 @@ use crate::model::{
     Interner, Kind, Namespace, Node, Object, ObjectName, ObjectRef, Pod, PodPhase, Policy, Service,
 };
 
-/// Every object that decides what this node enforces.
+/// Every object that the policy of this node depends on.
 #[derive(Clone, Default)]
 pub struct ClusterState {
     pods: Pods,
@@ -40,7 +40,7 @@ pub struct ClusterState {
     namespaces_by_label: LabelIndex<Arc<str>>,
     policies: BTreeMap<ObjectName, Policy>,
     services: BTreeMap<ObjectName, Service>,
-    /// How many Services have an address.
+    /// Number of Services that have an address.
     service_addresses: BTreeMap<Addr, usize>,
     nodes: BTreeMap<Arc<str>, Node>,
     endpoints: BTreeMap<IfIndex, Endpoint>,
@@ -65,7 +65,7 @@ impl fmt::Debug for ClusterState {
 }
 
 impl ClusterState {
-    /// Takes in one change.
+    /// Applies one change.
     pub fn apply(&mut self, delta: Delta) -> Changes {
         let mut changes = Changes::default();
         match delta {
@@ -203,7 +203,7 @@ impl ClusterState {
         changes.n_objects += usize::from(removed);
     }
 
-    /// What the objects of a kind share. Those of other kinds have hardly anything in common with them.
+    /// The interner of a kind. Objects of different kinds have hardly any value in common.
     fn interner(&mut self, kind: Kind) -> &mut Interner {
         self.interners.entry(kind).or_default()
     }
@@ -221,8 +221,7 @@ impl ClusterState {
         }
     }
 
-    /// Takes in the first list of pods, policies or namespaces: at once, which is much faster. Gives the list back
-    /// otherwise.
+    /// Stores the first list of pods, policies or namespaces in one step, which is much faster. Returns any other list.
     fn fill(&mut self, list: List, changes: &mut Changes) -> Option<List> {
         let fill = match list.kind {
             _ if list.objects.is_empty() => return Some(list),
@@ -239,10 +238,10 @@ impl ClusterState {
         None
     }
 
-    /// Returns how many there are.
+    /// Returns the number of pods.
     fn fill_pods(&mut self, objects: Vec<Object>) -> usize {
         self.pods.fill(objects);
-        // Some hold what the runtime gave them.
+        // Pods without reported addresses own those that the runtime gave their interfaces.
         let attached = self.endpoints_of_pod.keys().filter_map(|name| self.pods.id(name));
         for id in attached.collect::<Vec<_>>() {
             let addresses = self.addresses_at(id);
@@ -308,21 +307,21 @@ impl ClusterState {
         }
     }
 
-    /// Notes the addresses of a pod. Undone by [`Self::let_go`] before the pod or its endpoint changes.
+    /// Adds the pod as an owner of its addresses. [`Self::let_go`] undoes it before the pod or its endpoint changes.
     fn hold(&mut self, id: PodId, changes: &mut Changes) {
         let addresses = self.addresses_at(id);
         self.pods.owners.hold(id, &addresses);
-        self.note(id, &addresses, changes);
+        self.record_changed(id, &addresses, changes);
     }
 
     fn let_go(&mut self, id: PodId, changes: &mut Changes) {
         let addresses = self.addresses_at(id);
-        self.note(id, &addresses, changes);
+        self.record_changed(id, &addresses, changes);
         self.pods.owners.let_go(id, &addresses);
     }
 
-    /// Takes the addresses, and the endpoints of all who hold them, for changed.
-    fn note(&self, id: PodId, addresses: &[IpAddr], changes: &mut Changes) {
+    /// Records the addresses, and the endpoints of all their owners, as changed.
+    fn record_changed(&self, id: PodId, addresses: &[IpAddr], changes: &mut Changes) {
         let mut concerned = vec![id];
         for address in addresses {
             let addr = Addr::from(*address);
@@ -338,7 +337,7 @@ impl ClusterState {
         self.pods.at(id).into_iter().flat_map(|pod| self.addresses_of(pod)).collect()
     }
 
-    /// The addresses that the API reports, and until it does those that the runtime gave to the pod's interface.
+    /// The addresses that the API reports or, until it reports any, those that the runtime gave the pod's interface.
     fn addresses_of<'a>(&'a self, pod: &'a Pod) -> impl Iterator<Item = IpAddr> + 'a {
         let is_silent = pod.reported_addresses.is_empty()
             && !pod.host_network
@@ -360,7 +359,7 @@ fn is_pod_of(endpoint: &Endpoint, pod: &Pod) -> bool {
     pod.uid.is_empty() || uid.is_empty() || pod.uid == *uid || pod.static_uid == *uid
 }
 
-/// Stores the value and tells whether it differs from what was there.
+/// Stores the value. Returns whether it differs from the old one.
 fn insert_if_new<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, value: V) -> bool {
     if map.get(&key) == Some(&value) {
         return false;

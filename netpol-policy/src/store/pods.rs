@@ -12,13 +12,13 @@ use super::changes::Changes;
 use super::label_classes::{Content, LabelClassId, LabelClasses};
 use crate::model::{Object, ObjectName, Pod};
 
-/// Number of a pod, given again after it is gone.
+/// Number of a pod, used again after the pod is gone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct PodId(u32);
 
 impl PodId {
     fn new(index: usize) -> Self {
-        // More than four thousand million pods do not fit into memory.
+        // More than four billion pods do not fit into memory.
         Self(u32::try_from(index).unwrap_or(u32::MAX))
     }
 
@@ -29,10 +29,8 @@ impl PodId {
 
 /// The table of pods.
 ///
-/// Addresses are given again after a pod ends, and the news of that can come late: of several owners the newest is
-/// right. Equal ages are decided by uid and name, so that the order of events has no say.
-///
-/// Names are hashed, as addresses are.
+/// Addresses are used again after a pod ends, and the event of the end can come late, so the newest of several owners counts.
+/// Between pods of the same age uid and name decide, so that the order of events does not matter.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pods {
     /// By their numbers; `None` where a number is free.
@@ -83,7 +81,7 @@ impl Pods {
         sorted(ids.filter_map(|id| self.at(id)))
     }
 
-    /// Puts the pod, whose shared parts are interned, in the place of an older one or a new one.
+    /// Stores a pod with interned parts, instead of an older one if there is one.
     pub(super) fn put(&mut self, old: Option<PodId>, pod: Pod, changes: &mut Changes) -> PodId {
         let label_class = self.label_classes.known(Content::of(&pod));
         let id = old.unwrap_or_else(|| {
@@ -112,18 +110,18 @@ impl Pods {
         id
     }
 
-    /// Takes in a whole list, whose shared parts are interned, as the first pods there are; of several of one name the
-    /// last. They hold what the API reports.
+    /// Stores a whole list of pods with interned parts as the first pods; of several pods with one name the last counts. They
+    /// own the addresses that the API reports.
     pub(super) fn fill(&mut self, objects: Vec<Object>) {
         let slot = |object| if let Object::Pod(pod) = object { Some(Some(pod)) } else { None };
-        // They stay where they are: to touch new memory would cost as much as all the rest.
+        // They are not moved: touching new memory would cost as much as all the rest.
         self.slots = objects.into_iter().filter_map(slot).collect();
         self.free.clear();
         let Self { slots, free, hasher, by_name, owners, label_classes } = self;
         by_name.reserve(slots.len(), name_hash(slots, hasher));
         owners.reserve(slots.iter().flatten().map(|pod| pod.addresses().len()).sum());
         label_classes.reserve(slots.len());
-        // Pods that are alike mostly stand side by side.
+        // Pods of one label class are mostly adjacent.
         let mut latest = None;
         for id in (0..slots.len()).map(PodId::new) {
             let Some(pod) = at(slots, id) else { continue };
@@ -136,8 +134,7 @@ impl Pods {
                 }
                 Entry::Occupied(mut entry) => Some(std::mem::replace(entry.get_mut(), id)),
             };
-            // Not by way of a copy: to read addresses that were written piece by piece just before waits for all that was
-            // written before them.
+            // Not copied first: reading addresses that were written just before in smaller parts stalls the processor.
             owners.hold(id, pod.addresses());
             let content = Content::of(pod);
             let alike =
@@ -153,7 +150,7 @@ impl Pods {
             if let Some(old) = old {
                 owners.let_go(old, at(slots, old).map_or(&[], Pod::addresses));
                 free.push(old);
-                // Its last pod may have left a label class.
+                // The label class may have lost its last pod.
                 label_classes.leave(old);
                 latest = None;
                 if let Some(slot) = slots.get_mut(old.index()) {
@@ -174,7 +171,7 @@ impl Pods {
         changes.label_classes.extend(self.label_classes.leave(id));
     }
 
-    /// The pod that holds an address: of several, the newest.
+    /// The owner of an address: the newest of several pods.
     pub(super) fn owner(&self, addr: Addr) -> Option<PodId> {
         let mut owners = self.owners.of(addr);
         let first = owners.next()?;
@@ -184,7 +181,7 @@ impl Pods {
         }
     }
 
-    /// Whether a pod that says it holds an address does.
+    /// Whether a pod that reports an address owns it.
     pub(super) fn owns(&self, pod: PodId, addr: Addr) -> bool {
         !self.owners.are_contested() || self.owner(addr) == Some(pod)
     }
@@ -193,13 +190,13 @@ impl Pods {
         owners.max_by_key(|id| self.at(*id).map(|pod| (pod.created_s, &pod.uid, &pod.name)))
     }
 
-    /// Every address that a pod holds, with its owner, in no order.
+    /// Every address with its owner, in no particular order.
     pub(super) fn owned(&self) -> impl Iterator<Item = (Addr, PodId)> {
         let held = self.owners.iter().filter(|held| self.owns(held.pod, held.addr));
         held.map(|held| (held.addr, held.pod))
     }
 
-    /// Those of [`Self::owned`] that are in these ranges, which are sorted and do not touch.
+    /// The part of [`Self::owned`] in these ranges, which are sorted and disjoint.
     pub(super) fn owned_within(
         &self,
         ranges: &[RangeInclusive<Addr>],

@@ -1,4 +1,4 @@
-//! What can be asked of the known cluster.
+//! Queries on the known cluster.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -46,31 +46,31 @@ impl ClusterState {
         self.pods.of_namespace(namespace)
     }
 
-    /// The pod that holds an address: of several, the newest.
+    /// The owner of an address: the newest of several pods.
     pub fn owner(&self, address: IpAddr) -> Option<&Pod> {
         self.pods.at(self.pods.owner(Addr::from(address))?)
     }
 
-    /// At most so many addresses are held by pods.
+    /// Upper bound of the number of addresses with an owner.
     pub fn n_addresses(&self) -> usize {
         self.pods.owners.len()
     }
 
-    /// Every address that a pod holds, with its owner; by address.
+    /// Every address with its owner, by address.
     pub fn owned_addresses(&self) -> impl Iterator<Item = (IpAddr, &Pod)> {
         let mut owned: Vec<_> = self.pods.owned().collect();
         owned.sort_unstable_by_key(|(addr, _)| *addr);
         owned.into_iter().filter_map(|(addr, id)| Some((addr.to_ip(), self.pods.at(id)?)))
     }
 
-    /// The addresses that a pod really holds: those that no newer pod holds.
+    /// The addresses that a pod owns: those that no newer pod reports.
     pub fn held_addresses<'a>(&'a self, pod: &'a Pod) -> impl Iterator<Item = IpAddr> + 'a {
         let is_its =
             |address: &IpAddr| self.owner(*address).is_some_and(|owner| owner.name == pod.name);
         self.addresses_of(pod).filter(is_its)
     }
 
-    /// The label class of the pod that holds an address.
+    /// The label class of the owner of an address.
     pub fn label_class_at(&self, addr: Addr) -> Option<LabelClassId> {
         self.pods.label_class(self.pods.owner(addr)?)
     }
@@ -80,8 +80,8 @@ impl ClusterState {
         self.pods.label_class(self.pods.id(&pod.name)?)
     }
 
-    /// Every address in these ranges that a pod holds, with the pod's label class; in no order. The ranges are sorted and do
-    /// not touch.
+    /// Every address with an owner in these ranges, with the label class of the owner, in no particular order. The ranges are
+    /// sorted and disjoint.
     pub fn label_classes_within(
         &self,
         ranges: &[RangeInclusive<Addr>],
@@ -90,7 +90,7 @@ impl ClusterState {
         held.filter_map(|(addr, id)| Some((addr, self.pods.label_class(id)?)))
     }
 
-    /// The addresses that the pods of a label class hold.
+    /// The addresses that the pods of a label class own.
     pub fn addresses_of_label_class(
         &self,
         label_class: LabelClassId,
@@ -107,7 +107,7 @@ impl ClusterState {
         self.pods.label_classes.get(id)
     }
 
-    /// All label classes, in no order that means anything.
+    /// All label classes, in no particular order.
     pub fn label_classes(&self) -> impl Iterator<Item = (LabelClassId, &LabelClass)> {
         self.pods.label_classes.iter()
     }
@@ -117,7 +117,7 @@ impl ClusterState {
         self.pods.label_classes.of_namespace(namespace)
     }
 
-    /// The label classes whose pods have a port of this name, by the numbers that they give it.
+    /// The label classes whose pods have a port of this name, by the numbers of that port.
     pub fn label_classes_with_port(
         &self,
         transport: Transport,
@@ -126,7 +126,7 @@ impl ClusterState {
         self.pods.label_classes.with_port_name(transport, name)
     }
 
-    /// All label classes that a selector selects, and others; `None` if that can be any.
+    /// A superset of the label classes that a selector selects; `None` if it would be all.
     pub fn label_class_candidates<'a>(
         &'a self,
         selector: &'a Selector,
@@ -134,7 +134,7 @@ impl ClusterState {
         self.pods.label_classes.candidates(selector)
     }
 
-    /// All namespaces that a selector selects, and others; `None` if that can be any.
+    /// A superset of the namespaces that a selector selects; `None` if it would be all.
     pub fn namespace_candidates<'a>(
         &'a self,
         selector: &'a Selector,
@@ -142,8 +142,7 @@ impl ClusterState {
         self.namespaces_by_label.candidates(selector)
     }
 
-    /// The labels of a namespace; `None` while it has not been seen, which no selector but the empty one
-    /// matches.
+    /// The labels of a namespace; `None` while it is unknown, when only the empty selector matches it.
     pub fn namespace_labels(&self, namespace: &str) -> Option<&Labels> {
         self.namespaces.get(namespace).map(|namespace| &namespace.labels)
     }
@@ -163,7 +162,7 @@ impl ClusterState {
         self.policies.values()
     }
 
-    /// How many policies there are.
+    /// Number of policies.
     pub fn n_policies(&self) -> usize {
         self.policies.len()
     }
@@ -218,12 +217,12 @@ impl ClusterState {
             .flat_map(|(_, ifindexes)| ifindexes.iter().copied())
     }
 
-    /// The pod of an endpoint, if it is known and is the same pod, not a successor of its name.
+    /// The pod of an endpoint, if it is known; never a successor with the same name.
     pub fn pod_of(&self, endpoint: &Endpoint) -> Option<&Pod> {
         self.pods.get(&endpoint.pod).filter(|pod| is_pod_of(endpoint, pod))
     }
 
-    /// Whether egress to an address is judged later: it is a Service's or the node's own.
+    /// Whether the egress verdict for a destination is deferred: the address is a Service's or the node's own.
     pub fn is_deferred(&self, addr: Addr) -> bool {
         self.service_addresses.contains_key(&addr) || self.own_addresses.contains(&addr.to_ip())
     }

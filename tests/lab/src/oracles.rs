@@ -111,8 +111,8 @@ pub fn read(objects: &[Value]) -> (Vec<Object>, Vec<Diagnostic>) {
 /// The probe, converted for the simulation.
 pub fn question(probe: &Probe) -> simulate::Probe {
     let end = |end: &End| match end {
-        End::Address { ip } => simulate::End::Address(*ip),
-        End::Pod { namespace, pod, ip } => simulate::End::Pod {
+        End::Address { ip } => simulate::PodOrIp::Address(*ip),
+        End::Pod { namespace, pod, ip } => simulate::PodOrIp::Pod {
             name: netpol_policy::model::ObjectName::new(namespace, pod),
             address: *ip,
         },

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use netpol_kube::{Access, Options, spawn};
+use netpol_kube::{Access, Keepalive, Options, spawn};
 use netpol_policy::model::{Kind, ObjectName, Pod};
 use netpol_policy::source::{DiagnosticIndex, Freshness, Health, SourceUpdate};
 use netpol_policy::store::{ClusterState, Delta};
@@ -86,8 +86,18 @@ impl Watched {
 
     /// Watches a server. Retry delays are short unless the options set them.
     pub async fn new(cluster: Cluster, namespace: String, options: Options) -> Self {
+        Self::with_keepalive(cluster, namespace, options, Keepalive::default()).await
+    }
+
+    /// The same, with connections that are probed at other times.
+    pub async fn with_keepalive(
+        cluster: Cluster,
+        namespace: String,
+        options: Options,
+        keepalive: Keepalive,
+    ) -> Self {
         let kubeconfig = cluster.kubeconfig();
-        let access = Access::open(Some(&kubeconfig)).await.unwrap();
+        let access = Access::open_with(Some(&kubeconfig), keepalive).await.unwrap();
         let is_as_usual = options.max_retry == Options::default().max_retry;
         let options = if is_as_usual {
             let (min_retry, max_retry) = (Duration::from_millis(10), Duration::from_millis(100));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
 use netpol_kube::Options;
 use netpol_lab::fake_api::{FakeApi, StreamingLists};
 use netpol_policy::model::Kind;
@@ -32,17 +33,62 @@ async fn a_server_that_ignores_streaming_lists_is_listed_in_pages() {
         Watched::in_process(api, Options { streaming_patience, ..Options::default() }).await;
     watched.until_listed().await;
     assert_eq!(watched.state.pods().count(), 2);
-    assert_eq!(
-        watched
-            .cluster
-            .asked_lists()
-            .unwrap()
-            .unwrap()
-            .iter()
-            .filter(|path| *path == "/api/v1/pods")
-            .count(),
-        1
-    );
+    assert_eq!(n_lists_in_pages(&watched), 1);
+}
+
+#[tokio::test]
+async fn a_streaming_list_that_an_error_event_refuses_is_read_in_pages_without_an_alarm() {
+    let api = filled().await;
+    api.streaming_lists(StreamingLists::RefusedByEvent);
+    let mut watched = Watched::in_process(api, Options::default()).await;
+    watched.until_listed().await;
+    assert_eq!(watched.pod_names(), ["db", "web"]);
+    assert_eq!(watched.n_lists[&Kind::Pod], 1);
+    assert!(watched.errors.is_empty(), "{:?}", watched.errors);
+
+    // The etcd behind the server may be another one by then: the next list is asked for as a stream again.
+    watched.api().streaming_lists(StreamingLists::Served);
+    watched.api().forget_asked();
+    watched.api().expire_watches(Kind::Pod);
+    watched.until("the pods are listed again", |w| w.n_lists[&Kind::Pod] == 2).await;
+    assert_eq!(n_lists_in_pages(&watched), 0);
+}
+
+#[tokio::test]
+async fn a_streaming_list_that_breaks_is_read_in_pages() {
+    let api = filled().await;
+    // The first list of every kind.
+    api.cut_lines(5);
+    let mut watched = Watched::in_process(api, Options::default()).await;
+    watched.until_listed().await;
+    assert_eq!(watched.pod_names(), ["db", "web"]);
+    assert_eq!(n_lists_in_pages(&watched), 1);
+}
+
+#[tokio::test]
+async fn a_streaming_list_that_any_status_refuses_is_read_in_pages() {
+    for status in [400, 403, 404, 410, 422, 429, 500, 503] {
+        let api = filled().await;
+        api.fail(StatusCode::from_u16(status).unwrap(), 5);
+        let mut watched = Watched::in_process(api, Options::default()).await;
+        watched.until_listed().await;
+        assert_eq!(watched.pod_names(), ["db", "web"], "{status}");
+        assert_eq!(n_lists_in_pages(&watched), 1, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_is_deleted_while_the_list_is_streamed_is_not_in_it() {
+    let api = filled().await;
+    api.delete_while_listed(Kind::Pod, "shop", "web");
+    let mut watched = Watched::in_process(api, Options::default()).await;
+    watched.until_listed().await;
+    assert_eq!(watched.pod_names(), ["db"]);
+}
+
+fn n_lists_in_pages(watched: &Watched) -> usize {
+    let lists = watched.cluster.asked_lists().unwrap().unwrap();
+    lists.iter().filter(|path| *path == "/api/v1/pods").count()
 }
 
 #[tokio::test]

@@ -6,3 +6,5 @@ mod access;
 mod faults;
 mod lists;
 mod objects;
+mod privileged;
+mod silence;

@@ -20,7 +20,7 @@ pub(crate) const A_TO_B: &str =
 const DENY_ALL: &str = r#",{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{"namespace":"x","name":"p"},"spec":{"podSelector":{}}}"#;
 
 #[test]
-fn cases_are_answered_in_order_and_unreadable_lines_are_reported() {
+fn cases_are_evaluated_in_order_and_unreadable_lines_are_reported() {
     let outside = r#"{"from":{"ip":"1.2.3.4"},"to":{"ip":"10.0.0.2"},"port":53,"protocol":"UDP"}"#;
     let nobody =
         r#"{"from":{"namespace":"x","pod":"none"},"to":{"namespace":"x","pod":"b"},"port":"http"}"#;
@@ -44,12 +44,12 @@ fn cases_are_answered_in_order_and_unreadable_lines_are_reported() {
     expect![[r#"
         exit code 2
         {"name":"open","verdicts":["allow","allow"],"diagnostics":[]}
-        {"name":"denied","verdicts":["deny","deny","deny"],"diagnostics":[{"code":"unknown-pod","severity":"warning","probe":2,"message":"there is no pod x/none"}]}
+        {"name":"denied","verdicts":["deny","deny","deny"],"diagnostics":[{"code":"unknown-pod","severity":"warning","probe":2,"message":"pod x/none does not exist"}]}
         {"name":"unknown field","verdicts":["deny"],"diagnostics":[{"code":"unknown-field","severity":"error","object":"NetworkPolicy x/p","field":"spec.types","message":"is not a field of the API, which has podSelector, policyTypes, ingress, egress here: the policy isolates in both directions"}]}
         {"name":"last","verdicts":["allow"],"diagnostics":[]}
         ! netpol-agent: -:4: column 2: key must be a string
         ! netpol-agent: -:6: column 325: invalid IP address syntax
-        ! netpol-agent: -:7: probes[0].from: an end is {"namespace", "pod"} or {"ip"}
+        ! netpol-agent: -:7: probes[0].from: must have the members "namespace" and "pod", or "ip"
         ! netpol-agent: -: 3 lines could not be read
     "#]].assert_eq(&answers("compiled"));
 }
@@ -71,13 +71,13 @@ fn the_cases_of_a_sequence_are_states_of_one_cluster() {
         "netpol simulate --cases -",
         &lines,
         &expect![[r#"
-        exit code 0
-        {"name":"1","verdicts":["allow","deny"],"diagnostics":[{"code":"unknown-pod","severity":"warning","probe":1,"message":"there is no pod x/c"}]}
-        {"name":"2","verdicts":["deny","deny"],"diagnostics":[{"code":"unknown-pod","severity":"warning","probe":1,"message":"there is no pod x/c"}]}
-        {"name":"3","verdicts":["deny","allow"],"diagnostics":[{"code":"unknown-pod","severity":"warning","probe":0,"message":"there is no pod x/a"}]}
-        {"name":"4","verdicts":["deny","deny"],"diagnostics":[{"code":"unknown-pod","severity":"warning","probe":1,"message":"there is no pod x/c"}]}
-        {"name":"5","verdicts":["allow","deny"],"diagnostics":[{"code":"unknown-pod","severity":"warning","probe":1,"message":"there is no pod x/c"}]}
-    "#]],
+            exit code 0
+            {"name":"1","verdicts":["allow","deny"],"diagnostics":[{"code":"unknown-pod","severity":"warning","probe":1,"message":"pod x/c does not exist"}]}
+            {"name":"2","verdicts":["deny","deny"],"diagnostics":[{"code":"unknown-pod","severity":"warning","probe":1,"message":"pod x/c does not exist"}]}
+            {"name":"3","verdicts":["deny","allow"],"diagnostics":[{"code":"unknown-pod","severity":"warning","probe":0,"message":"pod x/a does not exist"}]}
+            {"name":"4","verdicts":["deny","deny"],"diagnostics":[{"code":"unknown-pod","severity":"warning","probe":1,"message":"pod x/c does not exist"}]}
+            {"name":"5","verdicts":["allow","deny"],"diagnostics":[{"code":"unknown-pod","severity":"warning","probe":1,"message":"pod x/c does not exist"}]}
+        "#]],
     );
 }
 

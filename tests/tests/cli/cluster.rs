@@ -50,15 +50,15 @@ fn explain_reads_a_live_cluster() {
 
             egress: allowed: no policy isolates ops/probe for egress
 
-            ingress: denied: shop/web is isolated, and no rule allows this
+            ingress: denied: shop/web is isolated for ingress, and no rule allows the connection
               isolated by shop/web
-              - rule 1 of shop/web allows TCP/80 from all pods of the policy's namespace: ops/probe is in another namespace
+              - shop/web ingress[0] allows TCP/80 from all pods of the policy's namespace: ops/probe is in another namespace
         "#]],
     );
 }
 
 #[test]
-fn files_come_on_top_of_the_live_cluster() {
+fn objects_in_files_replace_those_of_the_live_cluster() {
     check(
         "netpol simulate --cluster --kubeconfig DIR/kubeconfig --what-if -f DIR/new.yaml --port 81",
         &expect![[r#"
@@ -89,12 +89,12 @@ fn lint_reads_a_live_cluster() {
 }
 
 #[test]
-fn an_unreachable_cluster_is_an_error() {
+fn a_cluster_that_cannot_be_accessed_is_an_error() {
     check(
         "netpol lint --cluster --kubeconfig DIR/none",
         &expect![[r#"
             exit code 2
-            ! netpol: finding the cluster: kubeconfig DIR/none: failed to read kubeconfig from '"DIR/none"': No such file or directory (os error 2)
+            ! netpol: cannot access the cluster: kubeconfig DIR/none: failed to read kubeconfig from '"DIR/none"': No such file or directory (os error 2)
         "#]],
     );
 }

@@ -5,7 +5,7 @@ use expect_test::expect;
 use crate::check;
 
 #[test]
-fn explain_reports_the_nearest_miss() {
+fn explain_names_the_rules_that_almost_match() {
     check(
         "netpol explain --from shop/web --to shop/db --port 5432 -f DIR/shop.yaml",
         &expect![[r#"
@@ -15,10 +15,10 @@ fn explain_reports_the_nearest_miss() {
 
             egress: allowed: no policy isolates shop/web for egress
 
-            ingress: allowed: shop/db is isolated, and a rule allows this
+            ingress: allowed: shop/db is isolated for ingress, and a rule allows the connection
               isolated by shop/db
-              + rule 2 of shop/db allows TCP/pg (5432 on shop/db) from all pods of namespaces with team=ops, or pods with app=web of the policy's namespace
-              - rule 1 of shop/db allows this peer on TCP/5433, not on TCP/5432
+              + shop/db ingress[1] allows TCP/pg (5432 on shop/db) from all pods of namespaces with team=ops, or pods with app=web of the policy's namespace
+              - shop/db ingress[0] allows this peer on TCP/5433, not on TCP/5432
 
             findings on these policies:
               ! NetworkPolicy shop/db: spec.ingress[1].ports[1].port 70000 is not within 1 and 65535: the item matches nothing [invalid-port]
@@ -31,12 +31,12 @@ fn explain_reports_the_nearest_miss() {
             1.2.3.4 -> shop/db pg/TCP: denied
               packets: 1.2.3.4 -> 10.0.0.2:5432
 
-            egress: allowed: 1.2.3.4 is no pod that a policy could govern
+            egress: allowed: policies do not apply to 1.2.3.4
 
-            ingress: denied: shop/db is isolated, and no rule allows this
+            ingress: denied: shop/db is isolated for ingress, and no rule allows the connection
               isolated by shop/db
-              - rule 2 of shop/db allows TCP/5432 from all pods of namespaces with team=ops, or pods with app=web of the policy's namespace: no pod holds 1.2.3.4
-              - rule 1 of shop/db allows TCP/5433 from pods with app=web of the policy's namespace: neither peer nor port is this one
+              - shop/db ingress[1] allows TCP/5432 from all pods of namespaces with team=ops, or pods with app=web of the policy's namespace: 1.2.3.4 does not belong to a pod
+              - shop/db ingress[0] allows TCP/5433 from pods with app=web of the policy's namespace: neither the peer nor the port matches
 
             findings on these policies:
               ! NetworkPolicy shop/db: spec.ingress[1].ports[1].port 70000 is not within 1 and 65535: the item matches nothing [invalid-port]
@@ -51,15 +51,15 @@ fn explain_follows_a_service_to_its_pods() {
         &expect![[r#"
             exit code 0
             shop/web -> 10.96.0.1 80/TCP: allowed
-              10.96.0.1 is Service shop/db, which stands for 10.0.0.2:5432 (allowed)
+              10.96.0.1 is Service shop/db with backends 10.0.0.2:5432 (allowed)
               packets: 10.0.0.1 -> 10.0.0.2:5432
 
             egress: allowed: no policy isolates shop/web for egress
 
-            ingress: allowed: shop/db is isolated, and a rule allows this
+            ingress: allowed: shop/db is isolated for ingress, and a rule allows the connection
               isolated by shop/db
-              + rule 2 of shop/db allows TCP/pg (5432 on shop/db) from all pods of namespaces with team=ops, or pods with app=web of the policy's namespace
-              - rule 1 of shop/db allows this peer on TCP/5433, not on TCP/5432
+              + shop/db ingress[1] allows TCP/pg (5432 on shop/db) from all pods of namespaces with team=ops, or pods with app=web of the policy's namespace
+              - shop/db ingress[0] allows this peer on TCP/5433, not on TCP/5432
 
             findings on these policies:
               ! NetworkPolicy shop/db: spec.ingress[1].ports[1].port 70000 is not within 1 and 65535: the item matches nothing [invalid-port]
@@ -70,13 +70,13 @@ fn explain_follows_a_service_to_its_pods() {
         &expect![[r#"
             exit code 2
             shop/web -> 10.96.0.1 81/TCP: impossible
-              10.96.0.1 is the address of a Service, and no pod behind this port of it is known
+              Service address 10.96.0.1 has no backend pod for this port
         "#]],
     );
 }
 
 #[test]
-fn explain_speaks_json() {
+fn explain_writes_json() {
     check(
         "netpol explain --from ops/probe --to shop/db --port 80 -f DIR/shop.yaml -o json",
         &expect![[r#"
@@ -115,7 +115,7 @@ fn explain_speaks_json() {
                 "direction": "ingress",
                 "verdict": "not-allowed",
                 "is_allowed": false,
-                "summary": "denied: shop/db is isolated, and no rule allows this",
+                "summary": "denied: shop/db is isolated for ingress, and no rule allows the connection",
                 "isolating": [
                   {
                     "namespace": "shop",
@@ -134,7 +134,7 @@ fn explain_speaks_json() {
                       "index": 1
                     },
                     "miss": "port",
-                    "sentence": "rule 2 of shop/db allows this peer on TCP/pg (5432 on shop/db), not on TCP/80"
+                    "sentence": "shop/db ingress[1] allows this peer on TCP/pg (5432 on shop/db), not on TCP/80"
                   },
                   {
                     "rule": {
@@ -146,7 +146,7 @@ fn explain_speaks_json() {
                       "index": 0
                     },
                     "miss": "both",
-                    "sentence": "rule 1 of shop/db allows TCP/5433 from pods with app=web of the policy's namespace: neither peer nor port is this one"
+                    "sentence": "shop/db ingress[0] allows TCP/5433 from pods with app=web of the policy's namespace: neither the peer nor the port matches"
                   }
                 ]
               },
@@ -159,30 +159,30 @@ fn explain_speaks_json() {
 }
 
 #[test]
-fn explain_says_why_there_is_no_such_connection() {
+fn explain_says_why_a_connection_cannot_exist() {
     check(
         "netpol explain --from shop/none --to shop/db --port 80 --protocol udp -f DIR/shop.yaml",
         &expect![[r#"
             exit code 2
             shop/none -> shop/db 80/UDP: impossible
-              there is no pod shop/none
+              pod shop/none does not exist
         "#]],
     );
     check(
         "netpol explain --from shop --to shop/db --port 80",
         &expect![[r#"
-        exit code 2
-        ! error: invalid value 'shop' for '--from <NS/POD|IP>': "shop" is neither NAMESPACE/POD nor an address
-        ! 
-        ! For more information, try '--help'.
-    "#]],
+            exit code 2
+            ! error: invalid value 'shop' for '--from <NS/POD|IP>': "shop" is neither NAMESPACE/POD nor an IP address
+            ! 
+            ! For more information, try '--help'.
+        "#]],
     );
     check(
         "netpol explain --from shop/web --to shop/db --port 80 -f DIR/nothing",
         &expect![[r#"
             exit code 2
             shop/web -> shop/db 80/TCP: impossible
-              there is no pod shop/web
+              pod shop/web does not exist
             ! netpol: DIR/nothing: No such file or directory (os error 2) [unreadable]
         "#]],
     );

@@ -11,13 +11,13 @@ use netpol_policy::model::{Code, Severity};
 use crate::{REPAIRED, check, check_stdin, output};
 
 #[test]
-fn lint_names_file_line_field_and_remedy() {
+fn lint_names_file_line_and_field_and_gives_advice() {
     check(
         "netpol lint -f DIR/shop.yaml",
         &expect![[r#"
             exit code 1
             DIR/shop.yaml:39: warning NP005 split-peer: NetworkPolicy shop/db: spec.ingress[1].from[1] allows all pods of namespaces with team=ops, and also pods with app=web of the policy's namespace
-                For these pods in these namespaces write both selectors in one list item, without the second dash.
+                To allow only these pods in these namespaces, write both selectors in one list item, without the second dash.
             DIR/shop.yaml:40: error invalid-port: NetworkPolicy shop/db: spec.ingress[1].ports[1].port 70000 is not within 1 and 65535: the item matches nothing
             7 objects: 1 error, 1 warning, 0 infos
         "#]],
@@ -25,7 +25,7 @@ fn lint_names_file_line_field_and_remedy() {
 }
 
 #[test]
-fn lint_findings_are_denied_from_the_level_that_is_asked_for() {
+fn lint_fails_from_the_denied_level_on() {
     check(
         "netpol lint -f DIR/shop.yaml --allow invalid-port --allow NP005",
         &expect![[r#"
@@ -41,7 +41,7 @@ fn lint_findings_are_denied_from_the_level_that_is_asked_for() {
 }
 
 #[test]
-fn lint_prints_json_and_sarif() {
+fn lint_writes_json_and_sarif() {
     check(
         "netpol lint -f DIR/shop.yaml --allow NP005 -o json",
         &expect![[r#"
@@ -50,7 +50,7 @@ fn lint_prints_json_and_sarif() {
               {
                 "code": "invalid-port",
                 "level": "error",
-                "place": "DIR/shop.yaml:40",
+                "location": "DIR/shop.yaml:40",
                 "object": "NetworkPolicy shop/db",
                 "field": "spec.ingress[1].ports[1].port",
                 "message": "70000 is not within 1 and 65535: the item matches nothing"
@@ -102,12 +102,12 @@ fn lint_prints_json_and_sarif() {
                             "level": "warning"
                           },
                           "help": {
-                            "text": "For these pods in these namespaces write both selectors in one list item, without the second dash."
+                            "text": "To allow only these pods in these namespaces, write both selectors in one list item, without the second dash."
                           },
                           "id": "NP005",
                           "name": "split-peer",
                           "shortDescription": {
-                            "text": "A `namespaceSelector` and a `podSelector` as two peers, one after the other: an OR where an AND was probably meant."
+                            "text": "A `namespaceSelector` and a `podSelector` in two consecutive peers: either one allows the connection (OR), where both (AND) were probably intended."
                           }
                         }
                       ],
@@ -137,15 +137,22 @@ fn lint_reads_the_standard_input() {
 #[test]
 fn the_documentation_lists_every_finding() {
     let mut text = String::from(
-        "# What `netpol lint` finds\n\n\
-         `netpol lint -f PATH...` reads objects as they would be applied: policies, and to compare them with also\n\
-         pods, namespaces and Services (`kubectl get networkpolicies,pods,namespaces,services -A -o yaml` has them all).\n\
-         Findings name file, line, object and field. The exit code is 0 if nothing is found from the level on that\n\
-         `--deny errors|warnings|infos` names (errors, unless told otherwise), 1 if something is, and 2 if a file cannot be\n\
-         read. `--allow CODE` leaves findings out. `-o json` and `-o sarif` are for programs.\n\n\
-         A test keeps this file equal to what the program knows; `UPDATE_EXPECT=1` writes it anew.\n\n\
-         ## Valid, but probably not meant\n\n\
-         | code | name | level | finds | what to do |\n|---|---|---|---|---|\n",
+        "# Findings of `netpol lint`\n\n\
+         `netpol lint` reports mistakes in NetworkPolicies.\n\n\
+         ```sh\n\
+         netpol lint -f policies/            # files and directories\n\
+         netpol lint --cluster               # the live cluster\n\
+         netpol lint --cluster -f policies/  # the cluster as it would be with these files applied\n\
+         ```\n\n\
+         Some checks compare policies with pods, namespaces and Services. They report nothing if the input contains no object\n\
+         of that kind, so add these objects: `kubectl get networkpolicies,pods,namespaces,services -A -o yaml`.\n\n\
+         Each finding names file, line, object and field. The exit code is 0 if no finding has at least the level of\n\
+         `--deny errors|warnings|infos` (default: errors), 1 if one has, and 2 if a file cannot be read. `--allow CODE`\n\
+         suppresses findings by code or name. `-o json` and `-o sarif` write the findings for programs.\n\n\
+         A test keeps this file equal to the program's checks; `UPDATE_EXPECT=1 cargo nextest run -p netpol-tests --test cli`\n\
+         regenerates it.\n\n\
+         ## Probable mistakes\n\n\
+         | code | name | level | finding | advice |\n|---|---|---|---|---|\n",
     );
     for check in CHECKS {
         let level = level(check.level);
@@ -158,9 +165,9 @@ fn the_documentation_lists_every_finding() {
     }
     text.push_str(
         "\n## Not in force as written\n\n\
-         The API server would refuse most of these, or drop a field with a warning. netpol isolates what such a policy\n\
-         selects, allows what it understands of it, and reports the rest, here and on the live cluster.\n\n\
-         | code | level | finds |\n|---|---|---|\n",
+         The API server rejects most of these objects, or drops a field with a warning. netpol isolates the pods that such a\n\
+         policy selects, allows the traffic of its valid rules, and reports the invalid parts, in `lint` and on the live cluster.\n\n\
+         | code | level | finding |\n|---|---|---|\n",
     );
     let of_objects = Code::ALL.iter().map(|c| (c.as_str(), c.severity(), c.meaning()));
     let of_files = FileCode::ALL.iter().map(|c| (c.as_str(), c.severity(), c.meaning()));
@@ -175,13 +182,16 @@ fn the_documentation_lists_every_finding() {
     write!(
         text,
         "\n## Capacity\n\n\
-         On one node there is room for {n_prefixes} address blocks and exceptions and for {n_identities} addresses of pods that\n\
-         peers select, of all policies together that select its pods, and for {n_allow_entries} entries (a peer that is told\n\
-         apart and a port, or an aligned block of ports) for each direction of a pod. Policies find room one after the\n\
-         other, the smallest first. A rule that finds none allows nothing; its policy isolates all the same, and all other\n\
-         rules are in force. `netpol lint` looks for rules whose peers find no room on a node that runs pods of all\n\
-         policies; what meets at one pod, `netpol simulate --engine compiled` finds too. A running agent tells by Events,\n\
-         `netpol-agent status`, `explain` and the metric `netpol_diagnostics`.\n"
+         The maps of a node have these capacities:\n\n\
+         | capacity | for |\n|---|---|\n\
+         | {n_prefixes} | address blocks and `except` blocks of all policies that select pods of the node |\n\
+         | {n_identities} | addresses of pods that the peers of these policies select |\n\
+         | {n_allow_entries} | entries for each direction of a pod: combinations of an identity and a port, or an aligned range of ports |\n\n\
+         Capacity is assigned to one policy after the other, the smallest first. A rule that exceeds the capacity allows nothing.\n\
+         Its policy still isolates, and all other rules are in force.\n\n\
+         `netpol lint` reports rules whose peers exceed the capacity of a node that runs pods of all policies.\n\
+         `netpol simulate --engine compiled` also checks the entries of each pod. A running agent reports such rules by Events, in\n\
+         `netpol-agent status` and `explain`, and in the metric `netpol_diagnostics`.\n"
     )
     .unwrap();
     expect_file!["../../../docs/lint.md"].assert_eq(&text);

@@ -7,6 +7,7 @@ mod cluster;
 mod explain;
 mod lint;
 mod matrix;
+mod usage;
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -76,8 +77,8 @@ spec:
   ingress: [{ from: [{ podSelector: { matchLabels: { app: web } } }], ports: [{ port: 5432 }] }]
 ";
 
-/// Runs a command in a directory with `shop.yaml`, `repaired.yaml` and `broken.yaml`. Returns exit code, output, and errors as
-/// one text, with DIR for the directory.
+/// Runs a command in a directory with `shop.yaml`, `repaired.yaml` and `broken.yaml`. Returns exit code, output and problems as
+/// one text, with DIR instead of the directory's path.
 fn output(command: &str, stdin: &str) -> String {
     let directory = tempfile::tempdir().unwrap();
     let files = [("shop.yaml", SHOP), ("repaired.yaml", REPAIRED), ("broken.yaml", "a: [\n")];
@@ -132,14 +133,14 @@ fn check_stdin(command: &str, stdin: &str, expected: &Expect) {
 }
 
 #[test]
-fn completions_know_every_command() {
+fn completions_contain_every_command() {
     let script = output("netpol completions bash", "");
     for command in ["explain", "lint", "simulate", "--cases", "--what-if"] {
         assert!(script.contains(command), "{command}");
     }
 }
 
-/// A writer whose reader has closed the pipe.
+/// A `stdout` whose reader has gone.
 struct Closed;
 
 impl Write for Closed {
@@ -153,7 +154,7 @@ impl Write for Closed {
 }
 
 #[test]
-fn a_closed_pipe_is_no_failure() {
+fn a_closed_stdout_is_not_a_failure() {
     let line = case("open", "", "", A_TO_B);
     for command in
         ["netpol simulate --cases -", "netpol completions zsh", "netpol lint -f -", "netpol help"]

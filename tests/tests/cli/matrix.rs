@@ -60,13 +60,13 @@ fn what_if_shows_what_changes() {
         &expect![[r#"
             exit code 0
             []
-            ! netpol: namespace shop is not among the objects: it is taken as one with no label but its name
+            ! netpol: namespace shop has no Namespace object: its only label is assumed to be its name
         "#]],
     );
 }
 
 #[test]
-fn a_matrix_of_incomplete_input_says_so() {
+fn a_matrix_of_incomplete_input_exits_with_2() {
     check(
         "netpol simulate -f DIR/shop.yaml -f DIR/broken.yaml --port 1",
         &expect![[r#"
@@ -88,7 +88,12 @@ fn a_matrix_of_incomplete_input_says_so() {
         "netpol simulate",
         &expect![[r#"
             exit code 2
-            ! netpol: give objects with -f or --cluster, or cases with --cases
+            ! error: the following required arguments were not provided:
+            !   <--file <PATH>...|--cluster|--cases <FILE>>
+            ! 
+            ! Usage: netpol simulate <--file <PATH>...|--cluster|--cases <FILE>>
+            ! 
+            ! For more information, try '--help'.
         "#]],
     );
 }

@@ -69,7 +69,7 @@ fn an_agent_that_dies_during_tcx_migration_is_followed_by_one_that_finishes_it()
     }
     let Some(mut fixture) = Fixture::begin("crash-filters")? else { return Ok(()) };
     fixture.clean_shape()?;
-    let is_over = |lab: &Lab| Ok(lab.status()?.n_on_filters == Some(0));
+    let is_over = |lab: &Lab| Ok(lab.status()?.n_awaiting_migration == Some(0));
     let mut points: Vec<Point> = Vec::new();
     let n_points = n_points(2);
     let turn = usize::try_from(seed())?;

@@ -17,6 +17,7 @@ use netpol_lab::node::{Family, Host, Lab, PodSpec, Stream, labels};
 use netpol_lab::privilege::{Need, met};
 use netpol_lab::probe::Protocol::{Tcp, Udp};
 use netpol_policy::compile::MapState;
+use netpol_policy::dataplane::port::Maps as _;
 
 const NEEDS: [Need; 4] = [
     Need::Root,
@@ -203,8 +204,8 @@ impl Fixture {
     pub(crate) fn clean_shape(&self) -> Result<Shape> {
         until("an agent with nothing left to do", LIMIT, || {
             let status = self.lab.status()?;
-            let is_done = status.is_in_force && status.n_on_filters == Some(0);
-            let waits = || format!("{:?} on filters", status.n_on_filters);
+            let is_done = status.is_in_force && status.n_awaiting_migration == Some(0);
+            let waits = || format!("{:?} on filters", status.n_awaiting_migration);
             Ok(if is_done { Look::Done(()) } else { Look::NotYet(waits()) })
         })?;
         self.shape()

@@ -9,6 +9,7 @@ use netpol_datapath::{Attaching, Datapath};
 use netpol_lab::privilege::{Need, met};
 use netpol_policy::compile::{AllowMap, AllowMapKey};
 use netpol_policy::dataplane::MapOp;
+use netpol_policy::dataplane::port::Maps as _;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use proptest::test_runner::{Config, TestRunner};

@@ -9,6 +9,7 @@ use netpol_common::maps::{ABI_VERSION, ENDPOINTS, FLOWS};
 use netpol_common::reason::{DropReason, Verdict};
 use netpol_datapath::{Attaching, Config, Datapath, Error, Role};
 use netpol_lab::privilege::{Need, met};
+use netpol_policy::dataplane::port::{Attachments as _, Flows as _, Maps as _};
 use netpol_policy::dataplane::{EndpointMapState, MapOp};
 
 use super::wire::{POD, Wire};
@@ -70,7 +71,7 @@ fn outlives_the_agent(test: &str, attaching: Attaching) {
         datapath.attach(ifindex, Role::Pod).unwrap();
         assert!(wire.arrives(|| false));
         datapath.apply(&[MapOp::RemoveEndpoint(ifindex)]).unwrap();
-        datapath.map_gc().unwrap();
+        datapath.collect_garbage().unwrap();
         assert!(datapath.flows().unwrap().is_empty());
         assert!(datapath.counters().unwrap().keys().all(|key| key.ifindex != ifindex));
         let before = unknown(datapath);

@@ -10,6 +10,7 @@ use netpol_datapath::netlink::PretendDevices;
 use netpol_datapath::{Config, Datapath, Error, Events, Program, TestContext};
 use netpol_lab::packets::{Ends, Frame, Packet, Segment};
 use netpol_lab::privilege::{Need, met};
+use netpol_policy::dataplane::port::Maps as _;
 use netpol_policy::dataplane::{EndpointMapState, MapOp};
 use tokio::time::timeout;
 

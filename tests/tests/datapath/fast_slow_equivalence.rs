@@ -11,8 +11,9 @@ use netpol_common::maps::{BACKENDS, COUNTERS, FLOWS, FRAGMENTS};
 use netpol_common::packet::{ETHERNET_LEN, Frame, PacketBytes};
 use netpol_common::verdict::{DEFAULT_MARK_MASK, HookContext, Outcome};
 use netpol_datapath::netlink::PretendDevices;
-use netpol_datapath::{Config, Datapath, TestContext};
+use netpol_datapath::{Config, Datapath, FlowReads, TestContext};
 use netpol_policy::compile::{EndpointMapState, MapState};
+use netpol_policy::dataplane::port::{Flows as _, Maps as _};
 use netpol_policy::dataplane::{Counter, MapOp, MemoryMaps, diff};
 use proptest::prop_assert_eq;
 use proptest::test_runner::TestCaseError;
@@ -60,13 +61,14 @@ pub(crate) struct Equivalence {
 }
 
 impl Equivalence {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(flow_reads: FlowReads) -> Self {
         let mut devices = PretendDevices::in_new_namespace(IfIndex(PODS[0])).unwrap();
         devices.ensure(IfIndex(NO_POD)).unwrap();
         // Small maps, because the test reads them after every step.
         let capacities =
             BTreeMap::from([(FLOWS, 512), (BACKENDS, 256), (FRAGMENTS, 1024), (COUNTERS, 1024)]);
-        let kernel = Datapath::load(&Config { capacities, ..Config::private() }).unwrap();
+        let config = Config { flow_reads, capacities, ..Config::private() };
+        let kernel = Datapath::load(&config).unwrap();
         Self {
             memory: MemoryMaps::default(),
             long: MemoryMaps::default(),
@@ -82,7 +84,7 @@ impl Equivalence {
         // Removing the endpoints and garbage collection remove the state of packets.
         let ops = diff(self.memory.map_state(), &MapState::default());
         self.kernel.apply(&ops).unwrap();
-        self.kernel.map_gc().unwrap();
+        self.kernel.collect_garbage().unwrap();
         self.memory = MemoryMaps::default();
         self.long = MemoryMaps::default();
         self.counted.clear();

@@ -16,6 +16,7 @@ use netpol_datapath::{Config, Datapath, Program, TestContext};
 use netpol_lab::packets::{Ends, Frame, Packet, Segment};
 use netpol_lab::privilege::{Need, met};
 use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
+use netpol_policy::dataplane::port::{Flows as _, Maps as _};
 use netpol_policy::dataplane::{MapOp, diff};
 
 use super::cluster_model::{PODS, UPLINK, v4};
@@ -245,7 +246,7 @@ fn user_space_makes_connections_known_and_forgets_those_of_one_interface() {
     assert!(passes(&mut datapath, Program::PodEgress, QUIET, &answer));
     datapath.apply(&[MapOp::RemoveEndpoint(IfIndex(QUIET))]).unwrap();
     assert!(!passes(&mut datapath, Program::PodEgress, QUIET, &answer));
-    datapath.map_gc().unwrap();
+    datapath.collect_garbage().unwrap();
     assert_eq!(of(&datapath.flows().unwrap(), LOUD), [flows[2].0].into());
     assert_eq!(datapath.flows().unwrap().len(), 1);
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue};
-use netpol_datapath::{Program, TestContext};
+use netpol_datapath::{FlowReads, Program, TestContext};
 use netpol_lab::packets::{AUTHENTICATION, Ends, Extension, Fragment, Frame, Packet, Segment};
 use netpol_lab::privilege::{Need, met};
 use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
@@ -34,7 +34,7 @@ fn check(map_state: &MapState, scenario: Vec<Event>) {
     if !met(&[Need::Root]) {
         return;
     }
-    let mut equivalence = Equivalence::new();
+    let mut equivalence = Equivalence::new(FlowReads::OF_THIS_ARCHITECTURE);
     equivalence.start(map_state);
     for event in scenario {
         match event {
@@ -280,7 +280,7 @@ fn a_pod_cannot_choose_its_egress_mark_and_an_egress_mark_is_used_once() {
     if !met(&[Need::Root]) {
         return;
     }
-    let mut equivalence = Equivalence::new();
+    let mut equivalence = Equivalence::new(FlowReads::OF_THIS_ARCHITECTURE);
     equivalence.start(&map_state(&[Direction::Egress]));
     let mut mark_after = |mut seen: Seen, mark| {
         seen.mark = mark;
@@ -432,7 +432,7 @@ fn uplinks_without_ethernet_headers_finish_deferred_verdicts_too() {
     if !met(&[Need::Root]) {
         return;
     }
-    let mut equivalence = Equivalence::new();
+    let mut equivalence = Equivalence::new(FlowReads::OF_THIS_ARCHITECTURE);
     equivalence.start(&map_state(&[Direction::Egress]));
     let source = std::net::Ipv4Addr::new(8, 0, 1, 1);
     let mut run = |dst_port, mark| {

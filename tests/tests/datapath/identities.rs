@@ -14,6 +14,7 @@ use netpol_datapath::{Attaching, Config, Datapath, Program, TestContext};
 use netpol_lab::packets::{Ends, Frame, Packet, Segment};
 use netpol_lab::privilege::{Need, met};
 use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
+use netpol_policy::dataplane::port::Maps as _;
 use netpol_policy::dataplane::{MapOp, diff};
 
 use super::wire::Wire;

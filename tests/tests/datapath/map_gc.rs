@@ -12,6 +12,7 @@ use netpol_lab::packets::{Ends, Frame, Packet, Segment};
 use netpol_lab::privilege::{Need, met};
 use netpol_policy::compile::EndpointMapState;
 use netpol_policy::dataplane::MapOp;
+use netpol_policy::dataplane::port::{Flows as _, Maps as _};
 
 use super::cluster_model::{PODS, UPLINK, own_addresses, v4};
 

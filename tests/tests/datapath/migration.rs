@@ -16,6 +16,7 @@ use netpol_lab::node::netns::Netns;
 use netpol_lab::privilege::{Need, met};
 use netpol_policy::dataplane::port::Migrated;
 use netpol_policy::dataplane::port::NewInterface;
+use netpol_policy::dataplane::port::{Attachments as _, Maps as _};
 use netpol_policy::dataplane::{EndpointMapState, MapOp};
 
 use super::wire::{DEVICE, Wire};
@@ -132,7 +133,7 @@ fn check(test: &str, happens: impl FnOnce(&Wire, IfIndex) + Send) {
     wire.agent(Attaching::Links, |datapath| {
         datapath.apply(&audited_endpoint(ifindex)).unwrap();
         datapath.attach_new(unshaped(ifindex)).unwrap();
-        assert_eq!(datapath.on_filters().unwrap(), BTreeSet::from([ifindex]));
+        assert_eq!(datapath.awaiting_migration().unwrap(), BTreeSet::from([ifindex]));
         assert!(datapath.is_attached(ifindex).unwrap());
         assert_eq!(datapath.attached().unwrap(), BTreeMap::from([(ifindex, Role::Pod)]));
     });
@@ -143,7 +144,7 @@ fn check(test: &str, happens: impl FnOnce(&Wire, IfIndex) + Send) {
         assert!(n > 1000, "there were {n} frames");
         let each = Direction::ALL.into_iter().map(|direction| (direction, n)).collect();
         assert_eq!(n_judged(datapath, ifindex), each, "not every frame got one verdict");
-        assert_eq!(datapath.on_filters().unwrap(), BTreeSet::new());
+        assert_eq!(datapath.awaiting_migration().unwrap(), BTreeSet::new());
         datapath.attach(ifindex, Role::Pod).unwrap();
         assert!(datapath.is_attached(ifindex).unwrap());
         datapath.detach(ifindex).unwrap();
@@ -181,7 +182,11 @@ fn an_agent_that_dies_in_an_migration_is_followed_by_one_that_finishes_it() {
             assert_eq!(datapath.attached().unwrap(), BTreeMap::from([(ifindex, Role::Pod)]));
             datapath.attach(ifindex, Role::Pod).unwrap();
             assert!(datapath.is_attached(ifindex).unwrap());
-            assert_eq!(datapath.on_filters().unwrap(), BTreeSet::from([ifindex]), "the other one");
+            assert_eq!(
+                datapath.awaiting_migration().unwrap(),
+                BTreeSet::from([ifindex]),
+                "the other one"
+            );
             drop(datapath.begin_migration(ifindex).unwrap().unwrap().run());
         });
         wire.agent(Attaching::Links, |datapath| {
@@ -205,7 +210,7 @@ fn where_another_qdisc_has_the_devices_ingress_programs_attach_to_links_or_not_a
     });
     wire.agent(Attaching::Links, |datapath| {
         datapath.attach_new(unshaped(ifindex)).unwrap();
-        assert_eq!(datapath.on_filters().unwrap(), BTreeSet::new());
+        assert_eq!(datapath.awaiting_migration().unwrap(), BTreeSet::new());
         assert!(datapath.is_attached(ifindex).unwrap());
     });
 }
@@ -219,7 +224,7 @@ fn where_another_plugin_may_need_the_devices_ingress_it_stays_free() {
     let ifindex = wire.ifindex();
     wire.agent(Attaching::Links, |datapath| {
         datapath.attach_new(NewInterface { ifindex, is_unshaped: false }).unwrap();
-        assert_eq!(datapath.on_filters().unwrap(), BTreeSet::new());
+        assert_eq!(datapath.awaiting_migration().unwrap(), BTreeSet::new());
         assert!(datapath.is_attached(ifindex).unwrap());
     });
     wire.tc(&["qdisc", "add", "dev", DEVICE, "ingress"]);

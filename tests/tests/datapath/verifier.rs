@@ -1,6 +1,6 @@
 //! The verifier's results.
 
-use netpol_datapath::{Config, Datapath, Program, Trace};
+use netpol_datapath::{Config, Datapath, FlowReads, Program, Trace};
 use netpol_lab::privilege::{Need, met};
 use netpol_lab::verified::{MAX_VERIFIED, committed, measure};
 
@@ -18,11 +18,19 @@ fn programs_cost_the_verifier_what_the_table_says() {
 
 #[test]
 fn all_programs_pass_the_verifier_with_tracing() {
+    check_limit(&Config { trace: Trace::On, ..Config::private() });
+}
+
+#[test]
+fn all_programs_pass_the_verifier_when_readers_of_flows_take_the_lock() {
+    check_limit(&Config { flow_reads: FlowReads::Locked, ..Config::private() });
+}
+
+fn check_limit(config: &Config) {
     if !met(&[Need::Root]) {
         return;
     }
-    let config = Config { trace: Trace::On, ..Config::private() };
-    for verified in Datapath::load(&config).unwrap().verified().unwrap() {
+    for verified in Datapath::load(config).unwrap().verified().unwrap() {
         println!("{verified:?}");
         assert!(verified.n_verified.unwrap_or(0) < MAX_VERIFIED, "{verified:?}");
     }

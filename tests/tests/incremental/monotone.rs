@@ -12,7 +12,7 @@ use netpol_lab::oracle::Oracle;
 use netpol_lab::oracles::read;
 use netpol_lab::wire::{self, Nat, Packet, SYN, Segment, SharedMaps, Stop, Wire};
 use netpol_policy::model::{Object, ObjectName, Policy, PolicyMode, Rule};
-use netpol_policy::resolve::{Isolation, isolating};
+use netpol_policy::resolve::{DefaultVerdict, isolating};
 use netpol_policy::simulate::Judged;
 use netpol_policy::store::ClusterState;
 
@@ -84,9 +84,9 @@ fn a_further_policy_restricts_who_was_not_isolated_and_opens_for_who_was() -> Re
             for (key, allowed_before) in &before {
                 let (packet, name, direction) = key;
                 let Some(allowed_after) = after.get(key) else { continue };
-                let was_isolated = state
-                    .pod(name)
-                    .is_some_and(|pod| isolating(&state, pod, *direction).0 == Isolation::Enforced);
+                let was_isolated = state.pod(name).is_some_and(|pod| {
+                    isolating(&state, pod, *direction).0 == DefaultVerdict::Deny
+                });
                 let is_right = if was_isolated {
                     *allowed_before <= *allowed_after
                 } else {

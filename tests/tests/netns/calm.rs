@@ -14,7 +14,7 @@ use super::{ALLOW_CLIENTS, client, expect, lab, visitor, web};
 pub(super) fn wait_for_links(lab: &Lab) -> Result<usize> {
     let mut n_seen = 0;
     until("the migration of the last filter", LIMIT, || {
-        let n = lab.status()?.n_on_filters;
+        let n = lab.status()?.n_awaiting_migration;
         n_seen = n_seen.max(n.unwrap_or_default());
         Ok(if n == Some(0) { Look::Done(n_seen) } else { Look::NotYet(format!("{n:?}")) })
     })

@@ -8,6 +8,7 @@ use netpol_agent::agent::Protection;
 use netpol_lab::node::wait::{LIMIT, Look, until};
 use netpol_lab::node::{Host, Lab, PodSpec};
 use netpol_lab::settings;
+use netpol_policy::dataplane::port::Maps as _;
 
 use super::{DENY_ALL, lab, maps};
 

@@ -8,6 +8,7 @@ use netpol_common::reason::Verdict;
 use netpol_lab::node::{Family, Host, Lab, Passing, labels};
 use netpol_lab::probe::Protocol::{Tcp, Udp};
 use netpol_policy::dataplane::Counter;
+use netpol_policy::dataplane::port::Maps as _;
 
 use super::{ALLOW_CLIENTS, DENY_ALL, PORT, client, expect, lab, maps, visitor, web};
 

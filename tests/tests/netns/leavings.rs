@@ -7,6 +7,7 @@ use netpol_common::ids::IfIndex;
 use netpol_lab::node::wait::{LIMIT, Look, until};
 use netpol_lab::node::{Family, Host, Lab};
 use netpol_lab::probe::Protocol;
+use netpol_policy::dataplane::port::{Flows as _, Maps as _};
 
 use super::{ALLOW_CLIENTS, PORT, client, lab, maps, web};
 

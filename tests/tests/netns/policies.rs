@@ -7,6 +7,7 @@ use netpol_common::ids::IfIndex;
 use netpol_lab::node::wait::{LIMIT, Look, until};
 use netpol_lab::node::{Host, Passing, labels};
 use netpol_lab::probe::Protocol::{Tcp, Udp};
+use netpol_policy::dataplane::port::{Flows as _, Maps as _};
 
 use super::{ALLOW_CLIENTS, DENY_ALL, DENY_WEB, PORT, client, expect, lab, maps, visitor, web};
 

@@ -6,6 +6,7 @@ use netpol_lab::node::netns::Counter;
 use netpol_lab::node::topology::Wiring;
 use netpol_lab::node::{Agent, Family, Host, Lab, Passing, Stream};
 use netpol_lab::probe::Protocol::{Tcp, Udp};
+use netpol_policy::dataplane::port::Maps as _;
 
 use super::{
     ALLOW_CLIENTS, DENY_WEB, PORT, client, expect, lab, lab_without_agent, maps, visitor, web,

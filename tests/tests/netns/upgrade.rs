@@ -13,6 +13,7 @@ use netpol_lab::node::topology::Wiring;
 use netpol_lab::node::wait::{LIMIT, Look, until};
 use netpol_lab::node::{Lab, Passing};
 use netpol_lab::probe::Protocol::Tcp;
+use netpol_policy::dataplane::port::Maps as _;
 
 use super::restarts::{Traffic, n_udp_arrived};
 use super::{ALLOW_CLIENTS, DENY_WEB, client, expect, lab, lab_without_agent, maps, visitor, web};

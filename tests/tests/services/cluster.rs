@@ -12,6 +12,7 @@ use netpol_lab::node::wait::{LIMIT, Look, until};
 use netpol_lab::node::{Host, Lab, Passing, PodSpec, Service, labels};
 use netpol_lab::privilege::{Need, met};
 use netpol_lab::probe::{Outcome, Probe, Protocol};
+use netpol_policy::dataplane::port::Maps as _;
 use serde_json::{Value, json};
 
 /// Whether a test that needs a lab and NAT rules can run.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use netpol_lab::node::{Family, Lab, Passing, Stream};
 use netpol_lab::probe::Protocol;
+use netpol_policy::dataplane::port::Flows as _;
 use serde_json::json;
 
 use crate::cluster::{apply_policy, can_run, expect, lab, maps, pod, sockets};

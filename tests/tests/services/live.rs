@@ -7,6 +7,7 @@ use netpol_common::ids::IfIndex;
 use netpol_lab::node::wait::{LIMIT, Look, until};
 use netpol_lab::node::{Bridge, Family, Host, Masquerade, Passing, Service, Shape, Stream};
 use netpol_lab::probe::{Probe, Protocol};
+use netpol_policy::dataplane::port::{Flows as _, Maps as _};
 use serde_json::json;
 
 use crate::cluster::{

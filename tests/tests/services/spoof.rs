@@ -13,6 +13,7 @@ use netpol_lab::node::wait::{LIMIT, Look, until};
 use netpol_lab::node::{Bridge, Lab, Passing, Watch};
 use netpol_lab::privilege::{Need, met};
 use netpol_lab::wire::{Packet, Segment};
+use netpol_policy::dataplane::port::Flows as _;
 use serde_json::{Value, json};
 
 use crate::cluster::{

@@ -1,10 +1,10 @@
-//! What the maps have room for, and which rules go without when policies want more.
+//! The capacity of the maps, and the rules that exceed it.
 //!
-//! In: the rules in force on the node with their peers, and [`Capacities`]. Out: the rules that find no room. These allow
-//! nothing: what their policy selects stays isolated, and no other rule is touched. Who goes without follows from the
-//! current objects alone. Policies find room one after the other, the smallest first, so that a small one never suffers
-//! from a large one; and within a policy its rules, the smallest first. Blocks and addresses that an earlier rule has
-//! brought already cost nothing more. Must not: know numbers, or what was in force before.
+//! In: the rules in force on the node with their peers, and [`Capacities`]. Out: the rules that exceed the capacity and are
+//! left out. A rule that is left out allows nothing: the pods that its policy selects stay isolated, and other rules are not
+//! affected. The choice depends on the current objects alone. Capacity is given to policies in turn, the smallest first, so
+//! that a large policy never displaces a small one, and within a policy to its rules, the smallest first. A block or an
+//! address that an earlier rule already needs costs nothing more. Must not: use numbers, or what was in force before.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -14,17 +14,17 @@ use netpol_common::ids::Direction;
 use netpol_common::maps;
 
 use super::prefixes::{V4_EDGE, nodes};
-use crate::model::{Code, Diagnostic, Kind, ObjectName, ObjectRef};
-use crate::resolve::{PeerSet, RuleRef, peer_set};
+use crate::model::{Code, Diagnostic, ObjectRef};
+use crate::resolve::{PeerSet, PolicyRef, RuleRef, peer_set, rule_ref};
 use crate::store::ClusterState;
 
 /// Rules of one policy that are named one by one.
 const MAX_NAMED: usize = 10;
 
-/// How much policies may put into the maps.
+/// The share of the maps that policies may fill.
 ///
-/// A change writes what is new before it removes what is old, so PREFIXES and an allow map are only half filled: then
-/// everything that fits can follow everything that fits. Addresses of pods move in smaller steps.
+/// A change writes new entries before it removes old ones, so policies fill PREFIXES and an allow map to one half only: then
+/// any content that fits can replace any other that fits. Addresses of pods move in smaller steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacities {
     /// Address blocks and exceptions, of all policies together.
@@ -48,26 +48,26 @@ impl Default for Capacities {
     }
 }
 
-/// What a rule finds no room for.
+/// The capacity that a rule exceeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lack {
     /// Its address blocks and exceptions.
     Prefixes {
-        /// How many there are.
+        /// Number of blocks and exceptions of the rule.
         n_wanted: usize,
     },
     /// The addresses of the pods that its peers select.
     Identities,
-    /// What it opens, beside what the other rules open for one direction of a pod.
+    /// Its entries in an allow map, together with those of the other rules for one direction of a pod.
     AllowEntries,
 }
 
-/// The rules that find no room, with the first thing that each lacks.
+/// The rules that are left out, with the first capacity that each exceeds.
 pub type LeftOut = BTreeMap<RuleRef, Lack>;
 
-/// The order in which rules find room, given what each one wants.
+/// The order in which rules get capacity, given how much each one needs.
 pub(super) fn smallest_first<'a>(wants: &BTreeMap<&'a RuleRef, usize>) -> Vec<&'a RuleRef> {
-    let mut by_policy: BTreeMap<&ObjectName, usize> = BTreeMap::new();
+    let mut by_policy: BTreeMap<&PolicyRef, usize> = BTreeMap::new();
     for (rule, n_wanted) in wants {
         let sum = by_policy.entry(&rule.policy).or_default();
         *sum = sum.saturating_add(*n_wanted);
@@ -84,13 +84,14 @@ pub(super) fn smallest_first<'a>(wants: &BTreeMap<&'a RuleRef, usize>) -> Vec<&'
     rules.into_iter().map(|(_, _, rule)| rule).collect()
 }
 
-/// Whether there is room for whatever the peers of rules are, given how many blocks and exceptions they have together.
-pub(super) fn is_roomy(state: &ClusterState, n_blocks: usize, capacities: &Capacities) -> bool {
-    // One more: where IPv4 begins.
+/// Whether any peers fit, given the total number of their blocks and exceptions.
+pub(super) fn fits(state: &ClusterState, n_blocks: usize, capacities: &Capacities) -> bool {
+    // One more for the prefix of all IPv4 addresses.
     n_blocks < capacities.n_prefixes && state.n_addresses() <= capacities.n_identities
 }
 
-/// The rules whose peers find no room. `rules` are those in force, each with each of its peer sets, as often as may be.
+/// The rules whose peers exceed the capacity. `rules` are the rules in force, each with each of its peer sets; repetitions do
+/// no harm.
 pub(super) fn left_out<'a>(
     state: &ClusterState,
     rules: impl Iterator<Item = (&'a RuleRef, &'a Arc<PeerSet>)> + Clone,
@@ -98,14 +99,13 @@ pub(super) fn left_out<'a>(
 ) -> LeftOut {
     let Capacities { n_prefixes, n_identities, n_allow_entries: _ } = *capacities;
     let n_blocks = rules.clone().map(|(_, peers)| peers.n_blocks()).sum();
-    if is_roomy(state, n_blocks, capacities) {
+    if fits(state, n_blocks, capacities) {
         return LeftOut::new();
     }
     let mut peers_of: BTreeMap<&RuleRef, Vec<&PeerSet>> = BTreeMap::new();
-    let mut seen = HashSet::new();
+    let mut visited = HashSet::new();
     for (rule, peers) in rules {
-        // A peer set belongs to allow rules of one rule, or of few.
-        if seen.insert((Arc::as_ptr(peers), rule)) {
+        if visited.insert((Arc::as_ptr(peers), rule)) {
             let known = peers_of.entry(rule).or_default();
             if !known.contains(&&**peers) {
                 known.push(peers);
@@ -144,7 +144,7 @@ pub(super) fn left_out<'a>(
     left_out
 }
 
-/// Lets rules find room for what they want beside what is `taken`. Returns those that find none.
+/// Gives capacity to the rules in turn, in addition to the items `taken` already. Returns the rules that exceed it.
 fn squeeze<'a, T: Copy + Eq + std::hash::Hash, I: Iterator<Item = T>>(
     wants: &BTreeMap<&'a RuleRef, usize>,
     mut taken: HashSet<T>,
@@ -173,7 +173,7 @@ fn squeeze<'a, T: Copy + Eq + std::hash::Hash, I: Iterator<Item = T>>(
     without
 }
 
-/// The rules that find no room on a node that runs pods of every policy there is.
+/// The rules that exceed the capacity of a node with pods of every policy.
 pub fn left_out_of_all(state: &ClusterState, capacities: &Capacities) -> LeftOut {
     let mut rules: Vec<(RuleRef, Arc<PeerSet>)> = Vec::new();
     for policy in state.policies() {
@@ -182,8 +182,7 @@ pub fn left_out_of_all(state: &ClusterState, capacities: &Capacities) -> LeftOut
                 continue;
             }
             for rule in policy.rules(direction) {
-                let reference =
-                    RuleRef { policy: policy.name.clone(), direction, index: rule.index };
+                let reference = rule_ref(policy, direction, rule);
                 rules.extend(peer_set(policy, rule).map(|peers| (reference, Arc::new(peers))));
             }
         }
@@ -191,7 +190,7 @@ pub fn left_out_of_all(state: &ClusterState, capacities: &Capacities) -> LeftOut
     left_out(state, rules.iter().map(|(rule, peers)| (rule, peers)), capacities)
 }
 
-/// What is told of a rule that finds no room: the field, and a sentence. It is the same on every node.
+/// The field and the message of a finding on a rule that is left out. They are the same on every node.
 pub fn describe(rule: &RuleRef, lack: Lack, capacities: &Capacities) -> (String, String) {
     let Capacities { n_prefixes, n_identities, n_allow_entries } = capacities;
     let list = match rule.direction {
@@ -203,36 +202,36 @@ pub fn describe(rule: &RuleRef, lack: Lack, capacities: &Capacities) -> (String,
         Lack::Prefixes { n_wanted } => (
             format!("{field}.{list}"),
             format!(
-                "there is no room for its {n_wanted} address blocks and exceptions beside those of smaller policies, a \
-                 node has room for {n_prefixes}: the rule allows nothing"
+                "its {n_wanted} address blocks and exceptions, together with those of smaller policies, exceed the node's \
+                 capacity of {n_prefixes}: the rule allows nothing"
             ),
         ),
         Lack::Identities => (
             format!("{field}.{list}"),
             format!(
-                "there is no room for the addresses of the pods that it selects beside those of smaller policies, a node \
-                 has room for {n_identities}: the rule allows nothing"
+                "the addresses of the pods that it selects, together with those of smaller policies, exceed the node's \
+                 capacity of {n_identities}: the rule allows nothing"
             ),
         ),
         Lack::AllowEntries => (
             field,
             format!(
-                "there is no room for its peers and ports beside those of smaller policies, one direction of a pod has \
-                 room for {n_allow_entries}: the rule allows nothing where that is so"
+                "its peers and ports, together with those of smaller policies, exceed the capacity of {n_allow_entries} \
+                 entries for one direction of a pod: the rule allows nothing there"
             ),
         ),
     }
 }
 
-/// The findings on the policies whose rules find no room: some rules of each by their names.
+/// The findings on the policies with rules that are left out: some rules of each are named.
 pub fn diagnostics(left_out: &LeftOut, capacities: &Capacities) -> Vec<Diagnostic> {
-    let mut by_policy: BTreeMap<&ObjectName, Vec<(&RuleRef, Lack)>> = BTreeMap::new();
+    let mut by_policy: BTreeMap<&PolicyRef, Vec<(&RuleRef, Lack)>> = BTreeMap::new();
     for (rule, lack) in left_out {
         by_policy.entry(&rule.policy).or_default().push((rule, *lack));
     }
     let mut found = Vec::new();
     for (policy, rules) in by_policy {
-        let object = ObjectRef { kind: Kind::NetworkPolicy, name: policy.clone() };
+        let object = ObjectRef { kind: policy.kind.into(), name: policy.name.clone() };
         for (rule, lack) in rules.iter().take(MAX_NAMED) {
             let (field, message) = describe(rule, *lack, capacities);
             let object = object.clone();
@@ -243,7 +242,9 @@ pub fn diagnostics(left_out: &LeftOut, capacities: &Capacities) -> Vec<Diagnosti
                 code: Code::OverCapacity,
                 object,
                 field: "spec".to_owned(),
-                message: format!("{n_more} more rules find no room, and allow nothing"),
+                message: format!(
+                    "{n_more} more rules exceed the capacity of the node, and allow nothing"
+                ),
             });
         }
     }

@@ -1,10 +1,13 @@
-//! Who finds no room, and what it changes for everybody else.
+//! The rules that exceed the capacity, and the effect on all other rules.
 
 use netpol_common::ids::{IfIndex, Protocol, RuleId};
 
 use super::*;
+use crate::compile::allow_map::{self, RuleInForce, unmatched};
 use crate::compile::{AllowMapKey, Compilation, MapState, Numbering, compile_within};
 use crate::manifests::parse;
+use crate::model::ObjectName;
+use crate::resolve::{Action, DefaultVerdict, PolicyRule, PortSet, Tier};
 use crate::store::{Delta, Endpoint};
 
 /// Pods shop/web with interface 7 and shop/db with interface 8, and three other pods.
@@ -56,7 +59,7 @@ fn state(policies: &[String]) -> ClusterState {
     state
 }
 
-/// Compiles policies, and tells which rules find no room.
+/// Compiles policies. Returns the map state and the rules that are left out.
 fn compile(policies: &[String], capacities: Capacities) -> (MapState, Vec<String>) {
     let state = state(policies);
     let Compilation { map_state, left_out } =
@@ -161,27 +164,31 @@ fn rules_that_are_too_much_together_are_cut_where_they_meet() {
 
 #[test]
 fn a_product_of_peers_and_ports_that_nobody_could_hold_is_never_made() {
-    let allow_rule = |name: &str| {
-        let rule = RuleRef {
-            policy: ObjectName::new("shop", name),
-            direction: Direction::Ingress,
-            index: 0,
-        };
+    let rule = |name: &str| {
         let state = state(&[policy(name, "web", &from_blocks(&[1]))]);
-        let policy = state.policy(&rule.policy).unwrap();
-        let peers = peer_set(policy, &policy.ingress[0]).map(Arc::new);
-        Arc::new(crate::resolve::AllowRule { rule, peers, ports: crate::resolve::PortSet::All })
+        let policy = state.policy(&ObjectName::new("shop", name)).unwrap();
+        let listed = &policy.ingress[0];
+        PolicyRule {
+            tier: Tier::NetworkPolicy,
+            priority: 0,
+            order: 0,
+            action: Action::Accept,
+            source: rule_ref(policy, Direction::Ingress, listed),
+            peers: peer_set(policy, listed).map(Arc::new),
+            ports: PortSet::All,
+        }
     };
-    let allow_rules = [allow_rule("vast"), allow_rule("small")];
+    let rules = [rule("vast"), rule("small")];
     let everybody: Vec<_> = (1_000..2_000_000).map(netpol_common::ids::Identity).collect();
-    let numbered = allow_rules.iter().map(|allow_rule| (RuleId(1), allow_rule));
+    let left_out = LeftOut::new();
+    let in_force = rules.iter().filter_map(|rule| RuleInForce::new(RuleId(1), rule, &left_out));
     let members = |peers: &Arc<PeerSet>| {
-        let is_vast = Arc::ptr_eq(peers, allow_rules[0].peers.as_ref().unwrap());
+        let is_vast = Arc::ptr_eq(peers, rules[0].peers.as_ref().unwrap());
         if is_vast { everybody.iter() } else { everybody[..2].iter() }
     };
-    let built = crate::compile::allow_map::build(numbered, members, 10);
+    let built = allow_map::build(in_force, unmatched(DefaultVerdict::Deny), members, 10);
     assert_eq!(built.map.len(), 2);
-    assert_eq!(built.left_out, BTreeSet::from([allow_rules[0].rule.clone()]));
+    assert_eq!(built.left_out, BTreeSet::from([rules[0].source.clone()]));
 }
 
 #[test]
@@ -193,11 +200,11 @@ fn findings_name_field_and_capacity_and_are_not_too_many() {
     assert_eq!(found.len(), MAX_NAMED + 1);
     assert_eq!(
         found[0].to_string(),
-        "NetworkPolicy shop/large: spec.ingress[0].from there is no room for its 2 address blocks and exceptions \
-         beside those of smaller policies, a node has room for 1: the rule allows nothing [over-capacity]"
+        "NetworkPolicy shop/large: spec.ingress[0].from its 2 address blocks and exceptions, together with those \
+         of smaller policies, exceed the node's capacity of 1: the rule allows nothing [over-capacity]"
     );
     assert_eq!(
         found[MAX_NAMED].to_string(),
-        "NetworkPolicy shop/large: spec 2 more rules find no room, and allow nothing [no-room]"
+        "NetworkPolicy shop/large: spec 2 more rules exceed the capacity of the node, and allow nothing [over-capacity]"
     );
 }

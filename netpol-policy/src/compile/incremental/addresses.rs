@@ -1,4 +1,4 @@
-//! What addresses and prefixes have, after what decides it has changed.
+//! The identities of addresses and prefixes after a change of peer sets, pods or blocks.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -14,14 +14,15 @@ use crate::compile::numbering::Signature;
 use crate::compile::prefixes::{self, PrefixTable};
 use crate::store::{ClusterState, LabelClass, LabelClassId};
 
-/// An address with the label class of the pod that holds it, if one does.
+/// An address with the label class of the pod that owns it, if one does.
 type Held = (Addr, Option<LabelClassId>);
 
-/// An identity with its signature, if there is one, and how many addresses have come to have it.
+/// An identity with its signature, if there is one, and the number of addresses that get it.
 type Given = (Option<(Identity, Signature)>, usize);
 
 impl Compiled {
-    /// Follows the blocks of peer sets that came or went. Returns where addresses can have other blocks than before.
+    /// Updates prefixes for the blocks of new and removed peer sets. Returns the ranges of addresses whose blocks can have
+    /// changed.
     pub(super) fn follow_blocks(
         &mut self,
         known: &MapState,
@@ -56,8 +57,8 @@ impl Compiled {
         prefixes::ranges(blocks.into_iter())
     }
 
-    /// The addresses that can have another identity than before: these, those of pods whose label classes have come to be in other
-    /// peer sets, and those that can have other blocks.
+    /// The addresses whose identity can have changed: those of `addresses`, those of pods whose label classes are in other peer
+    /// sets than before, and those in `ranges`.
     pub(super) fn concerned(
         &mut self,
         state: &ClusterState,
@@ -70,7 +71,7 @@ impl Compiled {
             .iter()
             .filter_map(|label_class| state.label_class(*label_class))
             .map(LabelClass::n_pods);
-        // A list that grows is copied, and most pods have one address of each family.
+        // Sized ahead, because a growing list is copied. Most pods have one address of each family.
         let mut concerned: Vec<Held> =
             Vec::with_capacity(addresses.len() + 2 * pods.sum::<usize>());
         concerned.extend(addresses.iter().map(|addr| (*addr, state.label_class_at(*addr))));
@@ -81,7 +82,7 @@ impl Compiled {
         }
         if !ranges.is_empty() {
             let within = state.label_classes_within(ranges);
-            // One that has an identity of its own may owe it to a set that is not in force any more.
+            // An address can still have the identity of a set that is not in force any more.
             let within = within.filter(|(addr, label_class)| {
                 self.peer_sets.may_hold(*label_class) || known.identities.contains_key(addr)
             });
@@ -92,7 +93,7 @@ impl Compiled {
         concerned
     }
 
-    /// Gives addresses that can have another identity than before the one that they should have. They are sorted.
+    /// Assigns the current identities to `addresses`, which are sorted.
     pub(super) fn follow_addresses(
         &mut self,
         state: &ClusterState,
@@ -102,7 +103,7 @@ impl Compiled {
     ) {
         let mut all_before = Vec::new();
         let mut of_label_classes: HashMap<LabelClassId, Given> = HashMap::new();
-        let mut latest_place = 0;
+        let mut latest_index = 0;
         let mut follow = |addr: Addr, label_class: Option<LabelClassId>| {
             let mut own = (None, 0);
             let (found, n_addresses) = match label_class {
@@ -110,7 +111,7 @@ impl Compiled {
                 // The addresses of a label class differ only by the blocks that they are in.
                 Some(of)
                     if !self.peer_sets.asks_blocks()
-                        && self.prefixes.lookup_after(addr, &mut latest_place).is_empty() =>
+                        && self.prefixes.lookup_after(addr, &mut latest_index).is_empty() =>
                 {
                     let known = of_label_classes.entry(of);
                     known.or_insert_with(|| (self.identity(state, addr, of), 0))
@@ -135,7 +136,7 @@ impl Compiled {
         };
         let all_after =
             addresses.into_iter().filter_map(|(addr, label_class)| follow(addr, label_class));
-        // In the same memory: to touch new one costs as much as the rest.
+        // Collected in place: touching new memory would cost as much as the rest.
         let all_after: Vec<(Addr, Identity)> = all_after.collect();
         of_label_classes.values().for_each(|given| self.give(given));
         update.before.identities = all_before.into_iter().collect();
@@ -148,7 +149,7 @@ impl Compiled {
         }
     }
 
-    /// What an address with its pod of this label class has, unless the prefixes say it already.
+    /// The identity of an address whose pod has this label class, unless its longest prefix has the same signature.
     fn identity(
         &mut self,
         state: &ClusterState,

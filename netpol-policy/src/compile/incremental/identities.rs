@@ -1,4 +1,4 @@
-//! Which identities are held, and by how many addresses and prefixes.
+//! The identities in use, with the number of addresses and prefixes that have each.
 
 use std::collections::BTreeSet;
 
@@ -15,12 +15,12 @@ pub(super) struct Identities {
     before: HashMap<Identity, usize>,
 }
 
-/// What became of an identity.
+/// Change of an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Life {
-    /// It has its first holder.
+    /// It has its first owner.
     Born,
-    /// It has lost its last holder.
+    /// It has lost its last owner.
     Gone,
 }
 
@@ -51,8 +51,8 @@ impl Identities {
         }
     }
 
-    /// Tells which identities have owners now and had none, and which had some and have none now. These are forgotten.
-    pub(super) fn take_changed(&mut self, mut tell: impl FnMut(Life, Identity, &Signature)) {
+    /// Calls `report` for each identity that has got its first owner or lost its last one, and drops the latter.
+    pub(super) fn take_changed(&mut self, mut report: impl FnMut(Life, Identity, &Signature)) {
         let mut changed: Vec<(Identity, usize)> = self.before.drain().collect();
         changed.sort_unstable();
         for (identity, n_before) in changed {
@@ -60,31 +60,36 @@ impl Identities {
             if n_now == 0 {
                 let gone = self.held.remove(&identity).filter(|_| n_before > 0);
                 if let Some(Holding { signature, .. }) = gone {
-                    tell(Life::Gone, identity, &signature);
+                    report(Life::Gone, identity, &signature);
                 }
             } else if n_before == 0
                 && let Some(Holding { signature, .. }) = self.held.get(&identity)
             {
-                tell(Life::Born, identity, signature);
+                report(Life::Born, identity, signature);
             }
         }
     }
 
-    /// The signature of an identity that is held.
+    /// The signature of an identity that has owners.
     pub(super) fn signature(&self, identity: Identity) -> Option<&Signature> {
         self.held.get(&identity).map(|holding| &holding.signature)
     }
 
-    /// Gives all owners of identities other ones.
+    /// Moves all owners of an identity to another.
     pub(super) fn renumber(&mut self, old: Identity, new: Identity) {
         if let Some(holding) = self.held.remove(&old) {
             self.held.insert(new, holding);
         }
     }
 
-    /// How many there are.
+    /// Number of identities.
     pub(super) fn len(&self) -> usize {
         self.held.len()
+    }
+
+    /// The identities that have owners.
+    pub(super) fn held(&self) -> impl Iterator<Item = Identity> {
+        self.held.keys().copied()
     }
 
     pub(super) fn retain_held(&self, identities: &mut BTreeSet<Identity>) {

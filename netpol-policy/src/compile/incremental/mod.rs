@@ -1,16 +1,16 @@
-//! The image, kept up to the state change by change.
+//! Compilation that follows the state change by change.
 //!
-//! In: the state, and what of it can have changed. Out: a [`MapStateUpdate`], the part of the image that changes. The result is
-//! what [`super::compile`] makes of the same state from nothing, but for the numbers; that is a law of the tests.
-//! Each stage remembers what it found out, and asks again only what the stage before it has changed:
+//! In: the state, and the parts of it that can have changed. Out: a [`MapStateUpdate`], the part of the map state that
+//! changes. Except for the numbers, the result is that of [`super::compile`] for the same state; tests hold this as a law.
+//! Each stage keeps its result and repeats only the work for the changes of the stage before it:
 //!
 //! ```text
-//! policies, endpoints ─▶ grants ─▶ peer sets ─▶ signatures of label classes ─▶ identities of addresses ─▶ allow maps
-//!                       (resolve)                     ▲                           ▲
-//! namespaces, label classes ────────────────────────────────┘      pods' addresses ─────┘
+//! policies, endpoints ─▶ policy rules ─▶ peer sets ─▶ signatures of label classes ─▶ identities of addresses ─▶ allow maps
+//!                         (resolve)                         ▲                            ▲
+//! namespaces, label classes ──────────────────────────────────┘    addresses of pods ──────┘
 //! ```
-//! So a pod of a known label class costs its addresses' entries and nothing else. Must not: know what the kernel holds
-//! beyond the image that it is given.
+//! So another pod of an existing label class costs the entries of its addresses and nothing else. Must not: read what the
+//! kernel holds beyond the map state that it is given.
 
 mod addresses;
 mod allow_maps;
@@ -32,16 +32,16 @@ use peer_sets::PeerSets;
 pub use update::MapStateUpdate;
 
 use super::capacity::{self, Capacities, Lack, LeftOut};
-use super::identity::changed_meanings;
+use super::identity::{Changed, changed_meanings};
 use super::map_state::{AllowMapKey, EndpointMapState, MapState};
 use super::numbering::Numbering;
 use super::prefixes::PrefixTable;
-use super::{addresses, endpoint_map_state};
+use super::{addresses, allow_map, endpoint_map_state};
 use crate::model::ObjectName;
-use crate::resolve::{EndpointPolicy, Isolation, Resolver, RuleRef};
+use crate::resolve::{EndpointPolicy, Resolver, RuleRef};
 use crate::store::{Changes, ClusterState, LabelClassId};
 
-/// Everything that has been found out about the current state.
+/// The results of all stages for the current state.
 #[derive(Debug, Default)]
 pub struct Compiled {
     numbering: Numbering,
@@ -55,7 +55,7 @@ pub struct Compiled {
     capacities: Capacities,
 }
 
-/// What an endpoint uses.
+/// The allow maps and the egress mark of an endpoint.
 #[derive(Clone, Copy, Debug, Default)]
 struct Local {
     /// By [`Direction::ALL`].
@@ -63,7 +63,7 @@ struct Local {
     egress_mark: u16,
 }
 
-/// What has to be looked at again.
+/// The inputs of the stages that can have changed.
 #[derive(Debug, Default)]
 struct Dirty {
     endpoints: BTreeSet<IfIndex>,
@@ -74,7 +74,7 @@ struct Dirty {
 }
 
 impl Compiled {
-    /// Nothing yet; numbers start at this identity, above all that maps from an earlier run still hold.
+    /// No results yet; identities start at this number, which must be above all identities in maps of an earlier run.
     pub fn after(next_identity: Identity) -> Self {
         Self { numbering: Numbering::after(next_identity), ..Self::default() }
     }
@@ -85,17 +85,17 @@ impl Compiled {
         Self { capacities, ..self }
     }
 
-    /// What there is room for.
+    /// The capacity of the maps.
     pub fn capacities(&self) -> &Capacities {
         &self.capacities
     }
 
-    /// The rules for which the maps have no room.
+    /// The rules that exceed the capacity of the maps.
     pub fn left_out(&self) -> LeftOut {
         self.allow_maps.all_left_out()
     }
 
-    /// Whether there is no room for a rule among those of an endpoint.
+    /// Whether a rule is left out of the allow map of an endpoint because of the capacity.
     pub fn is_over_capacity(&self, rule: &RuleRef, ifindex: IfIndex) -> bool {
         let maps = self.endpoints.get(&ifindex).map(|local| local.maps).unwrap_or_default();
         let of_direction = Direction::ALL.into_iter().zip(maps);
@@ -104,7 +104,7 @@ impl Compiled {
             .any(|(_, map)| map.is_some_and(|map| self.allow_maps.lacks(map, rule)))
     }
 
-    /// Forgets all but the numbers that are used up: the maps do not hold what was said last.
+    /// Drops all results but the numbers in use, because the maps do not hold the last map state.
     pub fn forget(&mut self) {
         self.has_begun = false;
     }
@@ -119,7 +119,7 @@ impl Compiled {
         self.identities.len()
     }
 
-    /// Follows the state. `known` is what the maps hold: the last image, but for endpoints that somebody blocked or
+    /// Follows the state. `known` is the content of the maps: the last map state, except for endpoints that were blocked or
     /// removed since, which `changes` names. After [`Self::forget`] it can be anything.
     pub fn update(
         &mut self,
@@ -193,7 +193,7 @@ impl Compiled {
         for (namespace, label_classes) in label_classes {
             self.peer_sets.review(state, &namespace, label_classes);
         }
-        self.find_room(state);
+        self.leave_out_over_capacity(state);
         let ranges = self.follow_blocks(known, &mut update);
         let concerned = self.concerned(state, &addresses, &ranges, known);
         self.follow_addresses(state, concerned, known, &mut update);
@@ -203,7 +203,7 @@ impl Compiled {
         update
     }
 
-    /// Resolves endpoints anew. What begins is begun before what ends is ended, so that what stays is not both.
+    /// Resolves endpoints anew. New uses of an allow map begin before old ones end, so that a map that stays in use is kept.
     fn follow_endpoints(
         &mut self,
         state: &ClusterState,
@@ -239,7 +239,7 @@ impl Compiled {
                         peer_sets.leave(set);
                     });
                 }
-                // One that is to be built is set when it is.
+                // A map that is still to be built is set by `follow_allow_maps`.
                 let content = new.and_then(|new| self.allow_maps.content(new));
                 update.set_allow(known, key, content);
             }
@@ -266,7 +266,7 @@ impl Compiled {
             );
             return None;
         };
-        // No policy can tell pods of one label class apart, but for the host's own.
+        // Policies treat all pods of a label class alike, except for host-network pods.
         let alike = (state.label_class_of(pod), pod.host_network);
         let policy = resolved.entry(alike).or_insert_with(|| self.resolver.resolve(state, pod));
         update.set_endpoint(known, ifindex, Some(endpoint_map_state(endpoint, pod, policy)));
@@ -276,10 +276,11 @@ impl Compiled {
         }
         let maps = Direction::ALL.map(|direction| {
             let of = policy.direction(direction);
-            (of.isolation != Isolation::None).then(|| {
+            (!of.allows_everything()).then(|| {
                 let key = AllowMapKey::new(ifindex, direction);
                 let peer_sets = &mut self.peer_sets;
-                self.allow_maps.open(key, &of.allow_rules, &mut self.numbering, |set, peers| {
+                let rules = (allow_map::unmatched(of.default), of.rules.as_slice());
+                self.allow_maps.open(key, rules, &mut self.numbering, |set, peers| {
                     peer_sets.enter(state, set, peers);
                 })
             })
@@ -287,14 +288,14 @@ impl Compiled {
         Some(Local { maps, egress_mark: endpoint.egress_mark })
     }
 
-    /// Leaves out the rules whose peers find no room, and takes in again those that do by now.
-    fn find_room(&mut self, state: &ClusterState) {
+    /// Leaves out the rules whose peers exceed the capacity, and puts back those that fit by now.
+    fn leave_out_over_capacity(&mut self, state: &ClusterState) {
         let Self { allow_maps, peer_sets, capacities, .. } = self;
-        let is_roomy = capacity::is_roomy(state, peer_sets.n_blocks(), capacities);
-        if is_roomy && allow_maps.left_out().is_empty() {
+        let fits = capacity::fits(state, peer_sets.n_blocks(), capacities);
+        if fits && allow_maps.left_out().is_empty() {
             return;
         }
-        // Pods change what peers that select pods want; blocks are what they are.
+        // A change of pods affects only rules that exceed the capacity for addresses of pods.
         if !allow_maps.has_changed() && state.n_addresses() <= capacities.n_identities {
             let is_for_pods = |lack: &Lack| matches!(lack, Lack::Identities);
             if !allow_maps.left_out().values().any(is_for_pods) {
@@ -311,7 +312,7 @@ impl Compiled {
         }
     }
 
-    /// Tells the allow maps which identities came and went.
+    /// Passes new and removed identities on to the peer sets and the allow maps.
     fn follow_identities(&mut self) {
         let Self { identities, peer_sets, allow_maps, numbering, .. } = self;
         identities.take_changed(|life, identity, signature| {
@@ -334,16 +335,20 @@ impl Compiled {
         }
     }
 
-    /// Gives fresh numbers to identities that would mean two things on the way: those that keep owners while an allow
-    /// map changes what they mean and addresses change hands. See [`super::identity::ambiguous`].
+    /// Gives fresh numbers to identities that would have two meanings during the change: those that keep owners while an
+    /// allow map changes their verdicts and addresses change their identities. See [`super::identity::ambiguous`].
     fn renumber_ambiguous(&mut self, known: &MapState, update: &mut MapStateUpdate) {
         if !update.moves_addresses() {
             return;
         }
         let mut ambiguous = BTreeSet::new();
-        for (key, before) in &update.before.allow {
-            if let Some(after) = update.after.allow.get(key) {
-                ambiguous.extend(changed_meanings(before, after));
+        let keys = update.before.allow.keys();
+        for (before, after) in
+            keys.filter_map(|key| update.before.direction(key).zip(update.after.direction(key)))
+        {
+            match changed_meanings(&before, &after) {
+                Changed::These(changed) => ambiguous.extend(changed),
+                Changed::All => ambiguous.extend(self.identities.held()),
             }
         }
         self.identities.retain_held(&mut ambiguous);

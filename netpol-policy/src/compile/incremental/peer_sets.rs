@@ -1,4 +1,4 @@
-//! The peer sets in force, and whom each label class's labels put into them.
+//! The peer sets in force, and the label classes whose pods each of them holds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,19 +14,19 @@ use crate::model::IpBlock;
 use crate::resolve::PeerSet;
 use crate::store::{ClusterState, LabelClassId};
 
-/// Peer sets that some allow map speaks of.
+/// The peer sets of the rules of all allow maps.
 #[derive(Debug, Default)]
 pub(super) struct PeerSets {
     by_id: BTreeMap<PeerSetId, InForce>,
-    /// The sets that hold a label class, whatever its pods' addresses; none are left out.
+    /// The sets that hold a label class regardless of the addresses of its pods. Rules that are left out have none here.
     by_label_class: HashMap<LabelClassId, Signature>,
-    /// Sets with blocks that hold an address only if the right pod holds it.
+    /// Sets with blocks that hold an address only if a pod with matching port names owns it.
     filtered: BTreeMap<PeerSetId, PrefixTable>,
     /// Label classes whose signature has changed since the last [`Self::take_touched`].
     touched: Vec<LabelClassId>,
-    /// Where blocks came or went since the last [`Self::take_blocks`]. True if some are in the common prefix table.
+    /// The blocks added or removed since the last [`Self::take_blocks`]. True if some are in the common prefix table.
     blocks: (Vec<IpNetwork>, bool),
-    /// Blocks and exceptions of all sets for the common prefix table, those of several sets counted as often.
+    /// Number of blocks and exceptions in the common prefix table; one of several sets counts once for each.
     n_blocks: usize,
 }
 
@@ -40,7 +40,7 @@ struct InForce {
 }
 
 impl PeerSets {
-    /// One more user of a set.
+    /// Adds a user of a set.
     pub(super) fn enter(&mut self, state: &ClusterState, id: PeerSetId, peers: &Arc<PeerSet>) {
         if let Some(known) = self.by_id.get_mut(&id) {
             known.n_users += 1;
@@ -56,14 +56,14 @@ impl PeerSets {
         if !filtered.is_empty() {
             self.filtered.insert(id, PrefixTable::new(&filtered));
         }
-        self.note_blocks(peers);
+        self.add_changed_blocks(peers);
         self.n_blocks += peers.n_blocks();
         let peers = Arc::clone(peers);
         let in_force = InForce { peers, n_users: 1, label_classes, identities: BTreeSet::new() };
         self.by_id.insert(id, in_force);
     }
 
-    /// One user less.
+    /// Removes a user of a set.
     pub(super) fn leave(&mut self, id: PeerSetId) {
         let Some(known) = self.by_id.get_mut(&id) else { return };
         known.n_users -= 1;
@@ -76,16 +76,16 @@ impl PeerSets {
         }
         self.touched.extend(label_classes);
         self.filtered.remove(&id);
-        self.note_blocks(&peers);
+        self.add_changed_blocks(&peers);
         self.n_blocks -= peers.n_blocks();
     }
 
-    /// At most so many blocks and exceptions are in the common prefix table.
+    /// Upper bound of the blocks and exceptions in the common prefix table.
     pub(super) fn n_blocks(&self) -> usize {
         self.n_blocks
     }
 
-    fn note_blocks(&mut self, peers: &PeerSet) {
+    fn add_changed_blocks(&mut self, peers: &PeerSet) {
         let (blocks, is_common) = &mut self.blocks;
         blocks.extend(peers.filtered_blocks().map(|block| block.cidr));
         let n_before = blocks.len();
@@ -102,7 +102,7 @@ impl PeerSets {
         }
     }
 
-    /// Asks the sets again about label classes of one namespace: those that came or went, or all if its labels changed.
+    /// Evaluates the sets again for label classes of one namespace: new and removed ones, or all if its labels changed.
     pub(super) fn review(
         &mut self,
         state: &ClusterState,
@@ -158,23 +158,23 @@ impl PeerSets {
         std::mem::take(&mut self.blocks)
     }
 
-    /// The blocks whose addresses are in a set, whoever holds them.
+    /// The blocks whose addresses are in a set regardless of their owners.
     pub(super) fn common_blocks(&self) -> Vec<(PeerSetId, &IpBlock)> {
         let sets = self.by_id.iter();
         sets.flat_map(|(id, set)| set.peers.blocks().map(|block| (*id, block))).collect()
     }
 
-    /// Whether there is any pod in any set because of what it is.
+    /// Whether any set can hold pods of this label class by their labels or port names.
     pub(super) fn may_hold(&self, label_class: LabelClassId) -> bool {
         self.by_label_class.contains_key(&label_class) || !self.filtered.is_empty()
     }
 
-    /// Whether the sets that hold a pod's address can depend on blocks that are not in the common prefix table.
+    /// Whether the sets that hold an address can depend on blocks outside the common prefix table.
     pub(super) fn asks_blocks(&self) -> bool {
         !self.filtered.is_empty()
     }
 
-    /// The sets that hold an address with its pod of this label class, sorted; `None` if no more than the prefixes say.
+    /// The sets that hold an address whose pod has this label class, sorted; `None` if they are those of its longest prefix.
     pub(super) fn signature(
         &self,
         state: &ClusterState,
@@ -204,7 +204,7 @@ impl PeerSets {
         (signature != from_blocks).then_some(signature)
     }
 
-    /// Notes that there is an identity with this signature.
+    /// Adds an identity to the sets of its signature.
     pub(super) fn add_identity(&mut self, signature: &Signature, identity: Identity) {
         for id in signature {
             if let Some(set) = self.by_id.get_mut(id) {
@@ -228,15 +228,15 @@ impl PeerSets {
     }
 }
 
-/// Adds a number to a sorted list, at its end as a rule.
+/// Adds a number to a sorted list.
 fn insert<Id: Ord>(ids: &mut Vec<Id>, id: Id) {
-    if let Err(place) = ids.binary_search(&id) {
-        ids.insert(place, id);
+    if let Err(index) = ids.binary_search(&id) {
+        ids.insert(index, id);
     }
 }
 
 fn remove<Id: Ord + Copy>(ids: &mut Vec<Id>, id: Id) {
-    if let Ok(place) = ids.binary_search(&id) {
-        ids.remove(place);
+    if let Ok(index) = ids.binary_search(&id) {
+        ids.remove(index);
     }
 }

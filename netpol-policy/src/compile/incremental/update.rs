@@ -1,4 +1,4 @@
-//! The part of the image that changes.
+//! The part of the map state that changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,20 +9,20 @@ use netpol_common::keys::PrefixKey;
 
 use crate::compile::map_state::{AllowMap, AllowMapKey, EndpointMapState, MapState};
 
-/// Two images of nothing but the keys that can change: what they hold, and what they should hold.
+/// The old and the new values of the keys that can change.
 ///
-/// The endpoint of an allow map that changes is in both, whether or not it changes itself.
+/// The endpoint of an allow map that changes is in both, whether or not the endpoint changes.
 #[must_use]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MapStateUpdate {
-    /// What the maps hold.
+    /// The current content of the maps.
     pub before: MapState,
-    /// What they should hold.
+    /// The desired content of the maps.
     pub after: MapState,
 }
 
 impl MapStateUpdate {
-    /// Makes an image of what the maps held before the turn one of what they hold after it.
+    /// Applies the update to the full map state from before it.
     pub fn complete(self, map_state: &mut MapState) {
         let Self { before, after } = self;
         let MapState { endpoints, addresses, identities, prefixes, allow, defer, egress_marks } =
@@ -36,7 +36,7 @@ impl MapStateUpdate {
         replace(egress_marks, &before.egress_marks, after.egress_marks);
     }
 
-    /// What the maps held before the turn, given what they hold now, wherever between the two that is.
+    /// The full map state from before the update, given the current one, which can be anywhere between the two.
     pub fn undone(&self, now: &MapState) -> MapState {
         let mut then = now.clone();
         let Self { before, after } = self.clone();
@@ -44,7 +44,7 @@ impl MapStateUpdate {
         then
     }
 
-    /// Whether an address or a prefix goes from one identity to another.
+    /// Whether an address or a prefix changes its identity.
     pub(super) fn moves_addresses(&self) -> bool {
         self.before.identities != self.after.identities
             || self.before.prefixes != self.after.prefixes
@@ -88,7 +88,7 @@ impl MapStateUpdate {
         }
     }
 
-    /// Takes what is known of an endpoint into both images.
+    /// Adds the current entry of an endpoint to both sides.
     pub(super) fn keep_endpoint(&mut self, known: &MapState, ifindex: IfIndex) {
         let is_new = !self.before.endpoints.contains_key(&ifindex)
             && !self.after.endpoints.contains_key(&ifindex);
@@ -147,7 +147,7 @@ fn replace<K: Ord, V>(
     for gone in before.keys().filter(|key| !after.contains_key(key)) {
         map.remove(gone);
     }
-    // Nothing is copied to a map that is empty. One that is walked as a whole costs a fraction of a search for each entry.
+    // A merge of both maps costs a fraction of a search for each entry, and nothing if the map is empty.
     if after.len() > map.len() / 8 {
         map.append(&mut after);
     } else {

@@ -1,24 +1,24 @@
 //! From parser events to a JSON value with the lines of its parts.
 //!
-//! What cannot be read becomes a mapping with the one key [`UNREADABLE`], which is valid nowhere in an
-//! API object. So a policy with such a place still isolates: the conversion takes it as not understood.
+//! A value that cannot be read becomes a mapping with the single key [`UNREADABLE`], which is valid nowhere in an API
+//! object. A policy with such a field still isolates, because the conversion treats the field as not understood.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use granit_parser::{Event, ScalarStyle, Span, Tag};
 use serde_json::{Map, Value};
 
+use super::document::{Document, Flaw, FlawKind};
 use super::lines::{Below, Lines};
 use super::scalar;
-use super::{Document, Flaw, FlawKind};
 
-/// Key that marks a mapping as unreadable in part. No field of the API and no label is called so.
+/// Key of the marker for a value that could not be read. No field of the API and no label has this name.
 pub(crate) const UNREADABLE: &str = "(unreadable)";
 
-/// The most values that anchors and aliases may copy in one document.
+/// The largest number of values that anchors and aliases may copy in one document.
 const MAX_COPIED: usize = 100_000;
 
-/// The most flaws that are told of one document.
+/// The largest number of flaws that are reported for one document.
 const MAX_FLAWS: usize = 100;
 
 /// A value and the lines of its parts.
@@ -38,14 +38,14 @@ impl Node {
 /// Builds one document from its events.
 #[derive(Debug, Default)]
 pub(super) struct Builder {
-    /// The lists and mappings that are open.
+    /// The open lists and mappings, from the outermost to the innermost.
     frames: Vec<Frame>,
     root: Option<Node>,
-    /// Anchored nodes with the number of values in them.
+    /// The nodes with an anchor, each with its number of values.
     anchors: BTreeMap<usize, (Node, usize)>,
-    /// Values so far.
+    /// Number of values so far.
     n_values: usize,
-    /// Values copied so far for anchors and aliases.
+    /// Number of values copied so far for anchors and aliases.
     n_copied: usize,
     flaws: Vec<Flaw>,
     /// A syntax error ended the document.
@@ -57,7 +57,7 @@ pub(super) struct Builder {
 struct Frame {
     line: usize,
     anchor: usize,
-    /// Values before it, to know how many are in it.
+    /// [`Builder::n_values`] when it was opened, to compute the number of values in it.
     n_values_before: usize,
     kind: FrameKind,
 }
@@ -76,7 +76,7 @@ enum FrameKind {
     },
 }
 
-/// What comes next in a mapping.
+/// The part of a mapping that the next event provides.
 #[derive(Debug)]
 enum Key {
     /// A key.
@@ -85,12 +85,12 @@ enum Key {
     Read { text: String, line: usize },
     /// A mapping, or a list of mappings, whose entries are defaults of this one.
     Merge,
-    /// The value of a key that is no text.
+    /// The value of a key that is not text.
     Unreadable { line: usize },
 }
 
 impl Builder {
-    /// Takes the next event of the document.
+    /// Applies the next event of the document.
     #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is not exhaustive")]
     pub(super) fn event(&mut self, event: &Event<'_>, span: &Span) {
         let line = span.start.line();
@@ -116,20 +116,20 @@ impl Builder {
                 self.flaw(FlawKind::Syntax, line, format!("there is no anchor {name:?} above"));
                 self.complete(Node::unreadable(line), 0, 1);
             }
-            // Boundaries of the stream and of documents, and what a later version may add beside nodes.
+            // Starts and ends of the stream and of documents, and events that later versions of the parser may add.
             _ => {}
         }
     }
 
-    /// Takes a syntax error, behind which nothing of the document can be read.
+    /// Records a syntax error. Nothing after it can be read in this document.
     pub(super) fn break_off(&mut self, line: usize, message: String) {
         self.is_broken = true;
         self.flaw(FlawKind::Syntax, line, message);
     }
 
-    /// Ends the document; `None` if there is nothing in it and nothing wrong with it.
+    /// Ends the document; `None` if it is empty and has no flaw.
     ///
-    /// After a syntax error whatever is open is unreadable from there on.
+    /// After a syntax error, the rest of each open list and mapping is marked as unreadable.
     pub(super) fn finish(mut self) -> Option<Document> {
         while let Some(frame) = self.frames.last_mut() {
             let line = frame.line;
@@ -159,7 +159,7 @@ impl Builder {
         (!is_empty).then_some(Document { value, lines, flaws, is_broken })
     }
 
-    /// Adds a flaw of the document.
+    /// Adds a flaw, up to [`MAX_FLAWS`].
     pub(super) fn flaw(&mut self, kind: FlawKind, line: usize, message: String) {
         if self.flaws.len() < MAX_FLAWS {
             self.flaws.push(Flaw { kind, line, message });
@@ -193,7 +193,7 @@ impl Builder {
         let node = if let Some(value) = scalar::resolve(text, style, tag) {
             Node { value, lines: Lines { line, below: Below::Nothing } }
         } else {
-            self.flaw(FlawKind::Value, line, format!("{text:?} is not a value that JSON has"));
+            self.flaw(FlawKind::Value, line, format!("{text:?} cannot be represented in JSON"));
             Node::unreadable(line)
         };
         self.complete(node, anchor, 1);
@@ -201,7 +201,11 @@ impl Builder {
 
     fn alias(&mut self, anchor: usize, line: usize) {
         let Some((_, n_values)) = self.anchors.get(&anchor) else {
-            self.flaw(FlawKind::Syntax, line, "an alias refers to what it is part of".to_owned());
+            self.flaw(
+                FlawKind::Syntax,
+                line,
+                "an alias refers to a value that contains the alias".to_owned(),
+            );
             self.complete(Node::unreadable(line), 0, 1);
             return;
         };
@@ -219,12 +223,12 @@ impl Builder {
             };
             return;
         }
-        // `complete` counts one.
+        // `complete` counts one of them.
         self.n_values = self.n_values.saturating_add(n_values.saturating_sub(1));
         self.complete(node, 0, n_values);
     }
 
-    /// Counts copied values; false, with a flaw, when there are too many.
+    /// Counts copied values. Returns false, and adds a flaw, when there are too many.
     fn may_copy(&mut self, n_values: usize, line: usize) -> bool {
         let was_within = self.n_copied <= MAX_COPIED;
         self.n_copied = self.n_copied.saturating_add(n_values);
@@ -235,7 +239,7 @@ impl Builder {
         self.n_copied <= MAX_COPIED
     }
 
-    /// The key of the innermost mapping, if a key comes next.
+    /// The key of the innermost mapping, if the next event is a key.
     fn awaited_key(&mut self) -> Option<&mut Key> {
         match self.frames.last_mut().map(|frame| &mut frame.kind) {
             Some(FrameKind::Mapping { key: key @ Key::Missing, .. }) => Some(key),
@@ -263,7 +267,7 @@ impl Builder {
         self.complete(node, anchor, n_values);
     }
 
-    /// Puts a complete node where it belongs.
+    /// Adds a complete node to the list or mapping that contains it.
     fn complete(&mut self, node: Node, anchor: usize, n_values: usize) {
         self.n_values = self.n_values.saturating_add(1);
         if anchor != 0 && self.may_copy(n_values, node.lines.line) {
@@ -280,7 +284,7 @@ impl Builder {
             }
             FrameKind::Mapping { values, lines, merged, key } => {
                 match std::mem::replace(key, Key::Missing) {
-                    // A list or mapping stands where a key should.
+                    // A list or mapping is used as a key.
                     Key::Missing => *key = Key::Unreadable { line: node.lines.line },
                     Key::Merge => {
                         let line = node.lines.line;
@@ -293,12 +297,13 @@ impl Builder {
                         let Node { value, lines: at } = Node::unreadable(line);
                         values.insert(UNREADABLE.to_owned(), value);
                         lines.insert(UNREADABLE.to_owned(), at);
-                        self.flaw(FlawKind::Value, line, "a key must be text".to_owned());
+                        self.flaw(FlawKind::Value, line, "a mapping key is not text".to_owned());
                     }
                     Key::Read { text, line }
                         if values.contains_key(&text) && !merged.remove(&text) =>
                     {
-                        let message = format!("key {text:?} is given twice, so neither counts");
+                        let message =
+                            format!("key {text:?} is given twice: both values are ignored");
                         let Node { value, lines: at } = Node::unreadable(line);
                         values.insert(text.clone(), value);
                         lines.insert(text, at);
@@ -314,8 +319,9 @@ impl Builder {
     }
 }
 
-/// Merges entries into a mapping, over those before the `<<` and under those behind it, as `kubectl` does.
-/// Of several mappings the first wins. Returns false, and marks the mapping, if there is something else.
+/// Merges entries into a mapping. They replace entries before the `<<` and are replaced by entries after it, as in
+/// `kubectl`. Of several mappings in a list, the first takes precedence. Returns false, and marks the mapping as
+/// unreadable, if the node is neither a mapping nor a list of mappings.
 fn merge(
     node: Node,
     values: &mut Map<String, Value>,
@@ -332,7 +338,7 @@ fn merge(
         (Value::Array(from), Below::Items(from_lines)) => {
             let nodes = from.into_iter().zip(from_lines).rev();
             let merge_one = |(value, lines_of_value): (Value, Lines)| {
-                // Lists in the list are not looked into: this ends.
+                // Nested lists are not merged, so the recursion ends.
                 let value = if value.is_array() { Value::Null } else { value };
                 merge(Node { value, lines: lines_of_value }, values, lines, merged)
             };

@@ -1,4 +1,4 @@
-//! Where the values of a document stand in its file.
+//! The line of each value of a document.
 
 use std::collections::BTreeMap;
 
@@ -7,16 +7,16 @@ use std::collections::BTreeMap;
 pub struct Lines {
     /// Line of the value, or of its key in a mapping, counted from 1.
     pub(super) line: usize,
-    /// What is below it.
+    /// The lines of its items or fields.
     pub(super) below: Below,
 }
 
-/// What is below a value.
+/// The lines of the items or fields of a value.
 #[derive(Clone, Debug)]
 pub(super) enum Below {
-    /// Nothing: a scalar.
+    /// None, because the value is a scalar.
     Nothing,
-    /// Nothing that could be read.
+    /// None, because the value could not be read.
     Unreadable,
     /// The items of a list.
     Items(Vec<Lines>),
@@ -24,31 +24,31 @@ pub(super) enum Below {
     Fields(BTreeMap<String, Lines>),
 }
 
-/// The place of a field, as far as it is there.
+/// The line of a field, or of the nearest enclosing field that the document contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    /// Line of the field or of the nearest thing around it.
+pub(crate) struct FieldLine {
+    /// The line, counted from 1.
     pub(crate) line: usize,
-    /// Whether that could not be read.
+    /// Whether the field at this line could not be read.
     pub(crate) is_unreadable: bool,
 }
 
 impl Lines {
     /// Finds a field by its path as a diagnostic names it, such as `spec.ingress[0].ports[1].endPort`
     /// or `metadata.labels[app.kubernetes.io/name]`.
-    pub(crate) fn find(&self, path: &str) -> Place {
-        let place = self.nearest(path);
-        let is_unreadable = matches!(place.below, Below::Unreadable);
-        Place { line: place.line, is_unreadable }
+    pub(crate) fn find(&self, path: &str) -> FieldLine {
+        let nearest = self.nearest(path);
+        let is_unreadable = matches!(nearest.below, Below::Unreadable);
+        FieldLine { line: nearest.line, is_unreadable }
     }
 
-    /// The lines of a field, or of the nearest thing around it, and of all below.
+    /// The lines of a field and of everything in it, or those of the nearest enclosing field that the document contains.
     pub(super) fn nearest(&self, path: &str) -> &Self {
-        let mut place = self;
+        let mut nearest = self;
         let mut rest = path;
         while !rest.is_empty() {
             let (segment, after) = first_segment(rest);
-            let next = match &place.below {
+            let next = match &nearest.below {
                 Below::Nothing | Below::Unreadable => None,
                 Below::Items(items) => {
                     segment.parse().ok().and_then(|index: usize| items.get(index))
@@ -56,14 +56,14 @@ impl Lines {
                 Below::Fields(fields) => fields.get(segment),
             };
             let Some(next) = next else { break };
-            place = next;
+            nearest = next;
             rest = after;
         }
-        place
+        nearest
     }
 }
 
-/// Cuts a path into its first segment, a name or what is in brackets, and the rest.
+/// Splits a path into its first segment (a name, or the text in brackets) and the rest.
 fn first_segment(path: &str) -> (&str, &str) {
     let path = path.strip_prefix('.').unwrap_or(path);
     if let Some(path) = path.strip_prefix('[') {

@@ -1,15 +1,15 @@
-//! What a scalar means, as `kubectl` sees it.
+//! The value of a YAML scalar, as `kubectl` reads it.
 //!
-//! `kubectl` reads YAML 1.1 (`yes` and `010` are a boolean and eight) and turns it into JSON. What a file
-//! means here must be what it means there.
+//! `kubectl` reads YAML 1.1 (`yes` is a boolean, `010` is eight) and converts it to JSON. A file must have the same
+//! meaning here and there.
 
 use granit_parser::{ScalarStyle, Tag};
 use serde_json::{Number, Value};
 
-/// Whole floats below this are written as integers in JSON by Go.
+/// Go writes whole floats below this limit as integers in JSON.
 const WHOLE_LIMIT: f64 = 1e21;
 
-/// The meaning of a scalar; `None` if JSON has no such value or the tag does not fit.
+/// The value of a scalar; `None` if JSON has no such value or the value does not match the tag.
 pub(super) fn resolve(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Option<Value> {
     let tag = tag.map(|tag| tag.core_suffix().unwrap_or(""));
     match (tag, style) {
@@ -28,7 +28,7 @@ pub(super) fn resolve(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Opti
     }
 }
 
-/// The key that a scalar is in JSON; null is no key.
+/// The JSON key of a scalar; `None` for null.
 pub(super) fn key(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Option<String> {
     match resolve(text, style, tag)? {
         Value::String(text) => Some(text),
@@ -75,7 +75,7 @@ fn number(text: &str, unsigned: &str) -> Option<Number> {
     })
 }
 
-/// An integer with an optional prefix of its base; a leading zero alone means octal.
+/// An integer with an optional prefix for its base; a leading zero alone means octal.
 fn integer(digits: &str) -> Option<u64> {
     let prefixed = |lower: &str, upper: &str| {
         digits.strip_prefix(lower).or_else(|| digits.strip_prefix(upper))
@@ -91,14 +91,14 @@ fn integer(digits: &str) -> Option<u64> {
     } else {
         (digits, 10)
     };
-    // The sign has been cut off; a second one is none.
+    // The caller removed the sign, so a sign here is a second one.
     if digits.starts_with(['+', '-']) {
         return None;
     }
     u64::from_str_radix(digits, base).ok()
 }
 
-/// A decimal fraction, perhaps with an exponent.
+/// A decimal fraction with an optional exponent.
 fn float(digits: &str) -> Option<f64> {
     let is_decimal = |c: char| c.is_ascii_digit() || matches!(c, '.' | 'e' | 'E' | '+' | '-');
     if !digits.chars().all(is_decimal) || digits.starts_with(['+', '-']) {
@@ -107,7 +107,7 @@ fn float(digits: &str) -> Option<f64> {
     digits.parse().ok().filter(|float: &f64| float.is_finite())
 }
 
-/// The number that Go writes for a float: whole ones become integers.
+/// The JSON number that Go writes for a float: whole floats become integers.
 fn in_json(float: f64) -> Option<Number> {
     if float.fract() == 0.0 && float.abs() < WHOLE_LIMIT {
         let whole: Option<i64> = format!("{float:.0}").parse().ok();
@@ -132,10 +132,10 @@ mod tests {
         assert_eq!(quoted, Some(Value::from(text)), "quoted {text}");
     }
 
-    // What is expected below is what `kubectl annotate --local -o json` (1.32) makes of it.
+    // The expected values are the output of `kubectl annotate --local -o json` (1.32).
 
     #[test]
-    fn plain_words_mean_what_they_mean_to_kubectl() {
+    fn plain_words_have_the_value_that_kubectl_reads() {
         for text in ["yes", "y", "on", "true", "TRUE"] {
             check(text, Value::Bool(true));
         }
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_numbers_mean_what_they_mean_to_kubectl() {
+    fn plain_numbers_have_the_value_that_kubectl_reads() {
         for (text, number) in [
             ("010", 8),
             ("0x10", 16),

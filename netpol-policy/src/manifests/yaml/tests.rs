@@ -1,4 +1,4 @@
-//! Texts, what they mean, and what is wrong in them.
+//! Texts, their documents and their flaws.
 
 use std::fmt::Write as _;
 
@@ -26,7 +26,7 @@ fn render(text: &str) -> String {
 }
 
 #[test]
-fn documents_are_told_apart_and_empty_ones_left_out() {
+fn documents_are_separated_and_empty_ones_skipped() {
     check("", &expect![[""]]);
     check("# only a comment\n---\n---\n...\n", &expect![[""]]);
     check(
@@ -61,22 +61,22 @@ fn json_is_read_too() {
 }
 
 #[test]
-fn a_repeated_key_counts_not_at_all() {
+fn both_values_of_a_repeated_key_are_ignored() {
     check(
         "a: 1\nb: {c: 1, c: 2}\na: 2\na: 3\n",
         &expect![[r#"
-        {"a":{"(unreadable)":true},"b":{"c":{"(unreadable)":true}}}
-        ! 2: RepeatedKey key "c" is given twice, so neither counts
-        ! 3: RepeatedKey key "a" is given twice, so neither counts
-        ! 4: RepeatedKey key "a" is given twice, so neither counts
-    "#]],
+            {"a":{"(unreadable)":true},"b":{"c":{"(unreadable)":true}}}
+            ! 2: RepeatedKey key "c" is given twice: both values are ignored
+            ! 3: RepeatedKey key "a" is given twice: both values are ignored
+            ! 4: RepeatedKey key "a" is given twice: both values are ignored
+        "#]],
     );
     check(
         "yes: 1\ntrue: 2\n",
         &expect![[r#"
-        {"true":{"(unreadable)":true}}
-        ! 2: RepeatedKey key "true" is given twice, so neither counts
-    "#]],
+            {"true":{"(unreadable)":true}}
+            ! 2: RepeatedKey key "true" is given twice: both values are ignored
+        "#]],
     );
 }
 
@@ -148,11 +148,11 @@ fn anchors_aliases_and_merges_are_resolved() {
     check(
         "a: *nothing\nb: &self [1, *self]\n---\nc: 1\n",
         &expect![[r#"
-        {"a":{"(unreadable)":true},"b":[1,{"(unreadable)":true}]}
-        ! 1: Syntax there is no anchor "nothing" above
-        ! 2: Syntax an alias refers to what it is part of
-        {"c":1}
-    "#]],
+            {"a":{"(unreadable)":true},"b":[1,{"(unreadable)":true}]}
+            ! 1: Syntax there is no anchor "nothing" above
+            ! 2: Syntax an alias refers to a value that contains the alias
+            {"c":1}
+        "#]],
     );
 }
 
@@ -161,19 +161,19 @@ fn values_that_json_does_not_have_are_flaws() {
     check(
         "a: .nan\nb: [1, .inf]\nc: !!int x\nd: !!str 5\ne: !custom 7\n",
         &expect![[r#"
-        {"a":{"(unreadable)":true},"b":[1,{"(unreadable)":true}],"c":{"(unreadable)":true},"d":"5","e":"7"}
-        ! 1: Value ".nan" is not a value that JSON has
-        ! 2: Value ".inf" is not a value that JSON has
-        ! 3: Value "x" is not a value that JSON has
-    "#]],
+            {"a":{"(unreadable)":true},"b":[1,{"(unreadable)":true}],"c":{"(unreadable)":true},"d":"5","e":"7"}
+            ! 1: Value ".nan" cannot be represented in JSON
+            ! 2: Value ".inf" cannot be represented in JSON
+            ! 3: Value "x" cannot be represented in JSON
+        "#]],
     );
     check(
         "? [a, b]\n: 1\n~: 2\nc: 3\n",
         &expect![[r#"
-        {"(unreadable)":{"(unreadable)":true},"c":3}
-        ! 1: Value a key must be text
-        ! 3: Value a key must be text
-    "#]],
+            {"(unreadable)":{"(unreadable)":true},"c":3}
+            ! 1: Value a mapping key is not text
+            ! 3: Value a mapping key is not text
+        "#]],
     );
 }
 

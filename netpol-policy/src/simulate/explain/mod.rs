@@ -1,96 +1,29 @@
-//! Why a connection is allowed or denied.
+//! Explains why a connection is allowed or denied.
 //!
-//! In: a state and a question. Out: an [`Explanation`]: values and sentences, ready to be shown or sent. The verdict is
-//! that of the reference semantics.
+//! In: a state and a probe. Out: an [`Explanation`] with the verdict of the reference semantics, and with a sentence for each
+//! policy rule concerned. Must not: print.
 
+mod explanation;
 mod text;
 mod words;
 
 use std::net::{IpAddr, SocketAddr};
 
 use netpol_common::ids::Direction;
-use serde::{Deserialize, Serialize};
 
-use super::locate::{Located, Route, locate};
+pub use explanation::{DirectionExplanation, Explanation, Packets, RuleExplanation};
+
 use super::probe::{Probe, Problem};
-use crate::model::{Diagnostic, Kind, ObjectName, Pod, Policy, Rule, Transport};
+use super::routes::{Route, Routes, routes};
+use crate::model::{Diagnostic, Kind, ObjectName, ObjectRef, Pod, Policy, Rule, Transport};
 use crate::resolve::{
-    Connection, Decision, EndDecision, EndVerdict, MissReason, RuleRef, evaluate,
+    Connection, Decision, EndDecision, EndVerdict, MissReason, PolicyRef, RuleRef, evaluate,
 };
 use crate::store::ClusterState;
 
-/// The verdict on a connection, with everything that led to it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Explanation {
-    /// Who opens the connection, as asked.
-    pub from: String,
-    /// Whom it is for, as asked.
-    pub to: String,
-    /// The destination port, as asked.
-    pub port: String,
-    /// The protocol.
-    pub protocol: Transport,
-    /// Whether both ends let it pass.
-    pub is_allowed: bool,
-    /// Why there can be no such connection; then there is nothing else.
-    pub problem: Option<String>,
-    /// How the Service that was asked for is translated: to the packets that were judged, or to others.
-    pub service: Option<String>,
-    /// The packets that were judged.
-    pub connection: Option<Packets>,
-    /// What the source's policies say; `None` if it is no pod.
-    pub egress: Option<EndExplanation>,
-    /// What the destination's policies say; `None` if it is no pod.
-    pub ingress: Option<EndExplanation>,
-    /// Findings on the policies that isolate an end: what is written there is not all in force.
-    pub diagnostics: Vec<String>,
-}
-
-/// Addresses and port of a connection.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Packets {
-    /// Source address.
-    pub source: IpAddr,
-    /// Destination address.
-    pub destination: IpAddr,
-    /// Destination port, host byte order.
-    pub port: u16,
-}
-
-/// What the policies of one end say.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EndExplanation {
-    /// The pod.
-    pub pod: ObjectName,
-    /// The direction as it sees it.
-    pub direction: Direction,
-    /// What follows.
-    pub verdict: EndVerdict,
-    /// Whether the connection passes this end.
-    pub is_allowed: bool,
-    /// The verdict as a sentence.
-    pub summary: String,
-    /// The policies that isolate the pod.
-    pub isolating: Vec<ObjectName>,
-    /// The rules that allow the connection.
-    pub allowing: Vec<RuleSays>,
-    /// The rules that do not, the nearest misses first.
-    pub misses: Vec<RuleSays>,
-}
-
-/// What one rule says about the connection.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RuleSays {
-    /// The rule.
-    pub rule: RuleRef,
-    /// What does not match; `None` if the rule allows the connection.
-    pub miss: Option<MissReason>,
-    /// The same as a sentence.
-    pub sentence: String,
-}
-
-/// Explains the verdict on a probe. Of the diagnostics, those of policies that isolate an end are passed on. `is_left_out`
-/// tells for which rules the maps have no room, at a pod.
+/// Explains the verdict on a probe. The explanation contains those of `diagnostics` that concern a policy that isolates the
+/// source or the destination. `is_left_out` returns whether a rule is not in force at a pod because it would exceed the map
+/// capacities.
 pub fn explain<'a>(
     state: &ClusterState,
     probe: &Probe,
@@ -110,9 +43,9 @@ pub fn explain<'a>(
         ingress: None,
         diagnostics: Vec::new(),
     };
-    let routes = match locate(state, probe) {
-        Ok(Located::Routes(routes)) => routes,
-        Ok(Located::NoBackend { source: _, asked: (address, _) }) => {
+    let routes = match routes(state, probe) {
+        Ok(Routes::Found(routes)) => routes,
+        Ok(Routes::NoBackend { source: _, original: (address, _) }) => {
             explanation.problem = Some(Problem::NoBackend(address).to_string());
             return explanation;
         }
@@ -121,67 +54,70 @@ pub fn explain<'a>(
             return explanation;
         }
     };
-    let judged: Vec<(Route, Decision)> = routes
+    let evaluated: Vec<(Route, Decision)> = routes
         .iter()
         .map(|route| {
-            let Route { source, asked: _, destination, transport, port } = *route;
+            let Route { source, original: _, destination, transport, port } = *route;
             let mut decision =
                 evaluate(state, &Connection { source, destination, transport, port });
             decision.leave_out(state, &is_left_out);
             (*route, decision)
         })
         .collect();
-    explanation.service = service(state, &judged);
-    // Of several ways, the first one that is closed decides.
-    let closed = judged.iter().position(|(_, decision)| !decision.is_allowed());
-    let Some((route, decision)) = judged.into_iter().nth(closed.unwrap_or(0)) else {
+    explanation.service = service(state, &evaluated);
+    // Of several backends, the first one that is denied is explained.
+    let denied = evaluated.iter().position(|(_, decision)| !decision.is_allowed());
+    let Some((route, decision)) = evaluated.into_iter().nth(denied.unwrap_or(0)) else {
         return explanation;
     };
-    let Route { source, asked: _, destination, transport: _, port } = route;
+    let Route { source, original: _, destination, transport: _, port } = route;
     explanation.is_allowed = decision.is_allowed();
     explanation.connection = Some(Packets { source, destination, port });
     explanation.egress = decision.egress.map(|end| explain_end(state, &route, end));
     explanation.ingress = decision.ingress.map(|end| explain_end(state, &route, end));
     let ends = [&explanation.egress, &explanation.ingress];
     let is_involved = |diagnostic: &&Diagnostic| {
-        diagnostic.object.kind == Kind::NetworkPolicy
-            && ends.into_iter().flatten().any(|end| end.isolating.contains(&diagnostic.object.name))
+        let ObjectRef { kind, name } = &diagnostic.object;
+        let is_policy =
+            |policy: &PolicyRef| Kind::from(policy.kind) == *kind && policy.name == *name;
+        ends.into_iter().flatten().any(|end| end.isolating.iter().any(is_policy))
     };
     let involved = diagnostics.into_iter().filter(is_involved).map(ToString::to_string);
     explanation.diagnostics = involved.collect();
     explanation
 }
 
-/// A sentence on the pods behind the Service that was asked for, if it was one.
-fn service(state: &ClusterState, judged: &[(Route, Decision)]) -> Option<String> {
-    let (route, _) = judged.first()?;
-    let (address, _) = route.asked;
+/// A sentence on the backend pods of the Service, if the destination is a Service address.
+fn service(state: &ClusterState, evaluated: &[(Route, Decision)]) -> Option<String> {
+    let (route, _) = evaluated.first()?;
+    let (address, _) = route.original;
     let service = state.services().find(|service| {
-        route.asked != (route.destination, route.port) && service.addresses.contains(&address)
+        route.original != (route.destination, route.port) && service.addresses.contains(&address)
     })?;
-    let backends = judged.iter().map(|(route, decision)| {
+    let backends = evaluated.iter().map(|(route, decision)| {
         let verdict = if decision.is_allowed() { "allowed" } else { "denied" };
         format!("{} ({verdict})", SocketAddr::new(route.destination, route.port))
     });
     let backends: Vec<String> = backends.collect();
-    Some(format!("{address} is Service {}, which stands for {}", service.name, backends.join(", ")))
+    Some(format!("{address} is Service {} with backends {}", service.name, backends.join(", ")))
 }
 
-fn explain_end(state: &ClusterState, route: &Route, decision: EndDecision) -> EndExplanation {
-    let EndDecision { pod, direction, verdict, isolating, allowing, misses } = decision;
+fn explain_end(state: &ClusterState, route: &Route, decision: EndDecision) -> DirectionExplanation {
+    let EndDecision { pod, direction, verdict, tier, isolating, allowing, misses } = decision;
     let view = View::new(state, route, direction);
-    let say = |rule: RuleRef, miss| {
+    let explain_rule = |rule: RuleRef, miss| {
         let sentence = view.sentence(&rule, miss);
-        RuleSays { rule, miss, sentence }
+        RuleExplanation { rule, miss, sentence }
     };
-    EndExplanation {
+    DirectionExplanation {
         is_allowed: verdict.is_pass(),
         summary: summary(&pod, direction, verdict),
-        allowing: allowing.into_iter().map(|rule| say(rule, None)).collect(),
-        misses: misses.into_iter().map(|miss| say(miss.rule, Some(miss.reason))).collect(),
+        allowing: allowing.into_iter().map(|rule| explain_rule(rule, None)).collect(),
+        misses: misses.into_iter().map(|miss| explain_rule(miss.rule, Some(miss.reason))).collect(),
         pod,
         direction,
         verdict,
+        tier,
         isolating,
     }
 }
@@ -189,18 +125,28 @@ fn explain_end(state: &ClusterState, route: &Route, decision: EndDecision) -> En
 fn summary(pod: &ObjectName, direction: Direction, verdict: EndVerdict) -> String {
     match verdict {
         EndVerdict::NotIsolated => format!("allowed: no policy isolates {pod} for {direction}"),
-        EndVerdict::Allowed => format!("allowed: {pod} is isolated, and a rule allows this"),
-        EndVerdict::NotAllowed => format!("denied: {pod} is isolated, and no rule allows this"),
+        EndVerdict::Allowed => {
+            format!("allowed: {pod} is isolated for {direction}, and a rule allows the connection")
+        }
+        EndVerdict::Denied => {
+            format!("denied: a rule of {pod} for {direction} denies the connection")
+        }
+        EndVerdict::NotAllowed => {
+            format!("denied: {pod} is isolated for {direction}, and no rule allows the connection")
+        }
         EndVerdict::Audited => format!(
-            "allowed: no rule allows this, but the policies that isolate {pod} are only audited"
+            "allowed: no rule allows the connection, but all policies that isolate {pod} for {direction} are in \
+             audit mode"
         ),
-        EndVerdict::OwnNode => format!("allowed: the other end is the node of {pod}"),
-        EndVerdict::Itself => format!("allowed: {pod} talks to itself"),
-        EndVerdict::Deferred => "open: decided when the Service's backend is known".to_owned(),
+        EndVerdict::OwnNode => format!("allowed: the peer is the node of {pod}"),
+        EndVerdict::Itself => format!("allowed: {pod} connects to itself"),
+        EndVerdict::Deferred => {
+            "deferred: decided after Service translation, on the backend pod".to_owned()
+        }
     }
 }
 
-/// One end's view of the connection.
+/// The connection from the point of view of one pod.
 struct View<'a> {
     state: &'a ClusterState,
     direction: Direction,
@@ -228,36 +174,31 @@ impl<'a> View<'a> {
         }
     }
 
-    /// What a rule says; empty if it is not known any more.
+    /// The sentence on a rule; empty if the policy has been removed from the state.
     fn sentence(&self, rule: &RuleRef, miss: Option<MissReason>) -> String {
-        let Some(policy) = self.state.policy(&rule.policy) else { return String::new() };
+        let Some(policy) = self.state.policy(&rule.policy.name) else { return String::new() };
         let found = policy.rules(self.direction).iter().find(|found| found.index == rule.index);
         let Some(found) = found else { return String::new() };
-        format!(
-            "rule {} of {} {}",
-            rule.index + 1,
-            rule.policy,
-            self.predicate(policy, found, miss)
-        )
+        format!("{rule} {}", self.predicate(policy, found, miss))
     }
 
     fn predicate(&self, policy: &Policy, rule: &Rule, miss: Option<MissReason>) -> String {
-        let asked = format!("{}/{}", self.transport, self.port);
+        let requested = format!("{}/{}", self.transport, self.port);
         let ports = words::ports(&rule.ports, self.destination_pod);
         let peers = words::peers(&rule.peers, self.direction);
         match miss {
             None => format!("allows {ports} {peers}"),
-            Some(MissReason::Port) => format!("allows this peer on {ports}, not on {asked}"),
+            Some(MissReason::Port) => format!("allows this peer on {ports}, not on {requested}"),
             Some(MissReason::Peer) => {
                 let reasons =
                     words::why_not(self.state, policy, rule, self.remote, self.remote_pod);
-                format!("allows {asked} {peers}{reasons}")
+                format!("allows {requested} {peers}{reasons}")
             }
             Some(MissReason::Capacity) => {
-                format!("would allow {ports} {peers}, but there is no room for it on the node")
+                format!("would allow {ports} {peers}, but exceeds the capacity of the node's maps")
             }
             Some(MissReason::Both) => {
-                format!("allows {ports} {peers}: neither peer nor port is this one")
+                format!("allows {ports} {peers}: neither the peer nor the port matches")
             }
         }
     }

@@ -1,11 +1,11 @@
-//! What explanations say.
+//! The sentences of explanations.
 
 use expect_test::{Expect, expect};
 
 use super::*;
 use crate::compile::Capacities;
 use crate::manifests::{Cause, parse};
-use crate::simulate::{Cluster, End, Engine, PortChoice};
+use crate::simulate::{Cluster, Engine, PodOrIp, PortChoice};
 
 const SHOP: &str = r"
 { apiVersion: v1, kind: Namespace, metadata: { name: shop, labels: { team: shop } } }
@@ -40,7 +40,7 @@ spec:
   - { from: [{ ipBlock: { cidr: 10.0.0.0/33 } }] }
 ";
 
-/// The sentences of the explanation, the egress end first.
+/// The sentences of the explanation, egress first.
 #[track_caller]
 fn check(from: &str, to: &str, port: &str, expected: &Expect) {
     check_within(Capacities::default(), from, to, port, expected);
@@ -59,7 +59,7 @@ fn check_within(capacities: Capacities, from: &str, to: &str, port: &str, expect
         .collect();
     let mut cluster = Cluster::within(Engine::Reference, capacities);
     cluster.set(manifests.objects.into_iter().map(|sourced| sourced.object).collect()).unwrap();
-    let end = |text: &str| text.parse::<End>().unwrap();
+    let end = |text: &str| text.parse::<PodOrIp>().unwrap();
     let probe = Probe {
         from: end(from),
         to: end(to),
@@ -91,15 +91,15 @@ fn the_nearest_miss_comes_first_and_says_what_is_missing() {
         "shop/web",
         "80",
         &expect![[r#"
-        allowed: no policy isolates ops/probe for egress
-        denied: shop/web is isolated, and no rule allows this
-        - rule 2 of shop/web allows this peer on TCP/443, not on TCP/80
-        - rule 3 of shop/web allows this peer on TCP/http (8080 on shop/web), not on TCP/80
-        - rule 1 of shop/web allows TCP/80 from pods with app=db of the policy's namespace: ops/probe is in another namespace
-        - rule 4 of shop/web allows TCP/80 from 10.0.0.0/8 except 10.0.0.0/24, or 1.0.0.0/8: 10.0.0.3 is in the exception 10.0.0.0/24; 10.0.0.3 is not in 1.0.0.0/8
-        - rule 6 of shop/web allows TCP/80 from nobody (none of its peers was understood)
-        - rule 5 of shop/web allows UDP/dns (a name that shop/web does not have) from all pods of namespaces with !team: neither peer nor port is this one
-        ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]"#]],
+            allowed: no policy isolates ops/probe for egress
+            denied: shop/web is isolated for ingress, and no rule allows the connection
+            - shop/web ingress[1] allows this peer on TCP/443, not on TCP/80
+            - shop/web ingress[2] allows this peer on TCP/http (8080 on shop/web), not on TCP/80
+            - shop/web ingress[0] allows TCP/80 from pods with app=db of the policy's namespace: ops/probe is in another namespace
+            - shop/web ingress[3] allows TCP/80 from 10.0.0.0/8 except 10.0.0.0/24, or 1.0.0.0/8: 10.0.0.3 is in `except` 10.0.0.0/24; 10.0.0.3 is not in 1.0.0.0/8
+            - shop/web ingress[5] allows TCP/80 from no peer (every item of `from` is invalid)
+            - shop/web ingress[4] allows UDP/dns (shop/web has no port of this name) from all pods of namespaces with !team: neither the peer nor the port matches
+            ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]"#]],
     );
 }
 
@@ -110,33 +110,33 @@ fn rules_that_allow_are_named() {
         "shop/web",
         "http",
         &expect![[r#"
-        allowed: no policy isolates ops/probe for egress
-        allowed: shop/web is isolated, and a rule allows this
-        + rule 3 of shop/web allows TCP/http (8080 on shop/web) from everybody
-        - rule 2 of shop/web allows this peer on TCP/443, not on TCP/8080
-        - rule 1 of shop/web allows TCP/8080 from pods with app=db of the policy's namespace: ops/probe is in another namespace
-        - rule 4 of shop/web allows TCP/8080 from 10.0.0.0/8 except 10.0.0.0/24, or 1.0.0.0/8: 10.0.0.3 is in the exception 10.0.0.0/24; 10.0.0.3 is not in 1.0.0.0/8
-        - rule 6 of shop/web allows TCP/8080 from nobody (none of its peers was understood)
-        - rule 5 of shop/web allows UDP/dns (a name that shop/web does not have) from all pods of namespaces with !team: neither peer nor port is this one
-        ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]"#]],
+            allowed: no policy isolates ops/probe for egress
+            allowed: shop/web is isolated for ingress, and a rule allows the connection
+            + shop/web ingress[2] allows TCP/http (8080 on shop/web) from all sources
+            - shop/web ingress[1] allows this peer on TCP/443, not on TCP/8080
+            - shop/web ingress[0] allows TCP/8080 from pods with app=db of the policy's namespace: ops/probe is in another namespace
+            - shop/web ingress[3] allows TCP/8080 from 10.0.0.0/8 except 10.0.0.0/24, or 1.0.0.0/8: 10.0.0.3 is in `except` 10.0.0.0/24; 10.0.0.3 is not in 1.0.0.0/8
+            - shop/web ingress[5] allows TCP/8080 from no peer (every item of `from` is invalid)
+            - shop/web ingress[4] allows UDP/dns (shop/web has no port of this name) from all pods of namespaces with !team: neither the peer nor the port matches
+            ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]"#]],
     );
 }
 
 #[test]
-fn an_address_outside_is_told_from_pods() {
+fn an_address_outside_the_cluster_is_distinguished_from_pods() {
     check(
         "10.0.0.77",
         "shop/web",
         "80",
         &expect![[r#"
-        denied: shop/web is isolated, and no rule allows this
-        - rule 3 of shop/web allows this peer on TCP/http (8080 on shop/web), not on TCP/80
-        - rule 1 of shop/web allows TCP/80 from pods with app=db of the policy's namespace: no pod holds 10.0.0.77
-        - rule 4 of shop/web allows TCP/80 from 10.0.0.0/8 except 10.0.0.0/24, or 1.0.0.0/8: 10.0.0.77 is in the exception 10.0.0.0/24; 10.0.0.77 is not in 1.0.0.0/8
-        - rule 6 of shop/web allows TCP/80 from nobody (none of its peers was understood)
-        - rule 2 of shop/web allows TCP/443 from all pods of namespaces with team=ops: neither peer nor port is this one
-        - rule 5 of shop/web allows UDP/dns (a name that shop/web does not have) from all pods of namespaces with !team: neither peer nor port is this one
-        ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]"#]],
+            denied: shop/web is isolated for ingress, and no rule allows the connection
+            - shop/web ingress[2] allows this peer on TCP/http (8080 on shop/web), not on TCP/80
+            - shop/web ingress[0] allows TCP/80 from pods with app=db of the policy's namespace: 10.0.0.77 does not belong to a pod
+            - shop/web ingress[3] allows TCP/80 from 10.0.0.0/8 except 10.0.0.0/24, or 1.0.0.0/8: 10.0.0.77 is in `except` 10.0.0.0/24; 10.0.0.77 is not in 1.0.0.0/8
+            - shop/web ingress[5] allows TCP/80 from no peer (every item of `from` is invalid)
+            - shop/web ingress[1] allows TCP/443 from all pods of namespaces with team=ops: neither the peer nor the port matches
+            - shop/web ingress[4] allows UDP/dns (shop/web has no port of this name) from all pods of namespaces with !team: neither the peer nor the port matches
+            ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]"#]],
     );
 }
 
@@ -147,25 +147,30 @@ fn the_own_node_needs_no_rule() {
         "shop/web",
         "80",
         &expect![[r#"
-        allowed: the other end is the node of shop/web
-        - rule 3 of shop/web allows this peer on TCP/http (8080 on shop/web), not on TCP/80
-        - rule 1 of shop/web allows TCP/80 from pods with app=db of the policy's namespace: no pod holds 192.168.0.1
-        - rule 4 of shop/web allows TCP/80 from 10.0.0.0/8 except 10.0.0.0/24, or 1.0.0.0/8: 192.168.0.1 is not in 10.0.0.0/8; 192.168.0.1 is not in 1.0.0.0/8
-        - rule 6 of shop/web allows TCP/80 from nobody (none of its peers was understood)
-        - rule 2 of shop/web allows TCP/443 from all pods of namespaces with team=ops: neither peer nor port is this one
-        - rule 5 of shop/web allows UDP/dns (a name that shop/web does not have) from all pods of namespaces with !team: neither peer nor port is this one
-        ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]"#]],
+            allowed: the peer is the node of shop/web
+            - shop/web ingress[2] allows this peer on TCP/http (8080 on shop/web), not on TCP/80
+            - shop/web ingress[0] allows TCP/80 from pods with app=db of the policy's namespace: 192.168.0.1 does not belong to a pod
+            - shop/web ingress[3] allows TCP/80 from 10.0.0.0/8 except 10.0.0.0/24, or 1.0.0.0/8: 192.168.0.1 is not in 10.0.0.0/8; 192.168.0.1 is not in 1.0.0.0/8
+            - shop/web ingress[5] allows TCP/80 from no peer (every item of `from` is invalid)
+            - shop/web ingress[1] allows TCP/443 from all pods of namespaces with team=ops: neither the peer nor the port matches
+            - shop/web ingress[4] allows UDP/dns (shop/web has no port of this name) from all pods of namespaces with !team: neither the peer nor the port matches
+            ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]"#]],
     );
 }
 
 #[test]
 fn an_impossible_connection_has_a_problem() {
-    check("shop/web", "shop/none", "80", &expect!["there is no pod shop/none"]);
-    check("shop/web", "fd00::1", "80", &expect!["the ends have no address family in common"]);
+    check("shop/web", "shop/none", "80", &expect!["pod shop/none does not exist"]);
+    check(
+        "shop/web",
+        "fd00::1",
+        "80",
+        &expect!["source and destination have no address family in common"],
+    );
 }
 
 #[test]
-fn a_rule_that_finds_no_room_allows_nothing_and_says_so() {
+fn a_rule_over_capacity_allows_nothing_and_the_sentence_says_so() {
     let few = Capacities { n_prefixes: 3, ..Capacities::default() };
     check_within(
         few,
@@ -173,14 +178,14 @@ fn a_rule_that_finds_no_room_allows_nothing_and_says_so() {
         "shop/web",
         "8443",
         &expect![[r#"
-            denied: shop/web is isolated, and no rule allows this
-            - rule 4 of shop/web would allow every port from 10.0.0.0/8 except 10.0.0.0/24, or 1.0.0.0/8, but there is no room for it on the node
-            - rule 3 of shop/web allows this peer on TCP/http (8080 on shop/web), not on TCP/8443
-            - rule 1 of shop/web allows TCP/8443 from pods with app=db of the policy's namespace: no pod holds 1.2.3.4
-            - rule 6 of shop/web allows TCP/8443 from nobody (none of its peers was understood)
-            - rule 2 of shop/web allows TCP/443 from all pods of namespaces with team=ops: neither peer nor port is this one
-            - rule 5 of shop/web allows UDP/dns (a name that shop/web does not have) from all pods of namespaces with !team: neither peer nor port is this one
+            denied: shop/web is isolated for ingress, and no rule allows the connection
+            - shop/web ingress[3] would allow every port from 10.0.0.0/8 except 10.0.0.0/24, or 1.0.0.0/8, but exceeds the capacity of the node's maps
+            - shop/web ingress[2] allows this peer on TCP/http (8080 on shop/web), not on TCP/8443
+            - shop/web ingress[0] allows TCP/8443 from pods with app=db of the policy's namespace: 1.2.3.4 does not belong to a pod
+            - shop/web ingress[5] allows TCP/8443 from no peer (every item of `from` is invalid)
+            - shop/web ingress[1] allows TCP/443 from all pods of namespaces with team=ops: neither the peer nor the port matches
+            - shop/web ingress[4] allows UDP/dns (shop/web has no port of this name) from all pods of namespaces with !team: neither the peer nor the port matches
             ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]
-            ! NetworkPolicy shop/web: spec.ingress[3].from there is no room for its 3 address blocks and exceptions beside those of smaller policies, a node has room for 3: the rule allows nothing [over-capacity]"#]],
+            ! NetworkPolicy shop/web: spec.ingress[3].from its 3 address blocks and exceptions, together with those of smaller policies, exceed the node's capacity of 3: the rule allows nothing [over-capacity]"#]],
     );
 }

@@ -1,8 +1,8 @@
-//! An explanation as text.
+//! An explanation as text for people.
 
 use std::io::{self, Write};
 
-use super::{EndExplanation, Explanation};
+use super::explanation::{DirectionExplanation, Explanation};
 
 impl Explanation {
     /// Writes the explanation for people, as several lines.
@@ -43,8 +43,8 @@ fn write_text(explanation: &Explanation, out: &mut dyn Write) -> io::Result<()> 
     if let Some(packets) = connection {
         let destination = std::net::SocketAddr::new(packets.destination, packets.port);
         writeln!(out, "  packets: {} -> {destination}", packets.source)?;
-        write_end(egress.as_ref(), "egress", from, out)?;
-        write_end(ingress.as_ref(), "ingress", to, out)?;
+        write_direction(egress.as_ref(), "egress", from, out)?;
+        write_direction(ingress.as_ref(), "ingress", to, out)?;
     }
     if !diagnostics.is_empty() {
         writeln!(out, "\nfindings on these policies:")?;
@@ -55,26 +55,27 @@ fn write_text(explanation: &Explanation, out: &mut dyn Write) -> io::Result<()> 
     Ok(())
 }
 
-fn write_end(
-    end: Option<&EndExplanation>,
+fn write_direction(
+    explanation: Option<&DirectionExplanation>,
     direction: &str,
     name: &str,
     out: &mut dyn Write,
 ) -> io::Result<()> {
     writeln!(out)?;
-    let Some(end) = end else {
-        return writeln!(out, "{direction}: allowed: {name} is no pod that a policy could govern");
+    let Some(explanation) = explanation else {
+        return writeln!(out, "{direction}: allowed: policies do not apply to {name}");
     };
-    let EndExplanation {
+    let DirectionExplanation {
         pod: _,
         direction: _,
         verdict: _,
         is_allowed: _,
         summary,
+        tier: _,
         isolating,
         allowing,
         misses,
-    } = end;
+    } = explanation;
     writeln!(out, "{direction}: {summary}")?;
     if !isolating.is_empty() {
         let names: Vec<String> = isolating.iter().map(ToString::to_string).collect();

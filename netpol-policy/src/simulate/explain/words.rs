@@ -1,4 +1,4 @@
-//! Rules in words.
+//! The phrases that describe a rule: its ports, its peers, and why a peer does not match.
 
 use std::net::IpAddr;
 
@@ -10,27 +10,29 @@ use crate::model::{
 };
 use crate::store::ClusterState;
 
-/// How many items of a list are named; a sentence must stay one.
+/// The largest number of list items in a sentence; the others are counted.
 const MAX_NAMED: usize = 4;
 
-/// The ports of a rule, names with what they are on this destination.
+/// The ports of a rule. A port name is followed by its numbers on the destination pod.
 pub(super) fn ports(ports: &Ports, destination: Option<&Pod>) -> String {
     let items = match ports {
         Ports::All => return "every port".to_owned(),
         Ports::AnyOf(items) if items.is_empty() => {
-            return "no port (none of its items was understood)".to_owned();
+            return "no port (every item of `ports` is invalid)".to_owned();
         }
         Ports::AnyOf(items) => items,
     };
     let text = items.iter().map(|item| match (&item.ports, destination) {
         (PortSpec::Any, _) => format!("every {} port", item.transport),
         (PortSpec::Range(_), _) => item.to_string(),
-        (PortSpec::Named(_), None) => format!("{item} (a name that only pods can have)"),
+        (PortSpec::Named(_), None) => {
+            format!("{item} (a port name, and the destination is not a pod)")
+        }
         (PortSpec::Named(name), Some(pod)) => {
             let numbers: Vec<String> =
                 pod.named_ports(name, item.transport).map(|number| number.to_string()).collect();
             if numbers.is_empty() {
-                format!("{item} (a name that {} does not have)", pod.name)
+                format!("{item} ({} has no port of this name)", pod.name)
             } else {
                 format!("{item} ({} on {})", numbers.join(" and "), pod.name)
             }
@@ -39,23 +41,26 @@ pub(super) fn ports(ports: &Ports, destination: Option<&Pod>) -> String {
     list(text, ", ")
 }
 
-/// The peers of a rule, with their preposition.
+/// The peers of a rule, after a preposition.
 pub(super) fn peers(peers: &Peers, direction: Direction) -> String {
     let preposition = match direction {
         Direction::Ingress => "from",
         Direction::Egress => "to",
     };
     let text = match peers {
-        Peers::All => "everybody".to_owned(),
+        Peers::All => match direction {
+            Direction::Ingress => "all sources".to_owned(),
+            Direction::Egress => "all destinations".to_owned(),
+        },
         Peers::AnyOf(peers) if peers.is_empty() => {
-            "nobody (none of its peers was understood)".to_owned()
+            format!("no peer (every item of `{preposition}` is invalid)")
         }
         Peers::AnyOf(peers) => list(peers.iter().map(ToString::to_string), ", or "),
     };
     format!("{preposition} {text}")
 }
 
-/// Why no peer of a rule is this one; begins with a colon.
+/// The reasons why no peer of a rule matches the address, after a colon.
 pub(super) fn why_not(
     state: &ClusterState,
     policy: &Policy,
@@ -67,10 +72,10 @@ pub(super) fn why_not(
     let mut reasons: Vec<String> = Vec::new();
     for peer in peers {
         let reason = match peer {
-            Peer::IpBlock(block) => outside(block, address),
+            Peer::IpBlock(block) => why_not_in_block(block, address),
             Peer::Pods { namespaces, pods } => match pod {
-                None => format!("no pod holds {address}"),
-                Some(pod) => unlike(state, policy, pod, namespaces, pods),
+                None => format!("{address} does not belong to a pod"),
+                Some(pod) => why_not_selected(state, policy, pod, namespaces, pods),
             },
         };
         if !reasons.contains(&reason) {
@@ -80,17 +85,17 @@ pub(super) fn why_not(
     if reasons.is_empty() { String::new() } else { format!(": {}", list(reasons, "; ")) }
 }
 
-fn outside(block: &IpBlock, address: IpAddr) -> String {
-    let hole = block.except.iter().find(|hole| hole.contains(address));
-    match hole {
-        Some(hole) if block.cidr.contains(address) => {
-            format!("{address} is in the exception {hole}")
+fn why_not_in_block(block: &IpBlock, address: IpAddr) -> String {
+    let excluded = block.except.iter().find(|excluded| excluded.contains(address));
+    match excluded {
+        Some(excluded) if block.cidr.contains(address) => {
+            format!("{address} is in `except` {excluded}")
         }
         Some(_) | None => format!("{address} is not in {}", block.cidr),
     }
 }
 
-fn unlike(
+fn why_not_selected(
     state: &ClusterState,
     policy: &Policy,
     pod: &Pod,
@@ -105,19 +110,19 @@ fn unlike(
         NamespaceMatch::Own => {}
         NamespaceMatch::Selected(selector) => {
             let Some(labels) = state.namespace_labels(namespace) else {
-                return format!("namespace {namespace} is not known");
+                return format!("namespace {namespace} does not exist");
             };
-            if let Some(shortfall) = shortfall(selector, labels) {
-                return format!("namespace {namespace} {shortfall}");
+            if let Some(mismatch) = mismatch(selector, labels) {
+                return format!("namespace {namespace} {mismatch}");
             }
         }
     }
-    let shortfall = shortfall(pods, &pod.labels).unwrap_or_else(|| "does not match".to_owned());
-    format!("pod {} {shortfall}", pod.name)
+    let mismatch = mismatch(pods, &pod.labels).unwrap_or_else(|| "does not match".to_owned());
+    format!("pod {} {mismatch}", pod.name)
 }
 
-/// The first requirement that the labels fail, as what they have instead.
-fn shortfall(selector: &Selector, labels: &Labels) -> Option<String> {
+/// The actual label for the first requirement that the labels do not meet.
+fn mismatch(selector: &Selector, labels: &Labels) -> Option<String> {
     let failed = selector.requirements().find(|requirement| !requirement.matches(labels))?;
     let key = match failed {
         Requirement::In(key, _)

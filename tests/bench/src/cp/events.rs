@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use netpol_datapath::{Config, Datapath};
+use netpol_policy::dataplane::port::Maps as _;
 
 use crate::gates::Unit;
 use crate::scale::{ClusterModel, Follower, Shape, events};

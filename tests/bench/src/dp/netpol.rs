@@ -14,6 +14,7 @@ use netpol_common::maps;
 use netpol_datapath::{Attaching, Config, Datapath, Role};
 use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
 use netpol_policy::dataplane::diff;
+use netpol_policy::dataplane::port::Maps as _;
 
 use super::lane::{Family, Lane, PORT, peer, pod};
 

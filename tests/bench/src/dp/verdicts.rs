@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Result, ensure};
 use etherparse::PacketBuilder;
 use netpol_datapath::{Datapath, Program, TestContext};
+use netpol_policy::dataplane::port::Maps as _;
 
 use super::lane::{Family, peer, peer_v4, pod, stranger, tuple};
 use super::netpol::{Peers, frame, map_state, private};

@@ -5,6 +5,7 @@ use netpol_common::ids::IfIndex;
 use netpol_datapath::Datapath;
 use netpol_policy::compile::MapState;
 use netpol_policy::dataplane::diff;
+use netpol_policy::dataplane::port::Maps as _;
 
 use super::netfilter::{ipset, nft, nft_set_v4, restore};
 use super::netpol::{Peers, map_state, private};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use netpol_policy::manifests;
 use netpol_policy::model::Transport;
-use netpol_policy::simulate::{Cluster, End, Engine, PortChoice};
+use netpol_policy::simulate::{Cluster, Engine, PodOrIp, PortChoice};
 use netpol_policy::{model, simulate};
 
 use super::cast::{COLUMNS, Column, ROWS, Row, is_tried};
@@ -62,17 +62,18 @@ fn reference_of(manifests: manifests::Manifests) -> Result<Matrix> {
     })
 }
 
-fn end(cluster: &Cluster, who: &Row, family: Family) -> Result<End> {
+fn end(cluster: &Cluster, who: &Row, family: Family) -> Result<PodOrIp> {
     let of_family = |address: &std::net::IpAddr| address.is_ipv4() == (family == Family::V4);
-    let host_address =
-        |addresses: [std::net::IpAddr; 2]| addresses.into_iter().find(of_family).map(End::Address);
+    let host_address = |addresses: [std::net::IpAddr; 2]| {
+        addresses.into_iter().find(of_family).map(PodOrIp::Address)
+    };
     let end = match who {
         Row::Pod(full_name) => {
             let (namespace, name) = full_name.split_once('/').unwrap_or_default();
             let name = model::ObjectName::new(namespace, name);
             let pod = cluster.state().pod(&name);
             let address = pod.and_then(|pod| pod.addresses().iter().copied().find(of_family));
-            address.map(|address| End::Pod { name, address: Some(address) })
+            address.map(|address| PodOrIp::Pod { name, address: Some(address) })
         }
         Row::Host(Host::Node) => host_address(topology::NODE),
         Row::Host(Host::Office) => host_address(topology::OFFICE),

@@ -7,7 +7,7 @@ use hyper::body::Bytes;
 use netpol_policy::model::Kind;
 use serde_json::{Value, json};
 
-use super::contents::{Sort, bookmark_line};
+use super::contents::{Filter, Sort, bookmark_line};
 use super::{FakeApi, number_of};
 
 /// How the server reports that a version is too old for a watch.
@@ -28,6 +28,8 @@ pub enum StreamingLists {
     Served,
     /// 422, as servers whose feature gate is off.
     Refused,
+    /// HTTP 200, and an ERROR event instead of the list: kube-apiserver with `WatchList` on an etcd that is too old for it.
+    RefusedByEvent,
     /// The option is ignored, as by servers that do not know it.
     Ignored,
 }
@@ -51,6 +53,8 @@ pub(super) struct Faults {
     pub(super) is_held: bool,
     /// Every answer is an HTML page.
     pub(super) is_garbled: bool,
+    /// The resource and the JSON of objects that every streaming list sends, and then reports as deleted.
+    pub(super) deleted_while_listed: Vec<(usize, Bytes)>,
     /// Incremented when all watches are ended.
     pub(super) n_endings: u64,
 }
@@ -126,6 +130,21 @@ impl FakeApi {
     pub fn lose(&self, kind: Kind, namespace: &str, name: &str) {
         let key = (namespace.to_owned(), name.to_owned());
         self.shared.change(|state| state.contents.lose(number_of(kind), &key));
+    }
+
+    /// Deletes an object. Streaming lists send it all the same and then report that it is deleted, as one does that began
+    /// before.
+    pub fn delete_while_listed(&self, kind: Kind, namespace: &str, name: &str) {
+        let number = number_of(kind);
+        let filter = Filter { namespace: Some(namespace.to_owned()), name: Some(name.to_owned()) };
+        self.shared.change(|state| {
+            let objects = state.contents.all(number, &filter);
+            state
+                .faults
+                .deleted_while_listed
+                .extend(objects.into_iter().map(|json| (number, json)));
+            state.contents.delete(number, &(namespace.to_owned(), name.to_owned()));
+        });
     }
 
     /// Refuses the next `n_pages` requests for a further page of a list as 410 Gone.

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::contents::{Filter, Gone};
 use super::faults::{GoneAs, StreamingLists, status_json};
 use super::resource::{RESOURCES, ResourcePath, parse_path};
-use super::watch::{Start, Watch, Wish};
+use super::watch::{Start, Watch, Wish, error_line};
 use super::{Asked, Shared, State};
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
@@ -176,7 +176,15 @@ fn watch(
             let code = StatusCode::UNPROCESSABLE_ENTITY;
             return Err(Refusal(code, "Invalid", message.to_owned()));
         }
-        StreamingLists::Ignored | StreamingLists::Refused => (Start::Everything, false),
+        StreamingLists::RefusedByEvent if wants_initial => {
+            // As kube-apiserver 1.36 says it with etcd 3.4.23.
+            let message = "etcdserver: required storage feature RequestWatchProgress is disabled";
+            let line = error_line(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message);
+            return Ok(stream(Watch::refused(Arc::clone(shared), state, line)));
+        }
+        StreamingLists::Ignored | StreamingLists::Refused | StreamingLists::RefusedByEvent => {
+            (Start::Everything, false)
+        }
     };
     if wants_initial && text("resourceVersionMatch") != "NotOlderThan" {
         return Err(bad_request(
@@ -205,11 +213,16 @@ fn watch(
         (Err(Gone), GoneAs::Event) => Watch::gone(Arc::clone(shared), state),
         (Err(Gone), GoneAs::Status) => return Err(gone()),
     };
+    Ok(stream(watch))
+}
+
+/// The answer that a watch is.
+fn stream(watch: Watch) -> Response<Body> {
     let lines = futures::stream::unfold(watch, |mut watch| async move {
         let line = watch.next().await?;
         Some((line.map(Frame::data), watch))
     });
-    Ok(respond(StatusCode::OK, StreamBody::new(lines.boxed()).boxed_unsync()))
+    respond(StatusCode::OK, StreamBody::new(lines.boxed()).boxed_unsync())
 }
 
 fn create(

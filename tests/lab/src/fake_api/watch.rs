@@ -78,14 +78,19 @@ impl Watch {
             }
             Start::Everything | Start::EverythingThenBookmark => state.contents.version(),
         };
+        let line = |event, object: &Bytes| {
+            RESOURCES.get(resource).map(|resource| event_line(event, resource, object))
+        };
         if start != Start::After(version) {
             for object in state.contents.all(resource, &filter) {
-                lines.extend(
-                    RESOURCES.get(resource).map(|resource| event_line("ADDED", resource, &object)),
-                );
+                lines.extend(line("ADDED", &object));
             }
         }
         if start == Start::EverythingThenBookmark {
+            let deleted = &state.faults.deleted_while_listed;
+            for (_, object) in deleted.iter().filter(|(number, _)| *number == resource) {
+                lines.extend(["ADDED", "DELETED"].into_iter().filter_map(|of| line(of, object)));
+            }
             let annotations = json!({ "k8s.io/initial-events-end": "true" });
             lines.push_back(bookmark_line(resource, version, &annotations));
         }
@@ -105,6 +110,11 @@ impl Watch {
 
     /// A watch that sends 410 Gone and ends.
     pub(super) fn gone(shared: Arc<Shared>, state: &State) -> Self {
+        Self::refused(shared, state, gone_line())
+    }
+
+    /// A watch that sends one line, and ends.
+    pub(super) fn refused(shared: Arc<Shared>, state: &State, line: Bytes) -> Self {
         Self {
             changes: shared.changes.subscribe(),
             shared,
@@ -112,7 +122,7 @@ impl Watch {
             filter: Filter::default(),
             wants_bookmarks: false,
             version: 0,
-            lines: VecDeque::from([gone_line()]),
+            lines: VecDeque::from([line]),
             is_last: true,
             n_endings: state.faults.n_endings,
             deadline: Instant::now() + DEFAULT_TIMEOUT,
@@ -189,6 +199,11 @@ enum Step {
 }
 
 fn gone_line() -> Bytes {
-    let status = status_json(http::StatusCode::GONE, "Expired", "too old resource version");
+    error_line(http::StatusCode::GONE, "Expired", "too old resource version")
+}
+
+/// The line of an ERROR event.
+pub(super) fn error_line(code: http::StatusCode, reason: &str, message: &str) -> Bytes {
+    let status = status_json(code, reason, message);
     Bytes::from(format!("{}\n", json!({ "type": "ERROR", "object": status })))
 }

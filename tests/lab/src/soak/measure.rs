@@ -7,6 +7,7 @@ use std::fs;
 use anyhow::{Context as _, Result, ensure};
 use netpol_datapath::{Datapath, Mount};
 use netpol_policy::compile::MapState;
+use netpol_policy::dataplane::port::{Attachments as _, Flows as _, Maps as _};
 
 use crate::node::Lab;
 
@@ -49,7 +50,7 @@ impl Measure {
             ..netpol_datapath::Config::default()
         })?;
         // Before the files are counted, because a TCX migration has more files open.
-        let n_on_filters = maps.on_filters()?.len();
+        let n_on_filters = maps.awaiting_migration()?.len();
         let map_state = maps.map_state()?;
         let n_strangers = n_strangers(&maps, &map_state)?;
         let entries = BTreeMap::from([

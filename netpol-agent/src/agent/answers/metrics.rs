@@ -1,0 +1,443 @@
+//! The agent's metrics.
+//!
+//! To add one, push it in [`Agent::metrics`], show it in `deploy/grafana/netpol.json`, and run the tests with
+//! `UPDATE_EXPECT=1`, which writes `docs/metrics.md`.
+
+use std::collections::BTreeMap;
+
+use netpol_common::ids::Direction;
+use netpol_common::keys::CounterKey;
+use netpol_common::reason::Verdict;
+use netpol_policy::dataplane::port::Kernel;
+use netpol_policy::model::Kind;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Unit;
+
+use super::status::{EndpointStatus, MapStatus, Protection, SourceStatus, Status};
+use crate::agent::state::Agent;
+use crate::telemetry::{Content, Metric, Sample};
+use netpol_policy::dataplane::Counter;
+
+impl<K: Kernel> Agent<K> {
+    /// The current metrics.
+    ///
+    /// # Errors
+    /// The kernel's counters cannot be read.
+    pub fn metrics(&self) -> Result<Vec<Metric>, K::Error> {
+        let status = self.describe();
+        let mut metrics = vec![
+            gauge(
+                "in_force",
+                "1 if the maps hold the policies of all known objects, else 0",
+                Sample::plain(status.is_in_force.into()),
+            ),
+            counter(
+                "changes",
+                "Updates of the maps since the agent started",
+                Sample::plain(status.n_changes),
+            ),
+        ];
+        metrics.extend(self.latency_metrics(&status));
+        metrics.extend(source_metrics(&status));
+        let by_map = |value: fn(&MapStatus) -> usize| {
+            labelled("map", status.maps.iter().map(|(name, map)| (name.clone(), count(value(map)))))
+        };
+        metrics.extend([
+            gauge("map_entries", "Entries in each map", by_map(|map| map.n_entries)),
+            gauge("map_capacity", "Entries that each map can hold", by_map(|map| map.capacity)),
+            counter(
+                "connections_evicted",
+                "Connections evicted from the flow table before they had ended",
+                Sample::plain(self.kernel.n_evicted_flows()?),
+            ),
+            gauge(
+                "policies",
+                "Policies that isolate a pod of this node",
+                Sample::plain(count(status.policies.len())),
+            ),
+            gauge(
+                "endpoints",
+                "Endpoints of this node, by the state of their policy and by how their programs are attached",
+                endpoint_samples(&status.endpoints),
+            ),
+            gauge(
+                "endpoints_awaiting_gc",
+                "Removed endpoints whose connections and counters wait for garbage collection",
+                Sample::plain(count(status.n_awaiting_gc)),
+            ),
+        ]);
+        let mut by_code: BTreeMap<String, u64> = BTreeMap::new();
+        for diagnostic in self.diagnostics.iter() {
+            *by_code.entry(diagnostic.code.as_str().to_owned()).or_default() += 1;
+        }
+        metrics.push(gauge(
+            "diagnostics",
+            "Current diagnostics of objects, by code",
+            labelled("code", by_code),
+        ));
+        metrics.extend(self.packet_metrics()?);
+        Ok(metrics)
+    }
+
+    /// Latencies of changes and of CNI ADDs.
+    fn latency_metrics(&self, status: &Status) -> [Metric; 3] {
+        let in_seconds = |metric| Metric { unit: Some(Unit::Seconds), ..metric };
+        [
+            in_seconds(histogram(
+                "change_latency",
+                "Time from the arrival of a change of objects to its entry in the maps",
+                self.latencies.changes(),
+            )),
+            in_seconds(histogram(
+                "add_latency",
+                "Time from a CNI ADD to the answer that the policy of the new pod is in force",
+                self.latencies.adds(),
+            )),
+            in_seconds(gauge(
+                "lag",
+                "Age of the oldest change that is not in the maps yet, 0 if there is none",
+                Sample::plain(status.lag_ms.unwrap_or_default().div_ceil(1000)),
+            )),
+        ]
+    }
+
+    /// Packets that were dropped, or that audit mode has let pass.
+    fn packet_metrics(&self) -> Result<[Metric; 2], K::Error> {
+        let totals = drop_totals(&self.kernel.counters()?);
+        let samples = |value: fn(&Counter) -> u64| {
+            let labels = |(direction, reason): &DropLabels| {
+                vec![("direction", (*direction).to_owned()), ("reason", (*reason).to_owned())]
+            };
+            totals
+                .iter()
+                .map(|(key, total)| Sample { labels: labels(key), value: value(total) })
+                .collect()
+        };
+        let help =
+            "Packets that were dropped, or that audit mode has let pass, by direction and reason";
+        Ok([
+            counter("drops", help, samples(|total| total.packets)),
+            Metric {
+                unit: Some(Unit::Bytes),
+                ..counter(
+                    "drop",
+                    "Bytes of the packets in netpol_drops_total",
+                    samples(|total| total.bytes),
+                )
+            },
+        ])
+    }
+}
+
+/// Direction and reason of dropped packets.
+type DropLabels = (&'static str, &'static str);
+
+/// The sums of all endpoints. A number without a name, which another version of the programs counted, is `unknown`.
+fn drop_totals(counters: &BTreeMap<CounterKey, Counter>) -> BTreeMap<DropLabels, Counter> {
+    let mut totals: BTreeMap<DropLabels, Counter> = BTreeMap::new();
+    for (key, counter) in counters {
+        let direction = Direction::try_from(key.direction).map_or("unknown", Direction::as_str);
+        let reason = Verdict::try_from(key.verdict).map_or("unknown", Verdict::as_str);
+        let total = totals.entry((direction, reason)).or_default();
+        total.packets += counter.packets;
+        total.bytes += counter.bytes;
+    }
+    totals
+}
+
+/// Number of endpoints for each combination of the labels. Unprotected endpoints have `attach="none"`.
+fn endpoint_samples(endpoints: &[EndpointStatus]) -> Vec<Sample> {
+    let mut totals: BTreeMap<(&str, &str), u64> = BTreeMap::from([
+        (("ready", "tcx"), 0),
+        (("ready", "clsact"), 0),
+        (("blocked", "tcx"), 0),
+        (("blocked", "clsact"), 0),
+        (("unprotected", "none"), 0),
+    ]);
+    for EndpointStatus { protection, attached, .. } in endpoints {
+        let attach = match (protection, attached) {
+            (Protection::Unprotected, _) => "none",
+            (Protection::Ready | Protection::Blocked, Some(attached)) => attached.as_str(),
+            (Protection::Ready | Protection::Blocked, None) => "unknown",
+        };
+        *totals.entry((protection.as_str(), attach)).or_default() += 1;
+    }
+    let labels = |(protection, attach): (&str, &str)| {
+        vec![("protection", protection.to_owned()), ("attach", attach.to_owned())]
+    };
+    totals.into_iter().map(|(key, value)| Sample { labels: labels(key), value }).collect()
+}
+
+/// Health of the watch of each kind.
+fn source_metrics(status: &Status) -> [Metric; 3] {
+    let by_kind = |kind: &Kind, value| Sample { labels: vec![("kind", kind.to_string())], value };
+    let is_synced = |source: &SourceStatus| matches!(source, SourceStatus::Synced { .. });
+    let silence = status.sources.iter().filter_map(|(kind, source)| match source {
+        SourceStatus::Synced { heard_s } => Some(by_kind(kind, *heard_s)),
+        SourceStatus::Broken { error: _, since_s } => Some(by_kind(kind, *since_s)),
+        SourceStatus::Listing => None,
+    });
+    [
+        gauge(
+            "objects",
+            "Known objects, by kind",
+            status.n_objects.iter().map(|(kind, n)| by_kind(kind, count(*n))).collect(),
+        ),
+        gauge(
+            "source_synced",
+            "1 if the objects of a kind are listed and watched, else 0",
+            status
+                .sources
+                .iter()
+                .map(|(kind, source)| by_kind(kind, is_synced(source).into()))
+                .collect(),
+        ),
+        Metric {
+            unit: Some(Unit::Seconds),
+            ..gauge(
+                "source_silence",
+                "Time since the latest message of the source about a kind, or since its watch began to fail",
+                silence.collect(),
+            )
+        },
+    ]
+}
+
+fn gauge(name: &'static str, help: &'static str, samples: Vec<Sample>) -> Metric {
+    Metric { name, help, unit: None, content: Content::Gauge(samples) }
+}
+
+fn counter(name: &'static str, help: &'static str, samples: Vec<Sample>) -> Metric {
+    Metric { name, help, unit: None, content: Content::Counter(samples) }
+}
+
+fn histogram(name: &'static str, help: &'static str, histogram: Histogram) -> Metric {
+    Metric { name, help, unit: None, content: Content::Histogram(histogram) }
+}
+
+fn labelled(label: &'static str, values: impl IntoIterator<Item = (String, u64)>) -> Vec<Sample> {
+    values.into_iter().map(|(of, value)| Sample { labels: vec![(label, of)], value }).collect()
+}
+
+fn count(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fmt::Write as _;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use expect_test::expect_file;
+    use netpol_common::ids::IfIndex;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::agent::tests::{fixture, full_lists, pod, update};
+    use crate::telemetry::render;
+    use netpol_policy::model::{Code, Diagnostic, Kind as ObjectKind, ObjectName, ObjectRef};
+    use netpol_policy::source::{Health, SourceUpdate};
+
+    /// The metrics of an agent for which every metric has a sample.
+    fn text() -> String {
+        let mut fixture = fixture();
+        let mut lists = full_lists();
+        let heard = fixture.now;
+        lists.health =
+            ObjectKind::ALL.map(|kind| (kind, Health::Synced { since: heard, heard })).to_vec();
+        drop(fixture.agent.update(lists));
+        drop(fixture.agent.update(update(pod("a"))));
+        let object =
+            ObjectRef { kind: ObjectKind::NetworkPolicy, name: ObjectName::new("x", "bad") };
+        let diagnostic = Diagnostic {
+            code: Code::Malformed,
+            object: object.clone(),
+            field: String::new(),
+            message: String::new(),
+        };
+        let diagnostics = vec![(object, vec![diagnostic])];
+        drop(fixture.agent.update(SourceUpdate { diagnostics, ..SourceUpdate::default() }));
+        let answer = fixture.add();
+        fixture.agent.sync();
+        drop(answer);
+        render(fixture.agent.metrics().unwrap()).unwrap()
+    }
+
+    /// Name and labels of a line `name{label="value",..} number`.
+    fn sample(line: &str) -> (String, Vec<String>) {
+        let (name, rest) = line.split_once(['{', ' ']).unwrap();
+        let labels = rest.split_once('}').map_or("", |(labels, _)| labels);
+        let labels = labels.split(',').filter_map(|label| label.split_once('='));
+        (name.to_owned(), labels.map(|(label, _)| label.to_owned()).collect())
+    }
+
+    /// The labels of all samples, by name.
+    fn samples() -> BTreeMap<String, BTreeSet<String>> {
+        let text = text();
+        let mut samples: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (name, labels) = sample(line);
+            samples.entry(name).or_default().extend(labels);
+        }
+        samples
+    }
+
+    #[test]
+    fn the_documentation_lists_every_metric() {
+        let mut page = String::from(
+            "# Metrics\n\n\
+             With `--health ADDRESS` (`NETPOL_HEALTH`; the DaemonSet has port 9470) the agent serves these on `/metrics`, in the\n\
+             OpenMetrics text format, as it serves `/livez` and `/readyz`. Times are in seconds, sizes in bytes. Directions are\n\
+             from the pod's point of view. [`deploy/grafana/netpol.json`](../deploy/grafana/netpol.json) is a dashboard for Grafana,\n\
+             [`deploy/prometheus/rules.yaml`](../deploy/prometheus/rules.yaml) has alerts for Prometheus. The label `reason` is\n\
+             one of [these](drops.md).\n\n\
+             A test keeps this page equal to the program; with `UPDATE_EXPECT=1` the test writes it.\n\n\
+             | metric | type | labels | meaning |\n|---|---|---|---|\n",
+        );
+        let text = text();
+        let mut lines = text.lines().peekable();
+        while let Some(line) = lines.next() {
+            let Some((name, help)) =
+                line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' '))
+            else {
+                continue;
+            };
+            let type_line = lines.next().unwrap();
+            let kind = type_line.rsplit(' ').next().unwrap();
+            while lines.peek().is_some_and(|line| line.starts_with("# UNIT")) {
+                lines.next();
+            }
+            let first = lines.peek().filter(|line| line.starts_with(name));
+            let (found, labels) = sample(first.expect("a metric without a sample"));
+            let (name, labels) = match kind {
+                "histogram" => (name.to_owned(), Vec::new()),
+                _ => (found, labels),
+            };
+            let labels: Vec<_> = labels.iter().map(|label| format!("`{label}`")).collect();
+            let help = help.trim_end_matches('.');
+            writeln!(page, "| `{name}` | {kind} | {} | {help}. |", labels.join(", ")).unwrap();
+        }
+        expect_file!["../../../../docs/metrics.md"].assert_eq(&page);
+    }
+
+    #[test]
+    fn the_dashboard_shows_every_metric_and_queries_no_other() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/grafana/netpol.json");
+        let dashboard: Value =
+            serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        let samples = samples();
+        let mut asked = BTreeSet::new();
+        for panel in dashboard["panels"].as_array().unwrap() {
+            for target in panel["targets"].as_array().unwrap() {
+                asked.extend(check_query(target["expr"].as_str().unwrap(), &samples));
+            }
+        }
+        // The dashboard need not show all three parts of a histogram.
+        let endings = ["_bucket", "_sum", "_count"];
+        for name in samples.keys() {
+            let is_shown = asked.contains(name);
+            assert!(is_shown || endings.iter().any(|ending| name.ends_with(ending)), "{name}");
+        }
+    }
+
+    /// Returns the metrics of a Prometheus query. Asserts that they exist, with the labels that the query names.
+    fn check_query(query: &str, samples: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
+        let names: Vec<_> = query
+            .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .filter(|word| word.starts_with("netpol_"))
+            .map(str::to_owned)
+            .collect();
+        assert!(!names.is_empty(), "{query}");
+        for name in &names {
+            let labels = samples.get(name);
+            let labels = labels.unwrap_or_else(|| panic!("{query}: there is no {name}"));
+            let by = query.split("by (").nth(1).and_then(|rest| rest.split(')').next());
+            let by = by.unwrap_or_default().split(", ").filter(|by| !by.is_empty());
+            let matched = query.split(&format!("{name}{{")).nth(1);
+            let matched = matched.and_then(|rest| rest.split('}').next()).unwrap_or_default();
+            let matched = matched.split(", ").filter_map(|part| part.split(['=', '!']).next());
+            for label in by.chain(matched.filter(|label| !label.is_empty())) {
+                // Prometheus adds the label `instance`.
+                let is_known = labels.contains(label) || label == "instance";
+                assert!(is_known, "{query}: {name} has no label {label}");
+            }
+        }
+        names
+    }
+
+    #[test]
+    fn the_alerts_query_metrics_and_labels_that_exist() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus/rules.yaml");
+        let samples = samples();
+        let text = std::fs::read_to_string(file).unwrap();
+        let queries: Vec<_> =
+            text.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();
+        assert_eq!(queries.len(), text.matches("- alert: ").count());
+        for query in queries {
+            check_query(query, &samples);
+        }
+    }
+
+    #[test]
+    fn packets_with_a_reason_that_has_no_name_are_counted_as_unknown() {
+        let of = |ifindex, direction, verdict, packets| {
+            let key = CounterKey { ifindex: IfIndex(ifindex), direction, verdict, pad: [0; 2] };
+            (key, Counter { packets, bytes: 10 * packets })
+        };
+        let total = |packets| Counter { packets, bytes: 10 * packets };
+        let counters = [of(7, 0, 128, 3), of(8, 0, 128, 4), of(7, 1, 255, 5), of(7, 9, 128, 6)];
+        let expected = [
+            (("egress", "unknown"), total(5)),
+            (("ingress", "not-allowed"), total(7)),
+            (("unknown", "not-allowed"), total(6)),
+        ];
+        assert_eq!(drop_totals(&counters.into()), expected.into());
+    }
+
+    #[test]
+    fn changes_and_adds_are_measured_until_they_are_in_force() {
+        let mut fixture = fixture();
+        let begin = fixture.now;
+        let at = |ms: u64| begin + Duration::from_millis(ms);
+        // The first lists do not count as changes.
+        drop(fixture.agent.update(full_lists()));
+        fixture.agent.arrived(begin);
+        drop(fixture.agent.update(update(pod("a"))));
+        fixture.agent.sync();
+        let answer = fixture.add();
+        fixture.agent.end_step(at(30));
+        drop(answer);
+        let line = |agent: &Agent<_>, line: &str| {
+            let text = render(Agent::<crate::agent::tests::FakeKernel>::metrics(agent).unwrap());
+            text.unwrap().lines().any(|found| found == line)
+        };
+        assert!(line(&fixture.agent, "netpol_add_latency_seconds_count 1"));
+        assert!(line(&fixture.agent, "netpol_change_latency_seconds_count 0"));
+
+        fixture.agent.kernel.refuses = Some(|_| true);
+        drop(fixture.agent.update(update(renamed(pod("a")))));
+        fixture.agent.arrived(at(40));
+        fixture.agent.sync();
+        fixture.agent.end_step(at(1540));
+        assert_eq!(fixture.agent.describe().lag_ms, Some(1500));
+        assert!(line(&fixture.agent, "netpol_lag_seconds 2"));
+        fixture.agent.kernel.refuses = None;
+        fixture.agent.sync();
+        fixture.agent.end_step(at(2040));
+        assert_eq!(fixture.agent.describe().lag_ms, None);
+        assert!(line(&fixture.agent, "netpol_change_latency_seconds_count 1"));
+        assert!(line(&fixture.agent, "netpol_change_latency_seconds_sum 2.0"));
+    }
+
+    /// The same pod with another address.
+    fn renamed(delta: netpol_policy::store::Delta) -> netpol_policy::store::Delta {
+        use netpol_policy::model::Object;
+        use netpol_policy::store::Delta;
+        let Delta::Upsert(Object::Pod(mut pod)) = delta else { return delta };
+        pod.reported_addresses = ["10.0.0.2".parse().unwrap()].into_iter().collect();
+        pod.static_uid = Arc::from("");
+        Delta::Upsert(Object::Pod(pod))
+    }
+}

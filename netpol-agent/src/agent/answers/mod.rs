@@ -1,0 +1,11 @@
+//! Answers to questions about the running agent: status, live connections, drops, explanations, metrics and health.
+//!
+//! In: requests on the control socket and on the health address. Out: JSON, text and metrics. Must not: change the state.
+
+pub(super) mod drops;
+mod explain;
+pub(super) mod handle;
+mod metrics;
+pub(super) mod report;
+pub(super) mod routes;
+pub(super) mod status;

@@ -1,0 +1,145 @@
+//! Drops and live connections, with the names of pods, policies and rules in place of the kernel's numbers.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use netpol_common::event::Event;
+use netpol_common::flow;
+use netpol_common::ids::{Direction, IfIndex, Nanos, RuleId};
+use netpol_common::keys::{FlowKey, FlowValue};
+use netpol_common::reason::Verdict;
+use netpol_policy::dataplane::port::Kernel;
+use netpol_policy::model::ObjectName;
+use serde::{Deserialize, Serialize};
+
+use crate::agent::state::Agent;
+
+/// A packet that was dropped, or that audit mode has let pass.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropRecord {
+    /// Time of the drop, in seconds since 1970-01-01 UTC.
+    pub unix_s: u64,
+    /// The pod at whose interface it was dropped; `None` if its endpoint has been removed since.
+    pub pod: Option<ObjectName>,
+    /// The direction from the pod's point of view.
+    pub direction: Direction,
+    /// Whether it was dropped; false in audit mode.
+    pub is_dropped: bool,
+    /// The reason, as in the metric `netpol_drops_total`; `unknown` if this version does not know it.
+    pub reason: String,
+    /// The IP protocol.
+    pub protocol: String,
+    /// Source address.
+    pub source: IpAddr,
+    /// Source port; 0 if the protocol has none.
+    pub source_port: u16,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// Destination port; 0 if the protocol has none.
+    pub destination_port: u16,
+    /// The pod of the remote address, if there is one.
+    pub peer: Option<ObjectName>,
+    /// The policies that isolate the pod in this direction.
+    pub policies: Vec<ObjectName>,
+    /// Records of this pod that the rate limit has suppressed before this one.
+    pub n_suppressed: u32,
+}
+
+/// A live connection of a pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowRecord {
+    /// The pod.
+    pub pod: ObjectName,
+    /// Direction in which it began, from the pod's point of view: `ingress` if the peer began it.
+    pub origin: Direction,
+    /// The IP protocol.
+    pub protocol: String,
+    /// The pod's port or echo identifier.
+    pub local_port: u16,
+    /// The remote address.
+    pub remote: IpAddr,
+    /// The remote port or echo identifier.
+    pub remote_port: u16,
+    /// The pod of the remote address, if there is one.
+    pub peer: Option<ObjectName>,
+    /// `opening`, `open`, `closing` or `revoked`.
+    pub state: String,
+    /// The rule that allows it; `None` if the pod is not isolated in that direction.
+    pub rule: Option<String>,
+    /// Seconds since the last packet, accurate to about a second.
+    pub idle_s: u64,
+}
+
+impl<K: Kernel> Agent<K> {
+    /// Names the pods and policies of a ring-buffer record. `unix` is the time since 1970.
+    pub fn name_event(&self, event: &Event, unix: Duration) -> DropRecord {
+        let direction = Direction::try_from(event.direction).unwrap_or(Direction::Ingress);
+        let verdict = Verdict::try_from(event.verdict).ok();
+        let remote = match direction {
+            Direction::Ingress => event.src,
+            Direction::Egress => event.dst,
+        };
+        let pod = self.pod_at(event.ifindex);
+        let policies = pod.as_ref().and_then(|name| self.state.pod(name)).map(|pod| {
+            let (_, policies) = netpol_policy::resolve::isolating(&self.state, pod, direction);
+            policies.into_iter().map(|policy| policy.name.clone()).collect()
+        });
+        DropRecord {
+            unix_s: unix.as_secs(),
+            pod,
+            direction,
+            is_dropped: !verdict.is_some_and(Verdict::is_pass),
+            reason: verdict.map_or("unknown", Verdict::as_str).to_owned(),
+            protocol: event.protocol.to_string(),
+            source: event.src.to_ip(),
+            source_port: event.src_port.get(),
+            destination: event.dst.to_ip(),
+            destination_port: event.dst_port.get(),
+            peer: self.state.owner(remote.to_ip()).map(|pod| pod.name.clone()),
+            policies: policies.unwrap_or_default(),
+            n_suppressed: event.n_suppressed,
+        }
+    }
+
+    /// The live connections of the pods of this node. `now` is the kernel's coarse monotonic time.
+    ///
+    /// # Errors
+    /// The flow map cannot be read.
+    pub fn name_flows(&self, now: Nanos) -> Result<Vec<FlowRecord>, K::Error> {
+        let flows = self.kernel.flows()?;
+        let live = flows.iter().filter(|(key, value)| !flow::is_expired(value, key.protocol, now));
+        Ok(live.filter_map(|(key, value)| self.name_flow(key, value, now)).collect())
+    }
+
+    fn name_flow(&self, key: &FlowKey, value: &FlowValue, now: Nanos) -> Option<FlowRecord> {
+        let state = if value.marks & FlowValue::REVOKED != 0 {
+            "revoked"
+        } else {
+            match value.state {
+                flow::OPENING => "opening",
+                flow::CLOSING => "closing",
+                _ => "open",
+            }
+        };
+        Some(FlowRecord {
+            pod: self.pod_at(key.ifindex)?,
+            origin: Direction::try_from(value.origin).ok()?,
+            protocol: key.protocol.to_string(),
+            local_port: key.local_port.get(),
+            remote: key.remote.to_ip(),
+            remote_port: key.remote_port.get(),
+            peer: self.state.owner(key.remote.to_ip()).map(|pod| pod.name.clone()),
+            state: state.to_owned(),
+            rule: self.rule_name(value.rule),
+            idle_s: now.0.saturating_sub(value.last_seen.0) / 1_000_000_000,
+        })
+    }
+
+    fn pod_at(&self, ifindex: IfIndex) -> Option<ObjectName> {
+        self.state.endpoint(ifindex).map(|endpoint| endpoint.pod.clone())
+    }
+
+    fn rule_name(&self, rule: RuleId) -> Option<String> {
+        self.compiled.rule(rule).map(ToString::to_string)
+    }
+}

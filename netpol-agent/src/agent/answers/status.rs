@@ -1,0 +1,307 @@
+//! The agent's status, as `netpol-agent status` shows it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use netpol_common::ids::{Direction, IfIndex};
+use netpol_common::keys::EndpointValue;
+use netpol_common::maps;
+use netpol_datapath::Attaching;
+use netpol_policy::compile::Capacities;
+use netpol_policy::dataplane::port::Kernel;
+use netpol_policy::model::{Kind, ObjectName};
+use netpol_policy::resolve::isolating;
+use netpol_policy::source::Health;
+use netpol_policy::store::Endpoint;
+use serde::{Deserialize, Serialize};
+
+use crate::agent::state::Agent;
+
+/// The agent's status, in numbers and names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the agent.
+    pub version: String,
+    /// Whether the watch of each kind of objects is up to date.
+    pub sources: BTreeMap<Kind, SourceStatus>,
+    /// The kinds without a complete list so far: nothing new is enforced while there is one.
+    pub missing: Vec<Kind>,
+    /// Whether the maps hold the policies of all known objects.
+    pub is_in_force: bool,
+    /// Age of the oldest change that is not in the maps yet, in milliseconds, accurate to about a second.
+    pub lag_ms: Option<u64>,
+    /// Generation of the policy in the kernel; `None` if it cannot be read.
+    pub epoch: Option<u32>,
+    /// Updates of the maps since the agent started.
+    pub n_changes: u64,
+    /// Objects by kind.
+    pub n_objects: BTreeMap<Kind, usize>,
+    /// Entries and capacity of the maps.
+    pub maps: BTreeMap<String, MapStatus>,
+    /// The policies that select an endpoint of this node.
+    pub policies: Vec<PolicyStatus>,
+    /// Endpoints attached through clsact filters that wait for migration to TCX links; `None` if that cannot be read.
+    pub n_awaiting_migration: Option<usize>,
+    /// Removed endpoints whose connections and counters wait for garbage collection.
+    pub n_awaiting_gc: usize,
+    /// The endpoints, by pod, and pods of this node without one.
+    pub endpoints: Vec<EndpointStatus>,
+    /// Diagnostics of the objects, as text.
+    pub diagnostics: Vec<String>,
+}
+
+/// State of the watch of a kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum SourceStatus {
+    /// No complete list yet: nothing new is enforced.
+    Listing,
+    /// Listed, and watched for changes.
+    Synced {
+        /// Seconds since the latest message of the source, bookmarks included; accurate to about a second.
+        heard_s: u64,
+    },
+    /// The watch fails: the objects are out of date.
+    Broken {
+        /// The latest failure.
+        error: String,
+        /// Seconds since the first failure; accurate to about a second.
+        since_s: u64,
+    },
+}
+
+fn capacity(of_map: u32) -> usize {
+    usize::try_from(of_map).unwrap_or(usize::MAX)
+}
+
+/// Entries and capacity of a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapStatus {
+    /// Entries that it holds.
+    pub n_entries: usize,
+    /// Most entries that it can hold.
+    pub capacity: usize,
+}
+
+/// A policy that selects an endpoint of this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    /// Its name.
+    pub policy: ObjectName,
+    /// Number of endpoints of this node that it isolates, by direction.
+    pub n_endpoints: BTreeMap<Direction, usize>,
+    /// Its rules that exceed the capacity of the maps: they allow nothing.
+    pub left_out: Vec<String>,
+}
+
+/// One endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct EndpointStatus {
+    /// The pod.
+    pub pod: ObjectName,
+    /// Index of the host's end of the veth pair; 0 until it has been found.
+    pub ifindex: u32,
+    /// The addresses from which it may send; the addresses of the pod if it is unprotected.
+    pub addresses: Vec<IpAddr>,
+    /// Whether its policy is in force.
+    pub protection: Protection,
+    /// How its programs are attached; `None` if they are not, or if that cannot be read.
+    #[serde(default)]
+    pub attached: Option<Attached>,
+    /// Directions in which it is isolated.
+    pub isolated: Vec<Direction>,
+    /// Directions in audit mode: packets that would be dropped are only reported.
+    pub audited: Vec<Direction>,
+    /// Whether it may send from addresses that are not its own.
+    pub forwards: bool,
+    /// Entries of its allow maps, both directions together.
+    pub n_allow_entries: usize,
+}
+
+/// Whether an endpoint's policy is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protection {
+    /// Its policy is in force.
+    Ready,
+    /// All packets drop, because its pod is not known yet.
+    Blocked,
+    /// Its interface has not been found, or has no programs yet.
+    Unprotected,
+}
+
+impl Protection {
+    /// The value in JSON and in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Blocked => "blocked",
+            Self::Unprotected => "unprotected",
+        }
+    }
+}
+
+/// How the programs of an endpoint are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Attached {
+    /// By TCX links.
+    Tcx,
+    /// By filters of a clsact queueing discipline: before Linux 6.6, or until the migration to TCX links.
+    Clsact,
+}
+
+impl Attached {
+    /// The value in JSON and in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+}
+
+impl<K: Kernel> Agent<K> {
+    /// The current status.
+    pub fn describe(&self) -> Status {
+        let map_state = &self.map_state;
+        let Capacities { n_prefixes, n_identities, n_allow_entries } = *self.compiled.capacities();
+        let largest = map_state.allow.values().map(|map| map.len()).max().unwrap_or_default();
+        let maps = [
+            ("endpoints", map_state.endpoints.len(), capacity(maps::MAX_ENDPOINTS)),
+            ("addresses", map_state.addresses.len(), capacity(maps::MAX_ADDRESSES)),
+            // The share of these maps that policies may fill.
+            ("identities", map_state.identities.len(), n_identities),
+            ("prefixes", map_state.prefixes.len(), n_prefixes),
+            ("largest_allow_map", largest, n_allow_entries),
+            // Two for each endpoint. The map has slots for twice as many.
+            ("allow_maps", map_state.allow.len(), capacity(2 * maps::MAX_ENDPOINTS)),
+            ("defer", map_state.defer.len(), capacity(maps::MAX_DEFER)),
+            // Mark 0 means that an endpoint has none.
+            ("egress_marks", map_state.egress_marks.len(), capacity(maps::N_EGRESS_MARKS - 1)),
+        ];
+        let map_status = |(name, n_entries, capacity): (&str, usize, usize)| {
+            (name.to_owned(), MapStatus { n_entries, capacity })
+        };
+        let awaiting_migration = self.kernel.awaiting_migration().ok();
+        let mut endpoints: Vec<_> = self
+            .state
+            .endpoints()
+            .map(|endpoint| self.describe_endpoint(endpoint, awaiting_migration.as_ref()))
+            .collect();
+        endpoints.extend(self.unprotected().map(|pod| EndpointStatus {
+            pod: pod.name.clone(),
+            ifindex: 0,
+            addresses: pod.addresses().to_vec(),
+            protection: Protection::Unprotected,
+            attached: None,
+            isolated: Vec::new(),
+            audited: Vec::new(),
+            forwards: false,
+            n_allow_entries: 0,
+        }));
+        endpoints.sort();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            sources: Kind::ALL
+                .into_iter()
+                .map(|kind| (kind, self.source_status(self.freshness.of(kind))))
+                .collect(),
+            missing: self.freshness.missing(),
+            is_in_force: !self.is_stale() && self.freshness.missing().is_empty(),
+            lag_ms: self
+                .latencies
+                .lag()
+                .map(|lag| u64::try_from(lag.as_millis()).unwrap_or(u64::MAX)),
+            epoch: self.kernel.epoch().ok().map(|epoch| epoch.0),
+            n_changes: self.n_applied,
+            n_objects: Kind::ALL
+                .into_iter()
+                .map(|kind| (kind, self.state.references(kind).len()))
+                .collect(),
+            maps: maps.into_iter().map(map_status).collect(),
+            policies: self.describe_policies(),
+            n_awaiting_migration: awaiting_migration.map(|interfaces| interfaces.len()),
+            n_awaiting_gc: self.kernel.n_awaiting_gc(),
+            endpoints,
+            diagnostics: self.diagnostics.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn describe_endpoint(
+        &self,
+        endpoint: &Endpoint,
+        awaiting_migration: Option<&BTreeSet<IfIndex>>,
+    ) -> EndpointStatus {
+        let value = self.map_state.endpoints.get(&endpoint.ifindex).map(|endpoint| endpoint.value);
+        let protection = match value {
+            _ if self.adoption.is_detached(endpoint.ifindex) => Protection::Unprotected,
+            Some(value) if value.state == EndpointValue::READY => Protection::Ready,
+            Some(_) => Protection::Blocked,
+            None => Protection::Unprotected,
+        };
+        let attached = match (self.attaching, awaiting_migration) {
+            _ if protection == Protection::Unprotected => None,
+            (Attaching::Filters, _) => Some(Attached::Clsact),
+            (Attaching::Links, Some(waiting)) if waiting.contains(&endpoint.ifindex) => {
+                Some(Attached::Clsact)
+            }
+            (Attaching::Links, Some(_)) => Some(Attached::Tcx),
+            (Attaching::Links, None) => None,
+        };
+        let value = value.unwrap_or(EndpointValue::blocked());
+        let directions = |holds: &dyn Fn(Direction) -> bool| {
+            Direction::ALL.into_iter().filter(|d| holds(*d)).collect()
+        };
+        let own_addresses =
+            self.map_state.addresses.iter().filter(|key| key.ifindex == endpoint.ifindex);
+        let own_maps =
+            self.map_state.allow.iter().filter(|(key, _)| key.ifindex == endpoint.ifindex);
+        EndpointStatus {
+            pod: endpoint.pod.clone(),
+            ifindex: endpoint.ifindex.0,
+            addresses: own_addresses.map(|key| key.addr.to_ip()).collect(),
+            protection,
+            attached,
+            isolated: directions(&|direction| value.is_isolated(direction)),
+            audited: directions(&|direction| value.is_audited(direction)),
+            forwards: value.forwards(),
+            n_allow_entries: own_maps.map(|(_, map)| map.len()).sum(),
+        }
+    }
+
+    fn describe_policies(&self) -> Vec<PolicyStatus> {
+        let mut by_policy: BTreeMap<&ObjectName, BTreeMap<Direction, usize>> = BTreeMap::new();
+        for pod in self.state.endpoints().filter_map(|endpoint| self.state.pod_of(endpoint)) {
+            for direction in Direction::ALL {
+                for policy in isolating(&self.state, pod, direction).1 {
+                    *by_policy.entry(&policy.name).or_default().entry(direction).or_default() += 1;
+                }
+            }
+        }
+        let status = |(policy, n_endpoints): (&ObjectName, _)| PolicyStatus {
+            policy: policy.clone(),
+            n_endpoints,
+            left_out: self
+                .left_out
+                .keys()
+                .filter(|rule| rule.policy.name == *policy)
+                .map(|rule| format!("{}[{}]", rule.direction, rule.index))
+                .collect(),
+        };
+        by_policy.into_iter().map(status).collect()
+    }
+
+    fn source_status(&self, health: &Health) -> SourceStatus {
+        match health {
+            Health::Listing => SourceStatus::Listing,
+            Health::Synced { since: _, heard } => {
+                SourceStatus::Synced { heard_s: self.latencies.since(*heard).as_secs() }
+            }
+            Health::Broken { since, error } => SourceStatus::Broken {
+                error: error.to_string(),
+                since_s: self.latencies.since(*since).as_secs(),
+            },
+        }
+    }
+}

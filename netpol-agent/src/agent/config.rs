@@ -1,0 +1,58 @@
+//! The configuration of `netpol-agent run`, and the names of the files in its state directory.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::discovery::SearchPaths;
+
+/// The configuration of the agent.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Source of the objects.
+    pub source: Source,
+    /// Socket for the CNI plugin. Its directory also holds the endpoint records.
+    pub socket: PathBuf,
+    /// Name of the node on which the agent runs; without it, pods older than the agent are not searched for.
+    pub node: Option<Arc<str>>,
+    /// Where to search for pods that are older than the agent.
+    pub search_paths: SearchPaths,
+    /// Programs and maps.
+    pub datapath: netpol_datapath::Config,
+    /// Address that serves health and metrics without authentication; `None` serves them on the control socket only.
+    pub health: Option<SocketAddr>,
+}
+
+impl Config {
+    /// The control socket, in the directory of the CNI plugin's socket.
+    pub fn control_socket(&self) -> PathBuf {
+        self.socket.with_file_name(CONTROL_SOCKET)
+    }
+}
+
+/// Source of the objects.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// An API server.
+    Cluster {
+        /// A kubeconfig file; `None` takes the in-cluster configuration, else that of kubectl.
+        kubeconfig: Option<PathBuf>,
+    },
+    /// A directory of YAML files.
+    Manifests(PathBuf),
+}
+
+/// File name of the control socket, on which `netpol-agent status` and the like ask.
+pub const CONTROL_SOCKET: &str = "agent.sock";
+
+/// File name of the endpoint records.
+pub(super) const RECORDS: &str = "endpoints.json";
+
+/// The files that an agent creates in the directory of the CNI plugin's socket, that socket included.
+pub fn state_files(socket: &Path) -> [PathBuf; 5] {
+    let records = socket.with_file_name(RECORDS);
+    let mut lock = socket.as_os_str().to_owned();
+    lock.push(".lock");
+    let unfinished = records.with_extension("new");
+    [socket.to_owned(), lock.into(), socket.with_file_name(CONTROL_SOCKET), records, unfinished]
+}

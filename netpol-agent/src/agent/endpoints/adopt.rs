@@ -1,0 +1,187 @@
+//! Adoption of running pods: they get their policy first and their programs after that, so that they never lose their
+//! network.
+//!
+//! These are pods that are older than the plugin, endpoints whose maps are gone, and endpoints with programs of another
+//! version. The connections that they have are added to the maps before the programs are attached.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use netpol_common::addr::Addr;
+use netpol_common::flow;
+use netpol_common::ids::{Epoch, IfIndex, Nanos, PortBe, RuleId};
+use netpol_common::keys::{FlowKey, FlowValue};
+use netpol_policy::dataplane::port::Kernel;
+use netpol_policy::model::{ObjectName, Pod};
+use netpol_policy::store::Delta;
+use tracing::{error, info, warn};
+
+use crate::agent::clock::monotonic_now;
+use crate::agent::state::Agent;
+use crate::discovery::{Connection, Found, Search, Wanted};
+
+impl<K: Kernel> Agent<K> {
+    /// Pods of this node that have an address and no endpoint.
+    pub fn unprotected(&self) -> impl Iterator<Item = &Pod> {
+        let attached: BTreeSet<&ObjectName> = self
+            .state
+            .endpoints()
+            .filter(|endpoint| self.state.pod_of(endpoint).is_some())
+            .map(|endpoint| &endpoint.pod)
+            .collect();
+        let local = self.adoption.local.iter().filter_map(|name| self.state.pod(name));
+        local.filter(move |pod| {
+            !pod.addresses().is_empty()
+                && !attached.contains(&pod.name)
+                && self.adoption.ended.get(&pod.name) != Some(&pod.uid)
+        })
+    }
+
+    /// The pods and interfaces to search for; none until every kind is listed.
+    pub fn wanted(&mut self) -> Search {
+        if !self.freshness.missing().is_empty() {
+            return Search::default();
+        }
+        let state = &self.state;
+        self.adoption.local.retain(|name| state.pod(name).is_some());
+        self.adoption.ended.retain(|name, uid| state.pod(name).is_some_and(|pod| pod.uid == *uid));
+        let uids = |pod: &Pod| {
+            let both = [&pod.uid, &pod.static_uid].into_iter();
+            both.filter(|uid| !uid.is_empty()).cloned().collect()
+        };
+        let pods = self.unprotected().map(|pod| Wanted {
+            pod: pod.name.clone(),
+            uids: uids(pod),
+            addresses: pod.addresses().to_vec(),
+        });
+        let is_unread =
+            |ifindex: IfIndex| matches!(self.adoption.detached.get(&ifindex), Some(None));
+        let known = self.registry.records().filter(|record| is_unread(record.ifindex()));
+        Search { pods: pods.collect(), known: known.map(|record| record.add().clone()).collect() }
+    }
+
+    /// Whether the first update of the maps has to wait for a search, because it could cut off a running pod.
+    pub(in crate::agent) fn must_search(&self) -> bool {
+        !self.adoption.has_searched
+            && (self.adoption.node.is_some() || !self.adoption.detached.is_empty())
+    }
+
+    /// Makes endpoints of the pods that a search has found.
+    pub fn adopt(&mut self, found: Vec<Found>) {
+        self.adoption.has_searched = true;
+        for connections in self.adoption.detached.values_mut() {
+            connections.get_or_insert_default();
+        }
+        for Found { add, connections } in found {
+            let ifindex = IfIndex(add.host_ifindex);
+            if self.registry.find(&add.attachment).is_none() {
+                let pod = ObjectName::new(&add.pod.namespace, &add.pod.name);
+                let is_wanted = self.unprotected().any(|unprotected| unprotected.name == pod);
+                let is_taken = self.registry.at(ifindex).is_some();
+                if !is_wanted || is_taken {
+                    continue;
+                }
+                self.register(add);
+            }
+            if let Some(known) = self.adoption.detached.get_mut(&ifindex) {
+                *known = Some(connections);
+            }
+        }
+    }
+
+    /// Makes a found interface an endpoint.
+    fn register(&mut self, mut add: netpol_proto::Add) {
+        let ifindex = IfIndex(add.host_ifindex);
+        if let Some(endpoint) = self.map_state.endpoints.get_mut(&ifindex) {
+            // The maps hold it, but its record was lost: it is the same endpoint, not another one.
+            if add.network.is_empty() && !endpoint.container_id.is_empty() {
+                add.attachment.container_id = endpoint.container_id.to_string();
+            } else {
+                endpoint.container_id = Arc::from(add.attachment.container_id.as_str());
+            }
+        }
+        let endpoint = self.registry.insert(add);
+        info!(pod = %endpoint.pod, %ifindex, container = %endpoint.container_id, "running pod found");
+        self.apply_delta(Delta::UpsertEndpoint(endpoint));
+        self.adoption.expect(ifindex);
+    }
+
+    /// Attaches programs to endpoints that have none and whose policy is in force. Replaces the programs of another version
+    /// when there is no such endpoint left.
+    pub(in crate::agent) fn attach_detached(&mut self) {
+        if self.is_stale() || !self.freshness.missing().is_empty() {
+            return;
+        }
+        let map_state = &self.map_state;
+        let ready: Vec<_> = self
+            .adoption
+            .detached
+            .extract_if(.., |ifindex, connections| {
+                connections.is_some() && map_state.endpoints.contains_key(ifindex)
+            })
+            .collect();
+        for (ifindex, connections) in ready {
+            let flows = flows(ifindex, &connections.unwrap_or_default());
+            let attached =
+                self.kernel.add_flows(&flows).and_then(|()| self.kernel.attach_pod(ifindex));
+            let pod = self.state.endpoint(ifindex).map(|endpoint| endpoint.pod.to_string());
+            match attached {
+                Ok(()) => {
+                    self.migrations.expect(ifindex);
+                    info!(pod, %ifindex, n_connections = flows.len(), "running pod protected");
+                }
+                Err(error) => {
+                    error!(pod, %ifindex, %error, "running pod not protected");
+                    self.remove_endpoint(ifindex);
+                }
+            }
+        }
+        if self.is_primed && self.adoption.detached.is_empty() && self.kernel.has_predecessor() {
+            match self.kernel.retire_predecessor() {
+                Ok(()) => info!("maps and programs of another version removed"),
+                Err(error) => {
+                    warn!(%error, "maps and programs of another version not removed");
+                }
+            }
+        }
+    }
+
+    /// Records that a DEL removes the interface of a pod: the pod is not searched for again.
+    pub(in crate::agent) fn record_end(&mut self, ifindex: IfIndex) {
+        let endpoint = self.state.endpoint(ifindex);
+        if let Some(pod) = endpoint.and_then(|endpoint| self.state.pod_of(endpoint)) {
+            self.adoption.ended.insert(pod.name.clone(), Arc::clone(&pod.uid));
+        }
+    }
+}
+
+/// Flow entries for connections that are older than the programs. The next packet of each gets a verdict for the direction in
+/// which the connection began.
+fn flows(ifindex: IfIndex, connections: &[Connection]) -> Vec<(FlowKey, FlowValue)> {
+    let now = monotonic_now();
+    connections.iter().map(|connection| flow_of(ifindex, connection, now)).collect()
+}
+
+fn flow_of(ifindex: IfIndex, connection: &Connection, now: Nanos) -> (FlowKey, FlowValue) {
+    let Connection { protocol, origin, local_port, remote } = *connection;
+    let key = FlowKey {
+        ifindex,
+        remote: Addr::from(remote.ip()),
+        local_port: PortBe::new(local_port),
+        remote_port: PortBe::new(remote.port()),
+        protocol,
+        stage: FlowKey::AT_POD,
+        pad: [0; 2],
+    };
+    let value = FlowValue {
+        last_seen: now,
+        // Never the current epoch, which every update of the maps raises: the next packet gets a new verdict.
+        epoch: Epoch(0),
+        rule: RuleId::NONE,
+        origin: origin.to_wire(),
+        state: flow::OPEN,
+        marks: 0,
+        pad: [0; 5],
+    };
+    (key, value)
+}

@@ -1,0 +1,123 @@
+//! The event loop: applies one input after the other to the state, writes the state to the maps, and starts slow work.
+
+use std::time::{Duration, Instant};
+
+use netpol_common::ids::IfIndex;
+use netpol_datapath::netlink::{self, Devices};
+use netpol_policy::dataplane::port::Kernel;
+use netpol_policy::source::SourceUpdate;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use super::answers::handle::Question;
+use super::endpoints::search::Searches;
+use super::object_source::ObjectSource;
+use super::state::Agent;
+use super::upkeep::worker::Worker;
+use crate::cni_server::Call;
+use crate::discovery::Found;
+
+/// Number of source updates or calls that are applied before the maps are updated, so that a burst costs one update.
+const BATCH: usize = 64;
+/// Interval in which failed work is repeated and deadlines are checked.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The inputs of the event loop.
+pub(super) struct Inputs<K> {
+    /// Updates of the sources, with the times of their arrival.
+    pub(super) updates: mpsc::Receiver<(Instant, SourceUpdate)>,
+    /// Calls of the CNI plugin.
+    pub(super) calls: mpsc::Receiver<Call>,
+    /// The node's devices, after each change.
+    pub(super) devices: mpsc::Receiver<Devices>,
+    /// Questions from the control socket and the health address.
+    pub(super) questions: mpsc::Receiver<Question<K>>,
+    /// Running pods that a search has found.
+    pub(super) found: mpsc::Receiver<Vec<Found>>,
+}
+
+/// Runs until `cancel` is cancelled.
+#[expect(clippy::disallowed_methods, reason = "the state gets the time from here")]
+pub(super) async fn run<K: Kernel>(
+    mut agent: Agent<K>,
+    inputs: Inputs<K>,
+    mut searches: Searches,
+    source: &ObjectSource,
+    worker: &Worker,
+    cancel: &CancellationToken,
+) {
+    let Inputs { mut updates, mut calls, mut devices, mut questions, mut found } = inputs;
+    let (migrated_in, mut migrated) = mpsc::channel(1);
+    let (collected_in, mut collected) = mpsc::channel(1);
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut batch = Vec::new();
+    let mut called = Vec::new();
+    loop {
+        let deadline = agent.next_deadline().into_iter().chain(agent.next_gc()).min();
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => return,
+            n = calls.recv_many(&mut called, BATCH), if !calls.is_closed() || !calls.is_empty() => {
+                if n == 0 {
+                    error!("CNI server has ended: the CNI plugin is not answered any more");
+                }
+                for call in called.drain(..) {
+                    agent.call(call, Instant::now());
+                }
+                source.look_up(agent.unknown_pods());
+            }
+            Some(now) = devices.recv() => agent.set_devices(&now, |ifindex| device_name(ifindex).is_some()),
+            n = updates.recv_many(&mut batch, BATCH), if !updates.is_closed() || !updates.is_empty() => {
+                if n == 0 {
+                    error!("source of objects has ended; the last state stays in force");
+                }
+                for (arrived, update) in batch.drain(..) {
+                    for object in agent.update(update) {
+                        source.report(&agent, object);
+                    }
+                    agent.arrived(arrived);
+                }
+            }
+            Some(found) = found.recv() => agent.adopt(found),
+            Some((ifindex, migration)) = migrated.recv() => {
+                agent.end_migration(ifindex, migration, Instant::now());
+            }
+            Some(map_gc) = collected.recv() => agent.end_gc(map_gc, Instant::now()),
+            Some(question) = questions.recv() => question(&mut agent),
+            // The order is by priority (`biased`): no other input is waiting.
+            _ = tick.tick() => agent.prepare(),
+            () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {}
+        }
+        agent.sync();
+        for object in agent.take_found() {
+            source.report(&agent, object);
+        }
+        agent.expire(Instant::now());
+        agent.end_step(Instant::now());
+        if agent.missing().is_empty() {
+            searches.start(agent.wanted(), Instant::now());
+        }
+        if let Some(migration) = agent.begin_migration(Instant::now()) {
+            let migrated_in = migrated_in.clone();
+            worker.run(move || {
+                // If the event loop has ended, the next agent finishes the migration.
+                drop(migrated_in.blocking_send(K::run_migration(migration)));
+            });
+        }
+        if let Some(map_gc) = agent.begin_gc(Instant::now()) {
+            let collected_in = collected_in.clone();
+            worker.run(move || {
+                // If the event loop has ended, the next agent collects the rest when it starts.
+                drop(collected_in.blocking_send(K::run_gc(map_gc)));
+            });
+        }
+    }
+}
+
+/// The name of the device with this index in the agent's network namespace, if there is one.
+pub(super) fn device_name(ifindex: IfIndex) -> Option<String> {
+    netlink::device_name(ifindex).ok()
+}

@@ -1,0 +1,285 @@
+//! The agent's state, and the updates that change it. One task owns it: the event loop.
+//!
+//! In: updates of the sources, the node's devices, the time. Out: the state from which `sync` computes map operations.
+//! Must not: read a clock.
+
+pub(super) mod adoption;
+pub(super) mod gc_schedule;
+pub(super) mod latencies;
+pub(super) mod migrations;
+pub(super) mod registry;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use netpol_common::ids::{Identity, IfIndex};
+use netpol_common::keys::EndpointValue;
+use netpol_datapath::Attaching;
+use netpol_datapath::netlink::Devices;
+use netpol_policy::compile::{Compiled, LeftOut, MapState};
+use netpol_policy::dataplane::port::{Framing, Kernel, NewInterface};
+use netpol_policy::model::{Kind, ObjectName, ObjectRef};
+use netpol_policy::source::{DiagnosticIndex, Freshness, SourceUpdate};
+use netpol_policy::store::{Changes, ClusterState, Delta, Endpoint};
+use netpol_proto::Response;
+use tokio::sync::oneshot;
+use tracing::{debug, error, info, warn};
+
+use self::adoption::Adoption;
+use self::gc_schedule::GcSchedule;
+use self::latencies::Latencies;
+use self::migrations::Migrations;
+use self::registry::{Record, Registry};
+
+/// The agent's state.
+#[derive(Debug)]
+pub struct Agent<K> {
+    pub(super) kernel: K,
+    pub(super) state: ClusterState,
+    pub(super) compiled: Compiled,
+    /// Content of the maps.
+    pub(super) map_state: MapState,
+    pub(super) diagnostics: DiagnosticIndex,
+    /// The rules that exceed the capacity of the maps.
+    pub(super) left_out: LeftOut,
+    /// Objects whose diagnostics have changed since [`Agent::take_found`].
+    pub(super) found: Vec<ObjectRef>,
+    pub(super) freshness: Freshness,
+    pub(super) registry: Registry,
+    pub(super) waiting: Vec<WaitingAdd>,
+    /// Interfaces of ADDs without programs yet. Their endpoints are blocked in the maps.
+    pub(super) unattached: Vec<NewInterface>,
+    pub(super) adoption: Adoption,
+    pub(super) migrations: Migrations,
+    pub(super) gc_schedule: GcSchedule,
+    /// The devices that get `uplink_egress`.
+    uplinks: BTreeMap<IfIndex, Framing>,
+    /// How this kernel attaches programs, unless an endpoint waits for migration.
+    pub(super) attaching: Attaching,
+    /// The maps are complete: this run has written them once, or an earlier run of this version had.
+    pub(super) is_primed: bool,
+    /// Changes since the maps were last updated.
+    pub(super) changes: Changes,
+    /// The maps have never been updated to the state, or the kernel refused the last update.
+    pub(super) is_behind: bool,
+    /// The latest source update has changed something that the maps must follow.
+    has_news: bool,
+    pub(super) n_applied: u64,
+    pub(super) latencies: Latencies,
+}
+
+/// A CNI ADD whose pod's policy is not in force yet.
+#[derive(Debug)]
+pub(super) struct WaitingAdd {
+    pub(super) ifindex: IfIndex,
+    pub(super) asked: Instant,
+    pub(super) deadline: Instant,
+    pub(super) reply: oneshot::Sender<Response>,
+}
+
+impl<K: Kernel> Agent<K> {
+    /// An agent that takes over from an earlier run: `map_state` is the content of the maps.
+    pub fn new(kernel: K, mut map_state: MapState, registry: Registry) -> Self {
+        for record in registry.records() {
+            if let Some(endpoint) = map_state.endpoints.get_mut(&record.ifindex()) {
+                endpoint.container_id = Arc::from(record.container_id());
+            }
+        }
+        let highest = map_state.held_identities().last().copied();
+        let in_maps =
+            map_state.allow.values().flat_map(|map| map.keys()).map(|key| key.identity).max();
+        let next = highest
+            .max(in_maps)
+            .map_or(Identity::FIRST, |identity| Identity(identity.0.saturating_add(1)));
+        let is_primed = map_state != MapState::default() && !kernel.has_predecessor();
+        let mut agent = Self {
+            kernel,
+            state: ClusterState::default(),
+            compiled: Compiled::after(next),
+            map_state,
+            diagnostics: DiagnosticIndex::default(),
+            left_out: LeftOut::new(),
+            found: Vec::new(),
+            freshness: Freshness::default(),
+            registry,
+            waiting: Vec::new(),
+            unattached: Vec::new(),
+            adoption: Adoption::default(),
+            migrations: Migrations::default(),
+            gc_schedule: GcSchedule::default(),
+            uplinks: BTreeMap::new(),
+            attaching: Attaching::Links,
+            is_primed,
+            changes: Changes::default(),
+            is_behind: true,
+            has_news: false,
+            n_applied: 0,
+            latencies: Latencies::default(),
+        };
+        let recorded: Vec<Endpoint> = agent.registry.records().map(Record::endpoint).collect();
+        for endpoint in recorded {
+            if agent.is_primed && agent.map_state.endpoints.contains_key(&endpoint.ifindex) {
+                agent.attach_recorded(&endpoint);
+            } else {
+                // With empty maps the programs would drop all packets of the pod.
+                agent.adoption.expect(endpoint.ifindex);
+            }
+            drop(agent.state.apply(Delta::UpsertEndpoint(endpoint)));
+        }
+        agent
+    }
+
+    /// Sets the node of this agent: its pods are searched for until they are endpoints.
+    #[must_use]
+    pub fn on_node(mut self, node: Option<Arc<str>>) -> Self {
+        self.adoption.node = node;
+        self
+    }
+
+    /// Sets how the kernel attaches programs; TCX links unless set.
+    #[must_use]
+    pub fn attaching_by(mut self, attaching: Attaching) -> Self {
+        self.attaching = attaching;
+        self
+    }
+
+    /// Takes over the programs of an endpoint of an earlier run, or attaches them again.
+    fn attach_recorded(&mut self, endpoint: &Endpoint) {
+        match self.kernel.attach_pod(endpoint.ifindex) {
+            Ok(()) => {
+                self.migrations.expect(endpoint.ifindex);
+                info!(pod = %endpoint.pod, ifindex = %endpoint.ifindex, "endpoint taken over");
+            }
+            Err(error) => {
+                error!(pod = %endpoint.pod, ifindex = %endpoint.ifindex, %error, "endpoint not protected");
+            }
+        }
+    }
+
+    /// Applies an update of a source. Returns the objects whose diagnostics have changed.
+    pub fn update(&mut self, update: SourceUpdate) -> Vec<ObjectRef> {
+        self.freshness.apply(&update);
+        let changed = self.diagnostics.apply(&update);
+        self.log_diagnostics(&changed);
+        for delta in update.deltas {
+            self.apply_delta(delta);
+        }
+        changed
+    }
+
+    /// Logs the diagnostics of these objects.
+    pub(super) fn log_diagnostics(&self, objects: &[ObjectRef]) {
+        for object in objects {
+            for diagnostic in self.diagnostics.of(object) {
+                warn!(%object, code = diagnostic.code.as_str(), field = %diagnostic.field, "{}", diagnostic.message);
+            }
+        }
+    }
+
+    /// Records the arrival of the latest update, for the latency of changes. The first lists of objects do not count,
+    /// because they are applied together and not one by one.
+    pub fn arrived(&mut self, moment: Instant) {
+        if std::mem::take(&mut self.has_news) && self.n_applied > 0 {
+            self.latencies.begin(moment);
+        }
+    }
+
+    /// Ends a step of the event loop: changes that are in force now have waited until `now`.
+    pub fn end_step(&mut self, now: Instant) {
+        self.latencies.observe_adds(now);
+        if !self.is_stale() {
+            self.latencies.observe_changes(now);
+        }
+        self.has_news = false;
+    }
+
+    /// Prepares what a later change would otherwise wait for. Called while the event loop is idle.
+    pub fn prepare(&mut self) {
+        if let Err(error) = self.kernel.prepare() {
+            debug!(error = &error as &dyn std::error::Error, "later changes not prepared");
+        }
+    }
+
+    /// Pods of endpoints that no source has reported yet.
+    pub fn unknown_pods(&self) -> Vec<ObjectName> {
+        let unknown =
+            self.state.endpoints().filter(|endpoint| self.state.pod_of(endpoint).is_none());
+        unknown.map(|endpoint| endpoint.pod.clone()).collect()
+    }
+
+    /// Applies the list of the node's devices: own addresses, uplinks, and interfaces that have gone without a DEL.
+    pub fn set_devices(&mut self, devices: &Devices, exists: impl Fn(IfIndex) -> bool) {
+        self.apply_delta(Delta::OwnAddresses(devices.addresses.clone()));
+        // A device can be younger than the list: ask the kernel again before the endpoint is removed.
+        let gone: Vec<IfIndex> = self
+            .registry
+            .records()
+            .map(Record::ifindex)
+            .filter(|ifindex| !devices.by_ifindex.contains_key(ifindex) && !exists(*ifindex))
+            .collect();
+        for ifindex in gone {
+            warn!(%ifindex, "endpoint removed: its interface is gone without a DEL");
+            self.remove_endpoint(ifindex);
+        }
+        self.uplinks = devices
+            .by_ifindex
+            .iter()
+            .filter(|(ifindex, device)| {
+                device.is_up && !device.is_bridge && self.state.endpoint(**ifindex).is_none()
+            })
+            .map(|(ifindex, device)| (*ifindex, device.framing))
+            .collect();
+        if self.is_primed {
+            self.attach_uplinks();
+        }
+    }
+
+    pub(super) fn attach_uplinks(&mut self) {
+        if let Err(error) = self.kernel.set_uplinks(&self.uplinks) {
+            error!(%error, "uplink programs not attached to every device: deferred verdicts are not finished there");
+        }
+    }
+
+    pub(super) fn apply_delta(&mut self, delta: Delta) {
+        self.adoption.apply(&delta);
+        let changes = self.state.apply(delta);
+        self.has_news |= !changes.is_empty();
+        self.changes.extend(changes);
+    }
+
+    /// Whether the maps may be behind the state.
+    pub(super) fn is_stale(&self) -> bool {
+        self.is_behind || self.changes.matters()
+    }
+
+    /// Whether the policy of an endpoint is in force.
+    pub(super) fn is_ready(&self, ifindex: IfIndex) -> bool {
+        !self.is_stale()
+            && self
+                .map_state
+                .endpoints
+                .get(&ifindex)
+                .is_some_and(|endpoint| endpoint.value.state == EndpointValue::READY)
+    }
+
+    /// The known cluster.
+    pub fn state(&self) -> &ClusterState {
+        &self.state
+    }
+
+    /// The content of the maps.
+    pub fn map_state(&self) -> &MapState {
+        &self.map_state
+    }
+
+    /// The current diagnostics of the objects.
+    pub fn diagnostics(&self) -> &DiagnosticIndex {
+        &self.diagnostics
+    }
+
+    /// Kinds that have not been listed yet.
+    pub fn missing(&self) -> Vec<Kind> {
+        self.freshness.missing()
+    }
+}

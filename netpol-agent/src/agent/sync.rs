@@ -1,0 +1,125 @@
+//! Writes the state to the maps.
+//!
+//! In: the state and its changes. Out: map operations, in an order that is right after every one. If the kernel refuses
+//! an operation, the maps go back to the last good state.
+
+use netpol_policy::compile::MapStateUpdate;
+use netpol_policy::dataplane::port::{FailedAttachments, Kernel, NewInterface};
+use netpol_policy::dataplane::{MapOp, apply, diff};
+use tracing::{debug, error, info};
+
+use super::state::Agent;
+
+impl<K: Kernel> Agent<K> {
+    /// Updates the maps if the state is complete and has changed. Then attaches programs to endpoints whose policy is in
+    /// force, and answers the ADDs that waited for it.
+    pub fn sync(&mut self) {
+        let missing = self.freshness.missing();
+        if !missing.is_empty() {
+            debug!(?missing, "maps not updated: kinds are not listed yet");
+        } else if self.must_search() {
+            debug!("maps not updated: running pods have not been searched for yet");
+        } else if self.is_stale() {
+            let changes = std::mem::take(&mut self.changes);
+            let update = self.compiled.update(&self.state, &changes, &self.map_state);
+            self.record_left_out();
+            self.is_behind = !self.follow(update);
+            if self.is_behind {
+                self.compiled.forget();
+            } else if !self.is_primed {
+                self.is_primed = true;
+                self.attach_uplinks();
+            }
+        }
+        // Interfaces remain here if the policy of their pods is not known yet, or was in force already.
+        if !self.unattached.is_empty() {
+            let (failed, _nothing) = self.attach_and_apply(&[]);
+            self.refuse_failed(failed);
+        }
+        self.attach_detached();
+        self.answer_ready();
+    }
+
+    /// Updates the maps. If the kernel refuses an operation, undoes the update. Returns whether the maps follow.
+    fn follow(&mut self, update: MapStateUpdate) -> bool {
+        let ops = diff(&update.before, &update.after);
+        if ops.is_empty() {
+            return true;
+        }
+        let (failed, applied) = self.attach_and_apply(&ops);
+        if let Err(error) = applied {
+            self.refuse_failed(failed);
+            error!(
+                error = &error as &dyn std::error::Error,
+                n_ops = ops.len(),
+                "map update refused by the kernel; the last good state stays in force"
+            );
+            if let Err(error) =
+                self.perform(&diff(&self.map_state, &update.undone(&self.map_state)))
+            {
+                let error = &error as &dyn std::error::Error;
+                error!(error, "map update not undone; enforcement may be partial");
+            }
+            return false;
+        }
+        // Before `refuse_failed`, which removes endpoints from the map state again.
+        update.complete(&mut self.map_state);
+        self.refuse_failed(failed);
+        self.n_applied += 1;
+        info!(
+            n_ops = ops.len(),
+            n_endpoints = self.map_state.endpoints.len(),
+            n_identities = self.compiled.n_identities(),
+            n_policies = self.state.n_policies(),
+            "policy in force"
+        );
+        true
+    }
+
+    /// Applies operations to the maps, and attaches programs to the interfaces of ADDs at the same time. The caller
+    /// updates `map_state` on success, and refuses the interfaces that failed.
+    fn attach_and_apply(
+        &mut self,
+        ops: &[MapOp],
+    ) -> (FailedAttachments<K::Error>, Result<(), K::Error>) {
+        let interfaces = std::mem::take(&mut self.unattached);
+        if interfaces.is_empty() {
+            let applied = self.kernel.apply(ops);
+            return (Vec::new(), self.read_back_unless(applied));
+        }
+        let (failed, applied) = self.kernel.attach_and_apply(&interfaces, ops);
+        for NewInterface { ifindex, is_unshaped: _ } in interfaces {
+            self.migrations.expect(ifindex);
+        }
+        (failed, self.read_back_unless(applied))
+    }
+
+    fn refuse_failed(&mut self, failed: FailedAttachments<K::Error>) {
+        for (ifindex, error) in failed {
+            self.refuse(ifindex, "attach to", &error);
+        }
+    }
+
+    /// Applies operations to the maps and to `map_state`.
+    pub(super) fn perform(&mut self, ops: &[MapOp]) -> Result<(), K::Error> {
+        let applied = self.kernel.apply(ops);
+        self.read_back_unless(applied)?;
+        for op in ops {
+            apply(op, &mut self.map_state);
+        }
+        Ok(())
+    }
+
+    /// Reads `map_state` back from the maps after an error, because an unknown part of the operations is done.
+    fn read_back_unless(&mut self, applied: Result<(), K::Error>) -> Result<(), K::Error> {
+        if applied.is_err() {
+            match self.kernel.map_state() {
+                Ok(map_state) => self.map_state = map_state,
+                Err(error) => {
+                    error!(error = &error as &dyn std::error::Error, "maps not read back");
+                }
+            }
+        }
+        applied
+    }
+}

@@ -1,0 +1,90 @@
+//! The set and the mark of a flow.
+
+use crate::ids::IfIndex;
+use crate::keys::FlowKey;
+
+/// The set of a flow, and the mark of its slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The set's index.
+    pub set: u32,
+    /// The interface, and from bit 32 on 16 bits of the hash, the protocol and the stage. Not zero.
+    pub mark: u64,
+}
+
+/// The set and the mark of a flow in a table with `set_mask + 1` sets, a power of two. `seed` is the table's.
+#[inline(always)]
+pub const fn place(key: &FlowKey, seed: u64, set_mask: u32) -> Place {
+    let [ifindex, a, b, c, d, ports, rest] = *key.words();
+    let hash = mix(seed ^ wide(ifindex, ports));
+    let hash = mix(hash ^ wide(a, b));
+    let hash = mix(hash ^ wide(c, d) ^ wide(0, rest << 8));
+    let mark = wide(ifindex, rest << 16) | ((hash >> 16) & (0xffff << 32));
+    #[expect(clippy::cast_possible_truncation, reason = "the mask selects low bits")]
+    Place { set: hash as u32 & set_mask, mark }
+}
+
+#[inline(always)]
+const fn wide(low: u32, high: u32) -> u64 {
+    low as u64 | ((high as u64) << 32)
+}
+
+/// Lets each bit of the number change many bits of the result. A multiplication carries bits upwards only, so the high bits are
+/// folded down before it and after it.
+#[inline(always)]
+const fn mix(number: u64) -> u64 {
+    let product = (number ^ (number >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    product ^ (product >> 32)
+}
+
+/// The ports of a key in the form of [`FlowSlot::ports`](super::FlowSlot::ports).
+#[inline(always)]
+pub const fn ports(key: &FlowKey) -> u32 {
+    let [.., ports, _] = *key.words();
+    ports
+}
+
+/// The interface in a mark; 0 for a free slot.
+#[inline(always)]
+pub const fn owner(mark: u64) -> IfIndex {
+    let [i0, i1, i2, i3, ..] = mark.to_le_bytes();
+    IfIndex(u32::from_le_bytes([i0, i1, i2, i3]))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::addr::Addr;
+    use crate::ids::Protocol;
+
+    #[test]
+    fn connections_that_are_much_alike_spread_over_all_sets() {
+        let n_sets = 64_u32;
+        let check = |keys: Vec<FlowKey>| {
+            let mut by_set = [0_u32; 64];
+            for key in &keys {
+                let set =
+                    usize::try_from(place(key, 0x1234_5678_9abc_def1, n_sets - 1).set).unwrap();
+                by_set[set] += 1;
+            }
+            // An even distribution has 100 in each; this is six standard deviations.
+            assert!(by_set.iter().all(|n| (40..=160).contains(n)), "{by_set:?}");
+        };
+        let key = |ifindex, addr, ports, protocol| {
+            FlowKey::new(IfIndex(ifindex), addr, ports, protocol, FlowKey::AT_POD)
+        };
+        let v4 = |n: u32| Addr::from_v4_word(n.to_be());
+        let v6 = |n: u32| {
+            let [a, b, c, d] = n.to_be_bytes();
+            Addr([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d])
+        };
+        let numbers = 0..6400_u32;
+        check(numbers.clone().map(|n| key(7, v4(0x0a00_0000 + n), 80, Protocol::TCP)).collect());
+        check(numbers.clone().map(|n| key(7, v6(n), 80, Protocol::TCP)).collect());
+        check(numbers.clone().map(|n| key(7, v4(1), n << 16, Protocol::UDP)).collect());
+        check(numbers.clone().map(|n| key(7, v4(1), n, Protocol::UDP)).collect());
+        check(numbers.map(|n| key(n + 1, v4(1), 80, Protocol::UDP)).collect());
+    }
+}

@@ -1,0 +1,234 @@
+//! Sets of flows: their layout, and which slot a new flow gets.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::hash::{owner, ports};
+use crate::addr::Addr;
+use crate::flow;
+use crate::ids::{Nanos, PortBe, Protocol};
+use crate::keys::{FlowEntry, FlowKey, FlowValue};
+
+/// Slots of a set.
+pub const N_WAYS: usize = 8;
+/// Binary logarithm of the nanoseconds in a tick, the unit of [`FlowSet::ends`]: a tick has 1.07 s.
+const TICK_NS_LOG2: u32 = 30;
+
+/// Flows whose hashes select the same set. 640 bytes, ten cache lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FlowSet {
+    /// [`Place::mark`](super::Place::mark) of the flow in each slot; 0 for a free slot.
+    pub marks: [u64; N_WAYS],
+    /// The tick after which each flow has ended unless another packet arrives ([`end`]).
+    pub ends: [u32; N_WAYS],
+    /// Scratch space for [`FlowSet::shares`] during an eviction. The kernel's verifier would follow each value of a number in a
+    /// register; of a number in memory it knows nothing.
+    pub shares: u64,
+    /// Zero.
+    pub pad: [u64; 3],
+    /// The flows.
+    pub slots: [FlowSlot; N_WAYS],
+}
+
+/// One flow. One cache line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FlowSlot {
+    /// Odd while the slot is written. Every write leaves another number.
+    pub number: u32,
+    /// The pod's port and then the remote port, in memory order.
+    pub ports: u32,
+    /// The remote address.
+    pub remote: Addr,
+    /// The state of the flow.
+    pub entry: FlowEntry,
+}
+
+/// The tick after which a flow has ended, unless another packet arrives.
+#[inline(always)]
+pub const fn end(flow: &FlowValue, protocol: Protocol) -> u32 {
+    tick(Nanos(flow.last_seen.0.saturating_add(flow::timeout_ns(protocol, flow.state))))
+}
+
+/// The tick of a time.
+#[inline(always)]
+pub const fn tick(time: Nanos) -> u32 {
+    #[expect(clippy::cast_possible_truncation, reason = "in 146 years")]
+    {
+        (time.0 >> TICK_NS_LOG2) as u32
+    }
+}
+
+impl FlowSlot {
+    /// Whether this is the flow with this key, given that the slot has the mark of the key.
+    #[inline(always)]
+    pub fn holds(&self, key: &FlowKey) -> bool {
+        self.ports == ports(key) && self.remote == key.remote
+    }
+
+    /// The key of the flow in a slot with this mark.
+    pub fn key(&self, mark: u64) -> FlowKey {
+        let [.., protocol, stage] = mark.to_le_bytes();
+        let [l0, l1, r0, r1] = self.ports.to_ne_bytes();
+        FlowKey {
+            ifindex: owner(mark),
+            remote: self.remote,
+            local_port: PortBe([l0, l1]),
+            remote_port: PortBe([r0, r1]),
+            protocol: Protocol(protocol),
+            stage,
+            pad: [0; 2],
+        }
+    }
+}
+
+impl FlowSet {
+    /// The slot of a flow.
+    #[inline(always)]
+    pub fn find(&self, mark: u64, key: &FlowKey) -> Option<usize> {
+        let mut ways = self.marks.iter().zip(&self.slots);
+        ways.position(|(found, slot)| *found == mark && slot.holds(key))
+    }
+
+    /// A slot that is free or whose flow has ended.
+    #[inline(always)]
+    pub fn free(&self, now: u32) -> Option<usize> {
+        self.marks.iter().zip(&self.ends).position(|(mark, end)| *mark == 0 || *end < now)
+    }
+
+    /// For each slot, eight bits: how many other slots of the set its endpoint holds.
+    #[inline(always)]
+    pub fn shares(&self) -> u64 {
+        let mut shares = 0_u64;
+        for (way, mark) in self.marks.iter().enumerate() {
+            for (other, mark_there) in self.marks.iter().enumerate().skip(way + 1) {
+                if owner(*mark) == owner(*mark_there) {
+                    shares += (1 << (8 * way)) + (1 << (8 * other));
+                }
+            }
+        }
+        shares
+    }
+
+    /// The slot of the flow that is evicted from a full set with these [`FlowSet::shares`].
+    #[inline(always)]
+    pub fn victim(&self, shares: u64) -> usize {
+        // The largest share wins, then the earliest end. The lowest bits hold the index of the slot.
+        let mut best = 0_u64;
+        for (way, end) in (0_u64..).zip(&self.ends) {
+            let share = (shares >> (8 * way)) & 0xff;
+            let score = (share << 40) | (u64::from(!*end) << 8) | way;
+            if score > best {
+                best = score;
+            }
+        }
+        let [way, ..] = best.to_le_bytes();
+        usize::from(way) % N_WAYS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::mem::{offset_of, size_of};
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+    use zerocopy::FromZeros as _;
+
+    use super::*;
+    use crate::flow_table::place;
+    use crate::ids::{Direction, Epoch, IfIndex, RuleId};
+
+    const SEED: u64 = 0x1234_5678_9abc_def1;
+
+    fn key(ifindex: u32, addr: Addr, ports: u32, protocol: Protocol) -> FlowKey {
+        FlowKey::new(IfIndex(ifindex), addr, ports, protocol, FlowKey::AT_POD)
+    }
+
+    /// A failure here is a change of the wire: bump `maps::ABI_VERSION`.
+    #[test]
+    fn a_set_fills_ten_lines_and_a_slot_one() {
+        assert_eq!(size_of::<FlowSlot>(), 64);
+        assert_eq!(offset_of!(FlowSlot, entry), 24);
+        assert_eq!(size_of::<FlowSet>(), 640);
+        assert_eq!(offset_of!(FlowSet, ends), 64);
+        assert_eq!(offset_of!(FlowSet, shares), 96);
+        assert_eq!(offset_of!(FlowSet, slots), 128);
+    }
+
+    fn slot_of(key: &FlowKey) -> FlowSlot {
+        let mut slot = FlowSlot::new_zeroed();
+        slot.ports = ports(key);
+        slot.remote = key.remote;
+        slot
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_can_be_read_back_from_its_way(
+            ifindex in 1_u32.., addr: [u8; 16], ports: u32, protocol: u8, stage in 0_u8..2, seed: u64,
+        ) {
+            let key = FlowKey::new(IfIndex(ifindex), Addr(addr), ports, Protocol(protocol), stage);
+            let place = place(&key, seed, 0xff);
+            prop_assert!(place.set <= 0xff && place.mark != 0);
+            prop_assert_eq!(slot_of(&key).key(place.mark), key);
+        }
+
+        #[test]
+        fn who_has_most_makes_room_and_of_those_what_ends_first(
+            owners in prop::array::uniform8(1_u64..5), ends in prop::array::uniform8(10_u32..14),
+        ) {
+            let mut set = FlowSet::new_zeroed();
+            set.marks = owners;
+            set.ends = ends;
+            prop_assert_eq!(set.free(9), None);
+            let n_of = |way: usize| owners.iter().filter(|owner| **owner == owners[way]).count();
+            let most = (0..N_WAYS).map(n_of).max().unwrap();
+            let largest: BTreeSet<_> = (0..N_WAYS).filter(|way| n_of(*way) == most).collect();
+            let earliest = largest.iter().map(|way| ends[*way]).min().unwrap();
+            let victim = set.victim(set.shares());
+            prop_assert!(largest.contains(&victim) && ends[victim] == earliest, "{victim} of {set:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_ended_makes_room_before_anything_else() {
+        let mut set = FlowSet::new_zeroed();
+        assert_eq!(set.free(0), Some(0));
+        set.marks = [1, 1, 1, 1, 1, 1, 1, 2];
+        set.ends = [9; N_WAYS];
+        assert_eq!(set.free(9), None);
+        set.ends[7] = 8;
+        assert_eq!(set.free(9), Some(7));
+    }
+
+    #[test]
+    fn a_connection_is_found_among_others_with_its_mark() {
+        let wanted = key(3, Addr::from_v4([10, 0, 0, 1]), 80, Protocol::TCP);
+        let other = key(3, Addr::from_v4([10, 0, 0, 2]), 80, Protocol::TCP);
+        let mark = place(&wanted, SEED, 0).mark;
+        let mut set = FlowSet::new_zeroed();
+        set.marks[2] = mark;
+        set.slots[2] = slot_of(&other);
+        assert_eq!(set.find(mark, &wanted), None);
+        set.marks[5] = mark;
+        set.slots[5] = slot_of(&wanted);
+        assert_eq!(set.find(mark, &wanted), Some(5));
+        set.marks[5] = 0;
+        assert_eq!(set.find(mark, &wanted), None);
+    }
+
+    #[test]
+    fn an_end_is_never_before_the_timeout() {
+        let flow = |state| {
+            let facts = [Direction::Egress.to_wire(), state, 0];
+            FlowValue::new(Nanos(5_000_000_000), Epoch(1), RuleId::NONE, facts)
+        };
+        for (protocol, state) in [(Protocol::UDP, flow::OPENING), (Protocol::TCP, flow::OPEN)] {
+            let flow = flow(state);
+            let last = Nanos(flow.last_seen.0 + flow::timeout_ns(protocol, state));
+            assert!(!flow::is_expired(&flow, protocol, last));
+            assert!(end(&flow, protocol) >= tick(last));
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Roles of devices, and the programs that each role needs.
+
+use crate::program::Program;
+
+/// The role of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// The host's end of a pod's veth pair.
+    Pod,
+    /// A device through which packets leave the node, with an Ethernet header.
+    Uplink,
+    /// A device through which packets leave the node, without an Ethernet header.
+    UplinkL3,
+}
+
+impl Role {
+    /// The programs of a device with this role.
+    pub(crate) const fn programs(self) -> &'static [Program] {
+        match self {
+            Self::Pod => &[Program::PodIngress, Program::PodEgress],
+            Self::Uplink => &[Program::UplinkEgress],
+            Self::UplinkL3 => &[Program::UplinkEgressL3],
+        }
+    }
+
+    /// The role that needs this program.
+    pub(crate) const fn of(program: Program) -> Self {
+        match program {
+            Program::PodIngress | Program::PodEgress => Self::Pod,
+            Program::UplinkEgress => Self::Uplink,
+            Program::UplinkEgressL3 => Self::UplinkL3,
+        }
+    }
+}

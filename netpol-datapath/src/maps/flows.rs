@@ -1,0 +1,84 @@
+//! The connections that the programs track, and the garbage collection of what removed endpoints left in the maps.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use netpol_common::keys::{FlowKey, FlowValue};
+use netpol_policy::dataplane::port::Flows;
+
+use super::gc::{MapGc, PacketMaps};
+use crate::datapath::Datapath;
+use crate::error::Error;
+use crate::tables::{Labelled, Targets, lock};
+
+impl Flows for Datapath {
+    type MapGc = MapGc;
+
+    /// All connections, expired ones included.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    fn flows(&self) -> Result<BTreeMap<FlowKey, FlowValue>, Error> {
+        let entries = self.maps.flows.memory()?.entries().into_iter();
+        Ok(entries.map(|(key, entry)| (key, entry.flow)).collect())
+    }
+
+    fn n_evicted_flows(&self) -> Result<u64, Error> {
+        let Labelled { label, map } = &self.maps.evictions;
+        let of_cpus = map.get(&0, 0).map_err(|error| label.cannot_read(error))?;
+        Ok(of_cpus.iter().sum())
+    }
+
+    fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Error> {
+        self.maps.claim(flows.iter().map(|(key, _)| key.ifindex))?;
+        self.maps.flows.add(&mut self.ebpf, flows)
+    }
+
+    fn n_awaiting_gc(&self) -> usize {
+        self.maps.leftovers.len()
+    }
+
+    fn begin_gc(&mut self) -> Result<Option<MapGc>, Error> {
+        if self.maps.leftovers.gone.is_empty() || self.maps.leftovers.in_progress.is_some() {
+            return Ok(None);
+        }
+        let maps = PacketMaps::open(&self.maps)?;
+        let gone = std::mem::take(&mut self.maps.leftovers.gone);
+        let targets = Arc::new(Mutex::new(Targets::These(gone)));
+        self.maps.leftovers.in_progress = Some(Arc::clone(&targets));
+        Ok(Some(MapGc { maps, targets, outcome: Ok(0) }))
+    }
+
+    fn run_gc(map_gc: MapGc) -> MapGc {
+        map_gc.run()
+    }
+
+    fn end_gc(&mut self, map_gc: MapGc) -> Result<usize, Error> {
+        let MapGc { maps: _, targets, outcome } = map_gc;
+        let leftovers = &mut self.maps.leftovers;
+        if leftovers
+            .in_progress
+            .as_ref()
+            .is_some_and(|in_progress| Arc::ptr_eq(in_progress, &targets))
+        {
+            leftovers.in_progress = None;
+        }
+        if outcome.is_err()
+            && let Targets::These(gone) = &mut *lock(&targets)
+        {
+            leftovers.gone.append(gone);
+        }
+        outcome
+    }
+}
+
+impl Datapath {
+    /// Removes all connections.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn forget_flows(&mut self) -> Result<(), Error> {
+        self.maps.flows.memory()?.remove(|_ifindex| true);
+        Ok(())
+    }
+}

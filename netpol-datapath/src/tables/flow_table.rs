@@ -1,0 +1,202 @@
+//! FLOWS, the table of connections ([`netpol_common::flow_table`]), in memory that is shared with the programs.
+//!
+//! Programs write it under locks that user space cannot take. So user space only reads entries and frees bucket slots; it adds
+//! a connection by running a program.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aya::Ebpf;
+use aya::maps::{Map, MapData};
+use aya::programs::{TestRun as _, TestRunOptions};
+use netpol_common::flow_table::{FlowSet, FlowSlot, N_WAYS, owner};
+use netpol_common::ids::IfIndex;
+use netpol_common::keys::{FlowEntry, FlowKey, FlowValue};
+use netpol_common::maps;
+use netpol_common::packet::ETHERNET_LEN;
+use zerocopy::IntoBytes as _;
+
+use super::table::{Label, Table, reopen, take};
+use super::wire::Shared;
+use crate::config::Config;
+use crate::error::Error;
+use crate::object::layout::NO_PREALLOC;
+use crate::object::{Geometry, Pins, classifier_named};
+
+/// Sizes of a set and of a slot, and the position of the first slot, in words of eight bytes.
+const SET_WORDS: usize = size_of::<FlowSet>() / 8;
+const SLOT_WORDS: usize = size_of::<FlowSlot>() / 8;
+const FIRST_SLOT_WORD: usize = SET_WORDS - N_WAYS * SLOT_WORDS;
+/// Number of attempts to read a slot that changes meanwhile.
+const N_ATTEMPTS: usize = 1000;
+/// The program that adds a connection.
+const ADD_FLOW: &str = "add_flow";
+
+/// The pinned map with the hash seed of the table, so that both outlive the agent.
+#[derive(Debug)]
+pub(crate) struct Seed(Table<u32, u64>);
+
+impl Seed {
+    /// Opens or creates `FLOW_SEED`, which is not in the object because no program reads it.
+    ///
+    /// # Errors
+    /// [`Error::Map`], [`Error::Pin`].
+    pub(crate) fn open(pins: Option<&Pins>, label: Label) -> Result<Self, Error> {
+        let create = || aya::maps::HashMap::create(label.capacity, NO_PREALLOC);
+        let map = match pins {
+            None => create().map_err(|error| label.cannot_write(error))?,
+            Some(pins) => pins.open_map(label.name, create)?,
+        };
+        let mut table = Table::new(label, map);
+        table.add(0, RandomState::new().hash_one(0))?;
+        Ok(Self(table))
+    }
+
+    /// The map.
+    pub(crate) fn map(&self) -> &MapData {
+        self.0.map()
+    }
+
+    /// The constants of the table for the programs.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub(crate) fn geometry(&self, config: &Config) -> Result<Geometry, Error> {
+        let n_sets = config.capacities.get(maps::FLOWS).copied().unwrap_or(maps::N_FLOW_SETS);
+        let set_mask = n_sets.checked_ilog2().map_or(0, |log2| (1 << log2) - 1);
+        Ok(Geometry { seed: self.0.get(0)?.unwrap_or_default(), set_mask })
+    }
+}
+
+/// The table of connections.
+#[derive(Debug)]
+pub(crate) struct FlowTable {
+    label: Label,
+    map: MapData,
+}
+
+/// The mapped memory of the table. Mapped only for a short time, because it counts as memory of the process.
+#[derive(Debug)]
+pub(crate) struct FlowMemory(Shared);
+
+impl FlowTable {
+    /// Takes the map out of the loaded object.
+    ///
+    /// # Errors
+    /// [`Error::Missing`].
+    pub(crate) fn take(ebpf: &mut Ebpf, label: Label) -> Result<Self, Error> {
+        Ok(Self { label, map: take_array(ebpf, label.name)? })
+    }
+
+    /// The map.
+    pub(crate) fn map(&self) -> &MapData {
+        &self.map
+    }
+
+    /// Opens the same table by another file descriptor.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub(crate) fn reopen(&self) -> Result<Self, Error> {
+        let map = reopen(&self.map).map_err(|error| self.label.cannot_read(error))?;
+        Ok(Self { label: self.label, map })
+    }
+
+    /// Maps the memory of the table.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub(crate) fn memory(&self) -> Result<FlowMemory, Error> {
+        let shared = Shared::of(&self.map).map_err(|error| self.label.cannot_read(error))?;
+        Ok(FlowMemory(shared))
+    }
+
+    /// Adds connections; existing ones stay unchanged.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], [`Error::Refused`], [`Error::TestRun`].
+    pub(crate) fn add(&self, ebpf: &mut Ebpf, flows: &[(FlowKey, FlowValue)]) -> Result<(), Error> {
+        if flows.is_empty() {
+            return Ok(());
+        }
+        let program = classifier_named(ebpf, ADD_FLOW)?;
+        program.load().map_err(|source| Error::Refused { program: ADD_FLOW, source })?;
+        let mut outcome = Ok(());
+        for (key, flow) in flows {
+            let header = [0_u8; ETHERNET_LEN as usize];
+            let frame = [&header, key.as_bytes(), &[0; 4], flow.as_bytes()].concat();
+            let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::new() };
+            outcome = match program.test_run(options) {
+                Ok(run) if run.return_value == 0 => Ok(()),
+                Ok(_) => Err(self.label.is_full()),
+                Err(source) => Err(Error::TestRun { program: ADD_FLOW, source }),
+            };
+            if outcome.is_err() {
+                break;
+            }
+        }
+        program.unload().map_err(|source| Error::Refused { program: ADD_FLOW, source })?;
+        outcome
+    }
+}
+
+impl FlowMemory {
+    fn sets(&self) -> impl Iterator<Item = &[AtomicU64]> {
+        self.0.words().chunks_exact(SET_WORDS)
+    }
+
+    /// All entries. Entries that change meanwhile may be missing.
+    pub(crate) fn entries(&self) -> Vec<(FlowKey, FlowEntry)> {
+        let mut found = Vec::new();
+        for set in self.sets() {
+            let (head, slots) = set.split_at(FIRST_SLOT_WORD);
+            for (mark, slot) in head.iter().zip(slots.chunks_exact(SLOT_WORDS)).take(N_WAYS) {
+                found.extend(read(mark, slot));
+            }
+        }
+        found
+    }
+
+    /// Frees the bucket slots of the connections of these interfaces. Returns how many there were.
+    pub(crate) fn remove(&self, is_gone: impl Fn(IfIndex) -> bool) -> usize {
+        let mut n_removed = 0;
+        for mark in self.sets().flat_map(|set| set.iter().take(N_WAYS)) {
+            let now = mark.load(Ordering::Acquire);
+            if now != 0 && is_gone(owner(now)) {
+                // Another connection may have taken the bucket slot meanwhile.
+                let freed = mark.compare_exchange(now, 0, Ordering::AcqRel, Ordering::Relaxed);
+                n_removed += usize::from(freed.is_ok());
+            }
+        }
+        n_removed
+    }
+}
+
+/// Takes an array out of the loaded object.
+///
+/// # Errors
+/// [`Error::Missing`].
+pub(crate) fn take_array(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, Error> {
+    let Map::Array(map) = take(ebpf, name)? else { return Err(Error::Missing { name }) };
+    Ok(map)
+}
+
+/// Reads a slot consistently: the mark and the slot's number must be the same before and after.
+fn read(mark: &AtomicU64, slot: &[AtomicU64]) -> Option<(FlowKey, FlowEntry)> {
+    for _ in 0..N_ATTEMPTS {
+        let before = (mark.load(Ordering::Acquire), slot.first()?.load(Ordering::Acquire));
+        if before.0 == 0 {
+            return None;
+        }
+        let mut words = [0_u64; SLOT_WORDS];
+        for (word, shared) in words.iter_mut().zip(slot) {
+            *word = shared.load(Ordering::Acquire);
+        }
+        let after = (slot.first()?.load(Ordering::Acquire), mark.load(Ordering::Acquire));
+        let slot: FlowSlot = zerocopy::transmute!(words);
+        if (before.1, before.0) == after && slot.number.is_multiple_of(2) {
+            return Some((slot.key(before.0), slot.entry));
+        }
+    }
+    None
+}

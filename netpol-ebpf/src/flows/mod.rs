@@ -1,0 +1,7 @@
+//! FLOWS in the kernel: [`netpol_common::flow_table`] in the memory of a map, with its locks.
+
+mod add;
+mod slot;
+mod table;
+
+pub(crate) use table::{read, settled, write};

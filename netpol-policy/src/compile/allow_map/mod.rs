@@ -1,0 +1,186 @@
+//! The rules for one direction of one endpoint as entries of an allow map.
+//!
+//! In: the rules in force in their order of precedence, and the identities that their peer sets hold. Out: an [`AllowMap`]
+//! in which every look-up (identity, protocol, port) gives the verdict of the rule that decides. The kernel looks up the
+//! packet's identity and, if it has no entry that matches, [`Identity::ANY`]; a rule for every address is therefore also
+//! written for each identity whose own rules decide something else. Rules that all accept need no precedence: their entries
+//! are a union ([`union`]). Rules that deny or pass on are resolved first ([`precedence`]).
+
+mod precedence;
+mod verdicts;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use netpol_common::ids::{Identity, PortBe, Protocol, RuleId};
+use netpol_common::keys::{AllowKey, AllowValue};
+
+use super::capacity::{self, LeftOut};
+use super::map_state::AllowMap;
+use super::port_ranges::port_prefixes;
+use crate::resolve::{Action, DefaultVerdict, PeerSet, PolicyRule, PortSet, RuleRef, Tier};
+
+/// A rule that is in force.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RuleInForce<'a> {
+    id: RuleId,
+    source: &'a RuleRef,
+    tier: Tier,
+    action: Action,
+    /// `None` is every address.
+    peers: Option<&'a Arc<PeerSet>>,
+    ports: &'a PortSet,
+}
+
+impl<'a> RuleInForce<'a> {
+    /// A rule with its number. If it is left out because its peers exceed the capacity of the maps, an accepting rule is not
+    /// in force at all, and any other denies every address on its ports: a rule that is skipped must never open a port.
+    pub(super) fn new(id: RuleId, rule: &'a PolicyRule, left_out: &LeftOut) -> Option<Self> {
+        let PolicyRule { tier, priority: _, order: _, action, source, peers, ports } = rule;
+        let is_left_out = left_out.contains_key(source);
+        let (action, peers) = match action {
+            Action::Accept if is_left_out => return None,
+            Action::Deny | Action::Pass if is_left_out => (Action::Deny, None),
+            Action::Accept | Action::Deny | Action::Pass => (*action, peers.as_ref()),
+        };
+        Some(Self { id, source, tier: *tier, action, peers, ports })
+    }
+}
+
+/// The value of a connection that no rule decides: the endpoint's entry has the verdict, unless that is to allow.
+pub(super) const fn unmatched(default: DefaultVerdict) -> AllowValue {
+    match default {
+        DefaultVerdict::Allow => AllowValue::allow(RuleId::NONE),
+        DefaultVerdict::Audit | DefaultVerdict::Deny => AllowValue::DEFAULT_VALUE,
+    }
+}
+
+/// An allow map.
+pub(super) struct Built {
+    pub(super) map: AllowMap,
+    /// The rules that exceed its capacity.
+    pub(super) left_out: BTreeSet<RuleRef>,
+}
+
+/// The allow map of some rules, given in their order of precedence, without those that exceed `capacity`. `unmatched` is the
+/// value where no rule decides. `members` returns the identities whose addresses are in a peer set.
+pub(super) fn build<'a, I: Iterator<Item = &'a Identity>>(
+    rules: impl Iterator<Item = RuleInForce<'a>> + Clone,
+    unmatched: AllowValue,
+    members: impl Fn(&Arc<PeerSet>) -> I,
+    capacity: usize,
+) -> Built {
+    let only_accepts = unmatched == AllowValue::DEFAULT_VALUE
+        && rules.clone().all(|rule| rule.action == Action::Accept);
+    if !only_accepts {
+        let rules: Vec<RuleInForce<'_>> = rules.collect();
+        return precedence::build(&rules, unmatched, &members, capacity);
+    }
+    let map = union(rules.clone(), &members, capacity);
+    if map.len() <= capacity {
+        return Built { map, left_out: BTreeSet::new() };
+    }
+    let left_out = over_capacity(&rules, &members, capacity);
+    let map = union(rules.filter(|rule| !left_out.contains(rule.source)), &members, capacity);
+    Built { map, left_out }
+}
+
+/// The union of accepting rules, or a part of it that has more entries than `capacity`. If several rules have the same
+/// entry, it names the first.
+fn union<'a, I: Iterator<Item = &'a Identity>>(
+    rules: impl Iterator<Item = RuleInForce<'a>>,
+    members: &impl Fn(&Arc<PeerSet>) -> I,
+    capacity: usize,
+) -> AllowMap {
+    let mut map = AllowMap::new();
+    for rule in rules {
+        match rule.peers {
+            None => open(&mut map, Identity::ANY, rule.ports, rule.id),
+            Some(peers) => {
+                for identity in members(peers) {
+                    if map.len() > capacity {
+                        return map;
+                    }
+                    open(&mut map, *identity, rule.ports, rule.id);
+                }
+            }
+        }
+    }
+    map
+}
+
+/// The accepting rules that exceed the capacity: those that do not fit after all smaller ones.
+fn over_capacity<'a, I: Iterator<Item = &'a Identity>>(
+    rules: &(impl Iterator<Item = RuleInForce<'a>> + Clone),
+    members: &impl Fn(&Arc<PeerSet>) -> I,
+    capacity: usize,
+) -> BTreeSet<RuleRef> {
+    let wants = wanted_entries(rules.clone(), members);
+    let mut taken = BTreeSet::new();
+    let mut left_out = BTreeSet::new();
+    for source in capacity::smallest_first(&wants) {
+        let of_rule = rules.clone().filter(|rule| rule.source == source);
+        let wanted = union(of_rule, members, capacity);
+        let n_new = wanted.keys().filter(|key| !taken.contains(*key)).count();
+        if taken.len() + n_new > capacity {
+            left_out.insert(source.clone());
+        } else {
+            taken.extend(wanted.into_keys());
+        }
+    }
+    left_out
+}
+
+/// The number of entries that each rule has in a union.
+fn wanted_entries<'a, I: Iterator<Item = &'a Identity>>(
+    rules: impl Iterator<Item = RuleInForce<'a>>,
+    members: &impl Fn(&Arc<PeerSet>) -> I,
+) -> BTreeMap<&'a RuleRef, usize> {
+    let mut wants: BTreeMap<&RuleRef, usize> = BTreeMap::new();
+    for rule in rules {
+        let n_peers = rule.peers.map_or(1, |peers| members(peers).count());
+        let n_wanted = wants.entry(rule.source).or_default();
+        *n_wanted = n_wanted.saturating_add(n_peers.saturating_mul(n_entries(rule.ports)));
+    }
+    wants
+}
+
+/// Number of entries for each peer.
+fn n_entries(ports: &PortSet) -> usize {
+    match ports {
+        PortSet::All => 1,
+        PortSet::AnyOf(items) => {
+            items.iter().map(|item| item.range.map_or(1, |range| port_prefixes(range).len())).sum()
+        }
+    }
+}
+
+fn open(map: &mut AllowMap, identity: Identity, ports: &PortSet, rule: RuleId) {
+    let mut insert = |protocol, port, prefix_len_bits| {
+        map.entry(key(identity, protocol, port, prefix_len_bits))
+            .or_insert(AllowValue::allow(rule));
+    };
+    match ports {
+        PortSet::All => insert(Protocol(0), 0, AllowKey::ALL_PROTOCOLS_BITS),
+        PortSet::AnyOf(items) => {
+            for item in items {
+                let protocol = item.transport.to_wire();
+                match item.range {
+                    None => insert(protocol, 0, AllowKey::ALL_PORTS_BITS),
+                    Some(range) => {
+                        for (port, bits) in port_prefixes(range) {
+                            insert(protocol, port, AllowKey::ALL_PORTS_BITS + bits);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+const fn key(identity: Identity, protocol: Protocol, port: u16, prefix_len_bits: u32) -> AllowKey {
+    AllowKey { prefix_len_bits, identity, protocol, pad: 0, port: PortBe::new(port) }
+}
+
+#[cfg(test)]
+mod tests;

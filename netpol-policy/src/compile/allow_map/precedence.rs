@@ -1,0 +1,118 @@
+//! Rules that accept, deny and pass on, resolved to one verdict for each identity, protocol and port.
+//!
+//! For one identity the rules that apply are those for every address and those whose peers hold the identity. They are
+//! applied in the reverse order of precedence, the lowest tier first, each over the ports that it matches: a rule with
+//! precedence replaces the verdict of those below, and a rule that passes on restores there the verdict of the tiers below
+//! its own. The entries of an identity are then those by which its verdicts differ from those of [`Identity::ANY`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use netpol_common::ids::{Identity, Protocol, RuleId};
+use netpol_common::keys::{AllowKey, AllowValue};
+
+use super::verdicts::Verdicts;
+use super::{Built, RuleInForce, key, wanted_entries};
+use crate::compile::capacity;
+use crate::compile::map_state::AllowMap;
+use crate::resolve::{Action, PeerSet, RuleRef};
+
+/// The allow map of rules in their order of precedence.
+///
+/// If the map exceeds `capacity`, accepting rules are left out, the largest first. The others are all needed: without
+/// capacity for them, the map denies everything.
+pub(super) fn build<'a, I: Iterator<Item = &'a Identity>>(
+    rules: &[RuleInForce<'a>],
+    unmatched: AllowValue,
+    members: &impl Fn(&Arc<PeerSet>) -> I,
+    capacity: usize,
+) -> Built {
+    let map = resolve(rules, unmatched, members);
+    if map.len() <= capacity {
+        return Built { map, left_out: BTreeSet::new() };
+    }
+    let accepting = rules.iter().copied().filter(|rule| rule.action == Action::Accept);
+    let wants = wanted_entries(accepting, members);
+    let mut left_out: BTreeSet<&RuleRef> = wants.keys().copied().collect();
+    let resolve_without = |left_out: &BTreeSet<&RuleRef>| {
+        let is_kept = |rule: &&RuleInForce<'_>| {
+            rule.action != Action::Accept || !left_out.contains(rule.source)
+        };
+        let kept: Vec<RuleInForce<'_>> = rules.iter().filter(is_kept).copied().collect();
+        resolve(&kept, unmatched, members)
+    };
+    let mut map = resolve_without(&left_out);
+    if map.len() > capacity {
+        let everything = key(Identity::ANY, Protocol(0), 0, AllowKey::ALL_PROTOCOLS_BITS);
+        let left_out = rules.iter().map(|rule| rule.source.clone()).collect();
+        return Built {
+            map: AllowMap::from([(everything, AllowValue::deny(RuleId::NONE))]),
+            left_out,
+        };
+    }
+    for source in capacity::smallest_first(&wants) {
+        left_out.remove(source);
+        let larger = resolve_without(&left_out);
+        if larger.len() <= capacity {
+            map = larger;
+        } else {
+            left_out.insert(source);
+        }
+    }
+    Built { map, left_out: left_out.into_iter().cloned().collect() }
+}
+
+fn resolve<'a, I: Iterator<Item = &'a Identity>>(
+    rules: &[RuleInForce<'a>],
+    unmatched: AllowValue,
+    members: &impl Fn(&Arc<PeerSet>) -> I,
+) -> AllowMap {
+    // Positions in the order of precedence.
+    let mut for_everybody = Vec::new();
+    let mut by_identity: BTreeMap<Identity, Vec<usize>> = BTreeMap::new();
+    for (position, rule) in rules.iter().enumerate() {
+        match rule.peers {
+            None => for_everybody.push(position),
+            Some(peers) => {
+                for identity in members(peers) {
+                    by_identity.entry(*identity).or_default().push(position);
+                }
+            }
+        }
+    }
+    let mut map = AllowMap::new();
+    let at = |positions: &[usize]| {
+        let applying: Vec<&RuleInForce<'_>> =
+            positions.iter().filter_map(|position| rules.get(*position)).collect();
+        decide(&applying, unmatched)
+    };
+    let any = at(&for_everybody);
+    any.write(&mut map, Identity::ANY, &Verdicts::constant(AllowValue::DEFAULT_VALUE));
+    for (identity, mut positions) in by_identity {
+        positions.extend(&for_everybody);
+        positions.sort_unstable();
+        at(&positions).write(&mut map, identity, &any);
+    }
+    map
+}
+
+/// The verdicts of rules in their order of precedence.
+fn decide(rules: &[&RuleInForce<'_>], unmatched: AllowValue) -> Verdicts {
+    let mut below = Verdicts::constant(unmatched);
+    for tier in rules.chunk_by(|one, next| one.tier == next.tier).rev() {
+        let mut verdicts = below.clone();
+        for rule in tier.iter().rev() {
+            match rule.action {
+                Action::Accept => {
+                    verdicts.copy(rule.ports, &Verdicts::constant(AllowValue::allow(rule.id)));
+                }
+                Action::Deny => {
+                    verdicts.copy(rule.ports, &Verdicts::constant(AllowValue::deny(rule.id)));
+                }
+                Action::Pass => verdicts.copy(rule.ports, &below),
+            }
+        }
+        below = verdicts;
+    }
+    below
+}

@@ -1,0 +1,53 @@
+//! A document and its flaws.
+
+use serde_json::Value;
+
+use super::lines::{FieldLine, Lines};
+
+/// One document of a file.
+#[derive(Debug)]
+pub(crate) struct Document {
+    /// The value, with markers for the parts that could not be read.
+    pub(crate) value: Value,
+    pub(super) lines: Lines,
+    /// The flaws, in the order of their lines.
+    pub(crate) flaws: Vec<Flaw>,
+    /// Whether a syntax error ended the document early.
+    pub(crate) is_broken: bool,
+}
+
+impl Document {
+    /// The line of a field.
+    pub(crate) fn find(&self, path: &str) -> FieldLine {
+        self.lines.find(path)
+    }
+
+    /// The lines of the field at `path` and of everything in it.
+    pub(crate) fn lines_of(&self, path: &str) -> Lines {
+        self.lines.nearest(path).clone()
+    }
+}
+
+/// A problem in the text of a document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Flaw {
+    /// The kind of problem.
+    pub(crate) kind: FlawKind,
+    /// The line, counted from 1.
+    pub(crate) line: usize,
+    /// The problem: lower case, no full stop.
+    pub(crate) message: String,
+}
+
+/// The kinds of problems in a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FlawKind {
+    /// Not valid YAML.
+    Syntax,
+    /// A key that a mapping contains twice.
+    RepeatedKey,
+    /// Valid YAML that JSON cannot represent.
+    Value,
+    /// A limit on the size of a document was exceeded.
+    TooLarge,
+}

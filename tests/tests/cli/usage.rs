@@ -1,0 +1,238 @@
+//! Help, versions, errors in arguments, and the name under which the program is called.
+
+use expect_test::{Expect, expect};
+
+use crate::{check, output};
+
+/// Compares help without trailing spaces.
+#[track_caller]
+fn check_help(command: &str, expected: &Expect) {
+    let text: Vec<String> =
+        output(command, "").lines().map(|line| format!("{}\n", line.trim_end())).collect();
+    expected.assert_eq(&text.concat());
+}
+
+#[test]
+fn version_and_help_are_output() {
+    assert_eq!(
+        output("netpol --version", ""),
+        format!("exit code 0\nnetpol {}\n", env!("CARGO_PKG_VERSION"))
+    );
+    check_help(
+        "netpol help",
+        &expect![[r#"
+        exit code 0
+        Explain, check and simulate Kubernetes NetworkPolicies, from files or from a live cluster
+
+        Usage: netpol <COMMAND>
+
+        Commands:
+          explain      Explain why a connection is allowed or denied: the policies that isolate, the rules that allow, and the rules that almost match
+          lint         Report mistakes in policies: fields that are not in force as written, and rules that probably do not have the intended effect
+          simulate     Evaluate connections without sending packets: draw the matrix of allowed connections, or evaluate cases from a file
+          completions  Write a completion script for a shell
+          help         Print this message or the help of the given subcommand(s)
+
+        Options:
+          -h, --help     Print help
+          -V, --version  Print version
+    "#]],
+    );
+    assert_eq!(output("netpol --help", ""), output("netpol help", ""));
+    check_help(
+        "netpol explain --help",
+        &expect![[r#"
+        exit code 0
+        Explain why a connection is allowed or denied: the policies that isolate, the rules that allow, and the rules that almost match.
+
+        The exit code is 0 if the connection is allowed, 1 if it is denied, and 2 if the input cannot be read or the connection cannot exist.
+
+        Usage: netpol explain [OPTIONS] --from <NS/POD|IP> --to <NS/POD|IP> --port <PORT> <--file <PATH>...|--cluster>
+
+        Options:
+              --from <NS/POD|IP>
+                  Source of the connection: `NAMESPACE/POD`, `NAMESPACE/POD@ADDRESS` or an IP address
+
+              --to <NS/POD|IP>
+                  Destination of the connection, as for --from. The address of a Service stands for its backend pods
+
+              --port <PORT>
+                  Destination port: a number, or the name of a port of the destination pod
+
+              --protocol <PROTOCOL>
+                  Protocol: TCP, UDP or SCTP
+
+                  [default: TCP]
+
+          -f, --file <PATH>...
+                  Files and directories with objects (YAML or JSON); `-` is the standard input
+
+              --cluster
+                  Read the objects of the cluster of kubectl's current context. Objects in files replace those of the cluster
+
+              --kubeconfig <FILE>
+                  Kubeconfig file for --cluster [default: the file that kubectl uses]
+
+          -o, --output <OUTPUT>
+                  Output format
+
+                  Possible values:
+                  - text: Text for people
+                  - json: JSON for programs
+
+                  [default: text]
+
+          -h, --help
+                  Print help (see a summary with '-h')
+    "#]],
+    );
+    check_help(
+        "netpol lint --help",
+        &expect![[r#"
+        exit code 0
+        Report mistakes in policies: fields that are not in force as written, and rules that probably do not have the intended effect.
+
+        The checks are listed in docs/lint.md. Checks that compare policies with pods, namespaces or Services need these objects too. The exit code is 0 if there is no finding of the --deny level or above, 1 if there is one, and 2 if the input cannot be read.
+
+        Usage: netpol lint [OPTIONS] <--file <PATH>...|--cluster>
+
+        Options:
+          -f, --file <PATH>...
+                  Files and directories with objects (YAML or JSON); `-` is the standard input
+
+              --cluster
+                  Read the objects of the cluster of kubectl's current context. Objects in files replace those of the cluster
+
+              --kubeconfig <FILE>
+                  Kubeconfig file for --cluster [default: the file that kubectl uses]
+
+          -o, --output <OUTPUT>
+                  Output format
+
+                  Possible values:
+                  - text:  A line for each finding, with advice
+                  - json:  A JSON array of objects
+                  - sarif: SARIF 2.1.0, for code hosts
+
+                  [default: text]
+
+              --deny <LEVEL>
+                  Lowest level of findings that makes the exit code 1
+
+                  Possible values:
+                  - errors:   Parts of objects that are not in force as written
+                  - warnings: Also probable mistakes
+                  - infos:    Also findings that are often intended
+
+                  [default: errors]
+
+              --allow <CODE>
+                  Suppress findings with this code or name, such as NP031 or `no-dns`
+
+          -h, --help
+                  Print help (see a summary with '-h')
+    "#]],
+    );
+    check_help(
+        "netpol simulate -h",
+        &expect![[r#"
+        exit code 0
+        Evaluate connections without sending packets: draw the matrix of allowed connections, or evaluate cases from a file
+
+        Usage: netpol simulate [OPTIONS] <--file <PATH>...|--cluster|--cases <FILE>>
+
+        Options:
+          -f, --file <PATH>...          Files and directories with objects (YAML or JSON); `-` is the standard input
+              --what-if                 Show the connections that would change if the files after this option were applied: --what-if -f NEW
+              --cluster                 Read the objects of the cluster of kubectl's current context. Objects in files replace those of the cluster
+              --kubeconfig <FILE>       Kubeconfig file for --cluster [default: the file that kubectl uses]
+              --matrix                  Draw the matrix. This is the default without --cases
+              --port <PORT[/PROTOCOL]>  Destination ports, such as `80`, `53/UDP` or `http` [default: the ports that the pods declare]
+              --address <IP>            Addresses outside the cluster to add to the matrix
+          -o, --output <OUTPUT>         Output format of the matrix [default: text] [possible values: text, json]
+              --cases <FILE>            Read cases from this file, one JSON object a line; `-` is the standard input. Writes one line of verdicts for each case
+              --engine <ENGINE>         Implementation that evaluates the connections [default: compiled] [possible values: reference, compiled]
+          -h, --help                    Print help (see more with '--help')
+    "#]],
+    );
+}
+
+#[test]
+fn a_missing_command_is_an_error_with_help() {
+    let text = output("netpol", "");
+    assert!(text.starts_with("exit code 2\n"), "{text}");
+    assert!(text.contains("Usage: netpol <COMMAND>"), "{text}");
+}
+
+#[test]
+fn commands_without_objects_name_the_options_that_give_them() {
+    check(
+        "netpol explain",
+        &expect![[r#"
+        exit code 2
+        ! error: the following required arguments were not provided:
+        !   --from <NS/POD|IP>
+        !   --to <NS/POD|IP>
+        !   --port <PORT>
+        !   <--file <PATH>...|--cluster>
+        ! 
+        ! Usage: netpol explain --from <NS/POD|IP> --to <NS/POD|IP> --port <PORT> <--file <PATH>...|--cluster>
+        ! 
+        ! For more information, try '--help'.
+    "#]],
+    );
+    check(
+        "netpol lint",
+        &expect![[r#"
+        exit code 2
+        ! error: the following required arguments were not provided:
+        !   <--file <PATH>...|--cluster>
+        ! 
+        ! Usage: netpol lint <--file <PATH>...|--cluster>
+        ! 
+        ! For more information, try '--help'.
+    "#]],
+    );
+    check(
+        "netpol simulate",
+        &expect![[r#"
+        exit code 2
+        ! error: the following required arguments were not provided:
+        !   <--file <PATH>...|--cluster|--cases <FILE>>
+        ! 
+        ! Usage: netpol simulate <--file <PATH>...|--cluster|--cases <FILE>>
+        ! 
+        ! For more information, try '--help'.
+    "#]],
+    );
+    check(
+        "netpol simulate --cases - --cluster",
+        &expect![[r#"
+        exit code 2
+        ! error: the argument '--cases <FILE>' cannot be used with '--cluster'
+        ! 
+        ! Usage: netpol simulate <--file <PATH>...|--cluster|--cases <FILE>>
+        ! 
+        ! For more information, try '--help'.
+    "#]],
+    );
+}
+
+#[test]
+fn usage_lines_of_the_kubectl_plugin_begin_with_kubectl() {
+    for command in ["help", "explain --help", "lint", "simulate", "nonsense"] {
+        let standalone = output(&format!("netpol {command}"), "");
+        let plugin = output(&format!("/usr/local/bin/kubectl-netpol {command}"), "");
+        assert!(plugin.contains("Usage: kubectl netpol"), "{plugin}");
+        assert!(!plugin.contains("kubectl-netpol"), "{plugin}");
+        assert_eq!(plugin.replace("kubectl netpol", "netpol"), standalone);
+    }
+}
+
+#[test]
+fn completions_are_for_the_file_name_of_the_program() {
+    let standalone = output("netpol completions bash", "");
+    assert!(standalone.contains("complete -F _netpol"), "{standalone}");
+    let plugin = output("kubectl-netpol completions bash", "");
+    assert!(plugin.contains(" kubectl-netpol\n"), "{plugin}");
+}
