@@ -5,8 +5,7 @@ use netpol_policy::manifests::parse;
 use netpol_policy::simulate::{Cluster, Engine, with_implicit_namespaces};
 use netpol_policy::store::{ClusterState, Delta};
 
-/// Reads manifests, looks for what was probably not meant, and compiles the objects. What is found stands in the text, and
-/// every object can be found there.
+/// Reads manifests, lints them, and compiles the objects. Every finding and every object must have a position in the text.
 ///
 /// # Panics
 /// If that does not hold.

@@ -1,8 +1,8 @@
-//! Network configurations, as a container runtime hands them to the CNI plugin.
+//! Network configurations, as the CNI plugin gets them from a container runtime.
 
 use netpol_cni::config::Config;
 
-/// Reads a configuration. An answer is one of the specification's errors, or what the same text says again.
+/// Parses a configuration. The result must be an error of the specification, or equal to that of parsing its serialised form.
 ///
 /// # Panics
 /// If that does not hold.

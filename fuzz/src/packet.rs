@@ -1,4 +1,4 @@
-//! Frames before maps with any content.
+//! Frames, with random map contents.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -23,12 +23,12 @@ const MAX_FRAME_BYTES: u16 = 256;
 const V4_ADDRESSES: usize = 14 + 12;
 const V6_ADDRESSES: usize = 14 + 8;
 
-/// Shows frames to maps, some of them changed meanwhile.
+/// Runs frames through `decide`, with changes of the maps in between.
 ///
 /// # Panics
-/// If a verdict is one that no maps and no frame can lead to.
+/// If a verdict contradicts the maps or the frame.
 pub fn check(bytes: &[u8]) {
-    // Too few bytes are no input.
+    // Too few bytes for an input.
     let _incomplete = run(&mut Unstructured::new(bytes));
 }
 
@@ -48,7 +48,7 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What becomes of a frame follows from what the maps say of the endpoint, however the frame looks.
+/// Checks properties of the verdict that follow from the endpoint's state, whatever the frame is.
 fn judge(maps: &MemoryMaps, frame: &[u8], seen: &HookContext) {
     let before = maps.flows();
     let Outcome { verdict, mark, ifindex, direction, .. } = maps.judge(frame, seen).outcome;
@@ -64,8 +64,8 @@ fn judge(maps: &MemoryMaps, frame: &[u8], seen: &HookContext) {
         assert_eq!(Some(egress_mark), at_hook.map(|own| u32::from(own.egress_mark)), "{}", said());
         assert_eq!(verdict, Verdict::Pass(PassReason::Deferred), "{}", said());
     }
-    // Only what passes leaves a trace with the endpoint whose policy decides. That of a sender whose own policy lets the
-    // packet go may stay, for after the translation, where the receiver's drops it.
+    // Only passing packets create state of the deciding endpoint. If the receiver drops a packet that the sender's policy allows,
+    // the sender's state may stay.
     for key in after.keys().filter(|key| !before.contains_key(*key)) {
         assert!(endpoints.contains_key(&key.ifindex), "{}", said());
         let is_senders = key.ifindex != ifindex && key.stage == FlowKey::AFTER_NAT;
@@ -79,7 +79,7 @@ fn judge(maps: &MemoryMaps, frame: &[u8], seen: &HookContext) {
         Some(own) if own.state != EndpointValue::READY => {
             assert_eq!(verdict, Verdict::Drop(DropReason::Blocked), "{}", said());
         }
-        // Nothing isolates it, and no other pod's verdict is to be finished: only its own lies drop.
+        // The pod is not isolated and no deferred verdict is pending: only spoofed packets drop.
         Some(own) if own.isolated == 0 && seen.mark & seen.mark_mask == 0 => {
             let may = [Verdict::Drop(DropReason::Spoofed)];
             assert!(verdict.is_pass() || may.contains(&verdict), "{}", said());
@@ -93,7 +93,7 @@ fn judge(maps: &MemoryMaps, frame: &[u8], seen: &HookContext) {
     }
 }
 
-/// Where another parser, which also checks all lengths, finds ports, ours finds the same ones.
+/// Checks our parser against another one, which also validates all lengths: where it finds ports, ours finds the same.
 fn look_at(frame: &[u8]) {
     let mut packet = Packet::EMPTY;
     let parsed = frame.parse(&mut packet);
@@ -116,7 +116,7 @@ fn look_at(frame: &[u8]) {
         Some(TransportHeader::Udp(udp)) => (Protocol::UDP, udp.source_port, udp.destination_port),
         _ => return,
     };
-    // Behind more extension headers than are walked it is not read.
+    // Our parser reads a bounded number of extension headers.
     if parsed == Parsed::Malformed(DropReason::ExtensionHeaders) {
         return;
     }

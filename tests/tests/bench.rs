@@ -1,4 +1,4 @@
-//! The benchmarks work: they run, and what they check while they measure holds. Their times are not looked at.
+//! The benchmarks work: they run, and their checks pass. Times are ignored.
 #![forbid(unsafe_code)]
 #![cfg(test)]
 

@@ -1,4 +1,4 @@
-//! Every scenario, judged by its own table, by the oracle, by the reference semantics and by the compiled maps.
+//! Every scenario's table compared with the independent oracle, the reference semantics, the compiled maps, and the kernel.
 #![forbid(unsafe_code)]
 
 use std::fs;
@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use netpol_lab::scenario::{self, Reasons, Scenario};
 use netpol_lab::wire::{SharedMaps, Wire};
 
-/// Every scenario agrees with a oracle.
+/// Checks every scenario with an oracle.
 fn check(oracle: &mut dyn FnMut(&Scenario) -> Result<Vec<String>>) -> Result<()> {
     let mut differences = Vec::new();
     let scenarios = scenario::all()?;
@@ -59,7 +59,7 @@ fn the_page_on_conformance_names_every_scenario_and_nothing_that_is_not_there() 
     for scenario in scenario::all()? {
         let file = format!("tests/scenarios/{}.yaml", scenario.name);
         ensure!(quoted.contains(&file.as_str()), "docs/conformance.md does not name {file}");
-        ensure!(page.contains(&scenario.about), "docs/conformance.md says otherwise of {file}");
+        ensure!(page.contains(&scenario.about), "docs/conformance.md describes {file} differently");
     }
     let is_path = |text: &&&str| text.contains('/') && !text.contains(' ');
     for path in quoted.iter().filter(is_path) {

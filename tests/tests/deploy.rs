@@ -1,4 +1,4 @@
-//! The manifests for a cluster: they build, ask for no more than is needed, and name only what exists.
+//! The manifests for a cluster: they build, request only needed permissions, and refer only to what exists.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -119,7 +119,7 @@ fn the_removal_keeps_the_names_and_folders_of_each_overlay() -> Result<()> {
         let removing = kustomize(&format!("uninstall/{name}"))?;
         let (installed, removing) =
             (of_kind(&installed, "DaemonSet")?, of_kind(&removing, "DaemonSet")?);
-        // The same DaemonSet: the node's agent has ended before the removal begins.
+        // The same DaemonSet name, so the node's agent ends before the removal begins.
         for same in [
             "/metadata/name",
             "/metadata/namespace",
@@ -131,7 +131,7 @@ fn the_removal_keeps_the_names_and_folders_of_each_overlay() -> Result<()> {
         let commands: Vec<_> =
             containers(removing).map(|container| at(container, "/command")).collect();
         ensure!(commands == [&json!(["netpol-agent", "uninstall", "--stay"])], "{commands:?}");
-        // A removal that fails ends before that, and is not taken for done.
+        // A failed removal exits before that, and does not count as done.
         ensure!(at(removing, "/spec/minReadySeconds").as_u64() >= Some(15));
         check_image(removing)?;
         check_commands(removing)?;
@@ -144,7 +144,7 @@ fn the_daemon_set_uses_only_commands_arguments_and_variables_that_exist() -> Res
     check_commands(of_kind(&base("daemonset.yaml")?, "DaemonSet")?)
 }
 
-/// Variables of the agent that its successor, the removal, still has.
+/// Variables of the agent that the removal inherits.
 const RUN_ONLY: [&str; 3] = ["NODE_NAME", "NETPOL_HEALTH", "NETPOL_BPFFS"];
 
 fn check_commands(daemon_set: &Value) -> Result<()> {
@@ -165,10 +165,10 @@ fn check_commands(daemon_set: &Value) -> Result<()> {
             items(at(container, "/env")).filter_map(|variable| at(variable, "/name").as_str());
         let options = options.iter().map(|option| option.split('=').next().unwrap_or(option));
         for name in options.chain(variables) {
-            // The variables of `run` are left to the removal, which has no use for them.
+            // The removal inherits the variables of `run`, which it does not use.
             let is_known =
                 help.contains(name) || (verbs.contains(&"uninstall") && RUN_ONLY.contains(&name));
-            ensure!(is_known, "{verbs:?} does not know {name}");
+            ensure!(is_known, "{verbs:?} has no option {name}");
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The policies of `deploy/examples` are what they should be examples of: valid, clean, explained.
+//! The policies of `deploy/examples` are valid, have no findings, and begin with an explanation.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ fn examples() -> Result<Vec<(PathBuf, String)>> {
 }
 
 #[test]
-fn every_example_is_one_policy_that_is_understood_whole() -> Result<()> {
+fn every_example_is_one_valid_policy() -> Result<()> {
     for (path, _) in examples()? {
         let read = manifests::read(std::slice::from_ref(&path), &mut std::io::empty());
         ensure!(read.findings.is_empty(), "{:?}", read.findings);
@@ -37,7 +37,7 @@ fn every_example_is_one_policy_that_is_understood_whole() -> Result<()> {
 }
 
 #[test]
-fn no_check_has_anything_against_an_example() -> Result<()> {
+fn no_example_has_lint_findings() -> Result<()> {
     for (path, _) in examples()? {
         let mut state = ClusterState::default();
         for sourced in manifests::read(&[path], &mut std::io::empty()).objects {
@@ -51,7 +51,7 @@ fn no_check_has_anything_against_an_example() -> Result<()> {
 }
 
 #[test]
-fn every_example_begins_with_what_it_does() -> Result<()> {
+fn every_example_begins_with_a_comment() -> Result<()> {
     for (path, text) in examples()? {
         ensure!(text.starts_with("# "), "{} begins without a comment", path.display());
     }

@@ -1,6 +1,6 @@
-//! What must hold for any input: what fuzzing found once, what people write, and random bytes.
+//! The fuzz targets' checks, for past findings of the fuzzer, hand-written files, and random bytes.
 //!
-//! The checks are those of the fuzz targets; `cargo xtask fuzz` looks for inputs for which they fail.
+//! `cargo xtask fuzz` searches for inputs for which the checks fail.
 #![forbid(unsafe_code)]
 
 #[path = "../../fuzz/src/lib.rs"]
@@ -14,10 +14,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-/// Random inputs, each a whole sequence of maps and frames.
+/// Number of random inputs, each a whole sequence of maps and frames.
 const N_RANDOM: u32 = 256;
 
-/// All files in and below a folder of this repository; none if it is not there.
+/// All files below a folder of this repository; none if it does not exist.
 fn files(folder: &str) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder)];
@@ -31,7 +31,7 @@ fn files(folder: &str) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Checks what is in the folders, and random bytes. A file's name says what once went wrong with it.
+/// Checks the files in the folders, and random bytes. A regression file's name describes its bug.
 fn check(folders: &[&str], check: fn(&[u8])) -> Result<()> {
     for folder in folders {
         for file in files(folder)? {
@@ -40,7 +40,7 @@ fn check(folders: &[&str], check: fn(&[u8])) -> Result<()> {
             assert!(outcome.is_ok(), "it fails for {}", file.display());
         }
     }
-    // The same ones each time: to look for others is what fuzzing is for.
+    // The same inputs each time, because searching for others is the fuzzer's task.
     let mut runner = TestRunner::new_with_rng(
         Config { cases: N_RANDOM, failure_persistence: None, ..Config::default() },
         TestRng::deterministic_rng(RngAlgorithm::ChaCha),
@@ -64,6 +64,6 @@ fn network_configurations_are_understood_or_refused_with_an_error_of_the_specifi
 }
 
 #[test]
-fn manifests_are_compiled_or_found_fault_with_in_their_own_lines() -> Result<()> {
+fn manifests_are_compiled_or_have_findings_in_their_own_lines() -> Result<()> {
     check(&["fuzz/regressions/manifests", "deploy", "tests/scenarios"], checks::manifests::check)
 }

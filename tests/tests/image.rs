@@ -1,4 +1,4 @@
-//! The image, run as the manifests say: it protects a node, answers, and leaves nothing behind.
+//! The image, run as in the manifests: it protects a node, answers requests, and its removal leaves nothing.
 #![forbid(unsafe_code)]
 
 use std::fs;
@@ -31,10 +31,10 @@ const NEEDS: [Need; 5] = [
 
 const PORT: u16 = 80;
 
-/// Where the DaemonSet's agent tells of its health.
+/// The agent's health and metrics address in the DaemonSet.
 const HEALTH: &str = "127.0.0.1:9470";
 
-/// Clients may connect to web, nobody else may.
+/// Allows only clients to connect to web.
 const ALLOW_CLIENTS: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -51,7 +51,7 @@ fn the_programs_of_the_image_need_no_other_file() -> Result<()> {
     }
     let folder = tempfile::tempdir()?;
     let rootfs = Rootfs::unpack(&binaries::image()?, folder.path())?;
-    // Nothing else is there: no loader, no library, no shell.
+    // The container has no other files: no loader, no library, no shell.
     let mut files: Vec<_> = fs::read_dir(folder.path())?
         .map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default()))
         .collect::<Result<_>>()?;
@@ -76,7 +76,7 @@ fn the_programs_of_the_image_need_no_other_file() -> Result<()> {
     Ok(())
 }
 
-/// A node whose runtime uses Flannel's kind of network, and what the DaemonSet finds there.
+/// A node with a network as of Flannel, and the unpacked image.
 struct Node {
     lab: Lab,
     rootfs: Rootfs,
@@ -86,12 +86,12 @@ struct Node {
     empty_dir: PathBuf,
 }
 
-/// A container that runs. Dropped, it is killed.
+/// A running container. Dropped, it is killed.
 struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The container may have ended already.
         if let Some(pid) = process_in(self.0.id()).ok().and_then(Pid::from_raw) {
             kill_process(pid, Signal::KILL).ok();
         }
@@ -109,7 +109,7 @@ impl Node {
         for path in [&conf_dir, &bin_dir, &empty_dir] {
             fs::create_dir(path)?;
             fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
-            // As after unpacking a release of the plugins.
+            // File modes as after unpacking a release of the plugins.
             chown(path, Some(1001), Some(1001))?;
         }
         let conflist = lab.folder().join("10-lab.conflist");
@@ -122,7 +122,7 @@ impl Node {
         Ok(Self { lab, rootfs, _folder: folder, conf_dir, bin_dir, empty_dir })
     }
 
-    /// The lab's folder for one of the host's.
+    /// The lab's folder for a host path.
     fn folder_of(&self, host_path: &str) -> Result<PathBuf> {
         Ok(match host_path {
             "/sys/fs/bpf" => self.lab.agent_config().pins.parent().context("no bpffs")?.to_owned(),
@@ -130,13 +130,13 @@ impl Node {
             "/etc/cni/net.d" => self.conf_dir.clone(),
             "/opt/cni/bin" => self.bin_dir.clone(),
             "/var/lib/cni/results" => self.lab.agent_config().results.clone(),
-            // No pod is older than the agent here.
+            // No pod is older than the agent in these tests.
             "/run/netns" => self.empty_dir.clone(),
             other => bail!("the lab has no {other}"),
         })
     }
 
-    /// Starts a container of a DaemonSet, as it is written. Objects come from the lab's manifests.
+    /// Starts a container of a DaemonSet. Objects come from the lab's manifests.
     fn start(&self, daemon_set: &Value, name: &str) -> Result<Running> {
         let container = containers(daemon_set).find(|container| at(container, "/name") == name);
         let container = container.with_context(|| format!("no container {name}"))?;
@@ -146,7 +146,7 @@ impl Node {
         made.set("NETPOL_MANIFESTS", "/manifests");
         made.set("NETPOL_LOG_FORMAT", "json");
         if name == "cni" {
-            // Where the plugin finds the agent on this node, which has several.
+            // The agent's socket of this lab.
             made.set(
                 "NETPOL_SOCKET",
                 self.lab.agent_config().socket().to_str().context("not UTF-8")?,
@@ -173,7 +173,7 @@ impl Node {
         fs::read_to_string(self.lab.folder().join(format!("{name}.log"))).unwrap_or_default()
     }
 
-    /// Runs a program in a container that runs, as `kubectl exec` does.
+    /// Runs a program in a running container, as `kubectl exec` does.
     fn exec(&self, container: &Running, words: &[&str]) -> Result<Output> {
         Ok(exec(&self.rootfs, container.0.id(), words.iter().copied())?.output()?)
     }
@@ -207,7 +207,7 @@ impl Node {
         })
     }
 
-    /// Asks the agent over HTTP, as the kubelet and Prometheus do. Returns head and body.
+    /// Sends the agent an HTTP request, as the kubelet and Prometheus do. Returns head and body.
     fn ask(&self, path: &str) -> Result<String> {
         self.netns()?.inside(|| {
             let mut stream = TcpStream::connect(HEALTH)?;
@@ -284,7 +284,7 @@ fn the_daemon_set_protects_a_node_and_its_removal_leaves_nothing_there() -> Resu
 
     let objects = kustomize("uninstall/kubeadm-flannel")?;
     let removing = of_kind(&objects, "DaemonSet")?;
-    // A node whose agent runs is left as it is.
+    // The removal refuses while an agent runs.
     let mut refused = node.start(removing, "agent")?;
     ensure!(!refused.0.wait()?.success(), "{}", node.log("agent"));
     ensure!(node.log("agent").contains("another agent"), "{}", node.log("agent"));
@@ -301,7 +301,7 @@ fn the_daemon_set_protects_a_node_and_its_removal_leaves_nothing_there() -> Resu
         let is_done = log.contains("nothing of netpol is left on this node");
         Ok(if is_done { Look::Done(()) } else { Look::NotYet(log) })
     })?;
-    // The command itself has checked that the kernel has none of the programs, links and maps any more.
+    // The command itself has checked that the kernel has released programs, links, and maps.
     let pins = &node.lab.agent_config().pins;
     ensure!(!pins.exists(), "{} is still there", pins.display());
     ensure!(
@@ -312,10 +312,10 @@ fn the_daemon_set_protects_a_node_and_its_removal_leaves_nothing_there() -> Resu
     ensure!(names(&node.bin_dir)?.is_empty(), "{:?}", names(&node.bin_dir));
     ensure!(names(&node.conf_dir)? == ["10-lab.conflist"], "{:?}", names(&node.conf_dir));
     ensure!(fs::read_to_string(node.conf_dir.join("10-lab.conflist"))? == before);
-    // Pods that run go on, and all of them may talk.
+    // Running pods keep running, without policies.
     node.expect(Passing::Yes, "shop/client")?;
     node.expect(Passing::Yes, "shop/visitor")?;
-    // What has been removed needs no second removal, but may have one.
+    // A second removal is no error.
     drop(removal);
     let _again = node.start(removing, "agent")?;
     until("a second removal", LIMIT, || {

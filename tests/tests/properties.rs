@@ -1,7 +1,7 @@
-//! Laws over generated clusters: all oracles agree.
+//! Laws of generated clusters: all oracles agree.
 //!
-//! `NETPOL_CASES` sets how many clusters are generated, `NETPOL_SEED` from which seed. A failure prints the case, made
-//! small, as lines for a file in `tests/regressions`.
+//! `NETPOL_CASES` sets the number of clusters, `NETPOL_SEED` the seed. A failure prints the shrunk case as lines for a file in
+//! `tests/regressions`.
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
@@ -16,10 +16,10 @@ use netpol_lab::oracles::{Oracles, read};
 use netpol_lab::settings;
 use serde_json::Value;
 
-/// How many clusters are tried: in about 3,000 states, which are as many cases.
+/// Default number of clusters, with about 3,000 cases: some clusters have several states.
 const N_CLUSTERS: usize = 2_120;
 
-/// Asks all oracles about these cases, which are one sequence or of none.
+/// Compares all oracles on these cases, which are one sequence or a single case.
 fn check(oracles: &mut Oracles, cases: &[Case]) -> Result<()> {
     oracles.begin();
     let mut found = Vec::new();
@@ -60,7 +60,7 @@ mod privileged {
 }
 
 #[test]
-fn all_oracles_agree_on_what_once_went_wrong() -> Result<()> {
+fn all_oracles_agree_on_past_regressions() -> Result<()> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/regressions");
     let mut n_files = 0;
     for entry in fs::read_dir(folder)? {
@@ -77,7 +77,7 @@ fn all_oracles_agree_on_what_once_went_wrong() -> Result<()> {
     Ok(())
 }
 
-/// Cases that belong together.
+/// Groups the cases of a sequence.
 fn sequences(cases: &[Case]) -> impl Iterator<Item = &[Case]> {
     cases.chunk_by(|one, next| one.sequence.is_some() && one.sequence == next.sequence)
 }
@@ -91,7 +91,7 @@ fn the_generator_covers_every_feature() {
     assert_eq!(census.missing(), Vec::<&str>::new());
 }
 
-/// A law of each policy by itself, in half as many clusters.
+/// Checks a law of single policies, for half as many clusters.
 fn check_policies(law: impl Fn(&Value) -> Result<()>) -> Result<()> {
     law::check(settings::n_cases(N_CLUSTERS / 2), generator::clusters(), |cases, _| {
         let objects = cases.iter().flat_map(|case| &case.objects);

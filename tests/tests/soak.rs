@@ -6,7 +6,7 @@ use netpol_lab::privilege::{Need, met};
 use netpol_lab::soak::{self, Options};
 
 #[test]
-fn pods_that_come_and_go_leave_nothing_behind_and_every_verdict_is_right() -> Result<()> {
+fn transient_pods_leak_nothing_and_every_verdict_is_right() -> Result<()> {
     let bridge = Need::File { path: "/usr/lib/cni/bridge", from: "containernetworking-plugins" };
     if !met(&[Need::Root, Need::Program("ip"), bridge]) {
         return Ok(());

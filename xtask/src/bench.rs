@@ -1,11 +1,11 @@
-//! `cargo xtask bench dp|cp|cni|soak`: measurements beside the peers. The benchmark itself is a program of netpol-bench.
+//! `cargo xtask bench dp|cp|cni|soak`: measures netpol and its peers. The benchmark is a program of netpol-bench.
 
 use anyhow::Result;
 
 pub(crate) use crate::bench_options::Bench as Options;
 use crate::{build, image, program, setup, shell, term};
 
-/// Sets up, builds optimised programs, and becomes the benchmark.
+/// Sets up, builds optimised programs, and executes the benchmark.
 ///
 /// # Errors
 /// The set-up or the build failed, there is no way to become root, or the benchmark could not be started.
@@ -15,7 +15,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     build::optimised_programs()?;
     let mut bench = program::as_root("release", "bench")?;
     if !options.quick && options.suite != "dp" && options.programs.is_none() {
-        // What runs on nodes is what is measured.
+        // Measures the static programs, which run on nodes.
         bench.arg("--programs").arg(image::static_programs()?);
     }
     if !options.quick && options.output.is_none() {

@@ -31,10 +31,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Builds the programs that the tests and the demo run: the agent, the CNI plugin, what makes traffic.
+/// Builds the programs that the tests and the demo run.
 ///
 /// # Errors
-/// The build failed: the error holds the end of its output.
+/// The build failed: the error contains the end of its output.
 pub(crate) fn programs() -> Result<()> {
     build_all("building the agent with its eBPF programs, and the CNI plugin", &[])
 }
@@ -42,7 +42,7 @@ pub(crate) fn programs() -> Result<()> {
 /// The same, optimised, for benchmarks.
 ///
 /// # Errors
-/// The build failed: the error holds the end of its output.
+/// The build failed: the error contains the end of its output.
 pub(crate) fn optimised_programs() -> Result<()> {
     build_all("building the programs, optimised", &["--release"])
 }

@@ -1,14 +1,14 @@
-//! `cargo xtask ci`: everything that a change must pass.
+//! `cargo xtask ci`: all checks that a change must pass.
 
 use anyhow::Result;
 
 use crate::{lint, test, verify};
 
-/// Options of `ci`: there is nothing to choose.
+/// Options of `ci`: none.
 #[derive(clap::Args)]
 pub(crate) struct Options {}
 
-/// Checks and runs all tests: from cheap to dear.
+/// Runs all checks and tests, the cheap ones first.
 ///
 /// # Errors
 /// The first part that fails.

@@ -1,4 +1,4 @@
-//! `cargo xtask crash`: the agent is killed at every point of a change, not only at some as in `cargo xtask test`.
+//! `cargo xtask crash`: kills the agent at every point of a change, not only at some points as `cargo xtask test`.
 
 use anyhow::{Result, bail};
 
@@ -7,17 +7,17 @@ use crate::{build, privilege::Privilege, setup, shell, term};
 /// Options of `crash`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Points of each test; as many as there are, if nothing is said.
+    /// Number of points of each test [default: all].
     #[arg(long, default_value_t = usize::MAX)]
     points: usize,
-    /// Which other points a number smaller than all means.
+    /// Selects other points, if not all are tried.
     #[arg(long, default_value_t = 1)]
     seed: usize,
-    /// Only the tests whose names hold this: changes, versions, calls, removal.
+    /// Only tests whose names contain this: changes, versions, calls, removal.
     test: Option<String>,
 }
 
-/// Sets up, builds and runs the tests of crashes.
+/// Sets up, builds, and runs the crash tests.
 ///
 /// # Errors
 /// The set-up or the build failed, a test failed, or this user is not root.
@@ -28,10 +28,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     build::programs()?;
     if Privilege::detect() != Privilege::Root {
         bail!(
-            "the tests of crashes make network namespaces and trace root's processes: run this as root"
+            "the crash tests make network namespaces and trace root's processes: run this as root"
         );
     }
-    // By itself and not under nextest, whose limits are for tests of minutes.
+    // Not under nextest, whose time limits are too short.
     let mut tests = shell::cargo(["test", "-p", "netpol-tests", "--test", "crash", "--"]);
     tests.args(["--nocapture", "--test-threads", "1"]).args(test);
     tests.env("NETPOL_CRASH_POINTS", points.to_string());

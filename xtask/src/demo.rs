@@ -5,7 +5,7 @@ use anyhow::Result;
 pub(crate) use crate::lab_options::Demo as Options;
 use crate::{build, program, setup, term};
 
-/// Sets up, builds, and becomes the demo: it has the terminal, and Ctrl-C reaches it.
+/// Sets up, builds, and executes the demo in place of this process, so that it gets the terminal and Ctrl-C.
 ///
 /// # Errors
 /// The set-up or the build failed, there is no way to become root, or the demo could not be started.

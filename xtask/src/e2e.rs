@@ -1,11 +1,11 @@
-//! `cargo xtask e2e`: what the agent asks of an API server, asked of the current cluster's.
+//! `cargo xtask e2e`: the agent's API requests against the current cluster.
 
 use anyhow::Result;
 
 pub(crate) use crate::lab_options::E2e as Options;
 use crate::{build, program, setup, shell, term};
 
-/// Sets up, builds, and becomes the program that runs the tests and cleans up after them.
+/// Sets up, builds, and executes the program that runs the tests and cleans up after them.
 ///
 /// # Errors
 /// The set-up or the build failed, or the program could not be started.

@@ -1,6 +1,6 @@
-//! `cargo xtask fuzz [TARGET]`: looks for inputs for which a check of `fuzz/src` fails.
+//! `cargo xtask fuzz [TARGET]`: searches for inputs for which a check of `fuzz/src` fails.
 //!
-//! CI runs the same checks, on what was found once; this searches.
+//! CI runs the same checks on earlier findings.
 
 use anyhow::{Context as _, Result};
 
@@ -9,10 +9,10 @@ use crate::{setup, shell, term};
 /// Options of `fuzz`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// What is fuzzed; without it, one after the other.
+    /// The target; without it, all targets one after the other.
     #[arg(value_enum)]
     subject: Option<Subject>,
-    /// How long each is fuzzed.
+    /// Time per target.
     #[arg(long, default_value_t = 60)]
     seconds: u32,
     /// Only compile the targets.
@@ -23,7 +23,7 @@ pub(crate) struct Options {
 /// A fuzz target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Subject {
-    /// Frames, before maps with any content.
+    /// Frames, with random map contents.
     Packet,
     /// Network configurations for the CNI plugin.
     #[value(name = "net_conf")]
@@ -43,7 +43,7 @@ impl Subject {
         }
     }
 
-    /// Folders of inputs to start from.
+    /// Folders of seed inputs.
     const fn seeds(self) -> &'static [&'static str] {
         match self {
             Self::Packet => &[],
@@ -56,7 +56,7 @@ impl Subject {
 /// Sets up, builds with sanitizers, and fuzzes.
 ///
 /// # Errors
-/// The set-up or the build failed, or an input was found: the output says which.
+/// The set-up or the build failed, or an input was found, which the output names.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { subject, seconds, check } = options;
     setup::run(&setup::Options::default())?;
@@ -75,7 +75,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 .with_context(|| format!("making {}", folder.display()))?;
         }
         let mut fuzz = shell::command("nice");
-        // The pinned stable compiler has the sanitizers too, and this lets it use them.
+        // Enables the sanitizers in the pinned stable compiler.
         fuzz.env("RUSTC_BOOTSTRAP", "1");
         fuzz.args(["cargo", "fuzz", "run", name]).arg(own).arg(found);
         fuzz.args(subject.seeds().iter().map(|folder| shell::root().join(folder)));
@@ -91,10 +91,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Compiles the targets as they are, without sanitizers: quick, and enough to see that they still fit the code.
+/// Checks that the targets compile, without sanitizers.
 ///
 /// # Errors
-/// They do not.
+/// They do not compile.
 pub(crate) fn compile() -> Result<()> {
     let mut check = shell::cargo(["check", "--quiet", "--locked", "--manifest-path"]);
     check.arg("fuzz/Cargo.toml").arg("--target-dir").arg("target/fuzz");

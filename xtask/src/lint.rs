@@ -1,25 +1,25 @@
 //! `cargo xtask lint`: formatting, dependencies, clippy for the host and for the kernel, documentation, and that each
-//! crate stands by itself.
+//! package builds by itself.
 
 use anyhow::Result;
 
 use crate::{setup, shell, term, workspace::Workspace};
 
-/// The packages that are only built for the kernel.
+/// The packages that are built for the kernel only.
 const KERNEL_PACKAGES: [&str; 2] = ["netpol-ebpf", "reference-ebpf"];
 
 /// Options of `lint`.
 #[derive(clap::Args, Default)]
 pub(crate) struct Options {
-    /// Let rustfmt and clippy change what they can, then check.
+    /// Let rustfmt and clippy fix what they can, then check.
     #[arg(long)]
     fix: bool,
 }
 
-/// Sets up and checks; stops at the first check that fails, the cheap ones come first.
+/// Sets up and checks, cheap checks first; stops at the first failure.
 ///
 /// # Errors
-/// The set-up failed or a check found something.
+/// The set-up or a check failed.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { fix } = options;
     setup::run(&setup::Options::default())?;
@@ -59,8 +59,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Clippy on what the kernel runs. In its own folder: `RUSTC_BOOTSTRAP`, which allows building `core`
-/// with the pinned compiler, would make the build scripts of shared dependencies run anew each time.
+/// Clippy on the kernel programs. In a separate target folder, because `RUSTC_BOOTSTRAP`, which allows building `core` with the
+/// pinned compiler, would invalidate the build scripts of shared dependencies each time.
 fn kernel() -> Result<()> {
     let target_directory = Workspace::read()?.target_directory.join("bpf");
     let mut clippy = shell::cargo(["clippy", "-p", "netpol-common"]);

@@ -1,7 +1,7 @@
 //! The project's commands: `cargo xtask COMMAND`. Each has a module with its `Options`; this file only dispatches.
 //!
-//! xtask builds on a machine with nothing but Rust and a C compiler: everything else is what
-//! [`setup`] installs, so no crate of the product may become a dependency of this one.
+//! xtask must build with only Rust and a C compiler, because [`setup`] installs everything else. So no crate of the product may
+//! become a dependency of it.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
@@ -47,35 +47,35 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Install what this machine lacks for building and testing (quick when nothing is missing).
+    /// Install missing tools for building and testing (quick when nothing is missing).
     Setup(setup::Options),
-    /// Build the agent, with its eBPF programs, and the CNI plugin.
+    /// Build the agent with its eBPF programs, the CNI plugin, and the command-line tool.
     Build(build::Options),
-    /// Show policies in force, with real packets between pods on this machine.
+    /// Show policies in force with real packets between pods on this machine.
     Demo(demo::Options),
-    /// Measure beside the peers: packets (dp), the agent (cp), starting pods (cni), what a load leaves (soak).
+    /// Measure netpol and its peers: packets (dp), the agent (cp), pod start (cni), leaks under load (soak).
     Bench(bench::Options),
-    /// Build a container image of the agent and the CNI plugin, without a Docker daemon.
+    /// Build the container image, without a Docker daemon.
     Image(image::Options),
-    /// Run the tests: all of them, or those that need no root, or those that do.
+    /// Run all tests, or only those with or without root.
     Test(test::Options),
-    /// Formatting, clippy for the host and the kernel, documentation.
+    /// Check formatting, dependencies, clippy for host and kernel, and documentation.
     Lint(lint::Options),
-    /// Check the rules of the code base that no compiler knows.
+    /// Check the rules of the code base that no standard tool checks.
     Tidy(tidy::Options),
-    /// Load the eBPF programs and compare what they cost with the committed table.
+    /// Load the eBPF programs and compare their costs with the committed table.
     Verify(verify::Options),
-    /// Put load on a node for minutes: nothing may leak, and no verdict be wrong.
+    /// Put load on a node for minutes; fail on leaks and wrong verdicts.
     Soak(soak::Options),
-    /// Kill the agent at every point of what it does: nothing may leak, and the next one must come to the same state.
+    /// Kill the agent at every system call of a change; fail on leaks, and if the next agent reaches another state.
     Crash(crash::Options),
-    /// Ask of the current cluster's API server what the agent asks, in namespaces of its own.
+    /// Test the agent's API requests against the current cluster, in namespaces of their own.
     E2e(e2e::Options),
-    /// Look for packets, network configurations and manifests for which a check fails.
+    /// Fuzz packets, network configurations, and manifests.
     Fuzz(fuzz::Options),
-    /// Run the tests of the kernel side on other kernels, each in a virtual machine.
+    /// Run the datapath tests on other kernels, in virtual machines.
     Vm(vm::Options),
-    /// Everything that a change must pass, from cheap to dear.
+    /// Run all checks that a change must pass, cheap ones first.
     Ci(ci::Options),
 }
 

@@ -1,24 +1,24 @@
-//! May this process act as root: as it is, through sudo, or not at all?
+//! Whether this process can act as root: directly, through sudo, or not at all.
 
 use std::{ffi::OsStr, fs, os::unix::fs::MetadataExt as _, process::Command};
 
 use crate::shell;
 
-/// How this process can run a command as root.
+/// How to run a command as root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Privilege {
-    /// It is root.
+    /// This process is root.
     Root,
-    /// It is not, but sudo is installed; sudo may ask for a password.
+    /// Through sudo, which may ask for a password.
     Sudo,
-    /// Neither.
+    /// Not at all.
     None,
 }
 
 impl Privilege {
-    /// Finds out.
+    /// Detects it.
     pub(crate) fn detect() -> Self {
-        // A process's entry in /proc belongs to its effective user.
+        // A process's entry in /proc is owned by its effective user.
         if fs::metadata("/proc/self").is_ok_and(|entry| entry.uid() == 0) {
             Self::Root
         } else if shell::find_program("sudo").is_some() {

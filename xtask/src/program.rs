@@ -1,4 +1,4 @@
-//! Programs of the harness that commands become.
+//! Programs of the harness, which some commands execute in place of this process.
 
 use std::{env, os::unix::process::CommandExt as _, path::PathBuf, process::Command};
 
@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{privilege::Privilege, shell, workspace::Workspace};
 
-/// Where cargo puts a program of the profile with this folder.
+/// The path of a program in this profile folder.
 ///
 /// # Errors
 /// Cargo can't read the workspace.
@@ -17,7 +17,7 @@ pub(crate) fn path(folder: &str, name: &str) -> Result<PathBuf> {
 /// The program as a command that runs as root.
 ///
 /// # Errors
-/// Neither is this user root nor is there sudo.
+/// This user is not root and there is no sudo.
 pub(crate) fn as_root(folder: &str, name: &str) -> Result<Command> {
     let path = path(folder, name)?;
     let path = path.to_str().context("the target folder's name is not UTF-8")?;
@@ -27,7 +27,7 @@ pub(crate) fn as_root(folder: &str, name: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// Becomes the program, in the user's folder, with what follows the name of our own command appended to its arguments.
+/// Executes the program in place of this process, in the user's folder, with our own arguments after the command's name.
 ///
 /// # Errors
 /// It could not be started.

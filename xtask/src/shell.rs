@@ -1,4 +1,4 @@
-//! Runs other programs, in the workspace's root: shown, captured, or as a step with a spinner.
+//! Runs other programs in the workspace's root: with their output shown, captured, or as a step with a spinner.
 
 use std::{
     collections::VecDeque,
@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::term::{self, Step};
 
-/// Lines of a failed step's output that are shown.
+/// Number of output lines shown for a failed step.
 const SHOWN_LINES: usize = 60;
 
 /// The workspace's root folder.
@@ -29,11 +29,11 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// Cargo, with the toolchain that runs us.
+/// Cargo, of the same toolchain as xtask.
 pub(crate) fn cargo<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>) -> Command {
     let mut cargo = command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // What cargo tells us of our own package is not meant for others: a build script of a dependency (ring's) that looks
-    // at it would be run again, and all that depends on it built again, after each change between cargo and xtask.
+    // Build scripts that read cargo's variables about our own package, such as ring's, would rerun after each change between
+    // cargo and xtask.
     for (name, _) in env::vars_os() {
         let is_ours = name.to_str().is_some_and(|name| {
             name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
@@ -75,7 +75,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 /// Runs the command and returns what it wrote to standard output; standard error is discarded.
 ///
 /// # Errors
-/// The program could not be started, or did not exit with 0, or wrote something that is not UTF-8.
+/// The program could not be started, did not exit with 0, or wrote invalid UTF-8.
 pub(crate) fn stdout(command: &mut Command) -> Result<String> {
     let text = described(command);
     let output =
@@ -89,7 +89,7 @@ pub(crate) fn stdout(command: &mut Command) -> Result<String> {
 /// Runs the command as a step: its output is only shown when it fails.
 ///
 /// # Errors
-/// The program could not be started, or did not exit with 0: the error holds the end of its output.
+/// The program could not be started, or did not exit with 0: the error contains the end of its output.
 pub(crate) fn step(label: &str, command: &mut Command) -> Result<()> {
     let step = Step::start(label);
     match watched(command, &step) {
@@ -109,7 +109,7 @@ fn watched(command: &mut Command, step: &Step) -> Result<()> {
     let (reader, writer) = std::io::pipe().context("making a pipe")?;
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
     let mut child = command.spawn().with_context(|| format!("starting `{text}`"))?;
-    // The command holds the pipe's writing ends; while it has them the reader would never see the end.
+    // Closes the command's copies of the pipe's writing end, so that the reader reaches the end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut tail = VecDeque::new();
     for line in BufReader::new(reader).split(b'\n') {
@@ -128,7 +128,7 @@ fn watched(command: &mut Command, step: &Step) -> Result<()> {
     Ok(())
 }
 
-/// Finds a program in `PATH` or in the system's administration folders, which users often lack there.
+/// Finds a program in `PATH` or in the system's administration folders, which the `PATH` of users often lacks.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let admin = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failed_step_tells_its_output() {
+    fn a_failed_step_reports_its_output() {
         let error = step("failing on purpose", command("sh").args(["-c", "echo seen; exit 3"]));
         let text = format!("{:#}", error.unwrap_err());
         assert!(text.contains("exit status: 3") && text.contains("seen"), "{text}");

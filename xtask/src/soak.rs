@@ -5,7 +5,7 @@ use anyhow::Result;
 pub(crate) use crate::lab_options::Soak as Options;
 use crate::{build, program, setup, term};
 
-/// Sets up, builds, and becomes the soak.
+/// Sets up, builds, and executes the soak.
 ///
 /// # Errors
 /// The set-up or the build failed, there is no way to become root, or the soak could not be started.

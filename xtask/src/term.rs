@@ -1,46 +1,46 @@
-//! What the commands say: plain lines, and a spinner for steps that take long on a terminal.
+//! Output of the commands: plain lines, and a spinner for long steps on a terminal.
 //!
-//! The only module that prints. Without a terminal (CI, a pipe) every step is two plain lines.
-#![expect(clippy::print_stdout, reason = "talking to the person is what these commands are for")]
+//! No other module prints. Without a terminal (CI, a pipe) every step prints two plain lines.
+#![expect(clippy::print_stdout, reason = "the commands are for people")]
 
 use std::time::Duration;
 
 use console::{Term, style, truncate_str};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Prints the title of a part of a command's work.
+/// Prints a heading.
 pub(crate) fn heading(text: &str) {
     println!("{} {}", style("==").cyan().bold(), style(text).bold());
 }
 
-/// Prints a line that states a fact.
+/// Prints a line.
 pub(crate) fn line(text: &str) {
     println!("{text}");
 }
 
-/// Prints a line about something that succeeded.
+/// Prints a success.
 pub(crate) fn good(text: &str) {
     println!("{} {text}", style("ok").green());
 }
 
-/// Prints a line about something that the person should know but that stops nothing.
+/// Prints a warning.
 pub(crate) fn warning(text: &str) {
     println!("{} {text}", style("warning:").yellow().bold());
 }
 
-/// Prints a line about something that failed; the command goes on to find what else fails.
+/// Prints a failure; the command continues to find others.
 pub(crate) fn failure(text: &str) {
     println!("{} {text}", style("failed:").red().bold());
 }
 
-/// A piece of work that takes seconds to minutes and whose own output is not shown.
+/// A step that takes seconds to minutes and whose own output is hidden.
 pub(crate) struct Step {
     label: String,
     bar: ProgressBar,
 }
 
 impl Step {
-    /// Announces the work: a spinner on a terminal, a line elsewhere.
+    /// Starts a step: a spinner on a terminal, a line elsewhere.
     pub(crate) fn start(label: &str) -> Self {
         let bar = if console::user_attended_stderr() {
             let template =
@@ -56,7 +56,7 @@ impl Step {
         Self { label: label.to_owned(), bar }
     }
 
-    /// Shows the latest line of the work's output behind the spinner.
+    /// Shows the latest line of the step's output behind the spinner.
     pub(crate) fn progress(&self, output_line: &str) {
         let width = usize::from(Term::stderr().size().1).saturating_sub(self.label.len() + 12);
         self.bar.set_message(truncate_str(output_line.trim(), width, "…").into_owned());
@@ -69,7 +69,7 @@ impl Step {
         good(&format!("{} ({seconds} s)", self.label));
     }
 
-    /// Ends the step as failed; the caller's error says why.
+    /// Ends the step as failed; the caller reports the error.
     pub(crate) fn failed(self) {
         self.bar.finish_and_clear();
         failure(&self.label);

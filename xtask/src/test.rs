@@ -12,7 +12,7 @@ use crate::{build, image, privilege::Privilege, setup, shell, term, tidy, worksp
 const PRIVILEGED_BINARIES: [&str; 8] =
     ["bench", "crash", "datapath", "netns", "cni", "services", "soak", "image"];
 
-/// Said when there is no way to become root.
+/// The warning if there is no way to become root.
 const NOT_RUN: &str =
     "the tests that need root were not run: this user is not root and there is no sudo";
 
@@ -42,12 +42,12 @@ enum Part {
     All,
 }
 
-/// What starts each test program.
+/// How test programs are started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Runner {
-    /// Nothing: the test runs as the user that we are.
+    /// Directly, as this user.
     None,
-    /// sudo: the test runs as root, whoever compiled it.
+    /// Through sudo, as root.
     Sudo,
 }
 
@@ -60,7 +60,7 @@ struct Suite {
     runner: Runner,
 }
 
-/// What test runs came to.
+/// Numbers of passed and failed tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Tally {
     n_passed: u64,
@@ -74,7 +74,7 @@ impl Tally {
     }
 }
 
-/// Sets up and runs the tests. The last line says how many passed and failed.
+/// Sets up and runs the tests. The last line has the numbers of passed and failed tests.
 ///
 /// # Errors
 /// The set-up or the build failed, a test failed, or tests that must run here could not.
@@ -131,7 +131,7 @@ fn suites(part: Part, privilege: Privilege) -> (Vec<Suite>, bool) {
     }
 }
 
-/// Must a test that can't run here fail? Always in CI.
+/// Whether a test that can't run here must fail, as in CI.
 fn must_run_all() -> bool {
     ["CI", "NETPOL_REQUIRE_PRIVILEGES"]
         .iter()
@@ -152,7 +152,7 @@ fn needs_root() -> String {
     terms.join(" | ")
 }
 
-/// Compiles as this user and runs the suite's tests as the user that it asks for.
+/// Compiles as this user and runs the suite's tests by its runner.
 fn nextest(suite: &Suite) -> Result<Tally> {
     let report = Workspace::read()?.target_directory.join("nextest/default/junit.xml");
     remove(&report)?;
@@ -170,7 +170,7 @@ fn nextest(suite: &Suite) -> Result<Tally> {
         (Ok(()), text) => {
             counts_of_report(&text.with_context(|| format!("reading {}", report.display()))?)
         }
-        // The report is written when tests were run: the failure is theirs, and the other tests are run too.
+        // A report exists, so tests failed, and the other suites run too.
         (Err(_), Ok(text)) => counts_of_report(&text),
         (Err(error), Err(_)) => Err(error),
     }
@@ -243,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_a_way_to_root_only_the_other_tests_run_and_it_is_said() {
+    fn without_a_way_to_root_only_the_other_tests_run() {
         let (suites, all_ran) = suites(Part::All, Privilege::None);
         assert!(!all_ran);
         assert!(suites.iter().all(|suite| suite.filter.starts_with("not ")), "{suites:?}");

@@ -1,7 +1,7 @@
 //! `cargo xtask tidy`: the rules of the code base that no standard tool checks.
 //!
-//! The length of files, the documentation of modules, that each package takes part in the workspace's lints, what a
-//! package must not depend on, and [`words`].
+//! The length of files, the documentation of modules, the opt-in of each package to the workspace's lints, forbidden
+//! dependencies, and [`words`].
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -12,10 +12,10 @@ use crate::{
     workspace::{self, Workspace},
 };
 
-/// Above this many lines a file must be split; most have less than 400.
+/// Maximum lines of a file; aim for 400.
 const MAX_LINES: usize = 600;
 
-/// What a package must not depend on, neither directly nor through others, with the families of these libraries.
+/// Forbidden dependencies of packages, direct and indirect, including the libraries' families.
 const WALLS: [(&str, &[&str]); 5] = [
     ("netpol-proto", &["tokio", "kube", "aya"]),
     ("netpol-policy", &["tokio", "kube", "aya"]),
@@ -27,7 +27,7 @@ const WALLS: [(&str, &[&str]); 5] = [
 /// Options of `tidy`.
 #[derive(clap::Args, Default)]
 pub(crate) struct Options {
-    /// Also check that no retired word is used.
+    /// Also check for retired words.
     #[arg(long)]
     words: bool,
 }
@@ -79,10 +79,10 @@ fn source(path: &str, text: &str) -> Vec<String> {
     too_long.into_iter().chain(without_docs).collect()
 }
 
-/// What a package's programs and build script depend on although they must not; tests may use anything. Cargo refuses a
-/// package that does not exist.
+/// The forbidden dependencies of a package and its build script; tests may use anything. A package that does not exist is an
+/// error.
 fn wall(package: &str, libraries: &[&str]) -> Result<Vec<String>> {
-    // Of the package by itself: in a build of the whole workspace others add features to what it uses.
+    // Resolved for the package by itself, because other packages of the workspace enable features of shared dependencies.
     let options = ["--edges", "normal,build", "--prefix", "none", "--format", "{p}"];
     let mut tree = shell::cargo(["tree", "--locked", "-p", package]);
     let tree =
@@ -94,7 +94,7 @@ fn wall(package: &str, libraries: &[&str]) -> Result<Vec<String>> {
     Ok(names.into_iter().filter(is_forbidden).map(say).collect())
 }
 
-/// Is this package the library or of its family, as `kube-client` is of `kube`?
+/// Whether this package is the library or of its family, as `kube-client` is of `kube`.
 fn is_of(name: &str, library: &str) -> bool {
     name.strip_prefix(library).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask verify`: what each eBPF program costs, against the committed table `netpol-ebpf/verified.txt`.
+//! `cargo xtask verify`: the costs of each eBPF program, compared with the committed table `netpol-ebpf/verified.txt`.
 
 use anyhow::Result;
 
@@ -13,8 +13,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { update } = options;
     setup::run(&setup::Options::default())?;
     let mut build = shell::cargo(["build", "-p", "netpol-lab", "--bin", "verify"]);
-    shell::step("building the programs and what loads them", &mut build)?;
-    term::heading("what the programs cost");
+    shell::step("building the programs and their loader", &mut build)?;
+    term::heading("costs of the programs");
     let mut verify = program::as_root("debug", "verify")?;
     if *update {
         verify.arg("--update");

@@ -1,8 +1,8 @@
-//! Retired words: none is used in code, output or documentation.
+//! Retired words, which must not be used in code, output, and documentation.
 //!
-//! `words.txt` has a rule a line: a regular expression of what is retired, what is said instead, and where the word has
-//! another meaning. An expression is matched with each line as it is written and with its words told apart and in lower
-//! case, so that `\bsweeps?\b` finds `sweep`, `sweep_maps`, `LastSweep` and `SWEEP`.
+//! `words.txt` has one rule per line: a regular expression for the retired word, its replacement, and an exception where the
+//! word has another meaning. An expression is matched with each line as written, and with its identifiers split into words in
+//! lower case, so that `\bsweeps?\b` finds `sweep`, `sweep_maps`, `LastSweep` and `SWEEP`.
 
 use std::fs;
 
@@ -11,24 +11,24 @@ use regex::Regex;
 
 use crate::shell;
 
-/// Whether `cargo xtask tidy` fails for a retired word when it is not asked to.
+/// Whether `cargo xtask tidy` checks words without being asked to.
 pub(crate) const ARE_ENFORCED: bool = false;
 
-/// The files that are read, by how their names end.
+/// The endings of the files to check.
 const ENDINGS: [&str; 6] = [".rs", ".md", ".toml", ".yaml", ".yml", ".sh"];
 
-/// What is not ours to word: recorded measurements.
-const IGNORED: [&str; 1] = ["docs/benchmarks"];
+/// Paths that are not checked: recorded measurements, and the examples in this file.
+const IGNORED: [&str; 2] = ["docs/benchmarks", "xtask/src/words.rs"];
 
 /// A line of `words.txt`: `EXPRESSION => REPLACEMENT` or `EXPRESSION => REPLACEMENT unless EXPRESSION`.
 struct Rule {
     retired: Regex,
     instead: String,
-    /// A line in which it has another meaning, with its path before it: `PATH: LINE`.
+    /// Matches `PATH: LINE` where the word has another meaning.
     exception: Option<Regex>,
 }
 
-/// Checks the names and the lines of these files. The last findings say how often each word is used.
+/// Checks the names and lines of these files. The last findings are the number of uses of each word.
 ///
 /// # Errors
 /// A rule or a file can't be read.
@@ -85,7 +85,7 @@ impl Rule {
     }
 }
 
-/// The text with the words of its identifiers told apart, in lower case.
+/// The text with its identifiers split into words, in lower case.
 fn words_of(text: &str) -> String {
     let mut words = String::with_capacity(text.len() + text.len() / 8);
     let mut was_lower = false;

@@ -1,4 +1,4 @@
-//! The workspace as cargo and git see it: its packages, the target folder, its files.
+//! The workspace according to cargo and git: its packages, the target folder, its files.
 
 use std::path::PathBuf;
 
@@ -7,12 +7,12 @@ use serde::Deserialize;
 
 use crate::shell;
 
-/// What `cargo metadata` says, as far as it is used here.
+/// The used part of the output of `cargo metadata`.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Workspace {
-    /// The packages that were asked for.
+    /// The packages of the workspace.
     pub(crate) packages: Vec<Package>,
-    /// Where cargo builds.
+    /// Cargo's target folder.
     pub(crate) target_directory: PathBuf,
 }
 
@@ -28,7 +28,7 @@ pub(crate) struct Package {
 }
 
 impl Workspace {
-    /// Asks cargo.
+    /// Runs `cargo metadata`.
     ///
     /// # Errors
     /// Cargo can't read the workspace.
@@ -39,12 +39,12 @@ impl Workspace {
     }
 }
 
-/// The paths of the repository's files, from its root: those that git tracks and those that it would.
+/// The paths of the repository's files, from its root: tracked ones, and new ones that are not ignored.
 ///
 /// # Errors
 /// git is missing, or this is no checkout.
 pub(crate) fn files() -> Result<Vec<String>> {
-    // The checkout may belong to another user than the one who checks it.
+    // The checkout may belong to another user.
     let mut git = shell::command("git");
     git.args(["-c", "safe.directory=*", "ls-files", "--cached", "--others", "--exclude-standard"]);
     let output = shell::stdout(&mut git)?;
@@ -52,8 +52,8 @@ pub(crate) fn files() -> Result<Vec<String>> {
     Ok(output.lines().filter(is_there).map(str::to_owned).collect())
 }
 
-/// The strings of `key = ["a", "b"]` in a TOML file, without comments between them. A TOML array of
-/// strings is a JSON one too, but for a comma at its end.
+/// The strings of `key = ["a", "b"]` in a TOML file, without comments between them. A TOML array of strings is JSON too, except
+/// for a trailing comma.
 ///
 /// # Errors
 /// There is no such key, or its value is something else.

@@ -1,7 +1,7 @@
-//! What the pure core costs, by shape of the cluster.
+//! Costs of the pure core, by cluster shape.
 //!
-//! `cargo bench -p netpol-bench --bench pure_core`. Time and allocated memory; nothing is asserted. `cargo xtask bench cp`
-//! publishes what matters of it.
+//! `cargo bench -p netpol-bench --bench pure_core`. Measures time and allocated memory and asserts nothing. `cargo xtask
+//! bench cp` publishes the figures that have gates.
 #![forbid(unsafe_code)]
 
 use std::hint::black_box;
@@ -27,14 +27,14 @@ fn shape(name: &str) -> Shape {
     }
 }
 
-/// From decoded lists to the known cluster.
+/// From decoded lists to the cluster state.
 #[divan::bench(args = SHAPES, sample_count = 7, sample_size = 1)]
 fn store(bencher: Bencher<'_, '_>, name: &str) {
     let cluster = ClusterModel::new(&shape(name));
     bencher.with_inputs(|| cluster.clone().into_deltas()).bench_local_values(Follower::read);
 }
 
-/// From decoded lists to the content of the maps.
+/// From decoded lists to the map state.
 #[divan::bench(args = SHAPES, sample_count = 7, sample_size = 1)]
 fn cold(bencher: Bencher<'_, '_>, name: &str) {
     let cluster = ClusterModel::new(&shape(name));
@@ -45,14 +45,14 @@ fn cold(bencher: Bencher<'_, '_>, name: &str) {
     });
 }
 
-/// The reference: from the known cluster to the content of the maps, remembering nothing.
+/// The reference: from the cluster state to the map state, without incremental state.
 #[divan::bench(args = &SHAPES[..1], sample_count = 3, sample_size = 1)]
 fn reference(bencher: Bencher<'_, '_>, name: &str) {
     let state = ClusterModel::new(&shape(name)).into_state();
     bencher.bench_local(|| compile(&state, &mut Numbering::default(), &MapState::default()));
 }
 
-/// From the news of one pod to map operations, for pods that are somewhere in the cluster.
+/// From the event of one pod to map operations, for pods anywhere in the cluster.
 #[divan::bench(args = SHAPES, sample_count = 2000, sample_size = 1)]
 fn pod_event(bencher: Bencher<'_, '_>, name: &str) {
     let shape = shape(name);

@@ -1,4 +1,4 @@
-//! Time, for benchmarks only.
+//! Clocks for benchmarks.
 
 use anyhow::Result;
 use rustix::time::{ClockId, clock_gettime};
@@ -14,7 +14,7 @@ fn read_ns(clock: ClockId) -> u64 {
     part(now.tv_sec) * 1_000_000_000 + part(now.tv_nsec)
 }
 
-/// How long a piece of work takes, nanoseconds, and what it returns.
+/// The duration of `work`, in nanoseconds, and its result.
 ///
 /// # Errors
 /// Those of the work.
@@ -32,7 +32,7 @@ pub fn micros<T>(work: impl FnOnce() -> Result<T>) -> Result<(f64, T)> {
     nanos(work).map(|(time, value)| (time / 1e3, value))
 }
 
-/// As [`micros`], but only while this thread has a processor: for work that waits for nothing.
+/// As [`micros`], in processor time of this thread: for work that does not block.
 ///
 /// # Errors
 /// Those of the work.
@@ -42,7 +42,7 @@ pub fn thread_micros<T>(work: impl FnOnce() -> Result<T>) -> Result<(f64, T)> {
     Ok((number(read_ns(ClockId::ThreadCPUTime) - before) / 1e3, value))
 }
 
-/// A count as a number to calculate with.
+/// A count as a floating-point number.
 #[expect(clippy::cast_precision_loss, reason = "53 bits count a hundred days in nanoseconds")]
 pub fn number(count: u64) -> f64 {
     count as f64

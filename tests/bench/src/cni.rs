@@ -1,8 +1,8 @@
-//! Starting pods: how long a container runtime waits for CNI, with our plugin and without.
+//! Pod start: the time that a container runtime waits for CNI, with and without our plugin.
 //!
-//! In: the real plugins, the real agent with a policy that selects every pod. Out: the time from the first plugin's start
-//! to the last one's end, one pod after the other and 30 at once. The agent has seen the pods before, as
-//! in a cluster, where the kubelet watches them from the same API server as the agent.
+//! In: the real plugins, and the real agent with a policy that selects every pod. Out: the time from the start of the first
+//! plugin to the end of the last one, for single pods and for 30 at once. The agent knows the Pod objects beforehand, as in a
+//! cluster, where kubelet and agent watch the same API server.
 
 use std::path::Path;
 
@@ -17,15 +17,15 @@ use netpol_lab::node::cni::{Container, Network};
 use netpol_lab::node::topology::Wiring;
 use netpol_lab::node::{Host, Lab, PodSpec, labels};
 
-/// How many pods are started at once: as many as a node gets when another one is drained.
+/// Number of pods started at once, as when another node is drained.
 const N_PARALLEL: usize = 30;
-/// ADDs behind one sample of the series of single pods: their median.
+/// Number of ADDs whose median is one sample of the series of single pods.
 const N_SERIAL: usize = 5;
 
 const NAMESPACE: &str = "shop";
 const LAB: &str = "bench-cni";
 
-/// Selects every pod in both directions; peers by label and by block, so that nothing is left out of the work.
+/// Selects every pod in both directions, with peers by label and by block, so that the agent does all kinds of work.
 const POLICY: &str = "\
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -64,7 +64,7 @@ pub fn measure(run: &mut Run) -> Result<()> {
     }
     lab.start_agent()?;
     let mut chains = chains(&lab)?;
-    // Whatever a first time costs: the bridge, the agent's first look at the pods, the plugins in the page cache.
+    // Warm-up: creates the bridge, fills the agent's caches and the page cache.
     for chain in &chains {
         at_once(chain, &containers)?;
     }

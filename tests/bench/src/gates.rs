@@ -1,11 +1,11 @@
-//! What is to be reached: one definition, from which the table of `benchmarks.md` is made.
+//! The gates: the only definition, from which the table of `benchmarks.md` is made.
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use super::stats::Estimate;
 
-/// In what something is measured.
+/// A unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Unit {
     /// A number without a unit: a ratio or a count.
@@ -25,7 +25,7 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// As it stands behind a number.
+    /// The suffix of a number.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Number => "",
@@ -39,7 +39,7 @@ impl Unit {
     }
 }
 
-/// Which way is better.
+/// Whether less or more is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sense {
     /// Less.
@@ -48,26 +48,26 @@ pub enum Sense {
     AtLeast,
 }
 
-/// Something to be reached.
+/// A gate.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
-    /// Its number; a letter tells the parts of a row apart.
+    /// Its number; letters distinguish the parts of a row.
     pub number: &'static str,
-    /// The suite that answers it.
+    /// The suite that measures it.
     pub suite: &'static str,
     /// What is measured.
     pub what: &'static str,
-    /// In what.
+    /// Its unit.
     pub unit: Unit,
-    /// Which way is better.
+    /// Whether less or more is better.
     pub sense: Sense,
-    /// The least that is accepted.
+    /// The accepted limit.
     pub gate: f64,
     /// The goal.
     pub stretch: f64,
 }
 
-/// How far a row is reached.
+/// The result for a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reached {
     /// The goal.
@@ -79,7 +79,7 @@ pub enum Reached {
 }
 
 impl Row {
-    /// How far a number reaches.
+    /// The result for a measured value.
     pub fn reached(&self, measured: &Estimate) -> Reached {
         let meets = |limit: f64| match self.sense {
             Sense::AtMost => measured.value <= limit,

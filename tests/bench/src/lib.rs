@@ -1,27 +1,27 @@
-//! Benchmarks: `cargo xtask bench`, measured against peers in one run.
+//! Benchmarks: `cargo xtask bench`, netpol and its peers measured in one run.
 //!
-//! In: a suite (`dp`, `cp`, `cni`) and [`Settings`]. Out: a [`Report`] as JSON, plots, and `benchmarks.md`, which is made
-//! anew from the reports of all suites. Absolute times depend on the machine; what counts are ratios of what two
-//! configurations add to the same baseline, measured side by side in one run.
+//! In: a suite (`dp`, `cp`, `cni`, `soak`) and [`Settings`]. Out: a [`Report`] as JSON, plots, and `benchmarks.md`, which is
+//! generated from the reports of all suites. Absolute times depend on the machine, so most gates are ratios: of what two
+//! configurations add to the same baseline in one run.
 //!
-//! # How a suite is added
+//! # Adding a suite
 //!
 //! A suite is a function in the table [`SUITES`]. It gets a [`Run`] and
 //!
-//! 1. measures [`Series`]: the same thing in several configurations, a sample a round, by
-//!    [`Run::interleaved`], which changes the order from round to round;
-//! 2. answers rows of [`gates::ROWS`], the one definition of what is to be reached, by [`Run::answer`] with an
-//!    [`Estimate`]: [`Series::ratio_of_added`], [`Series::ratio`] or [`Series::level`].
+//! 1. measures [`Series`], the same quantity in several configurations, by [`Run::interleaved`]: one sample per round, in an
+//!    order that changes from round to round;
+//! 2. answers rows of [`gates::ROWS`] by [`Run::answer`] with an [`Estimate`]: [`Series::ratio_of_added`],
+//!    [`Series::ratio`], or [`Series::level`].
 //!
 //! ```no_run
 //! use netpol_bench::{Run, gates::Unit};
 //!
 //! fn measure(run: &mut Run) -> anyhow::Result<()> {
-//!     let mut ways = [("full compile", 1_000), ("one event", 1)];
+//!     let mut contenders = [("full compile", 1_000), ("one event", 1)];
 //!     let series = run.interleaved(
 //!         "one pod event",
 //!         Unit::Micros,
-//!         &mut ways,
+//!         &mut contenders,
 //!         |(name, _)| (*name).to_owned(),
 //!         |(_, n_pods), _round| netpol_bench::clock::micros(|| Ok(*n_pods)).map(|(time, _)| time),
 //!     )?;
@@ -31,8 +31,8 @@
 //! }
 //! ```
 //!
-//! Sizes depend on [`Settings::is_quick`]: a quick run is a test of the benchmark, its times mean nothing. What is always
-//! checked while measuring (that denied traffic does not arrive, say) is an error of the suite.
+//! Sizes depend on [`Settings::is_quick`]: a quick run only tests the benchmark. A failed check during a measurement, for
+//! example denied traffic that arrives, is an error of the suite.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -60,20 +60,20 @@ pub use self::stats::Estimate;
 use self::gates::Unit;
 use self::machine::Machine;
 
-/// Measures, and answers rows.
+/// A function that measures a suite and answers rows.
 pub type Suite = fn(&mut Run) -> Result<()>;
 
 /// The suites by name.
 pub const SUITES: [(&str, Suite); 4] =
     [("dp", dp::measure), ("cp", cp::measure), ("cni", cni::measure), ("soak", soak::measure)];
 
-/// Above this load of the last minute nothing is measured for publication.
+/// Maximum load average for a published measurement.
 const MAX_LOAD: f64 = 1.2;
 
-/// What is asked for.
+/// Parameters of a run.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Small sizes, few rounds: a test that the benchmark works.
+    /// Small sizes and few rounds: only tests the benchmark.
     pub is_quick: bool,
     /// Rounds; the default is the suite's.
     pub n_rounds: Option<usize>,
@@ -81,29 +81,29 @@ pub struct Settings {
     pub is_load_ignored: bool,
     /// Where `benchmarks.md` and the folder `benchmarks` are written; nowhere if `None`.
     pub output: Option<PathBuf>,
-    /// Only this part of the suite, by the suite's own words: for work on that part.
+    /// Only this part of the suite.
     pub part: Option<String>,
-    /// Seed of the order and of everything else that is left to chance.
+    /// Seed of the order and of all random choices.
     pub seed: u64,
 }
 
-/// A suite at work.
+/// A running suite.
 #[derive(Debug)]
 pub struct Run {
-    /// What is asked for.
+    /// Parameters.
     pub settings: Settings,
-    /// Chance.
+    /// Random numbers.
     pub rng: Rng,
     report: Report,
 }
 
 impl Run {
-    /// How often each configuration is measured.
+    /// Number of rounds.
     pub fn n_rounds(&self) -> usize {
         self.settings.n_rounds.unwrap_or(if self.settings.is_quick { 2 } else { 9 }).max(1)
     }
 
-    /// One of two sizes.
+    /// The full or the quick size.
     pub fn size(&self, full: usize, quick: usize) -> usize {
         if self.settings.is_quick { quick } else { full }
     }
@@ -113,7 +113,7 @@ impl Run {
         self.settings.part.as_ref().is_none_or(|wanted| wanted == part)
     }
 
-    /// Measures every contender once a round, in an order that changes from round to round.
+    /// Measures every contender once per round, in an order that changes from round to round.
     ///
     /// # Errors
     /// Those of `sample`, with the contender's name.
@@ -128,7 +128,7 @@ impl Run {
         self.interleaved_often(1, title, unit, contenders, name, sample)
     }
 
-    /// The same with so many times as many rounds: for differences that are not much larger than the scatter.
+    /// The same with `times` as many rounds, for differences close to the scatter.
     ///
     /// # Errors
     /// As for [`Self::interleaved`].
@@ -159,12 +159,12 @@ impl Run {
         Ok(Series { title: title.to_owned(), unit, baseline: None, note: String::new(), lines })
     }
 
-    /// Publishes a series.
+    /// Adds a series to the report.
     pub fn add(&mut self, series: Series) {
         self.report.series.push(series);
     }
 
-    /// Answers a row of [`gates::ROWS`]; the note says what the row does not.
+    /// Answers a row of [`gates::ROWS`]; the note adds details.
     ///
     /// # Errors
     /// There is no such row.
@@ -179,7 +179,7 @@ impl Run {
         self.report.notes.push(text.into());
     }
 
-    /// Tells the person who waits.
+    /// Prints progress.
     #[expect(clippy::print_stderr, reason = "progress, for a person")]
     pub fn say(&self, text: &str) {
         eprintln!("{}: {text}", self.report.suite);
@@ -189,7 +189,7 @@ impl Run {
 /// Runs a suite and writes its report.
 ///
 /// # Errors
-/// No such suite, a machine that is too busy, an error of the suite, or nothing could be written.
+/// The suite does not exist, the machine is too busy, the suite failed, or the report could not be written.
 pub fn run(suite: &str, settings: Settings, command: &str) -> Result<Report> {
     let names: Vec<_> = SUITES.iter().map(|(name, _)| *name).collect();
     let Some((_, measure)) = SUITES.iter().find(|(name, _)| *name == suite) else {

@@ -1,4 +1,4 @@
-//! Where and when something was measured.
+//! The machine and date of a measurement.
 
 use std::fs;
 use std::process::Command;
@@ -6,26 +6,26 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-/// The machine, as far as a reader needs it to place the figures.
+/// The machine, for readers of the figures.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Machine {
     /// The processor's name.
     pub processor: String,
-    /// How many of them.
+    /// Number of processors.
     pub n_processors: usize,
     /// Kernel release.
     pub kernel: String,
     /// The day, UTC.
     pub date: String,
-    /// Load of the minute before.
+    /// Load average of the last minute.
     pub load: f64,
 }
 
 impl Machine {
-    /// Looks around.
+    /// Inspects this machine.
     ///
     /// # Errors
-    /// `/proc` is not there, or there is no `date`.
+    /// `/proc` or `date` is missing.
     pub fn look() -> Result<Self> {
         let read = |path: &str| fs::read_to_string(path).with_context(|| format!("reading {path}"));
         let cpuinfo = read("/proc/cpuinfo")?;

@@ -6,29 +6,29 @@ use std::path::PathBuf;
 /// Options of `bench`.
 #[derive(Debug, clap::Args)]
 pub struct Bench {
-    /// What is measured: dp (packets), cp (the agent), cni (starting pods), soak (what a load of minutes leaves).
+    /// What is measured: dp (packets), cp (the agent), cni (starting pods), soak (leaks under load).
     pub suite: String,
-    /// Small sizes: a test that the benchmark works; times mean nothing, nothing is written unless told where.
+    /// Small sizes, which only test the benchmark. Writes nothing without --output.
     #[arg(long)]
     pub quick: bool,
-    /// How often each configuration is measured.
+    /// Number of rounds.
     #[arg(long, value_name = "N")]
     pub rounds: Option<usize>,
-    /// Measure although the machine is busy.
+    /// Measure on a busy machine too.
     #[arg(long)]
     pub anyway: bool,
-    /// Only this part of the suite (dp: verdicts, writes, memory, flood, bulk; cp: cold, worst, events, agent, load);
-    /// prints everything, writes nothing.
+    /// Only this part of the suite (dp: verdicts, writes, memory, flood, bulk; cp: cold, worst, events, agent, load).
+    /// Prints everything and writes nothing.
     #[arg(long)]
     pub part: Option<String>,
-    /// Seed of the order.
+    /// Seed of the order of measurements.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// The folder with the agent and the CNI plugin that are measured. `cargo xtask bench` names that of static ones,
-    /// which run on nodes.
+    /// The folder of the agent and the CNI plugin to measure [default of cargo xtask bench: the static programs of the
+    /// image].
     #[arg(long, value_name = "DIR")]
     pub programs: Option<PathBuf>,
-    /// Where benchmarks.md and the folder benchmarks are written. `cargo xtask bench` names docs.
+    /// The folder for benchmarks.md and the folder benchmarks [default of cargo xtask bench: docs].
     #[arg(short, long, value_name = "DIR")]
     pub output: Option<PathBuf>,
 }

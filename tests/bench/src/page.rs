@@ -1,4 +1,4 @@
-//! `benchmarks.md`, made of the reports of all suites.
+//! `benchmarks.md`, generated from the reports of all suites.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -19,10 +19,10 @@ ratios, of what two configurations *add* to the same baseline, measured in one r
 round. The intervals are 95 % (bootstrap over rounds). `benchmarks/*.json` holds every sample.
 ";
 
-/// Writes a report, its plots, and the page anew.
+/// Writes a report and its plots, and regenerates the page.
 ///
 /// # Errors
-/// A file cannot be read or written, or an older report cannot be understood.
+/// A file cannot be read or written, or an older report is malformed.
 pub fn write(folder: &Path, report: &Report) -> Result<()> {
     let files = folder.join("benchmarks");
     fs::create_dir_all(&files).with_context(|| format!("creating {}", files.display()))?;

@@ -1,4 +1,4 @@
-//! A series as a picture: one bar a configuration, with the range of its samples.
+//! A series as a bar chart: one bar per configuration, with the range of its samples.
 
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
@@ -12,17 +12,17 @@ const BAR_HEIGHT: u32 = 26;
 const MARGIN_TOP: u32 = 44;
 const LABEL_WIDTH: u32 = 300;
 
-/// Draws the medians as horizontal bars, less the baseline's if there is one.
+/// Draws the medians as horizontal bars, minus the baseline's if there is one.
 ///
 /// # Errors
-/// The library could not draw it.
+/// Drawing failed.
 pub fn bars(series: &Series) -> Result<String> {
     let mut svg = String::new();
     draw(series, &mut svg).map_err(|error| anyhow!("drawing {}: {error}", series.title))?;
     Ok(svg)
 }
 
-/// One bar: its name, its length, and between what the middle half of the samples lies.
+/// A bar: name, length, and interquartile range.
 struct Bar<'a> {
     name: &'a str,
     length: f64,
@@ -54,7 +54,7 @@ fn draw(series: &Series, svg: &mut String) -> Result<(), Box<dyn std::error::Err
     };
     let text = |size: i32| ("sans-serif", size).into_font().color(&BLACK);
     area.draw(&Text::new(heading.trim_end_matches([' ', ',']).to_owned(), (12, 12), text(16)))?;
-    // Room for the number behind the longest bar.
+    // Space for the number behind the longest bar.
     let room = f64::from(WIDTH - LABEL_WIDTH - 80);
     let x = |value: f64| -> i32 {
         #[expect(clippy::cast_possible_truncation, reason = "a position in the picture")]

@@ -1,4 +1,4 @@
-//! What a run has found.
+//! The report of a run.
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -8,18 +8,18 @@ use super::gates::Unit;
 use super::machine::Machine;
 use super::stats::{Estimate, bootstrap, median, of_rounds};
 
-/// What one run of a suite has found: the JSON file.
+/// The report of one run of a suite, as in the JSON file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// The suite's name.
     pub suite: String,
-    /// The command that makes such a report.
+    /// The command that reproduces the report.
     pub command: String,
-    /// Where and when.
+    /// Machine and date.
     pub machine: Machine,
-    /// Small sizes: times mean nothing.
+    /// Whether the run was quick, so that its times mean nothing.
     pub is_quick: bool,
-    /// How often each configuration was measured.
+    /// Number of rounds.
     pub n_rounds: usize,
     /// Sentences for the page.
     pub notes: Vec<String>,
@@ -36,18 +36,18 @@ pub struct Answer {
     pub row: String,
     /// What was measured.
     pub measured: Estimate,
-    /// What the row does not say.
+    /// Details.
     pub note: String,
 }
 
-/// The same thing, measured in several configurations.
+/// A quantity, measured in several configurations.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Series {
-    /// What is measured.
+    /// The quantity.
     pub title: String,
-    /// In what.
+    /// Its unit.
     pub unit: Unit,
-    /// The configuration above which the others add something.
+    /// The baseline configuration.
     pub baseline: Option<String>,
     /// A sentence for the page.
     pub note: String,
@@ -60,15 +60,15 @@ pub struct Series {
 pub struct Line {
     /// Its name.
     pub name: String,
-    /// The configuration above which it adds something, if that is not the one of the series.
+    /// Its baseline configuration, if that is not the one of the series.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baseline: Option<String>,
-    /// A sample a round.
+    /// One sample per round.
     pub samples: Vec<f64>,
 }
 
 impl Line {
-    /// A configuration that has not been measured yet.
+    /// A configuration without samples.
     pub fn new(name: String) -> Self {
         Self { name, baseline: None, samples: Vec::new() }
     }
@@ -80,7 +80,7 @@ impl Line {
 }
 
 impl Report {
-    /// A report with nothing in it.
+    /// An empty report.
     pub fn new(suite: &str, command: &str, machine: Machine, settings: &Settings) -> Self {
         Self {
             suite: suite.to_owned(),
@@ -144,7 +144,7 @@ impl Series {
         Ok(bootstrap(samples.len(), |rounds| median(&of_rounds(samples, rounds))))
     }
 
-    /// The median of what a configuration adds to the baseline of the same round.
+    /// The median difference between a configuration and the baseline of the same round.
     ///
     /// # Errors
     /// As [`Series::line`]; there is no baseline.

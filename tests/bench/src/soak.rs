@@ -1,4 +1,4 @@
-//! What is left behind by a load of minutes: [`netpol_lab::soak`], in the terms of the rows.
+//! Leaks under load: the results of [`netpol_lab::soak`] as answers to rows.
 
 use anyhow::Result;
 
@@ -6,7 +6,7 @@ use super::clock::number;
 use super::{Estimate, Run};
 use netpol_lab::soak::{self, Options, Report};
 
-/// Measures rows 19a to 19d: ten thousand pods that come and go at a hundred a second, on a node with 200 endpoints.
+/// Measures rows 19a to 19d: ten thousand pods, created and deleted at 100 a second, on a node with 200 endpoints.
 ///
 /// # Errors
 /// Those of [`soak::run`].
@@ -24,7 +24,7 @@ pub fn measure(run: &mut Run) -> Result<()> {
     Ok(())
 }
 
-/// What there is after the load against before, by row.
+/// Resources after the load relative to before, by row.
 fn ratios(report: &Report) -> Result<[(&'static str, f64); 4]> {
     let Report { before, after, .. } = report;
     let ratio = |after: usize, before: usize| -> Result<f64> {

@@ -1,15 +1,15 @@
-//! Medians, and how far they can be trusted.
+//! Medians and their confidence intervals.
 
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
-/// Resampled sets behind an interval.
+/// Number of bootstrap resamples.
 const N_RESAMPLES: usize = 2_000;
 
-/// A number with its 95 % interval.
+/// A value with its 95 % confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
-    /// The number.
+    /// The value.
     pub value: f64,
     /// The interval's lower end.
     pub low: f64,
@@ -18,7 +18,7 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// A number that was counted, not measured.
+    /// A counted value, without uncertainty.
     pub const fn exact(value: f64) -> Self {
         Self { value, low: value, high: value }
     }
@@ -31,17 +31,17 @@ impl Estimate {
     }
 }
 
-/// The middle of the samples, 0 if there are none.
+/// The median, 0 without samples.
 pub fn median(samples: &[f64]) -> f64 {
     quantile(samples, 0.5)
 }
 
-/// The least of the samples.
+/// The minimum.
 pub fn min(samples: &[f64]) -> f64 {
     samples.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
-/// The number below which this part of the samples lies, 0 if there are none.
+/// The quantile, 0 without samples.
 pub fn quantile(samples: &[f64], part: f64) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -60,7 +60,7 @@ pub fn quantile(samples: &[f64], part: f64) -> f64 {
 
 /// A statistic of rounds, with the interval that resampling the rounds gives (percentile bootstrap).
 ///
-/// What was measured in one round stays together: a slow spell of the machine meets all configurations of its round.
+/// Rounds are resampled as a whole, because a slow phase of the machine affects all configurations of a round.
 pub fn bootstrap(n_rounds: usize, statistic: impl Fn(&[usize]) -> f64) -> Estimate {
     let all: Vec<usize> = (0..n_rounds).collect();
     let mut rng = Rng::with_seed(95);

@@ -1,7 +1,7 @@
-//! The project's own programs, built if they are not, for tests that run them.
+//! Paths of the workspace's programs, for tests that run them. Stale programs are rebuilt.
 //!
-//! In: a program's name. Out: its path, made from the sources as they are now. Cargo builds
-//! only the binaries of a test's own package by itself.
+//! In: a program's name. Out: its path. The program is up to date with the sources, because cargo by itself builds only
+//! the binaries of a test's own package.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,16 +11,16 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{programs, repository};
 
-/// Where programs are taken from before all else.
+/// A folder that is searched first.
 static PREFERRED: OnceLock<PathBuf> = OnceLock::new();
 
-/// Takes programs from this folder from now on, as they are: those of the image, for example, which are built for another target.
-/// The first call counts.
+/// Searches this folder first from now on and does not rebuild its programs, such as the static ones of the image. Later
+/// calls have no effect.
 pub fn prefer(folder: PathBuf) {
     PREFERRED.get_or_init(|| folder);
 }
 
-/// The packages of the binaries that do not have their package's name.
+/// Binaries whose package has another name.
 const OTHER_PACKAGES: [(&str, &str); 2] =
     [("netpol-probe", "netpol-lab"), ("cold", "netpol-bench")];
 
@@ -42,7 +42,7 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     }
 }
 
-/// The image with these programs in it, unoptimised.
+/// The container image with unoptimised programs.
 ///
 /// # Errors
 /// If it does not build.
@@ -82,7 +82,7 @@ fn build(name: &str, folder: &Path) -> Result<()> {
 fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(repository::path(""));
-    // What the test is told of its own package would make build scripts run again that look at it, as ring's does.
+    // Build scripts such as ring's rerun when cargo's variables about the test's own package reach them.
     for (name, _) in std::env::vars_os() {
         let is_ours = name.to_str().is_some_and(|name| {
             name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")

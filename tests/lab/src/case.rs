@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// A line of a cases file.
+/// One line of a cases file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Case {
     /// Its name.
@@ -15,7 +15,7 @@ pub struct Case {
     pub objects: Vec<Value>,
     /// The questions.
     pub probes: Vec<Probe>,
-    /// Consecutive cases with the same sequence are one changing cluster.
+    /// Consecutive cases with the same sequence are successive states of one cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sequence: Option<String>,
 }
@@ -47,7 +47,7 @@ pub enum End {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ip: Option<IpAddr>,
     },
-    /// An address, whoever holds it.
+    /// An address, whoever owns it.
     Address {
         /// The address.
         ip: IpAddr,

@@ -1,7 +1,7 @@
 //! A container runtime's part of a DaemonSet: its containers, run from the image by bubblewrap.
 //!
-//! In: the archive that `cargo xtask image` writes, containers as the manifests have them. Out: commands. What a
-//! manifest does not give a container, it does not have: files, folders of the host, capabilities, variables.
+//! In: the archive that `cargo xtask image` writes, and container specs of the manifests. Out: commands. A container gets
+//! only what its spec grants: files, host paths, capabilities, and variables.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -24,7 +24,7 @@ pub struct Rootfs {
 }
 
 impl Rootfs {
-    /// Unpacks an archive, as a runtime does: from the index over the manifest to the layers.
+    /// Unpacks an archive as a runtime does: index, manifest, then layers.
     ///
     /// # Errors
     /// It is no OCI image layout, or the folder cannot be written.
@@ -62,7 +62,7 @@ impl Rootfs {
         &self.path
     }
 
-    /// The program that runs when nothing else is said.
+    /// The entrypoint.
     pub fn entrypoint(&self) -> &str {
         &self.entrypoint
     }
@@ -73,7 +73,7 @@ impl Rootfs {
         Some(value)
     }
 
-    /// A container with nothing of the host but its processes and, to read, its `/sys`.
+    /// A container that sees nothing of the host except its processes and a read-only `/sys`.
     ///
     /// # Errors
     /// A mount point cannot be made.
@@ -91,11 +91,10 @@ impl Rootfs {
         Ok(Container { command, root: self.path.clone() })
     }
 
-    /// A container as a DaemonSet describes it. Its folders of the host are those of `folder_of` instead, which leads
-    /// from the path in the manifest to another.
+    /// A container as a DaemonSet describes it. `folder_of` maps each host path of the manifest to the folder to mount instead.
     ///
     /// # Errors
-    /// The DaemonSet is not of the form that Kubernetes wants, or asks for what is not understood here.
+    /// The DaemonSet is malformed, or uses a field that is not supported here.
     pub fn container_of(
         &self,
         daemon_set: &Value,
@@ -120,7 +119,7 @@ impl Rootfs {
         }
         for variable in items(at(container, "/env")) {
             let name = at(variable, "/name").as_str().context("a variable has no name")?;
-            // Others come from the kubelet.
+            // The kubelet resolves the others (`valueFrom`).
             if let Some(value) = at(variable, "/value").as_str() {
                 made.set(name, value);
             }
@@ -129,12 +128,12 @@ impl Rootfs {
     }
 }
 
-/// What a container may do in a folder of the host.
+/// Access to a mounted host path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Read.
+    /// Read only.
     ReadOnly,
-    /// Also write.
+    /// Read and write.
     ReadWrite,
 }
 
@@ -174,7 +173,7 @@ impl Container {
     }
 }
 
-/// The process that runs in a container. `pid` is that of bubblewrap, which waits for it.
+/// The pid of the process in a container; `pid` is that of its parent, bubblewrap.
 ///
 /// # Errors
 /// There is none.
@@ -197,7 +196,7 @@ pub fn exec<'a>(
     command.args(["--target", &process_in(pid)?.to_string(), "--mount", "--root", "--wd"]);
     command.env_clear().envs(rootfs.environment.iter().cloned());
     let mut words = words.into_iter();
-    // nsenter looks for it where it is itself, before it enters.
+    // nsenter resolves the program's path before it enters the container.
     let program = words.next().context("no program")?;
     let folder = rootfs.variable("PATH").context("the image has no PATH")?;
     command.arg(Path::new(folder).join(program)).args(words);

@@ -14,10 +14,10 @@ pub fn folder() -> PathBuf {
     repository::path("deploy")
 }
 
-/// The objects that a kustomization makes; needs kubectl.
+/// The objects of a kustomization; needs kubectl.
 ///
 /// # Errors
-/// kubectl cannot be started, or has anything to complain about.
+/// kubectl cannot be started, or prints an error or a warning.
 pub fn kustomize(name: &str) -> Result<Vec<Value>> {
     let output = Command::new("kubectl").arg("kustomize").arg(folder().join(name)).output()?;
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -46,7 +46,7 @@ pub fn at<'a>(value: &'a Value, path: &str) -> &'a Value {
     value.pointer(path).unwrap_or(&Value::Null)
 }
 
-/// The items of a list; none of what is no list.
+/// The items of a list; none if the value is no list.
 pub fn items(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
@@ -56,13 +56,13 @@ pub fn texts(value: &Value) -> BTreeSet<&str> {
     items(value).filter_map(Value::as_str).collect()
 }
 
-/// The containers of a DaemonSet, those that run first included.
+/// The containers of a DaemonSet, init containers included.
 pub fn containers(daemon_set: &Value) -> impl Iterator<Item = &Value> {
     let pod = at(daemon_set, "/spec/template/spec");
     items(at(pod, "/initContainers")).chain(items(at(pod, "/containers")))
 }
 
-/// The host's folder behind a volume of a DaemonSet.
+/// The host path of a DaemonSet's volume.
 pub fn host_path<'a>(daemon_set: &'a Value, volume: &str) -> Option<&'a str> {
     let volumes = at(daemon_set, "/spec/template/spec/volumes");
     let volume = items(volumes).find(|found| at(found, "/name") == volume)?;

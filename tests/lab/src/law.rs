@@ -1,7 +1,7 @@
-//! Laws: what must hold of every generated cluster.
+//! Laws: properties of every generated cluster.
 //!
-//! In: how many clusters, a strategy, a law. Out: nothing, or the smallest cases found for which the law does not hold,
-//! as lines for a file in `tests/regressions`. `NETPOL_SEED` chooses other clusters, and the same ones again.
+//! In: a number of clusters, a strategy, a law. Out: nothing, or the smallest counterexample found, as lines for a file in
+//! `tests/regressions`. `NETPOL_SEED` selects the clusters, reproducibly.
 
 use std::cell::RefCell;
 
@@ -13,12 +13,12 @@ use proptest::test_runner::{TestError, TestRunner};
 use crate::case::Case;
 use crate::{generator, settings};
 
-/// How long a failing case is made smaller, at most.
+/// Maximum time spent on shrinking a counterexample.
 const MAX_SHRINK_TIME_MS: u32 = 60_000;
-/// How often a part is left out, at most.
+/// Maximum number of shrink steps.
 const MAX_SHRINK_ITERS: u32 = 100_000;
 
-/// Checks a law on as many clusters. What the law leaves to chance is drawn from the generator that it is given.
+/// Checks a law for `n_clusters` clusters. The law draws its own random choices from the generator that it gets.
 ///
 /// # Errors
 /// The law does not hold.
@@ -38,7 +38,7 @@ pub fn check(
     let mut runner = TestRunner::new_with_rng(config, generator::test_rng(seed));
     let last_failure = RefCell::new(None);
     let outcome = runner.run(&(clusters, any::<u64>().no_shrink()), |(cases, seed)| {
-        // A part of a part that is gone already changes nothing.
+        // Dropping a part of a part that is gone already changes nothing.
         if let Some((failed, reason)) = &*last_failure.borrow()
             && *failed == cases
         {
@@ -55,7 +55,7 @@ pub fn check(
         Err(TestError::Fail(reason, (cases, _))) => {
             let lines: Vec<_> =
                 cases.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
-            bail!("{reason}\nwith NETPOL_SEED={seed}, made small:\n{}", lines.join("\n"))
+            bail!("{reason}\nwith NETPOL_SEED={seed}, shrunk:\n{}", lines.join("\n"))
         }
         Err(TestError::Abort(reason)) => Err(anyhow!("{reason}")),
     }
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failing_case_is_made_as_small_as_the_failure() {
+    fn a_counterexample_shrinks_to_what_the_failure_needs() {
         let law = |cases: &[Case], _: &mut Rng| {
             let has_egress = |case: &Case| {
                 case.objects.iter().any(|object| object.pointer("/spec/egress/0").is_some())

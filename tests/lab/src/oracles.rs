@@ -13,22 +13,22 @@ use serde_json::Value;
 use crate::case::{Case, End, Port, Probe, Protocol};
 use crate::oracle::Oracle;
 
-/// The oracles, in the middle of a sequence or at the beginning of one.
+/// The oracles and the sequence that they follow.
 pub struct Oracles {
     engines: Vec<NamedEngine>,
     sequence: Option<String>,
 }
 
-/// An engine that follows the changes of a sequence, and whose maps go on from one sequence to the next.
+/// An engine that follows the changes of a sequence; its maps are kept between sequences.
 struct NamedEngine {
     name: &'static str,
     cluster: Cluster,
 }
 
-/// A probe on which not all oracles agree.
+/// A probe on which the oracles disagree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disagreement {
-    /// The question.
+    /// The probe.
     pub probe: Probe,
     /// The verdict of each oracle: whether the connection may be made.
     pub verdicts: Vec<(&'static str, bool)>,
@@ -51,21 +51,22 @@ impl Default for Oracles {
 }
 
 impl Oracles {
-    /// These engines, beside the oracle.
+    /// These engines, in addition to the independent oracle.
     pub fn new(engines: impl IntoIterator<Item = (&'static str, Engine)>) -> Self {
         let named = |(name, engine)| NamedEngine { name, cluster: Cluster::new(engine) };
         Self { engines: engines.into_iter().map(named).collect(), sequence: None }
     }
 
-    /// Whatever comes next is no continuation of what came before.
+    /// Ends the current sequence.
     pub fn begin(&mut self) {
         self.sequence = None;
     }
 
-    /// Asks all oracles about the case. Consecutive cases of one sequence change the clusters of the one before.
+    /// Asks all oracles about a case. A case of the same sequence as the previous one changes the engines' clusters; another
+    /// one replaces them.
     ///
     /// # Errors
-    /// When an engine cannot be used.
+    /// An engine fails.
     pub fn ask(&mut self, case: &Case) -> Result<Vec<Disagreement>> {
         let continues = case.sequence.is_some() && case.sequence == self.sequence;
         self.sequence.clone_from(&case.sequence);
@@ -95,7 +96,7 @@ impl Oracles {
     }
 }
 
-/// The objects as the agent's offline commands read them.
+/// The objects, as the offline commands read them.
 pub fn read(objects: &[Value]) -> (Vec<Object>, Vec<Diagnostic>) {
     let mut diagnostics = Vec::new();
     let mut read = Vec::new();
@@ -107,7 +108,7 @@ pub fn read(objects: &[Value]) -> (Vec<Object>, Vec<Diagnostic>) {
     (with_implicit_namespaces(read).0, diagnostics)
 }
 
-/// The probe in the agent's terms.
+/// The probe, converted for the simulation.
 pub fn question(probe: &Probe) -> simulate::Probe {
     let end = |end: &End| match end {
         End::Address { ip } => simulate::PodOrIp::Address(*ip),

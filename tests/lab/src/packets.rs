@@ -1,7 +1,6 @@
 //! Frames, described header by header.
 //!
-//! In: what each header should say, sense or nonsense. Out: bytes. Checksums are left out: nothing on the way of a verdict
-//! looks at them.
+//! In: header fields, valid or not. Out: bytes. Checksums are left out, because no verdict depends on them.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -13,20 +12,20 @@ use etherparse::{
 /// What a frame carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
-    /// An IP packet, of which only so many bytes arrive; more than it has means all.
+    /// An IP packet truncated to this many bytes, if it is longer.
     Ip(Packet, usize),
-    /// A question for an IPv4 address.
+    /// An ARP request.
     Arp {
-        /// Who asks.
+        /// The sender's address.
         sender: Ipv4Addr,
     },
-    /// A tag within the frame, and what it hides.
+    /// A VLAN tag and the frame behind it.
     Tagged(Box<Self>),
     /// Another ethertype.
     Other {
         /// The ethertype, host byte order.
         ether_type: u16,
-        /// All behind it.
+        /// The bytes after it.
         bytes: Vec<u8>,
     },
 }
@@ -34,13 +33,13 @@ pub enum Frame {
 /// An IP packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// Its addresses, which tell its family.
+    /// Its addresses, which determine its family.
     pub ends: Ends,
     /// IPv4 options in words of 4 bytes, up to 10. IPv6 has none.
     pub option_words: u8,
     /// IPv6 extension headers in their order. IPv4 has none.
     pub extensions: Vec<Extension>,
-    /// Position in a datagram that is sent in fragments.
+    /// Position in a fragmented datagram.
     pub fragment: Option<Fragment>,
     /// The transport header and what follows.
     pub segment: Segment,
@@ -58,7 +57,7 @@ pub enum Ends {
 /// An IPv6 extension header other than the fragment header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extension {
-    /// Its number in the header before.
+    /// Its number in the preceding header.
     pub kind: u8,
     /// Its length field: units of 8 bytes without the first, or 4 bytes without the first two for an
     /// authentication header.
@@ -73,7 +72,7 @@ const FRAGMENT: u8 = 44;
 /// Position in a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fragment {
-    /// Number of the datagram; 16 bits count for IPv4.
+    /// Identification of the datagram; IPv4 uses the lower 16 bits.
     pub id: u32,
     /// Offset in units of 8 bytes.
     pub offset_units: u16,
@@ -116,11 +115,11 @@ pub enum Segment {
         /// The packet that an error quotes.
         quoted: Option<Box<Packet>>,
     },
-    /// Another protocol, or one that is not what it says.
+    /// Another protocol, or a malformed transport header.
     Other {
         /// Protocol number.
         protocol: u8,
-        /// What follows the IP header.
+        /// The bytes after the IP header.
         bytes: Vec<u8>,
     },
 }
@@ -154,7 +153,7 @@ impl Frame {
                 (ether_type.0, bytes)
             }
             Self::Arp { sender } => {
-                // Ethernet, IPv4, 6 and 4 bytes, a request.
+                // Hardware type Ethernet, protocol IPv4, address lengths 6 and 4, operation request.
                 let mut bytes = vec![0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1];
                 bytes.extend(sender.octets());
                 bytes.extend([0; 10]);
@@ -172,7 +171,7 @@ impl Frame {
 }
 
 impl Packet {
-    /// A packet with nothing unusual.
+    /// A packet without options, extensions, and fragmentation.
     pub fn plain(ends: Ends, segment: Segment) -> Self {
         Self { ends, option_words: 0, extensions: Vec::new(), fragment: None, segment }
     }

@@ -1,21 +1,21 @@
-//! What a test needs of the machine, and what happens when it is not there.
+//! Requirements of a test on the machine.
 //!
-//! In: needs. Out: go on, or not. A test that cannot run prints `SKIP: reason`; where it must run, it fails.
+//! In: needs. Out: whether they are met. A test whose needs are not met prints `SKIP: reason`; where it must run, it fails.
 
 use std::path::Path;
 
-/// Something that not every machine has.
+/// A requirement that not every machine meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// Namespaces and interfaces can be made.
+    /// Permission to create namespaces and interfaces.
     Root,
     /// A program in `PATH`.
     Program(&'static str),
-    /// A file, with the name of what brings it.
+    /// A file, with the package that provides it.
     File {
-        /// Where.
+        /// Its path.
         path: &'static str,
-        /// The package or step that puts it there.
+        /// The package or step that installs it.
         from: &'static str,
     },
 }
@@ -37,10 +37,10 @@ impl Need {
     }
 }
 
-/// May the test go on? If not, it returns at once.
+/// Whether the test can run. If not, the caller returns at once.
 ///
 /// # Panics
-/// If a need is not met and `CI` or `NETPOL_REQUIRE_PRIVILEGES` is set: there, a test that is not run has failed.
+/// A need is not met and `CI` or `NETPOL_REQUIRE_PRIVILEGES` is set, because a skipped test counts as failed there.
 #[must_use]
 #[expect(
     clippy::print_stdout,

@@ -1,4 +1,4 @@
-//! The project's own programs, as cargo built them.
+//! The workspace's programs, as cargo built them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,13 +6,13 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
 
-/// How to get them.
+/// The command that builds them.
 const BUILD: &str = "cargo build -p netpol-agent -p netpol-cni -p netpol-lab -p netpol-bench";
 
-/// Finds a program beside the one that runs.
+/// Finds a program in the folder of the running one.
 ///
 /// # Errors
-/// It has not been built, or one of its sources is newer: a test must not judge yesterday's program.
+/// It has not been built, or it is older than one of its sources.
 pub fn find(name: &str) -> Result<PathBuf> {
     let folder = folder()?;
     let program = folder.join(name);
@@ -20,11 +20,11 @@ pub fn find(name: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// Checks that a program, or what was made from it, is there and not older than the sources. Cargo writes which files a
-/// program is made of.
+/// Checks that a program, or a file made from it, exists and is not older than the sources, which cargo lists in the
+/// program's `.d` file.
 ///
 /// # Errors
-/// It is not there, or older.
+/// It is missing or older.
 pub fn check(program: &Path, dep_info: &Path) -> Result<()> {
     let Some(built) = modified(program) else {
         bail!("{} does not exist; `{BUILD}` builds it", program.display());
@@ -41,16 +41,16 @@ pub fn check(program: &Path, dep_info: &Path) -> Result<()> {
 /// Where cargo puts the programs of this profile.
 ///
 /// # Errors
-/// The path of the program that runs is not known.
+/// The path of the running program is unknown.
 pub fn folder() -> Result<PathBuf> {
-    let program = std::env::current_exe().context("finding the program that runs")?;
-    let folder = program.parent().context("the program that runs has no folder")?;
+    let program = std::env::current_exe().context("finding the running program")?;
+    let folder = program.parent().context("the running program has no folder")?;
     let is_test = folder.file_name().is_some_and(|name| name == "deps");
     let folder = if is_test { folder.parent().unwrap_or(folder) } else { folder };
     Ok(folder.to_owned())
 }
 
-/// The sources in a line `program: source source ...`, in which spaces within a path are escaped.
+/// The sources in a line `program: source source ...`, in which spaces within paths are escaped.
 fn sources_of(dep_info: &str) -> impl Iterator<Item = PathBuf> {
     let line = dep_info.lines().next().unwrap_or_default();
     let (_, sources) = line.split_once(": ").unwrap_or_default();

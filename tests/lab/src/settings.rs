@@ -1,4 +1,4 @@
-//! How much is tested, from the environment.
+//! Test sizes from the environment.
 
 /// `NETPOL_CASES`, or this many.
 pub fn n_cases(default: usize) -> usize {
@@ -20,7 +20,7 @@ pub fn n_points(default: usize) -> usize {
     number("NETPOL_CRASH_POINTS").unwrap_or(default)
 }
 
-/// `NETPOL_PATIENCE`, or 1: how many times as long as elsewhere things may take here.
+/// `NETPOL_PATIENCE`, or 1: factor for all deadlines, for slow machines.
 pub fn patience() -> u32 {
     number("NETPOL_PATIENCE").unwrap_or(1)
 }

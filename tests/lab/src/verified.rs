@@ -1,7 +1,7 @@
-//! What the programs cost, as the kernel's verifier says, against what `netpol-ebpf/verified.txt` says.
+//! The programs' costs according to the kernel's verifier, compared with `netpol-ebpf/verified.txt`.
 //!
-//! In: the programs, loaded here. Out: a table, and what differs. The numbers are those of one kernel series: every
-//! verifier walks in its own way. On other kernels only the limit counts.
+//! In: the programs, which are loaded here. Out: a table, and the differences. The table is for one kernel series, because
+//! verifiers differ. On other kernels only the limit applies.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,11 +12,11 @@ use netpol_datapath::{Config, Datapath, Trace, Verified};
 
 use crate::repository;
 
-/// Half of what a kernel walks before it refuses a program: others walk further than this one.
+/// Half of the kernel's limit, because other kernels may need more instructions.
 pub const MAX_VERIFIED: u32 = 500_000;
 
-/// By how much a number may exceed the table's, percent. The compiler is pinned, but stable releases of a kernel series
-/// prune and inline a little differently; what makes a program dearer for a packet shows in more than that.
+/// Tolerated growth, percent. The compiler is pinned, but stable releases of a kernel series prune and inline slightly
+/// differently.
 const TOLERANCE_PERCENT: u32 = 5;
 
 const HEADER: &str = "\
@@ -25,12 +25,12 @@ const HEADER: &str = "\
 # the datapath tests.
 ";
 
-/// What one program costs.
+/// The costs of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cost {
-    /// Instructions that the verifier walked over all paths.
+    /// Instructions that the verifier processed, over all paths.
     pub n_verified: u32,
-    /// Instructions that are left of the program and its functions.
+    /// Instructions of the translated program and its functions.
     pub n_translated: u32,
     /// Size of the machine code, bytes.
     pub len_jited_bytes: u32,
@@ -39,7 +39,7 @@ pub struct Cost {
 /// The costs of all programs on one kernel series.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
-    /// Version of the kernel, without its patch level.
+    /// Kernel version without patch level.
     pub series: String,
     /// The costs, by the program's name.
     pub by_program: BTreeMap<String, Cost>,
@@ -48,21 +48,21 @@ pub struct Table {
 /// How a table compares with the committed one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Comparison {
-    /// What must not be.
+    /// Costs above the limits.
     pub excesses: Vec<String>,
-    /// What became cheaper, or cannot be compared: the table could be renewed.
+    /// Costs that fell, or cannot be compared: reasons to update the table.
     pub notes: Vec<String>,
 }
 
-/// Loads the programs, without tracing, and asks what they cost.
+/// Loads the programs, without tracing, and reads their costs.
 ///
 /// # Errors
-/// They cannot be loaded, or this kernel does not tell.
+/// They cannot be loaded, or this kernel does not report costs.
 pub fn measure() -> Result<Table> {
     let mut datapath = Datapath::load(&Config { trace: Trace::Off, ..Config::private() })?;
     let costs = datapath.verified()?.into_iter().map(|verified| {
         let Verified { program, n_verified, n_translated, len_jited_bytes } = verified;
-        let unknown = || format!("the kernel does not tell what {} costs", program.name());
+        let unknown = || format!("the kernel reports no costs of {}", program.name());
         let cost = Cost {
             n_verified: n_verified.with_context(unknown)?,
             n_translated: n_translated.with_context(unknown)?,
@@ -73,7 +73,7 @@ pub fn measure() -> Result<Table> {
     Ok(Table { series: this_series(), by_program: costs.collect::<Result<_>>()? })
 }
 
-/// Where the committed table is.
+/// Path of the committed table.
 pub fn file() -> PathBuf {
     repository::path("netpol-ebpf/verified.txt")
 }
@@ -138,7 +138,7 @@ impl Table {
         text
     }
 
-    /// What is dearer than in the other table, or too dear on any kernel.
+    /// Compares with the committed table, and with the limit for all kernels.
     pub fn compare(&self, committed: &Self) -> Comparison {
         let mut comparison = Comparison::default();
         for (program, cost) in &self.by_program {
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_dearer_than_the_tolerance_is_an_excess_and_what_is_cheaper_a_note() {
+    fn growth_beyond_the_tolerance_is_an_excess_and_a_fall_is_a_note() {
         let committed = table("6.18", 40_000);
         assert_eq!(table("6.18", 41_900).compare(&committed), Comparison::default());
         assert_eq!(table("6.18", 43_000).compare(&committed).excesses.len(), 1);

@@ -1,4 +1,4 @@
-//! A watched API server: applies what the watches tell, as the agent's loop does.
+//! A watched API server: applies the updates of the watches, as the agent's event loop does.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -23,47 +23,47 @@ use crate::cluster::Cluster;
 use crate::fake_api::FakeApi;
 use crate::settings::patience;
 
-/// No condition takes longer to come true.
+/// Deadline for a condition.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// How often a condition is looked at while nothing is told.
+/// Polling interval while no update arrives.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// A server, the watches on it, and what they told so far.
+/// A server, the watches on it, and their updates so far.
 pub struct Watched {
-    /// The server, and the way to it.
+    /// The server and its proxy.
     pub cluster: Cluster,
-    /// The namespace in which everything is that is looked at.
+    /// The namespace of the test objects.
     pub namespace: String,
-    /// How the watches are let in.
+    /// The watches' credentials.
     pub access: Access,
-    /// What the store holds.
+    /// The store.
     pub state: ClusterState,
-    /// What is wrong with objects.
+    /// Diagnostics of objects.
     pub diagnostics: DiagnosticIndex,
-    /// How far each kind is known.
+    /// Freshness of each kind.
     pub freshness: Freshness,
-    /// Complete lists told, by kind.
+    /// Number of complete lists, by kind.
     pub n_lists: BTreeMap<Kind, usize>,
-    /// Failures told.
+    /// Reported failures.
     pub errors: Vec<String>,
-    /// Ends the watches.
+    /// Cancels the watches.
     pub cancel: CancellationToken,
-    /// The watches.
+    /// The tasks of the watches.
     pub tasks: JoinSet<()>,
-    /// The file by which the server was found.
+    /// The kubeconfig.
     pub kubeconfig: PathBuf,
     updates: mpsc::Receiver<SourceUpdate>,
 }
 
 impl Watched {
-    /// Watches the server that the environment asks for, with the objects of [`fill`], and has seen everything.
+    /// Watches the server that the environment selects, with the objects of [`fill`]; waits until they are known.
     pub async fn filled() -> Self {
         let cluster = Cluster::open().await.unwrap();
         Self::filled_at(cluster, Options::default()).await
     }
 
-    /// Fills and watches a server, and has seen everything.
+    /// Fills and watches a server; waits until the objects are known.
     pub async fn filled_at(cluster: Cluster, options: Options) -> Self {
         let namespace = cluster.name("shop");
         fill(&cluster, &namespace).await;
@@ -72,7 +72,7 @@ impl Watched {
         watched
     }
 
-    /// Watches the server in this process with the objects of [`fill`] in the namespace `shop`, and has seen everything.
+    /// Watches the server in this process with the objects of [`fill`] in the namespace `shop`; waits until they are known.
     pub async fn filled_in_process() -> Self {
         let mut watched = Self::in_process(filled().await, Options::default()).await;
         watched.until_listed().await;
@@ -84,7 +84,7 @@ impl Watched {
         Self::new(Cluster::in_process(api).unwrap(), "shop".to_owned(), options).await
     }
 
-    /// Watches a server. Delays after failures are cut short, unless the options say something about them.
+    /// Watches a server. Retry delays are short unless the options set them.
     pub async fn new(cluster: Cluster, namespace: String, options: Options) -> Self {
         Self::with_keepalive(cluster, namespace, options, Keepalive::default()).await
     }
@@ -144,12 +144,12 @@ impl Watched {
         pod(&self.namespace, name, address)
     }
 
-    /// Takes what is told until the condition holds.
+    /// Applies updates until the condition holds.
     pub async fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
         self.until_within(DEADLINE, what, holds).await;
     }
 
-    /// The same, for what may take so long.
+    /// The same, with a deadline.
     pub async fn until_within(
         &mut self,
         limit: Duration,
@@ -160,7 +160,7 @@ impl Watched {
         while !holds(self) {
             assert!(
                 tokio::time::Instant::now() < deadline,
-                "never came true: {what}\nhealth: {:#?}\nfailures: {:#?}\npods: {:#?}",
+                "timeout: {what}\nhealth: {:#?}\nfailures: {:#?}\npods: {:#?}",
                 self.freshness,
                 self.errors,
                 self.state.pods().collect::<Vec<_>>(),
@@ -176,7 +176,7 @@ impl Watched {
         self.until("every kind is listed", |w| w.freshness.missing().is_empty()).await;
     }
 
-    /// Waits until all earlier events about pods have been taken, by one more pod.
+    /// Waits until all earlier pod events have been applied, by creating and deleting one more pod.
     pub async fn fence(&mut self) {
         self.put(self.new_pod("fence", "10.9.9.9")).await;
         self.until("the fence is there", |w| w.pod("fence").is_some()).await;
@@ -196,7 +196,7 @@ impl Watched {
             if let Delta::Replace(list) = &delta {
                 *self.n_lists.entry(list.kind()).or_default() += 1;
             }
-            // What changed is of no interest here, only what is there in the end.
+            // Tests look at the final state, not at the changes.
             drop(self.state.apply(delta));
         }
     }
@@ -212,7 +212,7 @@ impl Watched {
         address.map(ToString::to_string).unwrap_or_default()
     }
 
-    /// When the watch of a kind was last heard, if it works.
+    /// When the watch of a kind last received anything, if it is healthy.
     pub fn heard(&self, kind: Kind) -> Option<Instant> {
         match self.freshness.of(kind) {
             Health::Synced { heard, .. } => Some(*heard),
@@ -240,7 +240,7 @@ impl Watched {
     }
 }
 
-/// Puts two pods, `web` and `db`, a Service and a policy into a namespace, and a Node of the namespace's name beside it.
+/// Creates two pods, `web` and `db`, a Service, and a policy in a namespace, and a Node of the namespace's name.
 pub async fn fill(cluster: &Cluster, in_namespace: &str) {
     for object in objects(in_namespace) {
         cluster.put(object).await.unwrap();
@@ -295,7 +295,7 @@ pub fn namespace(name: &str) -> Value {
     json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } })
 }
 
-/// A Service, to which the server gives an address.
+/// A Service; the server assigns its address.
 pub fn service(namespace: &str, name: &str) -> Value {
     json!({
         "apiVersion": "v1",

@@ -1,10 +1,10 @@
-//! Programs of the benchmarks: what netpol is compared with, and what counts the packets. No part of netpol.
+//! Programs of the benchmarks: a reference to compare netpol with, and packet counters. Not part of netpol.
 //!
-//! `reference` has the layout of a known agent: for each pod a trie of peer addresses, each with an array of ports; two
-//! hashes of pod state; one large table of flows; the precise clock once a packet. IPv4, TCP and UDP only: what it leaves
-//! out makes it faster, never slower.
+//! `reference` has the map layout of a known agent: per pod a trie of peer addresses, each with an array of ports; two hashes
+//! of pod state; one large flow table; one read of the precise clock per packet. It supports only IPv4, TCP, and UDP, which
+//! can only make it faster.
 //!
-//! For the host it is an empty program, so that the same tools check it as everything else.
+//! On the host it compiles to an empty program, so that the usual tools can check it.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![expect(
     clippy::inline_always,
@@ -18,20 +18,20 @@ use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_map_lookup_elem};
 use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
 
-/// `TCX_NEXT`, also `TC_ACT_UNSPEC`: other programs on the device still run.
+/// `TCX_NEXT`, equal to `TC_ACT_UNSPEC`: the device's next program runs.
 const NEXT: i32 = -1;
 /// `TC_ACT_SHOT`.
 const DROP: i32 = 2;
 
-/// The ethertype, as it stands in the frame.
+/// Ethertype of IPv4, network byte order.
 const IPV4: u16 = 0x0800_u16.to_be();
 const UDP: u8 = 17;
 const TCP: u8 = 6;
-/// In a port rule: every protocol.
+/// Wildcard protocol of a port rule.
 const ANY_PROTOCOL: u32 = 254;
-/// Port rules of one peer.
+/// Number of port rules per peer.
 const N_PORTS: usize = 24;
-/// Packets are judged by the rules of the pod.
+/// State of a pod whose policies are enforced.
 const POLICIES_APPLIED: u8 = 0;
 
 /// A port or a range of ports.
@@ -50,7 +50,7 @@ struct PeerKey {
     addr: u32,
 }
 
-/// A connection: in the order of its first packet, and the pod's address. Network byte order.
+/// A connection, in the direction of its first packet, and the pod's address. Network byte order.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct FlowKey {
@@ -74,21 +74,21 @@ static REFERENCE_FLOWS: LruHashMap<FlowKey, [u8; 4], { 1 << 19 }> = LruHashMap::
 /// Packets that `sink` has dropped.
 #[btf_map]
 static ARRIVED: PerCpuArray<u64, 1> = PerCpuArray::new();
-/// Lets everything pass: what hanging a program on a device costs by itself.
+/// Passes every packet, to measure the cost of an attached program by itself.
 #[classifier]
 #[inline(always)]
 fn nop(_: TcContext) -> i32 {
     NEXT
 }
 
-/// Counts and drops UDP, so that what lies behind the measured path costs little and always the same.
+/// Counts and drops UDP, so that the rest of the path costs little and is constant.
 #[classifier]
 #[inline(always)]
 fn sink(ctx: TcContext) -> i32 {
     count(&ctx)
 }
 
-/// The verdict on what goes to a pod.
+/// The verdict on a packet to a pod.
 #[classifier]
 #[inline(always)]
 fn reference(ctx: TcContext) -> i32 {
@@ -116,7 +116,7 @@ fn count(ctx: &TcContext) -> i32 {
 
 #[inline(always)]
 fn judge(ctx: &TcContext) -> i32 {
-    // The longest headers without options that are read.
+    // The longest headers without options.
     if !has(ctx, 38) {
         return NEXT;
     }
@@ -143,7 +143,7 @@ fn judge(ctx: &TcContext) -> i32 {
     // SAFETY: a value that is copied at once.
     if let Some(value) = unsafe { REFERENCE_FLOWS.get(key) }.copied() {
         let [state, ..] = value;
-        // The clock is always older than this; the compiler does not know it.
+        // Never true, but the compiler does not know it.
         return if state == pod_state | cluster_state && now > 1 { NEXT } else { DROP };
     }
     (key.src, key.dst, key.src_port, key.dst_port) = (dst, src, dst_port, src_port);
@@ -161,7 +161,7 @@ fn judge(ctx: &TcContext) -> i32 {
 
 #[inline(always)]
 fn is_allowed(src: u32, protocol: u8, port: u16) -> bool {
-    // aya's own look-up takes a packed key, which would be copied byte by byte.
+    // aya's look-up takes a packed key, which would be copied byte by byte.
     let key = PeerKey { prefix_len_bits: 32, addr: src };
     let map = core::ptr::from_ref(&PEERS).cast_mut().cast();
     // SAFETY: the map's key is a length and an address, its value port rules, which outlive this run.
@@ -183,7 +183,7 @@ fn is_allowed(src: u32, protocol: u8, port: u16) -> bool {
     false
 }
 
-/// Whether the frame has so many bytes that can be read directly.
+/// Whether the first `len_bytes` of the frame are directly readable.
 #[inline(always)]
 fn has(ctx: &TcContext, len_bytes: usize) -> bool {
     ctx.data() + len_bytes <= ctx.data_end()
@@ -192,7 +192,7 @@ fn has(ctx: &TcContext, len_bytes: usize) -> bool {
 /// Reads a field of the frame.
 ///
 /// # Safety
-/// The frame [`has`] it; the verifier checks it too. The kernel sees to it that IP headers are aligned.
+/// The caller must have checked the field by [`has`], which the verifier checks too. The kernel aligns IP headers.
 #[inline(always)]
 unsafe fn field<T: Copy>(ctx: &TcContext, offset: usize) -> T {
     // SAFETY: see above.
@@ -202,14 +202,14 @@ unsafe fn field<T: Copy>(ctx: &TcContext, offset: usize) -> T {
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}
 
-/// The verifier refuses a program from which this can be reached.
+/// The verifier refuses a program that can reach this.
 #[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// The kernel asks for a GPL-compatible licence before it lets a program call some helpers.
+/// Some helpers require a GPL-compatible licence.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,4 +1,4 @@
-//! Being let in, and single questions.
+//! Authentication, and single requests.
 
 use netpol_kube::Access;
 use netpol_lab::fake_api::FakeApi;
@@ -14,7 +14,7 @@ async fn a_server_that_moves_is_found_through_its_kubeconfig() {
     let other = FakeApi::start().await.unwrap();
     other.put(pod("shop", "elsewhere", "10.0.0.3")).unwrap();
     std::fs::write(&watched.kubeconfig, other.kubeconfig(&json!({}))).unwrap();
-    // Its versions have nothing to do with those of the other: a real one would say that they are gone.
+    // Its resource versions are unrelated to those of the other server: a real one would answer 410 Gone.
     other.compact();
     watched.until("the other server is asked", |_| !other.asked().is_empty()).await;
 }

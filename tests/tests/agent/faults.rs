@@ -1,4 +1,4 @@
-//! What a server, or the way to it, does wrong.
+//! Faults of the server and of the connections to it.
 
 use std::time::Duration;
 
@@ -76,7 +76,7 @@ async fn repeated_and_stale_events_change_nothing() {
     watched.api().repeat_events(Kind::Pod, 6);
     watched.fence().await;
     assert_eq!(watched.pod_names(), ["web"]);
-    assert_eq!(watched.address_of("web"), "10.0.0.9", "an old event came through");
+    assert_eq!(watched.address_of("web"), "10.0.0.9", "an old event was applied");
 }
 
 #[tokio::test]
@@ -150,7 +150,7 @@ async fn the_first_watch_that_works_again_wakes_the_others() {
     watched.cluster.close();
     for kind in Kind::ALL {
         let is_broken = |w: &Watched| matches!(w.freshness.of(kind), Health::Broken { .. });
-        watched.until("the outage is told", is_broken).await;
+        watched.until("the outage is reported", is_broken).await;
     }
     watched.cluster.open_again().unwrap();
     watched.until("one is there", |w| Kind::ALL.iter().any(|kind| w.heard(*kind).is_some())).await;
@@ -161,6 +161,6 @@ async fn the_first_watch_that_works_again_wakes_the_others() {
     };
     let mut moments = Kind::ALL.map(since);
     moments.sort();
-    // By themselves they would be there within three seconds of each other.
+    // Without waking each other they would recover up to three seconds apart.
     assert!(moments[4] - moments[0] < Duration::from_millis(700), "{moments:?}");
 }

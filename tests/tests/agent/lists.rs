@@ -1,4 +1,4 @@
-//! How the first list comes, and the changes after it.
+//! The first list, and the changes after it.
 
 use std::time::Duration;
 

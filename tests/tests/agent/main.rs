@@ -1,5 +1,5 @@
-//! The watches of the agent against a fake API server: whatever the server does, the store ends up with
-//! what the server has, and what cannot be known is told.
+//! The agent's watches against a fake API server: whatever the server does, the store converges to the server's objects, and
+//! unreadable objects are reported.
 #![forbid(unsafe_code)]
 
 mod access;

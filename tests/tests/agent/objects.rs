@@ -18,12 +18,12 @@ async fn an_object_that_cannot_be_read_is_reported_and_stays_as_it_was() {
     bad["spec"]["containers"] = json!("none");
     watched.api().put(bad).unwrap();
     let web = named(Kind::Pod, "web");
-    watched.until("the finding is told", |w| !w.diagnostics.of(&web).is_empty()).await;
+    watched.until("the finding is reported", |w| !w.diagnostics.of(&web).is_empty()).await;
     let found = watched.diagnostics.of(&web);
     assert_eq!((found[0].code, found[0].field.as_str()), (Code::Malformed, "spec.containers"));
     assert_eq!(watched.address_of("web"), "10.0.0.1");
 
-    // Others go on, and a new list changes nothing about it.
+    // Other objects are still followed, and another list does not change the finding.
     watched.api().put(pod("shop", "db", "10.0.0.8")).unwrap();
     watched.until("the other pod changed", |w| w.address_of("db") == "10.0.0.8").await;
     watched.api().expire_watches(Kind::Pod);

@@ -55,7 +55,7 @@ fn cases_are_evaluated_in_order_and_unreadable_lines_are_reported() {
 }
 
 #[test]
-fn a_sequence_is_one_changing_cluster() {
+fn the_cases_of_a_sequence_are_states_of_one_cluster() {
     let sequence = r#","sequence":"s""#;
     let reverse = A_TO_B.replace(r#""pod":"a""#, r#""pod":"c""#);
     let probes = format!("{A_TO_B},{reverse}");
@@ -113,7 +113,7 @@ mod privileged {
         };
         let reference = answers("reference");
         assert!(reference.contains(r#"{"name":"1","verdicts":["allow","deny"]"#), "{reference}");
-        // The engine takes its thread into another network namespace.
+        // The engine moves its thread to another network namespace.
         let kernel = std::thread::scope(|scope| scope.spawn(|| answers("kernel")).join().unwrap());
         assert_eq!(kernel, reference);
     }

@@ -1,6 +1,6 @@
 //! The offline commands, from arguments to output: golden texts.
 #![forbid(unsafe_code)]
-#![expect(clippy::unwrap_used, reason = "a harness fails the test")]
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 mod cases;
 mod cluster;
@@ -60,7 +60,7 @@ spec:
     ports: [{ port: pg }, { port: 70000 }]
 ";
 
-/// Allows everybody to reach shop/web on 81.
+/// Allows every peer to reach shop/web on 81.
 const OPEN_WEB: &str = r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy

@@ -1,4 +1,4 @@
-//! Behind the real bridge and host-local plugins.
+//! Chained behind the real bridge and host-local plugins.
 
 use netpol_proto::{Add, Attachment, Check, ErrorCode, PodRef, Request, Response};
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::fake_agent::FakeAgent;
 use crate::node::{Namespace, Node, Pod, VERSIONS, addresses, at_once, can_run, merge};
 
-/// The newest version that Debian's plugins speak.
+/// The newest version that Debian's plugins support.
 const NEWEST_OF_BRIDGE: &str = "1.0.0";
 
 fn bridge_config(node: &Node, version: &str, subnets: &[&str]) -> Value {
@@ -119,7 +119,7 @@ fn a_namespace_that_cannot_be_entered_leaves_the_previous_result_if_it_names_one
     let pod = Pod::new("vm");
     let mut previous = bridge_add(&node, &pod, "1.0.0", &["10.77.0.0/24"]);
     let config = |previous: &Value| node.config("1.0.0", json!({ "prevResult": previous }));
-    // As with a runtime whose sandbox is no network namespace.
+    // As with a runtime whose sandboxes are no network namespaces.
     let other = tempfile::NamedTempFile::new().unwrap();
     node.cni_at("ADD", &pod, other.path(), &config(&previous)).ok();
     let Some(Request::Add(add)) = agent.requests().pop() else { panic!() };
@@ -162,7 +162,7 @@ fn an_agent_that_refuses_or_dies_fails_the_add() {
     let answer = node.cni("ADD", &pod, &config);
     assert_eq!((answer.error(), answer.json["msg"].as_str()), (103, Some("no room")));
     drop(refusing);
-    let _dying = FakeAgent::start(&node.socket(), |_| panic!("as told by the test"));
+    let _dying = FakeAgent::start(&node.socket(), |_| panic!("on purpose"));
     assert_eq!(node.cni("ADD", &pod, &config).error(), u64::from(ErrorCode::TRY_AGAIN_LATER.0));
 }
 
@@ -183,7 +183,7 @@ fn what_cannot_be_enforced_is_refused_before_the_agent_is_asked() {
     check(&pod, "no interface eth0");
     pod.netns.exec(&["ip", "link", "add", "eth0", "type", "bridge"]);
     check(&pod, "of kind bridge");
-    // The peer is in a third namespace, under an index that the node knows as well.
+    // The peer is in a third namespace, with an index that also exists on the node.
     let (pod, third) = (Pod::new("far"), Namespace::new("third"));
     node.netns.exec(&["ip", "link", "add", "mine", "type", "veth", "peer", "name", "yours"]);
     let pair = ["type", "veth", "peer", "name", "far", "netns", &third.name];
@@ -219,7 +219,7 @@ fn check_sees_that_the_interface_was_replaced() {
             Request::Del(_) | Request::Gc(_) | Request::Status => None,
         })
         .collect();
-    // It is the agent who knows that this is not the interface that it enforces.
+    // The agent notices that this is another interface.
     assert_ne!(indices[0], indices[1]);
 }
 

@@ -1,4 +1,4 @@
-//! Running the main plugin ourselves.
+//! netpol-cni runs the main plugin as its delegate.
 
 use netpol_proto::ErrorCode;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! An agent that answers what the test says, and remembers what it was asked.
+//! An agent with answers chosen by the test, which records its requests.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -23,12 +23,12 @@ pub(crate) struct FakeAgent {
 }
 
 impl FakeAgent {
-    /// Does whatever it is asked.
+    /// Accepts every request.
     pub(crate) fn willing(path: &Path) -> Self {
         Self::start(path, |_| Response::Ok)
     }
 
-    /// Answers as told. The function runs while the plugin waits, so it can look at what the plugin has done so far.
+    /// Answers by a function, which runs while the plugin waits, so that it can inspect the plugin's work so far.
     pub(crate) fn start(
         path: &Path,
         answer: impl Fn(&Request) -> Response + Send + Sync + 'static,
@@ -52,7 +52,7 @@ impl FakeAgent {
         agent
     }
 
-    /// What it was asked so far, oldest first.
+    /// The requests so far, oldest first.
     pub(crate) fn requests(&self) -> Vec<Request> {
         self.shared.requests.lock().unwrap().clone()
     }
@@ -76,7 +76,7 @@ fn serve(shared: &Shared, mut stream: &UnixStream) {
 impl Drop for FakeAgent {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
-        // Wakes the accepting thread, which then lets go of the socket.
+        // Wakes the accepting thread, which then closes the socket.
         UnixStream::connect(&self.path).ok();
         std::fs::remove_file(&self.path).ok();
     }

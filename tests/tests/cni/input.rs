@@ -1,4 +1,4 @@
-//! What needs no network: versions, errors, and the verbs that only talk to the agent.
+//! Tests without networks: versions, errors, and the verbs that only call the agent.
 
 use std::process::Command;
 
@@ -32,7 +32,7 @@ fn agent(dir: &tempfile::TempDir) -> FakeAgent {
 }
 
 #[test]
-fn version_lists_what_the_plugin_speaks() {
+fn version_lists_the_supported_versions() {
     for version in VERSIONS {
         let answer = run("VERSION", &[], &json!({ "cniVersion": version }).to_string()).ok();
         assert_eq!(answer, json!({ "cniVersion": version, "supportedVersions": VERSIONS }));
@@ -86,13 +86,13 @@ fn del_succeeds_without_agent_namespace_and_previous_result_as_often_as_wanted()
         assert_eq!(run("DEL", &ATTACHMENT, &config).ok(), Value::Null);
         assert_eq!(run("DEL", &ATTACHMENT, &config).ok(), Value::Null);
     }
-    // Nor does a previous result of a form that nobody knows matter.
+    // A malformed previous result does not matter either.
     let config = config(&dir, json!({ "prevResult": { "ips": "?" } })).to_string();
     assert_eq!(run("DEL", &ATTACHMENT, &config).ok(), Value::Null);
 }
 
 #[test]
-fn del_tells_the_agent_and_passes_its_refusal_on() {
+fn del_calls_the_agent_and_returns_its_refusal() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(&dir, json!({})).to_string();
     let willing = agent(&dir);
@@ -139,7 +139,7 @@ fn status_of_a_main_plugin_needs_the_ipam_plugin_and_flanneld_too() {
     assert_eq!(run("STATUS", &path, &flannel).error(), u64::from(ErrorCode::NOT_AVAILABLE.0));
 }
 
-/// The real socket of the agent, with a loop behind it that says yes.
+/// The agent's real socket server, with a loop that accepts every request.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_plugin_and_the_agents_socket_understand_each_other() {
     let dir = tempfile::tempdir().unwrap();
@@ -168,7 +168,7 @@ async fn the_plugin_and_the_agents_socket_understand_each_other() {
 }
 
 #[test]
-fn gc_tells_the_agent_of_the_networks_valid_attachments() {
+fn gc_sends_the_agent_the_networks_valid_attachments() {
     let dir = tempfile::tempdir().unwrap();
     let valid = json!([{ "containerID": "c1", "ifname": "eth0" }, { "containerID": "c2", "ifname": "net1" }]);
     let config = config(&dir, json!({ "cni.dev/valid-attachments": valid })).to_string();

@@ -1,7 +1,7 @@
-//! The CNI plugin from outside: environment and standard input in, JSON and exit code out.
+//! The CNI plugin as a process: environment and standard input in, JSON and exit code out.
 //!
-//! The agent is a thread that speaks the real messages; the other plugins are Debian's. All networks are in
-//! namespaces of the test, the plugin itself runs in one that stands for the node.
+//! The agent is a thread with the real protocol; the other plugins are Debian's. All networks are in network namespaces of the
+//! test; the plugin runs in the one that stands for the node.
 #![forbid(unsafe_code)]
 #![expect(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Making the pod's interface ourselves, with addresses from the real host-local.
+//! netpol-cni as the main plugin, with addresses from the real host-local.
 
 use netpol_proto::{ErrorCode, Request, Response};
 use serde_json::{Value, json};
@@ -13,14 +13,14 @@ fn config(node: &Node, version: &str, subnets: &[&str]) -> Value {
     node.config(version, json!({ "mtu": 1400, "ipam": node.host_local(subnets) }))
 }
 
-/// Nothing of any pod is left on the node.
+/// Checks that the node has no leftovers of pods.
 #[track_caller]
 fn assert_clean(node: &Node) {
     assert_eq!(node.netns.link_names(), [""; 0]);
     assert_eq!(node.reserved(), [""; 0]);
 }
 
-/// Two pods reach each other, the node, and the node them.
+/// Checks that two pods and the node reach each other.
 fn check_reachability(subnets: &[&str], node_addresses: &[&str]) {
     if !can_run() {
         return;
@@ -110,7 +110,7 @@ fn nothing_can_reach_the_pod_before_the_agent_has_agreed() {
     }
     let node = Node::new();
     let netns = node.netns.name.clone();
-    // What the agent sees: the interface is there with its index, but down and without a route.
+    // At the agent's turn the interface has its index, but is down and has no route.
     let agent = FakeAgent::start(&node.socket(), move |request| {
         let Request::Add(add) = request else { return Response::Ok };
         let output = |args: &[&str]| {
@@ -160,7 +160,7 @@ fn an_add_that_fails_leaves_nothing_behind() {
     let no_plugin = node.config("1.0.0", json!({ "ipam": { "type": "nonexistent" } }));
     assert_eq!(node.cni("ADD", &pod, &no_plugin).error(), u64::from(ErrorCode::PLUGIN.0));
     assert_clean(&node);
-    // Room for one: .1 is the gateway, .3 the broadcast address.
+    // One free address: .1 is the gateway, .3 the broadcast address.
     let small = config(&node, "1.0.0", &["10.77.1.0/30"]);
     let first = Pod::new("first");
     node.cni("ADD", &first, &small).ok();
@@ -188,7 +188,7 @@ fn del_works_without_agent_namespace_and_previous_result_and_twice() {
         assert_eq!(pod.netns.link_names(), [""; 0]);
         del(&node, "DEL", &pod, &config).ok();
     }
-    // The namespace is gone, and its end of the pair with it, but the runtime still names it.
+    // The namespace is gone, and the veth pair with it, but the runtime still names it.
     let _agent = node.willing_agent();
     let pod = Pod::new("gone");
     node.cni("ADD", &pod, &config).ok();
@@ -315,7 +315,7 @@ fn routes_and_dns_of_the_configuration_reach_the_pod() {
 }
 
 #[test]
-fn two_hundred_pods_come_and_go_at_once() {
+fn two_hundred_pods_are_added_and_deleted_at_once() {
     if !can_run() {
         return;
     }

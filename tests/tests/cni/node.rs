@@ -1,4 +1,4 @@
-//! A node and its pods: network namespaces, and calls of CNI plugins inside.
+//! A node and its pods: network namespaces, and calls of CNI plugins.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 
 use crate::fake_agent::FakeAgent;
 
-/// Where Debian puts the reference plugins.
+/// Debian's folder of the reference plugins.
 pub(crate) const PLUGIN_DIR: &str = "/usr/lib/cni";
 
 /// All versions of the specification.
 pub(crate) const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
-/// Can tests with real namespaces and plugins run here?
+/// Whether tests with real namespaces and plugins can run here.
 #[must_use]
 pub(crate) fn can_run() -> bool {
     let plugin = |path| Need::File { path, from: "package containernetworking-plugins" };
@@ -30,7 +30,7 @@ pub(crate) fn can_run() -> bool {
     ])
 }
 
-/// A network namespace with a name. Dropped: removed.
+/// A named network namespace. Dropped, it is removed.
 pub(crate) struct Namespace {
     pub(crate) name: String,
 }
@@ -53,7 +53,7 @@ impl Namespace {
         run(&mut self.command(program))
     }
 
-    /// Runs a program inside; did it succeed?
+    /// Runs a program inside; returns whether it succeeded.
     pub(crate) fn succeeds(&self, program: &[&str]) -> bool {
         self.command(program).output().unwrap().status.success()
     }
@@ -64,12 +64,12 @@ impl Namespace {
         command(&inside)
     }
 
-    /// Does `address` answer, at the latest after some seconds?
+    /// Whether `address` answers within some seconds.
     pub(crate) fn reaches(&self, address: &str) -> bool {
         eventually(|| self.succeeds(&["ping", "-c1", "-W1", address]))
     }
 
-    /// All links as `ip -json` has them.
+    /// All links, from `ip -json`.
     pub(crate) fn links(&self) -> Vec<Value> {
         let json = self.exec(&["ip", "-json", "-details", "link"]);
         serde_json::from_str(&json).unwrap()
@@ -101,7 +101,7 @@ fn run(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Is the condition true before a deadline?
+/// Whether the condition becomes true before a deadline.
 pub(crate) fn eventually(condition: impl Fn() -> bool) -> bool {
     #[expect(clippy::disallowed_methods, reason = "a deadline of a test")]
     let now = Instant::now;
@@ -115,7 +115,7 @@ pub(crate) fn eventually(condition: impl Fn() -> bool) -> bool {
     false
 }
 
-/// A pod that a runtime is about to connect.
+/// A pod for a runtime to connect.
 pub(crate) struct Pod {
     pub(crate) netns: Namespace,
     pub(crate) container_id: String,
@@ -139,11 +139,11 @@ impl Pod {
     }
 }
 
-/// What a plugin answered.
+/// A plugin's answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) code: Option<i32>,
-    /// Null if it wrote nothing.
+    /// Its output; null if empty.
     pub(crate) json: Value,
 }
 
@@ -199,7 +199,7 @@ pub(crate) fn netpol_cni() -> PathBuf {
     netpol_lab::binaries::binary("netpol-cni").unwrap()
 }
 
-/// A node: a namespace to run plugins in, and a directory for what they and the agent keep.
+/// A node: a network namespace to run plugins in, and a directory for the state of plugins and agent.
 pub(crate) struct Node {
     pub(crate) netns: Namespace,
     pub(crate) dir: tempfile::TempDir,
@@ -227,7 +227,7 @@ impl Node {
         FakeAgent::willing(&self.socket())
     }
 
-    /// A configuration of netpol-cni with these fields besides those that all need.
+    /// A configuration of netpol-cni with these additional fields.
     pub(crate) fn config(&self, version: &str, extra: Value) -> Value {
         let config = json!({
             "cniVersion": version, "name": "cbr0", "type": "netpol-cni", "agentSocket": self.socket(),
@@ -246,7 +246,7 @@ impl Node {
         self.dir.path().join("ipam")
     }
 
-    /// Addresses that host-local has given away.
+    /// Addresses that host-local has assigned.
     pub(crate) fn reserved(&self) -> Vec<String> {
         let Ok(entries) = std::fs::read_dir(self.ipam_dir().join("cbr0")) else {
             return Vec::new();
@@ -260,12 +260,12 @@ impl Node {
         self.call(&self.plugin, verb, pod, &pod.netns.path(), config)
     }
 
-    /// The same, when the runtime has no namespace any more.
+    /// The same, without a network namespace.
     pub(crate) fn cni_without_netns(&self, verb: &str, pod: &Pod, config: &Value) -> Answer {
         self.call(&self.plugin, verb, pod, "", config)
     }
 
-    /// The same, with something else in `CNI_NETNS`.
+    /// The same, with another value of `CNI_NETNS`.
     pub(crate) fn cni_at(&self, verb: &str, pod: &Pod, netns: &Path, config: &Value) -> Answer {
         self.call(&self.plugin, verb, pod, netns.to_str().unwrap(), config)
     }

@@ -1,4 +1,4 @@
-//! Addresses, routes and MTU from what flanneld wrote.
+//! Addresses, routes, and MTU from flanneld's subnet file.
 
 use netpol_proto::ErrorCode;
 use serde_json::{Value, json};

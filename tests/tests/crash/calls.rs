@@ -1,4 +1,4 @@
-//! Pods come and go while the agent dies, and filters become links.
+//! The agent dies during ADD and DEL, and during TCX migration.
 
 use anyhow::{Context as _, Result, ensure};
 use netpol_datapath::Attaching;
@@ -31,7 +31,7 @@ fn an_agent_that_dies_in_an_add_or_a_del_leaves_nothing_of_the_pod_or_all() -> R
         let has_died = fixture.lab.has_agent_ended()?;
         fixture.note(usize::from(has_died));
         match added {
-            // If it was killed, then after the answer.
+            // Killed after the answer, or not at all.
             Ok(()) => fixture.lab.delete_pod("shop/late")?,
             Err(error) => {
                 ensure!(has_died, error);
@@ -62,8 +62,7 @@ fn an_agent_that_dies_in_an_add_or_a_del_leaves_nothing_of_the_pod_or_all() -> R
 }
 
 #[test]
-fn an_agent_that_dies_while_filters_become_links_is_followed_by_one_that_finishes_it() -> Result<()>
-{
+fn an_agent_that_dies_during_tcx_migration_is_followed_by_one_that_finishes_it() -> Result<()> {
     if Attaching::of_this_kernel() == Attaching::Filters {
         println!("SKIP: this kernel has no TCX links");
         return Ok(());

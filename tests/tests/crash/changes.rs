@@ -1,4 +1,4 @@
-//! A change of policies that concerns every map.
+//! The agent dies during a change of policies that affects every map.
 
 use anyhow::{Result, ensure};
 use netpol_lab::node::strace::{Task, choose};
@@ -7,7 +7,7 @@ use netpol_lab::settings::{n_points, seed};
 use super::N_POINTS;
 use super::fixture::Fixture;
 
-/// Isolates everybody in some direction, with blocks, ports, a Service and labels. What the streams do stays allowed, or denied.
+/// Isolates every pod in some direction, with blocks, ports, a Service, and labels. The streams stay allowed or denied as before.
 const EXTRA: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -42,7 +42,7 @@ fn an_agent_that_dies_in_a_change_of_policy_leaks_nothing_and_is_followed_by_the
         let manifests = fixture.lab.manifests();
         if is_on { manifests.write("extra.yaml", EXTRA) } else { manifests.remove("extra.yaml") }
     };
-    // Once undisturbed.
+    // First without a kill.
     let tracer = fixture.trace(&Task::Watch)?;
     change(&fixture, true)?;
     let n_changes = fixture.lab.status()?.n_changes;
@@ -56,7 +56,7 @@ fn an_agent_that_dies_in_a_change_of_policy_leaks_nothing_and_is_followed_by_the
             && a.allow != b.allow
             && a.defer != b.defer
             && a.endpoints != b.endpoints,
-        "the change does not concern every map"
+        "the change does not affect every map"
     );
     let mut is_on = true;
     let update = usize::try_from(seed())?;

@@ -1,4 +1,4 @@
-//! A node on which agents are killed, with traffic that must go on and traffic that must not begin.
+//! A node on which agents are killed, with streams that must continue and streams that must not start.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -26,14 +26,14 @@ const NEEDS: [Need; 4] = [
     Need::File { path: "/usr/lib/cni/bridge", from: "containernetworking-plugins" },
 ];
 
-/// On what the pods answer.
+/// The pods' port.
 const PORT: u16 = 80;
-/// Messages on each stream between two events.
+/// Messages on each stream between two checks.
 const N_MESSAGES: u64 = 10;
-/// Between two messages, microseconds.
+/// Interval between messages, microseconds.
 const PACE_US: u64 = 2000;
 
-/// Clients may connect to web, nobody else.
+/// Allows only clients to connect to web.
 const ALLOW_CLIENTS: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -43,18 +43,18 @@ spec:
   ingress: [{ from: [{ podSelector: { matchLabels: { role: client } } }] }]
 ";
 
-/// The node, and what is sent on it.
+/// The node and its streams.
 pub(crate) struct Fixture {
     pub(crate) lab: Lab,
     allowed: Vec<Stream>,
     denied: Vec<Stream>,
-    /// Points that were tried, and those at which the process was killed: not every run comes to each.
+    /// Points that were tried, and those at which the process was killed, because not every run reaches each point.
     n_tried: usize,
     n_killed: usize,
 }
 
 impl Fixture {
-    /// `None` where it cannot be.
+    /// `None` if the machine lacks something.
     pub(crate) fn begin(name: &str) -> Result<Option<Self>> {
         if !met(&NEEDS) {
             return Ok(None);
@@ -92,12 +92,12 @@ impl Fixture {
         self.lab.stream(&Host::pod(from), protocol, to, PACE_US)
     }
 
-    /// What was denied may pass from now on.
+    /// Stops checking the denied streams.
     pub(crate) fn forget_denied(&mut self) {
         self.denied.clear();
     }
 
-    /// Lets a pod that is already there talk to web too.
+    /// Adds allowed streams from another pod to web.
     pub(crate) fn allow_too(&mut self, pod: &str) -> Result<Vec<Stream>> {
         let streams = [(Tcp, Family::V6), (Udp, Family::V4)];
         streams
@@ -106,7 +106,7 @@ impl Fixture {
             .collect()
     }
 
-    /// Waits until every stream has sent some more: what is allowed is answered, and nothing else is.
+    /// Waits until every stream has sent more messages; allowed ones must be answered, denied ones not.
     pub(crate) fn flow(&mut self, when: &str) -> Result<()> {
         let mut outcome = Ok(());
         for stream in &mut self.allowed {
@@ -124,17 +124,14 @@ impl Fixture {
         outcome.with_context(log)
     }
 
-    /// Notes that a point has been tried, and whether somebody died there.
+    /// Counts a tried point, and whether the process was killed there.
     pub(crate) fn note(&mut self, n_killed: usize) {
         self.n_tried += 1;
         self.n_killed += n_killed;
     }
 
-    /// Ends the streams. Nothing that was allowed may be missing.
-    #[expect(
-        clippy::print_stdout,
-        reason = "a reader of the output wants to know how much was tried"
-    )]
+    /// Ends the streams; no message of an allowed stream may be lost.
+    #[expect(clippy::print_stdout, reason = "the output shows how many points were tried")]
     pub(crate) fn end(mut self) -> Result<()> {
         self.flow("at last")?;
         let Self { n_tried, n_killed, .. } = self;
@@ -147,7 +144,7 @@ impl Fixture {
         Ok(())
     }
 
-    /// Where `strace` writes.
+    /// The output file of `strace`.
     pub(crate) fn trace_file(&self) -> PathBuf {
         self.lab.folder().join("strace.log")
     }
@@ -158,7 +155,7 @@ impl Fixture {
         Tracer::attach(pid, task, &self.trace_file())
     }
 
-    /// Waits until the agent has died, or until something is as wanted. True if it has died.
+    /// Waits until the agent has died or a condition holds. Returns whether it has died.
     pub(crate) fn wait_for_death_or(
         &mut self,
         what: &str,
@@ -168,13 +165,13 @@ impl Fixture {
             if self.lab.has_agent_ended()? {
                 return Ok(Look::Done(true));
             }
-            // An agent that dies meanwhile does not answer.
+            // A dying agent does not answer.
             let is_done = is_done(&self.lab).unwrap_or(false);
             Ok(if is_done { Look::Done(false) } else { Look::NotYet("neither".to_owned()) })
         })
     }
 
-    /// Starts an agent after one that was killed, and waits until all is as it would be without that.
+    /// Starts an agent after a killed one, and waits until the node has the expected shape.
     pub(crate) fn recover(&mut self, point: &Point, expected: &Shape) -> Result<()> {
         let when = format!("killed before {} {} ({})", point.call, point.n, point.kind);
         self.flow(&format!("{when}, without an agent"))?;
@@ -203,7 +200,7 @@ impl Fixture {
         .with_context(|| self.lab.agent_log().unwrap_or_default())
     }
 
-    /// Waits until the node is as a clean agent leaves it; returns how that is.
+    /// Waits until the agent is idle; returns the node's shape.
     pub(crate) fn clean_shape(&self) -> Result<Shape> {
         until("an agent with nothing left to do", LIMIT, || {
             let status = self.lab.status()?;
@@ -214,7 +211,7 @@ impl Fixture {
         self.shape()
     }
 
-    /// What there is on the node.
+    /// The node's shape.
     pub(crate) fn shape(&self) -> Result<Shape> {
         let pins = &self.lab.agent_config().pins;
         let config = netpol_datapath::Config {
@@ -222,12 +219,12 @@ impl Fixture {
             mount: Mount::Never,
             ..netpol_datapath::Config::default()
         };
-        // Another reader beside the agent.
+        // Opens the pinned maps alongside the agent.
         let map_state = Datapath::load(&config)?.map_state()?;
         Ok(Shape { map_state: canonical(map_state), surroundings: self.surroundings()? })
     }
 
-    /// What is there besides the maps' content.
+    /// The shape without map contents.
     fn surroundings(&self) -> Result<Surroundings> {
         let pins = &self.lab.agent_config().pins;
         Ok(Surroundings {
@@ -238,7 +235,7 @@ impl Fixture {
         })
     }
 
-    /// How many programs hang on each side of the pods' interfaces and of the uplinks.
+    /// Number of programs attached to each side of the pods' interfaces and of the uplinks.
     pub(crate) fn attached(&self) -> Result<BTreeMap<String, [usize; 2]>> {
         let node = self.lab.netns(&Host::Node)?;
         node.inside(|| {
@@ -251,7 +248,7 @@ impl Fixture {
                     rustix::net::SocketType::DGRAM,
                     None,
                 )?;
-                // It may go meanwhile.
+                // The interface may disappear meanwhile.
                 let Ok(index) = rustix::net::netdevice::name_to_index(socket, &name) else {
                     continue;
                 };
@@ -270,7 +267,7 @@ impl Fixture {
     }
 }
 
-/// What a node has of us, in a form that does not depend on how it came to be so.
+/// netpol's state on a node, in a form that does not depend on history.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Shape {
     map_state: MapState,
@@ -307,8 +304,8 @@ fn names(folder: &std::path::Path) -> Result<BTreeSet<String>> {
     entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
 
-/// Identities by the order in which addresses hold them, egress marks by that of interfaces, and no rules: their numbers say only
-/// what came before.
+/// Renumbers identities in order of addresses and egress marks in order of interfaces, and removes rule ids, because these
+/// numbers depend on history.
 fn canonical(mut map_state: MapState) -> MapState {
     let mut egress_marks = BTreeMap::new();
     let with_egress_mark =
@@ -319,7 +316,7 @@ fn canonical(mut map_state: MapState) -> MapState {
             endpoint.value.egress_mark = next;
         }
     }
-    // What is left belongs to nobody.
+    // Remaining identities have no addresses.
     map_state.egress_marks.append(&mut egress_marks);
     let mut numbers: BTreeMap<Identity, Identity> = BTreeMap::new();
     let mut renumber = |identity: &mut Identity| {

@@ -1,8 +1,8 @@
-//! An agent that is killed at any point of a change, of an exchange of versions, of an ADD, of a DEL, of an uninstallation.
+//! The agent is killed at any point of a policy change, an upgrade, an ADD, a DEL, and an uninstallation.
 //!
-//! `strace` kills it before a certain system call. Connections go on all the while: those that are allowed stay so, those
-//! that are not never begin, and the next agent comes to the state to which one comes that was not killed. How many points
-//! are tried is up to `NETPOL_CRASH_POINTS`; `cargo xtask crash` tries all.
+//! `strace` kills it before a chosen system call. Connections run all the while: allowed ones stay allowed, denied ones never
+//! start, and the next agent reaches the same state as without a kill. `NETPOL_CRASH_POINTS` sets the number of points;
+//! `cargo xtask crash` tries all.
 #![forbid(unsafe_code)]
 
 mod calls;
@@ -11,5 +11,5 @@ mod fixture;
 mod removal;
 mod versions;
 
-/// Points that a test tries, unless it is told otherwise.
+/// Default number of points of a test.
 const N_POINTS: usize = 5;

@@ -1,4 +1,4 @@
-//! An uninstallation that is killed is finished by the next one.
+//! The uninstallation dies, and the next one finishes it.
 
 use std::fs;
 use std::process::{Command, ExitStatus, Stdio};

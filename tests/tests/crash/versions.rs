@@ -1,4 +1,4 @@
-//! Another version takes over, and dies.
+//! The agent dies while it takes over from another version.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use netpol_lab::settings::{n_points, seed};
 use super::N_POINTS;
 use super::fixture::{Fixture, Shape};
 
-/// Takes the agent's pins for those of another version, and lets the next agent exchange them. True if it has died meanwhile.
+/// Renames the agent's pins to those of another version, and starts an agent that takes over. Returns whether it has died.
 fn migration(fixture: &mut Fixture, task: &Task, expected: &Shape) -> Result<bool> {
     fixture.lab.take_agent()?.kill()?;
     let pins = fixture.lab.agent_config().pins.clone();
@@ -20,7 +20,7 @@ fn migration(fixture: &mut Fixture, task: &Task, expected: &Shape) -> Result<boo
     fixture.lab.begin_agent()?;
     fixture.lab.set_prefix(Vec::new());
     let versions = expected.clone();
-    fixture.wait_for_death_or("the exchange", |lab| {
+    fixture.wait_for_death_or("the upgrade", |lab| {
         let is_one = fs::read_dir(&lab.agent_config().pins)?.count() == 1;
         Ok(is_one && versions.has_links_of(lab)?)
     })
@@ -47,7 +47,7 @@ fn an_agent_that_dies_while_it_takes_over_from_another_version_is_followed_by_on
     fixture.end()
 }
 
-/// Before the first pin of this version is made there are only maps and programs of nobody.
+/// Skips the points before the first pin of this version, when only private maps and programs exist.
 fn after_the_load(points: Vec<Point>) -> Vec<Point> {
     let is_pin = |point: &Point| point.kind.ends_with("BPF_OBJ_PIN");
     let first = points.iter().position(is_pin).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Allow maps: shared, changed where they are, led to, left, used again. What the agent believes is what the next one reads.
+//! Allow maps: shared, changed in place, replaced, and reused. The next agent reads the same state that the agent believes in.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,16 +17,16 @@ use proptest::test_runner::{Config, TestRunner};
 use super::cluster_model::PODS;
 use super::wire::Wire;
 
-/// Sequences that are tried; after each the programs are loaded again.
+/// Number of sequences; after each the programs are loaded again.
 const N_CASES: u32 = 3;
 
-/// Something that happens to allow maps.
+/// A change of allow maps.
 #[derive(Clone, Debug)]
 enum Step {
-    /// Some of them get the same content, by neighbouring operations.
+    /// Several get the same content, by consecutive operations.
     Set(Vec<AllowMapKey>, Arc<AllowMap>),
     Remove(Vec<AllowMapKey>),
-    /// The agent has time.
+    /// The agent is idle and does its deferred work.
     Prepare,
 }
 
@@ -36,7 +36,7 @@ fn keys() -> Vec<AllowMapKey> {
     PODS.into_iter().flat_map(of_pod).collect()
 }
 
-/// Few entries, so that contents come again; one in eight denies.
+/// Few entries, so that contents repeat; one in eight denies.
 fn content() -> impl Strategy<Value = Arc<AllowMap>> {
     let entry = (1_u32..4, select(vec![80_u16, 443]), 0_u8..8, 1_u32..3);
     proptest::collection::vec(entry, 0..4).prop_map(|entries| {

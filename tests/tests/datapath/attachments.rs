@@ -16,7 +16,7 @@ use super::wire::{POD, Wire};
 
 const NEEDS: [Need; 2] = [Need::Root, Need::Program("ip")];
 
-/// Packets from the pod that were dropped for this reason.
+/// Number of packets from the pod dropped for this reason.
 fn n_dropped(datapath: &Datapath, ifindex: IfIndex, reason: DropReason) -> u64 {
     let key = CounterKey {
         ifindex,
@@ -27,7 +27,7 @@ fn n_dropped(datapath: &Datapath, ifindex: IfIndex, reason: DropReason) -> u64 {
     datapath.counters().unwrap().get(&key).map_or(0, |counter| counter.packets)
 }
 
-/// An endpoint that nothing isolates.
+/// An endpoint that is not isolated.
 fn open_endpoint(ifindex: IfIndex) -> Vec<MapOp> {
     let value = EndpointValue { state: EndpointValue::READY, ..EndpointValue::blocked() };
     vec![
@@ -53,10 +53,10 @@ fn outlives_the_agent(test: &str, attaching: Attaching) {
         assert!(!wire.arrives(|| unknown(datapath) > before));
         unknown(datapath)
     });
-    // No agent: the next one will tell that this was dropped.
+    // Without an agent: the next one counts the drop.
     let reader = wire.agent(attaching, |datapath| {
         assert_eq!(datapath.attached().unwrap(), attached);
-        // ARP drops too, so that there may be more than one.
+        // ARP drops too, so there may be more than one.
         assert!(unknown(datapath) >= before);
         let before = unknown(datapath);
         assert!(!wire.arrives(|| unknown(datapath) > before), "the programs of before go on");
@@ -65,7 +65,7 @@ fn outlives_the_agent(test: &str, attaching: Attaching) {
         assert!(wire.arrives(|| false));
         (datapath.map_state().unwrap(), datapath.flows().unwrap().len())
     });
-    assert!(wire.arrives(|| false), "what is allowed goes on without an agent");
+    assert!(wire.arrives(|| false), "allowed traffic stops without an agent");
     wire.agent(attaching, |datapath| {
         assert_eq!((datapath.map_state().unwrap(), datapath.flows().unwrap().len()), reader);
         datapath.attach(ifindex, Role::Pod).unwrap();
@@ -96,7 +96,7 @@ fn programs_on_filters_and_their_maps_outlive_the_agent() {
     outlives_the_agent("filters", Attaching::Filters);
 }
 
-/// The version before is closed and the one after it is open, so that it shows which one is in force.
+/// The old version blocks and the new one allows, so that the test sees which one is in force.
 fn another_version_is_replaced(test: &str, before: Attaching, after: Attaching) {
     if !met(&NEEDS) {
         return;
@@ -104,7 +104,7 @@ fn another_version_is_replaced(test: &str, before: Attaching, after: Attaching) 
     let wire = Wire::new(test);
     let ifindex = wire.ifindex();
     let unknown = |datapath: &Datapath| n_dropped(datapath, ifindex, DropReason::UnknownEndpoint);
-    // From now on both ends know each other's hardware address: what is dropped is the datagram.
+    // Both ends have neighbour entries now, so the dropped packet is the datagram.
     assert!(wire.arrives(|| false), "nothing is attached yet");
     let n_before = wire.agent(before, |datapath| {
         datapath.attach(ifindex, Role::Pod).unwrap();
@@ -118,7 +118,7 @@ fn another_version_is_replaced(test: &str, before: Attaching, after: Attaching) 
     wire.agent(after, |datapath| {
         assert!(datapath.has_predecessor());
         assert_eq!(datapath.attached().unwrap(), BTreeMap::new());
-        assert!(unknown(datapath) >= n_before, "what packets left is carried over");
+        assert!(unknown(datapath) >= n_before, "counters are not carried over");
         datapath.apply(&open_endpoint(ifindex)).unwrap();
         let before = unknown(datapath);
         assert!(!wire.arrives(|| unknown(datapath) > before), "the programs of before go on");
@@ -126,7 +126,7 @@ fn another_version_is_replaced(test: &str, before: Attaching, after: Attaching) 
         assert!(!datapath.has_predecessor() && !other.exists());
         assert_eq!(datapath.attached().unwrap(), BTreeMap::from([(ifindex, Role::Pod)]));
         assert!(datapath.is_attached(ifindex).unwrap());
-        assert!(wire.arrives(|| false), "a program of before is left");
+        assert!(wire.arrives(|| false), "an old program is still attached");
         datapath.detach(ifindex).unwrap();
     });
 }
@@ -157,7 +157,7 @@ fn a_device_that_gets_the_index_of_one_that_is_gone_is_attached_to_anew() {
     wire.agent(attaching, |datapath| datapath.attach(ifindex, Role::Pod).unwrap());
     wire.node.configure("link delete host0\n").unwrap();
     wire.connect(&format!("index {ifindex}"));
-    assert!(wire.arrives(|| false), "the pins are there, the programs are not");
+    assert!(wire.arrives(|| false), "programs are attached");
     wire.agent(attaching, |datapath| {
         datapath.attach(ifindex, Role::Pod).unwrap();
         let unknown =
@@ -188,7 +188,7 @@ fn uninstalling_leaves_no_pin_and_no_program() {
             datapath.attach(ifindex, Role::Pod)?;
             datapath.attach(ifindex, Role::Uplink)?;
             assert!(wire.pins().exists());
-            // An agent that still runs would hold them.
+            // A running agent would keep them alive.
             drop(datapath);
             let (removed, errors) = netpol_datapath::uninstall(wire.pins());
             assert!(errors.is_empty(), "{errors:?}");

@@ -14,13 +14,13 @@ use netpol_policy::compile::{AllowMap, AllowMapKey};
 pub(crate) const PODS: [u32; 3] = [100, 101, 102];
 /// A device with programs and no endpoint.
 pub(crate) const NO_POD: u32 = 103;
-/// A device through which packets leave.
+/// The uplink.
 pub(crate) const UPLINK: u32 = 2;
 
-/// One thing that happens.
+/// A step of a test.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
-    /// A frame is seen.
+    /// A frame arrives at a hook.
     See(Seen),
     /// An allow map is swapped, and the epoch bumped.
     SetAllow(AllowMapKey, Arc<AllowMap>),
@@ -30,7 +30,7 @@ pub(crate) enum Step {
     RemoveAddress(AddressKey),
 }
 
-/// A frame, and where it is seen.
+/// A frame at a hook.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) program: Program,
@@ -40,7 +40,7 @@ pub(crate) struct Seen {
     pub(crate) frame: Frame,
 }
 
-/// The pods' own addresses end in 1, 2 and 3; that in 9 is a Service's.
+/// The pods' addresses end in 1, 2, and 3, the Service's in 9.
 pub(crate) fn v4(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 0, last)
 }
@@ -50,7 +50,7 @@ pub(crate) fn v6(last: u16) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last)
 }
 
-/// What each pod may send from.
+/// The addresses that each pod may send from.
 pub(crate) fn own_addresses() -> BTreeSet<AddressKey> {
     let of_pod = |(ifindex, last): (u32, u8)| {
         [IpAddr::from(v4(last)), v6(u16::from(last)).into()]

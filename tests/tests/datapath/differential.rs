@@ -1,4 +1,4 @@
-//! `decide` in the kernel against `decide` on the host: same maps, same packets, same everything.
+//! `decide` in the kernel compared with `decide` on the host: same maps, same packets, same results.
 
 use std::cell::RefCell;
 use std::thread;
@@ -11,9 +11,9 @@ use proptest::test_runner::{Config, TestRunner};
 use super::fast_slow_equivalence::Equivalence;
 use super::strategies::{map_state, steps};
 
-/// Clusters that are tried unless the environment says otherwise.
+/// Default number of clusters.
 const N_CASES: usize = 128;
-/// Unoptimised, the generators are deep.
+/// Stack size for the generators, which recurse deeply without optimisation.
 const STACK_LEN_BYTES: usize = 1 << 26;
 
 #[test]

@@ -1,4 +1,4 @@
-//! What the programs tell about packets.
+//! Event records of the programs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,12 +17,12 @@ use tokio::time::timeout;
 use super::cluster_model::{v4, v6};
 
 const POD: IfIndex = IfIndex(100);
-/// For what is there already.
+/// Time limit for records that are in the ring buffer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// To see that there is nothing more.
+/// Time after which no further records are expected.
 const SILENCE: Duration = Duration::from_millis(50);
 
-/// All records until there are none for a while.
+/// All records until none arrives for a while.
 async fn all(events: &mut Events) -> Vec<Event> {
     let mut all = Vec::new();
     let mut patience = PATIENCE;
@@ -58,7 +58,7 @@ fn a_drop_is_recorded_with_its_reason_and_a_flood_of_drops_within_its_budget() {
         time, src, dst, ifindex, rule, len_bytes, direction, verdict, n_suppressed, ..
     } = *event;
     assert!(time.0 > 0);
-    // Plain packets are read before it is known that their pod is blocked.
+    // Plain packets are parsed before the endpoint look-up.
     assert_eq!((src, dst), (v4(1).into(), v4(4).into()));
     assert_eq!((ifindex, rule, n_suppressed), (POD, RuleId::NONE, 0));
     assert_eq!(usize::try_from(len_bytes).unwrap(), frame.len() - 14);
@@ -69,12 +69,12 @@ fn a_drop_is_recorded_with_its_reason_and_a_flood_of_drops_within_its_budget() {
         datapath.test_run(Program::PodEgress, &frame, context).unwrap();
     }
     let n_recorded = runtime.block_on(all(&mut events)).len();
-    // On a busy machine the flood reaches into a second window.
+    // On a busy machine the flood spans a second rate-limit window.
     assert!(n_recorded < 3 * usize::try_from(EventBudget::PER_WINDOW).unwrap(), "{n_recorded}");
 }
 
 #[test]
-fn a_record_says_who_wanted_what() {
+fn a_record_has_addresses_ports_and_protocol() {
     if !met(&[Need::Root]) {
         return;
     }

@@ -1,5 +1,5 @@
-//! The same maps three times: in the kernel, in memory, and in memory without the short way that known connections take.
-//! Whatever happens to one happens to the others.
+//! The same maps three times: in the kernel, in memory, and in memory without the fast path of established flows. All three
+//! get the same steps, and must agree.
 
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
@@ -22,17 +22,17 @@ use zerocopy::FromBytes;
 
 use super::cluster_model::{NO_POD, PODS, Seen, Step};
 
-/// Stands for any time where both are compared.
+/// Replaces times in comparisons.
 const ANY_TIME: Nanos = Nanos(0);
 
-/// The clock that the programs read: on a slow machine something may expire between two packets.
+/// The programs' clock, because flows may expire between two packets on a slow machine.
 fn now() -> Nanos {
     let time = clock_gettime(ClockId::MonotonicCoarse);
     let part = |part: i64| u64::try_from(part).unwrap_or_default();
     Nanos(part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec))
 }
 
-/// A frame of which nothing can be had without a copy: the short way begins with that.
+/// A frame that supports no reads in place, which the fast path requires.
 struct Unpeeked<'a>(&'a [u8]);
 
 impl PacketBytes for Unpeeked<'_> {
@@ -47,15 +47,15 @@ impl PacketBytes for Unpeeked<'_> {
 
 impl Frame for Unpeeked<'_> {}
 
-/// The maps of the kernel, and those of the host that it must agree with.
+/// The kernel's maps, and the host's.
 pub(crate) struct Equivalence {
     memory: MemoryMaps,
-    /// Judges every packet the long way.
+    /// Takes the slow path for every packet.
     long: MemoryMaps,
     /// Counters as the kernel should have them.
     counted: BTreeMap<CounterKey, Counter>,
     kernel: Datapath,
-    /// How far the kernel's epoch is ahead.
+    /// By how much the kernel's epoch is ahead.
     epochs_ahead: u32,
     _devices: PretendDevices,
 }
@@ -64,7 +64,7 @@ impl Equivalence {
     pub(crate) fn new(flow_reads: FlowReads) -> Self {
         let mut devices = PretendDevices::in_new_namespace(IfIndex(PODS[0])).unwrap();
         devices.ensure(IfIndex(NO_POD)).unwrap();
-        // What packets leave behind is read often: the less room, the quicker.
+        // Small maps, because the test reads them after every step.
         let capacities =
             BTreeMap::from([(FLOWS, 512), (BACKENDS, 256), (FRAGMENTS, 1024), (COUNTERS, 1024)]);
         let config = Config { flow_reads, capacities, ..Config::private() };
@@ -79,9 +79,9 @@ impl Equivalence {
         }
     }
 
-    /// Starts again with this image, and nothing that packets have left behind.
+    /// Starts again with this map state, without flows, fragments, and counters.
     pub(crate) fn start(&mut self, map_state: &MapState) {
-        // Endpoints take all that packets have left behind with them.
+        // Removing the endpoints and garbage collection remove the state of packets.
         let ops = diff(self.memory.map_state(), &MapState::default());
         self.kernel.apply(&ops).unwrap();
         self.kernel.collect_garbage().unwrap();
@@ -101,12 +101,12 @@ impl Equivalence {
         }
     }
 
-    /// The kernel alone: what happens to it now is not compared.
+    /// The kernel's datapath, for operations that are not compared.
     pub(crate) fn kernel(&mut self) -> &mut Datapath {
         &mut self.kernel
     }
 
-    /// Does the same to both.
+    /// Applies a step to all maps.
     ///
     /// # Errors
     /// The kernel and the host do not agree.
@@ -132,10 +132,10 @@ impl Equivalence {
         }
     }
 
-    /// Shows both a frame.
+    /// Runs a frame through all of them.
     ///
     /// # Errors
-    /// The kernel and the host do not agree on it, or on what it leaves behind.
+    /// They disagree on the verdict or on the resulting state.
     pub(crate) fn see(&mut self, seen: &Seen) -> Result<Option<Outcome>, TestCaseError> {
         let Seen { program, ifindex, ingress_ifindex, mark, frame } = seen;
         let frame = frame.bytes();
@@ -143,7 +143,7 @@ impl Equivalence {
             TestContext { ifindex: *ifindex, ingress_ifindex: *ingress_ifindex, mark: *mark };
         let there = match self.kernel.test_run(*program, &frame, context) {
             Ok(there) => there,
-            // Newer kernels run no test with less than an IP header behind an IP ethertype.
+            // Newer kernels refuse test runs with less than an IP header behind an IP ethertype.
             Err(_) if frame.len() < 14 + 40 => return Ok(None),
             Err(error) => return Err(TestCaseError::fail(format!("{error:?} for {seen:?}"))),
         };
@@ -161,8 +161,8 @@ impl Equivalence {
         let here = self.memory.judge(frame.as_slice(), &hook_context);
         let outcome = here.outcome;
         let long = self.long.judge(&Unpeeked(&frame), &hook_context).outcome;
-        prop_assert_eq!(long, outcome, "the long way and the short one differ on {:?}", seen);
-        prop_assert_eq!(self.long.flows(), self.memory.flows(), "both ways, {:?}", seen);
+        prop_assert_eq!(long, outcome, "slow path and fast path differ on {:?}", seen);
+        prop_assert_eq!(self.long.flows(), self.memory.flows(), "flows of both paths, {:?}", seen);
         let mut told = outcome;
         if told.verdict.is_reported() {
             self.count(&told, frame.len());
@@ -173,7 +173,7 @@ impl Equivalence {
         let said = format!("the host says {here:?} to {seen:?}");
         check(&there.is_pass(), &outcome.verdict.is_pass(), &said)?;
         check(&there.mark, &outcome.mark, &said)?;
-        // Counters first: they show the reason.
+        // Counters first, because they contain the reason.
         check(&self.kernel_counters(), &self.counted, &said)?;
         let kernel_flows = self.kernel.flows().unwrap();
         let ahead = self.epochs_ahead;
@@ -198,7 +198,7 @@ impl Equivalence {
         sum.bytes += u64::try_from(len_bytes).unwrap() - u64::from(ETHERNET_LEN);
     }
 
-    /// Endpoints alone are purged, so the counters of the other devices stay from case to case.
+    /// Counters of endpoints only, because those of other devices persist between cases.
     fn kernel_counters(&self) -> BTreeMap<CounterKey, Counter> {
         let mut counters = self.kernel.counters().unwrap();
         counters.retain(|key, _| PODS.contains(&key.ifindex.0));
@@ -206,7 +206,7 @@ impl Equivalence {
     }
 }
 
-/// Flows without what differs: times, and by how much the kernel's epoch is ahead.
+/// Flows without times, and with the same epoch base.
 fn flows(flows: BTreeMap<FlowKey, FlowValue>, epochs_ahead: u32) -> BTreeMap<FlowKey, FlowValue> {
     let comparable = |(key, flow): (FlowKey, FlowValue)| {
         let epoch = Epoch(flow.epoch.0.wrapping_sub(epochs_ahead));

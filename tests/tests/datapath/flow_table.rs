@@ -1,4 +1,4 @@
-//! The table of connections: who makes room, what two processors do to one set, what user space adds and removes.
+//! The flow table: eviction, concurrent writes to one set, and additions and removals by user space.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -21,12 +21,12 @@ use netpol_policy::dataplane::{MapOp, diff};
 
 use super::cluster_model::{PODS, UPLINK, v4};
 
-/// What anybody may reach of the pods. They may reach nothing.
+/// The only allowed port; pods have no egress.
 const OPEN: u16 = 53;
-/// Packets of each processor in a round, of which each writes the table.
+/// Packets of each processor in a round; each packet writes the table.
 const N_PACKETS: u32 = 20_000;
 const N_ROUNDS: usize = 3;
-/// Changes while somebody looks.
+/// Number of changes during concurrent reads.
 const N_LOOKS: usize = 100_000;
 
 /// Two pods.
@@ -81,7 +81,7 @@ fn passes(datapath: &mut Datapath, program: Program, ifindex: u32, frame: &[u8])
     datapath.test_run(program, frame, context).unwrap().is_pass()
 }
 
-/// One of many others.
+/// A flow of another pod.
 fn other(number: u32) -> (Ipv4Addr, u16) {
     let port = 1024 + u16::try_from(number % 60_000).unwrap();
     (Ipv4Addr::from_bits(0x0b00_0000 + number), port)
@@ -100,7 +100,7 @@ fn a_flood_evicts_its_own_connections() {
     let capacities = BTreeMap::from([(FLOWS, 64)]);
     let mut datapath = Datapath::load(&Config { capacities, ..Config::private() }).unwrap();
     datapath.apply(&diff(&MapState::default(), &map_state())).unwrap();
-    // As many of one pod's as hardly ever meet in one set.
+    // Few enough flows of one pod that they rarely share a set.
     for number in 0..8 {
         let frame = udp(other(number), (v4(1), OPEN));
         assert!(passes(&mut datapath, Program::PodIngress, QUIET, &frame));
@@ -113,7 +113,7 @@ fn a_flood_evicts_its_own_connections() {
     }
     let flows = datapath.flows().unwrap();
     assert_eq!(of(&flows, QUIET), before);
-    assert!(of(&flows, LOUD).len() > 400, "the flood is kept where there is room: {}", flows.len());
+    assert!(of(&flows, LOUD).len() > 400, "too few flows of the flood are kept: {}", flows.len());
     assert_eq!(datapath.n_evicted_flows().unwrap(), 5000 - u64::try_from(flows.len() - 8).unwrap());
     for number in 0..8 {
         let answer = udp((v4(1), OPEN), other(number));
@@ -121,7 +121,7 @@ fn a_flood_evicts_its_own_connections() {
     }
 }
 
-/// Pins that end with the value.
+/// A pin folder, removed on drop.
 struct Pins(PathBuf);
 
 impl Drop for Pins {
@@ -130,7 +130,7 @@ impl Drop for Pins {
     }
 }
 
-/// A table of one set, its pins, and what loads it once more.
+/// A table of one set, its pins, and the configuration to load it again.
 fn one_set(test: &str) -> (Pins, Config, Datapath) {
     let pins = Pins(format!("/sys/fs/bpf/npdp-{}-{test}", std::process::id()).into());
     let capacities = BTreeMap::from([(FLOWS, 1)]);
@@ -147,7 +147,7 @@ fn two_processors_write_one_connection_one_after_the_other() {
     }
     let (_pins, config, datapath) = one_set("writers");
     let start = Barrier::new(2);
-    // A connection that two have begun to write at once would look as if it were being written ever after.
+    // A lost lock would leave the slot marked as being written.
     for _ in 0..N_ROUNDS {
         thread::scope(|scope| {
             for _ in 0..2 {
@@ -182,7 +182,7 @@ fn what_is_read_while_it_is_written_is_of_one_connection() {
     }
     let flows = datapath.flows().unwrap();
     let like = *flows.keys().next().unwrap();
-    // Those of others, that would live for days: the rivals evict each other.
+    // Long-lived flows of other pods, so that the rivals evict each other.
     let lasting: Vec<_> = (0..7).map(|number| lasting(like, number)).collect();
     datapath.add_flows(&lasting).unwrap();
     let known: BTreeSet<_> = lasting.iter().map(|(key, _)| *key).chain(flows.into_keys()).collect();
@@ -206,7 +206,7 @@ fn what_is_read_while_it_is_written_is_of_one_connection() {
     assert_eq!(seen, known);
 }
 
-/// An established connection of the same pod with somebody else.
+/// An established flow of the same pod with another peer.
 fn lasting(like: FlowKey, number: u32) -> (FlowKey, FlowValue) {
     let (addr, _) = other(number);
     let facts = [Direction::Ingress.to_wire(), flow::OPEN, 0];
@@ -241,7 +241,7 @@ fn user_space_makes_connections_known_and_forgets_those_of_one_interface() {
     datapath.add_flows(&flows).unwrap();
     let mut expected = BTreeMap::from(flows);
     expected.insert(known_key, known_value);
-    assert_eq!(datapath.flows().unwrap(), expected, "what was known stays as it was");
+    assert_eq!(datapath.flows().unwrap(), expected, "existing flows changed");
     let answer = udp((v4(1), OPEN), other(1));
     assert!(passes(&mut datapath, Program::PodEgress, QUIET, &answer));
     datapath.apply(&[MapOp::RemoveEndpoint(IfIndex(QUIET))]).unwrap();

@@ -17,11 +17,11 @@ use super::fast_slow_equivalence::Equivalence;
 const SYN: u8 = 0x02;
 const SYN_ACK: u8 = 0x12;
 const ACK: u8 = 0x10;
-/// Egress mark 2 in the mark, and other bits of the mark.
+/// Egress mark 2, and other bits of the packet mark.
 const EGRESS_MARK_2: u32 = 2 << 20;
 const OTHER_BITS: u32 = 0xc000;
 
-/// Something that happens, and what is to become of it.
+/// An event and its expected verdict.
 enum Event {
     Verdict(Seen, &'static str),
     Change(Step),
@@ -47,8 +47,7 @@ fn check(map_state: &MapState, scenario: Vec<Event>) {
     }
 }
 
-/// Three pods, isolated in these directions, that may send from their own addresses; anybody may reach TCP 80 and
-/// UDP 53 of them, and they of others.
+/// Three pods, isolated in these directions; every peer may reach TCP 80 and UDP 53 of them, and vice versa.
 fn map_state(isolated: &[Direction]) -> MapState {
     let isolated = isolated.iter().fold(0, |set, direction| set | direction.bit());
     let endpoint = |ifindex: u32| {
@@ -75,7 +74,7 @@ fn map_state(isolated: &[Direction]) -> MapState {
     }
 }
 
-/// Anybody may use these ports.
+/// Allows these ports for every peer.
 fn allowing(ports: &[(Protocol, u16)]) -> Arc<AllowMap> {
     let entry = |(protocol, port): &(Protocol, u16)| {
         let key = AllowKey::lookup(Identity::ANY, *protocol, PortBe::new(*port));
@@ -105,7 +104,7 @@ fn udp(ends: Ends, src_port: u16, dst_port: u16) -> Packet {
     Packet::plain(ends, Segment::Udp { src_port, dst_port })
 }
 
-/// A stranger and the first pod.
+/// An external address and the first pod.
 fn inward() -> Ends {
     Ends::V4(v4(4), v4(1))
 }
@@ -172,7 +171,7 @@ fn errors_pass_when_they_quote_a_live_connection_and_only_then() {
         vec![
             Verdict(from_pod(100, udp(outward(), 6000, 53)), "allowed"),
             Verdict(to_pod(100, unreachable(inward(), udp(outward(), 6000, 53))), "icmp-error"),
-            // Any router on the way may complain.
+            // Any router on the path may send the error.
             Verdict(to_pod(100, from_elsewhere), "icmp-error"),
             Verdict(to_pod(100, unreachable(inward(), udp(outward(), 6001, 53))), "not-allowed"),
             Verdict(to_pod(100, unreachable(inward(), udp(inward(), 6000, 53))), "not-allowed"),
@@ -203,8 +202,8 @@ fn fragments_follow_their_first_one_in_both_families() {
     check(&map_state(&[Direction::Ingress]), scenario);
 }
 
-/// Whichever of two first fragments the receiver keeps, what follows is judged by the last one that was seen; and what would
-/// rewrite the ports of a first fragment never passes.
+/// Later fragments follow the verdict of the latest first fragment, whichever the receiver keeps. A fragment that would
+/// overwrite the ports of a first fragment never passes.
 #[test]
 fn overlapping_fragments_are_judged_by_the_newest_first_one() {
     let fragment = |ends, port, offset_units, more| Packet {
@@ -228,14 +227,14 @@ fn overlapping_fragments_are_judged_by_the_newest_first_one() {
 }
 
 #[test]
-fn neighbours_and_multicast_listeners_are_always_heard() {
+fn neighbour_discovery_and_listener_messages_always_pass() {
     let message = |ends, kind| {
         let segment = Segment::Icmp { kind, id: 0, quoted: None };
         Packet { segment, ..udp(ends, 0, 0) }
     };
     let (inward, outward) = (Ends::V6(v6(4), v6(1)), Ends::V6(v6(1), v6(4)));
     let mut scenario = Vec::new();
-    // Neighbour and router solicitations; listener queries, reports and their end, of both versions.
+    // Neighbour and router solicitations; listener queries, reports, and done messages, of both versions.
     for kind in [133, 135, 130, 131, 132, 143] {
         scenario.push(Verdict(to_pod(100, message(inward, kind)), "neighbour-discovery"));
         scenario.push(Verdict(from_pod(100, message(outward, kind)), "neighbour-discovery"));
@@ -263,7 +262,7 @@ fn egress_to_a_service_is_decided_where_the_real_destination_is_known() {
             Verdict(there(Program::UplinkEgress, UPLINK, 8080), "not-allowed"),
             Verdict(there(Program::PodIngress, 100, 80), "not-isolated"),
             Verdict(there(Program::PodIngress, 100, 8080), "not-allowed"),
-            // Without an egress mark it is nobody's deferred packet.
+            // Without an egress mark it is no deferred packet.
             Verdict(
                 Seen { mark: 0, ..there(Program::UplinkEgress, UPLINK, 8080) },
                 "no-egress mark",
@@ -277,7 +276,7 @@ fn egress_to_a_service_is_decided_where_the_real_destination_is_known() {
 }
 
 #[test]
-fn a_pod_cannot_choose_its_egress_mark_and_a_egress_mark_is_used_once() {
+fn a_pod_cannot_choose_its_egress_mark_and_an_egress_mark_is_used_once() {
     if !met(&[Need::Root]) {
         return;
     }
@@ -296,9 +295,9 @@ fn a_pod_cannot_choose_its_egress_mark_and_a_egress_mark_is_used_once() {
     assert_eq!(mark_after(arrives, EGRESS_MARK_2 | OTHER_BITS), OTHER_BITS);
 }
 
-/// Found by fuzzing: the flow of the dropped packet let in whoever sent from the Service's address.
+/// Found by fuzzing: the flow of the dropped packet admitted packets from the Service's address.
 #[test]
-fn a_packet_to_a_service_that_drops_for_want_of_a_egress_mark_opens_no_way_back() {
+fn a_packet_to_a_service_that_drops_for_want_of_an_egress_mark_opens_no_way_back() {
     let mut map_state = map_state(&[Direction::Ingress, Direction::Egress]);
     for endpoint in map_state.endpoints.values_mut() {
         endpoint.value.egress_mark = 0;
@@ -342,15 +341,15 @@ fn pods_send_from_their_own_addresses_only() {
             Verdict(from_pod(100, Packet::plain(Ends::V6(v6(1), v6(4)), router)), "spoofed"),
             Verdict(arp(v4(1)), "arp"),
             Verdict(arp(v4(2)), "spoofed"),
-            // Packets to it may come from anywhere.
+            // Packets to it may come from any address.
             Verdict(to_pod(100, udp(Ends::V4(v4(3), v4(1)), 5000, 53)), "not-isolated"),
         ],
     );
 }
 
-/// The short way of known connections once compared the source with an address that nobody had noted yet: all zeros.
+/// The fast path once compared the source with a sender address that was not recorded yet: all zeros.
 #[test]
-fn a_known_connection_is_no_reason_to_send_from_elsewhere() {
+fn an_established_flow_does_not_permit_another_source_address() {
     let ends = |from, to| (Ends::V6(v6(from), v6(to)), Ends::V6(v6(to), v6(from)));
     let (inward, outward) = ends(4, 1);
     let data = |ends: &Ends| tcp(*ends, 80, 80, ACK);
@@ -370,9 +369,9 @@ fn a_known_connection_is_no_reason_to_send_from_elsewhere() {
     );
 }
 
-/// What came to the pod once renewed the decision about a connection, and with it the leave to send from a lost address.
+/// A packet to the pod once refreshed the flow, and with it the permission to send from a removed address.
 #[test]
-fn a_pod_that_loses_an_address_sends_from_it_on_no_known_connection() {
+fn a_pod_that_loses_an_address_cannot_send_from_it_on_an_established_flow() {
     let lost = AddressKey { ifindex: IfIndex(100), addr: v4(1).into() };
     check(
         &map_state(&[]),
@@ -426,8 +425,8 @@ fn headers_are_found_behind_options_and_extensions_within_a_bound() {
     );
 }
 
-/// In a test run the kernel puts an Ethernet header before every packet. A program that expects none takes it for the
-/// start of the IP header: so this packet's ethertype, the 13th byte and the next, is its source address too.
+/// In a test run the kernel prepends an Ethernet header to every packet, and a program for devices without one reads it as the
+/// start of the IP header. So the ethertype of this packet, bytes 13 and 14, is part of its source address too.
 #[test]
 fn uplinks_without_ethernet_headers_finish_deferred_verdicts_too() {
     if !met(&[Need::Root]) {

@@ -1,4 +1,4 @@
-//! Identities of single addresses: written into memory that the programs read, without a system call and without a lock.
+//! Identities of single addresses: written to shared memory that the programs read, without system calls and locks.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -19,14 +19,14 @@ use netpol_policy::dataplane::{MapOp, diff};
 
 use super::wire::Wire;
 
-/// The loopback device, which is there in every namespace.
+/// The loopback device, which exists in every namespace.
 const POD: IfIndex = IfIndex(1);
 const ALLOWED: Identity = Identity(2);
 const OTHER: Identity = Identity(3);
 
-/// Packets from an address that are judged in one system call.
+/// Packets from an address per system call.
 const N_RUNS: u32 = 500;
-/// Times that the writer lets everything come and go while packets are judged.
+/// How often the writer adds and removes everything while packets are processed.
 const N_ROUNDS: u32 = 30;
 
 fn v4(number: u32) -> Addr {
@@ -40,7 +40,7 @@ fn v6(number: u32) -> Addr {
     Addr(Ipv6Addr::from_bits(0xfd << 120 | bits).octets())
 }
 
-/// A pod that lets the allowed identity connect to its port 80.
+/// A pod that allows the allowed identity on port 80.
 fn map_state(identities: BTreeMap<Addr, Identity>) -> MapState {
     let value = EndpointValue {
         state: EndpointValue::READY,
@@ -57,7 +57,7 @@ fn map_state(identities: BTreeMap<Addr, Identity>) -> MapState {
     }
 }
 
-/// The beginning of a connection from an address.
+/// The first packet of a connection from an address.
 fn frame(from: Addr) -> Vec<u8> {
     let ends = match from.to_ip() {
         IpAddr::V4(from) => Ends::V4(from, Ipv4Addr::new(10, 255, 0, 1)),
@@ -71,7 +71,7 @@ fn context() -> TestContext {
     TestContext { ifindex: POD.0, ingress_ifindex: 2, mark: 0 }
 }
 
-/// The kernel judges packets from these addresses as the image says.
+/// Checks the kernel's verdicts for these addresses against the map state.
 #[track_caller]
 fn check(datapath: &mut Datapath, map_state: &MapState, addresses: impl Iterator<Item = Addr>) {
     assert_eq!(datapath.map_state().unwrap(), *map_state);
@@ -90,7 +90,7 @@ fn programs_find_what_the_agent_wrote_however_many_and_after_a_restart() {
     let wire = Wire::new("ident");
     let config = wire.config(Attaching::of_this_kernel());
     let mut datapath = Datapath::load(&config).unwrap();
-    // More than the tables have room for at first, and a few that nobody is told of.
+    // More than the tables' initial capacity, and a few addresses without an entry.
     let numbers = (0..20_000).step_by(37).chain(20_000..20_010);
     let sample = || numbers.clone().flat_map(|number| [v4(number), v6(number)]);
     let identity = |number: u32| if number.is_multiple_of(3) { ALLOWED } else { OTHER };
@@ -132,7 +132,7 @@ fn an_address_is_never_judged_by_the_identity_of_one_that_comes_or_goes() {
     }
     let wire = Wire::new("churn");
     let config = wire.config(Attaching::of_this_kernel());
-    // Of these some are always there, and may connect. The others come and go, and may not, whether they are there or not.
+    // Some addresses are permanent and allowed. The others are transient and never allowed.
     let staying = [v4(1), v6(1), v6(2)];
     let going = [v4(3), v6(3), v6(4)];
     let strangers: Vec<Addr> = (1000..5000).flat_map(|number| [v4(number), v6(number)]).collect();
@@ -156,7 +156,7 @@ fn an_address_is_never_judged_by_the_identity_of_one_that_comes_or_goes() {
                 writer.apply(&set(&strangers, ALLOWED)).unwrap();
                 writer.apply(&set(&strangers, OTHER)).unwrap();
                 writer.apply(&remove(&strangers)).unwrap();
-                // A new table, now and then.
+                // A new table at times.
                 if round.is_multiple_of(8) {
                     writer.prepare().unwrap();
                 }
@@ -174,7 +174,7 @@ fn an_address_is_never_judged_by_the_identity_of_one_that_comes_or_goes() {
             }
         }
     });
-    // What is dropped is counted, each packet.
+    // Every dropped packet is counted.
     let dropped: u64 = judge.counters().unwrap().values().map(|counter| counter.packets).sum();
     assert_eq!(dropped, n_denied);
     assert!(n_denied > 0);

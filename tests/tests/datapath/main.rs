@@ -1,7 +1,6 @@
 //! The programs and maps in the kernel.
 //!
-//! Packet by packet through `BPF_PROG_TEST_RUN`, against the same function on the host; maps and attachments
-//! across restarts.
+//! Single packets by `BPF_PROG_TEST_RUN`, compared with the same function on the host; maps and attachments across restarts.
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "all of it is test, also outside functions marked so")]
 

@@ -1,5 +1,5 @@
-//! What packets of a pod have left when it is gone: it lets nothing pass, it ends beside everything else, and whoever gets
-//! the interface's number next finds nothing of it.
+//! Garbage collection of a deleted pod's flows: they let nothing pass, they are removed by the worker, and a new owner of the
+//! interface index gets none of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::cluster_model::{PODS, UPLINK, own_addresses, v4};
 const GONE: IfIndex = IfIndex(PODS[0]);
 const OTHER: IfIndex = IfIndex(PODS[1]);
 
-/// The kernel's maps, with all pods and no policy.
+/// The kernel's maps, with all pods and without policies.
 struct Node {
     datapath: Datapath,
     _devices: PretendDevices,
@@ -41,7 +41,7 @@ impl Node {
         Some(Self { datapath, _devices: devices })
     }
 
-    /// Lets a pod send a datagram of its only connection. Returns whether it goes on.
+    /// Sends a datagram of a pod's only connection; returns whether it passes.
     fn sends(&mut self, pod: IfIndex) -> bool {
         let last = u8::try_from(pod.0 - PODS[0] + 1).unwrap();
         let segment = Segment::Udp { src_port: 5000, dst_port: 6000 };
@@ -51,7 +51,7 @@ impl Node {
         self.datapath.test_run(Program::PodEgress, &frame, context).unwrap().is_pass()
     }
 
-    /// Sends until the connection's packets take the short way.
+    /// Sends until the connection's packets take the fast path.
     fn knows(&mut self, pod: IfIndex) {
         for _ in 0..3 {
             assert!(self.sends(pod));
@@ -73,7 +73,7 @@ fn set_endpoint(ifindex: IfIndex, container: &str) -> MapOp {
     MapOp::SetEndpoint(ifindex, EndpointMapState { value, container_id: Arc::from(container) })
 }
 
-/// Connections of an interface, as many as are asked for.
+/// `n` flows of an interface.
 fn connections(ifindex: IfIndex, n: u32) -> Vec<(FlowKey, FlowValue)> {
     let flow = |number: u32| {
         let [_, third, second, port] = number.to_be_bytes();
@@ -101,19 +101,19 @@ fn connections(ifindex: IfIndex, n: u32) -> Vec<(FlowKey, FlowValue)> {
 }
 
 #[test]
-fn connections_of_a_pod_that_is_gone_let_nothing_pass_and_end_beside_all_else() {
+fn flows_of_a_deleted_pod_let_nothing_pass_and_are_collected_by_the_worker() {
     let Some(mut node) = Node::new() else { return };
     node.knows(GONE);
     node.knows(OTHER);
     node.datapath.apply(&[MapOp::RemoveEndpoint(GONE)]).unwrap();
     assert_eq!(node.datapath.n_awaiting_gc(), 1);
-    assert!(node.with_flows().contains(&GONE), "the maps are not read on the way");
-    assert!(!node.sends(GONE), "the connection is known, and the pod is gone");
+    assert!(node.with_flows().contains(&GONE), "the flows are gone before garbage collection");
+    assert!(!node.sends(GONE), "a flow of a deleted pod passes");
     assert!(node.with_counters().contains(&GONE));
     assert!(node.sends(OTHER));
 
     let map_gc = node.datapath.begin_gc().unwrap().unwrap();
-    assert!(node.datapath.begin_gc().unwrap().is_none(), "one is under way");
+    assert!(node.datapath.begin_gc().unwrap().is_none(), "a second garbage collection runs");
     let map_gc = std::thread::scope(|scope| {
         let work = scope.spawn(|| map_gc.run());
         node.datapath.apply(&[set_endpoint(IfIndex(7), "meanwhile"), MapOp::BumpEpoch]).unwrap();
@@ -124,11 +124,11 @@ fn connections_of_a_pod_that_is_gone_let_nothing_pass_and_end_beside_all_else() 
     assert_eq!(node.datapath.n_awaiting_gc(), 0);
     assert_eq!(node.with_flows(), BTreeSet::from([OTHER]));
     assert!(!node.with_counters().contains(&GONE));
-    assert!(node.datapath.begin_gc().unwrap().is_none(), "nothing is left");
+    assert!(node.datapath.begin_gc().unwrap().is_none(), "flows are left");
 }
 
 #[test]
-fn who_gets_the_number_of_an_interface_finds_nothing_of_who_had_it_before() {
+fn a_new_owner_of_an_interface_index_gets_no_flows_of_the_old_one() {
     let Some(mut node) = Node::new() else { return };
     for is_under_way in [false, true] {
         node.knows(GONE);
@@ -137,7 +137,7 @@ fn who_gets_the_number_of_an_interface_finds_nothing_of_who_had_it_before() {
         node.datapath.apply(&[set_endpoint(GONE, "after"), MapOp::BumpEpoch]).unwrap();
         assert!(!node.with_flows().contains(&GONE), "under way: {is_under_way}");
         assert_eq!(node.datapath.n_awaiting_gc(), 0);
-        // What is the new pod's own stays.
+        // The new pod's own flows stay.
         node.knows(GONE);
         if let Some(map_gc) = map_gc {
             assert_eq!(node.datapath.end_gc(map_gc.run()).unwrap(), 0);
@@ -147,7 +147,7 @@ fn who_gets_the_number_of_an_interface_finds_nothing_of_who_had_it_before() {
 }
 
 #[test]
-fn connections_that_are_made_known_for_a_number_outlive_the_collection_of_who_had_it_before() {
+fn flows_added_for_an_interface_index_survive_the_collection_for_its_old_owner() {
     let Some(mut node) = Node::new() else { return };
     node.knows(GONE);
     node.datapath.apply(&[MapOp::RemoveEndpoint(GONE)]).unwrap();
@@ -160,11 +160,11 @@ fn connections_that_are_made_known_for_a_number_outlive_the_collection_of_who_ha
 }
 
 #[test]
-fn the_next_agent_collections_up_what_was_left_to_it() {
+fn the_next_agent_collects_what_the_last_one_left() {
     let Some(mut node) = Node::new() else { return };
     node.knows(OTHER);
     let stranger = IfIndex(4711);
-    // More than the kernel gives at once, so that it is removed while it is read.
+    // More than one batch of the kernel, so that entries are removed while the map is read.
     node.datapath.add_flows(&connections(stranger, 20_000)).unwrap();
     let n_known = node.datapath.flows().unwrap().len();
     assert!(n_known > 10_000, "{n_known}");

@@ -1,4 +1,4 @@
-//! Filters that are exchanged for links while packets pass: each is judged exactly once, whatever happens in between.
+//! TCX migration under traffic: every packet gets exactly one verdict, whatever happens in between.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
@@ -24,9 +24,8 @@ use super::wire::{DEVICE, Wire};
 const NEEDS: [Need; 4] =
     [Need::Root, Need::Program("ip"), Need::Program("tc"), Need::Program("python3")];
 
-/// Frames of a kind that rules cannot speak about: no connection, each judged by itself. The pod sends as many as the window
-/// allows and waits for the node to send them back; at the end of standard input it tells how many there were. One that is lost
-/// makes it fail.
+/// Frames that are not IP: no flows, a verdict for each frame. The pod sends a window of frames and waits for the node to
+/// return them; at the end of standard input it prints their number. A lost frame makes it fail.
 const FLOOD: &str = "
 import select, socket, sys
 device, role = sys.argv[1:]
@@ -57,7 +56,7 @@ print(n_sent)
 struct Flood {
     pod: Child,
     node: Child,
-    /// They end at the end of their input.
+    /// The processes end at the end of their input.
     inputs: [Option<ChildStdin>; 2],
     output: ChildStdout,
 }
@@ -79,7 +78,7 @@ impl Flood {
         Self { pod, node, inputs, output }
     }
 
-    /// How many frames there were in each direction.
+    /// Number of frames in each direction.
     fn end(mut self) -> u64 {
         let [pod, node] = &mut self.inputs;
         *pod = None;
@@ -101,7 +100,7 @@ impl Drop for Flood {
     }
 }
 
-/// An endpoint of which everything would be dropped in both directions, and is counted instead.
+/// An endpoint in audit mode, for which every frame would be dropped in both directions and is counted instead.
 fn audited_endpoint(ifindex: IfIndex) -> Vec<MapOp> {
     let both = Direction::ALL.iter().fold(0, |bits, direction| bits | direction.bit());
     let value = EndpointValue {
@@ -124,7 +123,7 @@ fn n_judged(datapath: &Datapath, ifindex: IfIndex) -> BTreeMap<Direction, u64> {
     Direction::ALL.into_iter().map(count).collect()
 }
 
-/// What happens while the frames pass. An agent that attached filters has just ended.
+/// Runs a test under traffic, after an agent that attached filters has ended.
 fn check(test: &str, happens: impl FnOnce(&Wire, IfIndex) + Send) {
     if !can_run() {
         return;
@@ -144,17 +143,17 @@ fn check(test: &str, happens: impl FnOnce(&Wire, IfIndex) + Send) {
     wire.agent(Attaching::Links, |datapath| {
         assert!(n > 1000, "there were {n} frames");
         let each = Direction::ALL.into_iter().map(|direction| (direction, n)).collect();
-        assert_eq!(n_judged(datapath, ifindex), each, "not every frame was judged once");
+        assert_eq!(n_judged(datapath, ifindex), each, "not every frame got one verdict");
         assert_eq!(datapath.awaiting_migration().unwrap(), BTreeSet::new());
         datapath.attach(ifindex, Role::Pod).unwrap();
         assert!(datapath.is_attached(ifindex).unwrap());
         datapath.detach(ifindex).unwrap();
         assert_eq!(datapath.attached().unwrap(), BTreeMap::new());
     });
-    assert!(wire.arrives(|| false), "something is attached still");
+    assert!(wire.arrives(|| false), "a program is still attached");
 }
 
-/// Both filters, as the agent does it.
+/// Migrates both filters, as the agent does.
 fn migration_all(datapath: &mut Datapath, ifindex: IfIndex) {
     while let Some(migration) = datapath.begin_migration(ifindex).unwrap() {
         assert_eq!(datapath.end_migration(migration.run()).unwrap(), Migrated::Yes);
@@ -162,7 +161,7 @@ fn migration_all(datapath: &mut Datapath, ifindex: IfIndex) {
 }
 
 #[test]
-fn filters_become_links_and_every_packet_is_judged_once() {
+fn filters_become_links_and_every_packet_gets_one_verdict() {
     check("migrate", |wire, ifindex| {
         wire.agent(Attaching::Links, |datapath| {
             datapath.attach(ifindex, Role::Pod).unwrap();
@@ -176,7 +175,7 @@ fn filters_become_links_and_every_packet_is_judged_once() {
 fn an_agent_that_dies_in_an_migration_is_followed_by_one_that_finishes_it() {
     check("migrate-dies", |wire, ifindex| {
         wire.agent(Attaching::Links, |datapath| {
-            // The link is there, and nobody ends the exchange.
+            // The link exists, but the migration is not finished.
             drop(datapath.begin_migration(ifindex).unwrap().unwrap().run());
         });
         wire.agent(Attaching::Links, |datapath| {
@@ -197,7 +196,7 @@ fn an_agent_that_dies_in_an_migration_is_followed_by_one_that_finishes_it() {
 }
 
 #[test]
-fn where_somebody_else_has_the_devices_ingress_programs_hang_on_links_or_nowhere() {
+fn where_another_qdisc_has_the_devices_ingress_programs_attach_to_links_or_not_at_all() {
     if !can_run() {
         return;
     }
@@ -217,7 +216,7 @@ fn where_somebody_else_has_the_devices_ingress_programs_hang_on_links_or_nowhere
 }
 
 #[test]
-fn where_somebody_may_want_the_devices_ingress_it_stays_free() {
+fn where_another_plugin_may_need_the_devices_ingress_it_stays_free() {
     if !can_run() {
         return;
     }
@@ -278,7 +277,7 @@ fn unshaped(ifindex: IfIndex) -> NewInterface {
     NewInterface { ifindex, is_unshaped: true }
 }
 
-#[expect(clippy::print_stdout, reason = "what was not tested must be seen")]
+#[expect(clippy::print_stdout, reason = "skipped tests must be visible")]
 fn can_run() -> bool {
     let has_links = Attaching::of_this_kernel() == Attaching::Links;
     if !has_links {
@@ -288,7 +287,7 @@ fn can_run() -> bool {
 }
 
 #[test]
-fn an_migration_is_uninstalled_half_done() {
+fn an_unfinished_migration_is_uninstalled() {
     if !can_run() {
         return;
     }

@@ -1,4 +1,4 @@
-//! What the verifier says.
+//! The verifier's results.
 
 use netpol_datapath::{Config, Datapath, FlowReads, Program, Trace};
 use netpol_lab::privilege::{Need, met};
@@ -13,7 +13,7 @@ fn programs_cost_the_verifier_what_the_table_says() {
     assert_eq!(measured.by_program.len(), Program::ALL.len());
     println!("{}", measured.to_text());
     let excesses = measured.compare(&committed().unwrap()).excesses;
-    assert!(excesses.is_empty(), "cargo xtask verify --update, if that is meant: {excesses:#?}");
+    assert!(excesses.is_empty(), "cargo xtask verify --update, if that is intended: {excesses:#?}");
 }
 
 #[test]

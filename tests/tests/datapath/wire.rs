@@ -1,4 +1,4 @@
-//! A pod and its node, as two network namespaces with a pair of devices between them.
+//! A pod and its node: two network namespaces with a veth pair between them.
 
 use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -14,14 +14,14 @@ use netpol_lab::node::netns::{self, Netns};
 pub(crate) const NODE: Ipv4Addr = Ipv4Addr::new(10, 7, 0, 1);
 /// The pod's.
 pub(crate) const POD: Ipv4Addr = Ipv4Addr::new(10, 7, 0, 2);
-/// The host's end of the pair.
+/// The host-side veth device.
 pub(crate) const DEVICE: &str = "host0";
 const PORT: u16 = 5000;
-/// How long a packet is waited for before it is asked whether it was dropped, and how often: five seconds in all.
+/// Wait for a packet before checking whether it was dropped, and number of attempts: five seconds in all.
 const TRY: Duration = Duration::from_millis(10);
 const N_TRIES: usize = 500;
 
-/// The namespaces and a folder for pins; all of it ends with the value.
+/// The namespaces and a pin folder, removed on drop.
 pub(crate) struct Wire {
     pub(crate) node: Netns,
     pub(crate) pod: Netns,
@@ -41,8 +41,8 @@ impl Wire {
         wire
     }
 
-    /// Makes the pair of devices; `which` may say the index of the host's end. They have no IPv6 address of their own making: what
-    /// a kernel says of one to its neighbours, at times of its own choice, would be counted as the test's packets are.
+    /// Makes the veth pair; `which` may set the index of the host-side device. The devices have no link-local IPv6 addresses,
+    /// because the kernel's neighbour discovery packets would be counted too.
     pub(crate) fn connect(&self, which: &str) {
         let pod = self.pod.name();
         self.node
@@ -73,7 +73,7 @@ impl Wire {
         Config { pin_root: Some(self.pins.clone()), attaching, ..Config::default() }
     }
 
-    /// What an agent on the node does with the datapath, and ends.
+    /// Runs code with a datapath on the node, as an agent, then drops the datapath.
     pub(crate) fn agent<T: Send>(
         &self,
         attaching: Attaching,
@@ -83,8 +83,7 @@ impl Wire {
         self.node.inside(|| Ok(work(&mut Datapath::load(&config)?))).unwrap()
     }
 
-    /// Whether a datagram from the pod arrives at the node. `lost` is asked meanwhile whether it was seen to be
-    /// dropped.
+    /// Whether a datagram from the pod arrives at the node; `lost` returns whether it was dropped.
     pub(crate) fn arrives(&self, mut lost: impl FnMut() -> bool + Send) -> bool {
         self.node
             .inside(|| {
@@ -110,7 +109,7 @@ impl Wire {
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        // The devices go with their namespaces; what is left over is looked at by a person.
+        // The devices go with their namespaces; errors cannot be returned from drop.
         for netns in [&self.node, &self.pod] {
             netns::delete(netns.name()).ok();
         }

@@ -1,4 +1,4 @@
-//! Being let in, and single questions.
+//! Authentication, and single requests.
 
 use netpol_lab::cluster::Able;
 use netpol_lab::watched::Watched;
@@ -9,7 +9,7 @@ async fn a_token_that_is_refused_is_read_again() {
     let mut watched = Watched::filled().await;
     watched.cluster.revoke_token().await.unwrap();
     watched.cluster.break_connections();
-    watched.until("the refusal is told", |w| w.errors.iter().any(|e| e.contains("401"))).await;
+    watched.until("the refusal is reported", |w| w.errors.iter().any(|e| e.contains("401"))).await;
     watched.cluster.renew_token().await.unwrap();
     watched.put(watched.new_pod("new", "10.0.0.3")).await;
     watched.until("the new pod is there", |w| w.pod("new").is_some()).await;
@@ -22,14 +22,16 @@ async fn a_server_with_another_authority_is_trusted_once_the_file_says_so() {
         return;
     }
     let is_mistrust = |error: &String| error.contains("certificate");
-    watched.until("the mistrust is told", |w| w.errors.iter().any(is_mistrust)).await;
+    watched
+        .until("the untrusted certificate is reported", |w| w.errors.iter().any(is_mistrust))
+        .await;
     std::fs::remove_file(watched.kubeconfig.with_file_name("ca.crt")).unwrap();
     let names_file = |error: &String| error.contains("certificate") && error.contains("ca.crt");
-    watched.until("the file is missed", |w| w.errors.iter().any(names_file)).await;
+    watched.until("the missing file is reported", |w| w.errors.iter().any(names_file)).await;
     watched.put(watched.new_pod("new", "10.0.0.3")).await;
     watched.cluster.trust_server().unwrap();
     watched.until("the new pod is there", |w| w.pod("new").is_some()).await;
-    // Single questions are asked of the server as it is known now.
+    // Single requests use the current kubeconfig.
     let name = ObjectName::new(&watched.namespace, "new");
     let (pod, _) = netpol_kube::pod(&watched.access.client(), &name).await.unwrap();
     assert!(pod.is_some());

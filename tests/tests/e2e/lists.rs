@@ -1,4 +1,4 @@
-//! How the first list comes, and the changes after it.
+//! The first list, and the changes after it.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use netpol_lab::watched::{DEADLINE, Watched, fill, node, pod};
 use netpol_policy::model::{Kind, ObjectName};
 use netpol_policy::source::Health;
 
-/// Whether a server tells lists as the beginning of a watch.
+/// Whether a server supports streaming lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lists {
     Streaming,
@@ -78,7 +78,7 @@ async fn many_pods_are_listed() {
     let cluster = Cluster::open().await.unwrap();
     let namespace = cluster.name("shop");
     fill(&cluster, &namespace).await;
-    // One in this process takes them faster than a real one.
+    // The server in this process accepts them faster than a real one.
     let n_pods = if cluster.as_in_process().is_some() { 5000 } else { 300 };
     for number in 0..n_pods {
         cluster.put(pod(&namespace, &format!("web-{number}"), "10.0.0.1")).await.unwrap();

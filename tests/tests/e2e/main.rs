@@ -1,10 +1,10 @@
-//! The agent's edge to the API server, against every server that there is: the one in this process, a real one, or that of
-//! `cargo xtask e2e`. See [`netpol_lab::cluster`] for which it is.
+//! The agent and the API server, with each kind of server: one in this process, a real one, or that of `cargo xtask e2e`;
+//! see [`netpol_lab::cluster`].
 #![forbid(unsafe_code)]
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    reason = "what several tests do fails them"
+    reason = "shared code of tests fails them"
 )]
 
 mod access;

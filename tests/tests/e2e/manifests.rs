@@ -1,4 +1,4 @@
-//! What `deploy` holds is what a real server takes.
+//! A real server accepts the manifests in `deploy`.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use netpol_lab::deployment::{at, folder, kustomize, objects};
 use netpol_lab::privilege::{Need, met};
 use serde_json::{Value, json};
 
-/// The objects as they are, but in a namespace of the test's own, and under names of its own.
+/// The objects, with the namespace and names replaced by the test's own.
 fn moved(mut object: Value, cluster: &Cluster, namespace: &str) -> Value {
     let is_in_namespace = object.pointer("/metadata/namespace").is_some();
     let metadata = object["metadata"].as_object_mut().unwrap();
@@ -34,7 +34,7 @@ async fn every_overlay_is_taken_and_so_are_the_pods_of_its_daemon_set() {
         for object in kustomize(name).unwrap() {
             let object = moved(object, &cluster, namespace);
             let tried = cluster.try_create(&object).await;
-            // Of the removal the agent's own account is there already.
+            // The agent's service account exists already.
             let is_there = |error: &anyhow::Error| format!("{error:#}").contains("already exists");
             assert!(tried.is_ok() || tried.as_ref().is_err_and(is_there), "{name}: {tried:?}");
             if object["kind"] == "DaemonSet" {

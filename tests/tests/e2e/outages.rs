@@ -1,4 +1,4 @@
-//! The server goes away, the way to it breaks, or it forgets.
+//! Outages: the server stops, connections break, or history is compacted.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ async fn what_happens_while_the_way_is_closed_arrives_when_it_is_open() {
         watched.until("the outage is told", |w| is_broken(w, kind)).await;
     }
     assert!(watched.errors.iter().any(|error| error.contains("refused")), "{:?}", watched.errors);
-    assert_eq!(watched.pod_names(), ["db", "web"], "the last state stays");
+    assert_eq!(watched.pod_names(), ["db", "web"], "the last state is lost");
     assert_eq!(watched.freshness.missing(), []);
 
     watched.delete(Kind::Pod, "web").await;
@@ -72,7 +72,7 @@ async fn check_forgotten(mut watched: Watched) {
     watched.cluster.open_again().unwrap();
     watched.until("the new pod is there", |w| w.pod("new").is_some()).await;
     assert!(watched.pod("web").is_none());
-    // The version is forgotten, which is no failure and no reason to wait once more.
+    // The version is compacted, which is no failure and causes no further delay.
     let is_alarm = |error: &String| error.contains("too old");
     assert!(!watched.errors.iter().any(is_alarm), "{:?}", watched.errors);
     watched.until("the policy is gone", |w| w.policy_names().is_empty()).await;

@@ -55,7 +55,7 @@ async fn a_diagnostic_becomes_one_event_however_many_nodes_report_it() {
         sender.send(report_on(&shop, "web", &["is bad", "is worse"])).await.unwrap();
     }
     until_events(&cluster, &shop, 2).await;
-    // The last report of both comes after all that they had to say before.
+    // Both reports are written after all earlier ones.
     for (sender, name) in senders.iter().zip(["a", "b"]) {
         sender.send(report_on(&shop, "web", &["is bad", "is worse"])).await.unwrap();
         sender.send(report_on(&shop, name, &["is last"])).await.unwrap();

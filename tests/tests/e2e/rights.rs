@@ -1,4 +1,4 @@
-//! What the agent may do: all that it needs, and nothing else.
+//! The agent's permissions: all that it needs, and no others.
 
 use std::collections::BTreeSet;
 
@@ -13,11 +13,11 @@ async fn a_kind_that_is_forbidden_is_told_with_what_is_missing_and_the_others_go
     let mut watched = Watched::filled().await;
     watched.cluster.restrict(Rules::Without(Kind::NetworkPolicy)).await.unwrap();
     watched.cluster.break_connections();
-    watched.until("the refusal is told", |w| w.errors.iter().any(|e| e.contains("403"))).await;
+    watched.until("the refusal is reported", |w| w.errors.iter().any(|e| e.contains("403"))).await;
     let error = watched.errors.iter().find(|error| error.contains("403")).unwrap();
     assert!(error.starts_with("NetworkPolicy: "), "{error}");
     assert!(error.contains("forbidden") && error.contains("networkpolicies"), "{error}");
-    assert_eq!(watched.policy_names(), ["deny"], "what was known stays in force");
+    assert_eq!(watched.policy_names(), ["deny"], "the last state is lost");
     watched.put(watched.new_pod("new", "10.0.0.3")).await;
     watched.until("the new pod is there", |w| w.pod("new").is_some()).await;
 

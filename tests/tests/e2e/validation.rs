@@ -1,4 +1,4 @@
-//! What the generator and the agent think of policies, against what a real server says.
+//! Validation of policies by generator and agent, compared with a real server.
 
 use netpol_lab::cluster::{Cluster, skip, status_of};
 use netpol_lab::oracles::read;

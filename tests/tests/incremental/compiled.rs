@@ -1,5 +1,4 @@
-//! The image that follows the state change by change is the one that is compiled from nothing, after every change and
-//! whatever the order; and what leads there keeps to what both images agree on.
+//! The incrementally updated map state equals the one compiled from scratch, after every change and in any order of changes.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -18,14 +17,14 @@ use netpol_policy::store::{Changes, ClusterState, Delta, Endpoint};
 
 use super::order::{self, named};
 
-/// A state, and two ways to its image.
+/// A cluster state and its map state, incremental and from scratch.
 struct Both {
     state: ClusterState,
     changes: Changes,
     compiled: Compiled,
     map_state: MapState,
     n_updates: usize,
-    /// Updates after which rules had found no room.
+    /// Updates after which rules exceeded the capacity.
     n_lacking: usize,
 }
 
@@ -42,14 +41,14 @@ impl Both {
     }
 
     fn apply(&mut self, delta: Delta) {
-        // Somebody else may end an endpoint before its news is compiled.
+        // An endpoint may be removed from the maps before its event is compiled.
         if let Delta::RemoveEndpoint(ifindex) = &delta {
             self.map_state.endpoints.remove(ifindex);
         }
         self.changes.extend(self.state.apply(delta));
     }
 
-    /// Follows the state and compares.
+    /// Updates incrementally and compares with a compile from scratch.
     fn update(&mut self) -> Result<()> {
         let changes = std::mem::take(&mut self.changes);
         let update = self.compiled.update(&self.state, &changes, &self.map_state);
@@ -59,10 +58,16 @@ impl Both {
             apply(op, &mut self.map_state);
         }
         ensure!(changes.matters() || self.n_updates == 0 || ops.is_empty(), "{ops:?} for nothing");
-        ensure!(update.undone(&self.map_state) == before, "the way back leads elsewhere");
+        ensure!(
+            update.undone(&self.map_state) == before,
+            "undoing the update gives another map state"
+        );
         let mut completed = before;
         update.clone().complete(&mut completed);
-        ensure!(completed == self.map_state, "the operations of {update:#?} lead elsewhere");
+        ensure!(
+            completed == self.map_state,
+            "the operations of {update:#?} give another map state"
+        );
         let mut numbering = Numbering::default();
         let capacities = *self.compiled.capacities();
         let Compilation { map_state: expected, left_out } =
@@ -81,8 +86,8 @@ impl Both {
     }
 }
 
-/// A rule with a port name is a peer set for each way in which pods number it, and the blocks of its peers count for
-/// these pods only. When the last such set went, pods that only a block had put into it kept their identities.
+/// A rule with a port name has a peer set for each number that pods assign to the name, and its blocks apply to those pods only.
+/// When the last such set was removed, pods that were in it only by a block once kept their identities.
 #[test]
 fn pods_leave_a_block_of_a_rule_with_a_port_name_when_the_rule_goes() -> Result<()> {
     let manifests = parse(
@@ -130,7 +135,7 @@ fn fits(map_state: &MapState, capacities: &Capacities) -> bool {
 }
 
 #[test]
-fn an_image_that_follows_is_the_image_from_nothing() -> Result<()> {
+fn an_incremental_map_state_equals_the_one_from_scratch() -> Result<()> {
     let (n_updates, n_lacking) = follow(|_| Capacities::default())?;
     ensure!(n_updates > 1000, "too few updates to mean anything: {n_updates}");
     ensure!(n_lacking == 0, "{n_lacking} images did not fit");
@@ -138,7 +143,7 @@ fn an_image_that_follows_is_the_image_from_nothing() -> Result<()> {
 }
 
 #[test]
-fn an_image_that_follows_is_the_image_from_nothing_where_not_all_fits() -> Result<()> {
+fn an_incremental_map_state_equals_the_one_from_scratch_over_capacity() -> Result<()> {
     let few = |rng: &mut Rng| Capacities {
         n_prefixes: 1 + rng.usize(..12),
         n_identities: 1 + rng.usize(..12),
@@ -149,7 +154,7 @@ fn an_image_that_follows_is_the_image_from_nothing_where_not_all_fits() -> Resul
     Ok(())
 }
 
-/// Follows generated clusters. Returns how many updates there were, and how many of their images lacked a rule.
+/// Checks generated clusters. Returns the number of updates, and of those over capacity.
 fn follow(capacities: impl Fn(&mut Rng) -> Capacities) -> Result<(usize, usize)> {
     let (n_updates, n_lacking) = (Cell::new(0), Cell::new(0));
     super::check(60, |cases, rng| {

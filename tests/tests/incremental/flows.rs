@@ -1,5 +1,4 @@
-//! Connections under changing policies: what is forbidden now is cut, what is allowed now goes on, and answers need no
-//! rule of their own.
+//! Connections under changing policies: packets follow the current policy, and answers need no rule of their own.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -19,30 +18,30 @@ use netpol_policy::store::ClusterState;
 /// The virtual address of the generator's Services.
 const VIP: &str = "10.96.0.10";
 
-/// A connection that was begun.
+/// A connection whose first packet has been sent.
 #[derive(Clone, Debug)]
 struct Connection {
     first: Packet,
-    /// The same as a question.
+    /// The same, as a probe.
     probe: Probe,
-    /// Through a Service.
+    /// Service NAT, if any.
     nat: Nat,
-    /// The interfaces of its ends, with the sandboxes behind them.
+    /// The interfaces and sandboxes of its ends.
     ends: [Interface; 2],
-    /// The first packet passed.
+    /// Whether the first packet passed.
     is_open: bool,
 }
 
 type Interface = Option<(IfIndex, String)>;
 
-/// The interface behind an address.
+/// The interface of an address.
 fn interface(state: &ClusterState, address: IpAddr) -> Interface {
     let pod = state.owner(address)?;
     let endpoint = state.endpoints().find(|endpoint| endpoint.pod == pod.name)?;
     Some((endpoint.ifindex, endpoint.container_id.to_string()))
 }
 
-/// Begins one of the case's probes, from a port that no other connection has.
+/// Starts one of the case's probes, from an unused port.
 fn begin(case: &Case, rng: &mut Rng, wire: &Wire, from: u16) -> Option<Connection> {
     let oracle = Oracle::new(&case.objects);
     let probe = rng.choice(&case.probes)?;
@@ -55,7 +54,7 @@ fn begin(case: &Case, rng: &mut Rng, wire: &Wire, from: u16) -> Option<Connectio
     let state = wire.cluster.state();
     let ends = [interface(state, src), interface(state, dst)];
     let vip: IpAddr = VIP.parse().ok()?;
-    // Whom a Service leads to is decided below.
+    // Connections through a Service are generated below.
     if dst == vip {
         return None;
     }
@@ -76,7 +75,7 @@ fn begin(case: &Case, rng: &mut Rng, wire: &Wire, from: u16) -> Option<Connectio
     Some(Connection { first, probe: question, nat, ends, is_open: false })
 }
 
-/// One packet, and what it must do.
+/// A packet to send.
 struct Action {
     what: &'static str,
     packet: Packet,
@@ -84,7 +83,7 @@ struct Action {
 }
 
 impl Connection {
-    /// A later packet either way; the answer only to what arrived.
+    /// A later packet, in either direction; an answer only if the first packet arrived.
     fn go_on(&self, rng: &mut Rng) -> Action {
         if self.is_open && rng.chance(50) {
             let nat = match self.nat {
@@ -153,9 +152,9 @@ fn follow(cases: &[Case], rng: &mut Rng, counts: &mut Counts) -> Result<()> {
                     action.what,
                     connection.probe.to_string(),
                     if passes {
-                        "passes, though it is forbidden"
+                        "passes although it is denied"
                     } else {
-                        "drops, though it is allowed"
+                        "drops although it is allowed"
                     },
                 );
             }
@@ -165,14 +164,14 @@ fn follow(cases: &[Case], rng: &mut Rng, counts: &mut Counts) -> Result<()> {
 }
 
 #[test]
-fn connections_follow_the_policy_of_now_and_answers_need_no_rule() -> Result<()> {
+fn connections_follow_the_current_policy_and_answers_need_no_rule() -> Result<()> {
     let counts = RefCell::new(Counts::new());
     super::check(150, |cases, rng| follow(cases, rng, &mut counts.borrow_mut()))?;
     let counts = counts.into_inner();
     for what in ["first packet", "further packet", "answer"] {
         for passes in [true, false] {
             if counts.get(&(what, passes)).is_none_or(|count| *count < 10) {
-                bail!("too little was tried: {counts:?}");
+                bail!("too few packets of some kind: {counts:?}");
             }
         }
     }

@@ -1,6 +1,6 @@
-//! Laws of change: what happens on the way from one state to the next.
+//! Laws of changes from one state to the next.
 //!
-//! `NETPOL_CASES` sets how many generated sequences are tried, `NETPOL_SEED` from which seed.
+//! `NETPOL_CASES` sets the number of generated sequences, `NETPOL_SEED` the seed.
 #![forbid(unsafe_code)]
 
 mod compiled;

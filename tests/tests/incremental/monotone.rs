@@ -1,5 +1,5 @@
-//! What a further policy and a further rule can do: a policy restricts who was not isolated and opens for who was; a
-//! rule only opens.
+//! Monotonicity: an additional policy restricts pods that were not isolated, and allows more for pods that were; an additional
+//! rule only allows more.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use netpol_policy::resolve::{DefaultVerdict, isolating};
 use netpol_policy::simulate::Judged;
 use netpol_policy::store::ClusterState;
 
-/// What one end says to one packet; the packet by its place in the list.
+/// The verdicts of single ends on packets, which are given by their index.
 type Sayings = BTreeMap<(usize, ObjectName, Direction), bool>;
 
 /// The first packets of a case's probes.
@@ -35,7 +35,7 @@ fn packets(case: &Case) -> Vec<Packet> {
     case.probes.iter().filter_map(packet).collect()
 }
 
-/// What each end says to each packet, whatever the other end says.
+/// The verdict of each end on each packet, independent of the peer's.
 fn sayings(objects: &[Object], packets: &[Packet]) -> Result<(ClusterState, Sayings)> {
     let maps = SharedMaps::memory();
     let mut wire = Wire::new(maps.clone());
@@ -47,7 +47,7 @@ fn sayings(objects: &[Object], packets: &[Packet]) -> Result<(ClusterState, Sayi
         let judge = |packet: &Packet, seen: &_| -> Result<(Stop, Judged)> {
             let (judged, verdict) = maps.observe(&packet.frame(), seen)?;
             let (address, direction) = match seen.hook {
-                // Where the packet leaves the node, its sender's verdict is finished.
+                // At the uplink the sender's deferred verdict is finished.
                 Hook::PodEgress | Hook::UplinkEgress => (packet.src, Direction::Egress),
                 Hook::PodIngress => (packet.dst, Direction::Ingress),
             };
@@ -114,7 +114,7 @@ fn a_further_rule_never_allows_less() -> Result<()> {
         let (_, before) = sayings(&objects, &packets)?;
         let policies = policies(&objects);
         for (index, policy) in &policies {
-            // Rules of any policy mean something in any other of the same direction.
+            // A rule of any policy is valid in any other policy for the same direction.
             let direction = rng.one_of(Direction::ALL);
             let rules: Vec<&Rule> =
                 policies.iter().flat_map(|(_, policy)| policy.rules(direction)).collect();
@@ -139,7 +139,7 @@ fn a_further_rule_never_allows_less() -> Result<()> {
                 n_opened.set(n_opened.get() + usize::from(allowed_before < allowed_after));
                 ensure!(
                     allowed_before <= allowed_after,
-                    "{}: a further {direction} rule of {name} closes {key:?} for {:?}",
+                    "{}: an additional {direction} rule of {name} denies {key:?} for {:?}",
                     case.name,
                     packets.get(key.0),
                 );
@@ -148,6 +148,6 @@ fn a_further_rule_never_allows_less() -> Result<()> {
         Ok(())
     })?;
     let n_opened = n_opened.get();
-    ensure!(n_opened > 20, "too few rules opened anything: {n_opened}");
+    ensure!(n_opened > 20, "too few rules allowed more: {n_opened}");
     Ok(())
 }

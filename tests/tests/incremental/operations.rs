@@ -1,4 +1,4 @@
-//! After every single map operation nothing passes that both images forbid, and nothing drops that both allow.
+//! After every single map operation no packet passes that both map states deny, and none drops that both allow.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ struct Sample {
 const UPLINK: IfIndex = IfIndex(2);
 const NOW: Nanos = Nanos(1_000_000_000);
 
-/// Whether the packet gets past the pod's interface, and past the uplink if its verdict is left to that.
+/// Whether the packet passes the pod's interface, and the uplink if its verdict is deferred.
 fn passes(maps: &MemoryMaps, sample: &Sample) -> bool {
     maps.clear_flows();
     let Sample { hook, ifindex, packet } = sample;
@@ -40,7 +40,7 @@ fn passes(maps: &MemoryMaps, sample: &Sample) -> bool {
     maps.judge(frame.as_slice(), &seen).outcome.verdict.is_pass()
 }
 
-/// Packets between pods' interfaces and everybody that the cases speak of, before and after.
+/// Packets between pods' interfaces and all addresses of both cases.
 fn samples(rng: &mut Rng, before: &Case, after: &Case, map_states: [&MapState; 2]) -> Vec<Sample> {
     let mut own: BTreeMap<IfIndex, Vec<IpAddr>> = BTreeMap::new();
     for key in map_states.iter().flat_map(|map_state| &map_state.addresses) {
@@ -83,7 +83,7 @@ fn samples(rng: &mut Rng, before: &Case, after: &Case, map_states: [&MapState; 2
     samples
 }
 
-/// The operations lead from one image to the other and keep the law on their way.
+/// Checks that the operations transform one map state into the other and keep the law after each.
 fn check(
     rng: &mut Rng,
     cases: [&Case; 2],
@@ -95,12 +95,12 @@ fn check(
     for op in ops {
         apply(op, &mut reached);
     }
-    ensure!(reached == *new, "the operations lead elsewhere: {ops:#?}");
+    ensure!(reached == *new, "the operations give another map state: {ops:#?}");
 
     let mut maps = MemoryMaps::new(old.clone());
     let after = MemoryMaps::new(new.clone());
     let samples = samples(rng, cases[0], cases[1], map_states);
-    // An interface that is another pod's now is no interface of before.
+    // An interface that belongs to another pod now is a new one.
     let stays = |sample: &Sample| {
         let sandbox = |map_state: &MapState| {
             map_state
@@ -117,7 +117,7 @@ fn check(
     for (index, op) in ops.iter().enumerate() {
         maps.apply(op);
         for (sample, before, after) in &expected {
-            // Until its first operation a retired interface is as before.
+            // A retired interface is unchanged until its first operation.
             if before == after && (stays(sample) || has_left(ops, index, sample.ifindex)) {
                 let now = passes(&maps, sample);
                 ensure!(
@@ -125,9 +125,9 @@ fn check(
                     "after operation {index} of {} ({op:?}) {sample:?} {}",
                     ops.len(),
                     if now {
-                        "passes, which neither image allows"
+                        "passes although both map states deny it"
                     } else {
-                        "drops, which both allow"
+                        "drops although both map states allow it"
                     },
                 );
             }
@@ -143,7 +143,7 @@ fn has_left(ops: &[MapOp], index: usize, ifindex: IfIndex) -> bool {
 }
 
 #[test]
-fn every_single_operation_keeps_to_what_both_images_agree_on() -> Result<()> {
+fn every_single_operation_keeps_what_both_map_states_agree_on() -> Result<()> {
     let n_ops = Cell::new(0);
     super::check(120, |cases, rng| {
         let mut wire = Wire::new(SharedMaps::memory());

@@ -1,4 +1,4 @@
-//! The state depends on the objects that there are, not on how the news of them came; and the image on the state.
+//! The state depends on the objects only, not on the order of events; and the map state depends on the state only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use netpol_policy::store::{ClusterState, Delta, Endpoint, List};
 /// The versions that an object went through; `None` is its absence.
 pub(crate) type History = BTreeMap<ObjectRef, Vec<Option<Object>>>;
 
-/// What the cases of a sequence say about each object, in their order.
+/// The versions of each object in a sequence of cases.
 pub(crate) fn history(cases: &[Case]) -> History {
     let states: Vec<BTreeMap<ObjectRef, Object>> = cases
         .iter()
@@ -40,7 +40,7 @@ pub(crate) fn history(cases: &[Case]) -> History {
     known.into_iter().map(|name| (name.clone(), versions(name))).collect()
 }
 
-/// The last versions, one delta each, in order of their names.
+/// The last versions, one delta each, sorted by name.
 fn sorted(history: &History) -> Vec<Delta> {
     history
         .values()
@@ -49,8 +49,8 @@ fn sorted(history: &History) -> Vec<Delta> {
         .collect()
 }
 
-/// News as a bad connection brings it: versions are left out or repeated, objects in any order, deletions of what is
-/// not there, and late ones of predecessors.
+/// Events as over a bad connection: versions are dropped or repeated, objects come in any order, unknown objects are deleted,
+/// and deletions of predecessors come late.
 pub(crate) fn garbled(rng: &mut Rng, history: &History) -> Vec<Delta> {
     let mut queues: Vec<Vec<Delta>> = Vec::new();
     for (name, versions) in history {
@@ -95,7 +95,7 @@ pub(crate) fn interleaved(rng: &mut Rng, queues: Vec<Vec<Delta>>) -> Vec<Delta> 
     order.into_iter().filter_map(|index| queues.get_mut(index)?.next()).collect()
 }
 
-/// Whole lists, as after a lost watch, on top of old news.
+/// Complete lists, as after a lost watch, after older events.
 pub(crate) fn relisted(rng: &mut Rng, history: &History) -> Vec<Delta> {
     let mut deltas = garbled(rng, history);
     deltas.truncate(rng.usize(..=deltas.len()));
@@ -111,7 +111,7 @@ pub(crate) fn relisted(rng: &mut Rng, history: &History) -> Vec<Delta> {
     deltas
 }
 
-/// An interface for each pod that holds an address at the end; its number depends on the name only.
+/// An endpoint for each pod with an address in the last state; its interface index depends on the name only.
 pub(crate) fn endpoints(history: &History) -> Vec<Delta> {
     let last_pod = |versions: &Vec<Option<Object>>| -> Option<Pod> {
         match versions.last().cloned().flatten() {
@@ -139,7 +139,7 @@ pub(crate) fn endpoints(history: &History) -> Vec<Delta> {
         .collect()
 }
 
-/// Applies deltas; a delta that tells no change must have made none, and the other way round.
+/// Applies a delta and checks that it reports changes exactly if it changed the state.
 pub(crate) fn apply(state: &mut ClusterState, delta: Delta) -> Result<()> {
     let before = format!("{state:?}");
     let text = format!("{delta:?}");
@@ -147,12 +147,12 @@ pub(crate) fn apply(state: &mut ClusterState, delta: Delta) -> Result<()> {
     let differs = before != format!("{state:?}");
     ensure!(
         differs != changes.is_empty(),
-        "{text} changed the state: {differs}, but tells {changes:?}"
+        "{text} changed the state: {differs}, but reports {changes:?}"
     );
     Ok(())
 }
 
-/// An image with names for numbers: an identity is called by the first address or prefix that has it.
+/// A map state with names instead of numbers: an identity is named by its first address or prefix.
 pub(crate) fn named(map_state: &MapState, rule: impl Fn(RuleId) -> Option<RuleRef>) -> Vec<String> {
     let mut names: BTreeMap<Identity, String> = BTreeMap::new();
     for (addr, identity) in &map_state.identities {
@@ -191,7 +191,7 @@ pub(crate) fn named(map_state: &MapState, rule: impl Fn(RuleId) -> Option<RuleRe
 }
 
 #[test]
-fn the_order_of_news_has_no_say_in_the_state_and_the_image() -> Result<()> {
+fn state_and_map_state_do_not_depend_on_the_order_of_events() -> Result<()> {
     super::check(60, |cases, rng| {
         let Some(Case { name, .. }) = cases.first() else { return Ok(()) };
         let history = history(cases);
@@ -220,12 +220,12 @@ fn the_order_of_news_has_no_say_in_the_state_and_the_image() -> Result<()> {
                     map_state = compile(&state, &mut numbering, &map_state);
                 }
             }
-            ensure!(format!("{state:?}") == expected, "{name}: {order} news lead to another state");
+            ensure!(format!("{state:?}") == expected, "{name}: {order} events give another state");
             map_state = compile(&state, &mut numbering, &map_state);
             let found = named(&map_state, |id| numbering.rule(id).cloned());
             ensure!(
                 found == expected_image,
-                "{name}: {order} news lead to another image:\n{:#?}",
+                "{name}: {order} events give another map state:\n{:#?}",
                 found.iter().filter(|line| !expected_image.contains(line)).collect::<Vec<_>>(),
             );
         }

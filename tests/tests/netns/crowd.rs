@@ -1,4 +1,4 @@
-//! Many pods at once, through the real plugin and the real agent; and devices that come and go.
+//! Many pods at once, with the real plugin and the real agent; and uplinks that appear and disappear.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,7 @@ use netpol_policy::dataplane::port::Maps as _;
 
 use super::{DENY_ALL, lab, maps};
 
-/// Pods of a test; `NETPOL_PODS=200` is the size of a large node.
+/// Default number of pods; `NETPOL_PODS=200` is a large node.
 const N_PODS: usize = 24;
 
 /// The pins of attached programs.
@@ -26,7 +26,7 @@ fn pins(lab: &Lab) -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
-/// Waits until these are the pins.
+/// Waits for exactly these pins.
 fn wait_for_pins(lab: &Lab, wanted: &BTreeSet<String>) -> Result<()> {
     until("the pins", LIMIT, || {
         let found = pins(lab)?;
@@ -35,17 +35,17 @@ fn wait_for_pins(lab: &Lab, wanted: &BTreeSet<String>) -> Result<()> {
 }
 
 #[test]
-fn a_crowd_of_pods_comes_and_goes_at_once_and_leaves_nothing() -> Result<()> {
+fn many_pods_are_added_and_deleted_at_once_without_leftovers() -> Result<()> {
     let Some(mut lab) = lab("crowd")? else { return Ok(()) };
     let n_pods = settings::n_pods(N_PODS);
     lab.manifests().write("deny.yaml", DENY_ALL)?;
-    // The first pod makes the bridge.
+    // The first pod creates the bridge.
     lab.add_pods_at_once(vec![PodSpec::new("shop/first", &[], &[])])?;
     lab.delete_pods_at_once(&["shop/first".to_owned()])?;
-    let before = until("the end of the first pod", LIMIT, || {
+    let before = until("the first pod to be gone", LIMIT, || {
         let pins = pins(&lab)?;
         let is_over = pins.iter().all(|pin| pin.ends_with("uplink_egress"));
-        // The bridge itself is no uplink: eth0 alone is.
+        // The bridge is no uplink; only eth0 is.
         Ok(if is_over && pins.len() == 1 {
             Look::Done(pins)
         } else {
@@ -97,7 +97,7 @@ fn a_device_that_appears_under_a_running_agent_gets_its_program_and_one_that_goe
     wait_for_pins(&lab, &only_eth0)?;
     node.configure("link add wan0 type veth peer name wan1\nlink set wan0 up\n")?;
     let mut with_new = only_eth0.clone();
-    // The other end is down: nothing leaves through it.
+    // The peer device is down, so no packet leaves through it.
     with_new.insert(format!("{}-uplink_egress", node.interface_index("wan0")?));
     wait_for_pins(&lab, &with_new)?;
     node.configure("link delete wan0\n")?;

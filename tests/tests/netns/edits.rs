@@ -12,13 +12,13 @@ use netpol_policy::dataplane::port::Maps as _;
 
 use super::{ALLOW_CLIENTS, DENY_ALL, PORT, client, expect, lab, maps, visitor, web};
 
-/// How often everything is changed there and back.
+/// How often everything is changed and changed back.
 const N_ROUNDS: usize = 5;
 
 /// Answers of each stream between two changes.
 const N_ANSWERS: u64 = 20;
 
-/// Clients may send to web.
+/// Allows clients to send to web.
 const ALLOW_EGRESS: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -30,14 +30,14 @@ spec:
     - to: [{ podSelector: { matchLabels: { app: web } } }]
 ";
 
-/// What has been dropped, whatever the reason.
+/// Number of dropped packets, for any reason.
 fn drops(lab: &Lab) -> Result<BTreeMap<CounterKey, Counter>> {
     let mut counters = maps(lab)?.counters()?;
     counters.retain(|key, _| !Verdict::try_from(key.verdict).is_ok_and(Verdict::is_pass));
     Ok(counters)
 }
 
-/// What is not dropped need not be sent again.
+/// Checks drop counters and TCP retransmissions.
 #[test]
 fn no_packet_of_an_allowed_connection_drops_while_all_around_it_is_edited() -> Result<()> {
     let Some(mut lab) = lab("edits")? else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! What is wrong is said, and what is right stays in force.
+//! Faults are reported, and valid policies stay in force.
 
 use std::process::{Command, Stdio};
 
@@ -26,7 +26,7 @@ fn wait_for_line(lab: &Lab, parts: &[&str]) -> Result<()> {
 }
 
 #[test]
-fn malformed_yaml_is_told_with_its_file_and_the_rest_keeps_enforcing() -> Result<()> {
+fn malformed_yaml_is_reported_with_its_file_and_the_rest_stays_in_force() -> Result<()> {
     let Some(mut lab) = lab("malformed")? else { return Ok(()) };
     lab.manifests().write("allow.yaml", ALLOW_CLIENTS)?;
     for pod in [web(), client(), visitor()] {
@@ -36,13 +36,13 @@ fn malformed_yaml_is_told_with_its_file_and_the_rest_keeps_enforcing() -> Result
     wait_for_line(&lab, &["broken.yaml"])?;
     expect(&lab, Passing::Yes, "shop/client", Tcp)?;
     expect(&lab, Passing::No, "shop/visitor", Tcp)?;
-    // Changes of the good files are still followed.
+    // Changes of the valid files are still applied.
     lab.manifests().remove("allow.yaml")?;
     expect(&lab, Passing::Yes, "shop/visitor", Tcp)
 }
 
 #[test]
-fn an_invalid_policy_is_told_with_object_and_field_and_still_isolates() -> Result<()> {
+fn an_invalid_policy_is_reported_with_object_and_field_and_still_isolates() -> Result<()> {
     let Some(mut lab) = lab("invalid")? else { return Ok(()) };
     for pod in [web(), client()] {
         lab.add_pod(pod)?;
@@ -56,12 +56,12 @@ fn an_invalid_policy_is_told_with_object_and_field_and_still_isolates() -> Resul
 }
 
 #[test]
-fn an_unknown_field_is_told_and_opens_nothing() -> Result<()> {
+fn an_unknown_field_is_reported_and_allows_nothing() -> Result<()> {
     let Some(mut lab) = lab("unknown-field")? else { return Ok(()) };
     for pod in [web(), client()] {
         lab.add_pod(pod)?;
     }
-    // A rule whose `from` is misspelt would allow everybody.
+    // A rule whose `from` is misspelt would allow every peer.
     lab.manifests().write("unknown.yaml", &ALLOW_CLIENTS.replace("- from:", "- form:"))?;
     wait_for_line(&lab, &["shop/allow-clients", "spec.ingress[0].form"])?;
     expect(&lab, Passing::No, "shop/client", Tcp)
@@ -76,7 +76,7 @@ fn a_second_agent_refuses_to_start_and_harms_nothing() -> Result<()> {
     }
     let mut elsewhere = lab.agent_config().clone();
     elsewhere.state = lab.folder().join("elsewhere");
-    // By its socket, and by its pins.
+    // It detects the other agent by the socket, and by the pins.
     for config in [lab.agent_config(), &elsewhere] {
         let said = run_agent(&lab, config.command()?)?;
         ensure!(said.contains("another agent is running on this node"), "{said}");
@@ -91,7 +91,7 @@ fn a_second_agent_refuses_to_start_and_harms_nothing() -> Result<()> {
 fn without_a_bpf_file_system_the_agent_says_so_in_one_sentence() -> Result<()> {
     let Some(lab) = lab_without_agent("no-bpffs", Wiring::Bridge)? else { return Ok(()) };
     let mut config = lab.agent_config().clone();
-    // It can be mounted in neither: the first does not exist, the second may not be touched.
+    // bpffs can be mounted in neither: the first does not exist, the second must not be changed.
     for (pins, arg) in
         [("/proc/netpol-nowhere/netpol", "mount"), ("/run/netpol-lab/netpol", "require")]
     {
@@ -121,7 +121,7 @@ fn without_a_capability_that_it_needs_the_agent_says_so_in_one_sentence() -> Res
 }
 
 #[test]
-fn a_check_sees_that_somebody_has_taken_the_programs_off() -> Result<()> {
+fn a_check_notices_that_programs_were_detached() -> Result<()> {
     let Some(mut lab) = lab("taken-off")? else { return Ok(()) };
     lab.add_pod(web())?;
     let (name, host_ifindex) = lab.host_interface("shop/web")?;
@@ -150,22 +150,22 @@ fn a_check_sees_that_somebody_has_taken_the_programs_off() -> Result<()> {
     if Attaching::of_this_kernel() == Attaching::Filters {
         return Ok(());
     }
-    // A link in its place is as good.
+    // With TCX the link is detached instead.
     wait_for_links(&lab)?;
     ensure!(agent::call(&socket, &check)? == Response::Ok);
     let links =
         lab.agent_config().pins.join(format!("v{}/links", netpol_common::maps::ABI_VERSION));
     std::fs::remove_file(links.join(format!("{host_ifindex}-pod_ingress")))?;
-    // The kernel takes them off some time later.
+    // The kernel detaches them asynchronously.
     expect_failure()
 }
 
-/// Runs an agent that must fail; returns what it said.
+/// Runs an agent that must fail; returns its output.
 fn run_agent(lab: &Lab, mut command: Command) -> Result<String> {
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     let child = lab.netns(&Host::Node)?.spawn(&mut command)?;
     let output = child.wait_with_output()?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(!output.status.success(), "the agent ended well: {said}");
+    ensure!(!output.status.success(), "the agent succeeded: {said}");
     Ok(said)
 }

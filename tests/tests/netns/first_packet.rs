@@ -1,4 +1,4 @@
-//! What passes from the first instant of a pod's life.
+//! Enforcement from a pod's first packet.
 
 use anyhow::{Result, ensure};
 use netpol_lab::node::netns::Counter;
@@ -8,17 +8,17 @@ use netpol_lab::probe::Protocol::Udp;
 
 use super::{ALLOW_CLIENTS, DENY_ALL, PORT, client, lab, lab_without_agent, visitor, web};
 
-/// Between two datagrams, in microseconds.
+/// Interval between datagrams, microseconds.
 const PACE_US: u64 = 200;
 
-/// Datagrams that a pod gets to send.
+/// Number of datagrams that a pod sends.
 const N_MESSAGES: u64 = 500;
 
 fn n_arrived(lab: &Lab) -> Result<u64> {
     lab.netns(&Host::pod("shop/web"))?.counter(Counter::UdpArrived)
 }
 
-/// Nothing runs in a pod before the runtime has the answer to its ADD: that is the first instant.
+/// The first packet is sent right after the answer to ADD, because no container starts before.
 #[test]
 fn nothing_that_a_pod_sends_from_its_first_instant_passes_a_policy_that_forbids_it() -> Result<()> {
     let Some(mut lab) = lab("first-denied")? else { return Ok(()) };
@@ -59,7 +59,7 @@ fn everything_that_is_allowed_passes_from_the_first_instant() -> Result<()> {
     Ok(())
 }
 
-/// With our own plugin there is no instant at all in which the interface is open: the pod may even send before its ADD.
+/// With netpol-cni as the main plugin the interface is never open, even for packets before the answer to ADD.
 #[test]
 fn an_interface_of_our_own_is_closed_before_it_is_up() -> Result<()> {
     let Some(mut lab) = lab_without_agent("first-routed", Wiring::Routed)? else { return Ok(()) };

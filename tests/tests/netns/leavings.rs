@@ -1,4 +1,4 @@
-//! What is known of a pod's connections ends with the pod.
+//! A pod's flows and counters are removed with the pod.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use netpol_policy::dataplane::port::{Flows as _, Maps as _};
 
 use super::{ALLOW_CLIENTS, PORT, client, lab, maps, web};
 
-/// The interfaces of which there are connections or counters.
+/// The interfaces that have flows or counters.
 fn remembered(lab: &Lab) -> Result<BTreeSet<IfIndex>> {
     let maps = maps(lab)?;
     let flows = maps.flows()?.into_keys().map(|key| key.ifindex);
@@ -20,7 +20,7 @@ fn remembered(lab: &Lab) -> Result<BTreeSet<IfIndex>> {
 }
 
 #[test]
-fn connections_of_a_pod_are_forgotten_when_it_is_gone_and_those_of_others_are_not() -> Result<()> {
+fn flows_of_a_deleted_pod_are_removed_and_those_of_others_are_not() -> Result<()> {
     let Some(mut lab) = lab("leavings")? else { return Ok(()) };
     lab.manifests().write("allow.yaml", ALLOW_CLIENTS)?;
     for pod in [web(), client()] {
@@ -32,14 +32,14 @@ fn connections_of_a_pod_are_forgotten_when_it_is_gone_and_those_of_others_are_no
     let (_, client) = lab.host_interface("shop/client")?;
     let (_, web) = lab.host_interface("shop/web")?;
     let both = BTreeSet::from([client, web].map(IfIndex));
-    ensure!(remembered(&lab)?.is_superset(&both), "a connection is not known");
+    ensure!(remembered(&lab)?.is_superset(&both), "a flow is missing");
     drop(stream);
     lab.delete_pod("shop/client")?;
-    until("the end of what a pod has left", LIMIT, || {
+    until("the garbage collection of a pod", LIMIT, || {
         let (remembered, n_awaiting_gc) = (remembered(&lab)?, lab.status()?.n_awaiting_gc);
         let is_over = !remembered.contains(&IfIndex(client)) && n_awaiting_gc == 0;
         Ok(if is_over { Look::Done(()) } else { Look::NotYet(format!("{remembered:?}")) })
     })?;
-    ensure!(remembered(&lab)?.contains(&IfIndex(web)), "a pod that is there is forgotten");
+    ensure!(remembered(&lab)?.contains(&IfIndex(web)), "flows of a running pod were removed");
     Ok(())
 }

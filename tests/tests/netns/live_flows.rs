@@ -1,4 +1,4 @@
-//! Policies change under connections that live.
+//! Policy changes under live connections.
 
 use anyhow::{Result, ensure};
 use netpol_lab::node::netns::{Counter, Netns};
@@ -8,8 +8,7 @@ use netpol_lab::probe::Protocol;
 
 use super::{ALLOW_CLIENTS, DENY_WEB, PORT, client, lab, web};
 
-/// Messages that are sent without an answer before a stream counts as cut. TCP keeps them in a buffer, which is small at
-/// first.
+/// Number of unanswered messages after which a stream counts as cut. Few, because TCP's send buffer is small at first.
 const N_UNANSWERED: u64 = 40;
 
 #[test]
@@ -75,7 +74,7 @@ fn wait_until_cut(stream: &mut Stream) -> Result<()> {
     }
 }
 
-/// A connection that is cut sends the same again and again.
+/// Waits for retransmissions of a cut TCP connection.
 fn wait_until_sent_again(netns: &Netns) -> Result<()> {
     let before = netns.counter(Counter::TcpSentAgain)?;
     until("two more attempts of the connection", LIMIT, || {

@@ -1,6 +1,6 @@
 //! Pods as network namespaces, the real plugins, the real agent, real packets.
 //!
-//! Every test has a lab of its own, named after it. They need root, `ip` and Debian's CNI plugins.
+//! Every test has its own lab, named after it. The tests need root, `ip`, and Debian's CNI plugins.
 #![forbid(unsafe_code)]
 
 mod calm;
@@ -23,17 +23,17 @@ use netpol_lab::node::{Host, Lab, Passing, PodSpec, labels};
 use netpol_lab::privilege::{Need, met};
 use netpol_lab::probe::Protocol;
 
-/// What a lab needs.
+/// Needs of a lab.
 const NEEDS: [Need; 3] = [
     Need::Root,
     Need::Program("ip"),
     Need::File { path: "/usr/lib/cni/bridge", from: "containernetworking-plugins" },
 ];
 
-/// On what the pods answer.
+/// The pods' port.
 const PORT: u16 = 80;
 
-/// Everything closed for all pods of shop, in both directions.
+/// Isolates all pods of shop in both directions.
 const DENY_ALL: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -41,7 +41,7 @@ metadata: { name: deny-all, namespace: shop }
 spec: { podSelector: {}, policyTypes: [Ingress, Egress] }
 ";
 
-/// Nobody may connect to web.
+/// Denies all connections to web.
 const DENY_WEB: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -49,7 +49,7 @@ metadata: { name: deny-web, namespace: shop }
 spec: { podSelector: { matchLabels: { app: web } }, policyTypes: [Ingress] }
 ";
 
-/// Clients may connect to web, over TCP and UDP.
+/// Allows clients to connect to web over TCP and UDP.
 const ALLOW_CLIENTS: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -61,7 +61,7 @@ spec:
       ports: [{ protocol: TCP, port: 80 }, { protocol: UDP, port: 80 }]
 ";
 
-/// A lab with the namespace shop and a running agent, or `None` where it cannot be.
+/// A lab with the namespace shop and a running agent, or `None` if the machine lacks something.
 fn lab(name: &str) -> Result<Option<Lab>> {
     let Some(mut lab) = lab_without_agent(name, Wiring::Bridge)? else { return Ok(None) };
     lab.start_agent()?;
@@ -85,7 +85,7 @@ fn client() -> PodSpec {
     PodSpec::new("shop/client", &[("role", "client")], &[PORT])
 }
 
-/// A pod that no policy speaks of.
+/// A pod that no policy selects or allows.
 fn visitor() -> PodSpec {
     PodSpec::new("shop/visitor", &[("role", "visitor")], &[PORT])
 }
@@ -95,7 +95,7 @@ fn expect(lab: &Lab, passing: Passing, from: &str, protocol: Protocol) -> Result
     lab.expect(passing, &Host::pod(from), &Host::pod("shop/web"), protocol, PORT)
 }
 
-/// The pinned maps, as another reader beside the agent.
+/// The pinned maps, opened alongside the agent.
 fn maps(lab: &Lab) -> Result<Datapath> {
     let config = netpol_datapath::Config {
         pin_root: Some(lab.agent_config().pins.clone()),

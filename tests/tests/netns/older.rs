@@ -1,4 +1,4 @@
-//! Pods that run already when the agent comes: before netpol was on the node, or with what an agent kept of them gone.
+//! Pods that run before the agent starts: older than netpol's installation, or with the agent's state lost.
 
 use std::fs;
 
@@ -15,7 +15,7 @@ use super::{ALLOW_CLIENTS, DENY_ALL, PORT, client, expect, lab, lab_without_agen
 /// Messages on each stream, in each phase.
 const N_MESSAGES: u64 = 200;
 
-/// Clients may connect to web, as far as they are concerned.
+/// Allows egress of clients to web.
 const CLIENTS_MAY_LEAVE: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -27,7 +27,7 @@ spec:
     - to: [{ podSelector: { matchLabels: { app: web } } }]
 ";
 
-/// A pod is isolated in both directions, so that a connection passes only in the direction in which it began.
+/// Isolates a pod in both directions, so that a connection passes only in its original direction.
 fn close_all_but_clients(lab: &Lab) -> Result<()> {
     lab.manifests().write("deny.yaml", DENY_ALL)?;
     lab.manifests().write("allow.yaml", ALLOW_CLIENTS)?;
@@ -58,7 +58,7 @@ fn go_on_and_end(mut streams: Vec<Stream>) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the agent protects so many endpoints, and nothing else.
+/// Waits until the agent has `n` endpoints and no unprotected pods.
 fn wait_for_protection(lab: &Lab, n_endpoints: usize) -> Result<()> {
     until("protected pods", LIMIT, || {
         let status = lab.status()?;
@@ -75,7 +75,7 @@ fn wait_for_protection(lab: &Lab, n_endpoints: usize) -> Result<()> {
     })
 }
 
-/// Adopts pods under traffic; `hide` takes away what would lead to them.
+/// Adopts pods under traffic; `hide` removes sources by which the agent would find them.
 fn check(name: &str, hide: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
     let Some(mut lab) = lab_without_agent(name, Wiring::Bridge)? else { return Ok(()) };
     for pod in [web(), client(), visitor()] {
@@ -95,10 +95,10 @@ fn check(name: &str, hide: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
     go_on_and_end(streams)?;
     expect(&lab, Passing::Yes, "shop/client", Tcp)?;
     expect(&lab, Passing::No, "shop/visitor", Tcp)?;
-    // What the policies forbid is cut, although it began before; the others have had their answers meanwhile.
+    // Denied connections are cut although they are older; the others continue.
     let n_late = forbidden.report().n_received.saturating_sub(n_answered);
     ensure!(n_late < N_MESSAGES / 10, "{n_late} messages of a forbidden connection were answered");
-    // From now on they are endpoints like others.
+    // Now they are ordinary endpoints.
     for pod in ["shop/web", "shop/client", "shop/visitor"] {
         lab.delete_pod(pod)?;
     }
@@ -121,15 +121,15 @@ fn without_the_runtimes_results_they_are_found_by_their_network_namespaces() -> 
 }
 
 #[test]
-fn a_pod_that_is_not_found_is_told_as_unprotected_until_it_is() -> Result<()> {
+fn a_pod_that_is_not_found_is_reported_as_unprotected_until_it_is() -> Result<()> {
     let Some(mut lab) = lab("unprotected")? else { return Ok(()) };
     lab.manifests().write("deny.yaml", DENY_ALL)?;
     lab.add_pod(web())?;
-    // It has an address, so it runs; but there is no interface.
+    // It has an address, so it runs, but it has no interface.
     let lost = visitor();
     let address = "10.244.1.200".parse()?;
     lab.manifests().write_object(&lost.file(), &lost.object("lost", &[address]))?;
-    until("the pod is told", LIMIT, || {
+    until("the pod is reported", LIMIT, || {
         let status = lab.status()?;
         let found = status.endpoints.iter().find(|endpoint| &*endpoint.pod.name == "visitor");
         Ok(match found {
@@ -144,7 +144,7 @@ fn a_pod_that_is_not_found_is_told_as_unprotected_until_it_is() -> Result<()> {
     let line = text.lines().find(|line| line.contains("shop/visitor"));
     let line = line.context("it is missing from the text")?;
     ensure!(line.contains("unprotected") && line.contains("interface not found"), "{line}");
-    // Its sandbox appears, behind the agent's back.
+    // Its sandbox appears without an ADD.
     lab.manifests().remove(&lost.file())?;
     lab.add_older_pod(lost)?;
     wait_for_protection(&lab, 2)?;
@@ -152,7 +152,7 @@ fn a_pod_that_is_not_found_is_told_as_unprotected_until_it_is() -> Result<()> {
     expect(&lab, Passing::No, "shop/visitor", Tcp)
 }
 
-/// What is gone when the next agent starts.
+/// Checks the adoption after `hide` has removed state.
 fn check_loss(name: &str, lose: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
     let Some(mut lab) = lab(name)? else { return Ok(()) };
     for pod in [web(), client(), visitor()] {

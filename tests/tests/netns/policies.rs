@@ -1,4 +1,4 @@
-//! Policies come and go, labels change, pods come and go.
+//! Policies, labels, and pods change.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use netpol_policy::dataplane::port::{Flows as _, Maps as _};
 use super::{ALLOW_CLIENTS, DENY_ALL, DENY_WEB, PORT, client, expect, lab, maps, visitor, web};
 
 #[test]
-fn a_policy_closes_another_opens_and_without_them_everything_is_open_again() -> Result<()> {
+fn one_policy_denies_another_allows_and_without_them_everything_is_allowed() -> Result<()> {
     let Some(mut lab) = lab("open-close")? else { return Ok(()) };
     for pod in [web(), client(), visitor()] {
         lab.add_pod(pod)?;

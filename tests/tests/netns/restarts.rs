@@ -1,4 +1,4 @@
-//! The agent ends, by force or by request, and another one begins.
+//! The agent is killed or stopped, and another one starts.
 
 use anyhow::{Context as _, Result, ensure};
 use netpol_lab::node::cni::CniError;
@@ -46,14 +46,14 @@ impl Traffic {
             for protocol in [Tcp, Udp] {
                 traffic.allowed.push(lab.stream(&Host::pod("shop/client"), protocol, web, 2000)?);
             }
-            // A denied TCP stream would not begin.
+            // A denied TCP stream would not start.
             traffic.denied.push(lab.stream(&Host::pod("shop/visitor"), Udp, web, 2000)?);
         }
         traffic.flow()?;
         Ok(traffic)
     }
 
-    /// Waits until every stream has sent some more and, if it is allowed, has had it answered.
+    /// Waits until every stream has sent more messages, and allowed ones are answered.
     pub(super) fn flow(&mut self) -> Result<()> {
         let n_answers: Vec<_> =
             self.allowed.iter().map(|stream| stream.report().n_received).collect();
@@ -100,7 +100,7 @@ fn check(name: &str, end: impl FnOnce(Agent) -> Result<()>) -> Result<()> {
 
     end(lab.take_agent()?)?;
     traffic.flow()?;
-    // TCP only: the datagrams are counted.
+    // TCP only, because datagrams are counted.
     expect(&lab, Passing::Yes, "shop/client", Tcp)?;
     expect(&lab, Passing::No, "shop/visitor", Tcp)?;
 
@@ -112,7 +112,7 @@ fn check(name: &str, end: impl FnOnce(Agent) -> Result<()>) -> Result<()> {
     let after = maps(&lab)?.map_state()?;
     ensure!(after.endpoints.keys().eq(before.endpoints.keys()), "{after:?} instead of {before:?}");
 
-    // The new agent is in charge.
+    // The new agent enforces changes.
     lab.manifests().write("deny.yaml", DENY_WEB)?;
     lab.manifests().remove("allow.yaml")?;
     expect(&lab, Passing::No, "shop/client", Tcp)
@@ -138,7 +138,7 @@ fn what_changed_while_no_agent_ran_is_in_force_after_the_next_one_starts() -> Re
 }
 
 #[test]
-fn without_an_agent_no_pod_is_added_and_the_runtime_is_told_to_try_again() -> Result<()> {
+fn without_an_agent_add_fails_with_try_again_later() -> Result<()> {
     let Some(mut lab) = lab("no-agent")? else { return Ok(()) };
     lab.take_agent()?.kill()?;
     let error = lab.add_pod(web()).err().context("a pod was added without an agent")?;
@@ -149,7 +149,7 @@ fn without_an_agent_no_pod_is_added_and_the_runtime_is_told_to_try_again() -> Re
     lab.expect(Passing::Yes, &Host::Office, &Host::pod("shop/web"), Tcp, PORT)
 }
 
-/// Those of `deploy/base/daemonset.yaml`, which say why.
+/// The capabilities of `deploy/base/daemonset.yaml`, which gives the reasons.
 pub(super) const CAPABILITIES: [&str; 2] = ["NET_ADMIN", "SYS_ADMIN"];
 
 #[test]

@@ -1,7 +1,7 @@
 //! Another version of the agent takes over, with other maps.
 //!
-//! The version before is one of this build whose pins bear another number: to the agent that starts they are as foreign as
-//! any. Or it is really another program, with other layouts, if one is there.
+//! The old version is an agent of this build whose pins are renamed to another ABI version, which the new agent treats as
+//! foreign. Or it is another program with other layouts, if one is given.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -66,7 +66,7 @@ fn check(name: &str, older: u32, change: impl FnOnce(&Path) -> Result<()>) -> Re
     ensure!(after.endpoints == before.endpoints, "{after:?} instead of {before:?}");
     ensure!(links(&own)? == attached, "{:?} instead of {attached:?}", links(&own)?);
 
-    // The new version is in charge.
+    // The new version enforces changes.
     lab.manifests().write("deny.yaml", DENY_WEB)?;
     lab.manifests().remove("allow.yaml")?;
     expect(&lab, Passing::No, "shop/client", Tcp)
@@ -129,7 +129,7 @@ fn no_packet_is_lost_or_leaked_when_a_newer_version_is_replaced() -> Result<()> 
     check("downgrade", ABI_VERSION + 1, |_pins| Ok(()))
 }
 
-/// The connections of the version before cannot be read: they are taken from the pods' own sockets.
+/// The old version's flows are unreadable, so they are taken from the pods' sockets.
 #[test]
 fn no_packet_is_lost_or_leaked_when_connections_are_kept_in_another_form() -> Result<()> {
     check("upgrade-flows", ABI_VERSION - 1, |pins| {

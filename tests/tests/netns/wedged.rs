@@ -1,4 +1,4 @@
-//! An API server that does not do its duty: what is in force stays in force.
+//! A wedged API server: policies stay in force.
 
 use anyhow::{Context as _, Result, ensure};
 use netpol_agent::agent::SourceStatus;
@@ -12,7 +12,7 @@ use netpol_proto::{Request, Response};
 use super::restarts::{Traffic, n_udp_arrived};
 use super::{ALLOW_CLIENTS, DENY_WEB, client, expect, lab_without_agent, visitor, web};
 
-/// Waits until the agent says of every kind that it is not listed.
+/// Waits until the agent reports every kind as not listed.
 fn wait_for_missing_kinds(lab: &Lab) -> Result<()> {
     until("an agent that lists", LIMIT, || {
         Ok(match agent::call(&lab.agent_config().socket(), &Request::Status) {
@@ -39,7 +39,7 @@ fn wait_for_sources(lab: &Lab, wanted: impl Fn(&SourceStatus) -> bool) -> Result
 }
 
 #[test]
-fn a_wedged_api_server_weakens_nothing_and_is_told() -> Result<()> {
+fn a_wedged_api_server_weakens_nothing_and_is_reported() -> Result<()> {
     let Some(mut lab) = lab_without_agent("wedged", Wiring::Bridge)? else { return Ok(()) };
     let api = lab.start_api_server()?;
     lab.start_agent()?;
@@ -50,7 +50,7 @@ fn a_wedged_api_server_weakens_nothing_and_is_told() -> Result<()> {
     let n_udp_before = n_udp_arrived(&lab)?;
     let mut traffic = Traffic::begin(&lab)?;
 
-    // It accepts and never answers; an agent starts meanwhile.
+    // The server accepts connections and never answers while an agent starts.
     api.hold();
     lab.take_agent()?.kill()?;
     lab.begin_agent()?;
@@ -61,7 +61,7 @@ fn a_wedged_api_server_weakens_nothing_and_is_told() -> Result<()> {
     let refused = lab.agent_config().ask(&["status"]).context("status of an agent that lists")?;
     ensure!(refused.contains("NOT in force") && refused.contains("not listed yet"), "{refused}");
 
-    // It answers, but not what was asked for: first the agent that lists, then one that watches.
+    // The server answers with HTML: first to an agent that lists, then to one that watches.
     for _ in 0..2 {
         api.garble();
         api.release();
@@ -75,7 +75,7 @@ fn a_wedged_api_server_weakens_nothing_and_is_told() -> Result<()> {
     }
     traffic.end(&lab, n_udp_before)?;
 
-    // What changes after all that is in force.
+    // Later changes are enforced.
     lab.manifests().write("deny.yaml", DENY_WEB)?;
     lab.manifests().remove("allow.yaml")?;
     expect(&lab, Passing::No, "shop/client", Tcp)

@@ -1,4 +1,4 @@
-//! What all tests here begin with, and how they ask.
+//! Shared set-up and queries of these tests.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use netpol_lab::probe::{Outcome, Probe, Protocol};
 use netpol_policy::dataplane::port::Maps as _;
 use serde_json::{Value, json};
 
-/// May a test that needs a lab and NAT rules run?
+/// Whether a test that needs a lab and NAT rules can run.
 pub(crate) fn can_run() -> bool {
     met(&[
         Need::Root,
@@ -25,11 +25,11 @@ pub(crate) fn can_run() -> bool {
     ])
 }
 
-/// What a test on a bridge whose packets netfilter sees needs besides.
+/// Additional need of tests with a filtered bridge.
 pub(crate) const FILTERED_BRIDGE: Need =
     Need::File { path: "/proc/sys/net/bridge", from: "the kernel module br_netfilter" };
 
-/// A lab with an agent and pods that answer on port 80, each labelled with its name as `app`.
+/// A lab with an agent and pods that answer on port 80, each with its name as label `app`.
 pub(crate) fn lab(name: &str, pods: &[&str], prepare: impl FnOnce(&Lab) -> Result<()>) -> Lab {
     lab_wired(name, Wiring::Bridge, pods, prepare)
 }
@@ -56,14 +56,14 @@ pub(crate) fn pod(name: &str) -> Host {
     Host::Pod(format!("default/{name}"))
 }
 
-/// Where a pod answers, IPv4 first.
+/// The socket addresses of a pod, IPv4 first.
 pub(crate) fn sockets(lab: &Lab, host: &Host, port: u16) -> Vec<SocketAddr> {
     let addresses = lab.addresses(host).unwrap();
     addresses.iter().map(|address| SocketAddr::new(*address, port)).collect()
 }
 
-/// Makes the node talk to its pods from these addresses. A server that listens on all addresses answers datagrams from
-/// the one that the route names, whichever was asked.
+/// Sets the node's source addresses for its pods. A server on the unspecified address answers datagrams from the source address
+/// of the route, whatever the destination was.
 pub(crate) fn talk_from(lab: &Lab, [v4, v6]: [&str; 2]) {
     let routes = format!(
         "route replace 10.244.1.0/24 dev cni0 scope link src {v4}\n\
@@ -96,7 +96,7 @@ pub(crate) fn apply_policy(lab: &Lab, name: &str, annotations: &Value, spec: &Va
     lab.manifests().write_object(&policy_file(name), &object).unwrap();
 }
 
-/// What `netpol-agent` answers when it asks the running agent.
+/// Runs a `netpol-agent` subcommand against the running agent.
 pub(crate) fn ask_agent(lab: &Lab, question: &[&str]) -> Result<String> {
     let mut command = Command::new(binary("netpol-agent")?);
     command.args(question).arg("--socket").arg(lab.agent_config().socket());
@@ -105,7 +105,7 @@ pub(crate) fn ask_agent(lab: &Lab, question: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// The pinned maps, as another reader beside the agent.
+/// The pinned maps, opened alongside the agent.
 pub(crate) fn maps(lab: &Lab) -> Datapath {
     let pin_root = Some(lab.agent_config().pins.clone());
     let config = netpol_datapath::Config {
@@ -116,7 +116,7 @@ pub(crate) fn maps(lab: &Lab) -> Datapath {
     Datapath::load(&config).unwrap()
 }
 
-/// Waits until the agent knows these Services.
+/// Waits until these Services are in the maps.
 pub(crate) fn wait_for_services(lab: &Lab, services: &[Service]) {
     let maps = maps(lab);
     until("the Services' addresses in the maps", LIMIT, || {
@@ -133,7 +133,7 @@ pub(crate) fn policy_file(name: &str) -> String {
     format!("policy-{name}.yaml")
 }
 
-/// A policy that lets a pod reach these peers and nobody else.
+/// A policy that allows a pod to reach these peers only.
 pub(crate) fn egress_only_to(pod: &str, peers: &Value) -> Value {
     json!({
         "podSelector": { "matchLabels": { "app": pod } },
@@ -142,7 +142,7 @@ pub(crate) fn egress_only_to(pod: &str, peers: &Value) -> Value {
     })
 }
 
-/// Waits until TCP and UDP from somebody to all these places pass, or do not, in all families at the same time.
+/// Waits until TCP and UDP from a host to all these addresses pass, or do not pass, at the same time.
 pub(crate) fn expect(lab: &Lab, from: &Host, expected: &[(Passing, Vec<SocketAddr>)]) {
     let mut wanted = Vec::new();
     for (passing, destinations) in expected {

@@ -16,7 +16,7 @@ use crate::cluster::{
     sockets, talk_from, talk_from_over_routes,
 };
 
-/// Connections to a Service with two backends: half of them go to either.
+/// Number of connections to a Service with two backends, half to each.
 const N_CONNECTIONS: usize = 8;
 
 #[test]
@@ -49,14 +49,14 @@ fn egress_to_a_service_is_decided_on_the_real_backend_with_iptables_over_routed_
     check("svc-ipt-routed", Shape::Iptables, Path::Routed);
 }
 
-/// Between the pods of the node.
+/// How the pods are connected.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Path {
-    /// A bridge whose packets netfilter does not see.
+    /// A bridge without `br_netfilter`.
     Plain,
-    /// A bridge whose packets it sees.
+    /// A bridge with `br_netfilter`.
     Filtered,
-    /// Routes.
+    /// Routed veths.
     Routed,
 }
 
@@ -78,7 +78,7 @@ fn check(name: &str, shape: Shape, between: Path) {
         second_node = Some(far);
         match between {
             Path::Filtered => lab.set_bridge(Bridge::Filtered),
-            // Without the module nothing is filtered.
+            // Without the module the bridge cannot be filtered.
             Path::Plain => lab.set_bridge(Bridge::Plain).or(Ok(())),
             Path::Routed => Ok(()),
         }
@@ -93,7 +93,7 @@ fn check(name: &str, shape: Shape, between: Path) {
         second_node::POD.iter().map(|address| SocketAddr::new(*address, 80)).collect();
     let office = sockets(&lab, &Host::Office, 80);
     let (good, bad) = (sockets(&lab, &pod("good"), 80), sockets(&lab, &pod("bad"), 80));
-    // Outside addresses, too: those of a load balancer, or of a second uplink of this node.
+    // External addresses too: of a load balancer, or of a second uplink of this node.
     let exposed = |service: Service, n: u8| Service {
         node_port: Some(30_000 + u16::from(n)),
         external: vec![
@@ -126,7 +126,7 @@ fn check(name: &str, shape: Shape, between: Path) {
         { "podSelector": { "matchLabels": { "app": "far" } } },
     ]);
     apply_policy(&lab, "egress", &json!({}), &egress_only_to("client", &peers));
-    // There are no Services yet; what is tried now leaves nothing behind that matters later.
+    // Services come later; these attempts leave no state that affects later steps.
     let none = vips(&["good", "bad", "far", "outside", "itself"]);
     expect(
         &lab,
@@ -139,7 +139,7 @@ fn check(name: &str, shape: Shape, between: Path) {
         Path::Plain => Masquerade::All,
     };
     lab.apply_services(shape, masquerade, &services).unwrap();
-    // The name of a headless Service leads to the pods themselves: nothing is translated, nothing deferred.
+    // A headless Service resolves to the pods: no NAT, and no deferred verdict.
     let headless = json!({
         "apiVersion": "v1",
         "kind": "Service",
@@ -158,12 +158,15 @@ fn check(name: &str, shape: Shape, between: Path) {
             (Passing::No, [bad.clone(), office.clone(), node_port(30_002), bad_outside].concat()),
         ],
     );
-    assert!(ticketed.count("inner").unwrap() > 0, "no egress mark has come to the tunnel");
-    assert!(ticketed.count("outer").unwrap() > 0, "nothing has left the tunnel");
+    assert!(
+        ticketed.count("inner").unwrap() > 0,
+        "no packet with an egress mark was routed to the tunnel"
+    );
+    assert!(ticketed.count("outer").unwrap() > 0, "no packet left the tunnel");
     assert_eq!(
         ticketed.count("outer_with_egress_mark").unwrap(),
         0,
-        "an egress mark has left the tunnel"
+        "a packet with an egress mark left the tunnel"
     );
     check_mixed(&lab, &at("mixed"));
 
@@ -183,7 +186,7 @@ fn check(name: &str, shape: Shape, between: Path) {
         ],
     );
 
-    // Isolated for ingress alone, the pod still reaches itself.
+    // Isolated for ingress only, the pod still reaches itself.
     let ingress = json!({
         "podSelector": { "matchLabels": { "app": "client" } },
         "policyTypes": ["Ingress"],
@@ -198,8 +201,8 @@ fn check(name: &str, shape: Shape, between: Path) {
     drop(second_node);
 }
 
-/// Counts, on the node: packets with an egress mark that are routed into the tunnel, packets that the tunnel has made of them,
-/// and such that still have an egress mark.
+/// Counts on the node: packets with an egress mark that are routed into the tunnel, encapsulated packets, and encapsulated packets
+/// with an egress mark.
 fn egress_mark_watch(lab: &Lab) -> Watch {
     let egress_mark = "meta mark & 0xfff00000 != 0";
     let outer = "oifname eth0 udp dport 8472";
@@ -216,7 +219,7 @@ fn egress_mark_watch(lab: &Lab) -> Watch {
     .unwrap()
 }
 
-/// Connections that come to the allowed backend work, the others meet silence and the denied backend sees none of them.
+/// Checks that connections to the allowed backend work, and that the others time out without reaching the denied backend.
 fn check_mixed(lab: &Lab, vips: &[SocketAddr]) {
     let bad = lab.netns(&pod("bad")).unwrap();
     let counters = [Counter::TcpArrived, Counter::UdpArrived];

@@ -1,4 +1,4 @@
-//! One pod's flood of new connections, and the established connections of others.
+//! A pod's flood of new connections does not affect established connections of other pods.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -13,25 +13,25 @@ use serde_json::json;
 
 use crate::cluster::{apply_policy, can_run, expect, lab, maps, pod, sockets};
 
-/// Where the server listens besides.
+/// A further port of the server.
 const PORT: u16 = 81;
 
-/// Ports of the floods: each is a connection.
+/// Source ports of the floods, each a connection.
 const PORTS: RangeInclusive<u16> = 1024..=u16::MAX;
 
-/// Sockets of the flood without answers.
+/// Sockets of the unanswered flood.
 const N_SOURCES: u16 = 5;
 
-/// Of so many connections of the flood there must be entries: else it was none.
+/// Minimum number of flows that the flood must leave.
 const N_LEFT: usize = 20_000;
 
-/// Microseconds between two messages of the streams.
+/// Interval between messages of the streams, microseconds.
 const PACE_US: u64 = 5000;
 
-/// Long for an answer on a loaded machine.
+/// Time limit for an answer, ample on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Two ends of a connection.
+/// A connected pair of sockets.
 struct Line {
     client: TcpStream,
     server: TcpStream,
@@ -52,7 +52,7 @@ impl Line {
         Ok(line)
     }
 
-    /// A question and its answer.
+    /// Sends a message and receives the answer.
     fn talk(&mut self) -> Result<()> {
         let mut byte = [0];
         self.client.write_all(b"?")?;
@@ -60,21 +60,21 @@ impl Line {
         self.answer()
     }
 
-    /// The server speaks.
+    /// Sends a message from the server.
     fn answer(&mut self) -> Result<()> {
         self.server.write_all(b"!")?;
         self.client.read_exact(&mut [0]).context("waiting for the answer")
     }
 }
 
-/// Datagrams from one pod to another, each a connection of its own. Few of them are answered.
+/// Sends datagrams from one pod to another, each a new connection; few are answered.
 fn flood(lab: &Lab, from: &str, to: &str, family: Family) -> Result<()> {
     let target = lab.socket_address(&pod(to), family, 0)?.ip();
     lab.netns(&pod(from))?.inside(|| {
         for _ in 0..N_SOURCES {
             let socket = UdpSocket::bind((any(family), 0))?;
             for port in PORTS {
-                // Whether this one arrives does not matter; some are answered with an error.
+                // Delivery does not matter; some are answered by ICMP errors.
                 socket.send_to(b"x", (target, port)).ok();
             }
         }
@@ -82,16 +82,16 @@ fn flood(lab: &Lab, from: &str, to: &str, family: Family) -> Result<()> {
     })
 }
 
-/// The same with an answer to each.
+/// The same with an answer to each datagram.
 fn answered_flood(lab: &Lab, from: &str, to: &str, family: Family) -> Result<()> {
     let addr = lab.socket_address(&pod(to), family, 80)?;
     lab.netns(&pod(from))?.inside(|| {
         for port in PORTS {
-            // The port of another socket is one less.
+            // The adjacent port belongs to another socket.
             let Ok(socket) = UdpSocket::bind((any(family), port)) else { continue };
             socket.set_read_timeout(Some(Duration::from_millis(20)))?;
             socket.send_to(b"x", addr)?;
-            // One that is lost does not matter.
+            // Lost datagrams do not matter.
             socket.recv(&mut [0; 1]).ok();
         }
         Ok(())
@@ -112,7 +112,7 @@ fn a_flood_of_new_connections_does_not_break_the_established_ones_of_other_pods(
     }
     let lab = lab("flood", &["server", "client", "evil", "sink"], |_| Ok(()));
     let peer = |name: &str| json!([{ "podSelector": { "matchLabels": { "app": name } } }]);
-    // Isolated in both directions: an answer that is not known as one drops.
+    // Isolated in both directions, so that an answer without a flow drops.
     let server = json!({
         "podSelector": { "matchLabels": { "app": "server" } },
         "policyTypes": ["Ingress", "Egress"],
@@ -162,11 +162,11 @@ fn survives(lab: &Lab, lines: &mut [Line], streams: &mut [Stream]) -> Result<()>
     let evil = lab.host_interface("default/evil")?.1;
     let flows = maps(lab).flows()?;
     let n_of_evil = flows.keys().filter(|key| key.ifindex.0 == evil).count();
-    ensure!(n_of_evil > N_LEFT, "the flood has left {n_of_evil} of {} entries", flows.len());
+    ensure!(n_of_evil > N_LEFT, "the flood left {n_of_evil} of {} flows", flows.len());
     for stream in streams {
         stream.wait_for_answers(50)?;
     }
-    // These were silent meanwhile.
+    // These connections were idle during the flood.
     for line in lines {
         line.answer()?;
         line.talk()?;

@@ -1,4 +1,4 @@
-//! A policy changes while a connection lives.
+//! Policy changes under live connections through Services.
 
 use std::net::{IpAddr, UdpSocket};
 
@@ -15,17 +15,17 @@ use crate::cluster::{
     wait_for_services,
 };
 
-/// So many messages without an answer: the stream is cut.
+/// Number of unanswered messages after which a stream counts as cut.
 const N_UNANSWERED: u64 = 50;
 
-/// Answers of a stream that lives.
+/// Number of answers that show that a stream works.
 const N_ANSWERS: u64 = 50;
 
-/// Microseconds between two messages.
+/// Interval between messages, microseconds.
 const PACE_US: u64 = 2000;
 
 fn wait_until_cut(stream: &mut Stream) {
-    // A TCP connection without answers soon has no room for more messages: do not ask for too many.
+    // Few, because the send buffer of an unanswered TCP connection fills soon.
     stream.wait_until("the cut", |report| report.n_missing() >= N_UNANSWERED).unwrap();
 }
 
@@ -72,7 +72,7 @@ fn connections_through_a_service_are_cut_by_a_policy_and_go_on_when_they_are_all
 }
 
 #[test]
-fn a_policy_that_keeps_existing_connections_forbids_only_new_ones() {
+fn a_policy_that_keeps_existing_connections_denies_only_new_ones() {
     if !can_run() {
         return;
     }
@@ -110,7 +110,7 @@ fn a_policy_that_keeps_existing_connections_forbids_only_new_ones() {
 }
 
 #[test]
-fn an_audited_policy_tells_what_it_would_drop_and_drops_nothing_through_a_service_either() {
+fn an_audited_policy_reports_and_drops_nothing_through_a_service_either() {
     if !can_run() {
         return;
     }
@@ -124,7 +124,7 @@ fn an_audited_policy_tells_what_it_would_drop_and_drops_nothing_through_a_servic
     apply_policy(&lab, "egress", &json!({ "netpol/mode": "audit" }), &deny);
     let all = [web.clone(), vips].concat();
     expect(&lab, &pod("client"), &[(Passing::Yes, all.clone())]);
-    // Through a Service too it is the real backend that is told.
+    // Reports about a Service name the real backend.
     let n_told = |backend: &IpAddr| -> Result<usize> {
         let drops = ask_agent(&lab, &["drops", "--output", "json"])?;
         let parts = [
@@ -140,7 +140,7 @@ fn an_audited_policy_tells_what_it_would_drop_and_drops_nothing_through_a_servic
         let backend = web.iter().find(|web| web.is_ipv4() == addr.is_ipv4()).unwrap().ip();
         until(&format!("a report of what would be dropped to {addr}"), LIMIT, || {
             let n_before = n_told(&backend)?;
-            // Until the policy is in force nothing would be.
+            // Nothing is reported before the policy is in force.
             lab.probe(&[(pod("client"), vec![Probe::tcp(addr)])])?;
             let n = n_told(&backend)?;
             Ok(if n > n_before { Look::Done(()) } else { Look::NotYet(n.to_string()) })

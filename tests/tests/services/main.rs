@@ -1,5 +1,4 @@
-//! Services, the node, spoofing and live connections, with real traffic: pods behind the real CNI plugins, the real
-//! agent, real NAT rules.
+//! Services, the node, spoofing, and live connections, with real traffic, real CNI plugins, the real agent, and real NAT rules.
 #![forbid(unsafe_code)]
 #![expect(
     clippy::unwrap_used,

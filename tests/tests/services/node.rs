@@ -1,4 +1,4 @@
-//! The pod's own node always reaches it and is always reached; nobody else passes as the node.
+//! A pod and its own node always reach each other; no other host counts as the node.
 
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
@@ -15,7 +15,7 @@ use crate::cluster::{
     apply_policy, can_run, expect, lab, lab_wired, pod, sockets, talk_from, talk_from_over_routes,
 };
 
-/// The node's addresses: on the uplink, on the tunnel to other nodes, and on the bridge, where there is one.
+/// The node's addresses: on the uplink, on the tunnel to other nodes, and on the bridge, if there is one.
 const NODE_ADDRESSES: [[&str; 2]; 3] = [
     ["192.0.2.1", "2001:db8:192::1"],
     ["10.244.1.0", "fd00:10:244:1::"],
@@ -37,7 +37,7 @@ fn lab_with_tunnel(
     (lab, second_node.unwrap(), &NODE_ADDRESSES[..n])
 }
 
-/// Makes the node talk to this pod from these addresses.
+/// Sets the node's source addresses for this pod.
 fn talk(lab: &Lab, wiring: Wiring, name: &str, addresses: [&str; 2]) {
     match wiring {
         Wiring::Bridge => talk_from(lab, addresses),
@@ -102,7 +102,7 @@ fn reaches_the_node(name: &str, wiring: Wiring) {
     expect(&lab, &pod("isolated"), &[(Passing::No, sockets(&lab, &Host::Office, 80))]);
     for addresses in node_addresses {
         talk(&lab, wiring, "isolated", *addresses);
-        // Of the pods' link this is the address of any router, and Linux takes no TCP there.
+        // On the pods' link this is the anycast address of routers, on which Linux accepts no TCP.
         let addresses: Vec<_> =
             addresses.iter().filter(|address| **address != "fd00:10:244:1::").collect();
         let places = addresses.iter().map(|address| address.parse::<IpAddr>().unwrap());
@@ -134,7 +134,7 @@ fn outsiders_behind_an_address_of_the_node_do_not_pass_as_the_node() {
         ..Service::new(name, n, backends(name))
     };
     let services = [service("isolated", 1, 30_001), service("open", 2, 30_002)];
-    // Without a route to the Services' addresses the node could not even try.
+    // The node needs a route to Service addresses.
     let [v4, v6] = OFFICE;
     let routes = format!("route add default via {v4}\nroute add default via {v6}\n");
     lab.netns(&Host::Node).unwrap().configure(&routes).unwrap();
@@ -147,15 +147,15 @@ fn outsiders_behind_an_address_of_the_node_do_not_pass_as_the_node() {
         .unwrap();
         lab.apply_services(shape, Masquerade::Outsiders, &services).unwrap();
         let node_port = |port| sockets(&lab, &Host::Node, port);
-        // A NodePort is masqueraded: the pod sees an address of the node.
+        // A NodePort is masqueraded, so the pod sees an address of the node.
         let expected = [(Passing::Yes, node_port(30_002)), (Passing::No, node_port(30_001))];
         expect(&lab, &Host::Office, &expected);
-        // The node itself does pass, also through Services.
+        // The node itself passes, also through Services.
         let all = services.iter().flat_map(|service| &service.addresses);
         let all = all.map(|address| (*address, 80).into()).collect();
         expect(&lab, &Host::Node, &[(Passing::Yes, all)]);
     }
-    // And without Services: all that is forwarded to pods is masqueraded.
+    // Also without Services: all traffic that is forwarded to pods is masqueraded.
     let masquerade = "flush ruleset\ntable inet outside {\nchain post {\n\
         type nat hook postrouting priority srcnat\niifname eth0 oifname cni0 masquerade\n}\n}\n";
     feed(lab.netns(&Host::Node).unwrap(), Command::new("nft").args(["-f", "-"]), masquerade)
@@ -164,7 +164,7 @@ fn outsiders_behind_an_address_of_the_node_do_not_pass_as_the_node() {
     expect(&lab, &Host::Office, &expected);
 }
 
-/// Waits until an echo request is answered, or is not.
+/// Waits until an echo request is answered, or is not answered.
 fn ping(lab: &Lab, from: &Host, passing: Passing, address: &str) {
     until(&format!("echo from {from} to {address}: {passing:?}"), LIMIT, || {
         let mut command = Command::new("ping");

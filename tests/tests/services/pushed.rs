@@ -1,5 +1,4 @@
-//! What a backend sends of its own accord to a client that only listens: the client's own packets cannot tell that the
-//! policy has changed.
+//! Packets that a backend pushes to a client that only listens, so that no packet of the client notices a policy change.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -16,13 +15,13 @@ use crate::cluster::{
     wait_for_services,
 };
 
-/// Where the backends listen, and where nothing else does.
+/// A port on which only the backends listen.
 const PORT: u16 = 81;
 
-/// Long for a datagram on one machine.
+/// Time limit for a datagram, ample on one machine.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Datagrams that must all arrive, or none of them.
+/// Number of datagrams that must all arrive, or all drop.
 const N_PUSHED: usize = 20;
 
 /// A client and a backend that have exchanged one datagram through a Service.
@@ -30,7 +29,7 @@ struct Line {
     name: String,
     client: UdpSocket,
     backend: UdpSocket,
-    /// As the backend knows the client.
+    /// The client's address from the backend's view.
     peer: SocketAddr,
 }
 
@@ -54,7 +53,7 @@ impl Line {
         Ok(line)
     }
 
-    /// Sends from the backend until it arrives, or until it does not.
+    /// Sends from the backend until the datagrams arrive, or do not arrive.
     fn wait_until(&self, passing: Passing) -> Result<()> {
         until(&format!("{}: pushed datagrams pass: {passing:?}", self.name), LIMIT, || {
             let is_done = self.push()? == passing;
@@ -67,7 +66,7 @@ impl Line {
         Ok(if received(&self.client)?.is_some() { Passing::Yes } else { Passing::No })
     }
 
-    /// Sends many: all of them arrive, or none.
+    /// Sends many datagrams; checks that all arrive, or none.
     fn expect(&self, passing: Passing) -> Result<()> {
         for _ in 0..N_PUSHED {
             self.backend.send_to(b"news", self.peer)?;
@@ -96,7 +95,7 @@ fn socket(address: SocketAddr) -> Result<UdpSocket> {
     Ok(socket)
 }
 
-/// From whom a datagram has come, if one has within the time.
+/// The source of the next datagram, if one arrives in time.
 fn received(socket: &UdpSocket) -> Result<Option<SocketAddr>> {
     match socket.recv_from(&mut [0; 64]) {
         Ok((_, peer)) => Ok(Some(peer)),
@@ -107,7 +106,7 @@ fn received(socket: &UdpSocket) -> Result<Option<SocketAddr>> {
     }
 }
 
-/// The lab with a client, a backend on its node and one on another, and a Service before either.
+/// The lab with a client, a backend on its node and one on another node, and a Service for each.
 fn with_services(
     name: &str,
     shape: Shape,
@@ -160,14 +159,14 @@ fn follows_the_policy(name: &str, shape: Shape, bridge: Bridge) {
         let policy = |names: &[&str]| {
             apply_policy(lab, "egress", &json!({}), &egress_only_to("client", &peers(names)));
         };
-        // Nothing isolates the client yet.
+        // The client is not isolated yet.
         let lines = open_lines(lab, services)?;
         policy(&["x"]);
         for line in &lines {
             line.wait_until(Passing::No)?;
             line.expect(Passing::No)?;
         }
-        // One backend again, the other not.
+        // One backend is allowed again, the other is not.
         policy(&["far"]);
         for line in &lines {
             let passing = if line.name.starts_with("far") { Passing::Yes } else { Passing::No };
@@ -206,11 +205,10 @@ fn what_a_backend_pushes_follows_the_policy_with_iptables_and_a_filtered_bridge(
     follows_the_policy("push-ipt", Shape::Iptables, Bridge::Filtered);
 }
 
-/// The pod and a backend that its policy forbids may be friends: a datagram to the Service, which is dropped, must not be
-/// what lets the backend answer.
+/// Pod and backend may cooperate: a dropped datagram to the Service must not permit the backend's answer.
 #[test]
-fn an_attempt_that_is_refused_opens_no_way_for_an_answer() {
-    // Without masquerading the backend knows what netfilter would translate: the client's own address and port.
+fn a_dropped_attempt_does_not_permit_an_answer() {
+    // Without masquerading the backend knows the client's address and port, which netfilter would translate.
     if !netpol_lab::privilege::met(&[crate::cluster::FILTERED_BRIDGE]) {
         return;
     }
@@ -226,7 +224,7 @@ fn an_attempt_that_is_refused_opens_no_way_for_an_answer() {
         for line in &lines {
             line.expect(Passing::No)?;
         }
-        // Another port of the client's: what netfilter knows of the attempt would translate the answers.
+        // Another client port, because netfilter's entry of the attempt would translate the answers.
         for (service, _) in services {
             for family in Family::BOTH {
                 let vip = service.socket_address(family)?;
@@ -240,7 +238,7 @@ fn an_attempt_that_is_refused_opens_no_way_for_an_answer() {
                 for _ in 0..N_PUSHED {
                     client.send_to(b"come in", vip)?;
                     for peer in [to, SocketAddr::new(line.peer.ip(), to.port())] {
-                        // There may be no route to what only translation knows.
+                        // Sending may fail without a route to the translated address.
                         line.backend.send_to(b"thanks", peer).ok();
                     }
                 }

@@ -1,4 +1,4 @@
-//! Datagrams in fragments, and packets that are too big for a link on their way.
+//! Fragmented datagrams, and packets that exceed the path MTU.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -16,16 +16,16 @@ use serde_json::{Value, json};
 
 use crate::cluster::{apply_policy, can_run, expect, lab_wired, pod, sockets};
 
-/// Bytes in a datagram: from two fragments to as many as there can be.
+/// Datagram sizes, bytes: from two fragments to the maximum.
 const SIZES: [usize; 4] = [1600, 8000, 20_000, 60_000];
 
-/// Long for a datagram on one machine.
+/// Time limit for a datagram, ample on one machine.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often a datagram of many fragments is tried: one lost fragment loses it.
+/// Attempts for a datagram of many fragments, because one lost fragment loses it.
 const N_TRIES: usize = 10;
 
-/// Isolated in both directions, but for these peers either way.
+/// Isolates in both directions, except for these peers.
 fn isolated(name: &str, peers: &Value) -> Value {
     json!({
         "podSelector": { "matchLabels": { "app": name } },
@@ -100,7 +100,7 @@ fn fragmented_datagrams(name: &str, wiring: Wiring) {
         }
     };
     check();
-    // Nothing of a datagram that is forbidden is put together at the other end.
+    // The receiver reassembles no denied datagram.
     let server = lab.netns(&pod("server")).unwrap();
     let n_before = server.counter(Counter::UdpArrived).unwrap();
     for family in Family::BOTH {
@@ -117,7 +117,7 @@ fn fragmented_datagrams(name: &str, wiring: Wiring) {
     }
     expect(&lab, &pod("visitor"), &[(Passing::No, sockets(&lab, &pod("server"), 80))]);
     assert_eq!(server.counter(Counter::UdpArrived).unwrap(), n_before);
-    // With connection tracking the node puts datagrams together and takes them apart again.
+    // With connection tracking the node reassembles datagrams and fragments them again.
     let track = "table inet track {\nchain forward {\n\
         type filter hook forward priority 0\nct state invalid drop\n}\n}\n";
     feed(lab.netns(&Host::Node).unwrap(), Command::new("nft").args(["-f", "-"]), track).unwrap();
@@ -134,13 +134,13 @@ fn large_datagrams_reach_and_leave_isolated_pods_in_fragments_over_routed_veths(
     fragmented_datagrams("sizes-routed", Wiring::Routed);
 }
 
-/// Behind the guest and a narrow link.
+/// Addresses behind the guest and a link with a small MTU.
 const FAR: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(198, 51, 100, 2)),
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 2)),
 ];
 
-/// A host behind two routers, the guest and another, with a link for packets of 1300 bytes between them.
+/// A host behind two routers, the guest and another, with a link of MTU 1300 between them.
 fn far_host(lab: &Lab, name: &str) -> Result<Netns> {
     let [guest_v4, guest_v6] = GUEST;
     let far = Netns::create(&format!("netpol.{name}.far"))?;
@@ -178,7 +178,7 @@ fn far_host(lab: &Lab, name: &str) -> Result<Netns> {
     Ok(far)
 }
 
-/// Answers one connection with what it says.
+/// Echoes one connection.
 fn echo_once(netns: &Netns, address: SocketAddr) -> Result<()> {
     let listener = netns.inside(|| Ok(TcpListener::bind(address)?))?;
     thread::spawn(move || -> Result<()> {
@@ -189,7 +189,7 @@ fn echo_once(netns: &Netns, address: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// Sends so much that full segments are on their way, and reads it back.
+/// Sends enough for full segments, and reads the echo.
 fn migration(netns: &Netns, address: SocketAddr) -> Result<()> {
     const LEN_BYTES: usize = 200_000;
     let mut stream = netns.inside(|| Ok(TcpStream::connect(address)?))?;
@@ -227,7 +227,7 @@ fn discovers_the_path(name: &str, wiring: Wiring) {
             migration(from, address).unwrap();
         }
     }
-    // It was the router that told: the pod knows of the narrow link.
+    // The router's ICMP error arrived, so the pod has learnt the path MTU.
     for address in FAR {
         let mut command = Command::new("ip");
         command.args(["route", "get", &address.to_string()]);
@@ -238,11 +238,11 @@ fn discovers_the_path(name: &str, wiring: Wiring) {
 }
 
 #[test]
-fn a_narrow_link_behind_a_router_is_discovered_from_an_isolated_pod() {
+fn path_mtu_discovery_works_from_an_isolated_pod() {
     discovers_the_path("path", Wiring::Bridge);
 }
 
 #[test]
-fn a_narrow_link_behind_a_router_is_discovered_over_routed_veths() {
+fn path_mtu_discovery_works_over_routed_veths() {
     discovers_the_path("path-routed", Wiring::Routed);
 }

@@ -1,4 +1,4 @@
-//! What a pod with `CAP_NET_RAW` cannot send: from another's address, as a router, past its isolation.
+//! Packets that a pod with `CAP_NET_RAW` cannot send: with foreign addresses, as a router, or past its isolation.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv6Addr};
@@ -20,7 +20,7 @@ use crate::cluster::{
     apply_policy, ask_agent, can_run, egress_only_to, expect, lab, maps, pod, policy_file, sockets,
 };
 
-/// Sends the frames that standard input lists in hexadecimal.
+/// A Python program that sends the frames listed on standard input in hexadecimal.
 const SEND: &str = "
 import socket, sys
 out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
@@ -35,10 +35,10 @@ const EXPERIMENT: [u8; 2] = [0x88, 0xb5];
 /// The destination port of the frame that comes last and always passes.
 const LAST_PORT: u16 = 4000;
 
-/// Counters of what claims to come from another pod, or from a router.
+/// Counters of frames that pretend to come from another pod or a router.
 const SPOOFED: [&str; 5] = ["udp4", "udp6", "arp_reply", "advertisement", "router"];
 
-/// Counters of what rules cannot speak about.
+/// Counters of frames that are not IP.
 const NOT_IP: [&str; 2] = ["tagged", "experiment"];
 
 #[test]
@@ -46,7 +46,7 @@ fn a_pod_sends_from_its_own_addresses_only_unless_it_may_forward() {
     if !can_run() || !met(&[Need::Program("python3")]) {
         return;
     }
-    // Checksums are wrong, and netfilter would care.
+    // Checksums are wrong, which netfilter would reject.
     let lab =
         lab("spoof", &["evil", "victim", "target"], |lab| lab.set_bridge(Bridge::Plain).or(Ok(())));
     let frames = frames(&lab).unwrap();
@@ -54,7 +54,7 @@ fn a_pod_sends_from_its_own_addresses_only_unless_it_may_forward() {
     let count = |names: &[&str]| -> Vec<u64> {
         names.iter().map(|name| watch.count(name).unwrap()).collect()
     };
-    // What does not arrive before the last frame never will: frames of one socket do not overtake each other.
+    // Frames of one socket are not reordered, so all earlier frames have arrived with the last one.
     let send = || {
         let n_before = watch.count("last").unwrap();
         let evil = lab.netns(&pod("evil")).unwrap();
@@ -68,8 +68,8 @@ fn a_pod_sends_from_its_own_addresses_only_unless_it_may_forward() {
 
     send();
     assert_eq!(count(&SPOOFED), [0; SPOOFED.len()], "spoofed frames pass");
-    assert_eq!(count(&NOT_IP), [1; NOT_IP.len()], "a pod that is not isolated sends what it likes");
-    assert_eq!(flows_with_victim(&lab), Vec::new(), "spoofed frames leave connections behind");
+    assert_eq!(count(&NOT_IP), [1; NOT_IP.len()], "frames of a pod that is not isolated drop");
+    assert_eq!(flows_with_victim(&lab), Vec::new(), "spoofed frames create flows");
     wait_for_drops(&lab, &["spoofed"]);
 
     let target = json!([{ "podSelector": { "matchLabels": { "app": "target" } } }]);
@@ -85,11 +85,15 @@ fn a_pod_sends_from_its_own_addresses_only_unless_it_may_forward() {
     expect(&lab, &pod("evil"), &[(Passing::Yes, victim)]);
     allow_forwarding(&lab, "evil").unwrap();
     send();
-    assert_eq!(count(&SPOOFED), [1; SPOOFED.len()], "a pod that may forward is stopped");
-    assert_eq!(flows_with_victim(&lab).len(), 2, "it would have been seen");
+    assert_eq!(count(&SPOOFED), [1; SPOOFED.len()], "frames of a pod that may forward drop");
+    assert_eq!(
+        flows_with_victim(&lab).len(),
+        2,
+        "flows of spoofed frames are not visible to this test"
+    );
 }
 
-/// Connections of the target with the victim: these two never talk.
+/// Flows between target and victim, which never communicate.
 fn flows_with_victim(lab: &Lab) -> Vec<FlowKey> {
     let target = lab.host_interface("default/target").unwrap().1;
     let victims: Vec<Addr> =
@@ -98,7 +102,7 @@ fn flows_with_victim(lab: &Lab) -> Vec<FlowKey> {
     flows.filter(|key| key.ifindex.0 == target && victims.contains(&key.remote)).collect()
 }
 
-/// Annotates a running pod, and waits until the agent follows.
+/// Annotates a running pod, and waits until the annotation is in force.
 fn allow_forwarding(lab: &Lab, name: &str) -> Result<()> {
     let file = format!("pod-default-{name}.yaml");
     let text = std::fs::read_to_string(lab.manifests().folder().join(&file))?;
@@ -107,7 +111,7 @@ fn allow_forwarding(lab: &Lab, name: &str) -> Result<()> {
     let annotations = json!({ "netpol/allow-forwarding": "true" });
     metadata.context("a pod without metadata")?.insert("annotations".to_owned(), annotations);
     lab.manifests().write_object(&file, &object)?;
-    until("the right to forward", LIMIT, || {
+    until("the permission to forward", LIMIT, || {
         let status = ask_agent(lab, &["status", "--output", "json"])?;
         let status: Value = serde_json::from_str(&status)?;
         let endpoints = status.get("endpoints").and_then(Value::as_array).context("endpoints")?;
@@ -117,7 +121,7 @@ fn allow_forwarding(lab: &Lab, name: &str) -> Result<()> {
     })
 }
 
-/// Waits until the agent has told of drops for each of these reasons.
+/// Waits until the agent has reported drops for each of these reasons.
 fn wait_for_drops(lab: &Lab, reasons: &[&str]) {
     until(&format!("drops with {reasons:?}"), LIMIT, || {
         let drops = ask_agent(lab, &["drops", "--output", "json"])?;
@@ -127,7 +131,7 @@ fn wait_for_drops(lab: &Lab, reasons: &[&str]) {
     .unwrap();
 }
 
-/// Counts at the target what comes of the frames.
+/// Counts the frames that arrive at the target.
 fn watch(lab: &Lab) -> Result<Watch> {
     let [v4, v6] = addresses(lab, "victim")?;
     Watch::start(
@@ -170,7 +174,7 @@ fn frames(lab: &Lab) -> Result<String> {
 
     let IpAddr::V4(v4) = victim_v4 else { anyhow::bail!("the first address is IPv4") };
     let IpAddr::V6(v6) = victim_v6 else { anyhow::bail!("the second address is IPv6") };
-    // "This address is mine": ARP reply, to all.
+    // A gratuitous ARP reply for the victim's address.
     let mut arp = header([0xff; 6], own_mac, [0x08, 0x06]);
     arp.extend([0, 1, 8, 0, 6, 4, 0, 2]);
     arp.extend(own_mac);
@@ -212,7 +216,7 @@ fn header(to: [u8; 6], from: [u8; 6], ethertype: [u8; 2]) -> Vec<u8> {
     [to.as_slice(), &from, &ethertype].concat()
 }
 
-/// An ICMPv6 message to all nodes of the link. Its checksum is wrong: nobody shall believe it.
+/// An ICMPv6 message to all nodes of the link, with a wrong checksum, so that receivers ignore it.
 fn icmpv6(own_mac: [u8; 6], src: Ipv6Addr, hop_limit: u8, message: &[u8]) -> Vec<u8> {
     let mut frame = header([0x33, 0x33, 0, 0, 0, 1], own_mac, [0x86, 0xdd]);
     frame.extend([0x60, 0, 0, 0]);

@@ -1,4 +1,4 @@
-//! What an operator is told: drops as they happen, and connections with the rule that allows them.
+//! Output for operators: drops as they happen, and flows with the rule that allows them.
 
 use std::fs::File;
 use std::process::{Child, Command, Stdio};
@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::cluster::{apply_policy, ask_agent, can_run, expect, lab, pod, sockets};
 
-/// `netpol-agent drops -f`, writing to a file. Dropped: ended.
+/// `netpol-agent drops -f`, writing to a file. Dropped, it is killed.
 struct Follower(Child);
 
 impl Drop for Follower {
@@ -65,7 +65,7 @@ fn drops_are_followed_and_connections_are_listed_with_pods_and_policies() {
             Ok(if records.any(is_told) { Look::Done(()) } else { Look::NotYet(text) })
         })
         .unwrap();
-        // Now that the policy is in force: connections from before it were allowed by no rule.
+        // After the policy is in force, because older connections have no allowing rule.
         lab.probe(&[(pod("client"), vec![Probe::tcp(addr)])]).unwrap();
         let flows = ask_agent(&lab, &["flows", "-o", "json"]).unwrap();
         let flows: Vec<FlowRecord> = serde_json::from_str(&flows).unwrap();

@@ -1,7 +1,7 @@
-//! An image as one file: a tar of an OCI image layout, as `ctr images import`, `podman load` and `skopeo` read it.
+//! An image as one file: a tar of an OCI image layout, as read by `ctr images import`, `podman load`, and `skopeo`.
 //!
-//! In: the files of the root file system and what there is to say about them. Out: bytes, which depend on nothing
-//! else: no time, no user, no order but that of the names. Must not: touch the machine.
+//! In: the files of the root file system, and metadata. Out: bytes that depend on nothing else: no time, no user, entries
+//! sorted by name. Must not: touch the machine.
 //!
 //! Source: OCI image specification 1.1, "Image Layout".
 
@@ -21,26 +21,26 @@ use tar::{EntryType, Header};
 
 /// The version of the layout, in its marker file.
 const LAYOUT_VERSION: &str = "1.0.0";
-/// The image's full name, where containerd and podman look for it. Kubernetes writes `netpol:0.1.0` for
+/// Annotation with the image's full name, for containerd and podman. Kubernetes writes `netpol:0.1.0` for
 /// `docker.io/library/netpol:0.1.0`.
 const FULL_NAME: &str = "io.containerd.image.name";
-/// The image's tag, where the specification has it.
+/// Annotation with the image's tag, of the specification.
 const TAG: &str = "org.opencontainers.image.ref.name";
 
-/// What an image is made of.
+/// The parts of an image.
 #[derive(Debug)]
 pub(super) struct Image {
     /// Its name, without a registry.
     pub(super) name: String,
     /// Its tag.
     pub(super) tag: String,
-    /// The processor that the programs are for.
+    /// The processor architecture.
     pub(super) arch: Arch,
-    /// What is said about it, by the specification's keys.
+    /// Annotations, with the specification's keys.
     pub(super) labels: BTreeMap<String, String>,
-    /// The program that runs when nothing else is said.
+    /// The entrypoint.
     pub(super) entrypoint: String,
-    /// Where programs are looked for.
+    /// The search path of programs.
     pub(super) search_path: String,
     /// The files, by their path without a leading slash.
     pub(super) files: BTreeMap<String, File>,
@@ -71,7 +71,7 @@ pub(super) fn archive(image: &Image) -> Result<Vec<u8>> {
     let links = links.iter().map(|(path, target)| (path.as_str(), Entry::Link { target }));
     let layer = tar(files.chain(links))?;
     let layer_digest = digest(&layer);
-    // No name and no time in the header.
+    // No name and no time in the gzip header.
     let mut gzip = GzBuilder::new().write(Vec::new(), Compression::best());
     gzip.write_all(&layer)?;
     let layer = blobs.add(MediaType::ImageLayerGzip, gzip.finish()?)?;
@@ -79,7 +79,7 @@ pub(super) fn archive(image: &Image) -> Result<Vec<u8>> {
     let labels: HashMap<String, String> =
         labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
     let run = ConfigBuilder::default()
-        // Root, because capabilities are what the pod limits; by number, because there is no /etc/passwd.
+        // Root, because the pod limits capabilities; by number, because there is no /etc/passwd.
         .user("0:0")
         .env(vec![format!("PATH={search_path}")])
         .entrypoint(vec![entrypoint.clone()])
@@ -122,7 +122,7 @@ pub(super) fn archive(image: &Image) -> Result<Vec<u8>> {
     tar(layout.iter().map(|(path, content)| (path.as_str(), Entry::File { mode: 0o644, content })))
 }
 
-/// The parts of an image, each named by its content.
+/// The blobs of an image, named by digest.
 #[derive(Debug, Default)]
 struct Blobs {
     by_path: BTreeMap<String, Vec<u8>>,
@@ -149,7 +149,7 @@ enum Entry<'a> {
     Link { target: &'a str },
 }
 
-/// Files and links, and the folders above them, owned by root, with time 0, in the order of their paths.
+/// Files, links, and their parent folders, owned by root, with time 0, sorted by path.
 fn tar<'a>(files: impl Iterator<Item = (&'a str, Entry<'a>)>) -> Result<Vec<u8>> {
     let mut entries: BTreeMap<String, Entry<'_>> = BTreeMap::new();
     for (path, entry) in files {
@@ -182,7 +182,7 @@ fn tar<'a>(files: impl Iterator<Item = (&'a str, Entry<'a>)>) -> Result<Vec<u8>>
     Ok(tar.into_inner()?)
 }
 
-/// By way of a `Value`, whose keys are sorted: those of a `HashMap` are in another order each time.
+/// Serialises through a `Value`, which sorts keys, because the order of a `HashMap` is random.
 fn json(value: &impl Serialize) -> Result<Vec<u8>> {
     Ok(serde_json::to_vec(&serde_json::to_value(value)?)?)
 }

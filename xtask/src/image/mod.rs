@@ -1,7 +1,7 @@
 //! `cargo xtask image`: the agent, the CNI plugin and the command-line tool as a container image, without a Docker daemon.
 //!
-//! The image holds three static programs and the licences: no shell, no libraries. [`platform`] knows how to build for a
-//! processor, [`archive`] what an image is.
+//! The image holds three static programs and the licences: no shell, no libraries. [`platform`] builds for a processor,
+//! [`archive`] makes the image.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,29 +16,29 @@ use crate::{setup, shell, term, workspace::Workspace};
 mod archive;
 mod platform;
 
-/// The programs: package and binary. The agent finds the plugin beside itself when it installs it on a node.
+/// The programs: package and binary. The agent installs the plugin from its own folder on a node.
 const PROGRAMS: [(&str, &str); 3] = [
     ("netpol-agent", "netpol-agent"),
     ("netpol-cni", "netpol-cni"),
     ("netpol-cli", "kubectl-netpol"),
 ];
 
-/// A second name of a program: kubectl finds the first one, people without kubectl type this one.
+/// A second name of a program: the first one is for kubectl, this one for direct use.
 const LINK: (&str, &str) = ("bin/netpol", "kubectl-netpol");
 
-/// The licences, which go wherever the programs go.
+/// The licences, which accompany the programs.
 const LICENCES: [&str; 3] = ["LICENSE", "LICENSE-MIT", "LICENSE-GPL-2.0"];
 
 /// Options of `image`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// For which processor; without it for that of this machine.
+    /// Processor [default: that of this machine].
     #[arg(long, value_enum)]
     arch: Option<Platform>,
-    /// Where the image goes [default: netpol-VERSION-ARCH.tar in the target folder].
+    /// Output file [default: netpol-VERSION-ARCH.tar in the target folder].
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Built quickly and not optimised, for tests of the image.
+    /// Build without optimisation, for tests of the image.
     #[arg(long)]
     dev: bool,
 }
@@ -56,7 +56,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     write(platform, output.as_deref(), if *dev { Profile::Dev } else { Profile::Release })
 }
 
-/// The image that the tests unpack and run; the machine has been set up.
+/// Writes the image that tests unpack and run. The machine must be set up.
 ///
 /// # Errors
 /// As [`run`].
@@ -66,7 +66,7 @@ pub(crate) fn for_tests() -> Result<()> {
     write(platform, None, Profile::Dev)
 }
 
-/// The programs of the image, by themselves: the folder that they are in. The machine has been set up.
+/// Builds the programs of the image; returns their folder. The machine must be set up.
 ///
 /// # Errors
 /// The set-up for static programs or the build failed.
@@ -77,7 +77,7 @@ pub(crate) fn static_programs() -> Result<PathBuf> {
     Ok(Workspace::read()?.target_directory.join(platform.target()).join("release"))
 }
 
-/// How programs are built.
+/// Cargo profile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Profile {
     Dev,
@@ -129,7 +129,7 @@ fn build(platform: Platform, profile: Profile) -> Result<()> {
     }
     match profile {
         Profile::Release => build.arg("--release"),
-        // The image would be ten times as large with it.
+        // Debug information would make the image ten times as large.
         Profile::Dev => build.env("CARGO_PROFILE_DEV_STRIP", "debuginfo"),
     };
     build.envs(platform.environment());

@@ -1,4 +1,4 @@
-//! The processors that images are made for, and how static programs for them are built here.
+//! The processors that images support, and how to build static programs for them.
 
 use std::env::consts;
 
@@ -16,12 +16,12 @@ pub(super) enum Platform {
 }
 
 impl Platform {
-    /// The processor of this machine; x86-64 on others, which can build for it as well.
+    /// The processor of this machine; x86-64 if it is another one.
     pub(super) fn of_this_machine() -> Self {
         if consts::ARCH == "aarch64" { Self::Arm64 } else { Self::Amd64 }
     }
 
-    /// As the image specification calls it.
+    /// Its name in the image specification.
     pub(super) fn oci(self) -> Arch {
         match self {
             Self::Amd64 => Arch::Amd64,
@@ -29,7 +29,7 @@ impl Platform {
         }
     }
 
-    /// As file names and clouds call it.
+    /// Its name in file names.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Amd64 => "amd64",
@@ -37,7 +37,7 @@ impl Platform {
         }
     }
 
-    /// As Rust calls it.
+    /// Its name in Rust targets.
     const fn arch(self) -> &'static str {
         match self {
             Self::Amd64 => "x86_64",
@@ -45,12 +45,12 @@ impl Platform {
         }
     }
 
-    /// Rust's target: musl, because programs that it is linked into need nothing else.
+    /// The Rust target: musl, for static programs.
     pub(super) fn target(self) -> String {
         format!("{}-unknown-linux-musl", self.arch())
     }
 
-    /// The C compiler, for the one dependency with C and assembler in it (ring), and for linking.
+    /// The C compiler, for linking and for ring, which contains C and assembler.
     pub(super) fn c_compiler(self) -> setup::CCompiler {
         if consts::ARCH == self.arch() {
             setup::CCompiler::Musl
@@ -62,12 +62,12 @@ impl Platform {
         }
     }
 
-    /// What tells cargo and the `cc` crate about the compiler.
+    /// Environment variables that select the compiler for cargo and the `cc` crate.
     pub(super) fn environment(self) -> Vec<(String, &'static str)> {
         let compiler = self.c_compiler();
         let target = self.target().replace('-', "_");
         let mut environment = vec![(format!("CC_{target}"), compiler.program())];
-        // Rust brings musl itself; the linker must only know the processor.
+        // Rust provides musl itself; the linker only needs the processor.
         if compiler != setup::CCompiler::Musl {
             let name = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase());
             environment.push((name, compiler.program()));

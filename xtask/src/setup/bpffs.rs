@@ -1,4 +1,4 @@
-//! bpffs on `/sys/fs/bpf`, where pinned maps and links live.
+//! bpffs on `/sys/fs/bpf`, for pinned maps and links.
 
 use std::fs;
 
@@ -6,8 +6,8 @@ use crate::{privilege::Privilege, shell, term};
 
 const MOUNT_POINT: &str = "/sys/fs/bpf";
 
-/// Mounts bpffs unless it is mounted. Where that is impossible it only warns: building does not need
-/// it, and the tests that do say so themselves.
+/// Mounts bpffs unless it is mounted. Only warns on failure, because building does not need it, and tests that do report it
+/// themselves.
 pub(super) fn ensure(privilege: Privilege) {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     if is_mounted(&mounts) {

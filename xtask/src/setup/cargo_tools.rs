@@ -1,11 +1,10 @@
-//! Programs that cargo installs: bpf-linker, which links the eBPF programs, cargo-nextest, which runs the tests, and what
-//! single commands need.
+//! Programs that cargo installs: bpf-linker, cargo-nextest, and tools of single commands.
 
 use anyhow::{Result, bail};
 
 use crate::{shell, term};
 
-/// Where Debian's and Ubuntu's packages put LLVM 22. bpf-linker's LLVM must be able to read the
+/// Debian's and Ubuntu's folder of LLVM 22. bpf-linker's LLVM must be able to read the
 /// bitcode of the pinned rustc, so both are of one major version.
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
@@ -15,17 +14,17 @@ pub(super) struct Tool {
     pub(super) krate: &'static str,
     /// Name of the program.
     program: &'static str,
-    /// The version that is installed when it is missing or too old.
+    /// The version to install if it is missing or too old.
     version: (u64, u64, u64),
-    /// The oldest version that will do.
+    /// The oldest supported version.
     oldest: (u64, u64, u64),
     /// More arguments for `cargo install`.
     args: &'static [&'static str],
-    /// What to expect of its compilation.
+    /// Expected compilation time.
     takes: &'static str,
 }
 
-/// Links the eBPF programs; called by netpol-agent's build script through rustc.
+/// Links the eBPF programs; called by build scripts through rustc.
 pub(super) const BPF_LINKER: Tool = Tool {
     krate: "bpf-linker",
     program: "bpf-linker",
@@ -42,7 +41,7 @@ pub(super) const NEXTEST: Tool = Tool {
     version: (0, 9, 143),
     // The first with `default-filter` and `--no-tests`.
     oldest: (0, 9, 84),
-    // Not optimised: it compiles in a third of the time, and its own work is small against the tests'.
+    // Not optimised, which compiles in a third of the time; its own work is small.
     args: &[
         "--no-default-features",
         "--features",
@@ -93,7 +92,7 @@ impl Tool {
         }
         let label = format!("compiling {} {} ({})", self.krate, self.wanted(), self.takes);
         let mut install = shell::cargo(self.install_args());
-        // One build's environment must not decide the other's: this one is for the host, in its own folder.
+        // This build is for the host, so the environment of another build must not affect it.
         for name in
             ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"]
         {

@@ -1,4 +1,4 @@
-//! What static programs need on top: the target's standard library, and a C compiler for it.
+//! Tools for static programs: the target's standard library, and a C compiler.
 
 use anyhow::{Result, bail};
 
@@ -42,7 +42,7 @@ impl CCompiler {
     }
 }
 
-/// Installs what building static programs for a target lacks.
+/// Installs missing tools for static programs of a target.
 ///
 /// # Errors
 /// Something could not be installed; on other systems than Debian and Ubuntu, what a person has to install.
@@ -52,7 +52,7 @@ pub(crate) fn static_programs(target: &str, compiler: CCompiler) -> Result<()> {
     match system::Distribution::detect()? {
         system::Distribution::Debian => system::install(&needs, Privilege::detect()),
         system::Distribution::Other(name) => {
-            // Headers cannot be seen; where the compiler is, they are too.
+            // Headers cannot be detected, but come with the compiler.
             let missing = match crate::shell::find_program(compiler.program()) {
                 Some(_) => Vec::new(),
                 None => system::missing_elsewhere(&needs),

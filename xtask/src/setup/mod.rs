@@ -1,8 +1,8 @@
-//! `cargo xtask setup`: what a fresh machine lacks for building and testing, installed.
+//! `cargo xtask setup`: installs missing tools for building and testing.
 //!
-//! Comes in: the machine as it is. Goes out: the same machine with the pinned toolchain's parts, the
-//! system's packages, bpf-linker, cargo-nextest and a mounted bpffs. Idempotent, and under a second
-//! when nothing is missing. Must not compile anything of the workspace: that needs what is installed here.
+//! Afterwards the machine has the pinned toolchain's parts, the system's packages, bpf-linker, cargo-nextest, and a mounted
+//! bpffs. Idempotent, and takes under a second when nothing is missing. Must not: compile anything of the workspace, which needs
+//! these tools.
 
 use std::fs;
 
@@ -18,15 +18,14 @@ mod toolchain;
 
 pub(crate) use cross::{CCompiler, static_programs};
 
-/// Options of `setup`: there is nothing to choose.
+/// Options of `setup`: none.
 #[derive(clap::Args, Default)]
 pub(crate) struct Options {}
 
-/// Installs what is missing and says which versions are there.
+/// Installs missing tools and prints the versions.
 ///
 /// # Errors
-/// Something could not be installed, or this is no Debian or Ubuntu and something is missing: the
-/// message then lists what a person has to install.
+/// A tool could not be installed, or is missing on a system other than Debian and Ubuntu: the message lists what to install.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options {} = options;
     let privilege = Privilege::detect();
@@ -60,10 +59,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Installs what virtual machines need, and nothing else does.
+/// Installs the tools for virtual machines.
 ///
 /// # Errors
-/// Something could not be installed, or this is no Debian or Ubuntu, whose kernels the machines run.
+/// A tool could not be installed, or this is not Debian or Ubuntu, whose kernels the machines run.
 pub(crate) fn for_machines() -> Result<()> {
     match system::Distribution::detect()? {
         system::Distribution::Debian => system::install(&system::MACHINES, Privilege::detect()),
@@ -73,7 +72,7 @@ pub(crate) fn for_machines() -> Result<()> {
     }
 }
 
-/// Installs what fuzzing needs, and nothing else does.
+/// Installs the tools for fuzzing.
 ///
 /// # Errors
 /// Something could not be installed.
@@ -84,7 +83,7 @@ pub(crate) fn for_fuzzing() -> Result<()> {
     cargo_tools::FUZZ.ensure()
 }
 
-/// Installs what the check of dependencies needs, and nothing else does.
+/// Installs cargo-deny.
 ///
 /// # Errors
 /// It could not be installed.
@@ -92,7 +91,7 @@ pub(crate) fn for_dependencies() -> Result<()> {
     cargo_tools::DENY.ensure()
 }
 
-/// Asks the package sources what they have.
+/// Updates the package lists.
 ///
 /// # Errors
 /// No way to become root, or apt failed.
@@ -100,7 +99,7 @@ pub(crate) fn update_package_lists() -> Result<()> {
     system::update_package_lists(Privilege::detect())
 }
 
-/// The versions of what builds and runs the project, on one line.
+/// The versions of the tools, on one line.
 fn versions() -> Result<String> {
     let rustc = shell::stdout(shell::command("rustc").arg("--version"))?;
     let rustc = rustc.split_whitespace().nth(1).unwrap_or("unknown");

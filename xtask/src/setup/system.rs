@@ -1,4 +1,4 @@
-//! The system's packages: which ones are needed and why, which are missing, and their installation with apt.
+//! The system's packages: which are needed and why, which are missing, and their installation by apt.
 
 use std::{fs, path::Path};
 
@@ -6,25 +6,25 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{privilege::Privilege, shell};
 
-/// Something that the system must provide.
+/// A package that the system must provide.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Need {
     /// Name of the Debian and Ubuntu package.
     pub(super) package: &'static str,
-    /// Where it shows on a system without dpkg.
+    /// How to detect it without dpkg.
     pub(super) shows_as: Shows,
-    /// What it is needed for.
+    /// Its purpose.
     pub(super) purpose: &'static str,
 }
 
-/// How a need can be seen on any Linux.
+/// How to detect a need on any Linux.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Shows {
-    /// As a program of this name.
+    /// By a program of this name.
     Program(&'static str),
-    /// As a plugin of this name in one of the usual CNI folders.
+    /// By a plugin of this name in one of the usual CNI folders.
     CniPlugin(&'static str),
-    /// Not at all: it is only needed for a build, which will tell.
+    /// Not at all: a failing build shows it.
     Nothing,
 }
 
@@ -77,7 +77,7 @@ pub(super) const fn need(package: &'static str, shows_as: Shows, purpose: &'stat
     Need { package, shows_as, purpose }
 }
 
-/// The kind of system that we run on.
+/// The kind of system.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Distribution {
     /// Debian, Ubuntu or a derivative, with apt.
@@ -90,7 +90,7 @@ impl Distribution {
     /// Reads `/etc/os-release`.
     ///
     /// # Errors
-    /// The file can't be read: no Linux distribution that we know lacks it.
+    /// The file can't be read.
     pub(super) fn detect() -> Result<Self> {
         let release = fs::read_to_string("/etc/os-release").context("reading /etc/os-release")?;
         Ok(Self::of(&release))
@@ -111,7 +111,7 @@ impl Distribution {
     }
 }
 
-/// Installs the needs' packages that dpkg does not know as installed.
+/// Installs the packages that are not installed according to dpkg.
 ///
 /// # Errors
 /// No way to become root, a package that this release does not have, or apt failed.
@@ -126,7 +126,7 @@ pub(super) fn install(needs: &[Need], privilege: Privilege) -> Result<()> {
     {
         return Ok(());
     }
-    // Either the package lists are missing or so old that they name files which are gone.
+    // The package lists are missing or outdated.
     update_package_lists(privilege)?;
     let unknown = without_candidate(&missing)?;
     if !unknown.is_empty() {
@@ -138,7 +138,7 @@ pub(super) fn install(needs: &[Need], privilege: Privilege) -> Result<()> {
     apt("installing", "install", &missing, privilege)
 }
 
-/// Asks the package sources what they have.
+/// Updates the package lists.
 ///
 /// # Errors
 /// No way to become root, or apt failed.
@@ -146,7 +146,7 @@ pub(super) fn update_package_lists(privilege: Privilege) -> Result<()> {
     apt("updating the package lists", "update", &[], privilege)
 }
 
-/// What a system without apt lacks, a line for each need: what it is and what it is for.
+/// The missing needs on a system without apt, one line each, with their purposes.
 pub(super) fn missing_elsewhere(needs: &[Need]) -> Vec<String> {
     let shows = |need: &Need| match need.shows_as {
         Shows::Program(name) => shell::find_program(name).is_some(),
@@ -160,7 +160,7 @@ pub(super) fn missing_elsewhere(needs: &[Need]) -> Vec<String> {
 }
 
 fn not_installed<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
-    // Exits with 1 when it does not know one of the names; it still lists the others.
+    // Exits with 1 for an unknown name, but lists the others.
     let known = shell::command("dpkg-query")
         .args(["--show", "--showformat=${Package} ${db:Status-Status}\n"])
         .args(packages)
@@ -174,7 +174,7 @@ fn is_installed(package: &str, dpkg_lines: &str) -> bool {
     dpkg_lines.lines().any(|line| line.split_once(' ') == Some((package, "installed")))
 }
 
-/// The packages of which apt knows no version that it could install.
+/// The packages without an installable version.
 fn without_candidate<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
     let policy = shell::stdout(shell::command("apt-cache").arg("policy").args(packages))?;
     Ok(packages.iter().copied().filter(|package| !has_candidate(package, &policy)).collect())

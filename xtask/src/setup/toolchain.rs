@@ -31,7 +31,7 @@ pub(super) fn ensure() -> Result<()> {
     add("target", &without(&installed, &targets, "rust-std-"))
 }
 
-/// Adds a target, so that programs for it can be built here.
+/// Adds a target.
 ///
 /// # Errors
 /// rustup has no such target, or could not add it.
@@ -41,8 +41,7 @@ pub(super) fn ensure_target(target: &str) -> Result<()> {
     add("target", &without(&installed, &[target.to_owned()], "rust-std-"))
 }
 
-/// The wanted parts that are not among the installed ones, which rustup lists one a line,
-/// most with `-` and the host behind the name.
+/// The wanted parts that are not installed. rustup lists installed parts one per line, most with `-` and the host as suffix.
 fn without(installed: &str, wanted: &[String], prefix: &str) -> Vec<String> {
     let has = |part: &str| {
         let name = format!("{prefix}{part}");

@@ -1,5 +1,5 @@
-//! The machine's file system: copies of this system's programs with all that they load, the other kernel's modules,
-//! the test programs, and our own first process.
+//! The machine's file system: copies of this system's programs and libraries, the other kernel's modules, the test programs,
+//! and an init script.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use crate::shell;
 
 const INIT: &str = include_str!("init.sh");
 
-/// Programs that the tests run, besides ours and the CNI plugins.
+/// System programs that the tests run.
 const SYSTEM_PROGRAMS: [&str; 10] = [
     "conntrack",
     "ip",
@@ -31,10 +31,10 @@ const SYSTEM_PROGRAMS: [&str; 10] = [
 /// The CNI plugins that the tests run.
 const CNI_PLUGINS: [&str; 5] = ["bridge", "host-local", "loopback", "portmap", "ptp"];
 
-/// Where Debian has them.
+/// Debian's folder of them.
 const CNI_FOLDER: &str = "/usr/lib/cni";
 
-/// Files that programs look for by themselves, if they are there.
+/// Files that programs load by themselves, if they exist.
 const FILES: [&str; 7] = [
     "/etc/ethertypes",
     "/etc/group",
@@ -45,8 +45,8 @@ const FILES: [&str; 7] = [
     "/etc/services",
 ];
 
-/// A program of the system, and not what a person has put before it in the search path, as a Python of their own: the machine
-/// has the system's libraries and modules only.
+/// Finds a program of the system, not one that precedes it in `PATH`, such as another Python, because the machine has only the
+/// system's libraries and modules.
 fn system_program(name: &str) -> Option<PathBuf> {
     let folders = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
     folders.iter().map(|folder| Path::new(folder).join(name)).find(|program| program.exists())
@@ -94,7 +94,7 @@ pub(super) fn build(
     Ok(())
 }
 
-/// The folder that becomes the machine's root.
+/// The machine's root folder.
 struct Root<'a>(&'a Path);
 
 impl Root<'_> {
@@ -102,7 +102,7 @@ impl Root<'_> {
         self.0.join(path.strip_prefix("/").unwrap_or(path))
     }
 
-    /// The folders that are there on every system, some of them by another name too.
+    /// The standard folders and their symbolic links.
     fn folders(&self) -> Result<()> {
         for name in [
             "busybox",
@@ -138,13 +138,13 @@ impl Root<'_> {
         Ok(())
     }
 
-    /// A program at its own place, with the libraries that it is linked with.
+    /// Copies a program to the same path, with its libraries.
     fn program(&self, file: &Path) -> Result<()> {
         self.copy(file, file)?;
         self.libraries(file)
     }
 
-    /// A program of ours, without what only debuggers read.
+    /// Copies one of our programs, stripped.
     fn stripped(&self, from: &Path, to: &Path) -> Result<()> {
         let mut strip = shell::command("strip");
         strip.arg("--strip-debug").arg("-o").arg(self.at(to)).arg(from);
@@ -153,7 +153,7 @@ impl Root<'_> {
     }
 
     fn libraries(&self, file: &Path) -> Result<()> {
-        // It fails for programs that are linked with none.
+        // `ldd` fails for static programs.
         let list = shell::command("ldd").arg(file).output().context("starting ldd")?;
         for library in libraries_of(&String::from_utf8_lossy(&list.stdout)) {
             if !self.at(&library).exists() {
@@ -163,7 +163,7 @@ impl Root<'_> {
         Ok(())
     }
 
-    /// What is loaded by name at run time: the extensions of iptables, and Python's own modules.
+    /// Copies files that are loaded by name at run time: iptables extensions and Python modules.
     fn loaded_by_name(&self) -> Result<()> {
         let mut folders = Vec::new();
         for folder in fs::read_dir("/usr/lib")?.flatten().map(|entry| entry.path()) {
@@ -183,7 +183,7 @@ impl Root<'_> {
         Ok(())
     }
 
-    /// The kernel's modules, not compressed, and an index in which the machine finds them.
+    /// Copies the kernel's modules, uncompressed, with an index.
     fn modules(&self, kernel: &Kernel) -> Result<()> {
         let place = Path::new("/lib/modules").join(&kernel.version);
         let to = self.at(&place);
@@ -199,7 +199,7 @@ impl Root<'_> {
         shell::stdout(&mut index).map(drop)
     }
 
-    /// The first process, the shell that runs it, and the program by which the kernel loads modules.
+    /// Writes the init script, its shell, and modprobe.
     fn init(&self) -> Result<()> {
         let busybox = shell::find_program("busybox").context("there is no program busybox")?;
         self.copy(&busybox, Path::new("/busybox/busybox"))?;
@@ -214,14 +214,14 @@ impl Root<'_> {
     }
 }
 
-/// The files in the output of `ldd`.
+/// The paths in the output of `ldd`.
 fn libraries_of(list: &str) -> Vec<PathBuf> {
     let words =
         list.lines().filter_map(|line| line.split_whitespace().find(|w| w.starts_with('/')));
     words.map(PathBuf::from).collect()
 }
 
-/// Packs a folder as the kernel unpacks it.
+/// Packs a folder as an initramfs.
 fn pack(folder: &Path, image: &Path) -> Result<()> {
     let mut pack = shell::command("sh");
     pack.args(["-c", "cd \"$1\" && busybox find . | busybox cpio -o -H newc > \"$2\"", "sh"]);
@@ -237,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn libraries_and_the_loader_are_found_in_what_ldd_says() {
+    fn libraries_and_the_loader_are_found_in_the_output_of_ldd() {
         let list = "\tlinux-vdso.so.1 (0x00007ffd)\n\
                     \tlibm.so.6 => /lib/x86_64-linux-gnu/libm.so.6 (0x00007f)\n\
                     \t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n";

@@ -1,4 +1,4 @@
-//! Debian's kernel packages: found, downloaded, and unpacked as far as they are needed.
+//! Debian's kernel packages: finds, downloads, and unpacks them.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{setup, shell};
 
-/// What is taken from a package: the kernel, and the modules for networks.
+/// The unpacked files: the kernel, and network modules.
 const WANTED: [&str; 7] = [
     "./boot/vmlinuz-*",
     "./lib/modules/*/modules.*",
@@ -21,10 +21,10 @@ const WANTED: [&str; 7] = [
     "./lib/modules/*/kernel/drivers/net/*",
 ];
 
-/// A kernel that can be booted.
+/// A kernel to boot.
 #[derive(Debug)]
 pub(super) struct Kernel {
-    /// Its full version, as `uname -r` says it.
+    /// Its full version, as in `uname -r`.
     pub(super) version: String,
     /// The compressed kernel.
     pub(super) vmlinuz: PathBuf,
@@ -33,7 +33,7 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    /// The newest kernel of a series that the package lists know; or the one that was unpacked before.
+    /// The newest kernel of a series in the package lists, or the one that was unpacked before.
     ///
     /// # Errors
     /// No package source has such a kernel, or it could not be downloaded or unpacked.
@@ -43,7 +43,7 @@ impl Kernel {
             return Ok(kernel);
         }
         let package = newest(series)?;
-        // What is unpacked by halves must not be taken for a kernel later.
+        // A partly unpacked kernel must not be used later.
         let unfinished = cache.join(format!("{series}.unfinished"));
         for stale in [&folder, &unfinished] {
             if stale.exists() {
@@ -112,15 +112,15 @@ fn unpack(folder: &Path) -> Result<()> {
     let tar = archive.stdout.take().context("dpkg-deb has no output")?;
     let mut unpack = shell::command("tar");
     unpack.arg("--extract").arg("--directory").arg(folder).arg("--wildcards").args(WANTED);
-    // Some kernels have no folder for some of the patterns, which tar takes for a failure.
+    // tar fails if a pattern matches nothing, as for some kernels.
     unpack.stdin(tar).stderr(Stdio::null()).status().context("starting tar")?;
-    // Tar ends at the archive's end mark, which dpkg-deb may not have written out.
+    // tar ends at the archive's end mark, before dpkg-deb may have ended.
     archive.wait().context("waiting for dpkg-deb")?;
     fs::remove_file(&package)?;
     Ok(())
 }
 
-/// The path of what a folder holds, if it is one thing.
+/// The only entry of a folder.
 fn only_entry(folder: &Path) -> Result<PathBuf> {
     let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
     let paths: Vec<_> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;

@@ -1,4 +1,4 @@
-//! The virtual machine: QEMU, without KVM, and what its console says.
+//! The virtual machine: QEMU without KVM, and its console output.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -11,32 +11,32 @@ use anyhow::{Context as _, Result, bail};
 use super::kernel::Kernel;
 use crate::{shell, term};
 
-/// How long all tests together may take, with a machine that is twenty times slower than its host.
+/// Time limit of all tests together; the machine is twenty times slower than its host.
 const LIMIT_SECONDS: &str = "900";
-/// Exit code of `timeout` when it had to end the program.
+/// Exit code of `timeout` on a timeout.
 const TIMED_OUT: i32 = 124;
-/// Before what the machine's first process says to us.
+/// Prefix of the init script's reports.
 const MARK: &str = "netpol-vm: ";
 
-/// What became of a test.
+/// The outcome of a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// It passed.
     Passed,
-    /// It said that it cannot run there.
+    /// It was skipped.
     Skipped,
     /// It failed or did not end.
     Failed,
 }
 
-/// One line of the machine's report.
+/// A line of the machine's report.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TestResult {
     /// `PROGRAM::NAME`.
     pub(super) test: String,
-    /// What became of it.
+    /// The outcome.
     pub(super) outcome: Outcome,
-    /// How long it took, seconds.
+    /// Duration, seconds.
     pub(super) seconds: String,
 }
 
@@ -51,8 +51,8 @@ impl TestResult {
     }
 }
 
-/// Boots the kernel with this file system, and returns what its tests came to. Prints each as it ends, and then the
-/// output of the failed ones.
+/// Boots the kernel with this file system, and returns the outcomes of the tests. Prints each outcome as it arrives, and then
+/// the output of failed tests.
 ///
 /// # Errors
 /// QEMU could not be started, or the machine did not end by itself and in time.
@@ -60,7 +60,7 @@ pub(super) fn run(kernel: &Kernel, image: &Path) -> Result<Vec<TestResult>> {
     let n_cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4);
     let mut qemu = shell::command("timeout");
     qemu.args(["--kill-after=10", LIMIT_SECONDS, "qemu-system-x86_64"])
-        // KVM would be faster, and is not there in most virtual machines that tests run in.
+        // KVM would be faster, but is missing in most virtual machines in which tests run.
         .args(["-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max"])
         .args(["-smp", &n_cpus.to_string(), "-m", "3072"])
         .args(["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"])

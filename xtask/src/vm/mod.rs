@@ -1,7 +1,7 @@
-//! `cargo xtask vm [6.1|6.12|all]`: the tests of the kernel side on Debian's kernels, in a virtual machine.
+//! `cargo xtask vm [6.1|6.12|all]`: runs the datapath tests on Debian's kernels, in a virtual machine.
 //!
-//! Comes in: a kernel package and the test programs as cargo built them. Goes out: each test's outcome. The machine
-//! is QEMU without KVM, and runs from memory: this system's own programs, copied, with the other kernel's modules.
+//! In: a kernel package, and test programs built by cargo. Out: each test's outcome. The machine is QEMU without KVM, and runs
+//! from memory: copies of this system's programs with the other kernel's modules.
 
 use std::path::Path;
 
@@ -20,14 +20,14 @@ use machine::Outcome;
 /// Options of `vm`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Which kernels: 6.1 attaches by filters of clsact, 6.12 by TCX links.
+    /// The kernels: 6.1 has clsact filters only, 6.12 has TCX links.
     #[arg(value_enum, default_value_t = Kernels::All)]
     kernels: Kernels,
-    /// Only tests with this in their name, which starts with that of their program: `datapath::handmade`.
+    /// Only tests whose names contain this, with their program's name in front: `datapath::handmade`.
     #[arg(long, default_value = "")]
     only: String,
-    /// Also the tests with pods that talk: namespaces, Services, the CNI plugin. Without KVM they take several times as long,
-    /// and some of them longer than they allow themselves.
+    /// Also the tests with traffic of pods: namespaces, Services, and the CNI plugin. Without KVM they take several times as long,
+    /// and some exceed their own deadlines.
     #[arg(long)]
     all: bool,
 }
@@ -55,14 +55,14 @@ impl Kernels {
     }
 }
 
-/// Sets up, builds, and runs the tests on each kernel. The last line says how many passed and failed.
+/// Sets up, builds, and runs the tests on each kernel. The last line has the numbers of passed and failed tests.
 ///
 /// # Errors
-/// The set-up or the build failed, a kernel could not be had or did not come to an end, or a test failed.
+/// The set-up or the build failed, a kernel is unavailable or crashed, or a test failed.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { kernels, only, all } = options;
     if std::env::consts::ARCH != "x86_64" {
-        bail!("the kernels and the test programs are those of x86-64, which this machine is not");
+        bail!("kernels and test programs are for x86-64, and this machine is not");
     }
     setup::run(&setup::Options::default())?;
     setup::for_machines()?;

@@ -1,4 +1,4 @@
-//! The test programs, and which tests they have.
+//! The test programs and their tests.
 
 use std::{
     collections::BTreeMap,
@@ -11,24 +11,24 @@ use serde::Deserialize;
 use super::Test;
 use crate::{shell, workspace::Workspace};
 
-/// The test programs that ask the kernel's programs and maps.
+/// The test programs for eBPF programs and maps.
 pub(super) const USUAL: [&str; 1] = ["datapath"];
-/// Those and the ones with pods that talk. Without KVM some of these are too slow for their own deadlines.
+/// Those, and the ones with traffic of pods. Without KVM some of these are too slow for their own deadlines.
 pub(super) const ALL: [&str; 4] = ["datapath", "netns", "services", "cni"];
 
 /// Programs that the tests run.
 const OWN_PROGRAMS: [&str; 3] = ["netpol-agent", "netpol-cni", "netpol-probe"];
 
-/// What cargo has built.
+/// The programs that cargo has built.
 #[derive(Debug)]
 pub(super) struct Programs {
     /// The test programs by name.
     pub(super) tests: BTreeMap<String, PathBuf>,
-    /// What they run, beside which they expect to be.
+    /// The programs that they run from the same folder.
     pub(super) own: Vec<PathBuf>,
 }
 
-/// A message of cargo about something that it made.
+/// A message of cargo about an artifact.
 #[derive(Deserialize)]
 struct Artifact {
     target: Option<Target>,
@@ -51,7 +51,7 @@ pub(super) fn build(wanted: &[&str]) -> Result<Programs> {
         cargo.args(wanted.iter().flat_map(|name| ["--test", name]));
         cargo
     };
-    // Once for people, with its errors, and once more to be told the files.
+    // Once with errors for people, and once more for the paths.
     shell::step("building the test programs", &mut build())?;
     let messages = shell::stdout(build().args(["--message-format", "json"]))?;
     let folder = Workspace::read()?.target_directory.join("debug");
@@ -78,7 +78,7 @@ fn test_programs(messages: &str) -> Result<BTreeMap<String, PathBuf>> {
 /// The tests whose full name contains `only`.
 ///
 /// # Errors
-/// A test program does not tell its tests.
+/// A test program does not list its tests.
 pub(super) fn tests(programs: &Programs, only: &str) -> Result<Vec<Test>> {
     let mut tests = Vec::new();
     for (program, file) in &programs.tests {

@@ -11,7 +11,7 @@ use netpol_bench::page::{self, short};
 use netpol_bench::{Report, SUITES, Settings};
 use netpol_lab::binaries;
 
-/// Measures netpol beside its peers, in one run.
+/// Measures netpol and its peers in one run.
 #[derive(Parser)]
 #[command(name = "bench")]
 struct Args {

@@ -7,7 +7,7 @@ use clap::Parser;
 use netpol_bench::cp::cold;
 use netpol_bench::scale::Shape;
 
-/// Compiles a generated cluster from nothing and prints how long that took, in milliseconds of processor time.
+/// Compiles a generated cluster from scratch and prints the processor time, in milliseconds.
 #[derive(Parser)]
 struct Args {
     /// Namespaces, pods, policies, applications in each namespace, pods of the node.
@@ -17,7 +17,7 @@ struct Args {
 
 fn main() -> Result<()> {
     let [n_namespaces, n_pods, n_policies, n_apps, n_local] = Args::parse().numbers[..] else {
-        bail!("five numbers make a shape");
+        bail!("a shape has five numbers");
     };
     let shape = Shape { n_namespaces, n_pods, n_policies, n_apps, n_local };
     println!("{}", cold::once(&shape)?);

@@ -1,4 +1,4 @@
-//! Rows 12 (memory), 14 and 17: the whole agent on a node, with an API server that has a cluster of the size.
+//! Rows 12 (memory), 14 and 17: the whole agent on a node, with an API server with a large cluster.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -19,14 +19,14 @@ use netpol_lab::fake_api::FakeApi;
 use netpol_lab::node::topology::Wiring;
 use netpol_lab::node::{Family, Host, Lab, PodSpec, labels};
 
-/// On what the server in the lab listens.
+/// The UDP port of the server.
 const PORT: u16 = 4000;
-/// An answer that has not come after so long will not come: packets cross the node in microseconds.
+/// Time limit for an answer; packets cross the node in microseconds.
 const LOST_NS: u64 = 3_000_000;
-/// Without a change for so long, there will be none.
+/// Time limit for a change.
 const LIMIT_NS: u64 = 20_000_000_000;
 
-/// A node with two pods, an agent, and an API server with a cluster around them.
+/// A node with two pods, an agent, and an API server with a large cluster.
 pub(super) struct Node {
     lab: Lab,
     pub(super) api: Arc<FakeApi>,
@@ -35,7 +35,7 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// Starts all of it. The cluster's own endpoints are left out: the node has two pods, which a policy governs.
+    /// Starts everything. Instead of the model's endpoints the node has two pods, which a policy selects.
     pub(super) fn start(shape: &Shape) -> Result<Self> {
         let mut lab = Lab::create("bench-cp", Wiring::Bridge)?;
         let api = lab.start_api_server()?;
@@ -69,7 +69,7 @@ impl Node {
         Ok(Self { lab, api, pid: agent.pid(), _agent: agent })
     }
 
-    /// How long after a pod's new labels the first packet is judged by them, milliseconds: opened and closed in turn.
+    /// Delay from a pod's label change to the first packet with the new verdict, milliseconds: allowed and denied in turn.
     pub(super) fn reactions(&mut self, n_turns: usize) -> Result<Vec<f64>> {
         let server = Host::pod("shop/server");
         let at = self.lab.socket_address(&server, Family::V4, PORT)?;
@@ -77,7 +77,7 @@ impl Node {
         receiver.set_nonblocking(true)?;
         let mut times = Vec::new();
         for _ in 0..n_turns {
-            // A connection that was cut stays cut: each turn has its own.
+            // A new connection each time, because a denied one stays denied.
             let client = self.lab.netns(&Host::pod("shop/client"))?;
             let sender = client.inside(|| {
                 let socket = UdpSocket::bind("0.0.0.0:0")?;
@@ -102,7 +102,7 @@ impl Node {
         Ok(times)
     }
 
-    /// A line of the agent's `/proc/PID/status`, megabytes.
+    /// A field of the agent's `/proc/PID/status`, megabytes.
     pub(super) fn memory(&self, field: &str) -> Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid))?;
         let line = status.lines().find_map(|line| line.strip_prefix(field));
@@ -121,7 +121,7 @@ impl Node {
     }
 }
 
-/// Sends one datagram. Whether it arrives.
+/// Sends one datagram; returns whether it arrives.
 fn arrives(sender: &UdpSocket, receiver: &UdpSocket) -> Result<bool> {
     let mut buffer = [0; 8];
     while receiver.recv(&mut buffer).is_ok() {}

@@ -1,11 +1,11 @@
-//! Rows 11 and 12, time: from nothing to the content of the maps.
+//! Rows 11 and 12, time: from lists to the map state, from scratch.
 //!
-//! Each sample is taken in a process of its own, as an agent that starts is one: what other clusters leave behind in an
-//! allocator scatters the next one over the memory, and makes a small one take twice as long.
+//! Each sample is measured in a new process, like an agent that starts: in a reused process a fragmented heap makes a small
+//! cluster take twice as long.
 //!
-//! In what is measured: taking in the lists of all kinds, as the watches decode them, and the node's endpoints; compiling;
-//! the comparison with the empty image; the image that follows. Memory that is touched for the first time is part of that.
-//! Not in it: making the lists, freeing anything that outlives the first turn, and the kernel.
+//! Included: applying the lists of all kinds, as the watches decode them, and the node's endpoints; compiling; the diff with
+//! the empty map state; applying the operations; page faults of new memory. Excluded: making the lists, freeing memory, and
+//! the kernel.
 
 use std::process::Command;
 
@@ -16,15 +16,15 @@ use crate::scale::{ClusterModel, Follower, Shape};
 use crate::{Run, clock};
 use netpol_lab::binaries;
 
-/// The program that takes one sample: it calls [`once`].
+/// The program that measures one sample by [`once`].
 const PROGRAM: &str = "cold";
 
-/// One cold compile, milliseconds of processor time. Meant for the first work of a process.
+/// One cold compile, milliseconds of processor time. Call it once per process, before other work.
 ///
 /// # Errors
 /// Nothing is compiled.
 pub fn once(shape: &Shape) -> Result<f64> {
-    // Nothing is cloned: what is taken in lies where it was made, in the order of the list.
+    // No clones: objects stay where they were allocated, in list order.
     let deltas = ClusterModel::new(shape).into_deltas();
     let (time_us, (follower, ops)) = clock::thread_micros(|| {
         let mut follower = Follower::read(deltas);

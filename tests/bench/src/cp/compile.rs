@@ -1,4 +1,4 @@
-//! The worst cases of the compiler, and what it saves: the core alone.
+//! Worst cases of the compiler, and the savings of incremental updates; without the kernel.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub(super) fn measure(run: &mut Run) -> Result<()> {
     worst(run)
 }
 
-/// What it costs to remember nothing: the shape of an agent that goes through its lists on each event.
+/// The cost of an agent without incremental state, which processes its lists on each event.
 fn recomputed(run: &mut Run) -> Result<()> {
     let shape = super::shape(run, Shape::MEDIUM);
     let mut follower = Follower::read(ClusterModel::new(&shape).into_deltas());
@@ -55,7 +55,7 @@ fn recomputed(run: &mut Run) -> Result<()> {
     Ok(())
 }
 
-/// A cluster, what happens to it, and what undoes that.
+/// A cluster, an event, and the event that undoes it.
 struct Case {
     name: &'static str,
     follower: Follower,
@@ -86,7 +86,7 @@ fn numbered(n: usize) -> Peer {
     Peer::Pods { namespaces: NamespaceMatch::Own, pods: Selector::new([pods]) }
 }
 
-/// The worst that a cluster can do.
+/// The worst cases.
 fn worst(run: &mut Run) -> Result<()> {
     let n = |full, quick| run.size(full, quick);
     let (n_pods, n_policies, n_blocks) = (n(20_000, 200), n(1_000, 20), n(100_000, 1_000));

@@ -1,4 +1,4 @@
-//! Row 13: the news of one pod, until the kernel's maps hold what follows from it.
+//! Row 13: from the event of one pod to the updated kernel maps.
 
 use anyhow::{Context as _, Result};
 use netpol_datapath::{Config, Datapath};

@@ -1,4 +1,4 @@
-//! A cluster of 5,000 nodes' size, with 1,000 pod updates a second: what one agent makes of it.
+//! The load of one agent in a cluster of 5,000 nodes with 1,000 pod updates a second.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,9 +14,9 @@ use crate::stats::quantile;
 use crate::{Run, clock};
 use netpol_lab::fake_api::FakeApi;
 
-/// From one pair of changes that packets wait for to the next.
+/// Interval between measured changes.
 const TURN: Duration = Duration::from_millis(100);
-/// Between two bursts of updates.
+/// Interval between bursts of updates.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Measures.
@@ -42,7 +42,7 @@ pub(super) fn measure(run: &mut Run) -> Result<()> {
     while clock::now_ns() < begin + limit_ns && outcome.is_ok() {
         let turn = clock::now_ns();
         outcome = node.reactions(1).map(|found| times.extend(found));
-        // One change waits for the one before: the faster the agent, the more it would have to do.
+        // Changes are paced, because else a faster agent would get more of them.
         thread::sleep(TURN.saturating_sub(Duration::from_nanos(clock::now_ns() - turn)));
     }
     is_over.store(true, Ordering::Relaxed);
@@ -71,7 +71,7 @@ pub(super) fn measure(run: &mut Run) -> Result<()> {
     Ok(())
 }
 
-/// Updates pods: most say nothing new that matters, some move to other labels, some are replaced.
+/// Updates pods: most updates change nothing relevant, some change labels, some replace the pod.
 fn write(api: &FakeApi, shape: &Shape, over: &AtomicBool, n_sent: &AtomicU64, n_bytes: &AtomicU64) {
     let mut rng = Rng::with_seed(5);
     let mut n_born = shape.n_pods;

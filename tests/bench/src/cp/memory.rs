@@ -1,4 +1,4 @@
-//! What one object of a kind costs: the agent's memory with many of them, against that without.
+//! Memory per object: the agent's memory with many objects of a kind, compared with none.
 
 use anyhow::Result;
 
@@ -6,7 +6,7 @@ use super::agent::Node;
 use crate::scale::Shape;
 use crate::{Run, clock};
 
-/// A cluster of which the agent's memory is known.
+/// A cluster and the agent's memory with it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Resident {
     /// The cluster.
@@ -23,14 +23,14 @@ impl Resident {
         Ok(Self { shape, megabytes: node.memory("VmRSS")? })
     }
 
-    /// Bytes for each of so many objects that this cluster has and the other one has not.
+    /// Bytes per object, for `n` objects that this cluster has and the other one has not.
     fn each(&self, n_objects: usize, without_megabytes: f64) -> Result<f64> {
         let n_objects = clock::number(u64::try_from(n_objects)?);
         Ok((self.megabytes - without_megabytes) * 1e6 / n_objects.max(1.0))
     }
 }
 
-/// Measures what is missing to these two and says what an object costs.
+/// Measures the remaining clusters and reports the costs of an object.
 pub(super) fn measure(run: &mut Run, large: Resident, many: Resident) -> Result<()> {
     let empty = Shape { n_namespaces: 1, n_pods: 0, n_policies: 0, n_apps: 1, n_local: 0 };
     let namespaces = Shape { n_namespaces: many.shape.n_namespaces, ..empty };

@@ -1,4 +1,4 @@
-//! Suite `cp`: what the agent costs.
+//! Suite `cp`: costs of the agent.
 //!
 //! The core by itself on generated clusters ([`crate::scale`]), with the kernel behind it, and the whole agent on a node
 //! with an API server in this process.
@@ -18,7 +18,7 @@ use crate::scale::Shape;
 /// Measures the suite.
 ///
 /// # Errors
-/// Something could not be set up, or the agent did not do what it should.
+/// The set-up failed, or the agent misbehaved.
 pub fn measure(run: &mut Run) -> Result<()> {
     let parts: [(&str, Suite); 5] = [
         ("cold", cold::measure),

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::lane::{Family, Lane, PORT, peer, pod};
 use netpol_lab::node::wait::{LIMIT, Look, until};
 
-/// Gigabits a second from the client to the server.
+/// Throughput from client to server, gigabits per second.
 ///
 /// # Errors
 /// `iperf3` is missing or failed.

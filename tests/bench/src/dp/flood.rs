@@ -1,4 +1,4 @@
-//! Datagrams by the ten thousands, from as many senders as one likes: raw sockets, `sendmmsg`.
+//! Floods of datagrams from many source addresses: raw sockets and `sendmmsg`.
 
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
@@ -13,22 +13,22 @@ use rustix::net::{
 
 use crate::clock;
 
-/// Datagrams of one system call: the kernel's limit.
+/// Datagrams per system call: the kernel's limit.
 const BATCH: usize = 1024;
-/// What each carries.
+/// Payload.
 const PAYLOAD: [u8; 16] = [0x6e; 16];
 
-/// One datagram's ends.
+/// Source and destination of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuple {
-    /// Where it says that it comes from.
+    /// Source.
     pub from: SocketAddr,
-    /// Where it goes.
+    /// Destination.
     pub to: SocketAddr,
 }
 
 impl Tuple {
-    /// The way back.
+    /// The reverse direction.
     #[must_use]
     pub const fn reversed(self) -> Self {
         Self { from: self.to, to: self.from }
@@ -55,14 +55,14 @@ impl Tuple {
     }
 }
 
-/// A socket that sends packets as they are, whatever address they say that they come from.
+/// A raw socket, which sends packets with any source address.
 #[derive(Debug)]
 pub struct Sender {
     socket: OwnedFd,
 }
 
 impl Sender {
-    /// A socket in the namespace of this thread, for packets to one address.
+    /// A socket in the network namespace of this thread, for packets to one address.
     ///
     /// # Errors
     /// It cannot be made, mostly for lack of root.
@@ -75,11 +75,11 @@ impl Sender {
         Ok(Self { socket })
     }
 
-    /// Sends packets one after the other; returns nanoseconds for each. The kernel carries a packet to its end on this
-    /// processor before it takes the next.
+    /// Sends packets one after the other; returns nanoseconds per packet. The kernel processes a packet to its end on this
+    /// processor before it accepts the next.
     ///
     /// # Errors
-    /// The kernel did not take one.
+    /// The kernel refused a packet.
     pub fn send(&self, packets: &[Vec<u8>]) -> Result<f64> {
         let slices: Vec<[IoSlice<'_>; 1]> =
             packets.iter().map(|packet| [IoSlice::new(packet)]).collect();

@@ -1,10 +1,10 @@
-//! One network for each configuration: client, router, server. So nothing is switched between samples.
+//! One network per configuration: client, router, server. So no configuration changes between samples.
 //!
 //! ```text
 //!  [client] eth0 ──── c0 [router] s0 ──── eth0 [server]
 //! ```
-//! The server is the pod; what a configuration does happens in the router, at `s0` or in netfilter. Neighbours are
-//! permanent, so that nothing but the datagrams is on the way. At both ends `sink` drops and counts them.
+//! The server is the pod. The configuration under test is in the router, at `s0` or in netfilter. Neighbour entries are
+//! permanent, so that only the datagrams are on the wire. At both ends `sink` drops and counts them.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,12 +17,12 @@ use super::reference::{Attaching, Programs};
 use crate::clock::number;
 use netpol_lab::node::netns::{self, Netns};
 
-/// Namespaces of benchmarks begin with this.
+/// Name prefix of the benchmarks' namespaces.
 const PREFIX: &str = "netpol-bench-";
 /// The server's port.
 pub const PORT: u16 = 8080;
 
-/// Which of the two families.
+/// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// IPv4.
@@ -52,7 +52,7 @@ pub fn peer(number: u16, family: Family) -> IpAddr {
     }
 }
 
-/// Somebody who is no peer: the neighbour of one.
+/// An address that is no peer: the neighbour of one.
 pub fn stranger(number: u16, family: Family) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::from_bits(0x0ac8_0003 + 2 * u32::from(number)).into(),
@@ -71,7 +71,7 @@ pub fn tuple(from: IpAddr, port: u16) -> Tuple {
 #[derive(Debug)]
 pub struct Lane {
     client: Netns,
-    /// Where the configuration is.
+    /// The router.
     pub router: Netns,
     server: Netns,
     sink: Programs,
@@ -113,7 +113,7 @@ impl Lane {
         })
     }
 
-    /// Sends packets to the server; returns the nanoseconds and the part that arrived, of each.
+    /// Sends packets to the server; returns nanoseconds per packet and the share that arrived.
     ///
     /// # Errors
     /// They could not be sent or counted.
@@ -124,7 +124,7 @@ impl Lane {
         Ok((time, n_arrived / number(packets.len().max(1) as u64)))
     }
 
-    /// Lets each connection be known in both directions: a datagram, and its answer.
+    /// Establishes connections in both directions: a datagram and its answer each.
     ///
     /// # Errors
     /// They could not be sent, or did not arrive.
@@ -159,7 +159,7 @@ impl Drop for Lane {
     }
 }
 
-/// Namespaces of a lane that is not complete.
+/// Namespaces of an incomplete lane, removed on drop.
 struct Unfinished(Vec<String>);
 
 impl Drop for Unfinished {

@@ -1,4 +1,4 @@
-//! What maps cost the kernel.
+//! Kernel memory of maps.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd as _};
@@ -16,9 +16,9 @@ use crate::gates::Unit;
 use crate::report::{Line, Series};
 use crate::{Estimate, Run};
 
-/// What packets leave behind of connections.
+/// The maps of flows.
 const CONNECTIONS: [&str; 2] = [maps::FLOWS, maps::BACKENDS];
-/// Endpoints of the comparison.
+/// Number of endpoints.
 const N_ENDPOINTS: u16 = 30;
 
 /// The bytes that the kernel holds for a map.

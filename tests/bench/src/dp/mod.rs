@@ -1,8 +1,8 @@
-//! The packets: what netpol and its peers add to the way of a datagram, and single verdicts.
+//! Packets: the latency that netpol and its peers add to a datagram, and single verdicts.
 //!
-//! Each configuration has a network of its own ([`lane`]). The sender is pinned to one processor, on which the kernel also
-//! carries each datagram to its end before the next one starts: so the time of a flood is the cost of its datagrams.
-//! While measuring it is checked that what is allowed arrives (99.9 %) and that nothing else does.
+//! Each configuration has a network of its own ([`lane`]). The sender is pinned to one processor, on which the kernel
+//! processes each datagram to its end before it accepts the next: so the time of a flood is the cost of its datagrams. Each
+//! sample checks that allowed traffic arrives (99.9 %) and denied traffic does not.
 
 use std::time::Duration;
 
@@ -29,26 +29,26 @@ use self::reference::{Attaching, OWN_N_FLOWS, Programs};
 use super::gates::Unit;
 use super::{Run, Series};
 
-/// What arrives of what is allowed.
+/// Minimum share of allowed datagrams that arrive.
 const LEAST_PART: f64 = 0.999;
 /// Connections of the established path.
 const N_ESTABLISHED: usize = 64;
-/// It is measured in so many times as many rounds: 10 ns decide rows there, and single samples scatter by as much.
+/// Factor for the number of rounds of the established path, where gates differ by 10 ns and samples scatter by as much.
 const OFTEN: usize = 3;
-/// Datagrams from strangers.
+/// Datagrams from addresses that are no peers.
 const N_STRANGERS: u16 = 500;
-/// Nothing on the way but forwarding.
+/// Forwarding only.
 const NONE: &str = "no policy";
-/// The same with as few senders as [`OURS_OF_FEW`]: the kernel's own cost depends on their number.
+/// The same with as few senders as [`OURS_OF_FEW`], because forwarding costs depend on their number.
 const NONE_OF_FEW: &str = "no policy, 10 senders";
 const OURS: &str = "netpol";
 const OURS_OF_FEW: &str = "netpol, 10 peers";
-/// So many are few.
+/// The number of senders that counts as few.
 const FEW: u16 = 10;
 const REFERENCE: &str = "per-pod LPM (reference), clsact";
 const NFT: &str = "conntrack + nft set";
 
-/// What the router of a lane does.
+/// The configuration of a lane's router.
 enum Means {
     Nothing,
     Reference(Programs),
@@ -61,18 +61,18 @@ struct Contender {
     name: String,
     lane: Lane,
     means: Means,
-    /// Whether strangers are kept out.
+    /// Whether traffic from other addresses is denied.
     has_policy: bool,
-    /// How many peers the traffic comes from.
+    /// Number of peers that send traffic.
     n_peers: u16,
     /// Whether IPv6 is measured too.
     has_v6: bool,
 }
 
-/// What can be put on a lane.
+/// A configuration to install in a lane.
 #[derive(Clone, Copy)]
 enum Recipe {
-    /// Nothing, with so many senders.
+    /// None, with this number of senders.
     None(u16),
     Nop(Attaching),
     Netpol {
@@ -179,14 +179,14 @@ impl Contender {
         }
     }
 
-    /// Sends what is allowed: nanoseconds for each datagram.
+    /// Sends allowed traffic; returns nanoseconds per datagram.
     fn send(&self, packets: &[Vec<u8>]) -> Result<f64> {
         let (time, part) = self.lane.send(packets)?;
         ensure!((LEAST_PART..=1.0).contains(&part), "{part} of what is allowed arrived");
         Ok(time)
     }
 
-    /// Strangers reach the server where there is no policy, and nowhere else.
+    /// Checks that other addresses reach the server only without a policy.
     fn check_strangers(&self, family: Family) -> Result<()> {
         let from = |number| lane::tuple(lane::stranger(number, family), 1024 + number);
         let tuples: Vec<_> = (0..N_STRANGERS).map(from).collect();
@@ -210,7 +210,7 @@ fn unique(run: &mut Run, n: usize, n_peers: u16, family: Family) -> Vec<Tuple> {
 /// The suite.
 ///
 /// # Errors
-/// Something could not be set up, or does not do what it should.
+/// The set-up failed, or a configuration misbehaves.
 pub fn measure(run: &mut Run) -> Result<()> {
     lane::remove_leftovers()?;
     pin_to_last_processor()?;
@@ -229,7 +229,7 @@ pub fn measure(run: &mut Run) -> Result<()> {
     Ok(())
 }
 
-/// What needs networks.
+/// The parts of the suite that need lanes.
 fn on_the_wire(run: &mut Run) -> Result<()> {
     let n_peers = u16::try_from(run.size(10_000, 50))?;
     let n_linear = u16::try_from(run.size(1_000, 20))?;
@@ -257,7 +257,7 @@ fn on_the_wire(run: &mut Run) -> Result<()> {
     Ok(())
 }
 
-/// Both kinds of flood in one family.
+/// New and established connections, in one family.
 struct Floods {
     new: Series,
     established: Series,
@@ -359,7 +359,7 @@ fn precise(time: Duration) -> f64 {
     time.as_secs_f64() * 1e9
 }
 
-/// The last processor gets fewer of the machine's interrupts than the first.
+/// Pins to the last processor, which gets fewer interrupts than the first.
 fn pin_to_last_processor() -> Result<()> {
     let allowed = sched_getaffinity(None)?;
     let last = (0..CpuSet::MAX_CPU).rev().find(|processor| allowed.is_set(*processor));
@@ -368,7 +368,7 @@ fn pin_to_last_processor() -> Result<()> {
     sched_setaffinity(None, &set).context("pinning to a processor")
 }
 
-/// Programs that are started from now on may run everywhere.
+/// Removes the pinning, for child processes.
 fn unpin() -> Result<()> {
     let mut set = CpuSet::new();
     let n_processors = std::thread::available_parallelism().map_or(1, usize::from);

@@ -1,6 +1,6 @@
-//! The peers that work with netfilter, as rules that their own programs read.
+//! Peers based on netfilter, as rule sets for `nft`, `iptables-restore`, and `ipset`.
 //!
-//! The rules are made here, in the shape that the projects are known for; nothing is theirs.
+//! The rules are written here after the projects' known rule shapes; no code of theirs is used.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -11,16 +11,16 @@ use anyhow::{Context as _, Result, ensure};
 use super::lane::{Family, PORT, peer, pod};
 use netpol_lab::node::netns::Netns;
 
-/// Marks of the chains: allowed by a policy, and let through by all.
+/// Marks of the chains: allowed by a policy, and accepted by all.
 const ALLOWED: &str = "0x10000/0x10000";
 const DONE: &str = "0x20000/0x20000";
 
 /// A configuration of netfilter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rules {
-    /// Connections are tracked, and that is all.
+    /// Connection tracking only.
     Conntrack,
-    /// nftables: known connections pass, and those from a set of addresses.
+    /// nftables: established connections pass, and new ones from a set of addresses.
     NftSet {
         /// How many addresses.
         n_peers: u16,
@@ -30,12 +30,12 @@ pub enum Rules {
         /// How many addresses.
         n_peers: u16,
     },
-    /// iptables with a rule for each peer; the last one decides.
+    /// iptables with one rule per peer; the last one matches.
     Linear {
         /// How many rules.
         n_peers: u16,
     },
-    /// iptables with chains for each pod and each policy, and ipsets, as kube-router has them.
+    /// iptables with chains per pod and per policy, and ipsets, as kube-router.
     PodChains {
         /// How many local pods.
         n_pods: u16,
@@ -45,12 +45,12 @@ pub enum Rules {
 }
 
 impl Rules {
-    /// Puts the rules into force.
+    /// Installs the rules.
     ///
     /// # Errors
     /// A program is missing or refused them.
     pub fn install(self, netns: &Netns) -> Result<()> {
-        // What arrives over a wire has been checked by the card.
+        // Network cards verify checksums, so netfilter need not.
         match self {
             Self::Conntrack => nft(netns, &conntrack_only())?,
             Self::NftSet { n_peers } => nft(netns, &nft_set(n_peers))?,
@@ -69,7 +69,7 @@ impl Rules {
         netns.set("net/netfilter/nf_conntrack_checksum", "0")
     }
 
-    /// Forgets all connections.
+    /// Flushes the connection table.
     ///
     /// # Errors
     /// `conntrack` is missing or failed.
@@ -83,7 +83,7 @@ impl Rules {
     }
 }
 
-/// Gives `nft -f` a text.
+/// Runs `nft -f` with this input.
 ///
 /// # Errors
 /// It is missing, or refused the text.
@@ -91,7 +91,7 @@ pub fn nft(netns: &Netns, text: &str) -> Result<()> {
     restore(netns, "nft", &["-f", "-"], text)
 }
 
-/// Gives a program a text in a namespace.
+/// Runs a program in a namespace with this input.
 ///
 /// # Errors
 /// It is missing, or refused the text.
@@ -113,7 +113,7 @@ fn conntrack_only() -> String {
         .to_owned()
 }
 
-/// Names of nftables' keywords by family.
+/// nftables keywords of a family.
 const fn words(family: Family) -> (&'static str, &'static str, &'static str) {
     match family {
         Family::V4 => ("ip", "ipv4_addr", "peers4"),
@@ -178,7 +178,7 @@ fn linear(n_peers: u16) -> String {
     let server = pod(0, Family::V4);
     let mut text = String::from("*filter\n:FORWARD ACCEPT\n");
     for number in 0..n_peers {
-        // The peers that send come last.
+        // The sending peers come last.
         let other = std::net::Ipv4Addr::from_bits(0x0ae0_0000 + u32::from(number));
         _ = writeln!(text, "-A FORWARD -s {other} -d {server} -p udp --dport {PORT} -j ACCEPT");
     }
@@ -198,7 +198,7 @@ fn pod_sets(n_pods: u16, n_peers: u16) -> String {
     text
 }
 
-/// The pods in the order of their rules: the server in the middle.
+/// The pods in rule order, with the server in the middle.
 fn pods_in_order(n_pods: u16) -> impl Iterator<Item = u16> {
     (1..n_pods.div_ceil(2)).chain([0]).chain(n_pods.div_ceil(2)..n_pods)
 }

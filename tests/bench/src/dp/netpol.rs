@@ -1,4 +1,4 @@
-//! netpol itself in a lane: the product's programs and maps, filled as its compiler fills them.
+//! netpol in a lane: its programs, and maps as its compiler fills them.
 
 use std::fs;
 use std::net::IpAddr;
@@ -18,22 +18,22 @@ use netpol_policy::dataplane::port::Maps as _;
 
 use super::lane::{Family, Lane, PORT, peer, pod};
 
-/// Interfaces of pods that are not there have numbers from here on.
+/// First interface index of simulated pods.
 const ABSENT: u32 = 10_000;
 /// The identity of all peers.
 const PEERS: Identity = Identity::FIRST;
 
-/// How a policy names its peers.
+/// How a policy selects its peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peers {
-    /// By labels: addresses of pods.
+    /// By labels: pod addresses.
     Pods(u16),
-    /// By addresses: blocks of one address.
+    /// By ipBlock: blocks of one address.
     Blocks(u16),
 }
 
-/// What the maps hold for pods, of which the first is on this interface, that all may be reached by these peers on
-/// [`PORT`] and reach them.
+/// The map state for pods, the first of which is on this interface; these peers may reach all of them on [`PORT`] and vice
+/// versa.
 pub fn map_state(server: IfIndex, n_pods: u16, peers: Peers) -> MapState {
     let entry = |protocol| {
         let key = AllowKey::lookup(PEERS, protocol, PortBe::new(PORT));
@@ -74,7 +74,7 @@ pub fn map_state(server: IfIndex, n_pods: u16, peers: Peers) -> MapState {
     map_state
 }
 
-/// The product on the router of a lane.
+/// netpol on the router of a lane.
 pub struct Netpol {
     /// The product.
     pub datapath: Datapath,
@@ -82,7 +82,7 @@ pub struct Netpol {
 }
 
 impl Netpol {
-    /// Loads the programs, with as many flows as they have by themselves unless told otherwise, fills the maps, attaches.
+    /// Loads the programs, with a flow table of the default size unless given, fills the maps, and attaches.
     ///
     /// # Errors
     /// The kernel refused something.
@@ -112,7 +112,7 @@ impl Drop for Netpol {
     }
 }
 
-/// A private copy, for runs of single packets: one pod on the loopback device, which is there in every namespace.
+/// A private copy for test runs of single packets: one pod on the loopback device, which exists in every namespace.
 ///
 /// # Errors
 /// The kernel refused something.

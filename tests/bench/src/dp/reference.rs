@@ -1,4 +1,4 @@
-//! The reference programs: loading, attaching, filling, and what they have counted.
+//! The reference programs: loading, attaching, filling, and counters.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -12,15 +12,15 @@ use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 /// Written by build.rs.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/reference-ebpf"));
 
-/// Flows of the reference unless told otherwise.
+/// Default number of flows of the reference.
 pub const OWN_N_FLOWS: u32 = 1 << 19;
 /// Words of a port array: 24 times protocol, first and last port.
 const RULES_LEN: usize = 72;
 const UDP: u32 = 17;
-/// Of a write.
+/// Flag of a map update.
 const MOST_TRIES: u32 = 10_000;
 
-/// How a program hangs on a device.
+/// How a program is attached to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attaching {
     /// A TCX link.
@@ -29,14 +29,14 @@ pub enum Attaching {
     Clsact,
 }
 
-/// A copy of the programs with maps of its own. What is attached ends with it.
+/// A copy of the programs with maps of its own. Dropped, it detaches.
 #[derive(Debug)]
 pub struct Programs {
     ebpf: Ebpf,
 }
 
 impl Programs {
-    /// Loads the programs, with so many flows; 1 if `reference` is not used.
+    /// Loads the programs with a flow table of `n_flows`; 1 if `reference` is not used.
     ///
     /// # Errors
     /// The kernel refused them.
@@ -50,7 +50,7 @@ impl Programs {
         Ok(Self { ebpf })
     }
 
-    /// Hangs a program on a device of this thread's namespace.
+    /// Attaches a program to a device of this thread's network namespace.
     ///
     /// # Errors
     /// The kernel refused it.
@@ -85,7 +85,7 @@ impl Programs {
         Ok(arrived.get(&0, 0)?.iter().sum())
     }
 
-    /// Lets `reference` allow UDP to a port from these peers, and from nobody else.
+    /// Makes `reference` allow UDP to a port from these peers only.
     ///
     /// # Errors
     /// A map cannot be written.
@@ -98,7 +98,7 @@ impl Programs {
         let mut trie: LpmTrie<&mut MapData, [u8; 4], [u32; RULES_LEN]> = map.try_into()?;
         for peer in peers {
             let key = lpm_trie::Key::new(32, peer.octets());
-            // The kernel refills its store of nodes beside us: it can be empty for a moment.
+            // The kernel refills its pool of trie nodes asynchronously, so it may be empty.
             for _ in 0..MOST_TRIES {
                 if trie.insert(&key, rules, 0).is_ok() {
                     break;
@@ -115,7 +115,7 @@ impl Programs {
         Ok(())
     }
 
-    /// Forgets all flows.
+    /// Removes all flows.
     ///
     /// # Errors
     /// The map cannot be read or written.
@@ -124,13 +124,13 @@ impl Programs {
         let mut flows: HashMap<&mut MapData, [u8; 20], [u8; 4]> = map.try_into()?;
         let keys: Vec<_> = flows.keys().collect::<Result<_, _>>()?;
         for key in keys {
-            // Evicted meanwhile: gone as well.
+            // Evicted meanwhile.
             flows.remove(&key).ok();
         }
         Ok(())
     }
 
-    /// Runs a program on a frame, many times; returns its action and the time of one run.
+    /// Runs a program on a frame many times; returns its action and the time per run.
     ///
     /// # Errors
     /// The kernel refused it.
@@ -145,7 +145,7 @@ impl Programs {
         Ok((outcome.return_value.cast_signed(), outcome.duration))
     }
 
-    /// The kernel's bytes for a map.
+    /// Kernel memory of a map, bytes.
     ///
     /// # Errors
     /// There is no such map.

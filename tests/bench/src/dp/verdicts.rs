@@ -14,7 +14,7 @@ use super::{PORT, flood::Tuple};
 use crate::Run;
 use crate::gates::Unit;
 
-/// The hook's device, which every namespace has, and one through which packets come.
+/// The hook's device, which exists in every namespace, and the ingress device.
 const CONTEXT: TestContext = TestContext { ifindex: 1, ingress_ifindex: 2, mark: 0 };
 /// The client's port.
 const FROM: u16 = 5_000;
@@ -23,22 +23,22 @@ const PASS: i32 = -1;
 const DROP: i32 = 2;
 const EMPTY: &str = "an empty program";
 
-/// What runs.
+/// A program under test.
 enum Subject {
     Reference(Box<Programs>, &'static str),
     Netpol(Box<Datapath>, Program),
 }
 
-/// A packet and the program that judges it.
+/// A packet and a program.
 struct Case {
     name: String,
     subject: Subject,
     frame: Vec<u8>,
-    /// What the program returns.
+    /// The expected action.
     action: i32,
 }
 
-/// What a packet is.
+/// A kind of packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Udp,
@@ -66,7 +66,7 @@ fn packet(kind: Kind, ends: Tuple) -> Result<Vec<u8>> {
     Ok(frame(&bytes, to.ip()))
 }
 
-/// A packet that the product has seen before, in one direction or the other.
+/// A packet of an established flow of netpol, in either direction.
 fn netpol(
     name: &str,
     image_of: (u16, Peers),
@@ -176,7 +176,7 @@ fn cases(n_peers: u16) -> Result<Vec<Case>> {
 /// Rows 1 and 7.
 ///
 /// # Errors
-/// The kernel refused something, or a packet is judged otherwise than it should be.
+/// The kernel refused a run, or a verdict is wrong.
 pub fn measure(run: &mut Run) -> Result<()> {
     let n_peers = u16::try_from(run.size(10_000, 100))?;
     let n_runs = u32::try_from(run.size(400_000, 100))?;

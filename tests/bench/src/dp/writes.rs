@@ -1,4 +1,4 @@
-//! How long it takes until the kernel knows 10,000 peers.
+//! Time to write 10,000 peers to the kernel.
 
 use anyhow::Result;
 use netpol_common::ids::IfIndex;
@@ -13,7 +13,7 @@ use crate::gates::Unit;
 use crate::{Run, clock};
 use netpol_lab::node::netns::{self, Netns};
 
-/// netpol, and what it is to write and to remove.
+/// netpol, and the operations that add and remove the peers.
 struct Own {
     name: &'static str,
     datapath: Datapath,
@@ -21,7 +21,7 @@ struct Own {
     full: MapState,
 }
 
-/// Who writes.
+/// A contender.
 enum Writer {
     Netpol(Box<Own>),
     Nft,
@@ -46,7 +46,7 @@ impl Writer {
     }
 }
 
-/// The peers write one family.
+/// Our peers write one family only.
 fn of_ipv4(mut map_state: MapState) -> MapState {
     map_state.identities.retain(|addr, _| addr.is_v4());
     map_state.prefixes.retain(|key, _| key.addr.is_v4());

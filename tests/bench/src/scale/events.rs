@@ -1,4 +1,4 @@
-//! The news of a living cluster.
+//! Pod events of a generated cluster.
 
 use std::sync::Arc;
 
@@ -9,18 +9,18 @@ use netpol_policy::store::Delta;
 
 use super::{Shape, addresses, labels, pod};
 
-/// What happens to a pod.
+/// The kinds of pod event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Event {
-    /// Its Deployment replaces it: a new pod, with a new address and the old one's labels.
+    /// Its Deployment creates another pod, with a new address and the same labels.
     Begins,
-    /// The old one is gone.
+    /// It is deleted.
     Ends,
-    /// Its labels change to what other pods have.
+    /// Its labels change to those of other pods.
     Moves,
-    /// Its labels change to what no pod has.
+    /// Its labels change to new ones.
     Differs,
-    /// Nothing that matters changes: most updates are so.
+    /// Nothing relevant changes, as in most updates.
     Stays,
 }
 
@@ -29,7 +29,7 @@ impl Event {
     pub const ALL: [Self; 5] = [Self::Begins, Self::Ends, Self::Moves, Self::Differs, Self::Stays];
 }
 
-/// News of random pods, without end: a pod comes and goes again, or changes its labels and changes them back.
+/// An endless stream of events of random pods, each followed by the event that undoes it.
 pub fn events(shape: &Shape) -> impl Iterator<Item = Delta> {
     let shape = *shape;
     let mut rng = Rng::with_seed(3);
@@ -43,7 +43,7 @@ pub fn events(shape: &Shape) -> impl Iterator<Item = Delta> {
     .flatten()
 }
 
-/// One kind of news of the pod with a number, and what undoes it. `n_born` is a number that no pod has had.
+/// An event of pod number `n`, and the event that undoes it. `n_born` is an unused pod number.
 pub fn event(shape: &Shape, n: usize, n_born: usize, kind: Event) -> [Delta; 2] {
     let old = pod(shape, n);
     let relabelled = |pairs: &[(&str, &str)]| Pod { labels: labels(pairs), ..old.clone() };

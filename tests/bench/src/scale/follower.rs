@@ -1,4 +1,4 @@
-//! The core as the agent uses it, without its edges.
+//! The core as the agent uses it, without IO.
 
 use netpol_policy::compile::{Compiled, MapState};
 use netpol_policy::dataplane::{MapOp, diff};
@@ -7,16 +7,16 @@ use netpol_policy::store::{Changes, ClusterState, Delta};
 /// A cluster's state and the image that follows it.
 #[derive(Debug, Default)]
 pub struct Follower {
-    /// The cluster.
+    /// The cluster state.
     pub state: ClusterState,
-    /// The maps.
+    /// The map state.
     pub map_state: MapState,
     changes: Changes,
     compiled: Compiled,
 }
 
 impl Follower {
-    /// Takes in a cluster; nothing is compiled yet.
+    /// Applies the initial lists; compiles nothing yet.
     pub fn read(deltas: Vec<Delta>) -> Self {
         let mut follower = Self::default();
         for delta in deltas {
@@ -25,12 +25,12 @@ impl Follower {
         follower
     }
 
-    /// Takes in a change.
+    /// Applies a change.
     pub fn apply(&mut self, delta: Delta) {
         self.changes.extend(self.state.apply(delta));
     }
 
-    /// Brings the maps up to the state. Returns the operations that did it.
+    /// Updates the map state; returns the operations.
     pub fn update(&mut self) -> Vec<MapOp> {
         let changes = std::mem::take(&mut self.changes);
         let update = self.compiled.update(&self.state, &changes, &self.map_state);
@@ -39,7 +39,7 @@ impl Follower {
         ops
     }
 
-    /// How many identities addresses and prefixes have.
+    /// Number of distinct identities of addresses and prefixes.
     pub fn n_identities(&self) -> usize {
         self.compiled.n_identities()
     }

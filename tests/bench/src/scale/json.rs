@@ -1,4 +1,4 @@
-//! Objects as an API server sends them: with all that a real one says and the agent does not read.
+//! Objects as an API server sends them, including the fields that the agent does not read.
 
 use netpol_policy::model::{
     Labels, Namespace, NamespaceMatch, Peer, Peers, Pod, Policy, PortSpec, Ports, Requirement,

@@ -1,8 +1,7 @@
 //! Clusters of a given size, as decoded objects, and one node's share of them.
 //!
-//! In: a [`Shape`]. Out: a [`ClusterModel`]: objects, the same for the same shape, and the endpoints of one node. Pods are
-//! dual-stack. Their labels are what a Deployment makes: a few that people choose and a hash that its pods share.
-//! Must not: measure.
+//! In: a [`Shape`]. Out: a [`ClusterModel`]: objects, which depend on the shape only, and the endpoints of one node. Pods
+//! are dual-stack. Their labels are as of a Deployment: a few chosen ones, and a hash that its pods share. Must not: measure.
 
 mod events;
 mod follower;
@@ -35,7 +34,7 @@ pub struct Shape {
     pub n_policies: usize,
     /// Deployments in each namespace.
     pub n_apps: usize,
-    /// Pods of the node that is compiled for, spread evenly over the cluster.
+    /// Pods of the local node, spread evenly over the cluster.
     pub n_local: usize,
 }
 
@@ -51,21 +50,21 @@ impl Shape {
         Self { n_namespaces: 25_000, n_pods: 100_000, n_policies: 75_000, n_apps: 2, n_local: 110 };
 }
 
-/// Teams that share the namespaces among them.
+/// Number of teams; each owns an equal share of the namespaces.
 const N_TEAMS: usize = 20;
 
 /// A cluster as decoded objects.
 #[derive(Clone, Debug)]
 pub struct ClusterModel {
-    /// The pods, by name as the API server lists them.
+    /// The pods, sorted by name, as an API server lists them.
     pub pods: Vec<Pod>,
-    /// The namespaces, by name.
+    /// The namespaces, sorted by name.
     pub namespaces: Vec<Namespace>,
-    /// The policies, by name.
+    /// The policies, sorted by name.
     pub policies: Vec<Policy>,
     /// The interfaces of one node.
     pub endpoints: Vec<Endpoint>,
-    /// What the objects of each kind share, as those of a list do that is being read.
+    /// The interners of each kind, as used when decoding a list.
     pub interners: BTreeMap<Kind, Interner>,
 }
 
@@ -73,7 +72,7 @@ impl ClusterModel {
     /// The cluster of a shape.
     pub fn new(shape: &Shape) -> Self {
         let Shape { n_namespaces, n_pods, n_policies, n_apps, n_local } = *shape;
-        // Made in the order of the list, so that their texts lie in that order too.
+        // In list order, so that their strings are allocated in that order too.
         let mut names: Vec<(ObjectName, usize)> =
             (0..n_pods).map(|n| (pod(shape, n).name, n)).collect();
         names.sort();
@@ -130,7 +129,7 @@ impl ClusterModel {
     }
 }
 
-/// Objects of a kind as they are read from a list: each shares what it can at once.
+/// Interns the objects of a kind, as when decoding a list.
 fn shared<T>(
     interners: &mut BTreeMap<Kind, Interner>,
     kind: Kind,
@@ -166,7 +165,7 @@ pub fn namespace(n: usize, team: &str) -> Namespace {
     Namespace { name: Arc::from(name), labels }
 }
 
-/// The pod with a number.
+/// Pod number `n`.
 pub fn pod(shape: &Shape, n: usize) -> Pod {
     let namespace = n % shape.n_namespaces;
     let app = (n / shape.n_namespaces) % shape.n_apps;
@@ -199,7 +198,7 @@ pub fn pod(shape: &Shape, n: usize) -> Pod {
     }
 }
 
-/// The addresses of the pod with a number, one of each family.
+/// The addresses of pod number `n`, one of each family.
 pub fn addresses(n: usize) -> Addresses {
     let number = u32::try_from(n).unwrap_or(u32::MAX);
     let v4 = Ipv4Addr::from_bits(0x0a00_0000 + number);

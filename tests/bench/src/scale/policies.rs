@@ -1,4 +1,4 @@
-//! Policies as people write them: own applications, other teams, name service, addresses outside.
+//! Realistic policies: own applications, other teams, DNS, external addresses.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -35,7 +35,7 @@ fn rule(
     Rule { index, peers: Peers::AnyOf(peers), ports }
 }
 
-/// The blocks 172.16.0.0/28 and so on, each with a hole.
+/// The blocks 172.16.0.0/28 and so on, each with an exception.
 pub fn ip_blocks(n_blocks: usize) -> Vec<Peer> {
     let block = |n: usize| {
         let first = 0xac10_0000_u32 + u32::try_from(n).unwrap_or(0) * 16;
@@ -49,7 +49,7 @@ pub fn ip_blocks(n_blocks: usize) -> Vec<Peer> {
     (0..n_blocks).filter_map(block).collect()
 }
 
-/// The policy with a number: one of five kinds, for one application of one namespace.
+/// Policy number `n`: one of five kinds, for one application of one namespace.
 pub fn policy(n: usize, n_namespaces: usize, n_apps: usize) -> Policy {
     let namespace = n % n_namespaces;
     let turn = n / n_namespaces;
@@ -97,7 +97,7 @@ pub fn policy(n: usize, n_namespaces: usize, n_apps: usize) -> Policy {
     }
 }
 
-/// A policy for all pods of a namespace that lets these peers in.
+/// A policy for all pods of a namespace that allows ingress from these peers.
 pub fn select_all(namespace: usize, name: &str, peers: Vec<Peer>) -> Policy {
     Policy {
         name: ObjectName::new(&namespace_name(namespace), name),

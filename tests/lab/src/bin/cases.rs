@@ -1,5 +1,5 @@
 //! `cargo run -p netpol-lab --bin cases -- --seed 1 --n 1000 [--features]`: generated cases, one JSON line each, or
-//! how many of them exercise which feature of the API.
+//! a census of the API features that they exercise.
 #![forbid(unsafe_code)]
 
 use std::io::{self, Write as _};
@@ -9,7 +9,7 @@ use netpol_lab::generator::{self, features::Census};
 
 fn main() -> Result<()> {
     match run() {
-        // Who reads only the head of the output has what they want.
+        // `cases | head` closes the pipe early: that is no error.
         Err(error) if is_broken_pipe(&error) => Ok(()),
         outcome => outcome,
     }

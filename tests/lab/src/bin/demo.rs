@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: see [`netpol_lab::demo`].
 #![forbid(unsafe_code)]
-#![expect(clippy::print_stderr, reason = "why there is no demo")]
+#![expect(clippy::print_stderr, reason = "errors go to the terminal")]
 
 use std::process::ExitCode;
 

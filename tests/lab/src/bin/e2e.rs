@@ -1,4 +1,4 @@
-//! `cargo xtask e2e`: the tests of `tests/tests/e2e` against a cluster that is there already.
+//! `cargo xtask e2e`: the tests of `tests/tests/e2e` against an existing cluster.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "its report is its output")]
 
@@ -13,7 +13,7 @@ use netpol_lab::repository;
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// What the agent asks of an API server, asked of the current cluster's. Its own policies and pods are left alone.
+/// Runs the agent's API requests against the current cluster. Existing policies and pods are not touched.
 #[derive(Parser)]
 #[command(name = "e2e")]
 struct Args {
@@ -53,20 +53,24 @@ async fn run(args: &Args) -> Result<()> {
     let skipped = folder.path().join("skipped");
     let outcome = tests(kubeconfig, &run.name, &skipped, filters).await;
     if let Ok(text) = std::fs::read_to_string(&skipped) {
-        println!("not run, or not to the end, on this cluster:\n{}", text.trim_end());
+        println!("skipped or cut short on this cluster:\n{}", text.trim_end());
     }
-    println!("removing what was made");
+    println!("removing the test objects");
     let removed = run.end().await.with_context(|| {
         let kinds = "namespaces,nodes,clusterroles,clusterrolebindings";
-        format!("something is left; kubectl get {kinds} --selector {LABEL}={} shows what", run.name)
+        format!(
+            "objects are left over; kubectl get {kinds} --selector {LABEL}={} lists them",
+            run.name
+        )
     });
     if removed.is_ok() {
-        println!("nothing is left");
+        println!("all test objects are removed");
     }
     outcome.and(removed)
 }
 
-/// Runs the tests until they end, or are told to by a signal; they hear it too, being in the foreground.
+/// Runs the tests until they end or a signal arrives. The tests get the terminal's signals too, because they are in the
+/// same process group.
 async fn tests(kubeconfig: &Path, run: &str, skipped: &Path, filters: &[String]) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -85,7 +89,7 @@ async fn tests(kubeconfig: &Path, run: &str, skipped: &Path, filters: &[String])
     Ok(())
 }
 
-/// Asks the tests to end, whoever else has, and waits for it.
+/// Sends SIGTERM to the tests and waits until they end.
 async fn end(child: &mut tokio::process::Child) -> Result<std::process::ExitStatus> {
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
     if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {

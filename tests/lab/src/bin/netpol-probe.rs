@@ -19,15 +19,15 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Mode {
-    /// Send everything back that comes to these ports, TCP and UDP.
+    /// Echo everything that arrives on these ports, TCP and UDP.
     Serve {
         /// The ports.
         #[arg(long, value_delimiter = ',', required = true)]
         ports: Vec<u16>,
     },
-    /// Try the exchanges that standard input lists and write what became of them, as JSON.
+    /// Try the exchanges listed on standard input and write their outcomes as JSON.
     Connect,
-    /// Keep a connection busy until standard input ends; write how it fares, as lines of JSON.
+    /// Send messages on one connection until standard input ends; write its progress as lines of JSON.
     Stream {
         /// tcp or udp.
         protocol: Protocol,
@@ -65,7 +65,7 @@ fn main() -> Result<()> {
     }
 }
 
-/// Done when whoever started us closes our standard input, or is gone.
+/// Resolves when the parent closes our standard input or exits.
 async fn end_of_input() {
     let copied = tokio::task::spawn_blocking(|| copy(&mut stdin(), &mut sink()));
     copied.await.ok();

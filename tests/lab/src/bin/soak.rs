@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use netpol_lab::soak::{self, Options};
 
-/// Pods come and go all over a cluster while a full node enforces: nothing may leak, no verdict be wrong. Needs root.
+/// Creates and deletes pods while a full node enforces policies: fails on leaks and wrong verdicts. Needs root.
 #[derive(Parser)]
 #[command(name = "soak")]
 struct Args {

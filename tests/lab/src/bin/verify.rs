@@ -10,7 +10,7 @@ use clap::Parser;
 use netpol_lab::options::Verify;
 use netpol_lab::verified::{Comparison, committed, file, measure};
 
-/// Loads the programs, prints what they cost, and compares it with the committed table. Needs root.
+/// Loads the programs, prints their costs, and compares them with the committed table. Needs root.
 #[derive(Parser)]
 #[command(name = "verify")]
 struct Args {
@@ -47,7 +47,7 @@ fn run(args: &Args) -> Result<usize> {
         println!("dearer: {excess}");
     }
     if !excesses.is_empty() {
-        println!("if that is meant: cargo xtask verify --update");
+        println!("if that is intended: cargo xtask verify --update");
     }
     Ok(excesses.len())
 }

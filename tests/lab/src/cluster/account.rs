@@ -1,4 +1,4 @@
-//! Who the agent is at a real server: the service account of `deploy/base`, under a name of the test's own.
+//! The agent's identity at a real server: the service account of `deploy/base`, with a name of the test's own.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,18 +17,18 @@ use super::keys;
 use crate::deployment::{at, folder, items, objects, of_kind, texts};
 use crate::settings::patience;
 
-/// How long a server may take to notice that a token is worthless: it remembers for ten seconds what it has admitted.
+/// How long a server may accept a revoked token: it caches successful authentications for ten seconds.
 const REVOCATION_LIMIT: Duration = Duration::from_secs(40);
 
-/// Between two looks.
+/// Polling interval.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// What the agent may do.
+/// The agent's permissions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rules {
-    /// What `deploy/base` says.
+    /// Those of `deploy/base`.
     Deployed,
-    /// The same, but nothing of this kind.
+    /// Those of `deploy/base` without any for this kind.
     Without(Kind),
 }
 
@@ -55,7 +55,7 @@ impl Account {
         format!("system:serviceaccount:{}:netpol-agent", self.namespace)
     }
 
-    /// All that makes it: the objects of `deploy/base`, under other names.
+    /// The RBAC objects of `deploy/base`, renamed.
     pub(super) fn objects(&self) -> Result<Vec<Value>> {
         let mut made = base("namespace.yaml")?;
         made.extend(base("rbac.yaml")?);
@@ -100,7 +100,7 @@ impl Account {
         Ok(role)
     }
 
-    /// A token, which [`Account::revoke`] can make worthless by its number.
+    /// Issues a token; [`Account::revoke`] revokes it by its number.
     pub(super) async fn token(&self, admin: &Admin, number: usize) -> Result<String> {
         let lifeline = self.lifeline(number);
         admin.put(lifeline.clone()).await?;
@@ -109,7 +109,7 @@ impl Account {
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenRequest",
             "spec": {
-                // The shortest that a server issues.
+                // The shortest lifetime that a server grants.
                 "expirationSeconds": 600,
                 "boundObjectRef": {
                     "apiVersion": "v1",
@@ -126,7 +126,7 @@ impl Account {
         token.map(str::to_owned).context("there is no token in the answer")
     }
 
-    /// Ends the validity of a token, which is the one that the agent has.
+    /// Revokes the agent's token.
     pub(super) async fn revoke(&self, admin: &Admin, number: usize, folder: &Path) -> Result<()> {
         admin.delete(&self.lifeline(number)).await?;
         let bearer = Admin::open(&folder.join("kubeconfig")).await?;
@@ -137,13 +137,16 @@ impl Account {
             let answer = bearer.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", &review);
             match answer.await {
                 Err(error) if status_of(&error) == Some(401) => return Ok(()),
-                answer => ensure!(Instant::now() < deadline, "the token is still good: {answer:?}"),
+                answer => ensure!(
+                    Instant::now() < deadline,
+                    "the server still accepts the token: {answer:?}"
+                ),
             }
             sleep(PAUSE).await;
         }
     }
 
-    /// What a client of this account may do in the namespace, besides what everybody may: to ask who one is.
+    /// The account's permissions in the namespace, without those that every account has (self-review requests).
     pub(super) async fn granted(
         &self,
         agent: &Admin,
@@ -171,7 +174,7 @@ impl Account {
         Ok(granted)
     }
 
-    /// A token is valid as long as the object to which it is bound exists.
+    /// A token is valid while the object exists that it is bound to.
     fn lifeline(&self, number: usize) -> Value {
         json!({
             "apiVersion": "v1",
@@ -189,10 +192,10 @@ fn base(file: &str) -> Result<Vec<Value>> {
     objects(&fs::read_to_string(folder().join("base").join(file))?)
 }
 
-/// Where a server is, and how it is known.
+/// A server's address and TLS identity.
 pub(super) struct Endpoint {
     pub(super) address: SocketAddr,
-    /// The authority's certificates.
+    /// Certificates of its CA.
     pub(super) trusted: String,
     /// The name in the server's certificate.
     pub(super) name: Option<String>,
@@ -203,7 +206,7 @@ pub(super) async fn endpoint(kubeconfig: &Path) -> Result<Endpoint> {
     let read = Kubeconfig::read_from(kubeconfig)?;
     let config = kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?;
     let url = config.cluster_url;
-    ensure!(url.scheme_str() == Some("https"), "{url}: only https is for real servers");
+    ensure!(url.scheme_str() == Some("https"), "{url}: a real server needs https");
     let host = url.host().context("the server has no name")?.trim_matches(['[', ']']).to_owned();
     let port = url.port_u16().unwrap_or(443);
     let address = tokio::net::lookup_host((host.as_str(), port)).await?.next();
@@ -239,7 +242,7 @@ pub(super) fn write_kubeconfig(
     write(folder, "kubeconfig", &kubeconfig.to_string())
 }
 
-/// Writes whom the agent is to trust.
+/// Writes the agent's CA file.
 pub(super) fn write_trusted(folder: &Path, certificate: &str) -> Result<()> {
     write(folder, "ca.crt", certificate)
 }
@@ -249,7 +252,7 @@ pub(super) fn write_token(folder: &Path, token: &str) -> Result<()> {
     write(folder, "token", token)
 }
 
-/// A reader sees the old content or the new one.
+/// Replaces the file atomically.
 fn write(folder: &Path, file: &str, text: &str) -> Result<()> {
     let draft = folder.join(format!("{file}.new"));
     fs::write(&draft, text).with_context(|| format!("writing {}", draft.display()))?;

@@ -1,4 +1,4 @@
-//! What an administrator does at an API server: objects come and go.
+//! An administrator's requests to an API server: create, change, and delete objects.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ pub(super) struct Resource {
     pub(super) stored: &'static str,
 }
 
-/// Every resource that is used here.
+/// The resources that tests use.
 const RESOURCES: [Resource; 12] = [
     core("Pod", "pods", "pods"),
     core("Service", "services", "services/specs"),
@@ -67,7 +67,7 @@ fn path(object: &Value) -> Result<String> {
     Ok(format!("{}/{name}", collection(resource.kind, namespace)?))
 }
 
-/// The HTTP status of a refusal, if that is what the error is.
+/// The HTTP status, if the error is a refusal by the server.
 pub fn status_of(error: &anyhow::Error) -> Option<u16> {
     error.chain().find_map(|cause| {
         let kube::Error::Api(status) = cause.downcast_ref()? else { return None };
@@ -75,18 +75,18 @@ pub fn status_of(error: &anyhow::Error) -> Option<u16> {
     })
 }
 
-/// Somebody who asks an API server.
+/// A client of an API server.
 pub(super) struct Admin {
     access: Access,
 }
 
 impl Admin {
-    /// As a kubeconfig says.
+    /// The client that a kubeconfig describes.
     pub(super) async fn open(kubeconfig: &Path) -> Result<Self> {
         Ok(Self { access: Access::open(Some(kubeconfig)).await? })
     }
 
-    /// What is at a path.
+    /// GET of a path.
     pub(super) async fn get(&self, path: &str) -> Result<String> {
         self.ask("GET", path, "", String::new()).await
     }
@@ -98,19 +98,19 @@ impl Admin {
         items.and_then(|items| serde_json::from_value(items).ok()).context("no list")
     }
 
-    /// Makes something of a kind that is only asked.
+    /// POST of a review, which the server answers and does not store.
     pub(super) async fn post(&self, path: &str, object: &Value) -> Result<Value> {
         let answer = self.ask("POST", path, "application/json", object.to_string()).await?;
         Ok(serde_json::from_str(&answer)?)
     }
 
-    /// Creates an object, or brings it to this state, its status too.
+    /// Creates an object or updates it, including its status.
     pub(super) async fn put(&self, mut object: Value) -> Result<()> {
         let path = path(&object)?;
         let fields = object.as_object_mut().context("no object")?;
         let status = fields.remove("status");
         if let Some(metadata) = fields.get_mut("metadata").and_then(Value::as_object_mut) {
-            // The server's own business.
+            // The server sets these.
             metadata.retain(|field, _| {
                 !["uid", "managedFields", "creationTimestamp"].contains(&&**field)
             });
@@ -130,25 +130,25 @@ impl Admin {
         Ok(serde_json::from_str(&self.get(&path(object)?).await?)?)
     }
 
-    /// Deletes an object at once, a pod too.
+    /// Deletes an object without a grace period.
     pub(super) async fn delete(&self, object: &Value) -> Result<()> {
         self.delete_at(&path(object)?).await
     }
 
-    /// Deletes what is at a path at once.
+    /// DELETE of a path without a grace period.
     pub(super) async fn delete_at(&self, path: &str) -> Result<()> {
         let path = format!("{path}?gracePeriodSeconds=0");
         self.ask("DELETE", &path, "", String::new()).await.map(drop)
     }
 
-    /// What the server would store of an object that does not exist yet.
+    /// The object as the server would store it (dry run of a create).
     pub(super) async fn try_create(&self, object: &Value) -> Result<Value> {
         let (resource, namespace, _) = place(object)?;
         let path = collection(resource.kind, namespace)?;
         self.post(&format!("{path}?dryRun=All&fieldValidation=Strict"), object).await
     }
 
-    /// Whether the server would let us do this to a kind, anywhere.
+    /// Whether we have this permission on a kind in all namespaces.
     pub(super) async fn may(&self, verb: &str, kind: &str) -> Result<bool> {
         let (resource, ..) = place(&json!({ "kind": kind }))?;
         let group = resource.root.strip_prefix("/apis/").and_then(|root| root.split('/').next());
@@ -164,7 +164,7 @@ impl Admin {
         Ok(answer.pointer("/status/allowed").and_then(Value::as_bool).unwrap_or(false))
     }
 
-    /// Asks anything, with a body unless it is null.
+    /// Sends a request, without a body if that is null.
     pub(super) async fn ask_json(&self, method: &str, path: &str, body: &Value) -> Result<String> {
         if body.is_null() {
             return self.ask(method, path, "", String::new()).await;

@@ -1,4 +1,4 @@
-//! The programs of a control plane: they end with us.
+//! Child processes of a control plane; they end with this process.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::process::CommandExt as _;
@@ -18,13 +18,13 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Starts a program with its output in a log. The kernel ends it when the calling thread ends, however that comes.
+    /// Starts a program with its output in a log. The kernel kills it when the calling thread ends, for any reason.
     pub(super) fn start(program: &Path, args: &[String], log: &Path) -> Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(log);
         let file = file.with_context(|| format!("opening {}", log.display()))?;
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]).arg(program).args(args);
-        // Ctrl-C on the terminal is not for it.
+        // Its own process group: Ctrl-C on the terminal does not reach it.
         command.process_group(0).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let child = command.spawn().with_context(|| format!("starting {}", program.display()))?;
         Ok(Self { child, log: log.to_owned() })
@@ -49,7 +49,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // It may have ended already; there is nobody to tell.
+        // The process may have ended already, and drop cannot return an error.
         self.child.kill().ok();
         self.child.wait().ok();
     }

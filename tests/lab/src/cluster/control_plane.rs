@@ -1,8 +1,8 @@
 //! A real `kube-apiserver` with its `etcd`, on the loopback interface.
 //!
-//! In: the folder with both programs, which `KUBEBUILDER_ASSETS` names by the ecosystem's convention. Out: a server that
-//! admits an administrator and every service account that it issues tokens for. Each has its own certificates, ports and
-//! folder, and ends with whoever started it.
+//! In: the folder with both programs; by convention the variable `KUBEBUILDER_ASSETS` names it. Out: a server that
+//! authenticates an administrator and its own service accounts. Each control plane has its own certificates, ports, and
+//! folder, and ends with the process that started it.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -26,16 +26,16 @@ use crate::settings::patience;
 /// How long a program may take until it serves.
 const START_LIMIT: Duration = Duration::from_mins(1);
 
-/// Between two looks at a program that starts.
+/// Polling interval while a program starts.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// So often a start is tried on other ports: somebody may take one in between.
+/// Attempts to start, each on other ports, because another process may take a free port first.
 const N_ATTEMPTS: usize = 3;
 
 /// Who may do everything.
 const ADMIN_TOKEN: &str = "administrator";
 
-/// What the server's log of requests holds: who asked for what, when it was asked and how it was answered.
+/// The audit policy: log metadata of each request (user, resource, time, and status).
 const AUDIT_POLICY: &str = "\
 apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -56,7 +56,7 @@ pub struct ControlPlane {
     etcd_address: SocketAddr,
     server: Option<Program>,
     address: SocketAddr,
-    /// Arguments beside the usual ones.
+    /// Additional arguments.
     extra: Vec<String>,
     admin: Admin,
 }
@@ -130,23 +130,23 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Starts the server anew, with these arguments beside the usual ones.
+    /// Restarts the server with these additional arguments.
     pub(super) async fn restart_with(&mut self, extra: &[&str]) -> Result<()> {
         self.stop();
         self.extra = extra.iter().map(|&argument| argument.to_owned()).collect();
         self.start_server().await
     }
 
-    /// Gives the server a certificate of another authority. Who trusts only the first one cannot ask it any more.
+    /// Gives the server a certificate of another CA, which clients of the first CA reject.
     pub(super) async fn change_authority(&mut self) -> Result<()> {
         self.stop();
         self.authority = prepare(self.folder.path())?;
-        // A client keeps the certificates that it has read.
+        // A client does not reload the CA file while it runs.
         self.admin = Admin::open(&self.kubeconfig()).await?;
         self.start_server().await
     }
 
-    /// Stores an object as it is, behind the server's back: whatever it would say about it.
+    /// Writes an object to etcd directly, without the server's validation.
     pub(super) async fn store_unchecked(&self, object: &Value) -> Result<()> {
         let (resource, namespace, name) = place(object)?;
         let key = [resource.stored, namespace, name].into_iter().filter(|part| !part.is_empty());
@@ -156,10 +156,10 @@ impl ControlPlane {
         post(self.etcd_address, "/v3/kv/put", &put).await.context("storing an object in etcd")
     }
 
-    /// The requests of a user so far, as the server wrote them down when it had answered them.
+    /// A user's requests so far, from the audit log.
     ///
     /// # Errors
-    /// There is no such log, or it cannot be understood.
+    /// The log is missing or malformed.
     pub fn asked(&self, user: &str) -> Result<Vec<Value>> {
         let log = fs::read_to_string(self.folder.path().join("audit.log"))?;
         let mut asked = Vec::new();
@@ -197,7 +197,7 @@ impl ControlPlane {
     }
 }
 
-/// Makes certificates, keys and the files of who is admitted.
+/// Makes certificates, keys, and the authentication files.
 fn prepare(folder: &Path) -> Result<Authority> {
     let authority = Authority::create()?;
     authority.certify(&folder.join("server.crt"), &folder.join("server.key"))?;
@@ -231,7 +231,7 @@ async fn try_etcd(assets: &Path, folder: &Path) -> Result<(Program, SocketAddr)>
         format!("--listen-peer-urls=http://{peers}"),
         format!("--initial-advertise-peer-urls=http://{peers}"),
         format!("--initial-cluster=default=http://{peers}"),
-        // What it holds is worth nothing once it ends.
+        // Its data need not survive it.
         "--unsafe-no-fsync".to_owned(),
         "--log-level=warn".to_owned(),
     ];
@@ -251,7 +251,7 @@ fn server_args(folder: &Path, address: SocketAddr, etcd: SocketAddr) -> Vec<Stri
         format!("--etcd-servers=http://{etcd}"),
         format!("--bind-address={}", address.ip()),
         format!("--secure-port={}", address.port()),
-        // Nobody reaches the server through its Service, and no address of the loopback interface is taken for that.
+        // The endpoint reconciler rejects loopback addresses, and no test reaches the server through its Service.
         "--advertise-address=192.0.2.1".to_owned(),
         "--endpoint-reconciler-type=none".to_owned(),
         "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
@@ -262,7 +262,7 @@ fn server_args(folder: &Path, address: SocketAddr, etcd: SocketAddr) -> Vec<Stri
         "--service-account-issuer=https://netpol.test".to_owned(),
         format!("--service-account-key-file={}", file("signing.pub")),
         format!("--service-account-signing-key-file={}", file("signing.key")),
-        // No controller makes the account that it would give to pods.
+        // No controller creates the default service account that the plugin would add to pods.
         "--disable-admission-plugins=ServiceAccount".to_owned(),
         "--allow-privileged=true".to_owned(),
         format!("--audit-policy-file={}", file("audit.yaml")),

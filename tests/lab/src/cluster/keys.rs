@@ -9,10 +9,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PublicKeyData as _,
 };
 
-/// An authority that certificates can be had from.
+/// A certificate authority (CA).
 pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    /// Its own certificate, for those who are to trust it.
+    /// Its own certificate, for the clients that trust it.
     pub(super) certificate: String,
 }
 
@@ -38,7 +38,7 @@ impl Authority {
     }
 }
 
-/// Writes a key to sign with, and the one to check with.
+/// Writes a key pair for signing service account tokens.
 pub(super) fn signing_key(file: &Path, public_file: &Path) -> Result<()> {
     let key = KeyPair::generate()?;
     write(file, &private_key(&key))?;

@@ -1,10 +1,10 @@
-//! An API server for tests that ask the same of every one: the one in this process, a real one of their own, or one that
-//! is there already.
+//! An API server for tests that run against each kind of server: one in this process, a real one of the test's own, or
+//! that of an existing cluster.
 //!
 //! In: the environment. With `NETPOL_E2E_KUBECONFIG`, which `cargo xtask e2e` sets, it is the cluster of that kubeconfig;
-//! with `KUBEBUILDER_ASSETS` a [`ControlPlane`] of the test's own; else a [`FakeApi`]. Out: a [`Cluster`], which an agent
-//! reaches by a kubeconfig of its own, over a way that can be cut, and at a real server as the service account of
-//! `deploy/base`. Must not: know what the agent ought to do.
+//! with `KUBEBUILDER_ASSETS` a [`ControlPlane`] of the test's own; else a [`FakeApi`]. Out: a [`Cluster`] with a kubeconfig for
+//! the agent, whose connections pass a proxy that can break them. At a real server the agent has the service account of
+//! `deploy/base`. Must not: contain expectations about the agent.
 
 mod account;
 mod admin;
@@ -39,22 +39,22 @@ use self::proxy::Proxy;
 use crate::fake_api::FakeApi;
 use crate::node::netns::Netns;
 
-/// What cannot be put anywhere.
+/// The error for such an object.
 const UNNAMED: &str = "an object without kind or name";
 
-/// Only a server in this process has no accounts.
+/// The error at the server in this process, which has no accounts.
 const NO_ACCOUNT: &str = "the agent has no account";
 
-/// The label of all that is made in a cluster that is there already and belongs to no namespace; its value is the run's.
+/// Label of all cluster-scoped objects that tests create in an existing cluster; its value names the run.
 pub const LABEL: &str = "netpol-e2e";
 
-/// A server, and the way to it.
+/// A server and the proxy in front of it.
 pub struct Cluster {
     server: Server,
     proxy: Proxy,
-    /// The network namespace in which the way begins, if it is not that of the caller.
+    /// The network namespace in which the proxy listens, if it is not that of the caller.
     netns: Option<Netns>,
-    /// The end of every name that others could have too.
+    /// Suffix that makes names unique.
     suffix: String,
     /// Holds the agent's kubeconfig and token.
     folder: TempDir,
@@ -62,34 +62,34 @@ pub struct Cluster {
     n_tokens: usize,
 }
 
-/// What answers.
+/// The kinds of server.
 enum Server {
     InProcess(Box<FakeApi>),
     Started(Box<ControlPlane>),
     Given(Box<Admin>),
 }
 
-/// A server, as those see it who do not care which real one it is.
+/// A server, for callers that treat all real servers alike.
 enum Side<'a> {
     InProcess(&'a FakeApi),
     Real(&'a Admin),
 }
 
-/// Whether a server can do what only some can.
+/// The result of an operation that not every server supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Able {
     /// It is done.
     Yes,
-    /// It was not done: `SKIP` and the reason have been printed.
+    /// The server does not support it: `SKIP` and the reason have been printed.
     No,
 }
 
 impl Cluster {
-    /// The cluster that the environment asks for.
+    /// The cluster that the environment selects.
     ///
     /// # Errors
-    /// A server does not start, or does not do what an administrator asks.
+    /// A server does not start, or refuses an administrator's request.
     pub async fn open() -> Result<Self> {
         Self::open_in(None).await
     }
@@ -125,7 +125,7 @@ impl Cluster {
     /// A server in this process, whatever the environment says.
     ///
     /// # Errors
-    /// No socket can be had.
+    /// No socket is available.
     pub fn in_process(api: FakeApi) -> Result<Self> {
         Self::in_process_in(api, None)
     }
@@ -163,7 +163,7 @@ impl Cluster {
         self.folder.path().join("kubeconfig")
     }
 
-    /// The server in this process, if that is what it is.
+    /// The server, if it runs in this process.
     pub fn as_in_process(&self) -> Option<&FakeApi> {
         match &self.server {
             Server::InProcess(api) => Some(api),
@@ -171,7 +171,7 @@ impl Cluster {
         }
     }
 
-    /// The real server of the test's own, if that is what it is; else says that the test is not run.
+    /// The real server, if the test started it; else prints that the test is skipped.
     pub fn as_started(&mut self) -> Option<&mut ControlPlane> {
         match &mut self.server {
             Server::Started(plane) => Some(plane),
@@ -192,7 +192,7 @@ impl Cluster {
         self.account.as_ref().map(Account::namespace)
     }
 
-    /// The server, as those see it who do not care which real one it is.
+    /// The server, for callers that treat all real servers alike.
     fn side(&self) -> Side<'_> {
         match &self.server {
             Server::InProcess(api) => Side::InProcess(api),
@@ -202,25 +202,25 @@ impl Cluster {
     }
 }
 
-/// The kubeconfig of a cluster that is there already.
+/// The kubeconfig of an existing cluster.
 fn given() -> Option<PathBuf> {
     let path = std::env::var_os("NETPOL_E2E_KUBECONFIG").filter(|path| !path.is_empty());
     path.map(PathBuf::from)
 }
 
-/// Says that something is not tested here.
+/// Reports a skipped test.
 #[expect(
     clippy::print_stdout,
     reason = "the reader of a test's output must see what was not tested"
 )]
 pub fn skip(reason: &str) {
     println!("SKIP: {reason}");
-    // What a test that passed has printed is not shown: the run's own report is.
+    // nextest hides the output of passed tests, so the run collects the reasons in a file.
     if let Some(report) = std::env::var_os("NETPOL_E2E_SKIPPED") {
         let test = std::thread::current();
         let line = format!("{}: {reason}\n", test.name().unwrap_or("a test"));
         let file = OpenOptions::new().create(true).append(true).open(report);
-        // A report that cannot be written is missed by whoever reads it.
+        // Without the file the reason is missing from the report, which fails no test.
         drop(file.and_then(|mut file| file.write_all(line.as_bytes())));
     }
 }
@@ -230,7 +230,7 @@ fn unable(reason: &str) -> Able {
     Able::No
 }
 
-/// The sockets of a way belong to the namespace of the thread that makes them.
+/// The proxy's sockets belong to the namespace of the thread that opens them.
 fn open_proxy(server: SocketAddr, netns: Option<&Netns>) -> Result<Proxy> {
     let runtime = Handle::current();
     let open = || Ok(Proxy::open(server, &runtime)?);

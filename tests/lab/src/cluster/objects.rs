@@ -1,4 +1,4 @@
-//! Objects of a cluster come and go, and what its server says about them.
+//! Creating, changing, deleting, and reading objects of a cluster.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -13,7 +13,7 @@ use super::{Able, Cluster, LABEL, Server, Side, UNNAMED, skip, unable};
 use crate::deployment::objects;
 
 impl Cluster {
-    /// Creates an object, or brings it to this state, its status too.
+    /// Creates an object or updates it, including its status.
     ///
     /// # Errors
     /// The server refuses it.
@@ -27,7 +27,7 @@ impl Cluster {
         }
     }
 
-    /// Stores an object as it is, whatever the server would say about it.
+    /// Stores an object without the server's validation.
     ///
     /// # Errors
     /// It cannot be stored.
@@ -37,7 +37,9 @@ impl Cluster {
                 api.put(object).context(UNNAMED)?;
             }
             Server::Started(plane) => plane.store_unchecked(&object).await?,
-            Server::Given(_) => return Ok(unable("only etcd takes what the server refuses")),
+            Server::Given(_) => {
+                return Ok(unable("storing an invalid object needs access to etcd"));
+            }
         }
         Ok(Able::Yes)
     }
@@ -72,7 +74,7 @@ impl Cluster {
     /// The Kubernetes Events of a namespace.
     ///
     /// # Errors
-    /// The server does not tell them.
+    /// The server refuses the request.
     pub async fn events(&self, namespace: &str) -> Result<Vec<Value>> {
         match self.side() {
             Side::InProcess(api) => {
@@ -90,15 +92,15 @@ impl Cluster {
     /// An object as a real server would store it.
     ///
     /// # Errors
-    /// Why it would not; or the server is one that takes everything.
+    /// The server's reason for refusing it; or the server validates nothing.
     pub async fn try_create(&self, object: &Value) -> Result<Value> {
         match self.side() {
-            Side::InProcess(_) => bail!("a server that takes everything says nothing"),
+            Side::InProcess(_) => bail!("the server in this process validates nothing"),
             Side::Real(admin) => admin.try_create(object).await,
         }
     }
 
-    /// Creates or changes an object as a user does: with `kubectl apply`, where there is a server that it can talk to.
+    /// Creates or changes an object as a user does: with `kubectl apply` at a real server.
     ///
     /// # Errors
     /// The server refuses it.
@@ -120,10 +122,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// The paths of all lists that the agent has asked for, without watches. `None` if the server does not tell.
+    /// The paths of all list requests of the agent, watches excluded. `None` if the server has no audit log.
     ///
     /// # Errors
-    /// What it tells cannot be understood.
+    /// The log is malformed.
     pub fn asked_lists(&self) -> Result<Option<Vec<String>>> {
         Ok(match &self.server {
             Server::InProcess(api) => {
@@ -146,11 +148,11 @@ impl Cluster {
         })
     }
 
-    /// All that the agent's account may do in its namespace: group, resource and verb; what everybody may do is left out.
-    /// `None` if the server admits everybody.
+    /// The permissions of the agent's account in its namespace: group, resource, and verb; those of every account are left
+    /// out. `None` if the server has no authorisation.
     ///
     /// # Errors
-    /// The server does not say.
+    /// The server does not answer.
     pub async fn granted(&self) -> Result<Option<BTreeSet<(String, String, String)>>> {
         let Some(account) = &self.account else {
             skip("the server in this process has no roles");
@@ -160,8 +162,7 @@ impl Cluster {
         Ok(Some(account.granted(&agent).await?))
     }
 
-    /// The HTTP status with which the server refuses something to the agent, 200 if it does not. `None` if it admits
-    /// everybody.
+    /// The HTTP status of a request of the agent. `None` if the server has no authorisation.
     ///
     /// # Errors
     /// The server does not answer.
@@ -183,7 +184,7 @@ impl Cluster {
     }
 }
 
-/// No kubelet is to start a pod of ours, and what belongs to no namespace is to be found again.
+/// Keeps kubelets from starting the pod, and labels cluster-scoped objects so that they can be removed.
 fn make_harmless(object: &mut Value) {
     let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
     if kind == "Pod"

@@ -1,7 +1,6 @@
-//! The way from the agent to the API server: a port that can be closed, cut, or forget its connections.
+//! A TCP proxy between the agent and the API server, which can refuse, break, or blackhole connections.
 //!
-//! In: where the server is. Out: a port on the loopback interface that leads there, byte by byte. Must not: look into
-//! what passes.
+//! In: the server's address. Out: a port on the loopback interface. Must not: interpret the bytes.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,29 +14,29 @@ use tokio::task::AbortHandle;
 
 use crate::fake_api::socket;
 
-/// The way. Dropping it ends it and all its connections.
+/// The proxy. Dropping it closes all connections.
 #[derive(Debug)]
 pub(super) struct Proxy {
     address: SocketAddr,
     shared: Arc<Shared>,
     accepting: Mutex<Option<AbortHandle>>,
     runtime: Handle,
-    /// Holds the port while the way is closed: bound, but not listening.
+    /// Reserves the port while the proxy refuses connections: bound, but not listening.
     _port: TcpSocket,
 }
 
 #[derive(Debug)]
 struct Shared {
     server: SocketAddr,
-    /// Counts the moments at which all connections were forgotten.
+    /// Incremented when all connections are blackholed.
     oblivion: watch::Sender<u64>,
-    /// Counts the moments at which all connections were broken.
+    /// Incremented when all connections are broken.
     breaker: watch::Sender<u64>,
 }
 
 impl Proxy {
-    /// Opens a way to a server. The port belongs to the network namespace of the calling thread, the connections to the
-    /// server to that of the runtime's threads.
+    /// Starts a proxy. It listens in the network namespace of the calling thread and connects to the server from that of the
+    /// runtime's threads.
     pub(super) fn open(server: SocketAddr, runtime: &Handle) -> io::Result<Self> {
         let _runtime = runtime.enter();
         let port = socket(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
@@ -54,12 +53,12 @@ impl Proxy {
         Ok(proxy)
     }
 
-    /// Where it begins.
+    /// The address it listens on.
     pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Breaks every connection, whatever passes on it.
+    /// Breaks every connection.
     pub(super) fn break_connections(&self) {
         self.shared.breaker.send_modify(|n_breaks| *n_breaks += 1);
     }
@@ -83,8 +82,7 @@ impl Proxy {
         Ok(())
     }
 
-    /// Carries nothing any more on the connections that there are, and does not end them, as a firewall does that has
-    /// started anew. Others are as before.
+    /// Blackholes the existing connections without closing them, as a restarted stateful firewall does. New connections work.
     pub(super) fn forget_connections(&self) {
         self.shared.oblivion.send_modify(|n_times| *n_times += 1);
     }
@@ -111,7 +109,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     }
 }
 
-/// Carries one connection until one side ends it or it is broken.
+/// Forwards one connection until one side closes it or it is broken.
 async fn connect(shared: Arc<Shared>, client: TcpStream) {
     let mut breaker = shared.breaker.subscribe();
     let mut oblivion = shared.oblivion.subscribe();
@@ -124,6 +122,6 @@ async fn connect(shared: Arc<Shared>, client: TcpStream) {
         _ = breaker.changed() => return,
         _ = oblivion.changed() => {}
     }
-    // Whatever becomes of it: whoever forgot the connections is not there for these any more.
+    // A blackholed connection stays open and idle until the proxy ends.
     drop(breaker.changed().await);
 }

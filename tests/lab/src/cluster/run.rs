@@ -1,7 +1,6 @@
-//! A run of the tests against a cluster that is there already: which it is, and what is left in it afterwards.
+//! A test run against an existing cluster: which cluster it is, and how the test objects are removed afterwards.
 //!
-//! All that the tests make in it that belongs to no namespace bears [`LABEL`] with the run's name, so that nothing has to be
-//! remembered to be removed.
+//! All cluster-scoped test objects have [`LABEL`] with the run's name, so they can be found and removed without a record.
 
 use std::collections::hash_map::RandomState;
 use std::env;
@@ -20,13 +19,13 @@ use crate::settings::patience;
 /// How long namespaces may take to go.
 const REMOVAL_LIMIT: Duration = Duration::from_mins(2);
 
-/// Between two looks.
+/// Polling interval.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The kinds that belong to no namespace; with a namespace goes all that is in it.
+/// Cluster-scoped kinds. Deleting a namespace deletes all objects in it.
 const KINDS: [&str; 4] = ["Namespace", "Node", "ClusterRole", "ClusterRoleBinding"];
 
-/// A cluster, as its kubeconfig tells it.
+/// A cluster, as its kubeconfig describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The file.
@@ -66,7 +65,7 @@ fn by_environment() -> Result<PathBuf> {
     Ok(home.join(".kube/config"))
 }
 
-/// The tests' stay in a cluster.
+/// A test run in a cluster.
 pub struct Run {
     admin: Admin,
     /// The value of [`LABEL`].
@@ -74,10 +73,10 @@ pub struct Run {
 }
 
 impl Run {
-    /// Begins it. Nothing is made yet.
+    /// Begins a run. Creates nothing yet.
     ///
     /// # Errors
-    /// The server cannot be reached, or does not let us make what the tests need.
+    /// The server cannot be reached, or the user lacks a permission that the tests need.
     pub async fn begin(target: &Target) -> Result<Self> {
         let admin = Admin::open(&target.kubeconfig).await?;
         for kind in KINDS {
@@ -93,7 +92,7 @@ impl Run {
     /// The version that the server has.
     ///
     /// # Errors
-    /// It does not say.
+    /// The server does not answer.
     pub async fn server_version(&self) -> Result<String> {
         let version: serde_json::Value = serde_json::from_str(&self.admin.get("/version").await?)?;
         Ok(version.get("gitVersion").and_then(|text| text.as_str()).unwrap_or("unknown").to_owned())
@@ -102,7 +101,7 @@ impl Run {
     /// Removes all that the run has made, and waits until it is gone.
     ///
     /// # Errors
-    /// The server refuses, or something stays: the message says what.
+    /// The server refuses, or objects remain: the message names them.
     pub async fn end(&self) -> Result<()> {
         let deadline = Instant::now() + REMOVAL_LIMIT * patience();
         loop {
@@ -118,7 +117,7 @@ impl Run {
         }
     }
 
-    /// Asks for the removal of all of a kind, and names them.
+    /// Deletes all of the run's objects of a kind and returns their names.
     async fn remove(&self, kind: &str) -> Result<Vec<String>> {
         let path = collection(kind, "")?;
         let found =

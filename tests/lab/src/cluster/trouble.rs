@@ -1,4 +1,4 @@
-//! What goes wrong on demand at every server: between the agent and it, with its memory, with who is let in.
+//! Faults on demand that every server supports: connections, history, authentication, and authorisation.
 
 use anyhow::{Context as _, Result};
 use netpol_policy::model::Kind;
@@ -8,11 +8,11 @@ use super::{Able, Cluster, NO_ACCOUNT, Rules, Server, Side, account, unable};
 use crate::fake_api::StreamingLists;
 
 impl Cluster {
-    /// Gives the server a reason to send the watches of a kind a bookmark: something else has changed since, and somebody
-    /// wants to know how far the kind is. A real one sends it within about a minute.
+    /// Causes the server to send a bookmark to the watches of a kind: another object changes, and a consistent list of the
+    /// kind asks for progress. A real server sends the bookmark within about a minute.
     ///
     /// # Errors
-    /// The server does not tell the kind.
+    /// The server refuses a request.
     pub async fn provoke_bookmark(&self, kind: Kind) -> Result<()> {
         match self.side() {
             Side::InProcess(api) => api.send_bookmark(kind),
@@ -26,7 +26,7 @@ impl Cluster {
         self.proxy.break_connections();
     }
 
-    /// Lets nobody reach the server, until [`Cluster::open_again`]. The server goes on.
+    /// Makes the server unreachable until [`Cluster::open_again`]. The server keeps running.
     pub fn close(&self) {
         self.proxy.close();
     }
@@ -43,29 +43,29 @@ impl Cluster {
         }
     }
 
-    /// The agent's connections stay, but nothing comes through any more; new ones are as before.
+    /// Blackholes the agent's connections without closing them; new connections work.
     pub fn forget_connections(&self) {
         self.proxy.forget_connections();
     }
 
-    /// Makes the server forget which versions there were, so that a watch cannot go on from one that is not the newest.
+    /// Compacts the server's history, so that a watch cannot resume from any version but the newest.
     ///
     /// # Errors
     /// The server does not start again.
     pub async fn forget_history(&mut self) -> Result<Able> {
         match &mut self.server {
             Server::InProcess(api) => api.compact(),
-            // Its caches begin with what there is.
+            // After a restart its watch caches hold only the current objects.
             Server::Started(plane) => {
                 plane.stop();
                 plane.start_again().await?;
             }
-            Server::Given(_) => return Ok(unable("the server of others is not started anew")),
+            Server::Given(_) => return Ok(unable("an existing server is not restarted")),
         }
         Ok(Able::Yes)
     }
 
-    /// Lets a server refuse watches that begin with a list.
+    /// Makes the server refuse streaming lists (`sendInitialEvents`).
     ///
     /// # Errors
     /// The server does not start again.
@@ -75,12 +75,12 @@ impl Cluster {
             Server::Started(plane) => {
                 plane.restart_with(&["--feature-gates=WatchList=false"]).await?;
             }
-            Server::Given(_) => return Ok(unable("the server of others keeps its settings")),
+            Server::Given(_) => return Ok(unable("an existing server's settings are not changed")),
         }
         Ok(Able::Yes)
     }
 
-    /// Ends the server's life, if it is the test's own, or else the way to it.
+    /// Stops the server if the test started it, else closes the proxy.
     pub fn stop_server(&mut self) {
         self.close();
         if let Server::Started(plane) = &mut self.server {
@@ -88,7 +88,7 @@ impl Cluster {
         }
     }
 
-    /// Starts the server that was stopped. Nobody reaches it before [`Cluster::open_again`].
+    /// Starts the stopped server. It is unreachable until [`Cluster::open_again`].
     ///
     /// # Errors
     /// It does not start.
@@ -99,7 +99,7 @@ impl Cluster {
         }
     }
 
-    /// Gives the server a certificate that the agent has no reason to trust, until [`Cluster::trust_server`].
+    /// Gives the server a certificate that the agent does not trust until [`Cluster::trust_server`].
     ///
     /// # Errors
     /// The server does not start again.
@@ -110,7 +110,7 @@ impl Cluster {
         Ok(Able::Yes)
     }
 
-    /// Writes down for the agent whom to trust.
+    /// Adds the server's new CA to the agent's CA file.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -119,10 +119,10 @@ impl Cluster {
         account::write_trusted(self.folder.path(), plane.trusted())
     }
 
-    /// Makes the agent's token worthless; returns when the server refuses it.
+    /// Revokes the agent's token; returns when the server refuses it.
     ///
     /// # Errors
-    /// The server goes on taking it.
+    /// The server still accepts it.
     pub async fn revoke_token(&self) -> Result<()> {
         match self.side() {
             Side::InProcess(api) => api.require_token(&format!("token-{}", self.n_tokens + 1)),
@@ -134,7 +134,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Puts another token in the agent's file.
+    /// Writes a new token to the agent's file.
     ///
     /// # Errors
     /// The server issues none.
@@ -150,10 +150,10 @@ impl Cluster {
         account::write_token(self.folder.path(), &token)
     }
 
-    /// Takes a kind out of what the agent may read, or puts it back. A watch that is under way may go on.
+    /// Removes the agent's permission to read a kind, or restores it. A running watch may continue.
     ///
     /// # Errors
-    /// The server refuses that.
+    /// The server refuses the change.
     pub async fn restrict(&self, rules: Rules) -> Result<()> {
         match self.side() {
             Side::InProcess(api) => {

@@ -1,13 +1,13 @@
-//! The demo's acts: one policy each, what it says, and what must come of it.
+//! The demo's acts: one policy each, its meaning, and the expected matrix.
 
 /// One policy from `deploy/examples`.
 pub(super) struct Act {
     /// Its file.
     pub(super) file: &'static str,
-    /// What it says.
+    /// Its meaning, in a sentence.
     pub(super) meaning: &'static str,
-    /// The matrix while it is the only policy, written down by hand from what Kubernetes defines. Rows and columns are
-    /// those of [`super::cast`].
+    /// The matrix while it is the only policy, written by hand from the Kubernetes documentation. Rows and columns are those
+    /// of [`super::cast`].
     pub(super) expected: &'static str,
 }
 
@@ -22,7 +22,7 @@ pub(super) const OPEN: &str = "
     ✔✔✔✔✔··
     ✔✔✔✔✔··";
 
-/// The policy with which the client is given a label.
+/// The policy during which the client gets another label.
 pub(super) const REDIS: Act = Act {
     file: "allow-redis-client.yaml",
     meaning: "Only pods labelled role=redis-client may connect to redis, on TCP 6379: front is one.",

@@ -1,4 +1,4 @@
-//! Who takes part in the demo, and on what they answer.
+//! The pods and hosts of the demo, and their ports.
 
 use crate::node::{Host, PodSpec};
 use crate::probe::Protocol;
@@ -7,13 +7,13 @@ use crate::probe::Protocol;
 pub(super) const NAMESPACES: [(&str, &[(&str, &str)]); 3] =
     [("shop", &[]), ("monitoring", &[("team", "monitoring")]), ("kube-system", &[])];
 
-/// The pod that is given another label while it runs.
+/// The pod whose labels change while it runs.
 pub(super) const CLIENT: &str = "shop/client";
 
-/// What it is at first.
+/// Its labels at first.
 pub(super) const CLIENT_LABELS: [(&str, &str); 1] = [("app", "client")];
 
-/// What makes it a client of Redis.
+/// Its labels as a client of Redis.
 pub(super) const CLIENT_OF_REDIS_LABELS: [(&str, &str); 2] =
     [("app", "client"), ("role", "redis-client")];
 
@@ -30,7 +30,7 @@ pub(super) fn pods() -> Vec<PodSpec> {
     ]
 }
 
-/// Who opens connections: the rows of a matrix.
+/// The sources of connections: the rows of a matrix.
 pub(super) const ROWS: [(&str, Row); N_ROWS] = [
     ("front", Row::Pod("shop/front")),
     ("client", Row::Pod(CLIENT)),
@@ -42,10 +42,10 @@ pub(super) const ROWS: [(&str, Row); N_ROWS] = [
     ("node", Row::Host(Host::Node)),
 ];
 
-/// How many.
+/// The number of rows.
 pub(super) const N_ROWS: usize = 8;
 
-/// One who opens connections.
+/// A source of connections.
 pub(super) enum Row {
     /// A pod.
     Pod(&'static str),
@@ -54,7 +54,7 @@ pub(super) enum Row {
 }
 
 impl Row {
-    /// As the lab names it.
+    /// The same host in the lab.
     pub(super) fn host(&self) -> Host {
         match self {
             Self::Pod(name) => Host::pod(name),
@@ -63,7 +63,7 @@ impl Row {
     }
 }
 
-/// What connections are opened to: the columns of a matrix.
+/// The destinations of connections: the columns of a matrix.
 pub(super) const COLUMNS: [Column; 7] = [
     Column {
         host: Row::Pod("shop/redis"),
@@ -104,19 +104,20 @@ pub(super) const COLUMNS: [Column; 7] = [
     },
 ];
 
-/// A port that somebody answers on.
+/// A destination port.
 pub(super) struct Column {
-    /// Who.
+    /// The host.
     pub(super) host: Row,
-    /// How.
+    /// The protocol.
     pub(super) protocol: Protocol,
-    /// The number.
+    /// The port number.
     pub(super) port: u16,
-    /// Two lines of at most six letters.
+    /// The column's title: two lines of at most six letters.
     pub(super) head: [&'static str; 2],
 }
 
-/// Is this connection tried? Nobody calls himself, and what passes between hosts that are no pods is none of ours.
+/// Whether this connection is tried: not from a host to itself, and not between hosts that are no pods, because no policy
+/// applies there.
 pub(super) fn is_tried(row: &Row, column: &Column) -> bool {
     row.host() != column.host.host() && !matches!((row, &column.host), (Row::Host(_), Row::Host(_)))
 }

@@ -21,11 +21,11 @@ pub(super) const WIDTH: usize = NAME_WIDTH + COLUMNS.len() * COLUMN_WIDTH;
 pub(super) enum Cell {
     /// It is not tried.
     None,
-    /// It passes, over IPv4 and IPv6.
+    /// It passes over IPv4 and IPv6.
     Open,
-    /// It does not, over neither.
+    /// It is dropped in both families.
     Closed,
-    /// Something else, which is never expected: the two families differ, or it failed for another reason.
+    /// Never expected: the families differ, or the connection failed for another reason.
     Odd(String),
 }
 
@@ -43,7 +43,7 @@ impl Cell {
 /// The table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Matrix {
-    /// As many as [`ROWS`], each with as many cells as [`COLUMNS`].
+    /// [`ROWS`] rows of [`COLUMNS`] cells.
     rows: Vec<Vec<Cell>>,
 }
 
@@ -51,9 +51,9 @@ pub(super) struct Matrix {
 pub(super) struct Difference {
     /// Such as `client -> web 80`.
     pub(super) name: String,
-    /// In the first matrix.
+    /// The first matrix's cell.
     pub(super) seen: Cell,
-    /// In the second one.
+    /// The second matrix's cell.
     pub(super) expected: Cell,
 }
 
@@ -69,10 +69,10 @@ impl fmt::Display for Difference {
 }
 
 impl Matrix {
-    /// Asks for every cell, row by row.
+    /// Fills the cells row by row.
     ///
     /// # Errors
-    /// The first one of `cell`.
+    /// The first error of `cell`.
     pub(super) fn of(mut cell: impl FnMut(usize, usize) -> Result<Cell>) -> Result<Self> {
         let row = |row| (0..COLUMNS.len()).map(|column| cell(row, column)).collect();
         Ok(Self { rows: (0..ROWS.len()).map(row).collect::<Result<_>>()? })
@@ -81,7 +81,7 @@ impl Matrix {
     /// Reads a table of marks, one line a row, as [`Matrix::lines`] draws the cells.
     ///
     /// # Errors
-    /// It has not the right form.
+    /// It is malformed.
     pub(super) fn parse(text: &str) -> Result<Self> {
         let rows: Vec<Vec<char>> =
             text.split_whitespace().map(|row| row.chars().collect()).collect();
@@ -99,7 +99,7 @@ impl Matrix {
         self.rows.iter().flatten().filter(|cell| **cell != Cell::None).count()
     }
 
-    /// The cells that are not as expected.
+    /// The cells that differ from the expected ones.
     pub(super) fn differences(&self, expected: &Self) -> Vec<Difference> {
         let mut differences = Vec::new();
         for ((name, _), (row, expected)) in ROWS.iter().zip(self.rows.iter().zip(&expected.rows)) {
@@ -116,7 +116,7 @@ impl Matrix {
         differences
     }
 
-    /// Draws it, a line a row, each [`WIDTH`] wide. What is not as in `before` stands out.
+    /// Draws it, one line per row, each [`WIDTH`] wide. Cells that differ from `before` are highlighted.
     pub(super) fn lines(&self, title: &str, before: &Self) -> Vec<String> {
         let mut lines = vec![format!("{:WIDTH$}", style(title).bold())];
         for head in 0..2 {

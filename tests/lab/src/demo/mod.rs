@@ -1,8 +1,8 @@
-//! The demo: a node with pods on this machine, one policy after the other, and who can still connect to whom.
+//! The demo: a node with pods on this machine, one policy after the other, and the connections that remain possible.
 //!
-//! Everything is real but the cluster: network namespaces stand for pods, connected by the real `netpol-cni` behind
-//! Debian's `bridge` and `host-local`; the real agent reads the manifests; real packets fill every cell, and each is
-//! compared with what the reference semantics say of the same manifests. Needs root.
+//! Only the cluster is simulated. Network namespaces stand for pods, which the real `netpol-cni` connects, chained behind
+//! Debian's `bridge` and `host-local`. The real agent reads the manifests. Every cell is measured with real packets and
+//! compared with the verdict of the reference semantics for the same manifests. Needs root.
 
 mod acts;
 mod cast;
@@ -29,22 +29,22 @@ use crate::{binaries, repository};
 /// The lab's name.
 const NAME: &str = "demo";
 
-/// A change of policy is in force within milliseconds; this is for a machine that has other things to do.
+/// Deadline for a policy change, which takes milliseconds on an idle machine.
 const CONVERGENCE_LIMIT: Duration = Duration::from_secs(10);
 
-/// What becomes of the lab.
+/// What happens to the lab at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// It is removed.
     Remove,
-    /// It is left as it is, to look around.
+    /// It keeps running, for inspection.
     Keep,
 }
 
-/// Runs the demo; returns how many things were not as Kubernetes defines them.
+/// Runs the demo; returns the number of deviations from the Kubernetes API.
 ///
 /// # Errors
-/// Something could not be made or started: nothing is said about policies then.
+/// The set-up failed: that says nothing about policies.
 pub fn run(ending: Ending) -> Result<usize> {
     let mut demo = Demo::prepare()?;
     let n_acts = ACTS.len() + 2;
@@ -72,12 +72,12 @@ pub fn examples() -> PathBuf {
     repository::path("deploy/examples")
 }
 
-/// How packets fared, once that did not change any more.
+/// The matrices after convergence.
 struct Converged {
     seen: Matrix,
-    /// By the reference.
+    /// The reference's.
     expected: Matrix,
-    /// In [`acts`].
+    /// The one written in [`acts`].
     written: Matrix,
 }
 
@@ -85,7 +85,7 @@ struct Converged {
 struct Demo {
     lab: Lab,
     began: Instant,
-    /// What can connect without any policy.
+    /// The matrix without policies.
     open: Matrix,
     n_cells: usize,
     n_faults: usize,
@@ -120,7 +120,7 @@ impl Demo {
         Ok(demo)
     }
 
-    /// One policy comes and goes.
+    /// Applies a policy and removes it.
     fn play(&mut self, act: &Act) -> Result<()> {
         let Act { file, meaning, expected } = act;
         screen::line(meaning);
@@ -135,7 +135,7 @@ impl Demo {
         Ok(())
     }
 
-    /// A pod gains access by a label.
+    /// Gives a running pod access by a label.
     fn relabel(&mut self) -> Result<()> {
         screen::line(&format!(
             "{} again; then the running client pod is given the label role=redis-client.",
@@ -151,7 +151,7 @@ impl Demo {
         Ok(())
     }
 
-    /// The agent dies and comes back.
+    /// Kills the agent and starts another.
     fn outage(&mut self) -> Result<()> {
         let _progress = screen::progress("packets flow");
         let mut outage = Outage::begin(&self.lab)?;
@@ -199,7 +199,7 @@ impl Demo {
         self.lab.manifests().write(file, &policy)
     }
 
-    /// Sends packets until they do what the reference says of the manifests as they are, or the time is over.
+    /// Sends packets until the outcomes match the reference's verdicts for the current manifests, or the deadline passes.
     fn converge(&self, written: &str) -> Result<Converged> {
         let _progress = screen::progress("sending packets");
         let expected = verdicts::reference(self.lab.manifests().folder())?;
@@ -209,12 +209,12 @@ impl Demo {
             let n = matrix.differences(&expected).len();
             Ok(if n == 0 { Look::Done(()) } else { Look::NotYet(format!("{n} cells otherwise")) })
         });
-        // Without a matrix it was not the packets that failed.
+        // Without a matrix the error is not about packets.
         let Some(seen) = seen else { return converged.and(Err(anyhow!("no packets were sent"))) };
         Ok(Converged { seen, expected, written: Matrix::parse(written)? })
     }
 
-    /// Shows how it came out: the packets against the reference, and the reference against what was written down.
+    /// Shows the outcome: packets compared with the reference, and the reference compared with the hand-written matrix.
     fn tell(&mut self, what: &str, converged: &Converged) {
         let Converged { seen, expected, written } = converged;
         let n_tried = seen.n_tried();
@@ -237,7 +237,7 @@ impl Demo {
     }
 }
 
-/// What a person can do with a demo that was kept.
+/// Commands for inspecting a demo that keeps running.
 fn how_to_look_around(lab: &Lab) -> Result<String> {
     let client = lab.netns(&Host::pod(CLIENT))?.name();
     let node = lab.netns(&Host::Node)?.name();

@@ -1,4 +1,4 @@
-//! `kill -9` of the agent while packets flow: the kernel goes on without it, and the next agent takes over.
+//! `kill -9` of the agent under traffic: the kernel keeps enforcing, and the next agent takes over.
 
 use std::fmt::Write as _;
 
@@ -13,16 +13,16 @@ use crate::probe::{Protocol, StreamReport};
 /// Between two messages of a stream, in microseconds.
 const PACE_US: u64 = 2000;
 
-/// In every phase at least so many messages are sent on each stream.
+/// Minimum number of messages on each stream in every phase.
 const N_MESSAGES: u64 = 150;
 
-/// The streams, and what had been counted when they began.
+/// The streams, and the counters at their start.
 pub(super) struct Outage {
-    /// Allowed: the client asks redis.
+    /// Allowed: client to redis.
     tcp: Stream,
-    /// Allowed: the client asks dns.
+    /// Allowed: client to dns.
     udp: Stream,
-    /// Denied: grafana talks at redis.
+    /// Denied: grafana to redis.
     denied: Stream,
     n_denied_arrived: u64,
     n_sent_again: u64,
@@ -32,7 +32,7 @@ impl Outage {
     /// Starts the streams and waits until all of them flow.
     ///
     /// # Errors
-    /// They do not.
+    /// A stream does not start.
     pub(super) fn begin(lab: &Lab) -> Result<Self> {
         let redis = lab.socket_address(&Host::pod("shop/redis"), Family::V4, 6379)?;
         let dns = lab.socket_address(&Host::pod("kube-system/dns"), Family::V6, 53)?;
@@ -51,10 +51,10 @@ impl Outage {
         Ok(outage)
     }
 
-    /// Waits until some more messages have been sent and, where that is allowed, answered.
+    /// Waits until more messages have been sent and, on allowed streams, answered.
     ///
     /// # Errors
-    /// That does not happen: what is allowed does not flow any more.
+    /// An allowed stream has stopped.
     pub(super) fn flow(&mut self) -> Result<()> {
         self.tcp.wait_for_answers(N_MESSAGES)?;
         self.udp.wait_for_answers(N_MESSAGES)?;
@@ -62,7 +62,7 @@ impl Outage {
         Ok(())
     }
 
-    /// Ends the streams and says how they fared.
+    /// Ends the streams and checks their reports.
     ///
     /// # Errors
     /// A stream does not end.
@@ -99,7 +99,7 @@ impl Outage {
     }
 }
 
-/// UDP datagrams that arrived at redis. Nobody but the denied stream sends any.
+/// UDP datagrams that arrived at redis. Only the denied stream sends any.
 fn n_denied_arrived(lab: &Lab) -> Result<u64> {
     lab.netns(&Host::pod("shop/redis"))?.counter(Counter::UdpArrived)
 }

@@ -1,7 +1,7 @@
-//! What the demo shows. The only part of it that prints.
+//! The demo's output; no other module of it prints.
 //!
-//! On a terminal: colours, and a spinner while it works. Elsewhere: the same text, plain.
-#![expect(clippy::print_stdout, reason = "showing is what the demo is for")]
+//! On a terminal: colours and a spinner. Elsewhere: the same text, plain.
+#![expect(clippy::print_stdout, reason = "the demo is for people")]
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use super::matrix::{Matrix, WIDTH};
 /// Between two matrices side by side, in characters.
 const GAP: usize = 4;
 
-/// Where there is no terminal nothing wraps.
+/// Width without a terminal: no wrapping.
 const WIDTH_WITHOUT_TERMINAL: usize = 140;
 
-/// Shows that something takes its time.
+/// Shows a spinner.
 pub(super) fn progress(text: &str) -> Progress {
     let bar = ProgressBar::new_spinner().with_message(text.to_owned());
     if let Ok(form) = ProgressStyle::with_template("{spinner} {msg:.dim}") {
@@ -26,17 +26,17 @@ pub(super) fn progress(text: &str) -> Progress {
     Progress(bar)
 }
 
-/// Begins a part.
+/// Prints a heading.
 pub(super) fn heading(text: &str) {
     println!("\n{}", style(text).cyan().bold());
 }
 
-/// A line of text, which follows what went before.
+/// Prints a line of text.
 pub(super) fn line(text: &str) {
     println!("{text}");
 }
 
-/// Something that was looked at.
+/// Prints the outcome of a check.
 pub(super) fn check(check: &Check) {
     let Check { text, n_faults } = check;
     if *n_faults == 0 {
@@ -46,7 +46,7 @@ pub(super) fn check(check: &Check) {
     }
 }
 
-/// Two matrices, side by side where there is room.
+/// Prints two matrices, side by side if the terminal is wide enough.
 pub(super) fn before_and_after(before: &Matrix, after: &Matrix) {
     let left = before.lines("before", before);
     let right = after.lines("after", before);
@@ -63,15 +63,15 @@ pub(super) fn before_and_after(before: &Matrix, after: &Matrix) {
     println!();
 }
 
-/// Something that was looked at, and how many faults were found.
+/// A check and the number of faults found.
 pub(super) struct Check {
-    /// What was seen.
+    /// The result, as text.
     pub(super) text: String,
     /// 0: all is well.
     pub(super) n_faults: usize,
 }
 
-/// Ends when it is dropped.
+/// The spinner stops when this is dropped.
 pub(super) struct Progress(ProgressBar);
 
 impl Drop for Progress {

@@ -1,4 +1,4 @@
-//! The tables that were written down by hand against the reference semantics.
+//! The hand-written matrices compared with the reference semantics.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -59,7 +59,7 @@ impl Cluster {
 }
 
 #[test]
-fn the_reference_says_what_was_written_down_for_every_act() {
+fn the_reference_agrees_with_the_hand_written_matrix_of_every_act() {
     let cluster = Cluster::new(None);
     cluster.check(None, OPEN);
     for act in &ACTS {

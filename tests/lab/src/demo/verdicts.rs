@@ -1,4 +1,4 @@
-//! What should pass, and what does.
+//! Expected and observed verdicts.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use super::matrix::{Cell, Matrix};
 use crate::node::{Family, Host, Lab, topology};
 use crate::probe::{Outcome, Probe, Protocol};
 
-/// What the reference semantics say of the objects in a directory.
+/// The verdicts of the reference semantics for the objects in a directory.
 ///
 /// # Errors
-/// There is a finding on an object: the demo's are faultless.
+/// An object has a finding; the demo's objects have none.
 pub(super) fn reference(folder: &Path) -> Result<Matrix> {
     reference_of(manifests::read(&[PathBuf::from(folder)], &mut io::empty()))
 }
@@ -83,7 +83,7 @@ fn end(cluster: &Cluster, who: &Row, family: Family) -> Result<PodOrIp> {
     end.ok_or_else(|| anyhow::anyhow!("{:?} has no {family:?} address", who.host()))
 }
 
-/// What real packets say.
+/// The verdicts of real packets.
 ///
 /// # Errors
 /// A probe could not be run.

@@ -1,4 +1,4 @@
-//! What the server stores: objects, their versions, and the log that watches follow.
+//! The server's store: objects, versions, and the event log that watches read.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::resource::{RESOURCES, Resource};
 
-/// Log entries kept for each resource: a watch that is further behind than this is told 410 Gone.
+/// Log entries kept per resource: a watch that lags further behind gets 410 Gone.
 const LOG_LENGTH: usize = 20_000;
 
 /// 2026-01-01T00:00:00Z in seconds since 1970: creation times start here and advance with the version.
@@ -17,7 +17,7 @@ const FIRST_CREATION_S: i64 = 1_767_225_600;
 /// Namespace (empty for cluster-scoped objects) and name.
 pub(super) type Key = (String, String);
 
-/// All that the server stores.
+/// The store.
 #[derive(Debug)]
 pub(super) struct Contents {
     version: u64,
@@ -30,7 +30,7 @@ pub(super) struct Contents {
 struct Collection {
     objects: BTreeMap<Key, Stored>,
     log: VecDeque<Entry>,
-    /// The highest version that the log has forgotten.
+    /// The highest version that was removed from the log.
     forgotten_version: u64,
 }
 
@@ -50,27 +50,27 @@ struct Snapshot {
     items: VecDeque<Bytes>,
 }
 
-/// One line of the log.
+/// A log entry.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
-    /// Its place in the log.
+    /// Its version.
     pub(super) version: u64,
-    /// The object that it is about.
+    /// The key of its object.
     pub(super) key: Key,
-    /// What it is for a watch.
+    /// Which watches get it.
     pub(super) sort: Sort,
-    /// The whole line with its line feed.
+    /// The line as it is sent, with its line feed.
     pub(super) line: Bytes,
 }
 
-/// What a log entry is for a watch.
+/// Which watches get a log entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sort {
-    /// Something happened to the object.
+    /// Watches that select the object.
     Event,
-    /// Only for watches that asked for bookmarks.
+    /// Watches that asked for bookmarks.
     Bookmark,
-    /// Sent whatever the watch selects.
+    /// All watches.
     ToAll,
 }
 
@@ -81,15 +81,15 @@ pub(super) struct Page {
     pub(super) version: u64,
     /// The objects.
     pub(super) items: Vec<Bytes>,
-    /// How to get the next page.
+    /// Continue token of the next page.
     pub(super) next: Option<(String, usize)>,
 }
 
-/// The version that was asked for is no longer known.
+/// The requested version has been compacted.
 #[derive(Debug)]
 pub(super) struct Gone;
 
-/// Which objects of a resource a request is about.
+/// Which objects of a resource a request selects.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Filter {
     /// Only this namespace.
@@ -99,7 +99,7 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    /// Whether the object is meant.
+    /// Whether the object is selected.
     pub(super) fn has(&self, key: &Key) -> bool {
         self.namespace.as_ref().is_none_or(|namespace| *namespace == key.0)
             && self.name.as_ref().is_none_or(|name| *name == key.1)
@@ -149,7 +149,7 @@ impl Contents {
         Some(version)
     }
 
-    /// Deletes an object; its last event bears the version of the deletion.
+    /// Deletes an object; its DELETED event has the version of the deletion.
     pub(super) fn delete(&mut self, number: usize, key: &Key) -> Option<u64> {
         let resource = RESOURCES.get(number)?;
         let version = self.version + 1;
@@ -161,7 +161,7 @@ impl Contents {
         Some(version)
     }
 
-    /// Removes an object without telling any watch.
+    /// Removes an object without an event.
     pub(super) fn lose(&mut self, number: usize, key: &Key) -> Option<()> {
         self.version += 1;
         self.collections.get_mut(number)?.objects.remove(key).map(drop)
@@ -173,7 +173,7 @@ impl Contents {
         Some(with_types(RESOURCES.get(number)?, &stored.json))
     }
 
-    /// All objects of a resource that the filter has, without `kind` and `apiVersion`.
+    /// All objects of a resource that the filter selects, without `kind` and `apiVersion`.
     pub(super) fn all(&self, number: usize, filter: &Filter) -> Vec<Bytes> {
         let objects = self.collections.get(number).map(|collection| &collection.objects);
         let objects = objects.into_iter().flatten().filter(|(key, _)| filter.has(key));
@@ -228,7 +228,7 @@ impl Contents {
         self.since(number, version, 0).map(drop)
     }
 
-    /// Forgets all history: older watches and half-read lists are gone.
+    /// Compacts the log: older watches and continue tokens expire.
     pub(super) fn compact(&mut self) {
         self.oldest_version = self.version;
         self.snapshots.clear();
@@ -240,7 +240,7 @@ impl Contents {
         }
     }
 
-    /// Puts a line into the log of a resource as it is, under the next version.
+    /// Appends a raw line to the log of a resource, under the next version.
     pub(super) fn append(&mut self, number: usize, key: Key, sort: Sort, line: Bytes) {
         self.version += 1;
         let version = self.version;
@@ -253,7 +253,7 @@ impl Contents {
         }
     }
 
-    /// Appends the last entries of a resource's log once more, in their old order.
+    /// Appends the last entries of a resource's log again, in their old order.
     pub(super) fn repeat(&mut self, number: usize, n_entries: usize) {
         let Some(collection) = self.collections.get(number) else { return };
         let first = collection.log.len().saturating_sub(n_entries);

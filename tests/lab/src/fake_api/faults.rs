@@ -1,6 +1,6 @@
-//! What goes wrong on demand.
+//! Faults on demand.
 //!
-//! Each method of [`FakeApi`] here takes effect at once and lasts as its sentence says.
+//! Each method of [`FakeApi`] here takes effect at once and lasts as documented.
 
 use http::StatusCode;
 use hyper::body::Bytes;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::contents::{Filter, Sort, bookmark_line};
 use super::{FakeApi, number_of};
 
-/// How the server tells that a version is too old for a watch.
+/// How the server reports that a version is too old for a watch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GoneAs {
     /// The watch is refused with HTTP 410.
@@ -23,14 +23,14 @@ pub enum GoneAs {
 /// Whether a watch may begin with all objects that exist (`sendInitialEvents`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StreamingLists {
-    /// As servers since 1.34.
+    /// Yes, as servers since 1.34.
     #[default]
     Served,
-    /// 422, as servers that know the option but have it switched off.
+    /// 422, as servers whose feature gate is off.
     Refused,
     /// HTTP 200, and an ERROR event instead of the list: kube-apiserver with `WatchList` on an etcd that is too old for it.
     RefusedByEvent,
-    /// An ordinary watch, as servers that do not know the option.
+    /// The option is ignored, as by servers that do not know it.
     Ignored,
 }
 
@@ -39,28 +39,28 @@ pub enum StreamingLists {
 pub(super) struct Faults {
     pub(super) gone_as: GoneAs,
     pub(super) streaming_lists: StreamingLists,
-    /// The answer to so many further requests.
+    /// The answer to the next requests, and their number.
     pub(super) failing: Option<(StatusCode, usize)>,
-    /// The only token that is accepted; everything is when there is none.
+    /// The only accepted token; `None` accepts every request.
     pub(super) token: Option<String>,
-    /// The resource that nobody may see.
+    /// The forbidden resource.
     pub(super) forbidden: Option<usize>,
-    /// Further pages of a list that are refused as gone.
+    /// Number of further list pages that get 410 Gone.
     pub(super) lost_pages: usize,
-    /// So many further watch lines are cut in their middle.
+    /// Number of further watch lines that are cut in the middle.
     pub(super) cut_lines: usize,
-    /// No request is answered and no watch says anything.
+    /// No request is answered and no watch sends anything.
     pub(super) is_held: bool,
-    /// Every answer is something else than was asked for.
+    /// Every answer is an HTML page.
     pub(super) is_garbled: bool,
     /// The resource and the JSON of objects that every streaming list sends, and then reports as deleted.
     pub(super) deleted_while_listed: Vec<(usize, Bytes)>,
-    /// Counts the moments at which all watches were ended.
+    /// Incremented when all watches are ended.
     pub(super) n_endings: u64,
 }
 
 impl FakeApi {
-    /// Breaks every connection at once, in whatever it is doing.
+    /// Breaks every connection at once.
     pub fn break_connections(&self) {
         self.shared.breaker.send_modify(|n_breaks| *n_breaks += 1);
     }
@@ -75,22 +75,22 @@ impl FakeApi {
         self.shared.change(|state| state.faults.n_endings += 1);
     }
 
-    /// Forgets all history: a watch from an older version and a half-read list are 410 Gone.
+    /// Compacts the log: watches from older versions and continue tokens get 410 Gone.
     pub fn compact(&self) {
         self.shared.change(|state| state.contents.compact());
     }
 
-    /// How a watch learns that its version is gone.
+    /// Sets how a watch gets 410 Gone.
     pub fn gone_as(&self, gone_as: GoneAs) {
         self.shared.change(|state| state.faults.gone_as = gone_as);
     }
 
-    /// What becomes of watches that want to begin with a list.
+    /// Sets the answer to streaming lists.
     pub fn streaming_lists(&self, streaming_lists: StreamingLists) {
         self.shared.change(|state| state.faults.streaming_lists = streaming_lists);
     }
 
-    /// Tells all watches of a kind that their version is gone; they end with it.
+    /// Ends all watches of a kind with 410 Gone.
     pub fn expire_watches(&self, kind: Kind) {
         self.inject(
             kind,
@@ -99,12 +99,12 @@ impl FakeApi {
         );
     }
 
-    /// Sends all watches of a kind an event as it is, true or not. Its object's version is the caller's business.
+    /// Sends all watches of a kind this event, without changing the store. The caller sets its object's version.
     pub fn inject(&self, kind: Kind, event: &str, object: &Value) {
         self.inject_line(kind, &json!({ "type": event, "object": object }).to_string());
     }
 
-    /// Sends all watches of a kind a line, JSON or not.
+    /// Sends all watches of a kind a raw line.
     pub fn inject_line(&self, kind: Kind, line: &str) {
         let line = Bytes::from(format!("{line}\n"));
         self.shared.change(|state| {
@@ -112,7 +112,7 @@ impl FakeApi {
         });
     }
 
-    /// Sends all watches of a kind its last `n_events` events once more, as they were.
+    /// Repeats the last `n_events` events of a kind to all its watches.
     pub fn repeat_events(&self, kind: Kind, n_events: usize) {
         self.shared.change(|state| state.contents.repeat(number_of(kind), n_events));
     }
@@ -126,7 +126,7 @@ impl FakeApi {
         });
     }
 
-    /// Removes an object as if its deletion had gone unseen: no watch is told.
+    /// Removes an object without a DELETED event.
     pub fn lose(&self, kind: Kind, namespace: &str, name: &str) {
         let key = (namespace.to_owned(), name.to_owned());
         self.shared.change(|state| state.contents.lose(number_of(kind), &key));
@@ -157,34 +157,33 @@ impl FakeApi {
         self.shared.change(|state| state.faults.failing = Some((status, n_requests)));
     }
 
-    /// Accepts only this bearer token from now on; connections that exist go on.
+    /// Accepts only this bearer token from now on; existing connections continue.
     pub fn require_token(&self, token: &str) {
         self.shared.change(|state| state.faults.token = Some(token.to_owned()));
     }
 
-    /// Refuses all that is asked about a kind, and only that; watches that are under way go on.
+    /// Answers requests for this kind with 403; running watches continue.
     pub fn forbid(&self, kind: Option<Kind>) {
         self.shared.change(|state| state.faults.forbidden = kind.map(number_of));
     }
 
-    /// Falls silent: connections stay open, requests wait, watches say nothing.
+    /// Hangs: connections stay open, requests wait, and watches send nothing.
     pub fn hold(&self) {
         self.shared.change(|state| state.faults.is_held = true);
     }
 
-    /// Answers every request with a page for people, as a proxy in between does that has lost its server, and breaks all
-    /// connections.
+    /// Answers every request with an HTML page, as a proxy does that has lost its server, and breaks all connections.
     pub fn garble(&self) {
         self.shared.change(|state| state.faults.is_garbled = true);
         self.break_connections();
     }
 
-    /// Answers properly after [`FakeApi::garble`].
+    /// Ends [`FakeApi::garble`].
     pub fn recover(&self) {
         self.shared.change(|state| state.faults.is_garbled = false);
     }
 
-    /// Goes on after [`FakeApi::hold`].
+    /// Ends [`FakeApi::hold`].
     pub fn release(&self) {
         self.shared.change(|state| state.faults.is_held = false);
     }

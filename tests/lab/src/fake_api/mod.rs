@@ -1,8 +1,8 @@
 //! A small Kubernetes API server in this process, over plain HTTP on the loopback interface.
 //!
-//! It lists (in pages), watches (bookmarks, streaming lists, 410 Gone), gets and creates the objects of a
-//! few resources, and fails in every way that a real one does, when a test says so. In: objects as JSON. It
-//! stores them as they are, malformed ones too. Must not: know what the client under test ought to do.
+//! It lists (in pages), watches (bookmarks, streaming lists, 410 Gone), gets, and creates the objects of a few resources, and
+//! fails on demand as real servers do. In: objects as JSON, which it stores without validation. Must not: contain
+//! expectations about the client under test.
 
 mod contents;
 mod faults;
@@ -31,7 +31,7 @@ use contents::{Contents, Filter};
 use faults::Faults;
 use resource::RESOURCES;
 
-/// Requests that are remembered.
+/// Number of requests that are recorded.
 const N_ASKED: usize = 4096;
 
 /// The server. Dropping it ends it and all its connections.
@@ -41,11 +41,11 @@ pub struct FakeApi {
     shared: Arc<Shared>,
     accepting: Mutex<Option<AbortHandle>>,
     runtime: Handle,
-    /// Holds the port while the server is stopped: bound, but not listening.
+    /// Reserves the port while the server is stopped: bound, but not listening.
     _port: TcpSocket,
 }
 
-/// A request as it came.
+/// A recorded request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
     /// HTTP method.
@@ -56,13 +56,13 @@ pub struct Asked {
     pub query: BTreeMap<String, String>,
 }
 
-/// What the connections share.
+/// State shared by all connections.
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Counts changes of the state.
+    /// Incremented at every change of the state.
     changes: tokio_watch::Sender<u64>,
-    /// Counts the moments at which all connections were broken.
+    /// Incremented when all connections are broken.
     breaker: tokio_watch::Sender<u64>,
 }
 
@@ -77,7 +77,7 @@ impl FakeApi {
     /// Starts an empty server on a free port of the loopback interface.
     ///
     /// # Errors
-    /// No socket can be had.
+    /// No socket is available.
     #[expect(clippy::unused_async, reason = "needs a runtime around it")]
     pub async fn start() -> io::Result<Self> {
         let port = socket(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
@@ -93,7 +93,7 @@ impl FakeApi {
         Ok(api)
     }
 
-    /// Stops to listen and breaks all connections; the contents stay.
+    /// Stops listening and breaks all connections; the contents stay.
     pub fn stop(&self) {
         let accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(accepting) = accepting {
@@ -115,7 +115,7 @@ impl FakeApi {
         Ok(())
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -176,7 +176,7 @@ impl FakeApi {
         self.shared.with(|state| state.asked.iter().cloned().collect())
     }
 
-    /// Forgets the requests so far.
+    /// Clears the recorded requests.
     pub fn forget_asked(&self) {
         self.shared.with(|state| state.asked.clear());
     }
@@ -189,19 +189,19 @@ impl Drop for FakeApi {
 }
 
 impl Shared {
-    /// Looks at the state.
+    /// Reads the state.
     fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
         look(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Changes the state and wakes all who wait for that.
+    /// Changes the state and wakes all tasks that wait for a change.
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let result = self.with(change);
         self.changes.send_modify(|n_changes| *n_changes += 1);
         result
     }
 
-    /// Returns as soon as requests are answered.
+    /// Waits until requests are answered.
     async fn released(&self) {
         let mut changes = self.changes.subscribe();
         while self.with(|state| state.faults.is_held) {
@@ -226,7 +226,7 @@ fn number_of(kind: Kind) -> usize {
     RESOURCES.iter().position(|resource| resource.kind == kind.as_str()).unwrap_or(usize::MAX)
 }
 
-/// A socket whose port stays ours while nobody listens, so that it can be listened on again.
+/// A bound socket, which reserves its port between two listeners.
 pub(crate) fn socket(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;

@@ -13,20 +13,20 @@ pub(super) struct Resource {
     pub(super) kind: &'static str,
     /// Name in paths.
     pub(super) plural: &'static str,
-    /// Where its objects live.
+    /// Its scope.
     pub(super) scope: Scope,
 }
 
-/// Where the objects of a resource live.
+/// The scope of a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// In a namespace.
+    /// Namespaced.
     Namespaced,
-    /// Beside the namespaces.
+    /// Cluster-scoped.
     Cluster,
 }
 
-/// Every resource, in no special order; the place in this table is the number of a resource's collection.
+/// Every resource; its index in this table is the number of its collection.
 pub(super) const RESOURCES: [Resource; 6] = [
     core("Pod", "pods", Scope::Namespaced),
     core("Service", "services", Scope::Namespaced),
@@ -78,7 +78,7 @@ pub(super) fn of_object(object: &Value) -> Option<usize> {
         .position(|resource| resource.kind == kind && resource.api_version() == api_version)
 }
 
-/// What a request path names.
+/// A parsed request path.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ResourcePath {
     /// Number of the resource.

@@ -23,7 +23,7 @@ use super::{Asked, Shared, State};
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
-/// An answer that is not what was asked for.
+/// An error answer.
 struct Refusal(StatusCode, &'static str, String);
 
 /// Answers one request.
@@ -71,7 +71,7 @@ pub(super) async fn serve(
     }))
 }
 
-/// Whether the server is willing to look at a request at all.
+/// Applies the faults that concern every request.
 fn admit(state: &mut State, token: Option<&str>) -> Result<(), Refusal> {
     if let Some((status, n_requests)) = &mut state.faults.failing
         && *n_requests > 0
@@ -108,7 +108,7 @@ fn read(
     }
 }
 
-/// The name in a field selector, the only one that is understood.
+/// The name in a `metadata.name` field selector; others are not supported.
 fn selected_name(query: &BTreeMap<String, String>) -> Result<Option<String>, Refusal> {
     let Some(selector) = query.get("fieldSelector") else { return Ok(None) };
     match selector.split_once('=') {

@@ -1,4 +1,4 @@
-//! The stream of a watch: it follows the log of one resource.
+//! The response stream of a watch, which follows the log of one resource.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,7 +18,7 @@ use super::{Shared, State};
 /// Lines taken from the log at once.
 const BATCH_LENGTH: usize = 256;
 
-/// How long a watch lasts if the client does not say.
+/// Default timeout of a watch.
 const DEFAULT_TIMEOUT: Duration = Duration::from_mins(30);
 
 /// One watch.
@@ -29,25 +29,25 @@ pub(super) struct Watch {
     resource: usize,
     filter: Filter,
     wants_bookmarks: bool,
-    /// Sent up to here.
+    /// Everything up to this version has been sent.
     version: u64,
-    /// Lines that are next, before any from the log.
+    /// Lines that are sent before any from the log.
     lines: VecDeque<Bytes>,
-    /// The watch ends when `lines` are sent.
+    /// Whether the watch ends after `lines`.
     is_last: bool,
-    /// `Faults::n_endings` when it began.
+    /// `Faults::n_endings` at its start.
     n_endings: u64,
     deadline: Instant,
 }
 
-/// What a client asks of a watch.
+/// The parameters of a watch.
 #[derive(Debug)]
 pub(super) struct Wish {
     /// Number of the resource.
     pub(super) resource: usize,
     /// Which of its objects.
     pub(super) filter: Filter,
-    /// Only what is newer, or everything that exists first.
+    /// Where it starts.
     pub(super) start: Start,
     /// `allowWatchBookmarks`.
     pub(super) wants_bookmarks: bool,
@@ -55,19 +55,19 @@ pub(super) struct Wish {
     pub(super) timeout: Option<Duration>,
 }
 
-/// Where a watch begins.
+/// Where a watch starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Start {
     /// After this version.
     After(u64),
     /// With an ADDED event for each object that exists.
     Everything,
-    /// Likewise, and a bookmark that says that this was all.
+    /// With an ADDED event for each object that exists, and the bookmark that ends a streaming list.
     EverythingThenBookmark,
 }
 
 impl Watch {
-    /// Begins a watch.
+    /// Starts a watch.
     pub(super) fn new(shared: Arc<Shared>, state: &State, wish: Wish) -> Result<Self, Gone> {
         let Wish { resource, filter, start, wants_bookmarks, timeout } = wish;
         let mut lines = VecDeque::new();
@@ -108,7 +108,7 @@ impl Watch {
         })
     }
 
-    /// A watch that says that its version is gone, and ends.
+    /// A watch that sends 410 Gone and ends.
     pub(super) fn gone(shared: Arc<Shared>, state: &State) -> Self {
         Self::refused(shared, state, gone_line())
     }
@@ -129,7 +129,7 @@ impl Watch {
         }
     }
 
-    /// The next line; `None` at the end, an error when the connection has to break.
+    /// The next line; `None` at the end, an error to break the connection.
     pub(super) async fn next(&mut self) -> Option<io::Result<Bytes>> {
         loop {
             self.changes.mark_unchanged();

@@ -10,7 +10,7 @@ use super::{Cluster, Draw as _, Rng, set, set_nothing};
 pub(super) const OUTSIDE: [&str; 6] =
     ["192.0.2.1", "192.0.2.128", "198.51.100.7", "2001:db8::1", "2001:db8:0:1::9", "8.8.8.8"];
 
-/// An `ipBlock` around something that exists.
+/// An `ipBlock` around an address of the cluster or outside.
 pub(super) fn block(rng: &mut Rng, cluster: &Cluster) -> Value {
     let centre = centre(rng, cluster);
     let length = length(rng, centre, 0);
@@ -19,7 +19,7 @@ pub(super) fn block(rng: &mut Rng, cluster: &Cluster) -> Value {
     if length < width && rng.chance(60) {
         let mut except = Vec::new();
         for _ in 0..rng.one_of([1, 1, 2, 3]) {
-            // Near the centre, or an address of the cluster that the block holds, or its very edge.
+            // Around the centre, another address in the block, or the block's first or last address.
             let other = self::centre(rng, cluster);
             let inner = match rng.usize(..4) {
                 0 => Some(other).filter(|other| holds(centre, length, *other)),
@@ -66,7 +66,7 @@ fn bits(address: IpAddr) -> u128 {
     }
 }
 
-/// The address of these bits, of the same family as another.
+/// The address with these bits, in the family of `like`.
 fn with_bits(like: IpAddr, bits: u128) -> IpAddr {
     match like {
         IpAddr::V4(_) => {
@@ -86,13 +86,13 @@ fn holds(address: IpAddr, length: u32, other: IpAddr) -> bool {
         && (bits(address) ^ bits(other)) & !host_mask(address, length) == 0
 }
 
-/// The first (`host_bits` 0) or last (all ones) address of a block.
+/// The first (`host_bits` all zeros) or last (all ones) address of a block.
 fn edge(address: IpAddr, length: u32, host_bits: u128) -> IpAddr {
     let mask = host_mask(address, length);
     with_bits(address, (bits(address) & !mask) | (host_bits & mask))
 }
 
-/// The addresses at the edges of a written block, inside and outside; none if it can't be read.
+/// The addresses at the edges of a block, inside and outside; none if it is malformed.
 pub(super) fn edges(block: &str) -> Vec<IpAddr> {
     let Some((address, length)) = block.split_once('/') else { return Vec::new() };
     let (Ok(address), Ok(length)) = (address.parse::<IpAddr>(), length.parse::<u32>()) else {
@@ -104,11 +104,11 @@ pub(super) fn edges(block: &str) -> Vec<IpAddr> {
     let (first, last) = (edge(address, length, 0), edge(address, length, u128::MAX));
     let before = with_bits(address, bits(first).wrapping_sub(1));
     let after = with_bits(address, bits(last).wrapping_add(1));
-    // Whoever sends from an IPv4-mapped address sends from the IPv4 address.
+    // An IPv4-mapped address is the IPv4 address.
     [first, last, before, after].map(|address| address.to_canonical()).to_vec()
 }
 
-/// The block as text: mostly as it should be, sometimes as only older servers took it.
+/// The block as text: mostly canonical, sometimes in a form that only older API servers accept.
 fn written(rng: &mut Rng, address: IpAddr, length: u32) -> String {
     let network = edge(address, length, 0);
     match (rng.usize(..30), network) {

@@ -1,11 +1,11 @@
-//! What happens to a cluster over time.
+//! Changes of a cluster over time.
 
 use serde_json::Value;
 
 use super::cluster::{self, labels};
 use super::{Cluster, Draw as _, Rng, policies};
 
-/// Changes a cluster in one way.
+/// Makes one random change.
 pub fn change(rng: &mut Rng, cluster: &mut Cluster) {
     match rng.usize(..14) {
         0..=2 => with_pod(rng, cluster, |rng, pod| pod.labels = labels(rng)),
@@ -41,14 +41,14 @@ fn relabel_namespace(rng: &mut Rng, cluster: &mut Cluster) {
     }
 }
 
-/// A new pod under the name of an old one.
+/// Replaces a pod by a new one of the same name.
 fn replace_pod(rng: &mut Rng, cluster: &mut Cluster) {
     if cluster.pods.is_empty() {
         return;
     }
     let old = cluster.pods.swap_remove(rng.usize(..cluster.pods.len()));
     cluster.add_pod(rng, &old.namespace, &old.name);
-    // StatefulSets and CNI plugins like to give the old address again.
+    // Some CNI plugins assign the old address again.
     if rng.chance(40)
         && let Some(pod) = cluster.pods.last_mut()
         && !pod.host_network
@@ -58,7 +58,7 @@ fn replace_pod(rng: &mut Rng, cluster: &mut Cluster) {
     }
 }
 
-/// An address leaves one pod and comes to another, which is new.
+/// Moves an address from a deleted pod to a new one.
 fn reuse_address(rng: &mut Rng, cluster: &mut Cluster) {
     if cluster.pods.is_empty() {
         return;
@@ -87,7 +87,7 @@ fn add_pod(rng: &mut Rng, cluster: &mut Cluster) {
     cluster.add_pod(rng, &namespace, &name);
 }
 
-/// Deletes a namespace with all that is in it, or brings one back, empty but for a pod.
+/// Deletes a namespace with all its objects, or recreates one with a single pod.
 fn renew_namespace(rng: &mut Rng, cluster: &mut Cluster) {
     let chosen = rng.one_of(cluster::NAMESPACES);
     let existed = cluster.namespaces.iter().any(|namespace| name(namespace) == chosen);
@@ -98,7 +98,7 @@ fn renew_namespace(rng: &mut Rng, cluster: &mut Cluster) {
     } else if !existed {
         let namespace = cluster::namespace(rng, chosen);
         cluster.namespaces.push(namespace);
-        // It may have had pods before it was known itself.
+        // Its pods may have been known before the Namespace object.
         if !cluster.inhabited().iter().any(|inhabited| inhabited == chosen) {
             cluster.add_pod(rng, chosen, "a");
         }
@@ -111,7 +111,7 @@ fn remove_policy(rng: &mut Rng, cluster: &mut Cluster) {
     }
 }
 
-/// Adds a policy or writes one anew.
+/// Adds a policy or replaces one.
 fn put_policy(rng: &mut Rng, cluster: &mut Cluster) {
     let namespace = rng.choice(&cluster.inhabited()).cloned().unwrap_or_else(|| "x".to_owned());
     let new_name = format!("p{}", rng.usize(..4));

@@ -6,7 +6,7 @@ use super::ports::{self, PORT_NAMES};
 use super::{Draw as _, Rng, policies, set};
 use crate::case::Protocol;
 
-/// Namespaces by name; few, so that things meet.
+/// Namespace names; few, so that objects interact.
 pub(super) const NAMESPACES: [&str; 4] = ["x", "y", "z", "team-a"];
 /// Label keys and values of pods and namespaces.
 pub(super) const LABELS: [(&str, &[&str]); 4] = [
@@ -16,7 +16,7 @@ pub(super) const LABELS: [(&str, &[&str]); 4] = [
     ("env", &["prod", "dev"]),
 ];
 const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
-/// Last bytes of pod addresses: near each other and at the edges of blocks.
+/// Last bytes of pod addresses: adjacent ones, and edges of blocks.
 const HOSTS: [u8; 12] = [1, 2, 3, 4, 5, 7, 8, 63, 64, 127, 128, 254];
 
 /// A cluster that can change.
@@ -24,24 +24,24 @@ const HOSTS: [u8; 12] = [1, 2, 3, 4, 5, 7, 8, 63, 64, 127, 128, 254];
 pub struct Cluster {
     /// Namespace objects.
     pub namespaces: Vec<Value>,
-    /// Pods, as they will be written.
+    /// Pods.
     pub pods: Vec<PodFacts>,
     /// `NetworkPolicy` objects.
     pub policies: Vec<Value>,
     /// Nodes, Services.
     pub others: Vec<Value>,
-    /// Counts pods that were ever made: their age and uid.
+    /// Number of pods made so far, from which creation times and uids follow.
     pub n_born: u32,
 }
 
-/// What the generator decided about a pod.
+/// A pod's properties.
 #[derive(Clone, Debug)]
 pub struct PodFacts {
     /// `metadata.namespace`.
     pub namespace: String,
     /// `metadata.name`.
     pub name: String,
-    /// Its place in the order of birth.
+    /// Its number in order of creation.
     pub born: u32,
     /// Whether it has a uid.
     pub has_uid: bool,
@@ -51,7 +51,7 @@ pub struct PodFacts {
     pub node: &'static str,
     /// `status.podIPs`.
     pub addresses: Vec<String>,
-    /// `status.phase`, if it is said.
+    /// `status.phase`, if set.
     pub phase: Option<&'static str>,
     /// `spec.hostNetwork`.
     pub host_network: bool,
@@ -76,7 +76,7 @@ impl Cluster {
             n_born: 0,
         };
         for name in names {
-            // A pod can be known before its namespace is.
+            // A pod may be known before its Namespace object.
             if !rng.chance(3) {
                 cluster.namespaces.push(namespace(rng, name));
             }
@@ -133,7 +133,7 @@ impl Cluster {
         self.pods.push(pod);
     }
 
-    /// Gives a pod an address that another one had: that one has mostly ended.
+    /// Gives a pod the address of another one, which mostly has finished.
     fn reuse_address(&mut self, rng: &mut Rng, pod: &mut PodFacts) {
         let candidates: Vec<usize> = (0..self.pods.len())
             .filter(|index| {
@@ -150,7 +150,7 @@ impl Cluster {
         }
     }
 
-    /// Addresses that no pod has: one of each family, or both.
+    /// Unused addresses, of one or both families.
     pub fn fresh_addresses(&self, rng: &mut Rng) -> Vec<String> {
         let is_free =
             |candidate: &String| !self.pods.iter().any(|pod| pod.addresses.contains(candidate));
@@ -169,7 +169,7 @@ impl Cluster {
         families.into_iter().flatten().collect()
     }
 
-    /// All objects, in any order.
+    /// All objects, in random order.
     pub fn objects(&self, rng: &mut Rng) -> Vec<Value> {
         let mut objects: Vec<Value> = self.namespaces.clone();
         objects.extend(self.pods.iter().map(PodFacts::to_value));
@@ -189,7 +189,7 @@ impl Cluster {
 }
 
 impl PodFacts {
-    /// The object.
+    /// The Pod object.
     pub fn to_value(&self) -> Value {
         let mut metadata = json!({
             "name": self.name, "namespace": self.namespace, "labels": self.labels,
@@ -238,7 +238,7 @@ pub(super) fn labels(rng: &mut Rng) -> Map<String, Value> {
 /// A namespace with labels.
 pub(super) fn namespace(rng: &mut Rng, name: &str) -> Value {
     let mut labels = labels(rng);
-    // The API server adds it; offline input may lack it, and may not change it.
+    // The API server adds this label; offline input may lack it but cannot change its value.
     if rng.chance(70) {
         labels.insert("kubernetes.io/metadata.name".to_owned(), json!(name));
     }

@@ -1,13 +1,13 @@
-//! Draws that the generator makes often.
+//! Extensions of [`fastrand::Rng`].
 
 use fastrand::Rng;
 
-/// More ways to draw from a generator of random numbers.
+/// More ways to draw from a random number generator.
 pub trait Draw {
-    /// True in so many cases of a hundred.
+    /// True with this probability.
     fn chance(&mut self, percent: u32) -> bool;
 
-    /// One of at least one item.
+    /// One of the items.
     fn one_of<T: Copy, const N: usize>(&mut self, items: [T; N]) -> T;
 }
 

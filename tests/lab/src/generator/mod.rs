@@ -1,7 +1,6 @@
-//! Whole cases: clusters, policies, probes and changes that cover the API.
+//! Random cases: clusters, policies, probes, and changes that cover the API.
 //!
-//! In: a source of random numbers. Out: [`Case`]s, as strategies of proptest, which shrink. Must not: know the
-//! verdicts; those are up to the oracles.
+//! In: a seed. Out: [`Case`]s, as proptest strategies that shrink. Must not: compute verdicts, which is the oracles' task.
 
 mod blocks;
 mod changes;
@@ -30,36 +29,37 @@ pub use stored::stored;
 
 use crate::case::Case;
 
-/// How many probes a case has, at most.
+/// Maximum number of probes of a case.
 const N_PROBES: usize = 48;
 
-/// A cluster: most of them in one state, some in several.
+/// Clusters: most in one state, some in several.
 pub fn clusters() -> impl Strategy<Value = Vec<Case>> {
     from_rng(|rng, name| if rng.chance(88) { vec![single(rng, name)] } else { sequence(rng, name) })
 }
 
-/// A cluster in several states.
+/// Clusters in several states.
 pub fn sequences() -> impl Strategy<Value = Vec<Case>> {
     from_rng(sequence)
 }
 
-/// The cases of a seed, without end: the same ones each time. About a third of them belong to sequences.
+/// An endless, reproducible stream of cases. About a third of them belong to sequences.
 pub fn cases(seed: u64) -> impl Iterator<Item = Case> {
     let clusters = clusters();
     let mut runner = TestRunner::new_with_rng(ProptestConfig::default(), test_rng(seed));
-    // Strategies that reject nothing always have a value.
+    // These strategies reject nothing, so every call yields a value.
     std::iter::from_fn(move || clusters.new_tree(&mut runner).ok().map(|tree| tree.current()))
         .flatten()
 }
 
-/// The random numbers of proptest that follow from a seed.
+/// Proptest's random number generator, seeded.
 pub fn test_rng(seed: u64) -> TestRng {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     TestRng::from_seed(RngAlgorithm::ChaCha, &bytes)
 }
 
-/// What a function makes of random numbers and a name, which tells their seed. Shrinks by leaving out parts of it.
+/// The strategy of a function that generates cases from random numbers and a name, which contains the seed. Its values
+/// shrink by losing parts.
 fn from_rng(generate: impl Fn(&mut Rng, &str) -> Vec<Case>) -> impl Strategy<Value = Vec<Case>> {
     let generate = move |seed| generate(&mut Rng::with_seed(seed), &format!("seed-{seed}"));
     any::<u64>().no_shrink().prop_map(generate).prop_flat_map(smaller::smaller)
@@ -94,7 +94,7 @@ fn sequence(rng: &mut Rng, name: &str) -> Vec<Case> {
     cases
 }
 
-/// Sets a field in one of the spellings of "nothing": null, missing, or (for lists) empty.
+/// Sets a field to one of the spellings of "nothing": null, missing, or an empty list.
 fn set_nothing(rng: &mut Rng, object: &mut Value, name: &str) {
     match rng.usize(..4) {
         0 => set(object, name, Value::Null),

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Cluster, Draw as _, Rng, blocks, ports, selectors, set, set_nothing, spoil};
 
-/// A policy of a namespace.
+/// A random policy.
 pub fn policy(rng: &mut Rng, cluster: &Cluster, namespace: &str, name: &str) -> Value {
     let mut spec = json!({});
     match rng.usize(..12) {

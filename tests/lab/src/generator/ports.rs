@@ -5,17 +5,17 @@ use serde_json::{Value, json};
 use super::{Draw as _, Rng, set};
 use crate::case::Protocol;
 
-/// Port names; pods give them to different numbers and protocols, or to none.
+/// Port names; pods assign them to different numbers and protocols, or not at all.
 pub(super) const PORT_NAMES: [&str; 5] = ["http", "metrics", "dns", "admin-1", "p"];
 
-/// A port number: few different ones, edges among them.
+/// A port number, from a small set that includes edge values.
 pub(super) fn number(rng: &mut Rng) -> u16 {
     rng.one_of([1, 22, 53, 79, 80, 80, 81, 443, 1023, 8080, 8080, 8081, 32767, 32768, 65534, 65535])
 }
 
 /// One item of a rule's `ports`.
 pub(super) fn item(rng: &mut Rng) -> Value {
-    // Null is the empty item: every port of TCP.
+    // Null is the empty item, which means all TCP ports.
     if rng.chance(2) {
         return Value::Null;
     }
@@ -44,7 +44,7 @@ pub(super) fn item(rng: &mut Rng) -> Value {
     item
 }
 
-/// A range: of one port, between known ports, or of all.
+/// A port range: one port, between known ports, or all.
 fn range(rng: &mut Rng) -> (u16, u16) {
     let (one, other) = (number(rng), number(rng));
     match rng.usize(..6) {

@@ -1,4 +1,4 @@
-//! Questions to a set of objects: near what its policies speak of.
+//! Probes for a set of objects, close to the addresses and ports of its policies.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,19 +10,19 @@ use super::ports::PORT_NAMES;
 use super::{Draw as _, Rng, blocks, ports};
 use crate::case::{End, Port, Probe, Protocol};
 
-/// What is worth asking about.
+/// Candidates for the parts of a probe.
 #[derive(Debug, Default)]
 struct Subjects {
     pods: Vec<End>,
     addresses: Vec<IpAddr>,
     ports: Vec<u16>,
-    /// Where a Service can be asked.
+    /// Ports of Services.
     service_ports: Vec<(u16, Protocol)>,
     /// The pods that have only an IPv6 address.
     only_v6: Vec<End>,
 }
 
-/// At most so many different probes, each with a pod at one end at least.
+/// Up to `n_probes` distinct probes, each with a pod at one end at least.
 pub(super) fn probes(rng: &mut Rng, objects: &[Value], n_probes: usize) -> Vec<Probe> {
     let subjects = Subjects::of(objects);
     let mut seen = BTreeSet::new();
@@ -111,7 +111,7 @@ impl Subjects {
             return Some(Probe { from: pod, to, port: Port::Number(*port), protocol: *protocol });
         }
         let mut other = self.other(rng)?;
-        // Ends of different families make no connection: few of those are enough.
+        // Ends of different families make no connection, so retry to get few of those.
         for _ in 0..3 {
             if self.is_v6(&other) != self.is_v6(&pod) {
                 other = self.other(rng)?;
@@ -137,7 +137,7 @@ impl Subjects {
         }
     }
 
-    /// A port of a rule or container, its neighbours, or any; sometimes a name.
+    /// A port of a rule or container, its neighbour, or a random one; sometimes a name.
     fn port(&self, rng: &mut Rng) -> Port {
         if rng.chance(6) {
             return Port::Name(rng.one_of(PORT_NAMES).to_owned());
@@ -153,7 +153,7 @@ impl Subjects {
     }
 }
 
-/// The numbers in all fields of this name.
+/// Collects the numbers in all fields of this name.
 fn numbers(value: &Value, name: &str, found: &mut Vec<u16>) {
     match value {
         Value::Object(fields) => {
@@ -172,7 +172,7 @@ fn numbers(value: &Value, name: &str, found: &mut Vec<u16>) {
     }
 }
 
-/// All texts that hold this character.
+/// Visits all strings that contain this character.
 fn texts_with(value: &Value, wanted: char, found: &mut dyn FnMut(&str)) {
     match value {
         Value::String(text) if text.contains(wanted) => found(text),

@@ -5,11 +5,11 @@ use serde_json::{Map, Value, json};
 use super::cluster::{LABELS, NAMESPACES};
 use super::{Draw as _, Rng, set};
 
-/// A selector over the vocabulary of labels.
+/// A random label selector.
 pub(super) fn selector(rng: &mut Rng) -> Value {
     let mut selector = json!({});
     if rng.chance(20) {
-        // The empty selector, in its spellings.
+        // The empty selector, in one of its spellings.
         for name in ["matchLabels", "matchExpressions"] {
             let empty = if name == "matchLabels" { json!({}) } else { json!([]) };
             match rng.usize(..4) {
@@ -37,7 +37,7 @@ pub(super) fn selector(rng: &mut Rng) -> Value {
     selector
 }
 
-/// A selector of namespaces: by label, or by name.
+/// A namespace selector: by label or by name.
 pub(super) fn namespace_selector(rng: &mut Rng) -> Value {
     const NAME: &str = "kubernetes.io/metadata.name";
     let name = rng.one_of(NAMESPACES);
@@ -52,7 +52,7 @@ pub(super) fn namespace_selector(rng: &mut Rng) -> Value {
 
 fn expression(rng: &mut Rng) -> Value {
     let (key, values) = rng.one_of(LABELS);
-    // A key that nobody has satisfies NotIn and DoesNotExist.
+    // A key that no object has satisfies NotIn and DoesNotExist.
     let key = if rng.chance(10) { "nobody-has-this" } else { key };
     let operator = rng.one_of(["In", "NotIn", "Exists", "DoesNotExist"]);
     let mut expression = json!({ "key": key, "operator": operator });

@@ -1,4 +1,4 @@
-//! How cases shrink: parts are left out, the whole before its parts.
+//! How cases shrink: by dropping parts, large ones first.
 
 use std::collections::BTreeSet;
 
@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use crate::case::Case;
 
-/// These cases; they shrink by losing cases, probes, objects, and fields and items of objects.
+/// A strategy for these cases, which shrinks by dropping cases, probes, objects, and fields and items of objects.
 pub(super) fn smaller(cases: Vec<Case>) -> impl Strategy<Value = Vec<Case>> {
     let whole = json!(cases);
     let parts = parts(&whole);
-    // Each is true until proptest makes it false, the first one first.
+    // Each is true at first; proptest shrinks them to false one after the other.
     let is_kept: Vec<_> = parts.iter().map(|_| weighted(1.0)).collect();
     is_kept.prop_map(move |is_kept| {
         let dropped: BTreeSet<&str> =
@@ -24,7 +24,7 @@ pub(super) fn smaller(cases: Vec<Case>) -> impl Strategy<Value = Vec<Case>> {
     })
 }
 
-/// The paths of all parts of cases that can be left out, large parts first.
+/// The paths of all parts that can be dropped, large ones first.
 fn parts(cases: &Value) -> Vec<String> {
     let mut parts = Vec::new();
     for (path, case) in children(cases, "") {
@@ -41,7 +41,7 @@ fn parts(cases: &Value) -> Vec<String> {
     parts
 }
 
-/// The paths of everything inside a value.
+/// Collects the paths of everything inside a value.
 fn collect_inner(value: &Value, path: &str, parts: &mut Vec<String>) {
     for (path, inner) in children(value, path) {
         collect_inner(inner, &path, parts);
@@ -63,7 +63,7 @@ fn children<'v>(value: &'v Value, path: &str) -> Vec<(String, &'v Value)> {
     }
 }
 
-/// The value without what is at these paths.
+/// The value without the parts at these paths.
 fn without(value: &Value, path: &str, dropped: &BTreeSet<&str>) -> Value {
     let rest = |name: &str, inner: &Value| {
         let path = format!("{path}/{name}");

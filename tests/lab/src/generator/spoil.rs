@@ -1,10 +1,10 @@
-//! Policies that an API server refuses.
+//! Invalid policies, which an API server refuses.
 
 use serde_json::{Value, json};
 
 use super::{Draw as _, Rng, set};
 
-/// Makes one location of a policy wrong.
+/// Makes a random part of a policy invalid.
 pub(super) fn spoil(rng: &mut Rng, policy: &mut Value) {
     let mut locations = Vec::new();
     find_locations(policy, "", &mut locations);
@@ -13,7 +13,7 @@ pub(super) fn spoil(rng: &mut Rng, policy: &mut Value) {
     location.kind.spoil(rng, value);
 }
 
-/// A part of a policy that can be wrong in its own ways.
+/// A part of a policy, and which kind of part it is.
 #[derive(Clone, Debug)]
 struct Location {
     pointer: String,

@@ -2,8 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-/// The policy with what the API server fills in, and without what it drops: nulls, empty optional lists and maps. For policies
-/// that it takes.
+/// A valid policy with the API server's defaults, without the nulls and empty optional lists and maps that it drops.
 ///
 /// Source: networking.k8s.io/v1 defaults: `policyTypes`, `protocol`; a missing `podSelector` is an empty one.
 #[must_use]
@@ -40,7 +39,7 @@ pub fn stored(policy: &Value) -> Value {
     policy
 }
 
-/// Fields that are null or an empty list are left out, as Go's `omitempty` does, and so are empty maps; a selector is none.
+/// Drops nulls, empty lists, and empty `matchLabels`, as Go's `omitempty` does; an empty selector stays.
 fn without_nulls(value: &Value) -> Value {
     let is_nothing = |name: &str, value: &Value| {
         let is_empty_map = name == "matchLabels" && *value == json!({});

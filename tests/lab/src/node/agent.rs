@@ -17,29 +17,29 @@ use super::topology::NODE_NAME;
 use super::wait::{LIMIT, Look, until};
 use crate::binaries;
 
-/// Lines of the log that an error shows.
+/// Number of log lines that an error quotes.
 const SHOWN_LINES: usize = 20;
 
-/// Where everything of an agent is. No two labs share any of it.
+/// The configuration of an agent. Labs share none of its paths.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Its folder for sockets and records.
+    /// Its state directory: socket and records.
     pub state: PathBuf,
     /// Its pins, on a BPF file system.
     pub pins: PathBuf,
-    /// Where the runtime keeps the results of CNI plugins.
+    /// The runtime's folder of CNI results.
     pub results: PathBuf,
-    /// The manifests that it watches.
+    /// The manifest directory that it watches.
     pub manifests: PathBuf,
-    /// The API server that it listens to instead, if there is one.
+    /// The kubeconfig of the API server that it watches instead, if there is one.
     pub kubeconfig: Option<PathBuf>,
-    /// What it writes to standard output and standard error.
+    /// The log: its standard output and standard error.
     pub log: PathBuf,
-    /// The capabilities that it has, such as `NET_ADMIN`; `None` for all of root's.
+    /// Its capabilities, such as `NET_ADMIN`; `None` for all.
     pub capabilities: Option<Vec<String>>,
     /// The program, if it is not the one of this build.
     pub program: Option<PathBuf>,
-    /// What stands before its command, such as a tracer with its arguments.
+    /// A command prefix, such as a tracer with its arguments.
     pub prefix: Vec<String>,
 }
 
@@ -49,7 +49,7 @@ impl Config {
         self.state.join("cni.sock")
     }
 
-    /// Asks the running agent something with another `netpol-agent`; returns what it says.
+    /// Runs a `netpol-agent` subcommand against the running agent; returns its output.
     ///
     /// # Errors
     /// It fails.
@@ -121,7 +121,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts it and waits until it can serve an ADD.
+    /// Starts the agent and waits until it can serve an ADD.
     ///
     /// # Errors
     /// It does not start, ends, or is not ready within the time: the message holds the end of its log.
@@ -131,7 +131,7 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Starts it.
+    /// Starts the agent without waiting.
     ///
     /// # Errors
     /// It cannot be started.
@@ -165,7 +165,7 @@ impl Agent {
         })
     }
 
-    /// Ends it without warning, as `kill -9` and the kernel's memory killer do.
+    /// Kills it with SIGKILL, as `kill -9` and the OOM killer do.
     ///
     /// # Errors
     /// It had already ended.
@@ -178,7 +178,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Asks it to end, as the kubelet does, and waits until it has.
+    /// Sends SIGTERM, as the kubelet does, and waits until it has ended.
     ///
     /// # Errors
     /// It does not end within the time.
@@ -193,10 +193,10 @@ impl Agent {
         })
     }
 
-    /// How it has ended; `None` if it runs.
+    /// Its exit status; `None` while it runs.
     ///
     /// # Errors
-    /// The kernel does not tell.
+    /// `wait` fails.
     pub fn status(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
@@ -216,7 +216,7 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // It may have ended already; there is nobody to tell.
+        // The process may have ended already, and drop cannot return an error.
         self.child.kill().ok();
         self.child.wait().ok();
     }
@@ -227,7 +227,7 @@ fn status(socket: &Path) -> Result<Response> {
     call(socket, &Request::Status)
 }
 
-/// Asks an agent something, as the CNI plugin does.
+/// Sends an agent a request, as the CNI plugin does.
 ///
 /// # Errors
 /// It does not answer.
@@ -235,7 +235,7 @@ pub fn call(socket: &Path, request: &Request) -> Result<Response> {
     call_within(socket, request, LIMIT)
 }
 
-/// The same, for an answer that may take so long.
+/// The same, with a time limit for the answer.
 ///
 /// # Errors
 /// It does not answer.
@@ -248,7 +248,7 @@ pub fn call_within(socket: &Path, request: &Request, limit: Duration) -> Result<
     Ok(netpol_proto::decode(&line)?)
 }
 
-/// Makes what a config needs: its folders, and file systems that nobody else uses.
+/// Prepares an agent's paths: its folders, and file systems of its own.
 ///
 /// # Errors
 /// A folder cannot be made, or a file system not be mounted.
@@ -259,7 +259,7 @@ pub(super) fn prepare(lab: &str, manifests: &Path) -> Result<Config> {
     for path in [&bpf, &state] {
         fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
     }
-    // As on a node, where `/run` is one: a file that is replaced there costs no disk's time.
+    // A tmpfs, as `/run` is on a node.
     rustix::mount::mount("tmpfs", &state, "tmpfs", rustix::mount::MountFlags::empty(), None)
         .with_context(|| format!("mounting a tmpfs on {}", state.display()))?;
     rustix::mount::mount("bpf", &bpf, "bpf", rustix::mount::MountFlags::empty(), None)

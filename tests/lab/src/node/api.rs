@@ -1,4 +1,4 @@
-//! An API server on the lab's node, in the place of the directory of manifests.
+//! An API server on the lab's node, instead of the manifest directory.
 
 use std::fmt;
 use std::fs;
@@ -14,7 +14,7 @@ use super::objects::Mirror;
 use crate::cluster::Cluster;
 use crate::fake_api::FakeApi;
 
-/// The server, with what runs it.
+/// The server and its runtime.
 #[derive(Debug)]
 pub(super) struct ApiServer {
     api: Served,
@@ -27,7 +27,7 @@ enum Served {
     Cluster(Arc<SharedCluster>),
 }
 
-/// A cluster that several threads use.
+/// A cluster shared by threads.
 struct SharedCluster {
     cluster: Mutex<Cluster>,
     runtime: Handle,
@@ -51,7 +51,7 @@ impl Mirror for FakeApi {
     }
 
     fn delete(&self, kind: Kind, namespace: &str, name: &str) -> Result<()> {
-        // What somebody deleted before is gone as well.
+        // An object that is deleted already is no error.
         Self::delete(self, kind, namespace, name);
         Ok(())
     }
@@ -68,14 +68,14 @@ impl Mirror for SharedCluster {
 }
 
 impl Lab {
-    /// Starts an API server on the node, with all objects that there are. From now on it has every object that is written
-    /// to the manifests, and the next agent listens to it alone.
+    /// Starts an API server on the node with all current objects. From now on it gets every object that is written to the
+    /// manifests, and the next agent watches only the server.
     ///
     /// # Errors
-    /// It cannot be started, or an object that exists is no object.
+    /// It cannot be started, or a manifest is invalid.
     pub fn start_api_server(&mut self) -> Result<Arc<FakeApi>> {
         let runtime = runtime()?;
-        // The socket belongs to the namespace of the thread that makes it.
+        // The socket belongs to the network namespace of the thread that opens it.
         let start = || Ok(runtime.block_on(FakeApi::start())?);
         let api = Arc::new(self.topology.node.inside(start).context("starting the API server")?);
         let kubeconfig = self.folder().join("kubeconfig");
@@ -95,7 +95,7 @@ impl Lab {
         }
     }
 
-    /// The same with the cluster that the environment asks for, which [`Lab::with_cluster`] can take away.
+    /// The same with the cluster that the environment selects, for [`Lab::with_cluster`].
     ///
     /// # Errors
     /// Those of [`Cluster::open`] and [`Lab::start_api_server`].
@@ -111,10 +111,10 @@ impl Lab {
         Ok(())
     }
 
-    /// Does something with the cluster of [`Lab::start_cluster`].
+    /// Runs `deed` with the cluster of [`Lab::start_cluster`].
     ///
     /// # Errors
-    /// There is none, or what the deed returns.
+    /// There is none, or the error of `deed`.
     pub fn with_cluster<T>(&self, deed: impl AsyncFnOnce(&mut Cluster) -> Result<T>) -> Result<T> {
         let server = self.api.as_ref().context("no API server")?;
         let Served::Cluster(shared) = &server.api else { bail!("no cluster") };
@@ -122,17 +122,17 @@ impl Lab {
         server.runtime.block_on(deed(&mut cluster))
     }
 
-    /// The uid that a cluster gave to a pod.
+    /// The uid that the cluster assigned to a pod.
     pub(super) fn uid_in_cluster(&self, namespace: &str, name: &str) -> Option<String> {
         let read = async |cluster: &mut Cluster| cluster.get(Kind::Pod, namespace, name).await;
         let pod = self.with_cluster(read).ok()?;
         pod.pointer("/metadata/uid").and_then(Value::as_str).map(str::to_owned)
     }
 
-    /// Lets nobody reach the API server, for as long as the deed takes.
+    /// Makes the API server unreachable while `deed` runs.
     ///
     /// # Errors
-    /// There is none, its port cannot be had again, or what the deed returns.
+    /// There is none, its port cannot be bound again, or the error of `deed`.
     pub fn without_api_server<T>(&self, deed: impl FnOnce() -> Result<T>) -> Result<T> {
         let server = self.api.as_ref().context("no API server")?;
         let Served::Directly(api) = &server.api else { bail!("a cluster is closed by itself") };

@@ -1,4 +1,4 @@
-//! A container runtime's part of CNI: runs the plugins of a network configuration list, one after the other.
+//! The container runtime's side of CNI: runs the plugin chain of a network configuration list.
 //!
 //! Source: CNI specification 1.0.0, "Section 3: Execution of Network Configurations".
 
@@ -14,49 +14,49 @@ use serde_json::{Map, Value};
 
 use super::netns::Netns;
 
-/// The interface that a runtime asks for.
+/// The interface name that runtimes request.
 pub const CONTAINER_IFNAME: &str = "eth0";
 
-/// What a plugin answers when it fails.
+/// A plugin's error result.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, thiserror::Error)]
 #[error("CNI error {code}: {msg} {details}")]
 pub struct CniError {
-    /// Its number in the specification's table.
+    /// Error code of the specification.
     pub code: u32,
-    /// One sentence.
+    /// Message.
     pub msg: String,
-    /// More, perhaps.
+    /// Details, possibly empty.
     #[serde(default)]
     pub details: String,
 }
 
-/// The container that is connected.
+/// A container to connect.
 #[derive(Clone, Debug)]
 pub struct Container {
-    /// The runtime's id of the sandbox.
+    /// Sandbox id.
     pub id: String,
-    /// Its namespace.
+    /// Its network namespace.
     pub netns: Netns,
-    /// `CNI_ARGS`: names the pod.
+    /// `CNI_ARGS`, which names the pod.
     pub args: String,
 }
 
-/// The network that a node's runtime was configured with.
+/// A network configuration of the node's runtime.
 #[derive(Clone, Debug)]
 pub struct Network {
-    /// Where the plugins run.
+    /// The network namespace in which plugins run.
     node: Netns,
-    /// `CNI_PATH`: where the plugins are.
+    /// `CNI_PATH`, the folders of the plugins.
     path: String,
     version: String,
     name: String,
     plugins: Vec<Map<String, Value>>,
-    /// Where results are kept, as `libcni` keeps them in `/var/lib/cni/results`.
+    /// The folder of cached results, as `libcni`'s `/var/lib/cni/results`.
     results: PathBuf,
 }
 
 impl Network {
-    /// Takes a configuration list, as it stands in `/etc/cni/net.d/*.conflist`.
+    /// The network of a configuration list, as in `/etc/cni/net.d/*.conflist`.
     ///
     /// # Errors
     /// A field is missing or has the wrong type.
@@ -80,7 +80,7 @@ impl Network {
         Ok(Self { node: node.clone(), path, version, name, plugins, results })
     }
 
-    /// The same network before this plugin came to it.
+    /// The same network without this plugin.
     #[must_use]
     pub fn without(&self, plugin: &str) -> Self {
         let mut network = self.clone();
@@ -88,7 +88,7 @@ impl Network {
         network
     }
 
-    /// Where results are kept.
+    /// The folder of cached results.
     pub fn results(&self) -> &Path {
         &self.results
     }
@@ -113,17 +113,17 @@ impl Network {
         fs::write(&path, cached.to_string()).with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Connects a container; returns the last plugin's result. After a failure everything is disconnected again.
+    /// Connects a container; returns the last plugin's result. A failed ADD is followed by DEL.
     ///
     /// # Errors
-    /// A [`CniError`] if a plugin said no; anything else if it could not say anything.
+    /// A [`CniError`] if a plugin returned an error; another error if it returned nothing valid.
     pub fn add(&self, container: &Container) -> Result<Value> {
         let mut result = None;
         for plugin in &self.plugins {
             match self.run("ADD", plugin, container, result.as_ref()) {
                 Ok(next) => result = Some(next),
                 Err(error) => {
-                    // What matters is why ADD failed; what DEL says about half a container does not.
+                    // The error of ADD matters; DEL of a half-connected container may fail.
                     self.del(container, result.as_ref()).ok();
                     return Err(error);
                 }
@@ -134,7 +134,7 @@ impl Network {
         Ok(result)
     }
 
-    /// Connects all these containers at the same time; the results are in their order.
+    /// Connects containers concurrently; returns the results in the same order.
     pub fn add_at_once<'a>(
         &self,
         containers: impl Iterator<Item = &'a Container>,
@@ -149,10 +149,10 @@ impl Network {
         })
     }
 
-    /// Disconnects a container: every plugin is asked, in reverse.
+    /// Disconnects a container: runs DEL of all plugins in reverse order.
     ///
     /// # Errors
-    /// What the first plugin that failed said.
+    /// The error of the first plugin that failed.
     pub fn del(&self, container: &Container, result: Option<&Value>) -> Result<()> {
         let mut outcome = Ok(());
         for plugin in self.plugins.iter().rev() {
@@ -215,7 +215,7 @@ impl Network {
 /// The addresses in a result, without their prefix lengths.
 ///
 /// # Errors
-/// The result is not of the specification's form.
+/// The result is malformed.
 pub fn addresses(result: &Value) -> Result<Vec<IpAddr>> {
     let ips = result.get("ips").and_then(Value::as_array).context("the result has no ips")?;
     let address = |ip: &Value| {
@@ -226,13 +226,13 @@ pub fn addresses(result: &Value) -> Result<Vec<IpAddr>> {
     ips.iter().map(address).collect()
 }
 
-/// How host's ends are called by the CNI project's plugins, and by ours.
+/// Name prefixes of host-side veth devices: of the CNI project's plugins, and of ours.
 const PREFIXES: [&str; 2] = ["veth", "npl"];
 
-/// The name of the host's end of the veth pair in a result.
+/// The name of the host-side veth device in a result.
 ///
 /// # Errors
-/// The result names no interface of the host that looks like one.
+/// The result has no such host interface.
 pub fn host_interface(result: &Value) -> Result<String> {
     let interfaces = result.get("interfaces").and_then(Value::as_array);
     for interface in interfaces.context("the result has no interfaces")? {

@@ -1,4 +1,4 @@
-//! Many pods at the same time.
+//! Many pods at once.
 
 use std::thread;
 
@@ -8,7 +8,7 @@ use super::cni;
 use super::{Lab, Pod, PodSpec, netns};
 
 impl Lab {
-    /// Connects pods as a runtime does that starts them all at once. Nothing runs in them.
+    /// Connects pods concurrently, as a runtime does that starts all of them. No process runs in them.
     ///
     /// # Errors
     /// As [`Lab::add_pod`]; the first failure.
@@ -32,8 +32,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Disconnects these pods all at once, and all once more, as a runtime does that was restarted in between. Then deletes
-    /// them.
+    /// Disconnects pods concurrently, twice, as a runtime does that restarts in between. Then deletes them.
     ///
     /// # Errors
     /// There is no such pod, a plugin failed, or something could not be removed.

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: the labs of this process are removed before it ends.
+//! On Ctrl-C and SIGTERM, removes the labs of this process before it ends.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, Once, PoisonError, RwLock, RwLockReadGuard};
@@ -8,13 +8,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::teardown;
 
-/// The names of the labs that end with this process.
+/// The labs to remove.
 static LABS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// Shared by those that add something to a lab; taken whole, for good, by the one that removes them all.
+/// Read-locked while something is added to a lab; write-locked for good by the removal of all labs.
 static CHANGES: RwLock<()> = RwLock::new(());
 
-/// From now on the lab is removed when the process is interrupted.
+/// Registers a lab for removal on interruption.
 pub(super) fn register(name: &str) {
     static WATCH: Once = Once::new();
     WATCH.call_once(|| {
@@ -27,13 +27,13 @@ pub(super) fn register(name: &str) {
     LABS.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
 }
 
-/// The lab is gone, or is to stay.
+/// Unregisters a lab that is removed or is to be kept.
 pub(super) fn unregister(name: &str) {
     LABS.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
 }
 
-/// Held while a namespace is made or a process is started. Never returns once an interruption has begun to remove the
-/// labs: the process is about to end.
+/// A guard to hold while a namespace is made or a process is started. Blocks forever once an interruption removes the labs,
+/// because the process is about to end.
 pub(super) fn change() -> RwLockReadGuard<'static, ()> {
     CHANGES.read().unwrap_or_else(PoisonError::into_inner)
 }
@@ -43,7 +43,7 @@ fn watch() -> Result<()> {
     let exit_code = runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt()).context("watching SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("watching SIGTERM")?;
-        // What a shell says of a process that a signal ended: 128 and the signal's number.
+        // The exit code that shells use for a signal: 128 plus its number.
         anyhow::Ok(tokio::select! {
             _ = interrupt.recv() => 130,
             _ = terminate.recv() => 143,
@@ -62,7 +62,7 @@ fn watch() -> Result<()> {
 
 #[expect(
     clippy::print_stderr,
-    reason = "the process ends and somebody should know what became of the lab"
+    reason = "the process ends; the terminal is the only place for a report"
 )]
 fn tell(text: &str) {
     eprintln!("{text}");

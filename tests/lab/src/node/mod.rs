@@ -1,8 +1,8 @@
 //! A node of a cluster on this machine: network namespaces, the real CNI plugins, the real agent, real traffic.
 //!
-//! A [`Lab`] has a name, and everything that it makes bears it: labs side by side share nothing, and what a killed run
-//! left behind is removed when the next of the same name starts. It ends when it is dropped, with a panic, and when
-//! the process is interrupted. Needs root. Must not: sleep; every wait is for a condition, with a deadline.
+//! All resources of a [`Lab`] have its name, so that labs can run side by side, and the next lab of the same name removes the
+//! leftovers of a killed one. A lab is removed when it is dropped, on a panic, and when the process is interrupted. Needs
+//! root. Must not: sleep; every wait has a condition and a deadline.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -45,13 +45,13 @@ use self::server::Server;
 use self::topology::{Topology, Wiring};
 use crate::binaries;
 
-/// Where Debian puts the plugins of the CNI project, and where most others do.
+/// The folders of the CNI project's plugins: on Debian, and elsewhere.
 const PLUGIN_FOLDERS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 
-/// On what every host outside and the node answer.
+/// The ports on which the node and the hosts outside answer.
 const HOST_PORTS: [u16; 2] = [80, 443];
 
-/// Somebody who can talk: a pod, by namespace and name, or a host.
+/// A source or destination of traffic.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Host {
     /// A pod, such as `shop/web`.
@@ -77,14 +77,14 @@ struct Pod {
     spec: PodSpec,
     uid: String,
     container: Container,
-    /// What the last plugin answered.
+    /// The CNI result.
     result: Value,
     addresses: Vec<IpAddr>,
-    /// What runs in it, if anything does.
+    /// Its server process, if it has one.
     server: Option<Server>,
 }
 
-/// A node with its network, see the module.
+/// A node with its network; see the module.
 #[derive(Debug)]
 pub struct Lab {
     name: String,
@@ -95,17 +95,17 @@ pub struct Lab {
     agent: Option<Agent>,
     pods: BTreeMap<String, Pod>,
     servers: Vec<Server>,
-    /// Containers made so far: a sandbox id is never used again.
+    /// Number of containers made so far; sandbox ids are not reused.
     n_containers: u32,
     api: Option<api::ApiServer>,
     _lock: File,
 }
 
 impl Lab {
-    /// Makes the network, without an agent and without pods. Names are letters, digits and dashes.
+    /// Makes the network, without agent and pods. Names consist of letters, digits, and dashes.
     ///
     /// # Errors
-    /// The name is not of that form, another process has a lab of this name, or something could not be made.
+    /// The name is invalid, another process has a lab of this name, or a resource could not be made.
     pub fn create(name: &str, wiring: Wiring) -> Result<Self> {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
         ensure!(!name.is_empty() && name.chars().all(is_plain), "`{name}` is no name for a lab");
@@ -114,7 +114,7 @@ impl Lab {
         interrupt::register(name);
         let outcome = Self::build(name, wiring, lock);
         if outcome.is_err() {
-            // The error of building it says more.
+            // The first error is reported.
             teardown::remove(name).ok();
         }
         outcome
@@ -154,7 +154,7 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Removes what a lab of this name left behind, or what was kept of it.
+    /// Removes the leftovers of a lab of this name, or a lab that was kept.
     ///
     /// # Errors
     /// Another process uses it, or something could not be removed.
@@ -163,7 +163,7 @@ impl Lab {
         teardown::remove(name)
     }
 
-    /// Leaves everything running and ends only the owner. The next lab of the same name removes it.
+    /// Keeps the lab running without an owner. The next lab of the same name removes it.
     pub fn keep(self) {
         interrupt::unregister(&self.name);
         std::mem::forget(self);
@@ -179,28 +179,28 @@ impl Lab {
         &self.manifests
     }
 
-    /// Where everything of the agent is.
+    /// The agent's configuration.
     pub fn agent_config(&self) -> &agent::Config {
         &self.agent_config
     }
 
-    /// Lets the next agent have these capabilities only.
+    /// Restricts the next agent to these capabilities.
     pub fn limit_capabilities(&mut self, names: &[&str]) {
         self.agent_config.capabilities =
             Some(names.iter().map(|name| (*name).to_owned()).collect());
     }
 
-    /// Lets the next agents be this program; `None` for the one of this build.
+    /// Sets the program of the next agents; `None` for the one of this build.
     pub fn use_agent(&mut self, program: Option<&Path>) {
         self.agent_config.program = program.map(Path::to_owned);
     }
 
-    /// Lets the next agents start behind this, a tracer for example; nothing for none.
+    /// Sets the command prefix of the next agents, such as a tracer.
     pub fn set_prefix(&mut self, prefix: Vec<String>) {
         self.agent_config.prefix = prefix;
     }
 
-    /// Whether the agent has ended by itself; it is forgotten then.
+    /// Whether the agent has ended by itself; if so, the lab has no agent afterwards.
     ///
     /// # Errors
     /// There was none.
@@ -218,10 +218,10 @@ impl Lab {
         &self.network
     }
 
-    /// Connects pods from now on as this configuration says, with these folders of plugins.
+    /// Sets the network configuration of later pods, and the plugin folders.
     ///
     /// # Errors
-    /// It is no configuration list.
+    /// The configuration list is invalid.
     pub fn configure(&mut self, conflist: &Value, folders: &[&Path]) -> Result<()> {
         let folders: Vec<_> =
             PLUGIN_FOLDERS.iter().map(AsRef::as_ref).chain(folders.iter().copied()).collect();
@@ -240,7 +240,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Starts the agent and does not wait for anything.
+    /// Starts the agent without waiting.
     ///
     /// # Errors
     /// It runs already, or cannot be started.
@@ -289,11 +289,11 @@ impl Lab {
         self.manifests.write_object(&file, &objects::namespace(name, labels))
     }
 
-    /// Creates a pod as the kubelet does: the object, its network namespace, CNI ADD, then what runs in it.
-    /// When this returns the pod answers on its ports.
+    /// Creates a pod as the kubelet does: the object, its network namespace, CNI ADD, then its process. When this returns, the
+    /// pod answers on its ports.
     ///
     /// # Errors
-    /// A plugin refused (a [`cni::CniError`]), in which case nothing of the pod is left; or something could not be made.
+    /// A plugin failed (a [`cni::CniError`]), in which case the pod is removed; or a resource could not be made.
     pub fn add_pod(&mut self, spec: PodSpec) -> Result<()> {
         let netns = self.prepare_pod(&spec)?;
         self.connect_pod(spec, &netns, |_netns| Ok(()))
@@ -311,7 +311,7 @@ impl Lab {
         Netns::create(&teardown::netns_name(&self.name, &name.replace('/', ".")))
     }
 
-    /// The second half of [`Lab::add_pod`]: CNI ADD, and `first` in the instant in which it is answered.
+    /// The second half of [`Lab::add_pod`]: CNI ADD, then `first` at once.
     ///
     /// # Errors
     /// As [`Lab::add_pod`], and those of `first`.
@@ -324,7 +324,7 @@ impl Lab {
         let name = spec.full_name();
         let outcome = self.connect(spec, netns, first);
         if outcome.is_err() {
-            // The error of connecting it says more.
+            // The first error is reported.
             netns::delete(netns.name()).ok();
         }
         outcome.with_context(|| format!("adding the pod {name}"))
@@ -348,7 +348,7 @@ impl Lab {
         Ok(outcome)
     }
 
-    /// Deletes a pod as the kubelet does: what runs in it, CNI DEL, its namespace, the object.
+    /// Deletes a pod as the kubelet does: its process, CNI DEL, its namespace, the object.
     ///
     /// # Errors
     /// There is no such pod, a plugin failed, or something could not be removed.
@@ -361,7 +361,7 @@ impl Lab {
         disconnected.and(deleted).and(self.manifests.remove(&spec.file()))
     }
 
-    /// Gives a pod other labels, while it runs.
+    /// Changes the labels of a running pod.
     ///
     /// # Errors
     /// There is no such pod, or its manifest cannot be written.
@@ -372,7 +372,7 @@ impl Lab {
         self.manifests.write_object(&pod.spec.file(), &object)
     }
 
-    /// The namespace that somebody lives in.
+    /// The network namespace of a host.
     ///
     /// # Errors
     /// There is no such pod.
@@ -385,7 +385,7 @@ impl Lab {
         })
     }
 
-    /// Somebody's addresses, IPv4 first.
+    /// The addresses of a host, IPv4 first.
     ///
     /// # Errors
     /// There is no such pod.
@@ -398,7 +398,7 @@ impl Lab {
         })
     }
 
-    /// Where somebody answers, in one family.
+    /// The socket address of a host's port, in one family.
     ///
     /// # Errors
     /// There is no such pod, or it has no address of the family.
@@ -409,7 +409,7 @@ impl Lab {
         Ok(SocketAddr::new(*address, port))
     }
 
-    /// The host's end of a pod's veth pair, by name and by index.
+    /// Name and index of a pod's host-side veth device.
     ///
     /// # Errors
     /// There is no such pod, or its device is gone.
@@ -419,7 +419,7 @@ impl Lab {
         Ok((name, index))
     }
 
-    /// What a runtime says of a pod of [`Lab::prepare_pod`] when it calls the plugins: for callers that do so themselves.
+    /// The container of a pod of [`Lab::prepare_pod`], for callers that run the plugins themselves.
     pub fn container(&self, spec: &PodSpec, netns: &Netns) -> Container {
         let args = format!(
             "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_UID={}",

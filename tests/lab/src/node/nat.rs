@@ -1,7 +1,7 @@
-//! Services as kube-proxy makes them: NAT rules on the node, in the shapes of its two rule languages.
+//! Services as kube-proxy implements them: NAT rules on the node, with nftables or iptables.
 //!
-//! In: Services with their backends. Out: rules, and Service objects in the directory of manifests. Of several backends
-//! each connection takes the next, where kube-proxy draws lots: so a test knows how many go where.
+//! In: Services with their backends. Out: rules, and Service objects in the manifest directory. Backends are chosen round
+//! robin, not at random as by kube-proxy, so that tests can predict the distribution.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::netns::Netns;
 use super::{Family, Host, Lab};
 
-/// Packets with this mark are masqueraded, as with kube-proxy's default `--iptables-masquerade-bit`.
+/// Mark of packets to masquerade, as with kube-proxy's default `--iptables-masquerade-bit`.
 const MASQUERADE: u32 = 0x4000;
 
 /// The rule language.
@@ -31,21 +31,21 @@ impl Shape {
     pub const ALL: [Self; 2] = [Self::Nftables, Self::Iptables];
 }
 
-/// Whose connections to Services get an address of the node as their source.
+/// Which connections to Services are masqueraded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Masquerade {
     /// Those from outside, and those of a pod to itself: the default.
     Outsiders,
-    /// All (`--masquerade-all`): what a bridge without `br_netfilter` needs, because answers would go past the rules.
+    /// All (`--masquerade-all`): needed with a bridge without `br_netfilter`, because answers would bypass the rules.
     All,
 }
 
-/// Whether packets on the node's bridge go through the rules.
+/// Whether bridged packets traverse the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bridge {
-    /// As `br_netfilter` makes it.
+    /// Yes, with `br_netfilter`.
     Filtered,
-    /// As it is without.
+    /// No.
     Plain,
 }
 
@@ -54,15 +54,15 @@ pub enum Bridge {
 pub struct Service {
     /// Its name; it is in the namespace `default`.
     pub name: String,
-    /// Its address of either family.
+    /// Its cluster IP in each family.
     pub addresses: Vec<IpAddr>,
-    /// The port at its addresses.
+    /// The port.
     pub port: u16,
-    /// Addresses that lead to it from outside too (`spec.externalIPs`), of either family or none.
+    /// External addresses (`spec.externalIPs`), possibly none.
     pub external: Vec<IpAddr>,
-    /// The port at all addresses of the node, if it has one.
+    /// Node port, if it has one.
     pub node_port: Option<u16>,
-    /// Where connections go.
+    /// The backends.
     pub backends: Vec<SocketAddr>,
 }
 
@@ -75,7 +75,7 @@ impl Service {
         Self { name: name.to_owned(), addresses, port: 80, external, node_port, backends }
     }
 
-    /// Where it answers, in one family.
+    /// Its cluster IP and port, in one family.
     ///
     /// # Errors
     /// It has no address of the family.
@@ -105,7 +105,7 @@ impl Service {
         })
     }
 
-    /// Its addresses from outside, in one family.
+    /// Its external addresses, in one family.
     fn external_of(&self, family: Family) -> impl Iterator<Item = IpAddr> {
         let external = self.external.iter().copied();
         external.filter(move |address| address.is_ipv4() == (family == Family::V4))
@@ -118,7 +118,7 @@ impl Service {
 }
 
 impl Lab {
-    /// The rules of these Services and no others, and their objects.
+    /// Installs the rules and objects of these Services and removes all others.
     ///
     /// # Errors
     /// `nft` or `iptables-restore` failed, or a manifest cannot be written.
@@ -154,11 +154,10 @@ impl Lab {
         }
     }
 
-    /// Whether what a bridge of the node carries goes through the rules too (`br_netfilter`), as Kubernetes asks for with
-    /// iptables.
+    /// Sets whether bridged packets traverse the rules (`br_netfilter`), which Kubernetes requires with iptables.
     ///
     /// # Errors
-    /// The module is not there.
+    /// The kernel module is missing.
     pub fn set_bridge(&self, bridge: Bridge) -> Result<()> {
         let value = match bridge {
             Bridge::Filtered => "1",
@@ -175,10 +174,10 @@ pub fn manifest(service: &Service) -> String {
     format!("service-{}.yaml", service.name)
 }
 
-/// Runs a program in a namespace with this input.
+/// Runs a program in a network namespace with this input.
 ///
 /// # Errors
-/// It cannot be run or fails: the message holds what it said.
+/// It cannot be run or fails: the message contains its output.
 pub fn feed(netns: &Netns, command: &mut Command, input: &str) -> Result<()> {
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = netns.spawn(command)?;
@@ -189,7 +188,7 @@ pub fn feed(netns: &Netns, command: &mut Command, input: &str) -> Result<()> {
     Ok(())
 }
 
-/// What nftables calls a family, and the addresses of its pods.
+/// nftables' name of a family, and its pod subnet.
 fn words(family: Family) -> (&'static str, &'static str) {
     match family {
         Family::V4 => ("ip", "10.244.0.0/16"),
@@ -208,7 +207,7 @@ fn nft_rules(
         Masquerade::Outsiders => format!("{ip} saddr != {pods}"),
         Masquerade::All => String::new(),
     };
-    // Added first, so that there is something to delete.
+    // Added first, so that the delete does not fail.
     writeln!(
         rules,
         "table {ip} kube-proxy\ndelete table {ip} kube-proxy\ntable {ip} kube-proxy {{"
@@ -339,7 +338,7 @@ fn iptables_rules(family: Family, masquerade: Masquerade, services: &[Service]) 
             }
         }
     }
-    // Last, as kube-proxy has it.
+    // Last, as in kube-proxy's rules.
     writeln!(dispatch, "-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS")?;
     Ok(format!(
         "*nat\n{chains}\

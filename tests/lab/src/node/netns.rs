@@ -1,4 +1,4 @@
-//! Network namespaces with a name, as `ip netns` keeps them.
+//! Named network namespaces, as of `ip netns`.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -12,11 +12,10 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::interrupt;
 
-/// Where `ip netns` keeps its names.
+/// The folder of `ip netns`.
 pub const FOLDER: &str = "/run/netns";
 
-/// Settings of every namespace of a lab. Without duplicate address detection an IPv6 address can be used at once;
-/// in a network of our own making there are no duplicates.
+/// Sysctls of every namespace of a lab. Without duplicate address detection an IPv6 address is usable at once.
 const SETTINGS: [(&str, &str); 4] = [
     ("net/ipv6/conf/all/accept_dad", "0"),
     ("net/ipv6/conf/default/accept_dad", "0"),
@@ -24,7 +23,7 @@ const SETTINGS: [(&str, &str); 4] = [
     ("net/ipv6/conf/default/accept_ra", "0"),
 ];
 
-/// A network namespace. It lives until [`delete`] is called with its name.
+/// A network namespace. It exists until [`delete`] is called with its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Netns {
     name: String,
@@ -34,7 +33,7 @@ impl Netns {
     /// Makes a namespace, with its loopback device up.
     ///
     /// # Errors
-    /// `ip netns add` failed, mostly for lack of root, or a setting could not be made.
+    /// `ip netns add` failed, mostly for lack of root, or a sysctl could not be set.
     pub fn create(name: &str) -> Result<Self> {
         let _change = interrupt::change();
         run_ip(Command::new("ip").args(["netns", "add", name]))?;
@@ -51,15 +50,15 @@ impl Netns {
         &self.name
     }
 
-    /// The file that stands for it.
+    /// Its file.
     pub fn path(&self) -> PathBuf {
         Path::new(FOLDER).join(&self.name)
     }
 
-    /// Runs `ip` commands in it, one a line, without the leading `ip`.
+    /// Runs `ip` commands in it, one per line, without the leading `ip`.
     ///
     /// # Errors
-    /// One of them failed: the message holds what `ip` said.
+    /// One of them failed: the message contains the output of `ip`.
     pub fn configure(&self, commands: &str) -> Result<()> {
         let mut ip = Command::new("ip");
         ip.args(["-n", &self.name, "-batch", "-"]).stdin(Stdio::piped());
@@ -74,20 +73,20 @@ impl Netns {
         Ok(())
     }
 
-    /// Changes a setting, named by its path below `/proc/sys`.
+    /// Sets a sysctl, given by its path below `/proc/sys`.
     ///
     /// # Errors
-    /// The setting does not exist or cannot be changed.
+    /// The sysctl does not exist or cannot be set.
     pub fn set(&self, key: &str, value: &str) -> Result<()> {
         let path = Path::new("/proc/sys").join(key);
         self.inside(|| fs::write(&path, value).with_context(|| format!("writing {key}")))
     }
 
-    /// Runs a piece of code on a thread of its own that has moved into the namespace. Sockets that it opens and programs
-    /// that it starts belong to the namespace; nothing else changes for them, bpffs stays visible.
+    /// Runs code on a new thread that has entered the namespace. Its sockets and child processes belong to the namespace; the
+    /// mount namespace, with bpffs, stays the same.
     ///
     /// # Errors
-    /// The namespace is gone, or what the code returns.
+    /// The namespace is gone, or the error of the code.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let enter = || -> io::Result<()> {
             let file = File::open(self.path())?;
@@ -124,10 +123,10 @@ impl Netns {
         index.with_context(|| format!("ip says no index of {device}: {output}"))
     }
 
-    /// The sum of the kernel's counters of a kind, over both families, since the namespace was made.
+    /// The kernel's counter, summed over both families, since the namespace was made.
     ///
     /// # Errors
-    /// The kernel does not count this.
+    /// The kernel does not have this counter.
     pub fn counter(&self, counter: Counter) -> Result<u64> {
         let (v4, v6) = self.inside(|| {
             let read =
@@ -145,7 +144,7 @@ impl Netns {
     }
 }
 
-/// What the kernel counts in a namespace and the tests look at.
+/// The kernel counters that tests use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counter {
     /// UDP datagrams that arrived, whether or not there was a socket for them.
@@ -173,7 +172,7 @@ impl Counter {
     }
 }
 
-/// `/proc/net/snmp` has pairs of lines: names, and below them values.
+/// `/proc/net/snmp` has pairs of lines: names, then values.
 fn ipv4_counter(text: &str, (group, name): &(&str, &str)) -> Option<u64> {
     let mut lines = text.lines().filter(|line| line.split(' ').next() == Some(*group));
     let (names, values) = (lines.next()?, lines.next()?);
@@ -182,7 +181,7 @@ fn ipv4_counter(text: &str, (group, name): &(&str, &str)) -> Option<u64> {
     value.parse().ok()
 }
 
-/// `/proc/net/snmp6` has one name and its value a line.
+/// `/proc/net/snmp6` has one name and value per line.
 fn ipv6_counter(text: &str, name: &str) -> Option<u64> {
     let mut words = text.lines().map(str::split_whitespace);
     words
@@ -214,7 +213,7 @@ pub fn processes(name: &str) -> Result<Vec<i32>> {
     Ok(output.lines().filter_map(|line| line.trim().parse().ok()).collect())
 }
 
-/// Takes a namespace's name away. It ends, with its devices, once no process is in it.
+/// Deletes a namespace's name. The namespace and its devices go when no process is in it.
 ///
 /// # Errors
 /// `ip netns delete` failed.

@@ -1,4 +1,4 @@
-//! The Kubernetes objects of a lab, as files in its directory of manifests.
+//! The Kubernetes objects of a lab, as files in its manifest directory.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,22 +26,22 @@ pub fn labels(pairs: &[(&str, &str)]) -> Labels {
 #[derive(Clone, Debug)]
 pub struct Manifests {
     folder: PathBuf,
-    /// Beside it, on the same file system: files are written here and then moved.
+    /// Staging directory on the same file system: files are written here, then renamed.
     drafts: PathBuf,
-    /// The API server that has the same objects, if there is one.
+    /// The API server that mirrors the objects, if there is one.
     api: Option<Arc<dyn Mirror>>,
 }
 
-/// An API server that has the objects of the directory too.
+/// An API server that mirrors the objects of the directory.
 pub(super) trait Mirror: fmt::Debug + Send + Sync {
-    /// Creates an object, or brings it to this state.
+    /// Creates or updates an object.
     fn put(&self, object: Value) -> Result<()>;
     /// Deletes an object.
     fn delete(&self, kind: Kind, namespace: &str, name: &str) -> Result<()>;
 }
 
 impl Manifests {
-    /// Makes the directory within a folder.
+    /// Creates the directory in a folder.
     ///
     /// # Errors
     /// It cannot be made.
@@ -58,7 +58,7 @@ impl Manifests {
         &self.folder
     }
 
-    /// Puts a file there, whole: a reader sees the old content or the new one.
+    /// Writes a file atomically.
     ///
     /// # Errors
     /// It cannot be written.
@@ -70,7 +70,7 @@ impl Manifests {
         self.mirror(content)
     }
 
-    /// Puts all objects on an API server too, those that there are and those that come.
+    /// Mirrors all present and future objects to an API server.
     ///
     /// # Errors
     /// A file cannot be read, or holds no objects.
@@ -79,7 +79,7 @@ impl Manifests {
         for entry in fs::read_dir(&self.folder)? {
             files.push(entry?.path());
         }
-        // A namespace comes before what is in it.
+        // Namespaces first.
         let is_namespace = |path: &PathBuf| path.to_string_lossy().contains("/namespace-");
         files.sort_by_key(|path| !is_namespace(path));
         self.api = Some(api);
@@ -97,7 +97,7 @@ impl Manifests {
         Ok(())
     }
 
-    /// Takes a file away; one that is not there is no error.
+    /// Removes a file; a missing one is no error.
     ///
     /// # Errors
     /// It cannot be removed.
@@ -120,7 +120,7 @@ impl Manifests {
         }
     }
 
-    /// Writes an object. JSON is YAML too; the file is there for people as well, so it is laid out.
+    /// Writes an object as indented JSON, which is YAML too.
     ///
     /// # Errors
     /// It cannot be written.
@@ -133,7 +133,7 @@ fn documents(content: &str) -> Result<Vec<Value>> {
     serde_saphyr::from_multiple(content).context("reading objects")
 }
 
-/// The Node that the lab is.
+/// The lab's Node object.
 pub fn node() -> Value {
     let mut addresses = vec![json!({ "type": "Hostname", "address": NODE_NAME })];
     addresses.extend(NODE.map(|address| json!({ "type": "InternalIP", "address": address })));
@@ -145,7 +145,7 @@ pub fn node() -> Value {
     })
 }
 
-/// A Namespace, with the label that the API server gives every one.
+/// A Namespace object, with the label that the API server adds.
 pub fn namespace(name: &str, labels: &Labels) -> Value {
     let mut labels = labels.clone();
     labels.insert("kubernetes.io/metadata.name".to_owned(), name.to_owned());
@@ -156,7 +156,7 @@ pub fn namespace(name: &str, labels: &Labels) -> Value {
     })
 }
 
-/// What a pod is, as far as it is chosen.
+/// The chosen properties of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodSpec {
     /// Its namespace, which must exist.
@@ -165,7 +165,7 @@ pub struct PodSpec {
     pub name: String,
     /// Its labels.
     pub labels: Labels,
-    /// On what it answers, TCP and UDP.
+    /// The ports on which it answers, TCP and UDP.
     pub ports: Vec<u16>,
 }
 
@@ -192,7 +192,7 @@ impl PodSpec {
         format!("pod-{}-{}.yaml", self.namespace, self.name)
     }
 
-    /// The Pod object; as in a cluster it has no addresses before it has an interface.
+    /// The Pod object; without addresses until the pod has an interface, as in a cluster.
     pub fn object(&self, uid: &str, addresses: &[IpAddr]) -> Value {
         let Self { namespace, name, labels, ports } = self;
         let ports: Vec<_> = ports.iter().map(|port| json!({ "containerPort": port })).collect();

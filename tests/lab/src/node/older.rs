@@ -1,11 +1,11 @@
-//! Pods that run without the agent's knowledge, and what it says about them.
+//! Pods that started before netpol was installed, and the agent's status.
 
 use anyhow::{Context as _, Result};
 
 use super::{Lab, PodSpec};
 
 impl Lab {
-    /// Creates a pod as the kubelet did before netpol came to the node: no plugin of ours is asked.
+    /// Creates a pod as before netpol was installed: without our plugin.
     ///
     /// # Errors
     /// As [`Lab::add_pod`].
@@ -18,7 +18,7 @@ impl Lab {
         outcome
     }
 
-    /// What the running agent tells about itself.
+    /// The running agent's status.
     ///
     /// # Errors
     /// There is none, or it does not answer.

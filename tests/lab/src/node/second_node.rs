@@ -1,6 +1,6 @@
-//! Another node of the cluster, joined by a real vxlan device as Flannel joins them.
+//! A second node of the cluster, joined by a real vxlan device as with Flannel.
 //!
-//! Neither an agent nor a CNI plugin runs there: what happens on it is not what is tested.
+//! It has no agent and no CNI plugin, because it is not under test.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -15,7 +15,7 @@ use super::{Host, Lab, Labels, PodSpec, teardown};
 /// The other node's name.
 pub const NAME: &str = "node-2";
 
-/// Its addresses on the Ethernet of the hosts.
+/// Its addresses on the hosts' Ethernet.
 pub const ADDRESSES: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)),
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x192, 0, 0, 0, 0, 2)),
@@ -30,19 +30,19 @@ pub const POD: [IpAddr; 2] = [
 /// The device between the nodes, on both.
 pub const TUNNEL: &str = "flannel.1";
 
-/// A node beside the lab's own. It is removed with the lab.
+/// The second node. It is removed with the lab.
 #[derive(Debug)]
 pub struct SecondNode {
     /// Its namespace.
     pub netns: Netns,
-    /// That of its pod.
+    /// Its pod's namespace.
     pub pod: Netns,
     _server: Server,
 }
 
 impl Lab {
-    /// Makes the second node and its pod, which answers on port 80. Before the agent starts, so that the agent finds
-    /// the tunnel.
+    /// Makes the second node and its pod, which answers on port 80. Call it before the agent starts, so that the agent finds the
+    /// tunnel.
     ///
     /// # Errors
     /// Something could not be made.
@@ -85,7 +85,7 @@ impl Lab {
     }
 }
 
-/// What flanneld sets up on node `own` for the pods of node `other`.
+/// The configuration that flanneld makes on node `own` for the pods of node `other`.
 fn tunnel(own: u8, own_address: IpAddr, other: u8, other_address: IpAddr) -> String {
     format!(
         "link add {TUNNEL} type vxlan id 1 dev eth0 local {own_address} remote {other_address} dstport 8472 nolearning\n\

@@ -1,4 +1,4 @@
-//! What runs in a pod, or on a host: something that answers.
+//! The server process in a pod or on a host.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -9,14 +9,14 @@ use super::netns::Netns;
 use crate::binaries::binary;
 use crate::probe;
 
-/// A process that answers. Dropped, it is ended.
+/// A server process. Dropped, it is killed.
 #[derive(Debug)]
 pub(super) struct Server {
     child: Child,
 }
 
 impl Server {
-    /// Starts it and waits until it answers on all its ports, TCP and UDP.
+    /// Starts a server and waits until it answers on all its ports, TCP and UDP.
     ///
     /// # Errors
     /// It cannot be started, or a port is taken.
@@ -39,7 +39,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended already; there is nobody to tell.
+        // The process may have ended already, and drop cannot return an error.
         self.child.kill().ok();
         self.child.wait().ok();
     }

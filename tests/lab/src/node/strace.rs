@@ -1,4 +1,4 @@
-//! Killing a process before a certain system call, with `strace` as the one that does it: the product has no hook for that.
+//! Kills a process before a chosen system call, by `strace`, so that the product needs no hook for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::wait::{LIMIT, Look, until};
 
-/// What changes something that outlives the process, or is told to somebody. Those that an architecture has not are skipped.
+/// System calls with effects outside the process. Those missing on an architecture are skipped.
 const CALLS: [&str; 12] = [
     "bpf",
     "?rename",
@@ -25,28 +25,28 @@ const CALLS: [&str; 12] = [
     "mount",
 ];
 
-/// A moment in the life of a process: before one of its threads makes a system call for the n-th time since it is watched.
+/// A point in time: before a thread of the process makes a system call for the n-th time since tracing began.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Point {
     /// The system call.
     pub call: String,
     /// Counted from 1.
     pub n: usize,
-    /// What the call was for when it was seen.
+    /// The call's arguments when it was recorded.
     pub kind: String,
 }
 
-/// What `strace` is to do.
+/// The tracer's task.
 #[derive(Clone, Debug)]
 pub enum Task {
-    /// Write down what is called.
+    /// Record system calls.
     Watch,
     /// Kill the process at this point.
     Kill(Point),
 }
 
 impl Task {
-    /// The arguments, with the file to which it writes.
+    /// The arguments of `strace`, with its output file.
     fn args(&self, output: &Path) -> Vec<String> {
         let mut args: Vec<_> = ["-f", "-qq", "-o"].map(str::to_owned).into();
         args.push(output.display().to_string());
@@ -61,7 +61,7 @@ impl Task {
         args
     }
 
-    /// What to put before a command that is to be traced from its beginning. It stays the child of who starts it.
+    /// Command prefix for tracing a command from its start. The traced process stays the direct child of its parent.
     pub fn prefix(&self, output: &Path) -> Vec<String> {
         let mut prefix = vec!["strace".to_owned(), "-D".to_owned()];
         prefix.extend(self.args(output));
@@ -69,7 +69,7 @@ impl Task {
     }
 }
 
-/// `strace`, attached to a running process. Dropped, it lets go of it.
+/// `strace`, attached to a running process. Dropped, it detaches.
 #[derive(Debug)]
 pub struct Tracer {
     strace: Child,
@@ -97,17 +97,17 @@ impl Tracer {
         Ok(tracer)
     }
 
-    /// Lets go of the process, and tells what it has called.
+    /// Detaches and returns the recorded calls.
     ///
     /// # Errors
-    /// What was written cannot be read.
+    /// The output cannot be read.
     pub fn finish(mut self) -> Result<Vec<Point>> {
         self.let_go();
         points(&self.output)
     }
 
     fn let_go(&mut self) {
-        // At SIGTERM it detaches; it may have ended with the process.
+        // SIGTERM makes it detach; it may have ended with the process.
         let pid = i32::try_from(self.strace.id()).ok().and_then(rustix::process::Pid::from_raw);
         if let (Some(pid), Ok(None)) = (pid, self.strace.try_wait()) {
             rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
@@ -122,7 +122,7 @@ impl Drop for Tracer {
     }
 }
 
-/// The points in what `strace` has written, in the order of time. What several threads do counts once.
+/// The points in the output of `strace`, in chronological order. Equal points of several threads count once.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -140,7 +140,7 @@ fn read_points(text: &str) -> Vec<Point> {
         let Some((thread, rest)) = line.split_once(' ') else { continue };
         let Some((call, args)) = rest.trim_start().split_once('(') else { continue };
         if !call.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-            // A signal, an end, or the second half of a call.
+            // A signal, an exit, or the second half of a call.
             continue;
         }
         let n = n_by_thread.entry((thread, call)).or_default();
@@ -153,13 +153,13 @@ fn read_points(text: &str) -> Vec<Point> {
     points
 }
 
-/// Some of the points: the first and the last of each kind, as far as that goes, and others in even distances. `turn` moves
-/// them on.
+/// A selection of points: first and last of each kind if there are enough, and others at even distances. `turn` shifts the
+/// selection.
 ///
 /// # Errors
 /// There are no points at all.
 pub fn choose(points: &[Point], n_wanted: usize, turn: usize) -> Result<Vec<Point>> {
-    ensure!(!points.is_empty(), "nothing was called");
+    ensure!(!points.is_empty(), "no system calls were recorded");
     if n_wanted >= points.len() {
         return Ok(points.to_vec());
     }
@@ -168,7 +168,7 @@ pub fn choose(points: &[Point], n_wanted: usize, turn: usize) -> Result<Vec<Poin
         ends.entry(&point.kind).or_insert([i, i])[1] = i;
     }
     let ends: BTreeSet<usize> = ends.into_values().flatten().collect();
-    // A half for the ends, the rest for what is between them.
+    // Half of the selection for first and last points, the rest for those between.
     let spread = |candidates: &[usize], n: usize| -> Vec<usize> {
         let n = n.min(candidates.len());
         let at = |i: usize| candidates.get((i * candidates.len() / n + turn) % candidates.len());
@@ -197,7 +197,7 @@ mod tests {
 ";
 
     #[test]
-    fn points_are_counted_by_thread_and_told_once() {
+    fn points_are_counted_per_thread_and_returned_once() {
         let points = read_points(TEXT);
         let points: Vec<_> =
             points.iter().map(|p| (p.call.as_str(), p.n, p.kind.as_str())).collect();
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_choice_has_as_many_points_as_wanted_and_moves_on_with_the_turn() {
+    fn a_selection_has_the_wanted_size_and_shifts_with_the_turn() {
         let point = |n: usize| Point { call: "bpf".into(), n, kind: format!("kind {}", n / 10) };
         let points: Vec<_> = (0..40).map(point).collect();
         for n in [1, 2, 7, 39, 40, 100] {

@@ -1,4 +1,4 @@
-//! A stream of messages that goes on while the test does other things.
+//! A stream of messages in the background of a test.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -13,11 +13,11 @@ use super::wait::{LIMIT, Look, until};
 use crate::binaries::binary;
 use crate::probe::{Protocol, StreamReport};
 
-/// A `netpol-probe stream` in a namespace. Dropped, it is ended.
+/// A `netpol-probe stream` in a namespace. Dropped, it is killed.
 #[derive(Debug)]
 pub struct Stream {
     child: Child,
-    /// The stream goes on as long as this is open.
+    /// The stream continues while this is open.
     stdin: Option<ChildStdin>,
     latest: Arc<Mutex<StreamReport>>,
     reader: Option<JoinHandle<()>>,
@@ -28,7 +28,7 @@ impl Stream {
     /// Starts sending a message every `pace_us` microseconds.
     ///
     /// # Errors
-    /// The program cannot be started. That there is no connection shows in [`Stream::wait_until`].
+    /// The program cannot be started. A failed connection is an error of [`Stream::wait_until`].
     pub fn start(
         from: &Netns,
         protocol: Protocol,
@@ -55,15 +55,15 @@ impl Stream {
         Ok(Self { child, stdin, latest, reader: Some(reader), name })
     }
 
-    /// How it fares.
+    /// The latest report.
     pub fn report(&self) -> StreamReport {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits until a report is as wanted; returns it.
+    /// Waits for a report that satisfies a condition; returns it.
     ///
     /// # Errors
-    /// That does not happen within the time, or the stream ends before.
+    /// The deadline passes, or the stream ends before.
     pub fn wait_until(
         &mut self,
         what: &str,
@@ -102,7 +102,7 @@ impl Stream {
         self.wait_until(&format!("{n} more messages"), |now| now.n_sent >= before + n)
     }
 
-    /// Stops sending and waits for what is still on its way; returns the last report.
+    /// Stops sending and waits for outstanding answers; returns the last report.
     ///
     /// # Errors
     /// It does not end within the time.
@@ -122,7 +122,7 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         drop(self.stdin.take());
-        // It may have ended already; there is nobody to tell.
+        // The process may have ended already, and drop cannot return an error.
         self.child.kill().ok();
         self.child.wait().ok();
     }

@@ -1,4 +1,4 @@
-//! Removes a lab by its name alone, so that one that was killed can be removed as well.
+//! Removes a lab given its name, so that leftovers of a killed process can be removed too.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::netns;
 use super::wait::{LIMIT, Look, until};
 
-/// All labs of this machine.
+/// The folder of all labs.
 const LABS: &str = "/run/netpol-lab";
 
 /// The folder of a lab.
@@ -35,10 +35,10 @@ pub(super) fn netns_name(lab: &str, part: &str) -> String {
     format!("netpol.{lab}.{part}")
 }
 
-/// Held by the one process that uses the lab; the kernel releases it when the process ends.
+/// Locks a lab for this process; the kernel releases the lock when the process ends.
 ///
 /// # Errors
-/// The lab is in use, and stays so.
+/// The lab stays in use.
 pub(super) fn lock(lab: &str) -> Result<File> {
     fs::create_dir_all(LABS).with_context(|| format!("creating {LABS}"))?;
     let path = Path::new(LABS).join(format!("{lab}.lock"));
@@ -56,8 +56,8 @@ pub(super) fn lock(lab: &str) -> Result<File> {
     Ok(file)
 }
 
-/// Ends the lab's processes and removes its namespaces, its file systems and its folder. What does not exist is no
-/// error. Everything is tried, whatever fails.
+/// Kills the lab's processes and removes its namespaces, mounts, and folder. Missing resources are no error. A failure does
+/// not stop the removal of the rest.
 ///
 /// # Errors
 /// The first failure.
@@ -95,7 +95,7 @@ fn end_processes(lab: &str) -> Result<()> {
     until("the end of all processes", LIMIT, || {
         let processes = processes(lab)?;
         for pid in processes.iter().filter_map(|pid| Pid::from_raw(*pid)) {
-            // One that has just ended by itself is as good.
+            // A process that has just ended is no error.
             kill_process(pid, Signal::KILL).ok();
         }
         Ok(match processes.len() {
@@ -113,7 +113,7 @@ fn delete_namespaces(lab: &str) -> Result<()> {
     outcome
 }
 
-/// Unmounts until nothing is mounted there: a lab that was killed may have been mounted over.
+/// Unmounts repeatedly, because mounts of killed labs may be stacked.
 fn unmount(path: &Path) -> Result<()> {
     use rustix::io::Errno;
     loop {

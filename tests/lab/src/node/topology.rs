@@ -4,7 +4,7 @@
 //!  pods 10.244.1.0/24 ── cni0 [node] eth0 192.0.2.1 ──── eth0 [office] 192.0.2.10
 //!                                                   └─── eth0 [guest] 192.0.2.200
 //! ```
-//! The same in IPv6. The hosts outside reach the pods by their addresses, through the node; nothing is translated.
+//! The same in IPv6. The hosts outside reach pod addresses through the node, without NAT.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -30,12 +30,12 @@ const fn v4(a: u8, b: u8, c: u8, d: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(a, b, c, d))
 }
 
-/// The address whose last two groups are these, in the /64 of the hosts.
+/// The address with these last two groups, in the hosts' /64.
 const fn v6(group: u16, host: u16) -> IpAddr {
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x192, 0, 0, 0, group, host))
 }
 
-/// The namespaces that are there before any pod.
+/// The network namespaces besides those of pods.
 #[derive(Clone, Debug)]
 pub(super) struct Topology {
     pub(super) node: Netns,
@@ -55,7 +55,7 @@ impl Topology {
         for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
             node.set(key, "1")?;
         }
-        // The office's host carries the Ethernet: a bridge with the node and the guest on it.
+        // The office host has the bridge to which node and guest are connected.
         office.configure(&format!(
             "link add eth0 type bridge\n\
              link add to-node type veth peer name eth0 netns {}\n\
@@ -79,7 +79,7 @@ fn uplink([v4, v6]: [IpAddr; 2]) -> String {
     format!("address add {v4}/24 dev eth0\naddress add {v6}/64 dev eth0 nodad\nlink set eth0 up\n")
 }
 
-/// How pods are connected to the node.
+/// How pods are connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wiring {
     /// The bridge plugin, as Flannel configures it, and ours chained behind it.
@@ -88,7 +88,7 @@ pub enum Wiring {
     Routed,
 }
 
-/// What would stand in `/etc/cni/net.d`.
+/// The configuration list, as in `/etc/cni/net.d`.
 pub(super) fn conflist(wiring: Wiring, folder: &Path, socket: &Path) -> Value {
     let ipam = json!({
         "type": "host-local",

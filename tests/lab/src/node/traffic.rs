@@ -1,4 +1,4 @@
-//! Who can talk to whom, tried with real packets.
+//! Connectivity, measured with real packets.
 
 use std::fmt;
 use std::io::Write as _;
@@ -13,7 +13,7 @@ use super::{Family, Host, Lab, Stream};
 use crate::binaries::binary;
 use crate::probe::{Outcome, Probe, Protocol, Task};
 
-/// A packet that is not dropped comes back within a millisecond; this leaves room for a loaded machine.
+/// Time limit for an answer, which takes a millisecond on an idle machine.
 const ANSWER_LIMIT_MS: u64 = 300;
 
 /// Whether traffic passes.
@@ -26,7 +26,7 @@ pub enum Passing {
 }
 
 impl Lab {
-    /// Tries exchanges from many hosts, all at the same time; the outcomes are in the same order.
+    /// Runs probes from many hosts concurrently; returns the outcomes in the same order.
     ///
     /// # Errors
     /// A host does not exist, or a probe could not be run.
@@ -38,10 +38,10 @@ impl Lab {
         running.into_iter().map(finish).collect()
     }
 
-    /// Waits until traffic from one to the other passes, or does not, in both families.
+    /// Waits until traffic passes, or does not pass, in both families.
     ///
     /// # Errors
-    /// It stays otherwise: the message tells the outcomes, and how to look around.
+    /// The deadline passes: the message contains the outcomes, and commands for inspection.
     pub fn expect(
         &self,
         passing: Passing,
@@ -116,7 +116,7 @@ fn finish(child: Child) -> Result<Vec<Outcome>> {
     serde_json::from_slice(&output.stdout).context("reading what a probe says")
 }
 
-#[expect(clippy::print_stderr, reason = "a lab that could not be removed: nobody else can tell")]
+#[expect(clippy::print_stderr, reason = "a failed removal in drop can only be printed")]
 pub(super) fn tell(text: &str) {
     eprintln!("{text}");
 }

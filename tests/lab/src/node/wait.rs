@@ -1,4 +1,4 @@
-//! Waiting for a condition, with a deadline. Nothing in a lab waits for a fixed time.
+//! Waiting for a condition, with a deadline.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -7,25 +7,25 @@ use anyhow::{Result, bail};
 
 use crate::settings::patience;
 
-/// Long enough for anything that a lab waits for, also on a loaded machine.
+/// Default deadline, ample on a loaded machine.
 pub const LIMIT: Duration = Duration::from_secs(20);
 
-/// Between two looks at a condition.
+/// Polling interval.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// What a look at a condition showed.
+/// The state of a condition.
 #[derive(Debug)]
 pub enum Look<T> {
     /// It holds.
     Done(T),
-    /// Not yet, because of this.
+    /// It does not hold yet, because of this.
     NotYet(String),
 }
 
-/// Looks at a condition until it holds.
+/// Polls a condition until it holds.
 ///
 /// # Errors
-/// `limit` passed, as often as this machine is slower than others ([`patience`]): the message says what was waited for and what the last look showed. Or a look failed.
+/// `limit` times [`patience`] passed: the message contains the condition and its last state. Or the poll failed.
 #[expect(clippy::disallowed_methods, reason = "a deadline needs the clock")]
 pub fn until<T>(
     what: &str,

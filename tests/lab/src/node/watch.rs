@@ -1,4 +1,4 @@
-//! Counters of packets at a place on their way, by nftables rules of our own.
+//! Packet counters at a netfilter hook, by nftables rules of our own.
 
 use std::fmt::Write as _;
 use std::process::Command;
@@ -11,7 +11,7 @@ use super::netns::Netns;
 /// The table of the counters.
 const TABLE: &str = "watch";
 
-/// Counts in a namespace until that is gone.
+/// Counters in a namespace, which last as long as it.
 #[derive(Debug)]
 pub struct Watch {
     netns: Netns,
@@ -19,11 +19,11 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Begins to count packets in a base chain, such as `type filter hook postrouting priority 300`, of a table of a family,
-    /// such as `inet`. Each counter has a name and the condition for what it counts.
+    /// Adds counters to a base chain, such as `type filter hook postrouting priority 300`, in a table of a family, such as
+    /// `inet`. Each counter has a name and a match expression.
     ///
     /// # Errors
-    /// `nft` does not take it.
+    /// `nft` refuses the rules.
     pub fn start(
         netns: &Netns,
         family: &str,
@@ -43,7 +43,7 @@ impl Watch {
         Ok(Self { netns: netns.clone(), family: family.to_owned() })
     }
 
-    /// How many packets a counter has counted.
+    /// The value of a counter.
     ///
     /// # Errors
     /// There is no such counter.

@@ -14,7 +14,7 @@ pub(super) struct Cidr {
     bits: u128,
     /// Leading bits that count, of 32 or 128.
     pub(super) length: u32,
-    /// Written as today's API server wants it: no host bits, no leading zeros, not IPv4-mapped.
+    /// Canonical, as current API servers require: no host bits, no leading zeros, not IPv4-mapped.
     pub(super) is_strict: bool,
     has_host_bits: bool,
 }
@@ -37,13 +37,13 @@ impl Cidr {
         }
     }
 
-    /// Whether `inner` is a part of this block, and smaller.
+    /// Whether `inner` is a strict subset of this block.
     fn strictly_holds(&self, inner: &Self) -> bool {
         self.is_v4 == inner.is_v4 && inner.length > self.length && self.holds_bits(inner.bits)
     }
 }
 
-/// Whether an ipBlock is well formed: a readable cidr, and every exception a smaller part of it.
+/// Whether an ipBlock is well formed: a valid cidr, and every exception a strict subset of it.
 pub(super) fn is_sound(block: &Value) -> bool {
     let except = match field(block, "except") {
         None => &Vec::new(),
@@ -57,7 +57,7 @@ pub(super) fn is_sound(block: &Value) -> bool {
         })
 }
 
-/// Whether a well-formed ipBlock holds an address: in the cidr and in no exception (item 21).
+/// Whether a well-formed ipBlock contains an address: in the cidr and in no exception (item 21).
 pub(super) fn matches(block: &Value, address: IpAddr) -> bool {
     let holds =
         |item: &Value| item.as_str().and_then(parse).is_some_and(|network| network.holds(address));
@@ -66,7 +66,7 @@ pub(super) fn matches(block: &Value, address: IpAddr) -> bool {
         && !super::list(block, &["except"]).iter().any(holds)
 }
 
-/// Reads a block as Go's `ParseCIDRSloppy` did; host bits do not count, mapped is IPv4 (item 22).
+/// Parses a block as Go's `ParseCIDRSloppy`: host bits are ignored, IPv4-mapped is IPv4 (item 22).
 pub(super) fn parse(written: &str) -> Option<Cidr> {
     let (host, length) = written.split_once('/')?;
     let strict_length = length == "0" || !length.starts_with('0');
@@ -90,12 +90,12 @@ pub(super) fn parse(written: &str) -> Option<Cidr> {
     Some(Cidr { is_v4, bits, length, is_strict, has_host_bits })
 }
 
-/// Whether a block is written with bits behind its prefix.
+/// Whether a block has host bits.
 pub fn has_host_bits(written: &str) -> bool {
     parse(written).is_some_and(|network| network.has_host_bits)
 }
 
-/// Reads an address; leading zeros are decimal, mapped is IPv4 (item 22).
+/// Parses an address; leading zeros are decimal, IPv4-mapped is IPv4 (item 22).
 pub(super) fn address(written: &str) -> Option<IpAddr> {
     match raw_address(written)? {
         IpAddr::V6(v6) if v6.to_bits() >> 32 == 0xffff => {
@@ -122,7 +122,7 @@ fn raw_address(written: &str) -> Option<IpAddr> {
     format!("{head}{tail}").parse().ok()
 }
 
-/// A number's digits; leading zeros mean nothing.
+/// Parses a decimal number; leading zeros are ignored.
 fn digits(written: &str) -> Option<&str> {
     if written.is_empty() || !written.chars().all(|c| c.is_ascii_digit()) {
         return None;

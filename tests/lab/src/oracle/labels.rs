@@ -4,16 +4,16 @@ use serde_json::{Map, Value};
 
 use super::{field, has_only};
 
-/// What a selector says about some labels.
+/// The result of matching a selector with labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reading {
-    /// Every condition of it that can be understood holds; without conditions true (item 19).
+    /// All valid conditions hold; true without conditions (item 19).
     pub(super) holds: bool,
-    /// All of it can be understood.
+    /// All conditions are valid.
     pub(super) is_sound: bool,
 }
 
-/// Reads a selector against labels. `None` is an absent selector, which is the empty one where it may be absent.
+/// Matches a selector with labels. `None` is an absent selector, which matches like an empty one.
 pub(super) fn read(selector: Option<&Value>, labels: &Map<String, Value>) -> Reading {
     let mut reading = Reading { holds: true, is_sound: true };
     let Some(selector) = selector else { return reading };
@@ -45,7 +45,7 @@ pub(super) fn read(selector: Option<&Value>, labels: &Map<String, Value>) -> Rea
 }
 
 impl Reading {
-    /// Takes in one condition: `None` if it can't be understood.
+    /// Adds a condition: `None` if it is invalid.
     fn add(&mut self, condition: Option<bool>) {
         match condition {
             None => self.is_sound = false,
@@ -92,14 +92,14 @@ pub(super) fn of(object: &Value) -> Map<String, Value> {
     labels.and_then(Value::as_object).cloned().unwrap_or_default()
 }
 
-/// A label key: a name, perhaps behind a domain and a slash.
+/// Whether this is a label key: a name with an optional domain prefix.
 pub(super) fn is_key(key: &str) -> bool {
     let (domain, name) =
         key.rsplit_once('/').map_or((None, key), |(domain, name)| (Some(domain), name));
     !name.is_empty() && is_value(name) && domain.is_none_or(is_subdomain)
 }
 
-/// A label value: up to 63 letters, digits, `-`, `_` and `.`, beginning and ending with a letter or digit.
+/// Whether this is a label value: up to 63 letters, digits, `-`, `_` and `.`, beginning and ending with a letter or digit.
 pub(super) fn is_value(value: &str) -> bool {
     let is_inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let is_edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
@@ -110,7 +110,7 @@ pub(super) fn is_value(value: &str) -> bool {
             && is_edge(value.chars().next_back()))
 }
 
-/// A DNS subdomain: up to 253 characters, dots between labels of lower-case letters, digits and inner `-` (item 7).
+/// Whether this is a DNS subdomain: up to 253 characters, dots between labels of lower-case letters, digits and inner `-` (item 7).
 pub(super) fn is_subdomain(name: &str) -> bool {
     let is_label = |label: &str| {
         let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();

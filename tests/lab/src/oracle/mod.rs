@@ -1,8 +1,8 @@
-//! A second reference implementation, written from SEMANTICS.md alone.
+//! An independent implementation of the semantics, written from SEMANTICS.md alone.
 //!
-//! In: raw JSON objects and a probe. Out: whether the connection may be made. It works on the JSON itself, for each
-//! probe anew, and shares no line with netpol-agent: neither its model nor its conversion. Slow and plain; the
-//! numbers in brackets are items of SEMANTICS.md §1.
+//! In: raw JSON objects and a probe. Out: whether the connection may be made. It evaluates the JSON
+//! anew for each probe and shares no code with netpol-policy, neither model nor conversion. Simple and slow; numbers in
+//! brackets are items of SEMANTICS.md §1.
 
 mod block;
 mod labels;
@@ -30,16 +30,16 @@ pub struct Oracle<'a> {
 /// A connection as one of its ends sees it.
 #[derive(Clone, Copy, Debug)]
 struct Talk<'a> {
-    /// The address of the other end.
+    /// The peer's address.
     remote: IpAddr,
-    /// The pod that holds it.
+    /// The pod that owns it.
     remote_pod: Option<&'a Value>,
-    /// The pod that is reached.
+    /// The destination pod.
     destination_pod: Option<&'a Value>,
     protocol: Protocol,
     /// The destination port.
     port: u16,
-    /// It is for a Service with nobody behind it.
+    /// The destination is a Service without backends.
     is_virtual: bool,
 }
 
@@ -55,15 +55,14 @@ impl<'a> Oracle<'a> {
         Self { cluster: ClusterModel::new(objects) }
     }
 
-    /// Whether the connection may be made: the source's egress and the destination's ingress both allow it (item 2).
-    /// Ends that have no address, or none of a common family, and names that the destination pod does not give to
-    /// a port of this protocol, make no connection.
+    /// Whether the connection may be made: the source's egress and the destination's ingress both allow it (item 2). It is
+    /// not made if the ends have no addresses of a common family, or if the destination pod has no such named port.
     pub fn allows(&self, probe: &Probe) -> bool {
         let Some((source, destination, port)) = self.connection(probe) else { return false };
         if !services::is_virtual(&self.cluster, destination) {
             return self.reaches(source, destination, port, probe.protocol);
         }
-        // Behind a Service the pods count, all of them.
+        // The policies of all pods behind a Service count.
         let behind = services::behind(&self.cluster, destination, port, probe.protocol);
         if !behind.is_empty() {
             return behind.into_iter().all(|(destination, port)| {
@@ -113,7 +112,7 @@ impl<'a> Oracle<'a> {
         Some((source, destination, port))
     }
 
-    /// What one end says; one that is no pod has no policy.
+    /// Whether one end allows it; an end that is no pod has no policy.
     fn end_allows(&self, pod: Option<&Value>, direction: Direction, talk: &Talk<'_>) -> bool {
         let Some(pod) = pod else { return true };
         if self.cluster.is_own_node(pod, talk.remote) && !talk.is_virtual {
@@ -132,7 +131,7 @@ impl<'a> Oracle<'a> {
         !isolated
     }
 
-    /// The addresses that the packets carry: of one family.
+    /// Source and destination address of the packets, of one family.
     pub fn addresses(&self, from: &End, to: &End) -> Option<(IpAddr, IpAddr)> {
         let (from, to) = (self.cluster.candidates(from), self.cluster.candidates(to));
         let pairs = to.iter().flat_map(|target| from.iter().map(move |source| (*source, *target)));
@@ -149,7 +148,7 @@ fn field<'v>(value: &'v Value, name: &str) -> Option<&'v Value> {
     value.get(name).filter(|value| !value.is_null())
 }
 
-/// A text at a path of fields.
+/// The string at a path of fields.
 fn text<'v>(value: &'v Value, path: &[&str]) -> Option<&'v str> {
     let mut value = value;
     for name in path {
@@ -158,7 +157,7 @@ fn text<'v>(value: &'v Value, path: &[&str]) -> Option<&'v str> {
     value.as_str()
 }
 
-/// A list at a path of fields; absent is empty.
+/// The list at a path of fields; empty if absent.
 fn list<'v>(value: &'v Value, path: &[&str]) -> &'v [Value] {
     let mut value = value;
     for name in path {

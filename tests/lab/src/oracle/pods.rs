@@ -1,4 +1,4 @@
-//! Who is there, and who holds which address.
+//! The objects, and which pod owns which address.
 
 use std::net::IpAddr;
 
@@ -20,7 +20,7 @@ pub(super) struct ClusterModel<'a> {
 #[derive(Debug)]
 struct PodView<'a> {
     pod: &'a Value,
-    /// What `status` tells.
+    /// The addresses in `status`.
     reported: Vec<IpAddr>,
     uses_host: bool,
     has_ended: bool,
@@ -40,8 +40,7 @@ impl<'a> ClusterModel<'a> {
         }
     }
 
-    /// The pod that holds an address: of several that of the latest creation. Pods that have ended and pods in
-    /// the host's network hold none.
+    /// The pod that owns an address: the newest of several. Finished pods and host-network pods own none.
     pub(super) fn owner(&self, address: IpAddr) -> Option<&'a Value> {
         self.pods
             .iter()
@@ -50,8 +49,8 @@ impl<'a> ClusterModel<'a> {
             .map(|view| view.pod)
     }
 
-    /// The addresses that an end can have, in order. A pod has those that no newer pod holds; in the host's network it
-    /// has the node's.
+    /// The possible addresses of an end, in order. A pod has those that no newer pod owns; a host-network pod has the
+    /// node's.
     pub(super) fn candidates(&self, end: &End) -> Vec<IpAddr> {
         let chosen = match end {
             End::Address { ip } => return vec![ip.to_canonical()],
@@ -62,7 +61,7 @@ impl<'a> ClusterModel<'a> {
         addresses
     }
 
-    /// The addresses that a pod is reached by.
+    /// The addresses of a pod.
     fn own(&self, view: &PodView<'a>) -> Vec<IpAddr> {
         if view.uses_host {
             return if view.has_ended { Vec::new() } else { view.reported.clone() };
@@ -73,7 +72,7 @@ impl<'a> ClusterModel<'a> {
         view.held().iter().filter(is_its).copied().collect()
     }
 
-    /// The pods of a namespace that run and are not about to end, with their addresses.
+    /// The running pods of a namespace that are not terminating, with their addresses.
     pub(super) fn running(&self, namespace: &str) -> Vec<(&'a Value, Vec<IpAddr>)> {
         let runs = |view: &&PodView<'_>| {
             !view.has_ended
@@ -84,7 +83,7 @@ impl<'a> ClusterModel<'a> {
         self.pods.iter().filter(runs).map(|view| (view.pod, self.own(view))).collect()
     }
 
-    /// The pod that an end names.
+    /// The pod of an end.
     pub(super) fn named(&self, end: &End) -> Option<&'a Value> {
         self.view(end).map(|view| view.pod)
     }
@@ -101,7 +100,7 @@ impl<'a> ClusterModel<'a> {
         self.namespaces.iter().copied().find(|namespace| name_of(namespace) == name)
     }
 
-    /// The policies of a pod's namespace, whether or not they select it. Those that are only audited count as absent.
+    /// The policies of a pod's namespace, whether or not they select it, except those in audit mode.
     pub(super) fn policies_of<'s>(
         &'s self,
         pod: &'s Value,
@@ -116,8 +115,8 @@ impl<'a> ClusterModel<'a> {
         })
     }
 
-    /// Whether an address is of the node that the pod runs on (item 3): the Node says so, or a pod in that
-    /// node's network has it.
+    /// Whether an address belongs to the pod's node (item 3): the Node object lists it, or a host-network pod of the node has
+    /// it.
     pub(super) fn is_own_node(&self, pod: &Value, address: IpAddr) -> bool {
         let Some(node_name) = text(pod, &["spec", "nodeName"]).filter(|name| !name.is_empty())
         else {
@@ -162,7 +161,7 @@ impl<'a> PodView<'a> {
         if self.uses_host || self.has_ended { &[] } else { &self.reported }
     }
 
-    /// Orders by creation. RFC 3339 times of one zone are in order as texts; ties go by uid and name.
+    /// Sort key by creation time, then uid and name. RFC 3339 times of one zone sort as strings.
     fn age(&self) -> (&'a str, &'a str, &'a str, &'a str) {
         let metadata = |name| text(self.pod, &["metadata", name]).unwrap_or_default();
         (metadata("creationTimestamp"), metadata("uid"), namespace_of(self.pod), name_of(self.pod))

@@ -1,4 +1,4 @@
-//! What one policy says about one connection.
+//! One policy's verdict on one connection.
 
 use serde_json::{Map, Value};
 
@@ -6,7 +6,7 @@ use super::labels::{self, Reading};
 use super::pods::{ClusterModel, namespace_of};
 use super::{Direction, Talk, block, field, has_only, list, ports};
 
-/// What a policy says.
+/// A policy's verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Says {
     /// It does not isolate the pod in this direction.
@@ -17,7 +17,7 @@ pub(super) enum Says {
     Allow,
 }
 
-/// Asks a policy of the pod's namespace.
+/// The verdict of a policy of the pod's namespace.
 pub(super) fn says(
     cluster: &ClusterModel<'_>,
     policy: &Value,
@@ -31,8 +31,8 @@ pub(super) fn says(
     if !subject.holds || (!is_of_its_types && knows_all_fields(policy, spec)) {
         return Says::Nothing;
     }
-    // A policy of which it is not clear whom it means must not open anything for anybody; and rules that its types leave
-    // out do not count because an unknown field isolates.
+    // A policy with an invalid podSelector must not allow anything, because it is unclear which pods it means. An unknown
+    // field isolates in both directions, but does not bring rules into force that the policy types leave out.
     if !subject.is_sound || !is_of_its_types {
         return Says::Deny;
     }
@@ -44,8 +44,8 @@ pub(super) fn says(
     if rules.iter().any(matches) { Says::Allow } else { Says::Deny }
 }
 
-/// `spec.podSelector`; absent is empty (item 4). A condition that can't be understood does not narrow it, and if the
-/// selector is absent, an unknown field may have been meant to be it.
+/// `spec.podSelector`; absent is empty (item 4). An invalid condition does not narrow it. If the selector is absent, an
+/// unknown field may be a misspelt selector.
 fn subject(policy: &Value, spec: &Value, pod: &Value) -> Reading {
     if !spec.is_object() && !spec.is_null() {
         return Reading { holds: true, is_sound: false };
@@ -55,13 +55,13 @@ fn subject(policy: &Value, spec: &Value, pod: &Value) -> Reading {
     reading
 }
 
-/// An unknown field may have been meant to be a policy type: then the policy isolates in both directions.
+/// An unknown field may be a misspelt `policyTypes`: then the policy isolates in both directions.
 fn knows_all_fields(policy: &Value, spec: &Value) -> bool {
     has_only(policy, &["apiVersion", "kind", "metadata", "spec", "status"])
         && has_only(spec, &["podSelector", "policyTypes", "ingress", "egress"])
 }
 
-/// `spec.policyTypes` (item 6). If it can't be understood which are meant: both.
+/// `spec.policyTypes` (item 6). If the types are invalid: both.
 fn is_of_types(spec: &Value, direction: Direction) -> bool {
     let types = match field(spec, "policyTypes") {
         None => &Vec::new(),
@@ -127,7 +127,7 @@ fn peer_matches(
     own_namespace: &str,
     talk: &Talk<'_>,
 ) -> bool {
-    // Where a Service's traffic arrives is unknown if nobody is behind it: no peer holds that.
+    // The destination of a Service without backends is unknown, so it matches no peer.
     if !peer_is_sound(peer) || talk.is_virtual {
         return false;
     }
@@ -146,7 +146,7 @@ fn peer_matches(
     in_namespace && labels::read(field(peer, "podSelector"), &labels::of(pod)).holds
 }
 
-/// Whether an item of `from` or `to` is one that the API server takes.
+/// Whether an item of `from` or `to` is valid.
 pub(super) fn peer_is_sound(peer: &Value) -> bool {
     let fields = ["podSelector", "namespaceSelector", "ipBlock"];
     let is_sound = |selector: Option<&Value>| labels::read(selector, &Map::new()).is_sound;
@@ -159,8 +159,8 @@ pub(super) fn peer_is_sound(peer: &Value) -> bool {
         }
 }
 
-/// The labels of a namespace: the API server puts its name among them (item 20). That is all that is known of one that is
-/// not among the objects.
+/// The labels of a namespace, including the name label that the API server adds (item 20). A namespace that is not among
+/// the objects has only that label.
 fn namespace_labels(namespace: Option<&Value>, name: &str) -> Map<String, Value> {
     let mut labels = namespace.map(labels::of).unwrap_or_default();
     labels.insert("kubernetes.io/metadata.name".to_owned(), Value::String(name.to_owned()));

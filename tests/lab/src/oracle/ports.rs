@@ -15,7 +15,7 @@ pub(super) fn matches(item: &Value, talk: &Talk<'_>) -> bool {
     match field(item, "port") {
         // Every port of the protocol [13].
         None => true,
-        // The destination pod must give this name to this number of this protocol [15].
+        // The destination pod must name this port of this protocol so [15].
         Some(Value::String(name)) => talk
             .destination_pod
             .is_some_and(|pod| declared(pod, name, talk.protocol).contains(&talk.port)),
@@ -32,7 +32,7 @@ pub(super) fn matches(item: &Value, talk: &Talk<'_>) -> bool {
     }
 }
 
-/// Whether an item is one that the API server takes [12, 13, 14, 15, 16].
+/// Whether an item is valid [12, 13, 14, 15, 16].
 pub(super) fn is_sound(item: &Value) -> bool {
     let protocol = match field(item, "protocol") {
         None => true,
@@ -65,7 +65,7 @@ fn is_name(name: &str) -> bool {
         && !name.contains("--")
 }
 
-/// The numbers that a pod gives to a port name: containers first, then sidecars (item 15).
+/// The numbers of a pod's named port: containers first, then sidecars (item 15).
 pub(super) fn declared(pod: &Value, name: &str, protocol: Protocol) -> Vec<u16> {
     let is_sidecar = |container: &&Value| text(container, &["restartPolicy"]) == Some("Always");
     let containers = list(pod, &["spec", "containers"]).iter();

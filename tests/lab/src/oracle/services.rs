@@ -1,4 +1,4 @@
-//! Services: who is behind an address.
+//! Services and the pods behind them.
 
 use std::net::IpAddr;
 
@@ -13,8 +13,8 @@ pub(super) fn is_virtual(cluster: &ClusterModel<'_>, address: IpAddr) -> bool {
     cluster.services.iter().any(|service| addresses(service).contains(&address))
 }
 
-/// Address and port of every pod behind a Service's address and port. Pods that have ended, are about to, or do not run
-/// yet are not behind it.
+/// Address and port of every pod behind a Service's address and port. Finished, terminating, and pending pods are not
+/// backends.
 pub(super) fn behind(
     cluster: &ClusterModel<'_>,
     address: IpAddr,

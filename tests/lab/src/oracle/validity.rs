@@ -1,4 +1,4 @@
-//! What the API server says to a policy.
+//! The API server's validation of a policy.
 
 use serde_json::{Map, Value};
 
@@ -6,7 +6,7 @@ use super::labels::{self, is_subdomain};
 use super::policy::peer_is_sound;
 use super::{block, field, has_only, ports, text};
 
-/// Why the API server (1.36, strict fields) refuses to create this policy: the fields; empty if it takes it.
+/// The fields for which the API server (1.36, strict field validation) refuses to create this policy; empty if it is valid.
 ///
 /// Source: SEMANTICS.md §1 "Validation".
 pub fn problems(policy: &Value) -> Vec<String> {
@@ -61,7 +61,7 @@ fn check_items(
     }
 }
 
-/// A peer that is sound may still be written in a way that only older servers took.
+/// A valid peer may still have a CIDR in a form that only older servers accept.
 fn peer_is_accepted(peer: &Value) -> bool {
     let is_strict = |item: &Value| {
         item.as_str().and_then(block::parse).is_some_and(|network| network.is_strict)

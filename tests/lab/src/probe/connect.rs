@@ -1,4 +1,4 @@
-//! Tries many exchanges at once and says what became of each.
+//! Runs many probes at once and reports their outcomes.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,13 +11,13 @@ use tokio::time::{timeout, timeout_at};
 
 use super::{Outcome, Probe, Protocol, Task};
 
-/// What is sent and must come back.
+/// The payload that is sent and must come back.
 const TOKEN: &[u8; 16] = b"netpol probe 1.0";
 
-/// A datagram without an answer is sent again after so long: UDP may lose one, and that is not what is asked here.
+/// A datagram is sent again after this time without an answer, because UDP may lose one.
 const RESEND_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Runs the task's probes; the outcomes are in their order.
+/// Runs the task's probes; returns the outcomes in the same order.
 pub async fn run(task: &Task) -> Vec<Outcome> {
     let limit = Duration::from_millis(task.timeout_ms);
     let mut tries = JoinSet::new();
@@ -65,7 +65,7 @@ async fn migration_udp(destination: SocketAddr) -> io::Result<()> {
     }
 }
 
-/// The address of the same family that stands for any.
+/// The unspecified address of the same family.
 pub(super) fn unspecified(address: SocketAddr) -> IpAddr {
     match address {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),

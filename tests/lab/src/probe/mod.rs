@@ -1,8 +1,8 @@
 //! Real traffic: the program `netpol-probe`, which runs inside the network namespaces of a lab's pods.
 //!
-//! Three modes: [`serve`] answers on a list of ports, [`connect`] tries many connections at once and says what became
-//! of each, [`stream`] keeps one connection busy and says how it fares. The types here are what it reads and
-//! writes, as JSON. Must not: know what a policy is.
+//! Three modes: [`serve`] echoes on a list of ports, [`connect`] runs many probes at once and reports their outcomes,
+//! [`stream`] sends messages on one connection and reports its progress. The types here are its JSON input and output. Must
+//! not: know about policies.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,16 +13,16 @@ pub mod connect;
 pub mod serve;
 pub mod stream;
 
-/// What a server says on its standard output, as a line of its own, once it answers on all its ports.
+/// The line that a server prints to standard output once it answers on all its ports.
 pub const READY: &str = "ready";
 
 /// The protocols that a probe speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
-    /// A connection, some bytes there and back.
+    /// A TCP connection that echoes some bytes.
     Tcp,
-    /// A datagram there and back.
+    /// A UDP datagram and its echo.
     Udp,
 }
 
@@ -50,9 +50,9 @@ impl std::str::FromStr for Protocol {
 /// One exchange to try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {
-    /// How.
+    /// The protocol.
     pub protocol: Protocol,
-    /// With whom.
+    /// The destination.
     pub destination: SocketAddr,
 }
 
@@ -74,57 +74,57 @@ impl fmt::Display for Probe {
     }
 }
 
-/// What became of a probe.
+/// The outcome of a probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "lowercase")]
 pub enum Outcome {
-    /// The answer came.
+    /// The answer arrived.
     Passed,
-    /// No answer at all within the time: what a dropped packet looks like.
+    /// No answer within the time limit, as for dropped packets.
     Silent,
-    /// Something else, such as a refusal or a missing route: neither allowed nor dropped.
+    /// Another failure, such as a refused connection or a missing route.
     Failed {
-        /// What the kernel said.
+        /// The error.
         error: String,
     },
 }
 
 impl Outcome {
-    /// Did the answer come?
+    /// Whether the answer arrived.
     pub fn is_passed(&self) -> bool {
         matches!(self, Self::Passed)
     }
 }
 
-/// What `connect` reads.
+/// The input of `connect`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Task {
-    /// To try, all at the same time.
+    /// The probes, run concurrently.
     pub probes: Vec<Probe>,
-    /// After so long an answer does not count any more, in milliseconds.
+    /// Time limit for an answer, in milliseconds.
     pub timeout_ms: u64,
 }
 
-/// How a stream fares. Written as a line of JSON at every change, at most every [`stream::REPORT_INTERVAL`].
+/// Progress of a stream, printed as a line of JSON at every change, at most every [`stream::REPORT_INTERVAL`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamReport {
     /// Messages sent so far.
     pub n_sent: u64,
-    /// Messages that the pod's own kernel refused to send, such as those before it has a route.
+    /// Messages that the kernel refused to send, for example before there was a route.
     pub n_refused: u64,
     /// Messages that came back so far.
     pub n_received: u64,
     /// Longest time between two messages that came back, in milliseconds.
     pub longest_gap_ms: u64,
-    /// No more will be sent, and all that came back within the time is counted.
+    /// The stream has ended and the wait for answers is over.
     pub ended: bool,
-    /// Why the stream ended by itself, if it did.
+    /// Why the stream ended early, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
 impl StreamReport {
-    /// Messages that did not come back; of a UDP stream that has ended: lost packets.
+    /// Messages without an answer: lost packets, for a UDP stream that has ended.
     pub fn n_missing(&self) -> u64 {
         self.n_sent.saturating_sub(self.n_received)
     }

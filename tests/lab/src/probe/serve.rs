@@ -1,11 +1,11 @@
-//! Sends everything back, TCP and UDP, IPv4 and IPv6, on a list of ports.
+//! Echoes TCP and UDP, IPv4 and IPv6, on a list of ports.
 
 use std::net::{Ipv6Addr, SocketAddr};
 
 use anyhow::{Context as _, Result};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
-/// Largest datagram that is sent back, in bytes: the largest there is.
+/// Receive buffer size, bytes: the largest possible datagram.
 const MAX_DATAGRAM_BYTES: usize = 65_535;
 
 /// Opens all ports, calls `ready`, and serves until the process ends.
@@ -15,7 +15,7 @@ const MAX_DATAGRAM_BYTES: usize = 65_535;
 pub async fn run(ports: &[u16], ready: impl FnOnce() -> Result<()>) -> Result<()> {
     let mut services = tokio::task::JoinSet::new();
     for &port in ports {
-        // The unspecified IPv6 address takes IPv4 too.
+        // A socket on the unspecified IPv6 address accepts IPv4 too.
         let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         let listener =
             TcpListener::bind(address).await.with_context(|| format!("opening TCP {port}"))?;
@@ -38,7 +38,7 @@ async fn serve_tcp(listener: TcpListener) -> Result<()> {
     }
 }
 
-/// Ends when the other side does. How is none of the server's business.
+/// Echoes until the client closes the connection or it breaks.
 async fn echo(mut stream: TcpStream) {
     if stream.set_nodelay(true).is_ok() {
         let (mut reader, mut writer) = stream.split();
@@ -49,7 +49,7 @@ async fn echo(mut stream: TcpStream) {
 async fn serve_udp(socket: UdpSocket) -> Result<()> {
     let mut buffer = vec![0; MAX_DATAGRAM_BYTES];
     loop {
-        // An error here is one that an earlier answer ran into (ICMP); the socket is still good.
+        // The error belongs to an earlier answer (ICMP); the socket remains usable.
         let Ok((len_bytes, peer)) = socket.recv_from(&mut buffer).await else { continue };
         if let Some(datagram) = buffer.get(..len_bytes) {
             socket.send_to(datagram, peer).await.ok();

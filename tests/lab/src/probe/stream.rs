@@ -1,4 +1,4 @@
-//! Keeps one connection busy: messages at a fixed pace, and how many of them come back.
+//! Sends messages on one connection at a fixed pace and counts the answers.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -11,16 +11,16 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use super::connect::unspecified;
 use super::{Protocol, StreamReport};
 
-/// Reports are at least so far apart.
+/// Minimum time between reports.
 pub const REPORT_INTERVAL: Duration = Duration::from_millis(10);
 
-/// After the last message its answer is waited for at most so long.
+/// Maximum wait for answers after the last message.
 const LAST_ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
-/// What is sent each time and must come back.
+/// The message.
 const MESSAGE: &[u8; 8] = b"netpol.\n";
 
-/// Either kind of connection.
+/// The socket.
 enum Connection {
     Tcp(TcpStream),
     Udp { socket: UdpSocket, destination: SocketAddr },
@@ -34,7 +34,7 @@ impl Connection {
                 stream.set_nodelay(true)?;
                 Ok(Self::Tcp(stream))
             }
-            // Not connected: that would need a route, and a pod may not have one yet.
+            // Not connected, because `connect` needs a route, which a pod may not have yet.
             Protocol::Udp => {
                 let socket = UdpSocket::bind((unspecified(destination), 0)).await?;
                 Ok(Self::Udp { socket, destination })
@@ -42,7 +42,7 @@ impl Connection {
         }
     }
 
-    /// Sends `unsent` without waiting; returns how much of it, in bytes. `None`: it was refused.
+    /// Sends `unsent` without waiting; returns the number of bytes sent, `None` if the kernel refused.
     fn send(&self, unsent: &[u8]) -> io::Result<Option<usize>> {
         let sent = match self {
             Self::Tcp(stream) => stream.try_write(unsent),
@@ -56,7 +56,7 @@ impl Connection {
         }
     }
 
-    /// Waits for bytes and returns how many there are. Nothing is lost if the wait is given up.
+    /// Waits for bytes and returns their number. Cancel safe.
     async fn receive(&self) -> io::Result<usize> {
         let mut buffer = [0; 4096];
         loop {
@@ -81,7 +81,7 @@ impl Connection {
     }
 }
 
-/// What has been counted, in bytes where the report has messages: TCP may cut a message in two.
+/// The counters, in bytes, because TCP may split messages.
 #[derive(Default)]
 struct Tally {
     n_bytes_sent: usize,
@@ -130,10 +130,10 @@ impl Tally {
     }
 }
 
-/// Sends a message every `pace` until `stop` is done, and calls `report` with how it fares.
+/// Sends a message every `pace` until `stop` completes, and calls `report` with the progress.
 ///
 /// # Errors
-/// There is no connection to begin with, or `report` failed. What ends it later is in the last report.
+/// The connection cannot be opened, or `report` failed. A later failure is part of the last report.
 pub async fn run(
     protocol: Protocol,
     destination: SocketAddr,

@@ -18,7 +18,7 @@ use crate::wire::Wire;
 /// The verdict of an oracle: whether the connection is made, and why, if it gives a reason.
 type Says = (bool, Option<String>);
 
-/// What the oracle says differently. It says nothing about protocols without ports.
+/// Where the independent oracle differs. It has no verdict for protocols without ports.
 ///
 /// # Errors
 /// When the scenario cannot be read.
@@ -29,8 +29,7 @@ pub fn check_oracle(scenario: &Scenario) -> Result<Vec<String>> {
     })
 }
 
-/// What the reference semantics says differently; its reasons count. It too says nothing about protocols without
-/// ports.
+/// Where the reference semantics differs, in verdict or reason. It has no verdict for protocols without ports.
 ///
 /// # Errors
 /// When the scenario cannot be read.
@@ -59,8 +58,8 @@ pub fn check_reference(scenario: &Scenario) -> Result<Vec<String>> {
     })
 }
 
-/// What maps say differently that follow the states one after the other. With `reasons`, reasons count where the
-/// reference gives none: for protocols without ports, and through Services.
+/// Where `decide` over the maps differs; the maps follow the states one after the other. With [`Reasons::Count`], reasons are
+/// compared where the reference gives none: for protocols without ports, and through Services.
 ///
 /// # Errors
 /// When the scenario cannot be read, or the maps cannot be used.
@@ -83,12 +82,12 @@ pub fn check_wire(scenario: &Scenario, wire: &mut Wire, reasons: Reasons) -> Res
     })
 }
 
-/// Whether an oracle's reasons count.
+/// Whether reasons are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reasons {
-    /// They do.
+    /// They are.
     Count,
-    /// They do not.
+    /// They are not.
     Ignore,
 }
 
@@ -104,8 +103,8 @@ fn connection(state: &State<'_>, question: &Question) -> Option<(IpAddr, IpAddr,
     }
 }
 
-/// The reason of the end that decides: the first that drops, else one that has more to say than that the pod is not
-/// isolated, the destination's first.
+/// The reason of the deciding end: the first that drops, else one whose reason is not merely that the pod is not isolated,
+/// the destination before the source.
 fn reason(decision: &Decision) -> Result<String> {
     let ends = [&decision.egress, &decision.ingress];
     let drop = ends.into_iter().flatten().find(|end| !end.verdict.is_pass());

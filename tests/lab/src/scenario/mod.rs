@@ -1,7 +1,7 @@
-//! Scenarios: what the API means, one sentence and one cluster at a time.
+//! Scenarios: the semantics of the API, each in one sentence and one cluster.
 //!
-//! In: `tests/scenarios/*.yaml`. Out: how each oracle differs from a scenario's own table. The form of a file
-//! is that of [`Scenario`]; how ends and ports are written is told at [`Row`].
+//! In: `tests/scenarios/*.yaml`. Out: how each oracle differs from a scenario's own table. [`Scenario`] is the
+//! format of a file; [`Row`] documents how ends and ports are written.
 
 mod check;
 mod question;
@@ -26,21 +26,21 @@ pub struct Scenario {
     pub about: String,
     /// The API field, and the item of SEMANTICS.md in brackets.
     pub spec: String,
-    /// What of the taxonomy it shows.
+    /// The features of the taxonomy that it covers.
     pub features: Vec<String>,
-    /// A file in `clusters/` with objects to begin with, without its ending.
+    /// A file in `clusters/` with initial objects, without its extension.
     #[serde(default)]
     pub cluster: Option<String>,
-    /// Objects to begin with: YAML documents.
+    /// Initial objects: YAML documents.
     #[serde(default)]
     pub objects: String,
-    /// What is reached at the beginning.
+    /// Connectivity of the initial state.
     #[serde(default)]
     pub connectivity: Vec<Row>,
-    /// What changes then.
+    /// Later states.
     #[serde(default)]
     pub steps: Vec<Change>,
-    /// The file's name without its ending.
+    /// The file's name without its extension.
     #[serde(skip)]
     pub name: String,
 }
@@ -49,15 +49,15 @@ pub struct Scenario {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Change {
-    /// What happens, as a sentence.
+    /// The change, as a sentence.
     pub about: String,
-    /// Objects that appear or look different: YAML documents.
+    /// New and changed objects: YAML documents.
     #[serde(default)]
     pub objects: String,
-    /// Objects that are gone: `Pod x/a`.
+    /// Deleted objects: `Pod x/a`.
     #[serde(default)]
     pub remove: Vec<String>,
-    /// What is reached now.
+    /// Connectivity of this state.
     pub connectivity: Vec<Row>,
 }
 
@@ -65,18 +65,18 @@ pub struct Change {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Row {
-    /// `namespace/pod`, `namespace/pod@address`, an address, or `host`: the node of the other end.
+    /// `namespace/pod`, `namespace/pod@address`, an address, or `host`: the peer's node.
     pub from: OneOrMany,
     /// Likewise.
     pub to: OneOrMany,
     /// `TCP/80`, `UDP/dns`, `ICMP` for an echo, or `other/47` for a protocol number.
     pub port: OneOrMany,
-    /// The virtual address of a Service, through which the source reaches the destination.
+    /// The virtual address of a Service through which the source reaches the destination.
     #[serde(default)]
     pub via: Option<std::net::IpAddr>,
-    /// What happens.
+    /// The expected outcome.
     pub expect: Expectation,
-    /// The reason that the deciding end gives.
+    /// The expected reason of the deciding end.
     #[serde(default)]
     pub because: Option<String>,
 }
@@ -100,7 +100,7 @@ impl OneOrMany {
     }
 }
 
-/// What happens to a connection.
+/// The outcome of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Expectation {
@@ -113,11 +113,11 @@ pub enum Expectation {
 /// One state of a scenario's cluster.
 #[derive(Clone, Debug)]
 pub struct State<'s> {
-    /// What happened before, as a sentence.
+    /// The change that led to it, as a sentence.
     pub about: &'s str,
     /// All objects.
     pub objects: Vec<Value>,
-    /// What is reached.
+    /// Its connectivity.
     pub connectivity: &'s [Row],
 }
 
@@ -125,7 +125,7 @@ impl Scenario {
     /// The states that the cluster goes through.
     ///
     /// # Errors
-    /// When objects cannot be read, or one that is to be removed is not there.
+    /// Objects cannot be read, or an object to be deleted does not exist.
     pub fn states(&self) -> Result<Vec<State<'_>>> {
         let mut objects = BTreeMap::new();
         if let Some(cluster) = &self.cluster {
@@ -173,7 +173,7 @@ impl Scenario {
     }
 }
 
-/// Adds objects, in place of those of the same kind and name.
+/// Adds objects, replacing those of the same kind and name.
 fn put(objects: &mut BTreeMap<String, Value>, text: &str) -> Result<()> {
     let documents: Vec<Value> = serde_saphyr::from_multiple(text).context("reading objects")?;
     for object in documents.into_iter().filter(|object| !object.is_null()) {
@@ -213,8 +213,8 @@ fn read(path: &Path) -> Result<Scenario> {
     let mut scenario: Scenario = serde_saphyr::from_str(&fs::read_to_string(path)?)?;
     let name = path.file_stem().and_then(|name| name.to_str()).context("no name")?;
     name.clone_into(&mut scenario.name);
-    ensure!(!scenario.features.is_empty(), "shows nothing of the taxonomy");
+    ensure!(!scenario.features.is_empty(), "has no features of the taxonomy");
     let rows = scenario.steps.iter().map(|step| step.connectivity.len()).sum::<usize>();
-    ensure!(scenario.connectivity.len() + rows > 0, "says nothing about connectivity");
+    ensure!(scenario.connectivity.len() + rows > 0, "has no connectivity");
     Ok(scenario)
 }

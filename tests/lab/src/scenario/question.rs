@@ -15,7 +15,7 @@ const CLIENT_PORT: u16 = 50_321;
 /// One connection of a row.
 #[derive(Clone, Debug)]
 pub(super) struct Question {
-    /// How it is written.
+    /// Its text in the table.
     pub(super) text: String,
     pub(super) from: End,
     pub(super) to: End,
@@ -25,7 +25,7 @@ pub(super) struct Question {
     pub(super) because: Option<String>,
 }
 
-/// What is sent.
+/// The packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum What {
     /// The first packet to a port.
@@ -59,7 +59,7 @@ impl Question {
         Ok(questions)
     }
 
-    /// The question to oracles that know ports only.
+    /// The question as a probe, for oracles that support only protocols with ports.
     pub(super) fn probe(&self) -> Option<Probe> {
         let What::Port(protocol, port) = &self.what else { return None };
         let (from, to) = (self.from.clone(), self.to.clone());
@@ -81,7 +81,7 @@ impl Question {
     }
 }
 
-/// Reads an end; `host` is the node of the other one.
+/// Parses an end; `host` is the peer's node.
 fn end(text: &str, other: &str, objects: &[Value]) -> Result<End> {
     if text == "host" {
         return Ok(End::Address { ip: host_of(other, objects)? });

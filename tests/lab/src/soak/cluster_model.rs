@@ -1,4 +1,4 @@
-//! The cluster of a soak: who may reach whom, and who comes and goes.
+//! The cluster of a soak: its policies, its pods, and the expected verdicts.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Write as _;
@@ -20,30 +20,30 @@ use crate::node::netns::Netns;
 use crate::node::wait::{LIMIT, Look, until};
 use crate::node::{Host, Lab, Passing, PodSpec, agent};
 
-/// Where all pods of a soak are.
+/// The namespace of all pods of a soak.
 pub(super) const NAMESPACE: &str = "soak";
 
-/// Endpoint `i` has policy `i % N_POLICIES`, which lets group `i % N_POLICIES` in, on this port.
+/// Endpoint `i` has policy `i % N_POLICIES`, which allows group `i % N_POLICIES` on this port.
 const N_POLICIES: u32 = 10;
 const PORT: u16 = 80;
 
-/// Address `j` belongs to group `j % N_GROUPS` for ever; the last group is let in nowhere.
+/// Address `j` always belongs to group `j % N_GROUPS`; no policy allows the last group.
 const N_GROUPS: u32 = N_POLICIES + 1;
 
-/// Addresses of pods elsewhere. The first ones belong to pods that stay, the others to pods that come and go.
+/// Addresses of remote pods. The first ones belong to permanent pods, the others to transient ones.
 const N_STABLE: u32 = 110;
 const N_ADDRESSES: u32 = 4400;
 
-/// Pods elsewhere that are alive at a time, besides those that stay.
+/// Number of transient remote pods at a time.
 const N_ALIVE: usize = 500;
 
-/// The cluster, and the kernel that is asked.
+/// The cluster, and the pinned maps with the verdicts under test.
 pub(super) struct ClusterModel {
     pub(super) api: Arc<FakeApi>,
     kernel: Datapath,
-    /// The interfaces of the endpoints that stay.
+    /// The interfaces of the permanent endpoints.
     interfaces: Vec<u32>,
-    /// A device through which packets come.
+    /// The ingress device of test packets.
     from: u32,
     alive: VecDeque<(String, u32)>,
     next_address: u32,
@@ -51,7 +51,7 @@ pub(super) struct ClusterModel {
     has_extra: bool,
 }
 
-/// Addresses of the pods that come and go, at a moment.
+/// Addresses of the transient pods at a point in time.
 pub(super) struct Snapshot(BTreeSet<u32>);
 
 impl ClusterModel {
@@ -86,7 +86,7 @@ impl ClusterModel {
         Ok(cluster)
     }
 
-    /// Creates so many pods elsewhere, and deletes as many of the oldest; returns how many.
+    /// Creates `n` remote pods and deletes as many of the oldest; returns the number.
     pub(super) fn replace_pods(&mut self, n: u32) -> Result<u32> {
         for _ in 0..n {
             self.n_created += 1;
@@ -111,7 +111,7 @@ impl ClusterModel {
         Ok(())
     }
 
-    /// Asks about an address that stays, or about one that is never let in: both are known at every moment.
+    /// Checks the verdict for a permanent address, or for one that is never allowed: both are known at any time.
     pub(super) fn ask_stable(&mut self, rng: &mut Rng) -> Result<()> {
         let (i, interface) = self.any_endpoint(rng)?;
         let j = rng.u32(..N_ADDRESSES);
@@ -119,24 +119,24 @@ impl ClusterModel {
         match (is_let_in, j < N_STABLE) {
             (false, _) => self.expect(Passing::No, interface, address(j)),
             (true, true) => self.expect(Passing::Yes, interface, address(j)),
-            // It may be there or not: ask about its neighbour, which nobody lets in here.
+            // A transient pod may exist or not, so check the next address, which is not allowed here.
             (true, false) => self.expect(Passing::No, interface, address(j + 1)),
         }
     }
 
-    /// The pods that come and go, as they are now.
+    /// The current transient pods.
     pub(super) fn snapshot(&self) -> Snapshot {
         Snapshot(self.alive.iter().map(|(_, address)| *address).collect())
     }
 
-    /// Asks about addresses of pods that come and go, when it is known that just these are in force.
+    /// Checks verdicts for transient addresses, when exactly `in_force` is known to be in force.
     pub(super) fn ask_converged(&mut self, rng: &mut Rng, in_force: &Snapshot) -> Result<u64> {
         let Snapshot(alive) = in_force;
         let mut n = 0;
         for _ in 0..100 {
             let (i, interface) = self.any_endpoint(rng)?;
             let j = N_STABLE + rng.u32(..N_ADDRESSES - N_STABLE);
-            // Half of the questions are about the group that is let in.
+            // Half of the checks are for the allowed group.
             let j = if n % 2 == 0 { j - j % N_GROUPS + i % N_POLICIES } else { j };
             let expected = if alive.contains(&j) && j % N_GROUPS == i % N_POLICIES {
                 Passing::Yes
@@ -155,7 +155,7 @@ impl ClusterModel {
         Ok((u32::try_from(i)?, *interface))
     }
 
-    /// Asks about one packet.
+    /// Checks the verdict for one packet.
     fn expect(&mut self, expected: Passing, interface: u32, from: Ipv4Addr) -> Result<()> {
         let found = self.passes(interface, from)?;
         ensure!(
@@ -165,13 +165,13 @@ impl ClusterModel {
         Ok(())
     }
 
-    /// Whether anything that is let in elsewhere reaches an interface.
+    /// Whether no allowed address reaches an interface.
     pub(super) fn is_closed(&mut self, interface: u32) -> Result<bool> {
         let passing = (0..N_GROUPS).map(|j| self.passes(interface, address(j)));
         Ok(passing.collect::<Result<Vec<_>>>()?.iter().all(|passing| *passing == Passing::No))
     }
 
-    /// The first packet of a connection, which is always decided.
+    /// Whether the first packet of a connection passes. First packets always take the slow path.
     fn passes(&mut self, interface: u32, from: Ipv4Addr) -> Result<Passing> {
         let builder = PacketBuilder::ethernet2([2; 6], [4; 6])
             .ipv4(from.octets(), [10, 251, 0, 1], 64)
@@ -184,20 +184,19 @@ impl ClusterModel {
         Ok(if outcome.is_pass() { Passing::Yes } else { Passing::No })
     }
 
-    /// Waits until all changes so far are in force, shown by one more pod that comes and goes; returns how long that took
-    /// each time.
+    /// Waits until all changes so far are in force, by creating and deleting one more pod; returns the two delays.
     pub(super) fn converge(&mut self) -> Result<[Duration; 2]> {
         self.converge_within(LIMIT)
     }
 
-    /// The same, for changes that may take so long.
+    /// The same, with a deadline.
     #[expect(clippy::disallowed_methods, reason = "what is measured")]
     pub(super) fn converge_within(&mut self, limit: Duration) -> Result<[Duration; 2]> {
         let (interface, witness) =
             (*self.interfaces.first().context("an endpoint")?, N_ADDRESSES / N_GROUPS * N_GROUPS);
         let wait = |cluster: &mut Self, wanted: Passing| {
             let begin = Instant::now();
-            until("a change in force", limit, || {
+            until("the last change is in force", limit, || {
                 Ok(if cluster.passes(interface, address(witness))? == wanted {
                     Look::Done(begin.elapsed())
                 } else {
@@ -212,7 +211,7 @@ impl ClusterModel {
         Ok([came, went])
     }
 
-    /// Adds or removes a policy that opens another port: allow maps change, verdicts here do not.
+    /// Adds or removes a policy that allows another port: allow maps change, the checked verdicts do not.
     pub(super) fn change_policy(&mut self, round: u64) -> Result<()> {
         if self.has_extra {
             self.api.delete(Kind::NetworkPolicy, NAMESPACE, "extra").context("the policy")?;
@@ -224,7 +223,7 @@ impl ClusterModel {
         Ok(())
     }
 
-    /// Deletes all that comes and goes.
+    /// Deletes all transient pods.
     pub(super) fn calm(&mut self) -> Result<()> {
         while !self.alive.is_empty() {
             self.delete_oldest()?;
@@ -240,17 +239,17 @@ impl ClusterModel {
         self.api.delete(Kind::Pod, NAMESPACE, name).map(drop).context("a pod that was there")
     }
 
-    /// Addresses of pods that stay and are let in somewhere.
+    /// Number of permanent addresses that some policy allows.
     pub(super) fn n_stable_identities() -> usize {
         (0..N_STABLE).filter(|j| j % N_GROUPS < N_POLICIES).count()
     }
 }
 
-/// Makes the endpoints that stay; returns their interfaces.
+/// Makes the permanent endpoints; returns their interfaces.
 fn add_endpoints(lab: &Lab, node: &Netns, api: &FakeApi, n_endpoints: u32) -> Result<Vec<u32>> {
     let mut commands = String::new();
     for i in 0..n_endpoints {
-        // The other end stays down: nothing leaves through it.
+        // The peer device stays down, so no packet leaves through it.
         writeln!(commands, "link add sv{i} type veth peer name sw{i}\nlink set sv{i} up")?;
     }
     node.configure(&commands)?;
@@ -312,12 +311,12 @@ pub(super) fn add(pod: &str, container: &str, device: &str, index: u32, address:
     }
 }
 
-/// The address of a pod elsewhere.
+/// The address of a remote pod.
 fn address(j: u32) -> Ipv4Addr {
     Ipv4Addr::from(0x0afa_0000 + j)
 }
 
-/// The address of an endpoint that stays.
+/// The address of a permanent endpoint.
 fn local_address(i: u32) -> Ipv4Addr {
     Ipv4Addr::from(0x0afb_0001 + i)
 }

@@ -1,4 +1,4 @@
-//! Interfaces of a soak that come and go.
+//! Transient interfaces of a soak.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -16,11 +16,11 @@ use crate::fake_api::FakeApi;
 use crate::node::netns::Netns;
 use crate::node::{Host, Lab};
 
-/// Between two interfaces that are made, attached, detached and removed.
+/// Pause between two interfaces.
 const INTERFACE_PAUSE: Duration = Duration::from_millis(200);
 
 impl ClusterModel {
-    /// Begins to make and remove interfaces, on a thread of its own.
+    /// Starts a thread that makes and removes interfaces.
     pub(super) fn begin_interfaces(&self, lab: &Lab) -> Result<Interfaces> {
         let stop = Arc::new(AtomicBool::new(false));
         let work = InterfaceWork {
@@ -33,14 +33,14 @@ impl ClusterModel {
     }
 }
 
-/// Interfaces that come and go.
+/// The thread of transient interfaces.
 pub(super) struct Interfaces {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Result<u64>>,
 }
 
 impl Interfaces {
-    /// Stops, and tells how many there were.
+    /// Stops the thread; returns the number of interfaces.
     pub(super) fn end(self) -> Result<u64> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))

@@ -1,4 +1,4 @@
-//! What the agent holds at a moment.
+//! The agent's resources at a point in time.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,11 +11,11 @@ use netpol_policy::dataplane::port::{Attachments as _, Flows as _, Maps as _};
 
 use crate::node::Lab;
 
-/// Memory may grow by this share and [`SLACK_KIB`]: an allocator keeps what it may need again.
+/// Memory may grow by this factor and [`SLACK_KIB`], because allocators keep freed memory.
 const GROWTH: f64 = 1.10;
 const SLACK_KIB: u64 = 4096;
 
-/// What the agent holds.
+/// The agent's resources.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Measure {
     /// Resident memory.
@@ -24,18 +24,18 @@ pub struct Measure {
     pub n_fds: usize,
     /// Threads.
     pub n_threads: usize,
-    /// Pinned links, and filters that are pinned in their place.
+    /// Pinned links, and pinned filters.
     pub n_links: usize,
-    /// Endpoints whose programs still hang on filters, which become links when the node is calm.
+    /// Endpoints attached through clsact filters that are waiting for migration to TCX links.
     pub n_on_filters: usize,
-    /// Connections and counters of interfaces that are no endpoints, which are collected within a second or two.
+    /// Flows and counters of interfaces that are no endpoints; garbage collection removes them within two seconds.
     pub n_strangers: usize,
-    /// Entries by map; those of the connections, which expire by themselves, are not counted.
+    /// Entries per map, without flows, which expire by themselves.
     pub entries: BTreeMap<&'static str, usize>,
 }
 
 impl Measure {
-    /// Takes it, of the lab's agent and its pinned maps.
+    /// Measures the lab's agent and its pinned maps.
     pub(super) fn take(lab: &Lab) -> Result<Self> {
         let process = format!("/proc/{}", lab.agent_pid().context("no agent is running")?);
         let status = fs::read_to_string(format!("{process}/status"))?;
@@ -49,7 +49,7 @@ impl Measure {
             mount: Mount::Never,
             ..netpol_datapath::Config::default()
         })?;
-        // Before the files are counted, which an exchange has more of.
+        // Before the files are counted, because a TCX migration has more files open.
         let n_on_filters = maps.awaiting_migration()?.len();
         let map_state = maps.map_state()?;
         let n_strangers = n_strangers(&maps, &map_state)?;
@@ -64,7 +64,7 @@ impl Measure {
             ("egress marks", map_state.egress_marks.len()),
         ]);
         Ok(Self {
-            rss_kib: resident.context("the agent's memory is not told")?,
+            rss_kib: resident.context("no VmRSS in the agent's status")?,
             n_fds: fs::read_dir(format!("{process}/fd"))?.count(),
             n_threads: fs::read_dir(format!("{process}/task"))?.count(),
             n_links: fs::read_dir(pins.join(format!("v{version}/links")))?.count(),
@@ -74,21 +74,21 @@ impl Measure {
         })
     }
 
-    /// Whether nothing is on its way any more: the lab's own pods and these endpoints, with these identities.
+    /// Whether the agent is idle with exactly the lab's pods, these endpoints, and these identities.
     pub(super) fn is_at_rest(&self, n_endpoints: u32, n_identities: usize) -> bool {
         let n_own = 3;
         let n_endpoints = usize::try_from(n_endpoints).unwrap_or(usize::MAX) + n_own;
-        // The friend of the real pod is in a peer set as well.
+        // The real client pod is in a peer set too.
         self.entries.get("endpoints") == Some(&n_endpoints)
             && self.entries.get("identities") == Some(&(n_identities + 2))
             // Two programs for each endpoint, one for eth0.
             && self.n_links == 2 * n_endpoints + 1
-            // What an exchange needs is held only meanwhile.
+            // A TCX migration holds more resources while it runs.
             && self.n_on_filters == 0
             && self.n_strangers == 0
     }
 
-    /// How much memory there is now for each byte before.
+    /// Memory relative to `before`.
     pub fn memory_ratio(&self, before: &Self) -> f64 {
         let kib = |n: u64| u32::try_from(n).map_or(f64::MAX, f64::from);
         kib(self.rss_kib) / kib(before.rss_kib).max(1.0)
@@ -96,17 +96,17 @@ impl Measure {
 
     /// Checks that nothing has grown.
     pub(super) fn check_against(&self, before: &Self) -> Result<()> {
-        ensure!(self.entries == before.entries, "map entries are left");
-        ensure!(self.n_links == before.n_links, "pinned links are left");
-        // A search or a blocked call may be under way, with a thread and some files.
-        ensure!(self.n_fds <= before.n_fds + 4, "files are left open");
+        ensure!(self.entries == before.entries, "map entries leaked");
+        ensure!(self.n_links == before.n_links, "pinned links leaked");
+        // A discovery or a blocked call may be running, with a thread and some files.
+        ensure!(self.n_fds <= before.n_fds + 4, "files are still open");
         let slack = Self { rss_kib: self.rss_kib.saturating_sub(SLACK_KIB), ..self.clone() };
         ensure!(slack.memory_ratio(before) <= GROWTH, "memory has grown");
         Ok(())
     }
 }
 
-/// What packets have left of interfaces that are no endpoints.
+/// Number of map entries of interfaces that are no endpoints.
 fn n_strangers(maps: &Datapath, map_state: &MapState) -> Result<usize> {
     let flows = maps.flows()?.into_keys().map(|key| key.ifindex);
     let fragments = maps.fragments()?.into_keys().map(|key| key.ifindex);

@@ -1,9 +1,8 @@
-//! Load for minutes: pods come and go all over the cluster while a full node enforces.
+//! Load for minutes: pods are created and deleted all over the cluster while a full node enforces policies.
 //!
-//! In: how long, how fast, how many. Out: a [`Report`]. The node has the real agent, an API server, endpoints with
-//! interfaces of their own, pods with real traffic, and interfaces that come and go. Every verdict is asked of the kernel:
-//! the pinned maps decide about a packet in `BPF_PROG_TEST_RUN`, as they do about one on the wire. An address belongs to
-//! pods of one group for ever, so that it is known at every moment what must not pass.
+//! In: duration, rate, and size. Out: a [`Report`]. The node has the real agent, an API server, endpoints with interfaces,
+//! pods with real traffic, and transient interfaces. Verdicts come from the kernel: `BPF_PROG_TEST_RUN` with the pinned maps.
+//! An address always belongs to pods of one group, so it is known at any time what must not pass.
 
 mod cluster_model;
 mod interfaces;
@@ -24,35 +23,35 @@ use crate::node::{Family, Host, Lab, PodSpec, Stream, labels};
 pub use crate::options::Soak as Options;
 use crate::probe::Protocol;
 
-/// What was done, and what it came to.
+/// The load and its outcome.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// How long it took, without set-up.
+    /// Duration without set-up.
     pub lasted: Duration,
     /// Pods created, and as many deleted.
     pub n_pods: u64,
-    /// Interfaces made, attached by ADD, detached by DEL and removed.
+    /// Transient interfaces: made, ADD, DEL, removed.
     pub n_interfaces: u64,
     /// Changes of policies.
     pub n_policies: u64,
-    /// Verdicts that were asked at any moment.
+    /// Verdicts checked at any time.
     pub n_verdicts: u64,
-    /// Verdicts about pods that come and go, asked when all changes so far were known to be in force.
+    /// Verdicts for transient pods, checked when all changes were known to be in force.
     pub n_converged_verdicts: u64,
-    /// From a pod's creation on the API server to the first packet that passes, and the same for its deletion; sorted.
+    /// Delay from a pod's creation at the API server to the first passing packet, and likewise for its deletion; sorted.
     pub lags: Vec<Duration>,
-    /// Messages of real pods that were answered.
+    /// Answered messages of real pods.
     pub n_answers: u64,
-    /// The API server's absence, if it was one.
+    /// The API server's outage, if there was one.
     pub outage: Option<Outage>,
-    /// Before the load, after a warm-up.
+    /// Resources before the load, after a warm-up.
     pub before: Measure,
-    /// After it.
+    /// Resources after it.
     pub after: Measure,
 }
 
 impl Report {
-    /// In words and numbers.
+    /// As text.
     pub fn text(&self) -> String {
         let seconds = self.lasted.as_secs_f64();
         let lag = |share: usize| {
@@ -62,7 +61,7 @@ impl Report {
         let outage = self.outage.as_ref().map(Outage::text).unwrap_or_default();
         format!(
             "{seconds:.0} s, {} pods created and deleted ({:.0}/s), {} interfaces added and deleted ({:.1}/s), {} policy \
-             changes\nverdicts: {} at any moment and {} settled ones, all right; {} messages of real pods answered, none \
+             changes\nverdicts: {} at any time and {} after convergence, all correct; {} messages of real pods answered, none \
              lost or leaked\nfrom the API server to the kernel: median {} ms, 90 % {} ms, longest {} ms ({} changes)\n\
              {outage}before {}\nafter  {}\nratio of memory {:.3}\n",
             self.n_pods,
@@ -88,19 +87,19 @@ fn precise(n: u64) -> f64 {
     u32::try_from(n).map_or(f64::MAX, f64::from)
 }
 
-/// Between two rounds of load.
+/// Interval between rounds of load.
 const ROUND: Duration = Duration::from_millis(100);
 
-/// Rounds between two moments at which everything is looked at.
+/// Rounds between two convergence checks.
 const ROUNDS_PER_CHECK: u64 = 20;
 
-/// Verdicts that are asked in every round.
+/// Verdicts checked in every round.
 const N_VERDICTS: u32 = 20;
 
 /// Puts load on a node. Needs root.
 ///
 /// # Errors
-/// A verdict is wrong, traffic is lost or leaked, something is left behind, or the lab cannot be made.
+/// A verdict is wrong, traffic is lost or leaked, resources leak, or the lab cannot be made.
 pub fn run(options: &Options) -> Result<Report> {
     let mut lab = Lab::create("soak", Wiring::Bridge)?;
     lab.apply_namespace(cluster_model::NAMESPACE, &labels(&[]))?;
@@ -142,7 +141,7 @@ fn load(lab: &Lab, options: &Options) -> Result<Report> {
         before: Measure::default(),
         after: Measure::default(),
     };
-    // The warm-up fills what is filled once: caches, thread pools, the allocator.
+    // The warm-up fills caches, thread pools, and the allocator.
     for phase in [Duration::from_secs((seconds / 5).clamp(3, 30)), Duration::from_secs(seconds)] {
         let mut now = Report { before: report.after.clone(), ..report.clone() };
         (now.n_pods, now.n_interfaces, now.n_policies) = (0, 0, 0);
@@ -174,7 +173,7 @@ fn load(lab: &Lab, options: &Options) -> Result<Report> {
         }
         now.lasted = begin.elapsed();
         now.n_interfaces = interfaces.end()?;
-        // The warm-up has something to be compared with first.
+        // No outage during the warm-up, which has no earlier measurement.
         if outage_seconds > 0 && report.after != Measure::default() {
             let lasts = Duration::from_secs(outage_seconds);
             now.outage = Some(outage::run(lab, &mut cluster, &mut rng, lasts, n_each_round)?);
@@ -196,7 +195,7 @@ fn load(lab: &Lab, options: &Options) -> Result<Report> {
     Ok(report)
 }
 
-/// Real traffic beside the load.
+/// Real traffic during the load.
 struct Streams {
     allowed: Vec<Stream>,
     denied: Stream,
@@ -227,7 +226,7 @@ spec:
         Ok(Self { allowed, denied: lab.stream(&stranger, Protocol::Udp, to, 10_000)? })
     }
 
-    /// Messages that were answered.
+    /// Ends the streams; returns the number of answered messages.
     fn end(self) -> Result<u64> {
         let denied = self.denied.finish()?;
         ensure!(denied.n_received == 0 && denied.n_sent > 0, "a denied stream: {denied:?}");
@@ -236,7 +235,7 @@ spec:
             let report = stream.finish()?;
             ensure!(
                 report.error.is_none() && report.n_missing() == 0,
-                "an allowed one: {report:?}"
+                "an allowed stream: {report:?}"
             );
             n_answers += report.n_received;
         }

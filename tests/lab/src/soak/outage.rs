@@ -1,7 +1,7 @@
-//! The API server of a soak goes away and comes back.
+//! An outage of the API server during a soak.
 //!
-//! What is in force when it goes must stay so, however much changes at the server meanwhile; afterwards all of it must be
-//! followed within the longest delay between two attempts.
+//! The state in force at its start must stay in force, whatever changes at the server. Afterwards the agent must catch up within
+//! its longest retry delay.
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
@@ -18,28 +18,28 @@ use super::{N_VERDICTS, ROUND, ROUNDS_PER_CHECK};
 use crate::node::wait::{LIMIT, Look, until};
 use crate::node::{Host, Lab, agent};
 
-/// The longest delay between two attempts of the agent, and what it may take to list and to apply after it.
+/// The agent's longest retry delay, plus time to list and apply.
 const RETURN_LIMIT: Duration = Duration::from_secs(30 + 10);
 
-/// What an outage came to.
+/// The outcome of an outage.
 #[derive(Clone, Debug, Default)]
 pub struct Outage {
-    /// How long the server was away.
+    /// Its duration.
     pub lasted: Duration,
-    /// Verdicts about pods that come and go: as when the server went.
+    /// Verdicts for transient pods, checked against the state at the start.
     pub n_verdicts: u64,
-    /// How many pods were created, and as many deleted, that the agent could not know of.
+    /// Pods created, and as many deleted, during the outage.
     pub n_pods: u64,
-    /// From the server's return to the first packet that shows that the agent follows again.
+    /// Delay from the server's return to the first packet with an updated verdict.
     pub caught_up: Duration,
-    /// What the ADD of a pod that the agent did not know was answered, and after how long.
+    /// The answer to the ADD of an unknown pod, and its delay.
     pub refusal: String,
-    /// What `netpol-agent status` said of the sources.
+    /// The sources in the output of `netpol-agent status`.
     pub told: String,
 }
 
 impl Outage {
-    /// In words and numbers.
+    /// As text.
     pub fn text(&self) -> String {
         let Self { lasted, n_verdicts, n_pods, caught_up, refusal, told } = self;
         let mut text = format!(
@@ -55,7 +55,7 @@ impl Outage {
     }
 }
 
-/// Takes the server away for so long, under load. Must run in the node's network namespace.
+/// Stops the server for this long, under load. Must run in the node's network namespace.
 #[expect(clippy::disallowed_methods, reason = "load has a pace, and what is measured")]
 pub(super) fn run(
     lab: &Lab,
@@ -93,7 +93,7 @@ pub(super) fn run(
         }
         starts.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
-    ensure!(cluster.is_closed(late.refused)?, "a pod that was refused is reached");
+    ensure!(cluster.is_closed(late.refused)?, "a refused pod is reachable");
     outage.refusal = late.refusal;
     outage.told = sources(lab)?;
     outage.lasted = begin.elapsed();
@@ -111,9 +111,9 @@ pub(super) fn run(
     Ok(outage)
 }
 
-/// What became of the pods that started during the outage.
+/// The outcome of starting pods during the outage.
 struct Late {
-    /// The interface of the one that was refused.
+    /// The interface of the refused pod.
     refused: u32,
     refusal: String,
 }
@@ -131,7 +131,7 @@ fn start_pods(lab: &Lab) -> Result<Late> {
     let address = |last| Ipv4Addr::new(10, 252, 1, last);
     expect_ok(&socket, &Request::Add(add("expected", "expected", "soe", known, address(1))))?;
     let begin = Instant::now();
-    // Longer than the agent lets an ADD wait.
+    // Longer than the agent's limit for an ADD.
     let request = Request::Add(add("unheard-of", "unheard-of", "sou", unknown, address(2)));
     match agent::call_within(&socket, &request, 2 * LIMIT)? {
         Response::Error { code, message, details: _ } => {
@@ -140,11 +140,11 @@ fn start_pods(lab: &Lab) -> Result<Late> {
                 format!("try again later, {message} (after {} s)", begin.elapsed().as_secs());
             Ok(Late { refused: unknown, refusal })
         }
-        Response::Ok => bail!("a pod that nobody knows was added"),
+        Response::Ok => bail!("an unknown pod was added"),
     }
 }
 
-/// Takes away what [`start_pods`] made.
+/// Removes the pods of [`start_pods`].
 fn end_pods(lab: &Lab, cluster: &ClusterModel) -> Result<()> {
     for name in ["expected", "unheard-of"] {
         expect_ok(&lab.agent_config().socket(), &Request::Del(attachment(name)))?;
@@ -168,7 +168,7 @@ fn wait_for_sources(
     })
 }
 
-/// What a person reads about the sources.
+/// The lines about sources that are out of date.
 fn sources(lab: &Lab) -> Result<String> {
     let status = lab.agent_config().ask(&["status"])?;
     let lines = status.lines().filter(|line| line.contains("out of date"));

@@ -1,4 +1,4 @@
-//! Maps that several hands hold: a simulated cluster, which changes them, and a test, which sends packets.
+//! Maps shared by a simulated cluster, which changes them, and a test, which sends packets.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -24,12 +24,12 @@ enum Engine {
 }
 
 impl SharedMaps {
-    /// Maps in memory, which tell their reasons.
+    /// Maps in memory, with reasons of verdicts.
     pub fn memory() -> Self {
         Self::of(Engine::Memory(Box::default()))
     }
 
-    /// Other maps.
+    /// Another datapath.
     pub fn other(datapath: Box<dyn Datapath>) -> Self {
         Self::of(Engine::Other(datapath))
     }
@@ -43,10 +43,10 @@ impl SharedMaps {
         std::mem::take(&mut self.0.borrow_mut().ops)
     }
 
-    /// Judges a frame: whether it goes on, with which mark, and why if the engine says so.
+    /// The verdict on a frame: whether it passes, its mark, and the reason, if the engine gives one.
     ///
     /// # Errors
-    /// When the frame cannot be judged at all.
+    /// The engine fails.
     pub fn observe(
         &self,
         frame: &[u8],

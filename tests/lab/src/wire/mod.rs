@@ -1,7 +1,7 @@
-//! Packets on their way past the hooks of a node, and what each hook says.
+//! Packets that traverse the hooks of a node, and the verdict at each hook.
 //!
-//! A simulated cluster decides what the maps hold; here any packet can be sent: replies, echoes, packets from the
-//! middle of a connection, packets that a Service translates on their way.
+//! A simulated cluster fills the maps. Any packet can be sent: replies, echoes, packets in the middle of a connection, and
+//! packets with Service NAT.
 
 mod maps;
 mod packet;
@@ -20,30 +20,30 @@ use netpol_policy::store::ClusterState;
 pub use maps::SharedMaps;
 pub use packet::{ACK, Packet, SYN, SYN_ACK, Segment};
 
-/// Through which packets come to and go from the node.
+/// The uplink's interface.
 const UPLINK: IfIndex = IfIndex(2);
-/// The gateway of the pods, as which a packet that a pod sends to itself through a Service comes back.
+/// The pods' gateway: source address of a hairpin packet, which a pod sends to itself through a Service.
 const GATEWAY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 0, 1));
 
-/// A cluster and the maps that follow it.
+/// A cluster and its maps.
 pub struct Wire {
     /// The objects.
     pub cluster: Cluster,
     maps: SharedMaps,
 }
 
-/// What a Service does to a packet between two hooks.
+/// Service NAT between two hooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nat {
-    /// Nothing.
+    /// None.
     None,
-    /// The sender saw this virtual address as destination.
+    /// DNAT: the sender sees this virtual address as destination.
     Destination(IpAddr),
-    /// The receiver sees this virtual address as source: the way back.
+    /// Reverse NAT of the answer: the receiver sees this virtual address as source.
     Source(IpAddr),
 }
 
-/// What the hooks on the way say; those that the packet does not meet say nothing.
+/// The verdicts of the hooks; `None` for hooks that the packet does not traverse.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Walk {
     /// At the sender's interface.
@@ -54,12 +54,12 @@ pub struct Walk {
     pub ingress: Option<Stop>,
 }
 
-/// What a hook says.
+/// A hook's verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stop {
-    /// Whether the packet goes on.
+    /// Whether the packet passes.
     pub passes: bool,
-    /// Why, if the engine tells.
+    /// The reason, if the engine gives one.
     pub verdict: Option<Verdict>,
 }
 
@@ -69,7 +69,7 @@ impl Walk {
         [self.egress, self.uplink, self.ingress].iter().flatten().all(|stop| stop.passes)
     }
 
-    /// The reason that decides: of the hook that drops, else of the last one that knows the packet.
+    /// The deciding reason: of the hook that drops, else of the last one.
     pub fn reason(&self) -> Option<&'static str> {
         let stops = [self.egress, self.uplink, self.ingress];
         let drop = stops.iter().flatten().find(|stop| !stop.passes);
@@ -85,10 +85,10 @@ impl Wire {
         Self { cluster: Cluster::new(Engine::Datapath(Box::new(maps.clone()))), maps }
     }
 
-    /// Makes these all the objects there are.
+    /// Replaces all objects.
     ///
     /// # Errors
-    /// When the maps refuse a change.
+    /// The maps refuse a change.
     pub fn set(&mut self, objects: Vec<Object>) -> Result<()> {
         self.cluster.set(objects).context("changing the maps")
     }
@@ -98,18 +98,18 @@ impl Wire {
         self.maps.take_ops()
     }
 
-    /// Forgets all connections.
+    /// Removes all flows.
     ///
     /// # Errors
-    /// When the maps refuse.
+    /// The maps refuse the change.
     pub fn forget_flows(&mut self) -> Result<()> {
         self.maps.forget_flows().context("forgetting flows")
     }
 
-    /// Sends a packet. Its addresses are the real ones; `nat` says what one end sees instead.
+    /// Sends a packet with real addresses; `nat` is the address that one end sees instead.
     ///
     /// # Errors
-    /// When the maps cannot judge it.
+    /// The engine fails.
     pub fn send(&mut self, packet: &Packet, nat: Nat, now: Nanos) -> Result<Walk> {
         let maps = self.maps.clone();
         let judge = |packet: &Packet, seen: &HookContext| -> Result<(Stop, Judged)> {
@@ -120,10 +120,10 @@ impl Wire {
     }
 }
 
-/// What a hook says to a packet, and with what it goes on.
+/// A function that returns a hook's verdict on a packet, and its mark.
 pub type Judge<'j> = &'j dyn Fn(&Packet, &HookContext) -> Result<(Stop, Judged)>;
 
-/// Sends a packet past hooks that answer through `judge`.
+/// Sends a packet through hooks whose verdicts come from `judge`.
 ///
 /// # Errors
 /// Those of `judge`.
@@ -183,7 +183,7 @@ fn interface(state: &ClusterState, pod: &Pod) -> Option<IfIndex> {
     state.endpoints().find(is_its).map(|endpoint| endpoint.ifindex)
 }
 
-/// A sighting of a packet: `came_in` is the interface through which it came to the node, 0 if the node made it.
+/// The context of a hook: `came_in` is the interface through which the packet entered the node, 0 if the node sent it.
 pub const fn hook_context(
     hook: Hook,
     ifindex: IfIndex,

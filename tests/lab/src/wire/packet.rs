@@ -1,10 +1,10 @@
-//! Frames to judge, with what a verdict looks at and no more.
+//! Frames with only the fields that verdicts depend on.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 /// TCP flags of a connection's first packet.
 pub const SYN: u8 = 0x02;
-/// TCP flags of the answer to it.
+/// TCP flags of the answer.
 pub const SYN_ACK: u8 = 0x12;
 /// TCP flags in the middle of a connection.
 pub const ACK: u8 = 0x10;
@@ -16,7 +16,7 @@ pub struct Packet {
     pub src: IpAddr,
     /// Destination address.
     pub dst: IpAddr,
-    /// What is in it.
+    /// Its transport header.
     pub segment: Segment,
 }
 

@@ -1,4 +1,4 @@
-//! Frames: mostly well-formed ones between few addresses, and some of everything else.
+//! Frames: mostly well-formed ones between few addresses, and some of every other kind.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

@@ -1,4 +1,4 @@
-//! Images, sense or nonsense, that the packets of these tests meet.
+//! Map states, consistent or not, for the packets of these tests.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -43,7 +43,7 @@ pub(crate) fn endpoint() -> impl Strategy<Value = EndpointValue> {
     )
 }
 
-/// Mostly entries that the packets ask for.
+/// Mostly entries that packets of these tests look up.
 fn allow_key() -> impl Strategy<Value = AllowKey> {
     let protocol = select(vec![1_u8, 6, 6, 6, 17, 17, 58, 132]);
     let len = prop_oneof![
@@ -106,7 +106,7 @@ fn prefixes() -> impl Strategy<Value = BTreeMap<PrefixKey, Identity>> {
     })
 }
 
-/// What the maps may hold, sense or nonsense.
+/// A map state, consistent or not.
 pub(crate) fn map_state() -> impl Strategy<Value = MapState> {
     let endpoints = vec(endpoint(), PODS.len());
     let identities = btree_map(select(all_addresses()), identity(), 0..8);

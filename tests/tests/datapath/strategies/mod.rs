@@ -1,4 +1,4 @@
-//! What happens: frames, answers to them, changes of policy.
+//! Steps: frames, answers to them, changes of policy.
 
 mod frames;
 mod map_state;
@@ -20,7 +20,7 @@ fn port() -> impl Strategy<Value = u16> {
     prop_oneof![3 => Just(80), 3 => Just(81), 1 => 64_u16..96, 1 => any::<u16>()]
 }
 
-/// Mostly packets from or to the pod behind the device.
+/// A frame at a hook, mostly from or to the device's pod.
 fn seen() -> impl Strategy<Value = Seen> {
     let pod = select(PODS.to_vec());
     let site = prop_oneof![
@@ -44,7 +44,7 @@ fn seen() -> impl Strategy<Value = Seen> {
     )
 }
 
-/// Gives the packet the pod's own address at the pod's end.
+/// Sets the pod's own address at its end of the packet.
 fn fit(packet: &mut Packet, program: Program, ifindex: u32) {
     let Some(last) = ifindex.checked_sub(99).and_then(|last| u8::try_from(last).ok()) else {
         return;
@@ -60,14 +60,14 @@ fn fit(packet: &mut Packet, program: Program, ifindex: u32) {
     }
 }
 
-/// What happens one after the other.
+/// A sequence of steps.
 pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         16 => seen().prop_map(Step::See),
         1 => (allow_map_key(), allow_map()).prop_map(|(key, map)| Step::SetAllow(key, map)),
         1 => (select(PODS.to_vec()), endpoint()).prop_map(|(ifindex, value)| Step::SetEndpoint(IfIndex(ifindex), value)),
     ];
-    // A frame may come again, be answered or be complained about, at once or after the next steps.
+    // A frame may be repeated, answered, or followed by an ICMP error, at once or after later steps.
     let echo = select(vec![Echo::None, Echo::Same, Echo::Answer, Echo::Complaint]);
     vec((step, echo, 0_usize..3), 1..30).prop_map(|steps| {
         let mut all: Vec<Step> = Vec::new();
@@ -88,7 +88,7 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
     })
 }
 
-/// What may follow a frame.
+/// A frame that follows another one.
 #[derive(Clone, Copy, Debug)]
 enum Echo {
     None,

@@ -1,4 +1,4 @@
-//! From `kubectl apply` to the packet, with the server there, away and back.
+//! From `kubectl apply` to packets, with the server up, down, and up again.
 
 use std::collections::BTreeSet;
 
@@ -28,7 +28,7 @@ fn what_is_applied_is_in_force_and_what_is_deleted_is_not() -> Result<()> {
     check_requests(&lab)
 }
 
-/// The agent asked for all that its role lets it ask for, and nothing was refused.
+/// Checks that the agent used all permissions of its role, and that no request was refused.
 fn check_requests(lab: &Lab) -> Result<()> {
     let requests = lab.with_cluster(async |cluster| {
         let user = cluster.user();
@@ -40,7 +40,7 @@ fn check_requests(lab: &Lab) -> Result<()> {
     for event in &requests {
         let text = |path: &str| event.pointer(path).and_then(Value::as_str).unwrap_or_default();
         let code = event.pointer("/responseStatus/code").and_then(Value::as_u64);
-        // A pod that does not exist yet, or any more, is no refusal.
+        // 404 for a pod that does not exist is no refusal.
         ensure!(matches!(code, Some(200 | 404)), "{event}");
         asked.insert((text("/objectRef/resource").to_owned(), text("/verb").to_owned()));
     }
@@ -65,7 +65,7 @@ fn policies_hold_while_the_server_is_away_and_what_happened_meanwhile_follows() 
     expect(&lab, Passing::No, "visitor")?;
     expect(&lab, Passing::Yes, "client")?;
 
-    // The server is back, but not for the agent: it knows nothing of what is changed.
+    // The server is up, but unreachable for the agent, which does not see the changes.
     lab.with_cluster(async |cluster| cluster.start_server().await)?;
     lab.relabel("shop/visitor", &labels(&[("role", "client")]))?;
     lab.relabel("shop/client", &labels(&[("role", "visitor")]))?;
@@ -106,10 +106,10 @@ fn an_agent_that_starts_without_a_server_changes_nothing_until_it_is_there() -> 
 }
 
 #[test]
-fn a_policy_with_a_mistake_isolates_and_its_author_is_told() -> Result<()> {
+fn an_invalid_policy_isolates_and_is_reported_as_an_event() -> Result<()> {
     let Some(mut lab) = node("e2e-event")? else { return Ok(()) };
     add_pods(&mut lab)?;
-    // Servers take it: our annotations are none of their business.
+    // The server accepts it, because it does not validate our annotations.
     let policy = ALLOW_CLIENTS.replace(
         "namespace: shop }",
         "namespace: shop, annotations: { netpol/existing-connections: perhaps } }",

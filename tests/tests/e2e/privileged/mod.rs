@@ -1,5 +1,5 @@
-//! A node of a cluster: its pods are network namespaces, its agent is the real one, and so is, with assets, the API server.
-//! They need root, `ip` and Debian's CNI plugins.
+//! A node of a cluster: pods are network namespaces, the agent is real, and so is the API server, if its programs are there.
+//! These tests need root, `ip`, and Debian's CNI plugins.
 
 mod enforcement;
 mod starts;
@@ -16,7 +16,7 @@ use netpol_lab::privilege::{Need, met};
 use netpol_lab::probe::Protocol::{Tcp, Udp};
 use netpol_policy::model::Kind;
 
-/// What a lab needs.
+/// Needs of a lab.
 const NEEDS: [Need; 4] = [
     Need::Root,
     Need::Program("ip"),
@@ -24,13 +24,13 @@ const NEEDS: [Need; 4] = [
     Need::File { path: "/usr/lib/cni/bridge", from: "containernetworking-plugins" },
 ];
 
-/// On what the pods answer.
+/// The pods' port.
 const PORT: u16 = 80;
 
-/// A watch that has failed for some seconds is begun again within this time.
+/// Time limit for a watch to recover after an outage of seconds.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(45);
 
-/// Clients may connect to web, over TCP and UDP.
+/// Allows clients to connect to web over TCP and UDP.
 const ALLOW_CLIENTS: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -42,10 +42,10 @@ spec:
       ports: [{ protocol: TCP, port: 80 }, { protocol: UDP, port: 80 }]
 ";
 
-/// A node with an agent and the namespace shop, or `None` where it cannot be.
+/// A node with an agent and the namespace shop, or `None` if the machine lacks something.
 fn node(name: &str) -> Result<Option<Lab>> {
     if std::env::var_os("NETPOL_E2E_KUBECONFIG").is_some() {
-        skip("a node of the lab has addresses that the cluster's own pods may have");
+        skip("the lab's pods could have the same addresses as the cluster's");
         return Ok(None);
     }
     if !met(&NEEDS) {
@@ -62,7 +62,7 @@ fn pod(name: &str, label: (&str, &str)) -> PodSpec {
     PodSpec::new(&format!("shop/{name}"), &[label], &[PORT])
 }
 
-/// Adds web, a client and a visitor.
+/// Adds the pods web, client, and visitor.
 fn add_pods(lab: &mut Lab) -> Result<()> {
     for (name, label) in
         [("web", ("app", "web")), ("client", ("role", "client")), ("visitor", ("role", "visitor"))]
@@ -81,10 +81,10 @@ fn expect(lab: &Lab, passing: Passing, from: &str) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the agent says this of every kind.
+/// Waits until the agent's status has this text for every kind.
 fn wait_for_sources(lab: &Lab, wanted: impl Fn(&SourceStatus) -> bool) -> Result<()> {
     until("the sources", RECOVERY_LIMIT, || {
-        // An agent that has just begun does not listen yet.
+        // An agent that has just started does not listen yet.
         let Ok(status) = lab.status() else { return Ok(Look::NotYet("no agent".to_owned())) };
         let is_told = |kind: &Kind| status.sources.get(kind).is_some_and(&wanted);
         Ok(if Kind::ALL.iter().all(is_told) {

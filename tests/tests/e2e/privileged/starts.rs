@@ -1,4 +1,4 @@
-//! A pod starts while the agent cannot ask.
+//! A pod starts during an outage of the API server.
 
 use anyhow::{Context as _, Result, ensure};
 use netpol_lab::node::Passing;
@@ -27,11 +27,11 @@ fn a_pod_that_the_agent_knows_starts_while_the_server_is_away_and_another_waits(
     })?;
     wait_for_sources(&lab, is_broken)?;
 
-    // Its object came before the outage.
+    // The agent has seen this pod's object before the outage.
     lab.connect_pod(known, &known_netns, |_| Ok(()))?;
     expect(&lab, Passing::Yes, "known")?;
 
-    // Nothing is known of this one: what it may is not guessed.
+    // The agent does not know this pod's labels, so it refuses the ADD.
     let unknown = pod("unknown", ("role", "client"));
     let netns = lab.prepare_pod(&unknown)?;
     let refused = lab.connect_pod(unknown.clone(), &netns, |_| Ok(()));

@@ -1,4 +1,4 @@
-//! Features of changes.
+//! Features of a change between two states.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Features, items, kind_of, text};
 use crate::case::Case;
 
-/// What differs between two states of a cluster.
+/// The features of the change from one state to the next.
 pub(super) fn of_change(before: &Case, after: &Case, features: &mut Features) {
     let by_name = |case: &Case| -> BTreeMap<(String, String, String), Value> {
         let key = |object: &Value| {

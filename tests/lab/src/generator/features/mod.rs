@@ -1,4 +1,4 @@
-//! What of the API a case exercises, read from the case itself: also from one that was written by hand.
+//! Which API features a case exercises, derived from the case itself, so that it works for hand-written cases too.
 
 mod change;
 mod names;
@@ -30,7 +30,7 @@ pub struct Census {
 }
 
 impl Census {
-    /// Counts one more case; consecutive ones of a sequence are compared.
+    /// Counts a case. Consecutive cases of a sequence are compared for features of changes.
     pub fn add(&mut self, case: &Case) {
         let mut features = of_case(case);
         let before = self

@@ -1,6 +1,6 @@
 //! The taxonomy.
 
-/// Every feature that is told apart.
+/// Every feature.
 pub const ALL: &[&str] = &[
     "policy: podSelector absent or null",
     "policy: podSelector empty",

@@ -41,7 +41,7 @@ pub(super) fn of_pod(pod: &Value, features: &mut Features) {
     }
 }
 
-/// Name, protocol and number of the ports of containers.
+/// Name, protocol, and number of container ports.
 pub(super) fn declared<'v>(pod: &'v Value, containers: &str) -> Vec<(&'v str, &'v str, u64)> {
     let ports = items(pod, containers).iter().flat_map(|container| items(container, "/ports"));
     ports

@@ -87,7 +87,7 @@ fn of_rule(rule: &Value, peers_pointer: &str, features: &mut Features) {
     }
 }
 
-/// Returns whether it has no condition.
+/// Returns whether the selector is empty.
 fn of_selector(selector: &Value, features: &mut Features) -> bool {
     let labels = selector.get("matchLabels").and_then(Value::as_object);
     let labels = labels.filter(|labels| !labels.is_empty());
