@@ -41,7 +41,7 @@ pub struct MapState {
     pub allow: BTreeMap<AllowMapKey, Arc<AllowMap>>,
     /// DEFER.
     pub defer: BTreeSet<Addr>,
-    /// EGRESS_MARKS.
+    /// `EGRESS_MARKS`.
     pub egress_marks: BTreeMap<u16, IfIndex>,
 }
 

@@ -86,6 +86,7 @@ async fn a_pod_that_is_deleted_while_the_list_is_streamed_is_not_in_it() {
     assert_eq!(watched.pod_names(), ["db"]);
 }
 
+#[expect(clippy::unwrap_used, reason = "the server of a test answers")]
 fn n_lists_in_pages(watched: &Watched) -> usize {
     let lists = watched.cluster.asked_lists().unwrap().unwrap();
     lists.iter().filter(|path| *path == "/api/v1/pods").count()

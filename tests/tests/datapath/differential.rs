@@ -42,7 +42,6 @@ fn check(flow_reads: FlowReads, n_cases_by_default: usize) {
         });
         outcome.map_err(|error| error.to_string())
     });
-    if let Err(error) = thread.unwrap().join().unwrap() {
-        panic!("{error}");
-    }
+    let outcome = thread.unwrap().join().unwrap();
+    assert_eq!(outcome, Ok(()));
 }

@@ -96,24 +96,27 @@ async fn outcome(candidate: Candidate, trouble: Trouble) -> Result<String> {
             api.put(pod("shop", "new", "10.0.0.3"));
             api.compact();
             api.start_again()?;
-            return Ok(yes(watched.until(|w| w.pod("new")).await));
+            return Ok(yes_or_no(watched.until(|w| w.pod("new")).await));
         }
         Trouble::Garbled => {
             // Only a new list shows that it is gone.
             api.lose(Kind::Pod, "shop", "web");
             api.inject_line(Kind::Pod, "<html>");
-            return Ok(yes(watched.until(|w| !w.pod("web")).await));
+            return Ok(yes_or_no(watched.until(|w| !w.pod("web")).await));
         }
-        Trouble::DeletedWhileListed => return Ok(yes(watched.until(|w| !w.pod("web")).await)),
+        Trouble::DeletedWhileListed => {
+            return Ok(yes_or_no(watched.until(|w| !w.pod("web")).await));
+        }
         Trouble::Unreadable => {
             let found = watched.diagnostics.iter().next().map(ToString::to_string);
-            return Ok(format!("{}: {}", yes(is_listed), found.unwrap_or_default()));
+            return Ok(format!("{}: {}", yes_or_no(is_listed), found.unwrap_or_default()));
         }
     }
-    Ok(yes(is_listed))
+    Ok(yes_or_no(is_listed))
 }
 
-fn yes(holds: bool) -> String {
+#[expect(clippy::fn_params_excessive_bools, reason = "the answer itself")]
+fn yes_or_no(holds: bool) -> String {
     if holds { "yes" } else { "no" }.to_owned()
 }
 
