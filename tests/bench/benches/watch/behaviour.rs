@@ -113,6 +113,7 @@ async fn outcome(candidate: Candidate, trouble: Trouble) -> Result<String> {
     Ok(yes(is_listed))
 }
 
+#[expect(clippy::fn_params_excessive_bools, reason = "the value to print")]
 fn yes(holds: bool) -> String {
     if holds { "yes" } else { "no" }.to_owned()
 }

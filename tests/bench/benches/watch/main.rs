@@ -151,7 +151,7 @@ impl Server {
         let mut rng = Rng::with_seed(7);
         let mut child = program(instrument)?
             .arg("watch")
-            .args([name(contender), name(sink)])
+            .args([name(&contender), name(&sink)])
             .arg(self.folder.path().join("kubeconfig"))
             .arg(batches.len().to_string())
             .stdout(Stdio::piped())
@@ -178,7 +178,7 @@ impl Server {
     }
 }
 
-fn name(value: impl ValueEnum) -> String {
+fn name(value: &impl ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
@@ -206,12 +206,12 @@ impl Table {
             Some((_, row)) => row,
             None => &mut self.0.push_mut((what.to_owned(), BTreeMap::new())).1,
         };
-        row.entry(name(of)).or_default().push(sample);
+        row.entry(name(&of)).or_default().push(sample);
     }
 
     /// Medians as Markdown, with their ratios to the first contender.
     fn print(&self) {
-        let names: Vec<_> = Contender::value_variants().iter().copied().map(name).collect();
+        let names: Vec<_> = Contender::value_variants().iter().map(name).collect();
         println!("| | {} |\n|---|{}", names.join(" | "), "---|".repeat(names.len()));
         for (what, row) in &self.0 {
             let medians = names.iter().map(|name| median(row.get(name).map_or(&[], Vec::as_slice)));
