@@ -13,7 +13,7 @@ fn check_help(command: &str, expected: &Expect) {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "golden texts")]
+#[expect(clippy::too_many_lines, reason = "expected texts")]
 fn version_and_help_are_output() {
     assert_eq!(
         output("netpol --version", ""),

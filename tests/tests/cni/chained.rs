@@ -157,10 +157,11 @@ fn an_agent_that_refuses_or_dies_fails_the_add() {
     let pod = Pod::new("web");
     let previous = bridge_add(&node, &pod, "1.0.0", &["10.77.0.0/24"]);
     let config = node.config("1.0.0", json!({ "prevResult": previous }));
-    let refusing =
-        FakeAgent::start(&node.socket(), |_| Response::error(ErrorCode::ENFORCEMENT, "no room"));
+    let refusing = FakeAgent::start(&node.socket(), |_| {
+        Response::error(ErrorCode::ENFORCEMENT, "over capacity")
+    });
     let answer = node.cni("ADD", &pod, &config);
-    assert_eq!((answer.error(), answer.json["msg"].as_str()), (103, Some("no room")));
+    assert_eq!((answer.error(), answer.json["msg"].as_str()), (103, Some("over capacity")));
     drop(refusing);
     let _dying = FakeAgent::start(&node.socket(), |_| panic!("on purpose"));
     assert_eq!(node.cni("ADD", &pod, &config).error(), u64::from(ErrorCode::TRY_AGAIN_LATER.0));

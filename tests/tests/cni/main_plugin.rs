@@ -150,7 +150,7 @@ fn an_add_that_fails_leaves_nothing_behind() {
     };
     check(&good, ErrorCode::TRY_AGAIN_LATER);
     let refusing = FakeAgent::start(&node.socket(), |request| match request {
-        Request::Add(_) => Response::error(ErrorCode::ENFORCEMENT, "no room"),
+        Request::Add(_) => Response::error(ErrorCode::ENFORCEMENT, "over capacity"),
         Request::Del(_) | Request::Check(_) | Request::Gc(_) | Request::Status => Response::Ok,
     });
     check(&good, ErrorCode::ENFORCEMENT);

@@ -115,8 +115,8 @@ async fn outcome(candidate: Candidate, trouble: Trouble) -> Result<String> {
     Ok(yes_or_no(is_listed))
 }
 
-#[expect(clippy::fn_params_excessive_bools, reason = "the answer itself")]
-fn yes_or_no(holds: bool) -> String {
+#[expect(clippy::fn_params_excessive_bools, reason = "the value to print")]
+fn yes(holds: bool) -> String {
     if holds { "yes" } else { "no" }.to_owned()
 }
 
