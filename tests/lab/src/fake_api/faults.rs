@@ -139,7 +139,10 @@ impl FakeApi {
         let filter = Filter { namespace: Some(namespace.to_owned()), name: Some(name.to_owned()) };
         self.shared.change(|state| {
             let objects = state.contents.all(number, &filter);
-            state.faults.deleted_while_listed.extend(objects.into_iter().map(|json| (number, json)));
+            state
+                .faults
+                .deleted_while_listed
+                .extend(objects.into_iter().map(|json| (number, json)));
             state.contents.delete(number, &(namespace.to_owned(), name.to_owned()));
         });
     }
