@@ -1,5 +1,4 @@
-//! What an API server may do, and what becomes of it with `netpol_kube`, with kube-runtime's `watcher` as it is, and with the
-//! recovery round it that netpol needs.
+//! How netpol-kube, kube-runtime's `watcher`, and the watcher with the recovery that netpol needs handle what an API server may do.
 
 use std::time::Duration;
 
@@ -17,16 +16,16 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::runtime::{Care, follow};
-use super::trimmed::{Guarded, Plain, Pod};
+use super::runtime::{Recovery, watch_pods};
+use super::trimmed::{NoGuard, Pod, TextGuard};
 
-/// What has not happened by then is said not to happen.
+/// An effect that has not been observed by then counts as absent.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// A list that is silent for so long has failed.
+/// A list on which nothing arrives for this long has failed.
 const LIST_PATIENCE: Duration = Duration::from_millis(300);
 
-/// Who watches the pods.
+/// A client that watches the pods.
 #[derive(Clone, Copy, Debug)]
 enum Candidate {
     Netpol,
@@ -34,7 +33,7 @@ enum Candidate {
     WatcherWithRecovery,
 }
 
-/// What the server does.
+/// What the API server does.
 #[derive(Clone, Copy, Debug)]
 enum Trouble {
     Refused,
@@ -47,16 +46,16 @@ enum Trouble {
 }
 
 const TROUBLES: [(Trouble, &str); 7] = [
-    (Trouble::Refused, "a streaming list is refused by a status: listed"),
-    (Trouble::RefusedByEvent, "a streaming list is refused by an ERROR event: listed"),
-    (Trouble::Ignored, "a server does not know streaming lists: listed"),
-    (Trouble::Gone, "a version is gone, HTTP 410: listed again"),
-    (Trouble::Garbled, "a line is no event: listed again"),
-    (Trouble::DeletedWhileListed, "a pod is deleted while a list is streamed: gone"),
-    (Trouble::Unreadable, "a pod cannot be read: the others are there; what is said of it"),
+    (Trouble::Refused, "streaming list refused by an HTTP status: listed"),
+    (Trouble::RefusedByEvent, "streaming list refused by an ERROR event: listed"),
+    (Trouble::Ignored, "server without streaming lists: listed"),
+    (Trouble::Gone, "version too old, by HTTP 410: listed again"),
+    (Trouble::Garbled, "line that is not an event: listed again"),
+    (Trouble::DeletedWhileListed, "pod deleted while the list is streamed: removed"),
+    (Trouble::Unreadable, "undecodable pod in the list: others listed; diagnostic"),
 ];
 
-/// Prints a table.
+/// Prints a table of all troubles and candidates.
 #[tokio::main]
 #[expect(clippy::print_stdout, reason = "for a person")]
 pub(crate) async fn report() -> Result<()> {
@@ -71,7 +70,7 @@ pub(crate) async fn report() -> Result<()> {
     Ok(())
 }
 
-/// Lets a candidate watch a server that makes trouble.
+/// Runs a candidate against a server with one trouble.
 async fn outcome(candidate: Candidate, trouble: Trouble) -> Result<String> {
     let api = filled().await;
     match trouble {
@@ -89,38 +88,31 @@ async fn outcome(candidate: Candidate, trouble: Trouble) -> Result<String> {
     }
     let mut watched = Watched::begin(candidate, &api).await?;
     let is_listed = watched.until(|w| w.pod("db")).await;
-    match trouble {
-        Trouble::Refused | Trouble::RefusedByEvent | Trouble::Ignored => {}
+    let has_effect = match trouble {
+        Trouble::Refused | Trouble::RefusedByEvent | Trouble::Ignored | Trouble::Unreadable => {
+            is_listed
+        }
         Trouble::Gone => {
             api.stop();
             api.put(pod("shop", "new", "10.0.0.3"));
             api.compact();
             api.start_again()?;
-            return Ok(yes_or_no(watched.until(|w| w.pod("new")).await));
+            watched.until(|w| w.pod("new")).await
         }
         Trouble::Garbled => {
-            // Only a new list shows that it is gone.
+            // No event reports the removal, so only a new list shows it.
             api.lose(Kind::Pod, "shop", "web");
             api.inject_line(Kind::Pod, "<html>");
-            return Ok(yes_or_no(watched.until(|w| !w.pod("web")).await));
+            watched.until(|w| !w.pod("web")).await
         }
-        Trouble::DeletedWhileListed => {
-            return Ok(yes_or_no(watched.until(|w| !w.pod("web")).await));
-        }
-        Trouble::Unreadable => {
-            let found = watched.diagnostics.iter().next().map(ToString::to_string);
-            return Ok(format!("{}: {}", yes_or_no(is_listed), found.unwrap_or_default()));
-        }
-    }
-    Ok(yes_or_no(is_listed))
+        Trouble::DeletedWhileListed => watched.until(|w| !w.pod("web")).await,
+    };
+    let effect = if has_effect { "yes" } else { "no" }.to_owned();
+    let diagnostics = watched.diagnostics.iter().map(ToString::to_string);
+    Ok([effect].into_iter().chain(diagnostics).collect::<Vec<_>>().join("; "))
 }
 
-#[expect(clippy::fn_params_excessive_bools, reason = "the value to print")]
-fn yes(holds: bool) -> String {
-    if holds { "yes" } else { "no" }.to_owned()
-}
-
-/// What a candidate has reported.
+/// The updates of a candidate, applied to a store.
 struct Watched {
     state: ClusterState,
     diagnostics: DiagnosticIndex,
@@ -146,20 +138,20 @@ impl Watched {
                 spawn(&access, &options, &out, &CancellationToken::new())
             }
             Candidate::Watcher => {
-                let care = Care::Backoff;
-                let pods = follow::<DeserializeGuard<Plain<Pod>>>(Kind::Pod, client, care, out);
+                let recovery = Recovery::Delay;
+                let pods = watch_pods::<DeserializeGuard<Pod<NoGuard>>>(client, recovery, out);
                 JoinSet::from_iter([pods])
             }
             Candidate::WatcherWithRecovery => {
-                let care = Care::Recovery { list_patience: LIST_PATIENCE };
-                JoinSet::from_iter([follow::<Guarded<Pod>>(Kind::Pod, client, care, out)])
+                let recovery = Recovery::NewList { list_patience: LIST_PATIENCE };
+                JoinSet::from_iter([watch_pods::<Pod<TextGuard>>(client, recovery, out)])
             }
         };
         let (state, diagnostics) = (ClusterState::default(), DiagnosticIndex::default());
         Ok(Self { state, diagnostics, updates, _tasks: tasks })
     }
 
-    /// Takes what is reported until the condition holds. Whether it does in time.
+    /// Applies updates until the condition holds. Returns whether it holds in time.
     async fn until(&mut self, holds: impl Fn(&Self) -> bool) -> bool {
         let take = async {
             while !holds(self) {

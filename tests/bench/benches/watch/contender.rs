@@ -1,4 +1,4 @@
-//! One contender in a process of its own: it watches the server, and prints what that has cost.
+//! One contender in its own process: it watches the server and prints its cost.
 
 use std::path::Path;
 
@@ -7,54 +7,55 @@ use clap::ValueEnum;
 use kube::core::DeserializeGuard;
 use netpol_kube::{Access, Options, spawn};
 use netpol_policy::model::{Kind, Object};
+use netpol_policy::source::SourceUpdate;
 use netpol_policy::store::{ClusterState, Delta};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::runtime::{Care, follow};
-use super::trimmed::{Guarded, Namespace, Node, Plain, Pod, Policy, Service};
+use super::runtime::{Recovery, watch_pods};
+use super::trimmed::{NoGuard, Pod, TextGuard};
 
-/// The namespace of the pods that end a batch of events.
+/// Namespace of the fences: pods that mark the end of a batch of events.
 pub(crate) const FENCES: &str = "fences";
 
-/// What watches.
+/// A client that watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Contender {
-    /// `netpol_kube`.
+    /// netpol-kube. It also keeps the watches of the other four kinds, which are empty.
     Netpol,
-    /// `watcher` with a guard that keeps an object's text until it is read, and knows which field is wrong.
+    /// `watcher` with a guard that keeps the JSON text of a pod until it is decoded, and finds the field that is wrong.
     WatcherText,
     /// `watcher` with kube's `DeserializeGuard`.
     WatcherGuard,
-    /// `watcher` without a guard: one object that cannot be read fails the list.
+    /// `watcher` without a guard: one undecodable pod fails the list.
     WatcherPlain,
 }
 
-/// What is done with the objects.
+/// Where the objects go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Sink {
-    /// They are dropped: all that is measured is the watch.
+    /// They are dropped, so that only the watch is measured.
     Nothing,
-    /// They are kept in the agent's store.
+    /// Into the agent's store.
     Store,
 }
 
-/// What a process has cost since it began.
+/// The cost of a process since its start.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Cost {
     /// Processor time of its only thread, microseconds.
     pub(crate) cpu_us: f64,
-    /// The most memory that it ever had, megabytes.
+    /// Peak resident memory, megabytes.
     pub(crate) peak_mb: f64,
-    /// The memory that it has, megabytes.
+    /// Resident memory now, megabytes.
     pub(crate) resident_mb: f64,
 }
 
 impl Cost {
     fn now() -> Result<Self> {
-        // Not by `clock_gettime`, which rustix finds in the vDSO: valgrind hides that.
+        // Not `clock_gettime`: rustix looks for it in the vDSO, which valgrind hides.
         let times = std::fs::read_to_string("/proc/self/schedstat")?;
         let nanoseconds: f64 = times.split(' ').next().context("no times")?.parse()?;
         let status = std::fs::read_to_string("/proc/self/status")?;
@@ -69,41 +70,25 @@ impl Cost {
     }
 }
 
-macro_rules! spawn_watchers {
-    ($client:expr, $out:expr, $($kind:ident: $type:ty),+) => {{
-        let mut tasks = JoinSet::new();
-        $( tasks.spawn(follow::<$type>(Kind::$kind, $client, Care::AGENT, $out.clone())); )+
-        tasks
-    }};
-}
-
-fn begin(
-    contender: Contender,
-    access: &Access,
-    out: &mpsc::Sender<netpol_policy::source::SourceUpdate>,
-) -> JoinSet<()> {
+fn begin(contender: Contender, access: &Access, out: mpsc::Sender<SourceUpdate>) -> JoinSet<()> {
+    let (client, recovery) = (access.client(), Recovery::AGENT);
     match contender {
-        Contender::Netpol => spawn(access, &Options::default(), out, &CancellationToken::new()),
-        Contender::WatcherText => spawn_watchers!(
-            access.client(), out,
-            Pod: Guarded<Pod>, Namespace: Guarded<Namespace>, Service: Guarded<Service>, Node: Guarded<Node>,
-            NetworkPolicy: Guarded<Policy>
-        ),
-        Contender::WatcherGuard => spawn_watchers!(
-            access.client(), out,
-            Pod: DeserializeGuard<Plain<Pod>>, Namespace: DeserializeGuard<Plain<Namespace>>,
-            Service: DeserializeGuard<Plain<Service>>, Node: DeserializeGuard<Plain<Node>>,
-            NetworkPolicy: DeserializeGuard<Plain<Policy>>
-        ),
-        Contender::WatcherPlain => spawn_watchers!(
-            access.client(), out,
-            Pod: Plain<Pod>, Namespace: Plain<Namespace>, Service: Plain<Service>, Node: Plain<Node>,
-            NetworkPolicy: Plain<Policy>
-        ),
+        Contender::Netpol => spawn(access, &Options::default(), &out, &CancellationToken::new()),
+        Contender::WatcherText => {
+            JoinSet::from_iter([watch_pods::<Pod<TextGuard>>(client, recovery, out)])
+        }
+        Contender::WatcherGuard => {
+            JoinSet::from_iter([watch_pods::<DeserializeGuard<Pod<NoGuard>>>(
+                client, recovery, out,
+            )])
+        }
+        Contender::WatcherPlain => {
+            JoinSet::from_iter([watch_pods::<Pod<NoGuard>>(client, recovery, out)])
+        }
     }
 }
 
-/// Watches the server of a kubeconfig. Prints the cost when the pods are listed and when each of so many fences arrives.
+/// Watches the server of a kubeconfig. Prints the cost when the pods are listed, and again at each of `n_fences` fences.
 #[tokio::main(flavor = "current_thread")]
 #[expect(clippy::print_stdout, reason = "the costs are its output")]
 pub(crate) async fn watch(
@@ -115,7 +100,7 @@ pub(crate) async fn watch(
     let access = Access::open(Some(kubeconfig)).await?;
     let (out, mut updates) = mpsc::channel(64);
     let mut state = ClusterState::default();
-    let _tasks = begin(contender, &access, &out);
+    let _tasks = begin(contender, &access, out);
     loop {
         let update = updates.recv().await.context("the watches ended")?;
         for delta in update.deltas {

@@ -1,8 +1,8 @@
-//! kube-runtime's `watcher` beside `netpol_kube`, for docs/design/watch.md.
+//! Compares netpol-kube with kube-runtime's `watcher`, for `docs/design/watch.md`.
 //!
-//! `cargo bench -p netpol-bench --bench watch`: processor time and memory of a start and of each event, all contenders in one
-//! run, in an order that changes from round to round. `-- --with callgrind` counts instructions, `-- --with dhat` allocations,
-//! on smaller clusters; both need valgrind. `-- behaviour` asks of each contender what an API server may ask of it.
+//! `cargo bench -p netpol-bench --bench watch` measures CPU time and memory of a start and of each event, all contenders in one
+//! run, in an order that changes from round to round. `-- --with callgrind` counts instructions and `-- --with dhat` allocations,
+//! both with valgrind and smaller clusters. `-- behaviour` shows how each contender handles what an API server may do.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "for a person")]
 
@@ -28,52 +28,52 @@ use netpol_lab::watched;
 
 use contender::{Contender, Cost, FENCES, Sink};
 
-/// Compares watches.
+/// Compares clients that watch an API server.
 #[derive(Parser)]
 struct Args {
     #[command(subcommand)]
     action: Option<Action>,
-    /// Pods in the cluster. The default is 100,000; with valgrind 5,000.
+    /// Pods in the cluster; by default 100,000, and 5,000 with valgrind.
     #[arg(long)]
     pods: Option<usize>,
-    /// Events about them after the list.
+    /// Events after the list.
     #[arg(long, default_value_t = 5_000)]
     events: usize,
-    /// How often each contender starts.
+    /// Number of starts of each contender with each kind of list.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// What measures.
+    /// The instrument.
     #[arg(long, default_value = "time")]
     with: Instrument,
-    /// What is done with the objects.
+    /// Where the objects go.
     #[arg(long, default_value = "nothing")]
     sink: Sink,
-    /// `cargo bench` says so.
+    /// Passed by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 #[derive(Subcommand)]
 enum Action {
-    /// Asks of each contender what an API server may ask of it.
+    /// Shows how each contender handles what an API server may do.
     Behaviour,
-    /// Is one contender.
+    /// Runs one contender.
     #[command(hide = true)]
     Watch { contender: Contender, sink: Sink, kubeconfig: PathBuf, n_fences: usize },
 }
 
-/// What measures.
+/// How the cost is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Instrument {
-    /// The kernel: processor time and resident memory.
+    /// CPU time and resident memory, from the kernel.
     Time,
-    /// valgrind: instructions in user space.
+    /// Instructions in user space, from valgrind.
     Callgrind,
-    /// valgrind: allocations.
+    /// Allocations, from valgrind.
     Dhat,
 }
 
-/// How the first list comes.
+/// The form of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Lists {
     Streaming,
@@ -101,7 +101,7 @@ fn main() -> Result<()> {
     }
 }
 
-/// A cluster that contenders watch.
+/// A cluster in this process.
 struct Server {
     _runtime: tokio::runtime::Runtime,
     api: FakeApi,
@@ -123,7 +123,7 @@ impl Server {
         Ok(Self { _runtime: runtime, api, shape, folder, n_fences: 0 })
     }
 
-    /// One update of so many pods, at least so far apart, and a fence.
+    /// Updates `n_events` pods with a pause after each, then creates a fence.
     fn update(&mut self, rng: &mut Rng, n_events: usize, pause: Duration) {
         for _ in 0..n_events {
             self.api.put(json::pod(&scale::pod(&self.shape, rng.usize(..self.shape.n_pods))));
@@ -135,7 +135,7 @@ impl Server {
         self.api.put(watched::pod(FENCES, &format!("fence-{}", self.n_fences), "10.0.0.1"));
     }
 
-    /// Runs a contender through a list and some batches of events. What it printed, and what the instrument said of it.
+    /// Runs a contender through a list and batches of events. Returns the costs that it printed and the output of the instrument.
     fn run(
         &mut self,
         contender: Contender,
@@ -157,24 +157,24 @@ impl Server {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        let mut output = BufReader::new(child.stdout.take().context("no output")?).lines();
+        let mut lines = BufReader::new(child.stdout.take().context("no stdout")?).lines();
         let mut costs = Vec::new();
         for batch in [None].into_iter().chain(batches.iter().map(Some)) {
             if let Some((n_events, pause)) = batch {
                 self.update(&mut rng, *n_events, *pause);
             }
-            match output.next() {
+            match lines.next() {
                 Some(line) => costs.push(serde_json::from_str(&line?)?),
                 None => break,
             }
         }
-        let mut said = String::new();
-        child.stderr.take().context("no messages")?.read_to_string(&mut said)?;
+        let mut output = String::new();
+        child.stderr.take().context("no stderr")?.read_to_string(&mut output)?;
         ensure!(
             child.wait()?.success() && costs.len() == batches.len() + 1,
-            "{contender:?}: {said}"
+            "{contender:?}: {output}"
         );
-        Ok((costs, said))
+        Ok((costs, output))
     }
 }
 
@@ -196,7 +196,7 @@ fn program(instrument: Instrument) -> Result<Command> {
     })
 }
 
-/// Samples by what was measured, and of whom.
+/// Samples by row and contender.
 #[derive(Default)]
 struct Table(Vec<(String, BTreeMap<String, Vec<f64>>)>);
 
@@ -209,7 +209,7 @@ impl Table {
         row.entry(name(&of)).or_default().push(sample);
     }
 
-    /// Medians as Markdown, with their ratios to the first contender.
+    /// Prints the medians as Markdown, with their ratios to the first contender.
     fn print(&self) {
         let names: Vec<_> = Contender::value_variants().iter().map(name).collect();
         println!("| | {} |\n|---|{}", names.join(" | "), "---|".repeat(names.len()));
@@ -225,7 +225,7 @@ impl Table {
     }
 }
 
-/// Every contender with either kind of list, in an order of chance.
+/// Every contender with both forms of list, in random order.
 fn order(rng: &mut Rng) -> Vec<(Contender, Lists)> {
     let of = |contender: &Contender| [(*contender, Lists::Streaming), (*contender, Lists::Pages)];
     let mut order: Vec<_> = Contender::value_variants().iter().flat_map(of).collect();
@@ -238,7 +238,7 @@ fn each(total: f64, n_objects: usize) -> f64 {
     total / n_objects as f64
 }
 
-/// Processor time and memory.
+/// Measures CPU time and memory.
 fn times(args: &Args) -> Result<()> {
     let mut server = Server::start(args.pods.unwrap_or(100_000))?;
     let (mut rng, mut table) = (Rng::with_seed(1), Table::default());
@@ -262,7 +262,7 @@ fn times(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Instructions or allocations: what grows with the number of pods, and with that of events.
+/// Counts instructions or allocations per pod and per event: the difference between two runs of different size.
 fn counts(args: &Args) -> Result<()> {
     let n_pods = args.pods.unwrap_or(5_000);
     let (mut empty, mut full) = (Server::start(0)?, Server::start(n_pods)?);
@@ -273,8 +273,8 @@ fn counts(args: &Args) -> Result<()> {
     };
     for (contender, lists) in order(&mut rng) {
         let run = |server: &mut Server, batches: &[_]| {
-            let (_, said) = server.run(contender, lists, args.sink, args.with, batches)?;
-            counted(&said)
+            let (_, output) = server.run(contender, lists, args.sink, args.with, batches)?;
+            counted(&output)
         };
         let [before, listed] = [run(&mut empty, &[])?, run(&mut full, &[])?];
         let after = run(&mut full, &[(args.events, Duration::ZERO)])?;
@@ -290,13 +290,13 @@ fn counts(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The totals that valgrind says at the end: callgrind's instructions, or dhat's bytes and blocks.
-fn counted(said: &str) -> Result<Vec<f64>> {
-    let total = said.lines().find_map(|line| {
+/// The totals at the end of valgrind's output: instructions of callgrind, bytes and blocks of dhat.
+fn counted(output: &str) -> Result<Vec<f64>> {
+    let total = output.lines().find_map(|line| {
         let (_, text) = line.split_once("== ")?;
         text.strip_prefix("Collected : ").or_else(|| text.strip_prefix("Total: "))
     });
-    let words = total.context("valgrind has counted nothing")?.replace(',', "");
+    let words = total.context("no totals in the output of valgrind")?.replace(',', "");
     let numbers = words.split_whitespace().filter_map(|word| word.trim().parse().ok());
     Ok(numbers.collect())
 }

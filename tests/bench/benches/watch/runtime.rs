@@ -1,11 +1,11 @@
-//! kube-runtime's `watcher` in the place of `netpol_kube`: the same updates from the same server.
+//! kube-runtime's `watcher` in place of netpol-kube: the same updates about the pods of the same server.
 
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use kube::{Api, Client};
 use kube_runtime::watcher::{self, Event, InitialListStrategy, watcher};
-use netpol_policy::model::{Kind, Object, ObjectName};
+use netpol_policy::model::{Interner, Kind, Object, ObjectName};
 use netpol_policy::source::SourceUpdate;
 use netpol_policy::store::{Delta, List};
 use tokio::sync::mpsc;
@@ -13,32 +13,33 @@ use tokio::time::{sleep, timeout};
 
 use super::trimmed::{Reportable, Reported};
 
-/// What stands round the watcher.
+/// What is done after an error of the watcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Care {
-    /// A delay after each error, as kube-runtime recommends.
-    Backoff,
-    /// What netpol needs and the watcher does not do: pages after a streaming list that failed, a new list after any other
-    /// failure, and an end to a list that is silent for so long.
-    Recovery { list_patience: Duration },
+pub(crate) enum Recovery {
+    /// A delay, as kube-runtime recommends. The watcher decides the rest.
+    Delay,
+    /// The list begins again with a new watcher, in pages after a streaming list that failed.
+    NewList {
+        /// A list on which nothing arrives for this long has failed.
+        list_patience: Duration,
+    },
 }
 
-impl Care {
-    /// As the agent would have it.
-    pub(crate) const AGENT: Self = Self::Recovery { list_patience: Duration::from_secs(15) };
+impl Recovery {
+    /// With the agent's limit.
+    pub(crate) const AGENT: Self = Self::NewList { list_patience: Duration::from_secs(15) };
 }
 
 /// Delay after an error.
-const BACKOFF: Duration = Duration::from_millis(100);
+const DELAY: Duration = Duration::from_millis(100);
 
-/// How long a watch lasts, seconds; one that is silent for five more is dead.
+/// Duration of a watch in seconds. The watcher reconnects when it is silent for five seconds more.
 const WATCH_S: u32 = 125;
 
-/// Follows one kind until nobody listens.
-pub(crate) async fn follow<K: Reportable>(
-    kind: Kind,
+/// Lists and watches the pods until the receiving end is dropped.
+pub(crate) async fn watch_pods<K: Reportable>(
     client: Client,
-    care: Care,
+    recovery: Recovery,
     out: mpsc::Sender<SourceUpdate>,
 ) {
     let mut config = watcher::Config::default().timeout(WATCH_S).streaming_lists();
@@ -46,11 +47,11 @@ pub(crate) async fn follow<K: Reportable>(
         let mut events = std::pin::pin!(watcher::<K>(Api::all(client.clone()), config.clone()));
         let mut listing: Option<Listing> = None;
         loop {
-            let event = match care {
-                Care::Recovery { list_patience } if listing.is_some() => {
+            let event = match recovery {
+                Recovery::NewList { list_patience } if listing.is_some() => {
                     timeout(list_patience, events.next()).await.ok().flatten()
                 }
-                Care::Recovery { .. } | Care::Backoff => events.next().await,
+                Recovery::NewList { .. } | Recovery::Delay => events.next().await,
             };
             let mut update = SourceUpdate::default();
             match event {
@@ -61,7 +62,7 @@ pub(crate) async fn follow<K: Reportable>(
                     }
                 }
                 Some(Ok(Event::InitDone)) => {
-                    update = listing.take().unwrap_or_default().into_update(kind);
+                    update = listing.take().unwrap_or_default().into_update();
                     config.initial_list_strategy = InitialListStrategy::StreamingList;
                 }
                 Some(Ok(Event::Apply(object))) => {
@@ -75,7 +76,7 @@ pub(crate) async fn follow<K: Reportable>(
                     let Reported { object_ref: object, uid, .. } = object.reported();
                     update.deltas.push(Delta::Remove { object, uid });
                 }
-                Some(Err(_)) | None if care == Care::Backoff => sleep(BACKOFF).await,
+                Some(Err(_)) | None if recovery == Recovery::Delay => sleep(DELAY).await,
                 Some(Err(_)) | None => {
                     config.initial_list_strategy = match config.initial_list_strategy {
                         InitialListStrategy::StreamingList => InitialListStrategy::ListWatch,
@@ -84,22 +85,22 @@ pub(crate) async fn follow<K: Reportable>(
                     break;
                 }
             }
-            let says_nothing = update.deltas.is_empty() && update.diagnostics.is_empty();
-            if !says_nothing && out.send(update).await.is_err() {
+            let is_empty = update.deltas.is_empty() && update.diagnostics.is_empty();
+            if !is_empty && out.send(update).await.is_err() {
                 return;
             }
         }
-        sleep(BACKOFF).await;
+        sleep(DELAY).await;
     }
 }
 
-/// A list while it is being read.
+/// The entries of a list received so far.
 #[derive(Default)]
 struct Listing {
     objects: Vec<Object>,
     unreadable: Vec<ObjectName>,
     update: SourceUpdate,
-    interner: netpol_policy::model::Interner,
+    interner: Interner,
 }
 
 impl Listing {
@@ -117,9 +118,9 @@ impl Listing {
         }
     }
 
-    fn into_update(mut self, kind: Kind) -> SourceUpdate {
+    fn into_update(mut self) -> SourceUpdate {
         self.objects.sort_by(|one, other| one.full_name().cmp(&other.full_name()));
-        let list = List::shared(kind, self.objects, self.unreadable, self.interner);
+        let list = List::shared(Kind::Pod, self.objects, self.unreadable, self.interner);
         self.update.deltas.push(Delta::Replace(list));
         self.update
     }

@@ -1,29 +1,27 @@
-//! API objects for kube-runtime's `watcher`, trimmed to the fields that netpol reads, and two ways to survive one that cannot
-//! be read: kube's `DeserializeGuard`, and a guard that keeps the JSON text until it is known to be readable.
+//! Pods for kube-runtime's `watcher`: types with only the fields that netpol uses, and three ways to handle a pod that cannot be
+//! decoded.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
 use kube::core::{ClusterResourceScope, DeserializeGuard};
-use netpol_policy::model::convert::{
-    self, NodeStatus, PodSpec, PodStatus, ServiceSpec, ServiceStatus,
-};
+use netpol_policy::model::convert::{self, PodSpec, PodStatus};
 use netpol_policy::model::{Code, Diagnostic, Kind, Object, ObjectName, ObjectRef};
 use serde::de::{DeserializeOwned, Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// What a watch reports about one object.
+/// What a watch reports about one pod.
 #[derive(Clone, Debug)]
 pub(crate) struct Reported {
     pub(crate) object_ref: ObjectRef,
     pub(crate) uid: Option<Arc<str>>,
-    /// `None` if it cannot be read.
+    /// `None` if it cannot be decoded.
     pub(crate) object: Option<Object>,
     pub(crate) found: Vec<Diagnostic>,
 }
@@ -35,15 +33,36 @@ pub(crate) trait Reportable:
     fn reported(self) -> Reported;
 }
 
-/// A type that holds the fields of one kind.
-pub(crate) trait Fields: Clone + Debug + DeserializeOwned + Send + 'static {
-    const KIND: Kind;
-    fn convert(self) -> (Metadata, Option<Object>, Vec<Diagnostic>);
+/// A pod. `Guard` says what happens if it cannot be decoded.
+#[derive(Clone, Debug)]
+pub(crate) struct Pod<Guard> {
+    /// Only the version, which is all that `watcher` reads.
+    meta: ObjectMeta,
+    reported: Reported,
+    guard: PhantomData<Guard>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+/// Decoding fails, and with it the page or line that contains the pod.
+#[derive(Clone, Debug)]
+pub(crate) enum NoGuard {}
+
+/// The JSON text is kept until it is decoded, so that identity and field of an undecodable pod can be found.
+#[derive(Clone, Debug)]
+pub(crate) enum TextGuard {}
+
+/// The fields that netpol uses.
+#[derive(Deserialize)]
+struct Fields {
+    metadata: Metadata,
+    #[serde(default)]
+    spec: PodSpec,
+    status: Option<PodStatus>,
+}
+
+#[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Metadata {
+struct Metadata {
+    // Not `Identity` by `serde(flatten)`, because that would buffer all other fields.
     name: Arc<str>,
     namespace: Option<Arc<str>>,
     uid: Option<Arc<str>>,
@@ -54,209 +73,100 @@ pub(crate) struct Metadata {
     deletion_timestamp: Option<IgnoredAny>,
 }
 
-impl Metadata {
-    fn trimmed(&mut self) -> convert::Metadata {
-        let mut annotations = self.annotations.take().unwrap_or_default();
-        annotations.retain(|key, _| convert::reads_annotation(key));
-        convert::Metadata {
-            name: Arc::clone(&self.name),
-            namespace: self.namespace.clone().unwrap_or_default(),
-            uid: self.uid.clone().unwrap_or_default(),
-            labels: self.labels.take().unwrap_or_default().into_iter().collect(),
-            annotations,
-            created_s: self.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
-            terminating: self.deletion_timestamp.is_some(),
-        }
-    }
+#[derive(Deserialize)]
+struct Head {
+    metadata: Identity,
 }
 
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Pod {
-    metadata: Metadata,
-    #[serde(default)]
-    spec: PodSpec,
-    status: Option<PodStatus>,
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Identity {
+    name: Arc<str>,
+    namespace: Option<Arc<str>>,
+    uid: Option<Arc<str>>,
+    resource_version: Option<String>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Namespace {
-    metadata: Metadata,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Service {
-    metadata: Metadata,
-    #[serde(default)]
-    spec: ServiceSpec,
-    status: Option<ServiceStatus>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Node {
-    metadata: Metadata,
-    status: Option<NodeStatus>,
-}
-
-/// A policy, all of it: each of its fields is checked.
-#[derive(Clone, Debug)]
-pub(crate) struct Policy {
-    metadata: Metadata,
-    value: Value,
-}
-
-impl<'de> Deserialize<'de> for Policy {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = Value::deserialize(deserializer)?;
-        let metadata = value.get("metadata").unwrap_or(&Value::Null);
-        let metadata = Metadata::deserialize(metadata).map_err(D::Error::custom)?;
-        Ok(Self { metadata, value })
-    }
-}
-
-impl Fields for Pod {
-    const KIND: Kind = Kind::Pod;
-    fn convert(mut self) -> (Metadata, Option<Object>, Vec<Diagnostic>) {
-        let (pod, found) = convert::pod(self.metadata.trimmed(), &self.spec, self.status.as_ref());
-        (self.metadata, pod.map(Object::Pod), found)
-    }
-}
-
-impl Fields for Namespace {
-    const KIND: Kind = Kind::Namespace;
-    fn convert(mut self) -> (Metadata, Option<Object>, Vec<Diagnostic>) {
-        let (namespace, found) = convert::namespace(self.metadata.trimmed());
-        (self.metadata, namespace.map(Object::Namespace), found)
-    }
-}
-
-impl Fields for Service {
-    const KIND: Kind = Kind::Service;
-    fn convert(mut self) -> (Metadata, Option<Object>, Vec<Diagnostic>) {
-        let metadata = self.metadata.trimmed();
-        let (service, found) = convert::service(&metadata, &self.spec, self.status.as_ref());
-        (self.metadata, service.map(Object::Service), found)
-    }
-}
-
-impl Fields for Node {
-    const KIND: Kind = Kind::Node;
-    fn convert(mut self) -> (Metadata, Option<Object>, Vec<Diagnostic>) {
-        let (node, found) = convert::node(&self.metadata.trimmed(), self.status.as_ref());
-        (self.metadata, node.map(Object::Node), found)
-    }
-}
-
-impl Fields for Policy {
-    const KIND: Kind = Kind::NetworkPolicy;
-    fn convert(self) -> (Metadata, Option<Object>, Vec<Diagnostic>) {
-        let (policy, found) = convert::policy(&self.value);
-        (self.metadata, policy.map(Object::Policy), found)
-    }
-}
-
-/// The fields of one kind as a `Resource`, without any guard.
-#[derive(Clone, Debug)]
-pub(crate) struct Plain<F> {
-    meta: ObjectMeta,
-    reported: Reported,
-    fields: std::marker::PhantomData<F>,
-}
-
-impl<F: Fields> Plain<F> {
-    fn new(metadata: Metadata, object: Option<Object>, found: Vec<Diagnostic>) -> Self {
-        let Metadata { name, namespace, uid, resource_version, .. } = metadata;
+impl<Guard> Pod<Guard> {
+    fn new(identity: Identity, object: Option<Object>, found: Vec<Diagnostic>) -> Self {
+        let Identity { name, namespace, uid, resource_version } = identity;
         let name = ObjectName { namespace: namespace.unwrap_or_default(), name };
-        let object_ref = ObjectRef { kind: F::KIND, name };
-        // All that `watcher` reads.
+        let object_ref = ObjectRef { kind: Kind::Pod, name };
         let meta = ObjectMeta { resource_version, ..ObjectMeta::default() };
         let reported = Reported { object_ref, uid, object, found };
-        Self { meta, reported, fields: std::marker::PhantomData }
+        Self { meta, reported, guard: PhantomData }
     }
 
-    fn from_fields(fields: F) -> Self {
-        let (metadata, object, found) = fields.convert();
-        Self::new(metadata, object, found)
+    fn from_fields(fields: Fields) -> Self {
+        let Fields { metadata, spec, status } = fields;
+        let Metadata { name, namespace, uid, resource_version, .. } = metadata;
+        let identity = Identity { name, namespace, uid, resource_version };
+        let mut annotations = metadata.annotations.unwrap_or_default();
+        annotations.retain(|key, _| convert::reads_annotation(key));
+        let metadata = convert::Metadata {
+            name: Arc::clone(&identity.name),
+            namespace: identity.namespace.clone().unwrap_or_default(),
+            uid: identity.uid.clone().unwrap_or_default(),
+            labels: metadata.labels.unwrap_or_default().into_iter().collect(),
+            annotations,
+            created_s: metadata.creation_timestamp.map_or(0, |time| time.0.as_second()),
+            terminating: metadata.deletion_timestamp.is_some(),
+        };
+        let (pod, found) = convert::pod(metadata, &spec, status.as_ref());
+        Self::new(identity, pod.map(Object::Pod), found)
     }
 }
 
-impl<'de, F: Fields> Deserialize<'de> for Plain<F> {
+impl<'de> Deserialize<'de> for Pod<NoGuard> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        F::deserialize(deserializer).map(Self::from_fields)
+        Fields::deserialize(deserializer).map(Self::from_fields)
     }
 }
 
-impl<F: Fields> Reportable for Plain<F> {
+impl<'de> Deserialize<'de> for Pod<TextGuard> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = <&RawValue>::deserialize(deserializer)?.get();
+        if let Ok(fields) = serde_json::from_str(json) {
+            return Ok(Self::from_fields(fields));
+        }
+        let Head { metadata } = serde_json::from_str(json).map_err(D::Error::custom)?;
+        let mut pod = Self::new(metadata, None, Vec::new());
+        let json = &mut serde_json::Deserializer::from_str(json);
+        if let Err(error) = serde_path_to_error::deserialize::<_, Fields>(json) {
+            let (field, cause) = (error.path().to_string(), error.inner().to_string());
+            pod.reported.found.push(malformed(&pod.reported.object_ref, field, cause));
+        }
+        Ok(pod)
+    }
+}
+
+impl Reportable for Pod<NoGuard> {
     fn reported(self) -> Reported {
         self.reported
     }
 }
 
-impl<F: Fields> Reportable for DeserializeGuard<Plain<F>> {
+impl Reportable for Pod<TextGuard> {
     fn reported(self) -> Reported {
-        match self.0 {
-            Ok(plain) => plain.reported,
-            Err(invalid) => {
-                let text = |text: Option<String>| text.map(Arc::from);
-                let name = ObjectName {
-                    namespace: text(invalid.metadata.namespace).unwrap_or_default(),
-                    name: text(invalid.metadata.name).unwrap_or_default(),
-                };
-                let object_ref = ObjectRef { kind: F::KIND, name };
-                // The guard does not say which field it is.
-                let found = vec![malformed(&object_ref, String::new(), invalid.error)];
-                Reported { object_ref, uid: text(invalid.metadata.uid), object: None, found }
-            }
-        }
+        self.reported
     }
 }
 
-/// The fields of one kind as a `Resource`, or where they cannot be read the object's name and the field that is wrong.
-#[derive(Clone, Debug)]
-pub(crate) struct Guarded<F>(Plain<F>);
-
-impl<'de, F: Fields> Deserialize<'de> for Guarded<F> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Head {
-            metadata: HeadMetadata,
-        }
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct HeadMetadata {
-            name: Arc<str>,
-            namespace: Option<Arc<str>>,
-            uid: Option<Arc<str>>,
-            resource_version: Option<String>,
-        }
-        let json = <&RawValue>::deserialize(deserializer)?.get();
-        if let Ok(fields) = serde_json::from_str(json) {
-            return Ok(Self(Plain::from_fields(fields)));
-        }
-        let Head { metadata } = serde_json::from_str(json).map_err(D::Error::custom)?;
-        let HeadMetadata { name, namespace, uid, resource_version } = metadata;
-        let metadata = Metadata {
-            name,
-            namespace,
-            uid,
-            resource_version,
-            labels: None,
-            annotations: None,
-            creation_timestamp: None,
-            deletion_timestamp: None,
+impl Reportable for DeserializeGuard<Pod<NoGuard>> {
+    fn reported(self) -> Reported {
+        let invalid = match self.0 {
+            Ok(pod) => return pod.reported,
+            Err(invalid) => invalid,
         };
-        let mut plain = Plain::new(metadata, None, Vec::new());
-        let json = &mut serde_json::Deserializer::from_str(json);
-        if let Err(error) = serde_path_to_error::deserialize::<_, F>(json) {
-            let (field, cause) = (error.path().to_string(), error.inner().to_string());
-            plain.reported.found.push(malformed(&plain.reported.object_ref, field, cause));
-        }
-        Ok(Self(plain))
-    }
-}
-
-impl<F: Fields> Reportable for Guarded<F> {
-    fn reported(self) -> Reported {
-        self.0.reported
+        let text = |text: Option<String>| text.map(Arc::from);
+        let name = ObjectName {
+            namespace: text(invalid.metadata.namespace).unwrap_or_default(),
+            name: text(invalid.metadata.name).unwrap_or_default(),
+        };
+        let object_ref = ObjectRef { kind: Kind::Pod, name };
+        // The guard does not say which field it is.
+        let found = vec![malformed(&object_ref, String::new(), invalid.error)];
+        Reported { object_ref, uid: text(invalid.metadata.uid), object: None, found }
     }
 }
 
@@ -264,27 +174,16 @@ fn malformed(object: &ObjectRef, field: String, message: String) -> Diagnostic {
     Diagnostic { code: Code::Malformed, object: object.clone(), field, message }
 }
 
-/// Where the API has a kind.
-fn path(kind: Kind) -> (&'static str, &'static str) {
-    match kind {
-        Kind::NetworkPolicy => ("networking.k8s.io", "networkpolicies"),
-        Kind::Pod => ("", "pods"),
-        Kind::Namespace => ("", "namespaces"),
-        Kind::Service => ("", "services"),
-        Kind::Node => ("", "nodes"),
-    }
-}
-
-impl<F: Fields> Resource for Plain<F> {
+impl<Guard> Resource for Pod<Guard> {
     type DynamicType = ();
     type Scope = ClusterResourceScope;
 
     fn kind((): &()) -> Cow<'_, str> {
-        F::KIND.as_str().into()
+        "Pod".into()
     }
 
     fn group((): &()) -> Cow<'_, str> {
-        path(F::KIND).0.into()
+        "".into()
     }
 
     fn version((): &()) -> Cow<'_, str> {
@@ -292,7 +191,7 @@ impl<F: Fields> Resource for Plain<F> {
     }
 
     fn plural((): &()) -> Cow<'_, str> {
-        path(F::KIND).1.into()
+        "pods".into()
     }
 
     fn meta(&self) -> &ObjectMeta {
@@ -301,34 +200,5 @@ impl<F: Fields> Resource for Plain<F> {
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         &mut self.meta
-    }
-}
-
-impl<F: Fields> Resource for Guarded<F> {
-    type DynamicType = ();
-    type Scope = ClusterResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        <Plain<F> as Resource>::kind(&())
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        <Plain<F> as Resource>::group(&())
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        <Plain<F> as Resource>::version(&())
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        <Plain<F> as Resource>::plural(&())
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.0.meta
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.0.meta
     }
 }
