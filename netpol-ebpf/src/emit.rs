@@ -1,4 +1,4 @@
-//! What is told about a packet: counters, events, and log messages when tracing is on.
+//! What is reported of a packet: counters, event records, and log messages if tracing is on.
 
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::info;
@@ -10,31 +10,31 @@ use netpol_common::verdict::Outcome;
 
 use crate::maps::{COUNTERS, EVENTS};
 
-/// Counts and records a packet. A function of its own, so that its stack is not part of every packet's.
+/// Counts and records a packet. A function of its own, so that only reported packets need its stack.
 #[inline(never)]
-pub(crate) fn tell(outcome: &Outcome, packet: &Packet, len_bytes: u32, now: Nanos) {
+pub(crate) fn report(outcome: &Outcome, packet: &Packet, len_bytes: u32, now: Nanos) {
     if let Some(n_suppressed) = count(outcome, len_bytes, now) {
         record(outcome, packet, len_bytes, now, n_suppressed);
     }
 }
 
-/// Adds the packet to the counters of its endpoint. `Some(n)` if it may be recorded too, with the number of those like it
-/// that were left out before.
+/// Adds the packet to the counters of its endpoint. Returns `Some(n)` if the packet may be recorded, where `n` records of its
+/// kind were left out before.
 #[inline(always)]
 fn count(outcome: &Outcome, len_bytes: u32, now: Nanos) -> Option<u32> {
     let key = CounterKey::new(outcome.ifindex, outcome.direction, outcome.verdict.to_wire());
     if let Some(value) = COUNTERS.get_ptr_mut(key) {
-        // SAFETY: a value of this CPU, on which no other program of this kind runs now.
-        unsafe {
-            (*value).packets += 1;
-            (*value).bytes += u64::from(len_bytes);
-            return (*value).budget.take(now);
-        }
+        // SAFETY: the value is this CPU's own, and the kernel runs one TC program at a time on a CPU. If the agent removes the
+        // entry at the same time, the kernel may give the memory to another counter, which then counts this packet.
+        let value = unsafe { &mut *value };
+        value.packets += 1;
+        value.bytes += u64::from(len_bytes);
+        return value.budget.take(now);
     }
     let mut budget = EventBudget::new(now);
     let n_suppressed = budget.take(now);
     let first = CounterValue { packets: 1, bytes: u64::from(len_bytes), budget };
-    // Full: this combination is neither counted nor recorded, all others are.
+    // If the map is full, packets of this combination are neither counted nor recorded; those of all others are.
     COUNTERS.insert(key, first, 0).ok()?;
     n_suppressed
 }
@@ -61,8 +61,7 @@ fn record(outcome: &Outcome, packet: &Packet, len_bytes: u32, now: Nanos, n_supp
     record.submit(0);
 }
 
-/// Logs the verdict, whatever it is. A function of its own, because the message needs stack; without tracing the
-/// verifier never walks into it.
+/// Logs the verdict. A function of its own, because the message needs stack. Without tracing the verifier never walks into it.
 #[inline(never)]
 pub(crate) fn trace(ctx: &TcContext, outcome: &Outcome, packet: &Packet) {
     info!(

@@ -1,4 +1,4 @@
-//! The identities of single addresses, as [`netpol_common::identities`] says.
+//! Look-ups in the tables of [`netpol_common::identities`].
 
 use core::cell::{Cell, UnsafeCell};
 
@@ -11,8 +11,8 @@ use netpol_common::identities::{self, Entry, Key, LINE_WORDS, Line, N_FAMILIES, 
 
 use crate::look_up::find;
 
-/// What the table of a family is like, but for its size: a definition without types, for the reason that allow maps
-/// have one (`crate::maps`).
+/// The template of a family's table, whose size differs. It has no types for the same reason as
+/// [`AllowMap`](crate::maps::AllowMap).
 #[repr(C)]
 struct Lines {
     r#type: *const [i32; BPF_MAP_TYPE_ARRAY as usize],
@@ -24,19 +24,21 @@ struct Lines {
 #[btf_map]
 static IDENTITIES: ArrayOfMaps<Lines, { N_FAMILIES as usize }> = ArrayOfMaps::new();
 
-/// A line in the kernel's memory.
+/// A line in the memory of a table.
 #[derive(Clone, Copy)]
 struct MapLine<'a>(&'a [UnsafeCell<u64>; LINE_WORDS]);
 
 impl Line for MapLine<'_> {
     #[inline(always)]
     fn word(self, index: usize) -> u64 {
-        // SAFETY: the index is below LINE_WORDS, which the verifier checks. Volatile, because the agent writes it meanwhile.
-        unsafe { core::ptr::read_volatile(self.0.get_unchecked(index).get()) }
+        let word = self.0.as_ptr().wrapping_add(index);
+        // SAFETY: the index is below LINE_WORDS, which the verifier checks too. Volatile, because the agent writes words at the
+        // same time.
+        unsafe { core::ptr::read_volatile(word.cast()) }
     }
 }
 
-/// What is said of an address.
+/// The entry of an address.
 #[inline(always)]
 pub(crate) fn entry(addr: &Addr) -> Entry {
     if addr.is_v4() {
@@ -46,30 +48,31 @@ pub(crate) fn entry(addr: &Addr) -> Entry {
     Entry(identity_v6(first, second))
 }
 
-/// Functions of their own, for the verifier as the parsing ones: see [`crate::skb`].
+/// A global function, because the verifier walks a global function only once.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn identity_v4(addr: u32) -> u32 {
     look_up(V4(addr)).0
 }
 
+/// As [`identity_v4`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn identity_v6(first: u64, second: u64) -> u32 {
     look_up(V6([first, second])).0
 }
 
-/// BPF has little stack: all questions to maps are asked from one place in it.
+/// All look-ups have their key in one place on the stack, because BPF has little of it.
 #[inline(always)]
 fn look_up<K: Key>(key: K) -> Entry {
     let number = Cell::new(K::FAMILY);
-    // SAFETY: a table's memory outlives the program's run (RCU).
+    // SAFETY: the kernel frees a table after a grace period.
     let Some(table) = (unsafe { find::<_, _, Lines>(&IDENTITIES, &number) }) else {
         return Entry::ABSENT;
     };
     let line = |line| {
         number.set(line);
-        // SAFETY: as for the table, whose elements are lines.
+        // SAFETY: the elements of a table are lines, and they are cells.
         unsafe { find::<_, _, [UnsafeCell<u64>; LINE_WORDS]>(table, &number) }.map(MapLine)
     };
     identities::find(line, key)

@@ -1,15 +1,16 @@
-//! The kernel edge: TC programs that ask [`decide`] and do what it says.
+//! The kernel edge: TC programs that call [`decide`] and execute the outcome.
 //!
 //! In: packets at the host's end of pod interfaces and at uplinks. Out: pass or drop, the packet mark,
 //! flow entries, counters, events. Must not: decide anything.
 //!
-//! For the host it is an empty program, so that the same tools check it as everything else.
+//! For the host this is an empty program, so that the usual tools check the crate.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![expect(
     clippy::inline_always,
-    reason = "the BPF target allows 5 arguments and 512 bytes of stack over all calls: what is inlined costs neither"
+    reason = "the BPF target allows 5 arguments, and 512 bytes of stack over all calls; inlined functions need neither"
 )]
 #![expect(unsafe_code, reason = "the kernel's context and map values are raw pointers")]
+#![warn(clippy::multiple_unsafe_ops_per_block)]
 
 use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
@@ -20,7 +21,7 @@ use netpol_common::ids::{Hook, Nanos};
 use netpol_common::packet::{ETHERNET_LEN, Frame as _, Packet};
 use netpol_common::verdict::{DEFAULT_MARK_MASK, decide};
 
-use crate::maps::KernelMaps;
+use crate::policy_maps::KernelMaps;
 use crate::skb::Skb;
 
 mod emit;
@@ -28,6 +29,7 @@ mod flows;
 mod identities;
 mod look_up;
 mod maps;
+mod policy_maps;
 mod skb;
 
 /// `TCX_NEXT`, also `TC_ACT_UNSPEC`: other programs on the device still run.
@@ -37,47 +39,47 @@ const LAST: i32 = 0;
 /// `TC_ACT_SHOT`.
 const DROP: i32 = 2;
 
-/// Bits of the packet mark that carry an egress mark; set by user space before loading.
+/// Bits of the packet mark that carry an egress mark. User space sets it before loading.
 #[unsafe(no_mangle)]
 static MARK_MASK: Global<u32> = Global::new(DEFAULT_MARK_MASK);
 
-/// At TC egress of a pod's host interface: what goes to the pod.
+/// TC egress of a pod's host interface: packets to the pod.
 #[classifier]
 #[inline(always)]
 fn pod_ingress(ctx: TcContext) -> i32 {
     act::<ETHERNET_LEN, NEXT>(ctx, Hook::PodIngress)
 }
 
-/// At TC ingress of a pod's host interface: what comes from the pod.
+/// TC ingress of a pod's host interface: packets from the pod.
 #[classifier]
 #[inline(always)]
 fn pod_egress(ctx: TcContext) -> i32 {
     act::<ETHERNET_LEN, NEXT>(ctx, Hook::PodEgress)
 }
 
-/// [`pod_ingress`] on a link, for as long as it hangs on the same device as a filter too, which comes after links: each packet
-/// is judged once.
+/// [`pod_ingress`] on a TCX link, while the filter of the same device is still attached. Filters run after links; this program ends
+/// the chain, so that each packet is judged once.
 #[classifier]
 #[inline(always)]
 fn pod_ingress_last(ctx: TcContext) -> i32 {
     act::<ETHERNET_LEN, LAST>(ctx, Hook::PodIngress)
 }
 
-/// The same of [`pod_egress`].
+/// The same for [`pod_egress`].
 #[classifier]
 #[inline(always)]
 fn pod_egress_last(ctx: TcContext) -> i32 {
     act::<ETHERNET_LEN, LAST>(ctx, Hook::PodEgress)
 }
 
-/// At TC egress of the node's other interfaces: what leaves the node.
+/// TC egress of the node's other interfaces: packets that leave the node.
 #[classifier]
 #[inline(always)]
 fn uplink_egress(ctx: TcContext) -> i32 {
     act::<ETHERNET_LEN, NEXT>(ctx, Hook::UplinkEgress)
 }
 
-/// The same on devices whose frames start with the IP header (tunnels).
+/// The same for devices whose frames start with the IP header (tunnels).
 #[classifier]
 #[inline(always)]
 fn uplink_egress_l3(ctx: TcContext) -> i32 {
@@ -100,18 +102,18 @@ fn act<const LINK_HEADER_LEN: u32, const PASS: i32>(ctx: TcContext, hook: Hook) 
         skb.set_flow_handle(outcome.flow_handle);
     }
     if outcome.verdict.is_reported() {
-        emit::tell(&outcome, &packet, skb.network_len_bytes(), seen.now);
+        emit::report(&outcome, &packet, skb.network_len_bytes(), seen.now);
     }
     if level_enabled(Level::Info) {
         if packet == Packet::EMPTY {
-            // It passed without being read.
+            // The packet passed without being parsed.
             let _parsed = skb.parse(&mut packet);
         }
         emit::trace(&skb.0, &outcome, &packet);
     }
     let action = if outcome.verdict.is_pass() { PASS } else { DROP };
     if outcome.turn_to_audited_sender() {
-        emit::tell(&outcome, &packet, skb.network_len_bytes(), seen.now);
+        emit::report(&outcome, &packet, skb.network_len_bytes(), seen.now);
     }
     action
 }
@@ -119,7 +121,7 @@ fn act<const LINK_HEADER_LEN: u32, const PASS: i32>(ctx: TcContext, hook: Hook) 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}
 
-/// The verifier refuses a program from which this can be reached.
+/// The verifier refuses a program that can reach this.
 #[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -1,4 +1,4 @@
-//! A packet as the kernel hands it over: its bytes, and where it was seen.
+//! The packet of a program: its bytes, and what the kernel knows of it.
 
 use core::mem::MaybeUninit;
 
@@ -19,31 +19,35 @@ impl<const LINK_HEADER_LEN: u32> Skb<LINK_HEADER_LEN> {
         self.0.skb.skb
     }
 
-    /// Where the packet is seen, at this time.
+    /// The kernel's context.
+    #[inline(always)]
+    fn context(&self) -> &__sk_buff {
+        // SAFETY: the context is valid while the program runs. The verifier checks and rewrites every access to a field.
+        unsafe { &*self.raw() }
+    }
+
+    /// What the hook knows of the packet.
     #[inline(always)]
     pub(crate) fn hook_context(&self, hook: Hook, mark_mask: u32, now: Nanos) -> HookContext {
-        let skb = self.raw();
-        // SAFETY: the kernel's context pointer is valid while the program runs; the verifier checks every
-        // field access and rewrites it.
-        unsafe {
-            HookContext {
-                hook,
-                ifindex: IfIndex((*skb).ifindex),
-                ingress_ifindex: (*skb).ingress_ifindex,
-                has_socket: !(*skb).__bindgen_anon_2.sk.is_null(),
-                is_tagged: (*skb).vlan_present != 0,
-                mark: (*skb).mark,
-                mark_mask,
-                flow_handle: flow_handle((*skb).tc_index),
-                now,
-            }
+        let skb = self.context();
+        HookContext {
+            hook,
+            ifindex: IfIndex(skb.ifindex),
+            ingress_ifindex: skb.ingress_ifindex,
+            // SAFETY: the field is a pointer in every context.
+            has_socket: !unsafe { skb.__bindgen_anon_2.sk }.is_null(),
+            is_tagged: skb.vlan_present != 0,
+            mark: skb.mark,
+            mark_mask,
+            flow_handle: flow_handle(skb.tc_index),
+            now,
         }
     }
 
     /// Replaces the packet's deferred flow handle.
     #[inline(always)]
     pub(crate) fn set_flow_handle(&self, flow_handle: u16) {
-        // SAFETY: as for `hook_context`; programs of this type may write the field.
+        // SAFETY: as for `context`. Programs of this type may write the field.
         unsafe { (*self.raw()).tc_index = u32::from(flow_handle) };
     }
 
@@ -53,44 +57,42 @@ impl<const LINK_HEADER_LEN: u32> Skb<LINK_HEADER_LEN> {
         self.0.len().saturating_sub(LINK_HEADER_LEN)
     }
 
-    /// The ethertype, network byte order. Of what comes from a pod or from outside the kernel has read it in the frame.
+    /// The ethertype, network byte order. The kernel has read it from the frame of a packet that a pod or another host sent.
     #[inline(always)]
     fn ethertype(&self) -> [u8; 2] {
-        // SAFETY: as for `hook_context`.
-        let protocol = unsafe { (*self.raw()).protocol };
-        let [first, second, ..] = protocol.to_ne_bytes();
+        let [first, second, ..] = self.context().protocol.to_ne_bytes();
         [first, second]
     }
 }
 
-/// The field has 16 bits.
+/// The handle in `__sk_buff.tc_index`, of which the kernel keeps 16 bits.
 #[inline(always)]
 const fn flow_handle(tc_index: u32) -> u16 {
     let [.., hi, lo] = tc_index.to_be_bytes();
     u16::from_be_bytes([hi, lo])
 }
 
-/// Offsets count from an Ethernet header. It is not there on some devices, and only its ethertype is asked for.
+/// Offsets count from the beginning of an Ethernet header. On a device without one only its ethertype can be read.
 impl<const LINK_HEADER_LEN: u32> PacketBytes for Skb<LINK_HEADER_LEN> {
     #[inline(always)]
-    fn load<'a, T: FromBytes>(&self, offset: u32, room: &'a mut MaybeUninit<T>) -> Option<&'a T> {
+    fn load<'a, T: FromBytes>(&self, offset: u32, buffer: &'a mut MaybeUninit<T>) -> Option<&'a T> {
         if offset < ETHERNET_LEN {
             let ethertype = T::read_from_bytes(&self.ethertype()).ok()?;
-            return Some(room.write(ethertype));
+            return Some(buffer.write(ethertype));
         }
-        #[expect(clippy::cast_possible_truncation, reason = "a header has some bytes")]
+        #[expect(clippy::cast_possible_truncation, reason = "a header has some dozens of bytes")]
         let len = const { size_of::<T>() as u32 };
-        // SAFETY: there is room for a T; the helper checks the packet's bounds, and fills all of it or fails.
+        // SAFETY: the buffer has `len` bytes. The helper checks the bounds of the packet, and fills all of the buffer or fails.
         let failure = unsafe {
             bpf_skb_load_bytes(
                 self.raw().cast(),
                 offset + LINK_HEADER_LEN - ETHERNET_LEN,
-                room.as_mut_ptr().cast(),
+                buffer.as_mut_ptr().cast(),
                 len,
             )
         };
-        // SAFETY: filled by the helper, and any bytes make a T.
-        (failure == 0).then(|| unsafe { room.assume_init_ref() })
+        // SAFETY: the helper has filled the buffer, and any bytes are a valid T.
+        (failure == 0).then(|| unsafe { buffer.assume_init_ref() })
     }
 
     #[inline(always)]
@@ -98,22 +100,19 @@ impl<const LINK_HEADER_LEN: u32> PacketBytes for Skb<LINK_HEADER_LEN> {
         if offset < ETHERNET_LEN {
             return T::read_from_bytes(&self.ethertype()).ok();
         }
-        let skb = self.raw();
-        // Volatile, so that they are read where they are used: the verifier does not know them any more after they have been
-        // carried around as numbers of 32 bits, which they are to the compiler.
-        // SAFETY: as for `hook_context`.
-        let (first, end) = unsafe {
-            (
-                core::ptr::read_volatile(&raw const (*skb).data) as usize,
-                core::ptr::read_volatile(&raw const (*skb).data_end) as usize,
-            )
-        };
-        let start = first + (offset + LINK_HEADER_LEN - ETHERNET_LEN) as usize;
+        let skb = self.context();
+        // Volatile loads, so that the pointers are loaded where they are used. To the compiler they are numbers of 32 bits; if it
+        // moved such a number, the verifier would not accept it as a packet pointer any more.
+        // SAFETY: a field of the context.
+        let data = unsafe { core::ptr::read_volatile(&raw const skb.data) } as usize;
+        // SAFETY: a field of the context.
+        let end = unsafe { core::ptr::read_volatile(&raw const skb.data_end) } as usize;
+        let start = data + (offset + LINK_HEADER_LEN - ETHERNET_LEN) as usize;
         if start + size_of::<T>() > end {
             return None;
         }
-        // SAFETY: within the part of the packet that can be read directly, which the verifier checks too. The processors
-        // on which it lets programs read so do not need more alignment than headers have.
+        // SAFETY: the bytes are in the linear part of the packet, which the verifier checks too. A header may be less aligned than
+        // T, but the load is one instruction for BPF, and the verifier refuses it on processors that need the alignment.
         Some(unsafe { core::ptr::read(start as *const T) })
     }
 }
@@ -137,11 +136,11 @@ impl<const LINK_HEADER_LEN: u32> Frame for Skb<LINK_HEADER_LEN> {
     }
 }
 
-/// Parsing as global functions: the verifier walks each once by itself, and in its callers takes any outcome for
-/// possible. Inlined, each way through the headers would lead through all the rest again, past the limit of a
+/// Parsing as global functions. The verifier walks a global function once, and assumes any result in its callers. If parsing were
+/// inlined, the verifier would walk the rest of the program once for each path through the headers, which exceeds its limit of a
 /// million instructions.
 ///
-/// A null pointer is none of ours, but the verifier asks.
+/// No caller passes a null pointer, but the verifier requires the check.
 macro_rules! parse_functions {
     ($(($parse:ident, $parse_quoted:ident, $link_header_len:expr);)*) => { $(
         #[unsafe(no_mangle)]

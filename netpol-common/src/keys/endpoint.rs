@@ -74,17 +74,25 @@ impl EndpointValue {
 }
 
 wire! {
-    /// Value of ENDPOINTS.
-    pub struct EndpointEntry {
+    /// An endpoint: how it is treated, and its allow maps.
+    pub struct Endpoint {
         /// How the interface is treated.
         pub value: EndpointValue,
-        /// Places of its allow maps in ALLOW, for ingress and for egress; 0 for none: nothing is allowed. Native byte order.
+        /// Slots of its allow maps in ALLOW, for ingress and for egress; 0 for none: nothing is allowed. Native byte order.
         pub allow_maps: [u16; 2],
     }
 }
 
-impl EndpointEntry {
-    /// Where in ALLOW the allow map of a direction is.
+checked! {
+    /// Value of ENDPOINTS.
+    pub struct EndpointEntry {
+        key: IfIndex as [u32; 1],
+        value: Endpoint as [u32; 3],
+    }
+}
+
+impl Endpoint {
+    /// The slot in ALLOW of the allow map of a direction.
     #[inline(always)]
     pub const fn allow_map(&self, direction: Direction) -> u16 {
         let [ingress, egress] = self.allow_maps;
@@ -94,19 +102,19 @@ impl EndpointEntry {
         }
     }
 
-    /// Both places in one number.
+    /// Both slots in one number.
     #[inline(always)]
-    pub const fn places(&self) -> AllowSlots {
+    pub const fn slots(&self) -> AllowSlots {
         let [ingress, egress] = self.allow_maps;
         AllowSlots(ingress as u32 | ((egress as u32) << 16))
     }
 
-    /// One of the places: an index of ALLOW.
+    /// One of these slots.
     #[inline(always)]
-    pub const fn place(AllowSlots(places): AllowSlots, direction: Direction) -> u32 {
+    pub const fn slot(AllowSlots(slots): AllowSlots, direction: Direction) -> u32 {
         match direction {
-            Direction::Ingress => places & 0xffff,
-            Direction::Egress => places >> 16,
+            Direction::Ingress => slots & 0xffff,
+            Direction::Egress => slots >> 16,
         }
     }
 }

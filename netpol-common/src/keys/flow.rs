@@ -107,13 +107,21 @@ wire! {
 }
 
 wire! {
-    /// Value of BACKENDS: where a connection to a Service really goes.
+    /// The backend of a flow to a Service.
     pub struct BackendValue {
-        /// Its address.
+        /// The backend's address.
         pub addr: Addr,
-        /// Its port.
+        /// The backend's port.
         pub port: PortBe,
         /// Zero.
         pub pad: [u8; 2],
+    }
+}
+
+checked! {
+    /// Value of BACKENDS.
+    pub struct BackendEntry {
+        key: FlowKey as [u32; 7],
+        value: BackendValue as [u32; 5],
     }
 }

@@ -26,7 +26,7 @@ wire! {
 }
 
 wire! {
-    /// Value of FRAGMENTS: what only the first fragment tells.
+    /// Value of FRAGMENTS: what only the first fragment of a datagram tells.
     pub struct FragmentValue {
         /// Coarse time of the first fragment.
         pub first_seen: Nanos,

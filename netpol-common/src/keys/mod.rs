@@ -15,6 +15,8 @@ macro_rules! wire {
     };
 }
 
+#[macro_use]
+mod check;
 mod counter;
 mod endpoint;
 mod flow;
@@ -22,7 +24,7 @@ mod fragment;
 mod policy;
 
 pub use counter::{CounterKey, CounterValue};
-pub use endpoint::{AddressKey, AllowSlots, EndpointEntry, EndpointValue};
-pub use flow::{BackendValue, FlowEntry, FlowKey, FlowValue};
+pub use endpoint::{AddressKey, AllowSlots, Endpoint, EndpointEntry, EndpointValue};
+pub use flow::{BackendEntry, BackendValue, FlowEntry, FlowKey, FlowValue};
 pub use fragment::{FragmentKey, FragmentValue};
 pub use policy::{AllowKey, AllowValue, PrefixKey};

@@ -11,7 +11,7 @@ pub const ADDRESSES: &str = "ADDRESSES";
 pub const IDENTITIES: &str = "IDENTITIES";
 /// Identities of address blocks: [`PrefixKey`](crate::keys::PrefixKey) → [`Identity`](crate::ids::Identity).
 pub const PREFIXES: &str = "PREFIXES";
-/// Slot ([`EndpointEntry::allow_map`](crate::keys::EndpointEntry::allow_map)) → allow map
+/// Slot ([`Endpoint::allow_map`](crate::keys::Endpoint::allow_map)) → allow map
 /// ([`AllowKey`](crate::keys::AllowKey) → [`AllowValue`](crate::keys::AllowValue)), an array of
 /// [`N_ALLOW_MAPS`](super::N_ALLOW_MAPS).
 pub const ALLOW: &str = "ALLOW";
@@ -32,7 +32,7 @@ pub const EGRESS_MARKS: &str = "EGRESS_MARKS";
 /// Flows whose egress verdict is deferred: handle ([`PolicyMaps::store_deferred_flow`](super::PolicyMaps::store_deferred_flow)) →
 /// [`FlowKey`](crate::keys::FlowKey).
 pub const DEFERRED_FLOWS: &str = "DEFERRED_FLOWS";
-/// Flows to Services: [`FlowKey`](crate::keys::FlowKey) before translation → [`BackendValue`](crate::keys::BackendValue).
+/// Flows to Services: [`FlowKey`](crate::keys::FlowKey) before translation → [`BackendEntry`](crate::keys::BackendEntry).
 pub const BACKENDS: &str = "BACKENDS";
 /// The policy generation, one element.
 pub const EPOCH: &str = "EPOCH";
@@ -104,8 +104,9 @@ mod tests {
         assert_eq!(ABI_VERSION, 4);
         assert_eq!(size_of::<EndpointValue>(), 8);
         assert_eq!(offset_of!(EndpointValue, egress_mark), 6);
-        assert_eq!(size_of::<EndpointEntry>(), 12);
-        assert_eq!(offset_of!(EndpointEntry, allow_maps), 8);
+        assert_eq!(size_of::<Endpoint>(), 12);
+        assert_eq!(offset_of!(Endpoint, allow_maps), 8);
+        assert_eq!(size_of::<EndpointEntry>(), 16);
         assert_eq!(size_of::<AddressKey>(), 20);
         assert_eq!(size_of::<PrefixKey>(), 20);
         assert_eq!(size_of::<AllowKey>(), 12);
@@ -119,6 +120,7 @@ mod tests {
         assert_eq!(size_of::<FlowEntry>(), 40);
         assert_eq!(offset_of!(FlowEntry, local), 24);
         assert_eq!(size_of::<BackendValue>(), 20);
+        assert_eq!(size_of::<BackendEntry>(), 24);
         assert_eq!(size_of::<FragmentKey>(), 44);
         assert_eq!(size_of::<FragmentValue>(), 16);
         assert_eq!(size_of::<CounterKey>(), 8);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use netpol_common::ids::IfIndex;
-use netpol_common::keys::EndpointEntry;
+use netpol_common::keys::{Endpoint, EndpointEntry};
 use netpol_policy::dataplane::{EndpointMapState, MapOp};
 
 use crate::error::Error;
@@ -111,9 +111,10 @@ impl MapSet {
             let allow_maps = self.allow.slots(ifindex);
             // An endpoint that does not exist yet gets its slots when it is written.
             if let Some(entry) = self.endpoints.get(ifindex)?
-                && entry.allow_maps != allow_maps
+                && entry.value.allow_maps != allow_maps
             {
-                changed.push((ifindex, EndpointEntry { allow_maps, ..entry }));
+                let endpoint = Endpoint { allow_maps, ..entry.value };
+                changed.push((ifindex, EndpointEntry::new(&ifindex, endpoint)));
             }
         }
         self.endpoints.set_all(changed.into_iter())
@@ -131,7 +132,8 @@ impl MapSet {
         // The container id first, so that every endpoint that passes packets has one.
         self.containers.set(ifindex, padded)?;
         let allow_maps = self.allow.slots(ifindex);
-        self.endpoints.set(ifindex, EndpointEntry { value: *value, allow_maps })
+        let endpoint = Endpoint { value: *value, allow_maps };
+        self.endpoints.set(ifindex, EndpointEntry::new(&ifindex, endpoint))
     }
 
     fn remove_endpoints(&mut self, ifindexes: impl Iterator<Item = IfIndex>) -> Result<(), Error> {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use aya::maps::{IterableMap as _, Map, MapData, MapError, PerCpuHashMap};
 use netpol_common::ids::IfIndex;
 use netpol_common::keys::{
-    BackendValue, CounterKey, CounterValue, FlowKey, FragmentKey, FragmentValue,
+    BackendEntry, CounterKey, CounterValue, FlowKey, FragmentKey, FragmentValue,
 };
 
 use crate::datapath::Datapath;
@@ -63,7 +63,7 @@ impl PacketMaps {
         n_removed +=
             remove(fragments, targets, |key: &FragmentKey, _: &FragmentValue| key.ifindex)?;
         n_removed += remove(flow_handles, targets, |_: &u32, key: &FlowKey| key.ifindex)?;
-        n_removed += remove(backends, targets, |key: &FlowKey, _: &BackendValue| key.ifindex)?;
+        n_removed += remove(backends, targets, |key: &FlowKey, _: &BackendEntry| key.ifindex)?;
         let (label, counters) = counters;
         let keys: Result<Vec<_>, MapError> = counters.keys().collect();
         let keys = keys.map_err(|error| label.cannot_read(error))?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use aya::maps::MapError;
 use netpol_common::ids::IfIndex;
 use netpol_common::keys::{
-    BackendValue, CounterKey, EndpointEntry, FlowKey, FragmentKey, FragmentValue,
+    BackendValue, CounterKey, Endpoint, EndpointEntry, FlowKey, FragmentKey, FragmentValue,
 };
 use netpol_policy::dataplane::{Counter, EndpointMapState, MapState};
 
@@ -62,7 +62,8 @@ impl MapSet {
 
     fn read_endpoints(&self) -> Result<BTreeMap<IfIndex, EndpointMapState>, Error> {
         let mut endpoints = BTreeMap::new();
-        for (ifindex, EndpointEntry { value, .. }) in self.endpoints.entries()? {
+        for (ifindex, EndpointEntry { value: endpoint, .. }) in self.endpoints.entries()? {
+            let Endpoint { value, allow_maps: _ } = endpoint;
             let padded = self.containers.get(ifindex)?.unwrap_or([0; 128]);
             let container_id = String::from_utf8_lossy(&padded);
             let container_id = Arc::from(container_id.trim_end_matches('\0'));
@@ -86,7 +87,8 @@ impl Datapath {
     /// # Errors
     /// [`Error::Map`].
     pub fn backends(&self) -> Result<BTreeMap<FlowKey, BackendValue>, Error> {
-        Ok(self.maps.backends.entries()?.into_iter().collect())
+        let entries = self.maps.backends.entries()?.into_iter();
+        Ok(entries.map(|(key, entry)| (key, entry.value)).collect())
     }
 
     /// Connections whose deferred verdict is not finished yet.

@@ -8,7 +8,7 @@ use netpol_common::flow_table::FlowSet;
 use netpol_common::identities::N_FAMILIES;
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
-    AddressKey, BackendValue, CounterKey, CounterValue, EndpointEntry, FlowKey, FragmentKey,
+    AddressKey, BackendEntry, CounterKey, CounterValue, EndpointEntry, FlowKey, FragmentKey,
     FragmentValue, PrefixKey,
 };
 use netpol_common::maps;
@@ -84,7 +84,7 @@ pub(crate) fn expected(capacities: &BTreeMap<&'static str, u32>) -> Vec<Layout> 
         map::<Addr, u8>(maps::DEFER, MapType::Hash, maps::MAX_DEFER),
         map::<u32, IfIndex>(maps::EGRESS_MARKS, MapType::Array, maps::N_EGRESS_MARKS),
         map::<u32, FlowKey>(maps::DEFERRED_FLOWS, MapType::Hash, maps::N_DEFERRED_FLOWS),
-        map::<FlowKey, BackendValue>(maps::BACKENDS, MapType::LruHash, maps::MAX_BACKENDS),
+        map::<FlowKey, BackendEntry>(maps::BACKENDS, MapType::LruHash, maps::MAX_BACKENDS),
         map::<u32, Epoch>(maps::EPOCH, MapType::Array, 1),
         map::<CounterKey, CounterValue>(maps::COUNTERS, MapType::PerCpuHash, maps::MAX_COUNTERS),
         map::<(), ()>(maps::EVENTS, MapType::RingBuf, maps::EVENTS_LEN_BYTES),

@@ -15,7 +15,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuHashMap};
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
-    AddressKey, BackendValue, CounterKey, CounterValue, EndpointEntry, FlowKey, FragmentKey,
+    AddressKey, BackendEntry, CounterKey, CounterValue, EndpointEntry, FlowKey, FragmentKey,
     FragmentValue,
 };
 use netpol_common::maps;
@@ -46,7 +46,7 @@ pub(crate) struct MapSet {
     pub(crate) evictions: Labelled<PerCpuArray<MapData, u64>>,
     pub(crate) fragments: Table<FragmentKey, FragmentValue>,
     pub(crate) flow_handles: Table<u32, FlowKey>,
-    pub(crate) backends: Table<FlowKey, BackendValue>,
+    pub(crate) backends: Table<FlowKey, BackendEntry>,
     pub(crate) defer: Table<Addr, u8>,
     pub(crate) containers: Table<IfIndex, ContainerId>,
     pub(crate) egress_marks: Labelled<Array<MapData, Wire<IfIndex>>>,

@@ -265,7 +265,7 @@ fn egress_to_a_service_is_decided_where_the_real_destination_is_known() {
             // Without an egress mark it is no deferred packet.
             Verdict(
                 Seen { mark: 0, ..there(Program::UplinkEgress, UPLINK, 8080) },
-                "no-egress mark",
+                "no-egress-mark",
             ),
             Verdict(
                 Seen { mark: 9 << 20, ..there(Program::UplinkEgress, UPLINK, 80) },

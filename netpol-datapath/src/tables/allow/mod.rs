@@ -1,7 +1,7 @@
 //! ALLOW, the array of allow maps. Endpoints with equal allow maps share one.
 //!
 //! In: the content of each direction's allow map of each endpoint. Out: the slots of ALLOW that the endpoint's entry must
-//! name ([`EndpointEntry::allow_maps`]). After a write to ALLOW itself the kernel waits until no program runs that could still
+//! name ([`Endpoint::allow_maps`]). After a write to ALLOW itself the kernel waits until no program runs that could still
 //! use the old map (RCU, some ten milliseconds). So ALLOW is written ahead and in bulk: *spare* slots hold empty maps that no
 //! endpoint names, and a new allow map is created by filling one of them. Must not: write ENDPOINTS.
 
@@ -106,7 +106,7 @@ impl AllowMaps {
         self.by_key.iter().filter_map(|(key, slot)| Some((*key, content(slot)?))).collect()
     }
 
-    /// The slots of an endpoint's allow maps, ingress and egress, as in [`EndpointEntry::allow_maps`]; 0 for none.
+    /// The slots of an endpoint's allow maps, ingress and egress, as in [`Endpoint::allow_maps`]; 0 for none.
     pub(crate) fn slots(&self, ifindex: IfIndex) -> [Slot; 2] {
         [Direction::Ingress, Direction::Egress].map(|direction| {
             let key = AllowMapKey { ifindex, direction };
@@ -325,9 +325,9 @@ impl AllowMaps {
         let outer: ArrayOfMaps<&MapData, Inner> = (&self.map).try_into()?;
         let mut used: BTreeMap<Slot, Used> = BTreeMap::new();
         let mut by_key = BTreeMap::new();
-        for (ifindex, value) in endpoints {
+        for (ifindex, EndpointEntry { value: endpoint, .. }) in endpoints {
             for direction in Direction::ALL {
-                let slot = value.allow_map(direction);
+                let slot = endpoint.allow_map(direction);
                 if slot == 0 {
                     continue;
                 }

@@ -1,0 +1,213 @@
+//! The look-ups that a verdict needs, in the kernel's maps.
+//!
+//! The kernel may give the element of an entry to another key while a program reads it. What the program has read is then wrong:
+//!
+//! * The entries of ENDPOINTS and BACKENDS carry a check word that tells ([`EndpointEntry::value_of`]).
+//! * From FRAGMENTS a later fragment gets wrong ports. If it passes for that, nothing is reached: the receiver cannot use it without
+//!   the first fragment, which is judged by its own ports. If it drops, one datagram is lost.
+//! * An entry of `DEFERRED_FLOWS` is replaced or removed before it is taken if two packets got the same handle, or if the agent
+//!   removes the entries of an endpoint that is gone. [`KernelMaps::store_deferred_flow`] says what the same handle can do.
+//! * Of ADDRESSES and DEFER only the presence of a key matters.
+//! * The nodes of PREFIXES and of allow maps do not change, and are freed after a grace period.
+
+use aya_ebpf::helpers::bpf_get_prandom_u32;
+use netpol_common::addr::Addr;
+use netpol_common::flow::Step;
+use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol};
+use netpol_common::keys::{
+    AddressKey, AllowKey, AllowSlots, AllowValue, BackendEntry, BackendValue, Endpoint,
+    EndpointEntry, EndpointValue, FlowKey, FlowValue, FragmentKey, FragmentValue, PrefixKey,
+};
+use netpol_common::maps::{self, Local, PolicyMaps, Settled};
+
+use crate::look_up::{copy, find};
+use crate::maps::{
+    ADDRESSES, ALLOW, BACKENDS, DEFER, DEFERRED_FLOWS, EGRESS_MARKS, ENDPOINTS, EPOCH, FRAGMENTS,
+    PREFIXES,
+};
+use crate::{flows, identities};
+
+/// Copies an [`Endpoint`] in words. Returns 0 if the interface is none. A global function, because the verifier walks a global
+/// function only once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_endpoint(ifindex: u32, endpoint: *mut [u32; 3]) -> u32 {
+    // SAFETY: the caller's own, or null.
+    let Some(endpoint) = (unsafe { endpoint.as_mut() }) else { return 0 };
+    let ifindex = IfIndex(ifindex);
+    let Some(element) = ENDPOINTS.get_ptr(ifindex) else { return 0 };
+    // SAFETY: an element of ENDPOINTS.
+    let words = unsafe { copy::<[u32; 4]>(element.cast()) };
+    let entry: EndpointEntry = zerocopy::transmute!(words);
+    let Some(found) = entry.value_of(&ifindex) else { return 0 };
+    *endpoint = zerocopy::transmute!(*found);
+    1
+}
+
+/// Copies a [`BackendValue`] in words. Returns 0 if the backend is not known. A global function as [`find_endpoint`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn read_backend(key: *const FlowKey, backend: *mut [u32; 5]) -> u32 {
+    // SAFETY: the caller's own, or null.
+    let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+    // SAFETY: the caller's own, or null.
+    let Some(backend) = (unsafe { backend.as_mut() }) else { return 0 };
+    let Some(element) = BACKENDS.get_ptr(key) else { return 0 };
+    // SAFETY: an element of BACKENDS.
+    let words = unsafe { copy::<[u32; 6]>(element.cast()) };
+    let entry: BackendEntry = zerocopy::transmute!(words);
+    match entry.value_of(key) {
+        Some(found) => {
+            *backend = zerocopy::transmute!(*found);
+            1
+        }
+        None => 0,
+    }
+}
+
+/// Stores the backend of a flow. A global function as [`find_endpoint`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn write_backend(key: *const FlowKey, backend: *const BackendValue) -> u32 {
+    // SAFETY: the caller's own, or null.
+    let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+    // SAFETY: the caller's own, or null.
+    let Some(backend) = (unsafe { backend.as_ref() }) else { return 0 };
+    BACKENDS.insert(key, BackendEntry::new(key, *backend), 0).is_ok().into()
+}
+
+/// The kernel's maps.
+pub(crate) struct KernelMaps;
+
+impl PolicyMaps for KernelMaps {
+    #[inline(always)]
+    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots)> {
+        let mut words = [0_u32; 3];
+        if find_endpoint(ifindex.0, &raw mut words) == 0 {
+            return None;
+        }
+        let endpoint: Endpoint = zerocopy::transmute!(words);
+        Some((endpoint.value, endpoint.slots()))
+    }
+
+    #[inline(always)]
+    fn owns_address(&self, key: &AddressKey) -> bool {
+        ADDRESSES.get_ptr(key).is_some()
+    }
+
+    #[inline(always)]
+    fn identity(&self, addr: &Addr) -> Identity {
+        if let Some(identity) = identities::entry(addr).identity() {
+            return identity;
+        }
+        // SAFETY: the types are those of PREFIXES, and its nodes do not change.
+        let found = unsafe { find::<_, _, Identity>(&PREFIXES, &PrefixKey::lookup(*addr)) };
+        found.copied().unwrap_or(Identity::NONE)
+    }
+
+    #[inline(always)]
+    fn allow(
+        &self,
+        slots: AllowSlots,
+        direction: Direction,
+        identity: Identity,
+        protocol: Protocol,
+        port: PortBe,
+    ) -> Option<AllowValue> {
+        let map = ALLOW.get(Endpoint::slot(slots, direction))?;
+        if identity != Identity::NONE {
+            let key = AllowKey::lookup(identity, protocol, port);
+            // SAFETY: the types are those of allow maps, whose nodes do not change.
+            if let Some(value) = unsafe { find::<_, _, AllowValue>(map, &key) } {
+                return Some(*value);
+            }
+        }
+        let key = AllowKey::lookup(Identity::ANY, protocol, port);
+        // SAFETY: as above.
+        unsafe { find::<_, _, AllowValue>(map, &key) }.copied()
+    }
+
+    #[inline(always)]
+    fn settled(&self, key: &FlowKey, sender: Option<&Addr>, step: &Step) -> Settled {
+        flows::settled(key, sender, step)
+    }
+
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey, sender: &Addr, flow: &mut FlowValue) -> Option<bool> {
+        flows::read(key, sender, flow)
+    }
+
+    #[inline(always)]
+    fn set_flow(&self, key: &FlowKey, flow: &FlowValue, local: Local<'_>) {
+        flows::write(key, flow, local);
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
+        // SAFETY: an element of FRAGMENTS.
+        let words = unsafe { copy::<[u64; 2]>(FRAGMENTS.get_ptr(key)?.cast()) };
+        Some(zerocopy::transmute!(words))
+    }
+
+    #[inline(always)]
+    fn set_fragment(&self, key: &FragmentKey, value: &FragmentValue) {
+        // A failure loses the other fragments: they drop.
+        FRAGMENTS.insert(key, value, 0).ok();
+    }
+
+    #[inline(always)]
+    fn is_deferred(&self, addr: &Addr) -> bool {
+        DEFER.get_ptr(addr).is_some()
+    }
+
+    #[inline(always)]
+    fn egress_mark_owner(&self, egress_mark: u16) -> Option<IfIndex> {
+        // SAFETY: an element of the map.
+        let owner = unsafe { copy(EGRESS_MARKS.get_ptr(u32::from(egress_mark))?) };
+        (owner.0 != 0).then_some(owner)
+    }
+
+    /// A function of its own, because BPF has little stack.
+    ///
+    /// The handle is random. Two packets between the hooks get the same one very seldom; if they are of the same pod, then the
+    /// answers on one flow are judged by the backend of the other.
+    #[inline(never)]
+    fn store_deferred_flow(&self, key: &FlowKey) -> u16 {
+        // SAFETY: the helper has no arguments.
+        let handle = unsafe { bpf_get_prandom_u32() } % (maps::N_DEFERRED_FLOWS - 1) + 1;
+        match DEFERRED_FLOWS.insert(handle, key, 0) {
+            Ok(()) => u16::try_from(handle).unwrap_or(0),
+            Err(_) => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn take_deferred_flow(&self, flow_handle: u16) -> Option<FlowKey> {
+        let handle = u32::from(flow_handle);
+        // SAFETY: an element of the map.
+        let words = unsafe { copy::<[u32; 7]>(DEFERRED_FLOWS.get_ptr(handle)?.cast()) };
+        DEFERRED_FLOWS.remove(handle).ok();
+        Some(zerocopy::transmute!(words))
+    }
+
+    #[inline(always)]
+    fn backend(&self, key: &FlowKey) -> Option<BackendValue> {
+        let mut words = [0_u32; 5];
+        (read_backend(key, &raw mut words) != 0).then(|| zerocopy::transmute!(words))
+    }
+
+    #[inline(always)]
+    fn set_backend(&self, key: &FlowKey, value: &BackendValue) {
+        // After a failure answers are judged when the pod itself sends again.
+        write_backend(key, value);
+    }
+
+    #[inline(always)]
+    fn epoch(&self) -> Epoch {
+        match EPOCH.get_ptr(0) {
+            // SAFETY: an element of EPOCH.
+            Some(epoch) => unsafe { copy(epoch) },
+            None => Epoch(0),
+        }
+    }
+}
