@@ -1,7 +1,6 @@
 //! The agent's watches against a fake API server: whatever the server does, the store converges to the server's objects, and
 //! unreadable objects are reported.
 #![forbid(unsafe_code)]
-#![expect(clippy::unwrap_used, reason = "all of it is test, also outside functions marked so")]
 
 mod access;
 mod faults;

@@ -2,12 +2,7 @@
 //!
 //! Single packets by `BPF_PROG_TEST_RUN`, compared with the same function on the host; maps and attachments across restarts.
 #![forbid(unsafe_code)]
-#![expect(
-    clippy::panic,
-    clippy::print_stdout,
-    clippy::unwrap_used,
-    reason = "all of it is test, also outside functions marked so"
-)]
+#![expect(clippy::unwrap_used, reason = "all of it is test, also outside functions marked so")]
 
 mod allow_maps;
 mod attachments;
