@@ -103,6 +103,7 @@ fn explain_writes_json() {
                 "verdict": "not-isolated",
                 "is_allowed": true,
                 "summary": "allowed: no policy isolates ops/probe for egress",
+                "tier": null,
                 "isolating": [],
                 "allowing": [],
                 "misses": []
@@ -116,8 +117,10 @@ fn explain_writes_json() {
                 "verdict": "not-allowed",
                 "is_allowed": false,
                 "summary": "denied: shop/db is isolated for ingress, and no rule allows the connection",
+                "tier": "network-policy",
                 "isolating": [
                   {
+                    "kind": "NetworkPolicy",
                     "namespace": "shop",
                     "name": "db"
                   }
@@ -127,6 +130,7 @@ fn explain_writes_json() {
                   {
                     "rule": {
                       "policy": {
+                        "kind": "NetworkPolicy",
                         "namespace": "shop",
                         "name": "db"
                       },
@@ -139,6 +143,7 @@ fn explain_writes_json() {
                   {
                     "rule": {
                       "policy": {
+                        "kind": "NetworkPolicy",
                         "namespace": "shop",
                         "name": "db"
                       },
