@@ -4,7 +4,7 @@
 //! success, 1 for findings or a denied connection, 2 if the input cannot be read or the command fails.
 //! Must not: evaluate policies, which is the part of `netpol-policy`; need root, or load programs.
 //!
-//! Each command is a module with its arguments and a function `run`. A new one is added to [`Command`] and [`dispatch`].
+//! Each command is a module with its arguments and a function `run`. A new one is added to `Command` and `dispatch`.
 #![forbid(unsafe_code)]
 
 mod cluster;
