@@ -1,8 +1,8 @@
-//! How an object for the kernel is built: included by the build scripts of netpol-datapath and netpol-bench.
+//! The build of an object for the kernel. The build scripts of netpol-datapath and netpol-bench include this file.
 //!
 //! In: a package of this workspace. Out: its object file in `$OUT_DIR`, under the package's name. The pinned stable compiler
-//! is told to accept `-Z build-std`, because no toolchain ships `core` for BPF; so its LLVM and bpf-linker's stay of one
-//! version.
+//! builds `core` too (`-Z build-std`, with `RUSTC_BOOTSTRAP`), because no toolchain ships `core` for BPF. With a nightly compiler
+//! its LLVM could differ from that of bpf-linker.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -11,15 +11,15 @@ use std::{env, fs};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-/// Kernels since 5.1 know the third version of the instruction set: 32-bit arithmetic and jumps.
+/// Version 3 of the instruction set has arithmetic and jumps on 32 bits. Linux has it since 5.1.
 const CPU: &str = "-Ctarget-cpu=v3";
-/// Else LLVM leaves the clearing of three bytes of padding to a function with a loop, and so do copies.
+/// Without this LLVM copies and clears even three bytes by a call of a function with a loop.
 const EXPAND: &str = "-Clink-arg=--disable-expand-memcpy-in-order";
 
 /// Builds a package whose sources are in these folders of the workspace.
 ///
 /// # Errors
-/// A tool is missing, or it does not build: the error holds the compiler's output.
+/// A tool is missing, or the package does not compile. Then the error has the output of the compiler.
 pub(crate) fn embed(package: &str, folders: &[&str]) -> Result<()> {
     let package_folder = path("CARGO_MANIFEST_DIR")?;
     let is_workspace = |folder: &&Path| folder.join("Cargo.lock").is_file();
@@ -41,7 +41,7 @@ pub(crate) fn embed(package: &str, folders: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Says in one line what is missing, where cargo would say it in many.
+/// Names a missing tool in one line, which is clearer than the errors of cargo.
 fn check_tools() -> Result<()> {
     let search_path = env::var_os("PATH").unwrap_or_default();
     ensure!(
@@ -64,7 +64,7 @@ fn build(workspace: &Path, package: &str) -> Result<PathBuf> {
     let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
     let cfg = format!("--cfg=bpf_target_arch=\"{arch}\"");
     let flags = [&cfg, CPU, "-Cdebuginfo=2", "-Clink-arg=--btf", EXPAND];
-    // Beside the folders of all build scripts: one build serves clippy, tests and all choices of features.
+    // A folder that all build scripts share, so that clippy, tests and all sets of features use one build.
     let out_dir = path("OUT_DIR")?;
     let target_dir = out_dir.ancestors().nth(3).unwrap_or(&out_dir).join("bpf");
     let mut cargo = Command::new(path("CARGO")?);
@@ -75,7 +75,7 @@ fn build(workspace: &Path, package: &str) -> Result<PathBuf> {
         .current_dir(workspace)
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
-    // What the outer build was called with (clippy, sanitizers, coverage) is not meant for this one.
+    // Settings of the outer build (clippy, sanitizers, coverage) must not apply to this one.
     for (name, _) in env::vars_os() {
         if is_of_the_outer_build(&name) {
             cargo.env_remove(name);

@@ -1,4 +1,4 @@
-//! One address type for both families.
+//! Addresses of both families in one type.
 
 use core::cmp::Ordering;
 use core::fmt;
@@ -9,8 +9,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// An IPv6 address, or an IPv4 address in its IPv4-mapped form (`::ffff:a.b.c.d`). Network byte order.
 ///
-/// Aligned so that BPF, which has no unaligned access, copies words and not bytes. Not to 8 bytes: keys
-/// put an address behind a 4-byte number.
+/// Aligned to 4 bytes, so that BPF, which has no unaligned access, copies words. An alignment of 8 bytes would pad keys that have an
+/// address after a number of 4 bytes.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(4))]
 pub struct Addr(pub [u8; 16]);
@@ -21,7 +21,7 @@ const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 impl Addr {
     /// Bits in front of an IPv4 address in its mapped form.
     pub const V4_PREFIX_BITS: u8 = 96;
-    /// `::`, also what a missing address is written as.
+    /// `::`, also in place of a missing address.
     pub const UNSPECIFIED: Self = Self([0; 16]);
 
     /// The mapped form of an IPv4 address, given in network byte order.
@@ -30,19 +30,19 @@ impl Addr {
         Self::from_v4_word(u32::from_ne_bytes(octets))
     }
 
-    /// The mapped form of an IPv4 address, given as it stands in a packet.
+    /// The mapped form of an IPv4 address, given in the byte order of a packet.
     #[inline(always)]
     pub const fn from_v4_word(octets: u32) -> Self {
         Self::from_words([0, 0, MAPPED, octets])
     }
 
-    /// The address whose bytes these words hold in memory.
+    /// The address with these words in memory order.
     #[inline(always)]
     pub const fn from_words(words: [u32; 4]) -> Self {
         zerocopy::transmute!(words)
     }
 
-    /// The bytes in groups of four, each in memory order: comparing bytes one by one is 16 loads in BPF.
+    /// The address in words, each in memory order. A comparison of bytes would need 16 loads in BPF.
     #[inline(always)]
     pub const fn words(&self) -> &[u32; 4] {
         zerocopy::transmute_ref!(self)
@@ -68,7 +68,7 @@ impl Addr {
         a | b | d == 0 && (c == 0 || c == MAPPED)
     }
 
-    /// As the standard library's type: IPv4 for mapped addresses.
+    /// The address as the standard library has it: IPv4 for a mapped address.
     pub const fn to_ip(self) -> IpAddr {
         Ipv6Addr::from_octets(self.0).to_canonical()
     }
@@ -92,7 +92,7 @@ impl Hash for Addr {
     }
 }
 
-/// Byte by byte, as numbers: a comparison of slices is a call.
+/// The order of the bytes. A comparison of numbers is inlined, one of slices would be a call.
 impl Ord for Addr {
     #[inline]
     fn cmp(&self, other: &Self) -> Ordering {

@@ -5,7 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::addr::Addr;
 use crate::ids::{IfIndex, Nanos, PortBe, Protocol, RuleId};
 
-/// One packet that was dropped, or would have been but for an audit.
+/// A packet that was dropped, or that passed only because of audit mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Event {
@@ -25,20 +25,20 @@ pub struct Event {
     pub src_port: PortBe,
     /// Destination port, or zero.
     pub dst_port: PortBe,
-    /// The IP protocol; zero if the packet was not understood.
+    /// The IP protocol; zero if the packet could not be parsed.
     pub protocol: Protocol,
-    /// [`crate::ids::Direction::to_wire`] as the endpoint sees it.
+    /// [`Direction::to_wire`](crate::ids::Direction::to_wire) for the endpoint.
     pub direction: u8,
-    /// [`crate::reason::Verdict::to_wire`].
+    /// [`Verdict::to_wire`](crate::reason::Verdict::to_wire).
     pub verdict: u8,
     /// Zero.
     pub pad: u8,
-    /// Records of this verdict on this endpoint's packets that this CPU left out since its last one for the rate limit.
+    /// Records of this endpoint and verdict that this CPU has suppressed since its last one because of the rate limit.
     pub n_suppressed: u32,
 }
 
-/// How many records may still be written in the current window about one verdict on one endpoint's packets of one direction
-/// by one CPU. So a flood of one kind hides no other.
+/// The rate limit of records. Each CPU has one budget for each endpoint, direction and verdict, so a flood of one kind suppresses no
+/// other.
 #[derive(
     Clone,
     Copy,
@@ -59,23 +59,22 @@ pub struct EventBudget {
     pub window_start: Nanos,
     /// Records written in it.
     pub n_written: u32,
-    /// Records left out since the last one written.
+    /// Records suppressed since the last one written.
     pub n_suppressed: u32,
 }
 
 impl EventBudget {
-    /// A window's length.
+    /// Length of a window.
     pub const WINDOW_NS: u64 = 1_000_000_000;
-    /// Records in a window: enough to see the peers of a misconfigured pod, too few to cost anything.
+    /// Records in a window: enough to show the peers of a misconfigured pod, and few enough to cost nothing.
     pub const PER_WINDOW: u32 = 32;
 
-    /// A budget that has not been used.
+    /// An unused budget.
     pub const fn new(now: Nanos) -> Self {
         Self { window_start: now, n_written: 0, n_suppressed: 0 }
     }
 
-    /// Takes one record from the budget; `Some(n)` if it may be written, with the number of records that
-    /// were left out before it.
+    /// Takes one record from the budget. Returns `Some(n)` if it may be written, where `n` records before it were suppressed.
     #[inline(always)]
     pub const fn take(&mut self, now: Nanos) -> Option<u32> {
         if now.0.wrapping_sub(self.window_start.0) >= Self::WINDOW_NS {
@@ -98,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_budget_refills_and_tells_what_was_left_out() {
+    fn a_budget_refills_and_counts_suppressed_records() {
         let mut budget = EventBudget::new(Nanos(0));
         for _ in 0..EventBudget::PER_WINDOW {
             assert_eq!(budget.take(Nanos(1)), Some(0));

@@ -1,18 +1,17 @@
-//! Life of a connection: transitions and timeouts, pure.
+//! The state machine of a flow: transitions and timeouts. Pure.
 //!
-//! In: what a packet shows, the entry so far, the coarse time. Out: the next state. The kernel's conntrack
-//! is never needed.
+//! In: the facts of a packet, the flow so far, the coarse time. Out: the next state. The kernel's conntrack is not used.
 
 use crate::ids::{Direction, Epoch, Nanos, Protocol};
 use crate::keys::FlowValue;
 
 /// TCP flag bits in the 14th byte of the header.
 pub mod tcp {
-    /// The sender is done.
+    /// The sender has no more data.
     pub const FIN: u8 = 0x01;
     /// Opens a connection.
     pub const SYN: u8 = 0x02;
-    /// Refuses or breaks a connection.
+    /// Refuses or aborts a connection.
     pub const RST: u8 = 0x04;
     /// The acknowledgement number is valid.
     pub const ACK: u8 = 0x10;
@@ -24,21 +23,21 @@ pub mod tcp {
     }
 }
 
-/// Only the originator has been heard.
+/// Only the originator has sent packets.
 pub const OPENING: u8 = 0;
-/// Both ends have been heard, or the connection was picked up in the middle.
+/// Both ends have sent packets, or the flow was created in the middle of a connection.
 pub const OPEN: u8 = 1;
-/// A FIN or RST was seen.
+/// A FIN or RST has passed.
 pub const CLOSING: u8 = 2;
 
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// An entry is written again for its time alone only when this old.
+/// Age at which a flow is written again if only its time has changed.
 pub const REFRESH_NS: u64 = SECOND_NS;
 
-/// How long an entry lives without a packet, in nanoseconds.
+/// Time without a packet after which a flow has expired, in nanoseconds.
 ///
-/// The values are those of Linux conntrack, so that what survives there survives here.
+/// These are the timeouts of Linux conntrack, so that a connection that is known there is known here.
 #[inline(always)]
 pub const fn timeout_ns(protocol: Protocol, state: u8) -> u64 {
     let seconds = match (protocol, state) {
@@ -53,10 +52,10 @@ pub const fn timeout_ns(protocol: Protocol, state: u8) -> u64 {
     seconds * SECOND_NS
 }
 
-/// Whether the entry has outlived its timeout.
+/// Whether the flow has expired.
 #[inline(always)]
 pub const fn is_expired(flow: &FlowValue, protocol: Protocol, now: Nanos) -> bool {
-    // The coarse clock of another CPU may lag behind: then the difference is huge, not small.
+    // The coarse clock of another CPU may be behind. The difference must then be zero and not huge.
     let age_ns = now.0.saturating_sub(flow.last_seen.0);
     age_ns > timeout_ns(protocol, flow.state)
 }
@@ -88,23 +87,23 @@ pub const fn next_state(
     if flow.state == OPENING && is_reply { OPEN } else { flow.state }
 }
 
-/// A packet of a connection, as far as it decides whether anything about that is to be written or decided.
+/// A packet, as far as it decides whether its flow is current.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
     /// Coarse time.
     pub now: Nanos,
     /// The policy generation.
     pub epoch: Epoch,
-    /// Where the packet goes.
+    /// The direction of the packet.
     pub direction: Direction,
-    /// TCP's flags, 0 for other protocols.
+    /// TCP flags, 0 for other protocols.
     pub tcp_flags: u8,
 }
 
-/// Whether a connection passes this packet with nothing to decide and nothing to write.
+/// Whether the flow passes this packet without a new decision and without a write.
 #[inline(always)]
-pub const fn is_settled(flow: &FlowValue, protocol: Protocol, step: &Step) -> bool {
-    // Younger than any timeout.
+pub const fn is_current(flow: &FlowValue, protocol: Protocol, step: &Step) -> bool {
+    // REFRESH_NS is less than any timeout.
     let is_fresh = step.now.0.saturating_sub(flow.last_seen.0) < REFRESH_NS;
     let is_decided = flow.epoch.0 == step.epoch.0 && flow.marks & !FlowValue::EXEMPT == 0;
     let state = next_state(flow, protocol, step.direction, step.tcp_flags);
@@ -144,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_picked_up_in_the_middle_counts_as_open() {
+    fn a_flow_created_in_the_middle_of_a_connection_is_open() {
         assert_eq!(first_state(Protocol::TCP, tcp::ACK), OPEN);
         assert_eq!(first_state(Protocol::TCP, tcp::SYN), OPENING);
         assert_eq!(first_state(Protocol::TCP, tcp::RST), CLOSING);
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_expire_after_their_timeout_and_a_lagging_clock_does_not_expire_them() {
+    fn flows_expire_after_their_timeout_and_not_because_of_a_lagging_clock() {
         assert!(!is_expired(&flow(OPENING), Protocol::UDP, Nanos(30 * SECOND_NS)));
         assert!(is_expired(&flow(OPENING), Protocol::UDP, Nanos(30 * SECOND_NS + 1)));
         let seen_later = FlowValue { last_seen: Nanos(100), ..flow(OPEN) };

@@ -1,55 +1,39 @@
-//! Small newtypes and enums.
+//! Numbers and enums that the other modules share.
 
 use core::fmt;
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+macro_rules! number {
+    ($(#[$meta:meta])* pub struct $name:ident(pub $inner:ty);) => {
+        $(#[$meta])*
+        #[derive(
+            Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, zerocopy::FromBytes,
+            zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout,
+        )]
+        #[repr(transparent)]
+        pub struct $name(pub $inner);
+    };
+}
 
-/// Number of a set of addresses that every local endpoint treats alike.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
-)]
-#[repr(transparent)]
-pub struct Identity(pub u32);
+number! {
+    /// Number of a set of addresses that every local endpoint treats alike.
+    pub struct Identity(pub u32);
+}
 
 impl Identity {
-    /// The address is in no peer set: only entries of [`Identity::ANY`] can allow it.
+    /// The address is in no peer set. Only entries of [`Identity::ANY`] can allow it.
     pub const NONE: Self = Self(0);
-    /// Key of the entries of rules without peers.
+    /// The identity in entries of rules without peers.
     pub const ANY: Self = Self(1);
     /// The first number that stands for a peer-set signature.
     pub const FIRST: Self = Self(2);
-    /// The last one: the number behind it is needed in [`crate::identities`].
+    /// The last number of a signature. [`crate::identities`] uses the number after it.
     pub const LAST: Self = Self(u32::MAX - 1);
 }
 
-/// Index of a network device of this node.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
-)]
-#[repr(transparent)]
-pub struct IfIndex(pub u32);
+number! {
+    /// Index of a network device of this node.
+    pub struct IfIndex(pub u32);
+}
 
 impl fmt::Display for IfIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -57,82 +41,30 @@ impl fmt::Display for IfIndex {
     }
 }
 
-/// Number of the policy rule behind an allow entry; user space keeps the table of names.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
-)]
-#[repr(transparent)]
-pub struct RuleId(pub u32);
+number! {
+    /// Number of the policy rule behind an allow entry. User space has the names.
+    pub struct RuleId(pub u32);
+}
 
 impl RuleId {
     /// No rule.
     pub const NONE: Self = Self(0);
 }
 
-/// Generation of the policy state; only equality means anything, it wraps.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
-)]
-#[repr(transparent)]
-pub struct Epoch(pub u32);
+number! {
+    /// Generation of the policy. It wraps, so only equality is meaningful.
+    pub struct Epoch(pub u32);
+}
 
-/// Monotonic kernel time in nanoseconds (`bpf_ktime_get_coarse_ns`, `CLOCK_MONOTONIC_COARSE`).
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
-)]
-#[repr(transparent)]
-pub struct Nanos(pub u64);
+number! {
+    /// Monotonic kernel time in nanoseconds (`bpf_ktime_get_coarse_ns`, `CLOCK_MONOTONIC_COARSE`).
+    pub struct Nanos(pub u64);
+}
 
-/// An IP protocol number.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
-)]
-#[repr(transparent)]
-pub struct Protocol(pub u8);
+number! {
+    /// An IP protocol number.
+    pub struct Protocol(pub u8);
+}
 
 impl Protocol {
     /// ICMP for IPv4.
@@ -160,23 +92,10 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A port in network byte order.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
-)]
-#[repr(transparent)]
-pub struct PortBe(pub [u8; 2]);
+number! {
+    /// A port in network byte order.
+    pub struct PortBe(pub [u8; 2]);
+}
 
 impl PortBe {
     /// No port.
@@ -195,7 +114,7 @@ impl PortBe {
     }
 }
 
-/// Direction of a packet or a rule **as the pod sees it**.
+/// Direction of a packet or a rule **for the pod**.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(
     feature = "serde",
@@ -236,7 +155,7 @@ impl Direction {
         }
     }
 
-    /// The API's word in lower case.
+    /// The name in lower case.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ingress => "ingress",
@@ -263,9 +182,9 @@ impl fmt::Display for Direction {
     }
 }
 
-/// Where a program hangs on the host's side.
+/// Where a program is attached.
 ///
-/// Not a [`Direction`]: what the pod sends arrives at TC *ingress* of its host veth.
+/// This is not a [`Direction`]: packets from a pod arrive at TC *ingress* of its host veth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Hook {
     /// TC ingress of a pod's host veth: program `pod_egress`.
@@ -277,7 +196,7 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// The direction as the pod of the hook's own device sees it; an uplink has no pod.
+    /// The direction for the pod of the hook's device. An uplink has no pod.
     #[inline(always)]
     pub const fn direction(self) -> Option<Direction> {
         match self {

@@ -1,14 +1,16 @@
-//! The wire and the verdict.
+//! The types that the kernel programs and user space share, and the verdict.
 //!
-//! Types that the kernel programs and user space share, and [`verdict::decide`]: the one function that
-//! says what happens to a packet. It is compiled into the kernel programs, into `netpol-agent simulate`
-//! and into the tests. In: packet bytes and map look-ups behind two small traits. Out: a verdict with a
-//! reason. Must not: allocate, panic, log, read a clock.
+//! [`verdict::decide`] is the only function that judges packets. It is compiled into the kernel programs, the simulation and the
+//! tests. In: packet bytes and map look-ups behind two small traits. Out: a verdict with a reason. Must not: allocate, panic, log,
+//! read a clock.
+//!
+//! A module uses only those before it in this order: `addr ids event reason`, `keys`, `flow`, `maps`, `flow_table identities packet`,
+//! `verdict`.
 #![no_std]
 #![forbid(unsafe_code)]
 #![expect(
     clippy::inline_always,
-    reason = "the BPF target allows 5 arguments and 512 bytes of stack over all calls: what is inlined costs neither"
+    reason = "the BPF target allows 5 arguments, and 512 bytes of stack over all calls; inlined functions need neither"
 )]
 
 #[cfg(test)]

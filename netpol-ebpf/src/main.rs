@@ -91,18 +91,18 @@ fn act<const LINK_HEADER_LEN: u32, const PASS: i32>(ctx: TcContext, hook: Hook) 
     let skb = Skb::<LINK_HEADER_LEN>(ctx);
     // SAFETY: the helper has no arguments.
     let now = Nanos(unsafe { bpf_ktime_get_coarse_ns() });
-    let see = || skb.hook_context(hook, MARK_MASK.load(), now);
+    let context = || skb.hook_context(hook, MARK_MASK.load(), now);
     let mut packet = Packet::EMPTY;
-    let mut outcome = decide(&KernelMaps, &skb, see, &mut packet);
-    let seen = see();
-    if outcome.mark != seen.mark {
+    let mut outcome = decide(&KernelMaps, &skb, context, &mut packet);
+    let context = context();
+    if outcome.mark != context.mark {
         skb.0.set_mark(outcome.mark);
     }
-    if outcome.flow_handle != seen.flow_handle {
+    if outcome.flow_handle != context.flow_handle {
         skb.set_flow_handle(outcome.flow_handle);
     }
     if outcome.verdict.is_reported() {
-        emit::report(&outcome, &packet, skb.network_len_bytes(), seen.now);
+        emit::report(&outcome, &packet, skb.network_len_bytes(), context.now);
     }
     if level_enabled(Level::Info) {
         if packet == Packet::EMPTY {
@@ -113,7 +113,7 @@ fn act<const LINK_HEADER_LEN: u32, const PASS: i32>(ctx: TcContext, hook: Hook) 
     }
     let action = if outcome.verdict.is_pass() { PASS } else { DROP };
     if outcome.turn_to_audited_sender() {
-        emit::report(&outcome, &packet, skb.network_len_bytes(), seen.now);
+        emit::report(&outcome, &packet, skb.network_len_bytes(), context.now);
     }
     action
 }

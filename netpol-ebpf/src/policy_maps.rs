@@ -18,7 +18,7 @@ use netpol_common::keys::{
     AddressKey, AllowKey, AllowSlots, AllowValue, BackendEntry, BackendValue, Endpoint,
     EndpointEntry, EndpointValue, FlowKey, FlowValue, FragmentKey, FragmentValue, PrefixKey,
 };
-use netpol_common::maps::{self, Local, PolicyMaps, Settled};
+use netpol_common::maps::{self, CurrentFlow, Local, PolicyMaps};
 
 use crate::look_up::{copy, find};
 use crate::maps::{
@@ -44,36 +44,35 @@ extern "C" fn find_endpoint(ifindex: u32, endpoint: *mut [u32; 3]) -> u32 {
     1
 }
 
-/// Copies a [`BackendValue`] in words. Returns 0 if the backend is not known. A global function as [`find_endpoint`].
+/// Copies a [`BackendValue`] in words. Returns 0 if not all of it belongs to the key. A global function as [`find_endpoint`]; the
+/// caller looks the key up, because older kernels (6.1) accept no argument of a global function as the key of a map.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn read_backend(key: *const FlowKey, backend: *mut [u32; 5]) -> u32 {
-    // SAFETY: the caller's own, or null.
-    let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+extern "C" fn copy_backend(
+    key: *const FlowKey,
+    entry: *const BackendEntry,
+    backend: *mut [u32; 5],
+) -> u32 {
     // SAFETY: the caller's own, or null.
     let Some(backend) = (unsafe { backend.as_mut() }) else { return 0 };
-    let Some(element) = BACKENDS.get_ptr(key) else { return 0 };
-    // SAFETY: an element of BACKENDS.
-    let words = unsafe { copy::<[u32; 6]>(element.cast()) };
-    let entry: BackendEntry = zerocopy::transmute!(words);
-    match entry.value_of(key) {
-        Some(found) => {
-            *backend = zerocopy::transmute!(*found);
-            1
-        }
-        None => 0,
+    if entry.is_null() {
+        return 0;
     }
+    // SAFETY: an element of BACKENDS.
+    let [words @ .., check] = unsafe { copy::<[u32; 6]>(entry.cast()) };
+    *backend = words;
+    u32::from(check_backend(key, backend) == check)
 }
 
-/// Stores the backend of a flow. A global function as [`find_endpoint`].
+/// The check word of a backend, 0 for null pointers. A global function as [`find_endpoint`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn write_backend(key: *const FlowKey, backend: *const BackendValue) -> u32 {
+extern "C" fn check_backend(key: *const FlowKey, backend: *const [u32; 5]) -> u32 {
     // SAFETY: the caller's own, or null.
     let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
     // SAFETY: the caller's own, or null.
     let Some(backend) = (unsafe { backend.as_ref() }) else { return 0 };
-    BACKENDS.insert(key, BackendEntry::new(key, *backend), 0).is_ok().into()
+    BackendEntry::check_word(key, &zerocopy::transmute!(*backend))
 }
 
 /// The kernel's maps.
@@ -128,8 +127,8 @@ impl PolicyMaps for KernelMaps {
     }
 
     #[inline(always)]
-    fn settled(&self, key: &FlowKey, sender: Option<&Addr>, step: &Step) -> Settled {
-        flows::settled(key, sender, step)
+    fn current_flow(&self, key: &FlowKey, sender: Option<&Addr>, step: &Step) -> CurrentFlow {
+        flows::current(key, sender, step)
     }
 
     #[inline(always)]
@@ -193,13 +192,15 @@ impl PolicyMaps for KernelMaps {
     #[inline(always)]
     fn backend(&self, key: &FlowKey) -> Option<BackendValue> {
         let mut words = [0_u32; 5];
-        (read_backend(key, &raw mut words) != 0).then(|| zerocopy::transmute!(words))
+        let entry = BACKENDS.get_ptr(key)?;
+        (copy_backend(key, entry, &raw mut words) != 0).then(|| zerocopy::transmute!(words))
     }
 
     #[inline(always)]
     fn set_backend(&self, key: &FlowKey, value: &BackendValue) {
         // After a failure answers are judged when the pod itself sends again.
-        write_backend(key, value);
+        let check = check_backend(key, core::ptr::from_ref(value).cast());
+        BACKENDS.insert(key, BackendEntry { value: *value, check }, 0).ok();
     }
 
     #[inline(always)]

@@ -1,28 +1,31 @@
 //! How a slot is read and written while other processors do the same.
 
+use super::bucket::N_SLOTS;
 use super::hash::ports;
-use super::set::N_WAYS;
+
 use crate::addr::Addr;
 use crate::flow::{self, Step};
 use crate::keys::{FlowKey, FlowValue};
-use crate::maps::Settled;
+use crate::maps::CurrentFlow;
 
 /// The memory of a slot and of its mark, which several processors use at the same time.
 ///
 /// # Protocol
-/// A writer holds the lock of the set. It makes the number of the slot odd, writes mark, key and entry, and makes the number even
+/// A writer holds the lock of the bucket. It makes the number of the slot odd, writes mark, key and entry, and makes the number even
 /// again ([`write()`], [`renew`]). Freeing a slot is a write of zero over its mark and needs no number ([`free`]). User space cannot
 /// take the lock, so it only frees slots: by an atomic compare-and-exchange of the mark.
 ///
-/// A reader without the lock ([`settled`]) finds the mark, reads the number, finds the mark again, reads key and entry, and finds
-/// the number unchanged. The mark is read twice because the slot may have been given to another flow before the number was read.
-/// An even number that has not changed says that no writer was active in between, so key and entry belong together.
+/// A reader without the lock ([`current_flow`]) finds the mark, reads the number, finds the mark again, reads key and entry, and
+/// finds the number unchanged. The mark is read twice because the slot may have been given to another flow before the number was
+/// read. An even number that has not changed shows that no writer was active in between, so key and entry belong together.
 ///
 /// # Memory order
 /// This holds if each processor executes its loads in program order and other processors see its stores in program order, as on
 /// x86. Where processors reorder them (arm64) a reader may see the entry of one flow under the number of another. The kernel's BPF
-/// has no acquire loads before Linux 6.15, so there a reader takes the lock ([`settled_under_lock`]). `tests/ordering.rs`
-/// checks both for all executions of a model, and that each step is needed.
+/// has no acquire loads before Linux 6.15, so there a reader takes the lock ([`current_under_lock`]). `tests/ordering` checks both
+/// for all executions of a model, and that no step can be omitted.
+///
+/// User space reads as a reader without the lock. On arm64 it may therefore show one flow with the state of another.
 pub trait SlotMemory: Copy {
     /// Loads the mark.
     fn mark(self) -> u64;
@@ -50,70 +53,71 @@ pub trait SlotMemory: Copy {
     fn fence();
 }
 
-/// Whether a flow passes a packet without a new decision, see [`PolicyMaps::settled`](crate::maps::PolicyMaps::settled). `slots`
-/// are those of its set, `mark` is its mark. The caller needs no lock, but a processor that does not reorder loads and stores.
+/// Whether a flow passes a packet without a new decision, see [`PolicyMaps::current_flow`](crate::maps::PolicyMaps::current_flow).
+/// `slots` are those of its bucket, `mark` is its mark. The caller needs no lock, but a processor that does not reorder loads and
+/// stores.
 #[inline(always)]
-pub fn settled<S: SlotMemory>(
+pub fn current_flow<S: SlotMemory>(
     slots: impl Fn(usize) -> S,
     mark: u64,
     key: &FlowKey,
     sender: Option<&Addr>,
     step: &Step,
-) -> Settled {
-    let mut way = 0;
-    while way < N_WAYS {
-        let slot = slots(way);
+) -> CurrentFlow {
+    let mut index = 0;
+    while index < N_SLOTS {
+        let slot = slots(index);
         if slot.mark() == mark {
             let number = slot.number();
             S::fence();
             if number & 1 != 0 || slot.mark() != mark {
-                return Settled::No;
+                return CurrentFlow::No;
             }
             if holds(slot, key) {
                 if is_from_elsewhere(slot, sender) {
-                    return Settled::No;
+                    return CurrentFlow::No;
                 }
                 let flow = slot.flow();
                 S::fence();
                 let is_consistent = slot.number() == number;
-                return if is_consistent && flow::is_settled(&flow, key.protocol, step) {
-                    Settled::Yes(flow.rule)
+                return if is_consistent && flow::is_current(&flow, key.protocol, step) {
+                    CurrentFlow::Yes(flow.rule)
                 } else {
-                    Settled::No
+                    CurrentFlow::No
                 };
             }
         }
-        way += 1;
+        index += 1;
     }
-    Settled::Unknown
+    CurrentFlow::Absent
 }
 
-/// The same for a caller that holds the lock of the set.
+/// The same for a caller that holds the lock of the bucket.
 #[inline(always)]
-pub fn settled_under_lock<S: SlotMemory>(
+pub fn current_under_lock<S: SlotMemory>(
     slots: impl Fn(usize) -> S,
     mark: u64,
     key: &FlowKey,
     sender: Option<&Addr>,
     step: &Step,
-) -> Settled {
-    let mut way = 0;
-    while way < N_WAYS {
-        let slot = slots(way);
+) -> CurrentFlow {
+    let mut index = 0;
+    while index < N_SLOTS {
+        let slot = slots(index);
         if slot.mark() == mark && holds(slot, key) {
             if is_from_elsewhere(slot, sender) {
-                return Settled::No;
+                return CurrentFlow::No;
             }
             let flow = slot.flow();
-            return if flow::is_settled(&flow, key.protocol, step) {
-                Settled::Yes(flow.rule)
+            return if flow::is_current(&flow, key.protocol, step) {
+                CurrentFlow::Yes(flow.rule)
             } else {
-                Settled::No
+                CurrentFlow::No
             };
         }
-        way += 1;
+        index += 1;
     }
-    Settled::Unknown
+    CurrentFlow::Absent
 }
 
 #[inline(always)]
@@ -128,7 +132,7 @@ fn is_from_elsewhere<S: SlotMemory>(slot: S, sender: Option<&Addr>) -> bool {
 }
 
 /// Writes a flow to a slot, over whatever is there. Without `local` the address that the pod sends from is unknown. The caller
-/// holds the lock of the set.
+/// holds the lock of the bucket.
 #[inline(always)]
 pub fn write<S: SlotMemory>(
     slot: S,
@@ -148,7 +152,7 @@ pub fn write<S: SlotMemory>(
     end(slot, number);
 }
 
-/// Writes the state of the flow in a slot. The caller holds the lock of the set.
+/// Writes the state of the flow in a slot. The caller holds the lock of the bucket.
 #[inline(always)]
 pub fn renew<S: SlotMemory>(slot: S, flow: &FlowValue) {
     let number = begin(slot);
@@ -156,7 +160,7 @@ pub fn renew<S: SlotMemory>(slot: S, flow: &FlowValue) {
     end(slot, number);
 }
 
-/// Frees a slot. The caller holds the lock of the set.
+/// Frees a slot. The caller holds the lock of the bucket.
 #[inline(always)]
 pub fn free<S: SlotMemory>(slot: S) {
     slot.set_mark(0);

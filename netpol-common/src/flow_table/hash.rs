@@ -1,27 +1,27 @@
-//! The set and the mark of a flow.
+//! The bucket and the mark of a flow.
 
 use crate::ids::IfIndex;
 use crate::keys::FlowKey;
 
-/// The set of a flow, and the mark of its slot.
+/// The bucket of a flow, and the mark of its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The set's index.
-    pub set: u32,
+pub struct FlowHash {
+    /// Index of the bucket.
+    pub bucket: u32,
     /// The interface, and from bit 32 on 16 bits of the hash, the protocol and the stage. Not zero.
     pub mark: u64,
 }
 
-/// The set and the mark of a flow in a table with `set_mask + 1` sets, a power of two. `seed` is the table's.
+/// The bucket and the mark of a flow in a table with `bucket_mask + 1` buckets, a power of two. `seed` is the table's.
 #[inline(always)]
-pub const fn place(key: &FlowKey, seed: u64, set_mask: u32) -> Place {
+pub const fn hash(key: &FlowKey, seed: u64, bucket_mask: u32) -> FlowHash {
     let [ifindex, a, b, c, d, ports, rest] = *key.words();
     let hash = mix(seed ^ wide(ifindex, ports));
     let hash = mix(hash ^ wide(a, b));
     let hash = mix(hash ^ wide(c, d) ^ wide(0, rest << 8));
     let mark = wide(ifindex, rest << 16) | ((hash >> 16) & (0xffff << 32));
     #[expect(clippy::cast_possible_truncation, reason = "the mask selects low bits")]
-    Place { set: hash as u32 & set_mask, mark }
+    FlowHash { bucket: hash as u32 & bucket_mask, mark }
 }
 
 #[inline(always)]
@@ -60,17 +60,18 @@ mod tests {
     use crate::ids::Protocol;
 
     #[test]
-    fn connections_that_are_much_alike_spread_over_all_sets() {
-        let n_sets = 64_u32;
+    fn similar_flows_spread_over_all_buckets() {
+        let n_buckets = 64_u32;
         let check = |keys: Vec<FlowKey>| {
-            let mut by_set = [0_u32; 64];
+            let mut by_bucket = [0_u32; 64];
             for key in &keys {
-                let set =
-                    usize::try_from(place(key, 0x1234_5678_9abc_def1, n_sets - 1).set).unwrap();
-                by_set[set] += 1;
+                let bucket =
+                    usize::try_from(hash(key, 0x1234_5678_9abc_def1, n_buckets - 1).bucket)
+                        .unwrap();
+                by_bucket[bucket] += 1;
             }
             // An even distribution has 100 in each; this is six standard deviations.
-            assert!(by_set.iter().all(|n| (40..=160).contains(n)), "{by_set:?}");
+            assert!(by_bucket.iter().all(|n| (40..=160).contains(n)), "{by_bucket:?}");
         };
         let key = |ifindex, addr, ports, protocol| {
             FlowKey::new(IfIndex(ifindex), addr, ports, protocol, FlowKey::AT_POD)

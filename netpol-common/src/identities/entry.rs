@@ -1,10 +1,9 @@
-//! What a table says of an address.
+//! The entry of an address.
 
 use crate::ids::Identity;
 
-/// What a table says of an address.
-///
-/// Nothing is 0. The number behind [`Identity::LAST`] stands for an entry that says [`Identity::NONE`].
+/// The entry of an address: its identity, or 0 if there is no entry. An entry of [`Identity::NONE`] has the number after
+/// [`Identity::LAST`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry(pub u32);
 
@@ -13,13 +12,13 @@ impl Entry {
     pub const ABSENT: Self = Self(0);
     const NONE: Self = Self(Identity::LAST.0 + 1);
 
-    /// The entry that says this identity.
+    /// The entry of this identity.
     #[inline(always)]
     pub const fn of(identity: Identity) -> Self {
         if identity.0 == Identity::NONE.0 { Self::NONE } else { Self(identity.0) }
     }
 
-    /// What it says, if it is one.
+    /// The identity, if there is an entry.
     #[inline(always)]
     pub const fn identity(self) -> Option<Identity> {
         match self {
@@ -36,12 +35,12 @@ impl Entry {
     }
 }
 
-/// What stands in a slot.
+/// The content of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot<K> {
-    /// Nothing, since the table was made: any address may have it.
+    /// It has been empty since the table was created. Any address may use it.
     Free,
-    /// An address, with its entry, or with [`Entry::ABSENT`] where the slot is only kept for it.
+    /// It belongs to an address, with its entry, or with [`Entry::ABSENT`] if it is only kept for the address.
     Of(K, Entry),
 }
 
@@ -50,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_says_what_it_was_made_of() {
+    fn an_entry_holds_its_identity() {
         for identity in [Identity::NONE, Identity::ANY, Identity::FIRST, Identity::LAST] {
             assert_eq!(Entry::of(identity).identity(), Some(identity));
             assert!(Entry::of(identity).is_present());

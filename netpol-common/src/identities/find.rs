@@ -1,13 +1,12 @@
-//! The search for an address in a table.
+//! The look-up of an address in a table.
 
 use super::entry::Entry;
 use super::key::Key;
 use super::line::{Header, Line, MAX_REACH, REACH_WORD};
 
-/// What the table with these lines says of an address. A line that is not there says nothing.
+/// The entry of an address in the table with these lines. A missing line has no entries.
 ///
-/// The header is read again for each bucket, though mostly there is only one: BPF has little stack, and what is read again need
-/// not be kept.
+/// The header is read again for each bucket, because BPF has little stack. Most look-ups read only one bucket.
 #[inline(always)]
 pub fn find<K: Key, L: Line>(line: impl Fn(u32) -> Option<L>, key: K) -> Entry {
     let (mut distance, mut reach) = (0, 0);

@@ -1,27 +1,28 @@
-//! Addresses of both families, and how their entries lie in a bucket.
+//! Addresses of both families, and the layout of their entries in a bucket.
 
 use super::entry::{Entry, Slot};
 use super::hash::{finish, mix};
 use super::line::{Line, halves, word};
 use crate::addr::Addr;
 
-/// An address of one family, and how its entries lie in a line.
+/// An address of one family, and the layout of its entries in a line.
 pub trait Key: Copy + Eq {
-    /// Where the family's table is in [`crate::maps::IDENTITIES`].
+    /// Index of the family's table in [`IDENTITIES`](crate::maps::IDENTITIES).
     const FAMILY: u32;
     /// Slots of a bucket.
     const N_SLOTS: usize;
-    /// So many of them are taken at the most, on average: most entries stand in their home buckets, nearly all others in the next.
+    /// Slots that may be in use on average. At this load most entries are in their home bucket, and nearly all others in the next
+    /// one.
     const N_TAKEN: usize;
-    /// Words of a slot, one behind the other: the address, where it has words of its own, then the state.
+    /// Words of a slot: the address, if it has words of its own, then the state.
     const SLOT_WORDS: usize;
 
-    /// What decides which bucket is its home.
+    /// The hash that selects the home bucket.
     fn hash(self, seed: u64) -> u32;
-    /// The entry in a slot of a bucket if it is this address's, else 0. Without branches.
+    /// The entry in a slot of a bucket if the slot belongs to this address, else 0. Without branches.
     fn entry_at(self, bucket: impl Line, slot: usize) -> u32;
-    /// What a bucket says of this address. Without branches: in which slot an address stands nobody can foresee, and a processor that
-    /// has guessed wrong begins anew only when the line is there.
+    /// The entry of this address in a bucket. Without branches, because a processor cannot predict the slot, and a wrong prediction
+    /// is noticed only when the line has arrived from memory.
     #[inline(always)]
     fn entry_in(self, bucket: impl Line) -> Entry {
         let mut found = 0;
@@ -32,22 +33,22 @@ pub trait Key: Copy + Eq {
         }
         Entry(found)
     }
-    /// The words of the address, as many as a slot has before its state.
+    /// The words of the address that precede the state in a slot.
     fn address_words(&self) -> &[u64];
     /// The last word of this address's slot.
     fn state(self, entry: Entry) -> u64;
-    /// What stands in a slot of a line.
+    /// The content of a slot of a line.
     fn slot(line: impl Line, slot: usize) -> Slot<Self>;
     /// The address.
     fn addr(self) -> Addr;
 }
 
-/// An IPv4 address as it stands in a packet.
+/// An IPv4 address in the byte order of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct V4(pub u32);
 
 impl V4 {
-    /// That of an address that is IPv4.
+    /// The key of an IPv4 address.
     #[inline(always)]
     pub const fn of(addr: &Addr) -> Self {
         Self(addr.words()[3])
@@ -76,7 +77,7 @@ impl Key for V4 {
         &[]
     }
 
-    /// That of an absent entry is that of a slot which any address may have.
+    /// The state of an absent entry is that of a free slot, because the slot has no other word.
     #[inline(always)]
     fn state(self, entry: Entry) -> u64 {
         if entry.is_present() { word([entry.0, self.0]) } else { 0 }
@@ -99,15 +100,15 @@ impl Key for V4 {
     }
 }
 
-/// An IPv6 address: its bytes in two words, each in memory order.
+/// An IPv6 address: its bytes in two words, in memory order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct V6(pub [u64; 2]);
 
 impl V6 {
-    /// In the upper half of a state: there is an address in front of it.
+    /// In the upper half of a state: the slot belongs to an address.
     const IS_TAKEN: u32 = 1;
 
-    /// That of an address that is IPv6.
+    /// The key of an IPv6 address.
     #[inline(always)]
     pub const fn of(addr: &Addr) -> Self {
         Self(zerocopy::transmute!(addr.0))
@@ -155,7 +156,7 @@ impl Key for V6 {
         word([self.shape(), entry.0])
     }
 
-    /// Whoever died between two stores has left an address without a state: that slot is this address's too.
+    /// An agent that died between two stores has left an address without a state. The slot belongs to that address.
     #[inline(always)]
     fn slot(line: impl Line, slot: usize) -> Slot<Self> {
         let start = slot * Self::SLOT_WORDS;
@@ -173,7 +174,7 @@ impl Key for V6 {
     }
 }
 
-/// The first number, unless it is zero, else the second one. An address that goes from one slot to another is perhaps seen in both.
+/// The first number, unless it is zero, else the second one. An address that moves from one slot to another may be found in both.
 #[inline(always)]
 const fn either(first: u32, second: u32) -> u32 {
     first | if_zero(first as u64, second)
@@ -182,7 +183,7 @@ const fn either(first: u32, second: u32) -> u32 {
 /// `number` if a difference of 32 bits is zero, else 0.
 #[inline(always)]
 const fn if_zero(difference: u64, number: u32) -> u32 {
-    // One less is beyond 32 bits for zero alone.
+    // Zero alone has a predecessor of more than 32 bits.
     let [mask, _] = halves(difference.wrapping_sub(1));
     mask & number
 }
@@ -214,9 +215,9 @@ mod tests {
         assert_eq!(Header::read([first, second, 0, 0, 0, 0, 0, 0]), header);
     }
 
-    /// All that a reader can have before him while the entry of an address comes: each word old or new, in any order.
+    /// A reader can see any combination of old and new words while the entry of an address is written.
     #[test]
-    fn a_reader_that_comes_too_early_never_takes_the_identity_of_another_address() {
+    fn an_early_reader_never_takes_the_identity_of_another_address() {
         let entry = Entry::of(Identity(5));
         for new in ADDRESSES.map(V6) {
             let [first, second] = new.0;
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_that_nobody_finished_is_not_given_to_another_address() {
+    fn an_unfinished_slot_is_not_given_to_another_address() {
         let line = [7, 0, 0, 0, 9, 0, 0, 0];
         assert_eq!(V6::slot(line, 0), Slot::Of(V6([7, 0]), Entry::ABSENT));
         assert_eq!(V6::slot(line, 1), Slot::Of(V6([0, 9]), Entry::ABSENT));
@@ -253,12 +254,12 @@ mod tests {
         assert_eq!(V4::slot(line, 1), Slot::Free);
         assert_eq!(key.entry_in(line), Entry(5));
         assert_eq!(V4(0).entry_in(line), Entry::ABSENT);
-        // Seen in two slots, which a reader can that was under way all the while: one of what it was.
+        // A slow reader can find the address in two slots, with either entry.
         let twice = [present, 0, key.state(Entry::of(Identity(6))), 0, 0, 0, 0, 0];
         assert!([Entry(5), Entry(6)].contains(&key.entry_in(twice)));
     }
 
-    /// Addresses of pods are neighbours: each bucket should have as many of them as of any others.
+    /// Addresses of pods are neighbours. They should be spread over the buckets as evenly as others.
     #[test]
     fn neighbours_are_spread() {
         const N_BUCKETS: usize = 256;
@@ -268,7 +269,7 @@ mod tests {
                 let line = Header { mask: 255, seed: 0 }.line(hash(number), 0);
                 counts[usize::try_from(line).unwrap() - 1] += 1;
             }
-            // 16 are expected; a fair die comes to 36 once in 100,000 buckets.
+            // 16 are expected. A uniform distribution reaches 36 once in 100,000 buckets.
             assert!(counts.iter().all(|count| (1..36).contains(count)), "{counts:?}");
         };
         for seed in [0, 1, 0x0123_4567_89ab_cdef, u64::MAX] {

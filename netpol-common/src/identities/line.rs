@@ -2,41 +2,41 @@
 
 /// Words of 8 bytes in a line.
 pub const LINE_WORDS: usize = 8;
-/// So many buckets behind its home an entry may stand at the most.
+/// The largest distance of an entry from its home bucket.
 pub const MAX_REACH: u32 = 7;
-/// The word of a bucket that says how far entries stand that have their home here.
+/// The word of a bucket that holds its reach: the largest distance of entries whose home bucket it is.
 pub const REACH_WORD: usize = LINE_WORDS - 1;
 
 /// One line of a table.
 pub trait Line: Copy {
-    /// One of its [`LINE_WORDS`] words, read as a whole.
+    /// Loads one of its [`LINE_WORDS`] words in one step.
     fn word(self, index: usize) -> u64;
 }
 
-/// Line 0: what makes one table differ from another.
+/// Line 0: the parameters of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// The number of buckets, a power of two, less one.
     pub mask: u32,
-    /// What hashes depend on.
+    /// The seed of the hash.
     pub seed: u64,
 }
 
 impl Header {
-    /// As a line says it.
+    /// The header in a line.
     #[inline(always)]
     pub fn read(line: impl Line) -> Self {
         let [_, mask] = halves(line.word(0));
         Self { mask, seed: line.word(1) }
     }
 
-    /// The first words of the line that says it.
+    /// The first words of its line.
     #[inline(always)]
     pub const fn words(&self) -> [u64; 2] {
         [word([0, self.mask]), self.seed]
     }
 
-    /// The number of the line that is so many buckets behind the home of a hash.
+    /// The number of the line at this distance from the home bucket of a hash.
     #[inline(always)]
     pub const fn line(&self, hash: u32, distance: u32) -> u32 {
         (hash.wrapping_add(distance) & self.mask) + 1

@@ -1,31 +1,30 @@
-//! The table of identities of single addresses: how it lies in memory, and how an address is found there.
+//! The table of identities of single addresses: its layout in memory, and the look-up of an address.
 //!
-//! In: words of memory. Out: what they say of an address. The agent writes the words while programs read them, on other
-//! processors and without a lock: by single stores into the memory of an array map, which both share. Must not: write.
+//! In: words of memory. Out: the entry of an address. The agent writes the words while programs read them on other processors and
+//! without a lock: by single stores into the memory of an array map, which both share. Must not: write.
 //!
 //! # Layout
-//! A family has a table of its own, at its place in [`crate::maps::IDENTITIES`]: an array of *lines* of 64 bytes, as the
-//! processor's cache has them. Line 0 is the [`Header`], all others are *buckets*. An address has its home bucket, by a hash
-//! with a random seed. If that is full, its entry stands in one of the [`MAX_REACH`] buckets behind it, and the last word of
-//! the home bucket says how far one has to look: its *reach*. So most questions are answered by one line, and what is not
-//! there is known not to be there.
+//! Each family has its own table, at its index in [`IDENTITIES`](crate::maps::IDENTITIES): an array of *lines* of 64 bytes, the size
+//! of a cache line. Line 0 is the [`Header`], the others are *buckets*. A hash with a random seed selects the home bucket of an
+//! address. If the home bucket is full, the entry is in one of the next [`MAX_REACH`] buckets, and the last word of the home bucket
+//! holds the largest distance of its entries: its *reach*. So most look-ups read one line, and know when there is no entry.
 //!
-//! # What a reader can see
-//! An entry never moves within a table. When there is no room, a new table with all that the old one has takes its place in one
-//! step. So a reader that comes upon an address that has an entry all the while finds that entry. It remains that it must never
-//! take the identity of *another* address, although entries go and come while it reads, and although a processor may read the
-//! words of a line in another order than it was told to (arm64). A word by itself is always read as it was written.
+//! # Concurrency
+//! An entry never moves within a table. When it is full, a new table with all entries of the old one replaces it in one step.
+//! So a reader finds every entry that exists during the whole look-up. It must also never take the identity of *another* address,
+//! although entries come and go during the look-up, and although a processor may execute the loads of a line in any order (arm64).
+//! Only a single word is always read as it was written.
 //!
-//! * An IPv4 entry is one word, that holds the address and the identity ([`V4`]).
-//! * An IPv6 entry is three words ([`V6`]): two of the address, and the *state*. From the first store on, the words of the
-//!   address never change for as long as the table lives: the slot of an entry that is removed is kept for that very address,
-//!   until the table is replaced. So whoever reads them sees what they are, A0 and A1, or, if he comes too early, zeros in
-//!   place of one or of both. Too early can he only be for an address with a word that is not zero where he reads a zero.
-//!   That is what the state tells too: which words of its address are zero. A reader that looks for B and has read a state of
-//!   A that agrees with B in that has the words of B before him, and each of them is A's or zero. Where B's word is zero, A's
-//!   is too, says the state. Where it is not, what was read there is not zero, and so it is A's. So A is B.
+//! * An IPv4 entry is one word, which holds the address and the identity ([`V4`]).
+//! * An IPv6 entry is three words ([`V6`]): two for the address, and the *state*. The words of the address never change after the
+//!   first store, as long as the table exists: the slot of a removed entry is kept for the same address. So a reader sees the words
+//!   of the address or, if it is too early, zero in place of one or both. The state therefore tells which words of the address are
+//!   zero. A reader that looks for B and reads a state of A with the same zero words has read the words of B, and each is a word of
+//!   A or zero. Where the word of B is zero, the word of A is zero, because the states agree. Where the word of B is not zero, the
+//!   word that was read is not zero, so it is the word of A. So A is B.
 //!
-//! The reach of a home is raised before an entry is written that far from it, and lowered after such an entry is gone.
+//! The reach of a home bucket is raised before an entry is written at that distance, and lowered after the entry is gone.
+//! `tests/ordering` checks with a model that a reader is never misled, whatever the order of loads and stores.
 
 mod entry;
 mod find;

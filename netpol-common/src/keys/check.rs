@@ -1,9 +1,9 @@
-//! Map values that tell whether they were read whole.
+//! Map values with a check word, by which a reader notices that it has read parts of different values.
 //!
 //! The kernel gives the element of a removed or replaced entry to another key at once, also while a program still reads it: in LRU
 //! maps always, in hash maps without preallocation since Linux 6.1. Such a program may read any mixture of the old and the new
 //! value, in any order of bytes. So these values carry a check word of key and value. A reader copies the value and then checks the
-//! copy; a mixture passes the check once in 2^32 times. The kernel's own look-up compares a hash of 32 bits in the same situation.
+//! copy. One mixture in 2^32 passes the check. The kernel's own look-up relies on a hash of 32 bits in the same situation.
 
 /// The check word of a key and a value, both in words.
 #[inline(always)]
@@ -53,8 +53,9 @@ macro_rules! checked {
                 }
             }
 
+            /// The check word of a key and a value.
             #[inline(always)]
-            fn check_word(key: &$key, value: &$value) -> u32 {
+            pub fn check_word(key: &$key, value: &$value) -> u32 {
                 let key: [u32; $n_key] = zerocopy::transmute!(*key);
                 let value: [u32; $n_value] = zerocopy::transmute!(*value);
                 $crate::keys::check::check_word(&key, &value)

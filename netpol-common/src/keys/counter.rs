@@ -6,11 +6,11 @@ use crate::ids::{Direction, IfIndex};
 wire! {
     /// Key of COUNTERS.
     pub struct CounterKey {
-        /// The endpoint that the packet is charged to.
+        /// The endpoint whose policy decided.
         pub ifindex: IfIndex,
-        /// [`Direction::to_wire`] as that endpoint sees it.
+        /// [`Direction::to_wire`] for that endpoint.
         pub direction: u8,
-        /// [`crate::reason::Verdict::to_wire`].
+        /// [`Verdict::to_wire`](crate::reason::Verdict::to_wire).
         pub verdict: u8,
         /// Zero.
         pub pad: [u8; 2],
@@ -33,7 +33,7 @@ wire! {
         pub packets: u64,
         /// Bytes from the network header on.
         pub bytes: u64,
-        /// How many of them are recorded.
+        /// The rate limit of their records.
         pub budget: EventBudget,
     }
 }

@@ -1,28 +1,28 @@
-//! Endpoints: how an interface is treated, and which addresses it may send from.
+//! Endpoints: how their packets are treated, and which addresses they may send from.
 
 use crate::addr::Addr;
 use crate::ids::{Direction, IfIndex};
 
-/// The slots of ALLOW that hold an endpoint's allow maps. How the number is made up is a matter of the maps.
+/// The slots of an endpoint's allow maps. Only the maps interpret the number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AllowSlots(pub u32);
 
 wire! {
-    /// How one pod interface is treated.
+    /// How the packets of a pod interface are treated.
     pub struct EndpointValue {
         /// [`EndpointValue::BLOCKED`] or [`EndpointValue::READY`].
         pub state: u8,
-        /// Directions in which a policy isolates the pod ([`Direction::bit`]), audited ones included.
+        /// Directions in which a policy isolates the pod ([`Direction::bit`]), also in audit mode.
         pub isolated: u8,
-        /// Directions in which what would be dropped for want of a rule is only reported.
+        /// Directions in audit mode: packets that no rule allows pass and are reported.
         pub audited: u8,
-        /// Directions in which a flow that a policy change forbids lives on.
+        /// Directions in which flows survive a policy change that forbids them.
         pub keeps_flows: u8,
         /// [`EndpointValue::FORWARDS`].
         pub traits: u8,
         /// Zero.
         pub pad: u8,
-        /// Number under which a deferred egress verdict finds this endpoint, 1 to 4095; 0 for none. Native byte order.
+        /// The egress mark of the endpoint, 1 to 4095; 0 for none. Native byte order.
         pub egress_mark: u16,
     }
 }
@@ -32,7 +32,7 @@ impl EndpointValue {
     pub const BLOCKED: u8 = 0;
     /// The policy is in force.
     pub const READY: u8 = 1;
-    /// In `traits`: may send from addresses that are not its own.
+    /// In `traits`: the pod may send from addresses that are not its own.
     pub const FORWARDS: u8 = 1;
 
     /// The value of an interface whose policy is not known yet.
@@ -54,19 +54,19 @@ impl EndpointValue {
         self.isolated & direction.bit() != 0
     }
 
-    /// Whether would-be drops of this direction pass.
+    /// Whether this direction is in audit mode.
     #[inline(always)]
     pub const fn is_audited(&self, direction: Direction) -> bool {
         self.audited & direction.bit() != 0
     }
 
-    /// Whether forbidden flows of this origin live on.
+    /// Whether flows of this origin survive a policy change that forbids them.
     #[inline(always)]
     pub const fn keeps_flows(&self, direction: Direction) -> bool {
         self.keeps_flows & direction.bit() != 0
     }
 
-    /// Whether the pod may send from foreign addresses.
+    /// Whether the pod may send from addresses that are not its own.
     #[inline(always)]
     pub const fn forwards(&self) -> bool {
         self.traits & Self::FORWARDS != 0
@@ -74,11 +74,11 @@ impl EndpointValue {
 }
 
 wire! {
-    /// An endpoint: how it is treated, and its allow maps.
+    /// How the packets of an endpoint are treated, and its allow maps.
     pub struct Endpoint {
-        /// How the interface is treated.
+        /// How its packets are treated.
         pub value: EndpointValue,
-        /// Slots of its allow maps in ALLOW, for ingress and for egress; 0 for none: nothing is allowed. Native byte order.
+        /// Slots of its allow maps in ALLOW, for ingress and for egress. 0 for none: nothing is allowed. Native byte order.
         pub allow_maps: [u16; 2],
     }
 }

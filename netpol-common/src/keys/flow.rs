@@ -1,18 +1,18 @@
-//! Connections: the key of a flow, what is known of it, and the backend of a flow to a Service.
+//! Flows: their keys, their state, and the backends of flows to Services.
 
 use crate::addr::Addr;
 use crate::ids::{Epoch, IfIndex, Nanos, PortBe, Protocol, RuleId};
 
 wire! {
-    /// One connection as one pod sees it.
+    /// A connection of a pod.
     pub struct FlowKey {
         /// The pod's host interface.
         pub ifindex: IfIndex,
-        /// The other end.
+        /// The remote address.
         pub remote: Addr,
         /// The pod's port, or the identifier of an ICMP echo that the pod started.
         pub local_port: PortBe,
-        /// The other end's port, or the identifier of an ICMP echo that the other end started.
+        /// The remote port, or the identifier of an ICMP echo that the peer started.
         pub remote_port: PortBe,
         /// The IP protocol.
         pub protocol: Protocol,
@@ -24,10 +24,10 @@ wire! {
 }
 
 impl FlowKey {
-    /// The key of a connection; `ports` holds the pod's port and then the other end's, as they stand in memory.
+    /// The key of a flow. `ports` holds the pod's port and then the remote port, in memory order.
     ///
-    /// Written in words, as the kernel reads it: a processor waits long for a word that was written in smaller parts. So are
-    /// all keys that packets are looked up by.
+    /// The key is written in words, because the kernel reads words, and a processor stalls when it loads a word that was just written
+    /// in smaller parts. The same holds for all keys of look-ups.
     #[inline(always)]
     pub const fn new(
         ifindex: IfIndex,
@@ -41,30 +41,30 @@ impl FlowKey {
         zerocopy::transmute!([ifindex.0, a, b, c, d, ports, last])
     }
 
-    /// The interface, the other end's address, both ports, and the rest, as they stand in memory.
+    /// The key in words, in memory order: interface, remote address, ports, and the rest.
     #[inline(always)]
     pub(crate) const fn words(&self) -> &[u32; 7] {
         zerocopy::transmute_ref!(self)
     }
 
-    /// Addresses as the pod itself sees them.
+    /// Addresses before Service translation.
     pub const AT_POD: u8 = 0;
-    /// Addresses after Service translation: where a deferred egress verdict is made.
+    /// Addresses after Service translation, where a deferred egress verdict is made.
     pub const AFTER_NAT: u8 = 1;
 }
 
 wire! {
-    /// What is known of a connection.
+    /// The state of a flow.
     pub struct FlowValue {
         /// Coarse time of the last packet, refreshed about once a second.
         pub last_seen: Nanos,
         /// The policy generation of the last decision.
         pub epoch: Epoch,
-        /// The rule that allowed it, if one did.
+        /// The rule that allowed the flow, if one did.
         pub rule: RuleId,
         /// [`Direction::to_wire`](crate::ids::Direction::to_wire) of the first packet.
         pub origin: u8,
-        /// Progress of the connection, see [`crate::flow`].
+        /// State of the connection, see [`crate::flow`].
         pub state: u8,
         /// Set of `FlowValue::REVOKED`, `EXEMPT` and `DEFERRED`.
         pub marks: u8,
@@ -74,7 +74,7 @@ wire! {
 }
 
 impl FlowValue {
-    /// A connection; `facts` are its origin, state and marks.
+    /// A flow. `facts` are its origin, state and marks.
     #[inline(always)]
     pub const fn new(last_seen: Nanos, epoch: Epoch, rule: RuleId, facts: [u8; 3]) -> Self {
         let [origin, state, marks] = facts;
@@ -83,25 +83,25 @@ impl FlowValue {
         zerocopy::transmute!([time[0], time[1], epoch.0, rule.0, facts, 0])
     }
 
-    /// Room for what is known of one.
+    /// All zeros: memory for a flow that is read.
     pub const UNKNOWN: Self = zerocopy::transmute!([0_u64; 3]);
 
-    /// A policy change forbade it: drops in both directions.
+    /// A policy change has forbidden the flow. Its packets drop in both directions.
     pub const REVOKED: u8 = 1;
-    /// From the own node or from the pod itself: policy does not apply.
+    /// The flow comes from the own node or from the pod itself, and policy does not apply to it.
     pub const EXEMPT: u8 = 2;
-    /// The egress verdict is made after Service translation. Together with `REVOKED`: what the pod sends still goes
-    /// there, answers drop.
+    /// The egress verdict is made after Service translation. Together with `REVOKED`: packets from the pod still pass to that hook,
+    /// answers drop.
     pub const DEFERRED: u8 = 4;
 }
 
 wire! {
-    /// What FLOWS holds of a connection.
+    /// A flow in FLOWS.
     pub struct FlowEntry {
-        /// What is known of the connection.
+        /// The state of the flow.
         pub flow: FlowValue,
-        /// The address that the pod last sent from on this connection, and may by the policy generation of `flow`; unspecified
-        /// if it has not sent in that. Which spares looking it up for each packet.
+        /// The source address of the pod's last packet on this flow, validated in the epoch of `flow`. Unspecified if the pod has
+        /// sent none in that epoch. So the address does not have to be looked up for each packet.
         pub local: Addr,
     }
 }

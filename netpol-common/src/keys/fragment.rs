@@ -14,7 +14,7 @@ wire! {
         pub src: Addr,
         /// Destination address.
         pub dst: Addr,
-        /// The IP protocol; zero for IPv6, where only the first fragment tells it.
+        /// The IP protocol; zero for IPv6, because only the first fragment has it.
         pub protocol: Protocol,
         /// As [`FlowKey::stage`](super::FlowKey::stage).
         pub stage: u8,
@@ -26,7 +26,7 @@ wire! {
 }
 
 wire! {
-    /// Value of FRAGMENTS: what only the first fragment of a datagram tells.
+    /// Value of FRAGMENTS: facts that only the first fragment of a datagram has.
     pub struct FragmentValue {
         /// Coarse time of the first fragment.
         pub first_seen: Nanos,

@@ -1,7 +1,7 @@
 //! Keys and values of the maps, exactly as the kernel stores them.
 //!
-//! Only integers and byte arrays, explicit padding, no enum and no bool: `zerocopy` proves that there is
-//! no hidden padding. A change of any layout bumps [`crate::maps::ABI_VERSION`].
+//! They consist of integers, byte arrays and explicit padding; `zerocopy` proves that there is no other padding. A change of any
+//! layout bumps [`ABI_VERSION`](crate::maps::ABI_VERSION).
 
 macro_rules! wire {
     ($(#[$meta:meta])* pub struct $name:ident { $($body:tt)* }) => {

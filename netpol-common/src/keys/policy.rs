@@ -1,4 +1,4 @@
-//! Policy: identities of address blocks, and what an allow map holds.
+//! Policy: identities of address blocks, and the entries of allow maps.
 
 use crate::addr::Addr;
 use crate::ids::{Identity, PortBe, Protocol, RuleId};
@@ -14,7 +14,7 @@ wire! {
 }
 
 impl PrefixKey {
-    /// The key that looks an address up.
+    /// The key for the look-up of an address.
     #[inline(always)]
     pub const fn lookup(addr: Addr) -> Self {
         Self { prefix_len_bits: 128, addr }
@@ -22,21 +22,21 @@ impl PrefixKey {
 }
 
 wire! {
-    /// Key of an allow map: may this identity reach that port?
+    /// Key of an allow map: a peer, a protocol and a port.
     ///
-    /// Fields run from never to most often wildcarded, because the map is a longest-prefix trie: a port can
-    /// only be wildcarded from its low bits, a protocol only together with the whole port.
+    /// The map is a longest-prefix trie, so a field can only be a wildcard together with all fields after it: low bits of the port, the
+    /// whole port, or the port and the protocol.
     pub struct AllowKey {
         /// Leading bits of the fields below that must match: [`AllowKey::ALL_PROTOCOLS_BITS`],
         /// or [`AllowKey::ALL_PORTS_BITS`] to [`AllowKey::FULL_BITS`]. Native byte order.
         pub prefix_len_bits: u32,
-        /// The remote end's identity, native byte order; always matched whole.
+        /// The identity of the peer, native byte order. All of it must match.
         pub identity: Identity,
         /// The IP protocol.
         pub protocol: Protocol,
-        /// Zero, always matched with the protocol.
+        /// Zero; matched together with the protocol.
         pub pad: u8,
-        /// Destination port: the pod's for ingress, the remote end's for egress.
+        /// Destination port: the pod's for ingress, the peer's for egress.
         pub port: PortBe,
     }
 }
@@ -49,7 +49,7 @@ impl AllowKey {
     /// One port.
     pub const FULL_BITS: u32 = 64;
 
-    /// The key that looks a packet up.
+    /// The key for the look-up of a packet.
     #[inline(always)]
     pub const fn lookup(identity: Identity, protocol: Protocol, port: PortBe) -> Self {
         let [hi, lo] = port.0;
@@ -61,7 +61,7 @@ impl AllowKey {
 wire! {
     /// Value of an allow map.
     pub struct AllowValue {
-        /// The rule that put the entry here, for explanations.
+        /// The rule behind the entry, for explanations.
         pub rule: RuleId,
         /// [`AllowValue::ALLOW`], [`AllowValue::DENY`] or [`AllowValue::DEFAULT`].
         pub verdict: u8,

@@ -16,7 +16,7 @@ pub const MAX_ALLOW_ENTRIES: u32 = 1 << 20;
 /// Sets of flows of all endpoints together, a power of two. A set has eight flows and 640 bytes, which are allocated at the start.
 ///
 /// A quarter of a million flows. While a third of them is in use, one new flow in some thousands finds its set full.
-pub const N_FLOW_SETS: u32 = 1 << 15;
+pub const N_FLOW_BUCKETS: u32 = 1 << 15;
 /// Locks of FLOWS. Each serves every 1024th set, so that processors seldom wait for each other.
 pub const N_FLOW_LOCKS: u32 = 1 << 10;
 /// Fragmented datagrams.

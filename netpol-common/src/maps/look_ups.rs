@@ -10,13 +10,13 @@ use crate::keys::{
 
 /// Whether a packet belongs to an established flow that passes it without a new decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
+pub enum CurrentFlow {
     /// It does. The rule that allowed the flow.
     Yes(RuleId),
     /// The flow has to be decided or written, or another CPU is writing it.
     No,
     /// There is no such flow.
-    Unknown,
+    Absent,
 }
 
 /// What happens to [`FlowEntry::local`](crate::keys::FlowEntry::local) when a flow is written.
@@ -43,23 +43,23 @@ pub trait PolicyMaps {
     /// The longest matching entry of an endpoint's allow map, for the identity or else for [`Identity::ANY`].
     fn allow(
         &self,
-        places: AllowSlots,
+        slots: AllowSlots,
         direction: Direction,
         identity: Identity,
         protocol: Protocol,
         port: PortBe,
     ) -> Option<AllowValue>;
-    /// Whether [`crate::flow::is_settled`] holds for the flow, and, if `sender` is given, whether the pod last sent from that
+    /// Whether [`crate::flow::is_current`] holds for the flow, and, if `sender` is given, whether the pod last sent from that
     /// address on it.
-    fn settled(&self, key: &FlowKey, sender: Option<&Addr>, step: &Step) -> Settled;
+    fn current_flow(&self, key: &FlowKey, sender: Option<&Addr>, step: &Step) -> CurrentFlow;
     /// Copies a flow, also an expired one, to `flow`. Returns whether the pod last sent from `sender` on it; `None` if there is
     /// no such flow.
     fn flow(&self, key: &FlowKey, sender: &Addr, flow: &mut FlowValue) -> Option<bool>;
     /// Adds or replaces a flow. A failure loses only this entry.
     fn set_flow(&self, key: &FlowKey, flow: &FlowValue, local: Local<'_>);
-    /// What the first fragment of a datagram told.
+    /// The stored facts of the first fragment of a datagram.
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
-    /// Stores what the first fragment of a datagram tells.
+    /// Stores the facts that only the first fragment of a datagram has.
     fn set_fragment(&self, key: &FragmentKey, value: &FragmentValue);
     /// Whether egress to this address is decided after Service translation.
     fn is_deferred(&self, addr: &Addr) -> bool;

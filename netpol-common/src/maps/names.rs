@@ -15,7 +15,7 @@ pub const PREFIXES: &str = "PREFIXES";
 /// ([`AllowKey`](crate::keys::AllowKey) → [`AllowValue`](crate::keys::AllowValue)), an array of
 /// [`N_ALLOW_MAPS`](super::N_ALLOW_MAPS).
 pub const ALLOW: &str = "ALLOW";
-/// Flows: an array of [`N_FLOW_SETS`](super::N_FLOW_SETS) [`FlowSet`](crate::flow_table::FlowSet).
+/// Flows: an array of [`N_FLOW_BUCKETS`](super::N_FLOW_BUCKETS) [`FlowBucket`](crate::flow_table::FlowBucket).
 pub const FLOWS: &str = "FLOWS";
 /// The locks of the sets of FLOWS, an array of [`N_FLOW_LOCKS`](super::N_FLOW_LOCKS).
 pub const FLOW_LOCKS: &str = "FLOW_LOCKS";

@@ -6,20 +6,19 @@ use zerocopy::FromBytes;
 
 /// Bounds-checked access to a frame.
 pub trait PacketBytes {
-    /// Copies the bytes that start `offset` bytes into the frame to `room`; `None` beyond the frame's end.
+    /// Copies bytes of the frame, from `offset` on, to `buffer`. Returns `None` if the frame ends before.
     ///
-    /// The caller provides the room, because BPF has little stack: a header that is returned by value is
-    /// spread over it byte by byte.
-    fn load<'a, T: FromBytes>(&self, offset: u32, room: &'a mut MaybeUninit<T>) -> Option<&'a T>;
+    /// The caller has the buffer, because BPF has little stack and a returned header would be copied there byte by byte.
+    fn load<'a, T: FromBytes>(&self, offset: u32, buffer: &'a mut MaybeUninit<T>) -> Option<&'a T>;
 
-    /// The bytes that start there, if they can be had without a copy; `None` says nothing about the frame.
+    /// The bytes from `offset` on, if they can be read without a copy. `None` does not mean that the frame ends before.
     fn peek<T: FromBytes + Copy>(&self, offset: u32) -> Option<T>;
 }
 
 impl PacketBytes for [u8] {
-    fn load<'a, T: FromBytes>(&self, offset: u32, room: &'a mut MaybeUninit<T>) -> Option<&'a T> {
+    fn load<'a, T: FromBytes>(&self, offset: u32, buffer: &'a mut MaybeUninit<T>) -> Option<&'a T> {
         let bytes = self.get(usize::try_from(offset).ok()?..)?.get(..size_of::<T>())?;
-        Some(room.write(T::read_from_bytes(bytes).ok()?))
+        Some(buffer.write(T::read_from_bytes(bytes).ok()?))
     }
 
     fn peek<T: FromBytes + Copy>(&self, offset: u32) -> Option<T> {

@@ -8,13 +8,13 @@ use crate::ids::Protocol;
 /// A frame, and the functions that parse it. The kernel programs replace these by global functions, because the verifier walks
 /// a global function only once.
 pub trait Frame: PacketBytes {
-    /// Reads the frame: [`parse`], which the kernel programs call as a function that is verified by itself.
+    /// [`parse()`].
     #[inline(always)]
     fn parse(&self, packet: &mut Packet) -> Parsed {
         parse(self, packet)
     }
 
-    /// Reads what an ICMP error quotes: [`parse_quoted`], likewise.
+    /// [`parse_quoted`].
     #[inline(always)]
     fn parse_quoted(&self, protocol: Protocol, start: u32, quoted: &mut Packet) -> Parsed {
         parse_quoted(self, protocol, start, quoted)

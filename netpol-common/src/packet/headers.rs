@@ -1,4 +1,4 @@
-//! The headers as they stand in a packet: only bytes, network byte order.
+//! Headers of packets, in bytes and network byte order.
 
 use zerocopy::FromBytes;
 
@@ -12,7 +12,7 @@ macro_rules! header {
 }
 
 header! {
-    /// RFC 826, for Ethernet and IPv4, without the target's half.
+    /// RFC 826, for Ethernet and IPv4, without the target.
     struct ArpHeader {
         hardware_type: [u8; 2],
         protocol_type: [u8; 2],

@@ -1,4 +1,4 @@
-//! Parsing: from frame bytes to what a verdict needs.
+//! Parsing: from the bytes of a frame to the facts that a verdict needs.
 //!
 //! In: a frame through [`PacketBytes`], starting at the Ethernet header. Out: addresses, protocol, ports,
 //! fragment and ICMP facts, or a [`DropReason`](crate::reason::DropReason). The walk over IPv6 extension headers is bounded.

@@ -1,4 +1,4 @@
-//! The walk over the headers.
+//! The parser.
 
 use core::mem::MaybeUninit;
 
@@ -24,11 +24,11 @@ const EXT_MOBILITY: u8 = 135;
 const EXT_HIP: u8 = 139;
 const EXT_SHIM6: u8 = 140;
 
-/// Reads a frame into `packet`.
+/// Parses a frame into `packet`.
 #[inline(always)]
 pub fn parse<B: PacketBytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Parsed {
-    let mut room = MaybeUninit::uninit();
-    let Some(ethertype) = bytes.load::<[u8; 2]>(12, &mut room) else { return Parsed::NotIp };
+    let mut buffer = MaybeUninit::uninit();
+    let Some(ethertype) = bytes.load::<[u8; 2]>(12, &mut buffer) else { return Parsed::NotIp };
     let outcome = match *ethertype {
         ETHERTYPE_IPV4 => parse_ipv4(bytes, ETHERNET_LEN, packet),
         ETHERTYPE_IPV6 => parse_ipv6(bytes, ETHERNET_LEN, packet),
@@ -41,8 +41,8 @@ pub fn parse<B: PacketBytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Parsed 
     }
 }
 
-/// Reads the packet that an ICMP error of this protocol quotes, `start` bytes into the frame; only the fields
-/// that identify a flow.
+/// Parses the packet that an ICMP error of this protocol quotes, from byte `start` of the frame on. Sets only the fields that
+/// identify a flow.
 #[inline(always)]
 pub fn parse_quoted<B: PacketBytes + ?Sized>(
     bytes: &B,
@@ -60,7 +60,7 @@ pub fn parse_quoted<B: PacketBytes + ?Sized>(
     }
 }
 
-/// 8 bytes of a transport header are all that an error has to quote.
+/// An ICMP error quotes at least 8 bytes of the transport header.
 #[inline(always)]
 fn parse_quoted_ports<B: PacketBytes + ?Sized>(
     bytes: &B,
@@ -69,16 +69,16 @@ fn parse_quoted_ports<B: PacketBytes + ?Sized>(
     if matches!(quoted.fragment, Fragment::Later) {
         return Err(DropReason::FragmentWithoutFirst);
     }
-    let mut room = MaybeUninit::uninit();
-    let head = bytes.load(quoted.transport_offset, &mut room).ok_or(DropReason::Truncated)?;
+    let mut buffer = MaybeUninit::uninit();
+    let head = bytes.load(quoted.transport_offset, &mut buffer).ok_or(DropReason::Truncated)?;
     read_ports(quoted, head);
     Ok(())
 }
 
 #[inline(always)]
 fn parse_arp<B: PacketBytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Parsed {
-    let mut room = MaybeUninit::uninit();
-    match bytes.load::<ArpHeader>(ETHERNET_LEN, &mut room) {
+    let mut buffer = MaybeUninit::uninit();
+    match bytes.load::<ArpHeader>(ETHERNET_LEN, &mut buffer) {
         Some(arp)
             if arp.protocol_type == ETHERTYPE_IPV4
                 && arp.hardware_len == 6
@@ -97,8 +97,8 @@ fn parse_ipv4<B: PacketBytes + ?Sized>(
     start: u32,
     packet: &mut Packet,
 ) -> Result<(), DropReason> {
-    let mut room = MaybeUninit::<Ipv4Header>::uninit();
-    let header = bytes.load(start, &mut room).ok_or(DropReason::Truncated)?;
+    let mut buffer = MaybeUninit::<Ipv4Header>::uninit();
+    let header = bytes.load(start, &mut buffer).ok_or(DropReason::Truncated)?;
     if header.version_ihl >> 4 != 4 {
         return Err(DropReason::BadHeader);
     }
@@ -116,13 +116,13 @@ fn parse_ipv4<B: PacketBytes + ?Sized>(
     Ok(())
 }
 
-/// The position in the datagram: `offset_units` counts 8 bytes, `more` is not zero if pieces follow.
+/// The position in the datagram. The unit of `offset_units` is 8 bytes; `more` is not zero if fragments follow.
 #[inline(always)]
 const fn fragment(offset_units: u16, more: u16) -> Result<Fragment, DropReason> {
     match (offset_units, more) {
         (0, 0) => Ok(Fragment::Whole),
         (0, _) => Ok(Fragment::First),
-        // A piece that starts inside the longest transport header could rewrite what was judged (RFC 1858).
+        // A fragment that starts inside the longest transport header could overwrite ports that were judged (RFC 1858).
         (1 | 2, _) => Err(DropReason::TinyFragment),
         _ => Ok(Fragment::Later),
     }
@@ -134,8 +134,8 @@ fn parse_ipv6<B: PacketBytes + ?Sized>(
     start: u32,
     packet: &mut Packet,
 ) -> Result<(), DropReason> {
-    let mut room = MaybeUninit::<Ipv6Header>::uninit();
-    let header = bytes.load(start, &mut room).ok_or(DropReason::Truncated)?;
+    let mut buffer = MaybeUninit::<Ipv6Header>::uninit();
+    let header = bytes.load(start, &mut buffer).ok_or(DropReason::Truncated)?;
     if header.version_class_flow[0] >> 4 != 6 {
         return Err(DropReason::BadHeader);
     }
@@ -161,8 +161,8 @@ fn parse_ipv6<B: PacketBytes + ?Sized>(
             packet.transport_offset = offset;
             return Ok(());
         }
-        let mut room = MaybeUninit::<ExtensionHeader>::uninit();
-        let extension = bytes.load(offset, &mut room).ok_or(DropReason::Truncated)?;
+        let mut buffer = MaybeUninit::<ExtensionHeader>::uninit();
+        let extension = bytes.load(offset, &mut buffer).ok_or(DropReason::Truncated)?;
         match next {
             EXT_FRAGMENT => {
                 packet.fragment_id = u32::from_be_bytes(extension.id);
@@ -191,7 +191,7 @@ fn parse_transport<B: PacketBytes + ?Sized>(
     if matches!(packet.fragment, Fragment::Later) {
         return Ok(());
     }
-    // A transport header that is split over fragments is only ever made on purpose.
+    // No network stack splits a transport header over fragments unless it is told to.
     let missing = match packet.fragment {
         Fragment::First => DropReason::TinyFragment,
         Fragment::Whole | Fragment::Later => DropReason::Truncated,
@@ -199,26 +199,26 @@ fn parse_transport<B: PacketBytes + ?Sized>(
     let offset = packet.transport_offset;
     match packet.protocol {
         Protocol::TCP | Protocol::UDP | Protocol::SCTP | Protocol::ICMP | Protocol::ICMPV6 => {
-            let mut room = MaybeUninit::uninit();
-            read_ports(packet, bytes.load(offset, &mut room).ok_or(missing)?);
+            let mut buffer = MaybeUninit::uninit();
+            read_ports(packet, bytes.load(offset, &mut buffer).ok_or(missing)?);
         }
         _ => return Ok(()),
     }
     match packet.protocol {
         Protocol::TCP => {
-            let mut room = MaybeUninit::<TcpTail>::uninit();
-            packet.tcp_flags = bytes.load(offset + 8, &mut room).ok_or(missing)?.flags;
+            let mut buffer = MaybeUninit::<TcpTail>::uninit();
+            packet.tcp_flags = bytes.load(offset + 8, &mut buffer).ok_or(missing)?.flags;
         }
         Protocol::SCTP => {
-            let mut room = MaybeUninit::<SctpTail>::uninit();
-            bytes.load(offset + 8, &mut room).ok_or(missing)?;
+            let mut buffer = MaybeUninit::<SctpTail>::uninit();
+            bytes.load(offset + 8, &mut buffer).ok_or(missing)?;
         }
         _ => {}
     }
     Ok(())
 }
 
-/// Fills in ports, or type and identifier.
+/// Sets the ports, or the ICMP type and the identifier.
 #[inline(always)]
 fn read_ports(packet: &mut Packet, head: &TransportHead) {
     match packet.protocol {
@@ -228,7 +228,7 @@ fn read_ports(packet: &mut Packet, head: &TransportHead) {
         }
         Protocol::ICMP | Protocol::ICMPV6 => {
             packet.icmp_type = head.first[0];
-            // The identifier stands in for the port of the end that asks.
+            // The identifier takes the place of the port of the end that sent the request.
             if packet.is_echo_request() {
                 packet.src_port = PortBe(head.third);
             } else if packet.is_echo_reply() {

@@ -1,4 +1,4 @@
-//! What parsing a frame yields.
+//! The facts that the parser finds.
 
 use crate::addr::Addr;
 use crate::ids::{PortBe, Protocol};
@@ -6,7 +6,7 @@ use crate::reason::DropReason;
 
 /// Length of an Ethernet header without a tag, bytes.
 pub const ETHERNET_LEN: u32 = 14;
-/// How many IPv6 extension headers are walked before the packet counts as malformed.
+/// A packet with more IPv6 extension headers is malformed.
 pub const MAX_EXTENSION_HEADERS: usize = 8;
 
 /// Position of a packet in its datagram.
@@ -15,13 +15,13 @@ pub enum Fragment {
     /// The whole datagram.
     #[default]
     Whole,
-    /// The first of several pieces: it holds the ports.
+    /// The first of several fragments, which has the ports.
     First,
-    /// A further piece: no transport header.
+    /// A later fragment, without a transport header.
     Later,
 }
 
-/// What an IP packet shows.
+/// The facts about an IP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
     /// Source address.
@@ -47,7 +47,7 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// A packet of which nothing is known yet.
+    /// A packet before it is parsed.
     pub const EMPTY: Self = Self {
         src: Addr::UNSPECIFIED,
         dst: Addr::UNSPECIFIED,
@@ -71,7 +71,8 @@ impl Packet {
             && matches!(self.icmp_type, 130..=137 | 143)
     }
 
-    /// Neighbour advertisement: tells the link whose an address is. Its target stands where an error quotes.
+    /// A neighbour advertisement, which announces the owner of an address on the link. Its target is at
+    /// [`Packet::quotation_offset`].
     #[inline(always)]
     pub const fn is_neighbour_advertisement(&self) -> bool {
         self.protocol.0 == Protocol::ICMPV6.0
@@ -79,19 +80,19 @@ impl Packet {
             && self.icmp_type == 136
     }
 
-    /// Router advertisement or redirect: what a pod that is no router must not send.
+    /// A router advertisement or redirect, which only a router may send.
     #[inline(always)]
     pub const fn is_router_message(&self) -> bool {
         self.protocol.0 == Protocol::ICMPV6.0 && matches!(self.icmp_type, 134 | 137)
     }
 
-    /// Where an ICMP error's quotation starts in the frame, or a neighbour advertisement's target, bytes.
+    /// Offset in the frame of the packet that an ICMP error quotes, or of the target of a neighbour advertisement, bytes.
     #[inline(always)]
     pub const fn quotation_offset(&self) -> u32 {
         self.transport_offset + 8
     }
 
-    /// An ICMP error that quotes the packet which caused it.
+    /// An ICMP error, which quotes the packet that caused it.
     #[inline(always)]
     pub const fn is_icmp_error(&self) -> bool {
         match self.protocol {
@@ -122,21 +123,21 @@ impl Packet {
     }
 }
 
-/// What a frame is.
+/// The kind of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parsed {
-    /// An IP packet; the [`Packet`] is filled in.
+    /// An IP packet. The [`Packet`] is set.
     Ip,
-    /// An ARP message about IPv4; [`Packet::src`] is the sender.
+    /// An ARP message about IPv4. [`Packet::src`] is the sender.
     Arp,
     /// Another ethertype.
     NotIp,
-    /// An IP packet that cannot be understood.
+    /// An IP packet that cannot be parsed.
     Malformed(DropReason),
 }
 
 impl Parsed {
-    /// As a number, for functions that can return nothing else.
+    /// The kind as a number, because the global functions of the kernel programs can return nothing else.
     #[inline(always)]
     pub const fn to_wire(self) -> u32 {
         match self {
@@ -147,7 +148,7 @@ impl Parsed {
         }
     }
 
-    /// The opposite of [`Parsed::to_wire`]; other numbers are malformed packets.
+    /// The inverse of [`Parsed::to_wire`]. Other numbers are malformed packets.
     #[inline(always)]
     pub fn from_wire(wire: u32) -> Self {
         match wire {

@@ -1,4 +1,4 @@
-//! The short way through the headers of most packets: UDP or TCP right behind an IP header without anything special.
+//! The parser of the fast path: UDP or TCP directly after an IP header without options or extensions.
 
 use zerocopy::FromBytes;
 
@@ -17,7 +17,7 @@ macro_rules! header {
 }
 
 header! {
-    /// An IPv4 header in words, each as it stands in memory.
+    /// An IPv4 header in words, each in memory order.
     struct Ipv4Words {
         version_ihl: u8,
         service: u8,
@@ -33,7 +33,7 @@ header! {
 }
 
 header! {
-    /// The same of IPv6.
+    /// An IPv6 header in words.
     struct Ipv6Words {
         version: u8,
         class_flow: [u8; 3],
@@ -46,7 +46,7 @@ header! {
 }
 
 header! {
-    /// A UDP header, and the first 8 bytes of TCP's.
+    /// A UDP header, or the first 8 bytes of a TCP header.
     struct Head {
         ports: u32,
         second: u32,
@@ -64,19 +64,19 @@ header! {
     }
 }
 
-/// More fragments, and the offset: what is not zero in a piece.
-const PIECE: u16 = 0x3fff_u16.to_be();
+/// The "more fragments" bit and the offset. They are not all zero in a fragment.
+const FRAGMENT: u16 = 0x3fff_u16.to_be();
 const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
 const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
 
-/// A packet that [`parse_plain`] has understood.
+/// A packet that [`parse_plain`] has parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plain {
     /// Source address.
     pub src: Addr,
     /// Destination address.
     pub dst: Addr,
-    /// Source port, then destination port, as they stand in memory.
+    /// Source port, then destination port, in memory order.
     pub ports: u32,
     /// [`Protocol::TCP`] or [`Protocol::UDP`].
     pub protocol: Protocol,
@@ -86,14 +86,14 @@ pub struct Plain {
     pub transport_offset: u32,
 }
 
-/// Reads a whole TCP segment or UDP datagram behind an IP header without options or extensions. `None` says
-/// nothing about the packet: [`super::parse`] reads it then. What is read here, that one reads in the same way.
+/// Parses an unfragmented TCP segment or UDP datagram after an IP header without options or extensions. If the result is `None`, the
+/// packet has to be parsed by [`parse()`](super::parse()), which agrees with this function on all packets that this one parses.
 #[inline(always)]
 pub fn parse_plain<B: PacketBytes + ?Sized>(bytes: &B) -> Option<Plain> {
     let (src, dst, protocol, transport_offset) = match bytes.peek::<u16>(12)? {
         ETHERTYPE_IPV4 => {
             let header = bytes.peek::<Ipv4Words>(ETHERNET_LEN)?;
-            if header.version_ihl != 0x45 || header.flags_offset & PIECE != 0 {
+            if header.version_ihl != 0x45 || header.flags_offset & FRAGMENT != 0 {
                 return None;
             }
             let (src, dst) = (Addr::from_v4_word(header.src), Addr::from_v4_word(header.dst));
@@ -120,7 +120,7 @@ pub fn parse_plain<B: PacketBytes + ?Sized>(bytes: &B) -> Option<Plain> {
 }
 
 impl Plain {
-    /// The same as all that can be read from a packet.
+    /// The same packet as [`parse()`](super::parse()) has it.
     #[inline(always)]
     pub const fn packet(&self) -> Packet {
         let Self { src, dst, ports, protocol, tcp_flags, transport_offset } = *self;
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
     use crate::packet::{Parsed, parse};
 
-    /// A frame of 20 bytes of payload, from header bytes that say what is behind the Ethernet header.
+    /// A frame with 20 bytes of payload and these bytes after the Ethernet header.
     fn frame(ethertype: [u8; 2], ip: &[u8]) -> Vec<u8> {
         [
             &[0; 12],
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_packets_are_read_without_the_parser() {
+    fn plain_packets_are_parsed() {
         for frame in [v4(6), v4(17), v6(6), v6(17)] {
             let plain = parse_plain(frame.as_slice()).unwrap();
             assert_eq!(plain.packet().dst_port, PortBe::new(80));
@@ -185,10 +185,10 @@ mod tests {
     }
 
     proptest! {
-        /// What the short way understands the parser understands too, and in the same way: options, extensions, pieces
-        /// and frames that end too early are none of its business.
+        /// Both parsers agree on each packet that this one parses. It parses none with options, extensions or fragments, and no
+        /// truncated ones.
         #[test]
-        fn a_plain_packet_is_what_the_parser_reads(
+        fn both_parsers_agree_on_plain_packets(
             base in prop::sample::select(vec![v4(6), v4(17), v6(6), v6(17), v6(0)]),
             changes in prop::collection::vec((12_usize..60, any::<u8>()), 0..4),
             len_bytes in 0_usize..90,
@@ -201,7 +201,7 @@ mod tests {
             if let Some(plain) = parse_plain(frame.as_slice()) {
                 let mut packet = Packet::EMPTY;
                 prop_assert_eq!(parse(frame.as_slice(), &mut packet), Parsed::Ip);
-                // The number of a datagram matters in pieces only.
+                // The datagram number matters in fragments only.
                 prop_assert_eq!(Packet { fragment_id: 0, ..packet }, plain.packet());
             }
         }

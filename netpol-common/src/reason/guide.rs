@@ -1,10 +1,10 @@
-//! What a user is told about a drop reason. A test makes `docs/drops.md` of it.
+//! The guide to drop reasons for users. A test writes `docs/drops.md` from it.
 
 use super::DropReason;
 use crate::ids::Direction;
 
 impl DropReason {
-    /// Directions in which packets drop for this reason, as the pod sees them.
+    /// Directions in which packets drop for this reason, for the pod.
     pub const fn directions(self) -> &'static [Direction] {
         match self {
             Self::NotAllowed
@@ -22,7 +22,7 @@ impl DropReason {
         }
     }
 
-    /// What a user does about it.
+    /// Advice for a user.
     pub const fn advice(self) -> &'static str {
         match self {
             Self::NotAllowed => {
@@ -79,7 +79,7 @@ mod tests {
             "# Why packets drop\n\n\
              Every drop has one of the reasons below. `netpol-agent drops -f` prints the reason of each dropped packet with the\n\
              pod and the policies that isolate it; `netpol_drops_total{direction,reason}` and `netpol_drop_bytes_total` count\n\
-             them ([metrics](metrics.md)). Directions are as the pod sees them: `ingress` is what the pod receives, `egress`\n\
+             them ([metrics](metrics.md)). Directions are those of the pod: `ingress` is what the pod receives, `egress`\n\
              what it sends.\n\n\
              A test keeps this file equal to what the program knows; `UPDATE_EXPECT=1` writes it anew.\n",
         );

@@ -1,6 +1,6 @@
-//! An IP packet by the connection that it belongs to or begins.
+//! The verdict on an IP packet by the flow that it belongs to or begins.
 
-use super::fragments::{note_fragment, resolve_fragment};
+use super::fragments::{complete_key, store_first};
 use super::policy::{consult, unless_isolated};
 use super::view::{Ruling, View};
 use crate::flow;
@@ -10,14 +10,14 @@ use crate::maps::{Local, PolicyMaps};
 use crate::packet::{Fragment, Packet};
 use crate::reason::{DropReason, PassReason, Verdict};
 
-/// Judges an IP packet by the connection that it belongs to or begins.
+/// Judges an IP packet by the flow that it belongs to or begins.
 #[inline(never)]
 pub(super) fn judge_connection<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet) -> Ruling {
     let mut key = flow_key(view, view.direction, packet);
     match packet.fragment {
         Fragment::Whole => {}
-        Fragment::First => note_fragment(maps, view, packet),
-        Fragment::Later if resolve_fragment(maps, view, packet, &mut key) => {}
+        Fragment::First => store_first(maps, view, packet),
+        Fragment::Later if complete_key(maps, view, packet, &mut key) => {}
         Fragment::Later => {
             return match view.exempt {
                 Some(reason) => Ruling::pass(reason),
@@ -25,16 +25,16 @@ pub(super) fn judge_connection<M: PolicyMaps>(maps: &M, view: &View, packet: &Pa
             };
         }
     }
-    // The first packet of a TCP connection is always decided, whatever an older connection left behind.
+    // The first packet of a TCP connection is always decided, also if there is a flow of an older connection.
     let opens = key.protocol.0 == Protocol::TCP.0 && flow::tcp::opens(packet.tcp_flags);
-    if !opens && !view.is_unknown {
+    if !opens && !view.has_no_flow {
         let mut flow = FlowValue::UNKNOWN;
         let found = maps.flow(&key, &packet.src, &mut flow);
-        if let Some(is_from_there) = found
+        if let Some(is_same_sender) = found
             && !flow::is_expired(&flow, key.protocol, view.now)
         {
-            let is_new = matches!(view.direction, Direction::Egress) && !is_from_there;
-            // What is from somewhere new may be from there: that is known by now.
+            let is_new = matches!(view.direction, Direction::Egress) && !is_same_sender;
+            // The source address has been validated before, so the flow may store it.
             let local = if is_new { Local::At(&packet.src) } else { Local::Kept };
             return follow(maps, view, packet, &key, &mut flow, local);
         }
@@ -42,7 +42,7 @@ pub(super) fn judge_connection<M: PolicyMaps>(maps: &M, view: &View, packet: &Pa
     begin(maps, view, packet, &key)
 }
 
-/// The key of the packet's connection. For a quotation `direction` is that of the quoted packet.
+/// The key of the flow that a packet belongs to. For a packet quoted by an ICMP error, `direction` is that of the quoted packet.
 #[inline(always)]
 pub(super) const fn flow_key(view: &View, direction: Direction, packet: &Packet) -> FlowKey {
     let (remote, local_port, remote_port) = match direction {
@@ -54,7 +54,7 @@ pub(super) const fn flow_key(view: &View, direction: Direction, packet: &Packet)
     FlowKey::new(view.ifindex, remote, ports, packet.protocol, view.stage)
 }
 
-/// A packet of a known connection; `local` is where the pod sends from, if that is new.
+/// Judges a packet of an established flow. `local` is the address that the pod sends from, if it is a new one.
 #[inline(always)]
 fn follow<M: PolicyMaps>(
     maps: &M,
@@ -83,7 +83,7 @@ fn follow<M: PolicyMaps>(
             match ruling.verdict {
                 Verdict::Pass(PassReason::Deferred) => {
                     flow.marks |= FlowValue::DEFERRED;
-                    // Nothing new is known: what is revoked stays revoked until it is.
+                    // The verdict is not known yet, so a revoked flow stays revoked.
                     if was_revoked {
                         flow.marks |= FlowValue::REVOKED;
                     }
@@ -103,7 +103,8 @@ fn follow<M: PolicyMaps>(
         }
     }
     let state = flow::next_state(flow, key.protocol, view.direction, packet.tcp_flags);
-    // What comes to the pod does not tell whether it may still send from where it did: its next packet is looked at for that.
+    // A packet to the pod does not show whether the pod may still send from the stored address in the new epoch. The slow path
+    // validates the pod's next packet.
     let local = match view.direction {
         Direction::Ingress if is_old => Local::Unknown,
         Direction::Ingress | Direction::Egress => local,
@@ -135,14 +136,14 @@ fn follow<M: PolicyMaps>(
     Ruling::new(Verdict::Pass(reason), flow.rule)
 }
 
-/// The first packet of a connection, or one from the middle of a connection that is not known.
+/// Judges the first packet of a flow, or one from the middle of a connection that has no flow.
 #[inline(always)]
 fn begin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet, key: &FlowKey) -> Ruling {
     let mut ruling = match view.exempt {
         Some(reason) => Ruling::pass(reason),
         None => consult(maps, view, view.direction, key),
     };
-    // Only packets that pass may leave a trace: else a pod could open the way for its answers.
+    // Dropped packets create no flow. Otherwise a pod could allow the answers to its own forbidden packets.
     if let Verdict::Pass(reason) = ruling.verdict {
         let marks = match reason {
             PassReason::OwnNode | PassReason::Hairpin => FlowValue::EXEMPT,

@@ -1,11 +1,11 @@
-//! The questions of each hook, in their order.
+//! The decision about a frame, by the hook at which it is.
 
-use super::deferred::{finish_deferred, is_hairpin, is_never_finished, settle};
+use super::deferred::{finish_flow, finish_verdict, is_hairpin};
+use super::fast_path::{FastPath, fast_path};
 use super::hook_context::HookContext;
 use super::judge::judge;
-use super::known::{Shortcut, follow_known};
 use super::outcome::Outcome;
-use super::policy::unless_isolated;
+use super::policy::{is_never_finished, unless_isolated};
 use super::spoofing::{is_spoofed, judge_arp};
 use super::view::{Ruling, View};
 use crate::ids::{Direction, Epoch, Hook, IfIndex, RuleId};
@@ -14,22 +14,23 @@ use crate::maps::PolicyMaps;
 use crate::packet::{Frame, Packet, Parsed};
 use crate::reason::{DropReason, PassReason, Verdict};
 
-/// Decides about one frame, and notes in `maps` what later packets need. `see` is asked for the context more than once: what is
-/// asked again costs no stack. `packet` is scratch space that afterwards holds what was read from the frame; nothing is read of one
-/// that leaves the node with nothing to finish.
+/// Decides about one frame, and stores in `maps` what later packets need.
+///
+/// `context` is called more than once, because a value that is made again needs no stack. `packet` is scratch space. Afterwards it
+/// holds the headers of the frame, unless the frame leaves the node and its verdict was not deferred.
 ///
 /// This is the only place where packets are judged: in the kernel, in simulations and in tests.
 #[inline(always)]
 pub fn decide<M: PolicyMaps, B: Frame + ?Sized>(
     maps: &M,
     bytes: &B,
-    see: impl Fn() -> HookContext,
+    context: impl Fn() -> HookContext,
     packet: &mut Packet,
 ) -> Outcome {
-    match see().hook {
-        Hook::PodEgress => at_pod(maps, bytes, see, Direction::Egress, packet),
-        Hook::PodIngress => at_pod(maps, bytes, see, Direction::Ingress, packet),
-        Hook::UplinkEgress => at_uplink(maps, bytes, &see(), packet),
+    match context().hook {
+        Hook::PodEgress => at_pod(maps, bytes, context, Direction::Egress, packet),
+        Hook::PodIngress => at_pod(maps, bytes, context, Direction::Ingress, packet),
+        Hook::UplinkEgress => at_uplink(maps, bytes, &context(), packet),
     }
 }
 
@@ -38,35 +39,35 @@ pub fn decide<M: PolicyMaps, B: Frame + ?Sized>(
 fn at_uplink<M: PolicyMaps, B: Frame + ?Sized>(
     maps: &M,
     bytes: &B,
-    seen: &HookContext,
+    context: &HookContext,
     packet: &mut Packet,
 ) -> Outcome {
     let mut outcome = Outcome {
         verdict: Verdict::Pass(PassReason::NoEgressMark),
         rule: RuleId::NONE,
-        mark: seen.mark,
-        flow_handle: seen.flow_handle,
-        ifindex: seen.ifindex,
+        mark: context.mark,
+        flow_handle: context.flow_handle,
+        ifindex: context.ifindex,
         direction: Direction::Egress,
         audited_sender: IfIndex(0),
     };
-    if seen.egress_mark() == 0 && seen.flow_handle == 0 {
+    if context.egress_mark() == 0 && context.flow_handle == 0 {
         return outcome;
     }
     outcome.flow_handle = 0;
-    outcome.mark = seen.mark_with(0);
+    outcome.mark = context.mark_with(0);
     let parsed = bytes.parse(packet);
-    if seen.egress_mark() == 0 {
+    if context.egress_mark() == 0 {
         if matches!(parsed, Parsed::Ip) {
-            settle(maps, seen, packet, IfIndex(0), outcome.verdict);
+            finish_flow(maps, context, packet, IfIndex(0), outcome.verdict);
         }
         return outcome;
     }
     let ruling = match parsed {
         Parsed::Ip => {
             let blocked = (EndpointValue::blocked(), AllowSlots(0));
-            let mut view = View::of_hook(seen, blocked, Direction::Egress, Epoch(0));
-            let ruling = finish_deferred(maps, bytes, seen, packet, &mut view);
+            let mut view = View::of_hook(context, blocked, Direction::Egress, Epoch(0));
+            let ruling = finish_verdict(maps, bytes, context, packet, &mut view);
             outcome.ifindex = view.ifindex;
             ruling
         }
@@ -79,47 +80,47 @@ fn at_uplink<M: PolicyMaps, B: Frame + ?Sized>(
     outcome
 }
 
-/// A packet arrives at or comes from a pod.
+/// A packet to or from a pod.
 #[inline(always)]
 fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
     maps: &M,
     bytes: &B,
-    see: impl Fn() -> HookContext,
+    context: impl Fn() -> HookContext,
     direction: Direction,
     packet: &mut Packet,
 ) -> Outcome {
-    let shortcut = follow_known(maps, bytes, &see(), direction, packet);
-    if let Shortcut::Done(outcome) = shortcut {
+    let fast = fast_path(maps, bytes, &context(), direction, packet);
+    if let FastPath::Done(outcome) = fast {
         return outcome;
     }
-    let seen = &see();
+    let context = &context();
     let mut outcome = Outcome {
         verdict: Verdict::Drop(DropReason::UnknownEndpoint),
         rule: RuleId::NONE,
-        mark: seen.mark_with(0),
+        mark: context.mark_with(0),
         flow_handle: 0,
-        ifindex: seen.ifindex,
+        ifindex: context.ifindex,
         direction,
         audited_sender: IfIndex(0),
     };
-    let Some(endpoint) = maps.endpoint(seen.ifindex) else { return outcome };
+    let Some(endpoint) = maps.endpoint(context.ifindex) else { return outcome };
     if endpoint.0.state != EndpointValue::READY {
         outcome.verdict = Verdict::Drop(DropReason::Blocked);
         return outcome;
     }
-    // Read first: what is decided with a state that changes meanwhile counts as old.
+    // The epoch is read before the policy. If the policy changes in between, the decision counts as one of the old epoch.
     let epoch = maps.epoch();
-    let mut view = View::of_hook(seen, endpoint, direction, epoch);
-    view.is_unknown = matches!(shortcut, Shortcut::Unknown);
-    let parsed = match shortcut {
-        Shortcut::Unknown | Shortcut::Read => Parsed::Ip,
-        Shortcut::Done(_) | Shortcut::None => bytes.parse(packet),
+    let mut view = View::of_hook(context, endpoint, direction, epoch);
+    view.has_no_flow = matches!(fast, FastPath::NoFlow);
+    let parsed = match fast {
+        FastPath::NoFlow | FastPath::Parsed => Parsed::Ip,
+        FastPath::Done(_) | FastPath::NotTaken => bytes.parse(packet),
     };
     let ruling = match parsed {
         Parsed::Arp => judge_arp(maps, &view, &packet.src),
         Parsed::NotIp => unless_isolated(&view, DropReason::NotIp),
         Parsed::Malformed(reason) => unless_isolated(&view, reason),
-        Parsed::Ip if seen.is_tagged && view.endpoint.is_isolated(direction) => {
+        Parsed::Ip if context.is_tagged && view.endpoint.is_isolated(direction) => {
             unless_isolated(&view, DropReason::NotIp)
         }
         Parsed::Ip => match direction {
@@ -131,10 +132,10 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
                 }
             }
             Direction::Ingress => {
-                let is_hairpin = is_hairpin(maps, seen);
-                if seen.egress_mark() != 0 && !is_hairpin {
-                    // The sender's policy first. One view after the other in the same place: BPF has little stack.
-                    let ruling = finish_deferred(maps, bytes, seen, packet, &mut view);
+                let is_hairpin = is_hairpin(maps, context);
+                if context.egress_mark() != 0 && !is_hairpin {
+                    // The sender's policy comes first. Both views use the same memory, because BPF has little stack.
+                    let ruling = finish_verdict(maps, bytes, context, packet, &mut view);
                     if !ruling.verdict.is_pass() {
                         outcome.ifindex = view.ifindex;
                         outcome.direction = Direction::Egress;
@@ -145,16 +146,17 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
                     if matches!(ruling.verdict, Verdict::Pass(PassReason::Audited)) {
                         outcome.audited_sender = view.ifindex;
                     }
-                    // Asked again: what is kept for so long costs stack.
-                    let Some(endpoint) = maps.endpoint(seen.ifindex) else { return outcome };
-                    view = View::of_hook(seen, endpoint, direction, epoch);
-                } else if seen.flow_handle != 0 {
-                    // Of a pod that nothing isolates yet.
-                    settle(maps, seen, packet, IfIndex(0), Verdict::Pass(PassReason::NotIsolated));
+                    // Looked up again, because keeping it until here would need stack.
+                    let Some(endpoint) = maps.endpoint(context.ifindex) else { return outcome };
+                    view = View::of_hook(context, endpoint, direction, epoch);
+                } else if context.flow_handle != 0 {
+                    // The sender is not isolated, but may be later.
+                    let verdict = Verdict::Pass(PassReason::NotIsolated);
+                    finish_flow(maps, context, packet, IfIndex(0), verdict);
                 }
                 if is_hairpin {
                     view.exempt = Some(PassReason::Hairpin);
-                } else if seen.ingress_ifindex == 0 && seen.has_socket {
+                } else if context.ingress_ifindex == 0 && context.has_socket {
                     view.exempt = Some(PassReason::OwnNode);
                 }
                 judge(maps, bytes, &view, packet)
@@ -164,9 +166,9 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
     outcome.verdict = ruling.verdict;
     outcome.rule = ruling.rule;
     if matches!(ruling.verdict, Verdict::Pass(PassReason::Deferred)) {
-        outcome.mark = seen.mark_with(view.endpoint.egress_mark);
+        outcome.mark = context.mark_with(view.endpoint.egress_mark);
         outcome.flow_handle = ruling.flow_handle;
-        if is_never_finished(&view) {
+        if is_never_finished(&view.endpoint, view.direction) {
             outcome.verdict = Verdict::Drop(DropReason::UnknownEgressMark);
         }
     }

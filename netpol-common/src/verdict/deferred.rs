@@ -1,4 +1,4 @@
-//! Deferred verdicts: the packet finds its sender again, and the flow learns the verdict.
+//! The end of deferred verdicts: the packet is traced to its sender, and the verdict is stored in the sender's flow.
 
 use super::hook_context::HookContext;
 use super::judge::judge;
@@ -9,79 +9,71 @@ use crate::maps::{Local, PolicyMaps};
 use crate::packet::{Fragment, Frame, Packet};
 use crate::reason::{DropReason, PassReason, Verdict};
 
-/// Whether nobody would finish a deferred verdict.
+/// Whether a pod has sent this packet to itself, through a Service. On a routed veth, or on a bridge whose packets netfilter
+/// handles, the packet's ingress device is the pod's own device. On another bridge it is the bridge, and only the egress mark names
+/// the pod.
 #[inline(always)]
-pub(super) fn is_never_finished(view: &View) -> bool {
-    let View { endpoint, direction, .. } = view;
-    let is_enforced = endpoint.is_isolated(*direction) && !endpoint.is_audited(*direction);
-    endpoint.egress_mark == 0 && is_enforced
+pub(super) fn is_hairpin<M: PolicyMaps>(maps: &M, context: &HookContext) -> bool {
+    context.ingress_ifindex == context.ifindex.0
+        || (context.egress_mark() != 0
+            && maps.egress_mark_owner(context.egress_mark()) == Some(context.ifindex))
 }
 
-/// Whether a pod has sent this packet to itself, through a Service. Over a routed veth, or a bridge whose packets
-/// netfilter sees, the pod's own device is the one by which it came. On another bridge that is the bridge, and only
-/// the egress mark tells.
+/// The deferred egress verdict of the pod that sent the packet, whose real destination is known now. Replaces `view` by the view of
+/// that pod.
 #[inline(always)]
-pub(super) fn is_hairpin<M: PolicyMaps>(maps: &M, seen: &HookContext) -> bool {
-    seen.ingress_ifindex == seen.ifindex.0
-        || (seen.egress_mark() != 0
-            && maps.egress_mark_owner(seen.egress_mark()) == Some(seen.ifindex))
-}
-
-/// The egress verdict of the pod that sent a deferred packet, now that the real destination is known.
-/// Leaves that pod's view in `view`.
-#[inline(always)]
-pub(super) fn finish_deferred<M: PolicyMaps, B: Frame + ?Sized>(
+pub(super) fn finish_verdict<M: PolicyMaps, B: Frame + ?Sized>(
     maps: &M,
     bytes: &B,
-    seen: &HookContext,
+    context: &HookContext,
     packet: &Packet,
     view: &mut View,
 ) -> Ruling {
-    let Some(ifindex) = maps.egress_mark_owner(seen.egress_mark()) else {
+    let Some(ifindex) = maps.egress_mark_owner(context.egress_mark()) else {
         return Ruling::drop(DropReason::UnknownEgressMark);
     };
-    let Some((endpoint, places)) = maps.endpoint(ifindex) else {
+    let Some((endpoint, slots)) = maps.endpoint(ifindex) else {
         return Ruling::drop(DropReason::UnknownEgressMark);
     };
-    // Its policy has gone since the packet was let go, and with it the isolation that the packet is judged by.
+    // Since the packet passed the first hook, the policy of the sender has been removed.
     if endpoint.state != EndpointValue::READY {
         return Ruling::drop(DropReason::Blocked);
     }
     *view = View {
         ifindex,
         endpoint,
-        places,
+        slots,
         direction: Direction::Egress,
         stage: FlowKey::AFTER_NAT,
-        is_unknown: false,
+        has_no_flow: false,
         exempt: None,
         epoch: maps.epoch(),
-        now: seen.now,
+        now: context.now,
     };
     let ruling = if endpoint.is_isolated(Direction::Egress) {
         judge(maps, bytes, view, packet)
     } else {
-        // It had an egress mark only to be known again by itself.
+        // The pod has an egress mark only because it is isolated for ingress, see `is_hairpin`.
         Ruling::pass(PassReason::NotIsolated)
     };
-    if seen.flow_handle != 0 {
-        settle(maps, seen, packet, ifindex, ruling.verdict);
+    if context.flow_handle != 0 {
+        finish_flow(maps, context, packet, ifindex, ruling.verdict);
     }
     ruling
 }
 
-/// Tells the connection, as the pod that sent a deferred packet sees it, what has become of that. A sender without a
-/// egress mark is not known: 0.
+/// Stores a deferred verdict and the backend in the flow before translation, as the sender has it. `sender` is 0 if the packet has
+/// no egress mark.
 #[inline(never)]
-pub(super) fn settle<M: PolicyMaps>(
+pub(super) fn finish_flow<M: PolicyMaps>(
     maps: &M,
-    seen: &HookContext,
+    context: &HookContext,
     packet: &Packet,
     sender: IfIndex,
     verdict: Verdict,
 ) {
-    let Some(key) = maps.take_deferred_flow(seen.flow_handle) else { return };
-    // A later piece has no ports.
+    let Some(key) = maps.take_deferred_flow(context.flow_handle) else { return };
+    // A later fragment has no ports.
     if key.protocol != packet.protocol
         || (sender.0 != 0 && sender != key.ifindex)
         || matches!(packet.fragment, Fragment::Later)
@@ -100,7 +92,7 @@ pub(super) fn settle<M: PolicyMaps>(
             maps.set_backend(&key, &backend);
         }
         Verdict::Drop(reason) => {
-            // The drop says nothing about the connection.
+            // Other reasons say nothing about the flow.
             if !reason.is_policy() {
                 return;
             }

@@ -1,4 +1,4 @@
-//! Fragments: what the first fragment tells is kept for the later ones.
+//! Fragments: the ports of the first fragment are stored for the later ones.
 
 use super::view::View;
 use crate::ids::{Direction, Protocol};
@@ -6,7 +6,7 @@ use crate::keys::{FlowKey, FragmentKey, FragmentValue};
 use crate::maps::PolicyMaps;
 use crate::packet::Packet;
 
-/// The datagram that a fragment is of.
+/// The datagram that a fragment belongs to.
 #[inline(always)]
 fn datagram(view: &View, packet: &Packet) -> FragmentKey {
     FragmentKey {
@@ -21,9 +21,9 @@ fn datagram(view: &View, packet: &Packet) -> FragmentKey {
     }
 }
 
-/// Notes what only the first fragment tells.
+/// Stores the facts that only the first fragment of a datagram has.
 #[inline(never)]
-pub(super) fn note_fragment<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet) {
+pub(super) fn store_first<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet) {
     let first = FragmentValue {
         first_seen: view.now,
         src_port: packet.src_port,
@@ -34,16 +34,16 @@ pub(super) fn note_fragment<M: PolicyMaps>(maps: &M, view: &View, packet: &Packe
     maps.set_fragment(&datagram(view, packet), &first);
 }
 
-/// Completes the key of a later fragment's connection; false if the first fragment is not known.
+/// Completes the flow key of a later fragment. Returns false if the first fragment is not known.
 #[inline(never)]
-pub(super) fn resolve_fragment<M: PolicyMaps>(
+pub(super) fn complete_key<M: PolicyMaps>(
     maps: &M,
     view: &View,
     packet: &Packet,
     key: &mut FlowKey,
 ) -> bool {
     let Some(first) = maps.fragment(&datagram(view, packet)) else { return false };
-    // Linux gives a datagram 30 s (IPv4) or 60 s (IPv6) to arrive; numbers are used again later.
+    // Linux discards an incomplete datagram after 30 s (IPv4) or 60 s (IPv6). Datagram numbers are reused later.
     if view.now.0.saturating_sub(first.first_seen.0) > 60_000_000_000 {
         return false;
     }

@@ -1,18 +1,18 @@
-//! What a hook knows of a packet besides its bytes.
+//! The context of a packet at a hook, and the egress mark in its packet mark.
 
 use crate::ids::{Hook, IfIndex, Nanos};
 
 /// Bits of the packet mark that carry an egress mark unless configured otherwise; kube-proxy uses 0xc000.
 pub const DEFAULT_MARK_MASK: u32 = 0xfff0_0000;
 
-/// Where and when a packet was seen.
+/// What a hook knows of a packet besides its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct HookContext {
     /// The hook.
     pub hook: Hook,
     /// The hook's device.
     pub ifindex: IfIndex,
-    /// The device through which the packet came to this node; 0 if the node itself made it
+    /// The device through which the packet came to this node, 0 if a process of the node sent it
     /// (`__sk_buff.ingress_ifindex`).
     pub ingress_ifindex: u32,
     /// A socket of this node is attached to the packet (`__sk_buff.sk`).
@@ -21,22 +21,23 @@ pub struct HookContext {
     pub is_tagged: bool,
     /// The packet mark.
     pub mark: u32,
-    /// The bits of the mark that carry an egress mark: 12 adjacent ones.
+    /// The bits of the packet mark that carry an egress mark: 12 adjacent ones.
     pub mark_mask: u32,
-    /// Which connection of the egress mark's owner a deferred packet is of, as far as it tells (`__sk_buff.tc_index`, which
-    /// like the mark stays with the packet); 0 for none.
+    /// The handle of the flow whose verdict is deferred, 0 for none (`__sk_buff.tc_index`, which stays with the packet as the mark
+    /// does).
     pub flow_handle: u16,
     /// Coarse monotonic time.
     pub now: Nanos,
 }
 
 impl HookContext {
-    /// What an egress mark is multiplied by to stand in the mask's bits: BPF has no instruction that counts zeros.
+    /// The factor that shifts an egress mark to the bits of the mask. BPF has no instruction that counts zeros.
     #[inline(always)]
     const fn mark_unit(&self) -> u32 {
         self.mark_mask & self.mark_mask.wrapping_neg()
     }
 
+    /// The egress mark, 0 for none.
     #[inline(always)]
     pub(super) const fn egress_mark(&self) -> u16 {
         let [.., hi, lo] = match (self.mark & self.mark_mask).checked_div(self.mark_unit()) {
@@ -46,6 +47,7 @@ impl HookContext {
         u16::from_be_bytes([hi, lo])
     }
 
+    /// The packet mark with this egress mark.
     #[inline(always)]
     pub(super) const fn mark_with(&self, egress_mark: u16) -> u32 {
         let [hi, lo] = egress_mark.to_be_bytes();

@@ -1,4 +1,4 @@
-//! An IP packet as one endpoint sees it.
+//! The verdict of one endpoint on an IP packet.
 
 use super::connection::{flow_key, judge_connection};
 use super::view::{Ruling, View};
@@ -8,8 +8,8 @@ use crate::maps::PolicyMaps;
 use crate::packet::{Fragment, Frame, Packet, Parsed};
 use crate::reason::PassReason;
 
-/// Judges an IP packet as one endpoint sees it. What reads deeper into the packet is not called from where connections are
-/// looked up: BPF has little stack.
+/// Judges an IP packet for one endpoint. Functions that read more of the packet are not called from those that look up flows, because
+/// BPF has little stack.
 #[inline(always)]
 pub(super) fn judge<M: PolicyMaps, B: Frame + ?Sized>(
     maps: &M,

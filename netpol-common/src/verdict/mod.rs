@@ -1,19 +1,18 @@
 //! The verdict: what happens to a packet, and why.
 //!
-//! In: a frame, where it was seen, and map look-ups. Out: an [`Outcome`]. The order of the questions is the
-//! order of the functions: `decide` has what depends on the hook, `judge` what depends on one endpoint's view, `connection` what
-//! depends on the flow, `policy` what the rules say.
+//! In: a frame, its context at the hook, and map look-ups. Out: an [`Outcome`]. `decide` has the questions that depend on the hook,
+//! `judge` those that depend on one endpoint, `connection` those about the flow, and `policy` those about the rules.
 //!
-//! A BPF program has 512 bytes of stack, counted over the longest chain of calls in steps of 32. So the longer functions
-//! are not inlined: those that are called one after the other then use the same stack.
+//! A BPF program has 512 bytes of stack, counted over the longest chain of calls, where each function takes a multiple of 32 bytes.
+//! So the longer functions are not inlined: functions that are called one after the other then use the same stack.
 
 mod connection;
 mod decide;
 mod deferred;
+mod fast_path;
 mod fragments;
 mod hook_context;
 mod judge;
-mod known;
 mod outcome;
 mod policy;
 mod spoofing;

@@ -1,13 +1,13 @@
-//! A verdict and all that follows from it.
+//! The outcome of a decision.
 
 use crate::ids::{Direction, IfIndex, RuleId};
 use crate::reason::{PassReason, Verdict};
 
-/// A verdict and all that follows from it.
+/// A verdict, and what has to be done to the packet.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// What happens.
+    /// Pass or drop.
     pub verdict: Verdict,
     /// The rule that decided, if one did.
     pub rule: RuleId,
@@ -15,18 +15,17 @@ pub struct Outcome {
     pub mark: u32,
     /// The packet's new deferred flow handle.
     pub flow_handle: u16,
-    /// The endpoint whose policy decided: not the hook's own one for a deferred egress verdict.
+    /// The endpoint whose policy decided. For a deferred egress verdict it is not the hook's own one.
     pub ifindex: IfIndex,
-    /// The direction as that endpoint sees it.
+    /// The direction of the packet for that endpoint.
     pub direction: Direction,
-    /// The endpoint whose deferred egress only passes because it is audited, if that is not the `verdict` anyway; 0 for
-    /// none.
+    /// The endpoint whose deferred egress passes only because of audit mode, if `verdict` does not say so; 0 for none.
     pub audited_sender: IfIndex,
 }
 
 impl Outcome {
-    /// Turns into what is to be told besides the verdict: that the sender's egress only passes because it is audited.
-    /// False if there is nothing of that kind.
+    /// Replaces the verdict by the second one to report: that the sender's egress passes only because of audit mode. Returns false
+    /// if there is none.
     #[inline(always)]
     pub const fn turn_to_audited_sender(&mut self) -> bool {
         if self.audited_sender.0 == 0 {

@@ -1,12 +1,12 @@
-//! What the policy says about a connection.
+//! The verdict of the policy on a flow.
 
 use super::view::{Ruling, View};
 use crate::ids::{Direction, PortBe, Protocol};
-use crate::keys::{AllowValue, FlowKey};
+use crate::keys::{AllowValue, EndpointValue, FlowKey};
 use crate::maps::PolicyMaps;
 use crate::reason::{DropReason, PassReason, Verdict};
 
-/// A drop for want of a rule, or a pass that is reported when the isolation is only audited.
+/// A drop because no rule allows the packet. In audit mode the packet passes and is reported.
 #[inline(always)]
 pub(super) fn audited(view: &View, direction: Direction, reason: DropReason) -> Ruling {
     if view.endpoint.is_audited(direction) {
@@ -16,7 +16,7 @@ pub(super) fn audited(view: &View, direction: Direction, reason: DropReason) -> 
     }
 }
 
-/// Drops for an isolated pod, passes otherwise: what rules cannot speak about.
+/// A drop for an isolated pod, else a pass: for packets that rules cannot describe.
 #[inline(always)]
 pub(super) fn unless_isolated(view: &View, reason: DropReason) -> Ruling {
     if !view.endpoint.is_isolated(view.direction) {
@@ -25,7 +25,15 @@ pub(super) fn unless_isolated(view: &View, reason: DropReason) -> Ruling {
     audited(view, view.direction, reason)
 }
 
-/// Asks the policy: may this connection, begun in `origin`, exist?
+/// Whether a deferred verdict of this endpoint could not be finished, because without an egress mark the endpoint is not found
+/// again.
+#[inline(always)]
+pub(super) fn is_never_finished(endpoint: &EndpointValue, direction: Direction) -> bool {
+    let is_enforced = endpoint.is_isolated(direction) && !endpoint.is_audited(direction);
+    endpoint.egress_mark == 0 && is_enforced
+}
+
+/// Whether the policy allows a flow that began in direction `origin`.
 #[inline(never)]
 pub(super) fn consult<M: PolicyMaps>(
     maps: &M,
@@ -42,16 +50,14 @@ pub(super) fn consult<M: PolicyMaps>(
         && key.stage == FlowKey::AT_POD
         && maps.is_deferred(&key.remote)
     {
-        // The pod's own packets are decided where they leave for the backend, the answers to them here.
+        // The verdict on the pod's own packets is deferred to the hook where the backend is known. Answers are judged here.
         let backend = match view.direction {
             Direction::Ingress => maps.backend(key),
             Direction::Egress => None,
         };
         let Some(backend) = backend else {
-            // Without an egress mark nobody would finish the verdict, and a dropped packet must leave no flow.
-            let is_enforced =
-                view.endpoint.is_isolated(origin) && !view.endpoint.is_audited(origin);
-            if view.endpoint.egress_mark == 0 && is_enforced {
+            // Dropped here and not later, because a dropped packet must create no flow.
+            if is_never_finished(&view.endpoint, origin) {
                 return Ruling::drop(DropReason::UnknownEgressMark);
             }
             return Ruling::pass(PassReason::Deferred);
@@ -61,12 +67,12 @@ pub(super) fn consult<M: PolicyMaps>(
     if !view.endpoint.is_isolated(origin) {
         return Ruling::pass(PassReason::NotIsolated);
     }
-    // An echo's identifier is no port.
+    // The identifier of an ICMP echo is no port.
     if !matches!(key.protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP) {
         port = PortBe::ZERO;
     }
     let identity = maps.identity(&remote);
-    match maps.allow(view.places, origin, identity, key.protocol, port) {
+    match maps.allow(view.slots, origin, identity, key.protocol, port) {
         Some(value) if value.verdict == AllowValue::ALLOW => {
             Ruling::new(Verdict::Pass(PassReason::Allowed), value.rule)
         }

@@ -1,4 +1,4 @@
-//! Whether a pod sends what it may not: from foreign addresses, or as a router.
+//! Source address validation, for ARP and neighbour discovery too.
 
 use core::mem::MaybeUninit;
 
@@ -10,6 +10,7 @@ use crate::maps::PolicyMaps;
 use crate::packet::{Packet, PacketBytes};
 use crate::reason::{DropReason, PassReason};
 
+/// Judges an ARP message: a pod must send its own address.
 #[inline(always)]
 pub(super) fn judge_arp<M: PolicyMaps>(maps: &M, view: &View, sender: &Addr) -> Ruling {
     let is_own = matches!(view.direction, Direction::Ingress)
@@ -19,7 +20,7 @@ pub(super) fn judge_arp<M: PolicyMaps>(maps: &M, view: &View, sender: &Addr) -> 
     if is_own { Ruling::pass(PassReason::Arp) } else { Ruling::drop(DropReason::Spoofed) }
 }
 
-/// Whether a pod sends from an address that is not its own, claims such an address, or plays router.
+/// Whether a pod sends from an address that is not its own, announces such an address, or acts as a router.
 #[inline(always)]
 pub(super) fn is_spoofed<M: PolicyMaps, B: PacketBytes + ?Sized>(
     maps: &M,
@@ -34,18 +35,19 @@ pub(super) fn is_spoofed<M: PolicyMaps, B: PacketBytes + ?Sized>(
         return true;
     }
     if packet.is_neighbour_advertisement() {
-        let mut room = MaybeUninit::uninit();
-        let target = bytes.load::<Addr>(packet.quotation_offset(), &mut room);
+        let mut buffer = MaybeUninit::uninit();
+        let target = bytes.load::<Addr>(packet.quotation_offset(), &mut buffer);
         if target.is_none_or(|target| is_foreign(maps, view, target)) {
             return true;
         }
     }
-    // `::` only asks whether an address is free.
-    let is_question = packet.src.is_unspecified() && packet.is_neighbour_discovery();
-    !is_question && is_foreign(maps, view, &packet.src)
+    // Duplicate address detection sends from `::`.
+    let is_probe = packet.src.is_unspecified() && packet.is_neighbour_discovery();
+    !is_probe && is_foreign(maps, view, &packet.src)
 }
 
-/// Link-local addresses are made by the pod's own kernel and never leave the link.
+/// Whether the address is not the pod's own. Every pod may use link-local addresses, because its kernel generates them and they are
+/// not routed.
 #[inline(always)]
 fn is_foreign<M: PolicyMaps>(maps: &M, view: &View, addr: &Addr) -> bool {
     !addr.is_v6_link_local()

@@ -1,4 +1,4 @@
-//! Tickets, one packet at a time. All else about verdicts is tested on compiled policies.
+//! Egress marks, one packet at a time. Other verdicts are tested with compiled policies.
 
 use super::{DEFAULT_MARK_MASK, HookContext, Outcome, decide};
 use crate::addr::Addr;
@@ -8,7 +8,7 @@ use crate::keys::{
     AddressKey, AllowSlots, AllowValue, BackendValue, EndpointValue, FlowKey, FlowValue,
     FragmentKey, FragmentValue,
 };
-use crate::maps::{Local, PolicyMaps, Settled};
+use crate::maps::{CurrentFlow, Local, PolicyMaps};
 use crate::packet::Packet;
 use crate::reason::{DropReason, PassReason, Verdict};
 
@@ -40,8 +40,8 @@ impl PolicyMaps for Closed {
     ) -> Option<AllowValue> {
         None
     }
-    fn settled(&self, _key: &FlowKey, _sender: Option<&Addr>, _step: &Step) -> Settled {
-        Settled::Unknown
+    fn current_flow(&self, _key: &FlowKey, _sender: Option<&Addr>, _step: &Step) -> CurrentFlow {
+        CurrentFlow::Absent
     }
 
     fn flow(&self, _key: &FlowKey, _sender: &Addr, _flow: &mut FlowValue) -> Option<bool> {

@@ -1,4 +1,4 @@
-//! One endpoint's view of a packet, and what was ruled on it.
+//! The view that one endpoint has of a packet, and the ruling on it.
 
 use super::hook_context::HookContext;
 use crate::ids::{Direction, Epoch, IfIndex, Nanos, RuleId};
@@ -10,7 +10,7 @@ use crate::reason::{DropReason, PassReason, Verdict};
 pub(super) struct Ruling {
     pub(super) verdict: Verdict,
     pub(super) rule: RuleId,
-    /// [`HookContext::flow_handle`] of a deferred packet.
+    /// The new [`HookContext::flow_handle`] of a deferred packet.
     pub(super) flow_handle: u16,
 }
 
@@ -31,42 +31,42 @@ impl Ruling {
     }
 }
 
-/// One endpoint's view of a packet.
+/// A packet as one endpoint has to judge it.
 #[derive(Clone, Copy)]
 pub(super) struct View {
     pub(super) ifindex: IfIndex,
     pub(super) endpoint: EndpointValue,
-    pub(super) places: AllowSlots,
+    pub(super) slots: AllowSlots,
     pub(super) direction: Direction,
     /// [`FlowKey::stage`].
     pub(super) stage: u8,
-    /// The packet's connection has been looked for, and is not there.
-    pub(super) is_unknown: bool,
-    /// Policy does not apply to this packet, for this reason.
+    /// The fast path has found that the packet belongs to no flow.
+    pub(super) has_no_flow: bool,
+    /// The reason why policy does not apply to this packet, if it does not.
     pub(super) exempt: Option<PassReason>,
     pub(super) epoch: Epoch,
     pub(super) now: Nanos,
 }
 
 impl View {
-    /// The view of the hook's own endpoint.
+    /// The view of the endpoint of the hook's device.
     #[inline(always)]
     pub(super) const fn of_hook(
-        seen: &HookContext,
-        (endpoint, places): (EndpointValue, AllowSlots),
+        context: &HookContext,
+        (endpoint, slots): (EndpointValue, AllowSlots),
         direction: Direction,
         epoch: Epoch,
     ) -> Self {
         Self {
-            ifindex: seen.ifindex,
+            ifindex: context.ifindex,
             endpoint,
-            places,
+            slots,
             direction,
             stage: FlowKey::AT_POD,
-            is_unknown: false,
+            has_no_flow: false,
             exempt: None,
             epoch,
-            now: seen.now,
+            now: context.now,
         }
     }
 }

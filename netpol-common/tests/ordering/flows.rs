@@ -1,4 +1,4 @@
-//! FLOWS: what a reader learns of a flow while others write its slot.
+//! FLOWS: the answers that a reader gets while other processors write the slot.
 
 use std::cell::Cell;
 use std::sync::atomic::AtomicBool;
@@ -12,7 +12,7 @@ use netpol_common::flow::{OPEN, Step};
 use netpol_common::flow_table::{self, SlotMemory, ports};
 use netpol_common::ids::{Direction, Epoch, IfIndex, Nanos, Protocol, RuleId};
 use netpol_common::keys::{FlowKey, FlowValue};
-use netpol_common::maps::Settled;
+use netpol_common::maps::CurrentFlow;
 
 const NOW: Nanos = Nanos(7);
 
@@ -45,11 +45,11 @@ enum Omitted {
     Nothing,
     /// The writer does not make the number odd.
     OddNumber,
-    /// The reader does not care whether the number is odd.
+    /// The reader does not check whether the number is odd.
     OddCheck,
-    /// The reader does not look at the mark again after it has read the number.
+    /// The reader does not read the mark again after the number.
     SecondMark,
-    /// The reader does not look at the number again.
+    /// The reader does not read the number again.
     LastNumber,
 }
 
@@ -112,10 +112,10 @@ impl Memory {
     }
 }
 
-/// A program's way to the memory of a slot.
+/// The access of a program to the memory of a slot.
 #[derive(Clone, Copy)]
 struct Slot<'a> {
-    /// Missing for the other slots of the set, which are free.
+    /// Missing for the other slots of the bucket, which are free.
     memory: Option<&'a Memory>,
     program: &'a Program,
 }
@@ -138,27 +138,27 @@ impl Program {
         Slot { memory: Some(memory), program: self }
     }
 
-    /// What the table says of this flow to a packet from this address in this epoch.
+    /// The rule of the flow, if the table has it as current for this question.
     fn ask(&self, memory: &Memory, question: Question, reads: Reads) -> Option<u32> {
         let Question { flow, sender, epoch } = question;
         let step =
             Step { now: NOW, epoch: Epoch(epoch), direction: Direction::Egress, tcp_flags: 0 };
-        let slots = |way| Slot { memory: (way == 0).then_some(memory), program: self };
+        let slots = |index| Slot { memory: (index == 0).then_some(memory), program: self };
         let sender = sender.map(Addr::from_v4_word);
         let (key, sender) = (flow.key(), sender.as_ref());
-        let settled = match reads {
-            Reads::LockFree => flow_table::settled(slots, flow.mark, &key, sender, &step),
+        let found = match reads {
+            Reads::LockFree => flow_table::current_flow(slots, flow.mark, &key, sender, &step),
             Reads::Locked => {
                 let _lock = memory.lock.lock().unwrap();
-                flow_table::settled_under_lock(slots, flow.mark, &key, sender, &step)
+                flow_table::current_under_lock(slots, flow.mark, &key, sender, &step)
             }
             Reads::LockForgotten => {
-                flow_table::settled_under_lock(slots, flow.mark, &key, sender, &step)
+                flow_table::current_under_lock(slots, flow.mark, &key, sender, &step)
             }
         };
-        match settled {
-            Settled::Yes(RuleId(rule)) => Some(rule),
-            Settled::No | Settled::Unknown => None,
+        match found {
+            CurrentFlow::Yes(RuleId(rule)) => Some(rule),
+            CurrentFlow::No | CurrentFlow::Absent => None,
         }
     }
 
@@ -255,16 +255,16 @@ impl SlotMemory for Slot<'_> {
     fn fence() {}
 }
 
-/// How a reader reads.
+/// How a reader accesses the slot.
 #[derive(Clone, Copy, Debug)]
 enum Reads {
     LockFree,
     Locked,
-    /// As one that holds the lock, without it.
+    /// As a reader that holds the lock, but without it.
     LockForgotten,
 }
 
-/// What a reader asks.
+/// The question of a reader.
 #[derive(Clone, Copy, Debug)]
 struct Question {
     flow: Flow,
@@ -272,9 +272,9 @@ struct Question {
     epoch: u32,
 }
 
-/// What others do to a slot that holds [`OLD`].
+/// What a writer or user space does to a slot that holds [`OLD`].
 #[derive(Clone, Copy, Debug)]
-enum Story {
+enum Scenario {
     /// A writer puts this flow in its place.
     Replace(Flow),
     /// A writer puts this flow in its place, and then the old one again.
@@ -287,17 +287,17 @@ enum Story {
     FreeAndRenew,
 }
 
-const STORIES: [Story; 7] = [
-    Story::Replace(ALIKE),
-    Story::Replace(TWIN),
-    Story::ReplaceAndBack(ALIKE),
-    Story::EvictAndReplace(ALIKE),
-    Story::EvictAndReplace(TWIN),
-    Story::Renew,
-    Story::FreeAndRenew,
+const SCENARIOS: [Scenario; 7] = [
+    Scenario::Replace(ALIKE),
+    Scenario::Replace(TWIN),
+    Scenario::ReplaceAndBack(ALIKE),
+    Scenario::EvictAndReplace(ALIKE),
+    Scenario::EvictAndReplace(TWIN),
+    Scenario::Renew,
+    Scenario::FreeAndRenew,
 ];
 
-impl Story {
+impl Scenario {
     /// The flows that the slot ever holds.
     fn flows(self) -> Vec<Flow> {
         match self {
@@ -308,7 +308,7 @@ impl Story {
         }
     }
 
-    /// What readers ask: of each flow, for packets from anywhere, and from where the other flow sends.
+    /// The questions of readers: for each flow, a packet from any address, and one from the address of the other flow.
     fn questions(self) -> Vec<Question> {
         let flows = self.flows();
         let of = |flow: Flow| {
@@ -335,22 +335,27 @@ impl Story {
     }
 }
 
-/// Whether a reader is ever told something that is true of none of the flows that the slot holds in the course of a story.
-fn is_ever_misled(story: Story, processor: Processor, reads: Reads, omitted: Omitted) -> bool {
-    story
+/// Whether a reader ever gets an answer that is true of no flow that the slot holds in the course of a scenario.
+fn is_ever_misled(
+    scenario: Scenario,
+    processor: Processor,
+    reads: Reads,
+    omitted: Omitted,
+) -> bool {
+    scenario
         .questions()
         .into_iter()
-        .any(|question| misleads(story, processor, reads, omitted, question))
+        .any(|question| misleads(scenario, processor, reads, omitted, question))
 }
 
 fn misleads(
-    story: Story,
+    scenario: Scenario,
     processor: Processor,
     reads: Reads,
     omitted: Omitted,
     question: Question,
 ) -> bool {
-    let true_rules: Vec<u32> = story
+    let true_rules: Vec<u32> = scenario
         .flows()
         .into_iter()
         .filter(|flow| (flow.mark, flow.ports) == (question.flow.mark, question.flow.ports))
@@ -366,9 +371,9 @@ fn misleads(
         let memory = Arc::new(Memory::of(OLD));
         let others = {
             let memory = Arc::clone(&memory);
-            thread::spawn(move || story.write(&memory, &Program::new(processor, omitted)))
+            thread::spawn(move || scenario.write(&memory, &Program::new(processor, omitted)))
         };
-        let user_space = matches!(story, Story::FreeAndRenew).then(|| {
+        let user_space = matches!(scenario, Scenario::FreeAndRenew).then(|| {
             let memory = Arc::clone(&memory);
             thread::spawn(move || {
                 let (success, failure) = (Ordering::AcqRel, Ordering::Relaxed);
@@ -389,17 +394,17 @@ fn misleads(
 
 #[test]
 fn a_reader_without_a_lock_is_never_misled_on_x86() {
-    for story in STORIES {
-        let is_misled = is_ever_misled(story, Processor::X86, Reads::LockFree, Omitted::Nothing);
-        assert!(!is_misled, "{story:?}");
+    for scenario in SCENARIOS {
+        let is_misled = is_ever_misled(scenario, Processor::X86, Reads::LockFree, Omitted::Nothing);
+        assert!(!is_misled, "{scenario:?}");
     }
 }
 
 #[test]
 fn a_reader_with_the_lock_is_never_misled_on_arm64() {
-    for story in STORIES {
-        let is_misled = is_ever_misled(story, Processor::Arm64, Reads::Locked, Omitted::Nothing);
-        assert!(!is_misled, "{story:?}");
+    for scenario in SCENARIOS {
+        let is_misled = is_ever_misled(scenario, Processor::Arm64, Reads::Locked, Omitted::Nothing);
+        assert!(!is_misled, "{scenario:?}");
     }
 }
 
@@ -409,9 +414,9 @@ fn a_reader_is_misled_without_a_lock_on_arm64_and_with_a_forgotten_lock_on_x86()
     for (processor, reads) in
         [(Processor::Arm64, Reads::LockFree), (Processor::X86, Reads::LockForgotten)]
     {
-        let is_misled = STORIES
+        let is_misled = SCENARIOS
             .into_iter()
-            .any(|story| is_ever_misled(story, processor, reads, Omitted::Nothing));
+            .any(|scenario| is_ever_misled(scenario, processor, reads, Omitted::Nothing));
         assert!(is_misled, "{processor:?} {reads:?}");
     }
 }
@@ -420,16 +425,16 @@ fn a_reader_is_misled_without_a_lock_on_arm64_and_with_a_forgotten_lock_on_x86()
 fn no_step_of_the_protocol_can_be_omitted() {
     for omitted in [Omitted::OddNumber, Omitted::OddCheck, Omitted::SecondMark, Omitted::LastNumber]
     {
-        let is_misled = STORIES
+        let is_misled = SCENARIOS
             .into_iter()
-            .any(|story| is_ever_misled(story, Processor::X86, Reads::LockFree, omitted));
+            .any(|scenario| is_ever_misled(scenario, Processor::X86, Reads::LockFree, omitted));
         assert!(is_misled, "{omitted:?}");
     }
 }
 
-/// A reader that comes when all is done is told the truth: a number that stayed odd would be of no use.
+/// A protocol that leaves the number odd would be safe, and useless.
 #[test]
-fn after_a_write_the_flow_is_settled() {
+fn after_a_write_the_flow_is_found() {
     loom::model(|| {
         let memory = Memory::of(OLD);
         for flow in [ALIKE, OLD, TWIN] {

@@ -1,4 +1,4 @@
-//! IDENTITIES: what a reader learns of an address while entries come and go, on a processor that keeps no order at all.
+//! IDENTITIES: the answers that a reader gets while entries come and go, on a processor that keeps no order at all.
 
 use std::sync::atomic::AtomicBool;
 
@@ -45,8 +45,8 @@ fn write<K: Key>(bucket: &Bucket, slot: usize, key: K, entry: Entry) {
     bucket[start + K::SLOT_WORDS - 1].store(key.state(entry), Relaxed);
 }
 
-/// Whether a reader of `asked` is ever told the identity of another address. A writer adds the first address, removes it, and
-/// adds both.
+/// Whether a reader that looks for `asked` ever gets the identity of another address. A writer adds the first address, removes it,
+/// and adds both.
 fn is_ever_misled<K: Key + Send + Sync + 'static>(added: [K; 2], asked: K) -> bool {
     let is_misled = std::sync::Arc::new(AtomicBool::new(false));
     let found = std::sync::Arc::clone(&is_misled);
@@ -79,7 +79,7 @@ fn is_ever_misled<K: Key + Send + Sync + 'static>(added: [K; 2], asked: K) -> bo
 }
 
 #[test]
-fn a_reader_is_never_told_the_identity_of_another_address() {
+fn a_reader_never_gets_the_identity_of_another_address() {
     for asked in [V4(7), V4(9), V4(0)] {
         assert!(!is_ever_misled([V4(7), V4(9)], asked), "{asked:?}");
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aya::maps::{MapError, MapInfo, MapType};
 use netpol_common::addr::Addr;
-use netpol_common::flow_table::FlowSet;
+use netpol_common::flow_table::FlowBucket;
 use netpol_common::identities::N_FAMILIES;
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
@@ -76,7 +76,7 @@ pub(crate) fn expected(capacities: &BTreeMap<&'static str, u32>) -> Vec<Layout> 
         },
         map::<PrefixKey, Identity>(maps::PREFIXES, MapType::LpmTrie, maps::MAX_PREFIXES),
         map::<u32, u32>(maps::ALLOW, MapType::ArrayOfMaps, maps::N_ALLOW_MAPS),
-        map::<u32, FlowSet>(maps::FLOWS, MapType::Array, maps::N_FLOW_SETS),
+        map::<u32, FlowBucket>(maps::FLOWS, MapType::Array, maps::N_FLOW_BUCKETS),
         map::<u32, u32>(maps::FLOW_LOCKS, MapType::Array, maps::N_FLOW_LOCKS),
         map::<u32, u64>(maps::FLOW_SEED, MapType::Hash, 1),
         map::<u32, u64>(maps::EVICTIONS, MapType::PerCpuArray, 1),

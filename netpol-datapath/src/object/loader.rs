@@ -24,7 +24,7 @@ pub(crate) struct Geometry {
     /// Seed of the hash of flow keys.
     pub(crate) seed: u64,
     /// Number of sets of FLOWS, a power of two, minus one.
-    pub(crate) set_mask: u32,
+    pub(crate) bucket_mask: u32,
 }
 
 /// The loader with the constants of the programs, the sizes of the maps and their pin paths.
@@ -38,7 +38,7 @@ pub(crate) fn loader<'a>(
     let mut loader = EbpfLoader::new();
     loader.override_global("MARK_MASK", mark_mask, true);
     loader.override_global("FLOW_SEED", &geometry.seed, true);
-    loader.override_global("FLOW_SET_MASK", &geometry.set_mask, true);
+    loader.override_global("FLOW_BUCKET_MASK", &geometry.bucket_mask, true);
     loader.override_global("FLOW_READS_LOCK", flow_reads.to_constant(), true);
     // Level 0 disables all messages. Without messages the ring buffer gets the smallest size.
     let log_level = match trace {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use aya::Ebpf;
 use aya::maps::{Map, MapData};
 use aya::programs::{TestRun as _, TestRunOptions};
-use netpol_common::flow_table::{FlowSet, FlowSlot, N_WAYS, owner};
+use netpol_common::flow_table::{FlowBucket, FlowSlot, N_SLOTS, owner};
 use netpol_common::ids::IfIndex;
 use netpol_common::keys::{FlowEntry, FlowKey, FlowValue};
 use netpol_common::maps;
@@ -24,9 +24,9 @@ use crate::object::layout::NO_PREALLOC;
 use crate::object::{Geometry, Pins, classifier_named};
 
 /// Sizes of a set and of a slot, and the position of the first slot, in words of eight bytes.
-const SET_WORDS: usize = size_of::<FlowSet>() / 8;
+const BUCKET_WORDS: usize = size_of::<FlowBucket>() / 8;
 const SLOT_WORDS: usize = size_of::<FlowSlot>() / 8;
-const FIRST_SLOT_WORD: usize = SET_WORDS - N_WAYS * SLOT_WORDS;
+const FIRST_SLOT_WORD: usize = BUCKET_WORDS - N_SLOTS * SLOT_WORDS;
 /// Number of attempts to read a slot that changes meanwhile.
 const N_ATTEMPTS: usize = 1000;
 /// The program that adds a connection.
@@ -62,9 +62,9 @@ impl Seed {
     /// # Errors
     /// [`Error::Map`].
     pub(crate) fn geometry(&self, config: &Config) -> Result<Geometry, Error> {
-        let n_sets = config.capacities.get(maps::FLOWS).copied().unwrap_or(maps::N_FLOW_SETS);
-        let set_mask = n_sets.checked_ilog2().map_or(0, |log2| (1 << log2) - 1);
-        Ok(Geometry { seed: self.0.get(0)?.unwrap_or_default(), set_mask })
+        let n_buckets = config.capacities.get(maps::FLOWS).copied().unwrap_or(maps::N_FLOW_BUCKETS);
+        let bucket_mask = n_buckets.checked_ilog2().map_or(0, |log2| (1 << log2) - 1);
+        Ok(Geometry { seed: self.0.get(0)?.unwrap_or_default(), bucket_mask })
     }
 }
 
@@ -141,16 +141,16 @@ impl FlowTable {
 }
 
 impl FlowMemory {
-    fn sets(&self) -> impl Iterator<Item = &[AtomicU64]> {
-        self.0.words().chunks_exact(SET_WORDS)
+    fn buckets(&self) -> impl Iterator<Item = &[AtomicU64]> {
+        self.0.words().chunks_exact(BUCKET_WORDS)
     }
 
     /// All entries. Entries that change meanwhile may be missing.
     pub(crate) fn entries(&self) -> Vec<(FlowKey, FlowEntry)> {
         let mut found = Vec::new();
-        for set in self.sets() {
-            let (head, slots) = set.split_at(FIRST_SLOT_WORD);
-            for (mark, slot) in head.iter().zip(slots.chunks_exact(SLOT_WORDS)).take(N_WAYS) {
+        for bucket in self.buckets() {
+            let (head, slots) = bucket.split_at(FIRST_SLOT_WORD);
+            for (mark, slot) in head.iter().zip(slots.chunks_exact(SLOT_WORDS)).take(N_SLOTS) {
                 found.extend(read(mark, slot));
             }
         }
@@ -160,7 +160,7 @@ impl FlowMemory {
     /// Frees the bucket slots of the connections of these interfaces. Returns how many there were.
     pub(crate) fn remove(&self, is_gone: impl Fn(IfIndex) -> bool) -> usize {
         let mut n_removed = 0;
-        for mark in self.sets().flat_map(|set| set.iter().take(N_WAYS)) {
+        for mark in self.buckets().flat_map(|bucket| bucket.iter().take(N_SLOTS)) {
             let now = mark.load(Ordering::Acquire);
             if now != 0 && is_gone(owner(now)) {
                 // Another connection may have taken the bucket slot meanwhile.

@@ -5,7 +5,7 @@ use core::ptr;
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use netpol_common::addr::Addr;
-use netpol_common::flow_table::{FlowSet, FlowSlot, N_WAYS, SlotMemory, ports};
+use netpol_common::flow_table::{FlowBucket, FlowSlot, N_SLOTS, SlotMemory, ports};
 use netpol_common::keys::{FlowKey, FlowValue};
 use zerocopy::FromBytes;
 
@@ -17,18 +17,18 @@ pub(super) struct MapSlot {
 }
 
 impl MapSlot {
-    /// One of the slots of a set.
+    /// One of the slots of a bucket.
     ///
     /// # Safety
-    /// The set must be an element of FLOWS.
+    /// The bucket must be an element of FLOWS.
     #[inline(always)]
-    pub(super) unsafe fn of(set: *mut FlowSet, way: usize) -> Self {
-        // For the verifier, which has lost sight of the bound.
-        let way = way & (N_WAYS - 1);
-        let at = |offset: usize| set.wrapping_byte_add(offset);
+    pub(super) unsafe fn of(bucket: *mut FlowBucket, index: usize) -> Self {
+        // The verifier does not know the bound of the index any more.
+        let index = index & (N_SLOTS - 1);
+        let at = |offset: usize| bucket.wrapping_byte_add(offset);
         Self {
-            mark: at(offset_of!(FlowSet, marks)).cast::<u64>().wrapping_add(way),
-            slot: at(offset_of!(FlowSet, slots)).cast::<FlowSlot>().wrapping_add(way),
+            mark: at(offset_of!(FlowBucket, marks)).cast::<u64>().wrapping_add(index),
+            slot: at(offset_of!(FlowBucket, slots)).cast::<FlowSlot>().wrapping_add(index),
         }
     }
 
@@ -84,7 +84,7 @@ impl SlotMemory for MapSlot {
         self.store(offset_of!(FlowSlot, remote), *key.remote.words());
     }
 
-    /// Field by field: BPF would take whole words apart.
+    /// Field by field, because BPF would have to take whole words apart.
     #[inline(always)]
     fn flow(self) -> FlowValue {
         FlowValue {
@@ -98,7 +98,7 @@ impl SlotMemory for MapSlot {
         }
     }
 
-    /// In words: as fields the value would be taken apart on the stack.
+    /// In words, because fields would be taken apart on the stack.
     #[inline(always)]
     fn set_flow(self, flow: &FlowValue) {
         let words: &[u64; 3] = zerocopy::transmute_ref!(flow);

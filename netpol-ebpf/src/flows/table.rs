@@ -1,7 +1,8 @@
 //! Look-ups and writes of flows.
 //!
-//! The functions that search a set are global ones, because the verifier walks a global function only once.
+//! The functions that search a bucket are global ones, because the verifier walks a global function only once.
 
+use core::mem::offset_of;
 use core::ptr;
 use core::sync::atomic::{Ordering, compiler_fence};
 
@@ -12,28 +13,28 @@ use aya_ebpf::helpers::generated::{bpf_spin_lock, bpf_spin_unlock};
 use aya_ebpf::macros::btf_map;
 use netpol_common::addr::Addr;
 use netpol_common::flow::Step;
-use netpol_common::flow_table::{self, FlowSet, N_WAYS, Place, SlotMemory as _};
+use netpol_common::flow_table::{self, FlowBucket, FlowHash, N_SLOTS, SlotMemory as _};
 use netpol_common::ids::{Direction, Epoch, Nanos, RuleId};
 use netpol_common::keys::{FlowKey, FlowValue};
-use netpol_common::maps::{self, Local, Settled};
+use netpol_common::maps::{self, CurrentFlow, Local};
 
 use super::slot::MapSlot;
 
 #[btf_map]
-static FLOWS: Array<FlowSet, { maps::N_FLOW_SETS as usize }, { BPF_F_MMAPABLE as usize }> =
+static FLOWS: Array<FlowBucket, { maps::N_FLOW_BUCKETS as usize }, { BPF_F_MMAPABLE as usize }> =
     Array::new();
 #[btf_map]
 static FLOW_LOCKS: Array<FlowLock, { maps::N_FLOW_LOCKS as usize }> = Array::new();
 #[btf_map]
 static EVICTIONS: PerCpuArray<u64, 1> = PerCpuArray::new();
 
-/// Seed of the table's hash; user space sets it before loading, for the life of the table.
+/// Seed of the table's hash. User space sets it before loading, for the life of the table.
 #[unsafe(no_mangle)]
 static FLOW_SEED: Global<u64> = Global::new(0);
-/// Number of sets less one; user space sets it before loading.
+/// Number of buckets less one. User space sets it before loading.
 #[unsafe(no_mangle)]
-static FLOW_SET_MASK: Global<u32> = Global::new(maps::N_FLOW_SETS - 1);
-/// Whether readers take the lock of a set: not 0 where the processor reorders loads or stores. User space sets it before loading.
+static FLOW_BUCKET_MASK: Global<u32> = Global::new(maps::N_FLOW_BUCKETS - 1);
+/// Whether readers take the lock of a bucket: not 0 where the processor reorders loads or stores. User space sets it before loading.
 #[unsafe(no_mangle)]
 static FLOW_READS_LOCK: Global<u32> = Global::new(1);
 
@@ -43,66 +44,86 @@ struct FlowLock {
     lock: bindings::bpf_spin_lock,
 }
 
-/// [`settled_flow`]: there is no such flow.
-const UNKNOWN: u64 = 0;
-/// [`settled_flow`]: the flow has to be decided or written, or another processor is writing it.
-const UNSETTLED: u64 = 1;
-/// [`settled_flow`]: the flow passes the packet. The lower half holds the rule.
-const SETTLED: u64 = 1 << 32;
-/// [`write_flow`]: the set is full.
+/// Result of [`current_flow`]: there is no such flow.
+const ABSENT: u64 = 0;
+/// Result of [`current_flow`]: the flow has to be decided or written, or another processor is writing it.
+const STALE: u64 = 1;
+/// Result of [`current_flow`]: the flow passes the packet. The lower half holds the rule.
+const CURRENT: u64 = 1 << 32;
+/// Result of [`write_flow`]: the bucket is full.
 const FULL: u32 = 2;
 
-/// The set of a flow, its lock, and the mark of the flow.
-struct Found {
-    set: *mut FlowSet,
+/// The bucket of a flow, its lock, and the mark of the flow.
+struct Bucket {
+    memory: *mut FlowBucket,
     lock: *mut bindings::bpf_spin_lock,
     mark: u64,
 }
 
 #[inline(always)]
-fn find_set(key: &FlowKey) -> Option<Found> {
-    let Place { set, mark } = place(key);
-    let lock = FLOW_LOCKS.get_ptr_mut(set % maps::N_FLOW_LOCKS)?;
-    Some(Found { set: FLOWS.get_ptr_mut(set)?, lock: lock.cast(), mark })
+fn hash(key: &FlowKey) -> FlowHash {
+    flow_table::hash(key, FLOW_SEED.load(), FLOW_BUCKET_MASK.load())
 }
 
-#[inline(always)]
-fn place(key: &FlowKey) -> Place {
-    flow_table::place(key, FLOW_SEED.load(), FLOW_SET_MASK.load())
-}
-
-impl Found {
-    /// The flows of the set, for a holder of the lock.
+impl Bucket {
     #[inline(always)]
-    fn flows(&self) -> &FlowSet {
-        // SAFETY: an element of an array map is never freed. Other processors do not write it while this one holds the lock. User
-        // space writes only zeros over marks, and either value of a mark is right.
-        unsafe { &*self.set }
+    fn of(key: &FlowKey) -> Option<Self> {
+        let FlowHash { bucket, mark } = hash(key);
+        let lock = FLOW_LOCKS.get_ptr_mut(bucket % maps::N_FLOW_LOCKS)?;
+        Some(Self { memory: FLOWS.get_ptr_mut(bucket)?, lock: lock.cast(), mark })
     }
 
-    #[inline(always)]
-    fn slot(&self, way: usize) -> MapSlot {
-        // SAFETY: the set is an element of FLOWS.
-        unsafe { MapSlot::of(self.set, way) }
-    }
-
-    /// Does something while this processor holds the lock. The verifier allows no calls in there.
+    /// Runs `work` while this processor holds the lock. The verifier allows no calls in there.
     #[inline(always)]
     fn locked<R>(&self, work: impl FnOnce() -> R) -> R {
-        // SAFETY: the lock is an element of FLOW_LOCKS, and this program holds no other.
+        // SAFETY: the lock is an element of FLOW_LOCKS, and this program holds no other lock.
         unsafe { bpf_spin_lock(self.lock) };
         let result = work();
-        // SAFETY: taken above.
+        // SAFETY: the program holds this lock.
         unsafe { bpf_spin_unlock(self.lock) };
         result
     }
+
+    /// The flows of the bucket, for a holder of the lock.
+    #[inline(always)]
+    fn flows(&self) -> &FlowBucket {
+        // SAFETY: an element of an array map is never freed. Other processors do not write it while this one holds the lock. User
+        // space writes only zeros over marks, and either value of a mark is right.
+        unsafe { &*self.memory }
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: usize) -> MapSlot {
+        // SAFETY: the bucket is an element of FLOWS.
+        unsafe { MapSlot::of(self.memory, index) }
+    }
+
+    /// Sets when a flow ends. The caller holds the lock.
+    #[inline(always)]
+    fn set_end(&self, index: usize, end: u32) {
+        let ends = self.memory.wrapping_byte_add(offset_of!(FlowBucket, ends)).cast::<u32>();
+        // SAFETY: an element of an array map is never freed. Only holders of the lock use this field.
+        unsafe { *ends.wrapping_add(index & (N_SLOTS - 1)) = end };
+    }
+
+    /// [`FlowBucket::shares`] by way of memory, where the verifier does not follow the number. The caller holds the lock.
+    #[inline(always)]
+    fn shares(&self) -> u64 {
+        let scratch = self.memory.wrapping_byte_add(offset_of!(FlowBucket, shares)).cast::<u64>();
+        let shares = self.flows().shares();
+        // SAFETY: an element of an array map is never freed. Only holders of the lock use this field.
+        unsafe { ptr::write_volatile(scratch, shares) };
+        compiler_fence(Ordering::SeqCst);
+        // SAFETY: as above.
+        unsafe { ptr::read_volatile(scratch) }
+    }
 }
 
-/// See [`maps::PolicyMaps::settled`]; without `sender` the address that the pod sends from does not matter. `packet` holds the
+/// See [`maps::PolicyMaps::current_flow`]. Without `sender` the address that the pod sends from does not matter. `packet` holds the
 /// direction and, from bit 8 on, the TCP flags.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn settled_flow(
+extern "C" fn current_flow(
     key: *const FlowKey,
     sender: *const Addr,
     now: u64,
@@ -110,7 +131,7 @@ extern "C" fn settled_flow(
     packet: u32,
 ) -> u64 {
     // SAFETY: the caller's own, or null.
-    let Some(key) = (unsafe { key.as_ref() }) else { return UNKNOWN };
+    let Some(key) = (unsafe { key.as_ref() }) else { return ABSENT };
     // SAFETY: the caller's own, or null.
     let sender = unsafe { sender.as_ref() };
     let [direction, tcp_flags, ..] = packet.to_le_bytes();
@@ -120,21 +141,21 @@ extern "C" fn settled_flow(
         Direction::Egress
     };
     let step = Step { now: Nanos(now), epoch: Epoch(epoch), direction, tcp_flags };
-    let settled = if FLOW_READS_LOCK.load() == 0 {
-        let Place { set, mark } = place(key);
-        let Some(set) = FLOWS.get_ptr_mut(set) else { return UNKNOWN };
-        // SAFETY: the set is an element of FLOWS.
-        let slots = |way| unsafe { MapSlot::of(set, way) };
-        flow_table::settled(slots, mark, key, sender, &step)
+    let found = if FLOW_READS_LOCK.load() == 0 {
+        let FlowHash { bucket, mark } = hash(key);
+        let Some(memory) = FLOWS.get_ptr_mut(bucket) else { return ABSENT };
+        // SAFETY: the bucket is an element of FLOWS.
+        let slots = |index| unsafe { MapSlot::of(memory, index) };
+        flow_table::current_flow(slots, mark, key, sender, &step)
     } else {
-        let Some(found) = find_set(key) else { return UNKNOWN };
-        let slots = |way| found.slot(way);
-        found.locked(|| flow_table::settled_under_lock(slots, found.mark, key, sender, &step))
+        let Some(bucket) = Bucket::of(key) else { return ABSENT };
+        let slots = |index| bucket.slot(index);
+        bucket.locked(|| flow_table::current_under_lock(slots, bucket.mark, key, sender, &step))
     };
-    match settled {
-        Settled::Yes(rule) => SETTLED | u64::from(rule.0),
-        Settled::No => UNSETTLED,
-        Settled::Unknown => UNKNOWN,
+    match found {
+        CurrentFlow::Yes(rule) => CURRENT | u64::from(rule.0),
+        CurrentFlow::No => STALE,
+        CurrentFlow::Absent => ABSENT,
     }
 }
 
@@ -148,10 +169,10 @@ extern "C" fn read_flow(key: *const FlowKey, sender: *const Addr, flow: *mut Flo
     let Some(sender) = (unsafe { sender.as_ref() }) else { return 0 };
     // SAFETY: the caller's own, or null.
     let Some(flow) = (unsafe { flow.as_mut() }) else { return 0 };
-    let Some(found) = find_set(key) else { return 0 };
-    found.locked(|| match found.flows().find(found.mark, key) {
-        Some(way) => {
-            let slot = found.slot(way);
+    let Some(bucket) = Bucket::of(key) else { return 0 };
+    bucket.locked(|| match bucket.flows().find(bucket.mark, key) {
+        Some(index) => {
+            let slot = bucket.slot(index);
             *flow = slot.flow();
             if slot.local() == *sender { 2 } else { 1 }
         }
@@ -159,7 +180,7 @@ extern "C" fn read_flow(key: *const FlowKey, sender: *const Addr, flow: *mut Flo
     })
 }
 
-/// Adds or replaces a flow, unless its set is [`FULL`]. Without `local` the address that the pod sends from is unknown.
+/// Adds or replaces a flow, unless its bucket is [`FULL`]. Without `local` the address that the pod sends from is unknown.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn write_flow(key: *const FlowKey, flow: *const FlowValue, local: *const Addr) -> u32 {
@@ -169,34 +190,34 @@ extern "C" fn write_flow(key: *const FlowKey, flow: *const FlowValue, local: *co
     let Some(flow) = (unsafe { flow.as_ref() }) else { return 0 };
     // SAFETY: the caller's own, or null.
     let local = unsafe { local.as_ref() };
-    let Some(found) = find_set(key) else { return 0 };
-    found.locked(|| {
-        let mut way = found.flows().find(found.mark, key);
-        // What is loaded again does not have to stay on the stack.
+    let Some(bucket) = Bucket::of(key) else { return 0 };
+    bucket.locked(|| {
+        let mut index = bucket.flows().find(bucket.mark, key);
+        // Values that are loaded again do not have to stay on the stack.
         compiler_fence(Ordering::SeqCst);
-        if way.is_none() {
-            way = found.flows().free(flow_table::tick(flow.last_seen));
+        if index.is_none() {
+            index = bucket.flows().free(flow_table::tick(flow.last_seen));
         }
-        let Some(way) = way else { return FULL };
-        flow_table::write(found.slot(way), found.mark, key, flow, local);
-        found.set_end(way, flow_table::end(flow, key.protocol));
+        let Some(index) = index else { return FULL };
+        flow_table::write(bucket.slot(index), bucket.mark, key, flow, local);
+        bucket.set_end(index, flow_table::end(flow, key.protocol));
         1
     })
 }
 
-/// Evicts a flow from the set of this one.
+/// Evicts a flow from the bucket of this one.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn evict_for(key: *const FlowKey) -> u32 {
     // SAFETY: the caller's own, or null.
     let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
-    let Some(found) = find_set(key) else { return 0 };
-    found.locked(|| {
-        let victim = found.flows().victim(found.shares());
-        flow_table::free(found.slot(victim));
+    let Some(bucket) = Bucket::of(key) else { return 0 };
+    bucket.locked(|| {
+        let victim = bucket.flows().victim(bucket.shares());
+        flow_table::free(bucket.slot(victim));
     });
     if let Some(n_evicted) = EVICTIONS.get_ptr_mut(0) {
-        // SAFETY: the element is this processor's own.
+        // SAFETY: the element is this CPU's own.
         unsafe { *n_evicted += 1 };
     }
     1
@@ -210,50 +231,27 @@ extern "C" fn renew_flow(key: *const FlowKey, flow: *const FlowValue) -> u32 {
     let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
     // SAFETY: the caller's own, or null.
     let Some(flow) = (unsafe { flow.as_ref() }) else { return 0 };
-    let Some(found) = find_set(key) else { return 0 };
-    found.locked(|| {
-        if let Some(way) = found.flows().find(found.mark, key) {
-            flow_table::renew(found.slot(way), flow);
-            found.set_end(way, flow_table::end(flow, key.protocol));
+    let Some(bucket) = Bucket::of(key) else { return 0 };
+    bucket.locked(|| {
+        if let Some(index) = bucket.flows().find(bucket.mark, key) {
+            flow_table::renew(bucket.slot(index), flow);
+            bucket.set_end(index, flow_table::end(flow, key.protocol));
         }
     });
     1
 }
 
-impl Found {
-    /// Sets when a flow ends. The caller holds the lock.
-    #[inline(always)]
-    fn set_end(&self, way: usize, end: u32) {
-        let ends = self.set.wrapping_byte_add(core::mem::offset_of!(FlowSet, ends)).cast::<u32>();
-        // SAFETY: an element of an array map is never freed; only holders of the lock use this field.
-        unsafe { *ends.wrapping_add(way & (N_WAYS - 1)) = end };
-    }
-
-    /// [`FlowSet::shares`] by way of memory, where the verifier does not follow them. The caller holds the lock.
-    #[inline(always)]
-    fn shares(&self) -> u64 {
-        let scratch =
-            self.set.wrapping_byte_add(core::mem::offset_of!(FlowSet, shares)).cast::<u64>();
-        let shares = self.flows().shares();
-        // SAFETY: an element of an array map is never freed; only holders of the lock use this field.
-        unsafe { ptr::write_volatile(scratch, shares) };
-        compiler_fence(Ordering::SeqCst);
-        // SAFETY: as above.
-        unsafe { ptr::read_volatile(scratch) }
-    }
-}
-
-/// See [`maps::PolicyMaps::settled`].
+/// See [`maps::PolicyMaps::current_flow`].
 #[inline(always)]
-pub(crate) fn settled(key: &FlowKey, sender: Option<&Addr>, step: &Step) -> Settled {
+pub(crate) fn current(key: &FlowKey, sender: Option<&Addr>, step: &Step) -> CurrentFlow {
     let Step { now, epoch, direction, tcp_flags } = *step;
     let packet = u32::from_le_bytes([direction.to_wire(), tcp_flags, 0, 0]);
     let sender = sender.map_or(ptr::null(), ptr::from_ref);
-    match settled_flow(key, sender, now.0, epoch.0, packet) {
-        UNKNOWN => Settled::Unknown,
-        UNSETTLED => Settled::No,
+    match current_flow(key, sender, now.0, epoch.0, packet) {
+        ABSENT => CurrentFlow::Absent,
+        STALE => CurrentFlow::No,
         #[expect(clippy::cast_possible_truncation, reason = "the lower half is the rule")]
-        found => Settled::Yes(RuleId(found as u32)),
+        found => CurrentFlow::Yes(RuleId(found as u32)),
     }
 }
 

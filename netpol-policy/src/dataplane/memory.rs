@@ -4,13 +4,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use netpol_common::addr::Addr;
-use netpol_common::flow::{Step, is_settled};
+use netpol_common::flow::{Step, is_current};
 use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol};
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowSlots, AllowValue, BackendValue, EndpointValue, FlowEntry, FlowKey,
     FlowValue, FragmentKey, FragmentValue, PrefixKey,
 };
-use netpol_common::maps::{Local, PolicyMaps, Settled};
+use netpol_common::maps::{CurrentFlow, Local, PolicyMaps};
 use netpol_common::packet::{Frame, Packet};
 use netpol_common::verdict::{HookContext, Outcome, decide};
 
@@ -135,14 +135,14 @@ impl PolicyMaps for MemoryMaps {
         own.or_else(|| of(Identity::ANY))
     }
 
-    fn settled(&self, key: &FlowKey, sender: Option<&Addr>, step: &Step) -> Settled {
+    fn current_flow(&self, key: &FlowKey, sender: Option<&Addr>, step: &Step) -> CurrentFlow {
         let flows = self.flows.borrow();
-        let Some(FlowEntry { flow, local }) = flows.get(key) else { return Settled::Unknown };
+        let Some(FlowEntry { flow, local }) = flows.get(key) else { return CurrentFlow::Absent };
         let is_own = sender.is_none_or(|sender| sender == local);
-        if is_own && is_settled(flow, key.protocol, step) {
-            Settled::Yes(flow.rule)
+        if is_own && is_current(flow, key.protocol, step) {
+            CurrentFlow::Yes(flow.rule)
         } else {
-            Settled::No
+            CurrentFlow::No
         }
     }
 

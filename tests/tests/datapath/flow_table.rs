@@ -32,7 +32,7 @@ const N_LOOKS: usize = 100_000;
 const MIN_READS: usize = 100;
 
 /// Two pods.
-const QUIET: u32 = PODS[0];
+pub(super) const QUIET: u32 = PODS[0];
 const LOUD: u32 = PODS[1];
 
 fn map_state() -> MapState {
@@ -57,7 +57,7 @@ fn map_state() -> MapState {
     map_state
 }
 
-fn devices() -> PretendDevices {
+pub(super) fn devices() -> PretendDevices {
     let mut devices = PretendDevices::in_new_namespace(IfIndex(QUIET)).unwrap();
     devices.ensure(IfIndex(LOUD)).unwrap();
     devices.ensure(IfIndex(UPLINK)).unwrap();
@@ -74,17 +74,22 @@ fn tcp(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), flags: u8) -> Vec<u8> {
     Frame::whole(Packet::plain(Ends::V4(from.0, to.0), segment)).bytes()
 }
 
-fn syn(from: (Ipv4Addr, u16)) -> Vec<u8> {
+pub(super) fn syn(from: (Ipv4Addr, u16)) -> Vec<u8> {
     tcp(from, (v4(1), OPEN), 0x02)
 }
 
-fn passes(datapath: &mut Datapath, program: Program, ifindex: u32, frame: &[u8]) -> bool {
+pub(super) fn passes(
+    datapath: &mut Datapath,
+    program: Program,
+    ifindex: u32,
+    frame: &[u8],
+) -> bool {
     let context = TestContext { ifindex, ingress_ifindex: UPLINK, mark: 0 };
     datapath.test_run(program, frame, context).unwrap().is_pass()
 }
 
 /// A flow of another pod.
-fn other(number: u32) -> (Ipv4Addr, u16) {
+pub(super) fn other(number: u32) -> (Ipv4Addr, u16) {
     let port = 1024 + u16::try_from(number % 60_000).unwrap();
     (Ipv4Addr::from_bits(0x0b00_0000 + number), port)
 }
@@ -124,7 +129,7 @@ fn a_flood_evicts_its_own_connections() {
 }
 
 /// A pin folder, removed on drop.
-struct Pins(PathBuf);
+pub(super) struct Pins(pub(super) PathBuf);
 
 impl Drop for Pins {
     fn drop(&mut self) {
@@ -132,8 +137,8 @@ impl Drop for Pins {
     }
 }
 
-/// A table of one set, its pins, and the configuration to load it again.
-fn one_set(test: &str) -> (Pins, Config, Datapath) {
+/// A table of one bucket, its pins, and the configuration to load it again.
+pub(super) fn one_bucket(test: &str) -> (Pins, Config, Datapath) {
     let pins = Pins(format!("/sys/fs/bpf/npdp-{}-{test}", std::process::id()).into());
     let capacities = BTreeMap::from([(FLOWS, 1)]);
     let config = Config { pin_root: Some(pins.0.clone()), capacities, ..Config::default() };
@@ -147,7 +152,7 @@ fn two_processors_write_one_connection_one_after_the_other() {
     if !met(&[Need::Root]) {
         return;
     }
-    let (_pins, config, datapath) = one_set("writers");
+    let (_pins, config, datapath) = one_bucket("writers");
     let start = Barrier::new(2);
     // A lost lock would leave the slot marked as being written.
     for _ in 0..N_ROUNDS {
@@ -177,7 +182,7 @@ fn what_is_read_while_it_is_written_is_of_one_connection() {
         return;
     }
     let _devices = devices();
-    let (_pins, config, mut datapath) = one_set("reader");
+    let (_pins, config, mut datapath) = one_bucket("reader");
     let rivals = [other(100), other(200)];
     for rival in rivals {
         assert!(passes(&mut datapath, Program::PodIngress, QUIET, &syn(rival)));

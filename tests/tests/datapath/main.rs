@@ -15,6 +15,7 @@ mod handmade;
 mod identities;
 mod map_gc;
 mod migration;
+mod recycled;
 mod strategies;
 mod verifier;
 mod wire;

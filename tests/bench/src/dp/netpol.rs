@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use netpol_common::addr::Addr;
-use netpol_common::flow_table::N_WAYS;
+use netpol_common::flow_table::N_SLOTS;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue, PrefixKey};
 use netpol_common::maps;
@@ -94,8 +94,8 @@ impl Netpol {
         attaching: Attaching,
     ) -> Result<Self> {
         let pins = PathBuf::from("/sys/fs/bpf").join(lane.router.name());
-        let n_ways = u32::try_from(N_WAYS)?;
-        let capacities = n_flows.map(|n| (maps::FLOWS, n / n_ways)).into_iter().collect();
+        let n_slots = u32::try_from(N_SLOTS)?;
+        let capacities = n_flows.map(|n| (maps::FLOWS, n / n_slots)).into_iter().collect();
         let config =
             Config { pin_root: Some(pins.clone()), capacities, attaching, ..Config::default() };
         let server = IfIndex(lane.router.interface_index("s0")?);

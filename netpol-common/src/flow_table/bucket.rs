@@ -1,4 +1,4 @@
-//! Sets of flows: their layout, and which slot a new flow gets.
+//! Buckets of flows: their layout, and which slot a new flow gets.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -8,26 +8,26 @@ use crate::flow;
 use crate::ids::{Nanos, PortBe, Protocol};
 use crate::keys::{FlowEntry, FlowKey, FlowValue};
 
-/// Slots of a set.
-pub const N_WAYS: usize = 8;
-/// Binary logarithm of the nanoseconds in a tick, the unit of [`FlowSet::ends`]: a tick has 1.07 s.
+/// Slots of a bucket.
+pub const N_SLOTS: usize = 8;
+/// Binary logarithm of the nanoseconds in a tick, the unit of [`FlowBucket::ends`]: a tick has 1.07 s.
 const TICK_NS_LOG2: u32 = 30;
 
-/// Flows whose hashes select the same set. 640 bytes, ten cache lines.
+/// Flows whose hashes select the same bucket. 640 bytes, ten cache lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct FlowSet {
-    /// [`Place::mark`](super::Place::mark) of the flow in each slot; 0 for a free slot.
-    pub marks: [u64; N_WAYS],
+pub struct FlowBucket {
+    /// [`FlowHash::mark`](super::FlowHash::mark) of the flow in each slot; 0 for a free slot.
+    pub marks: [u64; N_SLOTS],
     /// The tick after which each flow has ended unless another packet arrives ([`end`]).
-    pub ends: [u32; N_WAYS],
-    /// Scratch space for [`FlowSet::shares`] during an eviction. The kernel's verifier would follow each value of a number in a
+    pub ends: [u32; N_SLOTS],
+    /// Scratch space for [`FlowBucket::shares`] during an eviction. The kernel's verifier would follow each value of a number in a
     /// register; of a number in memory it knows nothing.
     pub shares: u64,
     /// Zero.
     pub pad: [u64; 3],
     /// The flows.
-    pub slots: [FlowSlot; N_WAYS],
+    pub slots: [FlowSlot; N_SLOTS],
 }
 
 /// One flow. One cache line.
@@ -82,12 +82,12 @@ impl FlowSlot {
     }
 }
 
-impl FlowSet {
+impl FlowBucket {
     /// The slot of a flow.
     #[inline(always)]
     pub fn find(&self, mark: u64, key: &FlowKey) -> Option<usize> {
-        let mut ways = self.marks.iter().zip(&self.slots);
-        ways.position(|(found, slot)| *found == mark && slot.holds(key))
+        let mut slots = self.marks.iter().zip(&self.slots);
+        slots.position(|(found, slot)| *found == mark && slot.holds(key))
     }
 
     /// A slot that is free or whose flow has ended.
@@ -96,34 +96,34 @@ impl FlowSet {
         self.marks.iter().zip(&self.ends).position(|(mark, end)| *mark == 0 || *end < now)
     }
 
-    /// For each slot, eight bits: how many other slots of the set its endpoint holds.
+    /// For each slot, eight bits: how many other slots of the bucket its endpoint holds.
     #[inline(always)]
     pub fn shares(&self) -> u64 {
         let mut shares = 0_u64;
-        for (way, mark) in self.marks.iter().enumerate() {
-            for (other, mark_there) in self.marks.iter().enumerate().skip(way + 1) {
+        for (slot, mark) in self.marks.iter().enumerate() {
+            for (other, mark_there) in self.marks.iter().enumerate().skip(slot + 1) {
                 if owner(*mark) == owner(*mark_there) {
-                    shares += (1 << (8 * way)) + (1 << (8 * other));
+                    shares += (1 << (8 * slot)) + (1 << (8 * other));
                 }
             }
         }
         shares
     }
 
-    /// The slot of the flow that is evicted from a full set with these [`FlowSet::shares`].
+    /// The slot of the flow that is evicted from a full bucket with these [`FlowBucket::shares`].
     #[inline(always)]
     pub fn victim(&self, shares: u64) -> usize {
         // The largest share wins, then the earliest end. The lowest bits hold the index of the slot.
         let mut best = 0_u64;
-        for (way, end) in (0_u64..).zip(&self.ends) {
-            let share = (shares >> (8 * way)) & 0xff;
-            let score = (share << 40) | (u64::from(!*end) << 8) | way;
+        for (slot, end) in (0_u64..).zip(&self.ends) {
+            let share = (shares >> (8 * slot)) & 0xff;
+            let score = (share << 40) | (u64::from(!*end) << 8) | slot;
             if score > best {
                 best = score;
             }
         }
-        let [way, ..] = best.to_le_bytes();
-        usize::from(way) % N_WAYS
+        let [slot, ..] = best.to_le_bytes();
+        usize::from(slot) % N_SLOTS
     }
 }
 
@@ -136,7 +136,7 @@ mod tests {
     use zerocopy::FromZeros as _;
 
     use super::*;
-    use crate::flow_table::place;
+    use crate::flow_table::hash;
     use crate::ids::{Direction, Epoch, IfIndex, RuleId};
 
     const SEED: u64 = 0x1234_5678_9abc_def1;
@@ -145,15 +145,15 @@ mod tests {
         FlowKey::new(IfIndex(ifindex), addr, ports, protocol, FlowKey::AT_POD)
     }
 
-    /// A failure here is a change of the wire: bump `maps::ABI_VERSION`.
+    /// If this fails, a layout has changed: bump `maps::ABI_VERSION`.
     #[test]
-    fn a_set_fills_ten_lines_and_a_slot_one() {
+    fn a_bucket_has_ten_cache_lines_and_a_slot_one() {
         assert_eq!(size_of::<FlowSlot>(), 64);
         assert_eq!(offset_of!(FlowSlot, entry), 24);
-        assert_eq!(size_of::<FlowSet>(), 640);
-        assert_eq!(offset_of!(FlowSet, ends), 64);
-        assert_eq!(offset_of!(FlowSet, shares), 96);
-        assert_eq!(offset_of!(FlowSet, slots), 128);
+        assert_eq!(size_of::<FlowBucket>(), 640);
+        assert_eq!(offset_of!(FlowBucket, ends), 64);
+        assert_eq!(offset_of!(FlowBucket, shares), 96);
+        assert_eq!(offset_of!(FlowBucket, slots), 128);
     }
 
     fn slot_of(key: &FlowKey) -> FlowSlot {
@@ -165,57 +165,57 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_key_can_be_read_back_from_its_way(
+        fn a_key_can_be_read_back_from_its_slot(
             ifindex in 1_u32.., addr: [u8; 16], ports: u32, protocol: u8, stage in 0_u8..2, seed: u64,
         ) {
             let key = FlowKey::new(IfIndex(ifindex), Addr(addr), ports, Protocol(protocol), stage);
-            let place = place(&key, seed, 0xff);
-            prop_assert!(place.set <= 0xff && place.mark != 0);
-            prop_assert_eq!(slot_of(&key).key(place.mark), key);
+            let hash = hash(&key, seed, 0xff);
+            prop_assert!(hash.bucket <= 0xff && hash.mark != 0);
+            prop_assert_eq!(slot_of(&key).key(hash.mark), key);
         }
 
         #[test]
-        fn who_has_most_makes_room_and_of_those_what_ends_first(
+        fn the_endpoint_with_most_slots_loses_the_flow_that_ends_first(
             owners in prop::array::uniform8(1_u64..5), ends in prop::array::uniform8(10_u32..14),
         ) {
-            let mut set = FlowSet::new_zeroed();
-            set.marks = owners;
-            set.ends = ends;
-            prop_assert_eq!(set.free(9), None);
-            let n_of = |way: usize| owners.iter().filter(|owner| **owner == owners[way]).count();
-            let most = (0..N_WAYS).map(n_of).max().unwrap();
-            let largest: BTreeSet<_> = (0..N_WAYS).filter(|way| n_of(*way) == most).collect();
-            let earliest = largest.iter().map(|way| ends[*way]).min().unwrap();
-            let victim = set.victim(set.shares());
-            prop_assert!(largest.contains(&victim) && ends[victim] == earliest, "{victim} of {set:?}");
+            let mut bucket = FlowBucket::new_zeroed();
+            bucket.marks = owners;
+            bucket.ends = ends;
+            prop_assert_eq!(bucket.free(9), None);
+            let n_of = |slot: usize| owners.iter().filter(|owner| **owner == owners[slot]).count();
+            let most = (0..N_SLOTS).map(n_of).max().unwrap();
+            let largest: BTreeSet<_> = (0..N_SLOTS).filter(|slot| n_of(*slot) == most).collect();
+            let earliest = largest.iter().map(|slot| ends[*slot]).min().unwrap();
+            let victim = bucket.victim(bucket.shares());
+            prop_assert!(largest.contains(&victim) && ends[victim] == earliest, "{victim} of {bucket:?}");
         }
     }
 
     #[test]
-    fn what_has_ended_makes_room_before_anything_else() {
-        let mut set = FlowSet::new_zeroed();
-        assert_eq!(set.free(0), Some(0));
-        set.marks = [1, 1, 1, 1, 1, 1, 1, 2];
-        set.ends = [9; N_WAYS];
-        assert_eq!(set.free(9), None);
-        set.ends[7] = 8;
-        assert_eq!(set.free(9), Some(7));
+    fn a_flow_that_has_ended_is_replaced_first() {
+        let mut bucket = FlowBucket::new_zeroed();
+        assert_eq!(bucket.free(0), Some(0));
+        bucket.marks = [1, 1, 1, 1, 1, 1, 1, 2];
+        bucket.ends = [9; N_SLOTS];
+        assert_eq!(bucket.free(9), None);
+        bucket.ends[7] = 8;
+        assert_eq!(bucket.free(9), Some(7));
     }
 
     #[test]
-    fn a_connection_is_found_among_others_with_its_mark() {
+    fn a_flow_is_found_among_others_with_its_mark() {
         let wanted = key(3, Addr::from_v4([10, 0, 0, 1]), 80, Protocol::TCP);
         let other = key(3, Addr::from_v4([10, 0, 0, 2]), 80, Protocol::TCP);
-        let mark = place(&wanted, SEED, 0).mark;
-        let mut set = FlowSet::new_zeroed();
-        set.marks[2] = mark;
-        set.slots[2] = slot_of(&other);
-        assert_eq!(set.find(mark, &wanted), None);
-        set.marks[5] = mark;
-        set.slots[5] = slot_of(&wanted);
-        assert_eq!(set.find(mark, &wanted), Some(5));
-        set.marks[5] = 0;
-        assert_eq!(set.find(mark, &wanted), None);
+        let mark = hash(&wanted, SEED, 0).mark;
+        let mut bucket = FlowBucket::new_zeroed();
+        bucket.marks[2] = mark;
+        bucket.slots[2] = slot_of(&other);
+        assert_eq!(bucket.find(mark, &wanted), None);
+        bucket.marks[5] = mark;
+        bucket.slots[5] = slot_of(&wanted);
+        assert_eq!(bucket.find(mark, &wanted), Some(5));
+        bucket.marks[5] = 0;
+        assert_eq!(bucket.find(mark, &wanted), None);
     }
 
     #[test]
