@@ -76,6 +76,7 @@ fn explain_follows_a_service_to_its_pods() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a golden text")]
 fn explain_writes_json() {
     check(
         "netpol explain --from ops/probe --to shop/db --port 80 -f DIR/shop.yaml -o json",
