@@ -64,7 +64,7 @@ impl std::error::Error for Error {
     }
 }
 
-/// Writes a [`Request`] or [`Response`] as one line, newline included.
+/// Writes a `Request` or `Response` as one line, newline included.
 ///
 /// # Errors
 /// [`Error::TooLong`] if the line exceeds [`MAX_MESSAGE_BYTES`]. [`Error::Json`] does not occur for the types of this crate.
@@ -74,7 +74,7 @@ pub fn encode<T: Serialize>(body: &T) -> Result<Vec<u8>, Error> {
     if line.len() > MAX_MESSAGE_BYTES { Err(Error::TooLong) } else { Ok(line) }
 }
 
-/// Reads a [`Request`] or [`Response`] from one line.
+/// Reads a `Request` or `Response` from one line.
 ///
 /// The receiver reads up to the newline, the end of the stream or [`MAX_MESSAGE_BYTES`], whichever comes first, and passes the
 /// bytes read.

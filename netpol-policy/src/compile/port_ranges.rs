@@ -5,7 +5,7 @@ use crate::model::PortRange;
 /// Bits of a port.
 const PORT_BITS: u32 = 16;
 
-/// Splits a range into aligned blocks, see [`aligned_blocks`]. At most 30 of them.
+/// Splits a range into aligned blocks, see `aligned_blocks`. At most 30 of them.
 pub fn port_prefixes(range: PortRange) -> Vec<(u16, u32)> {
     aligned_blocks(range.first(), range.last())
 }
