@@ -62,7 +62,7 @@ enum Command {
     /// Check formatting, dependencies, clippy for host and kernel, and documentation.
     Lint(lint::Options),
     /// Check the rules of the code base that no standard tool checks.
-    Tidy(tidy::Options),
+    Tidy,
     /// Load the eBPF programs and compare their costs with the committed table.
     Verify(verify::Options),
     /// Put load on a node for minutes; fail on leaks and wrong verdicts.
@@ -101,7 +101,7 @@ fn run(command: Command) -> Result<()> {
         Command::Image(options) => image::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Lint(options) => lint::run(&options),
-        Command::Tidy(options) => tidy::run(&options),
+        Command::Tidy => tidy::run(),
         Command::Verify(options) => verify::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Vm(options) => vm::run(&options),

@@ -95,7 +95,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         term::heading("examples in the documentation");
         tally.add(doc_tests()?);
     }
-    let tidied = if *part == Part::Root { Ok(()) } else { tidy::run(&tidy::Options::default()) };
+    let tidied = if *part == Part::Root { Ok(()) } else { tidy::run() };
     if !all_ran {
         term::warning(NOT_RUN);
     }
