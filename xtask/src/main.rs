@@ -19,6 +19,7 @@ mod crash;
 mod demo;
 mod e2e;
 mod fuzz;
+mod hostile;
 mod image;
 #[path = "../../tests/lab/src/options.rs"]
 #[expect(unreachable_pub, reason = "public in the crate that it belongs to")]
@@ -69,6 +70,8 @@ enum Command {
     Soak(soak::Options),
     /// Kill the agent at every system call of a change; fail on leaks, and if the next agent reaches another state.
     Crash(crash::Options),
+    /// Attack a node with raw frames and with objects of tenants; fail if anything gets through.
+    Hostile(hostile::Options),
     /// Test the agent's API requests against the current cluster, in namespaces of their own.
     E2e(e2e::Options),
     /// Fuzz packets, network configurations, and manifests.
@@ -97,6 +100,7 @@ fn run(command: Command) -> Result<()> {
         Command::Bench(options) => bench::run(&options),
         Command::Soak(_) => soak::run(),
         Command::Crash(options) => crash::run(&options),
+        Command::Hostile(options) => hostile::run(&options),
         Command::E2e(_) => e2e::run(),
         Command::Image(options) => image::run(&options),
         Command::Test(options) => test::run(&options),
