@@ -6,11 +6,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use netpol_lab::binaries::binary;
 use netpol_lab::node::nat::feed;
 use netpol_lab::node::netns::Netns;
 use netpol_lab::node::topology::Wiring;
+use netpol_lab::node::wait::{LIMIT, Look, until};
 use netpol_lab::node::{Bridge, Host, Lab, PodSpec, labels};
 use netpol_lab::privilege::{Need, met};
+use serde_json::{Value, json};
 
 /// Sends the frames listed on standard input in hexadecimal through a device.
 const SEND: &str = "
@@ -107,6 +110,56 @@ pub(crate) fn pod_mac(lab: &Lab, name: &str) -> [u8; 6] {
 /// An Ethernet frame.
 pub(crate) fn ethernet(to: [u8; 6], from: [u8; 6], ethertype: u16, content: &[u8]) -> Vec<u8> {
     [to.as_slice(), &from, &ethertype.to_be_bytes(), content].concat()
+}
+
+/// An ICMPv6 message with its checksum; `body` follows the checksum.
+pub(crate) fn icmpv6(src: Ipv6Addr, dst: Ipv6Addr, kind: u8, body: &[u8]) -> Vec<u8> {
+    let mut message = [&[kind, 0, 0, 0], body].concat();
+    let len = u32::try_from(message.len()).unwrap().to_be_bytes();
+    let mut summed = [src.octets(), dst.octets()].concat();
+    summed.extend(len);
+    summed.extend([0, 0, 0, 58]);
+    summed.extend(&message);
+    let words = summed.chunks(2).map(|pair| match *pair {
+        [hi, lo] => u32::from(u16::from_be_bytes([hi, lo])),
+        [hi] => u32::from(u16::from_be_bytes([hi, 0])),
+        _ => 0,
+    });
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    let checksum = !u16::try_from(sum).unwrap();
+    message.splice(2..4, checksum.to_be_bytes());
+    message
+}
+
+/// Creates a policy of the namespace `default` that selects an endpoint, and waits until it is in force.
+pub(crate) fn apply_policy(lab: &Lab, name: &str, spec: &Value) -> Result<()> {
+    let object = json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": { "namespace": "default", "name": name },
+        "spec": spec,
+    });
+    lab.manifests().write_object(&format!("policy-{name}.yaml"), &object)?;
+    until("the policy", LIMIT, || {
+        let status = ask_agent(lab, &["status", "--output", "json"])?;
+        let status: Value = serde_json::from_str(&status)?;
+        let policies = status.get("policies").context("no policies")?.to_string();
+        let is_in_force = status.get("is_in_force") == Some(&json!(true));
+        let is_known = is_in_force && policies.contains(name);
+        Ok(if is_known { Look::Done(()) } else { Look::NotYet(status.to_string()) })
+    })
+}
+
+/// Runs a `netpol-agent` subcommand against the running agent.
+pub(crate) fn ask_agent(lab: &Lab, question: &[&str]) -> Result<String> {
+    let mut command = Command::new(binary("netpol-agent")?);
+    command.args(question).arg("--socket").arg(lab.agent_config().socket());
+    let output = command.output().context("starting netpol-agent")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// Sends frames from one host and records the frames that arrive at another.

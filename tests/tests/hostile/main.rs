@@ -5,5 +5,6 @@
 #![forbid(unsafe_code)]
 #![cfg(test)]
 
+mod attribution;
 mod fixture;
 mod sources;
