@@ -9,6 +9,7 @@ use etherparse::{NetHeaders, PacketHeaders, TransportHeader};
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Hook, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue, FlowKey, PrefixKey};
+use netpol_common::mac::Mac;
 use netpol_common::packet::{Frame as _, Packet, Parsed};
 use netpol_common::reason::{DropReason, PassReason, Verdict};
 use netpol_common::verdict::{DEFAULT_MARK_MASK, HookContext, Outcome};
@@ -170,7 +171,7 @@ fn endpoint(input: &mut Unstructured<'_>) -> Result<EndpointMapState> {
         pad: 0,
         egress_mark: input.int_in_range(0..=3)?,
     };
-    Ok(EndpointMapState { value, container_id: Arc::from("fuzzed") })
+    Ok(EndpointMapState { value, container_id: Arc::from("fuzzed"), mac: Mac::UNKNOWN })
 }
 
 fn identity(input: &mut Unstructured<'_>) -> Result<Identity> {

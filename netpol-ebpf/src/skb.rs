@@ -5,8 +5,11 @@ use core::mem::MaybeUninit;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::bpf_skb_load_bytes;
 use aya_ebpf::programs::TcContext;
-use netpol_common::ids::{Hook, IfIndex, Nanos, Protocol};
-use netpol_common::packet::{self, ETHERNET_LEN, Frame, Packet, PacketBytes, Parsed};
+use netpol_common::ids::{Direction, Hook, IfIndex, Nanos, Protocol};
+use netpol_common::mac::Mac;
+use netpol_common::packet::{
+    self, ETHERNET_LEN, Frame, Packet, PacketBytes, Parsed, pod_mac_offset,
+};
 use netpol_common::verdict::HookContext;
 use zerocopy::FromBytes;
 
@@ -100,6 +103,23 @@ impl<const LINK_HEADER_LEN: u32> PacketBytes for Skb<LINK_HEADER_LEN> {
         if offset < ETHERNET_LEN {
             return T::read_from_bytes(&self.ethertype()).ok();
         }
+        self.read(offset + LINK_HEADER_LEN - ETHERNET_LEN)
+    }
+
+    #[inline(always)]
+    fn pod_mac(&self, direction: Direction) -> Option<Mac> {
+        match LINK_HEADER_LEN {
+            // Two bytes more than the address has, which every Ethernet header has behind it.
+            ETHERNET_LEN => self.read(pod_mac_offset(direction)).map(Mac::from_word),
+            _ => None,
+        }
+    }
+}
+
+impl<const LINK_HEADER_LEN: u32> Skb<LINK_HEADER_LEN> {
+    /// Reads from the linear part of the packet, which always has the whole link header.
+    #[inline(always)]
+    fn read<T: FromBytes + Copy>(&self, offset: u32) -> Option<T> {
         let skb = self.context();
         // Volatile loads, so that the pointers are loaded where they are used. To the compiler they are numbers of 32 bits; if it
         // moved such a number, the verifier would not accept it as a packet pointer any more.
@@ -107,7 +127,7 @@ impl<const LINK_HEADER_LEN: u32> PacketBytes for Skb<LINK_HEADER_LEN> {
         let data = unsafe { core::ptr::read_volatile(&raw const skb.data) } as usize;
         // SAFETY: a field of the context.
         let end = unsafe { core::ptr::read_volatile(&raw const skb.data_end) } as usize;
-        let start = data + (offset + LINK_HEADER_LEN - ETHERNET_LEN) as usize;
+        let start = data + offset as usize;
         if start + size_of::<T>() > end {
             return None;
         }

@@ -88,6 +88,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             error!(error = &error as &dyn std::error::Error, "devices not watched any more");
         }
     });
+    let (pod_ends_in, pod_ends) = mpsc::channel(QUEUE);
+    let pod_ends_cancel = cancel.clone();
+    tokio::spawn(async move {
+        if let Err(error) = netlink::watch_pod_ends(pod_ends_in, pod_ends_cancel).await {
+            error!(error = &error as &dyn std::error::Error, "interfaces of pods not watched");
+        }
+    });
     let stop = cancel.clone();
     tokio::spawn(async move {
         if let Err(error) = wait_for_signal().await {
@@ -96,7 +103,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
         stop.cancel();
     });
-    let inputs = Inputs { updates: stamped, calls, devices, questions, found };
+    let inputs = Inputs { updates: stamped, calls, devices, pod_ends, questions, found };
     let worker = Worker::start().context("starting the worker thread")?;
     event_loop::run(agent, inputs, searches, &source, &worker, &cancel).await;
     info!("stopped; policies stay in force");

@@ -6,6 +6,8 @@ use crate::reason::DropReason;
 
 /// Length of an Ethernet header without a tag, bytes.
 pub const ETHERNET_LEN: u32 = 14;
+/// Offset in a frame of the sender's MAC address in an ARP message, bytes.
+pub const ARP_SENDER_OFFSET: u32 = ETHERNET_LEN + 8;
 /// A packet with more IPv6 extension headers is malformed.
 pub const MAX_EXTENSION_HEADERS: usize = 8;
 

@@ -6,7 +6,7 @@ use super::hook_context::HookContext;
 use super::judge::judge;
 use super::outcome::Outcome;
 use super::policy::is_never_finished;
-use super::spoofing::{is_spoofed, judge_arp, judge_opaque};
+use super::spoofing::{foreign_mac, has_foreign_mac, is_spoofed, judge_arp, judge_opaque};
 use super::view::{Ruling, View};
 use crate::ids::{Direction, Epoch, Hook, IfIndex, RuleId};
 use crate::keys::{AllowSlots, EndpointValue};
@@ -116,11 +116,15 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
         FastPath::NoFlow | FastPath::Parsed => Parsed::Ip,
         FastPath::Done(_) | FastPath::NotTaken => bytes.parse(packet),
     };
+    if !view.endpoint.forwards() && has_foreign_mac(maps, bytes, context.ifindex, direction) {
+        outcome.verdict = Verdict::Drop(foreign_mac(direction));
+        return outcome;
+    }
     let ruling = match parsed {
         Parsed::NotIp => judge_opaque(&view, DropReason::NotIp),
         Parsed::Malformed(reason) => judge_opaque(&view, reason),
         Parsed::Arp | Parsed::Ip if context.is_tagged => judge_opaque(&view, DropReason::NotIp),
-        Parsed::Arp => judge_arp(maps, &view, &packet.src),
+        Parsed::Arp => judge_arp(maps, bytes, &view, &packet.src),
         Parsed::Ip => match direction {
             Direction::Egress => {
                 if is_spoofed(maps, bytes, &view, packet) {

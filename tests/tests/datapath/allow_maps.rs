@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AllowKey, AllowValue, EndpointValue};
+use netpol_common::mac::Mac;
 use netpol_datapath::{Attaching, Datapath};
 use netpol_lab::privilege::{Need, met};
 use netpol_policy::compile::{AllowMap, AllowMapKey};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue};
+use netpol_common::mac::Mac;
 use netpol_datapath::{FlowReads, Program, TestContext};
 use netpol_lab::packets::{AUTHENTICATION, Ends, Extension, Fragment, Frame, Packet, Segment};
 use netpol_lab::privilege::{Need, met};
@@ -57,7 +58,7 @@ fn map_state(isolated: &[Direction]) -> MapState {
             egress_mark: u16::try_from(ifindex - 99).unwrap(),
             ..EndpointValue::blocked()
         };
-        (IfIndex(ifindex), EndpointMapState { value, container_id: Arc::from("container") })
+        (IfIndex(ifindex), EndpointMapState { value, container_id: Arc::from("container"), mac: Mac::UNKNOWN })
     };
     let keys = PODS.iter().flat_map(|ifindex| {
         Direction::ALL.map(|direction| AllowMapKey::new(IfIndex(*ifindex), direction))

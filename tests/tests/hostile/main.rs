@@ -7,4 +7,5 @@
 
 mod attribution;
 mod fixture;
+mod mac;
 mod sources;

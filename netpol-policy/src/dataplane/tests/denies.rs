@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use netpol_common::keys::PrefixKey;
+use netpol_common::mac::Mac;
 use proptest::collection::btree_map;
 use proptest::prelude::*;
 use proptest::sample::select;

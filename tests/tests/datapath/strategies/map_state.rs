@@ -7,6 +7,7 @@ use std::sync::Arc;
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AllowKey, AllowValue, EndpointValue, PrefixKey};
+use netpol_common::mac::Mac;
 use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -124,7 +125,7 @@ pub(crate) fn map_state() -> impl Strategy<Value = MapState> {
                 .zip(PODS)
                 .map(|(value, ifindex)| {
                     let container_id = Arc::from(format!("container-{ifindex}"));
-                    (IfIndex(ifindex), EndpointMapState { value, container_id })
+                    (IfIndex(ifindex), EndpointMapState { value, container_id, mac: Mac::UNKNOWN })
                 })
                 .collect(),
             addresses: own_addresses(),
