@@ -154,6 +154,31 @@ impl<const LINK_HEADER_LEN: u32> Frame for Skb<LINK_HEADER_LEN> {
             _ => parse_quoted_l3(self.raw(), protocol, start, quoted),
         })
     }
+
+    #[inline(always)]
+    fn is_link_message(&self, direction: Direction, packet: &Packet) -> bool {
+        match LINK_HEADER_LEN {
+            ETHERNET_LEN => is_link_message(self.raw(), u32::from(direction.to_wire()), packet) != 0,
+            // Links without Ethernet header lead to no pod.
+            _ => false,
+        }
+    }
+}
+
+/// [`packet::is_link_message`] as a global function, as those of `parse_functions`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn is_link_message(skb: *mut __sk_buff, direction: u32, packet: *const Packet) -> u32 {
+    let skb = Skb::<ETHERNET_LEN>(TcContext::new(skb));
+    let direction = match direction {
+        0 => Direction::Ingress,
+        _ => Direction::Egress,
+    };
+    // SAFETY: the caller's own packet, or null.
+    match unsafe { packet.as_ref() } {
+        Some(packet) => u32::from(packet::is_link_message(&skb, direction, packet)),
+        None => 0,
+    }
 }
 
 /// Parsing as global functions. The verifier walks a global function once, and assumes any result in its callers. If parsing were

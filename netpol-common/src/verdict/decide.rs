@@ -93,6 +93,7 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
     if let FastPath::Done(outcome) = fast {
         return outcome;
     }
+    let is_egress = matches!(direction, Direction::Egress);
     let context = &context();
     let mut outcome = Outcome {
         verdict: Verdict::Drop(DropReason::UnknownEndpoint),
@@ -125,14 +126,16 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
         Parsed::Malformed(reason) => judge_opaque(&view, reason),
         Parsed::Arp | Parsed::Ip if context.is_tagged => judge_opaque(&view, DropReason::NotIp),
         Parsed::Arp => judge_arp(maps, bytes, &view, &packet.src),
+        Parsed::Ip if is_egress && is_spoofed(maps, bytes, &view, packet) => {
+            Ruling::drop(DropReason::Spoofed)
+        }
+        Parsed::Ip
+            if packet.has_link_message_type() && bytes.is_link_message(direction, packet) =>
+        {
+            Ruling::pass(PassReason::NeighbourDiscovery)
+        }
         Parsed::Ip => match direction {
-            Direction::Egress => {
-                if is_spoofed(maps, bytes, &view, packet) {
-                    Ruling::drop(DropReason::Spoofed)
-                } else {
-                    judge(maps, bytes, &view, packet)
-                }
-            }
+            Direction::Egress => judge(maps, bytes, &view, packet),
             Direction::Ingress => {
                 let is_hairpin = is_hairpin(maps, context);
                 if context.egress_mark() != 0 && !is_hairpin {

@@ -9,7 +9,7 @@ use crate::ids::{Direction, IfIndex};
 use crate::keys::AddressKey;
 use crate::mac::Mac;
 use crate::maps::PolicyMaps;
-use crate::packet::{ARP_SENDER_OFFSET, Packet, PacketBytes};
+use crate::packet::{ARP_SENDER_OFFSET, Frame, Packet, PacketBytes};
 use crate::reason::{DropReason, PassReason};
 
 /// Whether a frame from the pod has another source MAC address than the pod's, by which a bridge would learn that the other address
@@ -81,7 +81,7 @@ fn is_own_hardware<M: PolicyMaps, B: PacketBytes + ?Sized>(
 
 /// Whether a pod sends from an address that is not its own, announces such an address, or acts as a router.
 #[inline(always)]
-pub(super) fn is_spoofed<M: PolicyMaps, B: PacketBytes + ?Sized>(
+pub(super) fn is_spoofed<M: PolicyMaps, B: Frame + ?Sized>(
     maps: &M,
     bytes: &B,
     view: &View,
@@ -90,25 +90,28 @@ pub(super) fn is_spoofed<M: PolicyMaps, B: PacketBytes + ?Sized>(
     if view.endpoint.forwards() {
         return false;
     }
-    if packet.is_router_message() {
+    if packet.is_router_message() || packet.is_fragmented_discovery() {
         return true;
     }
-    if packet.is_neighbour_advertisement() {
+    if packet.claims_address() {
         let mut buffer = MaybeUninit::uninit();
         let target = bytes.load::<Addr>(packet.quotation_offset(), &mut buffer);
         if target.is_none_or(|target| is_foreign(maps, view, target)) {
             return true;
         }
     }
-    // Duplicate address detection sends from `::`.
-    let is_probe = packet.src.is_unspecified() && packet.is_neighbour_discovery();
-    !is_probe && is_foreign(maps, view, &packet.src)
+    // Duplicate address detection sends from `::`, and so does multicast listener discovery before it.
+    if packet.src.is_unspecified() {
+        return !(packet.has_link_message_type() && bytes.is_link_message(view.direction, packet));
+    }
+    is_foreign(maps, view, &packet.src)
 }
 
-/// Whether the address is not the pod's own. Every pod may use link-local addresses, because its kernel generates them and they are
-/// not routed.
+/// Whether the address is not the pod's own. Of a pod whose MAC address is not known, the link-local addresses are not known either.
 #[inline(always)]
 fn is_foreign<M: PolicyMaps>(maps: &M, view: &View, addr: &Addr) -> bool {
-    !addr.is_v6_link_local()
-        && !maps.owns_address(&AddressKey { ifindex: view.ifindex, addr: *addr })
+    let is_own = maps.owns_address(&AddressKey { ifindex: view.ifindex, addr: *addr });
+    let is_unknown =
+        addr.is_v6_link_local() && maps.mac(view.ifindex).is_none_or(|mac| mac == Mac::UNKNOWN);
+    !is_own && !is_unknown
 }
