@@ -25,8 +25,8 @@ use netpol_common::maps::{self, CurrentFlow, Local, PolicyMaps};
 
 use crate::look_up::{copy, find};
 use crate::maps::{
-    ADDRESSES, ALLOW, BACKENDS, DEFER, DEFERRED_FLOWS, EGRESS_MARKS, ENDPOINTS, EPOCH, FRAGMENTS, MACS,
-    PREFIXES,
+    ADDRESSES, ALLOW, BACKENDS, DEFER, DEFERRED_FLOWS, EGRESS_MARKS, ENDPOINTS, EPOCH, FRAGMENTS,
+    MACS, PREFIXES,
 };
 use crate::{flows, identities};
 

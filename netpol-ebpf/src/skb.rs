@@ -158,7 +158,9 @@ impl<const LINK_HEADER_LEN: u32> Frame for Skb<LINK_HEADER_LEN> {
     #[inline(always)]
     fn is_link_message(&self, direction: Direction, packet: &Packet) -> bool {
         match LINK_HEADER_LEN {
-            ETHERNET_LEN => is_link_message(self.raw(), u32::from(direction.to_wire()), packet) != 0,
+            ETHERNET_LEN => {
+                is_link_message(self.raw(), u32::from(direction.to_wire()), packet) != 0
+            }
             // Links without Ethernet header lead to no pod.
             _ => false,
         }

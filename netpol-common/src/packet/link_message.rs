@@ -180,8 +180,7 @@ fn is_listener_message<B: PacketBytes + ?Sized>(
     };
     // A report may come before the sender has an address (RFC 3590).
     let is_report = matches!(kind, LISTENER_REPORT | LISTENER_REPORT_V2);
-    let is_from_link =
-        packet.src.is_v6_link_local() || (is_report && packet.src.is_unspecified());
+    let is_from_link = packet.src.is_v6_link_local() || (is_report && packet.src.is_unspecified());
     has_length
         && is_from_link
         && packet.dst.is_v6_multicast()
@@ -316,8 +315,7 @@ mod tests {
         let servers = [[25, 3].as_slice(), &[0; 22]].concat();
         let head = [ROUTER_ADVERTISEMENT, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
         let icmp = [head.as_slice(), &prefix, &servers].concat();
-        let advertisement =
-            Message { src: LINK_LOCAL, dst: "ff02::1", icmp, ..solicitation(&[]) };
+        let advertisement = Message { src: LINK_LOCAL, dst: "ff02::1", icmp, ..solicitation(&[]) };
         assert!(both(&advertisement));
         assert!(!both(&Message { src: GLOBAL, ..advertisement }));
     }

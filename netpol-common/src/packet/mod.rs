@@ -15,5 +15,7 @@ pub use bytes::{PacketBytes, pod_mac_offset};
 pub use frame::Frame;
 pub use link_message::is_link_message;
 pub use parse::{parse, parse_quoted};
-pub use parsed::{ARP_SENDER_OFFSET, ETHERNET_LEN, Fragment, MAX_EXTENSION_HEADERS, Packet, Parsed};
+pub use parsed::{
+    ARP_SENDER_OFFSET, ETHERNET_LEN, Fragment, MAX_EXTENSION_HEADERS, Packet, Parsed,
+};
 pub use plain::{Plain, parse_plain};

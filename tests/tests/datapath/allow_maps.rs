@@ -92,6 +92,7 @@ fn what_the_agent_believes_of_allow_maps_is_what_the_next_one_reads() {
                 ..EndpointValue::blocked()
             },
             container_id: Arc::from("pod"),
+            mac: Mac::UNKNOWN,
         };
         let mut present: Vec<_> = PODS
             .iter()

@@ -33,7 +33,10 @@ fn open_endpoint(ifindex: IfIndex) -> Vec<MapOp> {
     let value = EndpointValue { state: EndpointValue::READY, ..EndpointValue::blocked() };
     vec![
         MapOp::AddAddress(AddressKey { ifindex, addr: POD.into() }),
-        MapOp::SetEndpoint(ifindex, EndpointMapState { value, container_id: Arc::from("sandbox"), mac: Mac::UNKNOWN }),
+        MapOp::SetEndpoint(
+            ifindex,
+            EndpointMapState { value, container_id: Arc::from("sandbox"), mac: Mac::UNKNOWN },
+        ),
         MapOp::BumpEpoch,
     ]
 }

@@ -49,9 +49,10 @@ fn map_state() -> MapState {
             isolated: Direction::Ingress.bit() | Direction::Egress.bit(),
             ..EndpointValue::blocked()
         };
-        map_state
-            .endpoints
-            .insert(ifindex, EndpointMapState { value, container_id: Arc::from("pod"), mac: Mac::UNKNOWN });
+        map_state.endpoints.insert(
+            ifindex,
+            EndpointMapState { value, container_id: Arc::from("pod"), mac: Mac::UNKNOWN },
+        );
         map_state.addresses.insert(AddressKey { ifindex, addr: addr.into() });
         map_state.allow.insert(AllowMapKey::new(ifindex, Direction::Ingress), Arc::clone(&allowed));
     }

@@ -58,7 +58,10 @@ fn map_state(isolated: &[Direction]) -> MapState {
             egress_mark: u16::try_from(ifindex - 99).unwrap(),
             ..EndpointValue::blocked()
         };
-        (IfIndex(ifindex), EndpointMapState { value, container_id: Arc::from("container"), mac: Mac::UNKNOWN })
+        (
+            IfIndex(ifindex),
+            EndpointMapState { value, container_id: Arc::from("container"), mac: Mac::UNKNOWN },
+        )
     };
     let keys = PODS.iter().flat_map(|ifindex| {
         Direction::ALL.map(|direction| AllowMapKey::new(IfIndex(*ifindex), direction))
@@ -228,20 +231,48 @@ fn overlapping_fragments_are_judged_by_the_newest_first_one() {
 }
 
 #[test]
-fn neighbour_discovery_and_listener_messages_always_pass() {
-    let message = |ends, kind| {
-        let segment = Segment::Icmp { kind, id: 0, quoted: None };
-        Packet { segment, ..udp(ends, 0, 0) }
-    };
+fn neighbour_discovery_and_listener_messages_pass_in_their_own_form_only() {
+    let message =
+        |seen: Seen, [src, dst]: [Ipv6Addr; 2], hop_limit, extension: &[u8], icmp: &[u8]| {
+            let next = if extension.is_empty() { 58 } else { 0 };
+            let len = u8::try_from(extension.len() + icmp.len()).unwrap();
+            let mut bytes = vec![0x60, 0, 0, 0, 0, len, next, hop_limit];
+            bytes.extend(src.octets());
+            bytes.extend(dst.octets());
+            bytes.extend(extension);
+            bytes.extend(icmp);
+            Seen { frame: Frame::Other { ether_type: 0x86dd, bytes }, ..seen }
+        };
+    let empty = |ends| udp(ends, 0, 0);
     let (inward, outward) = (Ends::V6(v6(4), v6(1)), Ends::V6(v6(1), v6(4)));
+    let text = |address: &str| address.parse::<Ipv6Addr>().unwrap();
     let mut scenario = Vec::new();
-    // Neighbour and router solicitations; listener queries, reports, and done messages, of both versions.
-    for kind in [133, 135, 130, 131, 132, 143] {
-        scenario.push(Verdict(to_pod(100, message(inward, kind)), "neighbour-discovery"));
-        scenario.push(Verdict(from_pod(100, message(outward, kind)), "neighbour-discovery"));
+    for (own, other, seen) in
+        [(v6(4), v6(1), to_pod(100, empty(inward))), (v6(1), v6(4), from_pod(100, empty(outward)))]
+    {
+        let solicitation = [&[135, 0, 0, 0, 0, 0, 0, 0], other.octets().as_slice()].concat();
+        let ends = [own, other];
+        let check = |hop_limit, ends, extension: &[u8], icmp: &[u8], verdict| {
+            Verdict(message(seen.clone(), ends, hop_limit, extension, icmp), verdict)
+        };
+        scenario.push(check(255, ends, &[], &solicitation, "neighbour-discovery"));
+        scenario.push(check(64, ends, &[], &solicitation, "not-allowed"));
+        let long = [solicitation.as_slice(), &[7; 200]].concat();
+        scenario.push(check(255, ends, &[], &long, "not-allowed"));
+        let report = [[143, 0, 0, 0, 0, 0, 0, 1].as_slice(), &[0xff; 20]].concat();
+        let alert = [58, 0, 5, 2, 0, 0, 1, 0];
+        let on_link = [text("fe80::7"), text("ff02::16")];
+        scenario.push(check(1, on_link, &alert, &report, "neighbour-discovery"));
+        scenario.push(check(64, on_link, &alert, &report, "not-allowed"));
+        scenario.push(check(255, ends, &[], &[144, 0, 0, 0, 0, 0, 0, 0], "not-allowed"));
     }
-    scenario.push(Verdict(to_pod(100, message(inward, 128)), "not-allowed"));
-    scenario.push(Verdict(from_pod(100, message(outward, 144)), "not-allowed"));
+    scenario.push(Verdict(
+        to_pod(
+            100,
+            Packet { segment: Segment::Icmp { kind: 128, id: 0, quoted: None }, ..empty(inward) },
+        ),
+        "not-allowed",
+    ));
     check(&map_state(&[Direction::Ingress, Direction::Egress]), scenario);
 }
 

@@ -51,7 +51,11 @@ fn map_state(identities: BTreeMap<Addr, Identity>) -> MapState {
     let key = AllowKey::lookup(ALLOWED, Protocol::TCP, PortBe::new(80));
     let allowed: AllowMap = [(key, AllowValue::allow(RuleId(1)))].into();
     MapState {
-        endpoints: [(POD, EndpointMapState { value, container_id: Arc::from("pod"), mac: Mac::UNKNOWN })].into(),
+        endpoints: [(
+            POD,
+            EndpointMapState { value, container_id: Arc::from("pod"), mac: Mac::UNKNOWN },
+        )]
+        .into(),
         allow: [(AllowMapKey::new(POD, Direction::Ingress), Arc::new(allowed))].into(),
         identities,
         ..MapState::default()

@@ -71,7 +71,10 @@ impl Node {
 
 fn set_endpoint(ifindex: IfIndex, container: &str) -> MapOp {
     let value = EndpointValue { state: EndpointValue::READY, ..EndpointValue::blocked() };
-    MapOp::SetEndpoint(ifindex, EndpointMapState { value, container_id: Arc::from(container), mac: Mac::UNKNOWN })
+    MapOp::SetEndpoint(
+        ifindex,
+        EndpointMapState { value, container_id: Arc::from(container), mac: Mac::UNKNOWN },
+    )
 }
 
 /// `n` flows of an interface.

@@ -86,6 +86,7 @@ fn endpoint() -> impl Strategy<Value = EndpointMapState> {
                 ..EndpointValue::blocked()
             },
             container_id: Arc::from(container_id),
+            mac: Mac::UNKNOWN,
         }
     })
 }

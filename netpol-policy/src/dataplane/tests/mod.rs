@@ -39,9 +39,10 @@ fn map_state(container_id: &str, own: &[&str], allows: &[Identity]) -> MapState 
     };
     let map: Arc<AllowMap> = Arc::new(allows.iter().map(entry).collect());
     let mut map_state = MapState::default();
-    map_state
-        .endpoints
-        .insert(POD, EndpointMapState { value, container_id: Arc::from(container_id), mac: Mac::UNKNOWN });
+    map_state.endpoints.insert(
+        POD,
+        EndpointMapState { value, container_id: Arc::from(container_id), mac: Mac::UNKNOWN },
+    );
     map_state.addresses =
         own.iter().map(|own| AddressKey { ifindex: POD, addr: addr(own) }).collect();
     for direction in Direction::ALL {

@@ -52,7 +52,9 @@ pub fn map_state(server: IfIndex, n_pods: u16, peers: Peers) -> MapState {
             ..EndpointValue::blocked()
         };
         let container_id = Arc::from(format!("pod-{number}"));
-        map_state.endpoints.insert(ifindex, EndpointMapState { value, container_id, mac: Mac::UNKNOWN });
+        map_state
+            .endpoints
+            .insert(ifindex, EndpointMapState { value, container_id, mac: Mac::UNKNOWN });
         map_state.egress_marks.insert(number + 1, ifindex);
         for family in [Family::V4, Family::V6] {
             map_state.addresses.insert(AddressKey { ifindex, addr: pod(number, family).into() });

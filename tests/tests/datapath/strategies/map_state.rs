@@ -109,7 +109,14 @@ fn prefixes() -> impl Strategy<Value = BTreeMap<PrefixKey, Identity>> {
 
 /// A map state, consistent or not.
 pub(crate) fn map_state() -> impl Strategy<Value = MapState> {
-    let endpoints = vec(endpoint(), PODS.len());
+    // Frames go from the second address to the third.
+    let mac = select(vec![
+        Mac::UNKNOWN,
+        Mac::UNKNOWN,
+        Mac::new([2, 0, 0, 0, 0, 1]),
+        Mac::new([2, 0, 0, 0, 0, 2]),
+    ]);
+    let endpoints = vec((endpoint(), mac), PODS.len());
     let identities = btree_map(select(all_addresses()), identity(), 0..8);
     let allow = btree_map(allow_map_key(), allow_map(), 2..7);
     let defer = subsequence(
@@ -123,9 +130,9 @@ pub(crate) fn map_state() -> impl Strategy<Value = MapState> {
             endpoints: endpoints
                 .into_iter()
                 .zip(PODS)
-                .map(|(value, ifindex)| {
+                .map(|((value, mac), ifindex)| {
                     let container_id = Arc::from(format!("container-{ifindex}"));
-                    (IfIndex(ifindex), EndpointMapState { value, container_id, mac: Mac::UNKNOWN })
+                    (IfIndex(ifindex), EndpointMapState { value, container_id, mac })
                 })
                 .collect(),
             addresses: own_addresses(),
