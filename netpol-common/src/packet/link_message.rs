@@ -216,9 +216,10 @@ mod tests {
     impl Message<'_> {
         fn is_of_link(&self, direction: Direction) -> bool {
             let next = if self.extension.is_empty() { 58 } else { 0 };
-            let len = u8::try_from(self.extension.len() + self.icmp.len()).unwrap();
+            let len = u16::try_from(self.extension.len() + self.icmp.len()).unwrap();
+            let [hi, lo] = len.to_be_bytes();
             let mut frame = [[1; 6], MAC].concat();
-            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, len, next, self.hop_limit]);
+            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, hi, lo, next, self.hop_limit]);
             frame.extend(address(self.src).0);
             frame.extend(address(self.dst).0);
             frame.extend(self.extension);
