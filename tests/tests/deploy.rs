@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use netpol_lab::binaries;
 use netpol_lab::deployment::{
-    at, containers, folder, host_path, items, kustomize, objects, of_kind, texts,
+    at, containers, folder, host_path, items, kustomize, kustomize_with, objects, of_kind, texts,
 };
 use netpol_lab::privilege::{Need, met};
 use netpol_policy::model::Kind;
@@ -113,8 +113,48 @@ fn the_containers_have_the_capabilities_that_they_are_tested_with_and_no_more() 
 }
 
 #[test]
+fn no_security_module_confines_the_containers() -> Result<()> {
+    let objects = base("daemonset.yaml")?;
+    for container in containers(of_kind(&objects, "DaemonSet")?) {
+        let context = at(container, "/securityContext");
+        ensure!(*at(context, "/appArmorProfile") == json!({ "type": "Unconfined" }), "{context}");
+        ensure!(*at(context, "/seLinuxOptions") == json!({ "type": "spc_t" }), "{context}");
+    }
+    Ok(())
+}
+
+#[test]
+fn before_kubernetes_1_30_annotations_take_the_place_of_the_apparmor_field() -> Result<()> {
+    if !met(&[Need::Program("kubectl")]) {
+        return Ok(());
+    }
+    let (older, removal) = ("components/pre-1.30", "uninstall/component");
+    for components in [[older].as_slice(), &[older, removal]] {
+        let objects = kustomize_with("overlays/kubeadm-flannel", components)?;
+        let daemon_set = of_kind(&objects, "DaemonSet")?;
+        let mut expected = BTreeSet::new();
+        for container in containers(daemon_set) {
+            ensure!(at(container, "/securityContext/appArmorProfile").is_null(), "{container}");
+            expected.extend(at(container, "/name").as_str());
+        }
+        // The API server refuses an annotation for a container that does not exist.
+        let annotations = at(daemon_set, "/spec/template/metadata/annotations").as_object();
+        let found: BTreeSet<_> = annotations
+            .context("no annotations")?
+            .iter()
+            .filter(|(_, value)| **value == "unconfined")
+            .filter_map(|(key, _)| {
+                key.strip_prefix("container.apparmor.security.beta.kubernetes.io/")
+            })
+            .collect();
+        ensure!(found == expected, "{components:?}: {found:?} instead of {expected:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn the_removal_keeps_the_names_and_folders_of_each_overlay() -> Result<()> {
-    for name in ["kubeadm-flannel", "k3s"] {
+    for name in ["kubeadm-flannel", "k3s", "microk8s", "minikube"] {
         let Some(installed) = overlay(name)? else { return Ok(()) };
         let removing = kustomize(&format!("uninstall/{name}"))?;
         let (installed, removing) =
