@@ -7,6 +7,7 @@ use std::error::Error;
 use std::fs;
 use std::io;
 
+use netpol_datapath::PinCause;
 use rustix::thread::{CapabilitySet, capabilities};
 
 /// An error, with its likely cause if the kernel denied the operation.
@@ -23,7 +24,12 @@ pub(crate) fn explain(error: anyhow::Error) -> anyhow::Error {
 fn is_denial(error: &(dyn Error + 'static)) -> bool {
     let io = error.downcast_ref::<io::Error>().map(io::Error::kind);
     let errno = error.downcast_ref::<rustix::io::Errno>().map(|errno| errno.kind());
-    io.or(errno) == Some(io::ErrorKind::PermissionDenied)
+    // Shown as the error that it wraps, which is not in the chain for that reason.
+    let pin = match error.downcast_ref::<PinCause>() {
+        Some(PinCause::Io(error)) => Some(error.kind()),
+        Some(PinCause::Map(_) | PinCause::Pin(_)) | None => None,
+    };
+    io.or(errno).or(pin) == Some(io::ErrorKind::PermissionDenied)
 }
 
 /// What can deny an operation to this process.
@@ -186,6 +192,9 @@ mod tests {
         assert!(denied.chain().any(is_denial));
         let denied = anyhow::Error::new(rustix::io::Errno::PERM).context("locking a");
         assert!(denied.chain().any(is_denial));
+        let source = PinCause::Io(io::Error::from_raw_os_error(13));
+        let pin = netpol_datapath::Error::Pin { path: "/sys/fs/bpf/netpol".into(), source };
+        assert!(anyhow::Error::new(pin).chain().any(is_denial));
         let missing = anyhow::Error::new(io::Error::from_raw_os_error(2)).context("reading a");
         assert!(!missing.chain().any(is_denial));
         assert_eq!(
