@@ -8,3 +8,4 @@ mod lists;
 mod objects;
 mod privileged;
 mod silence;
+mod unable;
