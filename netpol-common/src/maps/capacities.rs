@@ -10,7 +10,7 @@ pub const MAX_IDENTITIES: u32 = 1 << 19;
 pub const MAX_PREFIXES: u32 = 1 << 20;
 /// Slots of ALLOW; slot 0 means "none". Two for each endpoint, and as many again, because an allow map is filled before an endpoint
 /// refers to it.
-pub const N_ALLOW_MAPS: u32 = 4 * MAX_ENDPOINTS;
+pub const N_ALLOW_MAPS: u32 = 1 + 4 * MAX_ENDPOINTS;
 /// Entries of one allow map.
 pub const MAX_ALLOW_ENTRIES: u32 = 1 << 20;
 /// Sets of flows of all endpoints together, a power of two. A set has eight flows and 640 bytes, which are allocated at the start.
