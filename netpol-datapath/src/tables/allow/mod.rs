@@ -7,7 +7,7 @@
 
 mod inner;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::Arc;
@@ -152,9 +152,14 @@ impl AllowMaps {
         &mut self,
         entries: impl Iterator<Item = (AllowMapKey, &'a Arc<AllowMap>)>,
     ) -> Result<(), Error> {
-        let is_new = |key: &AllowMapKey, content: &Arc<AllowMap>| {
-            let now = self.by_key.get(key).and_then(|slot| self.used.get(slot));
-            now.is_none_or(|now| now.content != *content)
+        // Endpoints mostly share their maps, so that each pair of maps is compared once.
+        let mut compared: HashMap<(Slot, usize), bool> = HashMap::new();
+        let mut is_new = |key: &AllowMapKey, content: &Arc<AllowMap>| {
+            let Some(slot) = self.by_key.get(key) else { return true };
+            let now = self.used.get(slot);
+            *compared
+                .entry((*slot, address_of(content)))
+                .or_insert_with(|| now.is_none_or(|now| now.content != *content))
         };
         let mut wanted: BTreeMap<AllowMapKey, &Arc<AllowMap>> = BTreeMap::new();
         wanted.extend(entries.filter(|(key, content)| is_new(key, content)));
@@ -162,19 +167,26 @@ impl AllowMaps {
             self.edit(slot, content)?;
             wanted.retain(|key, _| self.by_key.get(key) != Some(&slot));
         }
-        let made: BTreeSet<_> =
-            wanted.values().filter(|content| !self.by_content.contains_key(**content)).collect();
-        if made.len() > self.spare.len() {
-            self.prepare_spare(made.len() - self.spare.len() + N_SPARE)?;
+        let contents: BTreeMap<usize, &Arc<AllowMap>> =
+            wanted.values().map(|content| (address_of(content), *content)).collect();
+        let missing: HashSet<&Arc<AllowMap>> = contents
+            .values()
+            .copied()
+            .filter(|content| !self.by_content.contains_key(*content))
+            .collect();
+        if missing.len() > self.spare.len() {
+            self.prepare_spare(missing.len() - self.spare.len() + N_SPARE)?;
         }
-        let mut left = BTreeSet::new();
-        for (key, content) in wanted {
+        let mut slots: BTreeMap<usize, Slot> = BTreeMap::new();
+        for (address, content) in contents {
             let slot = match self.by_content.get(content) {
                 Some(slot) => *slot,
                 None => self.fill(content)?,
             };
-            left.extend(self.assign(key, Some(slot)));
+            slots.insert(address, slot);
         }
+        let moves = wanted.into_iter().map(|(key, content)| (key, slots.get(&address_of(content))));
+        let left = moves.filter_map(|(key, slot)| self.assign(key, slot.copied())).collect();
         self.retire_unused(left);
         Ok(())
     }
@@ -212,7 +224,7 @@ impl AllowMaps {
                 by_slot.entry(*slot).or_default().push(content);
             }
         }
-        let mut taken: BTreeSet<&Arc<AllowMap>> = BTreeSet::new();
+        let mut taken: HashSet<&Arc<AllowMap>> = HashSet::new();
         let mut found = Vec::new();
         for (slot, contents) in by_slot {
             let (Some(used), [content, others @ ..]) = (self.used.get(&slot), contents.as_slice())
@@ -376,6 +388,11 @@ impl AllowMaps {
         self.spare.clear();
         Ok(())
     }
+}
+
+/// The identity of a map that endpoints share.
+fn address_of(content: &Arc<AllowMap>) -> usize {
+    Arc::as_ptr(content).addr()
 }
 
 fn only_allows(content: &AllowMap) -> bool {
