@@ -1,4 +1,4 @@
-//! Rules that exceed the capacity of this node's maps, as diagnostics on their policies.
+//! Rules and Services that exceed the capacity of this node's maps, as diagnostics on these objects.
 
 use netpol_policy::compile;
 use netpol_policy::dataplane::port::Kernel;
@@ -12,13 +12,15 @@ impl<K: Kernel> Agent<K> {
         std::mem::take(&mut self.found)
     }
 
-    /// Records the rules that exceed the capacity of the maps.
+    /// Records the rules and Services that exceed the capacity of the maps.
     pub(super) fn record_left_out(&mut self) {
         let left_out = self.compiled.left_out();
-        if left_out == self.left_out {
+        let refused = self.compiled.refused();
+        if left_out == self.left_out && *refused == self.refused {
             return;
         }
-        let diagnostics = compile::diagnostics(&left_out, self.compiled.capacities());
+        let diagnostics = compile::diagnostics(&left_out, refused, self.compiled.capacities());
+        self.refused.clone_from(refused);
         self.left_out = left_out;
         let changed = self.diagnostics.set_of_node(diagnostics);
         self.log_diagnostics(&changed);
@@ -32,7 +34,7 @@ mod tests {
 
     use super::super::tests::{fixture, full_lists, pod, update};
     use super::*;
-    use netpol_policy::compile::{Capacities, Compiled};
+    use netpol_policy::compile::{Capacities, Compiled, Shared};
     use netpol_policy::model::{Kind, ObjectName};
     use netpol_policy::source::SourceUpdate;
     use netpol_policy::store::Delta;
@@ -55,7 +57,7 @@ mod tests {
     #[test]
     fn a_policy_over_capacity_is_reported_and_does_not_delay_others() {
         let mut fixture = fixture();
-        let few = Capacities { n_prefixes: 4, ..Capacities::default() };
+        let few = Capacities { n_prefixes: Shared::undivided(4), ..Capacities::default() };
         fixture.agent.compiled = Compiled::default().within(few);
         drop(fixture.agent.update(full_lists()));
         drop(fixture.agent.update(update(pod("a"))));

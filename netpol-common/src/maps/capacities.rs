@@ -21,8 +21,9 @@ pub const N_FLOW_BUCKETS: u32 = 1 << 15;
 pub const N_FLOW_LOCKS: u32 = 1 << 10;
 /// Fragmented datagrams.
 pub const MAX_FRAGMENTS: u32 = 1 << 13;
-/// Addresses of Services and of the own node.
-pub const MAX_DEFER: u32 = 1 << 16;
+/// Addresses of Services and of the own node: twice as many as are used, because a change writes new ones first. The largest
+/// clusters have 10,000 Services of two cluster addresses each.
+pub const MAX_DEFER: u32 = 1 << 17;
 /// Egress marks; mark 0 means "none".
 pub const N_EGRESS_MARKS: u32 = 4096;
 /// Deferred flow handles; handle 0 means "none". Each CPU has only a few packets between the two hooks.

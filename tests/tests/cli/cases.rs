@@ -158,9 +158,6 @@ mod privileged {
             scope.spawn(kernel).join().unwrap()
         });
         assert_eq!(kernel, output("netpol-agent simulate --cases - --engine reference", &lines));
-        assert!(
-            kernel.contains(r#""name":"39","verdicts":["deny","deny","allow"]"#),
-            "{kernel}"
-        );
+        assert!(kernel.contains(r#""name":"39","verdicts":["deny","deny","allow"]"#), "{kernel}");
     }
 }

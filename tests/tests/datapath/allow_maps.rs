@@ -70,7 +70,11 @@ fn ops(step: &Step, allow: &BTreeMap<AllowMapKey, Arc<AllowMap>>) -> Vec<MapOp> 
         Step::Remove(keys) => keys.iter().map(|key| MapOp::RemoveAllow(*key)).collect(),
         Step::Exchange(n_places) => {
             let behind = allow.values().cycle().skip(*n_places);
-            allow.keys().zip(behind).map(|(key, of)| MapOp::SetAllow(*key, Arc::clone(of))).collect()
+            allow
+                .keys()
+                .zip(behind)
+                .map(|(key, of)| MapOp::SetAllow(*key, Arc::clone(of)))
+                .collect()
         }
         Step::Prepare => Vec::new(),
     }
@@ -158,8 +162,11 @@ fn pods_that_exchange_their_allow_maps_need_no_spare_slot() {
     datapath.apply(&present).unwrap();
     for n_places in [0, 1, contents.len() - 1, 7] {
         let behind = contents.iter().cycle().skip(n_places);
-        let exchange: Vec<_> =
-            keys.iter().zip(behind).map(|(key, of)| MapOp::SetAllow(*key, Arc::clone(of))).collect();
+        let exchange: Vec<_> = keys
+            .iter()
+            .zip(behind)
+            .map(|(key, of)| MapOp::SetAllow(*key, Arc::clone(of)))
+            .collect();
         datapath.apply(&exchange).unwrap();
         let allow = datapath.map_state().unwrap().allow;
         let expected: BTreeMap<_, _> =

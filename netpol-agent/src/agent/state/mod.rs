@@ -17,7 +17,7 @@ use netpol_common::ids::{Identity, IfIndex};
 use netpol_common::keys::EndpointValue;
 use netpol_datapath::Attaching;
 use netpol_datapath::netlink::Devices;
-use netpol_policy::compile::{Compiled, LeftOut, MapState};
+use netpol_policy::compile::{Compiled, LeftOut, MapState, RefusedServices};
 use netpol_policy::dataplane::port::{Framing, Kernel, NewInterface};
 use netpol_policy::model::{Kind, ObjectName, ObjectRef};
 use netpol_policy::source::{DiagnosticIndex, Freshness, SourceUpdate};
@@ -43,6 +43,8 @@ pub struct Agent<K> {
     pub(super) diagnostics: DiagnosticIndex,
     /// The rules that exceed the capacity of the maps.
     pub(super) left_out: LeftOut,
+    /// The Services that do.
+    pub(super) refused: RefusedServices,
     /// Objects whose diagnostics have changed since [`Agent::take_found`].
     pub(super) found: Vec<ObjectRef>,
     pub(super) freshness: Freshness,
@@ -100,6 +102,7 @@ impl<K: Kernel> Agent<K> {
             map_state,
             diagnostics: DiagnosticIndex::default(),
             left_out: LeftOut::new(),
+            refused: RefusedServices::new(),
             found: Vec::new(),
             freshness: Freshness::default(),
             registry,
