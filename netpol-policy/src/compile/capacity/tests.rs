@@ -139,7 +139,7 @@ fn a_list_of_blocks_that_a_smaller_rule_has_costs_nothing_more() {
 }
 
 #[test]
-fn a_policy_that_selects_nobody_here_takes_no_room() {
+fn a_policy_that_selects_nobody_here_uses_no_capacity() {
     let policies = [
         policy("elsewhere", "nobody", &from_blocks(&[1, 2, 3, 4])),
         policy("small", "db", &from_blocks(&[9])),
