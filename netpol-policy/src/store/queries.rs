@@ -147,6 +147,11 @@ impl ClusterState {
         self.namespaces.get(namespace).map(|namespace| &namespace.labels)
     }
 
+    /// A namespace by name.
+    pub fn namespace(&self, name: &str) -> Option<&Namespace> {
+        self.namespaces.get(name)
+    }
+
     /// All namespaces, by name.
     pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         self.namespaces.values()

@@ -6,5 +6,6 @@ mod access;
 mod faults;
 mod lists;
 mod objects;
+mod paths;
 mod privileged;
 mod silence;
