@@ -33,7 +33,7 @@ pub use access::{Access, Error};
 pub use addresses::addresses;
 pub use namespace::namespace;
 pub use pod::pod;
-pub use report::{Report, report};
+pub use report::{Report, rank, report};
 pub use transport::Keepalive;
 
 use follow::{Follower, Recoveries};
