@@ -15,7 +15,7 @@ use netpol_policy::source::Health;
 use netpol_policy::store::Endpoint;
 use serde::{Deserialize, Serialize};
 
-use crate::agent::state::Agent;
+use crate::agent::state::{Agent, FromBefore};
 
 /// The agent's status, in numbers and names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,9 @@ pub struct Status {
     pub missing: Vec<Kind>,
     /// Whether the maps hold the policies of all known objects.
     pub is_in_force: bool,
+    /// If only the policies of an earlier run are in force: how old they are.
+    #[serde(default)]
+    pub from_before: Option<FromBefore>,
     /// Age of the oldest change that is not in the maps yet, in milliseconds, accurate to about a second.
     pub lag_ms: Option<u64>,
     /// Generation of the policy in the kernel; `None` if it cannot be read.
@@ -90,6 +93,9 @@ pub struct PolicyStatus {
     pub policy: ObjectName,
     /// Number of endpoints of this node that it isolates, by direction.
     pub n_endpoints: BTreeMap<Direction, usize>,
+    /// Whether it is deleted and stays in force until its namespace is gone.
+    #[serde(default)]
+    pub is_held: bool,
     /// Its rules that exceed the capacity of the maps: they allow nothing.
     pub left_out: Vec<String>,
 }
@@ -128,6 +134,8 @@ pub enum Protection {
     Blocked,
     /// Its interface has not been found, or has no programs yet.
     Unprotected,
+    /// Its interface is gone although the pod runs: the pod has deleted it, or somebody on the node has. It reaches nobody.
+    Disconnected,
 }
 
 impl Protection {
@@ -137,6 +145,7 @@ impl Protection {
             Self::Ready => "ready",
             Self::Blocked => "blocked",
             Self::Unprotected => "unprotected",
+            Self::Disconnected => "disconnected",
         }
     }
 }
@@ -190,11 +199,13 @@ impl<K: Kernel> Agent<K> {
             .endpoints()
             .map(|endpoint| self.describe_endpoint(endpoint, awaiting_migration.as_ref()))
             .collect();
-        endpoints.extend(self.unprotected().map(|pod| EndpointStatus {
+        let unprotected = self.unprotected().map(|pod| (pod, Protection::Unprotected));
+        let disconnected = self.disconnected().map(|pod| (pod, Protection::Disconnected));
+        endpoints.extend(unprotected.chain(disconnected).map(|(pod, protection)| EndpointStatus {
             pod: pod.name.clone(),
             ifindex: 0,
             addresses: pod.addresses().to_vec(),
-            protection: Protection::Unprotected,
+            protection,
             attached: None,
             isolated: Vec::new(),
             audited: Vec::new(),
@@ -210,6 +221,7 @@ impl<K: Kernel> Agent<K> {
                 .collect(),
             missing: self.freshness.missing(),
             is_in_force: !self.is_stale() && self.freshness.missing().is_empty(),
+            from_before: self.in_force_from_before(),
             lag_ms: self
                 .latencies
                 .lag()
@@ -283,6 +295,7 @@ impl<K: Kernel> Agent<K> {
         let status = |(policy, n_endpoints): (&ObjectName, _)| PolicyStatus {
             policy: policy.clone(),
             n_endpoints,
+            is_held: self.held.contains(policy),
             left_out: self
                 .left_out
                 .keys()
