@@ -10,7 +10,7 @@ pub const MAX_IDENTITIES: u32 = 1 << 19;
 pub const MAX_PREFIXES: u32 = 1 << 20;
 /// Slots of ALLOW; slot 0 means "none". Two for each endpoint, and as many again, because an allow map is filled before an endpoint
 /// refers to it.
-pub const N_ALLOW_MAPS: u32 = 1 + 4 * MAX_ENDPOINTS;
+pub const N_ALLOW_MAPS: u32 = 4 * MAX_ENDPOINTS;
 /// Entries of one allow map.
 pub const MAX_ALLOW_ENTRIES: u32 = 1 << 20;
 /// Sets of flows of all endpoints together, a power of two. A set has eight flows and 640 bytes, which are allocated at the start.
@@ -21,9 +21,8 @@ pub const N_FLOW_BUCKETS: u32 = 1 << 15;
 pub const N_FLOW_LOCKS: u32 = 1 << 10;
 /// Fragmented datagrams.
 pub const MAX_FRAGMENTS: u32 = 1 << 13;
-/// Addresses of Services and of the own node: twice as many as are used, because a change writes new ones first. The largest
-/// clusters have 10,000 Services of two cluster addresses each.
-pub const MAX_DEFER: u32 = 1 << 17;
+/// Addresses of Services and of the own node.
+pub const MAX_DEFER: u32 = 1 << 16;
 /// Egress marks; mark 0 means "none".
 pub const N_EGRESS_MARKS: u32 = 4096;
 /// Deferred flow handles; handle 0 means "none". Each CPU has only a few packets between the two hooks.

@@ -1,7 +1,7 @@
 //! Names of the maps, and the version of their layouts.
 
 /// Version of all layouts in [`crate::keys`] and [`crate::event`]; part of the pin path.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 4;
 
 /// Pod interfaces: ifindex → [`EndpointEntry`](crate::keys::EndpointEntry).
 pub const ENDPOINTS: &str = "ENDPOINTS";
@@ -101,7 +101,7 @@ mod tests {
     /// A failure here is a change of the wire: bump [`ABI_VERSION`].
     #[test]
     fn layouts_are_those_of_this_abi_version() {
-        assert_eq!(ABI_VERSION, 5);
+        assert_eq!(ABI_VERSION, 4);
         assert_eq!(size_of::<EndpointValue>(), 8);
         assert_eq!(offset_of!(EndpointValue, egress_mark), 6);
         assert_eq!(size_of::<Endpoint>(), 12);
