@@ -185,7 +185,45 @@ fn the_daemon_set_uses_only_commands_arguments_and_variables_that_exist() -> Res
 }
 
 /// Variables of the agent that the removal inherits.
-const RUN_ONLY: [&str; 3] = ["NODE_NAME", "NETPOL_HEALTH", "NETPOL_BPFFS"];
+const RUN_ONLY: [&str; 4] = ["NODE_NAME", "NETPOL_HEALTH", "NETPOL_METRICS", "NETPOL_BPFFS"];
+
+fn variable<'a>(daemon_set: &'a Value, name: &str) -> Option<&'a str> {
+    let agent = containers(daemon_set).find(|container| at(container, "/name") == "agent")?;
+    let found = items(at(agent, "/env")).find(|variable| at(variable, "/name") == name)?;
+    at(found, "/value").as_str()
+}
+
+/// A deny-all pod reaches every port of its own node.
+#[test]
+fn only_the_component_for_prometheus_opens_a_port_to_pods() -> Result<()> {
+    let Some(objects) = overlay("kubeadm-flannel")? else { return Ok(()) };
+    let daemon_set = of_kind(&objects, "DaemonSet")?;
+    ensure!(variable(daemon_set, "NETPOL_HEALTH") == Some("localhost:9470"));
+    ensure!(variable(daemon_set, "NETPOL_METRICS").is_none());
+    for container in containers(daemon_set) {
+        ensure!(at(container, "/ports").is_null(), "{container}");
+        for probe in ["/livenessProbe", "/readinessProbe"] {
+            let probe = at(container, probe);
+            ensure!(probe.is_null() || at(probe, "/httpGet/host") == "localhost", "{probe}");
+        }
+    }
+
+    // A kustomization of an operator. kustomize takes relative paths only.
+    let temporary = tempfile::tempdir()?;
+    let own = temporary.path().canonicalize()?;
+    let up = "../".repeat(own.components().count() - 1);
+    let deploy = folder().canonicalize()?;
+    let deploy = format!("{up}{}", deploy.to_str().context("not UTF-8")?.trim_start_matches('/'));
+    let text = format!(
+        "components: [{deploy}/prometheus]\nresources: [{deploy}/overlays/kubeadm-flannel]\n"
+    );
+    std::fs::write(own.join("kustomization.yaml"), text)?;
+    let objects = kustomize(own.to_str().context("not UTF-8")?)?;
+    let daemon_set = of_kind(&objects, "DaemonSet")?;
+    ensure!(variable(daemon_set, "NETPOL_HEALTH") == Some("localhost:9470"));
+    ensure!(variable(daemon_set, "NETPOL_METRICS") == Some("[::]:9471"));
+    check_commands(daemon_set)
+}
 
 fn check_commands(daemon_set: &Value) -> Result<()> {
     let agent = binaries::binary("netpol-agent")?;

@@ -14,6 +14,7 @@ mod config;
 mod endpoints;
 mod event_loop;
 mod findings;
+mod known_servers;
 mod object_source;
 mod run;
 mod state;
@@ -30,5 +31,5 @@ pub use answers::status::{
 };
 pub use config::{CONTROL_SOCKET, Config, Source, state_files};
 pub use run::{lock, run};
-pub use state::Agent;
 pub use state::registry::{Record, Registry};
+pub use state::{Agent, FromBefore};

@@ -18,7 +18,7 @@ use tracing::{error, warn};
 
 use super::answers::metrics::not_in_force;
 use crate::cni_server::{self, Call, Listener};
-use crate::control::{Answer, Route, serve_tcp, serve_unix};
+use crate::control::{Answer, ListenAddress, Route, serve_unix, tcp};
 use crate::telemetry;
 
 /// How long the agent waits before it ends with the error, so that it is started again and tries again.
@@ -30,8 +30,10 @@ pub(super) struct Edges {
     pub(super) listener: Listener,
     /// The control socket.
     pub(super) control: PathBuf,
-    /// The address for health and metrics.
-    pub(super) health: Option<std::net::SocketAddr>,
+    /// The address for health.
+    pub(super) health: Option<ListenAddress>,
+    /// The address for metrics.
+    pub(super) metrics: Option<ListenAddress>,
     /// The node's name.
     pub(super) node: Arc<str>,
     /// The kubeconfig file, if not the usual one.
@@ -47,13 +49,13 @@ pub(super) async fn say(
     edges: Edges,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let Edges { listener, control, health, node, kubeconfig } = edges;
+    let Edges { listener, control, health, metrics, node, kubeconfig } = edges;
     let text: Arc<str> = Arc::from(format!("this node cannot enforce policies: {reason:#}"));
     error!(reason = %text, "pods of this node start without policies unless netpol-cni is configured");
     let route = answers(Arc::clone(&text));
     serve_unix(&control, Arc::clone(&route), cancel.clone())?;
-    if let Some(address) = health {
-        serve_tcp(address, route, cancel.clone()).await?;
+    for address in [health, metrics].into_iter().flatten() {
+        tcp::serve(address, &route, cancel)?;
     }
     let (calls_in, calls) = mpsc::channel(1);
     tokio::spawn(cni_server::serve(listener, calls_in, cancel.clone()));
@@ -117,7 +119,7 @@ async fn report(
         message: reason.to_owned(),
     };
     let (reports, reported) = mpsc::channel(1);
-    let report = Report { object, uid: Arc::from(""), diagnostics: vec![diagnostic] };
+    let report = Report { object, uid: Arc::from(""), diagnostics: vec![diagnostic], rank: 0 };
     // The queue is empty, and its receiver exists.
     drop(reports.send(report).await);
     tokio::spawn(async move {

@@ -38,6 +38,7 @@ async fn a_node_that_cannot_run_the_programs_says_so_and_the_agent_stays() {
             ..netpol_datapath::Config::default()
         },
         health: None,
+        metrics: None,
     };
     let (socket, control) = (config.socket.clone(), config.control_socket());
     let agent = tokio::spawn(run(config));
