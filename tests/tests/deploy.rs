@@ -7,7 +7,8 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use netpol_lab::binaries;
 use netpol_lab::deployment::{
-    at, containers, folder, host_path, items, kustomize, kustomize_with, objects, of_kind, texts,
+    at, containers, folder, host_path, items, kustomize, kustomize_manifest, kustomize_with,
+    objects, of_kind, texts,
 };
 use netpol_lab::privilege::{Need, met};
 use netpol_policy::model::Kind;
@@ -249,5 +250,58 @@ fn check_commands(daemon_set: &Value) -> Result<()> {
             ensure!(is_known, "{verbs:?} has no option {name}");
         }
     }
+    Ok(())
+}
+
+/// The part of Flannel's manifest that has its configuration.
+const FLANNEL: &str = r#"apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: kube-flannel-cfg
+  namespace: kube-flannel
+data:
+  cni-conf.json: |
+    {
+      "name": "cbr0",
+      "cniVersion": "0.3.1",
+      "plugins": [
+        {
+          "type": "flannel",
+          "delegate": {
+            "hairpinMode": true,
+            "isDefaultGateway": true
+          }
+        },
+        {
+          "type": "portmap",
+          "capabilities": {
+            "portMappings": true
+          }
+        }
+      ]
+    }
+  net-conf.json: |
+    { "Network": "10.244.0.0/16", "Backend": { "Type": "vxlan" } }
+"#;
+
+#[test]
+fn the_component_for_flannel_adds_what_cni_install_adds_and_keeps_the_rest() -> Result<()> {
+    if !met(&[Need::Program("kubectl")]) {
+        return Ok(());
+    }
+    let patched = kustomize_manifest(FLANNEL, &["components/flannel"])?;
+    let config_map = of_kind(&patched, "ConfigMap")?;
+    let text = |key: &str| at(config_map, &format!("/data/{key}")).as_str().context("no text");
+    ensure!(text("net-conf.json")?.contains("10.244.0.0/16"));
+
+    let before = objects(FLANNEL)?;
+    let original = at(of_kind(&before, "ConfigMap")?, "/data/cni-conf.json");
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("10-flannel.conflist");
+    std::fs::write(&file, original.as_str().context("no text")?)?;
+    let entry = netpol_agent::conflist::Entry { socket: netpol_proto::SOCKET_PATH.to_owned() };
+    let report = netpol_agent::conflist::install(folder.path(), &entry)?;
+    ensure!(report.problems.is_empty(), "{report:?}");
+    ensure!(text("cni-conf.json")?.trim_end() == std::fs::read_to_string(&file)?.trim_end());
     Ok(())
 }

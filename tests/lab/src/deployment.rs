@@ -28,6 +28,26 @@ pub fn kustomize(name: &str) -> Result<Vec<Value>> {
 /// # Errors
 /// As [`kustomize`], and if the copy of the manifests cannot be written.
 pub fn kustomize_with(name: &str, components: &[&str]) -> Result<Vec<Value>> {
+    kustomize_copy(|_| Ok(format!("../{name}")), components)
+}
+
+/// The objects of another project's manifest with components of ours.
+///
+/// # Errors
+/// As [`kustomize_with`].
+pub fn kustomize_manifest(manifest: &str, components: &[&str]) -> Result<Vec<Value>> {
+    let write = |folder: &Path| {
+        fs::write(folder.join("manifest.yaml"), manifest)?;
+        Ok("manifest.yaml".to_owned())
+    };
+    kustomize_copy(write, components)
+}
+
+/// Builds a kustomization in a copy of the manifests. `resource` gets its folder, and returns its resource.
+fn kustomize_copy(
+    resource: impl FnOnce(&Path) -> Result<String>,
+    components: &[&str],
+) -> Result<Vec<Value>> {
     // kubectl accepts no absolute paths.
     let copy = tempfile::tempdir()?;
     let copied = Command::new("cp").arg("-r").arg(folder()).arg(copy.path()).status()?;
@@ -38,11 +58,11 @@ pub fn kustomize_with(name: &str, components: &[&str]) -> Result<Vec<Value>> {
     let kustomization = json!({
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
-        "resources": [format!("../{name}")],
+        "resources": [resource(&changed)?],
         "components": components,
     });
     fs::write(changed.join("kustomization.yaml"), kustomization.to_string())?;
-    build(name, &changed)
+    build("a kustomization of an operator", &changed)
 }
 
 fn build(name: &str, kustomization: &Path) -> Result<Vec<Value>> {
