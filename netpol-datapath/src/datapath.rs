@@ -64,6 +64,9 @@ impl Datapath {
                 .map_err(|source| Error::Refused { program: program.name(), source })?;
         }
         let maps = MapSet::take(&mut ebpf, pins.as_ref(), &layouts, seed)?;
+        if pins.is_some() {
+            maps.flows.memory()?.recount();
+        }
         Ok(Self { ebpf, maps, pins, config: config.clone(), geometry, last: None })
     }
 
