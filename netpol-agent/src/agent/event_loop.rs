@@ -12,9 +12,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::answers::handle::Question;
+use super::clock::unix_now;
 use super::endpoints::search::Searches;
 use super::object_source::ObjectSource;
 use super::state::Agent;
+use super::state::held_policies::{NamespaceAnswer, NamespaceQuestion};
 use super::upkeep::worker::Worker;
 use crate::cni_server::Call;
 use crate::discovery::Found;
@@ -36,6 +38,8 @@ pub(super) struct Inputs<K> {
     pub(super) pod_ends: mpsc::Receiver<IfIndex>,
     /// Questions from the control socket and the health address.
     pub(super) questions: mpsc::Receiver<Question<K>>,
+    /// Answers to the questions for namespaces.
+    pub(super) namespaces: mpsc::Receiver<(NamespaceQuestion, NamespaceAnswer)>,
     /// Running pods that a search has found.
     pub(super) found: mpsc::Receiver<Vec<Found>>,
 }
@@ -50,8 +54,15 @@ pub(super) async fn run<K: Kernel>(
     worker: &Worker,
     cancel: &CancellationToken,
 ) {
-    let Inputs { mut updates, mut calls, mut devices, mut pod_ends, mut questions, mut found } =
-        inputs;
+    let Inputs {
+        mut updates,
+        mut calls,
+        mut devices,
+        mut pod_ends,
+        mut questions,
+        mut namespaces,
+        mut found,
+    } = inputs;
     let (migrated_in, mut migrated) = mpsc::channel(1);
     let (collected_in, mut collected) = mpsc::channel(1);
     let mut tick = interval(TICK);
@@ -80,11 +91,12 @@ pub(super) async fn run<K: Kernel>(
                 }
                 for (arrived, update) in batch.drain(..) {
                     for object in agent.update(update) {
-                        source.report(&agent, object);
+                        source.report(&mut agent, object, Instant::now());
                     }
                     agent.arrived(arrived);
                 }
             }
+            Some((question, answer)) = namespaces.recv() => agent.answer_namespace(question, answer),
             Some(found) = found.recv() => agent.adopt(found),
             Some((ifindex, migration)) = migrated.recv() => {
                 agent.end_migration(ifindex, migration, Instant::now());
@@ -97,10 +109,12 @@ pub(super) async fn run<K: Kernel>(
         }
         agent.sync();
         for object in agent.take_found() {
-            source.report(&agent, object);
+            source.report(&mut agent, object, Instant::now());
         }
+        source.ask(&mut agent);
         agent.expire(Instant::now());
         agent.end_step(Instant::now());
+        agent.record_time(unix_now().as_secs());
         if agent.missing().is_empty() {
             searches.start(agent.wanted(), Instant::now());
         }

@@ -14,12 +14,14 @@ mod config;
 mod endpoints;
 mod event_loop;
 mod findings;
+mod known_servers;
 mod object_source;
 mod run;
 mod state;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod unable;
 mod upkeep;
 
 pub use answers::handle::Handle;
@@ -29,5 +31,5 @@ pub use answers::status::{
 };
 pub use config::{CONTROL_SOCKET, Config, Source, state_files};
 pub use run::{lock, run};
-pub use state::Agent;
 pub use state::registry::{Record, Registry};
+pub use state::{Agent, FromBefore};
