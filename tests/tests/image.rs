@@ -150,7 +150,9 @@ impl Node {
         made.set("NETPOL_LOG_FORMAT", "json");
         made.set("NETPOL_METRICS", &format!("[::]:{METRICS}"));
         if name == "cni" {
-            // The agent's socket of this lab.
+            // The agent's socket of this lab, at the same path in the container and on the node.
+            let state = &self.lab.agent_config().state;
+            made.mount(state, state.to_str().context("not UTF-8")?, Access::ReadOnly)?;
             made.set(
                 "NETPOL_SOCKET",
                 self.lab.agent_config().socket().to_str().context("not UTF-8")?,
@@ -270,8 +272,15 @@ fn the_daemon_set_protects_a_node_and_its_removal_leaves_nothing_there() -> Resu
 
     let objects = kustomize("overlays/kubeadm-flannel")?;
     let daemon_set = of_kind(&objects, "DaemonSet")?;
-    let agent = node.start(daemon_set, "agent")?;
+    // A node without an agent starts its pods as before.
     let cni = node.start(daemon_set, "cni")?;
+    until("the wait for the agent", LIMIT, || {
+        let log = node.log("cni");
+        let waits = log.contains("no agent has served on this node");
+        Ok(if waits { Look::Done(()) } else { Look::NotYet(log) })
+    })?;
+    ensure!(fs::read_to_string(node.conf_dir.join("10-lab.conflist"))? == before);
+    let agent = node.start(daemon_set, "agent")?;
     let conflist = node.until_installed()?;
     node.until_in_force(&agent)?;
     let bin_dir = node.bin_dir.clone();

@@ -1,5 +1,5 @@
-//! Findings of this node, as diagnostics on the objects concerned: rules that exceed the capacity of its maps, and pods whose
-//! interface is gone.
+//! Findings of this node, as diagnostics on the objects concerned: rules and Services that exceed the capacity of its maps, and
+//! pods whose interface is gone.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -37,15 +37,18 @@ impl<K: Kernel> Agent<K> {
         netpol_kube::rank(object, &own, nodes).saturating_add(node_of_pod.is_some().into())
     }
 
-    /// Records the rules that exceed the capacity of the maps, and the pods whose interface is gone.
+    /// Records the rules and Services that exceed the capacity of the maps, and the pods whose interface is gone.
     pub(super) fn record_findings(&mut self) {
         let left_out = self.compiled.left_out();
         let disconnected: BTreeSet<ObjectName> =
             self.disconnected().map(|pod| pod.name.clone()).collect();
-        if left_out == self.left_out && disconnected == self.disconnected {
+        let refused = self.compiled.refused();
+        let is_same = left_out == self.left_out && *refused == self.refused;
+        if is_same && disconnected == self.disconnected {
             return;
         }
-        let mut diagnostics = compile::diagnostics(&left_out, self.compiled.capacities());
+        let mut diagnostics = compile::diagnostics(&left_out, refused, self.compiled.capacities());
+        self.refused.clone_from(refused);
         diagnostics.extend(disconnected.iter().map(|pod| {
             Diagnostic {
                 code: Code::Disconnected,
@@ -73,7 +76,7 @@ mod tests {
     use super::super::state::registry::Registry;
     use super::super::tests::{FakeKernel, fixture, full_lists, pod, update};
     use super::*;
-    use netpol_policy::compile::{Capacities, Compiled};
+    use netpol_policy::compile::{Capacities, Compiled, Shared};
     use netpol_policy::source::SourceUpdate;
     use netpol_policy::store::Delta;
 
@@ -95,7 +98,7 @@ mod tests {
     #[test]
     fn a_policy_over_capacity_is_reported_and_does_not_delay_others() {
         let mut fixture = fixture();
-        let few = Capacities { n_prefixes: 4, ..Capacities::default() };
+        let few = Capacities { n_prefixes: Shared::undivided(4), ..Capacities::default() };
         fixture.agent.compiled = Compiled::default().within(few);
         drop(fixture.agent.update(full_lists()));
         drop(fixture.agent.update(update(pod("a"))));

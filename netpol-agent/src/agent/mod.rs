@@ -21,6 +21,7 @@ mod state;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod unable;
 mod upkeep;
 
 pub use answers::handle::Handle;

@@ -25,9 +25,11 @@ use super::state::Agent;
 use super::state::held_policies::Asking;
 use super::state::last_heard::LastHeard;
 use super::state::registry::Registry;
+use super::unable::{self, Edges};
 use super::upkeep::worker::Worker;
 use crate::cni_server;
 use crate::control::{serve_unix, tcp};
+use crate::denial;
 
 /// Source updates and calls that may wait for the event loop. A faster source is slowed down.
 const QUEUE: usize = 256;
@@ -42,7 +44,25 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let cancel = CancellationToken::new();
     // First of all: the lock of the socket makes this the only agent of the node.
     let listener = cni_server::bind(&socket)?;
-    let mut kernel = Datapath::load(&datapath)?;
+    let stop = cancel.clone();
+    tokio::spawn(async move {
+        if let Err(error) = wait_for_signal().await {
+            error!(%error, "signals not handled");
+            return;
+        }
+        stop.cancel();
+    });
+    let mut kernel = match Datapath::load(&datapath) {
+        Ok(kernel) => kernel,
+        Err(error) => {
+            let error = denial::explain(error.into());
+            let (Source::Cluster { kubeconfig }, Some(node)) = (source, node) else {
+                return Err(error);
+            };
+            let edges = Edges { listener, control, health, metrics, node, kubeconfig };
+            return unable::say(error, edges, &cancel).await;
+        }
+    };
     // An agent with another socket and the same pins would replace the programs of this one.
     let _lock = datapath.pin_root.as_deref().map(lock).transpose()?;
     let map_state = kernel.map_state().context("reading the pinned maps of an earlier run")?;
@@ -100,14 +120,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         if let Err(error) = netlink::watch(devices_in, netlink_cancel).await {
             error!(error = &error as &dyn std::error::Error, "devices not watched any more");
         }
-    });
-    let stop = cancel.clone();
-    tokio::spawn(async move {
-        if let Err(error) = wait_for_signal().await {
-            error!(%error, "signals not handled");
-            return;
-        }
-        stop.cancel();
     });
     let inputs = Inputs { updates: stamped, calls, devices, questions, namespaces, found };
     let worker = Worker::start().context("starting the worker thread")?;

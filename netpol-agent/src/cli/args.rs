@@ -231,7 +231,8 @@ pub(super) struct CniInstallArgs {
     /// The agent's `--socket`, as a path on the node.
     #[arg(long, value_name = "PATH", env = "NETPOL_SOCKET", default_value = netpol_proto::SOCKET_PATH)]
     pub(super) socket: PathBuf,
-    /// Continue until SIGTERM: wait for the configuration of a network, and add netpol-cni again after it is rewritten.
+    /// Continue until SIGTERM: wait for the configuration of a network and until the agent has served on this node, and add
+    /// netpol-cni again after the configuration is rewritten.
     #[arg(long)]
     pub(super) watch: bool,
 }

@@ -52,6 +52,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
             trace: if trace { Trace::On } else { Trace::Off },
             attaching: netpol_datapath::Attaching::of_this_kernel(),
             flow_reads: netpol_datapath::FlowReads::OF_THIS_ARCHITECTURE,
+            adaptation: None,
             capacities: BTreeMap::new(),
         },
         health,

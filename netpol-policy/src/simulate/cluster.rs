@@ -157,7 +157,7 @@ impl Cluster {
 
     /// The findings on the policies of those rules.
     pub fn findings(&self) -> Vec<Diagnostic> {
-        diagnostics(&self.left_out, self.compiled.capacities())
+        diagnostics(&self.left_out, self.compiled.refused(), self.compiled.capacities())
     }
 
     /// The objects.

@@ -10,3 +10,4 @@ mod objects;
 mod paths;
 mod privileged;
 mod silence;
+mod unable;

@@ -26,11 +26,7 @@ impl<K: Kernel> Agent<K> {
     pub fn metrics(&self) -> Result<Vec<Metric>, K::Error> {
         let status = self.describe();
         let mut metrics = vec![
-            gauge(
-                "in_force",
-                "1 if the maps hold the policies of all known objects, else 0",
-                Sample::plain(status.is_in_force.into()),
-            ),
+            in_force(status.is_in_force.into()),
             counter(
                 "changes",
                 "Updates of the maps since the agent started",
@@ -127,6 +123,16 @@ impl<K: Kernel> Agent<K> {
             },
         ])
     }
+}
+
+/// The only metric of an agent that cannot load the programs.
+pub(in crate::agent) fn not_in_force() -> Metric {
+    in_force(0)
+}
+
+fn in_force(value: u64) -> Metric {
+    let help = "1 if the maps hold the policies of all known objects, else 0";
+    gauge("in_force", help, Sample::plain(value))
 }
 
 /// Direction and reason of dropped packets.

@@ -174,18 +174,19 @@ impl<K: Kernel> Agent<K> {
     /// The current status.
     pub fn describe(&self) -> Status {
         let map_state = &self.map_state;
-        let Capacities { n_prefixes, n_identities, n_allow_entries } = *self.compiled.capacities();
+        let Capacities { n_prefixes, n_identities, n_allow_entries, n_deferred, .. } =
+            *self.compiled.capacities();
         let largest = map_state.allow.values().map(|map| map.len()).max().unwrap_or_default();
         let maps = [
             ("endpoints", map_state.endpoints.len(), capacity(maps::MAX_ENDPOINTS)),
             ("addresses", map_state.addresses.len(), capacity(maps::MAX_ADDRESSES)),
             // The share of these maps that policies may fill.
-            ("identities", map_state.identities.len(), n_identities),
-            ("prefixes", map_state.prefixes.len(), n_prefixes),
+            ("identities", map_state.identities.len(), n_identities.total),
+            ("prefixes", map_state.prefixes.len(), n_prefixes.total),
             ("largest_allow_map", largest, n_allow_entries),
             // Two for each endpoint. The map has slots for twice as many.
             ("allow_maps", map_state.allow.len(), capacity(2 * maps::MAX_ENDPOINTS)),
-            ("defer", map_state.defer.len(), capacity(maps::MAX_DEFER)),
+            ("defer", map_state.defer.len(), n_deferred.total),
             // Mark 0 means that an endpoint has none.
             ("egress_marks", map_state.egress_marks.len(), capacity(maps::N_EGRESS_MARKS - 1)),
         ];

@@ -21,7 +21,7 @@ use netpol_common::ids::{Identity, IfIndex};
 use netpol_common::keys::EndpointValue;
 use netpol_datapath::Attaching;
 use netpol_datapath::netlink::Devices;
-use netpol_policy::compile::{Compiled, LeftOut, MapState};
+use netpol_policy::compile::{Compiled, LeftOut, MapState, RefusedServices};
 use netpol_policy::dataplane::port::{Framing, Kernel, NewInterface};
 use netpol_policy::model::{Kind, ObjectName, ObjectRef};
 use netpol_policy::source::{DiagnosticIndex, Freshness, Health, SourceUpdate};
@@ -50,6 +50,8 @@ pub struct Agent<K> {
     pub(super) diagnostics: DiagnosticIndex,
     /// The rules that exceed the capacity of the maps.
     pub(super) left_out: LeftOut,
+    /// The Services that do.
+    pub(super) refused: RefusedServices,
     /// The nodes that run pods, and when they were collected.
     pub(super) nodes: Option<(Instant, BTreeSet<Arc<str>>)>,
     /// The pods of this node whose interface is gone.
@@ -130,6 +132,7 @@ impl<K: Kernel> Agent<K> {
             map_state,
             diagnostics: DiagnosticIndex::default(),
             left_out: LeftOut::new(),
+            refused: RefusedServices::new(),
             nodes: None,
             disconnected: BTreeSet::new(),
             found: Vec::new(),
