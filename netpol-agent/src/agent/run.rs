@@ -44,14 +44,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let cancel = CancellationToken::new();
     // First of all: the lock of the socket makes this the only agent of the node.
     let listener = cni_server::bind(&socket)?;
-    let stop = cancel.clone();
-    tokio::spawn(async move {
-        if let Err(error) = wait_for_signal().await {
-            error!(%error, "signals not handled");
-            return;
-        }
-        stop.cancel();
-    });
+    tokio::spawn(end_at_signal(cancel.clone()));
     let mut kernel = match Datapath::load(&datapath) {
         Ok(kernel) => kernel,
         Err(error) => {
@@ -161,6 +154,13 @@ async fn stamp(
         if stamped.send((Instant::now(), update)).await.is_err() {
             return;
         }
+    }
+}
+
+async fn end_at_signal(cancel: CancellationToken) {
+    match wait_for_signal().await {
+        Ok(()) => cancel.cancel(),
+        Err(error) => error!(%error, "signals not handled"),
     }
 }
 
