@@ -73,6 +73,7 @@ impl Addr {
 
     /// The multicast group of this IPv6 address for neighbour discovery (RFC 4291).
     #[inline(always)]
+    #[must_use]
     pub const fn solicited_node(&self) -> Self {
         let [.., a, b, c] = self.0;
         Self([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c])

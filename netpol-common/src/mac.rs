@@ -17,8 +17,8 @@ impl Mac {
 
     /// The address with these bytes.
     #[inline(always)]
-    pub const fn new([a, b, c, d, e, f]: [u8; 6]) -> Self {
-        Self(u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]))
+    pub const fn new([m0, m1, m2, m3, m4, m5]: [u8; 6]) -> Self {
+        Self(u64::from_ne_bytes([m0, m1, m2, m3, m4, m5, 0, 0]))
     }
 
     /// The address in the first six bytes of a word in memory order.
@@ -36,8 +36,8 @@ impl Mac {
     /// The six bytes.
     #[inline(always)]
     pub const fn octets(self) -> [u8; 6] {
-        let [a, b, c, d, e, f, _, _] = self.0.to_ne_bytes();
-        [a, b, c, d, e, f]
+        let [m0, m1, m2, m3, m4, m5, _, _] = self.0.to_ne_bytes();
+        [m0, m1, m2, m3, m4, m5]
     }
 
     /// Whether this is a group address: multicast or broadcast.
@@ -49,8 +49,8 @@ impl Mac {
 
     /// The link-local address that a kernel generates from the MAC address (RFC 4291, modified EUI-64).
     pub const fn link_local(self) -> Addr {
-        let [a, b, c, d, e, f] = self.octets();
-        Addr([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+        let [m0, m1, m2, m3, m4, m5] = self.octets();
+        Addr([0xfe, 0x80, 0, 0, 0, 0, 0, 0, m0 ^ 2, m1, m2, 0xff, 0xfe, m3, m4, m5])
     }
 }
 

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use netpol_datapath::netlink;
+use netpol_common::ids::IfIndex;
+use netpol_datapath::netlink::{self, Devices};
 use netpol_datapath::{Datapath, Trace};
 use netpol_policy::dataplane::port::{Attachments as _, Maps as _};
 use netpol_policy::source::SourceUpdate;
@@ -108,25 +109,34 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         ObjectSource::start(source, node, servers, &updates_in, &namespaces_in, &cancel).await?;
     drop((updates_in, namespaces_in));
     tokio::spawn(cni_server::serve(listener, calls_in, cancel.clone()));
-    let netlink_cancel = cancel.clone();
-    tokio::spawn(async move {
-        if let Err(error) = netlink::watch(devices_in, netlink_cancel).await {
-            error!(error = &error as &dyn std::error::Error, "devices not watched any more");
-        }
-    });
     let (pod_ends_in, pod_ends) = mpsc::channel(QUEUE);
-    let pod_ends_cancel = cancel.clone();
-    tokio::spawn(async move {
-        if let Err(error) = netlink::watch_pod_ends(pod_ends_in, pod_ends_cancel).await {
-            error!(error = &error as &dyn std::error::Error, "interfaces of pods not watched");
-        }
-    });
+    watch_devices(devices_in, pod_ends_in, &cancel);
     let inputs =
         Inputs { updates: stamped, calls, devices, pod_ends, questions, namespaces, found };
     let worker = Worker::start().context("starting the worker thread")?;
     event_loop::run(agent, inputs, searches, &source, &worker, &cancel).await;
     info!("stopped; policies stay in force");
     Ok(())
+}
+
+/// Watches the node's devices and the pods' ends of veth pairs.
+fn watch_devices(
+    devices: mpsc::Sender<Devices>,
+    pod_ends: mpsc::Sender<IfIndex>,
+    cancel: &CancellationToken,
+) {
+    let of_node = cancel.clone();
+    tokio::spawn(async move {
+        if let Err(error) = netlink::watch(devices, of_node).await {
+            error!(error = &error as &dyn std::error::Error, "devices not watched any more");
+        }
+    });
+    let of_pods = cancel.clone();
+    tokio::spawn(async move {
+        if let Err(error) = netlink::watch_pod_ends(pod_ends, of_pods).await {
+            error!(error = &error as &dyn std::error::Error, "interfaces of pods not watched");
+        }
+    });
 }
 
 /// Locks the pin root for one agent, until the file is dropped.

@@ -30,6 +30,8 @@ const MAX_OPTIONS: u32 = 6;
 /// A report about more multicast groups is none of the link.
 const MAX_GROUPS: u32 = 16;
 
+/// The flags of a neighbour advertisement: router, solicited, override.
+const ADVERTISEMENT_FLAGS: u8 = 0xe0;
 /// Option of neighbour discovery: the sender's MAC address.
 const SOURCE_MAC: u8 = 1;
 /// Option of neighbour discovery: the target's MAC address.
@@ -77,9 +79,10 @@ fn is_neighbour_message<B: PacketBytes + ?Sized>(
     let [kind, code, _, _, flags, reserved @ ..] = *head;
     let has_target = matches!(kind, NEIGHBOUR_SOLICITATION | NEIGHBOUR_ADVERTISEMENT | REDIRECT);
     let mut buffer = MaybeUninit::<Addr>::uninit();
-    let target = match has_target {
-        true => bytes.load(packet.quotation_offset(), &mut buffer),
-        false => Some(&packet.dst),
+    let target = if has_target {
+        bytes.load(packet.quotation_offset(), &mut buffer)
+    } else {
+        Some(&packet.dst)
     };
     let Some(target) = target else { return false };
     let is_plain = flags == 0 && reserved == [0; 3];
@@ -99,7 +102,7 @@ fn is_neighbour_message<B: PacketBytes + ?Sized>(
             (is_plain && (is_solicited || is_unicast), 24, 40)
         }
         NEIGHBOUR_ADVERTISEMENT => {
-            let is_plain = flags & 0x1f == 0 && reserved == [0; 3];
+            let is_plain = flags | ADVERTISEMENT_FLAGS == ADVERTISEMENT_FLAGS && reserved == [0; 3];
             let is_valid = *dst == Addr::ALL_NODES || !dst.is_v6_multicast();
             (is_plain && is_valid && !is_probe && !target.is_v6_multicast(), 24, 32)
         }
@@ -110,19 +113,20 @@ fn is_neighbour_message<B: PacketBytes + ?Sized>(
         return false;
     }
     let options = packet.transport_offset + fixed_len;
-    has_own_options(bytes, direction, kind, is_probe, options, packet.transport_offset + len)
+    has_own_options(bytes, direction, packet, options, packet.transport_offset + len)
 }
 
-/// Whether the bytes from `offset` to `end` are options that a message of this kind may have, in their fixed sizes.
+/// Whether the bytes from `offset` to `end` are options that this message may have, in their fixed sizes.
 #[inline(always)]
 fn has_own_options<B: PacketBytes + ?Sized>(
     bytes: &B,
     direction: Direction,
-    kind: u8,
-    is_probe: bool,
+    packet: &Packet,
     mut offset: u32,
     end: u32,
 ) -> bool {
+    let kind = packet.icmp_type;
+    let is_probe = packet.src.is_unspecified();
     for _ in 0..MAX_OPTIONS {
         if offset >= end {
             break;
@@ -137,10 +141,12 @@ fn has_own_options<B: PacketBytes + ?Sized>(
             }
             (NEIGHBOUR_SOLICITATION, NONCE, 1) => is_probe,
             (NEIGHBOUR_ADVERTISEMENT, TARGET_MAC, 1) => is_senders(bytes, direction, mac),
-            (REDIRECT, TARGET_MAC, 1) => true,
-            // MAC address, prefix, MTU, route (RFC 4191), name servers and search list (RFC 8106).
-            (ROUTER_ADVERTISEMENT, 1 | 5, 1) | (ROUTER_ADVERTISEMENT, 3, 4) => true,
-            (ROUTER_ADVERTISEMENT, 24, 1..=3) | (ROUTER_ADVERTISEMENT, 25 | 31, 2..=8) => true,
+            // Of a router: MAC address, prefix, MTU, route (RFC 4191), name servers and search list (RFC 8106).
+            (REDIRECT, TARGET_MAC, 1)
+            | (ROUTER_ADVERTISEMENT, 1 | 5, 1)
+            | (ROUTER_ADVERTISEMENT, 3, 4)
+            | (ROUTER_ADVERTISEMENT, 24, 1..=3)
+            | (ROUTER_ADVERTISEMENT, 25 | 31, 2..=8) => true,
             _ => false,
         };
         if !is_known {
@@ -236,6 +242,12 @@ mod tests {
         [&[kind, 0, 0, 0, 0, 0, 0, 0], address("fe80::2").0.as_slice(), options].concat()
     }
 
+    /// An option with a MAC address.
+    fn option(kind: u8, mac: [u8; 6]) -> [u8; 8] {
+        let [head, tail] = [[kind, 1].as_slice(), &mac];
+        [head, tail].concat().try_into().unwrap()
+    }
+
     fn solicitation(options: &[u8]) -> Message<'static> {
         Message {
             hop_limit: 255,
@@ -268,9 +280,8 @@ mod tests {
 
     #[test]
     fn the_messages_of_a_kernel_are_of_the_link() {
-        let [a, b, c, d, e, f] = MAC;
-        let own = [1, 1, a, b, c, d, e, f];
-        let target = [2, 1, a, b, c, d, e, f];
+        let own = option(SOURCE_MAC, MAC);
+        let target = option(TARGET_MAC, MAC);
         let nonce = [14, 1, 1, 2, 3, 4, 5, 6];
         assert!(both(&solicitation(&[])));
         assert!(both(&solicitation(&own)));
@@ -287,8 +298,7 @@ mod tests {
 
     #[test]
     fn messages_that_left_a_link_or_carry_a_payload_are_not_of_the_link() {
-        let [a, b, c, d, e, f] = MAC;
-        let own = [1, 1, a, b, c, d, e, f];
+        let own = option(SOURCE_MAC, MAC);
         assert!(!both(&Message { hop_limit: 254, ..solicitation(&[]) }));
         assert!(!both(&Message { hop_limit: 2, ..report(1, 28) }));
         assert!(!both(&Message { extension: &[], ..report(1, 28) }));
@@ -301,7 +311,7 @@ mod tests {
         assert!(!both(&solicitation(&[14, 1, 1, 2, 3, 4, 5, 6])), "a nonce without a probe");
         assert!(!both(&Message { src: "::", ..solicitation(&own) }));
         assert!(!both(&Message { dst: GLOBAL, ..solicitation(&[]) }), "another target");
-        let other = [1, 1, a, b, c, d, e, f + 1];
+        let other = option(SOURCE_MAC, [0x0a, 0x58, 0, 0, 0, 2]);
         assert!(!solicitation(&other).is_of_link(Direction::Egress), "another MAC address");
         assert!(solicitation(&other).is_of_link(Direction::Ingress));
         for kind in [130, 131, 132, 134, 137, 138, 141, 143] {

@@ -171,11 +171,17 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
     outcome.verdict = ruling.verdict;
     outcome.rule = ruling.rule;
     if matches!(ruling.verdict, Verdict::Pass(PassReason::Deferred)) {
-        outcome.mark = context.mark_with(view.endpoint.egress_mark);
-        outcome.flow_handle = ruling.flow_handle;
-        if is_never_finished(&view.endpoint, view.direction) {
-            outcome.verdict = Verdict::Drop(DropReason::UnknownEgressMark);
-        }
+        defer(&mut outcome, context, &view, ruling);
     }
     outcome
+}
+
+/// Marks a packet whose verdict is deferred.
+#[inline(always)]
+fn defer(outcome: &mut Outcome, context: &HookContext, view: &View, ruling: Ruling) {
+    outcome.mark = context.mark_with(view.endpoint.egress_mark);
+    outcome.flow_handle = ruling.flow_handle;
+    if is_never_finished(&view.endpoint, view.direction) {
+        outcome.verdict = Verdict::Drop(DropReason::UnknownEgressMark);
+    }
 }
