@@ -244,8 +244,7 @@ mod tests {
 
     /// An option with a MAC address.
     fn option(kind: u8, mac: [u8; 6]) -> [u8; 8] {
-        let [head, tail] = [[kind, 1].as_slice(), &mac];
-        [head, tail].concat().try_into().unwrap()
+        [&[kind, 1], mac.as_slice()].concat().try_into().unwrap()
     }
 
     fn solicitation(options: &[u8]) -> Message<'static> {

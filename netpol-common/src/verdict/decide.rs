@@ -93,7 +93,6 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
     if let FastPath::Done(outcome) = fast {
         return outcome;
     }
-    let is_egress = matches!(direction, Direction::Egress);
     let context = &context();
     let mut outcome = Outcome {
         verdict: Verdict::Drop(DropReason::UnknownEndpoint),
@@ -126,9 +125,7 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
         Parsed::Malformed(reason) => judge_opaque(&view, reason),
         Parsed::Arp | Parsed::Ip if context.is_tagged => judge_opaque(&view, DropReason::NotIp),
         Parsed::Arp => judge_arp(maps, bytes, &view, &packet.src),
-        Parsed::Ip if is_egress && is_spoofed(maps, bytes, &view, packet) => {
-            Ruling::drop(DropReason::Spoofed)
-        }
+        Parsed::Ip if is_spoofed(maps, bytes, &view, packet) => Ruling::drop(DropReason::Spoofed),
         Parsed::Ip
             if packet.has_link_message_type() && bytes.is_link_message(direction, packet) =>
         {

@@ -87,7 +87,7 @@ pub(super) fn is_spoofed<M: PolicyMaps, B: Frame + ?Sized>(
     view: &View,
     packet: &Packet,
 ) -> bool {
-    if view.endpoint.forwards() {
+    if matches!(view.direction, Direction::Ingress) || view.endpoint.forwards() {
         return false;
     }
     if packet.is_router_message() || packet.is_fragmented_discovery() {
