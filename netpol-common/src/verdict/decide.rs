@@ -125,7 +125,9 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
         Parsed::Malformed(reason) => judge_opaque(&view, reason),
         Parsed::Arp | Parsed::Ip if context.is_tagged => judge_opaque(&view, DropReason::NotIp),
         Parsed::Arp => judge_arp(maps, bytes, &view, &packet.src),
-        Parsed::Ip if is_spoofed(maps, bytes, &view, packet) => Ruling::drop(DropReason::Spoofed),
+        Parsed::Ip if is_spoofed(maps, bytes, &view, packet, direction) => {
+            Ruling::drop(DropReason::Spoofed)
+        }
         Parsed::Ip
             if packet.has_link_message_type() && bytes.is_link_message(direction, packet) =>
         {
