@@ -81,6 +81,7 @@ fn at_uplink<M: PolicyMaps, B: Frame + ?Sized>(
 }
 
 /// A packet to or from a pod.
+#[expect(clippy::too_many_lines, reason = "a smaller function costs the verifier twice as much")]
 #[inline(always)]
 fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
     maps: &M,
@@ -93,6 +94,7 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
     if let FastPath::Done(outcome) = fast {
         return outcome;
     }
+    let is_egress = matches!(direction, Direction::Egress);
     let context = &context();
     let mut outcome = Outcome {
         verdict: Verdict::Drop(DropReason::UnknownEndpoint),
@@ -125,7 +127,7 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
         Parsed::Malformed(reason) => judge_opaque(&view, reason),
         Parsed::Arp | Parsed::Ip if context.is_tagged => judge_opaque(&view, DropReason::NotIp),
         Parsed::Arp => judge_arp(maps, bytes, &view, &packet.src),
-        Parsed::Ip if is_spoofed(maps, bytes, &view, packet, direction) => {
+        Parsed::Ip if is_egress && is_spoofed(maps, bytes, &view, packet) => {
             Ruling::drop(DropReason::Spoofed)
         }
         Parsed::Ip
@@ -170,17 +172,11 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
     outcome.verdict = ruling.verdict;
     outcome.rule = ruling.rule;
     if matches!(ruling.verdict, Verdict::Pass(PassReason::Deferred)) {
-        defer(&mut outcome, context, &view, ruling);
+        outcome.mark = context.mark_with(view.endpoint.egress_mark);
+        outcome.flow_handle = ruling.flow_handle;
+        if is_never_finished(&view.endpoint, view.direction) {
+            outcome.verdict = Verdict::Drop(DropReason::UnknownEgressMark);
+        }
     }
     outcome
-}
-
-/// Marks a packet whose verdict is deferred.
-#[inline(always)]
-fn defer(outcome: &mut Outcome, context: &HookContext, view: &View, ruling: Ruling) {
-    outcome.mark = context.mark_with(view.endpoint.egress_mark);
-    outcome.flow_handle = ruling.flow_handle;
-    if is_never_finished(&view.endpoint, view.direction) {
-        outcome.verdict = Verdict::Drop(DropReason::UnknownEgressMark);
-    }
 }

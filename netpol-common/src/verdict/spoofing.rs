@@ -86,10 +86,8 @@ pub(super) fn is_spoofed<M: PolicyMaps, B: Frame + ?Sized>(
     bytes: &B,
     view: &View,
     packet: &Packet,
-    direction: Direction,
 ) -> bool {
-    // Not that of the view, because the verifier would walk both cases.
-    if matches!(direction, Direction::Ingress) || view.endpoint.forwards() {
+    if view.endpoint.forwards() {
         return false;
     }
     if packet.is_router_message() || packet.is_fragmented_discovery() {
