@@ -1,10 +1,13 @@
 //! The loaded programs and their maps.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aya::Ebpf;
+use netpol_common::ids::IfIndex;
 use netpol_common::maps;
 
+use crate::attach::Role;
 use crate::config::Config;
 use crate::error::Error;
 use crate::object::{
@@ -24,6 +27,8 @@ pub struct Datapath {
     pub(crate) geometry: Geometry,
     /// The programs that only a TCX migration needs, while one is in progress.
     pub(crate) last: Option<Ebpf>,
+    /// The devices to which this process has attached the program of an uplink.
+    pub(crate) uplinks: BTreeMap<IfIndex, Role>,
 }
 
 impl Datapath {
@@ -63,7 +68,7 @@ impl Datapath {
                 .map_err(|source| Error::Refused { program: program.name(), source })?;
         }
         let maps = MapSet::take(&mut ebpf, pins.as_ref(), &layouts, seed)?;
-        Ok(Self { ebpf, maps, pins, config: config.clone(), geometry, last: None })
+        Ok(Self { ebpf, maps, pins, config: config.clone(), geometry, last: None, uplinks: BTreeMap::new() })
     }
 
     /// The verifier's figures for each program.

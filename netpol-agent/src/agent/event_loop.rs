@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use netpol_common::ids::IfIndex;
-use netpol_datapath::netlink::{self, Devices};
+use netpol_datapath::netlink::{self, Devices, FilterChange};
 use netpol_policy::dataplane::port::Kernel;
 use netpol_policy::source::SourceUpdate;
 use tokio::sync::mpsc;
@@ -32,6 +32,8 @@ pub(super) struct Inputs<K> {
     pub(super) calls: mpsc::Receiver<Call>,
     /// The node's devices, after each change.
     pub(super) devices: mpsc::Receiver<Devices>,
+    /// Changes of clsact filters.
+    pub(super) filters: mpsc::Receiver<FilterChange>,
     /// Questions from the control socket and the health address.
     pub(super) questions: mpsc::Receiver<Question<K>>,
     /// Running pods that a search has found.
@@ -48,13 +50,15 @@ pub(super) async fn run<K: Kernel>(
     worker: &Worker,
     cancel: &CancellationToken,
 ) {
-    let Inputs { mut updates, mut calls, mut devices, mut questions, mut found } = inputs;
+    let Inputs { mut updates, mut calls, mut devices, mut filters, mut questions, mut found } =
+        inputs;
     let (migrated_in, mut migrated) = mpsc::channel(1);
     let (collected_in, mut collected) = mpsc::channel(1);
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut batch = Vec::new();
     let mut called = Vec::new();
+    let mut changes = Vec::new();
     loop {
         let deadline = agent.next_deadline().into_iter().chain(agent.next_gc()).min();
         tokio::select! {
@@ -70,6 +74,9 @@ pub(super) async fn run<K: Kernel>(
                 source.look_up(agent.unknown_pods());
             }
             Some(now) = devices.recv() => agent.set_devices(&now, |ifindex| device_name(ifindex).is_some()),
+            _ = filters.recv_many(&mut changes, BATCH), if !filters.is_closed() || !filters.is_empty() => {
+                agent.filters_changed(&std::mem::take(&mut changes), Instant::now());
+            }
             n = updates.recv_many(&mut batch, BATCH), if !updates.is_closed() || !updates.is_empty() => {
                 if n == 0 {
                     error!("source of objects has ended; the last state stays in force");
@@ -88,7 +95,10 @@ pub(super) async fn run<K: Kernel>(
             Some(map_gc) = collected.recv() => agent.end_gc(map_gc, Instant::now()),
             Some(question) = questions.recv() => question(&mut agent),
             // The order is by priority (`biased`): no other input is waiting.
-            _ = tick.tick() => agent.prepare(),
+            _ = tick.tick() => {
+                agent.look_at_programs(Instant::now());
+                agent.prepare();
+            }
             () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {}
         }
         agent.sync();

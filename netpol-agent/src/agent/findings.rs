@@ -1,8 +1,8 @@
-//! Rules that exceed the capacity of this node's maps, as diagnostics on their policies.
+//! What this node finds out itself, as diagnostics on objects: rules that exceed the capacity of its maps, and removed programs.
 
 use netpol_policy::compile;
 use netpol_policy::dataplane::port::Kernel;
-use netpol_policy::model::ObjectRef;
+use netpol_policy::model::{Code, Diagnostic, Kind, ObjectRef};
 
 use super::state::Agent;
 
@@ -18,11 +18,32 @@ impl<K: Kernel> Agent<K> {
         if left_out == self.left_out {
             return;
         }
-        let diagnostics = compile::diagnostics(&left_out, self.compiled.capacities());
         self.left_out = left_out;
+        self.report_of_node();
+    }
+
+    /// Reports all that this node finds out itself.
+    pub(super) fn report_of_node(&mut self) {
+        let mut diagnostics = compile::diagnostics(&self.left_out, self.compiled.capacities());
+        diagnostics.extend(self.detached.findings().map(|object| self.detached_finding(object)));
         let changed = self.diagnostics.set_of_node(diagnostics);
         self.log_diagnostics(&changed);
         self.found.extend(changed);
+    }
+
+    /// The finding that others have removed programs from a pod's interface, or from an uplink of this node.
+    fn detached_finding(&self, object: &ObjectRef) -> Diagnostic {
+        let device = if object.kind == Kind::Pod { "the pod's interface" } else { "an uplink" };
+        let node = self.adoption.node.as_deref().unwrap_or("(unnamed)");
+        Diagnostic {
+            code: Code::ProgramsDetached,
+            object: object.clone(),
+            field: String::new(),
+            message: format!(
+                "another program of node {node} has removed the programs that enforce policies from {device}; they are \
+                 attached again, and connections that began meanwhile are judged again"
+            ),
+        }
     }
 }
 
@@ -33,7 +54,7 @@ mod tests {
     use super::super::tests::{fixture, full_lists, pod, update};
     use super::*;
     use netpol_policy::compile::{Capacities, Compiled};
-    use netpol_policy::model::{Kind, ObjectName};
+    use netpol_policy::model::ObjectName;
     use netpol_policy::source::SourceUpdate;
     use netpol_policy::store::Delta;
 

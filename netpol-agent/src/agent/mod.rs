@@ -26,6 +26,7 @@ pub use answers::handle::Handle;
 pub use answers::report::{DropRecord, FlowRecord};
 pub use answers::status::{
     Attached, EndpointStatus, MapStatus, PolicyStatus, Protection, SourceStatus, Status,
+    UplinkStatus,
 };
 pub use config::{CONTROL_SOCKET, Config, Source, state_files};
 pub use run::{lock, run};

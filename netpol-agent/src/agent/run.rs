@@ -63,9 +63,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     if node.is_none() {
         warn!("node name not set: pods that are older than the agent are not searched for");
     }
-    let agent = Agent::new(kernel, map_state, registry)
-        .on_node(node.clone())
-        .attaching_by(datapath.attaching);
+    let agent = Agent::new(kernel, map_state, registry).on_node(node.clone());
     let (searches, found) = Searches::new(search_paths);
     let (handle, questions) = Handle::new();
     let drops = DropLog::spawn(events, handle.clone(), cancel.clone());
@@ -88,6 +86,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             error!(error = &error as &dyn std::error::Error, "devices not watched any more");
         }
     });
+    let (filters_in, filters) = mpsc::channel(QUEUE);
+    let netlink_cancel = cancel.clone();
+    tokio::spawn(async move {
+        if let Err(error) = netlink::watch_filters(filters_in, netlink_cancel).await {
+            error!(error = &error as &dyn std::error::Error, "removed filters are noticed within a second only");
+        }
+    });
     let stop = cancel.clone();
     tokio::spawn(async move {
         if let Err(error) = wait_for_signal().await {
@@ -96,7 +101,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
         stop.cancel();
     });
-    let inputs = Inputs { updates: stamped, calls, devices, questions, found };
+    let inputs = Inputs { updates: stamped, calls, devices, filters, questions, found };
     let worker = Worker::start().context("starting the worker thread")?;
     event_loop::run(agent, inputs, searches, &source, &worker, &cancel).await;
     info!("stopped; policies stay in force");

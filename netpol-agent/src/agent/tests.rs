@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use netpol_common::ids::{Epoch, IfIndex};
+use netpol_common::ids::{Epoch, IfIndex, Nanos};
 use netpol_common::keys::{CounterKey, EndpointValue, FlowKey, FlowValue};
 use netpol_datapath::netlink::Devices;
 use netpol_policy::compile::MapState;
-use netpol_policy::dataplane::port::{Attachments, Flows, Framing, Maps, Migrated, NewInterface};
+use netpol_policy::dataplane::port::{
+    Attachments, DeviceRole, Flows, Framing, Maps, Migrated, NewInterface, Presence,
+};
 use netpol_policy::dataplane::{Counter, MapOp, apply};
 use netpol_policy::model::{Kind, Labels, Object, ObjectName, Pod, PodPhase};
 use netpol_policy::source::SourceUpdate;
@@ -27,14 +29,18 @@ use crate::discovery::{Connection, Found};
 /// Records operations and attachments, and refuses what a test forbids.
 #[derive(Debug, Default)]
 pub(super) struct FakeKernel {
-    log: Vec<MapOp>,
+    pub(super) log: Vec<MapOp>,
     pub(super) maps: MapState,
-    attached: Vec<IfIndex>,
+    pub(super) attached: Vec<IfIndex>,
     pub(super) refuses: Option<fn(&MapOp) -> bool>,
     flows: Vec<(FlowKey, FlowValue)>,
     n_uplink_changes: usize,
     has_predecessor: bool,
-    refuses_attach: bool,
+    pub(super) refuses_attach: bool,
+    /// The kernel does not report which programs are attached.
+    pub(super) is_blind: bool,
+    /// Interfaces whose connections have been corrected, with the time and the number of connections.
+    pub(super) corrected: Vec<(IfIndex, Nanos, usize)>,
     pub(super) refuses_gc: bool,
     /// Removed endpoints that wait for garbage collection.
     gone: BTreeSet<IfIndex>,
@@ -104,12 +110,32 @@ impl Attachments for FakeKernel {
         (failed, self.apply(ops))
     }
 
-    fn is_attached(&self, ifindex: IfIndex) -> Result<bool, Full> {
-        Ok(self.attached.contains(&ifindex))
+    fn presence(
+        &self,
+        devices: &BTreeMap<IfIndex, DeviceRole>,
+    ) -> Result<BTreeMap<IfIndex, Presence>, Full> {
+        if self.is_blind {
+            return Err(Full);
+        }
+        let of = |ifindex: &IfIndex| {
+            if !self.attached.contains(ifindex) {
+                Presence::Missing
+            } else if self.on_filters.contains(ifindex) {
+                Presence::Filters
+            } else {
+                Presence::Links
+            }
+        };
+        Ok(devices.keys().map(|ifindex| (*ifindex, of(ifindex))).collect())
     }
 
-    fn set_uplinks(&mut self, _: &BTreeMap<IfIndex, Framing>) -> Result<(), Full> {
+    fn attach_uplink(&mut self, ifindex: IfIndex, _: Framing) -> Result<(), Full> {
+        self.attach_pod(ifindex)
+    }
+
+    fn set_uplinks(&mut self, uplinks: &BTreeMap<IfIndex, Framing>) -> Result<(), Full> {
         self.n_uplink_changes += 1;
+        self.attached.extend(uplinks.keys());
         Ok(())
     }
 
@@ -154,6 +180,16 @@ impl Flows for FakeKernel {
     fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Full> {
         self.flows.extend_from_slice(flows);
         Ok(())
+    }
+
+    fn correct_flows(
+        &mut self,
+        ifindex: IfIndex,
+        since: Nanos,
+        flows: &[(FlowKey, FlowValue)],
+    ) -> Result<usize, Full> {
+        self.corrected.push((ifindex, since, flows.len()));
+        Ok(flows.len())
     }
 
     fn n_awaiting_gc(&self) -> usize {
@@ -449,7 +485,7 @@ fn gc_removes_invalid_attachments_of_its_own_network_only() {
     }
 }
 
-fn found(ifindex: u32) -> Found {
+pub(super) fn found(ifindex: u32) -> Found {
     Found {
         add: Add {
             attachment: attachment(),

@@ -12,7 +12,8 @@ use netpol_terminal::{DENIED, FAILED, Output, Terminal};
 
 use super::args::{AgentArgs, DropsArgs, ExplainArgs, FlowsArgs, StatusArgs};
 use crate::agent::{
-    CONTROL_SOCKET, DropRecord, FlowRecord, MapStatus, PolicyStatus, SourceStatus, Status,
+    Attached, CONTROL_SOCKET, DropRecord, FlowRecord, MapStatus, PolicyStatus, SourceStatus, Status,
+    UplinkStatus,
 };
 use crate::control::client;
 
@@ -65,6 +66,24 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     }
     if status.n_awaiting_gc > 0 {
         writeln!(out, "  removed endpoints awaiting garbage collection: {}", status.n_awaiting_gc)?;
+    }
+    if let Some(error) = &status.blind {
+        writeln!(out, "  the kernel does not report which programs are attached: {error}")?;
+    }
+    let uplink = |uplink: &UplinkStatus| {
+        let attached = uplink.attached.map_or("NOT attached", Attached::as_str);
+        format!("{} ({attached})", uplink.name)
+    };
+    let uplinks: Vec<_> = status.uplinks.iter().map(uplink).collect();
+    if !uplinks.is_empty() {
+        writeln!(out, "  devices that lead off the node: {}", uplinks.join(", "))?;
+    }
+    let [n_pods, n_uplinks] = status.n_reattached;
+    if n_pods + n_uplinks > 0 {
+        writeln!(
+            out,
+            "  programs that others had removed, attached again: {n_pods} times at pods, {n_uplinks} times at other devices"
+        )?;
     }
     let mut policies = table(&["POLICY", "ISOLATES", "OVER CAPACITY"]);
     for PolicyStatus { policy, n_endpoints, left_out } in &status.policies {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use netpol_common::ids::{IfIndex, Nanos, Protocol};
 use netpol_common::keys::{FlowKey, FlowValue};
 use netpol_policy::dataplane::port::Flows;
 
@@ -32,6 +33,25 @@ impl Flows for Datapath {
     fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Error> {
         self.maps.claim(flows.iter().map(|(key, _)| key.ifindex))?;
         self.maps.flows.add(&mut self.ebpf, flows)
+    }
+
+    /// # Errors
+    /// [`Error::Map`], and those of [`Flows::add_flows`].
+    fn correct_flows(
+        &mut self,
+        ifindex: IfIndex,
+        since: Nanos,
+        flows: &[(FlowKey, FlowValue)],
+    ) -> Result<usize, Error> {
+        let now: BTreeMap<&FlowKey, &FlowValue> =
+            flows.iter().map(|(key, flow)| (key, flow)).collect();
+        let is_wrong = |key: &FlowKey, found: &FlowValue| match now.get(key) {
+            Some(flow) => flow.origin != found.origin,
+            None => key.protocol != Protocol::TCP && found.last_seen >= since,
+        };
+        let n_removed = self.maps.flows.memory()?.remove_wrong(ifindex, is_wrong);
+        self.add_flows(flows)?;
+        Ok(n_removed)
     }
 
     fn n_awaiting_gc(&self) -> usize {

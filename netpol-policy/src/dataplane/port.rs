@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netpol_common::ids::{Epoch, IfIndex};
+use netpol_common::ids::{Epoch, IfIndex, Nanos};
 use netpol_common::keys::{CounterKey, FlowKey, FlowValue};
 
 use super::{Counter, MapOp, MapState};
@@ -39,6 +39,35 @@ pub enum Framing {
     Ethernet,
     /// The IP header (`WireGuard`, tunnels).
     L3,
+}
+
+/// The programs that a device needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DeviceRole {
+    /// Those of the host's end of a pod's veth pair.
+    Pod,
+    /// That of a device through which packets leave the node.
+    Uplink(Framing),
+}
+
+/// Whether the programs of a device are attached, as the kernel reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Presence {
+    /// All of them, by TCX links.
+    Links,
+    /// All of them, at least one by a clsact filter.
+    Filters,
+    /// At least one is not attached.
+    Missing,
+    /// The device does not exist.
+    NoDevice,
+}
+
+impl Presence {
+    /// Whether all programs are attached.
+    pub const fn is_complete(self) -> bool {
+        matches!(self, Self::Links | Self::Filters)
+    }
 }
 
 /// The maps that hold the policy.
@@ -93,16 +122,32 @@ pub trait Attachments: Maps {
         interfaces: &[NewInterface],
         ops: &[MapOp],
     ) -> (FailedAttachments<Self::Error>, Result<(), Self::Error>);
+    /// Asks the kernel whether the programs of this process are attached to these devices, because others can remove them.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    fn presence(
+        &self,
+        devices: &BTreeMap<IfIndex, DeviceRole>,
+    ) -> Result<BTreeMap<IfIndex, Presence>, Self::Error>;
     /// Whether the pod programs are attached to an interface.
     ///
     /// # Errors
-    /// The interface is gone, or the kernel does not answer.
-    fn is_attached(&self, ifindex: IfIndex) -> Result<bool, Self::Error>;
+    /// The kernel does not answer.
+    fn is_attached(&self, ifindex: IfIndex) -> Result<bool, Self::Error> {
+        let found = self.presence(&BTreeMap::from([(ifindex, DeviceRole::Pod)]))?;
+        Ok(found.get(&ifindex).is_some_and(|presence| presence.is_complete()))
+    }
     /// Attaches `uplink_egress` to exactly these devices, and forgets the programs of devices that are gone.
     ///
     /// # Errors
     /// One of the devices refuses; the others have their program.
     fn set_uplinks(&mut self, uplinks: &BTreeMap<IfIndex, Framing>) -> Result<(), Self::Error>;
+    /// Attaches `uplink_egress` to this device again, after others have removed it.
+    ///
+    /// # Errors
+    /// The device is gone, or the kernel refuses.
+    fn attach_uplink(&mut self, ifindex: IfIndex, framing: Framing) -> Result<(), Self::Error>;
     /// The pods' interfaces that are attached through clsact filters and wait for their migration to TCX links, which cost
     /// packets less. Empty on kernels without TCX.
     ///
@@ -151,6 +196,20 @@ pub trait Flows: Maps {
     /// # Errors
     /// The map cannot be written.
     fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Self::Error>;
+    /// Corrects the connections of an interface whose programs were detached for a while, so that the policy of the right
+    /// direction applies to the next packet of each. `flows` are the connections that its pod has now. A connection whose
+    /// stored direction differs begins anew in the given one. Connections of other protocols than TCP that are not in
+    /// `flows` and that were active after `since` are removed, because they may have begun meanwhile. Returns how many were
+    /// corrected or removed.
+    ///
+    /// # Errors
+    /// The map cannot be read or written.
+    fn correct_flows(
+        &mut self,
+        ifindex: IfIndex,
+        since: Nanos,
+        flows: &[(FlowKey, FlowValue)],
+    ) -> Result<usize, Self::Error>;
     /// Number of removed endpoints that may still have connections and counters. These let nothing pass, and are removed
     /// before the interface is an endpoint again.
     fn n_awaiting_gc(&self) -> usize;

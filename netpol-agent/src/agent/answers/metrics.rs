@@ -13,7 +13,9 @@ use netpol_policy::model::Kind;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Unit;
 
-use super::status::{EndpointStatus, MapStatus, Protection, SourceStatus, Status};
+use super::status::{
+    Attached, EndpointStatus, MapStatus, Protection, SourceStatus, Status, UplinkStatus,
+};
 use crate::agent::state::Agent;
 use crate::telemetry::{Content, Metric, Sample};
 use netpol_policy::dataplane::Counter;
@@ -59,6 +61,19 @@ impl<K: Kernel> Agent<K> {
                 "endpoints",
                 "Endpoints of this node, by the state of their policy and by how their programs are attached",
                 endpoint_samples(&status.endpoints),
+            ),
+            gauge(
+                "uplinks",
+                "Devices through which packets leave the node, by how their program is attached",
+                uplink_samples(&status.uplinks),
+            ),
+            counter(
+                "reattached",
+                "Times that others had detached programs from a device, which were attached again",
+                labelled(
+                    "role",
+                    ["pod", "uplink"].map(str::to_owned).into_iter().zip(status.n_reattached),
+                ),
             ),
             gauge(
                 "endpoints_awaiting_gc",
@@ -166,6 +181,17 @@ fn endpoint_samples(endpoints: &[EndpointStatus]) -> Vec<Sample> {
         vec![("protection", protection.to_owned()), ("attach", attach.to_owned())]
     };
     totals.into_iter().map(|(key, value)| Sample { labels: labels(key), value }).collect()
+}
+
+/// Number of uplinks for each way in which a program is attached.
+fn uplink_samples(uplinks: &[UplinkStatus]) -> Vec<Sample> {
+    let mut totals: BTreeMap<String, u64> =
+        ["tcx", "clsact", "none"].into_iter().map(|attach| (attach.to_owned(), 0)).collect();
+    for uplink in uplinks {
+        let attach = uplink.attached.map_or("none", Attached::as_str);
+        *totals.entry(attach.to_owned()).or_default() += 1;
+    }
+    labelled("attach", totals)
 }
 
 /// Health of the watch of each kind.

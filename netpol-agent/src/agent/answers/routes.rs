@@ -106,6 +106,10 @@ pub(in crate::agent) fn unreadiness(status: &Status) -> Vec<String> {
     if reasons.is_empty() && !status.is_in_force {
         reasons.push("the maps do not hold the current policies; see the agent's log".to_owned());
     }
+    if let Some(error) = &status.blind {
+        reasons.push(format!("the kernel does not report which programs are attached: {error}"));
+        return reasons;
+    }
     for endpoint in &status.endpoints {
         if endpoint.protection == Protection::Unprotected {
             let reason = match endpoint.ifindex {

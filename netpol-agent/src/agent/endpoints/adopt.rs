@@ -54,8 +54,10 @@ impl<K: Kernel> Agent<K> {
             uids: uids(pod),
             addresses: pod.addresses().to_vec(),
         });
-        let is_unread =
-            |ifindex: IfIndex| matches!(self.adoption.detached.get(&ifindex), Some(None));
+        let is_unread = |ifindex: IfIndex| {
+            matches!(self.adoption.detached.get(&ifindex), Some(None))
+                || self.detached.uncorrected.contains_key(&ifindex)
+        };
         let known = self.registry.records().filter(|record| is_unread(record.ifindex()));
         Search { pods: pods.collect(), known: known.map(|record| record.add().clone()).collect() }
     }
@@ -83,6 +85,7 @@ impl<K: Kernel> Agent<K> {
                 }
                 self.register(add);
             }
+            self.correct(ifindex, &connections);
             if let Some(known) = self.adoption.detached.get_mut(&ifindex) {
                 *known = Some(connections);
             }
@@ -104,6 +107,27 @@ impl<K: Kernel> Agent<K> {
         info!(pod = %endpoint.pod, %ifindex, container = %endpoint.container_id, "running pod found");
         self.apply_delta(Delta::UpsertEndpoint(endpoint));
         self.adoption.expect(ifindex);
+    }
+
+    /// Corrects the connections of a pod whose programs others had removed. `connections` are those that it has now.
+    fn correct(&mut self, ifindex: IfIndex, connections: &[Connection]) {
+        let Some(since) = self.detached.uncorrected.remove(&ifindex) else { return };
+        let mut flows = flows(ifindex, connections);
+        for (_, flow) in &mut flows {
+            // A policy that keeps existing connections does not keep one that began meanwhile.
+            flow.marks = FlowValue::REVOKED;
+        }
+        // The time of the last packet in a flow is written once in this time.
+        let since = Nanos(since.0.saturating_sub(flow::REFRESH_NS));
+        match self.kernel.correct_flows(ifindex, since, &flows) {
+            Ok(n_corrected) => {
+                info!(%ifindex, n_connections = flows.len(), n_corrected, "connections that began without programs are judged again");
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                error!(%ifindex, error, "connections that began without programs are not judged again");
+            }
+        }
     }
 
     /// Attaches programs to endpoints that have none and whose policy is in force. Replaces the programs of another version

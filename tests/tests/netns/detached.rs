@@ -1,0 +1,200 @@
+//! Another program of the node removes programs of netpol from a device.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use netpol_agent::agent::Protection;
+use netpol_common::maps::ABI_VERSION;
+use netpol_datapath::Attaching;
+use netpol_lab::node::wait::{LIMIT, Look, until};
+use netpol_lab::node::{Family, Host, Lab, Passing, Stream};
+use netpol_lab::privilege::{Need, met};
+use netpol_lab::probe::Protocol::{self, Tcp, Udp};
+use netpol_lab::settings::patience;
+
+use super::calm::wait_for_links;
+use super::restarts::n_udp_arrived;
+use super::{ALLOW_CLIENTS, PORT, client, expect, lab, visitor, web};
+
+/// Longest gap of a removed filter, which the kernel notifies of.
+const FILTER_GAP: Duration = Duration::from_millis(100);
+/// Longest gap of a detached link: it is looked for once a second.
+const LINK_GAP: Duration = Duration::from_millis(1500);
+/// Interval between the messages of a stream.
+const PACE: Duration = Duration::from_millis(1);
+/// Number of unanswered messages after which a stream counts as cut.
+const N_UNANSWERED: u64 = 40;
+
+/// A lab with web, a client that may connect to it, and a visitor that may not.
+fn lab_with_pods(name: &str) -> Result<Option<Lab>> {
+    if !met(&[Need::Program("tc")]) {
+        return Ok(None);
+    }
+    let Some(mut lab) = lab(name)? else { return Ok(None) };
+    lab.manifests().write("allow.yaml", ALLOW_CLIENTS)?;
+    for pod in [web(), client(), visitor()] {
+        lab.add_pod(pod)?;
+    }
+    Ok(Some(lab))
+}
+
+fn tc(lab: &Lab, args: &[&str]) -> Result<()> {
+    let mut command = Command::new("tc");
+    command.args(args);
+    let output = lab.netns(&Host::Node)?.inside(|| command.output().context("starting tc"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "tc {args:?}: {said}");
+    Ok(())
+}
+
+/// Adds a filter of another program, so that ours are not replaced by links.
+fn keep_filters(lab: &Lab, device: &str) -> Result<()> {
+    for side in ["ingress", "egress"] {
+        let filter = ["filter", "add", "dev", device, side, "prio", "9", "matchall"];
+        tc(lab, &[&filter[..], &["action", "continue"]].concat())?;
+    }
+    Ok(())
+}
+
+/// Sends the agent a signal.
+fn signal(lab: &Lab, signal: &str) -> Result<()> {
+    let pid = lab.agent_pid().context("no agent")?.to_string();
+    ensure!(Command::new("kill").args([signal, &pid]).status()?.success(), "kill {signal}");
+    Ok(())
+}
+
+/// Waits until programs have been attached again at pods or other devices as often as this.
+fn wait_for_repairs(lab: &Lab, wanted: [u64; 2]) -> Result<()> {
+    until("programs that are attached again", LIMIT, || {
+        let found = lab.status()?.n_reattached;
+        let is_done = found.iter().zip(wanted).all(|(found, wanted)| *found >= wanted);
+        Ok(if is_done { Look::Done(()) } else { Look::NotYet(format!("{found:?}")) })
+    })
+}
+
+fn link_pin(lab: &Lab, ifindex: u32, program: &str) -> PathBuf {
+    let links = lab.agent_config().pins.join(format!("v{ABI_VERSION}/links"));
+    links.join(format!("{ifindex}-{program}"))
+}
+
+/// Removes programs while a denied stream sends a message each millisecond. Returns how many passed.
+fn leak(lab: &Lab, remove: impl FnOnce() -> Result<()>) -> Result<u64> {
+    let web = lab.socket_address(&Host::pod("shop/web"), Family::V4, PORT)?;
+    let pace_us = u64::try_from(PACE.as_micros())?;
+    let mut stream = lab.stream(&Host::pod("shop/visitor"), Udp, web, pace_us)?;
+    stream.wait_for_messages(100)?;
+    let before = n_udp_arrived(lab)?;
+    let n_repairs = lab.status()?.n_reattached[0];
+    remove()?;
+    wait_for_repairs(lab, [n_repairs + 1, 0])?;
+    stream.wait_for_messages(100)?;
+    let after = n_udp_arrived(lab)?;
+    stream.wait_for_messages(300)?;
+    ensure!(n_udp_arrived(lab)? == after, "messages arrive although the programs are attached again");
+    Ok(after - before)
+}
+
+fn check_leak(what: &str, n_leaked: u64, gap: Duration) -> Result<()> {
+    println!("{what}: {n_leaked} messages passed, one each {PACE:?}");
+    let allowed = u64::try_from((gap * patience()).div_duration_f64(PACE).ceil() as u128)?;
+    ensure!(n_leaked <= allowed, "{what}: {n_leaked} messages passed in the gap");
+    Ok(())
+}
+
+#[test]
+fn a_removed_qdisc_or_filter_is_attached_again_within_100_ms_and_reported() -> Result<()> {
+    let Some(lab) = lab_with_pods("no-qdisc")? else { return Ok(()) };
+    let (device, _) = lab.host_interface("shop/web")?;
+    keep_filters(&lab, &device)?;
+    expect(&lab, Passing::No, "shop/visitor", Udp)?;
+    for _ in 0..3 {
+        let n = leak(&lab, || tc(&lab, &["qdisc", "del", "dev", &device, "clsact"]))?;
+        check_leak("clsact removed", n, FILTER_GAP)?;
+        keep_filters(&lab, &device)?;
+        let n = leak(&lab, || tc(&lab, &["filter", "del", "dev", &device, "egress"]))?;
+        check_leak("filters of one side removed", n, FILTER_GAP)?;
+    }
+    expect(&lab, Passing::Yes, "shop/client", Tcp)?;
+    expect(&lab, Passing::No, "shop/visitor", Tcp)?;
+    let status = lab.status()?;
+    ensure!(status.endpoints.iter().all(|e| e.protection == Protection::Ready), "{status:?}");
+    let findings: Vec<_> =
+        status.diagnostics.iter().filter(|text| text.contains("[programs-detached]")).collect();
+    ensure!(findings.len() == 1 && findings[0].starts_with("Pod shop/web: "), "{findings:?}");
+    let log = lab.agent_log()?;
+    ensure!(log.contains("had been detached by others"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn a_detached_link_is_found_within_a_second_and_attached_again() -> Result<()> {
+    if Attaching::of_this_kernel() == Attaching::Filters {
+        println!("SKIP: this kernel has no TCX links");
+        return Ok(());
+    }
+    let Some(lab) = lab_with_pods("no-link")? else { return Ok(()) };
+    let (_, ifindex) = lab.host_interface("shop/web")?;
+    wait_for_links(&lab)?;
+    expect(&lab, Passing::No, "shop/visitor", Udp)?;
+    for _ in 0..3 {
+        // The last reference to a link detaches it.
+        let pin = link_pin(&lab, ifindex, "pod_ingress");
+        let n = leak(&lab, || Ok(fs::remove_file(&pin)?))?;
+        check_leak("link removed", n, LINK_GAP)?;
+    }
+    // Uplinks likewise.
+    let uplink = lab.netns(&Host::Node)?.interface_index("eth0")?;
+    fs::remove_file(link_pin(&lab, uplink, "uplink_egress"))?;
+    let removed = Instant::now();
+    wait_for_repairs(&lab, [3, 1])?;
+    ensure!(removed.elapsed() < LINK_GAP * patience(), "{:?}", removed.elapsed());
+    ensure!(link_pin(&lab, uplink, "uplink_egress").exists(), "the uplink has no program");
+    expect(&lab, Passing::Yes, "shop/client", Tcp)?;
+    expect(&lab, Passing::No, "shop/visitor", Tcp)
+}
+
+#[test]
+fn connections_that_began_while_programs_were_missing_are_cut_and_allowed_ones_go_on() -> Result<()>
+{
+    for (name, side) in [("gap-both", None), ("gap-egress", Some("egress"))] {
+        let Some(lab) = lab_with_pods(name)? else { return Ok(()) };
+        let (device, _) = lab.host_interface("shop/web")?;
+        keep_filters(&lab, &device)?;
+        let mut allowed = streams(&lab, "shop/client")?;
+        // The agent is stopped, so that the gap is long enough for a connection.
+        signal(&lab, "-STOP")?;
+        match side {
+            None => tc(&lab, &["qdisc", "del", "dev", &device, "clsact"])?,
+            Some(side) => tc(&lab, &["filter", "del", "dev", &device, side])?,
+        }
+        let mut denied = streams(&lab, "shop/visitor")?;
+        signal(&lab, "-CONT")?;
+        wait_for_repairs(&lab, [1, 0])?;
+        for (protocol, stream) in &mut denied {
+            wait_until_cut(stream).with_context(|| format!("{name}: {protocol}"))?;
+        }
+        for (protocol, stream) in &mut allowed {
+            stream.wait_for_answers(100).with_context(|| format!("{name}: {protocol}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// A stream of each protocol to web that is answered.
+fn streams(lab: &Lab, from: &str) -> Result<Vec<(Protocol, Stream)>> {
+    let web = lab.socket_address(&Host::pod("shop/web"), Family::V4, PORT)?;
+    let mut streams = Vec::new();
+    for protocol in [Tcp, Udp] {
+        let mut stream = lab.stream(&Host::pod(from), protocol, web, 2000)?;
+        stream.wait_for_answers(50)?;
+        streams.push((protocol, stream));
+    }
+    Ok(streams)
+}
+
+fn wait_until_cut(stream: &mut Stream) -> Result<()> {
+    stream.wait_until("the cut", |report| report.n_missing() >= N_UNANSWERED).map(drop)
+}
