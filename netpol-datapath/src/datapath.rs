@@ -6,6 +6,7 @@ use std::time::Duration;
 use aya::Ebpf;
 use netpol_common::ids::IfIndex;
 use netpol_common::maps;
+use netpol_netlink::ExitGuard;
 
 use crate::attach::Role;
 use crate::config::Config;
@@ -29,6 +30,8 @@ pub struct Datapath {
     pub(crate) last: Option<Ebpf>,
     /// The devices to which this process has attached the program of an uplink.
     pub(crate) uplinks: BTreeMap<IfIndex, Role>,
+    /// Opened with the first use.
+    pub(crate) exit_guard: Option<ExitGuard>,
 }
 
 impl Datapath {
@@ -68,7 +71,16 @@ impl Datapath {
                 .map_err(|source| Error::Refused { program: program.name(), source })?;
         }
         let maps = MapSet::take(&mut ebpf, pins.as_ref(), &layouts, seed)?;
-        Ok(Self { ebpf, maps, pins, config: config.clone(), geometry, last: None, uplinks: BTreeMap::new() })
+        Ok(Self {
+            ebpf,
+            maps,
+            pins,
+            config: config.clone(),
+            geometry,
+            last: None,
+            uplinks: BTreeMap::new(),
+            exit_guard: None,
+        })
     }
 
     /// The verifier's figures for each program.

@@ -4,8 +4,8 @@
 //! between calls. A socket belongs to the network namespace of the thread that opened it, wherever it is used later.
 //!
 //! [`Netlink`] reads and changes links, addresses, routes and neighbours; [`TrafficControl`] manages clsact filters;
-//! [`ExitGuard`] manages the nftables table of netpol. The asynchronous watch of the node's devices is in `netpol-datapath`. Must not: depend on tokio or aya, because the CNI plugin
-//! is started once for every pod and must stay small.
+//! [`ExitGuard`] manages the nftables table of netpol. The asynchronous watch of the node's devices is in `netpol-datapath`. Must
+//! not: depend on tokio or aya, because the CNI plugin is started once for every pod and must stay small.
 #![forbid(unsafe_code)]
 
 mod address;

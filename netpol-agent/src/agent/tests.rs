@@ -9,7 +9,7 @@ use netpol_common::keys::{CounterKey, EndpointValue, FlowKey, FlowValue};
 use netpol_datapath::netlink::Devices;
 use netpol_policy::compile::MapState;
 use netpol_policy::dataplane::port::{
-    Attachments, DeviceRole, Flows, Framing, Maps, Migrated, NewInterface, Presence,
+    Attachments, DeviceRole, ExitTable, Flows, Framing, Maps, Migrated, NewInterface, Presence,
 };
 use netpol_policy::dataplane::{Counter, MapOp, apply};
 use netpol_policy::model::{Kind, Labels, Object, ObjectName, Pod, PodPhase};
@@ -39,6 +39,8 @@ pub(super) struct FakeKernel {
     pub(super) refuses_attach: bool,
     /// The kernel does not report which programs are attached.
     pub(super) is_blind: bool,
+    /// The table of exits; empty if there is none, `None` if the kernel has no nf_tables.
+    pub(super) exits: Option<BTreeSet<IfIndex>>,
     /// Interfaces whose connections have been corrected, with the time and the number of connections.
     pub(super) corrected: Vec<(IfIndex, Nanos, usize)>,
     pub(super) refuses_gc: bool,
@@ -137,6 +139,12 @@ impl Attachments for FakeKernel {
         self.n_uplink_changes += 1;
         self.attached.extend(uplinks.keys());
         Ok(())
+    }
+
+    fn set_exits(&mut self, exits: &BTreeSet<IfIndex>) -> Result<ExitTable, Full> {
+        let Some(found) = &mut self.exits else { return Err(Full) };
+        let before = std::mem::replace(found, exits.clone());
+        Ok(if before.is_empty() { ExitTable::Created } else { ExitTable::Intact })
     }
 
     fn awaiting_migration(&self) -> Result<BTreeSet<IfIndex>, Full> {

@@ -78,6 +78,13 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     if !uplinks.is_empty() {
         writeln!(out, "  devices that lead off the node: {}", uplinks.join(", "))?;
     }
+    let guard = &status.exit_guard;
+    if guard.is_in_place {
+        let n = guard.n_exits;
+        writeln!(out, "  nftables table inet netpol: deferred packets leave through {n} devices only")?;
+    } else if let Some(problem) = &guard.problem {
+        writeln!(out, "  nftables table inet netpol: NOT in place: {problem}")?;
+    }
     let [n_pods, n_uplinks] = status.n_reattached;
     if n_pods + n_uplinks > 0 {
         writeln!(

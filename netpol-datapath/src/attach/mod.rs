@@ -17,9 +17,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::resume_unwind;
 
 use netpol_common::ids::IfIndex;
+use netpol_netlink::{Ensured, ExitGuard, Others};
 use netpol_policy::dataplane::MapOp;
 use netpol_policy::dataplane::port::{
-    Attachments, DeviceRole, FailedAttachments, Framing, Migrated, NewInterface, Presence,
+    Attachments, DeviceRole, ExitTable, FailedAttachments, Framing, Migrated, NewInterface, Presence,
 };
 
 use self::attacher::Attacher;
@@ -53,7 +54,8 @@ impl Attachments for Datapath {
         interfaces: &[NewInterface],
         ops: &[MapOp],
     ) -> (FailedAttachments<Error>, Result<(), Error>) {
-        let Self { ebpf, maps, pins, config, geometry: _, last: _, uplinks: _ } = self;
+        let Self { ebpf, maps, pins, config, geometry: _, last: _, uplinks: _, exit_guard: _ } =
+            self;
         let mut attacher = Attacher { ebpf, pins: pins.as_ref(), attaching: config.attaching };
         std::thread::scope(|scope| {
             let attaching = scope.spawn(move || {
@@ -155,6 +157,20 @@ impl Attachments for Datapath {
         let is_more = self.awaiting_migration().is_ok_and(|left| !left.is_empty());
         self.last = last.filter(|_| is_more);
         outcome
+    }
+
+    /// # Errors
+    /// [`Error::ExitGuard`].
+    fn set_exits(&mut self, exits: &BTreeSet<IfIndex>) -> Result<ExitTable, Error> {
+        let others = if self.has_predecessor() { Others::Stay } else { Others::Go };
+        let guard = match &mut self.exit_guard {
+            Some(guard) => guard,
+            none => none.insert(ExitGuard::open(self.config.mark_mask).map_err(Error::ExitGuard)?),
+        };
+        match guard.ensure(exits, others).map_err(Error::ExitGuard)? {
+            Ensured::Intact => Ok(ExitTable::Intact),
+            Ensured::Created => Ok(ExitTable::Created),
+        }
     }
 
     fn has_predecessor(&self) -> bool {

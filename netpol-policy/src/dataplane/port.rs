@@ -70,6 +70,15 @@ impl Presence {
     }
 }
 
+/// Whether the table of exits was there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitTable {
+    /// It was there, at most with other devices.
+    Intact,
+    /// It was missing, or others had changed it.
+    Created,
+}
+
 /// The maps that hold the policy.
 pub trait Maps {
     /// Why an operation failed. All traits of the port share this type.
@@ -167,6 +176,12 @@ pub trait Attachments: Maps {
     /// # Errors
     /// A part of the migration failed. The programs are in force all the same.
     fn end_migration(&mut self, migration: Self::Migration) -> Result<Migrated, Self::Error>;
+    /// Makes sure that packets with an egress mark leave the node through these devices only, also while no agent runs. While
+    /// programs of another version are left, devices are only added.
+    ///
+    /// # Errors
+    /// The kernel lacks nf_tables, or refuses.
+    fn set_exits(&mut self, exits: &BTreeSet<IfIndex>) -> Result<ExitTable, Self::Error>;
     /// Whether programs and maps of another version are left, and may be in force.
     fn has_predecessor(&self) -> bool;
     /// Replaces the programs of another version by ours, and removes its maps.

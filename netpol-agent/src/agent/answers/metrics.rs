@@ -67,6 +67,11 @@ impl<K: Kernel> Agent<K> {
                 "Devices through which packets leave the node, by how their program is attached",
                 uplink_samples(&status.uplinks),
             ),
+            gauge(
+                "exit_guard",
+                "1 if the nftables table that drops deferred packets before devices without program is in place, else 0",
+                Sample::plain(status.exit_guard.is_in_place.into()),
+            ),
             counter(
                 "reattached",
                 "Times that others had detached programs from a device, which were attached again",

@@ -52,6 +52,9 @@ pub struct Status {
     /// Times that others had detached programs, which were attached again: from pods' interfaces, and from uplinks.
     #[serde(default)]
     pub n_reattached: [u64; 2],
+    /// The nftables table that drops deferred packets before devices that cannot judge them.
+    #[serde(default)]
+    pub exit_guard: ExitGuardStatus,
     /// The endpoints, by pod, and pods of this node without one.
     pub endpoints: Vec<EndpointStatus>,
     /// Diagnostics of the objects, as text.
@@ -124,6 +127,19 @@ pub struct EndpointStatus {
     pub forwards: bool,
     /// Entries of its allow maps, both directions together.
     pub n_allow_entries: usize,
+}
+
+/// The nftables table that drops deferred packets before devices that cannot judge them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitGuardStatus {
+    /// Whether it is in place.
+    pub is_in_place: bool,
+    /// Why it is not.
+    pub problem: Option<String>,
+    /// Number of devices before which deferred packets pass.
+    pub n_exits: usize,
+    /// Times that others had removed or changed it.
+    pub n_recreated: u64,
 }
 
 /// A device through which packets leave the node.
@@ -255,6 +271,12 @@ impl<K: Kernel> Agent<K> {
             n_awaiting_gc: self.kernel.n_awaiting_gc(),
             blind,
             uplinks: self.describe_uplinks(&presence),
+            exit_guard: ExitGuardStatus {
+                is_in_place: matches!(self.exits.in_place, Some(Ok(()))),
+                problem: self.exits.in_place.clone().and_then(Result::err),
+                n_exits: self.exits.all().len(),
+                n_recreated: self.exits.n_recreated,
+            },
             n_reattached: [self.detached.n_pods, self.detached.n_uplinks],
             endpoints,
             diagnostics: self.diagnostics.iter().map(ToString::to_string).collect(),

@@ -152,6 +152,7 @@ impl<K: Kernel> Agent<K> {
             match attached {
                 Ok(()) => {
                     self.migrations.expect(ifindex);
+                    self.exits.open(ifindex);
                     info!(pod, %ifindex, n_connections = flows.len(), "running pod protected");
                 }
                 Err(error) => {

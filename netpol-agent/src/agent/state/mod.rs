@@ -5,6 +5,7 @@
 
 pub(super) mod adoption;
 pub(super) mod detached;
+pub(super) mod exits;
 pub(super) mod gc_schedule;
 pub(super) mod latencies;
 pub(super) mod migrations;
@@ -28,6 +29,7 @@ use tracing::{debug, error, info, warn};
 
 use self::adoption::Adoption;
 use self::detached::Detached;
+use self::exits::Exits;
 use self::gc_schedule::GcSchedule;
 use self::latencies::Latencies;
 use self::migrations::Migrations;
@@ -55,6 +57,7 @@ pub struct Agent<K> {
     pub(super) migrations: Migrations,
     pub(super) gc_schedule: GcSchedule,
     pub(super) detached: Detached,
+    pub(super) exits: Exits,
     /// The devices that get `uplink_egress`.
     pub(super) uplinks: BTreeMap<IfIndex, Uplink>,
     /// The maps are complete: this run has written them once, or an earlier run of this version had.
@@ -116,6 +119,7 @@ impl<K: Kernel> Agent<K> {
             migrations: Migrations::default(),
             gc_schedule: GcSchedule::default(),
             detached: Detached::default(),
+            exits: Exits::default(),
             uplinks: BTreeMap::new(),
             is_primed,
             changes: Changes::default(),
@@ -149,6 +153,7 @@ impl<K: Kernel> Agent<K> {
         match self.kernel.attach_pod(endpoint.ifindex) {
             Ok(()) => {
                 self.migrations.expect(endpoint.ifindex);
+                self.exits.open(endpoint.ifindex);
                 info!(pod = %endpoint.pod, ifindex = %endpoint.ifindex, "endpoint taken over");
             }
             Err(error) => {
@@ -235,12 +240,24 @@ impl<K: Kernel> Agent<K> {
         if self.is_primed {
             self.attach_uplinks();
         }
+        let bridges = devices.by_ifindex.iter().filter(|(_, device)| device.is_bridge);
+        let bridges = bridges.map(|(ifindex, _)| *ifindex).collect();
+        self.exits.set_bridges(bridges, |ifindex| {
+            devices.by_ifindex.contains_key(&ifindex) || exists(ifindex)
+        });
     }
 
     pub(super) fn attach_uplinks(&mut self) {
         let framings = self.uplinks.iter().map(|(ifindex, uplink)| (*ifindex, uplink.framing));
         if let Err(error) = self.kernel.set_uplinks(&framings.collect()) {
             error!(%error, "uplink programs not attached to every device: deferred verdicts are not finished there");
+        }
+        let mut uplinks = self.guarded();
+        uplinks.retain(|_, role| matches!(role, DeviceRole::Uplink(_)));
+        for (ifindex, presence) in self.kernel.presence(&uplinks).unwrap_or_default() {
+            if presence.is_complete() {
+                self.exits.open(ifindex);
+            }
         }
     }
 

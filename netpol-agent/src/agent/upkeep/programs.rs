@@ -25,6 +25,7 @@ impl<K: Kernel> Agent<K> {
         if self.look_at(&guarded, now) {
             self.detached.complete_at = begin;
         }
+        self.keep_exits();
         self.detached.refused.retain(|ifindex| guarded.contains_key(ifindex));
         if self.detached.expire(now) {
             self.report_of_node();
@@ -64,10 +65,14 @@ impl<K: Kernel> Agent<K> {
                 Presence::Missing => true,
                 Presence::Links | Presence::Filters => {
                     self.detached.refused.remove(&ifindex);
+                    self.exits.open(ifindex);
                     false
                 }
                 // It is removed from the endpoints with the next list of devices.
-                Presence::NoDevice => false,
+                Presence::NoDevice => {
+                    self.exits.close(ifindex);
+                    false
+                }
             };
             // The worker thread changes the attachment at this moment.
             if !is_missing || self.migrations.is_under_way_at(ifindex) {
@@ -76,6 +81,11 @@ impl<K: Kernel> Agent<K> {
             }
             let role = devices.get(&ifindex).copied().unwrap_or(DeviceRole::Pod);
             let is_repaired = self.attach_again(ifindex, role, now);
+            if is_repaired {
+                self.exits.open(ifindex);
+            } else {
+                self.exits.close(ifindex);
+            }
             is_complete &= is_repaired;
             n_repaired += usize::from(is_repaired);
         }
