@@ -128,6 +128,9 @@ impl<K: Kernel> Agent<K> {
             self.migrations.expect(ifindex);
             if failed.iter().all(|(failed, _)| *failed != ifindex) {
                 self.exits.open(ifindex);
+                if let Some(bridge) = self.kernel.bridge_of(ifindex) {
+                    self.exits.add_bridge(bridge);
+                }
             }
         }
         (failed, self.read_back_unless(applied))

@@ -141,6 +141,10 @@ impl Attachments for FakeKernel {
         Ok(())
     }
 
+    fn bridge_of(&self, _: IfIndex) -> Option<IfIndex> {
+        Some(IfIndex(2))
+    }
+
     fn set_exits(&mut self, exits: &BTreeSet<IfIndex>) -> Result<ExitTable, Full> {
         let Some(found) = &mut self.exits else { return Err(Full) };
         let before = std::mem::replace(found, exits.clone());

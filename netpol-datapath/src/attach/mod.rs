@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::resume_unwind;
 
 use netpol_common::ids::IfIndex;
-use netpol_netlink::{Ensured, ExitGuard, Others};
+use netpol_netlink::{Ensured, ExitGuard, Netlink, Others};
 use netpol_policy::dataplane::MapOp;
 use netpol_policy::dataplane::port::{
     Attachments, DeviceRole, ExitTable, FailedAttachments, Framing, Migrated, NewInterface, Presence,
@@ -157,6 +157,10 @@ impl Attachments for Datapath {
         let is_more = self.awaiting_migration().is_ok_and(|left| !left.is_empty());
         self.last = last.filter(|_| is_more);
         outcome
+    }
+
+    fn bridge_of(&self, ifindex: IfIndex) -> Option<IfIndex> {
+        Netlink::open().ok()?.link_by_index(ifindex).ok()??.bridge
     }
 
     /// # Errors

@@ -176,6 +176,8 @@ pub trait Attachments: Maps {
     /// # Errors
     /// A part of the migration failed. The programs are in force all the same.
     fn end_migration(&mut self, migration: Self::Migration) -> Result<Migrated, Self::Error>;
+    /// The bridge that a device is a port of.
+    fn bridge_of(&self, ifindex: IfIndex) -> Option<IfIndex>;
     /// Makes sure that packets with an egress mark leave the node through these devices only, also while no agent runs. While
     /// programs of another version are left, devices are only added.
     ///

@@ -32,6 +32,11 @@ impl Exits {
         self.is_changed |= self.attached.remove(&ifindex);
     }
 
+    /// Records the bridge of a new pod, which its plugin may have created for it.
+    pub(in crate::agent) fn add_bridge(&mut self, ifindex: IfIndex) {
+        self.is_changed |= self.bridges.insert(ifindex);
+    }
+
     /// Takes the present bridges, after their ports have their programs. Removes devices that do not exist.
     pub(in crate::agent) fn set_bridges(
         &mut self,

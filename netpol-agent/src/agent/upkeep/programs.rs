@@ -145,14 +145,17 @@ impl<K: Kernel> Agent<K> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::time::Duration;
 
+    use netpol_datapath::netlink::{Device, Devices};
+    use netpol_policy::dataplane::port::Framing;
     use netpol_proto::Response;
 
     use super::*;
     use crate::agent::answers::routes;
     use crate::agent::answers::status::Protection;
-    use crate::agent::tests::{Fixture, fixture, found, full_lists, pod, update};
+    use crate::agent::tests::{FakeKernel, Fixture, fixture, found, full_lists, pod, update};
 
     fn with_an_endpoint() -> Fixture {
         let mut fixture = fixture();
@@ -183,6 +186,46 @@ mod tests {
         assert_eq!((status.n_reattached, status.diagnostics.len()), ([1, 0], 1));
         agent.look_at_programs(now + Duration::from_hours(2));
         assert_eq!(agent.describe().diagnostics, Vec::<String>::new());
+    }
+
+    #[test]
+    fn only_devices_with_programs_and_bridges_are_exits_and_a_removed_table_is_made_again() {
+        let mut fixture = fixture();
+        let agent = &mut fixture.agent;
+        agent.kernel.exits = Some(BTreeSet::new());
+        drop(agent.update(full_lists()));
+        drop(agent.update(update(pod("a"))));
+        agent.sync();
+        let exits = |agent: &Agent<FakeKernel>| agent.kernel.exits.clone().unwrap();
+        assert_eq!(exits(agent), [].into(), "the devices are not listed yet");
+        let device = |name: &str, is_bridge| Device {
+            name: name.to_owned(),
+            is_bridge,
+            is_up: true,
+            framing: Framing::Ethernet,
+        };
+        let by_ifindex = [(IfIndex(2), device("cni0", true)), (IfIndex(3), device("eth0", false))];
+        let devices = Devices { by_ifindex: by_ifindex.into(), ..Devices::default() };
+        agent.set_devices(&devices, |ifindex| ifindex == IfIndex(7));
+        agent.sync();
+        assert_eq!(exits(agent), [IfIndex(2), IfIndex(3)].into());
+        assert_eq!(fixture.add().try_recv(), Ok(Response::Ok));
+        let agent = &mut fixture.agent;
+        assert_eq!(exits(agent), [IfIndex(2), IfIndex(3), IfIndex(7)].into());
+
+        agent.kernel.exits = Some(BTreeSet::new());
+        agent.look_at_programs(fixture.now);
+        assert_eq!(exits(agent), [IfIndex(2), IfIndex(3), IfIndex(7)].into());
+        assert_eq!(agent.describe().exit_guard.n_recreated, 1);
+
+        agent.kernel.attached.retain(|ifindex| *ifindex != IfIndex(3));
+        agent.kernel.refuses_attach = true;
+        agent.look_at_programs(fixture.now);
+        assert_eq!(exits(agent), [IfIndex(2), IfIndex(7)].into());
+        agent.kernel.exits = None;
+        agent.look_at_programs(fixture.now);
+        let guard = agent.describe().exit_guard;
+        assert_eq!((guard.is_in_place, guard.problem.as_deref()), (false, Some("map is full")));
     }
 
     #[test]
