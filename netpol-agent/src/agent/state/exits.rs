@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 
 use netpol_common::ids::IfIndex;
 
+/// The loopback device of every network namespace. Processes of the node may use the bits of the mask between each other.
+const LOOPBACK: IfIndex = IfIndex(1);
+
 /// The exits of the node.
 #[derive(Debug, Default)]
 pub(in crate::agent) struct Exits {
@@ -52,6 +55,6 @@ impl Exits {
 
     /// All of them.
     pub(in crate::agent) fn all(&self) -> BTreeSet<IfIndex> {
-        self.attached.union(&self.bridges).copied().collect()
+        self.attached.union(&self.bridges).copied().chain([LOOPBACK]).collect()
     }
 }

@@ -208,20 +208,20 @@ mod tests {
         let devices = Devices { by_ifindex: by_ifindex.into(), ..Devices::default() };
         agent.set_devices(&devices, |ifindex| ifindex == IfIndex(7));
         agent.sync();
-        assert_eq!(exits(agent), [IfIndex(2), IfIndex(3)].into());
+        assert_eq!(exits(agent), [IfIndex(1), IfIndex(2), IfIndex(3)].into());
         assert_eq!(fixture.add().try_recv(), Ok(Response::Ok));
         let agent = &mut fixture.agent;
-        assert_eq!(exits(agent), [IfIndex(2), IfIndex(3), IfIndex(7)].into());
+        assert_eq!(exits(agent), [IfIndex(1), IfIndex(2), IfIndex(3), IfIndex(7)].into());
 
         agent.kernel.exits = Some(BTreeSet::new());
         agent.look_at_programs(fixture.now);
-        assert_eq!(exits(agent), [IfIndex(2), IfIndex(3), IfIndex(7)].into());
+        assert_eq!(exits(agent), [IfIndex(1), IfIndex(2), IfIndex(3), IfIndex(7)].into());
         assert_eq!(agent.describe().exit_guard.n_recreated, 1);
 
         agent.kernel.attached.retain(|ifindex| *ifindex != IfIndex(3));
         agent.kernel.refuses_attach = true;
         agent.look_at_programs(fixture.now);
-        assert_eq!(exits(agent), [IfIndex(2), IfIndex(7)].into());
+        assert_eq!(exits(agent), [IfIndex(1), IfIndex(2), IfIndex(7)].into());
         agent.kernel.exits = None;
         agent.look_at_programs(fixture.now);
         let guard = agent.describe().exit_guard;
