@@ -110,7 +110,7 @@ impl ExitGuard {
     /// changed any rules since the last call.
     ///
     /// # Errors
-    /// The error of the kernel, for example if it has no nf_tables.
+    /// The error of the kernel, for example if it has no `nf_tables`.
     pub fn ensure(&mut self, exits: &BTreeSet<IfIndex>, others: Others) -> io::Result<Ensured> {
         let generation = self.generation()?;
         let known = self.known.take().filter(|(of, _)| *of == generation);

@@ -1,11 +1,11 @@
-//! nfnetlink: encoding and decoding nf_tables messages, and batches that the kernel applies as a whole.
+//! nfnetlink: encoding and decoding `nf_tables` messages, and batches that the kernel applies as a whole.
 
 use std::io;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
 
-/// Number of the nf_tables subsystem (`NFNL_SUBSYS_NFTABLES`).
+/// Number of the `nf_tables` subsystem (`NFNL_SUBSYS_NFTABLES`).
 const NFTABLES: u8 = 10;
 /// `NFNL_MSG_BATCH_BEGIN` and `NFNL_MSG_BATCH_END`.
 const BATCH_BEGIN: u16 = 0x10;
@@ -88,7 +88,7 @@ pub(crate) fn number(bytes: &[u8], kind: u16) -> Option<u32> {
     attribute(bytes, kind)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
 }
 
-/// A message of nf_tables.
+/// A message of `nf_tables`.
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
     /// Its type within the subsystem.
@@ -246,7 +246,8 @@ mod tests {
     fn attributes_are_read_as_they_were_written() {
         let inner = Attributes::default().number(1, 0x0102_0304);
         let written = Attributes::default().text(3, "abc").nested(4, &inner).bytes(5, &[9]);
-        let read: Vec<_> = attributes(&written.0).map(|(kind, value)| (kind, value.len())).collect();
+        let read: Vec<_> =
+            attributes(&written.0).map(|(kind, value)| (kind, value.len())).collect();
         assert_eq!(read, [(3, 4), (4, 8), (5, 1)]);
         assert_eq!(number(attribute(&written.0, 4).unwrap(), 1), Some(0x0102_0304));
         assert_eq!(attribute(&written.0, 6), None);

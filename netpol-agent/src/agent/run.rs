@@ -90,7 +90,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let netlink_cancel = cancel.clone();
     tokio::spawn(async move {
         if let Err(error) = netlink::watch_filters(filters_in, netlink_cancel).await {
-            error!(error = &error as &dyn std::error::Error, "removed filters are noticed within a second only");
+            error!(
+                error = &error as &dyn std::error::Error,
+                "removed filters are noticed within a second only"
+            );
         }
     });
     let stop = cancel.clone();

@@ -28,6 +28,7 @@ use crate::discovery::{Connection, Found};
 
 /// Records operations and attachments, and refuses what a test forbids.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a failure that a test causes")]
 pub(super) struct FakeKernel {
     pub(super) log: Vec<MapOp>,
     pub(super) maps: MapState,
@@ -39,7 +40,7 @@ pub(super) struct FakeKernel {
     pub(super) refuses_attach: bool,
     /// The kernel does not report which programs are attached.
     pub(super) is_blind: bool,
-    /// The table of exits; empty if there is none, `None` if the kernel has no nf_tables.
+    /// The table of exits; empty if there is none, `None` if the kernel has no `nf_tables`.
     pub(super) exits: Option<BTreeSet<IfIndex>>,
     /// Interfaces whose connections have been corrected, with the time and the number of connections.
     pub(super) corrected: Vec<(IfIndex, Nanos, usize)>,

@@ -40,8 +40,7 @@ impl<'a> Look<'a> {
             let site = Site { pins: self.pins, device: &device, program: *program };
             let own = self.own(&site)?;
             let is_filter = self.pins.is_filter(ifindex, *program);
-            let found =
-                if is_filter { self.has_filter(&site, own) } else { has_link(&site, own) };
+            let found = if is_filter { self.has_filter(&site, own) } else { has_link(&site, own) };
             match found {
                 Ok(true) if is_filter => presence = Presence::Filters,
                 Ok(true) => {}

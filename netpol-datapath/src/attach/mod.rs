@@ -20,7 +20,8 @@ use netpol_common::ids::IfIndex;
 use netpol_netlink::{Ensured, ExitGuard, Netlink, Others};
 use netpol_policy::dataplane::MapOp;
 use netpol_policy::dataplane::port::{
-    Attachments, DeviceRole, ExitTable, FailedAttachments, Framing, Migrated, NewInterface, Presence,
+    Attachments, DeviceRole, ExitTable, FailedAttachments, Framing, Migrated, NewInterface,
+    Presence,
 };
 
 use self::attacher::Attacher;
@@ -93,8 +94,8 @@ impl Attachments for Datapath {
             // The interface of a removed pod keeps its programs: without an endpoint they drop everything.
             let is_pod = attached.get(ifindex) == Some(&Role::Pod);
             // The program that an earlier agent attached is replaced by that of this one.
-            let is_own = attached.get(ifindex) == Some(&role)
-                && self.uplinks.get(ifindex) == Some(&role);
+            let is_own =
+                attached.get(ifindex) == Some(&role) && self.uplinks.get(ifindex) == Some(&role);
             if !is_pod && !is_own {
                 result = match self.attach(*ifindex, role) {
                     Ok(()) => {

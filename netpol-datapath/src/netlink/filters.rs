@@ -61,8 +61,7 @@ pub async fn watch_filters(
 /// The devices of the messages in a datagram.
 fn devices(mut datagram: &[u8]) -> Vec<FilterChange> {
     let mut changes = Vec::new();
-    while let Some((len, [_, _, _, _, t0, t1])) =
-        datagram.first_chunk().zip(datagram.first_chunk())
+    while let Some((len, [_, _, _, _, t0, t1])) = datagram.first_chunk().zip(datagram.first_chunk())
     {
         let len_bytes = usize::try_from(u32::from_ne_bytes(*len)).unwrap_or(usize::MAX);
         let kind = u16::from_ne_bytes([*t0, *t1]);

@@ -182,7 +182,7 @@ pub trait Attachments: Maps {
     /// programs of another version are left, devices are only added.
     ///
     /// # Errors
-    /// The kernel lacks nf_tables, or refuses.
+    /// The kernel lacks `nf_tables`, or refuses.
     fn set_exits(&mut self, exits: &BTreeSet<IfIndex>) -> Result<ExitTable, Self::Error>;
     /// Whether programs and maps of another version are left, and may be in force.
     fn has_predecessor(&self) -> bool;

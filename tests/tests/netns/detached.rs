@@ -93,7 +93,10 @@ fn leak(lab: &Lab, remove: impl FnOnce() -> Result<()>) -> Result<u64> {
     stream.wait_for_messages(100)?;
     let after = n_udp_arrived(lab)?;
     stream.wait_for_messages(300)?;
-    ensure!(n_udp_arrived(lab)? == after, "messages arrive although the programs are attached again");
+    ensure!(
+        n_udp_arrived(lab)? == after,
+        "messages arrive although the programs are attached again"
+    );
     Ok(after - before)
 }
 

@@ -77,7 +77,10 @@ impl Outside {
     }
 
     fn n_arrived(&self, from: &str) -> u64 {
-        ["ip", "ip6"].iter().map(|family| self.arrived.count(&format!("{from}_{family}")).unwrap()).sum()
+        ["ip", "ip6"]
+            .iter()
+            .map(|family| self.arrived.count(&format!("{from}_{family}")).unwrap())
+            .sum()
     }
 
     /// Makes a device that leads to the backends.

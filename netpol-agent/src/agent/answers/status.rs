@@ -267,7 +267,11 @@ impl<K: Kernel> Agent<K> {
                 .collect(),
             maps: maps.into_iter().map(map_status).collect(),
             policies: self.describe_policies(),
-            n_awaiting_migration: self.kernel.awaiting_migration().ok().map(|waiting| waiting.len()),
+            n_awaiting_migration: self
+                .kernel
+                .awaiting_migration()
+                .ok()
+                .map(|waiting| waiting.len()),
             n_awaiting_gc: self.kernel.n_awaiting_gc(),
             blind,
             uplinks: self.describe_uplinks(&presence),

@@ -19,8 +19,8 @@ pub(in crate::agent) struct Detached {
     pub(in crate::agent) refused: BTreeSet<IfIndex>,
     /// Whether the latest look failed, so that it is reported once.
     pub(in crate::agent) is_blind: bool,
-    /// When all devices were last found to have their programs, as the clock of the flows.
-    pub(in crate::agent) complete_at: Nanos,
+    /// When all devices were last found to have their programs, by the clock of the flows.
+    pub(in crate::agent) complete_at: Option<Nanos>,
     /// Interfaces whose programs were detached, with the time since when. Their connections are searched for.
     pub(in crate::agent) uncorrected: BTreeMap<IfIndex, Nanos>,
     /// The pods and the node that are reported, with the time of the latest removal.

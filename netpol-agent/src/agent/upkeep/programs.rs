@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use netpol_common::ids::IfIndex;
+use netpol_common::ids::{IfIndex, Nanos};
 use netpol_datapath::netlink::FilterChange;
 use netpol_policy::dataplane::MapOp;
 use netpol_policy::dataplane::port::{DeviceRole, Kernel, Presence};
@@ -23,7 +23,7 @@ impl<K: Kernel> Agent<K> {
         let guarded = self.guarded();
         let begin = monotonic_now();
         if self.look_at(&guarded, now) {
-            self.detached.complete_at = begin;
+            self.detached.complete_at = Some(begin);
         }
         self.keep_exits();
         self.detached.refused.retain(|ifindex| guarded.contains_key(ifindex));
@@ -107,14 +107,16 @@ impl<K: Kernel> Agent<K> {
         };
         let pod = self.state.endpoint(ifindex).map(|endpoint| endpoint.pod.clone());
         let shown = pod.as_ref().map(ToString::to_string);
-        let gap = monotonic_now().0.saturating_sub(self.detached.complete_at.0) / 1_000_000;
+        let since = self.detached.complete_at;
+        let gap_ms =
+            since.map(|since| monotonic_now().0.saturating_sub(since.0).div_ceil(1_000_000));
         match attached {
             Ok(()) => {
-                warn!(pod = shown, %ifindex, at_most_ms = gap, "programs had been detached by others, and are attached again");
+                warn!(pod = shown, %ifindex, at_most_ms = gap_ms, "programs had been detached by others, and are attached again");
                 let object = match role {
                     DeviceRole::Pod => {
                         self.detached.n_pods += 1;
-                        self.detached.uncorrected.insert(ifindex, self.detached.complete_at);
+                        self.detached.uncorrected.insert(ifindex, since.unwrap_or(Nanos(0)));
                         pod.map(|name| ObjectRef { kind: Kind::Pod, name })
                     }
                     DeviceRole::Uplink(_) => {
