@@ -53,8 +53,9 @@ fn tc(lab: &Lab, args: &[&str]) -> Result<()> {
 /// Adds a filter of another program, so that ours are not replaced by links.
 fn keep_filters(lab: &Lab, device: &str) -> Result<()> {
     for side in ["ingress", "egress"] {
-        let filter = ["filter", "add", "dev", device, side, "prio", "9", "matchall"];
-        tc(lab, &[&filter[..], &["action", "continue"]].concat())?;
+        let filter = ["filter", "add", "dev", device, side, "prio", "9", "bpf", "bytecode"];
+        // Matches nothing.
+        tc(lab, &[&filter[..], &["1,6 0 0 0,"]].concat())?;
     }
     Ok(())
 }
@@ -80,8 +81,13 @@ fn link_pin(lab: &Lab, ifindex: u32, program: &str) -> PathBuf {
     links.join(format!("{ifindex}-{program}"))
 }
 
-/// Removes programs while a denied stream sends a message each millisecond. Returns how many passed.
-fn leak(lab: &Lab, remove: impl FnOnce() -> Result<()>) -> Result<u64> {
+/// Removes programs while a denied stream sends a message each millisecond. Returns how many passed. Calls `repaired` as soon as
+/// the programs are attached again.
+fn leak(
+    lab: &Lab,
+    remove: impl FnOnce() -> Result<()>,
+    repaired: impl FnOnce() -> Result<()>,
+) -> Result<u64> {
     let web = lab.socket_address(&Host::pod("shop/web"), Family::V4, PORT)?;
     let pace_us = u64::try_from(PACE.as_micros())?;
     let mut stream = lab.stream(&Host::pod("shop/visitor"), Udp, web, pace_us)?;
@@ -90,6 +96,7 @@ fn leak(lab: &Lab, remove: impl FnOnce() -> Result<()>) -> Result<u64> {
     let n_repairs = lab.status()?.n_reattached[0];
     remove()?;
     wait_for_repairs(lab, [n_repairs + 1, 0])?;
+    repaired()?;
     stream.wait_for_messages(100)?;
     let after = n_udp_arrived(lab)?;
     stream.wait_for_messages(300)?;
@@ -113,12 +120,12 @@ fn a_removed_qdisc_or_filter_is_attached_again_within_100_ms_and_reported() -> R
     let (device, _) = lab.host_interface("shop/web")?;
     keep_filters(&lab, &device)?;
     expect(&lab, Passing::No, "shop/visitor", Udp)?;
+    let repaired = || keep_filters(&lab, &device);
     for _ in 0..3 {
-        let n = leak(&lab, || tc(&lab, &["qdisc", "del", "dev", &device, "clsact"]))?;
-        check_leak("clsact removed", n, FILTER_GAP)?;
-        keep_filters(&lab, &device)?;
-        let n = leak(&lab, || tc(&lab, &["filter", "del", "dev", &device, "egress"]))?;
-        check_leak("filters of one side removed", n, FILTER_GAP)?;
+        let remove = || tc(&lab, &["qdisc", "del", "dev", &device, "clsact"]);
+        check_leak("clsact removed", leak(&lab, remove, repaired)?, FILTER_GAP)?;
+        let remove = || tc(&lab, &["filter", "del", "dev", &device, "egress"]);
+        check_leak("filters of one side removed", leak(&lab, remove, repaired)?, FILTER_GAP)?;
     }
     expect(&lab, Passing::Yes, "shop/client", Tcp)?;
     expect(&lab, Passing::No, "shop/visitor", Tcp)?;
@@ -145,7 +152,7 @@ fn a_detached_link_is_found_within_a_second_and_attached_again() -> Result<()> {
     for _ in 0..3 {
         // The last reference to a link detaches it.
         let pin = link_pin(&lab, ifindex, "pod_ingress");
-        let n = leak(&lab, || Ok(fs::remove_file(&pin)?))?;
+        let n = leak(&lab, || Ok(fs::remove_file(&pin)?), || Ok(()))?;
         check_leak("link removed", n, LINK_GAP)?;
     }
     // Uplinks likewise.

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use netpol_lab::node::nat::feed;
-use netpol_lab::node::topology::OFFICE;
+use netpol_lab::node::topology::{NODE, OFFICE};
 use netpol_lab::node::wait::{LIMIT, Look, until};
 use netpol_lab::node::{Host, Lab, Masquerade, Passing, Service, Shape, Stream, Watch};
 use netpol_lab::probe::Protocol;
@@ -37,9 +37,13 @@ impl Outside {
             let [v4, v6] = OFFICE;
             let routes = format!("route add default via {v4}\nroute add default via {v6}\n");
             lab.netns(&Host::Node)?.configure(&routes)?;
-            lab.netns(&Host::Office)?.configure(
-                "address add 198.51.100.10/32 dev lo\naddress add 2001:db8:198::10/128 dev lo nodad\n",
-            )
+            let [v4, v6] = NODE;
+            // A server on the unspecified address answers datagrams from the source address of the route.
+            lab.netns(&Host::Office)?.configure(&format!(
+                "address add 198.51.100.10/32 dev lo\naddress add 2001:db8:198::10/128 dev lo nodad\n\
+                 route add 10.244.1.0/24 via {v4} src 198.51.100.10\n\
+                 route add fd00:10:244:1::/64 via {v6} src 2001:db8:198::10\n"
+            ))
         });
         let backends = BACKENDS.iter().map(|backend| backend.parse().unwrap()).collect();
         let services = vec![Service::new("outside", 1, backends)];
