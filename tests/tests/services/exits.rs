@@ -16,6 +16,9 @@ use crate::cluster::{
 /// The outside host behind the device that appears.
 const BACKENDS: [&str; 2] = ["198.51.100.10:80", "[2001:db8:198::10]:80"];
 
+/// The hardware address of the outside host on that device.
+const OFFICE_MAC: &str = "02:00:00:00:00:0a";
+
 /// Interval between messages, microseconds.
 const PACE_US: u64 = 500;
 
@@ -87,23 +90,29 @@ impl Outside {
             .sum()
     }
 
-    /// Makes a device that leads to the backends.
+    /// Makes a device that leads to the backends, and whose neighbours are known, so that no packet waits for them.
     fn add_exit(&self) {
         let office = self.lab.netns(&Host::Office).unwrap();
-        self.lab
-            .netns(&Host::Node)
-            .unwrap()
-            .configure(&format!(
-                "link add wan0 type veth peer name wan1 netns {}\n\
-                 link set wan0 up\n\
-                 address add 198.51.100.1/24 dev wan0\n\
-                 address add 2001:db8:198::1/64 dev wan0 nodad\n",
-                office.name()
-            ))
-            .unwrap();
+        let node = self.lab.netns(&Host::Node).unwrap();
+        node.configure(&format!(
+            "link add wan0 type veth peer name wan1 address {OFFICE_MAC} netns {}\n",
+            office.name()
+        ))
+        .unwrap();
         office
-            .configure("link set wan1 up\naddress add 2001:db8:198::10/64 dev wan1 nodad\naddress add 198.51.100.10/24 dev wan1\n")
+            .configure(
+                "link set wan1 up\naddress add 198.51.100.10/24 dev wan1\n\
+                 address add 2001:db8:198::10/64 dev wan1 nodad\n",
+            )
             .unwrap();
+        node.configure(&format!(
+            "link set wan0 up\n\
+             neigh replace 198.51.100.10 lladdr {OFFICE_MAC} dev wan0 nud permanent\n\
+             neigh replace 2001:db8:198::10 lladdr {OFFICE_MAC} dev wan0 nud permanent\n\
+             address add 198.51.100.1/24 dev wan0\n\
+             address add 2001:db8:198::1/64 dev wan0 nodad\n"
+        ))
+        .unwrap();
     }
 
     fn remove_exit(&self) {
