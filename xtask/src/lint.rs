@@ -53,8 +53,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     term::heading("documentation");
     shell::run(
-        shell::cargo(["doc", "--no-deps", "--all-features"])
-            .env("RUSTDOCFLAGS", "--cap-lints warn"),
+        shell::cargo(["doc", "--no-deps", "--all-features"]).env("RUSTDOCFLAGS", "-D warnings"),
     )?;
     term::good("lint");
     Ok(())

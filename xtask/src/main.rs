@@ -19,6 +19,7 @@ mod crash;
 mod demo;
 mod e2e;
 mod fuzz;
+mod hostile;
 mod image;
 #[path = "../../tests/lab/src/options.rs"]
 #[expect(unreachable_pub, reason = "public in the crate that it belongs to")]
@@ -62,13 +63,15 @@ enum Command {
     /// Check formatting, dependencies, clippy for host and kernel, and documentation.
     Lint(lint::Options),
     /// Check the rules of the code base that no standard tool checks.
-    Tidy(tidy::Options),
+    Tidy,
     /// Load the eBPF programs and compare their costs with the committed table.
     Verify(verify::Options),
     /// Put load on a node for minutes; fail on leaks and wrong verdicts.
     Soak(soak::Options),
     /// Kill the agent at every system call of a change; fail on leaks, and if the next agent reaches another state.
     Crash(crash::Options),
+    /// Attack a node with raw frames and with objects of tenants; fail if anything gets through.
+    Hostile(hostile::Options),
     /// Test the agent's API requests against the current cluster, in namespaces of their own.
     E2e(e2e::Options),
     /// Fuzz packets, network configurations, and manifests.
@@ -97,11 +100,12 @@ fn run(command: Command) -> Result<()> {
         Command::Bench(options) => bench::run(&options),
         Command::Soak(_) => soak::run(),
         Command::Crash(options) => crash::run(&options),
+        Command::Hostile(options) => hostile::run(&options),
         Command::E2e(_) => e2e::run(),
         Command::Image(options) => image::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Lint(options) => lint::run(&options),
-        Command::Tidy(options) => tidy::run(&options),
+        Command::Tidy => tidy::run(),
         Command::Verify(options) => verify::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Vm(options) => vm::run(&options),

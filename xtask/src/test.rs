@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result, bail};
 use crate::{build, image, privilege::Privilege, setup, shell, term, tidy, workspace::Workspace};
 
 /// Test programs of the package netpol-tests that need root in every test.
-const PRIVILEGED_BINARIES: [&str; 8] =
-    ["bench", "crash", "datapath", "netns", "cni", "services", "soak", "image"];
+const PRIVILEGED_BINARIES: [&str; 9] =
+    ["bench", "crash", "datapath", "hostile", "netns", "cni", "services", "soak", "image"];
 
 /// The warning if there is no way to become root.
 const NOT_RUN: &str =
@@ -95,7 +95,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         term::heading("examples in the documentation");
         tally.add(doc_tests()?);
     }
-    let tidied = if *part == Part::Root { Ok(()) } else { tidy::run(&tidy::Options::default()) };
+    let tidied = if *part == Part::Root { Ok(()) } else { tidy::run() };
     if !all_ran {
         term::warning(NOT_RUN);
     }

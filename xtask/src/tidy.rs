@@ -24,20 +24,11 @@ const WALLS: [(&str, &[&str]); 5] = [
     ("netpol-datapath", &["kube"]),
 ];
 
-/// Options of `tidy`.
-#[derive(clap::Args, Default)]
-pub(crate) struct Options {
-    /// Also check for retired words.
-    #[arg(long)]
-    words: bool,
-}
-
 /// Checks the whole workspace and prints what it finds.
 ///
 /// # Errors
 /// A rule is broken, or a file can't be read.
-pub(crate) fn run(options: &Options) -> Result<()> {
-    let Options { words } = options;
+pub(crate) fn run() -> Result<()> {
     term::heading("tidy");
     let mut findings = Vec::new();
     for package in Workspace::read()?.packages {
@@ -55,9 +46,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let text = fs::read_to_string(shell::root().join(path));
         findings.extend(source(path, &text.with_context(|| format!("reading {path}"))?));
     }
-    if words::ARE_ENFORCED || *words {
-        findings.extend(words::check(&files)?);
-    }
+    findings.extend(words::check(&files)?);
     for finding in &findings {
         term::failure(finding);
     }

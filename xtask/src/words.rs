@@ -11,9 +11,6 @@ use regex::Regex;
 
 use crate::shell;
 
-/// Whether `cargo xtask tidy` checks words without being asked to.
-pub(crate) const ARE_ENFORCED: bool = false;
-
 /// The endings of the files to check.
 const ENDINGS: [&str; 6] = [".rs", ".md", ".toml", ".yaml", ".yml", ".sh"];
 

@@ -81,9 +81,15 @@ impl Packet {
     }
 
     /// A router advertisement or redirect, which only a router may send.
+    ///
+    /// Source: RFC 792, RFC 1256, RFC 4861.
     #[inline(always)]
     pub const fn is_router_message(&self) -> bool {
-        self.protocol.0 == Protocol::ICMPV6.0 && matches!(self.icmp_type, 134 | 137)
+        match self.protocol {
+            Protocol::ICMP => matches!(self.icmp_type, 5 | 9),
+            Protocol::ICMPV6 => matches!(self.icmp_type, 134 | 137),
+            _ => false,
+        }
     }
 
     /// Offset in the frame of the packet that an ICMP error quotes, or of the target of a neighbour advertisement, bytes.

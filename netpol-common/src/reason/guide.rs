@@ -54,7 +54,7 @@ impl DropReason {
                 "Find the sender with `netpol-agent drops`: only attacks on packet filters send such fragments."
             }
             Self::NotIp => {
-                "Policies cannot allow such frames. Do not isolate the pod in this direction, or use IP."
+                "Policies cannot allow such frames, and a pod never sends them: use IP without VLAN tags. A pod receives them if no policy isolates it for ingress."
             }
             Self::UnknownEgressMark => {
                 "If the sender was just deleted, nothing. Otherwise check whether more than 4095 pods of the node are isolated, and whether another program overwrites the packet mark (`--mark-mask` chooses other bits)."
@@ -100,8 +100,8 @@ mod tests {
         );
         table(
             "Whatever policies say",
-            "The packet itself or the state of the pod decides. What cannot be parsed drops only if a policy isolates the\n\
-             pod and is not in audit mode.",
+            "The packet itself or the state of the pod decides. A frame to the pod that cannot be parsed drops only if a policy\n\
+             isolates the pod and is not in audit mode; such a frame from the pod always drops, because its sender cannot be told.",
             false,
         );
         page.push_str(

@@ -5,8 +5,8 @@ use super::fast_path::{FastPath, fast_path};
 use super::hook_context::HookContext;
 use super::judge::judge;
 use super::outcome::Outcome;
-use super::policy::{is_never_finished, unless_isolated};
-use super::spoofing::{is_spoofed, judge_arp};
+use super::policy::is_never_finished;
+use super::spoofing::{is_spoofed, judge_arp, judge_opaque};
 use super::view::{Ruling, View};
 use crate::ids::{Direction, Epoch, Hook, IfIndex, RuleId};
 use crate::keys::{AllowSlots, EndpointValue};
@@ -117,12 +117,10 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
         FastPath::Done(_) | FastPath::NotTaken => bytes.parse(packet),
     };
     let ruling = match parsed {
+        Parsed::NotIp => judge_opaque(&view, DropReason::NotIp),
+        Parsed::Malformed(reason) => judge_opaque(&view, reason),
+        Parsed::Arp | Parsed::Ip if context.is_tagged => judge_opaque(&view, DropReason::NotIp),
         Parsed::Arp => judge_arp(maps, &view, &packet.src),
-        Parsed::NotIp => unless_isolated(&view, DropReason::NotIp),
-        Parsed::Malformed(reason) => unless_isolated(&view, reason),
-        Parsed::Ip if context.is_tagged && view.endpoint.is_isolated(direction) => {
-            unless_isolated(&view, DropReason::NotIp)
-        }
         Parsed::Ip => match direction {
             Direction::Egress => {
                 if is_spoofed(maps, bytes, &view, packet) {

@@ -2,6 +2,7 @@
 
 use core::mem::MaybeUninit;
 
+use super::policy::unless_isolated;
 use super::view::{Ruling, View};
 use crate::addr::Addr;
 use crate::ids::Direction;
@@ -9,6 +10,16 @@ use crate::keys::AddressKey;
 use crate::maps::PolicyMaps;
 use crate::packet::{Packet, PacketBytes};
 use crate::reason::{DropReason, PassReason};
+
+/// Judges a frame whose sender cannot be told: it has a VLAN tag, another ethertype, or headers that cannot be parsed. A pod
+/// sends no such frame, isolated or not, because behind a tag or an endless chain of headers it could pose as another pod.
+#[inline(always)]
+pub(super) fn judge_opaque(view: &View, reason: DropReason) -> Ruling {
+    match view.direction {
+        Direction::Egress => Ruling::drop(reason),
+        Direction::Ingress => unless_isolated(view, reason),
+    }
+}
 
 /// Judges an ARP message: a pod must send its own address.
 #[inline(always)]

@@ -67,7 +67,7 @@ const OLD: Flow = Flow { mark: 1, ports: 1, epoch: 1, rule: 11, local: 1 };
 /// Another flow with the same mark.
 const ALIKE: Flow = Flow { mark: 1, ports: 2, epoch: 1, rule: 12, local: 2 };
 /// Another flow that differs from the old one in its mark only.
-const TWIN: Flow = Flow { mark: 2, ports: 1, epoch: 1, rule: 13, local: 1 };
+const OTHER_MARK: Flow = Flow { mark: 2, ports: 1, epoch: 1, rule: 13, local: 1 };
 /// The old flow after another decision.
 const RENEWED: Flow = Flow { epoch: 2, rule: 14, ..OLD };
 
@@ -289,10 +289,10 @@ enum Scenario {
 
 const SCENARIOS: [Scenario; 7] = [
     Scenario::Replace(ALIKE),
-    Scenario::Replace(TWIN),
+    Scenario::Replace(OTHER_MARK),
     Scenario::ReplaceAndBack(ALIKE),
     Scenario::EvictAndReplace(ALIKE),
-    Scenario::EvictAndReplace(TWIN),
+    Scenario::EvictAndReplace(OTHER_MARK),
     Scenario::Renew,
     Scenario::FreeAndRenew,
 ];
@@ -437,7 +437,7 @@ fn no_step_of_the_protocol_can_be_omitted() {
 fn after_a_write_the_flow_is_found() {
     loom::model(|| {
         let memory = Memory::of(OLD);
-        for flow in [ALIKE, OLD, TWIN] {
+        for flow in [ALIKE, OLD, OTHER_MARK] {
             Program::new(Processor::X86, Omitted::Nothing).write(&memory, flow);
             for reads in [Reads::LockFree, Reads::Locked] {
                 let question = Question { flow, sender: Some(flow.local), epoch: flow.epoch };

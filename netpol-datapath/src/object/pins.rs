@@ -1,6 +1,6 @@
 //! The folder on the BPF file system that holds the maps and links that outlive the agent.
 //!
-//! Layout: `<root>/v<ABI>/<MAP>` and `<root>/v<ABI>/links/<ifindex>-<program>`, with the suffix `-exchange` for a link that
+//! Layout: `<root>/v<ABI>/<MAP>` and `<root>/v<ABI>/links/<ifindex>-<program>`, with the suffix `-migration` for a link that
 //! replaces a filter (TCX migration).
 
 use std::collections::BTreeSet;
@@ -22,8 +22,11 @@ use crate::program::Program;
 /// `f_type` of a BPF file system (`BPF_FS_MAGIC`, `include/uapi/linux/magic.h`).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
-/// Suffix of a link's pin while the filter that it replaces is still attached. Part of the pin layout, so it keeps its name.
-const MIGRATION_SUFFIX: &str = "-exchange";
+/// Suffix of a link's pin while the filter that it replaces is still attached.
+const MIGRATION_SUFFIX: &str = "-migration";
+
+/// The same suffix in the pins of older agents.
+const OLDER_MIGRATION_SUFFIX: &str = "-exchange"; // up to ABI version 3
 
 /// The folder of one version's pins.
 #[derive(Clone, Debug)]
@@ -278,7 +281,9 @@ fn empty(folder: &Path) -> io::Result<()> {
 
 /// Parses the file name of an attachment into the device and the program.
 pub(crate) fn parse_link_name(name: &str) -> Option<(IfIndex, Program)> {
-    let (ifindex, program) = name.strip_suffix(MIGRATION_SUFFIX).unwrap_or(name).split_once('-')?;
+    let suffixes = [MIGRATION_SUFFIX, OLDER_MIGRATION_SUFFIX];
+    let name = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name);
+    let (ifindex, program) = name.split_once('-')?;
     let program = Program::ALL.into_iter().find(|known| known.name() == program)?;
     Some((IfIndex(ifindex.parse().ok()?), program))
 }
@@ -308,7 +313,14 @@ mod tests {
         for program in Program::ALL {
             let name = format!("42-{}", program.name());
             assert_eq!(parse_link_name(&name), Some((IfIndex(42), program)));
-            assert_eq!(parse_link_name(&format!("{name}-exchange")), Some((IfIndex(42), program)));
+            for suffix in [MIGRATION_SUFFIX, OLDER_MIGRATION_SUFFIX] {
+                let migrating = format!("{name}{suffix}");
+                assert_eq!(
+                    parse_link_name(&migrating),
+                    Some((IfIndex(42), program)),
+                    "{migrating}"
+                );
+            }
         }
         for name in ["42", "42-other", "x-pod_egress", ""] {
             assert_eq!(parse_link_name(name), None, "{name}");

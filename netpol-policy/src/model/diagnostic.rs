@@ -92,7 +92,7 @@ codes! {
         InvalidAddress = "invalid-address" Error: "An address that cannot be read.";
         UnusualBlock = "unusual-block" Warning: "A block written in an unusual way (host bits, IPv4-mapped, leading zeros): read as the message says.";
         InvalidAnnotation = "invalid-annotation" Warning: "An annotation of netpol's with a value that it does not know.";
-        OverCapacity = "over-capacity" Error: "A rule for which the maps of a node have no room. It allows nothing, smaller policies are in force all the same.";
+        OverCapacity = "over-capacity" Error: "A rule that does not fit into the maps of a node. It allows nothing; smaller policies stay in force.";
         ProgramsDetached = "programs-detached" Warning: "Another program of the node has removed netpol's programs from a device. They have been attached again.";
         DefinedTwice = "defined-twice" Warning: "The object is defined more than once: one of the definitions counts.";
     }

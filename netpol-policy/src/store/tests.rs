@@ -46,7 +46,7 @@ fn the_same_delta_twice_changes_nothing_more() {
 }
 
 #[test]
-fn the_newest_holder_owns_an_address_whatever_the_order_of_events() {
+fn the_newest_pod_owns_an_address_whatever_the_order_of_events() {
     let old = pod("old", "1", 1, &["10.0.0.1"]);
     let mut new = pod("new", "2", 2, &["10.0.0.1"]);
     new.name.namespace = Arc::from("y");

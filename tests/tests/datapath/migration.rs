@@ -7,8 +7,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
 use aya::programs::loaded_programs;
+use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, IfIndex};
-use netpol_common::keys::{CounterKey, EndpointValue};
+use netpol_common::keys::{AddressKey, CounterKey, EndpointValue};
 use netpol_common::reason::{PassReason, Verdict};
 use netpol_datapath::netlink::{Position, Side, TrafficControl};
 use netpol_datapath::{Attaching, Datapath, Role};
@@ -24,14 +25,19 @@ use super::wire::{DEVICE, Wire};
 const NEEDS: [Need; 4] =
     [Need::Root, Need::Program("ip"), Need::Program("tc"), Need::Program("python3")];
 
-/// Frames that are not IP: no flows, a verdict for each frame. The pod sends a window of frames and waits for the node to
+/// Frames without flows, and so with a verdict for each: the pod sends later fragments without a first one, because it sends IP
+/// only; the node sends frames that are not IP, because no policy applies to its packets. The pod sends a window of frames and waits for the node to
 /// return them; at the end of standard input it prints their number. A lost frame makes it fail.
 const FLOOD: &str = "
 import select, socket, sys
 device, role = sys.argv[1:]
-wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88b5))
-wire.bind((device, 0x88b5))
-frame = bytes(6 * [255]) + bytes.fromhex('020000000001') + bytes.fromhex('88b5') + bytes(46)
+ethernet = bytes(6 * [255]) + bytes.fromhex('020000000001')
+fragment = bytes.fromhex('4500002e0001000340110000' '0a000009' '0a00000a') + bytes(26)
+of_pod = ethernet + bytes.fromhex('0800') + fragment
+of_node = ethernet + bytes.fromhex('88b5') + bytes(46)
+frame, expected, protocol = (of_pod, of_node, 0x88b5) if role == 'pod' else (of_node, of_pod, 0x0800)
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(protocol))
+wire.bind((device, protocol))
 print('ready', flush=True)
 n_sent = n_back = 0
 is_over = False
@@ -44,7 +50,7 @@ while not (is_over and n_sent == n_back):
         if role == 'node': continue
         sys.exit(f'{n_sent - n_back} of {n_sent} frames are lost')
     if wire in ready:
-        wire.recv(2048)
+        if wire.recv(2048) != expected: continue
         n_back += 1
         if role == 'node': wire.send(frame)
     if sys.stdin in ready:
@@ -110,7 +116,11 @@ fn audited_endpoint(ifindex: IfIndex) -> Vec<MapOp> {
         ..EndpointValue::blocked()
     };
     let container_id = Arc::from("sandbox");
-    vec![MapOp::SetEndpoint(ifindex, EndpointMapState { value, container_id }), MapOp::BumpEpoch]
+    vec![
+        MapOp::SetEndpoint(ifindex, EndpointMapState { value, container_id }),
+        MapOp::AddAddress(AddressKey { ifindex, addr: Addr::from_v4([10, 0, 0, 9]) }),
+        MapOp::BumpEpoch,
+    ]
 }
 
 fn n_judged(datapath: &Datapath, ifindex: IfIndex) -> BTreeMap<Direction, u64> {

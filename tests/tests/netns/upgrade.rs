@@ -32,7 +32,8 @@ fn links(folder: &Path) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(folder.join("links"))? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        names.insert(name.trim_end_matches("-exchange").to_owned());
+        let older = "-exchange"; // up to ABI version 3
+        names.insert(name.trim_end_matches("-migration").trim_end_matches(older).to_owned());
     }
     Ok(names)
 }

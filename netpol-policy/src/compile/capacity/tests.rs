@@ -121,7 +121,7 @@ fn blocks_that_a_smaller_policy_has_cost_nothing_more() {
 }
 
 #[test]
-fn a_policy_that_selects_nobody_here_takes_no_room() {
+fn a_policy_that_selects_nobody_here_uses_no_capacity() {
     let policies = [
         policy("elsewhere", "nobody", &from_blocks(&[1, 2, 3, 4])),
         policy("small", "db", &from_blocks(&[9])),
