@@ -13,6 +13,8 @@ mod clock;
 mod config;
 mod endpoints;
 mod event_loop;
+#[cfg(test)]
+mod fake_kernel;
 mod findings;
 mod object_source;
 mod run;

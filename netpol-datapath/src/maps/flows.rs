@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use netpol_common::ids::{IfIndex, Nanos, Protocol};
+use netpol_common::ids::{Direction, Epoch, IfIndex, Nanos, Protocol};
 use netpol_common::keys::{FlowKey, FlowValue};
 use netpol_policy::dataplane::port::Flows;
 
@@ -42,16 +42,32 @@ impl Flows for Datapath {
         ifindex: IfIndex,
         since: Nanos,
         flows: &[(FlowKey, FlowValue)],
+        udp_ports: &BTreeMap<u16, Direction>,
     ) -> Result<usize, Error> {
-        let now: BTreeMap<&FlowKey, &FlowValue> =
-            flows.iter().map(|(key, flow)| (key, flow)).collect();
-        let is_wrong = |key: &FlowKey, found: &FlowValue| match now.get(key) {
-            Some(flow) => flow.origin != found.origin,
-            None => key.protocol != Protocol::TCP && found.last_seen >= since,
+        let origins: BTreeMap<&FlowKey, u8> =
+            flows.iter().map(|(key, flow)| (key, flow.origin)).collect();
+        let origin = |key: &FlowKey, found: &FlowValue| {
+            let of_port = || {
+                let is_udp = key.protocol == Protocol::UDP && key.stage == FlowKey::AT_POD;
+                let direction = udp_ports.get(&key.local_port.get())?;
+                (is_udp && found.last_seen >= since).then(|| direction.to_wire())
+            };
+            origins.get(key).copied().or_else(of_port).unwrap_or(found.origin)
         };
-        let n_removed = self.maps.flows.memory()?.remove_wrong(ifindex, is_wrong);
-        self.add_flows(flows)?;
-        Ok(n_removed)
+        // Epoch 0 is never the current one, so the next packet is judged.
+        let anew = |value: FlowValue, origin| FlowValue {
+            origin,
+            epoch: Epoch(0),
+            marks: FlowValue::REVOKED,
+            ..value
+        };
+        let is_wrong = |key: &FlowKey, found: &FlowValue| origin(key, found) != found.origin;
+        let wrong = self.maps.flows.memory()?.take_out(ifindex, is_wrong);
+        let corrected = wrong.iter().map(|(key, found)| (*key, anew(*found, origin(key, found))));
+        let present = flows.iter().map(|(key, flow)| (*key, anew(*flow, flow.origin)));
+        let n_wrong = wrong.len();
+        self.add_flows(&corrected.chain(present).collect::<Vec<_>>())?;
+        Ok(n_wrong)
     }
 
     fn n_awaiting_gc(&self) -> usize {

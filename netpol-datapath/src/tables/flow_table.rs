@@ -157,13 +157,13 @@ impl FlowMemory {
         found
     }
 
-    /// Frees the bucket slots of the connections of an interface for which `is_wrong` holds. Returns how many there were.
-    pub(crate) fn remove_wrong(
+    /// Removes the connections of an interface for which `is_wrong` holds, and returns them.
+    pub(crate) fn take_out(
         &self,
         ifindex: IfIndex,
         is_wrong: impl Fn(&FlowKey, &FlowValue) -> bool,
-    ) -> usize {
-        let mut n_removed = 0;
+    ) -> Vec<(FlowKey, FlowValue)> {
+        let mut removed = Vec::new();
         for bucket in self.buckets() {
             let (head, slots) = bucket.split_at(FIRST_SLOT_WORD);
             for (mark, slot) in head.iter().zip(slots.chunks_exact(SLOT_WORDS)).take(N_SLOTS) {
@@ -171,14 +171,16 @@ impl FlowMemory {
                 if now == 0 || owner(now) != ifindex {
                     continue;
                 }
-                if read(mark, slot).is_some_and(|(key, entry)| is_wrong(&key, &entry.flow)) {
-                    // Another connection may have taken the bucket slot meanwhile.
-                    let freed = mark.compare_exchange(now, 0, Ordering::AcqRel, Ordering::Relaxed);
-                    n_removed += usize::from(freed.is_ok());
+                let Some((key, FlowEntry { flow, local: _ })) = read(mark, slot) else { continue };
+                // Another connection may have taken the bucket slot meanwhile.
+                if is_wrong(&key, &flow)
+                    && mark.compare_exchange(now, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+                {
+                    removed.push((key, flow));
                 }
             }
         }
-        n_removed
+        removed
     }
 
     /// Frees the bucket slots of the connections of these interfaces. Returns how many there were.

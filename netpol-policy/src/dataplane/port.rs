@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netpol_common::ids::{Epoch, IfIndex, Nanos};
+use netpol_common::ids::{Direction, Epoch, IfIndex, Nanos};
 use netpol_common::keys::{CounterKey, FlowKey, FlowValue};
 
 use super::{Counter, MapOp, MapState};
@@ -213,11 +213,11 @@ pub trait Flows: Maps {
     /// # Errors
     /// The map cannot be written.
     fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Self::Error>;
-    /// Corrects the connections of an interface whose programs were detached for a while, so that the policy of the right
-    /// direction applies to the next packet of each. `flows` are the connections that its pod has now. A connection whose
-    /// stored direction differs begins anew in the given one. Connections of other protocols than TCP that are not in
-    /// `flows` and that were active after `since` are removed, because they may have begun meanwhile. Returns how many were
-    /// corrected or removed.
+    /// Corrects the connections of an interface whose programs were detached for a while: a connection that was seen from its
+    /// middle can have the wrong direction. `flows` are the connections that its pod has now, and `udp_ports` the directions in
+    /// which flows of other UDP ports begin, if they were active after `since`. A connection with another direction begins
+    /// anew, revoked until its next packet is judged, so that a policy that keeps existing connections does not keep it.
+    /// Returns how many had another direction.
     ///
     /// # Errors
     /// The map cannot be read or written.
@@ -226,6 +226,7 @@ pub trait Flows: Maps {
         ifindex: IfIndex,
         since: Nanos,
         flows: &[(FlowKey, FlowValue)],
+        udp_ports: &BTreeMap<u16, Direction>,
     ) -> Result<usize, Self::Error>;
     /// Number of removed endpoints that may still have connections and counters. These let nothing pass, and are removed
     /// before the interface is an endpoint again.

@@ -441,7 +441,8 @@ mod tests {
         fixture.agent.end_step(at(30));
         drop(answer);
         let line = |agent: &Agent<_>, line: &str| {
-            let text = render(Agent::<crate::agent::tests::FakeKernel>::metrics(agent).unwrap());
+            let text =
+                render(Agent::<crate::agent::fake_kernel::FakeKernel>::metrics(agent).unwrap());
             text.unwrap().lines().any(|found| found == line)
         };
         assert!(line(&fixture.agent, "netpol_add_latency_seconds_count 1"));

@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 
 use crate::agent::clock::monotonic_now;
 use crate::agent::state::Agent;
-use crate::discovery::{Connection, Found, Search, Wanted};
+use crate::discovery::{Connection, Found, Search, Sockets, Wanted};
 
 impl<K: Kernel> Agent<K> {
     /// Pods of this node that have an address and no endpoint.
@@ -74,7 +74,7 @@ impl<K: Kernel> Agent<K> {
         for connections in self.adoption.detached.values_mut() {
             connections.get_or_insert_default();
         }
-        for Found { add, connections } in found {
+        for Found { add, sockets } in found {
             let ifindex = IfIndex(add.host_ifindex);
             if self.registry.find(&add.attachment).is_none() {
                 let pod = ObjectName::new(&add.pod.namespace, &add.pod.name);
@@ -85,9 +85,9 @@ impl<K: Kernel> Agent<K> {
                 }
                 self.register(add);
             }
-            self.correct(ifindex, &connections);
+            self.correct(ifindex, &sockets);
             if let Some(known) = self.adoption.detached.get_mut(&ifindex) {
-                *known = Some(connections);
+                *known = Some(sockets.connections);
             }
         }
     }
@@ -109,17 +109,13 @@ impl<K: Kernel> Agent<K> {
         self.adoption.expect(ifindex);
     }
 
-    /// Corrects the connections of a pod whose programs others had removed. `connections` are those that it has now.
-    fn correct(&mut self, ifindex: IfIndex, connections: &[Connection]) {
+    /// Corrects the connections of a pod whose programs others had removed. `sockets` are those that it has now.
+    fn correct(&mut self, ifindex: IfIndex, sockets: &Sockets) {
         let Some(since) = self.detached.uncorrected.remove(&ifindex) else { return };
-        let mut flows = flows(ifindex, connections);
-        for (_, flow) in &mut flows {
-            // A policy that keeps existing connections does not keep one that began meanwhile.
-            flow.marks = FlowValue::REVOKED;
-        }
+        let flows = flows(ifindex, &sockets.connections);
         // The time of the last packet in a flow is written once in this time.
         let since = Nanos(since.0.saturating_sub(flow::REFRESH_NS));
-        match self.kernel.correct_flows(ifindex, since, &flows) {
+        match self.kernel.correct_flows(ifindex, since, &flows, &sockets.udp_ports) {
             Ok(n_corrected) => {
                 info!(%ifindex, n_connections = flows.len(), n_corrected, "connections that began without programs are judged again");
             }

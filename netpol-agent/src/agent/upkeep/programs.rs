@@ -2,7 +2,7 @@
 //!
 //! In: the kernel's notifications about filters, and the time, because nothing tells that a TCX link is detached. Out: programs
 //! that are attached again, connections that are judged again, a warning and a finding. A connection that began
-//! while a program was missing can be taken for one that the other end began, so `adopt` corrects its direction.
+//! while a program was missing can be taken for one that began in the other direction, so `adopt` corrects it.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -157,7 +157,8 @@ mod tests {
     use super::*;
     use crate::agent::answers::routes;
     use crate::agent::answers::status::Protection;
-    use crate::agent::tests::{FakeKernel, Fixture, fixture, found, full_lists, pod, update};
+    use crate::agent::fake_kernel::FakeKernel;
+    use crate::agent::tests::{Fixture, fixture, found, full_lists, pod, update};
 
     fn with_an_endpoint() -> Fixture {
         let mut fixture = fixture();
