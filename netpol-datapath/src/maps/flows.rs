@@ -61,13 +61,13 @@ impl Flows for Datapath {
             marks: FlowValue::REVOKED,
             ..value
         };
-        let is_wrong = |key: &FlowKey, found: &FlowValue| origin(key, found) != found.origin;
-        let wrong = self.maps.flows.memory()?.take_out(ifindex, is_wrong);
+        let mut wrong = self.flows()?;
+        wrong.retain(|key, found| key.ifindex == ifindex && origin(key, found) != found.origin);
         let corrected = wrong.iter().map(|(key, found)| (*key, anew(*found, origin(key, found))));
         let present = flows.iter().map(|(key, flow)| (*key, anew(*flow, flow.origin)));
-        let n_wrong = wrong.len();
-        self.add_flows(&corrected.chain(present).collect::<Vec<_>>())?;
-        Ok(n_wrong)
+        let all: Vec<_> = corrected.chain(present).collect();
+        self.add_flows(&all)?;
+        Ok(wrong.len())
     }
 
     fn n_awaiting_gc(&self) -> usize {

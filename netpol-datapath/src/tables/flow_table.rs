@@ -111,7 +111,7 @@ impl FlowTable {
         Ok(FlowMemory(shared))
     }
 
-    /// Adds connections; existing ones stay unchanged.
+    /// Adds connections. Existing ones stay unchanged, except that a revoked one replaces one of the other direction.
     ///
     /// # Errors
     /// [`Error::Missing`], [`Error::Refused`], [`Error::TestRun`].
@@ -155,32 +155,6 @@ impl FlowMemory {
             }
         }
         found
-    }
-
-    /// Removes the connections of an interface for which `is_wrong` holds, and returns them.
-    pub(crate) fn take_out(
-        &self,
-        ifindex: IfIndex,
-        is_wrong: impl Fn(&FlowKey, &FlowValue) -> bool,
-    ) -> Vec<(FlowKey, FlowValue)> {
-        let mut removed = Vec::new();
-        for bucket in self.buckets() {
-            let (head, slots) = bucket.split_at(FIRST_SLOT_WORD);
-            for (mark, slot) in head.iter().zip(slots.chunks_exact(SLOT_WORDS)).take(N_SLOTS) {
-                let now = mark.load(Ordering::Acquire);
-                if now == 0 || owner(now) != ifindex {
-                    continue;
-                }
-                let Some((key, FlowEntry { flow, local: _ })) = read(mark, slot) else { continue };
-                // Another connection may have taken the bucket slot meanwhile.
-                if is_wrong(&key, &flow)
-                    && mark.compare_exchange(now, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-                {
-                    removed.push((key, flow));
-                }
-            }
-        }
-        removed
     }
 
     /// Frees the bucket slots of the connections of these interfaces. Returns how many there were.

@@ -101,6 +101,10 @@ fn leak(
         stream.wait_for_messages(200)?;
         let now = n_udp_arrived(lab)?;
         Ok(if now == n { Look::Done(n) } else { Look::NotYet(format!("{} more", now - n)) })
+    })
+    .with_context(|| {
+        let flows = lab.agent_config().ask(&["flows"]).unwrap_or_default();
+        format!("flows:\n{flows}\nlog of the agent:\n{}", lab.agent_log().unwrap_or_default())
     })?;
     Ok(after - before)
 }
