@@ -1,4 +1,5 @@
-//! Builds the eBPF programs into `$OUT_DIR/netpol-ebpf`; `object::loader` embeds the file.
+//! Builds the eBPF programs into `$OUT_DIR/netpol-ebpf`, which `object::loader` embeds, and those of `object::kernel` into
+//! `$OUT_DIR/feature-probe`.
 #![forbid(unsafe_code)]
 
 use anyhow::Result;
@@ -7,5 +8,6 @@ use anyhow::Result;
 mod object;
 
 fn main() -> Result<()> {
-    object::embed("netpol-ebpf", &["netpol-ebpf", "netpol-common"])
+    let objects = ["netpol-ebpf", "feature-probe"];
+    object::embed("netpol-ebpf", &objects, &["netpol-ebpf", "netpol-common"])
 }

@@ -1,6 +1,6 @@
 //! The build of an object for the kernel. The build scripts of netpol-datapath and netpol-bench include this file.
 //!
-//! In: a package of this workspace. Out: its object file in `$OUT_DIR`, under the package's name. The pinned stable compiler
+//! In: a package of this workspace. Out: its object files in `$OUT_DIR`, under their names. The pinned stable compiler
 //! builds `core` too (`-Z build-std`, with `RUSTC_BOOTSTRAP`), because no toolchain ships `core` for BPF. With a nightly compiler
 //! its LLVM could differ from that of bpf-linker.
 
@@ -16,11 +16,11 @@ const CPU: &str = "-Ctarget-cpu=v3";
 /// Without this LLVM copies and clears even three bytes by a call of a function with a loop.
 const EXPAND: &str = "-Clink-arg=--disable-expand-memcpy-in-order";
 
-/// Builds a package whose sources are in these folders of the workspace.
+/// Builds the object files of a package whose sources are in these folders of the workspace.
 ///
 /// # Errors
 /// A tool is missing, or the package does not compile. Then the error has the output of the compiler.
-pub(crate) fn embed(package: &str, folders: &[&str]) -> Result<()> {
+pub(crate) fn embed(package: &str, objects: &[&str], folders: &[&str]) -> Result<()> {
     let package_folder = path("CARGO_MANIFEST_DIR")?;
     let is_workspace = |folder: &&Path| folder.join("Cargo.lock").is_file();
     let workspace = package_folder.ancestors().find(is_workspace).context("no Cargo.lock above")?;
@@ -34,10 +34,12 @@ pub(crate) fn embed(package: &str, folders: &[&str]) -> Result<()> {
         }
     }
     check_tools()?;
-    let object = build(workspace, package)?;
-    let embedded = path("OUT_DIR")?.join(package);
-    fs::copy(&object, &embedded)
-        .with_context(|| format!("copying {} to {}", object.display(), embedded.display()))?;
+    let built = build(workspace, package)?;
+    for name in objects {
+        let (object, embedded) = (built.join(name), path("OUT_DIR")?.join(name));
+        fs::copy(&object, &embedded)
+            .with_context(|| format!("copying {} to {}", object.display(), embedded.display()))?;
+    }
     Ok(())
 }
 
@@ -57,7 +59,7 @@ fn check_tools() -> Result<()> {
     Ok(())
 }
 
-/// Runs cargo for the BPF target; returns the object file.
+/// Runs cargo for the BPF target; returns the folder of the object files.
 fn build(workspace: &Path, package: &str) -> Result<PathBuf> {
     let endian = env::var("CARGO_CFG_TARGET_ENDIAN")?;
     let target = if endian == "big" { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
@@ -85,7 +87,7 @@ fn build(workspace: &Path, package: &str) -> Result<PathBuf> {
     if !output.status.success() {
         bail!("building {package} failed:\n{}", String::from_utf8_lossy(&output.stderr));
     }
-    Ok(target_dir.join(target).join("release").join(package))
+    Ok(target_dir.join(target).join("release"))
 }
 
 fn is_of_the_outer_build(name: &OsString) -> bool {

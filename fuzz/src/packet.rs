@@ -166,7 +166,7 @@ fn endpoint(input: &mut Unstructured<'_>) -> Result<EndpointMapState> {
         isolated: input.int_in_range(0..=3)?,
         audited: input.int_in_range(0..=3)?,
         keeps_flows: input.int_in_range(0..=3)?,
-        traits: if input.ratio(1_u8, 8)? { EndpointValue::FORWARDS } else { 0 },
+        traits: if input.ratio(1_u8, 8)? { input.int_in_range(1..=3)? } else { 0 },
         pad: 0,
         egress_mark: input.int_in_range(0..=3)?,
     };

@@ -17,6 +17,7 @@ pub mod cli;
 pub mod cni_server;
 pub mod conflist;
 pub mod control;
+mod denial;
 pub mod discovery;
 pub mod manifests;
 pub mod telemetry;

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use aya::util::KernelVersion;
 use netpol_common::verdict::DEFAULT_MARK_MASK;
+
+use crate::object::{Adaptation, has_tcx};
 
 /// Settings of the kernel side.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub struct Config {
     pub attaching: Attaching,
     /// How programs read the table of flows.
     pub flow_reads: FlowReads,
+    /// What the programs use of the features that they can do without. `None` asks this kernel.
+    pub adaptation: Option<Adaptation>,
     /// Capacities that differ from those of [`netpol_common::maps`], by map name.
     pub capacities: BTreeMap<&'static str, u32>,
 }
@@ -39,7 +42,7 @@ pub enum Trace {
 /// How programs are attached to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attaching {
-    /// By TCX links (Linux 6.6 and newer).
+    /// By TCX links, which Linux has since 6.6.
     Links,
     /// By filters of a `clsact` queueing discipline.
     Filters,
@@ -80,11 +83,7 @@ pub enum Mount {
 impl Attaching {
     /// TCX links if this kernel supports them, else clsact filters.
     pub fn of_this_kernel() -> Self {
-        if KernelVersion::current().is_ok_and(|found| found >= KernelVersion::new(6, 6, 0)) {
-            Self::Links
-        } else {
-            Self::Filters
-        }
+        if has_tcx() { Self::Links } else { Self::Filters }
     }
 }
 
@@ -97,6 +96,7 @@ impl Default for Config {
             trace: Trace::default(),
             attaching: Attaching::of_this_kernel(),
             flow_reads: FlowReads::OF_THIS_ARCHITECTURE,
+            adaptation: None,
             capacities: BTreeMap::new(),
         }
     }

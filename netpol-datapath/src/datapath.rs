@@ -12,8 +12,8 @@ use crate::attach::Role;
 use crate::config::Config;
 use crate::error::Error;
 use crate::object::{
-    Geometry, OBJECT, Pins, TestContext, TestOutcome, Verified, check_kernel, classifier, layout,
-    loader, test_run, verified,
+    Geometry, Pins, TestContext, TestOutcome, Verified, classifier, layout, loader, object,
+    test_run, verified,
 };
 use crate::program::Program;
 use crate::tables::{Label, MapSet, Seed};
@@ -42,8 +42,8 @@ impl Datapath {
     /// [`retire_predecessor`](netpol_policy::dataplane::port::Attachments::retire_predecessor) completes the upgrade.
     ///
     /// # Errors
-    /// A missing kernel feature ([`Error::NotPermitted`], [`Error::KernelTooOld`], [`Error::NoBtf`],
-    /// [`Error::NoBpfFs`]), pins of another build ([`Error::PinIncompatible`]), or a failure to load.
+    /// A missing requirement ([`Error::NotPermitted`], [`Error::Lacks`], [`Error::Probe`], [`Error::NoBpfFs`]), pins of another
+    /// build ([`Error::PinIncompatible`]), or a failure to load.
     pub fn load(config: &Config) -> Result<Self, Error> {
         let Config {
             pin_root,
@@ -52,9 +52,10 @@ impl Datapath {
             trace: _,
             attaching: _,
             flow_reads: _,
+            adaptation,
             capacities,
         } = config;
-        check_kernel()?;
+        let object = object(*adaptation)?;
         let layouts = layout::expected(capacities);
         let pins = pin_root.as_deref().map(|root| Pins::open(root, *mount)).transpose()?;
         if let Some(pins) = &pins {
@@ -64,13 +65,16 @@ impl Datapath {
         let seed = Seed::open(pins.as_ref(), Label::of(&layouts, maps::FLOW_SEED)?)?;
         let geometry = seed.geometry(config)?;
         let mut ebpf =
-            loader(config, pins.as_ref(), &geometry).load(OBJECT).map_err(Error::Load)?;
+            loader(config, pins.as_ref(), &geometry).load(&object).map_err(Error::Load)?;
         for program in Program::ALL {
             classifier(&mut ebpf, program)?
                 .load()
                 .map_err(|source| Error::Refused { program: program.name(), source })?;
         }
         let maps = MapSet::take(&mut ebpf, pins.as_ref(), &layouts, seed)?;
+        if pins.is_some() {
+            maps.flows.memory()?.recount();
+        }
         Ok(Self {
             ebpf,
             maps,

@@ -10,6 +10,8 @@ use aya::programs::ProgramError;
 use aya::programs::links::LinkError;
 use netpol_common::ids::IfIndex;
 
+use crate::object::Feature;
+
 /// Errors of the kernel side.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -18,19 +20,24 @@ pub enum Error {
         "not permitted to load and attach eBPF programs: run as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN"
     )]
     NotPermitted,
-    /// The kernel lacks features that the programs use.
-    #[error("the kernel is {found}: netpol needs Linux 5.15 or newer")]
-    KernelTooOld {
-        /// Its release, as `uname -r` prints it.
-        found: String,
-    },
-    /// The kernel was built without type information.
+    /// The kernel lacks a feature that the programs use.
     #[error(
-        "the kernel has no BTF ({path} is missing): netpol needs a kernel built with CONFIG_DEBUG_INFO_BTF"
+        "the kernel {release} lacks {feature}: the kernels of Debian 12, Ubuntu 22.04, RHEL 9 and SLES 15 SP4 have it, and all newer ones"
     )]
-    NoBtf {
-        /// The expected path.
-        path: PathBuf,
+    Lacks {
+        /// Its release, as `uname -r` prints it.
+        release: String,
+        /// The feature.
+        feature: Feature,
+    },
+    /// The kernel does not answer whether it has a feature.
+    #[error("cannot ask the kernel for {feature}")]
+    Probe {
+        /// The feature.
+        feature: Feature,
+        /// The error of the kernel.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// No BPF file system at the parent of the pins' folder.
     #[error("no BPF file system at {path}: run mount -t bpf bpf {path}")]

@@ -30,5 +30,5 @@ pub use self::config::{Attaching, Config, FlowReads, Mount, Trace};
 pub use self::datapath::Datapath;
 pub use self::error::{Error, PinCause};
 pub use self::maps::{Events, MapGc, TraceMessages};
-pub use self::object::{TestContext, TestOutcome, Verified};
+pub use self::object::{Adaptation, Arguments, Clock, Feature, TestContext, TestOutcome, Verified};
 pub use self::program::Program;

@@ -5,6 +5,14 @@
 //!
 //! For the host this is an empty program, so that the usual tools check the crate.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(
+        internal_features,
+        reason = "BPF adds atomically, but core offers that only with compare-and-swap"
+    )
+)]
 #![expect(
     clippy::inline_always,
     reason = "the BPF target allows 5 arguments, and 512 bytes of stack over all calls; inlined functions need neither"

@@ -13,7 +13,7 @@ use netpol_common::event::Event;
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowValue, BackendEntry, CounterKey, CounterValue, EndpointEntry,
-    FlowKey, FragmentKey, FragmentValue,
+    FlowKey, FragmentEntry, FragmentSlot,
 };
 use netpol_common::maps;
 
@@ -50,8 +50,8 @@ pub(crate) static ALLOW: ArrayOfMaps<AllowMap, { maps::N_ALLOW_MAPS as usize }> 
 
 #[btf_map]
 pub(crate) static FRAGMENTS: LruHashMap<
-    FragmentKey,
-    FragmentValue,
+    FragmentSlot,
+    FragmentEntry,
     { maps::MAX_FRAGMENTS as usize },
 > = LruHashMap::new();
 #[btf_map]

@@ -2,9 +2,7 @@
 //!
 //! The kernel may give the element of an entry to another key while a program reads it. What the program has read is then wrong:
 //!
-//! * The entries of ENDPOINTS and BACKENDS carry a check word that tells ([`EndpointEntry::value_of`]).
-//! * From FRAGMENTS a later fragment gets wrong ports. If it passes for that, nothing is reached: the receiver cannot use it without
-//!   the first fragment, which is judged by its own ports. If it drops, one datagram is lost.
+//! * The entries of ENDPOINTS, BACKENDS and FRAGMENTS carry a check word ([`EndpointEntry::value_of`]).
 //! * An entry of `DEFERRED_FLOWS` is replaced or removed before it is taken if two packets got the same handle, or if the agent
 //!   removes the entries of an endpoint that is gone. [`KernelMaps::store_deferred_flow`] says what the same handle can do.
 //! * Of ADDRESSES and DEFER only the presence of a key matters.
@@ -16,7 +14,8 @@ use netpol_common::flow::Step;
 use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol};
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowSlots, AllowValue, BackendEntry, BackendValue, Endpoint,
-    EndpointEntry, EndpointValue, FlowKey, FlowValue, FragmentKey, FragmentValue, PrefixKey,
+    EndpointEntry, EndpointValue, FlowKey, FlowValue, FragmentEntry, FragmentKey, FragmentValue,
+    PrefixKey,
 };
 use netpol_common::maps::{self, CurrentFlow, Local, PolicyMaps};
 
@@ -73,6 +72,36 @@ extern "C" fn check_backend(key: *const FlowKey, backend: *const [u32; 5]) -> u3
     // SAFETY: the caller's own, or null.
     let Some(backend) = (unsafe { backend.as_ref() }) else { return 0 };
     BackendEntry::check_word(key, &zerocopy::transmute!(*backend))
+}
+
+/// Copies the [`FragmentValue`] of a datagram in words. Returns 0 if there is none. A global function as [`find_endpoint`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_fragment(key: *const FragmentKey, value: *mut [u64; 2]) -> u32 {
+    // SAFETY: the caller's own, or null.
+    let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+    // SAFETY: the caller's own, or null.
+    let Some(value) = (unsafe { value.as_mut() }) else { return 0 };
+    let slot = key.slot(flows::seed());
+    let Some(element) = FRAGMENTS.get_ptr(slot) else { return 0 };
+    // SAFETY: an element of FRAGMENTS.
+    let words = unsafe { copy::<[u64; 3]>(element.cast()) };
+    let entry: FragmentEntry = zerocopy::transmute!(words);
+    let Some(found) = entry.value_of(key) else { return 0 };
+    *value = zerocopy::transmute!(*found);
+    1
+}
+
+/// Stores the [`FragmentValue`] of a datagram. Returns 0 after a failure. A global function as [`find_endpoint`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn store_fragment(key: *const FragmentKey, value: *const FragmentValue) -> u32 {
+    // SAFETY: the caller's own, or null.
+    let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+    // SAFETY: the caller's own, or null.
+    let Some(value) = (unsafe { value.as_ref() }) else { return 0 };
+    let slot = key.slot(flows::seed());
+    u32::from(FRAGMENTS.insert(slot, FragmentEntry::new(key, value), 0).is_ok())
 }
 
 /// The kernel's maps.
@@ -143,15 +172,14 @@ impl PolicyMaps for KernelMaps {
 
     #[inline(always)]
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
-        // SAFETY: an element of FRAGMENTS.
-        let words = unsafe { copy::<[u64; 2]>(FRAGMENTS.get_ptr(key)?.cast()) };
-        Some(zerocopy::transmute!(words))
+        let mut words = [0_u64; 2];
+        (find_fragment(key, &raw mut words) != 0).then(|| zerocopy::transmute!(words))
     }
 
     #[inline(always)]
     fn set_fragment(&self, key: &FragmentKey, value: &FragmentValue) {
         // A failure loses the other fragments: they drop.
-        FRAGMENTS.insert(key, value, 0).ok();
+        store_fragment(key, value);
     }
 
     #[inline(always)]

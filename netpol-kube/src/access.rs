@@ -1,6 +1,7 @@
 //! Finds the API server and its credentials, and holds the client.
 
 use std::error::Error as StdError;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigErro
 use kube::{Client, Config};
 use tokio::sync::watch;
 
+use super::dial::Alternatives;
 use super::transport::{self, Keepalive};
 
 /// Time limit for making a connection, TLS included.
@@ -89,6 +91,7 @@ impl Error {
 pub struct Access {
     kubeconfig: Option<PathBuf>,
     keepalive: Keepalive,
+    alternatives: Alternatives,
     latest: watch::Sender<Latest>,
 }
 
@@ -116,9 +119,15 @@ impl Access {
     /// # Errors
     /// Those of [`Access::open`].
     pub async fn open_with(kubeconfig: Option<&Path>, keepalive: Keepalive) -> Result<Self, Error> {
-        let client = client(kubeconfig, keepalive).await?;
+        let alternatives = Alternatives::default();
+        let client = client(kubeconfig, keepalive, alternatives.clone()).await?;
         let latest = watch::Sender::new(Latest { client, number: 0 });
-        Ok(Self { kubeconfig: kubeconfig.map(Path::to_owned), keepalive, latest })
+        Ok(Self { kubeconfig: kubeconfig.map(Path::to_owned), keepalive, alternatives, latest })
+    }
+
+    /// Sets further addresses of the API server, which are tried if its own cannot be reached. TLS expects the same name there.
+    pub fn set_alternatives(&self, addresses: Vec<SocketAddr>) {
+        self.alternatives.set(addresses);
     }
 
     /// The newest client.
@@ -139,7 +148,8 @@ impl Access {
     /// Those of [`Access::open`].
     pub(super) async fn renew(&self, failed: u64) -> Result<(), Error> {
         if self.latest.borrow().number == failed {
-            let client = client(self.kubeconfig.as_deref(), self.keepalive).await?;
+            let alternatives = self.alternatives.clone();
+            let client = client(self.kubeconfig.as_deref(), self.keepalive, alternatives).await?;
             self.latest.send_if_modified(|latest| {
                 let is_first = latest.number == failed;
                 if is_first {
@@ -152,32 +162,54 @@ impl Access {
     }
 }
 
-async fn client(kubeconfig: Option<&Path>, keepalive: Keepalive) -> Result<Client, Error> {
-    let mut config = match kubeconfig {
+async fn client(
+    kubeconfig: Option<&Path>,
+    keepalive: Keepalive,
+    alternatives: Alternatives,
+) -> Result<Client, Error> {
+    let (mut config, proxy) = match kubeconfig {
         Some(path) => from_file(path).await?,
         None => inferred().await?,
     };
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     let server = config.cluster_url.to_string();
-    transport::client(config, keepalive)
+    transport::client(config, proxy.as_deref(), keepalive, alternatives)
         .map_err(|source| Error::Client { server, source: Box::new(source) })
 }
 
-async fn from_file(path: &Path) -> Result<Config, Error> {
+/// A configuration, and the proxy that its kubeconfig names.
+type Found = (Config, Option<String>);
+
+async fn from_file(path: &Path) -> Result<Found, Error> {
     let refuse = |source| Error::Kubeconfig { path: path.to_owned(), source: Box::new(source) };
-    let kubeconfig = Kubeconfig::read_from(path).map_err(refuse)?;
-    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(refuse)
+    configure(Kubeconfig::read_from(path).map_err(refuse)?).await.map_err(refuse)
 }
 
-async fn inferred() -> Result<Config, Error> {
+async fn inferred() -> Result<Found, Error> {
     match Config::incluster() {
-        Ok(config) => Ok(config),
+        Ok(config) => Ok((config, None)),
         Err(InClusterError::ReadEnvironmentVariable(_)) => {
-            let found = Config::from_kubeconfig(&KubeConfigOptions::default()).await;
-            found.map_err(|source| Error::Unknown { source: Box::new(source) })
+            let refuse = |source| Error::Unknown { source: Box::new(source) };
+            configure(Kubeconfig::read().map_err(refuse)?).await.map_err(refuse)
         }
         Err(source) => Err(Error::ServiceAccount { source: Box::new(source) }),
     }
+}
+
+/// kube takes the proxy of the environment for that of the kubeconfig, so it is read here.
+async fn configure(kubeconfig: Kubeconfig) -> Result<Found, KubeconfigError> {
+    let proxy = proxy_url(&kubeconfig);
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    Ok((config, proxy))
+}
+
+/// `proxy-url` of the cluster of the current context.
+fn proxy_url(kubeconfig: &Kubeconfig) -> Option<String> {
+    let current = kubeconfig.current_context.as_deref()?;
+    let context = kubeconfig.contexts.iter().find(|context| context.name == current)?;
+    let name = &context.context.as_ref()?.cluster;
+    let cluster = kubeconfig.clusters.iter().find(|cluster| cluster.name == *name)?;
+    cluster.cluster.as_ref()?.proxy_url.clone().filter(|proxy| !proxy.is_empty())
 }
 
 /// A client error and its causes in one line.

@@ -8,10 +8,13 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod addresses;
 mod decode;
+mod dial;
 mod failure;
 mod follow;
 mod listing;
+mod namespace;
 mod notice;
 mod pod;
 mod report;
@@ -27,8 +30,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use access::{Access, Error};
+pub use addresses::addresses;
+pub use namespace::namespace;
 pub use pod::pod;
-pub use report::{Report, report};
+pub use report::{Report, rank, report};
 pub use transport::Keepalive;
 
 use follow::{Follower, Recoveries};

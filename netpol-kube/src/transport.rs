@@ -13,6 +13,8 @@ use kube::client::{Body, ConfigExt as _};
 use kube::{Client, Config};
 use tower::{BoxError, ServiceBuilder};
 
+use super::dial::{Alternatives, Dialer};
+
 /// TCP keepalive: how the kernel notices that the path to the API server is dead.
 ///
 /// An idle connection costs one probe and one acknowledgement per `idle`. Neither process wakes for them.
@@ -38,15 +40,16 @@ impl Default for Keepalive {
     }
 }
 
-/// Creates a client.
+/// Creates a client. `proxy` is that of the kubeconfig.
 ///
 /// # Errors
-/// The configuration names certificates, keys or tokens that cannot be used, or a proxy.
-pub(super) fn client(config: Config, keepalive: Keepalive) -> Result<Client, kube::Error> {
-    if config.proxy_url.is_some() {
-        // kube supports a proxy only with one of its features and names that feature in its error.
-        return Client::try_from(config);
-    }
+/// The configuration names certificates, keys, tokens or a proxy that cannot be used.
+pub(super) fn client(
+    config: Config,
+    proxy: Option<&str>,
+    keepalive: Keepalive,
+    alternatives: Alternatives,
+) -> Result<Client, kube::Error> {
     let Keepalive { idle, interval, timeout } = keepalive;
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
@@ -54,7 +57,9 @@ pub(super) fn client(config: Config, keepalive: Keepalive) -> Result<Client, kub
     connector.set_keepalive_interval(Some(interval));
     // Replaces the number of probes: with a user timeout the kernel does not count them.
     connector.set_tcp_user_timeout(Some(timeout));
-    let connector = config.rustls_https_connector_with_connector(connector)?;
+    let dialer = Dialer::new(connector, &config.cluster_url, proxy, alternatives)
+        .map_err(|error| kube::Error::Service(error.into()))?;
+    let connector = config.rustls_https_connector_with_connector(dialer)?;
     let mut connector = TimeoutConnector::new(connector);
     connector.set_connect_timeout(config.connect_timeout);
     let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new());

@@ -169,7 +169,8 @@ mod tests {
     use crate::store::List;
 
     fn namespace(name: &str) -> Object {
-        Object::Namespace(Namespace { name: Arc::from(name), labels: Labels::default() })
+        let (name, labels) = (Arc::from(name), Labels::default());
+        Object::Namespace(Namespace { name, labels, terminating: false })
     }
 
     fn object_ref(name: &str) -> ObjectRef {

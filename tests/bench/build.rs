@@ -7,5 +7,5 @@ use anyhow::Result;
 mod object;
 
 fn main() -> Result<()> {
-    object::embed("reference-ebpf", &["tests/reference-ebpf"])
+    object::embed("reference-ebpf", &["reference-ebpf"], &["tests/reference-ebpf"])
 }

@@ -7,7 +7,8 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use netpol_lab::binaries;
 use netpol_lab::deployment::{
-    at, containers, folder, host_path, items, kustomize, objects, of_kind, texts,
+    at, containers, folder, host_path, items, kustomize, kustomize_manifest, kustomize_with,
+    objects, of_kind, texts,
 };
 use netpol_lab::privilege::{Need, met};
 use netpol_policy::model::Kind;
@@ -113,8 +114,48 @@ fn the_containers_have_the_capabilities_that_they_are_tested_with_and_no_more() 
 }
 
 #[test]
+fn no_security_module_confines_the_containers() -> Result<()> {
+    let objects = base("daemonset.yaml")?;
+    for container in containers(of_kind(&objects, "DaemonSet")?) {
+        let context = at(container, "/securityContext");
+        ensure!(*at(context, "/appArmorProfile") == json!({ "type": "Unconfined" }), "{context}");
+        ensure!(*at(context, "/seLinuxOptions") == json!({ "type": "spc_t" }), "{context}");
+    }
+    Ok(())
+}
+
+#[test]
+fn before_kubernetes_1_30_annotations_take_the_place_of_the_apparmor_field() -> Result<()> {
+    if !met(&[Need::Program("kubectl")]) {
+        return Ok(());
+    }
+    let (older, removal) = ("components/pre-1.30", "uninstall/component");
+    for components in [[older].as_slice(), &[older, removal]] {
+        let objects = kustomize_with("overlays/kubeadm-flannel", components)?;
+        let daemon_set = of_kind(&objects, "DaemonSet")?;
+        let mut expected = BTreeSet::new();
+        for container in containers(daemon_set) {
+            ensure!(at(container, "/securityContext/appArmorProfile").is_null(), "{container}");
+            expected.extend(at(container, "/name").as_str());
+        }
+        // The API server refuses an annotation for a container that does not exist.
+        let annotations = at(daemon_set, "/spec/template/metadata/annotations").as_object();
+        let found: BTreeSet<_> = annotations
+            .context("no annotations")?
+            .iter()
+            .filter(|(_, value)| **value == "unconfined")
+            .filter_map(|(key, _)| {
+                key.strip_prefix("container.apparmor.security.beta.kubernetes.io/")
+            })
+            .collect();
+        ensure!(found == expected, "{components:?}: {found:?} instead of {expected:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn the_removal_keeps_the_names_and_folders_of_each_overlay() -> Result<()> {
-    for name in ["kubeadm-flannel", "k3s"] {
+    for name in ["kubeadm-flannel", "k3s", "microk8s", "minikube"] {
         let Some(installed) = overlay(name)? else { return Ok(()) };
         let removing = kustomize(&format!("uninstall/{name}"))?;
         let (installed, removing) =
@@ -145,7 +186,45 @@ fn the_daemon_set_uses_only_commands_arguments_and_variables_that_exist() -> Res
 }
 
 /// Variables of the agent that the removal inherits.
-const RUN_ONLY: [&str; 3] = ["NODE_NAME", "NETPOL_HEALTH", "NETPOL_BPFFS"];
+const RUN_ONLY: [&str; 4] = ["NODE_NAME", "NETPOL_HEALTH", "NETPOL_METRICS", "NETPOL_BPFFS"];
+
+fn variable<'a>(daemon_set: &'a Value, name: &str) -> Option<&'a str> {
+    let agent = containers(daemon_set).find(|container| at(container, "/name") == "agent")?;
+    let found = items(at(agent, "/env")).find(|variable| at(variable, "/name") == name)?;
+    at(found, "/value").as_str()
+}
+
+/// A deny-all pod reaches every port of its own node.
+#[test]
+fn only_the_component_for_prometheus_opens_a_port_to_pods() -> Result<()> {
+    let Some(objects) = overlay("kubeadm-flannel")? else { return Ok(()) };
+    let daemon_set = of_kind(&objects, "DaemonSet")?;
+    ensure!(variable(daemon_set, "NETPOL_HEALTH") == Some("localhost:9470"));
+    ensure!(variable(daemon_set, "NETPOL_METRICS").is_none());
+    for container in containers(daemon_set) {
+        ensure!(at(container, "/ports").is_null(), "{container}");
+        for probe in ["/livenessProbe", "/readinessProbe"] {
+            let probe = at(container, probe);
+            ensure!(probe.is_null() || at(probe, "/httpGet/host") == "localhost", "{probe}");
+        }
+    }
+
+    // A kustomization of an operator. kustomize takes relative paths only.
+    let temporary = tempfile::tempdir()?;
+    let own = temporary.path().canonicalize()?;
+    let up = "../".repeat(own.components().count() - 1);
+    let deploy = folder().canonicalize()?;
+    let deploy = format!("{up}{}", deploy.to_str().context("not UTF-8")?.trim_start_matches('/'));
+    let text = format!(
+        "components: [{deploy}/prometheus]\nresources: [{deploy}/overlays/kubeadm-flannel]\n"
+    );
+    std::fs::write(own.join("kustomization.yaml"), text)?;
+    let objects = kustomize(own.to_str().context("not UTF-8")?)?;
+    let daemon_set = of_kind(&objects, "DaemonSet")?;
+    ensure!(variable(daemon_set, "NETPOL_HEALTH") == Some("localhost:9470"));
+    ensure!(variable(daemon_set, "NETPOL_METRICS") == Some("[::]:9471"));
+    check_commands(daemon_set)
+}
 
 fn check_commands(daemon_set: &Value) -> Result<()> {
     let agent = binaries::binary("netpol-agent")?;
@@ -171,5 +250,58 @@ fn check_commands(daemon_set: &Value) -> Result<()> {
             ensure!(is_known, "{verbs:?} has no option {name}");
         }
     }
+    Ok(())
+}
+
+/// The part of Flannel's manifest that has its configuration.
+const FLANNEL: &str = r#"apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: kube-flannel-cfg
+  namespace: kube-flannel
+data:
+  cni-conf.json: |
+    {
+      "name": "cbr0",
+      "cniVersion": "0.3.1",
+      "plugins": [
+        {
+          "type": "flannel",
+          "delegate": {
+            "hairpinMode": true,
+            "isDefaultGateway": true
+          }
+        },
+        {
+          "type": "portmap",
+          "capabilities": {
+            "portMappings": true
+          }
+        }
+      ]
+    }
+  net-conf.json: |
+    { "Network": "10.244.0.0/16", "Backend": { "Type": "vxlan" } }
+"#;
+
+#[test]
+fn the_component_for_flannel_adds_what_cni_install_adds_and_keeps_the_rest() -> Result<()> {
+    if !met(&[Need::Program("kubectl")]) {
+        return Ok(());
+    }
+    let patched = kustomize_manifest(FLANNEL, &["components/flannel"])?;
+    let config_map = of_kind(&patched, "ConfigMap")?;
+    let text = |key: &str| at(config_map, &format!("/data/{key}")).as_str().context("no text");
+    ensure!(text("net-conf.json")?.contains("10.244.0.0/16"));
+
+    let before = objects(FLANNEL)?;
+    let original = at(of_kind(&before, "ConfigMap")?, "/data/cni-conf.json");
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("10-flannel.conflist");
+    std::fs::write(&file, original.as_str().context("no text")?)?;
+    let entry = netpol_agent::conflist::Entry { socket: netpol_proto::SOCKET_PATH.to_owned() };
+    let report = netpol_agent::conflist::install(folder.path(), &entry)?;
+    ensure!(report.problems.is_empty(), "{report:?}");
+    ensure!(text("cni-conf.json")?.trim_end() == std::fs::read_to_string(&file)?.trim_end());
     Ok(())
 }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
@@ -31,8 +31,11 @@ const NEEDS: [Need; 5] = [
 
 const PORT: u16 = 80;
 
-/// The agent's health and metrics address in the DaemonSet.
-const HEALTH: &str = "127.0.0.1:9470";
+/// The agent's health port in the DaemonSet.
+const HEALTH: u16 = 9470;
+
+/// The agent's port for metrics in the component `prometheus`.
+const METRICS: u16 = 9471;
 
 /// Allows only clients to connect to web.
 const ALLOW_CLIENTS: &str = "
@@ -145,8 +148,11 @@ impl Node {
         made.mount(self.lab.manifests().folder(), "/manifests", Access::ReadOnly)?;
         made.set("NETPOL_MANIFESTS", "/manifests");
         made.set("NETPOL_LOG_FORMAT", "json");
+        made.set("NETPOL_METRICS", &format!("[::]:{METRICS}"));
         if name == "cni" {
-            // The agent's socket of this lab.
+            // The agent's socket of this lab, at the same path in the container and on the node.
+            let state = &self.lab.agent_config().state;
+            made.mount(state, state.to_str().context("not UTF-8")?, Access::ReadOnly)?;
             made.set(
                 "NETPOL_SOCKET",
                 self.lab.agent_config().socket().to_str().context("not UTF-8")?,
@@ -207,14 +213,18 @@ impl Node {
         })
     }
 
-    /// Sends the agent an HTTP request, as the kubelet and Prometheus do. Returns head and body.
-    fn ask(&self, path: &str) -> Result<String> {
-        self.netns()?.inside(|| {
-            let mut stream = TcpStream::connect(HEALTH)?;
+    /// Sends the agent an HTTP request, as the kubelet and Prometheus do, in both families. Returns head and body.
+    fn ask(&self, port: u16, path: &str) -> Result<String> {
+        let ask = |address: IpAddr| {
+            let mut stream = TcpStream::connect((address, port))?;
             write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer)?;
             Ok(answer)
+        };
+        self.netns()?.inside(|| {
+            ask(Ipv6Addr::LOCALHOST.into())?;
+            ask(Ipv4Addr::LOCALHOST.into())
         })
     }
 
@@ -231,6 +241,25 @@ fn names(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// Asks for health as the kubelet does, and for metrics as Prometheus.
+fn check_probes(node: &Node, daemon_set: &Value) -> Result<()> {
+    for container in containers(daemon_set) {
+        for probe in ["/livenessProbe", "/readinessProbe"] {
+            if let Some(path) = at(at(container, probe), "/httpGet/path").as_str() {
+                ensure!(at(at(container, probe), "/httpGet/host") == "localhost");
+                let answer = node.ask(HEALTH, path)?;
+                ensure!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+            }
+        }
+    }
+    ensure!(node.ask(HEALTH, "/metrics")?.starts_with("HTTP/1.1 404 "));
+    let metrics = node.ask(METRICS, "/metrics")?;
+    ensure!(metrics.lines().any(|line| line == "netpol_in_force 1"), "{metrics}");
+    let is_counted = |line: &str| line == "netpol_add_latency_seconds_count 3";
+    ensure!(metrics.lines().any(is_counted), "{metrics}");
+    Ok(())
+}
+
 #[test]
 fn the_daemon_set_protects_a_node_and_its_removal_leaves_nothing_there() -> Result<()> {
     if !met(&NEEDS) {
@@ -243,8 +272,15 @@ fn the_daemon_set_protects_a_node_and_its_removal_leaves_nothing_there() -> Resu
 
     let objects = kustomize("overlays/kubeadm-flannel")?;
     let daemon_set = of_kind(&objects, "DaemonSet")?;
-    let agent = node.start(daemon_set, "agent")?;
+    // A node without an agent starts its pods as before.
     let cni = node.start(daemon_set, "cni")?;
+    until("the wait for the agent", LIMIT, || {
+        let log = node.log("cni");
+        let waits = log.contains("no agent has served on this node");
+        Ok(if waits { Look::Done(()) } else { Look::NotYet(log) })
+    })?;
+    ensure!(fs::read_to_string(node.conf_dir.join("10-lab.conflist"))? == before);
+    let agent = node.start(daemon_set, "agent")?;
     let conflist = node.until_installed()?;
     node.until_in_force(&agent)?;
     let bin_dir = node.bin_dir.clone();
@@ -266,18 +302,7 @@ fn the_daemon_set_protects_a_node_and_its_removal_leaves_nothing_there() -> Resu
         ensure!(output.status.code() == Some(code) && text.contains(word), "{from}: {output:?}");
     }
 
-    for container in containers(daemon_set) {
-        for probe in ["/livenessProbe", "/readinessProbe"] {
-            if let Some(path) = at(at(container, probe), "/httpGet/path").as_str() {
-                let answer = node.ask(path)?;
-                ensure!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
-            }
-        }
-    }
-    let metrics = node.ask("/metrics")?;
-    ensure!(metrics.lines().any(|line| line == "netpol_in_force 1"), "{metrics}");
-    let is_counted = |line: &str| line == "netpol_add_latency_seconds_count 3";
-    ensure!(metrics.lines().any(is_counted), "{metrics}");
+    check_probes(&node, daemon_set)?;
     for line in node.log("agent").lines() {
         let _fact: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
     }

@@ -9,8 +9,18 @@ use anyhow::{Context as _, Result, bail};
 use crate::{build, image, privilege::Privilege, setup, shell, term, tidy, workspace::Workspace};
 
 /// Test programs of the package netpol-tests that need root in every test.
-const PRIVILEGED_BINARIES: [&str; 9] =
-    ["bench", "crash", "datapath", "hostile", "netns", "cni", "services", "soak", "image"];
+const PRIVILEGED_BINARIES: [&str; 10] = [
+    "bench",
+    "confinement",
+    "crash",
+    "datapath",
+    "hostile",
+    "netns",
+    "cni",
+    "services",
+    "soak",
+    "image",
+];
 
 /// The warning if there is no way to become root.
 const NOT_RUN: &str =

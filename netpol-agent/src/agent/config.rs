@@ -1,9 +1,9 @@
 //! The configuration of `netpol-agent run`, and the names of the files in its state directory.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::control::ListenAddress;
 use crate::discovery::SearchPaths;
 
 /// The configuration of the agent.
@@ -19,8 +19,10 @@ pub struct Config {
     pub search_paths: SearchPaths,
     /// Programs and maps.
     pub datapath: netpol_datapath::Config,
-    /// Address that serves health and metrics without authentication; `None` serves them on the control socket only.
-    pub health: Option<SocketAddr>,
+    /// Address that serves health without authentication; `None` serves it on the control socket only.
+    pub health: Option<ListenAddress>,
+    /// The same for metrics.
+    pub metrics: Option<ListenAddress>,
 }
 
 impl Config {
@@ -48,11 +50,28 @@ pub const CONTROL_SOCKET: &str = "agent.sock";
 /// File name of the endpoint records.
 pub(super) const RECORDS: &str = "endpoints.json";
 
+/// File name of the addresses of the API servers.
+pub(super) const SERVERS: &str = "api-servers.json";
+
+/// File name of the time at which all was up to date.
+pub(super) const LAST_HEARD: &str = "last-heard.txt";
+
 /// The files that an agent creates in the directory of the CNI plugin's socket, that socket included.
-pub fn state_files(socket: &Path) -> [PathBuf; 5] {
+pub fn state_files(socket: &Path) -> [PathBuf; 9] {
     let records = socket.with_file_name(RECORDS);
     let mut lock = socket.as_os_str().to_owned();
     lock.push(".lock");
-    let unfinished = records.with_extension("new");
-    [socket.to_owned(), lock.into(), socket.with_file_name(CONTROL_SOCKET), records, unfinished]
+    let unfinished = |file: &PathBuf| file.with_extension("new");
+    let [servers, heard] = [SERVERS, LAST_HEARD].map(|name| socket.with_file_name(name));
+    [
+        socket.to_owned(),
+        lock.into(),
+        socket.with_file_name(CONTROL_SOCKET),
+        unfinished(&records),
+        records,
+        unfinished(&servers),
+        servers,
+        unfinished(&heard),
+        heard,
+    ]
 }

@@ -12,9 +12,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::answers::handle::Question;
+use super::clock::unix_now;
 use super::endpoints::search::Searches;
 use super::object_source::ObjectSource;
 use super::state::Agent;
+use super::state::held_policies::{NamespaceAnswer, NamespaceQuestion};
 use super::upkeep::worker::Worker;
 use crate::cni_server::Call;
 use crate::discovery::Found;
@@ -36,6 +38,8 @@ pub(super) struct Inputs<K> {
     pub(super) filters: mpsc::Receiver<FilterChange>,
     /// Questions from the control socket and the health address.
     pub(super) questions: mpsc::Receiver<Question<K>>,
+    /// Answers to the questions for namespaces.
+    pub(super) namespaces: mpsc::Receiver<(NamespaceQuestion, NamespaceAnswer)>,
     /// Running pods that a search has found.
     pub(super) found: mpsc::Receiver<Vec<Found>>,
 }
@@ -50,15 +54,21 @@ pub(super) async fn run<K: Kernel>(
     worker: &Worker,
     cancel: &CancellationToken,
 ) {
-    let Inputs { mut updates, mut calls, mut devices, mut filters, mut questions, mut found } =
-        inputs;
+    let Inputs {
+        mut updates,
+        mut calls,
+        mut devices,
+        mut filters,
+        mut questions,
+        mut namespaces,
+        mut found,
+    } = inputs;
     let (migrated_in, mut migrated) = mpsc::channel(1);
     let (collected_in, mut collected) = mpsc::channel(1);
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut batch = Vec::new();
     let mut called = Vec::new();
-    let mut changes = Vec::new();
     loop {
         let deadline = agent.next_deadline().into_iter().chain(agent.next_gc()).min();
         tokio::select! {
@@ -74,20 +84,19 @@ pub(super) async fn run<K: Kernel>(
                 source.look_up(agent.unknown_pods());
             }
             Some(now) = devices.recv() => agent.set_devices(&now, |ifindex| device_name(ifindex).is_some()),
-            _ = filters.recv_many(&mut changes, BATCH), if !filters.is_closed() || !filters.is_empty() => {
-                agent.filters_changed(&std::mem::take(&mut changes), Instant::now());
-            }
+            Some(change) = filters.recv() => agent.filters_changed(&[change], Instant::now()),
             n = updates.recv_many(&mut batch, BATCH), if !updates.is_closed() || !updates.is_empty() => {
                 if n == 0 {
                     error!("source of objects has ended; the last state stays in force");
                 }
                 for (arrived, update) in batch.drain(..) {
                     for object in agent.update(update) {
-                        source.report(&agent, object);
+                        source.report(&mut agent, object, Instant::now());
                     }
                     agent.arrived(arrived);
                 }
             }
+            Some((question, answer)) = namespaces.recv() => agent.answer_namespace(question, answer),
             Some(found) = found.recv() => agent.adopt(found),
             Some((ifindex, migration)) = migrated.recv() => {
                 agent.end_migration(ifindex, migration, Instant::now());
@@ -95,18 +104,17 @@ pub(super) async fn run<K: Kernel>(
             Some(map_gc) = collected.recv() => agent.end_gc(map_gc, Instant::now()),
             Some(question) = questions.recv() => question(&mut agent),
             // The order is by priority (`biased`): no other input is waiting.
-            _ = tick.tick() => {
-                agent.look_at_programs(Instant::now());
-                agent.prepare();
-            }
+            _ = tick.tick() => agent.tick(Instant::now()),
             () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {}
         }
         agent.sync();
         for object in agent.take_found() {
-            source.report(&agent, object);
+            source.report(&mut agent, object, Instant::now());
         }
+        source.ask(&mut agent);
         agent.expire(Instant::now());
         agent.end_step(Instant::now());
+        agent.record_time(unix_now().as_secs());
         if agent.missing().is_empty() {
             searches.start(agent.wanted(), Instant::now());
         }

@@ -16,12 +16,14 @@ mod event_loop;
 #[cfg(test)]
 mod fake_kernel;
 mod findings;
+mod known_servers;
 mod object_source;
 mod run;
 mod state;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod unable;
 mod upkeep;
 
 pub use answers::handle::Handle;
@@ -32,5 +34,5 @@ pub use answers::status::{
 };
 pub use config::{CONTROL_SOCKET, Config, Source, state_files};
 pub use run::{lock, run};
-pub use state::Agent;
 pub use state::registry::{Record, Registry};
+pub use state::{Agent, FromBefore};

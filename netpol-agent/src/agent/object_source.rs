@@ -1,7 +1,8 @@
 //! The running source of objects, and requests to it: look-ups of single pods, and Events on objects.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use netpol_kube::{self, Access, Options, Report};
 use netpol_policy::dataplane::port::Kernel;
@@ -10,15 +11,21 @@ use netpol_policy::source::SourceUpdate;
 use netpol_policy::store::Delta;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::config::Source;
+use super::known_servers;
 use super::state::Agent;
+use super::state::held_policies::{NamespaceAnswer, NamespaceQuestion};
 use crate::manifests::watch as manifests;
 
 /// Look-ups and reports that may wait for the API server.
 const QUEUE: usize = 256;
+
+/// Pause after a question for a namespace that the API server did not answer.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// A running source. Dropped: its tasks end.
 #[derive(Debug)]
@@ -30,19 +37,24 @@ pub(super) enum ObjectSource {
 }
 
 impl ObjectSource {
-    /// Starts the source. Its updates go to `updates` until `cancel` is cancelled.
+    /// Starts the source. `servers` is the file for the addresses of the API servers. Its updates go to `updates`, and answers to [`ObjectSource::ask`] to `namespaces`, until `cancel` is
+    /// cancelled.
     ///
     /// # Errors
     /// The API server cannot be configured.
     pub(super) async fn start(
         source: Source,
         node: Option<Arc<str>>,
+        servers: PathBuf,
         updates: &mpsc::Sender<SourceUpdate>,
+        namespaces: &mpsc::Sender<(NamespaceQuestion, NamespaceAnswer)>,
         cancel: &CancellationToken,
     ) -> Result<Self, netpol_kube::Error> {
         Ok(match source {
             Source::Cluster { kubeconfig } => {
-                Self::Cluster(Cluster::start(kubeconfig.as_deref(), node, updates, cancel).await?)
+                let kubeconfig = kubeconfig.as_deref();
+                let start = Cluster::start(kubeconfig, node, servers, updates, namespaces, cancel);
+                Self::Cluster(start.await?)
             }
             Source::Manifests(dir) => Self::Manifests(manifests::spawn(
                 dir,
@@ -65,8 +77,23 @@ impl ObjectSource {
         }
     }
 
+    /// Asks for the namespaces of policies whose deletion waits.
+    pub(super) fn ask<K: Kernel>(&self, agent: &mut Agent<K>) {
+        match self {
+            Self::Cluster(cluster) => {
+                for question in agent.namespace_questions() {
+                    if let Err(error) = cluster.questions.try_send(question) {
+                        agent.answer_namespace(error.into_inner(), NamespaceAnswer::Unknown);
+                    }
+                }
+            }
+            // All kinds are read together.
+            Self::Manifests(_) => {}
+        }
+    }
+
     /// Reports the diagnostics of an object as a Kubernetes Event, for the author of the object.
-    pub(super) fn report<K: Kernel>(&self, agent: &Agent<K>, object: ObjectRef) {
+    pub(super) fn report<K: Kernel>(&self, agent: &mut Agent<K>, object: ObjectRef, now: Instant) {
         match self {
             Self::Cluster(cluster) => {
                 let uid = match object.kind {
@@ -77,8 +104,9 @@ impl ObjectSource {
                     Kind::Namespace | Kind::Service | Kind::Node => None,
                 };
                 let diagnostics = agent.diagnostics().of(&object).into_iter().cloned().collect();
-                let report =
-                    Report { object, uid: uid.unwrap_or_else(|| Arc::from("")), diagnostics };
+                let rank = agent.rank(&object, now);
+                let uid = uid.unwrap_or_else(|| Arc::from(""));
+                let report = Report { object, uid, diagnostics, rank };
                 if let Err(error) = cluster.reports.try_send(report) {
                     debug!(%error, "diagnostics logged, but not reported as an Event");
                 }
@@ -93,6 +121,8 @@ impl ObjectSource {
 pub(super) struct Cluster {
     /// Pods of CNI ADDs that no watch has reported yet.
     look_ups: mpsc::Sender<ObjectName>,
+    /// Namespaces of policies whose deletion waits.
+    questions: mpsc::Sender<NamespaceQuestion>,
     /// Diagnostics to be reported as Events.
     reports: mpsc::Sender<Report>,
     /// Held: the tasks end with it.
@@ -104,7 +134,9 @@ impl Cluster {
     async fn start(
         kubeconfig: Option<&Path>,
         node: Option<Arc<str>>,
+        servers: PathBuf,
         updates: &mpsc::Sender<SourceUpdate>,
+        namespaces: &mpsc::Sender<(NamespaceQuestion, NamespaceAnswer)>,
         cancel: &CancellationToken,
     ) -> Result<Self, netpol_kube::Error> {
         let access = Access::open(kubeconfig).await?;
@@ -112,10 +144,13 @@ impl Cluster {
         let mut tasks = netpol_kube::spawn(&access, &options, updates, cancel);
         let (look_ups, asked) = mpsc::channel(QUEUE);
         tasks.spawn(look_up(access.clone(), asked, updates.clone()));
+        let (questions, questioned) = mpsc::channel(QUEUE);
+        tasks.spawn(known_servers::follow(access.clone(), servers));
+        tasks.spawn(answer(access.clone(), questioned, namespaces.clone()));
         let (reports, reported) = mpsc::channel(QUEUE);
         let node = node.unwrap_or_else(|| Arc::from("netpol-agent"));
         tasks.spawn(netpol_kube::report(access, node, reported, cancel.clone()));
-        Ok(Self { look_ups, reports, _tasks: tasks })
+        Ok(Self { look_ups, questions, reports, _tasks: tasks })
     }
 }
 
@@ -141,6 +176,32 @@ async fn look_up(
             health: Vec::new(),
         };
         if updates.send(update).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Asks the API server for one namespace after the other.
+async fn answer(
+    access: Access,
+    mut questions: mpsc::Receiver<NamespaceQuestion>,
+    answers: mpsc::Sender<(NamespaceQuestion, NamespaceAnswer)>,
+) {
+    while let Some(question) = questions.recv().await {
+        let answer = match netpol_kube::namespace(&access.client(), &question.namespace).await {
+            Ok(Some(namespace)) => NamespaceAnswer::Exists(namespace),
+            Ok(None) => NamespaceAnswer::Gone,
+            Err(error) => {
+                let namespace = &*question.namespace;
+                warn!(
+                    namespace,
+                    %error, "deleted policies stay in force: the namespace is not known"
+                );
+                sleep(PAUSE).await;
+                NamespaceAnswer::Unknown
+            }
+        };
+        if answers.send((question, answer)).await.is_err() {
             return;
         }
     }

@@ -17,15 +17,19 @@ use tracing::{debug, error, info, warn};
 use super::answers::drops::DropLog;
 use super::answers::handle::Handle;
 use super::answers::routes;
-use super::config::{Config, RECORDS};
+use super::config::{Config, LAST_HEARD, RECORDS, SERVERS, Source};
 use super::endpoints::search::Searches;
 use super::event_loop::{self, Inputs, device_name};
 use super::object_source::ObjectSource;
 use super::state::Agent;
+use super::state::held_policies::Asking;
+use super::state::last_heard::LastHeard;
 use super::state::registry::Registry;
+use super::unable::{self, Edges};
 use super::upkeep::worker::Worker;
 use crate::cni_server;
-use crate::control::{serve_tcp, serve_unix};
+use crate::control::{serve_unix, tcp};
+use crate::denial;
 
 /// Source updates and calls that may wait for the event loop. A faster source is slowed down.
 const QUEUE: usize = 256;
@@ -36,11 +40,29 @@ const QUEUE: usize = 256;
 /// The agent cannot start: another one runs, the kernel refuses the programs, or a file or socket cannot be opened.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let control = config.control_socket();
-    let Config { source, socket, node, search_paths, datapath, health } = config;
+    let Config { source, socket, node, search_paths, datapath, health, metrics } = config;
     let cancel = CancellationToken::new();
     // First of all: the lock of the socket makes this the only agent of the node.
     let listener = cni_server::bind(&socket)?;
-    let mut kernel = Datapath::load(&datapath)?;
+    let stop = cancel.clone();
+    tokio::spawn(async move {
+        if let Err(error) = wait_for_signal().await {
+            error!(%error, "signals not handled");
+            return;
+        }
+        stop.cancel();
+    });
+    let mut kernel = match Datapath::load(&datapath) {
+        Ok(kernel) => kernel,
+        Err(error) => {
+            let error = denial::explain(error.into());
+            let (Source::Cluster { kubeconfig }, Some(node)) = (source, node) else {
+                return Err(error);
+            };
+            let edges = Edges { listener, control, health, metrics, node, kubeconfig };
+            return unable::say(error, edges, &cancel).await;
+        }
+    };
     // An agent with another socket and the same pins would replace the programs of this one.
     let _lock = datapath.pin_root.as_deref().map(lock).transpose()?;
     let map_state = kernel.map_state().context("reading the pinned maps of an earlier run")?;
@@ -63,52 +85,62 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     if node.is_none() {
         warn!("node name not set: pods that are older than the agent are not searched for");
     }
-    let agent = Agent::new(kernel, map_state, registry).on_node(node.clone());
+    let agent = Agent::new(kernel, map_state, registry)
+        .on_node(node.clone())
+        .remembering(LastHeard::open(socket.with_file_name(LAST_HEARD)))
+        .asking(match &source {
+            Source::Cluster { .. } => Asking::Possible,
+            Source::Manifests(_) => Asking::Needless,
+        });
     let (searches, found) = Searches::new(search_paths);
     let (handle, questions) = Handle::new();
     let drops = DropLog::spawn(events, handle.clone(), cancel.clone());
     serve_unix(&control, routes::private(handle.clone(), drops), cancel.clone())?;
     if let Some(address) = health {
-        serve_tcp(address, routes::public(handle), cancel.clone()).await?;
+        tcp::serve(address, &routes::health(handle.clone()), &cancel)?;
+    }
+    if let Some(address) = metrics {
+        tcp::serve(address, &routes::metrics(handle), &cancel)?;
     }
 
     let (calls_in, calls) = mpsc::channel(QUEUE);
     let (updates_in, updates) = mpsc::channel(QUEUE);
     let (stamped_in, stamped) = mpsc::channel(QUEUE);
     tokio::spawn(stamp(updates, stamped_in));
-    let (devices_in, devices) = mpsc::channel(4);
-    let source = ObjectSource::start(source, node, &updates_in, &cancel).await?;
-    drop(updates_in);
+    let (namespaces_in, namespaces) = mpsc::channel(QUEUE);
+    let servers = socket.with_file_name(SERVERS);
+    let source =
+        ObjectSource::start(source, node, servers, &updates_in, &namespaces_in, &cancel).await?;
+    drop((updates_in, namespaces_in));
     tokio::spawn(cni_server::serve(listener, calls_in, cancel.clone()));
-    let netlink_cancel = cancel.clone();
-    tokio::spawn(async move {
-        if let Err(error) = netlink::watch(devices_in, netlink_cancel).await {
-            error!(error = &error as &dyn std::error::Error, "devices not watched any more");
-        }
-    });
-    let (filters_in, filters) = mpsc::channel(QUEUE);
-    let netlink_cancel = cancel.clone();
-    tokio::spawn(async move {
-        if let Err(error) = netlink::watch_filters(filters_in, netlink_cancel).await {
-            error!(
-                error = &error as &dyn std::error::Error,
-                "removed filters are noticed within a second only"
-            );
-        }
-    });
-    let stop = cancel.clone();
-    tokio::spawn(async move {
-        if let Err(error) = wait_for_signal().await {
-            error!(%error, "signals not handled");
-            return;
-        }
-        stop.cancel();
-    });
-    let inputs = Inputs { updates: stamped, calls, devices, filters, questions, found };
+    let (devices, filters) = watch_node(&cancel);
+    let inputs = Inputs { updates: stamped, calls, devices, filters, questions, namespaces, found };
     let worker = Worker::start().context("starting the worker thread")?;
     event_loop::run(agent, inputs, searches, &source, &worker, &cancel).await;
     info!("stopped; policies stay in force");
     Ok(())
+}
+
+/// Watches the node's devices, and the clsact filters on them.
+fn watch_node(
+    cancel: &CancellationToken,
+) -> (mpsc::Receiver<netlink::Devices>, mpsc::Receiver<netlink::FilterChange>) {
+    let (devices_in, devices) = mpsc::channel(4);
+    let (filters_in, filters) = mpsc::channel(QUEUE);
+    let of_devices = cancel.clone();
+    tokio::spawn(async move {
+        if let Err(error) = netlink::watch(devices_in, of_devices).await {
+            error!(error = &error as &dyn std::error::Error, "devices not watched any more");
+        }
+    });
+    let of_filters = cancel.clone();
+    tokio::spawn(async move {
+        if let Err(error) = netlink::watch_filters(filters_in, of_filters).await {
+            let error = &error as &dyn std::error::Error;
+            error!(error, "removed filters are noticed within a second only");
+        }
+    });
+    (devices, filters)
 }
 
 /// Locks the pin root for one agent, until the file is dropped.

@@ -21,9 +21,9 @@ impl<K: Kernel> Agent<K> {
         } else if self.must_search() {
             debug!("maps not updated: running pods have not been searched for yet");
         } else if self.is_stale() {
+            self.hold_isolation_of_earlier_run();
             let changes = std::mem::take(&mut self.changes);
             let update = self.compiled.update(&self.state, &changes, &self.map_state);
-            self.record_left_out();
             self.is_behind = !self.follow(update);
             if self.is_behind {
                 self.compiled.forget();
@@ -41,6 +41,7 @@ impl<K: Kernel> Agent<K> {
         if self.exits.is_changed {
             self.keep_exits();
         }
+        self.record_findings();
         self.answer_ready();
     }
 

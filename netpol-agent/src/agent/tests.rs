@@ -16,9 +16,9 @@ use netpol_proto::{Add, Attachment, Check, ErrorCode, Gc, PodRef, Request, Respo
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
-use super::answers::routes;
+use super::answers::routes::{self, Detail};
 use super::answers::status::Protection;
-use super::fake_kernel::FakeKernel;
+pub(super) use super::fake_kernel::FakeKernel;
 use super::state::Agent;
 use super::state::registry::Registry;
 use crate::cni_server::Call;
@@ -27,7 +27,7 @@ use crate::discovery::{Connection, Found, Sockets};
 pub(super) struct Fixture {
     pub(super) agent: Agent<FakeKernel>,
     pub(super) now: Instant,
-    dir: tempfile::TempDir,
+    pub(super) dir: tempfile::TempDir,
 }
 
 #[expect(clippy::disallowed_methods, reason = "any moment will do")]
@@ -242,7 +242,7 @@ fn an_endpoint_is_removed_when_its_interface_is_gone_without_a_del() {
 #[test]
 fn readiness_names_the_kinds_that_are_not_listed_and_the_pods_that_are_not_protected() {
     let mut fixture = with_an_older_pod_but_no_lists();
-    let reasons = |agent: &Agent<FakeKernel>| routes::unreadiness(&agent.describe());
+    let reasons = |agent: &Agent<FakeKernel>| routes::unreadiness(&agent.describe(), Detail::Names);
     let kinds = Kind::ALL.map(|kind| format!("not listed yet: {kind}"));
     assert_eq!(reasons(&fixture.agent)[..kinds.len()], kinds);
     drop(fixture.agent.update(full_lists()));

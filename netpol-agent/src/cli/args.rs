@@ -7,6 +7,8 @@ use netpol_policy::model::Transport;
 use netpol_policy::simulate::{PodOrIp, PortChoice};
 use netpol_terminal::Output;
 
+use crate::control::ListenAddress;
+
 /// Kubernetes NetworkPolicy, enforced by eBPF.
 #[derive(Debug, Parser)]
 #[command(name = "netpol-agent", version, max_term_width = 100)]
@@ -67,9 +69,12 @@ pub(super) struct RunArgs {
     /// adjacent bits that no other software on the node uses.
     #[arg(long, value_name = "MASK", env = "NETPOL_MARK_MASK", default_value = "0xfff00000", value_parser = parse_mask)]
     pub(super) mark_mask: u32,
-    /// Address for `/livez`, `/readyz` and `/metrics`, such as 127.0.0.1:9470.
+    /// Address for `/livez` and `/readyz`: `localhost:9470` is the loopback addresses of both families.
     #[arg(long, value_name = "ADDR", env = "NETPOL_HEALTH")]
-    pub(super) health: Option<std::net::SocketAddr>,
+    pub(super) health: Option<ListenAddress>,
+    /// Address for `/metrics`: `[::]:9471` is every address of both families. Without it, only the control socket serves them.
+    #[arg(long, value_name = "ADDR", env = "NETPOL_METRICS")]
+    pub(super) metrics: Option<ListenAddress>,
     /// Log every verdict of the programs. Slow: for debugging with a few packets.
     #[arg(long, env = "NETPOL_TRACE")]
     pub(super) trace: bool,
@@ -226,7 +231,8 @@ pub(super) struct CniInstallArgs {
     /// The agent's `--socket`, as a path on the node.
     #[arg(long, value_name = "PATH", env = "NETPOL_SOCKET", default_value = netpol_proto::SOCKET_PATH)]
     pub(super) socket: PathBuf,
-    /// Continue until SIGTERM: wait for the configuration of a network, and add netpol-cni again after it is rewritten.
+    /// Continue until SIGTERM: wait for the configuration of a network and until the agent has served on this node, and add
+    /// netpol-cni again after the configuration is rewritten.
     #[arg(long)]
     pub(super) watch: bool,
 }

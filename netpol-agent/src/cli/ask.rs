@@ -12,8 +12,8 @@ use netpol_terminal::{DENIED, FAILED, Output, Terminal};
 
 use super::args::{AgentArgs, DropsArgs, ExplainArgs, FlowsArgs, StatusArgs};
 use crate::agent::{
-    Attached, CONTROL_SOCKET, DropRecord, FlowRecord, MapStatus, PolicyStatus, SourceStatus,
-    Status, UplinkStatus,
+    Attached, CONTROL_SOCKET, DropRecord, FlowRecord, MapStatus, PolicyStatus, Protection,
+    SourceStatus, Status, UplinkStatus,
 };
 use crate::control::client;
 
@@ -35,26 +35,17 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     let lag = status
         .lag_ms
         .map_or_else(String::new, |lag| format!(", the oldest pending change is {lag} ms old"));
-    let force = if status.is_in_force { "in force" } else { "NOT in force" };
+    let force = match status.from_before {
+        Some(from_before) => from_before.to_string(),
+        None if status.is_in_force => "in force".to_owned(),
+        None => "NOT in force".to_owned(),
+    };
     writeln!(
         out,
         "netpol-agent {}: policies are {force} ({} map updates since the start{epoch}{lag})",
         status.version, status.n_changes
     )?;
-    for (kind, source) in &status.sources {
-        let n = status.n_objects.get(kind).copied().unwrap_or_default();
-        let state = match source {
-            SourceStatus::Listing => "not listed yet".to_owned(),
-            SourceStatus::Synced { heard_s } => format!("synced, latest message {heard_s} s ago"),
-            SourceStatus::Broken { error, since_s } if status.missing.contains(kind) => {
-                format!("not listed yet, failing for {since_s} s: {error}")
-            }
-            SourceStatus::Broken { error, since_s } => {
-                format!("out of date for {since_s} s: {error}")
-            }
-        };
-        writeln!(out, "  {kind}: {n}, {state}")?;
-    }
+    write_sources(status, out)?;
     let fill: Vec<_> = status
         .maps
         .iter()
@@ -62,11 +53,17 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         .collect();
     writeln!(out, "  map entries: {}", fill.join(", "))?;
     write_attachments(status, out)?;
-    let mut policies = table(&["POLICY", "ISOLATES", "OVER CAPACITY"]);
-    for PolicyStatus { policy, n_endpoints, left_out } in &status.policies {
+    let mut policies = table(&["POLICY", "ISOLATES", "OVER CAPACITY", "NOTES"]);
+    for PolicyStatus { policy, n_endpoints, is_held, left_out } in &status.policies {
         let isolates: Vec<_> =
             n_endpoints.iter().map(|(direction, n)| format!("{direction} of {n}")).collect();
-        policies.add_row([policy.to_string(), isolates.join(", "), left_out.join(", ")]);
+        let notes = if *is_held { "deleted; in force until its namespace is gone" } else { "" };
+        policies.add_row([
+            policy.to_string(),
+            isolates.join(", "),
+            left_out.join(", "),
+            notes.to_owned(),
+        ]);
     }
     writeln!(out, "{policies}")?;
     let mut table =
@@ -77,8 +74,12 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         if endpoint.forwards {
             notes.push("forwards".to_owned());
         }
-        if endpoint.ifindex == 0 {
-            notes.push("interface not found".to_owned());
+        match (endpoint.ifindex, endpoint.protection) {
+            (_, Protection::Disconnected) => {
+                notes.push("its interface was deleted; restart the pod".to_owned());
+            }
+            (0, _) => notes.push("interface not found".to_owned()),
+            _ => {}
         }
         if !endpoint.audited.is_empty() {
             notes.push(format!(
@@ -138,6 +139,24 @@ fn write_attachments(status: &Status, out: &mut dyn Write) -> io::Result<()> {
             out,
             "  programs that others had removed, attached again: {n_pods} times at pods, {n_uplinks} times at other devices"
         )?;
+    }
+    Ok(())
+}
+
+fn write_sources(status: &Status, out: &mut dyn Write) -> io::Result<()> {
+    for (kind, source) in &status.sources {
+        let n = status.n_objects.get(kind).copied().unwrap_or_default();
+        let state = match source {
+            SourceStatus::Listing => "not listed yet".to_owned(),
+            SourceStatus::Synced { heard_s } => format!("synced, latest message {heard_s} s ago"),
+            SourceStatus::Broken { error, since_s } if status.missing.contains(kind) => {
+                format!("not listed yet, failing for {since_s} s: {error}")
+            }
+            SourceStatus::Broken { error, since_s } => {
+                format!("out of date for {since_s} s: {error}")
+            }
+        };
+        writeln!(out, "  {kind}: {n}, {state}")?;
     }
     Ok(())
 }

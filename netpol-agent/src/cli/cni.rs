@@ -9,6 +9,7 @@ use netpol_terminal::{FAILED, Terminal};
 
 use super::args::{CniArgs, CniCommand, CniInstallArgs, CniPathArgs, CniUninstallArgs};
 use crate::conflist::{self, Binary, Entry, Event, Options, PLUGIN_TYPE, Report};
+use crate::denial;
 
 /// Interval in which `--watch` checks the directories: shorter than a pod takes to start.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -28,7 +29,7 @@ fn install(args: CniInstallArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<
     let plugin = plugin_or_default(plugin)?;
     let entry = Entry { socket: absolute(&socket)? };
     if watch {
-        let options = Options { conf_dir, bin_dir, plugin, entry, interval: INTERVAL };
+        let options = Options { conf_dir, bin_dir, plugin, entry, socket, interval: INTERVAL };
         conflist::watch(&options, &stop()?, &mut |event| show(event, terminal));
         return Ok(0);
     }
@@ -38,7 +39,7 @@ fn install(args: CniInstallArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<
         writeln!(terminal.stdout, "{step}")?;
     }
     for problem in problems {
-        terminal.complain(&format_args!("{:#}", anyhow::Error::new(problem)));
+        terminal.complain(&format_args!("{:#}", denial::explain(problem.into())));
     }
     let Some(file) = file else { return Ok(FAILED) };
     writeln!(terminal.stdout, "{}: netpol-cni is configured", file.display())?;
@@ -49,10 +50,11 @@ fn uninstall(args: CniUninstallArgs, terminal: &mut Terminal<'_>) -> anyhow::Res
     let CniUninstallArgs { paths } = args;
     let conf_dir = paths.conf_dir.clone();
     let (n_changes, problems) = remove(paths, terminal)?;
-    for problem in &problems {
-        terminal.complain(&format_args!("{problem:#}"));
+    let is_clean = problems.is_empty();
+    for problem in problems {
+        terminal.complain(&format_args!("{:#}", denial::explain(problem)));
     }
-    if !problems.is_empty() {
+    if !is_clean {
         return Ok(FAILED);
     }
     if n_changes == 0 {
@@ -107,7 +109,7 @@ fn show(event: Event, terminal: &mut Terminal<'_>) {
             drop(writeln!(terminal.stdout, "{}: netpol-cni is configured", file.display()));
         }
         Event::Problem(problem) => {
-            terminal.complain(&format_args!("{:#}", anyhow::Error::new(problem)));
+            terminal.complain(&format_args!("{:#}", denial::explain(problem.into())));
         }
     }
     drop(terminal.stdout.flush());

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 use netpol_terminal::Terminal;
 
+use crate::denial;
 use args::{Args, Command, CompletionsArgs};
 
 /// The program's name in messages.
@@ -36,7 +37,7 @@ where
         Ok(Args { command }) => dispatch(command, terminal),
         Err(error) => terminal.show_usage(&error),
     };
-    terminal.finish(result)
+    terminal.finish(result.map_err(denial::explain))
 }
 
 fn dispatch(command: Command, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {

@@ -5,6 +5,8 @@ use std::io::{self, IsTerminal as _};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
 use super::args::{LogFormat, MissingBpfFs, RunArgs};
@@ -25,11 +27,13 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
         bpffs,
         mark_mask,
         health,
+        metrics,
         trace,
         log,
         log_format,
     } = args;
     start_log(&log, log_format)?;
+    raise_file_limit();
     let config = Config {
         source: match manifests {
             Some(dir) => Source::Manifests(dir),
@@ -48,9 +52,11 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
             trace: if trace { Trace::On } else { Trace::Off },
             attaching: netpol_datapath::Attaching::of_this_kernel(),
             flow_reads: netpol_datapath::FlowReads::OF_THIS_ARCHITECTURE,
+            adaptation: None,
             capacities: BTreeMap::new(),
         },
         health,
+        metrics,
     };
     let runtime = tokio::runtime::Runtime::new().context("starting the async runtime")?;
     runtime.block_on(agent::run(config))?;
@@ -70,4 +76,15 @@ fn start_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
         LogFormat::Json => log.json().try_init(),
     };
     started.map_err(|error| anyhow::anyhow!(error)).context("starting the log")
+}
+
+/// Raises the limit of open files to the hard limit. The soft limit is mostly 1024, for programs that use `select`.
+fn raise_file_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return;
+    }
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        warn!(%error, ?current, ?maximum, "limit of open files not raised");
+    }
 }

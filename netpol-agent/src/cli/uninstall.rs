@@ -7,6 +7,7 @@ use super::args::UninstallArgs;
 use super::cni;
 use crate::agent::{self, state_files};
 use crate::cni_server;
+use crate::denial;
 use netpol_datapath::{Removed, uninstall};
 use netpol_terminal::{FAILED, Terminal};
 
@@ -54,10 +55,11 @@ pub(super) fn run(args: UninstallArgs, terminal: &mut Terminal<'_>) -> anyhow::R
         }
     }
     drop((lock, lock_of_pins));
-    for problem in &problems {
-        terminal.complain(&format_args!("{problem:#}"));
+    let is_clean = problems.is_empty();
+    for problem in problems {
+        terminal.complain(&format_args!("{:#}", denial::explain(problem)));
     }
-    if !problems.is_empty() {
+    if !is_clean {
         return Ok(FAILED);
     }
     writeln!(terminal.stdout, "nothing of netpol is left on this node")?;

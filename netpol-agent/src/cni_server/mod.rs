@@ -13,15 +13,19 @@ use std::os::unix::fs::{
     DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _,
 };
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::FlockOperation;
 use tokio::net::UnixListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 pub use self::call::Call;
+
+/// Connections at the same time. Further ones wait until the kernel's backlog is full too: a node starts fewer pods at once.
+const MAX_CONNECTIONS: usize = 512;
 
 /// Why the agent cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -172,14 +176,20 @@ fn remove_stale(path: &Path) -> Result<(), Error> {
 /// answer or drop its pending calls when it ends.
 pub async fn serve(listener: Listener, calls: mpsc::Sender<Call>, cancel: CancellationToken) {
     let connections = TaskTracker::new();
-    while let Some(accepted) = cancel.run_until_cancelled(listener.socket.accept()).await {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let next = async || {
+        let place = Arc::clone(&places).acquire_owned().await;
+        (place, listener.socket.accept().await)
+    };
+    while let Some((place, accepted)) = cancel.run_until_cancelled(next()).await {
         match accepted {
             Ok((stream, _unnamed)) => {
-                connections.spawn(connection::serve(
-                    stream,
-                    calls.clone(),
-                    connection::Deadlines::default(),
-                ));
+                let deadlines = connection::Deadlines::default();
+                let served = connection::serve(stream, calls.clone(), deadlines);
+                connections.spawn(async move {
+                    served.await;
+                    drop(place);
+                });
             }
             Err(error) => {
                 // Mostly for lack of file descriptors. The connection stays in the backlog, so a pause prevents a busy loop.

@@ -66,6 +66,15 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// No agent has served on this node yet, so an entry would keep its pods from starting.
+    #[error(
+        "netpol-cni is not configured yet, and pods start without policies, because no agent has served on this node"
+    )]
+    NoAgent {
+        /// Why it does not serve.
+        #[source]
+        source: netpol_cni::client::Error,
+    },
     /// Another program changes the file at each attempt.
     #[error("{} keeps changing while it is edited", path.display())]
     Restless {
@@ -75,6 +84,20 @@ pub enum Error {
     /// netpol-cni creates the interface here, so pods would have no network without it.
     #[error("{}: netpol-cni is the main plugin here and is not removed; delete the file to remove it", path.display())]
     Main {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Multus uses other plugins for the pods' network than those with our entry.
+    #[error("{}: Multus does not run netpol-cni: make {} its default network, or name netpol-cni in its delegates", path.display(), file.display())]
+    Multus {
+        /// The configuration of Multus.
+        path: PathBuf,
+        /// The file with our entry.
+        file: PathBuf,
+    },
+    /// The file in the folder of a network is an operator's.
+    #[error("{}: names netpol-cni and was not made by netpol-agent cni install; delete the file to remove it", path.display())]
+    ByHand {
         /// The file.
         path: PathBuf,
     },
@@ -103,6 +126,12 @@ pub enum Flaw {
     /// The list has no plugin that creates an interface.
     #[error("field `plugins` is empty: no plugin creates an interface")]
     Empty,
+    /// The list has no plugins, and its folder has none either.
+    #[error("there is no field `plugins`, and no plugin in the folder {folder}")]
+    EmptyFolder {
+        /// Name of the network and of the folder.
+        folder: String,
+    },
     /// netpol-cni does not support the version, and would refuse every pod of this network.
     #[error("field `cniVersion` is `{found}`, netpol-cni supports {}", super::entry::SPEC_VERSIONS.join(", "))]
     Version {

@@ -48,6 +48,14 @@ pub fn uninstall(directory: &Path) -> Result<Report, Error> {
     carry_out(directory, plan::uninstall)
 }
 
+/// Whether our entry is in the directory or was before another program removed it: the copy of an original tells.
+///
+/// # Errors
+/// [`Error::List`].
+pub(super) fn was_installed(directory: &Path) -> Result<bool, Error> {
+    snapshot(directory).map(|snapshot| plan::was_installed(&snapshot))
+}
+
 fn carry_out(directory: &Path, plan: impl Fn(&Snapshot) -> Plan) -> Result<Report, Error> {
     let _lock = lock(directory)?;
     let mut report = Report::default();
@@ -73,23 +81,38 @@ pub(super) fn lock(directory: &Path) -> Result<File, Error> {
 fn snapshot(directory: &Path) -> Result<Snapshot, Error> {
     let list = |source| Error::List { path: directory.to_owned(), source };
     let mut by_name = BTreeMap::new();
-    for entry in fs::read_dir(directory).map_err(list)? {
-        let entry = entry.map_err(list)?;
-        // No configuration has a name that is not UTF-8.
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        if !plan::is_read(&name) || entry.path().is_dir() {
-            continue;
-        }
-        match fs::read_to_string(entry.path()) {
-            // Removed since the directory was listed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !entry.path().is_symlink() => {
+    for path in paths_in(directory).map_err(list)? {
+        let Some(name) = file_name(&path) else { continue };
+        if path.is_dir() {
+            // A folder that cannot be listed or was removed has no plugins for the runtime either.
+            for path in paths_in(&path).unwrap_or_default() {
+                let Some(file) = file_name(&path) else { continue };
+                if plan::is_read_in_folder(file) && !path.is_dir() {
+                    by_name.extend(text_at(&path).map(|text| (format!("{name}/{file}"), text)));
+                }
             }
-            content => {
-                by_name.insert(name, content);
-            }
+        } else if plan::is_read(name) {
+            by_name.extend(text_at(&path).map(|text| (name.to_owned(), text)));
         }
     }
     Ok(Snapshot { directory: directory.to_owned(), by_name })
+}
+
+fn paths_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect()
+}
+
+/// The last part of a path. No configuration has a name that is not UTF-8.
+fn file_name(path: &Path) -> Option<&str> {
+    path.file_name()?.to_str()
+}
+
+/// The text of a file; `None` if it was removed since the directory was listed.
+fn text_at(path: &Path) -> Option<io::Result<String>> {
+    match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => None,
+        text => Some(text),
+    }
 }
 
 /// Whether the steps of a plan were carried out.

@@ -15,6 +15,12 @@ use super::text::{self, Edit, List};
 /// Ending of the files with a list of plugins.
 const LIST_ENDING: &str = ".conflist";
 
+/// Ending of the files with a plugin's configuration in the folder of a network.
+const FOLDER_CONF_ENDING: &str = ".conf";
+
+/// Ending of our file in such a folder. It is added to the first file's name without its ending, and sorts behind it.
+const FOLDER_ENDING: &str = ".netpol.conf";
+
 /// Endings of the files with a single plugin's configuration.
 const CONF_ENDINGS: [&str; 2] = [".conf", ".json"];
 
@@ -23,7 +29,8 @@ const CONF_ENDINGS: [&str; 2] = [".conf", ".json"];
 pub struct Snapshot {
     /// The directory, for messages.
     pub directory: PathBuf,
-    /// Texts by file name, in the order in which runtimes read them.
+    /// Texts by file name, in the order in which runtimes read them. The plugins of a network, which can be in a folder named after
+    /// it, have the folder in their names.
     pub by_name: BTreeMap<String, Result<String, std::io::Error>>,
 }
 
@@ -113,14 +120,23 @@ pub struct Plan {
 /// Plans to add our entry to the file that the runtime uses.
 pub fn install(snapshot: &Snapshot, entry: &Entry) -> Plan {
     let mut plan = Plan::default();
+    let mut multus = None;
     for (name, content) in snapshot.configurations() {
         let found = match content {
             Err(source) => Err(unread(&snapshot.directory.join(name), source)),
+            // Multus runs the plugins of the first file that is not its own.
+            Ok(text) if is_multus(name, text) => {
+                multus = multus.or(Some((name, text)));
+                continue;
+            }
             Ok(text) => plan_file(snapshot, entry, name, text, &mut plan)
                 .map_err(|source| Error::Flawed { path: snapshot.directory.join(name), source }),
         };
         match found {
             Ok(Some(file)) => {
+                if let Some((name, text)) = multus {
+                    plan.problems.extend(check_multus(snapshot, name, text, &file));
+                }
                 plan.file = Some(snapshot.directory.join(file));
                 return plan;
             }
@@ -128,8 +144,33 @@ pub fn install(snapshot: &Snapshot, entry: &Entry) -> Plan {
             Err(problem) => plan.problems.push(problem),
         }
     }
-    plan.problems.push(Error::Nothing { path: snapshot.directory.clone() });
+    match multus {
+        // Its delegates were written by hand.
+        Some((name, text)) if text::multus_runs(text, "", "") => {
+            plan.file = Some(snapshot.directory.join(name));
+        }
+        _ => plan.problems.push(Error::Nothing { path: snapshot.directory.clone() }),
+    }
     plan
+}
+
+fn is_multus(name: &str, text: &str) -> bool {
+    if name.ends_with(LIST_ENDING) {
+        // A list of ours that an older version made is removed.
+        return List::parse(text).is_ok_and(|list| list.made_from.is_none() && list.is_multus());
+    }
+    text::is_multus(text)
+}
+
+/// Whether Multus runs the file with our entry. Its daemon or its init container takes the file over within a second.
+fn check_multus(snapshot: &Snapshot, name: &str, text: &str, file: &str) -> Option<Error> {
+    let list = snapshot.text(file).and_then(|text| List::parse(text).ok());
+    let network = list.map(|list| list.network).unwrap_or_default();
+    let runs = text::multus_runs(text, file, &network);
+    (!runs).then(|| Error::Multus {
+        path: snapshot.directory.join(name),
+        file: snapshot.directory.join(file),
+    })
 }
 
 /// Plans for one file. Returns the name of the file that has the entry after the steps; `None` if this file is removed.
@@ -154,6 +195,14 @@ fn plan_file(
     if let Some(from) = &list.made_from {
         return Ok(plan_made(snapshot, entry, name, text, from, plan));
     }
+    if list.has_only_folder() {
+        return plan_folder(snapshot, entry, &list.network, plan);
+    }
+    if list.reads_folder
+        && snapshot.folder(&list.network).any(|(_, content)| content.is_ok_and(text::is_ours))
+    {
+        return Ok(Some(name.into()));
+    }
     let (new, purpose) = match list.install(entry) {
         Edit::Nothing => return Ok(Some(name.into())),
         Edit::Insert(new) => (new, Purpose::Insert),
@@ -165,6 +214,54 @@ fn plan_file(
     }
     let (name, expected) = (name.to_owned(), text.to_owned());
     plan.steps.push(Step::Replace { name: name.clone(), expected, text: new, purpose });
+    Ok(Some(name))
+}
+
+/// Plans for a network whose plugins are files in a folder of its name (libcni 1.3). Ours is a file behind the first one. Returns
+/// the name of the file with the entry.
+fn plan_folder(
+    snapshot: &Snapshot,
+    entry: &Entry,
+    network: &str,
+    plan: &mut Plan,
+) -> Result<Option<String>, Flaw> {
+    let mut first = None;
+    let (mut ours, mut by_hand) = (Vec::new(), None);
+    for (name, content) in snapshot.folder(network) {
+        let text = match content {
+            Ok(text) => text,
+            Err(source) => {
+                plan.problems.push(unread(&snapshot.directory.join(name), source));
+                return Ok(None);
+            }
+        };
+        let is_ours = text::plugin_type(text)? == PLUGIN_TYPE;
+        if is_ours && name.ends_with(FOLDER_ENDING) {
+            ours.push((name, text));
+        } else if is_ours {
+            by_hand = by_hand.or(Some(name));
+        } else {
+            first = first.or(Some(name));
+        }
+    }
+    let stale = |plan: &mut Plan, wanted: &str| {
+        let others = ours.iter().filter(|(name, _)| *name != wanted);
+        plan.steps.extend(others.map(|(name, _)| Step::Remove { name: (*name).to_owned() }));
+    };
+    if let Some(name) = by_hand {
+        stale(plan, "");
+        return Ok(Some(name.to_owned()));
+    }
+    let Some(first) = first else {
+        stale(plan, "");
+        return Err(Flaw::EmptyFolder { folder: network.to_owned() });
+    };
+    let stem = first.strip_suffix(FOLDER_CONF_ENDING).unwrap_or(first);
+    let (name, text) = (format!("{stem}{FOLDER_ENDING}"), text::entry_file(entry));
+    stale(plan, &name);
+    if !ours.iter().any(|(found, content)| *found == name && **content == *text) {
+        plan.steps.push(Step::Make { name: name.clone(), text, from: first.to_owned() });
+    }
     Ok(Some(name))
 }
 
@@ -201,6 +298,14 @@ fn plan_made(
     Some(name.into())
 }
 
+/// Whether a file has our entry, or is the copy of an original.
+pub(super) fn was_installed(snapshot: &Snapshot) -> bool {
+    snapshot.by_name.iter().any(|(name, content)| {
+        let has_entry = content.as_ref().is_ok_and(|text| text::names_plugin(text));
+        name.ends_with(BACKUP_ENDING) || has_entry
+    })
+}
+
 /// Plans the removal of everything that `install` has ever added to the directory.
 pub fn uninstall(snapshot: &Snapshot) -> Plan {
     let mut plan = Plan::default();
@@ -208,7 +313,7 @@ pub fn uninstall(snapshot: &Snapshot) -> Plan {
         let path = snapshot.directory.join(name);
         let planned = match content {
             Err(source) => Err(unread(&path, source)),
-            Ok(text) if !text.contains(PLUGIN_TYPE) => Ok(None),
+            Ok(text) if !text.contains(PLUGIN_TYPE) || is_multus(name, text) => Ok(None),
             Ok(text) if !name.ends_with(LIST_ENDING) => {
                 if text::is_ours(text) {
                     Err(Error::Main { path })
@@ -237,7 +342,15 @@ pub fn uninstall(snapshot: &Snapshot) -> Plan {
             }
         }
     }
-    for name in snapshot.by_name.keys() {
+    for (name, content) in &snapshot.by_name {
+        if name.contains('/') && content.as_ref().is_ok_and(|text| text::is_ours(text)) {
+            if name.ends_with(FOLDER_ENDING) {
+                plan.steps.push(Step::Remove { name: name.clone() });
+            } else {
+                let path = snapshot.directory.join(name);
+                plan.problems.push(Error::ByHand { path });
+            }
+        }
         // The copy of a file that is gone.
         if let Some(file) = name.strip_suffix(BACKUP_ENDING)
             && !snapshot.by_name.contains_key(file)
@@ -259,8 +372,14 @@ pub(super) fn is_read(name: &str) -> bool {
     is_configuration(name) || name.ends_with(BACKUP_ENDING)
 }
 
+/// Whether a plan considers a file of this name in the folder of a network.
+pub(super) fn is_read_in_folder(name: &str) -> bool {
+    name.ends_with(FOLDER_CONF_ENDING)
+}
+
 fn is_configuration(name: &str) -> bool {
-    name.ends_with(LIST_ENDING) || CONF_ENDINGS.iter().any(|ending| name.ends_with(ending))
+    let mut endings = CONF_ENDINGS.iter().chain([&LIST_ENDING]);
+    !name.contains('/') && endings.any(|ending| name.ends_with(ending))
 }
 
 /// The name of the list that replaces a single plugin's configuration. `-` sorts before `.`, so only names with the same
@@ -282,6 +401,15 @@ fn unread(path: &Path, source: &std::io::Error) -> Error {
 impl Snapshot {
     fn configurations(&self) -> impl Iterator<Item = (&String, &Result<String, std::io::Error>)> {
         self.by_name.iter().filter(|(name, _)| is_configuration(name))
+    }
+
+    /// The files in the folder of a network, in the order in which their plugins run.
+    fn folder(&self, network: &str) -> impl Iterator<Item = (&str, Result<&str, &std::io::Error>)> {
+        let prefix = format!("{network}/");
+        self.by_name
+            .iter()
+            .filter(move |(name, _)| name.starts_with(&prefix))
+            .map(|(name, content)| (name.as_str(), content.as_deref()))
     }
 
     fn text(&self, name: &str) -> Option<&str> {

@@ -16,6 +16,12 @@ use super::error::Flaw;
 /// Field of a list of ours: the name of the file that it was made from. Runtimes ignore it.
 const MADE_FROM: &str = "netpol/made-from";
 
+/// Field of a list: whether the folder of the network does not count. A boolean or its text.
+const ONLY_INLINED: &str = "loadOnlyInlinedPlugins";
+
+/// `type` of Multus: the plugin itself, or the client of its daemon.
+const MULTUS_TYPES: [&str; 2] = ["multus", "multus-shim"];
+
 /// Makes the runtime pass the pod's bandwidth limits, because the plugin that sets them needs the clsact ingress of the host's
 /// end for itself.
 const CAPABILITIES: &str = r#"{"bandwidth": true}"#;
@@ -27,6 +33,10 @@ const MAIN_FIELDS: [&str; 3] = ["ipam", "delegate", "subnetFile"];
 #[derive(Debug)]
 pub(super) struct List<'a> {
     text: &'a str,
+    /// Name of the network. A folder of this name holds more plugins, which run after those of the list.
+    pub(super) network: String,
+    /// Whether that folder counts (`loadOnlyInlinedPlugins` is not set).
+    pub(super) reads_folder: bool,
     /// The file that this list was made from, if it is a list of ours.
     pub(super) made_from: Option<String>,
     plugins: Vec<Plugin>,
@@ -71,19 +81,21 @@ impl<'a> List<'a> {
     /// All variants of [`Flaw`].
     pub(super) fn parse(text: &'a str) -> Result<Self, Flaw> {
         let fields = fields(text).map_err(Flaw::Json)?;
-        string(&fields, "name").ok_or_else(|| field("name", "a string"))?;
-        let items: Vec<&RawValue> =
-            get(&fields, "plugins").ok_or_else(|| field("plugins", "a list"))?;
-        if items.is_empty() {
-            return Err(Flaw::Empty);
-        }
+        let network = string(&fields, "name").ok_or_else(|| field("name", "a string"))?;
+        let reads_folder = !fields.get(ONLY_INLINED).is_some_and(|value| is_true(value));
+        let items = match get::<Vec<&RawValue>>(&fields, "plugins") {
+            None if reads_folder && !fields.contains_key("plugins") => Vec::new(),
+            None => return Err(field("plugins", "a list")),
+            Some(items) if items.is_empty() => return Err(Flaw::Empty),
+            Some(items) => items,
+        };
         let plugins = items.iter().enumerate().map(|(index, item)| {
             let role = role(item.get(), index)?;
             Ok(Plugin { span: span(text, item.get()), role })
         });
         let plugins = plugins.collect::<Result<_, Flaw>>()?;
         check_version(&fields)?;
-        Ok(Self { text, made_from: string(&fields, MADE_FROM), plugins })
+        Ok(Self { text, network, reads_folder, made_from: string(&fields, MADE_FROM), plugins })
     }
 
     /// Adds our entry behind the first plugin, which creates the interface, or corrects it.
@@ -112,6 +124,17 @@ impl<'a> List<'a> {
         Edit::Insert(self.replaced(end..end, &format!(",{space}{wanted}")))
     }
 
+    /// Whether all plugins are in the folder of the network.
+    pub(super) fn has_only_folder(&self) -> bool {
+        self.plugins.is_empty()
+    }
+
+    /// Whether the first plugin is Multus.
+    pub(super) fn is_multus(&self) -> bool {
+        let first = self.plugins.first().and_then(|plugin| self.text.get(plugin.span.clone()));
+        first.is_some_and(is_multus)
+    }
+
     /// Whether netpol-cni creates the interface.
     pub(super) fn is_main(&self) -> bool {
         self.plugins.iter().any(|plugin| plugin.role == Role::Main)
@@ -138,7 +161,8 @@ impl<'a> List<'a> {
     }
 }
 
-/// Makes a list of a single plugin's configuration and our entry. `None` if that plugin is netpol-cni.
+/// Makes a list of a single plugin's configuration and our entry. `None` if that plugin is netpol-cni, or Multus, which runs the
+/// plugins of another file.
 ///
 /// # Errors
 /// [`Flaw::Json`], [`Flaw::Field`], [`Flaw::Version`].
@@ -147,7 +171,7 @@ pub(super) fn list_from(name: &str, conf: &str, entry: &Entry) -> Result<Option<
     let plugin_type = string(&fields, "type").ok_or_else(|| field("type", "a string"))?;
     let network = string(&fields, "name").ok_or_else(|| field("name", "a string"))?;
     check_version(&fields)?;
-    if plugin_type == PLUGIN_TYPE {
+    if plugin_type == PLUGIN_TYPE || MULTUS_TYPES.contains(&plugin_type.as_str()) {
         return Ok(None);
     }
     let version = string(&fields, "cniVersion").unwrap_or_default();
@@ -162,9 +186,47 @@ pub(super) fn list_from(name: &str, conf: &str, entry: &Entry) -> Result<Option<
     )))
 }
 
+/// Whether a list of plugins, or a single plugin's configuration, is valid and has netpol-cni.
+pub(super) fn names_plugin(text: &str) -> bool {
+    let is_foreign =
+        |list: List<'_>| list.plugins.iter().all(|plugin| plugin.role == Role::Foreign);
+    is_ours(text) || List::parse(text).is_ok_and(|list| !is_foreign(list))
+}
+
 /// Whether a single plugin's configuration is netpol-cni's.
 pub(super) fn is_ours(conf: &str) -> bool {
     fields(conf).is_ok_and(|fields| string(&fields, "type").as_deref() == Some(PLUGIN_TYPE))
+}
+
+/// `type` of a single plugin's configuration.
+///
+/// # Errors
+/// [`Flaw::Json`], [`Flaw::Field`].
+pub(super) fn plugin_type(conf: &str) -> Result<String, Flaw> {
+    let fields = fields(conf).map_err(Flaw::Json)?;
+    string(&fields, "type").ok_or_else(|| field("type", "a string"))
+}
+
+/// Whether a single plugin's configuration is that of Multus.
+pub(super) fn is_multus(conf: &str) -> bool {
+    plugin_type(conf).is_ok_and(|found| MULTUS_TYPES.contains(&found.as_str()))
+}
+
+/// Whether Multus with this configuration runs the plugins of a file with this path or network name: as its cluster network, or
+/// as a copy in its delegates, which has our entry then.
+pub(super) fn multus_runs(conf: &str, file: &str, network: &str) -> bool {
+    let Ok(fields) = fields(conf) else { return false };
+    match string(&fields, "clusterNetwork") {
+        Some(found) => found == network || found.rsplit('/').next() == Some(file),
+        None => fields
+            .get("delegates")
+            .is_some_and(|delegates| delegates.get().contains(&quoted(PLUGIN_TYPE))),
+    }
+}
+
+/// The configuration of netpol-cni as a file in the folder of a network.
+pub(super) fn entry_file(entry: &Entry) -> String {
+    format!("{}\n", entry_text(entry))
 }
 
 fn entry_text(entry: &Entry) -> String {
@@ -219,6 +281,10 @@ fn check_version(fields: &BTreeMap<String, &RawValue>) -> Result<(), Flaw> {
         return Ok(());
     }
     Err(Flaw::Version { found })
+}
+
+fn is_true(value: &RawValue) -> bool {
+    value.get().trim_matches('"').eq_ignore_ascii_case("true")
 }
 
 /// The fields of an object, as text. Of duplicate fields the last one counts, as for the runtimes.

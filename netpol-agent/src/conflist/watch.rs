@@ -1,6 +1,8 @@
 //! Keeps the entry and the binary installed.
 //!
-//! In: two directories, and a signal to stop. Out: an [`Event`] for each change and each new error.
+//! In: two directories, the agent's socket, and a signal to stop. Out: an [`Event`] for each change and each new error.
+//! The entry is added once this node's agent has served, because with the entry and without an agent no pod of the node starts.
+//! From then on it is put back whenever it is missing, also while no agent runs.
 //! The directories are polled and not watched by inotify, because a poll reads a few short files and also covers mounts and
 //! the targets of symbolic links.
 //! Must not: depend on anything but the current content.
@@ -16,6 +18,8 @@ use super::entry::Entry;
 use super::error::Error;
 use super::folder::{self, Report};
 use super::plan::Step;
+use netpol_cni::client;
+use netpol_proto::Request;
 
 /// What to keep installed, and where.
 #[derive(Clone, Debug)]
@@ -28,6 +32,8 @@ pub struct Options {
     pub plugin: PathBuf,
     /// Our entry.
     pub entry: Entry,
+    /// The agent's socket, as this process sees it.
+    pub socket: PathBuf,
     /// The interval of the polls. It should be short, because a pod that starts after another program has removed the entry
     /// has no policy until the agent finds it.
     pub interval: Duration,
@@ -62,6 +68,8 @@ pub fn watch(options: &Options, stop: &Receiver<()>, send: &mut dyn FnMut(Event)
 /// The result of the last poll.
 #[derive(Default)]
 struct State {
+    /// Whether the agent has served on this node, or the directory shows that it did.
+    has_served: bool,
     binary: Option<Fingerprint>,
     file: Option<PathBuf>,
     problems: BTreeSet<String>,
@@ -81,12 +89,7 @@ impl State {
                 Err(problem) => problems.push(problem),
             }
         }
-        // No pod could start with an entry whose binary is missing.
-        let report = if self.binary.is_some() {
-            folder::install(&options.conf_dir, &options.entry)
-        } else {
-            Ok(Report::default())
-        };
+        let report = self.install(options);
         let file = match report {
             Ok(Report { steps, problems: found, file }) => {
                 for step in steps {
@@ -115,6 +118,19 @@ impl State {
             send(Event::InPlace(file.clone()));
         }
         self.file = file;
+    }
+
+    fn install(&mut self, options: &Options) -> Result<Report, Error> {
+        // No pod could start with an entry whose binary is missing.
+        if self.binary.is_none() {
+            return Ok(Report::default());
+        }
+        if !self.has_served && !folder::was_installed(&options.conf_dir)? {
+            client::ask(&options.socket, &Request::Status)
+                .map_err(|source| Error::NoAgent { source })?;
+        }
+        self.has_served = true;
+        folder::install(&options.conf_dir, &options.entry)
     }
 }
 

@@ -1,9 +1,12 @@
 //! Questions to a running agent, over HTTP.
 //!
-//! In: requests on a Unix socket (all paths, for root only) and on a TCP address (health and metrics). Out: JSON, text and
+//! In: requests on a Unix socket (all paths, for root only) and on TCP addresses (health, and metrics). Out: JSON, text and
 //! lines of JSON. Must not: change the agent's state.
 
 pub mod client;
+mod listen;
 mod server;
+pub mod tcp;
 
-pub use server::{Answer, Error, Route, serve_tcp, serve_unix};
+pub use listen::ListenAddress;
+pub use server::{Answer, Error, Route, serve_unix};

@@ -1,8 +1,7 @@
-//! The server: sockets and HTTP. The paths are those of the given [`Route`].
+//! The server: the control socket, and HTTP for it and for TCP. The paths are those of the given [`Route`].
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,18 +13,20 @@ use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::header::CONTENT_TYPE;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::service::{Service, service_fn};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 /// Time for a client to send the head of a request.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a failed `accept`, so that a lack of file descriptors does not cause a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections of the control socket at the same time. Further ones wait.
+const MAX_CONNECTIONS: usize = 32;
 
 /// An answer to a request.
 pub enum Answer {
@@ -44,25 +45,13 @@ pub type Route = Arc<dyn Fn(Uri) -> BoxFuture<'static, Answer> + Send + Sync>;
 
 /// Why the server cannot listen.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The Unix socket cannot be created.
-    #[error("cannot listen on {path}")]
-    Unix {
-        /// The socket.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// The TCP address cannot be bound.
-    #[error("cannot listen on {address} for health and metrics")]
-    Tcp {
-        /// The address.
-        address: SocketAddr,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
+#[error("cannot listen on {path}")]
+pub struct Error {
+    /// The socket.
+    pub path: PathBuf,
+    /// The cause.
+    #[source]
+    pub source: io::Error,
 }
 
 /// Serves on a Unix socket, and replaces a stale one. Only root can connect, because of the directory's mode.
@@ -70,16 +59,21 @@ pub enum Error {
 /// # Errors
 /// The socket cannot be created.
 pub fn serve_unix(path: &Path, route: Route, cancel: CancellationToken) -> Result<(), Error> {
-    let refused = |source| Error::Unix { path: path.to_owned(), source };
+    let refused = |source| Error { path: path.to_owned(), source };
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(refused(error)),
         Ok(()) | Err(_) => {}
     }
     let listener = UnixListener::bind(path).map_err(refused)?;
     tokio::spawn(async move {
-        while let Some(accepted) = cancel.run_until_cancelled(listener.accept()).await {
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let next = async || {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place.ok(), listener.accept().await)
+        };
+        while let Some((place, accepted)) = cancel.run_until_cancelled(next()).await {
             match accepted {
-                Ok((stream, _)) => spawn_connection(stream, &route),
+                Ok((stream, _)) => drop(tokio::spawn(converse(stream, Arc::clone(&route), place))),
                 Err(error) => pause(&error).await,
             }
         }
@@ -87,50 +81,33 @@ pub fn serve_unix(path: &Path, route: Route, cancel: CancellationToken) -> Resul
     Ok(())
 }
 
-/// Serves on a TCP address. Returns the bound address.
-///
-/// # Errors
-/// The address cannot be bound.
-pub async fn serve_tcp(
-    address: SocketAddr,
-    route: Route,
-    cancel: CancellationToken,
-) -> Result<SocketAddr, Error> {
-    let refused = |source| Error::Tcp { address, source };
-    let listener = TcpListener::bind(address).await.map_err(refused)?;
-    let bound = listener.local_addr().map_err(refused)?;
-    tokio::spawn(async move {
-        while let Some(accepted) = cancel.run_until_cancelled(listener.accept()).await {
-            match accepted {
-                Ok((stream, _)) => spawn_connection(stream, &route),
-                Err(error) => pause(&error).await,
-            }
-        }
-    });
-    Ok(bound)
-}
-
-async fn pause(error: &io::Error) {
+pub(super) async fn pause(error: &io::Error) {
     warn!(%error, "connection not accepted");
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
-fn spawn_connection(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, route: &Route) {
-    let route = Arc::clone(route);
-    tokio::spawn(async move {
-        let service = service_fn(move |request| respond(Arc::clone(&route), request));
-        let served = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), service)
-            .await;
-        if let Err(error) = served {
-            debug!(%error, "connection ended early");
-        }
-    });
+/// Serves one connection. A follower of drops stays connected.
+async fn converse(stream: UnixStream, route: Route, _place: Option<OwnedSemaphorePermit>) {
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service(&route))
+        .await;
+    if let Err(error) = served {
+        debug!(%error, "connection ended early");
+    }
 }
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// The answers of a route as a service of hyper.
+pub(super) fn service(
+    route: &Route,
+) -> impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> + use<>
+{
+    let route = Arc::clone(route);
+    service_fn(move |request| respond(Arc::clone(&route), request))
+}
 
 async fn respond(route: Route, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let answer = if request.method() == Method::GET {

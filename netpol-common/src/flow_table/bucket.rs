@@ -5,13 +5,16 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::hash::{owner, ports};
 use crate::addr::Addr;
 use crate::flow;
-use crate::ids::{Nanos, PortBe, Protocol};
+use crate::ids::{IfIndex, Nanos, PortBe, Protocol};
 use crate::keys::{FlowEntry, FlowKey, FlowValue};
 
 /// Slots of a bucket.
 pub const N_SLOTS: usize = 8;
 /// Binary logarithm of the nanoseconds in a tick, the unit of [`FlowBucket::ends`]: a tick has 1.07 s.
 const TICK_NS_LOG2: u32 = 30;
+
+/// A number of flows that no endpoint can have, so that larger numbers need not be distinguished.
+const MAX_COUNTED: u32 = (1 << 24) - 1;
 
 /// Flows whose hashes select the same bucket. 640 bytes, ten cache lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -21,11 +24,8 @@ pub struct FlowBucket {
     pub marks: [u64; N_SLOTS],
     /// The tick after which each flow has ended unless another packet arrives ([`end`]).
     pub ends: [u32; N_SLOTS],
-    /// Scratch space for [`FlowBucket::shares`] during an eviction. The kernel's verifier would follow each value of a number in a
-    /// register; of a number in memory it knows nothing.
-    pub shares: u64,
     /// Zero.
-    pub pad: [u64; 3],
+    pub pad: [u64; 4],
     /// The flows.
     pub slots: [FlowSlot; N_SLOTS],
 }
@@ -96,28 +96,15 @@ impl FlowBucket {
         self.marks.iter().zip(&self.ends).position(|(mark, end)| *mark == 0 || *end < now)
     }
 
-    /// For each slot, eight bits: how many other slots of the bucket its endpoint holds.
+    /// The slot of the flow that is evicted from a full bucket: of the endpoint that has the most flows in the table, the one that
+    /// would end first. `n_flows` counts the flows of an endpoint in the whole table.
     #[inline(always)]
-    pub fn shares(&self) -> u64 {
-        let mut shares = 0_u64;
-        for (slot, mark) in self.marks.iter().enumerate() {
-            for (other, mark_there) in self.marks.iter().enumerate().skip(slot + 1) {
-                if owner(*mark) == owner(*mark_there) {
-                    shares += (1 << (8 * slot)) + (1 << (8 * other));
-                }
-            }
-        }
-        shares
-    }
-
-    /// The slot of the flow that is evicted from a full bucket with these [`FlowBucket::shares`].
-    #[inline(always)]
-    pub fn victim(&self, shares: u64) -> usize {
-        // The largest share wins, then the earliest end. The lowest bits hold the index of the slot.
+    pub fn victim(&self, n_flows: impl Fn(IfIndex) -> u32) -> usize {
+        // The most flows win, then the earliest end. The lowest bits hold the index of the slot.
         let mut best = 0_u64;
-        for (slot, end) in (0_u64..).zip(&self.ends) {
-            let share = (shares >> (8 * slot)) & 0xff;
-            let score = (share << 40) | (u64::from(!*end) << 8) | slot;
+        for (slot, (mark, end)) in (0_u64..).zip(self.marks.iter().zip(&self.ends)) {
+            let n_flows = u64::from(n_flows(owner(*mark)).min(MAX_COUNTED));
+            let score = (n_flows << 40) | (u64::from(!*end) << 8) | slot;
             if score > best {
                 best = score;
             }
@@ -137,7 +124,7 @@ mod tests {
 
     use super::*;
     use crate::flow_table::hash;
-    use crate::ids::{Direction, Epoch, IfIndex, RuleId};
+    use crate::ids::{Direction, Epoch, RuleId};
 
     const SEED: u64 = 0x1234_5678_9abc_def1;
 
@@ -152,7 +139,6 @@ mod tests {
         assert_eq!(offset_of!(FlowSlot, entry), 24);
         assert_eq!(size_of::<FlowBucket>(), 640);
         assert_eq!(offset_of!(FlowBucket, ends), 64);
-        assert_eq!(offset_of!(FlowBucket, shares), 96);
         assert_eq!(offset_of!(FlowBucket, slots), 128);
     }
 
@@ -175,18 +161,19 @@ mod tests {
         }
 
         #[test]
-        fn the_endpoint_with_most_slots_loses_the_flow_that_ends_first(
+        fn the_endpoint_with_the_most_flows_loses_the_one_that_ends_first(
             owners in prop::array::uniform8(1_u64..5), ends in prop::array::uniform8(10_u32..14),
+            n_flows in prop::array::uniform5(0_u32..4),
         ) {
             let mut bucket = FlowBucket::new_zeroed();
             bucket.marks = owners;
             bucket.ends = ends;
             prop_assert_eq!(bucket.free(9), None);
-            let n_of = |slot: usize| owners.iter().filter(|owner| **owner == owners[slot]).count();
+            let n_of = |slot: usize| n_flows[usize::try_from(owners[slot]).unwrap()];
             let most = (0..N_SLOTS).map(n_of).max().unwrap();
             let largest: BTreeSet<_> = (0..N_SLOTS).filter(|slot| n_of(*slot) == most).collect();
             let earliest = largest.iter().map(|slot| ends[*slot]).min().unwrap();
-            let victim = bucket.victim(bucket.shares());
+            let victim = bucket.victim(|owner| n_flows[usize::try_from(owner.0).unwrap()]);
             prop_assert!(largest.contains(&victim) && ends[victim] == earliest, "{victim} of {bucket:?}");
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::ids::IfIndex;
 use crate::keys::FlowKey;
+use crate::maps;
 
 /// The bucket of a flow, and the mark of its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,12 @@ pub const fn ports(key: &FlowKey) -> u32 {
 pub const fn owner(mark: u64) -> IfIndex {
     let [i0, i1, i2, i3, ..] = mark.to_le_bytes();
     IfIndex(u32::from_le_bytes([i0, i1, i2, i3]))
+}
+
+/// The element of [`FLOW_COUNTS`](maps::FLOW_COUNTS) that counts the flows of an endpoint.
+#[inline(always)]
+pub const fn count_index(ifindex: IfIndex) -> u32 {
+    ifindex.0 % maps::N_FLOW_COUNTS
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@
 //! hash map reads four, and moves other entries through its lists for each new one.
 //!
 //! * **Eviction.** A new flow in a full bucket takes the slot of a flow that has ended. If there is none, it takes a slot of the
-//!   endpoint that holds the most slots of the bucket: of these flows the one that would end first. So a flood evicts its own flows,
-//!   and flows that have only begun before established ones.
+//!   endpoint that has the most flows in the whole table ([`FLOW_COUNTS`](crate::maps::FLOW_COUNTS)): of its flows in the bucket
+//!   the one that would end first. So however many endpoints flood the table, they evict their own flows, and flows that have only
+//!   begun before established ones.
 //! * **Concurrency.** Programs write a bucket under its lock ([`FLOW_LOCKS`](crate::maps::FLOW_LOCKS)). [`SlotMemory`] says how
 //!   they read it, and what user space may do.
 
@@ -18,4 +19,4 @@ mod hash;
 
 pub use access::{SlotMemory, current_flow, current_under_lock, free, renew, write};
 pub use bucket::{FlowBucket, FlowSlot, N_SLOTS, end, tick};
-pub use hash::{FlowHash, hash, owner, ports};
+pub use hash::{FlowHash, count_index, hash, owner, ports};

@@ -18,7 +18,7 @@ wire! {
         pub audited: u8,
         /// Directions in which flows survive a policy change that forbids them.
         pub keeps_flows: u8,
-        /// [`EndpointValue::FORWARDS`].
+        /// [`EndpointValue::FORWARDS`], [`EndpointValue::DEFERS_ALL`].
         pub traits: u8,
         /// Zero.
         pub pad: u8,
@@ -34,6 +34,8 @@ impl EndpointValue {
     pub const READY: u8 = 1;
     /// In `traits`: the pod may send from addresses that are not its own.
     pub const FORWARDS: u8 = 1;
+    /// In `traits`: the egress verdict is deferred for every destination, because DEFER lacks some addresses.
+    pub const DEFERS_ALL: u8 = 2;
 
     /// The value of an interface whose policy is not known yet.
     pub const fn blocked() -> Self {
@@ -70,6 +72,12 @@ impl EndpointValue {
     #[inline(always)]
     pub const fn forwards(&self) -> bool {
         self.traits & Self::FORWARDS != 0
+    }
+
+    /// Whether the egress verdict is deferred for every destination.
+    #[inline(always)]
+    pub const fn defers_all(&self) -> bool {
+        self.traits & Self::DEFERS_ALL != 0
     }
 }
 

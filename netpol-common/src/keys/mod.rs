@@ -26,5 +26,5 @@ mod policy;
 pub use counter::{CounterKey, CounterValue};
 pub use endpoint::{AddressKey, AllowSlots, Endpoint, EndpointEntry, EndpointValue};
 pub use flow::{BackendEntry, BackendValue, FlowEntry, FlowKey, FlowValue};
-pub use fragment::{FragmentKey, FragmentValue};
+pub use fragment::{FragmentEntry, FragmentKey, FragmentSlot, FragmentValue};
 pub use policy::{AllowKey, AllowValue, PrefixKey};

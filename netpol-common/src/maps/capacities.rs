@@ -13,14 +13,20 @@ pub const MAX_PREFIXES: u32 = 1 << 20;
 pub const N_ALLOW_MAPS: u32 = 4 * MAX_ENDPOINTS;
 /// Entries of one allow map.
 pub const MAX_ALLOW_ENTRIES: u32 = 1 << 20;
-/// Sets of flows of all endpoints together, a power of two. A set has eight flows and 640 bytes, which are allocated at the start.
+/// Buckets of flows of all endpoints together, a power of two. A bucket has eight flows and 640 bytes, which are allocated at the
+/// start.
 ///
-/// A quarter of a million flows. While a third of them is in use, one new flow in some thousands finds its set full.
+/// A quarter of a million flows. While a third of them is in use, one new flow in some thousands finds its bucket full.
 pub const N_FLOW_BUCKETS: u32 = 1 << 15;
-/// Locks of FLOWS. Each serves every 1024th set, so that processors seldom wait for each other.
+/// Locks of FLOWS. Each serves every 1024th bucket, so that processors seldom wait for each other.
 pub const N_FLOW_LOCKS: u32 = 1 << 10;
-/// Fragmented datagrams.
-pub const MAX_FRAGMENTS: u32 = 1 << 13;
+/// Counters of FLOWS by endpoint, a power of two. Interface indexes grow with each new pod, so two endpoints of a node seldom share
+/// a counter; those that do count as one.
+pub const N_FLOW_COUNTS: u32 = 1 << 16;
+/// Fragmented datagrams of one endpoint in one direction whose first fragment is remembered, a power of two.
+pub const N_FRAGMENT_SLOTS: u32 = 1 << 7;
+/// Fragmented datagrams of all endpoints: those of 128 endpoints that use all their slots.
+pub const MAX_FRAGMENTS: u32 = N_FRAGMENT_SLOTS << 8;
 /// Addresses of Services and of the own node.
 pub const MAX_DEFER: u32 = 1 << 16;
 /// Egress marks; mark 0 means "none".

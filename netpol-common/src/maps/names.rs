@@ -17,13 +17,16 @@ pub const PREFIXES: &str = "PREFIXES";
 pub const ALLOW: &str = "ALLOW";
 /// Flows: an array of [`N_FLOW_BUCKETS`](super::N_FLOW_BUCKETS) [`FlowBucket`](crate::flow_table::FlowBucket).
 pub const FLOWS: &str = "FLOWS";
-/// The locks of the sets of FLOWS, an array of [`N_FLOW_LOCKS`](super::N_FLOW_LOCKS).
+/// Number of flows in FLOWS by endpoint ([`count_index`](crate::flow_table::count_index)), ended ones included: an array of
+/// [`N_FLOW_COUNTS`](super::N_FLOW_COUNTS) numbers of 64 bits.
+pub const FLOW_COUNTS: &str = "FLOW_COUNTS";
+/// The locks of the buckets of FLOWS, an array of [`N_FLOW_LOCKS`](super::N_FLOW_LOCKS).
 pub const FLOW_LOCKS: &str = "FLOW_LOCKS";
 /// The seed of the hash that FLOWS uses, one element. Programs get the seed as a constant and never read this map.
 pub const FLOW_SEED: &str = "FLOW_SEED";
 /// Number of flows that were evicted before they had ended, per CPU, one element.
 pub const EVICTIONS: &str = "EVICTIONS";
-/// Fragmented datagrams: [`FragmentKey`](crate::keys::FragmentKey) → [`FragmentValue`](crate::keys::FragmentValue).
+/// Fragmented datagrams: [`FragmentSlot`](crate::keys::FragmentSlot) → [`FragmentEntry`](crate::keys::FragmentEntry).
 pub const FRAGMENTS: &str = "FRAGMENTS";
 /// Addresses of Services and of the own node: [`Addr`](crate::addr::Addr) → ().
 pub const DEFER: &str = "DEFER";
@@ -44,13 +47,14 @@ pub const EVENTS: &str = "EVENTS";
 pub const CONTAINERS: &str = "CONTAINERS";
 
 /// Every pinned map.
-pub const ALL: [&str; 18] = [
+pub const ALL: [&str; 19] = [
     ENDPOINTS,
     ADDRESSES,
     IDENTITIES,
     PREFIXES,
     ALLOW,
     FLOWS,
+    FLOW_COUNTS,
     FLOW_LOCKS,
     FLOW_SEED,
     EVICTIONS,
@@ -67,8 +71,18 @@ pub const ALL: [&str; 18] = [
 
 /// Maps that packets fill. Another version of the agent takes them over if their layout is its own. A map whose fields change
 /// their meaning but not their size must therefore get another name.
-pub const CARRIED_OVER: [&str; 9] =
-    [FLOWS, FLOW_LOCKS, FLOW_SEED, EVICTIONS, FRAGMENTS, DEFERRED_FLOWS, BACKENDS, EPOCH, COUNTERS];
+pub const CARRIED_OVER: [&str; 10] = [
+    FLOWS,
+    FLOW_COUNTS,
+    FLOW_LOCKS,
+    FLOW_SEED,
+    EVICTIONS,
+    FRAGMENTS,
+    DEFERRED_FLOWS,
+    BACKENDS,
+    EPOCH,
+    COUNTERS,
+];
 
 #[cfg(test)]
 mod tests {
@@ -123,6 +137,8 @@ mod tests {
         assert_eq!(size_of::<BackendEntry>(), 24);
         assert_eq!(size_of::<FragmentKey>(), 44);
         assert_eq!(size_of::<FragmentValue>(), 16);
+        assert_eq!(size_of::<FragmentSlot>(), 8);
+        assert_eq!(size_of::<FragmentEntry>(), 24);
         assert_eq!(size_of::<CounterKey>(), 8);
         assert_eq!(size_of::<CounterValue>(), 32);
         assert_eq!(size_of::<Event>(), 64);

@@ -48,7 +48,8 @@ pub(super) fn consult<M: PolicyMaps>(
     };
     if matches!(origin, Direction::Egress)
         && key.stage == FlowKey::AT_POD
-        && maps.is_deferred(&key.remote)
+        // Without a branch of its own, which the verifier would walk twice.
+        && maps.is_deferred(&key.remote) | view.endpoint.defers_all()
     {
         // The verdict on the pod's own packets is deferred to the hook where the backend is known. Answers are judged here.
         let backend = match view.direction {

@@ -15,7 +15,7 @@ use netpol_policy::dataplane::port::Migrated;
 use super::site::{Device, Site};
 use crate::config::Config;
 use crate::error::Error;
-use crate::object::{Geometry, OBJECT, Pins, classifier, classifier_named, loader};
+use crate::object::{Geometry, Pins, classifier, classifier_named, loader, object};
 use crate::program::Program;
 
 /// The migration of one program of an interface.
@@ -90,7 +90,8 @@ impl Migration {
 
 /// Loads the `_last` programs with the maps that are pinned.
 fn load(config: &Config, pins: &Pins, geometry: &Geometry) -> Result<Ebpf, Error> {
-    let mut ebpf = loader(config, Some(pins), geometry).load(OBJECT).map_err(Error::Load)?;
+    let object = object(config.adaptation)?;
+    let mut ebpf = loader(config, Some(pins), geometry).load(&object).map_err(Error::Load)?;
     for name in Program::ALL.into_iter().filter_map(Program::last_name) {
         let program = classifier_named(&mut ebpf, name)?;
         program.load().map_err(|source| Error::Refused { program: name, source })?;

@@ -109,6 +109,14 @@ impl Flows for Datapath {
 }
 
 impl Datapath {
+    /// The number of connections of an endpoint as the programs count them, expired ones included.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn n_counted_flows(&self, owner: IfIndex) -> Result<u64, Error> {
+        Ok(self.maps.flows.memory()?.n_counted(owner))
+    }
+
     /// Removes all connections.
     ///
     /// # Errors

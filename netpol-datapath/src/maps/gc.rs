@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use aya::maps::{IterableMap as _, Map, MapData, MapError, PerCpuHashMap};
 use netpol_common::ids::IfIndex;
 use netpol_common::keys::{
-    BackendEntry, CounterKey, CounterValue, FlowKey, FragmentKey, FragmentValue,
+    BackendEntry, CounterKey, CounterValue, FlowKey, FragmentEntry, FragmentSlot,
 };
 
 use crate::datapath::Datapath;
@@ -61,7 +61,7 @@ impl PacketMaps {
             flows.remove(|ifindex| targets.contains(ifindex))
         };
         n_removed +=
-            remove(fragments, targets, |key: &FragmentKey, _: &FragmentValue| key.ifindex)?;
+            remove(fragments, targets, |slot: &FragmentSlot, _: &FragmentEntry| slot.ifindex)?;
         n_removed += remove(flow_handles, targets, |_: &u32, key: &FlowKey| key.ifindex)?;
         n_removed += remove(backends, targets, |key: &FlowKey, _: &BackendEntry| key.ifindex)?;
         let (label, counters) = counters;

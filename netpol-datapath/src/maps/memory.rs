@@ -23,6 +23,7 @@ impl Datapath {
             (maps::ADDRESSES, own.addresses.map()),
             (maps::PREFIXES, own.prefixes.map()),
             (maps::FLOWS, own.flows.map()),
+            (maps::FLOW_COUNTS, own.flows.counts()),
             (maps::FLOW_LOCKS, &own.flow_locks),
             (maps::FLOW_SEED, own.flow_seed.map()),
             (maps::EVICTIONS, own.evictions.map.map()),

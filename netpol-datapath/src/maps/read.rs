@@ -6,7 +6,7 @@ use std::sync::Arc;
 use aya::maps::MapError;
 use netpol_common::ids::IfIndex;
 use netpol_common::keys::{
-    BackendValue, CounterKey, Endpoint, EndpointEntry, FlowKey, FragmentKey, FragmentValue,
+    BackendValue, CounterKey, Endpoint, EndpointEntry, FlowKey, FragmentEntry, FragmentSlot,
 };
 use netpol_policy::dataplane::{Counter, EndpointMapState, MapState};
 
@@ -78,8 +78,13 @@ impl Datapath {
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub fn fragments(&self) -> Result<BTreeMap<FragmentKey, FragmentValue>, Error> {
+    pub fn fragments(&self) -> Result<BTreeMap<FragmentSlot, FragmentEntry>, Error> {
         Ok(self.maps.fragments.entries()?.into_iter().collect())
+    }
+
+    /// The seed of the hash of FLOWS and FRAGMENTS.
+    pub fn flow_seed(&self) -> u64 {
+        self.geometry.seed
     }
 
     /// The backends that connections to Services were translated to.

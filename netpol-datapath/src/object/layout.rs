@@ -8,8 +8,8 @@ use netpol_common::flow_table::FlowBucket;
 use netpol_common::identities::N_FAMILIES;
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
-    AddressKey, BackendEntry, CounterKey, CounterValue, EndpointEntry, FlowKey, FragmentKey,
-    FragmentValue, PrefixKey,
+    AddressKey, BackendEntry, CounterKey, CounterValue, EndpointEntry, FlowKey, FragmentEntry,
+    FragmentSlot, PrefixKey,
 };
 use netpol_common::maps;
 
@@ -77,10 +77,11 @@ pub(crate) fn expected(capacities: &BTreeMap<&'static str, u32>) -> Vec<Layout> 
         map::<PrefixKey, Identity>(maps::PREFIXES, MapType::LpmTrie, maps::MAX_PREFIXES),
         map::<u32, u32>(maps::ALLOW, MapType::ArrayOfMaps, maps::N_ALLOW_MAPS),
         map::<u32, FlowBucket>(maps::FLOWS, MapType::Array, maps::N_FLOW_BUCKETS),
+        map::<u32, u64>(maps::FLOW_COUNTS, MapType::Array, maps::N_FLOW_COUNTS),
         map::<u32, u32>(maps::FLOW_LOCKS, MapType::Array, maps::N_FLOW_LOCKS),
         map::<u32, u64>(maps::FLOW_SEED, MapType::Hash, 1),
         map::<u32, u64>(maps::EVICTIONS, MapType::PerCpuArray, 1),
-        map::<FragmentKey, FragmentValue>(maps::FRAGMENTS, MapType::LruHash, maps::MAX_FRAGMENTS),
+        map::<FragmentSlot, FragmentEntry>(maps::FRAGMENTS, MapType::LruHash, maps::MAX_FRAGMENTS),
         map::<Addr, u8>(maps::DEFER, MapType::Hash, maps::MAX_DEFER),
         map::<u32, IfIndex>(maps::EGRESS_MARKS, MapType::Array, maps::N_EGRESS_MARKS),
         map::<u32, FlowKey>(maps::DEFERRED_FLOWS, MapType::Hash, maps::N_DEFERRED_FLOWS),

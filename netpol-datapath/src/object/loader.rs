@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::program::Program;
 
 /// Written by build.rs.
-pub(crate) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netpol-ebpf"));
+pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netpol-ebpf"));
 
 /// The ring buffer of aya-log.
 pub(crate) const LOG_MAP: &str = "AYA_LOGS";
@@ -33,9 +33,19 @@ pub(crate) fn loader<'a>(
     pins: Option<&Pins>,
     geometry: &'a Geometry,
 ) -> EbpfLoader<'a> {
-    let Config { pin_root: _, mount: _, mark_mask, trace, attaching: _, flow_reads, capacities } =
-        config;
+    let Config {
+        pin_root: _,
+        mount: _,
+        mark_mask,
+        trace,
+        attaching: _,
+        flow_reads,
+        adaptation: _,
+        capacities,
+    } = config;
     let mut loader = EbpfLoader::new();
+    // The programs have no relocations to the types of the kernel, so its BTF need not exist.
+    loader.btf(None);
     loader.override_global("MARK_MASK", mark_mask, true);
     loader.override_global("FLOW_SEED", &geometry.seed, true);
     loader.override_global("FLOW_BUCKET_MASK", &geometry.bucket_mask, true);

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use aya::Ebpf;
 use aya::maps::{Map, MapData};
 use aya::programs::{TestRun as _, TestRunOptions};
-use netpol_common::flow_table::{FlowBucket, FlowSlot, N_SLOTS, owner};
+use netpol_common::flow_table::{FlowBucket, FlowSlot, N_SLOTS, count_index, owner};
 use netpol_common::ids::IfIndex;
 use netpol_common::keys::{FlowEntry, FlowKey, FlowValue};
 use netpol_common::maps;
@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::object::layout::NO_PREALLOC;
 use crate::object::{Geometry, Pins, classifier_named};
 
-/// Sizes of a set and of a slot, and the position of the first slot, in words of eight bytes.
+/// Sizes of a bucket and of a slot, and the position of the first slot, in words of eight bytes.
 const BUCKET_WORDS: usize = size_of::<FlowBucket>() / 8;
 const SLOT_WORDS: usize = size_of::<FlowSlot>() / 8;
 const FIRST_SLOT_WORD: usize = BUCKET_WORDS - N_SLOTS * SLOT_WORDS;
@@ -73,19 +73,25 @@ impl Seed {
 pub(crate) struct FlowTable {
     label: Label,
     map: MapData,
+    counts_label: Label,
+    counts: MapData,
 }
 
 /// The mapped memory of the table. Mapped only for a short time, because it counts as memory of the process.
 #[derive(Debug)]
-pub(crate) struct FlowMemory(Shared);
+pub(crate) struct FlowMemory {
+    buckets: Shared,
+    counts: Shared,
+}
 
 impl FlowTable {
     /// Takes the map out of the loaded object.
     ///
     /// # Errors
     /// [`Error::Missing`].
-    pub(crate) fn take(ebpf: &mut Ebpf, label: Label) -> Result<Self, Error> {
-        Ok(Self { label, map: take_array(ebpf, label.name)? })
+    pub(crate) fn take(ebpf: &mut Ebpf, label: Label, counts_label: Label) -> Result<Self, Error> {
+        let [map, counts] = [take_array(ebpf, label.name)?, take_array(ebpf, counts_label.name)?];
+        Ok(Self { label, map, counts_label, counts })
     }
 
     /// The map.
@@ -93,13 +99,23 @@ impl FlowTable {
         &self.map
     }
 
+    /// The map with the number of flows of each endpoint.
+    pub(crate) fn counts(&self) -> &MapData {
+        &self.counts
+    }
+
     /// Opens the same table by another file descriptor.
     ///
     /// # Errors
     /// [`Error::Map`].
     pub(crate) fn reopen(&self) -> Result<Self, Error> {
-        let map = reopen(&self.map).map_err(|error| self.label.cannot_read(error))?;
-        Ok(Self { label: self.label, map })
+        let Self { label, map, counts_label, counts } = self;
+        Ok(Self {
+            label: *label,
+            map: reopen(map).map_err(|error| label.cannot_read(error))?,
+            counts_label: *counts_label,
+            counts: reopen(counts).map_err(|error| counts_label.cannot_read(error))?,
+        })
     }
 
     /// Maps the memory of the table.
@@ -107,8 +123,11 @@ impl FlowTable {
     /// # Errors
     /// [`Error::Map`].
     pub(crate) fn memory(&self) -> Result<FlowMemory, Error> {
-        let shared = Shared::of(&self.map).map_err(|error| self.label.cannot_read(error))?;
-        Ok(FlowMemory(shared))
+        let Self { label, map, counts_label, counts } = self;
+        Ok(FlowMemory {
+            buckets: Shared::of(map).map_err(|error| label.cannot_read(error))?,
+            counts: Shared::of(counts).map_err(|error| counts_label.cannot_read(error))?,
+        })
     }
 
     /// Adds connections. Existing ones stay unchanged, except that a revoked one replaces one of the other direction.
@@ -142,7 +161,7 @@ impl FlowTable {
 
 impl FlowMemory {
     fn buckets(&self) -> impl Iterator<Item = &[AtomicU64]> {
-        self.0.words().chunks_exact(BUCKET_WORDS)
+        self.buckets.words().chunks_exact(BUCKET_WORDS)
     }
 
     /// All entries. Entries that change meanwhile may be missing.
@@ -157,6 +176,31 @@ impl FlowMemory {
         found
     }
 
+    /// The number of connections of an endpoint as the programs count them.
+    pub(crate) fn n_counted(&self, owner: IfIndex) -> u64 {
+        let count = self.counts.words().get(count_position(owner));
+        count.map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    /// Counts the connections of each endpoint anew. An agent that was killed between freeing a bucket slot and counting it leaves
+    /// a count that is too high. The programs may add connections meanwhile, so a count may be wrong by these.
+    pub(crate) fn recount(&self) {
+        let mut counts = vec![0_u64; self.counts.words().len()];
+        for mark in self.buckets().flat_map(|bucket| bucket.iter().take(N_SLOTS)) {
+            let mark = mark.load(Ordering::Relaxed);
+            if mark != 0
+                && let Some(count) = counts.get_mut(count_position(owner(mark)))
+            {
+                *count += 1;
+            }
+        }
+        for (word, count) in self.counts.words().iter().zip(counts) {
+            if word.load(Ordering::Relaxed) != count {
+                word.store(count, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Frees the bucket slots of the connections of these interfaces. Returns how many there were.
     pub(crate) fn remove(&self, is_gone: impl Fn(IfIndex) -> bool) -> usize {
         let mut n_removed = 0;
@@ -165,11 +209,21 @@ impl FlowMemory {
             if now != 0 && is_gone(owner(now)) {
                 // Another connection may have taken the bucket slot meanwhile.
                 let freed = mark.compare_exchange(now, 0, Ordering::AcqRel, Ordering::Relaxed);
-                n_removed += usize::from(freed.is_ok());
+                if freed.is_ok() {
+                    n_removed += 1;
+                    if let Some(count) = self.counts.words().get(count_position(owner(now))) {
+                        count.fetch_sub(1, Ordering::Relaxed);
+                    }
+                }
             }
         }
         n_removed
     }
+}
+
+/// Where the memory of FLOW_COUNTS counts the connections of an endpoint.
+fn count_position(owner: IfIndex) -> usize {
+    usize::try_from(count_index(owner)).unwrap_or(usize::MAX)
 }
 
 /// Takes an array out of the loaded object.

@@ -15,8 +15,8 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuHashMap};
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
-    AddressKey, BackendEntry, CounterKey, CounterValue, EndpointEntry, FlowKey, FragmentKey,
-    FragmentValue,
+    AddressKey, BackendEntry, CounterKey, CounterValue, EndpointEntry, FlowKey, FragmentEntry,
+    FragmentSlot,
 };
 use netpol_common::maps;
 
@@ -44,7 +44,7 @@ pub(crate) struct MapSet {
     pub(crate) flow_locks: MapData,
     pub(crate) flow_seed: Seed,
     pub(crate) evictions: Labelled<PerCpuArray<MapData, u64>>,
-    pub(crate) fragments: Table<FragmentKey, FragmentValue>,
+    pub(crate) fragments: Table<FragmentSlot, FragmentEntry>,
     pub(crate) flow_handles: Table<u32, FlowKey>,
     pub(crate) backends: Table<FlowKey, BackendEntry>,
     pub(crate) defer: Table<Addr, u8>,
@@ -75,7 +75,7 @@ impl MapSet {
             addresses: Table::take(ebpf, label(maps::ADDRESSES)?)?,
             identities: Identities::take(ebpf, label(maps::IDENTITIES)?)?,
             prefixes: Trie::take(ebpf, label(maps::PREFIXES)?)?,
-            flows: FlowTable::take(ebpf, label(maps::FLOWS)?)?,
+            flows: FlowTable::take(ebpf, label(maps::FLOWS)?, label(maps::FLOW_COUNTS)?)?,
             flow_locks: take_array(ebpf, maps::FLOW_LOCKS)?,
             flow_seed,
             evictions: Labelled::take(ebpf, label(maps::EVICTIONS)?)?,

@@ -4,4 +4,4 @@ mod add;
 mod slot;
 mod table;
 
-pub(crate) use table::{current, read, write};
+pub(crate) use table::{current, read, seed, write};

@@ -2,8 +2,12 @@
 //!
 //! The functions that search a bucket are global ones, because the verifier walks a global function only once.
 
+#[cfg(target_arch = "bpf")]
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use core::mem::offset_of;
 use core::ptr;
+#[cfg(not(target_arch = "bpf"))]
+use core::sync::atomic::AtomicU64;
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use aya_ebpf::Global;
@@ -14,7 +18,7 @@ use aya_ebpf::macros::btf_map;
 use netpol_common::addr::Addr;
 use netpol_common::flow::Step;
 use netpol_common::flow_table::{self, FlowBucket, FlowHash, N_SLOTS, SlotMemory as _};
-use netpol_common::ids::{Direction, Epoch, Nanos, RuleId};
+use netpol_common::ids::{Direction, Epoch, IfIndex, Nanos, RuleId};
 use netpol_common::keys::{FlowKey, FlowValue};
 use netpol_common::maps::{self, CurrentFlow, Local};
 
@@ -22,6 +26,9 @@ use super::slot::MapSlot;
 
 #[btf_map]
 static FLOWS: Array<FlowBucket, { maps::N_FLOW_BUCKETS as usize }, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
+#[btf_map]
+static FLOW_COUNTS: Array<u64, { maps::N_FLOW_COUNTS as usize }, { BPF_F_MMAPABLE as usize }> =
     Array::new();
 #[btf_map]
 static FLOW_LOCKS: Array<FlowLock, { maps::N_FLOW_LOCKS as usize }> = Array::new();
@@ -50,6 +57,10 @@ const ABSENT: u64 = 0;
 const STALE: u64 = 1;
 /// Result of [`current_flow`]: the flow passes the packet. The lower half holds the rule.
 const CURRENT: u64 = 1 << 32;
+/// Subtracts one by [`add_to_count`].
+const LESS: u64 = u64::MAX;
+/// Result of [`write_flow`] and of [`evict_for`]: the flow is stored, or a slot is free.
+const DONE: u32 = 1;
 /// Result of [`write_flow`]: the bucket is full.
 const FULL: u32 = 2;
 
@@ -58,6 +69,12 @@ struct Bucket {
     memory: *mut FlowBucket,
     lock: *mut bindings::bpf_spin_lock,
     mark: u64,
+}
+
+/// The seed of the table's hash.
+#[inline(always)]
+pub(crate) fn seed() -> u64 {
+    FLOW_SEED.load()
 }
 
 #[inline(always)]
@@ -87,8 +104,8 @@ impl Bucket {
     /// The flows of the bucket, for a holder of the lock.
     #[inline(always)]
     fn flows(&self) -> &FlowBucket {
-        // SAFETY: an element of an array map is never freed. Other processors do not write it while this one holds the lock. User
-        // space writes only zeros over marks, and either value of a mark is right.
+        // SAFETY: an element of an array map is never freed. Other processors do not write it while this one holds the lock, which
+        // only `evict_for` does without. User space writes only zeros over marks, and either value of a mark is right.
         unsafe { &*self.memory }
     }
 
@@ -105,17 +122,39 @@ impl Bucket {
         // SAFETY: an element of an array map is never freed. Only holders of the lock use this field.
         unsafe { *ends.wrapping_add(index & (N_SLOTS - 1)) = end };
     }
+}
 
-    /// [`FlowBucket::shares`] by way of memory, where the verifier does not follow the number. The caller holds the lock.
-    #[inline(always)]
-    fn shares(&self) -> u64 {
-        let scratch = self.memory.wrapping_byte_add(offset_of!(FlowBucket, shares)).cast::<u64>();
-        let shares = self.flows().shares();
-        // SAFETY: an element of an array map is never freed. Only holders of the lock use this field.
-        unsafe { ptr::write_volatile(scratch, shares) };
-        compiler_fence(Ordering::SeqCst);
+/// Adds to the number of flows of an endpoint. The result of the addition is not used, because only then it is an operation that
+/// kernels before 5.12 have.
+#[inline(always)]
+fn add_to_count(owner: IfIndex, number: u64) {
+    if let Some(count) = FLOW_COUNTS.get_ptr_mut(flow_table::count_index(owner)) {
+        #[cfg(target_arch = "bpf")]
+        // SAFETY: an element of an array map is never freed, and is accessed by atomic operations only.
+        unsafe {
+            atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(count, number);
+        }
+        #[cfg(not(target_arch = "bpf"))]
         // SAFETY: as above.
-        unsafe { ptr::read_volatile(scratch) }
+        unsafe {
+            AtomicU64::from_ptr(count).fetch_add(number, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The number of flows of an endpoint.
+#[inline(always)]
+fn n_flows(owner: IfIndex) -> u32 {
+    let Some(count) = FLOW_COUNTS.get_ptr(flow_table::count_index(owner)) else { return 0 };
+    // SAFETY: an element of an array map is never freed.
+    let count = unsafe { ptr::read_volatile(count) };
+    // Below zero if user space has counted a removal before the program has counted the addition.
+    if count > u64::from(u32::MAX) {
+        return 0;
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "checked above")]
+    {
+        count as u32
     }
 }
 
@@ -191,18 +230,27 @@ extern "C" fn write_flow(key: *const FlowKey, flow: *const FlowValue, local: *co
     // SAFETY: the caller's own, or null.
     let local = unsafe { local.as_ref() };
     let Some(bucket) = Bucket::of(key) else { return 0 };
-    bucket.locked(|| {
+    let previous = bucket.locked(|| {
         let mut index = bucket.flows().find(bucket.mark, key);
         // Values that are loaded again do not have to stay on the stack.
         compiler_fence(Ordering::SeqCst);
         if index.is_none() {
             index = bucket.flows().free(flow_table::tick(flow.last_seen));
         }
-        let Some(index) = index else { return FULL };
-        flow_table::write(bucket.slot(index), bucket.mark, key, flow, local);
-        bucket.set_end(index, flow_table::end(flow, key.protocol));
-        1
-    })
+        let slot = bucket.slot(index?);
+        let previous = flow_table::owner(slot.mark());
+        flow_table::write(slot, bucket.mark, key, flow, local);
+        bucket.set_end(index?, flow_table::end(flow, key.protocol));
+        Some(previous)
+    });
+    let Some(previous) = previous else { return FULL };
+    if previous != key.ifindex {
+        add_to_count(key.ifindex, 1);
+        if previous.0 != 0 {
+            add_to_count(previous, LESS);
+        }
+    }
+    DONE
 }
 
 /// Evicts a flow from the bucket of this one.
@@ -212,15 +260,25 @@ extern "C" fn evict_for(key: *const FlowKey) -> u32 {
     // SAFETY: the caller's own, or null.
     let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
     let Some(bucket) = Bucket::of(key) else { return 0 };
-    bucket.locked(|| {
-        let victim = bucket.flows().victim(bucket.shares());
-        flow_table::free(bucket.slot(victim));
+    // Without the lock, because the verifier allows no look-ups with it. So the choice may be outdated.
+    let victim = bucket.slot(bucket.flows().victim(n_flows));
+    let mark = victim.mark();
+    let is_evicted = bucket.locked(|| {
+        let is_same = victim.mark() == mark;
+        if is_same {
+            flow_table::free(victim);
+        }
+        is_same
     });
+    if !is_evicted || mark == 0 {
+        return 0;
+    }
+    add_to_count(flow_table::owner(mark), LESS);
     if let Some(n_evicted) = EVICTIONS.get_ptr_mut(0) {
         // SAFETY: the element is this CPU's own.
         unsafe { *n_evicted += 1 };
     }
-    1
+    DONE
 }
 
 /// Writes the state of a flow, if there is such a flow.

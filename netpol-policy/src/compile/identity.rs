@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use hashbrown::HashSet;
 use netpol_common::addr::Addr;
 use netpol_common::ids::Identity;
 use netpol_common::keys::{AllowKey, PrefixKey};
@@ -84,17 +85,28 @@ pub(crate) fn ambiguous(previous: &MapState, next: &MapState) -> BTreeSet<Identi
     let held_before = previous.held_identities();
     let mut in_both = next.held_identities();
     in_both.retain(|identity| held_before.contains(identity));
-    let mut ambiguous = BTreeSet::new();
-    for key in previous.allow.keys() {
-        if let Some((before, after)) = previous.direction(key).zip(next.direction(key)) {
+    let Changed::These(mut ambiguous) = changed_by_update(previous, next) else { return in_both };
+    ambiguous.retain(|identity| in_both.contains(identity));
+    ambiguous
+}
+
+/// The identities that have other verdicts in `after` than in `before` in an allow map of both. Endpoints that share their maps
+/// are compared once.
+pub(super) fn changed_by_update(before: &MapState, after: &MapState) -> Changed {
+    let mut compared = HashSet::new();
+    let mut all_changed = BTreeSet::new();
+    for key in before.allow.keys() {
+        let Some((before, after)) = before.direction(key).zip(after.direction(key)) else {
+            continue;
+        };
+        if compared.insert([&before, &after].map(|of| (Arc::as_ptr(of.map), of.is_audited))) {
             match changed_meanings(&before, &after) {
-                Changed::These(changed) => ambiguous.extend(changed),
-                Changed::All => return in_both,
+                Changed::These(changed) => all_changed.extend(changed),
+                Changed::All => return Changed::All,
             }
         }
     }
-    ambiguous.retain(|identity| in_both.contains(identity));
-    ambiguous
+    Changed::These(all_changed)
 }
 
 /// The identities that have other verdicts in one allow map than in another.
@@ -109,7 +121,7 @@ pub(super) enum Changed {
 ///
 /// Where all entries allow, a change of the entries of [`Identity::ANY`] does not count: the union of old and new entries is
 /// right for every identity in between. Entries that deny have no such union (see `dataplane::transition`).
-pub(super) fn changed_meanings(before: &DirectionState<'_>, after: &DirectionState<'_>) -> Changed {
+fn changed_meanings(before: &DirectionState<'_>, after: &DirectionState<'_>) -> Changed {
     let mut changed = BTreeSet::new();
     if !Arc::ptr_eq(before.map, after.map) {
         let meaning = |map: &AllowMap, key: &AllowKey| map.get(key).map(|value| value.verdict);

@@ -22,7 +22,9 @@ use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, IfIndex};
 use netpol_common::keys::{AddressKey, AllowValue, EndpointValue};
 
-pub use capacity::{Capacities, Lack, LeftOut, describe, diagnostics, left_out_of_all};
+pub use capacity::{
+    Capacities, Lack, LeftOut, RefusedServices, Shared, describe, diagnostics, left_out_of_all,
+};
 pub(crate) use identity::ambiguous;
 pub use incremental::{Compiled, MapStateUpdate};
 pub use map_state::{
@@ -32,9 +34,10 @@ pub use numbering::{Numbering, TEMPORARY};
 pub use port_ranges::port_prefixes;
 
 use allow_map::RuleInForce;
+use capacity::Deferred;
 
 use crate::model::Pod;
-use crate::resolve::{DefaultVerdict, EndpointPolicy, PeerSet, PolicyRule, Resolver};
+use crate::resolve::{DefaultVerdict, EndpointPolicy, PeerSet, PolicyRule, Resolver, RuleRef};
 use crate::store::{ClusterState, Endpoint};
 
 /// Compiles the state into a map state that can replace `previous` operation by operation (invariant I4).
@@ -53,6 +56,8 @@ pub struct Compilation {
     pub map_state: MapState,
     /// The rules that exceed the capacity of the maps.
     pub left_out: LeftOut,
+    /// The Services that do.
+    pub refused: RefusedServices,
 }
 
 /// [`compile`] for maps of any size.
@@ -99,73 +104,114 @@ fn build(
     let rules: BTreeSet<&Arc<PolicyRule>> = resolved
         .iter()
         .filter_map(|resolved| resolved.pod.as_ref())
-        .flat_map(|(_, policy)| policy.ingress.rules.iter().chain(&policy.egress.rules))
+        .flat_map(|(_, policy)| policy.ingress.rules.iter().chain(policy.egress.rules.iter()))
         .collect();
-    let with_peers = rules.iter().filter_map(|rule| Some((&rule.source, rule.peers.as_ref()?)));
+    let with_peers = capacity::numbered(rules.iter().copied(), numbering);
     let mut left_out = capacity::left_out(state, with_peers, capacities);
     let in_force = rules.into_iter().filter(|rule| !left_out.contains_key(&rule.source));
     let identities = identity::assign(state, in_force, numbering);
     let mut cut = BTreeSet::new();
+    let reduced = capacity::reduced_defer(state, capacities.n_deferred);
+    let path = EgressPath::of(reduced.as_ref());
+    let (defer, refused) = match reduced {
+        Some(Deferred { addresses, refused }) => (addresses, refused),
+        None => (capacity::wanted_defer(state), RefusedServices::new()),
+    };
 
     let mut map_state = MapState {
         identities: identities.addresses,
         prefixes: identities.prefixes,
-        defer: deferred(state),
+        defer,
         ..MapState::default()
     };
-    let mut shared: BTreeMap<(AllowValue, Vec<&Arc<PolicyRule>>), Arc<AllowMap>> = BTreeMap::new();
+    type Content<'a> = (AllowValue, Vec<&'a Arc<PolicyRule>>);
+    let mut by_content: BTreeMap<Content<'_>, Vec<AllowMapKey>> = BTreeMap::new();
     for Resolved { endpoint, pod } in resolved {
         let ifindex = endpoint.ifindex;
         let Some((pod, policy)) = pod else {
             map_state.endpoints.insert(ifindex, EndpointMapState::blocked(&endpoint.container_id));
             continue;
         };
-        map_state.endpoints.insert(ifindex, endpoint_map_state(endpoint, pod, policy));
+        map_state.endpoints.insert(ifindex, endpoint_map_state(endpoint, pod, policy, path));
         if endpoint.egress_mark != 0 {
             map_state.egress_marks.insert(endpoint.egress_mark, ifindex);
         }
         map_state.addresses.extend(addresses(state, endpoint, pod, ifindex));
         for direction in Direction::ALL {
             let policy = policy.direction(direction);
-            if policy.allows_everything() {
-                continue;
+            if !policy.allows_everything() {
+                let content = (allow_map::unmatched(policy.default), policy.rules.iter().collect());
+                let users = by_content.entry(content).or_default();
+                users.push(AllowMapKey::new(ifindex, direction));
             }
-            let unmatched = allow_map::unmatched(policy.default);
-            let map =
-                shared.entry((unmatched, policy.rules.iter().collect())).or_insert_with(|| {
-                    let members = |peers: &Arc<PeerSet>| {
-                        identities.members.get(peers).map_or([].as_slice(), Vec::as_slice).iter()
-                    };
-                    let rules: Vec<_> = policy
-                        .rules
-                        .iter()
-                        .filter_map(|rule| {
-                            RuleInForce::new(numbering.rule_id(&rule.source), rule, &left_out)
-                        })
-                        .collect();
-                    let capacity = capacities.n_allow_entries;
-                    let built =
-                        allow_map::build(rules.iter().copied(), unmatched, members, capacity);
-                    cut.extend(built.left_out);
-                    Arc::new(built.map)
-                });
-            map_state.allow.insert(AllowMapKey::new(ifindex, direction), Arc::clone(map));
         }
     }
+
+    let members = |peers: &Arc<PeerSet>| {
+        identities.members.get(peers).map_or([].as_slice(), Vec::as_slice).iter()
+    };
+    let mut wants: BTreeMap<&RuleRef, usize> = BTreeMap::new();
+    for rule in by_content.keys().flat_map(|(_, rules)| rules) {
+        if !left_out.contains_key(&rule.source) {
+            let n_peers = rule.peers.as_ref().map_or(1, |peers| members(peers).count());
+            let n_wanted = wants.entry(&rule.source).or_default();
+            *n_wanted += n_peers * allow_map::n_entries(&rule.ports);
+        }
+    }
+    let crowded_out = capacity::crowded_out(&wants, capacities);
+    for ((unmatched, rules), users) in &by_content {
+        let rules: Vec<_> = rules
+            .iter()
+            .filter_map(|rule| {
+                let id = numbering.rule_id(&rule.source);
+                RuleInForce::new(id, rule, [&left_out, &crowded_out])
+            })
+            .collect();
+        let capacity = capacities.n_allow_entries;
+        let built = allow_map::build(rules.iter().copied(), *unmatched, members, capacity);
+        cut.extend(built.left_out);
+        let map = Arc::new(built.map);
+        map_state.allow.extend(users.iter().map(|key| (*key, Arc::clone(&map))));
+    }
+    left_out.extend(crowded_out);
     left_out.extend(cut.into_iter().map(|rule| (rule, Lack::AllowEntries)));
-    Compilation { map_state, left_out }
+    Compilation { map_state, left_out, refused }
 }
 
-fn endpoint_map_state(endpoint: &Endpoint, pod: &Pod, policy: &EndpointPolicy) -> EndpointMapState {
+/// The destinations whose egress verdict is deferred.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum EgressPath {
+    /// Those in DEFER.
+    #[default]
+    ByAddress,
+    /// All, because DEFER lacks some addresses.
+    AllDeferred,
+}
+
+impl EgressPath {
+    fn of(reduced: Option<&Deferred>) -> Self {
+        if reduced.is_some() { Self::AllDeferred } else { Self::ByAddress }
+    }
+}
+
+fn endpoint_map_state(
+    endpoint: &Endpoint,
+    pod: &Pod,
+    policy: &EndpointPolicy,
+    path: EgressPath,
+) -> EndpointMapState {
     let bits = |is_set: &dyn Fn(Direction) -> bool| {
         Direction::ALL.into_iter().filter(|direction| is_set(*direction)).map(Direction::bit).sum()
     };
+    let defers_all = path == EgressPath::AllDeferred && !policy.egress.allows_everything();
+    let trait_if = |is_set: bool, bit| if is_set { bit } else { 0 };
     let value = EndpointValue {
         state: EndpointValue::READY,
         isolated: bits(&|direction| !policy.direction(direction).allows_everything()),
         audited: bits(&|direction| policy.direction(direction).default == DefaultVerdict::Audit),
         keeps_flows: bits(&|direction| policy.direction(direction).keeps_flows),
-        traits: if pod.allows_forwarding { EndpointValue::FORWARDS } else { 0 },
+        traits: trait_if(pod.allows_forwarding, EndpointValue::FORWARDS)
+            | trait_if(defers_all, EndpointValue::DEFERS_ALL),
         pad: 0,
         egress_mark: endpoint.egress_mark,
     };
@@ -182,10 +228,4 @@ fn addresses(
     let held: Vec<_> =
         state.held_addresses(pod).chain(endpoint.addresses.iter().copied()).collect();
     held.into_iter().map(move |address| AddressKey { ifindex, addr: Addr::from(address) })
-}
-
-/// The destinations with a deferred egress verdict: addresses of Services and of the node.
-fn deferred(state: &ClusterState) -> BTreeSet<Addr> {
-    let services = state.services().flat_map(|service| &service.addresses);
-    services.chain(state.own_addresses()).map(|address| Addr::from(*address)).collect()
 }

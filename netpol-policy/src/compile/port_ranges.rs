@@ -10,24 +10,33 @@ pub fn port_prefixes(range: PortRange) -> Vec<(u16, u32)> {
     aligned_blocks(range.first(), range.last())
 }
 
+/// Number of blocks of [`port_prefixes`].
+pub(super) fn n_port_prefixes(range: PortRange) -> usize {
+    blocks(range.first(), range.last()).count()
+}
+
 /// Splits `first..=last` into the fewest aligned blocks: pairs of the first port, host byte order, and the number of leading
 /// bits that all ports of the block share, in rising order.
 pub(super) fn aligned_blocks(first: u16, last: u16) -> Vec<(u16, u32)> {
-    let mut blocks = Vec::new();
+    blocks(first, last).collect()
+}
+
+fn blocks(first: u16, last: u16) -> impl Iterator<Item = (u16, u32)> {
     let last = u32::from(last);
     let mut first = u32::from(first);
-    while first <= last {
+    std::iter::from_fn(move || {
+        if first > last {
+            return None;
+        }
         // The largest block that starts here (alignment) and does not reach beyond the end.
         let mut host_bits = first.trailing_zeros().min(PORT_BITS);
         while first + (1 << host_bits) - 1 > last {
             host_bits -= 1;
         }
-        if let Ok(port) = u16::try_from(first) {
-            blocks.push((port, PORT_BITS - host_bits));
-        }
+        let port = u16::try_from(first).ok()?;
         first += 1 << host_bits;
-    }
-    blocks
+        Some((port, PORT_BITS - host_bits))
+    })
 }
 
 #[cfg(test)]

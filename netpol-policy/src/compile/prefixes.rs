@@ -16,7 +16,7 @@ use super::numbering::{PeerSetId, Signature};
 use crate::model::IpBlock;
 
 /// The prefix of all IPv4-mapped addresses in the IPv6 space.
-pub(super) const V4_EDGE: (Addr, u32) = (Addr::from_v4([0; 4]), Addr::V4_PREFIX_BITS as u32);
+const V4_EDGE: (Addr, u32) = (Addr::from_v4([0; 4]), Addr::V4_PREFIX_BITS as u32);
 
 /// Prefixes with the signature of the addresses for which each is the longest match.
 #[derive(Debug, Default)]
@@ -204,11 +204,6 @@ impl Entry {
 fn number(index: usize) -> u32 {
     // More than four thousand million prefixes do not fit into memory.
     u32::try_from(index).unwrap_or(u32::MAX)
-}
-
-/// The nodes that a block makes. A table of blocks has no more than these and [`V4_EDGE`].
-pub(super) fn nodes(block: &IpBlock) -> impl Iterator<Item = (Addr, u32)> {
-    std::iter::once(&block.cidr).chain(&block.except).map(|network| node_key(*network))
 }
 
 fn node_key(network: IpNetwork) -> (Addr, u32) {

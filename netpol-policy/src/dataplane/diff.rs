@@ -28,8 +28,10 @@
 
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use netpol_common::ids::{Direction, Identity};
 use netpol_common::keys::EndpointValue;
 
@@ -47,7 +49,12 @@ struct Progress<'a> {
     /// The current content, without identities of addresses and prefixes.
     now: MapState,
     /// The directions of endpoints whose allow maps change and do not only allow.
-    transitions: BTreeMap<AllowMapKey, Transition>,
+    transitions: BTreeMap<AllowMapKey, Rc<Transition>>,
+}
+
+/// The identity of a value that several endpoints share, while something keeps it alive.
+fn address_of<T>(shared: &T) -> usize {
+    std::ptr::from_ref(shared).addr()
 }
 
 impl Progress<'_> {
@@ -102,14 +109,21 @@ pub fn diff(old: &MapState, new: &MapState) -> Vec<MapOp> {
     ops
 }
 
-fn transitions(old: &MapState, new: &MapState) -> BTreeMap<AllowMapKey, Transition> {
-    let transition = |key: &AllowMapKey| {
+/// Endpoints with equal maps before and after share the transition.
+fn transitions(old: &MapState, new: &MapState) -> BTreeMap<AllowMapKey, Rc<Transition>> {
+    let mut known: HashMap<[(usize, bool); 2], Option<Rc<Transition>>> = HashMap::new();
+    let mut transition = |key: &AllowMapKey| {
         let sandbox =
             |of: &MapState| Some(Arc::clone(&of.endpoints.get(&key.ifindex)?.container_id));
-        let transition = Transition::new(&old.direction(key)?, &new.direction(key)?)?;
+        let (before, after) = (old.direction(key)?, new.direction(key)?);
+        let states = [&before, &after].map(|of| (address_of(&**of.map), of.is_audited));
+        let transition = known
+            .entry(states)
+            .or_insert_with(|| Transition::new(&before, &after).map(Rc::new))
+            .clone()?;
         (sandbox(old) == sandbox(new)).then_some((*key, transition))
     };
-    old.allow.keys().filter_map(transition).collect()
+    old.allow.keys().filter_map(|key| transition(key)).collect()
 }
 
 fn retire_endpoints(progress: &Progress<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
@@ -134,7 +148,7 @@ fn prepare(Progress { now, .. }: &Progress<'_>, new: &MapState, ops: &mut Vec<Ma
     }
 }
 
-/// Allow maps that are right for addresses with their old and with their new identity.
+/// Allow maps that are right for addresses with their old and with their new identity. Endpoints with equal maps share them.
 fn overlap_allow_maps(progress: &Progress<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
     let Progress { old, now, transitions } = progress;
     let moves = progress.moves_addresses(new);
@@ -144,15 +158,19 @@ fn overlap_allow_maps(progress: &Progress<'_>, new: &MapState, ops: &mut Vec<Map
         entering
     });
     let leaving = LazyCell::new(|| only_in(old, new));
+    let mut in_transition: HashMap<usize, Arc<AllowMap>> = HashMap::new();
+    let mut overlaps: HashMap<[usize; 2], Arc<AllowMap>> = HashMap::new();
     for (key, after) in &new.allow {
         if let Some(transition) = transitions.get(key) {
-            let map = if moves {
-                transition.while_adding(&entering)
-            } else {
-                Arc::clone(transition.after())
-            };
-            if now.allow.get(key) != Some(&map) {
-                ops.push(MapOp::SetAllow(*key, map));
+            let map = in_transition.entry(address_of(&**transition)).or_insert_with(|| {
+                if moves {
+                    transition.while_adding(&entering)
+                } else {
+                    Arc::clone(transition.after())
+                }
+            });
+            if now.allow.get(key) != Some(&*map) {
+                ops.push(MapOp::SetAllow(*key, Arc::clone(map)));
             }
             continue;
         }
@@ -164,25 +182,36 @@ fn overlap_allow_maps(progress: &Progress<'_>, new: &MapState, ops: &mut Vec<Map
             }
             continue;
         };
-        let mut overlap = Arc::clone(after);
-        if moves && before != after {
-            let kept: AllowMap = before
-                .iter()
-                .filter(|(entry, _)| {
-                    entry.identity == Identity::ANY || leaving.contains(&entry.identity)
-                })
-                .map(|(entry, value)| (*entry, *value))
-                .collect();
-            if kept.keys().any(|entry| !after.contains_key(entry)) {
-                let mut both = kept;
-                both.extend(after.iter().map(|(entry, value)| (*entry, *value)));
-                overlap = Arc::new(both);
-            }
-        }
-        if *before != overlap {
-            ops.push(MapOp::SetAllow(*key, overlap));
+        let overlap =
+            overlaps.entry([before, after].map(|map| address_of(&**map))).or_insert_with(|| {
+                if moves { overlap(before, after, &leaving) } else { Arc::clone(after) }
+            });
+        if *before != *overlap {
+            ops.push(MapOp::SetAllow(*key, Arc::clone(overlap)));
         }
     }
+}
+
+/// The new map, with the old entries of identities that leave and of any peer.
+fn overlap(
+    before: &Arc<AllowMap>,
+    after: &Arc<AllowMap>,
+    leaving: &BTreeSet<Identity>,
+) -> Arc<AllowMap> {
+    if before == after {
+        return Arc::clone(before);
+    }
+    let kept: AllowMap = before
+        .iter()
+        .filter(|(entry, _)| entry.identity == Identity::ANY || leaving.contains(&entry.identity))
+        .map(|(entry, value)| (*entry, *value))
+        .collect();
+    if kept.keys().all(|entry| after.contains_key(entry)) {
+        return Arc::clone(after);
+    }
+    let mut both = kept;
+    both.extend(after.iter().map(|(entry, value)| (*entry, *value)));
+    Arc::new(both)
 }
 
 /// Ready endpoints with the isolation that both map states have.
@@ -262,10 +291,13 @@ fn switch_allow_maps(progress: &Progress<'_>, new: &MapState, ops: &mut Vec<MapO
     let Progress { old, now, transitions } = progress;
     let mut leaving = only_in(old, new);
     leaving.insert(LEAVING_NONE);
+    let mut known: HashMap<usize, Arc<AllowMap>> = HashMap::new();
     for (key, transition) in transitions {
-        let map = transition.while_removing(&leaving);
-        if now.allow.get(key) != Some(&map) {
-            ops.push(MapOp::SetAllow(*key, map));
+        let map = known
+            .entry(address_of(&**transition))
+            .or_insert_with(|| transition.while_removing(&leaving));
+        if now.allow.get(key) != Some(&*map) {
+            ops.push(MapOp::SetAllow(*key, Arc::clone(map)));
         }
     }
 }

@@ -8,7 +8,7 @@ use netpol_common::flow::{Step, is_current};
 use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol};
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowSlots, AllowValue, BackendValue, EndpointValue, FlowEntry, FlowKey,
-    FlowValue, FragmentKey, FragmentValue, PrefixKey,
+    FlowValue, FragmentEntry, FragmentKey, FragmentSlot, FragmentValue, PrefixKey,
 };
 use netpol_common::maps::{CurrentFlow, Local, PolicyMaps};
 use netpol_common::packet::{Frame, Packet};
@@ -23,7 +23,9 @@ pub struct MemoryMaps {
     map_state: MapState,
     epoch: Cell<u32>,
     flows: RefCell<BTreeMap<FlowKey, FlowEntry>>,
-    fragments: RefCell<BTreeMap<FragmentKey, FragmentValue>>,
+    fragments: RefCell<BTreeMap<FragmentSlot, FragmentEntry>>,
+    /// See [`MemoryMaps::with_flow_seed`].
+    flow_seed: u64,
     flow_handles: RefCell<BTreeMap<u16, FlowKey>>,
     backends: RefCell<BTreeMap<FlowKey, BackendValue>>,
 }
@@ -41,6 +43,12 @@ impl MemoryMaps {
     /// Maps with this content and no flow.
     pub fn new(map_state: MapState) -> Self {
         Self { map_state, ..Self::default() }
+    }
+
+    /// The same maps, with this seed for the hash that selects the slot of a fragmented datagram. Without it the seed is 0.
+    #[must_use]
+    pub fn with_flow_seed(self, flow_seed: u64) -> Self {
+        Self { flow_seed, ..self }
     }
 
     /// The content that operations write.
@@ -90,7 +98,7 @@ impl MemoryMaps {
     }
 
     /// All fragmented datagrams.
-    pub fn fragments(&self) -> BTreeMap<FragmentKey, FragmentValue> {
+    pub fn fragments(&self) -> BTreeMap<FragmentSlot, FragmentEntry> {
         self.fragments.borrow().clone()
     }
 
@@ -165,11 +173,13 @@ impl PolicyMaps for MemoryMaps {
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
-        self.fragments.borrow().get(key).copied()
+        let fragments = self.fragments.borrow();
+        fragments.get(&key.slot(self.flow_seed))?.value_of(key).copied()
     }
 
     fn set_fragment(&self, key: &FragmentKey, value: &FragmentValue) {
-        self.fragments.borrow_mut().insert(*key, *value);
+        let entry = FragmentEntry::new(key, value);
+        self.fragments.borrow_mut().insert(key.slot(self.flow_seed), entry);
     }
 
     fn is_deferred(&self, addr: &Addr) -> bool {

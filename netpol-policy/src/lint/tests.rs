@@ -344,7 +344,8 @@ fn rules_over_capacity_are_found() {
     let small = blocks("{ ipBlock: { cidr: 2.0.0.0/24 } }");
     let text = format!("{CLUSTER}{}{}", policy("large", &large), policy("small", &small));
     let state = state(&text);
-    let few = Capacities { n_prefixes: 3, ..Capacities::default() };
+    let few =
+        Capacities { n_prefixes: crate::compile::Shared::undivided(3), ..Capacities::default() };
     let found: Vec<_> = lint_within(&state, &few)
         .into_iter()
         .filter(|finding| finding.check.code == "NP040")

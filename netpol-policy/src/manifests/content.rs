@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::finding::{Cause, FileCode, Finding, Located, Location};
-use super::yaml::{self, Document, FlawKind, Lines, UNREADABLE};
+use super::yaml::{self, Document, FlawKind, Item, Lines, ListHead, MAX_VALUES, Part, UNREADABLE};
 use crate::model::{Code, Diagnostic, Object, ObjectRef, convert};
 
 /// The objects and findings of one file.
@@ -38,8 +38,58 @@ pub struct Entry {
 /// Reads the objects of a text.
 pub fn content(file: &Arc<Path>, text: &str) -> Content {
     let mut content = Content::default();
-    for mut document in yaml::documents(text) {
-        content.is_broken |= document.is_broken;
+    let mut items = ListItems::default();
+    for part in yaml::parts(text) {
+        match part {
+            Part::Item(item) => items.add(file, item),
+            Part::Document(document) => {
+                content.add_document(file, document, std::mem::take(&mut items));
+            }
+        }
+    }
+    content
+}
+
+/// The items of a list whose document has not ended.
+#[derive(Default)]
+struct ListItems {
+    /// Those that say what they are. Each is converted at once, because the objects need much less memory than their text.
+    content: Content,
+    /// The others, which have the kind and version of the list, and those behind them.
+    waiting: Vec<Item>,
+    n_waiting_values: usize,
+    /// The first item that is one too many.
+    excess_line: Option<usize>,
+}
+
+impl ListItems {
+    fn add(&mut self, file: &Arc<Path>, mut item: Item) {
+        let value = &mut item.document.value;
+        let is_known = |field: &str| value.get(field).is_some();
+        let is_complete = is_known("kind") && is_known("apiVersion");
+        let ListHead { kind, api_version } = &item.list;
+        if let Some(kind) = kind {
+            let api_version = api_version.as_deref().map(Value::from);
+            let item_kind = kind.strip_suffix("List").unwrap_or_default();
+            convert::inherit(value, item_kind, api_version.as_ref());
+        }
+        if self.waiting.is_empty() && (is_complete || kind.is_some()) {
+            self.content.add_objects(file, item.document);
+            return;
+        }
+        self.n_waiting_values = self.n_waiting_values.saturating_add(item.n_values);
+        if self.n_waiting_values <= MAX_VALUES {
+            self.waiting.push(item);
+        } else {
+            self.excess_line.get_or_insert(item.document.find("").line);
+        }
+    }
+}
+
+impl Content {
+    /// Adds a document, with the items that came before it if it is a list.
+    fn add_document(&mut self, file: &Arc<Path>, mut document: Document, items: ListItems) {
+        self.is_broken |= document.is_broken;
         for flaw in std::mem::take(&mut document.flaws) {
             let code = match flaw.kind {
                 FlawKind::Syntax => FileCode::Syntax,
@@ -47,17 +97,43 @@ pub fn content(file: &Arc<Path>, text: &str) -> Content {
                 FlawKind::Value => FileCode::InvalidValue,
                 FlawKind::TooLarge => FileCode::TooLarge,
             };
-            content.findings.push(about_file(file, flaw.line, code, flaw.message));
+            self.findings.push(about_file(file, flaw.line, code, flaw.message));
         }
+        // After a syntax error the kind of the list may be missing.
+        let item_kind = convert::list_item_kind(&document.value).or_else(|| {
+            let is_cut = document.is_broken && document.value.get("kind").is_none();
+            (is_cut && items.waiting.is_empty()).then(String::new)
+        });
+        if let Some(item_kind) = item_kind {
+            let ListItems { content, waiting, n_waiting_values: _, excess_line } = items;
+            self.entries.extend(content.entries);
+            self.findings.extend(content.findings);
+            self.unsupported.extend(content.unsupported);
+            for mut item in waiting {
+                let api_version = document.value.get("apiVersion");
+                convert::inherit(&mut item.document.value, &item_kind, api_version);
+                self.add_objects(file, item.document);
+            }
+            if let Some(line) = excess_line {
+                self.is_broken = true;
+                let message = format!(
+                    "the items before the kind of their list have more than {MAX_VALUES} values: the rest is ignored \
+                     (put the kind first)"
+                );
+                self.findings.push(about_file(file, line, FileCode::TooLarge, message));
+            }
+        }
+        self.add_objects(file, document);
+    }
+
+    /// Adds the objects of a document or an item.
+    fn add_objects(&mut self, file: &Arc<Path>, mut document: Document) {
         let value = document.value.take();
         for (prefix, value) in convert::expand(value) {
-            content.add(file, &document, &prefix, &value);
+            self.add(file, &document, &prefix, &value);
         }
     }
-    content
-}
 
-impl Content {
     /// Adds the object at path `prefix` of its document.
     fn add(&mut self, file: &Arc<Path>, document: &Document, prefix: &str, value: &Value) {
         let line = document.find(prefix).line;

@@ -81,7 +81,8 @@ pub fn read_text(file: impl Read) -> io::Result<String> {
     let mut text = String::new();
     file.take(MAX_BYTES + 1).read_to_string(&mut text)?;
     if text.len() as u64 > MAX_BYTES {
-        return Err(io::ErrorKind::FileTooLarge.into());
+        let message = format!("the file has more than {MAX_BYTES} bytes, the limit of the reader");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
     }
     Ok(text)
 }

@@ -286,3 +286,61 @@ fn findings_are_serialised_flat() {
         ]"#]]
     .assert_eq(&json);
 }
+
+#[test]
+fn items_have_the_kind_of_their_list_wherever_it_stands() {
+    check(
+        "\
+items:
+- metadata: { name: a }
+- { kind: Pod, metadata: { name: b } }
+- { apiVersion: apps/v1, kind: Deployment, metadata: { name: c } }
+apiVersion: v1
+kind: PodList
+---
+apiVersion: v1
+items:
+- { apiVersion: v1, kind: Pod, metadata: { name: d } }
+kind: List
+---
+{ apiVersion: v1, kind: Pod, metadata: { name: e }, items: [{ apiVersion: v1, kind: Pod, metadata: { name: f } }] }
+",
+        &expect![[r#"
+            web.yaml:2 Pod default/a
+            web.yaml:3 Pod default/b
+            web.yaml:10 Pod default/d
+            web.yaml:13 Pod default/e
+            - web.yaml:4 apps/v1 Deployment"#]],
+    );
+}
+
+/// The largest memory of this process so far, in bytes.
+fn peak_bytes() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
+}
+
+/// A text of 18 MB once took a gigabyte, whether it was one list or many documents.
+#[test]
+fn memory_depends_on_the_objects_and_not_on_the_text() {
+    const N_PODS: usize = 1_500;
+    let pod = |n: usize| {
+        let env: String = (0..40).map(|n| format!("{{name: E{n}, value: v}}, ")).collect();
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{namespace: x, name: p{n}}}, spec: {{containers: [{{name: c, env: [{env}]}}]}}}}\n"
+        )
+    };
+    let pods: Vec<String> = (0..N_PODS).map(pod).collect();
+    let list = format!("apiVersion: v1\nitems:\n- {}kind: List\n", pods.join("- "));
+    let documents = pods.join("---\n");
+    drop(pods);
+    for text in [list, documents] {
+        let before = peak_bytes();
+        let manifests = parse("large.yaml", &text);
+        assert_eq!(manifests.objects.len(), N_PODS, "{:?}", manifests.findings);
+        let (n_more, len_bytes) = (peak_bytes() - before, text.len());
+        assert!(len_bytes > 1_500_000, "{len_bytes}");
+        assert!(n_more < 10 * len_bytes, "{n_more} bytes for a text of {len_bytes}");
+    }
+}

@@ -156,6 +156,8 @@ pub struct Namespace {
     pub name: Arc<str>,
     /// `metadata.labels`, with `kubernetes.io/metadata.name` as the API server sets it.
     pub labels: Labels,
+    /// `metadata.deletionTimestamp` is set: its objects are being deleted, in any order. It still selects.
+    pub terminating: bool,
 }
 
 /// A Service. Only its addresses matter for what is enforced; the rest is for explanations, which have to find the pods

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::peers::selects_namespace;
 use crate::model::{NamespaceMatch, Selector};
-use crate::store::{ClusterState, LabelClass, LabelClassId};
+use crate::store::{Candidates, ClusterState, LabelClass, LabelClassId};
 
 /// Whether a peer selects a label class.
 pub(super) fn is_selected(
@@ -30,6 +30,49 @@ fn is_in_namespace(
             selects_namespace(selector, state.namespace_labels(namespace))
         }
     }
+}
+
+/// Candidates for a namespace selector that are looked at one by one to count their label classes; beyond, all label classes count.
+const FEW_NAMESPACES: usize = 64;
+
+/// The work of [`select`], at most: comparisons of a requirement with the labels of a label class or a namespace, and one for
+/// each of these.
+pub(super) fn n_comparisons(
+    state: &ClusterState,
+    own_namespace: &str,
+    namespaces: &NamespaceMatch,
+    pods: &Selector,
+) -> usize {
+    let mut n_requirements = 1 + pods.requirements().count();
+    let mut n_by_namespace = 0;
+    let n_in_namespaces = match namespaces {
+        NamespaceMatch::Own => state.label_classes_in(own_namespace).len(),
+        NamespaceMatch::Selected(selector) if selector.is_everything() => state.n_label_classes(),
+        NamespaceMatch::Selected(selector) => {
+            let candidates = state.namespace_candidates(selector);
+            let n_namespaces = candidates.as_ref().map_or(state.n_namespaces(), Candidates::len);
+            let of_namespace = selector.requirements().count();
+            n_requirements += of_namespace;
+            n_by_namespace = n_namespaces.saturating_mul(1 + of_namespace);
+            candidates
+                .filter(|_| n_namespaces <= FEW_NAMESPACES)
+                .map_or(state.n_label_classes(), |names| {
+                    names.iter().map(|name| state.label_classes_in(name).len()).sum()
+                })
+        }
+    };
+    let by_label = state.label_class_candidates(pods).map(|candidates| candidates.len());
+    let n_label_classes = by_label.map_or(n_in_namespaces, |n| n.min(n_in_namespaces));
+    n_label_classes.saturating_mul(n_requirements).saturating_add(n_by_namespace)
+}
+
+/// The most by which one more label class, or one more label of a namespace, can raise [`n_comparisons`].
+pub(super) fn n_requirements(namespaces: &NamespaceMatch, pods: &Selector) -> usize {
+    let of_namespaces = match namespaces {
+        NamespaceMatch::Own => 0,
+        NamespaceMatch::Selected(selector) => 1 + selector.requirements().count(),
+    };
+    1 + pods.requirements().count() + of_namespaces
 }
 
 /// Adds the label classes that a peer selects, from the shortest list that contains all of them.

@@ -20,6 +20,7 @@ pub use evaluate::{
     Connection, Decision, EndDecision, EndVerdict, Miss, MissReason, Remote,
     allows_unknown_backend, evaluate, evaluate_end, is_own_node, is_service,
 };
+use hashbrown::HashMap;
 use netpol_common::ids::Direction;
 pub use peers::{PeerBase, PeerSet, PortFilter};
 pub use ports::{PortSet, TransportPorts};
@@ -57,9 +58,12 @@ pub struct DirectionPolicy {
     pub default: DefaultVerdict,
     /// All policies that isolate the pod let existing connections live on when a change forbids them.
     pub keeps_flows: bool,
-    /// The rules in their order of precedence.
-    pub rules: Vec<Arc<PolicyRule>>,
+    /// The rules in their order of precedence. Pods that the same policies select share them.
+    pub rules: RuleList,
 }
+
+/// Rules that endpoints share.
+pub type RuleList = Arc<[Arc<PolicyRule>]>;
 
 impl DirectionPolicy {
     /// Whether every connection passes without a look at the rules.
@@ -76,9 +80,20 @@ pub struct Resolver {
     by_pod: BTreeMap<RuleRef, BTreeMap<PortSet, Option<Arc<PolicyRule>>>>,
     /// Egress rules with port names: they depend on the numbers that the pods of the cluster give these names.
     named: BTreeMap<RuleRef, Numberings>,
+    /// The rules of each combination of policies since [`Self::begin`].
+    lists: HashMap<ListKey, RuleList>,
 }
 
+/// What the rules of one direction of a pod depend on: the direction, the memory addresses of the policies and, if a policy
+/// has ingress rules with port names, that of the pod's ports.
+type ListKey = (Direction, Vec<usize>, Option<usize>);
+
 impl Resolver {
+    /// Begins to resolve pods. Until the next call the state must not change.
+    pub fn begin(&mut self) {
+        self.lists.clear();
+    }
+
     /// Drops a policy that has changed or is gone from the cache.
     pub fn forget(&mut self, policy: &ObjectName) {
         let policy = PolicyRef::network_policy(policy);
@@ -131,13 +146,36 @@ impl Resolver {
         let (default, policies) = isolating(state, pod, direction);
         let keeps_flows =
             !policies.is_empty() && policies.iter().all(|policy| policy.keeps_connections);
+        let rules = self.rules(state, pod, direction, &policies);
+        DirectionPolicy { default, keeps_flows, rules }
+    }
+
+    fn rules(
+        &mut self,
+        state: &ClusterState,
+        pod: &Pod,
+        direction: Direction,
+        policies: &[&Policy],
+    ) -> RuleList {
+        let has_names = |policy: &&Policy| {
+            policy.rules(direction).iter().any(|rule| ports::has_names(&rule.ports))
+        };
+        let by_ports = direction == Direction::Ingress && policies.iter().any(has_names);
+        let ports = by_ports.then(|| pod.ports.as_ptr().addr());
+        let addresses = policies.iter().map(|policy| std::ptr::from_ref(*policy).addr());
+        let key = (direction, addresses.collect(), ports);
+        if let Some(known) = self.lists.get(&key) {
+            return Arc::clone(known);
+        }
         let mut rules = Vec::new();
         for policy in policies {
             for rule in policy.rules(direction) {
                 self.collect_rules(state, policy, direction, rule, pod, &mut rules);
             }
         }
-        DirectionPolicy { default, keeps_flows, rules }
+        let rules = RuleList::from(rules);
+        self.lists.insert(key, Arc::clone(&rules));
+        rules
     }
 
     fn collect_rules(

@@ -165,6 +165,46 @@ impl PeerSet {
         found
     }
 
+    /// The work of [`Self::label_classes`], at most: comparisons of a requirement with the labels of a label class or a
+    /// namespace. It depends on the current objects only.
+    pub fn n_comparisons(&self, state: &ClusterState) -> usize {
+        let n_comparisons = match &self.base {
+            PeerBase::Everybody => state.n_label_classes(),
+            PeerBase::AnyOf { namespace, peers } => {
+                let of_peer = |peer: &Peer| match peer {
+                    Peer::IpBlock(_) => 0,
+                    Peer::Pods { namespaces, pods } => {
+                        label_classes::n_comparisons(state, namespace, namespaces, pods)
+                    }
+                };
+                peers.iter().map(of_peer).fold(0, usize::saturating_add)
+            }
+        };
+        n_comparisons.saturating_mul(self.n_passes())
+    }
+
+    /// The most by which one more label class, or other labels of one namespace, can raise [`Self::n_comparisons`].
+    pub fn n_requirements(&self) -> usize {
+        let n_requirements: usize = match &self.base {
+            PeerBase::Everybody => 1,
+            PeerBase::AnyOf { peers, .. } => peers
+                .iter()
+                .map(|peer| match peer {
+                    Peer::IpBlock(_) => 0,
+                    Peer::Pods { namespaces, pods } => {
+                        label_classes::n_requirements(namespaces, pods)
+                    }
+                })
+                .sum(),
+        };
+        n_requirements.saturating_mul(self.n_passes())
+    }
+
+    /// Comparisons of each label class that a peer selects: with the peer and with each port name.
+    fn n_passes(&self) -> usize {
+        1 + self.filter.as_ref().map_or(0, |filter| filter.names.len())
+    }
+
     /// Whether [`Self::label_classes`] contains this one.
     pub fn holds(&self, state: &ClusterState, label_class: &LabelClass) -> bool {
         let is_peer = match &self.base {

@@ -119,7 +119,7 @@ pub struct PolicyRule {
 
 impl PolicyRule {
     /// A rule of a NetworkPolicy; `None` if it can never match.
-    pub(super) fn network_policy(
+    pub fn network_policy(
         source: RuleRef,
         peers: Option<PeerSet>,
         ports: PortSet,

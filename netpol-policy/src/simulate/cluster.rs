@@ -157,7 +157,7 @@ impl Cluster {
 
     /// The findings on the policies of those rules.
     pub fn findings(&self) -> Vec<Diagnostic> {
-        diagnostics(&self.left_out, self.compiled.capacities())
+        diagnostics(&self.left_out, self.compiled.refused(), self.compiled.capacities())
     }
 
     /// The objects.
@@ -201,7 +201,7 @@ pub fn with_implicit_namespaces(mut objects: Vec<Object>) -> (Vec<Object>, Vec<A
     let missing: Vec<Arc<str>> = mentioned.difference(&existing).cloned().collect();
     objects.extend(missing.iter().map(|name| {
         let labels = [(Arc::from(NAMESPACE_NAME_LABEL), Arc::clone(name))].into_iter().collect();
-        Object::Namespace(Namespace { name: Arc::clone(name), labels })
+        Object::Namespace(Namespace { name: Arc::clone(name), labels, terminating: false })
     }));
     (objects, missing)
 }

@@ -45,7 +45,9 @@ pub(super) fn send(
     let is_translated = route.original != (route.destination, route.port);
     let is_for_itself = from.is_some() && source == destination && !is_translated;
     if let (Some(pod), false) = (from, is_for_itself) {
-        let is_deferred = map_state.defer.contains(&Addr::from(original));
+        let defers_all =
+            map_state.endpoints.get(&source).is_some_and(|endpoint| endpoint.value.defers_all());
+        let is_deferred = defers_all || map_state.defer.contains(&Addr::from(original));
         if is_deferred && interfaces.of(pod).is_none_or(|endpoint| endpoint.egress_mark == 0) {
             return Ok(Err(Problem::NoEgressMark));
         }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::*;
+use crate::compile::{Capacities, Shared};
 use crate::model::{
     BackendPort, ContainerPort, IpBlock, Labels, NamespaceMatch, Node, Object, ObjectName, Peer,
     Peers, Pod, PodPhase, Policy, PolicyMode, PolicyTypes, PortMatch, PortName, PortRange,
@@ -183,6 +184,49 @@ fn another_node_is_matched_by_ip_block() {
             ("a", "192.168.0.2", 80, false),
         ],
     );
+}
+
+/// The address of a Service that exceeds the capacity is not deferred by itself. A policy that allows the address would let the
+/// packet through to a backend that the policy excepts.
+#[test]
+fn a_service_over_capacity_leads_around_no_policy() {
+    let outside =
+        IpBlock { cidr: "0.0.0.0/0".parse().unwrap(), except: vec!["10.0.0.0/8".parse().unwrap()] };
+    let labels: Labels = [(Arc::from("app"), Arc::from("b"))].into_iter().collect();
+    let selected = Requirement::In(Arc::from("app"), [Arc::from("b")].into());
+    let objects = [
+        Object::Pod(pod("a", &["10.0.0.1"])),
+        Object::Pod(Pod { labels, ..pod("b", &["10.0.0.2"]) }),
+        policy(
+            "outside",
+            vec![rule(Peers::All, None)],
+            vec![rule(Peers::AnyOf(vec![Peer::IpBlock(outside)]), None)],
+        ),
+        Object::Service(Service {
+            name: ObjectName::new("x", "huge"),
+            addresses: (1..=9).map(|last| ip(&format!("203.0.113.{last}"))).collect(),
+            selector: Some(Selector::new([selected])),
+            ports: vec![ServicePort {
+                transport: Transport::Tcp,
+                number: 80,
+                backend: BackendPort::Number(80),
+            }],
+        }),
+    ];
+    let few = Capacities { n_deferred: Shared::undivided(4), ..Capacities::default() };
+    let mut cluster = Cluster::within(Engine::compiled(), few);
+    cluster.set(objects.to_vec()).unwrap();
+    assert!(cluster.map_state().defer.is_empty());
+    assert_eq!(cluster.findings().len(), 1);
+    for (to, is_allowed) in [("203.0.113.1", false), ("203.0.113.50", true), ("10.0.0.2", false)] {
+        let probe = Probe {
+            from: end("a"),
+            to: end(to),
+            port: PortChoice::Number(80),
+            transport: Transport::Tcp,
+        };
+        assert_eq!(cluster.probe(&probe).unwrap().is_allowed, is_allowed, "{to}");
+    }
 }
 
 #[test]

@@ -62,6 +62,13 @@ impl List {
         Self { kind, objects, unreadable, interner }
     }
 
+    /// The same list with names of objects whose stored versions stay although the list does not have them.
+    #[must_use]
+    pub fn keeping(mut self, names: impl IntoIterator<Item = ObjectName>) -> Self {
+        self.unreadable.extend(names);
+        self
+    }
+
     /// The kind of all objects here.
     pub fn kind(&self) -> Kind {
         self.kind

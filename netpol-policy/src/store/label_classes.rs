@@ -98,6 +98,10 @@ impl LabelClasses {
         self.slots.get(id.index())
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
     /// The label class of a pod that is in one.
     pub(super) fn of_pod(&self, pod: PodId) -> Option<LabelClassId> {
         self.seats.get(pod.index()).map(|seat| seat.label_class)

@@ -112,6 +112,11 @@ impl ClusterState {
         self.pods.label_classes.iter()
     }
 
+    /// Number of label classes.
+    pub fn n_label_classes(&self) -> usize {
+        self.pods.label_classes.len()
+    }
+
     /// The label classes of a namespace.
     pub fn label_classes_in(&self, namespace: &str) -> &[LabelClassId] {
         self.pods.label_classes.of_namespace(namespace)
@@ -145,6 +150,16 @@ impl ClusterState {
     /// The labels of a namespace; `None` while it is unknown, when only the empty selector matches it.
     pub fn namespace_labels(&self, namespace: &str) -> Option<&Labels> {
         self.namespaces.get(namespace).map(|namespace| &namespace.labels)
+    }
+
+    /// Number of namespaces.
+    pub fn n_namespaces(&self) -> usize {
+        self.namespaces.len()
+    }
+
+    /// A namespace by name.
+    pub fn namespace(&self, name: &str) -> Option<&Namespace> {
+        self.namespaces.get(name)
     }
 
     /// All namespaces, by name.
@@ -222,9 +237,19 @@ impl ClusterState {
         self.pods.get(&endpoint.pod).filter(|pod| is_pod_of(endpoint, pod))
     }
 
-    /// Whether the egress verdict for a destination is deferred: the address is a Service's or the node's own.
+    /// Whether the egress verdict for a destination should be deferred: the address is a Service's or the node's own.
     pub fn is_deferred(&self, addr: Addr) -> bool {
-        self.service_addresses.contains_key(&addr) || self.own_addresses.contains(&addr.to_ip())
+        self.is_service_address(addr) || self.own_addresses.contains(&addr.to_ip())
+    }
+
+    /// Whether a Service has the address.
+    pub fn is_service_address(&self, addr: Addr) -> bool {
+        self.service_addresses.contains_key(&addr)
+    }
+
+    /// Number of different addresses of Services.
+    pub fn n_service_addresses(&self) -> usize {
+        self.service_addresses.len()
     }
 
     /// The addresses of this node's own devices.

@@ -21,8 +21,8 @@ pub fn prefer(folder: PathBuf) {
 }
 
 /// Binaries whose package has another name.
-const OTHER_PACKAGES: [(&str, &str); 2] =
-    [("netpol-probe", "netpol-lab"), ("cold", "netpol-bench")];
+const OTHER_PACKAGES: [(&str, &str); 3] =
+    [("netpol-probe", "netpol-lab"), ("cold", "netpol-bench"), ("kubectl-netpol", "netpol-cli")];
 
 /// A binary of the workspace, such as `netpol-cni`, in the profile of the running test.
 ///

@@ -1,11 +1,12 @@
 //! The manifests in `deploy`, as `kubectl apply -k` would send them.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::repository;
 
@@ -19,7 +20,53 @@ pub fn folder() -> PathBuf {
 /// # Errors
 /// kubectl cannot be started, or prints an error or a warning.
 pub fn kustomize(name: &str) -> Result<Vec<Value>> {
-    let output = Command::new("kubectl").arg("kustomize").arg(folder().join(name)).output()?;
+    build(name, &folder().join(name))
+}
+
+/// As [`kustomize`], with components that an operator adds.
+///
+/// # Errors
+/// As [`kustomize`], and if the copy of the manifests cannot be written.
+pub fn kustomize_with(name: &str, components: &[&str]) -> Result<Vec<Value>> {
+    kustomize_copy(|_| Ok(format!("../{name}")), components)
+}
+
+/// The objects of another project's manifest with components of ours.
+///
+/// # Errors
+/// As [`kustomize_with`].
+pub fn kustomize_manifest(manifest: &str, components: &[&str]) -> Result<Vec<Value>> {
+    let write = |folder: &Path| {
+        fs::write(folder.join("manifest.yaml"), manifest)?;
+        Ok("manifest.yaml".to_owned())
+    };
+    kustomize_copy(write, components)
+}
+
+/// Builds a kustomization in a copy of the manifests. `resource` gets its folder, and returns its resource.
+fn kustomize_copy(
+    resource: impl FnOnce(&Path) -> Result<String>,
+    components: &[&str],
+) -> Result<Vec<Value>> {
+    // kubectl accepts no absolute paths.
+    let copy = tempfile::tempdir()?;
+    let copied = Command::new("cp").arg("-r").arg(folder()).arg(copy.path()).status()?;
+    ensure!(copied.success(), "the manifests cannot be copied");
+    let changed = copy.path().join("deploy/with");
+    fs::create_dir(&changed)?;
+    let components: Vec<_> = components.iter().map(|name| format!("../{name}")).collect();
+    let kustomization = json!({
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [resource(&changed)?],
+        "components": components,
+    });
+    fs::write(changed.join("kustomization.yaml"), kustomization.to_string())?;
+    build("a kustomization of an operator", &changed)
+}
+
+fn build(name: &str, kustomization: &Path) -> Result<Vec<Value>> {
+    let output = Command::new("kubectl").arg("kustomize").arg(kustomization).output()?;
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(output.status.success() && errors.is_empty(), "{name}: {errors}");
     objects(&String::from_utf8(output.stdout)?)

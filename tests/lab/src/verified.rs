@@ -1,7 +1,7 @@
 //! The programs' costs according to the kernel's verifier, compared with `netpol-ebpf/verified.txt`.
 //!
-//! In: the programs, which are loaded here. Out: a table, and the differences. The table is for one kernel series, because
-//! verifiers differ. On other kernels only the limit applies.
+//! In: the programs, which are loaded here. Out: a table, and the differences. Each kernel series has a table of its own, because
+//! verifiers differ. On series without a table only the limit applies.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -19,17 +19,20 @@ pub const MAX_VERIFIED: u32 = 500_000;
 /// differently.
 const TOLERANCE_PERCENT: u32 = 5;
 
+/// Stands for a number that the kernel does not report.
+const UNKNOWN: &str = "-";
+
 const HEADER: &str = "\
-# What each program costs, on the kernel series of the first column: instructions that the verifier walked, instructions
-# that are left, bytes of machine code. Written by `cargo xtask verify --update`, compared by `cargo xtask verify` and
-# the datapath tests.
+# What each program costs, on the kernel series of the first column: instructions that the verifier walked (before Linux 5.16
+# it does not say), instructions that are left, bytes of machine code. Written by `cargo xtask verify --update` and `cargo
+# xtask vm --update`, compared by `cargo xtask verify` and the datapath tests.
 ";
 
 /// The costs of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cost {
-    /// Instructions that the verifier processed, over all paths.
-    pub n_verified: u32,
+    /// Instructions that the verifier processed, over all paths. `None` before Linux 5.16.
+    pub n_verified: Option<u32>,
     /// Instructions of the translated program and its functions.
     pub n_translated: u32,
     /// Size of the machine code, bytes.
@@ -43,6 +46,13 @@ pub struct Table {
     pub series: String,
     /// The costs, by the program's name.
     pub by_program: BTreeMap<String, Cost>,
+}
+
+/// The tables of several kernel series.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tables {
+    /// The tables, by series.
+    pub by_series: BTreeMap<String, Table>,
 }
 
 /// How a table compares with the committed one.
@@ -63,11 +73,8 @@ pub fn measure() -> Result<Table> {
     let costs = datapath.verified()?.into_iter().map(|verified| {
         let Verified { program, n_verified, n_translated, len_jited_bytes } = verified;
         let unknown = || format!("the kernel reports no costs of {}", program.name());
-        let cost = Cost {
-            n_verified: n_verified.with_context(unknown)?,
-            n_translated: n_translated.with_context(unknown)?,
-            len_jited_bytes,
-        };
+        let cost =
+            Cost { n_verified, n_translated: n_translated.with_context(unknown)?, len_jited_bytes };
         Ok((program.name().to_owned(), cost))
     });
     Ok(Table { series: this_series(), by_program: costs.collect::<Result<_>>()? })
@@ -78,12 +85,12 @@ pub fn file() -> PathBuf {
     repository::path("netpol-ebpf/verified.txt")
 }
 
-/// The committed table, as it was when this was compiled.
+/// The committed tables, as they were when this was compiled.
 ///
 /// # Errors
 /// It is not a table.
-pub fn committed() -> Result<Table> {
-    Table::parse(include_str!("../../../netpol-ebpf/verified.txt"))
+pub fn committed() -> Result<Tables> {
+    Tables::parse(include_str!("../../../netpol-ebpf/verified.txt"))
         .context("reading netpol-ebpf/verified.txt")
 }
 
@@ -92,42 +99,56 @@ fn this_series() -> String {
     release.split('.').take(2).collect::<Vec<_>>().join(".")
 }
 
-impl Table {
+impl Tables {
     /// Reads lines `series program verified translated jited`.
     ///
     /// # Errors
-    /// A line is something else, or of another series than those before.
+    /// A line is something else.
     pub fn parse(text: &str) -> Result<Self> {
-        let mut series = None;
-        let mut by_program = BTreeMap::new();
+        let mut tables = Self::default();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let words: Vec<_> = line.split_whitespace().collect();
             let [of_kernel, program, numbers @ ..] = words.as_slice() else {
                 anyhow::bail!("no kernel and program in {line:?}")
             };
-            let numbers: Vec<u32> = numbers
-                .iter()
-                .map(|number| number.parse().with_context(|| format!("no number in {line:?}")))
-                .collect::<Result<_>>()?;
-            let [n_verified, n_translated, len_jited_bytes] = numbers[..] else {
+            let parse = |number: &str| {
+                number.parse::<u32>().with_context(|| format!("no number in {line:?}"))
+            };
+            let [n_verified, n_translated, len_jited_bytes] = numbers else {
                 anyhow::bail!("not three numbers in {line:?}")
             };
-            ensure!(
-                *series.get_or_insert(*of_kernel) == *of_kernel,
-                "another kernel in {line:?}: one table is of one kernel"
-            );
-            let cost = Cost { n_verified, n_translated, len_jited_bytes };
-            by_program.insert((*program).to_owned(), cost);
+            let cost = Cost {
+                n_verified: if *n_verified == UNKNOWN { None } else { Some(parse(n_verified)?) },
+                n_translated: parse(n_translated)?,
+                len_jited_bytes: parse(len_jited_bytes)?,
+            };
+            let series = (*of_kernel).to_owned();
+            let table = tables.by_series.entry(series.clone());
+            let table = table.or_insert(Table { series, by_program: BTreeMap::new() });
+            table.by_program.insert((*program).to_owned(), cost);
         }
-        let series = series.context("the table is empty")?.to_owned();
-        Ok(Self { series, by_program })
+        ensure!(!tables.by_series.is_empty(), "the table is empty");
+        Ok(tables)
     }
 
-    /// The table as it is committed.
+    /// Adds a table, or replaces that of the same series.
+    pub fn set(&mut self, table: Table) {
+        self.by_series.insert(table.series.clone(), table);
+    }
+
+    /// The tables as they are committed.
     pub fn to_text(&self) -> String {
-        let mut text = HEADER.to_owned();
+        self.by_series.values().fold(HEADER.to_owned(), |text, table| text + &table.to_text())
+    }
+}
+
+impl Table {
+    /// The lines of this table.
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
         for (program, cost) in &self.by_program {
             let Cost { n_verified, n_translated, len_jited_bytes } = cost;
+            let n_verified = n_verified.map_or_else(|| UNKNOWN.to_owned(), |n| n.to_string());
             // Writing to a string cannot fail.
             let _written = writeln!(
                 text,
@@ -138,31 +159,31 @@ impl Table {
         text
     }
 
-    /// Compares with the committed table, and with the limit for all kernels.
-    pub fn compare(&self, committed: &Self) -> Comparison {
+    /// Compares with the committed table of the same series, and with the limit for all kernels.
+    pub fn compare(&self, committed: &Tables) -> Comparison {
         let mut comparison = Comparison::default();
         for (program, cost) in &self.by_program {
-            if cost.n_verified > MAX_VERIFIED {
+            if let Some(n_verified) = cost.n_verified.filter(|number| *number > MAX_VERIFIED) {
                 comparison.excesses.push(format!(
-                    "{program}: the verifier walks {} instructions, more than {MAX_VERIFIED}",
-                    cost.n_verified
+                    "{program}: the verifier walks {n_verified} instructions, more than {MAX_VERIFIED}"
                 ));
             }
         }
-        if self.series != committed.series {
-            comparison.notes.push(format!(
-                "the table is that of kernel {}, this is {}: not compared",
-                committed.series, self.series
-            ));
+        let Some(committed) = committed.by_series.get(&self.series) else {
+            comparison.notes.push(format!("there is no table for kernel {}", self.series));
             return comparison;
-        }
+        };
         for (program, cost) in &self.by_program {
             let Some(known) = committed.by_program.get(program) else {
                 comparison.excesses.push(format!("{program} is not in the table"));
                 continue;
             };
             for (what, now, before) in [
-                ("instructions walked by the verifier", cost.n_verified, known.n_verified),
+                (
+                    "instructions walked by the verifier",
+                    cost.n_verified.unwrap_or(0),
+                    known.n_verified.unwrap_or(0),
+                ),
                 ("instructions", cost.n_translated, known.n_translated),
                 ("bytes of machine code", cost.len_jited_bytes, known.len_jited_bytes),
             ] {
@@ -184,28 +205,35 @@ mod tests {
     use super::*;
 
     fn table(series: &str, n_verified: u32) -> Table {
-        let cost = Cost { n_verified, n_translated: 2000, len_jited_bytes: 9000 };
+        let cost = Cost { n_verified: Some(n_verified), n_translated: 2000, len_jited_bytes: 9000 };
         let by_program = BTreeMap::from([("pod_ingress".to_owned(), cost)]);
         Table { series: series.to_owned(), by_program }
     }
 
+    fn tables(list: impl IntoIterator<Item = Table>) -> Tables {
+        let mut tables = Tables::default();
+        list.into_iter().for_each(|table| tables.set(table));
+        tables
+    }
+
     #[test]
-    fn a_table_is_read_as_it_is_written() {
-        let table = table("6.18", 40_000);
-        assert_eq!(Table::parse(&table.to_text()).unwrap(), table);
-        for text in [
-            "",
-            "6.18 pod_ingress 1 2\n",
-            "6.18 pod_ingress 1 2 x\n",
-            "6.18 a 1 2 3\n6.1 b 1 2 3\n",
-        ] {
-            assert!(Table::parse(text).is_err(), "{text:?}");
+    fn tables_are_read_as_they_are_written() {
+        let mut older = table("5.10", 1);
+        older.by_program.values_mut().for_each(|cost| cost.n_verified = None);
+        let tables = tables([table("6.18", 40_000), table("6.1", 50_000), older]);
+        let text = tables.to_text();
+        assert_eq!(Tables::parse(&text).unwrap(), tables);
+        let mut sorted: Vec<_> = text.lines().collect();
+        sorted[3..].sort_unstable();
+        assert!(text.lines().eq(sorted));
+        for text in ["", "6.18 pod_ingress 1 2\n", "6.18 pod_ingress 1 2 x\n"] {
+            assert!(Tables::parse(text).is_err(), "{text:?}");
         }
     }
 
     #[test]
     fn growth_beyond_the_tolerance_is_an_excess_and_a_fall_is_a_note() {
-        let committed = table("6.18", 40_000);
+        let committed = tables([table("6.18", 40_000)]);
         assert_eq!(table("6.18", 41_900).compare(&committed), Comparison::default());
         assert_eq!(table("6.18", 43_000).compare(&committed).excesses.len(), 1);
         let cheaper = table("6.18", 30_000).compare(&committed);
@@ -214,14 +242,14 @@ mod tests {
 
     #[test]
     fn on_another_kernel_only_the_limit_counts() {
-        let committed = table("6.18", 40_000);
+        let committed = tables([table("6.18", 40_000)]);
         assert!(table("6.1", 90_000).compare(&committed).excesses.is_empty());
         assert_eq!(table("6.1", MAX_VERIFIED + 1).compare(&committed).excesses.len(), 1);
     }
 
     #[test]
     fn a_program_that_is_not_in_the_table_is_an_excess() {
-        let empty = Table { by_program: BTreeMap::new(), ..table("6.18", 1) };
+        let empty = tables([Table { by_program: BTreeMap::new(), ..table("6.18", 1) }]);
         assert_eq!(table("6.18", 1).compare(&empty).excesses, ["pod_ingress is not in the table"]);
     }
 }

@@ -3,8 +3,11 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod events;
 mod faults;
 mod lists;
 mod objects;
+mod paths;
 mod privileged;
 mod silence;
+mod unable;

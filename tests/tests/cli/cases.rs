@@ -117,4 +117,47 @@ mod privileged {
         let kernel = std::thread::scope(|scope| scope.spawn(|| answers("kernel")).join().unwrap());
         assert_eq!(kernel, reference);
     }
+
+    /// Pods that exchange their policies once ran out of spare allow maps: "map ALLOW is full: it holds 1048576 entries".
+    #[test]
+    fn pods_that_exchange_their_policies_within_one_update_get_them() {
+        if !met(&[Need::Root]) {
+            return;
+        }
+        const N_PODS: usize = 40;
+        let mut policies = String::new();
+        for n in 0..N_PODS {
+            policies += &format!(
+                r#",{{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{{"namespace":"n","name":"q{n}"}},"spec":{{"podSelector":{{"matchLabels":{{"app":"a{n}"}}}},"ingress":[{{"from":[{{"ipBlock":{{"cidr":"10.9.{n}.0/24"}}}}]}}]}}}}"#
+            );
+        }
+        let state = |shift: usize| {
+            let pods: Vec<_> = (0..N_PODS)
+                .map(|n| {
+                    let (app, host) = ((n + shift) % N_PODS, n + 1);
+                    format!(
+                        r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"namespace":"n","name":"p{n}","labels":{{"app":"a{app}"}}}},"status":{{"phase":"Running","podIP":"10.1.0.{host}"}}}}"#
+                    )
+                })
+                .collect();
+            let probes: Vec<_> = (0..3)
+                .map(|n| {
+                    format!(
+                        r#"{{"from":{{"ip":"10.9.1.1"}},"to":{{"namespace":"n","pod":"p{n}"}},"port":80}}"#
+                    )
+                })
+                .collect();
+            let (pods, probes) = (pods.join(","), probes.join(","));
+            format!(
+                r#"{{"name":"{shift}","sequence":"s","objects":[{pods}{policies}],"probes":[{probes}]}}"#
+            )
+        };
+        let lines = [state(0), state(N_PODS - 1), state(0), state(1)].join("\n");
+        let kernel = std::thread::scope(|scope| {
+            let kernel = || output("netpol-agent simulate --cases - --engine kernel", &lines);
+            scope.spawn(kernel).join().unwrap()
+        });
+        assert_eq!(kernel, output("netpol-agent simulate --cases - --engine reference", &lines));
+        assert!(kernel.contains(r#""name":"39","verdicts":["deny","deny","allow"]"#), "{kernel}");
+    }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use expect_test::{expect, expect_file};
-use netpol_policy::compile::Capacities;
+use netpol_policy::compile::{Capacities, Shared};
 use netpol_policy::lint::{CHECKS, Level};
 use netpol_policy::manifests::FileCode;
 use netpol_policy::model::{Code, Severity};
@@ -178,17 +178,33 @@ fn the_documentation_lists_every_finding() {
         };
         writeln!(text, "| `{code}` | {level} | {meaning} |").unwrap();
     }
-    let Capacities { n_prefixes, n_identities, n_allow_entries } = Capacities::default();
+    let Capacities {
+        n_prefixes,
+        n_identities,
+        n_allow_entries,
+        n_deferred,
+        n_comparisons,
+        n_times_each: _,
+        n_entries,
+    } = Capacities::default();
+    let shared = |of: Shared| format!("{} | {}", of.total, of.of_namespace);
+    let [prefixes, identities, deferred] = [n_prefixes, n_identities, n_deferred].map(shared);
+    let [comparisons, entries] = [n_comparisons, n_entries].map(shared);
     write!(
         text,
         "\n## Capacity\n\n\
-         The maps of a node have these capacities:\n\n\
-         | capacity | for |\n|---|---|\n\
-         | {n_prefixes} | address blocks and `except` blocks of all policies that select pods of the node |\n\
-         | {n_identities} | addresses of pods that the peers of these policies select |\n\
-         | {n_allow_entries} | entries for each direction of a pod: combinations of an identity and a port, or an aligned range of ports |\n\n\
-         Capacity is assigned to one policy after the other, the smallest first. A rule that exceeds the capacity allows nothing.\n\
-         Its policy still isolates, and all other rules are in force.\n\n\
+         The maps of a node have these capacities, which namespaces share:\n\n\
+         | capacity | most of one namespace | for |\n|---|---|---|\n\
+         | {prefixes} | address blocks and `except` blocks of all policies that select pods of the node |\n\
+         | {identities} | addresses of pods that the peers of these policies select |\n\
+         | {n_allow_entries} | | entries for each direction of a pod: combinations of an identity and a port, or an aligned range of ports |\n\
+         | {entries} | entries of all pods of the node together; pods that the same policies select count once |\n\
+         | {deferred} | addresses of Services and of the node |\n\
+         | {comparisons} | comparisons of the selectors of peers with the labels of pods, where pods with equal labels and ports count once; more in a cluster with more than 32,768 different ones |\n\n\
+         A namespace that needs less than its share (a capacity divided by the number of namespaces) always gets it. Within a\n\
+         namespace, capacity is assigned to one policy after the other, the smallest first. A rule that exceeds the capacity\n\
+         allows nothing. Its policy still isolates, and all other rules are in force. If a Service exceeds it, all policies stay\n\
+         in force, and isolated pods of the node send by a slower path.\n\n\
          `netpol lint` reports rules whose peers exceed the capacity of a node that runs pods of all policies.\n\
          `netpol simulate --engine compiled` also checks the entries of each pod. A running agent reports such rules by Events, in\n\
          `netpol-agent status` and `explain`, and in the metric `netpol_diagnostics`.\n"

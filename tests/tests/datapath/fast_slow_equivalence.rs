@@ -6,7 +6,9 @@ use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use netpol_common::ids::{Epoch, IfIndex, Nanos};
-use netpol_common::keys::{CounterKey, FlowKey, FlowValue, FragmentKey, FragmentValue};
+use netpol_common::keys::{
+    CounterKey, FlowKey, FlowValue, FragmentEntry, FragmentSlot, FragmentValue,
+};
 use netpol_common::maps::{BACKENDS, COUNTERS, FLOWS, FRAGMENTS};
 use netpol_common::packet::{ETHERNET_LEN, Frame, PacketBytes};
 use netpol_common::verdict::{DEFAULT_MARK_MASK, HookContext, Outcome};
@@ -69,9 +71,10 @@ impl Equivalence {
             BTreeMap::from([(FLOWS, 512), (BACKENDS, 256), (FRAGMENTS, 1024), (COUNTERS, 1024)]);
         let config = Config { flow_reads, capacities, ..Config::private() };
         let kernel = Datapath::load(&config).unwrap();
+        let memory = || MemoryMaps::default().with_flow_seed(kernel.flow_seed());
         Self {
-            memory: MemoryMaps::default(),
-            long: MemoryMaps::default(),
+            memory: memory(),
+            long: memory(),
             counted: BTreeMap::new(),
             kernel,
             epochs_ahead: 0,
@@ -85,8 +88,9 @@ impl Equivalence {
         let ops = diff(self.memory.map_state(), &MapState::default());
         self.kernel.apply(&ops).unwrap();
         self.kernel.collect_garbage().unwrap();
-        self.memory = MemoryMaps::default();
-        self.long = MemoryMaps::default();
+        let memory = || MemoryMaps::default().with_flow_seed(self.kernel.flow_seed());
+        self.memory = memory();
+        self.long = memory();
         self.counted.clear();
         self.epochs_ahead = self.kernel.epoch().unwrap().0;
         self.apply(&diff(&MapState::default(), map_state));
@@ -216,9 +220,11 @@ fn flows(flows: BTreeMap<FlowKey, FlowValue>, epochs_ahead: u32) -> BTreeMap<Flo
 }
 
 fn fragments(
-    fragments: BTreeMap<FragmentKey, FragmentValue>,
-) -> BTreeMap<FragmentKey, FragmentValue> {
-    let comparable = |(key, value)| (key, FragmentValue { first_seen: ANY_TIME, ..value });
+    fragments: BTreeMap<FragmentSlot, FragmentEntry>,
+) -> BTreeMap<FragmentSlot, FragmentValue> {
+    let comparable = |(slot, entry): (FragmentSlot, FragmentEntry)| {
+        (slot, FragmentValue { first_seen: ANY_TIME, ..entry.value })
+    };
     fragments.into_iter().map(comparable).collect()
 }
 

@@ -128,6 +128,60 @@ fn a_flood_evicts_its_own_connections() {
     }
 }
 
+/// As many attackers as a bucket has slots, a multiple of it, and all other pods of a full node.
+const N_ATTACKERS: [u32; 3] = [8, 64, 110];
+/// Idle connections of the pod that is not to lose any.
+const N_IDLE: u32 = 100;
+/// Connections of all attackers together: more than fit.
+const N_FLOOD: u32 = 150_000;
+
+#[test]
+fn many_pods_together_evict_no_connection_of_another_pod() {
+    if !met(&[Need::Root]) {
+        return;
+    }
+    let mut devices = devices();
+    for n_attackers in N_ATTACKERS {
+        let attacker = |n: u32| (LOUD + 1 + n, v4(100 + u8::try_from(n).unwrap()));
+        let attackers: Vec<_> = (0..n_attackers).map(attacker).collect();
+        devices.ensure(IfIndex(LOUD + n_attackers)).unwrap();
+        // Half of the usual size: 131,072 connections, of which 111 endpoints can have 1,180 each.
+        let capacities = BTreeMap::from([(FLOWS, 1 << 14)]);
+        let mut datapath = Datapath::load(&Config { capacities, ..Config::private() }).unwrap();
+        let mut state = map_state();
+        let open = state.endpoints[&IfIndex(QUIET)].clone();
+        let allowed =
+            Arc::clone(&state.allow[&AllowMapKey::new(IfIndex(QUIET), Direction::Ingress)]);
+        for (ifindex, addr) in &attackers {
+            let ifindex = IfIndex(*ifindex);
+            state.endpoints.insert(ifindex, open.clone());
+            state.addresses.insert(AddressKey { ifindex, addr: (*addr).into() });
+            state.allow.insert(AllowMapKey::new(ifindex, Direction::Ingress), Arc::clone(&allowed));
+        }
+        datapath.apply(&diff(&MapState::default(), &state)).unwrap();
+        // UDP, so that the connections of the attackers end no earlier.
+        for number in 0..N_IDLE {
+            let frame = udp(other(number), (v4(1), OPEN));
+            assert!(passes(&mut datapath, Program::PodIngress, QUIET, &frame));
+        }
+        let before = of(&datapath.flows().unwrap(), QUIET);
+        assert_eq!(u32::try_from(before.len()), Ok(N_IDLE));
+        for number in 0..N_FLOOD {
+            let (ifindex, addr) = attackers[usize::try_from(number % n_attackers).unwrap()];
+            let frame = udp(other(1_000_000 + number), (addr, OPEN));
+            assert!(passes(&mut datapath, Program::PodIngress, ifindex, &frame));
+        }
+        let flows = datapath.flows().unwrap();
+        let n_lost = before.difference(&of(&flows, QUIET)).count();
+        assert_eq!(n_lost, 0, "{n_attackers} attackers");
+        assert!(datapath.n_evicted_flows().unwrap() > 10_000, "the table is not full");
+        for ifindex in attackers.iter().map(|(ifindex, _)| *ifindex).chain([QUIET]) {
+            let counted = datapath.n_counted_flows(IfIndex(ifindex)).unwrap();
+            assert_eq!(counted, u64::try_from(of(&flows, ifindex).len()).unwrap(), "{ifindex}");
+        }
+    }
+}
+
 /// A pin folder, removed on drop.
 pub(super) struct Pins(pub(super) PathBuf);
 

@@ -13,6 +13,7 @@ mod fast_slow_equivalence;
 mod flow_table;
 mod handmade;
 mod identities;
+mod kernels;
 mod map_gc;
 mod migration;
 mod recycled;

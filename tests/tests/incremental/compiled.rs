@@ -8,7 +8,7 @@ use fastrand::Rng;
 use netpol_common::ids::IfIndex;
 use netpol_lab::generator::Draw as _;
 use netpol_policy::compile::{
-    Capacities, Compilation, Compiled, MapState, Numbering, compile_within,
+    Capacities, Compilation, Compiled, MapState, Numbering, Shared, compile_within,
 };
 use netpol_policy::dataplane::{apply, diff};
 use netpol_policy::manifests::parse;
@@ -70,12 +70,13 @@ impl Both {
         );
         let mut numbering = Numbering::default();
         let capacities = *self.compiled.capacities();
-        let Compilation { map_state: expected, left_out } =
+        let Compilation { map_state: expected, left_out, refused } =
             compile_within(&self.state, &mut numbering, &MapState::default(), &capacities);
         let found = self.compiled.left_out();
         ensure!(found == left_out, "after {changes:#?} {found:?} are left out, not {left_out:?}");
+        ensure!(*self.compiled.refused() == refused, "{refused:?} are refused");
         ensure!(fits(&self.map_state, &capacities), "too much for {capacities:?}");
-        self.n_lacking += usize::from(!left_out.is_empty());
+        self.n_lacking += usize::from(!left_out.is_empty() || !refused.is_empty());
         let expected = named(&expected, |id| numbering.rule(id).cloned());
         let found = named(&self.map_state, |id| self.compiled.rule(id).cloned());
         let lacks: Vec<_> = expected.iter().filter(|line| !found.contains(line)).collect();
@@ -128,9 +129,10 @@ spec:
 }
 
 fn fits(map_state: &MapState, capacities: &Capacities) -> bool {
-    let Capacities { n_prefixes, n_identities, n_allow_entries } = *capacities;
-    map_state.prefixes.len() <= n_prefixes
-        && map_state.identities.len() <= n_identities
+    let Capacities { n_prefixes, n_identities, n_allow_entries, n_deferred, .. } = *capacities;
+    map_state.prefixes.len() <= n_prefixes.total
+        && map_state.identities.len() <= n_identities.total
+        && map_state.defer.len() <= n_deferred.total
         && map_state.allow.values().all(|map| map.len() <= n_allow_entries)
 }
 
@@ -144,10 +146,18 @@ fn an_incremental_map_state_equals_the_one_from_scratch() -> Result<()> {
 
 #[test]
 fn an_incremental_map_state_equals_the_one_from_scratch_over_capacity() -> Result<()> {
-    let few = |rng: &mut Rng| Capacities {
-        n_prefixes: 1 + rng.usize(..12),
-        n_identities: 1 + rng.usize(..12),
-        n_allow_entries: 1 + rng.usize(..24),
+    let few = |rng: &mut Rng| {
+        let mut shared =
+            || Shared { total: 1 + rng.usize(..12), of_namespace: 1 + rng.usize(..12) };
+        Capacities {
+            n_prefixes: shared(),
+            n_identities: shared(),
+            n_deferred: shared(),
+            n_allow_entries: 1 + rng.usize(..24),
+            n_times_each: 0,
+            n_comparisons: Shared { total: 1 + rng.usize(..60), of_namespace: 1 + rng.usize(..60) },
+            n_entries: Shared { total: 1 + rng.usize(..60), of_namespace: 1 + rng.usize(..60) },
+        }
     };
     let (n_updates, n_lacking) = follow(few)?;
     ensure!(n_lacking > n_updates / 10, "{n_lacking} of {n_updates} images did not fit");

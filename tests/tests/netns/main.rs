@@ -14,6 +14,8 @@ mod live_flows;
 mod older;
 mod policies;
 mod restarts;
+mod surface;
+mod teardown;
 mod upgrade;
 mod wedged;
 

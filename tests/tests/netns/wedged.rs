@@ -18,6 +18,8 @@ fn wait_for_missing_kinds(lab: &Lab) -> Result<()> {
         Ok(match agent::call(&lab.agent_config().socket(), &Request::Status) {
             Ok(Response::Error { message, .. }) => {
                 ensure!(message.starts_with("not listed yet: "), "{message}");
+                let from_before = "; policies are in force from before, not up to date since 20";
+                ensure!(message.contains(from_before), "{message}");
                 let is_told = |kind: &Kind| message.contains(kind.as_str());
                 ensure!(Kind::ALL.iter().all(is_told), "{message}");
                 Look::Done(())
@@ -59,7 +61,8 @@ fn a_wedged_api_server_weakens_nothing_and_is_reported() -> Result<()> {
     expect(&lab, Passing::Yes, "shop/client", Tcp)?;
     expect(&lab, Passing::No, "shop/visitor", Tcp)?;
     let refused = lab.agent_config().ask(&["status"]).context("status of an agent that lists")?;
-    ensure!(refused.contains("NOT in force") && refused.contains("not listed yet"), "{refused}");
+    let from_before = "policies are in force from before, not up to date since 20";
+    ensure!(refused.contains(from_before) && refused.contains("not listed yet"), "{refused}");
 
     // The server answers with HTML: first to an agent that lists, then to one that watches.
     for _ in 0..2 {

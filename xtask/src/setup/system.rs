@@ -65,8 +65,9 @@ pub(super) const FUZZING: [Need; 1] =
     [need("g++", Shows::Program("g++"), "libFuzzer, which is compiled with each target")];
 
 /// Needed to run other kernels in virtual machines.
-pub(super) const MACHINES: [Need; 5] = [
+pub(super) const MACHINES: [Need; 6] = [
     need("qemu-system-x86", Shows::Program("qemu-system-x86_64"), "the machines"),
+    need("apparmor", Shows::Program("apparmor_parser"), "profiles of containers"),
     need("busybox-static", Shows::Program("busybox"), "their small tools"),
     need("python3-minimal", Shows::Program("python3"), "tests that send made-up frames"),
     need("xz-utils", Shows::Program("xz"), "unpacking kernel modules"),

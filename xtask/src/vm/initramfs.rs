@@ -15,7 +15,8 @@ use crate::shell;
 const INIT: &str = include_str!("init.sh");
 
 /// System programs that the tests run.
-const SYSTEM_PROGRAMS: [&str; 10] = [
+const SYSTEM_PROGRAMS: [&str; 11] = [
+    "apparmor_parser",
     "conntrack",
     "ip",
     "ip6tables-restore",
@@ -61,7 +62,7 @@ pub(super) fn build(
     image: &Path,
     kernel: &Kernel,
     programs: &Programs,
-    tests: &[Test],
+    tests: &[&Test],
 ) -> Result<()> {
     if folder.exists() {
         fs::remove_dir_all(folder)?;
@@ -85,7 +86,7 @@ pub(super) fn build(
     for file in &programs.own {
         root.stripped(file, &Path::new("/netpol").join(file.file_name().unwrap_or_default()))?;
     }
-    let tests = tests.iter().map(|test| format!("{}::{}\n", test.program, test.name));
+    let tests = tests.iter().map(|test| test.title() + "\n");
     fs::write(folder.join("netpol/tests"), tests.collect::<String>())?;
     root.modules(kernel)?;
     root.init()?;

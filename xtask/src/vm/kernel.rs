@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -21,6 +21,12 @@ const WANTED: [&str; 7] = [
     "./lib/modules/*/kernel/drivers/net/*",
 ];
 
+/// Debian's mirror for releases that are not this system's.
+const MIRROR: &str = "http://deb.debian.org/debian";
+
+/// The keys that sign Debian's package lists.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
 /// A kernel to boot.
 #[derive(Debug)]
 pub(super) struct Kernel {
@@ -32,17 +38,73 @@ pub(super) struct Kernel {
     pub(super) modules: PathBuf,
 }
 
+/// A series of Debian's kernels, and the release that has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Series {
+    /// As in `5.10`.
+    pub(super) name: &'static str,
+    /// The release whose package lists have it; `None` for those of this system.
+    pub(super) release: Option<&'static str>,
+    /// Only tests whose names contain this can pass there.
+    pub(super) only: &'static str,
+}
+
+/// apt with the package lists of one release, in a folder of their own.
+struct Apt {
+    options: Vec<String>,
+}
+
+impl Apt {
+    fn new(release: Option<&str>, cache: &Path) -> Result<Self> {
+        let Some(release) = release else { return Ok(Self { options: Vec::new() }) };
+        let folder = cache.join(format!("apt-{release}"));
+        fs::create_dir_all(folder.join("lists/partial"))?;
+        let sources = folder.join("sources.list");
+        let text = format!(
+            "deb [signed-by={KEYRING}] {MIRROR} {release} main\n\
+             deb [signed-by={KEYRING}] {MIRROR}-security {release}-security main\n"
+        );
+        fs::write(&sources, text)?;
+        let path = |path: &Path| path.display().to_string();
+        Ok(Self {
+            options: vec![
+                format!("Dir::Etc::sourcelist={}", path(&sources)),
+                "Dir::Etc::sourceparts=-".to_owned(),
+                format!("Dir::State::lists={}", path(&folder.join("lists"))),
+                format!("Dir::Cache::pkgcache={}", path(&folder.join("pkgcache.bin"))),
+                format!("Dir::Cache::srcpkgcache={}", path(&folder.join("srcpkgcache.bin"))),
+            ],
+        })
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = shell::command(program);
+        command.args(self.options.iter().flat_map(|option| ["-o", option]));
+        command
+    }
+
+    fn update(&self) -> Result<()> {
+        if self.options.is_empty() {
+            return setup::update_package_lists();
+        }
+        // One of the sources may be gone; the search says whether that matters.
+        shell::step("updating package lists", self.command("apt-get").arg("update")).or(Ok(()))
+    }
+}
+
 impl Kernel {
     /// The newest kernel of a series in the package lists, or the one that was unpacked before.
     ///
     /// # Errors
     /// No package source has such a kernel, or it could not be downloaded or unpacked.
-    pub(super) fn fetch(series: &str, cache: &Path) -> Result<Self> {
+    pub(super) fn fetch(wanted: Series, cache: &Path) -> Result<Self> {
+        let Series { name: series, release, only: _ } = wanted;
         let folder = cache.join(series);
         if let Ok(kernel) = Self::in_folder(&folder) {
             return Ok(kernel);
         }
-        let package = newest(series)?;
+        let apt = Apt::new(release, cache)?;
+        let package = newest(series, &apt)?;
         // A partly unpacked kernel must not be used later.
         let unfinished = cache.join(format!("{series}.unfinished"));
         for stale in [&folder, &unfinished] {
@@ -53,7 +115,7 @@ impl Kernel {
         fs::create_dir_all(&unfinished)?;
         shell::step(
             &format!("downloading {package}"),
-            shell::command("apt-get").args(["download", &package]).current_dir(&unfinished),
+            apt.command("apt-get").args(["download", &package]).current_dir(&unfinished),
         )?;
         unpack(&unfinished).with_context(|| format!("unpacking {package}"))?;
         fs::rename(&unfinished, &folder)?;
@@ -72,19 +134,19 @@ impl Kernel {
 }
 
 /// The package of the newest kernel of a series.
-fn newest(series: &str) -> Result<String> {
+fn newest(series: &str, apt: &Apt) -> Result<String> {
     let pattern = format!("^linux-image-{}[.].*-cloud-amd64$", series.replace('.', "[.]"));
     let search = || {
-        shell::stdout(shell::command("apt-cache").args(["search", "--names-only", &pattern]))
+        shell::stdout(apt.command("apt-cache").args(["search", "--names-only", &pattern]))
             .map(|lines| latest(&lines))
     };
     if let Some(package) = search()? {
         return Ok(package);
     }
-    setup::update_package_lists()?;
+    apt.update()?;
     search()?.with_context(|| {
         format!(
-            "no package source has a cloud kernel {series}: Debian 12 has 6.1, and 6.12 among its security updates"
+            "no package source has a cloud kernel {series}: Debian 11 has 5.10, Debian 12 6.1, and 6.12 among its security updates"
         )
     })
 }

@@ -40,6 +40,15 @@ pub(super) struct TestResult {
     pub(super) seconds: String,
 }
 
+/// The machine's report.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    /// Outcomes of the tests.
+    pub(super) results: Vec<TestResult>,
+    /// Lines of `netpol-ebpf/verified.txt`, if the test that measures them passed.
+    pub(super) costs: Vec<String>,
+}
+
 impl TestResult {
     fn print(&self) {
         let Self { test, outcome, seconds } = self;
@@ -51,12 +60,12 @@ impl TestResult {
     }
 }
 
-/// Boots the kernel with this file system, and returns the outcomes of the tests. Prints each outcome as it arrives, and then
+/// Boots the kernel with this file system, and returns its report. Prints each outcome as it arrives, and then
 /// the output of failed tests.
 ///
 /// # Errors
 /// QEMU could not be started, or the machine did not end by itself and in time.
-pub(super) fn run(kernel: &Kernel, image: &Path) -> Result<Vec<TestResult>> {
+pub(super) fn run(kernel: &Kernel, image: &Path) -> Result<Report> {
     let n_cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4);
     let mut qemu = shell::command("timeout");
     qemu.args(["--kill-after=10", LIMIT_SECONDS, "qemu-system-x86_64"])
@@ -68,27 +77,34 @@ pub(super) fn run(kernel: &Kernel, image: &Path) -> Result<Vec<TestResult>> {
         .arg(&kernel.vmlinuz)
         .arg("-initrd")
         .arg(image)
-        .args(["-append", "console=ttyS0 loglevel=3 panic=-1 mitigations=off"])
+        .args([
+            "-append",
+            "console=ttyS0 loglevel=3 panic=-1 mitigations=off apparmor=1 security=apparmor",
+        ])
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     term::line(&format!("running the tests on {}", kernel.version));
     let mut machine = qemu.spawn().context("starting QEMU")?;
     let console = machine.stdout.take().context("QEMU has no console")?;
-    let mut results = Vec::new();
+    let mut report = Report::default();
     let mut other = Vec::new();
     let mut has_ended = false;
     for line in BufReader::new(console).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).trim_end().to_owned();
         match line.split_once(MARK) {
             Some((_, "end")) => has_ended = true,
-            Some((_, said)) => match (said.strip_prefix("| "), parse(said)) {
-                (Some(output), _) => term::line(output),
-                (None, Some(result)) => {
+            Some((_, said)) => {
+                if let Some(output) = said.strip_prefix("| ") {
+                    term::line(output);
+                } else if let Some(cost) = said.strip_prefix("cost ") {
+                    report.costs.push(cost.to_owned());
+                } else if let Some(result) = parse(said) {
                     result.print();
-                    results.push(result);
+                    report.results.push(result);
+                } else {
+                    other.push(said.to_owned());
                 }
-                (None, None) => other.push(said.to_owned()),
-            },
+            }
             None => other.push(line),
         }
     }
@@ -98,7 +114,7 @@ pub(super) fn run(kernel: &Kernel, image: &Path) -> Result<Vec<TestResult>> {
         let console = other.split_off(other.len().saturating_sub(60)).join("\n");
         bail!("the machine {why}; the end of its console:\n{console}");
     }
-    Ok(results)
+    Ok(report)
 }
 
 /// Reads `passed PROGRAM::NAME SECONDS`.

@@ -11,10 +11,10 @@ use serde::Deserialize;
 use super::Test;
 use crate::{shell, workspace::Workspace};
 
-/// The test programs for eBPF programs and maps.
-pub(super) const USUAL: [&str; 1] = ["datapath"];
+/// The test programs for eBPF programs and maps, and for containers under a security module.
+pub(super) const USUAL: [&str; 2] = ["confinement", "datapath"];
 /// Those, and the ones with traffic of pods. Without KVM some of these are too slow for their own deadlines.
-pub(super) const ALL: [&str; 4] = ["datapath", "netns", "services", "cni"];
+pub(super) const ALL: [&str; 5] = ["confinement", "datapath", "netns", "services", "cni"];
 
 /// Programs that the tests run.
 const OWN_PROGRAMS: [&str; 3] = ["netpol-agent", "netpol-cni", "netpol-probe"];
@@ -85,7 +85,7 @@ pub(super) fn tests(programs: &Programs, only: &str) -> Result<Vec<Test>> {
         let names = names(file).with_context(|| format!("listing the tests of {program}"))?;
         tests.extend(names.into_iter().map(|name| Test { program: program.clone(), name }));
     }
-    tests.retain(|test| format!("{}::{}", test.program, test.name).contains(only));
+    tests.retain(|test| test.title().contains(only));
     Ok(tests)
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, stream};
@@ -13,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::handle::Handle;
+use crate::agent::clock::unix_now;
 
 /// Number of records that are kept.
 const KEPT: usize = 1000;
@@ -96,12 +96,4 @@ impl DropLog {
         self.asked.send(reply).await.ok()?;
         answer.await.ok()
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the kernel's records carry monotonic time, and reports the time of day"
-)]
-fn unix_now() -> std::time::Duration {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }

@@ -1,5 +1,7 @@
 //! `/explain`: why a connection is allowed or denied, by the state of the agent.
 
+use std::collections::BTreeSet;
+
 use netpol_policy::model::Transport;
 use netpol_policy::simulate::{self, Explanation, PortChoice, Probe};
 
@@ -8,10 +10,22 @@ use crate::agent::state::Agent;
 impl<K> Agent<K> {
     /// Explains the verdict on a connection.
     pub fn explain(&self, probe: &Probe) -> Explanation {
-        simulate::explain(&self.state, probe, self.diagnostics.iter(), |pod, rule| {
+        let diagnostics = self.diagnostics.iter();
+        let mut explanation = simulate::explain(&self.state, probe, diagnostics, |pod, rule| {
             let mut ifindexes = self.state.endpoints_of(&pod.name);
             ifindexes.any(|ifindex| self.compiled.is_over_capacity(rule, ifindex))
-        })
+        });
+        let ends = [&explanation.egress, &explanation.ingress].into_iter().flatten();
+        let isolating = ends.flat_map(|end| &end.isolating).map(|policy| &policy.name);
+        let held: BTreeSet<_> = isolating.filter(|name| self.held.contains(name)).collect();
+        let held = held.into_iter().map(|name| {
+            format!(
+                "NetworkPolicy {name} is deleted, and stays in force until its namespace is gone"
+            )
+        });
+        let held: Vec<_> = held.collect();
+        explanation.diagnostics.extend(held);
+        explanation
     }
 }
 

@@ -28,11 +28,7 @@ impl<K: Kernel> Agent<K> {
     pub fn metrics(&self) -> Result<Vec<Metric>, K::Error> {
         let status = self.describe();
         let mut metrics = vec![
-            gauge(
-                "in_force",
-                "1 if the maps hold the policies of all known objects, else 0",
-                Sample::plain(status.is_in_force.into()),
-            ),
+            in_force(status.is_in_force.into()),
             counter(
                 "changes",
                 "Updates of the maps since the agent started",
@@ -149,6 +145,16 @@ impl<K: Kernel> Agent<K> {
     }
 }
 
+/// The only metric of an agent that cannot load the programs.
+pub(in crate::agent) fn not_in_force() -> Metric {
+    in_force(0)
+}
+
+fn in_force(value: u64) -> Metric {
+    let help = "1 if the maps hold the policies of all known objects, else 0";
+    gauge("in_force", help, Sample::plain(value))
+}
+
 /// Direction and reason of dropped packets.
 type DropLabels = (&'static str, &'static str);
 
@@ -165,7 +171,7 @@ fn drop_totals(counters: &BTreeMap<CounterKey, Counter>) -> BTreeMap<DropLabels,
     totals
 }
 
-/// Number of endpoints for each combination of the labels. Unprotected endpoints have `attach="none"`.
+/// Number of endpoints for each combination of the labels. Unprotected and disconnected ones have `attach="none"`.
 fn endpoint_samples(endpoints: &[EndpointStatus]) -> Vec<Sample> {
     let mut totals: BTreeMap<(&str, &str), u64> = BTreeMap::from([
         (("ready", "tcx"), 0),
@@ -173,10 +179,11 @@ fn endpoint_samples(endpoints: &[EndpointStatus]) -> Vec<Sample> {
         (("blocked", "tcx"), 0),
         (("blocked", "clsact"), 0),
         (("unprotected", "none"), 0),
+        (("disconnected", "none"), 0),
     ]);
     for EndpointStatus { protection, attached, .. } in endpoints {
         let attach = match (protection, attached) {
-            (Protection::Unprotected, _) => "none",
+            (Protection::Unprotected | Protection::Disconnected, _) => "none",
             (Protection::Ready | Protection::Blocked, Some(attached)) => attached.as_str(),
             (Protection::Ready | Protection::Blocked, None) => "unknown",
         };
@@ -319,8 +326,8 @@ mod tests {
     fn the_documentation_lists_every_metric() {
         let mut page = String::from(
             "# Metrics\n\n\
-             With `--health ADDRESS` (`NETPOL_HEALTH`; the DaemonSet has port 9470) the agent serves these on `/metrics`, in the\n\
-             OpenMetrics text format, as it serves `/livez` and `/readyz`. Times are in seconds, sizes in bytes. Directions are\n\
+             With `--metrics ADDRESS` (`NETPOL_METRICS`; `[::]:9471` in the component `deploy/prometheus`) the agent serves these on\n\
+             `/metrics`, in the OpenMetrics text format. Times are in seconds, sizes in bytes. Directions are\n\
              from the pod's point of view. [`deploy/grafana/netpol.json`](../deploy/grafana/netpol.json) is a dashboard for Grafana,\n\
              [`deploy/prometheus/rules.yaml`](../deploy/prometheus/rules.yaml) has alerts for Prometheus. The label `reason` is\n\
              one of [these](drops.md).\n\n\

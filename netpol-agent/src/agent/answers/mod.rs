@@ -5,7 +5,7 @@
 pub(super) mod drops;
 mod explain;
 pub(super) mod handle;
-mod metrics;
+pub(super) mod metrics;
 pub(super) mod report;
 pub(super) mod routes;
 pub(super) mod status;

@@ -14,7 +14,7 @@ use netpol_policy::source::Health;
 use netpol_policy::store::Endpoint;
 use serde::{Deserialize, Serialize};
 
-use crate::agent::state::{Agent, Uplink};
+use crate::agent::state::{Agent, FromBefore, Uplink};
 
 /// The agent's status, in numbers and names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,9 @@ pub struct Status {
     pub missing: Vec<Kind>,
     /// Whether the maps hold the policies of all known objects.
     pub is_in_force: bool,
+    /// If only the policies of an earlier run are in force: how old they are.
+    #[serde(default)]
+    pub from_before: Option<FromBefore>,
     /// Age of the oldest change that is not in the maps yet, in milliseconds, accurate to about a second.
     pub lag_ms: Option<u64>,
     /// Generation of the policy in the kernel; `None` if it cannot be read.
@@ -101,6 +104,9 @@ pub struct PolicyStatus {
     pub policy: ObjectName,
     /// Number of endpoints of this node that it isolates, by direction.
     pub n_endpoints: BTreeMap<Direction, usize>,
+    /// Whether it is deleted and stays in force until its namespace is gone.
+    #[serde(default)]
+    pub is_held: bool,
     /// Its rules that exceed the capacity of the maps: they allow nothing.
     pub left_out: Vec<String>,
 }
@@ -163,6 +169,8 @@ pub enum Protection {
     Blocked,
     /// Its interface has not been found, or has no programs, or the kernel does not report them.
     Unprotected,
+    /// Its interface is gone although the pod runs: the pod has deleted it, or somebody on the node has. It reaches nobody.
+    Disconnected,
 }
 
 impl Protection {
@@ -172,6 +180,7 @@ impl Protection {
             Self::Ready => "ready",
             Self::Blocked => "blocked",
             Self::Unprotected => "unprotected",
+            Self::Disconnected => "disconnected",
         }
     }
 }
@@ -209,18 +218,19 @@ impl<K: Kernel> Agent<K> {
     /// The current status.
     pub fn describe(&self) -> Status {
         let map_state = &self.map_state;
-        let Capacities { n_prefixes, n_identities, n_allow_entries } = *self.compiled.capacities();
+        let Capacities { n_prefixes, n_identities, n_allow_entries, n_deferred, .. } =
+            *self.compiled.capacities();
         let largest = map_state.allow.values().map(|map| map.len()).max().unwrap_or_default();
         let maps = [
             ("endpoints", map_state.endpoints.len(), capacity(maps::MAX_ENDPOINTS)),
             ("addresses", map_state.addresses.len(), capacity(maps::MAX_ADDRESSES)),
             // The share of these maps that policies may fill.
-            ("identities", map_state.identities.len(), n_identities),
-            ("prefixes", map_state.prefixes.len(), n_prefixes),
+            ("identities", map_state.identities.len(), n_identities.total),
+            ("prefixes", map_state.prefixes.len(), n_prefixes.total),
             ("largest_allow_map", largest, n_allow_entries),
             // Two for each endpoint. The map has slots for twice as many.
             ("allow_maps", map_state.allow.len(), capacity(2 * maps::MAX_ENDPOINTS)),
-            ("defer", map_state.defer.len(), capacity(maps::MAX_DEFER)),
+            ("defer", map_state.defer.len(), n_deferred.total),
             // Mark 0 means that an endpoint has none.
             ("egress_marks", map_state.egress_marks.len(), capacity(maps::N_EGRESS_MARKS - 1)),
         ];
@@ -235,11 +245,13 @@ impl<K: Kernel> Agent<K> {
             .endpoints()
             .map(|endpoint| self.describe_endpoint(endpoint, &presence))
             .collect();
-        endpoints.extend(self.unprotected().map(|pod| EndpointStatus {
+        let unprotected = self.unprotected().map(|pod| (pod, Protection::Unprotected));
+        let disconnected = self.disconnected().map(|pod| (pod, Protection::Disconnected));
+        endpoints.extend(unprotected.chain(disconnected).map(|(pod, protection)| EndpointStatus {
             pod: pod.name.clone(),
             ifindex: 0,
             addresses: pod.addresses().to_vec(),
-            protection: Protection::Unprotected,
+            protection,
             attached: None,
             isolated: Vec::new(),
             audited: Vec::new(),
@@ -255,6 +267,7 @@ impl<K: Kernel> Agent<K> {
                 .collect(),
             missing: self.freshness.missing(),
             is_in_force: !self.is_stale() && self.freshness.missing().is_empty(),
+            from_before: self.in_force_from_before(),
             lag_ms: self
                 .latencies
                 .lag()
@@ -350,6 +363,7 @@ impl<K: Kernel> Agent<K> {
         let status = |(policy, n_endpoints): (&ObjectName, _)| PolicyStatus {
             policy: policy.clone(),
             n_endpoints,
+            is_held: self.held.contains(policy),
             left_out: self
                 .left_out
                 .keys()

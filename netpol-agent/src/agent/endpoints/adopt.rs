@@ -21,8 +21,22 @@ use crate::agent::state::Agent;
 use crate::discovery::{Connection, Found, Search, Sockets, Wanted};
 
 impl<K: Kernel> Agent<K> {
-    /// Pods of this node that have an address and no endpoint.
+    /// Pods of this node that have an address and no endpoint, although they may have an interface.
     pub fn unprotected(&self) -> impl Iterator<Item = &Pod> {
+        self.without_endpoint().filter(|pod| !self.is_disconnected(pod))
+    }
+
+    /// Pods of this node that have an address, and whose interface is gone without a DEL: a pod can delete its own. They reach
+    /// nobody, so they need no protection until a search finds an interface of theirs again.
+    pub fn disconnected(&self) -> impl Iterator<Item = &Pod> {
+        self.without_endpoint().filter(|pod| self.is_disconnected(pod))
+    }
+
+    fn is_disconnected(&self, pod: &Pod) -> bool {
+        self.registry.gone().any(|record| record.is_of(pod))
+    }
+
+    fn without_endpoint(&self) -> impl Iterator<Item = &Pod> {
         let attached: BTreeSet<&ObjectName> = self
             .state
             .endpoints()
@@ -45,11 +59,15 @@ impl<K: Kernel> Agent<K> {
         let state = &self.state;
         self.adoption.local.retain(|name| state.pod(name).is_some());
         self.adoption.ended.retain(|name, uid| state.pod(name).is_some_and(|pod| pod.uid == *uid));
+        self.registry.retain_gone(|record| {
+            let pod = state.pod(&record.endpoint().pod);
+            pod.is_some_and(|pod| record.is_of(pod))
+        });
         let uids = |pod: &Pod| {
             let both = [&pod.uid, &pod.static_uid].into_iter();
             both.filter(|uid| !uid.is_empty()).cloned().collect()
         };
-        let pods = self.unprotected().map(|pod| Wanted {
+        let pods = self.without_endpoint().map(|pod| Wanted {
             pod: pod.name.clone(),
             uids: uids(pod),
             addresses: pod.addresses().to_vec(),
@@ -78,7 +96,7 @@ impl<K: Kernel> Agent<K> {
             let ifindex = IfIndex(add.host_ifindex);
             if self.registry.find(&add.attachment).is_none() {
                 let pod = ObjectName::new(&add.pod.namespace, &add.pod.name);
-                let is_wanted = self.unprotected().any(|unprotected| unprotected.name == pod);
+                let is_wanted = self.without_endpoint().any(|wanted| wanted.name == pod);
                 let is_taken = self.registry.at(ifindex).is_some();
                 if !is_wanted || is_taken {
                     continue;

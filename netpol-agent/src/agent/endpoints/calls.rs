@@ -73,6 +73,7 @@ impl<K: Kernel> Agent<K> {
 
     /// Removes the endpoint. The interface keeps its programs until it is gone: without an endpoint they drop everything.
     fn delete(&mut self, attachment: &Attachment) -> Response {
+        self.registry.retain_gone(|record| record.attachment() != attachment);
         if let Some(record) = self.registry.find(attachment) {
             let endpoint = record.endpoint();
             self.record_end(endpoint.ifindex);
@@ -150,12 +151,12 @@ impl<K: Kernel> Agent<K> {
 
     fn collect_garbage(&mut self, gc: &Gc) -> Response {
         let valid: BTreeSet<&Attachment> = gc.valid_attachments.iter().collect();
-        let stale: Vec<IfIndex> = self
-            .registry
-            .records()
-            .filter(|record| record.network() == gc.network && !valid.contains(record.attachment()))
-            .map(Record::ifindex)
-            .collect();
+        let is_stale = |record: &Record| {
+            record.network() == gc.network && !valid.contains(record.attachment())
+        };
+        self.registry.retain_gone(|record| !is_stale(record));
+        let records = self.registry.records().filter(|record| is_stale(record));
+        let stale: Vec<IfIndex> = records.map(Record::ifindex).collect();
         for ifindex in stale {
             self.record_end(ifindex);
             self.remove_endpoint(ifindex);
@@ -168,8 +169,24 @@ impl<K: Kernel> Agent<K> {
         if missing.is_empty() {
             return Response::Ok;
         }
-        let kinds: Vec<_> = missing.into_iter().map(Kind::as_str).collect();
-        Response::error(ErrorCode::NOT_AVAILABLE, format!("not listed yet: {}", kinds.join(", ")))
+        Response::error(ErrorCode::NOT_AVAILABLE, self.why_not_listed(&missing))
+    }
+
+    /// Which kinds are not listed, the first error, and what is in force meanwhile.
+    fn why_not_listed(&self, missing: &[Kind]) -> String {
+        let kinds: Vec<_> = missing.iter().map(|kind| kind.as_str()).collect();
+        let error = missing.iter().find_map(|kind| match self.freshness.of(*kind) {
+            Health::Broken { since: _, error } => Some(format!(": {error}")),
+            Health::Listing | Health::Synced { .. } => None,
+        });
+        let from_before = self.in_force_from_before();
+        let from_before = from_before.map(|before| format!("; policies are {before}"));
+        [
+            format!("not listed yet: {}", kinds.join(", ")),
+            error.unwrap_or_default(),
+            from_before.unwrap_or_default(),
+        ]
+        .concat()
     }
 
     /// Answers the ADDs whose policy is in force.
@@ -203,8 +220,7 @@ impl<K: Kernel> Agent<K> {
     fn why_not_ready(&self, ifindex: IfIndex) -> String {
         let missing = self.freshness.missing();
         if !missing.is_empty() {
-            let kinds: Vec<_> = missing.into_iter().map(Kind::as_str).collect();
-            return format!("not listed yet: {}", kinds.join(", "));
+            return self.why_not_listed(&missing);
         }
         match self.state.endpoint(ifindex) {
             Some(endpoint) if self.state.pod_of(endpoint).is_none() => {

@@ -23,21 +23,23 @@ pub(in crate::agent) struct Detached {
     pub(in crate::agent) complete_at: Option<Nanos>,
     /// Interfaces whose programs were detached, with the time since when. Their connections are searched for.
     pub(in crate::agent) uncorrected: BTreeMap<IfIndex, Nanos>,
+    /// The findings have changed since they were last reported.
+    pub(in crate::agent) has_news: bool,
     /// The pods and the node that are reported, with the time of the latest removal.
     findings: BTreeMap<ObjectRef, Instant>,
 }
 
 impl Detached {
-    /// Records a removal for the object that is reported. Returns whether it is a new finding.
-    pub(in crate::agent) fn record(&mut self, object: ObjectRef, now: Instant) -> bool {
-        self.findings.insert(object, now).is_none()
+    /// Records a removal for the object that is reported.
+    pub(in crate::agent) fn record(&mut self, object: ObjectRef, now: Instant) {
+        self.has_news |= self.findings.insert(object, now).is_none();
     }
 
-    /// Ends findings that have stood long enough. Returns whether there were any.
-    pub(in crate::agent) fn expire(&mut self, now: Instant) -> bool {
+    /// Ends findings that have stood long enough.
+    pub(in crate::agent) fn expire(&mut self, now: Instant) {
         let n_before = self.findings.len();
         self.findings.retain(|_, at| now.saturating_duration_since(*at) < STANDS);
-        self.findings.len() != n_before
+        self.has_news |= self.findings.len() != n_before;
     }
 
     /// The objects that are reported.

@@ -7,23 +7,28 @@ pub(super) mod adoption;
 pub(super) mod detached;
 pub(super) mod exits;
 pub(super) mod gc_schedule;
+pub(super) mod held_policies;
+pub(super) mod last_heard;
 pub(super) mod latencies;
 pub(super) mod migrations;
 pub(super) mod registry;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use jiff::Timestamp;
 use netpol_common::ids::{Identity, IfIndex};
 use netpol_common::keys::EndpointValue;
 use netpol_datapath::netlink::Devices;
-use netpol_policy::compile::{Compiled, LeftOut, MapState};
+use netpol_policy::compile::{Compiled, LeftOut, MapState, RefusedServices};
 use netpol_policy::dataplane::port::{DeviceRole, Framing, Kernel, NewInterface};
 use netpol_policy::model::{Kind, ObjectName, ObjectRef};
-use netpol_policy::source::{DiagnosticIndex, Freshness, SourceUpdate};
+use netpol_policy::source::{DiagnosticIndex, Freshness, Health, SourceUpdate};
 use netpol_policy::store::{Changes, ClusterState, Delta, Endpoint};
 use netpol_proto::Response;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
 
@@ -31,6 +36,8 @@ use self::adoption::Adoption;
 use self::detached::Detached;
 use self::exits::Exits;
 use self::gc_schedule::GcSchedule;
+use self::held_policies::HeldPolicies;
+use self::last_heard::LastHeard;
 use self::latencies::Latencies;
 use self::migrations::Migrations;
 use self::registry::{Record, Registry};
@@ -46,14 +53,22 @@ pub struct Agent<K> {
     pub(super) diagnostics: DiagnosticIndex,
     /// The rules that exceed the capacity of the maps.
     pub(super) left_out: LeftOut,
+    /// The Services that do.
+    pub(super) refused: RefusedServices,
+    /// The nodes that run pods, and when they were collected.
+    pub(super) nodes: Option<(Instant, BTreeSet<Arc<str>>)>,
+    /// The pods of this node whose interface is gone.
+    pub(super) disconnected: BTreeSet<ObjectName>,
     /// Objects whose diagnostics have changed since [`Agent::take_found`].
     pub(super) found: Vec<ObjectRef>,
     pub(super) freshness: Freshness,
+    pub(super) last_heard: LastHeard,
     pub(super) registry: Registry,
     pub(super) waiting: Vec<WaitingAdd>,
     /// Interfaces of ADDs without programs yet. Their endpoints are blocked in the maps.
     pub(super) unattached: Vec<NewInterface>,
     pub(super) adoption: Adoption,
+    pub(super) held: HeldPolicies,
     pub(super) migrations: Migrations,
     pub(super) gc_schedule: GcSchedule,
     pub(super) detached: Detached,
@@ -77,6 +92,23 @@ pub struct Agent<K> {
 pub(super) struct Uplink {
     pub(super) name: String,
     pub(super) framing: Framing,
+}
+
+/// The policies of an earlier run are in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FromBefore {
+    /// When all of them were known to be up to date, in seconds since 1970; `None` if the earlier run has not written it.
+    pub since_unix_s: Option<u64>,
+}
+
+impl fmt::Display for FromBefore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.since_unix_s.and_then(|at| Timestamp::from_second(at.try_into().ok()?).ok());
+        match at {
+            Some(at) => write!(f, "in force from before, not up to date since {at}"),
+            None => f.write_str("in force from before, not up to date since an unknown time"),
+        }
+    }
 }
 
 /// A CNI ADD whose pod's policy is not in force yet.
@@ -110,12 +142,17 @@ impl<K: Kernel> Agent<K> {
             map_state,
             diagnostics: DiagnosticIndex::default(),
             left_out: LeftOut::new(),
+            refused: RefusedServices::new(),
+            nodes: None,
+            disconnected: BTreeSet::new(),
             found: Vec::new(),
             freshness: Freshness::default(),
+            last_heard: LastHeard::default(),
             registry,
             waiting: Vec::new(),
             unattached: Vec::new(),
             adoption: Adoption::default(),
+            held: HeldPolicies::default(),
             migrations: Migrations::default(),
             gc_schedule: GcSchedule::default(),
             detached: Detached::default(),
@@ -146,6 +183,27 @@ impl<K: Kernel> Agent<K> {
     pub fn on_node(mut self, node: Option<Arc<str>>) -> Self {
         self.adoption.node = node;
         self
+    }
+
+    /// Sets where the time is kept at which all was up to date.
+    #[must_use]
+    pub(super) fn remembering(mut self, last_heard: LastHeard) -> Self {
+        self.last_heard = last_heard;
+        self
+    }
+
+    /// Records the time of day, if every kind is up to date.
+    pub(super) fn record_time(&mut self, now_unix_s: u64) {
+        let is_synced = |kind| matches!(self.freshness.of(kind), Health::Synced { .. });
+        if Kind::ALL.into_iter().all(is_synced) && self.freshness.missing().is_empty() {
+            self.last_heard.record(now_unix_s);
+        }
+    }
+
+    /// If the policies of an earlier run are in force and this run has not listed every kind: when that was up to date.
+    pub(super) fn in_force_from_before(&self) -> Option<FromBefore> {
+        let is_so = self.is_primed && self.n_applied == 0 && !self.freshness.missing().is_empty();
+        is_so.then(|| FromBefore { since_unix_s: self.last_heard.unix_s() })
     }
 
     /// Takes over the programs of an endpoint of an earlier run, or attaches them again.
@@ -225,6 +283,7 @@ impl<K: Kernel> Agent<K> {
             .collect();
         for ifindex in gone {
             warn!(%ifindex, "endpoint removed: its interface is gone without a DEL");
+            self.registry.set_gone(ifindex);
             self.remove_endpoint(ifindex);
         }
         self.uplinks = devices
@@ -281,6 +340,13 @@ impl<K: Kernel> Agent<K> {
     }
 
     pub(super) fn apply_delta(&mut self, delta: Delta) {
+        for delta in self.hold_back(delta) {
+            self.apply_to_store(delta);
+        }
+    }
+
+    /// Applies a delta, also the deletion of a policy that would have to wait.
+    fn apply_to_store(&mut self, delta: Delta) {
         self.adoption.apply(&delta);
         let changes = self.state.apply(delta);
         self.has_news |= !changes.is_empty();

@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use netpol_common::ids::IfIndex;
-use netpol_proto::{Add, Attachment};
+use netpol_proto::{Add, Attachment, PodRef};
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
-use netpol_policy::model::ObjectName;
+use netpol_policy::model::{ObjectName, Pod};
 use netpol_policy::store::Endpoint;
 
 /// The highest egress mark: 12 bits of the packet mark.
@@ -27,6 +27,9 @@ pub struct Record {
     /// Agents before ABI version 4 wrote `ticket`.
     #[serde(alias = "ticket")]
     egress_mark: u16,
+    /// The interface is gone, and no DEL has said so: the pod has deleted it, or somebody on the node has.
+    #[serde(default)]
+    is_gone: bool,
 }
 
 impl Record {
@@ -58,6 +61,15 @@ impl Record {
     /// The network of the attachment; empty if the pod was found by its network namespace.
     pub fn network(&self) -> &str {
         &self.add.network
+    }
+
+    /// Whether this is the attachment of the pod.
+    pub fn is_of(&self, pod: &Pod) -> bool {
+        let PodRef { namespace, name, uid } = &self.add.pod;
+        let uids = [&*pod.uid, &*pod.static_uid];
+        *namespace == *pod.name.namespace
+            && *name == *pod.name.name
+            && uid.as_deref().is_none_or(|uid| pod.uid.is_empty() || uids.contains(&uid))
     }
 
     /// The endpoint for the store.
@@ -111,11 +123,13 @@ pub enum Error {
 pub struct Registry {
     path: PathBuf,
     by_ifindex: BTreeMap<IfIndex, Record>,
+    /// Attachments whose interface is gone without a DEL.
+    gone: BTreeMap<Attachment, Record>,
 }
 
 impl Registry {
-    /// Reads the records of an earlier run, without those whose interface is gone. `device_name` returns the name of the
-    /// device with an index.
+    /// Reads the records of an earlier run. `device_name` returns the name of the device with an index: a record whose interface
+    /// is gone is no endpoint any more.
     ///
     /// # Errors
     /// The file exists and cannot be read or parsed: starting without its records would cut off their pods.
@@ -129,15 +143,17 @@ impl Registry {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(source) => return Err(Error::Io { path: path.to_owned(), source }),
         };
-        let mut by_ifindex = BTreeMap::new();
+        let (mut by_ifindex, mut gone) = (BTreeMap::new(), BTreeMap::new());
         for record in records {
-            if device_name(record.ifindex()).as_deref() == Some(record.host_ifname()) {
+            let name = device_name(record.ifindex());
+            if !record.is_gone && name.as_deref() == Some(record.host_ifname()) {
                 by_ifindex.insert(record.ifindex(), record);
             } else {
-                warn!(ifindex = %record.ifindex(), container = record.container_id(), "endpoint record dropped: its interface is gone");
+                warn!(ifindex = %record.ifindex(), container = record.container_id(), "interface of an endpoint is gone without a DEL");
+                gone.insert(record.attachment().clone(), Record { is_gone: true, ..record });
             }
         }
-        Ok(Self { path: path.to_owned(), by_ifindex })
+        Ok(Self { path: path.to_owned(), by_ifindex, gone })
     }
 
     /// All records, by interface.
@@ -160,7 +176,9 @@ impl Registry {
         let ifindex = IfIndex(add.host_ifindex);
         self.by_ifindex.retain(|_, record| *record.attachment() != add.attachment);
         self.by_ifindex.remove(&ifindex);
-        let record = Record { add, egress_mark: self.free_egress_mark() };
+        self.gone
+            .retain(|_, gone| gone.add.pod != add.pod && gone.add.attachment != add.attachment);
+        let record = Record { add, egress_mark: self.free_egress_mark(), is_gone: false };
         let endpoint = record.endpoint();
         self.by_ifindex.insert(ifindex, record);
         self.save();
@@ -174,6 +192,28 @@ impl Registry {
         }
     }
 
+    /// Records that an interface is gone without a DEL: the attachment is no endpoint any more.
+    pub fn set_gone(&mut self, ifindex: IfIndex) {
+        if let Some(record) = self.by_ifindex.remove(&ifindex) {
+            self.gone.insert(record.attachment().clone(), Record { is_gone: true, ..record });
+            self.save();
+        }
+    }
+
+    /// The attachments whose interface is gone without a DEL.
+    pub fn gone(&self) -> impl Iterator<Item = &Record> {
+        self.gone.values()
+    }
+
+    /// Drops records whose interface is gone, except those for which `stays` returns true.
+    pub fn retain_gone(&mut self, stays: impl Fn(&Record) -> bool) {
+        let n_before = self.gone.len();
+        self.gone.retain(|_, record| stays(record));
+        if self.gone.len() != n_before {
+            self.save();
+        }
+    }
+
     /// The lowest egress mark that no endpoint has; 0, which means none, if all are taken.
     fn free_egress_mark(&self) -> u16 {
         let taken: std::collections::BTreeSet<u16> =
@@ -183,7 +223,7 @@ impl Registry {
 
     /// Replaces the file as a whole, so that it holds the old or the new records after a crash.
     fn save(&self) {
-        let records: Vec<&Record> = self.by_ifindex.values().collect();
+        let records: Vec<&Record> = self.by_ifindex.values().chain(self.gone.values()).collect();
         let temporary = self.path.with_extension("new");
         let result = serde_json::to_vec(&records)
             .map_err(io::Error::other)
@@ -233,6 +273,7 @@ mod tests {
                 .unwrap();
         let containers: Vec<_> = again.records().map(Record::container_id).collect();
         assert_eq!(containers, ["two"]);
+        assert_eq!(again.gone().map(Record::container_id).collect::<Vec<_>>(), ["one"]);
         assert!(
             Registry::open(&path, |_| Some("other".to_owned())).unwrap().records().next().is_none()
         );

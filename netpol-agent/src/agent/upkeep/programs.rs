@@ -18,7 +18,13 @@ use crate::agent::clock::monotonic_now;
 use crate::agent::state::Agent;
 
 impl<K: Kernel> Agent<K> {
-    /// Looks at all devices. Called once a second.
+    /// What is done once a second while no other input waits.
+    pub fn tick(&mut self, now: Instant) {
+        self.look_at_programs(now);
+        self.prepare();
+    }
+
+    /// Looks at all devices.
     pub fn look_at_programs(&mut self, now: Instant) {
         let guarded = self.guarded();
         let begin = monotonic_now();
@@ -27,9 +33,7 @@ impl<K: Kernel> Agent<K> {
         }
         self.keep_exits();
         self.detached.refused.retain(|ifindex| guarded.contains_key(ifindex));
-        if self.detached.expire(now) {
-            self.report_of_node();
-        }
+        self.detached.expire(now);
     }
 
     /// Looks at the devices of these notifications.
@@ -95,7 +99,6 @@ impl<K: Kernel> Agent<K> {
                 let error = &error as &dyn std::error::Error;
                 error!(error, "connections are not judged again");
             }
-            self.report_of_node();
         }
         is_complete
     }
@@ -155,7 +158,7 @@ mod tests {
     use netpol_proto::Response;
 
     use super::*;
-    use crate::agent::answers::routes;
+    use crate::agent::answers::routes::{self, Detail};
     use crate::agent::answers::status::Protection;
     use crate::agent::fake_kernel::FakeKernel;
     use crate::agent::tests::{Fixture, fixture, found, full_lists, pod, update};
@@ -183,11 +186,13 @@ mod tests {
         assert_eq!(agent.kernel.attached, [IfIndex(7)]);
         assert_eq!(agent.kernel.log.last(), Some(&MapOp::BumpEpoch));
         let object = ObjectRef { kind: Kind::Pod, name: ObjectName::new("x", "a") };
+        agent.sync();
         assert_eq!(agent.take_found(), [object]);
         let status = agent.describe();
         assert_eq!(status.endpoints[0].protection, Protection::Ready);
         assert_eq!((status.n_reattached, status.diagnostics.len()), ([1, 0], 1));
         agent.look_at_programs(now + Duration::from_hours(2));
+        agent.sync();
         assert_eq!(agent.describe().diagnostics, Vec::<String>::new());
     }
 
@@ -253,7 +258,7 @@ mod tests {
         agent.kernel.attached.clear();
         agent.kernel.refuses_attach = true;
         agent.look_at_programs(fixture.now);
-        let reasons = |agent: &Agent<_>| routes::unreadiness(&agent.describe());
+        let reasons = |agent: &Agent<_>| routes::unreadiness(&agent.describe(), Detail::Names);
         assert_eq!(reasons(agent), ["unprotected: pod x/a: interface 7 has no programs"]);
         agent.kernel.refuses_attach = false;
         agent.look_at_programs(fixture.now);

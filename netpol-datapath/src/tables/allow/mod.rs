@@ -7,7 +7,7 @@
 
 mod inner;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::Arc;
@@ -29,6 +29,8 @@ type Slot = u16;
 
 /// Number of spare slots that are prepared at once.
 const N_SPARE: usize = 32;
+/// Empty maps that are created before they are written to ALLOW, because each is an open file until then.
+const N_OPEN: usize = 256;
 /// With fewer spare slots than this, more are prepared when the node is idle.
 const FEW_SPARE: usize = 8;
 /// With more entries than this in retired maps, the maps are replaced when the node is idle.
@@ -140,15 +142,24 @@ impl AllowMaps {
     /// Finds or creates the allow maps of the keys. A map whose keys all change alike is edited in place; other keys move to
     /// another slot. Afterwards the caller must write [`Self::slots`] into the endpoints of all keys.
     ///
+    /// A slot that loses all its keys retires after the last key has moved. So keys that exchange their maps need no spare
+    /// slot, and the spare slots needed are the contents that no slot has yet. ALLOW has enough of them for any change: two for
+    /// each endpoint before it and two for each after it.
+    ///
     /// # Errors
     /// [`Error::MapFull`], [`Error::Map`]. Call [`Self::read`] before the next operation.
     pub(crate) fn set_all<'a>(
         &mut self,
         entries: impl Iterator<Item = (AllowMapKey, &'a Arc<AllowMap>)>,
     ) -> Result<(), Error> {
-        let is_new = |key: &AllowMapKey, content: &Arc<AllowMap>| {
-            let now = self.by_key.get(key).and_then(|slot| self.used.get(slot));
-            now.is_none_or(|now| now.content != *content)
+        // Endpoints mostly share their maps, so that each pair of maps is compared once.
+        let mut compared: HashMap<(Slot, usize), bool> = HashMap::new();
+        let mut is_new = |key: &AllowMapKey, content: &Arc<AllowMap>| {
+            let Some(slot) = self.by_key.get(key) else { return true };
+            let now = self.used.get(slot);
+            *compared
+                .entry((*slot, address_of(content)))
+                .or_insert_with(|| now.is_none_or(|now| now.content != *content))
         };
         let mut wanted: BTreeMap<AllowMapKey, &Arc<AllowMap>> = BTreeMap::new();
         wanted.extend(entries.filter(|(key, content)| is_new(key, content)));
@@ -156,26 +167,34 @@ impl AllowMaps {
             self.edit(slot, content)?;
             wanted.retain(|key, _| self.by_key.get(key) != Some(&slot));
         }
-        let made: BTreeSet<_> =
-            wanted.values().filter(|content| !self.by_content.contains_key(**content)).collect();
-        if made.len() > self.spare.len() {
-            self.prepare_spare(made.len() - self.spare.len() + N_SPARE)?;
+        let contents: BTreeMap<usize, &Arc<AllowMap>> =
+            wanted.values().map(|content| (address_of(content), *content)).collect();
+        let missing: HashSet<&Arc<AllowMap>> = contents
+            .values()
+            .copied()
+            .filter(|content| !self.by_content.contains_key(*content))
+            .collect();
+        if missing.len() > self.spare.len() {
+            self.prepare_spare(missing.len() - self.spare.len() + N_SPARE)?;
         }
-        for (key, content) in wanted {
+        let mut slots: BTreeMap<usize, Slot> = BTreeMap::new();
+        for (address, content) in contents {
             let slot = match self.by_content.get(content) {
                 Some(slot) => *slot,
                 None => self.fill(content)?,
             };
-            self.assign(key, Some(slot));
+            slots.insert(address, slot);
         }
+        let moves = wanted.into_iter().map(|(key, content)| (key, slots.get(&address_of(content))));
+        let left = moves.filter_map(|(key, slot)| self.assign(key, slot.copied())).collect();
+        self.retire_unused(left);
         Ok(())
     }
 
     /// Removes the allow maps of these keys. Afterwards the caller must write [`Self::slots`] into the endpoints of all keys.
     pub(crate) fn remove_all(&mut self, keys: impl Iterator<Item = AllowMapKey>) {
-        for key in keys {
-            self.assign(key, None);
-        }
+        let left: BTreeSet<Slot> = keys.filter_map(|key| self.assign(key, None)).collect();
+        self.retire_unused(left);
     }
 
     /// Whether [`Self::prepare`] has work to do.
@@ -205,7 +224,7 @@ impl AllowMaps {
                 by_slot.entry(*slot).or_default().push(content);
             }
         }
-        let mut taken: BTreeSet<&Arc<AllowMap>> = BTreeSet::new();
+        let mut taken: HashSet<&Arc<AllowMap>> = HashSet::new();
         let mut found = Vec::new();
         for (slot, contents) in by_slot {
             let (Some(used), [content, others @ ..]) = (self.used.get(&slot), contents.as_slice())
@@ -245,8 +264,8 @@ impl AllowMaps {
 
     /// Fills a spare slot.
     fn fill(&mut self, content: &Arc<AllowMap>) -> Result<Slot, Error> {
+        let Some((slot, map_id)) = self.spare.pop() else { return Err(self.label.is_full()) };
         let label = Label { capacity: maps::MAX_ALLOW_ENTRIES, ..self.label };
-        let Some((slot, map_id)) = self.spare.pop() else { return Err(label.is_full()) };
         // Retired until it is complete, because a failure leaves it partly filled.
         self.retired.insert(slot, Retired { map_id, n_entries: content.len() });
         let filled = open(map_id).and_then(|mut inner| write(&mut inner, content.iter()));
@@ -257,23 +276,28 @@ impl AllowMaps {
         Ok(slot)
     }
 
-    /// Assigns a slot to a key, or removes its slot. A slot without keys retires.
-    fn assign(&mut self, key: AllowMapKey, slot: Option<Slot>) {
+    /// Assigns a slot to a key, or removes its slot. Returns the slot that the key has left.
+    fn assign(&mut self, key: AllowMapKey, slot: Option<Slot>) -> Option<Slot> {
         if let Some(used) = slot.and_then(|slot| self.used.get_mut(&slot)) {
             used.n_keys += 1;
         }
         let before = match slot {
             Some(slot) => self.by_key.insert(key, slot),
             None => self.by_key.remove(&key),
-        };
-        let Some(before) = before else { return };
-        let Some(used) = self.used.get_mut(&before) else { return };
-        used.n_keys -= 1;
-        if used.n_keys == 0
-            && let Some(Used { content, map_id, .. }) = self.used.remove(&before)
-        {
-            self.by_content.remove(&content);
-            self.retired.insert(before, Retired { map_id, n_entries: content.len() });
+        }?;
+        self.used.get_mut(&before)?.n_keys -= 1;
+        Some(before)
+    }
+
+    /// Retires those of the slots that no key uses any more.
+    fn retire_unused(&mut self, slots: BTreeSet<Slot>) {
+        for slot in slots {
+            if self.used.get(&slot).is_some_and(|used| used.n_keys == 0)
+                && let Some(Used { content, map_id, .. }) = self.used.remove(&slot)
+            {
+                self.by_content.remove(&content);
+                self.retired.insert(slot, Retired { map_id, n_entries: content.len() });
+            }
         }
     }
 
@@ -286,11 +310,13 @@ impl AllowMaps {
         if slots.is_empty() {
             return if self.spare.is_empty() { Err(label.is_full()) } else { Ok(()) };
         }
-        let made = self.write_empty(&slots).map_err(|error| label.cannot_write(error))?;
-        for (slot, map_id) in made {
-            self.retired.remove(&slot);
-            self.next = self.next.max(slot.saturating_add(1));
-            self.spare.push((slot, map_id));
+        for slots in slots.chunks(N_OPEN) {
+            let made = self.write_empty(slots).map_err(|error| label.cannot_write(error))?;
+            for (slot, map_id) in made {
+                self.retired.remove(&slot);
+                self.next = self.next.max(slot.saturating_add(1));
+                self.spare.push((slot, map_id));
+            }
         }
         Ok(())
     }
@@ -362,6 +388,11 @@ impl AllowMaps {
         self.spare.clear();
         Ok(())
     }
+}
+
+/// The identity of a map that endpoints share.
+fn address_of(content: &Arc<AllowMap>) -> usize {
+    Arc::as_ptr(content).addr()
 }
 
 fn only_allows(content: &AllowMap) -> bool {

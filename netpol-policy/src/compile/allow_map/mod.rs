@@ -17,7 +17,7 @@ use netpol_common::keys::{AllowKey, AllowValue};
 
 use super::capacity::{self, LeftOut};
 use super::map_state::AllowMap;
-use super::port_ranges::port_prefixes;
+use super::port_ranges::{n_port_prefixes, port_prefixes};
 use crate::resolve::{Action, DefaultVerdict, PeerSet, PolicyRule, PortSet, RuleRef, Tier};
 
 /// A rule that is in force.
@@ -35,9 +35,9 @@ pub(super) struct RuleInForce<'a> {
 impl<'a> RuleInForce<'a> {
     /// A rule with its number. If it is left out because its peers exceed the capacity of the maps, an accepting rule is not
     /// in force at all, and any other denies every address on its ports: a rule that is skipped must never open a port.
-    pub(super) fn new(id: RuleId, rule: &'a PolicyRule, left_out: &LeftOut) -> Option<Self> {
+    pub(super) fn new(id: RuleId, rule: &'a PolicyRule, left_out: [&LeftOut; 2]) -> Option<Self> {
         let PolicyRule { tier, priority: _, order: _, action, source, peers, ports } = rule;
-        let is_left_out = left_out.contains_key(source);
+        let is_left_out = left_out.iter().any(|left_out| left_out.contains_key(source));
         let (action, peers) = match action {
             Action::Accept if is_left_out => return None,
             Action::Deny | Action::Pass if is_left_out => (Action::Deny, None),
@@ -109,26 +109,20 @@ fn union<'a, I: Iterator<Item = &'a Identity>>(
     map
 }
 
-/// The accepting rules that exceed the capacity: those that do not fit after all smaller ones.
+/// The accepting rules that exceed the capacity: those that do not fit after all smaller ones, each with all its entries.
 fn over_capacity<'a, I: Iterator<Item = &'a Identity>>(
     rules: &(impl Iterator<Item = RuleInForce<'a>> + Clone),
     members: &impl Fn(&Arc<PeerSet>) -> I,
     capacity: usize,
 ) -> BTreeSet<RuleRef> {
     let wants = wanted_entries(rules.clone(), members);
-    let mut taken = BTreeSet::new();
-    let mut left_out = BTreeSet::new();
-    for source in capacity::smallest_first(&wants) {
-        let of_rule = rules.clone().filter(|rule| rule.source == source);
-        let wanted = union(of_rule, members, capacity);
-        let n_new = wanted.keys().filter(|key| !taken.contains(*key)).count();
-        if taken.len() + n_new > capacity {
-            left_out.insert(source.clone());
-        } else {
-            taken.extend(wanted.into_keys());
-        }
-    }
-    left_out
+    let mut n_free = capacity;
+    let exceeds = |source: &&RuleRef| {
+        let rest = wants.get(source).and_then(|n_wanted| n_free.checked_sub(*n_wanted));
+        n_free = rest.unwrap_or(n_free);
+        rest.is_none()
+    };
+    capacity::smallest_first(&wants).into_iter().filter(exceeds).cloned().collect()
 }
 
 /// The number of entries that each rule has in a union.
@@ -146,11 +140,11 @@ fn wanted_entries<'a, I: Iterator<Item = &'a Identity>>(
 }
 
 /// Number of entries for each peer.
-fn n_entries(ports: &PortSet) -> usize {
+pub(super) fn n_entries(ports: &PortSet) -> usize {
     match ports {
         PortSet::All => 1,
         PortSet::AnyOf(items) => {
-            items.iter().map(|item| item.range.map_or(1, |range| port_prefixes(range).len())).sum()
+            items.iter().map(|item| item.range.map_or(1, n_port_prefixes)).sum()
         }
     }
 }

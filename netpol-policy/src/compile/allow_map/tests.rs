@@ -101,7 +101,7 @@ fn compiled(
     let in_force = rules
         .iter()
         .enumerate()
-        .filter_map(|(position, rule)| RuleInForce::new(id(position), rule, left_out));
+        .filter_map(|(position, rule)| RuleInForce::new(id(position), rule, [left_out; 2]));
     build(in_force, unmatched(default), members, capacity)
 }
 

@@ -1,49 +1,85 @@
-//! The capacity of the maps, and the rules that exceed it.
+//! The capacity of the maps, and the rules and Services that exceed it.
 //!
-//! In: the rules in force on the node with their peers, and [`Capacities`]. Out: the rules that exceed the capacity and are
-//! left out. A rule that is left out allows nothing: the pods that its policy selects stay isolated, and other rules are not
-//! affected. The choice depends on the current objects alone. Capacity is given to policies in turn, the smallest first, so
-//! that a large policy never displaces a small one, and within a policy to its rules, the smallest first. A block or an
-//! address that an earlier rule already needs costs nothing more. Must not: use numbers, or what was in force before.
+//! In: the rules in force on the node with their peers, the Services, and [`Capacities`]. Out: what exceeds the capacity and
+//! is left out. A rule that is left out allows nothing: the pods that its policy selects stay isolated, and other rules are
+//! not affected. The choice depends on the current objects alone. Namespaces share a capacity as [`shares`] says. Within a
+//! namespace its policies get capacity in turn, the smallest first, so that a large policy never displaces a small one, and
+//! within a policy its rules, the smallest first. Must not: use numbers as more than names, or what was in force before.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+mod deferred;
+mod shares;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use hashbrown::{HashMap, HashSet};
 use netpol_common::addr::Addr;
 use netpol_common::ids::Direction;
 use netpol_common::maps;
 
-use super::prefixes::{V4_EDGE, nodes};
-use crate::model::{Code, Diagnostic, ObjectRef};
-use crate::resolve::{PeerSet, PolicyRef, RuleRef, peer_set, rule_ref};
+pub use deferred::RefusedServices;
+pub(super) use deferred::{Deferred, reduced as reduced_defer, wanted as wanted_defer};
+pub use shares::Shared;
+use shares::{Item, divide};
+
+use super::numbering::{Numbering, PeerSetId};
+use crate::model::{Code, Diagnostic, Kind, ObjectName, ObjectRef};
+use crate::resolve::{PeerSet, PolicyRef, PolicyRule, PortSet, RuleRef, peer_set, rule_ref};
 use crate::store::ClusterState;
 
 /// Rules of one policy that are named one by one.
 const MAX_NAMED: usize = 10;
 
-/// The share of the maps that policies may fill.
+/// The share of the maps that policies and Services may fill.
 ///
-/// A change writes new entries before it removes old ones, so policies fill PREFIXES and an allow map to one half only: then
-/// any content that fits can replace any other that fits. Addresses of pods move in smaller steps.
+/// A change writes new entries before it removes old ones, so policies fill PREFIXES and an allow map to one half only, and
+/// Services DEFER: then any content that fits can replace any other that fits. Addresses of pods move in smaller steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacities {
     /// Address blocks and exceptions, of all policies together.
-    pub n_prefixes: usize,
-    /// Addresses of pods that peers select, of all policies together.
-    pub n_identities: usize,
+    pub n_prefixes: Shared,
+    /// Addresses of pods that peers select, of all policies together. One namespace may select all of them.
+    pub n_identities: Shared,
     /// Entries of one allow map: one direction of a pod.
     pub n_allow_entries: usize,
+    /// Addresses of Services and of the node.
+    pub n_deferred: Shared,
+    /// Comparisons of the selectors of peers with label classes and namespaces ([`PeerSet::n_comparisons`]). Bounds the time
+    /// and the memory of the agent.
+    pub n_comparisons: Shared,
+    /// In a cluster with very many label classes, each of them may be compared so many times.
+    pub n_times_each: usize,
+    /// Entries of all allow maps together; pods that the same policies select have one. Bounds the time of the agent, and its
+    /// memory and the kernel's.
+    pub n_entries: Shared,
+}
+
+impl Capacities {
+    /// The comparisons that are allowed in this cluster.
+    fn comparisons(&self, state: &ClusterState) -> Shared {
+        let Shared { total, of_namespace } = self.n_comparisons;
+        let least = state.n_label_classes().saturating_mul(self.n_times_each);
+        let factor = least.div_ceil(of_namespace.max(1)).max(1);
+        Shared {
+            total: total.saturating_mul(factor),
+            of_namespace: of_namespace.saturating_mul(factor),
+        }
+    }
 }
 
 impl Default for Capacities {
     fn default() -> Self {
-        let [prefixes, identities, allow_entries] =
-            [maps::MAX_PREFIXES, maps::MAX_IDENTITIES, maps::MAX_ALLOW_ENTRIES]
+        let [prefixes, identities, allow_entries, deferred] =
+            [maps::MAX_PREFIXES, maps::MAX_IDENTITIES, maps::MAX_ALLOW_ENTRIES, maps::MAX_DEFER]
                 .map(|capacity| usize::try_from(capacity).unwrap_or(usize::MAX));
         Self {
-            n_prefixes: prefixes / 2,
-            n_identities: identities - identities / 8,
+            n_prefixes: Shared { total: prefixes / 2, of_namespace: prefixes / 4 },
+            n_identities: Shared::undivided(identities - identities / 8),
             n_allow_entries: allow_entries / 2,
+            n_deferred: Shared { total: deferred / 2, of_namespace: deferred / 8 },
+            n_comparisons: Shared { total: 1 << 21, of_namespace: 1 << 19 },
+            n_times_each: 16,
+            n_entries: Shared { total: 1 << 20, of_namespace: 1 << 18 },
         }
     }
 }
@@ -58,14 +94,24 @@ pub enum Lack {
     },
     /// The addresses of the pods that its peers select.
     Identities,
+    /// The comparisons of its selectors with the labels of pods.
+    Comparisons {
+        /// Number of comparisons for the rule.
+        n_wanted: usize,
+    },
     /// Its entries in an allow map, together with those of the other rules for one direction of a pod.
     AllowEntries,
+    /// Its entries in all allow maps.
+    Entries {
+        /// Number of entries for the rule.
+        n_wanted: usize,
+    },
 }
 
 /// The rules that are left out, with the first capacity that each exceeds.
 pub type LeftOut = BTreeMap<RuleRef, Lack>;
 
-/// The order in which rules get capacity, given how much each one needs.
+/// The order in which rules of one namespace get capacity, given how much each one needs.
 pub(super) fn smallest_first<'a>(wants: &BTreeMap<&'a RuleRef, usize>) -> Vec<&'a RuleRef> {
     let mut by_policy: BTreeMap<&PolicyRef, usize> = BTreeMap::new();
     for (rule, n_wanted) in wants {
@@ -84,115 +130,145 @@ pub(super) fn smallest_first<'a>(wants: &BTreeMap<&'a RuleRef, usize>) -> Vec<&'
     rules.into_iter().map(|(_, _, rule)| rule).collect()
 }
 
-/// Whether any peers fit, given the total number of their blocks and exceptions.
-pub(super) fn fits(state: &ClusterState, n_blocks: usize, capacities: &Capacities) -> bool {
+/// Whether any peers fit, given the number of their blocks and exceptions and an upper bound of their comparisons, each list of
+/// peers counted once.
+pub(super) fn fits(
+    state: &ClusterState,
+    n_blocks: usize,
+    n_comparisons: usize,
+    capacities: &Capacities,
+) -> bool {
     // One more for the prefix of all IPv4 addresses.
-    n_blocks < capacities.n_prefixes && state.n_addresses() <= capacities.n_identities
+    capacities.n_prefixes.fits(n_blocks.saturating_add(1))
+        && capacities.comparisons(state).fits(n_comparisons)
+        && capacities.n_identities.fits(state.n_addresses())
 }
 
-/// The rules whose peers exceed the capacity. `rules` are the rules in force, each with each of its peer sets; repetitions do
-/// no harm.
+/// The peers of one rule.
+type PeersOf<'a> = BTreeMap<PeerSetId, &'a PeerSet>;
+
+/// The rules whose peers exceed the capacity. `rules` are the rules in force, possibly repeated, each with the number of its
+/// peers.
 pub(super) fn left_out<'a>(
     state: &ClusterState,
-    rules: impl Iterator<Item = (&'a RuleRef, &'a Arc<PeerSet>)> + Clone,
+    rules: impl Iterator<Item = (&'a Arc<PolicyRule>, Option<PeerSetId>)>,
     capacities: &Capacities,
 ) -> LeftOut {
-    let Capacities { n_prefixes, n_identities, n_allow_entries: _ } = *capacities;
-    let n_blocks = rules.clone().map(|(_, peers)| peers.n_blocks()).sum();
-    if fits(state, n_blocks, capacities) {
-        return LeftOut::new();
-    }
-    let mut peers_of: BTreeMap<&RuleRef, Vec<&PeerSet>> = BTreeMap::new();
+    let Capacities { n_prefixes, n_identities, .. } = *capacities;
+    let mut peers_of: BTreeMap<&RuleRef, PeersOf<'_>> = BTreeMap::new();
+    let mut n_blocks = 0_usize;
+    let mut comparisons: HashMap<PeerSetId, usize> = HashMap::new();
     let mut visited = HashSet::new();
-    for (rule, peers) in rules {
-        if visited.insert((Arc::as_ptr(peers), rule)) {
-            let known = peers_of.entry(rule).or_default();
-            if !known.contains(&&**peers) {
-                known.push(peers);
-            }
+    for (rule, set) in rules {
+        if let Some((set, peers)) = set.zip(rule.peers.as_ref())
+            && visited.insert(Arc::as_ptr(rule))
+        {
+            comparisons.entry(set).or_insert_with(|| {
+                n_blocks = n_blocks.saturating_add(peers.n_blocks());
+                peers.n_comparisons(state)
+            });
+            peers_of.entry(&rule.source).or_default().insert(set, peers);
         }
     }
     let mut left_out = LeftOut::new();
-    let n_blocks = |peers: &[&PeerSet]| peers.iter().map(|set| set.n_blocks()).sum();
-    let wants: BTreeMap<&RuleRef, usize> =
-        peers_of.iter().map(|(rule, peers)| (*rule, n_blocks(peers))).collect();
-    let blocks = |rule: &RuleRef| {
-        let sets = peers_of.get(rule).map_or([].as_slice(), Vec::as_slice);
-        sets.iter().flat_map(|set| set.blocks()).flat_map(nodes)
-    };
-    for rule in squeeze(&wants, HashSet::from([V4_EDGE]), n_prefixes, blocks) {
+    let n_comparisons = comparisons.values().fold(0, |sum: usize, n| sum.saturating_add(*n));
+    if fits(state, n_blocks, n_comparisons, capacities) {
+        return left_out;
+    }
+    let sets = |rule: &RuleRef| peers_of.get(rule).into_iter().flatten();
+    let wants: BTreeMap<&RuleRef, usize> = peers_of
+        .iter()
+        .map(|(rule, sets)| (*rule, sets.values().map(|set| set.n_blocks()).sum()))
+        .collect();
+    // One less for the prefix of all IPv4 addresses.
+    let shared = Shared { total: n_prefixes.total.saturating_sub(1), ..n_prefixes };
+    let blocks = |rule| sets(rule).map(|(set, peers)| (*set, peers.n_blocks()));
+    for rule in divide(shared, in_order(&wants), blocks).refused {
         let n_wanted = wants.get(rule).copied().unwrap_or_default();
         left_out.insert(rule.clone(), Lack::Prefixes { n_wanted });
     }
 
-    if state.n_addresses() <= n_identities {
+    let compared = |set: &PeerSetId| comparisons.get(set).copied().unwrap_or_default();
+    let wants: BTreeMap<&RuleRef, usize> = peers_of
+        .iter()
+        .filter(|(rule, _)| !left_out.contains_key(**rule))
+        .map(|(rule, sets)| (*rule, sets.keys().map(compared).fold(0, usize::saturating_add)))
+        .collect();
+    let of_rule = |rule| sets(rule).map(|(set, _)| (*set, compared(set)));
+    for rule in divide(capacities.comparisons(state), in_order(&wants), of_rule).refused {
+        let n_wanted = wants.get(rule).copied().unwrap_or_default();
+        left_out.insert(rule.clone(), Lack::Comparisons { n_wanted });
+    }
+
+    if n_identities.fits(state.n_addresses()) {
         return left_out;
     }
     peers_of.retain(|rule, _| !left_out.contains_key(*rule));
     let addresses: BTreeMap<&RuleRef, BTreeSet<Addr>> = peers_of
         .iter()
-        .map(|(rule, peers)| {
-            let of_pods = peers.iter().flat_map(|set| set.pod_addresses(state));
+        .map(|(rule, sets)| {
+            let of_pods = sets.values().flat_map(|set| set.pod_addresses(state));
             (*rule, of_pods.map(Addr::from).collect())
         })
         .collect();
     let wants = addresses.iter().map(|(rule, addresses)| (*rule, addresses.len())).collect();
-    let of_rule = |rule: &RuleRef| addresses.get(rule).into_iter().flatten().copied();
-    for rule in squeeze(&wants, HashSet::new(), n_identities, of_rule) {
+    let of_rule = |rule| addresses.get(rule).into_iter().flatten().map(|addr| (*addr, 1));
+    for rule in divide(n_identities, in_order(&wants), of_rule).refused {
         left_out.insert(rule.clone(), Lack::Identities);
     }
     left_out
 }
 
-/// Gives capacity to the rules in turn, in addition to the items `taken` already. Returns the rules that exceed it.
-fn squeeze<'a, T: Copy + Eq + std::hash::Hash, I: Iterator<Item = T>>(
+/// Rules with the numbers of their peers.
+pub(super) fn numbered<'a>(
+    rules: impl Iterator<Item = &'a Arc<PolicyRule>>,
+    numbering: &mut Numbering,
+) -> impl Iterator<Item = (&'a Arc<PolicyRule>, Option<PeerSetId>)> {
+    rules.map(|rule| (rule, rule.peers.as_ref().map(|peers| numbering.peer_set(peers))))
+}
+
+/// The rules whose entries in all allow maps together exceed the capacity, given how many each one needs.
+pub(super) fn crowded_out(wants: &BTreeMap<&RuleRef, usize>, capacities: &Capacities) -> LeftOut {
+    let of_rule = |rule| std::iter::once((rule, wants.get(rule).copied().unwrap_or_default()));
+    let refused = divide(capacities.n_entries, in_order(wants), of_rule).refused.into_iter();
+    let lack = |rule| Lack::Entries { n_wanted: wants.get(rule).copied().unwrap_or_default() };
+    refused.map(|rule| (rule.clone(), lack(rule))).collect()
+}
+
+/// The rules as items of a division.
+fn in_order<'a>(
     wants: &BTreeMap<&'a RuleRef, usize>,
-    mut taken: HashSet<T>,
-    capacity: usize,
-    wanted: impl Fn(&RuleRef) -> I,
-) -> Vec<&'a RuleRef> {
-    let n_wanted = wants.values().fold(taken.len(), |sum, n| sum.saturating_add(*n));
-    if n_wanted <= capacity {
-        return Vec::new();
-    }
-    let mut without = Vec::new();
-    for rule in smallest_first(wants) {
-        let n_free = capacity.saturating_sub(taken.len());
-        let mut new = HashSet::new();
-        for item in wanted(rule).filter(|item| !taken.contains(item)) {
-            if new.insert(item) && new.len() > n_free {
-                break;
-            }
-        }
-        if new.len() > n_free {
-            without.push(rule);
-        } else {
-            taken.extend(new);
-        }
-    }
-    without
+) -> impl Iterator<Item = Item<'a, &'a RuleRef>> {
+    smallest_first(wants).into_iter().map(|rule| Item {
+        namespace: &rule.policy.name.namespace,
+        key: rule,
+        n_wanted: wants.get(rule).copied().unwrap_or_default(),
+    })
 }
 
 /// The rules that exceed the capacity of a node with pods of every policy.
 pub fn left_out_of_all(state: &ClusterState, capacities: &Capacities) -> LeftOut {
-    let mut rules: Vec<(RuleRef, Arc<PeerSet>)> = Vec::new();
+    let mut rules: Vec<Arc<PolicyRule>> = Vec::new();
     for policy in state.policies() {
         for direction in Direction::ALL {
             if !policy.policy_types.contains(direction) {
                 continue;
             }
             for rule in policy.rules(direction) {
-                let reference = rule_ref(policy, direction, rule);
-                rules.extend(peer_set(policy, rule).map(|peers| (reference, Arc::new(peers))));
+                let source = rule_ref(policy, direction, rule);
+                let peers = peer_set(policy, rule);
+                rules.extend(PolicyRule::network_policy(source, peers, PortSet::All));
             }
         }
     }
-    left_out(state, rules.iter().map(|(rule, peers)| (rule, peers)), capacities)
+    let mut numbering = Numbering::default();
+    left_out(state, numbered(rules.iter(), &mut numbering), capacities)
 }
 
 /// The field and the message of a finding on a rule that is left out. They are the same on every node.
 pub fn describe(rule: &RuleRef, lack: Lack, capacities: &Capacities) -> (String, String) {
-    let Capacities { n_prefixes, n_identities, n_allow_entries } = capacities;
+    let Capacities { n_prefixes, n_identities, n_allow_entries, n_comparisons, n_entries, .. } =
+        capacities;
     let list = match rule.direction {
         Direction::Ingress => "from",
         Direction::Egress => "to",
@@ -202,29 +278,77 @@ pub fn describe(rule: &RuleRef, lack: Lack, capacities: &Capacities) -> (String,
         Lack::Prefixes { n_wanted } => (
             format!("{field}.{list}"),
             format!(
-                "its {n_wanted} address blocks and exceptions, together with those of smaller policies, exceed the node's \
-                 capacity of {n_prefixes}: the rule allows nothing"
+                "its {n_wanted} address blocks and exceptions, together with those of smaller policies, exceed {}: the rule \
+                 allows nothing until there are fewer of them",
+                share(n_prefixes, &rule.policy.name.namespace)
             ),
         ),
         Lack::Identities => (
             format!("{field}.{list}"),
             format!(
-                "the addresses of the pods that it selects, together with those of smaller policies, exceed the node's \
-                 capacity of {n_identities}: the rule allows nothing"
+                "the addresses of the pods that it selects, together with those of smaller policies, exceed {}: the rule \
+                 allows nothing until it selects fewer",
+                share(n_identities, &rule.policy.name.namespace)
+            ),
+        ),
+        Lack::Comparisons { n_wanted } => (
+            format!("{field}.{list}"),
+            format!(
+                "the {n_wanted} comparisons of its selectors with the labels of pods, together with those of smaller policies, \
+                 exceed {}: the rule allows nothing until it has fewer or narrower selectors, or pods have fewer different labels",
+                share(n_comparisons, &rule.policy.name.namespace)
+            ),
+        ),
+        Lack::Entries { n_wanted } => (
+            field,
+            format!(
+                "its {n_wanted} combinations of peers and ports for pods of the node, together with those of smaller policies, \
+                 exceed {}: the rule allows nothing until there are fewer of them",
+                share(n_entries, &rule.policy.name.namespace)
             ),
         ),
         Lack::AllowEntries => (
             field,
             format!(
                 "its peers and ports, together with those of smaller policies, exceed the capacity of {n_allow_entries} \
-                 entries for one direction of a pod: the rule allows nothing there"
+                 entries for one direction of a pod: the rule allows nothing there until there are fewer of them"
             ),
         ),
     }
 }
 
-/// The findings on the policies with rules that are left out: some rules of each are named.
-pub fn diagnostics(left_out: &LeftOut, capacities: &Capacities) -> Vec<Diagnostic> {
+/// What a namespace may use, for a message.
+fn share(shared: &Shared, namespace: &str) -> String {
+    let Shared { total, of_namespace } = shared;
+    if of_namespace < total {
+        format!(
+            "the share of namespace {namespace}, which is at most {of_namespace} of the node's {total}"
+        )
+    } else {
+        format!("the share of namespace {namespace} in the node's {total}")
+    }
+}
+
+/// The finding on a Service whose addresses exceed the capacity.
+fn describe_service(service: &ObjectName, n_addresses: usize, shared: &Shared) -> Diagnostic {
+    Diagnostic {
+        code: Code::OverCapacity,
+        object: ObjectRef { kind: Kind::Service, name: service.clone() },
+        field: "spec.externalIPs".to_owned(),
+        message: format!(
+            "its {n_addresses} addresses, together with those of smaller Services, exceed {}: isolated pods of the node \
+             reach every destination by a slower path until there are fewer of them",
+            share(shared, &service.namespace)
+        ),
+    }
+}
+
+/// The findings on the policies with rules that are left out, of which some of each are named, and on the Services.
+pub fn diagnostics(
+    left_out: &LeftOut,
+    refused: &RefusedServices,
+    capacities: &Capacities,
+) -> Vec<Diagnostic> {
     let mut by_policy: BTreeMap<&PolicyRef, Vec<(&RuleRef, Lack)>> = BTreeMap::new();
     for (rule, lack) in left_out {
         by_policy.entry(&rule.policy).or_default().push((rule, *lack));
@@ -248,6 +372,9 @@ pub fn diagnostics(left_out: &LeftOut, capacities: &Capacities) -> Vec<Diagnosti
             });
         }
     }
+    let shared = &capacities.n_deferred;
+    let services = refused.iter();
+    found.extend(services.map(|(service, n_wanted)| describe_service(service, *n_wanted, shared)));
     found
 }
 

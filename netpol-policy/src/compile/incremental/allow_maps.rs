@@ -9,10 +9,10 @@ use netpol_common::keys::AllowValue;
 
 use super::peer_sets::PeerSets;
 use crate::compile::allow_map::{self, RuleInForce};
-use crate::compile::capacity::{Lack, LeftOut};
+use crate::compile::capacity::{self, Capacities, Lack, LeftOut};
 use crate::compile::map_state::{AllowMap, AllowMapKey};
 use crate::compile::numbering::{Numbering, PeerSetId, Signature};
-use crate::resolve::{PeerSet, PolicyRule, RuleRef};
+use crate::resolve::{PeerSet, PolicyRule, RuleList, RuleRef};
 
 /// Number of an allow map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,12 +22,20 @@ pub(super) struct MapId(u64);
 #[derive(Debug, Default)]
 pub(super) struct AllowMaps {
     by_id: BTreeMap<MapId, Shared>,
-    /// By the value where no rule decides and the memory addresses of the rules, which the map keeps alive.
+    /// By the value where no rule decides and the memory address of the list of rules, which the map keeps alive.
+    by_list: HashMap<(AllowValue, usize), MapId>,
+    /// By the same value and the memory addresses of the rules.
     by_rules: HashMap<(AllowValue, Vec<usize>), MapId>,
     /// The maps with rules that have this peer set, including rules that are left out.
     by_set: BTreeMap<PeerSetId, BTreeSet<MapId>>,
     /// The rules whose peers exceed the capacity.
     left_out: LeftOut,
+    /// The rules whose entries exceed the capacity of all maps together.
+    crowded_out: LeftOut,
+    /// The number of entries that the rules of all maps need, rules in [`Self::left_out`] excepted.
+    n_wanted: usize,
+    /// Maps were removed since the last [`Self::crowd_out`].
+    has_lost: bool,
     /// The rules that exceed the capacity of one map.
     cut: BTreeMap<MapId, BTreeSet<RuleRef>>,
     /// Maps were made or removed since the last [`Self::leave_out`].
@@ -41,9 +49,11 @@ pub(super) struct AllowMaps {
 
 #[derive(Debug)]
 struct Shared {
-    rules: Vec<Arc<PolicyRule>>,
-    /// The number of each rule.
-    rule_ids: Vec<RuleId>,
+    rules: RuleList,
+    /// The number of each rule, and of its entries for each peer.
+    rule_ids: Vec<(RuleId, usize)>,
+    /// Its part of [`AllowMaps::n_wanted`].
+    n_wanted: usize,
     /// The value where no rule decides.
     unmatched: AllowValue,
     /// The number of each rule's peer set, by its memory address.
@@ -53,6 +63,23 @@ struct Shared {
 }
 
 impl Shared {
+    /// The rules that are not left out, with the number of entries that each needs.
+    fn wanted(
+        &self,
+        peer_sets: &PeerSets,
+        left_out: &LeftOut,
+    ) -> impl Iterator<Item = (&Arc<PolicyRule>, usize)> {
+        let rules = self.rules.iter().zip(&self.rule_ids);
+        let in_force = rules.filter(|(rule, _)| !left_out.contains_key(&rule.source));
+        in_force.map(|(rule, (_, n_for_each))| {
+            let n_peers = rule.peers.as_ref().map_or(1, |peers| {
+                let set = self.sets.get(&Arc::as_ptr(peers).addr());
+                set.map_or(0, |set| peer_sets.n_identities(*set))
+            });
+            (rule, n_peers.saturating_mul(*n_for_each))
+        })
+    }
+
     /// The peer sets of rules that are not left out.
     fn sets_in_force(&self, left_out: &LeftOut) -> BTreeMap<PeerSetId, &Arc<PeerSet>> {
         let in_force = self.rules.iter().filter(|rule| !left_out.contains_key(&rule.source));
@@ -61,6 +88,10 @@ impl Shared {
             peers.filter_map(|peers| Some((*self.sets.get(&Arc::as_ptr(peers).addr())?, peers)));
         numbered.collect()
     }
+}
+
+fn address_of(rules: &RuleList) -> usize {
+    rules.as_ptr().addr()
 }
 
 fn pointers(rules: &[Arc<PolicyRule>]) -> Vec<usize> {
@@ -73,14 +104,24 @@ impl AllowMaps {
     pub(super) fn open(
         &mut self,
         key: AllowMapKey,
-        (unmatched, rules): (AllowValue, &[Arc<PolicyRule>]),
+        (unmatched, rules): (AllowValue, &RuleList),
         numbering: &mut Numbering,
         mut enter: impl FnMut(PeerSetId, &Arc<PeerSet>),
     ) -> MapId {
+        let list = (unmatched, address_of(rules));
+        if let Some(id) = self.by_list.get(&list) {
+            if let Some(existing) = self.by_id.get_mut(id) {
+                existing.users.insert(key);
+            }
+            return *id;
+        }
         let pointers = (unmatched, pointers(rules));
         if let Some(id) = self.by_rules.get(&pointers) {
             if let Some(existing) = self.by_id.get_mut(id) {
                 existing.users.insert(key);
+                self.by_list.remove(&(unmatched, address_of(&existing.rules)));
+                existing.rules = Arc::clone(rules);
+                self.by_list.insert(list, *id);
             }
             return *id;
         }
@@ -88,17 +129,18 @@ impl AllowMaps {
         self.next += 1;
         let mut sets = HashMap::new();
         let mut rule_ids = Vec::with_capacity(rules.len());
-        for rule in rules {
+        for rule in rules.iter() {
             *self.rules.entry(rule.source.clone()).or_default() += 1;
-            rule_ids.push(numbering.rule_id(&rule.source));
+            rule_ids.push((numbering.rule_id(&rule.source), allow_map::n_entries(&rule.ports)));
             let Some(peers) = &rule.peers else { continue };
             let set = numbering.peer_set(peers);
             self.by_set.entry(set).or_default().insert(id);
             sets.insert(Arc::as_ptr(peers).addr(), set);
         }
         let shared = Shared {
-            rules: rules.to_vec(),
+            rules: Arc::clone(rules),
             rule_ids,
+            n_wanted: 0,
             unmatched,
             sets,
             users: BTreeSet::from([key]),
@@ -109,6 +151,7 @@ impl AllowMaps {
         }
         self.has_changed = true;
         self.by_id.insert(id, shared);
+        self.by_list.insert(list, id);
         self.by_rules.insert(pointers, id);
         self.stale.insert(id);
         id
@@ -129,12 +172,15 @@ impl AllowMaps {
         }
         let Some(shared) = self.by_id.remove(&id) else { return };
         self.has_changed = true;
+        self.has_lost = true;
+        self.n_wanted = self.n_wanted.saturating_sub(shared.n_wanted);
+        self.by_list.remove(&(shared.unmatched, address_of(&shared.rules)));
         self.by_rules.remove(&(shared.unmatched, pointers(&shared.rules)));
         self.stale.remove(&id);
         self.cut.remove(&id);
         shared.sets_in_force(&self.left_out).into_keys().for_each(&mut leave);
         let Shared { rules, sets, .. } = shared;
-        for rule in rules {
+        for rule in rules.iter() {
             if let Some(peers) = &rule.peers
                 && let Some(set) = sets.get(&Arc::as_ptr(peers).addr())
                 && let Some(maps) = self.by_set.get_mut(set)
@@ -160,10 +206,14 @@ impl AllowMaps {
         self.has_changed
     }
 
-    /// The rules of all maps with their peers, once for each map.
-    pub(super) fn peers_of_rules(&self) -> impl Iterator<Item = (&RuleRef, &Arc<PeerSet>)> + Clone {
-        let rules = self.by_id.values().flat_map(|shared| &shared.rules);
-        rules.filter_map(|rule| Some((&rule.source, rule.peers.as_ref()?)))
+    /// The rules of all maps with the numbers of their peers, once for each map.
+    pub(super) fn rules(&self) -> impl Iterator<Item = (&Arc<PolicyRule>, Option<PeerSetId>)> {
+        self.by_id.values().flat_map(|shared| {
+            shared.rules.iter().map(|rule| {
+                let peers = rule.peers.as_ref().map(|peers| Arc::as_ptr(peers).addr());
+                (rule, peers.and_then(|peers| shared.sets.get(&peers).copied()))
+            })
+        })
     }
 
     /// The rules whose peers exceed the capacity.
@@ -198,18 +248,20 @@ impl AllowMaps {
         (entered, left)
     }
 
-    /// Every rule that is left out, because of its peers or in some map.
+    /// Every rule that is left out, because of its peers, because of its entries, or in some map.
     pub(super) fn all_left_out(&self) -> LeftOut {
         let mut all = self.left_out.clone();
+        all.extend(self.crowded_out.iter().map(|(rule, lack)| (rule.clone(), *lack)));
         for rule in self.cut.values().flatten() {
             all.entry(rule.clone()).or_insert(Lack::AllowEntries);
         }
         all
     }
 
-    /// Whether a rule is left out, because of its peers or in this map.
+    /// Whether a rule is left out, because of its peers, because of its entries, or in this map.
     pub(super) fn lacks(&self, id: MapId, rule: &RuleRef) -> bool {
         self.left_out.contains_key(rule)
+            || self.crowded_out.contains_key(rule)
             || self.cut.get(&id).is_some_and(|rules| rules.contains(rule))
     }
 
@@ -224,21 +276,23 @@ impl AllowMaps {
     pub(super) fn build(
         &mut self,
         peer_sets: &PeerSets,
-        capacity: usize,
+        capacities: &Capacities,
     ) -> Vec<(AllowMapKey, Arc<AllowMap>)> {
+        self.crowd_out(peer_sets, capacities);
+        let capacity = capacities.n_allow_entries;
         let mut rebuilt = Vec::new();
         for id in std::mem::take(&mut self.stale) {
             let Some(shared) = self.by_id.get_mut(&id) else { continue };
-            let Shared { rules, rule_ids, unmatched, sets, users, map } = shared;
+            let Shared { rules, rule_ids, n_wanted: _, unmatched, sets, users, map } = shared;
             let members = |peers: &Arc<PeerSet>| {
                 let set = sets.get(&Arc::as_ptr(peers).addr());
                 set.into_iter().flat_map(|set| peer_sets.identities(*set))
             };
-            let left_out = &self.left_out;
+            let left_out = [&self.left_out, &self.crowded_out];
             let in_force = rule_ids
                 .iter()
                 .zip(rules.iter())
-                .filter_map(|(id, rule)| RuleInForce::new(*id, rule, left_out));
+                .filter_map(|((id, _), rule)| RuleInForce::new(*id, rule, left_out));
             let built = allow_map::build(in_force, *unmatched, members, capacity);
             if built.left_out.is_empty() {
                 self.cut.remove(&id);
@@ -251,6 +305,40 @@ impl AllowMaps {
             }
         }
         rebuilt
+    }
+
+    /// Counts the entries of the stale maps, and leaves out the rules that exceed the capacity of all maps together. The maps
+    /// of rules for which that changes are stale too.
+    fn crowd_out(&mut self, peer_sets: &PeerSets, capacities: &Capacities) {
+        let Self { by_id, stale, left_out, crowded_out, n_wanted, has_lost, .. } = self;
+        for id in &*stale {
+            let Some(shared) = by_id.get_mut(id) else { continue };
+            let n_now = shared.wanted(peer_sets, left_out).map(|(_, n)| n).sum();
+            *n_wanted = n_wanted.saturating_sub(shared.n_wanted).saturating_add(n_now);
+            shared.n_wanted = n_now;
+        }
+        let is_same = !std::mem::take(has_lost) && stale.is_empty();
+        if is_same || (capacities.n_entries.fits(*n_wanted) && crowded_out.is_empty()) {
+            return;
+        }
+        // By memory address first, because each rule can be in very many maps.
+        let mut by_address: HashMap<usize, (&RuleRef, usize)> = HashMap::new();
+        for (rule, n_wanted) in by_id.values().flat_map(|map| map.wanted(peer_sets, left_out)) {
+            let known = by_address.entry(Arc::as_ptr(rule).addr());
+            known.or_insert((&rule.source, 0)).1 += n_wanted;
+        }
+        let mut wants: BTreeMap<&RuleRef, usize> = BTreeMap::new();
+        by_address.into_values().for_each(|(rule, n_wanted)| {
+            *wants.entry(rule).or_default() += n_wanted;
+        });
+        let before = std::mem::replace(crowded_out, capacity::crowded_out(&wants, capacities));
+        let now = &*crowded_out;
+        let is_concerned = |shared: &Shared| {
+            let mut sources = shared.rules.iter().map(|rule| &rule.source);
+            sources.any(|rule| before.contains_key(rule) != now.contains_key(rule))
+        };
+        let concerned = by_id.iter().filter(|(_, shared)| is_concerned(shared));
+        stale.extend(concerned.map(|(id, _)| *id));
     }
 
     pub(super) fn content(&self, id: MapId) -> Option<&Arc<AllowMap>> {

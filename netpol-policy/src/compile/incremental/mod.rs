@@ -31,12 +31,12 @@ use identities::{Identities, Life};
 use peer_sets::PeerSets;
 pub use update::MapStateUpdate;
 
-use super::capacity::{self, Capacities, Lack, LeftOut};
-use super::identity::{Changed, changed_meanings};
+use super::capacity::{self, Capacities, Deferred, Lack, LeftOut, RefusedServices};
+use super::identity::{Changed, changed_by_update};
 use super::map_state::{AllowMapKey, EndpointMapState, MapState};
 use super::numbering::Numbering;
 use super::prefixes::PrefixTable;
-use super::{addresses, allow_map, endpoint_map_state};
+use super::{EgressPath, addresses, allow_map, endpoint_map_state};
 use crate::model::ObjectName;
 use crate::resolve::{EndpointPolicy, Resolver, RuleRef};
 use crate::store::{Changes, ClusterState, LabelClassId};
@@ -53,6 +53,8 @@ pub struct Compiled {
     prefixes: PrefixTable,
     identities: Identities,
     capacities: Capacities,
+    path: EgressPath,
+    refused: RefusedServices,
 }
 
 /// The allow maps and the egress mark of an endpoint.
@@ -95,6 +97,11 @@ impl Compiled {
         self.allow_maps.all_left_out()
     }
 
+    /// The Services that exceed the capacity of the maps.
+    pub fn refused(&self) -> &RefusedServices {
+        &self.refused
+    }
+
     /// Whether a rule is left out of the allow map of an endpoint because of the capacity.
     pub fn is_over_capacity(&self, rule: &RuleRef, ifindex: IfIndex) -> bool {
         let maps = self.endpoints.get(&ifindex).map(|local| local.maps).unwrap_or_default();
@@ -135,10 +142,9 @@ impl Compiled {
         numbering.begin_anew();
         let capacities = self.capacities;
         *self = Self { numbering, has_begun: true, capacities, ..Self::default() };
-        let services = state.services().flat_map(|service| &service.addresses);
         let dirty = Dirty {
             endpoints: state.endpoints().map(|endpoint| endpoint.ifindex).collect(),
-            deferred: services.chain(state.own_addresses()).map(|ip| Addr::from(*ip)).collect(),
+            deferred: capacity::wanted_defer(state),
             ..Dirty::default()
         };
         let mut update = self.advance(state, dirty, &MapState::default());
@@ -186,14 +192,17 @@ impl Compiled {
     }
 
     fn advance(&mut self, state: &ClusterState, dirty: Dirty, known: &MapState) -> MapStateUpdate {
-        let Dirty { endpoints, label_classes, addresses, deferred } = dirty;
+        let Dirty { mut endpoints, label_classes, addresses, deferred } = dirty;
         let mut update = MapStateUpdate::default();
-        update.set_deferred(known, &deferred, |addr| state.is_deferred(addr));
+        if !deferred.is_empty() && self.follow_deferred(state, &deferred, known, &mut update) {
+            endpoints.extend(state.endpoints().map(|endpoint| endpoint.ifindex));
+        }
         self.follow_endpoints(state, &endpoints, known, &mut update);
         for (namespace, label_classes) in label_classes {
             self.peer_sets.review(state, &namespace, label_classes);
         }
         self.leave_out_over_capacity(state);
+        self.peer_sets.evaluate(state);
         let ranges = self.follow_blocks(known, &mut update);
         let concerned = self.concerned(state, &addresses, &ranges, known);
         self.follow_addresses(state, concerned, known, &mut update);
@@ -201,6 +210,31 @@ impl Compiled {
         self.follow_allow_maps(known, &mut update);
         self.renumber_ambiguous(known, &mut update);
         update
+    }
+
+    /// Updates DEFER. Returns whether the endpoints have to be written again.
+    fn follow_deferred(
+        &mut self,
+        state: &ClusterState,
+        changed: &BTreeSet<Addr>,
+        known: &MapState,
+        update: &mut MapStateUpdate,
+    ) -> bool {
+        let reduced = capacity::reduced_defer(state, self.capacities.n_deferred);
+        let path = EgressPath::of(reduced.as_ref());
+        let before = std::mem::replace(&mut self.path, path);
+        if (before, path) == (EgressPath::ByAddress, EgressPath::ByAddress) {
+            update.set_deferred(known, changed, |addr| state.is_deferred(addr));
+            return false;
+        }
+        let (addresses, refused) = match reduced {
+            Some(Deferred { addresses, refused }) => (addresses, refused),
+            None => (capacity::wanted_defer(state), RefusedServices::new()),
+        };
+        let differing = known.defer.symmetric_difference(&addresses).copied().collect();
+        update.set_deferred(known, &differing, |addr| addresses.contains(&addr));
+        self.refused = refused;
+        before != path
     }
 
     /// Resolves endpoints anew. New uses of an allow map begin before old ones end, so that a map that stays in use is kept.
@@ -223,6 +257,7 @@ impl Compiled {
             update.before.addresses.extend(known.addresses.range(all));
         }
         let mut resolved = HashMap::new();
+        self.resolver.begin();
         for ifindex in endpoints {
             let new = self.begin_endpoint(state, *ifindex, known, &mut resolved, update);
             if let Some(new) = new {
@@ -269,7 +304,8 @@ impl Compiled {
         // Policies treat all pods of a label class alike, except for host-network pods.
         let alike = (state.label_class_of(pod), pod.host_network);
         let policy = resolved.entry(alike).or_insert_with(|| self.resolver.resolve(state, pod));
-        update.set_endpoint(known, ifindex, Some(endpoint_map_state(endpoint, pod, policy)));
+        let after = endpoint_map_state(endpoint, pod, policy, self.path);
+        update.set_endpoint(known, ifindex, Some(after));
         update.after.addresses.extend(addresses(state, endpoint, pod, ifindex));
         if endpoint.egress_mark != 0 {
             update.set_egress_mark(known, endpoint.egress_mark, Some(ifindex));
@@ -279,7 +315,7 @@ impl Compiled {
             (!of.allows_everything()).then(|| {
                 let key = AllowMapKey::new(ifindex, direction);
                 let peer_sets = &mut self.peer_sets;
-                let rules = (allow_map::unmatched(of.default), of.rules.as_slice());
+                let rules = (allow_map::unmatched(of.default), &of.rules);
                 self.allow_maps.open(key, rules, &mut self.numbering, |set, peers| {
                     peer_sets.enter(state, set, peers);
                 })
@@ -291,18 +327,30 @@ impl Compiled {
     /// Leaves out the rules whose peers exceed the capacity, and puts back those that fit by now.
     fn leave_out_over_capacity(&mut self, state: &ClusterState) {
         let Self { allow_maps, peer_sets, capacities, .. } = self;
-        let fits = capacity::fits(state, peer_sets.n_blocks(), capacities);
-        if fits && allow_maps.left_out().is_empty() {
-            return;
+        let fits = |peer_sets: &PeerSets| {
+            capacity::fits(state, peer_sets.n_blocks(), peer_sets.n_comparisons(), capacities)
+        };
+        let is_reviewed = peer_sets.take_reviewed();
+        if allow_maps.left_out().is_empty() {
+            if fits(peer_sets) {
+                return;
+            }
+            peer_sets.count_comparisons(state);
+            if fits(peer_sets) {
+                return;
+            }
         }
-        // A change of pods affects only rules that exceed the capacity for addresses of pods.
-        if !allow_maps.has_changed() && state.n_addresses() <= capacities.n_identities {
+        // Without other rules, a change of pods affects only what depends on pods: their number, and their label classes.
+        if !allow_maps.has_changed()
+            && !is_reviewed
+            && capacities.n_identities.fits(state.n_addresses())
+        {
             let is_for_pods = |lack: &Lack| matches!(lack, Lack::Identities);
             if !allow_maps.left_out().values().any(is_for_pods) {
                 return;
             }
         }
-        let left_out = capacity::left_out(state, allow_maps.peers_of_rules(), capacities);
+        let left_out = capacity::left_out(state, allow_maps.rules(), capacities);
         let (entered, left) = allow_maps.leave_out(left_out);
         for (set, peers) in entered {
             peer_sets.enter(state, set, &peers);
@@ -328,8 +376,7 @@ impl Compiled {
     }
 
     fn follow_allow_maps(&mut self, known: &MapState, update: &mut MapStateUpdate) {
-        let capacity = self.capacities.n_allow_entries;
-        for (key, map) in self.allow_maps.build(&self.peer_sets, capacity) {
+        for (key, map) in self.allow_maps.build(&self.peer_sets, &self.capacities) {
             update.keep_endpoint(known, key.ifindex);
             update.set_allow(known, key, Some(&map));
         }
@@ -341,16 +388,10 @@ impl Compiled {
         if !update.moves_addresses() {
             return;
         }
-        let mut ambiguous = BTreeSet::new();
-        let keys = update.before.allow.keys();
-        for (before, after) in
-            keys.filter_map(|key| update.before.direction(key).zip(update.after.direction(key)))
-        {
-            match changed_meanings(&before, &after) {
-                Changed::These(changed) => ambiguous.extend(changed),
-                Changed::All => ambiguous.extend(self.identities.held()),
-            }
-        }
+        let mut ambiguous = match changed_by_update(&update.before, &update.after) {
+            Changed::These(changed) => changed,
+            Changed::All => self.identities.held().collect(),
+        };
         self.identities.retain_held(&mut ambiguous);
         let mut renumbered: BTreeMap<Identity, Identity> = BTreeMap::new();
         for old in ambiguous {

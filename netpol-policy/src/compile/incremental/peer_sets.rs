@@ -28,39 +28,66 @@ pub(super) struct PeerSets {
     blocks: (Vec<IpNetwork>, bool),
     /// Number of blocks and exceptions in the common prefix table; one of several sets counts once for each.
     n_blocks: usize,
+    /// Sets whose label classes and blocks are not known yet, because they may exceed the capacity.
+    pending: BTreeSet<PeerSetId>,
+    /// Upper bound of [`PeerSet::n_comparisons`] of all sets.
+    n_comparisons: usize,
+    /// [`PeerSet::n_requirements`] of all sets.
+    n_requirements: usize,
+    /// Label classes or namespaces have changed since the last [`Self::take_reviewed`].
+    is_reviewed: bool,
 }
 
 #[derive(Debug)]
 struct InForce {
     peers: Arc<PeerSet>,
     n_users: usize,
+    /// Its part of [`PeerSets::n_comparisons`].
+    n_comparisons: usize,
     label_classes: Vec<LabelClassId>,
     /// The identities whose signature has this set.
     identities: BTreeSet<Identity>,
 }
 
 impl PeerSets {
-    /// Adds a user of a set.
+    /// Adds a user of a set. A new set holds nobody until [`Self::evaluate`].
     pub(super) fn enter(&mut self, state: &ClusterState, id: PeerSetId, peers: &Arc<PeerSet>) {
         if let Some(known) = self.by_id.get_mut(&id) {
             known.n_users += 1;
             return;
         }
-        let label_classes = peers.label_classes(state);
-        for label_class in &label_classes {
-            insert(self.by_label_class.entry(*label_class).or_default(), id);
-        }
-        self.touched.extend(&label_classes);
-        let filtered: Vec<(PeerSetId, &IpBlock)> =
-            peers.filtered_blocks().map(|block| (id, block)).collect();
-        if !filtered.is_empty() {
-            self.filtered.insert(id, PrefixTable::new(&filtered));
-        }
-        self.add_changed_blocks(peers);
+        let n_comparisons = peers.n_comparisons(state);
+        self.n_comparisons = self.n_comparisons.saturating_add(n_comparisons);
+        self.n_requirements = self.n_requirements.saturating_add(peers.n_requirements());
         self.n_blocks += peers.n_blocks();
-        let peers = Arc::clone(peers);
-        let in_force = InForce { peers, n_users: 1, label_classes, identities: BTreeSet::new() };
+        self.pending.insert(id);
+        let in_force = InForce {
+            peers: Arc::clone(peers),
+            n_users: 1,
+            n_comparisons,
+            label_classes: Vec::new(),
+            identities: BTreeSet::new(),
+        };
         self.by_id.insert(id, in_force);
+    }
+
+    /// Finds the label classes and the blocks of new sets.
+    pub(super) fn evaluate(&mut self, state: &ClusterState) {
+        for id in std::mem::take(&mut self.pending) {
+            let Some(set) = self.by_id.get_mut(&id) else { continue };
+            let peers = Arc::clone(&set.peers);
+            set.label_classes = peers.label_classes(state);
+            for label_class in &set.label_classes {
+                insert(self.by_label_class.entry(*label_class).or_default(), id);
+            }
+            self.touched.extend(&set.label_classes);
+            let filtered: Vec<(PeerSetId, &IpBlock)> =
+                peers.filtered_blocks().map(|block| (id, block)).collect();
+            if !filtered.is_empty() {
+                self.filtered.insert(id, PrefixTable::new(&filtered));
+            }
+            self.add_changed_blocks(&peers);
+        }
     }
 
     /// Removes a user of a set.
@@ -70,14 +97,41 @@ impl PeerSets {
         if known.n_users > 0 {
             return;
         }
-        let Some(InForce { peers, label_classes, .. }) = self.by_id.remove(&id) else { return };
+        let Some(InForce { peers, n_comparisons, label_classes, .. }) = self.by_id.remove(&id)
+        else {
+            return;
+        };
+        self.n_comparisons = self.n_comparisons.saturating_sub(n_comparisons);
+        self.n_requirements = self.n_requirements.saturating_sub(peers.n_requirements());
+        self.n_blocks -= peers.n_blocks();
+        if self.pending.remove(&id) {
+            return;
+        }
         for label_class in &label_classes {
             self.take_from(*label_class, id);
         }
         self.touched.extend(label_classes);
         self.filtered.remove(&id);
         self.add_changed_blocks(&peers);
-        self.n_blocks -= peers.n_blocks();
+    }
+
+    /// Upper bound of the comparisons of all sets.
+    pub(super) fn n_comparisons(&self) -> usize {
+        self.n_comparisons
+    }
+
+    /// Counts the comparisons again, because the upper bound rises with each change of a label class.
+    pub(super) fn count_comparisons(&mut self, state: &ClusterState) {
+        self.n_comparisons = 0;
+        for set in self.by_id.values_mut() {
+            set.n_comparisons = set.peers.n_comparisons(state);
+            self.n_comparisons = self.n_comparisons.saturating_add(set.n_comparisons);
+        }
+    }
+
+    /// Whether label classes or namespaces have changed since the last call.
+    pub(super) fn take_reviewed(&mut self) -> bool {
+        std::mem::take(&mut self.is_reviewed)
     }
 
     /// Upper bound of the blocks and exceptions in the common prefix table.
@@ -107,10 +161,13 @@ impl PeerSets {
         &mut self,
         state: &ClusterState,
         namespace: &str,
-        label_classes: impl IntoIterator<Item = LabelClassId>,
+        label_classes: BTreeSet<LabelClassId>,
     ) {
-        let concerning = |set: &&PeerSetId| {
-            let set = self.by_id.get(set);
+        self.is_reviewed = true;
+        let n_more = self.n_requirements.saturating_mul(1 + label_classes.len());
+        self.n_comparisons = self.n_comparisons.saturating_add(n_more);
+        let concerning = |id: &&PeerSetId| {
+            let set = self.by_id.get(id).filter(|_| !self.pending.contains(id));
             set.is_some_and(|set| set.peers.concerns(state, namespace))
         };
         let concerning: Vec<PeerSetId> = self.by_id.keys().filter(concerning).copied().collect();
@@ -220,6 +277,11 @@ impl PeerSets {
                 set.identities.remove(&identity);
             }
         }
+    }
+
+    /// Number of [`Self::identities`].
+    pub(super) fn n_identities(&self, id: PeerSetId) -> usize {
+        self.by_id.get(&id).map_or(0, |set| set.identities.len())
     }
 
     /// The identities whose addresses are in a set.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use granit_parser::{Event, ScalarStyle, Span, Tag};
 use serde_json::{Map, Value};
 
-use super::document::{Document, Flaw, FlawKind};
+use super::document::{Document, Flaw, FlawKind, Item, ListHead};
 use super::lines::{Below, Lines};
 use super::scalar;
 
@@ -17,6 +17,10 @@ pub(crate) const UNREADABLE: &str = "(unreadable)";
 
 /// The largest number of values that anchors and aliases may copy in one document.
 const MAX_COPIED: usize = 100_000;
+
+/// The largest number of values in one document or, if it is a list of objects, in one of these. An object of the largest size
+/// that an API server takes, 1.5 MB, has fewer.
+pub(crate) const MAX_VALUES: usize = 300_000;
 
 /// The largest number of flaws that are reported for one document.
 const MAX_FLAWS: usize = 100;
@@ -47,6 +51,10 @@ pub(super) struct Builder {
     n_values: usize,
     /// Number of values copied so far for anchors and aliases.
     n_copied: usize,
+    /// Number of values in memory: those so far, except for items that were handed out.
+    n_held: usize,
+    /// The latest item, until it is handed out.
+    item: Option<Item>,
     flaws: Vec<Flaw>,
     /// A syntax error ended the document.
     is_broken: bool,
@@ -121,16 +129,34 @@ impl Builder {
         }
     }
 
+    /// The item that the last event has completed.
+    pub(super) fn take_item(&mut self) -> Option<Item> {
+        self.item.take()
+    }
+
+    /// Ends the document early if it exceeds [`MAX_VALUES`]. Returns whether it does.
+    pub(super) fn is_too_large(&mut self, line: usize) -> bool {
+        let is_too_large = self.n_held > MAX_VALUES;
+        if is_too_large {
+            self.is_broken = true;
+            let message = format!(
+                "the object has more than {MAX_VALUES} values: the rest of the document is not read"
+            );
+            self.flaw(FlawKind::TooLarge, line, message);
+        }
+        is_too_large
+    }
+
     /// Records a syntax error. Nothing after it can be read in this document.
     pub(super) fn break_off(&mut self, line: usize, message: String) {
         self.is_broken = true;
         self.flaw(FlawKind::Syntax, line, message);
     }
 
-    /// Ends the document; `None` if it is empty and has no flaw.
+    /// Ends the document; `None` if it is empty and has no flaw. An item that was open comes first.
     ///
     /// After a syntax error, the rest of each open list and mapping is marked as unreadable.
-    pub(super) fn finish(mut self) -> Option<Document> {
+    pub(super) fn finish(mut self) -> (Option<Item>, Option<Document>) {
         while let Some(frame) = self.frames.last_mut() {
             let line = frame.line;
             match &mut frame.kind {
@@ -156,7 +182,7 @@ impl Builder {
         let Node { value, lines } = self.root.unwrap_or(nothing);
         let is_empty = value.is_null() && self.flaws.is_empty();
         let (flaws, is_broken) = (self.flaws, self.is_broken);
-        (!is_empty).then_some(Document { value, lines, flaws, is_broken })
+        (self.item, (!is_empty).then_some(Document { value, lines, flaws, is_broken }))
     }
 
     /// Adds a flaw, up to [`MAX_FLAWS`].
@@ -225,6 +251,7 @@ impl Builder {
         }
         // `complete` counts one of them.
         self.n_values = self.n_values.saturating_add(n_values.saturating_sub(1));
+        self.n_held = self.n_held.saturating_add(n_values.saturating_sub(1));
         self.complete(node, 0, n_values);
     }
 
@@ -260,7 +287,12 @@ impl Builder {
             },
             FrameKind::Mapping { values, lines, .. } => Node {
                 value: Value::Object(values),
-                lines: Lines { line, below: Below::Fields(lines) },
+                lines: Lines {
+                    line,
+                    below: Below::Fields(
+                        lines.into_iter().map(|(key, of)| (key.into_boxed_str(), of)).collect(),
+                    ),
+                },
             },
         };
         let n_values = self.n_values.saturating_sub(n_values_before).saturating_add(1);
@@ -270,8 +302,17 @@ impl Builder {
     /// Adds a complete node to the list or mapping that contains it.
     fn complete(&mut self, node: Node, anchor: usize, n_values: usize) {
         self.n_values = self.n_values.saturating_add(1);
+        self.n_held = self.n_held.saturating_add(1);
         if anchor != 0 && self.may_copy(n_values, node.lines.line) {
             self.anchors.insert(anchor, (node.clone(), n_values));
+        }
+        if let Some(list) = self.list_of_objects() {
+            self.n_held = self.n_held.saturating_sub(n_values);
+            let Node { value, lines } = node;
+            let is_broken = self.is_broken;
+            let document = Document { value, lines, flaws: Vec::new(), is_broken };
+            self.item = Some(Item { document, n_values, list });
+            return;
         }
         let Some(frame) = self.frames.last_mut() else {
             self.root.get_or_insert(node);
@@ -319,6 +360,20 @@ impl Builder {
     }
 }
 
+impl Builder {
+    /// The head of the list of objects whose items are read now: the value of `items` at the top of the document.
+    fn list_of_objects(&self) -> Option<ListHead> {
+        let [root, Frame { kind: FrameKind::List { .. }, .. }] = self.frames.as_slice() else {
+            return None;
+        };
+        let FrameKind::Mapping { values, key: Key::Read { text, .. }, .. } = &root.kind else {
+            return None;
+        };
+        let read = |field: &str| values.get(field).and_then(Value::as_str).map(str::to_owned);
+        (text == "items").then(|| ListHead { kind: read("kind"), api_version: read("apiVersion") })
+    }
+}
+
 /// Merges entries into a mapping. They replace entries before the `<<` and are replaced by entries after it, as in
 /// `kubectl`. Of several mappings in a list, the first takes precedence. Returns false, and marks the mapping as
 /// unreadable, if the node is neither a mapping nor a list of mappings.
@@ -332,7 +387,7 @@ fn merge(
         (Value::Object(from), Below::Fields(from_lines)) => {
             merged.extend(from.keys().cloned());
             values.extend(from);
-            lines.extend(from_lines);
+            lines.extend(from_lines.into_iter().map(|(key, of)| (String::from(key), of)));
             true
         }
         (Value::Array(from), Below::Items(from_lines)) => {

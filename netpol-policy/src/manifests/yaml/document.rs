@@ -4,7 +4,36 @@ use serde_json::Value;
 
 use super::lines::{FieldLine, Lines};
 
-/// One document of a file.
+/// A part of a text.
+#[derive(Debug)]
+pub(crate) enum Part {
+    /// An item of the list `items` at the top of the document that comes next. The document itself has an empty list.
+    Item(Item),
+    /// A document.
+    Document(Document),
+}
+
+/// An item of a list of objects.
+#[derive(Debug)]
+pub(crate) struct Item {
+    /// The item; its flaws are those of the document.
+    pub(crate) document: Document,
+    /// Number of its values.
+    pub(crate) n_values: usize,
+    /// The list, as far as it had been read.
+    pub(crate) list: ListHead,
+}
+
+/// What a list of objects says about its items.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ListHead {
+    /// `kind`.
+    pub(crate) kind: Option<String>,
+    /// `apiVersion`.
+    pub(crate) api_version: Option<String>,
+}
+
+/// One document of a file, or an item of a list.
 #[derive(Debug)]
 pub(crate) struct Document {
     /// The value, with markers for the parts that could not be read.

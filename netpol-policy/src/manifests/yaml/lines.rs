@@ -1,7 +1,5 @@
 //! The line of each value of a document.
 
-use std::collections::BTreeMap;
-
 /// The lines of a value and of everything below it.
 #[derive(Clone, Debug)]
 pub struct Lines {
@@ -20,8 +18,8 @@ pub(super) enum Below {
     Unreadable,
     /// The items of a list.
     Items(Vec<Lines>),
-    /// The entries of a mapping.
-    Fields(BTreeMap<String, Lines>),
+    /// The entries of a mapping, by key. Not a map, because most mappings have a few entries, and a document very many mappings.
+    Fields(Box<[(Box<str>, Lines)]>),
 }
 
 /// The line of a field, or of the nearest enclosing field that the document contains.
@@ -53,7 +51,10 @@ impl Lines {
                 Below::Items(items) => {
                     segment.parse().ok().and_then(|index: usize| items.get(index))
                 }
-                Below::Fields(fields) => fields.get(segment),
+                Below::Fields(fields) => {
+                    let found = fields.binary_search_by(|(key, _)| (**key).cmp(segment)).ok();
+                    found.and_then(|at| fields.get(at)).map(|(_, lines)| lines)
+                }
             };
             let Some(next) = next else { break };
             nearest = next;

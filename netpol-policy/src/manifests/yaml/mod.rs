@@ -1,7 +1,8 @@
 //! YAML and JSON text to JSON values, as `kubectl` reads them.
 //!
-//! In: the text of a file. Out: its documents, each with the line of every value and with its flaws. A document with a
-//! flaw is kept, with a marker instead of each value that cannot be read, so that a policy in it still isolates. A syntax
+//! In: the text of a file. Out: its documents one after the other, each with the line of every value and with its flaws. The
+//! items of a list of objects come before their document, so that a whole cluster in one list is never in memory at once. A
+//! document with a flaw is kept, with a marker instead of each value that cannot be read, so that a policy in it still isolates. A syntax
 //! error in one document does not affect the documents after it.
 //! Must not: read files, depend on the Kubernetes API, or use unbounded memory for a small text.
 //!
@@ -14,47 +15,79 @@ mod lines;
 mod scalar;
 
 use build::Builder;
+pub(super) use build::MAX_VALUES;
 pub(super) use build::UNREADABLE;
-pub(crate) use document::{Document, FlawKind};
-use granit_parser::{Event, Parser, options};
+pub(crate) use document::{Document, FlawKind, Item, ListHead, Part};
+use granit_parser::{Event, Parser, StrInput, options};
 pub use lines::Lines;
 
 /// The largest number of documents in one text.
 const MAX_DOCUMENTS: usize = 100_000;
 
-/// Reads all documents of a text, except empty ones.
-pub(super) fn documents(text: &str) -> Vec<Document> {
+/// Reads the documents of a text, except empty ones, and the items of lists.
+pub(super) fn parts(text: &str) -> impl Iterator<Item = Part> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let options = options! { emit_comments: false, emit_unresolved_aliases: true };
-    let mut parser = Parser::new_from_str_with_options(text, options);
-    let mut documents = Vec::new();
-    let mut builder = Builder::default();
-    // The loop ends because each document ends once or fails once, and a failure skips text.
-    loop {
-        let is_ended = match parser.next_event() {
-            None => break,
-            Some(Ok((Event::DocumentEnd, _))) => true,
-            Some(Ok((event, span))) => {
-                builder.event(&event, &span);
-                continue;
-            }
-            Some(Err(error)) => {
-                builder.break_off(error.marker().line(), error.info());
-                false
-            }
-        };
-        if documents.len() >= MAX_DOCUMENTS {
-            let mut last = Builder::default();
-            last.break_off(1, format!("there are more than {MAX_DOCUMENTS} documents"));
-            documents.extend(last.finish());
-            break;
+    let parser = Parser::new_from_str_with_options(text, options);
+    Parts { parser, builder: Builder::default(), n_documents: 0, ended: None, is_over: false }
+}
+
+struct Parts<'a> {
+    parser: Parser<'a, StrInput<'a>>,
+    builder: Builder,
+    n_documents: usize,
+    /// A document that comes after an item.
+    ended: Option<Document>,
+    is_over: bool,
+}
+
+impl Iterator for Parts<'_> {
+    type Item = Part;
+
+    fn next(&mut self) -> Option<Part> {
+        if let Some(document) = self.ended.take() {
+            return Some(Part::Document(document));
         }
-        documents.extend(std::mem::take(&mut builder).finish());
-        if !is_ended && !matches!(parser.proceed_next_document(), Ok(true)) {
-            break;
+        // The loop ends because each document ends once or fails once, and a failure skips text.
+        while !self.is_over {
+            let Self { parser, builder, .. } = self;
+            let is_ended = match parser.next_event() {
+                None => return None,
+                Some(Ok((Event::DocumentEnd, _))) => true,
+                Some(Ok((event, span))) => {
+                    builder.event(&event, &span);
+                    if let Some(item) = builder.take_item() {
+                        return Some(Part::Item(item));
+                    }
+                    if !builder.is_too_large(span.start.line()) {
+                        continue;
+                    }
+                    false
+                }
+                Some(Err(error)) => {
+                    builder.break_off(error.marker().line(), error.info());
+                    false
+                }
+            };
+            if self.n_documents >= MAX_DOCUMENTS {
+                self.is_over = true;
+                let mut last = Builder::default();
+                last.break_off(1, format!("there are more than {MAX_DOCUMENTS} documents"));
+                return last.finish().1.map(Part::Document);
+            }
+            self.is_over = !is_ended && !matches!(parser.proceed_next_document(), Ok(true));
+            let (item, document) = std::mem::take(builder).finish();
+            self.n_documents += usize::from(document.is_some());
+            if let Some(item) = item {
+                self.ended = document;
+                return Some(Part::Item(item));
+            }
+            if let Some(document) = document {
+                return Some(Part::Document(document));
+            }
         }
+        None
     }
-    documents
 }
 
 #[cfg(test)]

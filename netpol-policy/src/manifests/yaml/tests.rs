@@ -13,6 +13,15 @@ fn check(text: &str, expected: &Expect) {
     expected.assert_eq(&render(text));
 }
 
+/// The documents of a text, without the items of lists.
+fn documents(text: &str) -> Vec<Document> {
+    let document = |part| match part {
+        Part::Document(document) => Some(document),
+        Part::Item(_) => None,
+    };
+    parts(text).filter_map(document).collect()
+}
+
 fn render(text: &str) -> String {
     let mut rendered = String::new();
     for document in documents(text) {
@@ -211,16 +220,34 @@ items:
       - port: 80
         endPort: 79
 ";
-    let documents = documents(text);
-    let line = |path: &str| documents[0].find(path).line;
-    assert_eq!(line(""), 1);
-    assert_eq!(line("items"), 2);
-    assert_eq!(line("items[0]"), 3);
-    assert_eq!(line("items[0].metadata.labels[app.kubernetes.io/name]"), 5);
-    assert_eq!(line("items[0].spec.ingress[0].ports[0].port"), 10);
-    assert_eq!(line("items[0].spec.ingress[0].ports[0].endPort"), 11);
-    assert_eq!(line("items[0].spec.ingress[0].ports[0].protocol"), 10);
-    assert_eq!(line("items[0].metadata.name"), 3);
+    let parts: Vec<_> = parts(text).collect();
+    let [Part::Item(item), Part::Document(list)] = parts.as_slice() else { panic!("{parts:?}") };
+    assert_eq!(list.find("").line, 1);
+    assert_eq!(list.find("items").line, 2);
+    let line = |path: &str| item.document.find(path).line;
+    assert_eq!(line(""), 3);
+    assert_eq!(line("metadata.labels[app.kubernetes.io/name]"), 5);
+    assert_eq!(line("spec.ingress[0].ports[0].port"), 10);
+    assert_eq!(line("spec.ingress[0].ports[0].endPort"), 11);
+    assert_eq!(line("spec.ingress[0].ports[0].protocol"), 10);
+    assert_eq!(line("metadata.name"), 3);
+}
+
+/// A document of a million ports once took more than two gigabytes.
+#[test]
+fn a_document_with_too_many_values_is_not_read_to_its_end() {
+    let mut text = String::from("kind: NetworkPolicy\nspec: [{}]\nports:\n");
+    for _ in 0..MAX_VALUES {
+        text += "- port: 80\n";
+    }
+    text += "---\nkind: Pod\n";
+    let documents = documents(&text);
+    assert_eq!(documents.len(), 2);
+    assert!(documents[0].is_broken && documents[0].value.get(UNREADABLE).is_some());
+    let [flaw] = documents[0].flaws.as_slice() else { panic!("{:?}", documents[0].flaws) };
+    assert_eq!(flaw.kind, FlawKind::TooLarge);
+    assert!(flaw.message.contains("more than 300000 values"), "{}", flaw.message);
+    assert_eq!(documents[1].value, serde_json::json!({ "kind": "Pod" }));
 }
 
 proptest! {

@@ -22,7 +22,7 @@ pub use metadata::{Metadata, reads_annotation};
 pub use node::{
     NamespaceSpec, NamespaceStatus, NodeAddress, NodeSpec, NodeStatus, namespace, node,
 };
-pub use object::{Converted, expand, object};
+pub use object::{Converted, expand, inherit, list_item_kind, object};
 pub use pod::{Container, DeclaredPort, PodAddress, PodSpec, PodStatus, pod};
 pub use policy::policy;
 pub use service::{

@@ -78,9 +78,9 @@ pub fn namespace(metadata: Metadata) -> (Option<Namespace>, Vec<Diagnostic>) {
     if !metadata.has_name(&mut findings) {
         return (None, findings.into_diagnostics());
     }
-    let Metadata { name, labels, .. } = metadata;
+    let Metadata { name, labels, terminating, .. } = metadata;
     let own_name = (Arc::from(NAME_LABEL), Arc::clone(&name));
     let labels = labels.iter().map(|(key, value)| (Arc::clone(key), Arc::clone(value)));
     let labels = labels.chain([own_name]).collect();
-    (Some(Namespace { name, labels }), findings.into_diagnostics())
+    (Some(Namespace { name, labels, terminating }), findings.into_diagnostics())
 }

@@ -129,20 +129,25 @@ pub fn expand(value: Value) -> Vec<(String, Value)> {
         let prefix = if place.is_empty() { String::new() } else { format!("{place}.") };
         // Reversed, because the last one pushed is the next one taken.
         for (index, mut item) in items.into_iter().enumerate().rev() {
-            if let (Value::Object(fields), false) = (&mut item, item_kind.is_empty()) {
-                fields.entry("kind").or_insert_with(|| Value::from(item_kind.as_str()));
-                if let Some(api_version) = &api_version {
-                    fields.entry("apiVersion").or_insert_with(|| api_version.clone());
-                }
-            }
+            inherit(&mut item, &item_kind, api_version.as_ref());
             pending.push((format!("{prefix}items[{index}]"), item));
         }
     }
     expanded
 }
 
+/// Gives an item of a list the kind and the version that the list has for its items, unless the item has its own.
+pub fn inherit(item: &mut Value, item_kind: &str, api_version: Option<&Value>) {
+    if let (Value::Object(fields), false) = (item, item_kind.is_empty()) {
+        fields.entry("kind").or_insert_with(|| Value::from(item_kind));
+        if let Some(api_version) = api_version {
+            fields.entry("apiVersion").or_insert_with(|| api_version.clone());
+        }
+    }
+}
+
 /// `None` if the value is no list; the kind of its items, empty if the list's kind does not tell.
-fn list_item_kind(value: &Value) -> Option<String> {
+pub fn list_item_kind(value: &Value) -> Option<String> {
     let item_kind = value.get("kind")?.as_str()?.strip_suffix("List")?;
     let is_list = matches!(value.get("items"), Some(Value::Array(_) | Value::Null));
     is_list.then(|| item_kind.to_owned())

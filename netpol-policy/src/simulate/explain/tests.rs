@@ -3,7 +3,7 @@
 use expect_test::{Expect, expect};
 
 use super::*;
-use crate::compile::Capacities;
+use crate::compile::{Capacities, Shared};
 use crate::manifests::{Cause, parse};
 use crate::simulate::{Cluster, Engine, PodOrIp, PortChoice};
 
@@ -171,7 +171,7 @@ fn an_impossible_connection_has_a_problem() {
 
 #[test]
 fn a_rule_over_capacity_allows_nothing_and_the_sentence_says_so() {
-    let few = Capacities { n_prefixes: 3, ..Capacities::default() };
+    let few = Capacities { n_prefixes: Shared::undivided(3), ..Capacities::default() };
     check_within(
         few,
         "1.2.3.4",
@@ -186,6 +186,6 @@ fn a_rule_over_capacity_allows_nothing_and_the_sentence_says_so() {
             - shop/web ingress[1] allows TCP/443 from all pods of namespaces with team=ops: neither the peer nor the port matches
             - shop/web ingress[4] allows UDP/dns (shop/web has no port of this name) from all pods of namespaces with !team: neither the peer nor the port matches
             ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]
-            ! NetworkPolicy shop/web: spec.ingress[3].from its 3 address blocks and exceptions, together with those of smaller policies, exceed the node's capacity of 3: the rule allows nothing [over-capacity]"#]],
+            ! NetworkPolicy shop/web: spec.ingress[3].from its 3 address blocks and exceptions, together with those of smaller policies, exceed the share of namespace shop in the node's 3: the rule allows nothing until there are fewer of them [over-capacity]"#]],
     );
 }

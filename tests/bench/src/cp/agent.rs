@@ -28,7 +28,7 @@ const LIMIT_NS: u64 = 20_000_000_000;
 
 /// A node with two pods, an agent, and an API server with a large cluster.
 pub(super) struct Node {
-    lab: Lab,
+    pub(super) lab: Lab,
     pub(super) api: Arc<FakeApi>,
     pub(super) pid: u32,
     _agent: netpol_lab::node::Agent,

@@ -7,6 +7,7 @@ mod agent;
 pub mod cold;
 mod compile;
 mod events;
+mod hostile;
 mod load;
 mod memory;
 
@@ -20,12 +21,13 @@ use crate::scale::Shape;
 /// # Errors
 /// The set-up failed, or the agent misbehaved.
 pub fn measure(run: &mut Run) -> Result<()> {
-    let parts: [(&str, Suite); 5] = [
+    let parts: [(&str, Suite); 6] = [
         ("cold", cold::measure),
         ("worst", compile::measure),
         ("events", events::measure),
         ("agent", agent::measure),
         ("load", load::measure),
+        ("hostile", hostile::measure),
     ];
     for (part, measure) in parts {
         if run.wants(part) {

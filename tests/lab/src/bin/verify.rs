@@ -35,7 +35,9 @@ fn run(args: &Args) -> Result<usize> {
     print!("{}", measured.to_text());
     if *update {
         let file = file();
-        fs::write(&file, measured.to_text())
+        let mut tables = committed()?;
+        tables.set(measured);
+        fs::write(&file, tables.to_text())
             .with_context(|| format!("writing {}", file.display()))?;
         return Ok(0);
     }

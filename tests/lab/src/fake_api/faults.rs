@@ -51,6 +51,8 @@ pub(super) struct Faults {
     pub(super) cut_lines: usize,
     /// No request is answered and no watch sends anything.
     pub(super) is_held: bool,
+    /// The resource whose watches send nothing.
+    pub(super) muted: Option<usize>,
     /// Every answer is an HTML page.
     pub(super) is_garbled: bool,
     /// The resource and the JSON of objects that every streaming list sends, and then reports as deleted.
@@ -68,6 +70,11 @@ impl FakeApi {
     /// The next `n_lines` watch lines are cut in their middle, and their connections with them.
     pub fn cut_lines(&self, n_lines: usize) {
         self.shared.change(|state| state.faults.cut_lines = n_lines);
+    }
+
+    /// The watches of a kind send nothing more, while lists and single objects are answered; `None` ends this.
+    pub fn mute(&self, kind: Option<Kind>) {
+        self.shared.change(|state| state.faults.muted = kind.map(number_of));
     }
 
     /// Ends every watch as a server does after the time that the client asked for.

@@ -8,6 +8,7 @@ mod contents;
 mod faults;
 mod resource;
 mod serve;
+mod tunnel;
 mod watch;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -26,6 +27,7 @@ use tokio::sync::watch as tokio_watch;
 use tokio::task::AbortHandle;
 
 pub use faults::{GoneAs, StreamingLists};
+pub use tunnel::ConnectProxy;
 
 use contents::{Contents, Filter};
 use faults::Faults;

@@ -27,7 +27,7 @@ pub(super) enum Scope {
 }
 
 /// Every resource; its index in this table is the number of its collection.
-pub(super) const RESOURCES: [Resource; 6] = [
+pub(super) const RESOURCES: [Resource; 7] = [
     core("Pod", "pods", Scope::Namespaced),
     core("Service", "services", Scope::Namespaced),
     core("Namespace", "namespaces", Scope::Cluster),
@@ -44,6 +44,13 @@ pub(super) const RESOURCES: [Resource; 6] = [
         version: "v1",
         kind: "Event",
         plural: "events",
+        scope: Scope::Namespaced,
+    },
+    Resource {
+        group: "discovery.k8s.io",
+        version: "v1",
+        kind: "EndpointSlice",
+        plural: "endpointslices",
         scope: Scope::Namespaced,
     },
 ];

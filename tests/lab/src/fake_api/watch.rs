@@ -148,7 +148,7 @@ impl Watch {
     }
 
     fn step(&mut self, state: &mut State) -> Step {
-        if state.faults.is_held {
+        if state.faults.is_held || state.faults.muted == Some(self.resource) {
             return Step::Wait;
         }
         if self.lines.is_empty() && !self.is_last {

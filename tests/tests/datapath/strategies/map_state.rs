@@ -27,7 +27,11 @@ fn identity() -> impl Strategy<Value = Identity> {
 
 pub(crate) fn endpoint() -> impl Strategy<Value = EndpointValue> {
     let state = prop_oneof![19 => Just(EndpointValue::READY), 1 => Just(EndpointValue::BLOCKED)];
-    let traits = prop_oneof![4 => Just(0), 1 => Just(EndpointValue::FORWARDS)];
+    let traits = prop_oneof![
+        4 => Just(0),
+        1 => Just(EndpointValue::FORWARDS),
+        1 => Just(EndpointValue::DEFERS_ALL),
+    ];
     let audited = prop_oneof![3 => Just(0), 1 => 0_u8..4];
     let isolated = prop_oneof![2 => Just(3), 1 => 0_u8..4];
     (state, isolated, audited, 0_u8..4, traits, 0_u16..4).prop_map(

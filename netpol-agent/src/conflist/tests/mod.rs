@@ -3,9 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
 
 use netpol_proto::SOCKET_PATH;
 use tempfile::TempDir;
@@ -13,7 +11,8 @@ use tempfile::TempDir;
 use super::plan::{Purpose, Step};
 use super::*;
 
-const DEADLINE: Duration = Duration::from_secs(20);
+mod installers;
+mod watch;
 
 /// The list in Flannel's kube-flannel.yml.
 const FLANNEL: &str = r#"{
@@ -450,109 +449,4 @@ fn installs_uninstalls_and_rewrites_at_once_leave_a_whole_file() {
     assert_eq!(node.read("a.conflist"), FLANNEL_WITH_NETPOL);
     drop(node.uninstall());
     node.check(&[("a.conflist", FLANNEL)]);
-}
-
-/// A watch in a thread of its own.
-struct Watched {
-    node: Node,
-    root: TempDir,
-    stop: Option<mpsc::Sender<()>>,
-    events: mpsc::Receiver<Event>,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl Watched {
-    fn new(files: &[(&str, &str)]) -> Self {
-        let (node, root) = (Node::new(files), tempfile::tempdir().unwrap());
-        fs::write(root.path().join("plugin"), "plugin").unwrap();
-        fs::create_dir(root.path().join("bin")).unwrap();
-        let options = Options {
-            conf_dir: node.directory.clone(),
-            bin_dir: root.path().join("bin"),
-            plugin: root.path().join("plugin"),
-            entry: entry(),
-            interval: Duration::from_millis(2),
-        };
-        let (stop, stopped) = mpsc::channel();
-        let (sender, events) = mpsc::channel();
-        let thread = thread::spawn(move || {
-            watch(&options, &stopped, &mut |event| drop(sender.send(event)));
-        });
-        Self { node, root, stop: Some(stop), events, thread: Some(thread) }
-    }
-
-    /// The events up to and including the first that is wanted.
-    fn until(&self, is_wanted: impl Fn(&Event) -> bool) -> Vec<Event> {
-        let mut events = Vec::new();
-        loop {
-            events.push(self.events.recv_timeout(DEADLINE).expect("the event in time"));
-            if events.last().is_some_and(&is_wanted) {
-                return events;
-            }
-        }
-    }
-
-    /// Stops the watch. Returns its remaining events.
-    fn end(mut self) -> Vec<Event> {
-        drop(self.stop.take());
-        self.thread.take().unwrap().join().unwrap();
-        self.events.try_iter().collect()
-    }
-}
-
-fn is_insert(event: &Event) -> bool {
-    matches!(event, Event::Step(Step::Replace { purpose: Purpose::Insert, .. }))
-}
-
-fn is_in_place(event: &Event) -> bool {
-    matches!(event, Event::InPlace(_))
-}
-
-fn is_problem(event: &Event) -> bool {
-    matches!(event, Event::Problem(_))
-}
-
-#[test]
-fn a_watch_waits_for_the_network_and_installs_again_when_flannel_rewrites_its_file() {
-    let watched = Watched::new(&[]);
-    watched.until(is_problem);
-    watched.node.write("10-flannel.conflist", FLANNEL);
-    watched.until(is_in_place);
-    for _ in 0..3 {
-        watched.node.write("10-flannel.conflist", FLANNEL);
-        watched.until(is_insert);
-    }
-    fs::remove_file(watched.root.path().join("bin/netpol-cni")).unwrap();
-    watched.until(|event| matches!(event, Event::Binary(Binary::Copied(_))));
-    assert_eq!(watched.node.read("10-flannel.conflist"), FLANNEL_WITH_NETPOL);
-    watched.end();
-}
-
-#[test]
-fn a_watch_does_not_react_to_its_own_writes() {
-    let watched = Watched::new(&[("10-flannel.conflist", FLANNEL)]);
-    watched.until(is_in_place);
-    // A second network that sorts behind gets no entry until the first one is gone, so the polls before send no event.
-    watched.node.write("20-other.conflist", CALICO);
-    fs::remove_file(watched.node.directory.join("10-flannel.conflist")).unwrap();
-    let events = watched.until(is_in_place);
-    assert!(!events.iter().any(is_problem), "{events:?}");
-    assert_eq!(events.iter().filter(|event| is_insert(event)).count(), 1, "{events:?}");
-    let more = watched.end();
-    assert!(more.is_empty(), "{more:?}");
-}
-
-#[test]
-fn a_watch_reports_an_error_once_and_waits_for_its_end() {
-    let watched = Watched::new(&[("10-flannel.conflist", "{")]);
-    watched.until(is_problem);
-    watched.node.write("10-flannel.conflist", FLANNEL);
-    let events = watched.until(is_in_place);
-    // The first poll reported two: the file, and that there is no other one.
-    assert!(events.iter().filter(|event| is_problem(event)).count() <= 1, "{events:?}");
-    watched.node.write("10-flannel.conflist", "{\"name\": 1");
-    watched.until(is_problem);
-    watched.node.write("10-flannel.conflist", FLANNEL);
-    watched.until(is_in_place);
-    watched.end();
 }
