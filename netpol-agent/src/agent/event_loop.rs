@@ -36,6 +36,8 @@ pub(super) struct Inputs<K> {
     pub(super) devices: mpsc::Receiver<Devices>,
     /// Changes of clsact filters.
     pub(super) filters: mpsc::Receiver<FilterChange>,
+    /// Interfaces whose end in the pod may have changed.
+    pub(super) pod_ends: mpsc::Receiver<IfIndex>,
     /// Questions from the control socket and the health address.
     pub(super) questions: mpsc::Receiver<Question<K>>,
     /// Answers to the questions for namespaces.
@@ -59,6 +61,7 @@ pub(super) async fn run<K: Kernel>(
         mut calls,
         mut devices,
         mut filters,
+        mut pod_ends,
         mut questions,
         mut namespaces,
         mut found,
@@ -85,6 +88,7 @@ pub(super) async fn run<K: Kernel>(
             }
             Some(now) = devices.recv() => agent.set_devices(&now, |ifindex| device_name(ifindex).is_some()),
             Some(change) = filters.recv() => agent.filters_changed(&[change], Instant::now()),
+            Some(ifindex) = pod_ends.recv() => agent.pod_end_changed(ifindex, Instant::now()),
             n = updates.recv_many(&mut batch, BATCH), if !updates.is_closed() || !updates.is_empty() => {
                 if n == 0 {
                     error!("source of objects has ended; the last state stays in force");

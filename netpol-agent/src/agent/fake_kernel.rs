@@ -1,14 +1,17 @@
 //! A kernel in memory, for tests of the agent.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
 use netpol_common::ids::{Direction, Epoch, IfIndex, Nanos};
 use netpol_common::keys::{CounterKey, FlowKey, FlowValue};
+use netpol_common::mac::Mac;
 use netpol_policy::compile::MapState;
 use netpol_policy::dataplane::port::{
     Attachments, DeviceRole, ExitTable, Flows, Framing, Maps, Migrated, NewInterface, Presence,
 };
 use netpol_policy::dataplane::{Counter, MapOp, apply};
+use netpol_policy::store::PodEnd;
 
 /// Records operations and attachments, and refuses what a test forbids.
 #[derive(Debug, Default)]
@@ -22,6 +25,8 @@ pub(super) struct FakeKernel {
     pub(super) n_uplink_changes: usize,
     pub(super) has_predecessor: bool,
     pub(super) refuses_attach: bool,
+    /// The pods' ends of veth pairs, where they can be read.
+    pub(super) pod_ends: BTreeMap<IfIndex, PodEnd>,
     /// The kernel does not report which programs are attached.
     pub(super) is_blind: bool,
     /// The table of exits; empty if there is none, `None` if the kernel has no `nf_tables`.
@@ -34,6 +39,9 @@ pub(super) struct FakeKernel {
     /// Interfaces with clsact filters, each for both programs.
     pub(super) on_filters: BTreeSet<IfIndex>,
 }
+
+/// The MAC address of the node's bridge.
+pub(super) const MAC_OF_NODE: Mac = Mac::new([2, 0, 0, 0, 0, 1]);
 
 #[derive(Debug, thiserror::Error)]
 #[error("map is full")]
@@ -95,6 +103,14 @@ impl Attachments for FakeKernel {
         let failure = |new: &NewInterface| Some((new.ifindex, self.attach_pod(new.ifindex).err()?));
         let failed = interfaces.iter().filter_map(failure).collect();
         (failed, self.apply(ops))
+    }
+
+    fn pod_end(&self, ifindex: IfIndex) -> io::Result<PodEnd> {
+        self.pod_ends.get(&ifindex).cloned().ok_or(io::ErrorKind::NotFound.into())
+    }
+
+    fn is_mac_of_node(&self, mac: Mac) -> io::Result<bool> {
+        Ok(mac == MAC_OF_NODE)
     }
 
     fn presence(

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context as _;
+use netpol_common::ids::IfIndex;
 use netpol_datapath::netlink;
 use netpol_datapath::{Datapath, Trace};
 use netpol_policy::dataplane::port::{Attachments as _, Maps as _};
@@ -44,14 +45,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let cancel = CancellationToken::new();
     // First of all: the lock of the socket makes this the only agent of the node.
     let listener = cni_server::bind(&socket)?;
-    let stop = cancel.clone();
-    tokio::spawn(async move {
-        if let Err(error) = wait_for_signal().await {
-            error!(%error, "signals not handled");
-            return;
-        }
-        stop.cancel();
-    });
+    tokio::spawn(end_at_signal(cancel.clone()));
     let mut kernel = match Datapath::load(&datapath) {
         Ok(kernel) => kernel,
         Err(error) => {
@@ -113,18 +107,32 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         ObjectSource::start(source, node, servers, &updates_in, &namespaces_in, &cancel).await?;
     drop((updates_in, namespaces_in));
     tokio::spawn(cni_server::serve(listener, calls_in, cancel.clone()));
-    let (devices, filters) = watch_node(&cancel);
-    let inputs = Inputs { updates: stamped, calls, devices, filters, questions, namespaces, found };
+    let NodeWatch { devices, filters, pod_ends } = watch_node(&cancel);
+    let inputs = Inputs {
+        updates: stamped,
+        calls,
+        devices,
+        filters,
+        pod_ends,
+        questions,
+        namespaces,
+        found,
+    };
     let worker = Worker::start().context("starting the worker thread")?;
     event_loop::run(agent, inputs, searches, &source, &worker, &cancel).await;
     info!("stopped; policies stay in force");
     Ok(())
 }
 
-/// Watches the node's devices, and the clsact filters on them.
-fn watch_node(
-    cancel: &CancellationToken,
-) -> (mpsc::Receiver<netlink::Devices>, mpsc::Receiver<netlink::FilterChange>) {
+/// What is watched on the node's devices.
+struct NodeWatch {
+    devices: mpsc::Receiver<netlink::Devices>,
+    filters: mpsc::Receiver<netlink::FilterChange>,
+    pod_ends: mpsc::Receiver<IfIndex>,
+}
+
+/// Watches the node's devices, the clsact filters on them, and the pods' ends of veth pairs.
+fn watch_node(cancel: &CancellationToken) -> NodeWatch {
     let (devices_in, devices) = mpsc::channel(4);
     let (filters_in, filters) = mpsc::channel(QUEUE);
     let of_devices = cancel.clone();
@@ -140,7 +148,14 @@ fn watch_node(
             error!(error, "removed filters are noticed within a second only");
         }
     });
-    (devices, filters)
+    let (pod_ends_in, pod_ends) = mpsc::channel(QUEUE);
+    let of_pod_ends = cancel.clone();
+    tokio::spawn(async move {
+        if let Err(error) = netlink::watch_pod_ends(pod_ends_in, of_pod_ends).await {
+            error!(error = &error as &dyn std::error::Error, "interfaces of pods not watched");
+        }
+    });
+    NodeWatch { devices, filters, pod_ends }
 }
 
 /// Locks the pin root for one agent, until the file is dropped.
@@ -168,6 +183,13 @@ async fn stamp(
         if stamped.send((Instant::now(), update)).await.is_err() {
             return;
         }
+    }
+}
+
+async fn end_at_signal(cancel: CancellationToken) {
+    match wait_for_signal().await {
+        Ok(()) => cancel.cancel(),
+        Err(error) => error!(%error, "signals not handled"),
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 
 use super::answers::routes::{self, Detail};
 use super::answers::status::Protection;
-pub(super) use super::fake_kernel::FakeKernel;
+pub(super) use super::fake_kernel::{FakeKernel, MAC_OF_NODE};
 use super::state::Agent;
 use super::state::registry::Registry;
 use crate::cni_server::Call;
