@@ -123,7 +123,7 @@ fn transitions(old: &MapState, new: &MapState) -> BTreeMap<AllowMapKey, Rc<Trans
             .clone()?;
         (sandbox(old) == sandbox(new)).then_some((*key, transition))
     };
-    old.allow.keys().filter_map(|key| transition(key)).collect()
+    old.allow.keys().filter_map(transition).collect()
 }
 
 fn retire_endpoints(progress: &Progress<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
