@@ -17,13 +17,15 @@ use aya_ebpf::programs::TcContext;
 /// Needs global functions that take the context. The kernel finds out with its own BTF that an argument is the context.
 #[classifier]
 fn context_argument(ctx: TcContext) -> i32 {
-    i32::from(takes_context(ctx.skb.skb) == 0)
+    let TcContext { skb } = ctx;
+    i32::from(takes_context(skb.skb) == 0)
 }
 
 /// Needs global functions that take pointers to memory (Linux 5.12).
 #[classifier]
 fn memory_argument(ctx: TcContext) -> i32 {
-    let mut len = ctx.len();
+    let TcContext { skb } = ctx;
+    let mut len = skb.len();
     i32::from(takes_memory(&raw mut len) == 0)
 }
 

@@ -34,7 +34,7 @@ const K3S: &str = r#"{
 }
 "#;
 
-/// The list of MicroK8s, whose Flannel has its subnet file in the snap.
+/// The list of `MicroK8s`, whose Flannel has its subnet file in the snap.
 const MICROK8S: &str = r#"{
   "name": "microk8s-flannel-network",
   "cniVersion": "0.3.1",

@@ -34,6 +34,8 @@ pub(super) struct Inputs<K> {
     pub(super) calls: mpsc::Receiver<Call>,
     /// The node's devices, after each change.
     pub(super) devices: mpsc::Receiver<Devices>,
+    /// Interfaces whose end in the pod may have changed.
+    pub(super) pod_ends: mpsc::Receiver<IfIndex>,
     /// Questions from the control socket and the health address.
     pub(super) questions: mpsc::Receiver<Question<K>>,
     /// Answers to the questions for namespaces.
@@ -52,8 +54,15 @@ pub(super) async fn run<K: Kernel>(
     worker: &Worker,
     cancel: &CancellationToken,
 ) {
-    let Inputs { mut updates, mut calls, mut devices, mut questions, mut namespaces, mut found } =
-        inputs;
+    let Inputs {
+        mut updates,
+        mut calls,
+        mut devices,
+        mut pod_ends,
+        mut questions,
+        mut namespaces,
+        mut found,
+    } = inputs;
     let (migrated_in, mut migrated) = mpsc::channel(1);
     let (collected_in, mut collected) = mpsc::channel(1);
     let mut tick = interval(TICK);
@@ -75,6 +84,7 @@ pub(super) async fn run<K: Kernel>(
                 source.look_up(agent.unknown_pods());
             }
             Some(now) = devices.recv() => agent.set_devices(&now, |ifindex| device_name(ifindex).is_some()),
+            Some(ifindex) = pod_ends.recv() => agent.pod_end_changed(ifindex, Instant::now()),
             n = updates.recv_many(&mut batch, BATCH), if !updates.is_closed() || !updates.is_empty() => {
                 if n == 0 {
                     error!("source of objects has ended; the last state stays in force");

@@ -44,14 +44,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let cancel = CancellationToken::new();
     // First of all: the lock of the socket makes this the only agent of the node.
     let listener = cni_server::bind(&socket)?;
-    let stop = cancel.clone();
-    tokio::spawn(async move {
-        if let Err(error) = wait_for_signal().await {
-            error!(%error, "signals not handled");
-            return;
-        }
-        stop.cancel();
-    });
+    tokio::spawn(end_at_signal(cancel.clone()));
     let mut kernel = match Datapath::load(&datapath) {
         Ok(kernel) => kernel,
         Err(error) => {
@@ -121,7 +114,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             error!(error = &error as &dyn std::error::Error, "devices not watched any more");
         }
     });
-    let inputs = Inputs { updates: stamped, calls, devices, questions, namespaces, found };
+    let (pod_ends_in, pod_ends) = mpsc::channel(QUEUE);
+    let pod_ends_cancel = cancel.clone();
+    tokio::spawn(async move {
+        if let Err(error) = netlink::watch_pod_ends(pod_ends_in, pod_ends_cancel).await {
+            error!(error = &error as &dyn std::error::Error, "interfaces of pods not watched");
+        }
+    });
+    let inputs =
+        Inputs { updates: stamped, calls, devices, pod_ends, questions, namespaces, found };
     let worker = Worker::start().context("starting the worker thread")?;
     event_loop::run(agent, inputs, searches, &source, &worker, &cancel).await;
     info!("stopped; policies stay in force");
@@ -153,6 +154,13 @@ async fn stamp(
         if stamped.send((Instant::now(), update)).await.is_err() {
             return;
         }
+    }
+}
+
+async fn end_at_signal(cancel: CancellationToken) {
+    match wait_for_signal().await {
+        Ok(()) => cancel.cancel(),
+        Err(error) => error!(%error, "signals not handled"),
     }
 }
 

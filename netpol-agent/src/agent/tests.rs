@@ -1,18 +1,20 @@
 //! The agent's state with a fake kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use netpol_common::ids::{Epoch, IfIndex};
 use netpol_common::keys::{CounterKey, EndpointValue, FlowKey, FlowValue};
+use netpol_common::mac::Mac;
 use netpol_datapath::netlink::Devices;
 use netpol_policy::compile::MapState;
 use netpol_policy::dataplane::port::{Attachments, Flows, Framing, Maps, Migrated, NewInterface};
 use netpol_policy::dataplane::{Counter, MapOp, apply};
 use netpol_policy::model::{Kind, Labels, Object, ObjectName, Pod, PodPhase};
 use netpol_policy::source::SourceUpdate;
-use netpol_policy::store::{Delta, List};
+use netpol_policy::store::{Delta, List, PodEnd};
 use netpol_proto::{Add, Attachment, Check, ErrorCode, Gc, PodRef, Request, Response};
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
@@ -40,7 +42,12 @@ pub(super) struct FakeKernel {
     gone: BTreeSet<IfIndex>,
     /// Interfaces with clsact filters, each for both programs.
     on_filters: BTreeSet<IfIndex>,
+    /// The pods' ends of veth pairs, where they can be read.
+    pub(super) pod_ends: BTreeMap<IfIndex, PodEnd>,
 }
+
+/// The MAC address of the node's bridge.
+pub(super) const MAC_OF_NODE: Mac = Mac::new([2, 0, 0, 0, 0, 1]);
 
 #[derive(Debug, thiserror::Error)]
 #[error("map is full")]
@@ -106,6 +113,14 @@ impl Attachments for FakeKernel {
 
     fn is_attached(&self, ifindex: IfIndex) -> Result<bool, Full> {
         Ok(self.attached.contains(&ifindex))
+    }
+
+    fn pod_end(&self, ifindex: IfIndex) -> io::Result<PodEnd> {
+        self.pod_ends.get(&ifindex).cloned().ok_or(io::ErrorKind::NotFound.into())
+    }
+
+    fn is_mac_of_node(&self, mac: Mac) -> io::Result<bool> {
+        Ok(mac == MAC_OF_NODE)
     }
 
     fn set_uplinks(&mut self, _: &BTreeMap<IfIndex, Framing>) -> Result<(), Full> {

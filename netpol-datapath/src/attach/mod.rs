@@ -13,14 +13,19 @@ mod site;
 mod uninstall;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::Ipv6Addr;
 use std::panic::resume_unwind;
 
 use aya::programs::SchedClassifier;
 use netpol_common::ids::IfIndex;
+use netpol_common::mac::Mac;
+use netpol_netlink::Netlink;
 use netpol_policy::dataplane::MapOp;
 use netpol_policy::dataplane::port::{
     Attachments, FailedAttachments, Framing, Migrated, NewInterface,
 };
+use netpol_policy::store::PodEnd;
 
 use self::attacher::Attacher;
 use self::migration::needs_migration;
@@ -90,6 +95,20 @@ impl Attachments for Datapath {
             }
         }
         Ok(true)
+    }
+
+    fn pod_end(&self, ifindex: IfIndex) -> io::Result<PodEnd> {
+        let peer = Netlink::open()?.peer_of(ifindex)?;
+        let (link, addresses) = peer.ok_or(io::ErrorKind::NotFound)?;
+        let mac = <[u8; 6]>::try_from(link.mac).map_err(|_other| io::ErrorKind::InvalidData)?;
+        let is_link_local = |address: &Ipv6Addr| address.is_unicast_link_local();
+        let link_local = addresses.into_iter().filter(is_link_local).collect();
+        Ok(PodEnd { mac: Mac::new(mac), link_local })
+    }
+
+    fn is_mac_of_node(&self, mac: Mac) -> io::Result<bool> {
+        let links = Netlink::open()?.links()?;
+        Ok(links.iter().any(|link| link.mac == mac.octets()))
     }
 
     fn set_uplinks(&mut self, uplinks: &BTreeMap<IfIndex, Framing>) -> Result<(), Error> {

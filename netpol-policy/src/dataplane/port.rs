@@ -5,11 +5,14 @@
 //! `end_*` run in the event loop, `run_*` on a worker thread.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
 use netpol_common::ids::{Epoch, IfIndex};
 use netpol_common::keys::{CounterKey, FlowKey, FlowValue};
+use netpol_common::mac::Mac;
 
 use super::{Counter, MapOp, MapState};
+use crate::store::PodEnd;
 
 /// The interface of a pod that does not run yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +101,16 @@ pub trait Attachments: Maps {
     /// # Errors
     /// The interface is gone, or the kernel does not answer.
     fn is_attached(&self, ifindex: IfIndex) -> Result<bool, Self::Error>;
+    /// The pod's end of the veth pair of an interface, as it is in the pod's namespace now.
+    ///
+    /// # Errors
+    /// The interface is gone or no veth, or the kernel does not answer.
+    fn pod_end(&self, ifindex: IfIndex) -> io::Result<PodEnd>;
+    /// Whether a device of the node has this MAC address.
+    ///
+    /// # Errors
+    /// The devices cannot be listed.
+    fn is_mac_of_node(&self, mac: Mac) -> io::Result<bool>;
     /// Attaches `uplink_egress` to exactly these devices, and forgets the programs of devices that are gone.
     ///
     /// # Errors

@@ -40,7 +40,6 @@ fn check_limit(config: &Config) {
         return;
     }
     for verified in Datapath::load(config).unwrap().verified().unwrap() {
-        println!("{verified:?}");
         assert!(verified.n_verified.unwrap_or(0) < MAX_VERIFIED, "{verified:?}");
     }
 }

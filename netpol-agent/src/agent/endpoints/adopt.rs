@@ -118,7 +118,8 @@ impl<K: Kernel> Agent<K> {
                 endpoint.container_id = Arc::from(add.attachment.container_id.as_str());
             }
         }
-        let endpoint = self.registry.insert(add);
+        let pod_end = self.read_pod_end(ifindex);
+        let endpoint = self.registry.insert(add, pod_end);
         info!(pod = %endpoint.pod, %ifindex, container = %endpoint.container_id, "running pod found");
         self.apply_delta(Delta::UpsertEndpoint(endpoint));
         self.adoption.expect(ifindex);

@@ -64,6 +64,8 @@ pub struct Agent<K> {
     pub(super) waiting: Vec<WaitingAdd>,
     /// Interfaces of ADDs without programs yet. Their endpoints are blocked in the maps.
     pub(super) unattached: Vec<NewInterface>,
+    /// New interfaces whose end in the pod may still change, each with the time until it may.
+    pub(super) settling: BTreeMap<IfIndex, Instant>,
     pub(super) adoption: Adoption,
     pub(super) held: HeldPolicies,
     pub(super) migrations: Migrations,
@@ -141,6 +143,7 @@ impl<K: Kernel> Agent<K> {
             registry,
             waiting: Vec::new(),
             unattached: Vec::new(),
+            settling: BTreeMap::new(),
             adoption: Adoption::default(),
             held: HeldPolicies::default(),
             migrations: Migrations::default(),
@@ -154,6 +157,7 @@ impl<K: Kernel> Agent<K> {
             n_applied: 0,
             latencies: Latencies::default(),
         };
+        agent.read_missing_pod_ends();
         let recorded: Vec<Endpoint> = agent.registry.records().map(Record::endpoint).collect();
         for endpoint in recorded {
             if agent.is_primed && agent.map_state.endpoints.contains_key(&endpoint.ifindex) {
