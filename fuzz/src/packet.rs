@@ -9,6 +9,7 @@ use etherparse::{NetHeaders, PacketHeaders, TransportHeader};
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Hook, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue, FlowKey, PrefixKey};
+use netpol_common::mac::Mac;
 use netpol_common::packet::{Frame as _, Packet, Parsed};
 use netpol_common::reason::{DropReason, PassReason, Verdict};
 use netpol_common::verdict::{DEFAULT_MARK_MASK, HookContext, Outcome};
@@ -19,6 +20,17 @@ const PODS: [u32; 3] = [100, 101, 102];
 /// A device without an endpoint.
 const NO_POD: u32 = 103;
 const MAX_FRAME_BYTES: u16 = 256;
+/// The MAC address of the last pod. Those of the others are not known.
+const MAC: Mac = Mac::new([2, 0, 0, 0, 0, 1]);
+/// Why a frame of a pod that is not isolated drops: it cannot be attributed to the pod.
+const UNATTRIBUTED: [DropReason; 6] = [
+    DropReason::Spoofed,
+    DropReason::NotIp,
+    DropReason::Truncated,
+    DropReason::BadHeader,
+    DropReason::ExtensionHeaders,
+    DropReason::TinyFragment,
+];
 /// An Ethernet header, then the addresses of IPv4 and IPv6.
 const V4_ADDRESSES: usize = 14 + 12;
 const V6_ADDRESSES: usize = 14 + 8;
@@ -79,17 +91,49 @@ fn judge(maps: &MemoryMaps, frame: &[u8], seen: &HookContext) {
         Some(own) if own.state != EndpointValue::READY => {
             assert_eq!(verdict, Verdict::Drop(DropReason::Blocked), "{}", said());
         }
-        // The pod is not isolated and no deferred verdict is pending: only spoofed packets drop.
+        // The pod is not isolated and no deferred verdict is pending: only frames drop that cannot be attributed to it, or are for
+        // another device.
         Some(own) if own.isolated == 0 && seen.mark & seen.mark_mask == 0 => {
-            let may = [Verdict::Drop(DropReason::Spoofed)];
-            assert!(verdict.is_pass() || may.contains(&verdict), "{}", said());
+            let may: &[DropReason] = match seen.hook {
+                Hook::PodEgress => &UNATTRIBUTED,
+                Hook::PodIngress | Hook::UplinkEgress => &[DropReason::OtherMac],
+            };
+            let is_expected = matches!(verdict, Verdict::Drop(reason) if may.contains(&reason));
+            assert!(verdict.is_pass() || is_expected, "{}", said());
         }
         Some(_) => {}
+    }
+    let forwards = at_hook.is_some_and(|own| own.forwards());
+    if seen.hook == Hook::PodEgress && verdict.is_pass() && !forwards {
+        assert!(is_attributed(maps.map_state(), frame, seen), "{}", said());
     }
     if verdict == Verdict::Pass(PassReason::Allowed) {
         let map = maps.map_state().allow.get(&AllowMapKey::new(ifindex, direction));
         let allows = |map: &Arc<AllowMap>| map.values().any(|v| v.verdict == AllowValue::ALLOW);
         assert!(map.is_some_and(allows), "{}", said());
+    }
+}
+
+/// Whether the sources of a frame are the pod's, in every header that another device believes.
+fn is_attributed(map_state: &MapState, frame: &[u8], seen: &HookContext) -> bool {
+    let ifindex = seen.ifindex;
+    let mac = map_state.endpoints.get(&ifindex).map_or(Mac::UNKNOWN, |endpoint| endpoint.mac);
+    if mac != Mac::UNKNOWN && frame.get(6..12) != Some(&mac.octets()[..]) {
+        return false;
+    }
+    let mut packet = Packet::EMPTY;
+    let parsed = frame.parse(&mut packet);
+    let is_own = map_state.addresses.contains(&AddressKey { ifindex, addr: packet.src });
+    let is_unknown = mac == Mac::UNKNOWN && packet.src.is_v6_link_local();
+    let is_none = packet.src.is_unspecified();
+    match parsed {
+        Parsed::Arp => !seen.is_tagged && (is_own || is_none),
+        Parsed::Ip => {
+            let is_probe = is_none && packet.has_link_message_type();
+            let is_router = packet.is_router_message();
+            !seen.is_tagged && !is_router && (is_own || is_unknown || is_probe)
+        }
+        Parsed::NotIp | Parsed::Malformed(_) => false,
     }
 }
 
@@ -130,7 +174,8 @@ fn look_at(frame: &[u8]) {
 fn map_state(input: &mut Unstructured<'_>) -> Result<MapState> {
     let mut endpoints = BTreeMap::new();
     for ifindex in PODS {
-        endpoints.insert(IfIndex(ifindex), endpoint(input)?);
+        let mac = if ifindex == 102 { MAC } else { Mac::UNKNOWN };
+        endpoints.insert(IfIndex(ifindex), EndpointMapState { mac, ..endpoint(input)? });
     }
     let mut addresses = BTreeSet::new();
     let mut identities = BTreeMap::new();
@@ -170,7 +215,7 @@ fn endpoint(input: &mut Unstructured<'_>) -> Result<EndpointMapState> {
         pad: 0,
         egress_mark: input.int_in_range(0..=3)?,
     };
-    Ok(EndpointMapState { value, container_id: Arc::from("fuzzed") })
+    Ok(EndpointMapState { value, container_id: Arc::from("fuzzed"), mac: Mac::UNKNOWN })
 }
 
 fn identity(input: &mut Unstructured<'_>) -> Result<Identity> {

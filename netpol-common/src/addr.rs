@@ -23,6 +23,10 @@ impl Addr {
     pub const V4_PREFIX_BITS: u8 = 96;
     /// `::`, also in place of a missing address.
     pub const UNSPECIFIED: Self = Self([0; 16]);
+    /// All nodes of the link (`ff02::1`).
+    pub const ALL_NODES: Self = Self([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    /// All routers of the link (`ff02::2`).
+    pub const ALL_ROUTERS: Self = Self([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
 
     /// The mapped form of an IPv4 address, given in network byte order.
     #[inline(always)]
@@ -59,6 +63,19 @@ impl Addr {
     #[inline(always)]
     pub const fn is_v6_link_local(&self) -> bool {
         self.0[0] == 0xfe && self.0[1] & 0xc0 == 0x80
+    }
+
+    /// Whether this is an IPv6 multicast address (`ff00::/8`).
+    #[inline(always)]
+    pub const fn is_v6_multicast(&self) -> bool {
+        self.0[0] == 0xff
+    }
+
+    /// The multicast group of this IPv6 address for neighbour discovery (RFC 4291).
+    #[inline(always)]
+    pub const fn solicited_node(&self) -> Self {
+        let [.., a, b, c] = self.0;
+        Self([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c])
     }
 
     /// Whether this is `0.0.0.0` or `::`.

@@ -21,6 +21,18 @@ pub mod tcp {
     pub const fn opens(flags: u8) -> bool {
         flags & (SYN | ACK) == SYN
     }
+
+    /// 1 if the flags are those of the answer to the first packet of a connection, else 0.
+    #[inline(always)]
+    pub const fn answers(flags: u8) -> u8 {
+        (flags >> 1) & (flags >> 4) & 1
+    }
+
+    /// Whether a packet with these flags can be the first one of a flow: not an answer, and nothing that ends a connection.
+    #[inline(always)]
+    pub const fn begins_flow(flags: u8) -> bool {
+        answers(flags) == 0 && flags & RST == 0
+    }
 }
 
 /// Only the originator has sent packets.

@@ -139,6 +139,12 @@ impl Direction {
         self as u8
     }
 
+    /// The direction with this number, of which only the lowest bit counts.
+    #[inline(always)]
+    pub const fn from_bit(wire: u8) -> Self {
+        if wire & 1 == 0 { Self::Ingress } else { Self::Egress }
+    }
+
     /// The bit of this direction in a set of directions.
     #[inline(always)]
     pub const fn bit(self) -> u8 {

@@ -4,7 +4,7 @@
 //! tests. In: packet bytes and map look-ups behind two small traits. Out: a verdict with a reason. Must not: allocate, panic, log,
 //! read a clock.
 //!
-//! A module uses only those before it in this order: `addr ids event reason`, `keys`, `flow`, `maps`, `flow_table identities packet`,
+//! A module uses only those before it in this order: `addr ids mac event reason`, `keys`, `flow`, `maps`, `flow_table identities packet`,
 //! `verdict`.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -23,6 +23,7 @@ pub mod flow_table;
 pub mod identities;
 pub mod ids;
 pub mod keys;
+pub mod mac;
 pub mod maps;
 pub mod packet;
 pub mod reason;

@@ -6,6 +6,8 @@
 //! * An entry of `DEFERRED_FLOWS` is replaced or removed before it is taken if two packets got the same handle, or if the agent
 //!   removes the entries of an endpoint that is gone. [`KernelMaps::store_deferred_flow`] says what the same handle can do.
 //! * Of ADDRESSES and DEFER only the presence of a key matters.
+//! * An element of MACS is one word. If a program reads parts of two addresses, the packet does not have this address and takes the
+//!   slow path, or drops in the moment in which the address changes.
 //! * The nodes of PREFIXES and of allow maps do not change, and are freed after a grace period.
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;
@@ -17,12 +19,13 @@ use netpol_common::keys::{
     EndpointEntry, EndpointValue, FlowKey, FlowValue, FragmentEntry, FragmentKey, FragmentValue,
     PrefixKey,
 };
+use netpol_common::mac::{Mac, MacSlot};
 use netpol_common::maps::{self, CurrentFlow, Local, PolicyMaps};
 
 use crate::look_up::{copy, find};
 use crate::maps::{
     ADDRESSES, ALLOW, BACKENDS, DEFER, DEFERRED_FLOWS, EGRESS_MARKS, ENDPOINTS, EPOCH, FRAGMENTS,
-    PREFIXES,
+    MACS, PREFIXES,
 };
 use crate::{flows, identities};
 
@@ -30,17 +33,29 @@ use crate::{flows, identities};
 /// function only once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn find_endpoint(ifindex: u32, endpoint: *mut [u32; 3]) -> u32 {
+extern "C" fn find_endpoint(ifindex: u32, endpoint: *mut [u32; 5]) -> u32 {
     // SAFETY: the caller's own, or null.
     let Some(endpoint) = (unsafe { endpoint.as_mut() }) else { return 0 };
     let ifindex = IfIndex(ifindex);
     let Some(element) = ENDPOINTS.get_ptr(ifindex) else { return 0 };
     // SAFETY: an element of ENDPOINTS.
-    let words = unsafe { copy::<[u32; 4]>(element.cast()) };
+    let words = unsafe { copy::<[u32; 6]>(element.cast()) };
     let entry: EndpointEntry = zerocopy::transmute!(words);
     let Some(found) = entry.value_of(&ifindex) else { return 0 };
     *endpoint = zerocopy::transmute!(*found);
     1
+}
+
+/// The MAC address of an endpoint as a word, all ones if the interface is none. A global function as [`find_endpoint`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_mac(ifindex: u32) -> u64 {
+    let mut words = [0_u32; 5];
+    if find_endpoint(ifindex, &raw mut words) == 0 {
+        return u64::MAX;
+    }
+    let endpoint: Endpoint = zerocopy::transmute!(words);
+    Mac::new(endpoint.mac).word()
 }
 
 /// Copies a [`BackendValue`] in words. Returns 0 if not all of it belongs to the key. A global function as [`find_endpoint`]; the
@@ -110,12 +125,25 @@ pub(crate) struct KernelMaps;
 impl PolicyMaps for KernelMaps {
     #[inline(always)]
     fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots)> {
-        let mut words = [0_u32; 3];
+        let mut words = [0_u32; 5];
         if find_endpoint(ifindex.0, &raw mut words) == 0 {
             return None;
         }
         let endpoint: Endpoint = zerocopy::transmute!(words);
         Some((endpoint.value, endpoint.slots()))
+    }
+
+    #[inline(always)]
+    fn mac(&self, ifindex: IfIndex) -> Option<Mac> {
+        if let Some(element) = MACS.get_ptr(MacSlot::index(ifindex)) {
+            // SAFETY: an element of MACS.
+            let slot = unsafe { copy(element) };
+            if let Some(mac) = slot.mac_of(ifindex) {
+                return Some(mac);
+            }
+        }
+        let word = find_mac(ifindex.0);
+        (word != u64::MAX).then_some(Mac::from_word(word))
     }
 
     #[inline(always)]

@@ -5,8 +5,11 @@ use core::mem::MaybeUninit;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::bpf_skb_load_bytes;
 use aya_ebpf::programs::TcContext;
-use netpol_common::ids::{Hook, IfIndex, Nanos, Protocol};
-use netpol_common::packet::{self, ETHERNET_LEN, Frame, Packet, PacketBytes, Parsed};
+use netpol_common::ids::{Direction, Hook, IfIndex, Nanos, Protocol};
+use netpol_common::mac::Mac;
+use netpol_common::packet::{
+    self, ETHERNET_LEN, Frame, Packet, PacketBytes, Parsed, pod_mac_offset,
+};
 use netpol_common::verdict::HookContext;
 use zerocopy::FromBytes;
 
@@ -100,6 +103,23 @@ impl<const LINK_HEADER_LEN: u32> PacketBytes for Skb<LINK_HEADER_LEN> {
         if offset < ETHERNET_LEN {
             return T::read_from_bytes(&self.ethertype()).ok();
         }
+        self.read(offset + LINK_HEADER_LEN - ETHERNET_LEN)
+    }
+
+    #[inline(always)]
+    fn pod_mac(&self, direction: Direction) -> Option<Mac> {
+        match LINK_HEADER_LEN {
+            // Two bytes more than the address has, which every Ethernet header has behind it.
+            ETHERNET_LEN => self.read(pod_mac_offset(direction)).map(Mac::from_word),
+            _ => None,
+        }
+    }
+}
+
+impl<const LINK_HEADER_LEN: u32> Skb<LINK_HEADER_LEN> {
+    /// Reads from the linear part of the packet, which always has the whole link header.
+    #[inline(always)]
+    fn read<T: FromBytes + Copy>(&self, offset: u32) -> Option<T> {
         let skb = self.context();
         // Volatile loads, so that the pointers are loaded where they are used. To the compiler they are numbers of 32 bits; if it
         // moved such a number, the verifier would not accept it as a packet pointer any more.
@@ -107,7 +127,7 @@ impl<const LINK_HEADER_LEN: u32> PacketBytes for Skb<LINK_HEADER_LEN> {
         let data = unsafe { core::ptr::read_volatile(&raw const skb.data) } as usize;
         // SAFETY: a field of the context.
         let end = unsafe { core::ptr::read_volatile(&raw const skb.data_end) } as usize;
-        let start = data + (offset + LINK_HEADER_LEN - ETHERNET_LEN) as usize;
+        let start = data + offset as usize;
         if start + size_of::<T>() > end {
             return None;
         }
@@ -133,6 +153,33 @@ impl<const LINK_HEADER_LEN: u32> Frame for Skb<LINK_HEADER_LEN> {
             ETHERNET_LEN => parse_quoted_ethernet(self.raw(), protocol, start, quoted),
             _ => parse_quoted_l3(self.raw(), protocol, start, quoted),
         })
+    }
+
+    #[inline(always)]
+    fn is_link_message(&self, direction: Direction, packet: &Packet) -> bool {
+        match LINK_HEADER_LEN {
+            ETHERNET_LEN => {
+                is_link_message(self.raw(), u32::from(direction.to_wire()), packet) != 0
+            }
+            // Links without Ethernet header lead to no pod.
+            _ => false,
+        }
+    }
+}
+
+/// [`packet::is_link_message`] as a global function, as those of `parse_functions`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn is_link_message(skb: *mut __sk_buff, direction: u32, packet: *const Packet) -> u32 {
+    let skb = Skb::<ETHERNET_LEN>(TcContext::new(skb));
+    let direction = match direction {
+        0 => Direction::Ingress,
+        _ => Direction::Egress,
+    };
+    // SAFETY: the caller's own packet, or null.
+    match unsafe { packet.as_ref() } {
+        Some(packet) => u32::from(packet::is_link_message(&skb, direction, packet)),
+        None => 0,
     }
 }
 

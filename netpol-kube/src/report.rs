@@ -64,7 +64,7 @@ pub struct Report {
     pub uid: Arc<str>,
     /// The diagnostics.
     pub diagnostics: Vec<Diagnostic>,
-    /// Place of this agent among those that find the same; the one at 0 writes at once.
+    /// [`rank`] of this agent among those that find the same; the one at 0 writes at once.
     pub rank: u32,
 }
 

@@ -31,6 +31,15 @@ pub(crate) fn all_addresses() -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetAddress(AddressMessage::default())
 }
 
+/// The request for the IPv6 addresses of a link, in the namespace with this id.
+pub(crate) fn addresses_v6(index: IfIndex, namespace: Option<i32>) -> RouteNetlinkMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet6;
+    message.header.index = index.0;
+    message.attributes.extend(namespace.map(AddressAttribute::TargetNetNsId));
+    RouteNetlinkMessage::GetAddress(message)
+}
+
 /// The link and the address in an answer; `None` for other messages.
 pub(crate) fn from_answer(answer: RouteNetlinkMessage) -> Option<(IfIndex, IpAddr)> {
     let RouteNetlinkMessage::NewAddress(message) = answer else { return None };

@@ -33,6 +33,15 @@ impl Connection {
         Ok(Self { socket, sequence: 0 })
     }
 
+    /// Lets the kernel refuse what it does not understand in a dump request, instead of ignoring it: only then it reads the
+    /// addresses of another namespace (Linux 4.20).
+    ///
+    /// # Errors
+    /// The error of the kernel.
+    pub(crate) fn make_strict(&mut self) -> io::Result<()> {
+        self.socket.set_netlink_get_strict_chk(true)
+    }
+
     /// Sends one request and collects its answers. `flags` are added to `NLM_F_REQUEST`.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Links, addresses, routes and neighbours.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use crate::address;
 use crate::connection::Connection;
-use crate::link::{Link, VethPair, by_index};
+use crate::link::{Link, LinkKind, VethPair, by_index};
 use crate::route::{self, Route};
 
 /// An rtnetlink socket for links, addresses, routes and neighbours.
@@ -45,6 +45,27 @@ impl Netlink {
     /// The error of the kernel, except that a missing link is `None`.
     pub fn link_by_index(&mut self, index: IfIndex) -> io::Result<Option<Link>> {
         self.link(by_index(index))
+    }
+
+    /// The peer of a veth, in whichever namespace it is, with its IPv6 addresses. `None` if there is no such veth.
+    ///
+    /// # Errors
+    /// The error of the kernel.
+    pub fn peer_of(&mut self, index: IfIndex) -> io::Result<Option<(Link, Vec<Ipv6Addr>)>> {
+        let Some(link) = self.link_by_index(index)? else { return Ok(None) };
+        let (LinkKind::Veth, Some(peer)) = (link.kind, link.peer_index) else { return Ok(None) };
+        let namespace = link.peer_namespace_id;
+        let mut message = by_index(peer);
+        message.attributes.extend(namespace.map(LinkAttribute::IfNetnsId));
+        let Some(link) = self.link(message)? else { return Ok(None) };
+        let mut strict = Connection::open()?;
+        strict.make_strict()?;
+        let answers = strict.request(address::addresses_v6(peer, namespace), NLM_F_DUMP)?;
+        let found = answers.into_iter().filter_map(address::from_answer);
+        let of_peer = found.filter(|(index, _)| *index == peer).filter_map(|(_, address)| {
+            if let IpAddr::V6(address) = address { Some(address) } else { None }
+        });
+        Ok(Some((link, of_peer.collect())))
     }
 
     fn link(&mut self, message: LinkMessage) -> io::Result<Option<Link>> {
@@ -172,7 +193,6 @@ fn is_missing(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::LinkKind;
 
     #[test]
     fn loopback_is_found_by_name_and_index_and_is_no_veth() {

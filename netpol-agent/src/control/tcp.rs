@@ -76,8 +76,8 @@ async fn accept(
     while let Some(accepted) = cancel.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, peer)) => {
-                if let Some(place) = connections.begin(peer.ip()) {
-                    tokio::spawn(converse(stream, Arc::clone(&route), place));
+                if let Some(permit) = connections.begin(peer.ip()) {
+                    tokio::spawn(converse(stream, Arc::clone(&route), permit));
                 } else {
                     reset(&stream);
                     drop(stream);
@@ -90,7 +90,7 @@ async fn accept(
 }
 
 /// Answers one request, and waits until the peer has the answer.
-async fn converse(mut stream: TcpStream, route: Route, _place: Place) {
+async fn converse(mut stream: TcpStream, route: Route, _permit: Permit) {
     let served = async {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -122,16 +122,16 @@ fn reset(stream: &TcpStream) {
 #[derive(Clone, Debug, Default)]
 struct Connections(Arc<Mutex<BTreeMap<IpAddr, usize>>>);
 
-/// A place among the open connections. Dropped, it is free again.
+/// One of the open connections. Dropped, another may begin.
 #[derive(Debug)]
-struct Place {
+struct Permit {
     connections: Connections,
     peer: IpAddr,
 }
 
 impl Connections {
-    /// A place for one more connection of a peer, if there is one.
-    fn begin(&self, peer: IpAddr) -> Option<Place> {
+    /// A permit for one more connection of a peer, unless too many are open.
+    fn begin(&self, peer: IpAddr) -> Option<Permit> {
         let peer = peer.to_canonical();
         let mut by_peer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let n_of_peer = by_peer.get(&peer).copied().unwrap_or_default();
@@ -141,11 +141,11 @@ impl Connections {
             return None;
         }
         by_peer.insert(peer, n_of_peer + 1);
-        Some(Place { connections: self.clone(), peer })
+        Some(Permit { connections: self.clone(), peer })
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         let mut by_peer = self.connections.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(n_of_peer) = by_peer.get_mut(&self.peer) {
@@ -237,16 +237,16 @@ mod tests {
     #[test]
     fn one_peer_takes_a_share_and_the_node_itself_all() {
         let connections = Connections::default();
-        let places = |peer: &str, n: usize| -> Vec<Place> {
+        let permits = |peer: &str, n: usize| -> Vec<Permit> {
             (0..n).filter_map(|_| connections.begin(peer.parse().unwrap())).collect()
         };
-        let of_pod = places("10.0.0.1", MAX_CONNECTIONS);
+        let of_pod = permits("10.0.0.1", MAX_CONNECTIONS);
         assert_eq!(of_pod.len(), MAX_OF_PEER);
-        assert_eq!(places("::ffff:10.0.0.1", 1).len(), 0, "the same peer");
-        let of_node = places("127.0.0.1", MAX_CONNECTIONS);
+        assert_eq!(permits("::ffff:10.0.0.1", 1).len(), 0, "the same peer");
+        let of_node = permits("127.0.0.1", MAX_CONNECTIONS);
         assert_eq!(of_node.len(), MAX_CONNECTIONS - MAX_OF_PEER);
-        assert_eq!(places("10.0.0.2", 1).len(), 0);
+        assert_eq!(permits("10.0.0.2", 1).len(), 0);
         drop(of_pod);
-        assert_eq!(places("10.0.0.2", 1).len(), 1);
+        assert_eq!(permits("10.0.0.2", 1).len(), 1);
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::addr::Addr;
 use crate::ids::{Direction, IfIndex};
+use crate::mac::Mac;
 
 /// The slots of an endpoint's allow maps. Only the maps interpret the number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,12 +83,16 @@ impl EndpointValue {
 }
 
 wire! {
-    /// How the packets of an endpoint are treated, and its allow maps.
+    /// How the packets of an endpoint are treated, its allow maps, and its MAC address.
     pub struct Endpoint {
         /// How its packets are treated.
         pub value: EndpointValue,
         /// Slots of its allow maps in ALLOW, for ingress and for egress. 0 for none: nothing is allowed. Native byte order.
         pub allow_maps: [u16; 2],
+        /// The MAC address of the pod's end of the veth pair; zero if it is not known.
+        pub mac: [u8; 6],
+        /// Zero.
+        pub pad: [u8; 2],
     }
 }
 
@@ -95,11 +100,16 @@ checked! {
     /// Value of ENDPOINTS.
     pub struct EndpointEntry {
         key: IfIndex as [u32; 1],
-        value: Endpoint as [u32; 3],
+        value: Endpoint as [u32; 5],
     }
 }
 
 impl Endpoint {
+    /// An endpoint.
+    pub const fn new(value: EndpointValue, allow_maps: [u16; 2], mac: Mac) -> Self {
+        Self { value, allow_maps, mac: mac.octets(), pad: [0; 2] }
+    }
+
     /// The slot in ALLOW of the allow map of a direction.
     #[inline(always)]
     pub const fn allow_map(&self, direction: Direction) -> u16 {

@@ -7,6 +7,7 @@ use crate::keys::{
     AddressKey, AllowSlots, AllowValue, BackendValue, EndpointValue, FlowKey, FlowValue,
     FragmentKey, FragmentValue,
 };
+use crate::mac::Mac;
 
 /// Whether a packet belongs to an established flow that passes it without a new decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub enum Local<'a> {
 pub trait PolicyMaps {
     /// How the interface is treated, and the slots of its allow maps; `None` if the interface is no endpoint.
     fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots)>;
+    /// The MAC address of the endpoint, [`Mac::UNKNOWN`] if it is not known; `None` if the interface is no endpoint.
+    fn mac(&self, ifindex: IfIndex) -> Option<Mac>;
     /// Whether the interface may send from the address.
     fn owns_address(&self, key: &AddressKey) -> bool;
     /// The identity of an address: that of the single address, else of the longest prefix, else [`Identity::NONE`].

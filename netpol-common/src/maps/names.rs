@@ -1,10 +1,12 @@
 //! Names of the maps, and the version of their layouts.
 
 /// Version of all layouts in [`crate::keys`] and [`crate::event`]; part of the pin path.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Pod interfaces: ifindex → [`EndpointEntry`](crate::keys::EndpointEntry).
 pub const ENDPOINTS: &str = "ENDPOINTS";
+/// MAC addresses of the endpoints: an array of [`MacSlot`](crate::mac::MacSlot).
+pub const MACS: &str = "MACS";
 /// Addresses that an interface may send from: [`AddressKey`](crate::keys::AddressKey) → ().
 pub const ADDRESSES: &str = "ADDRESSES";
 /// Identities of single addresses, looked up before PREFIXES: family → a table, see [`crate::identities`].
@@ -47,8 +49,9 @@ pub const EVENTS: &str = "EVENTS";
 pub const CONTAINERS: &str = "CONTAINERS";
 
 /// Every pinned map.
-pub const ALL: [&str; 19] = [
+pub const ALL: [&str; 20] = [
     ENDPOINTS,
+    MACS,
     ADDRESSES,
     IDENTITIES,
     PREFIXES,
@@ -97,6 +100,7 @@ mod tests {
         // The records in EVENTS have a reader, or had one.
         let filled = [
             ENDPOINTS,
+            MACS,
             ADDRESSES,
             IDENTITIES,
             PREFIXES,
@@ -115,12 +119,13 @@ mod tests {
     /// A failure here is a change of the wire: bump [`ABI_VERSION`].
     #[test]
     fn layouts_are_those_of_this_abi_version() {
-        assert_eq!(ABI_VERSION, 4);
+        assert_eq!(ABI_VERSION, 5);
         assert_eq!(size_of::<EndpointValue>(), 8);
         assert_eq!(offset_of!(EndpointValue, egress_mark), 6);
-        assert_eq!(size_of::<Endpoint>(), 12);
+        assert_eq!(size_of::<Endpoint>(), 20);
         assert_eq!(offset_of!(Endpoint, allow_maps), 8);
-        assert_eq!(size_of::<EndpointEntry>(), 16);
+        assert_eq!(offset_of!(Endpoint, mac), 12);
+        assert_eq!(size_of::<EndpointEntry>(), 24);
         assert_eq!(size_of::<AddressKey>(), 20);
         assert_eq!(size_of::<PrefixKey>(), 20);
         assert_eq!(size_of::<AllowKey>(), 12);

@@ -4,6 +4,9 @@ use core::mem::MaybeUninit;
 
 use zerocopy::FromBytes;
 
+use crate::ids::Direction;
+use crate::mac::Mac;
+
 /// Bounds-checked access to a frame.
 pub trait PacketBytes {
     /// Copies bytes of the frame, from `offset` on, to `buffer`. Returns `None` if the frame ends before.
@@ -13,6 +16,19 @@ pub trait PacketBytes {
 
     /// The bytes from `offset` on, if they can be read without a copy. `None` does not mean that the frame ends before.
     fn peek<T: FromBytes + Copy>(&self, offset: u32) -> Option<T>;
+
+    /// The MAC address of the pod's end of the link: the source of a frame from the pod, the destination of a frame to the pod.
+    /// `None` if the frame has no Ethernet header.
+    fn pod_mac(&self, direction: Direction) -> Option<Mac>;
+}
+
+/// The offset of [`PacketBytes::pod_mac`] in an Ethernet header.
+#[inline(always)]
+pub const fn pod_mac_offset(direction: Direction) -> u32 {
+    match direction {
+        Direction::Ingress => 0,
+        Direction::Egress => 6,
+    }
 }
 
 impl PacketBytes for [u8] {
@@ -25,5 +41,9 @@ impl PacketBytes for [u8] {
         self.get(usize::try_from(offset).ok()?..)
             .and_then(|bytes| T::read_from_prefix(bytes).ok())
             .map(|(value, _)| value)
+    }
+
+    fn pod_mac(&self, direction: Direction) -> Option<Mac> {
+        self.peek(pod_mac_offset(direction)).map(Mac::new)
     }
 }

@@ -6,12 +6,16 @@
 mod bytes;
 mod frame;
 mod headers;
+mod link_message;
 mod parse;
 mod parsed;
 mod plain;
 
-pub use bytes::PacketBytes;
+pub use bytes::{PacketBytes, pod_mac_offset};
 pub use frame::Frame;
+pub use link_message::is_link_message;
 pub use parse::{parse, parse_quoted};
-pub use parsed::{ETHERNET_LEN, Fragment, MAX_EXTENSION_HEADERS, Packet, Parsed};
+pub use parsed::{
+    ARP_SENDER_OFFSET, ETHERNET_LEN, Fragment, MAX_EXTENSION_HEADERS, Packet, Parsed,
+};
 pub use plain::{Plain, parse_plain};

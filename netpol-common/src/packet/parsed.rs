@@ -6,6 +6,8 @@ use crate::reason::DropReason;
 
 /// Length of an Ethernet header without a tag, bytes.
 pub const ETHERNET_LEN: u32 = 14;
+/// Offset in a frame of the sender's MAC address in an ARP message, bytes.
+pub const ARP_SENDER_OFFSET: u32 = ETHERNET_LEN + 8;
 /// A packet with more IPv6 extension headers is malformed.
 pub const MAX_EXTENSION_HEADERS: usize = 8;
 
@@ -61,23 +63,29 @@ impl Packet {
         fragment: Fragment::Whole,
     };
 
-    /// Neighbour discovery (ICMPv6 133 to 137) and multicast listener discovery (130 to 132, 143).
-    ///
-    /// Source: RFC 4861, RFC 2710, RFC 3810.
+    /// The type is one of neighbour discovery (ICMPv6 133 to 137) or multicast listener discovery (130 to 132, 143). Whether the
+    /// packet is such a message, [`is_link_message`](super::is_link_message) tells.
     #[inline(always)]
-    pub const fn is_neighbour_discovery(&self) -> bool {
+    pub const fn has_link_message_type(&self) -> bool {
         self.protocol.0 == Protocol::ICMPV6.0
             && matches!(self.fragment, Fragment::Whole)
             && matches!(self.icmp_type, 130..=137 | 143)
     }
 
-    /// A neighbour advertisement, which announces the owner of an address on the link. Its target is at
-    /// [`Packet::quotation_offset`].
+    /// A message that claims an address of the link: an advertisement, or a solicitation without a sender, which asks whether the
+    /// address is free. The address is at [`Packet::quotation_offset`].
     #[inline(always)]
-    pub const fn is_neighbour_advertisement(&self) -> bool {
+    pub const fn claims_address(&self) -> bool {
         self.protocol.0 == Protocol::ICMPV6.0
-            && matches!(self.fragment, Fragment::Whole)
-            && self.icmp_type == 136
+            && (self.icmp_type == 136 || (self.icmp_type == 135 && self.src.is_unspecified()))
+    }
+
+    /// The first fragment of a neighbour solicitation or advertisement, which nobody sends (RFC 6980).
+    #[inline(always)]
+    pub const fn is_fragmented_discovery(&self) -> bool {
+        self.protocol.0 == Protocol::ICMPV6.0
+            && matches!(self.fragment, Fragment::First)
+            && matches!(self.icmp_type, 133..=137)
     }
 
     /// A router advertisement or redirect, which only a router may send.
@@ -92,7 +100,7 @@ impl Packet {
         }
     }
 
-    /// Offset in the frame of the packet that an ICMP error quotes, or of the target of a neighbour advertisement, bytes.
+    /// Offset in the frame of the packet that an ICMP error quotes, or of the target of neighbour discovery, bytes.
     #[inline(always)]
     pub const fn quotation_offset(&self) -> u32 {
         self.transport_offset + 8

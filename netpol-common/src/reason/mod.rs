@@ -84,7 +84,7 @@ reasons! {
         Blocked = 131, "blocked";
         /// netpol's programs are attached to the interface, but no pod is known behind it.
         UnknownEndpoint = 132, "unknown-endpoint";
-        /// The pod sends from an address that is not its own, announces such an address, or sends router advertisements or redirects.
+        /// The pod sends from an IP or MAC address that is not its own, announces such an address, or sends router advertisements or redirects.
         Spoofed = 133, "spoofed";
         /// The packet ends before its headers do.
         Truncated = 134, "truncated";
@@ -100,6 +100,8 @@ reasons! {
         NotIp = 139, "not-ip";
         /// The packet goes to a Service or to the own node, and the pod that sent it is not known.
         UnknownEgressMark = 140, "unknown-egress-mark";
+        /// The frame is addressed to the MAC address of another device, and a bridge has flooded it.
+        OtherMac = 141, "other-mac";
     }
 }
 
@@ -138,7 +140,8 @@ impl DropReason {
             | Self::FragmentWithoutFirst
             | Self::TinyFragment
             | Self::NotIp
-            | Self::UnknownEgressMark => false,
+            | Self::UnknownEgressMark
+            | Self::OtherMac => false,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The verdict on an IP packet by the flow that it belongs to or begins.
 
 use super::fragments::{complete_key, store_first};
-use super::policy::{consult, unless_isolated};
+use super::policy::{audited, consult, unless_isolated, unless_isolated_for};
 use super::view::{Ruling, View};
 use crate::flow;
 use crate::ids::{Direction, Protocol};
@@ -137,12 +137,30 @@ fn follow<M: PolicyMaps>(
 }
 
 /// Judges the first packet of a flow, or one from the middle of a connection that has no flow.
+///
+/// A segment from the middle of a connection begins the flow that a SYN of the same sender would begin, because the flow of a
+/// connection may have been evicted. A SYN-ACK and a RST begin none. A SYN-ACK is judged as the answer to a connection that its
+/// receiver began. It may answer nothing, so it drops if its own direction is isolated; nobody allows it there.
 #[inline(always)]
 fn begin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet, key: &FlowKey) -> Ruling {
+    // Bits and no conditions, because the verifier would walk what follows once for each outcome. Other protocols have no flags.
+    let answers = flow::tcp::answers(packet.tcp_flags) & (key.stage ^ FlowKey::AFTER_NAT);
+    let origin = Direction::from_bit(view.direction.to_wire() ^ answers);
     let mut ruling = match view.exempt {
         Some(reason) => Ruling::pass(reason),
-        None => consult(maps, view, view.direction, key),
+        None if view.endpoint.isolated & (answers << view.direction.to_wire()) != 0 => {
+            return audited(view, view.direction, DropReason::NotAllowed);
+        }
+        None => consult(maps, view, origin, key),
     };
+    if !flow::tcp::begins_flow(packet.tcp_flags) {
+        // The backend of the connection that it answers is not known.
+        let is_unknown = matches!(ruling.verdict, Verdict::Pass(PassReason::Deferred));
+        if answers != 0 && is_unknown {
+            return unless_isolated_for(view, origin, DropReason::NotAllowed);
+        }
+        return ruling;
+    }
     // Dropped packets create no flow. Otherwise a pod could allow the answers to its own forbidden packets.
     if let Verdict::Pass(reason) = ruling.verdict {
         let marks = match reason {

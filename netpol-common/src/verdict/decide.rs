@@ -6,7 +6,7 @@ use super::hook_context::HookContext;
 use super::judge::judge;
 use super::outcome::Outcome;
 use super::policy::is_never_finished;
-use super::spoofing::{is_spoofed, judge_arp, judge_opaque};
+use super::spoofing::{foreign_mac, has_foreign_mac, is_spoofed, judge_arp, judge_opaque};
 use super::view::{Ruling, View};
 use crate::ids::{Direction, Epoch, Hook, IfIndex, RuleId};
 use crate::keys::{AllowSlots, EndpointValue};
@@ -93,6 +93,7 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
     if let FastPath::Done(outcome) = fast {
         return outcome;
     }
+    let is_egress = matches!(direction, Direction::Egress);
     let context = &context();
     let mut outcome = Outcome {
         verdict: Verdict::Drop(DropReason::UnknownEndpoint),
@@ -116,19 +117,25 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
         FastPath::NoFlow | FastPath::Parsed => Parsed::Ip,
         FastPath::Done(_) | FastPath::NotTaken => bytes.parse(packet),
     };
+    if !view.endpoint.forwards() && has_foreign_mac(maps, bytes, context.ifindex, direction) {
+        outcome.verdict = Verdict::Drop(foreign_mac(direction));
+        return outcome;
+    }
     let ruling = match parsed {
         Parsed::NotIp => judge_opaque(&view, DropReason::NotIp),
         Parsed::Malformed(reason) => judge_opaque(&view, reason),
         Parsed::Arp | Parsed::Ip if context.is_tagged => judge_opaque(&view, DropReason::NotIp),
-        Parsed::Arp => judge_arp(maps, &view, &packet.src),
+        Parsed::Arp => judge_arp(maps, bytes, &view, &packet.src),
+        Parsed::Ip if is_egress && is_spoofed(maps, bytes, &view, packet) => {
+            Ruling::drop(DropReason::Spoofed)
+        }
+        Parsed::Ip
+            if packet.has_link_message_type() && bytes.is_link_message(direction, packet) =>
+        {
+            Ruling::pass(PassReason::NeighbourDiscovery)
+        }
         Parsed::Ip => match direction {
-            Direction::Egress => {
-                if is_spoofed(maps, bytes, &view, packet) {
-                    Ruling::drop(DropReason::Spoofed)
-                } else {
-                    judge(maps, bytes, &view, packet)
-                }
-            }
+            Direction::Egress => judge(maps, bytes, &view, packet),
             Direction::Ingress => {
                 let is_hairpin = is_hairpin(maps, context);
                 if context.egress_mark() != 0 && !is_hairpin {

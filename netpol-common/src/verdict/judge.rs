@@ -17,9 +17,6 @@ pub(super) fn judge<M: PolicyMaps, B: Frame + ?Sized>(
     view: &View,
     packet: &Packet,
 ) -> Ruling {
-    if packet.is_neighbour_discovery() {
-        return Ruling::pass(PassReason::NeighbourDiscovery);
-    }
     if packet.is_icmp_error()
         && matches!(packet.fragment, Fragment::Whole)
         && quotes_flow(maps, bytes, view, packet)

@@ -19,10 +19,16 @@ pub(super) fn audited(view: &View, direction: Direction, reason: DropReason) -> 
 /// A drop for an isolated pod, else a pass: for packets that rules cannot describe.
 #[inline(always)]
 pub(super) fn unless_isolated(view: &View, reason: DropReason) -> Ruling {
-    if !view.endpoint.is_isolated(view.direction) {
+    unless_isolated_for(view, view.direction, reason)
+}
+
+/// The same for isolation in a direction that may be another one than the packet's.
+#[inline(always)]
+pub(super) fn unless_isolated_for(view: &View, direction: Direction, reason: DropReason) -> Ruling {
+    if !view.endpoint.is_isolated(direction) {
         return Ruling::pass(PassReason::NotIsolated);
     }
-    audited(view, view.direction, reason)
+    audited(view, direction, reason)
 }
 
 /// Whether a deferred verdict of this endpoint could not be finished, because without an egress mark the endpoint is not found

@@ -5,11 +5,40 @@ use core::mem::MaybeUninit;
 use super::policy::unless_isolated;
 use super::view::{Ruling, View};
 use crate::addr::Addr;
-use crate::ids::Direction;
+use crate::ids::{Direction, IfIndex};
 use crate::keys::AddressKey;
+use crate::mac::Mac;
 use crate::maps::PolicyMaps;
-use crate::packet::{Packet, PacketBytes};
+use crate::packet::{ARP_SENDER_OFFSET, Frame, Packet, PacketBytes};
 use crate::reason::{DropReason, PassReason};
+
+/// Whether a frame from the pod has another source MAC address than the pod's, by which a bridge would learn that the other address
+/// is behind this interface; or whether a frame to the pod is addressed to another device, which a bridge floods to all its ports.
+///
+/// A MAC address that is not known is not checked.
+#[inline(always)]
+pub(super) fn has_foreign_mac<M: PolicyMaps, B: PacketBytes + ?Sized>(
+    maps: &M,
+    bytes: &B,
+    ifindex: IfIndex,
+    direction: Direction,
+) -> bool {
+    let own = maps.mac(ifindex).unwrap_or(Mac::UNKNOWN);
+    if own == Mac::UNKNOWN {
+        return false;
+    }
+    let Some(mac) = bytes.pod_mac(direction) else { return true };
+    mac != own && (matches!(direction, Direction::Egress) || !mac.is_group())
+}
+
+/// Why a frame with another MAC address than the pod's drops.
+#[inline(always)]
+pub(super) const fn foreign_mac(direction: Direction) -> DropReason {
+    match direction {
+        Direction::Ingress => DropReason::OtherMac,
+        Direction::Egress => DropReason::Spoofed,
+    }
+}
 
 /// Judges a frame whose sender cannot be told: it has a VLAN tag, another ethertype, or headers that cannot be parsed. A pod
 /// sends no such frame, isolated or not, because behind a tag or an endless chain of headers it could pose as another pod.
@@ -21,19 +50,38 @@ pub(super) fn judge_opaque(view: &View, reason: DropReason) -> Ruling {
     }
 }
 
-/// Judges an ARP message: a pod must send its own address.
+/// Judges an ARP message: a pod must send its own IP and MAC address.
 #[inline(always)]
-pub(super) fn judge_arp<M: PolicyMaps>(maps: &M, view: &View, sender: &Addr) -> Ruling {
+pub(super) fn judge_arp<M: PolicyMaps, B: PacketBytes + ?Sized>(
+    maps: &M,
+    bytes: &B,
+    view: &View,
+    sender: &Addr,
+) -> Ruling {
     let is_own = matches!(view.direction, Direction::Ingress)
         || view.endpoint.forwards()
-        || sender.is_unspecified()
-        || maps.owns_address(&AddressKey { ifindex: view.ifindex, addr: *sender });
+        || (is_own_hardware(maps, bytes, view)
+            && (sender.is_unspecified()
+                || maps.owns_address(&AddressKey { ifindex: view.ifindex, addr: *sender })));
     if is_own { Ruling::pass(PassReason::Arp) } else { Ruling::drop(DropReason::Spoofed) }
+}
+
+/// Whether the sender's MAC address in an ARP message is the pod's, or the pod's is not known.
+#[inline(always)]
+fn is_own_hardware<M: PolicyMaps, B: PacketBytes + ?Sized>(
+    maps: &M,
+    bytes: &B,
+    view: &View,
+) -> bool {
+    let own = maps.mac(view.ifindex).unwrap_or(Mac::UNKNOWN);
+    let mut buffer = MaybeUninit::uninit();
+    own == Mac::UNKNOWN
+        || bytes.load(ARP_SENDER_OFFSET, &mut buffer).is_some_and(|mac| Mac::new(*mac) == own)
 }
 
 /// Whether a pod sends from an address that is not its own, announces such an address, or acts as a router.
 #[inline(always)]
-pub(super) fn is_spoofed<M: PolicyMaps, B: PacketBytes + ?Sized>(
+pub(super) fn is_spoofed<M: PolicyMaps, B: Frame + ?Sized>(
     maps: &M,
     bytes: &B,
     view: &View,
@@ -42,25 +90,28 @@ pub(super) fn is_spoofed<M: PolicyMaps, B: PacketBytes + ?Sized>(
     if view.endpoint.forwards() {
         return false;
     }
-    if packet.is_router_message() {
+    if packet.is_router_message() || packet.is_fragmented_discovery() {
         return true;
     }
-    if packet.is_neighbour_advertisement() {
+    if packet.claims_address() {
         let mut buffer = MaybeUninit::uninit();
         let target = bytes.load::<Addr>(packet.quotation_offset(), &mut buffer);
         if target.is_none_or(|target| is_foreign(maps, view, target)) {
             return true;
         }
     }
-    // Duplicate address detection sends from `::`.
-    let is_probe = packet.src.is_unspecified() && packet.is_neighbour_discovery();
-    !is_probe && is_foreign(maps, view, &packet.src)
+    // Duplicate address detection sends from `::`, and so does multicast listener discovery before it.
+    if packet.src.is_unspecified() {
+        return !(packet.has_link_message_type() && bytes.is_link_message(view.direction, packet));
+    }
+    is_foreign(maps, view, &packet.src)
 }
 
-/// Whether the address is not the pod's own. Every pod may use link-local addresses, because its kernel generates them and they are
-/// not routed.
+/// Whether the address is not the pod's own. Of a pod whose MAC address is not known, the link-local addresses are not known either.
 #[inline(always)]
 fn is_foreign<M: PolicyMaps>(maps: &M, view: &View, addr: &Addr) -> bool {
-    !addr.is_v6_link_local()
-        && !maps.owns_address(&AddressKey { ifindex: view.ifindex, addr: *addr })
+    let is_own = maps.owns_address(&AddressKey { ifindex: view.ifindex, addr: *addr });
+    let is_unknown =
+        addr.is_v6_link_local() && maps.mac(view.ifindex).is_none_or(|mac| mac == Mac::UNKNOWN);
+    !is_own && !is_unknown
 }

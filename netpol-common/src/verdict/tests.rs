@@ -8,6 +8,7 @@ use crate::keys::{
     AddressKey, AllowSlots, AllowValue, BackendValue, EndpointValue, FlowKey, FlowValue,
     FragmentKey, FragmentValue,
 };
+use crate::mac::Mac;
 use crate::maps::{CurrentFlow, Local, PolicyMaps};
 use crate::packet::Packet;
 use crate::reason::{DropReason, PassReason, Verdict};
@@ -23,6 +24,9 @@ struct Closed {
 impl PolicyMaps for Closed {
     fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots)> {
         (ifindex == IFINDEX).then_some((self.endpoint, AllowSlots(0)))
+    }
+    fn mac(&self, _ifindex: IfIndex) -> Option<Mac> {
+        Some(Mac::UNKNOWN)
     }
     fn owns_address(&self, _key: &AddressKey) -> bool {
         true

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use netpol_common::ids::IfIndex;
 use netpol_common::keys::{Endpoint, EndpointEntry};
+use netpol_common::mac::MacSlot;
 use netpol_policy::dataplane::{EndpointMapState, MapOp};
 
 use crate::error::Error;
@@ -121,7 +122,7 @@ impl MapSet {
     }
 
     fn set_endpoint(&mut self, ifindex: IfIndex, endpoint: &EndpointMapState) -> Result<(), Error> {
-        let EndpointMapState { value, container_id } = endpoint;
+        let EndpointMapState { value, container_id, mac } = endpoint;
         let mut padded: ContainerId = [0; 128];
         let Some(target) = padded.get_mut(..container_id.len()) else {
             let id = container_id.to_string();
@@ -132,13 +133,23 @@ impl MapSet {
         // The container id first, so that every endpoint that passes packets has one.
         self.containers.set(ifindex, padded)?;
         let allow_maps = self.allow.slots(ifindex);
-        let endpoint = Endpoint { value: *value, allow_maps };
-        self.endpoints.set(ifindex, EndpointEntry::new(&ifindex, endpoint))
+        let endpoint = Endpoint::new(*value, allow_maps, *mac);
+        let slot = MacSlot::new(ifindex, *mac);
+        let is_new = self.mac_slot(ifindex)? != slot;
+        if is_new {
+            // Meanwhile, and after a crash, the programs read the address from ENDPOINTS.
+            self.set_mac_slot(ifindex, MacSlot::FREE)?;
+        }
+        self.endpoints.set(ifindex, EndpointEntry::new(&ifindex, endpoint))?;
+        if is_new { self.set_mac_slot(ifindex, slot) } else { Ok(()) }
     }
 
     fn remove_endpoints(&mut self, ifindexes: impl Iterator<Item = IfIndex>) -> Result<(), Error> {
         for ifindex in ifindexes {
             self.leftovers.extend([ifindex]);
+            if self.mac_slot(ifindex)?.mac_of(ifindex).is_some() {
+                self.set_mac_slot(ifindex, MacSlot::FREE)?;
+            }
             self.endpoints.remove(ifindex)?;
             self.containers.remove(ifindex)?;
             // Packets of established flows skip ENDPOINTS until the epoch changes.

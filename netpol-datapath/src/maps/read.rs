@@ -8,6 +8,7 @@ use netpol_common::ids::IfIndex;
 use netpol_common::keys::{
     BackendValue, CounterKey, Endpoint, EndpointEntry, FlowKey, FragmentEntry, FragmentSlot,
 };
+use netpol_common::mac::Mac;
 use netpol_policy::dataplane::{Counter, EndpointMapState, MapState};
 
 use crate::datapath::Datapath;
@@ -63,11 +64,12 @@ impl MapSet {
     fn read_endpoints(&self) -> Result<BTreeMap<IfIndex, EndpointMapState>, Error> {
         let mut endpoints = BTreeMap::new();
         for (ifindex, EndpointEntry { value: endpoint, .. }) in self.endpoints.entries()? {
-            let Endpoint { value, allow_maps: _ } = endpoint;
+            let Endpoint { value, allow_maps: _, mac, pad: _ } = endpoint;
             let padded = self.containers.get(ifindex)?.unwrap_or([0; 128]);
             let container_id = String::from_utf8_lossy(&padded);
             let container_id = Arc::from(container_id.trim_end_matches('\0'));
-            endpoints.insert(ifindex, EndpointMapState { value, container_id });
+            let mac = Mac::new(mac);
+            endpoints.insert(ifindex, EndpointMapState { value, container_id, mac });
         }
         Ok(endpoints)
     }

@@ -11,6 +11,7 @@ use netpol_common::keys::{
     AddressKey, BackendEntry, CounterKey, CounterValue, EndpointEntry, FlowKey, FragmentEntry,
     FragmentSlot, PrefixKey,
 };
+use netpol_common::mac::MacSlot;
 use netpol_common::maps;
 
 /// `BPF_F_NO_PREALLOC`: the kernel allocates an entry when it is written.
@@ -69,6 +70,7 @@ pub(crate) fn is_of_tables(name: &str) -> bool {
 pub(crate) fn expected(capacities: &BTreeMap<&'static str, u32>) -> Vec<Layout> {
     let mut layouts = vec![
         map::<IfIndex, EndpointEntry>(maps::ENDPOINTS, MapType::Hash, maps::MAX_ENDPOINTS),
+        map::<u32, MacSlot>(maps::MACS, MapType::Array, maps::N_MAC_SLOTS),
         map::<AddressKey, u8>(maps::ADDRESSES, MapType::Hash, maps::MAX_ADDRESSES),
         Layout {
             max_entries: N_FAMILIES,

@@ -18,6 +18,7 @@ use netpol_common::keys::{
     AddressKey, BackendEntry, CounterKey, CounterValue, EndpointEntry, FlowKey, FragmentEntry,
     FragmentSlot,
 };
+use netpol_common::mac::MacSlot;
 use netpol_common::maps;
 
 use self::allow::AllowMaps;
@@ -36,6 +37,7 @@ pub(crate) use self::table::{Label, Labelled, Plain, Table, absent_is_fine, len_
 /// All maps of this build.
 pub(crate) struct MapSet {
     pub(crate) endpoints: Table<IfIndex, EndpointEntry>,
+    pub(crate) macs: Labelled<Array<MapData, Wire<MacSlot>>>,
     pub(crate) addresses: Table<AddressKey, u8>,
     pub(crate) identities: Identities,
     pub(crate) prefixes: Trie<Identity>,
@@ -72,6 +74,7 @@ impl MapSet {
         Ok(Self {
             allow: AllowMaps::take(ebpf, label(maps::ALLOW)?, &endpoints.entries()?)?,
             endpoints,
+            macs: Labelled::take(ebpf, label(maps::MACS)?)?,
             addresses: Table::take(ebpf, label(maps::ADDRESSES)?)?,
             identities: Identities::take(ebpf, label(maps::IDENTITIES)?)?,
             prefixes: Trie::take(ebpf, label(maps::PREFIXES)?)?,
@@ -89,6 +92,26 @@ impl MapSet {
             counters: Labelled::take(ebpf, label(maps::COUNTERS)?)?,
             leftovers: Leftovers::default(),
         })
+    }
+
+    /// The element of MACS for an interface, which may be that of another one.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub(crate) fn mac_slot(&self, ifindex: IfIndex) -> Result<MacSlot, Error> {
+        let Labelled { label, map } = &self.macs;
+        let found = map.get(&MacSlot::index(ifindex), 0).map(|Wire(slot)| slot);
+        found.map_err(|error| label.cannot_read(error))
+    }
+
+    /// Writes the element of MACS for an interface.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub(crate) fn set_mac_slot(&mut self, ifindex: IfIndex, slot: MacSlot) -> Result<(), Error> {
+        let Labelled { label, map } = &mut self.macs;
+        let written = map.set(MacSlot::index(ifindex), Wire(slot), 0);
+        written.map_err(|error| label.cannot_write(error))
     }
 
     /// Binds an egress mark to an interface, or unbinds it with `IfIndex(0)`.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue, PrefixKey};
+use netpol_common::mac::Mac;
 
 /// The entries of one allow map.
 pub type AllowMap = BTreeMap<AllowKey, AllowValue>;
@@ -29,7 +30,7 @@ impl AllowMapKey {
 /// The content of all maps that the agent writes. The programs write flows, fragments and counters; the epoch only counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MapState {
-    /// ENDPOINTS.
+    /// ENDPOINTS and MACS.
     pub endpoints: BTreeMap<IfIndex, EndpointMapState>,
     /// ADDRESSES.
     pub addresses: BTreeSet<AddressKey>,
@@ -83,12 +84,15 @@ pub struct EndpointMapState {
     pub value: EndpointValue,
     /// The sandbox. Another one on the same interface index is another endpoint.
     pub container_id: Arc<str>,
+    /// The MAC address of the pod; [`Mac::UNKNOWN`] if it is not known.
+    pub mac: Mac,
 }
 
 impl EndpointMapState {
     /// An endpoint whose pod is unknown: nothing passes.
     pub fn blocked(container_id: &Arc<str>) -> Self {
-        Self { value: EndpointValue::blocked(), container_id: Arc::clone(container_id) }
+        let container_id = Arc::clone(container_id);
+        Self { value: EndpointValue::blocked(), container_id, mac: Mac::UNKNOWN }
     }
 }
 

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, IfIndex};
 use netpol_common::keys::{AddressKey, AllowValue, EndpointValue};
+use netpol_common::mac::Mac;
 
 pub use capacity::{
     Capacities, Lack, LeftOut, RefusedServices, Shared, describe, diagnostics, left_out_of_all,
@@ -38,7 +39,7 @@ use capacity::Deferred;
 
 use crate::model::Pod;
 use crate::resolve::{DefaultVerdict, EndpointPolicy, PeerSet, PolicyRule, Resolver, RuleRef};
-use crate::store::{ClusterState, Endpoint};
+use crate::store::{ClusterState, Endpoint, PodEnd};
 
 /// Compiles the state into a map state that can replace `previous` operation by operation (invariant I4).
 ///
@@ -95,6 +96,9 @@ fn resolve(state: &ClusterState) -> Vec<Resolved<'_>> {
         .collect()
 }
 
+/// The rules that an allow map is made of, with the value where none of them decides.
+type Content<'a> = (AllowValue, Vec<&'a Arc<PolicyRule>>);
+
 fn build(
     state: &ClusterState,
     resolved: &[Resolved<'_>],
@@ -124,7 +128,6 @@ fn build(
         defer,
         ..MapState::default()
     };
-    type Content<'a> = (AllowValue, Vec<&'a Arc<PolicyRule>>);
     let mut by_content: BTreeMap<Content<'_>, Vec<AllowMapKey>> = BTreeMap::new();
     for Resolved { endpoint, pod } in resolved {
         let ifindex = endpoint.ifindex;
@@ -215,10 +218,12 @@ fn endpoint_map_state(
         pad: 0,
         egress_mark: endpoint.egress_mark,
     };
-    EndpointMapState { value, container_id: Arc::clone(&endpoint.container_id) }
+    let container_id = Arc::clone(&endpoint.container_id);
+    EndpointMapState { value, container_id, mac: endpoint.pod_end.mac }
 }
 
-/// The source addresses that a pod may use: those that the runtime gave its interface, and those that the API reports.
+/// The source addresses that a pod may use: those that the runtime gave its interface, those that the API reports, and the
+/// link-local address that its kernel generates from its MAC address.
 fn addresses(
     state: &ClusterState,
     endpoint: &Endpoint,
@@ -227,5 +232,10 @@ fn addresses(
 ) -> impl Iterator<Item = AddressKey> {
     let held: Vec<_> =
         state.held_addresses(pod).chain(endpoint.addresses.iter().copied()).collect();
-    held.into_iter().map(move |address| AddressKey { ifindex, addr: Addr::from(address) })
+    let PodEnd { mac, link_local } = &endpoint.pod_end;
+    let of_mac = (*mac != Mac::UNKNOWN).then(|| mac.link_local());
+    let link_local = link_local.iter().map(|address| Addr(address.octets())).chain(of_mac);
+    let held: Vec<_> = held.into_iter().map(Addr::from).chain(link_local).collect();
+    let held = held.into_iter();
+    held.map(move |addr| AddressKey { ifindex, addr })
 }

@@ -6,7 +6,8 @@
 //!
 //! 1. endpoints that are gone, or belong to another sandbox now, stop passing anything;
 //! 2. source addresses that end are removed, so that the new policy never judges them; deferred addresses and egress marks
-//!    that begin are written;
+//!    that begin are written, and the link-local addresses of endpoints whose MAC address becomes known, because until then such
+//!    addresses are not checked;
 //! 3. endpoints lose isolation that ends or is only audited from now on: everything passes, whatever the allow maps hold;
 //! 4. allow maps get the new entries of new identities, and keep the old entries of identities that leave;
 //! 5. addresses and prefixes get their new identities (for the order see [`add_identities`]);
@@ -33,7 +34,8 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use netpol_common::ids::{Direction, Identity};
-use netpol_common::keys::EndpointValue;
+use netpol_common::keys::{AddressKey, EndpointValue};
+use netpol_common::mac::Mac;
 
 use super::op::{MapOp, apply};
 use super::transition::{ENTERING_NONE, LEAVING_NONE, Transition};
@@ -112,7 +114,7 @@ pub fn diff(old: &MapState, new: &MapState) -> Vec<MapOp> {
 /// Endpoints with equal maps before and after share the transition.
 fn transitions(old: &MapState, new: &MapState) -> BTreeMap<AllowMapKey, Rc<Transition>> {
     let mut known: HashMap<[(usize, bool); 2], Option<Rc<Transition>>> = HashMap::new();
-    let mut transition = |key: &AllowMapKey| {
+    let transition = |key: &AllowMapKey| {
         let sandbox =
             |of: &MapState| Some(Arc::clone(&of.endpoints.get(&key.ifindex)?.container_id));
         let (before, after) = (old.direction(key)?, new.direction(key)?);
@@ -123,7 +125,7 @@ fn transitions(old: &MapState, new: &MapState) -> BTreeMap<AllowMapKey, Rc<Trans
             .clone()?;
         (sandbox(old) == sandbox(new)).then_some((*key, transition))
     };
-    old.allow.keys().filter_map(|key| transition(key)).collect()
+    old.allow.keys().filter_map(transition).collect()
 }
 
 fn retire_endpoints(progress: &Progress<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
@@ -140,6 +142,11 @@ fn retire_endpoints(progress: &Progress<'_>, new: &MapState, ops: &mut Vec<MapOp
 
 fn prepare(Progress { now, .. }: &Progress<'_>, new: &MapState, ops: &mut Vec<MapOp>) {
     ops.extend(now.addresses.difference(&new.addresses).map(|key| MapOp::RemoveAddress(*key)));
+    let is_unchecked =
+        |key: &AddressKey| now.endpoints.get(&key.ifindex).is_some_and(|of| of.mac == Mac::UNKNOWN);
+    let begin = new.addresses.difference(&now.addresses);
+    let link_local = begin.filter(|key| key.addr.is_v6_link_local() && is_unchecked(key));
+    ops.extend(link_local.map(|key| MapOp::AddAddress(*key)));
     ops.extend(new.defer.difference(&now.defer).map(|addr| MapOp::AddDefer(*addr)));
     for (egress_mark, ifindex) in &new.egress_marks {
         if now.egress_marks.get(egress_mark) != Some(ifindex) {

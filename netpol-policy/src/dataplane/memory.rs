@@ -10,6 +10,7 @@ use netpol_common::keys::{
     AddressKey, AllowKey, AllowSlots, AllowValue, BackendValue, EndpointValue, FlowEntry, FlowKey,
     FlowValue, FragmentEntry, FragmentKey, FragmentSlot, FragmentValue, PrefixKey,
 };
+use netpol_common::mac::Mac;
 use netpol_common::maps::{CurrentFlow, Local, PolicyMaps};
 use netpol_common::packet::{Frame, Packet};
 use netpol_common::verdict::{HookContext, Outcome, decide};
@@ -118,6 +119,10 @@ impl PolicyMaps for MemoryMaps {
     fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots)> {
         let endpoint = self.map_state.endpoints.get(&ifindex)?;
         Some((endpoint.value, AllowSlots(ifindex.0)))
+    }
+
+    fn mac(&self, ifindex: IfIndex) -> Option<Mac> {
+        Some(self.map_state.endpoints.get(&ifindex)?.mac)
     }
 
     fn owns_address(&self, key: &AddressKey) -> bool {

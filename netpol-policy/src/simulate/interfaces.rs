@@ -7,7 +7,7 @@ use netpol_common::ids::IfIndex;
 use netpol_common::maps::N_EGRESS_MARKS;
 
 use crate::model::{ObjectName, Pod};
-use crate::store::{ClusterState, Delta, Endpoint};
+use crate::store::{ClusterState, Delta, Endpoint, PodEnd};
 
 /// The uplink: frames of sources that are not pods arrive here, and frames to destinations that are not pods leave here.
 pub(super) const UPLINK: IfIndex = IfIndex(2);
@@ -76,6 +76,7 @@ impl Interfaces {
                 .and_then(|egress_mark| u16::try_from(egress_mark).ok())
                 .unwrap_or(0),
             addresses: Vec::new(),
+            pod_end: PodEnd::default(),
         }
     }
 }

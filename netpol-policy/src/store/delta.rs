@@ -1,10 +1,11 @@
 //! Changes of the known cluster.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use netpol_common::ids::IfIndex;
+use netpol_common::mac::Mac;
 
 use crate::model::{Interner, Kind, Object, ObjectName, ObjectRef};
 
@@ -110,4 +111,15 @@ pub struct Endpoint {
     pub egress_mark: u16,
     /// The addresses that the CNI result gave to the interface: valid before the API reports any.
     pub addresses: Vec<IpAddr>,
+    /// The pod's end of the veth pair.
+    pub pod_end: PodEnd,
+}
+
+/// The pod's end of a veth pair, as it is in the pod's network namespace when the pod starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodEnd {
+    /// Its MAC address; [`Mac::UNKNOWN`] if it could not be read.
+    pub mac: Mac,
+    /// Its link-local addresses, besides the one that follows from the MAC address.
+    pub link_local: Vec<Ipv6Addr>,
 }

@@ -21,7 +21,7 @@ use netpol_common::addr::Addr;
 use netpol_common::ids::IfIndex;
 
 pub use changes::Changes;
-pub use delta::{Delta, Endpoint, List};
+pub use delta::{Delta, Endpoint, List, PodEnd};
 pub use label_classes::{LabelClass, LabelClassId};
 pub use label_index::Candidates;
 use label_index::LabelIndex;

@@ -131,6 +131,7 @@ fn until_the_api_reports_an_address_the_interface_tells_it() {
         pod_uid: Arc::from("1"),
         egress_mark: 1,
         addresses: vec!["10.0.0.1".parse().unwrap()],
+        pod_end: PodEnd::default(),
     };
     drop(state.apply(Delta::UpsertEndpoint(endpoint)));
     check_owner(&state, "10.0.0.1", None);
@@ -161,6 +162,7 @@ fn a_static_pod_is_known_to_the_runtime_by_its_hash() {
         pod_uid: Arc::from(pod_uid),
         egress_mark: 1,
         addresses: Vec::new(),
+        pod_end: PodEnd::default(),
     };
     for (pod_uid, is_known) in [("1", true), ("hash", true), ("", true), ("2", false)] {
         assert_eq!(state.pod_of(&endpoint(pod_uid)).is_some(), is_known, "{pod_uid}");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AllowKey, AllowValue, EndpointValue};
+use netpol_common::mac::Mac;
 use netpol_datapath::{Attaching, Datapath};
 use netpol_lab::privilege::{Need, met};
 use netpol_policy::compile::{AllowMap, AllowMapKey};
@@ -102,6 +103,7 @@ fn what_the_agent_believes_of_allow_maps_is_what_the_next_one_reads() {
                 ..EndpointValue::blocked()
             },
             container_id: Arc::from("pod"),
+            mac: Mac::UNKNOWN,
         };
         let mut present: Vec<_> = PODS
             .iter()
@@ -156,6 +158,7 @@ fn pods_that_exchange_their_allow_maps_need_no_spare_slot() {
             ..EndpointValue::blocked()
         },
         container_id: Arc::from("pod"),
+        mac: Mac::UNKNOWN,
     };
     let present: Vec<_> =
         keys.iter().map(|key| MapOp::SetEndpoint(key.ifindex, endpoint.clone())).collect();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use netpol_common::ids::{Direction, IfIndex};
 use netpol_common::keys::{AddressKey, CounterKey, EndpointValue};
+use netpol_common::mac::Mac;
 use netpol_common::maps::{ABI_VERSION, ENDPOINTS, FLOWS};
 use netpol_common::reason::{DropReason, Verdict};
 use netpol_datapath::{Attaching, Config, Datapath, Error, Role};
@@ -32,7 +33,10 @@ fn open_endpoint(ifindex: IfIndex) -> Vec<MapOp> {
     let value = EndpointValue { state: EndpointValue::READY, ..EndpointValue::blocked() };
     vec![
         MapOp::AddAddress(AddressKey { ifindex, addr: POD.into() }),
-        MapOp::SetEndpoint(ifindex, EndpointMapState { value, container_id: Arc::from("sandbox") }),
+        MapOp::SetEndpoint(
+            ifindex,
+            EndpointMapState { value, container_id: Arc::from("sandbox"), mac: Mac::UNKNOWN },
+        ),
         MapOp::BumpEpoch,
     ]
 }

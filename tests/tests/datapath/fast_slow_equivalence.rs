@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
-use netpol_common::ids::{Epoch, IfIndex, Nanos};
+use netpol_common::ids::{Direction, Epoch, IfIndex, Nanos};
 use netpol_common::keys::{
     CounterKey, FlowKey, FlowValue, FragmentEntry, FragmentSlot, FragmentValue,
 };
+use netpol_common::mac::Mac;
 use netpol_common::maps::{BACKENDS, COUNTERS, FLOWS, FRAGMENTS};
 use netpol_common::packet::{ETHERNET_LEN, Frame, PacketBytes};
 use netpol_common::verdict::{DEFAULT_MARK_MASK, HookContext, Outcome};
@@ -44,6 +45,10 @@ impl PacketBytes for Unpeeked<'_> {
 
     fn peek<T: FromBytes + Copy>(&self, _offset: u32) -> Option<T> {
         None
+    }
+
+    fn pod_mac(&self, direction: Direction) -> Option<Mac> {
+        self.0.pod_mac(direction)
     }
 }
 

@@ -10,6 +10,7 @@ use std::thread;
 use netpol_common::flow;
 use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue, FlowKey, FlowValue};
+use netpol_common::mac::Mac;
 use netpol_common::maps::FLOWS;
 use netpol_datapath::netlink::PretendDevices;
 use netpol_datapath::{Config, Datapath, Program, TestContext};
@@ -48,9 +49,10 @@ fn map_state() -> MapState {
             isolated: Direction::Ingress.bit() | Direction::Egress.bit(),
             ..EndpointValue::blocked()
         };
-        map_state
-            .endpoints
-            .insert(ifindex, EndpointMapState { value, container_id: Arc::from("pod") });
+        map_state.endpoints.insert(
+            ifindex,
+            EndpointMapState { value, container_id: Arc::from("pod"), mac: Mac::UNKNOWN },
+        );
         map_state.addresses.insert(AddressKey { ifindex, addr: addr.into() });
         map_state.allow.insert(AllowMapKey::new(ifindex, Direction::Ingress), Arc::clone(&allowed));
     }

@@ -1,11 +1,13 @@
 //! Sequences of frames and changes whose every verdict is known, for the kernel and for the host.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue};
+use netpol_common::mac::Mac;
 use netpol_datapath::{FlowReads, Program, TestContext};
 use netpol_lab::packets::{AUTHENTICATION, Ends, Extension, Fragment, Frame, Packet, Segment};
 use netpol_lab::privilege::{Need, met};
@@ -17,6 +19,7 @@ use super::fast_slow_equivalence::Equivalence;
 const SYN: u8 = 0x02;
 const SYN_ACK: u8 = 0x12;
 const ACK: u8 = 0x10;
+const RST: u8 = 0x04;
 /// Egress mark 2, and other bits of the packet mark.
 const EGRESS_MARK_2: u32 = 2 << 20;
 const OTHER_BITS: u32 = 0xc000;
@@ -57,7 +60,10 @@ fn map_state(isolated: &[Direction]) -> MapState {
             egress_mark: u16::try_from(ifindex - 99).unwrap(),
             ..EndpointValue::blocked()
         };
-        (IfIndex(ifindex), EndpointMapState { value, container_id: Arc::from("container") })
+        (
+            IfIndex(ifindex),
+            EndpointMapState { value, container_id: Arc::from("container"), mac: Mac::UNKNOWN },
+        )
     };
     let keys = PODS.iter().flat_map(|ifindex| {
         Direction::ALL.map(|direction| AllowMapKey::new(IfIndex(*ifindex), direction))
@@ -226,21 +232,107 @@ fn overlapping_fragments_are_judged_by_the_newest_first_one() {
     check(&map_state(&[Direction::Ingress]), scenario);
 }
 
+/// A SYN-ACK without a flow began one, and then the peer's data passed the isolation.
 #[test]
-fn neighbour_discovery_and_listener_messages_always_pass() {
-    let message = |ends, kind| {
-        let segment = Segment::Icmp { kind, id: 0, quoted: None };
-        Packet { segment, ..udp(ends, 0, 0) }
-    };
-    let (inward, outward) = (Ends::V6(v6(4), v6(1)), Ends::V6(v6(1), v6(4)));
+fn an_answer_that_answers_nothing_opens_nothing() {
+    let data = || to_pod(100, tcp(inward(), 5000, 90, ACK));
     let mut scenario = Vec::new();
-    // Neighbour and router solicitations; listener queries, reports, and done messages, of both versions.
-    for kind in [133, 135, 130, 131, 132, 143] {
-        scenario.push(Verdict(to_pod(100, message(inward, kind)), "neighbour-discovery"));
-        scenario.push(Verdict(from_pod(100, message(outward, kind)), "neighbour-discovery"));
+    for (flags, verdict) in
+        [(SYN_ACK, "not-allowed"), (RST, "not-isolated"), (RST | ACK, "not-isolated")]
+    {
+        scenario.push(Verdict(from_pod(100, tcp(outward(), 90, 5000, flags)), verdict));
+        scenario.push(Verdict(data(), "not-allowed"));
     }
-    scenario.push(Verdict(to_pod(100, message(inward, 128)), "not-allowed"));
-    scenario.push(Verdict(from_pod(100, message(outward, 144)), "not-allowed"));
+    // The peer may connect to this port: the answer passes, but the peer's data needs the rule again.
+    scenario.push(Verdict(from_pod(100, tcp(outward(), 80, 5000, SYN_ACK)), "allowed"));
+    scenario.push(Verdict(to_pod(100, tcp(inward(), 5000, 80, ACK)), "allowed"));
+    scenario.push(Verdict(from_pod(100, tcp(outward(), 80, 5000, ACK)), "flow"));
+    check(&map_state(&[Direction::Ingress]), scenario);
+
+    // The other way: the pod may be reached by everybody, and sends an answer that nobody asked for.
+    let sends = |flags| from_pod(100, tcp(outward(), 90, 5000, flags));
+    check(
+        &map_state(&[Direction::Egress]),
+        vec![
+            Verdict(sends(SYN_ACK), "not-allowed"),
+            Verdict(sends(ACK), "not-allowed"),
+            Verdict(to_pod(100, tcp(inward(), 5000, 90, SYN_ACK)), "not-allowed"),
+            Verdict(sends(ACK), "not-allowed"),
+            // The answer to a SYN that has passed.
+            Verdict(to_pod(100, tcp(inward(), 5000, 90, SYN)), "not-isolated"),
+            Verdict(sends(SYN_ACK), "flow"),
+        ],
+    );
+}
+
+/// A segment from the middle of a connection is picked up because the flow may have been evicted.
+#[test]
+fn a_segment_without_a_flow_opens_what_a_syn_would_open_and_nothing_else() {
+    for flags in [SYN, ACK] {
+        let forbidden = || from_pod(100, tcp(outward(), 5000, 90, flags));
+        let allowed = || from_pod(100, tcp(outward(), 5000, 80, flags));
+        let data = |from_port| to_pod(100, tcp(inward(), from_port, 5000, ACK));
+        check(
+            &map_state(&[Direction::Ingress, Direction::Egress]),
+            vec![
+                Verdict(data(80), "not-allowed"),
+                Verdict(forbidden(), "not-allowed"),
+                Verdict(data(90), "not-allowed"),
+                Verdict(allowed(), "allowed"),
+                Verdict(data(80), "flow"),
+                Verdict(data(81), "not-allowed"),
+                Verdict(to_pod(100, tcp(inward(), 80, 5001, ACK)), "not-allowed"),
+                // The connection ends with the rule, as one that a SYN began.
+                set_allow(Direction::Egress, &[]),
+                Verdict(data(80), "revoked"),
+            ],
+        );
+    }
+}
+
+#[test]
+fn neighbour_discovery_and_listener_messages_pass_in_their_own_form_only() {
+    let message =
+        |seen: Seen, [src, dst]: [Ipv6Addr; 2], hop_limit, extension: &[u8], icmp: &[u8]| {
+            let next = if extension.is_empty() { 58 } else { 0 };
+            let len = u8::try_from(extension.len() + icmp.len()).unwrap();
+            let mut bytes = vec![0x60, 0, 0, 0, 0, len, next, hop_limit];
+            bytes.extend(src.octets());
+            bytes.extend(dst.octets());
+            bytes.extend(extension);
+            bytes.extend(icmp);
+            Seen { frame: Frame::Other { ether_type: 0x86dd, bytes }, ..seen }
+        };
+    let empty = |ends| udp(ends, 0, 0);
+    let (inward, outward) = (Ends::V6(v6(4), v6(1)), Ends::V6(v6(1), v6(4)));
+    let text = |address: &str| address.parse::<Ipv6Addr>().unwrap();
+    let mut scenario = Vec::new();
+    for (own, other, seen) in
+        [(v6(4), v6(1), to_pod(100, empty(inward))), (v6(1), v6(4), from_pod(100, empty(outward)))]
+    {
+        let solicitation = [&[135, 0, 0, 0, 0, 0, 0, 0], other.octets().as_slice()].concat();
+        let ends = [own, other];
+        let check = |hop_limit, ends, extension: &[u8], icmp: &[u8], verdict| {
+            Verdict(message(seen.clone(), ends, hop_limit, extension, icmp), verdict)
+        };
+        scenario.push(check(255, ends, &[], &solicitation, "neighbour-discovery"));
+        scenario.push(check(64, ends, &[], &solicitation, "not-allowed"));
+        let long = [solicitation.as_slice(), &[7; 200]].concat();
+        scenario.push(check(255, ends, &[], &long, "not-allowed"));
+        let report = [[143, 0, 0, 0, 0, 0, 0, 1].as_slice(), &[0xff; 20]].concat();
+        let alert = [58, 0, 5, 2, 0, 0, 1, 0];
+        let on_link = [text("fe80::7"), text("ff02::16")];
+        scenario.push(check(1, on_link, &alert, &report, "neighbour-discovery"));
+        scenario.push(check(64, on_link, &alert, &report, "not-allowed"));
+        scenario.push(check(255, ends, &[], &[144, 0, 0, 0, 0, 0, 0, 0], "not-allowed"));
+    }
+    scenario.push(Verdict(
+        to_pod(
+            100,
+            Packet { segment: Segment::Icmp { kind: 128, id: 0, quoted: None }, ..empty(inward) },
+        ),
+        "not-allowed",
+    ));
     check(&map_state(&[Direction::Ingress, Direction::Egress]), scenario);
 }
 
@@ -330,7 +422,7 @@ fn the_node_and_the_pod_itself_may_always() {
 fn pods_send_from_their_own_addresses_only() {
     let arp = |sender| Seen { frame: Frame::Arp { sender }, ..from_pod(100, udp(outward(), 1, 2)) };
     let router = Segment::Icmp { kind: 134, id: 0, quoted: None };
-    let link_local = std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+    let link_local = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
     check(
         &map_state(&[]),
         vec![
@@ -353,7 +445,7 @@ fn an_established_flow_does_not_permit_another_source_address() {
     let ends = |from, to| (Ends::V6(v6(from), v6(to)), Ends::V6(v6(to), v6(from)));
     let (inward, outward) = ends(4, 1);
     let data = |ends: &Ends| tcp(*ends, 80, 80, ACK);
-    let nowhere = Ends::V6(std::net::Ipv6Addr::UNSPECIFIED, v6(4));
+    let nowhere = Ends::V6(Ipv6Addr::UNSPECIFIED, v6(4));
     check(
         &map_state(&[]),
         vec![

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AllowKey, AllowValue, EndpointValue};
+use netpol_common::mac::Mac;
 use netpol_common::maps::IDENTITIES;
 use netpol_datapath::{Attaching, Config, Datapath, Program, TestContext};
 use netpol_lab::packets::{Ends, Frame, Packet, Segment};
@@ -50,7 +51,11 @@ fn map_state(identities: BTreeMap<Addr, Identity>) -> MapState {
     let key = AllowKey::lookup(ALLOWED, Protocol::TCP, PortBe::new(80));
     let allowed: AllowMap = [(key, AllowValue::allow(RuleId(1)))].into();
     MapState {
-        endpoints: [(POD, EndpointMapState { value, container_id: Arc::from("pod") })].into(),
+        endpoints: [(
+            POD,
+            EndpointMapState { value, container_id: Arc::from("pod"), mac: Mac::UNKNOWN },
+        )]
+        .into(),
         allow: [(AllowMapKey::new(POD, Direction::Ingress), Arc::new(allowed))].into(),
         identities,
         ..MapState::default()

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use netpol_common::ids::{Epoch, IfIndex, Nanos, PortBe, Protocol, RuleId};
 use netpol_common::keys::{EndpointValue, FlowKey, FlowValue};
+use netpol_common::mac::Mac;
 use netpol_datapath::netlink::PretendDevices;
 use netpol_datapath::{Config, Datapath, Program, TestContext};
 use netpol_lab::packets::{Ends, Frame, Packet, Segment};
@@ -70,7 +71,10 @@ impl Node {
 
 fn set_endpoint(ifindex: IfIndex, container: &str) -> MapOp {
     let value = EndpointValue { state: EndpointValue::READY, ..EndpointValue::blocked() };
-    MapOp::SetEndpoint(ifindex, EndpointMapState { value, container_id: Arc::from(container) })
+    MapOp::SetEndpoint(
+        ifindex,
+        EndpointMapState { value, container_id: Arc::from(container), mac: Mac::UNKNOWN },
+    )
 }
 
 /// `n` flows of an interface.

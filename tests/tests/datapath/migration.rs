@@ -10,6 +10,7 @@ use aya::programs::loaded_programs;
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, IfIndex};
 use netpol_common::keys::{AddressKey, CounterKey, EndpointValue};
+use netpol_common::mac::Mac;
 use netpol_common::reason::{PassReason, Verdict};
 use netpol_datapath::netlink::{Position, Side, TrafficControl};
 use netpol_datapath::{Attaching, Datapath, Role};
@@ -117,7 +118,7 @@ fn audited_endpoint(ifindex: IfIndex) -> Vec<MapOp> {
     };
     let container_id = Arc::from("sandbox");
     vec![
-        MapOp::SetEndpoint(ifindex, EndpointMapState { value, container_id }),
+        MapOp::SetEndpoint(ifindex, EndpointMapState { value, container_id, mac: Mac::UNKNOWN }),
         MapOp::AddAddress(AddressKey { ifindex, addr: Addr::from_v4([10, 0, 0, 9]) }),
         MapOp::BumpEpoch,
     ]

@@ -92,6 +92,8 @@ fn frames(lab: &Lab) -> Vec<(&'static str, Vec<u8>, Arrival)> {
         ("router advertisement", 134, None),
         ("redirect", 137, None),
         ("router advertisement in fragments", 134, Some(0)),
+        ("neighbour advertisement in fragments", 136, Some(0)),
+        ("neighbour solicitation in fragments", 135, Some(0)),
     ] {
         let segment = Segment::Other { protocol: 58, bytes: icmpv6(own_v6, to_v6, kind, &[3; 40]) };
         let fragment = fragment.map(|offset_units| Fragment { id: 78, offset_units, more: true });

@@ -6,5 +6,7 @@
 #![cfg(test)]
 
 mod attribution;
+mod discovery;
 mod fixture;
+mod mac;
 mod sources;

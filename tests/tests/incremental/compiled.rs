@@ -13,7 +13,7 @@ use netpol_policy::compile::{
 use netpol_policy::dataplane::{apply, diff};
 use netpol_policy::manifests::parse;
 use netpol_policy::model::ObjectName;
-use netpol_policy::store::{Changes, ClusterState, Delta, Endpoint};
+use netpol_policy::store::{Changes, ClusterState, Delta, Endpoint, PodEnd};
 
 use super::order::{self, named};
 
@@ -121,6 +121,7 @@ spec:
         pod_uid: Arc::from(""),
         egress_mark: 0,
         addresses: Vec::new(),
+        pod_end: PodEnd::default(),
     }));
     both.update()?;
     ensure!(both.map_state.identities.len() == 1, "{:?}", both.map_state);

@@ -12,7 +12,7 @@ use netpol_lab::oracles::read;
 use netpol_policy::compile::{MapState, Numbering, compile};
 use netpol_policy::model::{Kind, Object, ObjectRef, Pod};
 use netpol_policy::resolve::RuleRef;
-use netpol_policy::store::{ClusterState, Delta, Endpoint, List};
+use netpol_policy::store::{ClusterState, Delta, Endpoint, List, PodEnd};
 
 /// The versions that an object went through; `None` is its absence.
 pub(crate) type History = BTreeMap<ObjectRef, Vec<Option<Object>>>;
@@ -134,6 +134,7 @@ pub(crate) fn endpoints(history: &History) -> Vec<Delta> {
                 pod_uid: Arc::clone(&pod.uid),
                 egress_mark,
                 addresses: Vec::new(),
+                pod_end: PodEnd::default(),
             })
         })
         .collect()

@@ -8,6 +8,7 @@ use netpol_lab::node::{Lab, Passing, agent};
 use netpol_lab::probe::Protocol::Tcp;
 use netpol_policy::model::Kind;
 use netpol_proto::{Request, Response};
+use serde_json::json;
 
 use super::restarts::{Traffic, n_udp_arrived};
 use super::{ALLOW_CLIENTS, DENY_WEB, client, expect, lab_without_agent, visitor, web};
@@ -81,5 +82,41 @@ fn a_wedged_api_server_weakens_nothing_and_is_reported() -> Result<()> {
     // Later changes are enforced.
     lab.manifests().write("deny.yaml", DENY_WEB)?;
     lab.manifests().remove("allow.yaml")?;
+    expect(&lab, Passing::No, "shop/client", Tcp)
+}
+
+/// After a reboot the address of the API server's Service works only once kube-proxy has written its rules.
+#[test]
+fn an_agent_reaches_its_api_server_at_the_address_that_the_last_agent_saw() -> Result<()> {
+    let Some(mut lab) = lab_without_agent("seen-last", Wiring::Bridge)? else { return Ok(()) };
+    let api = lab.start_api_server()?;
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": { "name": "kubernetes", "namespace": "default" },
+        "addressType": "IPv4",
+        "endpoints": [{ "addresses": [api.address().ip().to_string()] }],
+        "ports": [{ "name": "https", "port": api.address().port(), "protocol": "TCP" }],
+    });
+    api.put(slice).context("no EndpointSlice")?;
+    lab.start_agent()?;
+    for pod in [web(), client()] {
+        lab.add_pod(pod)?;
+    }
+    let file = lab.agent_config().state.join("api-servers.json");
+    until("the addresses on disk", LIMIT, || {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let is_there = text.contains(&api.address().to_string());
+        Ok(if is_there { Look::Done(()) } else { Look::NotYet(text) })
+    })?;
+
+    lab.take_agent()?.kill()?;
+    // Nobody listens at the configured address.
+    let kubeconfig = lab.folder().join("kubeconfig");
+    let text = std::fs::read_to_string(&kubeconfig)?;
+    std::fs::write(&kubeconfig, text.replace(&api.address().to_string(), "127.0.0.1:1"))?;
+    lab.start_agent()?;
+    wait_for_sources(&lab, |source| matches!(source, SourceStatus::Synced { .. }))?;
+    lab.manifests().write("deny.yaml", DENY_WEB)?;
     expect(&lab, Passing::No, "shop/client", Tcp)
 }

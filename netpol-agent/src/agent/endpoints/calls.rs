@@ -33,7 +33,7 @@ impl<K: Kernel> Agent<K> {
             self.gc_schedule.record_call(now);
         }
         let response = match request {
-            Request::Add(add) => match self.begin_add(add) {
+            Request::Add(add) => match self.begin_add(add, now) {
                 Ok(ifindex) => {
                     let deadline = now + ADD_DEADLINE;
                     self.waiting.push(WaitingAdd { ifindex, asked: now, deadline, reply });
@@ -51,7 +51,7 @@ impl<K: Kernel> Agent<K> {
 
     /// Makes the interface an endpoint, blocked in the maps. The next [`Agent::sync`] attaches its programs, before the ADD is
     /// answered.
-    fn begin_add(&mut self, add: Add) -> Result<IfIndex, Response> {
+    fn begin_add(&mut self, add: Add, now: Instant) -> Result<IfIndex, Response> {
         let ifindex = IfIndex(add.host_ifindex);
         let pod = format!("{}/{}", add.pod.namespace, add.pod.name);
         let mut ops = Vec::new();
@@ -65,7 +65,9 @@ impl<K: Kernel> Agent<K> {
         self.unattached.retain(|new| new.ifindex != ifindex);
         self.unattached.push(NewInterface { ifindex, is_unshaped: add.is_unshaped });
         self.adoption.remove(ifindex);
-        let endpoint = self.registry.insert(add);
+        let pod_end = self.read_pod_end(ifindex);
+        self.expect_pod_end(ifindex, now);
+        let endpoint = self.registry.insert(add, pod_end);
         info!(%pod, %ifindex, container = %endpoint.container_id, "endpoint blocked until its policy is in force");
         self.apply_delta(Delta::UpsertEndpoint(endpoint));
         Ok(ifindex)
@@ -96,6 +98,7 @@ impl<K: Kernel> Agent<K> {
         self.adoption.remove(ifindex);
         self.migrations.remove(ifindex);
         self.unattached.retain(|new| new.ifindex != ifindex);
+        self.settling.remove(&ifindex);
         self.registry.remove(ifindex);
         self.apply_delta(Delta::RemoveEndpoint(ifindex));
         if self.map_state.endpoints.contains_key(&ifindex)

@@ -2,4 +2,5 @@
 
 mod adopt;
 mod calls;
+mod pod_end;
 pub(super) mod search;

@@ -6,16 +6,18 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use netpol_common::ids::IfIndex;
+use netpol_common::mac::Mac;
 use netpol_proto::{Add, Attachment, PodRef};
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
 use netpol_policy::model::{ObjectName, Pod};
-use netpol_policy::store::Endpoint;
+use netpol_policy::store::{Endpoint, PodEnd};
 
 /// The highest egress mark: 12 bits of the packet mark.
 const MAX_EGRESS_MARK: u16 = 4095;
@@ -30,9 +32,34 @@ pub struct Record {
     /// The interface is gone, and no DEL has said so: the pod has deleted it, or somebody on the node has.
     #[serde(default)]
     is_gone: bool,
+    /// The pod's end of the veth pair when the pod started; `None` if it could not be read.
+    #[serde(default)]
+    pod_end: Option<RecordedEnd>,
+}
+
+/// A [`PodEnd`] in the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct RecordedEnd {
+    mac: [u8; 6],
+    link_local: Vec<Ipv6Addr>,
+}
+
+impl RecordedEnd {
+    fn new(PodEnd { mac, link_local }: PodEnd) -> Option<Self> {
+        (mac != Mac::UNKNOWN).then(|| Self { mac: mac.octets(), link_local })
+    }
 }
 
 impl Record {
+    /// The pod's end of the veth pair.
+    pub fn pod_end(&self) -> PodEnd {
+        let end = self.pod_end.clone();
+        end.map_or_else(PodEnd::default, |RecordedEnd { mac, link_local }| PodEnd {
+            mac: Mac::new(mac),
+            link_local,
+        })
+    }
+
     /// The host side's interface index.
     pub fn ifindex(&self) -> IfIndex {
         IfIndex(self.add.host_ifindex)
@@ -91,6 +118,7 @@ impl Record {
             pod_uid: Arc::from(pod.uid.as_deref().unwrap_or_default()),
             egress_mark: self.egress_mark,
             addresses: addresses.clone(),
+            pod_end: self.pod_end(),
         }
     }
 }
@@ -172,17 +200,28 @@ impl Registry {
     }
 
     /// Adds an attachment, and removes another one on the same interface. Returns the endpoint for the store.
-    pub fn insert(&mut self, add: Add) -> Endpoint {
+    pub fn insert(&mut self, add: Add, pod_end: PodEnd) -> Endpoint {
         let ifindex = IfIndex(add.host_ifindex);
         self.by_ifindex.retain(|_, record| *record.attachment() != add.attachment);
         self.by_ifindex.remove(&ifindex);
+        let egress_mark = self.free_egress_mark();
         self.gone
             .retain(|_, gone| gone.add.pod != add.pod && gone.add.attachment != add.attachment);
-        let record = Record { add, egress_mark: self.free_egress_mark(), is_gone: false };
+        let pod_end = RecordedEnd::new(pod_end);
+        let record = Record { add, egress_mark, is_gone: false, pod_end };
         let endpoint = record.endpoint();
         self.by_ifindex.insert(ifindex, record);
         self.save();
         endpoint
+    }
+
+    /// Replaces the pod's end of the veth pair of an interface. Returns the endpoint for the store; `None` if there is no record.
+    pub fn set_pod_end(&mut self, ifindex: IfIndex, pod_end: PodEnd) -> Option<Endpoint> {
+        let record = self.by_ifindex.get_mut(&ifindex)?;
+        record.pod_end = RecordedEnd::new(pod_end);
+        let endpoint = record.endpoint();
+        self.save();
+        Some(endpoint)
     }
 
     /// Removes the record of an interface.
@@ -266,8 +305,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("endpoints.json");
         let mut registry = open(&path);
-        registry.insert(add("one", 4));
-        registry.insert(add("two", 5));
+        registry.insert(add("one", 4), PodEnd::default());
+        registry.insert(add("two", 5), PodEnd::default());
         let again =
             Registry::open(&path, |ifindex| (ifindex == IfIndex(5)).then(|| "veth5".to_owned()))
                 .unwrap();
@@ -283,11 +322,11 @@ mod tests {
     fn egress_marks_are_unique_and_reused_when_free() {
         let dir = tempfile::tempdir().unwrap();
         let mut registry = open(&dir.path().join("endpoints.json"));
-        assert_eq!(registry.insert(add("one", 4)).egress_mark, 1);
-        assert_eq!(registry.insert(add("two", 5)).egress_mark, 2);
+        assert_eq!(registry.insert(add("one", 4), PodEnd::default()).egress_mark, 1);
+        assert_eq!(registry.insert(add("two", 5), PodEnd::default()).egress_mark, 2);
         registry.remove(IfIndex(4));
-        assert_eq!(registry.insert(add("three", 6)).egress_mark, 1);
-        assert_eq!(registry.insert(add("two", 5)).egress_mark, 2);
+        assert_eq!(registry.insert(add("three", 6), PodEnd::default()).egress_mark, 1);
+        assert_eq!(registry.insert(add("two", 5), PodEnd::default()).egress_mark, 2);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::compile::{AllowMapKey, Compilation, MapState, Numbering, compile_with
 use crate::manifests::parse;
 use crate::model::ObjectName;
 use crate::resolve::{Action, DefaultVerdict, PolicyRule, PortSet, Tier};
-use crate::store::{Delta, Endpoint};
+use crate::store::{Delta, Endpoint, PodEnd};
 
 /// Pods shop/web with interface 7 and shop/db with interface 8, and three other pods.
 const CLUSTER: &str = r"
@@ -62,6 +62,7 @@ fn state(policies: &[String]) -> ClusterState {
             pod_uid: Arc::from(""),
             egress_mark: 0,
             addresses: Vec::new(),
+            pod_end: PodEnd::default(),
         })));
     }
     state
@@ -198,6 +199,7 @@ fn a_namespace_that_needs_little_is_not_refused_because_another_needs_all() {
         pod_uid: Arc::from(""),
         egress_mark: 0,
         addresses: Vec::new(),
+        pod_end: PodEnd::default(),
     };
     drop(state.apply(Delta::UpsertEndpoint(endpoint)));
     let left_out = |shared| {

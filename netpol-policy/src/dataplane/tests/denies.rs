@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use netpol_common::keys::PrefixKey;
+use netpol_common::mac::Mac;
 use proptest::collection::btree_map;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -85,6 +86,7 @@ fn endpoint() -> impl Strategy<Value = EndpointMapState> {
                 ..EndpointValue::blocked()
             },
             container_id: Arc::from(container_id),
+            mac: Mac::UNKNOWN,
         }
     })
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Hook, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue};
+use netpol_common::mac::Mac;
 use netpol_common::verdict::{DEFAULT_MARK_MASK, HookContext};
 
 use super::*;
@@ -38,9 +39,10 @@ fn map_state(container_id: &str, own: &[&str], allows: &[Identity]) -> MapState 
     };
     let map: Arc<AllowMap> = Arc::new(allows.iter().map(entry).collect());
     let mut map_state = MapState::default();
-    map_state
-        .endpoints
-        .insert(POD, EndpointMapState { value, container_id: Arc::from(container_id) });
+    map_state.endpoints.insert(
+        POD,
+        EndpointMapState { value, container_id: Arc::from(container_id), mac: Mac::UNKNOWN },
+    );
     map_state.addresses =
         own.iter().map(|own| AddressKey { ifindex: POD, addr: addr(own) }).collect();
     for direction in Direction::ALL {

@@ -10,6 +10,7 @@ use netpol_common::addr::Addr;
 use netpol_common::flow_table::N_SLOTS;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue, PrefixKey};
+use netpol_common::mac::Mac;
 use netpol_common::maps;
 use netpol_datapath::{Attaching, Config, Datapath, Role};
 use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
@@ -51,7 +52,9 @@ pub fn map_state(server: IfIndex, n_pods: u16, peers: Peers) -> MapState {
             ..EndpointValue::blocked()
         };
         let container_id = Arc::from(format!("pod-{number}"));
-        map_state.endpoints.insert(ifindex, EndpointMapState { value, container_id });
+        map_state
+            .endpoints
+            .insert(ifindex, EndpointMapState { value, container_id, mac: Mac::UNKNOWN });
         map_state.egress_marks.insert(number + 1, ifindex);
         for family in [Family::V4, Family::V6] {
             map_state.addresses.insert(AddressKey { ifindex, addr: pod(number, family).into() });

@@ -17,7 +17,7 @@ use netpol_policy::model::{
     Addresses, ContainerPort, Interner, Kind, Labels, Namespace, Object, ObjectName, Pod, PodPhase,
     Policy, PortName, Transport,
 };
-use netpol_policy::store::{ClusterState, Delta, Endpoint, List};
+use netpol_policy::store::{ClusterState, Delta, Endpoint, List, PodEnd};
 
 pub use events::{Event, event, events};
 pub use follower::Follower;
@@ -215,5 +215,6 @@ pub fn endpoint(pod: &Pod, ifindex: u32, egress_mark: u16) -> Endpoint {
         pod_uid: Arc::clone(&pod.uid),
         egress_mark,
         addresses: pod.reported_addresses.to_vec(),
+        pod_end: PodEnd::default(),
     }
 }

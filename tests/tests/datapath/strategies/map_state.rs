@@ -7,6 +7,7 @@ use std::sync::Arc;
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AllowKey, AllowValue, EndpointValue, PrefixKey};
+use netpol_common::mac::Mac;
 use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -112,7 +113,14 @@ fn prefixes() -> impl Strategy<Value = BTreeMap<PrefixKey, Identity>> {
 
 /// A map state, consistent or not.
 pub(crate) fn map_state() -> impl Strategy<Value = MapState> {
-    let endpoints = vec(endpoint(), PODS.len());
+    // Frames go from the second address to the third.
+    let mac = select(vec![
+        Mac::UNKNOWN,
+        Mac::UNKNOWN,
+        Mac::new([2, 0, 0, 0, 0, 1]),
+        Mac::new([2, 0, 0, 0, 0, 2]),
+    ]);
+    let endpoints = vec((endpoint(), mac), PODS.len());
     let identities = btree_map(select(all_addresses()), identity(), 0..8);
     let allow = btree_map(allow_map_key(), allow_map(), 2..7);
     let defer = subsequence(
@@ -126,9 +134,9 @@ pub(crate) fn map_state() -> impl Strategy<Value = MapState> {
             endpoints: endpoints
                 .into_iter()
                 .zip(PODS)
-                .map(|(value, ifindex)| {
+                .map(|((value, mac), ifindex)| {
                     let container_id = Arc::from(format!("container-{ifindex}"));
-                    (IfIndex(ifindex), EndpointMapState { value, container_id })
+                    (IfIndex(ifindex), EndpointMapState { value, container_id, mac })
                 })
                 .collect(),
             addresses: own_addresses(),
