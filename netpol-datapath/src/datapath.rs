@@ -1,10 +1,14 @@
 //! The loaded programs and their maps.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aya::Ebpf;
+use netpol_common::ids::IfIndex;
 use netpol_common::maps;
+use netpol_netlink::ExitGuard;
 
+use crate::attach::Role;
 use crate::config::Config;
 use crate::error::Error;
 use crate::object::{
@@ -24,6 +28,10 @@ pub struct Datapath {
     pub(crate) geometry: Geometry,
     /// The programs that only a TCX migration needs, while one is in progress.
     pub(crate) last: Option<Ebpf>,
+    /// The devices to which this process has attached the program of an uplink.
+    pub(crate) uplinks: BTreeMap<IfIndex, Role>,
+    /// Opened with the first use.
+    pub(crate) exit_guard: Option<ExitGuard>,
 }
 
 impl Datapath {
@@ -67,7 +75,16 @@ impl Datapath {
         if pins.is_some() {
             maps.flows.memory()?.recount();
         }
-        Ok(Self { ebpf, maps, pins, config: config.clone(), geometry, last: None })
+        Ok(Self {
+            ebpf,
+            maps,
+            pins,
+            config: config.clone(),
+            geometry,
+            last: None,
+            uplinks: BTreeMap::new(),
+            exit_guard: None,
+        })
     }
 
     /// The verifier's figures for each program.

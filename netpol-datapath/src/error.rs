@@ -135,6 +135,9 @@ pub enum Error {
         /// Kind of the queueing discipline.
         kind: String,
     },
+    /// The nftables table of exits cannot be read or written.
+    #[error("cannot use the nftables table inet {}", netpol_netlink::TABLE)]
+    ExitGuard(#[source] io::Error),
     /// A pinned link cannot be opened or pinned.
     #[error("cannot take over the pinned link {path}")]
     Link {

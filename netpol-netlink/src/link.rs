@@ -29,6 +29,8 @@ pub struct Link {
     pub peer_namespace_id: Option<i32>,
     /// The alias (`ip link set alias`); empty if there is none.
     pub alias: String,
+    /// The bridge, or other device, of which it is a port.
+    pub bridge: Option<IfIndex>,
 }
 
 /// The kind of a link. Only veth matters here.
@@ -69,6 +71,7 @@ impl Link {
             peer_index: None,
             peer_namespace_id: None,
             alias: String::new(),
+            bridge: None,
         };
         for attribute in message.attributes {
             #[expect(clippy::wildcard_enum_match_arm, reason = "links have dozens of attributes")]
@@ -77,6 +80,7 @@ impl Link {
                 LinkAttribute::Address(mac) => link.mac = mac,
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::IfAlias(alias) => link.alias = alias,
+                LinkAttribute::Controller(index) => link.bridge = Some(IfIndex(index)),
                 LinkAttribute::Link(index) => link.peer_index = Some(IfIndex(index)),
                 LinkAttribute::LinkNetNsId(id) => link.peer_namespace_id = Some(id),
                 LinkAttribute::LinkInfo(infos) => {

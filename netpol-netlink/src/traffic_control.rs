@@ -10,6 +10,7 @@ use netlink_packet_route::tc::{
     TcOption,
 };
 use netpol_common::ids::IfIndex;
+use rustix::io::Errno;
 
 use crate::connection::Connection;
 
@@ -134,26 +135,47 @@ impl TrafficControl {
     pub fn filters(&mut self, ifindex: IfIndex, side: Side) -> io::Result<Vec<Filter>> {
         let question = RouteNetlinkMessage::GetTrafficFilter(message(ifindex, parent(side))?);
         let answers = self.connection.request(question, NLM_F_DUMP)?;
-        let filter = |answer| {
-            let RouteNetlinkMessage::NewTrafficFilter(found) = answer else { return None };
-            let [high, low, _, _] = found.header.info.to_be_bytes();
-            let priority = u16::from_be_bytes([high, low]);
-            let position = Position { priority, handle: found.header.handle.into() };
-            // The dump also has one message for each priority, without a filter.
-            let options = found.attributes.iter().find_map(|attribute| {
-                if let TcAttribute::Options(options) = attribute { Some(options) } else { None }
-            })?;
-            let program_id = options.iter().find_map(|option| {
-                if let TcOption::Bpf(TcFilterBpfOption::ProgId(id)) = option {
-                    Some(*id)
-                } else {
-                    None
-                }
-            });
-            Some(Filter { position, program_id })
-        };
         Ok(answers.into_iter().filter_map(filter).collect())
     }
+
+    /// The filter at this position; `None` if there is none, or no such device. Costs less than [`TrafficControl::filters`].
+    ///
+    /// # Errors
+    /// The error of the kernel.
+    pub fn filter(
+        &mut self,
+        ifindex: IfIndex,
+        side: Side,
+        position: Position,
+    ) -> io::Result<Option<Filter>> {
+        let question =
+            RouteNetlinkMessage::GetTrafficFilter(filter_message(ifindex, side, position)?);
+        // The error for a missing filter differs between kernels and cases.
+        let is_absent = |error: &io::Error| {
+            let absent = [Errno::NOENT, Errno::INVAL, Errno::NODEV, Errno::OPNOTSUPP];
+            absent.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+        };
+        match self.connection.request(question, 0) {
+            Ok(answers) => Ok(answers.into_iter().find_map(filter)),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The filter in an answer. A dump also has one message for each priority, without a filter.
+fn filter(answer: RouteNetlinkMessage) -> Option<Filter> {
+    let RouteNetlinkMessage::NewTrafficFilter(found) = answer else { return None };
+    let [high, low, _, _] = found.header.info.to_be_bytes();
+    let priority = u16::from_be_bytes([high, low]);
+    let position = Position { priority, handle: found.header.handle.into() };
+    let options = found.attributes.iter().find_map(|attribute| {
+        if let TcAttribute::Options(options) = attribute { Some(options) } else { None }
+    })?;
+    let program_id = options.iter().find_map(|option| {
+        if let TcOption::Bpf(TcFilterBpfOption::ProgId(id)) = option { Some(*id) } else { None }
+    });
+    Some(Filter { position, program_id })
 }
 
 fn message(ifindex: IfIndex, parent: TcHandle) -> io::Result<TcMessage> {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use netpol_common::ids::IfIndex;
-use netpol_datapath::netlink::{self, Devices};
+use netpol_datapath::netlink::{self, Devices, FilterChange};
 use netpol_policy::dataplane::port::Kernel;
 use netpol_policy::source::SourceUpdate;
 use tokio::sync::mpsc;
@@ -34,6 +34,8 @@ pub(super) struct Inputs<K> {
     pub(super) calls: mpsc::Receiver<Call>,
     /// The node's devices, after each change.
     pub(super) devices: mpsc::Receiver<Devices>,
+    /// Changes of clsact filters.
+    pub(super) filters: mpsc::Receiver<FilterChange>,
     /// Interfaces whose end in the pod may have changed.
     pub(super) pod_ends: mpsc::Receiver<IfIndex>,
     /// Questions from the control socket and the health address.
@@ -58,6 +60,7 @@ pub(super) async fn run<K: Kernel>(
         mut updates,
         mut calls,
         mut devices,
+        mut filters,
         mut pod_ends,
         mut questions,
         mut namespaces,
@@ -84,6 +87,7 @@ pub(super) async fn run<K: Kernel>(
                 source.look_up(agent.unknown_pods());
             }
             Some(now) = devices.recv() => agent.set_devices(&now, |ifindex| device_name(ifindex).is_some()),
+            Some(change) = filters.recv() => agent.filters_changed(&[change], Instant::now()),
             Some(ifindex) = pod_ends.recv() => agent.pod_end_changed(ifindex, Instant::now()),
             n = updates.recv_many(&mut batch, BATCH), if !updates.is_closed() || !updates.is_empty() => {
                 if n == 0 {
@@ -104,7 +108,7 @@ pub(super) async fn run<K: Kernel>(
             Some(map_gc) = collected.recv() => agent.end_gc(map_gc, Instant::now()),
             Some(question) = questions.recv() => question(&mut agent),
             // The order is by priority (`biased`): no other input is waiting.
-            _ = tick.tick() => agent.prepare(),
+            _ = tick.tick() => agent.tick(Instant::now()),
             () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {}
         }
         agent.sync();

@@ -1,5 +1,5 @@
-//! Findings of this node, as diagnostics on the objects concerned: rules and Services that exceed the capacity of its maps, and
-//! pods whose interface is gone.
+//! Findings of this node, as diagnostics on the objects concerned: rules and Services that exceed the capacity of its maps, pods
+//! whose interface is gone, and programs that others have removed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -37,14 +37,15 @@ impl<K: Kernel> Agent<K> {
         netpol_kube::rank(object, &own, nodes).saturating_add(node_of_pod.is_some().into())
     }
 
-    /// Records the rules and Services that exceed the capacity of the maps, and the pods whose interface is gone.
+    /// Records the rules and Services that exceed the capacity of the maps, the pods whose interface is gone, and removed programs.
     pub(super) fn record_findings(&mut self) {
         let left_out = self.compiled.left_out();
         let disconnected: BTreeSet<ObjectName> =
             self.disconnected().map(|pod| pod.name.clone()).collect();
         let refused = self.compiled.refused();
         let is_same = left_out == self.left_out && *refused == self.refused;
-        if is_same && disconnected == self.disconnected {
+        let is_reported = !std::mem::take(&mut self.detached.has_news);
+        if is_same && disconnected == self.disconnected && is_reported {
             return;
         }
         let mut diagnostics = compile::diagnostics(&left_out, refused, self.compiled.capacities());
@@ -59,10 +60,26 @@ impl<K: Kernel> Agent<K> {
                         .to_owned(),
             }
         }));
+        diagnostics.extend(self.detached.findings().map(|object| self.detached_finding(object)));
         (self.left_out, self.disconnected) = (left_out, disconnected);
         let changed = self.diagnostics.set_of_node(diagnostics);
         self.log_diagnostics(&changed);
         self.found.extend(changed);
+    }
+
+    /// The finding that others have removed programs from a pod's interface, or from an uplink of this node.
+    fn detached_finding(&self, object: &ObjectRef) -> Diagnostic {
+        let device = if object.kind == Kind::Pod { "the pod's interface" } else { "an uplink" };
+        let node = self.adoption.node.as_deref().unwrap_or("(unnamed)");
+        Diagnostic {
+            code: Code::ProgramsDetached,
+            object: object.clone(),
+            field: String::new(),
+            message: format!(
+                "another program of node {node} has removed the programs that enforce policies from {device}; they are \
+                 attached again, and connections that began meanwhile are judged again"
+            ),
+        }
     }
 }
 

@@ -13,6 +13,8 @@ mod clock;
 mod config;
 mod endpoints;
 mod event_loop;
+#[cfg(test)]
+mod fake_kernel;
 mod findings;
 mod known_servers;
 mod object_source;
@@ -27,7 +29,8 @@ mod upkeep;
 pub use answers::handle::Handle;
 pub use answers::report::{DropRecord, FlowRecord};
 pub use answers::status::{
-    Attached, EndpointStatus, MapStatus, PolicyStatus, Protection, SourceStatus, Status,
+    Attached, EndpointStatus, ExitGuardStatus, MapStatus, PolicyStatus, Protection, SourceStatus,
+    Status, UplinkStatus,
 };
 pub use config::{CONTROL_SOCKET, Config, Source, state_files};
 pub use run::{lock, run};

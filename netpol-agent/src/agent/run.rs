@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use netpol_common::ids::IfIndex;
-use netpol_datapath::netlink::{self, Devices};
+use netpol_datapath::netlink;
 use netpol_datapath::{Datapath, Trace};
 use netpol_policy::dataplane::port::{Attachments as _, Maps as _};
 use netpol_policy::source::SourceUpdate;
@@ -81,7 +81,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     let agent = Agent::new(kernel, map_state, registry)
         .on_node(node.clone())
-        .attaching_by(datapath.attaching)
         .remembering(LastHeard::open(socket.with_file_name(LAST_HEARD)))
         .asking(match &source {
             Source::Cluster { .. } => Asking::Possible,
@@ -102,41 +101,61 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (updates_in, updates) = mpsc::channel(QUEUE);
     let (stamped_in, stamped) = mpsc::channel(QUEUE);
     tokio::spawn(stamp(updates, stamped_in));
-    let (devices_in, devices) = mpsc::channel(4);
     let (namespaces_in, namespaces) = mpsc::channel(QUEUE);
     let servers = socket.with_file_name(SERVERS);
     let source =
         ObjectSource::start(source, node, servers, &updates_in, &namespaces_in, &cancel).await?;
     drop((updates_in, namespaces_in));
     tokio::spawn(cni_server::serve(listener, calls_in, cancel.clone()));
-    let (pod_ends_in, pod_ends) = mpsc::channel(QUEUE);
-    watch_devices(devices_in, pod_ends_in, &cancel);
-    let inputs =
-        Inputs { updates: stamped, calls, devices, pod_ends, questions, namespaces, found };
+    let NodeWatch { devices, filters, pod_ends } = watch_node(&cancel);
+    let inputs = Inputs {
+        updates: stamped,
+        calls,
+        devices,
+        filters,
+        pod_ends,
+        questions,
+        namespaces,
+        found,
+    };
     let worker = Worker::start().context("starting the worker thread")?;
     event_loop::run(agent, inputs, searches, &source, &worker, &cancel).await;
     info!("stopped; policies stay in force");
     Ok(())
 }
 
-/// Watches the node's devices and the pods' ends of veth pairs.
-fn watch_devices(
-    devices: mpsc::Sender<Devices>,
-    pod_ends: mpsc::Sender<IfIndex>,
-    cancel: &CancellationToken,
-) {
-    let of_node = cancel.clone();
+/// What is watched on the node's devices.
+struct NodeWatch {
+    devices: mpsc::Receiver<netlink::Devices>,
+    filters: mpsc::Receiver<netlink::FilterChange>,
+    pod_ends: mpsc::Receiver<IfIndex>,
+}
+
+/// Watches the node's devices, the clsact filters on them, and the pods' ends of veth pairs.
+fn watch_node(cancel: &CancellationToken) -> NodeWatch {
+    let (devices_in, devices) = mpsc::channel(4);
+    let (filters_in, filters) = mpsc::channel(QUEUE);
+    let of_devices = cancel.clone();
     tokio::spawn(async move {
-        if let Err(error) = netlink::watch(devices, of_node).await {
+        if let Err(error) = netlink::watch(devices_in, of_devices).await {
             error!(error = &error as &dyn std::error::Error, "devices not watched any more");
         }
     });
-    let of_pods = cancel.clone();
+    let of_filters = cancel.clone();
     tokio::spawn(async move {
-        if let Err(error) = netlink::watch_pod_ends(pod_ends, of_pods).await {
+        if let Err(error) = netlink::watch_filters(filters_in, of_filters).await {
+            let error = &error as &dyn std::error::Error;
+            error!(error, "removed filters are noticed within a second only");
+        }
+    });
+    let (pod_ends_in, pod_ends) = mpsc::channel(QUEUE);
+    let of_pod_ends = cancel.clone();
+    tokio::spawn(async move {
+        if let Err(error) = netlink::watch_pod_ends(pod_ends_in, of_pod_ends).await {
             error!(error = &error as &dyn std::error::Error, "interfaces of pods not watched");
         }
     });
+    NodeWatch { devices, filters, pod_ends }
 }
 
 /// Locks the pin root for one agent, until the file is dropped.

@@ -1,12 +1,13 @@
 //! Writes the state to the maps.
 //!
 //! In: the state and its changes. Out: map operations, in an order that is right after every one. If the kernel refuses
-//! an operation, the maps go back to the last good state.
+//! an operation, the maps go back to the last good state. Programs are attached here too, and then the devices that have them
+//! are written to the table of exits.
 
 use netpol_policy::compile::MapStateUpdate;
-use netpol_policy::dataplane::port::{FailedAttachments, Kernel, NewInterface};
+use netpol_policy::dataplane::port::{ExitTable, FailedAttachments, Kernel, NewInterface};
 use netpol_policy::dataplane::{MapOp, apply, diff};
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use super::state::Agent;
 
@@ -37,8 +38,43 @@ impl<K: Kernel> Agent<K> {
             self.refuse_failed(failed);
         }
         self.attach_detached();
+        if self.exits.is_changed {
+            self.keep_exits();
+        }
         self.record_findings();
         self.answer_ready();
+    }
+
+    /// Makes sure that the kernel drops packets with an egress mark before devices that lack programs. Before all devices
+    /// are known and have theirs, the table of an earlier agent stays as it is.
+    pub(super) fn keep_exits(&mut self) {
+        if !self.is_primed || !self.exits.is_listed {
+            return;
+        }
+        self.exits.is_changed = false;
+        let was_in_place = matches!(self.exits.in_place, Some(Ok(())));
+        match self.kernel.set_exits(&self.exits.all()) {
+            Ok(ExitTable::Intact) => self.exits.in_place = Some(Ok(())),
+            Ok(ExitTable::Created) => {
+                if was_in_place {
+                    self.exits.n_recreated += 1;
+                    warn!(
+                        "the nftables table of netpol had been removed or changed by others, and is there again"
+                    );
+                }
+                self.exits.in_place = Some(Ok(()));
+            }
+            Err(error) => {
+                let error = format!("{:#}", anyhow::Error::new(error));
+                if self.exits.in_place.as_ref() != Some(&Err(error.clone())) {
+                    warn!(
+                        error,
+                        "no nftables table: until the agent has attached its program to a new device, deferred packets leave through it unjudged"
+                    );
+                }
+                self.exits.in_place = Some(Err(error));
+            }
+        }
     }
 
     /// Updates the maps. If the kernel refuses an operation, undoes the update. Returns whether the maps follow.
@@ -91,6 +127,12 @@ impl<K: Kernel> Agent<K> {
         let (failed, applied) = self.kernel.attach_and_apply(&interfaces, ops);
         for NewInterface { ifindex, is_unshaped: _ } in interfaces {
             self.migrations.expect(ifindex);
+            if failed.iter().all(|(failed, _)| *failed != ifindex) {
+                self.exits.open(ifindex);
+                if let Some(bridge) = self.kernel.bridge_of(ifindex) {
+                    self.exits.add_bridge(bridge);
+                }
+            }
         }
         (failed, self.read_back_unless(applied))
     }

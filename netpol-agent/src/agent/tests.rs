@@ -1,196 +1,28 @@
 //! The agent's state with a fake kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use netpol_common::ids::{Epoch, IfIndex};
-use netpol_common::keys::{CounterKey, EndpointValue, FlowKey, FlowValue};
-use netpol_common::mac::Mac;
+use netpol_common::ids::IfIndex;
+use netpol_common::keys::EndpointValue;
 use netpol_datapath::netlink::Devices;
 use netpol_policy::compile::MapState;
-use netpol_policy::dataplane::port::{Attachments, Flows, Framing, Maps, Migrated, NewInterface};
-use netpol_policy::dataplane::{Counter, MapOp, apply};
+use netpol_policy::dataplane::MapOp;
 use netpol_policy::model::{Kind, Labels, Object, ObjectName, Pod, PodPhase};
 use netpol_policy::source::SourceUpdate;
-use netpol_policy::store::{Delta, List, PodEnd};
+use netpol_policy::store::{Delta, List};
 use netpol_proto::{Add, Attachment, Check, ErrorCode, Gc, PodRef, Request, Response};
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
 use super::answers::routes::{self, Detail};
 use super::answers::status::Protection;
+pub(super) use super::fake_kernel::{FakeKernel, MAC_OF_NODE};
 use super::state::Agent;
 use super::state::registry::Registry;
 use crate::cni_server::Call;
-use crate::discovery::{Connection, Found};
-
-/// Records operations and attachments, and refuses what a test forbids.
-#[derive(Debug, Default)]
-pub(super) struct FakeKernel {
-    log: Vec<MapOp>,
-    pub(super) maps: MapState,
-    attached: Vec<IfIndex>,
-    pub(super) refuses: Option<fn(&MapOp) -> bool>,
-    flows: Vec<(FlowKey, FlowValue)>,
-    n_uplink_changes: usize,
-    has_predecessor: bool,
-    refuses_attach: bool,
-    pub(super) refuses_gc: bool,
-    /// Removed endpoints that wait for garbage collection.
-    gone: BTreeSet<IfIndex>,
-    /// Interfaces with clsact filters, each for both programs.
-    on_filters: BTreeSet<IfIndex>,
-    /// The pods' ends of veth pairs, where they can be read.
-    pub(super) pod_ends: BTreeMap<IfIndex, PodEnd>,
-}
-
-/// The MAC address of the node's bridge.
-pub(super) const MAC_OF_NODE: Mac = Mac::new([2, 0, 0, 0, 0, 1]);
-
-#[derive(Debug, thiserror::Error)]
-#[error("map is full")]
-pub(super) struct Full;
-
-impl Maps for FakeKernel {
-    type Error = Full;
-
-    fn apply(&mut self, ops: &[MapOp]) -> Result<(), Full> {
-        for op in ops {
-            if self.refuses.is_some_and(|refuses| refuses(op)) {
-                return Err(Full);
-            }
-            if let MapOp::RemoveEndpoint(ifindex) = op {
-                self.gone.insert(*ifindex);
-            }
-            apply(op, &mut self.maps);
-            self.log.push(op.clone());
-        }
-        Ok(())
-    }
-
-    fn map_state(&self) -> Result<MapState, Full> {
-        Ok(self.maps.clone())
-    }
-
-    fn counters(&self) -> Result<BTreeMap<CounterKey, Counter>, Full> {
-        let key = CounterKey { ifindex: IfIndex(7), direction: 0, verdict: 128, pad: [0; 2] };
-        Ok(BTreeMap::from([(key, Counter { packets: 3, bytes: 180 })]))
-    }
-
-    fn epoch(&self) -> Result<Epoch, Full> {
-        Ok(Epoch(9))
-    }
-
-    fn prepare(&mut self) -> Result<(), Full> {
-        Ok(())
-    }
-}
-
-impl Attachments for FakeKernel {
-    type Migration = IfIndex;
-
-    fn attach_pod(&mut self, ifindex: IfIndex) -> Result<(), Full> {
-        if self.refuses_attach {
-            return Err(Full);
-        }
-        self.attached.push(ifindex);
-        Ok(())
-    }
-
-    fn attach_and_apply(
-        &mut self,
-        interfaces: &[NewInterface],
-        ops: &[MapOp],
-    ) -> (Vec<(IfIndex, Full)>, Result<(), Full>) {
-        let unshaped = interfaces.iter().filter(|new| new.is_unshaped);
-        self.on_filters.extend(unshaped.map(|new| new.ifindex));
-        let failure = |new: &NewInterface| Some((new.ifindex, self.attach_pod(new.ifindex).err()?));
-        let failed = interfaces.iter().filter_map(failure).collect();
-        (failed, self.apply(ops))
-    }
-
-    fn is_attached(&self, ifindex: IfIndex) -> Result<bool, Full> {
-        Ok(self.attached.contains(&ifindex))
-    }
-
-    fn pod_end(&self, ifindex: IfIndex) -> io::Result<PodEnd> {
-        self.pod_ends.get(&ifindex).cloned().ok_or(io::ErrorKind::NotFound.into())
-    }
-
-    fn is_mac_of_node(&self, mac: Mac) -> io::Result<bool> {
-        Ok(mac == MAC_OF_NODE)
-    }
-
-    fn set_uplinks(&mut self, _: &BTreeMap<IfIndex, Framing>) -> Result<(), Full> {
-        self.n_uplink_changes += 1;
-        Ok(())
-    }
-
-    fn awaiting_migration(&self) -> Result<BTreeSet<IfIndex>, Full> {
-        Ok(self.on_filters.clone())
-    }
-
-    fn begin_migration(&mut self, ifindex: IfIndex) -> Result<Option<IfIndex>, Full> {
-        Ok(self.on_filters.get(&ifindex).copied())
-    }
-
-    fn run_migration(migration: IfIndex) -> (IfIndex, IfIndex) {
-        (migration, migration)
-    }
-
-    fn end_migration(&mut self, migration: IfIndex) -> Result<Migrated, Full> {
-        self.on_filters.remove(&migration);
-        Ok(Migrated::Yes)
-    }
-
-    fn has_predecessor(&self) -> bool {
-        self.has_predecessor
-    }
-
-    fn retire_predecessor(&mut self) -> Result<(), Full> {
-        self.has_predecessor = false;
-        Ok(())
-    }
-}
-
-impl Flows for FakeKernel {
-    type MapGc = BTreeSet<IfIndex>;
-
-    fn flows(&self) -> Result<BTreeMap<FlowKey, FlowValue>, Full> {
-        Ok(BTreeMap::new())
-    }
-
-    fn n_evicted_flows(&self) -> Result<u64, Full> {
-        Ok(0)
-    }
-
-    fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Full> {
-        self.flows.extend_from_slice(flows);
-        Ok(())
-    }
-
-    fn n_awaiting_gc(&self) -> usize {
-        self.gone.len()
-    }
-
-    fn begin_gc(&mut self) -> Result<Option<BTreeSet<IfIndex>>, Full> {
-        Ok(Some(self.gone.clone()))
-    }
-
-    fn run_gc(map_gc: BTreeSet<IfIndex>) -> BTreeSet<IfIndex> {
-        map_gc
-    }
-
-    fn end_gc(&mut self, map_gc: BTreeSet<IfIndex>) -> Result<usize, Full> {
-        if self.refuses_gc {
-            return Err(Full);
-        }
-        self.gone.retain(|ifindex| !map_gc.contains(ifindex));
-        Ok(map_gc.len())
-    }
-}
+use crate::discovery::{Connection, Found, Sockets};
 
 pub(super) struct Fixture {
     pub(super) agent: Agent<FakeKernel>,
@@ -464,7 +296,7 @@ fn gc_removes_invalid_attachments_of_its_own_network_only() {
     }
 }
 
-fn found(ifindex: u32) -> Found {
+pub(super) fn found(ifindex: u32) -> Found {
     Found {
         add: Add {
             attachment: attachment(),
@@ -476,12 +308,15 @@ fn found(ifindex: u32) -> Found {
             addresses: vec!["10.0.0.1".parse().unwrap()],
             is_unshaped: false,
         },
-        connections: vec![Connection {
-            protocol: netpol_common::ids::Protocol::TCP,
-            origin: netpol_common::ids::Direction::Ingress,
-            local_port: 80,
-            remote: "10.0.0.9:40000".parse().unwrap(),
-        }],
+        sockets: Sockets {
+            connections: vec![Connection {
+                protocol: netpol_common::ids::Protocol::TCP,
+                origin: netpol_common::ids::Direction::Ingress,
+                local_port: 80,
+                remote: "10.0.0.9:40000".parse().unwrap(),
+            }],
+            udp_ports: BTreeMap::new(),
+        },
     }
 }
 

@@ -12,8 +12,8 @@ use netpol_terminal::{DENIED, FAILED, Output, Terminal};
 
 use super::args::{AgentArgs, DropsArgs, ExplainArgs, FlowsArgs, StatusArgs};
 use crate::agent::{
-    CONTROL_SOCKET, DropRecord, FlowRecord, MapStatus, PolicyStatus, Protection, SourceStatus,
-    Status,
+    Attached, CONTROL_SOCKET, DropRecord, FlowRecord, MapStatus, PolicyStatus, Protection,
+    SourceStatus, Status, UplinkStatus,
 };
 use crate::control::client;
 
@@ -52,12 +52,7 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         .map(|(name, MapStatus { n_entries, capacity })| format!("{name} {n_entries}/{capacity}"))
         .collect();
     writeln!(out, "  map entries: {}", fill.join(", "))?;
-    if let Some(n @ 1..) = status.n_awaiting_migration {
-        writeln!(out, "  endpoints attached through clsact, awaiting migration to TCX: {n}")?;
-    }
-    if status.n_awaiting_gc > 0 {
-        writeln!(out, "  removed endpoints awaiting garbage collection: {}", status.n_awaiting_gc)?;
-    }
+    write_attachments(status, out)?;
     let mut policies = table(&["POLICY", "ISOLATES", "OVER CAPACITY", "NOTES"]);
     for PolicyStatus { policy, n_endpoints, is_held, left_out } in &status.policies {
         let isolates: Vec<_> =
@@ -105,6 +100,45 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{table}")?;
     for diagnostic in &status.diagnostics {
         writeln!(out, "! {diagnostic}")?;
+    }
+    Ok(())
+}
+
+/// What is attached to the node's devices.
+fn write_attachments(status: &Status, out: &mut dyn Write) -> io::Result<()> {
+    if let Some(n @ 1..) = status.n_awaiting_migration {
+        writeln!(out, "  endpoints attached through clsact, awaiting migration to TCX: {n}")?;
+    }
+    if status.n_awaiting_gc > 0 {
+        writeln!(out, "  removed endpoints awaiting garbage collection: {}", status.n_awaiting_gc)?;
+    }
+    if let Some(error) = &status.blind {
+        writeln!(out, "  the kernel does not report which programs are attached: {error}")?;
+    }
+    let uplink = |uplink: &UplinkStatus| {
+        let attached = uplink.attached.map_or("NOT attached", Attached::as_str);
+        format!("{} ({attached})", uplink.name)
+    };
+    let uplinks: Vec<_> = status.uplinks.iter().map(uplink).collect();
+    if !uplinks.is_empty() {
+        writeln!(out, "  devices that lead off the node: {}", uplinks.join(", "))?;
+    }
+    let guard = &status.exit_guard;
+    if guard.is_in_place {
+        let n = guard.n_exits;
+        writeln!(
+            out,
+            "  nftables table inet netpol: deferred packets leave through {n} devices only"
+        )?;
+    } else if let Some(problem) = &guard.problem {
+        writeln!(out, "  nftables table inet netpol: NOT in place: {problem}")?;
+    }
+    let [n_pods, n_uplinks] = status.n_reattached;
+    if n_pods + n_uplinks > 0 {
+        writeln!(
+            out,
+            "  programs that others had removed, attached again: {n_pods} times at pods, {n_uplinks} times at other devices"
+        )?;
     }
     Ok(())
 }

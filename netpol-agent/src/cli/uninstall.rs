@@ -22,7 +22,10 @@ pub(super) fn run(args: UninstallArgs, terminal: &mut Terminal<'_>) -> anyhow::R
     let lock = folder.map(|_| cni_server::lock(&socket)).transpose()?;
     let lock_of_pins = pin_root.is_dir().then(|| agent::lock(&pin_root)).transpose()?;
     let (_, mut problems) = cni::remove(paths, terminal)?;
-    let (Removed { n_attachments, n_maps }, errors) = uninstall(&pin_root);
+    let (Removed { n_attachments, n_maps, n_tables }, errors) = uninstall(&pin_root);
+    if n_tables > 0 {
+        writeln!(terminal.stdout, "nftables: table inet netpol removed")?;
+    }
     writeln!(
         terminal.stdout,
         "{}: {n_attachments} programs detached, {n_maps} maps removed",

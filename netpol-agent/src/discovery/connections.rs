@@ -1,9 +1,9 @@
 //! The present connections of a pod, from the socket tables of its network namespace.
 //!
 //! In: the text of `/proc/net/{tcp,tcp6,udp,udp6}`. Out: each connection with its direction: a connection to a port on which
-//! the pod listens was begun by the peer.
+//! the pod listens was begun by the peer. UDP sockets that are not connected have no peer: their ports tell whether peers begin.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
@@ -11,6 +11,9 @@ use netpol_common::ids::{Direction, Protocol};
 
 /// The tables of the calling thread's network namespace.
 const FOLDER: &str = "/proc/thread-self/net";
+
+/// The ports that the kernel chooses for sockets that ask for none.
+const PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
 /// Socket states, as `include/net/tcp_states.h` numbers them.
 const ESTABLISHED: u8 = 1;
@@ -34,14 +37,40 @@ pub struct Connection {
     pub remote: SocketAddr,
 }
 
-/// The connections of the calling thread's network namespace. A table that cannot be read counts as empty.
-pub(super) fn here() -> Vec<Connection> {
+/// The sockets of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sockets {
+    /// The connections.
+    pub connections: Vec<Connection>,
+    /// The ports of UDP sockets that are not connected, with the direction in which their flows begin: to a port that the pod
+    /// has chosen, the peer sends first; from a port that the kernel has chosen, the pod does.
+    pub udp_ports: BTreeMap<u16, Direction>,
+}
+
+/// The sockets of the calling thread's network namespace. A table that cannot be read counts as empty.
+pub(super) fn here() -> Sockets {
     let read = |name: &str| std::fs::read_to_string(Path::new(FOLDER).join(name));
     let table =
         |names: [&str; 2]| -> String { names.map(|name| read(name).unwrap_or_default()).concat() };
     let mut connections = tcp(&table(["tcp", "tcp6"]));
-    connections.extend(udp(&table(["udp", "udp6"])));
-    connections
+    let of_udp = table(["udp", "udp6"]);
+    connections.extend(udp(&of_udp));
+    let range = std::fs::read_to_string(PORT_RANGE).unwrap_or_default();
+    Sockets { connections, udp_ports: udp_ports(&of_udp, &range) }
+}
+
+/// `range` is the text of the sysctl `ip_local_port_range`.
+fn udp_ports(table: &str, range: &str) -> BTreeMap<u16, Direction> {
+    let mut range = range.split_whitespace().map(str::parse);
+    let (first, last) = match (range.next(), range.next()) {
+        (Some(Ok(first)), Some(Ok(last))) => (first, last),
+        _ => (32_768, 60_999),
+    };
+    let direction = |port: u16| {
+        if (first..=last).contains(&port) { Direction::Egress } else { Direction::Ingress }
+    };
+    let open = table.lines().filter_map(socket).filter(|socket| socket.remote.port() == 0);
+    open.map(|socket| (socket.local.port(), direction(socket.local.port()))).collect()
 }
 
 /// A parsed line of a table.
@@ -187,5 +216,9 @@ mod tests {
         let found = udp(&table);
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].remote.to_string(), "10.0.0.3:53");
+        let table = [table, line(("fd00::2", 40_000), ("::", 0), 7)].concat();
+        let ports = [(53, Direction::Ingress), (40_000, Direction::Egress)];
+        assert_eq!(udp_ports(&table, "32768\t60999\n"), ports.into());
+        assert_eq!(udp_ports(&table, "50000 60999")[&40_000], Direction::Ingress);
     }
 }

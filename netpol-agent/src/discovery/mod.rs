@@ -20,7 +20,7 @@ use netpol_proto::{Add, Attachment, PodRef};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tracing::{debug, warn};
 
-pub use self::connections::Connection;
+pub use self::connections::{Connection, Sockets};
 
 use self::cache::Cached;
 use netpol_datapath::netlink::{self, VethEnd, VethReader};
@@ -68,8 +68,8 @@ pub struct Found {
     /// The attachment, as the CNI plugin would have reported it. If `network` is empty, `container_id` is the name of the
     /// network namespace, because the container's id is not known.
     pub add: Add,
-    /// The present connections of the pod.
-    pub connections: Vec<Connection>,
+    /// The present sockets of the pod.
+    pub sockets: Sockets,
 }
 
 /// Searches, on a new thread, which enters one network namespace after the other and then ends.
@@ -103,8 +103,8 @@ fn search_all(paths: &SearchPaths, search: &Search) -> Result<Vec<Found>, Error>
         .iter()
         .map(|add| {
             let namespace = Namespace::enter(&paths.named(Path::new(&add.netns)));
-            let connections = namespace.map(|inside| inside.connections).unwrap_or_default();
-            Found { add: add.clone(), connections }
+            let sockets = namespace.map(|inside| inside.sockets).unwrap_or_default();
+            Found { add: add.clone(), sockets }
         })
         .collect();
     let results: Vec<Cached> =
@@ -186,12 +186,12 @@ impl Node {
     fn find_by_result(&mut self, paths: &SearchPaths, cached: &Cached) -> Option<(Proof, Found)> {
         let path = cached.netns.as_deref().map(|path| paths.named(path));
         let inside = path.as_deref().and_then(Namespace::enter);
-        let (proof, host_end, connections) = if let Some(inside) = inside {
+        let (proof, host_end, sockets) = if let Some(inside) = inside {
             let own = inside.ends.iter().find(|end| end.name == cached.ifname)?;
-            (Proof::Kernel, self.host_end(&inside, own)?, inside.connections)
+            (Proof::Kernel, self.host_end(&inside, own)?, inside.sockets)
         } else {
             let is_named = |end: &&VethEnd| cached.host_interfaces.contains(&end.name);
-            (Proof::Result, self.ends.iter().find(is_named)?.clone(), Vec::new())
+            (Proof::Result, self.ends.iter().find(is_named)?.clone(), Sockets::default())
         };
         let add = Add {
             attachment: Attachment {
@@ -211,7 +211,7 @@ impl Node {
             // The pod is running, so TCX links are attached at once.
             is_unshaped: false,
         };
-        Some((proof, Found { add, connections }))
+        Some((proof, Found { add, sockets }))
     }
 
     fn find_in_namespace(&mut self, path: &Path, missing: &[&Wanted]) -> Option<Found> {
@@ -241,7 +241,7 @@ impl Node {
             // The pod is running, so TCX links are attached at once.
             is_unshaped: false,
         };
-        Some(Found { add, connections: inside.connections })
+        Some(Found { add, sockets: inside.sockets })
     }
 
     /// The host's end of a veth pair, if the kernel confirms the pair on both ends.
@@ -254,11 +254,11 @@ impl Node {
     }
 }
 
-/// A pod's network namespace, with its interfaces and connections.
+/// A pod's network namespace, with its interfaces and sockets.
 struct Namespace {
     file: File,
     ends: Vec<VethEnd>,
-    connections: Vec<Connection>,
+    sockets: Sockets,
 }
 
 impl Namespace {
@@ -287,6 +287,6 @@ impl Namespace {
             warn!(path = %path.display(), %error, "interfaces of a network namespace not read");
             io::Error::other(error)
         })?;
-        Ok(Some(Self { file, ends, connections: connections::here() }))
+        Ok(Some(Self { file, ends, sockets: connections::here() }))
     }
 }

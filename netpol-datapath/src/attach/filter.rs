@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::program::Program;
 
 /// Position of our filters among others: first, because a filter that passes a packet ends the chain.
-const POSITION: Position = Position { priority: 1, handle: 0x6e70 };
+pub(super) const POSITION: Position = Position { priority: 1, handle: 0x6e70 };
 
 impl Site<'_> {
     /// Whether the pins of this or another version record a filter here.

@@ -7,6 +7,7 @@
 mod attacher;
 mod filter;
 mod link;
+mod look;
 mod migration;
 mod role;
 mod site;
@@ -17,19 +18,20 @@ use std::io;
 use std::net::Ipv6Addr;
 use std::panic::resume_unwind;
 
-use aya::programs::SchedClassifier;
 use netpol_common::ids::IfIndex;
 use netpol_common::mac::Mac;
-use netpol_netlink::Netlink;
+use netpol_netlink::{Ensured, ExitGuard, Netlink, Others};
 use netpol_policy::dataplane::MapOp;
 use netpol_policy::dataplane::port::{
-    Attachments, FailedAttachments, Framing, Migrated, NewInterface,
+    Attachments, DeviceRole, ExitTable, FailedAttachments, Framing, Migrated, NewInterface,
+    Presence,
 };
 use netpol_policy::store::PodEnd;
 
 use self::attacher::Attacher;
+use self::look::{Look, role_of_uplink};
 use self::migration::needs_migration;
-use self::site::{Device, Site, detach};
+use self::site::{Device, detach};
 use crate::config::Attaching;
 use crate::datapath::Datapath;
 use crate::error::Error;
@@ -57,7 +59,8 @@ impl Attachments for Datapath {
         interfaces: &[NewInterface],
         ops: &[MapOp],
     ) -> (FailedAttachments<Error>, Result<(), Error>) {
-        let Self { ebpf, maps, pins, config, geometry: _, last: _ } = self;
+        let Self { ebpf, maps, pins, config, geometry: _, last: _, uplinks: _, exit_guard: _ } =
+            self;
         let mut attacher = Attacher { ebpf, pins: pins.as_ref(), attaching: config.attaching };
         std::thread::scope(|scope| {
             let attaching = scope.spawn(move || {
@@ -70,31 +73,20 @@ impl Attachments for Datapath {
         })
     }
 
-    /// Asks the kernel for the attached programs, because a pin can outlast the attachment.
+    /// A pin can outlast the attachment, so the kernel is asked.
     ///
     /// # Errors
-    /// [`Error::NotPinned`] for a private copy, [`Error::NoDevice`], [`Error::Missing`], [`Error::Attach`],
-    /// [`Error::Filter`].
-    fn is_attached(&self, ifindex: IfIndex) -> Result<bool, Error> {
+    /// [`Error::NotPinned`] for a private copy, [`Error::Missing`], [`Error::Attach`], [`Error::Filter`].
+    fn presence(
+        &self,
+        devices: &BTreeMap<IfIndex, DeviceRole>,
+    ) -> Result<BTreeMap<IfIndex, Presence>, Error> {
         let pins = self.pins.as_ref().ok_or(Error::NotPinned)?;
-        let device = Device::find(ifindex)?;
-        for program in Role::Pod.programs() {
-            let site = Site { pins, device: &device, program: *program };
-            let missing = || Error::Missing { name: program.name() };
-            let own = self.ebpf.program(program.name()).ok_or_else(missing)?;
-            let own = own.info().map_err(|error| site.error(error))?.id();
-            let is_there = if pins.is_filter(ifindex, *program) {
-                site.program_of_filter()? == Some(own)
-            } else {
-                let found = SchedClassifier::query_tcx(&device.name, program.attach_type());
-                let (_, found) = found.map_err(|error| site.error(error))?;
-                found.iter().any(|found| found.id() == own)
-            };
-            if !is_there {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        let mut look = Look::new(&self.ebpf, pins);
+        devices
+            .iter()
+            .map(|(ifindex, role)| Ok((*ifindex, look.at(*ifindex, Role::from(*role))?)))
+            .collect()
     }
 
     fn pod_end(&self, ifindex: IfIndex) -> io::Result<PodEnd> {
@@ -113,23 +105,35 @@ impl Attachments for Datapath {
 
     fn set_uplinks(&mut self, uplinks: &BTreeMap<IfIndex, Framing>) -> Result<(), Error> {
         let attached = self.attached()?;
+        self.uplinks.retain(|ifindex, _| uplinks.contains_key(ifindex));
         let mut result = Ok(());
         for (ifindex, framing) in uplinks {
-            let role = match framing {
-                Framing::Ethernet => Role::Uplink,
-                Framing::L3 => Role::UplinkL3,
-            };
+            let role = Role::from(DeviceRole::Uplink(*framing));
             // The interface of a removed pod keeps its programs: without an endpoint they drop everything.
             let is_pod = attached.get(ifindex) == Some(&Role::Pod);
-            if !is_pod && attached.get(ifindex) != Some(&role) {
+            // The program that an earlier agent attached is replaced by that of this one.
+            let is_own =
+                attached.get(ifindex) == Some(&role) && self.uplinks.get(ifindex) == Some(&role);
+            if !is_pod && !is_own {
                 result = match self.attach(*ifindex, role) {
+                    Ok(()) => {
+                        self.uplinks.insert(*ifindex, role);
+                        result
+                    }
                     // The device was removed after the devices had been listed.
                     Err(Error::NoDevice { .. }) => result,
-                    attached => result.and(attached),
+                    Err(error) => result.and(Err(error)),
                 };
             }
         }
         result
+    }
+
+    /// # Errors
+    /// Those of [`Datapath::attach`].
+    fn attach_uplink(&mut self, ifindex: IfIndex, framing: Framing) -> Result<(), Error> {
+        let pins = self.pins.as_ref().ok_or(Error::NotPinned)?;
+        self.attach(ifindex, role_of_uplink(pins, ifindex, Role::from(DeviceRole::Uplink(framing))))
     }
 
     fn awaiting_migration(&self) -> Result<BTreeSet<IfIndex>, Error> {
@@ -172,6 +176,24 @@ impl Attachments for Datapath {
         let is_more = self.awaiting_migration().is_ok_and(|left| !left.is_empty());
         self.last = last.filter(|_| is_more);
         outcome
+    }
+
+    fn bridge_of(&self, ifindex: IfIndex) -> Option<IfIndex> {
+        Netlink::open().ok()?.link_by_index(ifindex).ok()??.bridge
+    }
+
+    /// # Errors
+    /// [`Error::ExitGuard`].
+    fn set_exits(&mut self, exits: &BTreeSet<IfIndex>) -> Result<ExitTable, Error> {
+        let others = if self.has_predecessor() { Others::Stay } else { Others::Go };
+        let guard = match &mut self.exit_guard {
+            Some(guard) => guard,
+            none => none.insert(ExitGuard::open(self.config.mark_mask).map_err(Error::ExitGuard)?),
+        };
+        match guard.ensure(exits, others).map_err(Error::ExitGuard)? {
+            Ensured::Intact => Ok(ExitTable::Intact),
+            Ensured::Created => Ok(ExitTable::Created),
+        }
     }
 
     fn has_predecessor(&self) -> bool {

@@ -1,5 +1,7 @@
 //! Roles of devices, and the programs that each role needs.
 
+use netpol_policy::dataplane::port::{DeviceRole, Framing};
+
 use crate::program::Program;
 
 /// The role of a device.
@@ -29,6 +31,16 @@ impl Role {
             Program::PodIngress | Program::PodEgress => Self::Pod,
             Program::UplinkEgress => Self::Uplink,
             Program::UplinkEgressL3 => Self::UplinkL3,
+        }
+    }
+}
+
+impl From<DeviceRole> for Role {
+    fn from(role: DeviceRole) -> Self {
+        match role {
+            DeviceRole::Pod => Self::Pod,
+            DeviceRole::Uplink(Framing::Ethernet) => Self::Uplink,
+            DeviceRole::Uplink(Framing::L3) => Self::UplinkL3,
         }
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use aya::maps::{MapInfo, loaded_maps};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{loaded_links, loaded_programs};
+use netpol_netlink::ExitGuard;
 
 use super::site::{detach, program_of_filter};
 use crate::error::{Error, pin_error};
@@ -31,12 +32,18 @@ pub struct Removed {
     pub n_attachments: usize,
     /// Maps that were pinned.
     pub n_maps: usize,
+    /// Tables of nftables: 1 if there was one.
+    pub n_tables: usize,
 }
 
-/// Detaches our programs from all devices and removes all pins under `root`, of all versions. Nothing is enforced afterwards.
+/// Removes the nftables table, detaches our programs from all devices, and removes all pins under `root`, of all versions. Nothing is enforced afterwards.
 /// Continues after errors and returns all of them. Can be repeated.
 pub fn uninstall(root: &Path) -> (Removed, Vec<Error>) {
     let mut work = Work::default();
+    // Without nf_tables there is no table.
+    if let Ok(mut guard) = ExitGuard::open(0) {
+        work.removed.n_tables = usize::from(guard.remove().is_ok_and(|was_there| was_there));
+    }
     for folder in entries(root, &mut work.errors) {
         let is_version = folder.file_name().to_str().is_some_and(|name| name.starts_with('v'));
         if is_version && folder.path().is_dir() {

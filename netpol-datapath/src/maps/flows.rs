@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use netpol_common::ids::IfIndex;
+use netpol_common::ids::{Direction, Epoch, IfIndex, Nanos, Protocol};
 use netpol_common::keys::{FlowKey, FlowValue};
 use netpol_policy::dataplane::port::Flows;
 
@@ -33,6 +33,41 @@ impl Flows for Datapath {
     fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Error> {
         self.maps.claim(flows.iter().map(|(key, _)| key.ifindex))?;
         self.maps.flows.add(&mut self.ebpf, flows)
+    }
+
+    /// # Errors
+    /// [`Error::Map`], and those of [`Flows::add_flows`].
+    fn correct_flows(
+        &mut self,
+        ifindex: IfIndex,
+        since: Nanos,
+        flows: &[(FlowKey, FlowValue)],
+        udp_ports: &BTreeMap<u16, Direction>,
+    ) -> Result<usize, Error> {
+        let origins: BTreeMap<&FlowKey, u8> =
+            flows.iter().map(|(key, flow)| (key, flow.origin)).collect();
+        let origin = |key: &FlowKey, found: &FlowValue| {
+            let of_port = || {
+                let is_udp = key.protocol == Protocol::UDP && key.stage == FlowKey::AT_POD;
+                let direction = udp_ports.get(&key.local_port.get())?;
+                (is_udp && found.last_seen >= since).then(|| direction.to_wire())
+            };
+            origins.get(key).copied().or_else(of_port).unwrap_or(found.origin)
+        };
+        // Epoch 0 is never the current one, so the next packet is judged.
+        let anew = |value: FlowValue, origin| FlowValue {
+            origin,
+            epoch: Epoch(0),
+            marks: FlowValue::REVOKED,
+            ..value
+        };
+        let mut wrong = self.flows()?;
+        wrong.retain(|key, found| key.ifindex == ifindex && origin(key, found) != found.origin);
+        let corrected = wrong.iter().map(|(key, found)| (*key, anew(*found, origin(key, found))));
+        let present = flows.iter().map(|(key, flow)| (*key, anew(*flow, flow.origin)));
+        let all: Vec<_> = corrected.chain(present).collect();
+        self.add_flows(&all)?;
+        Ok(wrong.len())
     }
 
     fn n_awaiting_gc(&self) -> usize {

@@ -1,10 +1,12 @@
 //! The node's devices and addresses; the only user of the rtnetlink crate.
 //!
-//! In: netlink. Out: a [`Devices`] snapshot at the start and after every change. Must not: change the node's devices.
+//! In: netlink. Out: a [`Devices`] snapshot at the start and after every change; each change of clsact filters
+//! ([`watch_filters`]). Must not: change the node's devices.
 //! [`watch_pod_ends`] reports changes at the pods' ends of veth pairs.
 //! [`VethReader`] lists the veth pairs of a namespace with their peers. [`PretendDevices`] creates devices for simulations, in a
 //! separate network namespace. Blocking requests, also those for clsact filters, are in `netpol-netlink`.
 
+mod filters;
 mod pod_ends;
 mod pretend;
 mod veth;
@@ -26,6 +28,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+pub use filters::{FilterChange, watch_filters};
 pub use netpol_netlink::{CLSACT, Filter, Position, Side, TrafficControl, device_name};
 pub use pod_ends::watch_pod_ends;
 pub use pretend::{Error as PretendError, PretendDevices};
@@ -73,6 +76,9 @@ pub enum Error {
         #[source]
         source: rtnetlink::Error,
     },
+    /// The kernel sends no more notifications.
+    #[error("cannot receive the kernel's notifications about filters")]
+    Notifications(#[source] std::io::Error),
     /// The kernel refuses to list the veth pairs of a network namespace.
     #[error("cannot list the veth pairs of a network namespace")]
     ListVeths(#[source] std::io::Error),

@@ -130,7 +130,7 @@ impl FlowTable {
         })
     }
 
-    /// Adds connections; existing ones stay unchanged.
+    /// Adds connections. Existing ones stay unchanged, except that a revoked one replaces one of the other direction.
     ///
     /// # Errors
     /// [`Error::Missing`], [`Error::Refused`], [`Error::TestRun`].

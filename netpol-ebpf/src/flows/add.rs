@@ -19,7 +19,7 @@ struct NewFlow {
     flow: FlowValue,
 }
 
-/// Adds a flow unless it is there already. It is attached nowhere: user space runs it, because user space cannot take the locks.
+/// Adds a flow unless it is there already. A revoked one replaces a flow that began in the other direction. It is attached nowhere: user space runs it, because user space cannot take the locks.
 #[classifier]
 #[inline(always)]
 fn add_flow(ctx: TcContext) -> i32 {
@@ -36,7 +36,9 @@ fn add_flow(ctx: TcContext) -> i32 {
     // SAFETY: the helper has filled it, and any bytes are valid.
     let new = unsafe { new.assume_init_ref() };
     let mut flow = FlowValue::UNKNOWN;
-    if read(&new.key, &new.key.remote, &mut flow).is_none() {
+    let is_there = read(&new.key, &new.key.remote, &mut flow).is_some();
+    let is_correction = new.flow.marks & FlowValue::REVOKED != 0 && new.flow.origin != flow.origin;
+    if !is_there || is_correction {
         write(&new.key, &new.flow, Local::Unknown);
     }
     0

@@ -96,6 +96,9 @@ fn resolve(state: &ClusterState) -> Vec<Resolved<'_>> {
         .collect()
 }
 
+/// The rules that an allow map is made of, with the value where none of them decides.
+type Content<'a> = (AllowValue, Vec<&'a Arc<PolicyRule>>);
+
 fn build(
     state: &ClusterState,
     resolved: &[Resolved<'_>],
@@ -125,7 +128,6 @@ fn build(
         defer,
         ..MapState::default()
     };
-    type Content<'a> = (AllowValue, Vec<&'a Arc<PolicyRule>>);
     let mut by_content: BTreeMap<Content<'_>, Vec<AllowMapKey>> = BTreeMap::new();
     for Resolved { endpoint, pod } in resolved {
         let ifindex = endpoint.ifindex;

@@ -114,7 +114,7 @@ pub fn diff(old: &MapState, new: &MapState) -> Vec<MapOp> {
 /// Endpoints with equal maps before and after share the transition.
 fn transitions(old: &MapState, new: &MapState) -> BTreeMap<AllowMapKey, Rc<Transition>> {
     let mut known: HashMap<[(usize, bool); 2], Option<Rc<Transition>>> = HashMap::new();
-    let mut transition = |key: &AllowMapKey| {
+    let transition = |key: &AllowMapKey| {
         let sandbox =
             |of: &MapState| Some(Arc::clone(&of.endpoints.get(&key.ifindex)?.container_id));
         let (before, after) = (old.direction(key)?, new.direction(key)?);
@@ -125,7 +125,7 @@ fn transitions(old: &MapState, new: &MapState) -> BTreeMap<AllowMapKey, Rc<Trans
             .clone()?;
         (sandbox(old) == sandbox(new)).then_some((*key, transition))
     };
-    old.allow.keys().filter_map(|key| transition(key)).collect()
+    old.allow.keys().filter_map(transition).collect()
 }
 
 fn retire_endpoints(progress: &Progress<'_>, new: &MapState, ops: &mut Vec<MapOp>) {

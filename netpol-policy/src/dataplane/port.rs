@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use netpol_common::ids::{Epoch, IfIndex};
+use netpol_common::ids::{Direction, Epoch, IfIndex, Nanos};
 use netpol_common::keys::{CounterKey, FlowKey, FlowValue};
 use netpol_common::mac::Mac;
 
@@ -42,6 +42,44 @@ pub enum Framing {
     Ethernet,
     /// The IP header (`WireGuard`, tunnels).
     L3,
+}
+
+/// The programs that a device needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DeviceRole {
+    /// Those of the host's end of a pod's veth pair.
+    Pod,
+    /// That of a device through which packets leave the node.
+    Uplink(Framing),
+}
+
+/// Whether the programs of a device are attached, as the kernel reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Presence {
+    /// All of them, by TCX links.
+    Links,
+    /// All of them, at least one by a clsact filter.
+    Filters,
+    /// At least one is not attached.
+    Missing,
+    /// The device does not exist.
+    NoDevice,
+}
+
+impl Presence {
+    /// Whether all programs are attached.
+    pub const fn is_complete(self) -> bool {
+        matches!(self, Self::Links | Self::Filters)
+    }
+}
+
+/// Whether the table of exits was there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitTable {
+    /// It was there, at most with other devices.
+    Intact,
+    /// It was missing, or others had changed it.
+    Created,
 }
 
 /// The maps that hold the policy.
@@ -96,11 +134,22 @@ pub trait Attachments: Maps {
         interfaces: &[NewInterface],
         ops: &[MapOp],
     ) -> (FailedAttachments<Self::Error>, Result<(), Self::Error>);
+    /// Asks the kernel whether the programs of this process are attached to these devices, because others can remove them.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    fn presence(
+        &self,
+        devices: &BTreeMap<IfIndex, DeviceRole>,
+    ) -> Result<BTreeMap<IfIndex, Presence>, Self::Error>;
     /// Whether the pod programs are attached to an interface.
     ///
     /// # Errors
-    /// The interface is gone, or the kernel does not answer.
-    fn is_attached(&self, ifindex: IfIndex) -> Result<bool, Self::Error>;
+    /// The kernel does not answer.
+    fn is_attached(&self, ifindex: IfIndex) -> Result<bool, Self::Error> {
+        let found = self.presence(&BTreeMap::from([(ifindex, DeviceRole::Pod)]))?;
+        Ok(found.get(&ifindex).is_some_and(|presence| presence.is_complete()))
+    }
     /// The pod's end of the veth pair of an interface, as it is in the pod's namespace now.
     ///
     /// # Errors
@@ -116,6 +165,11 @@ pub trait Attachments: Maps {
     /// # Errors
     /// One of the devices refuses; the others have their program.
     fn set_uplinks(&mut self, uplinks: &BTreeMap<IfIndex, Framing>) -> Result<(), Self::Error>;
+    /// Attaches `uplink_egress` to this device again, after others have removed it.
+    ///
+    /// # Errors
+    /// The device is gone, or the kernel refuses.
+    fn attach_uplink(&mut self, ifindex: IfIndex, framing: Framing) -> Result<(), Self::Error>;
     /// The pods' interfaces that are attached through clsact filters and wait for their migration to TCX links, which cost
     /// packets less. Empty on kernels without TCX.
     ///
@@ -135,6 +189,14 @@ pub trait Attachments: Maps {
     /// # Errors
     /// A part of the migration failed. The programs are in force all the same.
     fn end_migration(&mut self, migration: Self::Migration) -> Result<Migrated, Self::Error>;
+    /// The bridge that a device is a port of.
+    fn bridge_of(&self, ifindex: IfIndex) -> Option<IfIndex>;
+    /// Makes sure that packets with an egress mark leave the node through these devices only, also while no agent runs. While
+    /// programs of another version are left, devices are only added.
+    ///
+    /// # Errors
+    /// The kernel lacks `nf_tables`, or refuses.
+    fn set_exits(&mut self, exits: &BTreeSet<IfIndex>) -> Result<ExitTable, Self::Error>;
     /// Whether programs and maps of another version are left, and may be in force.
     fn has_predecessor(&self) -> bool;
     /// Replaces the programs of another version by ours, and removes its maps.
@@ -164,6 +226,21 @@ pub trait Flows: Maps {
     /// # Errors
     /// The map cannot be written.
     fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Self::Error>;
+    /// Corrects the connections of an interface whose programs were detached for a while: a connection that was seen from its
+    /// middle can have the wrong direction. `flows` are the connections that its pod has now, and `udp_ports` the directions in
+    /// which flows of other UDP ports begin, if they were active after `since`. A connection with another direction begins
+    /// anew, revoked until its next packet is judged, so that a policy that keeps existing connections does not keep it.
+    /// Returns how many had another direction.
+    ///
+    /// # Errors
+    /// The map cannot be read or written.
+    fn correct_flows(
+        &mut self,
+        ifindex: IfIndex,
+        since: Nanos,
+        flows: &[(FlowKey, FlowValue)],
+        udp_ports: &BTreeMap<u16, Direction>,
+    ) -> Result<usize, Self::Error>;
     /// Number of removed endpoints that may still have connections and counters. These let nothing pass, and are removed
     /// before the interface is an endpoint again.
     fn n_awaiting_gc(&self) -> usize;

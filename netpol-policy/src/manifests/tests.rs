@@ -326,7 +326,8 @@ fn peak_bytes() -> usize {
 fn memory_depends_on_the_objects_and_not_on_the_text() {
     const N_PODS: usize = 1_500;
     let pod = |n: usize| {
-        let env: String = (0..40).map(|n| format!("{{name: E{n}, value: v}}, ")).collect();
+        let env: Vec<_> = (0..40).map(|n| format!("{{name: E{n}, value: v}}")).collect();
+        let env = env.join(", ");
         format!(
             "{{apiVersion: v1, kind: Pod, metadata: {{namespace: x, name: p{n}}}, spec: {{containers: [{{name: c, env: [{env}]}}]}}}}\n"
         )

@@ -93,6 +93,7 @@ codes! {
         UnusualBlock = "unusual-block" Warning: "A block written in an unusual way (host bits, IPv4-mapped, leading zeros): read as the message says.";
         InvalidAnnotation = "invalid-annotation" Warning: "An annotation of netpol's with a value that it does not know.";
         OverCapacity = "over-capacity" Error: "A rule that does not fit into the maps of a node. It allows nothing; smaller policies stay in force.";
+        ProgramsDetached = "programs-detached" Warning: "Another program of the node has removed netpol's programs from a device. They have been attached again.";
         NodeUnable = "node-unable" Error: "A node that cannot run the eBPF programs. Its pods start without policies, or not at all if netpol-cni is configured there.";
         Disconnected = "disconnected" Warning: "A running pod whose interface was deleted on its node, by the pod itself or by somebody else. It reaches nobody.";
         DefinedTwice = "defined-twice" Warning: "The object is defined more than once: one of the definitions counts.";

@@ -200,7 +200,7 @@ fn the_documentation_lists_every_finding() {
          | {n_allow_entries} | | entries for each direction of a pod: combinations of an identity and a port, or an aligned range of ports |\n\
          | {entries} | entries of all pods of the node together; pods that the same policies select count once |\n\
          | {deferred} | addresses of Services and of the node |\n\
-         | {comparisons} | comparisons of the selectors of peers with the labels of pods, where pods with equal labels and ports count once; more in a cluster with more than 32,768 different ones |\n\n\
+         | {comparisons} | comparisons of the selectors of peers with the labels of pods, where pods with equal labels and ports count once; more in a cluster with more than 16,384 different ones |\n\n\
          A namespace that needs less than its share (a capacity divided by the number of namespaces) always gets it. Within a\n\
          namespace, capacity is assigned to one policy after the other, the smallest first. A rule that exceeds the capacity\n\
          allows nothing. Its policy still isolates, and all other rules are in force. If a Service exceeds it, all policies stay\n\

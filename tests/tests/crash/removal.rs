@@ -8,6 +8,7 @@ use netpol_lab::binaries;
 use netpol_lab::node::Host;
 use netpol_lab::node::strace::{Task, choose, points};
 use netpol_lab::settings::{n_points, seed};
+use netpol_netlink::ExitGuard;
 
 use super::N_POINTS;
 use super::fixture::Fixture;
@@ -50,6 +51,9 @@ fn an_uninstallation_that_dies_is_finished_by_the_next_one_and_no_connection_end
             ensure!(second.success(), "after {point:?} the next uninstallation fails");
         }
         ensure!(!fixture.lab.agent_config().pins.exists(), "pins are left after {point:?}");
+        let node = fixture.lab.netns(&Host::Node)?;
+        let is_left = node.inside(|| Ok(ExitGuard::open(0)?.remove()?))?;
+        ensure!(!is_left, "the nftables table is left after {point:?}");
         for (device, n_programs) in fixture.attached()? {
             ensure!(n_programs == [0, 0], "{n_programs:?} on {device} after {point:?}");
         }

@@ -5,6 +5,7 @@
 
 mod calm;
 mod crowd;
+mod detached;
 mod edits;
 mod faults;
 mod first_packet;

@@ -8,6 +8,7 @@
 
 mod cluster;
 mod cluster_ip;
+mod exits;
 mod flood;
 mod live;
 mod node;

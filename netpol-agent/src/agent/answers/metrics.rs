@@ -13,7 +13,9 @@ use netpol_policy::model::Kind;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Unit;
 
-use super::status::{EndpointStatus, MapStatus, Protection, SourceStatus, Status};
+use super::status::{
+    Attached, EndpointStatus, MapStatus, Protection, SourceStatus, Status, UplinkStatus,
+};
 use crate::agent::state::Agent;
 use crate::telemetry::{Content, Metric, Sample};
 use netpol_policy::dataplane::Counter;
@@ -55,6 +57,24 @@ impl<K: Kernel> Agent<K> {
                 "endpoints",
                 "Endpoints of this node, by the state of their policy and by how their programs are attached",
                 endpoint_samples(&status.endpoints),
+            ),
+            gauge(
+                "uplinks",
+                "Devices through which packets leave the node, by how their program is attached",
+                uplink_samples(&status.uplinks),
+            ),
+            gauge(
+                "exit_guard",
+                "1 if the nftables table that drops deferred packets before devices without program is in place, else 0",
+                Sample::plain(status.exit_guard.is_in_place.into()),
+            ),
+            counter(
+                "reattached",
+                "Times that others had detached programs from a device, which were attached again",
+                labelled(
+                    "role",
+                    ["pod", "uplink"].map(str::to_owned).into_iter().zip(status.n_reattached),
+                ),
             ),
             gauge(
                 "endpoints_awaiting_gc",
@@ -173,6 +193,17 @@ fn endpoint_samples(endpoints: &[EndpointStatus]) -> Vec<Sample> {
         vec![("protection", protection.to_owned()), ("attach", attach.to_owned())]
     };
     totals.into_iter().map(|(key, value)| Sample { labels: labels(key), value }).collect()
+}
+
+/// Number of uplinks for each way in which a program is attached.
+fn uplink_samples(uplinks: &[UplinkStatus]) -> Vec<Sample> {
+    let mut totals: BTreeMap<String, u64> =
+        ["tcx", "clsact", "none"].into_iter().map(|attach| (attach.to_owned(), 0)).collect();
+    for uplink in uplinks {
+        let attach = uplink.attached.map_or("none", Attached::as_str);
+        *totals.entry(attach.to_owned()).or_default() += 1;
+    }
+    labelled("attach", totals)
 }
 
 /// Health of the watch of each kind.
@@ -417,7 +448,8 @@ mod tests {
         fixture.agent.end_step(at(30));
         drop(answer);
         let line = |agent: &Agent<_>, line: &str| {
-            let text = render(Agent::<crate::agent::tests::FakeKernel>::metrics(agent).unwrap());
+            let text =
+                render(Agent::<crate::agent::fake_kernel::FakeKernel>::metrics(agent).unwrap());
             text.unwrap().lines().any(|found| found == line)
         };
         assert!(line(&fixture.agent, "netpol_add_latency_seconds_count 1"));

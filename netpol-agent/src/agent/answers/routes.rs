@@ -212,6 +212,10 @@ pub(in crate::agent) fn unreadiness(status: &Status, detail: Detail) -> Vec<Stri
     if status.missing.is_empty() && !status.is_in_force {
         reasons.push("the maps do not hold the current policies; see the agent's log".to_owned());
     }
+    if let Some(error) = &status.blind {
+        reasons.push(format!("the kernel does not report which programs are attached: {error}"));
+        return reasons;
+    }
     let unprotected = status.endpoints.iter();
     let unprotected = unprotected.filter(|endpoint| endpoint.protection == Protection::Unprotected);
     match detail {

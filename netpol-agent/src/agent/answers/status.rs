@@ -1,21 +1,20 @@
 //! The agent's status, as `netpol-agent status` shows it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use netpol_common::ids::{Direction, IfIndex};
 use netpol_common::keys::EndpointValue;
 use netpol_common::maps;
-use netpol_datapath::Attaching;
 use netpol_policy::compile::Capacities;
-use netpol_policy::dataplane::port::Kernel;
+use netpol_policy::dataplane::port::{Kernel, Presence};
 use netpol_policy::model::{Kind, ObjectName};
 use netpol_policy::resolve::isolating;
 use netpol_policy::source::Health;
 use netpol_policy::store::Endpoint;
 use serde::{Deserialize, Serialize};
 
-use crate::agent::state::{Agent, FromBefore};
+use crate::agent::state::{Agent, FromBefore, Uplink};
 
 /// The agent's status, in numbers and names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +46,18 @@ pub struct Status {
     pub n_awaiting_migration: Option<usize>,
     /// Removed endpoints whose connections and counters wait for garbage collection.
     pub n_awaiting_gc: usize,
+    /// Why the kernel does not report which programs are attached; `None` if it does. Then no endpoint is ready.
+    #[serde(default)]
+    pub blind: Option<String>,
+    /// Devices through which packets leave the node.
+    #[serde(default)]
+    pub uplinks: Vec<UplinkStatus>,
+    /// Times that others had detached programs, which were attached again: from pods' interfaces, and from uplinks.
+    #[serde(default)]
+    pub n_reattached: [u64; 2],
+    /// The nftables table that drops deferred packets before devices that cannot judge them.
+    #[serde(default)]
+    pub exit_guard: ExitGuardStatus,
     /// The endpoints, by pod, and pods of this node without one.
     pub endpoints: Vec<EndpointStatus>,
     /// Diagnostics of the objects, as text.
@@ -124,6 +135,30 @@ pub struct EndpointStatus {
     pub n_allow_entries: usize,
 }
 
+/// The nftables table that drops deferred packets before devices that cannot judge them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitGuardStatus {
+    /// Whether it is in place.
+    pub is_in_place: bool,
+    /// Why it is not.
+    pub problem: Option<String>,
+    /// Number of devices before which deferred packets pass.
+    pub n_exits: usize,
+    /// Times that others had removed or changed it.
+    pub n_recreated: u64,
+}
+
+/// A device through which packets leave the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UplinkStatus {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// How its program is attached; `None` if it is not.
+    pub attached: Option<Attached>,
+}
+
 /// Whether an endpoint's policy is in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -132,7 +167,7 @@ pub enum Protection {
     Ready,
     /// All packets drop, because its pod is not known yet.
     Blocked,
-    /// Its interface has not been found, or has no programs yet.
+    /// Its interface has not been found, or has no programs, or the kernel does not report them.
     Unprotected,
     /// Its interface is gone although the pod runs: the pod has deleted it, or somebody on the node has. It reaches nobody.
     Disconnected,
@@ -170,6 +205,15 @@ impl Attached {
     }
 }
 
+/// How the programs are attached; `None` if one is missing.
+const fn attached_by(presence: Presence) -> Option<Attached> {
+    match presence {
+        Presence::Links => Some(Attached::Tcx),
+        Presence::Filters => Some(Attached::Clsact),
+        Presence::Missing | Presence::NoDevice => None,
+    }
+}
+
 impl<K: Kernel> Agent<K> {
     /// The current status.
     pub fn describe(&self) -> Status {
@@ -193,11 +237,13 @@ impl<K: Kernel> Agent<K> {
         let map_status = |(name, n_entries, capacity): (&str, usize, usize)| {
             (name.to_owned(), MapStatus { n_entries, capacity })
         };
-        let awaiting_migration = self.kernel.awaiting_migration().ok();
+        let presence = self.kernel.presence(&self.guarded());
+        let blind = presence.as_ref().err().map(ToString::to_string);
+        let presence = presence.unwrap_or_default();
         let mut endpoints: Vec<_> = self
             .state
             .endpoints()
-            .map(|endpoint| self.describe_endpoint(endpoint, awaiting_migration.as_ref()))
+            .map(|endpoint| self.describe_endpoint(endpoint, &presence))
             .collect();
         let unprotected = self.unprotected().map(|pod| (pod, Protection::Unprotected));
         let disconnected = self.disconnected().map(|pod| (pod, Protection::Disconnected));
@@ -234,8 +280,21 @@ impl<K: Kernel> Agent<K> {
                 .collect(),
             maps: maps.into_iter().map(map_status).collect(),
             policies: self.describe_policies(),
-            n_awaiting_migration: awaiting_migration.map(|interfaces| interfaces.len()),
+            n_awaiting_migration: self
+                .kernel
+                .awaiting_migration()
+                .ok()
+                .map(|waiting| waiting.len()),
             n_awaiting_gc: self.kernel.n_awaiting_gc(),
+            blind,
+            uplinks: self.describe_uplinks(&presence),
+            exit_guard: ExitGuardStatus {
+                is_in_place: matches!(self.exits.in_place, Some(Ok(()))),
+                problem: self.exits.in_place.clone().and_then(Result::err),
+                n_exits: self.exits.all().len(),
+                n_recreated: self.exits.n_recreated,
+            },
+            n_reattached: [self.detached.n_pods, self.detached.n_uplinks],
             endpoints,
             diagnostics: self.diagnostics.iter().map(ToString::to_string).collect(),
         }
@@ -244,24 +303,21 @@ impl<K: Kernel> Agent<K> {
     fn describe_endpoint(
         &self,
         endpoint: &Endpoint,
-        awaiting_migration: Option<&BTreeSet<IfIndex>>,
+        presence: &BTreeMap<IfIndex, Presence>,
     ) -> EndpointStatus {
         let value = self.map_state.endpoints.get(&endpoint.ifindex).map(|endpoint| endpoint.value);
-        let protection = match value {
+        let found = presence.get(&endpoint.ifindex).copied();
+        let protection = match (value, found) {
             _ if self.adoption.is_detached(endpoint.ifindex) => Protection::Unprotected,
-            Some(value) if value.state == EndpointValue::READY => Protection::Ready,
-            Some(_) => Protection::Blocked,
-            None => Protection::Unprotected,
+            (None, _) | (_, Some(Presence::Missing)) => Protection::Unprotected,
+            // No packet passes a device that is gone; the next list of devices removes the endpoint.
+            (_, Some(Presence::NoDevice)) => Protection::Blocked,
+            (Some(value), _) if value.state != EndpointValue::READY => Protection::Blocked,
+            (Some(_), Some(Presence::Links | Presence::Filters)) => Protection::Ready,
+            // Nobody has looked at it.
+            (Some(_), None) => Protection::Unprotected,
         };
-        let attached = match (self.attaching, awaiting_migration) {
-            _ if protection == Protection::Unprotected => None,
-            (Attaching::Filters, _) => Some(Attached::Clsact),
-            (Attaching::Links, Some(waiting)) if waiting.contains(&endpoint.ifindex) => {
-                Some(Attached::Clsact)
-            }
-            (Attaching::Links, Some(_)) => Some(Attached::Tcx),
-            (Attaching::Links, None) => None,
-        };
+        let attached = found.and_then(attached_by);
         let value = value.unwrap_or(EndpointValue::blocked());
         let directions = |holds: &dyn Fn(Direction) -> bool| {
             Direction::ALL.into_iter().filter(|d| holds(*d)).collect()
@@ -281,6 +337,18 @@ impl<K: Kernel> Agent<K> {
             forwards: value.forwards(),
             n_allow_entries: own_maps.map(|(_, map)| map.len()).sum(),
         }
+    }
+
+    /// The uplinks. A device that has become an endpoint since it was listed is none.
+    fn describe_uplinks(&self, presence: &BTreeMap<IfIndex, Presence>) -> Vec<UplinkStatus> {
+        let uplinks = self.uplinks.iter();
+        let uplinks = uplinks.filter(|(ifindex, _)| self.state.endpoint(**ifindex).is_none());
+        let status = |(ifindex, uplink): (&IfIndex, &Uplink)| UplinkStatus {
+            name: uplink.name.clone(),
+            ifindex: ifindex.0,
+            attached: presence.get(ifindex).copied().and_then(attached_by),
+        };
+        uplinks.map(status).collect()
     }
 
     fn describe_policies(&self) -> Vec<PolicyStatus> {

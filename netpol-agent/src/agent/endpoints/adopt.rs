@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 
 use crate::agent::clock::monotonic_now;
 use crate::agent::state::Agent;
-use crate::discovery::{Connection, Found, Search, Wanted};
+use crate::discovery::{Connection, Found, Search, Sockets, Wanted};
 
 impl<K: Kernel> Agent<K> {
     /// Pods of this node that have an address and no endpoint, although they may have an interface.
@@ -72,8 +72,10 @@ impl<K: Kernel> Agent<K> {
             uids: uids(pod),
             addresses: pod.addresses().to_vec(),
         });
-        let is_unread =
-            |ifindex: IfIndex| matches!(self.adoption.detached.get(&ifindex), Some(None));
+        let is_unread = |ifindex: IfIndex| {
+            matches!(self.adoption.detached.get(&ifindex), Some(None))
+                || self.detached.uncorrected.contains_key(&ifindex)
+        };
         let known = self.registry.records().filter(|record| is_unread(record.ifindex()));
         Search { pods: pods.collect(), known: known.map(|record| record.add().clone()).collect() }
     }
@@ -90,7 +92,7 @@ impl<K: Kernel> Agent<K> {
         for connections in self.adoption.detached.values_mut() {
             connections.get_or_insert_default();
         }
-        for Found { add, connections } in found {
+        for Found { add, sockets } in found {
             let ifindex = IfIndex(add.host_ifindex);
             if self.registry.find(&add.attachment).is_none() {
                 let pod = ObjectName::new(&add.pod.namespace, &add.pod.name);
@@ -101,8 +103,9 @@ impl<K: Kernel> Agent<K> {
                 }
                 self.register(add);
             }
+            self.correct(ifindex, &sockets);
             if let Some(known) = self.adoption.detached.get_mut(&ifindex) {
-                *known = Some(connections);
+                *known = Some(sockets.connections);
             }
         }
     }
@@ -123,6 +126,23 @@ impl<K: Kernel> Agent<K> {
         info!(pod = %endpoint.pod, %ifindex, container = %endpoint.container_id, "running pod found");
         self.apply_delta(Delta::UpsertEndpoint(endpoint));
         self.adoption.expect(ifindex);
+    }
+
+    /// Corrects the connections of a pod whose programs others had removed. `sockets` are those that it has now.
+    fn correct(&mut self, ifindex: IfIndex, sockets: &Sockets) {
+        let Some(since) = self.detached.uncorrected.remove(&ifindex) else { return };
+        let flows = flows(ifindex, &sockets.connections);
+        // The time of the last packet in a flow is written once in this time.
+        let since = Nanos(since.0.saturating_sub(flow::REFRESH_NS));
+        match self.kernel.correct_flows(ifindex, since, &flows, &sockets.udp_ports) {
+            Ok(n_corrected) => {
+                info!(%ifindex, n_connections = flows.len(), n_corrected, "connections that began without programs are judged again");
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                error!(%ifindex, error, "connections that began without programs are not judged again");
+            }
+        }
     }
 
     /// Attaches programs to endpoints that have none and whose policy is in force. Replaces the programs of another version
@@ -147,6 +167,7 @@ impl<K: Kernel> Agent<K> {
             match attached {
                 Ok(()) => {
                     self.migrations.expect(ifindex);
+                    self.exits.open(ifindex);
                     info!(pod, %ifindex, n_connections = flows.len(), "running pod protected");
                 }
                 Err(error) => {

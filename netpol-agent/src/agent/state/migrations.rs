@@ -23,7 +23,7 @@ pub(in crate::agent) struct Migrations {
     waiting: BTreeMap<IfIndex, Option<Instant>>,
     latest_call: Option<Instant>,
     latest_end: Option<Instant>,
-    is_under_way: bool,
+    under_way: Option<IfIndex>,
 }
 
 impl Migrations {
@@ -44,17 +44,22 @@ impl Migrations {
 
     /// Whether a migration has begun and not ended.
     pub(in crate::agent) fn is_under_way(&self) -> bool {
-        self.is_under_way
+        self.under_way.is_some()
+    }
+
+    /// Whether a migration of this interface has begun and not ended.
+    pub(in crate::agent) fn is_under_way_at(&self, ifindex: IfIndex) -> bool {
+        self.under_way == Some(ifindex)
     }
 
     /// Records the begin of a migration.
-    pub(in crate::agent) fn begin(&mut self) {
-        self.is_under_way = true;
+    pub(in crate::agent) fn begin(&mut self, ifindex: IfIndex) {
+        self.under_way = Some(ifindex);
     }
 
     /// Records the end of a migration.
     pub(in crate::agent) fn end(&mut self, now: Instant) {
-        self.is_under_way = false;
+        self.under_way = None;
         self.latest_end = Some(now);
     }
 

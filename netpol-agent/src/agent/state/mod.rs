@@ -4,6 +4,8 @@
 //! Must not: read a clock.
 
 pub(super) mod adoption;
+pub(super) mod detached;
+pub(super) mod exits;
 pub(super) mod gc_schedule;
 pub(super) mod held_policies;
 pub(super) mod last_heard;
@@ -19,10 +21,9 @@ use std::time::Instant;
 use jiff::Timestamp;
 use netpol_common::ids::{Identity, IfIndex};
 use netpol_common::keys::EndpointValue;
-use netpol_datapath::Attaching;
 use netpol_datapath::netlink::Devices;
 use netpol_policy::compile::{Compiled, LeftOut, MapState, RefusedServices};
-use netpol_policy::dataplane::port::{Framing, Kernel, NewInterface};
+use netpol_policy::dataplane::port::{DeviceRole, Framing, Kernel, NewInterface};
 use netpol_policy::model::{Kind, ObjectName, ObjectRef};
 use netpol_policy::source::{DiagnosticIndex, Freshness, Health, SourceUpdate};
 use netpol_policy::store::{Changes, ClusterState, Delta, Endpoint};
@@ -32,6 +33,8 @@ use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
 
 use self::adoption::Adoption;
+use self::detached::Detached;
+use self::exits::Exits;
 use self::gc_schedule::GcSchedule;
 use self::held_policies::HeldPolicies;
 use self::last_heard::LastHeard;
@@ -70,10 +73,10 @@ pub struct Agent<K> {
     pub(super) held: HeldPolicies,
     pub(super) migrations: Migrations,
     pub(super) gc_schedule: GcSchedule,
+    pub(super) detached: Detached,
+    pub(super) exits: Exits,
     /// The devices that get `uplink_egress`.
-    uplinks: BTreeMap<IfIndex, Framing>,
-    /// How this kernel attaches programs, unless an endpoint waits for migration.
-    pub(super) attaching: Attaching,
+    pub(super) uplinks: BTreeMap<IfIndex, Uplink>,
     /// The maps are complete: this run has written them once, or an earlier run of this version had.
     pub(super) is_primed: bool,
     /// Changes since the maps were last updated.
@@ -84,6 +87,13 @@ pub struct Agent<K> {
     has_news: bool,
     pub(super) n_applied: u64,
     pub(super) latencies: Latencies,
+}
+
+/// A device through which packets leave the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Uplink {
+    pub(super) name: String,
+    pub(super) framing: Framing,
 }
 
 /// The policies of an earlier run are in force.
@@ -148,8 +158,9 @@ impl<K: Kernel> Agent<K> {
             held: HeldPolicies::default(),
             migrations: Migrations::default(),
             gc_schedule: GcSchedule::default(),
+            detached: Detached::default(),
+            exits: Exits::default(),
             uplinks: BTreeMap::new(),
-            attaching: Attaching::Links,
             is_primed,
             changes: Changes::default(),
             is_behind: true,
@@ -175,13 +186,6 @@ impl<K: Kernel> Agent<K> {
     #[must_use]
     pub fn on_node(mut self, node: Option<Arc<str>>) -> Self {
         self.adoption.node = node;
-        self
-    }
-
-    /// Sets how the kernel attaches programs; TCX links unless set.
-    #[must_use]
-    pub fn attaching_by(mut self, attaching: Attaching) -> Self {
-        self.attaching = attaching;
         self
     }
 
@@ -211,6 +215,7 @@ impl<K: Kernel> Agent<K> {
         match self.kernel.attach_pod(endpoint.ifindex) {
             Ok(()) => {
                 self.migrations.expect(endpoint.ifindex);
+                self.exits.open(endpoint.ifindex);
                 info!(pod = %endpoint.pod, ifindex = %endpoint.ifindex, "endpoint taken over");
             }
             Err(error) => {
@@ -291,17 +296,51 @@ impl<K: Kernel> Agent<K> {
             .filter(|(ifindex, device)| {
                 device.is_up && !device.is_bridge && self.state.endpoint(**ifindex).is_none()
             })
-            .map(|(ifindex, device)| (*ifindex, device.framing))
+            .map(|(ifindex, device)| {
+                (*ifindex, Uplink { name: device.name.clone(), framing: device.framing })
+            })
             .collect();
         if self.is_primed {
             self.attach_uplinks();
         }
+        let bridges = devices.by_ifindex.iter().filter(|(_, device)| device.is_bridge);
+        let bridges = bridges.map(|(ifindex, _)| *ifindex).collect();
+        self.exits.set_bridges(bridges, |ifindex| {
+            devices.by_ifindex.contains_key(&ifindex) || exists(ifindex)
+        });
     }
 
     pub(super) fn attach_uplinks(&mut self) {
-        if let Err(error) = self.kernel.set_uplinks(&self.uplinks) {
+        let framings = self.uplinks.iter().map(|(ifindex, uplink)| (*ifindex, uplink.framing));
+        if let Err(error) = self.kernel.set_uplinks(&framings.collect()) {
             error!(%error, "uplink programs not attached to every device: deferred verdicts are not finished there");
         }
+        let mut uplinks = self.guarded();
+        uplinks.retain(|_, role| matches!(role, DeviceRole::Uplink(_)));
+        for (ifindex, presence) in self.kernel.presence(&uplinks).unwrap_or_default() {
+            if presence.is_complete() {
+                self.exits.open(ifindex);
+            }
+        }
+    }
+
+    /// The devices that must have programs now. Interfaces that are about to get theirs are not among them.
+    pub(super) fn guarded(&self) -> BTreeMap<IfIndex, DeviceRole> {
+        if !self.is_primed {
+            return BTreeMap::new();
+        }
+        let is_new = |ifindex: IfIndex| self.unattached.iter().any(|new| new.ifindex == ifindex);
+        let endpoints = self.state.endpoints().map(|endpoint| endpoint.ifindex);
+        let pods = endpoints
+            .filter(|ifindex| !self.adoption.is_detached(*ifindex) && !is_new(*ifindex))
+            .map(|ifindex| (ifindex, DeviceRole::Pod));
+        // A device that has become an endpoint since it was listed is no uplink any more.
+        let uplinks = self
+            .uplinks
+            .iter()
+            .filter(|(ifindex, _)| self.state.endpoint(**ifindex).is_none())
+            .map(|(ifindex, uplink)| (*ifindex, DeviceRole::Uplink(uplink.framing)));
+        pods.chain(uplinks).collect()
     }
 
     pub(super) fn apply_delta(&mut self, delta: Delta) {

@@ -23,7 +23,7 @@ impl<K: Kernel> Agent<K> {
             let ifindex = self.migrations.next(now)?;
             match self.kernel.begin_migration(ifindex) {
                 Ok(Some(migration)) => {
-                    self.migrations.begin();
+                    self.migrations.begin(ifindex);
                     return Some(migration);
                 }
                 Ok(None) => self.migrations.remove(ifindex),

@@ -77,7 +77,7 @@ impl Default for Capacities {
             n_identities: Shared::undivided(identities - identities / 8),
             n_allow_entries: allow_entries / 2,
             n_deferred: Shared { total: deferred / 2, of_namespace: deferred / 8 },
-            n_comparisons: Shared { total: 1 << 21, of_namespace: 1 << 19 },
+            n_comparisons: Shared { total: 1 << 20, of_namespace: 1 << 18 },
             n_times_each: 16,
             n_entries: Shared { total: 1 << 20, of_namespace: 1 << 18 },
         }

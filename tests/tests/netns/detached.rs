@@ -1,0 +1,218 @@
+//! Another program of the node removes programs of netpol from a device.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use netpol_agent::agent::Protection;
+use netpol_common::maps::ABI_VERSION;
+use netpol_datapath::Attaching;
+use netpol_lab::node::wait::{LIMIT, Look, until};
+use netpol_lab::node::{Family, Host, Lab, Passing, Stream};
+use netpol_lab::privilege::{Need, met};
+use netpol_lab::probe::Protocol::{self, Tcp, Udp};
+use netpol_lab::settings::patience;
+
+use super::calm::wait_for_links;
+use super::restarts::n_udp_arrived;
+use super::{ALLOW_CLIENTS, PORT, client, expect, lab, visitor, web};
+
+/// Longest gap of a removed filter, which the kernel notifies of.
+const FILTER_GAP: Duration = Duration::from_millis(100);
+/// Longest gap of a detached link: it is looked for once a second.
+const LINK_GAP: Duration = Duration::from_millis(1500);
+/// Interval between the messages of a stream, microseconds.
+const PACE_US: u64 = 1000;
+/// Number of unanswered messages after which a stream counts as cut.
+const N_UNANSWERED: u64 = 40;
+
+/// A lab with web, a client that may connect to it, and a visitor that may not.
+fn lab_with_pods(name: &str) -> Result<Option<Lab>> {
+    if !met(&[Need::Program("tc")]) {
+        return Ok(None);
+    }
+    let Some(mut lab) = lab(name)? else { return Ok(None) };
+    lab.manifests().write("allow.yaml", ALLOW_CLIENTS)?;
+    for pod in [web(), client(), visitor()] {
+        lab.add_pod(pod)?;
+    }
+    Ok(Some(lab))
+}
+
+fn tc(lab: &Lab, args: &[&str]) -> Result<()> {
+    let mut command = Command::new("tc");
+    command.args(args);
+    let output = lab.netns(&Host::Node)?.inside(|| command.output().context("starting tc"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "tc {args:?}: {said}");
+    Ok(())
+}
+
+/// Adds a filter of another program, so that ours are not replaced by links.
+fn keep_filters(lab: &Lab, device: &str) -> Result<()> {
+    for side in ["ingress", "egress"] {
+        let filter = ["filter", "add", "dev", device, side, "prio", "9", "bpf", "bytecode"];
+        // Matches nothing.
+        tc(lab, &[&filter[..], &["1,6 0 0 0,"]].concat())?;
+    }
+    Ok(())
+}
+
+/// Sends the agent a signal.
+fn signal(lab: &Lab, signal: &str) -> Result<()> {
+    let pid = lab.agent_pid().context("no agent")?.to_string();
+    ensure!(Command::new("kill").args([signal, &pid]).status()?.success(), "kill {signal}");
+    Ok(())
+}
+
+/// Waits until programs have been attached again at pods or other devices as often as this.
+fn wait_for_repairs(lab: &Lab, wanted: [u64; 2]) -> Result<()> {
+    until("programs that are attached again", LIMIT, || {
+        let found = lab.status()?.n_reattached;
+        let is_done = found.iter().zip(wanted).all(|(found, wanted)| *found >= wanted);
+        Ok(if is_done { Look::Done(()) } else { Look::NotYet(format!("{found:?}")) })
+    })
+}
+
+fn link_pin(lab: &Lab, ifindex: u32, program: &str) -> PathBuf {
+    let links = lab.agent_config().pins.join(format!("v{ABI_VERSION}/links"));
+    links.join(format!("{ifindex}-{program}"))
+}
+
+/// Removes programs while a denied stream sends a message each millisecond. Returns how many passed, which is the length of the gap in
+/// milliseconds. Calls `repaired` as soon as the programs are attached again.
+fn leak(
+    lab: &Lab,
+    remove: impl FnOnce() -> Result<()>,
+    repaired: impl FnOnce() -> Result<()>,
+) -> Result<u64> {
+    let web = lab.socket_address(&Host::pod("shop/web"), Family::V4, PORT)?;
+    let mut stream = lab.stream(&Host::pod("shop/visitor"), Udp, web, PACE_US)?;
+    stream.wait_for_messages(100)?;
+    let before = n_udp_arrived(lab)?;
+    let n_repairs = lab.status()?.n_reattached[0];
+    remove()?;
+    wait_for_repairs(lab, [n_repairs + 1, 0])?;
+    repaired()?;
+    let after = until("messages that do not arrive any more", LIMIT, || {
+        let n = n_udp_arrived(lab)?;
+        stream.wait_for_messages(200)?;
+        let now = n_udp_arrived(lab)?;
+        Ok(if now == n { Look::Done(n) } else { Look::NotYet(format!("{} more", now - n)) })
+    })
+    .with_context(|| {
+        let flows = lab.agent_config().ask(&["flows"]).unwrap_or_default();
+        format!("flows:\n{flows}\nlog of the agent:\n{}", lab.agent_log().unwrap_or_default())
+    })?;
+    Ok(after - before)
+}
+
+/// Asserts that the shortest gap is short enough, because other tests may delay the agent, and that no gap lasts until much after the
+/// agent's next look.
+fn check_gaps(what: &str, gaps_ms: &[u64], limit: Duration) -> Result<()> {
+    let shortest = gaps_ms.iter().min().copied().map(Duration::from_millis);
+    let longest = gaps_ms.iter().max().copied().map(Duration::from_millis);
+    let is_short = shortest.is_some_and(|gap| gap <= limit * patience());
+    let is_bounded = longest.is_some_and(|gap| gap <= LINK_GAP * patience());
+    ensure!(is_short && is_bounded, "{what}: gaps of {gaps_ms:?} ms");
+    Ok(())
+}
+
+#[test]
+fn a_removed_qdisc_or_filter_is_attached_again_within_100_ms_and_reported() -> Result<()> {
+    let Some(lab) = lab_with_pods("no-qdisc")? else { return Ok(()) };
+    let (device, _) = lab.host_interface("shop/web")?;
+    keep_filters(&lab, &device)?;
+    expect(&lab, Passing::No, "shop/visitor", Udp)?;
+    let repaired = || keep_filters(&lab, &device);
+    let (mut of_qdisc, mut of_side) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let remove = || tc(&lab, &["qdisc", "del", "dev", &device, "clsact"]);
+        of_qdisc.push(leak(&lab, remove, repaired)?);
+        let remove = || tc(&lab, &["filter", "del", "dev", &device, "egress"]);
+        of_side.push(leak(&lab, remove, repaired)?);
+    }
+    check_gaps("clsact removed", &of_qdisc, FILTER_GAP)?;
+    check_gaps("filters of one side removed", &of_side, FILTER_GAP)?;
+    expect(&lab, Passing::Yes, "shop/client", Tcp)?;
+    expect(&lab, Passing::No, "shop/visitor", Tcp)?;
+    let status = lab.status()?;
+    ensure!(status.endpoints.iter().all(|e| e.protection == Protection::Ready), "{status:?}");
+    let findings: Vec<_> =
+        status.diagnostics.iter().filter(|text| text.contains("[programs-detached]")).collect();
+    ensure!(findings.len() == 1 && findings[0].starts_with("Pod shop/web: "), "{findings:?}");
+    let log = lab.agent_log()?;
+    ensure!(log.contains("had been detached by others"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn a_detached_link_is_found_within_a_second_and_attached_again() -> Result<()> {
+    if Attaching::of_this_kernel() == Attaching::Filters {
+        println!("SKIP: this kernel has no TCX links");
+        return Ok(());
+    }
+    let Some(lab) = lab_with_pods("no-link")? else { return Ok(()) };
+    let (_, ifindex) = lab.host_interface("shop/web")?;
+    wait_for_links(&lab)?;
+    expect(&lab, Passing::No, "shop/visitor", Udp)?;
+    let mut gaps_ms = Vec::new();
+    for _ in 0..3 {
+        // The last reference to a link detaches it.
+        let pin = link_pin(&lab, ifindex, "pod_ingress");
+        gaps_ms.push(leak(&lab, || Ok(fs::remove_file(&pin)?), || Ok(()))?);
+    }
+    check_gaps("link removed", &gaps_ms, LINK_GAP)?;
+    // Uplinks likewise.
+    let uplink = lab.netns(&Host::Node)?.interface_index("eth0")?;
+    fs::remove_file(link_pin(&lab, uplink, "uplink_egress"))?;
+    wait_for_repairs(&lab, [3, 1])?;
+    ensure!(link_pin(&lab, uplink, "uplink_egress").exists(), "the uplink has no program");
+    expect(&lab, Passing::Yes, "shop/client", Tcp)?;
+    expect(&lab, Passing::No, "shop/visitor", Tcp)
+}
+
+#[test]
+fn connections_that_began_while_programs_were_missing_are_cut_and_allowed_ones_go_on() -> Result<()>
+{
+    for (name, side) in [("gap-both", None), ("gap-egress", Some("egress"))] {
+        let Some(lab) = lab_with_pods(name)? else { return Ok(()) };
+        let (device, _) = lab.host_interface("shop/web")?;
+        keep_filters(&lab, &device)?;
+        let mut allowed = streams(&lab, "shop/client")?;
+        // The agent is stopped, so that the gap is long enough for a connection.
+        signal(&lab, "-STOP")?;
+        match side {
+            None => tc(&lab, &["qdisc", "del", "dev", &device, "clsact"])?,
+            Some(side) => tc(&lab, &["filter", "del", "dev", &device, side])?,
+        }
+        let mut denied = streams(&lab, "shop/visitor")?;
+        signal(&lab, "-CONT")?;
+        wait_for_repairs(&lab, [1, 0])?;
+        for (protocol, stream) in &mut denied {
+            wait_until_cut(stream).with_context(|| format!("{name}: {protocol}"))?;
+        }
+        for (protocol, stream) in &mut allowed {
+            stream.wait_for_answers(100).with_context(|| format!("{name}: {protocol}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// A stream of each protocol to web that is answered.
+fn streams(lab: &Lab, from: &str) -> Result<Vec<(Protocol, Stream)>> {
+    let web = lab.socket_address(&Host::pod("shop/web"), Family::V4, PORT)?;
+    let mut streams = Vec::new();
+    for protocol in [Tcp, Udp] {
+        let mut stream = lab.stream(&Host::pod(from), protocol, web, 2000)?;
+        stream.wait_for_answers(50)?;
+        streams.push((protocol, stream));
+    }
+    Ok(streams)
+}
+
+fn wait_until_cut(stream: &mut Stream) -> Result<()> {
+    stream.wait_until("the cut", |report| report.n_missing() >= N_UNANSWERED).map(drop)
+}
