@@ -1,6 +1,6 @@
 //! Messages of the link: neighbour discovery and multicast listener discovery.
 //!
-//! They pass whatever policies say, so they must not leave the link and have no room for a payload. Only messages in the form that
+//! They pass whatever policies say, so they must not leave the link and must not carry a payload. Only messages in the form that
 //! the standards prescribe count: RFC 4861 (neighbour discovery), RFC 2710 and RFC 3810 (multicast listener discovery).
 
 use core::mem::MaybeUninit;

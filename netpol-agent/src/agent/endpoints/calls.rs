@@ -98,7 +98,7 @@ impl<K: Kernel> Agent<K> {
         self.adoption.remove(ifindex);
         self.migrations.remove(ifindex);
         self.unattached.retain(|new| new.ifindex != ifindex);
-        self.settling.remove(&ifindex);
+        self.changeable.remove(&ifindex);
         self.registry.remove(ifindex);
         self.apply_delta(Delta::RemoveEndpoint(ifindex));
         if self.map_state.endpoints.contains_key(&ifindex)

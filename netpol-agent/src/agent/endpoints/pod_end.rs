@@ -17,7 +17,7 @@ use crate::agent::state::Agent;
 use crate::agent::state::registry::Record;
 
 /// How long after an ADD plugins may change the pod's end of the veth pair.
-const SETTLES_WITHIN: Duration = Duration::from_secs(30);
+const CHANGES_WITHIN: Duration = Duration::from_secs(30);
 
 impl<K: Kernel> Agent<K> {
     /// Reads the pod's end. If that fails, its MAC address is not checked.
@@ -43,14 +43,14 @@ impl<K: Kernel> Agent<K> {
 
     /// Follows changes of a pod's end from now on, for a while.
     pub(in crate::agent) fn expect_pod_end(&mut self, ifindex: IfIndex, now: Instant) {
-        self.settling.retain(|_, until| *until > now);
-        self.settling.insert(ifindex, now + SETTLES_WITHIN);
+        self.changeable.retain(|_, until| *until > now);
+        self.changeable.insert(ifindex, now + CHANGES_WITHIN);
     }
 
     /// The pod's end of this interface may have changed.
     pub fn pod_end_changed(&mut self, ifindex: IfIndex, now: Instant) {
-        let is_settling = self.settling.get(&ifindex).is_some_and(|until| *until > now);
-        let Some(record) = self.registry.at(ifindex).filter(|_| is_settling) else { return };
+        let may_change = self.changeable.get(&ifindex).is_some_and(|until| *until > now);
+        let Some(record) = self.registry.at(ifindex).filter(|_| may_change) else { return };
         let Ok(pod_end) = self.kernel.pod_end(ifindex) else { return };
         if pod_end.mac == record.pod_end().mac {
             return;
@@ -106,7 +106,7 @@ mod tests {
         let now = fixture.now;
         assert_eq!(after_change(&mut fixture, second, now), second);
         assert_eq!(after_change(&mut fixture, MAC_OF_NODE, now), second);
-        assert_eq!(after_change(&mut fixture, third, now + SETTLES_WITHIN), second);
+        assert_eq!(after_change(&mut fixture, third, now + CHANGES_WITHIN), second);
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub struct Agent<K> {
     /// Interfaces of ADDs without programs yet. Their endpoints are blocked in the maps.
     pub(super) unattached: Vec<NewInterface>,
     /// New interfaces whose end in the pod may still change, each with the time until it may.
-    pub(super) settling: BTreeMap<IfIndex, Instant>,
+    pub(super) changeable: BTreeMap<IfIndex, Instant>,
     pub(super) adoption: Adoption,
     pub(super) held: HeldPolicies,
     pub(super) migrations: Migrations,
@@ -153,7 +153,7 @@ impl<K: Kernel> Agent<K> {
             registry,
             waiting: Vec::new(),
             unattached: Vec::new(),
-            settling: BTreeMap::new(),
+            changeable: BTreeMap::new(),
             adoption: Adoption::default(),
             held: HeldPolicies::default(),
             migrations: Migrations::default(),
