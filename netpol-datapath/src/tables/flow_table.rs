@@ -221,7 +221,7 @@ impl FlowMemory {
     }
 }
 
-/// Where the memory of FLOW_COUNTS counts the connections of an endpoint.
+/// Where the memory of `FLOW_COUNTS` counts the connections of an endpoint.
 fn count_position(owner: IfIndex) -> usize {
     usize::try_from(count_index(owner)).unwrap_or(usize::MAX)
 }

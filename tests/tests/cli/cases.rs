@@ -121,15 +121,16 @@ mod privileged {
     /// Pods that exchange their policies once ran out of spare allow maps: "map ALLOW is full: it holds 1048576 entries".
     #[test]
     fn pods_that_exchange_their_policies_within_one_update_get_them() {
+        const N_PODS: usize = 40;
         if !met(&[Need::Root]) {
             return;
         }
-        const N_PODS: usize = 40;
         let mut policies = String::new();
         for n in 0..N_PODS {
-            policies += &format!(
+            let policy = format!(
                 r#",{{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{{"namespace":"n","name":"q{n}"}},"spec":{{"podSelector":{{"matchLabels":{{"app":"a{n}"}}}},"ingress":[{{"from":[{{"ipBlock":{{"cidr":"10.9.{n}.0/24"}}}}]}}]}}}}"#
             );
+            policies.push_str(&policy);
         }
         let state = |shift: usize| {
             let pods: Vec<_> = (0..N_PODS)

@@ -137,10 +137,10 @@ fn what_the_agent_believes_of_allow_maps_is_what_the_next_one_reads() {
 /// rotation got new maps, and from 33 pods on there was no spare slot for them: "map ALLOW is full".
 #[test]
 fn pods_that_exchange_their_allow_maps_need_no_spare_slot() {
+    const N_PODS: u32 = 200;
     if !met(&[Need::Root]) {
         return;
     }
-    const N_PODS: u32 = 200;
     let mut datapath = Datapath::load(&netpol_datapath::Config::private()).unwrap();
     let keys: Vec<_> = (1..=N_PODS)
         .map(|ifindex| AllowMapKey::new(IfIndex(ifindex), Direction::Ingress))
