@@ -170,7 +170,7 @@ mod tests {
 
     fn namespace(name: &str) -> Object {
         let (name, labels) = (Arc::from(name), Labels::default());
-        Object::Namespace(Namespace { name, labels, terminating: false })
+        Object::Namespace(Namespace { name, labels, terminating: false, allows_forwarding: false })
     }
 
     fn object_ref(name: &str) -> ObjectRef {

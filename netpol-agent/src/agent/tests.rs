@@ -9,7 +9,7 @@ use netpol_common::keys::EndpointValue;
 use netpol_datapath::netlink::Devices;
 use netpol_policy::compile::MapState;
 use netpol_policy::dataplane::MapOp;
-use netpol_policy::model::{Kind, Labels, Object, ObjectName, Pod, PodPhase};
+use netpol_policy::model::{Kind, Labels, Namespace, Object, ObjectName, Pod, PodPhase};
 use netpol_policy::source::SourceUpdate;
 use netpol_policy::store::{Delta, List};
 use netpol_proto::{Add, Attachment, Check, ErrorCode, Gc, PodRef, Request, Response};
@@ -437,5 +437,30 @@ fn metrics_show_endpoints_and_drops() {
         "netpol_drop_bytes_total{direction=\"ingress\",reason=\"not-allowed\"} 180",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+    }
+}
+
+/// The annotation of a pod alone once sufficed, so every tenant could pose as any other pod.
+#[test]
+fn a_pod_forwards_only_while_its_namespace_permits_it() {
+    let mut fixture = fixture();
+    drop(fixture.agent.update(full_lists()));
+    let Delta::Upsert(Object::Pod(asking)) = pod("a") else { panic!("a pod") };
+    let asking = Object::Pod(Pod { allows_forwarding: true, ..asking });
+    drop(fixture.agent.update(update(Delta::Upsert(asking))));
+    assert_eq!(fixture.add().try_recv(), Ok(Response::Ok));
+    let forwards =
+        |fixture: &Fixture| fixture.agent.map_state().endpoints[&IfIndex(7)].value.forwards();
+    assert!(!forwards(&fixture));
+    for allows_forwarding in [false, true, false] {
+        let namespace = Namespace {
+            name: Arc::from("x"),
+            labels: Labels::new(),
+            terminating: false,
+            allows_forwarding,
+        };
+        drop(fixture.agent.update(update(Delta::Upsert(Object::Namespace(namespace)))));
+        fixture.agent.sync();
+        assert_eq!(forwards(&fixture), allows_forwarding);
     }
 }

@@ -40,7 +40,7 @@ impl DropReason {
                 "While a pod is being deleted, nothing. Otherwise restart the agent on that node: it searches for the pods that run."
             }
             Self::Spoofed => {
-                "Look at what the pod sends, and from which IP and MAC address: its MAC address is the one that its interface had when it started. A pod that forwards packets of others needs the annotation `netpol/allow-forwarding: \"true\"`."
+                "Look at what the pod sends, and from which IP and MAC address: its MAC address is the one that its interface had when it started. A pod that forwards packets of others needs the annotation `netpol/allow-forwarding: \"true\"`, and so does its namespace."
             }
             Self::OtherMac => {
                 "Nothing: the frame was for another device. If the pod gets no frames at all, its MAC address was changed after it had started: start the pod again."

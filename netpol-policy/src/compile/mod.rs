@@ -135,7 +135,9 @@ fn build(
             map_state.endpoints.insert(ifindex, EndpointMapState::blocked(&endpoint.container_id));
             continue;
         };
-        map_state.endpoints.insert(ifindex, endpoint_map_state(endpoint, pod, policy, path));
+        map_state
+            .endpoints
+            .insert(ifindex, endpoint_map_state(state, endpoint, (pod, policy), path));
         if endpoint.egress_mark != 0 {
             map_state.egress_marks.insert(endpoint.egress_mark, ifindex);
         }
@@ -198,11 +200,12 @@ impl EgressPath {
 }
 
 fn endpoint_map_state(
+    state: &ClusterState,
     endpoint: &Endpoint,
-    pod: &Pod,
-    policy: &EndpointPolicy,
+    (pod, policy): (&Pod, &EndpointPolicy),
     path: EgressPath,
 ) -> EndpointMapState {
+    let is_permitted = state.namespace(&pod.name.namespace).is_some_and(|n| n.allows_forwarding);
     let bits = |is_set: &dyn Fn(Direction) -> bool| {
         Direction::ALL.into_iter().filter(|direction| is_set(*direction)).map(Direction::bit).sum()
     };
@@ -213,7 +216,7 @@ fn endpoint_map_state(
         isolated: bits(&|direction| !policy.direction(direction).allows_everything()),
         audited: bits(&|direction| policy.direction(direction).default == DefaultVerdict::Audit),
         keeps_flows: bits(&|direction| policy.direction(direction).keeps_flows),
-        traits: trait_if(pod.allows_forwarding, EndpointValue::FORWARDS)
+        traits: trait_if(pod.allows_forwarding && is_permitted, EndpointValue::FORWARDS)
             | trait_if(defers_all, EndpointValue::DEFERS_ALL),
         pad: 0,
         egress_mark: endpoint.egress_mark,

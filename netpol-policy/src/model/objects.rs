@@ -90,7 +90,8 @@ pub struct Pod {
     pub terminating: bool,
     /// Ports of all containers, then of sidecars (init containers with `restartPolicy: Always`).
     pub ports: Arc<[ContainerPort]>,
-    /// May send from addresses that are not its own (annotation `netpol/allow-forwarding: "true"`).
+    /// Asks to send from addresses that are not its own (annotation `netpol/allow-forwarding: "true"`). It may if its namespace
+    /// [permits](Namespace::allows_forwarding) it.
     pub allows_forwarding: bool,
 }
 
@@ -158,6 +159,9 @@ pub struct Namespace {
     pub labels: Labels,
     /// `metadata.deletionTimestamp` is set: its objects are being deleted, in any order. It still selects.
     pub terminating: bool,
+    /// Its pods may forward if they ask for it (annotation `netpol/allow-forwarding: "true"`). Only who may change namespaces can
+    /// permit it, because such a pod can pose as others.
+    pub allows_forwarding: bool,
 }
 
 /// A Service. Only its addresses matter for what is enforced; the rest is for explanations, which have to find the pods

@@ -201,7 +201,12 @@ pub fn with_implicit_namespaces(mut objects: Vec<Object>) -> (Vec<Object>, Vec<A
     let missing: Vec<Arc<str>> = mentioned.difference(&existing).cloned().collect();
     objects.extend(missing.iter().map(|name| {
         let labels = [(Arc::from(NAMESPACE_NAME_LABEL), Arc::clone(name))].into_iter().collect();
-        Object::Namespace(Namespace { name: Arc::clone(name), labels, terminating: false })
+        Object::Namespace(Namespace {
+            name: Arc::clone(name),
+            labels,
+            terminating: false,
+            allows_forwarding: false,
+        })
     }));
     (objects, missing)
 }

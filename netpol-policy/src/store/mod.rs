@@ -267,7 +267,9 @@ impl ClusterState {
             Some((Arc::clone(&namespace.name), namespace))
         });
         self.namespaces = named.collect();
-        for Namespace { name, labels, terminating: _ } in self.namespaces.values() {
+        for Namespace { name, labels, terminating: _, allows_forwarding: _ } in
+            self.namespaces.values()
+        {
             self.namespaces_by_label.insert(labels, name);
         }
         self.namespaces.len()

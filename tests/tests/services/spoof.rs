@@ -82,7 +82,11 @@ fn a_pod_sends_from_its_own_addresses_only_unless_it_may_forward() {
 
     lab.manifests().remove(&policy_file("egress")).unwrap();
     expect(&lab, &pod("evil"), &[(Passing::Yes, victim)]);
-    allow_forwarding(&lab, "evil").unwrap();
+    allow_forwarding(&lab, "pod-default-evil.yaml").unwrap();
+    send();
+    assert_eq!(count(&SPOOFED), [0; SPOOFED.len()], "the namespace does not permit it");
+    allow_forwarding(&lab, "namespace-default.yaml").unwrap();
+    wait_for_a_forwarding_pod(&lab).unwrap();
     send();
     assert_eq!(count(&SPOOFED), [1; SPOOFED.len()], "frames of a pod that may forward drop");
     assert_eq!(
@@ -101,15 +105,18 @@ fn flows_with_victim(lab: &Lab) -> Vec<FlowKey> {
     flows.filter(|key| key.ifindex.0 == target && victims.contains(&key.remote)).collect()
 }
 
-/// Annotates a running pod, and waits until the annotation is in force.
-fn allow_forwarding(lab: &Lab, name: &str) -> Result<()> {
-    let file = format!("pod-default-{name}.yaml");
-    let text = std::fs::read_to_string(lab.manifests().folder().join(&file))?;
+/// Annotates an object.
+fn allow_forwarding(lab: &Lab, file: &str) -> Result<()> {
+    let text = std::fs::read_to_string(lab.manifests().folder().join(file))?;
     let mut object: Value = serde_json::from_str(&text)?;
     let metadata = object.get_mut("metadata").and_then(Value::as_object_mut);
     let annotations = json!({ "netpol/allow-forwarding": "true" });
-    metadata.context("a pod without metadata")?.insert("annotations".to_owned(), annotations);
-    lab.manifests().write_object(&file, &object)?;
+    metadata.context("metadata")?.insert("annotations".to_owned(), annotations);
+    lab.manifests().write_object(file, &object)
+}
+
+/// Waits until a pod may forward.
+fn wait_for_a_forwarding_pod(lab: &Lab) -> Result<()> {
     until("the permission to forward", LIMIT, || {
         let status = ask_agent(lab, &["status", "--output", "json"])?;
         let status: Value = serde_json::from_str(&status)?;

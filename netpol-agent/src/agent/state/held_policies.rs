@@ -360,7 +360,12 @@ mod tests {
     }
 
     fn active() -> Namespace {
-        Namespace { name: Arc::from("x"), labels: Labels::new(), terminating: false }
+        Namespace {
+            name: Arc::from("x"),
+            labels: Labels::new(),
+            terminating: false,
+            allows_forwarding: false,
+        }
     }
 
     fn terminating() -> Namespace {

@@ -187,6 +187,8 @@ impl Compiled {
         for namespace in namespaces {
             let all = state.label_classes_in(namespace);
             dirty.label_classes.entry(Arc::clone(namespace)).or_default().extend(all);
+            // It may have permitted its pods to forward.
+            dirty.endpoints.extend(state.endpoints_in(namespace));
         }
         dirty
     }
@@ -304,7 +306,7 @@ impl Compiled {
         // Policies treat all pods of a label class alike, except for host-network pods.
         let alike = (state.label_class_of(pod), pod.host_network);
         let policy = resolved.entry(alike).or_insert_with(|| self.resolver.resolve(state, pod));
-        let after = endpoint_map_state(endpoint, pod, policy, self.path);
+        let after = endpoint_map_state(state, endpoint, (pod, policy), self.path);
         update.set_endpoint(known, ifindex, Some(after));
         update.after.addresses.extend(addresses(state, endpoint, pod, ifindex));
         if endpoint.egress_mark != 0 {

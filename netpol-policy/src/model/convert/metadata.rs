@@ -13,6 +13,9 @@ use crate::model::{Code, Kind, Labels, ObjectName};
 /// Prefix of netpol's own annotations.
 const ANNOTATION_PREFIX: &str = "netpol/";
 
+/// On a pod and on its namespace: the pod may send from addresses that are not its own.
+pub(super) const ALLOW_FORWARDING: &str = "netpol/allow-forwarding";
+
 /// On the mirror pod of a static pod: the uid that the kubelet gives to the container runtime.
 ///
 /// Source: `k8s.io/kubernetes/pkg/kubelet/types`, `ConfigHashAnnotationKey`.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::address::collect_address;
-use super::metadata::Metadata;
+use super::metadata::{ALLOW_FORWARDING, Metadata};
 use super::nullable::{items, or_default};
 use super::walk::{Findings, Path};
 use crate::model::{Diagnostic, Kind, Namespace, Node};
@@ -78,9 +78,12 @@ pub fn namespace(metadata: Metadata) -> (Option<Namespace>, Vec<Diagnostic>) {
     if !metadata.has_name(&mut findings) {
         return (None, findings.into_diagnostics());
     }
+    metadata.check_annotations(&[ALLOW_FORWARDING], &mut findings);
+    let allows_forwarding =
+        metadata.choice(ALLOW_FORWARDING, [("false", false), ("true", true)], &mut findings);
     let Metadata { name, labels, terminating, .. } = metadata;
     let own_name = (Arc::from(NAME_LABEL), Arc::clone(&name));
     let labels = labels.iter().map(|(key, value)| (Arc::clone(key), Arc::clone(value)));
     let labels = labels.chain([own_name]).collect();
-    (Some(Namespace { name, labels, terminating }), findings.into_diagnostics())
+    (Some(Namespace { name, labels, terminating, allows_forwarding }), findings.into_diagnostics())
 }

@@ -5,15 +5,12 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::address::collect_address;
-use super::metadata::{CONFIG_HASH, Metadata};
+use super::metadata::{ALLOW_FORWARDING, CONFIG_HASH, Metadata};
 use super::nullable::{items, or_default};
 use super::walk::{Findings, Path, quoted};
 use crate::model::{
     Addresses, Code, ContainerPort, Diagnostic, Kind, Pod, PodPhase, PortName, Transport,
 };
-
-/// Annotation of a pod that may send from addresses that are not its own.
-const ALLOW_FORWARDING: &str = "netpol/allow-forwarding";
 
 /// core/v1 `PodSpec`, trimmed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

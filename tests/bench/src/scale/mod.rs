@@ -162,7 +162,7 @@ fn team(namespace: usize) -> String {
 pub fn namespace(n: usize, team: &str) -> Namespace {
     let name = namespace_name(n);
     let labels = labels(&[("kubernetes.io/metadata.name", &name), ("team", team)]);
-    Namespace { name: Arc::from(name), labels, terminating: false }
+    Namespace { name: Arc::from(name), labels, terminating: false, allows_forwarding: false }
 }
 
 /// Pod number `n`.
