@@ -1,6 +1,7 @@
 //! Map elements that the kernel gives to another key while a program reads them.
 
 use aya::maps::{HashMap, Map, MapData};
+use netpol_common::keys::EndpointEntry;
 use netpol_common::maps::{ABI_VERSION, ENDPOINTS};
 use netpol_datapath::Program;
 use netpol_lab::privilege::{Need, met};
@@ -20,7 +21,7 @@ fn an_endpoint_that_is_not_whole_lets_nothing_pass() {
     assert!(passes(&mut datapath, Program::PodIngress, QUIET, &frame));
     let path = pins.0.join(format!("v{ABI_VERSION}/{ENDPOINTS}"));
     let map = Map::HashMap(MapData::from_pin(path).unwrap());
-    let mut endpoints: HashMap<_, u32, [u8; 16]> = map.try_into().unwrap();
+    let mut endpoints: HashMap<_, u32, [u8; size_of::<EndpointEntry>()]> = map.try_into().unwrap();
     let whole = endpoints.get(&QUIET, 0).unwrap();
     for at in 0..whole.len() {
         let mut torn = whole;
