@@ -36,8 +36,6 @@ pub(super) struct Inputs<K> {
     pub(super) devices: mpsc::Receiver<Devices>,
     /// Changes of clsact filters.
     pub(super) filters: mpsc::Receiver<FilterChange>,
-    /// Interfaces whose end in the pod may have changed.
-    pub(super) pod_ends: mpsc::Receiver<IfIndex>,
     /// Questions from the control socket and the health address.
     pub(super) questions: mpsc::Receiver<Question<K>>,
     /// Answers to the questions for namespaces.
@@ -61,7 +59,6 @@ pub(super) async fn run<K: Kernel>(
         mut calls,
         mut devices,
         mut filters,
-        mut pod_ends,
         mut questions,
         mut namespaces,
         mut found,
@@ -73,7 +70,8 @@ pub(super) async fn run<K: Kernel>(
     let mut batch = Vec::new();
     let mut called = Vec::new();
     loop {
-        let deadline = agent.next_deadline().into_iter().chain(agent.next_gc()).min();
+        let times = [agent.next_deadline(), agent.next_gc(), agent.next_look_at_pod_ends()];
+        let deadline = times.into_iter().flatten().min();
         tokio::select! {
             biased;
             () = cancel.cancelled() => return,
@@ -88,7 +86,6 @@ pub(super) async fn run<K: Kernel>(
             }
             Some(now) = devices.recv() => agent.set_devices(&now, |ifindex| device_name(ifindex).is_some()),
             Some(change) = filters.recv() => agent.filters_changed(&[change], Instant::now()),
-            Some(ifindex) = pod_ends.recv() => agent.pod_end_changed(ifindex, Instant::now()),
             n = updates.recv_many(&mut batch, BATCH), if !updates.is_closed() || !updates.is_empty() => {
                 if n == 0 {
                     error!("source of objects has ended; the last state stays in force");
@@ -111,6 +108,7 @@ pub(super) async fn run<K: Kernel>(
             _ = tick.tick() => agent.tick(Instant::now()),
             () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {}
         }
+        agent.look_at_pod_ends(Instant::now());
         agent.sync();
         for object in agent.take_found() {
             source.report(&mut agent, object, Instant::now());

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use netpol_common::ids::IfIndex;
 use netpol_datapath::netlink;
 use netpol_datapath::{Datapath, Trace};
 use netpol_policy::dataplane::port::{Attachments as _, Maps as _};
@@ -107,17 +106,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         ObjectSource::start(source, node, servers, &updates_in, &namespaces_in, &cancel).await?;
     drop((updates_in, namespaces_in));
     tokio::spawn(cni_server::serve(listener, calls_in, cancel.clone()));
-    let NodeWatch { devices, filters, pod_ends } = watch_node(&cancel);
-    let inputs = Inputs {
-        updates: stamped,
-        calls,
-        devices,
-        filters,
-        pod_ends,
-        questions,
-        namespaces,
-        found,
-    };
+    let NodeWatch { devices, filters } = watch_node(&cancel);
+    let inputs = Inputs { updates: stamped, calls, devices, filters, questions, namespaces, found };
     let worker = Worker::start().context("starting the worker thread")?;
     event_loop::run(agent, inputs, searches, &source, &worker, &cancel).await;
     info!("stopped; policies stay in force");
@@ -128,10 +118,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 struct NodeWatch {
     devices: mpsc::Receiver<netlink::Devices>,
     filters: mpsc::Receiver<netlink::FilterChange>,
-    pod_ends: mpsc::Receiver<IfIndex>,
 }
 
-/// Watches the node's devices, the clsact filters on them, and the pods' ends of veth pairs.
+/// Watches the node's devices and the clsact filters on them.
 fn watch_node(cancel: &CancellationToken) -> NodeWatch {
     let (devices_in, devices) = mpsc::channel(4);
     let (filters_in, filters) = mpsc::channel(QUEUE);
@@ -148,14 +137,7 @@ fn watch_node(cancel: &CancellationToken) -> NodeWatch {
             error!(error, "removed filters are noticed within a second only");
         }
     });
-    let (pod_ends_in, pod_ends) = mpsc::channel(QUEUE);
-    let of_pod_ends = cancel.clone();
-    tokio::spawn(async move {
-        if let Err(error) = netlink::watch_pod_ends(pod_ends_in, of_pod_ends).await {
-            error!(error = &error as &dyn std::error::Error, "interfaces of pods not watched");
-        }
-    });
-    NodeWatch { devices, filters, pod_ends }
+    NodeWatch { devices, filters }
 }
 
 /// Locks the pin root for one agent, until the file is dropped.

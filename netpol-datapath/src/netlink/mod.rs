@@ -2,12 +2,10 @@
 //!
 //! In: netlink. Out: a [`Devices`] snapshot at the start and after every change; each change of clsact filters
 //! ([`watch_filters`]). Must not: change the node's devices.
-//! [`watch_pod_ends`] reports changes at the pods' ends of veth pairs.
 //! [`VethReader`] lists the veth pairs of a namespace with their peers. [`PretendDevices`] creates devices for simulations, in a
 //! separate network namespace. Blocking requests, also those for clsact filters, are in `netpol-netlink`.
 
 mod filters;
-mod pod_ends;
 mod pretend;
 mod veth;
 
@@ -30,7 +28,6 @@ use tracing::warn;
 
 pub use filters::{FilterChange, watch_filters};
 pub use netpol_netlink::{CLSACT, Filter, Position, Side, TrafficControl, device_name};
-pub use pod_ends::watch_pod_ends;
 pub use pretend::{Error as PretendError, PretendDevices};
 pub use veth::{VethEnd, VethReader};
 

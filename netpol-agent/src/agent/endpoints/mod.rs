@@ -2,5 +2,5 @@
 
 mod adopt;
 mod calls;
-mod pod_end;
+pub(super) mod pod_end;
 pub(super) mod search;

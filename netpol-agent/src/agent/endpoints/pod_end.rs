@@ -1,8 +1,9 @@
 //! The pods' ends of veth pairs: which MAC address and which link-local addresses a pod has.
 //!
 //! They are read in the pod's namespace at ADD, before the pod's first process starts. A plugin that runs after ours, such as
-//! `tuning`, may still change them, so changes are followed for some time after the ADD, unless the new address belongs to another
-//! endpoint or to the node. Later changes are those of the pod itself and are ignored: frames with the new address drop. The record
+//! `tuning`, may still change them. The kernel reports changes in other namespaces only to who has `CAP_NET_BROADCAST`, so the agent
+//! reads the pod's end again for some time after the ADD, at growing intervals. It follows a change unless the new address belongs
+//! to another endpoint or to the node. Later changes are those of the pod itself and are ignored: frames with the new address drop. The record
 //! outlives the agent, because a pod could otherwise change its address and wait for the next agent.
 
 use std::time::{Duration, Instant};
@@ -18,6 +19,16 @@ use crate::agent::state::registry::Record;
 
 /// How long after an ADD plugins may change the pod's end of the veth pair.
 const CHANGES_WITHIN: Duration = Duration::from_secs(30);
+/// The time from the ADD to the next look at the pod's end. It doubles with each look, so that a change is in force after at most as
+/// much time as has passed between the ADD and the change.
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+
+/// A new interface whose end in the pod may still change.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::agent) struct ChangeableEnd {
+    added: Instant,
+    next_look: Instant,
+}
 
 impl<K: Kernel> Agent<K> {
     /// Reads the pod's end. If that fails, its MAC address is not checked.
@@ -43,14 +54,32 @@ impl<K: Kernel> Agent<K> {
 
     /// Follows changes of a pod's end from now on, for a while.
     pub(in crate::agent) fn expect_pod_end(&mut self, ifindex: IfIndex, now: Instant) {
-        self.changeable.retain(|_, until| *until > now);
-        self.changeable.insert(ifindex, now + CHANGES_WITHIN);
+        let end = ChangeableEnd { added: now, next_look: now + FIRST_LOOK };
+        self.changeable.insert(ifindex, end);
     }
 
-    /// The pod's end of this interface may have changed.
-    pub fn pod_end_changed(&mut self, ifindex: IfIndex, now: Instant) {
-        let may_change = self.changeable.get(&ifindex).is_some_and(|until| *until > now);
-        let Some(record) = self.registry.at(ifindex).filter(|_| may_change) else { return };
+    /// When [`Self::look_at_pod_ends`] is to be called next.
+    pub fn next_look_at_pod_ends(&self) -> Option<Instant> {
+        self.changeable.values().map(|end| end.next_look).min()
+    }
+
+    /// Reads the pods' ends whose time has come, and follows their changes.
+    pub fn look_at_pod_ends(&mut self, now: Instant) {
+        let due = self.changeable.iter().filter(|(_, end)| end.next_look <= now);
+        let due: Vec<_> = due.map(|(ifindex, end)| (*ifindex, *end)).collect();
+        for (ifindex, ChangeableEnd { added, next_look: _ }) in due {
+            let age = now.duration_since(added);
+            if age < CHANGES_WITHIN {
+                self.follow_pod_end(ifindex);
+                self.changeable.insert(ifindex, ChangeableEnd { added, next_look: now + age });
+            } else {
+                self.changeable.remove(&ifindex);
+            }
+        }
+    }
+
+    fn follow_pod_end(&mut self, ifindex: IfIndex) {
+        let Some(record) = self.registry.at(ifindex) else { return };
         let Ok(pod_end) = self.kernel.pod_end(ifindex) else { return };
         if pod_end.mac == record.pod_end().mac {
             return;
@@ -89,7 +118,7 @@ mod tests {
     /// The MAC address in the maps after the pod's end has changed to this one.
     fn after_change(fixture: &mut Fixture, mac: Mac, now: Instant) -> Mac {
         fixture.agent.kernel.pod_ends.insert(IFINDEX, with_mac(mac));
-        fixture.agent.pod_end_changed(IFINDEX, now);
+        fixture.agent.look_at_pod_ends(now);
         fixture.agent.sync();
         fixture.agent.map_state().endpoints[&IFINDEX].mac
     }
@@ -103,10 +132,16 @@ mod tests {
         fixture.agent.kernel.pod_ends.insert(IFINDEX, with_mac(first));
         drop(fixture.add());
         assert_eq!(fixture.agent.map_state().endpoints[&IFINDEX].mac, first);
-        let now = fixture.now;
+        let look = |fixture: &Fixture| fixture.agent.next_look_at_pod_ends().unwrap();
+        assert_eq!(look(&fixture), fixture.now + FIRST_LOOK);
+        let now = look(&fixture);
         assert_eq!(after_change(&mut fixture, second, now), second);
+        assert_eq!(look(&fixture), fixture.now + 2 * FIRST_LOOK);
+        let now = look(&fixture);
         assert_eq!(after_change(&mut fixture, MAC_OF_NODE, now), second);
-        assert_eq!(after_change(&mut fixture, third, now + CHANGES_WITHIN), second);
+        let late = fixture.now + CHANGES_WITHIN;
+        assert_eq!(after_change(&mut fixture, third, late), second);
+        assert_eq!(fixture.agent.next_look_at_pod_ends(), None);
     }
 
     #[test]

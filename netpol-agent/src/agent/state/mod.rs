@@ -32,6 +32,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
 
+use crate::agent::endpoints::pod_end::ChangeableEnd;
+
 use self::adoption::Adoption;
 use self::detached::Detached;
 use self::exits::Exits;
@@ -67,8 +69,8 @@ pub struct Agent<K> {
     pub(super) waiting: Vec<WaitingAdd>,
     /// Interfaces of ADDs without programs yet. Their endpoints are blocked in the maps.
     pub(super) unattached: Vec<NewInterface>,
-    /// New interfaces whose end in the pod may still change, each with the time until it may.
-    pub(super) changeable: BTreeMap<IfIndex, Instant>,
+    /// New interfaces whose end in the pod may still change.
+    pub(super) changeable: BTreeMap<IfIndex, ChangeableEnd>,
     pub(super) adoption: Adoption,
     pub(super) held: HeldPolicies,
     pub(super) migrations: Migrations,
