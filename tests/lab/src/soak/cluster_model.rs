@@ -173,7 +173,8 @@ impl ClusterModel {
 
     /// Whether the first packet of a connection passes. First packets always take the slow path.
     fn passes(&mut self, interface: u32, from: Ipv4Addr) -> Result<Passing> {
-        let builder = PacketBuilder::ethernet2([2; 6], [4; 6])
+        // A broadcast frame is for every pod, whatever its MAC address.
+        let builder = PacketBuilder::ethernet2([2; 6], [0xff; 6])
             .ipv4(from.octets(), [10, 251, 0, 1], 64)
             .tcp(40_000, PORT, 1, 1024)
             .syn();
