@@ -14,6 +14,8 @@ use netpol_kube::Access;
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
+use super::saved_file;
+
 /// Time between two looks at the addresses, which change when a control-plane node comes or goes.
 const INTERVAL: Duration = Duration::from_mins(10);
 
@@ -62,11 +64,8 @@ fn read(file: &Path) -> Vec<SocketAddr> {
     }
 }
 
-/// Replaces the file as a whole.
 fn write(file: &Path, addresses: &[SocketAddr]) -> io::Result<()> {
-    let temporary = file.with_extension("new");
-    fs::write(&temporary, serde_json::to_vec(addresses)?)?;
-    fs::rename(&temporary, file)
+    saved_file::replace(file, &serde_json::to_vec(addresses)?)
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod findings;
 mod known_servers;
 mod object_source;
 mod run;
+mod saved_file;
 mod state;
 mod sync;
 #[cfg(test)]

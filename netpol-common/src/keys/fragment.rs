@@ -6,8 +6,8 @@ use crate::ids::{IfIndex, Nanos, PortBe, Protocol};
 use crate::maps::N_FRAGMENT_SLOTS;
 
 wire! {
-    /// Key of FRAGMENTS. An endpoint has [`N_FRAGMENT_SLOTS`] in each direction, so that fragments from or to one pod never remove
-    /// those of another.
+    /// Key of FRAGMENTS. An endpoint has [`N_FRAGMENT_SLOTS`] in each direction and stage, so that fragments from or to one pod do not
+    /// remove those of another.
     pub struct FragmentSlot {
         /// The pod's host interface.
         pub ifindex: IfIndex,
@@ -103,6 +103,7 @@ mod tests {
 
     use super::*;
     use crate::keys::FlowKey;
+    use crate::maps::MAX_FRAGMENTS;
 
     const SEED: u64 = 0x1234_5678_9abc_def1;
 
@@ -121,13 +122,17 @@ mod tests {
 
     #[test]
     fn an_endpoint_has_a_fixed_number_of_slots_in_each_direction() {
-        for direction in [0, 1] {
+        let mut all = BTreeSet::new();
+        for (direction, stage) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
             let slots: BTreeSet<_> = (0..10_000)
-                .map(|id| FragmentKey { direction, ..datagram(id) }.slot(SEED))
+                .map(|id| FragmentKey { stage, direction, ..datagram(id) }.slot(SEED))
                 .collect();
             assert_eq!(u32::try_from(slots.len()), Ok(N_FRAGMENT_SLOTS));
             assert!(slots.iter().all(|slot| slot.ifindex == IfIndex(7)));
+            all.extend(slots);
         }
+        // A full node, all of whose pods send nothing but first fragments.
+        assert!(110 * all.len() < usize::try_from(MAX_FRAGMENTS).unwrap());
         let other_side = FragmentKey { direction: 1, ..datagram(1) };
         assert_ne!(other_side.slot(SEED), datagram(1).slot(SEED));
     }

@@ -26,10 +26,11 @@ pub const N_FLOW_LOCKS: u32 = 1 << 10;
 /// Counters of FLOWS by endpoint, a power of two. Interface indexes grow with each new pod, so two endpoints of a node seldom share
 /// a counter; those that do count as one.
 pub const N_FLOW_COUNTS: u32 = 1 << 16;
-/// Fragmented datagrams of one endpoint in one direction whose first fragment is remembered, a power of two.
-pub const N_FRAGMENT_SLOTS: u32 = 1 << 7;
-/// Fragmented datagrams of all endpoints: those of 128 endpoints that use all their slots.
-pub const MAX_FRAGMENTS: u32 = N_FRAGMENT_SLOTS << 8;
+/// Fragmented datagrams of one endpoint, in one direction and stage, whose first fragment is stored; a power of two.
+pub const N_FRAGMENT_SLOTS: u32 = 1 << 6;
+/// Fragmented datagrams of all endpoints: those of 128 endpoints that use all their slots of both directions and stages. With more
+/// endpoints than that in use, the least recently used ones are evicted, whoever has them.
+pub const MAX_FRAGMENTS: u32 = N_FRAGMENT_SLOTS << 9;
 /// Addresses of Services and of the own node.
 pub const MAX_DEFER: u32 = 1 << 16;
 /// Egress marks; mark 0 means "none".

@@ -23,7 +23,7 @@ const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 pub(crate) struct Geometry {
     /// Seed of the hash of flow keys.
     pub(crate) seed: u64,
-    /// Number of sets of FLOWS, a power of two, minus one.
+    /// Number of buckets of FLOWS, a power of two, minus one.
     pub(crate) bucket_mask: u32,
 }
 

@@ -40,15 +40,7 @@ async fn is_served(access: &Access) -> bool {
 async fn a_server_whose_address_does_not_answer_is_reached_at_the_address_seen_last() {
     let folder = tempfile::tempdir().unwrap();
     let api = filled().await;
-    api.put(json!({
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": { "name": "kubernetes", "namespace": "default" },
-        "addressType": "IPv4",
-        "endpoints": [{ "addresses": [api.address().ip().to_string()] }],
-        "ports": [{ "name": "https", "port": api.address().port(), "protocol": "TCP" }],
-    }))
-    .unwrap();
+    api.put_own_address().unwrap();
     let working =
         kubeconfig(folder.path(), &json!({ "server": format!("http://{}", api.address()) }));
     let access = Access::open(Some(&working)).await.unwrap();

@@ -4,11 +4,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use netpol_lab::node::Lab;
 use netpol_lab::packets::{Ends, Extension, Fragment, Packet, Segment};
-use serde_json::json;
 
-use crate::fixture::{
-    Arrival, addresses, apply_policy, check, ethernet, icmpv6, lab, pod, pod_mac,
-};
+use crate::fixture::{Arrival, addresses, check_isolated_or_not, ethernet, icmpv6, lab, pod_mac};
 
 const DESTINATION_OPTIONS: u8 = 60;
 const DOT1Q: u16 = 0x8100;
@@ -20,14 +17,7 @@ const EXPERIMENT: u16 = 0x88b5;
 fn frames_that_cannot_be_attributed_leave_no_pod_isolated_or_not() {
     let Some(lab) = lab("hostile-opaque", &["evil", "victim", "target"]) else { return };
     let frames = frames(&lab);
-    check(&lab, &pod("evil"), &pod("target"), &frames);
-    let everything = json!({
-        "podSelector": { "matchLabels": { "app": "evil" } },
-        "policyTypes": ["Egress"],
-        "egress": [{}],
-    });
-    apply_policy(&lab, "open-egress", &everything).unwrap();
-    check(&lab, &pod("evil"), &pod("target"), &frames);
+    check_isolated_or_not(&lab, &frames);
 }
 
 /// Frames of the pod `evil` to the pod `target`, most of them with an address of the pod `victim`.

@@ -7,7 +7,8 @@ use netpol_lab::node::{Host, Lab};
 use serde_json::json;
 
 use crate::fixture::{
-    Arrival, addresses, apply_policy, check, ethernet, icmpv6, lab, mac, pod, pod_mac,
+    Arrival, addresses, apply_policy, check, check_isolated_or_not, ethernet, icmpv6, lab, mac,
+    pod, pod_mac,
 };
 
 const ROUTER_ALERT: [u8; 8] = [58, 0, 5, 2, 0, 0, 1, 0];
@@ -42,14 +43,7 @@ fn messages_of_the_link_carry_no_payload_past_the_isolation() {
 fn a_pod_advertises_no_address_of_another_device_isolated_or_not() {
     let Some(lab) = lab("hostile-advert", &["evil", "victim", "target"]) else { return };
     let frames = claims(&lab);
-    check(&lab, &pod("evil"), &pod("target"), &frames);
-    let everything = json!({
-        "podSelector": { "matchLabels": { "app": "evil" } },
-        "policyTypes": ["Egress"],
-        "egress": [{}],
-    });
-    apply_policy(&lab, "open-egress", &everything).unwrap();
-    check(&lab, &pod("evil"), &pod("target"), &frames);
+    check_isolated_or_not(&lab, &frames);
 }
 
 /// Neighbour discovery about addresses of the pod `evil`, of the pod `victim`, and of the pods' gateway.

@@ -6,7 +6,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use netpol_lab::binaries::binary;
 use netpol_lab::node::nat::feed;
 use netpol_lab::node::netns::Netns;
 use netpol_lab::node::topology::Wiring;
@@ -144,22 +143,13 @@ pub(crate) fn apply_policy(lab: &Lab, name: &str, spec: &Value) -> Result<()> {
     });
     lab.manifests().write_object(&format!("policy-{name}.yaml"), &object)?;
     until("the policy", LIMIT, || {
-        let status = ask_agent(lab, &["status", "--output", "json"])?;
+        let status = lab.agent_config().ask(&["status", "--output", "json"])?;
         let status: Value = serde_json::from_str(&status)?;
         let policies = status.get("policies").context("no policies")?.to_string();
         let is_in_force = status.get("is_in_force") == Some(&json!(true));
         let is_known = is_in_force && policies.contains(name);
         Ok(if is_known { Look::Done(()) } else { Look::NotYet(status.to_string()) })
     })
-}
-
-/// Runs a `netpol-agent` subcommand against the running agent.
-pub(crate) fn ask_agent(lab: &Lab, question: &[&str]) -> Result<String> {
-    let mut command = Command::new(binary("netpol-agent")?);
-    command.args(question).arg("--socket").arg(lab.agent_config().socket());
-    let output = command.output().context("starting netpol-agent")?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// Sends frames from one host and records the frames that arrive at another.
@@ -213,6 +203,19 @@ pub(crate) fn check(lab: &Lab, from: &Host, to: &Host, frames: &[(&str, Vec<u8>,
         }
     }
     assert_eq!(wrong, Vec::<String>::new(), "from {from:?} to {to:?}");
+}
+
+/// [`check`] from the pod `evil` to the pod `target`: while no policy selects `evil`, and while one isolates its egress and allows
+/// everything.
+pub(crate) fn check_isolated_or_not(lab: &Lab, frames: &[(&str, Vec<u8>, Arrival)]) {
+    check(lab, &pod("evil"), &pod("target"), frames);
+    let everything = json!({
+        "podSelector": { "matchLabels": { "app": "evil" } },
+        "policyTypes": ["Egress"],
+        "egress": [{}],
+    });
+    apply_policy(lab, "open-egress", &everything).unwrap();
+    check(lab, &pod("evil"), &pod("target"), frames);
 }
 
 /// Whether a frame should arrive.

@@ -10,7 +10,7 @@ use netpol_lab::probe::Protocol;
 use serde_json::{Value, json};
 
 use crate::fixture::{
-    Arrival, addresses, apply_policy, check, ethernet, lab, mac, pod, pod_mac, record,
+    Arrival, addresses, check, check_isolated_or_not, ethernet, lab, mac, pod, pod_mac, record,
 };
 
 /// No device has this address.
@@ -27,13 +27,7 @@ fn a_frame_with_another_source_mac_leaves_no_pod_isolated_or_not() {
     let fdb = fdb(&lab, victim);
     let (interface, _) = lab.host_interface("default/victim").unwrap();
     assert!(fdb.contains(&interface), "{fdb}");
-    let everything = json!({
-        "podSelector": { "matchLabels": { "app": "evil" } },
-        "policyTypes": ["Egress"],
-        "egress": [{}],
-    });
-    apply_policy(&lab, "open-egress", &everything).unwrap();
-    check(&lab, &pod("evil"), &pod("target"), &frames);
+    check_isolated_or_not(&lab, &frames);
 }
 
 #[test]

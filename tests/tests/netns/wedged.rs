@@ -8,7 +8,6 @@ use netpol_lab::node::{Lab, Passing, agent};
 use netpol_lab::probe::Protocol::Tcp;
 use netpol_policy::model::Kind;
 use netpol_proto::{Request, Response};
-use serde_json::json;
 
 use super::restarts::{Traffic, n_udp_arrived};
 use super::{ALLOW_CLIENTS, DENY_WEB, client, expect, lab_without_agent, visitor, web};
@@ -90,15 +89,7 @@ fn a_wedged_api_server_weakens_nothing_and_is_reported() -> Result<()> {
 fn an_agent_reaches_its_api_server_at_the_address_that_the_last_agent_saw() -> Result<()> {
     let Some(mut lab) = lab_without_agent("seen-last", Wiring::Bridge)? else { return Ok(()) };
     let api = lab.start_api_server()?;
-    let slice = json!({
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": { "name": "kubernetes", "namespace": "default" },
-        "addressType": "IPv4",
-        "endpoints": [{ "addresses": [api.address().ip().to_string()] }],
-        "ports": [{ "name": "https", "port": api.address().port(), "protocol": "TCP" }],
-    });
-    api.put(slice).context("no EndpointSlice")?;
+    api.put_own_address().context("no endpoint slice")?;
     lab.start_agent()?;
     for pod in [web(), client()] {
         lab.add_pod(pod)?;

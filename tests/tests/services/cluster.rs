@@ -2,11 +2,9 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use netpol_datapath::{Datapath, Mount};
-use netpol_lab::binaries::binary;
 use netpol_lab::node::topology::Wiring;
 use netpol_lab::node::wait::{LIMIT, Look, until};
 use netpol_lab::node::{Host, Lab, Passing, PodSpec, Service, labels};
@@ -94,15 +92,6 @@ pub(crate) fn apply_policy(lab: &Lab, name: &str, annotations: &Value, spec: &Va
         "spec": spec,
     });
     lab.manifests().write_object(&policy_file(name), &object).unwrap();
-}
-
-/// Runs a `netpol-agent` subcommand against the running agent.
-pub(crate) fn ask_agent(lab: &Lab, question: &[&str]) -> Result<String> {
-    let mut command = Command::new(binary("netpol-agent")?);
-    command.args(question).arg("--socket").arg(lab.agent_config().socket());
-    let output = command.output().context("starting netpol-agent")?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// The pinned maps, opened alongside the agent.

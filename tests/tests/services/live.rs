@@ -11,7 +11,7 @@ use netpol_policy::dataplane::port::{Flows as _, Maps as _};
 use serde_json::json;
 
 use crate::cluster::{
-    apply_policy, ask_agent, can_run, egress_only_to, expect, lab, maps, pod, policy_file, sockets,
+    apply_policy, can_run, egress_only_to, expect, lab, maps, pod, policy_file, sockets,
     wait_for_services,
 };
 
@@ -126,7 +126,7 @@ fn an_audited_policy_reports_and_drops_nothing_through_a_service_either() {
     expect(&lab, &pod("client"), &[(Passing::Yes, all.clone())]);
     // Reports about a Service name the real backend.
     let n_told = |backend: &IpAddr| -> Result<usize> {
-        let drops = ask_agent(&lab, &["drops", "--output", "json"])?;
+        let drops = lab.agent_config().ask(&["drops", "--output", "json"])?;
         let parts = [
             "\"is_dropped\":false",
             "\"reason\":\"audited\"",

@@ -17,7 +17,7 @@ use netpol_policy::dataplane::port::Flows as _;
 use serde_json::{Value, json};
 
 use crate::cluster::{
-    apply_policy, ask_agent, can_run, egress_only_to, expect, lab, maps, pod, policy_file, sockets,
+    apply_policy, can_run, egress_only_to, expect, lab, maps, pod, policy_file, sockets,
 };
 
 /// A Python program that sends the frames listed on standard input in hexadecimal.
@@ -118,7 +118,7 @@ fn allow_forwarding(lab: &Lab, file: &str) -> Result<()> {
 /// Waits until a pod may forward.
 fn wait_for_a_forwarding_pod(lab: &Lab) -> Result<()> {
     until("the permission to forward", LIMIT, || {
-        let status = ask_agent(lab, &["status", "--output", "json"])?;
+        let status = lab.agent_config().ask(&["status", "--output", "json"])?;
         let status: Value = serde_json::from_str(&status)?;
         let endpoints = status.get("endpoints").and_then(Value::as_array).context("endpoints")?;
         let forwards = |endpoint: &Value| endpoint.get("forwards") == Some(&json!(true));
@@ -130,7 +130,7 @@ fn wait_for_a_forwarding_pod(lab: &Lab) -> Result<()> {
 /// Waits until the agent has reported drops for each of these reasons.
 fn wait_for_drops(lab: &Lab, reasons: &[&str]) {
     until(&format!("drops with {reasons:?}"), LIMIT, || {
-        let drops = ask_agent(lab, &["drops", "--output", "json"])?;
+        let drops = lab.agent_config().ask(&["drops", "--output", "json"])?;
         let is_told = |reason: &&str| drops.contains(&format!("\"reason\":\"{reason}\""));
         Ok(if reasons.iter().all(is_told) { Look::Done(()) } else { Look::NotYet(drops) })
     })

@@ -11,7 +11,7 @@ use netpol_lab::node::{Lab, Passing};
 use netpol_lab::probe::Probe;
 use serde_json::json;
 
-use crate::cluster::{apply_policy, ask_agent, can_run, expect, lab, pod, sockets};
+use crate::cluster::{apply_policy, can_run, expect, lab, pod, sockets};
 
 /// `netpol-agent drops -f`, writing to a file. Dropped, it is killed.
 struct Follower(Child);
@@ -67,7 +67,7 @@ fn drops_are_followed_and_connections_are_listed_with_pods_and_policies() {
         .unwrap();
         // After the policy is in force, because older connections have no allowing rule.
         lab.probe(&[(pod("client"), vec![Probe::tcp(addr)])]).unwrap();
-        let flows = ask_agent(&lab, &["flows", "-o", "json"]).unwrap();
+        let flows = lab.agent_config().ask(&["flows", "-o", "json"]).unwrap();
         let flows: Vec<FlowRecord> = serde_json::from_str(&flows).unwrap();
         let is_told = |flow: &FlowRecord| {
             flow.pod.to_string() == "default/web"

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 
 use tracing::warn;
 
+use crate::agent::saved_file;
+
 /// The file is written again after this many seconds.
 const PERIOD_S: u64 = 30;
 
@@ -47,9 +49,7 @@ impl LastHeard {
         }
         self.unix_s = Some(now_unix_s);
         let Some(path) = &self.path else { return };
-        let temporary = path.with_extension("new");
-        let written = fs::write(&temporary, format!("{now_unix_s}\n"))
-            .and_then(|()| fs::rename(&temporary, path));
+        let written = saved_file::replace(path, format!("{now_unix_s}\n").as_bytes());
         if let Err(error) = written
             && !std::mem::replace(&mut self.has_failed, true)
         {

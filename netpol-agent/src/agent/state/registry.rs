@@ -19,6 +19,8 @@ use tracing::{error, warn};
 use netpol_policy::model::{ObjectName, Pod};
 use netpol_policy::store::{Endpoint, PodEnd};
 
+use crate::agent::saved_file;
+
 /// The highest egress mark: 12 bits of the packet mark.
 const MAX_EGRESS_MARK: u16 = 4095;
 
@@ -260,14 +262,11 @@ impl Registry {
         (1..=MAX_EGRESS_MARK).find(|egress_mark| !taken.contains(egress_mark)).unwrap_or(0)
     }
 
-    /// Replaces the file as a whole, so that it holds the old or the new records after a crash.
     fn save(&self) {
         let records: Vec<&Record> = self.by_ifindex.values().chain(self.gone.values()).collect();
-        let temporary = self.path.with_extension("new");
         let result = serde_json::to_vec(&records)
             .map_err(io::Error::other)
-            .and_then(|bytes| fs::write(&temporary, bytes))
-            .and_then(|()| fs::rename(&temporary, &self.path));
+            .and_then(|bytes| saved_file::replace(&self.path, &bytes));
         if let Err(error) = result {
             error!(path = %self.path.display(), %error, "endpoint records not written; a restart would search for the endpoints again");
         }

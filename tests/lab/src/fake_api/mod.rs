@@ -145,6 +145,18 @@ impl FakeApi {
         self.shared.change(|state| state.contents.put(number, object))
     }
 
+    /// Publishes the address of this server as an API server does: in the endpoint slice `kubernetes`.
+    pub fn put_own_address(&self) -> Option<u64> {
+        self.put(json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": { "name": "kubernetes", "namespace": "default" },
+            "addressType": "IPv4",
+            "endpoints": [{ "addresses": [self.address().ip().to_string()] }],
+            "ports": [{ "name": "https", "port": self.address().port(), "protocol": "TCP" }],
+        }))
+    }
+
     /// Deletes an object; returns the version of the deletion, `None` if there is no such object.
     pub fn delete(&self, kind: Kind, namespace: &str, name: &str) -> Option<u64> {
         let key = (namespace.to_owned(), name.to_owned());
