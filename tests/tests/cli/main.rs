@@ -8,6 +8,7 @@ mod explain;
 mod lint;
 mod matrix;
 mod usage;
+mod workloads;
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
