@@ -105,7 +105,10 @@ fn a_matrix_of_workloads_has_a_row_for_each() {
     input += &workload("StatefulSet", "db", &template("db", "{ name: pg, containerPort: 5432 }"));
     input += &workload("CronJob", "dump", &template("dump", ""));
     input += DB_FROM_WEB;
-    check(&input, "netpol simulate INPUT --matrix", &expect![[r#"
+    check(
+        &input,
+        "netpol simulate INPUT --matrix",
+        &expect![[r#"
         exit code 0
         +--------------+--------+
         | 5432/TCP     |   s/   |
@@ -125,8 +128,12 @@ fn a_matrix_of_workloads_has_a_row_for_each() {
         | s/sts/db     |     yes    |
         +--------------+------------+
 
-    "#]]);
-    check(&input, "netpol explain INPUT --from cronjob/dump --to db --port pg", &expect![[r#"
+    "#]],
+    );
+    check(
+        &input,
+        "netpol explain INPUT --from cronjob/dump --to db --port pg",
+        &expect![[r#"
         exit code 1
         s/cj/dump -> s/sts/db pg/TCP: denied
           packets: a pod of CronJob s/dump -> a pod of StatefulSet s/db, port 5432
@@ -136,7 +143,8 @@ fn a_matrix_of_workloads_has_a_row_for_each() {
         ingress: denied: s/sts/db is isolated for ingress, and no rule allows the connection
           isolated by s/db
           - s/db ingress[0] allows TCP/5432 from pods with app=web of the policy's namespace: a pod of CronJob s/dump has app=dump
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -149,18 +157,26 @@ fn lint_compares_policies_with_the_pods_of_templates() {
             "{{ apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{ name: api, namespace: s }}, spec: {{ podSelector: {{ matchLabels: {{ app: {app} }} }}, ingress: [{{ ports: [{{ port: 80 }}] }}] }} }}"
         )
     };
-    check(&(input.clone() + &policy("apii")), "netpol lint INPUT", &expect![[r#"
+    check(
+        &(input.clone() + &policy("apii")),
+        "netpol lint INPUT",
+        &expect![[r#"
         exit code 0
         DIR/input.yaml:7: warning NP001 selects-no-pod: NetworkPolicy s/api: spec.podSelector selects no pod in namespace s: app=apii
             Compare the selector with the labels of the pods that the policy should select.
         4 objects: 0 errors, 1 warning, 0 infos
-    "#]]);
-    check(&(input + &policy("api")), "netpol lint INPUT", &expect![[r#"
+    "#]],
+    );
+    check(
+        &(input + &policy("api")),
+        "netpol lint INPUT",
+        &expect![[r#"
         exit code 0
         DIR/input.yaml:7: warning NP022 service-port: NetworkPolicy s/api: spec.ingress[0].ports[0] TCP/80 is a port of Service s/api, whose target port on a pod of Deployment s/api is 8080
             Use the Service's `targetPort`, which is the port of the pods.
         4 objects: 0 errors, 1 warning, 0 infos
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -195,7 +211,10 @@ spec: { podSelector: { matchLabels: { app: db } }, ingress: [{ from: [{ ipBlock:
         assert_eq!(verdict(cidr, options), expected, "{cidr} {options}");
     }
     let input = input + &policy.replace("CIDR", "10.0.0.0/8");
-    check(&input, "netpol explain INPUT --from s/web --to s/db --port 5432", &expect![[r#"
+    check(
+        &input,
+        "netpol explain INPUT --from s/web --to s/db --port 5432",
+        &expect![[r#"
         exit code 1
         s/deploy/web -> s/deploy/db 5432/TCP: depends on an address that is not known
           packets: a pod of Deployment s/web -> a pod of Deployment s/db, port 5432
@@ -205,8 +224,12 @@ spec: { podSelector: { matchLabels: { app: db } }, ingress: [{ from: [{ ipBlock:
         ingress: denied: s/deploy/db is isolated for ingress, and no rule allows the connection
           isolated by s/db
           ? s/db ingress[0] allows every port from 10.0.0.0/8
-    "#]]);
-    check(&input, "netpol simulate INPUT", &expect![[r#"
+    "#]],
+    );
+    check(
+        &input,
+        "netpol simulate INPUT",
+        &expect![[r#"
         exit code 0
         +--------------+-----------+
         | 5432/TCP     |     s/    |
@@ -216,17 +239,22 @@ spec: { podSelector: { matchLabels: { app: db } }, ingress: [{ from: [{ ipBlock:
         | s/deploy/web |   maybe   |
         +--------------+-----------+
 
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_name_that_nothing_has_gets_a_suggestion() {
     let input = workload("Deployment", "front", &template("front", ""));
-    check(&input, "netpol explain INPUT --from s/frnt --to external --port 443", &expect![[r#"
+    check(
+        &input,
+        "netpol explain INPUT --from s/frnt --to external --port 443",
+        &expect![[r#"
         exit code 2
         s/frnt -> external 443/TCP: impossible
           there is no pod, workload, Service or node s/frnt (did you mean s/front?)
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -253,11 +281,15 @@ fn a_service_is_a_destination_by_any_of_its_names() {
             "{text}"
         );
     }
-    check(&input, "netpol explain INPUT --from svc/data --to svc/data --port 81", &expect![[r#"
+    check(
+        &input,
+        "netpol explain INPUT --from svc/data --to svc/data --port 81",
+        &expect![[r#"
         exit code 2
         svc/s/data -> svc/s/data 81/TCP: impossible
           Service s/data has no backend for port 81/TCP
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]

@@ -238,7 +238,13 @@ fn explain_end(
     let (possible, misses): (Vec<Miss>, Vec<Miss>) = misses.into_iter().partition(is_possible);
     DirectionExplanation {
         is_allowed: verdict.is_pass(),
-        summary: summary(&pod, direction, verdict),
+        summary: if possible.is_empty() || verdict.is_pass() {
+            summary(&pod, direction, verdict)
+        } else {
+            format!(
+                "depends: {pod} is isolated for {direction}, and a rule allows the connection for some addresses"
+            )
+        },
         allowing: allowing.into_iter().map(|rule| explain_rule(rule, None)).collect(),
         possible: possible.into_iter().map(|miss| explain_rule(miss.rule, None)).collect(),
         misses: misses.into_iter().map(|miss| explain_rule(miss.rule, Some(miss.reason))).collect(),
