@@ -97,9 +97,9 @@ impl FailOn {
     /// Whether the changes have the effect.
     pub(super) const fn is_met(self, changes: Changes) -> bool {
         match self {
-            Self::Opens => changes.n_opened > 0,
-            Self::Closes => changes.n_closed > 0,
-            Self::Changes => changes.n_opened + changes.n_closed > 0,
+            Self::Opens => changes.opened > 0,
+            Self::Closes => changes.closed > 0,
+            Self::Changes => changes.opened + changes.closed > 0,
         }
     }
 }

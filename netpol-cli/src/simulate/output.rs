@@ -26,9 +26,9 @@ pub(super) struct Names<'a> {
 /// Numbers of connections, where each pod of a row counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
-    pub(super) n_opened: usize,
-    pub(super) n_closed: usize,
-    n_connections: usize,
+    pub(super) opened: usize,
+    pub(super) closed: usize,
+    all: usize,
 }
 
 /// How the output is written.
@@ -135,8 +135,8 @@ pub(super) fn write(
             for line in lines {
                 writeln!(out, "{line}")?;
             }
-            let Changes { n_opened, n_closed, n_connections } = changes;
-            writeln!(out, "{} of {n_connections} connections would change", n_opened + n_closed)?;
+            let Changes { opened, closed, all } = changes;
+            writeln!(out, "{} of {all} connections would change", opened + closed)?;
         }
         MatrixOutput::Text | MatrixOutput::Md | MatrixOutput::Csv => {}
     }
@@ -178,10 +178,10 @@ impl Pair<'_> {
 impl Changes {
     fn add(&mut self, pair: &Pair<'_>) {
         let n = pair.n_connections();
-        self.n_connections += n;
+        self.all += n;
         match pair.cell.change() {
-            Some(Change::Opens) => self.n_opened += n,
-            Some(Change::Closes) => self.n_closed += n,
+            Some(Change::Opens) => self.opened += n,
+            Some(Change::Closes) => self.closed += n,
             None => {}
         }
     }

@@ -62,19 +62,19 @@ pub(super) fn rows(peers: &[PodOrIp], clusters: &[&Reachability]) -> Vec<Row> {
         let alike: Vec<Likeness> =
             clusters.iter().map(|cluster| likeness(cluster, index, peer)).collect();
         let is_pod = alike.iter().any(Option::is_some);
-        match known.get(&alike).filter(|_| is_pod).and_then(|row| rows.get_mut(*row)) {
-            Some(row) => row.members.push(index),
-            None => {
-                known.insert(alike, rows.len());
-                rows.push(Row { name: peer.to_string(), members: vec![index] });
-            }
+        let row = known.get(&alike).filter(|_| is_pod);
+        if let Some(row) = row.and_then(|row| rows.get_mut(*row)) {
+            row.members.push(index);
+        } else {
+            known.insert(alike, rows.len());
+            rows.push(Row { name: peer.to_string(), members: vec![index] });
         }
     }
     for row in &mut rows {
         if let [first, _, ..] = *row.members.as_slice() {
             let names = row.members.iter().filter_map(|member| peers.get(*member));
             let first = peers.get(first).map(ToString::to_string).unwrap_or_default();
-            row.name = common_name(first, names, row.members.len());
+            row.name = common_name(&first, names, row.members.len());
         }
     }
     rows
@@ -99,12 +99,8 @@ fn ports(pod: &Pod) -> usize {
 }
 
 /// The common beginning of the names up to a hyphen, with the number of pods.
-fn common_name<'a>(
-    first: String,
-    names: impl Iterator<Item = &'a PodOrIp>,
-    n_pods: usize,
-) -> String {
-    let common = names.fold(first.clone(), |common, name| {
+fn common_name<'a>(first: &str, names: impl Iterator<Item = &'a PodOrIp>, n_pods: usize) -> String {
+    let common = names.fold(first.to_owned(), |common, name| {
         let name = name.to_string();
         let n_equal =
             common.bytes().zip(name.bytes()).take_while(|(one, other)| one == other).count();

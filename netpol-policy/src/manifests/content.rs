@@ -17,7 +17,7 @@ pub struct Content {
     pub entries: Vec<Entry>,
     /// The pods that stand for workloads, which a node does not run.
     pub workloads: Vec<Entry>,
-    /// The backends of Services that EndpointSlices list.
+    /// The backends of Services that `EndpointSlices` list.
     pub backends: Vec<ListedBackends>,
     /// Findings on documents that are not objects, in the order of the lines.
     pub findings: Vec<Finding>,

@@ -176,7 +176,7 @@ pub struct Service {
     pub selector: Option<Selector>,
     /// `spec.ports`, those that can be understood.
     pub ports: Vec<ServicePort>,
-    /// The ready endpoints that EndpointSlices list, if the Service has no selector. Only offline input has them.
+    /// The ready endpoints that `EndpointSlices` list, if the Service has no selector. Only offline input has them.
     pub backends: Vec<ServiceBackend>,
 }
 

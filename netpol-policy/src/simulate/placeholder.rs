@@ -12,7 +12,7 @@ use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
 use crate::model::{IpBlock, Object, Peer, Peers, Pod, PodPhase, Policy, Rule};
 
-/// The placeholders of pods. No packet has an address of 0.0.0.0/8, or of the discard-only block 100::/64.
+/// The placeholders of pods. No packet has an address of 0.0.0.0/8, or of the discard-only block `100::/64`.
 const PODS_V4: (Ipv4Addr, u8) = (Ipv4Addr::new(0, 64, 0, 0), 10);
 const PODS_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0x100, 0, 0, 0, 1, 0, 0, 0), 80);
 /// The placeholders of pods that use the host's network.
@@ -97,7 +97,7 @@ fn lacks_address(pod: &Pod) -> bool {
     // A pod on the host's network has the addresses of its node, if it is scheduled.
     pod.reported_addresses.is_empty()
         && !matches!(pod.phase, PodPhase::Succeeded | PodPhase::Failed)
-        && !(pod.host_network && !pod.node.is_empty())
+        && (!pod.host_network || pod.node.is_empty())
 }
 
 /// Whether pods have IPv4 addresses, and whether they have IPv6 addresses.

@@ -119,12 +119,11 @@ impl Reachability {
             *verdict = Some(found);
         }
         let answer = match verdicts {
-            [None, None] => Answer::Denied,
             [Some(Verdict::Possible), _] | [_, Some(Verdict::Possible)] => Answer::Possible,
             [Some(Verdict::Allowed), Some(Verdict::Denied)] => Answer::OnlyIpv4,
             [Some(Verdict::Denied), Some(Verdict::Allowed)] => Answer::OnlyIpv6,
             [Some(Verdict::Allowed), _] | [None, Some(Verdict::Allowed)] => Answer::Allowed,
-            [Some(Verdict::Denied), _] | [None, Some(Verdict::Denied)] => Answer::Denied,
+            [Some(Verdict::Denied), _] | [None, Some(Verdict::Denied) | None] => Answer::Denied,
         };
         if let Some(key) = key {
             self.known.insert(key, answer);

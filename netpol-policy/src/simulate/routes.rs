@@ -47,9 +47,10 @@ const MAX_ROUTES: usize = 1 << 20;
 /// terminating count as ready, because the state does not contain readiness. Of a block, one address is returned for each
 /// range that the policies treat alike.
 pub(super) fn routes(state: &ClusterState, probe: &Probe) -> Result<Routes, Problem> {
-    let sources = match &probe.from {
-        PodOrIp::Service(name) => backends_of_all_ports(state, name)?,
-        from => alternatives(state, from)?,
+    let sources = if let PodOrIp::Service(name) = &probe.from {
+        backends_of_all_ports(state, name)?
+    } else {
+        alternatives(state, &probe.from)?
     };
     let transport = probe.transport;
     if let PodOrIp::Service(name) = &probe.to
@@ -180,7 +181,7 @@ fn backends(
 }
 
 /// The addresses and the port of each backend of a port of a Service: the pods that its selector selects, else the endpoints
-/// that EndpointSlices list.
+/// that `EndpointSlices` list.
 ///
 /// Source: core/v1 `ServiceSpec.selector`, `ServicePort.targetPort` (a name is resolved on each pod).
 fn backends_of(

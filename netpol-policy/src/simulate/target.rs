@@ -180,21 +180,22 @@ impl Names<'_> {
         let is_its = |pod: &&Pod| {
             let rest = pod.name.name.strip_prefix(workload);
             rest.is_some_and(|rest| rest.starts_with('-'))
-                && !self.state.held_addresses(pod).next().is_none()
+                && self.state.held_addresses(pod).next().is_some()
         };
         let pod = self.state.pods_in(namespace).find(is_its)?;
         Some(PodOrIp::Pod { name: pod.name.clone(), address: None })
     }
 
-    /// The Service that a name of the cluster's DNS means, such as `redis.shop.svc.cluster.local`, or the pod of a StatefulSet
+    /// The Service that a name of the cluster's DNS means, such as `redis.shop.svc.cluster.local`, or the pod of a `StatefulSet`
     /// behind a headless Service (`db-0.db.shop.svc`).
     fn dns(self, name: &str) -> Option<PodOrIp> {
         let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
         let at = labels.iter().position(|label| *label == "svc");
         let (service, namespace, host) = match (at, labels.as_slice()) {
-            (Some(2), [service, namespace, ..]) => (*service, *namespace, None),
             (Some(3), [host, service, namespace, ..]) => (*service, *namespace, Some(*host)),
-            (None, [service, namespace]) => (*service, *namespace, None),
+            (Some(2), [service, namespace, ..]) | (None, [service, namespace]) => {
+                (*service, *namespace, None)
+            }
             (Some(_) | None, _) => return None,
         };
         let host = host.and_then(|host| self.within(Sort::Pod, namespace, host));

@@ -26,7 +26,10 @@ pub fn without_represented(mut objects: Vec<Object>) -> Vec<Object> {
 }
 
 /// The pods and workloads by namespace and name, each with the short name of its kind (empty for a pod) and its labels.
-struct Names(BTreeMap<(Arc<str>, Arc<str>), Vec<(&'static str, Labels)>>);
+struct Names(BTreeMap<(Arc<str>, Arc<str>), Vec<Named>>);
+
+/// The short name of a kind, and labels.
+type Named = (&'static str, Labels);
 
 impl Names {
     fn of(objects: &[Object]) -> Self {

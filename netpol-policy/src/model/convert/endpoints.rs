@@ -1,4 +1,4 @@
-//! EndpointSlices and Endpoints: the backends of Services that have no selector.
+//! `EndpointSlices` and Endpoints: the backends of Services that have no selector.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::metadata::Metadata;
 use super::walk::Fields;
 use crate::model::{Kind, ObjectName, ServiceBackend, Transport};
 
-/// The label of an EndpointSlice that names its Service.
+/// The label of an `EndpointSlice` that names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// The endpoints that one object lists for a Service.
@@ -21,7 +21,7 @@ pub struct ListedBackends {
     pub backends: Vec<ServiceBackend>,
 }
 
-/// Reads an EndpointSlice or an Endpoints object. `None` if the object is neither, or names no Service. Items that cannot be
+/// Reads an `EndpointSlice` or an Endpoints object. `None` if the object is neither, or names no Service. Items that cannot be
 /// understood are left out, which only explanations depend on.
 ///
 /// Source: discovery.k8s.io/v1 `EndpointSlice`, core/v1 `Endpoints`.

@@ -11,7 +11,7 @@ use crate::model::{Code, Diagnostic, Kind, Object, ObjectRef, WorkloadKind};
 
 /// Normalises a workload to the pod of its template, which has no address. `None` if the object is no workload.
 ///
-/// A ReplicaSet without replicas that another object owns is an old revision: it is understood, and there is no pod.
+/// A `ReplicaSet` without replicas that another object owns is an old revision: it is understood, and there is no pod.
 ///
 /// Source: core/v1 `PodTemplateSpec`.
 pub fn workload(value: &Value) -> Option<Converted> {
