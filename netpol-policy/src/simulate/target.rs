@@ -218,14 +218,14 @@ impl Names<'_> {
         let mut near: BTreeSet<(usize, String)> = BTreeSet::new();
         for ObjectName { namespace, name } in pods.chain(services) {
             let of_workload = WorkloadKind::of_pod(name);
-            let bare = of_workload.map_or(&**name, |(_, name)| name);
+            let short_name = of_workload.map_or(&**name, |(_, name)| name);
             let kind = of_workload.map_or("svc", |(kind, _)| kind.short);
             for written in [
-                format!("{namespace}/{bare}"),
-                format!("{kind}/{bare}"),
-                format!("{namespace}/{kind}/{bare}"),
-                bare.to_owned(),
-                format!("{bare}.{namespace}.svc"),
+                format!("{namespace}/{short_name}"),
+                format!("{kind}/{short_name}"),
+                format!("{namespace}/{kind}/{short_name}"),
+                short_name.to_owned(),
+                format!("{short_name}.{namespace}.svc"),
             ] {
                 let distance = strsim::osa_distance(self.text, &written);
                 if distance <= (n_letters / 4).clamp(1, 3) {
