@@ -173,6 +173,7 @@ fn begin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet, key: &FlowKey) -
             | PassReason::NeighbourDiscovery
             | PassReason::IcmpError
             | PassReason::NoEgressMark
+            | PassReason::FromOutside
             | PassReason::Audited => 0,
         };
         let state = flow::first_state(key.protocol, packet.tcp_flags);

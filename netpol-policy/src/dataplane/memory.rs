@@ -129,6 +129,11 @@ impl PolicyMaps for MemoryMaps {
         self.map_state.addresses.contains(key)
     }
 
+    fn is_of_local_pod(&self, addr: &Addr) -> bool {
+        let has = |key: &AddressKey| key.addr == *addr;
+        !addr.is_v6_link_local() && self.map_state.addresses.iter().any(has)
+    }
+
     fn identity(&self, addr: &Addr) -> Identity {
         let own = self.map_state.identities.get(addr).copied();
         own.or_else(|| longest_prefix(&self.map_state.prefixes, *addr)).unwrap_or(Identity::NONE)
