@@ -14,7 +14,7 @@ use netpol_common::verdict::HookContext;
 use zerocopy::FromBytes;
 
 /// In place of the length of a link header: the device may have one or not, and the kernel knows where the network header starts.
-/// Reading from there costs a helper that the fast path avoids.
+/// Such a read costs a helper that the fast path avoids.
 pub(crate) const FROM_NETWORK_HEADER: u32 = u32::MAX;
 
 /// The frame behind a context, on a device whose link header has this many bytes.

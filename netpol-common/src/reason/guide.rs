@@ -31,7 +31,7 @@ impl DropReason {
             }
             Self::Denied => "Change the rule; `netpol-agent explain` names it.",
             Self::Revoked => {
-                "If the change was meant, nothing: the peers have to connect again. Connections outlive changes of a policy with the annotation `netpol/existing-connections: keep`."
+                "If the change was meant, nothing: the peers have to connect again. To a Service whose backend is not allowed, add a rule for the backend. Connections outlive changes of a policy with the annotation `netpol/existing-connections: keep`."
             }
             Self::Blocked => {
                 "Wait: this ends when the agent has answered the CNI plugin. If it does not end, `netpol-agent status` and the agent's log show what the agent waits for."

@@ -80,7 +80,7 @@ reasons! {
         NotAllowed = 128, "not-allowed";
         /// A rule denies the packet. NetworkPolicy has no such rules.
         Denied = 129, "denied";
-        /// The packet belongs to a connection that a policy change has forbidden.
+        /// The packet belongs to a connection that a policy change has forbidden, or to one that began at a Service's address and whose backend is not allowed.
         Revoked = 130, "revoked";
         /// The pod's policy is not in force yet.
         Blocked = 131, "blocked";

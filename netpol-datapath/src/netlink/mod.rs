@@ -147,7 +147,7 @@ async fn read(handle: &Handle) -> Result<Devices, Error> {
     Ok(devices)
 }
 
-/// The devices on top of a bridge, or on top of such a device. The other end of a veth pair is not below a device.
+/// The devices on top of a bridge, or on top of such a device. The peer of a veth is not below a device.
 fn on_bridges(links: &[LinkMessage]) -> BTreeSet<u32> {
     let is_kind = |link: &LinkMessage, kind: &InfoKind| {
         link.attributes.iter().any(|attribute| {
