@@ -50,7 +50,7 @@ pub struct Devices {
 pub struct Device {
     /// Its name.
     pub name: String,
-    /// Whether it is a bridge, whose packets leave through one of its ports.
+    /// Whether it is a bridge, or a VLAN or other device on top of one: its packets leave and arrive through a port of the bridge.
     pub is_bridge: bool,
     /// Whether it is administratively up.
     pub is_up: bool,
@@ -125,11 +125,14 @@ async fn read(handle: &Handle) -> Result<Devices, Error> {
         .map_err(|source| Error::List { what: "devices", source })?;
     let mut devices = Devices::default();
     let mut loopback = BTreeSet::new();
+    let on_bridges = on_bridges(&links);
     for link in links {
         if link.header.link_layer_type == LinkLayerType::Loopback {
             loopback.insert(link.header.index);
         } else {
-            devices.by_ifindex.insert(IfIndex(link.header.index), device(&link));
+            let mut device = device(&link);
+            device.is_bridge |= on_bridges.contains(&link.header.index);
+            devices.by_ifindex.insert(IfIndex(link.header.index), device);
         }
     }
     let mut addresses = handle.address().get().execute();
@@ -142,6 +145,34 @@ async fn read(handle: &Handle) -> Result<Devices, Error> {
         devices.addresses.extend(address_of(&message));
     }
     Ok(devices)
+}
+
+/// The devices on top of a bridge, or on top of such a device. The peer of a veth is not below a device.
+fn on_bridges(links: &[LinkMessage]) -> BTreeSet<u32> {
+    let is_kind = |link: &LinkMessage, kind: &InfoKind| {
+        link.attributes.iter().any(|attribute| {
+            matches!(attribute, LinkAttribute::LinkInfo(info) if info.contains(&LinkInfo::Kind(kind.clone())))
+        })
+    };
+    let index = |link: &LinkMessage| link.header.index;
+    let bridges = links.iter().filter(|link| is_kind(link, &InfoKind::Bridge));
+    let mut found: BTreeSet<u32> = bridges.map(index).collect();
+    loop {
+        let on_one = |link: &&LinkMessage| {
+            let is_elsewhere =
+                |other: &LinkAttribute| matches!(other, LinkAttribute::LinkNetNsId(_));
+            !is_kind(link, &InfoKind::Veth)
+                && !link.attributes.iter().any(is_elsewhere)
+                && link.attributes.iter().any(
+                    |other| matches!(other, LinkAttribute::Link(below) if found.contains(below)),
+                )
+        };
+        let more: BTreeSet<u32> = links.iter().filter(on_one).map(index).collect();
+        if more.is_subset(&found) {
+            return found;
+        }
+        found.extend(more);
+    }
 }
 
 /// The device's own address in a message.

@@ -129,6 +129,11 @@ impl PolicyMaps for MemoryMaps {
         self.map_state.addresses.contains(key)
     }
 
+    fn is_of_local_pod(&self, addr: &Addr) -> bool {
+        let has = |key: &AddressKey| key.addr == *addr;
+        !addr.is_v6_link_local() && self.map_state.addresses.iter().any(has)
+    }
+
     fn identity(&self, addr: &Addr) -> Identity {
         identity_of(&self.map_state, *addr)
     }
