@@ -71,7 +71,9 @@ fn judge(maps: &MemoryMaps, frame: &[u8], seen: &HookContext) {
     // Other bits of the mark are not ours, and an egress mark is the pod's own or none.
     assert_eq!((mark ^ seen.mark) & !seen.mark_mask, 0, "{}", said());
     let egress_mark = (mark & seen.mark_mask) >> seen.mark_mask.trailing_zeros();
-    if egress_mark != 0 {
+    if seen.hook == Hook::UplinkIngress {
+        assert_eq!(mark, seen.mark, "{}", said());
+    } else if egress_mark != 0 {
         assert_eq!(seen.hook, Hook::PodEgress, "{}", said());
         assert_eq!(Some(egress_mark), at_hook.map(|own| u32::from(own.egress_mark)), "{}", said());
         assert_eq!(verdict, Verdict::Pass(PassReason::Deferred), "{}", said());
@@ -83,8 +85,14 @@ fn judge(maps: &MemoryMaps, frame: &[u8], seen: &HookContext) {
         let is_senders = key.ifindex != ifindex && key.stage == FlowKey::AFTER_NAT;
         assert!(verdict.is_pass() || is_senders, "{}", said());
     }
-    if seen.hook == Hook::UplinkEgress {
-        return;
+    match seen.hook {
+        Hook::UplinkEgress => return,
+        Hook::UplinkIngress => {
+            let is_foreign = has_foreign_address(maps.map_state(), frame, seen.ifindex);
+            assert_eq!(verdict.is_pass(), !is_foreign, "{}", said());
+            return;
+        }
+        Hook::PodEgress | Hook::PodIngress => {}
     }
     match at_hook {
         None => assert_eq!(verdict, Verdict::Drop(DropReason::UnknownEndpoint), "{}", said()),
@@ -96,7 +104,9 @@ fn judge(maps: &MemoryMaps, frame: &[u8], seen: &HookContext) {
         Some(own) if own.isolated == 0 && seen.mark & seen.mark_mask == 0 => {
             let may: &[DropReason] = match seen.hook {
                 Hook::PodEgress => &UNATTRIBUTED,
-                Hook::PodIngress | Hook::UplinkEgress => &[DropReason::OtherMac],
+                Hook::PodIngress | Hook::UplinkEgress | Hook::UplinkIngress => {
+                    &[DropReason::OtherMac]
+                }
             };
             let is_expected = matches!(verdict, Verdict::Drop(reason) if may.contains(&reason));
             assert!(verdict.is_pass() || is_expected, "{}", said());
@@ -135,6 +145,34 @@ fn is_attributed(map_state: &MapState, frame: &[u8], seen: &HookContext) -> bool
         }
         Parsed::NotIp | Parsed::Malformed(_) => false,
     }
+}
+
+/// Whether a frame from outside claims an address of a pod, read by offsets: the source of an IP packet or an ARP message, and the
+/// target of a neighbour advertisement or of a probe for duplicates.
+fn has_foreign_address(map_state: &MapState, frame: &[u8], ifindex: IfIndex) -> bool {
+    let v4 = |at: usize| Some(Addr::from_v4(*frame.get(at..)?.first_chunk()?));
+    let v6 = |at: usize| Some(Addr(*frame.get(at..)?.first_chunk()?));
+    let claimed: [Option<Addr>; 2] = match frame.get(12..14) {
+        // All of the headers must be there.
+        Some([8, 0]) if frame.len() >= 34 => [v4(26), None],
+        Some([8, 6]) if frame.len() >= 34 && frame.get(18..20) == Some(&[6, 4]) => [v4(28), None],
+        Some([0x86, 0xdd]) if frame.len() >= 54 => {
+            let is_probe = v6(22) == Some(Addr::UNSPECIFIED);
+            let claims = match (frame.get(20), frame.get(54)) {
+                (Some(58), Some(136)) => true,
+                (Some(58), Some(135)) => is_probe,
+                _ => false,
+            };
+            [v6(22), if claims { v6(62) } else { None }]
+        }
+        _ => [None, None],
+    };
+    let of_others = |addr: &Addr| {
+        let owners = map_state.addresses.iter().filter(|key| key.addr == *addr);
+        let mut owners = owners.map(|key| key.ifindex).peekable();
+        !addr.is_v6_link_local() && owners.peek().is_some() && owners.all(|of| of != ifindex)
+    };
+    claimed.iter().flatten().any(of_others)
 }
 
 /// Checks our parser against another one, which also validates all lengths: where it finds ports, ours finds the same.
@@ -257,11 +295,14 @@ fn change(input: &mut Unstructured<'_>, maps: &mut MemoryMaps) -> Result<()> {
     Ok(())
 }
 
+const HOOKS: [Hook; 4] =
+    [Hook::PodIngress, Hook::PodEgress, Hook::UplinkEgress, Hook::UplinkIngress];
+
 fn hook_context(input: &mut Unstructured<'_>, now: Nanos) -> Result<HookContext> {
     let devices = [PODS[0], PODS[1], PODS[2], NO_POD, 2, 0];
     let egress_mark = input.int_in_range(0..=4_u32)?;
     Ok(HookContext {
-        hook: *input.choose(&[Hook::PodIngress, Hook::PodEgress, Hook::UplinkEgress])?,
+        hook: *input.choose(&HOOKS)?,
         ifindex: IfIndex(*input.choose(&devices)?),
         ingress_ifindex: *input.choose(&devices)?,
         has_socket: input.arbitrary()?,

@@ -199,6 +199,8 @@ pub enum Hook {
     PodIngress,
     /// TC egress of any other device of the host: program `uplink_egress`.
     UplinkEgress,
+    /// TC ingress of the same devices: program `uplink_ingress`.
+    UplinkIngress,
 }
 
 impl Hook {
@@ -208,7 +210,7 @@ impl Hook {
         match self {
             Self::PodEgress => Some(Direction::Egress),
             Self::PodIngress => Some(Direction::Ingress),
-            Self::UplinkEgress => None,
+            Self::UplinkEgress | Self::UplinkIngress => None,
         }
     }
 }

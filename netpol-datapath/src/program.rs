@@ -13,12 +13,19 @@ pub enum Program {
     UplinkEgress,
     /// [`Hook::UplinkEgress`] for devices whose frames start with the IP header (tunnels).
     UplinkEgressL3,
+    /// See [`Hook::UplinkIngress`].
+    UplinkIngress,
 }
 
 impl Program {
     /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::PodIngress, Self::PodEgress, Self::UplinkEgress, Self::UplinkEgressL3];
+    pub const ALL: [Self; 5] = [
+        Self::PodIngress,
+        Self::PodEgress,
+        Self::UplinkEgress,
+        Self::UplinkEgressL3,
+        Self::UplinkIngress,
+    ];
 
     /// The name in the object file.
     pub const fn name(self) -> &'static str {
@@ -27,6 +34,7 @@ impl Program {
             Self::PodEgress => "pod_egress",
             Self::UplinkEgress => "uplink_egress",
             Self::UplinkEgressL3 => "uplink_egress_l3",
+            Self::UplinkIngress => "uplink_ingress",
         }
     }
 
@@ -35,7 +43,7 @@ impl Program {
         match self {
             Self::PodIngress => Some("pod_ingress_last"),
             Self::PodEgress => Some("pod_egress_last"),
-            Self::UplinkEgress | Self::UplinkEgressL3 => None,
+            Self::UplinkEgress | Self::UplinkEgressL3 | Self::UplinkIngress => None,
         }
     }
 
@@ -45,6 +53,7 @@ impl Program {
             Self::PodIngress => Hook::PodIngress,
             Self::PodEgress => Hook::PodEgress,
             Self::UplinkEgress | Self::UplinkEgressL3 => Hook::UplinkEgress,
+            Self::UplinkIngress => Hook::UplinkIngress,
         }
     }
 }

@@ -56,6 +56,7 @@ impl simulate::Datapath for Kernel {
             Hook::PodEgress => Program::PodEgress,
             Hook::PodIngress => Program::PodIngress,
             Hook::UplinkEgress => Program::UplinkEgress,
+            Hook::UplinkIngress => Program::UplinkIngress,
         };
         let context = TestContext {
             ifindex: hook.ifindex.0,

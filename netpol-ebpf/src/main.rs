@@ -30,7 +30,7 @@ use netpol_common::packet::{ETHERNET_LEN, Frame as _, Packet};
 use netpol_common::verdict::{DEFAULT_MARK_MASK, decide};
 
 use crate::policy_maps::KernelMaps;
-use crate::skb::Skb;
+use crate::skb::{FROM_NETWORK_HEADER, Skb};
 
 mod emit;
 mod flows;
@@ -92,6 +92,13 @@ fn uplink_egress(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn uplink_egress_l3(ctx: TcContext) -> i32 {
     act::<0, NEXT>(ctx, Hook::UplinkEgress)
+}
+
+/// TC ingress of the node's other interfaces, with or without a link header: packets that arrive from outside.
+#[classifier]
+#[inline(always)]
+fn uplink_ingress(ctx: TcContext) -> i32 {
+    act::<FROM_NETWORK_HEADER, NEXT>(ctx, Hook::UplinkIngress)
 }
 
 #[inline(always)]

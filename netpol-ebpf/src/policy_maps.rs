@@ -152,6 +152,11 @@ impl PolicyMaps for KernelMaps {
     }
 
     #[inline(always)]
+    fn is_of_local_pod(&self, addr: &Addr) -> bool {
+        ADDRESSES.get_ptr(&AddressKey::of_any_pod(*addr)).is_some()
+    }
+
+    #[inline(always)]
     fn identity(&self, addr: &Addr) -> Identity {
         if let Some(identity) = identities::entry(addr).identity() {
             return identity;

@@ -2,8 +2,8 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::bpf_skb_load_bytes;
+use aya_ebpf::bindings::{__sk_buff, bpf_hdr_start_off};
+use aya_ebpf::helpers::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_pull_data};
 use aya_ebpf::programs::TcContext;
 use netpol_common::ids::{Direction, Hook, IfIndex, Nanos, Protocol};
 use netpol_common::mac::Mac;
@@ -12,6 +12,10 @@ use netpol_common::packet::{
 };
 use netpol_common::verdict::HookContext;
 use zerocopy::FromBytes;
+
+/// In place of the length of a link header: the device may have one or not, and the kernel knows where the network header starts.
+/// Such a read costs a helper that the fast path avoids.
+pub(crate) const FROM_NETWORK_HEADER: u32 = u32::MAX;
 
 /// The frame behind a context, on a device whose link header has this many bytes.
 pub(crate) struct Skb<const LINK_HEADER_LEN: u32>(pub(crate) TcContext);
@@ -57,7 +61,9 @@ impl<const LINK_HEADER_LEN: u32> Skb<LINK_HEADER_LEN> {
     /// Length from the network header on, bytes.
     #[inline(always)]
     pub(crate) fn network_len_bytes(&self) -> u32 {
-        self.0.len().saturating_sub(LINK_HEADER_LEN)
+        let link_header_len =
+            if LINK_HEADER_LEN == FROM_NETWORK_HEADER { 0 } else { LINK_HEADER_LEN };
+        self.0.len().saturating_sub(link_header_len)
     }
 
     /// The ethertype, network byte order. The kernel has read it from the frame of a packet that a pod or another host sent.
@@ -85,6 +91,9 @@ impl<const LINK_HEADER_LEN: u32> PacketBytes for Skb<LINK_HEADER_LEN> {
         }
         #[expect(clippy::cast_possible_truncation, reason = "a header has some dozens of bytes")]
         let len = const { size_of::<T>() as u32 };
+        if LINK_HEADER_LEN == FROM_NETWORK_HEADER {
+            return self.load_relative(offset - ETHERNET_LEN, len, buffer);
+        }
         // SAFETY: the buffer has `len` bytes. The helper checks the bounds of the packet, and fills all of the buffer or fails.
         let failure = unsafe {
             bpf_skb_load_bytes(
@@ -103,6 +112,9 @@ impl<const LINK_HEADER_LEN: u32> PacketBytes for Skb<LINK_HEADER_LEN> {
         if offset < ETHERNET_LEN {
             return T::read_from_bytes(&self.ethertype()).ok();
         }
+        if LINK_HEADER_LEN == FROM_NETWORK_HEADER {
+            return None;
+        }
         self.read(offset + LINK_HEADER_LEN - ETHERNET_LEN)
     }
 
@@ -117,6 +129,38 @@ impl<const LINK_HEADER_LEN: u32> PacketBytes for Skb<LINK_HEADER_LEN> {
 }
 
 impl<const LINK_HEADER_LEN: u32> Skb<LINK_HEADER_LEN> {
+    /// Copies bytes after the network header. The helper reads the linear part of the packet only, into which the kernel pulls the
+    /// headers if a driver has left them elsewhere.
+    #[inline(always)]
+    fn load_relative<'a, T: FromBytes>(
+        &self,
+        offset: u32,
+        len: u32,
+        buffer: &'a mut MaybeUninit<T>,
+    ) -> Option<&'a T> {
+        let skb = self.raw().cast();
+        let mut load = || {
+            // SAFETY: the buffer has `len` bytes. The helper checks the bounds of the packet, and fills all of the buffer or fails.
+            unsafe {
+                bpf_skb_load_bytes_relative(
+                    skb,
+                    offset,
+                    buffer.as_mut_ptr().cast(),
+                    len,
+                    bpf_hdr_start_off::BPF_HDR_START_NET,
+                )
+            }
+        };
+        let mut failure = load();
+        if failure != 0 {
+            // SAFETY: the helper invalidates pointers into the packet, and there are none here.
+            unsafe { bpf_skb_pull_data(self.raw(), self.0.len()) };
+            failure = load();
+        }
+        // SAFETY: the helper has filled the buffer, and any bytes are a valid T.
+        (failure == 0).then(|| unsafe { buffer.assume_init_ref() })
+    }
+
     /// Reads from the linear part of the packet, which always has the whole link header.
     #[inline(always)]
     fn read<T: FromBytes + Copy>(&self, offset: u32) -> Option<T> {
@@ -142,6 +186,8 @@ impl<const LINK_HEADER_LEN: u32> Frame for Skb<LINK_HEADER_LEN> {
     fn parse(&self, packet: &mut Packet) -> Parsed {
         Parsed::from_wire(match LINK_HEADER_LEN {
             ETHERNET_LEN => parse_ethernet(self.raw(), packet),
+            // One call in a small program.
+            FROM_NETWORK_HEADER => return packet::parse(self, packet),
             _ => parse_l3(self.raw(), packet),
         })
     }

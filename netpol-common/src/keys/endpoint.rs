@@ -140,9 +140,21 @@ impl Endpoint {
 wire! {
     /// Key of ADDRESSES: may this interface send from that address?
     pub struct AddressKey {
-        /// The pod's host interface.
+        /// The pod's host interface; [`AddressKey::ANY_POD`] for any of them.
         pub ifindex: IfIndex,
         /// The source address.
         pub addr: Addr,
+    }
+}
+
+impl AddressKey {
+    /// In place of an interface: some pod of this node has the address. Link-local addresses have no such entry, because they are
+    /// valid on one link only.
+    pub const ANY_POD: IfIndex = IfIndex(0);
+
+    /// The entry of an address of any pod.
+    #[inline(always)]
+    pub const fn of_any_pod(addr: Addr) -> Self {
+        Self { ifindex: Self::ANY_POD, addr }
     }
 }

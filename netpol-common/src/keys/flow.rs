@@ -86,7 +86,7 @@ impl FlowValue {
     /// All zeros: memory for a flow that is read.
     pub const UNKNOWN: Self = zerocopy::transmute!([0_u64; 3]);
 
-    /// A policy change has forbidden the flow. Its packets drop in both directions.
+    /// A policy change has forbidden the flow, or its deferred verdict is not finished. Its packets drop in both directions.
     pub const REVOKED: u8 = 1;
     /// The flow comes from the own node or from the pod itself, and policy does not apply to it.
     pub const EXEMPT: u8 = 2;

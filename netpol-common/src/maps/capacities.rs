@@ -5,8 +5,8 @@ pub const MAX_ENDPOINTS: u32 = 4096;
 /// Elements of MACS, 256 KiB. With 110 pods whose interface indexes are spread at random, two of them need the same element on
 /// one node of five.
 pub const N_MAC_SLOTS: u32 = 1 << crate::mac::MacSlot::INDEX_BITS;
-/// Addresses of local endpoints: both families, and as many secondary addresses.
-pub const MAX_ADDRESSES: u32 = 4 * MAX_ENDPOINTS;
+/// Addresses of local endpoints: both families, and as many secondary addresses. Each has an entry for its endpoint and one for any.
+pub const MAX_ADDRESSES: u32 = 8 * MAX_ENDPOINTS;
 /// Addresses of pods in peer sets: both families in the largest clusters (150,000 pods). The tables grow with their content.
 pub const MAX_IDENTITIES: u32 = 1 << 19;
 /// Address blocks and exceptions.

@@ -41,6 +41,8 @@ pub trait PolicyMaps {
     fn mac(&self, ifindex: IfIndex) -> Option<Mac>;
     /// Whether the interface may send from the address.
     fn owns_address(&self, key: &AddressKey) -> bool;
+    /// Whether a pod of this node has the address, except for link-local ones.
+    fn is_of_local_pod(&self, addr: &Addr) -> bool;
     /// The identity of an address: that of the single address, else of the longest prefix, else [`Identity::NONE`].
     fn identity(&self, addr: &Addr) -> Identity;
     /// The longest matching entry of an endpoint's allow map, for the identity or else for [`Identity::ANY`].

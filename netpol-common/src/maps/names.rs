@@ -1,13 +1,13 @@
 //! Names of the maps, and the version of their layouts.
 
 /// Version of all layouts in [`crate::keys`] and [`crate::event`]; part of the pin path.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Pod interfaces: ifindex → [`EndpointEntry`](crate::keys::EndpointEntry).
 pub const ENDPOINTS: &str = "ENDPOINTS";
 /// MAC addresses of the endpoints: an array of [`MacSlot`](crate::mac::MacSlot).
 pub const MACS: &str = "MACS";
-/// Addresses that an interface may send from: [`AddressKey`](crate::keys::AddressKey) → ().
+/// Addresses that an interface may send from, and those of any interface: [`AddressKey`](crate::keys::AddressKey) → ().
 pub const ADDRESSES: &str = "ADDRESSES";
 /// Identities of single addresses, looked up before PREFIXES: family → a table, see [`crate::identities`].
 pub const IDENTITIES: &str = "IDENTITIES";
@@ -119,7 +119,7 @@ mod tests {
     /// A failure here is a change of the wire: bump [`ABI_VERSION`].
     #[test]
     fn layouts_are_those_of_this_abi_version() {
-        assert_eq!(ABI_VERSION, 5);
+        assert_eq!(ABI_VERSION, 6);
         assert_eq!(size_of::<EndpointValue>(), 8);
         assert_eq!(offset_of!(EndpointValue, egress_mark), 6);
         assert_eq!(size_of::<Endpoint>(), 20);

@@ -4,6 +4,7 @@
 //! fragment and ICMP facts, or a [`DropReason`](crate::reason::DropReason). The walk over IPv6 extension headers is bounded.
 
 mod bytes;
+mod claim;
 mod frame;
 mod headers;
 mod link_message;
@@ -12,6 +13,7 @@ mod parsed;
 mod plain;
 
 pub use bytes::{PacketBytes, pod_mac_offset};
+pub use claim::{Claim, claim};
 pub use frame::Frame;
 pub use link_message::is_link_message;
 pub use parse::{parse, parse_quoted};

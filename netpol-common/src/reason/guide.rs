@@ -18,7 +18,7 @@ impl DropReason {
             | Self::FragmentWithoutFirst
             | Self::TinyFragment
             | Self::NotIp => &Direction::ALL,
-            Self::OtherMac => &[Direction::Ingress],
+            Self::OtherMac | Self::Impersonated => &[Direction::Ingress],
             Self::Spoofed | Self::UnknownEgressMark => &[Direction::Egress],
         }
     }
@@ -31,7 +31,7 @@ impl DropReason {
             }
             Self::Denied => "Change the rule; `netpol-agent explain` names it.",
             Self::Revoked => {
-                "If the change was meant, nothing: the peers have to connect again. Connections outlive changes of a policy with the annotation `netpol/existing-connections: keep`."
+                "If the change was meant, nothing: the peers have to connect again. To a Service whose backend is not allowed, add a rule for the backend. Connections outlive changes of a policy with the annotation `netpol/existing-connections: keep`."
             }
             Self::Blocked => {
                 "Wait: this ends when the agent has answered the CNI plugin. If it does not end, `netpol-agent status` and the agent's log show what the agent waits for."
@@ -44,6 +44,9 @@ impl DropReason {
             }
             Self::OtherMac => {
                 "Nothing: the frame was for another device. If the pod gets no frames at all, its MAC address was changed after it had started: start the pod again."
+            }
+            Self::Impersonated => {
+                "Find the host outside that sends with the address of a pod: `netpol-agent drops` shows the address and the device. A router that sends a pod's packets back to the pod's node causes this too."
             }
             Self::Truncated | Self::BadHeader => {
                 "Find the sender with `netpol-agent drops`: no common network stack sends such packets."

@@ -68,6 +68,8 @@ reasons! {
         NoEgressMark = 10, "no-egress-mark";
         /// The packet would be dropped, but the policies that isolate the pod are in audit mode.
         Audited = 11, "audited";
+        /// The packet arrives at the node from an address that no pod of the node has.
+        FromOutside = 12, "from-outside";
     }
 }
 
@@ -78,7 +80,7 @@ reasons! {
         NotAllowed = 128, "not-allowed";
         /// A rule denies the packet. NetworkPolicy has no such rules.
         Denied = 129, "denied";
-        /// The packet belongs to a connection that a policy change has forbidden.
+        /// The packet belongs to a connection that a policy change has forbidden, or to one that began at a Service's address and whose backend is not allowed.
         Revoked = 130, "revoked";
         /// The pod's policy is not in force yet.
         Blocked = 131, "blocked";
@@ -102,6 +104,8 @@ reasons! {
         UnknownEgressMark = 140, "unknown-egress-mark";
         /// The frame is addressed to the MAC address of another device, and a bridge has flooded it.
         OtherMac = 141, "other-mac";
+        /// A packet with the address of a pod of this node as its source arrives through a device that is not the pod's.
+        Impersonated = 142, "impersonated";
     }
 }
 
@@ -120,7 +124,8 @@ impl PassReason {
             | Self::Arp
             | Self::NeighbourDiscovery
             | Self::IcmpError
-            | Self::NoEgressMark => false,
+            | Self::NoEgressMark
+            | Self::FromOutside => false,
         }
     }
 }
@@ -141,7 +146,8 @@ impl DropReason {
             | Self::TinyFragment
             | Self::NotIp
             | Self::UnknownEgressMark
-            | Self::OtherMac => false,
+            | Self::OtherMac
+            | Self::Impersonated => false,
         }
     }
 }

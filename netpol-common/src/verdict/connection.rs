@@ -1,7 +1,7 @@
 //! The verdict on an IP packet by the flow that it belongs to or begins.
 
 use super::fragments::{complete_key, store_first};
-use super::policy::{audited, consult, unless_isolated, unless_isolated_for};
+use super::policy::{audited, consult, is_enforced, unless_isolated, unless_isolated_for};
 use super::view::{Ruling, View};
 use crate::flow;
 use crate::ids::{Direction, Protocol};
@@ -165,6 +165,10 @@ fn begin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet, key: &FlowKey) -
     if let Verdict::Pass(reason) = ruling.verdict {
         let marks = match reason {
             PassReason::OwnNode | PassReason::Hairpin => FlowValue::EXEMPT,
+            // Revoked until the verdict is finished, because the backend may answer before that.
+            PassReason::Deferred if is_enforced(&view.endpoint, origin) => {
+                FlowValue::DEFERRED | FlowValue::REVOKED
+            }
             PassReason::Deferred => FlowValue::DEFERRED,
             PassReason::NotIsolated
             | PassReason::Allowed
@@ -173,6 +177,7 @@ fn begin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet, key: &FlowKey) -
             | PassReason::NeighbourDiscovery
             | PassReason::IcmpError
             | PassReason::NoEgressMark
+            | PassReason::FromOutside
             | PassReason::Audited => 0,
         };
         let state = flow::first_state(key.protocol, packet.tcp_flags);

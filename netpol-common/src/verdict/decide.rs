@@ -5,6 +5,7 @@ use super::fast_path::{FastPath, fast_path};
 use super::hook_context::HookContext;
 use super::judge::judge;
 use super::outcome::Outcome;
+use super::outside::at_uplink_ingress;
 use super::policy::is_never_finished;
 use super::spoofing::{foreign_mac, has_foreign_mac, is_spoofed, judge_arp, judge_opaque};
 use super::view::{Ruling, View};
@@ -17,7 +18,7 @@ use crate::reason::{DropReason, PassReason, Verdict};
 /// Decides about one frame, and stores in `maps` what later packets need.
 ///
 /// `context` is called more than once, because a value that is made again needs no stack. `packet` is scratch space. Afterwards it
-/// holds the headers of the frame, unless the frame leaves the node and its verdict was not deferred.
+/// holds the headers of the frame, unless the frame passes a device that is no pod's, and its verdict was not deferred.
 ///
 /// This is the only place where packets are judged: in the kernel, in simulations and in tests.
 #[inline(always)]
@@ -31,6 +32,7 @@ pub fn decide<M: PolicyMaps, B: Frame + ?Sized>(
         Hook::PodEgress => at_pod(maps, bytes, context, Direction::Egress, packet),
         Hook::PodIngress => at_pod(maps, bytes, context, Direction::Ingress, packet),
         Hook::UplinkEgress => at_uplink(maps, bytes, &context(), packet),
+        Hook::UplinkIngress => at_uplink_ingress(maps, bytes, &context(), packet),
     }
 }
 

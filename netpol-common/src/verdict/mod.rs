@@ -14,6 +14,7 @@ mod fragments;
 mod hook_context;
 mod judge;
 mod outcome;
+mod outside;
 mod policy;
 mod spoofing;
 #[cfg(test)]

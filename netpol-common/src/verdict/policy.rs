@@ -31,12 +31,17 @@ pub(super) fn unless_isolated_for(view: &View, direction: Direction, reason: Dro
     audited(view, direction, reason)
 }
 
+/// Whether what no rule allows drops in this direction.
+#[inline(always)]
+pub(super) const fn is_enforced(endpoint: &EndpointValue, direction: Direction) -> bool {
+    endpoint.is_isolated(direction) && !endpoint.is_audited(direction)
+}
+
 /// Whether a deferred verdict of this endpoint could not be finished, because without an egress mark the endpoint is not found
 /// again.
 #[inline(always)]
-pub(super) fn is_never_finished(endpoint: &EndpointValue, direction: Direction) -> bool {
-    let is_enforced = endpoint.is_isolated(direction) && !endpoint.is_audited(direction);
-    endpoint.egress_mark == 0 && is_enforced
+pub(super) const fn is_never_finished(endpoint: &EndpointValue, direction: Direction) -> bool {
+    endpoint.egress_mark == 0 && is_enforced(endpoint, direction)
 }
 
 /// Whether the policy allows a flow that began in direction `origin`.

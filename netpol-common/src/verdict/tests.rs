@@ -31,6 +31,9 @@ impl PolicyMaps for Closed {
     fn owns_address(&self, _key: &AddressKey) -> bool {
         true
     }
+    fn is_of_local_pod(&self, _addr: &Addr) -> bool {
+        true
+    }
     fn identity(&self, _addr: &Addr) -> Identity {
         Identity::NONE
     }

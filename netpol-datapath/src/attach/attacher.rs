@@ -66,7 +66,8 @@ impl Attacher<'_> {
         }
         if role == Role::Pod {
             // The device was attached as an uplink before it became known as a pod's.
-            for program in [Program::UplinkEgress, Program::UplinkEgressL3] {
+            for program in [Program::UplinkEgress, Program::UplinkEgressL3, Program::UplinkIngress]
+            {
                 if pins.link(ifindex, program).exists() {
                     detach(pins, ifindex, program)?;
                 }

@@ -221,9 +221,11 @@ impl Attachments for Datapath {
         let pins = self.pins.clone().ok_or(Error::NotPinned)?;
         for predecessor in pins.predecessors() {
             for (ifindex, program) in predecessor.attachments()? {
-                let role = Role::of(program);
                 let is_pod = pins.link(ifindex, Program::PodIngress).exists();
-                if role == Role::Pod || !is_pod {
+                // A program that several roles need is replaced together with that of the device's role.
+                if let Some(role) = Role::of(program)
+                    && (role == Role::Pod || !is_pod)
+                {
                     match self.attach(ifindex, role) {
                         Ok(()) | Err(Error::NoDevice { .. }) => {}
                         Err(error) => return Err(error),
@@ -307,7 +309,7 @@ impl Datapath {
         }
         self.maps.leftovers.extend(gone);
         let roles = programs.into_iter().filter_map(|(ifindex, programs)| {
-            let role = Role::of(*programs.first()?);
+            let role = programs.iter().find_map(|program| Role::of(*program))?;
             let is_complete = role.programs().iter().all(|program| programs.contains(program));
             is_complete.then_some((ifindex, role))
         });

@@ -9,9 +9,9 @@ use crate::program::Program;
 pub enum Role {
     /// The host's end of a pod's veth pair.
     Pod,
-    /// A device through which packets leave the node, with an Ethernet header.
+    /// A device that leads off the node, with an Ethernet header.
     Uplink,
-    /// A device through which packets leave the node, without an Ethernet header.
+    /// A device that leads off the node, without an Ethernet header.
     UplinkL3,
 }
 
@@ -20,17 +20,18 @@ impl Role {
     pub(crate) const fn programs(self) -> &'static [Program] {
         match self {
             Self::Pod => &[Program::PodIngress, Program::PodEgress],
-            Self::Uplink => &[Program::UplinkEgress],
-            Self::UplinkL3 => &[Program::UplinkEgressL3],
+            Self::Uplink => &[Program::UplinkEgress, Program::UplinkIngress],
+            Self::UplinkL3 => &[Program::UplinkEgressL3, Program::UplinkIngress],
         }
     }
 
-    /// The role that needs this program.
-    pub(crate) const fn of(program: Program) -> Self {
+    /// The role that needs this program; `None` if several do.
+    pub(crate) const fn of(program: Program) -> Option<Self> {
         match program {
-            Program::PodIngress | Program::PodEgress => Self::Pod,
-            Program::UplinkEgress => Self::Uplink,
-            Program::UplinkEgressL3 => Self::UplinkL3,
+            Program::PodIngress | Program::PodEgress => Some(Self::Pod),
+            Program::UplinkEgress => Some(Self::Uplink),
+            Program::UplinkEgressL3 => Some(Self::UplinkL3),
+            Program::UplinkIngress => None,
         }
     }
 }

@@ -27,7 +27,7 @@ impl Program {
     /// The side of the device that the program is attached to.
     pub(super) const fn side(self) -> Side {
         match self {
-            Self::PodEgress => Side::Ingress,
+            Self::PodEgress | Self::UplinkIngress => Side::Ingress,
             Self::PodIngress | Self::UplinkEgress | Self::UplinkEgressL3 => Side::Egress,
         }
     }

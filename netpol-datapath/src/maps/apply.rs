@@ -67,9 +67,11 @@ impl MapSet {
             [MapOp::AddDefer(_), ..] => self.defer.set_all(ops.iter().filter_map(|op| {
                 if let MapOp::AddDefer(addr) = op { Some((*addr, 0)) } else { None }
             })),
-            [MapOp::AddAddress(_), ..] => self.addresses.set_all(ops.iter().filter_map(|op| {
-                if let MapOp::AddAddress(key) = op { Some((*key, 0)) } else { None }
-            })),
+            [MapOp::AddAddress(_), ..] => {
+                self.addresses.add_all(ops.iter().filter_map(|op| {
+                    if let MapOp::AddAddress(key) = op { Some(*key) } else { None }
+                }))
+            }
             [MapOp::RemoveEndpoint(_), ..] => self.remove_endpoints(ops.iter().filter_map(|op| {
                 if let MapOp::RemoveEndpoint(ifindex) = op { Some(*ifindex) } else { None }
             })),

@@ -24,7 +24,7 @@ impl MapSet {
     pub(super) fn read_state(&self) -> Result<MapState, Error> {
         Ok(MapState {
             endpoints: self.read_endpoints()?,
-            addresses: self.addresses.entries()?.into_iter().map(|(key, _)| key).collect(),
+            addresses: self.addresses.entries()?.collect(),
             identities: self.identities.entries().collect(),
             prefixes: self.prefixes.entries()?.into_iter().collect(),
             allow: self.allow.entries(),

@@ -80,7 +80,7 @@ pub struct Device {
 /// Where the packets of a device go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leads {
-    /// To its ports: it is a bridge.
+    /// To a port of a bridge, and they arrive there: it is a bridge, or a VLAN or other device on top of one.
     ToPorts,
     /// Into another network namespace: it is a veth.
     ToNamespace,
@@ -212,11 +212,16 @@ async fn read(handle: &Handle) -> Result<Devices, Error> {
         .map_err(|source| Error::List { what: "devices", source })?;
     let mut devices = Devices::default();
     let mut loopback = BTreeSet::new();
+    let on_bridges = on_bridges(&links);
     for link in links {
         if link.header.link_layer_type == LinkLayerType::Loopback {
             loopback.insert(link.header.index);
         } else {
-            devices.by_ifindex.insert(IfIndex(link.header.index), device(&link));
+            let mut device = device(&link);
+            if on_bridges.contains(&link.header.index) {
+                device.leads = Leads::ToPorts;
+            }
+            devices.by_ifindex.insert(IfIndex(link.header.index), device);
         }
     }
     let mut addresses = handle.address().get().execute();
@@ -239,6 +244,29 @@ fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_link_local(),
         IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
+/// The devices on top of a bridge, or on top of such a device. The peer of a veth is not below a device.
+fn on_bridges(links: &[LinkMessage]) -> BTreeSet<u32> {
+    let index = |link: &LinkMessage| link.header.index;
+    let bridges = links.iter().filter(|link| is_kind(link, &InfoKind::Bridge));
+    let mut found: BTreeSet<u32> = bridges.map(index).collect();
+    loop {
+        let on_one = |link: &&LinkMessage| {
+            let is_elsewhere =
+                |other: &LinkAttribute| matches!(other, LinkAttribute::LinkNetNsId(_));
+            !is_kind(link, &InfoKind::Veth)
+                && !link.attributes.iter().any(is_elsewhere)
+                && link.attributes.iter().any(
+                    |other| matches!(other, LinkAttribute::Link(below) if found.contains(below)),
+                )
+        };
+        let more: BTreeSet<u32> = links.iter().filter(on_one).map(index).collect();
+        if more.is_subset(&found) {
+            return found;
+        }
+        found.extend(more);
     }
 }
 

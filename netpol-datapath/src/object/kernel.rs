@@ -33,12 +33,14 @@ const MAPS: [(MapType, &str); 8] = [
 ];
 
 /// The helpers that the programs call, except the clock.
-pub(super) const HELPERS: [BpfHelper; 10] = [
+pub(super) const HELPERS: [BpfHelper; 12] = [
     BpfHelper::BPF_FUNC_map_lookup_elem,
     BpfHelper::BPF_FUNC_map_update_elem,
     BpfHelper::BPF_FUNC_map_delete_elem,
     BpfHelper::BPF_FUNC_get_prandom_u32,
     BpfHelper::BPF_FUNC_skb_load_bytes,
+    BpfHelper::BPF_FUNC_skb_load_bytes_relative,
+    BpfHelper::BPF_FUNC_skb_pull_data,
     BpfHelper::BPF_FUNC_spin_lock,
     BpfHelper::BPF_FUNC_spin_unlock,
     BpfHelper::BPF_FUNC_ringbuf_reserve,

@@ -3,6 +3,7 @@
 //! In: keys and values of netpol-common. Out: entries that are written or read, or an error that names the map. Must not:
 //! know map operations, endpoints' life cycles, or attachments.
 
+mod addresses;
 mod allow;
 mod flow_table;
 mod identities;
@@ -15,12 +16,12 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuHashMap};
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
-    AddressKey, BackendEntry, CounterKey, CounterValue, EndpointEntry, FlowKey, FragmentEntry,
-    FragmentSlot,
+    BackendEntry, CounterKey, CounterValue, EndpointEntry, FlowKey, FragmentEntry, FragmentSlot,
 };
 use netpol_common::mac::MacSlot;
 use netpol_common::maps;
 
+use self::addresses::Addresses;
 use self::allow::AllowMaps;
 use self::flow_table::take_array;
 use self::identities::Identities;
@@ -38,7 +39,7 @@ pub(crate) use self::table::{Label, Labelled, Plain, Table, absent_is_fine, len_
 pub(crate) struct MapSet {
     pub(crate) endpoints: Table<IfIndex, EndpointEntry>,
     pub(crate) macs: Labelled<Array<MapData, Wire<MacSlot>>>,
-    pub(crate) addresses: Table<AddressKey, u8>,
+    pub(crate) addresses: Addresses,
     pub(crate) identities: Identities,
     pub(crate) prefixes: Trie<Identity>,
     pub(crate) allow: AllowMaps,
@@ -75,7 +76,7 @@ impl MapSet {
             allow: AllowMaps::take(ebpf, label(maps::ALLOW)?, &endpoints.entries()?)?,
             endpoints,
             macs: Labelled::take(ebpf, label(maps::MACS)?)?,
-            addresses: Table::take(ebpf, label(maps::ADDRESSES)?)?,
+            addresses: Addresses::take(ebpf, label(maps::ADDRESSES)?)?,
             identities: Identities::take(ebpf, label(maps::IDENTITIES)?)?,
             prefixes: Trie::take(ebpf, label(maps::PREFIXES)?)?,
             flows: FlowTable::take(ebpf, label(maps::FLOWS)?, label(maps::FLOW_COUNTS)?)?,

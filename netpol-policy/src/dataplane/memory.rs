@@ -129,9 +129,13 @@ impl PolicyMaps for MemoryMaps {
         self.map_state.addresses.contains(key)
     }
 
+    fn is_of_local_pod(&self, addr: &Addr) -> bool {
+        let has = |key: &AddressKey| key.addr == *addr;
+        !addr.is_v6_link_local() && self.map_state.addresses.iter().any(has)
+    }
+
     fn identity(&self, addr: &Addr) -> Identity {
-        let own = self.map_state.identities.get(addr).copied();
-        own.or_else(|| longest_prefix(&self.map_state.prefixes, *addr)).unwrap_or(Identity::NONE)
+        identity_of(&self.map_state, *addr)
     }
 
     fn allow(
@@ -222,6 +226,12 @@ impl PolicyMaps for MemoryMaps {
 }
 
 /// The identity of the longest prefix that contains an address.
+/// The identity of an address: its own, else that of the longest prefix that contains it.
+pub(crate) fn identity_of(map_state: &MapState, addr: Addr) -> Identity {
+    let own = map_state.identities.get(&addr).copied();
+    own.or_else(|| longest_prefix(&map_state.prefixes, addr)).unwrap_or(Identity::NONE)
+}
+
 fn longest_prefix(prefixes: &BTreeMap<PrefixKey, Identity>, addr: Addr) -> Option<Identity> {
     let bits = u128::from_be_bytes(addr.0);
     (0..=128).rev().find_map(|prefix_len_bits| {

@@ -196,7 +196,7 @@ fn uninstalling_leaves_no_pin_and_no_program() {
             drop(datapath);
             let (removed, errors) = netpol_datapath::uninstall(wire.pins());
             assert!(errors.is_empty(), "{errors:?}");
-            assert_eq!(removed.n_attachments, 3);
+            assert_eq!(removed.n_attachments, 4);
             let (removed, errors) = netpol_datapath::uninstall(wire.pins());
             assert!(
                 removed == netpol_datapath::Removed::default() && errors.is_empty(),

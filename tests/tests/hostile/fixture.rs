@@ -179,15 +179,21 @@ pub(crate) fn record(
     lines.lines().map(bytes).collect()
 }
 
-/// Sends frames from one host. Returns for each whether it arrived at another, whatever happened to its tags.
+/// Sends frames from one host. Returns for each whether it arrived at another, whatever happened to its tags, and to its hop limit
+/// if the node routed it.
 ///
 /// # Errors
 /// As [`record`].
 pub(crate) fn arrivals(lab: &Lab, from: &Host, to: &Host, frames: &[Vec<u8>]) -> Result<Vec<bool>> {
     let recorded = record(lab, from, to, frames)?;
+    let comparable = match from {
+        Host::Office | Host::Guest => unrouted,
+        Host::Pod(_) | Host::Node => |frame: &[u8]| content(frame).to_vec(),
+    };
+    let recorded: Vec<_> = recorded.iter().map(|recorded| comparable(recorded)).collect();
     let arrived = |frame: &Vec<u8>| {
-        let content = content(frame);
-        recorded.iter().any(|recorded| recorded.ends_with(content))
+        let sent = comparable(frame);
+        recorded.iter().any(|recorded| recorded.ends_with(&sent))
     };
     Ok(frames.iter().map(arrived).collect())
 }
@@ -257,6 +263,22 @@ fn device(host: &Host) -> &'static str {
         Host::Node => "cni0",
         Host::Pod(_) | Host::Office | Host::Guest => "eth0",
     }
+}
+
+/// The content of a frame without what a router changes.
+fn unrouted(frame: &[u8]) -> Vec<u8> {
+    let mut content = content(frame).to_vec();
+    let changed: &[usize] = match content.first().map(|first| first >> 4) {
+        // The time to live and the checksum.
+        Some(4) => &[8, 10, 11],
+        // The hop limit.
+        Some(6) => &[7],
+        _ => &[],
+    };
+    for at in changed {
+        content.get_mut(*at).into_iter().for_each(|byte| *byte = 0);
+    }
+    content
 }
 
 /// The frame behind its Ethernet header and tags.

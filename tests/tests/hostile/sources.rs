@@ -1,8 +1,12 @@
-//! Source addresses: a pod sends from its own addresses only.
+//! Source addresses: a pod sends from its own addresses only, and nobody else sends from a pod's.
 
-use netpol_lab::packets::{Ends, Frame, Packet, Segment};
+use std::net::IpAddr;
 
-use crate::fixture::{Arrival, addresses, check, ethernet, lab, pod, pod_mac};
+use netpol_lab::node::topology::OFFICE;
+use netpol_lab::node::{Host, Lab};
+use netpol_lab::packets::{Ends, Fragment, Frame, Packet, Segment};
+
+use crate::fixture::{Arrival, addresses, apply_policy, check, ethernet, lab, mac, pod, pod_mac};
 
 #[test]
 fn another_pods_source_address_arrives_nowhere() {
@@ -37,4 +41,51 @@ fn another_pods_source_address_arrives_nowhere() {
             ("ARP", arp(victim_v4), Arrival::No),
         ],
     );
+}
+
+#[test]
+fn a_pods_address_arrives_through_no_uplink_isolated_or_not() {
+    let Some(lab) = lab("hostile-uplink", &["victim", "target"]) else { return };
+    let frames = from_outside(&lab);
+    check(&lab, &Host::Office, &pod("target"), &frames);
+    let from_victim = serde_json::json!({
+        "podSelector": { "matchLabels": { "app": "target" } },
+        "policyTypes": ["Ingress"],
+        "ingress": [{ "from": [
+            { "podSelector": { "matchLabels": { "app": "victim" } } },
+            { "ipBlock": { "cidr": "192.0.2.0/24" } },
+            { "ipBlock": { "cidr": "2001:db8::/32" } },
+        ] }],
+    });
+    apply_policy(&lab, "from-victim", &from_victim).unwrap();
+    check(&lab, &Host::Office, &pod("target"), &frames);
+    let drops = lab.agent_config().ask(&["drops", "--output", "json"]).unwrap();
+    assert!(drops.contains("\"reason\":\"impersonated\""), "{drops}");
+}
+
+/// Frames of a host outside to the pod `target`, through the node.
+fn from_outside(lab: &Lab) -> Vec<(&'static str, Vec<u8>, Arrival)> {
+    let [IpAddr::V4(own_v4), IpAddr::V6(own_v6)] = OFFICE else { panic!("{OFFICE:?}") };
+    let ((victim_v4, victim_v6), (to_v4, to_v6)) =
+        (addresses(lab, "victim"), addresses(lab, "target"));
+    let from = mac(lab.netns(&Host::Office).unwrap(), "eth0");
+    let to = mac(lab.netns(&Host::Node).unwrap(), "eth0");
+    let frame = |packet: Packet| {
+        let ethertype = if matches!(packet.ends, Ends::V4(..)) { 0x0800 } else { 0x86dd };
+        ethernet(to, from, ethertype, &packet.bytes())
+    };
+    let datagram = |ends, src_port| Packet::plain(ends, Segment::Udp { src_port, dst_port: 4001 });
+    let fragmented = |ends, src_port| {
+        let fragment = Some(Fragment { id: 79, offset_units: 0, more: true });
+        Packet { fragment, ..datagram(ends, src_port) }
+    };
+    vec![
+        ("own, IPv4", frame(datagram(Ends::V4(own_v4, to_v4), 1)), Arrival::Yes),
+        ("own, IPv6", frame(datagram(Ends::V6(own_v6, to_v6), 2)), Arrival::Yes),
+        ("victim's, IPv4", frame(datagram(Ends::V4(victim_v4, to_v4), 3)), Arrival::No),
+        ("victim's, IPv6", frame(datagram(Ends::V6(victim_v6, to_v6), 4)), Arrival::No),
+        ("victim's fragment, IPv4", frame(fragmented(Ends::V4(victim_v4, to_v4), 5)), Arrival::No),
+        ("victim's fragment, IPv6", frame(fragmented(Ends::V6(victim_v6, to_v6), 6)), Arrival::No),
+        ("target's own, IPv4", frame(datagram(Ends::V4(to_v4, to_v4), 7)), Arrival::No),
+    ]
 }

@@ -49,7 +49,7 @@ fn sayings(objects: &[Object], packets: &[Packet]) -> Result<(ClusterState, Sayi
             let (address, direction) = match seen.hook {
                 // At the uplink the sender's deferred verdict is finished.
                 Hook::PodEgress | Hook::UplinkEgress => (packet.src, Direction::Egress),
-                Hook::PodIngress => (packet.dst, Direction::Ingress),
+                Hook::PodIngress | Hook::UplinkIngress => (packet.dst, Direction::Ingress),
             };
             if let Some(pod) = state.owner(address) {
                 let mut found = found.borrow_mut();

@@ -76,7 +76,7 @@ fn samples(rng: &mut Rng, before: &Case, after: &Case, map_states: [&MapState; 2
         let hook = rng.one_of([Hook::PodEgress, Hook::PodIngress]);
         let (src, dst) = match hook {
             Hook::PodEgress => (*local, *remote),
-            Hook::PodIngress | Hook::UplinkEgress => (*remote, *local),
+            Hook::PodIngress | Hook::UplinkEgress | Hook::UplinkIngress => (*remote, *local),
         };
         samples.push(Sample { hook, ifindex: *ifindex, packet: Packet { src, dst, segment } });
     }

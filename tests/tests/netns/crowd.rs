@@ -27,6 +27,11 @@ fn pins(lab: &Lab) -> Result<BTreeSet<String>> {
 }
 
 /// Waits for exactly these pins.
+/// The pins of a device that leads off the node.
+fn uplink_pins(ifindex: u32) -> BTreeSet<String> {
+    ["uplink_egress", "uplink_ingress"].map(|program| format!("{ifindex}-{program}")).into()
+}
+
 fn wait_for_pins(lab: &Lab, wanted: &BTreeSet<String>) -> Result<()> {
     until("the pins", LIMIT, || {
         let found = pins(lab)?;
@@ -44,9 +49,8 @@ fn many_pods_are_added_and_deleted_at_once_without_leftovers() -> Result<()> {
     lab.delete_pods_at_once(&["shop/first".to_owned()])?;
     let before = until("the first pod to be gone", LIMIT, || {
         let pins = pins(&lab)?;
-        let is_over = pins.iter().all(|pin| pin.ends_with("uplink_egress"));
         // The bridge is no uplink; only eth0 is.
-        Ok(if is_over && pins.len() == 1 {
+        Ok(if pins == uplink_pins(lab.netns(&Host::Node)?.interface_index("eth0")?) {
             Look::Done(pins)
         } else {
             Look::NotYet(format!("{pins:?}"))
@@ -92,13 +96,12 @@ fn a_device_that_appears_under_a_running_agent_gets_its_program_and_one_that_goe
 -> Result<()> {
     let Some(lab) = lab("devices")? else { return Ok(()) };
     let node = lab.netns(&Host::Node)?;
-    let eth0 = node.interface_index("eth0")?;
-    let only_eth0 = BTreeSet::from([format!("{eth0}-uplink_egress")]);
+    let only_eth0 = uplink_pins(node.interface_index("eth0")?);
     wait_for_pins(&lab, &only_eth0)?;
     node.configure("link add wan0 type veth peer name wan1\nlink set wan0 up\n")?;
-    let mut with_new = only_eth0.clone();
     // The peer device is down, so no packet leaves through it.
-    with_new.insert(format!("{}-uplink_egress", node.interface_index("wan0")?));
+    let mut with_new = uplink_pins(node.interface_index("wan0")?);
+    with_new.extend(only_eth0.clone());
     wait_for_pins(&lab, &with_new)?;
     node.configure("link delete wan0\n")?;
     wait_for_pins(&lab, &only_eth0)

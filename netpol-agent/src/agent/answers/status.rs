@@ -247,7 +247,7 @@ impl<K: Kernel> Agent<K> {
         let largest = map_state.allow.values().map(|map| map.len()).max().unwrap_or_default();
         let maps = [
             ("endpoints", map_state.endpoints.len(), capacity(maps::MAX_ENDPOINTS)),
-            ("addresses", map_state.addresses.len(), capacity(maps::MAX_ADDRESSES)),
+            ("addresses", map_state.addresses.len(), capacity(maps::MAX_ADDRESSES / 2)),
             // The share of these maps that policies may fill.
             ("identities", map_state.identities.len(), n_identities.total),
             ("prefixes", map_state.prefixes.len(), n_prefixes.total),

@@ -157,3 +157,29 @@ fn a_deferred_packet_of_an_endpoint_that_is_blocked_meanwhile_drops() {
     let seen = hook_context(Hook::UplinkEgress, IfIndex(2), outcome.mark);
     assert!(!maps.judge(frame.as_slice(), &seen).outcome.verdict.is_pass());
 }
+
+#[test]
+fn answers_wait_for_the_verdict_that_was_deferred() {
+    for (allows, is_answered) in [(&[][..], false), (&[Identity::ANY][..], true)] {
+        let mut map_state = map_state("1", &[OWN], allows);
+        // Only the flow may permit the answer.
+        map_state.allow.remove(&AllowMapKey::new(POD, Direction::Ingress));
+        map_state.defer.insert(addr(REMOTE));
+        let maps = MemoryMaps::new(map_state);
+        let to_pod = hook_context(Hook::PodIngress, POD, 0);
+        let answer_passes =
+            || maps.judge(frame(REMOTE, OWN).as_slice(), &to_pod).outcome.verdict.is_pass();
+        let question = frame(OWN, REMOTE);
+        let outcome =
+            maps.judge(question.as_slice(), &hook_context(Hook::PodEgress, POD, 0)).outcome;
+        assert!(outcome.verdict.is_pass());
+        assert!(!answer_passes(), "the verdict is not finished");
+        let leaving = HookContext {
+            flow_handle: outcome.flow_handle,
+            ..hook_context(Hook::UplinkEgress, IfIndex(2), outcome.mark)
+        };
+        let finished = maps.judge(question.as_slice(), &leaving).outcome.verdict;
+        assert_eq!(finished.is_pass(), is_answered);
+        assert_eq!(answer_passes(), is_answered, "the verdict is finished");
+    }
+}

@@ -27,6 +27,7 @@ fn seen() -> impl Strategy<Value = Seen> {
         12 => (select(vec![Program::PodIngress, Program::PodEgress]), pod.clone()),
         1 => (select(vec![Program::PodIngress, Program::PodEgress]), Just(NO_POD)),
         2 => (Just(Program::UplinkEgress), Just(UPLINK)),
+        2 => (Just(Program::UplinkIngress), Just(UPLINK)),
     ];
     // The egress marks 1 to 3 in the upper bits, other bits below them.
     let egress_mark = prop_oneof![2 => Just(0_u32), 1 => 1_u32..5];
@@ -56,7 +57,7 @@ fn fit(packet: &mut Packet, program: Program, ifindex: u32) {
         (Ends::V6(_, own), Program::PodIngress) | (Ends::V6(own, _), Program::PodEgress) => {
             *own = v6(last.into());
         }
-        (_, Program::UplinkEgress | Program::UplinkEgressL3) => {}
+        (_, Program::UplinkEgress | Program::UplinkEgressL3 | Program::UplinkIngress) => {}
     }
 }
 
@@ -120,7 +121,7 @@ fn back(seen: &Seen) -> Option<Program> {
     match seen.program {
         Program::PodIngress => Some(Program::PodEgress),
         Program::PodEgress => Some(Program::PodIngress),
-        Program::UplinkEgress | Program::UplinkEgressL3 => None,
+        Program::UplinkEgress | Program::UplinkEgressL3 | Program::UplinkIngress => None,
     }
 }
 
