@@ -33,7 +33,7 @@ pub(in crate::agent) enum Means {
 #[derive(Clone, Copy, Debug)]
 struct Blocked {
     means: Means,
-    /// Since when packets could pass; `None` while the other end is down.
+    /// Since when packets could pass; `None` while its peer is down.
     usable_since: Option<Instant>,
 }
 
