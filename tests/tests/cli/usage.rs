@@ -22,22 +22,23 @@ fn version_and_help_are_output() {
     check_help(
         "netpol help",
         &expect![[r#"
-        exit code 0
-        Explain, check and simulate Kubernetes NetworkPolicies, from files or from a live cluster
+            exit code 0
+            Explain, check and simulate Kubernetes NetworkPolicies, from files or from a live cluster
 
-        Usage: netpol <COMMAND>
+            Usage: netpol <COMMAND>
 
-        Commands:
-          explain      Explain why a connection is allowed or denied: the policies that isolate, the rules that allow, and the rules that almost match
-          lint         Report mistakes in policies: fields that are not in force as written, and rules that probably do not have the intended effect
-          simulate     Evaluate connections without sending packets: draw the matrix of allowed connections, or evaluate cases from a file
-          completions  Write a completion script for a shell
-          help         Print this message or the help of the given subcommand(s)
+            Commands:
+              explain      Explain why a connection is allowed or denied: the policies that isolate, the rules that allow, and the rules that almost match
+              lint         Report mistakes in policies: fields that are not in force as written, and rules that probably do not have the intended effect
+              flannel      Name netpol-cni in Flannel's own configuration, so that no pod starts without it, or take it out again
+              simulate     Evaluate connections without sending packets: draw the matrix of allowed connections, or evaluate cases from a file
+              completions  Write a completion script for a shell
+              help         Print this message or the help of the given subcommand(s)
 
-        Options:
-          -h, --help     Print help
-          -V, --version  Print version
-    "#]],
+            Options:
+              -h, --help     Print help
+              -V, --version  Print version
+        "#]],
     );
     assert_eq!(output("netpol --help", ""), output("netpol help", ""));
     check_help(
