@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 /// From the time at which the agent serves until the taint goes: `cni install --watch` looks twice a second, and adds our entry.
-const SETTLING: Duration = Duration::from_secs(2);
+const REMOVED_AFTER: Duration = Duration::from_secs(2);
 
 /// Pause before the next look at the Node, which can be made anew with the taint while the agent runs.
 const INTERVAL: Duration = Duration::from_mins(10);
@@ -33,7 +33,7 @@ pub(super) async fn remove(
     if serves.wait_for(|serves| *serves).await.is_err() {
         return;
     }
-    sleep(SETTLING).await;
+    sleep(REMOVED_AFTER).await;
     let [first, last] = PAUSES;
     let mut pause = first;
     loop {
