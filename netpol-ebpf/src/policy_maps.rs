@@ -29,20 +29,22 @@ use crate::maps::{
 };
 use crate::{flows, identities};
 
-/// Copies an [`Endpoint`] in words. Returns 0 if the interface is none. A global function, because the verifier walks a global
-/// function only once.
+/// Copies an [`EndpointEntry`] in words of eight bytes, as its fields are read: a processor waits if it has to put a load together
+/// from two stores. Returns 0 if the interface is none. A global function, because the verifier walks a global function only once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn find_endpoint(ifindex: u32, endpoint: *mut [u32; 5]) -> u32 {
+extern "C" fn find_endpoint(ifindex: u32, endpoint: *mut [u64; 3]) -> u32 {
     // SAFETY: the caller's own, or null.
     let Some(endpoint) = (unsafe { endpoint.as_mut() }) else { return 0 };
     let ifindex = IfIndex(ifindex);
     let Some(element) = ENDPOINTS.get_ptr(ifindex) else { return 0 };
-    // SAFETY: an element of ENDPOINTS.
-    let words = unsafe { copy::<[u32; 6]>(element.cast()) };
+    // SAFETY: an element of ENDPOINTS, which is aligned to eight bytes.
+    let words = unsafe { copy::<[u64; 3]>(element.cast()) };
     let entry: EndpointEntry = zerocopy::transmute!(words);
-    let Some(found) = entry.value_of(&ifindex) else { return 0 };
-    *endpoint = zerocopy::transmute!(*found);
+    if entry.value_of(&ifindex).is_none() {
+        return 0;
+    }
+    *endpoint = words;
     1
 }
 
@@ -50,11 +52,11 @@ extern "C" fn find_endpoint(ifindex: u32, endpoint: *mut [u32; 5]) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn find_mac(ifindex: u32) -> u64 {
-    let mut words = [0_u32; 5];
+    let mut words = [0_u64; 3];
     if find_endpoint(ifindex, &raw mut words) == 0 {
         return u64::MAX;
     }
-    let endpoint: Endpoint = zerocopy::transmute!(words);
+    let EndpointEntry { value: endpoint, .. } = zerocopy::transmute!(words);
     Mac::new(endpoint.mac).word()
 }
 
@@ -124,13 +126,13 @@ pub(crate) struct KernelMaps;
 
 impl PolicyMaps for KernelMaps {
     #[inline(always)]
-    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots)> {
-        let mut words = [0_u32; 5];
+    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots, Mac)> {
+        let mut words = [0_u64; 3];
         if find_endpoint(ifindex.0, &raw mut words) == 0 {
             return None;
         }
-        let endpoint: Endpoint = zerocopy::transmute!(words);
-        Some((endpoint.value, endpoint.slots()))
+        let EndpointEntry { value: endpoint, .. } = zerocopy::transmute!(words);
+        Some((endpoint.value, endpoint.slots(), Mac::new(endpoint.mac)))
     }
 
     #[inline(always)]
