@@ -5,7 +5,7 @@
 //! value, in any order of bytes. So these values carry a check word of key and value. A reader copies the value and then checks the
 //! copy. One mixture in 2^32 passes the check. The kernel's own look-up relies on a hash of 32 bits in the same situation.
 
-/// Odd numbers without a pattern, one for each word of a key and a value: SplitMix64 from 0, with the lowest bit set.
+/// Odd numbers without a pattern, one for each word of a key and a value: `SplitMix64` from 0, with the lowest bit set.
 const FACTORS: [u64; 12] = [
     0xe220_a839_7b1d_cdaf,
     0x6e78_9e6a_a1b9_65f5,
