@@ -4,6 +4,7 @@
 //! an operation, the maps go back to the last good state. Programs are attached here too, and then the devices that have them
 //! are written to the table of exits.
 
+use netpol_common::ids::IfIndex;
 use netpol_policy::compile::MapStateUpdate;
 use netpol_policy::dataplane::port::{ExitTable, FailedAttachments, Kernel, NewInterface};
 use netpol_policy::dataplane::{MapOp, apply, diff};
@@ -126,15 +127,22 @@ impl<K: Kernel> Agent<K> {
         }
         let (failed, applied) = self.kernel.attach_and_apply(&interfaces, ops);
         for NewInterface { ifindex, is_unshaped: _ } in interfaces {
-            self.migrations.expect(ifindex);
-            if failed.iter().all(|(failed, _)| *failed != ifindex) {
-                self.exits.open(ifindex);
-                if let Some(bridge) = self.kernel.bridge_of(ifindex) {
-                    self.exits.add_bridge(bridge);
-                }
+            if failed.iter().any(|(failed, _)| *failed == ifindex) {
+                self.migrations.expect(ifindex);
+            } else {
+                self.record_attached(ifindex);
             }
         }
         (failed, self.read_back_unless(applied))
+    }
+
+    /// Records that the interface of a new endpoint has its programs.
+    pub(super) fn record_attached(&mut self, ifindex: IfIndex) {
+        self.migrations.expect(ifindex);
+        self.exits.open(ifindex);
+        if let Some(bridge) = self.kernel.bridge_of(ifindex) {
+            self.exits.add_bridge(bridge);
+        }
     }
 
     fn refuse_failed(&mut self, failed: FailedAttachments<K::Error>) {
