@@ -12,6 +12,7 @@ pub(super) mod last_heard;
 pub(super) mod latencies;
 pub(super) mod migrations;
 pub(super) mod registry;
+pub(super) mod tunnels;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -43,6 +44,7 @@ use self::last_heard::LastHeard;
 use self::latencies::Latencies;
 use self::migrations::Migrations;
 use self::registry::{Record, Registry};
+use self::tunnels::{PodTunnels, Tunnels};
 
 /// The agent's state.
 #[derive(Debug)]
@@ -77,6 +79,7 @@ pub struct Agent<K> {
     pub(super) gc_schedule: GcSchedule,
     pub(super) detached: Detached,
     pub(super) exits: Exits,
+    pub(super) tunnels: Tunnels,
     /// The devices that get `uplink_egress`.
     pub(super) uplinks: BTreeMap<IfIndex, Uplink>,
     /// The maps are complete: this run has written them once, or an earlier run of this version had.
@@ -162,6 +165,7 @@ impl<K: Kernel> Agent<K> {
             gc_schedule: GcSchedule::default(),
             detached: Detached::default(),
             exits: Exits::default(),
+            tunnels: Tunnels::default(),
             uplinks: BTreeMap::new(),
             is_primed,
             changes: Changes::default(),
@@ -188,6 +192,13 @@ impl<K: Kernel> Agent<K> {
     #[must_use]
     pub fn on_node(mut self, node: Option<Arc<str>>) -> Self {
         self.adoption.node = node;
+        self
+    }
+
+    /// Sets whether pods may send tunnelled packets to nodes.
+    #[must_use]
+    pub(super) fn with_tunnels(mut self, for_pods: PodTunnels) -> Self {
+        self.tunnels.for_pods = for_pods;
         self
     }
 
@@ -305,6 +316,7 @@ impl<K: Kernel> Agent<K> {
         if self.is_primed {
             self.attach_uplinks();
         }
+        self.tunnels.set_devices(&devices.tunnels);
         let bridges = devices.by_ifindex.iter().filter(|(_, device)| device.is_bridge);
         let bridges = bridges.map(|(ifindex, _)| *ifindex).collect();
         self.exits.set_bridges(bridges, |ifindex| {
