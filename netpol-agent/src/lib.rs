@@ -19,5 +19,6 @@ pub mod conflist;
 pub mod control;
 mod denial;
 pub mod discovery;
+mod folder_events;
 pub mod manifests;
 pub mod telemetry;

@@ -2,54 +2,65 @@
 
 use std::io;
 
-use netpol_policy::model::{Pod, Transport};
-use netpol_policy::resolve::RuleRef;
-use netpol_policy::simulate::{
-    Cluster, Engine, PodOrIp, PortChoice, Probe, explain, with_implicit_namespaces,
-};
+use netpol_policy::model::Transport;
+use netpol_policy::simulate::{Engine, Explanation, OfflineCluster, PortChoice, Probe, resolve};
 use netpol_terminal::{DENIED, FAILED, Output, Terminal};
 
-use crate::input::{self, InputArgs};
+use crate::input::{self, InputArgs, PodNetworkArgs};
 
 /// Explain why a connection is allowed or denied: the policies that isolate, the rules that allow, and the rules that almost
 /// match.
 ///
-/// The exit code is 0 if the connection is allowed, 1 if it is denied, and 2 if the input cannot be read or the connection cannot
-/// exist.
+/// A source or destination is `NAMESPACE/NAME` of a pod, a workload or a Service; `KIND/NAME`, such as `deploy/web`, `svc/redis`
+/// or `node/n1`; the DNS name of a Service, such as `redis.shop.svc`; an IP address; a block, such as `10.0.0.0/8`; or `external`
+/// for every address outside the cluster. A pod with several addresses can have one of them: `NAMESPACE/POD@ADDRESS`.
+///
+/// The exit code is 0 if the connection is allowed, 1 if it is denied or depends on an address that is not known, and 2 if the
+/// input cannot be read or the connection cannot exist.
 #[derive(Debug, clap::Args)]
 pub(super) struct ExplainArgs {
-    /// Source of the connection: `NAMESPACE/POD`, `NAMESPACE/POD@ADDRESS` or an IP address.
-    #[arg(long, value_name = "NS/POD|IP")]
-    from: PodOrIp,
-    /// Destination of the connection, as for --from. The address of a Service stands for its backend pods.
-    #[arg(long, value_name = "NS/POD|IP")]
-    to: PodOrIp,
-    /// Destination port: a number, or the name of a port of the destination pod.
+    /// Source of the connection.
+    #[arg(long, value_name = "SOURCE")]
+    from: String,
+    /// Destination of the connection. A Service stands for its backends.
+    #[arg(long, value_name = "DESTINATION")]
+    to: String,
+    /// Destination port: a number, or the name of a port of the destination.
     #[arg(long, value_name = "PORT", value_parser = PortChoice::from_argument)]
     port: PortChoice,
     /// Protocol: TCP, UDP or SCTP.
     #[arg(long, default_value = "TCP", value_parser = Transport::from_argument)]
     protocol: Transport,
+    /// Namespace of names without one [default: the only namespace with such an object].
+    #[arg(short, long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
     #[command(flatten)]
     input: InputArgs,
+    #[command(flatten)]
+    pod_networks: PodNetworkArgs,
     /// Output format.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
 }
 
-/// Exit codes: 0 if the connection is allowed, 1 if it is denied.
+/// Exit codes: 0 if the connection is allowed, 1 if it is not.
 pub(super) fn run(args: ExplainArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
-    let ExplainArgs { from, to, port, protocol, input, output } = args;
-    let probe = Probe { from, to, port, transport: protocol };
+    let ExplainArgs { from, to, port, protocol, namespace, input, pod_networks, output } = args;
     let input = input::read(&input.files, &input.cluster, terminal)?;
     input::report_findings(&input.manifests, terminal, |_| false);
-    let (objects, _) = with_implicit_namespaces(input.objects());
-    let mut cluster = Cluster::new(Engine::Reference);
-    cluster.set(objects)?;
-    let over_capacity = cluster.findings();
-    let diagnostics = input.diagnostics().chain(&over_capacity);
-    let is_left_out = |_: &Pod, rule: &RuleRef| cluster.left_out().contains_key(rule);
-    let explanation = explain(cluster.state(), &probe, diagnostics, is_left_out);
+    let mut cluster = OfflineCluster::new(|| Engine::Reference, pod_networks.pod_networks);
+    cluster.set(input.objects())?;
+    let find = |text: &str| resolve(cluster.state(), text, namespace.as_deref());
+    let explanation = match (find(&from), find(&to)) {
+        (Ok(from), Ok(to)) => {
+            let over_capacity = cluster.findings();
+            let diagnostics = input.diagnostics().chain(&over_capacity);
+            cluster.explain(&Probe { from, to, port, transport: protocol }, diagnostics)
+        }
+        (Err(problem), _) | (_, Err(problem)) => {
+            Explanation::impossible(from, to, (&port, protocol), problem.to_string())
+        }
+    };
     match output {
         Output::Json => {
             serde_json::to_writer_pretty(&mut terminal.stdout, &explanation)

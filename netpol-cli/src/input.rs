@@ -3,9 +3,10 @@
 //! In: paths, and access to a cluster. Out: objects and findings. An object in a file replaces the one of the cluster.
 //! Must not: evaluate policies.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use ipnetwork::IpNetwork;
 use netpol_policy::manifests::{self, Cause, FileCode, Manifests};
 use netpol_policy::model::{Diagnostic, Object};
 use netpol_terminal::Terminal;
@@ -32,6 +33,14 @@ pub(super) struct ClusterArgs {
     /// Kubeconfig file for --cluster [default: the file that kubectl uses].
     #[arg(long, value_name = "FILE", requires = "cluster")]
     kubeconfig: Option<PathBuf>,
+}
+
+/// The addresses of pods whose address is not known.
+#[derive(Debug, clap::Args)]
+pub(super) struct PodNetworkArgs {
+    /// Networks with the addresses of the pods that have none yet, such as those of a Deployment [default: any private network].
+    #[arg(long = "pod-cidr", value_name = "CIDR", value_delimiter = ',')]
+    pub(super) pod_networks: Vec<IpNetwork>,
 }
 
 /// The objects and findings of files and of a cluster.
@@ -96,6 +105,15 @@ impl Input {
         self.live_diagnostics.iter().chain(in_files)
     }
 
+    /// All objects, with those of `changes` added, or in place of the objects with the same name.
+    pub(super) fn objects_with(&self, changes: Vec<Object>) -> Vec<Object> {
+        let replaced: BTreeSet<_> = changes.iter().map(Object::object_ref).collect();
+        let mut objects = self.objects();
+        objects.retain(|object| !replaced.contains(&object.object_ref()));
+        objects.extend(changes);
+        objects
+    }
+
     /// Reports all findings on files and objects.
     pub(super) fn report_all_findings(&self, terminal: &mut Terminal<'_>) {
         for diagnostic in &self.live_diagnostics {
@@ -105,15 +123,42 @@ impl Input {
     }
 }
 
-/// Whether objects may be missing because a file could not be read completely; the result can then be wrong.
+/// Whether a file or directory could not be read completely.
+pub(super) fn is_unreadable(manifests: &Manifests) -> bool {
+    manifests.findings.iter().any(|finding| match &finding.cause {
+        Cause::File { code, message: _ } => {
+            matches!(code, FileCode::Unreadable | FileCode::Syntax | FileCode::TooLarge)
+        }
+        Cause::Object(_) => false,
+    })
+}
+
+/// Whether objects or parts of objects are missing that the author has written; the result can then be wrong.
 pub(super) fn is_incomplete(manifests: &Manifests) -> bool {
     manifests.findings.iter().any(|finding| match &finding.cause {
         Cause::File { code, message: _ } => match code {
-            FileCode::Unreadable | FileCode::Syntax | FileCode::TooLarge => true,
-            FileCode::RepeatedKey | FileCode::InvalidValue | FileCode::NoKind => false,
+            FileCode::Unreadable
+            | FileCode::Syntax
+            | FileCode::TooLarge
+            | FileCode::RepeatedKey
+            | FileCode::InvalidValue
+            | FileCode::NoKind
+            | FileCode::UnknownKind
+            | FileCode::NoManifest => true,
+            FileCode::ForeignPolicy => false,
         },
         Cause::Object(_) => false,
     })
+}
+
+/// Objects that are not evaluated, by API version and kind; `None` if there are none.
+pub(super) fn not_evaluated(manifests: &Manifests) -> Option<String> {
+    let mut n_by_kind: BTreeMap<&str, usize> = BTreeMap::new();
+    for read in &manifests.unsupported {
+        *n_by_kind.entry(&read.object).or_default() += 1;
+    }
+    let kinds: Vec<String> = n_by_kind.into_iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+    (!kinds.is_empty()).then(|| format!("not evaluated: {}", kinds.join(", ")))
 }
 
 /// Reports the findings on files, and those on objects for which `wanted` is true.
@@ -130,5 +175,8 @@ pub(super) fn report_findings(
         if is_wanted {
             terminal.complain(finding);
         }
+    }
+    if let Some(objects) = not_evaluated(manifests) {
+        terminal.complain(&objects);
     }
 }

@@ -73,6 +73,18 @@ impl TrafficControl {
         self.connection.request(RouteNetlinkMessage::NewQueueDiscipline(message), flags).map(drop)
     }
 
+    /// Removes the queueing discipline `clsact` with all its filters. A device that is up can lose packets meanwhile.
+    ///
+    /// # Errors
+    /// The error of the kernel, also if there is none.
+    pub fn remove_clsact(&mut self, ifindex: IfIndex) -> io::Result<()> {
+        let mut message = message(ifindex, TcHandle::CLSACT)?;
+        message.header.handle = TcHandle { major: u16::MAX, minor: 0 };
+        message.attributes.push(TcAttribute::Kind(CLSACT.to_owned()));
+        let request = RouteNetlinkMessage::DelQueueDiscipline(message);
+        self.connection.request(request, NLM_F_ACK).map(drop)
+    }
+
     /// The kind of the queueing discipline at the device's ingress: `clsact` or `ingress`. `None` if there is none.
     ///
     /// # Errors

@@ -6,15 +6,23 @@
 
 use std::cell::{Cell, RefCell};
 use std::fs;
+use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use netpol_lab::case::Case;
 use netpol_lab::generator::{self, features::Census};
 use netpol_lab::law;
 use netpol_lab::oracle;
-use netpol_lab::oracles::{Oracles, read};
+use netpol_lab::oracles::{Oracles, question, read};
 use netpol_lab::settings;
-use serde_json::Value;
+use netpol_policy::manifests;
+use netpol_policy::model::{Object, ObjectName, Transport};
+use netpol_policy::simulate::{
+    self, Answer, Cluster, Engine, OfflineCluster, PodOrIp, PortChoice, Reachability, Verdict,
+    with_implicit_namespaces,
+};
+use netpol_policy::store::ClusterState;
+use serde_json::{Value, json};
 
 /// Default number of clusters, with about 3,000 cases: some clusters have several states.
 const N_CLUSTERS: usize = 2_120;
@@ -40,6 +48,175 @@ fn check_generated(oracles: Oracles, n_clusters: usize) -> Result<()> {
 #[test]
 fn all_oracles_agree_on_generated_cases() -> Result<()> {
     check_generated(Oracles::default(), settings::n_cases(N_CLUSTERS))
+}
+
+/// The same objects with a Deployment in place of each pod that has an address of its own.
+fn as_workloads(objects: &[Value]) -> Vec<Value> {
+    let converted = objects.iter().map(|object| {
+        let text = |path: &str| object.pointer(path).and_then(Value::as_str);
+        let has_ended = matches!(text("/status/phase"), Some("Succeeded" | "Failed"));
+        let is_on_host = object.pointer("/spec/hostNetwork").and_then(Value::as_bool) == Some(true);
+        if text("/kind") != Some("Pod") || has_ended || is_on_host {
+            return object.clone();
+        }
+        let at = |path: &str| object.pointer(path).cloned().unwrap_or_default();
+        json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": { "name": at("/metadata/name"), "namespace": at("/metadata/namespace") },
+            "spec": { "template": {
+                "metadata": { "labels": at("/metadata/labels"), "annotations": at("/metadata/annotations") },
+                "spec": at("/spec"),
+            } },
+        })
+    });
+    converted.collect()
+}
+
+fn parsed(objects: &[Value]) -> Vec<Object> {
+    let text = Value::from(objects.to_vec()).to_string();
+    let text = format!("{{\"apiVersion\":\"v1\",\"kind\":\"List\",\"items\":{text}}}");
+    manifests::parse("case", &text).objects.into_iter().map(|read| read.object).collect()
+}
+
+/// Compares what workloads get with what the pods of the case get. Returns the numbers of definite and of open answers.
+fn check_workloads(case: &Case) -> Result<[usize; 2]> {
+    let mut pods = Cluster::new(Engine::Reference);
+    pods.set(with_implicit_namespaces(parsed(&case.objects)).0)?;
+    let any = vec!["0.0.0.0/0".parse()?, "::/0".parse()?];
+    let mut workloads = OfflineCluster::new(Engine::compiled, any);
+    workloads.set(parsed(&as_workloads(&case.objects)))?;
+    // The pairs of a pod and its workload, each with the same family.
+    let ends = |state: &ClusterState, workloads: &ClusterState| {
+        let mut ends = Vec::new();
+        for pod in state.pods().filter(|pod| !pod.host_network) {
+            let name = ObjectName::new(&pod.name.namespace, &format!("deploy/{}", pod.name.name));
+            let Some(workload) = workloads.pod(&name) else { continue };
+            for address in state.held_addresses(pod) {
+                let mut placeholders = workload.reported_addresses.iter();
+                let placeholder = placeholders.find(|of| of.is_ipv4() == address.is_ipv4());
+                let end = |name: &ObjectName, address| PodOrIp::Pod { name: name.clone(), address };
+                let end = (end(&pod.name, Some(address)), end(&name, placeholder.copied()));
+                ends.push((address.is_ipv4(), end));
+            }
+        }
+        ends
+    };
+    let ends = ends(pods.state(), workloads.state());
+    let (mut n_definite, mut n_open) = (0, 0);
+    for probe in case.probes.iter().take(4) {
+        let question = question(probe);
+        for (is_ipv4, from) in &ends {
+            for (_, to) in ends.iter().filter(|(family, to)| family == is_ipv4 && to.0 != from.0) {
+                let probe = |from: &PodOrIp, to: &PodOrIp| simulate::Probe {
+                    from: from.clone(),
+                    to: to.clone(),
+                    ..question.clone()
+                };
+                let expected = pods.probe(&probe(&from.0, &to.0))?.is_allowed;
+                let (found, _) = workloads.probe(&probe(&from.1, &to.1))?;
+                let is_right = match found {
+                    Verdict::Allowed => expected,
+                    Verdict::Denied => !expected,
+                    Verdict::Possible => true,
+                };
+                *(if found == Verdict::Possible { &mut n_open } else { &mut n_definite }) += 1;
+                ensure!(is_right, "{}: {:?}: {found:?}", case.name, probe(&from.1, &to.1));
+            }
+        }
+    }
+    Ok([n_definite, n_open])
+}
+
+#[test]
+fn a_workload_gets_what_a_pod_of_its_template_gets() -> Result<()> {
+    let n_answers = Cell::new([0, 0]);
+    law::check(settings::n_cases(N_CLUSTERS) / 20, generator::clusters(), |cases, _| {
+        for case in cases {
+            let [definite, open] = check_workloads(case)?;
+            let [n_definite, n_open] = n_answers.get();
+            n_answers.set([n_definite + definite, n_open + open]);
+        }
+        Ok(())
+    })?;
+    let [n_definite, n_open] = n_answers.get();
+    ensure!(n_definite > n_open, "{n_open} of {n_definite} answers depend on an address");
+    Ok(())
+}
+
+/// Compares the answers of a matrix, which evaluates connections of like pods once, with the evaluation of each.
+fn check_matrix(case: &Case, open: fn() -> Engine) -> Result<()> {
+    let mut cluster = OfflineCluster::new(open, Vec::new());
+    cluster.set(parsed(&case.objects))?;
+    let mut peers = cluster.pods();
+    peers.push(PodOrIp::Address("203.0.113.7".parse()?));
+    let mut single = OfflineCluster::new(open, Vec::new());
+    single.set(parsed(&case.objects))?;
+    let mut matrix = Reachability::new(cluster, &peers);
+    let addresses = |peer: &PodOrIp| -> Vec<IpAddr> {
+        let state = matrix.state();
+        match peer {
+            PodOrIp::Address(address) => vec![*address],
+            PodOrIp::Pod { name, address: _ } => {
+                state.pod(name).into_iter().flat_map(|pod| state.held_addresses(pod)).collect()
+            }
+            PodOrIp::Block(_) | PodOrIp::External | PodOrIp::Node(_) | PodOrIp::Service(_) => {
+                Vec::new()
+            }
+        }
+    };
+    let addresses: Vec<Vec<_>> = peers.iter().map(addresses).collect();
+    for port in [53, 80, 443, 8080, 9376] {
+        for (from, sources) in addresses.iter().enumerate() {
+            for (to, destinations) in addresses.iter().enumerate().filter(|(to, _)| *to != from) {
+                let mut verdicts = Vec::new();
+                for source in sources {
+                    let of_family = |address: &&IpAddr| address.is_ipv4() == source.is_ipv4();
+                    let Some(destination) = destinations.iter().find(of_family) else { continue };
+                    let probe = simulate::Probe {
+                        from: PodOrIp::Address(*source),
+                        to: PodOrIp::Address(*destination),
+                        port: PortChoice::Number(port),
+                        transport: Transport::Tcp,
+                    };
+                    verdicts.push((source.is_ipv4(), single.probe(&probe)?.0));
+                }
+                if sources.is_empty() || destinations.is_empty() {
+                    continue;
+                }
+                let is_allowed = |(_, verdict): &&(bool, Verdict)| *verdict == Verdict::Allowed;
+                let allowed: Vec<bool> =
+                    verdicts.iter().filter(is_allowed).map(|(ipv4, _)| *ipv4).collect();
+                let is_open = verdicts.iter().any(|(_, verdict)| *verdict == Verdict::Possible);
+                let expected = match allowed.as_slice() {
+                    _ if is_open => Answer::Possible,
+                    [] => Answer::Denied,
+                    all if all.len() == verdicts.len() => Answer::Allowed,
+                    [true, ..] => Answer::OnlyIpv4,
+                    [false, ..] => Answer::OnlyIpv6,
+                };
+                let found = matrix.answer(from, to, port, Transport::Tcp)?;
+                ensure!(
+                    found == expected,
+                    "{}: {:?} -> {:?} {port}: {found:?}, not {expected:?}",
+                    case.name,
+                    peers.get(from),
+                    peers.get(to)
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_matrix_answers_as_single_probes_do() -> Result<()> {
+    let engines: [fn() -> Engine; 2] = [|| Engine::Reference, Engine::compiled];
+    law::check(settings::n_cases(N_CLUSTERS) / 40, generator::clusters(), |cases, _| {
+        for (case, open) in cases.iter().flat_map(|case| engines.map(|open| (case, open))) {
+            check_matrix(case, open)?;
+        }
+        Ok(())
+    })
 }
 
 mod privileged {

@@ -59,13 +59,17 @@ pub(super) const SERVERS: &str = "api-servers.json";
 /// File name of the time at which all was up to date.
 pub(super) const LAST_HEARD: &str = "last-heard.txt";
 
+/// File name of the interfaces that are blocked until they are identified.
+pub(super) const UNIDENTIFIED: &str = "unidentified.json";
+
 /// The files that an agent creates in the directory of the CNI plugin's socket, that socket included.
-pub fn state_files(socket: &Path) -> [PathBuf; 9] {
+pub fn state_files(socket: &Path) -> [PathBuf; 11] {
     let records = socket.with_file_name(RECORDS);
     let mut lock = socket.as_os_str().to_owned();
     lock.push(".lock");
     let unfinished = |file: &PathBuf| file.with_extension("new");
-    let [servers, heard] = [SERVERS, LAST_HEARD].map(|name| socket.with_file_name(name));
+    let [servers, heard, unidentified] =
+        [SERVERS, LAST_HEARD, UNIDENTIFIED].map(|name| socket.with_file_name(name));
     [
         socket.to_owned(),
         lock.into(),
@@ -76,5 +80,7 @@ pub fn state_files(socket: &Path) -> [PathBuf; 9] {
         servers,
         unfinished(&heard),
         heard,
+        unfinished(&unidentified),
+        unidentified,
     ]
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use netpol_common::ids::IfIndex;
-use netpol_datapath::netlink::{self, Devices, FilterChange};
+use netpol_datapath::netlink::{self, DeviceNews, FilterChange};
 use netpol_policy::dataplane::port::Kernel;
 use netpol_policy::source::SourceUpdate;
 use tokio::sync::mpsc;
@@ -32,8 +32,8 @@ pub(super) struct Inputs<K> {
     pub(super) updates: mpsc::Receiver<(Instant, SourceUpdate)>,
     /// Calls of the CNI plugin.
     pub(super) calls: mpsc::Receiver<Call>,
-    /// The node's devices, after each change.
-    pub(super) devices: mpsc::Receiver<Devices>,
+    /// New interfaces, and the node's devices after each change.
+    pub(super) devices: mpsc::Receiver<DeviceNews>,
     /// Changes of clsact filters.
     pub(super) filters: mpsc::Receiver<FilterChange>,
     /// Questions from the control socket and the health address.
@@ -42,6 +42,8 @@ pub(super) struct Inputs<K> {
     pub(super) namespaces: mpsc::Receiver<(NamespaceQuestion, NamespaceAnswer)>,
     /// Running pods that a search has found.
     pub(super) found: mpsc::Receiver<Vec<Found>>,
+    /// The runtime has written a CNI result.
+    pub(super) results: mpsc::Receiver<()>,
 }
 
 /// Runs until `cancel` is cancelled.
@@ -62,6 +64,7 @@ pub(super) async fn run<K: Kernel>(
         mut questions,
         mut namespaces,
         mut found,
+        mut results,
     } = inputs;
     let (migrated_in, mut migrated) = mpsc::channel(1);
     let (collected_in, mut collected) = mpsc::channel(1);
@@ -70,7 +73,12 @@ pub(super) async fn run<K: Kernel>(
     let mut batch = Vec::new();
     let mut called = Vec::new();
     loop {
-        let times = [agent.next_deadline(), agent.next_gc(), agent.next_look_at_pod_ends()];
+        let times = [
+            agent.next_deadline(),
+            agent.next_gc(),
+            agent.next_look_at_pod_ends(),
+            agent.next_unblocking(),
+        ];
         let deadline = times.into_iter().flatten().min();
         tokio::select! {
             biased;
@@ -84,7 +92,7 @@ pub(super) async fn run<K: Kernel>(
                 }
                 source.look_up(agent.unknown_pods());
             }
-            Some(now) = devices.recv() => agent.set_devices(&now, |ifindex| device_name(ifindex).is_some()),
+            Some(news) = devices.recv() => apply_news(&mut agent, news, Instant::now()),
             Some(change) = filters.recv() => agent.filters_changed(&[change], Instant::now()),
             n = updates.recv_many(&mut batch, BATCH), if !updates.is_closed() || !updates.is_empty() => {
                 if n == 0 {
@@ -98,7 +106,8 @@ pub(super) async fn run<K: Kernel>(
                 }
             }
             Some((question, answer)) = namespaces.recv() => agent.answer_namespace(question, answer),
-            Some(found) = found.recv() => agent.adopt(found),
+            Some(found) = found.recv() => agent.adopt(found, Instant::now()),
+            Some(()) = results.recv() => searches.record_result(),
             Some((ifindex, migration)) = migrated.recv() => {
                 agent.end_migration(ifindex, migration, Instant::now());
             }
@@ -108,18 +117,7 @@ pub(super) async fn run<K: Kernel>(
             _ = tick.tick() => agent.tick(Instant::now()),
             () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {}
         }
-        agent.look_at_pod_ends(Instant::now());
-        agent.sync();
-        for object in agent.take_found() {
-            source.report(&mut agent, object, Instant::now());
-        }
-        source.ask(&mut agent);
-        agent.expire(Instant::now());
-        agent.end_step(Instant::now());
-        agent.record_time(unix_now().as_secs());
-        if agent.missing().is_empty() {
-            searches.start(agent.wanted(), Instant::now());
-        }
+        finish_step(&mut agent, source, &mut searches);
         if let Some(migration) = agent.begin_migration(Instant::now()) {
             let migrated_in = migrated_in.clone();
             worker.run(move || {
@@ -134,6 +132,33 @@ pub(super) async fn run<K: Kernel>(
                 drop(collected_in.blocking_send(K::run_gc(map_gc)));
             });
         }
+    }
+}
+
+fn apply_news<K: Kernel>(agent: &mut Agent<K>, news: DeviceNews, now: Instant) {
+    match news {
+        DeviceNews::Veth { ifindex, device } => agent.interface_appeared(ifindex, device, now),
+        DeviceNews::All(devices) => {
+            agent.set_devices(devices, |ifindex| device_name(ifindex).is_some(), now);
+        }
+    }
+}
+
+/// Writes the state to the maps after an input, answers, and reports what has been found.
+#[expect(clippy::disallowed_methods, reason = "the state gets the time from here")]
+fn finish_step<K: Kernel>(agent: &mut Agent<K>, source: &ObjectSource, searches: &mut Searches) {
+    agent.look_at_pod_ends(Instant::now());
+    agent.unblock_unidentified(Instant::now());
+    agent.sync();
+    for object in agent.take_found() {
+        source.report(agent, object, Instant::now());
+    }
+    source.ask(agent);
+    agent.expire(Instant::now());
+    agent.end_step(Instant::now());
+    agent.record_time(unix_now().as_secs());
+    if agent.missing().is_empty() {
+        searches.start(agent.wanted(), Instant::now());
     }
 }
 

@@ -124,6 +124,12 @@ impl Attachments for FakeKernel {
         (failed, self.apply(ops))
     }
 
+    fn detach_pod(&mut self, ifindex: IfIndex) -> Result<(), Full> {
+        self.attached.retain(|attached| *attached != ifindex);
+        self.on_filters.remove(&ifindex);
+        Ok(())
+    }
+
     fn pod_end(&self, ifindex: IfIndex) -> io::Result<PodEnd> {
         self.pod_ends.get(&ifindex).cloned().ok_or(io::ErrorKind::NotFound.into())
     }

@@ -148,9 +148,9 @@ mod tests {
         fixture.agent = fixture.agent.on_node(Some(Arc::from("n")));
         drop(fixture.agent.update(full_lists()));
         drop(fixture.agent.update(update(pod("a"))));
-        fixture.agent.adopt(Vec::new());
+        fixture.agent.adopt(Vec::new(), fixture.now);
         drop(fixture.add());
-        fixture.agent.set_devices(&Devices::default(), |_| false);
+        fixture.agent.set_devices(Devices::default(), |_| false, fixture.now);
         fixture.agent.sync();
         let object = ObjectRef { kind: Kind::Pod, name: ObjectName::new("x", "a") };
         assert_eq!(fixture.agent.take_found(), [object]);

@@ -30,8 +30,8 @@ mod upkeep;
 pub use answers::handle::Handle;
 pub use answers::report::{DropRecord, FlowRecord};
 pub use answers::status::{
-    Attached, EndpointStatus, ExitGuardStatus, MapStatus, PolicyStatus, Protection, SourceStatus,
-    Status, UplinkStatus,
+    Attached, EndpointStatus, ExitGuardStatus, InterfaceState, MapStatus, PolicyStatus, Protection,
+    SourceStatus, Status, UnidentifiedStatus, UplinkStatus,
 };
 pub use config::{CONTROL_SOCKET, Config, Source, state_files};
 pub use run::{lock, run};

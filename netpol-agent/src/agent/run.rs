@@ -17,7 +17,7 @@ use tracing::{debug, error, info, warn};
 use super::answers::drops::DropLog;
 use super::answers::handle::Handle;
 use super::answers::routes;
-use super::config::{Config, LAST_HEARD, RECORDS, SERVERS, Source};
+use super::config::{Config, LAST_HEARD, RECORDS, SERVERS, Source, UNIDENTIFIED};
 use super::endpoints::search::Searches;
 use super::event_loop::{self, Inputs, device_name};
 use super::object_source::ObjectSource;
@@ -25,11 +25,13 @@ use super::state::Agent;
 use super::state::held_policies::Asking;
 use super::state::last_heard::LastHeard;
 use super::state::registry::Registry;
+use super::state::unidentified::Unidentified;
 use super::unable::{self, Edges};
 use super::upkeep::worker::Worker;
 use crate::cni_server;
 use crate::control::{serve_unix, tcp};
 use crate::denial;
+use crate::discovery;
 
 /// Source updates and calls that may wait for the event loop. A faster source is slowed down.
 const QUEUE: usize = 256;
@@ -83,10 +85,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         .on_node(node.clone())
         .with_tunnels(pod_tunnels)
         .remembering(LastHeard::open(socket.with_file_name(LAST_HEARD)))
+        .unblocking(Unidentified::open(socket.with_file_name(UNIDENTIFIED)))
         .asking(match &source {
             Source::Cluster { .. } => Asking::Possible,
             Source::Manifests(_) => Asking::Needless,
         });
+    let results = discovery::watch_results(search_paths.results.clone(), cancel.clone());
     let (searches, found) = Searches::new(search_paths);
     let (handle, questions) = Handle::new();
     let drops = DropLog::spawn(events, handle.clone(), cancel.clone());
@@ -109,7 +113,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     drop((updates_in, namespaces_in));
     tokio::spawn(cni_server::serve(listener, calls_in, cancel.clone()));
     let NodeWatch { devices, filters } = watch_node(&cancel);
-    let inputs = Inputs { updates: stamped, calls, devices, filters, questions, namespaces, found };
+    let updates = stamped;
+    let inputs = Inputs { updates, calls, devices, filters, questions, namespaces, found, results };
     let worker = Worker::start().context("starting the worker thread")?;
     event_loop::run(agent, inputs, searches, &source, &worker, &cancel).await;
     info!("stopped; policies stay in force");
@@ -118,13 +123,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
 /// What is watched on the node's devices.
 struct NodeWatch {
-    devices: mpsc::Receiver<netlink::Devices>,
+    devices: mpsc::Receiver<netlink::DeviceNews>,
     filters: mpsc::Receiver<netlink::FilterChange>,
 }
 
 /// Watches the node's devices and the clsact filters on them.
 fn watch_node(cancel: &CancellationToken) -> NodeWatch {
-    let (devices_in, devices) = mpsc::channel(4);
+    let (devices_in, devices) = mpsc::channel(QUEUE);
     let (filters_in, filters) = mpsc::channel(QUEUE);
     let of_devices = cancel.clone();
     tokio::spawn(async move {

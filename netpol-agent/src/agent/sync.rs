@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use netpol_common::addr::Addr;
+use netpol_common::ids::IfIndex;
 use netpol_common::keys::Known;
 use netpol_policy::compile::MapStateUpdate;
 use netpol_policy::dataplane::port::{ExitTable, FailedAttachments, Kernel, NewInterface};
@@ -183,15 +184,22 @@ impl<K: Kernel> Agent<K> {
         }
         let (failed, applied) = self.kernel.attach_and_apply(&interfaces, ops);
         for NewInterface { ifindex, is_unshaped: _ } in interfaces {
-            self.migrations.expect(ifindex);
-            if failed.iter().all(|(failed, _)| *failed != ifindex) {
-                self.exits.open(ifindex);
-                if let Some(bridge) = self.kernel.bridge_of(ifindex) {
-                    self.exits.add_bridge(bridge);
-                }
+            if failed.iter().any(|(failed, _)| *failed == ifindex) {
+                self.migrations.expect(ifindex);
+            } else {
+                self.record_attached(ifindex);
             }
         }
         (failed, self.read_back_unless(applied))
+    }
+
+    /// Records that the interface of a new endpoint has its programs.
+    pub(super) fn record_attached(&mut self, ifindex: IfIndex) {
+        self.migrations.expect(ifindex);
+        self.exits.open(ifindex);
+        if let Some(bridge) = self.kernel.bridge_of(ifindex) {
+            self.exits.add_bridge(bridge);
+        }
     }
 
     fn refuse_failed(&mut self, failed: FailedAttachments<K::Error>) {

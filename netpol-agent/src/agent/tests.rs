@@ -113,7 +113,7 @@ fn no_map_changes_before_every_kind_is_listed() {
     let mut fixture = fixture();
     drop(fixture.agent.update(update(pod("a"))));
     let addresses = BTreeSet::from(["10.0.0.254".parse().unwrap()]);
-    fixture.agent.set_devices(&Devices { addresses, ..Devices::default() }, |_| true);
+    fixture.agent.set_devices(Devices { addresses, ..Devices::default() }, |_| true, fixture.now);
     fixture.agent.sync();
     assert!(fixture.agent.kernel.log.is_empty());
     drop(fixture.agent.update(full_lists()));
@@ -133,7 +133,7 @@ fn the_programs_know_the_addresses_of_nodes_and_their_tunnels_once_every_kind_is
     };
     let addresses = BTreeSet::from(["192.0.2.1".parse().unwrap()]);
     agent.kernel.known = [(addr("192.0.2.9"), Known::NODE)].into();
-    agent.set_devices(&Devices { addresses, tunnels, ..Devices::default() }, |_| true);
+    agent.set_devices(Devices { addresses, tunnels, ..Devices::default() }, |_| true, fixture.now);
     agent.sync();
     assert_eq!(agent.kernel.known.len(), 1, "those of an earlier run");
     drop(agent.update(full_lists()));
@@ -267,13 +267,13 @@ fn an_endpoint_is_removed_when_its_interface_is_gone_without_a_del() {
     drop(fixture.agent.update(full_lists()));
     drop(fixture.agent.update(update(pod("a"))));
     drop(fixture.add());
-    fixture.agent.set_devices(&Devices::default(), |_| true);
+    fixture.agent.set_devices(Devices::default(), |_| true, fixture.now);
     assert_eq!(
         fixture.agent.map_state().endpoints.len(),
         1,
         "the list of devices is older than the endpoint"
     );
-    fixture.agent.set_devices(&Devices::default(), |_| false);
+    fixture.agent.set_devices(Devices::default(), |_| false, fixture.now);
     assert!(fixture.agent.map_state().endpoints.is_empty());
 }
 
@@ -285,10 +285,10 @@ fn readiness_names_the_kinds_that_are_not_listed_and_the_pods_that_are_not_prote
     assert_eq!(reasons(&fixture.agent)[..kinds.len()], kinds);
     drop(fixture.agent.update(full_lists()));
     drop(fixture.agent.update(update(pod("a"))));
-    fixture.agent.adopt(Vec::new());
+    fixture.agent.adopt(Vec::new(), fixture.now);
     fixture.agent.sync();
     assert_eq!(reasons(&fixture.agent), ["unprotected: pod x/a: its interface has not been found"]);
-    fixture.agent.adopt(vec![found(7)]);
+    fixture.agent.adopt(vec![found(7)], fixture.now);
     fixture.agent.sync();
     assert_eq!(reasons(&fixture.agent), [""; 0]);
 }
@@ -382,7 +382,7 @@ fn a_running_pod_gets_its_policy_before_its_programs() {
     let readiness = |agent: &Agent<FakeKernel>| agent.describe().endpoints[0].protection;
     assert_eq!(readiness(&fixture.agent), Protection::Unprotected);
 
-    fixture.agent.adopt(vec![found(7)]);
+    fixture.agent.adopt(vec![found(7)], fixture.now);
     assert_eq!(fixture.agent.kernel.attached, []);
     assert_eq!(readiness(&fixture.agent), Protection::Unprotected);
     fixture.agent.sync();
@@ -396,13 +396,13 @@ fn a_running_pod_gets_its_policy_before_its_programs() {
 #[test]
 fn an_empty_search_delays_nothing_and_an_add_during_a_search_wins() {
     let mut fixture = with_an_older_pod();
-    fixture.agent.adopt(Vec::new());
+    fixture.agent.adopt(Vec::new(), fixture.now);
     fixture.agent.sync();
     assert!(fixture.agent.is_primed || fixture.agent.map_state == MapState::default());
     assert_eq!(fixture.agent.wanted().pods.len(), 1, "searched for again");
     // The runtime adds the pod again while a search is under way.
     drop(fixture.add());
-    fixture.agent.adopt(vec![found(8)]);
+    fixture.agent.adopt(vec![found(8)], fixture.now);
     fixture.agent.sync();
     let endpoints: Vec<_> = fixture.agent.map_state.endpoints.keys().copied().collect();
     assert_eq!(endpoints, [IfIndex(7)]);
@@ -411,12 +411,12 @@ fn an_empty_search_delays_nothing_and_an_add_during_a_search_wins() {
 #[test]
 fn after_its_del_a_pod_is_neither_searched_for_nor_unprotected() {
     let mut fixture = with_an_older_pod();
-    fixture.agent.adopt(Vec::new());
+    fixture.agent.adopt(Vec::new(), fixture.now);
     drop(fixture.add());
     drop(fixture.call(Request::Del(attachment())));
     assert!(fixture.agent.wanted().is_empty());
     assert_eq!(fixture.agent.describe().endpoints, []);
-    fixture.agent.adopt(vec![found(7)]);
+    fixture.agent.adopt(vec![found(7)], fixture.now);
     fixture.agent.sync();
     assert!(fixture.agent.map_state.endpoints.is_empty());
     // A new pod of the same name is searched for.
@@ -430,12 +430,12 @@ fn after_its_del_a_pod_is_neither_searched_for_nor_unprotected() {
 fn a_pod_whose_programs_are_refused_is_searched_for_again() {
     let mut fixture = with_an_older_pod();
     fixture.agent.kernel.refuses_attach = true;
-    fixture.agent.adopt(vec![found(7)]);
+    fixture.agent.adopt(vec![found(7)], fixture.now);
     fixture.agent.sync();
     assert_eq!(fixture.agent.describe().endpoints[0].protection, Protection::Unprotected);
     fixture.agent.kernel.refuses_attach = false;
     assert_eq!(fixture.agent.wanted().pods.len(), 1);
-    fixture.agent.adopt(vec![found(7)]);
+    fixture.agent.adopt(vec![found(7)], fixture.now);
     fixture.agent.sync();
     assert_eq!(fixture.agent.describe().endpoints[0].protection, Protection::Ready);
 }
@@ -450,7 +450,7 @@ fn programs_of_another_version_stay_until_the_maps_are_complete() {
     };
     let registry = Registry::open(&fixture.dir.path().join("endpoints.json"), |_| None).unwrap();
     fixture.agent = Agent::new(kernel, map_state, registry);
-    fixture.agent.set_devices(&Devices::default(), |_| true);
+    fixture.agent.set_devices(Devices::default(), |_| true, fixture.now);
     fixture.agent.sync();
     let kernel = &fixture.agent.kernel;
     assert!(kernel.has_predecessor && kernel.n_uplink_changes == 0);

@@ -12,8 +12,8 @@ use netpol_terminal::{DENIED, FAILED, Output, Terminal};
 
 use super::args::{AgentArgs, DropsArgs, ExplainArgs, FlowsArgs, StatusArgs};
 use crate::agent::{
-    Attached, CONTROL_SOCKET, DropRecord, FlowRecord, MapStatus, PolicyStatus, Protection,
-    SourceStatus, Status, UplinkStatus,
+    Attached, CONTROL_SOCKET, DropRecord, FlowRecord, InterfaceState, MapStatus, PolicyStatus,
+    Protection, SourceStatus, Status, UplinkStatus,
 };
 use crate::control::client;
 
@@ -122,6 +122,16 @@ fn write_attachments(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     let uplinks: Vec<_> = status.uplinks.iter().map(uplink).collect();
     if !uplinks.is_empty() {
         writeln!(out, "  devices that lead off the node: {}", uplinks.join(", "))?;
+    }
+    for (state, what) in [
+        (InterfaceState::Blocked, "blocked, until it is known whose they are"),
+        (InterfaceState::Open, "NOT judged, because they belong to no known pod"),
+    ] {
+        let found = status.unidentified.iter().filter(|interface| interface.state == state);
+        let names: Vec<_> = found.map(|interface| interface.name.as_str()).collect();
+        if !names.is_empty() {
+            writeln!(out, "  interfaces {what}: {}", names.join(", "))?;
+        }
     }
     let guard = &status.exit_guard;
     if guard.is_in_place {

@@ -7,7 +7,9 @@
 
 mod cache;
 mod connections;
+mod results;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::net::IpAddr;
@@ -16,11 +18,13 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use netpol_common::ids::IfIndex;
 use netpol_proto::{Add, Attachment, PodRef};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tracing::{debug, warn};
 
 pub use self::connections::{Connection, Sockets};
+pub use self::results::watch as watch_results;
 
 use self::cache::Cached;
 use netpol_datapath::netlink::{self, VethEnd, VethReader};
@@ -40,6 +44,9 @@ pub struct SearchPaths {
 pub struct Search {
     /// Pods without an endpoint.
     pub pods: Vec<Wanted>,
+    /// Interfaces that lead into other namespaces and belong to no known pod. The search does not read them, but is made at once
+    /// when they change.
+    pub interfaces: BTreeSet<IfIndex>,
     /// Endpoints with a record, but without maps: only the connections of their pods are read.
     pub known: Vec<Add>,
 }
@@ -48,6 +55,11 @@ impl Search {
     /// Whether there is nothing to search for.
     pub fn is_empty(&self) -> bool {
         self.pods.is_empty() && self.known.is_empty()
+    }
+
+    /// Whether the search is worth a repetition without a new result: a pod without an address can be found by its result only.
+    pub fn is_repeated(&self) -> bool {
+        !self.known.is_empty() || self.pods.iter().any(|wanted| !wanted.addresses.is_empty())
     }
 }
 
@@ -58,7 +70,7 @@ pub struct Wanted {
     pub pod: ObjectName,
     /// Its uid and, for a static pod, the uid that the runtime uses; without empty ones.
     pub uids: Vec<Arc<str>>,
-    /// Its addresses, as the API reports them.
+    /// Its addresses, as the API reports them; empty until it does.
     pub addresses: Vec<IpAddr>,
 }
 
@@ -97,7 +109,7 @@ pub enum Error {
 }
 
 fn search_all(paths: &SearchPaths, search: &Search) -> Result<Vec<Found>, Error> {
-    let Search { pods, known } = search;
+    let Search { pods, interfaces: _, known } = search;
     let mut node = Node::open()?;
     let mut found: Vec<Found> = known
         .iter()
@@ -119,6 +131,7 @@ fn search_all(paths: &SearchPaths, search: &Search) -> Result<Vec<Found>, Error>
             by_result.iter().find(|(proof, _)| *proof == Proof::Kernel).or(by_result.first());
         match best {
             Some((_, attachment)) => found.push(attachment.clone()),
+            None if wanted.addresses.is_empty() => {}
             None => missing.push(wanted),
         }
     }
@@ -136,7 +149,8 @@ fn is_of(cached: &Cached, wanted: &Wanted) -> bool {
     let is_same = cached.uid.as_deref().is_none_or(|uid| {
         wanted.uids.is_empty() || wanted.uids.iter().any(|wanted| **wanted == *uid)
     });
-    let has_address = cached.addresses.iter().any(|address| wanted.addresses.contains(address));
+    let has_address = wanted.addresses.is_empty()
+        || cached.addresses.iter().any(|address| wanted.addresses.contains(address));
     is_named && is_same && has_address
 }
 

@@ -142,7 +142,8 @@ impl File {
         if self.hash == Some(hash) && !failed_before {
             return;
         }
-        let Content { entries, findings, unsupported: _, is_broken } = content(path, text);
+        let Content { entries, workloads: _, backends: _, findings, unsupported: _, is_broken } =
+            content(path, text);
         step.new_findings.extend(findings.iter().cloned());
         self.hash = Some(hash);
         self.problem = findings.first().filter(|_| is_broken).cloned();

@@ -5,14 +5,10 @@
 //! events.
 //! Must not: remove objects because a file cannot be read (see `Catalog`).
 
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use notify::event::{AccessKind, AccessMode, EventKind};
-use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
@@ -20,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::catalog::{Catalog, Scan, Step};
+use crate::folder_events::FolderEvents;
 use netpol_policy::manifests::{Finding, files};
 use netpol_policy::model::{Kind, Severity};
 use netpol_policy::source::{Health, SourceUpdate};
@@ -66,7 +63,7 @@ pub fn spawn(
 
 async fn follow(directory: PathBuf, options: Options, out: mpsc::Sender<SourceUpdate>) {
     let changed = Arc::new(Notify::new());
-    let mut events = Events::default();
+    let mut events = FolderEvents::default();
     let mut catalog = Catalog::default();
     let mut reporter = Reporter::new(now());
     loop {
@@ -112,60 +109,6 @@ fn scan(directory: &Path) -> Scan {
         (path, text)
     });
     Scan { files: files.collect(), unreadable: listing.unreadable }
-}
-
-/// The inotify events of a directory, which may be replaced by another one of the same name.
-#[derive(Debug, Default)]
-struct Events {
-    watcher: Option<RecommendedWatcher>,
-    /// Device and inode of the watched directory.
-    watched: Option<(u64, u64)>,
-}
-
-impl Events {
-    /// Watches the directory, if it is not watched yet. If that fails, the directory is still scanned in intervals.
-    fn ensure(&mut self, directory: &Path, changed: &Arc<Notify>) {
-        let identity = fs::metadata(directory).ok().map(|meta| (meta.dev(), meta.ino()));
-        if identity == self.watched && self.watcher.is_some() == identity.is_some() {
-            return;
-        }
-        self.watched = identity;
-        self.watcher = None;
-        if identity.is_some() {
-            match watcher(directory, changed) {
-                Ok(watcher) => self.watcher = Some(watcher),
-                Err(error) => {
-                    warn!(%error, directory = %directory.display(), "directory not watched; it is scanned in intervals");
-                }
-            }
-        }
-    }
-}
-
-fn watcher(directory: &Path, changed: &Arc<Notify>) -> notify::Result<RecommendedWatcher> {
-    let changed = Arc::clone(changed);
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Errors count as changes, because events may have been lost.
-        if event.is_err() || event.is_ok_and(|event| is_change(event.kind)) {
-            changed.notify_one();
-        }
-    })?;
-    watcher.watch(directory, RecursiveMode::Recursive)?;
-    Ok(watcher)
-}
-
-/// Whether something may have changed. Reading a file, as a scan does, is not a change.
-const fn is_change(kind: EventKind) -> bool {
-    match kind {
-        EventKind::Access(access) => {
-            matches!(access, AccessKind::Close(AccessMode::Write | AccessMode::Any))
-        }
-        EventKind::Any
-        | EventKind::Create(_)
-        | EventKind::Modify(_)
-        | EventKind::Remove(_)
-        | EventKind::Other => true,
-    }
 }
 
 /// Makes updates of steps: adds the health with its times, and logs findings once.
@@ -232,6 +175,8 @@ fn now() -> Instant {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use netpol_policy::store::Delta;
 

@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use netpol_policy::lint::Level;
+use netpol_policy::simulate::without_represented;
 use netpol_terminal::{FAILED, FOUND, Terminal};
 
 use crate::input::{self, InputArgs};
@@ -61,16 +62,21 @@ enum DenyLevel {
 pub(super) fn run(args: LintArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
     let LintArgs { input, output, deny, allow } = args;
     let input = input::read(&input.files, &input.cluster, terminal)?;
-    let is_incomplete = input::is_incomplete(&input.manifests);
+    let is_unreadable = input::is_unreadable(&input.manifests);
     let objects = input.objects();
     let n_objects = objects.len();
-    let mut entries = entries(&input, objects);
+    let mut entries = entries(&input, without_represented(objects));
     entries.retain(|entry| {
         let is_named = |code: &String| *code == entry.code || Some(code.as_str()) == entry.name;
         !allow.iter().any(is_named)
     });
     match output {
-        LintOutput::Text => write_text(&entries, n_objects, &mut terminal.stdout)?,
+        LintOutput::Text => {
+            write_text(&entries, n_objects, &mut terminal.stdout)?;
+            if let Some(objects) = input::not_evaluated(&input.manifests) {
+                writeln!(terminal.stdout, "{objects}")?;
+            }
+        }
         LintOutput::Json => write_json(&entries, &mut terminal.stdout)?,
         LintOutput::Sarif => write_json(&sarif::log(&entries), &mut terminal.stdout)?,
     }
@@ -79,7 +85,7 @@ pub(super) fn run(args: LintArgs, terminal: &mut Terminal<'_>) -> anyhow::Result
         DenyLevel::Warnings => Level::Warning,
         DenyLevel::Infos => Level::Info,
     };
-    if is_incomplete {
+    if is_unreadable {
         return Ok(FAILED);
     }
     Ok(if entries.iter().any(|entry| entry.level >= threshold) { FOUND } else { 0 })

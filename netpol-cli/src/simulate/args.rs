@@ -6,15 +6,17 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, FromArgMatches, ValueEnum};
 
-use netpol_policy::model::Transport;
+use netpol_policy::model::{Selector, Transport};
 use netpol_policy::simulate::{Engine, PortChoice};
-use netpol_terminal::Output;
 
-use crate::input::ClusterArgs;
+use super::output::Changes;
+use super::selector;
+use crate::input::{ClusterArgs, PodNetworkArgs};
 
 /// Evaluate connections without sending packets: draw the matrix of allowed connections, or evaluate cases from a file.
 ///
-/// The exit code is 0, or 2 if the input cannot be read.
+/// Workloads are pods. Pods that are alike share a row. The exit code is 0, 1 if --fail-on is met, or 2 if the input cannot be read
+/// completely.
 #[derive(Debug, clap::Args)]
 #[command(group = ArgGroup::new("objects").args(["file", "cluster", "cases"]).required(true).multiple(true))]
 pub(crate) struct SimulateArgs {
@@ -25,15 +27,32 @@ pub(crate) struct SimulateArgs {
     /// Draw the matrix. This is the default without --cases.
     #[arg(long, conflicts_with = "cases")]
     pub(super) matrix: bool,
-    /// Destination ports, such as `80`, `53/UDP` or `http` [default: the ports that the pods declare].
+    /// Destination ports, such as `80`, `53/UDP` or `http` [default: the ports that each pod declares].
     #[arg(long = "port", value_name = "PORT[/PROTOCOL]", value_delimiter = ',', value_parser = parse_port_arg, conflicts_with = "cases")]
     pub(super) ports: Vec<PortArg>,
     /// Addresses outside the cluster to add to the matrix.
     #[arg(long = "address", value_name = "IP", value_delimiter = ',', conflicts_with = "cases")]
     pub(super) addresses: Vec<IpAddr>,
+    /// Only the pods of these namespaces.
+    #[arg(
+        short,
+        long = "namespace",
+        value_name = "NAMESPACE",
+        value_delimiter = ',',
+        conflicts_with = "cases"
+    )]
+    pub(super) namespaces: Vec<String>,
+    /// Only the pods with these labels, as for kubectl: `app=web,tier!=db`.
+    #[arg(short = 'l', long, value_name = "SELECTOR", value_parser = selector::parse, conflicts_with = "cases")]
+    pub(super) selector: Option<Selector>,
+    #[command(flatten)]
+    pub(super) pod_networks: PodNetworkArgs,
     /// Output format of the matrix.
     #[arg(short, long, value_enum, default_value_t, conflicts_with = "cases")]
-    pub(super) output: Output,
+    pub(super) output: MatrixOutput,
+    /// With --what-if: exit with 1 if the changes have this effect.
+    #[arg(long, value_name = "EFFECT", value_enum, requires = "what-if")]
+    pub(super) fail_on: Option<FailOn>,
     /// Read cases from this file, one JSON object a line; `-` is the standard input. Writes one line of verdicts for each case.
     ///
     /// A case: {"name": .., "objects": [..], "probes": [{"from": {"namespace", "pod"} or {"ip"}, "to": .., "port": 80 or
@@ -43,6 +62,46 @@ pub(crate) struct SimulateArgs {
     /// Implementation that evaluates the connections.
     #[arg(long, value_enum, default_value_t)]
     pub(super) engine: EngineChoice,
+}
+
+/// The output format of a matrix.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum MatrixOutput {
+    /// A table for each port; a list if the table would be too wide.
+    #[default]
+    Text,
+    /// A JSON array with an object for each connection.
+    Json,
+    /// A line for each connection.
+    Csv,
+    /// Tables in Markdown.
+    Md,
+    /// A graph of the allowed connections for Graphviz.
+    Dot,
+    /// A graph of the allowed connections for Mermaid.
+    Mermaid,
+}
+
+/// The effect of `--what-if` that makes the exit code 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum FailOn {
+    /// A connection would be allowed that is denied now.
+    Opens,
+    /// A connection would be denied that is allowed now.
+    Closes,
+    /// Either.
+    Changes,
+}
+
+impl FailOn {
+    /// Whether the changes have the effect.
+    pub(super) const fn is_met(self, changes: Changes) -> bool {
+        match self {
+            Self::Opens => changes.opened > 0,
+            Self::Closes => changes.closed > 0,
+            Self::Changes => changes.opened + changes.closed > 0,
+        }
+    }
 }
 
 /// A destination port with its protocol.
@@ -127,11 +186,11 @@ pub(super) enum EngineChoice {
 }
 
 impl EngineChoice {
-    /// A new engine.
-    pub(super) fn open(self) -> Engine {
+    /// Makes a new engine.
+    pub(super) fn open(self) -> fn() -> Engine {
         match self {
-            Self::Reference => Engine::Reference,
-            Self::Compiled => Engine::compiled(),
+            Self::Reference => || Engine::Reference,
+            Self::Compiled => Engine::compiled,
         }
     }
 }

@@ -1,34 +1,12 @@
-//! Draws a matrix of verdicts.
+//! Draws a table of verdicts.
 //!
 //! In: names and cells. Out: text, with colours and symbols or in plain ASCII. Must not: evaluate policies.
 
-use comfy_table::{Attribute, Cell as TableCell, CellAlignment, Color, Table, presets};
+use comfy_table::{Attribute, Cell as TableCell, CellAlignment, Color, Table as Drawing, presets};
+use netpol_policy::simulate::Answer;
 
-/// A table of verdicts, one row for each source and one column for each destination.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Matrix {
-    /// Text of the corner cell: port and protocol.
-    pub(super) corner: String,
-    /// Names of the destinations.
-    pub(super) columns: Vec<String>,
-    /// Names of the sources, each with a cell for every destination.
-    pub(super) rows: Vec<(String, Vec<Cell>)>,
-}
-
-/// One verdict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cell {
-    /// The connection is allowed.
-    Allowed,
-    /// The connection is denied.
-    Denied,
-    /// With `--what-if`: denied before, allowed after.
-    Opened,
-    /// With `--what-if`: allowed before, denied after.
-    Closed,
-    /// No verdict, because source and destination are equal.
-    Blank,
-}
+use super::rows::Row;
+use super::table::{Cell, Change, Table, word};
 
 /// The style of the drawing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,59 +17,69 @@ pub(super) enum Style {
     Styled,
 }
 
-impl Cell {
-    const fn text(self, style: Style) -> &'static str {
-        match (self, style) {
-            (Self::Allowed, Style::Plain) => "yes",
-            (Self::Denied, Style::Plain) => "no",
-            (Self::Opened, Style::Plain) => "no -> yes",
-            (Self::Closed, Style::Plain) => "yes -> no",
-            (Self::Blank, Style::Plain) => ".",
-            (Self::Allowed, Style::Styled) => "✔",
-            (Self::Denied, Style::Styled) => "✘",
-            (Self::Opened, Style::Styled) => "✘ → ✔",
-            (Self::Closed, Style::Styled) => "✔ → ✘",
-            (Self::Blank, Style::Styled) => "·",
-        }
+fn symbol(answer: Answer, style: Style) -> &'static str {
+    match (answer, style) {
+        (Answer::Allowed, Style::Styled) => "✔",
+        (Answer::Denied, Style::Styled) => "✘",
+        (Answer::Possible, Style::Styled) => "?",
+        (_, Style::Plain) | (Answer::OnlyIpv4 | Answer::OnlyIpv6, Style::Styled) => word(answer),
     }
+}
 
-    fn draw(self, style: Style) -> TableCell {
-        let cell = TableCell::new(self.text(style)).set_alignment(CellAlignment::Center);
-        match (self, style) {
-            (_, Style::Plain) => cell,
-            (Self::Allowed, Style::Styled) => cell.fg(Color::Green),
-            (Self::Denied, Style::Styled) => cell.fg(Color::Red),
-            (Self::Opened, Style::Styled) => cell.fg(Color::Green).add_attribute(Attribute::Bold),
-            (Self::Closed, Style::Styled) => cell.fg(Color::Red).add_attribute(Attribute::Bold),
-            (Self::Blank, Style::Styled) => cell.fg(Color::DarkGrey),
+fn text(cell: Cell, style: Style) -> String {
+    match (cell, style) {
+        (Cell::Blank, Style::Plain) => ".".to_owned(),
+        (Cell::Blank, Style::Styled) => "·".to_owned(),
+        (Cell::Is(answer), _) => symbol(answer, style).to_owned(),
+        (Cell::Becomes(before, now), Style::Plain) => format!("{} -> {}", word(before), word(now)),
+        (Cell::Becomes(before, now), Style::Styled) => {
+            format!("{} → {}", symbol(before, style), symbol(now, style))
         }
     }
 }
 
-/// Draws the matrix. The text ends with a line break.
-pub(super) fn render(matrix: &Matrix, style: Style) -> String {
-    let Matrix { corner, columns, rows } = matrix;
-    let mut table = Table::new();
+fn draw(cell: Cell, style: Style) -> TableCell {
+    let drawn = TableCell::new(text(cell, style)).set_alignment(CellAlignment::Center);
+    if style == Style::Plain {
+        return drawn;
+    }
+    match cell.change() {
+        Some(Change::Opens) => return drawn.fg(Color::Green).add_attribute(Attribute::Bold),
+        Some(Change::Closes) => return drawn.fg(Color::Red).add_attribute(Attribute::Bold),
+        None => {}
+    }
+    match cell.answer() {
+        Some(Answer::Allowed) => drawn.fg(Color::Green),
+        Some(Answer::Denied) => drawn.fg(Color::Red),
+        Some(Answer::Possible | Answer::OnlyIpv4 | Answer::OnlyIpv6) => drawn.fg(Color::Yellow),
+        None => drawn.fg(Color::DarkGrey),
+    }
+}
+
+/// Draws the table. The text ends with a line break.
+pub(super) fn render(table: &Table, rows: &[Row], style: Style) -> String {
+    let Table { port, transport, columns, cells } = table;
+    let mut drawing = Drawing::new();
     match style {
         Style::Plain => {
-            table.load_style(presets::ASCII_FULL_CONDENSED).force_no_tty();
+            drawing.load_style(presets::ASCII_FULL_CONDENSED).force_no_tty();
         }
         Style::Styled => {
-            table.load_style(presets::UTF8_FULL_CONDENSED).enforce_styling();
+            drawing.load_style(presets::UTF8_FULL_CONDENSED).enforce_styling();
         }
     }
-    let heading = |name: &String| {
+    let heading = |row: &Row| {
         // A line break after the namespace makes the columns narrower.
-        TableCell::new(name.replacen('/', "/\n", 1)).set_alignment(CellAlignment::Center)
+        TableCell::new(row.name.replacen('/', "/\n", 1)).set_alignment(CellAlignment::Center)
     };
-    let header = [TableCell::new(corner)].into_iter().chain(columns.iter().map(heading));
-    table.set_header(header.collect::<Vec<_>>());
-    for (name, cells) in rows {
-        let row =
-            [TableCell::new(name)].into_iter().chain(cells.iter().map(|cell| cell.draw(style)));
-        table.add_row(row.collect::<Vec<_>>());
+    let headings = columns.iter().filter_map(|column| rows.get(*column)).map(heading);
+    let corner = TableCell::new(format!("{port}/{transport}"));
+    drawing.set_header([corner].into_iter().chain(headings).collect::<Vec<_>>());
+    for (row, cells) in rows.iter().zip(cells) {
+        let cells = cells.iter().map(|cell| draw(*cell, style));
+        drawing.add_row([TableCell::new(&row.name)].into_iter().chain(cells).collect::<Vec<_>>());
     }
-    let mut text = table.trim_fmt();
+    let mut text = drawing.trim_fmt();
     text.push('\n');
     text
 }
@@ -99,43 +87,52 @@ pub(super) fn render(matrix: &Matrix, style: Style) -> String {
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
+    use netpol_policy::model::Transport;
 
     use super::*;
 
-    fn example() -> Matrix {
-        let names = ["x/a", "x/b", "1.2.3.4"].map(str::to_owned);
-        let [a, b, out] = names.clone();
-        Matrix {
-            corner: "80/TCP".to_owned(),
-            columns: names.to_vec(),
-            rows: vec![
-                (a, vec![Cell::Blank, Cell::Allowed, Cell::Denied]),
-                (b, vec![Cell::Opened, Cell::Blank, Cell::Closed]),
-                (out, vec![Cell::Denied, Cell::Allowed, Cell::Blank]),
+    fn example() -> (Table, Vec<Row>) {
+        use Answer::{Allowed, Denied, OnlyIpv6, Possible};
+        let rows = ["x/a", "x/b", "1.2.3.4"]
+            .into_iter()
+            .enumerate()
+            .map(|(index, name)| Row { name: name.to_owned(), members: vec![index] })
+            .collect();
+        let table = Table {
+            port: "80".to_owned(),
+            transport: Transport::Tcp,
+            columns: vec![0, 1, 2],
+            cells: vec![
+                vec![Cell::Blank, Cell::Is(Allowed), Cell::Is(Denied)],
+                vec![Cell::Becomes(Denied, Allowed), Cell::Blank, Cell::Becomes(Allowed, Denied)],
+                vec![Cell::Is(OnlyIpv6), Cell::Is(Possible), Cell::Blank],
             ],
-        }
+        };
+        (table, rows)
     }
 
     #[test]
     fn plain_is_ascii() {
-        let text = render(&example(), Style::Plain);
+        let (table, rows) = example();
+        let text = render(&table, &rows, Style::Plain);
         assert!(text.is_ascii());
         expect![[r#"
-            +---------+-----------+-----+-----------+
-            | 80/TCP  |     x/    |  x/ |  1.2.3.4  |
-            |         |     a     |  b  |           |
-            +=======================================+
-            | x/a     |     .     | yes |     no    |
-            | x/b     | no -> yes |  .  | yes -> no |
-            | 1.2.3.4 |     no    | yes |     .     |
-            +---------+-----------+-----+-----------+
+            +---------+-----------+-------+-----------+
+            | 80/TCP  |     x/    |   x/  |  1.2.3.4  |
+            |         |     a     |   b   |           |
+            +=========================================+
+            | x/a     |     .     |  yes  |     no    |
+            | x/b     | no -> yes |   .   | yes -> no |
+            | 1.2.3.4 | IPv6 only | maybe |     .     |
+            +---------+-----------+-------+-----------+
         "#]]
         .assert_eq(&text);
     }
 
     #[test]
     fn styled_has_symbols_in_green_and_red() {
-        let text = render(&example(), Style::Styled);
+        let (table, rows) = example();
+        let text = render(&table, &rows, Style::Styled);
         assert!(text.contains("\u{1b}[38;5;10m") && text.contains('✔'), "{text:?}");
         assert!(text.contains("\u{1b}[38;5;9m") && text.contains('✘'), "{text:?}");
     }

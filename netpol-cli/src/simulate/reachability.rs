@@ -1,227 +1,231 @@
 //! `simulate -f`: the matrix of allowed connections, and the changes that `--what-if` files would make.
 
 use std::collections::BTreeSet;
-use std::io::{self, Write};
 use std::net::IpAddr;
 
-use serde::Serialize;
-
-use netpol_policy::model::{Object, Pod, Transport};
+use ipnetwork::IpNetwork;
+use netpol_policy::model::{ContainerPort, Object, Pod, PortName, Transport};
 use netpol_policy::simulate::{
-    Cluster, PodOrIp, PortChoice, Probe, Problem, with_implicit_namespaces,
+    Answer, OfflineCluster, PodOrIp, PortChoice, Reachability, with_implicit_namespaces,
 };
-use netpol_terminal::{FAILED, Output, Terminal};
+use netpol_terminal::{FAILED, FOUND, Terminal};
 
-use super::args::{EngineChoice, Files, PortArg};
-use super::matrix::{self, Cell, Matrix, Style};
+use super::args::{EngineChoice, FailOn, Files, MatrixOutput, PortArg};
+use super::matrix::Style;
+use super::output::{self, Form, Names, WhatIf};
+use super::rows::{Filter, Row, rows};
+use super::table::{Cell, Table};
 use crate::input::{self, ClusterArgs};
 
 /// The connections to evaluate, and the output format.
 pub(super) struct Request {
     pub(super) files: Files,
     pub(super) cluster: ClusterArgs,
+    pub(super) pod_networks: Vec<IpNetwork>,
+    pub(super) filter: Filter,
     pub(super) ports: Vec<PortArg>,
     pub(super) addresses: Vec<IpAddr>,
     pub(super) engine: EngineChoice,
-    pub(super) output: Output,
-}
-
-/// The verdicts on one port: a row for each source, a cell for each destination.
-type Grid = Vec<Vec<Cell>>;
-
-/// The verdict on one connection, for JSON.
-#[derive(Debug, Serialize)]
-struct Connection {
-    from: String,
-    to: String,
-    port: String,
-    protocol: Transport,
-    allowed: bool,
-    /// The verdict before the `--what-if` files; `None` without `--what-if`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    allowed_before: Option<bool>,
+    pub(super) output: MatrixOutput,
+    pub(super) fail_on: Option<FailOn>,
 }
 
 pub(super) fn run(request: Request, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
-    let Request { files, cluster, ports, addresses, engine, output } = request;
+    let Request {
+        files,
+        cluster: access,
+        pod_networks,
+        filter,
+        ports,
+        addresses,
+        engine,
+        output,
+        fail_on,
+    } = request;
     let Files { before, after } = files;
-    let input = input::read(&before, &cluster, terminal)?;
+    let input = input::read(&before, &access, terminal)?;
     input.report_all_findings(terminal);
     let mut is_incomplete = input::is_incomplete(&input.manifests);
-    let mut objects = input.objects();
-    let mut cluster = Cluster::new(engine.open());
-    let ports = if ports.is_empty() { declared_ports(&objects) } else { ports };
-
-    let (existing, added) = with_implicit_namespaces(objects.clone());
-    for namespace in added {
+    let objects = input.objects();
+    for namespace in with_implicit_namespaces(objects.clone()).1 {
         terminal.complain(&format_args!(
             "namespace {namespace} has no Namespace object: its only label is assumed to be its name"
         ));
     }
-    cluster.set(existing.clone())?;
-    cluster.findings().iter().for_each(|finding| terminal.complain(finding));
-    let mut peers = peers(&cluster, &addresses);
-    if peers.is_empty() && after.is_none() {
-        terminal
-            .complain(&"no pod has an IP address, and no --address is given: the matrix is empty");
+    let mut now = OfflineCluster::new(engine.open(), pod_networks.clone());
+    now.set(objects)?;
+    now.findings().iter().for_each(|finding| terminal.complain(finding));
+    let mut peers: BTreeSet<PodOrIp> = now.pods().into_iter().collect();
+    let mut before = None;
+    if let Some(after) = after {
+        let new = input::read_files(&after, terminal);
+        input::report_findings(&new, terminal, |_| true);
+        is_incomplete |= input::is_incomplete(&new);
+        let new: Vec<Object> = new.objects.into_iter().map(|read| read.object).collect();
+        let mut changed = OfflineCluster::new(engine.open(), pod_networks);
+        changed.set(input.objects_with(new))?;
+        changed.findings().iter().for_each(|finding| terminal.complain(finding));
+        // The matrix contains the pods of before and after. A pod has no connections while it does not exist.
+        peers.extend(changed.pods());
+        before = Some(std::mem::replace(&mut now, changed));
+    } else if peers.is_empty() && addresses.is_empty() {
+        terminal.complain(
+            &"there is no pod and no workload with a pod, and no --address is given: the matrix is empty",
+        );
         return Ok(FAILED);
     }
-    let Some(after) = after else {
-        let verdicts = evaluate(&mut cluster, &peers, &ports)?;
-        show(&peers, &ports, &verdicts, None, output, terminal)?;
-        return Ok(if is_incomplete { FAILED } else { 0 });
-    };
+    let states = [Some(now.state()), before.as_ref().map(OfflineCluster::state)];
+    peers.retain(|peer| filter.includes(peer, &states));
+    let mut peers: Vec<PodOrIp> = peers.into_iter().collect();
+    peers.extend(addresses.into_iter().map(PodOrIp::Address));
 
-    let new = input::read_files(&after, terminal);
-    input::report_findings(&new, terminal, |_| true);
-    is_incomplete |= input::is_incomplete(&new);
-    let new: Vec<Object> = new.objects.into_iter().map(|read| read.object).collect();
-    let replaced: BTreeSet<_> = new.iter().map(Object::object_ref).collect();
-    objects.retain(|object| !replaced.contains(&object.object_ref()));
-    objects.extend(new);
-    cluster.set(with_implicit_namespaces(objects).0)?;
-    cluster.findings().iter().for_each(|finding| terminal.complain(finding));
-    // The matrix contains the pods of before and after. A pod has no connections while it does not exist.
-    let all: BTreeSet<PodOrIp> =
-        peers.into_iter().chain(self::peers(&cluster, &addresses)).collect();
-    peers = all.into_iter().collect();
-    let verdicts = evaluate(&mut cluster, &peers, &ports)?;
-    cluster.set(existing)?;
-    let before = evaluate(&mut cluster, &peers, &ports)?;
-    show(&peers, &ports, &verdicts, Some(&before), output, terminal)?;
-    Ok(if is_incomplete { FAILED } else { 0 })
+    let mut matrix = Matrix::new(now, before, &peers);
+    let ports = matrix.ports(ports);
+    let style = if terminal.is_styled { Style::Styled } else { Style::Plain };
+    let is_what_if = if matrix.before.is_some() { WhatIf::Yes } else { WhatIf::No };
+    let rows = std::mem::take(&mut matrix.rows);
+    let names = Names { peers: &peers, rows: &rows };
+    let tables = ports.iter().map(|port| matrix.table(port, &names));
+    let form = Form { output, style, is_what_if };
+    let changes = output::write(form, &names, tables, &mut terminal.stdout)?;
+    if is_incomplete {
+        return Ok(FAILED);
+    }
+    let is_met = fail_on.is_some_and(|fail_on| fail_on.is_met(changes));
+    Ok(if is_met { FOUND } else { 0 })
 }
 
-/// The ports that the pods declare; TCP 80 if there are none.
-fn declared_ports(objects: &[Object]) -> Vec<PortArg> {
-    let mut declared = BTreeSet::new();
-    for object in objects {
-        if let Object::Pod(pod) = object {
-            declared.extend(pod.ports.iter().map(|port| (port.number, port.transport)));
+/// A port, and the rows that are its destinations.
+struct Destinations {
+    port: PortArg,
+    columns: Vec<usize>,
+}
+
+/// The clusters and the rows of the matrix.
+struct Matrix {
+    now: Reachability,
+    before: Option<Reachability>,
+    rows: Vec<Row>,
+    peers: Vec<PodOrIp>,
+}
+
+impl Matrix {
+    fn new(now: OfflineCluster, before: Option<OfflineCluster>, peers: &[PodOrIp]) -> Self {
+        let now = Reachability::new(now, peers);
+        let before = before.map(|before| Reachability::new(before, peers));
+        let clusters: Vec<&Reachability> = [&now].into_iter().chain(&before).collect();
+        let rows = rows(peers, &clusters);
+        Self { now, before, rows, peers: peers.to_vec() }
+    }
+
+    /// The ports to evaluate, each with its destinations: all for a port that the user has chosen, else the pods that declare
+    /// the port, and every address. TCP 80 of every pod if no pod declares a port.
+    fn ports(&self, chosen: Vec<PortArg>) -> Vec<Destinations> {
+        let every = |port| Destinations { port, columns: (0..self.rows.len()).collect() };
+        if !chosen.is_empty() {
+            return chosen.into_iter().map(every).collect();
         }
-    }
-    if declared.is_empty() {
-        declared.insert((80, Transport::Tcp));
-    }
-    declared
-        .into_iter()
-        .map(|(number, transport)| PortArg { port: PortChoice::Number(number), transport })
-        .collect()
-}
-
-/// The pods that have an address, by name, then the addresses given with `--address`.
-fn peers(cluster: &Cluster, addresses: &[IpAddr]) -> Vec<PodOrIp> {
-    let state = cluster.state();
-    let holds = |pod: &&Pod| pod.host_network || state.held_addresses(pod).next().is_some();
-    let pods = state
-        .pods()
-        .filter(holds)
-        .map(|pod| PodOrIp::Pod { name: pod.name.clone(), address: None });
-    pods.chain(addresses.iter().map(|address| PodOrIp::Address(*address))).collect()
-}
-
-/// The verdicts for every port, source and destination, in this order.
-fn evaluate(
-    cluster: &mut Cluster,
-    peers: &[PodOrIp],
-    ports: &[PortArg],
-) -> anyhow::Result<Vec<Grid>> {
-    let mut verdicts = Vec::with_capacity(ports.len());
-    for PortArg { port, transport } in ports {
-        let mut rows = Vec::with_capacity(peers.len());
-        for from in peers {
-            let mut row = Vec::with_capacity(peers.len());
-            for to in peers {
-                let probe = Probe {
-                    from: from.clone(),
-                    to: to.clone(),
-                    port: port.clone(),
-                    transport: *transport,
-                };
-                let result = cluster.probe(&probe)?;
-                if let Some(problem @ Problem::NoEgressMark) = result.problem {
-                    return Err(problem.into());
-                }
-                row.push(match result.is_allowed {
-                    _ if from == to => Cell::Blank,
-                    true => Cell::Allowed,
-                    false => Cell::Denied,
-                });
-            }
-            rows.push(row);
+        let declared: Vec<BTreeSet<(u16, Transport)>> = self
+            .rows
+            .iter()
+            .map(|row| {
+                let first = row.members.first().and_then(|member| self.peers.get(*member));
+                let pods = first.into_iter().flat_map(|peer| self.pods(peer));
+                let ports = pods.flat_map(|pod| pod.ports.iter());
+                ports.map(|port: &ContainerPort| (port.number, port.transport)).collect()
+            })
+            .collect();
+        let all: BTreeSet<(u16, Transport)> = declared.iter().flatten().copied().collect();
+        let port = |number, transport| PortArg { port: PortChoice::Number(number), transport };
+        if all.is_empty() {
+            return vec![every(port(80, Transport::Tcp))];
         }
-        verdicts.push(rows);
+        let destinations = all.into_iter().map(|(number, transport)| {
+            let is_destination = |(row, ports): (&Row, &BTreeSet<_>)| {
+                let mut members = row.members.iter().filter_map(|member| self.peers.get(*member));
+                members.any(|peer| matches!(peer, PodOrIp::Address(_)))
+                    || ports.contains(&(number, transport))
+            };
+            let of_port = self.rows.iter().zip(&declared).map(is_destination);
+            let columns = of_port.enumerate().filter(|(_, is_destination)| *is_destination);
+            let columns = columns.map(|(column, _)| column).collect();
+            Destinations { port: port(number, transport), columns }
+        });
+        destinations.collect()
     }
-    Ok(verdicts)
-}
 
-fn show(
-    peers: &[PodOrIp],
-    ports: &[PortArg],
-    now: &[Grid],
-    before: Option<&[Grid]>,
-    output: Output,
-    terminal: &mut Terminal<'_>,
-) -> io::Result<()> {
-    let mut connections = Vec::new();
-    for (at_port, (port, rows)) in ports.iter().zip(now).enumerate() {
-        let mut table = Matrix {
-            corner: port.to_string(),
-            columns: peers.iter().map(ToString::to_string).collect(),
-            rows: Vec::new(),
+    /// The pod of a peer in each cluster.
+    fn pods(&self, peer: &PodOrIp) -> impl Iterator<Item = &Pod> {
+        let name = match peer {
+            PodOrIp::Pod { name, address: _ } => Some(name.clone()),
+            PodOrIp::Address(_)
+            | PodOrIp::Block(_)
+            | PodOrIp::External
+            | PodOrIp::Node(_)
+            | PodOrIp::Service(_) => None,
         };
-        for (at_source, (from, row)) in peers.iter().zip(rows).enumerate() {
-            let mut cells = Vec::with_capacity(peers.len());
-            for (at_destination, (to, verdict)) in peers.iter().zip(row).enumerate() {
-                let before = before.and_then(|before| {
-                    before.get(at_port)?.get(at_source)?.get(at_destination).copied()
+        let clusters = [Some(&self.now), self.before.as_ref()].into_iter().flatten();
+        clusters.filter_map(move |cluster| cluster.state().pod(name.as_ref()?))
+    }
+
+    /// The verdicts on one port.
+    fn table(&mut self, destinations: &Destinations, names: &Names<'_>) -> anyhow::Result<Table> {
+        let Destinations { port: PortArg { port, transport }, columns } = destinations;
+        let mut cells = Vec::with_capacity(names.rows.len());
+        for from in names.rows {
+            let mut row = Vec::with_capacity(columns.len());
+            for to in columns.iter().filter_map(|column| names.rows.get(*column)) {
+                // Two different pods, also of one row.
+                let pair = from.members.first().and_then(|from| {
+                    let mut members = to.members.iter();
+                    Some((*from, *members.find(|to| *to != from)?))
                 });
-                cells.push(changed(before, *verdict));
-                if *verdict != Cell::Blank {
-                    connections.push(Connection {
-                        from: from.to_string(),
-                        to: to.to_string(),
-                        port: port.port.to_string(),
-                        protocol: port.transport,
-                        allowed: *verdict == Cell::Allowed,
-                        allowed_before: before.map(|before| before == Cell::Allowed),
-                    });
-                }
+                row.push(match pair {
+                    None => Cell::Blank,
+                    Some((from, to)) => {
+                        let peer = names.peers.get(to);
+                        let before = self.before.as_mut();
+                        let before = before
+                            .map(|cluster| answer(cluster, from, (to, peer), port, *transport))
+                            .transpose()?;
+                        let now = answer(&mut self.now, from, (to, peer), port, *transport)?;
+                        Cell::new(before, now)
+                    }
+                });
             }
-            table.rows.push((from.to_string(), cells));
+            cells.push(row);
         }
-        if output == Output::Text {
-            let style = if terminal.is_styled { Style::Styled } else { Style::Plain };
-            writeln!(terminal.stdout, "{}", matrix::render(&table, style))?;
-        }
-    }
-    match output {
-        Output::Json => {
-            serde_json::to_writer_pretty(&mut terminal.stdout, &connections)?;
-            writeln!(terminal.stdout)
-        }
-        Output::Text if before.is_some() => list_changes(&connections, &mut terminal.stdout),
-        Output::Text => Ok(()),
+        let columns = columns.clone();
+        Ok(Table { port: port.to_string(), transport: *transport, columns, cells })
     }
 }
 
-/// The cell for a verdict, and for the verdict before with `--what-if`.
-const fn changed(before: Option<Cell>, now: Cell) -> Cell {
-    match (before, now) {
-        (Some(Cell::Denied), Cell::Allowed) => Cell::Opened,
-        (Some(Cell::Allowed), Cell::Denied) => Cell::Closed,
-        (_, now) => now,
-    }
-}
-
-fn list_changes(connections: &[Connection], out: &mut dyn Write) -> io::Result<()> {
-    let mut n_changed = 0_usize;
-    for Connection { from, to, port, protocol, allowed, allowed_before } in connections {
-        if allowed_before.is_some_and(|before| before != *allowed) {
-            n_changed += 1;
-            let (sign, verdict) = if *allowed { ('+', "allowed") } else { ('-', "denied") };
-            writeln!(out, "{sign} {from} -> {to} {port}/{protocol} would be {verdict}")?;
-        }
-    }
-    writeln!(out, "{n_changed} of {} connections would change", connections.len())
+/// The answer of one cluster. A port name is that of the destination.
+fn answer(
+    cluster: &mut Reachability,
+    from: usize,
+    (to, peer): (usize, Option<&PodOrIp>),
+    port: &PortChoice,
+    transport: Transport,
+) -> anyhow::Result<Answer> {
+    let number = match port {
+        PortChoice::Number(number) => Some(*number),
+        PortChoice::Name(name) => match peer {
+            Some(PodOrIp::Pod { name: pod, address: _ }) => {
+                let pod = cluster.state().pod(pod);
+                let name = PortName::parse(name);
+                pod.zip(name).and_then(|(pod, name)| pod.named_ports(&name, transport).next())
+            }
+            Some(
+                PodOrIp::Address(_)
+                | PodOrIp::Block(_)
+                | PodOrIp::External
+                | PodOrIp::Node(_)
+                | PodOrIp::Service(_),
+            )
+            | None => None,
+        },
+    };
+    let Some(number) = number else { return Ok(Answer::Denied) };
+    Ok(cluster.answer(from, to, number, transport)?)
 }

@@ -31,7 +31,7 @@ use netpol_policy::store::PodEnd;
 use self::attacher::Attacher;
 use self::look::{Look, role_of_uplink};
 use self::migration::needs_migration;
-use self::site::{Device, detach};
+use self::site::{Device, detach, remove_own_clsact};
 use crate::config::Attaching;
 use crate::datapath::Datapath;
 use crate::error::Error;
@@ -71,6 +71,19 @@ impl Attachments for Datapath {
             let applied = maps.apply(ops);
             (attaching.join().unwrap_or_else(|panic| resume_unwind(panic)), applied)
         })
+    }
+
+    /// The counters of the packets that have dropped meanwhile are removed by the next
+    /// [garbage collection](netpol_policy::dataplane::port::Flows::begin_gc).
+    ///
+    /// # Errors
+    /// [`Error::NotPinned`] for a private copy, [`Error::Pin`], [`Error::Filter`].
+    fn detach_pod(&mut self, ifindex: IfIndex) -> Result<(), Error> {
+        let pins = self.pins.as_ref().ok_or(Error::NotPinned)?;
+        remove_own_clsact(pins, ifindex)?;
+        self.detach(ifindex)?;
+        self.maps.leftovers.extend([ifindex]);
+        Ok(())
     }
 
     /// A pin can outlast the attachment, so the kernel is asked.

@@ -160,6 +160,28 @@ pub(super) fn detach(pins: &Pins, ifindex: IfIndex, program: Program) -> Result<
     Ok(())
 }
 
+/// Removes the queueing discipline that holds our filters, if it holds no others.
+///
+/// # Errors
+/// [`Error::Filter`].
+pub(super) fn remove_own_clsact(pins: &Pins, ifindex: IfIndex) -> Result<(), Error> {
+    let Ok(device) = Device::find(ifindex) else { return Ok(()) };
+    let sites = [Program::PodIngress, Program::PodEgress].map(|program| Site {
+        pins,
+        device: &device,
+        program,
+    });
+    for site in &sites {
+        if !site.has_filter() || site.has_foreign_filter()? {
+            return Ok(());
+        }
+    }
+    let [site, _] = sites;
+    let removed = site.traffic_control()?.remove_clsact(ifindex);
+    let is_gone = || Device::find(ifindex).is_err();
+    removed.or_else(|error| if is_gone() { Ok(()) } else { Err(site.filter_error(error)) })
+}
+
 /// The kernel's id of the program of our filter, if there is one.
 pub(super) fn program_of_filter(pins: &Pins, ifindex: IfIndex, program: Program) -> Option<u32> {
     let device = Device::find(ifindex).ok()?;

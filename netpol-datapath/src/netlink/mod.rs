@@ -1,7 +1,7 @@
 //! The node's devices and addresses; the only user of the rtnetlink crate.
 //!
-//! In: netlink. Out: a [`Devices`] snapshot at the start and after every change; each change of clsact filters
-//! ([`watch_filters`]). Must not: change the node's devices.
+//! In: netlink. Out: [`DeviceNews`]: each new veth at once, and a [`Devices`] snapshot at the start and after every change; each
+//! change of clsact filters ([`watch_filters`]). Must not: change the node's devices.
 //! [`VethReader`] lists the veth pairs of a namespace with their peers. [`PretendDevices`] creates devices for simulations, in a
 //! separate network namespace. Blocking requests, also those for clsact filters, are in `netpol-netlink`.
 
@@ -15,17 +15,19 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
     InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 use netpol_common::ids::IfIndex;
 use netpol_policy::dataplane::port::Framing;
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
 pub use filters::{FilterChange, watch_filters};
 pub use netpol_netlink::{CLSACT, Filter, Position, Side, TrafficControl, device_name};
@@ -33,10 +35,23 @@ pub use pretend::{Error as PretendError, PretendDevices};
 pub use tunnels::Tunnels;
 pub use veth::{VethEnd, VethReader};
 
-/// Time without a change before the devices are read again, so that an ADD in progress has reached the agent.
-const QUIET: Duration = Duration::from_millis(200);
-/// Longest time that changes delay the next read.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Time between two snapshots, because changes come in bursts, and a snapshot lists all devices.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// A change of the node's devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceNews {
+    /// A veth whose peer is in another network namespace has appeared, or has got its carrier: the interface of a pod, or of
+    /// another container.
+    Veth {
+        /// Its index.
+        ifindex: IfIndex,
+        /// The device.
+        device: Device,
+    },
+    /// All devices.
+    All(Devices),
+}
 
 /// The devices and addresses of the node, without loopback.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,12 +69,27 @@ pub struct Devices {
 pub struct Device {
     /// Its name.
     pub name: String,
-    /// Whether it is a bridge, or a VLAN or other device on top of one: its packets leave and arrive through a port of the bridge.
-    pub is_bridge: bool,
+    /// Where its packets go.
+    pub leads: Leads,
+    /// Whether it has an address that is not link-local.
+    pub has_address: bool,
     /// Whether it is administratively up.
     pub is_up: bool,
+    /// Whether it can pass packets: of a veth, both ends are up.
+    pub has_carrier: bool,
     /// First header of its frames.
     pub framing: Framing,
+}
+
+/// Where the packets of a device go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leads {
+    /// To a port of a bridge, and they arrive there: it is a bridge, or a VLAN or other device on top of one.
+    ToPorts,
+    /// Into another network namespace: it is a veth.
+    ToNamespace,
+    /// Elsewhere.
+    Away,
 }
 
 /// Errors of netlink.
@@ -85,11 +115,12 @@ pub enum Error {
     ListVeths(#[source] std::io::Error),
 }
 
-/// Sends a snapshot of the devices now and after every change, until `cancel` is cancelled or the receiver is dropped.
+/// Sends a snapshot of the devices now and after every change, and each new veth without delay, until `cancel` is cancelled or
+/// the receiver is dropped.
 ///
 /// # Errors
 /// Netlink cannot be used at all. Later failures are logged, and the next change tries again.
-pub async fn watch(out: mpsc::Sender<Devices>, cancel: CancellationToken) -> Result<(), Error> {
+pub async fn watch(out: mpsc::Sender<DeviceNews>, cancel: CancellationToken) -> Result<(), Error> {
     let groups = [
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,
@@ -101,29 +132,85 @@ pub async fn watch(out: mpsc::Sender<Devices>, cancel: CancellationToken) -> Res
     let (connection, handle, mut news) =
         new_multicast_connection(&groups).map_err(Error::Connect)?;
     let connection = tokio::spawn(connection);
-    if out.send(read(&handle).await?).await.is_err() {
+    let mut latest = read(&handle).await?;
+    let mut told = veths(&latest);
+    let mut next_read = Instant::now();
+    let mut is_stale = false;
+    if out.send(DeviceNews::All(latest)).await.is_err() {
         return Ok(());
     }
     loop {
-        let Some(Some(_)) = cancel.run_until_cancelled(news.next()).await else { break };
-        // Changes come in bursts: the devices are read once, after the burst.
-        let burst = async { while let Ok(Some(_)) = timeout(QUIET, news.next()).await {} };
-        // The burst ended, or it has lasted for PATIENCE.
-        drop(timeout(PATIENCE, burst).await);
-        match read(&handle).await {
-            // Also if nothing changed, because a device that came and went meanwhile may have left pins.
-            Ok(now) => {
-                if out.send(now).await.is_err() {
-                    break;
-                }
+        let sent = tokio::select! {
+            () = cancel.cancelled() => break,
+            message = news.next() => {
+                let Some((message, _kernel)) = message else { break };
+                is_stale = true;
+                let Some((ifindex, device)) = veth_news(&handle, &message, &told).await else {
+                    continue;
+                };
+                told.insert(ifindex, device.has_carrier);
+                out.send(DeviceNews::Veth { ifindex, device }).await
             }
-            Err(error) => {
-                warn!(%error, "cannot read the node's devices, the last snapshot stays in use");
+            () = sleep_until(next_read), if is_stale => {
+                is_stale = false;
+                next_read = Instant::now() + PAUSE;
+                latest = match read(&handle).await {
+                    Ok(now) => now,
+                    Err(error) => {
+                        warn!(%error, "cannot read the node's devices, the last snapshot stays in use");
+                        continue;
+                    }
+                };
+                told = veths(&latest);
+                // Also if nothing changed, because a device that came and went meanwhile may have left pins.
+                out.send(DeviceNews::All(latest)).await
             }
+        };
+        if sent.is_err() {
+            break;
         }
     }
     connection.abort();
     Ok(())
+}
+
+/// The devices that lead into other namespaces, and whether they have their carrier.
+fn veths(devices: &Devices) -> BTreeMap<IfIndex, bool> {
+    let leading =
+        devices.by_ifindex.iter().filter(|(_, device)| device.leads == Leads::ToNamespace);
+    leading.map(|(ifindex, device)| (*ifindex, device.has_carrier)).collect()
+}
+
+/// The veth that a message is about, if it leads into another namespace, and is new or has got its carrier.
+async fn veth_news(
+    handle: &Handle,
+    message: &NetlinkMessage<RouteNetlinkMessage>,
+    told: &BTreeMap<IfIndex, bool>,
+) -> Option<(IfIndex, Device)> {
+    let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) = &message.payload else {
+        return None;
+    };
+    let ifindex = IfIndex(link.header.index);
+    if !is_veth(link) {
+        return None;
+    }
+    let found = device(link);
+    match told.get(&ifindex) {
+        Some(had_carrier) if *had_carrier || !found.has_carrier => return None,
+        Some(_) => return Some((ifindex, found)),
+        None if found.leads == Leads::ToNamespace => return Some((ifindex, found)),
+        None => {}
+    }
+    // The first message about one end of a pair is sent before the pair is complete.
+    let answer = handle.link().get().match_index(ifindex.0).execute().try_next().await;
+    let found = match answer {
+        Ok(link) => device(&link?),
+        Err(error) => {
+            debug!(%ifindex, %error, "new device not read");
+            return None;
+        }
+    };
+    (found.leads == Leads::ToNamespace).then_some((ifindex, found))
 }
 
 async fn read(handle: &Handle) -> Result<Devices, Error> {
@@ -143,7 +230,9 @@ async fn read(handle: &Handle) -> Result<Devices, Error> {
             loopback.insert(link.header.index);
         } else {
             let mut device = device(&link);
-            device.is_bridge |= on_bridges.contains(&link.header.index);
+            if on_bridges.contains(&link.header.index) {
+                device.leads = Leads::ToPorts;
+            }
             devices.by_ifindex.insert(IfIndex(link.header.index), device);
         }
     }
@@ -151,23 +240,29 @@ async fn read(handle: &Handle) -> Result<Devices, Error> {
     while let Some(message) =
         addresses.try_next().await.map_err(|source| Error::List { what: "addresses", source })?
     {
+        let Some(address) = address_of(&message) else { continue };
         if loopback.contains(&message.header.index) {
             continue;
         }
-        devices.addresses.extend(address_of(&message));
+        devices.addresses.insert(address);
         devices.tunnels.ends.extend(tunnels::broadcasts_of(&message));
+        if let Some(device) = devices.by_ifindex.get_mut(&IfIndex(message.header.index)) {
+            device.has_address |= !is_link_local(address);
+        }
     }
     devices.tunnels.add_remote_ends(handle).await?;
     Ok(devices)
 }
 
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
 /// The devices on top of a bridge, or on top of such a device. The peer of a veth is not below a device.
 fn on_bridges(links: &[LinkMessage]) -> BTreeSet<u32> {
-    let is_kind = |link: &LinkMessage, kind: &InfoKind| {
-        link.attributes.iter().any(|attribute| {
-            matches!(attribute, LinkAttribute::LinkInfo(info) if info.contains(&LinkInfo::Kind(kind.clone())))
-        })
-    };
     let index = |link: &LinkMessage| link.header.index;
     let bridges = links.iter().filter(|link| is_kind(link, &InfoKind::Bridge));
     let mut found: BTreeSet<u32> = bridges.map(index).collect();
@@ -204,8 +299,10 @@ fn address_of(message: &AddressMessage) -> Option<IpAddr> {
 fn device(link: &LinkMessage) -> Device {
     let mut device = Device {
         name: String::new(),
-        is_bridge: false,
+        leads: if is_kind(link, &InfoKind::Bridge) { Leads::ToPorts } else { Leads::Away },
+        has_address: false,
         is_up: link.header.flags.contains(LinkFlags::Up),
+        has_carrier: link.header.flags.contains(LinkFlags::LowerUp),
         framing: if link.header.link_layer_type == LinkLayerType::Ether {
             Framing::Ethernet
         } else {
@@ -215,10 +312,25 @@ fn device(link: &LinkMessage) -> Device {
     for attribute in &link.attributes {
         if let LinkAttribute::IfName(name) = attribute {
             device.name.clone_from(name);
-        } else if let LinkAttribute::LinkInfo(info) = attribute {
-            device.is_bridge |=
-                info.iter().any(|item| matches!(item, LinkInfo::Kind(InfoKind::Bridge)));
+        } else if let LinkAttribute::LinkNetNsId(_) = attribute
+            && is_veth(link)
+        {
+            device.leads = Leads::ToNamespace;
         }
     }
     device
+}
+
+fn is_veth(link: &LinkMessage) -> bool {
+    is_kind(link, &InfoKind::Veth)
+}
+
+fn is_kind(link: &LinkMessage, kind: &InfoKind) -> bool {
+    link.attributes.iter().any(|attribute| {
+        if let LinkAttribute::LinkInfo(info) = attribute {
+            info.iter().any(|item| matches!(item, LinkInfo::Kind(found) if found == kind))
+        } else {
+            false
+        }
+    })
 }

@@ -153,8 +153,7 @@ impl PolicyMaps for MemoryMaps {
     }
 
     fn identity(&self, addr: &Addr) -> Identity {
-        let own = self.map_state.identities.get(addr).copied();
-        own.or_else(|| longest_prefix(&self.map_state.prefixes, *addr)).unwrap_or(Identity::NONE)
+        identity_of(&self.map_state, *addr)
     }
 
     fn allow(
@@ -249,6 +248,12 @@ impl PolicyMaps for MemoryMaps {
 }
 
 /// The identity of the longest prefix that contains an address.
+/// The identity of an address: its own, else that of the longest prefix that contains it.
+pub(crate) fn identity_of(map_state: &MapState, addr: Addr) -> Identity {
+    let own = map_state.identities.get(&addr).copied();
+    own.or_else(|| longest_prefix(&map_state.prefixes, addr)).unwrap_or(Identity::NONE)
+}
+
 fn longest_prefix(prefixes: &BTreeMap<PrefixKey, Identity>, addr: Addr) -> Option<Identity> {
     let bits = u128::from_be_bytes(addr.0);
     (0..=128).rev().find_map(|prefix_len_bits| {

@@ -11,6 +11,7 @@ pub mod port;
 mod transition;
 
 pub use diff::diff;
+pub(crate) use memory::identity_of;
 pub use memory::{MemoryMaps, Observation};
 pub use op::{MapOp, apply};
 

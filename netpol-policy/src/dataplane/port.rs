@@ -151,6 +151,12 @@ pub trait Attachments: Maps {
         interfaces: &[NewInterface],
         ops: &[MapOp],
     ) -> (FailedAttachments<Self::Error>, Result<(), Self::Error>);
+    /// Removes the pod programs from an interface that is no endpoint, so that its packets pass unjudged, and the queueing
+    /// discipline that was made for them. Succeeds also after the interface is gone.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn detach_pod(&mut self, ifindex: IfIndex) -> Result<(), Self::Error>;
     /// Asks the kernel whether the programs of this process are attached to these devices, because others can remove them.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use super::context::{LocatedRule, ObjectSet};
 use super::cover;
 use super::finding::Report;
 use super::level::Level;
-use crate::model::{IpBlock, Peer};
+use crate::model::{IpBlock, Peer, PodInWords};
 
 pub(super) fn check(objects: &ObjectSet<'_>, rule: &LocatedRule<'_>, report: &mut Report<'_>) {
     let mut is_whole = [false, false];
@@ -49,7 +49,7 @@ fn check_pods(objects: &ObjectSet<'_>, block: &IpBlock, field: String, report: &
         n => format!(" and {n} more pod addresses"),
     };
     let level = if block.cidr.prefix() == 0 { Level::Info } else { BLOCK_COVERS_PODS.level };
-    let message = format!("{} covers {address} of pod {}{more}", block.cidr, pod.name);
+    let message = format!("{} covers {address} of {}{more}", block.cidr, PodInWords(&pod.name));
     report.add_at(level, &BLOCK_COVERS_PODS, field, message);
 }
 

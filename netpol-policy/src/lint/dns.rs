@@ -6,7 +6,7 @@ use super::checks::NO_DNS;
 use super::context::ObjectSet;
 use super::finding::Report;
 use super::level::Level;
-use crate::model::{Policy, PortSpec, Ports, Rule, Transport};
+use crate::model::{PodInWords, Policy, PortSpec, Ports, Rule, Transport};
 use crate::resolve::isolating;
 
 /// The port of DNS servers.
@@ -43,7 +43,7 @@ pub(super) fn check(objects: &ObjectSet<'_>, policy: &Policy, report: &mut Repor
     }
     for pod in selected {
         let (_, policies) = isolating(objects.state, pod, Direction::Egress);
-        check(&policies, &format!("pod {}", pod.name));
+        check(&policies, &PodInWords(&pod.name).to_string());
     }
     if let Some((level, message)) = missing {
         report.add_at(level, &NO_DNS, "spec.egress".to_owned(), message);

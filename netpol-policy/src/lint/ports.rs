@@ -6,7 +6,7 @@ use super::checks::{SERVICE_PORT, UNKNOWN_PORT_NAME};
 use super::context::{LocatedRule, ObjectSet};
 use super::finding::Report;
 use crate::model::{
-    BackendPort, Peer, Pod, PortName, PortRange, PortSpec, Ports, Service, Transport,
+    BackendPort, Peer, Pod, PodInWords, PortName, PortRange, PortSpec, Ports, Service, Transport,
 };
 
 pub(super) fn check(objects: &ObjectSet<'_>, rule: &LocatedRule<'_>, report: &mut Report<'_>) {
@@ -89,8 +89,9 @@ fn translated(
     }
     let (service, pod, other) = moved?;
     Some(format!(
-        "{transport}/{number} is a port of Service {}, whose target port on pod {} is {other}",
-        service.name, pod.name
+        "{transport}/{number} is a port of Service {}, whose target port on {} is {other}",
+        service.name,
+        PodInWords(&pod.name)
     ))
 }
 

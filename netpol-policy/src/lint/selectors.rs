@@ -9,7 +9,7 @@ use super::checks::{
 };
 use super::context::{LocatedRule, ObjectSet};
 use super::finding::Report;
-use crate::model::{NamespaceMatch, Peer, Pod, Policy, Requirement, Selector};
+use crate::model::{NamespaceMatch, Peer, Pod, PodInWords, Policy, Requirement, Selector};
 
 /// Checks the policy's `podSelector`.
 pub(super) fn check(objects: &ObjectSet<'_>, policy: &Policy, report: &mut Report<'_>) {
@@ -39,8 +39,8 @@ pub(super) fn check(objects: &ObjectSet<'_>, policy: &Policy, report: &mut Repor
     }
     for pod in selected.into_iter().filter(|pod| pod.host_network) {
         let message = format!(
-            "selects pod {}, which uses the host's network: policies do not apply to it",
-            pod.name
+            "selects {}, which uses the host's network: policies do not apply to it",
+            PodInWords(&pod.name)
         );
         report.add(&HOST_NETWORK_POD, field(), message);
     }

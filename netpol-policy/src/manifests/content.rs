@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::finding::{Cause, FileCode, Finding, Located, Location};
 use super::yaml::{self, Document, FlawKind, Item, Lines, ListHead, MAX_VALUES, Part, UNREADABLE};
+use crate::model::convert::{ListedBackends, Unsupported};
 use crate::model::{Code, Diagnostic, Object, ObjectRef, convert};
 
 /// The objects and findings of one file.
@@ -14,6 +15,10 @@ use crate::model::{Code, Diagnostic, Object, ObjectRef, convert};
 pub struct Content {
     /// The objects, in the order of the text, with the findings on each.
     pub entries: Vec<Entry>,
+    /// The pods that stand for workloads, which a node does not run.
+    pub workloads: Vec<Entry>,
+    /// The backends of Services that `EndpointSlices` list.
+    pub backends: Vec<ListedBackends>,
     /// Findings on documents that are not objects, in the order of the lines.
     pub findings: Vec<Finding>,
     /// `apiVersion` and kind of each object whose kind netpol does not use.
@@ -107,6 +112,8 @@ impl Content {
         if let Some(item_kind) = item_kind {
             let ListItems { content, waiting, n_waiting_values: _, excess_line } = items;
             self.entries.extend(content.entries);
+            self.workloads.extend(content.workloads);
+            self.backends.extend(content.backends);
             self.findings.extend(content.findings);
             self.unsupported.extend(content.unsupported);
             for mut item in waiting {
@@ -147,14 +154,13 @@ impl Content {
             }
             return;
         }
-        let converted = convert::object(value);
+        let mut converted = convert::object(value);
+        let mut is_workload = false;
         if let Some(kind) = converted.unsupported_kind {
-            if kind.ends_with("List") && value.get("items").is_some() {
-                let message = "items is not a list: the document is ignored".to_owned();
-                self.findings.push(about_file(file, line, FileCode::InvalidValue, message));
+            match convert::workload(value) {
+                Some(workload) => (converted, is_workload) = (workload, true),
+                None => return self.add_unsupported(location, kind, value),
             }
-            self.unsupported.push(Located { object: kind, location });
-            return;
         }
         let object = converted.object.map(|object| Located { object, location });
         let is_policy = |object: &Located<Object>| matches!(object.object, Object::Policy(_));
@@ -162,7 +168,8 @@ impl Content {
         if is_truncated {
             // The syntax error is the only finding on a truncated object: others would follow from the truncation.
             let entry = |object| Entry { object, findings: Vec::new(), lines, is_truncated };
-            self.entries.extend(object.map(entry));
+            let entries = if is_workload { &mut self.workloads } else { &mut self.entries };
+            entries.extend(object.map(entry));
             return;
         }
         let diagnostics = converted.diagnostics.into_iter();
@@ -170,8 +177,43 @@ impl Content {
         let findings: Vec<_> = findings.collect();
         match object {
             None => self.findings.extend(findings),
-            Some(object) => self.entries.push(Entry { object, findings, lines, is_truncated }),
+            Some(object) => {
+                let entries = if is_workload { &mut self.workloads } else { &mut self.entries };
+                entries.push(Entry { object, findings, lines, is_truncated });
+            }
         }
+    }
+
+    /// Adds an object that is neither in the model nor a workload.
+    fn add_unsupported(&mut self, location: Location, kind: String, value: &Value) {
+        if let Some(listed) = convert::listed_backends(value) {
+            self.backends.push(listed);
+            return;
+        }
+        let found = if kind.ends_with("List") && value.get("items").is_some() {
+            Some((
+                FileCode::InvalidValue,
+                "items is not a list: the document is ignored".to_owned(),
+            ))
+        } else {
+            match convert::unsupported(value) {
+                Unsupported::Misspelled { meant } => Some((
+                    FileCode::UnknownKind,
+                    format!(
+                        "there is no kind {kind}: the object is ignored (did you mean {meant}?)"
+                    ),
+                )),
+                Unsupported::ForeignPolicy => Some((
+                    FileCode::ForeignPolicy,
+                    format!("{kind} is a policy of another engine: it is not evaluated"),
+                )),
+                Unsupported::Other => None,
+            }
+        };
+        if let Some((code, message)) = found {
+            self.findings.push(about_file(&location.file, location.line, code, message));
+        }
+        self.unsupported.push(Located { object: kind, location });
     }
 }
 

@@ -105,5 +105,8 @@ codes! {
         InvalidValue = "invalid-value" Error: "A YAML value that JSON cannot represent.";
         TooLarge = "too-large" Error: "A file or document exceeds a size limit of the reader.";
         NoKind = "no-kind" Warning: "A document without `kind`.";
+        UnknownKind = "unknown-kind" Error: "A kind that does not exist, and that resembles one that netpol evaluates.";
+        ForeignPolicy = "foreign-policy" Warning: "A policy of another engine. It is not evaluated.";
+        NoManifest = "no-manifest" Warning: "A directory without manifests, or a file without documents.";
     }
 }

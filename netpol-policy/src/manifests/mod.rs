@@ -9,7 +9,7 @@ pub mod files;
 mod finding;
 mod yaml;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +18,8 @@ pub use content::{Content, Entry, content};
 pub use finding::{Cause, FileCode, Finding, Located, Location};
 pub use yaml::Lines;
 
-use crate::model::{Object, ObjectRef};
+use crate::model::convert::ListedBackends;
+use crate::model::{Object, ObjectName, ObjectRef, ServiceBackend};
 
 /// The path that stands for the standard input.
 pub const STDIN: &str = "-";
@@ -26,7 +27,7 @@ pub const STDIN: &str = "-";
 /// The objects and findings of a set of files.
 #[derive(Clone, Debug, Default)]
 pub struct Manifests {
-    /// Every object once, in the order of files and lines.
+    /// Every object once, in the order of files and lines. A workload is the pod of its template.
     pub objects: Vec<Located<Object>>,
     /// The findings, in the order of files and lines.
     pub findings: Vec<Finding>,
@@ -55,9 +56,12 @@ pub fn read(paths: &[PathBuf], stdin: &mut dyn Read) -> Manifests {
     let mut reading = Reading::default();
     for path in paths {
         if path.as_os_str() == STDIN {
-            reading.add(path, files::read_text(&mut *stdin));
+            reading.add_named(path, files::read_text(&mut *stdin));
         } else if path.is_dir() {
             let listing = files::list(path);
+            if listing.files.is_empty() && listing.unreadable.is_empty() {
+                reading.add_empty(path, "the directory contains no .yaml, .yml or .json file");
+            }
             for (path, error) in listing.unreadable {
                 reading.add(&path, Err(error));
             }
@@ -65,7 +69,7 @@ pub fn read(paths: &[PathBuf], stdin: &mut dyn Read) -> Manifests {
                 reading.add(&path, files::read(&path));
             }
         } else {
-            reading.add(path, files::read(path));
+            reading.add_named(path, files::read(path));
         }
     }
     reading.finish()
@@ -83,10 +87,30 @@ pub fn parse(name: &str, text: &str) -> Manifests {
 struct Reading {
     files: Vec<Arc<Path>>,
     entries: Vec<Entry>,
+    backends: Vec<ListedBackends>,
     manifests: Manifests,
 }
 
 impl Reading {
+    /// Adds a file that the user names, which should not be empty.
+    fn add_named(&mut self, path: &Path, text: std::io::Result<String>) {
+        let is_blank = |text: &String| {
+            let mut lines = text.lines().map(str::trim);
+            lines.all(|line| line.is_empty() || line.starts_with('#') || line == "---")
+        };
+        if text.as_ref().is_ok_and(is_blank) {
+            self.add_empty(path, "the file contains no document");
+        }
+        self.add(path, text);
+    }
+
+    fn add_empty(&mut self, path: &Path, message: &str) {
+        self.manifests.findings.push(Finding {
+            location: Location { file: Arc::from(path), line: 0 },
+            cause: Cause::File { code: FileCode::NoManifest, message: message.to_owned() },
+        });
+    }
+
     fn add(&mut self, path: &Path, text: std::io::Result<String>) {
         let file: Arc<Path> = Arc::from(path);
         self.files.push(Arc::clone(&file));
@@ -97,7 +121,13 @@ impl Reading {
                 return;
             }
         };
-        let Content { entries, findings, unsupported, is_broken: _ } = content(&file, &text);
+        let Content { mut entries, workloads, backends, findings, unsupported, is_broken: _ } =
+            content(&file, &text);
+        if !workloads.is_empty() {
+            entries.extend(workloads);
+            entries.sort_by_key(|entry| entry.object.location.line);
+        }
+        self.backends.extend(backends);
         self.manifests.findings.extend(findings);
         self.manifests.unsupported.extend(unsupported);
         // Truncated objects are ignored, as `kubectl apply` ignores them.
@@ -110,7 +140,7 @@ impl Reading {
 
     /// Keeps the last definition of each object, and sorts the findings.
     fn finish(self) -> Manifests {
-        let Self { files, entries, mut manifests } = self;
+        let Self { files, entries, backends, mut manifests } = self;
         let mut last: BTreeMap<ObjectRef, (usize, Location)> = BTreeMap::new();
         for (index, entry) in entries.iter().enumerate() {
             last.insert(entry.object_ref(), (index, entry.object.location.clone()));
@@ -130,11 +160,28 @@ impl Reading {
                 }
             }
         }
+        add_backends(&mut manifests.objects, backends);
         let order: BTreeMap<_, _> = files.iter().enumerate().map(|(at, file)| (file, at)).collect();
         manifests
             .findings
             .sort_by_key(|found| (order.get(&found.location.file).copied(), found.location.line));
         manifests
+    }
+}
+
+/// Adds listed backends to the Services without a selector. Those of a Service with a selector are its pods.
+fn add_backends(objects: &mut [Located<Object>], listed: Vec<ListedBackends>) {
+    let mut by_service: BTreeMap<ObjectName, BTreeSet<ServiceBackend>> = BTreeMap::new();
+    for ListedBackends { service, backends } in listed {
+        by_service.entry(service).or_default().extend(backends);
+    }
+    for read in objects {
+        if let Object::Service(service) = &mut read.object
+            && service.selector.is_none()
+            && let Some(backends) = by_service.remove(&service.name)
+        {
+            service.backends = backends.into_iter().collect();
+        }
     }
 }
 

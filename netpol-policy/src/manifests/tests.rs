@@ -100,10 +100,10 @@ items:
         &expect![[r#"
             web.yaml:3 Namespace shop
             web.yaml:8 Pod default/a
+            web.yaml:9 Deployment default/b
             web.yaml:10 Pod default/c
             web.yaml:19 Pod default/d
-            ! web.yaml:14: Pod default/c: metadata.labels[app] is a number, not a string (it needs quotes): it is taken as it is written [malformed]
-            - web.yaml:9 apps/v1 Deployment"#]],
+            ! web.yaml:14: Pod default/c: metadata.labels[app] is a number, not a string (it needs quotes): it is taken as it is written [malformed]"#]],
     );
 }
 
@@ -308,9 +308,9 @@ kind: List
         &expect![[r#"
             web.yaml:2 Pod default/a
             web.yaml:3 Pod default/b
+            web.yaml:4 Deployment default/c
             web.yaml:10 Pod default/d
-            web.yaml:13 Pod default/e
-            - web.yaml:4 apps/v1 Deployment"#]],
+            web.yaml:13 Pod default/e"#]],
     );
 }
 

@@ -14,6 +14,7 @@ mod objects;
 mod policy;
 mod ports;
 mod selector;
+mod workload;
 
 pub(crate) use diagnostic::codes;
 pub use diagnostic::{Code, Diagnostic, Severity};
@@ -22,8 +23,9 @@ pub use ip_block::IpBlock;
 pub use names::{Kind, ObjectName, ObjectRef};
 pub use objects::{
     Addresses, BackendPort, ContainerPort, Namespace, Node, Object, Pod, PodPhase, Service,
-    ServicePort,
+    ServiceBackend, ServicePort,
 };
 pub use policy::{NamespaceMatch, Peer, Peers, Policy, PolicyMode, PolicyTypes, Ports, Rule};
 pub use ports::{PortMatch, PortName, PortRange, PortSpec, Transport};
 pub use selector::{Labels, Requirement, Selector, Values};
+pub use workload::{PodInWords, WORKLOADS, WorkloadKind};

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::WorkloadKind;
+
 /// Namespace and name of an object; the namespace of a cluster-scoped object is empty.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectName {
@@ -85,6 +87,9 @@ pub struct ObjectRef {
 
 impl fmt::Display for ObjectRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.kind, self.name)
+        match WorkloadKind::of_pod(&self.name.name).filter(|_| self.kind == Kind::Pod) {
+            Some((kind, name)) => write!(f, "{} {}/{name}", kind.kind, self.name.namespace),
+            None => write!(f, "{} {}", self.kind, self.name),
+        }
     }
 }

@@ -176,11 +176,28 @@ pub struct Service {
     pub selector: Option<Selector>,
     /// `spec.ports`, those that can be understood.
     pub ports: Vec<ServicePort>,
+    /// The ready endpoints that `EndpointSlices` list, if the Service has no selector. Only offline input has them.
+    pub backends: Vec<ServiceBackend>,
+}
+
+/// An endpoint of a Service without a selector.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ServiceBackend {
+    /// Name of the Service's port; empty if it has none.
+    pub port_name: Arc<str>,
+    /// The protocol.
+    pub transport: Transport,
+    /// Address of the endpoint.
+    pub address: IpAddr,
+    /// The endpoint's port, host byte order.
+    pub number: u16,
 }
 
 /// A port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
+    /// `name`, empty if it has none.
+    pub name: Arc<str>,
     /// `protocol`, TCP when missing.
     pub transport: Transport,
     /// `port`, host byte order, 1 to 65535.

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use netpol_common::ids::IfIndex;
+
 use super::engine::{DatapathError, Engine};
 use super::interfaces::Interfaces;
 use super::path;
@@ -11,7 +13,7 @@ use super::probe::{Probe, ProbeResult, Problem};
 use super::routes::{Route, Routes, routes};
 use crate::compile::{Capacities, Compiled, LeftOut, MapState, diagnostics, left_out_of_all};
 use crate::dataplane::diff;
-use crate::model::{Diagnostic, Kind, Namespace, Object, ObjectRef};
+use crate::model::{Diagnostic, Kind, Namespace, Object, ObjectRef, Pod};
 use crate::resolve::{Connection, allows_unknown_backend, evaluate};
 use crate::store::{Changes, ClusterState, Delta};
 
@@ -163,6 +165,16 @@ impl Cluster {
     /// The objects.
     pub fn state(&self) -> &ClusterState {
         &self.state
+    }
+
+    /// Whether the engine has maps.
+    pub(super) fn is_compiled(&self) -> bool {
+        matches!(self.engine, Engine::Datapath(_))
+    }
+
+    /// The interface of a pod, if it has an address.
+    pub(super) fn interface_of(&self, pod: &Pod) -> Option<IfIndex> {
+        self.interfaces.of(pod).map(|endpoint| endpoint.ifindex)
     }
 
     /// The contents of the maps; empty with the reference engine.

@@ -9,17 +9,32 @@ mod cluster;
 mod engine;
 mod explain;
 mod frame;
+mod groups;
 mod interfaces;
+mod offline;
 mod path;
+mod placeholder;
 mod probe;
+mod ranges;
+mod reachability;
 mod routes;
+mod target;
+mod workloads;
 
 pub use cases::{CaseStreams, run_cases};
 pub use cluster::{Cluster, with_implicit_namespaces};
 pub use engine::{Datapath, DatapathError, Engine, Judged};
-pub use explain::{DirectionExplanation, Explanation, Packets, RuleExplanation, explain};
+pub use explain::{
+    DirectionExplanation, Explanation, Packets, RuleExplanation, States, explain, explain_between,
+};
 pub use interfaces::FIRST_INTERFACE;
+pub use offline::{OfflineCluster, Verdict};
+pub use placeholder::{Bounds, is_placeholder, with_placeholders};
 pub use probe::{PodOrIp, PortChoice, Probe, ProbeResult, Problem};
+
+pub use reachability::{Answer, Reachability, ReachabilityError};
+pub use target::{Unresolved, resolve};
+pub use workloads::without_represented;
 
 #[cfg(test)]
 mod tests;

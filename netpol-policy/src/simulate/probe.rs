@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use ipnetwork::IpNetwork;
+
 use crate::model::{ObjectName, PortName, Transport};
 
 /// A connection to evaluate.
@@ -32,6 +34,14 @@ pub enum PodOrIp {
     },
     /// An address, of a pod or of anything else.
     Address(IpAddr),
+    /// Every address of a block.
+    Block(IpNetwork),
+    /// Every address that belongs to no pod, node or Service.
+    External,
+    /// A node.
+    Node(Arc<str>),
+    /// The pods of a Service. As a destination, the Service itself.
+    Service(ObjectName),
 }
 
 impl PodOrIp {
@@ -77,6 +87,10 @@ impl fmt::Display for PodOrIp {
             Self::Pod { name, address: None } => write!(f, "{name}"),
             Self::Pod { name, address: Some(address) } => write!(f, "{name}@{address}"),
             Self::Address(address) => write!(f, "{address}"),
+            Self::Block(block) => write!(f, "{block}"),
+            Self::External => f.write_str("external"),
+            Self::Node(name) => write!(f, "node/{name}"),
+            Self::Service(name) => write!(f, "svc/{}/{}", name.namespace, name.name),
         }
     }
 }
@@ -148,6 +162,28 @@ pub enum Problem {
     /// The probe names an address that the pod does not have.
     #[error("pod {0} does not have address {1}")]
     ForeignAddress(ObjectName, IpAddr),
+    /// There is no Node object of this name, or it has no address.
+    #[error("node {0} does not exist, or has no address")]
+    UnknownNode(Arc<str>),
+    /// There is no Service of this name.
+    #[error("Service {0} does not exist")]
+    UnknownService(ObjectName),
+    /// The Service has no backend that could be a source.
+    #[error("Service {0} has no backend")]
+    NoSource(ObjectName),
+    /// The Service has no backend for the port.
+    #[error("Service {service} has no backend for port {port}/{transport}")]
+    NoBackendOf {
+        /// The Service.
+        service: ObjectName,
+        /// The port.
+        port: PortChoice,
+        /// The protocol of the probe.
+        transport: Transport,
+    },
+    /// Every address of the block belongs to a pod, node or Service.
+    #[error("there is no address outside the cluster")]
+    NothingExternal,
     /// One of source and destination has only IPv4 addresses, the other only IPv6 addresses.
     #[error("source and destination have no address family in common")]
     NoCommonFamily,
@@ -176,8 +212,11 @@ impl Problem {
             Self::UnknownPod(_) => "unknown-pod",
             Self::NoAddress(_) => "no-address",
             Self::ForeignAddress(..) => "foreign-address",
+            Self::UnknownNode(_) => "unknown-node",
+            Self::UnknownService(_) => "unknown-service",
+            Self::NothingExternal => "nothing-external",
             Self::NoCommonFamily => "no-common-family",
-            Self::NoBackend(_) => "no-backend",
+            Self::NoBackend(_) | Self::NoBackendOf { .. } | Self::NoSource(_) => "no-backend",
             Self::UnknownPort { .. } => "unknown-port",
             Self::NoEgressMark => "no-egress-mark",
         }

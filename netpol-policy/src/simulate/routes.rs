@@ -3,11 +3,16 @@
 //! In: the state and a probe. Out: one [`Route`] for each pod that the connection can reach, with pod names, port names and
 //! Services resolved. Must not: evaluate policies.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::probe::{PodOrIp, PortChoice, Probe, Problem};
-use crate::model::{BackendPort, Pod, PodPhase, PortName, ServicePort, Transport};
+use super::ranges;
+use crate::model::{
+    BackendPort, ObjectName, Pod, PodPhase, PortName, Service, ServiceBackend, ServicePort,
+    Transport,
+};
 use crate::resolve::is_service;
 use crate::store::ClusterState;
 
@@ -33,55 +38,130 @@ pub(super) enum Routes {
     NoBackend { source: IpAddr, original: (IpAddr, u16) },
 }
 
+/// The largest number of connections of one probe: the ranges of a block of one end times those of the other.
+const MAX_ROUTES: usize = 1 << 20;
+
 /// Resolves the pods, the port name and the Service of a probe in this state.
 ///
 /// Of a Service, every backend pod is returned, because load balancing may choose any of them. Pods that run and are not
-/// terminating count as ready, because the state does not contain readiness.
+/// terminating count as ready, because the state does not contain readiness. Of a block, one address is returned for each
+/// range that the policies treat alike.
 pub(super) fn routes(state: &ClusterState, probe: &Probe) -> Result<Routes, Problem> {
-    let sources = addresses(state, &probe.from)?;
-    let destinations = addresses(state, &probe.to)?;
-    let (source, destination) = destinations
-        .iter()
-        .find_map(|destination| {
-            let source = sources.iter().find(|source| source.is_ipv4() == destination.is_ipv4())?;
-            Some((*source, *destination))
-        })
-        .ok_or(Problem::NoCommonFamily)?;
-    let port = match &probe.port {
-        PortChoice::Number(number) => *number,
-        PortChoice::Name(name) => {
-            let pod = match &probe.to {
-                PodOrIp::Pod { name, .. } => state.pod(name),
-                PodOrIp::Address(address) => state.owner(*address),
-            };
-            pod.and_then(|pod| first_number(pod, name, probe.transport)).ok_or_else(|| {
-                Problem::UnknownPort {
-                    destination: probe.to.clone(),
-                    name: Arc::clone(name),
-                    transport: probe.transport,
-                }
-            })?
-        }
+    let sources = if let PodOrIp::Service(name) = &probe.from {
+        backends_of_all_ports(state, name)?
+    } else {
+        alternatives(state, &probe.from)?
     };
     let transport = probe.transport;
-    let original = (destination, port);
-    if !is_service(state, destination) {
-        return Ok(Routes::Found(vec![Route { source, original, destination, transport, port }]));
+    if let PodOrIp::Service(name) = &probe.to
+        && state
+            .services()
+            .find(|service| service.name == *name)
+            .is_none_or(|found| found.addresses.is_empty())
+    {
+        return to_backends(state, &sources, name, probe);
     }
-    let routes: Vec<Route> = backends(state, original, transport)
-        .into_iter()
-        .map(|(destination, port)| Route { source, original, destination, transport, port })
-        .collect();
-    Ok(if routes.is_empty() {
-        Routes::NoBackend { source, original }
-    } else {
-        Routes::Found(routes)
+    let mut found = Vec::new();
+    for destinations in alternatives(state, &probe.to)? {
+        for sources in &sources {
+            let common = destinations.iter().find_map(|destination| {
+                let mut sources = sources.iter();
+                let source = sources.find(|source| source.is_ipv4() == destination.is_ipv4())?;
+                Some((*source, *destination))
+            });
+            let Some((source, destination)) = common else { continue };
+            let port = number(state, probe, destination)?;
+            let original = (destination, port);
+            if !is_service(state, destination) {
+                found.push(Route { source, original, destination, transport, port });
+                continue;
+            }
+            let backends = backends(state, original, transport);
+            if backends.is_empty() {
+                return Ok(Routes::NoBackend { source, original });
+            }
+            let route =
+                |(destination, port)| Route { source, original, destination, transport, port };
+            found.extend(backends.into_iter().map(route));
+        }
+        if found.len() > MAX_ROUTES {
+            break;
+        }
+    }
+    if found.is_empty() { Err(Problem::NoCommonFamily) } else { Ok(Routes::Found(found)) }
+}
+
+/// The connections to a Service without an address: its clients connect to the backends that its name resolves to.
+fn to_backends(
+    state: &ClusterState,
+    sources: &[Vec<IpAddr>],
+    name: &ObjectName,
+    probe: &Probe,
+) -> Result<Routes, Problem> {
+    let service = state.services().find(|service| service.name == *name);
+    let service = service.ok_or_else(|| Problem::UnknownService(name.clone()))?;
+    let transport = probe.transport;
+    let matches = |port: &&ServicePort| {
+        port.transport == transport
+            && match &probe.port {
+                PortChoice::Number(number) => port.number == *number,
+                PortChoice::Name(name) => port.name == *name,
+            }
+    };
+    let mut found = Vec::new();
+    for port in service.ports.iter().filter(matches) {
+        for (addresses, number) in backends_of(state, service, port) {
+            for sources in sources {
+                let pair = addresses.iter().find_map(|destination| {
+                    let mut sources = sources.iter();
+                    let source =
+                        sources.find(|source| source.is_ipv4() == destination.is_ipv4())?;
+                    Some((*source, *destination))
+                });
+                found.extend(pair.map(|(source, destination)| {
+                    let original = (destination, number);
+                    Route { source, original, destination, transport, port: number }
+                }));
+            }
+        }
+    }
+    if found.is_empty() {
+        let port = probe.port.clone();
+        return Err(Problem::NoBackendOf { service: name.clone(), port, transport });
+    }
+    Ok(Routes::Found(found))
+}
+
+/// The number of the port of a probe at a destination.
+fn number(state: &ClusterState, probe: &Probe, destination: IpAddr) -> Result<u16, Problem> {
+    let name = match &probe.port {
+        PortChoice::Number(number) => return Ok(*number),
+        PortChoice::Name(name) => name,
+    };
+    let found = match &probe.to {
+        PodOrIp::Service(service) => state
+            .services()
+            .find(|found| found.name == *service)
+            .and_then(|found| {
+                let mut ports = found.ports.iter();
+                ports.find(|port| port.transport == probe.transport && port.name == *name)
+            })
+            .map(|port| port.number),
+        PodOrIp::Pod { name: pod, .. } => {
+            state.pod(pod).and_then(|pod| first_number(pod, name, probe.transport))
+        }
+        PodOrIp::Address(_) | PodOrIp::Block(_) | PodOrIp::External | PodOrIp::Node(_) => {
+            state.owner(destination).and_then(|pod| first_number(pod, name, probe.transport))
+        }
+    };
+    found.ok_or_else(|| Problem::UnknownPort {
+        destination: probe.to.clone(),
+        name: Arc::clone(name),
+        transport: probe.transport,
     })
 }
 
-/// Address and port of each backend pod of a Service address and port.
-///
-/// Source: core/v1 `ServiceSpec.selector`, `ServicePort.targetPort` (a name is resolved on each pod).
+/// Address and port of each backend of a Service address and port.
 fn backends(
     state: &ClusterState,
     (address, number): (IpAddr, u16),
@@ -89,22 +169,44 @@ fn backends(
 ) -> Vec<(IpAddr, u16)> {
     let mut found = Vec::new();
     for service in state.services().filter(|service| service.addresses.contains(&address)) {
-        let Some(selector) = &service.selector else { continue };
         let matches = |port: &&ServicePort| (port.transport, port.number) == (transport, number);
         let Some(port) = service.ports.iter().find(matches) else { continue };
-        for pod in state.pods_in(&service.name.namespace) {
-            let runs = matches!(pod.phase, PodPhase::Running | PodPhase::Unknown);
-            if !runs || pod.terminating || !selector.matches(&pod.labels) {
-                continue;
-            }
-            let number = match &port.backend {
-                BackendPort::Number(number) => Some(*number),
-                BackendPort::Named(name) => pod.named_ports(name, transport).next(),
-            };
-            let own = own_addresses(state, pod);
-            let own = own.into_iter().find(|own| own.is_ipv4() == address.is_ipv4());
-            found.extend(own.zip(number));
+        for (addresses, number) in backends_of(state, service, port) {
+            let mut addresses = addresses.into_iter();
+            let address = addresses.find(|own| own.is_ipv4() == address.is_ipv4());
+            found.extend(address.map(|address| (address, number)));
         }
+    }
+    found
+}
+
+/// The addresses and the port of each backend of a port of a Service: the pods that its selector selects, else the endpoints
+/// that `EndpointSlices` list.
+///
+/// Source: core/v1 `ServiceSpec.selector`, `ServicePort.targetPort` (a name is resolved on each pod).
+fn backends_of(
+    state: &ClusterState,
+    service: &Service,
+    port: &ServicePort,
+) -> Vec<(Vec<IpAddr>, u16)> {
+    let Some(selector) = &service.selector else {
+        let of_port = |backend: &&ServiceBackend| {
+            backend.transport == port.transport && backend.port_name == port.name
+        };
+        let listed = service.backends.iter().filter(of_port);
+        return listed.map(|backend| (vec![backend.address], backend.number)).collect();
+    };
+    let mut found = Vec::new();
+    for pod in state.pods_in(&service.name.namespace) {
+        let runs = matches!(pod.phase, PodPhase::Running | PodPhase::Unknown);
+        if !runs || pod.terminating || !selector.matches(&pod.labels) {
+            continue;
+        }
+        let number = match &port.backend {
+            BackendPort::Number(number) => Some(*number),
+            BackendPort::Named(name) => pod.named_ports(name, port.transport).next(),
+        };
+        found.extend(number.map(|number| (own_addresses(state, pod), number)));
     }
     found
 }
@@ -113,24 +215,69 @@ fn first_number(pod: &Pod, name: &str, transport: Transport) -> Option<u16> {
     pod.named_ports(&PortName::parse(name)?, transport).next()
 }
 
-/// The addresses of a source or destination; never empty.
-fn addresses(state: &ClusterState, peer: &PodOrIp) -> Result<Vec<IpAddr>, Problem> {
-    let (name, chosen) = match peer {
-        PodOrIp::Address(address) => return Ok(vec![address.to_canonical()]),
+/// The addresses of each pod, or each range of addresses, that an end of a probe stands for; none of them is empty.
+fn alternatives(state: &ClusterState, end: &PodOrIp) -> Result<Vec<Vec<IpAddr>>, Problem> {
+    let of_ranges = |ranges: Vec<ranges::Range>| {
+        ranges.into_iter().map(|(first, _)| vec![first]).collect::<Vec<_>>()
+    };
+    let (name, chosen) = match end {
+        PodOrIp::Address(address) => return Ok(vec![vec![address.to_canonical()]]),
+        PodOrIp::Block(block) => return Ok(of_ranges(ranges::within(state, *block))),
+        PodOrIp::External => {
+            let found = of_ranges(ranges::external(state));
+            return if found.is_empty() { Err(Problem::NothingExternal) } else { Ok(found) };
+        }
+        PodOrIp::Node(name) => {
+            let addresses = node_addresses(state, name);
+            return if addresses.is_empty() {
+                Err(Problem::UnknownNode(Arc::clone(name)))
+            } else {
+                Ok(vec![addresses])
+            };
+        }
+        PodOrIp::Service(name) => {
+            let service = state.services().find(|service| service.name == *name);
+            let service = service.ok_or_else(|| Problem::UnknownService(name.clone()))?;
+            return Ok(vec![service.addresses.clone()]);
+        }
         PodOrIp::Pod { name, address } => (name, address.map(|address| address.to_canonical())),
     };
     let pod = state.pod(name).ok_or_else(|| Problem::UnknownPod(name.clone()))?;
     let held = own_addresses(state, pod);
     match chosen {
-        Some(address) if held.contains(&address) => Ok(vec![address]),
+        Some(address) if held.contains(&address) => Ok(vec![vec![address]]),
         Some(address) => Err(Problem::ForeignAddress(name.clone(), address)),
         None if held.is_empty() => Err(Problem::NoAddress(name.clone())),
-        None => Ok(held),
+        None => Ok(vec![held]),
     }
 }
 
+/// The addresses of each backend of a Service.
+fn backends_of_all_ports(
+    state: &ClusterState,
+    name: &ObjectName,
+) -> Result<Vec<Vec<IpAddr>>, Problem> {
+    let service = state.services().find(|service| service.name == *name);
+    let service = service.ok_or_else(|| Problem::UnknownService(name.clone()))?;
+    let backends = service.ports.iter().flat_map(|port| backends_of(state, service, port));
+    let backends: BTreeSet<Vec<IpAddr>> = backends.map(|(addresses, _)| addresses).collect();
+    if backends.is_empty() {
+        return Err(Problem::NoSource(name.clone()));
+    }
+    Ok(backends.into_iter().collect())
+}
+
+/// The addresses of a node, from the Node and from its pods on the host's network.
+fn node_addresses(state: &ClusterState, name: &str) -> Vec<IpAddr> {
+    let of_node = state.node(name).into_iter().flat_map(|node| node.addresses.iter().copied());
+    let of_pods = state.pods().filter(|pod| pod.host_network && *pod.node == *name);
+    let addresses: BTreeSet<IpAddr> =
+        of_node.chain(of_pods.flat_map(|pod| pod.reported_addresses.iter().copied())).collect();
+    addresses.into_iter().collect()
+}
+
 /// The addresses that packets of a pod use.
-fn own_addresses(state: &ClusterState, pod: &Pod) -> Vec<IpAddr> {
+pub(super) fn own_addresses(state: &ClusterState, pod: &Pod) -> Vec<IpAddr> {
     if pod.host_network { host_addresses(state, pod) } else { state.held_addresses(pod).collect() }
 }
 

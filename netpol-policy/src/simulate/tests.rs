@@ -207,10 +207,12 @@ fn a_service_over_capacity_leads_around_no_policy() {
             addresses: (1..=9).map(|last| ip(&format!("203.0.113.{last}"))).collect(),
             selector: Some(Selector::new([selected])),
             ports: vec![ServicePort {
+                name: Arc::from(""),
                 transport: Transport::Tcp,
                 number: 80,
                 backend: BackendPort::Number(80),
             }],
+            backends: Vec::new(),
         }),
     ];
     let few = Capacities { n_deferred: Shared::undivided(4), ..Capacities::default() };
@@ -335,10 +337,12 @@ fn service(address: &str) -> Object {
         addresses: vec![ip(address)],
         selector: Some(app("s")),
         ports: vec![ServicePort {
+            name: Arc::from(""),
             transport: Transport::Tcp,
             number: 80,
             backend: BackendPort::Number(8080),
         }],
+        backends: Vec::new(),
     })
 }
 

@@ -171,14 +171,17 @@ fn explain_says_why_a_connection_cannot_exist() {
         &expect![[r#"
             exit code 2
             shop/none -> shop/db 80/UDP: impossible
-              pod shop/none does not exist
+              there is no pod, workload, Service or node shop/none
         "#]],
     );
     check(
         "netpol explain --from shop --to shop/db --port 80",
         &expect![[r#"
             exit code 2
-            ! error: invalid value 'shop' for '--from <NS/POD|IP>': "shop" is neither NAMESPACE/POD nor an IP address
+            ! error: the following required arguments were not provided:
+            !   <--file <PATH>...|--cluster>
+            ! 
+            ! Usage: netpol explain --from <SOURCE> --to <DESTINATION> --port <PORT> <--file <PATH>...|--cluster>
             ! 
             ! For more information, try '--help'.
         "#]],
@@ -188,7 +191,7 @@ fn explain_says_why_a_connection_cannot_exist() {
         &expect![[r#"
             exit code 2
             shop/web -> shop/db 80/TCP: impossible
-              pod shop/web does not exist
+              there is no pod, workload, Service or node shop/web
             ! netpol: DIR/nothing: No such file or directory (os error 2) [unreadable]
         "#]],
     );

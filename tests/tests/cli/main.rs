@@ -5,9 +5,11 @@
 mod cases;
 mod cluster;
 mod explain;
+mod inputs;
 mod lint;
 mod matrix;
 mod usage;
+mod workloads;
 
 use std::fmt::Write as _;
 use std::io::{self, Write};

@@ -43,49 +43,57 @@ fn version_and_help_are_output() {
     check_help(
         "netpol explain --help",
         &expect![[r#"
-        exit code 0
-        Explain why a connection is allowed or denied: the policies that isolate, the rules that allow, and the rules that almost match.
+            exit code 0
+            Explain why a connection is allowed or denied: the policies that isolate, the rules that allow, and the rules that almost match.
 
-        The exit code is 0 if the connection is allowed, 1 if it is denied, and 2 if the input cannot be read or the connection cannot exist.
+            A source or destination is `NAMESPACE/NAME` of a pod, a workload or a Service; `KIND/NAME`, such as `deploy/web`, `svc/redis` or `node/n1`; the DNS name of a Service, such as `redis.shop.svc`; an IP address; a block, such as `10.0.0.0/8`; or `external` for every address outside the cluster. A pod with several addresses can have one of them: `NAMESPACE/POD@ADDRESS`.
 
-        Usage: netpol explain [OPTIONS] --from <NS/POD|IP> --to <NS/POD|IP> --port <PORT> <--file <PATH>...|--cluster>
+            The exit code is 0 if the connection is allowed, 1 if it is denied or depends on an address that is not known, and 2 if the input cannot be read or the connection cannot exist.
 
-        Options:
-              --from <NS/POD|IP>
-                  Source of the connection: `NAMESPACE/POD`, `NAMESPACE/POD@ADDRESS` or an IP address
+            Usage: netpol explain [OPTIONS] --from <SOURCE> --to <DESTINATION> --port <PORT> <--file <PATH>...|--cluster>
 
-              --to <NS/POD|IP>
-                  Destination of the connection, as for --from. The address of a Service stands for its backend pods
+            Options:
+                  --from <SOURCE>
+                      Source of the connection
 
-              --port <PORT>
-                  Destination port: a number, or the name of a port of the destination pod
+                  --to <DESTINATION>
+                      Destination of the connection. A Service stands for its backends
 
-              --protocol <PROTOCOL>
-                  Protocol: TCP, UDP or SCTP
+                  --port <PORT>
+                      Destination port: a number, or the name of a port of the destination
 
-                  [default: TCP]
+                  --protocol <PROTOCOL>
+                      Protocol: TCP, UDP or SCTP
 
-          -f, --file <PATH>...
-                  Files and directories with objects (YAML or JSON); `-` is the standard input
+                      [default: TCP]
 
-              --cluster
-                  Read the objects of the cluster of kubectl's current context. Objects in files replace those of the cluster
+              -n, --namespace <NAMESPACE>
+                      Namespace of names without one [default: the only namespace with such an object]
 
-              --kubeconfig <FILE>
-                  Kubeconfig file for --cluster [default: the file that kubectl uses]
+              -f, --file <PATH>...
+                      Files and directories with objects (YAML or JSON); `-` is the standard input
 
-          -o, --output <OUTPUT>
-                  Output format
+                  --cluster
+                      Read the objects of the cluster of kubectl's current context. Objects in files replace those of the cluster
 
-                  Possible values:
-                  - text: Text for people
-                  - json: JSON for programs
+                  --kubeconfig <FILE>
+                      Kubeconfig file for --cluster [default: the file that kubectl uses]
 
-                  [default: text]
+                  --pod-cidr <CIDR>
+                      Networks with the addresses of the pods that have none yet, such as those of a Deployment [default: any private network]
 
-          -h, --help
-                  Print help (see a summary with '-h')
-    "#]],
+              -o, --output <OUTPUT>
+                      Output format
+
+                      Possible values:
+                      - text: Text for people
+                      - json: JSON for programs
+
+                      [default: text]
+
+              -h, --help
+                      Print help (see a summary with '-h')
+        "#]],
     );
     check_help(
         "netpol lint --help",
@@ -137,24 +145,28 @@ fn version_and_help_are_output() {
     check_help(
         "netpol simulate -h",
         &expect![[r#"
-        exit code 0
-        Evaluate connections without sending packets: draw the matrix of allowed connections, or evaluate cases from a file
+            exit code 0
+            Evaluate connections without sending packets: draw the matrix of allowed connections, or evaluate cases from a file
 
-        Usage: netpol simulate [OPTIONS] <--file <PATH>...|--cluster|--cases <FILE>>
+            Usage: netpol simulate [OPTIONS] <--file <PATH>...|--cluster|--cases <FILE>>
 
-        Options:
-          -f, --file <PATH>...          Files and directories with objects (YAML or JSON); `-` is the standard input
-              --what-if                 Show the connections that would change if the files after this option were applied: --what-if -f NEW
-              --cluster                 Read the objects of the cluster of kubectl's current context. Objects in files replace those of the cluster
-              --kubeconfig <FILE>       Kubeconfig file for --cluster [default: the file that kubectl uses]
-              --matrix                  Draw the matrix. This is the default without --cases
-              --port <PORT[/PROTOCOL]>  Destination ports, such as `80`, `53/UDP` or `http` [default: the ports that the pods declare]
-              --address <IP>            Addresses outside the cluster to add to the matrix
-          -o, --output <OUTPUT>         Output format of the matrix [default: text] [possible values: text, json]
-              --cases <FILE>            Read cases from this file, one JSON object a line; `-` is the standard input. Writes one line of verdicts for each case
-              --engine <ENGINE>         Implementation that evaluates the connections [default: compiled] [possible values: reference, compiled]
-          -h, --help                    Print help (see more with '--help')
-    "#]],
+            Options:
+              -f, --file <PATH>...          Files and directories with objects (YAML or JSON); `-` is the standard input
+                  --what-if                 Show the connections that would change if the files after this option were applied: --what-if -f NEW
+                  --cluster                 Read the objects of the cluster of kubectl's current context. Objects in files replace those of the cluster
+                  --kubeconfig <FILE>       Kubeconfig file for --cluster [default: the file that kubectl uses]
+                  --matrix                  Draw the matrix. This is the default without --cases
+                  --port <PORT[/PROTOCOL]>  Destination ports, such as `80`, `53/UDP` or `http` [default: the ports that each pod declares]
+                  --address <IP>            Addresses outside the cluster to add to the matrix
+              -n, --namespace <NAMESPACE>   Only the pods of these namespaces
+              -l, --selector <SELECTOR>     Only the pods with these labels, as for kubectl: `app=web,tier!=db`
+                  --pod-cidr <CIDR>         Networks with the addresses of the pods that have none yet, such as those of a Deployment [default: any private network]
+              -o, --output <OUTPUT>         Output format of the matrix [default: text] [possible values: text, json, csv, md, dot, mermaid]
+                  --fail-on <EFFECT>        With --what-if: exit with 1 if the changes have this effect [possible values: opens, closes, changes]
+                  --cases <FILE>            Read cases from this file, one JSON object a line; `-` is the standard input. Writes one line of verdicts for each case
+                  --engine <ENGINE>         Implementation that evaluates the connections [default: compiled] [possible values: reference, compiled]
+              -h, --help                    Print help (see more with '--help')
+        "#]],
     );
 }
 
@@ -170,17 +182,17 @@ fn commands_without_objects_name_the_options_that_give_them() {
     check(
         "netpol explain",
         &expect![[r#"
-        exit code 2
-        ! error: the following required arguments were not provided:
-        !   --from <NS/POD|IP>
-        !   --to <NS/POD|IP>
-        !   --port <PORT>
-        !   <--file <PATH>...|--cluster>
-        ! 
-        ! Usage: netpol explain --from <NS/POD|IP> --to <NS/POD|IP> --port <PORT> <--file <PATH>...|--cluster>
-        ! 
-        ! For more information, try '--help'.
-    "#]],
+            exit code 2
+            ! error: the following required arguments were not provided:
+            !   --from <SOURCE>
+            !   --to <DESTINATION>
+            !   --port <PORT>
+            !   <--file <PATH>...|--cluster>
+            ! 
+            ! Usage: netpol explain --from <SOURCE> --to <DESTINATION> --port <PORT> <--file <PATH>...|--cluster>
+            ! 
+            ! For more information, try '--help'.
+        "#]],
     );
     check(
         "netpol lint",

@@ -16,6 +16,7 @@ mod policies;
 mod restarts;
 mod surface;
 mod teardown;
+mod unannounced;
 mod upgrade;
 mod wedged;
 

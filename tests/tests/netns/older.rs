@@ -16,7 +16,7 @@ use super::{ALLOW_CLIENTS, DENY_ALL, PORT, client, expect, lab, lab_without_agen
 const N_MESSAGES: u64 = 200;
 
 /// Allows egress of clients to web.
-const CLIENTS_MAY_LEAVE: &str = "
+pub(super) const CLIENTS_MAY_LEAVE: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: { name: clients-may-leave, namespace: shop }

@@ -303,7 +303,7 @@ mod tests {
 
         drop(fixture.agent.update(full_lists()));
         drop(fixture.agent.update(update(pod("a"))));
-        fixture.agent.adopt(Vec::new());
+        fixture.agent.adopt(Vec::new(), fixture.now);
         fixture.agent.sync();
         let status = fixture.agent.describe();
         assert_eq!(unreadiness(&status, Detail::Counts), ["unprotected pods: 1"]);

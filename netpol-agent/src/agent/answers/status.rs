@@ -7,7 +7,7 @@ use netpol_common::ids::{Direction, IfIndex};
 use netpol_common::keys::EndpointValue;
 use netpol_common::maps;
 use netpol_policy::compile::Capacities;
-use netpol_policy::dataplane::port::{Kernel, Presence};
+use netpol_policy::dataplane::port::{DeviceRole, Kernel, Presence};
 use netpol_policy::model::{Kind, ObjectName};
 use netpol_policy::resolve::isolating;
 use netpol_policy::source::Health;
@@ -58,10 +58,34 @@ pub struct Status {
     /// The nftables table that drops deferred packets before devices that cannot judge them.
     #[serde(default)]
     pub exit_guard: ExitGuardStatus,
+    /// Interfaces that lead into other network namespaces and belong to no known pod.
+    #[serde(default)]
+    pub unidentified: Vec<UnidentifiedStatus>,
     /// The endpoints, by pod, and pods of this node without one.
     pub endpoints: Vec<EndpointStatus>,
     /// Diagnostics of the objects, as text.
     pub diagnostics: Vec<String>,
+}
+
+/// An interface that leads into another network namespace and belongs to no known pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnidentifiedStatus {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// What happens to its packets.
+    pub state: InterfaceState,
+}
+
+/// What happens to the packets of an interface that belongs to no known pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InterfaceState {
+    /// All drop: it has appeared just now, or its pod has been removed.
+    Blocked,
+    /// They pass unjudged.
+    Open,
 }
 
 /// State of the watch of a kind.
@@ -295,6 +319,7 @@ impl<K: Kernel> Agent<K> {
                 n_recreated: self.exits.n_recreated,
             },
             n_reattached: [self.detached.n_pods, self.detached.n_uplinks],
+            unidentified: self.describe_unidentified(),
             endpoints,
             diagnostics: self.diagnostics.iter().map(ToString::to_string).collect(),
         }
@@ -337,6 +362,26 @@ impl<K: Kernel> Agent<K> {
             forwards: value.forwards(),
             n_allow_entries: own_maps.map(|(_, map)| map.len()).sum(),
         }
+    }
+
+    /// The interfaces of no known pod. The kernel is asked, because a removed pod's interface keeps its programs.
+    fn describe_unidentified(&self) -> Vec<UnidentifiedStatus> {
+        let devices = self.unidentified().map(|(ifindex, _)| (ifindex, DeviceRole::Pod));
+        let presence = self.kernel.presence(&devices.collect()).unwrap_or_default();
+        let state = |ifindex| match presence.get(&ifindex)? {
+            Presence::Links | Presence::Filters => Some(InterfaceState::Blocked),
+            Presence::Missing => Some(InterfaceState::Open),
+            Presence::NoDevice => None,
+        };
+        let mut found = Vec::new();
+        for (ifindex, name) in self.unidentified() {
+            found.extend(state(ifindex).map(|state| UnidentifiedStatus {
+                name: name.to_owned(),
+                ifindex: ifindex.0,
+                state,
+            }));
+        }
+        found
     }
 
     /// The uplinks. A device that has become an endpoint since it was listed is none.

@@ -6,18 +6,20 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use netpol_common::addr::Addr;
 use netpol_common::flow;
 use netpol_common::ids::{Epoch, IfIndex, Nanos, PortBe, RuleId};
 use netpol_common::keys::{FlowKey, FlowValue};
 use netpol_policy::dataplane::port::Kernel;
-use netpol_policy::model::{ObjectName, Pod};
+use netpol_policy::model::{ObjectName, Pod, PodPhase};
 use netpol_policy::store::Delta;
 use tracing::{error, info, warn};
 
 use crate::agent::clock::monotonic_now;
 use crate::agent::state::Agent;
+use crate::agent::state::unidentified::Means;
 use crate::discovery::{Connection, Found, Search, Sockets, Wanted};
 
 impl<K: Kernel> Agent<K> {
@@ -26,17 +28,23 @@ impl<K: Kernel> Agent<K> {
         self.without_endpoint().filter(|pod| !self.is_disconnected(pod))
     }
 
-    /// Pods of this node that have an address, and whose interface is gone without a DEL: a pod can delete its own. They reach
-    /// nobody, so they need no protection until a search finds an interface of theirs again.
+    /// Pods of this node whose interface is gone without a DEL: a pod can delete its own. They reach nobody, so they need no
+    /// protection until a search finds an interface of theirs again.
     pub fn disconnected(&self) -> impl Iterator<Item = &Pod> {
-        self.without_endpoint().filter(|pod| self.is_disconnected(pod))
+        self.without_interface().filter(|pod| self.is_disconnected(pod))
     }
 
     fn is_disconnected(&self, pod: &Pod) -> bool {
         self.registry.gone().any(|record| record.is_of(pod))
     }
 
+    /// Pods of this node that have an address and no endpoint.
     fn without_endpoint(&self) -> impl Iterator<Item = &Pod> {
+        self.without_interface().filter(|pod| !pod.addresses().is_empty())
+    }
+
+    /// Pods of this node that have no endpoint, but may have an interface: also those whose address the API does not report yet.
+    fn without_interface(&self) -> impl Iterator<Item = &Pod> {
         let attached: BTreeSet<&ObjectName> = self
             .state
             .endpoints()
@@ -45,7 +53,8 @@ impl<K: Kernel> Agent<K> {
             .collect();
         let local = self.adoption.local.iter().filter_map(|name| self.state.pod(name));
         local.filter(move |pod| {
-            !pod.addresses().is_empty()
+            !pod.host_network
+                && !matches!(pod.phase, PodPhase::Succeeded | PodPhase::Failed)
                 && !attached.contains(&pod.name)
                 && self.adoption.ended.get(&pod.name) != Some(&pod.uid)
         })
@@ -67,17 +76,23 @@ impl<K: Kernel> Agent<K> {
             let both = [&pod.uid, &pod.static_uid].into_iter();
             both.filter(|uid| !uid.is_empty()).cloned().collect()
         };
-        let pods = self.without_endpoint().map(|pod| Wanted {
+        let interfaces: BTreeSet<IfIndex> =
+            self.unidentified().map(|(ifindex, _)| ifindex).collect();
+        // Without an interface that may be theirs, pods without an address have none yet.
+        let is_wanted = |pod: &&Pod| !pod.addresses().is_empty() || !interfaces.is_empty();
+        let pods = self.without_interface().filter(is_wanted).map(|pod| Wanted {
             pod: pod.name.clone(),
             uids: uids(pod),
             addresses: pod.addresses().to_vec(),
         });
+        let pods = pods.collect();
         let is_unread = |ifindex: IfIndex| {
             matches!(self.adoption.detached.get(&ifindex), Some(None))
                 || self.detached.uncorrected.contains_key(&ifindex)
         };
         let known = self.registry.records().filter(|record| is_unread(record.ifindex()));
-        Search { pods: pods.collect(), known: known.map(|record| record.add().clone()).collect() }
+        let known = known.map(|record| record.add().clone()).collect();
+        Search { pods, interfaces, known }
     }
 
     /// Whether the first update of the maps has to wait for a search, because it could cut off a running pod.
@@ -87,7 +102,7 @@ impl<K: Kernel> Agent<K> {
     }
 
     /// Makes endpoints of the pods that a search has found.
-    pub fn adopt(&mut self, found: Vec<Found>) {
+    pub fn adopt(&mut self, found: Vec<Found>, now: Instant) {
         self.adoption.has_searched = true;
         for connections in self.adoption.detached.values_mut() {
             connections.get_or_insert_default();
@@ -96,9 +111,13 @@ impl<K: Kernel> Agent<K> {
             let ifindex = IfIndex(add.host_ifindex);
             if self.registry.find(&add.attachment).is_none() {
                 let pod = ObjectName::new(&add.pod.namespace, &add.pod.name);
-                let is_wanted = self.without_endpoint().any(|wanted| wanted.name == pod);
+                let is_wanted = self.without_interface().any(|wanted| wanted.name == pod);
                 let is_taken = self.registry.at(ifindex).is_some();
                 if !is_wanted || is_taken {
+                    continue;
+                }
+                if self.unidentified.is_blocked(ifindex) {
+                    self.identify(add, &sockets, now);
                     continue;
                 }
                 self.register(add);
@@ -107,6 +126,21 @@ impl<K: Kernel> Agent<K> {
             if let Some(known) = self.adoption.detached.get_mut(&ifindex) {
                 *known = Some(sockets.connections);
             }
+        }
+    }
+
+    /// Makes a blocked interface an endpoint, as its ADD would. The pod has been closed since its interface appeared.
+    fn identify(&mut self, add: netpol_proto::Add, sockets: &Sockets, now: Instant) {
+        let ifindex = IfIndex(add.host_ifindex);
+        self.unidentified.means = Means::Links;
+        let flows = flows(ifindex, &sockets.connections);
+        if let Err(error) = self.kernel.add_flows(&flows) {
+            error!(%ifindex, %error, "connections of a pod that nobody has announced are not known");
+        }
+        // Its programs are attached, and no later plugin runs. An error is logged; the search goes on.
+        let add = netpol_proto::Add { is_unshaped: true, ..add };
+        if let Ok(ifindex) = self.begin_add(add, now) {
+            info!(%ifindex, "interface identified without an ADD");
         }
     }
 

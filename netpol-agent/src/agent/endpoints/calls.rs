@@ -15,7 +15,9 @@ use netpol_proto::{Add, Attachment, Check, ErrorCode, Gc, Request, Response};
 use tokio::sync::oneshot;
 use tracing::{error, info};
 
+use crate::agent::endpoints::unidentified::Programs;
 use crate::agent::state::registry::Record;
+use crate::agent::state::unidentified::Means;
 use crate::agent::state::{Agent, WaitingAdd};
 use crate::cni_server::Call;
 
@@ -35,6 +37,7 @@ impl<K: Kernel> Agent<K> {
         let response = match request {
             Request::Add(add) => match self.begin_add(add, now) {
                 Ok(ifindex) => {
+                    self.unidentified.means = Means::Filters;
                     let deadline = now + ADD_DEADLINE;
                     self.waiting.push(WaitingAdd { ifindex, asked: now, deadline, reply });
                     return;
@@ -51,7 +54,7 @@ impl<K: Kernel> Agent<K> {
 
     /// Makes the interface an endpoint, blocked in the maps. The next [`Agent::sync`] attaches its programs, before the ADD is
     /// answered.
-    fn begin_add(&mut self, add: Add, now: Instant) -> Result<IfIndex, Response> {
+    pub(super) fn begin_add(&mut self, add: Add, now: Instant) -> Result<IfIndex, Response> {
         let ifindex = IfIndex(add.host_ifindex);
         let pod = format!("{}/{}", add.pod.namespace, add.pod.name);
         let mut ops = Vec::new();
@@ -63,7 +66,11 @@ impl<K: Kernel> Agent<K> {
         ops.push(MapOp::SetEndpoint(ifindex, EndpointMapState::blocked(&container_id)));
         self.perform(&ops).map_err(|error| refused(&pod, ifindex, "block", &error))?;
         self.unattached.retain(|new| new.ifindex != ifindex);
-        self.unattached.push(NewInterface { ifindex, is_unshaped: add.is_unshaped });
+        let new = NewInterface { ifindex, is_unshaped: add.is_unshaped };
+        match self.take_blocked(new) {
+            Programs::Attached => self.record_attached(ifindex),
+            Programs::Missing => self.unattached.push(new),
+        }
         self.adoption.remove(ifindex);
         let pod_end = self.read_pod_end(ifindex);
         self.expect_pod_end(ifindex, now);

@@ -1,6 +1,8 @@
-//! Adds and removes endpoints: calls of the CNI plugin, and running pods that a search has found.
+//! Adds and removes endpoints: calls of the CNI plugin, running pods that a search has found, and new interfaces that nobody has
+//! announced.
 
 mod adopt;
 mod calls;
 pub(super) mod pod_end;
 pub(super) mod search;
+mod unidentified;

@@ -13,6 +13,7 @@ pub(super) mod latencies;
 pub(super) mod migrations;
 pub(super) mod registry;
 pub(super) mod tunnels;
+pub(super) mod unidentified;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -22,7 +23,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use netpol_common::ids::{Identity, IfIndex};
 use netpol_common::keys::EndpointValue;
-use netpol_datapath::netlink::Devices;
+use netpol_datapath::netlink::{Device, Devices, Leads};
 use netpol_policy::compile::{Compiled, LeftOut, MapState, RefusedServices};
 use netpol_policy::dataplane::port::{DeviceRole, Framing, Kernel, NewInterface};
 use netpol_policy::model::{Kind, ObjectName, ObjectRef};
@@ -45,6 +46,7 @@ use self::latencies::Latencies;
 use self::migrations::Migrations;
 use self::registry::{Record, Registry};
 use self::tunnels::{PodTunnels, Tunnels};
+use self::unidentified::Unidentified;
 
 /// The agent's state.
 #[derive(Debug)]
@@ -74,12 +76,15 @@ pub struct Agent<K> {
     /// New interfaces whose end in the pod may still change.
     pub(super) changeable: BTreeMap<IfIndex, ChangeableEnd>,
     pub(super) adoption: Adoption,
+    pub(super) unidentified: Unidentified,
     pub(super) held: HeldPolicies,
     pub(super) migrations: Migrations,
     pub(super) gc_schedule: GcSchedule,
     pub(super) detached: Detached,
     pub(super) exits: Exits,
     pub(super) tunnels: Tunnels,
+    /// The latest list of the node's devices.
+    devices: Devices,
     /// The devices that get `uplink_egress`.
     pub(super) uplinks: BTreeMap<IfIndex, Uplink>,
     /// The maps are complete: this run has written them once, or an earlier run of this version had.
@@ -160,6 +165,8 @@ impl<K: Kernel> Agent<K> {
             unattached: Vec::new(),
             changeable: BTreeMap::new(),
             adoption: Adoption::default(),
+            unidentified: Unidentified::default(),
+            devices: Devices::default(),
             held: HeldPolicies::default(),
             migrations: Migrations::default(),
             gc_schedule: GcSchedule::default(),
@@ -206,6 +213,13 @@ impl<K: Kernel> Agent<K> {
     #[must_use]
     pub(super) fn remembering(mut self, last_heard: LastHeard) -> Self {
         self.last_heard = last_heard;
+        self
+    }
+
+    /// Sets where the interfaces are kept that are blocked until they are identified.
+    #[must_use]
+    pub(super) fn unblocking(mut self, unidentified: Unidentified) -> Self {
+        self.unidentified = unidentified;
         self
     }
 
@@ -288,8 +302,14 @@ impl<K: Kernel> Agent<K> {
         unknown.map(|endpoint| endpoint.pod.clone()).collect()
     }
 
-    /// Applies the list of the node's devices: own addresses, uplinks, and interfaces that have gone without a DEL.
-    pub fn set_devices(&mut self, devices: &Devices, exists: impl Fn(IfIndex) -> bool) {
+    /// Applies the list of the node's devices: own addresses, new interfaces, uplinks, and interfaces that have gone without a
+    /// DEL.
+    pub fn set_devices(
+        &mut self,
+        devices: Devices,
+        exists: impl Fn(IfIndex) -> bool,
+        now: Instant,
+    ) {
         self.apply_delta(Delta::OwnAddresses(devices.addresses.clone()));
         // A device can be younger than the list: ask the kernel again before the endpoint is removed.
         let gone: Vec<IfIndex> = self
@@ -303,12 +323,35 @@ impl<K: Kernel> Agent<K> {
             self.registry.set_gone(ifindex);
             self.remove_endpoint(ifindex);
         }
-        self.uplinks = devices
-            .by_ifindex
-            .iter()
-            .filter(|(ifindex, device)| {
-                device.is_up && !device.is_bridge && self.state.endpoint(**ifindex).is_none()
-            })
+        let veths =
+            devices.by_ifindex.iter().filter(|(_, device)| device.leads == Leads::ToNamespace);
+        let veths = veths.map(|(ifindex, device)| (*ifindex, device.clone())).collect();
+        for ifindex in self.unidentified.list(veths, now) {
+            self.block(ifindex, now);
+        }
+        self.tunnels.set_devices(&devices.tunnels);
+        self.devices = devices;
+        self.follow_uplinks();
+        let bridges =
+            self.devices.by_ifindex.iter().filter(|(_, device)| device.leads == Leads::ToPorts);
+        let bridges = bridges.map(|(ifindex, _)| *ifindex).collect();
+        self.exits.set_bridges(bridges, |ifindex| {
+            self.devices.by_ifindex.contains_key(&ifindex) || exists(ifindex)
+        });
+    }
+
+    /// Takes the uplinks from the list of devices. A blocked interface is none.
+    pub(super) fn follow_uplinks(&mut self) {
+        let (state, unidentified) = (&self.state, &self.unidentified);
+        let is_uplink = |ifindex: IfIndex, device: &Device| {
+            device.is_up
+                && device.leads != Leads::ToPorts
+                && state.endpoint(ifindex).is_none()
+                && !unidentified.is_blocked(ifindex)
+        };
+        let uplinks = self.devices.by_ifindex.iter();
+        self.uplinks = uplinks
+            .filter(|(ifindex, device)| is_uplink(**ifindex, device))
             .map(|(ifindex, device)| {
                 (*ifindex, Uplink { name: device.name.clone(), framing: device.framing })
             })
@@ -316,12 +359,6 @@ impl<K: Kernel> Agent<K> {
         if self.is_primed {
             self.attach_uplinks();
         }
-        self.tunnels.set_devices(&devices.tunnels);
-        let bridges = devices.by_ifindex.iter().filter(|(_, device)| device.is_bridge);
-        let bridges = bridges.map(|(ifindex, _)| *ifindex).collect();
-        self.exits.set_bridges(bridges, |ifindex| {
-            devices.by_ifindex.contains_key(&ifindex) || exists(ifindex)
-        });
     }
 
     pub(super) fn attach_uplinks(&mut self) {

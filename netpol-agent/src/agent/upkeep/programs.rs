@@ -153,7 +153,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::time::Duration;
 
-    use netpol_datapath::netlink::{Device, Devices};
+    use netpol_datapath::netlink::{Device, Devices, Leads};
     use netpol_policy::dataplane::port::Framing;
     use netpol_proto::Response;
 
@@ -206,15 +206,20 @@ mod tests {
         agent.sync();
         let exits = |agent: &Agent<FakeKernel>| agent.kernel.exits.clone().unwrap();
         assert_eq!(exits(agent), [].into(), "the devices are not listed yet");
-        let device = |name: &str, is_bridge| Device {
+        let device = |name: &str, leads| Device {
             name: name.to_owned(),
-            is_bridge,
+            leads,
             is_up: true,
+            has_carrier: true,
+            has_address: true,
             framing: Framing::Ethernet,
         };
-        let by_ifindex = [(IfIndex(2), device("cni0", true)), (IfIndex(3), device("eth0", false))];
+        let by_ifindex = [
+            (IfIndex(2), device("cni0", Leads::ToPorts)),
+            (IfIndex(3), device("eth0", Leads::Away)),
+        ];
         let devices = Devices { by_ifindex: by_ifindex.into(), ..Devices::default() };
-        agent.set_devices(&devices, |ifindex| ifindex == IfIndex(7));
+        agent.set_devices(devices, |ifindex| ifindex == IfIndex(7), fixture.now);
         agent.sync();
         assert_eq!(exits(agent), [IfIndex(1), IfIndex(2), IfIndex(3)].into());
         assert_eq!(fixture.add().try_recv(), Ok(Response::Ok));
@@ -244,7 +249,7 @@ mod tests {
         agent.kernel.attached.clear();
         agent.look_at_programs(fixture.now);
         assert_eq!(agent.wanted().known.len(), 1);
-        agent.adopt(vec![found(7)]);
+        agent.adopt(vec![found(7)], fixture.now);
         let corrected: Vec<_> =
             agent.kernel.corrected.iter().map(|(ifindex, _, n)| (*ifindex, *n)).collect();
         assert_eq!(corrected, [(IfIndex(7), 1)]);

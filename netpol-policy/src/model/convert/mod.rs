@@ -7,6 +7,7 @@
 
 mod address;
 mod decode;
+mod endpoints;
 mod metadata;
 mod node;
 mod nullable;
@@ -16,8 +17,11 @@ mod policy;
 mod selector;
 mod service;
 mod syntax;
+mod unsupported;
 mod walk;
+mod workload;
 
+pub use endpoints::{ListedBackends, listed_backends};
 pub use metadata::{Metadata, reads_annotation};
 pub use node::{
     NamespaceSpec, NamespaceStatus, NodeAddress, NodeSpec, NodeStatus, namespace, node,
@@ -28,3 +32,5 @@ pub use policy::policy;
 pub use service::{
     LoadBalancerIngress, LoadBalancerStatus, OfferedPort, ServiceSpec, ServiceStatus, service,
 };
+pub use unsupported::{Unsupported, unsupported};
+pub use workload::workload;

@@ -13,12 +13,13 @@ use crate::model::{Code, Diagnostic, Kind, Object};
 
 /// API group and version of `NetworkPolicy`.
 const NETWORKING: &str = "networking.k8s.io/v1";
+/// API group and version of `NetworkPolicy` before [`NETWORKING`].
+const EXTENSIONS: &str = "extensions/v1beta1";
 /// API version of pods, namespaces, Services and nodes.
 const CORE: &str = "v1";
 
-/// Groups with a kind `NetworkPolicy` of their own, which means something else or is long gone.
-const FOREIGN_GROUPS: [&str; 4] =
-    ["extensions", "projectcalico.org", "crd.projectcalico.org", "crd.antrea.io"];
+/// Groups with a kind `NetworkPolicy` of their own, which means something else.
+const FOREIGN_GROUPS: [&str; 3] = ["projectcalico.org", "crd.projectcalico.org", "crd.antrea.io"];
 
 /// What became of an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,7 +48,9 @@ pub fn object(value: &Value) -> Converted {
         let (metadata, _) = Metadata::from_value(kind, Fields::of(value));
         let mut findings = Findings::new(kind, metadata.object_name(kind));
         let found = api_version.map_or_else(|| "missing".to_owned(), quoted);
-        let message = format!("is {found}, not {expected}: the object is read as {expected}");
+        let gone =
+            if api_version == Some(EXTENSIONS) { ", and Kubernetes 1.16 removed it" } else { "" };
+        let message = format!("is {found}, not {expected}{gone}: the object is read as {expected}");
         findings.report(Code::Malformed, &Path::Root.field("apiVersion"), message);
         converted.diagnostics.splice(0..0, findings.into_diagnostics());
     }
@@ -184,14 +187,15 @@ mod tests {
             check("example.org/v1", kind, Err(&format!("example.org/v1 {kind}")));
         }
         check("apps/v1", "Deployment", Err("apps/v1 Deployment"));
-        check("extensions/v1beta1", "NetworkPolicy", Err("extensions/v1beta1 NetworkPolicy"));
         check("cilium.io/v2", "CiliumNetworkPolicy", Err("cilium.io/v2 CiliumNetworkPolicy"));
         assert_eq!(object(&json!(5)).unsupported_kind.as_deref(), Some("? ?"));
     }
 
     #[test]
     fn a_policy_of_an_unknown_version_is_read_and_reported() {
-        for version in ["networking.k8s.io/v2", "networking.k8s.oi/v1", "v1", ""] {
+        let versions =
+            ["networking.k8s.io/v2", "networking.k8s.oi/v1", "extensions/v1beta1", "v1", ""];
+        for version in versions {
             check(version, "NetworkPolicy", Ok(1));
         }
         let converted = object(&json!({ "kind": "NetworkPolicy", "metadata": { "name": "a" } }));

@@ -46,6 +46,9 @@ pub struct ServiceSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct OfferedPort {
+    /// `name`.
+    #[serde(deserialize_with = "or_default")]
+    pub name: Option<Arc<str>>,
     /// `port`.
     #[serde(deserialize_with = "or_default")]
     pub port: i32,
@@ -111,7 +114,8 @@ pub fn service(
         .map(|(key, value)| Requirement::In(Arc::clone(key), [Arc::clone(value)].into()));
     let selector = (!spec.selector.is_empty()).then(|| Selector::new(required));
     let ports = spec.ports.iter().filter_map(offered_port).collect();
-    (Some(Service { name, addresses, selector, ports }), findings.into_diagnostics())
+    let service = Service { name, addresses, selector, ports, backends: Vec::new() };
+    (Some(service), findings.into_diagnostics())
 }
 
 /// One port; `None` when it is invalid, which changes nothing of what is enforced.
@@ -127,7 +131,8 @@ fn offered_port(offered: &OfferedPort) -> Option<ServicePort> {
         Some(IntOrString::String(name)) => BackendPort::Named(PortName::parse(name)?),
     };
     let transport = protocol.map_or(Some(Transport::Tcp), Transport::from_api)?;
-    Some(ServicePort { transport, number, backend })
+    let name = offered.name.clone().unwrap_or_default();
+    Some(ServicePort { name, transport, number, backend })
 }
 
 fn addresses(

@@ -1,7 +1,5 @@
 //! An explanation as a value, for JSON and for text.
 
-use std::net::IpAddr;
-
 use netpol_common::ids::Direction;
 use serde::{Deserialize, Serialize};
 
@@ -21,10 +19,17 @@ pub struct Explanation {
     pub protocol: Transport,
     /// Whether the source's egress policies and the destination's ingress policies both allow the connection.
     pub is_allowed: bool,
+    /// Whether they would allow the connection for some address of a pod whose address is not known. `is_allowed` is then
+    /// false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_possible: bool,
     /// The reason why the connection cannot exist; the fields below are then empty.
     pub problem: Option<String>,
     /// If the destination is a Service address: its backend pods, each with the verdict.
     pub service: Option<String>,
+    /// If the source or the destination is a block: the addresses that are allowed and those that are denied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranges: Option<String>,
     /// Addresses and port of the evaluated connection, after Service translation.
     pub connection: Option<Packets>,
     /// The verdict of the source's egress policies; `None` if policies do not apply to the source.
@@ -38,10 +43,10 @@ pub struct Explanation {
 /// Addresses and port of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Packets {
-    /// Source address.
-    pub source: IpAddr,
-    /// Destination address.
-    pub destination: IpAddr,
+    /// Source address, or the pod if its address is not known.
+    pub source: String,
+    /// Destination address, or the pod if its address is not known.
+    pub destination: String,
     /// Destination port, host byte order.
     pub port: u16,
 }
@@ -65,6 +70,9 @@ pub struct DirectionExplanation {
     pub isolating: Vec<PolicyRef>,
     /// The rules that allow the connection.
     pub allowing: Vec<RuleExplanation>,
+    /// The rules that allow the connection for some address of a pod whose address is not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub possible: Vec<RuleExplanation>,
     /// The other rules of these policies, the nearest misses first.
     pub misses: Vec<RuleExplanation>,
 }

@@ -7,42 +7,62 @@ mod explanation;
 mod text;
 mod words;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use netpol_common::ids::Direction;
 
 pub use explanation::{DirectionExplanation, Explanation, Packets, RuleExplanation};
 
-use super::probe::{Probe, Problem};
+use super::placeholder::is_placeholder;
+use super::probe::{PodOrIp, PortChoice, Probe, Problem};
+use super::ranges;
 use super::routes::{Route, Routes, routes};
-use crate::model::{Diagnostic, Kind, ObjectName, ObjectRef, Pod, Policy, Rule, Transport};
+use crate::model::{
+    Diagnostic, Kind, ObjectName, ObjectRef, Pod, PodInWords, Policy, Rule, Transport,
+};
 use crate::resolve::{
-    Connection, Decision, EndDecision, EndVerdict, MissReason, PolicyRef, RuleRef, evaluate,
+    Connection, Decision, EndDecision, EndVerdict, Miss, MissReason, PolicyRef, RuleRef, evaluate,
 };
 use crate::store::ClusterState;
 
-/// Explains the verdict on a probe. The explanation contains those of `diagnostics` that concern a policy that isolates the
-/// source or the destination. `is_left_out` returns whether a rule is not in force at a pod because it would exceed the map
-/// capacities.
+/// The states between which the connections of pods without an address lie, see [`super::with_placeholders`].
+#[derive(Clone, Copy, Debug)]
+pub struct States<'a> {
+    /// The connections that are allowed for every address.
+    pub certain: &'a ClusterState,
+    /// The connections that are allowed for some address; `None` if they are the same.
+    pub possible: Option<&'a ClusterState>,
+    /// The policies as written.
+    pub written: &'a ClusterState,
+}
+
+/// [`explain_between`] in a cluster in which the address of every pod is known.
 pub fn explain<'a>(
     state: &ClusterState,
     probe: &Probe,
     diagnostics: impl IntoIterator<Item = &'a Diagnostic>,
     is_left_out: impl Fn(&Pod, &RuleRef) -> bool,
 ) -> Explanation {
-    let mut explanation = Explanation {
-        from: probe.from.to_string(),
-        to: probe.to.to_string(),
-        port: probe.port.to_string(),
-        protocol: probe.transport,
-        is_allowed: false,
-        problem: None,
-        service: None,
-        connection: None,
-        egress: None,
-        ingress: None,
-        diagnostics: Vec::new(),
-    };
+    let states = States { certain: state, possible: None, written: state };
+    explain_between(states, probe, diagnostics, is_left_out)
+}
+
+/// Explains the verdict on a probe. The explanation contains those of `diagnostics` that concern a policy that isolates the
+/// source or the destination. `is_left_out` returns whether a rule is not in force at a pod because it would exceed the map
+/// capacities.
+pub fn explain_between<'a>(
+    states: States<'_>,
+    probe: &Probe,
+    diagnostics: impl IntoIterator<Item = &'a Diagnostic>,
+    is_left_out: impl Fn(&Pod, &RuleRef) -> bool,
+) -> Explanation {
+    let state = states.certain;
+    let mut explanation = Explanation::empty(
+        probe.from.to_string(),
+        probe.to.to_string(),
+        (&probe.port, probe.transport),
+    );
     let routes = match routes(state, probe) {
         Ok(Routes::Found(routes)) => routes,
         Ok(Routes::NoBackend { source: _, original: (address, _) }) => {
@@ -54,27 +74,39 @@ pub fn explain<'a>(
             return explanation;
         }
     };
-    let evaluated: Vec<(Route, Decision)> = routes
-        .iter()
-        .map(|route| {
-            let Route { source, original: _, destination, transport, port } = *route;
-            let mut decision =
-                evaluate(state, &Connection { source, destination, transport, port });
-            decision.leave_out(state, &is_left_out);
-            (*route, decision)
-        })
-        .collect();
-    explanation.service = service(state, &evaluated);
-    // Of several backends, the first one that is denied is explained.
+    let decide = |state: &ClusterState, route: &Route| {
+        let Route { source, original: _, destination, transport, port } = *route;
+        let mut decision = evaluate(state, &Connection { source, destination, transport, port });
+        decision.leave_out(state, &is_left_out);
+        decision
+    };
+    let evaluated: Vec<(Route, Decision)> =
+        routes.iter().map(|route| (*route, decide(state, route))).collect();
+    explanation.service = service(state, probe, &evaluated);
+    explanation.ranges = in_ranges(state, probe, &evaluated);
+    // Of several connections, the first one that is denied is explained.
     let denied = evaluated.iter().position(|(_, decision)| !decision.is_allowed());
     let Some((route, decision)) = evaluated.into_iter().nth(denied.unwrap_or(0)) else {
         return explanation;
     };
-    let Route { source, original: _, destination, transport: _, port } = route;
     explanation.is_allowed = decision.is_allowed();
-    explanation.connection = Some(Packets { source, destination, port });
-    explanation.egress = decision.egress.map(|end| explain_end(state, &route, end));
-    explanation.ingress = decision.ingress.map(|end| explain_end(state, &route, end));
+    let mut other = None;
+    if let (Some(possible), false) = (states.possible, explanation.is_allowed) {
+        let verdicts = routes.iter().map(|route| decide(possible, route).is_allowed());
+        explanation.is_possible = verdicts.fold(true, |all, allowed| all & allowed);
+        other = Some(decide(possible, &route));
+    }
+    let (other_egress, other_ingress) =
+        other.map_or((None, None), |other| (other.egress, other.ingress));
+    explanation.connection = Some(Packets {
+        source: address_in_words(state, route.source),
+        destination: address_in_words(state, route.destination),
+        port: route.port,
+    });
+    explanation.egress =
+        decision.egress.map(|end| explain_end(&states, &route, end, other_egress.as_ref()));
+    explanation.ingress =
+        decision.ingress.map(|end| explain_end(&states, &route, end, other_ingress.as_ref()));
     let ends = [&explanation.egress, &explanation.ingress];
     let is_involved = |diagnostic: &&Diagnostic| {
         let ObjectRef { kind, name } = &diagnostic.object;
@@ -87,32 +119,134 @@ pub fn explain<'a>(
     explanation
 }
 
-/// A sentence on the backend pods of the Service, if the destination is a Service address.
-fn service(state: &ClusterState, evaluated: &[(Route, Decision)]) -> Option<String> {
-    let (route, _) = evaluated.first()?;
-    let (address, _) = route.original;
-    let service = state.services().find(|service| {
-        route.original != (route.destination, route.port) && service.addresses.contains(&address)
-    })?;
-    let backends = evaluated.iter().map(|(route, decision)| {
-        let verdict = if decision.is_allowed() { "allowed" } else { "denied" };
-        format!("{} ({verdict})", SocketAddr::new(route.destination, route.port))
-    });
-    let backends: Vec<String> = backends.collect();
-    Some(format!("{address} is Service {} with backends {}", service.name, backends.join(", ")))
+impl Explanation {
+    /// The explanation of a connection that cannot exist.
+    pub fn impossible(
+        from: String,
+        to: String,
+        probe: (&PortChoice, Transport),
+        problem: String,
+    ) -> Self {
+        Self { problem: Some(problem), ..Self::empty(from, to, probe) }
+    }
+
+    fn empty(from: String, to: String, (port, protocol): (&PortChoice, Transport)) -> Self {
+        Self {
+            from,
+            to,
+            port: port.to_string(),
+            protocol,
+            is_allowed: false,
+            is_possible: false,
+            problem: None,
+            service: None,
+            ranges: None,
+            connection: None,
+            egress: None,
+            ingress: None,
+            diagnostics: Vec::new(),
+        }
+    }
 }
 
-fn explain_end(state: &ClusterState, route: &Route, decision: EndDecision) -> DirectionExplanation {
+/// An address, or the pod if its address is not known.
+fn address_in_words(state: &ClusterState, address: IpAddr) -> String {
+    if !is_placeholder(address) {
+        return address.to_string();
+    }
+    let mut on_hosts =
+        state.pods().filter(|pod| pod.host_network && pod.reported_addresses.contains(&address));
+    let pod = state.owner(address).or_else(|| on_hosts.next());
+    pod.map_or_else(|| address.to_string(), |pod| PodInWords(&pod.name).to_string())
+}
+
+/// A sentence on the addresses that are allowed and those that are denied, if an end of the probe is a block.
+fn in_ranges(
+    state: &ClusterState,
+    probe: &Probe,
+    evaluated: &[(Route, Decision)],
+) -> Option<String> {
+    let ranges_of = |end: &PodOrIp| match end {
+        PodOrIp::Block(block) => Some(ranges::within(state, *block)),
+        PodOrIp::External => Some(ranges::external(state)),
+        PodOrIp::Pod { .. } | PodOrIp::Address(_) | PodOrIp::Node(_) | PodOrIp::Service(_) => None,
+    };
+    let (ranges, is_source) = match (ranges_of(&probe.from), ranges_of(&probe.to)) {
+        (Some(ranges), _) => (ranges, true),
+        (None, Some(ranges)) => (ranges, false),
+        (None, None) => return None,
+    };
+    let [mut allowed, mut denied] = [Vec::new(), Vec::new()];
+    let mut verdicts: BTreeMap<IpAddr, bool> = BTreeMap::new();
+    for (route, decision) in evaluated {
+        let first = if is_source { route.source } else { route.original.0 };
+        *verdicts.entry(first).or_insert(true) &= decision.is_allowed();
+    }
+    for range in ranges {
+        if let Some(is_allowed) = verdicts.get(&range.0) {
+            ranges::push(if *is_allowed { &mut allowed } else { &mut denied }, range);
+        }
+    }
+    let preposition = if is_source { "from" } else { "to" };
+    let sentence = |verdict: &str, ranges: Vec<ranges::Range>| {
+        let ranges = words::list(ranges.into_iter().map(ranges::in_words), ", ");
+        (!ranges.is_empty()).then(|| format!("{verdict} {preposition} {ranges}"))
+    };
+    let sentences = [sentence("allowed", allowed), sentence("denied", denied)];
+    Some(sentences.into_iter().flatten().collect::<Vec<_>>().join("; "))
+}
+
+/// A sentence on the backends of the Service, if the destination is a Service.
+fn service(state: &ClusterState, probe: &Probe, evaluated: &[(Route, Decision)]) -> Option<String> {
+    let (route, _) = evaluated.first()?;
+    let (address, _) = route.original;
+    let what = if let PodOrIp::Service(name) = &probe.to {
+        format!("Service {name} has")
+    } else {
+        let service = state.services().find(|service| {
+            route.original != (route.destination, route.port)
+                && service.addresses.contains(&address)
+        })?;
+        format!("{address} is Service {} with", service.name)
+    };
+    let backends = evaluated.iter().map(|(route, decision)| {
+        let verdict = if decision.is_allowed() { "allowed" } else { "denied" };
+        let backend = if is_placeholder(route.destination) {
+            format!("{}, port {}", address_in_words(state, route.destination), route.port)
+        } else {
+            SocketAddr::new(route.destination, route.port).to_string()
+        };
+        format!("{backend} ({verdict})")
+    });
+    let backends: BTreeSet<String> = backends.collect();
+    Some(format!("{what} backends {}", words::list(backends, ", ")))
+}
+
+fn explain_end(
+    states: &States<'_>,
+    route: &Route,
+    decision: EndDecision,
+    possible: Option<&EndDecision>,
+) -> DirectionExplanation {
     let EndDecision { pod, direction, verdict, tier, isolating, allowing, misses } = decision;
-    let view = View::new(state, route, direction);
+    let view = View::new(states, route, direction);
     let explain_rule = |rule: RuleRef, miss| {
         let sentence = view.sentence(&rule, miss);
         RuleExplanation { rule, miss, sentence }
     };
+    let is_possible = |miss: &Miss| possible.is_some_and(|end| end.allowing.contains(&miss.rule));
+    let (possible, misses): (Vec<Miss>, Vec<Miss>) = misses.into_iter().partition(is_possible);
     DirectionExplanation {
         is_allowed: verdict.is_pass(),
-        summary: summary(&pod, direction, verdict),
+        summary: if possible.is_empty() || verdict.is_pass() {
+            summary(&pod, direction, verdict)
+        } else {
+            format!(
+                "depends: {pod} is isolated for {direction}, and a rule allows the connection for some addresses"
+            )
+        },
         allowing: allowing.into_iter().map(|rule| explain_rule(rule, None)).collect(),
+        possible: possible.into_iter().map(|miss| explain_rule(miss.rule, None)).collect(),
         misses: misses.into_iter().map(|miss| explain_rule(miss.rule, Some(miss.reason))).collect(),
         pod,
         direction,
@@ -149,6 +283,8 @@ fn summary(pod: &ObjectName, direction: Direction, verdict: EndVerdict) -> Strin
 /// The connection from the point of view of one pod.
 struct View<'a> {
     state: &'a ClusterState,
+    /// The policies as written.
+    written: &'a ClusterState,
     direction: Direction,
     remote: IpAddr,
     remote_pod: Option<&'a Pod>,
@@ -158,13 +294,15 @@ struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    fn new(state: &'a ClusterState, route: &Route, direction: Direction) -> Self {
+    fn new(states: &States<'a>, route: &Route, direction: Direction) -> Self {
+        let States { certain: state, possible: _, written } = *states;
         let remote = match direction {
             Direction::Ingress => route.source,
             Direction::Egress => route.destination,
         };
         Self {
             state,
+            written,
             direction,
             remote,
             remote_pod: state.owner(remote),
@@ -176,7 +314,7 @@ impl<'a> View<'a> {
 
     /// The sentence on a rule; empty if the policy has been removed from the state.
     fn sentence(&self, rule: &RuleRef, miss: Option<MissReason>) -> String {
-        let Some(policy) = self.state.policy(&rule.policy.name) else { return String::new() };
+        let Some(policy) = self.written.policy(&rule.policy.name) else { return String::new() };
         let found = policy.rules(self.direction).iter().find(|found| found.index == rule.index);
         let Some(found) = found else { return String::new() };
         format!("{rule} {}", self.predicate(policy, found, miss))

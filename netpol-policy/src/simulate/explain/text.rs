@@ -1,8 +1,9 @@
 //! An explanation as text for people.
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 
-use super::explanation::{DirectionExplanation, Explanation};
+use super::explanation::{DirectionExplanation, Explanation, Packets};
 
 impl Explanation {
     /// Writes the explanation for people, as several lines.
@@ -21,17 +22,20 @@ fn write_text(explanation: &Explanation, out: &mut dyn Write) -> io::Result<()> 
         port,
         protocol,
         is_allowed,
+        is_possible,
         problem,
         service,
+        ranges,
         connection,
         egress,
         ingress,
         diagnostics,
     } = explanation;
-    let verdict = match (problem, is_allowed) {
-        (Some(_), _) => "impossible",
-        (None, true) => "allowed",
-        (None, false) => "denied",
+    let verdict = match (problem, is_allowed, is_possible) {
+        (Some(_), _, _) => "impossible",
+        (None, true, _) => "allowed",
+        (None, false, true) => "depends on an address that is not known",
+        (None, false, false) => "denied",
     };
     writeln!(out, "{from} -> {to} {port}/{protocol}: {verdict}")?;
     if let Some(problem) = problem {
@@ -40,9 +44,15 @@ fn write_text(explanation: &Explanation, out: &mut dyn Write) -> io::Result<()> 
     if let Some(service) = service {
         writeln!(out, "  {service}")?;
     }
-    if let Some(packets) = connection {
-        let destination = std::net::SocketAddr::new(packets.destination, packets.port);
-        writeln!(out, "  packets: {} -> {destination}", packets.source)?;
+    if let Some(ranges) = ranges {
+        writeln!(out, "  {ranges}")?;
+    }
+    if let Some(Packets { source, destination, port }) = connection {
+        let destination = match destination.parse() {
+            Ok(address) => SocketAddr::new(address, *port).to_string(),
+            Err(_) => format!("{destination}, port {port}"),
+        };
+        writeln!(out, "  packets: {source} -> {destination}")?;
         write_direction(egress.as_ref(), "egress", from, out)?;
         write_direction(ingress.as_ref(), "ingress", to, out)?;
     }
@@ -74,6 +84,7 @@ fn write_direction(
         tier: _,
         isolating,
         allowing,
+        possible,
         misses,
     } = explanation;
     writeln!(out, "{direction}: {summary}")?;
@@ -83,6 +94,9 @@ fn write_direction(
     }
     for rule in allowing {
         writeln!(out, "  + {}", rule.sentence)?;
+    }
+    for rule in possible {
+        writeln!(out, "  ? {}", rule.sentence)?;
     }
     for rule in misses {
         writeln!(out, "  - {}", rule.sentence)?;

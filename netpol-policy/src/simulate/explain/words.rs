@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use netpol_common::ids::Direction;
 
 use crate::model::{
-    IpBlock, Labels, NamespaceMatch, Peer, Peers, Pod, Policy, PortSpec, Ports, Requirement, Rule,
-    Selector,
+    IpBlock, Labels, NamespaceMatch, Peer, Peers, Pod, PodInWords, Policy, PortSpec, Ports,
+    Requirement, Rule, Selector,
 };
+use crate::simulate::placeholder::is_placeholder;
 use crate::store::ClusterState;
 
 /// The largest number of list items in a sentence; the others are counted.
@@ -74,6 +75,9 @@ pub(super) fn why_not(
         let reason = match peer {
             Peer::IpBlock(block) => why_not_in_block(block, address),
             Peer::Pods { namespaces, pods } => match pod {
+                None if is_placeholder(address) => {
+                    "a pod that uses the host's network has no labels for policies".to_owned()
+                }
                 None => format!("{address} does not belong to a pod"),
                 Some(pod) => why_not_selected(state, policy, pod, namespaces, pods),
             },
@@ -86,6 +90,9 @@ pub(super) fn why_not(
 }
 
 fn why_not_in_block(block: &IpBlock, address: IpAddr) -> String {
+    if is_placeholder(address) {
+        return format!("pods have no address in {block}");
+    }
     let excluded = block.except.iter().find(|excluded| excluded.contains(address));
     match excluded {
         Some(excluded) if block.cidr.contains(address) => {
@@ -118,7 +125,7 @@ fn why_not_selected(
         }
     }
     let mismatch = mismatch(pods, &pod.labels).unwrap_or_else(|| "does not match".to_owned());
-    format!("pod {} {mismatch}", pod.name)
+    format!("{} {mismatch}", PodInWords(&pod.name))
 }
 
 /// The actual label for the first requirement that the labels do not meet.
@@ -136,7 +143,8 @@ fn mismatch(selector: &Selector, labels: &Labels) -> Option<String> {
     })
 }
 
-fn list(items: impl IntoIterator<Item = String>, separator: &str) -> String {
+/// Items with separators; of many, the first ones and the number of the others.
+pub(super) fn list(items: impl IntoIterator<Item = String>, separator: &str) -> String {
     let mut items: Vec<String> = items.into_iter().collect();
     if items.len() > MAX_NAMED {
         let n_more = items.len() - MAX_NAMED + 1;

@@ -18,6 +18,11 @@ impl Lab {
         outcome
     }
 
+    /// Connects later pods without this plugin, as a runtime does while another program has rewritten the configuration.
+    pub fn skip_plugin(&mut self, plugin: &str) {
+        self.network = self.network.without(plugin);
+    }
+
     /// The running agent's status.
     ///
     /// # Errors

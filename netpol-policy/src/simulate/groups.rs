@@ -1,0 +1,115 @@
+//! Pods and ports that no policy distinguishes.
+//!
+//! In: a cluster and its pods. Out: the group of each pod and of each port: connections between the same groups have the same
+//! verdict. Must not: evaluate policies.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use netpol_common::addr::Addr;
+use netpol_common::ids::{Direction, Identity};
+
+use super::cluster::Cluster;
+use super::ranges;
+use crate::compile::AllowMapKey;
+use crate::dataplane::identity_of;
+use crate::model::{ObjectName, Pod, PortSpec, Ports, Transport};
+use crate::store::{ClusterState, LabelClassId};
+
+/// What the verdicts on connections between a pod and other pods depend on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum GroupKey {
+    /// A pod on the host's network, which has the addresses of its node, or one that does not exist.
+    Single(ObjectName),
+    /// With compiled maps: the identity of each address and whether it is deferred, and the memory addresses of the allow maps
+    /// with the entry of the endpoint.
+    Maps { addresses: Vec<(bool, Identity, bool)>, allow: [Option<usize>; 2], endpoint: [u8; 5] },
+    /// Without maps: the label class, and for each address the range that no block divides.
+    Objects { label_class: Option<LabelClassId>, addresses: Vec<(bool, usize)> },
+}
+
+impl Cluster {
+    /// What the verdicts on the connections of these pods with other pods depend on.
+    pub(super) fn group_keys(&self, pods: &[ObjectName]) -> Vec<GroupKey> {
+        let state = self.state();
+        let starts = if self.is_compiled() { Vec::new() } else { ranges::starts(state) };
+        let keys = pods.iter().map(|name| match state.pod(name).filter(|pod| !pod.host_network) {
+            None => GroupKey::Single(name.clone()),
+            Some(pod) if self.is_compiled() => self.by_maps(pod),
+            Some(pod) => {
+                let of_address = |address: IpAddr| {
+                    (
+                        address.is_ipv4(),
+                        starts.partition_point(|start| *start <= Addr::from(address)),
+                    )
+                };
+                GroupKey::Objects {
+                    label_class: state.label_class_of(pod),
+                    addresses: state.held_addresses(pod).map(of_address).collect(),
+                }
+            }
+        });
+        keys.collect()
+    }
+
+    fn by_maps(&self, pod: &Pod) -> GroupKey {
+        let map_state = self.map_state();
+        let addresses = self.state().held_addresses(pod).map(|address| {
+            let addr = Addr::from(address);
+            let is_deferred = map_state.defer.contains(&addr);
+            (address.is_ipv4(), identity_of(map_state, addr), is_deferred)
+        });
+        let addresses = addresses.collect();
+        let Some(ifindex) = self.interface_of(pod) else {
+            return GroupKey::Maps { addresses, allow: [None, None], endpoint: [0; 5] };
+        };
+        let allow = Direction::ALL.map(|direction| {
+            let map = map_state.allow.get(&AllowMapKey::new(ifindex, direction));
+            map.map(|map| Arc::as_ptr(map).addr())
+        });
+        let value = map_state.endpoints.get(&ifindex).map(|endpoint| endpoint.value);
+        let endpoint = value.map_or([0; 5], |value| {
+            let has_mark = u8::from(value.egress_mark != 0);
+            [value.state, value.isolated, value.audited, value.traits, has_mark]
+        });
+        GroupKey::Maps { addresses, allow, endpoint }
+    }
+}
+
+/// The ports of each protocol at which a range of ports of some rule begins or has ended.
+pub(super) fn port_boundaries(state: &ClusterState) -> BTreeMap<Transport, Vec<u16>> {
+    let mut boundaries: BTreeMap<Transport, BTreeSet<u16>> = BTreeMap::new();
+    let mut names = BTreeSet::new();
+    for policy in state.policies() {
+        for rule in policy.ingress.iter().chain(&*policy.egress) {
+            let Ports::AnyOf(items) = &rule.ports else { continue };
+            for item in items {
+                match &item.ports {
+                    PortSpec::Any => {}
+                    PortSpec::Range(range) => {
+                        let of_transport = boundaries.entry(item.transport).or_default();
+                        of_transport.insert(range.first());
+                        of_transport.extend(range.last().checked_add(1));
+                    }
+                    PortSpec::Named(name) => {
+                        names.insert((item.transport, name));
+                    }
+                }
+            }
+        }
+    }
+    for (transport, name) in names {
+        for (numbers, _) in state.label_classes_with_port(transport, name) {
+            let of_transport = boundaries.entry(transport).or_default();
+            for number in numbers {
+                of_transport.insert(*number);
+                of_transport.extend(number.checked_add(1));
+            }
+        }
+    }
+    boundaries
+        .into_iter()
+        .map(|(transport, boundaries)| (transport, boundaries.into_iter().collect()))
+        .collect()
+}
