@@ -42,6 +42,8 @@ pub enum Source {
     Cluster {
         /// A kubeconfig file; `None` takes the in-cluster configuration, else that of kubectl.
         kubeconfig: Option<PathBuf>,
+        /// Key of a taint that the agent removes from its own Node once it serves.
+        startup_taint: Option<String>,
     },
     /// A directory of YAML files.
     Manifests(PathBuf),

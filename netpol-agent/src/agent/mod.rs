@@ -20,6 +20,7 @@ mod known_servers;
 mod object_source;
 mod run;
 mod saved_file;
+mod startup_taint;
 mod state;
 mod sync;
 #[cfg(test)]

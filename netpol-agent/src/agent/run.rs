@@ -52,7 +52,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Ok(kernel) => kernel,
         Err(error) => {
             let error = denial::explain(error.into());
-            let (Source::Cluster { kubeconfig }, Some(node)) = (source, node) else {
+            let (Source::Cluster { kubeconfig, startup_taint: _ }, Some(node)) = (source, node)
+            else {
                 return Err(error);
             };
             let edges = Edges { listener, control, health, metrics, node, kubeconfig };

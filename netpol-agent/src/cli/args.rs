@@ -43,6 +43,9 @@ pub(super) struct RunArgs {
     /// than the agent are protected.
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub(super) node: Option<String>,
+    /// Key of a taint that the agent removes from its own Node once it serves, such as `netpol.dev/agent-not-ready`.
+    #[arg(long, value_name = "KEY", env = "NETPOL_STARTUP_TAINT", conflicts_with = "manifests")]
+    pub(super) startup_taint: Option<String>,
     /// Folders in which the container runtime keeps the results of CNI plugins. They name the interfaces of pods that are
     /// older than the agent.
     #[arg(

@@ -20,6 +20,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
         manifests,
         kubeconfig,
         node,
+        startup_taint,
         cni_results,
         namespaces,
         socket,
@@ -38,7 +39,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
     let config = Config {
         source: match manifests {
             Some(dir) => Source::Manifests(dir),
-            None => Source::Cluster { kubeconfig },
+            None => Source::Cluster { kubeconfig, startup_taint },
         },
         node: node.map(Arc::from),
         search_paths: SearchPaths { results: cni_results, namespaces },
