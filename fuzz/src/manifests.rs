@@ -1,6 +1,6 @@
 //! Manifests, from text to maps.
 
-use netpol_policy::lint::lint;
+use netpol_policy::lint::{Options, Scope, lint};
 use netpol_policy::manifests::parse;
 use netpol_policy::simulate::{Cluster, Engine, with_implicit_namespaces};
 use netpol_policy::store::{ClusterState, Delta};
@@ -23,7 +23,7 @@ pub fn check(bytes: &[u8]) {
         assert!(manifests.location_of(&read.object.object_ref(), "spec").is_some());
         drop(state.apply(Delta::Upsert(read.object.clone())));
     }
-    for finding in lint(&state) {
+    for finding in lint(&state, &Options::new(Scope::Partial)) {
         assert!(!finding.message.is_empty());
     }
     let objects = manifests.objects.into_iter().map(|read| read.object).collect();

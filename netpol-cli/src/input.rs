@@ -35,6 +35,13 @@ pub(super) struct ClusterArgs {
     kubeconfig: Option<PathBuf>,
 }
 
+impl ClusterArgs {
+    /// Whether the objects of the cluster are read.
+    pub(super) const fn is_wanted(&self) -> bool {
+        self.cluster
+    }
+}
+
 /// The addresses of pods whose address is not known.
 #[derive(Debug, clap::Args)]
 pub(super) struct PodNetworkArgs {

@@ -10,6 +10,7 @@
 mod cluster;
 mod completions;
 mod explain;
+mod flannel;
 mod input;
 mod lint;
 mod simulate;
@@ -39,6 +40,7 @@ struct Args {
 enum Command {
     Explain(explain::ExplainArgs),
     Lint(lint::LintArgs),
+    Flannel(flannel::FlannelArgs),
     Simulate(simulate::SimulateArgs),
     Completions(completions::CompletionsArgs),
 }
@@ -64,6 +66,7 @@ where
 fn dispatch(command: Command, name: Name, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
     match command {
         Command::Explain(args) => explain::run(args, terminal),
+        Command::Flannel(args) => flannel::run(args, terminal),
         Command::Lint(args) => lint::run(args, terminal),
         Command::Simulate(args) => simulate::run(args, terminal),
         Command::Completions(args) => {

@@ -6,7 +6,7 @@
 //!
 //! The path of a call: [`environment`] and [`config`] parse the request, [`verbs`] serves it with
 //! [`plugin`] (IPAM and delegates), [`netns`], [`veth`] and [`interface`] (the kernel, over `netpol-netlink`) and
-//! [`client`] (the agent); [`result`] and [`error`] are the answers.
+//! [`client`] (the agent); [`result`] and [`error`] are the answers. [`conflist`] is for those who install the plugin.
 //!
 //! Must not: depend on Kubernetes objects or policies, keep state, or take more than a few milliseconds by
 //! itself, because it runs once for every pod that starts or ends.
@@ -14,6 +14,7 @@
 
 pub mod client;
 pub mod config;
+pub mod conflist;
 pub mod environment;
 pub mod error;
 pub mod interface;

@@ -20,7 +20,9 @@ mod pod;
 mod report;
 mod request;
 mod retry;
+mod taint;
 mod transport;
+mod version;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +36,9 @@ pub use addresses::addresses;
 pub use namespace::namespace;
 pub use pod::pod;
 pub use report::{Report, rank, report};
+pub use taint::{Removal, remove_taint};
 pub use transport::Keepalive;
+pub use version::minor_version;
 
 use follow::{Follower, Recoveries};
 use netpol_policy::model::Kind;

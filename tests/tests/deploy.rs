@@ -186,7 +186,8 @@ fn the_daemon_set_uses_only_commands_arguments_and_variables_that_exist() -> Res
 }
 
 /// Variables of the agent that the removal inherits.
-const RUN_ONLY: [&str; 4] = ["NODE_NAME", "NETPOL_HEALTH", "NETPOL_METRICS", "NETPOL_BPFFS"];
+const RUN_ONLY: [&str; 5] =
+    ["NETPOL_STARTUP_TAINT", "NODE_NAME", "NETPOL_HEALTH", "NETPOL_METRICS", "NETPOL_BPFFS"];
 
 fn variable<'a>(daemon_set: &'a Value, name: &str) -> Option<&'a str> {
     let agent = containers(daemon_set).find(|container| at(container, "/name") == "agent")?;
@@ -303,5 +304,31 @@ fn the_component_for_flannel_adds_what_cni_install_adds_and_keeps_the_rest() -> 
     let report = netpol_agent::conflist::install(folder.path(), &entry)?;
     ensure!(report.problems.is_empty(), "{report:?}");
     ensure!(text("cni-conf.json")?.trim_end() == std::fs::read_to_string(&file)?.trim_end());
+    Ok(())
+}
+
+#[test]
+fn the_component_for_the_start_up_taint_adds_one_right_and_the_policy_that_limits_it() -> Result<()>
+{
+    if !met(&[Need::Program("kubectl")]) {
+        return Ok(());
+    }
+    let found = kustomize_with("overlays/k3s", &["components/startup-taint"])?;
+    let daemon_set = of_kind(&found, "DaemonSet")?;
+    ensure!(variable(daemon_set, "NETPOL_STARTUP_TAINT") == Some("netpol.dev/agent-not-ready"));
+    check_commands(daemon_set)?;
+    let is_new = |object: &&Value| at(object, "/metadata/name") == "netpol-agent-startup-taint";
+    let new: Vec<_> = found.iter().filter(is_new).collect();
+    let kinds: BTreeSet<_> = new.iter().filter_map(|object| at(object, "/kind").as_str()).collect();
+    let expected = [
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+    ];
+    ensure!(kinds == BTreeSet::from(expected), "{kinds:?}");
+    let role = new.iter().find(|object| at(object, "/kind") == "ClusterRole");
+    let rules = at(role.context("no role")?, "/rules");
+    ensure!(*rules == json!([{ "apiGroups": [""], "resources": ["nodes"], "verbs": ["patch"] }]));
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use netpol_lab::demo;
-use netpol_policy::lint::{Level, lint};
+use netpol_policy::lint::{Level, Options, Scope, lint};
 use netpol_policy::manifests;
 use netpol_policy::model::Object;
 use netpol_policy::store::{ClusterState, Delta};
@@ -43,8 +43,10 @@ fn no_example_has_lint_findings() -> Result<()> {
         for sourced in manifests::read(&[path], &mut std::io::empty()).objects {
             drop(state.apply(Delta::Upsert(sourced.object)));
         }
-        let findings: Vec<_> =
-            lint(&state).into_iter().filter(|finding| finding.level >= Level::Warning).collect();
+        let findings: Vec<_> = lint(&state, &Options::new(Scope::Partial))
+            .into_iter()
+            .filter(|finding| finding.level >= Level::Warning)
+            .collect();
         ensure!(findings.is_empty(), "{findings:?}");
     }
     Ok(())

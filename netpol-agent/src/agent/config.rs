@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::state::tunnels::PodTunnels;
 use crate::control::ListenAddress;
 use crate::discovery::SearchPaths;
 
@@ -19,6 +20,8 @@ pub struct Config {
     pub search_paths: SearchPaths,
     /// Programs and maps.
     pub datapath: netpol_datapath::Config,
+    /// Whether pods may send tunnelled packets to nodes.
+    pub pod_tunnels: PodTunnels,
     /// Address that serves health without authentication; `None` serves it on the control socket only.
     pub health: Option<ListenAddress>,
     /// The same for metrics.
@@ -39,6 +42,8 @@ pub enum Source {
     Cluster {
         /// A kubeconfig file; `None` takes the in-cluster configuration, else that of kubectl.
         kubeconfig: Option<PathBuf>,
+        /// Key of a taint that the agent removes from its own Node once it serves.
+        startup_taint: Option<String>,
     },
     /// A directory of YAML files.
     Manifests(PathBuf),

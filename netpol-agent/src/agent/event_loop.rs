@@ -159,6 +159,9 @@ fn finish_step<K: Kernel>(agent: &mut Agent<K>, source: &ObjectSource, searches:
     agent.record_time(unix_now().as_secs());
     if agent.missing().is_empty() {
         searches.start(agent.wanted(), Instant::now());
+        if !agent.is_stale() {
+            source.set_serving();
+        }
     }
 }
 

@@ -20,6 +20,7 @@ mod known_servers;
 mod object_source;
 mod run;
 mod saved_file;
+mod startup_taint;
 mod state;
 mod sync;
 #[cfg(test)]
@@ -36,4 +37,5 @@ pub use answers::status::{
 pub use config::{CONTROL_SOCKET, Config, Source, state_files};
 pub use run::{lock, run};
 pub use state::registry::{Record, Registry};
+pub use state::tunnels::PodTunnels;
 pub use state::{Agent, FromBefore};

@@ -1,6 +1,6 @@
 //! The running source of objects, and requests to it: look-ups of single pods, and Events on objects.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use netpol_policy::dataplane::port::Kernel;
 use netpol_policy::model::{Kind, Object, ObjectName, ObjectRef};
 use netpol_policy::source::SourceUpdate;
 use netpol_policy::store::Delta;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +17,7 @@ use tracing::{debug, warn};
 
 use super::config::Source;
 use super::known_servers;
+use super::startup_taint;
 use super::state::Agent;
 use super::state::held_policies::{NamespaceAnswer, NamespaceQuestion};
 use crate::manifests::watch as manifests;
@@ -51,10 +52,22 @@ impl ObjectSource {
         cancel: &CancellationToken,
     ) -> Result<Self, netpol_kube::Error> {
         Ok(match source {
-            Source::Cluster { kubeconfig } => {
-                let kubeconfig = kubeconfig.as_deref();
-                let start = Cluster::start(kubeconfig, node, servers, updates, namespaces, cancel);
-                Self::Cluster(start.await?)
+            Source::Cluster { kubeconfig, startup_taint } => {
+                let access = Access::open(kubeconfig.as_deref()).await?;
+                let mut cluster = Cluster::start(
+                    access.clone(),
+                    node.clone(),
+                    servers,
+                    updates,
+                    namespaces,
+                    cancel,
+                );
+                match (startup_taint, node) {
+                    (Some(taint), Some(node)) => cluster.remove_taint(access, node, taint),
+                    (Some(_), None) => warn!("start-up taint not removed: node name not set"),
+                    (None, _) => {}
+                }
+                Self::Cluster(cluster)
             }
             Source::Manifests(dir) => Self::Manifests(manifests::spawn(
                 dir,
@@ -74,6 +87,16 @@ impl ObjectSource {
                 }
             }
             Self::Manifests(_) => drop(pods),
+        }
+    }
+
+    /// Records that every kind is listed and the policies are in force.
+    pub(super) fn set_serving(&self) {
+        match self {
+            Self::Cluster(cluster) => {
+                cluster.serves.send_if_modified(|serves| !std::mem::replace(serves, true));
+            }
+            Self::Manifests(_) => {}
         }
     }
 
@@ -125,21 +148,22 @@ pub(super) struct Cluster {
     questions: mpsc::Sender<NamespaceQuestion>,
     /// Diagnostics to be reported as Events.
     reports: mpsc::Sender<Report>,
+    /// Whether the agent serves.
+    serves: watch::Sender<bool>,
     /// Held: the tasks end with it.
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 impl Cluster {
     /// Starts the watches, the look-up of single pods and the reports.
-    async fn start(
-        kubeconfig: Option<&Path>,
+    fn start(
+        access: Access,
         node: Option<Arc<str>>,
         servers: PathBuf,
         updates: &mpsc::Sender<SourceUpdate>,
         namespaces: &mpsc::Sender<(NamespaceQuestion, NamespaceAnswer)>,
         cancel: &CancellationToken,
-    ) -> Result<Self, netpol_kube::Error> {
-        let access = Access::open(kubeconfig).await?;
+    ) -> Self {
         let options = Options { node: node.clone(), ..Options::default() };
         let mut tasks = netpol_kube::spawn(&access, &options, updates, cancel);
         let (look_ups, asked) = mpsc::channel(QUEUE);
@@ -150,7 +174,13 @@ impl Cluster {
         let (reports, reported) = mpsc::channel(QUEUE);
         let node = node.unwrap_or_else(|| Arc::from("netpol-agent"));
         tasks.spawn(netpol_kube::report(access, node, reported, cancel.clone()));
-        Ok(Self { look_ups, questions, reports, _tasks: tasks })
+        Self { look_ups, questions, reports, serves: watch::Sender::new(false), tasks }
+    }
+
+    /// Removes the start-up taint once the agent serves.
+    fn remove_taint(&mut self, access: Access, node: Arc<str>, taint: String) {
+        let serves = self.serves.subscribe();
+        self.tasks.spawn(startup_taint::remove(access, node, taint, serves));
     }
 }
 

@@ -9,8 +9,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
-use super::args::{LogFormat, MissingBpfFs, RunArgs};
-use crate::agent::{self, Config, Source};
+use super::args::{LogFormat, MissingBpfFs, RunArgs, Tunnelled};
+use crate::agent::{self, Config, PodTunnels, Source};
 use crate::discovery::SearchPaths;
 use netpol_datapath::{Mount, Trace};
 
@@ -20,12 +20,14 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
         manifests,
         kubeconfig,
         node,
+        startup_taint,
         cni_results,
         namespaces,
         socket,
         pin_root,
         bpffs,
         mark_mask,
+        pod_tunnels,
         health,
         metrics,
         trace,
@@ -37,7 +39,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
     let config = Config {
         source: match manifests {
             Some(dir) => Source::Manifests(dir),
-            None => Source::Cluster { kubeconfig },
+            None => Source::Cluster { kubeconfig, startup_taint },
         },
         node: node.map(Arc::from),
         search_paths: SearchPaths { results: cni_results, namespaces },
@@ -54,6 +56,10 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
             flow_reads: netpol_datapath::FlowReads::OF_THIS_ARCHITECTURE,
             adaptation: None,
             capacities: BTreeMap::new(),
+        },
+        pod_tunnels: match pod_tunnels {
+            Tunnelled::Drop => PodTunnels::Drop,
+            Tunnelled::Allow => PodTunnels::Allow,
         },
         health,
         metrics,

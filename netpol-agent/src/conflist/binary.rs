@@ -7,9 +7,9 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::entry::PLUGIN_TYPE;
 use super::error::Error;
 use super::folder::{Permissions, lock, metadata, remove, replace};
+use netpol_cni::conflist::PLUGIN_TYPE;
 
 /// Executable by everybody, writable by the owner.
 const MODE: u32 = 0o755;

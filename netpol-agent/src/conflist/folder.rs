@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 
 use serde::de::IgnoredAny;
 
-use super::entry::Entry;
 use super::error::Error;
 use super::plan::{self, Plan, Snapshot, Step};
+use netpol_cni::conflist::Entry;
 
 /// How many plans are tried while another program changes the files.
 const ATTEMPTS: usize = 5;

@@ -14,17 +14,15 @@
 //! Source: CNI specification 1.1.0, "Network configuration format".
 
 mod binary;
-mod entry;
 mod error;
 mod folder;
 pub mod plan;
 #[cfg(test)]
 mod tests;
-mod text;
 mod watch;
 
 pub use binary::{Binary, install as install_binary, uninstall as uninstall_binary};
-pub use entry::{BACKUP_ENDING, Entry, PLUGIN_TYPE};
-pub use error::{Error, Flaw};
+pub use error::Error;
 pub use folder::{Report, install, uninstall};
+pub use netpol_cni::conflist::{BACKUP_ENDING, Entry, Flaw, PLUGIN_TYPE};
 pub use watch::{Event, Options, watch};

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 use std::path::{Path, PathBuf};
 
-use super::entry::{BACKUP_ENDING, Entry, PLUGIN_TYPE};
-use super::error::{Error, Flaw};
-use super::text::{self, Edit, List};
+use super::error::Error;
+use netpol_cni::conflist::Flaw;
+use netpol_cni::conflist::text::{self, Edit, List};
+use netpol_cni::conflist::{BACKUP_ENDING, Entry, PLUGIN_TYPE};
 
 /// Ending of the files with a list of plugins.
 const LIST_ENDING: &str = ".conflist";

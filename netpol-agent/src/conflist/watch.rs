@@ -14,11 +14,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use super::binary::{self, Binary, Fingerprint};
-use super::entry::Entry;
 use super::error::Error;
 use super::folder::{self, Report};
 use super::plan::Step;
 use netpol_cni::client;
+use netpol_cni::conflist::Entry;
 use netpol_proto::Request;
 
 /// What to keep installed, and where.

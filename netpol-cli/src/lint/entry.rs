@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use netpol_policy::lint::{self, Level};
+use netpol_policy::lint::{self, Level, Options, Scope};
 use netpol_policy::manifests::{self, Cause, Location};
-use netpol_policy::model::{Diagnostic, Object, Severity};
+use netpol_policy::model::{Diagnostic, Kind, Object, ObjectName, ObjectRef, Severity};
 use netpol_policy::store::{ClusterState, Delta};
 
 use crate::input::Input;
@@ -31,7 +31,7 @@ pub(super) struct Entry {
 }
 
 /// All findings, sorted by location.
-pub(super) fn entries(input: &Input, objects: Vec<Object>) -> Vec<Entry> {
+pub(super) fn entries(input: &Input, objects: Vec<Object>, scope: Scope) -> Vec<Entry> {
     let Input { manifests, live_diagnostics, .. } = input;
     let mut state = ClusterState::default();
     for object in objects {
@@ -39,7 +39,12 @@ pub(super) fn entries(input: &Input, objects: Vec<Object>) -> Vec<Entry> {
     }
     let mut entries: Vec<Entry> = manifests.findings.iter().map(from_file).collect();
     entries.extend(live_diagnostics.iter().map(|diagnostic| from_object(diagnostic, None)));
-    for finding in lint::lint(&state) {
+    let has_policy_types = |policy: &ObjectName| {
+        let object = ObjectRef { kind: Kind::NetworkPolicy, name: policy.clone() };
+        manifests.has_field(&object, &["spec", "policyTypes"])
+    };
+    let options = Options { has_policy_types: &has_policy_types, ..Options::new(scope) };
+    for finding in lint::lint(&state, &options) {
         let lint::Finding { check, level, object, field, message } = finding;
         entries.push(Entry {
             code: check.code,

@@ -8,8 +8,9 @@ use std::io::{self, Write};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use netpol_policy::lint::Level;
-use netpol_policy::simulate::without_represented;
+use netpol_policy::lint::{Level, Scope};
+use netpol_policy::model::Object;
+use netpol_policy::simulate::{with_implicit_namespaces, without_represented};
 use netpol_terminal::{FAILED, FOUND, Terminal};
 
 use crate::input::{self, InputArgs};
@@ -23,6 +24,10 @@ use entry::{Entry, entries};
 pub(super) struct LintArgs {
     #[command(flatten)]
     input: InputArgs,
+    /// The input is a whole cluster: report selectors of namespaces and pods that it does not contain. Assumed with --cluster, and if the
+    /// input contains the namespaces `default` and `kube-system`.
+    #[arg(long)]
+    complete: bool,
     /// Output format.
     #[arg(short, long, value_enum, default_value_t)]
     output: LintOutput,
@@ -60,12 +65,23 @@ enum DenyLevel {
 
 /// Exit codes: 1 if there is a finding of the `--deny` level or above, 2 if a file could not be read completely.
 pub(super) fn run(args: LintArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
-    let LintArgs { input, output, deny, allow } = args;
+    let LintArgs { input, complete, output, deny, allow } = args;
+    let is_live = input.cluster.is_wanted();
     let input = input::read(&input.files, &input.cluster, terminal)?;
     let is_unreadable = input::is_unreadable(&input.manifests);
     let objects = input.objects();
     let n_objects = objects.len();
-    let mut entries = entries(&input, without_represented(objects));
+    let scope = if complete || is_live || has_every_namespace(&objects) {
+        Scope::Complete
+    } else {
+        Scope::Partial
+    };
+    let objects = without_represented(objects);
+    let objects = match scope {
+        Scope::Complete => objects,
+        Scope::Partial => with_implicit_namespaces(objects).0,
+    };
+    let mut entries = entries(&input, objects, scope);
     entries.retain(|entry| {
         let is_named = |code: &String| *code == entry.code || Some(code.as_str()) == entry.name;
         !allow.iter().any(is_named)
@@ -89,6 +105,15 @@ pub(super) fn run(args: LintArgs, terminal: &mut Terminal<'_>) -> anyhow::Result
         return Ok(FAILED);
     }
     Ok(if entries.iter().any(|entry| entry.level >= threshold) { FOUND } else { 0 })
+}
+
+/// Whether the objects contain the namespaces that every cluster has.
+fn has_every_namespace(objects: &[Object]) -> bool {
+    ["default", "kube-system"].into_iter().all(|name| {
+        objects
+            .iter()
+            .any(|object| matches!(object, Object::Namespace(found) if *found.name == *name))
+    })
 }
 
 fn write_text(entries: &[Entry], n_objects: usize, out: &mut dyn Write) -> io::Result<()> {

@@ -263,26 +263,30 @@ fn write_list(table: &Table, rows: &[Row], out: &mut dyn Write) -> io::Result<()
     let Table { port, transport, columns, cells } = table;
     for (at, column) in columns.iter().enumerate() {
         let Some(destination) = rows.get(*column) else { continue };
-        let mut by_answer: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for (row, cells) in rows.iter().zip(cells) {
-            let Some(cell) = cells.get(at) else { continue };
-            if let Some(answer) = cell.answer() {
-                by_answer.entry(word(answer)).or_default().push(&row.name);
-            }
-        }
+        let sources = |wanted: Answer| {
+            let answers = rows.iter().zip(cells).map(|(row, cells)| (row, cells.get(at)));
+            let found = answers
+                .filter(move |(_, cell)| cell.and_then(|cell| cell.answer()) == Some(wanted));
+            found.map(|(row, _)| row.name.as_str())
+        };
+        let names = |wanted: Answer| sources(wanted).collect::<Vec<_>>().join(", ");
+        let n_allowed = sources(Answer::Allowed).count();
+        let n_denied = sources(Answer::Denied).count();
+        let others = [Answer::Possible, Answer::OnlyIpv4, Answer::OnlyIpv6]
+            .map(|answer| (word(answer), names(answer)));
+        let is_plain = others.iter().all(|(_, names)| names.is_empty());
         write!(out, "{} {port}/{transport} <- ", destination.name)?;
-        let denied = by_answer.remove("no").unwrap_or_default();
-        let allowed = by_answer.remove("yes").unwrap_or_default();
-        match (allowed.as_slice(), denied.as_slice()) {
-            ([], _) => write!(out, "nobody")?,
-            (_, []) if by_answer.is_empty() => write!(out, "everybody")?,
-            (allowed, denied) if denied.len() < allowed.len() && by_answer.is_empty() => {
-                write!(out, "everybody but {}", denied.join(", "))?;
-            }
-            (allowed, _) => write!(out, "{}", allowed.join(", "))?,
+        if n_allowed == 0 {
+            write!(out, "nobody")?;
+        } else if n_denied == 0 && is_plain {
+            write!(out, "everybody")?;
+        } else if n_denied < n_allowed && is_plain {
+            write!(out, "everybody but {}", names(Answer::Denied))?;
+        } else {
+            write!(out, "{}", names(Answer::Allowed))?;
         }
-        for (answer, sources) in by_answer {
-            write!(out, "; {answer}: {}", sources.join(", "))?;
+        for (answer, sources) in others.iter().filter(|(_, sources)| !sources.is_empty()) {
+            write!(out, "; {answer}: {sources}")?;
         }
         writeln!(out)?;
     }

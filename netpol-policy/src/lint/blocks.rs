@@ -1,8 +1,10 @@
 //! Checks for address blocks.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnetwork::IpNetwork;
+use netpol_common::addr::Addr;
 
 use super::checks::{BLOCK_COVERS_PODS, BLOCK_COVERS_SERVICE, EXCEPT_COVERS_BLOCK, ONE_FAMILY};
 use super::context::{LocatedRule, ObjectSet};
@@ -10,6 +12,9 @@ use super::cover;
 use super::finding::Report;
 use super::level::Level;
 use crate::model::{IpBlock, Peer, PodInWords};
+
+/// The largest number of backends that a message names.
+const MAX_BACKENDS: usize = 4;
 
 pub(super) fn check(objects: &ObjectSet<'_>, rule: &LocatedRule<'_>, report: &mut Report<'_>) {
     let mut is_whole = [false, false];
@@ -40,8 +45,7 @@ pub(super) fn check(objects: &ObjectSet<'_>, rule: &LocatedRule<'_>, report: &mu
 }
 
 fn check_pods(objects: &ObjectSet<'_>, block: &IpBlock, field: String, report: &mut Report<'_>) {
-    let mut covered =
-        objects.state.owned_addresses().filter(|(address, _)| block.contains(*address));
+    let mut covered = within(&objects.pod_addresses, block);
     let Some((address, pod)) = covered.next() else { return };
     let more = match covered.count() {
         0 => String::new(),
@@ -62,14 +66,43 @@ fn check_services(
     if block.cidr.prefix() == 0 {
         return;
     }
-    let covered = objects.state.services().find_map(|service| {
-        let address = service.addresses.iter().find(|address| block.contains(**address))?;
-        Some((service, address))
-    });
-    if let Some((service, address)) = covered {
-        let message = format!("{} covers {address} of Service {}", block.cidr, service.name);
+    let covered = within(&objects.service_addresses, block).next();
+    if let Some((address, service)) = covered {
+        let backends: BTreeSet<String> = service
+            .backends
+            .iter()
+            .map(|backend| SocketAddr::new(backend.address, backend.number).to_string())
+            .collect();
+        let backends = match (&service.selector, backends.is_empty()) {
+            (_, false) => {
+                let backends: Vec<String> = backends.into_iter().take(MAX_BACKENDS).collect();
+                format!(", whose backends are {}", backends.join(", "))
+            }
+            (None, true) => {
+                ", which has no selector: its EndpointSlices list its backends".to_owned()
+            }
+            (Some(selector), true) => format!(", whose backends are pods with {selector}"),
+        };
+        let name = &service.name;
+        let message = format!("{} covers {address} of Service {name}{backends}", block.cidr);
         report.add(&BLOCK_COVERS_SERVICE, field, message);
     }
+}
+
+/// The addresses that a block contains, of a sorted list.
+fn within<'a, T: Copy>(
+    addresses: &'a [(Addr, T)],
+    block: &'a IpBlock,
+) -> impl Iterator<Item = (IpAddr, T)> + 'a {
+    let (first, last) = match block.cidr {
+        IpNetwork::V4(network) => (IpAddr::V4(network.network()), IpAddr::V4(network.broadcast())),
+        IpNetwork::V6(network) => (IpAddr::V6(network.network()), IpAddr::V6(network.broadcast())),
+    };
+    let (first, last) = (Addr::from(first), Addr::from(last));
+    let begin = addresses.partition_point(|(addr, _)| *addr < first);
+    let rest = addresses.get(begin..).unwrap_or_default().iter();
+    let rest = rest.take_while(move |(addr, _)| *addr <= last);
+    rest.map(|(addr, of)| (addr.to_ip(), *of)).filter(|(address, _)| block.contains(*address))
 }
 
 /// Whether the excluded blocks together cover the network.

@@ -37,7 +37,7 @@ checks! {
         "A policy whose `podSelector` selects no pod of its namespace."
         => "Compare the selector with the labels of the pods that the policy should select.";
     UNKNOWN_NAMESPACE = "NP002" "unknown-namespace" Warning:
-        "A policy in a namespace that does not exist."
+        "A policy in a namespace that does not exist, if the input is a whole cluster."
         => "Correct `metadata.namespace`, or create the namespace.";
     PEER_SELECTS_NOTHING = "NP003" "peer-selects-nothing" Warning:
         "A peer whose selectors select no namespace, or no pod in the namespaces that they select."
@@ -51,12 +51,18 @@ checks! {
     HOST_NETWORK_POD = "NP006" "host-network-pod" Warning:
         "A policy that selects a pod with `hostNetwork: true`, to which policies do not apply."
         => "Remove `hostNetwork` from the pod, or protect the node's ports with a host firewall.";
+    NAMESPACE_NAME_LABEL = "NP007" "namespace-name-label" Warning:
+        "A peer that selects a namespace by the label `name`, which namespaces do not have unless somebody adds it."
+        => "Select the namespace by `kubernetes.io/metadata.name`, which the API server sets.";
+    PEER_ON_HOST = "NP008" "peer-on-host-network" Warning:
+        "A peer that selects only pods with `hostNetwork: true`, whose packets have the addresses of their nodes."
+        => "Allow the addresses of the nodes with an `ipBlock`.";
     INERT_RULES = "NP010" "inert-rules" Warning:
         "Rules for a direction that `policyTypes` does not contain, so they have no effect."
         => "Add the direction to `policyTypes`, or remove the rules.";
-    ALLOWS_NOTHING = "NP011" "allows-nothing" Info:
-        "A direction for which the policy isolates pods and allows nothing."
-        => "To isolate for the other direction only, remove this direction from `policyTypes`.";
+    ALLOWS_NOTHING = "NP011" "allows-nothing" Warning:
+        "A policy with egress rules, without ingress rules and without `policyTypes`: it isolates the pods for ingress too."
+        => "Write `policyTypes`: `[Egress]` to isolate for egress only, `[Ingress, Egress]` to deny all ingress on purpose.";
     ALLOWS_EVERYTHING = "NP012" "allows-everything" Info:
         "A rule without peers and ports, which allows all traffic of its direction regardless of other rules and policies."
         => "Restrict the rule with peers or ports, or remove the other rules of this direction.";
@@ -70,7 +76,7 @@ checks! {
         "A peer that another peer of the same rule includes."
         => "Remove the narrower peer, or restrict the wider one.";
     NO_DNS = "NP020" "no-dns" Warning:
-        "A policy that allows some egress for pods that cannot reach port 53, so they cannot resolve names."
+        "A policy that allows some egress for pods that cannot reach port 53, or 5353 of the pods behind it, so they cannot resolve names."
         => "Allow egress to the cluster's DNS pods on port 53, UDP and TCP.";
     UNKNOWN_PORT_NAME = "NP021" "unknown-port-name" Warning:
         "A port name that no possible destination pod has for this protocol."
@@ -86,7 +92,7 @@ checks! {
         => "Select pods by their labels; to allow addresses outside the cluster only, add the pod network to `except`.";
     BLOCK_COVERS_SERVICE = "NP032" "block-covers-service" Warning:
         "An `ipBlock` that contains a Service address: policies apply after Service translation, to the addresses of the backend pods."
-        => "Select the Service's backend pods by their labels.";
+        => "Allow the backends of the Service: pods by their labels, other backends by an `ipBlock` of their addresses.";
     ONE_FAMILY = "NP033" "one-family" Warning:
         "A rule for all addresses of one family only, in a cluster with dual-stack pods."
         => "Add the block of the other family (`0.0.0.0/0` or `::/0`).";

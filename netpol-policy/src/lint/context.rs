@@ -1,46 +1,201 @@
 //! The subject of a check: a rule with its policy, and the objects of the set.
 
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use netpol_common::addr::Addr;
 use netpol_common::ids::Direction;
 
-use crate::model::{NamespaceMatch, Peer, Peers, Pod, Policy, Rule};
+use super::Scope;
+use super::dns::{DnsPolicies, DnsRules};
+use crate::model::{
+    BackendPort, Labels, Namespace, NamespaceMatch, Peer, Peers, Pod, Policy, PortName, Rule,
+    Selector, Service, Transport,
+};
 use crate::resolve::{RuleRef, rule_ref};
 use crate::store::ClusterState;
+
+/// The port of DNS servers.
+pub(super) const DNS_PORT: u16 = 53;
 
 /// The whole set of objects, and the kinds that it contains.
 pub(super) struct ObjectSet<'a> {
     pub(super) state: &'a ClusterState,
-    pub(super) has_pods: bool,
+    pub(super) scope: Scope,
     pub(super) has_namespaces: bool,
     /// Some pod has addresses of both families.
     pub(super) is_dual_stack: bool,
+    /// Label keys of the namespaces.
+    pub(super) namespace_keys: BTreeSet<&'a str>,
+    /// The pods of each namespace.
+    alike: BTreeMap<&'a str, Vec<Alike<'a>>>,
+    /// The names of the ports of all pods.
+    pub(super) port_names: BTreeSet<(Transport, &'a PortName)>,
+    /// The names of ports that serve DNS.
+    pub(super) dns_names: BTreeSet<(Transport, &'a PortName)>,
+    /// The Services with a port, by that port.
+    services: BTreeMap<(Transport, u16), Vec<&'a Service>>,
+    /// The addresses of pods and of Services, sorted.
+    pub(super) pod_addresses: Vec<(Addr, &'a Pod)>,
+    pub(super) service_addresses: Vec<(Addr, &'a Service)>,
+    dns: BTreeMap<&'a str, DnsPolicies<'a>>,
+}
+
+/// Pods of one namespace that no policy and no check distinguishes: equal labels, ports and use of the host's network.
+pub(super) struct Alike<'a> {
+    /// The first of the pods by name.
+    pub(super) pod: &'a Pod,
+    /// Whether their policies allow DNS, see [`super::dns`].
+    pub(super) dns: OnceCell<DnsRules>,
 }
 
 impl<'a> ObjectSet<'a> {
-    pub(super) fn new(state: &'a ClusterState) -> Self {
-        Self {
+    pub(super) fn new(state: &'a ClusterState, scope: Scope) -> Self {
+        let mut alike: BTreeMap<&str, BTreeMap<(&Labels, usize, bool), Alike<'_>>> =
+            BTreeMap::new();
+        let mut port_names = BTreeSet::new();
+        for pod in state.pods() {
+            let key = (&pod.labels, pod.ports.as_ptr().addr(), pod.host_network);
+            let of_namespace = alike.entry(&pod.name.namespace).or_default();
+            of_namespace.entry(key).or_insert_with(|| {
+                let names =
+                    pod.ports.iter().filter_map(|port| Some((port.transport, port.name.as_ref()?)));
+                port_names.extend(names);
+                Alike { pod, dns: OnceCell::new() }
+            });
+        }
+        let alike: BTreeMap<&str, Vec<Alike<'_>>> = alike
+            .into_iter()
+            .map(|(namespace, of_namespace)| {
+                let mut alike: Vec<_> = of_namespace.into_values().collect();
+                alike.sort_by(|one, other| one.pod.name.cmp(&other.pod.name));
+                (namespace, alike)
+            })
+            .collect();
+        let mut services: BTreeMap<_, Vec<&Service>> = BTreeMap::new();
+        for service in state.services() {
+            for port in &service.ports {
+                services.entry((port.transport, port.number)).or_default().push(service);
+            }
+        }
+        let of_services = state.services();
+        let mut service_addresses: Vec<(Addr, &Service)> = of_services
+            .flat_map(|service| service.addresses.iter().map(move |of| (Addr::from(*of), service)))
+            .collect();
+        service_addresses.sort_by_key(|(addr, _)| *addr);
+        let pod_addresses =
+            state.owned_addresses().map(|(address, pod)| (Addr::from(address), pod));
+        let dns_names = dns_names(&services, &alike);
+        let mut set = Self {
             state,
-            has_pods: state.pods().next().is_some(),
+            scope,
             has_namespaces: state.namespaces().next().is_some(),
             is_dual_stack: state.pods().any(|pod| {
                 let mut addresses = pod.addresses().iter();
                 addresses.clone().any(IpAddr::is_ipv4) && addresses.any(IpAddr::is_ipv6)
             }),
+            namespace_keys: state
+                .namespaces()
+                .flat_map(|namespace| namespace.labels.iter().map(|(key, _)| &**key))
+                .collect(),
+            alike,
+            port_names,
+            dns_names,
+            services,
+            pod_addresses: pod_addresses.collect(),
+            service_addresses,
+            dns: BTreeMap::new(),
+        };
+        for policy in state.policies().filter(|policy| policy.policy_types.egress) {
+            let rules = DnsRules::of(&set, policy);
+            set.dns.entry(&policy.name.namespace).or_default().add(policy, rules);
         }
+        set
     }
 
-    /// Whether a pod is in a namespace that a peer of this policy selects.
-    pub(super) fn is_in(&self, namespaces: &NamespaceMatch, policy: &Policy, pod: &Pod) -> bool {
-        let namespace = &pod.name.namespace;
+    /// Whether the set contains a pod.
+    pub(super) fn has_pods(&self) -> bool {
+        !self.alike.is_empty()
+    }
+
+    /// Whether the set contains a pod of a namespace.
+    pub(super) fn has_pods_in(&self, namespace: &str) -> bool {
+        self.alike.contains_key(namespace)
+    }
+
+    /// The pods of a namespace, one of those that are alike.
+    pub(super) fn pods_in(&self, namespace: &str) -> &[Alike<'a>] {
+        self.alike.get(namespace).map_or(&[], Vec::as_slice)
+    }
+
+    /// The pods that a policy selects, one of those that are alike.
+    pub(super) fn selected<'s>(&'s self, policy: &Policy) -> Vec<&'s Alike<'a>> {
+        let pods = self.pods_in(&policy.name.namespace).iter();
+        pods.filter(|alike| policy.pod_selector.matches(&alike.pod.labels)).collect()
+    }
+
+    /// The namespaces that a selector selects.
+    pub(super) fn namespaces<'s>(
+        &'s self,
+        selector: &'s Selector,
+    ) -> impl Iterator<Item = &'a Namespace> + 's {
+        self.state.namespaces().filter(|namespace| selector.matches(&namespace.labels))
+    }
+
+    /// The pods that a peer of this policy selects, one of those that are alike.
+    pub(super) fn of_peer<'s>(
+        &'s self,
+        policy: &'s Policy,
+        namespaces: &'s NamespaceMatch,
+        pods: &'s Selector,
+    ) -> Box<dyn Iterator<Item = &'a Pod> + 's> {
+        let matches = |alike: &&'s Alike<'a>| pods.matches(&alike.pod.labels);
         match namespaces {
-            NamespaceMatch::Own => *namespace == policy.name.namespace,
+            NamespaceMatch::Own => {
+                let own = self.pods_in(&policy.name.namespace).iter();
+                Box::new(own.filter(matches).map(|alike| alike.pod))
+            }
             NamespaceMatch::Selected(selector) => {
-                let labels = self.state.namespace_labels(namespace);
-                selector.is_everything() || labels.is_some_and(|labels| selector.matches(labels))
+                let selected = self.alike.iter().filter(|(namespace, _)| {
+                    let labels = self.state.namespace_labels(namespace);
+                    selector.is_everything()
+                        || labels.is_some_and(|labels| selector.matches(labels))
+                });
+                let selected = selected.flat_map(|(_, alike)| alike.iter());
+                Box::new(selected.filter(matches).map(|alike| alike.pod))
             }
         }
     }
+
+    /// The Services with this port.
+    pub(super) fn services_with(&self, transport: Transport, number: u16) -> &[&'a Service] {
+        self.services.get(&(transport, number)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The policies that isolate pods of a namespace for egress.
+    pub(super) fn dns_policies(&self, namespace: &str) -> Option<&DnsPolicies<'a>> {
+        self.dns.get(namespace)
+    }
+}
+
+/// The names of the ports that DNS servers have: of port 53, and of the ports behind port 53 of a Service.
+fn dns_names<'a>(
+    services: &BTreeMap<(Transport, u16), Vec<&'a Service>>,
+    alike: &BTreeMap<&str, Vec<Alike<'a>>>,
+) -> BTreeSet<(Transport, &'a PortName)> {
+    let of_pods = alike.values().flatten().flat_map(|alike| {
+        let ports = alike.pod.ports.iter().filter(|port| port.number == DNS_PORT);
+        ports.filter_map(|port| Some((port.transport, port.name.as_ref()?)))
+    });
+    let of_services = Transport::ALL.into_iter().flat_map(|transport| {
+        let services = services.get(&(transport, DNS_PORT)).into_iter().flatten();
+        services.flat_map(|service| service.ports.iter()).filter_map(|port| match &port.backend {
+            BackendPort::Named(name) if port.number == DNS_PORT => Some((port.transport, name)),
+            BackendPort::Named(_) | BackendPort::Number(_) => None,
+        })
+    });
+    of_pods.chain(of_services).collect()
 }
 
 /// A rule with its policy and direction.

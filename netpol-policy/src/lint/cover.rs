@@ -19,7 +19,11 @@ fn peers(wide: &Peers, narrow: &Peers) -> bool {
         (Peers::All, _) => true,
         (Peers::AnyOf(_), Peers::All) => false,
         (Peers::AnyOf(wide), Peers::AnyOf(narrow)) => {
-            narrow.iter().all(|narrow| wide.iter().any(|wide| peer(wide, narrow)))
+            // Lists are often equal, so the peer at the same position is compared first.
+            narrow.iter().enumerate().all(|(position, narrow)| {
+                wide.get(position).is_some_and(|wide| peer(wide, narrow))
+                    || wide.iter().any(|wide| peer(wide, narrow))
+            })
         }
     }
 }
@@ -48,7 +52,7 @@ pub(super) fn peer(wide: &Peer, narrow: &Peer) -> bool {
 
 /// Whether every requirement of `wide` is one of `narrow`, so that `wide` selects at least as much.
 fn selector(wide: &Selector, narrow: &Selector) -> bool {
-    wide.requirements().all(|needed| narrow.requirements().any(|given| given == needed))
+    wide.requirements().all(|needed| narrow.requires(needed))
 }
 
 fn block(wide: &IpBlock, narrow: &IpBlock) -> bool {

@@ -1,70 +1,152 @@
 //! Checks for egress rules that do not allow DNS.
 
-use netpol_common::ids::Direction;
+use std::collections::BTreeMap;
 
 use super::checks::NO_DNS;
-use super::context::ObjectSet;
+use super::context::{Alike, DNS_PORT, ObjectSet};
 use super::finding::Report;
 use super::level::Level;
-use crate::model::{PodInWords, Policy, PortSpec, Ports, Rule, Transport};
-use crate::resolve::isolating;
+use crate::model::{
+    PodInWords, Policy, PolicyMode, PortSpec, Ports, Requirement, Rule, Selector, Transport,
+};
 
-/// The port of DNS servers.
-const DNS_PORT: u16 = 53;
+/// The port of the DNS pods of `OpenShift`, and of multicast DNS. Policies see it behind port 53 of the Service.
+const DNS_PORT_BEHIND_SERVICE: u16 = 5353;
+
+/// The largest number of requirements of a selector whose parts are looked up one by one.
+const MAX_PARTS: usize = 8;
+
+/// Whether rules allow port 53, or the port behind it, of any peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct DnsRules {
+    udp: bool,
+    tcp: bool,
+}
+
+impl DnsRules {
+    /// The rules of one policy.
+    pub(super) fn of(objects: &ObjectSet<'_>, policy: &Policy) -> Self {
+        let opens = |transport| policy.egress.iter().any(|rule| opens(objects, rule, transport));
+        Self { udp: opens(Transport::Udp), tcp: opens(Transport::Tcp) }
+    }
+
+    fn or(self, other: Self) -> Self {
+        Self { udp: self.udp || other.udp, tcp: self.tcp || other.tcp }
+    }
+}
+
+/// The policies of a namespace that isolate for egress.
+#[derive(Default)]
+pub(super) struct DnsPolicies<'a> {
+    policies: Vec<(&'a Policy, DnsRules)>,
+    /// By the requirements of their selectors.
+    by_selector: BTreeMap<Vec<&'a Requirement>, DnsRules>,
+}
+
+impl<'a> DnsPolicies<'a> {
+    pub(super) fn add(&mut self, policy: &'a Policy, rules: DnsRules) {
+        self.policies.push((policy, rules));
+        let requirements = policy.pod_selector.requirements().collect();
+        let known = self.by_selector.entry(requirements).or_default();
+        *known = known.or(rules);
+    }
+
+    /// The rules of the policies that isolate these pods: the enforced ones if there is any, else the audited ones.
+    fn of_pods(&self, alike: &Alike<'_>) -> DnsRules {
+        *alike.dns.get_or_init(|| {
+            let mut found: [Option<DnsRules>; 2] = [None, None];
+            for (policy, rules) in &self.policies {
+                if policy.pod_selector.matches(&alike.pod.labels) {
+                    let [enforced, audited] = &mut found;
+                    let of_mode = if policy.mode == PolicyMode::Audit { audited } else { enforced };
+                    *of_mode = Some(of_mode.unwrap_or_default().or(*rules));
+                }
+            }
+            let [enforced, audited] = found;
+            enforced.or(audited).unwrap_or_default()
+        })
+    }
+
+    /// The rules of the policies that select at least the pods that a selector selects, whatever the pods are.
+    fn of_selector(&self, selector: &Selector) -> DnsRules {
+        let requirements: Vec<&Requirement> = selector.requirements().collect();
+        if requirements.len() > MAX_PARTS {
+            let covers = |wide: &&(&Vec<&Requirement>, &DnsRules)| {
+                wide.0.iter().all(|needed| requirements.binary_search(needed).is_ok())
+            };
+            let found = self.by_selector.iter();
+            let found = found.collect::<Vec<_>>();
+            return found
+                .iter()
+                .filter(covers)
+                .fold(DnsRules::default(), |all, (_, rules)| all.or(**rules));
+        }
+        let mut found = DnsRules::default();
+        for chosen in 0_u32..1 << requirements.len() {
+            let part = requirements.iter().enumerate().filter(|(at, _)| chosen >> at & 1 == 1);
+            let part: Vec<&Requirement> = part.map(|(_, requirement)| *requirement).collect();
+            if let Some(rules) = self.by_selector.get(&part) {
+                found = found.or(*rules);
+            }
+        }
+        found
+    }
+}
 
 /// Checks a policy that isolates for egress and has egress rules. The rules of all policies that isolate the selected pods are
-/// considered; if the policy selects no pod, only its own rules.
-pub(super) fn check(objects: &ObjectSet<'_>, policy: &Policy, report: &mut Report<'_>) {
+/// considered; if the policy selects no pod of the set, those of all policies that select the same pods in every cluster.
+pub(super) fn check(
+    objects: &ObjectSet<'_>,
+    policy: &Policy,
+    selected: &[&Alike<'_>],
+    report: &mut Report<'_>,
+) {
     if !policy.policy_types.egress || policy.egress.is_empty() {
         return;
     }
-    let mut selected = objects
-        .state
-        .pods_in(&policy.name.namespace)
-        .filter(|pod| !pod.host_network && policy.pod_selector.matches(&pod.labels))
-        .peekable();
+    let Some(policies) = objects.dns_policies(&policy.name.namespace) else { return };
     let mut missing: Option<(Level, String)> = None;
-    let mut check = |policies: &[&Policy], whose: &str| {
-        let lacks = |transport| !allows_dns(objects, policies, transport);
-        let found = match (lacks(Transport::Udp), lacks(Transport::Tcp)) {
-            (false, false) => return,
-            (true, _) => (NO_DNS.level, format!("no rule allows {whose} to reach port 53/UDP")),
-            (false, true) => (
+    let mut check = |rules: DnsRules, whose: &dyn Fn() -> String| {
+        let found = match rules {
+            DnsRules { udp: true, tcp: true } => return,
+            DnsRules { udp: false, .. } => {
+                (NO_DNS.level, format!("no rule allows {} to reach port 53/UDP", whose()))
+            }
+            DnsRules { udp: true, tcp: false } => (
                 Level::Info,
-                format!("no rule allows {whose} to reach port 53/TCP, which long DNS answers need"),
+                format!(
+                    "no rule allows {} to reach port 53/TCP, which long DNS answers need",
+                    whose()
+                ),
             ),
         };
         if missing.as_ref().is_none_or(|(level, _)| *level < found.0) {
             missing = Some(found);
         }
     };
-    if selected.peek().is_none() {
-        check(&[policy], "the selected pods");
+    let mut pods = selected.iter().filter(|alike| !alike.pod.host_network).peekable();
+    if pods.peek().is_none() {
+        check(policies.of_selector(&policy.pod_selector), &|| "the selected pods".to_owned());
     }
-    for pod in selected {
-        let (_, policies) = isolating(objects.state, pod, Direction::Egress);
-        check(&policies, &PodInWords(&pod.name).to_string());
+    for alike in pods {
+        check(policies.of_pods(alike), &|| PodInWords(&alike.pod.name).to_string());
     }
     if let Some((level, message)) = missing {
         report.add_at(level, &NO_DNS, "spec.egress".to_owned(), message);
     }
 }
 
-fn allows_dns(objects: &ObjectSet<'_>, policies: &[&Policy], transport: Transport) -> bool {
-    policies.iter().flat_map(|policy| &*policy.egress).any(|rule| opens(objects, rule, transport))
-}
-
-/// Whether a rule allows port 53 of any peer.
+/// Whether a rule allows DNS to any peer.
 fn opens(objects: &ObjectSet<'_>, rule: &Rule, transport: Transport) -> bool {
     let Ports::AnyOf(items) = &rule.ports else { return true };
     items.iter().filter(|item| item.transport == transport).any(|item| match &item.ports {
         PortSpec::Any => true,
-        PortSpec::Range(range) => range.contains(DNS_PORT),
+        PortSpec::Range(range) => {
+            range.contains(DNS_PORT) || range.contains(DNS_PORT_BEHIND_SERVICE)
+        }
+        // The DNS pods may be missing from the set, so a name such as `dns` or `dns-tcp` counts.
         PortSpec::Named(name) => {
-            let mut pods = objects.state.pods();
-            // The DNS pods may be missing from the set, so a name such as `dns` or `dns-tcp` counts as port 53.
-            name.0.contains("dns")
-                || pods.any(|pod| pod.named_ports(name, transport).any(|port| port == DNS_PORT))
+            name.0.contains("dns") || objects.dns_names.contains(&(transport, name))
         }
     })
 }

@@ -1,7 +1,7 @@
 //! Checks for policies that are valid but probably mistaken.
 //!
-//! In: a whole set of objects. Out: [`Finding`]s with code, object, field and advice. A check that compares policies with
-//! pods, namespaces or Services reports nothing if the set contains none of that kind. Objects that the API server would
+//! In: a set of objects. Out: [`Finding`]s with code, object, field and advice. A check that compares policies with
+//! pods, namespaces or Services reports nothing if the set contains none that could be concerned. Objects that the API server would
 //! reject are not checked here, because the conversion reports them. Must not: read files, or change a verdict.
 
 mod blocks;
@@ -14,6 +14,7 @@ mod level;
 mod ports;
 mod rules;
 mod selectors;
+mod shadow;
 
 use netpol_common::ids::Direction;
 
@@ -26,23 +27,50 @@ use context::{LocatedRule, ObjectSet};
 use finding::Report;
 
 use crate::compile::{Capacities, describe, left_out_of_all};
+use crate::model::ObjectName;
 use crate::store::ClusterState;
 
-/// Runs every check on every policy. The findings are in the order of policies, then of fields.
-pub fn lint(state: &ClusterState) -> Vec<Finding> {
-    lint_within(state, &Capacities::default())
+/// How much of a cluster the objects are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// A part, such as the output of one chart: other namespaces, pods and Services may exist.
+    Partial,
+    /// Everything.
+    Complete,
 }
 
-/// [`lint`] for maps of these capacities.
-pub fn lint_within(state: &ClusterState, capacities: &Capacities) -> Vec<Finding> {
-    let objects = ObjectSet::new(state);
+/// What the checks know besides the objects.
+pub struct Options<'a> {
+    /// How much of a cluster the objects are.
+    pub scope: Scope,
+    /// Whether the author of a policy has written `policyTypes`.
+    pub has_policy_types: &'a dyn Fn(&ObjectName) -> bool,
+    /// The capacities of the maps.
+    pub capacities: Capacities,
+}
+
+impl Options<'_> {
+    /// Objects that an API server has completed.
+    pub fn new(scope: Scope) -> Self {
+        Self { scope, has_policy_types: &|_| true, capacities: Capacities::default() }
+    }
+}
+
+/// Runs every check on every policy. The findings are in the order of policies, then of fields.
+pub fn lint(state: &ClusterState, options: &Options<'_>) -> Vec<Finding> {
+    let Options { scope, has_policy_types, capacities } = options;
+    let objects = ObjectSet::new(state, *scope);
     let left_out = left_out_of_all(state, capacities);
     let mut findings = Vec::new();
     for policy in state.policies() {
         let mut report = Report { policy, findings: Vec::new() };
-        selectors::check(&objects, policy, &mut report);
+        let selected = objects.selected(policy);
+        selectors::check(&objects, policy, &selected, &mut report);
+        if !has_policy_types(&policy.name) {
+            rules::check_defaulting(policy, &mut report);
+        }
         rules::check(policy, &mut report);
-        dns::check(&objects, policy, &mut report);
+        dns::check(&objects, policy, &selected, &mut report);
         for direction in Direction::ALL {
             if !policy.policy_types.contains(direction) {
                 continue;
@@ -51,7 +79,7 @@ pub fn lint_within(state: &ClusterState, capacities: &Capacities) -> Vec<Finding
                 let rule = LocatedRule { policy, direction, spec: rule };
                 selectors::check_peers(&objects, &rule, &mut report);
                 blocks::check(&objects, &rule, &mut report);
-                ports::check(&objects, &rule, &mut report);
+                ports::check(&objects, &rule, &selected, &mut report);
                 let rule = rule.reference();
                 if let Some(lack) = left_out.get(&rule) {
                     let (field, message) = describe(&rule, *lack, capacities);

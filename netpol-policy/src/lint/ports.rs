@@ -3,17 +3,23 @@
 use netpol_common::ids::Direction;
 
 use super::checks::{SERVICE_PORT, UNKNOWN_PORT_NAME};
-use super::context::{LocatedRule, ObjectSet};
+use super::context::{Alike, LocatedRule, ObjectSet};
 use super::finding::Report;
 use crate::model::{
     BackendPort, Peer, Pod, PodInWords, PortName, PortRange, PortSpec, Ports, Service, Transport,
 };
 
-pub(super) fn check(objects: &ObjectSet<'_>, rule: &LocatedRule<'_>, report: &mut Report<'_>) {
+/// Checks the ports of a rule of a policy that selects these pods.
+pub(super) fn check(
+    objects: &ObjectSet<'_>,
+    rule: &LocatedRule<'_>,
+    selected: &[&Alike<'_>],
+    report: &mut Report<'_>,
+) {
     let Ports::AnyOf(items) = &rule.spec.ports else { return };
     for (index, item) in items.iter().enumerate() {
         if let PortSpec::Range(range) = item.ports
-            && let Some(message) = translated(objects, rule, item.transport, range)
+            && let Some(message) = translated(objects, rule, selected, item.transport, range)
         {
             report.add(&SERVICE_PORT, rule.port_field(index), message);
         }
@@ -23,7 +29,7 @@ pub(super) fn check(objects: &ObjectSet<'_>, rule: &LocatedRule<'_>, report: &mu
         PortSpec::Any | PortSpec::Range(_) => None,
     });
     for (index, transport, name) in named {
-        if let Some(message) = unknown(objects, rule, transport, name) {
+        if let Some(message) = unknown(objects, rule, selected, transport, name) {
             report.add(&UNKNOWN_PORT_NAME, rule.port_field(index), message);
         }
     }
@@ -33,28 +39,23 @@ pub(super) fn check(objects: &ObjectSet<'_>, rule: &LocatedRule<'_>, report: &mu
 fn unknown(
     objects: &ObjectSet<'_>,
     rule: &LocatedRule<'_>,
+    selected: &[&Alike<'_>],
     transport: Transport,
     name: &PortName,
 ) -> Option<String> {
-    let policy = rule.policy;
-    let destinations: Vec<&Pod> = match rule.direction {
-        Direction::Ingress => objects
-            .state
-            .pods_in(&policy.name.namespace)
-            .filter(|pod| policy.pod_selector.matches(&pod.labels))
-            .collect(),
-        Direction::Egress => objects.state.pods().collect(),
+    let has = |transport| match rule.direction {
+        Direction::Ingress => {
+            selected.iter().any(|alike| alike.pod.named_ports(name, transport).next().is_some())
+        }
+        Direction::Egress => objects.port_names.contains(&(transport, name)),
     };
-    let has = |transport| {
-        destinations.iter().any(|pod| pod.named_ports(name, transport).next().is_some())
+    let (whose, is_known) = match rule.direction {
+        Direction::Ingress => ("no selected pod", !selected.is_empty()),
+        Direction::Egress => ("no pod", objects.has_pods()),
     };
-    if destinations.is_empty() || has(transport) {
+    if !is_known || has(transport) {
         return None;
     }
-    let whose = match rule.direction {
-        Direction::Ingress => "no selected pod",
-        Direction::Egress => "no pod",
-    };
     let other = Transport::ALL.into_iter().find(|transport| has(*transport));
     let hint =
         other.map(|other| format!(", but a {other} port of this name exists")).unwrap_or_default();
@@ -66,11 +67,16 @@ fn unknown(
 fn translated(
     objects: &ObjectSet<'_>,
     rule: &LocatedRule<'_>,
+    selected: &[&Alike<'_>],
     transport: Transport,
     range: PortRange,
 ) -> Option<String> {
     let number = (range.first() == range.last()).then_some(range.first())?;
-    let destinations = destinations(objects, rule);
+    let services = objects.services_with(transport, number);
+    if services.is_empty() {
+        return None;
+    }
+    let destinations = destinations(objects, rule, selected);
     let declares = |pod: &&Pod| {
         pod.ports.iter().any(|port| (port.transport, port.number) == (transport, number))
     };
@@ -78,7 +84,7 @@ fn translated(
         return None;
     }
     let mut moved = None;
-    for service in objects.state.services() {
+    for service in services {
         for pod in &destinations {
             match backend(service, pod, transport, number) {
                 None => {}
@@ -109,25 +115,22 @@ fn backend(service: &Service, pod: &Pod, transport: Transport, number: u16) -> O
     }
 }
 
-/// The pods whose ports a rule allows, without those that only an `ipBlock` allows.
-fn destinations<'a>(objects: &ObjectSet<'a>, rule: &LocatedRule<'_>) -> Vec<&'a Pod> {
-    let policy = rule.policy;
+/// The pods whose ports a rule allows, without those that only an `ipBlock` allows; one of those that are alike.
+fn destinations<'a>(
+    objects: &ObjectSet<'a>,
+    rule: &LocatedRule<'_>,
+    selected: &[&Alike<'a>],
+) -> Vec<&'a Pod> {
     match rule.direction {
-        Direction::Ingress => objects
-            .state
-            .pods_in(&policy.name.namespace)
-            .filter(|pod| policy.pod_selector.matches(&pod.labels))
-            .collect(),
+        Direction::Ingress => selected.iter().map(|alike| alike.pod).collect(),
         Direction::Egress => {
-            let selects = |pod: &&Pod| {
-                rule.peers().iter().any(|peer| match peer {
-                    Peer::IpBlock(_) => false,
-                    Peer::Pods { namespaces, pods } => {
-                        objects.is_in(namespaces, policy, pod) && pods.matches(&pod.labels)
-                    }
-                })
-            };
-            objects.state.pods().filter(selects).collect()
+            let mut found = Vec::new();
+            for peer in rule.peers() {
+                if let Peer::Pods { namespaces, pods } = peer {
+                    found.extend(objects.of_peer(rule.policy, namespaces, pods));
+                }
+            }
+            found
         }
     }
 }

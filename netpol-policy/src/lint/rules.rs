@@ -8,7 +8,18 @@ use super::checks::{
 use super::context::LocatedRule;
 use super::cover;
 use super::finding::Report;
+use super::shadow;
 use crate::model::{Peers, Policy, Ports, Rule};
+
+/// Checks a policy whose author has not written `policyTypes`.
+///
+/// Source: networking.k8s.io/v1 `NetworkPolicySpec.policyTypes` (ingress always, egress if there are egress rules).
+pub(super) fn check_defaulting(policy: &Policy, report: &mut Report<'_>) {
+    if policy.policy_types.ingress && policy.ingress.is_empty() && !policy.egress.is_empty() {
+        let message = "is missing: the policy isolates for ingress too, and allows no ingress";
+        report.add(&ALLOWS_NOTHING, "spec.policyTypes".to_owned(), message.to_owned());
+    }
+}
 
 pub(super) fn check(policy: &Policy, report: &mut Report<'_>) {
     for direction in Direction::ALL {
@@ -16,16 +27,11 @@ pub(super) fn check(policy: &Policy, report: &mut Report<'_>) {
         let is_isolating = policy.policy_types.contains(direction);
         let field = format!("spec.{direction}");
         match (is_isolating, rules.is_empty()) {
-            (false, true) => {}
+            (_, true) => {}
             (false, false) => report.add(
                 &INERT_RULES,
                 field,
                 format!("has rules, but policyTypes does not contain {direction}: the rules have no effect"),
-            ),
-            (true, true) => report.add(
-                &ALLOWS_NOTHING,
-                field,
-                format!("is empty: the policy isolates for {direction} and allows nothing"),
             ),
             (true, false) => check_rules(policy, direction, rules, report),
         }
@@ -33,29 +39,29 @@ pub(super) fn check(policy: &Policy, report: &mut Report<'_>) {
 }
 
 fn check_rules(policy: &Policy, direction: Direction, rules: &[Rule], report: &mut Report<'_>) {
-    for (position, rule) in rules.iter().enumerate() {
+    for rule in rules {
         let located = LocatedRule { policy, direction, spec: rule };
         if let (Peers::All, Ports::All) = (&rule.peers, &rule.ports) {
             let message = format!("allows all {direction} traffic");
             report.add(&ALLOWS_EVERYTHING, located.field(), message);
         }
-        check_peers(&located, report);
+        for (position, other) in shadow::peers(located.peers()) {
+            let Some(peer) = located.peers().get(position) else { continue };
+            let message = format!("{peer} is included in {}", located.peer_field(other));
+            report.add(&SHADOWED_PEER, located.peer_field(position), message);
+        }
+    }
+    for (position, other) in shadow::rules(rules) {
+        let (Some(rule), Some(wide)) = (rules.get(position), rules.get(other)) else { continue };
         if is_empty(rule) {
             continue;
         }
-        let mut others = rules.iter().enumerate().filter(|(other, _)| *other != position);
-        // Of two equivalent rules, only the later one is reported.
-        let shadow = others.find(|(other, wide)| {
-            cover::rule(wide, rule) && (*other < position || !cover::rule(rule, wide))
-        });
-        if let Some((_, wide)) = shadow {
-            let other = LocatedRule { policy, direction, spec: wide }.field();
-            if cover::rule(rule, wide) {
-                report.add(&REPEATED_RULE, located.field(), format!("allows the same as {other}"));
-            } else {
-                let message = format!("allows nothing beyond {other}");
-                report.add(&SHADOWED_RULE, located.field(), message);
-            }
+        let field = LocatedRule { policy, direction, spec: rule }.field();
+        let other = LocatedRule { policy, direction, spec: wide }.field();
+        if cover::rule(rule, wide) {
+            report.add(&REPEATED_RULE, field, format!("allows the same as {other}"));
+        } else {
+            report.add(&SHADOWED_RULE, field, format!("allows nothing beyond {other}"));
         }
     }
 }
@@ -64,19 +70,4 @@ fn check_rules(policy: &Policy, direction: Direction, rules: &[Rule], report: &m
 const fn is_empty(rule: &Rule) -> bool {
     matches!(&rule.peers, Peers::AnyOf(peers) if peers.is_empty())
         || matches!(&rule.ports, Ports::AnyOf(ports) if ports.is_empty())
-}
-
-fn check_peers(rule: &LocatedRule<'_>, report: &mut Report<'_>) {
-    let peers = rule.peers();
-    for (position, peer) in peers.iter().enumerate() {
-        let wide = peers.iter().enumerate().find(|(other, wide)| {
-            *other != position
-                && cover::peer(wide, peer)
-                && (*other < position || !cover::peer(peer, wide))
-        });
-        if let Some((other, _)) = wide {
-            let message = format!("{peer} is included in {}", rule.peer_field(other));
-            report.add(&SHADOWED_PEER, rule.peer_field(position), message);
-        }
-    }
 }

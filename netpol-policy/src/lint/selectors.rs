@@ -1,18 +1,30 @@
 //! Checks for selectors that select nothing, or other pods than intended.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::Scope;
 use super::checks::{
-    CONTRADICTORY_SELECTOR, HOST_NETWORK_POD, PEER_SELECTS_NOTHING, SELECTS_NO_POD, SPLIT_PEER,
-    UNKNOWN_NAMESPACE,
+    CONTRADICTORY_SELECTOR, Check, HOST_NETWORK_POD, NAMESPACE_NAME_LABEL as NAME_LABEL,
+    PEER_ON_HOST, PEER_SELECTS_NOTHING, SELECTS_NO_POD, SPLIT_PEER, UNKNOWN_NAMESPACE,
 };
-use super::context::{LocatedRule, ObjectSet};
+use super::context::{Alike, LocatedRule, ObjectSet};
 use super::finding::Report;
-use crate::model::{NamespaceMatch, Peer, Pod, PodInWords, Policy, Requirement, Selector};
+use crate::model::{Labels, NamespaceMatch, Peer, PodInWords, Policy, Requirement, Selector};
 
-/// Checks the policy's `podSelector`.
-pub(super) fn check(objects: &ObjectSet<'_>, policy: &Policy, report: &mut Report<'_>) {
+/// The label that the API server gives every namespace: its name.
+const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// The largest number of letters by which a misspelled label differs.
+const MAX_DISTANCE: usize = 2;
+
+/// Checks the policy's `podSelector`, which selects these pods.
+pub(super) fn check(
+    objects: &ObjectSet<'_>,
+    policy: &Policy,
+    selected: &[&Alike<'_>],
+    report: &mut Report<'_>,
+) {
     let field = || "spec.podSelector".to_owned();
     let namespace = &policy.name.namespace;
     if is_contradictory(&policy.pod_selector) {
@@ -23,24 +35,24 @@ pub(super) fn check(objects: &ObjectSet<'_>, policy: &Policy, report: &mut Repor
         report.add(&CONTRADICTORY_SELECTOR, field(), message);
         return;
     }
-    if objects.has_namespaces && objects.state.namespace_labels(namespace).is_none() {
+    let is_whole = objects.scope == Scope::Complete;
+    if is_whole && objects.has_namespaces && objects.state.namespace_labels(namespace).is_none() {
         let message = format!("namespace {namespace} does not exist");
         report.add(&UNKNOWN_NAMESPACE, "metadata.namespace".to_owned(), message);
         return;
     }
-    let selected: Vec<&Pod> = objects
-        .state
-        .pods_in(namespace)
-        .filter(|pod| policy.pod_selector.matches(&pod.labels))
-        .collect();
-    if objects.has_pods && selected.is_empty() {
-        let message = format!("selects no pod in namespace {namespace}: {}", policy.pod_selector);
+    let is_known = objects.has_pods_in(namespace) || (is_whole && objects.has_pods());
+    if is_known && selected.is_empty() {
+        let pods = objects.pods_in(namespace).iter().map(|alike| &alike.pod.labels);
+        let hint = hint(&policy.pod_selector, pods);
+        let selector = &policy.pod_selector;
+        let message = format!("selects no pod in namespace {namespace}: {selector}{hint}");
         report.add(&SELECTS_NO_POD, field(), message);
     }
-    for pod in selected.into_iter().filter(|pod| pod.host_network) {
+    for alike in selected.iter().filter(|alike| alike.pod.host_network) {
         let message = format!(
             "selects {}, which uses the host's network: policies do not apply to it",
-            PodInWords(&pod.name)
+            PodInWords(&alike.pod.name)
         );
         report.add(&HOST_NETWORK_POD, field(), message);
     }
@@ -56,8 +68,12 @@ pub(super) fn check_peers(
     for (index, peer) in peers.iter().enumerate() {
         let Peer::Pods { namespaces, pods } = peer else { continue };
         let field = rule.peer_field(index);
-        if let Some(message) = selects_nothing(objects, rule.policy, namespaces, pods) {
-            report.add(&PEER_SELECTS_NOTHING, field, message);
+        if let Some(message) = name_label(objects, namespaces) {
+            report.add(&NAME_LABEL, field, message);
+        } else if let Some((check, message)) =
+            selects_nothing(objects, rule.policy, namespaces, pods)
+        {
+            report.add(check, field, message);
         } else if is_contradictory_peer(namespaces, pods) {
             let message = format!("{peer} cannot exist: the conditions exclude each other");
             report.add(&CONTRADICTORY_SELECTOR, field, message);
@@ -95,75 +111,160 @@ fn is_contradictory_peer(namespaces: &NamespaceMatch, pods: &Selector) -> bool {
     is_contradictory(pods) || namespaces.is_some_and(is_contradictory)
 }
 
-/// The message for a peer that selects no existing pod.
+/// The message for a selector of namespaces by the label `name`, which no namespace of the set has.
+///
+/// Source: the API server sets `kubernetes.io/metadata.name` on every namespace, and no other label.
+fn name_label(objects: &ObjectSet<'_>, namespaces: &NamespaceMatch) -> Option<String> {
+    let NamespaceMatch::Selected(selector) = namespaces else { return None };
+    let value = selector.requirements().find_map(|requirement| match requirement {
+        Requirement::In(key, values) if &**key == "name" => values.iter().next(),
+        Requirement::In(..)
+        | Requirement::NotIn(..)
+        | Requirement::Exists(_)
+        | Requirement::DoesNotExist(_) => None,
+    })?;
+    // Only a namespace of the set shows that nobody has added the label.
+    let is_known = objects.state.namespace_labels(value).is_some();
+    (is_known && !objects.namespace_keys.contains("name")).then(|| {
+        format!(
+            "selects namespaces with name={value}, but namespace {value} has no label name: \
+             the API server sets only {NAMESPACE_NAME_LABEL}"
+        )
+    })
+}
+
+/// The check and the message for a peer that selects no existing pod.
 fn selects_nothing(
     objects: &ObjectSet<'_>,
     policy: &Policy,
     namespaces: &NamespaceMatch,
     pods: &Selector,
-) -> Option<String> {
+) -> Option<(&'static Check, String)> {
     if is_contradictory_peer(namespaces, pods) {
         return None;
     }
-    let state = objects.state;
+    let is_whole = objects.scope == Scope::Complete;
     let selected: Vec<&str> = match namespaces {
         NamespaceMatch::Own => vec![&policy.name.namespace],
         NamespaceMatch::Selected(selector) => {
-            let selected = state.namespaces().filter(|found| selector.matches(&found.labels));
-            selected.map(|namespace| &*namespace.name).collect()
+            objects.namespaces(selector).map(|namespace| &*namespace.name).collect()
         }
     };
     if let (NamespaceMatch::Selected(selector), true, true) =
         (namespaces, objects.has_namespaces, selected.is_empty())
     {
-        return Some(format!("selects no namespace: {selector}"));
+        let labels = objects.state.namespaces().map(|namespace| &namespace.labels);
+        let hint = hint(selector, labels);
+        // A namespace that the set does not contain may exist.
+        return (is_whole || !hint.is_empty())
+            .then(|| (&PEER_SELECTS_NOTHING, format!("selects no namespace: {selector}{hint}")));
     }
-    if selected.is_empty() || !objects.has_pods {
+    let is_known = match namespaces {
+        _ if is_whole => objects.has_pods(),
+        NamespaceMatch::Own => objects.has_pods_in(&policy.name.namespace),
+        NamespaceMatch::Selected(selector) => {
+            !selector.is_everything() && selected.iter().all(|of| objects.has_pods_in(of))
+        }
+    };
+    if selected.is_empty() || !is_known {
         return None;
     }
-    let mut candidates = selected.iter().flat_map(|namespace| state.pods_in(namespace));
-    if candidates.any(|pod| !pod.host_network && pods.matches(&pod.labels)) {
-        return None;
+    let mut on_host = None;
+    for pod in objects.of_peer(policy, namespaces, pods) {
+        if !pod.host_network {
+            return None;
+        }
+        on_host.get_or_insert(pod);
     }
     let namespaces = match selected.as_slice() {
         [one] => format!("namespace {one}"),
         several => format!("the {} namespaces that it selects", several.len()),
     };
-    Some(format!("selects no pod in {namespaces}: {pods}"))
+    if let Some(pod) = on_host {
+        let of_node = objects.state.node(&pod.node).map(|node| node.addresses.as_slice());
+        let addresses = if pod.reported_addresses.is_empty() {
+            of_node.unwrap_or_default()
+        } else {
+            &pod.reported_addresses
+        };
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let of_node = if addresses.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", addresses.join(", "))
+        };
+        let message = format!(
+            "selects {} in {namespaces}, which uses the host's network: no policy matches its packets, which have \
+             the address of its node{of_node}",
+            PodInWords(&pod.name)
+        );
+        return Some((&PEER_ON_HOST, message));
+    }
+    let labels = selected.iter().flat_map(|namespace| objects.pods_in(namespace));
+    let hint = hint(pods, labels.map(|alike| &alike.pod.labels));
+    Some((&PEER_SELECTS_NOTHING, format!("selects no pod in {namespaces}: {pods}{hint}")))
+}
+
+/// The label that was probably meant, if existing labels meet all requirements but one, and that one almost.
+fn hint<'a>(selector: &Selector, existing: impl Iterator<Item = &'a Labels>) -> String {
+    for labels in existing {
+        let mut failed = selector.requirements().filter(|requirement| !requirement.matches(labels));
+        let (Some(Requirement::In(key, values)), None) = (failed.next(), failed.next()) else {
+            continue;
+        };
+        let is_near = |meant: &str| {
+            let limit = (meant.chars().count() / 3).min(MAX_DISTANCE);
+            values.iter().any(|value| strsim::osa_distance(value, meant) <= limit)
+        };
+        if let Some(meant) = labels.get(key).filter(|meant| is_near(meant)) {
+            return format!(" (did you mean {key}={meant}?)");
+        }
+        let is_key = |(other, value): &(&Arc<str>, &Arc<str>)| {
+            values.contains(value) && strsim::osa_distance(other, key) <= MAX_DISTANCE
+        };
+        if let Some((other, value)) = labels.iter().find(is_key) {
+            return format!(" (did you mean {other}={value}?)");
+        }
+    }
+    String::new()
 }
 
 /// Whether no set of labels can match the selector.
 fn is_contradictory(selector: &Selector) -> bool {
-    let requirements: Vec<&Requirement> = selector.requirements().collect();
-    let keys: BTreeSet<&Arc<str>> =
-        requirements.iter().map(|requirement| key(requirement)).collect();
-    keys.into_iter().any(|wanted| {
-        let of_key = || requirements.iter().filter(|requirement| key(requirement) == wanted);
-        let must_exist = of_key()
-            .any(|requirement| matches!(requirement, Requirement::In(..) | Requirement::Exists(_)));
-        let must_not =
-            of_key().any(|requirement| matches!(requirement, Requirement::DoesNotExist(_)));
-        if must_exist && must_not {
-            return true;
-        }
-        // The values that every `In` contains; the selector is contradictory if each of them is in a `NotIn`.
-        let mut allowed: Option<BTreeSet<&Arc<str>>> = None;
-        let mut forbidden = BTreeSet::new();
-        for requirement in of_key() {
-            match requirement {
-                Requirement::In(_, values) => {
-                    let values: BTreeSet<_> = values.iter().collect();
-                    allowed = Some(match allowed {
-                        None => values,
-                        Some(before) => before.intersection(&values).copied().collect(),
-                    });
-                }
-                Requirement::NotIn(_, values) => forbidden.extend(values),
-                Requirement::Exists(_) | Requirement::DoesNotExist(_) => {}
+    let mut by_key: BTreeMap<&Arc<str>, Vec<&Requirement>> = BTreeMap::new();
+    for requirement in selector.requirements() {
+        by_key.entry(key(requirement)).or_default().push(requirement);
+    }
+    by_key.values().any(|of_key| exclude_each_other(of_key))
+}
+
+/// Whether no value of one label, and not its absence, meets all of these requirements.
+fn exclude_each_other(of_key: &[&Requirement]) -> bool {
+    let must_exist = of_key
+        .iter()
+        .any(|requirement| matches!(requirement, Requirement::In(..) | Requirement::Exists(_)));
+    let must_not =
+        of_key.iter().any(|requirement| matches!(requirement, Requirement::DoesNotExist(_)));
+    if must_exist && must_not {
+        return true;
+    }
+    // The values that every `In` contains; the requirements exclude each other if each of them is in a `NotIn`.
+    let mut allowed: Option<BTreeSet<&Arc<str>>> = None;
+    let mut forbidden = BTreeSet::new();
+    for requirement in of_key {
+        match requirement {
+            Requirement::In(_, values) => {
+                let values: BTreeSet<_> = values.iter().collect();
+                allowed = Some(match allowed {
+                    None => values,
+                    Some(before) => before.intersection(&values).copied().collect(),
+                });
             }
+            Requirement::NotIn(_, values) => forbidden.extend(values),
+            Requirement::Exists(_) | Requirement::DoesNotExist(_) => {}
         }
-        allowed.is_some_and(|allowed| allowed.iter().all(|value| forbidden.contains(value)))
-    })
+    }
+    allowed.is_some_and(|allowed| allowed.iter().all(|value| forbidden.contains(value)))
 }
 
 const fn key(requirement: &Requirement) -> &Arc<str> {

@@ -33,7 +33,7 @@ status: { phase: Running, podIPs: [{ ip: 10.0.0.3 }] }
 ";
 
 fn findings(objects: &str) -> Vec<Finding> {
-    lint(&state(objects))
+    lint(&state(objects), &Options::new(Scope::Complete))
 }
 
 fn state(objects: &str) -> ClusterState {
@@ -88,7 +88,9 @@ fn a_sound_policy_has_no_finding() {
 fn selectors_that_select_nothing_are_found() {
     check(
         "{ podSelector: { matchLabels: { app: wbe } }, ingress: [{}] }",
-        &["NP001 spec.podSelector selects no pod in namespace shop: app=wbe"],
+        &[
+            "NP001 spec.podSelector selects no pod in namespace shop: app=wbe (did you mean app=web?)",
+        ],
     );
     check(
         "{ podSelector: {}, ingress: [{ from: [
@@ -186,13 +188,10 @@ fn rules_for_a_direction_missing_in_policy_types_are_found() {
 }
 
 #[test]
-fn allowing_all_or_nothing_is_found() {
+fn allowing_all_is_found() {
     check_all(
         "{ podSelector: {}, egress: [{}] }",
-        &[
-            "NP012 spec.egress[0] allows all egress traffic",
-            "NP011 spec.ingress is empty: the policy isolates for ingress and allows nothing",
-        ],
+        &["NP012 spec.egress[0] allows all egress traffic"],
     );
 }
 
@@ -312,7 +311,7 @@ fn blocks_that_contain_pods_or_services_or_nothing_are_found() {
         &[
             "NP030 spec.ingress[0].from[0].ipBlock except covers all of 172.16.0.0/12",
             "NP031 spec.ingress[0].from[2].ipBlock 10.0.0.0/24 covers 10.0.0.1 of pod shop/web and 2 more pod addresses",
-            "NP032 spec.ingress[0].from[3].ipBlock 10.96.0.0/16 covers 10.96.0.9 of Service shop/db",
+            "NP032 spec.ingress[0].from[3].ipBlock 10.96.0.0/16 covers 10.96.0.9 of Service shop/db, which has no selector: its EndpointSlices list its backends",
         ],
     );
 }
@@ -346,13 +345,15 @@ fn rules_over_capacity_are_found() {
     let state = state(&text);
     let few =
         Capacities { n_prefixes: crate::compile::Shared::undivided(3), ..Capacities::default() };
-    let found: Vec<_> = lint_within(&state, &few)
+    let options = Options { capacities: few, ..Options::new(Scope::Complete) };
+    let found: Vec<_> = lint(&state, &options)
         .into_iter()
         .filter(|finding| finding.check.code == "NP040")
         .map(|finding| format!("{} {}", finding.object, finding.field))
         .collect();
     assert_eq!(found, ["NetworkPolicy shop/large spec.ingress[0].from"]);
-    assert!(lint(&state).iter().all(|finding| finding.check.code != "NP040"));
+    let options = Options::new(Scope::Complete);
+    assert!(lint(&state, &options).iter().all(|finding| finding.check.code != "NP040"));
 }
 
 #[test]

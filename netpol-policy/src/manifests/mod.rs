@@ -37,6 +37,11 @@ pub struct Manifests {
 }
 
 impl Manifests {
+    /// Whether a policy of a file contains a field; `true` for an object that was not read.
+    pub fn has_field(&self, object: &ObjectRef, path: &[&str]) -> bool {
+        self.lines.get(object).is_none_or(|(_, lines)| lines.has(path))
+    }
+
     /// The location of a field of an object, or of the nearest enclosing field that is written in the file; `None` for an
     /// object that was not read.
     pub fn location_of(&self, object: &ObjectRef, field: &str) -> Option<Location> {

@@ -165,6 +165,11 @@ impl Selector {
         Arc::strong_count(&self.requirements)
     }
 
+    /// Whether this is one of the requirements.
+    pub fn requires(&self, requirement: &Requirement) -> bool {
+        self.requirements.binary_search(requirement).is_ok()
+    }
+
     /// The requirements, sorted.
     pub fn requirements(&self) -> impl Iterator<Item = &Requirement> {
         self.requirements.iter()

@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Identity};
+use netpol_common::keys::AllowKey;
 
 use super::cluster::Cluster;
 use super::ranges;
-use crate::compile::AllowMapKey;
+use crate::compile::{AllowMap, AllowMapKey};
 use crate::dataplane::identity_of;
 use crate::model::{ObjectName, Pod, PortSpec, Ports, Transport};
 use crate::store::{ClusterState, LabelClassId};
@@ -22,11 +23,30 @@ use crate::store::{ClusterState, LabelClassId};
 pub(super) enum GroupKey {
     /// A pod on the host's network, which has the addresses of its node, or one that does not exist.
     Single(ObjectName),
-    /// With compiled maps: the identity of each address and whether it is deferred, and the memory addresses of the allow maps
-    /// with the entry of the endpoint.
+    /// With compiled maps: the identity of each address and whether it is deferred, and the numbers of the contents of its
+    /// allow maps with the entry of the endpoint.
     Maps { addresses: Vec<(bool, Identity, bool)>, allow: [Option<usize>; 2], endpoint: [u8; 5] },
     /// Without maps: the label class, and for each address the range that no block divides.
     Objects { label_class: Option<LabelClassId>, addresses: Vec<(bool, usize)> },
+}
+
+/// Numbers of the different contents of allow maps, without the rules that the verdicts come from.
+#[derive(Default)]
+struct AllowMaps {
+    /// By the memory address of the map: equal maps are mostly shared.
+    by_address: BTreeMap<usize, usize>,
+    by_content: BTreeMap<Vec<(AllowKey, u8)>, usize>,
+}
+
+impl AllowMaps {
+    fn number(&mut self, map: &Arc<AllowMap>) -> usize {
+        let Self { by_address, by_content } = self;
+        *by_address.entry(Arc::as_ptr(map).addr()).or_insert_with(|| {
+            let n_known = by_content.len();
+            let content = map.iter().map(|(key, value)| (*key, value.verdict)).collect();
+            *by_content.entry(content).or_insert(n_known)
+        })
+    }
 }
 
 impl Cluster {
@@ -34,9 +54,10 @@ impl Cluster {
     pub(super) fn group_keys(&self, pods: &[ObjectName]) -> Vec<GroupKey> {
         let state = self.state();
         let starts = if self.is_compiled() { Vec::new() } else { ranges::starts(state) };
+        let mut maps = AllowMaps::default();
         let keys = pods.iter().map(|name| match state.pod(name).filter(|pod| !pod.host_network) {
             None => GroupKey::Single(name.clone()),
-            Some(pod) if self.is_compiled() => self.by_maps(pod),
+            Some(pod) if self.is_compiled() => self.by_maps(pod, &mut maps),
             Some(pod) => {
                 let of_address = |address: IpAddr| {
                     (
@@ -53,7 +74,7 @@ impl Cluster {
         keys.collect()
     }
 
-    fn by_maps(&self, pod: &Pod) -> GroupKey {
+    fn by_maps(&self, pod: &Pod, maps: &mut AllowMaps) -> GroupKey {
         let map_state = self.map_state();
         let addresses = self.state().held_addresses(pod).map(|address| {
             let addr = Addr::from(address);
@@ -66,7 +87,7 @@ impl Cluster {
         };
         let allow = Direction::ALL.map(|direction| {
             let map = map_state.allow.get(&AllowMapKey::new(ifindex, direction));
-            map.map(|map| Arc::as_ptr(map).addr())
+            map.map(|map| maps.number(map))
         });
         let value = map_state.endpoints.get(&ifindex).map(|endpoint| endpoint.value);
         let endpoint = value.map_or([0; 5], |value| {

@@ -6,8 +6,6 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use hashbrown::HashMap;
-
 use super::engine::DatapathError;
 use super::groups::{GroupKey, port_boundaries};
 use super::offline::{OfflineCluster, Verdict};
@@ -35,7 +33,11 @@ pub struct Reachability {
     cluster: OfflineCluster,
     peers: Vec<Peer>,
     boundaries: BTreeMap<Transport, Vec<u16>>,
-    known: HashMap<(usize, usize, Transport, usize), Answer>,
+    /// The range of ports that `known` is about.
+    ports: (Transport, usize),
+    /// The answers between groups: a row for each source.
+    known: Vec<Option<Answer>>,
+    n_groups: usize,
 }
 
 /// A source or destination.
@@ -59,13 +61,18 @@ impl Reachability {
             (!is_single).then_some(number)
         });
         let state = cluster.state();
-        let peers = peers.iter().map(|end| {
-            let group = pod_name(end).and_then(|_| groups.next().flatten());
-            Peer { addresses: addresses(state, end), end: end.clone(), group }
-        });
-        let peers = peers.collect();
+        let peers: Vec<Peer> = peers
+            .iter()
+            .map(|end| {
+                let group = pod_name(end).and_then(|_| groups.next().flatten());
+                Peer { addresses: addresses(state, end), end: end.clone(), group }
+            })
+            .collect();
+        drop(groups);
         let boundaries = port_boundaries(state);
-        Self { cluster, peers, boundaries, known: HashMap::new() }
+        let ports = (Transport::Tcp, usize::MAX);
+        let n_groups = numbers.len();
+        Self { cluster, peers, boundaries, ports, known: Vec::new(), n_groups }
     }
 
     /// The objects.
@@ -94,10 +101,15 @@ impl Reachability {
         };
         let boundaries = self.boundaries.get(&transport);
         let ports = boundaries.map_or(0, |of| of.partition_point(|first| *first <= port));
-        let key = source.group.zip(destination.group);
-        let key = key.map(|(source, destination)| (source, destination, transport, ports));
-        if let Some(known) = key.and_then(|key| self.known.get(&key)) {
-            return Ok(*known);
+        if self.ports != (transport, ports) {
+            self.ports = (transport, ports);
+            self.known.clear();
+            self.known.resize(self.n_groups * self.n_groups, None);
+        }
+        let pair = source.group.zip(destination.group);
+        let index = pair.map(|(source, destination)| source * self.n_groups + destination);
+        if let Some(known) = index.and_then(|index| self.known.get(index).copied().flatten()) {
+            return Ok(known);
         }
         let mut verdicts = [None, None];
         for (verdict, is_family) in verdicts.iter_mut().zip([IpAddr::is_ipv4, IpAddr::is_ipv6]) {
@@ -125,8 +137,8 @@ impl Reachability {
             [Some(Verdict::Allowed), _] | [None, Some(Verdict::Allowed)] => Answer::Allowed,
             [Some(Verdict::Denied), _] | [None, Some(Verdict::Denied) | None] => Answer::Denied,
         };
-        if let Some(key) = key {
-            self.known.insert(key, answer);
+        if let Some(known) = index.and_then(|index| self.known.get_mut(index)) {
+            *known = Some(answer);
         }
         Ok(answer)
     }

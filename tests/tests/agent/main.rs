@@ -10,4 +10,5 @@ mod objects;
 mod paths;
 mod privileged;
 mod silence;
+mod taint;
 mod unable;

@@ -192,11 +192,11 @@ fn a_service_without_a_selector_has_the_backends_of_its_endpoint_slices() {
         &format!("{API_SERVER}{vip}"),
         "netpol lint INPUT --allow NP020",
         &expect![[r#"
-        exit code 0
-        DIR/input/a.yaml:26: warning NP032 block-covers-service: NetworkPolicy shop/api-vip: spec.egress[0].to[0].ipBlock 10.96.0.1/32 covers 10.96.0.1 of Service default/kubernetes
-            Select the Service's backend pods by their labels.
-        6 objects: 0 errors, 1 warning, 0 infos
-    "#]],
+            exit code 0
+            DIR/input/a.yaml:26: warning NP032 block-covers-service: NetworkPolicy shop/api-vip: spec.egress[0].to[0].ipBlock 10.96.0.1/32 covers 10.96.0.1 of Service default/kubernetes, whose backends are 192.168.1.11:6443
+                Allow the backends of the Service: pods by their labels, other backends by an `ipBlock` of their addresses.
+            6 objects: 0 errors, 1 warning, 0 infos
+        "#]],
     );
 }
 

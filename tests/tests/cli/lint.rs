@@ -134,6 +134,144 @@ fn lint_reads_the_standard_input() {
     );
 }
 
+fn policy(name: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{ name: {name}, namespace: shop }}\nspec: {spec}\n"
+    )
+}
+
+/// The findings of all levels on this input, each as its code and the rest of the line.
+fn findings(input: &str, options: &str) -> Vec<String> {
+    let text = output(&format!("netpol lint -f - {options}"), input);
+    let is_finding = |line: &&str| line.starts_with("-:");
+    let without_location =
+        |line: &str| line.split_once(": ").map_or(line, |(_, rest)| rest).to_owned();
+    text.lines().filter(is_finding).map(without_location).collect()
+}
+
+const SHOP_NAMESPACE: &str =
+    "{ apiVersion: v1, kind: Namespace, metadata: { name: shop, labels: { team: a } } }\n";
+
+#[test]
+fn namespaces_that_the_input_does_not_contain_may_exist() {
+    for selector in [
+        "kubernetes.io/metadata.name: kube-system",
+        "kubernetes.io/metadata.name: ingress-nginx",
+        "team: platform",
+        "name: kube-system",
+    ] {
+        let spec = format!(
+            "{{ podSelector: {{}}, ingress: [{{ from: [{{ namespaceSelector: {{ matchLabels: {{ {selector} }} }} }}] }}] }}"
+        );
+        let input = format!("{SHOP_NAMESPACE}{}", policy("a", &spec));
+        assert_eq!(findings(&input, ""), Vec::<String>::new(), "{selector}");
+        let elsewhere = input.replace("namespace: shop", "namespace: other");
+        assert_eq!(findings(&elsewhere, ""), Vec::<String>::new(), "{selector}");
+        let complete = findings(&input, "--complete");
+        assert!(complete[0].starts_with("warning NP003"), "{complete:?}");
+        assert!(findings(&elsewhere, "--complete")[0].starts_with("warning NP002"));
+    }
+    let every = "---\n{ apiVersion: v1, kind: NamespaceList, items: [{ metadata: { name: default } }, { metadata: { name: kube-system } }] }\n";
+    let spec = "{ podSelector: {}, ingress: [{ from: [{ namespaceSelector: { matchLabels: { team: b } } }] }] }";
+    let input = format!("{SHOP_NAMESPACE}{every}{}", policy("a", spec));
+    assert!(findings(&input, "")[0].starts_with("warning NP003"));
+}
+
+#[test]
+fn a_label_that_differs_by_a_letter_is_suggested() {
+    let pod = "---\n{ apiVersion: v1, kind: Pod, metadata: { name: p, namespace: shop, labels: { app: frontend } } }\n";
+    for (spec, expected) in [
+        (
+            "{ podSelector: { matchLabels: { app: frontent } } }",
+            "warning NP001 selects-no-pod: NetworkPolicy shop/a: spec.podSelector selects no pod in namespace shop: app=frontent (did you mean app=frontend?)",
+        ),
+        (
+            "{ podSelector: { matchLabels: { apps: frontend } } }",
+            "warning NP001 selects-no-pod: NetworkPolicy shop/a: spec.podSelector selects no pod in namespace shop: apps=frontend (did you mean app=frontend?)",
+        ),
+        (
+            "{ podSelector: {}, ingress: [{ from: [{ podSelector: { matchLabels: { app: fronted } } }] }] }",
+            "warning NP003 peer-selects-nothing: NetworkPolicy shop/a: spec.ingress[0].from[0] selects no pod in namespace shop: app=fronted (did you mean app=frontend?)",
+        ),
+        (
+            "{ podSelector: {}, ingress: [{ from: [{ namespaceSelector: { matchLabels: { tean: a } } }] }] }",
+            "warning NP003 peer-selects-nothing: NetworkPolicy shop/a: spec.ingress[0].from[0] selects no namespace: tean=a (did you mean team=a?)",
+        ),
+        (
+            "{ podSelector: {}, ingress: [{ from: [{ namespaceSelector: { matchLabels: { name: shop } } }] }] }",
+            "warning NP007 namespace-name-label: NetworkPolicy shop/a: spec.ingress[0].from[0] selects namespaces with name=shop, but namespace shop has no label name: the API server sets only kubernetes.io/metadata.name",
+        ),
+    ] {
+        let input = format!("{SHOP_NAMESPACE}{pod}{}", policy("a", spec));
+        assert_eq!(findings(&input, ""), [expected]);
+    }
+}
+
+#[test]
+fn dns_that_another_policy_allows_is_allowed() {
+    let api = policy(
+        "api",
+        "{ podSelector: { matchLabels: { app: api } }, policyTypes: [Egress], egress: [{ to: [{ podSelector: { matchLabels: { app: db } } }], ports: [{ port: 5432 }] }] }",
+    );
+    let dns = |selector: &str, port: u16| {
+        let spec = format!(
+            "{{ podSelector: {selector}, policyTypes: [Egress], egress: [{{ ports: [{{ protocol: UDP, port: {port} }}, {{ protocol: TCP, port: {port} }}] }}] }}"
+        );
+        policy("dns", &spec)
+    };
+    for (selector, port) in [("{}", 53), ("{ matchLabels: { app: api } }", 53), ("{}", 5353)] {
+        let input = format!("{}{api}", dns(selector, port));
+        assert_eq!(findings(&input, ""), Vec::<String>::new(), "{selector} {port}");
+        // OpenShift's pods listen on another port than the Service.
+        assert_eq!(findings(&dns(selector, port), ""), Vec::<String>::new());
+    }
+    for (selector, port) in [("{ matchLabels: { app: web } }", 53), ("{}", 54)] {
+        let found = findings(&format!("{}{api}", dns(selector, port)), "");
+        assert!(found[0].starts_with("warning NP020"), "{selector} {port}: {found:?}");
+    }
+    let audited =
+        dns("{}", 53).replace("name: dns,", "name: dns, annotations: { netpol/mode: audit },");
+    let pod = "{ apiVersion: v1, kind: Pod, metadata: { name: api-0, namespace: shop, labels: { app: api } } }\n";
+    let found = findings(&format!("{pod}{audited}{api}"), "");
+    assert!(found.iter().any(|found| found.starts_with("warning NP020")), "{found:?}");
+}
+
+#[test]
+fn a_peer_on_the_hosts_network_is_not_matched_by_labels() {
+    let server = |host: &str| {
+        format!(
+            "{{ apiVersion: v1, kind: Pod, metadata: {{ name: api-cp1, namespace: kube-system, labels: {{ component: api }} }}, spec: {{ nodeName: cp1, hostNetwork: {host} }}, status: {{ podIP: 192.168.1.11 }} }}\n"
+        )
+    };
+    let pod = "---\n{ apiVersion: v1, kind: Pod, metadata: { name: hook, namespace: shop, labels: { app: hook } }, status: { podIP: 10.0.0.1 } }\n";
+    let hook = policy(
+        "hook",
+        "{ podSelector: { matchLabels: { app: hook } }, ingress: [{ from: [{ namespaceSelector: { matchLabels: { kubernetes.io/metadata.name: kube-system } }, podSelector: { matchLabels: { component: api } } }] }] }",
+    );
+    assert_eq!(
+        findings(&format!("{}{pod}{hook}", server("true")), ""),
+        [
+            "warning NP008 peer-on-host-network: NetworkPolicy shop/hook: spec.ingress[0].from[0] selects pod kube-system/api-cp1 in namespace kube-system, which uses the host's network: no policy matches its packets, which have the address of its node (192.168.1.11)"
+        ]
+    );
+    assert_eq!(findings(&format!("{}{pod}{hook}", server("false")), ""), Vec::<String>::new());
+}
+
+#[test]
+fn only_a_direction_that_the_author_has_not_named_is_doubtful() {
+    let found = findings(&policy("a", "{ podSelector: {}, egress: [{}] }"), "--allow NP012");
+    assert!(found[0].starts_with("warning NP011"), "{found:?}");
+    for spec in [
+        "{ podSelector: {} }",
+        "{ podSelector: {}, policyTypes: [Ingress, Egress], egress: [{ ports: [{ port: 53 }, { port: 53, protocol: UDP }] }] }",
+        "{ podSelector: {}, policyTypes: [Ingress] }",
+        "{ podSelector: {}, policyTypes: [Ingress, Egress] }",
+        "{ podSelector: {}, egress: [{ ports: [{ port: 53 }, { port: 53, protocol: UDP }] }], ingress: [{ ports: [{ port: 80 }] }] }",
+    ] {
+        assert_eq!(findings(&policy("a", spec), ""), Vec::<String>::new(), "{spec}");
+    }
+}
+
 #[test]
 fn the_documentation_lists_every_finding() {
     let mut text = String::from(
@@ -144,8 +282,10 @@ fn the_documentation_lists_every_finding() {
          netpol lint --cluster               # the live cluster\n\
          netpol lint --cluster -f policies/  # the cluster as it would be with these files applied\n\
          ```\n\n\
-         Some checks compare policies with pods, namespaces and Services. They report nothing if the input contains no object\n\
-         of that kind, so add these objects: `kubectl get networkpolicies,pods,namespaces,services -A -o yaml`.\n\n\
+         Some checks compare policies with pods, workloads, namespaces and Services. The input may be a part of a cluster, such\n\
+         as the output of a chart: a namespace or Service that it does not contain may exist. With `--complete`, with `--cluster`,\n\
+         and if the input contains the namespaces `default` and `kube-system`, it is a whole cluster, and selectors of namespaces\n\
+         and pods that it does not contain are findings: `kubectl get networkpolicies,pods,namespaces,services -A -o yaml`.\n\n\
          Each finding names file, line, object and field. The exit code is 0 if no finding has at least the level of\n\
          `--deny errors|warnings|infos` (default: errors), 1 if one has, and 2 if a file cannot be read. `--allow CODE`\n\
          suppresses findings by code or name. `-o json` and `-o sarif` write the findings for programs.\n\n\

@@ -5,6 +5,7 @@
 mod cases;
 mod cluster;
 mod explain;
+mod flannel;
 mod inputs;
 mod lint;
 mod matrix;

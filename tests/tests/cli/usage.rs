@@ -22,22 +22,23 @@ fn version_and_help_are_output() {
     check_help(
         "netpol help",
         &expect![[r#"
-        exit code 0
-        Explain, check and simulate Kubernetes NetworkPolicies, from files or from a live cluster
+            exit code 0
+            Explain, check and simulate Kubernetes NetworkPolicies, from files or from a live cluster
 
-        Usage: netpol <COMMAND>
+            Usage: netpol <COMMAND>
 
-        Commands:
-          explain      Explain why a connection is allowed or denied: the policies that isolate, the rules that allow, and the rules that almost match
-          lint         Report mistakes in policies: fields that are not in force as written, and rules that probably do not have the intended effect
-          simulate     Evaluate connections without sending packets: draw the matrix of allowed connections, or evaluate cases from a file
-          completions  Write a completion script for a shell
-          help         Print this message or the help of the given subcommand(s)
+            Commands:
+              explain      Explain why a connection is allowed or denied: the policies that isolate, the rules that allow, and the rules that almost match
+              lint         Report mistakes in policies: fields that are not in force as written, and rules that probably do not have the intended effect
+              flannel      Name netpol-cni in Flannel's own configuration, so that no pod starts without it, or take it out again
+              simulate     Evaluate connections without sending packets: draw the matrix of allowed connections, or evaluate cases from a file
+              completions  Write a completion script for a shell
+              help         Print this message or the help of the given subcommand(s)
 
-        Options:
-          -h, --help     Print help
-          -V, --version  Print version
-    "#]],
+            Options:
+              -h, --help     Print help
+              -V, --version  Print version
+        "#]],
     );
     assert_eq!(output("netpol --help", ""), output("netpol help", ""));
     check_help(
@@ -98,49 +99,52 @@ fn version_and_help_are_output() {
     check_help(
         "netpol lint --help",
         &expect![[r#"
-        exit code 0
-        Report mistakes in policies: fields that are not in force as written, and rules that probably do not have the intended effect.
+            exit code 0
+            Report mistakes in policies: fields that are not in force as written, and rules that probably do not have the intended effect.
 
-        The checks are listed in docs/lint.md. Checks that compare policies with pods, namespaces or Services need these objects too. The exit code is 0 if there is no finding of the --deny level or above, 1 if there is one, and 2 if the input cannot be read.
+            The checks are listed in docs/lint.md. Checks that compare policies with pods, namespaces or Services need these objects too. The exit code is 0 if there is no finding of the --deny level or above, 1 if there is one, and 2 if the input cannot be read.
 
-        Usage: netpol lint [OPTIONS] <--file <PATH>...|--cluster>
+            Usage: netpol lint [OPTIONS] <--file <PATH>...|--cluster>
 
-        Options:
-          -f, --file <PATH>...
-                  Files and directories with objects (YAML or JSON); `-` is the standard input
+            Options:
+              -f, --file <PATH>...
+                      Files and directories with objects (YAML or JSON); `-` is the standard input
 
-              --cluster
-                  Read the objects of the cluster of kubectl's current context. Objects in files replace those of the cluster
+                  --cluster
+                      Read the objects of the cluster of kubectl's current context. Objects in files replace those of the cluster
 
-              --kubeconfig <FILE>
-                  Kubeconfig file for --cluster [default: the file that kubectl uses]
+                  --kubeconfig <FILE>
+                      Kubeconfig file for --cluster [default: the file that kubectl uses]
 
-          -o, --output <OUTPUT>
-                  Output format
+                  --complete
+                      The input is a whole cluster: report selectors of namespaces and pods that it does not contain. Assumed with --cluster, and if the input contains the namespaces `default` and `kube-system`
 
-                  Possible values:
-                  - text:  A line for each finding, with advice
-                  - json:  A JSON array of objects
-                  - sarif: SARIF 2.1.0, for code hosts
+              -o, --output <OUTPUT>
+                      Output format
 
-                  [default: text]
+                      Possible values:
+                      - text:  A line for each finding, with advice
+                      - json:  A JSON array of objects
+                      - sarif: SARIF 2.1.0, for code hosts
 
-              --deny <LEVEL>
-                  Lowest level of findings that makes the exit code 1
+                      [default: text]
 
-                  Possible values:
-                  - errors:   Parts of objects that are not in force as written
-                  - warnings: Also probable mistakes
-                  - infos:    Also findings that are often intended
+                  --deny <LEVEL>
+                      Lowest level of findings that makes the exit code 1
 
-                  [default: errors]
+                      Possible values:
+                      - errors:   Parts of objects that are not in force as written
+                      - warnings: Also probable mistakes
+                      - infos:    Also findings that are often intended
 
-              --allow <CODE>
-                  Suppress findings with this code or name, such as NP031 or `no-dns`
+                      [default: errors]
 
-          -h, --help
-                  Print help (see a summary with '-h')
-    "#]],
+                  --allow <CODE>
+                      Suppress findings with this code or name, such as NP031 or `no-dns`
+
+              -h, --help
+                      Print help (see a summary with '-h')
+        "#]],
     );
     check_help(
         "netpol simulate -h",

@@ -164,11 +164,11 @@ fn lint_compares_policies_with_the_pods_of_templates() {
         &(input.clone() + &policy("apii")),
         "netpol lint INPUT",
         &expect![[r#"
-        exit code 0
-        DIR/input.yaml:7: warning NP001 selects-no-pod: NetworkPolicy s/api: spec.podSelector selects no pod in namespace s: app=apii
-            Compare the selector with the labels of the pods that the policy should select.
-        4 objects: 0 errors, 1 warning, 0 infos
-    "#]],
+            exit code 0
+            DIR/input.yaml:7: warning NP001 selects-no-pod: NetworkPolicy s/api: spec.podSelector selects no pod in namespace s: app=apii (did you mean app=api?)
+                Compare the selector with the labels of the pods that the policy should select.
+            4 objects: 0 errors, 1 warning, 0 infos
+        "#]],
     );
     check(
         &(input + &policy("api")),

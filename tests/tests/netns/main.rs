@@ -15,6 +15,7 @@ mod older;
 mod policies;
 mod restarts;
 mod surface;
+mod taint;
 mod teardown;
 mod unannounced;
 mod upgrade;

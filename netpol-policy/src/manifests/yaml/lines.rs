@@ -40,6 +40,18 @@ impl Lines {
         FieldLine { line: nearest.line, is_unreadable }
     }
 
+    /// Whether the document contains the field at this path, which consists of names.
+    pub fn has(&self, path: &[&str]) -> bool {
+        let mut found = self;
+        for name in path {
+            let Below::Fields(fields) = &found.below else { return false };
+            let at = fields.binary_search_by(|(key, _)| (**key).cmp(name)).ok();
+            let Some((_, lines)) = at.and_then(|at| fields.get(at)) else { return false };
+            found = lines;
+        }
+        true
+    }
+
     /// The lines of a field and of everything in it, or those of the nearest enclosing field that the document contains.
     pub(super) fn nearest(&self, path: &str) -> &Self {
         let mut nearest = self;

@@ -57,11 +57,18 @@ pub(super) struct Faults {
     pub(super) is_garbled: bool,
     /// The resource and the JSON of objects that every streaming list sends, and then reports as deleted.
     pub(super) deleted_while_listed: Vec<(usize, Bytes)>,
+    /// The minor version of Kubernetes that the server reports, if not the newest one.
+    pub(super) minor_version: Option<u32>,
     /// Incremented when all watches are ended.
     pub(super) n_endings: u64,
 }
 
 impl FakeApi {
+    /// Reports this minor version of Kubernetes.
+    pub fn set_minor_version(&self, minor: u32) {
+        self.shared.change(|state| state.faults.minor_version = Some(minor));
+    }
+
     /// Breaks every connection at once.
     pub fn break_connections(&self) {
         self.shared.breaker.send_modify(|n_breaks| *n_breaks += 1);

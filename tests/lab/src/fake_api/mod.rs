@@ -1,6 +1,6 @@
 //! A small Kubernetes API server in this process, over plain HTTP on the loopback interface.
 //!
-//! It lists (in pages), watches (bookmarks, streaming lists, 410 Gone), gets, and creates the objects of a few resources, and
+//! It lists (in pages), watches (bookmarks, streaming lists, 410 Gone), gets, creates, and patches the objects of a few resources, and
 //! fails on demand as real servers do. In: objects as JSON, which it stores without validation. Must not: contain
 //! expectations about the client under test.
 
@@ -165,8 +165,14 @@ impl FakeApi {
 
     /// An object as the server has it.
     pub fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<Value> {
+        self.object(kind.as_str(), namespace, name)
+    }
+
+    /// An object of any kind that the server knows, also one that the agent does not watch.
+    pub fn object(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
+        let number = RESOURCES.iter().position(|resource| resource.kind == kind)?;
         let key = (namespace.to_owned(), name.to_owned());
-        let json = self.shared.with(|state| state.contents.get(number_of(kind), &key))?;
+        let json = self.shared.with(|state| state.contents.get(number, &key))?;
         serde_json::from_slice(&json).ok()
     }
 

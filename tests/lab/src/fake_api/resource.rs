@@ -27,7 +27,7 @@ pub(super) enum Scope {
 }
 
 /// Every resource; its index in this table is the number of its collection.
-pub(super) const RESOURCES: [Resource; 7] = [
+pub(super) const RESOURCES: [Resource; 8] = [
     core("Pod", "pods", Scope::Namespaced),
     core("Service", "services", Scope::Namespaced),
     core("Namespace", "namespaces", Scope::Cluster),
@@ -53,6 +53,7 @@ pub(super) const RESOURCES: [Resource; 7] = [
         plural: "endpointslices",
         scope: Scope::Namespaced,
     },
+    core("ConfigMap", "configmaps", Scope::Namespaced),
 ];
 
 const fn core(kind: &'static str, plural: &'static str, scope: Scope) -> Resource {

@@ -21,6 +21,9 @@ use super::resource::{RESOURCES, ResourcePath, parse_path};
 use super::watch::{Start, Watch, Wish, error_line};
 use super::{Asked, Shared, State};
 
+/// The minor version of Kubernetes, unless a test sets another one.
+const MINOR_VERSION: u32 = 36;
+
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// An error answer.
@@ -44,8 +47,14 @@ pub(super) async fn serve(
 
     let token = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let admitted = shared.with(|state| admit(state, token));
+    let request_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let request_type = request_type.map(str::to_owned);
     let body = request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
+    let patch_type = request_type.as_deref();
     let served = admitted.and_then(|()| {
+        if path == "/version" {
+            return Ok(version(&shared));
+        }
         let place = parse_path(&path).ok_or_else(|| {
             Refusal(StatusCode::NOT_FOUND, "NotFound", format!("no resource {path}"))
         })?;
@@ -59,6 +68,7 @@ pub(super) async fn serve(
         match method {
             Method::GET => read(&shared, place, &query),
             Method::POST => create(&shared, &place, &body),
+            Method::PATCH => patch(&shared, place, patch_type, &body),
             other => Err(Refusal(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "MethodNotAllowed",
@@ -250,6 +260,55 @@ fn create(
             .map(|json| answer(StatusCode::CREATED, json))
             .ok_or_else(|| bad_request("metadata.name is missing".to_owned()))
     })
+}
+
+/// Changes an object by a JSON patch or a merge patch.
+fn patch(
+    shared: &Arc<Shared>,
+    place: ResourcePath,
+    patch_type: Option<&str>,
+    body: &Bytes,
+) -> Result<Response<Body>, Refusal> {
+    let invalid = |error: String| Refusal(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", error);
+    let ResourcePath { resource, namespace, name } = place;
+    let key = (namespace.unwrap_or_default(), name.unwrap_or_default());
+    shared.change(|state| {
+        let found = state.contents.get(resource, &key).ok_or_else(|| {
+            Refusal(StatusCode::NOT_FOUND, "NotFound", format!("{} not found", key.1))
+        })?;
+        let mut object: Value =
+            serde_json::from_slice(&found).map_err(|error| invalid(error.to_string()))?;
+        match patch_type {
+            Some("application/json-patch+json") => {
+                let patch: json_patch::Patch = serde_json::from_slice(body)
+                    .map_err(|error| bad_request(format!("body: {error}")))?;
+                json_patch::patch(&mut object, &patch)
+                    .map_err(|error| invalid(error.to_string()))?;
+            }
+            Some("application/merge-patch+json") => {
+                let patch: Value = serde_json::from_slice(body)
+                    .map_err(|error| bad_request(format!("body: {error}")))?;
+                json_patch::merge(&mut object, &patch);
+            }
+            other => return Err(bad_request(format!("no patch of type {other:?}"))),
+        }
+        state.contents.put(resource, object);
+        let changed = state.contents.get(resource, &key);
+        changed
+            .map(|json| answer(StatusCode::OK, json))
+            .ok_or_else(|| invalid("metadata.name is missing".to_owned()))
+    })
+}
+
+/// The version, of which only the minor one matters to clients.
+fn version(shared: &Arc<Shared>) -> Response<Body> {
+    let minor = shared.with(|state| state.faults.minor_version.unwrap_or(MINOR_VERSION));
+    let info = json!({
+        "major": "1", "minor": minor.to_string(), "gitVersion": format!("v1.{minor}.0"), "gitCommit": "",
+        "gitTreeState": "clean", "buildDate": "2026-01-01T00:00:00Z", "goVersion": "go1.25",
+        "compiler": "gc", "platform": "linux/amd64",
+    });
+    answer(StatusCode::OK, info.to_string().into())
 }
 
 fn parse_query(query: &str) -> BTreeMap<String, String> {

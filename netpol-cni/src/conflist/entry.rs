@@ -7,7 +7,7 @@ pub const PLUGIN_TYPE: &str = "netpol-cni";
 pub const BACKUP_ENDING: &str = ".netpol-backup";
 
 /// The versions of the CNI specification that netpol-cni supports.
-pub(super) const SPEC_VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+pub const SPEC_VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 /// Our entry in the list of plugins.
 #[derive(Clone, Debug, PartialEq, Eq)]

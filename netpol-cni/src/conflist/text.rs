@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::entry::{Entry, PLUGIN_TYPE, SPEC_VERSIONS};
-use super::error::Flaw;
+use super::flaw::Flaw;
 
 /// Field of a list of ours: the name of the file that it was made from. Runtimes ignore it.
 const MADE_FROM: &str = "netpol/made-from";
@@ -31,14 +31,14 @@ const MAIN_FIELDS: [&str; 3] = ["ipam", "delegate", "subnetFile"];
 
 /// A network configuration list.
 #[derive(Debug)]
-pub(super) struct List<'a> {
+pub struct List<'a> {
     text: &'a str,
     /// Name of the network. A folder of this name holds more plugins, which run after those of the list.
-    pub(super) network: String,
+    pub network: String,
     /// Whether that folder counts (`loadOnlyInlinedPlugins` is not set).
-    pub(super) reads_folder: bool,
+    pub reads_folder: bool,
     /// The file that this list was made from, if it is a list of ours.
-    pub(super) made_from: Option<String>,
+    pub made_from: Option<String>,
     plugins: Vec<Plugin>,
 }
 
@@ -63,9 +63,10 @@ enum Role {
     Main,
 }
 
-/// The change of a list by `install`.
+/// The change of a list by [`List::install`].
+#[must_use]
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Edit {
+pub enum Edit {
     /// None: the entry exists, or netpol-cni is the main plugin.
     Nothing,
     /// The text with the entry added.
@@ -79,7 +80,7 @@ impl<'a> List<'a> {
     ///
     /// # Errors
     /// All variants of [`Flaw`].
-    pub(super) fn parse(text: &'a str) -> Result<Self, Flaw> {
+    pub fn parse(text: &'a str) -> Result<Self, Flaw> {
         let fields = fields(text).map_err(Flaw::Json)?;
         let network = string(&fields, "name").ok_or_else(|| field("name", "a string"))?;
         let reads_folder = !fields.get(ONLY_INLINED).is_some_and(|value| is_true(value));
@@ -102,7 +103,7 @@ impl<'a> List<'a> {
     ///
     /// Any position behind the first would be safe, because the runtime starts no container before every plugin has
     /// succeeded. Right behind the first, an error comes before other plugins have done work that must be undone.
-    pub(super) fn install(&self, entry: &Entry) -> Edit {
+    pub fn install(&self, entry: &Entry) -> Edit {
         let wanted = entry_text(entry);
         for plugin in &self.plugins {
             match &plugin.role {
@@ -125,24 +126,24 @@ impl<'a> List<'a> {
     }
 
     /// Whether all plugins are in the folder of the network.
-    pub(super) fn has_only_folder(&self) -> bool {
+    pub fn has_only_folder(&self) -> bool {
         self.plugins.is_empty()
     }
 
     /// Whether the first plugin is Multus.
-    pub(super) fn is_multus(&self) -> bool {
+    pub fn is_multus(&self) -> bool {
         let first = self.plugins.first().and_then(|plugin| self.text.get(plugin.span.clone()));
         first.is_some_and(is_multus)
     }
 
     /// Whether netpol-cni creates the interface.
-    pub(super) fn is_main(&self) -> bool {
+    pub fn is_main(&self) -> bool {
         self.plugins.iter().any(|plugin| plugin.role == Role::Main)
     }
 
     /// The text without our entries, each removed with the comma and white space before it, as [`install`](Self::install)
     /// adds them. `None` if there is no entry.
-    pub(super) fn uninstall(&self) -> Option<String> {
+    pub fn uninstall(&self) -> Option<String> {
         let mut text = None;
         // From the back, so that the positions before it stay valid.
         for (before, plugin) in self.plugins.iter().zip(self.plugins.iter().skip(1)).rev() {
@@ -166,7 +167,7 @@ impl<'a> List<'a> {
 ///
 /// # Errors
 /// [`Flaw::Json`], [`Flaw::Field`], [`Flaw::Version`].
-pub(super) fn list_from(name: &str, conf: &str, entry: &Entry) -> Result<Option<String>, Flaw> {
+pub fn list_from(name: &str, conf: &str, entry: &Entry) -> Result<Option<String>, Flaw> {
     let fields = fields(conf).map_err(Flaw::Json)?;
     let plugin_type = string(&fields, "type").ok_or_else(|| field("type", "a string"))?;
     let network = string(&fields, "name").ok_or_else(|| field("name", "a string"))?;
@@ -187,14 +188,14 @@ pub(super) fn list_from(name: &str, conf: &str, entry: &Entry) -> Result<Option<
 }
 
 /// Whether a list of plugins, or a single plugin's configuration, is valid and has netpol-cni.
-pub(super) fn names_plugin(text: &str) -> bool {
+pub fn names_plugin(text: &str) -> bool {
     let is_foreign =
         |list: List<'_>| list.plugins.iter().all(|plugin| plugin.role == Role::Foreign);
     is_ours(text) || List::parse(text).is_ok_and(|list| !is_foreign(list))
 }
 
 /// Whether a single plugin's configuration is netpol-cni's.
-pub(super) fn is_ours(conf: &str) -> bool {
+pub fn is_ours(conf: &str) -> bool {
     fields(conf).is_ok_and(|fields| string(&fields, "type").as_deref() == Some(PLUGIN_TYPE))
 }
 
@@ -202,19 +203,19 @@ pub(super) fn is_ours(conf: &str) -> bool {
 ///
 /// # Errors
 /// [`Flaw::Json`], [`Flaw::Field`].
-pub(super) fn plugin_type(conf: &str) -> Result<String, Flaw> {
+pub fn plugin_type(conf: &str) -> Result<String, Flaw> {
     let fields = fields(conf).map_err(Flaw::Json)?;
     string(&fields, "type").ok_or_else(|| field("type", "a string"))
 }
 
 /// Whether a single plugin's configuration is that of Multus.
-pub(super) fn is_multus(conf: &str) -> bool {
+pub fn is_multus(conf: &str) -> bool {
     plugin_type(conf).is_ok_and(|found| MULTUS_TYPES.contains(&found.as_str()))
 }
 
 /// Whether Multus with this configuration runs the plugins of a file with this path or network name: as its cluster network, or
 /// as a copy in its delegates, which has our entry then.
-pub(super) fn multus_runs(conf: &str, file: &str, network: &str) -> bool {
+pub fn multus_runs(conf: &str, file: &str, network: &str) -> bool {
     let Ok(fields) = fields(conf) else { return false };
     match string(&fields, "clusterNetwork") {
         Some(found) => found == network || found.rsplit('/').next() == Some(file),
@@ -225,7 +226,7 @@ pub(super) fn multus_runs(conf: &str, file: &str, network: &str) -> bool {
 }
 
 /// The configuration of netpol-cni as a file in the folder of a network.
-pub(super) fn entry_file(entry: &Entry) -> String {
+pub fn entry_file(entry: &Entry) -> String {
     format!("{}\n", entry_text(entry))
 }
 
