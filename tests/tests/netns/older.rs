@@ -120,7 +120,7 @@ fn without_the_runtimes_results_they_are_found_by_their_network_namespaces() -> 
     })
 }
 
-/// KubeVirt renames the pod's device and gives it to a bridge, and Kata leaves it without an address.
+/// The launcher of a virtual machine renames the device and gives it to a bridge; Kata leaves it without an address.
 #[test]
 fn a_pod_whose_device_was_renamed_and_has_no_address_is_found_by_the_runtimes_result() -> Result<()>
 {
