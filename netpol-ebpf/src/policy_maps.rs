@@ -17,15 +17,16 @@ use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol};
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowSlots, AllowValue, BackendEntry, BackendValue, Endpoint,
     EndpointEntry, EndpointValue, FlowKey, FlowValue, FragmentEntry, FragmentKey, FragmentValue,
-    PrefixKey,
+    Known, PrefixKey,
 };
 use netpol_common::mac::{Mac, MacSlot};
-use netpol_common::maps::{self, CurrentFlow, Local, PolicyMaps};
+use netpol_common::maps::{self, CurrentFlow, Local, PolicyMaps, TunnelMaps};
+use netpol_common::verdict;
 
 use crate::look_up::{copy, find};
 use crate::maps::{
     ADDRESSES, ALLOW, BACKENDS, DEFER, DEFERRED_FLOWS, EGRESS_MARKS, ENDPOINTS, EPOCH, FRAGMENTS,
-    MACS, PREFIXES,
+    KNOWN, MACS, PREFIXES, TUNNEL_PORTS,
 };
 use crate::{flows, identities};
 
@@ -119,8 +120,39 @@ extern "C" fn store_fragment(key: *const FragmentKey, value: *const FragmentValu
     u32::from(FRAGMENTS.insert(slot, FragmentEntry::new(key, value), 0).is_ok())
 }
 
+/// [`verdict::is_tunnel`] for a port and a protocol in memory order. A global function as [`find_endpoint`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn is_tunnel(remote: *const Addr, port_and_protocol: u32) -> u32 {
+    // SAFETY: the caller's own, or null.
+    let Some(remote) = (unsafe { remote.as_ref() }) else { return 0 };
+    let [hi, lo, protocol, _] = port_and_protocol.to_ne_bytes();
+    let is_it = verdict::is_tunnel(&KernelMaps, remote, Protocol(protocol), PortBe([hi, lo]));
+    u32::from(is_it)
+}
+
 /// The kernel's maps.
 pub(crate) struct KernelMaps;
+
+impl TunnelMaps for KernelMaps {
+    #[inline(always)]
+    fn known(&self, addr: &Addr) -> Known {
+        match KNOWN.get_ptr(addr) {
+            // SAFETY: an element of the map.
+            Some(known) => unsafe { copy(known) },
+            None => Known::NOBODY,
+        }
+    }
+
+    #[inline(always)]
+    fn is_tunnel_port(&self, port: PortBe) -> bool {
+        let port = u32::from(port.get());
+        let Some(word) = TUNNEL_PORTS.get_ptr(port / u64::BITS) else { return false };
+        // SAFETY: an element of the map.
+        let word = unsafe { copy(word) };
+        word >> (port % u64::BITS) & 1 != 0
+    }
+}
 
 impl PolicyMaps for KernelMaps {
     #[inline(always)]
@@ -218,6 +250,12 @@ impl PolicyMaps for KernelMaps {
     #[inline(always)]
     fn is_deferred(&self, addr: &Addr) -> bool {
         DEFER.get_ptr(addr).is_some()
+    }
+
+    #[inline(always)]
+    fn is_tunnel(&self, remote: &Addr, protocol: Protocol, port: PortBe) -> bool {
+        let [hi, lo] = port.0;
+        is_tunnel(remote, u32::from_ne_bytes([hi, lo, protocol.0, 0])) != 0
     }
 
     #[inline(always)]

@@ -158,3 +158,30 @@ impl AddressKey {
         Self { ifindex: Self::ANY_POD, addr }
     }
 }
+
+/// Value of KNOWN: whose an address is.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    zerocopy::FromBytes,
+    zerocopy::IntoBytes,
+    zerocopy::Immutable,
+    zerocopy::KnownLayout,
+)]
+#[repr(transparent)]
+pub struct Known(pub u8);
+
+impl Known {
+    /// Nobody's that is known.
+    pub const NOBODY: Self = Self(0);
+    /// A node's.
+    pub const NODE: Self = Self(1);
+    /// A pod's, maybe on another node.
+    pub const POD: Self = Self(2);
+}

@@ -33,6 +33,10 @@ pub const N_FRAGMENT_SLOTS: u32 = 1 << 6;
 pub const MAX_FRAGMENTS: u32 = N_FRAGMENT_SLOTS << 9;
 /// Addresses of Services and of the own node.
 pub const MAX_DEFER: u32 = 1 << 16;
+/// Addresses of nodes, some of each, and of all pods of the largest clusters. An entry takes memory when it is added.
+pub const MAX_KNOWN: u32 = 1 << 20;
+/// Words of 64 bits with a bit for each port.
+pub const N_PORT_WORDS: u32 = 1 << 10;
 /// Egress marks; mark 0 means "none".
 pub const N_EGRESS_MARKS: u32 = 4096;
 /// Deferred flow handles; handle 0 means "none". Each CPU has only a few packets between the two hooks.

@@ -32,6 +32,11 @@ pub const EVICTIONS: &str = "EVICTIONS";
 pub const FRAGMENTS: &str = "FRAGMENTS";
 /// Addresses of Services and of the own node: [`Addr`](crate::addr::Addr) → ().
 pub const DEFER: &str = "DEFER";
+/// Addresses of nodes, and of pods: [`Addr`](crate::addr::Addr) → [`Known`](crate::keys::Known).
+pub const KNOWN: &str = "KNOWN";
+/// The ports of the nodes' tunnels: an array of [`N_PORT_WORDS`](super::N_PORT_WORDS) words with a bit for each port. Port 0 stands for
+/// protocols without ports.
+pub const TUNNEL_PORTS: &str = "TUNNEL_PORTS";
 /// Egress mark → ifindex of the endpoint, an array of [`N_EGRESS_MARKS`](super::N_EGRESS_MARKS).
 pub const EGRESS_MARKS: &str = "EGRESS_MARKS";
 /// Flows whose egress verdict is deferred: handle ([`PolicyMaps::store_deferred_flow`](super::PolicyMaps::store_deferred_flow)) →
@@ -49,7 +54,7 @@ pub const EVENTS: &str = "EVENTS";
 pub const CONTAINERS: &str = "CONTAINERS";
 
 /// Every pinned map.
-pub const ALL: [&str; 20] = [
+pub const ALL: [&str; 22] = [
     ENDPOINTS,
     MACS,
     ADDRESSES,
@@ -63,6 +68,8 @@ pub const ALL: [&str; 20] = [
     EVICTIONS,
     FRAGMENTS,
     DEFER,
+    KNOWN,
+    TUNNEL_PORTS,
     EGRESS_MARKS,
     DEFERRED_FLOWS,
     BACKENDS,
@@ -106,6 +113,8 @@ mod tests {
             PREFIXES,
             ALLOW,
             DEFER,
+            KNOWN,
+            TUNNEL_PORTS,
             EGRESS_MARKS,
             EVENTS,
             CONTAINERS,

@@ -93,7 +93,7 @@ pub(super) fn finish_flow<M: PolicyMaps>(
         }
         Verdict::Drop(reason) => {
             // Other reasons say nothing about the flow.
-            if !reason.is_policy() {
+            if !reason.is_policy() && !matches!(reason, DropReason::Tunnel) {
                 return;
             }
             flow.marks |= FlowValue::REVOKED;

@@ -64,6 +64,9 @@ impl PolicyMaps for Closed {
     fn is_deferred(&self, _addr: &Addr) -> bool {
         true
     }
+    fn is_tunnel(&self, _remote: &Addr, _protocol: Protocol, _port: PortBe) -> bool {
+        false
+    }
     fn egress_mark_owner(&self, egress_mark: u16) -> Option<IfIndex> {
         (egress_mark == EGRESS_MARK).then_some(IFINDEX)
     }

@@ -9,7 +9,7 @@ use netpol_common::identities::N_FAMILIES;
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
     AddressKey, BackendEntry, CounterKey, CounterValue, EndpointEntry, FlowKey, FragmentEntry,
-    FragmentSlot, PrefixKey,
+    FragmentSlot, Known, PrefixKey,
 };
 use netpol_common::mac::MacSlot;
 use netpol_common::maps;
@@ -85,6 +85,8 @@ pub(crate) fn expected(capacities: &BTreeMap<&'static str, u32>) -> Vec<Layout> 
         map::<u32, u64>(maps::EVICTIONS, MapType::PerCpuArray, 1),
         map::<FragmentSlot, FragmentEntry>(maps::FRAGMENTS, MapType::LruHash, maps::MAX_FRAGMENTS),
         map::<Addr, u8>(maps::DEFER, MapType::Hash, maps::MAX_DEFER),
+        map::<Addr, Known>(maps::KNOWN, MapType::Hash, maps::MAX_KNOWN),
+        map::<u32, u64>(maps::TUNNEL_PORTS, MapType::Array, maps::N_PORT_WORDS),
         map::<u32, IfIndex>(maps::EGRESS_MARKS, MapType::Array, maps::N_EGRESS_MARKS),
         map::<u32, FlowKey>(maps::DEFERRED_FLOWS, MapType::Hash, maps::N_DEFERRED_FLOWS),
         map::<FlowKey, BackendEntry>(maps::BACKENDS, MapType::LruHash, maps::MAX_BACKENDS),

@@ -17,6 +17,7 @@ use netpol_common::addr::Addr;
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
     BackendEntry, CounterKey, CounterValue, EndpointEntry, FlowKey, FragmentEntry, FragmentSlot,
+    Known,
 };
 use netpol_common::mac::MacSlot;
 use netpol_common::maps;
@@ -51,6 +52,8 @@ pub(crate) struct MapSet {
     pub(crate) flow_handles: Table<u32, FlowKey>,
     pub(crate) backends: Table<FlowKey, BackendEntry>,
     pub(crate) defer: Table<Addr, u8>,
+    pub(crate) known: Table<Addr, Known>,
+    pub(crate) tunnel_ports: Labelled<Array<MapData, u64>>,
     pub(crate) containers: Table<IfIndex, ContainerId>,
     pub(crate) egress_marks: Labelled<Array<MapData, Wire<IfIndex>>>,
     pub(crate) epoch: Labelled<Array<MapData, Wire<Epoch>>>,
@@ -87,6 +90,8 @@ impl MapSet {
             flow_handles: Table::take(ebpf, label(maps::DEFERRED_FLOWS)?)?,
             backends: Table::take(ebpf, label(maps::BACKENDS)?)?,
             defer: Table::take(ebpf, label(maps::DEFER)?)?,
+            known: Table::take(ebpf, label(maps::KNOWN)?)?,
+            tunnel_ports: Labelled::take(ebpf, label(maps::TUNNEL_PORTS)?)?,
             containers: containers(pins, label(maps::CONTAINERS)?)?,
             egress_marks: Labelled::take(ebpf, label(maps::EGRESS_MARKS)?)?,
             epoch: Labelled::take(ebpf, label(maps::EPOCH)?)?,
