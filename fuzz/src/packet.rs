@@ -8,9 +8,11 @@ use arbitrary::{Result, Unstructured};
 use etherparse::{NetHeaders, PacketHeaders, TransportHeader};
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Hook, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
-use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue, FlowKey, PrefixKey};
+use netpol_common::keys::{
+    AddressKey, AllowKey, AllowValue, EndpointValue, FlowKey, Known, PrefixKey,
+};
 use netpol_common::mac::Mac;
-use netpol_common::packet::{Frame as _, Packet, Parsed};
+use netpol_common::packet::{Fragment, Frame as _, Packet, Parsed};
 use netpol_common::reason::{DropReason, PassReason, Verdict};
 use netpol_common::verdict::{DEFAULT_MARK_MASK, HookContext, Outcome};
 use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
@@ -23,7 +25,8 @@ const MAX_FRAME_BYTES: u16 = 256;
 /// The MAC address of the last pod. Those of the others are not known.
 const MAC: Mac = Mac::new([2, 0, 0, 0, 0, 1]);
 /// Why a frame of a pod that is not isolated drops: it cannot be attributed to the pod.
-const UNATTRIBUTED: [DropReason; 6] = [
+const UNATTRIBUTED: [DropReason; 7] = [
+    DropReason::Tunnel,
     DropReason::Spoofed,
     DropReason::NotIp,
     DropReason::Truncated,
@@ -31,6 +34,8 @@ const UNATTRIBUTED: [DropReason; 6] = [
     DropReason::ExtensionHeaders,
     DropReason::TinyFragment,
 ];
+/// Last byte of the addresses of a node.
+const NODE: u8 = 9;
 /// An Ethernet header, then the addresses of IPv4 and IPv6.
 const V4_ADDRESSES: usize = 14 + 12;
 const V6_ADDRESSES: usize = 14 + 8;
@@ -45,7 +50,10 @@ pub fn check(bytes: &[u8]) {
 }
 
 fn run(input: &mut Unstructured<'_>) -> Result<()> {
-    let mut maps = MemoryMaps::new(map_state(input)?);
+    let node = BTreeMap::from([(v4(NODE), Known::NODE), (v6(NODE), Known::NODE)]);
+    // Any port, so that frames meet it.
+    let ports = BTreeSet::from([0, 80, 8472, input.arbitrary()?]);
+    let mut maps = MemoryMaps::new(map_state(input)?).with_tunnels(node, ports.clone());
     let mut now = Nanos(1 << 40);
     while !input.is_empty() {
         if input.ratio(1_u8, 8)? {
@@ -56,8 +64,27 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
         let frame = frame(input)?;
         look_at(&frame);
         judge(&maps, &frame, &seen);
+        if seen.hook == Hook::PodEgress {
+            check_tunnels(&maps, &frame, &seen, &ports);
+        }
     }
     Ok(())
+}
+
+/// No packet of a pod passes that goes to a tunnel of the node.
+fn check_tunnels(maps: &MemoryMaps, frame: &[u8], seen: &HookContext, ports: &BTreeSet<u16>) {
+    let mut packet = Packet::EMPTY;
+    if frame.parse(&mut packet) != Parsed::Ip || packet.fragment == Fragment::Later {
+        return;
+    }
+    let is_node = packet.dst == v4(NODE) || packet.dst == v6(NODE);
+    let is_tunnel = match packet.protocol.0 {
+        17 => packet.dst_port.get() != 0 && ports.contains(&packet.dst_port.get()),
+        4 | 41 | 47 => true,
+        _ => false,
+    };
+    let verdict = maps.judge(frame, seen).outcome.verdict;
+    assert!(!(is_node && is_tunnel && verdict.is_pass()), "{verdict:?} for {frame:02x?} {seen:?}");
 }
 
 /// Checks properties of the verdict that follow from the endpoint's state, whatever the frame is.

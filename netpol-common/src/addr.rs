@@ -71,6 +71,13 @@ impl Addr {
         self.0[0] == 0xff
     }
 
+    /// Whether packets to this address are for several hosts: multicast of either family, or `255.255.255.255`.
+    #[inline(always)]
+    pub const fn is_for_many(&self) -> bool {
+        // 224.0.0.0/4, reserved addresses, and the broadcast address.
+        self.is_v6_multicast() || (self.is_v4() && self.0[12] >= 0xe0)
+    }
+
     /// The multicast group of this IPv6 address for neighbour discovery (RFC 4291).
     #[inline(always)]
     #[must_use]

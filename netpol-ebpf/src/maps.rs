@@ -13,9 +13,8 @@ use netpol_common::event::Event;
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowValue, BackendEntry, CounterKey, CounterValue, EndpointEntry,
-    FlowKey, FragmentEntry, FragmentSlot,
+    EndpointSlot, FlowKey, FragmentEntry, FragmentSlot, Known,
 };
-use netpol_common::mac::MacSlot;
 use netpol_common::maps;
 
 /// Memory is allocated when an entry is added, so that capacities cost nothing.
@@ -29,7 +28,8 @@ pub(crate) static ENDPOINTS: HashMap<
     LAZY,
 > = HashMap::new();
 #[btf_map]
-pub(crate) static MACS: Array<MacSlot, { maps::N_MAC_SLOTS as usize }> = Array::new();
+pub(crate) static ENDPOINT_SLOTS: Array<EndpointSlot, { maps::N_ENDPOINT_SLOTS as usize }> =
+    Array::new();
 #[btf_map]
 pub(crate) static ADDRESSES: HashMap<AddressKey, u8, { maps::MAX_ADDRESSES as usize }, LAZY> =
     HashMap::new();
@@ -59,6 +59,10 @@ pub(crate) static FRAGMENTS: LruHashMap<
 > = LruHashMap::new();
 #[btf_map]
 pub(crate) static DEFER: HashMap<Addr, u8, { maps::MAX_DEFER as usize }, LAZY> = HashMap::new();
+#[btf_map]
+pub(crate) static KNOWN: HashMap<Addr, Known, { maps::MAX_KNOWN as usize }, LAZY> = HashMap::new();
+#[btf_map]
+pub(crate) static TUNNEL_PORTS: Array<u64, { maps::N_PORT_WORDS as usize }> = Array::new();
 #[btf_map]
 pub(crate) static EGRESS_MARKS: Array<IfIndex, { maps::N_EGRESS_MARKS as usize }> = Array::new();
 #[btf_map]

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::state::tunnels::PodTunnels;
 use crate::control::ListenAddress;
 use crate::discovery::SearchPaths;
 
@@ -19,6 +20,8 @@ pub struct Config {
     pub search_paths: SearchPaths,
     /// Programs and maps.
     pub datapath: netpol_datapath::Config,
+    /// Whether pods may send tunnelled packets to nodes.
+    pub pod_tunnels: PodTunnels,
     /// Address that serves health without authentication; `None` serves it on the control socket only.
     pub health: Option<ListenAddress>,
     /// The same for metrics.

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Epoch, IfIndex, Nanos};
-use netpol_common::keys::{CounterKey, FlowKey, FlowValue};
+use netpol_common::keys::{CounterKey, FlowKey, FlowValue, Known};
 use netpol_common::mac::Mac;
 use netpol_policy::compile::MapState;
 use netpol_policy::dataplane::port::{
@@ -33,6 +34,9 @@ pub(super) struct FakeKernel {
     pub(super) exits: Option<BTreeSet<IfIndex>>,
     /// Interfaces whose connections have been corrected, with the time and the number of connections.
     pub(super) corrected: Vec<(IfIndex, Nanos, usize)>,
+    /// Whose addresses are known, and the ports of tunnels.
+    pub(super) known: BTreeMap<Addr, Known>,
+    pub(super) tunnel_ports: BTreeSet<u16>,
     pub(super) refuses_gc: bool,
     /// Removed endpoints that wait for garbage collection.
     pub(super) gone: BTreeSet<IfIndex>,
@@ -75,6 +79,21 @@ impl Maps for FakeKernel {
 
     fn epoch(&self) -> Result<Epoch, Full> {
         Ok(Epoch(9))
+    }
+
+    fn known(&self) -> Result<BTreeMap<Addr, Known>, Full> {
+        Ok(self.known.clone())
+    }
+
+    fn set_known(&mut self, changes: &BTreeMap<Addr, Known>) -> Result<(), Full> {
+        self.known.extend(changes);
+        self.known.retain(|_, known| *known != Known::NOBODY);
+        Ok(())
+    }
+
+    fn set_tunnel_ports(&mut self, ports: &BTreeSet<u16>) -> Result<(), Full> {
+        self.tunnel_ports.clone_from(ports);
+        Ok(())
     }
 
     fn prepare(&mut self) -> Result<(), Full> {

@@ -37,4 +37,5 @@ pub use answers::status::{
 pub use config::{CONTROL_SOCKET, Config, Source, state_files};
 pub use run::{lock, run};
 pub use state::registry::{Record, Registry};
+pub use state::tunnels::PodTunnels;
 pub use state::{Agent, FromBefore};

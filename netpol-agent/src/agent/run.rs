@@ -42,7 +42,8 @@ const QUEUE: usize = 256;
 /// The agent cannot start: another one runs, the kernel refuses the programs, or a file or socket cannot be opened.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let control = config.control_socket();
-    let Config { source, socket, node, search_paths, datapath, health, metrics } = config;
+    let Config { source, socket, node, search_paths, datapath, pod_tunnels, health, metrics } =
+        config;
     let cancel = CancellationToken::new();
     // First of all: the lock of the socket makes this the only agent of the node.
     let listener = cni_server::bind(&socket)?;
@@ -83,6 +84,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     let agent = Agent::new(kernel, map_state, registry)
         .on_node(node.clone())
+        .with_tunnels(pod_tunnels)
         .remembering(LastHeard::open(socket.with_file_name(LAST_HEARD)))
         .unblocking(Unidentified::open(socket.with_file_name(UNIDENTIFIED)))
         .asking(match &source {

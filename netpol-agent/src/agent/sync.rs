@@ -4,13 +4,18 @@
 //! an operation, the maps go back to the last good state. Programs are attached here too, and then the devices that have them
 //! are written to the table of exits.
 
+use std::collections::BTreeMap;
+
+use netpol_common::addr::Addr;
 use netpol_common::ids::IfIndex;
+use netpol_common::keys::Known;
 use netpol_policy::compile::MapStateUpdate;
 use netpol_policy::dataplane::port::{ExitTable, FailedAttachments, Kernel, NewInterface};
 use netpol_policy::dataplane::{MapOp, apply, diff};
 use tracing::{debug, error, info, warn};
 
 use super::state::Agent;
+use super::state::tunnels::Written;
 
 impl<K: Kernel> Agent<K> {
     /// Updates the maps if the state is complete and has changed. Then attaches programs to endpoints whose policy is in
@@ -42,6 +47,7 @@ impl<K: Kernel> Agent<K> {
         if self.exits.is_changed {
             self.keep_exits();
         }
+        self.keep_tunnels();
         self.record_findings();
         self.answer_ready();
     }
@@ -76,6 +82,57 @@ impl<K: Kernel> Agent<K> {
                 self.exits.in_place = Some(Err(error));
             }
         }
+    }
+
+    /// Tells the programs the addresses of nodes and the ports of their tunnels. Before all of them are known, those of an earlier
+    /// run stay.
+    fn keep_tunnels(&mut self) {
+        let n_node_changes = self.state.n_node_changes();
+        let written = self.tunnels.written.as_ref();
+        let is_written = written.is_some_and(|of| of.n_node_changes == n_node_changes);
+        if !self.is_primed
+            || !self.freshness.missing().is_empty()
+            || (is_written && !self.tunnels.is_changed)
+        {
+            return;
+        }
+        let Some(ports) = self.tunnels.ports() else { return };
+        let of_pods = self.state.node_addresses();
+        let own = self.state.own_addresses().iter().copied();
+        let nodes = of_pods.chain(own).map(Addr::from).chain(self.tunnels.ends());
+        let known = nodes.map(|addr| (addr, Known::NODE)).collect();
+        let wanted = Written { ports, known, n_node_changes };
+        match self.write_tunnels(&wanted) {
+            Ok(()) => {
+                self.tunnels.written = Some(wanted);
+                self.tunnels.is_changed = false;
+            }
+            Err(error) => {
+                self.tunnels.written = None;
+                let error = &error as &dyn std::error::Error;
+                error!(error, "pods may reach tunnels of nodes");
+            }
+        }
+    }
+
+    fn write_tunnels(&mut self, wanted: &Written) -> Result<(), K::Error> {
+        let found = match &self.tunnels.written {
+            Some(written) => written.known.clone(),
+            None => self.kernel.known()?,
+        };
+        let mut changes: BTreeMap<Addr, Known> =
+            found.keys().map(|addr| (*addr, Known::NOBODY)).collect();
+        changes.extend(&wanted.known);
+        changes.retain(|addr, known| found.get(addr).copied().unwrap_or(Known::NOBODY) != *known);
+        let has_ports = |written: &Written| written.ports == wanted.ports;
+        let is_same_ports = self.tunnels.written.as_ref().is_some_and(has_ports);
+        if changes.is_empty() && is_same_ports {
+            return Ok(());
+        }
+        self.kernel.set_known(&changes)?;
+        self.kernel.set_tunnel_ports(&wanted.ports)?;
+        info!(n_addresses = wanted.known.len(), ports = ?wanted.ports, "tunnels between nodes are closed to pods");
+        self.perform(&[MapOp::BumpEpoch])
     }
 
     /// Updates the maps. If the kernel refuses an operation, undoes the update. Returns whether the maps follow.

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use netpol_common::addr::Addr;
 use netpol_common::ids::IfIndex;
-use netpol_common::keys::EndpointValue;
+use netpol_common::keys::{EndpointValue, Known};
 use netpol_datapath::netlink::Devices;
 use netpol_policy::compile::MapState;
 use netpol_policy::dataplane::MapOp;
-use netpol_policy::model::{Kind, Labels, Namespace, Object, ObjectName, Pod, PodPhase};
+use netpol_policy::model::{Kind, Labels, Namespace, Object, ObjectName, ObjectRef, Pod, PodPhase};
 use netpol_policy::source::SourceUpdate;
-use netpol_policy::store::{Delta, List};
+use netpol_policy::store::{Delta, List, PodEnd};
 use netpol_proto::{Add, Attachment, Check, ErrorCode, Gc, PodRef, Request, Response};
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
@@ -118,6 +119,43 @@ fn no_map_changes_before_every_kind_is_listed() {
     drop(fixture.agent.update(full_lists()));
     fixture.agent.sync();
     assert!(!fixture.agent.kernel.log.is_empty());
+}
+
+#[test]
+fn the_programs_know_the_addresses_of_nodes_and_their_tunnels_once_every_kind_is_listed() {
+    let mut fixture = fixture();
+    let agent = &mut fixture.agent;
+    let addr = |text: &str| Addr::from(text.parse::<std::net::IpAddr>().unwrap());
+    let tunnels = netpol_datapath::netlink::Tunnels {
+        ports: [8472].into(),
+        ends: ["10.1.2.0".parse().unwrap()].into(),
+        devices: [3].into(),
+    };
+    let addresses = BTreeSet::from(["192.0.2.1".parse().unwrap()]);
+    agent.kernel.known = [(addr("192.0.2.9"), Known::NODE)].into();
+    agent.set_devices(Devices { addresses, tunnels, ..Devices::default() }, |_| true, fixture.now);
+    agent.sync();
+    assert_eq!(agent.kernel.known.len(), 1, "those of an earlier run");
+    drop(agent.update(full_lists()));
+    drop(agent.update(update(pod("a"))));
+    let mut proxy = pod("proxy");
+    if let Delta::Upsert(Object::Pod(proxy)) = &mut proxy {
+        proxy.host_network = true;
+        proxy.reported_addresses = ["192.0.2.2".parse().unwrap()].into_iter().collect();
+    }
+    drop(agent.update(update(proxy)));
+    agent.sync();
+    let nodes = ["192.0.2.1", "192.0.2.2", "10.1.2.0"].map(|node| (addr(node), Known::NODE));
+    assert_eq!(agent.kernel.known, nodes.into());
+    assert_eq!(agent.kernel.tunnel_ports, [0, 8472].into());
+    assert_eq!(agent.kernel.log.last(), Some(&MapOp::BumpEpoch));
+    let n_ops = agent.kernel.log.len();
+    agent.sync();
+    assert_eq!(agent.kernel.log.len(), n_ops);
+    let object = ObjectRef { kind: Kind::Pod, name: ObjectName::new("x", "proxy") };
+    agent.apply_delta(Delta::Remove { object, uid: None });
+    agent.sync();
+    assert_eq!(agent.kernel.known.len(), 2);
 }
 
 #[test]
@@ -294,6 +332,39 @@ fn gc_removes_invalid_attachments_of_its_own_network_only() {
         assert_eq!(fixture.call(Request::Gc(gc)).try_recv(), Ok(Response::Ok));
         assert_eq!(endpoints(&fixture), n_left, "{network}");
     }
+}
+
+/// A runtime that had forgotten its pods called GC with an empty list, and cut all of them off.
+#[test]
+fn gc_with_an_incomplete_list_keeps_a_pod_that_runs_here() {
+    let mut fixture = with_an_older_pod();
+    fixture.agent.adopt(Vec::new(), fixture.now);
+    drop(fixture.add());
+    fixture.agent.kernel.pod_ends.insert(IfIndex(7), PodEnd::default());
+    let gc = || Request::Gc(Gc { network: "net".to_owned(), valid_attachments: Vec::new() });
+    assert_eq!(fixture.call(gc()).try_recv(), Ok(Response::Ok));
+    assert_eq!(fixture.agent.map_state().endpoints.len(), 1);
+    fixture.agent.kernel.pod_ends.clear();
+    assert_eq!(fixture.call(gc()).try_recv(), Ok(Response::Ok));
+    assert!(fixture.agent.map_state().endpoints.is_empty(), "its namespace is gone");
+}
+
+#[test]
+fn gc_removes_the_older_sandbox_of_a_pod_that_runs_here() {
+    let mut fixture = with_an_older_pod();
+    fixture.agent.adopt(Vec::new(), fixture.now);
+    drop(fixture.add());
+    let newer = Attachment { container_id: "c2".to_owned(), ..attachment() };
+    let Found { mut add, .. } = found(8);
+    add.attachment = newer.clone();
+    drop(fixture.call(Request::Add(add)));
+    for ifindex in [7, 8] {
+        fixture.agent.kernel.pod_ends.insert(IfIndex(ifindex), PodEnd::default());
+    }
+    let gc = Gc { network: "net".to_owned(), valid_attachments: vec![newer] };
+    assert_eq!(fixture.call(Request::Gc(gc)).try_recv(), Ok(Response::Ok));
+    let left: Vec<_> = fixture.agent.map_state().endpoints.keys().copied().collect();
+    assert_eq!(left, [IfIndex(8)]);
 }
 
 pub(super) fn found(ifindex: u32) -> Found {

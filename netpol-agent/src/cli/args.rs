@@ -72,6 +72,10 @@ pub(super) struct RunArgs {
     /// adjacent bits that no other software on the node uses.
     #[arg(long, value_name = "MASK", env = "NETPOL_MARK_MASK", default_value = "0xfff00000", value_parser = parse_mask)]
     pub(super) mark_mask: u32,
+    /// What to do with packets of pods to the tunnels between nodes (VXLAN, Geneve, IPIP, GRE and others). Policies cannot judge what
+    /// is inside of them.
+    #[arg(long, value_enum, env = "NETPOL_POD_TUNNELS", default_value_t)]
+    pub(super) pod_tunnels: Tunnelled,
     /// Address for `/livez` and `/readyz`: `localhost:9470` is the loopback addresses of both families.
     #[arg(long, value_name = "ADDR", env = "NETPOL_HEALTH")]
     pub(super) health: Option<ListenAddress>,
@@ -97,6 +101,16 @@ pub(super) enum MissingBpfFs {
     Mount,
     /// Refuse to start. For containers: a mount of a container ends with it, and enforcement too.
     Require,
+}
+
+/// What to do with packets of pods to the tunnels between nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Tunnelled {
+    /// Drop them.
+    #[default]
+    Drop,
+    /// Judge them like other packets.
+    Allow,
 }
 
 /// Format of the log.

@@ -9,8 +9,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
-use super::args::{LogFormat, MissingBpfFs, RunArgs};
-use crate::agent::{self, Config, Source};
+use super::args::{LogFormat, MissingBpfFs, RunArgs, Tunnelled};
+use crate::agent::{self, Config, PodTunnels, Source};
 use crate::discovery::SearchPaths;
 use netpol_datapath::{Mount, Trace};
 
@@ -27,6 +27,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
         pin_root,
         bpffs,
         mark_mask,
+        pod_tunnels,
         health,
         metrics,
         trace,
@@ -58,6 +59,10 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
             flow_reads: netpol_datapath::FlowReads::OF_THIS_ARCHITECTURE,
             adaptation: None,
             capacities: BTreeMap::new(),
+        },
+        pod_tunnels: match pod_tunnels {
+            Tunnelled::Drop => PodTunnels::Drop,
+            Tunnelled::Allow => PodTunnels::Allow,
         },
         health,
         metrics,

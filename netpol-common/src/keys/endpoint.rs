@@ -2,7 +2,7 @@
 
 use crate::addr::Addr;
 use crate::ids::{Direction, IfIndex};
-use crate::mac::Mac;
+use crate::mac::{Mac, MacSlot};
 
 /// The slots of an endpoint's allow maps. Only the maps interpret the number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +104,35 @@ checked! {
     }
 }
 
+wire! {
+    /// An element of `ENDPOINT_SLOTS`: a copy of the endpoint's entry in ENDPOINTS.
+    ///
+    /// The map is an array, because it is read for each packet. If two endpoints would need the same element, one of them has none,
+    /// and its entry is read from ENDPOINTS.
+    pub struct EndpointSlot {
+        /// The MAC address and the owner of the element.
+        pub mac: MacSlot,
+        /// The entry.
+        pub entry: EndpointEntry,
+    }
+}
+
+impl EndpointSlot {
+    /// The element is free.
+    pub const FREE: Self = zerocopy::transmute!([0_u64; 4]);
+
+    /// The element of an endpoint.
+    pub fn new(ifindex: IfIndex, entry: EndpointEntry) -> Self {
+        Self { mac: MacSlot::new(ifindex, Mac::new(entry.value.mac)), entry }
+    }
+
+    /// Whether this is the element of the endpoint.
+    #[inline(always)]
+    pub const fn is_of(&self, ifindex: IfIndex) -> bool {
+        self.mac.mac_of(ifindex).is_some()
+    }
+}
+
 impl Endpoint {
     /// An endpoint.
     pub const fn new(value: EndpointValue, allow_maps: [u16; 2], mac: Mac) -> Self {
@@ -157,4 +186,31 @@ impl AddressKey {
     pub const fn of_any_pod(addr: Addr) -> Self {
         Self { ifindex: Self::ANY_POD, addr }
     }
+}
+
+/// Value of KNOWN: whose an address is.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    zerocopy::FromBytes,
+    zerocopy::IntoBytes,
+    zerocopy::Immutable,
+    zerocopy::KnownLayout,
+)]
+#[repr(transparent)]
+pub struct Known(pub u8);
+
+impl Known {
+    /// Nobody's that is known.
+    pub const NOBODY: Self = Self(0);
+    /// A node's.
+    pub const NODE: Self = Self(1);
+    /// A pod's, maybe on another node.
+    pub const POD: Self = Self(2);
 }

@@ -2,18 +2,18 @@
 
 /// Endpoints on one node. The kubelet's default limit is 110 pods; large nodes run 500.
 pub const MAX_ENDPOINTS: u32 = 4096;
-/// Elements of MACS, 256 KiB. With 110 pods whose interface indexes are spread at random, two of them need the same element on
-/// one node of five.
-pub const N_MAC_SLOTS: u32 = 1 << crate::mac::MacSlot::INDEX_BITS;
+/// Elements of `ENDPOINT_SLOTS`, 1 MiB. With 110 pods whose interface indexes are spread at random, two of them need the same element
+/// on one node of five.
+pub const N_ENDPOINT_SLOTS: u32 = 1 << crate::mac::MacSlot::INDEX_BITS;
 /// Addresses of local endpoints: both families, and as many secondary addresses. Each has an entry for its endpoint and one for any.
 pub const MAX_ADDRESSES: u32 = 8 * MAX_ENDPOINTS;
 /// Addresses of pods in peer sets: both families in the largest clusters (150,000 pods). The tables grow with their content.
 pub const MAX_IDENTITIES: u32 = 1 << 19;
 /// Address blocks and exceptions.
 pub const MAX_PREFIXES: u32 = 1 << 20;
-/// Slots of ALLOW; slot 0 means "none". Two for each endpoint, and as many again, because an allow map is filled before an endpoint
-/// refers to it.
-pub const N_ALLOW_MAPS: u32 = 4 * MAX_ENDPOINTS;
+/// Slots of ALLOW: slot 0, which means "none", two for each endpoint, and as many again, because an allow map is filled before an
+/// endpoint refers to it.
+pub const N_ALLOW_MAPS: u32 = 1 + 4 * MAX_ENDPOINTS;
 /// Entries of one allow map.
 pub const MAX_ALLOW_ENTRIES: u32 = 1 << 20;
 /// Buckets of flows of all endpoints together, a power of two. A bucket has eight flows and 640 bytes, which are allocated at the
@@ -33,6 +33,10 @@ pub const N_FRAGMENT_SLOTS: u32 = 1 << 6;
 pub const MAX_FRAGMENTS: u32 = N_FRAGMENT_SLOTS << 9;
 /// Addresses of Services and of the own node.
 pub const MAX_DEFER: u32 = 1 << 16;
+/// Addresses of nodes, some of each, and of all pods of the largest clusters. An entry takes memory when it is added.
+pub const MAX_KNOWN: u32 = 1 << 20;
+/// Words of 64 bits with a bit for each port.
+pub const N_PORT_WORDS: u32 = 1 << 10;
 /// Egress marks; mark 0 means "none".
 pub const N_EGRESS_MARKS: u32 = 4096;
 /// Deferred flow handles; handle 0 means "none". Each CPU has only a few packets between the two hooks.

@@ -5,7 +5,7 @@ use crate::flow::Step;
 use crate::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol, RuleId};
 use crate::keys::{
     AddressKey, AllowSlots, AllowValue, BackendValue, EndpointValue, FlowKey, FlowValue,
-    FragmentKey, FragmentValue,
+    FragmentKey, FragmentValue, Known,
 };
 use crate::mac::Mac;
 
@@ -31,12 +31,21 @@ pub enum Local<'a> {
     At(&'a Addr),
 }
 
+/// The state that tells the tunnels between nodes.
+pub trait TunnelMaps {
+    /// Whose address this is.
+    fn known(&self, addr: &Addr) -> Known;
+    /// Whether tunnels of nodes use the port; [`PortBe::ZERO`] for protocols without ports.
+    fn is_tunnel_port(&self, port: PortBe) -> bool;
+}
+
 /// The state that a verdict depends on.
 ///
 /// Implemented by the kernel's maps, by a map state in memory, and by a fake in unit tests.
 pub trait PolicyMaps {
-    /// How the interface is treated, and the slots of its allow maps; `None` if the interface is no endpoint.
-    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots)>;
+    /// How the interface is treated, the slots of its allow maps, and what [`Self::mac`] returns; `None` if the interface is no
+    /// endpoint.
+    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots, Mac)>;
     /// The MAC address of the endpoint, [`Mac::UNKNOWN`] if it is not known; `None` if the interface is no endpoint.
     fn mac(&self, ifindex: IfIndex) -> Option<Mac>;
     /// Whether the interface may send from the address.
@@ -68,6 +77,8 @@ pub trait PolicyMaps {
     fn set_fragment(&self, key: &FragmentKey, value: &FragmentValue);
     /// Whether egress to this address is decided after Service translation.
     fn is_deferred(&self, addr: &Addr) -> bool;
+    /// [`crate::verdict::is_tunnel`]. The kernel's maps replace it by a global function, because the verifier walks that once.
+    fn is_tunnel(&self, remote: &Addr, protocol: Protocol, port: PortBe) -> bool;
     /// The endpoint that an egress mark names.
     fn egress_mark_owner(&self, egress_mark: u16) -> Option<IfIndex>;
     /// Stores the key of a flow whose verdict is deferred. Returns the handle used to look it up again, 0 if it could not be

@@ -5,8 +5,8 @@ pub const ABI_VERSION: u32 = 6;
 
 /// Pod interfaces: ifindex → [`EndpointEntry`](crate::keys::EndpointEntry).
 pub const ENDPOINTS: &str = "ENDPOINTS";
-/// MAC addresses of the endpoints: an array of [`MacSlot`](crate::mac::MacSlot).
-pub const MACS: &str = "MACS";
+/// Copies of the entries of ENDPOINTS: an array of [`EndpointSlot`](crate::keys::EndpointSlot).
+pub const ENDPOINT_SLOTS: &str = "ENDPOINT_SLOTS";
 /// Addresses that an interface may send from, and those of any interface: [`AddressKey`](crate::keys::AddressKey) → ().
 pub const ADDRESSES: &str = "ADDRESSES";
 /// Identities of single addresses, looked up before PREFIXES: family → a table, see [`crate::identities`].
@@ -32,6 +32,11 @@ pub const EVICTIONS: &str = "EVICTIONS";
 pub const FRAGMENTS: &str = "FRAGMENTS";
 /// Addresses of Services and of the own node: [`Addr`](crate::addr::Addr) → ().
 pub const DEFER: &str = "DEFER";
+/// Addresses of nodes, and of pods: [`Addr`](crate::addr::Addr) → [`Known`](crate::keys::Known).
+pub const KNOWN: &str = "KNOWN";
+/// The ports of the nodes' tunnels: an array of [`N_PORT_WORDS`](super::N_PORT_WORDS) words with a bit for each port. Port 0 stands for
+/// protocols without ports.
+pub const TUNNEL_PORTS: &str = "TUNNEL_PORTS";
 /// Egress mark → ifindex of the endpoint, an array of [`N_EGRESS_MARKS`](super::N_EGRESS_MARKS).
 pub const EGRESS_MARKS: &str = "EGRESS_MARKS";
 /// Flows whose egress verdict is deferred: handle ([`PolicyMaps::store_deferred_flow`](super::PolicyMaps::store_deferred_flow)) →
@@ -49,9 +54,9 @@ pub const EVENTS: &str = "EVENTS";
 pub const CONTAINERS: &str = "CONTAINERS";
 
 /// Every pinned map.
-pub const ALL: [&str; 20] = [
+pub const ALL: [&str; 22] = [
     ENDPOINTS,
-    MACS,
+    ENDPOINT_SLOTS,
     ADDRESSES,
     IDENTITIES,
     PREFIXES,
@@ -63,6 +68,8 @@ pub const ALL: [&str; 20] = [
     EVICTIONS,
     FRAGMENTS,
     DEFER,
+    KNOWN,
+    TUNNEL_PORTS,
     EGRESS_MARKS,
     DEFERRED_FLOWS,
     BACKENDS,
@@ -100,12 +107,14 @@ mod tests {
         // The records in EVENTS have a reader, or had one.
         let filled = [
             ENDPOINTS,
-            MACS,
+            ENDPOINT_SLOTS,
             ADDRESSES,
             IDENTITIES,
             PREFIXES,
             ALLOW,
             DEFER,
+            KNOWN,
+            TUNNEL_PORTS,
             EGRESS_MARKS,
             EVENTS,
             CONTAINERS,

@@ -19,7 +19,7 @@ impl DropReason {
             | Self::TinyFragment
             | Self::NotIp => &Direction::ALL,
             Self::OtherMac | Self::Impersonated => &[Direction::Ingress],
-            Self::Spoofed | Self::UnknownEgressMark => &[Direction::Egress],
+            Self::Spoofed | Self::UnknownEgressMark | Self::Tunnel => &[Direction::Egress],
         }
     }
 
@@ -47,6 +47,9 @@ impl DropReason {
             }
             Self::Impersonated => {
                 "Find the host outside that sends with the address of a pod: `netpol-agent drops` shows the address and the device. A router that sends a pod's packets back to the pod's node causes this too."
+            }
+            Self::Tunnel => {
+                "Find out why the pod sends tunnelled packets to a node. If pods of this cluster must, `--pod-tunnels allow` lets all of them; `netpol-agent status` shows the ports."
             }
             Self::Truncated | Self::BadHeader => {
                 "Find the sender with `netpol-agent drops`: no common network stack sends such packets."

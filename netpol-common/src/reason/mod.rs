@@ -106,6 +106,8 @@ reasons! {
         OtherMac = 141, "other-mac";
         /// A packet with the address of a pod of this node as its source arrives through a device that is not the pod's.
         Impersonated = 142, "impersonated";
+        /// The packet goes to a tunnel of a node, where what is inside would be judged by nobody.
+        Tunnel = 143, "tunnel";
     }
 }
 
@@ -147,7 +149,8 @@ impl DropReason {
             | Self::NotIp
             | Self::UnknownEgressMark
             | Self::OtherMac
-            | Self::Impersonated => false,
+            | Self::Impersonated
+            | Self::Tunnel => false,
         }
     }
 }

@@ -9,7 +9,7 @@ use super::outside::at_uplink_ingress;
 use super::policy::is_never_finished;
 use super::spoofing::{foreign_mac, has_foreign_mac, is_spoofed, judge_arp, judge_opaque};
 use super::view::{Ruling, View};
-use crate::ids::{Direction, Epoch, Hook, IfIndex, RuleId};
+use crate::ids::{Direction, Epoch, Hook, IfIndex, Protocol, RuleId};
 use crate::keys::{AllowSlots, EndpointValue};
 use crate::maps::PolicyMaps;
 use crate::packet::{Frame, Packet, Parsed};
@@ -59,6 +59,13 @@ fn at_uplink<M: PolicyMaps, B: Frame + ?Sized>(
     outcome.flow_handle = 0;
     outcome.mark = context.mark_with(0);
     let parsed = bytes.parse(packet);
+    if matches!(parsed, Parsed::Ip) && is_to_tunnel(maps, packet) {
+        // Whether or not the pod is isolated: a Service has led it here.
+        outcome.verdict = Verdict::Drop(DropReason::Tunnel);
+        outcome.ifindex = maps.egress_mark_owner(context.egress_mark()).unwrap_or(context.ifindex);
+        finish_flow(maps, context, packet, IfIndex(0), outcome.verdict);
+        return outcome;
+    }
     if context.egress_mark() == 0 {
         if matches!(parsed, Parsed::Ip) {
             finish_flow(maps, context, packet, IfIndex(0), outcome.verdict);
@@ -107,20 +114,20 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
         direction,
         audited_sender: IfIndex(0),
     };
-    let Some(endpoint) = maps.endpoint(context.ifindex) else { return outcome };
-    if endpoint.0.state != EndpointValue::READY {
+    let Some((value, slots, mac)) = maps.endpoint(context.ifindex) else { return outcome };
+    if value.state != EndpointValue::READY {
         outcome.verdict = Verdict::Drop(DropReason::Blocked);
         return outcome;
     }
     // The epoch is read before the policy. If the policy changes in between, the decision counts as one of the old epoch.
     let epoch = maps.epoch();
-    let mut view = View::of_hook(context, endpoint, direction, epoch);
+    let mut view = View::of_hook(context, (value, slots), direction, epoch);
     view.has_no_flow = matches!(fast, FastPath::NoFlow);
     let parsed = match fast {
         FastPath::NoFlow | FastPath::Parsed => Parsed::Ip,
         FastPath::Done(_) | FastPath::NotTaken => bytes.parse(packet),
     };
-    if !view.endpoint.forwards() && has_foreign_mac(maps, bytes, context.ifindex, direction) {
+    if !view.endpoint.forwards() && has_foreign_mac(bytes, mac, direction) {
         outcome.verdict = Verdict::Drop(foreign_mac(direction));
         return outcome;
     }
@@ -132,6 +139,7 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
         Parsed::Ip if is_egress && is_spoofed(maps, bytes, &view, packet) => {
             Ruling::drop(DropReason::Spoofed)
         }
+        Parsed::Ip if is_egress && is_to_tunnel(maps, packet) => Ruling::drop(DropReason::Tunnel),
         Parsed::Ip
             if packet.has_link_message_type() && bytes.is_link_message(direction, packet) =>
         {
@@ -155,8 +163,10 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
                         outcome.audited_sender = view.ifindex;
                     }
                     // Looked up again, because keeping it until here would need stack.
-                    let Some(endpoint) = maps.endpoint(context.ifindex) else { return outcome };
-                    view = View::of_hook(context, endpoint, direction, epoch);
+                    let Some((value, slots, _)) = maps.endpoint(context.ifindex) else {
+                        return outcome;
+                    };
+                    view = View::of_hook(context, (value, slots), direction, epoch);
                 } else if context.flow_handle != 0 {
                     // The sender is not isolated, but may be later.
                     let verdict = Verdict::Pass(PassReason::NotIsolated);
@@ -181,4 +191,11 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
         }
     }
     outcome
+}
+
+/// Whether the packet of a pod goes to a tunnel of a node.
+#[inline(always)]
+fn is_to_tunnel<M: PolicyMaps>(maps: &M, packet: &Packet) -> bool {
+    packet.protocol.0 != Protocol::TCP.0
+        && maps.is_tunnel(&packet.dst, packet.protocol, packet.dst_port)
 }

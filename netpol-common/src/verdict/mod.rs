@@ -19,8 +19,10 @@ mod policy;
 mod spoofing;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 mod view;
 
 pub use decide::decide;
 pub use hook_context::{DEFAULT_MARK_MASK, HookContext};
 pub use outcome::Outcome;
+pub use tunnel::is_tunnel;

@@ -22,8 +22,8 @@ struct Closed {
 }
 
 impl PolicyMaps for Closed {
-    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots)> {
-        (ifindex == IFINDEX).then_some((self.endpoint, AllowSlots(0)))
+    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots, Mac)> {
+        (ifindex == IFINDEX).then_some((self.endpoint, AllowSlots(0), Mac::UNKNOWN))
     }
     fn mac(&self, _ifindex: IfIndex) -> Option<Mac> {
         Some(Mac::UNKNOWN)
@@ -63,6 +63,9 @@ impl PolicyMaps for Closed {
     fn set_fragment(&self, _key: &FragmentKey, _value: &FragmentValue) {}
     fn is_deferred(&self, _addr: &Addr) -> bool {
         true
+    }
+    fn is_tunnel(&self, _remote: &Addr, _protocol: Protocol, _port: PortBe) -> bool {
+        false
     }
     fn egress_mark_owner(&self, egress_mark: u16) -> Option<IfIndex> {
         (egress_mark == EGRESS_MARK).then_some(IFINDEX)

@@ -20,7 +20,7 @@ impl Datapath {
         let mut lens = BTreeMap::new();
         for (name, map) in [
             (maps::ENDPOINTS, own.endpoints.map()),
-            (maps::MACS, own.macs.map.map()),
+            (maps::ENDPOINT_SLOTS, own.endpoint_slots.map.map()),
             (maps::ADDRESSES, own.addresses.map()),
             (maps::PREFIXES, own.prefixes.map()),
             (maps::FLOWS, own.flows.map()),
@@ -32,6 +32,8 @@ impl Datapath {
             (maps::BACKENDS, own.backends.map()),
             (maps::FRAGMENTS, own.fragments.map()),
             (maps::DEFER, own.defer.map()),
+            (maps::KNOWN, own.known.map()),
+            (maps::TUNNEL_PORTS, own.tunnel_ports.map.map()),
             (maps::CONTAINERS, own.containers.map()),
             (maps::EGRESS_MARKS, own.egress_marks.map.map()),
             (maps::EPOCH, own.epoch.map.map()),

@@ -8,11 +8,13 @@ mod flows;
 mod gc;
 mod memory;
 mod read;
+mod tunnels;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use netpol_common::addr::Addr;
 use netpol_common::ids::Epoch;
-use netpol_common::keys::CounterKey;
+use netpol_common::keys::{CounterKey, Known};
 use netpol_policy::dataplane::port::Maps;
 use netpol_policy::dataplane::{Counter, MapOp, MapState};
 
@@ -44,6 +46,18 @@ impl Maps for Datapath {
 
     fn epoch(&self) -> Result<Epoch, Error> {
         self.maps.epoch()
+    }
+
+    fn known(&self) -> Result<BTreeMap<Addr, Known>, Error> {
+        Ok(self.maps.known.entries()?.into_iter().collect())
+    }
+
+    fn set_known(&mut self, changes: &BTreeMap<Addr, Known>) -> Result<(), Error> {
+        self.maps.set_known(changes)
+    }
+
+    fn set_tunnel_ports(&mut self, ports: &BTreeSet<u16>) -> Result<(), Error> {
+        self.maps.set_tunnel_ports(ports)
     }
 
     /// Refills the spare slots of ALLOW, and resizes the tables of IDENTITIES where needed.

@@ -7,6 +7,7 @@
 
 mod filters;
 mod pretend;
+mod tunnels;
 mod veth;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +32,7 @@ use tracing::{debug, warn};
 pub use filters::{FilterChange, watch_filters};
 pub use netpol_netlink::{CLSACT, Filter, Position, Side, TrafficControl, device_name};
 pub use pretend::{Error as PretendError, PretendDevices};
+pub use tunnels::Tunnels;
 pub use veth::{VethEnd, VethReader};
 
 /// Time between two snapshots, because changes come in bursts, and a snapshot lists all devices.
@@ -58,6 +60,8 @@ pub struct Devices {
     pub by_ifindex: BTreeMap<IfIndex, Device>,
     /// All addresses of all devices.
     pub addresses: BTreeSet<IpAddr>,
+    /// The tunnels to other nodes.
+    pub tunnels: Tunnels,
 }
 
 /// One network device.
@@ -97,7 +101,7 @@ pub enum Error {
     /// The kernel refuses to list devices or addresses.
     #[error("cannot list the node's {what}")]
     List {
-        /// `devices` or `addresses`.
+        /// `devices`, `addresses`, `routes` or `neighbours`.
         what: &'static str,
         /// The error of the kernel.
         #[source]
@@ -117,7 +121,14 @@ pub enum Error {
 /// # Errors
 /// Netlink cannot be used at all. Later failures are logged, and the next change tries again.
 pub async fn watch(out: mpsc::Sender<DeviceNews>, cancel: CancellationToken) -> Result<(), Error> {
-    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+    let groups = [
+        MulticastGroup::Link,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
+        // Networks add a route for each node that joins.
+        MulticastGroup::Ipv4Route,
+        MulticastGroup::Ipv6Route,
+    ];
     let (connection, handle, mut news) =
         new_multicast_connection(&groups).map_err(Error::Connect)?;
     let connection = tokio::spawn(connection);
@@ -213,6 +224,7 @@ async fn read(handle: &Handle) -> Result<Devices, Error> {
     let mut devices = Devices::default();
     let mut loopback = BTreeSet::new();
     let on_bridges = on_bridges(&links);
+    devices.tunnels = tunnels::of_devices(&links);
     for link in links {
         if link.header.link_layer_type == LinkLayerType::Loopback {
             loopback.insert(link.header.index);
@@ -233,10 +245,12 @@ async fn read(handle: &Handle) -> Result<Devices, Error> {
             continue;
         }
         devices.addresses.insert(address);
+        devices.tunnels.ends.extend(tunnels::broadcasts_of(&message));
         if let Some(device) = devices.by_ifindex.get_mut(&IfIndex(message.header.index)) {
             device.has_address |= !is_link_local(address);
         }
     }
+    devices.tunnels.add_remote_ends(handle).await?;
     Ok(devices)
 }
 

@@ -1,19 +1,19 @@
 //! The maps in memory: a map state and the state that packets write.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use netpol_common::addr::Addr;
 use netpol_common::flow::{Step, is_current};
 use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol};
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowSlots, AllowValue, BackendValue, EndpointValue, FlowEntry, FlowKey,
-    FlowValue, FragmentEntry, FragmentKey, FragmentSlot, FragmentValue, PrefixKey,
+    FlowValue, FragmentEntry, FragmentKey, FragmentSlot, FragmentValue, Known, PrefixKey,
 };
 use netpol_common::mac::Mac;
-use netpol_common::maps::{CurrentFlow, Local, PolicyMaps};
+use netpol_common::maps::{CurrentFlow, Local, PolicyMaps, TunnelMaps};
 use netpol_common::packet::{Frame, Packet};
-use netpol_common::verdict::{HookContext, Outcome, decide};
+use netpol_common::verdict::{HookContext, Outcome, decide, is_tunnel};
 
 use super::op::{MapOp, apply};
 use crate::compile::{AllowMapKey, MapState, longest_entry};
@@ -25,6 +25,8 @@ pub struct MemoryMaps {
     epoch: Cell<u32>,
     flows: RefCell<BTreeMap<FlowKey, FlowEntry>>,
     fragments: RefCell<BTreeMap<FragmentSlot, FragmentEntry>>,
+    known: BTreeMap<Addr, Known>,
+    tunnel_ports: BTreeSet<u16>,
     /// See [`MemoryMaps::with_flow_seed`].
     flow_seed: u64,
     flow_handles: RefCell<BTreeMap<u16, FlowKey>>,
@@ -50,6 +52,12 @@ impl MemoryMaps {
     #[must_use]
     pub fn with_flow_seed(self, flow_seed: u64) -> Self {
         Self { flow_seed, ..self }
+    }
+
+    /// The same maps, with these tunnels of nodes: addresses, and ports.
+    #[must_use]
+    pub fn with_tunnels(self, known: BTreeMap<Addr, Known>, tunnel_ports: BTreeSet<u16>) -> Self {
+        Self { known, tunnel_ports, ..self }
     }
 
     /// The content that operations write.
@@ -115,10 +123,20 @@ impl MemoryMaps {
     }
 }
 
+impl TunnelMaps for MemoryMaps {
+    fn known(&self, addr: &Addr) -> Known {
+        self.known.get(addr).copied().unwrap_or(Known::NOBODY)
+    }
+
+    fn is_tunnel_port(&self, port: PortBe) -> bool {
+        self.tunnel_ports.contains(&port.get())
+    }
+}
+
 impl PolicyMaps for MemoryMaps {
-    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots)> {
+    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots, Mac)> {
         let endpoint = self.map_state.endpoints.get(&ifindex)?;
-        Some((endpoint.value, AllowSlots(ifindex.0)))
+        Some((endpoint.value, AllowSlots(ifindex.0), endpoint.mac))
     }
 
     fn mac(&self, ifindex: IfIndex) -> Option<Mac> {
@@ -193,6 +211,10 @@ impl PolicyMaps for MemoryMaps {
 
     fn is_deferred(&self, addr: &Addr) -> bool {
         self.map_state.defer.contains(addr)
+    }
+
+    fn is_tunnel(&self, remote: &Addr, protocol: Protocol, port: PortBe) -> bool {
+        is_tunnel(self, remote, protocol, port)
     }
 
     fn egress_mark_owner(&self, egress_mark: u16) -> Option<IfIndex> {

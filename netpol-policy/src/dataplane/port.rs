@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Epoch, IfIndex, Nanos};
-use netpol_common::keys::{CounterKey, FlowKey, FlowValue};
+use netpol_common::keys::{CounterKey, FlowKey, FlowValue, Known};
 use netpol_common::mac::Mac;
 
 use super::{Counter, MapOp, MapState};
@@ -107,6 +108,22 @@ pub trait Maps {
     /// # Errors
     /// The map cannot be read.
     fn epoch(&self) -> Result<Epoch, Self::Error>;
+    /// The addresses whose owners the maps know.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    fn known(&self) -> Result<BTreeMap<Addr, Known>, Self::Error>;
+    /// Records whose these addresses are; [`Known::NOBODY`] removes one.
+    ///
+    /// # Errors
+    /// The map is full, or cannot be written.
+    fn set_known(&mut self, changes: &BTreeMap<Addr, Known>) -> Result<(), Self::Error>;
+    /// Sets the ports on which nodes receive tunnelled packets; port 0 stands for protocols without ports. Pods reach none of
+    /// them, at the addresses of nodes. Packets of flows that exist pass until the next epoch.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    fn set_tunnel_ports(&mut self, ports: &BTreeSet<u16>) -> Result<(), Self::Error>;
     /// Prepares what a later change would otherwise wait for. Takes some ten milliseconds, but seldom.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! All pods: by name, by address, by label class.
 
+use std::collections::BTreeMap;
 use std::hash::BuildHasher as _;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use hashbrown::hash_table::Entry;
@@ -40,6 +42,10 @@ pub(super) struct Pods {
     by_name: HashTable<PodId>,
     pub(super) owners: AddressOwners,
     pub(super) label_classes: LabelClasses,
+    /// Addresses that host-network pods report, which are those of nodes, with the number of these pods.
+    of_nodes: BTreeMap<IpAddr, usize>,
+    /// Grows with each address that is added to the map or leaves it.
+    pub(super) n_node_changes: u64,
 }
 
 impl Pods {
@@ -69,6 +75,33 @@ impl Pods {
         self.label_classes.of_pod(id)
     }
 
+    /// The addresses of nodes that run host-network pods.
+    pub(super) fn node_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.of_nodes.keys().copied()
+    }
+
+    /// Counts the addresses of a host-network pod that is stored.
+    fn count(&mut self, addresses: &[IpAddr]) {
+        for address in addresses {
+            let n_pods = self.of_nodes.entry(*address).or_default();
+            self.n_node_changes += u64::from(*n_pods == 0);
+            *n_pods += 1;
+        }
+    }
+
+    /// Undoes [`Self::count`] for a pod that is stored no longer.
+    fn discount(&mut self, pod: &Pod) {
+        for address in pod.reported_addresses.iter().filter(|_| pod.host_network) {
+            if let Some(n_pods) = self.of_nodes.get_mut(address) {
+                *n_pods -= 1;
+                if *n_pods == 0 {
+                    self.of_nodes.remove(address);
+                    self.n_node_changes += 1;
+                }
+            }
+        }
+    }
+
     /// All pods, by name.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Pod> {
         sorted(self.slots.iter().flatten())
@@ -90,6 +123,12 @@ impl Pods {
                 PodId::new(self.slots.len() - 1)
             })
         });
+        if let Some(before) = self.slots.get_mut(id.index()).and_then(Option::take) {
+            self.discount(&before);
+        }
+        if pod.host_network {
+            self.count(&pod.reported_addresses);
+        }
         let Some(slot) = self.slots.get_mut(id.index()) else { return id };
         let pod = &*slot.insert(pod);
         if old.is_some() {
@@ -117,7 +156,7 @@ impl Pods {
         // They are not moved: touching new memory would cost as much as all the rest.
         self.slots = objects.into_iter().filter_map(slot).collect();
         self.free.clear();
-        let Self { slots, free, hasher, by_name, owners, label_classes } = self;
+        let Self { slots, free, hasher, by_name, owners, label_classes, .. } = self;
         by_name.reserve(slots.len(), name_hash(slots, hasher));
         owners.reserve(slots.iter().flatten().map(|pod| pod.addresses().len()).sum());
         label_classes.reserve(slots.len());
@@ -158,11 +197,15 @@ impl Pods {
                 }
             }
         }
+        let of_nodes = self.slots.iter().flatten().filter(|pod| pod.host_network);
+        let of_nodes: Vec<_> = of_nodes.flat_map(|pod| &*pod.reported_addresses).copied().collect();
+        self.count(&of_nodes);
     }
 
     pub(super) fn remove(&mut self, id: PodId, changes: &mut Changes) {
         let slot = self.slots.get_mut(id.index());
         let Some(pod) = slot.and_then(Option::take) else { return };
+        self.discount(&pod);
         self.free.push(id);
         let hash = self.hasher.hash_one(&pod.name);
         if let Ok(entry) = self.by_name.find_entry(hash, |known| *known == id) {

@@ -51,6 +51,17 @@ impl ClusterState {
         self.pods.at(self.pods.owner(Addr::from(address))?)
     }
 
+    /// The addresses of nodes that run host-network pods, as these pods report them. Every node runs some: kube-proxy, the network
+    /// of the cluster, this agent.
+    pub fn node_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.pods.node_addresses()
+    }
+
+    /// A number that grows when [`Self::node_addresses`] changes.
+    pub fn n_node_changes(&self) -> u64 {
+        self.pods.n_node_changes
+    }
+
     /// Upper bound of the number of addresses with an owner.
     pub fn n_addresses(&self) -> usize {
         self.pods.owners.len()

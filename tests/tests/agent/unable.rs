@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use netpol_agent::agent::{Config, Source, run};
+use netpol_agent::agent::{Config, PodTunnels, Source, run};
 use netpol_agent::discovery::SearchPaths;
 use netpol_cni::client;
 use netpol_lab::cluster::Cluster;
@@ -37,6 +37,7 @@ async fn a_node_that_cannot_run_the_programs_says_so_and_the_agent_stays() {
             mount: netpol_datapath::Mount::Never,
             ..netpol_datapath::Config::default()
         },
+        pod_tunnels: PodTunnels::default(),
         health: None,
         metrics: None,
     };

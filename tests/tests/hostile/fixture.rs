@@ -113,11 +113,20 @@ pub(crate) fn ethernet(to: [u8; 6], from: [u8; 6], ethertype: u16, content: &[u8
 
 /// An ICMPv6 message with its checksum; `body` follows the checksum.
 pub(crate) fn icmpv6(src: Ipv6Addr, dst: Ipv6Addr, kind: u8, body: &[u8]) -> Vec<u8> {
-    let mut message = [&[kind, 0, 0, 0], body].concat();
+    with_checksum((src, dst), 58, 2, [&[kind, 0, 0, 0], body].concat())
+}
+
+/// An IPv6 payload with its checksum, which starts at byte `at`.
+pub(crate) fn with_checksum(
+    (src, dst): (Ipv6Addr, Ipv6Addr),
+    protocol: u8,
+    at: usize,
+    mut message: Vec<u8>,
+) -> Vec<u8> {
     let len = u32::try_from(message.len()).unwrap().to_be_bytes();
     let mut summed = [src.octets(), dst.octets()].concat();
     summed.extend(len);
-    summed.extend([0, 0, 0, 58]);
+    summed.extend([0, 0, 0, protocol]);
     summed.extend(&message);
     let words = summed.chunks(2).map(|pair| match *pair {
         [hi, lo] => u32::from(u16::from_be_bytes([hi, lo])),
@@ -129,7 +138,7 @@ pub(crate) fn icmpv6(src: Ipv6Addr, dst: Ipv6Addr, kind: u8, body: &[u8]) -> Vec
         sum = (sum & 0xffff) + (sum >> 16);
     }
     let checksum = !u16::try_from(sum).unwrap();
-    message.splice(2..4, checksum.to_be_bytes());
+    message.splice(at..at + 2, checksum.to_be_bytes());
     message
 }
 
@@ -162,16 +171,30 @@ pub(crate) fn record(
     to: &Host,
     frames: &[Vec<u8>],
 ) -> Result<Vec<Vec<u8>>> {
+    record_at(lab.netns(to)?, device(to), || {
+        send(lab, from, frames)?;
+        send_last(lab, to)
+    })
+}
+
+/// Records the frames that arrive at a device, until `send` has sent the last datagram there.
+///
+/// # Errors
+/// As [`record`].
+pub(crate) fn record_at(
+    netns: &Netns,
+    device: &str,
+    send: impl FnOnce() -> Result<()>,
+) -> Result<Vec<Vec<u8>>> {
     let mut recorder = Command::new("python3");
-    recorder.args(["-c", RECORD, device(to), LAST]);
+    recorder.args(["-c", RECORD, device, LAST]);
     recorder.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut recorder = lab.netns(to)?.spawn(&mut recorder)?;
+    let mut recorder = netns.spawn(&mut recorder)?;
     let mut output = BufReader::new(recorder.stdout.take().context("no output")?);
     let mut ready = String::new();
     output.read_line(&mut ready)?;
     ensure!(ready == "ready\n", "the recorder said {ready:?}");
-    send(lab, from, frames)?;
-    send_last(lab, to)?;
+    send()?;
     let mut lines = String::new();
     output.read_to_string(&mut lines)?;
     let ended = recorder.wait_with_output()?;
@@ -252,8 +275,13 @@ pub(crate) fn send(lab: &Lab, from: &Host, frames: &[Vec<u8>]) -> Result<()> {
 fn send_last(lab: &Lab, to: &Host) -> Result<()> {
     let sender = if *to == Host::Node { &pod("target") } else { &Host::Node };
     let [IpAddr::V4(address), ..] = lab.addresses(to)? else { bail!("{to:?} has no IPv4 address") };
-    let address = address.to_string();
-    feed(lab.netns(sender)?, Command::new("python3").args(["-c", MARK, LAST, &address]), "")
+    send_last_to(lab.netns(sender)?, IpAddr::V4(*address))
+}
+
+/// Sends the datagram that ends a recording to an IPv4 address.
+pub(crate) fn send_last_to(sender: &Netns, to: IpAddr) -> Result<()> {
+    let to = to.to_string();
+    feed(sender, Command::new("python3").args(["-c", MARK, LAST, &to]), "")
 }
 
 /// The device that connects a host.
@@ -266,7 +294,7 @@ fn device(host: &Host) -> &'static str {
 }
 
 /// The content of a frame without what a router changes.
-fn unrouted(frame: &[u8]) -> Vec<u8> {
+pub(crate) fn unrouted(frame: &[u8]) -> Vec<u8> {
     let mut content = content(frame).to_vec();
     let changed: &[usize] = match content.first().map(|first| first >> 4) {
         // The time to live and the checksum.

@@ -10,3 +10,4 @@ mod discovery;
 mod fixture;
 mod mac;
 mod sources;
+mod tunnels;

@@ -12,6 +12,7 @@ pub(super) mod last_heard;
 pub(super) mod latencies;
 pub(super) mod migrations;
 pub(super) mod registry;
+pub(super) mod tunnels;
 pub(super) mod unidentified;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,6 +45,7 @@ use self::last_heard::LastHeard;
 use self::latencies::Latencies;
 use self::migrations::Migrations;
 use self::registry::{Record, Registry};
+use self::tunnels::{PodTunnels, Tunnels};
 use self::unidentified::Unidentified;
 
 /// The agent's state.
@@ -80,6 +82,7 @@ pub struct Agent<K> {
     pub(super) gc_schedule: GcSchedule,
     pub(super) detached: Detached,
     pub(super) exits: Exits,
+    pub(super) tunnels: Tunnels,
     /// The latest list of the node's devices.
     devices: Devices,
     /// The devices that get `uplink_egress`.
@@ -169,6 +172,7 @@ impl<K: Kernel> Agent<K> {
             gc_schedule: GcSchedule::default(),
             detached: Detached::default(),
             exits: Exits::default(),
+            tunnels: Tunnels::default(),
             uplinks: BTreeMap::new(),
             is_primed,
             changes: Changes::default(),
@@ -195,6 +199,13 @@ impl<K: Kernel> Agent<K> {
     #[must_use]
     pub fn on_node(mut self, node: Option<Arc<str>>) -> Self {
         self.adoption.node = node;
+        self
+    }
+
+    /// Sets whether pods may send tunnelled packets to nodes.
+    #[must_use]
+    pub(super) fn with_tunnels(mut self, for_pods: PodTunnels) -> Self {
+        self.tunnels.for_pods = for_pods;
         self
     }
 
@@ -318,6 +329,7 @@ impl<K: Kernel> Agent<K> {
         for ifindex in self.unidentified.list(veths, now) {
             self.block(ifindex, now);
         }
+        self.tunnels.set_devices(&devices.tunnels);
         self.devices = devices;
         self.follow_uplinks();
         let bridges =

@@ -1,0 +1,62 @@
+//! The tunnels between nodes, which pods must not reach: their ports, and the addresses of nodes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netpol_common::addr::Addr;
+use netpol_common::keys::Known;
+use netpol_datapath::netlink;
+
+/// Whether pods may send tunnelled packets to nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PodTunnels {
+    /// They drop.
+    #[default]
+    Drop,
+    /// Policies decide.
+    Allow,
+}
+
+/// In place of a port, for protocols without ports.
+const NO_PORT: u16 = 0;
+
+/// What is known of the tunnels, and what the maps have of it.
+#[derive(Debug, Default)]
+pub(in crate::agent) struct Tunnels {
+    pub(in crate::agent) for_pods: PodTunnels,
+    /// As the node's devices have them; `None` until they are listed.
+    of_devices: Option<netlink::Tunnels>,
+    /// The devices have been listed again since the maps were written.
+    pub(in crate::agent) is_changed: bool,
+    /// The content of the maps, and the state's number of changes of nodes of which it is; `None` until this run has written them.
+    pub(in crate::agent) written: Option<Written>,
+}
+
+/// What the maps have of the tunnels.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::agent) struct Written {
+    pub(in crate::agent) ports: BTreeSet<u16>,
+    pub(in crate::agent) known: BTreeMap<Addr, Known>,
+    pub(in crate::agent) n_node_changes: u64,
+}
+
+impl Tunnels {
+    /// Takes what the devices say. The maps follow with the next look.
+    pub(in crate::agent) fn set_devices(&mut self, of_devices: &netlink::Tunnels) {
+        self.of_devices = Some(of_devices.clone());
+        self.is_changed = true;
+    }
+
+    /// The ports, port 0 for protocols without ports included; `None` until they are known.
+    pub(in crate::agent) fn ports(&self) -> Option<BTreeSet<u16>> {
+        let of_devices = self.of_devices.as_ref()?;
+        Some(match self.for_pods {
+            PodTunnels::Drop => of_devices.ports.iter().copied().chain([NO_PORT]).collect(),
+            PodTunnels::Allow => BTreeSet::new(),
+        })
+    }
+
+    /// The addresses at which tunnels end, as the devices have them.
+    pub(in crate::agent) fn ends(&self) -> impl Iterator<Item = Addr> {
+        self.of_devices.iter().flat_map(|tunnels| &tunnels.ends).map(|end| Addr::from(*end))
+    }
+}

@@ -1,0 +1,255 @@
+//! Tunnels between nodes: no pod reaches their ends, whether or not it is isolated.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use netpol_lab::node::netns::Netns;
+use netpol_lab::node::second_node::{ADDRESSES, POD, SecondNode};
+use netpol_lab::node::topology::{NODE, OFFICE, Wiring};
+use netpol_lab::node::wait::{LIMIT, Look, until};
+use netpol_lab::node::{Bridge, Host, Lab, Masquerade, PodSpec, Service, Shape, labels};
+use netpol_lab::packets::{Ends, Packet, Segment};
+use serde_json::json;
+
+use crate::fixture::{
+    addresses, apply_policy, can_run, ethernet, mac, pod, pod_mac, record_at, send, send_last_to,
+    unrouted, with_checksum,
+};
+
+const VXLAN: u16 = 8472;
+const GRE: u8 = 47;
+const IPIP: u8 = 4;
+const IPV6: u8 = 41;
+
+#[test]
+fn no_pod_reaches_a_tunnel_of_a_node_isolated_or_not() {
+    if !can_run() {
+        return;
+    }
+    let mut lab = Lab::create("hostile-tunnel", Wiring::Bridge).unwrap();
+    lab.apply_namespace("default", &labels(&[])).unwrap();
+    lab.set_bridge(Bridge::Plain).ok();
+    let far = lab.add_second_node("default/far", &labels(&[("app", "far")])).unwrap();
+    // As Flannel makes a second device for IPv6.
+    let ([_, own], [_, other]) = (NODE, ADDRESSES);
+    for (netns, local, remote) in
+        [(lab.netns(&Host::Node).unwrap(), own, other), (&far.netns, other, own)]
+    {
+        netns.configure(&format!(
+            "link add flannel-v6.1 type vxlan id 1 dev eth0 local {local} remote {remote} dstport {VXLAN} nolearning\n\
+             link set flannel-v6.1 up\n"
+        )).unwrap();
+    }
+    lab.start_agent().unwrap();
+    for name in ["evil", "target"] {
+        lab.add_pod(PodSpec::new(&format!("default/{name}"), &[("app", name)], &[80])).unwrap();
+    }
+    // A Service without selector leads to the other node's tunnel.
+    let backends = ADDRESSES.map(|address| SocketAddr::new(address, VXLAN)).into();
+    let service = Service::new("tunnel", 9, backends);
+    lab.apply_services(Shape::Nftables, Masquerade::All, &[service]).unwrap();
+    until("the Service", LIMIT, || {
+        let status = lab.agent_config().ask(&["status"])?;
+        let is_known = status.contains("Service: 1, synced");
+        Ok(if is_known { Look::Done(()) } else { Look::NotYet(status) })
+    })
+    .unwrap();
+    check(&lab, &far);
+    let outside = json!({
+        "podSelector": { "matchLabels": { "app": "evil" } },
+        "policyTypes": ["Ingress", "Egress"],
+        "egress": [{ "to": [
+            { "ipBlock": { "cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"] } },
+            { "ipBlock": { "cidr": "::/0", "except": ["fd00::/8"] } },
+        ] }],
+    });
+    apply_policy(&lab, "outside", &outside).unwrap();
+    check(&lab, &far);
+    let drops = lab.agent_config().ask(&["drops", "--output", "json"]).unwrap();
+    assert!(drops.contains("\"reason\":\"tunnel\""), "{drops}");
+}
+
+fn check(lab: &Lab, far: &SecondNode) {
+    let mut wrong = Vec::new();
+    let node = lab.netns(&Host::Node).unwrap();
+    let target = lab.netns(&pod("target")).unwrap();
+    let inner = inner(mac(node, "flannel.1"), Ends::V4(v4(POD[0]), addresses(lab, "target").0));
+    let inner_v6 =
+        inner_of(mac(node, "flannel-v6.1"), Ends::V4(v4(POD[0]), addresses(lab, "target").0), 2);
+    let to_target = addresses(lab, "target").0;
+    for (name, frames) in own_node(lab, &inner, &inner_v6) {
+        let recorded = recorded(lab, target, &frames, || send_last_to(node, to_target.into()));
+        let arrived = [&inner, &inner_v6].iter().any(|inner| {
+            let inner = unrouted(inner);
+            recorded.iter().any(|frame| unrouted(frame) == inner)
+        });
+        if arrived {
+            wrong.push(format!("{name} of the own node"));
+        }
+    }
+    let evil = addresses(lab, "evil");
+    let inner = self::inner(mac(&far.netns, "flannel.1"), Ends::V4(evil.0, v4(POD[0])));
+    let inner_v6 = inner_of(mac(&far.netns, "flannel-v6.1"), Ends::V4(evil.0, v4(POD[0])), 2);
+    for (name, frame) in [
+        ("address", vxlan(lab, ADDRESSES[0], &inner)),
+        ("tunnel's address", vxlan(lab, ip("10.244.2.0"), &inner)),
+        ("bridge's address", vxlan(lab, ip("10.244.2.1"), &inner)),
+        ("IPv6 address", vxlan(lab, ADDRESSES[1], &inner_v6)),
+        ("Service", to_port(lab, ip("10.96.0.9"), 80, &inner)),
+        ("IPv6 Service", to_port(lab, ip("fd00:10:96::9"), 80, &inner_v6)),
+    ] {
+        let recorded = recorded(lab, &far.pod, &[frame], || send_last_to(&far.netns, POD[0]));
+        let arrived = [&inner, &inner_v6].iter().any(|inner| {
+            let inner = unrouted(inner);
+            recorded.iter().any(|frame| unrouted(frame) == inner)
+        });
+        if arrived {
+            wrong.push(format!("{name} of the other node"));
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new(), "tunnels that are open");
+    protocols(lab, far);
+}
+
+/// Protocols that tunnel IP, and datagrams to other ports, at another node and at a host that is none.
+fn protocols(lab: &Lab, far: &SecondNode) {
+    let office = lab.netns(&Host::Office).unwrap();
+    let ([node, node_v6], [host, host_v6]) = (ADDRESSES, OFFICE);
+    let outer = |to, protocol, bytes: &[u8]| outer(lab, to, protocol, bytes);
+    let packet = [0x45; 40];
+    let cases = [
+        ("GRE", outer(node, GRE, &[0, 0, 8, 0]), false, outer(host, GRE, &[0, 0, 8, 0])),
+        (
+            "GRE over IPv6",
+            outer(node_v6, GRE, &[0, 0, 8, 0]),
+            false,
+            outer(host_v6, GRE, &[0, 0, 8, 0]),
+        ),
+        ("IPIP", outer(node, IPIP, &packet), false, outer(host, IPIP, &packet)),
+        ("6in4", outer(node, IPV6, &packet), false, outer(host, IPV6, &packet)),
+        (
+            "another port",
+            datagram(lab, node, 8473, &[1; 30]),
+            true,
+            datagram(lab, host, VXLAN, &[2; 30]),
+        ),
+        (
+            "another port over IPv6",
+            datagram(lab, node_v6, 8473, &[3; 30]),
+            true,
+            datagram(lab, host_v6, VXLAN, &[4; 30]),
+        ),
+    ];
+    let mut wrong = Vec::new();
+    for (name, frame, is_expected, to_host) in cases {
+        let at_node =
+            recorded(lab, &far.netns, std::slice::from_ref(&frame), || send_last_to(office, node));
+        if has(&at_node, &frame) != is_expected {
+            wrong.push(format!("{name} to a node"));
+        }
+        let node = lab.netns(&Host::Node).unwrap();
+        let at_host =
+            recorded(lab, office, std::slice::from_ref(&to_host), || send_last_to(node, host));
+        if !has(&at_host, &to_host) {
+            wrong.push(format!("{name} to a host"));
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+fn has(recorded: &[Vec<u8>], frame: &[u8]) -> bool {
+    let sent = unrouted(frame);
+    recorded.iter().any(|recorded| unrouted(recorded).starts_with(&sent))
+}
+
+/// Tunnelled frames of the pod `evil` to all addresses at which its own node receives packets.
+fn own_node(lab: &Lab, inner: &[u8], inner_v6: &[u8]) -> Vec<(&'static str, Vec<Vec<u8>>)> {
+    let bridge = mac(lab.netns(&Host::Node).unwrap(), "cni0");
+    let link_local = netpol_common::mac::Mac::new(bridge).link_local().0;
+    vec![
+        ("address", vec![vxlan(lab, NODE[0], inner)]),
+        ("bridge's address", vec![vxlan(lab, ip("10.244.1.1"), inner)]),
+        ("tunnel's address", vec![vxlan(lab, ip("10.244.1.0"), inner)]),
+        ("broadcast address", vec![vxlan(lab, ip("10.244.1.255"), inner)]),
+        ("limited broadcast", vec![vxlan(lab, ip("255.255.255.255"), inner)]),
+        ("group", vec![vxlan(lab, ip("224.0.0.1"), inner)]),
+        ("IPv6 address", vec![vxlan(lab, NODE[1], inner_v6)]),
+        ("bridge's IPv6 address", vec![vxlan(lab, ip("fd00:10:244:1::1"), inner_v6)]),
+        ("link-local address", vec![vxlan(lab, Ipv6Addr::from(link_local).into(), inner_v6)]),
+        ("IPv6 group", vec![vxlan(lab, ip("ff02::1"), inner_v6)]),
+    ]
+}
+
+/// The frames that arrive while the pod `evil` sends these.
+fn recorded(
+    lab: &Lab,
+    at: &Netns,
+    frames: &[Vec<u8>],
+    last: impl FnOnce() -> anyhow::Result<()>,
+) -> Vec<Vec<u8>> {
+    record_at(at, "eth0", || {
+        send(lab, &pod("evil"), frames)?;
+        last()
+    })
+    .unwrap()
+}
+
+/// A datagram in a frame for a tunnel's device.
+fn inner(to: [u8; 6], ends: Ends) -> Vec<u8> {
+    inner_of(to, ends, 1)
+}
+
+fn inner_of(to: [u8; 6], ends: Ends, src_port: u16) -> Vec<u8> {
+    let packet = Packet::plain(ends, Segment::Udp { src_port, dst_port: 4001 });
+    ethernet(to, [2, 0, 0, 0, 0, 9], 0x0800, &packet.bytes())
+}
+
+/// A VXLAN packet of the pod `evil`, network 1.
+fn vxlan(lab: &Lab, to: IpAddr, inner: &[u8]) -> Vec<u8> {
+    to_port(lab, to, VXLAN, inner)
+}
+
+/// The same to another port.
+fn to_port(lab: &Lab, to: IpAddr, port: u16, inner: &[u8]) -> Vec<u8> {
+    datagram(lab, to, port, &[[8, 0, 0, 0, 0, 0, 1, 0].as_slice(), inner].concat())
+}
+
+/// A datagram of the pod `evil`.
+fn datagram(lab: &Lab, to: IpAddr, port: u16, payload: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(8 + payload.len()).unwrap();
+    let mut bytes = [50_000_u16, port, len, 0].map(u16::to_be_bytes).concat();
+    bytes.extend(payload);
+    if let IpAddr::V6(to) = to {
+        bytes = with_checksum((addresses(lab, "evil").1, to), 17, 6, bytes);
+    }
+    outer(lab, to, 17, &bytes)
+}
+
+/// An IP packet of the pod `evil`.
+fn outer(lab: &Lab, to: IpAddr, protocol: u8, bytes: &[u8]) -> Vec<u8> {
+    let (own_v4, own_v6) = addresses(lab, "evil");
+    let bridge = mac(lab.netns(&Host::Node).unwrap(), "cni0");
+    let (ends, ethertype, next) = match to {
+        IpAddr::V4(to) if to.is_broadcast() || to.octets()[3] == 255 => {
+            (Ends::V4(own_v4, to), 0x0800, [0xff; 6])
+        }
+        IpAddr::V4(to) if to.is_multicast() => {
+            (Ends::V4(own_v4, to), 0x0800, [1, 0, 0x5e, 0, 0, 1])
+        }
+        IpAddr::V4(to) => (Ends::V4(own_v4, to), 0x0800, bridge),
+        IpAddr::V6(to) if to.is_multicast() => {
+            (Ends::V6(own_v6, to), 0x86dd, [0x33, 0x33, 0, 0, 0, 1])
+        }
+        IpAddr::V6(to) => (Ends::V6(own_v6, to), 0x86dd, bridge),
+    };
+    let segment = Segment::Other { protocol, bytes: bytes.to_vec() };
+    ethernet(next, pod_mac(lab, "evil"), ethertype, &Packet::plain(ends, segment).bytes())
+}
+
+fn v4(address: IpAddr) -> Ipv4Addr {
+    let IpAddr::V4(address) = address else { panic!("{address}") };
+    address
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
