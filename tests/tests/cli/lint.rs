@@ -279,18 +279,24 @@ fn codes_are_listed_and_explained() {
         assert!(list.contains(&format!("{} {} (", check.code, check.name)), "{}", check.code);
     }
     assert!(list.contains("no-kind (warning): A document without `kind`."));
-    check("netpol lint --explain NP022", &expect![[r#"
+    check(
+        "netpol lint --explain NP022",
+        &expect![[r#"
         exit code 0
         NP022 service-port (warning)
 
         A Service's `port` that is not a port of the backend pods: policies apply after Service translation, to the pods' ports.
 
         Use the Service's `targetPort`, which is the port of the pods.
-    "#]]);
-    check("netpol lint --explain no-dsn", &expect![[r#"
+    "#]],
+    );
+    check(
+        "netpol lint --explain no-dsn",
+        &expect![[r#"
         exit code 2
         ! netpol: there is no code no-dsn (did you mean no-dns?)
-    "#]]);
+    "#]],
+    );
     assert_eq!(
         output("netpol lint --explain np020", ""),
         output("netpol lint --explain no-dns", "")
