@@ -71,6 +71,8 @@ pub fn lint(state: &ClusterState, options: &Options<'_>) -> Vec<Finding> {
         }
         rules::check(policy, &mut report);
         dns::check(&objects, policy, &selected, &mut report);
+        let destinations =
+            if selected.is_empty() { selectors::meant(&objects, policy) } else { selected };
         for direction in Direction::ALL {
             if !policy.policy_types.contains(direction) {
                 continue;
@@ -79,7 +81,7 @@ pub fn lint(state: &ClusterState, options: &Options<'_>) -> Vec<Finding> {
                 let rule = LocatedRule { policy, direction, spec: rule };
                 selectors::check_peers(&objects, &rule, &mut report);
                 blocks::check(&objects, &rule, &mut report);
-                ports::check(&objects, &rule, &selected, &mut report);
+                ports::check(&objects, &rule, &destinations, &mut report);
                 let rule = rule.reference();
                 if let Some(lack) = left_out.get(&rule) {
                     let (field, message) = describe(&rule, *lack, capacities);

@@ -205,6 +205,15 @@ fn selects_nothing(
     Some((&PEER_SELECTS_NOTHING, format!("selects no pod in {namespaces}: {pods}{hint}")))
 }
 
+/// The pods that a policy which selects none was probably meant to select; one of those that are alike.
+pub(super) fn meant<'s, 'a>(objects: &'s ObjectSet<'a>, policy: &Policy) -> Vec<&'s Alike<'a>> {
+    let pods = objects.pods_in(&policy.name.namespace).iter();
+    let is_meant = |alike: &&Alike<'_>| {
+        !hint(&policy.pod_selector, std::iter::once(&alike.pod.labels)).is_empty()
+    };
+    pods.filter(is_meant).collect()
+}
+
 /// The label that was probably meant, if existing labels meet all requirements but one, and that one almost.
 fn hint<'a>(selector: &Selector, existing: impl Iterator<Item = &'a Labels>) -> String {
     for labels in existing {

@@ -165,9 +165,11 @@ fn lint_compares_policies_with_the_pods_of_templates() {
         "netpol lint INPUT",
         &expect![[r#"
             exit code 0
+            DIR/input.yaml:7: warning NP022 service-port: NetworkPolicy s/api: spec.ingress[0].ports[0] TCP/80 is a port of Service s/api, whose target port on a pod of Deployment s/api is 8080
+                Use the Service's `targetPort`, which is the port of the pods.
             DIR/input.yaml:7: warning NP001 selects-no-pod: NetworkPolicy s/api: spec.podSelector selects no pod in namespace s: app=apii (did you mean app=api?)
                 Compare the selector with the labels of the pods that the policy should select.
-            4 objects: 0 errors, 1 warning, 0 infos
+            4 objects: 0 errors, 2 warnings, 0 infos
         "#]],
     );
     check(
