@@ -100,8 +100,9 @@ pub(super) fn is_spoofed<M: PolicyMaps, B: Frame + ?Sized>(
     }
     // Duplicate address detection sends from `::`, and so does multicast listener discovery before it.
     if packet.src.is_unspecified() {
-        return !forwards
-            && !(packet.has_link_message_type() && bytes.is_link_message(view.direction, packet));
+        let is_message =
+            packet.has_link_message_type() && bytes.is_link_message(view.direction, packet);
+        return !(forwards || is_message);
     }
     is_foreign(maps, view, &packet.src)
 }

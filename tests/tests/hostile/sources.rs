@@ -129,7 +129,7 @@ fn a_pod_that_may_forward_sends_from_no_address_of_another_pod_or_of_a_node() {
     let [own_v4, own_v6] = [addresses(&lab, "evil").0.into(), addresses(&lab, "evil").1.into()];
     let guest = ("somebody's", frame(from(ip("198.51.100.7"), 1)), Arrival::Yes);
     until("a pod that forwards", LIMIT, || {
-        let arrived = arrivals(&lab, &pod("evil"), &pod("target"), &[guest.1.clone()])?;
+        let arrived = arrivals(&lab, &pod("evil"), &pod("target"), std::slice::from_ref(&guest.1))?;
         Ok(if arrived == [true] { Look::Done(()) } else { Look::NotYet("it does not".into()) })
     })
     .unwrap();
