@@ -54,16 +54,17 @@ impl Mac {
     }
 }
 
-/// An element of MACS: the MAC address of an endpoint and the part of its interface index that is not the index of the element.
-///
-/// The map is an array, because it is read for each packet of an established flow. If two endpoints would need the same element,
-/// one of them has none, and its address is read from ENDPOINTS.
+/// The first word of an element of `ENDPOINT_SLOTS`: the MAC address of an endpoint and the part of its interface index that is not the
+/// index of the element.
 #[derive(
     Clone,
     Copy,
     Debug,
     PartialEq,
     Eq,
+    PartialOrd,
+    Ord,
+    Hash,
     zerocopy::FromBytes,
     zerocopy::IntoBytes,
     zerocopy::Immutable,

@@ -13,9 +13,8 @@ use netpol_common::event::Event;
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowValue, BackendEntry, CounterKey, CounterValue, EndpointEntry,
-    FlowKey, FragmentEntry, FragmentSlot, Known,
+    EndpointSlot, FlowKey, FragmentEntry, FragmentSlot, Known,
 };
-use netpol_common::mac::MacSlot;
 use netpol_common::maps;
 
 /// Memory is allocated when an entry is added, so that capacities cost nothing.
@@ -29,7 +28,8 @@ pub(crate) static ENDPOINTS: HashMap<
     LAZY,
 > = HashMap::new();
 #[btf_map]
-pub(crate) static MACS: Array<MacSlot, { maps::N_MAC_SLOTS as usize }> = Array::new();
+pub(crate) static ENDPOINT_SLOTS: Array<EndpointSlot, { maps::N_ENDPOINT_SLOTS as usize }> =
+    Array::new();
 #[btf_map]
 pub(crate) static ADDRESSES: HashMap<AddressKey, u8, { maps::MAX_ADDRESSES as usize }, LAZY> =
     HashMap::new();

@@ -2,11 +2,11 @@
 //!
 //! The kernel may give the element of an entry to another key while a program reads it. What the program has read is then wrong:
 //!
-//! * The entries of ENDPOINTS, BACKENDS and FRAGMENTS carry a check word ([`EndpointEntry::value_of`]).
+//! * The entries of ENDPOINTS and their copies, of BACKENDS and FRAGMENTS carry a check word ([`EndpointEntry::value_of`]).
 //! * An entry of `DEFERRED_FLOWS` is replaced or removed before it is taken if two packets got the same handle, or if the agent
 //!   removes the entries of an endpoint that is gone. [`KernelMaps::store_deferred_flow`] says what the same handle can do.
 //! * Of ADDRESSES and DEFER only the presence of a key matters.
-//! * An element of MACS is one word. If a program reads parts of two addresses, the packet does not have this address and takes the
+//! * The first word of an element of ENDPOINT_SLOTS is a MAC address. If a program reads parts of two addresses, the packet does not have this address and takes the
 //!   slow path, or drops in the moment in which the address changes.
 //! * The nodes of PREFIXES and of allow maps do not change, and are freed after a grace period.
 
@@ -16,8 +16,8 @@ use netpol_common::flow::Step;
 use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol};
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowSlots, AllowValue, BackendEntry, BackendValue, Endpoint,
-    EndpointEntry, EndpointValue, FlowKey, FlowValue, FragmentEntry, FragmentKey, FragmentValue,
-    Known, PrefixKey,
+    EndpointEntry, EndpointSlot, EndpointValue, FlowKey, FlowValue, FragmentEntry, FragmentKey,
+    FragmentValue, Known, PrefixKey,
 };
 use netpol_common::mac::{Mac, MacSlot};
 use netpol_common::maps::{self, CurrentFlow, Local, PolicyMaps, TunnelMaps};
@@ -25,25 +25,37 @@ use netpol_common::verdict;
 
 use crate::look_up::{copy, find};
 use crate::maps::{
-    ADDRESSES, ALLOW, BACKENDS, DEFER, DEFERRED_FLOWS, EGRESS_MARKS, ENDPOINTS, EPOCH, FRAGMENTS,
-    KNOWN, MACS, PREFIXES, TUNNEL_PORTS,
+    ADDRESSES, ALLOW, BACKENDS, DEFER, DEFERRED_FLOWS, EGRESS_MARKS, ENDPOINT_SLOTS, ENDPOINTS,
+    EPOCH, FRAGMENTS, KNOWN, PREFIXES, TUNNEL_PORTS,
 };
 use crate::{flows, identities};
 
-/// Copies an [`Endpoint`] in words. Returns 0 if the interface is none. A global function, because the verifier walks a global
-/// function only once.
+/// Copies an [`EndpointEntry`] in words of eight bytes, as its fields are read: a processor waits if it has to put a load together
+/// from two stores. Returns 0 if the interface is none. A global function, because the verifier walks a global function only once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn find_endpoint(ifindex: u32, endpoint: *mut [u32; 5]) -> u32 {
+extern "C" fn find_endpoint(ifindex: u32, endpoint: *mut [u64; 3]) -> u32 {
     // SAFETY: the caller's own, or null.
     let Some(endpoint) = (unsafe { endpoint.as_mut() }) else { return 0 };
     let ifindex = IfIndex(ifindex);
+    if let Some(element) = ENDPOINT_SLOTS.get_ptr(MacSlot::index(ifindex)) {
+        // SAFETY: an element of ENDPOINT_SLOTS.
+        let words = unsafe { copy::<[u64; 4]>(element.cast()) };
+        let slot: EndpointSlot = zerocopy::transmute!(words);
+        if slot.is_of(ifindex) && slot.entry.value_of(&ifindex).is_some() {
+            let [_, words @ ..] = words;
+            *endpoint = words;
+            return 1;
+        }
+    }
     let Some(element) = ENDPOINTS.get_ptr(ifindex) else { return 0 };
-    // SAFETY: an element of ENDPOINTS.
-    let words = unsafe { copy::<[u32; 6]>(element.cast()) };
+    // SAFETY: an element of ENDPOINTS, which is aligned to eight bytes.
+    let words = unsafe { copy::<[u64; 3]>(element.cast()) };
     let entry: EndpointEntry = zerocopy::transmute!(words);
-    let Some(found) = entry.value_of(&ifindex) else { return 0 };
-    *endpoint = zerocopy::transmute!(*found);
+    if entry.value_of(&ifindex).is_none() {
+        return 0;
+    }
+    *endpoint = words;
     1
 }
 
@@ -51,11 +63,11 @@ extern "C" fn find_endpoint(ifindex: u32, endpoint: *mut [u32; 5]) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn find_mac(ifindex: u32) -> u64 {
-    let mut words = [0_u32; 5];
+    let mut words = [0_u64; 3];
     if find_endpoint(ifindex, &raw mut words) == 0 {
         return u64::MAX;
     }
-    let endpoint: Endpoint = zerocopy::transmute!(words);
+    let EndpointEntry { value: endpoint, .. } = zerocopy::transmute!(words);
     Mac::new(endpoint.mac).word()
 }
 
@@ -165,20 +177,20 @@ impl TunnelMaps for KernelMaps {
 
 impl PolicyMaps for KernelMaps {
     #[inline(always)]
-    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots)> {
-        let mut words = [0_u32; 5];
+    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots, Mac)> {
+        let mut words = [0_u64; 3];
         if find_endpoint(ifindex.0, &raw mut words) == 0 {
             return None;
         }
-        let endpoint: Endpoint = zerocopy::transmute!(words);
-        Some((endpoint.value, endpoint.slots()))
+        let EndpointEntry { value: endpoint, .. } = zerocopy::transmute!(words);
+        Some((endpoint.value, endpoint.slots(), Mac::new(endpoint.mac)))
     }
 
     #[inline(always)]
     fn mac(&self, ifindex: IfIndex) -> Option<Mac> {
-        if let Some(element) = MACS.get_ptr(MacSlot::index(ifindex)) {
-            // SAFETY: an element of MACS.
-            let slot = unsafe { copy(element) };
+        if let Some(element) = ENDPOINT_SLOTS.get_ptr(MacSlot::index(ifindex)) {
+            // SAFETY: an element of ENDPOINT_SLOTS.
+            let slot: MacSlot = unsafe { copy(element.cast()) };
             if let Some(mac) = slot.mac_of(ifindex) {
                 return Some(mac);
             }

@@ -12,7 +12,7 @@ use netpol_policy::compile::MapState;
 use netpol_policy::dataplane::MapOp;
 use netpol_policy::model::{Kind, Labels, Namespace, Object, ObjectName, ObjectRef, Pod, PodPhase};
 use netpol_policy::source::SourceUpdate;
-use netpol_policy::store::{Delta, List};
+use netpol_policy::store::{Delta, List, PodEnd};
 use netpol_proto::{Add, Attachment, Check, ErrorCode, Gc, PodRef, Request, Response};
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
@@ -332,6 +332,39 @@ fn gc_removes_invalid_attachments_of_its_own_network_only() {
         assert_eq!(fixture.call(Request::Gc(gc)).try_recv(), Ok(Response::Ok));
         assert_eq!(endpoints(&fixture), n_left, "{network}");
     }
+}
+
+/// A runtime that had forgotten its pods called GC with an empty list, and cut all of them off.
+#[test]
+fn gc_with_an_incomplete_list_keeps_a_pod_that_runs_here() {
+    let mut fixture = with_an_older_pod();
+    fixture.agent.adopt(Vec::new(), fixture.now);
+    drop(fixture.add());
+    fixture.agent.kernel.pod_ends.insert(IfIndex(7), PodEnd::default());
+    let gc = || Request::Gc(Gc { network: "net".to_owned(), valid_attachments: Vec::new() });
+    assert_eq!(fixture.call(gc()).try_recv(), Ok(Response::Ok));
+    assert_eq!(fixture.agent.map_state().endpoints.len(), 1);
+    fixture.agent.kernel.pod_ends.clear();
+    assert_eq!(fixture.call(gc()).try_recv(), Ok(Response::Ok));
+    assert!(fixture.agent.map_state().endpoints.is_empty(), "its namespace is gone");
+}
+
+#[test]
+fn gc_removes_the_older_sandbox_of_a_pod_that_runs_here() {
+    let mut fixture = with_an_older_pod();
+    fixture.agent.adopt(Vec::new(), fixture.now);
+    drop(fixture.add());
+    let newer = Attachment { container_id: "c2".to_owned(), ..attachment() };
+    let Found { mut add, .. } = found(8);
+    add.attachment = newer.clone();
+    drop(fixture.call(Request::Add(add)));
+    for ifindex in [7, 8] {
+        fixture.agent.kernel.pod_ends.insert(IfIndex(ifindex), PodEnd::default());
+    }
+    let gc = Gc { network: "net".to_owned(), valid_attachments: vec![newer] };
+    assert_eq!(fixture.call(Request::Gc(gc)).try_recv(), Ok(Response::Ok));
+    let left: Vec<_> = fixture.agent.map_state().endpoints.keys().copied().collect();
+    assert_eq!(left, [IfIndex(8)]);
 }
 
 pub(super) fn found(ifindex: u32) -> Found {

@@ -201,8 +201,12 @@ impl Node {
         let path = cached.netns.as_deref().map(|path| paths.named(path));
         let inside = path.as_deref().and_then(Namespace::enter);
         let (proof, host_end, sockets) = if let Some(inside) = inside {
-            let own = inside.ends.iter().find(|end| end.name == cached.ifname)?;
-            (Proof::Kernel, self.host_end(&inside, own)?, inside.sockets)
+            let own = inside.ends.iter().find(|end| end.name == cached.ifname);
+            let host_end = match own {
+                Some(own) => self.host_end(&inside, own)?,
+                None => self.named_end(&inside, &cached.host_interfaces)?,
+            };
+            (Proof::Kernel, host_end, inside.sockets)
         } else {
             let is_named = |end: &&VethEnd| cached.host_interfaces.contains(&end.name);
             (Proof::Result, self.ends.iter().find(is_named)?.clone(), Sockets::default())
@@ -265,6 +269,18 @@ impl Node {
             end.ifindex == own.peer && end.peer == own.ifindex && end.peer_namespace == Some(number)
         };
         self.ends.iter().find(is_peer).cloned()
+    }
+
+    /// The host's end of a veth pair by its name, if the kernel reports that its peer is in the namespace: a virtual machine's
+    /// launcher renames the peer.
+    fn named_end(&mut self, inside: &Namespace, names: &[String]) -> Option<VethEnd> {
+        let number = self.reader.number_of(inside.file.as_fd())?;
+        let leads_inside = |end: &&VethEnd| {
+            names.contains(&end.name)
+                && end.peer_namespace == Some(number)
+                && inside.ends.iter().any(|own| own.ifindex == end.peer && own.peer == end.ifindex)
+        };
+        self.ends.iter().find(leads_inside).cloned()
     }
 }
 

@@ -5,11 +5,38 @@
 //! value, in any order of bytes. So these values carry a check word of key and value. A reader copies the value and then checks the
 //! copy. One mixture in 2^32 passes the check. The kernel's own look-up relies on a hash of 32 bits in the same situation.
 
-/// The check word of a key and a value, both in words.
+/// Odd numbers without a pattern, one for each word of a key and a value: `SplitMix64` from 0, with the lowest bit set.
+const FACTORS: [u64; 12] = [
+    0xe220_a839_7b1d_cdaf,
+    0x6e78_9e6a_a1b9_65f5,
+    0x06c4_5d18_8009_454f,
+    0xf88b_b8a8_724c_81ed,
+    0x1b39_896a_51a8_749b,
+    0x53cb_9f0c_747e_a2eb,
+    0x2c82_9abe_1f45_32e1,
+    0xc584_133a_c916_ab3d,
+    0x3ee5_7890_41c9_8ac3,
+    0xf3b8_488c_368c_b0a7,
+    0x657e_ecdd_3cb1_3d09,
+    0xc2d3_26e0_055b_def7,
+];
+
+/// The check word of a key and a value, both in words: the upper half of a sum of products. A processor makes the products side by
+/// side, so this takes a third of the time of [`hash_words`]. Words can be chosen so that they have the same check word, which is no
+/// harm where the kernel has compared the keys.
 #[inline(always)]
 pub(super) fn check_word<const K: usize, const V: usize>(key: &[u32; K], value: &[u32; V]) -> u32 {
-    let hash = key.iter().fold(0, mix);
-    let hash = value.iter().fold(hash, mix);
+    const { assert!(K + V <= FACTORS.len(), "each word needs a factor") };
+    let words = key.iter().chain(value);
+    let products = words.zip(&FACTORS).map(|(word, factor)| u64::from(*word).wrapping_mul(*factor));
+    (products.fold(0, u64::wrapping_add) >> 32) as u32
+}
+
+/// A hash of two rows of words.
+#[inline(always)]
+pub(super) fn hash_words<const A: usize, const B: usize>(a: &[u32; A], b: &[u32; B]) -> u32 {
+    let hash = a.iter().fold(0, mix);
+    let hash = b.iter().fold(hash, mix);
     // The last word has been multiplied once, which does not spread it over the upper half yet.
     (mix(hash, &0) >> 32) as u32
 }

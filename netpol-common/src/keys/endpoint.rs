@@ -2,7 +2,7 @@
 
 use crate::addr::Addr;
 use crate::ids::{Direction, IfIndex};
-use crate::mac::Mac;
+use crate::mac::{Mac, MacSlot};
 
 /// The slots of an endpoint's allow maps. Only the maps interpret the number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +101,35 @@ checked! {
     pub struct EndpointEntry {
         key: IfIndex as [u32; 1],
         value: Endpoint as [u32; 5],
+    }
+}
+
+wire! {
+    /// An element of `ENDPOINT_SLOTS`: a copy of the endpoint's entry in ENDPOINTS.
+    ///
+    /// The map is an array, because it is read for each packet. If two endpoints would need the same element, one of them has none,
+    /// and its entry is read from ENDPOINTS.
+    pub struct EndpointSlot {
+        /// The MAC address and the owner of the element.
+        pub mac: MacSlot,
+        /// The entry.
+        pub entry: EndpointEntry,
+    }
+}
+
+impl EndpointSlot {
+    /// The element is free.
+    pub const FREE: Self = zerocopy::transmute!([0_u64; 4]);
+
+    /// The element of an endpoint.
+    pub fn new(ifindex: IfIndex, entry: EndpointEntry) -> Self {
+        Self { mac: MacSlot::new(ifindex, Mac::new(entry.value.mac)), entry }
+    }
+
+    /// Whether this is the element of the endpoint.
+    #[inline(always)]
+    pub const fn is_of(&self, ifindex: IfIndex) -> bool {
+        self.mac.mac_of(ifindex).is_some()
     }
 }
 

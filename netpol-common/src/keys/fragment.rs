@@ -1,6 +1,6 @@
 //! Datagrams in fragments: the ports, which only the first fragment holds.
 
-use super::check::check_word;
+use super::check::hash_words;
 use crate::addr::Addr;
 use crate::ids::{IfIndex, Nanos, PortBe, Protocol};
 use crate::maps::N_FRAGMENT_SLOTS;
@@ -21,7 +21,7 @@ wire! {
     pub struct FragmentEntry {
         /// The facts.
         pub value: FragmentValue,
-        /// The check word of the datagram and `value`, so that neither another datagram nor parts of two values are taken for it.
+        /// A hash of the datagram and `value`, so that neither another datagram nor parts of two values are taken for it.
         pub check: u64,
     }
 }
@@ -70,7 +70,7 @@ impl FragmentKey {
     pub fn slot(&self, seed: u64) -> FragmentSlot {
         let words: &[u32; 11] = zerocopy::transmute_ref!(self);
         let seed: [u32; 2] = zerocopy::transmute!(seed);
-        let number = check_word(&seed, words) % N_FRAGMENT_SLOTS;
+        let number = hash_words(&seed, words) % N_FRAGMENT_SLOTS;
         let side = u32::from(self.direction) | (u32::from(self.stage) << 1);
         FragmentSlot { ifindex: self.ifindex, number: number | (side * N_FRAGMENT_SLOTS) }
     }
@@ -93,7 +93,7 @@ impl FragmentEntry {
     fn check(key: &FragmentKey, value: &FragmentValue) -> u64 {
         let key: &[u32; 11] = zerocopy::transmute_ref!(key);
         let value: &[u32; 4] = zerocopy::transmute_ref!(value);
-        u64::from(check_word(key, value))
+        u64::from(hash_words(key, value))
     }
 }
 

@@ -24,7 +24,9 @@ mod fragment;
 mod policy;
 
 pub use counter::{CounterKey, CounterValue};
-pub use endpoint::{AddressKey, AllowSlots, Endpoint, EndpointEntry, EndpointValue, Known};
+pub use endpoint::{
+    AddressKey, AllowSlots, Endpoint, EndpointEntry, EndpointSlot, EndpointValue, Known,
+};
 pub use flow::{BackendEntry, BackendValue, FlowEntry, FlowKey, FlowValue};
 pub use fragment::{FragmentEntry, FragmentKey, FragmentSlot, FragmentValue};
 pub use policy::{AllowKey, AllowValue, PrefixKey};

@@ -2,18 +2,18 @@
 
 /// Endpoints on one node. The kubelet's default limit is 110 pods; large nodes run 500.
 pub const MAX_ENDPOINTS: u32 = 4096;
-/// Elements of MACS, 256 KiB. With 110 pods whose interface indexes are spread at random, two of them need the same element on
-/// one node of five.
-pub const N_MAC_SLOTS: u32 = 1 << crate::mac::MacSlot::INDEX_BITS;
+/// Elements of `ENDPOINT_SLOTS`, 1 MiB. With 110 pods whose interface indexes are spread at random, two of them need the same element
+/// on one node of five.
+pub const N_ENDPOINT_SLOTS: u32 = 1 << crate::mac::MacSlot::INDEX_BITS;
 /// Addresses of local endpoints: both families, and as many secondary addresses. Each has an entry for its endpoint and one for any.
 pub const MAX_ADDRESSES: u32 = 8 * MAX_ENDPOINTS;
 /// Addresses of pods in peer sets: both families in the largest clusters (150,000 pods). The tables grow with their content.
 pub const MAX_IDENTITIES: u32 = 1 << 19;
 /// Address blocks and exceptions.
 pub const MAX_PREFIXES: u32 = 1 << 20;
-/// Slots of ALLOW; slot 0 means "none". Two for each endpoint, and as many again, because an allow map is filled before an endpoint
-/// refers to it.
-pub const N_ALLOW_MAPS: u32 = 4 * MAX_ENDPOINTS;
+/// Slots of ALLOW: slot 0, which means "none", two for each endpoint, and as many again, because an allow map is filled before an
+/// endpoint refers to it.
+pub const N_ALLOW_MAPS: u32 = 1 + 4 * MAX_ENDPOINTS;
 /// Entries of one allow map.
 pub const MAX_ALLOW_ENTRIES: u32 = 1 << 20;
 /// Buckets of flows of all endpoints together, a power of two. A bucket has eight flows and 640 bytes, which are allocated at the

@@ -43,8 +43,9 @@ pub trait TunnelMaps {
 ///
 /// Implemented by the kernel's maps, by a map state in memory, and by a fake in unit tests.
 pub trait PolicyMaps {
-    /// How the interface is treated, and the slots of its allow maps; `None` if the interface is no endpoint.
-    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots)>;
+    /// How the interface is treated, the slots of its allow maps, and what [`Self::mac`] returns; `None` if the interface is no
+    /// endpoint.
+    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots, Mac)>;
     /// The MAC address of the endpoint, [`Mac::UNKNOWN`] if it is not known; `None` if the interface is no endpoint.
     fn mac(&self, ifindex: IfIndex) -> Option<Mac>;
     /// Whether the interface may send from the address.

@@ -5,8 +5,8 @@ pub const ABI_VERSION: u32 = 6;
 
 /// Pod interfaces: ifindex → [`EndpointEntry`](crate::keys::EndpointEntry).
 pub const ENDPOINTS: &str = "ENDPOINTS";
-/// MAC addresses of the endpoints: an array of [`MacSlot`](crate::mac::MacSlot).
-pub const MACS: &str = "MACS";
+/// Copies of the entries of ENDPOINTS: an array of [`EndpointSlot`](crate::keys::EndpointSlot).
+pub const ENDPOINT_SLOTS: &str = "ENDPOINT_SLOTS";
 /// Addresses that an interface may send from, and those of any interface: [`AddressKey`](crate::keys::AddressKey) → ().
 pub const ADDRESSES: &str = "ADDRESSES";
 /// Identities of single addresses, looked up before PREFIXES: family → a table, see [`crate::identities`].
@@ -56,7 +56,7 @@ pub const CONTAINERS: &str = "CONTAINERS";
 /// Every pinned map.
 pub const ALL: [&str; 22] = [
     ENDPOINTS,
-    MACS,
+    ENDPOINT_SLOTS,
     ADDRESSES,
     IDENTITIES,
     PREFIXES,
@@ -107,7 +107,7 @@ mod tests {
         // The records in EVENTS have a reader, or had one.
         let filled = [
             ENDPOINTS,
-            MACS,
+            ENDPOINT_SLOTS,
             ADDRESSES,
             IDENTITIES,
             PREFIXES,

@@ -114,20 +114,20 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
         direction,
         audited_sender: IfIndex(0),
     };
-    let Some(endpoint) = maps.endpoint(context.ifindex) else { return outcome };
-    if endpoint.0.state != EndpointValue::READY {
+    let Some((value, slots, mac)) = maps.endpoint(context.ifindex) else { return outcome };
+    if value.state != EndpointValue::READY {
         outcome.verdict = Verdict::Drop(DropReason::Blocked);
         return outcome;
     }
     // The epoch is read before the policy. If the policy changes in between, the decision counts as one of the old epoch.
     let epoch = maps.epoch();
-    let mut view = View::of_hook(context, endpoint, direction, epoch);
+    let mut view = View::of_hook(context, (value, slots), direction, epoch);
     view.has_no_flow = matches!(fast, FastPath::NoFlow);
     let parsed = match fast {
         FastPath::NoFlow | FastPath::Parsed => Parsed::Ip,
         FastPath::Done(_) | FastPath::NotTaken => bytes.parse(packet),
     };
-    if !view.endpoint.forwards() && has_foreign_mac(maps, bytes, context.ifindex, direction) {
+    if !view.endpoint.forwards() && has_foreign_mac(bytes, mac, direction) {
         outcome.verdict = Verdict::Drop(foreign_mac(direction));
         return outcome;
     }
@@ -163,8 +163,10 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
                         outcome.audited_sender = view.ifindex;
                     }
                     // Looked up again, because keeping it until here would need stack.
-                    let Some(endpoint) = maps.endpoint(context.ifindex) else { return outcome };
-                    view = View::of_hook(context, endpoint, direction, epoch);
+                    let Some((value, slots, _)) = maps.endpoint(context.ifindex) else {
+                        return outcome;
+                    };
+                    view = View::of_hook(context, (value, slots), direction, epoch);
                 } else if context.flow_handle != 0 {
                     // The sender is not isolated, but may be later.
                     let verdict = Verdict::Pass(PassReason::NotIsolated);

@@ -32,7 +32,7 @@ pub(super) fn finish_verdict<M: PolicyMaps, B: Frame + ?Sized>(
     let Some(ifindex) = maps.egress_mark_owner(context.egress_mark()) else {
         return Ruling::drop(DropReason::UnknownEgressMark);
     };
-    let Some((endpoint, slots)) = maps.endpoint(ifindex) else {
+    let Some((endpoint, slots, _)) = maps.endpoint(ifindex) else {
         return Ruling::drop(DropReason::UnknownEgressMark);
     };
     // Since the packet passed the first hook, the policy of the sender has been removed.

@@ -2,7 +2,7 @@
 
 use super::hook_context::HookContext;
 use super::outcome::Outcome;
-use super::spoofing::has_foreign_mac;
+use super::spoofing::{has_foreign_mac, own_mac};
 use crate::flow::{self, Step};
 use crate::ids::{Direction, IfIndex};
 use crate::keys::FlowKey;
@@ -56,7 +56,9 @@ pub(super) fn fast_path<M: PolicyMaps, B: PacketBytes + ?Sized>(
     let epoch = maps.epoch();
     let step = Step { now: context.now, epoch, direction, tcp_flags: packet.tcp_flags };
     match maps.current_flow(&key, is_egress.then_some(&packet.src), &step) {
-        CurrentFlow::Yes(_) if has_foreign_mac(maps, bytes, context.ifindex, direction) => {
+        CurrentFlow::Yes(_)
+            if has_foreign_mac(bytes, own_mac(maps, context.ifindex), direction) =>
+        {
             FastPath::Parsed
         }
         CurrentFlow::Yes(rule) => FastPath::Done(Outcome {

@@ -17,18 +17,22 @@ use crate::reason::{DropReason, PassReason};
 ///
 /// A MAC address that is not known is not checked.
 #[inline(always)]
-pub(super) fn has_foreign_mac<M: PolicyMaps, B: PacketBytes + ?Sized>(
-    maps: &M,
+pub(super) fn has_foreign_mac<B: PacketBytes + ?Sized>(
     bytes: &B,
-    ifindex: IfIndex,
+    own: Mac,
     direction: Direction,
 ) -> bool {
-    let own = maps.mac(ifindex).unwrap_or(Mac::UNKNOWN);
     if own == Mac::UNKNOWN {
         return false;
     }
     let Some(mac) = bytes.pod_mac(direction) else { return true };
     mac != own && (matches!(direction, Direction::Egress) || !mac.is_group())
+}
+
+/// The MAC address of an endpoint, if it is known.
+#[inline(always)]
+pub(super) fn own_mac<M: PolicyMaps>(maps: &M, ifindex: IfIndex) -> Mac {
+    maps.mac(ifindex).unwrap_or(Mac::UNKNOWN)
 }
 
 /// Why a frame with another MAC address than the pod's drops.
@@ -72,7 +76,7 @@ fn is_own_hardware<M: PolicyMaps, B: PacketBytes + ?Sized>(
     bytes: &B,
     view: &View,
 ) -> bool {
-    let own = maps.mac(view.ifindex).unwrap_or(Mac::UNKNOWN);
+    let own = own_mac(maps, view.ifindex);
     let mut buffer = MaybeUninit::uninit();
     own == Mac::UNKNOWN
         || bytes.load(ARP_SENDER_OFFSET, &mut buffer).is_some_and(|mac| Mac::new(*mac) == own)
@@ -117,7 +121,5 @@ fn is_foreign<M: PolicyMaps>(maps: &M, view: &View, addr: &Addr) -> bool {
     if view.endpoint.forwards() {
         return maps.is_taken(addr);
     }
-    let is_unknown =
-        addr.is_v6_link_local() && maps.mac(view.ifindex).is_none_or(|mac| mac == Mac::UNKNOWN);
-    !is_unknown
+    !(addr.is_v6_link_local() && own_mac(maps, view.ifindex) == Mac::UNKNOWN)
 }

@@ -22,8 +22,8 @@ struct Closed {
 }
 
 impl PolicyMaps for Closed {
-    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots)> {
-        (ifindex == IFINDEX).then_some((self.endpoint, AllowSlots(0)))
+    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots, Mac)> {
+        (ifindex == IFINDEX).then_some((self.endpoint, AllowSlots(0), Mac::UNKNOWN))
     }
     fn mac(&self, _ifindex: IfIndex) -> Option<Mac> {
         Some(Mac::UNKNOWN)

@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 
 use netpol_common::ids::IfIndex;
-use netpol_common::keys::{Endpoint, EndpointEntry};
-use netpol_common::mac::MacSlot;
+use netpol_common::keys::{Endpoint, EndpointEntry, EndpointSlot};
 use netpol_policy::dataplane::{EndpointMapState, MapOp};
 
 use crate::error::Error;
@@ -120,7 +119,19 @@ impl MapSet {
                 changed.push((ifindex, EndpointEntry::new(&ifindex, endpoint)));
             }
         }
-        self.endpoints.set_all(changed.into_iter())
+        self.write_endpoints(&changed)
+    }
+
+    /// Writes endpoints and then their copies. The copies are freed first, so that the programs read ENDPOINTS meanwhile, and after a
+    /// crash too, until the endpoint is written again.
+    fn write_endpoints(&mut self, entries: &[(IfIndex, EndpointEntry)]) -> Result<(), Error> {
+        for (ifindex, _) in entries {
+            self.free_endpoint_slot(*ifindex)?;
+        }
+        self.endpoints.set_all(entries.iter().copied())?;
+        entries.iter().try_for_each(|(ifindex, entry)| {
+            self.set_endpoint_slot(*ifindex, EndpointSlot::new(*ifindex, *entry))
+        })
     }
 
     fn set_endpoint(&mut self, ifindex: IfIndex, endpoint: &EndpointMapState) -> Result<(), Error> {
@@ -136,22 +147,13 @@ impl MapSet {
         self.containers.set(ifindex, padded)?;
         let allow_maps = self.allow.slots(ifindex);
         let endpoint = Endpoint::new(*value, allow_maps, *mac);
-        let slot = MacSlot::new(ifindex, *mac);
-        let is_new = self.mac_slot(ifindex)? != slot;
-        if is_new {
-            // Meanwhile, and after a crash, the programs read the address from ENDPOINTS.
-            self.set_mac_slot(ifindex, MacSlot::FREE)?;
-        }
-        self.endpoints.set(ifindex, EndpointEntry::new(&ifindex, endpoint))?;
-        if is_new { self.set_mac_slot(ifindex, slot) } else { Ok(()) }
+        self.write_endpoints(&[(ifindex, EndpointEntry::new(&ifindex, endpoint))])
     }
 
     fn remove_endpoints(&mut self, ifindexes: impl Iterator<Item = IfIndex>) -> Result<(), Error> {
         for ifindex in ifindexes {
             self.leftovers.extend([ifindex]);
-            if self.mac_slot(ifindex)?.mac_of(ifindex).is_some() {
-                self.set_mac_slot(ifindex, MacSlot::FREE)?;
-            }
+            self.free_endpoint_slot(ifindex)?;
             self.endpoints.remove(ifindex)?;
             self.containers.remove(ifindex)?;
             // Packets of established flows skip ENDPOINTS until the epoch changes.

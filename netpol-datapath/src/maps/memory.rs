@@ -20,7 +20,7 @@ impl Datapath {
         let mut lens = BTreeMap::new();
         for (name, map) in [
             (maps::ENDPOINTS, own.endpoints.map()),
-            (maps::MACS, own.macs.map.map()),
+            (maps::ENDPOINT_SLOTS, own.endpoint_slots.map.map()),
             (maps::ADDRESSES, own.addresses.map()),
             (maps::PREFIXES, own.prefixes.map()),
             (maps::FLOWS, own.flows.map()),

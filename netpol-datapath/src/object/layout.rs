@@ -8,10 +8,9 @@ use netpol_common::flow_table::FlowBucket;
 use netpol_common::identities::N_FAMILIES;
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
-    AddressKey, BackendEntry, CounterKey, CounterValue, EndpointEntry, FlowKey, FragmentEntry,
-    FragmentSlot, Known, PrefixKey,
+    AddressKey, BackendEntry, CounterKey, CounterValue, EndpointEntry, EndpointSlot, FlowKey,
+    FragmentEntry, FragmentSlot, Known, PrefixKey,
 };
-use netpol_common::mac::MacSlot;
 use netpol_common::maps;
 
 /// `BPF_F_NO_PREALLOC`: the kernel allocates an entry when it is written.
@@ -70,7 +69,7 @@ pub(crate) fn is_of_tables(name: &str) -> bool {
 pub(crate) fn expected(capacities: &BTreeMap<&'static str, u32>) -> Vec<Layout> {
     let mut layouts = vec![
         map::<IfIndex, EndpointEntry>(maps::ENDPOINTS, MapType::Hash, maps::MAX_ENDPOINTS),
-        map::<u32, MacSlot>(maps::MACS, MapType::Array, maps::N_MAC_SLOTS),
+        map::<u32, EndpointSlot>(maps::ENDPOINT_SLOTS, MapType::Array, maps::N_ENDPOINT_SLOTS),
         map::<AddressKey, u8>(maps::ADDRESSES, MapType::Hash, maps::MAX_ADDRESSES),
         Layout {
             max_entries: N_FAMILIES,

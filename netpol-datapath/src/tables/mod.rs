@@ -16,8 +16,8 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuHashMap};
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
-    BackendEntry, CounterKey, CounterValue, EndpointEntry, FlowKey, FragmentEntry, FragmentSlot,
-    Known,
+    BackendEntry, CounterKey, CounterValue, EndpointEntry, EndpointSlot, FlowKey, FragmentEntry,
+    FragmentSlot, Known,
 };
 use netpol_common::mac::MacSlot;
 use netpol_common::maps;
@@ -39,7 +39,7 @@ pub(crate) use self::table::{Label, Labelled, Plain, Table, absent_is_fine, len_
 /// All maps of this build.
 pub(crate) struct MapSet {
     pub(crate) endpoints: Table<IfIndex, EndpointEntry>,
-    pub(crate) macs: Labelled<Array<MapData, Wire<MacSlot>>>,
+    pub(crate) endpoint_slots: Labelled<Array<MapData, Wire<EndpointSlot>>>,
     pub(crate) addresses: Addresses,
     pub(crate) identities: Identities,
     pub(crate) prefixes: Trie<Identity>,
@@ -78,7 +78,7 @@ impl MapSet {
         Ok(Self {
             allow: AllowMaps::take(ebpf, label(maps::ALLOW)?, &endpoints.entries()?)?,
             endpoints,
-            macs: Labelled::take(ebpf, label(maps::MACS)?)?,
+            endpoint_slots: Labelled::take(ebpf, label(maps::ENDPOINT_SLOTS)?)?,
             addresses: Addresses::take(ebpf, label(maps::ADDRESSES)?)?,
             identities: Identities::take(ebpf, label(maps::IDENTITIES)?)?,
             prefixes: Trie::take(ebpf, label(maps::PREFIXES)?)?,
@@ -100,22 +100,31 @@ impl MapSet {
         })
     }
 
-    /// The element of MACS for an interface, which may be that of another one.
+    /// Frees the element of `ENDPOINT_SLOTS` for an interface, unless it is that of another one.
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub(crate) fn mac_slot(&self, ifindex: IfIndex) -> Result<MacSlot, Error> {
-        let Labelled { label, map } = &self.macs;
+    pub(crate) fn free_endpoint_slot(&mut self, ifindex: IfIndex) -> Result<(), Error> {
+        let Labelled { label, map } = &self.endpoint_slots;
         let found = map.get(&MacSlot::index(ifindex), 0).map(|Wire(slot)| slot);
-        found.map_err(|error| label.cannot_read(error))
+        let slot = found.map_err(|error| label.cannot_read(error))?;
+        if slot.is_of(ifindex) {
+            self.set_endpoint_slot(ifindex, EndpointSlot::FREE)
+        } else {
+            Ok(())
+        }
     }
 
-    /// Writes the element of MACS for an interface.
+    /// Writes the element of `ENDPOINT_SLOTS` for an interface.
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub(crate) fn set_mac_slot(&mut self, ifindex: IfIndex, slot: MacSlot) -> Result<(), Error> {
-        let Labelled { label, map } = &mut self.macs;
+    pub(crate) fn set_endpoint_slot(
+        &mut self,
+        ifindex: IfIndex,
+        slot: EndpointSlot,
+    ) -> Result<(), Error> {
+        let Labelled { label, map } = &mut self.endpoint_slots;
         let written = map.set(MacSlot::index(ifindex), Wire(slot), 0);
         written.map_err(|error| label.cannot_write(error))
     }

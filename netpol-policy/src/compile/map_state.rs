@@ -30,7 +30,7 @@ impl AllowMapKey {
 /// The content of all maps that the agent writes. The programs write flows, fragments and counters; the epoch only counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MapState {
-    /// ENDPOINTS and MACS.
+    /// ENDPOINTS and `ENDPOINT_SLOTS`.
     pub endpoints: BTreeMap<IfIndex, EndpointMapState>,
     /// ADDRESSES.
     pub addresses: BTreeSet<AddressKey>,

@@ -134,9 +134,9 @@ impl TunnelMaps for MemoryMaps {
 }
 
 impl PolicyMaps for MemoryMaps {
-    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots)> {
+    fn endpoint(&self, ifindex: IfIndex) -> Option<(EndpointValue, AllowSlots, Mac)> {
         let endpoint = self.map_state.endpoints.get(&ifindex)?;
-        Some((endpoint.value, AllowSlots(ifindex.0)))
+        Some((endpoint.value, AllowSlots(ifindex.0), endpoint.mac))
     }
 
     fn mac(&self, ifindex: IfIndex) -> Option<Mac> {

@@ -120,6 +120,21 @@ fn without_the_runtimes_results_they_are_found_by_their_network_namespaces() -> 
     })
 }
 
+/// The launcher of a virtual machine renames the device and gives it to a bridge; Kata leaves it without an address.
+#[test]
+fn a_pod_whose_device_was_renamed_and_has_no_address_is_found_by_the_runtimes_result() -> Result<()>
+{
+    let Some(mut lab) = lab_without_agent("older-renamed", Wiring::Bridge)? else { return Ok(()) };
+    lab.add_older_pod(web())?;
+    lab.add_older_pod(visitor())?;
+    let inside = lab.netns(&Host::pod("shop/visitor"))?;
+    inside.configure(
+        "link set eth0 down\nlink set eth0 name eth0-nic\naddress flush dev eth0-nic\nlink set eth0-nic up\n",
+    )?;
+    lab.start_agent()?;
+    wait_for_protection(&lab, 2)
+}
+
 #[test]
 fn a_pod_that_is_not_found_is_reported_as_unprotected_until_it_is() -> Result<()> {
     let Some(mut lab) = lab("unprotected")? else { return Ok(()) };

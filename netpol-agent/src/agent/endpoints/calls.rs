@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use netpol_common::ids::IfIndex;
 use netpol_policy::dataplane::port::{Kernel, NewInterface};
 use netpol_policy::dataplane::{EndpointMapState, MapOp};
-use netpol_policy::model::{Kind, ObjectName};
+use netpol_policy::model::{Kind, ObjectName, PodPhase};
 use netpol_policy::source::Health;
-use netpol_policy::store::Delta;
+use netpol_policy::store::{Delta, Endpoint};
 use netpol_proto::{Add, Attachment, Check, ErrorCode, Gc, Request, Response};
 use tokio::sync::oneshot;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::agent::endpoints::unidentified::Programs;
 use crate::agent::state::registry::Record;
@@ -165,13 +165,37 @@ impl<K: Kernel> Agent<K> {
             record.network() == gc.network && !valid.contains(record.attachment())
         };
         self.registry.retain_gone(|record| !is_stale(record));
-        let records = self.registry.records().filter(|record| is_stale(record));
-        let stale: Vec<IfIndex> = records.map(Record::ifindex).collect();
-        for ifindex in stale {
+        let (live, stale): (Vec<&Record>, Vec<&Record>) = self
+            .registry
+            .records()
+            .filter(|record| is_stale(record))
+            .partition(|record| self.is_live(record, &valid));
+        for record in live {
+            let Endpoint { pod, ifindex, container_id, .. } = record.endpoint();
+            warn!(%pod, %ifindex, container = %container_id, "endpoint kept although the runtime's list for GC lacks it: its pod runs here");
+        }
+        let stale: Vec<Endpoint> = stale.into_iter().map(Record::endpoint).collect();
+        for Endpoint { pod, ifindex, container_id, .. } in stale {
             self.record_end(ifindex);
             self.remove_endpoint(ifindex);
+            info!(%pod, %ifindex, container = %container_id, "endpoint removed by GC");
         }
         Response::Ok
+    }
+
+    /// Whether the API says that the pod runs on this node, its interface leads into a namespace, and no valid attachment is that
+    /// of a newer sandbox. A runtime whose list is incomplete must not cut the pod off.
+    fn is_live(&self, record: &Record, valid: &BTreeSet<&Attachment>) -> bool {
+        let Endpoint { pod, ifindex, .. } = record.endpoint();
+        let runs = self.state.pod(&pod).is_some_and(|pod| {
+            record.is_of(pod)
+                && self.adoption.local.contains(&pod.name)
+                && !pod.terminating
+                && !matches!(pod.phase, PodPhase::Succeeded | PodPhase::Failed)
+        });
+        let is_newer =
+            |other: &Record| other.endpoint().pod == pod && valid.contains(other.attachment());
+        runs && !self.registry.records().any(is_newer) && self.kernel.pod_end(ifindex).is_ok()
     }
 
     fn status(&self) -> Response {
