@@ -34,6 +34,9 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
         log,
         log_format,
     } = args;
+    if let Some(dir) = manifests.as_ref().filter(|dir| !dir.is_dir()) {
+        anyhow::bail!("--manifests {}: there is no such directory", dir.display());
+    }
     start_log(&log, log_format)?;
     raise_file_limit();
     let config = Config {

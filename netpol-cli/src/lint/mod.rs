@@ -1,5 +1,6 @@
 //! `lint`: findings on a set of objects.
 
+mod codes;
 mod entry;
 mod sarif;
 
@@ -28,6 +29,12 @@ pub(super) struct LintArgs {
     /// input contains the namespaces `default` and `kube-system`.
     #[arg(long)]
     complete: bool,
+    /// List the checks.
+    #[arg(long, group = "objects", exclusive = true)]
+    list: bool,
+    /// Explain a code, such as NP020.
+    #[arg(long, value_name = "CODE", group = "objects", exclusive = true)]
+    explain: Option<String>,
     /// Output format.
     #[arg(short, long, value_enum, default_value_t)]
     output: LintOutput,
@@ -65,7 +72,13 @@ enum DenyLevel {
 
 /// Exit codes: 1 if there is a finding of the `--deny` level or above, 2 if a file could not be read completely.
 pub(super) fn run(args: LintArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
-    let LintArgs { input, complete, output, deny, allow } = args;
+    let LintArgs { input, complete, list, explain, output, deny, allow } = args;
+    if list {
+        return codes::list(&mut terminal.stdout);
+    }
+    if let Some(code) = explain {
+        return codes::explain(&code, &mut terminal.stdout);
+    }
     let is_live = input.cluster.is_wanted();
     let input = input::read(&input.files, &input.cluster, terminal)?;
     let is_unreadable = input::is_unreadable(&input.manifests);

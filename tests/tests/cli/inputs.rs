@@ -29,7 +29,7 @@ fn policies_that_are_not_in_force_are_named() {
 ---
 { apiVersion: extensions/v1beta1, kind: NetworkPolicy, metadata: { name: old, namespace: s }, spec: { podSelector: {} } }
 ---
-{ apiVersion: networking.k8s.io/v1, kind: Networkpolicy, metadata: { name: n, namespace: s }, spec: { podSelector: {} } }
+{ apiVersion: networking.k8s.io/v1, kind: Networkpolicy, metadata: { name: typo, namespace: s }, spec: { podSelector: {} } }
 ---
 { apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: { name: real, namespace: s }, spec: { podSelector: {}, policyTypes: [Ingress] } }
 ---
@@ -45,16 +45,38 @@ fn policies_that_are_not_in_force_are_named() {
         text,
         "netpol lint INPUT --allow NP011",
         &expect![[r#"
-        exit code 1
-        DIR/input/a.yaml:2: warning foreign-policy: cilium.io/v2 CiliumNetworkPolicy is a policy of another engine: it is not evaluated
-        DIR/input/a.yaml:4: warning foreign-policy: projectcalico.org/v3 GlobalNetworkPolicy is a policy of another engine: it is not evaluated
-        DIR/input/a.yaml:6: error malformed: NetworkPolicy s/old: apiVersion is "extensions/v1beta1", not networking.k8s.io/v1, and Kubernetes 1.16 removed it: the object is read as networking.k8s.io/v1
-        DIR/input/a.yaml:8: error unknown-kind: there is no kind networking.k8s.io/v1 Networkpolicy: the object is ignored (did you mean NetworkPolicy?)
-        DIR/input/a.yaml:16: error malformed: Deployment s/web: apiVersion is "apps/v1beta1", not apps/v1: the object is read as apps/v1
-        DIR/input/a.yaml:18: error unknown-kind: there is no kind apps/v1 Deployement: the object is ignored (did you mean Deployment?)
-        3 objects: 4 errors, 2 warnings, 0 infos
-        not evaluated: 1 apps/v1 Deployement, 1 cilium.io/v2 CiliumNetworkPolicy, 1 networking.k8s.io/v1 Networkpolicy, 1 projectcalico.org/v3 GlobalNetworkPolicy, 2 v1 ConfigMap
-    "#]],
+            exit code 1
+            DIR/input/a.yaml:2: warning foreign-policy: cilium.io/v2 CiliumNetworkPolicy is a policy of another engine: it is not evaluated
+            DIR/input/a.yaml:4: warning foreign-policy: projectcalico.org/v3 GlobalNetworkPolicy is a policy of another engine: it is not evaluated
+            DIR/input/a.yaml:6: error malformed: NetworkPolicy s/old: apiVersion is "extensions/v1beta1", not networking.k8s.io/v1, and Kubernetes 1.16 removed it: the object is read as networking.k8s.io/v1
+            DIR/input/a.yaml:8: error malformed: NetworkPolicy s/typo: kind is "Networkpolicy", not NetworkPolicy: the object is read as NetworkPolicy
+            DIR/input/a.yaml:16: error malformed: Deployment s/web: apiVersion is "apps/v1beta1", not apps/v1: the object is read as apps/v1
+            DIR/input/a.yaml:18: error unknown-kind: there is no kind apps/v1 Deployement: the object is ignored (did you mean Deployment?)
+            4 objects: 4 errors, 2 warnings, 0 infos
+            not evaluated: 1 apps/v1 Deployement, 1 cilium.io/v2 CiliumNetworkPolicy, 1 projectcalico.org/v3 GlobalNetworkPolicy, 2 v1 ConfigMap
+        "#]],
+    );
+}
+
+#[test]
+fn a_policy_with_a_misspelled_kind_isolates() {
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicies\nmetadata: { name: p, namespace: s }\nspec: { podSelector: {} }\n";
+    check(
+        &format!("{PODS}---\n{policy}"),
+        "netpol explain INPUT --from s/a --to s/b --port 80",
+        &expect![[r#"
+            exit code 1
+            s/a -> s/b 80/TCP: denied
+              packets: 10.0.0.1 -> 10.0.0.2:80
+
+            egress: allowed: no policy isolates s/a for egress
+
+            ingress: denied: s/b is isolated for ingress, and no rule allows the connection
+              isolated by s/p
+
+            findings on these policies:
+              ! NetworkPolicy s/p: kind is "NetworkPolicies", not NetworkPolicy: the object is read as NetworkPolicy [malformed]
+        "#]],
     );
 }
 
@@ -75,10 +97,7 @@ fn lost_input_makes_every_verdict_doubtful() {
         (repeated, "repeated-key"),
         (joined, "repeated-key"),
         ("metadata: { name: c }\nspec: {}\n", "no-kind"),
-        (
-            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolcy\nmetadata: { name: c }\n",
-            "unknown-kind",
-        ),
+        ("apiVersion: apps/v1\nkind: Deploymnet\nmetadata: { name: c }\n", "unknown-kind"),
         ("a: [", "syntax"),
     ] {
         let files = [("a.yaml", PODS), ("b.yaml", lost)];

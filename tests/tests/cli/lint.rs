@@ -273,6 +273,37 @@ fn only_a_direction_that_the_author_has_not_named_is_doubtful() {
 }
 
 #[test]
+fn codes_are_listed_and_explained() {
+    let list = output("netpol lint --list", "");
+    for check in CHECKS {
+        assert!(list.contains(&format!("{} {} (", check.code, check.name)), "{}", check.code);
+    }
+    assert!(list.contains("no-kind (warning): A document without `kind`."));
+    check(
+        "netpol lint --explain NP022",
+        &expect![[r#"
+        exit code 0
+        NP022 service-port (warning)
+
+        A Service's `port` that is not a port of the backend pods: policies apply after Service translation, to the pods' ports.
+
+        Use the Service's `targetPort`, which is the port of the pods.
+    "#]],
+    );
+    check(
+        "netpol lint --explain no-dsn",
+        &expect![[r#"
+        exit code 2
+        ! netpol: there is no code no-dsn (did you mean no-dns?)
+    "#]],
+    );
+    assert_eq!(
+        output("netpol lint --explain np020", ""),
+        output("netpol lint --explain no-dns", "")
+    );
+}
+
+#[test]
 fn the_documentation_lists_every_finding() {
     let mut text = String::from(
         "# Findings of `netpol lint`\n\n\
@@ -288,7 +319,8 @@ fn the_documentation_lists_every_finding() {
          and pods that it does not contain are findings: `kubectl get networkpolicies,pods,namespaces,services -A -o yaml`.\n\n\
          Each finding names file, line, object and field. The exit code is 0 if no finding has at least the level of\n\
          `--deny errors|warnings|infos` (default: errors), 1 if one has, and 2 if a file cannot be read. `--allow CODE`\n\
-         suppresses findings by code or name. `-o json` and `-o sarif` write the findings for programs.\n\n\
+         suppresses findings by code or name. `-o json` and `-o sarif` write the findings for programs. `netpol lint --list` lists\n\
+         the checks, `netpol lint --explain NP020` explains one.\n\n\
          A test keeps this file equal to the program's checks; `UPDATE_EXPECT=1 cargo nextest run -p netpol-tests --test cli`\n\
          regenerates it.\n\n\
          ## Probable mistakes\n\n\

@@ -104,7 +104,7 @@ fn version_and_help_are_output() {
 
             The checks are listed in docs/lint.md. Checks that compare policies with pods, namespaces or Services need these objects too. The exit code is 0 if there is no finding of the --deny level or above, 1 if there is one, and 2 if the input cannot be read.
 
-            Usage: netpol lint [OPTIONS] <--file <PATH>...|--cluster>
+            Usage: netpol lint [OPTIONS] <--file <PATH>...|--cluster|--list|--explain <CODE>>
 
             Options:
               -f, --file <PATH>...
@@ -118,6 +118,12 @@ fn version_and_help_are_output() {
 
                   --complete
                       The input is a whole cluster: report selectors of namespaces and pods that it does not contain. Assumed with --cluster, and if the input contains the namespaces `default` and `kube-system`
+
+                  --list
+                      List the checks
+
+                  --explain <CODE>
+                      Explain a code, such as NP020
 
               -o, --output <OUTPUT>
                       Output format
@@ -201,14 +207,14 @@ fn commands_without_objects_name_the_options_that_give_them() {
     check(
         "netpol lint",
         &expect![[r#"
-        exit code 2
-        ! error: the following required arguments were not provided:
-        !   <--file <PATH>...|--cluster>
-        ! 
-        ! Usage: netpol lint <--file <PATH>...|--cluster>
-        ! 
-        ! For more information, try '--help'.
-    "#]],
+            exit code 2
+            ! error: the following required arguments were not provided:
+            !   <--file <PATH>...|--cluster|--list|--explain <CODE>>
+            ! 
+            ! Usage: netpol lint <--file <PATH>...|--cluster|--list|--explain <CODE>>
+            ! 
+            ! For more information, try '--help'.
+        "#]],
     );
     check(
         "netpol simulate",
@@ -244,6 +250,17 @@ fn usage_lines_of_the_kubectl_plugin_begin_with_kubectl() {
         assert!(!plugin.contains("kubectl-netpol"), "{plugin}");
         assert_eq!(plugin.replace("kubectl netpol", "netpol"), standalone);
     }
+}
+
+#[test]
+fn an_agent_without_its_directory_of_manifests_does_not_start() {
+    check(
+        "netpol-agent run --manifests DIR/none",
+        &expect![[r#"
+            exit code 2
+            ! netpol-agent: --manifests DIR/none: there is no such directory
+        "#]],
+    );
 }
 
 #[test]

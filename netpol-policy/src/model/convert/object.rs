@@ -8,8 +8,9 @@ use super::node::{namespace, node};
 use super::pod::pod;
 use super::policy::policy;
 use super::service::service;
-use super::walk::{Fields, Findings, Path, quoted};
-use crate::model::{Code, Diagnostic, Kind, Object};
+use super::unsupported::is_misspelled_policy;
+use super::walk::{Fields, quoted};
+use crate::model::{Code, Diagnostic, Kind, Object, ObjectRef};
 
 /// API group and version of `NetworkPolicy`.
 const NETWORKING: &str = "networking.k8s.io/v1";
@@ -37,24 +38,34 @@ pub struct Converted {
 pub fn object(value: &Value) -> Converted {
     let text = |field: &str| value.get(field).and_then(Value::as_str);
     let (api_version, kind) = (text("apiVersion"), text("kind"));
-    let Some(kind) = kind.and_then(|kind| supported(api_version, kind)) else {
+    let found = kind.and_then(|kind| supported(api_version, kind));
+    let found = found.or_else(|| is_misspelled_policy(value).then_some(Kind::NetworkPolicy));
+    let Some(known) = found else {
         let text = |text: Option<&str>| text.unwrap_or("?").to_owned();
         let unsupported_kind = Some(format!("{} {}", text(api_version), text(kind)));
         return Converted { unsupported_kind, ..Converted::default() };
     };
-    let mut converted = convert(kind, value);
-    let expected = if kind == Kind::NetworkPolicy { NETWORKING } else { CORE };
+    let mut converted = convert(known, value);
+    if let Some(kind) = kind.filter(|kind| *kind != known.as_str()) {
+        let message = format!("is {}, not {known}: the object is read as {known}", quoted(kind));
+        converted.diagnostics.insert(0, about(known, value, "kind", message));
+    }
+    let expected = if known == Kind::NetworkPolicy { NETWORKING } else { CORE };
     if api_version != Some(expected) {
-        let (metadata, _) = Metadata::from_value(kind, Fields::of(value));
-        let mut findings = Findings::new(kind, metadata.object_name(kind));
         let found = api_version.map_or_else(|| "missing".to_owned(), quoted);
         let gone =
             if api_version == Some(EXTENSIONS) { ", and Kubernetes 1.16 removed it" } else { "" };
         let message = format!("is {found}, not {expected}{gone}: the object is read as {expected}");
-        findings.report(Code::Malformed, &Path::Root.field("apiVersion"), message);
-        converted.diagnostics.splice(0..0, findings.into_diagnostics());
+        converted.diagnostics.insert(0, about(known, value, "apiVersion", message));
     }
     converted
+}
+
+/// A finding on a field at the top of an object.
+fn about(kind: Kind, value: &Value, field: &str, message: String) -> Diagnostic {
+    let (metadata, _) = Metadata::from_value(kind, Fields::of(value));
+    let object = ObjectRef { kind, name: metadata.object_name(kind) };
+    Diagnostic { code: Code::Malformed, object, field: field.to_owned(), message }
 }
 
 /// The kind, if netpol uses it.

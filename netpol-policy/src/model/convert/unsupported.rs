@@ -35,6 +35,12 @@ pub enum Unsupported {
     Other,
 }
 
+/// Whether the kind resembles `NetworkPolicy`. Such a policy is read, because without it the pods that it selects would not be
+/// isolated.
+pub(super) fn is_misspelled_policy(value: &Value) -> bool {
+    unsupported(value) == Unsupported::Misspelled { meant: Kind::NetworkPolicy.as_str() }
+}
+
 /// Classifies an object that [`super::object`] and [`super::workload`] do not convert.
 pub fn unsupported(value: &Value) -> Unsupported {
     let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default();
