@@ -143,6 +143,15 @@ extern "C" fn is_tunnel(remote: *const Addr, port_and_protocol: u32) -> u32 {
     u32::from(is_it)
 }
 
+/// [`PolicyMaps::is_taken`] as a global function, as [`find_endpoint`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn is_taken(addr: *const Addr) -> u32 {
+    // SAFETY: the caller's own, or null.
+    let Some(addr) = (unsafe { addr.as_ref() }) else { return 0 };
+    u32::from(KernelMaps.is_of_local_pod(addr) || KernelMaps.known(addr) != Known::NOBODY)
+}
+
 /// The kernel's maps.
 pub(crate) struct KernelMaps;
 
@@ -262,6 +271,11 @@ impl PolicyMaps for KernelMaps {
     #[inline(always)]
     fn is_deferred(&self, addr: &Addr) -> bool {
         DEFER.get_ptr(addr).is_some()
+    }
+
+    #[inline(always)]
+    fn is_taken(&self, addr: &Addr) -> bool {
+        is_taken(addr) != 0
     }
 
     #[inline(always)]

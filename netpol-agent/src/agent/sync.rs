@@ -29,6 +29,7 @@ impl<K: Kernel> Agent<K> {
         } else if self.is_stale() {
             self.hold_isolation_of_earlier_run();
             let changes = std::mem::take(&mut self.changes);
+            self.tunnels.pods_changed(&changes);
             let update = self.compiled.update(&self.state, &changes, &self.map_state);
             self.is_behind = !self.follow(update);
             if self.is_behind {
@@ -90,27 +91,66 @@ impl<K: Kernel> Agent<K> {
         let n_node_changes = self.state.n_node_changes();
         let written = self.tunnels.written.as_ref();
         let is_written = written.is_some_and(|of| of.n_node_changes == n_node_changes);
-        if !self.is_primed
-            || !self.freshness.missing().is_empty()
-            || (is_written && !self.tunnels.is_changed)
-        {
+        if !self.is_primed || !self.freshness.missing().is_empty() {
+            return;
+        }
+        let forwards = self.map_state.endpoints.values().any(|endpoint| endpoint.value.forwards());
+        if is_written && !self.tunnels.is_changed && forwards == self.tunnels.has_pods {
+            if forwards {
+                self.follow_pods();
+            }
             return;
         }
         let Some(ports) = self.tunnels.ports() else { return };
         let of_pods = self.state.node_addresses();
         let own = self.state.own_addresses().iter().copied();
         let nodes = of_pods.chain(own).map(Addr::from).chain(self.tunnels.ends());
-        let known = nodes.map(|addr| (addr, Known::NODE)).collect();
+        let mut known: BTreeMap<Addr, Known> = BTreeMap::new();
+        if forwards {
+            let owned = self.state.owned_addresses();
+            known.extend(owned.map(|(address, _)| (Addr::from(address), Known::POD)));
+        }
+        known.extend(nodes.map(|addr| (addr, Known::NODE)));
         let wanted = Written { ports, known, n_node_changes };
         match self.write_tunnels(&wanted) {
             Ok(()) => {
                 self.tunnels.written = Some(wanted);
                 self.tunnels.is_changed = false;
+                self.tunnels.has_pods = forwards;
+                self.tunnels.moved.clear();
             }
             Err(error) => {
                 self.tunnels.written = None;
                 let error = &error as &dyn std::error::Error;
                 error!(error, "pods may reach tunnels of nodes");
+            }
+        }
+    }
+
+    /// Tells the programs which pods' addresses have come and gone. Only pods that forward are checked against them.
+    fn follow_pods(&mut self) {
+        let moved = std::mem::take(&mut self.tunnels.moved);
+        let Some(written) = &mut self.tunnels.written else { return };
+        let mut changes = BTreeMap::new();
+        for addr in moved {
+            let found = written.known.get(&addr).copied().unwrap_or(Known::NOBODY);
+            let is_owned = self.state.owner(addr.to_ip()).is_some();
+            let wanted = if is_owned { Known::POD } else { Known::NOBODY };
+            if found != Known::NODE && found != wanted {
+                changes.insert(addr, wanted);
+            }
+        }
+        if let Err(error) = self.kernel.set_known(&changes) {
+            self.tunnels.written = None;
+            let error = &error as &dyn std::error::Error;
+            error!(error, "pods that forward may send from addresses of new pods");
+            return;
+        }
+        for (addr, known) in changes {
+            if known == Known::NOBODY {
+                written.known.remove(&addr);
+            } else {
+                written.known.insert(addr, known);
             }
         }
     }

@@ -54,7 +54,8 @@ pub(super) fn judge_opaque(view: &View, reason: DropReason) -> Ruling {
     }
 }
 
-/// Judges an ARP message: a pod must send its own IP and MAC address.
+/// Judges an ARP message: a pod must send its own IP and MAC address. One that forwards must not send the IP address of another pod or
+/// of a node.
 #[inline(always)]
 pub(super) fn judge_arp<M: PolicyMaps, B: PacketBytes + ?Sized>(
     maps: &M,
@@ -63,10 +64,8 @@ pub(super) fn judge_arp<M: PolicyMaps, B: PacketBytes + ?Sized>(
     sender: &Addr,
 ) -> Ruling {
     let is_own = matches!(view.direction, Direction::Ingress)
-        || view.endpoint.forwards()
-        || (is_own_hardware(maps, bytes, view)
-            && (sender.is_unspecified()
-                || maps.owns_address(&AddressKey { ifindex: view.ifindex, addr: *sender })));
+        || ((view.endpoint.forwards() || is_own_hardware(maps, bytes, view))
+            && (sender.is_unspecified() || !is_foreign(maps, view, sender)));
     if is_own { Ruling::pass(PassReason::Arp) } else { Ruling::drop(DropReason::Spoofed) }
 }
 
@@ -83,7 +82,8 @@ fn is_own_hardware<M: PolicyMaps, B: PacketBytes + ?Sized>(
         || bytes.load(ARP_SENDER_OFFSET, &mut buffer).is_some_and(|mac| Mac::new(*mac) == own)
 }
 
-/// Whether a pod sends from an address that is not its own, announces such an address, or acts as a router.
+/// Whether a pod sends from an address that is not its own, announces such an address, or acts as a router. A pod that forwards may do
+/// so, except for addresses of other pods and of nodes.
 #[inline(always)]
 pub(super) fn is_spoofed<M: PolicyMaps, B: Frame + ?Sized>(
     maps: &M,
@@ -91,10 +91,8 @@ pub(super) fn is_spoofed<M: PolicyMaps, B: Frame + ?Sized>(
     view: &View,
     packet: &Packet,
 ) -> bool {
-    if view.endpoint.forwards() {
-        return false;
-    }
-    if packet.is_router_message() || packet.is_fragmented_discovery() {
+    let forwards = view.endpoint.forwards();
+    if !forwards && (packet.is_router_message() || packet.is_fragmented_discovery()) {
         return true;
     }
     if packet.claims_address() {
@@ -106,15 +104,22 @@ pub(super) fn is_spoofed<M: PolicyMaps, B: Frame + ?Sized>(
     }
     // Duplicate address detection sends from `::`, and so does multicast listener discovery before it.
     if packet.src.is_unspecified() {
-        return !(packet.has_link_message_type() && bytes.is_link_message(view.direction, packet));
+        let is_message =
+            packet.has_link_message_type() && bytes.is_link_message(view.direction, packet);
+        return !(forwards || is_message);
     }
     is_foreign(maps, view, &packet.src)
 }
 
-/// Whether the address is not the pod's own. Of a pod whose MAC address is not known, the link-local addresses are not known either.
+/// Whether the pod must not send from the address. Of a pod whose MAC address is not known, the link-local addresses are not known
+/// either.
 #[inline(always)]
 fn is_foreign<M: PolicyMaps>(maps: &M, view: &View, addr: &Addr) -> bool {
-    let is_own = maps.owns_address(&AddressKey { ifindex: view.ifindex, addr: *addr });
-    let is_unknown = addr.is_v6_link_local() && own_mac(maps, view.ifindex) == Mac::UNKNOWN;
-    !is_own && !is_unknown
+    if maps.owns_address(&AddressKey { ifindex: view.ifindex, addr: *addr }) {
+        return false;
+    }
+    if view.endpoint.forwards() {
+        return maps.is_taken(addr);
+    }
+    !(addr.is_v6_link_local() && own_mac(maps, view.ifindex) == Mac::UNKNOWN)
 }

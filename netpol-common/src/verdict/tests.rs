@@ -64,6 +64,9 @@ impl PolicyMaps for Closed {
     fn is_deferred(&self, _addr: &Addr) -> bool {
         true
     }
+    fn is_taken(&self, _addr: &Addr) -> bool {
+        false
+    }
     fn is_tunnel(&self, _remote: &Addr, _protocol: Protocol, _port: PortBe) -> bool {
         false
     }

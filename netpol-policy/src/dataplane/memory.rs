@@ -213,6 +213,10 @@ impl PolicyMaps for MemoryMaps {
         self.map_state.defer.contains(addr)
     }
 
+    fn is_taken(&self, addr: &Addr) -> bool {
+        self.is_of_local_pod(addr) || self.known(addr) != Known::NOBODY
+    }
+
     fn is_tunnel(&self, remote: &Addr, protocol: Protocol, port: PortBe) -> bool {
         is_tunnel(self, remote, protocol, port)
     }

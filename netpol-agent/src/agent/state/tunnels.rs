@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use netpol_common::addr::Addr;
 use netpol_common::keys::Known;
 use netpol_datapath::netlink;
+use netpol_policy::store::Changes;
 
 /// Whether pods may send tunnelled packets to nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +28,10 @@ pub(in crate::agent) struct Tunnels {
     of_devices: Option<netlink::Tunnels>,
     /// The devices have been listed again since the maps were written.
     pub(in crate::agent) is_changed: bool,
+    /// The maps have the addresses of all pods, because a pod of this node forwards.
+    pub(in crate::agent) has_pods: bool,
+    /// Addresses whose owners have changed since the maps were written.
+    pub(in crate::agent) moved: BTreeSet<Addr>,
     /// The content of the maps, and the state's number of changes of nodes of which it is; `None` until this run has written them.
     pub(in crate::agent) written: Option<Written>,
 }
@@ -44,6 +49,14 @@ impl Tunnels {
     pub(in crate::agent) fn set_devices(&mut self, of_devices: &netlink::Tunnels) {
         self.of_devices = Some(of_devices.clone());
         self.is_changed = true;
+    }
+
+    /// Records what has changed of the pods.
+    pub(in crate::agent) fn pods_changed(&mut self, changes: &Changes) {
+        self.is_changed |= changes.everything;
+        if self.has_pods {
+            self.moved.extend(&changes.addresses);
+        }
     }
 
     /// The ports, port 0 for protocols without ports included; `None` until they are known.
