@@ -6,7 +6,7 @@
 //! * An entry of `DEFERRED_FLOWS` is replaced or removed before it is taken if two packets got the same handle, or if the agent
 //!   removes the entries of an endpoint that is gone. [`KernelMaps::store_deferred_flow`] says what the same handle can do.
 //! * Of ADDRESSES and DEFER only the presence of a key matters.
-//! * The first word of an element of ENDPOINT_SLOTS is a MAC address. If a program reads parts of two addresses, the packet does not have this address and takes the
+//! * The first word of an element of `ENDPOINT_SLOTS` is a MAC address. If a program reads parts of two addresses, the packet does not have this address and takes the
 //!   slow path, or drops in the moment in which the address changes.
 //! * The nodes of PREFIXES and of allow maps do not change, and are freed after a grace period.
 
@@ -206,7 +206,7 @@ impl PolicyMaps for KernelMaps {
 
     #[inline(always)]
     fn is_of_local_pod(&self, addr: &Addr) -> bool {
-        ADDRESSES.get_ptr(&AddressKey::of_any_pod(*addr)).is_some()
+        ADDRESSES.get_ptr(AddressKey::of_any_pod(*addr)).is_some()
     }
 
     #[inline(always)]
