@@ -32,7 +32,7 @@ pub use answers::handle::Handle;
 pub use answers::report::{DropRecord, FlowRecord};
 pub use answers::status::{
     Attached, EndpointStatus, ExitGuardStatus, InterfaceState, MapStatus, PolicyStatus, Protection,
-    SourceStatus, Status, UnidentifiedStatus, UplinkStatus,
+    SourceStatus, Status, TunnelStatus, UnidentifiedStatus, UplinkStatus,
 };
 pub use config::{CONTROL_SOCKET, Config, Source, state_files};
 pub use run::{lock, run};

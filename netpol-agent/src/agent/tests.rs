@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
 use super::answers::routes::{self, Detail};
-use super::answers::status::Protection;
+use super::answers::status::{Protection, TunnelStatus};
 pub(super) use super::fake_kernel::{FakeKernel, MAC_OF_NODE};
 use super::state::Agent;
 use super::state::registry::Registry;
@@ -133,6 +133,7 @@ fn the_programs_know_the_addresses_of_nodes_and_their_tunnels_once_every_kind_is
     };
     let addresses = BTreeSet::from(["192.0.2.1".parse().unwrap()]);
     agent.kernel.known = [(addr("192.0.2.9"), Known::NODE)].into();
+    assert_eq!(agent.describe().tunnels, TunnelStatus::Unknown);
     agent.set_devices(Devices { addresses, tunnels, ..Devices::default() }, |_| true, fixture.now);
     agent.sync();
     assert_eq!(agent.kernel.known.len(), 1, "those of an earlier run");
@@ -148,6 +149,7 @@ fn the_programs_know_the_addresses_of_nodes_and_their_tunnels_once_every_kind_is
     let nodes = ["192.0.2.1", "192.0.2.2", "10.1.2.0"].map(|node| (addr(node), Known::NODE));
     assert_eq!(agent.kernel.known, nodes.into());
     assert_eq!(agent.kernel.tunnel_ports, [0, 8472].into());
+    assert_eq!(agent.describe().tunnels, TunnelStatus::Closed { ports: vec![8472] });
     assert_eq!(agent.kernel.log.last(), Some(&MapOp::BumpEpoch));
     let n_ops = agent.kernel.log.len();
     agent.sync();

@@ -13,7 +13,7 @@ use netpol_terminal::{DENIED, FAILED, Output, Terminal};
 use super::args::{AgentArgs, DropsArgs, ExplainArgs, FlowsArgs, StatusArgs};
 use crate::agent::{
     Attached, CONTROL_SOCKET, DropRecord, FlowRecord, InterfaceState, MapStatus, PolicyStatus,
-    Protection, SourceStatus, Status, UplinkStatus,
+    Protection, SourceStatus, Status, TunnelStatus, UplinkStatus,
 };
 use crate::control::client;
 
@@ -131,6 +131,17 @@ fn write_attachments(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         let names: Vec<_> = found.map(|interface| interface.name.as_str()).collect();
         if !names.is_empty() {
             writeln!(out, "  interfaces {what}: {}", names.join(", "))?;
+        }
+    }
+    match &status.tunnels {
+        TunnelStatus::Unknown => {}
+        TunnelStatus::Open => {
+            writeln!(out, "  tunnels between nodes: open to pods, by --pod-tunnels allow")?;
+        }
+        TunnelStatus::Closed { ports } => {
+            let ports = ports.iter().map(|port| format!("UDP {port}"));
+            let all: Vec<_> = ports.chain(["IPIP, 6in4, GRE".to_owned()]).collect();
+            writeln!(out, "  tunnels between nodes: closed to pods: {}", all.join(", "))?;
         }
     }
     let guard = &status.exit_guard;

@@ -58,6 +58,9 @@ pub struct Status {
     /// The nftables table that drops deferred packets before devices that cannot judge them.
     #[serde(default)]
     pub exit_guard: ExitGuardStatus,
+    /// The tunnels between nodes.
+    #[serde(default)]
+    pub tunnels: TunnelStatus,
     /// Interfaces that lead into other network namespaces and belong to no known pod.
     #[serde(default)]
     pub unidentified: Vec<UnidentifiedStatus>,
@@ -65,6 +68,22 @@ pub struct Status {
     pub endpoints: Vec<EndpointStatus>,
     /// Diagnostics of the objects, as text.
     pub diagnostics: Vec<String>,
+}
+
+/// Whether pods can send packets through the tunnels between nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum TunnelStatus {
+    /// This run of the agent has not read the node's devices yet: what an earlier run closed is closed.
+    #[default]
+    Unknown,
+    /// IPIP, 6in4 and GRE to nodes drop, and UDP to these ports of nodes.
+    Closed {
+        /// The ports, ascending.
+        ports: Vec<u16>,
+    },
+    /// Policies decide, as `--pod-tunnels allow` says.
+    Open,
 }
 
 /// An interface that leads into another network namespace and belongs to no known pod.
@@ -319,6 +338,7 @@ impl<K: Kernel> Agent<K> {
                 n_recreated: self.exits.n_recreated,
             },
             n_reattached: [self.detached.n_pods, self.detached.n_uplinks],
+            tunnels: self.tunnels.describe(),
             unidentified: self.describe_unidentified(),
             endpoints,
             diagnostics: self.diagnostics.iter().map(ToString::to_string).collect(),

@@ -7,6 +7,8 @@ use netpol_common::keys::Known;
 use netpol_datapath::netlink;
 use netpol_policy::store::Changes;
 
+use crate::agent::answers::status::TunnelStatus;
+
 /// Whether pods may send tunnelled packets to nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PodTunnels {
@@ -66,6 +68,18 @@ impl Tunnels {
             PodTunnels::Drop => of_devices.ports.iter().copied().chain([NO_PORT]).collect(),
             PodTunnels::Allow => BTreeSet::new(),
         })
+    }
+
+    /// What the maps have, for the agent's status.
+    pub(in crate::agent) fn describe(&self) -> TunnelStatus {
+        match (&self.written, self.for_pods) {
+            (None, _) => TunnelStatus::Unknown,
+            (Some(_), PodTunnels::Allow) => TunnelStatus::Open,
+            (Some(written), PodTunnels::Drop) => {
+                let ports = written.ports.iter().copied().filter(|port| *port != NO_PORT);
+                TunnelStatus::Closed { ports: ports.collect() }
+            }
+        }
     }
 
     /// The addresses at which tunnels end, as the devices have them.
