@@ -81,8 +81,8 @@ impl Measure {
         // The real client pod is in a peer set too.
         self.entries.get("endpoints") == Some(&n_endpoints)
             && self.entries.get("identities") == Some(&(n_identities + 2))
-            // Two programs for each endpoint, one for eth0.
-            && self.n_links == 2 * n_endpoints + 1
+            // Two programs for each endpoint and two for eth0.
+            && self.n_links == 2 * n_endpoints + 2
             // A TCX migration holds more resources while it runs.
             && self.n_on_filters == 0
             && self.n_strangers == 0
