@@ -77,7 +77,9 @@ impl MacSlot {
     /// The element is free.
     pub const FREE: Self = Self(0);
     /// Low bits of the interface index that are the index of the element.
-    pub const INDEX_BITS: u32 = 15;
+    pub const INDEX_BITS: u32 = 13;
+    /// The tag of interface indexes whose rest does not fit into a tag. Elements with it belong to nobody.
+    const TOO_LARGE: u16 = u16::MAX;
 
     /// The element of an endpoint.
     #[inline(always)]
@@ -95,7 +97,8 @@ impl MacSlot {
     /// The MAC address, if this is the element of the endpoint.
     #[inline(always)]
     pub const fn mac_of(self, ifindex: IfIndex) -> Option<Mac> {
-        if self.0 & !BYTES == Self::new(ifindex, Mac::UNKNOWN).0 {
+        let is_tagged = self.0 & !BYTES == Self::new(ifindex, Mac::UNKNOWN).0;
+        if is_tagged && Self::tag(ifindex) != Self::TOO_LARGE {
             Some(Mac::from_word(self.0))
         } else {
             None
@@ -105,7 +108,11 @@ impl MacSlot {
     /// The rest of an interface index, which has 31 bits. Never 0, which means that the element is free.
     #[inline(always)]
     const fn tag(ifindex: IfIndex) -> u16 {
-        let [.., hi, lo] = ((ifindex.0 >> Self::INDEX_BITS) + 1).to_be_bytes();
+        let rest = (ifindex.0 >> Self::INDEX_BITS) + 1;
+        if rest >= Self::TOO_LARGE as u32 {
+            return Self::TOO_LARGE;
+        }
+        let [.., hi, lo] = rest.to_be_bytes();
         u16::from_be_bytes([hi, lo])
     }
 }
@@ -131,6 +138,13 @@ mod tests {
         assert_eq!(MacSlot::new(other, MAC).mac_of(one), None);
         assert_eq!(MacSlot::FREE.mac_of(one), None);
         assert_eq!(MacSlot::new(one, Mac::UNKNOWN).mac_of(one), Some(Mac::UNKNOWN));
+        // The largest index that a tag can tell from all others, and the next one.
+        let limit = u32::from(MacSlot::TOO_LARGE - 1) << MacSlot::INDEX_BITS;
+        let (last, next) = (IfIndex(limit - 1), IfIndex(limit));
+        assert_eq!(MacSlot::new(last, MAC).mac_of(last), Some(MAC));
+        assert_eq!(MacSlot::new(next, MAC).mac_of(next), None);
+        let largest = IfIndex(i32::MAX.unsigned_abs());
+        assert_eq!(MacSlot::new(largest, MAC).mac_of(largest), None);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use netpol_common::addr::Addr;
 use netpol_common::ids::IfIndex;
 use netpol_common::keys::Known;
+use netpol_common::maps::MAX_KNOWN;
 use netpol_policy::compile::MapStateUpdate;
 use netpol_policy::dataplane::port::{ExitTable, FailedAttachments, Kernel, NewInterface};
 use netpol_policy::dataplane::{MapOp, apply, diff};
@@ -105,12 +106,18 @@ impl<K: Kernel> Agent<K> {
         let of_pods = self.state.node_addresses();
         let own = self.state.own_addresses().iter().copied();
         let nodes = of_pods.chain(own).map(Addr::from).chain(self.tunnels.ends());
+        let nodes: BTreeMap<Addr, Known> = nodes.map(|addr| (addr, Known::NODE)).collect();
         let mut known: BTreeMap<Addr, Known> = BTreeMap::new();
         if forwards {
-            let owned = self.state.owned_addresses();
-            known.extend(owned.map(|(address, _)| (Addr::from(address), Known::POD)));
+            let room = usize::try_from(MAX_KNOWN).unwrap_or(usize::MAX).saturating_sub(nodes.len());
+            let mut pods = self.state.owned_addresses().map(|(address, _)| Addr::from(address));
+            known.extend(pods.by_ref().take(room).map(|addr| (addr, Known::POD)));
+            let n_left_out = pods.count();
+            if n_left_out > 0 {
+                error!(n_left_out, "pods that forward may send from addresses of other pods");
+            }
         }
-        known.extend(nodes.map(|addr| (addr, Known::NODE)));
+        known.extend(nodes);
         let wanted = Written { ports, known, n_node_changes };
         match self.write_tunnels(&wanted) {
             Ok(()) => {

@@ -2,8 +2,8 @@
 
 /// Endpoints on one node. The kubelet's default limit is 110 pods; large nodes run 500.
 pub const MAX_ENDPOINTS: u32 = 4096;
-/// Elements of `ENDPOINT_SLOTS`, 1 MiB. With 110 pods whose interface indexes are spread at random, two of them need the same element
-/// on one node of five.
+/// Elements of `ENDPOINT_SLOTS`, 256 KiB. With 110 pods whose interface indexes are spread at random, two of them need the same element
+/// on every second node.
 pub const N_ENDPOINT_SLOTS: u32 = 1 << crate::mac::MacSlot::INDEX_BITS;
 /// Addresses of local endpoints: both families, and as many secondary addresses. Each has an entry for its endpoint and one for any.
 pub const MAX_ADDRESSES: u32 = 8 * MAX_ENDPOINTS;
@@ -33,8 +33,9 @@ pub const N_FRAGMENT_SLOTS: u32 = 1 << 6;
 pub const MAX_FRAGMENTS: u32 = N_FRAGMENT_SLOTS << 9;
 /// Addresses of Services and of the own node.
 pub const MAX_DEFER: u32 = 1 << 16;
-/// Addresses of nodes, some of each, and of all pods of the largest clusters. An entry takes memory when it is added.
-pub const MAX_KNOWN: u32 = 1 << 20;
+/// Addresses of nodes, some of each, and, while a pod of the node forwards, of all pods: 5,000 nodes and 100,000 pods of one family.
+/// The kernel allocates 16 bytes for each at the start.
+pub const MAX_KNOWN: u32 = 1 << 17;
 /// Words of 64 bits with a bit for each port.
 pub const N_PORT_WORDS: u32 = 1 << 10;
 /// Egress marks; mark 0 means "none".
