@@ -138,8 +138,10 @@ extern "C" fn store_fragment(key: *const FragmentKey, value: *const FragmentValu
 extern "C" fn is_tunnel(remote: *const Addr, port_and_protocol: u32) -> u32 {
     // SAFETY: the caller's own, or null.
     let Some(remote) = (unsafe { remote.as_ref() }) else { return 0 };
+    // SAFETY: a reference. Copied, because older kernels (6.1) accept no argument of a global function as the key of a map.
+    let remote = unsafe { copy(remote) };
     let [hi, lo, protocol, _] = port_and_protocol.to_ne_bytes();
-    let is_it = verdict::is_tunnel(&KernelMaps, remote, Protocol(protocol), PortBe([hi, lo]));
+    let is_it = verdict::is_tunnel(&KernelMaps, &remote, Protocol(protocol), PortBe([hi, lo]));
     u32::from(is_it)
 }
 
@@ -149,7 +151,9 @@ extern "C" fn is_tunnel(remote: *const Addr, port_and_protocol: u32) -> u32 {
 extern "C" fn is_taken(addr: *const Addr) -> u32 {
     // SAFETY: the caller's own, or null.
     let Some(addr) = (unsafe { addr.as_ref() }) else { return 0 };
-    u32::from(KernelMaps.is_of_local_pod(addr) || KernelMaps.known(addr) != Known::NOBODY)
+    // SAFETY: a reference. Copied for the reason that `is_tunnel` has.
+    let addr = unsafe { copy(addr) };
+    u32::from(KernelMaps.is_of_local_pod(&addr) || KernelMaps.known(&addr) != Known::NOBODY)
 }
 
 /// The kernel's maps.
