@@ -255,47 +255,34 @@ fn check_commands(daemon_set: &Value) -> Result<()> {
 }
 
 /// The part of Flannel's manifest that has its configuration.
-const FLANNEL: &str = r#"apiVersion: v1
+fn flannel() -> String {
+    let cni_conf = netpol_lab::flannel::CNI_CONF.trim_end().replace('\n', "\n    ");
+    format!(
+        r#"apiVersion: v1
 kind: ConfigMap
 metadata:
   name: kube-flannel-cfg
   namespace: kube-flannel
 data:
   cni-conf.json: |
-    {
-      "name": "cbr0",
-      "cniVersion": "0.3.1",
-      "plugins": [
-        {
-          "type": "flannel",
-          "delegate": {
-            "hairpinMode": true,
-            "isDefaultGateway": true
-          }
-        },
-        {
-          "type": "portmap",
-          "capabilities": {
-            "portMappings": true
-          }
-        }
-      ]
-    }
+    {cni_conf}
   net-conf.json: |
-    { "Network": "10.244.0.0/16", "Backend": { "Type": "vxlan" } }
-"#;
+    {{ "Network": "10.244.0.0/16", "Backend": {{ "Type": "vxlan" }} }}
+"#
+    )
+}
 
 #[test]
 fn the_component_for_flannel_adds_what_cni_install_adds_and_keeps_the_rest() -> Result<()> {
     if !met(&[Need::Program("kubectl")]) {
         return Ok(());
     }
-    let patched = kustomize_manifest(FLANNEL, &["components/flannel"])?;
+    let patched = kustomize_manifest(&flannel(), &["components/flannel"])?;
     let config_map = of_kind(&patched, "ConfigMap")?;
     let text = |key: &str| at(config_map, &format!("/data/{key}")).as_str().context("no text");
     ensure!(text("net-conf.json")?.contains("10.244.0.0/16"));
 
-    let before = objects(FLANNEL)?;
+    let before = objects(&flannel())?;
     let original = at(of_kind(&before, "ConfigMap")?, "/data/cni-conf.json");
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("10-flannel.conflist");

@@ -8,6 +8,7 @@ pub mod container;
 pub mod demo;
 pub mod deployment;
 pub mod fake_api;
+pub mod flannel;
 pub mod generator;
 pub mod law;
 pub mod node;

@@ -3,30 +3,10 @@
 use std::path::Path;
 
 use netpol_lab::fake_api::FakeApi;
+use netpol_lab::flannel::CNI_CONF;
 use serde_json::{Value, json};
 
 use crate::output_in;
-
-const CONFIGURATION: &str = r#"{
-  "name": "cbr0",
-  "cniVersion": "0.3.1",
-  "plugins": [
-    {
-      "type": "flannel",
-      "delegate": {
-        "hairpinMode": true,
-        "isDefaultGateway": true
-      }
-    },
-    {
-      "type": "portmap",
-      "capabilities": {
-        "portMappings": true
-      }
-    }
-  ]
-}
-"#;
 
 struct Cluster {
     api: FakeApi,
@@ -62,7 +42,7 @@ impl Cluster {
 
 #[test]
 fn the_entry_is_added_once_shown_before_and_every_byte_is_restored() {
-    let data = json!({ "cni-conf.json": CONFIGURATION, "net-conf.json": "{}" });
+    let data = json!({ "cni-conf.json": CNI_CONF, "net-conf.json": "{}" });
     let cluster = Cluster::new(&data).unwrap();
     let shown = cluster.run("install --dry-run");
     assert_eq!(cluster.data(), data, "{shown}");

@@ -15,26 +15,7 @@ mod installers;
 mod watch;
 
 /// The list in Flannel's kube-flannel.yml.
-const FLANNEL: &str = r#"{
-  "name": "cbr0",
-  "cniVersion": "0.3.1",
-  "plugins": [
-    {
-      "type": "flannel",
-      "delegate": {
-        "hairpinMode": true,
-        "isDefaultGateway": true
-      }
-    },
-    {
-      "type": "portmap",
-      "capabilities": {
-        "portMappings": true
-      }
-    }
-  ]
-}
-"#;
+const FLANNEL: &str = include_str!("../../../../tests/lab/src/flannel/cni-conf.json");
 
 const FLANNEL_WITH_NETPOL: &str = r#"{
   "name": "cbr0",
