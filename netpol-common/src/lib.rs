@@ -21,6 +21,7 @@ pub mod event;
 pub mod flow;
 pub mod flow_table;
 pub mod identities;
+#[macro_use]
 pub mod ids;
 pub mod keys;
 pub mod mac;

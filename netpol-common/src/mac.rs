@@ -54,24 +54,11 @@ impl Mac {
     }
 }
 
-/// The first word of an element of `ENDPOINT_SLOTS`: the MAC address of an endpoint and the part of its interface index that is not the
-/// index of the element.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    zerocopy::FromBytes,
-    zerocopy::IntoBytes,
-    zerocopy::Immutable,
-    zerocopy::KnownLayout,
-)]
-#[repr(transparent)]
-pub struct MacSlot(pub u64);
+number! {
+    /// The first word of an element of `ENDPOINT_SLOTS`: the MAC address of an endpoint and the part of its interface index that is not
+    /// the index of the element.
+    pub struct MacSlot(pub u64);
+}
 
 impl MacSlot {
     /// The element is free.

@@ -6,8 +6,9 @@
 //! * An entry of `DEFERRED_FLOWS` is replaced or removed before it is taken if two packets got the same handle, or if the agent
 //!   removes the entries of an endpoint that is gone. [`KernelMaps::store_deferred_flow`] says what the same handle can do.
 //! * Of ADDRESSES and DEFER only the presence of a key matters.
-//! * The first word of an element of `ENDPOINT_SLOTS` is a MAC address. If a program reads parts of two addresses, the packet does not have this address and takes the
-//!   slow path, or drops in the moment in which the address changes.
+//! * The first word of an element of `ENDPOINT_SLOTS` is a MAC address. If a program reads parts of two addresses, the packet does not
+//!   have this address and takes the slow path, or drops in the moment in which the address changes.
+//! * An entry of KNOWN is one byte. In the moment in which its address is removed, it may be read as that of another address.
 //! * The nodes of PREFIXES and of allow maps do not change, and are freed after a grace period.
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;

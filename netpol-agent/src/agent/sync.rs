@@ -178,7 +178,7 @@ impl<K: Kernel> Agent<K> {
         }
         self.kernel.set_known(&changes)?;
         self.kernel.set_tunnel_ports(&wanted.ports)?;
-        info!(n_addresses = wanted.known.len(), ports = ?wanted.ports, "tunnels between nodes are closed to pods");
+        info!(n_addresses = wanted.known.len(), ports = ?wanted.ports, "addresses of nodes and closed ports of their tunnels in force");
         self.perform(&[MapOp::BumpEpoch])
     }
 

@@ -7,6 +7,7 @@ use netpol_policy::model::Transport;
 use netpol_policy::simulate::{PodOrIp, PortChoice};
 use netpol_terminal::Output;
 
+use crate::agent::PodTunnels;
 use crate::control::ListenAddress;
 
 /// Kubernetes NetworkPolicy, enforced by eBPF.
@@ -75,7 +76,7 @@ pub(super) struct RunArgs {
     /// What to do with packets of pods to the tunnels between nodes (VXLAN, Geneve, IPIP, GRE and others). Policies cannot judge what
     /// is inside of them.
     #[arg(long, value_enum, env = "NETPOL_POD_TUNNELS", default_value_t)]
-    pub(super) pod_tunnels: Tunnelled,
+    pub(super) pod_tunnels: PodTunnels,
     /// Address for `/livez` and `/readyz`: `localhost:9470` is the loopback addresses of both families.
     #[arg(long, value_name = "ADDR", env = "NETPOL_HEALTH")]
     pub(super) health: Option<ListenAddress>,
@@ -101,16 +102,6 @@ pub(super) enum MissingBpfFs {
     Mount,
     /// Refuse to start. For containers: a mount of a container ends with it, and enforcement too.
     Require,
-}
-
-/// What to do with packets of pods to the tunnels between nodes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum Tunnelled {
-    /// Drop them.
-    #[default]
-    Drop,
-    /// Judge them like other packets.
-    Allow,
 }
 
 /// Format of the log.

@@ -9,8 +9,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
-use super::args::{LogFormat, MissingBpfFs, RunArgs, Tunnelled};
-use crate::agent::{self, Config, PodTunnels, Source};
+use super::args::{LogFormat, MissingBpfFs, RunArgs};
+use crate::agent::{self, Config, Source};
 use crate::discovery::SearchPaths;
 use netpol_datapath::{Mount, Trace};
 
@@ -60,10 +60,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
             adaptation: None,
             capacities: BTreeMap::new(),
         },
-        pod_tunnels: match pod_tunnels {
-            Tunnelled::Drop => PodTunnels::Drop,
-            Tunnelled::Allow => PodTunnels::Allow,
-        },
+        pod_tunnels,
         health,
         metrics,
     };

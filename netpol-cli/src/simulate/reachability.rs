@@ -1,47 +1,37 @@
 //! `simulate -f`: the matrix of allowed connections, and the changes that `--what-if` files would make.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
-use ipnetwork::IpNetwork;
 use netpol_policy::model::{ContainerPort, Object, Pod, PortName, Transport};
 use netpol_policy::simulate::{
     Answer, OfflineCluster, PodOrIp, PortChoice, Reachability, with_implicit_namespaces,
 };
 use netpol_terminal::{FAILED, FOUND, Terminal};
 
-use super::args::{EngineChoice, FailOn, Files, MatrixOutput, PortArg};
+use super::args::{Files, PortArg, SimulateArgs};
 use super::matrix::Style;
 use super::output::{self, Form, Names, WhatIf};
 use super::rows::{Filter, Row, rows};
 use super::table::{Cell, Table};
-use crate::input::{self, ClusterArgs};
+use crate::input::{self, PodNetworkArgs};
 
-/// The connections to evaluate, and the output format.
-pub(super) struct Request {
-    pub(super) files: Files,
-    pub(super) cluster: ClusterArgs,
-    pub(super) pod_networks: Vec<IpNetwork>,
-    pub(super) filter: Filter,
-    pub(super) ports: Vec<PortArg>,
-    pub(super) addresses: Vec<IpAddr>,
-    pub(super) engine: EngineChoice,
-    pub(super) output: MatrixOutput,
-    pub(super) fail_on: Option<FailOn>,
-}
-
-pub(super) fn run(request: Request, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
-    let Request {
+/// Draws the matrix that the arguments ask for.
+pub(super) fn run(args: SimulateArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
+    let SimulateArgs {
         files,
         cluster: access,
-        pod_networks,
-        filter,
+        matrix: _,
         ports,
         addresses,
-        engine,
+        namespaces,
+        selector,
+        pod_networks: PodNetworkArgs { pod_networks },
         output,
         fail_on,
-    } = request;
+        cases: _,
+        engine,
+    } = args;
+    let filter = Filter { namespaces, selector };
     let Files { before, after } = files;
     let input = input::read(&before, &access, terminal)?;
     input.report_all_findings(terminal);

@@ -188,23 +188,10 @@ impl AddressKey {
     }
 }
 
-/// Value of KNOWN: whose an address is.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    zerocopy::FromBytes,
-    zerocopy::IntoBytes,
-    zerocopy::Immutable,
-    zerocopy::KnownLayout,
-)]
-#[repr(transparent)]
-pub struct Known(pub u8);
+number! {
+    /// Value of KNOWN: whose an address is.
+    pub struct Known(pub u8);
+}
 
 impl Known {
     /// Nobody's that is known.

@@ -3,7 +3,7 @@
 use core::mem::MaybeUninit;
 
 use super::bytes::PacketBytes;
-use super::headers::{ArpHeader, Ipv4Header, Ipv6Header, TransportHead};
+use super::headers::{ArpHeader, Ipv4Header, Ipv6Header, TransportHead, claims_target};
 use super::parse::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use super::parsed::ETHERNET_LEN;
 use crate::addr::Addr;
@@ -59,8 +59,7 @@ fn claim_v6<B: PacketBytes + ?Sized>(bytes: &B) -> Claim {
     }
     let mut buffer = MaybeUninit::<TransportHead>::uninit();
     let kind = bytes.load(ETHERNET_LEN + 40, &mut buffer).map_or(0, |head| head.first[0]);
-    // An advertisement, or a solicitation that asks whether the target is free, see `Packet::claims_address`.
-    if kind != 136 && !(kind == 135 && source.is_unspecified()) {
+    if !claims_target(kind, &source) {
         return Claim::Source(source);
     }
     let mut buffer = MaybeUninit::<Addr>::uninit();

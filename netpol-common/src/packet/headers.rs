@@ -2,6 +2,8 @@
 
 use zerocopy::FromBytes;
 
+use crate::addr::Addr;
+
 macro_rules! header {
     ($(#[$meta:meta])* struct $name:ident { $($field:ident: $type:ty,)* }) => {
         $(#[$meta])*
@@ -90,4 +92,17 @@ header! {
     struct SctpTail {
         checksum: [u8; 4],
     }
+}
+
+/// Type of ICMPv6 (RFC 4861).
+pub(super) const NEIGHBOUR_SOLICITATION: u8 = 135;
+/// Type of ICMPv6 (RFC 4861).
+pub(super) const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+
+/// Whether an ICMPv6 message of this type claims its target for its sender: an advertisement, or a solicitation without a sender, which
+/// asks whether the address is free.
+#[inline(always)]
+pub(super) const fn claims_target(icmp_type: u8, source: &Addr) -> bool {
+    icmp_type == NEIGHBOUR_ADVERTISEMENT
+        || (icmp_type == NEIGHBOUR_SOLICITATION && source.is_unspecified())
 }

@@ -6,6 +6,7 @@
 use core::mem::MaybeUninit;
 
 use super::bytes::PacketBytes;
+use super::headers::{NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION};
 use super::parsed::{ETHERNET_LEN, Packet};
 use crate::addr::Addr;
 use crate::ids::Direction;
@@ -16,8 +17,6 @@ const LISTENER_REPORT: u8 = 131;
 const LISTENER_DONE: u8 = 132;
 const ROUTER_SOLICITATION: u8 = 133;
 const ROUTER_ADVERTISEMENT: u8 = 134;
-const NEIGHBOUR_SOLICITATION: u8 = 135;
-const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const REDIRECT: u8 = 137;
 const LISTENER_REPORT_V2: u8 = 143;
 

@@ -1,5 +1,6 @@
 //! The facts that the parser finds.
 
+use super::headers::claims_target;
 use crate::addr::Addr;
 use crate::ids::{PortBe, Protocol};
 use crate::reason::DropReason;
@@ -72,12 +73,10 @@ impl Packet {
             && matches!(self.icmp_type, 130..=137 | 143)
     }
 
-    /// A message that claims an address of the link: an advertisement, or a solicitation without a sender, which asks whether the
-    /// address is free. The address is at [`Packet::quotation_offset`].
+    /// A message that claims an address of the link, which is at [`Packet::quotation_offset`].
     #[inline(always)]
     pub const fn claims_address(&self) -> bool {
-        self.protocol.0 == Protocol::ICMPV6.0
-            && (self.icmp_type == 136 || (self.icmp_type == 135 && self.src.is_unspecified()))
+        self.protocol.0 == Protocol::ICMPV6.0 && claims_target(self.icmp_type, &self.src)
     }
 
     /// The first fragment of a neighbour solicitation or advertisement, which nobody sends (RFC 6980).

@@ -87,8 +87,7 @@ impl<K: Kernel> Agent<K> {
         self.follow_uplinks();
     }
 
-    /// Takes an interface that becomes an endpoint from the blocked ones. `is_unshaped` is that of its
-    /// ADD.
+    /// Takes an interface that becomes an endpoint from the blocked ones.
     pub(in crate::agent) fn take_blocked(&mut self, new: NewInterface) -> Programs {
         let NewInterface { ifindex, is_unshaped } = new;
         let Some(means) = self.unidentified.unblock(ifindex) else { return Programs::Missing };

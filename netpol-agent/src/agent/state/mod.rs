@@ -329,6 +329,7 @@ impl<K: Kernel> Agent<K> {
         for ifindex in self.unidentified.list(veths, now) {
             self.block(ifindex, now);
         }
+        self.tunnels.is_changed |= devices.addresses != self.devices.addresses;
         self.tunnels.set_devices(&devices.tunnels);
         self.devices = devices;
         self.follow_uplinks();

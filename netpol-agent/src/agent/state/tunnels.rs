@@ -9,13 +9,13 @@ use netpol_policy::store::Changes;
 
 use crate::agent::answers::status::TunnelStatus;
 
-/// Whether pods may send tunnelled packets to nodes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What to do with packets of pods to the tunnels between nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum PodTunnels {
-    /// They drop.
+    /// Drop them.
     #[default]
     Drop,
-    /// Policies decide.
+    /// Judge them like other packets.
     Allow,
 }
 
@@ -28,7 +28,7 @@ pub(in crate::agent) struct Tunnels {
     pub(in crate::agent) for_pods: PodTunnels,
     /// As the node's devices have them; `None` until they are listed.
     of_devices: Option<netlink::Tunnels>,
-    /// The devices have been listed again since the maps were written.
+    /// The devices or the node's own addresses have changed since the maps were written.
     pub(in crate::agent) is_changed: bool,
     /// The maps have the addresses of all pods, because a pod of this node forwards.
     pub(in crate::agent) has_pods: bool,
@@ -49,8 +49,10 @@ pub(in crate::agent) struct Written {
 impl Tunnels {
     /// Takes what the devices say. The maps follow with the next look.
     pub(in crate::agent) fn set_devices(&mut self, of_devices: &netlink::Tunnels) {
-        self.of_devices = Some(of_devices.clone());
-        self.is_changed = true;
+        if self.of_devices.as_ref() != Some(of_devices) {
+            self.of_devices = Some(of_devices.clone());
+            self.is_changed = true;
+        }
     }
 
     /// Records what has changed of the pods.
