@@ -31,7 +31,7 @@ const PLUGIN: &str = "kubectl-netpol";
 /// Explain, check and simulate Kubernetes NetworkPolicies, from files or from a live cluster.
 // Help is not wrapped: otherwise its lines would depend on a feature of clap that another crate of a build enables.
 #[derive(Debug, Parser)]
-#[command(name = PROGRAM, version, term_width = 0)]
+#[command(name = PROGRAM, version = netpol_proto::build::version(), term_width = 0)]
 struct Args {
     #[command(subcommand)]
     command: Command,

@@ -27,6 +27,7 @@ mod lab_options;
 mod lint;
 mod privilege;
 mod program;
+mod revision;
 mod setup;
 mod shell;
 mod soak;

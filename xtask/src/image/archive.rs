@@ -84,7 +84,7 @@ pub(super) fn archive(image: &Image) -> Result<Vec<u8>> {
         .env(vec![format!("PATH={search_path}")])
         .entrypoint(vec![entrypoint.clone()])
         .working_dir("/")
-        .labels(labels)
+        .labels(labels.clone())
         .build()?;
     let layers = RootFsBuilder::default().typ("layers").diff_ids(vec![layer_digest]).build()?;
     let config = ImageConfigurationBuilder::default()
@@ -100,6 +100,7 @@ pub(super) fn archive(image: &Image) -> Result<Vec<u8>> {
         .media_type(MediaType::ImageManifest)
         .config(config)
         .layers(vec![layer])
+        .annotations(labels.clone())
         .build()?;
     let mut manifest = blobs.add(MediaType::ImageManifest, json(&manifest)?)?;
     manifest.set_platform(Some(
@@ -262,6 +263,7 @@ mod tests {
         assert_eq!(descriptor["platform"]["architecture"], "arm64");
         assert_eq!(descriptor["annotations"][FULL_NAME], "docker.io/library/netpol:1.2.3");
         let manifest: Value = serde_json::from_slice(&blob(&layout, descriptor)).unwrap();
+        assert_eq!(manifest["annotations"]["d"], "d");
         let config: Value = serde_json::from_slice(&blob(&layout, &manifest["config"])).unwrap();
         assert_eq!(config["config"]["Entrypoint"][0], "/bin/one");
         assert_eq!(config["config"]["Labels"]["d"], "d");
