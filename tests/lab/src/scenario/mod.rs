@@ -201,7 +201,7 @@ pub fn all() -> Result<Vec<Scenario>> {
     scenarios_in(&folder())
 }
 
-/// The scenarios of ClusterNetworkPolicies, by name.
+/// The scenarios of cluster policies, by name.
 ///
 /// # Errors
 /// When a file is no scenario.

@@ -57,7 +57,9 @@ pub(super) fn says(
         let subject = subject(cluster, spec_of(policy), pod);
         let is_sound = subject.is_sound && is_sound(policy);
         let rules = if subject.holds { rules(policy, direction) } else { &[] };
-        rules.iter().filter_map(move |rule| acts(cluster, rule, is_sound, direction, talk))
+        rules.iter().filter_map(move |rule| {
+            if is_sound { acts(cluster, rule, direction, talk) } else { closed(rule) }
+        })
     });
     // The first rule that matches is the tier's last word: Pass skips the rest of it (C4).
     match actions.next()? {
@@ -67,12 +69,16 @@ pub(super) fn says(
     }
 }
 
-/// What a rule does with a connection; `None` if it does not match. A rule that is not wholly understood, or whose policy is
-/// not, accepts nothing; if it does not accept, it denies everything (C9).
+/// What a rule that is not wholly understood, or whose policy is not, does with any connection: it accepts nothing; if it
+/// does not accept, it denies everything (C9).
+fn closed(rule: &Value) -> Option<Action> {
+    (text(rule, &["action"]) != Some("Accept")).then_some(Action::Deny)
+}
+
+/// What a rule of an understood policy does with a connection; `None` if it does not match.
 fn acts(
     cluster: &ClusterModel<'_>,
     rule: &Value,
-    policy_is_sound: bool,
     direction: Direction,
     talk: &Talk<'_>,
 ) -> Option<Action> {
@@ -88,8 +94,7 @@ fn acts(
     };
     let peers = items(rule, peers_field).unwrap_or_default();
     let protocols = items(rule, "protocols").unwrap_or_default();
-    let is_sound = policy_is_sound
-        && action.is_some()
+    let is_sound = action.is_some()
         && has_only(rule, &["name", "action", peers_field, "protocols"])
         // There is no rule without peers (C6), but one without protocols, which means all of them (C8).
         && !peers.is_empty()
@@ -97,7 +102,7 @@ fn acts(
         && (field(rule, "protocols").is_none() || !protocols.is_empty())
         && protocols.iter().all(protocols::is_sound);
     if !is_sound {
-        return (action != Some(Action::Accept)).then_some(Action::Deny);
+        return closed(rule);
     }
     let has_peer = peers.iter().any(|peer| peers::matches(cluster, peer, talk));
     let has_protocol =

@@ -41,7 +41,7 @@ fn check(rule: &Value, to: &str, expected: Option<Action>) {
         is_virtual: false,
         is_hairpin: false,
     };
-    assert_eq!(acts(&cluster, rule, true, Direction::Egress, &talk), expected, "{rule} {to}");
+    assert_eq!(acts(&cluster, rule, Direction::Egress, &talk), expected, "{rule} {to}");
 }
 
 const POD: &str = "10.0.0.2";
@@ -160,7 +160,7 @@ fn a_rule_that_is_not_understood_accepts_nothing_or_denies_everything() {
     check(&Value::Null, OUTSIDE, Some(Action::Deny));
 }
 
-fn policy(spec: Value) -> Value {
+fn policy(spec: &Value) -> Value {
     json!({
         "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
         "metadata": { "name": "p" }, "spec": spec,
@@ -189,8 +189,8 @@ fn a_policy_that_is_not_understood_is_closed_for_all_that_it_may_be_about() {
     let deny_81 = json!([{ "action": "Deny", "to": [{ "namespaces": {} }],
         "protocols": [{ "tcp": { "destinationPort": { "number": 81 } } }] }]);
     let sound = json!({ "tier": "Admin", "priority": 0, "subject": { "namespaces": { "matchLabels": { "team": "blue" } } }, "egress": deny_81 });
-    assert_eq!(reaches(&[policy(sound.clone())], 80), [true; 2]);
-    assert_eq!(reaches(&[policy(sound.clone())], 81), [false; 2]);
+    assert_eq!(reaches(&[policy(&sound)], 80), [true; 2]);
+    assert_eq!(reaches(&[policy(&sound)], 81), [false; 2]);
     for (name, value) in [
         ("tier", json!("Platform")),
         ("tier", json!(null)),
@@ -214,7 +214,7 @@ fn a_policy_that_is_not_understood_is_closed_for_all_that_it_may_be_about() {
     ] {
         let mut spec = sound.clone();
         spec[name] = value;
-        assert_eq!(reaches(&[policy(spec.clone())], 80), [false; 2], "{spec}");
+        assert_eq!(reaches(&[policy(&spec)], 80), [false; 2], "{spec}");
     }
 }
 
@@ -222,7 +222,7 @@ fn a_policy_that_is_not_understood_is_closed_for_all_that_it_may_be_about() {
 fn an_audited_policy_counts_only_for_what_is_audited() {
     let deny = json!({ "tier": "Baseline", "priority": 3, "subject": { "namespaces": {} },
         "egress": [{ "action": "Deny", "to": [{ "namespaces": {} }] }] });
-    let mut audited = policy(deny);
+    let mut audited = policy(&deny);
     audited["metadata"]["annotations"] = json!({ "netpol/mode": "audit" });
     assert_eq!(reaches(&[audited], 80), [true, false]);
 }
