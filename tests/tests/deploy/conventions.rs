@@ -59,7 +59,7 @@ fn a_pod_runs_where_the_image_runs_under_the_runtimes_system_call_filter() -> Re
             format!("/affinity/nodeAffinity/{required}/nodeSelectorTerms/0/matchExpressions/0");
         let processors = at(pod, &format!("{term}/values"));
         ensure!(*processors == json!(["amd64", "arm64"]), "{processors}");
-        // tests/tests/runtime.rs
+        // tests/tests/image/runtime.rs
         let profile = at(pod, "/securityContext/seccompProfile");
         ensure!(*profile == json!({ "type": "RuntimeDefault" }), "{profile}");
         for container in containers(daemon_set) {

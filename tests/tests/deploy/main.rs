@@ -1,6 +1,7 @@
 //! The manifests for a cluster: they build, request only needed permissions, and refer only to what exists.
 #![forbid(unsafe_code)]
 
+mod chart;
 mod conventions;
 mod monitoring;
 
@@ -100,9 +101,9 @@ fn the_containers_have_the_capabilities_that_they_are_tested_with_and_no_more() 
         ensure!(*at(context, "/capabilities/drop") == json!(["ALL"]), "{context}");
         let added = texts(at(context, "/capabilities/add"));
         let expected = match at(container, "/name").as_str() {
-            // tests/tests/netns/restarts.rs and tests/tests/image.rs
+            // tests/tests/netns/restarts.rs and tests/tests/image/main.rs
             Some("agent") => BTreeSet::from(["NET_ADMIN", "SYS_ADMIN"]),
-            // tests/tests/image.rs
+            // tests/tests/image/main.rs
             _ => BTreeSet::from(["CHOWN", "DAC_OVERRIDE", "FOWNER"]),
         };
         ensure!(added == expected, "{added:?} instead of {expected:?}");

@@ -47,6 +47,12 @@ pub(super) const RUNTIME: [Need; 11] = [
     need("bubblewrap", Shows::Program("bwrap"), "running the image as a container"),
 ];
 
+/// Needed to run the image as on a node. Where Docker has brought its own containerd, Debian's would replace it.
+pub(super) const CONTAINERD: [Need; 2] = [
+    need("containerd", Shows::Program("containerd"), "running the image as on a node"),
+    need("runc", Shows::Program("runc"), "running the image as on a node"),
+];
+
 /// Needed once, to build bpf-linker.
 pub(super) const LLVM: [Need; 6] = [
     need(
