@@ -9,6 +9,7 @@
 
 mod cluster;
 mod completions;
+mod diff;
 mod explain;
 mod flannel;
 mod input;
@@ -42,6 +43,7 @@ enum Command {
     Lint(lint::LintArgs),
     Flannel(flannel::FlannelArgs),
     Simulate(simulate::SimulateArgs),
+    Diff(diff::DiffArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -69,6 +71,7 @@ fn dispatch(command: Command, name: Name, terminal: &mut Terminal<'_>) -> anyhow
         Command::Flannel(args) => flannel::run(args, terminal),
         Command::Lint(args) => lint::run(args, terminal),
         Command::Simulate(args) => simulate::run(args, terminal),
+        Command::Diff(args) => diff::run(args, terminal),
         Command::Completions(args) => {
             completions::run(&args, &mut name.command(), name.file(), terminal)
         }
