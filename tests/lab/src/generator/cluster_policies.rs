@@ -104,8 +104,14 @@ fn rule(rng: &mut Rng, cluster: &Cluster, peers_field: &str) -> Value {
         4 => set(&mut rule, "protocols", Value::Null),
         _ => {
             let n_protocols = rng.one_of([1, 1, 2, 3]);
-            let protocols: Vec<Value> =
-                (0..n_protocols).map(|_| protocol(rng, may_have_names)).collect();
+            let item = |rng: &mut Rng| {
+                if may_have_names && rng.chance(30) {
+                    json!({ "destinationNamedPort": rng.one_of(PORT_NAMES) })
+                } else {
+                    protocol(rng)
+                }
+            };
+            let protocols: Vec<Value> = (0..n_protocols).map(|_| item(rng)).collect();
             set(&mut rule, "protocols", json!(protocols));
         }
     }
@@ -137,10 +143,7 @@ fn peer(rng: &mut Rng, cluster: &Cluster, peers_field: &str) -> Value {
     peer
 }
 
-fn protocol(rng: &mut Rng, may_have_names: bool) -> Value {
-    if may_have_names && rng.chance(30) {
-        return json!({ "destinationNamedPort": rng.one_of(PORT_NAMES) });
-    }
+fn protocol(rng: &mut Rng) -> Value {
     let name = rng.one_of(["tcp", "tcp", "udp", "sctp"]);
     let (one, other) = (ports::number(rng), ports::number(rng));
     match rng.usize(..12) {
