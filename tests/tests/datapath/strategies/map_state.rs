@@ -73,7 +73,12 @@ fn allow_key() -> impl Strategy<Value = AllowKey> {
 }
 
 pub(crate) fn allow_map() -> impl Strategy<Value = Arc<AllowMap>> {
-    let verdict = prop_oneof![4 => Just(AllowValue::ALLOW), 1 => Just(AllowValue::DENY)];
+    let verdict = prop_oneof![
+        4 => Just(AllowValue::ALLOW),
+        1 => Just(AllowValue::DENY),
+        1 => Just(AllowValue::AUDIT),
+        1 => Just(AllowValue::DEFAULT),
+    ];
     let value = (verdict, 1_u32..9).prop_map(|(verdict, rule)| AllowValue {
         rule: RuleId(rule),
         verdict,
