@@ -9,6 +9,7 @@
 
 mod cluster;
 mod completions;
+mod diff;
 mod explain;
 mod flannel;
 mod input;
@@ -30,7 +31,7 @@ const PLUGIN: &str = "kubectl-netpol";
 /// Explain, check and simulate Kubernetes NetworkPolicies, from files or from a live cluster.
 // Help is not wrapped: otherwise its lines would depend on a feature of clap that another crate of a build enables.
 #[derive(Debug, Parser)]
-#[command(name = PROGRAM, version, term_width = 0)]
+#[command(name = PROGRAM, version = netpol_proto::build::version(), term_width = 0)]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -42,6 +43,7 @@ enum Command {
     Lint(lint::LintArgs),
     Flannel(flannel::FlannelArgs),
     Simulate(simulate::SimulateArgs),
+    Diff(diff::DiffArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -69,6 +71,7 @@ fn dispatch(command: Command, name: Name, terminal: &mut Terminal<'_>) -> anyhow
         Command::Flannel(args) => flannel::run(args, terminal),
         Command::Lint(args) => lint::run(args, terminal),
         Command::Simulate(args) => simulate::run(args, terminal),
+        Command::Diff(args) => diff::run(args, terminal),
         Command::Completions(args) => {
             completions::run(&args, &mut name.command(), name.file(), terminal)
         }

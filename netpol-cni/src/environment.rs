@@ -54,7 +54,7 @@ pub enum Error {
     /// Not set, or empty.
     #[error(
         "environment variable {name} is not set: netpol-cni {} is a CNI plugin, run by a container runtime",
-        env!("CARGO_PKG_VERSION")
+        netpol_proto::build::version()
     )]
     Missing {
         /// The variable.

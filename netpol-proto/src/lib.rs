@@ -8,6 +8,7 @@
 //! Field names follow the CNI specification 1.1.0 (sections "Parameters" and "Result types").
 #![forbid(unsafe_code)]
 
+pub mod build;
 mod codec;
 mod error_code;
 mod message;

@@ -165,7 +165,9 @@ fn check_matrix(case: &Case, open: fn() -> Engine) -> Result<()> {
         }
     };
     let addresses: Vec<Vec<_>> = peers.iter().map(addresses).collect();
-    for port in [53, 80, 443, 8080, 9376] {
+    let (tcp, udp) = (Transport::Tcp, Transport::Udp);
+    for (port, transport) in [(53, tcp), (9376, tcp), (53, udp), (443, udp), (80, tcp), (443, tcp)]
+    {
         for (from, sources) in addresses.iter().enumerate() {
             for (to, destinations) in addresses.iter().enumerate().filter(|(to, _)| *to != from) {
                 let mut verdicts = Vec::new();
@@ -176,7 +178,7 @@ fn check_matrix(case: &Case, open: fn() -> Engine) -> Result<()> {
                         from: PodOrIp::Address(*source),
                         to: PodOrIp::Address(*destination),
                         port: PortChoice::Number(port),
-                        transport: Transport::Tcp,
+                        transport,
                     };
                     verdicts.push((source.is_ipv4(), single.probe(&probe)?.0));
                 }
@@ -194,13 +196,41 @@ fn check_matrix(case: &Case, open: fn() -> Engine) -> Result<()> {
                     [true, ..] => Answer::OnlyIpv4,
                     [false, ..] => Answer::OnlyIpv6,
                 };
-                let found = matrix.answer(from, to, port, Transport::Tcp)?;
+                let found = matrix.answer(from, to, port, transport)?;
                 ensure!(
                     found == expected,
-                    "{}: {:?} -> {:?} {port}: {found:?}, not {expected:?}",
+                    "{}: {:?} -> {:?} {port}/{transport}: {found:?}, not {expected:?}",
                     case.name,
                     peers.get(from),
                     peers.get(to)
+                );
+            }
+        }
+    }
+    check_port_starts(case, &mut matrix, peers.len())
+}
+
+/// Compares the answers on both sides of ports at which the matrix says that they do not change.
+fn check_port_starts(case: &Case, matrix: &mut Reachability, n_peers: usize) -> Result<()> {
+    let pairs: Vec<(usize, usize)> =
+        (0..n_peers).flat_map(|from| (0..n_peers).map(move |to| (from, to))).collect();
+    let starts = matrix.port_starts();
+    for transport in Transport::ALL {
+        let starts = starts.get(&transport).into_iter().flatten().copied();
+        for port in starts.filter(|port| *port > 1).take(12) {
+            let mut answers = |port| -> Result<Vec<Answer>> {
+                let answers =
+                    pairs.iter().map(|(from, to)| matrix.answer(*from, *to, port, transport));
+                Ok(answers.collect::<Result<_, _>>()?)
+            };
+            let (before, now) = (answers(port - 1)?, answers(port)?);
+            for ((from, to), (before, now)) in pairs.iter().zip(before.iter().zip(&now)) {
+                let may_change = matrix.changes_from(*from, port, transport)
+                    || matrix.changes_to(*to, port, transport);
+                ensure!(
+                    may_change || before == now,
+                    "{}: {from} -> {to} changes at {port}/{transport}: {before:?}, {now:?}",
+                    case.name
                 );
             }
         }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{setup, shell, term};
+use crate::{revision, revision::Revision, setup, shell, term};
 
 /// Options of `build`.
 #[derive(clap::Args)]
@@ -24,6 +24,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         shell::cargo(["build", "-p", "netpol-agent", "-p", "netpol-cni", "-p", "netpol-cli"]);
     if *release {
         build.arg("--release");
+        if let Some(revision) = Revision::read()? {
+            build.env(revision::VARIABLE, revision.short());
+        }
     }
     shell::run(&mut build)?;
     let folder = if *release { "release" } else { "debug" };

@@ -1,7 +1,8 @@
 //! A node of a cluster that cannot run the programs: the agent says so until it is started again, instead of ending at once.
 //!
 //! In: why the programs cannot be loaded. Out: the reason as an Event on the Node and as the answer to the plugin, to
-//! `netpol-agent status` and to `/readyz`; the metric `netpol_in_force`, which is 0. Must not: change anything in the kernel.
+//! `netpol-agent status` and to `/readyz`; the metrics `netpol_in_force`, which is 0, and `netpol_build_info`.
+//! Must not: change anything in the kernel.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -78,7 +79,7 @@ fn answers(reason: Arc<str>) -> Route {
         async move {
             match uri.path() {
                 "/livez" => Answer::Text("text/plain; charset=utf-8", "ok\n".to_owned()),
-                "/metrics" => match telemetry::render(vec![not_in_force()]) {
+                "/metrics" => match telemetry::render(not_in_force()) {
                     Ok(text) => Answer::Text(telemetry::CONTENT_TYPE, text),
                     Err(_) => Answer::Refused(StatusCode::INTERNAL_SERVER_ERROR, reason),
                 },

@@ -12,7 +12,7 @@ use crate::control::ListenAddress;
 
 /// Kubernetes NetworkPolicy, enforced by eBPF.
 #[derive(Debug, Parser)]
-#[command(name = "netpol-agent", version, max_term_width = 100)]
+#[command(name = "netpol-agent", version = netpol_proto::build::version(), max_term_width = 100)]
 pub(super) struct Args {
     #[command(subcommand)]
     pub(super) command: Command,

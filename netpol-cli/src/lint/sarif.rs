@@ -22,7 +22,7 @@ pub(super) fn log(entries: &[Entry]) -> Value {
         "runs": [{
             "tool": { "driver": {
                 "name": "netpol",
-                "version": env!("CARGO_PKG_VERSION"),
+                "version": netpol_proto::build::VERSION,
                 "rules": rules,
             } },
             "results": entries.iter().map(result).collect::<Vec<_>>(),

@@ -9,13 +9,14 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, FromArgMatches, ValueEnum};
 use netpol_policy::model::{Selector, Transport};
 use netpol_policy::simulate::{Engine, PortChoice};
 
-use super::output::Changes;
+use super::changes::Totals;
 use super::selector;
 use crate::input::{ClusterArgs, PodNetworkArgs};
 
 /// Evaluate connections without sending packets: draw the matrix of allowed connections, or evaluate cases from a file.
 ///
-/// Workloads are pods. Pods that are alike share a row. The exit code is 0, 1 if --fail-on is met, or 2 if the input cannot be read
+/// Workloads are pods. Pods that are alike share a row. With --what-if, only the connections that change are shown, on every port,
+/// unless --matrix or --port is given. The exit code is 0, 1 if --fail-on is met, or 2 if the input cannot be read
 /// completely.
 #[derive(Debug, clap::Args)]
 #[command(group = ArgGroup::new("objects").args(["file", "cluster", "cases"]).required(true).multiple(true))]
@@ -24,32 +25,11 @@ pub(crate) struct SimulateArgs {
     pub(super) files: Files,
     #[command(flatten)]
     pub(super) cluster: ClusterArgs,
-    /// Draw the matrix. This is the default without --cases.
-    #[arg(long, conflicts_with = "cases")]
+    /// Draw the matrix. This is the default without --cases and --what-if. With --what-if, draw it with what changes in it.
+    #[arg(long)]
     pub(super) matrix: bool,
-    /// Destination ports, such as `80`, `53/UDP` or `http` [default: the ports that each pod declares].
-    #[arg(long = "port", value_name = "PORT[/PROTOCOL]", value_delimiter = ',', value_parser = parse_port_arg, conflicts_with = "cases")]
-    pub(super) ports: Vec<PortArg>,
-    /// Addresses outside the cluster to add to the matrix.
-    #[arg(long = "address", value_name = "IP", value_delimiter = ',', conflicts_with = "cases")]
-    pub(super) addresses: Vec<IpAddr>,
-    /// Only the pods of these namespaces.
-    #[arg(
-        short,
-        long = "namespace",
-        value_name = "NAMESPACE",
-        value_delimiter = ',',
-        conflicts_with = "cases"
-    )]
-    pub(super) namespaces: Vec<String>,
-    /// Only the pods with these labels, as for kubectl: `app=web,tier!=db`.
-    #[arg(short = 'l', long, value_name = "SELECTOR", value_parser = selector::parse, conflicts_with = "cases")]
-    pub(super) selector: Option<Selector>,
     #[command(flatten)]
-    pub(super) pod_networks: PodNetworkArgs,
-    /// Output format of the matrix.
-    #[arg(short, long, value_enum, default_value_t, conflicts_with = "cases")]
-    pub(super) output: MatrixOutput,
+    pub(super) choice: MatrixArgs,
     /// With --what-if: exit with 1 if the changes have this effect.
     #[arg(long, value_name = "EFFECT", value_enum, requires = "what-if")]
     pub(super) fail_on: Option<FailOn>,
@@ -57,16 +37,40 @@ pub(crate) struct SimulateArgs {
     ///
     /// A case: {"name": .., "objects": [..], "probes": [{"from": {"namespace", "pod"} or {"ip"}, "to": .., "port": 80 or
     /// "http", "protocol": "TCP"}]}. Consecutive cases with the same "sequence" are successive states of one cluster.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["file", "cluster"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "file", "cluster", "matrix", "ports", "addresses", "namespaces", "selector", "output",
+    ])]
     pub(super) cases: Option<PathBuf>,
-    /// Implementation that evaluates the connections.
-    #[arg(long, value_enum, default_value_t)]
-    pub(super) engine: EngineChoice,
 }
 
-/// The output format of a matrix.
+/// The part of a cluster that is evaluated, and the form of the output.
+#[derive(Debug, clap::Args)]
+pub(crate) struct MatrixArgs {
+    /// Destination ports, such as `80`, `53/UDP` or `http` [default: the ports that each pod declares; for changes, every port].
+    #[arg(long = "port", value_name = "PORT[/PROTOCOL]", value_delimiter = ',', value_parser = parse_port_arg)]
+    pub(crate) ports: Vec<PortArg>,
+    /// Addresses outside the cluster to add to the matrix.
+    #[arg(long = "address", value_name = "IP", value_delimiter = ',')]
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Only the pods of these namespaces.
+    #[arg(short, long = "namespace", value_name = "NAMESPACE", value_delimiter = ',')]
+    pub(crate) namespaces: Vec<String>,
+    /// Only the pods with these labels, as for kubectl: `app=web,tier!=db`.
+    #[arg(short = 'l', long, value_name = "SELECTOR", value_parser = selector::parse)]
+    pub(crate) selector: Option<Selector>,
+    #[command(flatten)]
+    pub(crate) pod_networks: PodNetworkArgs,
+    /// Output format of the matrix.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: MatrixOutput,
+    /// Implementation that evaluates the connections.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) engine: EngineChoice,
+}
+
+/// The output format of a matrix, and of the changes in one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum MatrixOutput {
+pub(crate) enum MatrixOutput {
     /// A table for each port; a list if the table would be too wide.
     #[default]
     Text,
@@ -82,33 +86,34 @@ pub(super) enum MatrixOutput {
     Mermaid,
 }
 
-/// The effect of `--what-if` that makes the exit code 1.
+/// The effect of changes that makes the exit code 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum FailOn {
-    /// A connection would be allowed that is denied now.
+pub(crate) enum FailOn {
+    /// A connection is allowed that was denied.
     Opens,
-    /// A connection would be denied that is allowed now.
+    /// A connection is denied that was allowed.
     Closes,
     /// Either.
-    Changes,
+    #[value(alias = "changes")]
+    Any,
 }
 
 impl FailOn {
     /// Whether the changes have the effect.
-    pub(super) const fn is_met(self, changes: Changes) -> bool {
+    pub(super) const fn is_met(self, totals: Totals) -> bool {
         match self {
-            Self::Opens => changes.opened > 0,
-            Self::Closes => changes.closed > 0,
-            Self::Changes => changes.opened + changes.closed > 0,
+            Self::Opens => totals.n_opened > 0,
+            Self::Closes => totals.n_closed > 0,
+            Self::Any => totals.n_opened + totals.n_closed > 0,
         }
     }
 }
 
 /// A destination port with its protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct PortArg {
-    pub(super) port: PortChoice,
-    pub(super) transport: Transport,
+pub(crate) struct PortArg {
+    pub(crate) port: PortChoice,
+    pub(crate) transport: Transport,
 }
 
 impl fmt::Display for PortArg {
@@ -177,7 +182,7 @@ impl FromArgMatches for Files {
 
 /// The implementation that evaluates connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum EngineChoice {
+pub(crate) enum EngineChoice {
     /// The reference semantics, evaluated on the objects.
     Reference,
     /// The compiled maps, in memory. Includes the capacities of one pod's maps.

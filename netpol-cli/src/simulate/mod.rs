@@ -1,6 +1,10 @@
 //! `simulate`: the verdicts of a cluster that exists only as objects.
 
 mod args;
+mod array;
+mod changes;
+mod changes_output;
+mod graph;
 mod matrix;
 mod output;
 mod reachability;
@@ -11,7 +15,8 @@ mod table;
 use netpol_policy::simulate::{CaseStreams, run_cases};
 use netpol_terminal::{FAILED, Terminal, complain};
 
-pub(crate) use args::SimulateArgs;
+pub(crate) use args::{FailOn, MatrixArgs, SimulateArgs};
+pub(crate) use reachability::{compare, exit_code};
 
 /// Exit code: 2 if a file, or a line of the cases, cannot be read.
 pub(super) fn run(args: SimulateArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
@@ -24,6 +29,6 @@ pub(super) fn run(args: SimulateArgs, terminal: &mut Terminal<'_>) -> anyhow::Re
         output: &mut *stdout,
         complain: &mut |problem| complain(program, &mut *stderr, problem),
     };
-    let n_unreadable = run_cases(streams, args.engine.open()())?;
+    let n_unreadable = run_cases(streams, args.choice.engine.open()())?;
     Ok(if n_unreadable > 0 { FAILED } else { 0 })
 }

@@ -2,7 +2,7 @@
 //!
 //! In: tables, one after the other. Out: text. Must not: hold more than one table in memory, except for graphs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use netpol_policy::model::Transport;
@@ -10,25 +10,34 @@ use netpol_policy::simulate::{Answer, PodOrIp};
 use serde::Serialize;
 
 use super::args::MatrixOutput;
+use super::array::Array;
+use super::graph::{Graph, Nodes};
 use super::matrix::{self, Style};
 use super::rows::Row;
-use super::table::{Cell, Change, Table, verdict, word};
+use super::table::{Cell, Table, verdict, word};
 
 /// The largest number of columns of a drawn table. A wider one is written as a list.
 const MAX_COLUMNS: usize = 40;
 
 /// The names in the tables.
+#[derive(Clone, Copy)]
 pub(super) struct Names<'a> {
     pub(super) peers: &'a [PodOrIp],
+    /// The names of the peers.
+    pub(super) of_peers: &'a [String],
     pub(super) rows: &'a [Row],
 }
 
-/// Numbers of connections, where each pod of a row counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Changes {
-    pub(super) opened: usize,
-    pub(super) closed: usize,
-    all: usize,
+impl<'a> Names<'a> {
+    /// The name of a peer, by its position.
+    pub(super) fn peer(&self, at: usize) -> &'a str {
+        self.of_peers.get(at).map_or("", String::as_str)
+    }
+
+    /// The name of a row, by its position.
+    pub(super) fn row(&self, at: usize) -> &'a str {
+        self.rows.get(at).map_or("", |row| &row.name)
+    }
 }
 
 /// How the output is written.
@@ -69,18 +78,8 @@ pub(super) fn write(
     names: &Names<'_>,
     tables: impl Iterator<Item = anyhow::Result<Table>>,
     out: &mut dyn Write,
-) -> anyhow::Result<Changes> {
-    let mut changes = Changes::default();
+) -> anyhow::Result<()> {
     let mut graph = Graph::default();
-    let mut lines = Vec::new();
-    let peer_names: Vec<String> = match form.output {
-        MatrixOutput::Json | MatrixOutput::Csv => {
-            names.peers.iter().map(ToString::to_string).collect()
-        }
-        MatrixOutput::Text | MatrixOutput::Md | MatrixOutput::Dot | MatrixOutput::Mermaid => {
-            Vec::new()
-        }
-    };
     let mut array = Array::default();
     if form.output == MatrixOutput::Csv {
         let before = if form.is_what_if == WhatIf::Yes { ",before" } else { "" };
@@ -88,15 +87,9 @@ pub(super) fn write(
     }
     for table in tables {
         let table = table?;
-        each_pair(&table, names.rows, |pair| {
-            changes.add(&pair);
-            if form.output == MatrixOutput::Text {
-                lines.extend(pair.change_line(&table));
-            }
-            if matches!(form.output, MatrixOutput::Dot | MatrixOutput::Mermaid) {
-                graph.add(&pair, &table);
-            }
-        });
+        if matches!(form.output, MatrixOutput::Dot | MatrixOutput::Mermaid) {
+            add_to_graph(&table, &mut graph);
+        }
         match form.output {
             MatrixOutput::Text if table.columns.len() <= MAX_COLUMNS => {
                 writeln!(out, "{}", matrix::render(&table, names.rows, form.style))?;
@@ -105,19 +98,19 @@ pub(super) fn write(
             MatrixOutput::Md => write_markdown(&table, names.rows, out)?,
             MatrixOutput::Json => {
                 each_connection(&table, names.rows, |from, to, cell| {
-                    let name = |at: usize| peer_names.get(at).map_or("", String::as_str);
-                    let connection = connection(&table, form, name(from), name(to), cell);
+                    let (from, to) = (names.peer(from), names.peer(to));
+                    let connection = connection(&table, form, from, to, cell);
                     connection.map_or(Ok(()), |connection| array.push(&connection, out))
                 })?;
             }
             MatrixOutput::Csv => {
                 each_connection(&table, names.rows, |from, to, cell| {
-                    let name = |at: usize| peer_names.get(at).map_or("", String::as_str);
                     let (Some(now), Some(before)) = (cell.answer(), cell.before()) else {
                         return Ok(());
                     };
                     let Table { port, transport, .. } = &table;
-                    write!(out, "{},{},{port},{transport},{}", name(from), name(to), verdict(now))?;
+                    let (from, to) = (in_csv(names.peer(from)), in_csv(names.peer(to)));
+                    write!(out, "{from},{to},{port},{transport},{}", verdict(now))?;
                     if form.is_what_if == WhatIf::Yes {
                         write!(out, ",{}", verdict(before))?;
                     }
@@ -129,70 +122,25 @@ pub(super) fn write(
     }
     match form.output {
         MatrixOutput::Json => array.finish(out)?,
-        MatrixOutput::Dot => graph.write_dot(names.rows, out)?,
-        MatrixOutput::Mermaid => graph.write_mermaid(names.rows, out)?,
-        MatrixOutput::Text if form.is_what_if == WhatIf::Yes => {
-            for line in lines {
-                writeln!(out, "{line}")?;
-            }
-            let Changes { opened, closed, all } = changes;
-            writeln!(out, "{} of {all} connections would change", opened + closed)?;
-        }
+        MatrixOutput::Dot => graph.write_dot(names.rows, Nodes::All, out)?,
+        MatrixOutput::Mermaid => graph.write_mermaid(names.rows, Nodes::All, out)?,
         MatrixOutput::Text | MatrixOutput::Md | MatrixOutput::Csv => {}
     }
-    Ok(changes)
+    Ok(())
 }
 
-/// A source row and a destination row with their cell.
-struct Pair<'a> {
-    from: (usize, &'a Row),
-    to: (usize, &'a Row),
-    cell: Cell,
-}
-
-impl Pair<'_> {
-    fn n_connections(&self) -> usize {
-        let n_from = self.from.1.members.len();
-        let n_to = self.to.1.members.len();
-        if self.from.0 == self.to.0 { n_from * n_from.saturating_sub(1) } else { n_from * n_to }
-    }
-
-    fn change_line(&self, table: &Table) -> Option<String> {
-        let Table { port, transport, .. } = table;
-        let sign = match self.cell.change()? {
-            Change::Opens => '+',
-            Change::Closes => '-',
-        };
-        let verdict = match self.cell.answer()? {
-            Answer::Denied => "denied",
-            Answer::Possible => "allowed for some addresses",
-            Answer::OnlyIpv4 => "allowed with IPv4 only",
-            Answer::OnlyIpv6 => "allowed with IPv6 only",
-            Answer::Allowed => "allowed",
-        };
-        let (from, to) = (&self.from.1.name, &self.to.1.name);
-        Some(format!("{sign} {from} -> {to} {port}/{transport} would be {verdict}"))
-    }
-}
-
-impl Changes {
-    fn add(&mut self, pair: &Pair<'_>) {
-        let n = pair.n_connections();
-        self.all += n;
-        match pair.cell.change() {
-            Some(Change::Opens) => self.opened += n,
-            Some(Change::Closes) => self.closed += n,
-            None => {}
-        }
-    }
-}
-
-fn each_pair<'a>(table: &Table, rows: &'a [Row], mut apply: impl FnMut(Pair<'a>)) {
-    for (from, cells) in rows.iter().enumerate().zip(&table.cells) {
-        for (column, cell) in table.columns.iter().zip(cells) {
-            if let (Some(to), false) = (rows.get(*column), *cell == Cell::Blank) {
-                apply(Pair { from, to: (*column, to), cell: *cell });
-            }
+fn add_to_graph(table: &Table, graph: &mut Graph) {
+    let Table { port, transport, columns, cells } = table;
+    for (from, cells) in cells.iter().enumerate() {
+        for (column, cell) in columns.iter().zip(cells) {
+            let change = cell.change();
+            let label = match cell.answer() {
+                Some(Answer::Denied) if change.is_none() => continue,
+                Some(Answer::Denied | Answer::Allowed) => format!("{port}/{transport}"),
+                Some(answer) => format!("{port}/{transport} {}", word(answer)),
+                None => continue,
+            };
+            graph.add((from, *column), label, change);
         }
     }
 }
@@ -236,28 +184,6 @@ fn connection<'a>(
     })
 }
 
-/// A JSON array that is written item by item, as [`serde_json::to_writer_pretty`] writes it.
-#[derive(Default)]
-struct Array {
-    n_items: usize,
-}
-
-impl Array {
-    fn push(&mut self, item: &impl Serialize, out: &mut dyn Write) -> io::Result<()> {
-        out.write_all(if self.n_items == 0 { b"[\n" } else { b",\n" })?;
-        self.n_items += 1;
-        let text = serde_json::to_string_pretty(item)?;
-        for (number, line) in text.lines().enumerate() {
-            write!(out, "{}  {line}", if number == 0 { "" } else { "\n" })?;
-        }
-        Ok(())
-    }
-
-    fn finish(self, out: &mut dyn Write) -> io::Result<()> {
-        out.write_all(if self.n_items == 0 { b"[]\n" } else { b"\n]\n" })
-    }
-}
-
 /// For each destination the sources that are allowed, or those that are not if they are fewer.
 fn write_list(table: &Table, rows: &[Row], out: &mut dyn Write) -> io::Result<()> {
     let Table { port, transport, columns, cells } = table;
@@ -297,11 +223,11 @@ fn write_markdown(table: &Table, rows: &[Row], out: &mut dyn Write) -> io::Resul
     let Table { port, transport, columns, cells } = table;
     write!(out, "| {port}/{transport} |")?;
     for column in columns.iter().filter_map(|column| rows.get(*column)) {
-        write!(out, " {} |", column.name)?;
+        write!(out, " {} |", in_markdown(&column.name))?;
     }
     writeln!(out, "\n|---|{}", "---|".repeat(columns.len()))?;
     for (row, cells) in rows.iter().zip(cells) {
-        write!(out, "| {} |", row.name)?;
+        write!(out, "| {} |", in_markdown(&row.name))?;
         for cell in cells {
             match cell {
                 Cell::Blank => write!(out, " |")?,
@@ -316,63 +242,21 @@ fn write_markdown(table: &Table, rows: &[Row], out: &mut dyn Write) -> io::Resul
     writeln!(out)
 }
 
-/// The allowed connections between rows, with their ports.
-#[derive(Default)]
-struct Graph {
-    edges: BTreeMap<(usize, usize), Edge>,
+/// A name as a field of CSV (RFC 4180).
+pub(super) fn in_csv(name: &str) -> Cow<'_, str> {
+    if name.contains([',', '"', '\n', '\r']) {
+        Cow::Owned(format!("\"{}\"", name.replace('"', "\"\"")))
+    } else {
+        Cow::Borrowed(name)
+    }
 }
 
-#[derive(Default)]
-struct Edge {
-    ports: BTreeSet<String>,
-    change: Option<Change>,
-}
-
-impl Graph {
-    fn add(&mut self, pair: &Pair<'_>, table: &Table) {
-        let change = pair.cell.change();
-        let port = match pair.cell.answer() {
-            Some(Answer::Denied) if change.is_none() => return,
-            Some(Answer::Denied | Answer::Allowed) => format!("{}/{}", table.port, table.transport),
-            Some(answer) => format!("{}/{} {}", table.port, table.transport, word(answer)),
-            None => return,
-        };
-        let edge = self.edges.entry((pair.from.0, pair.to.0)).or_default();
-        edge.ports.insert(port);
-        edge.change = edge.change.or(change);
-    }
-
-    fn write_dot(&self, rows: &[Row], out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "digraph netpol {{\n  rankdir=LR;\n  node [shape=box];")?;
-        for (number, row) in rows.iter().enumerate() {
-            writeln!(out, "  n{number} [label={:?}];", row.name)?;
-        }
-        for ((from, to), Edge { ports, change }) in &self.edges {
-            let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
-            let colour = match change {
-                Some(Change::Opens) => ", color=green",
-                Some(Change::Closes) => ", color=red, style=dashed",
-                None => "",
-            };
-            writeln!(out, "  n{from} -> n{to} [label={:?}{colour}];", ports.join("\n"))?;
-        }
-        writeln!(out, "}}")
-    }
-
-    fn write_mermaid(&self, rows: &[Row], out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "flowchart LR")?;
-        for (number, row) in rows.iter().enumerate() {
-            writeln!(out, "  n{number}[\"{}\"]", row.name)?;
-        }
-        for ((from, to), Edge { ports, change }) in &self.edges {
-            let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
-            let arrow = match change {
-                Some(Change::Opens) => "==>",
-                Some(Change::Closes) => "-.->",
-                None => "-->",
-            };
-            writeln!(out, "  n{from} {arrow}|\"{}\"| n{to}", ports.join("<br/>"))?;
-        }
-        Ok(())
-    }
+/// A name in a cell of a Markdown table.
+pub(super) fn in_markdown(name: &str) -> String {
+    let escaped = |letter: char| match letter {
+        '|' | '\\' | '<' | '[' | '*' | '_' | '`' | '&' => format!("\\{letter}"),
+        '\n' => " ".to_owned(),
+        other => other.to_string(),
+    };
+    name.chars().map(escaped).collect()
 }

@@ -1,6 +1,10 @@
-//! `simulate -f`: the matrix of allowed connections, and the changes that `--what-if` files would make.
+//! The matrix of allowed connections, and what changes in it between two sets of objects.
+//!
+//! In: objects, and the choice of pods and ports. Out: tables and changes. Must not: format them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::sync::Arc;
 
 use netpol_policy::model::{ContainerPort, Object, Pod, PortName, Transport};
 use netpol_policy::simulate::{
@@ -8,81 +12,115 @@ use netpol_policy::simulate::{
 };
 use netpol_terminal::{FAILED, FOUND, Terminal};
 
-use super::args::{Files, PortArg, SimulateArgs};
+use super::args::{FailOn, Files, MatrixArgs, MatrixOutput, PortArg, SimulateArgs};
+use super::changes::{ChangedPorts, Changes, Totals};
 use super::matrix::Style;
 use super::output::{self, Form, Names, WhatIf};
 use super::rows::{Filter, Row, rows};
 use super::table::{Cell, Table};
-use crate::input::{self, PodNetworkArgs};
+use crate::input;
 
-/// Draws the matrix that the arguments ask for.
+/// Draws the matrix that the arguments ask for, or what `--what-if` changes in it.
 pub(super) fn run(args: SimulateArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
-    let SimulateArgs {
-        files,
-        cluster: access,
-        matrix: _,
-        ports,
-        addresses,
-        namespaces,
-        selector,
-        pod_networks: PodNetworkArgs { pod_networks },
-        output,
-        fail_on,
-        cases: _,
-        engine,
-    } = args;
-    let filter = Filter { namespaces, selector };
+    let SimulateArgs { files, cluster: access, matrix: is_matrix, choice, fail_on, cases: _ } =
+        args;
     let Files { before, after } = files;
     let input = input::read(&before, &access, terminal)?;
     input.report_all_findings(terminal);
-    let mut is_incomplete = input::is_incomplete(&input.manifests);
-    let objects = input.objects();
-    for namespace in with_implicit_namespaces(objects.clone()).1 {
-        terminal.complain(&format_args!(
-            "namespace {namespace} has no Namespace object: its only label is assumed to be its name"
-        ));
-    }
-    let mut now = OfflineCluster::new(engine.open(), pod_networks.clone());
-    now.set(objects)?;
-    now.findings().iter().for_each(|finding| terminal.complain(finding));
-    let mut peers: BTreeSet<PodOrIp> = now.pods().into_iter().collect();
-    let mut before = None;
-    if let Some(after) = after {
-        let new = input::read_files(&after, terminal);
-        input::report_findings(&new, terminal, |_| true);
-        is_incomplete |= input::is_incomplete(&new);
-        let new: Vec<Object> = new.objects.into_iter().map(|read| read.object).collect();
-        let mut changed = OfflineCluster::new(engine.open(), pod_networks);
-        changed.set(input.objects_with(new))?;
-        changed.findings().iter().for_each(|finding| terminal.complain(finding));
-        // The matrix contains the pods of before and after. A pod has no connections while it does not exist.
-        peers.extend(changed.pods());
-        before = Some(std::mem::replace(&mut now, changed));
-    } else if peers.is_empty() && addresses.is_empty() {
-        terminal.complain(
-            &"there is no pod and no workload with a pod, and no --address is given: the matrix is empty",
-        );
-        return Ok(FAILED);
-    }
-    let states = [Some(now.state()), before.as_ref().map(OfflineCluster::state)];
-    peers.retain(|peer| filter.includes(peer, &states));
-    let mut peers: Vec<PodOrIp> = peers.into_iter().collect();
-    peers.extend(addresses.into_iter().map(PodOrIp::Address));
+    let is_incomplete = input::is_incomplete(&input.manifests);
+    let mut assumed = BTreeSet::new();
+    let now = cluster(input.objects(), &choice, &mut assumed, terminal)?;
+    let Some(after) = after else {
+        if now.pods().is_empty() && choice.addresses.is_empty() {
+            terminal.complain(
+                &"there is no pod and no workload with a pod, and no --address is given: the matrix is empty",
+            );
+            return Ok(FAILED);
+        }
+        let (mut matrix, form) = prepare(now, None, choice, terminal);
+        matrix.write(form, &mut terminal.stdout)?;
+        return Ok(if is_incomplete { FAILED } else { 0 });
+    };
+    let new = input::read_files(&after, terminal);
+    input::report_findings(&new, terminal, |_| true);
+    let is_incomplete = is_incomplete || input::is_incomplete(&new);
+    let new: Vec<Object> = new.objects.into_iter().map(|read| read.object).collect();
+    let changed = cluster(input.objects_with(new), &choice, &mut assumed, terminal)?;
+    let (mut matrix, form) = prepare(changed, Some(now), choice, terminal);
+    let totals = if is_matrix {
+        matrix.write(form, &mut terminal.stdout)?
+    } else {
+        matrix.write_changes(form, &mut terminal.stdout)?
+    };
+    Ok(if is_incomplete { FAILED } else { exit_code(fail_on, totals) })
+}
 
-    let mut matrix = Matrix::new(now, before, &peers);
-    let ports = matrix.ports(ports);
-    let style = if terminal.is_styled { Style::Styled } else { Style::Plain };
-    let is_what_if = if matrix.before.is_some() { WhatIf::Yes } else { WhatIf::No };
-    let rows = std::mem::take(&mut matrix.rows);
-    let names = Names { peers: &peers, rows: &rows };
-    let tables = ports.iter().map(|port| matrix.table(port, &names));
-    let form = Form { output, style, is_what_if };
-    let changes = output::write(form, &names, tables, &mut terminal.stdout)?;
-    if is_incomplete {
-        return Ok(FAILED);
+/// Writes the connections that differ between two sets of objects.
+pub(crate) fn compare(
+    before: Vec<Object>,
+    now: Vec<Object>,
+    choice: MatrixArgs,
+    terminal: &mut Terminal<'_>,
+) -> anyhow::Result<Totals> {
+    let mut assumed = BTreeSet::new();
+    let before = cluster(before, &choice, &mut assumed, terminal)?;
+    let now = cluster(now, &choice, &mut assumed, terminal)?;
+    let (mut matrix, form) = prepare(now, Some(before), choice, terminal);
+    matrix.write_changes(form, &mut terminal.stdout)
+}
+
+/// 1 if the changes have the effect that the user asked about.
+pub(crate) fn exit_code(fail_on: Option<FailOn>, totals: Totals) -> u8 {
+    let is_met = fail_on.is_some_and(|fail_on| fail_on.is_met(totals));
+    if is_met { FOUND } else { 0 }
+}
+
+/// A cluster of these objects. Reports the namespaces that are assumed and not in `assumed` yet, and the rules over the
+/// capacity of the maps.
+fn cluster(
+    objects: Vec<Object>,
+    choice: &MatrixArgs,
+    assumed: &mut BTreeSet<Arc<str>>,
+    terminal: &mut Terminal<'_>,
+) -> anyhow::Result<OfflineCluster> {
+    let (objects, missing) = with_implicit_namespaces(objects);
+    for namespace in missing {
+        if assumed.insert(Arc::clone(&namespace)) {
+            terminal.complain(&format_args!(
+                "namespace {namespace} has no Namespace object: its only label is assumed to be its name"
+            ));
+        }
     }
-    let is_met = fail_on.is_some_and(|fail_on| fail_on.is_met(changes));
-    Ok(if is_met { FOUND } else { 0 })
+    let networks = choice.pod_networks.pod_networks.clone();
+    let mut cluster = OfflineCluster::new(choice.engine.open(), networks);
+    cluster.set(objects)?;
+    cluster.findings().iter().for_each(|finding| terminal.complain(finding));
+    Ok(cluster)
+}
+
+/// The matrix of the chosen pods and addresses, and its form.
+fn prepare(
+    now: OfflineCluster,
+    before: Option<OfflineCluster>,
+    choice: MatrixArgs,
+    terminal: &Terminal<'_>,
+) -> (Matrix, Form) {
+    let MatrixArgs { ports, addresses, namespaces, selector, pod_networks: _, output, engine: _ } =
+        choice;
+    let filter = Filter { namespaces, selector };
+    // The matrix contains the pods of before and after. A pod has no connections while it does not exist.
+    let peers: BTreeSet<PodOrIp> = [Some(&now), before.as_ref()]
+        .into_iter()
+        .flatten()
+        .flat_map(OfflineCluster::pods)
+        .collect();
+    let states = [Some(now.state()), before.as_ref().map(OfflineCluster::state)];
+    let mut peers: Vec<PodOrIp> =
+        peers.into_iter().filter(|peer| filter.includes(peer, &states)).collect();
+    peers.extend(addresses.into_iter().map(PodOrIp::Address));
+    let is_what_if = if before.is_some() { WhatIf::Yes } else { WhatIf::No };
+    let style = if terminal.is_styled { Style::Styled } else { Style::Plain };
+    (Matrix::new(now, before, peers, ports), Form { output, style, is_what_if })
 }
 
 /// A port, and the rows that are its destinations.
@@ -91,55 +129,114 @@ struct Destinations {
     columns: Vec<usize>,
 }
 
-/// The clusters and the rows of the matrix.
-struct Matrix {
+/// The verdicts of one cluster, or of one before and after a change.
+struct Clusters {
     now: Reachability,
     before: Option<Reachability>,
+}
+
+/// The clusters, the rows of the matrix, and the ports that the user has chosen.
+struct Matrix {
+    clusters: Clusters,
     rows: Vec<Row>,
     peers: Vec<PodOrIp>,
+    peer_names: Vec<String>,
+    chosen: Vec<PortArg>,
 }
 
 impl Matrix {
-    fn new(now: OfflineCluster, before: Option<OfflineCluster>, peers: &[PodOrIp]) -> Self {
-        let now = Reachability::new(now, peers);
-        let before = before.map(|before| Reachability::new(before, peers));
-        let clusters: Vec<&Reachability> = [&now].into_iter().chain(&before).collect();
-        let rows = rows(peers, &clusters);
-        Self { now, before, rows, peers: peers.to_vec() }
+    fn new(
+        now: OfflineCluster,
+        before: Option<OfflineCluster>,
+        peers: Vec<PodOrIp>,
+        chosen: Vec<PortArg>,
+    ) -> Self {
+        let now = Reachability::new(now, &peers);
+        let before = before.map(|before| Reachability::new(before, &peers));
+        let of_each: Vec<&Reachability> = [&now].into_iter().chain(&before).collect();
+        let rows = rows(&peers, &of_each);
+        let peer_names = peers.iter().map(ToString::to_string).collect();
+        Self { clusters: Clusters { now, before }, rows, peers, peer_names, chosen }
+    }
+
+    /// Writes the whole matrix. Returns what changes in it, on every port.
+    fn write(&mut self, form: Form, out: &mut dyn Write) -> anyhow::Result<Totals> {
+        let ports = self.ports();
+        let changes = self.changes()?;
+        let Self { clusters, rows, peers, peer_names, chosen: _ } = self;
+        let names = Names { peers, of_peers: peer_names, rows };
+        let tables = ports.iter().map(|port| clusters.table(port, &names));
+        output::write(form, &names, tables, out)?;
+        if let (MatrixOutput::Text, WhatIf::Yes) = (form.output, form.is_what_if) {
+            changes.write(form.output, &names, out)?;
+        }
+        Ok(changes.totals(rows))
+    }
+
+    /// Writes the connections that change.
+    fn write_changes(&mut self, form: Form, out: &mut dyn Write) -> anyhow::Result<Totals> {
+        let changes = self.changes()?;
+        let Self { clusters: _, rows, peers, peer_names, chosen: _ } = self;
+        changes.write(form.output, &Names { peers, of_peers: peer_names, rows }, out)?;
+        Ok(changes.totals(rows))
+    }
+
+    /// The connections that change: on the chosen ports, else on every port.
+    fn changes(&mut self) -> anyhow::Result<Changes> {
+        let Self { clusters, rows, peers, peer_names, chosen } = self;
+        let mut changes = Changes::default();
+        if clusters.before.is_none() {
+            return Ok(changes);
+        }
+        let names = Names { peers, of_peers: peer_names, rows };
+        for PortArg { port, transport } in &*chosen {
+            let ports = match port {
+                PortChoice::Number(number) => ChangedPorts::Range(*number, *number),
+                PortChoice::Name(name) => ChangedPorts::Named(Arc::clone(name)),
+            };
+            each_pair(&names, |from, to| {
+                let cell = clusters.cell(from, to, &names, port, *transport)?;
+                changes.add((from.0, to.0), *transport, ports.clone(), cell);
+                Ok(())
+            })?;
+        }
+        if chosen.is_empty() {
+            clusters.changes_on_every_port(&names, &mut changes)?;
+        }
+        Ok(changes)
     }
 
     /// The ports to evaluate, each with its destinations: all for a port that the user has chosen, else the pods that declare
     /// the port, and every address. TCP 80 of every pod if no pod declares a port.
-    fn ports(&self, chosen: Vec<PortArg>) -> Vec<Destinations> {
+    fn ports(&self) -> Vec<Destinations> {
         let every = |port| Destinations { port, columns: (0..self.rows.len()).collect() };
-        if !chosen.is_empty() {
-            return chosen.into_iter().map(every).collect();
+        if !self.chosen.is_empty() {
+            return self.chosen.iter().cloned().map(every).collect();
         }
-        let declared: Vec<BTreeSet<(u16, Transport)>> = self
-            .rows
-            .iter()
-            .map(|row| {
-                let first = row.members.first().and_then(|member| self.peers.get(*member));
-                let pods = first.into_iter().flat_map(|peer| self.pods(peer));
-                let ports = pods.flat_map(|pod| pod.ports.iter());
-                ports.map(|port: &ContainerPort| (port.number, port.transport)).collect()
-            })
-            .collect();
-        let all: BTreeSet<(u16, Transport)> = declared.iter().flatten().copied().collect();
+        let mut by_port: BTreeMap<(u16, Transport), Vec<usize>> = BTreeMap::new();
+        let mut addresses = Vec::new();
+        for (at, row) in self.rows.iter().enumerate() {
+            let Some(peer) = row.members.first().and_then(|member| self.peers.get(*member)) else {
+                continue;
+            };
+            if matches!(peer, PodOrIp::Address(_)) {
+                addresses.push(at);
+            }
+            let ports = self.pods(peer).flat_map(|pod| pod.ports.iter());
+            let ports: BTreeSet<(u16, Transport)> =
+                ports.map(|port: &ContainerPort| (port.number, port.transport)).collect();
+            for port in ports {
+                by_port.entry(port).or_default().push(at);
+            }
+        }
         let port = |number, transport| PortArg { port: PortChoice::Number(number), transport };
-        if all.is_empty() {
+        if by_port.is_empty() {
             return vec![every(port(80, Transport::Tcp))];
         }
-        let destinations = all.into_iter().map(|(number, transport)| {
-            let is_destination = |(row, ports): (&Row, &BTreeSet<_>)| {
-                let mut members = row.members.iter().filter_map(|member| self.peers.get(*member));
-                members.any(|peer| matches!(peer, PodOrIp::Address(_)))
-                    || ports.contains(&(number, transport))
-            };
-            let of_port = self.rows.iter().zip(&declared).map(is_destination);
-            let columns = of_port.enumerate().filter(|(_, is_destination)| *is_destination);
-            let columns = columns.map(|(column, _)| column).collect();
-            Destinations { port: port(number, transport), columns }
+        // Addresses come after the pods.
+        let destinations = by_port.into_iter().map(|((number, transport), pods)| Destinations {
+            port: port(number, transport),
+            columns: pods.into_iter().chain(addresses.iter().copied()).collect(),
         });
         destinations.collect()
     }
@@ -154,39 +251,112 @@ impl Matrix {
             | PodOrIp::Node(_)
             | PodOrIp::Service(_) => None,
         };
-        let clusters = [Some(&self.now), self.before.as_ref()].into_iter().flatten();
+        let Clusters { now, before } = &self.clusters;
+        let clusters = [Some(now), before.as_ref()].into_iter().flatten();
         clusters.filter_map(move |cluster| cluster.state().pod(name.as_ref()?))
+    }
+}
+
+/// Whether the answers for connections from or to a peer can change at a port.
+type CanChange = fn(&Reachability, usize, u16, Transport) -> bool;
+
+/// A row with its position.
+type At<'a> = (usize, &'a Row);
+
+/// Calls `apply` with each pair of rows.
+fn each_pair<'a>(
+    names: &Names<'a>,
+    mut apply: impl FnMut(At<'a>, At<'a>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    for from in names.rows.iter().enumerate() {
+        for to in names.rows.iter().enumerate() {
+            apply(from, to)?;
+        }
+    }
+    Ok(())
+}
+
+impl Clusters {
+    /// Adds the changes of each pair of rows. A pair is evaluated at the ports at which its verdict can change.
+    fn changes_on_every_port(
+        &mut self,
+        names: &Names<'_>,
+        changes: &mut Changes,
+    ) -> anyhow::Result<()> {
+        let of_each = || [Some(&self.now), self.before.as_ref()].into_iter().flatten();
+        let mut all: BTreeMap<Transport, BTreeSet<u16>> =
+            Transport::ALL.into_iter().map(|transport| (transport, [1].into())).collect();
+        for (transport, starts) in of_each().flat_map(Reachability::port_starts) {
+            all.entry(transport).or_default().extend(starts);
+        }
+        for (transport, starts) in all {
+            for start in starts.into_iter().filter(|start| *start != 0) {
+                let clusters: Vec<&Reachability> =
+                    [Some(&self.now), self.before.as_ref()].into_iter().flatten().collect();
+                let of_rows = |can_change: CanChange| -> Vec<bool> {
+                    let rows = names.rows.iter().map(|row| {
+                        let peers = row.members.first();
+                        let mut of_each = peers.into_iter().flat_map(|peer| {
+                            clusters.iter().map(|of| can_change(of, *peer, start, transport))
+                        });
+                        start == 1 || of_each.any(|can_change| can_change)
+                    });
+                    rows.collect()
+                };
+                let sources = of_rows(Reachability::changes_from);
+                let destinations = of_rows(Reachability::changes_to);
+                let is_of = |rows: &[bool], at: usize| rows.get(at).is_some_and(|is| *is);
+                each_pair(names, |from, to| {
+                    if is_of(&sources, from.0) || is_of(&destinations, to.0) {
+                        let port = PortChoice::Number(start);
+                        let cell = self.cell(from, to, names, &port, transport)?;
+                        let ports = ChangedPorts::Range(start, u16::MAX);
+                        changes.add((from.0, to.0), transport, ports, cell);
+                    }
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// The verdicts on one port.
     fn table(&mut self, destinations: &Destinations, names: &Names<'_>) -> anyhow::Result<Table> {
         let Destinations { port: PortArg { port, transport }, columns } = destinations;
         let mut cells = Vec::with_capacity(names.rows.len());
-        for from in names.rows {
+        for from in names.rows.iter().enumerate() {
             let mut row = Vec::with_capacity(columns.len());
-            for to in columns.iter().filter_map(|column| names.rows.get(*column)) {
-                // Two different pods, also of one row.
-                let pair = from.members.first().and_then(|from| {
-                    let mut members = to.members.iter();
-                    Some((*from, *members.find(|to| *to != from)?))
-                });
-                row.push(match pair {
-                    None => Cell::Blank,
-                    Some((from, to)) => {
-                        let peer = names.peers.get(to);
-                        let before = self.before.as_mut();
-                        let before = before
-                            .map(|cluster| answer(cluster, from, (to, peer), port, *transport))
-                            .transpose()?;
-                        let now = answer(&mut self.now, from, (to, peer), port, *transport)?;
-                        Cell::new(before, now)
-                    }
-                });
+            for column in columns {
+                let Some(to) = names.rows.get(*column) else { continue };
+                row.push(self.cell(from, (*column, to), names, port, *transport)?);
             }
             cells.push(row);
         }
         let columns = columns.clone();
         Ok(Table { port: port.to_string(), transport: *transport, columns, cells })
+    }
+
+    /// The verdict on the connections between two rows.
+    fn cell(
+        &mut self,
+        (_, from): At<'_>,
+        (_, to): At<'_>,
+        names: &Names<'_>,
+        port: &PortChoice,
+        transport: Transport,
+    ) -> anyhow::Result<Cell> {
+        // Two different pods, also of one row.
+        let pair = from.members.first().and_then(|from| {
+            let mut members = to.members.iter();
+            Some((*from, *members.find(|to| *to != from)?))
+        });
+        let Some((from, to)) = pair else { return Ok(Cell::Blank) };
+        let peer = names.peers.get(to);
+        let before = self.before.as_mut();
+        let before =
+            before.map(|cluster| answer(cluster, from, (to, peer), port, transport)).transpose()?;
+        let now = answer(&mut self.now, from, (to, peer), port, transport)?;
+        Ok(Cell::new(before, now))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use netpol_policy::model::Transport;
 use netpol_policy::simulate::Answer;
+use serde::Serialize;
 
 /// A table of verdicts: one row for each source and one column for each destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,15 +23,25 @@ pub(super) enum Cell {
     Blank,
     /// The verdict.
     Is(Answer),
-    /// With `--what-if`: the verdicts before and after.
+    /// The verdicts before and after a change.
     Becomes(Answer, Answer),
 }
 
-/// The effect of `--what-if` on a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The effect of a change on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub(super) enum Change {
     Opens,
     Closes,
+}
+
+impl Change {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Opens => "opens",
+            Self::Closes => "closes",
+        }
+    }
 }
 
 impl Cell {

@@ -15,8 +15,9 @@ use super::cluster::Cluster;
 use super::ranges;
 use crate::compile::{AllowMap, AllowMapKey};
 use crate::dataplane::identity_of;
-use crate::model::{ObjectName, Pod, PortSpec, Ports, Transport};
-use crate::store::{ClusterState, LabelClassId};
+use crate::model::{ObjectName, Pod, Transport};
+use crate::resolve::{PolicyRule, PortSet, Resolver, RuleList, TransportPorts};
+use crate::store::LabelClassId;
 
 /// What the verdicts on connections between a pod and other pods depend on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,39 +99,49 @@ impl Cluster {
     }
 }
 
-/// The ports of each protocol at which a range of ports of some rule begins or has ended.
-pub(super) fn port_boundaries(state: &ClusterState) -> BTreeMap<Transport, Vec<u16>> {
-    let mut boundaries: BTreeMap<Transport, BTreeSet<u16>> = BTreeMap::new();
-    let mut names = BTreeSet::new();
-    for policy in state.policies() {
-        for rule in policy.ingress.iter().chain(&*policy.egress) {
-            let Ports::AnyOf(items) = &rule.ports else { continue };
-            for item in items {
-                match &item.ports {
-                    PortSpec::Any => {}
-                    PortSpec::Range(range) => {
-                        let of_transport = boundaries.entry(item.transport).or_default();
-                        of_transport.insert(range.first());
-                        of_transport.extend(range.last().checked_add(1));
-                    }
-                    PortSpec::Named(name) => {
-                        names.insert((item.transport, name));
-                    }
-                }
-            }
+/// The ports of each protocol, sorted, at which a range of ports of some rule begins or has ended.
+pub(super) type PortStarts = BTreeMap<Transport, Vec<u16>>;
+
+impl Cluster {
+    /// For each of these pods the port starts of its policies, for each direction in the order of [`Direction::ALL`]. Pods that
+    /// the same policies select share them.
+    pub(super) fn port_starts(&self, pods: &[ObjectName]) -> Vec<[Arc<PortStarts>; 2]> {
+        let state = self.state();
+        let mut resolver = Resolver::default();
+        resolver.begin();
+        let nothing = Arc::new(PortStarts::new());
+        // Each list is kept, so that its memory address stands for it.
+        let mut known: BTreeMap<usize, (RuleList, Arc<PortStarts>)> = BTreeMap::new();
+        let starts = pods.iter().map(|name| {
+            let Some(pod) = state.pod(name) else {
+                return [Arc::clone(&nothing), Arc::clone(&nothing)];
+            };
+            let policy = resolver.resolve(state, pod);
+            Direction::ALL.map(|direction| {
+                let rules = &policy.direction(direction).rules;
+                let (_, starts) = known
+                    .entry(rules.as_ptr().addr())
+                    .or_insert_with(|| (Arc::clone(rules), Arc::new(starts_of(rules))));
+                Arc::clone(starts)
+            })
+        });
+        starts.collect()
+    }
+}
+
+fn starts_of(rules: &[Arc<PolicyRule>]) -> PortStarts {
+    let mut starts: BTreeMap<Transport, BTreeSet<u16>> = BTreeMap::new();
+    for rule in rules {
+        let PortSet::AnyOf(ports) = &rule.ports else { continue };
+        for TransportPorts { transport, range } in ports {
+            let Some(range) = range else { continue };
+            let of_transport = starts.entry(*transport).or_default();
+            of_transport.insert(range.first());
+            of_transport.extend(range.last().checked_add(1));
         }
     }
-    for (transport, name) in names {
-        for (numbers, _) in state.label_classes_with_port(transport, name) {
-            let of_transport = boundaries.entry(transport).or_default();
-            for number in numbers {
-                of_transport.insert(*number);
-                of_transport.extend(number.checked_add(1));
-            }
-        }
-    }
-    boundaries
+    starts
         .into_iter()
-        .map(|(transport, boundaries)| (transport, boundaries.into_iter().collect()))
+        .map(|(transport, starts)| (transport, starts.into_iter().collect()))
         .collect()
 }

@@ -2,12 +2,14 @@
 //!
 //! In: objects as they stand in files. Out: verdicts and explanations. Must not: read files.
 
+use std::sync::Arc;
+
 use ipnetwork::IpNetwork;
 
 use super::cluster::{Cluster, with_implicit_namespaces};
 use super::engine::{DatapathError, Engine};
 use super::explain::{Explanation, States, explain_between};
-use super::groups::GroupKey;
+use super::groups::{GroupKey, PortStarts};
 use super::placeholder::{Bounds, with_placeholders};
 use super::probe::{PodOrIp, Probe, Problem};
 use super::routes::own_addresses;
@@ -110,6 +112,11 @@ impl OfflineCluster {
         let [certain, possible] = of_each;
         let mut possible = possible.into_iter();
         certain.into_iter().map(|key| [key].into_iter().chain(possible.next()).collect()).collect()
+    }
+
+    /// The ports at which the verdicts on connections of these pods can change, for each direction.
+    pub(super) fn port_starts(&self, pods: &[ObjectName]) -> Vec<[Arc<PortStarts>; 2]> {
+        self.possible.as_ref().unwrap_or(&self.certain).port_starts(pods)
     }
 
     /// The pods that have an address or a placeholder, by name.

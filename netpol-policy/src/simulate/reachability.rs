@@ -3,11 +3,14 @@
 //! In: a cluster, and the sources and destinations. Out: the answer for each pair and port. Pairs and ports that the policies
 //! do not distinguish are evaluated once. Must not: draw.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
+
+use netpol_common::ids::Direction;
 
 use super::engine::DatapathError;
-use super::groups::{GroupKey, port_boundaries};
+use super::groups::{GroupKey, PortStarts};
 use super::offline::{OfflineCluster, Verdict};
 use super::probe::{PodOrIp, PortChoice, Probe, Problem};
 use crate::model::{ObjectName, Pod, Transport};
@@ -32,12 +35,12 @@ pub enum Answer {
 pub struct Reachability {
     cluster: OfflineCluster,
     peers: Vec<Peer>,
-    boundaries: BTreeMap<Transport, Vec<u16>>,
-    /// The range of ports that `known` is about.
-    ports: (Transport, usize),
+    /// The port starts of each group, for each direction.
+    starts: Vec<[Arc<PortStarts>; 2]>,
+    /// The port that `known` is about.
+    port: (Transport, u16),
     /// The answers between groups: a row for each source.
     known: Vec<Option<Answer>>,
-    n_groups: usize,
 }
 
 /// A source or destination.
@@ -45,34 +48,70 @@ pub struct Reachability {
 struct Peer {
     addresses: Vec<IpAddr>,
     end: PodOrIp,
-    /// Number of the group; `None` if only this peer has its verdicts.
-    group: Option<usize>,
+    /// Number of the group: its peers have the same verdicts. An address and a pod on the host's network are each alone in one.
+    group: usize,
 }
 
 impl Reachability {
     /// Peers are pods or addresses.
-    pub fn new(cluster: OfflineCluster, peers: &[PodOrIp]) -> Self {
-        let names: Vec<ObjectName> = peers.iter().filter_map(pod_name).cloned().collect();
+    pub fn new(cluster: OfflineCluster, ends: &[PodOrIp]) -> Self {
+        let names: Vec<ObjectName> = ends.iter().filter_map(pod_name).cloned().collect();
+        let mut keys = cluster.group_keys(&names).into_iter();
+        let mut starts_of_pods = cluster.port_starts(&names).into_iter();
         let mut numbers: BTreeMap<Vec<GroupKey>, usize> = BTreeMap::new();
-        let mut groups = cluster.group_keys(&names).into_iter().map(|keys| {
-            let is_single = keys.iter().any(|key| matches!(key, GroupKey::Single(_)));
-            let n_known = numbers.len();
-            let number = *numbers.entry(keys).or_insert(n_known);
-            (!is_single).then_some(number)
-        });
-        let state = cluster.state();
-        let peers: Vec<Peer> = peers
-            .iter()
-            .map(|end| {
-                let group = pod_name(end).and_then(|_| groups.next().flatten());
-                Peer { addresses: addresses(state, end), end: end.clone(), group }
-            })
-            .collect();
-        drop(groups);
-        let boundaries = port_boundaries(state);
-        let ports = (Transport::Tcp, usize::MAX);
-        let n_groups = numbers.len();
-        Self { cluster, peers, boundaries, ports, known: Vec::new(), n_groups }
+        let mut starts = Vec::new();
+        let mut peers = Vec::with_capacity(ends.len());
+        for end in ends {
+            let pod = pod_name(end).and_then(|_| keys.next().zip(starts_of_pods.next()));
+            let n_known = starts.len();
+            let group = match pod {
+                None => {
+                    starts.push([Arc::default(), Arc::default()]);
+                    n_known
+                }
+                Some((keys, of_pod)) => *numbers.entry(keys).or_insert_with(|| {
+                    starts.push(of_pod);
+                    n_known
+                }),
+            };
+            peers.push(Peer {
+                addresses: addresses(cluster.state(), end),
+                end: end.clone(),
+                group,
+            });
+        }
+        Self { cluster, peers, starts, port: (Transport::Tcp, 0), known: Vec::new() }
+    }
+
+    /// The ports of each protocol at which the answer for some connection can change.
+    pub fn port_starts(&self) -> BTreeMap<Transport, BTreeSet<u16>> {
+        let mut all: BTreeMap<Transport, BTreeSet<u16>> = BTreeMap::new();
+        for (transport, starts) in self.starts.iter().flatten().flat_map(|starts| starts.iter()) {
+            all.entry(*transport).or_default().extend(starts);
+        }
+        all
+    }
+
+    /// Whether the answers for connections from a peer can change at a port because of the peer's own policies.
+    pub fn changes_from(&self, peer: usize, port: u16, transport: Transport) -> bool {
+        self.has_start(peer, Direction::Egress, port, transport)
+    }
+
+    /// Whether the answers for connections to a peer can change at a port because of the peer's own policies.
+    pub fn changes_to(&self, peer: usize, port: u16, transport: Transport) -> bool {
+        self.has_start(peer, Direction::Ingress, port, transport)
+    }
+
+    fn has_start(
+        &self,
+        peer: usize,
+        direction: Direction,
+        port: u16,
+        transport: Transport,
+    ) -> bool {
+        let group = self.peers.get(peer).map(|peer| peer.group);
+        let starts = group.and_then(|group| self.starts.get(group));
+        starts.is_some_and(|starts| has_start(starts, direction, transport, (port, port)))
     }
 
     /// The objects.
@@ -80,9 +119,9 @@ impl Reachability {
         self.cluster.state()
     }
 
-    /// The group of a peer, by its position: peers of one group have the same answers. `None` for a peer of its own.
+    /// The group of a peer, by its position: peers of one group have the same answers.
     pub fn group(&self, peer: usize) -> Option<usize> {
-        self.peers.get(peer)?.group
+        Some(self.peers.get(peer)?.group)
     }
 
     /// The answer for the connection between two peers, by their positions.
@@ -96,19 +135,12 @@ impl Reachability {
         port: u16,
         transport: Transport,
     ) -> Result<Answer, ReachabilityError> {
+        self.move_to(transport, port);
         let (Some(source), Some(destination)) = (self.peers.get(from), self.peers.get(to)) else {
             return Ok(Answer::Denied);
         };
-        let boundaries = self.boundaries.get(&transport);
-        let ports = boundaries.map_or(0, |of| of.partition_point(|first| *first <= port));
-        if self.ports != (transport, ports) {
-            self.ports = (transport, ports);
-            self.known.clear();
-            self.known.resize(self.n_groups * self.n_groups, None);
-        }
-        let pair = source.group.zip(destination.group);
-        let index = pair.map(|(source, destination)| source * self.n_groups + destination);
-        if let Some(known) = index.and_then(|index| self.known.get(index).copied().flatten()) {
+        let index = source.group * self.starts.len() + destination.group;
+        if let Some(known) = self.known.get(index).copied().flatten() {
             return Ok(known);
         }
         let mut verdicts = [None, None];
@@ -137,11 +169,51 @@ impl Reachability {
             [Some(Verdict::Allowed), _] | [None, Some(Verdict::Allowed)] => Answer::Allowed,
             [Some(Verdict::Denied), _] | [None, Some(Verdict::Denied) | None] => Answer::Denied,
         };
-        if let Some(known) = index.and_then(|index| self.known.get_mut(index)) {
+        if let Some(known) = self.known.get_mut(index) {
             *known = Some(answer);
         }
         Ok(answer)
     }
+
+    /// Forgets the answers that can differ between the last port and this one.
+    fn move_to(&mut self, transport: Transport, port: u16) {
+        if self.port == (transport, port) && !self.known.is_empty() {
+            return;
+        }
+        let (last_transport, last) = std::mem::replace(&mut self.port, (transport, port));
+        let n_groups = self.starts.len();
+        if last_transport != transport || self.known.is_empty() {
+            self.known.clear();
+            self.known.resize(n_groups * n_groups, None);
+            return;
+        }
+        let passed = (last.min(port).saturating_add(1), last.max(port));
+        for (group, starts) in self.starts.iter().enumerate() {
+            if has_start(starts, Direction::Egress, transport, passed) {
+                let row = self.known.iter_mut().skip(group * n_groups).take(n_groups);
+                row.for_each(|known| *known = None);
+            }
+            if has_start(starts, Direction::Ingress, transport, passed) {
+                let column = self.known.iter_mut().skip(group).step_by(n_groups);
+                column.for_each(|known| *known = None);
+            }
+        }
+    }
+}
+
+/// Whether one of the ports from `first` to `last` is a port start.
+fn has_start(
+    starts: &[Arc<PortStarts>; 2],
+    direction: Direction,
+    transport: Transport,
+    (first, last): (u16, u16),
+) -> bool {
+    let of_direction = Direction::ALL.iter().zip(starts).find(|(of, _)| **of == direction);
+    let sorted = of_direction.and_then(|(_, starts)| starts.get(&transport));
+    sorted.is_some_and(|sorted| {
+        let next = sorted.get(sorted.partition_point(|start| *start < first));
+        next.is_some_and(|start| *start <= last)
+    })
 }
 
 /// A matrix cannot be evaluated.

@@ -4,6 +4,7 @@
 
 mod cases;
 mod cluster;
+mod diff;
 mod explain;
 mod flannel;
 mod inputs;

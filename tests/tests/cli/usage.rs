@@ -32,6 +32,7 @@ fn version_and_help_are_output() {
               lint         Report mistakes in policies: fields that are not in force as written, and rules that probably do not have the intended effect
               flannel      Name netpol-cni in Flannel's own configuration, so that no pod starts without it, or take it out again
               simulate     Evaluate connections without sending packets: draw the matrix of allowed connections, or evaluate cases from a file
+              diff         Show which connections open and close between two sets of objects, on every port
               completions  Write a completion script for a shell
               help         Print this message or the help of the given subcommand(s)
 
@@ -165,16 +166,16 @@ fn version_and_help_are_output() {
                   --what-if                 Show the connections that would change if the files after this option were applied: --what-if -f NEW
                   --cluster                 Read the objects of the cluster of kubectl's current context. Objects in files replace those of the cluster
                   --kubeconfig <FILE>       Kubeconfig file for --cluster [default: the file that kubectl uses]
-                  --matrix                  Draw the matrix. This is the default without --cases
-                  --port <PORT[/PROTOCOL]>  Destination ports, such as `80`, `53/UDP` or `http` [default: the ports that each pod declares]
+                  --matrix                  Draw the matrix. This is the default without --cases and --what-if. With --what-if, draw it with what changes in it
+                  --port <PORT[/PROTOCOL]>  Destination ports, such as `80`, `53/UDP` or `http` [default: the ports that each pod declares; for changes, every port]
                   --address <IP>            Addresses outside the cluster to add to the matrix
               -n, --namespace <NAMESPACE>   Only the pods of these namespaces
               -l, --selector <SELECTOR>     Only the pods with these labels, as for kubectl: `app=web,tier!=db`
                   --pod-cidr <CIDR>         Networks with the addresses of the pods that have none yet, such as those of a Deployment [default: any private network]
               -o, --output <OUTPUT>         Output format of the matrix [default: text] [possible values: text, json, csv, md, dot, mermaid]
-                  --fail-on <EFFECT>        With --what-if: exit with 1 if the changes have this effect [possible values: opens, closes, changes]
-                  --cases <FILE>            Read cases from this file, one JSON object a line; `-` is the standard input. Writes one line of verdicts for each case
                   --engine <ENGINE>         Implementation that evaluates the connections [default: compiled] [possible values: reference, compiled]
+                  --fail-on <EFFECT>        With --what-if: exit with 1 if the changes have this effect [possible values: opens, closes, any]
+                  --cases <FILE>            Read cases from this file, one JSON object a line; `-` is the standard input. Writes one line of verdicts for each case
               -h, --help                    Print help (see more with '--help')
         "#]],
     );

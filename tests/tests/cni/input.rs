@@ -41,6 +41,14 @@ fn version_lists_the_supported_versions() {
 }
 
 #[test]
+fn a_person_gets_the_version_of_the_program() {
+    let output = Command::new(netpol_cni()).arg("--version").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let expected = format!("netpol-cni {}\n", netpol_proto::build::version());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+}
+
+#[test]
 fn wrong_input_is_answered_with_the_specifications_codes() {
     let good = r#"{"cniVersion":"1.0.0","name":"n","type":"netpol-cni"}"#;
     let netns = ("CNI_NETNS", "/run/netns/nonexistent-netpol-test");

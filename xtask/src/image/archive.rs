@@ -16,8 +16,9 @@ use oci_spec::image::{
     RootFsBuilder, SCHEMA_VERSION, Sha256Digest,
 };
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 use tar::{EntryType, Header};
+
+use crate::digest::sha256;
 
 /// The version of the layout, in its marker file.
 const LAYOUT_VERSION: &str = "1.0.0";
@@ -84,7 +85,7 @@ pub(super) fn archive(image: &Image) -> Result<Vec<u8>> {
         .env(vec![format!("PATH={search_path}")])
         .entrypoint(vec![entrypoint.clone()])
         .working_dir("/")
-        .labels(labels)
+        .labels(labels.clone())
         .build()?;
     let layers = RootFsBuilder::default().typ("layers").diff_ids(vec![layer_digest]).build()?;
     let config = ImageConfigurationBuilder::default()
@@ -100,6 +101,7 @@ pub(super) fn archive(image: &Image) -> Result<Vec<u8>> {
         .media_type(MediaType::ImageManifest)
         .config(config)
         .layers(vec![layer])
+        .annotations(labels.clone())
         .build()?;
     let mut manifest = blobs.add(MediaType::ImageManifest, json(&manifest)?)?;
     manifest.set_platform(Some(
@@ -130,7 +132,7 @@ struct Blobs {
 
 impl Blobs {
     fn add(&mut self, media_type: MediaType, content: Vec<u8>) -> Result<Descriptor> {
-        let hex = hex(&content);
+        let hex = sha256(&content);
         let descriptor = DescriptorBuilder::default()
             .media_type(media_type)
             .size(u64::try_from(content.len())?)
@@ -188,17 +190,7 @@ fn json(value: &impl Serialize) -> Result<Vec<u8>> {
 }
 
 fn digest(content: &[u8]) -> String {
-    format!("sha256:{}", hex(content))
-}
-
-fn hex(content: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::new();
-    for byte in Sha256::digest(content) {
-        // Writing to a String cannot fail.
-        write!(text, "{byte:02x}").ok();
-    }
-    text
+    format!("sha256:{}", sha256(content))
 }
 
 #[cfg(test)]
@@ -246,7 +238,7 @@ mod tests {
         let path = format!("blobs/sha256/{hex}");
         let (_, _, content) = layout.iter().find(|(found, _, _)| *found == path).unwrap();
         assert_eq!(descriptor["size"], content.len());
-        assert_eq!(super::hex(content), hex);
+        assert_eq!(sha256(content), hex);
         content.clone()
     }
 
@@ -262,6 +254,7 @@ mod tests {
         assert_eq!(descriptor["platform"]["architecture"], "arm64");
         assert_eq!(descriptor["annotations"][FULL_NAME], "docker.io/library/netpol:1.2.3");
         let manifest: Value = serde_json::from_slice(&blob(&layout, descriptor)).unwrap();
+        assert_eq!(manifest["annotations"]["d"], "d");
         let config: Value = serde_json::from_slice(&blob(&layout, &manifest["config"])).unwrap();
         assert_eq!(config["config"]["Entrypoint"][0], "/bin/one");
         assert_eq!(config["config"]["Labels"]["d"], "d");

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 
 use self::archive::{File, Image};
 use self::platform::Platform;
-use crate::{setup, shell, term, workspace::Workspace};
+use crate::{revision, revision::Revision, setup, shell, term, workspace::Workspace};
 
 mod archive;
 mod platform;
@@ -73,7 +73,8 @@ pub(crate) fn for_tests() -> Result<()> {
 pub(crate) fn static_programs() -> Result<PathBuf> {
     let platform = Platform::of_this_machine();
     setup::static_programs(&platform.target(), platform.c_compiler())?;
-    build(platform, Profile::Release)?;
+    // Without a revision: a benchmark after a commit need not build again.
+    build(platform, Profile::Release, None)?;
     Ok(Workspace::read()?.target_directory.join(platform.target()).join("release"))
 }
 
@@ -85,7 +86,8 @@ enum Profile {
 }
 
 fn write(platform: Platform, output: Option<&Path>, profile: Profile) -> Result<()> {
-    build(platform, profile)?;
+    let revision = revision_of(profile)?;
+    build(platform, profile, revision.as_ref())?;
     let workspace = Workspace::read()?;
     let (folder, infix) = match profile {
         Profile::Dev => ("debug", "-dev"),
@@ -98,7 +100,7 @@ fn write(platform: Platform, output: Option<&Path>, profile: Profile) -> Result<
         .find(|package| package.name == "netpol-agent")
         .map(|package| package.version.clone())
         .context("the workspace has no package netpol-agent")?;
-    let image = image(platform, &version, &programs)?;
+    let image = image(platform, &version, revision.as_ref(), &programs)?;
     let name = format!("netpol-{version}{infix}-{}.tar", platform.name());
     let default = workspace.target_directory.join(name);
     let output = output.unwrap_or(&default);
@@ -121,7 +123,15 @@ fn write(platform: Platform, output: Option<&Path>, profile: Profile) -> Result<
     Ok(())
 }
 
-fn build(platform: Platform, profile: Profile) -> Result<()> {
+/// The revision that the programs name. The image of the tests has none, because each commit would build it again.
+fn revision_of(profile: Profile) -> Result<Option<Revision>> {
+    match profile {
+        Profile::Release => Revision::read(),
+        Profile::Dev => Ok(None),
+    }
+}
+
+fn build(platform: Platform, profile: Profile, revision: Option<&Revision>) -> Result<()> {
     let target = platform.target();
     let mut build = shell::cargo(["build", "--target", &target]);
     for (package, program) in PROGRAMS {
@@ -133,10 +143,19 @@ fn build(platform: Platform, profile: Profile) -> Result<()> {
         Profile::Dev => build.env("CARGO_PROFILE_DEV_STRIP", "debuginfo"),
     };
     build.envs(platform.environment());
+    match revision {
+        Some(revision) => build.env(revision::VARIABLE, revision.short()),
+        None => build.env_remove(revision::VARIABLE),
+    };
     shell::step(&format!("building static programs for {}", platform.name()), &mut build)
 }
 
-fn image(platform: Platform, version: &str, programs: &Path) -> Result<Image> {
+fn image(
+    platform: Platform,
+    version: &str,
+    revision: Option<&Revision>,
+    programs: &Path,
+) -> Result<Image> {
     let mut files = BTreeMap::new();
     let mut add = |path: String, mode: u32, source: &Path| -> Result<()> {
         let content = fs::read(source).with_context(|| format!("reading {}", source.display()))?;
@@ -149,23 +168,30 @@ fn image(platform: Platform, version: &str, programs: &Path) -> Result<Image> {
     for name in LICENCES {
         add(format!("licenses/{name}"), 0o644, &shell::root().join(name))?;
     }
-    let label =
-        |key: &str, value: &str| (format!("org.opencontainers.image.{key}"), value.to_owned());
     Ok(Image {
         name: "netpol".to_owned(),
         tag: version.to_owned(),
         arch: platform.oci(),
-        labels: BTreeMap::from([
-            label("title", "netpol"),
-            label("description", "Kubernetes NetworkPolicy, enforced by eBPF"),
-            label("version", version),
-            label("licenses", "Apache-2.0 AND (MIT OR GPL-2.0-only)"),
-        ]),
+        labels: labels(version, revision),
         entrypoint: "/bin/netpol-agent".to_owned(),
         search_path: "/bin".to_owned(),
         files,
         links: BTreeMap::from([(LINK.0.to_owned(), LINK.1.to_owned())]),
     })
+}
+
+/// Labels with the keys that the OCI image specification defines.
+fn labels(version: &str, revision: Option<&Revision>) -> BTreeMap<String, String> {
+    let fixed = [
+        ("title", "netpol"),
+        ("description", "Kubernetes NetworkPolicy, enforced by eBPF"),
+        ("version", version),
+        ("licenses", "Apache-2.0 AND (MIT OR GPL-2.0-only)"),
+    ];
+    let fixed = fixed.map(|(key, value)| (key, value.to_owned()));
+    let known = revision.map(|revision| ("revision", revision.commit.clone()));
+    let key = |key: &str| format!("org.opencontainers.image.{key}");
+    fixed.into_iter().chain(known).map(|(name, value)| (key(name), value)).collect()
 }
 
 fn mebibytes(n_bytes: usize) -> String {

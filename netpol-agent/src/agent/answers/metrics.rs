@@ -10,6 +10,7 @@ use netpol_common::keys::CounterKey;
 use netpol_common::reason::Verdict;
 use netpol_policy::dataplane::port::Kernel;
 use netpol_policy::model::Kind;
+use netpol_proto::build;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Unit;
 
@@ -29,6 +30,7 @@ impl<K: Kernel> Agent<K> {
         let status = self.describe();
         let mut metrics = vec![
             in_force(status.is_in_force.into()),
+            build_info(),
             counter(
                 "changes",
                 "Updates of the maps since the agent started",
@@ -145,14 +147,21 @@ impl<K: Kernel> Agent<K> {
     }
 }
 
-/// The only metric of an agent that cannot load the programs.
-pub(in crate::agent) fn not_in_force() -> Metric {
-    in_force(0)
+/// The metrics of an agent that cannot load the programs.
+pub(in crate::agent) fn not_in_force() -> Vec<Metric> {
+    vec![in_force(0), build_info()]
 }
 
 fn in_force(value: u64) -> Metric {
     let help = "1 if the maps hold the policies of all known objects, else 0";
     gauge("in_force", help, Sample::plain(value))
+}
+
+fn build_info() -> Metric {
+    let labels = [("version", build::VERSION), ("revision", build::REVISION.unwrap_or_default())];
+    let labels = labels.into_iter().map(|(name, value)| (name, value.to_owned())).collect();
+    let help = "1, with the version and the git revision of the agent";
+    gauge("build_info", help, vec![Sample { labels, value: 1 }])
 }
 
 /// Direction and reason of dropped packets.

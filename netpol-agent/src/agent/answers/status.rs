@@ -303,7 +303,7 @@ impl<K: Kernel> Agent<K> {
         }));
         endpoints.sort();
         Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: netpol_proto::build::version().to_owned(),
             sources: Kind::BUILT_IN
                 .into_iter()
                 .map(|kind| (kind, self.source_status(self.freshness.of(kind))))
