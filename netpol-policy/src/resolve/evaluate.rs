@@ -185,11 +185,11 @@ impl EndDecision {
                 rule.peer_matches = true;
             }
         }
-        self.settle();
+        self.conclude();
     }
 
     /// Fills in what follows from the rules.
-    fn settle(&mut self) {
+    fn conclude(&mut self) {
         let of_miss =
             |rule: &JudgedRule| Some(Miss { rule: rule.source.clone(), reason: rule.miss()? });
         self.misses = self.rules.iter().filter_map(of_miss).collect();
@@ -361,7 +361,7 @@ pub fn evaluate_end(
     } else {
         None
     };
-    decision.settle();
+    decision.conclude();
     decision
 }
 
