@@ -17,6 +17,7 @@ mod build;
 mod ci;
 mod crash;
 mod demo;
+mod digest;
 mod e2e;
 mod fuzz;
 mod hostile;

@@ -66,7 +66,7 @@ impl OfflineCluster {
         self.written = (!written.is_empty()).then(|| {
             let mut state = ClusterState::default();
             for policy in written {
-                drop(state.apply(Delta::Upsert(Object::Policy(policy))));
+                drop(state.apply(Delta::Upsert(policy)));
             }
             state
         });

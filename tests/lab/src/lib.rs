@@ -5,6 +5,7 @@ pub mod binaries;
 pub mod case;
 pub mod cluster;
 pub mod container;
+pub mod containerd;
 pub mod demo;
 pub mod deployment;
 pub mod fake_api;
@@ -24,6 +25,7 @@ pub mod scenario;
 pub mod settings;
 
 pub mod soak;
+pub mod tools;
 pub mod verified;
 pub mod watched;
 pub mod wire;

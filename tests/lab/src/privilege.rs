@@ -4,6 +4,8 @@
 
 use std::path::Path;
 
+use crate::tools;
+
 /// A requirement that not every machine meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
@@ -11,6 +13,8 @@ pub enum Need {
     Root,
     /// A program in `PATH`.
     Program(&'static str),
+    /// A program that `cargo xtask setup` puts into the target folder.
+    Tool(&'static str),
     /// A file, with the package that provides it.
     File {
         /// Its path.
@@ -30,6 +34,7 @@ impl Need {
                 let found = std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
                 (!found).then(|| format!("no program {name}"))
             }
+            Self::Tool(name) => tools::path(name).err().map(|error| error.to_string()),
             Self::File { path, from } => {
                 (!Path::new(path).exists()).then(|| format!("no {path} (from {from})"))
             }

@@ -16,8 +16,9 @@ use oci_spec::image::{
     RootFsBuilder, SCHEMA_VERSION, Sha256Digest,
 };
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 use tar::{EntryType, Header};
+
+use crate::digest::sha256;
 
 /// The version of the layout, in its marker file.
 const LAYOUT_VERSION: &str = "1.0.0";
@@ -131,7 +132,7 @@ struct Blobs {
 
 impl Blobs {
     fn add(&mut self, media_type: MediaType, content: Vec<u8>) -> Result<Descriptor> {
-        let hex = hex(&content);
+        let hex = sha256(&content);
         let descriptor = DescriptorBuilder::default()
             .media_type(media_type)
             .size(u64::try_from(content.len())?)
@@ -189,17 +190,7 @@ fn json(value: &impl Serialize) -> Result<Vec<u8>> {
 }
 
 fn digest(content: &[u8]) -> String {
-    format!("sha256:{}", hex(content))
-}
-
-fn hex(content: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::new();
-    for byte in Sha256::digest(content) {
-        // Writing to a String cannot fail.
-        write!(text, "{byte:02x}").ok();
-    }
-    text
+    format!("sha256:{}", sha256(content))
 }
 
 #[cfg(test)]
@@ -247,7 +238,7 @@ mod tests {
         let path = format!("blobs/sha256/{hex}");
         let (_, _, content) = layout.iter().find(|(found, _, _)| *found == path).unwrap();
         assert_eq!(descriptor["size"], content.len());
-        assert_eq!(super::hex(content), hex);
+        assert_eq!(sha256(content), hex);
         content.clone()
     }
 

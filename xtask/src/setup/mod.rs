@@ -13,6 +13,7 @@ use crate::{privilege::Privilege, shell, term};
 mod bpffs;
 mod cargo_tools;
 mod cross;
+mod helm;
 mod system;
 mod toolchain;
 
@@ -35,6 +36,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if linker_is_missing {
         needs.extend(system::LLVM);
     }
+    if shell::find_program("containerd").is_none() {
+        needs.extend(system::CONTAINERD);
+    }
     match system::Distribution::detect()? {
         system::Distribution::Debian => {
             system::install(&needs, privilege)?;
@@ -54,6 +58,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
     }
     cargo_tools::NEXTEST.ensure()?;
+    helm::ensure();
     bpffs::ensure(privilege);
     term::good(&format!("set-up: {}", versions()?));
     Ok(())

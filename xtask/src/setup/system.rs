@@ -29,7 +29,7 @@ pub(super) enum Shows {
 }
 
 /// Needed to run the tests and the demo.
-pub(super) const RUNTIME: [Need; 10] = [
+pub(super) const RUNTIME: [Need; 11] = [
     need("iproute2", Shows::Program("ip"), "network namespaces, veths and bridges"),
     need("iptables", Shows::Program("iptables"), "Service rules as kube-proxy writes them"),
     need("nftables", Shows::Program("nft"), "Service rules as kube-proxy writes them"),
@@ -43,7 +43,14 @@ pub(super) const RUNTIME: [Need; 10] = [
         "the CNI plugins that netpol-cni is chained after",
     ),
     need("strace", Shows::Program("strace"), "killing the agent in the middle of what it does"),
+    need("prometheus", Shows::Program("promtool"), "checking alerts and metrics"),
     need("bubblewrap", Shows::Program("bwrap"), "running the image as a container"),
+];
+
+/// Needed to run the image as on a node. Where Docker has brought its own containerd, Debian's would replace it.
+pub(super) const CONTAINERD: [Need; 2] = [
+    need("containerd", Shows::Program("containerd"), "running the image as on a node"),
+    need("runc", Shows::Program("runc"), "running the image as on a node"),
 ];
 
 /// Needed once, to build bpf-linker.

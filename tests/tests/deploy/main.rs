@@ -1,6 +1,10 @@
 //! The manifests for a cluster: they build, request only needed permissions, and refer only to what exists.
 #![forbid(unsafe_code)]
 
+mod chart;
+mod conventions;
+mod monitoring;
+
 use std::collections::BTreeSet;
 use std::process::Command;
 
@@ -74,9 +78,10 @@ fn the_agent_may_read_every_kind_that_it_watches_and_write_nothing_but_events() 
             watched.extend(resources);
         }
     }
-    let needed: BTreeSet<_> = Kind::ALL
+    let needed: BTreeSet<_> = Kind::BUILT_IN
         .map(|kind| match kind {
             Kind::NetworkPolicy => "networkpolicies",
+            Kind::ClusterNetworkPolicy => "clusternetworkpolicies",
             Kind::Pod => "pods",
             Kind::Namespace => "namespaces",
             Kind::Service => "services",
@@ -97,9 +102,9 @@ fn the_containers_have_the_capabilities_that_they_are_tested_with_and_no_more() 
         ensure!(*at(context, "/capabilities/drop") == json!(["ALL"]), "{context}");
         let added = texts(at(context, "/capabilities/add"));
         let expected = match at(container, "/name").as_str() {
-            // tests/tests/netns/restarts.rs and tests/tests/image.rs
+            // tests/tests/netns/restarts.rs and tests/tests/image/main.rs
             Some("agent") => BTreeSet::from(["NET_ADMIN", "SYS_ADMIN"]),
-            // tests/tests/image.rs
+            // tests/tests/image/main.rs
             _ => BTreeSet::from(["CHOWN", "DAC_OVERRIDE", "FOWNER"]),
         };
         ensure!(added == expected, "{added:?} instead of {expected:?}");
@@ -203,24 +208,16 @@ fn only_the_component_for_prometheus_opens_a_port_to_pods() -> Result<()> {
     ensure!(variable(daemon_set, "NETPOL_HEALTH") == Some("localhost:9470"));
     ensure!(variable(daemon_set, "NETPOL_METRICS").is_none());
     for container in containers(daemon_set) {
-        ensure!(at(container, "/ports").is_null(), "{container}");
-        for probe in ["/livenessProbe", "/readinessProbe"] {
+        for port in items(at(container, "/ports")) {
+            ensure!(*port == json!({ "name": "health", "containerPort": 9470, "protocol": "TCP" }));
+        }
+        for probe in ["/startupProbe", "/livenessProbe", "/readinessProbe"] {
             let probe = at(container, probe);
             ensure!(probe.is_null() || at(probe, "/httpGet/host") == "localhost", "{probe}");
         }
     }
 
-    // A kustomization of an operator. kustomize takes relative paths only.
-    let temporary = tempfile::tempdir()?;
-    let own = temporary.path().canonicalize()?;
-    let up = "../".repeat(own.components().count() - 1);
-    let deploy = folder().canonicalize()?;
-    let deploy = format!("{up}{}", deploy.to_str().context("not UTF-8")?.trim_start_matches('/'));
-    let text = format!(
-        "components: [{deploy}/prometheus]\nresources: [{deploy}/overlays/kubeadm-flannel]\n"
-    );
-    std::fs::write(own.join("kustomization.yaml"), text)?;
-    let objects = kustomize(own.to_str().context("not UTF-8")?)?;
+    let objects = kustomize_with("overlays/kubeadm-flannel", &["prometheus"])?;
     let daemon_set = of_kind(&objects, "DaemonSet")?;
     ensure!(variable(daemon_set, "NETPOL_HEALTH") == Some("localhost:9470"));
     ensure!(variable(daemon_set, "NETPOL_METRICS") == Some("[::]:9471"));

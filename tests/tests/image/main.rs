@@ -1,6 +1,8 @@
 //! The image, run as in the manifests: it protects a node, answers requests, and its removal leaves nothing.
 #![forbid(unsafe_code)]
 
+mod runtime;
+
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream};
@@ -191,7 +193,7 @@ impl Node {
             Ok(if is_there {
                 Look::Done(serde_json::from_str(&text)?)
             } else {
-                Look::NotYet(format!("{text}{}", self.log("cni")))
+                Look::NotYet(format!("{text}{}{}", self.log("cni"), self.log("agent")))
             })
         })
     }
