@@ -253,7 +253,7 @@ spec:
         let rules: Vec<String> = judged[0].rules.iter().map(ToString::to_string).collect();
         assert_eq!(
             (rules.as_slice(), judged[0].verdict),
-            (["admin ingress[0]".to_owned()].as_slice(), Verdict::Denied)
+            (["ClusterNetworkPolicy admin ingress[0]".to_owned()].as_slice(), Verdict::Denied)
         );
         assert_eq!(judged[0].isolating, []);
     }

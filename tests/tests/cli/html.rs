@@ -43,7 +43,7 @@ fn table(document: &Document<'_>, details: &[String]) -> Vec<Vec<(String, String
     let rows = elements(document.root_element(), "tr");
     let cell = |cell: Node<'_, '_>| {
         let reason = cell.attribute("data-d").map(|number| number.parse::<usize>().unwrap());
-        let reason = reason.map(|number| details[number].clone()).unwrap_or_default();
+        let reason = reason.map(|number| details.get(number).cloned().unwrap()).unwrap_or_default();
         (text_of(cell), cell.attribute("class").unwrap_or_default().to_owned(), reason)
     };
     rows.map(|row| row.children().filter(Node::is_element).map(cell).collect()).collect()
