@@ -277,7 +277,7 @@ fn endpoint(input: &mut Unstructured<'_>) -> Result<EndpointMapState> {
         audited: input.int_in_range(0..=3)?,
         keeps_flows: input.int_in_range(0..=3)?,
         traits: if input.ratio(1_u8, 8)? { input.int_in_range(1..=3)? } else { 0 },
-        pad: 0,
+        denies: input.int_in_range(0..=3)?,
         egress_mark: input.int_in_range(0..=3)?,
     };
     Ok(EndpointMapState { value, container_id: Arc::from("fuzzed"), mac: Mac::UNKNOWN })

@@ -81,7 +81,7 @@ async fn list(kubeconfig: Option<&Path>) -> anyhow::Result<Live> {
             Kind::NetworkPolicy | Kind::Pod | Kind::Namespace => {
                 anyhow::bail!("cannot list {kind} objects: {reason}")
             }
-            Kind::Service | Kind::Node => {
+            Kind::ClusterNetworkPolicy | Kind::Service | Kind::Node => {
                 live.missing.push(format!(
                     "cannot list {kind} objects, so results do not consider them: {reason}"
                 ));
@@ -97,5 +97,6 @@ fn objects(state: &ClusterState) -> Vec<Object> {
     let namespaces = state.namespaces().cloned().map(Object::Namespace);
     let services = state.services().cloned().map(Object::Service);
     let nodes = state.nodes().cloned().map(Object::Node);
-    policies.chain(pods).chain(namespaces).chain(services).chain(nodes).collect()
+    let of_cluster = state.cluster_policies().cloned().map(Object::ClusterPolicy);
+    policies.chain(of_cluster).chain(pods).chain(namespaces).chain(services).chain(nodes).collect()
 }

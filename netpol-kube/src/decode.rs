@@ -178,7 +178,7 @@ pub(super) fn line(kind: Kind, json: &[u8]) -> Result<Line<'_>, End> {
         Kind::Service => typed_line::<TrimmedService>(json),
         Kind::Node => typed_line::<TrimmedNode>(json),
         // Policies are decoded field by field, because each mistake in them gets its own diagnostic.
-        Kind::NetworkPolicy => None,
+        Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => None,
     };
     if let Some((event, decoded)) = typed {
         return Ok(Line::Object(event, Ok(decoded)));
@@ -235,7 +235,7 @@ pub(super) fn page(
         Kind::Namespace => typed_page::<TrimmedNamespace>(json, &mut take),
         Kind::Service => typed_page::<TrimmedService>(json, &mut take),
         Kind::Node => typed_page::<TrimmedNode>(json, &mut take),
-        Kind::NetworkPolicy => None,
+        Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => None,
     };
     if let Some(metadata) = typed {
         return Ok(metadata);
@@ -265,7 +265,14 @@ fn typed_line<T: Typed>(json: &[u8]) -> Option<(Event, Decoded)> {
 /// A diagnostic about a nameless object, if the metadata cannot be used.
 pub(super) fn object(kind: Kind, json: &str) -> Result<Decoded, Diagnostic> {
     match kind {
-        Kind::NetworkPolicy => policy(json),
+        Kind::NetworkPolicy => policy(kind, json, |value| {
+            let (policy, found) = convert::policy(value);
+            (policy.map(Object::Policy), found)
+        }),
+        Kind::ClusterNetworkPolicy => policy(kind, json, |value| {
+            let (policy, found) = convert::cluster_policy(value);
+            (policy.map(Object::ClusterPolicy), found)
+        }),
         Kind::Pod => typed::<TrimmedPod>(kind, json),
         Kind::Namespace => typed::<TrimmedNamespace>(kind, json),
         Kind::Service => typed::<TrimmedService>(kind, json),
@@ -282,13 +289,17 @@ fn typed<T: Typed>(kind: Kind, json: &str) -> Result<Decoded, Diagnostic> {
     Ok(Decoded { head, object: None, found })
 }
 
-fn policy(json: &str) -> Result<Decoded, Diagnostic> {
-    let head = head(Kind::NetworkPolicy, json)?;
+fn policy(
+    kind: Kind,
+    json: &str,
+    convert: impl FnOnce(&Value) -> (Option<Object>, Vec<Diagnostic>),
+) -> Result<Decoded, Diagnostic> {
+    let head = head(kind, json)?;
     let (object, found) = match serde_json::from_str(json) {
-        Ok(value) => convert::policy(&value),
+        Ok(value) => convert(&value),
         Err(_) => (None, vec![unreadable::<Value>(&head.object, json)]),
     };
-    Ok(Decoded { head, object: object.map(Object::Policy), found })
+    Ok(Decoded { head, object, found })
 }
 
 /// Decodes the identity of an object.

@@ -87,7 +87,7 @@ pub fn spawn(
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let recoveries = Recoveries::new(0);
-    for kind in Kind::ALL {
+    for kind in Kind::BUILT_IN {
         let (access, options, out) = (access.clone(), options.clone(), out.clone());
         let follower = Follower::new(kind, access, options, out, recoveries.clone());
         let cancel = cancel.clone();

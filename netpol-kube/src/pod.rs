@@ -39,7 +39,13 @@ pub async fn pod(
     };
     let pod = match object {
         Some(Object::Pod(pod)) => Some(pod),
-        Some(Object::Policy(_) | Object::Namespace(_) | Object::Service(_) | Object::Node(_))
+        Some(
+            Object::Policy(_)
+            | Object::ClusterPolicy(_)
+            | Object::Namespace(_)
+            | Object::Service(_)
+            | Object::Node(_),
+        )
         | None => None,
     };
     Ok((pod, found))

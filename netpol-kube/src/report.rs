@@ -294,6 +294,7 @@ fn event(object: &ObjectRef, code: Code, series: &Series, reporter: &str) -> Eve
 const fn api_version(kind: Kind) -> &'static str {
     match kind {
         Kind::NetworkPolicy => "networking.k8s.io/v1",
+        Kind::ClusterNetworkPolicy => "policy.networking.k8s.io/v1alpha2",
         Kind::Pod | Kind::Namespace | Kind::Service | Kind::Node => "v1",
     }
 }

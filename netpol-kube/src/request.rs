@@ -24,6 +24,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 /// Maximum length of a line of a watch in bytes. etcd's limit for an object is less than a tenth of it.
 const MAX_LINE_LENGTH: usize = 32 << 20;
 
+/// Path of the `ClusterNetworkPolicies`.
+const CLUSTER_POLICIES: &str = "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies";
+
 /// The objects that a request is about.
 #[derive(Clone, Debug)]
 pub(super) struct Scope {
@@ -37,6 +40,7 @@ impl Scope {
     fn request(&self) -> kube::core::Request {
         let path = match self.kind {
             Kind::NetworkPolicy => path::<NetworkPolicy>(),
+            Kind::ClusterNetworkPolicy => CLUSTER_POLICIES.to_owned(),
             Kind::Pod => path::<Pod>(),
             Kind::Namespace => path::<Namespace>(),
             Kind::Service => path::<Service>(),

@@ -158,7 +158,7 @@ impl Freshness {
     /// The kinds of which no complete list ever arrived. While there is one, no map may be changed.
     pub fn missing(&self) -> Vec<Kind> {
         let is_listed = |kind: &Kind| self.by_kind.get(kind).is_some_and(|kind| kind.was_listed);
-        Kind::ALL.into_iter().filter(|kind| !is_listed(kind)).collect()
+        Kind::BUILT_IN.into_iter().filter(|kind| !is_listed(kind)).collect()
     }
 }
 
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn a_kind_is_missing_until_its_first_list_whatever_its_health() {
         let mut freshness = Freshness::default();
-        assert_eq!(freshness.missing(), Kind::ALL);
+        assert_eq!(freshness.missing(), Kind::BUILT_IN);
         let broken = Health::Broken { since: tests_clock(), error: Arc::from("down") };
         let mut listed =
             update(vec![Delta::Replace(List::new(Kind::Pod, Vec::new(), Vec::new()))], Vec::new());

@@ -123,6 +123,10 @@ impl ObjectSource {
                     Kind::NetworkPolicy => {
                         agent.state().policy(&object.name).map(|policy| Arc::clone(&policy.uid))
                     }
+                    Kind::ClusterNetworkPolicy => {
+                        let policy = agent.state().cluster_policy(&object.name.name);
+                        policy.map(|policy| Arc::clone(&policy.uid))
+                    }
                     Kind::Pod => agent.state().pod(&object.name).map(|pod| Arc::clone(&pod.uid)),
                     Kind::Namespace | Kind::Service | Kind::Node => None,
                 };

@@ -43,7 +43,7 @@ pub(super) fn fixture() -> Fixture {
 }
 
 pub(super) fn full_lists() -> SourceUpdate {
-    let deltas = Kind::ALL
+    let deltas = Kind::BUILT_IN
         .into_iter()
         .map(|kind| Delta::Replace(List::new(kind, Vec::new(), Vec::new())))
         .collect();
@@ -283,7 +283,7 @@ fn an_endpoint_is_removed_when_its_interface_is_gone_without_a_del() {
 fn readiness_names_the_kinds_that_are_not_listed_and_the_pods_that_are_not_protected() {
     let mut fixture = with_an_older_pod_but_no_lists();
     let reasons = |agent: &Agent<FakeKernel>| routes::unreadiness(&agent.describe(), Detail::Names);
-    let kinds = Kind::ALL.map(|kind| format!("not listed yet: {kind}"));
+    let kinds = Kind::BUILT_IN.map(|kind| format!("not listed yet: {kind}"));
     assert_eq!(reasons(&fixture.agent)[..kinds.len()], kinds);
     drop(fixture.agent.update(full_lists()));
     drop(fixture.agent.update(update(pod("a"))));

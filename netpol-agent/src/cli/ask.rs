@@ -53,7 +53,7 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         .collect();
     writeln!(out, "  map entries: {}", fill.join(", "))?;
     write_attachments(status, out)?;
-    let mut policies = table(&["POLICY", "ISOLATES", "OVER CAPACITY", "NOTES"]);
+    let mut policies = table(&["POLICY", "CONCERNS", "OVER CAPACITY", "NOTES"]);
     for PolicyStatus { policy, n_endpoints, is_held, left_out } in &status.policies {
         let isolates: Vec<_> =
             n_endpoints.iter().map(|(direction, n)| format!("{direction} of {n}")).collect();

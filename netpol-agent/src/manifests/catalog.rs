@@ -331,9 +331,11 @@ mod tests {
             Object::Policy(policy) => {
                 format!("{} with {} rules", object.object_ref(), policy.ingress.len())
             }
-            Object::Pod(_) | Object::Namespace(_) | Object::Service(_) | Object::Node(_) => {
-                object.object_ref().to_string()
-            }
+            Object::ClusterPolicy(_)
+            | Object::Pod(_)
+            | Object::Namespace(_)
+            | Object::Service(_)
+            | Object::Node(_) => object.object_ref().to_string(),
         }
     }
 

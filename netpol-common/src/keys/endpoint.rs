@@ -15,14 +15,14 @@ wire! {
         pub state: u8,
         /// Directions in which a policy isolates the pod ([`Direction::bit`]), also in audit mode.
         pub isolated: u8,
-        /// Directions in audit mode: packets that no rule allows pass and are reported.
+        /// Directions in which packets that no rule accepts or denies pass and are reported.
         pub audited: u8,
         /// Directions in which flows survive a policy change that forbids them.
         pub keeps_flows: u8,
         /// [`EndpointValue::FORWARDS`], [`EndpointValue::DEFERS_ALL`].
         pub traits: u8,
-        /// Zero.
-        pub pad: u8,
+        /// Directions in which an enforced rule drops packets.
+        pub denies: u8,
         /// The egress mark of the endpoint, 1 to 4095; 0 for none. Native byte order.
         pub egress_mark: u16,
     }
@@ -46,7 +46,7 @@ impl EndpointValue {
             audited: 0,
             keeps_flows: 0,
             traits: 0,
-            pad: 0,
+            denies: 0,
             egress_mark: 0,
         }
     }
@@ -57,10 +57,16 @@ impl EndpointValue {
         self.isolated & direction.bit() != 0
     }
 
-    /// Whether this direction is in audit mode.
+    /// Whether packets that no rule accepts or denies pass and are reported.
     #[inline(always)]
     pub const fn is_audited(&self, direction: Direction) -> bool {
         self.audited & direction.bit() != 0
+    }
+
+    /// Whether nothing drops in this direction, although a policy isolates the pod: all that is not allowed is only reported.
+    #[inline(always)]
+    pub const fn only_reports(&self, direction: Direction) -> bool {
+        self.audited & !self.denies & direction.bit() != 0
     }
 
     /// Whether flows of this origin survive a policy change that forbids them.

@@ -63,7 +63,7 @@ wire! {
     pub struct AllowValue {
         /// The rule behind the entry, for explanations.
         pub rule: RuleId,
-        /// [`AllowValue::ALLOW`], [`AllowValue::DENY`] or [`AllowValue::DEFAULT`].
+        /// [`AllowValue::ALLOW`], [`AllowValue::DENY`], [`AllowValue::DEFAULT`] or [`AllowValue::AUDIT`].
         pub verdict: u8,
         /// Zero.
         pub pad: [u8; 3],
@@ -78,6 +78,8 @@ impl AllowValue {
 
     /// No rule decides for this identity, although an entry of [`Identity::ANY`] may match: the verdict is that of no entry.
     pub const DEFAULT: u8 = 2;
+    /// The packet passes and is reported: a rule of an audited policy would deny it.
+    pub const AUDIT: u8 = 3;
     /// The value with the meaning of no entry.
     pub const DEFAULT_VALUE: Self =
         Self { rule: RuleId::NONE, verdict: Self::DEFAULT, pad: [0; 3] };
@@ -85,6 +87,11 @@ impl AllowValue {
     /// An allowing value.
     pub const fn allow(rule: RuleId) -> Self {
         Self { rule, verdict: Self::ALLOW, pad: [0; 3] }
+    }
+
+    /// A value that reports.
+    pub const fn audit(rule: RuleId) -> Self {
+        Self { rule, verdict: Self::AUDIT, pad: [0; 3] }
     }
 
     /// A denying value.

@@ -6,10 +6,11 @@ use crate::keys::{AllowValue, EndpointValue, FlowKey};
 use crate::maps::PolicyMaps;
 use crate::reason::{DropReason, PassReason, Verdict};
 
-/// A drop because no rule allows the packet. In audit mode the packet passes and is reported.
+/// A drop of a packet that cannot be compared with rules. If no policy of the direction drops anything, the packet passes and is
+/// reported.
 #[inline(always)]
 pub(super) fn audited(view: &View, direction: Direction, reason: DropReason) -> Ruling {
-    if view.endpoint.is_audited(direction) {
+    if view.endpoint.only_reports(direction) {
         Ruling::pass(PassReason::Audited)
     } else {
         Ruling::drop(reason)
@@ -31,10 +32,10 @@ pub(super) fn unless_isolated_for(view: &View, direction: Direction, reason: Dro
     audited(view, direction, reason)
 }
 
-/// Whether what no rule allows drops in this direction.
+/// Whether anything drops in this direction.
 #[inline(always)]
 pub(super) const fn is_enforced(endpoint: &EndpointValue, direction: Direction) -> bool {
-    endpoint.is_isolated(direction) && !endpoint.is_audited(direction)
+    endpoint.is_isolated(direction) && !endpoint.only_reports(direction)
 }
 
 /// Whether a deferred verdict of this endpoint could not be finished, because without an egress mark the endpoint is not found
@@ -88,9 +89,13 @@ pub(super) fn consult<M: PolicyMaps>(
         Some(value) if value.verdict == AllowValue::ALLOW => {
             Ruling::new(Verdict::Pass(PassReason::Allowed), value.rule)
         }
+        Some(value) if value.verdict == AllowValue::AUDIT => {
+            Ruling::new(Verdict::Pass(PassReason::Audited), value.rule)
+        }
         Some(value) if value.verdict != AllowValue::DEFAULT => {
             Ruling::new(Verdict::Drop(DropReason::Denied), value.rule)
         }
-        Some(_) | None => audited(view, origin, DropReason::NotAllowed),
+        Some(_) | None if view.endpoint.is_audited(origin) => Ruling::pass(PassReason::Audited),
+        Some(_) | None => Ruling::drop(DropReason::NotAllowed),
     }
 }

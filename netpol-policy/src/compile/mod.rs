@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, IfIndex};
-use netpol_common::keys::{AddressKey, AllowValue, EndpointValue};
+use netpol_common::keys::{AddressKey, EndpointValue};
 use netpol_common::mac::Mac;
 
 pub use capacity::{
@@ -96,8 +96,8 @@ fn resolve(state: &ClusterState) -> Vec<Resolved<'_>> {
         .collect()
 }
 
-/// The rules that an allow map is made of, with the value where none of them decides.
-type Content<'a> = (AllowValue, Vec<&'a Arc<PolicyRule>>);
+/// The rules that an allow map is made of, with the verdict where none of them decides.
+type Content<'a> = (DefaultVerdict, Vec<&'a Arc<PolicyRule>>);
 
 fn build(
     state: &ClusterState,
@@ -145,7 +145,7 @@ fn build(
         for direction in Direction::ALL {
             let policy = policy.direction(direction);
             if !policy.allows_everything() {
-                let content = (allow_map::unmatched(policy.default), policy.rules.iter().collect());
+                let content = (policy.default, policy.rules.iter().collect());
                 let users = by_content.entry(content).or_default();
                 users.push(AllowMapKey::new(ifindex, direction));
             }
@@ -164,7 +164,7 @@ fn build(
         }
     }
     let crowded_out = capacity::crowded_out(&wants, capacities);
-    for ((unmatched, rules), users) in &by_content {
+    for ((default, rules), users) in &by_content {
         let rules: Vec<_> = rules
             .iter()
             .filter_map(|rule| {
@@ -173,7 +173,7 @@ fn build(
             })
             .collect();
         let capacity = capacities.n_allow_entries;
-        let built = allow_map::build(rules.iter().copied(), *unmatched, members, capacity);
+        let built = allow_map::build(rules.iter().copied(), *default, members, capacity);
         cut.extend(built.left_out);
         let map = Arc::new(built.map);
         map_state.allow.extend(users.iter().map(|key| (*key, Arc::clone(&map))));
@@ -214,11 +214,11 @@ fn endpoint_map_state(
     let value = EndpointValue {
         state: EndpointValue::READY,
         isolated: bits(&|direction| !policy.direction(direction).allows_everything()),
-        audited: bits(&|direction| policy.direction(direction).default == DefaultVerdict::Audit),
+        audited: bits(&|direction| policy.direction(direction).is_audited()),
+        denies: bits(&|direction| policy.direction(direction).denies),
         keeps_flows: bits(&|direction| policy.direction(direction).keeps_flows),
         traits: trait_if(pod.allows_forwarding && is_permitted, EndpointValue::FORWARDS)
             | trait_if(defers_all, EndpointValue::DEFERS_ALL),
-        pad: 0,
         egress_mark: endpoint.egress_mark,
     };
     let container_id = Arc::clone(&endpoint.container_id);

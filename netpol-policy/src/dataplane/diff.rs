@@ -241,7 +241,9 @@ fn end_isolation(progress: &Progress<'_>, new: &MapState, ops: &mut Vec<MapOp>) 
             .sum();
         let begins = after.value.audited & !in_transition;
         let audited = (before.value.audited | begins) & isolated;
-        let value = EndpointValue { isolated, audited, ..before.value };
+        // What rules cannot describe drops if one of the two states drops it.
+        let denies = before.value.denies | after.value.denies;
+        let value = EndpointValue { isolated, audited, denies, ..before.value };
         if value != before.value {
             ops.push(MapOp::SetEndpoint(*ifindex, EndpointMapState { value, ..before.clone() }));
         }

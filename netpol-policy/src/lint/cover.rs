@@ -46,7 +46,8 @@ pub(super) fn peer(wide: &Peer, narrow: &Peer) -> bool {
             };
             in_namespaces && selector(wide_pods, pods)
         }
-        (Peer::IpBlock(_), Peer::Pods { .. }) | (Peer::Pods { .. }, Peer::IpBlock(_)) => false,
+        (Peer::Nodes(wide), Peer::Nodes(narrow)) => selector(wide, narrow),
+        (Peer::IpBlock(_) | Peer::Pods { .. } | Peer::Nodes(_), _) => false,
     }
 }
 

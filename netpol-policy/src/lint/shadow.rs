@@ -32,7 +32,7 @@ impl<'a> Index<'a> {
                 self.lengths.insert((block.cidr.is_ipv4(), block.cidr.prefix()));
                 push(self.by_network.entry(block.cidr).or_default(), item);
             }
-            Peer::Pods { namespaces: _, pods } => {
+            Peer::Pods { namespaces: _, pods } | Peer::Nodes(pods) => {
                 let requirements = pods.requirements().collect();
                 push(self.by_requirements.entry(requirements).or_default(), item);
             }
@@ -52,7 +52,7 @@ impl<'a> Index<'a> {
                     found.extend(items.into_iter().flatten());
                 }
             }
-            Peer::Pods { namespaces: _, pods } => {
+            Peer::Pods { namespaces: _, pods } | Peer::Nodes(pods) => {
                 let requirements: Vec<&Requirement> = pods.requirements().collect();
                 if requirements.len() > MAX_PARTS {
                     found.extend(self.by_requirements.values().flatten());

@@ -88,6 +88,7 @@ codes! {
         InvalidBlock = "invalid-block" Error: "An address block or exception that cannot be read, or an exception outside its block.";
         InvalidPort = "invalid-port" Error: "A port, port name, protocol or range that the API server refuses.";
         InvalidPeer = "invalid-peer" Error: "A peer without any or with contradictory members.";
+        Unsupported = "unsupported" Error: "A field of the API that netpol does not evaluate yet. What holds it is not understood.";
         InvalidPolicyTypes = "invalid-policy-types" Error: "A policy type that does not exist, or more than two.";
         InvalidAddress = "invalid-address" Error: "An address that cannot be read.";
         UnusualBlock = "unusual-block" Warning: "A block written in an unusual way (host bits, IPv4-mapped, leading zeros): read as the message says.";

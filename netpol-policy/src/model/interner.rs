@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use super::{ContainerPort, Labels, Namespace, Object, Pod, Policy, Rule, Selector};
+use super::{ClusterPolicy, ContainerPort, Labels, Namespace, Object, Pod, Policy, Rule, Selector};
 
 /// Values that objects share. Values that no object has any more are removed when there are many of them.
 ///
@@ -26,6 +26,7 @@ impl Interner {
         match object {
             Object::Pod(pod) => self.share_pod(pod),
             Object::Policy(policy) => self.share_policy(policy),
+            Object::ClusterPolicy(policy) => self.share_cluster_policy(policy),
             Object::Namespace(namespace) => self.share_namespace(namespace),
             Object::Service(service) => self.text(&mut service.name.namespace),
             Object::Node(_) => {}
@@ -57,6 +58,12 @@ impl Interner {
             }
             self.rules.add(hash, rules, Arc::strong_count);
         }
+    }
+
+    /// As [`Self::share`].
+    pub fn share_cluster_policy(&mut self, policy: &mut ClusterPolicy) {
+        self.selectors.intern(&mut policy.subject.namespaces, Selector::n_sharing);
+        self.selectors.intern(&mut policy.subject.pods, Selector::n_sharing);
     }
 
     /// As [`Self::share`].

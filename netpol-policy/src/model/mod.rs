@@ -5,6 +5,7 @@
 //! What could not be understood is reported as a [`Diagnostic`] and is never silently allowed.
 //! Must not: know where an object came from, hold a clock, or read anything.
 
+mod cluster_policy;
 pub mod convert;
 mod diagnostic;
 mod interner;
@@ -16,6 +17,7 @@ mod ports;
 mod selector;
 mod workload;
 
+pub use cluster_policy::{Action, ClusterPolicy, ClusterRule, ClusterTier, Subject};
 pub(crate) use diagnostic::codes;
 pub use diagnostic::{Code, Diagnostic, Severity};
 pub use interner::Interner;

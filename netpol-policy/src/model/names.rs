@@ -43,6 +43,8 @@ impl fmt::Display for ObjectName {
 pub enum Kind {
     /// networking.k8s.io/v1 `NetworkPolicy`.
     NetworkPolicy,
+    /// policy.networking.k8s.io/v1alpha2 `ClusterNetworkPolicy`.
+    ClusterNetworkPolicy,
     /// core/v1 Pod.
     Pod,
     /// core/v1 Namespace.
@@ -55,13 +57,24 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order in which status lists them.
-    pub const ALL: [Self; 5] =
+    pub const ALL: [Self; 6] = [
+        Self::NetworkPolicy,
+        Self::ClusterNetworkPolicy,
+        Self::Pod,
+        Self::Namespace,
+        Self::Service,
+        Self::Node,
+    ];
+
+    /// The kinds that every API server has.
+    pub const BUILT_IN: [Self; 5] =
         [Self::NetworkPolicy, Self::Pod, Self::Namespace, Self::Service, Self::Node];
 
     /// The API's name of the kind.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NetworkPolicy => "NetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
             Self::Pod => "Pod",
             Self::Namespace => "Namespace",
             Self::Service => "Service",

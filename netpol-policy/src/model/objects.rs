@@ -6,13 +6,17 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use super::{Kind, Labels, ObjectName, ObjectRef, Policy, PortName, Selector, Transport};
+use super::{
+    ClusterPolicy, Kind, Labels, ObjectName, ObjectRef, Policy, PortName, Selector, Transport,
+};
 
 /// Any object of the cluster that netpol reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
     /// A `NetworkPolicy`.
     Policy(Policy),
+    /// A `ClusterNetworkPolicy`.
+    ClusterPolicy(ClusterPolicy),
     /// A pod.
     Pod(Pod),
     /// A namespace.
@@ -30,7 +34,9 @@ impl Object {
             Self::Policy(Policy { name, .. })
             | Self::Pod(Pod { name, .. })
             | Self::Service(Service { name, .. }) => (&name.namespace, &name.name),
-            Self::Namespace(Namespace { name, .. }) | Self::Node(Node { name, .. }) => ("", name),
+            Self::ClusterPolicy(ClusterPolicy { name, .. })
+            | Self::Namespace(Namespace { name, .. })
+            | Self::Node(Node { name, .. }) => ("", name),
         }
     }
 
@@ -38,6 +44,7 @@ impl Object {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Policy(_) => Kind::NetworkPolicy,
+            Self::ClusterPolicy(_) => Kind::ClusterNetworkPolicy,
             Self::Pod(_) => Kind::Pod,
             Self::Namespace(_) => Kind::Namespace,
             Self::Service(_) => Kind::Service,
@@ -51,9 +58,9 @@ impl Object {
             Self::Policy(Policy { name, .. })
             | Self::Pod(Pod { name, .. })
             | Self::Service(Service { name, .. }) => name.clone(),
-            Self::Namespace(Namespace { name, .. }) | Self::Node(Node { name, .. }) => {
-                ObjectName::cluster_scoped(name)
-            }
+            Self::ClusterPolicy(ClusterPolicy { name, .. })
+            | Self::Namespace(Namespace { name, .. })
+            | Self::Node(Node { name, .. }) => ObjectName::cluster_scoped(name),
         };
         ObjectRef { kind: self.kind(), name }
     }
@@ -220,6 +227,8 @@ pub enum BackendPort {
 pub struct Node {
     /// `metadata.name`.
     pub name: Arc<str>,
+    /// `metadata.labels`.
+    pub labels: Labels,
     /// `status.addresses` that are addresses (internal and external), without duplicates.
     pub addresses: Vec<IpAddr>,
 }

@@ -61,7 +61,7 @@ impl PolicyTypes {
 }
 
 /// Whether a policy drops what it does not allow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PolicyMode {
     /// Drops.
     #[default]
@@ -91,6 +91,7 @@ impl Rule {
         };
         let of_peers = peers.map(|peer| match peer {
             Peer::IpBlock(_) => [None, None],
+            Peer::Nodes(nodes) => [Some(nodes), None],
             Peer::Pods { namespaces: NamespaceMatch::Own, pods } => [Some(pods), None],
             Peer::Pods { namespaces: NamespaceMatch::Selected(namespaces), pods } => {
                 [Some(pods), Some(namespaces)]
@@ -142,6 +143,8 @@ pub enum Peer {
     },
     /// Addresses, regardless of their owners.
     IpBlock(IpBlock),
+    /// The addresses of the nodes with these labels. Only in egress rules of ClusterNetworkPolicies.
+    Nodes(Selector),
 }
 
 /// The namespaces of a pod peer.
@@ -157,6 +160,8 @@ impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (namespaces, pods) = match self {
             Self::IpBlock(block) => return write!(f, "{block}"),
+            Self::Nodes(nodes) if nodes.is_everything() => return f.write_str("all nodes"),
+            Self::Nodes(nodes) => return write!(f, "nodes with {nodes}"),
             Self::Pods { namespaces, pods } => (namespaces, pods),
         };
         if pods.is_everything() {

@@ -2,11 +2,12 @@
 
 use netpol_common::ids::Direction;
 
-use crate::model::{Pod, Policy, PolicyMode};
+use crate::model::{ClusterPolicy, Pod, Policy, PolicyMode};
+use crate::resolve::Tier;
 use crate::store::ClusterState;
 
 /// The verdict on a connection that no rule of any tier decides, in one direction of a pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DefaultVerdict {
     /// No NetworkPolicy isolates the pod: the connection passes.
     Allow,
@@ -44,4 +45,33 @@ pub fn isolating<'a>(
     } else {
         (DefaultVerdict::Audit, audited)
     }
+}
+
+/// Returns the ClusterNetworkPolicies with rules for `pod` in `direction`, in their order of precedence. `default` is the
+/// verdict from [`isolating`]: enforced NetworkPolicies are final for the pod, so the Baseline tier is not asked. Host-network
+/// pods have none.
+///
+/// Source: policy.networking.k8s.io/v1alpha2 `ClusterNetworkPolicySpec.tier`, `.priority` and `.subject`.
+pub fn selecting<'a>(
+    state: &'a ClusterState,
+    pod: &Pod,
+    direction: Direction,
+    default: DefaultVerdict,
+) -> Vec<&'a ClusterPolicy> {
+    if pod.host_network {
+        return Vec::new();
+    }
+    let is_asked = |policy: &&ClusterPolicy| {
+        Tier::from(policy.tier) < Tier::NetworkPolicy || default != DefaultVerdict::Deny
+    };
+    let namespace = state.namespace_labels(&pod.name.namespace);
+    let mut policies: Vec<&ClusterPolicy> = state
+        .cluster_policies()
+        .filter(|policy| !policy.rules(direction).is_empty())
+        .filter(is_asked)
+        .filter(|policy| policy.subject.selects(namespace, &pod.labels))
+        .collect();
+    // Stable: policies of one priority keep the order of their names.
+    policies.sort_by_key(|policy| (policy.tier, policy.priority));
+    policies
 }

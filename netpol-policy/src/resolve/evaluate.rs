@@ -19,12 +19,13 @@ use netpol_common::ids::Direction;
 use serde::{Deserialize, Serialize};
 
 use super::peers::selects_namespace;
+use super::selection::{ListedRule, Selection};
 use super::{
-    Action, DefaultVerdict, PolicyRef, RuleRef, RuleVerdict, Tier, first_decisive, isolating,
-    rule_ref,
+    DefaultVerdict, PolicyRef, RuleRef, RuleVerdict, Tier, first_decisive, isolating, selecting,
 };
 use crate::model::{
-    NamespaceMatch, ObjectName, Peer, Peers, Pod, PortSpec, Ports, Rule, Transport,
+    Action, NamespaceMatch, ObjectName, Peer, Peers, Pod, PolicyMode, PortSpec, Ports, Rule,
+    Transport,
 };
 use crate::store::ClusterState;
 
@@ -66,8 +67,8 @@ impl Decision {
         [&self.egress, &self.ingress].into_iter().flatten().all(|end| end.verdict.is_pass())
     }
 
-    /// Turns the rules that exceed the capacity of the maps into misses. `compile` finds these rules. Only NetworkPolicies are
-    /// evaluated, so all rules accept, and without them the default verdict stands.
+    /// Takes the rules out that exceed the capacity of the maps. `compile` finds these rules. A rule that accepts becomes a
+    /// miss; any other denies every address on its ports.
     pub fn leave_out(
         &mut self,
         state: &ClusterState,
@@ -75,8 +76,7 @@ impl Decision {
     ) {
         for end in [&mut self.egress, &mut self.ingress].into_iter().flatten() {
             if let Some(pod) = state.pod(&end.pod) {
-                let (default, _) = isolating(state, pod, end.direction);
-                end.leave_out(|rule| is_left_out(pod, rule), default);
+                end.leave_out(|rule| is_left_out(pod, rule));
             }
         }
     }
@@ -93,12 +93,61 @@ pub struct EndDecision {
     pub verdict: EndVerdict,
     /// The tier whose rules, or whose implied deny, decided; `None` if no policy did.
     pub tier: Option<Tier>,
-    /// The policies that isolate the pod.
+    /// The NetworkPolicies that isolate the pod.
     pub isolating: Vec<PolicyRef>,
-    /// The rules that accept the connection.
+    /// The ClusterNetworkPolicies with rules for the pod in this direction, in their order of precedence.
+    pub cluster_policies: Vec<PolicyRef>,
+    /// The rules that accept the connection: those of all NetworkPolicies, or the one of a ClusterNetworkPolicy that decides.
     pub allowing: Vec<RuleRef>,
+    /// The rule that denies the connection, or would if its policy were enforced.
+    pub denying: Option<RuleRef>,
+    /// The rules that match the connection and pass it on to the next tier.
+    pub passing: Vec<RuleRef>,
     /// The other rules of these policies, with the reason why they do not match.
     pub misses: Vec<Miss>,
+    /// Why policies do not apply, if they do not.
+    #[serde(skip)]
+    exempt: Option<EndVerdict>,
+    /// The verdict of the NetworkPolicies where no rule decides.
+    #[serde(skip)]
+    default: DefaultVerdict,
+    /// Every rule in its order of precedence.
+    #[serde(skip)]
+    rules: Vec<JudgedRule>,
+}
+
+/// A rule of a policy that selects the pod, compared with the connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct JudgedRule {
+    source: RuleRef,
+    tier: Tier,
+    action: Action,
+    mode: PolicyMode,
+    peer_matches: bool,
+    port_matches: bool,
+    is_left_out: bool,
+}
+
+impl JudgedRule {
+    fn miss(&self) -> Option<MissReason> {
+        match (self.peer_matches, self.port_matches) {
+            (true, true) if self.is_left_out && self.action == Action::Accept => {
+                Some(MissReason::Capacity)
+            }
+            (true, true) => None,
+            (true, false) => Some(MissReason::Port),
+            (false, true) => Some(MissReason::Peer),
+            (false, false) => Some(MissReason::Both),
+        }
+    }
+}
+
+/// What decides a connection among some of the policies.
+struct Decided<'a> {
+    verdict: RuleVerdict,
+    tier: Option<Tier>,
+    /// `None` if the default of the NetworkPolicies decides, or nothing does.
+    rule: Option<&'a JudgedRule>,
 }
 
 /// Verdict on a connection at one end, with its reason.
@@ -124,16 +173,87 @@ pub enum EndVerdict {
 }
 
 impl EndDecision {
-    fn leave_out(&mut self, is_left_out: impl Fn(&RuleRef) -> bool, default: DefaultVerdict) {
-        let left_out: Vec<RuleRef> =
-            self.allowing.extract_if(.., |rule| is_left_out(rule)).collect();
-        if left_out.is_empty() {
-            return;
+    fn has_deny(&self) -> bool {
+        self.rules.iter().any(|rule| rule.action == Action::Deny)
+    }
+
+    fn leave_out(&mut self, is_left_out: impl Fn(&RuleRef) -> bool) {
+        for rule in self.rules.iter_mut().filter(|rule| is_left_out(&rule.source)) {
+            rule.is_left_out = true;
+            if rule.action != Action::Accept {
+                rule.action = Action::Deny;
+                rule.peer_matches = true;
+            }
         }
-        let misses = left_out.into_iter().map(|rule| Miss { rule, reason: MissReason::Capacity });
-        self.misses.splice(..0, misses);
-        if self.verdict == EndVerdict::Allowed && self.allowing.is_empty() {
-            (self.verdict, self.tier) = policy_verdict(None, default);
+        self.conclude();
+    }
+
+    /// Fills in what follows from the rules.
+    fn conclude(&mut self) {
+        let of_miss =
+            |rule: &JudgedRule| Some(Miss { rule: rule.source.clone(), reason: rule.miss()? });
+        self.misses = self.rules.iter().filter_map(of_miss).collect();
+        self.misses.sort_by_key(|miss| (miss.reason != MissReason::Capacity, miss.reason));
+        let enforced = self.decided(PolicyMode::Enforce);
+        let with_audited = self.decided(PolicyMode::Audit);
+        let (verdict, deciding) = match (enforced.verdict, with_audited.verdict) {
+            (RuleVerdict::Deny, _) if enforced.rule.is_some() => (EndVerdict::Denied, enforced),
+            (RuleVerdict::Deny, _) => (EndVerdict::NotAllowed, enforced),
+            (RuleVerdict::Accept, RuleVerdict::Deny) => (EndVerdict::Audited, with_audited),
+            (RuleVerdict::Accept, RuleVerdict::Accept) => {
+                let deciding = if enforced.rule.is_some() { enforced } else { with_audited };
+                let is_allowed = deciding.rule.is_some();
+                let verdict =
+                    if is_allowed { EndVerdict::Allowed } else { EndVerdict::NotIsolated };
+                (verdict, deciding)
+            }
+        };
+        let source = deciding.rule.map(|rule| rule.source.clone());
+        let is_denied = deciding.verdict == RuleVerdict::Deny;
+        let matching = self.rules.iter().filter(|rule| rule.miss().is_none());
+        let of = |tier: Tier, action: Action| {
+            let rules =
+                matching.clone().filter(move |rule| (rule.tier, rule.action) == (tier, action));
+            rules.map(|rule| rule.source.clone())
+        };
+        // All rules of NetworkPolicies that accept are named, unless a tier before theirs decides.
+        let allowing: Vec<RuleRef> = match deciding.tier {
+            Some(Tier::Admin | Tier::Baseline) if is_denied => Vec::new(),
+            Some(Tier::Admin | Tier::Baseline) => source.iter().cloned().collect(),
+            Some(Tier::NetworkPolicy) | None => of(Tier::NetworkPolicy, Action::Accept).collect(),
+        };
+        let last = deciding.tier.unwrap_or(Tier::Baseline);
+        let passing = [Tier::Admin, Tier::Baseline].into_iter().filter(|tier| *tier <= last);
+        let passing = passing.flat_map(|tier| of(tier, Action::Pass)).collect();
+        let tier = deciding.tier;
+        let denying = source.filter(|_| is_denied);
+        (self.verdict, self.tier) = match self.exempt {
+            Some(exempt) => (exempt, None),
+            None => (verdict, tier),
+        };
+        (self.allowing, self.denying, self.passing) = (allowing, denying, passing);
+    }
+
+    /// What decides the connection among the enforced policies, or among all as if they were enforced.
+    fn decided(&self, mode: PolicyMode) -> Decided<'_> {
+        let isolates = match mode {
+            PolicyMode::Enforce => self.default == DefaultVerdict::Deny,
+            PolicyMode::Audit => self.default != DefaultVerdict::Allow,
+        };
+        let applies = |rule: &&JudgedRule| {
+            (mode == PolicyMode::Audit || rule.mode == PolicyMode::Enforce)
+                && !(rule.tier == Tier::Baseline && isolates)
+                && rule.miss().is_none()
+        };
+        let matching: Vec<&JudgedRule> = self.rules.iter().filter(applies).collect();
+        match first_decisive(matching.iter().map(|rule| (rule.tier, rule.action))) {
+            Some((position, tier, verdict)) => {
+                Decided { verdict, tier: Some(tier), rule: matching.get(position).copied() }
+            }
+            None if isolates => {
+                Decided { verdict: RuleVerdict::Deny, tier: Some(Tier::NetworkPolicy), rule: None }
+            }
+            None => Decided { verdict: RuleVerdict::Accept, tier: None, rule: None },
         }
     }
 }
@@ -195,72 +315,54 @@ pub fn evaluate_end(
 ) -> EndDecision {
     let remote = Remote { address: remote, pod: state.owner(remote) };
     let (default, policies) = isolating(state, pod, direction);
+    let cluster = selecting(state, pod, direction, default);
     let mut decision = EndDecision {
         pod: pod.name.clone(),
         direction,
         verdict: EndVerdict::NotIsolated,
         tier: None,
         isolating: policies.iter().map(|policy| PolicyRef::network_policy(&policy.name)).collect(),
+        cluster_policies: cluster
+            .iter()
+            .map(|policy| PolicyRef::cluster_policy(&policy.name))
+            .collect(),
         allowing: Vec::new(),
+        denying: None,
+        passing: Vec::new(),
         misses: Vec::new(),
+        exempt: None,
+        default,
+        rules: Vec::new(),
     };
-    for policy in policies {
-        for rule in policy.rules(direction) {
-            let reference = rule_ref(policy, direction, rule);
-            let destination = match direction {
-                Direction::Ingress => Some(pod),
-                Direction::Egress => remote.pod,
-            };
-            let peer_matches = peers_match(state, &policy.name.namespace, rule, remote);
-            let port_matches = ports_match(rule, destination, transport, port);
-            let reason = match (peer_matches, port_matches) {
-                (true, true) => {
-                    decision.allowing.push(reference);
-                    continue;
-                }
-                (true, false) => MissReason::Port,
-                (false, true) => MissReason::Peer,
-                (false, false) => MissReason::Both,
-            };
-            decision.misses.push(Miss { rule: reference, reason });
-        }
+    let destination = match direction {
+        Direction::Ingress => Some(pod),
+        Direction::Egress => remote.pod,
+    };
+    for policy in Selection::in_order(&policies, &cluster) {
+        decision.rules.extend(policy.rules(direction).map(|listed| JudgedRule {
+            peer_matches: peers_match(state, &listed, remote),
+            port_matches: ports_match(listed.rule, destination, transport, port),
+            source: listed.source,
+            tier: listed.tier,
+            action: listed.action,
+            mode: listed.mode,
+            is_left_out: false,
+        }));
     }
-    decision.misses.sort_by_key(|miss| miss.reason);
-    // Every rule of a NetworkPolicy accepts, in the tier of its kind.
-    let matching = decision.allowing.iter().map(|_| (Tier::NetworkPolicy, Action::Accept));
-    let decisive = first_decisive(matching).map(|(_, tier, verdict)| (tier, verdict));
-    let exempt = if remote.pod.is_some_and(|other| other.name == pod.name) {
+    decision.exempt = if remote.pod.is_some_and(|other| other.name == pod.name) {
         Some(EndVerdict::Itself)
     } else if is_own_node(state, pod, remote.address) {
         Some(EndVerdict::OwnNode)
-    } else if default != DefaultVerdict::Allow
-        && direction == Direction::Egress
+    } else if direction == Direction::Egress
+        && (default != DefaultVerdict::Allow || decision.has_deny())
         && is_service(state, remote.address)
     {
         Some(EndVerdict::Deferred)
     } else {
         None
     };
-    (decision.verdict, decision.tier) = match exempt {
-        Some(verdict) => (verdict, None),
-        None => policy_verdict(decisive, default),
-    };
+    decision.conclude();
     decision
-}
-
-/// The verdict of the policies and the tier that gave it, from the tier and verdict of the decisive rule, if there is one.
-fn policy_verdict(
-    decisive: Option<(Tier, RuleVerdict)>,
-    default: DefaultVerdict,
-) -> (EndVerdict, Option<Tier>) {
-    match (decisive, default) {
-        (Some((tier, RuleVerdict::Accept)), _) => (EndVerdict::Allowed, Some(tier)),
-        (Some((tier, RuleVerdict::Deny)), _) => (EndVerdict::Denied, Some(tier)),
-        (None, DefaultVerdict::Allow) => (EndVerdict::NotIsolated, None),
-        // The deny that the tier of NetworkPolicies implies.
-        (None, DefaultVerdict::Audit) => (EndVerdict::Audited, Some(Tier::NetworkPolicy)),
-        (None, DefaultVerdict::Deny) => (EndVerdict::NotAllowed, Some(Tier::NetworkPolicy)),
-    }
 }
 
 /// Whether an address belongs to the node that the pod runs on: the Node lists it, or a host-network pod of the node
@@ -291,21 +393,33 @@ pub fn allows_unknown_backend(
     transport: Transport,
     port: u16,
 ) -> bool {
-    let (default, policies) = isolating(state, pod, Direction::Egress);
-    default != DefaultVerdict::Deny
-        || policies.iter().flat_map(|policy| &*policy.egress).any(|rule| {
-            matches!(rule.peers, Peers::All) && ports_match(rule, None, transport, port)
-        })
+    let direction = Direction::Egress;
+    let (default, policies) = isolating(state, pod, direction);
+    let cluster = selecting(state, pod, direction, default);
+    let rules = Selection::in_order(&policies, &cluster);
+    let rules = rules.into_iter().flat_map(|policy| policy.rules(direction));
+    let matching = rules.filter(|listed| {
+        matches!(listed.rule.peers, Peers::All)
+            && listed.mode == PolicyMode::Enforce
+            && ports_match(listed.rule, None, transport, port)
+    });
+    match first_decisive(matching.map(|listed| (listed.tier, listed.action))) {
+        Some((_, _, verdict)) => verdict == RuleVerdict::Accept,
+        None => default != DefaultVerdict::Deny,
+    }
 }
 
-fn peers_match(state: &ClusterState, namespace: &str, rule: &Rule, remote: Remote<'_>) -> bool {
-    match &rule.peers {
+fn peers_match(state: &ClusterState, listed: &ListedRule<'_>, remote: Remote<'_>) -> bool {
+    match &listed.rule.peers {
         Peers::All => true,
         Peers::AnyOf(peers) => peers.iter().any(|peer| match peer {
             Peer::IpBlock(block) => block.contains(remote.address),
+            Peer::Nodes(nodes) => state.nodes().any(|node| {
+                nodes.matches(&node.labels) && node.addresses.contains(&remote.address)
+            }),
             Peer::Pods { namespaces, pods } => remote.pod.is_some_and(|pod| {
                 let in_namespace = match namespaces {
-                    NamespaceMatch::Own => *pod.name.namespace == *namespace,
+                    NamespaceMatch::Own => pod.name.namespace == listed.namespace,
                     NamespaceMatch::Selected(selector) => {
                         selects_namespace(selector, state.namespace_labels(&pod.name.namespace))
                     }
@@ -329,27 +443,5 @@ fn ports_match(rule: &Rule, destination: Option<&Pod>, transport: Transport, por
                     }),
                 }
         }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_verdict_names_the_tier_that_decided() {
-        let accept = Some((Tier::Admin, RuleVerdict::Accept));
-        let deny = Some((Tier::Baseline, RuleVerdict::Deny));
-        for default in [DefaultVerdict::Allow, DefaultVerdict::Audit, DefaultVerdict::Deny] {
-            let found = policy_verdict(accept, default);
-            assert_eq!(found, (EndVerdict::Allowed, Some(Tier::Admin)));
-            let (verdict, tier) = policy_verdict(deny, default);
-            assert_eq!((verdict, tier), (EndVerdict::Denied, Some(Tier::Baseline)));
-            assert!(!verdict.is_pass());
-        }
-        let np = Some(Tier::NetworkPolicy);
-        assert_eq!(policy_verdict(None, DefaultVerdict::Allow), (EndVerdict::NotIsolated, None));
-        assert_eq!(policy_verdict(None, DefaultVerdict::Audit), (EndVerdict::Audited, np));
-        assert_eq!(policy_verdict(None, DefaultVerdict::Deny), (EndVerdict::NotAllowed, np));
     }
 }

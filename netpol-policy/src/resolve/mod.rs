@@ -11,11 +11,12 @@ mod label_classes;
 mod peers;
 mod ports;
 mod rule;
+mod selection;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-pub use default_verdict::{DefaultVerdict, isolating};
+pub use default_verdict::{DefaultVerdict, isolating, selecting};
 pub use evaluate::{
     Connection, Decision, EndDecision, EndVerdict, Miss, MissReason, Remote,
     allows_unknown_backend, evaluate, evaluate_end, is_own_node, is_service,
@@ -24,13 +25,13 @@ use hashbrown::HashMap;
 use netpol_common::ids::Direction;
 pub use peers::{PeerBase, PeerSet, PortFilter};
 pub use ports::{PortSet, TransportPorts};
-pub use rule::{
-    Action, PolicyKind, PolicyRef, PolicyRule, RuleRef, RuleVerdict, Tier, first_decisive,
-};
+pub use rule::{PolicyKind, PolicyRef, PolicyRule, RuleRef, RuleVerdict, Tier, first_decisive};
 
-use crate::model::{ObjectName, Peers, Pod, Policy, Rule};
+pub use crate::model::Action;
+use crate::model::{ClusterPolicy, Peers, Pod, Policy, PolicyMode, Rule};
 use crate::store::ClusterState;
 use peers::Numberings;
+use selection::{ListedRule, Selection};
 
 /// The rules and default verdicts for one pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,8 +57,11 @@ impl EndpointPolicy {
 pub struct DirectionPolicy {
     /// The verdict where no rule decides.
     pub default: DefaultVerdict,
-    /// All policies that isolate the pod let existing connections live on when a change forbids them.
+    /// All policies that isolate the pod let existing connections live on when a change forbids them, and no other policy is
+    /// enforced.
     pub keeps_flows: bool,
+    /// An enforced rule drops connections.
+    pub denies: bool,
     /// The rules in their order of precedence. Pods that the same policies select share them.
     pub rules: RuleList,
 }
@@ -66,9 +70,19 @@ pub struct DirectionPolicy {
 pub type RuleList = Arc<[Arc<PolicyRule>]>;
 
 impl DirectionPolicy {
-    /// Whether every connection passes without a look at the rules.
+    /// Whether every connection passes, and none is reported, without a look at the rules.
     pub fn allows_everything(&self) -> bool {
-        self.default == DefaultVerdict::Allow && self.rules.is_empty()
+        self.default == DefaultVerdict::Allow
+            && !self.rules.iter().any(|rule| rule.action == Action::Deny)
+    }
+
+    /// Whether what rules cannot describe passes and is reported, as all that is not allowed.
+    pub fn is_audited(&self) -> bool {
+        match self.default {
+            DefaultVerdict::Allow => !self.denies,
+            DefaultVerdict::Audit => true,
+            DefaultVerdict::Deny => false,
+        }
     }
 }
 
@@ -80,6 +94,8 @@ pub struct Resolver {
     by_pod: BTreeMap<RuleRef, BTreeMap<PortSet, Option<Arc<PolicyRule>>>>,
     /// Egress rules with port names: they depend on the numbers that the pods of the cluster give these names.
     named: BTreeMap<RuleRef, Numberings>,
+    /// Policies with rules for nodes.
+    with_nodes: BTreeSet<PolicyRef>,
     /// The rules of each combination of policies since [`Self::begin`].
     lists: HashMap<ListKey, RuleList>,
 }
@@ -95,10 +111,9 @@ impl Resolver {
     }
 
     /// Drops a policy that has changed or is gone from the cache.
-    pub fn forget(&mut self, policy: &ObjectName) {
-        let policy = PolicyRef::network_policy(policy);
+    pub fn forget(&mut self, policy: &PolicyRef) {
         let first = RuleRef { policy: policy.clone(), direction: Direction::ALL[0], index: 0 };
-        let of_policy = |rule: &RuleRef| rule.policy == policy;
+        let of_policy = |rule: &RuleRef| rule.policy == *policy;
         let rules = self.shared.range(first.clone()..).map(|(rule, _)| rule);
         let gone: Vec<RuleRef> = rules.take_while(|rule| of_policy(rule)).cloned().collect();
         for rule in gone {
@@ -110,23 +125,32 @@ impl Resolver {
         for rule in gone {
             self.by_pod.remove(&rule);
         }
+        self.with_nodes.remove(policy);
     }
 
     /// Drops the policies whose port names have other numbers since label classes came or went. Returns these policies.
-    pub fn forget_renumbered(&mut self, state: &ClusterState) -> BTreeSet<ObjectName> {
+    pub fn forget_renumbered(&mut self, state: &ClusterState) -> BTreeSet<PolicyRef> {
         let mut renumbered = BTreeSet::new();
         for (reference, numberings) in &self.named {
-            let Some(policy) = state.policy(&reference.policy.name) else { continue };
-            let mut rules = policy.rules(reference.direction).iter();
-            let rule = rules.find(|rule| rule.index == reference.index);
-            if rule.is_some_and(|rule| Numberings::new(state, &rule.ports) != *numberings) {
-                renumbered.insert(reference.policy.name.clone());
+            let rule = selection::find(state, reference);
+            if rule.is_some_and(|listed| Numberings::new(state, &listed.rule.ports) != *numberings)
+            {
+                renumbered.insert(reference.policy.clone());
             }
         }
         for policy in &renumbered {
             self.forget(policy);
         }
         renumbered
+    }
+
+    /// Drops the policies with rules for nodes, because a node has changed. Returns these policies.
+    pub fn forget_nodes(&mut self) -> BTreeSet<PolicyRef> {
+        let with_nodes = std::mem::take(&mut self.with_nodes);
+        for policy in &with_nodes {
+            self.forget(policy);
+        }
+        with_nodes
     }
 
     /// Resolves both directions of a pod.
@@ -144,10 +168,17 @@ impl Resolver {
         direction: Direction,
     ) -> DirectionPolicy {
         let (default, policies) = isolating(state, pod, direction);
-        let keeps_flows =
-            !policies.is_empty() && policies.iter().all(|policy| policy.keeps_connections);
-        let rules = self.rules(state, pod, direction, &policies);
-        DirectionPolicy { default, keeps_flows, rules }
+        let cluster = selecting(state, pod, direction, default);
+        let enforced = cluster.iter().filter(|policy| policy.mode == PolicyMode::Enforce);
+        let keeps_flows = !policies.is_empty()
+            && policies.iter().all(|policy| policy.keeps_connections)
+            && enforced.clone().count() == 0;
+        let denies = enforced
+            .flat_map(|policy| policy.rules(direction))
+            .any(|rule| rule.action == Action::Deny);
+        let selected = Selection::in_order(&policies, &cluster);
+        let rules = self.rules(state, pod, direction, &selected);
+        DirectionPolicy { default, keeps_flows, denies, rules }
     }
 
     fn rules(
@@ -155,14 +186,14 @@ impl Resolver {
         state: &ClusterState,
         pod: &Pod,
         direction: Direction,
-        policies: &[&Policy],
+        policies: &[Selection<'_>],
     ) -> RuleList {
-        let has_names = |policy: &&Policy| {
-            policy.rules(direction).iter().any(|rule| ports::has_names(&rule.ports))
+        let has_names = |policy: &Selection<'_>| {
+            policy.rules(direction).any(|rule| ports::has_names(&rule.rule.ports))
         };
         let by_ports = direction == Direction::Ingress && policies.iter().any(has_names);
         let ports = by_ports.then(|| pod.ports.as_ptr().addr());
-        let addresses = policies.iter().map(|policy| std::ptr::from_ref(*policy).addr());
+        let addresses = policies.iter().map(|policy| policy.memory_address());
         let key = (direction, addresses.collect(), ports);
         if let Some(known) = self.lists.get(&key) {
             return Arc::clone(known);
@@ -170,7 +201,7 @@ impl Resolver {
         let mut rules = Vec::new();
         for policy in policies {
             for rule in policy.rules(direction) {
-                self.collect_rules(state, policy, direction, rule, pod, &mut rules);
+                self.collect_rules(state, &rule, pod, &mut rules);
             }
         }
         let rules = RuleList::from(rules);
@@ -181,44 +212,44 @@ impl Resolver {
     fn collect_rules(
         &mut self,
         state: &ClusterState,
-        policy: &Policy,
-        direction: Direction,
-        rule: &Rule,
+        listed: &ListedRule<'_>,
         pod: &Pod,
         rules: &mut Vec<Arc<PolicyRule>>,
     ) {
-        let source = rule_ref(policy, direction, rule);
+        let ListedRule { rule, source, .. } = listed;
         let has_names = ports::has_names(&rule.ports);
-        if has_names && direction == Direction::Ingress {
+        if has_names && source.direction == Direction::Ingress {
             // The destination is the pod itself: pods that give the names the same numbers share the rule.
             let open = ports::resolve_on(&rule.ports, pod);
             let by_ports = self.by_pod.entry(source.clone()).or_default();
             let known = by_ports.entry(open).or_insert_with_key(|open| {
-                let peers = base(policy, rule).map(PeerSet::unfiltered);
-                PolicyRule::network_policy(source, peers, open.clone())
+                listed.resolved(listed.base(state).map(PeerSet::unfiltered), open.clone())
             });
             rules.extend(known.clone());
             return;
         }
-        if let Some(known) = self.shared.get(&source) {
+        if let Some(known) = self.shared.get(source) {
             rules.extend_from_slice(known);
             return;
         }
+        if listed.has_nodes() {
+            self.with_nodes.insert(source.policy.clone());
+        }
         let mut found = Vec::new();
+        let base = listed.base(state);
         let numbered = ports::numbered(&rule.ports);
-        let peers = base(policy, rule).map(PeerSet::unfiltered);
-        found.extend(PolicyRule::network_policy(source.clone(), peers, numbered));
+        found.extend(listed.resolved(base.clone().map(PeerSet::unfiltered), numbered));
         if has_names {
             // The destination is the peer: each peer pod has its own number for a name.
-            let base = base(policy, rule).unwrap_or(PeerBase::Everybody);
+            let base = base.unwrap_or(PeerBase::Everybody);
             let numberings = Numberings::new(state, &rule.ports);
             for (peers, open) in numberings.split(&base) {
-                found.extend(PolicyRule::network_policy(source.clone(), Some(peers), open));
+                found.extend(listed.resolved(Some(peers), open));
             }
             self.named.insert(source.clone(), numberings);
         }
         rules.extend_from_slice(&found);
-        self.shared.insert(source, found);
+        self.shared.insert(source.clone(), found);
     }
 }
 
@@ -227,15 +258,50 @@ pub fn rule_ref(policy: &Policy, direction: Direction, rule: &Rule) -> RuleRef {
     RuleRef { policy: PolicyRef::network_policy(&policy.name), direction, index: rule.index }
 }
 
-/// The peers of a rule, without regard to port names; `None` is every address.
-pub fn peer_set(policy: &Policy, rule: &Rule) -> Option<PeerSet> {
-    base(policy, rule).map(PeerSet::unfiltered)
+/// The reference to a rule of a ClusterNetworkPolicy.
+pub fn cluster_rule_ref(policy: &ClusterPolicy, direction: Direction, rule: &Rule) -> RuleRef {
+    RuleRef { policy: PolicyRef::cluster_policy(&policy.name), direction, index: rule.index }
 }
 
-/// The peers of a rule as listed; `None` is every address.
-fn base(policy: &Policy, rule: &Rule) -> Option<PeerBase> {
+/// Every rule of every policy that can be in force, as if it were for all ports.
+pub fn every_rule(state: &ClusterState) -> Vec<Arc<PolicyRule>> {
+    let network = state.policies().map(Selection::Network);
+    let cluster = state.cluster_policies().map(Selection::Cluster);
+    let mut found = Vec::new();
+    for policy in network.chain(cluster) {
+        for direction in policy.directions() {
+            for listed in policy.rules(direction) {
+                let peers = listed.base(state).map(PeerSet::unfiltered);
+                found.extend(listed.resolved(peers, PortSet::All));
+            }
+        }
+    }
+    found
+}
+
+/// What an explanation says about a rule.
+#[derive(Clone, Copy, Debug)]
+pub struct RuleInWords<'a> {
+    /// The rule.
+    pub rule: &'a Rule,
+    /// Its effect.
+    pub action: Action,
+    /// Its name, empty if it has none.
+    pub name: &'a str,
+}
+
+/// The rule behind a reference; `None` if the state does not have it.
+pub fn rule_in_words<'a>(state: &'a ClusterState, reference: &RuleRef) -> Option<RuleInWords<'a>> {
+    let listed = selection::find(state, reference)?;
+    Some(RuleInWords { rule: listed.rule, action: listed.action, name: listed.name })
+}
+
+/// The peers of a rule of a NetworkPolicy, without regard to port names; `None` is every address.
+pub fn peer_set(policy: &Policy, rule: &Rule) -> Option<PeerSet> {
     match &rule.peers {
         Peers::All => None,
-        Peers::AnyOf(peers) => Some(PeerBase::any_of(&policy.name.namespace, peers)),
+        Peers::AnyOf(peers) => {
+            Some(PeerSet::unfiltered(PeerBase::any_of(&policy.name.namespace, peers)))
+        }
     }
 }

@@ -31,7 +31,7 @@ pub enum PeerBase {
         /// The namespace of the policy, if a peer refers to it; else empty, so that equal lists of different namespaces are one
         /// set.
         namespace: Arc<str>,
-        /// The items.
+        /// The items; nodes are listed as blocks of one address.
         peers: Vec<Peer>,
     },
 }
@@ -77,7 +77,7 @@ impl PeerBase {
         };
         peers.iter().filter_map(|peer| match peer {
             Peer::IpBlock(block) => Some(block),
-            Peer::Pods { .. } => None,
+            Peer::Pods { .. } | Peer::Nodes(_) => None,
         })
     }
 }
@@ -172,7 +172,7 @@ impl PeerSet {
             PeerBase::Everybody => state.n_label_classes(),
             PeerBase::AnyOf { namespace, peers } => {
                 let of_peer = |peer: &Peer| match peer {
-                    Peer::IpBlock(_) => 0,
+                    Peer::IpBlock(_) | Peer::Nodes(_) => 0,
                     Peer::Pods { namespaces, pods } => {
                         label_classes::n_comparisons(state, namespace, namespaces, pods)
                     }
@@ -190,7 +190,7 @@ impl PeerSet {
             PeerBase::AnyOf { peers, .. } => peers
                 .iter()
                 .map(|peer| match peer {
-                    Peer::IpBlock(_) => 0,
+                    Peer::IpBlock(_) | Peer::Nodes(_) => 0,
                     Peer::Pods { namespaces, pods } => {
                         label_classes::n_requirements(namespaces, pods)
                     }
@@ -210,7 +210,7 @@ impl PeerSet {
         let is_peer = match &self.base {
             PeerBase::Everybody => true,
             PeerBase::AnyOf { namespace, peers } => peers.iter().any(|peer| match peer {
-                Peer::IpBlock(_) => false,
+                Peer::IpBlock(_) | Peer::Nodes(_) => false,
                 Peer::Pods { namespaces, pods } => {
                     label_classes::is_selected(state, namespace, namespaces, pods, label_class)
                 }
@@ -224,7 +224,7 @@ impl PeerSet {
         match &self.base {
             PeerBase::Everybody => true,
             PeerBase::AnyOf { namespace: own, peers } => peers.iter().any(|peer| match peer {
-                Peer::IpBlock(_) => false,
+                Peer::IpBlock(_) | Peer::Nodes(_) => false,
                 Peer::Pods { namespaces: NamespaceMatch::Own, .. } => **own == *namespace,
                 Peer::Pods { namespaces: NamespaceMatch::Selected(selector), .. } => {
                     selects_namespace(selector, state.namespace_labels(namespace))

@@ -1,9 +1,9 @@
 //! Rules with an action and a place in the order of precedence.
 //!
 //! A rule that matches a connection decides it unless a rule of higher precedence has. Precedence falls from tier to tier,
-//! within a tier with a rising priority value, and within a policy with the position in its list: the derived order of
-//! [`PolicyRule`] is the order of precedence. The rules of NetworkPolicies have no order among themselves: all have the same
-//! priority and position, all accept, and their union counts.
+//! within a tier with a rising priority value, among policies of one priority by their names (the API leaves that open), and
+//! within a policy with the position in its list: the derived order of [`PolicyRule`] is the order of precedence. The rules
+//! of NetworkPolicies need no order: all accept, and their union counts.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::peers::PeerSet;
 use super::ports::PortSet;
-use crate::model::{Kind, ObjectName};
+use crate::model::{Action, ClusterTier, Kind, ObjectName, PolicyMode};
 
 /// Groups of policies, the one with the highest precedence first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -28,18 +28,13 @@ pub enum Tier {
     Baseline,
 }
 
-/// Effect of a rule on the connections that it matches.
-///
-/// Source: policy.networking.k8s.io `ClusterNetworkPolicy` actions. A rule of a NetworkPolicy accepts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Action {
-    /// The connection passes; no further rule is asked.
-    Accept,
-    /// The connection is dropped; no further rule is asked.
-    Deny,
-    /// The remaining rules of the tier are skipped; the next tier is asked.
-    Pass,
+impl From<ClusterTier> for Tier {
+    fn from(tier: ClusterTier) -> Self {
+        match tier {
+            ClusterTier::Admin => Self::Admin,
+            ClusterTier::Baseline => Self::Baseline,
+        }
+    }
 }
 
 /// Kinds of objects that rules come from.
@@ -47,12 +42,15 @@ pub enum Action {
 pub enum PolicyKind {
     /// networking.k8s.io/v1 `NetworkPolicy`.
     NetworkPolicy,
+    /// policy.networking.k8s.io/v1alpha2 `ClusterNetworkPolicy`.
+    ClusterNetworkPolicy,
 }
 
 impl From<PolicyKind> for Kind {
     fn from(kind: PolicyKind) -> Self {
         match kind {
             PolicyKind::NetworkPolicy => Self::NetworkPolicy,
+            PolicyKind::ClusterNetworkPolicy => Self::ClusterNetworkPolicy,
         }
     }
 }
@@ -62,7 +60,7 @@ impl From<PolicyKind> for Kind {
 pub struct PolicyRef {
     /// Kind of the policy.
     pub kind: PolicyKind,
-    /// Namespace and name of the policy.
+    /// Namespace and name of the policy; the namespace of a ClusterNetworkPolicy is empty.
     #[serde(flatten)]
     pub name: ObjectName,
 }
@@ -72,12 +70,20 @@ impl PolicyRef {
     pub fn network_policy(name: &ObjectName) -> Self {
         Self { kind: PolicyKind::NetworkPolicy, name: name.clone() }
     }
+
+    /// A ClusterNetworkPolicy.
+    pub fn cluster_policy(name: &str) -> Self {
+        let name = ObjectName::cluster_scoped(name);
+        Self { kind: PolicyKind::ClusterNetworkPolicy, name }
+    }
 }
 
 impl fmt::Display for PolicyRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind: PolicyKind::NetworkPolicy, name } = self;
-        write!(f, "{name}")
+        match self.kind {
+            PolicyKind::NetworkPolicy => write!(f, "{}", self.name),
+            PolicyKind::ClusterNetworkPolicy => write!(f, "ClusterNetworkPolicy {}", self.name),
+        }
     }
 }
 
@@ -105,12 +111,13 @@ pub struct PolicyRule {
     pub tier: Tier,
     /// Priority of the policy within its tier: a lower value has precedence. 0 for a NetworkPolicy.
     pub priority: u16,
-    /// Position within the policy where positions matter: a lower one has precedence. 0 for a NetworkPolicy.
-    pub order: u16,
+    /// The rule as the API lists it. Among rules of one tier and priority the name of the policy and then the position in its
+    /// list have precedence, which the rules of NetworkPolicies do not need.
+    pub source: RuleRef,
+    /// Whether the policy is enforced or only counted.
+    pub mode: PolicyMode,
     /// Effect on the connections that peers and ports match.
     pub action: Action,
-    /// The rule as the API lists it.
-    pub source: RuleRef,
     /// The remote addresses that the rule matches; `None` matches every address.
     pub peers: Option<Arc<PeerSet>>,
     /// The destination ports that the rule matches.
@@ -121,21 +128,23 @@ impl PolicyRule {
     /// A rule of a NetworkPolicy; `None` if it can never match.
     pub fn network_policy(
         source: RuleRef,
+        mode: PolicyMode,
         peers: Option<PeerSet>,
         ports: PortSet,
     ) -> Option<Arc<Self>> {
-        let is_empty = ports.is_empty() || peers.as_ref().is_some_and(PeerSet::is_empty);
-        (!is_empty).then(|| {
-            Arc::new(Self {
-                tier: Tier::NetworkPolicy,
-                priority: 0,
-                order: 0,
-                action: Action::Accept,
-                source,
-                peers: peers.map(Arc::new),
-                ports,
-            })
-        })
+        let (tier, action) = (Tier::NetworkPolicy, Action::Accept);
+        Self { tier, priority: 0, source, mode, action, peers: peers.map(Arc::new), ports }.shared()
+    }
+
+    /// The rule, unless it can never match.
+    pub(super) fn shared(self) -> Option<Arc<Self>> {
+        let has_no_peers = self.peers.as_ref().is_some_and(|peers| peers.is_empty());
+        (!self.ports.is_empty() && !has_no_peers).then(|| Arc::new(self))
+    }
+
+    /// Whether it drops connections.
+    pub fn denies(&self) -> bool {
+        self.action == Action::Deny && self.mode == PolicyMode::Enforce
     }
 }
 
@@ -200,25 +209,26 @@ mod tests {
 
     #[test]
     fn the_derived_order_is_the_order_of_precedence() {
-        let rule = |tier, priority, order| PolicyRule {
+        let rule = |tier, priority, name, index| PolicyRule {
             tier,
             priority,
-            order,
-            action: Pass,
             source: RuleRef {
-                policy: PolicyRef::network_policy(&ObjectName::new("x", "y")),
+                policy: PolicyRef::cluster_policy(name),
                 direction: Direction::Ingress,
-                index: usize::from(order),
+                index,
             },
+            mode: PolicyMode::Enforce,
+            action: Pass,
             peers: None,
             ports: PortSet::All,
         };
         let ordered = [
-            rule(Admin, 0, 5),
-            rule(Admin, 1, 0),
-            rule(Admin, 1, 1),
-            rule(NetworkPolicy, 0, 0),
-            rule(Baseline, 0, 0),
+            rule(Admin, 0, "z", 5),
+            rule(Admin, 1, "a", 0),
+            rule(Admin, 1, "a", 1),
+            rule(Admin, 1, "b", 0),
+            rule(NetworkPolicy, 0, "a", 0),
+            rule(Baseline, 0, "a", 0),
         ];
         assert!(ordered.is_sorted());
     }

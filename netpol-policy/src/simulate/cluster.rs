@@ -207,7 +207,7 @@ pub fn with_implicit_namespaces(mut objects: Vec<Object>) -> (Vec<Object>, Vec<A
             Object::Policy(_) | Object::Pod(_) | Object::Service(_) => {
                 mentioned.insert(object.object_ref().name.namespace);
             }
-            Object::Node(_) => {}
+            Object::ClusterPolicy(_) | Object::Node(_) => {}
         }
     }
     let missing: Vec<Arc<str>> = mentioned.difference(&existing).cloned().collect();

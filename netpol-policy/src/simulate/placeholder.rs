@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
-use crate::model::{IpBlock, Object, Peer, Peers, Pod, PodPhase, Policy, Rule};
+use crate::model::{Action, ClusterRule, IpBlock, Object, Peer, Peers, Pod, PodPhase, Rule};
 
 /// The placeholders of pods. No packet has an address of 0.0.0.0/8, or of the discard-only block `100::/64`.
 const PODS_V4: (Ipv4Addr, u8) = (Ipv4Addr::new(0, 64, 0, 0), 10);
@@ -36,7 +36,7 @@ pub struct Bounds {
     /// The connections that are allowed for some address; `None` if they are the same.
     pub possible: Option<Vec<Object>>,
     /// The policies as written, if their blocks are changed in the other sets.
-    pub written: Vec<Policy>,
+    pub written: Vec<Object>,
 }
 
 /// Gives a placeholder to each pod that has no address and has not finished. The pods are in `pod_networks`; if there are
@@ -64,8 +64,22 @@ pub fn with_placeholders(mut objects: Vec<Object>, pod_networks: &[IpNetwork]) -
     for (object, possible) in objects.iter_mut().zip(&mut possible) {
         match (object, possible) {
             (Object::Policy(policy), Object::Policy(other)) => {
-                written.push(policy.clone());
-                differs |= bound(policy, other, &ranges);
+                written.push(Object::Policy(policy.clone()));
+                let rules = [&mut policy.ingress, &mut policy.egress];
+                for (rules, others) in
+                    rules.into_iter().zip([&mut other.ingress, &mut other.egress])
+                {
+                    differs |= bound(rules, others, &ranges);
+                }
+            }
+            (Object::ClusterPolicy(policy), Object::ClusterPolicy(other)) => {
+                written.push(Object::ClusterPolicy(policy.clone()));
+                let rules = [&mut policy.ingress, &mut policy.egress];
+                for (rules, others) in
+                    rules.into_iter().zip([&mut other.ingress, &mut other.egress])
+                {
+                    differs |= bound_actions(rules, others, &ranges);
+                }
             }
             (Object::Pod(pod), Object::Pod(other)) if pod.node.is_empty() => {
                 other.node = Arc::from(SOME_NODE);
@@ -182,41 +196,75 @@ impl Containment {
     }
 }
 
-/// Changes the blocks of a policy so that they contain the placeholders of the addresses that they contain for certain, and
-/// those of `possible` so that they contain all that they can. Returns whether the two differ.
-fn bound(certain: &mut Policy, possible: &mut Policy, ranges: &[Range]) -> bool {
+/// Changes the blocks of accepting rules so that they contain the placeholders of the addresses that they contain for certain,
+/// and those of `possible` so that they contain all that they can. Returns whether the two differ.
+fn bound(certain: &mut Arc<[Rule]>, possible: &mut Arc<[Rule]>, ranges: &[Range]) -> bool {
+    if !certain.iter().any(has_blocks) {
+        return false;
+    }
     let mut differs = false;
-    for (rules, others) in
-        [(&mut certain.ingress, &mut possible.ingress), (&mut certain.egress, &mut possible.egress)]
-    {
-        let has_blocks = |rule: &Rule| match &rule.peers {
-            Peers::All => false,
-            Peers::AnyOf(peers) => peers.iter().any(|peer| matches!(peer, Peer::IpBlock(_))),
-        };
-        if !rules.iter().any(has_blocks) {
-            continue;
-        }
-        let (rules, others) = (Arc::make_mut(rules), Arc::make_mut(others));
-        for (rule, other) in rules.iter_mut().zip(others) {
-            let (Peers::AnyOf(peers), Peers::AnyOf(others)) = (&mut rule.peers, &mut other.peers)
-            else {
-                continue;
-            };
-            let before = std::mem::take(peers);
-            others.clear();
-            for peer in before {
-                let Peer::IpBlock(block) = peer else {
-                    peers.push(peer.clone());
-                    others.push(peer);
-                    continue;
-                };
-                push_block(&block, ranges, Containment::Certain, peers);
-                push_block(&block, ranges, Containment::Possible, others);
-            }
-            differs |= peers != others;
-        }
+    let (rules, others) = (Arc::make_mut(certain), Arc::make_mut(possible));
+    for (rule, other) in rules.iter_mut().zip(others) {
+        *other = with_blocks(rule, ranges, Containment::Possible);
+        *rule = with_blocks(rule, ranges, Containment::Certain);
+        differs |= rule != other;
     }
     differs
+}
+
+/// As [`bound`] for rules with actions. A Pass rule of which it is not certain what it matches denies all that in `certain`, and
+/// accepts it in `possible`, because nothing is known about the rules after it.
+fn bound_actions(
+    certain: &mut Arc<[ClusterRule]>,
+    possible: &mut Arc<[ClusterRule]>,
+    ranges: &[Range],
+) -> bool {
+    if !certain.iter().any(|listed| has_blocks(&listed.rule)) {
+        return false;
+    }
+    let mut differs = false;
+    let [mut lower, mut upper] = [Vec::new(), Vec::new()];
+    for listed in certain.iter() {
+        let for_certain = with_blocks(&listed.rule, ranges, Containment::Certain);
+        let perhaps = with_blocks(&listed.rule, ranges, Containment::Possible);
+        let is_same = for_certain == perhaps;
+        differs |= !is_same;
+        let with = |action, rule: &Rule| ClusterRule {
+            name: Arc::clone(&listed.name),
+            action,
+            rule: rule.clone(),
+        };
+        for (rules, action) in [(&mut lower, Action::Deny), (&mut upper, Action::Accept)] {
+            let is_other_than_pass = listed.action != Action::Pass || is_same;
+            rules.push(if is_other_than_pass && listed.action != action {
+                with(listed.action, &for_certain)
+            } else {
+                with(action, &perhaps)
+            });
+        }
+    }
+    (*certain, *possible) = (lower.into(), upper.into());
+    differs
+}
+
+fn has_blocks(rule: &Rule) -> bool {
+    match &rule.peers {
+        Peers::All => false,
+        Peers::AnyOf(peers) => peers.iter().any(|peer| matches!(peer, Peer::IpBlock(_))),
+    }
+}
+
+/// The rule with blocks that contain the placeholders which they contain at least as certainly as `wanted`, and no others.
+fn with_blocks(rule: &Rule, ranges: &[Range], wanted: Containment) -> Rule {
+    let Peers::AnyOf(peers) = &rule.peers else { return rule.clone() };
+    let mut changed = Vec::new();
+    for peer in peers {
+        match peer {
+            Peer::IpBlock(block) => push_block(block, ranges, wanted, &mut changed),
+            Peer::Pods { .. } | Peer::Nodes(_) => changed.push(peer.clone()),
+        }
+    }
+    Rule { index: rule.index, peers: Peers::AnyOf(changed), ports: rule.ports.clone() }
 }
 
 /// Adds the block, with the placeholders that it contains at least as certainly as `wanted`, and no others.

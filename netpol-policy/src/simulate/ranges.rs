@@ -51,7 +51,10 @@ pub(super) fn starts(state: &ClusterState) -> Vec<Addr> {
 
 /// Every block and every exception of the policies.
 fn blocks(state: &ClusterState) -> impl Iterator<Item = IpNetwork> {
-    let rules = state.policies().flat_map(|policy| policy.ingress.iter().chain(&*policy.egress));
+    let network = state.policies().flat_map(|policy| policy.ingress.iter().chain(&*policy.egress));
+    let cluster = state.cluster_policies();
+    let cluster = cluster.flat_map(|policy| policy.ingress.iter().chain(&*policy.egress));
+    let rules = network.chain(cluster.map(|listed| &listed.rule));
     let peers = rules.flat_map(|rule| match &rule.peers {
         Peers::All => [].as_slice(),
         Peers::AnyOf(peers) => peers.as_slice(),
@@ -62,7 +65,7 @@ fn blocks(state: &ClusterState) -> impl Iterator<Item = IpNetwork> {
                 [block.cidr].into_iter().chain(block.except.clone()).collect();
             networks
         }
-        Peer::Pods { .. } => Vec::new(),
+        Peer::Pods { .. } | Peer::Nodes(_) => Vec::new(),
     })
 }
 

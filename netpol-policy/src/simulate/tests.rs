@@ -76,7 +76,11 @@ fn own_pods() -> Peers {
 }
 
 fn node(name: &str, address: &str) -> Object {
-    Object::Node(Node { name: Arc::from(name), addresses: vec![ip(address)] })
+    Object::Node(Node {
+        name: Arc::from(name),
+        labels: Labels::default(),
+        addresses: vec![ip(address)],
+    })
 }
 
 fn end(text: &str) -> PodOrIp {

@@ -18,7 +18,11 @@ pub fn without_represented(mut objects: Vec<Object>) -> Vec<Object> {
     let mut is_kept: Vec<bool> = Vec::with_capacity(objects.len());
     is_kept.extend(objects.iter().map(|object| match object {
         Object::Pod(pod) => !names.represent(pod),
-        Object::Policy(_) | Object::Namespace(_) | Object::Service(_) | Object::Node(_) => true,
+        Object::Policy(_)
+        | Object::ClusterPolicy(_)
+        | Object::Namespace(_)
+        | Object::Service(_)
+        | Object::Node(_) => true,
     }));
     let mut is_kept = is_kept.into_iter();
     objects.retain(|_| is_kept.next().unwrap_or(true));

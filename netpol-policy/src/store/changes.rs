@@ -25,6 +25,10 @@ pub struct Changes {
     pub namespaces: BTreeSet<Arc<str>>,
     /// Policies that were added, removed or changed.
     pub policies: BTreeSet<ObjectName>,
+    /// ClusterNetworkPolicies that were added, removed or changed.
+    pub cluster_policies: BTreeSet<Arc<str>>,
+    /// Nodes were added, removed or changed.
+    pub nodes: bool,
     /// Endpoints that were added or removed, or whose pod differs.
     pub endpoints: BTreeSet<IfIndex>,
     /// Addresses of Services and of the node.
@@ -46,14 +50,18 @@ impl Changes {
             label_classes,
             namespaces,
             policies,
+            cluster_policies,
+            nodes,
             endpoints,
             deferred,
         } = self;
         *everything
+            || *nodes
             || !(addresses.is_empty()
                 && label_classes.is_empty()
                 && namespaces.is_empty()
                 && policies.is_empty()
+                && cluster_policies.is_empty()
                 && endpoints.is_empty()
                 && deferred.is_empty())
     }
@@ -67,6 +75,8 @@ impl Changes {
             label_classes,
             namespaces,
             policies,
+            cluster_policies,
+            nodes,
             endpoints,
             deferred,
         } = later;
@@ -76,6 +86,8 @@ impl Changes {
         self.label_classes.extend(label_classes);
         self.namespaces.extend(namespaces);
         self.policies.extend(policies);
+        self.cluster_policies.extend(cluster_policies);
+        self.nodes |= nodes;
         self.endpoints.extend(endpoints);
         self.deferred.extend(deferred);
     }

@@ -29,7 +29,8 @@ use pods::{PodId, Pods};
 use smallvec::SmallVec;
 
 use crate::model::{
-    Interner, Kind, Namespace, Node, Object, ObjectName, ObjectRef, Pod, PodPhase, Policy, Service,
+    ClusterPolicy, Interner, Kind, Namespace, Node, Object, ObjectName, ObjectRef, Pod, PodPhase,
+    Policy, Service,
 };
 
 /// Every object that the policy of this node depends on.
@@ -39,6 +40,7 @@ pub struct ClusterState {
     namespaces: BTreeMap<Arc<str>, Namespace>,
     namespaces_by_label: LabelIndex<Arc<str>>,
     policies: BTreeMap<ObjectName, Policy>,
+    cluster_policies: BTreeMap<Arc<str>, ClusterPolicy>,
     services: BTreeMap<ObjectName, Service>,
     /// Number of Services that have an address.
     service_addresses: BTreeMap<Addr, usize>,
@@ -56,6 +58,7 @@ impl fmt::Debug for ClusterState {
             .field("pods", &self.pods.iter().collect::<Vec<_>>())
             .field("namespaces", &self.namespaces)
             .field("policies", &self.policies)
+            .field("cluster_policies", &self.cluster_policies)
             .field("services", &self.services)
             .field("nodes", &self.nodes)
             .field("endpoints", &self.endpoints)
@@ -93,9 +96,10 @@ impl ClusterState {
         let is_new = match object {
             Object::Pod(pod) => self.upsert_pod(pod, changes),
             Object::Policy(policy) => self.upsert_policy(policy, changes),
+            Object::ClusterPolicy(policy) => self.upsert_cluster_policy(policy, changes),
             Object::Namespace(namespace) => self.upsert_namespace(namespace, changes),
             Object::Service(service) => self.upsert_service(service, changes),
-            Object::Node(node) => insert_if_new(&mut self.nodes, Arc::clone(&node.name), node),
+            Object::Node(node) => self.upsert_node(node, changes),
         };
         changes.n_objects += usize::from(is_new);
     }
@@ -121,6 +125,26 @@ impl ClusterState {
         self.interner(Kind::NetworkPolicy).share_policy(&mut policy);
         changes.policies.insert(policy.name.clone());
         self.policies.insert(policy.name.clone(), policy);
+        true
+    }
+
+    fn upsert_cluster_policy(&mut self, mut policy: ClusterPolicy, changes: &mut Changes) -> bool {
+        if self.cluster_policies.get(&policy.name) == Some(&policy) {
+            return false;
+        }
+        self.interner(Kind::ClusterNetworkPolicy).share_cluster_policy(&mut policy);
+        changes.cluster_policies.insert(Arc::clone(&policy.name));
+        self.cluster_policies.insert(Arc::clone(&policy.name), policy);
+        true
+    }
+
+    fn upsert_node(&mut self, node: Node, changes: &mut Changes) -> bool {
+        let old = self.nodes.get(&node.name);
+        if old == Some(&node) {
+            return false;
+        }
+        changes.nodes = true;
+        self.nodes.insert(Arc::clone(&node.name), node);
         true
     }
 
@@ -198,7 +222,20 @@ impl ClusterState {
                 None => false,
             },
             Kind::Service => self.remove_service(name, changes),
-            Kind::Node => self.nodes.remove(&name.name).is_some(),
+            Kind::ClusterNetworkPolicy => {
+                let known = self.cluster_policies.get(&name.name);
+                let stays = known.is_none_or(|policy| is_other(&policy.uid));
+                if !stays {
+                    self.cluster_policies.remove(&name.name);
+                    changes.cluster_policies.insert(Arc::clone(&name.name));
+                }
+                !stays
+            }
+            Kind::Node => {
+                let is_known = self.nodes.remove(&name.name).is_some();
+                changes.nodes |= is_known;
+                is_known
+            }
         };
         changes.n_objects += usize::from(removed);
     }
@@ -228,9 +265,12 @@ impl ClusterState {
             Kind::Pod if self.pods.is_empty() => Self::fill_pods,
             Kind::NetworkPolicy if self.policies.is_empty() => Self::fill_policies,
             Kind::Namespace if self.namespaces.is_empty() => Self::fill_namespaces,
-            Kind::Pod | Kind::NetworkPolicy | Kind::Namespace | Kind::Service | Kind::Node => {
-                return Some(list);
-            }
+            Kind::Pod
+            | Kind::NetworkPolicy
+            | Kind::ClusterNetworkPolicy
+            | Kind::Namespace
+            | Kind::Service
+            | Kind::Node => return Some(list),
         };
         self.interners.insert(list.kind, list.interner);
         changes.n_objects += fill(self, list.objects);
@@ -359,15 +399,6 @@ impl ClusterState {
 fn is_pod_of(endpoint: &Endpoint, pod: &Pod) -> bool {
     let uid = &endpoint.pod_uid;
     pod.uid.is_empty() || uid.is_empty() || pod.uid == *uid || pod.static_uid == *uid
-}
-
-/// Stores the value. Returns whether it differs from the old one.
-fn insert_if_new<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, value: V) -> bool {
-    if map.get(&key) == Some(&value) {
-        return false;
-    }
-    map.insert(key, value);
-    true
 }
 
 #[cfg(test)]

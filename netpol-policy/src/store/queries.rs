@@ -12,8 +12,8 @@ use super::label_classes::{LabelClass, LabelClassId};
 use super::label_index::Candidates;
 use super::{ClusterState, Endpoint, is_pod_of};
 use crate::model::{
-    Kind, Labels, Namespace, Node, ObjectName, ObjectRef, Pod, Policy, PortName, Selector, Service,
-    Transport,
+    ClusterPolicy, Kind, Labels, Namespace, Node, ObjectName, ObjectRef, Pod, Policy, PortName,
+    Selector, Service, Transport,
 };
 
 impl ClusterState {
@@ -26,6 +26,9 @@ impl ClusterState {
             Kind::Pod => self.pods.iter().map(|pod| name(&pod.name)).collect(),
             Kind::NetworkPolicy => self.policies.keys().map(name).collect(),
             Kind::Service => self.services.keys().map(name).collect(),
+            Kind::ClusterNetworkPolicy => {
+                self.cluster_policies.keys().map(cluster_scoped).collect()
+            }
             Kind::Namespace => self.namespaces.keys().map(cluster_scoped).collect(),
             Kind::Node => self.nodes.keys().map(cluster_scoped).collect(),
         }
@@ -201,6 +204,16 @@ impl ClusterState {
             .range(start..)
             .take_while(move |(name, _)| name.namespace == namespace)
             .map(|(_, policy)| policy)
+    }
+
+    /// A ClusterNetworkPolicy by name.
+    pub fn cluster_policy(&self, name: &str) -> Option<&ClusterPolicy> {
+        self.cluster_policies.get(name)
+    }
+
+    /// All ClusterNetworkPolicies, by name.
+    pub fn cluster_policies(&self) -> impl Iterator<Item = &ClusterPolicy> {
+        self.cluster_policies.values()
     }
 
     /// All Services, by name.

@@ -148,18 +148,22 @@ async fn the_first_watch_that_works_again_wakes_the_others() {
     let mut watched = Watched::in_process(filled().await, options).await;
     watched.until_listed().await;
     watched.cluster.close();
-    for kind in Kind::ALL {
+    for kind in Kind::BUILT_IN {
         let is_broken = |w: &Watched| matches!(w.freshness.of(kind), Health::Broken { .. });
         watched.until("the outage is reported", is_broken).await;
     }
     watched.cluster.open_again().unwrap();
-    watched.until("one is there", |w| Kind::ALL.iter().any(|kind| w.heard(*kind).is_some())).await;
-    watched.until("all are there", |w| Kind::ALL.iter().all(|kind| w.heard(*kind).is_some())).await;
+    watched
+        .until("one is there", |w| Kind::BUILT_IN.iter().any(|kind| w.heard(*kind).is_some()))
+        .await;
+    watched
+        .until("all are there", |w| Kind::BUILT_IN.iter().all(|kind| w.heard(*kind).is_some()))
+        .await;
     let since = |kind| match watched.freshness.of(kind) {
         Health::Synced { since, .. } => *since,
         health @ (Health::Listing | Health::Broken { .. }) => panic!("{kind}: {health:?}"),
     };
-    let mut moments = Kind::ALL.map(since);
+    let mut moments = Kind::BUILT_IN.map(since);
     moments.sort();
     // Without waking each other they would recover up to three seconds apart.
     assert!(moments[4] - moments[0] < Duration::from_millis(700), "{moments:?}");

@@ -16,7 +16,7 @@ async fn a_watch_behind_a_proxy_that_stays_silent_is_reported_and_begun_again() 
     assert!(watched.errors.is_empty(), "{:?}", watched.errors);
     // The proxy accepts all that is sent, so that the kernel has no reason to doubt the connections.
     watched.cluster.forget_connections();
-    for kind in Kind::ALL {
+    for kind in Kind::BUILT_IN {
         let is_reported = |w: &Watched| {
             w.errors.iter().any(|error| {
                 error.starts_with(kind.as_str()) && error.contains("the watch has been silent")
@@ -35,12 +35,12 @@ async fn a_server_that_stays_silent_is_stale_until_it_answers() {
     let mut watched = Watched::in_process(filled().await, options).await;
     watched.until_listed().await;
     watched.api().hold();
-    for kind in Kind::ALL {
+    for kind in Kind::BUILT_IN {
         let is_stale = |w: &Watched| matches!(w.freshness.of(kind), Health::Broken { .. });
         watched.until("the silence is reported", is_stale).await;
     }
     watched.api().release();
-    for kind in Kind::ALL {
+    for kind in Kind::BUILT_IN {
         watched.until("the kind is fresh again", |w| w.heard(kind).is_some()).await;
     }
 }

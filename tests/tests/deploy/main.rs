@@ -78,9 +78,10 @@ fn the_agent_may_read_every_kind_that_it_watches_and_write_nothing_but_events() 
             watched.extend(resources);
         }
     }
-    let needed: BTreeSet<_> = Kind::ALL
+    let needed: BTreeSet<_> = Kind::BUILT_IN
         .map(|kind| match kind {
             Kind::NetworkPolicy => "networkpolicies",
+            Kind::ClusterNetworkPolicy => "clusternetworkpolicies",
             Kind::Pod => "pods",
             Kind::Namespace => "namespaces",
             Kind::Service => "services",

@@ -30,7 +30,7 @@ async fn broken_connections_go_on_where_they_were() {
 async fn what_happens_while_the_way_is_closed_arrives_when_it_is_open() {
     let mut watched = Watched::filled().await;
     watched.cluster.close();
-    for kind in Kind::ALL {
+    for kind in Kind::BUILT_IN {
         watched.until("the outage is told", |w| is_broken(w, kind)).await;
     }
     assert!(watched.errors.iter().any(|error| error.contains("refused")), "{:?}", watched.errors);
@@ -42,7 +42,7 @@ async fn what_happens_while_the_way_is_closed_arrives_when_it_is_open() {
     watched.cluster.open_again().unwrap();
     watched.until("the pod is gone", |w| w.pod("web").is_none()).await;
     watched.until("the new pod is there", |w| w.pod("new").is_some()).await;
-    for kind in Kind::ALL {
+    for kind in Kind::BUILT_IN {
         watched.until("the recovery is told", |w| is_synced(w, kind)).await;
     }
     assert_eq!(watched.n_lists.values().sum::<usize>(), 5, "nothing was listed again");
@@ -60,7 +60,7 @@ async fn a_server_that_has_forgotten_is_listed_anew_and_what_it_lacks_is_gone() 
 
 async fn check_forgotten(mut watched: Watched) {
     watched.cluster.close();
-    for kind in Kind::ALL {
+    for kind in Kind::BUILT_IN {
         watched.until("the outage is told", |w| is_broken(w, kind)).await;
     }
     watched.delete(Kind::Pod, "web").await;
@@ -97,7 +97,7 @@ async fn a_connection_that_nobody_knows_any_more_is_left() {
 async fn a_server_that_starts_anew_is_followed_without_a_gap() {
     let mut watched = Watched::filled().await;
     watched.cluster.stop_server();
-    for kind in Kind::ALL {
+    for kind in Kind::BUILT_IN {
         watched.until("the outage is told", |w| is_broken(w, kind)).await;
     }
     watched.cluster.start_server().await.unwrap();
@@ -106,7 +106,7 @@ async fn a_server_that_starts_anew_is_followed_without_a_gap() {
     watched.cluster.open_again().unwrap();
     watched.until("the address changed", |w| w.address_of("web") == "10.0.0.9").await;
     watched.until("the pod is gone", |w| w.pod("db").is_none()).await;
-    for kind in Kind::ALL {
+    for kind in Kind::BUILT_IN {
         watched.until("the recovery is told", |w| is_synced(w, kind)).await;
     }
 }

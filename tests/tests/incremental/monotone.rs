@@ -66,7 +66,11 @@ fn sayings(objects: &[Object], packets: &[Packet]) -> Result<(ClusterState, Sayi
 fn policies(objects: &[Object]) -> Vec<(usize, Policy)> {
     let policy = |(index, object): (usize, &Object)| match object {
         Object::Policy(policy) => Some((index, policy.clone())),
-        Object::Pod(_) | Object::Namespace(_) | Object::Service(_) | Object::Node(_) => None,
+        Object::ClusterPolicy(_)
+        | Object::Pod(_)
+        | Object::Namespace(_)
+        | Object::Service(_)
+        | Object::Node(_) => None,
     };
     objects.iter().enumerate().filter_map(policy).collect()
 }

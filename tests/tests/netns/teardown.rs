@@ -75,7 +75,7 @@ impl Attack {
         until("the deleted policy in force", LIMIT, || {
             let policies = self.lab.status()?.policies;
             let is_there =
-                policies.iter().any(|policy| policy.is_held && *policy.policy.name == *wanted);
+                policies.iter().any(|policy| policy.is_held && *policy.policy.name.name == *wanted);
             Ok(if is_there { Look::Done(()) } else { Look::NotYet(format!("{policies:?}")) })
         })
     }

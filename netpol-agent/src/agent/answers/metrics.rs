@@ -292,8 +292,9 @@ mod tests {
         let mut fixture = fixture();
         let mut lists = full_lists();
         let heard = fixture.now;
-        lists.health =
-            ObjectKind::ALL.map(|kind| (kind, Health::Synced { since: heard, heard })).to_vec();
+        lists.health = ObjectKind::BUILT_IN
+            .map(|kind| (kind, Health::Synced { since: heard, heard }))
+            .to_vec();
         drop(fixture.agent.update(lists));
         drop(fixture.agent.update(update(pod("a"))));
         let object =

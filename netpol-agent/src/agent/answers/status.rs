@@ -9,7 +9,7 @@ use netpol_common::maps;
 use netpol_policy::compile::Capacities;
 use netpol_policy::dataplane::port::{DeviceRole, Kernel, Presence};
 use netpol_policy::model::{Kind, ObjectName};
-use netpol_policy::resolve::isolating;
+use netpol_policy::resolve::{PolicyKind, PolicyRef, isolating, selecting};
 use netpol_policy::source::Health;
 use netpol_policy::store::Endpoint;
 use serde::{Deserialize, Serialize};
@@ -143,9 +143,9 @@ pub struct MapStatus {
 /// A policy that selects an endpoint of this node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyStatus {
-    /// Its name.
-    pub policy: ObjectName,
-    /// Number of endpoints of this node that it isolates, by direction.
+    /// Its kind and name.
+    pub policy: PolicyRef,
+    /// Number of endpoints of this node that it concerns, by direction.
     pub n_endpoints: BTreeMap<Direction, usize>,
     /// Whether it is deleted and stays in force until its namespace is gone.
     #[serde(default)]
@@ -304,7 +304,7 @@ impl<K: Kernel> Agent<K> {
         endpoints.sort();
         Status {
             version: netpol_proto::build::version().to_owned(),
-            sources: Kind::ALL
+            sources: Kind::BUILT_IN
                 .into_iter()
                 .map(|kind| (kind, self.source_status(self.freshness.of(kind))))
                 .collect(),
@@ -417,24 +417,28 @@ impl<K: Kernel> Agent<K> {
     }
 
     fn describe_policies(&self) -> Vec<PolicyStatus> {
-        let mut by_policy: BTreeMap<&ObjectName, BTreeMap<Direction, usize>> = BTreeMap::new();
+        let mut by_policy: BTreeMap<PolicyRef, BTreeMap<Direction, usize>> = BTreeMap::new();
         for pod in self.state.endpoints().filter_map(|endpoint| self.state.pod_of(endpoint)) {
             for direction in Direction::ALL {
-                for policy in isolating(&self.state, pod, direction).1 {
-                    *by_policy.entry(&policy.name).or_default().entry(direction).or_default() += 1;
+                let (default, policies) = isolating(&self.state, pod, direction);
+                let cluster = selecting(&self.state, pod, direction, default).into_iter();
+                let cluster = cluster.map(|policy| PolicyRef::cluster_policy(&policy.name));
+                let policies = policies.iter().map(|of| PolicyRef::network_policy(&of.name));
+                for policy in policies.chain(cluster) {
+                    *by_policy.entry(policy).or_default().entry(direction).or_default() += 1;
                 }
             }
         }
-        let status = |(policy, n_endpoints): (&ObjectName, _)| PolicyStatus {
-            policy: policy.clone(),
+        let status = |(policy, n_endpoints): (PolicyRef, _)| PolicyStatus {
             n_endpoints,
-            is_held: self.held.contains(policy),
+            is_held: policy.kind == PolicyKind::NetworkPolicy && self.held.contains(&policy.name),
             left_out: self
                 .left_out
                 .keys()
-                .filter(|rule| rule.policy.name == *policy)
+                .filter(|rule| rule.policy == policy)
                 .map(|rule| format!("{}[{}]", rule.direction, rule.index))
                 .collect(),
+            policy,
         };
         by_policy.into_iter().map(status).collect()
     }

@@ -139,7 +139,11 @@ impl<K: Kernel> Agent<K> {
                     let released = self.held.release(&object.name.name, &all);
                     [Delta::Remove { object, uid }].into_iter().chain(released).collect()
                 }
-                Kind::NetworkPolicy | Kind::Pod | Kind::Service | Kind::Node => {
+                Kind::NetworkPolicy
+                | Kind::ClusterNetworkPolicy
+                | Kind::Pod
+                | Kind::Service
+                | Kind::Node => {
                     vec![Delta::Remove { object, uid }]
                 }
             },
@@ -149,9 +153,13 @@ impl<K: Kernel> Agent<K> {
                     let released = self.release_replaced(&list);
                     [Delta::Replace(list)].into_iter().chain(released).collect()
                 }
-                Kind::Pod | Kind::Service | Kind::Node => vec![Delta::Replace(list)],
+                Kind::ClusterNetworkPolicy | Kind::Pod | Kind::Service | Kind::Node => {
+                    vec![Delta::Replace(list)]
+                }
             },
-            delta @ (Delta::Upsert(Object::Pod(_) | Object::Service(_) | Object::Node(_))
+            delta @ (Delta::Upsert(
+                Object::ClusterPolicy(_) | Object::Pod(_) | Object::Service(_) | Object::Node(_),
+            )
             | Delta::UpsertEndpoint(_)
             | Delta::RemoveEndpoint(_)
             | Delta::OwnAddresses(_)) => vec![delta],
@@ -213,7 +221,11 @@ impl<K: Kernel> Agent<K> {
         for namespace in self.held.namespaces() {
             let listed = list.objects().iter().find_map(|object| match object {
                 Object::Namespace(listed) => (listed.name == namespace).then_some(listed),
-                Object::Policy(_) | Object::Pod(_) | Object::Service(_) | Object::Node(_) => None,
+                Object::Policy(_)
+                | Object::ClusterPolicy(_)
+                | Object::Pod(_)
+                | Object::Service(_)
+                | Object::Node(_) => None,
             });
             let is_unreadable = list.unreadable().iter().any(|name| name.name == namespace);
             match listed {

@@ -226,7 +226,7 @@ impl<K: Kernel> Agent<K> {
     /// Records the time of day, if every kind is up to date.
     pub(super) fn record_time(&mut self, now_unix_s: u64) {
         let is_synced = |kind| matches!(self.freshness.of(kind), Health::Synced { .. });
-        if Kind::ALL.into_iter().all(is_synced) && self.freshness.missing().is_empty() {
+        if Kind::BUILT_IN.into_iter().all(is_synced) && self.freshness.missing().is_empty() {
             self.last_heard.record(now_unix_s);
         }
     }

@@ -18,7 +18,8 @@ use netpol_common::keys::{AllowKey, AllowValue};
 use super::capacity::{self, LeftOut};
 use super::map_state::AllowMap;
 use super::port_ranges::{n_port_prefixes, port_prefixes};
-use crate::resolve::{Action, DefaultVerdict, PeerSet, PolicyRule, PortSet, RuleRef, Tier};
+use crate::model::{Action, PolicyMode};
+use crate::resolve::{DefaultVerdict, PeerSet, PolicyRule, PortSet, RuleRef, Tier};
 
 /// A rule that is in force.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +27,7 @@ pub(super) struct RuleInForce<'a> {
     id: RuleId,
     source: &'a RuleRef,
     tier: Tier,
+    mode: PolicyMode,
     action: Action,
     /// `None` is every address.
     peers: Option<&'a Arc<PeerSet>>,
@@ -36,23 +38,26 @@ impl<'a> RuleInForce<'a> {
     /// A rule with its number. If it is left out because its peers exceed the capacity of the maps, an accepting rule is not
     /// in force at all, and any other denies every address on its ports: a rule that is skipped must never open a port.
     pub(super) fn new(id: RuleId, rule: &'a PolicyRule, left_out: [&LeftOut; 2]) -> Option<Self> {
-        let PolicyRule { tier, priority: _, order: _, action, source, peers, ports } = rule;
+        let PolicyRule { tier, priority: _, source, mode, action, peers, ports } = rule;
         let is_left_out = left_out.iter().any(|left_out| left_out.contains_key(source));
         let (action, peers) = match action {
             Action::Accept if is_left_out => return None,
             Action::Deny | Action::Pass if is_left_out => (Action::Deny, None),
             Action::Accept | Action::Deny | Action::Pass => (*action, peers.as_ref()),
         };
-        Some(Self { id, source, tier: *tier, action, peers, ports })
+        Some(Self { id, source, tier: *tier, mode: *mode, action, peers, ports })
     }
 }
 
-/// The value of a connection that no rule decides: the endpoint's entry has the verdict, unless that is to allow.
-pub(super) const fn unmatched(default: DefaultVerdict) -> AllowValue {
-    match default {
-        DefaultVerdict::Allow => AllowValue::allow(RuleId::NONE),
-        DefaultVerdict::Audit | DefaultVerdict::Deny => AllowValue::DEFAULT_VALUE,
-    }
+/// Whether the rule's part of a map is the union of its entries with those of other such rules, because it accepts whatever
+/// the other rules do.
+fn only_adds(rule: &RuleInForce<'_>) -> bool {
+    let counts = match rule.tier {
+        Tier::Admin => rule.mode == PolicyMode::Enforce,
+        Tier::NetworkPolicy => true,
+        Tier::Baseline => false,
+    };
+    counts && rule.action == Action::Accept
 }
 
 /// An allow map.
@@ -62,19 +67,18 @@ pub(super) struct Built {
     pub(super) left_out: BTreeSet<RuleRef>,
 }
 
-/// The allow map of some rules, given in their order of precedence, without those that exceed `capacity`. `unmatched` is the
-/// value where no rule decides. `members` returns the identities whose addresses are in a peer set.
+/// The allow map of some rules, given in their order of precedence, without those that exceed `capacity`. `default` is the
+/// verdict where no rule decides. `members` returns the identities whose addresses are in a peer set.
 pub(super) fn build<'a, I: Iterator<Item = &'a Identity>>(
     rules: impl Iterator<Item = RuleInForce<'a>> + Clone,
-    unmatched: AllowValue,
+    default: DefaultVerdict,
     members: impl Fn(&Arc<PeerSet>) -> I,
     capacity: usize,
 ) -> Built {
-    let only_accepts = unmatched == AllowValue::DEFAULT_VALUE
-        && rules.clone().all(|rule| rule.action == Action::Accept);
-    if !only_accepts {
+    let is_union = default != DefaultVerdict::Allow && rules.clone().all(|rule| only_adds(&rule));
+    if !is_union {
         let rules: Vec<RuleInForce<'_>> = rules.collect();
-        return precedence::build(&rules, unmatched, &members, capacity);
+        return precedence::build(&rules, default, &members, capacity);
     }
     let map = union(rules.clone(), &members, capacity);
     if map.len() <= capacity {

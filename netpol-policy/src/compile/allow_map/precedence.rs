@@ -3,7 +3,8 @@
 //! For one identity the rules that apply are those for every address and those whose peers hold the identity. They are
 //! applied in the reverse order of precedence, the lowest tier first, each over the ports that it matches: a rule with
 //! precedence replaces the verdict of those below, and a rule that passes on restores there the verdict of the tiers below
-//! its own. The entries of an identity are then those by which its verdicts differ from those of [`Identity::ANY`].
+//! its own. This is done for the enforced policies, and once more for all policies as if the audited ones were enforced too:
+//! where the first pass and the second drop, the verdict is to pass and report. The entries of an identity are then those by which its verdicts differ from those of [`Identity::ANY`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use super::verdicts::Verdicts;
 use super::{Built, RuleInForce, key, wanted_entries};
 use crate::compile::capacity;
 use crate::compile::map_state::AllowMap;
-use crate::resolve::{Action, PeerSet, RuleRef};
+use crate::model::{Action, PolicyMode};
+use crate::resolve::{DefaultVerdict, PeerSet, RuleRef, Tier};
 
 /// The allow map of rules in their order of precedence.
 ///
@@ -23,11 +25,11 @@ use crate::resolve::{Action, PeerSet, RuleRef};
 /// capacity for them, the map denies everything.
 pub(super) fn build<'a, I: Iterator<Item = &'a Identity>>(
     rules: &[RuleInForce<'a>],
-    unmatched: AllowValue,
+    default: DefaultVerdict,
     members: &impl Fn(&Arc<PeerSet>) -> I,
     capacity: usize,
 ) -> Built {
-    let map = resolve(rules, unmatched, members);
+    let map = resolve(rules, default, members);
     if map.len() <= capacity {
         return Built { map, left_out: BTreeSet::new() };
     }
@@ -39,7 +41,7 @@ pub(super) fn build<'a, I: Iterator<Item = &'a Identity>>(
             rule.action != Action::Accept || !left_out.contains(rule.source)
         };
         let kept: Vec<RuleInForce<'_>> = rules.iter().filter(is_kept).copied().collect();
-        resolve(&kept, unmatched, members)
+        resolve(&kept, default, members)
     };
     let mut map = resolve_without(&left_out);
     if map.len() > capacity {
@@ -64,7 +66,7 @@ pub(super) fn build<'a, I: Iterator<Item = &'a Identity>>(
 
 fn resolve<'a, I: Iterator<Item = &'a Identity>>(
     rules: &[RuleInForce<'a>],
-    unmatched: AllowValue,
+    default: DefaultVerdict,
     members: &impl Fn(&Arc<PeerSet>) -> I,
 ) -> AllowMap {
     // Positions in the order of precedence.
@@ -84,7 +86,7 @@ fn resolve<'a, I: Iterator<Item = &'a Identity>>(
     let at = |positions: &[usize]| {
         let applying: Vec<&RuleInForce<'_>> =
             positions.iter().filter_map(|position| rules.get(*position)).collect();
-        decide(&applying, unmatched)
+        decide(&applying, default)
     };
     let any = at(&for_everybody);
     any.write(&mut map, Identity::ANY, &Verdicts::constant(AllowValue::DEFAULT_VALUE));
@@ -97,7 +99,49 @@ fn resolve<'a, I: Iterator<Item = &'a Identity>>(
 }
 
 /// The verdicts of rules in their order of precedence.
-fn decide(rules: &[&RuleInForce<'_>], unmatched: AllowValue) -> Verdicts {
+fn decide(rules: &[&RuleInForce<'_>], default: DefaultVerdict) -> Verdicts {
+    let enforced = rules.iter().copied().filter(|rule| rule.mode == PolicyMode::Enforce);
+    let without_audited = match default {
+        DefaultVerdict::Deny => Isolation::Isolated,
+        DefaultVerdict::Allow | DefaultVerdict::Audit => Isolation::None,
+    };
+    let enforced = decide_as_if_enforced(enforced, without_audited);
+    if default != DefaultVerdict::Audit && rules.iter().all(|rule| rule.mode == PolicyMode::Enforce)
+    {
+        return enforced;
+    }
+    let isolation = match default {
+        DefaultVerdict::Allow => Isolation::None,
+        DefaultVerdict::Audit | DefaultVerdict::Deny => Isolation::Isolated,
+    };
+    let all = decide_as_if_enforced(rules.iter().copied(), isolation);
+    enforced.combine(&all, |enforced, all| match (enforced.verdict, all.verdict) {
+        // Where no rule of an audited NetworkPolicy accepts, the endpoint says that it passes.
+        (AllowValue::ALLOW, AllowValue::DEFAULT) => all,
+        (AllowValue::ALLOW, AllowValue::DENY) => AllowValue::audit(all.rule),
+        (AllowValue::ALLOW, _) if enforced.rule == RuleId::NONE => all,
+        _ => enforced,
+    })
+}
+
+/// Whether a NetworkPolicy isolates the pod.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Isolation {
+    None,
+    Isolated,
+}
+
+/// The verdicts of rules that are enforced. If a NetworkPolicy isolates the pod, the Baseline tier is not asked.
+fn decide_as_if_enforced<'a, 'r: 'a>(
+    rules: impl Iterator<Item = &'a RuleInForce<'r>>,
+    isolation: Isolation,
+) -> Verdicts {
+    let rules: Vec<&RuleInForce<'_>> =
+        rules.filter(|rule| isolation == Isolation::None || rule.tier != Tier::Baseline).collect();
+    let unmatched = match isolation {
+        Isolation::Isolated => AllowValue::DEFAULT_VALUE,
+        Isolation::None => AllowValue::allow(RuleId::NONE),
+    };
     let mut below = Verdicts::constant(unmatched);
     for tier in rules.chunk_by(|one, next| one.tier == next.tier).rev() {
         let mut verdicts = below.clone();

@@ -9,7 +9,7 @@ use proptest::sample::select;
 
 use super::*;
 use crate::compile::map_state::longest_entry;
-use crate::model::{ObjectName, Peer, PortRange, Transport};
+use crate::model::{Peer, PortRange, Transport};
 use crate::resolve::{PeerBase, PolicyRef, RuleVerdict, Tier, TransportPorts, first_decisive};
 
 /// Peer sets that the rules choose from.
@@ -48,13 +48,14 @@ fn rule() -> impl Strategy<Value = PolicyRule> {
     let tier = select(vec![Tier::Admin, Tier::NetworkPolicy, Tier::Baseline]);
     let action = select(vec![Action::Accept, Action::Deny, Action::Pass]);
     let peers = prop_oneof![1 => Just(None), 2 => (0..N_SETS).prop_map(Some)];
-    (tier, 0_u16..3, 0_u16..3, action, peers, ports()).prop_map(
-        |(tier, priority, order, action, peers, ports)| PolicyRule {
+    let mode = prop_oneof![3 => Just(PolicyMode::Enforce), 1 => Just(PolicyMode::Audit)];
+    (tier, 0_u16..3, action, mode, peers, ports()).prop_map(
+        |(tier, priority, action, mode, peers, ports)| PolicyRule {
             tier,
             priority,
-            order,
-            action,
             source: source(0),
+            mode,
+            action,
             peers: peers.and_then(|n| PEER_SETS.get(n).cloned()),
             ports,
         },
@@ -62,7 +63,7 @@ fn rule() -> impl Strategy<Value = PolicyRule> {
 }
 
 fn source(index: usize) -> RuleRef {
-    let policy = PolicyRef::network_policy(&ObjectName::new("x", "y"));
+    let policy = PolicyRef::cluster_policy("x");
     RuleRef { policy, direction: Direction::Ingress, index }
 }
 
@@ -102,7 +103,7 @@ fn compiled(
         .iter()
         .enumerate()
         .filter_map(|(position, rule)| RuleInForce::new(id(position), rule, [left_out; 2]));
-    build(in_force, unmatched(default), members, capacity)
+    build(in_force, default, members, capacity)
 }
 
 /// The answer of the kernel's look-ups.
@@ -135,10 +136,27 @@ fn expected(
 ) -> AllowValue {
     let matching: Vec<(usize, &PolicyRule)> =
         rules.iter().enumerate().filter(|(_, rule)| matches(rule, sets, protocol, port)).collect();
-    match first_decisive(matching.iter().map(|(_, rule)| (rule.tier, rule.action))) {
-        Some((found, _, RuleVerdict::Accept)) => AllowValue::allow(id(matching[found].0)),
-        Some((found, _, RuleVerdict::Deny)) => AllowValue::deny(id(matching[found].0)),
-        None => unmatched(default),
+    // The value of some of the policies as if they were enforced, and whether NetworkPolicies among them isolate the pod.
+    let decided = |is_counted: &dyn Fn(&PolicyRule) -> bool, isolates: bool| {
+        let counted = matching
+            .iter()
+            .filter(|(_, rule)| is_counted(rule) && !(isolates && rule.tier == Tier::Baseline));
+        let counted: Vec<_> = counted.collect();
+        match first_decisive(counted.iter().map(|(_, rule)| (rule.tier, rule.action))) {
+            Some((found, _, RuleVerdict::Accept)) => AllowValue::allow(id(counted[found].0)),
+            Some((found, _, RuleVerdict::Deny)) => AllowValue::deny(id(counted[found].0)),
+            None if isolates => AllowValue::DEFAULT_VALUE,
+            None => AllowValue::allow(RuleId::NONE),
+        }
+    };
+    let is_enforced = |rule: &PolicyRule| rule.mode == PolicyMode::Enforce;
+    let enforced = decided(&is_enforced, default == DefaultVerdict::Deny);
+    let all = decided(&|_| true, default != DefaultVerdict::Allow);
+    match (enforced.verdict, all.verdict) {
+        (AllowValue::ALLOW, AllowValue::DENY) => AllowValue::audit(all.rule),
+        (AllowValue::ALLOW, AllowValue::DEFAULT) => AllowValue::DEFAULT_VALUE,
+        (AllowValue::ALLOW, _) if enforced.rule == RuleId::NONE => all,
+        _ => enforced,
     }
 }
 
@@ -214,12 +232,12 @@ proptest! {
 
 #[test]
 fn an_exception_of_one_port_costs_two_entries() {
-    let at = |order, action, ports| PolicyRule {
+    let at = |index, action, ports| PolicyRule {
         tier: Tier::Admin,
         priority: 0,
-        order,
+        source: source(index),
+        mode: PolicyMode::Enforce,
         action,
-        source: source(usize::from(order)),
         peers: None,
         ports,
     };

@@ -63,6 +63,23 @@ impl Verdicts {
         }
     }
 
+    /// The combination of the values of both at each protocol and port.
+    pub(super) fn combine(
+        &self,
+        other: &Self,
+        of: impl Fn(AllowValue, AllowValue) -> AllowValue,
+    ) -> Self {
+        let listed = self.by_protocol.keys().chain(other.by_protocol.keys());
+        let combined =
+            listed.copied().collect::<BTreeSet<Protocol>>().into_iter().map(|protocol| {
+                let starts = self.starts(protocol).chain(other.starts(protocol)).chain([0]);
+                let values = starts
+                    .map(|first| (first, of(self.at(protocol, first), other.at(protocol, first))));
+                (protocol, values.collect())
+            });
+        Self { other: of(self.other, other.other), by_protocol: combined.collect() }
+    }
+
     /// Adds the entries that an identity needs so that a look-up gives these values, where `fallback` has the values of a
     /// look-up that finds no entry of the identity.
     pub(super) fn write(&self, map: &mut AllowMap, identity: Identity, fallback: &Self) {

@@ -24,7 +24,7 @@ use shares::{Item, divide};
 
 use super::numbering::{Numbering, PeerSetId};
 use crate::model::{Code, Diagnostic, Kind, ObjectName, ObjectRef};
-use crate::resolve::{PeerSet, PolicyRef, PolicyRule, PortSet, RuleRef, peer_set, rule_ref};
+use crate::resolve::{PeerSet, PolicyKind, PolicyRef, PolicyRule, RuleRef, every_rule};
 use crate::store::ClusterState;
 
 /// Rules of one policy that are named one by one.
@@ -248,19 +248,7 @@ fn in_order<'a>(
 
 /// The rules that exceed the capacity of a node with pods of every policy.
 pub fn left_out_of_all(state: &ClusterState, capacities: &Capacities) -> LeftOut {
-    let mut rules: Vec<Arc<PolicyRule>> = Vec::new();
-    for policy in state.policies() {
-        for direction in Direction::ALL {
-            if !policy.policy_types.contains(direction) {
-                continue;
-            }
-            for rule in policy.rules(direction) {
-                let source = rule_ref(policy, direction, rule);
-                let peers = peer_set(policy, rule);
-                rules.extend(PolicyRule::network_policy(source, peers, PortSet::All));
-            }
-        }
-    }
+    let rules = every_rule(state);
     let mut numbering = Numbering::default();
     left_out(state, numbered(rules.iter(), &mut numbering), capacities)
 }
@@ -274,20 +262,26 @@ pub fn describe(rule: &RuleRef, lack: Lack, capacities: &Capacities) -> (String,
         Direction::Egress => "to",
     };
     let field = format!("spec.{}[{}]", rule.direction, rule.index);
+    let effect = match rule.policy.kind {
+        PolicyKind::NetworkPolicy => "the rule allows nothing",
+        PolicyKind::ClusterNetworkPolicy => {
+            "the rule matches nothing if it accepts, else it denies everybody on its ports"
+        }
+    };
     match lack {
         Lack::Prefixes { n_wanted } => (
             format!("{field}.{list}"),
             format!(
-                "its {n_wanted} address blocks and exceptions, together with those of smaller policies, exceed {}: the rule \
-                 allows nothing until there are fewer of them",
+                "its {n_wanted} address blocks and exceptions, together with those of smaller policies, exceed {}: {effect} \
+                 until there are fewer of them",
                 share(n_prefixes, &rule.policy.name.namespace)
             ),
         ),
         Lack::Identities => (
             format!("{field}.{list}"),
             format!(
-                "the addresses of the pods that it selects, together with those of smaller policies, exceed {}: the rule \
-                 allows nothing until it selects fewer",
+                "the addresses of the pods that it selects, together with those of smaller policies, exceed {}: {effect} \
+                 until it selects fewer",
                 share(n_identities, &rule.policy.name.namespace)
             ),
         ),
@@ -295,7 +289,7 @@ pub fn describe(rule: &RuleRef, lack: Lack, capacities: &Capacities) -> (String,
             format!("{field}.{list}"),
             format!(
                 "the {n_wanted} comparisons of its selectors with the labels of pods, together with those of smaller policies, \
-                 exceed {}: the rule allows nothing until it has fewer or narrower selectors, or pods have fewer different labels",
+                 exceed {}: {effect} until it has fewer or narrower selectors, or pods have fewer different labels",
                 share(n_comparisons, &rule.policy.name.namespace)
             ),
         ),
@@ -303,7 +297,7 @@ pub fn describe(rule: &RuleRef, lack: Lack, capacities: &Capacities) -> (String,
             field,
             format!(
                 "its {n_wanted} combinations of peers and ports for pods of the node, together with those of smaller policies, \
-                 exceed {}: the rule allows nothing until there are fewer of them",
+                 exceed {}: {effect} until there are fewer of them",
                 share(n_entries, &rule.policy.name.namespace)
             ),
         ),
@@ -311,7 +305,7 @@ pub fn describe(rule: &RuleRef, lack: Lack, capacities: &Capacities) -> (String,
             field,
             format!(
                 "its peers and ports, together with those of smaller policies, exceed the capacity of {n_allow_entries} \
-                 entries for one direction of a pod: the rule allows nothing there until there are fewer of them"
+                 entries for one direction of a pod: {effect} there until there are fewer of them"
             ),
         ),
     }
@@ -320,7 +314,9 @@ pub fn describe(rule: &RuleRef, lack: Lack, capacities: &Capacities) -> (String,
 /// What a namespace may use, for a message.
 fn share(shared: &Shared, namespace: &str) -> String {
     let Shared { total, of_namespace } = shared;
-    if of_namespace < total {
+    if namespace.is_empty() {
+        format!("the node's {total}")
+    } else if of_namespace < total {
         format!(
             "the share of namespace {namespace}, which is at most {of_namespace} of the node's {total}"
         )
@@ -367,7 +363,7 @@ pub fn diagnostics(
                 object,
                 field: "spec".to_owned(),
                 message: format!(
-                    "{n_more} more rules exceed the capacity of the node, and allow nothing"
+                    "{n_more} more rules exceed the capacity of the node, and are left out likewise"
                 ),
             });
         }

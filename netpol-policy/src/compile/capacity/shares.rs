@@ -3,7 +3,8 @@
 //! In: the items of all namespaces, each with the units that it needs, and a [`Shared`] capacity. Out: the items that are
 //! refused. The capacity is filled from below: of two items the one comes first up to which its namespace needs less. So a
 //! namespace is never refused anything up to the level at which all namespaces, each up to this level, fit together; that
-//! level is at least the capacity divided by the number of namespaces. Units that an earlier item has cost nothing more.
+//! level is at least the capacity divided by the number of namespaces. Items without a namespace are those of the
+//! cluster's administrators: they come first, and may take all of it. Units that an earlier item has cost nothing more.
 //! Must not: depend on anything but the items.
 
 use std::hash::Hash;
@@ -34,7 +35,7 @@ impl Shared {
 /// Something that a namespace needs capacity for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Item<'a, K> {
-    /// Its namespace.
+    /// Its namespace; empty for what no namespace has.
     pub(super) namespace: &'a str,
     /// The item.
     pub(super) key: K,
@@ -72,7 +73,13 @@ pub(super) fn divide<'a, K: Copy, U: Copy + Eq + Hash, I: Iterator<Item = (U, us
         queue.push((*sum, position, item));
     }
     queue.sort_unstable_by(|(sum, position, item), (other_sum, other_position, other)| {
-        (sum, item.namespace, position).cmp(&(other_sum, other.namespace, other_position))
+        let is_of_namespace = |item: &Item<'_, K>| !item.namespace.is_empty();
+        (is_of_namespace(item), sum, item.namespace, position).cmp(&(
+            is_of_namespace(other),
+            other_sum,
+            other.namespace,
+            other_position,
+        ))
     });
     let mut n_taken = 0_usize;
     let mut division = Division { refused: Vec::new(), taken: HashSet::new() };
@@ -82,6 +89,7 @@ pub(super) fn divide<'a, K: Copy, U: Copy + Eq + Hash, I: Iterator<Item = (U, us
             .entry(namespace)
             .or_insert_with(|| Taken { n_units: 0, units: HashSet::new() });
         let (mut n_own, mut n_new) = (own.n_units, n_taken);
+        let most = if namespace.is_empty() { shared.total } else { shared.of_namespace };
         let mut fresh = HashSet::new();
         let is_refused = units(key).any(|(unit, size)| {
             if own.units.contains(&unit) || !fresh.insert(unit) {
@@ -91,7 +99,7 @@ pub(super) fn divide<'a, K: Copy, U: Copy + Eq + Hash, I: Iterator<Item = (U, us
             if !division.taken.contains(&unit) {
                 n_new = n_new.saturating_add(size);
             }
-            n_own > shared.of_namespace || n_new > shared.total
+            n_own > most || n_new > shared.total
         });
         if is_refused {
             division.refused.push(key);

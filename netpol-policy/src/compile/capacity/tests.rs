@@ -3,11 +3,11 @@
 use netpol_common::ids::{IfIndex, Protocol, RuleId};
 
 use super::*;
-use crate::compile::allow_map::{self, RuleInForce, unmatched};
+use crate::compile::allow_map::{self, RuleInForce};
 use crate::compile::{AllowMapKey, Compilation, MapState, Numbering, compile_within};
 use crate::manifests::parse;
-use crate::model::ObjectName;
-use crate::resolve::{Action, DefaultVerdict, PolicyRule, PortSet, Tier};
+use crate::model::{Action, ObjectName, PolicyMode};
+use crate::resolve::{DefaultVerdict, PolicyRule, PortSet, Tier, peer_set, rule_ref};
 use crate::store::{Delta, Endpoint, PodEnd};
 
 /// Pods shop/web with interface 7 and shop/db with interface 8, and three other pods.
@@ -308,9 +308,9 @@ fn a_product_of_peers_and_ports_that_nobody_could_hold_is_never_made() {
         PolicyRule {
             tier: Tier::NetworkPolicy,
             priority: 0,
-            order: 0,
-            action: Action::Accept,
             source: rule_ref(policy, Direction::Ingress, listed),
+            mode: PolicyMode::Enforce,
+            action: Action::Accept,
             peers: peer_set(policy, listed).map(Arc::new),
             ports: PortSet::All,
         }
@@ -324,7 +324,7 @@ fn a_product_of_peers_and_ports_that_nobody_could_hold_is_never_made() {
         let is_vast = Arc::ptr_eq(peers, rules[0].peers.as_ref().unwrap());
         if is_vast { everybody.iter() } else { everybody[..2].iter() }
     };
-    let built = allow_map::build(in_force, unmatched(DefaultVerdict::Deny), members, 10);
+    let built = allow_map::build(in_force, DefaultVerdict::Deny, members, 10);
     assert_eq!(built.map.len(), 2);
     assert_eq!(built.left_out, BTreeSet::from([rules[0].source.clone()]));
 }
@@ -345,6 +345,6 @@ fn findings_name_field_and_capacity_and_are_not_too_many() {
     );
     assert_eq!(
         found[MAX_NAMED].to_string(),
-        "NetworkPolicy shop/large: spec 2 more rules exceed the capacity of the node, and allow nothing [over-capacity]"
+        "NetworkPolicy shop/large: spec 2 more rules exceed the capacity of the node, and are left out likewise [over-capacity]"
     );
 }

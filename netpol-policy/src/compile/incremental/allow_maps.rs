@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use netpol_common::ids::RuleId;
-use netpol_common::keys::AllowValue;
 
 use super::peer_sets::PeerSets;
 use crate::compile::allow_map::{self, RuleInForce};
 use crate::compile::capacity::{self, Capacities, Lack, LeftOut};
 use crate::compile::map_state::{AllowMap, AllowMapKey};
 use crate::compile::numbering::{Numbering, PeerSetId, Signature};
-use crate::resolve::{PeerSet, PolicyRule, RuleList, RuleRef};
+use crate::resolve::{DefaultVerdict, PeerSet, PolicyRule, RuleList, RuleRef};
 
 /// Number of an allow map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,10 +21,10 @@ pub(super) struct MapId(u64);
 #[derive(Debug, Default)]
 pub(super) struct AllowMaps {
     by_id: BTreeMap<MapId, Shared>,
-    /// By the value where no rule decides and the memory address of the list of rules, which the map keeps alive.
-    by_list: HashMap<(AllowValue, usize), MapId>,
-    /// By the same value and the memory addresses of the rules.
-    by_rules: HashMap<(AllowValue, Vec<usize>), MapId>,
+    /// By the verdict where no rule decides and the memory address of the list of rules, which the map keeps alive.
+    by_list: HashMap<(DefaultVerdict, usize), MapId>,
+    /// By the same verdict and the memory addresses of the rules.
+    by_rules: HashMap<(DefaultVerdict, Vec<usize>), MapId>,
     /// The maps with rules that have this peer set, including rules that are left out.
     by_set: BTreeMap<PeerSetId, BTreeSet<MapId>>,
     /// The rules whose peers exceed the capacity.
@@ -54,8 +53,8 @@ struct Shared {
     rule_ids: Vec<(RuleId, usize)>,
     /// Its part of [`AllowMaps::n_wanted`].
     n_wanted: usize,
-    /// The value where no rule decides.
-    unmatched: AllowValue,
+    /// The verdict where no rule decides.
+    default: DefaultVerdict,
     /// The number of each rule's peer set, by its memory address.
     sets: HashMap<usize, PeerSetId>,
     users: BTreeSet<AllowMapKey>,
@@ -99,27 +98,27 @@ fn pointers(rules: &[Arc<PolicyRule>]) -> Vec<usize> {
 }
 
 impl AllowMaps {
-    /// The map of these rules with this value where none decides. A new map is made if there is none; then `enter` is called
+    /// The map of these rules with this verdict where none decides. A new map is made if there is none; then `enter` is called
     /// for each of its peer sets, which have one more user.
     pub(super) fn open(
         &mut self,
         key: AllowMapKey,
-        (unmatched, rules): (AllowValue, &RuleList),
+        (default, rules): (DefaultVerdict, &RuleList),
         numbering: &mut Numbering,
         mut enter: impl FnMut(PeerSetId, &Arc<PeerSet>),
     ) -> MapId {
-        let list = (unmatched, address_of(rules));
+        let list = (default, address_of(rules));
         if let Some(id) = self.by_list.get(&list) {
             if let Some(existing) = self.by_id.get_mut(id) {
                 existing.users.insert(key);
             }
             return *id;
         }
-        let pointers = (unmatched, pointers(rules));
+        let pointers = (default, pointers(rules));
         if let Some(id) = self.by_rules.get(&pointers) {
             if let Some(existing) = self.by_id.get_mut(id) {
                 existing.users.insert(key);
-                self.by_list.remove(&(unmatched, address_of(&existing.rules)));
+                self.by_list.remove(&(default, address_of(&existing.rules)));
                 existing.rules = Arc::clone(rules);
                 self.by_list.insert(list, *id);
             }
@@ -141,7 +140,7 @@ impl AllowMaps {
             rules: Arc::clone(rules),
             rule_ids,
             n_wanted: 0,
-            unmatched,
+            default,
             sets,
             users: BTreeSet::from([key]),
             map: Arc::default(),
@@ -174,8 +173,8 @@ impl AllowMaps {
         self.has_changed = true;
         self.has_lost = true;
         self.n_wanted = self.n_wanted.saturating_sub(shared.n_wanted);
-        self.by_list.remove(&(shared.unmatched, address_of(&shared.rules)));
-        self.by_rules.remove(&(shared.unmatched, pointers(&shared.rules)));
+        self.by_list.remove(&(shared.default, address_of(&shared.rules)));
+        self.by_rules.remove(&(shared.default, pointers(&shared.rules)));
         self.stale.remove(&id);
         self.cut.remove(&id);
         shared.sets_in_force(&self.left_out).into_keys().for_each(&mut leave);
@@ -283,7 +282,7 @@ impl AllowMaps {
         let mut rebuilt = Vec::new();
         for id in std::mem::take(&mut self.stale) {
             let Some(shared) = self.by_id.get_mut(&id) else { continue };
-            let Shared { rules, rule_ids, n_wanted: _, unmatched, sets, users, map } = shared;
+            let Shared { rules, rule_ids, n_wanted: _, default, sets, users, map } = shared;
             let members = |peers: &Arc<PeerSet>| {
                 let set = sets.get(&Arc::as_ptr(peers).addr());
                 set.into_iter().flat_map(|set| peer_sets.identities(*set))
@@ -293,7 +292,7 @@ impl AllowMaps {
                 .iter()
                 .zip(rules.iter())
                 .filter_map(|((id, _), rule)| RuleInForce::new(*id, rule, left_out));
-            let built = allow_map::build(in_force, *unmatched, members, capacity);
+            let built = allow_map::build(in_force, *default, members, capacity);
             if built.left_out.is_empty() {
                 self.cut.remove(&id);
             } else {

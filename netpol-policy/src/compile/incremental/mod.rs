@@ -36,9 +36,8 @@ use super::identity::{Changed, changed_by_update};
 use super::map_state::{AllowMapKey, EndpointMapState, MapState};
 use super::numbering::Numbering;
 use super::prefixes::PrefixTable;
-use super::{EgressPath, addresses, allow_map, endpoint_map_state};
-use crate::model::ObjectName;
-use crate::resolve::{EndpointPolicy, Resolver, RuleRef};
+use super::{EgressPath, addresses, endpoint_map_state};
+use crate::resolve::{EndpointPolicy, PolicyKind, PolicyRef, Resolver, RuleRef};
 use crate::store::{Changes, ClusterState, LabelClassId};
 
 /// The results of all stages for the current state.
@@ -160,6 +159,8 @@ impl Compiled {
             label_classes,
             namespaces,
             policies,
+            cluster_policies,
+            nodes,
             endpoints,
             deferred,
         } = changes;
@@ -174,20 +175,28 @@ impl Compiled {
                 state.label_class(*id).map(|label_class| Arc::clone(&label_class.namespace));
             dirty.label_classes.entry(namespace.unwrap_or_default()).or_default().insert(*id);
         }
-        let mut resolve_again = |policy: &ObjectName| {
-            dirty.endpoints.extend(state.endpoints_in(&policy.namespace));
+        let all = || state.endpoints().map(|endpoint| endpoint.ifindex);
+        let mut resolve_again = |policy: &PolicyRef| match policy.kind {
+            PolicyKind::NetworkPolicy => {
+                dirty.endpoints.extend(state.endpoints_in(&policy.name.namespace));
+            }
+            PolicyKind::ClusterNetworkPolicy => dirty.endpoints.extend(all()),
         };
-        for policy in policies {
-            self.resolver.forget(policy);
-            resolve_again(policy);
+        let of_cluster = cluster_policies.iter().map(|name| PolicyRef::cluster_policy(name));
+        for policy in policies.iter().map(PolicyRef::network_policy).chain(of_cluster) {
+            self.resolver.forget(&policy);
+            resolve_again(&policy);
         }
         if !label_classes.is_empty() {
-            self.resolver.forget_renumbered(state).iter().for_each(resolve_again);
+            self.resolver.forget_renumbered(state).iter().for_each(&mut resolve_again);
+        }
+        if *nodes {
+            self.resolver.forget_nodes().iter().for_each(&mut resolve_again);
         }
         for namespace in namespaces {
             let all = state.label_classes_in(namespace);
             dirty.label_classes.entry(Arc::clone(namespace)).or_default().extend(all);
-            // It may have permitted its pods to forward.
+            // It may have permitted its pods to forward, and ClusterNetworkPolicies may select them or not.
             dirty.endpoints.extend(state.endpoints_in(namespace));
         }
         dirty
@@ -317,7 +326,7 @@ impl Compiled {
             (!of.allows_everything()).then(|| {
                 let key = AllowMapKey::new(ifindex, direction);
                 let peer_sets = &mut self.peer_sets;
-                let rules = (allow_map::unmatched(of.default), &of.rules);
+                let rules = (of.default, &of.rules);
                 self.allow_maps.open(key, rules, &mut self.numbering, |set, peers| {
                     peer_sets.enter(state, set, peers);
                 })

@@ -68,6 +68,7 @@ fn allow_map() -> impl Strategy<Value = Arc<AllowMap>> {
     let value = prop_oneof![
         3 => (1..4_u32).prop_map(|rule| AllowValue::allow(RuleId(rule))),
         2 => (1..4_u32).prop_map(|rule| AllowValue::deny(RuleId(rule))),
+        1 => (1..4_u32).prop_map(|rule| AllowValue::audit(RuleId(rule))),
         1 => Just(AllowValue::DEFAULT_VALUE),
     ];
     btree_map(allow_key(), value, 0..7).prop_map(Arc::new)
@@ -76,19 +77,21 @@ fn allow_map() -> impl Strategy<Value = Arc<AllowMap>> {
 fn endpoint() -> impl Strategy<Value = EndpointMapState> {
     let isolated = prop_oneof![3 => Just(3_u8), 1 => 0..4_u8];
     let audited = prop_oneof![2 => Just(0_u8), 1 => 0..4_u8];
+    let denies = 0..4_u8;
     let container_id = prop_oneof![19 => Just("1"), 1 => Just("2")];
-    (isolated, audited, container_id).prop_map(|(isolated, audited, container_id)| {
-        EndpointMapState {
+    (isolated, audited, denies, container_id).prop_map(
+        |(isolated, audited, denies, container_id)| EndpointMapState {
             value: EndpointValue {
                 state: EndpointValue::READY,
                 isolated,
                 audited: audited & isolated,
+                denies: denies & isolated,
                 ..EndpointValue::blocked()
             },
             container_id: Arc::from(container_id),
             mac: Mac::UNKNOWN,
-        }
-    })
+        },
+    )
 }
 
 fn states() -> impl Strategy<Value = MapState> {
@@ -183,9 +186,19 @@ fn packets() -> Vec<(Hook, IfIndex, Vec<u8>)> {
                 let egress = frame_to_port(protocol, own, remote, port);
                 packets.push((Hook::PodEgress, ifindex, egress));
             }
+            // No rule can describe a later fragment whose first one is not known.
+            let fragment = later_fragment(remote, own);
+            packets.push((Hook::PodIngress, ifindex, fragment));
         }
     }
     packets
+}
+
+fn later_fragment(src: Addr, dst: Addr) -> Vec<u8> {
+    let mut frame = frame_to_port(UDP, src, dst, 80);
+    // Its offset in units of eight bytes.
+    frame[21] = 1;
+    frame
 }
 
 fn passes_at(maps: &MemoryMaps, (hook, ifindex, frame): &(Hook, IfIndex, Vec<u8>)) -> bool {

@@ -8,10 +8,13 @@ use serde_json::Value;
 
 use super::syntax::{is_dns_label, is_dns_subdomain, is_label_key, is_label_value};
 use super::walk::{Fields, Findings, Path, quoted};
-use crate::model::{Code, Kind, Labels, ObjectName};
+use crate::model::{Code, Kind, Labels, ObjectName, PolicyMode};
 
 /// Prefix of netpol's own annotations.
 const ANNOTATION_PREFIX: &str = "netpol/";
+
+/// On a policy: `audit` only counts what the policy would drop.
+pub(super) const MODE: &str = "netpol/mode";
 
 /// On a pod and on its namespace: the pod may send from addresses that are not its own.
 pub(super) const ALLOW_FORWARDING: &str = "netpol/allow-forwarding";
@@ -141,7 +144,9 @@ impl Metadata {
     fn check_names(&self, kind: Kind, path: &Path<'_>, findings: &mut Findings) {
         let is_valid_name = match kind {
             Kind::Namespace | Kind::Service => is_dns_label,
-            Kind::NetworkPolicy | Kind::Pod | Kind::Node => is_dns_subdomain,
+            Kind::NetworkPolicy | Kind::ClusterNetworkPolicy | Kind::Pod | Kind::Node => {
+                is_dns_subdomain
+            }
         };
         let names = [
             ("name", &self.name, is_valid_name as fn(&str) -> bool),
@@ -160,7 +165,7 @@ impl Metadata {
     /// kind is empty.
     pub(super) fn object_name(&self, kind: Kind) -> ObjectName {
         let namespace = match kind {
-            Kind::Namespace | Kind::Node => Arc::from(""),
+            Kind::ClusterNetworkPolicy | Kind::Namespace | Kind::Node => Arc::from(""),
             Kind::NetworkPolicy | Kind::Pod | Kind::Service if self.namespace.is_empty() => {
                 Arc::from(DEFAULT_NAMESPACE)
             }
@@ -180,6 +185,12 @@ impl Metadata {
             );
         }
         !self.name.is_empty()
+    }
+
+    /// Whether a policy is enforced or only counted.
+    pub(super) fn mode(&self, findings: &mut Findings) -> PolicyMode {
+        let choices = [("enforce", PolicyMode::Enforce), ("audit", PolicyMode::Audit)];
+        self.choice(MODE, choices, findings)
     }
 
     /// The meaning of one of netpol's annotations; missing, it means the first of `choices`. An

@@ -6,6 +6,7 @@
 //! Must not: fail, panic, or know where the object came from.
 
 mod address;
+mod cluster_policy;
 mod decode;
 mod endpoints;
 mod metadata;
@@ -21,6 +22,7 @@ mod unsupported;
 mod walk;
 mod workload;
 
+pub use cluster_policy::cluster_policy;
 pub use endpoints::{ListedBackends, listed_backends};
 pub use metadata::{Metadata, reads_annotation};
 pub use node::{

@@ -1,5 +1,6 @@
 //! Nodes and namespaces.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -48,7 +49,7 @@ pub struct NamespaceStatus {}
 
 /// Normalises a node. `None` only when it has no name.
 ///
-/// Source: core/v1 `NodeStatus.addresses`, of the types `InternalIP` and `ExternalIP`.
+/// Source: core/v1 `NodeStatus.addresses`; those of other types than `InternalIP` and `ExternalIP` need not be addresses.
 pub fn node(metadata: &Metadata, status: Option<&NodeStatus>) -> (Option<Node>, Vec<Diagnostic>) {
     let name = metadata.object_name(Kind::Node);
     let mut findings = Findings::new(Kind::Node, name);
@@ -59,12 +60,15 @@ pub fn node(metadata: &Metadata, status: Option<&NodeStatus>) -> (Option<Node>, 
     let root = Path::Root.field("status");
     let list = root.field("addresses");
     for (index, item) in status.map(|s| &*s.addresses).unwrap_or_default().iter().enumerate() {
-        if matches!(&*item.address_type, "InternalIP" | "ExternalIP") {
+        let is_address = matches!(&*item.address_type, "InternalIP" | "ExternalIP");
+        // A host name can be an address too.
+        if is_address || item.address.parse::<IpAddr>().is_ok() {
             let path = list.item(index);
             collect_address(&item.address, &path.field("address"), &mut addresses, &mut findings);
         }
     }
-    let node = Node { name: Arc::clone(&metadata.name), addresses };
+    let labels = metadata.labels.clone();
+    let node = Node { name: Arc::clone(&metadata.name), labels, addresses };
     (Some(node), findings.into_diagnostics())
 }
 

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::cluster_policy::cluster_policy;
 use super::decode::section;
 use super::metadata::Metadata;
 use super::node::{namespace, node};
@@ -16,10 +17,13 @@ use crate::model::{Code, Diagnostic, Kind, Object, ObjectRef};
 const NETWORKING: &str = "networking.k8s.io/v1";
 /// API group and version of `NetworkPolicy` before [`NETWORKING`].
 const EXTENSIONS: &str = "extensions/v1beta1";
+/// API group of `ClusterNetworkPolicy`, and its versions, the newest first.
+const CLUSTER_POLICY: [&str; 2] =
+    ["policy.networking.k8s.io/v1beta1", "policy.networking.k8s.io/v1alpha2"];
 /// API version of pods, namespaces, Services and nodes.
 const CORE: &str = "v1";
 
-/// Groups with a kind `NetworkPolicy` of their own, which means something else.
+/// Groups with a kind `NetworkPolicy` or `ClusterNetworkPolicy` of their own, which means something else.
 const FOREIGN_GROUPS: [&str; 3] = ["projectcalico.org", "crd.projectcalico.org", "crd.antrea.io"];
 
 /// What became of an object.
@@ -50,8 +54,13 @@ pub fn object(value: &Value) -> Converted {
         let message = format!("is {}, not {known}: the object is read as {known}", quoted(kind));
         converted.diagnostics.insert(0, about(known, value, "kind", message));
     }
-    let expected = if known == Kind::NetworkPolicy { NETWORKING } else { CORE };
-    if api_version != Some(expected) {
+    let accepted: &[&str] = match known {
+        Kind::NetworkPolicy => &[NETWORKING],
+        Kind::ClusterNetworkPolicy => &CLUSTER_POLICY,
+        Kind::Pod | Kind::Namespace | Kind::Service | Kind::Node => &[CORE],
+    };
+    let is_accepted = api_version.is_some_and(|version| accepted.contains(&version));
+    if let Some(expected) = accepted.first().filter(|_| !is_accepted) {
         let found = api_version.map_or_else(|| "missing".to_owned(), quoted);
         let gone =
             if api_version == Some(EXTENSIONS) { ", and Kubernetes 1.16 removed it" } else { "" };
@@ -76,7 +85,9 @@ fn supported(api_version: Option<&str>, kind: &str) -> Option<Kind> {
     let kind = Kind::ALL.into_iter().find(|known| known.as_str() == kind)?;
     let group = api_version.and_then(|version| version.split_once('/')).map(|(group, _)| group);
     let is_ours = match kind {
-        Kind::NetworkPolicy => group.is_none_or(|group| !FOREIGN_GROUPS.contains(&group)),
+        Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => {
+            group.is_none_or(|group| !FOREIGN_GROUPS.contains(&group))
+        }
         Kind::Pod | Kind::Namespace | Kind::Service | Kind::Node => group.is_none(),
     };
     is_ours.then_some(kind)
@@ -91,13 +102,21 @@ fn convert(kind: Kind, value: &Value) -> Converted {
             unsupported_kind: None,
         };
     }
+    if kind == Kind::ClusterNetworkPolicy {
+        let (policy, diagnostics) = cluster_policy(value);
+        return Converted {
+            object: policy.map(Object::ClusterPolicy),
+            diagnostics,
+            unsupported_kind: None,
+        };
+    }
     let fields = Fields::of(value);
     let (metadata, mut findings) = Metadata::from_value(kind, fields);
     if Metadata::is_misplaced(fields) {
         return Converted { diagnostics: findings.into_diagnostics(), ..Converted::default() };
     }
     let (object, diagnostics) = match kind {
-        Kind::NetworkPolicy => (None, Vec::new()),
+        Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => (None, Vec::new()),
         Kind::Pod => {
             let spec = section(fields, "spec", &mut findings);
             let status = section(fields, "status", &mut findings);
@@ -287,10 +306,11 @@ mod tests {
             "status": { "addresses": [
                 { "type": "InternalIP", "address": "192.0.2.1" },
                 { "type": "Hostname", "address": "192.0.2.9" },
+                { "type": "Hostname", "address": "a.example.org" },
                 { "type": "ExternalIP", "address": "2001:db8::1" },
             ] },
         });
-        assert_eq!(texts(node), ["192.0.2.1", "2001:db8::1"]);
+        assert_eq!(texts(node), ["192.0.2.1", "192.0.2.9", "2001:db8::1"]);
     }
 
     #[test]

@@ -8,6 +8,9 @@ use crate::model::{Kind, WORKLOADS};
 const GROUPS: [&str; 6] =
     ["", "networking.k8s.io", "extensions", "apps", "batch", "discovery.k8s.io"];
 
+/// The group of `ClusterNetworkPolicy`.
+const CLUSTER_POLICIES: &str = "policy.networking.k8s.io";
+
 /// Kinds of policies of other engines that are not called `NetworkPolicy`, with their groups.
 const FOREIGN_POLICIES: [(&str, &str); 6] = [
     ("security.istio.io", "AuthorizationPolicy"),
@@ -49,6 +52,12 @@ pub fn unsupported(value: &Value) -> Unsupported {
     if GROUPS.contains(&group) {
         return misspelled(kind)
             .map_or(Unsupported::Other, |meant| Unsupported::Misspelled { meant });
+    }
+    if group == CLUSTER_POLICIES
+        && let Some(meant) = misspelled(kind)
+        && meant == Kind::ClusterNetworkPolicy.as_str()
+    {
+        return Unsupported::Misspelled { meant };
     }
     let is_policy = kind.to_ascii_lowercase().contains("networkpolicy");
     if is_policy || FOREIGN_POLICIES.contains(&(group, kind)) {
@@ -123,6 +132,15 @@ mod tests {
             ("kustomize.config.k8s.io/v1beta1", "Kustomization"),
         ] {
             check(api_version, kind, Unsupported::Other);
+        }
+    }
+
+    #[test]
+    fn a_misspelled_cluster_policy_is_no_policy_of_another_engine() {
+        let meant = "ClusterNetworkPolicy";
+        for kind in ["ClusterNetworkpolicy", "ClusterNetworkPolicies", "ClusterNetworkPolcy"] {
+            let version = "policy.networking.k8s.io/v1alpha2";
+            check(version, kind, Unsupported::Misspelled { meant });
         }
     }
 

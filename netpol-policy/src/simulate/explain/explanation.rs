@@ -68,6 +68,15 @@ pub struct DirectionExplanation {
     pub tier: Option<Tier>,
     /// The policies that isolate the pod in this direction.
     pub isolating: Vec<PolicyRef>,
+    /// The ClusterNetworkPolicies with rules for the pod in this direction, in their order of precedence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cluster_policies: Vec<PolicyRef>,
+    /// The rule that denies the connection, or would if its policy were enforced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub denying: Option<RuleExplanation>,
+    /// The rules that match the connection and pass it on to the next tier.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passing: Vec<RuleExplanation>,
     /// The rules that allow the connection.
     pub allowing: Vec<RuleExplanation>,
     /// The rules that allow the connection for some address of a pod whose address is not known.
@@ -82,7 +91,7 @@ pub struct DirectionExplanation {
 pub struct RuleExplanation {
     /// The rule.
     pub rule: RuleRef,
-    /// The part of the rule that does not match; `None` if the rule allows the connection.
+    /// The part of the rule that does not match; `None` if the rule matches the connection.
     pub miss: Option<MissReason>,
     /// The rule and the reason as a sentence.
     pub sentence: String,

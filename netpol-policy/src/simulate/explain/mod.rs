@@ -18,11 +18,10 @@ use super::placeholder::is_placeholder;
 use super::probe::{PodOrIp, PortChoice, Probe, Problem};
 use super::ranges;
 use super::routes::{Route, Routes, routes};
-use crate::model::{
-    Diagnostic, Kind, ObjectName, ObjectRef, Pod, PodInWords, Policy, Rule, Transport,
-};
+use crate::model::{Action, Diagnostic, Kind, ObjectRef, Pod, PodInWords, Transport};
 use crate::resolve::{
-    Connection, Decision, EndDecision, EndVerdict, Miss, MissReason, PolicyRef, RuleRef, evaluate,
+    Connection, Decision, EndDecision, EndVerdict, Miss, MissReason, PolicyRef, RuleInWords,
+    RuleRef, Tier, evaluate, rule_in_words,
 };
 use crate::store::ClusterState;
 
@@ -112,7 +111,10 @@ pub fn explain_between<'a>(
         let ObjectRef { kind, name } = &diagnostic.object;
         let is_policy =
             |policy: &PolicyRef| Kind::from(policy.kind) == *kind && policy.name == *name;
-        ends.into_iter().flatten().any(|end| end.isolating.iter().any(is_policy))
+        let policies = |end: &&DirectionExplanation| {
+            end.isolating.iter().chain(&end.cluster_policies).any(is_policy)
+        };
+        ends.into_iter().flatten().any(|end| policies(&end))
     };
     let involved = diagnostics.into_iter().filter(is_involved).map(ToString::to_string);
     explanation.diagnostics = involved.collect();
@@ -150,7 +152,7 @@ impl Explanation {
 }
 
 /// An address, or the pod if its address is not known.
-fn address_in_words(state: &ClusterState, address: IpAddr) -> String {
+pub(super) fn address_in_words(state: &ClusterState, address: IpAddr) -> String {
     if !is_placeholder(address) {
         return address.to_string();
     }
@@ -228,7 +230,20 @@ fn explain_end(
     decision: EndDecision,
     possible: Option<&EndDecision>,
 ) -> DirectionExplanation {
-    let EndDecision { pod, direction, verdict, tier, isolating, allowing, misses } = decision;
+    let summary = summary(&decision);
+    let EndDecision {
+        pod,
+        direction,
+        verdict,
+        tier,
+        isolating,
+        cluster_policies,
+        allowing,
+        denying,
+        passing,
+        misses,
+        ..
+    } = decision;
     let view = View::new(states, route, direction);
     let explain_rule = |rule: RuleRef, miss| {
         let sentence = view.sentence(&rule, miss);
@@ -239,12 +254,14 @@ fn explain_end(
     DirectionExplanation {
         is_allowed: verdict.is_pass(),
         summary: if possible.is_empty() || verdict.is_pass() {
-            summary(&pod, direction, verdict)
+            summary
         } else {
             format!(
                 "depends: {pod} is isolated for {direction}, and a rule allows the connection for some addresses"
             )
         },
+        denying: denying.map(|rule| explain_rule(rule, None)),
+        passing: passing.into_iter().map(|rule| explain_rule(rule, None)).collect(),
         allowing: allowing.into_iter().map(|rule| explain_rule(rule, None)).collect(),
         possible: possible.into_iter().map(|miss| explain_rule(miss.rule, None)).collect(),
         misses: misses.into_iter().map(|miss| explain_rule(miss.rule, Some(miss.reason))).collect(),
@@ -253,20 +270,39 @@ fn explain_end(
         verdict,
         tier,
         isolating,
+        cluster_policies,
     }
 }
 
-fn summary(pod: &ObjectName, direction: Direction, verdict: EndVerdict) -> String {
-    match verdict {
-        EndVerdict::NotIsolated => format!("allowed: no policy isolates {pod} for {direction}"),
-        EndVerdict::Allowed => {
-            format!("allowed: {pod} is isolated for {direction}, and a rule allows the connection")
+fn summary(decision: &EndDecision) -> String {
+    let EndDecision { pod, direction, .. } = decision;
+    let of_tier = match decision.tier {
+        Some(Tier::Admin) => Some("Admin"),
+        Some(Tier::Baseline) => Some("Baseline"),
+        Some(Tier::NetworkPolicy) | None => None,
+    };
+    match decision.verdict {
+        EndVerdict::NotIsolated if decision.cluster_policies.is_empty() => {
+            format!("allowed: no policy isolates {pod} for {direction}")
         }
+        EndVerdict::NotIsolated => format!(
+            "allowed: no NetworkPolicy isolates {pod} for {direction}, and no rule of a ClusterNetworkPolicy decides"
+        ),
+        EndVerdict::Allowed => match of_tier {
+            Some(tier) => format!("allowed: a rule of the {tier} tier accepts the connection"),
+            None => format!(
+                "allowed: {pod} is isolated for {direction}, and a rule allows the connection"
+            ),
+        },
         EndVerdict::Denied => {
-            format!("denied: a rule of {pod} for {direction} denies the connection")
+            let tier = of_tier.map_or_else(String::new, |tier| format!(" of the {tier} tier"));
+            format!("denied: a rule{tier} denies the connection")
         }
         EndVerdict::NotAllowed => {
             format!("denied: {pod} is isolated for {direction}, and no rule allows the connection")
+        }
+        EndVerdict::Audited if decision.denying.is_some() => {
+            "allowed: a rule denies the connection, but its policy is in audit mode".to_owned()
         }
         EndVerdict::Audited => format!(
             "allowed: no rule allows the connection, but all policies that isolate {pod} for {direction} are in \
@@ -314,29 +350,40 @@ impl<'a> View<'a> {
 
     /// The sentence on a rule; empty if the policy has been removed from the state.
     fn sentence(&self, rule: &RuleRef, miss: Option<MissReason>) -> String {
-        let Some(policy) = self.written.policy(&rule.policy.name) else { return String::new() };
-        let found = policy.rules(self.direction).iter().find(|found| found.index == rule.index);
-        let Some(found) = found else { return String::new() };
-        format!("{rule} {}", self.predicate(policy, found, miss))
+        let Some(found) = rule_in_words(self.written, rule) else { return String::new() };
+        let name = if found.name.is_empty() { String::new() } else { format!(" ({})", found.name) };
+        format!("{rule}{name} {}", self.predicate(rule, &found, miss))
     }
 
-    fn predicate(&self, policy: &Policy, rule: &Rule, miss: Option<MissReason>) -> String {
+    fn predicate(
+        &self,
+        source: &RuleRef,
+        found: &RuleInWords<'_>,
+        miss: Option<MissReason>,
+    ) -> String {
+        let RuleInWords { rule, action, name: _ } = found;
+        let (verb, infinitive) = match action {
+            Action::Accept => ("allows", "allow"),
+            Action::Deny => ("denies", "deny"),
+            Action::Pass => ("passes on", "pass on"),
+        };
         let requested = format!("{}/{}", self.transport, self.port);
         let ports = words::ports(&rule.ports, self.destination_pod);
         let peers = words::peers(&rule.peers, self.direction);
         match miss {
-            None => format!("allows {ports} {peers}"),
-            Some(MissReason::Port) => format!("allows this peer on {ports}, not on {requested}"),
+            None => format!("{verb} {ports} {peers}"),
+            Some(MissReason::Port) => format!("{verb} this peer on {ports}, not on {requested}"),
             Some(MissReason::Peer) => {
+                let namespace = &source.policy.name.namespace;
                 let reasons =
-                    words::why_not(self.state, policy, rule, self.remote, self.remote_pod);
-                format!("allows {requested} {peers}{reasons}")
+                    words::why_not(self.state, namespace, rule, self.remote, self.remote_pod);
+                format!("{verb} {requested} {peers}{reasons}")
             }
-            Some(MissReason::Capacity) => {
-                format!("would allow {ports} {peers}, but exceeds the capacity of the node's maps")
-            }
+            Some(MissReason::Capacity) => format!(
+                "would {infinitive} {ports} {peers}, but exceeds the capacity of the node's maps"
+            ),
             Some(MissReason::Both) => {
-                format!("allows {ports} {peers}: neither the peer nor the port matches")
+                format!("{verb} {ports} {peers}: neither the peer nor the port matches")
             }
         }
     }

@@ -83,6 +83,9 @@ fn write_direction(
         summary,
         tier: _,
         isolating,
+        cluster_policies,
+        denying,
+        passing,
         allowing,
         possible,
         misses,
@@ -91,6 +94,16 @@ fn write_direction(
     if !isolating.is_empty() {
         let names: Vec<String> = isolating.iter().map(ToString::to_string).collect();
         writeln!(out, "  isolated by {}", names.join(", "))?;
+    }
+    if !cluster_policies.is_empty() {
+        let names: Vec<String> = cluster_policies.iter().map(ToString::to_string).collect();
+        writeln!(out, "  subject of {}", names.join(", "))?;
+    }
+    for rule in passing {
+        writeln!(out, "  > {}", rule.sentence)?;
+    }
+    if let Some(rule) = denying {
+        writeln!(out, "  x {}", rule.sentence)?;
     }
     for rule in allowing {
         writeln!(out, "  + {}", rule.sentence)?;

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use netpol_common::ids::Direction;
 
 use crate::model::{
-    IpBlock, Labels, NamespaceMatch, Peer, Peers, Pod, PodInWords, Policy, PortSpec, Ports,
-    Requirement, Rule, Selector,
+    IpBlock, Labels, NamespaceMatch, Peer, Peers, Pod, PodInWords, PortSpec, Ports, Requirement,
+    Rule, Selector,
 };
 use crate::simulate::placeholder::is_placeholder;
 use crate::store::ClusterState;
@@ -64,7 +64,7 @@ pub(super) fn peers(peers: &Peers, direction: Direction) -> String {
 /// The reasons why no peer of a rule matches the address, after a colon.
 pub(super) fn why_not(
     state: &ClusterState,
-    policy: &Policy,
+    own_namespace: &str,
     rule: &Rule,
     address: IpAddr,
     pod: Option<&Pod>,
@@ -74,12 +74,13 @@ pub(super) fn why_not(
     for peer in peers {
         let reason = match peer {
             Peer::IpBlock(block) => why_not_in_block(block, address),
+            Peer::Nodes(_) => format!("{address} is the address of no such node"),
             Peer::Pods { namespaces, pods } => match pod {
                 None if is_placeholder(address) => {
                     "a pod that uses the host's network has no labels for policies".to_owned()
                 }
                 None => format!("{address} does not belong to a pod"),
-                Some(pod) => why_not_selected(state, policy, pod, namespaces, pods),
+                Some(pod) => why_not_selected(state, own_namespace, pod, namespaces, pods),
             },
         };
         if !reasons.contains(&reason) {
@@ -104,14 +105,14 @@ fn why_not_in_block(block: &IpBlock, address: IpAddr) -> String {
 
 fn why_not_selected(
     state: &ClusterState,
-    policy: &Policy,
+    own_namespace: &str,
     pod: &Pod,
     namespaces: &NamespaceMatch,
     pods: &Selector,
 ) -> String {
     let namespace = &pod.name.namespace;
     match namespaces {
-        NamespaceMatch::Own if *namespace != policy.name.namespace => {
+        NamespaceMatch::Own if **namespace != *own_namespace => {
             return format!("{} is in another namespace", pod.name);
         }
         NamespaceMatch::Own => {}

@@ -129,6 +129,7 @@ fn selector(selector: &Selector) -> Value {
 
 fn rule(rule: &Rule, field: &str) -> Value {
     let peer = |peer: &Peer| match peer {
+        Peer::Nodes(nodes) => json!({ "nodes": selector(nodes) }),
         Peer::IpBlock(block) => {
             json!({ "ipBlock": { "cidr": block.cidr, "except": block.except } })
         }

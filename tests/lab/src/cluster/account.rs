@@ -85,6 +85,7 @@ impl Account {
         if let Rules::Without(kind) = rules {
             let plural = match kind {
                 Kind::NetworkPolicy => "networkpolicies",
+                Kind::ClusterNetworkPolicy => "clusternetworkpolicies",
                 Kind::Pod => "pods",
                 Kind::Namespace => "namespaces",
                 Kind::Service => "services",

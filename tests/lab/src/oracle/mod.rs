@@ -1,10 +1,11 @@
-//! An independent implementation of the semantics, written from SEMANTICS.md alone.
+//! An independent implementation of the semantics, written from SEMANTICS.md and CLUSTER-POLICY.md alone.
 //!
 //! In: raw JSON objects and a probe. Out: whether the connection may be made. It evaluates the JSON
 //! anew for each probe and shares no code with netpol-policy, neither model nor conversion. Simple and slow; numbers in
-//! brackets are items of SEMANTICS.md §1.
+//! brackets are items of SEMANTICS.md §1, those with a C items of CLUSTER-POLICY.md.
 
 mod block;
+mod cluster_policy;
 mod labels;
 mod pods;
 mod policy;
@@ -17,8 +18,10 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use crate::case::{End, Port, Probe, Protocol};
-pub use block::has_host_bits;
-use pods::ClusterModel;
+pub use block::{block_holds_block, has_host_bits};
+use cluster_policy::Tier;
+pub use cluster_policy::is_understood;
+use pods::{ClusterModel, Counted};
 pub use validity::problems;
 
 /// The oracle for one set of objects.
@@ -41,6 +44,15 @@ struct Talk<'a> {
     port: u16,
     /// The destination is a Service without backends.
     is_virtual: bool,
+    /// Both ends are the same pod, which talks to itself through a Service.
+    is_hairpin: bool,
+}
+
+/// How the packets get to the destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route {
+    Direct,
+    ThroughService,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,9 +62,15 @@ enum Direction {
 }
 
 impl<'a> Oracle<'a> {
-    /// An oracle for these objects.
+    /// An oracle for these objects. Policies in audit mode decide nothing.
     pub fn new(objects: &'a [Value]) -> Self {
-        Self { cluster: ClusterModel::new(objects) }
+        Self { cluster: ClusterModel::new(objects, Counted::Enforced) }
+    }
+
+    /// An oracle for these objects as if no policy were in audit mode: what passes otherwise but not here is reported as
+    /// audited.
+    pub fn with_audited(objects: &'a [Value]) -> Self {
+        Self { cluster: ClusterModel::new(objects, Counted::All) }
     }
 
     /// Whether the connection may be made: the source's egress and the destination's ingress both allow it (item 2). It is
@@ -60,13 +78,13 @@ impl<'a> Oracle<'a> {
     pub fn allows(&self, probe: &Probe) -> bool {
         let Some((source, destination, port)) = self.connection(probe) else { return false };
         if !services::is_virtual(&self.cluster, destination) {
-            return self.reaches(source, destination, port, probe.protocol);
+            return self.reaches(Route::Direct, source, (destination, port), probe.protocol);
         }
         // The policies of all pods behind a Service count.
         let behind = services::behind(&self.cluster, destination, port, probe.protocol);
         if !behind.is_empty() {
-            return behind.into_iter().all(|(destination, port)| {
-                self.reaches(source, destination, port, probe.protocol)
+            return behind.into_iter().all(|backend| {
+                self.reaches(Route::ThroughService, source, backend, probe.protocol)
             });
         }
         let talk = Talk {
@@ -76,15 +94,30 @@ impl<'a> Oracle<'a> {
             protocol: probe.protocol,
             port,
             is_virtual: true,
+            is_hairpin: false,
         };
         self.end_allows(self.cluster.owner(source), Direction::Egress, &talk)
     }
 
-    fn reaches(&self, source: IpAddr, destination: IpAddr, port: u16, protocol: Protocol) -> bool {
+    /// Whether the connection may be made through a Service that has this destination.
+    pub fn allows_through_service(&self, probe: &Probe) -> bool {
+        self.connection(probe).is_some_and(|(source, destination, port)| {
+            self.reaches(Route::ThroughService, source, (destination, port), probe.protocol)
+        })
+    }
+
+    fn reaches(
+        &self,
+        route: Route,
+        source: IpAddr,
+        (destination, port): (IpAddr, u16),
+        protocol: Protocol,
+    ) -> bool {
         let (source_pod, destination_pod) =
             (self.cluster.owner(source), self.cluster.owner(destination));
-        // A pod always reaches itself [3].
-        if source == destination || same(source_pod, destination_pod) {
+        // A pod always reaches itself [3], but through a Service only if no cluster policy denies it (C10).
+        let is_hairpin = source == destination || same(source_pod, destination_pod);
+        if is_hairpin && route == Route::Direct {
             return true;
         }
         let talk = |remote, remote_pod| Talk {
@@ -94,6 +127,7 @@ impl<'a> Oracle<'a> {
             protocol,
             port,
             is_virtual: false,
+            is_hairpin,
         };
         self.end_allows(source_pod, Direction::Egress, &talk(destination, destination_pod))
             && self.end_allows(destination_pod, Direction::Ingress, &talk(source, source_pod))
@@ -112,23 +146,43 @@ impl<'a> Oracle<'a> {
         Some((source, destination, port))
     }
 
-    /// Whether one end allows it; an end that is no pod has no policy.
+    /// Whether one end allows it; an end that is no pod has no policy. The tiers are asked in order; if none decides, it is
+    /// allowed (C1).
     fn end_allows(&self, pod: Option<&Value>, direction: Direction, talk: &Talk<'_>) -> bool {
         let Some(pod) = pod else { return true };
-        if self.cluster.is_own_node(pod, talk.remote) && !talk.is_virtual {
+        let is_own_node = !talk.is_virtual && self.cluster.is_own_node(pod, talk.remote);
+        // Ingress peers of cluster policies are pods, so none denies what comes from the own node (C11).
+        if is_own_node && direction == Direction::Ingress {
             return true;
         }
-        let mut isolated = false;
+        let cluster_tier = |tier| cluster_policy::says(&self.cluster, tier, pod, direction, talk);
+        let is_exempt = is_own_node || talk.is_hairpin;
+        cluster_tier(Tier::Admin)
+            .or_else(|| {
+                let allows = self.network_policies_allow(pod, direction, talk)?;
+                Some(allows || is_exempt)
+            })
+            .or_else(|| cluster_tier(Tier::Baseline))
+            .unwrap_or(true)
+    }
+
+    /// Whether the network policies of the pod's namespace allow it; `None` if none isolates the pod.
+    fn network_policies_allow(
+        &self,
+        pod: &Value,
+        direction: Direction,
+        talk: &Talk<'_>,
+    ) -> Option<bool> {
+        let mut isolated = None;
         for policy in self.cluster.policies_of(pod) {
-            let says = policy::says(&self.cluster, policy, pod, direction, talk);
-            match says {
+            match policy::says(&self.cluster, policy, pod, direction, talk) {
                 policy::Says::Nothing => {}
-                policy::Says::Deny => isolated = true,
+                policy::Says::Deny => isolated = Some(false),
                 // Union: one rule of one policy is enough [1].
-                policy::Says::Allow => return true,
+                policy::Says::Allow => return Some(true),
             }
         }
-        !isolated
+        isolated
     }
 
     /// Source and destination address of the packets, of one family.

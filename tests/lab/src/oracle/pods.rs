@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::{block, field, list, text};
+use super::{block, cluster_policy, field, list, text};
 use crate::case::End;
 
 /// The objects, sorted by kind.
@@ -13,8 +13,18 @@ pub(super) struct ClusterModel<'a> {
     pods: Vec<PodView<'a>>,
     namespaces: Vec<&'a Value>,
     policies: Vec<&'a Value>,
+    cluster_policies: Vec<&'a Value>,
     nodes: Vec<&'a Value>,
     pub(super) services: Vec<&'a Value>,
+}
+
+/// Which policies decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counted {
+    /// Those that are not in audit mode.
+    Enforced,
+    /// All.
+    All,
 }
 
 #[derive(Debug)]
@@ -27,14 +37,23 @@ struct PodView<'a> {
 }
 
 impl<'a> ClusterModel<'a> {
-    pub(super) fn new(objects: &'a [Value]) -> Self {
+    pub(super) fn new(objects: &'a [Value], counted: Counted) -> Self {
+        let counts = |policy: &&Value| {
+            let mode = text(policy, &["metadata", "annotations", "netpol/mode"]);
+            counted == Counted::All || mode != Some("audit")
+        };
         let of_kind = |kind: &str| -> Vec<&'a Value> {
             objects.iter().filter(|object| text(object, &["kind"]) == Some(kind)).collect()
         };
         Self {
             pods: of_kind("Pod").into_iter().map(PodView::new).collect(),
             namespaces: of_kind("Namespace"),
-            policies: of_kind("NetworkPolicy"),
+            policies: of_kind("NetworkPolicy").into_iter().filter(counts).collect(),
+            cluster_policies: objects
+                .iter()
+                .filter(|object| cluster_policy::is_one(object))
+                .filter(counts)
+                .collect(),
             nodes: of_kind("Node"),
             services: of_kind("Service"),
         }
@@ -100,19 +119,30 @@ impl<'a> ClusterModel<'a> {
         self.namespaces.iter().copied().find(|namespace| name_of(namespace) == name)
     }
 
-    /// The policies of a pod's namespace, whether or not they select it, except those in audit mode.
+    /// The policies of a pod's namespace that count, whether or not they select it.
     pub(super) fn policies_of<'s>(
         &'s self,
         pod: &'s Value,
     ) -> impl Iterator<Item = &'a Value> + 's {
-        let is_audit = |policy: &Value| {
-            text(policy, &["metadata", "annotations", "netpol/mode"]) == Some("audit")
-        };
         self.policies.iter().copied().filter(move |policy| {
-            namespace_of(policy) == namespace_of(pod)
-                && !name_of(policy).is_empty()
-                && !is_audit(policy)
+            namespace_of(policy) == namespace_of(pod) && !name_of(policy).is_empty()
         })
+    }
+
+    /// The cluster policies that count.
+    pub(super) fn cluster_policies(&self) -> impl Iterator<Item = &'a Value> {
+        self.cluster_policies.iter().copied()
+    }
+
+    /// The nodes.
+    pub(super) fn node_objects(&self) -> impl Iterator<Item = &'a Value> {
+        self.nodes.iter().copied()
+    }
+
+    /// The items of a node's `status.addresses` that are addresses.
+    pub(super) fn addresses_of_node(node: &Value) -> Vec<IpAddr> {
+        let items = list(node, &["status", "addresses"]).iter();
+        items.filter_map(|item| text(item, &["address"]).and_then(block::address)).collect()
     }
 
     /// Whether an address belongs to the pod's node (item 3): the Node object lists it, or a host-network pod of the node has

@@ -161,7 +161,7 @@ pub(super) fn peer_is_sound(peer: &Value) -> bool {
 
 /// The labels of a namespace, including the name label that the API server adds (item 20). A namespace that is not among
 /// the objects has only that label.
-fn namespace_labels(namespace: Option<&Value>, name: &str) -> Map<String, Value> {
+pub(super) fn namespace_labels(namespace: Option<&Value>, name: &str) -> Map<String, Value> {
     let mut labels = namespace.map(labels::of).unwrap_or_default();
     labels.insert("kubernetes.io/metadata.name".to_owned(), Value::String(name.to_owned()));
     labels

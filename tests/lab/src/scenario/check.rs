@@ -13,7 +13,7 @@ use super::{Expectation, Scenario, State};
 use crate::case::Protocol;
 use crate::oracle::Oracle;
 use crate::oracles::{question, read};
-use crate::wire::Wire;
+use crate::wire::{Nat, Wire};
 
 /// The verdict of an oracle: whether the connection is made, and why, if it gives a reason.
 type Says = (bool, Option<String>);
@@ -25,7 +25,11 @@ type Says = (bool, Option<String>);
 pub fn check_oracle(scenario: &Scenario) -> Result<Vec<String>> {
     compare(scenario, &mut |state, question| {
         let oracle = Oracle::new(&state.objects);
-        Ok(question.probe().map(|probe| (oracle.allows(&probe), None)))
+        let allows = |probe| match question.nat {
+            Nat::None => oracle.allows(&probe),
+            Nat::Source(_) | Nat::Destination(_) => oracle.allows_through_service(&probe),
+        };
+        Ok(question.probe().map(|probe| (allows(probe), None)))
     })
 }
 
@@ -76,7 +80,7 @@ pub fn check_wire(scenario: &Scenario, wire: &mut Wire, reasons: Reasons) -> Res
         let packet = question.packet(source, destination, port);
         wire.forget_flows()?;
         let walk = wire.send(&packet, question.nat, Nanos(1_000_000_000))?;
-        let is_alone = question.probe().is_none() || question.nat != crate::wire::Nat::None;
+        let is_alone = question.probe().is_none() || question.nat != Nat::None;
         let reason = walk.reason().filter(|_| is_alone && reasons == Reasons::Count);
         Ok(Some((walk.passes(), reason.map(str::to_owned))))
     })

@@ -1,6 +1,6 @@
 //! Scenarios: the semantics of the API, each in one sentence and one cluster.
 //!
-//! In: `tests/scenarios/*.yaml`. Out: how each oracle differs from a scenario's own table. [`Scenario`] is the
+//! In: `tests/scenarios/*.yaml` and `tests/scenarios/cluster_policies/*.yaml`. Out: how each oracle differs from a scenario's own table. [`Scenario`] is the
 //! format of a file; [`Row`] documents how ends and ports are written.
 
 mod check;
@@ -198,8 +198,20 @@ pub fn folder() -> PathBuf {
 /// # Errors
 /// When a file is no scenario.
 pub fn all() -> Result<Vec<Scenario>> {
+    scenarios_in(&folder())
+}
+
+/// The scenarios of cluster policies, by name.
+///
+/// # Errors
+/// When a file is no scenario.
+pub fn of_cluster_policies() -> Result<Vec<Scenario>> {
+    scenarios_in(&folder().join("cluster_policies"))
+}
+
+fn scenarios_in(folder: &Path) -> Result<Vec<Scenario>> {
     let mut scenarios = Vec::new();
-    for entry in fs::read_dir(folder())? {
+    for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "yaml") {
             scenarios.push(read(&path).with_context(|| format!("reading {}", path.display()))?);

@@ -35,14 +35,15 @@ pub(crate) fn endpoint() -> impl Strategy<Value = EndpointValue> {
     ];
     let audited = prop_oneof![3 => Just(0), 1 => 0_u8..4];
     let isolated = prop_oneof![2 => Just(3), 1 => 0_u8..4];
-    (state, isolated, audited, 0_u8..4, traits, 0_u16..4).prop_map(
-        |(state, isolated, audited, keeps_flows, traits, egress_mark)| EndpointValue {
+    let denies = prop_oneof![2 => Just(0), 1 => 0_u8..4];
+    (state, isolated, audited, denies, 0_u8..4, traits, 0_u16..4).prop_map(
+        |(state, isolated, audited, denies, keeps_flows, traits, egress_mark)| EndpointValue {
             state,
             isolated,
             audited,
             keeps_flows,
             traits,
-            pad: 0,
+            denies,
             egress_mark,
         },
     )
@@ -72,7 +73,12 @@ fn allow_key() -> impl Strategy<Value = AllowKey> {
 }
 
 pub(crate) fn allow_map() -> impl Strategy<Value = Arc<AllowMap>> {
-    let verdict = prop_oneof![4 => Just(AllowValue::ALLOW), 1 => Just(AllowValue::DENY)];
+    let verdict = prop_oneof![
+        4 => Just(AllowValue::ALLOW),
+        1 => Just(AllowValue::DENY),
+        1 => Just(AllowValue::AUDIT),
+        1 => Just(AllowValue::DEFAULT),
+    ];
     let value = (verdict, 1_u32..9).prop_map(|(verdict, rule)| AllowValue {
         rule: RuleId(rule),
         verdict,

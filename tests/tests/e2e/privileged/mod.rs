@@ -87,7 +87,7 @@ fn wait_for_sources(lab: &Lab, wanted: impl Fn(&SourceStatus) -> bool) -> Result
         // An agent that has just started does not listen yet.
         let Ok(status) = lab.status() else { return Ok(Look::NotYet("no agent".to_owned())) };
         let is_told = |kind: &Kind| status.sources.get(kind).is_some_and(&wanted);
-        Ok(if Kind::ALL.iter().all(is_told) {
+        Ok(if Kind::BUILT_IN.iter().all(is_told) {
             Look::Done(())
         } else {
             Look::NotYet(format!("{:?}", status.sources))

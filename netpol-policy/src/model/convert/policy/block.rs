@@ -66,7 +66,13 @@ fn block(value: &Value, path: &Path<'_>, findings: &mut Findings) -> Option<IpNe
     Some(block.network)
 }
 
-fn report_oddities(text: &str, block: &Block, path: &Path<'_>, findings: &mut Findings) {
+/// Reports what is unusual about the text of a block.
+pub(in crate::model::convert) fn report_oddities(
+    text: &str,
+    block: &Block,
+    path: &Path<'_>,
+    findings: &mut Findings,
+) {
     let oddities = block.oddities();
     if !oddities.is_empty() {
         let message = format!(

@@ -11,14 +11,14 @@ mod spec;
 #[cfg(test)]
 mod tests;
 
+pub(super) use block::report_oddities;
+pub(super) use port::number;
 use serde_json::Value;
 
-use super::metadata::Metadata;
+use super::metadata::{MODE, Metadata};
 use super::walk::{Fields, Findings, Path};
-use crate::model::{Diagnostic, Kind, ObjectName, Policy, PolicyMode};
+use crate::model::{Diagnostic, Kind, ObjectName, Policy};
 
-/// Annotation: `audit` only counts what the policy would drop.
-const MODE: &str = "netpol/mode";
 /// Annotation: `keep` leaves connections alone that the policy forbids later.
 const EXISTING_CONNECTIONS: &str = "netpol/existing-connections";
 
@@ -56,11 +56,7 @@ pub fn policy(value: &Value) -> (Option<Policy>, Vec<Diagnostic>) {
         policy_types: spec.policy_types,
         ingress: spec.ingress.into(),
         egress: spec.egress.into(),
-        mode: metadata.choice(
-            MODE,
-            [("enforce", PolicyMode::Enforce), ("audit", PolicyMode::Audit)],
-            &mut findings,
-        ),
+        mode: metadata.mode(&mut findings),
         keeps_connections: metadata.choice(
             EXISTING_CONNECTIONS,
             [("cut", false), ("keep", true)],

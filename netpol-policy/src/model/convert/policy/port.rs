@@ -62,11 +62,12 @@ fn port_spec(fields: Fields<'_>, path: &Path<'_>, findings: &mut Findings) -> Op
             name.map(PortSpec::Named)
         }
         Some(value) => {
-            let first = number(value, "a whole number or a name", &port_path, findings);
+            let first =
+                number(value, "a whole number or a name", &port_path, MATCHES_NOTHING, findings);
             let Some(end_port) = end_port else {
                 return first.and_then(PortRange::single).map(PortSpec::Range);
             };
-            let last = number(end_port, "a whole number", &end_path, findings);
+            let last = number(end_port, "a whole number", &end_path, MATCHES_NOTHING, findings);
             let (first, last) = (first?, last?);
             let range = PortRange::new(first, last);
             if range.is_none() {
@@ -79,20 +80,26 @@ fn port_spec(fields: Fields<'_>, path: &Path<'_>, findings: &mut Findings) -> Op
 }
 
 /// A port number, 1 to 65535.
-fn number(value: &Value, wanted: &str, path: &Path<'_>, findings: &mut Findings) -> Option<u16> {
+pub(in crate::model::convert) fn number(
+    value: &Value,
+    wanted: &str,
+    path: &Path<'_>,
+    effect: &str,
+    findings: &mut Findings,
+) -> Option<u16> {
     let Some(number) = value.as_number().filter(|number| !number.is_f64()) else {
         if value.is_number() {
-            let message = format!("{value} is not a whole number: {MATCHES_NOTHING}");
+            let message = format!("{value} is not a whole number: {effect}");
             findings.report(Code::Malformed, path, message);
         } else {
-            findings.wrong_type(path, value, wanted, MATCHES_NOTHING);
+            findings.wrong_type(path, value, wanted, effect);
         }
         return None;
     };
     let port = number.as_u64().and_then(|number| u16::try_from(number).ok());
     let port = port.filter(|port| *port != 0);
     if port.is_none() {
-        let message = format!("{number} is not within 1 and 65535: {MATCHES_NOTHING}");
+        let message = format!("{number} is not within 1 and 65535: {effect}");
         findings.report(Code::InvalidPort, path, message);
     }
     port

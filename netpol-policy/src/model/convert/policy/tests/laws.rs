@@ -186,6 +186,7 @@ fn allowed(policy: &Policy, direction: Direction) -> BTreeSet<String> {
                                 .filter(|a| block.contains(**a))
                                 .map(ToString::to_string),
                         ),
+                        Peer::Nodes(_) => panic!("a NetworkPolicy has no nodes as peers"),
                         Peer::Pods { namespaces, pods } => {
                             for (n, namespace) in samples.iter().enumerate() {
                                 let is_there = match namespaces {
@@ -378,5 +379,6 @@ fn write_peer(peer: &Peer) -> Value {
         Peer::IpBlock(block) => {
             json!({ "ipBlock": { "cidr": block.cidr, "except": block.except } })
         }
+        Peer::Nodes(_) => panic!("a NetworkPolicy has no nodes as peers"),
     }
 }

@@ -85,6 +85,7 @@ fn render_peer(peer: &Peer) -> String {
             let but = if holes.is_empty() { "" } else { " but " };
             format!("{}{but}{}", block.cidr, holes.join(" "))
         }
+        Peer::Nodes(_) => panic!("a NetworkPolicy has no nodes as peers"),
     }
 }
 
