@@ -15,9 +15,23 @@ use netpol_lab::privilege::{Need, met};
 use netpol_lab::{binaries, repository};
 
 /// Programs of others, which the pages use as their own documentation says.
-const FOREIGN: [&str; 14] = [
-    "ctr", "k3s", "skopeo", "iptables-save", "ip6tables-save", "grep", "modprobe", "microk8s", "minikube", "mount", "journalctl",
-    "sha256sum", "tar", "curl",
+const FOREIGN: [&str; 16] = [
+    "ctr",
+    "k3s",
+    "skopeo",
+    "iptables-save",
+    "ip6tables-save",
+    "grep",
+    "modprobe",
+    "microk8s",
+    "minikube",
+    "mount",
+    "journalctl",
+    "sha256sum",
+    "iptables-restore",
+    "ip6tables-restore",
+    "tar",
+    "curl",
 ];
 
 /// A block of a page, with its language.
@@ -101,10 +115,10 @@ fn split(line: &str) -> Vec<String> {
 fn check(words: &[String]) -> Result<()> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["kubectl", "apply" | "delete", "-k", folder] => kustomize(
-            folder.strip_prefix("deploy/").context("a kustomization outside of deploy")?,
-        )
-        .map(drop),
+        ["kubectl", "apply" | "delete", "-k", folder] => {
+            kustomize(folder.strip_prefix("deploy/").context("a kustomization outside of deploy")?)
+                .map(drop)
+        }
         ["kubectl", "apply" | "delete", "-f", file, ..] => check_release_file(file),
         ["kubectl", "netpol", rest @ ..] | ["netpol", rest @ ..] => options("kubectl-netpol", rest),
         ["kubectl", rest @ ..] => match rest.iter().position(|word| *word == "--") {
@@ -120,7 +134,8 @@ fn check(words: &[String]) -> Result<()> {
         ["helm", rest @ ..] => check_values(rest),
         ["cargo", "xtask", command, ..] => {
             let folder = repository::path("xtask/src");
-            let exists = folder.join(format!("{command}.rs")).is_file() || folder.join(command).is_dir();
+            let exists =
+                folder.join(format!("{command}.rs")).is_file() || folder.join(command).is_dir();
             ensure!(exists, "cargo xtask has no {command}");
             Ok(())
         }
@@ -163,12 +178,13 @@ fn options(program: &str, words: &[&str]) -> Result<()> {
     if words == ["--version"] {
         return Ok(());
     }
-    let is_name = |word: &&&str| !word.starts_with('-') && word.bytes().all(|b| b.is_ascii_lowercase());
+    let is_name =
+        |word: &&&str| !word.starts_with('-') && word.bytes().all(|b| b.is_ascii_lowercase());
     let mut names: Vec<&str> = words.iter().take_while(is_name).copied().collect();
     let path = binaries::binary(program)?;
     let help = loop {
         let output = Command::new(&path).args(&names).arg("--help").output()?;
-        let text = String::from_utf8(output.stdout)?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
         // The last word may be an argument instead of a subcommand.
         if output.status.success() && text.contains("Usage:") {
             break text;
@@ -189,16 +205,19 @@ fn the_commands_for_a_cluster_name_what_exists() -> Result<()> {
     if !met(&[Need::Program("kubectl")]) {
         return Ok(());
     }
-    let mut n_checked = 0;
+    let (mut n_checked, mut wrong) = (0, Vec::new());
     for page in pages()? {
         let text = fs::read_to_string(&page)?;
         for block in blocks(&text).iter().filter(|block| block.language == "sh") {
             for words in commands(&block.text) {
-                check(&words).with_context(|| format!("{}: {words:?}", page.display()))?;
                 n_checked += 1;
+                if let Err(error) = check(&words) {
+                    wrong.push(format!("{}: {}: {error:#}", page.display(), words.join(" ")));
+                }
             }
         }
     }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     ensure!(n_checked > 20, "only {n_checked} commands were found");
     Ok(())
 }
@@ -217,7 +236,8 @@ fn output(line: &str) -> Result<String> {
         let text = String::from_utf8_lossy(bytes).into_owned();
         text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
     };
-    Ok(format!("{}{}", trimmed(&output.stdout), trimmed(&output.stderr)).trim_end().to_owned() + "\n")
+    Ok(format!("{}{}", trimmed(&output.stdout), trimmed(&output.stderr)).trim_end().to_owned()
+        + "\n")
 }
 
 /// The page with the output that its commands have now.
@@ -257,7 +277,10 @@ fn the_pages_show_what_their_commands_print() -> Result<()> {
         return Ok(());
     }
     let names: Vec<_> = stale.keys().collect();
-    ensure!(stale.is_empty(), "UPDATE_EXPECT=1 cargo test -p netpol-tests --test documentation writes {names:?}");
+    ensure!(
+        stale.is_empty(),
+        "UPDATE_EXPECT=1 cargo test -p netpol-tests --test documentation writes {names:?}"
+    );
     Ok(())
 }
 
