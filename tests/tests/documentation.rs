@@ -285,7 +285,7 @@ fn the_pages_show_what_their_commands_print() -> Result<()> {
 }
 
 #[test]
-fn every_link_between_the_pages_leads_somewhere() -> Result<()> {
+fn every_link_between_the_pages_has_a_target() -> Result<()> {
     for page in pages()? {
         let text = fs::read_to_string(&page)?;
         let folder = page.parent().unwrap_or(Path::new("."));
