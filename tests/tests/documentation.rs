@@ -234,7 +234,7 @@ fn output(line: &str) -> Result<String> {
     let output = command.args(arguments).current_dir(repository::path("")).output()?;
     let trimmed = |bytes: &[u8]| -> String {
         let text = String::from_utf8_lossy(bytes).into_owned();
-        text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+        text.lines().flat_map(|line| [line.trim_end(), "\n"]).collect()
     };
     Ok(format!("{}{}", trimmed(&output.stdout), trimmed(&output.stderr)).trim_end().to_owned()
         + "\n")
@@ -249,9 +249,9 @@ fn renewed(page: &str) -> Result<String> {
             is_console = line == "```console";
         }
         match line.strip_prefix("$ ").filter(|_| is_console) {
-            Some(command) => renewed.push_str(&format!("{line}\n{}", output(command)?)),
+            Some(command) => renewed.extend([line, "\n", &output(command)?]),
             None if is_console && line != "```console" => {}
-            None => renewed.push_str(&format!("{line}\n")),
+            None => renewed.extend([line, "\n"]),
         }
     }
     Ok(renewed)
