@@ -16,6 +16,12 @@ use prometheus_client::registry::{Registry, Unit};
 /// The HTTP content type of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// The media type by which a client asks for [`CONTENT_TYPE`].
+pub const OPEN_METRICS: &str = "application/openmetrics-text";
+
+/// The HTTP content type of [`plain`].
+pub const PLAIN_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
 /// A metric: its samples, and their name.
 #[derive(Debug)]
 pub struct Metric {
@@ -113,6 +119,29 @@ pub fn render(metrics: Vec<Metric>) -> Result<String, fmt::Error> {
     Ok(text)
 }
 
+/// The text of [`render`] in Prometheus' own text format, for clients that do not ask for `OpenMetrics`.
+///
+/// There the lines about a counter have its whole name, and neither units nor the end are marked.
+pub fn plain(open_metrics: &str) -> String {
+    let mut text = String::with_capacity(open_metrics.len());
+    let mut lines = open_metrics.lines().peekable();
+    while let Some(line) = lines.next() {
+        if line == "# EOF" || line.starts_with("# UNIT ") {
+            continue;
+        }
+        let of = |line: &str| line.split(' ').nth(2).map(str::to_owned);
+        let is_help = line.starts_with("# HELP ");
+        let type_line = if is_help { lines.peek().copied() } else { Some(line) };
+        let type_line = type_line.filter(|line| line.starts_with("# TYPE "));
+        match type_line.filter(|line| line.ends_with(" counter")).and_then(of) {
+            Some(name) => text.push_str(&line.replacen(&name, &format!("{name}_total"), 1)),
+            None => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
@@ -147,5 +176,30 @@ mod tests {
             # EOF
         "#]]
         .assert_eq(&render(vec![drops, epoch]).unwrap());
+    }
+
+    #[test]
+    fn the_plain_format_has_whole_names_and_no_marks_of_openmetrics() {
+        let counter = Metric {
+            name: "drop",
+            help: "Bytes dropped",
+            unit: Some(Unit::Bytes),
+            content: Content::Counter(Sample::plain(7)),
+        };
+        let gauge = Metric {
+            name: "lag",
+            help: "Age of a change",
+            unit: Some(Unit::Seconds),
+            content: Content::Gauge(Sample::plain(1)),
+        };
+        expect![[r#"
+            # HELP netpol_drop_bytes_total Bytes dropped.
+            # TYPE netpol_drop_bytes_total counter
+            netpol_drop_bytes_total 7
+            # HELP netpol_lag_seconds Age of a change.
+            # TYPE netpol_lag_seconds gauge
+            netpol_lag_seconds 1
+        "#]]
+        .assert_eq(&plain(&render(vec![counter, gauge]).unwrap()));
     }
 }

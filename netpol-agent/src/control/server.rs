@@ -11,7 +11,7 @@ use futures::stream::BoxStream;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{ACCEPT, CONTENT_TYPE};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper::{Method, Request, Response, StatusCode, Uri};
@@ -20,6 +20,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
+
+use crate::telemetry;
 
 /// Time for a client to send the head of a request.
 pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -110,6 +112,9 @@ pub(super) fn service(
 }
 
 async fn respond(route: Route, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let wants_open_metrics = request.headers().get_all(ACCEPT).iter().any(|accepted| {
+        accepted.to_str().is_ok_and(|types| types.contains(telemetry::OPEN_METRICS))
+    });
     let answer = if request.method() == Method::GET {
         route(request.uri().clone()).await
     } else {
@@ -118,6 +123,9 @@ async fn respond(route: Route, request: Request<Incoming>) -> Result<Response<Bo
     let full = |text: String| Full::new(Bytes::from(text)).boxed_unsync();
     let (status, content_type, body) = match answer {
         Answer::Json(text) => (StatusCode::OK, "application/json", full(text)),
+        Answer::Text(telemetry::CONTENT_TYPE, text) if !wants_open_metrics => {
+            (StatusCode::OK, telemetry::PLAIN_CONTENT_TYPE, full(telemetry::plain(&text)))
+        }
         Answer::Text(content_type, text) => (StatusCode::OK, content_type, full(text)),
         Answer::Refused(status, text) => (status, "text/plain; charset=utf-8", full(text + "\n")),
         Answer::Lines(lines) => {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -28,10 +29,15 @@ const N_CONNECTIONS: usize = 3000;
 const N_FILES: u64 = 1024;
 
 fn request(address: IpAddr, port: u16, path: &str) -> Result<String> {
+    request_type(address, port, path, "*/*")
+}
+
+/// As [`request`], for an answer of these media types.
+fn request_type(address: IpAddr, port: u16, path: &str, accept: &str) -> Result<String> {
     let address = SocketAddr::new(address, port);
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2) * patience())?;
     stream.set_read_timeout(Some(Duration::from_secs(2) * patience()))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nAccept: {accept}\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)
@@ -116,6 +122,37 @@ fn a_pod_that_floods_the_agent_with_connections_delays_no_pod_and_no_probe() -> 
     println!("{} connections: ADD {add:?}, {grown_kib} KiB more", connections.len());
     ensure!(add < Duration::from_secs(5) * patience(), "the ADD took {add:?}");
     ensure!(grown_kib < 4 << 10, "the agent takes {grown_kib} KiB more");
+    Ok(())
+}
+
+/// promtool took the lines about counters for those of other metrics.
+#[test]
+fn metrics_are_plain_text_without_findings_unless_the_client_asks_for_openmetrics() -> Result<()> {
+    if !met(&[Need::Program("promtool")]) {
+        return Ok(());
+    }
+    let Some(mut lab) = lab_without_agent("plain", Wiring::Bridge)? else { return Ok(()) };
+    lab.set_prefix(vec!["env".to_owned(), format!("NETPOL_METRICS=[::]:{METRICS}")]);
+    lab.start_agent()?;
+    lab.add_pod(visitor())?;
+    let ask = |accept: &str| {
+        let ask = || request_type(Ipv4Addr::LOCALHOST.into(), METRICS, "/metrics", accept);
+        lab.netns(&Host::Node)?.inside(ask)
+    };
+    let open = ask("application/openmetrics-text;version=1.0.0,text/plain;q=0.5")?;
+    ensure!(open.contains("application/openmetrics-text") && open.ends_with("# EOF\n"), "{open}");
+    let plain = ask("*/*")?;
+    let (head, body) = plain.split_once("\r\n\r\n").context("no body")?;
+    ensure!(head.contains("text/plain; version=0.0.4"), "{head}");
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    promtool.stdin.take().context("no input")?.write_all(body.as_bytes())?;
+    let output = promtool.wait_with_output()?;
+    ensure!(output.status.success() && output.stderr.is_empty(), "{output:?}\n{body}");
     Ok(())
 }
 

@@ -337,7 +337,7 @@ mod tests {
         let mut page = String::from(
             "# Metrics\n\n\
              With `--metrics ADDRESS` (`NETPOL_METRICS`; `[::]:9471` in the component `deploy/prometheus`) the agent serves these on\n\
-             `/metrics`, in the OpenMetrics text format. Times are in seconds, sizes in bytes. Directions are\n\
+             `/metrics`, as OpenMetrics to a client that asks for it, else in Prometheus' text format. Times are in seconds, sizes in bytes. Directions are\n\
              from the pod's point of view. [`deploy/grafana/netpol.json`](../deploy/grafana/netpol.json) is a dashboard for Grafana,\n\
              [`deploy/prometheus/rules.yaml`](../deploy/prometheus/rules.yaml) has alerts for Prometheus. The label `reason` is\n\
              one of [these](drops.md).\n\n\
