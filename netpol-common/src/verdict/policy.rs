@@ -4,6 +4,7 @@ use super::view::{Ruling, View};
 use crate::ids::{Direction, PortBe, Protocol};
 use crate::keys::{AllowValue, EndpointValue, FlowKey};
 use crate::maps::PolicyMaps;
+use crate::packet::Packet;
 use crate::reason::{DropReason, PassReason, Verdict};
 
 /// A drop of a packet that cannot be compared with rules. If no policy of the direction drops anything, the packet passes and is
@@ -43,6 +44,31 @@ pub(super) const fn is_enforced(endpoint: &EndpointValue, direction: Direction) 
 #[inline(always)]
 pub(super) const fn is_never_finished(endpoint: &EndpointValue, direction: Direction) -> bool {
     endpoint.egress_mark == 0 && is_enforced(endpoint, direction)
+}
+
+/// The verdict on a connection of a pod to itself through a Service, at the hook where it arrives. NetworkPolicies allow it, so
+/// only rules that deny count, those of both directions. The source is not read, because the node may have replaced it.
+#[inline(never)]
+pub(super) fn judge_hairpin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet) -> Ruling {
+    let identity = maps.identity(&packet.dst);
+    let port = match packet.protocol {
+        Protocol::TCP | Protocol::UDP | Protocol::SCTP => packet.dst_port,
+        _ => PortBe::ZERO,
+    };
+    let mut ruling = Ruling::pass(PassReason::Hairpin);
+    for direction in Direction::ALL {
+        let found = maps.allow(view.slots, direction, identity, packet.protocol, port);
+        match found {
+            Some(value) if value.verdict == AllowValue::DENY => {
+                return Ruling::new(Verdict::Drop(DropReason::Denied), value.rule);
+            }
+            Some(value) if value.verdict == AllowValue::AUDIT => {
+                ruling = Ruling::new(Verdict::Pass(PassReason::Audited), value.rule);
+            }
+            Some(_) | None => {}
+        }
+    }
+    ruling
 }
 
 /// Whether the policy allows a flow that began in direction `origin`.
