@@ -46,26 +46,50 @@ pub(super) const fn is_never_finished(endpoint: &EndpointValue, direction: Direc
     endpoint.egress_mark == 0 && is_enforced(endpoint, direction)
 }
 
+/// The verdict of the rules that deny on a connection to the own node, if one of them decides. NetworkPolicies allow it, and it
+/// passes no other hook. What the node translates goes on to a pod and is judged there.
+#[inline(never)]
+fn judge_own_node<M: PolicyMaps>(maps: &M, view: &View, key: &FlowKey) -> Option<Ruling> {
+    let port = port_or_zero(key.protocol, key.remote_port);
+    if !maps.is_own_node(&key.remote, key.protocol, port) {
+        return None;
+    }
+    let identity = maps.identity(&key.remote);
+    explicit(maps.allow(view.slots, Direction::Egress, identity, key.protocol, port)?)
+}
+
+/// The ruling of an entry that a rule which denies has made.
+#[inline(always)]
+const fn explicit(value: AllowValue) -> Option<Ruling> {
+    match value.verdict {
+        AllowValue::DENY => Some(Ruling::new(Verdict::Drop(DropReason::Denied), value.rule)),
+        AllowValue::AUDIT => Some(Ruling::new(Verdict::Pass(PassReason::Audited), value.rule)),
+        _ => None,
+    }
+}
+
+/// The port; zero for a protocol without ports, because the identifier of an ICMP echo is none.
+#[inline(always)]
+const fn port_or_zero(protocol: Protocol, port: PortBe) -> PortBe {
+    match protocol {
+        Protocol::TCP | Protocol::UDP | Protocol::SCTP => port,
+        _ => PortBe::ZERO,
+    }
+}
+
 /// The verdict on a connection of a pod to itself through a Service, at the hook where it arrives. NetworkPolicies allow it, so
 /// only rules that deny count, those of both directions. The source is not read, because the node may have replaced it.
 #[inline(never)]
 pub(super) fn judge_hairpin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet) -> Ruling {
     let identity = maps.identity(&packet.dst);
-    let port = match packet.protocol {
-        Protocol::TCP | Protocol::UDP | Protocol::SCTP => packet.dst_port,
-        _ => PortBe::ZERO,
-    };
+    let port = port_or_zero(packet.protocol, packet.dst_port);
     let mut ruling = Ruling::pass(PassReason::Hairpin);
     for direction in Direction::ALL {
         let found = maps.allow(view.slots, direction, identity, packet.protocol, port);
-        match found {
-            Some(value) if value.verdict == AllowValue::DENY => {
-                return Ruling::new(Verdict::Drop(DropReason::Denied), value.rule);
-            }
-            Some(value) if value.verdict == AllowValue::AUDIT => {
-                ruling = Ruling::new(Verdict::Pass(PassReason::Audited), value.rule);
-            }
-            Some(_) | None => {}
+        let Some(decided) = found.and_then(explicit) else { continue };
+        ruling = decided;
+        if !ruling.verdict.is_pass() {
+            break;
         }
     }
     ruling
@@ -95,6 +119,12 @@ pub(super) fn consult<M: PolicyMaps>(
             Direction::Egress => None,
         };
         let Some(backend) = backend else {
+            if view.endpoint.judges_node()
+                && matches!(view.direction, Direction::Egress)
+                && let Some(ruling) = judge_own_node(maps, view, key)
+            {
+                return ruling;
+            }
             // Dropped here and not later, because a dropped packet must create no flow.
             if is_never_finished(&view.endpoint, origin) {
                 return Ruling::drop(DropReason::UnknownEgressMark);
@@ -106,10 +136,7 @@ pub(super) fn consult<M: PolicyMaps>(
     if !view.endpoint.is_isolated(origin) {
         return Ruling::pass(PassReason::NotIsolated);
     }
-    // The identifier of an ICMP echo is no port.
-    if !matches!(key.protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP) {
-        port = PortBe::ZERO;
-    }
+    port = port_or_zero(key.protocol, port);
     let identity = maps.identity(&remote);
     match maps.allow(view.slots, origin, identity, key.protocol, port) {
         Some(value) if value.verdict == AllowValue::ALLOW => {

@@ -174,7 +174,7 @@ pub enum EndVerdict {
     NotAllowed,
     /// As `NotAllowed`, but all policies that isolate the pod are only audited: it passes and is reported.
     Audited,
-    /// The peer is the pod's own node: always allowed.
+    /// The peer is the pod's own node: allowed, unless the pod connects to it and a rule denies that.
     OwnNode,
     /// The pod talks to itself: allowed, unless it does so through a Service and a rule denies it.
     Itself,
@@ -365,7 +365,10 @@ fn evaluate_end(
         let may_deny = is_translated;
         Some(Exempt { verdict: EndVerdict::Itself, may_deny })
     } else if is_own_node(state, pod, remote.address) {
-        Some(Exempt { verdict: EndVerdict::OwnNode, may_deny: false })
+        // What the node translates goes on to a pod, and is judged there.
+        let may_deny =
+            direction == Direction::Egress && !is_translated_by(state, pod, transport, port);
+        Some(Exempt { verdict: EndVerdict::OwnNode, may_deny })
     } else if direction == Direction::Egress
         && (default != DefaultVerdict::Allow || decision.has_deny())
         && is_service(state, remote.address)
@@ -376,6 +379,14 @@ fn evaluate_end(
     };
     decision.conclude();
     decision
+}
+
+/// Whether the node of a pod translates connections to this port of its own.
+fn is_translated_by(state: &ClusterState, pod: &Pod, transport: Transport, port: u16) -> bool {
+    let on_node = state.pods().filter(|other| other.node == pod.node);
+    let mut host_ports = on_node.flat_map(|other| other.ports.iter());
+    state.ports_of_services().any(|found| found == (transport, port))
+        || host_ports.any(|found| (found.transport, found.host_port) == (transport, Some(port)))
 }
 
 /// Whether an address belongs to the node that the pod runs on: the Node lists it, or a host-network pod of the node
