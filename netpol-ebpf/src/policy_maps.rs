@@ -157,20 +157,24 @@ extern "C" fn is_taken(addr: *const Addr) -> u32 {
     u32::from(KernelMaps.is_of_local_pod(&addr) || KernelMaps.known(&addr) != Known::NOBODY)
 }
 
-/// [`PolicyMaps::is_own_node`] as a global function, as [`find_endpoint`].
+/// Whether an address is the own node's. A global function, as [`find_endpoint`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn is_own_node(addr: *const Addr, port_and_protocol: u32) -> u32 {
+extern "C" fn is_node_address(addr: *const Addr) -> u32 {
     // SAFETY: the caller's own, or null.
     let Some(addr) = (unsafe { addr.as_ref() }) else { return 0 };
     // SAFETY: a reference. Copied for the reason that `is_tunnel` has.
     let key = NodeKey::address(unsafe { copy(addr) });
-    if OWN_NODE.get_ptr(&key).is_none() {
-        return 0;
-    }
+    u32::from(OWN_NODE.get_ptr(&key).is_some())
+}
+
+/// Whether the own node translates a port. A function of its own, because BPF has little stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn is_translated(port_and_protocol: u32) -> u32 {
     let [hi, lo, protocol, _] = port_and_protocol.to_ne_bytes();
     let key = NodeKey::port(Protocol(protocol), PortBe([hi, lo]));
-    u32::from(OWN_NODE.get_ptr(&key).is_none())
+    u32::from(OWN_NODE.get_ptr(&key).is_some())
 }
 
 /// The kernel's maps.
@@ -297,7 +301,8 @@ impl PolicyMaps for KernelMaps {
     #[inline(always)]
     fn is_own_node(&self, addr: &Addr, protocol: Protocol, port: PortBe) -> bool {
         let [hi, lo] = port.0;
-        is_own_node(addr, u32::from_ne_bytes([hi, lo, protocol.0, 0])) != 0
+        is_node_address(addr) != 0
+            && is_translated(u32::from_ne_bytes([hi, lo, protocol.0, 0])) == 0
     }
 
     #[inline(always)]

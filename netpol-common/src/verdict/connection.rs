@@ -1,9 +1,7 @@
 //! The verdict on an IP packet by the flow that it belongs to or begins.
 
 use super::fragments::{complete_key, store_first};
-use super::policy::{
-    audited, consult, is_enforced, judge_hairpin, unless_isolated, unless_isolated_for,
-};
+use super::policy::{audited, consult, is_enforced, unless_isolated, unless_isolated_for};
 use super::view::{Ruling, View};
 use crate::flow;
 use crate::ids::{Direction, Protocol};
@@ -73,19 +71,10 @@ fn follow<M: PolicyMaps>(
     };
     let mut audit = false;
     let is_old = flow.epoch != view.epoch;
-    let is_exempt = flow.marks & FlowValue::EXEMPT != 0;
-    // A rule can deny the connection of a pod to itself. That is seen where the packets arrive, so the answers change nothing.
-    let is_answer =
-        is_exempt && matches!(view.direction, Direction::Egress) && view.endpoint.denies != 0;
-    if is_old && !is_answer {
+    if is_old {
         flow.epoch = view.epoch;
-        let is_hairpin = is_exempt && matches!(view.exempt, Some(PassReason::Hairpin));
-        if !is_exempt || is_hairpin {
-            let ruling = if is_hairpin {
-                judge_hairpin(maps, view, packet)
-            } else {
-                consult(maps, view, origin, key)
-            };
+        if flow.marks & FlowValue::EXEMPT == 0 {
+            let ruling = consult(maps, view, origin, key);
             let was_revoked = flow.marks & FlowValue::REVOKED != 0;
             flow.marks &= !FlowValue::REVOKED;
             if matches!(view.direction, Direction::Egress) {
@@ -139,8 +128,8 @@ fn follow<M: PolicyMaps>(
     }
     if is_revoked {
         return match view.exempt {
-            Some(reason) if !is_exempt => Ruling::pass(reason),
-            Some(_) | None => Ruling::new(Verdict::Drop(DropReason::Revoked), flow.rule),
+            Some(reason) => Ruling::pass(reason),
+            None => Ruling::new(Verdict::Drop(DropReason::Revoked), flow.rule),
         };
     }
     let reason = if audit { PassReason::Audited } else { PassReason::Flow };
@@ -158,9 +147,6 @@ fn begin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet, key: &FlowKey) -
     let answers = flow::tcp::answers(packet.tcp_flags) & (key.stage ^ FlowKey::AFTER_NAT);
     let origin = Direction::from_bit(view.direction.to_wire() ^ answers);
     let mut ruling = match view.exempt {
-        Some(PassReason::Hairpin) if view.endpoint.isolated != 0 => {
-            judge_hairpin(maps, view, packet)
-        }
         Some(reason) => Ruling::pass(reason),
         None if view.endpoint.isolated & (answers << view.direction.to_wire()) != 0 => {
             return audited(view, view.direction, DropReason::NotAllowed);
@@ -179,7 +165,6 @@ fn begin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet, key: &FlowKey) -
     if let Verdict::Pass(reason) = ruling.verdict {
         let marks = match reason {
             PassReason::OwnNode | PassReason::Hairpin => FlowValue::EXEMPT,
-            PassReason::Audited if view.exempt.is_some() => FlowValue::EXEMPT,
             // Revoked until the verdict is finished, because the backend may answer before that.
             PassReason::Deferred if is_enforced(&view.endpoint, origin) => {
                 FlowValue::DEFERRED | FlowValue::REVOKED

@@ -46,28 +46,6 @@ pub(super) const fn is_never_finished(endpoint: &EndpointValue, direction: Direc
     endpoint.egress_mark == 0 && is_enforced(endpoint, direction)
 }
 
-/// The verdict of the rules that deny on a connection to the own node, if one of them decides. NetworkPolicies allow it, and it
-/// passes no other hook. What the node translates goes on to a pod and is judged there.
-#[inline(never)]
-fn judge_own_node<M: PolicyMaps>(maps: &M, view: &View, key: &FlowKey) -> Option<Ruling> {
-    let port = port_or_zero(key.protocol, key.remote_port);
-    if !maps.is_own_node(&key.remote, key.protocol, port) {
-        return None;
-    }
-    let identity = maps.identity(&key.remote);
-    explicit(maps.allow(view.slots, Direction::Egress, identity, key.protocol, port)?)
-}
-
-/// The ruling of an entry that a rule which denies has made.
-#[inline(always)]
-const fn explicit(value: AllowValue) -> Option<Ruling> {
-    match value.verdict {
-        AllowValue::DENY => Some(Ruling::new(Verdict::Drop(DropReason::Denied), value.rule)),
-        AllowValue::AUDIT => Some(Ruling::new(Verdict::Pass(PassReason::Audited), value.rule)),
-        _ => None,
-    }
-}
-
 /// The port; zero for a protocol without ports, because the identifier of an ICMP echo is none.
 #[inline(always)]
 const fn port_or_zero(protocol: Protocol, port: PortBe) -> PortBe {
@@ -78,21 +56,18 @@ const fn port_or_zero(protocol: Protocol, port: PortBe) -> PortBe {
 }
 
 /// The verdict on a connection of a pod to itself through a Service, at the hook where it arrives. NetworkPolicies allow it, so
-/// only rules that deny count, those of both directions. The source is not read, because the node may have replaced it.
+/// only enforced rules that deny count, those of both directions. The source is not read, because the node may have replaced it.
 #[inline(never)]
 pub(super) fn judge_hairpin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet) -> Ruling {
     let identity = maps.identity(&packet.dst);
     let port = port_or_zero(packet.protocol, packet.dst_port);
-    let mut ruling = Ruling::pass(PassReason::Hairpin);
     for direction in Direction::ALL {
         let found = maps.allow(view.slots, direction, identity, packet.protocol, port);
-        let Some(decided) = found.and_then(explicit) else { continue };
-        ruling = decided;
-        if !ruling.verdict.is_pass() {
-            break;
+        if let Some(AllowValue { verdict: AllowValue::DENY, rule, .. }) = found {
+            return Ruling::new(Verdict::Drop(DropReason::Denied), rule);
         }
     }
-    ruling
+    Ruling::pass(PassReason::Hairpin)
 }
 
 /// Whether the policy allows a flow that began in direction `origin`.
@@ -103,6 +78,7 @@ pub(super) fn consult<M: PolicyMaps>(
     origin: Direction,
     key: &FlowKey,
 ) -> Ruling {
+    let mut is_to_own_node = false;
     let mut remote = key.remote;
     let mut port = match origin {
         Direction::Ingress => key.local_port,
@@ -118,20 +94,22 @@ pub(super) fn consult<M: PolicyMaps>(
             Direction::Ingress => maps.backend(key),
             Direction::Egress => None,
         };
-        let Some(backend) = backend else {
-            if view.endpoint.judges_node()
-                && matches!(view.direction, Direction::Egress)
-                && let Some(ruling) = judge_own_node(maps, view, key)
-            {
-                return ruling;
+        match backend {
+            Some(backend) => (remote, port) = (backend.addr, backend.port),
+            None => {
+                // A packet to the own node passes no other hook, but what the node translates goes on to a pod.
+                is_to_own_node = view.endpoint.judges_node()
+                    && matches!(view.direction, Direction::Egress)
+                    && maps.is_own_node(
+                        &key.remote,
+                        key.protocol,
+                        port_or_zero(key.protocol, port),
+                    );
+                if !is_to_own_node {
+                    return deferred(&view.endpoint, origin);
+                }
             }
-            // Dropped here and not later, because a dropped packet must create no flow.
-            if is_never_finished(&view.endpoint, origin) {
-                return Ruling::drop(DropReason::UnknownEgressMark);
-            }
-            return Ruling::pass(PassReason::Deferred);
-        };
-        (remote, port) = (backend.addr, backend.port);
+        }
     }
     if !view.endpoint.is_isolated(origin) {
         return Ruling::pass(PassReason::NotIsolated);
@@ -139,11 +117,17 @@ pub(super) fn consult<M: PolicyMaps>(
     port = port_or_zero(key.protocol, port);
     let identity = maps.identity(&remote);
     match maps.allow(view.slots, origin, identity, key.protocol, port) {
-        Some(value) if value.verdict == AllowValue::ALLOW => {
-            Ruling::new(Verdict::Pass(PassReason::Allowed), value.rule)
-        }
         Some(value) if value.verdict == AllowValue::AUDIT => {
             Ruling::new(Verdict::Pass(PassReason::Audited), value.rule)
+        }
+        Some(AllowValue { verdict: AllowValue::ALLOW | AllowValue::DEFAULT, .. }) | None
+            if is_to_own_node =>
+        {
+            // NetworkPolicies always allow it, so only rules that deny count.
+            deferred(&view.endpoint, origin)
+        }
+        Some(value) if value.verdict == AllowValue::ALLOW => {
+            Ruling::new(Verdict::Pass(PassReason::Allowed), value.rule)
         }
         Some(value) if value.verdict != AllowValue::DEFAULT => {
             Ruling::new(Verdict::Drop(DropReason::Denied), value.rule)
@@ -151,4 +135,14 @@ pub(super) fn consult<M: PolicyMaps>(
         Some(_) | None if view.endpoint.is_audited(origin) => Ruling::pass(PassReason::Audited),
         Some(_) | None => Ruling::drop(DropReason::NotAllowed),
     }
+}
+
+/// The ruling on a packet whose verdict is deferred.
+#[inline(always)]
+const fn deferred(endpoint: &EndpointValue, origin: Direction) -> Ruling {
+    // Dropped here and not later, because a dropped packet must create no flow.
+    if is_never_finished(endpoint, origin) {
+        return Ruling::drop(DropReason::UnknownEgressMark);
+    }
+    Ruling::pass(PassReason::Deferred)
 }

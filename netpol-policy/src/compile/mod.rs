@@ -108,7 +108,9 @@ fn build(
     let rules: BTreeSet<&Arc<PolicyRule>> = resolved
         .iter()
         .filter_map(|resolved| resolved.pod.as_ref())
-        .flat_map(|(_, policy)| policy.ingress.rules.iter().chain(policy.egress.rules.iter()))
+        .flat_map(|(_, policy)| [&policy.ingress, &policy.egress])
+        .filter(|policy| !policy.allows_everything())
+        .flat_map(|policy| policy.rules.iter())
         .collect();
     let with_peers = capacity::numbered(rules.iter().copied(), numbering);
     let mut left_out = capacity::left_out(state, with_peers, capacities);
