@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use netpol_lab::case::Case;
 use netpol_lab::generator::{self, features::Census};
 use netpol_lab::law;
-use netpol_lab::oracle;
+use netpol_lab::oracle::{self, Oracle};
 use netpol_lab::oracles::{Oracles, question, read};
 use netpol_lab::settings;
 use netpol_policy::manifests;
@@ -292,10 +292,32 @@ fn sequences(cases: &[Case]) -> impl Iterator<Item = &[Case]> {
 #[test]
 fn the_generator_covers_every_feature() {
     let mut census = Census::default();
-    for case in generator::cases(1).take(500) {
+    for case in generator::cases(1).take(500).chain(generator::cases_with_tiers(1).take(500)) {
         census.add(&case);
     }
     assert_eq!(census.missing(), Vec::<&str>::new());
+}
+
+/// The laws compare verdicts, so the tiers of a cluster should matter: without its cluster policies many of its connections
+/// would be decided otherwise.
+#[test]
+fn policies_of_all_tiers_decide_connections_of_generated_clusters() {
+    let (mut n_probes, mut n_allowed, mut n_otherwise) = (0, 0, 0);
+    for case in generator::cases_with_tiers(2).take(300) {
+        let is_of_tier = |object: &&Value| object["kind"] == "ClusterNetworkPolicy";
+        let without: Vec<Value> =
+            case.objects.iter().filter(|object| !is_of_tier(object)).cloned().collect();
+        let oracles = [&case.objects, &without].map(|objects| Oracle::new(objects));
+        for probe in &case.probes {
+            let [with, without] = oracles.each_ref().map(|oracle| oracle.allows(probe));
+            n_probes += 1;
+            n_allowed += usize::from(with);
+            n_otherwise += usize::from(with != without);
+        }
+    }
+    assert!(n_otherwise * 15 > n_probes, "{n_otherwise} of {n_probes} depend on the tiers");
+    let share = n_allowed * 100 / n_probes;
+    assert!((20..80).contains(&share), "{share} % are allowed");
 }
 
 /// Checks a law of single policies, for half as many clusters.

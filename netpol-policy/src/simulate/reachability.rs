@@ -114,6 +114,11 @@ impl Reachability {
         starts.is_some_and(|starts| has_start(starts, direction, transport, (port, port)))
     }
 
+    /// The cluster.
+    pub fn cluster(&self) -> &OfflineCluster {
+        &self.cluster
+    }
+
     /// The objects.
     pub fn state(&self) -> &ClusterState {
         self.cluster.state()
@@ -227,7 +232,7 @@ pub enum ReachabilityError {
     Impossible(Problem),
 }
 
-fn pod_name(end: &PodOrIp) -> Option<&ObjectName> {
+pub(super) fn pod_name(end: &PodOrIp) -> Option<&ObjectName> {
     match end {
         PodOrIp::Pod { name, address: _ } => Some(name),
         PodOrIp::Address(_)
@@ -238,7 +243,7 @@ fn pod_name(end: &PodOrIp) -> Option<&ObjectName> {
     }
 }
 
-fn addresses(state: &ClusterState, end: &PodOrIp) -> Vec<IpAddr> {
+pub(super) fn addresses(state: &ClusterState, end: &PodOrIp) -> Vec<IpAddr> {
     match end {
         PodOrIp::Address(address) => vec![address.to_canonical()],
         PodOrIp::Pod { name, address: _ } => state
@@ -251,7 +256,7 @@ fn addresses(state: &ClusterState, end: &PodOrIp) -> Vec<IpAddr> {
     }
 }
 
-fn with_address(end: &PodOrIp, address: IpAddr) -> PodOrIp {
+pub(super) fn with_address(end: &PodOrIp, address: IpAddr) -> PodOrIp {
     match pod_name(end) {
         Some(name) => PodOrIp::Pod { name: name.clone(), address: Some(address) },
         None => end.clone(),

@@ -5,8 +5,10 @@
 mod cases;
 mod cluster;
 mod diff;
+mod expectations;
 mod explain;
 mod flannel;
+mod html;
 mod inputs;
 mod lint;
 mod matrix;

@@ -33,6 +33,7 @@ fn version_and_help_are_output() {
               flannel      Name netpol-cni in Flannel's own configuration, so that no pod starts without it, or take it out again
               simulate     Evaluate connections without sending packets: draw the matrix of allowed connections, or evaluate cases from a file
               diff         Show which connections open and close between two sets of objects, on every port
+              test         Compare expectations with what the policies allow: unit tests for policies
               completions  Write a completion script for a shell
               help         Print this message or the help of the given subcommand(s)
 
@@ -172,7 +173,7 @@ fn version_and_help_are_output() {
               -n, --namespace <NAMESPACE>   Only the pods of these namespaces
               -l, --selector <SELECTOR>     Only the pods with these labels, as for kubectl: `app=web,tier!=db`
                   --pod-cidr <CIDR>         Networks with the addresses of the pods that have none yet, such as those of a Deployment [default: any private network]
-              -o, --output <OUTPUT>         Output format of the matrix [default: text] [possible values: text, json, csv, md, dot, mermaid]
+              -o, --output <OUTPUT>         Output format of the matrix [default: text] [possible values: text, json, csv, md, dot, mermaid, html]
                   --engine <ENGINE>         Implementation that evaluates the connections [default: compiled] [possible values: reference, compiled]
                   --fail-on <EFFECT>        With --what-if: exit with 1 if the changes have this effect [possible values: opens, closes, any]
                   --cases <FILE>            Read cases from this file, one JSON object a line; `-` is the standard input. Writes one line of verdicts for each case

@@ -37,6 +37,14 @@ pub(super) fn block(rng: &mut Rng, cluster: &Cluster) -> Value {
     block
 }
 
+/// A network around an address of the cluster or outside. Those of one cluster often contain each other, because there are few
+/// addresses.
+pub(super) fn network(rng: &mut Rng, cluster: &Cluster) -> String {
+    let centre = centre(rng, cluster);
+    let length = length(rng, centre, 0);
+    written(rng, centre, length)
+}
+
 /// An address of a pod, of a node, or outside.
 fn centre(rng: &mut Rng, cluster: &Cluster) -> IpAddr {
     let pods: Vec<&String> = cluster.pods.iter().flat_map(|pod| &pod.addresses).collect();

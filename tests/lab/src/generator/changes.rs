@@ -3,10 +3,13 @@
 use serde_json::Value;
 
 use super::cluster::{self, labels};
-use super::{Cluster, Draw as _, Rng, policies};
+use super::{Cluster, Draw as _, Rng, cluster_policies, policies};
 
 /// Makes one random change.
 pub fn change(rng: &mut Rng, cluster: &mut Cluster) {
+    if cluster.has_tiers && rng.chance(35) {
+        return change_tiers(rng, cluster);
+    }
     match rng.usize(..14) {
         0..=2 => with_pod(rng, cluster, |rng, pod| pod.labels = labels(rng)),
         3 => relabel_namespace(rng, cluster),
@@ -21,6 +24,34 @@ pub fn change(rng: &mut Rng, cluster: &mut Cluster) {
         10 => renew_namespace(rng, cluster),
         11 => remove_policy(rng, cluster),
         _ => put_policy(rng, cluster),
+    }
+}
+
+/// Changes a policy of the cluster, or the labels of a node.
+fn change_tiers(rng: &mut Rng, cluster: &mut Cluster) {
+    let index = rng.usize(..=cluster.cluster_policies.len());
+    match rng.usize(..6) {
+        0 => {
+            let is_node = |object: &&mut Value| object.get("kind") == Some(&Value::from("Node"));
+            let nodes: Vec<&mut Value> = cluster.others.iter_mut().filter(is_node).collect();
+            if let Some(node) = rng.choice(nodes) {
+                cluster::label_node(rng, node);
+            }
+        }
+        1 if index < cluster.cluster_policies.len() => {
+            cluster.cluster_policies.swap_remove(index);
+        }
+        2 | 3 if index < cluster.cluster_policies.len() => {
+            let mut policy = cluster.cluster_policies.swap_remove(index);
+            cluster_policies::alter(rng, cluster, &mut policy);
+            cluster.cluster_policies.push(policy);
+        }
+        _ => {
+            let new_name = format!("c{}", rng.usize(..5));
+            cluster.cluster_policies.retain(|other| name(other) != new_name);
+            let policy = cluster_policies::cluster_policy(rng, cluster, &new_name);
+            cluster.cluster_policies.push(policy);
+        }
     }
 }
 

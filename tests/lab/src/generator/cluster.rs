@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::ports::{self, PORT_NAMES};
-use super::{Draw as _, Rng, policies, set};
+use super::{Draw as _, Rng, cluster_policies, policies, set};
 use crate::case::Protocol;
 
 /// Namespace names; few, so that objects interact.
@@ -28,6 +28,10 @@ pub struct Cluster {
     pub pods: Vec<PodFacts>,
     /// `NetworkPolicy` objects.
     pub policies: Vec<Value>,
+    /// `ClusterNetworkPolicy` objects.
+    pub cluster_policies: Vec<Value>,
+    /// Whether there may be such objects.
+    pub has_tiers: bool,
     /// Nodes, Services.
     pub others: Vec<Value>,
     /// Number of pods made so far, from which creation times and uids follow.
@@ -72,6 +76,8 @@ impl Cluster {
             namespaces: Vec::new(),
             pods: Vec::new(),
             policies: Vec::new(),
+            cluster_policies: Vec::new(),
+            has_tiers: false,
             others: nodes(rng),
             n_born: 0,
         };
@@ -90,6 +96,21 @@ impl Cluster {
         }
         if rng.chance(20) {
             cluster.others.push(service(rng));
+        }
+        cluster
+    }
+
+    /// The same with policies of the tiers Admin and Baseline, and with labels of nodes.
+    pub fn generate_with_tiers(rng: &mut Rng) -> Self {
+        let mut cluster = Self { has_tiers: true, ..Self::generate(rng) };
+        for object in &mut cluster.others {
+            if object.get("kind") == Some(&json!("Node")) {
+                label_node(rng, object);
+            }
+        }
+        for index in 0..rng.one_of([1, 2, 3, 4, 5]) {
+            let policy = cluster_policies::cluster_policy(rng, &cluster, &format!("c{index}"));
+            cluster.cluster_policies.push(policy);
         }
         cluster
     }
@@ -174,6 +195,7 @@ impl Cluster {
         let mut objects: Vec<Value> = self.namespaces.clone();
         objects.extend(self.pods.iter().map(PodFacts::to_value));
         objects.extend(self.policies.iter().cloned());
+        objects.extend(self.cluster_policies.iter().cloned());
         objects.extend(self.others.iter().cloned());
         rng.shuffle(&mut objects);
         objects
@@ -243,6 +265,14 @@ pub(super) fn namespace(rng: &mut Rng, name: &str) -> Value {
         labels.insert("kubernetes.io/metadata.name".to_owned(), json!(name));
     }
     json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name, "labels": labels } })
+}
+
+/// Gives a node labels of the vocabulary of pods.
+pub(super) fn label_node(rng: &mut Rng, node: &mut Value) {
+    let labels = labels(rng);
+    if let Some(metadata) = node.get_mut("metadata") {
+        set(metadata, "labels", json!(labels));
+    }
 }
 
 fn nodes(rng: &mut Rng) -> Vec<Value> {

@@ -5,6 +5,7 @@
 mod blocks;
 mod changes;
 mod cluster;
+mod cluster_policies;
 mod draw;
 pub mod features;
 mod policies;
@@ -34,17 +35,45 @@ const N_PROBES: usize = 48;
 
 /// Clusters: most in one state, some in several.
 pub fn clusters() -> impl Strategy<Value = Vec<Case>> {
-    from_rng(|rng, name| if rng.chance(88) { vec![single(rng, name)] } else { sequence(rng, name) })
+    clusters_of(Cluster::generate)
+}
+
+/// The same with policies of all tiers.
+pub fn clusters_with_tiers() -> impl Strategy<Value = Vec<Case>> {
+    clusters_of(Cluster::generate_with_tiers)
 }
 
 /// Clusters in several states.
 pub fn sequences() -> impl Strategy<Value = Vec<Case>> {
-    from_rng(sequence)
+    from_rng(|rng, name| sequence(rng, name, Cluster::generate))
+}
+
+/// The same with policies of all tiers.
+pub fn sequences_with_tiers() -> impl Strategy<Value = Vec<Case>> {
+    from_rng(|rng, name| sequence(rng, name, Cluster::generate_with_tiers))
+}
+
+fn clusters_of(generate: fn(&mut Rng) -> Cluster) -> impl Strategy<Value = Vec<Case>> {
+    from_rng(move |rng, name| {
+        if rng.chance(88) {
+            vec![single(rng, name, generate)]
+        } else {
+            sequence(rng, name, generate)
+        }
+    })
 }
 
 /// An endless, reproducible stream of cases. About a third of them belong to sequences.
 pub fn cases(seed: u64) -> impl Iterator<Item = Case> {
-    let clusters = clusters();
+    cases_of(clusters(), seed)
+}
+
+/// The same with policies of all tiers.
+pub fn cases_with_tiers(seed: u64) -> impl Iterator<Item = Case> {
+    cases_of(clusters_with_tiers(), seed)
+}
+
+fn cases_of(clusters: impl Strategy<Value = Vec<Case>>, seed: u64) -> impl Iterator<Item = Case> {
     let mut runner = TestRunner::new_with_rng(ProptestConfig::default(), test_rng(seed));
     // These strategies reject nothing, so every call yields a value.
     std::iter::from_fn(move || clusters.new_tree(&mut runner).ok().map(|tree| tree.current()))
@@ -65,15 +94,15 @@ fn from_rng(generate: impl Fn(&mut Rng, &str) -> Vec<Case>) -> impl Strategy<Val
     any::<u64>().no_shrink().prop_map(generate).prop_flat_map(smaller::smaller)
 }
 
-fn single(rng: &mut Rng, name: &str) -> Case {
-    let cluster = Cluster::generate(rng);
+fn single(rng: &mut Rng, name: &str, generate: fn(&mut Rng) -> Cluster) -> Case {
+    let cluster = generate(rng);
     let objects = cluster.objects(rng);
     let probes = probes::probes(rng, &objects, N_PROBES);
     Case { name: name.to_owned(), objects, probes, sequence: None }
 }
 
-fn sequence(rng: &mut Rng, name: &str) -> Vec<Case> {
-    let mut cluster = Cluster::generate(rng);
+fn sequence(rng: &mut Rng, name: &str, generate: fn(&mut Rng) -> Cluster) -> Vec<Case> {
+    let mut cluster = generate(rng);
     let n_steps = 3 + rng.usize(..4);
     let mut cases = Vec::new();
     for step in 0..n_steps {

@@ -42,7 +42,7 @@ impl Subjects {
         for object in objects {
             match object.get("kind").and_then(Value::as_str) {
                 Some("Pod") => subjects.add_pod(object),
-                Some("NetworkPolicy") => subjects.add_policy(object),
+                Some("NetworkPolicy" | "ClusterNetworkPolicy") => subjects.add_policy(object),
                 Some("Service") => {
                     let ports = object.pointer("/spec/ports").and_then(Value::as_array);
                     subjects.service_ports.extend(ports.into_iter().flatten().filter_map(|port| {
@@ -97,8 +97,9 @@ impl Subjects {
     }
 
     fn add_policy(&mut self, policy: &Value) {
-        numbers(policy, "port", &mut self.ports);
-        numbers(policy, "endPort", &mut self.ports);
+        for name in ["port", "endPort", "number", "start", "end"] {
+            numbers(policy, name, &mut self.ports);
+        }
         texts_with(policy, '/', &mut |block| self.addresses.extend(blocks::edges(block)));
     }
 

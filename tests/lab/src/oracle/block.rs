@@ -90,6 +90,12 @@ pub(super) fn parse(written: &str) -> Option<Cidr> {
     Some(Cidr { is_v4, bits, length, is_strict, has_host_bits })
 }
 
+/// Whether a block contains a longer one.
+pub fn block_holds_block(outer: &str, inner: &str) -> bool {
+    let (outer, inner) = (parse(outer), parse(inner));
+    outer.zip(inner).is_some_and(|(outer, inner)| outer.strictly_holds(&inner))
+}
+
 /// Whether a block has host bits.
 pub fn has_host_bits(written: &str) -> bool {
     parse(written).is_some_and(|network| network.has_host_bits)

@@ -18,8 +18,9 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use crate::case::{End, Port, Probe, Protocol};
-pub use block::has_host_bits;
+pub use block::{block_holds_block, has_host_bits};
 use cluster_policy::Tier;
+pub use cluster_policy::is_understood;
 use pods::{ClusterModel, Counted};
 pub use validity::problems;
 

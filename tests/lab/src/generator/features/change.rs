@@ -22,6 +22,7 @@ pub(super) fn of_change(before: &Case, after: &Case, features: &mut Features) {
             ("Pod", None) => features.insert("change: pod added"),
             ("Namespace", None) => features.insert("change: namespace created"),
             ("NetworkPolicy", None) => features.insert("change: policy added"),
+            ("ClusterNetworkPolicy", None) => features.insert("change: cluster policy added"),
             ("Pod", Some(previous)) => {
                 of_pod_change(previous, object, features);
                 false
@@ -32,6 +33,13 @@ pub(super) fn of_change(before: &Case, after: &Case, features: &mut Features) {
             ("NetworkPolicy", Some(previous)) if previous != object => {
                 features.insert("change: policy edited")
             }
+            ("ClusterNetworkPolicy", Some(previous)) if previous != object => {
+                of_cluster_policy_change(previous, object, features);
+                features.insert("change: cluster policy edited")
+            }
+            ("Node", Some(previous)) if previous != object => {
+                features.insert("change: node labels")
+            }
             _ => false,
         };
     }
@@ -40,6 +48,7 @@ pub(super) fn of_change(before: &Case, after: &Case, features: &mut Features) {
             "Pod" => Some("change: pod removed"),
             "Namespace" => Some("change: namespace deleted"),
             "NetworkPolicy" => Some("change: policy removed"),
+            "ClusterNetworkPolicy" => Some("change: cluster policy removed"),
             _ => None,
         });
     }
@@ -56,6 +65,17 @@ pub(super) fn of_change(before: &Case, after: &Case, features: &mut Features) {
     if new.iter().any(|(ip, owner)| old.get(ip).is_some_and(|before| before != owner)) {
         features.insert("change: address moves");
     }
+}
+
+fn of_cluster_policy_change(before: &Value, after: &Value, features: &mut Features) {
+    let differs = |pointer: &str| before.pointer(pointer) != after.pointer(pointer);
+    features.extend(differs("/spec/priority").then_some("change: priority"));
+    let is_reordered = |pointer: &str| {
+        let (old, new) = (items(before, pointer), items(after, pointer));
+        old != new && old.len() == new.len() && old.iter().all(|rule| new.contains(rule))
+    };
+    let is_reordered = is_reordered("/spec/ingress") || is_reordered("/spec/egress");
+    features.extend(is_reordered.then_some("change: order of rules"));
 }
 
 fn of_pod_change(before: &Value, after: &Value, features: &mut Features) {

@@ -1,6 +1,7 @@
 //! Which API features a case exercises, derived from the case itself, so that it works for hand-written cases too.
 
 mod change;
+mod cluster_policy;
 mod names;
 mod objects;
 mod policy;
@@ -12,6 +13,7 @@ use serde_json::Value;
 pub use names::ALL;
 
 use change::of_change;
+use cluster_policy::of_cluster_policies;
 use objects::{declared, of_pod, of_probe};
 use policy::of_policy;
 
@@ -81,6 +83,7 @@ pub fn of_case(case: &Case) -> Features {
     if per_namespace.values().any(|count| *count > 1) {
         features.insert("policy: several in one namespace");
     }
+    of_cluster_policies(&case.objects, &mut features);
     let namespaces: BTreeSet<&str> =
         of_kind("Namespace").map(|namespace| text(namespace, "/metadata/name")).collect();
     let mut owners: BTreeMap<&str, usize> = BTreeMap::new();

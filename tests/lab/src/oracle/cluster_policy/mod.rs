@@ -69,6 +69,18 @@ pub(super) fn says(
     }
 }
 
+/// Whether a policy and all its rules are understood.
+pub fn is_understood(policy: &Value) -> bool {
+    let spec = spec_of(policy);
+    let subject = field(spec, "subject").unwrap_or(&Value::Null);
+    let rules_are_sound =
+        |direction| rules(policy, direction).iter().all(|rule| rule_is_sound(rule, direction));
+    is_sound(policy)
+        && peers::is_sound(subject, Direction::Ingress)
+        && rules_are_sound(Direction::Ingress)
+        && rules_are_sound(Direction::Egress)
+}
+
 /// What a rule that is not wholly understood, or whose policy is not, does with any connection: it accepts nothing; if it
 /// does not accept, it denies everything (C9).
 fn closed(rule: &Value) -> Option<Action> {
@@ -82,32 +94,43 @@ fn acts(
     direction: Direction,
     talk: &Talk<'_>,
 ) -> Option<Action> {
-    let action = match text(rule, &["action"]) {
-        Some("Accept") => Some(Action::Accept),
-        Some("Deny") => Some(Action::Deny),
-        Some("Pass") => Some(Action::Pass),
-        _ => None,
-    };
-    let peers_field = match direction {
-        Direction::Ingress => "from",
-        Direction::Egress => "to",
-    };
-    let peers = items(rule, peers_field).unwrap_or_default();
-    let protocols = items(rule, "protocols").unwrap_or_default();
-    let is_sound = action.is_some()
+    if !rule_is_sound(rule, direction) {
+        return closed(rule);
+    }
+    let protocols = items(rule, "protocols");
+    let has_peer =
+        items(rule, peers_field(direction)).iter().any(|peer| peers::matches(cluster, peer, talk));
+    let has_protocol =
+        protocols.is_empty() || protocols.iter().any(|item| protocols::matches(item, talk));
+    action(rule).filter(|_| has_peer && has_protocol)
+}
+
+fn rule_is_sound(rule: &Value, direction: Direction) -> bool {
+    let peers_field = peers_field(direction);
+    let (peers, protocols) = (items(rule, peers_field), items(rule, "protocols"));
+    action(rule).is_some()
         && has_only(rule, &["name", "action", peers_field, "protocols"])
         // There is no rule without peers (C6), but one without protocols, which means all of them (C8).
         && !peers.is_empty()
         && peers.iter().all(|peer| peers::is_sound(peer, direction))
         && (field(rule, "protocols").is_none() || !protocols.is_empty())
-        && protocols.iter().all(protocols::is_sound);
-    if !is_sound {
-        return closed(rule);
+        && protocols.iter().all(protocols::is_sound)
+}
+
+fn action(rule: &Value) -> Option<Action> {
+    match text(rule, &["action"])? {
+        "Accept" => Some(Action::Accept),
+        "Deny" => Some(Action::Deny),
+        "Pass" => Some(Action::Pass),
+        _ => None,
     }
-    let has_peer = peers.iter().any(|peer| peers::matches(cluster, peer, talk));
-    let has_protocol =
-        protocols.is_empty() || protocols.iter().any(|item| protocols::matches(item, talk));
-    action.filter(|_| has_peer && has_protocol)
+}
+
+const fn peers_field(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "from",
+        Direction::Egress => "to",
+    }
 }
 
 /// The pods that a policy is about (C5). An invalid condition does not narrow them.
@@ -187,9 +210,9 @@ fn rules(policy: &Value, direction: Direction) -> &[Value] {
     }
 }
 
-/// The items of a list field; `None` if it is absent or no list.
-fn items<'v>(value: &'v Value, name: &str) -> Option<&'v [Value]> {
-    field(value, name)?.as_array().map(Vec::as_slice)
+/// The items of a list field; none if it is absent or no list.
+fn items<'v>(value: &'v Value, name: &str) -> &'v [Value] {
+    super::list(value, &[name])
 }
 
 /// Whether a JSON object has exactly one field that is not null.

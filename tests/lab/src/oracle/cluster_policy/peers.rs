@@ -46,8 +46,8 @@ pub(super) fn matches(cluster: &ClusterModel<'_>, peer: &Value, talk: &Talk<'_>)
     if talk.is_virtual {
         return false;
     }
-    if let Some(networks) = items(peer, "networks") {
-        return networks
+    if field(peer, "networks").is_some() {
+        return items(peer, "networks")
             .iter()
             .filter_map(|network| block::parse(network.as_str()?))
             .any(|network| network.holds(talk.remote));
