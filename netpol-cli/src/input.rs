@@ -11,7 +11,7 @@ use netpol_policy::manifests::{self, Cause, FileCode, Manifests};
 use netpol_policy::model::{Diagnostic, Object};
 use netpol_terminal::Terminal;
 
-use crate::cluster;
+use crate::{cluster, expectations};
 
 /// The objects to evaluate.
 #[derive(Debug, clap::Args)]
@@ -25,7 +25,7 @@ pub(super) struct InputArgs {
 }
 
 /// Access to a live cluster.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(super) struct ClusterArgs {
     /// Read the objects of the cluster of kubectl's current context. Objects in files replace those of the cluster.
     #[arg(long)]
@@ -43,7 +43,7 @@ impl ClusterArgs {
 }
 
 /// The addresses of pods whose address is not known.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(super) struct PodNetworkArgs {
     /// Networks with the addresses of the pods that have none yet, such as those of a Deployment [default: any private network].
     #[arg(long = "pod-cidr", value_name = "CIDR", value_delimiter = ',')]
@@ -161,7 +161,9 @@ pub(super) fn is_incomplete(manifests: &Manifests) -> bool {
 /// Objects that are not evaluated, by API version and kind; `None` if there are none.
 pub(super) fn not_evaluated(manifests: &Manifests) -> Option<String> {
     let mut n_by_kind: BTreeMap<&str, usize> = BTreeMap::new();
-    for read in &manifests.unsupported {
+    // `netpol test` evaluates these.
+    let test = format!("{} {}", expectations::API_VERSION, expectations::KIND);
+    for read in manifests.unsupported.iter().filter(|read| read.object != test) {
         *n_by_kind.entry(&read.object).or_default() += 1;
     }
     let kinds: Vec<String> = n_by_kind.into_iter().map(|(kind, n)| format!("{n} {kind}")).collect();

@@ -10,6 +10,7 @@
 mod cluster;
 mod completions;
 mod diff;
+mod expectations;
 mod explain;
 mod flannel;
 mod input;
@@ -44,6 +45,7 @@ enum Command {
     Flannel(flannel::FlannelArgs),
     Simulate(simulate::SimulateArgs),
     Diff(diff::DiffArgs),
+    Test(expectations::TestArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -72,6 +74,7 @@ fn dispatch(command: Command, name: Name, terminal: &mut Terminal<'_>) -> anyhow
         Command::Lint(args) => lint::run(args, terminal),
         Command::Simulate(args) => simulate::run(args, terminal),
         Command::Diff(args) => diff::run(args, terminal),
+        Command::Test(args) => expectations::run(args, terminal),
         Command::Completions(args) => {
             completions::run(&args, &mut name.command(), name.file(), terminal)
         }

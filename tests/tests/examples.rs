@@ -15,6 +15,10 @@ fn examples() -> Result<Vec<(PathBuf, String)>> {
     let mut examples = Vec::new();
     for entry in std::fs::read_dir(demo::examples())? {
         let path = entry?.path();
+        // A folder holds an example of `netpol test`.
+        if path.is_dir() {
+            continue;
+        }
         let text = std::fs::read_to_string(&path)?;
         examples.push((path, text));
     }

@@ -30,7 +30,7 @@ pub(super) struct PortChange {
 
 /// Ports with the same verdicts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum ChangedPorts {
+pub(crate) enum ChangedPorts {
     /// The first and the last port.
     Range(u16, u16),
     /// The port of this name.

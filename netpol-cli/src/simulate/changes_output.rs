@@ -144,7 +144,10 @@ impl Changes {
                 let Some(effect) = change.cell.change() else { continue };
                 by_effect.entry((effect, before, now)).or_default().push(change);
             }
-            let in_words = by_effect.into_iter().map(|(effect, of)| (effect, ports_in_words(&of)));
+            let in_words = by_effect.into_iter().map(|(effect, of)| {
+                let ports: Vec<_> = of.iter().map(|of| (of.transport, &of.ports)).collect();
+                (effect, ports_in_words(&ports))
+            });
             (pair, in_words.collect())
         })
     }
@@ -233,12 +236,12 @@ fn in_verdicts(before: Answer, now: Answer) -> Option<String> {
 }
 
 /// A port, or the first and the last port of a range, or the ports that are missing in the whole range of a protocol.
-fn ports_in_words(changes: &[&PortChange]) -> String {
+pub(crate) fn ports_in_words(ports: &[(Transport, &ChangedPorts)]) -> String {
     let mut ranges: BTreeMap<Transport, Vec<(u16, u16)>> = BTreeMap::new();
-    let mut parts = Vec::new();
-    for PortChange { transport, ports, cell: _ } in changes {
+    let mut words = Vec::new();
+    for (transport, ports) in ports {
         match ports {
-            ChangedPorts::Named(name) => parts.push(format!("{name}/{transport}")),
+            ChangedPorts::Named(name) => words.push(format!("{name}/{transport}")),
             ChangedPorts::Range(first, last) => {
                 ranges.entry(*transport).or_default().push((*first, *last));
             }
@@ -259,11 +262,11 @@ fn ports_in_words(changes: &[&PortChange]) -> String {
                 gaps(ranges).into_iter().map(|gap| in_words(*transport, gap))
             })
             .collect();
-        parts.push(match missing.as_slice() {
+        words.push(match missing.as_slice() {
             [] => "every port".to_owned(),
             missing => format!("every port but {}", missing.join(", ")),
         });
-        return parts.join(", ");
+        return words.join(", ");
     }
     for (transport, ranges) in &ranges {
         let missing = gaps(ranges);
@@ -272,12 +275,12 @@ fn ports_in_words(changes: &[&PortChange]) -> String {
                 .into_iter()
                 .map(|(first, last)| ChangedPorts::Range(first, last).to_string())
                 .collect();
-            parts.push(format!("every {transport} port but {}", missing.join(", ")));
+            words.push(format!("every {transport} port but {}", missing.join(", ")));
         } else {
-            parts.extend(ranges.iter().map(|range| in_words(*transport, *range)));
+            words.extend(ranges.iter().map(|range| in_words(*transport, *range)));
         }
     }
-    parts.join(", ")
+    words.join(", ")
 }
 
 /// The ports between these ranges, which are sorted.
@@ -297,20 +300,15 @@ fn gaps(ranges: &[(u16, u16)]) -> Vec<(u16, u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulate::table::Cell;
 
     #[track_caller]
     fn check(ranges: &[(Transport, u16, u16)], expected: &str) {
-        let cell = Cell::Becomes(Answer::Denied, Answer::Allowed);
-        let changes: Vec<PortChange> = ranges
+        let ranges: Vec<(Transport, ChangedPorts)> = ranges
             .iter()
-            .map(|(transport, first, last)| PortChange {
-                transport: *transport,
-                ports: ChangedPorts::Range(*first, *last),
-                cell,
-            })
+            .map(|(transport, first, last)| (*transport, ChangedPorts::Range(*first, *last)))
             .collect();
-        assert_eq!(ports_in_words(&changes.iter().collect::<Vec<_>>()), expected);
+        let ranges: Vec<_> = ranges.iter().map(|(transport, ports)| (*transport, ports)).collect();
+        assert_eq!(ports_in_words(&ranges), expected);
     }
 
     #[test]

@@ -16,6 +16,8 @@ use netpol_policy::simulate::{CaseStreams, run_cases};
 use netpol_terminal::{FAILED, Terminal, complain};
 
 pub(crate) use args::{FailOn, MatrixArgs, SimulateArgs};
+pub(crate) use changes::ChangedPorts;
+pub(crate) use changes_output::ports_in_words;
 pub(crate) use reachability::{compare, exit_code};
 
 /// Exit code: 2 if a file, or a line of the cases, cannot be read.

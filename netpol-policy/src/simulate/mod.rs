@@ -11,6 +11,7 @@ mod explain;
 mod frame;
 mod groups;
 mod interfaces;
+mod judge;
 mod offline;
 mod path;
 mod placeholder;
@@ -28,6 +29,7 @@ pub use explain::{
     DirectionExplanation, Explanation, Packets, RuleExplanation, States, explain, explain_between,
 };
 pub use interfaces::FIRST_INTERFACE;
+pub use judge::JudgedConnection;
 pub use offline::{OfflineCluster, Verdict};
 pub use placeholder::{Bounds, is_placeholder, with_placeholders};
 pub use probe::{PodOrIp, PortChoice, Probe, ProbeResult, Problem};

@@ -14,6 +14,7 @@ use super::placeholder::{Bounds, with_placeholders};
 use super::probe::{PodOrIp, Probe, Problem};
 use super::routes::own_addresses;
 use super::workloads::without_represented;
+use crate::compile::LeftOut;
 use crate::model::{Diagnostic, Object, ObjectName, Pod};
 use crate::resolve::RuleRef;
 use crate::store::{ClusterState, Delta};
@@ -129,6 +130,16 @@ impl OfflineCluster {
     /// The objects, with placeholders for addresses that are not known.
     pub fn state(&self) -> &ClusterState {
         self.certain.state()
+    }
+
+    /// The objects with the connections that are allowed for some address; `None` if they are the same.
+    pub(super) fn possible_state(&self) -> Option<&ClusterState> {
+        self.possible.as_ref().map(Cluster::state)
+    }
+
+    /// The rules that are not in force because they would exceed the map capacities.
+    pub(super) fn left_out(&self) -> &LeftOut {
+        self.certain.left_out()
     }
 
     /// The findings on policies over the capacity of the maps.

@@ -227,7 +227,7 @@ pub enum ReachabilityError {
     Impossible(Problem),
 }
 
-fn pod_name(end: &PodOrIp) -> Option<&ObjectName> {
+pub(super) fn pod_name(end: &PodOrIp) -> Option<&ObjectName> {
     match end {
         PodOrIp::Pod { name, address: _ } => Some(name),
         PodOrIp::Address(_)
@@ -238,7 +238,7 @@ fn pod_name(end: &PodOrIp) -> Option<&ObjectName> {
     }
 }
 
-fn addresses(state: &ClusterState, end: &PodOrIp) -> Vec<IpAddr> {
+pub(super) fn addresses(state: &ClusterState, end: &PodOrIp) -> Vec<IpAddr> {
     match end {
         PodOrIp::Address(address) => vec![address.to_canonical()],
         PodOrIp::Pod { name, address: _ } => state
@@ -251,7 +251,7 @@ fn addresses(state: &ClusterState, end: &PodOrIp) -> Vec<IpAddr> {
     }
 }
 
-fn with_address(end: &PodOrIp, address: IpAddr) -> PodOrIp {
+pub(super) fn with_address(end: &PodOrIp, address: IpAddr) -> PodOrIp {
     match pod_name(end) {
         Some(name) => PodOrIp::Pod { name: name.clone(), address: Some(address) },
         None => end.clone(),

@@ -5,6 +5,7 @@
 mod cases;
 mod cluster;
 mod diff;
+mod expectations;
 mod explain;
 mod flannel;
 mod inputs;

@@ -33,6 +33,7 @@ fn version_and_help_are_output() {
               flannel      Name netpol-cni in Flannel's own configuration, so that no pod starts without it, or take it out again
               simulate     Evaluate connections without sending packets: draw the matrix of allowed connections, or evaluate cases from a file
               diff         Show which connections open and close between two sets of objects, on every port
+              test         Compare expectations with what the policies allow: unit tests for policies
               completions  Write a completion script for a shell
               help         Print this message or the help of the given subcommand(s)
 

@@ -152,7 +152,7 @@ impl Explanation {
 }
 
 /// An address, or the pod if its address is not known.
-fn address_in_words(state: &ClusterState, address: IpAddr) -> String {
+pub(super) fn address_in_words(state: &ClusterState, address: IpAddr) -> String {
     if !is_placeholder(address) {
         return address.to_string();
     }
