@@ -304,7 +304,9 @@ impl<K: Kernel> Agent<K> {
         endpoints.sort();
         Status {
             version: netpol_proto::build::version().to_owned(),
-            sources: Kind::BUILT_IN
+            sources: self
+                .freshness
+                .kinds()
                 .into_iter()
                 .map(|kind| (kind, self.source_status(self.freshness.of(kind))))
                 .collect(),
@@ -445,7 +447,7 @@ impl<K: Kernel> Agent<K> {
 
     fn source_status(&self, health: &Health) -> SourceStatus {
         match health {
-            Health::Listing => SourceStatus::Listing,
+            Health::Listing | Health::Unserved => SourceStatus::Listing,
             Health::Synced { since: _, heard } => {
                 SourceStatus::Synced { heard_s: self.latencies.since(*heard).as_secs() }
             }
