@@ -56,8 +56,8 @@ pub(super) struct Follower {
     recoveries: Recoveries,
     /// Why the last attempt to read the configuration again failed.
     unrenewed: Option<Error>,
-    /// A complete list has been sent.
-    was_listed: bool,
+    /// Complete lists that have been sent.
+    n_lists: u64,
     /// Called after each complete list.
     on_list: Option<Box<dyn Fn() + Send + Sync>>,
 }
@@ -136,7 +136,7 @@ impl Follower {
             is_relisted: false,
             recoveries,
             unrenewed: None,
-            was_listed: false,
+            n_lists: 0,
             on_list: None,
         }
     }
@@ -160,7 +160,7 @@ impl Follower {
                 Err(Stop::Failed(failure))
                     if self.scope.path.is_some() && failure.is_not_found() =>
                 {
-                    return End::NotFound { was_listed: self.was_listed };
+                    return End::NotFound { was_listed: self.n_lists > 0 };
                 }
                 Err(Stop::Failed(failure)) => {
                     // With a version the list is complete, so the watch after it failed.
@@ -303,7 +303,7 @@ impl Follower {
         info!(kind = %self.scope.kind, n_objects = listing.n_entries(), version, "listed");
         self.version = Some(Version(version));
         self.send(listing.into_update()).await?;
-        self.was_listed = true;
+        self.n_lists += 1;
         if let Some(call) = &self.on_list {
             call();
         }
@@ -404,7 +404,7 @@ impl Follower {
         }
         warn!(kind = %self.scope.kind, failure = &*error, "watch does not work");
         self.health = health;
-        if self.scope.path.is_some() && !self.was_listed && failure.is_forbidden() {
+        if self.scope.path.is_some() && self.n_lists == 0 && failure.is_forbidden() {
             // The role is older than this agent: other policies must not wait for that.
             let health = [Health::Unserved, self.health.clone()];
             let health = health.map(|health| (self.scope.kind, health)).to_vec();

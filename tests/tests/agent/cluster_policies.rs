@@ -35,7 +35,7 @@ fn options() -> Options {
 /// A server with a policy.
 async fn server(versions: &[&'static str]) -> FakeApi {
     let api = filled().await;
-    api.put(policy("deny")).unwrap();
+    assert!(api.put(policy("deny")).is_some());
     api.serve_cluster_policies(versions);
     api
 }
