@@ -43,6 +43,21 @@ pub(crate) fn embed(package: &str, objects: &[&str], folders: &[&str]) -> Result
     Ok(())
 }
 
+/// Folders of this machine, and what the object calls them.
+fn remapped(workspace: &Path) -> Result<Vec<(PathBuf, &'static str)>> {
+    let mut folders = vec![(workspace.to_owned(), "/netpol"), (sysroot()?, "/rust")];
+    let home = env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"));
+    let cargo = env::var_os("CARGO_HOME").map(PathBuf::from).or(home);
+    folders.extend(cargo.map(|cargo| (cargo, "/cargo")));
+    Ok(folders)
+}
+
+/// Where the toolchain is.
+fn sysroot() -> Result<PathBuf> {
+    let sysroot = Command::new(path("RUSTC")?).args(["--print", "sysroot"]).output()?;
+    Ok(PathBuf::from(String::from_utf8_lossy(&sysroot.stdout).trim()))
+}
+
 /// Names a missing tool in one line, which is clearer than the errors of cargo.
 fn check_tools() -> Result<()> {
     let search_path = env::var_os("PATH").unwrap_or_default();
@@ -50,10 +65,8 @@ fn check_tools() -> Result<()> {
         env::split_paths(&search_path).any(|folder| folder.join("bpf-linker").is_file()),
         "bpf-linker, which links the eBPF programs, is not in PATH: run cargo xtask setup"
     );
-    let sysroot = Command::new(path("RUSTC")?).args(["--print", "sysroot"]).output()?;
-    let sysroot = PathBuf::from(String::from_utf8_lossy(&sysroot.stdout).trim());
     ensure!(
-        sysroot.join("lib/rustlib/src/rust/library/core").is_dir(),
+        sysroot()?.join("lib/rustlib/src/rust/library/core").is_dir(),
         "rust-src, from which core is built for eBPF, is not installed: run cargo xtask setup"
     );
     Ok(())
@@ -65,7 +78,12 @@ fn build(workspace: &Path, package: &str) -> Result<PathBuf> {
     let target = if endian == "big" { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
     let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
     let cfg = format!("--cfg=bpf_target_arch=\"{arch}\"");
-    let flags = [&cfg, CPU, "-Cdebuginfo=2", "-Clink-arg=--btf", EXPAND];
+    let mut flags = vec![cfg, CPU.to_owned(), "-Cdebuginfo=2".to_owned()];
+    flags.extend(["-Clink-arg=--btf", EXPAND].map(str::to_owned));
+    // The object names its sources for the verifier's log. Without the folders of this machine it is the same everywhere.
+    for (folder, name) in remapped(workspace)? {
+        flags.push(format!("--remap-path-prefix={}={name}", folder.display()));
+    }
     // A folder that all build scripts share, so that clippy, tests and all sets of features use one build.
     let out_dir = path("OUT_DIR")?;
     let target_dir = out_dir.ancestors().nth(3).unwrap_or(&out_dir).join("bpf");

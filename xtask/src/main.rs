@@ -28,6 +28,7 @@ mod lab_options;
 mod lint;
 mod privilege;
 mod program;
+mod release;
 mod revision;
 mod setup;
 mod shell;
@@ -60,6 +61,8 @@ enum Command {
     Bench(bench::Options),
     /// Build the container image, without a Docker daemon.
     Image(image::Options),
+    /// Build everything that is published: images, manifests, chart, plugin, bill of materials.
+    Release(release::Options),
     /// Run all tests, or only those with or without root.
     Test(test::Options),
     /// Check formatting, dependencies, clippy for host and kernel, and documentation.
@@ -105,6 +108,7 @@ fn run(command: Command) -> Result<()> {
         Command::Hostile(options) => hostile::run(&options),
         Command::E2e(_) => e2e::run(),
         Command::Image(options) => image::run(&options),
+        Command::Release(options) => release::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Lint(options) => lint::run(&options),
         Command::Tidy => tidy::run(),

@@ -28,6 +28,17 @@ pub(crate) struct Package {
 }
 
 impl Workspace {
+    /// The version of the programs.
+    ///
+    /// # Errors
+    /// The package of the agent is missing.
+    pub(crate) fn version(&self) -> Result<String> {
+        let agent = self.packages.iter().find(|package| package.name == "netpol-agent");
+        agent
+            .map(|package| package.version.clone())
+            .context("the workspace has no package netpol-agent")
+    }
+
     /// Runs `cargo metadata`.
     ///
     /// # Errors

@@ -315,9 +315,10 @@ fn why_denied(explanation: &Explanation) -> String {
     let ends = [&explanation.egress, &explanation.ingress].into_iter().flatten();
     let denied = ends.filter(|end| !end.is_allowed).map(|end| {
         let summary = end.summary.strip_prefix("denied: ").unwrap_or(&end.summary);
-        match end.misses.first() {
-            Some(miss) => format!("{summary} ({})", miss.sentence),
-            None => summary.to_owned(),
+        match (&end.denying, end.misses.first()) {
+            (Some(rule), _) => rule.sentence.clone(),
+            (None, Some(miss)) => format!("{summary} ({})", miss.sentence),
+            (None, None) => summary.to_owned(),
         }
     });
     denied.collect::<Vec<_>>().join("; ")

@@ -1,14 +1,14 @@
 //! Which rules and which isolations of policies the expectations exercise.
 //!
 //! In: policies, and judged connections. Out: what no connection depends on. A rule is exercised by a connection that it allows,
-//! the isolation of a policy by a connection that it denies. Must not: print.
+//! denies or passes on, the isolation of a policy by a connection that it denies. Must not: print.
 
 use std::collections::BTreeMap;
 
 use netpol_common::ids::Direction;
 use netpol_policy::manifests::Location;
-use netpol_policy::model::{Object, Policy};
-use netpol_policy::resolve::{PolicyRef, RuleRef, rule_ref};
+use netpol_policy::model::{ClusterPolicy, Object, Policy};
+use netpol_policy::resolve::{PolicyRef, RuleRef, cluster_rule_ref, rule_ref};
 use netpol_policy::simulate::JudgedConnection;
 
 use crate::input::Input;
@@ -37,9 +37,15 @@ impl Coverage {
     /// Adds the policies of an input.
     pub(super) fn add_policies(&mut self, input: &Input) {
         for object in input.objects() {
-            let Object::Policy(policy) = &object else { continue };
+            let parts = match &object {
+                Object::Policy(policy) => parts(policy),
+                Object::ClusterPolicy(policy) => cluster_parts(policy),
+                Object::Pod(_) | Object::Namespace(_) | Object::Service(_) | Object::Node(_) => {
+                    continue;
+                }
+            };
             let reference = object.object_ref();
-            for (part, field) in parts(policy) {
+            for (part, field) in parts {
                 let location = input.manifests.location_of(&reference, &field);
                 self.parts.entry(part).or_insert(State { location, is_exercised: false });
             }
@@ -48,9 +54,9 @@ impl Coverage {
 
     /// Marks what a connection depends on.
     pub(super) fn add(&mut self, judged: &JudgedConnection) {
-        let rules = judged.allowing.iter().cloned().map(Part::Rule);
+        let rules = judged.rules.iter().cloned().map(Part::Rule);
         let isolations =
-            judged.denying.iter().map(|(policy, of)| Part::Isolation(policy.clone(), *of));
+            judged.isolating.iter().map(|(policy, of)| Part::Isolation(policy.clone(), *of));
         for part in rules.chain(isolations) {
             if let Some(state) = self.parts.get_mut(&part) {
                 state.is_exercised = true;
@@ -85,6 +91,17 @@ impl Coverage {
         };
         missing.map(line).collect()
     }
+}
+
+/// The rules of a cluster policy, each with its field.
+fn cluster_parts(policy: &ClusterPolicy) -> Vec<(Part, String)> {
+    let of_direction = |direction: Direction| {
+        policy.rules(direction).iter().map(move |found| {
+            let field = format!("spec.{direction}[{}]", found.rule.index);
+            (Part::Rule(cluster_rule_ref(policy, direction, &found.rule)), field)
+        })
+    };
+    Direction::ALL.into_iter().flat_map(of_direction).collect()
 }
 
 /// The parts of a policy, each with its field.

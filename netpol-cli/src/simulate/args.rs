@@ -84,6 +84,8 @@ pub(crate) enum MatrixOutput {
     Dot,
     /// A graph of the allowed connections for Mermaid.
     Mermaid,
+    /// A page for a browser, as one file that loads nothing: sorts, filters, and shows the rules behind each verdict.
+    Html,
 }
 
 /// The effect of changes that makes the exit code 1.

@@ -13,6 +13,7 @@ use super::args::MatrixOutput;
 use super::array::Array;
 use super::changes::{ChangedPorts, Changes, PortChange, Totals};
 use super::graph::{Graph, Nodes};
+use super::html_output::{self, Explain};
 use super::output::{Names, in_csv, in_markdown};
 use super::table::{Change, verdict, word};
 
@@ -54,6 +55,7 @@ impl Changes {
         &self,
         output: MatrixOutput,
         names: &Names<'_>,
+        explain: &Explain<'_>,
         out: &mut dyn Write,
     ) -> anyhow::Result<()> {
         match output {
@@ -79,6 +81,7 @@ impl Changes {
             MatrixOutput::Mermaid => {
                 self.graph().write_mermaid(names.rows, Nodes::Connected, out)?;
             }
+            MatrixOutput::Html => html_output::write_changes(self, names, explain, out)?,
         }
         Ok(())
     }

@@ -5,6 +5,8 @@ mod array;
 mod changes;
 mod changes_output;
 mod graph;
+mod html;
+mod html_output;
 mod matrix;
 mod output;
 mod reachability;

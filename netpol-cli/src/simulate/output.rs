@@ -117,14 +117,14 @@ pub(super) fn write(
                     writeln!(out)
                 })?;
             }
-            MatrixOutput::Dot | MatrixOutput::Mermaid => {}
+            MatrixOutput::Dot | MatrixOutput::Mermaid | MatrixOutput::Html => {}
         }
     }
     match form.output {
         MatrixOutput::Json => array.finish(out)?,
         MatrixOutput::Dot => graph.write_dot(names.rows, Nodes::All, out)?,
         MatrixOutput::Mermaid => graph.write_mermaid(names.rows, Nodes::All, out)?,
-        MatrixOutput::Text | MatrixOutput::Md | MatrixOutput::Csv => {}
+        MatrixOutput::Text | MatrixOutput::Md | MatrixOutput::Csv | MatrixOutput::Html => {}
     }
     Ok(())
 }

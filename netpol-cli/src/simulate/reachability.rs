@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use netpol_policy::model::{ContainerPort, Object, Pod, PortName, Transport};
 use netpol_policy::simulate::{
-    Answer, OfflineCluster, PodOrIp, PortChoice, Reachability, with_implicit_namespaces,
+    Answer, JudgedConnection, OfflineCluster, PodOrIp, PortChoice, Probe, Reachability, Verdict,
+    with_implicit_namespaces,
 };
 use netpol_terminal::{FAILED, FOUND, Terminal};
 
 use super::args::{FailOn, Files, MatrixArgs, MatrixOutput, PortArg, SimulateArgs};
 use super::changes::{ChangedPorts, Changes, Totals};
+use super::html_output;
 use super::matrix::Style;
 use super::output::{self, Form, Names, WhatIf};
 use super::rows::{Filter, Row, rows};
@@ -165,10 +167,17 @@ impl Matrix {
         let changes = self.changes()?;
         let Self { clusters, rows, peers, peer_names, chosen: _ } = self;
         let names = Names { peers, of_peers: peer_names, rows };
-        let tables = ports.iter().map(|port| clusters.table(port, &names));
-        output::write(form, &names, tables, out)?;
+        let mut tables = ports.iter().map(|port| clusters.table(port, &names));
+        if form.output == MatrixOutput::Html {
+            let tables: Vec<Table> = tables.collect::<anyhow::Result<_>>()?;
+            let explain =
+                |pair: (usize, usize), port: &PortArg| clusters.reason(pair, port, &names);
+            html_output::write_matrix(&names, &tables, &explain, out)?;
+        } else {
+            output::write(form, &names, &mut tables, out)?;
+        }
         if let (MatrixOutput::Text, WhatIf::Yes) = (form.output, form.is_what_if) {
-            changes.write(form.output, &names, out)?;
+            changes.write(form.output, &names, &|_, _| String::new(), out)?;
         }
         Ok(changes.totals(rows))
     }
@@ -176,8 +185,10 @@ impl Matrix {
     /// Writes the connections that change.
     fn write_changes(&mut self, form: Form, out: &mut dyn Write) -> anyhow::Result<Totals> {
         let changes = self.changes()?;
-        let Self { clusters: _, rows, peers, peer_names, chosen: _ } = self;
-        changes.write(form.output, &Names { peers, of_peers: peer_names, rows }, out)?;
+        let Self { clusters, rows, peers, peer_names, chosen: _ } = self;
+        let names = Names { peers, of_peers: peer_names, rows };
+        let explain = |pair: (usize, usize), port: &PortArg| clusters.reason(pair, port, &names);
+        changes.write(form.output, &names, &explain, out)?;
         Ok(changes.totals(rows))
     }
 
@@ -336,6 +347,29 @@ impl Clusters {
         Ok(Table { port: port.to_string(), transport: *transport, columns, cells })
     }
 
+    /// The rules and isolations behind the verdict on a port between two rows, after the changes.
+    fn reason(&self, (from, to): (usize, usize), port: &PortArg, names: &Names<'_>) -> String {
+        let rows = names.rows.get(from).zip(names.rows.get(to));
+        let Some((from, to)) = rows.and_then(|(from, to)| different(from, to)) else {
+            return String::new();
+        };
+        let Some((from, to)) = names.peers.get(from).zip(names.peers.get(to)) else {
+            return String::new();
+        };
+        let PortArg { port: choice, transport } = port.clone();
+        let probe = Probe { from: from.clone(), to: to.clone(), port: choice, transport };
+        let cluster = self.now.cluster();
+        match cluster.judge(&probe) {
+            Ok(judged) => {
+                let mut lines: Vec<String> =
+                    judged.iter().map(|judged| in_words(cluster, judged, to)).collect();
+                lines.dedup();
+                format!("{port} {}", lines.join("; "))
+            }
+            Err(problem) => format!("{port} {problem}"),
+        }
+    }
+
     /// The verdict on the connections between two rows.
     fn cell(
         &mut self,
@@ -345,12 +379,7 @@ impl Clusters {
         port: &PortChoice,
         transport: Transport,
     ) -> anyhow::Result<Cell> {
-        // Two different pods, also of one row.
-        let pair = from.members.first().and_then(|from| {
-            let mut members = to.members.iter();
-            Some((*from, *members.find(|to| *to != from)?))
-        });
-        let Some((from, to)) = pair else { return Ok(Cell::Blank) };
+        let Some((from, to)) = different(from, to) else { return Ok(Cell::Blank) };
         let peer = names.peers.get(to);
         let before = self.before.as_mut();
         let before =
@@ -358,6 +387,30 @@ impl Clusters {
         let now = answer(&mut self.now, from, (to, peer), port, transport)?;
         Ok(Cell::new(before, now))
     }
+}
+
+/// The verdict on a connection, with the rules and isolations that decide it.
+fn in_words(cluster: &OfflineCluster, judged: &JudgedConnection, to: &PodOrIp) -> String {
+    let JudgedConnection { verdict, rules, isolating, .. } = judged;
+    let rules = rules.iter().map(|rule| cluster.sentence(rule, to));
+    let isolating = isolating.iter().map(|(policy, direction)| {
+        format!("{policy} isolates for {direction}, and no rule allows it")
+    });
+    let reasons: Vec<String> = rules.chain(isolating).collect();
+    let (verdict, default) = match verdict {
+        Verdict::Allowed => ("allowed", "no policy isolates"),
+        Verdict::Denied => ("denied", ""),
+        Verdict::Possible => ("depends", "on an address that is not known"),
+    };
+    let reasons = if reasons.is_empty() { default.to_owned() } else { reasons.join("; ") };
+    format!("{verdict}: {reasons}")
+}
+
+/// Two different pods of two rows, also if they are one row.
+fn different(from: &Row, to: &Row) -> Option<(usize, usize)> {
+    let from = from.members.first()?;
+    let to = to.members.iter().find(|to| *to != from)?;
+    Some((*from, *to))
 }
 
 /// The answer of one cluster. A port name is that of the destination.

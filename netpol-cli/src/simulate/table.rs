@@ -1,8 +1,10 @@
 //! The verdicts on one port.
 
 use netpol_policy::model::Transport;
-use netpol_policy::simulate::Answer;
+use netpol_policy::simulate::{Answer, PortChoice};
 use serde::Serialize;
+
+use super::args::PortArg;
 
 /// A table of verdicts: one row for each source and one column for each destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +16,13 @@ pub(super) struct Table {
     pub(super) columns: Vec<usize>,
     /// For each source the cells of all columns.
     pub(super) cells: Vec<Vec<Cell>>,
+}
+
+impl Table {
+    /// The port, as an argument names it.
+    pub(super) fn port_arg(&self) -> PortArg {
+        PortArg { port: PortChoice::from(self.port.as_str()), transport: self.transport }
+    }
 }
 
 /// One verdict.

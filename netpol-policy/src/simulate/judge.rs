@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use netpol_common::ids::Direction;
 
-use super::explain::address_in_words;
+use super::explain::{address_in_words, rule_sentence};
 use super::offline::{OfflineCluster, Verdict};
 use super::probe::{PodOrIp, Probe, Problem};
 use super::reachability::{addresses, pod_name, with_address};
@@ -28,10 +28,10 @@ pub struct JudgedConnection {
     pub port: u16,
     /// The verdict.
     pub verdict: Verdict,
-    /// The rules that allow it, if it is allowed.
-    pub allowing: Vec<RuleRef>,
-    /// The policies that deny it because they isolate a pod in a direction, if it is denied.
-    pub denying: Vec<(PolicyRef, Direction)>,
+    /// The rules that decide it: those that allow it, or one that denies it, and those that pass it on to them.
+    pub rules: Vec<RuleRef>,
+    /// The NetworkPolicies that deny it because they isolate a pod in a direction and have no rule for it.
+    pub isolating: Vec<(PolicyRef, Direction)>,
 }
 
 impl OfflineCluster {
@@ -75,8 +75,16 @@ impl OfflineCluster {
         } else {
             Verdict::Denied
         };
-        let allowing = ends.clone().flat_map(|end| end.allowing.iter().cloned());
-        let denying = ends
+        // The ends that agree with the verdict; what depends on an address has no rule that decides.
+        let deciding = ends.filter(|end| end.verdict.is_pass() == (verdict == Verdict::Allowed));
+        let deciding = deciding.filter(|_| verdict != Verdict::Possible);
+        let rules = deciding.clone().flat_map(|end| {
+            let denying = end.denying.iter().filter(|_| !end.verdict.is_pass());
+            let allowing = end.allowing.iter().filter(|_| end.verdict.is_pass());
+            end.passing.iter().chain(allowing).chain(denying).cloned()
+        });
+        let rules = rules.collect();
+        let isolating = deciding
             .filter(|end| end.verdict == EndVerdict::NotAllowed)
             .flat_map(|end| end.isolating.iter().map(|policy| (policy.clone(), end.direction)));
         let state = self.state();
@@ -85,9 +93,15 @@ impl OfflineCluster {
             destination: address_in_words(state, destination),
             port,
             verdict,
-            allowing: if is_allowed { allowing.collect() } else { Vec::new() },
-            denying: if verdict == Verdict::Denied { denying.collect() } else { Vec::new() },
+            rules,
+            isolating: isolating.collect(),
         }
+    }
+
+    /// A sentence on a rule, as written, for connections to this destination.
+    pub fn sentence(&self, rule: &RuleRef, destination: &PodOrIp) -> String {
+        let pod = pod_name(destination).and_then(|name| self.state().pod(name));
+        rule_sentence(self.written_state(), rule, pod)
     }
 
     /// Ports of a source and a destination between which no verdict changes: the first of each range of ports that the policies
@@ -204,11 +218,44 @@ spec:
             let (from, to) = (PodOrIp::pod("x", "a"), PodOrIp::pod("x", "b"));
             cluster().judge(&Probe { from, to, port, transport: Transport::Tcp }).unwrap()
         };
-        let allowed: Vec<String> = judge(80)[0].allowing.iter().map(ToString::to_string).collect();
-        assert_eq!(allowed, ["x/b ingress[0]"]);
-        assert_eq!(judge(80)[0].denying, []);
-        assert_eq!(judge(81)[0].allowing, []);
-        assert_eq!(judge(81)[0].denying.len(), 1);
+        let allowed = judge(80).remove(0);
+        let sentences: Vec<String> = allowed
+            .rules
+            .iter()
+            .map(|rule| cluster().sentence(rule, &PodOrIp::pod("x", "b")))
+            .collect();
+        assert_eq!(sentences, ["x/b ingress[0] allows TCP/80 from 10.0.0.0/24"]);
+        assert_eq!(allowed.isolating, []);
+        let denied = judge(81).remove(0);
+        assert_eq!(denied.rules, []);
+        assert_eq!(denied.isolating.len(), 1);
+    }
+
+    #[test]
+    fn a_rule_that_denies_is_the_reason() {
+        let policy = r"
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: { name: admin }
+spec:
+  tier: Admin
+  priority: 1
+  subject: { namespaces: {} }
+  ingress: [{ action: Deny, from: [{ namespaces: {} }], protocols: [{ tcp: { destinationPort: { number: 80 } } }] }]
+";
+        let mut cluster = OfflineCluster::new(|| Engine::Reference, Vec::new());
+        let read = parse("x", &format!("{OBJECTS}---{policy}"));
+        assert_eq!(read.findings, []);
+        cluster.set(read.objects.into_iter().map(|read| read.object).collect()).unwrap();
+        let (from, to) = (PodOrIp::pod("x", "a"), PodOrIp::pod("x", "b"));
+        let port = PortChoice::Number(80);
+        let judged = cluster.judge(&Probe { from, to, port, transport: Transport::Tcp }).unwrap();
+        let rules: Vec<String> = judged[0].rules.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            (rules.as_slice(), judged[0].verdict),
+            (["ClusterNetworkPolicy admin ingress[0]".to_owned()].as_slice(), Verdict::Denied)
+        );
+        assert_eq!(judged[0].isolating, []);
     }
 
     #[test]

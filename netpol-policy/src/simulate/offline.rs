@@ -100,7 +100,7 @@ impl OfflineCluster {
         let states = States {
             certain,
             possible: self.possible.as_ref().map(Cluster::state),
-            written: self.written.as_ref().unwrap_or(certain),
+            written: self.written_state(),
         };
         let is_left_out = |_: &Pod, rule: &RuleRef| self.certain.left_out().contains_key(rule);
         explain_between(states, probe, diagnostics, is_left_out)
@@ -135,6 +135,11 @@ impl OfflineCluster {
     /// The objects with the connections that are allowed for some address; `None` if they are the same.
     pub(super) fn possible_state(&self) -> Option<&ClusterState> {
         self.possible.as_ref().map(Cluster::state)
+    }
+
+    /// The policies as written.
+    pub(super) fn written_state(&self) -> &ClusterState {
+        self.written.as_ref().unwrap_or(self.certain.state())
     }
 
     /// The rules that are not in force because they would exceed the map capacities.

@@ -114,6 +114,11 @@ impl Reachability {
         starts.is_some_and(|starts| has_start(starts, direction, transport, (port, port)))
     }
 
+    /// The cluster.
+    pub fn cluster(&self) -> &OfflineCluster {
+        &self.cluster
+    }
+
     /// The objects.
     pub fn state(&self) -> &ClusterState {
         self.cluster.state()

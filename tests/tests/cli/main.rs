@@ -8,6 +8,7 @@ mod diff;
 mod expectations;
 mod explain;
 mod flannel;
+mod html;
 mod inputs;
 mod lint;
 mod matrix;

@@ -173,7 +173,7 @@ fn version_and_help_are_output() {
               -n, --namespace <NAMESPACE>   Only the pods of these namespaces
               -l, --selector <SELECTOR>     Only the pods with these labels, as for kubectl: `app=web,tier!=db`
                   --pod-cidr <CIDR>         Networks with the addresses of the pods that have none yet, such as those of a Deployment [default: any private network]
-              -o, --output <OUTPUT>         Output format of the matrix [default: text] [possible values: text, json, csv, md, dot, mermaid]
+              -o, --output <OUTPUT>         Output format of the matrix [default: text] [possible values: text, json, csv, md, dot, mermaid, html]
                   --engine <ENGINE>         Implementation that evaluates the connections [default: compiled] [possible values: reference, compiled]
                   --fail-on <EFFECT>        With --what-if: exit with 1 if the changes have this effect [possible values: opens, closes, any]
                   --cases <FILE>            Read cases from this file, one JSON object a line; `-` is the standard input. Writes one line of verdicts for each case

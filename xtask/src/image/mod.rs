@@ -1,20 +1,22 @@
 //! `cargo xtask image`: the agent, the CNI plugin and the command-line tool as a container image, without a Docker daemon.
 //!
 //! The image holds three static programs and the licences: no shell, no libraries. [`platform`] builds for a processor,
-//! [`archive`] makes the image.
+//! [`layout`] makes the image.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use self::archive::{File, Image};
-use self::platform::Platform;
+pub(crate) use self::layout::{File, Image, Layout};
+pub(crate) use self::platform::Platform;
 use crate::{revision, revision::Revision, setup, shell, term, workspace::Workspace};
 
-mod archive;
+mod layout;
 mod platform;
+pub(crate) mod tarball;
 
 /// The programs: package and binary. The agent installs the plugin from its own folder on a node.
 const PROGRAMS: [(&str, &str); 3] = [
@@ -25,6 +27,9 @@ const PROGRAMS: [(&str, &str); 3] = [
 
 /// A second name of a program: the first one is for kubectl, this one for direct use.
 const LINK: (&str, &str) = ("bin/netpol", "kubectl-netpol");
+
+/// The variable with which `netpol-proto` is compiled for another version than the workspace's.
+const VERSION_VARIABLE: &str = "NETPOL_VERSION";
 
 /// The licences, which accompany the programs.
 const LICENCES: [&str; 3] = ["LICENSE", "LICENSE-MIT", "LICENSE-GPL-2.0"];
@@ -74,8 +79,33 @@ pub(crate) fn static_programs() -> Result<PathBuf> {
     let platform = Platform::of_this_machine();
     setup::static_programs(&platform.target(), platform.c_compiler())?;
     // Without a revision: a benchmark after a commit need not build again.
-    build(platform, Profile::Release, None)?;
+    build(platform, Profile::Release, &Names::default())?;
     Ok(Workspace::read()?.target_directory.join(platform.target()).join("release"))
+}
+
+/// Builds the programs of a release and puts them into an image.
+///
+/// # Errors
+/// The set-up for static programs or the build failed.
+pub(crate) fn of_release(
+    platform: Platform,
+    version: &str,
+    revision: Option<&Revision>,
+) -> Result<Image> {
+    setup::static_programs(&platform.target(), platform.c_compiler())?;
+    let workspace = Workspace::read()?;
+    let version_of_build = (workspace.version()? != version).then_some(version);
+    build(platform, Profile::Release, &Names { version: version_of_build, revision })?;
+    let programs = workspace.target_directory.join(platform.target()).join("release");
+    image(platform, version, revision, &programs)
+}
+
+/// What the programs say of themselves.
+#[derive(Clone, Copy, Debug, Default)]
+struct Names<'a> {
+    /// Another version than the workspace's.
+    version: Option<&'a str>,
+    revision: Option<&'a Revision>,
 }
 
 /// Cargo profile.
@@ -87,24 +117,21 @@ enum Profile {
 
 fn write(platform: Platform, output: Option<&Path>, profile: Profile) -> Result<()> {
     let revision = revision_of(profile)?;
-    build(platform, profile, revision.as_ref())?;
+    build(platform, profile, &Names { version: None, revision: revision.as_ref() })?;
     let workspace = Workspace::read()?;
     let (folder, infix) = match profile {
         Profile::Dev => ("debug", "-dev"),
         Profile::Release => ("release", ""),
     };
     let programs = workspace.target_directory.join(platform.target()).join(folder);
-    let version = workspace
-        .packages
-        .iter()
-        .find(|package| package.name == "netpol-agent")
-        .map(|package| package.version.clone())
-        .context("the workspace has no package netpol-agent")?;
+    let version = workspace.version()?;
     let image = image(platform, &version, revision.as_ref(), &programs)?;
     let name = format!("netpol-{version}{infix}-{}.tar", platform.name());
     let default = workspace.target_directory.join(name);
     let output = output.unwrap_or(&default);
-    let archive = archive::archive(&image)?;
+    // Kubernetes writes `netpol:0.1.0` for this name.
+    let reference = format!("docker.io/library/netpol:{version}");
+    let archive = Layout::new(std::slice::from_ref(&image), &reference, &version)?.archive()?;
     fs::write(output, &archive).with_context(|| format!("writing {}", output.display()))?;
     let sizes: Vec<_> = PROGRAMS
         .iter()
@@ -131,23 +158,45 @@ fn revision_of(profile: Profile) -> Result<Option<Revision>> {
     }
 }
 
-fn build(platform: Platform, profile: Profile, revision: Option<&Revision>) -> Result<()> {
+fn build(platform: Platform, profile: Profile, names: &Names<'_>) -> Result<()> {
+    let Names { version, revision } = *names;
     let target = platform.target();
     let mut build = shell::cargo(["build", "--target", &target]);
     for (package, program) in PROGRAMS {
         build.args(["--package", package, "--bin", program]);
     }
     match profile {
-        Profile::Release => build.arg("--release"),
+        Profile::Release => build.arg("--release").env("CARGO_ENCODED_RUSTFLAGS", remapped()?),
         // Debug information would make the image ten times as large.
         Profile::Dev => build.env("CARGO_PROFILE_DEV_STRIP", "debuginfo"),
     };
     build.envs(platform.environment());
-    match revision {
-        Some(revision) => build.env(revision::VARIABLE, revision.short()),
-        None => build.env_remove(revision::VARIABLE),
-    };
+    for (variable, value) in [
+        (revision::VARIABLE, revision.map(Revision::short)),
+        (VERSION_VARIABLE, version.map(str::to_owned)),
+    ] {
+        match value {
+            Some(value) => build.env(variable, value),
+            None => build.env_remove(variable),
+        };
+    }
     shell::step(&format!("building static programs for {}", platform.name()), &mut build)
+}
+
+/// Flags for programs that do not name the folders of this machine, so that a second checkout builds the same ones.
+fn remapped() -> Result<String> {
+    let target = Workspace::read()?.target_directory;
+    let home = env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"));
+    let cargo = env::var_os("CARGO_HOME").map(PathBuf::from).or(home);
+    let folders = [
+        (Some(shell::root().to_owned()), "/netpol"),
+        (Some(target), "/netpol/target"),
+        (cargo, "/cargo"),
+    ];
+    let flags = folders.into_iter().filter_map(|(folder, name)| {
+        Some(format!("--remap-path-prefix={}={name}", folder?.display()))
+    });
+    Ok(flags.collect::<Vec<_>>().join("\u{1f}"))
 }
 
 fn image(
@@ -169,8 +218,6 @@ fn image(
         add(format!("licenses/{name}"), 0o644, &shell::root().join(name))?;
     }
     Ok(Image {
-        name: "netpol".to_owned(),
-        tag: version.to_owned(),
         arch: platform.oci(),
         labels: labels(version, revision),
         entrypoint: "/bin/netpol-agent".to_owned(),

@@ -8,7 +8,7 @@ use crate::setup;
 
 /// A processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Platform {
+pub(crate) enum Platform {
     /// x86-64.
     Amd64,
     /// 64-bit ARM.
@@ -17,12 +17,12 @@ pub(super) enum Platform {
 
 impl Platform {
     /// The processor of this machine; x86-64 if it is another one.
-    pub(super) fn of_this_machine() -> Self {
+    pub(crate) fn of_this_machine() -> Self {
         if consts::ARCH == "aarch64" { Self::Arm64 } else { Self::Amd64 }
     }
 
     /// Its name in the image specification.
-    pub(super) fn oci(self) -> Arch {
+    pub(crate) fn oci(self) -> Arch {
         match self {
             Self::Amd64 => Arch::Amd64,
             Self::Arm64 => Arch::ARM64,
@@ -30,7 +30,7 @@ impl Platform {
     }
 
     /// Its name in file names.
-    pub(super) const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Amd64 => "amd64",
             Self::Arm64 => "arm64",
@@ -46,12 +46,12 @@ impl Platform {
     }
 
     /// The Rust target: musl, for static programs.
-    pub(super) fn target(self) -> String {
+    pub(crate) fn target(self) -> String {
         format!("{}-unknown-linux-musl", self.arch())
     }
 
     /// The C compiler, for linking and for ring, which contains C and assembler.
-    pub(super) fn c_compiler(self) -> setup::CCompiler {
+    pub(crate) fn c_compiler(self) -> setup::CCompiler {
         if consts::ARCH == self.arch() {
             setup::CCompiler::Musl
         } else {
@@ -63,7 +63,7 @@ impl Platform {
     }
 
     /// Environment variables that select the compiler for cargo and the `cc` crate.
-    pub(super) fn environment(self) -> Vec<(String, &'static str)> {
+    pub(crate) fn environment(self) -> Vec<(String, &'static str)> {
         let compiler = self.c_compiler();
         let target = self.target().replace('-', "_");
         let mut environment = vec![(format!("CC_{target}"), compiler.program())];

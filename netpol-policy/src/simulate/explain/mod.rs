@@ -151,6 +151,24 @@ impl Explanation {
     }
 }
 
+/// A sentence on a rule for connections to this pod, if it is one; empty if the state does not have the rule.
+pub(super) fn rule_sentence(
+    written: &ClusterState,
+    rule: &RuleRef,
+    destination: Option<&Pod>,
+) -> String {
+    let Some(RuleInWords { rule: found, action, name: _ }) = rule_in_words(written, rule) else {
+        return String::new();
+    };
+    let verb = match action {
+        Action::Accept => "allows",
+        Action::Deny => "denies",
+        Action::Pass => "passes on",
+    };
+    let ports = words::ports(&found.ports, destination);
+    format!("{rule} {verb} {ports} {}", words::peers(&found.peers, rule.direction))
+}
+
 /// An address, or the pod if its address is not known.
 pub(super) fn address_in_words(state: &ClusterState, address: IpAddr) -> String {
     if !is_placeholder(address) {

@@ -67,6 +67,9 @@ pub fn remove() -> Result<()> {
     Lab::remove(NAME)
 }
 
+/// The file of [`examples`] with pods instead of a policy, for commands without a cluster.
+pub const PODS: &str = "pods.yaml";
+
 /// The folder of the policies.
 pub fn examples() -> PathBuf {
     repository::path("deploy/examples")

@@ -1,0 +1,45 @@
+//! Where the files of a release come from: an in-toto statement with SLSA's predicate, for a signature outside.
+//!
+//! In: digests, the revision, the options. Out: JSON without a time and without the name of a machine, which whoever signs adds.
+//!
+//! Source: in-toto Attestation Framework 1.0, "Statement"; SLSA 1.0, "Provenance".
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::assets::Release;
+use crate::revision::Revision;
+
+/// The statement about these files, by name and digest.
+pub(super) fn statement(
+    release: &Release,
+    lock_digest: &str,
+    toolchain: &str,
+    files: &BTreeMap<String, String>,
+) -> Value {
+    let Release { version, registry, downloads, revision } = release;
+    let subject: Vec<_> = files
+        .iter()
+        .map(|(name, digest)| json!({ "name": name, "digest": { "sha256": digest } }))
+        .collect();
+    let source = revision.as_ref().map(|Revision { commit, time_s: _, is_dirty }| {
+        json!({ "name": "git checkout", "digest": { "gitCommit": commit }, "annotations": { "dirty": is_dirty } })
+    });
+    let lock = json!({ "name": "Cargo.lock", "digest": { "sha256": lock_digest } });
+    let compiler = json!({ "name": "Rust toolchain", "annotations": { "channel": toolchain } });
+    let materials: Vec<_> = source.into_iter().chain([lock, compiler]).collect();
+    json!({
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": subject,
+        "predicateType": "https://slsa.dev/provenance/v1",
+        "predicate": {
+            "buildDefinition": {
+                "buildType": "cargo xtask release",
+                "externalParameters": { "version": version, "registry": registry, "downloads": downloads },
+                "resolvedDependencies": materials,
+            },
+            "runDetails": { "builder": { "id": "cargo xtask release" } },
+        },
+    })
+}
