@@ -9,7 +9,7 @@ use etherparse::{NetHeaders, PacketHeaders, TransportHeader};
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Hook, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
 use netpol_common::keys::{
-    AddressKey, AllowKey, AllowValue, EndpointValue, FlowKey, Known, PrefixKey,
+    AddressKey, AllowKey, AllowValue, EndpointValue, FlowKey, Known, NodeKey, PrefixKey,
 };
 use netpol_common::mac::Mac;
 use netpol_common::packet::{Fragment, Frame as _, Packet, Parsed};
@@ -266,7 +266,22 @@ fn map_state(input: &mut Unstructured<'_>) -> Result<MapState> {
     let defer = if input.arbitrary()? { [v4(9), v6(9)].into() } else { BTreeSet::new() };
     let egress_marks =
         (1..).zip(PODS.map(IfIndex)).take(input.int_in_range(0..=PODS.len())?).collect();
-    Ok(MapState { endpoints, addresses, identities, prefixes, allow, defer, egress_marks })
+    let own_node = if input.arbitrary()? {
+        let ports = [NodeKey::port(Protocol::TCP, PortBe::new(80))];
+        [v4(9), v6(9)].into_iter().map(NodeKey::address).chain(ports).collect()
+    } else {
+        BTreeSet::new()
+    };
+    Ok(MapState {
+        endpoints,
+        addresses,
+        identities,
+        prefixes,
+        allow,
+        defer,
+        own_node,
+        egress_marks,
+    })
 }
 
 fn endpoint(input: &mut Unstructured<'_>) -> Result<EndpointMapState> {

@@ -70,10 +70,18 @@ async fn list(kubeconfig: Option<&Path>) -> anyhow::Result<Live> {
         diagnostics: diagnostics.iter().cloned().collect(),
         missing: Vec::new(),
     };
-    for kind in freshness.missing() {
+    let missing = freshness.missing();
+    // Nothing waits for a kind that a server need not have, so one that cannot be listed is not missing.
+    let has_failed = |kind: &Kind| {
+        *kind == Kind::ClusterNetworkPolicy && matches!(freshness.of(*kind), Health::Broken { .. })
+    };
+    for kind in freshness.kinds() {
+        if !missing.contains(&kind) && !has_failed(&kind) {
+            continue;
+        }
         let reason = match freshness.of(kind) {
             Health::Broken { since: _, error } => error.to_string(),
-            Health::Listing | Health::Synced { .. } => {
+            Health::Listing | Health::Synced { .. } | Health::Unserved => {
                 format!("no complete list within {} s", TIMEOUT.as_secs())
             }
         };

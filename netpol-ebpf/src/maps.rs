@@ -13,7 +13,7 @@ use netpol_common::event::Event;
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowValue, BackendEntry, CounterKey, CounterValue, EndpointEntry,
-    EndpointSlot, FlowKey, FragmentEntry, FragmentSlot, Known,
+    EndpointSlot, FlowKey, FragmentEntry, FragmentSlot, Known, NodeKey,
 };
 use netpol_common::maps;
 
@@ -59,6 +59,9 @@ pub(crate) static FRAGMENTS: LruHashMap<
 > = LruHashMap::new();
 #[btf_map]
 pub(crate) static DEFER: HashMap<Addr, u8, { maps::MAX_DEFER as usize }, LAZY> = HashMap::new();
+#[btf_map]
+pub(crate) static OWN_NODE: HashMap<NodeKey, u8, { maps::MAX_OWN_NODE as usize }, LAZY> =
+    HashMap::new();
 #[btf_map]
 pub(crate) static KNOWN: HashMap<Addr, Known, { maps::MAX_KNOWN as usize }, LAZY> = HashMap::new();
 #[btf_map]

@@ -5,7 +5,7 @@
 //! * The entries of ENDPOINTS and their copies, of BACKENDS and FRAGMENTS carry a check word ([`EndpointEntry::value_of`]).
 //! * An entry of `DEFERRED_FLOWS` is replaced or removed before it is taken if two packets got the same handle, or if the agent
 //!   removes the entries of an endpoint that is gone. [`KernelMaps::store_deferred_flow`] says what the same handle can do.
-//! * Of ADDRESSES and DEFER only the presence of a key matters.
+//! * Of ADDRESSES, DEFER and `OWN_NODE` only the presence of a key matters.
 //! * The first word of an element of `ENDPOINT_SLOTS` is a MAC address. If a program reads parts of two addresses, the packet does not
 //!   have this address and takes the slow path, or drops in the moment in which the address changes.
 //! * An entry of KNOWN is one byte. In the moment in which its address is removed, it may be read as that of another address.
@@ -18,7 +18,7 @@ use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol};
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowSlots, AllowValue, BackendEntry, BackendValue, Endpoint,
     EndpointEntry, EndpointSlot, EndpointValue, FlowKey, FlowValue, FragmentEntry, FragmentKey,
-    FragmentValue, Known, PrefixKey,
+    FragmentValue, Known, NodeKey, PrefixKey,
 };
 use netpol_common::mac::{Mac, MacSlot};
 use netpol_common::maps::{self, CurrentFlow, Local, PolicyMaps, TunnelMaps};
@@ -27,7 +27,7 @@ use netpol_common::verdict;
 use crate::look_up::{copy, find};
 use crate::maps::{
     ADDRESSES, ALLOW, BACKENDS, DEFER, DEFERRED_FLOWS, EGRESS_MARKS, ENDPOINT_SLOTS, ENDPOINTS,
-    EPOCH, FRAGMENTS, KNOWN, PREFIXES, TUNNEL_PORTS,
+    EPOCH, FRAGMENTS, KNOWN, OWN_NODE, PREFIXES, TUNNEL_PORTS,
 };
 use crate::{flows, identities};
 
@@ -157,6 +157,26 @@ extern "C" fn is_taken(addr: *const Addr) -> u32 {
     u32::from(KernelMaps.is_of_local_pod(&addr) || KernelMaps.known(&addr) != Known::NOBODY)
 }
 
+/// Whether an address is the own node's. A global function, as [`find_endpoint`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn is_node_address(addr: *const Addr) -> u32 {
+    // SAFETY: the caller's own, or null.
+    let Some(addr) = (unsafe { addr.as_ref() }) else { return 0 };
+    // SAFETY: a reference. Copied for the reason that `is_tunnel` has.
+    let key = NodeKey::address(unsafe { copy(addr) });
+    u32::from(OWN_NODE.get_ptr(&key).is_some())
+}
+
+/// Whether the own node translates a port. A function of its own, because BPF has little stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn is_translated(port_and_protocol: u32) -> u32 {
+    let [hi, lo, protocol, _] = port_and_protocol.to_ne_bytes();
+    let key = NodeKey::port(Protocol(protocol), PortBe([hi, lo]));
+    u32::from(OWN_NODE.get_ptr(&key).is_some())
+}
+
 /// The kernel's maps.
 pub(crate) struct KernelMaps;
 
@@ -276,6 +296,13 @@ impl PolicyMaps for KernelMaps {
     #[inline(always)]
     fn is_deferred(&self, addr: &Addr) -> bool {
         DEFER.get_ptr(addr).is_some()
+    }
+
+    #[inline(always)]
+    fn is_own_node(&self, addr: &Addr, protocol: Protocol, port: PortBe) -> bool {
+        let [hi, lo] = port.0;
+        is_node_address(addr) != 0
+            && is_translated(u32::from_ne_bytes([hi, lo, protocol.0, 0])) == 0
     }
 
     #[inline(always)]

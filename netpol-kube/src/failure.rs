@@ -86,6 +86,16 @@ impl Failure {
         }
     }
 
+    /// Whether the server has nothing under the path of the request.
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Request(error) if error.status() == Some(404))
+    }
+
+    /// Whether the server refused the request for want of rights.
+    pub(super) fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Request(error) if error.status() == Some(403))
+    }
+
     /// Whether a client from a configuration that is read again may succeed: the server refused the credentials, or could not
     /// be reached or authenticated.
     pub(super) fn wants_new_client(&self) -> bool {

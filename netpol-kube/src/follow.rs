@@ -26,7 +26,7 @@ use super::listing::Listing;
 use super::notice;
 use super::request::{self, Lines, Scope};
 use super::retry::{Retry, spread};
-use netpol_policy::model::{Diagnostic, Kind};
+use netpol_policy::model::Diagnostic;
 use netpol_policy::source::{Health, SourceUpdate};
 use netpol_policy::store::Delta;
 
@@ -56,6 +56,22 @@ pub(super) struct Follower {
     recoveries: Recoveries,
     /// Why the last attempt to read the configuration again failed.
     unrenewed: Option<Error>,
+    /// Complete lists that have been sent.
+    n_lists: u64,
+    /// Called after each complete list.
+    on_list: Option<Box<dyn Fn() + Send + Sync>>,
+}
+
+/// Why a list and watch ended for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The agent dropped the receiving end.
+    Stopped,
+    /// The server does not have the kind, which is none of its own, under this path.
+    NotFound {
+        /// A complete list was sent before.
+        was_listed: bool,
+    },
 }
 
 /// Counts recoveries of the watches of all kinds. Each one ends the retry delays of the other kinds.
@@ -98,17 +114,16 @@ impl From<Stopped> for Stop {
 }
 
 impl Follower {
-    /// The list and watch of `kind`, which begin in [`Follower::run`].
+    /// The list and watch of `scope`, which begin in [`Follower::run`].
     pub(super) fn new(
-        kind: Kind,
+        scope: Scope,
         access: Access,
         options: Options,
         out: mpsc::Sender<SourceUpdate>,
         recoveries: Recoveries,
     ) -> Self {
-        let own_node = options.node.as_deref().filter(|_| kind == Kind::Node);
         Self {
-            scope: Scope { kind, name: own_node.map(str::to_owned) },
+            scope,
             latest: access.latest(),
             access,
             retry: Retry::new(options.min_retry, options.max_retry),
@@ -121,11 +136,18 @@ impl Follower {
             is_relisted: false,
             recoveries,
             unrenewed: None,
+            n_lists: 0,
+            on_list: None,
         }
     }
 
-    /// Lists and watches until the agent drops the receiving end.
-    pub(super) async fn run(mut self) {
+    /// Calls this after each complete list.
+    pub(super) fn on_list(self, call: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { on_list: Some(Box::new(call)), ..self }
+    }
+
+    /// Lists and watches until the agent drops the receiving end, or the server does not have the kind any more.
+    pub(super) async fn run(mut self) -> End {
         let mut sent = self.send_health().await;
         while sent.is_ok() {
             let began = Instant::now();
@@ -135,6 +157,11 @@ impl Follower {
                 None => Phase::Pages,
             };
             sent = match self.follow(phase).await {
+                Err(Stop::Failed(failure))
+                    if self.scope.path.is_some() && failure.is_not_found() =>
+                {
+                    return End::NotFound { was_listed: self.n_lists > 0 };
+                }
                 Err(Stop::Failed(failure)) => {
                     // With a version the list is complete, so the watch after it failed.
                     let phase = if self.version.is_some() { Phase::Watch } else { phase };
@@ -143,6 +170,7 @@ impl Follower {
                 Err(Stop::Stopped) => Err(Stopped),
             };
         }
+        End::Stopped
     }
 
     /// Lists if there is no version, then watches until something fails.
@@ -274,7 +302,12 @@ impl Follower {
         let version = listing.version.clone();
         info!(kind = %self.scope.kind, n_objects = listing.n_entries(), version, "listed");
         self.version = Some(Version(version));
-        self.send(listing.into_update()).await
+        self.send(listing.into_update()).await?;
+        self.n_lists += 1;
+        if let Some(call) = &self.on_list {
+            call();
+        }
+        Ok(())
     }
 
     /// Sends an update to the agent, with the time at which the server was heard.
@@ -282,7 +315,7 @@ impl Follower {
         let heard = Instant::now().into_std();
         let since = match self.health {
             Health::Synced { since, .. } => since,
-            Health::Listing => heard,
+            Health::Listing | Health::Unserved => heard,
             Health::Broken { .. } => {
                 info!(kind = %self.scope.kind, "watch works again");
                 self.recoveries.send_modify(|n_recoveries| *n_recoveries += 1);
@@ -363,7 +396,7 @@ impl Follower {
         };
         let since = match &self.health {
             Health::Broken { since, .. } => *since,
-            Health::Listing | Health::Synced { .. } => Instant::now().into_std(),
+            Health::Listing | Health::Synced { .. } | Health::Unserved => Instant::now().into_std(),
         };
         let health = Health::Broken { since, error: Arc::clone(&error) };
         if health == self.health {
@@ -371,6 +404,13 @@ impl Follower {
         }
         warn!(kind = %self.scope.kind, failure = &*error, "watch does not work");
         self.health = health;
+        if self.scope.path.is_some() && self.n_lists == 0 && failure.is_forbidden() {
+            // The role is older than this agent: other policies must not wait for that.
+            let health = [Health::Unserved, self.health.clone()];
+            let health = health.map(|health| (self.scope.kind, health)).to_vec();
+            let update = SourceUpdate { health, ..SourceUpdate::default() };
+            return self.out.send(update).await.map_err(|_closed| Stopped);
+        }
         self.send_health().await
     }
 }

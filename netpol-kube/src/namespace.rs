@@ -15,7 +15,7 @@ use netpol_policy::model::{Kind, Namespace, Object};
 /// [`Error::Request`] if the server cannot be reached or refuses the request, [`Error::Timeout`] if it does not respond,
 /// [`Error::Answer`] if the answer cannot be decoded.
 pub async fn namespace(client: &Client, name: &str) -> Result<Option<Namespace>, Error> {
-    let scope = Scope { kind: Kind::Namespace, name: Some(name.to_owned()) };
+    let scope = Scope { kind: Kind::Namespace, name: Some(name.to_owned()), path: None };
     let json = request::list(client, &scope, 1, None).await?;
     let mut found = Ok(None);
     decode::page(Kind::Namespace, &json, |decoded| {

@@ -24,9 +24,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 /// Maximum length of a line of a watch in bytes. etcd's limit for an object is less than a tenth of it.
 const MAX_LINE_LENGTH: usize = 32 << 20;
 
-/// Path of the `ClusterNetworkPolicies`.
-const CLUSTER_POLICIES: &str = "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies";
-
 /// The objects that a request is about.
 #[derive(Clone, Debug)]
 pub(super) struct Scope {
@@ -34,13 +31,15 @@ pub(super) struct Scope {
     pub(super) kind: Kind,
     /// Only the object with this name.
     pub(super) name: Option<String>,
+    /// The path of the objects of a kind that is no part of Kubernetes itself.
+    pub(super) path: Option<String>,
 }
 
 impl Scope {
     fn request(&self) -> kube::core::Request {
         let path = match self.kind {
             Kind::NetworkPolicy => path::<NetworkPolicy>(),
-            Kind::ClusterNetworkPolicy => CLUSTER_POLICIES.to_owned(),
+            Kind::ClusterNetworkPolicy => self.path.clone().unwrap_or_default(),
             Kind::Pod => path::<Pod>(),
             Kind::Namespace => path::<Namespace>(),
             Kind::Service => path::<Service>(),

@@ -56,7 +56,7 @@ struct Taint {
 /// does not respond, [`Error::Answer`] if the answer cannot be decoded.
 pub async fn remove_taint(client: &Client, node: &str, key: &str) -> Result<Removal, Error> {
     // A list of one, because the agent may list nodes and not get them.
-    let scope = Scope { kind: Kind::Node, name: Some(node.to_owned()) };
+    let scope = Scope { kind: Kind::Node, name: Some(node.to_owned()), path: None };
     let nodes: Nodes = serde_json::from_str(&request::list(client, &scope, 1, None).await?)?;
     let taints = nodes.items.into_iter().find_map(|node| node.spec.taints).unwrap_or_default();
     let Some(place) = taints.iter().position(|taint| taint.key == key) else {

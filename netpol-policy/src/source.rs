@@ -42,6 +42,8 @@ pub enum Health {
         /// The latest failure.
         error: Arc<str>,
     },
+    /// The source does not have this kind, or does not say so: nothing waits for it.
+    Unserved,
 }
 
 /// The standing diagnostics, by object: those of a source, and those that a node finds out itself.
@@ -128,18 +130,21 @@ pub struct Freshness {
 #[derive(Clone, Debug)]
 struct KindFreshness {
     health: Health,
-    was_listed: bool,
+    /// It was listed once, or the source turned out not to have it.
+    is_resolved: bool,
 }
 
 impl Freshness {
     /// Takes over the health of an update.
     pub fn apply(&mut self, update: &SourceUpdate) {
         for (kind, health) in &update.health {
-            self.entry(*kind).health = health.clone();
+            let entry = self.entry(*kind);
+            entry.is_resolved |= *health == Health::Unserved;
+            entry.health = health.clone();
         }
         for delta in &update.deltas {
             if let Delta::Replace(list) = delta {
-                self.entry(list.kind()).was_listed = true;
+                self.entry(list.kind()).is_resolved = true;
             }
         }
     }
@@ -147,7 +152,7 @@ impl Freshness {
     fn entry(&mut self, kind: Kind) -> &mut KindFreshness {
         self.by_kind
             .entry(kind)
-            .or_insert(KindFreshness { health: Health::Listing, was_listed: false })
+            .or_insert(KindFreshness { health: Health::Listing, is_resolved: false })
     }
 
     /// How far a kind is known.
@@ -155,10 +160,19 @@ impl Freshness {
         self.by_kind.get(&kind).map_or(&Health::Listing, |kind| &kind.health)
     }
 
-    /// The kinds of which no complete list ever arrived. While there is one, no map may be changed.
+    /// The kinds that every source has, and of the others those that this one has or is expected to have.
+    pub fn kinds(&self) -> Vec<Kind> {
+        let has = |kind: &Kind| {
+            Kind::BUILT_IN.contains(kind)
+                || self.by_kind.get(kind).is_some_and(|kind| kind.health != Health::Unserved)
+        };
+        Kind::ALL.into_iter().filter(has).collect()
+    }
+
+    /// The kinds of which no complete list ever arrived, though the source has them. While there is one, no map may be changed.
     pub fn missing(&self) -> Vec<Kind> {
-        let is_listed = |kind: &Kind| self.by_kind.get(kind).is_some_and(|kind| kind.was_listed);
-        Kind::BUILT_IN.into_iter().filter(|kind| !is_listed(kind)).collect()
+        let is_resolved = |kind: &Kind| self.by_kind.get(kind).is_some_and(|kind| kind.is_resolved);
+        self.kinds().into_iter().filter(|kind| !is_resolved(kind)).collect()
     }
 }
 
@@ -245,6 +259,22 @@ mod tests {
         assert_eq!(freshness.of(Kind::Pod), &broken);
         assert!(!freshness.missing().contains(&Kind::Pod));
         assert_eq!(freshness.of(Kind::Node), &Health::Listing);
+    }
+
+    #[test]
+    fn a_kind_that_the_source_may_lack_is_missing_only_while_it_is_expected() {
+        let kind = Kind::ClusterNetworkPolicy;
+        let mut freshness = Freshness::default();
+        let mut hear = |health: Health| {
+            freshness.apply(&SourceUpdate { health: vec![(kind, health)], ..Default::default() });
+            (freshness.kinds().contains(&kind), freshness.missing().contains(&kind))
+        };
+        assert_eq!(hear(Health::Listing), (true, true));
+        assert_eq!(hear(Health::Unserved), (false, false));
+        let broken = Health::Broken { since: tests_clock(), error: Arc::from("503") };
+        assert_eq!(hear(broken), (true, false));
+        assert_eq!(hear(Health::Listing), (true, false), "installed later: nothing waits");
+        assert!(!Freshness::default().missing().contains(&kind), "no source ever spoke of it");
     }
 
     #[expect(clippy::disallowed_methods, reason = "any moment will do")]

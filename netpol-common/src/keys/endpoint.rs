@@ -1,7 +1,7 @@
 //! Endpoints: how their packets are treated, and which addresses they may send from.
 
 use crate::addr::Addr;
-use crate::ids::{Direction, IfIndex};
+use crate::ids::{Direction, IfIndex, PortBe, Protocol};
 use crate::mac::{Mac, MacSlot};
 
 /// The slots of an endpoint's allow maps. Only the maps interpret the number.
@@ -19,7 +19,7 @@ wire! {
         pub audited: u8,
         /// Directions in which flows survive a policy change that forbids them.
         pub keeps_flows: u8,
-        /// [`EndpointValue::FORWARDS`], [`EndpointValue::DEFERS_ALL`].
+        /// [`EndpointValue::FORWARDS`], [`EndpointValue::DEFERS_ALL`], [`EndpointValue::JUDGES_NODE`].
         pub traits: u8,
         /// Directions in which an enforced rule drops packets.
         pub denies: u8,
@@ -37,6 +37,8 @@ impl EndpointValue {
     pub const FORWARDS: u8 = 1;
     /// In `traits`: the egress verdict is deferred for every destination, because DEFER lacks some addresses.
     pub const DEFERS_ALL: u8 = 2;
+    /// In `traits`: an egress rule can deny connections to the own node.
+    pub const JUDGES_NODE: u8 = 4;
 
     /// The value of an interface whose policy is not known yet.
     pub const fn blocked() -> Self {
@@ -79,6 +81,12 @@ impl EndpointValue {
     #[inline(always)]
     pub const fn forwards(&self) -> bool {
         self.traits & Self::FORWARDS != 0
+    }
+
+    /// Whether an egress rule can deny connections to the own node.
+    #[inline(always)]
+    pub const fn judges_node(&self) -> bool {
+        self.traits & Self::JUDGES_NODE != 0
     }
 
     /// Whether the egress verdict is deferred for every destination.
@@ -191,6 +199,39 @@ impl AddressKey {
     #[inline(always)]
     pub const fn of_any_pod(addr: Addr) -> Self {
         Self { ifindex: Self::ANY_POD, addr }
+    }
+}
+
+wire! {
+    /// Key of `OWN_NODE`: an address of the own node, or a port of it that the node translates (`NodePorts`, `hostPorts`).
+    pub struct NodeKey {
+        /// The address; unspecified for a port.
+        pub addr: Addr,
+        /// The protocol of the port; 0 for an address.
+        pub protocol: Protocol,
+        /// Zero.
+        pub pad: u8,
+        /// The port; zero for an address.
+        pub port: PortBe,
+    }
+}
+
+impl NodeKey {
+    /// An address.
+    #[inline(always)]
+    pub const fn address(addr: Addr) -> Self {
+        Self { addr, protocol: Protocol(0), pad: 0, port: PortBe::ZERO }
+    }
+
+    /// A port that is translated.
+    #[inline(always)]
+    pub const fn port(protocol: Protocol, port: PortBe) -> Self {
+        Self { addr: Addr::UNSPECIFIED, protocol, pad: 0, port }
+    }
+
+    /// Whether it is an address.
+    pub const fn is_address(&self) -> bool {
+        self.protocol.0 == 0
     }
 }
 

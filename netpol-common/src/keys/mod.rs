@@ -25,7 +25,7 @@ mod policy;
 
 pub use counter::{CounterKey, CounterValue};
 pub use endpoint::{
-    AddressKey, AllowSlots, Endpoint, EndpointEntry, EndpointSlot, EndpointValue, Known,
+    AddressKey, AllowSlots, Endpoint, EndpointEntry, EndpointSlot, EndpointValue, Known, NodeKey,
 };
 pub use flow::{BackendEntry, BackendValue, FlowEntry, FlowKey, FlowValue};
 pub use fragment::{FragmentEntry, FragmentKey, FragmentSlot, FragmentValue};

@@ -33,6 +33,8 @@ pub const N_FRAGMENT_SLOTS: u32 = 1 << 6;
 pub const MAX_FRAGMENTS: u32 = N_FRAGMENT_SLOTS << 9;
 /// Addresses of Services and of the own node.
 pub const MAX_DEFER: u32 = 1 << 16;
+/// Addresses of the own node, and ports that it translates: the default range of `NodePorts` in all three protocols, twice.
+pub const MAX_OWN_NODE: u32 = 1 << 14;
 /// Addresses of nodes, some of each, and, while a pod of the node forwards, of all pods: 5,000 nodes and 100,000 pods of one family.
 /// The kernel allocates 16 bytes for each at the start.
 pub const MAX_KNOWN: u32 = 1 << 17;

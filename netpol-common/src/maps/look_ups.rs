@@ -77,6 +77,9 @@ pub trait PolicyMaps {
     fn set_fragment(&self, key: &FragmentKey, value: &FragmentValue);
     /// Whether egress to this address is decided after Service translation.
     fn is_deferred(&self, addr: &Addr) -> bool;
+    /// Whether the address is the own node's, and the node does not translate what arrives at this port. The port is
+    /// [`PortBe::ZERO`] for protocols without ports.
+    fn is_own_node(&self, addr: &Addr, protocol: Protocol, port: PortBe) -> bool;
     /// Whether a pod or a node has the address, as far as is known.
     fn is_taken(&self, addr: &Addr) -> bool;
     /// [`crate::verdict::is_tunnel`]. The kernel's maps replace it by a global function, because the verifier walks that once.

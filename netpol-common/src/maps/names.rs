@@ -1,7 +1,7 @@
 //! Names of the maps, and the version of their layouts.
 
 /// Version of all layouts in [`crate::keys`] and [`crate::event`]; part of the pin path.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// Pod interfaces: ifindex → [`EndpointEntry`](crate::keys::EndpointEntry).
 pub const ENDPOINTS: &str = "ENDPOINTS";
@@ -32,6 +32,8 @@ pub const EVICTIONS: &str = "EVICTIONS";
 pub const FRAGMENTS: &str = "FRAGMENTS";
 /// Addresses of Services and of the own node: [`Addr`](crate::addr::Addr) → ().
 pub const DEFER: &str = "DEFER";
+/// Addresses of the own node, and the ports of it that the node translates: [`NodeKey`](crate::keys::NodeKey) → ().
+pub const OWN_NODE: &str = "OWN_NODE";
 /// Addresses of nodes, and of pods: [`Addr`](crate::addr::Addr) → [`Known`](crate::keys::Known).
 pub const KNOWN: &str = "KNOWN";
 /// The ports of the nodes' tunnels: an array of [`N_PORT_WORDS`](super::N_PORT_WORDS) words with a bit for each port. Port 0 stands for
@@ -54,7 +56,7 @@ pub const EVENTS: &str = "EVENTS";
 pub const CONTAINERS: &str = "CONTAINERS";
 
 /// Every pinned map.
-pub const ALL: [&str; 22] = [
+pub const ALL: [&str; 23] = [
     ENDPOINTS,
     ENDPOINT_SLOTS,
     ADDRESSES,
@@ -68,6 +70,7 @@ pub const ALL: [&str; 22] = [
     EVICTIONS,
     FRAGMENTS,
     DEFER,
+    OWN_NODE,
     KNOWN,
     TUNNEL_PORTS,
     EGRESS_MARKS,
@@ -113,6 +116,7 @@ mod tests {
             PREFIXES,
             ALLOW,
             DEFER,
+            OWN_NODE,
             KNOWN,
             TUNNEL_PORTS,
             EGRESS_MARKS,
@@ -128,7 +132,7 @@ mod tests {
     /// A failure here is a change of the wire: bump [`ABI_VERSION`].
     #[test]
     fn layouts_are_those_of_this_abi_version() {
-        assert_eq!(ABI_VERSION, 6);
+        assert_eq!(ABI_VERSION, 7);
         assert_eq!(size_of::<EndpointValue>(), 8);
         assert_eq!(offset_of!(EndpointValue, egress_mark), 6);
         assert_eq!(size_of::<Endpoint>(), 20);
@@ -136,6 +140,7 @@ mod tests {
         assert_eq!(offset_of!(Endpoint, mac), 12);
         assert_eq!(size_of::<EndpointEntry>(), 24);
         assert_eq!(size_of::<AddressKey>(), 20);
+        assert_eq!(size_of::<NodeKey>(), 20);
         assert_eq!(size_of::<PrefixKey>(), 20);
         assert_eq!(size_of::<AllowKey>(), 12);
         assert_eq!(offset_of!(AllowKey, protocol), 8);

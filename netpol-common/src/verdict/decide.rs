@@ -6,7 +6,7 @@ use super::hook_context::HookContext;
 use super::judge::judge;
 use super::outcome::Outcome;
 use super::outside::at_uplink_ingress;
-use super::policy::is_never_finished;
+use super::policy::{is_never_finished, judge_hairpin};
 use super::spoofing::{foreign_mac, has_foreign_mac, is_spoofed, judge_arp, judge_opaque};
 use super::view::{Ruling, View};
 use crate::ids::{Direction, Epoch, Hook, IfIndex, Protocol, RuleId};
@@ -167,10 +167,24 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
                         return outcome;
                     };
                     view = View::of_hook(context, (value, slots), direction, epoch);
-                } else if context.flow_handle != 0 {
-                    // The sender is not isolated, but may be later.
-                    let verdict = Verdict::Pass(PassReason::NotIsolated);
-                    finish_flow(maps, context, packet, IfIndex(0), verdict);
+                } else {
+                    // With an egress mark: the answers have none.
+                    if context.egress_mark() != 0 && view.endpoint.denies != 0 {
+                        let ruling = judge_hairpin(maps, &view, packet);
+                        if !ruling.verdict.is_pass() {
+                            if context.flow_handle != 0 {
+                                finish_flow(maps, context, packet, IfIndex(0), ruling.verdict);
+                            }
+                            outcome.verdict = ruling.verdict;
+                            outcome.rule = ruling.rule;
+                            return outcome;
+                        }
+                    }
+                    if context.flow_handle != 0 {
+                        // The sender is not isolated, but may be later.
+                        let verdict = Verdict::Pass(PassReason::NotIsolated);
+                        finish_flow(maps, context, packet, IfIndex(0), verdict);
+                    }
                 }
                 if is_hairpin {
                     view.exempt = Some(PassReason::Hairpin);

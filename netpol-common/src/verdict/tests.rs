@@ -61,6 +61,10 @@ impl PolicyMaps for Closed {
         None
     }
     fn set_fragment(&self, _key: &FragmentKey, _value: &FragmentValue) {}
+    fn is_own_node(&self, _: &Addr, _: Protocol, _: PortBe) -> bool {
+        false
+    }
+
     fn is_deferred(&self, _addr: &Addr) -> bool {
         true
     }

@@ -66,6 +66,9 @@ impl MapSet {
             [MapOp::AddDefer(_), ..] => self.defer.set_all(ops.iter().filter_map(|op| {
                 if let MapOp::AddDefer(addr) = op { Some((*addr, 0)) } else { None }
             })),
+            [MapOp::AddNode(_), ..] => self.own_node.set_all(ops.iter().filter_map(|op| {
+                if let MapOp::AddNode(key) = op { Some((*key, 0)) } else { None }
+            })),
             [MapOp::AddAddress(_), ..] => {
                 self.addresses.add_all(ops.iter().filter_map(|op| {
                     if let MapOp::AddAddress(key) = op { Some(*key) } else { None }
@@ -84,6 +87,7 @@ impl MapSet {
             MapOp::RemoveAddress(key) => self.addresses.remove(*key),
             MapOp::RemovePrefix(key) => self.prefixes.remove(*key),
             MapOp::RemoveDefer(addr) => self.defer.remove(*addr),
+            MapOp::RemoveNode(key) => self.own_node.remove(*key),
             MapOp::SetEgressMark(egress_mark, owner) => self.set_egress_mark(*egress_mark, *owner),
             MapOp::RemoveEgressMark(egress_mark) => self.set_egress_mark(*egress_mark, IfIndex(0)),
             MapOp::BumpEpoch => self.bump_epoch(),
@@ -94,6 +98,7 @@ impl MapSet {
             | MapOp::SetPrefix(..)
             | MapOp::SetAllow(..)
             | MapOp::RemoveAllow(_)
+            | MapOp::AddNode(_)
             | MapOp::AddDefer(_) => self.apply_alike(std::slice::from_ref(op)),
         }
     }

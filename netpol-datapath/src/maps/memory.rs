@@ -32,6 +32,7 @@ impl Datapath {
             (maps::BACKENDS, own.backends.map()),
             (maps::FRAGMENTS, own.fragments.map()),
             (maps::DEFER, own.defer.map()),
+            (maps::OWN_NODE, own.own_node.map()),
             (maps::KNOWN, own.known.map()),
             (maps::TUNNEL_PORTS, own.tunnel_ports.map.map()),
             (maps::CONTAINERS, own.containers.map()),

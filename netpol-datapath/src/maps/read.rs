@@ -29,6 +29,7 @@ impl MapSet {
             prefixes: self.prefixes.entries()?.into_iter().collect(),
             allow: self.allow.entries(),
             defer: self.defer.entries()?.into_iter().map(|(addr, _)| addr).collect(),
+            own_node: self.own_node.entries()?.into_iter().map(|(key, _)| key).collect(),
             egress_marks: self.read_egress_marks()?,
         })
     }

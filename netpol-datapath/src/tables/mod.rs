@@ -17,7 +17,7 @@ use netpol_common::addr::Addr;
 use netpol_common::ids::{Epoch, Identity, IfIndex};
 use netpol_common::keys::{
     BackendEntry, CounterKey, CounterValue, EndpointEntry, EndpointSlot, FlowKey, FragmentEntry,
-    FragmentSlot, Known,
+    FragmentSlot, Known, NodeKey,
 };
 use netpol_common::mac::MacSlot;
 use netpol_common::maps;
@@ -52,6 +52,7 @@ pub(crate) struct MapSet {
     pub(crate) flow_handles: Table<u32, FlowKey>,
     pub(crate) backends: Table<FlowKey, BackendEntry>,
     pub(crate) defer: Table<Addr, u8>,
+    pub(crate) own_node: Table<NodeKey, u8>,
     pub(crate) known: Table<Addr, Known>,
     pub(crate) tunnel_ports: Labelled<Array<MapData, u64>>,
     pub(crate) containers: Table<IfIndex, ContainerId>,
@@ -90,6 +91,7 @@ impl MapSet {
             flow_handles: Table::take(ebpf, label(maps::DEFERRED_FLOWS)?)?,
             backends: Table::take(ebpf, label(maps::BACKENDS)?)?,
             defer: Table::take(ebpf, label(maps::DEFER)?)?,
+            own_node: Table::take(ebpf, label(maps::OWN_NODE)?)?,
             known: Table::take(ebpf, label(maps::KNOWN)?)?,
             tunnel_ports: Labelled::take(ebpf, label(maps::TUNNEL_PORTS)?)?,
             containers: containers(pins, label(maps::CONTAINERS)?)?,

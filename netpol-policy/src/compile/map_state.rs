@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol};
-use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue, PrefixKey};
+use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue, NodeKey, PrefixKey};
 use netpol_common::mac::Mac;
 
 /// The entries of one allow map.
@@ -42,6 +42,8 @@ pub struct MapState {
     pub allow: BTreeMap<AllowMapKey, Arc<AllowMap>>,
     /// DEFER.
     pub defer: BTreeSet<Addr>,
+    /// `OWN_NODE`.
+    pub own_node: BTreeSet<NodeKey>,
     /// `EGRESS_MARKS`.
     pub egress_marks: BTreeMap<u16, IfIndex>,
 }

@@ -108,7 +108,9 @@ fn build(
     let rules: BTreeSet<&Arc<PolicyRule>> = resolved
         .iter()
         .filter_map(|resolved| resolved.pod.as_ref())
-        .flat_map(|(_, policy)| policy.ingress.rules.iter().chain(policy.egress.rules.iter()))
+        .flat_map(|(_, policy)| [&policy.ingress, &policy.egress])
+        .filter(|policy| !policy.allows_everything())
+        .flat_map(|policy| policy.rules.iter())
         .collect();
     let with_peers = capacity::numbered(rules.iter().copied(), numbering);
     let mut left_out = capacity::left_out(state, with_peers, capacities);
@@ -126,6 +128,10 @@ fn build(
         identities: identities.addresses,
         prefixes: identities.prefixes,
         defer,
+        own_node: capacity::wanted_own_node(
+            state,
+            state.ports_of_services().chain(state.host_ports()),
+        ),
         ..MapState::default()
     };
     let mut by_content: BTreeMap<Content<'_>, Vec<AllowMapKey>> = BTreeMap::new();
@@ -218,7 +224,8 @@ fn endpoint_map_state(
         denies: bits(&|direction| policy.direction(direction).denies),
         keeps_flows: bits(&|direction| policy.direction(direction).keeps_flows),
         traits: trait_if(pod.allows_forwarding && is_permitted, EndpointValue::FORWARDS)
-            | trait_if(defers_all, EndpointValue::DEFERS_ALL),
+            | trait_if(defers_all, EndpointValue::DEFERS_ALL)
+            | trait_if(policy.egress.has_deny(), EndpointValue::JUDGES_NODE),
         egress_mark: endpoint.egress_mark,
     };
     let container_id = Arc::clone(&endpoint.container_id);

@@ -5,8 +5,8 @@
 //! address goes from its old verdicts to its new ones in one step:
 //!
 //! 1. endpoints that are gone, or belong to another sandbox now, stop passing anything;
-//! 2. source addresses that end are removed, so that the new policy never judges them; deferred addresses and egress marks
-//!    that begin are written, and the link-local addresses of endpoints whose MAC address becomes known, because until then such
+//! 2. source addresses that end are removed, so that the new policy never judges them; deferred addresses, egress marks and
+//!    translated ports of the node that begin are written, its addresses that end are removed, and the link-local addresses of endpoints whose MAC address becomes known, because until then such
 //!    addresses are not checked;
 //! 3. endpoints lose isolation that ends or is only audited from now on: everything passes, whatever the allow maps hold;
 //! 4. allow maps get the new entries of new identities, and keep the old entries of identities that leave;
@@ -16,8 +16,8 @@
 //! 7. old entries of addresses and prefixes are removed;
 //! 8. endpoints gain isolation that begins, or become ready;
 //! 9. allow maps lose the entries of old identities;
-//! 10. source addresses that begin are written, because only the new policy judges them now; egress marks and deferred
-//!     addresses that end are removed;
+//! 10. source addresses that begin are written, because only the new policy judges them now, and likewise addresses of the
+//!     node; egress marks, deferred addresses and translated ports that end are removed;
 //! 11. the epoch is bumped.
 //!
 //! `compile` ensures that an identity that both map states hold, and that has other verdicts in the new one, keeps its
@@ -96,6 +96,7 @@ pub fn diff(old: &MapState, new: &MapState) -> Vec<MapOp> {
         prefixes: BTreeMap::new(),
         allow: old.allow.clone(),
         defer: old.defer.clone(),
+        own_node: old.own_node.clone(),
         egress_marks: old.egress_marks.clone(),
     };
     let mut progress = Progress { old, now, transitions: transitions(old, new) };
@@ -148,6 +149,11 @@ fn prepare(Progress { now, .. }: &Progress<'_>, new: &MapState, ops: &mut Vec<Ma
     let link_local = begin.filter(|key| key.addr.is_v6_link_local() && is_unchecked(key));
     ops.extend(link_local.map(|key| MapOp::AddAddress(*key)));
     ops.extend(new.defer.difference(&now.defer).map(|addr| MapOp::AddDefer(*addr)));
+    // Only what is not translated is judged, so ports begin first and end last, and addresses the other way round.
+    let gone = now.own_node.difference(&new.own_node).filter(|key| key.is_address());
+    ops.extend(gone.map(|key| MapOp::RemoveNode(*key)));
+    let begun = new.own_node.difference(&now.own_node).filter(|key| !key.is_address());
+    ops.extend(begun.map(|key| MapOp::AddNode(*key)));
     for (egress_mark, ifindex) in &new.egress_marks {
         if now.egress_marks.get(egress_mark) != Some(ifindex) {
             ops.push(MapOp::SetEgressMark(*egress_mark, *ifindex));
@@ -361,4 +367,6 @@ fn clean_up(Progress { now, .. }: &Progress<'_>, new: &MapState, ops: &mut Vec<M
             .map(|egress_mark| MapOp::RemoveEgressMark(*egress_mark)),
     );
     ops.extend(now.defer.difference(&new.defer).map(|addr| MapOp::RemoveDefer(*addr)));
+    ops.extend(new.own_node.difference(&now.own_node).map(|key| MapOp::AddNode(*key)));
+    ops.extend(now.own_node.difference(&new.own_node).map(|key| MapOp::RemoveNode(*key)));
 }

@@ -8,7 +8,7 @@ use netpol_common::flow::{Step, is_current};
 use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol};
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowSlots, AllowValue, BackendValue, EndpointValue, FlowEntry, FlowKey,
-    FlowValue, FragmentEntry, FragmentKey, FragmentSlot, FragmentValue, Known, PrefixKey,
+    FlowValue, FragmentEntry, FragmentKey, FragmentSlot, FragmentValue, Known, NodeKey, PrefixKey,
 };
 use netpol_common::mac::Mac;
 use netpol_common::maps::{CurrentFlow, Local, PolicyMaps, TunnelMaps};
@@ -88,6 +88,8 @@ impl MemoryMaps {
             | MapOp::RemoveAllow(_)
             | MapOp::AddDefer(_)
             | MapOp::RemoveDefer(_)
+            | MapOp::AddNode(_)
+            | MapOp::RemoveNode(_)
             | MapOp::SetEgressMark(..)
             | MapOp::RemoveEgressMark(_) => {}
         }
@@ -211,6 +213,12 @@ impl PolicyMaps for MemoryMaps {
 
     fn is_deferred(&self, addr: &Addr) -> bool {
         self.map_state.defer.contains(addr)
+    }
+
+    fn is_own_node(&self, addr: &Addr, protocol: Protocol, port: PortBe) -> bool {
+        let own_node = &self.map_state.own_node;
+        own_node.contains(&NodeKey::address(*addr))
+            && !own_node.contains(&NodeKey::port(protocol, port))
     }
 
     fn is_taken(&self, addr: &Addr) -> bool {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Identity, IfIndex};
-use netpol_common::keys::{AddressKey, PrefixKey};
+use netpol_common::keys::{AddressKey, NodeKey, PrefixKey};
 
 use crate::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
 
@@ -37,6 +37,10 @@ pub enum MapOp {
     AddDefer(Addr),
     /// No longer defers it.
     RemoveDefer(Addr),
+    /// Names an address of the own node, or a port that it translates.
+    AddNode(NodeKey),
+    /// No longer names it.
+    RemoveNode(NodeKey),
     /// Binds an egress mark to an interface.
     SetEgressMark(u16, IfIndex),
     /// Unbinds it.
@@ -96,6 +100,12 @@ pub fn apply(op: &MapOp, map_state: &mut MapState) {
         }
         MapOp::RemoveDefer(addr) => {
             map_state.defer.remove(addr);
+        }
+        MapOp::AddNode(key) => {
+            map_state.own_node.insert(*key);
+        }
+        MapOp::RemoveNode(key) => {
+            map_state.own_node.remove(key);
         }
         MapOp::SetEgressMark(egress_mark, ifindex) => {
             map_state.egress_marks.insert(*egress_mark, *ifindex);

@@ -155,6 +155,8 @@ pub struct ContainerPort {
     pub transport: Transport,
     /// `containerPort`, host byte order, 1 to 65535.
     pub number: u16,
+    /// `hostPort`, host byte order: the port of the node that is translated to it.
+    pub host_port: Option<u16>,
 }
 
 /// A namespace.
@@ -209,6 +211,8 @@ pub struct ServicePort {
     pub transport: Transport,
     /// `port`, host byte order, 1 to 65535.
     pub number: u16,
+    /// `nodePort`, host byte order: the port of every node that is translated to a backend.
+    pub node_port: Option<u16>,
     /// `targetPort`, the same number when missing.
     pub backend: BackendPort,
 }

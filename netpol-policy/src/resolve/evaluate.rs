@@ -40,6 +40,8 @@ pub struct Connection {
     pub transport: Transport,
     /// The destination port, host byte order.
     pub port: u16,
+    /// Whether the client used the address of a Service, which the node has translated.
+    pub is_translated: bool,
 }
 
 /// The remote peer of a pod.
@@ -107,13 +109,21 @@ pub struct EndDecision {
     pub misses: Vec<Miss>,
     /// Why policies do not apply, if they do not.
     #[serde(skip)]
-    exempt: Option<EndVerdict>,
+    exempt: Option<Exempt>,
     /// The verdict of the NetworkPolicies where no rule decides.
     #[serde(skip)]
     default: DefaultVerdict,
     /// Every rule in its order of precedence.
     #[serde(skip)]
     rules: Vec<JudgedRule>,
+}
+
+/// Why NetworkPolicies do not apply to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Exempt {
+    verdict: EndVerdict,
+    /// A rule can deny the connection nevertheless.
+    may_deny: bool,
 }
 
 /// A rule of a policy that selects the pod, compared with the connection.
@@ -164,9 +174,9 @@ pub enum EndVerdict {
     NotAllowed,
     /// As `NotAllowed`, but all policies that isolate the pod are only audited: it passes and is reported.
     Audited,
-    /// The peer is the pod's own node: always allowed.
+    /// The peer is the pod's own node: allowed, unless the pod connects to it and a rule denies that.
     OwnNode,
-    /// The pod talks to itself: always allowed.
+    /// The pod talks to itself: allowed, unless it does so through a Service and a rule denies it.
     Itself,
     /// Egress to a Service address: judged after translation, on the real backend.
     Deferred,
@@ -228,7 +238,9 @@ impl EndDecision {
         let tier = deciding.tier;
         let denying = source.filter(|_| is_denied);
         (self.verdict, self.tier) = match self.exempt {
-            Some(exempt) => (exempt, None),
+            // A deny that NetworkPolicies imply is no rule.
+            Some(Exempt { may_deny: true, .. }) if denying.is_some() => (verdict, tier),
+            Some(exempt) => (exempt.verdict, None),
             None => (verdict, tier),
         };
         (self.allowing, self.denying, self.passing) = (allowing, denying, passing);
@@ -293,10 +305,10 @@ pub enum MissReason {
 /// Source: networking.k8s.io/v1 NetworkPolicy: it passes if egress of the source and ingress of the destination
 /// both allow it; an end that is no pod has no policy.
 pub fn evaluate(state: &ClusterState, connection: &Connection) -> Decision {
-    let Connection { source, destination, transport, port } = *connection;
+    let Connection { source, destination, .. } = *connection;
     let end = |pod_address, direction, remote| {
         let pod = state.owner(pod_address)?;
-        Some(evaluate_end(state, pod, direction, remote, transport, port))
+        Some(evaluate_end(state, pod, direction, remote, connection))
     };
     Decision {
         egress: end(source, Direction::Egress, destination),
@@ -304,15 +316,15 @@ pub fn evaluate(state: &ClusterState, connection: &Connection) -> Decision {
     }
 }
 
-/// Judges one end of a connection. `port` is the destination's, whichever end this is.
-pub fn evaluate_end(
+/// Judges one end of a connection, whose other end is `remote`.
+fn evaluate_end(
     state: &ClusterState,
     pod: &Pod,
     direction: Direction,
     remote: IpAddr,
-    transport: Transport,
-    port: u16,
+    connection: &Connection,
 ) -> EndDecision {
+    let Connection { transport, port, is_translated, .. } = *connection;
     let remote = Remote { address: remote, pod: state.owner(remote) };
     let (default, policies) = isolating(state, pod, direction);
     let cluster = selecting(state, pod, direction, default);
@@ -350,19 +362,31 @@ pub fn evaluate_end(
         }));
     }
     decision.exempt = if remote.pod.is_some_and(|other| other.name == pod.name) {
-        Some(EndVerdict::Itself)
+        let may_deny = is_translated;
+        Some(Exempt { verdict: EndVerdict::Itself, may_deny })
     } else if is_own_node(state, pod, remote.address) {
-        Some(EndVerdict::OwnNode)
+        // What the node translates goes on to a pod, and is judged there.
+        let may_deny =
+            direction == Direction::Egress && !is_translated_by(state, pod, transport, port);
+        Some(Exempt { verdict: EndVerdict::OwnNode, may_deny })
     } else if direction == Direction::Egress
         && (default != DefaultVerdict::Allow || decision.has_deny())
         && is_service(state, remote.address)
     {
-        Some(EndVerdict::Deferred)
+        Some(Exempt { verdict: EndVerdict::Deferred, may_deny: false })
     } else {
         None
     };
     decision.conclude();
     decision
+}
+
+/// Whether the node of a pod translates connections to this port of its own.
+fn is_translated_by(state: &ClusterState, pod: &Pod, transport: Transport, port: u16) -> bool {
+    let on_node = state.pods().filter(|other| other.node == pod.node);
+    let mut host_ports = on_node.flat_map(|other| other.ports.iter());
+    state.ports_of_services().any(|found| found == (transport, port))
+        || host_ports.any(|found| (found.transport, found.host_port) == (transport, Some(port)))
 }
 
 /// Whether an address belongs to the node that the pod runs on: the Node lists it, or a host-network pod of the node

@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub use default_verdict::{DefaultVerdict, isolating, selecting};
 pub use evaluate::{
     Connection, Decision, EndDecision, EndVerdict, Miss, MissReason, Remote,
-    allows_unknown_backend, evaluate, evaluate_end, is_own_node, is_service,
+    allows_unknown_backend, evaluate, is_own_node, is_service,
 };
 use hashbrown::HashMap;
 use netpol_common::ids::Direction;
@@ -72,8 +72,12 @@ pub type RuleList = Arc<[Arc<PolicyRule>]>;
 impl DirectionPolicy {
     /// Whether every connection passes, and none is reported, without a look at the rules.
     pub fn allows_everything(&self) -> bool {
-        self.default == DefaultVerdict::Allow
-            && !self.rules.iter().any(|rule| rule.action == Action::Deny)
+        self.default == DefaultVerdict::Allow && !self.has_deny()
+    }
+
+    /// Whether a rule denies, or would if its policy were enforced.
+    pub fn has_deny(&self) -> bool {
+        self.rules.iter().any(|rule| rule.action == Action::Deny)
     }
 
     /// Whether what rules cannot describe passes and is reported, as all that is not allowed.

@@ -138,10 +138,11 @@ impl Cluster {
     }
 
     fn evaluate(&mut self, route: &Route) -> Result<Result<bool, Problem>, DatapathError> {
-        let Route { source, original: _, destination, transport, port } = *route;
+        let Route { source, destination, transport, port, .. } = *route;
         match &mut self.engine {
             Engine::Reference => {
-                let connection = Connection { source, destination, transport, port };
+                let is_translated = route.is_translated();
+                let connection = Connection { source, destination, transport, port, is_translated };
                 let mut decision = evaluate(&self.state, &connection);
                 decision.leave_out(&self.state, |_, rule| self.left_out.contains_key(rule));
                 Ok(Ok(decision.is_allowed()))

@@ -57,8 +57,9 @@ impl OfflineCluster {
     }
 
     fn judge_route(&self, route: &Route) -> JudgedConnection {
-        let Route { source, original: _, destination, transport, port } = *route;
-        let connection = Connection { source, destination, transport, port };
+        let Route { source, destination, transport, port, .. } = *route;
+        let is_translated = route.is_translated();
+        let connection = Connection { source, destination, transport, port, is_translated };
         let decide = |state: &ClusterState| {
             let mut decision = evaluate(state, &connection);
             let is_left_out = |_: &Pod, rule: &RuleRef| self.left_out().contains_key(rule);

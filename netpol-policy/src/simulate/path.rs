@@ -42,8 +42,7 @@ pub(super) fn send(
     let frame = opening(route.source, route.destination, route.transport, route.port);
     let (mut mark, mut flow_handle) = (0, 0);
 
-    let is_translated = route.original != (route.destination, route.port);
-    let is_for_itself = from.is_some() && source == destination && !is_translated;
+    let is_for_itself = from.is_some() && source == destination && !route.is_translated();
     if let (Some(pod), false) = (from, is_for_itself) {
         let defers_all =
             map_state.endpoints.get(&source).is_some_and(|endpoint| endpoint.value.defers_all());

@@ -29,6 +29,13 @@ pub(super) struct Route {
     pub(super) port: u16,
 }
 
+impl Route {
+    /// Whether the source connects to a Service, whose address the node translates.
+    pub(super) fn is_translated(&self) -> bool {
+        self.original != (self.destination, self.port)
+    }
+}
+
 /// The possible connections of a probe.
 #[derive(Clone, Debug)]
 pub(super) enum Routes {

@@ -33,6 +33,8 @@ pub struct Changes {
     pub endpoints: BTreeSet<IfIndex>,
     /// Addresses of Services and of the node.
     pub deferred: BTreeSet<Addr>,
+    /// Services, or addresses of the node, changed in a way that can change which ports the node translates.
+    pub translated: bool,
 }
 
 impl Changes {
@@ -54,9 +56,11 @@ impl Changes {
             nodes,
             endpoints,
             deferred,
+            translated,
         } = self;
         *everything
             || *nodes
+            || *translated
             || !(addresses.is_empty()
                 && label_classes.is_empty()
                 && namespaces.is_empty()
@@ -79,6 +83,7 @@ impl Changes {
             nodes,
             endpoints,
             deferred,
+            translated,
         } = later;
         self.n_objects += n_objects;
         self.everything |= everything;
@@ -90,5 +95,6 @@ impl Changes {
         self.nodes |= nodes;
         self.endpoints.extend(endpoints);
         self.deferred.extend(deferred);
+        self.translated |= translated;
     }
 }

@@ -86,6 +86,7 @@ impl ClusterState {
             Delta::OwnAddresses(addresses) => {
                 let differing = self.own_addresses.symmetric_difference(&addresses);
                 changes.deferred.extend(differing.map(|address| Addr::from(*address)));
+                changes.translated |= self.own_addresses != addresses;
                 self.own_addresses = addresses;
             }
         }
@@ -169,6 +170,7 @@ impl ClusterState {
             return false;
         }
         self.remove_service(&service.name, changes);
+        changes.translated |= translates(&service);
         for address in &service.addresses {
             let addr = Addr::from(*address);
             *self.service_addresses.entry(addr).or_default() += 1;
@@ -180,6 +182,7 @@ impl ClusterState {
 
     fn remove_service(&mut self, name: &ObjectName, changes: &mut Changes) -> bool {
         let Some(service) = self.services.remove(name) else { return false };
+        changes.translated |= translates(&service);
         for address in &service.addresses {
             let addr = Addr::from(*address);
             changes.deferred.insert(addr);
@@ -393,6 +396,11 @@ impl ClusterState {
             .flat_map(|endpoint| &endpoint.addresses);
         pod.addresses().iter().chain(given).copied()
     }
+}
+
+/// Whether ports of a node can be translated for a Service.
+fn translates(service: &Service) -> bool {
+    !service.addresses.is_empty() || service.ports.iter().any(|port| port.node_port.is_some())
 }
 
 /// Whether a pod of the endpoint's name is the endpoint's pod.

@@ -266,6 +266,26 @@ impl ClusterState {
         self.is_service_address(addr) || self.own_addresses.contains(&addr.to_ip())
     }
 
+    /// The ports of this node that are translated for Services: the `nodePorts`, and the ports of Services that have an address
+    /// of the node.
+    pub fn ports_of_services(&self) -> impl Iterator<Item = (Transport, u16)> {
+        self.services.values().flat_map(|service| {
+            let is_at_node =
+                service.addresses.iter().any(|address| self.own_addresses.contains(address));
+            service.ports.iter().flat_map(move |port| {
+                let own = is_at_node.then_some(port.number);
+                port.node_port.into_iter().chain(own).map(|number| (port.transport, number))
+            })
+        })
+    }
+
+    /// The ports of this node that are translated for its pods (`hostPort`).
+    pub fn host_ports(&self) -> impl Iterator<Item = (Transport, u16)> {
+        let pods = self.endpoints.values().filter_map(|endpoint| self.pod_of(endpoint));
+        let ports = pods.flat_map(|pod| pod.ports.iter());
+        ports.filter_map(|port| Some((port.transport, port.host_port?)))
+    }
+
     /// Whether a Service has the address.
     pub fn is_service_address(&self, addr: Addr) -> bool {
         self.service_addresses.contains_key(&addr)

@@ -216,7 +216,7 @@ impl Watched {
     pub fn heard(&self, kind: Kind) -> Option<Instant> {
         match self.freshness.of(kind) {
             Health::Synced { heard, .. } => Some(*heard),
-            Health::Listing | Health::Broken { .. } => None,
+            Health::Listing | Health::Broken { .. } | Health::Unserved => None,
         }
     }
 

@@ -161,7 +161,9 @@ async fn the_first_watch_that_works_again_wakes_the_others() {
         .await;
     let since = |kind| match watched.freshness.of(kind) {
         Health::Synced { since, .. } => *since,
-        health @ (Health::Listing | Health::Broken { .. }) => panic!("{kind}: {health:?}"),
+        health @ (Health::Listing | Health::Broken { .. } | Health::Unserved) => {
+            panic!("{kind}: {health:?}")
+        }
     };
     let mut moments = Kind::BUILT_IN.map(since);
     moments.sort();

@@ -78,7 +78,7 @@ fn the_agent_may_read_every_kind_that_it_watches_and_write_nothing_but_events() 
             watched.extend(resources);
         }
     }
-    let needed: BTreeSet<_> = Kind::BUILT_IN
+    let needed: BTreeSet<_> = Kind::ALL
         .map(|kind| match kind {
             Kind::NetworkPolicy => "networkpolicies",
             Kind::ClusterNetworkPolicy => "clusternetworkpolicies",

@@ -304,10 +304,7 @@ impl<K: Kernel> Agent<K> {
         endpoints.sort();
         Status {
             version: netpol_proto::build::version().to_owned(),
-            sources: Kind::BUILT_IN
-                .into_iter()
-                .map(|kind| (kind, self.source_status(self.freshness.of(kind))))
-                .collect(),
+            sources: self.describe_sources(),
             missing: self.freshness.missing(),
             is_in_force: !self.is_stale() && self.freshness.missing().is_empty(),
             from_before: self.in_force_from_before(),
@@ -443,9 +440,14 @@ impl<K: Kernel> Agent<K> {
         by_policy.into_iter().map(status).collect()
     }
 
+    fn describe_sources(&self) -> BTreeMap<Kind, SourceStatus> {
+        let kinds = self.freshness.kinds().into_iter();
+        kinds.map(|kind| (kind, self.source_status(self.freshness.of(kind)))).collect()
+    }
+
     fn source_status(&self, health: &Health) -> SourceStatus {
         match health {
-            Health::Listing => SourceStatus::Listing,
+            Health::Listing | Health::Unserved => SourceStatus::Listing,
             Health::Synced { since: _, heard } => {
                 SourceStatus::Synced { heard_s: self.latencies.since(*heard).as_secs() }
             }

@@ -211,7 +211,7 @@ impl<K: Kernel> Agent<K> {
         let kinds: Vec<_> = missing.iter().map(|kind| kind.as_str()).collect();
         let error = missing.iter().find_map(|kind| match self.freshness.of(*kind) {
             Health::Broken { since: _, error } => Some(format!(": {error}")),
-            Health::Listing | Health::Synced { .. } => None,
+            Health::Listing | Health::Synced { .. } | Health::Unserved => None,
         });
         let from_before = self.in_force_from_before();
         let from_before = from_before.map(|before| format!("; policies are {before}"));
@@ -276,7 +276,9 @@ impl<K: Kernel> Agent<K> {
                     "pod {pod} is not known, and the API server has sent no pods for {broken_s} s: {error}"
                 )
             }
-            Health::Listing | Health::Synced { .. } => format!("pod {pod} is not known yet"),
+            Health::Listing | Health::Synced { .. } | Health::Unserved => {
+                format!("pod {pod} is not known yet")
+            }
         }
     }
 }

@@ -7,6 +7,7 @@
 //! within a policy its rules, the smallest first. Must not: use numbers as more than names, or what was in force before.
 
 mod deferred;
+mod own_node;
 mod shares;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,7 @@ use netpol_common::maps;
 
 pub use deferred::RefusedServices;
 pub(super) use deferred::{Deferred, reduced as reduced_defer, wanted as wanted_defer};
+pub(super) use own_node::wanted as wanted_own_node;
 pub use shares::Shared;
 use shares::{Item, divide};
 

@@ -37,6 +37,7 @@ use super::map_state::{AllowMapKey, EndpointMapState, MapState};
 use super::numbering::Numbering;
 use super::prefixes::PrefixTable;
 use super::{EgressPath, addresses, endpoint_map_state};
+use crate::model::Transport;
 use crate::resolve::{EndpointPolicy, PolicyKind, PolicyRef, Resolver, RuleRef};
 use crate::store::{Changes, ClusterState, LabelClassId};
 
@@ -53,6 +54,10 @@ pub struct Compiled {
     identities: Identities,
     capacities: Capacities,
     path: EgressPath,
+    /// The ports of the node that are translated for Services.
+    ports_of_services: BTreeSet<(Transport, u16)>,
+    /// The ports of the node that are translated for its pods.
+    host_ports: BTreeSet<(Transport, u16)>,
     refused: RefusedServices,
 }
 
@@ -72,6 +77,8 @@ struct Dirty {
     label_classes: BTreeMap<Arc<str>, BTreeSet<LabelClassId>>,
     addresses: BTreeSet<Addr>,
     deferred: BTreeSet<Addr>,
+    /// Which ports the node translates for Services can differ.
+    translated: bool,
 }
 
 impl Compiled {
@@ -144,6 +151,7 @@ impl Compiled {
         let dirty = Dirty {
             endpoints: state.endpoints().map(|endpoint| endpoint.ifindex).collect(),
             deferred: capacity::wanted_defer(state),
+            translated: true,
             ..Dirty::default()
         };
         let mut update = self.advance(state, dirty, &MapState::default());
@@ -163,12 +171,14 @@ impl Compiled {
             nodes,
             endpoints,
             deferred,
+            translated,
         } = changes;
         let mut dirty = Dirty {
             endpoints: endpoints.clone(),
             label_classes: BTreeMap::new(),
             addresses: addresses.clone(),
             deferred: deferred.clone(),
+            translated: *translated,
         };
         for id in label_classes {
             let namespace =
@@ -203,10 +213,23 @@ impl Compiled {
     }
 
     fn advance(&mut self, state: &ClusterState, dirty: Dirty, known: &MapState) -> MapStateUpdate {
-        let Dirty { mut endpoints, label_classes, addresses, deferred } = dirty;
+        let Dirty { mut endpoints, label_classes, addresses, deferred, translated } = dirty;
         let mut update = MapStateUpdate::default();
         if !deferred.is_empty() && self.follow_deferred(state, &deferred, known, &mut update) {
             endpoints.extend(state.endpoints().map(|endpoint| endpoint.ifindex));
+        }
+        if translated {
+            self.ports_of_services = state.ports_of_services().collect();
+        }
+        let host_ports = if endpoints.is_empty() {
+            self.host_ports.clone()
+        } else {
+            state.host_ports().collect()
+        };
+        if translated || host_ports != self.host_ports {
+            self.host_ports = host_ports;
+            let ports = self.ports_of_services.union(&self.host_ports).copied();
+            update.set_own_node(known, capacity::wanted_own_node(state, ports));
         }
         self.follow_endpoints(state, &endpoints, known, &mut update);
         for (namespace, label_classes) in label_classes {

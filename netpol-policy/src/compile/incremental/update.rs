@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Identity, IfIndex};
-use netpol_common::keys::PrefixKey;
+use netpol_common::keys::{NodeKey, PrefixKey};
 
 use crate::compile::map_state::{AllowMap, AllowMapKey, EndpointMapState, MapState};
 
@@ -25,14 +25,23 @@ impl MapStateUpdate {
     /// Applies the update to the full map state from before it.
     pub fn complete(self, map_state: &mut MapState) {
         let Self { before, after } = self;
-        let MapState { endpoints, addresses, identities, prefixes, allow, defer, egress_marks } =
-            map_state;
+        let MapState {
+            endpoints,
+            addresses,
+            identities,
+            prefixes,
+            allow,
+            defer,
+            own_node,
+            egress_marks,
+        } = map_state;
         replace(endpoints, &before.endpoints, after.endpoints);
         replace_set(addresses, &before.addresses, after.addresses);
         replace(identities, &before.identities, after.identities);
         replace(prefixes, &before.prefixes, after.prefixes);
         replace(allow, &before.allow, after.allow);
         replace_set(defer, &before.defer, after.defer);
+        replace_set(own_node, &before.own_node, after.own_node);
         replace(egress_marks, &before.egress_marks, after.egress_marks);
     }
 
@@ -125,6 +134,13 @@ impl MapStateUpdate {
         self.after.egress_marks.remove(&egress_mark);
         if let Some(owner) = wanted {
             self.after.egress_marks.insert(egress_mark, owner);
+        }
+    }
+
+    pub(super) fn set_own_node(&mut self, known: &MapState, wanted: BTreeSet<NodeKey>) {
+        if known.own_node != wanted {
+            self.before.own_node.clone_from(&known.own_node);
+            self.after.own_node = wanted;
         }
     }
 

@@ -52,6 +52,9 @@ pub struct DeclaredPort {
     /// `containerPort`.
     #[serde(deserialize_with = "or_default")]
     pub container_port: i32,
+    /// `hostPort`; missing and 0 are none.
+    #[serde(deserialize_with = "or_default")]
+    pub host_port: Option<i32>,
     /// `protocol`.
     #[serde(deserialize_with = "or_default")]
     pub protocol: Option<Arc<str>>,
@@ -188,7 +191,9 @@ fn declared_port(
         None => None,
         Some(parsed) => Some(parsed?),
     };
-    Some(ContainerPort { name, transport: transport?, number: number? })
+    let host_port = declared.host_port.and_then(|number| u16::try_from(number).ok());
+    let host_port = host_port.filter(|number| *number != 0);
+    Some(ContainerPort { name, transport: transport?, number: number?, host_port })
 }
 
 /// All reported addresses, once each.

@@ -55,6 +55,9 @@ pub struct OfferedPort {
     /// `protocol`.
     #[serde(deserialize_with = "or_default")]
     pub protocol: Option<Arc<str>>,
+    /// `nodePort`.
+    #[serde(deserialize_with = "or_default")]
+    pub node_port: Option<i32>,
     /// `targetPort`.
     #[serde(deserialize_with = "or_default")]
     pub target_port: Option<IntOrString>,
@@ -132,7 +135,8 @@ fn offered_port(offered: &OfferedPort) -> Option<ServicePort> {
     };
     let transport = protocol.map_or(Some(Transport::Tcp), Transport::from_api)?;
     let name = offered.name.clone().unwrap_or_default();
-    Some(ServicePort { name, transport, number, backend })
+    let node_port = offered.node_port.and_then(valid);
+    Some(ServicePort { name, transport, number, node_port, backend })
 }
 
 fn addresses(

@@ -74,8 +74,10 @@ pub fn explain_between<'a>(
         }
     };
     let decide = |state: &ClusterState, route: &Route| {
-        let Route { source, original: _, destination, transport, port } = *route;
-        let mut decision = evaluate(state, &Connection { source, destination, transport, port });
+        let Route { source, destination, transport, port, .. } = *route;
+        let is_translated = route.is_translated();
+        let connection = Connection { source, destination, transport, port, is_translated };
+        let mut decision = evaluate(state, &connection);
         decision.leave_out(state, &is_left_out);
         decision
     };

@@ -192,6 +192,7 @@ pub fn pod(shape: &Shape, n: usize) -> Pod {
             name: PortName::parse("http"),
             transport: Transport::Tcp,
             number: 8080,
+            host_port: None,
         }]
         .into(),
         allows_forwarding: false,

@@ -61,12 +61,30 @@ pub(super) struct Faults {
     pub(super) minor_version: Option<u32>,
     /// Incremented when all watches are ended.
     pub(super) n_endings: u64,
+    /// The versions in which the custom resource is served.
+    pub(super) served: Vec<&'static str>,
+    /// The answer to requests for discovery.
+    pub(super) discovery: Option<StatusCode>,
 }
 
 impl FakeApi {
     /// Reports this minor version of Kubernetes.
     pub fn set_minor_version(&self, minor: u32) {
         self.shared.change(|state| state.faults.minor_version = Some(minor));
+    }
+
+    /// Serves `ClusterNetworkPolicies` in these versions, and ends all watches: none is as after the removal of their definition,
+    /// but keeps the objects.
+    pub fn serve_cluster_policies(&self, versions: &[&'static str]) {
+        self.shared.change(|state| {
+            state.faults.served = versions.to_vec();
+            state.faults.n_endings += 1;
+        });
+    }
+
+    /// Answers requests for discovery with this status; `None` ends this.
+    pub fn fail_discovery(&self, status: Option<StatusCode>) {
+        self.shared.change(|state| state.faults.discovery = status);
     }
 
     /// Breaks every connection at once.
@@ -166,7 +184,7 @@ impl FakeApi {
         self.shared.change(|state| state.faults.lost_pages = n_pages);
     }
 
-    /// Answers the next `n_requests` requests with this status.
+    /// Answers the next `n_requests` requests, but those for discovery, with this status.
     pub fn fail(&self, status: StatusCode, n_requests: usize) {
         self.shared.change(|state| state.faults.failing = Some((status, n_requests)));
     }

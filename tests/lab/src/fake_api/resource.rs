@@ -1,6 +1,6 @@
 //! The resources that the server knows.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// One resource of the API.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub(super) enum Scope {
 }
 
 /// Every resource; its index in this table is the number of its collection.
-pub(super) const RESOURCES: [Resource; 8] = [
+pub(super) const RESOURCES: [Resource; 9] = [
     core("Pod", "pods", Scope::Namespaced),
     core("Service", "services", Scope::Namespaced),
     core("Namespace", "namespaces", Scope::Cluster),
@@ -54,7 +54,17 @@ pub(super) const RESOURCES: [Resource; 8] = [
         scope: Scope::Namespaced,
     },
     core("ConfigMap", "configmaps", Scope::Namespaced),
+    Resource {
+        group: CUSTOM_GROUP,
+        version: "v1alpha2",
+        kind: "ClusterNetworkPolicy",
+        plural: "clusternetworkpolicies",
+        scope: Scope::Cluster,
+    },
 ];
+
+/// The group of the resource that has to be installed before it is served, in the versions that a test sets.
+pub(super) const CUSTOM_GROUP: &str = "policy.networking.k8s.io";
 
 const fn core(kind: &'static str, plural: &'static str, scope: Scope) -> Resource {
     Resource { group: "", version: "v1", kind, plural, scope }
@@ -122,6 +132,45 @@ pub(super) fn parse_path(path: &str) -> Option<ResourcePath> {
             _ => None,
         }
     })
+}
+
+/// The path under which the objects of another version of the custom resource are stored, if it is served.
+pub(super) fn stored_path(path: &str, served: &[&str]) -> Option<String> {
+    let Some(rest) = path.strip_prefix(&format!("/apis/{CUSTOM_GROUP}/")) else {
+        return Some(path.to_owned());
+    };
+    let (version, rest) = rest.split_once('/')?;
+    served.contains(&version).then(|| format!("/apis/{CUSTOM_GROUP}/v1alpha2/{rest}"))
+}
+
+/// The document that lists the versions of the custom group, or the resources of one version of it; `None` if it is not
+/// served.
+pub(super) fn discovery(path: &str, served: &[&str]) -> Option<Value> {
+    let version = |version: &str| json!({ "groupVersion": format!("{CUSTOM_GROUP}/{version}"), "version": version });
+    let versions: Vec<Value> = served.iter().map(|served| version(served)).collect();
+    let rest = path.strip_prefix(&format!("/apis/{CUSTOM_GROUP}"))?;
+    if rest.is_empty() {
+        return versions.first().map(|first| {
+            json!({
+                "kind": "APIGroup", "apiVersion": "v1", "name": CUSTOM_GROUP,
+                "versions": versions, "preferredVersion": first,
+            })
+        });
+    }
+    let version = rest.strip_prefix('/').filter(|version| served.contains(version))?;
+    Some(json!({
+        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": format!("{CUSTOM_GROUP}/{version}"),
+        "resources": [{
+            "name": "clusternetworkpolicies", "singularName": "clusternetworkpolicy", "namespaced": false,
+            "kind": "ClusterNetworkPolicy", "verbs": ["get", "list", "watch"],
+        }],
+    }))
+}
+
+/// Whether a path is one of [`discovery`].
+pub(super) fn is_discovery(path: &str) -> bool {
+    path.strip_prefix(&format!("/apis/{CUSTOM_GROUP}"))
+        .is_some_and(|rest| rest.is_empty() || !rest.trim_start_matches('/').contains('/'))
 }
 
 #[cfg(test)]

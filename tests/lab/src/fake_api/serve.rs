@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::contents::{Filter, Gone};
 use super::faults::{GoneAs, StreamingLists, status_json};
-use super::resource::{RESOURCES, ResourcePath, parse_path};
+use super::resource::{RESOURCES, ResourcePath, discovery, is_discovery, parse_path, stored_path};
 use super::watch::{Start, Watch, Wish, error_line};
 use super::{Asked, Shared, State};
 
@@ -46,7 +46,7 @@ pub(super) async fn serve(
     }
 
     let token = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let admitted = shared.with(|state| admit(state, token));
+    let admitted = shared.with(|state| admit(state, &path, token));
     let request_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let request_type = request_type.map(str::to_owned);
     let body = request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
@@ -55,9 +55,15 @@ pub(super) async fn serve(
         if path == "/version" {
             return Ok(version(&shared));
         }
-        let place = parse_path(&path).ok_or_else(|| {
-            Refusal(StatusCode::NOT_FOUND, "NotFound", format!("no resource {path}"))
-        })?;
+        let not_found =
+            || Refusal(StatusCode::NOT_FOUND, "NotFound", format!("no resource {path}"));
+        let served = shared.with(|state| state.faults.served.clone());
+        if is_discovery(&path) {
+            let document = discovery(&path, &served).ok_or_else(not_found)?;
+            return Ok(answer(StatusCode::OK, document.to_string().into()));
+        }
+        let stored_path = stored_path(&path, &served).ok_or_else(not_found)?;
+        let place = parse_path(&stored_path).ok_or_else(not_found)?;
         if shared.with(|state| state.faults.forbidden == Some(place.resource)) {
             return Err(Refusal(
                 StatusCode::FORBIDDEN,
@@ -82,9 +88,14 @@ pub(super) async fn serve(
 }
 
 /// Applies the faults that concern every request.
-fn admit(state: &mut State, token: Option<&str>) -> Result<(), Refusal> {
+fn admit(state: &mut State, path: &str, token: Option<&str>) -> Result<(), Refusal> {
+    let is_discovery = is_discovery(path);
+    if let Some(status) = state.faults.discovery.filter(|_| is_discovery) {
+        return Err(Refusal(status, "ServiceUnavailable", "failing on demand".to_owned()));
+    }
     if let Some((status, n_requests)) = &mut state.faults.failing
         && *n_requests > 0
+        && !is_discovery
     {
         *n_requests -= 1;
         return Err(Refusal(*status, "InternalError", "failing on demand".to_owned()));

@@ -56,7 +56,7 @@ pub fn check_reference(scenario: &Scenario) -> Result<Vec<String>> {
             Protocol::Udp => Transport::Udp,
             Protocol::Sctp => Transport::Sctp,
         };
-        let connection = Connection { source, destination, transport, port };
+        let connection = Connection { source, destination, transport, port, is_translated: false };
         let reason = reason(&evaluate(cluster.state(), &connection))?;
         Ok(Some((is_allowed, Some(reason))))
     })

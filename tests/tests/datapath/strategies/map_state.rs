@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
-use netpol_common::keys::{AllowKey, AllowValue, EndpointValue, PrefixKey};
+use netpol_common::keys::{AllowKey, AllowValue, EndpointValue, NodeKey, PrefixKey};
 use netpol_common::mac::Mac;
 use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
 use proptest::collection::{btree_map, vec};
@@ -32,6 +32,7 @@ pub(crate) fn endpoint() -> impl Strategy<Value = EndpointValue> {
         4 => Just(0),
         1 => Just(EndpointValue::FORWARDS),
         1 => Just(EndpointValue::DEFERS_ALL),
+        2 => Just(EndpointValue::JUDGES_NODE),
     ];
     let audited = prop_oneof![3 => Just(0), 1 => 0_u8..4];
     let isolated = prop_oneof![2 => Just(3), 1 => 0_u8..4];
@@ -135,8 +136,17 @@ pub(crate) fn map_state() -> impl Strategy<Value = MapState> {
     );
     let egress_marks =
         subsequence(vec![(1, IfIndex(100)), (2, IfIndex(101)), (3, IfIndex(102))], 2..=3);
-    (endpoints, identities, prefixes(), allow, defer, egress_marks).prop_map(
-        |(endpoints, identities, prefixes, allow, defer, egress_marks)| MapState {
+    let own_node = subsequence(
+        vec![
+            NodeKey::address(Addr::from(v4(9))),
+            NodeKey::address(Addr::from(IpAddr::from(v6(9)))),
+            NodeKey::port(Protocol::TCP, PortBe::new(80)),
+            NodeKey::port(Protocol::UDP, PortBe::new(53)),
+        ],
+        0..=4,
+    );
+    (endpoints, identities, prefixes(), allow, defer, own_node, egress_marks).prop_map(
+        |(endpoints, identities, prefixes, allow, defer, own_node, egress_marks)| MapState {
             endpoints: endpoints
                 .into_iter()
                 .zip(PODS)
@@ -150,6 +160,7 @@ pub(crate) fn map_state() -> impl Strategy<Value = MapState> {
             prefixes,
             allow,
             defer: defer.into_iter().collect(),
+            own_node: own_node.into_iter().collect(),
             egress_marks: egress_marks.into_iter().collect(),
         },
     )
