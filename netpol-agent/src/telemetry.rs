@@ -193,10 +193,10 @@ mod tests {
             content: Content::Gauge(Sample::plain(1)),
         };
         expect![[r#"
-            # HELP netpol_drop_bytes_total Bytes dropped.
+            # HELP netpol_drop_bytes_total Bytes dropped
             # TYPE netpol_drop_bytes_total counter
             netpol_drop_bytes_total 7
-            # HELP netpol_lag_seconds Age of a change.
+            # HELP netpol_lag_seconds Age of a change
             # TYPE netpol_lag_seconds gauge
             netpol_lag_seconds 1
         "#]]
