@@ -129,8 +129,12 @@ impl Cluster {
     pub fn asked_lists(&self) -> Result<Option<Vec<String>>> {
         Ok(match &self.server {
             Server::InProcess(api) => {
-                let lists =
-                    api.asked().into_iter().filter(|asked| !asked.query.contains_key("watch"));
+                // Discovery of the kinds that a server may lack is no list.
+                let is_list = |asked: &Asked| {
+                    !asked.query.contains_key("watch")
+                        && !asked.path.starts_with("/apis/policy.networking.k8s.io")
+                };
+                let lists = api.asked().into_iter().filter(is_list);
                 Some(lists.map(|asked| asked.path).collect())
             }
             Server::Started(plane) => {
