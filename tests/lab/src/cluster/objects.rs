@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::admin::{Admin, collection, status_of};
 use super::{Able, Cluster, LABEL, Server, Side, UNNAMED, skip, unable};
 use crate::deployment::objects;
+use crate::fake_api::Asked;
 
 impl Cluster {
     /// Creates an object or updates it, including its status.
