@@ -22,6 +22,7 @@ use netpol_policy::simulate::{
     with_implicit_namespaces,
 };
 use netpol_policy::store::ClusterState;
+use proptest::strategy::Strategy;
 use serde_json::{Value, json};
 
 /// Default number of clusters, with about 3,000 cases: some clusters have several states.
@@ -38,16 +39,25 @@ fn check(oracles: &mut Oracles, cases: &[Case]) -> Result<()> {
     Ok(())
 }
 
-fn check_generated(oracles: Oracles, n_clusters: usize) -> Result<()> {
+fn check_generated(
+    oracles: Oracles,
+    n_clusters: usize,
+    clusters: impl Strategy<Value = Vec<Case>>,
+) -> Result<()> {
     let oracles = RefCell::new(oracles);
-    law::check(n_clusters, generator::clusters(), |cases, _| {
-        check(&mut oracles.borrow_mut(), cases)
-    })
+    law::check(n_clusters, clusters, |cases, _| check(&mut oracles.borrow_mut(), cases))
 }
 
 #[test]
 fn all_oracles_agree_on_generated_cases() -> Result<()> {
-    check_generated(Oracles::default(), settings::n_cases(N_CLUSTERS))
+    let n_clusters = settings::n_cases(N_CLUSTERS);
+    check_generated(Oracles::default(), n_clusters, generator::clusters())
+}
+
+#[test]
+fn all_oracles_agree_on_generated_cases_with_all_tiers() -> Result<()> {
+    let n_clusters = settings::n_cases(N_CLUSTERS);
+    check_generated(Oracles::default(), n_clusters, generator::clusters_with_tiers())
 }
 
 /// The same objects with a Deployment in place of each pod that has an address of its own.
@@ -262,7 +272,18 @@ mod privileged {
             return Ok(());
         }
         let engines = [("reference", Engine::Reference), ("kernel", simulation::engine()?)];
-        check_generated(Oracles::new(engines), settings::n_cases(N_CLUSTERS) / 10)
+        let n_clusters = settings::n_cases(N_CLUSTERS) / 10;
+        check_generated(Oracles::new(engines), n_clusters, generator::clusters())
+    }
+
+    #[test]
+    fn the_kernel_agrees_with_all_oracles_on_generated_cases_with_all_tiers() -> Result<()> {
+        if !met(&[Need::Root]) {
+            return Ok(());
+        }
+        let engines = [("reference", Engine::Reference), ("kernel", simulation::engine()?)];
+        let n_clusters = settings::n_cases(N_CLUSTERS) / 10;
+        check_generated(Oracles::new(engines), n_clusters, generator::clusters_with_tiers())
     }
 }
 

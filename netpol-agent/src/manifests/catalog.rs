@@ -354,12 +354,13 @@ mod tests {
         check(
             vec![scan(&files)],
             &expect![[r#"
-            = NetworkPolicy default/a with 0 rules
-            = no Pod
-            = no Namespace
-            = no Service
-            = no Node
-            ! Pod default/: metadata.name is missing: the object is left out (b.yaml:1) [malformed]"#]],
+                = NetworkPolicy default/a with 0 rules
+                = no ClusterNetworkPolicy
+                = no Pod
+                = no Namespace
+                = no Service
+                = no Node
+                ! Pod default/: metadata.name is missing: the object is left out (b.yaml:1) [malformed]"#]],
         );
         check(vec![scan(&files), scan(&files)], &expect![[""]]);
     }
@@ -414,11 +415,12 @@ mod tests {
         check(
             vec![unreadable(), readable()],
             &expect![[r#"
-            = NetworkPolicy default/a with 0 rules
-            = no Pod
-            = no Namespace
-            = no Service
-            = no Node"#]],
+                = NetworkPolicy default/a with 0 rules
+                = no ClusterNetworkPolicy
+                = no Pod
+                = no Namespace
+                = no Service
+                = no Node"#]],
         );
         check(vec![readable(), unreadable()], &expect!["? a.yaml: permission denied [unreadable]"]);
         check(vec![readable(), unreadable(), readable()], &expect![[""]]);
@@ -474,13 +476,14 @@ mod tests {
         check(
             vec![scan(&[("a.yaml", Some(&broken))])],
             &expect![[r#"
-            = NetworkPolicy default/a with 0 rules
-            = no Pod
-            = no Namespace
-            = no Service
-            = no Node
-            ! NetworkPolicy default/a: is truncated by a syntax error: the policy isolates the pods that it selects and allows nothing (a.yaml:1) [malformed]
-            ? a.yaml:4: unclosed bracket '[' [syntax]"#]],
+                = NetworkPolicy default/a with 0 rules
+                = no ClusterNetworkPolicy
+                = no Pod
+                = no Namespace
+                = no Service
+                = no Node
+                ! NetworkPolicy default/a: is truncated by a syntax error: the policy isolates the pods that it selects and allows nothing (a.yaml:1) [malformed]
+                ? a.yaml:4: unclosed bracket '[' [syntax]"#]],
         );
         check(
             vec![scan(&[]), scan(&[("a.yaml", Some(&broken))])],
@@ -497,12 +500,13 @@ mod tests {
         check(
             vec![scan],
             &expect![[r#"
-            = no NetworkPolicy
-            = no Pod
-            = no Namespace
-            = no Service
-            = no Node
-            ? a.yaml: invalid data [unreadable]"#]],
+                = no NetworkPolicy
+                = no ClusterNetworkPolicy
+                = no Pod
+                = no Namespace
+                = no Service
+                = no Node
+                ? a.yaml: invalid data [unreadable]"#]],
         );
     }
 
@@ -513,12 +517,13 @@ mod tests {
         check(
             vec![scan(&both)],
             &expect![[r#"
-            = NetworkPolicy default/a with 1 rules
-            = no Pod
-            = no Namespace
-            = no Service
-            = no Node
-            ! NetworkPolicy default/a: is defined again at b.yaml:1: the later definition is used (a.yaml:1) [defined-twice]"#]],
+                = NetworkPolicy default/a with 1 rules
+                = no ClusterNetworkPolicy
+                = no Pod
+                = no Namespace
+                = no Service
+                = no Node
+                ! NetworkPolicy default/a: is defined again at b.yaml:1: the later definition is used (a.yaml:1) [defined-twice]"#]],
         );
         check(vec![scan(&both), scan(&both[..1]), scan(&both[..1])], &expect![""]);
     }

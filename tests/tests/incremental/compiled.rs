@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use fastrand::Rng;
 use netpol_common::ids::IfIndex;
+use netpol_lab::case::Case;
 use netpol_lab::generator::Draw as _;
 use netpol_policy::compile::{
     Capacities, Compilation, Compiled, MapState, Numbering, Shared, compile_within,
@@ -139,7 +140,8 @@ fn fits(map_state: &MapState, capacities: &Capacities) -> bool {
 
 #[test]
 fn an_incremental_map_state_equals_the_one_from_scratch() -> Result<()> {
-    let (n_updates, n_lacking) = follow(|_| Capacities::default())?;
+    let whole = |_: &mut Rng| Capacities::default();
+    let (n_updates, n_lacking) = follow(whole, |law| super::check(60, law))?;
     ensure!(n_updates > 1000, "too few updates to mean anything: {n_updates}");
     ensure!(n_lacking == 0, "{n_lacking} images did not fit");
     Ok(())
@@ -160,15 +162,18 @@ fn an_incremental_map_state_equals_the_one_from_scratch_over_capacity() -> Resul
             n_entries: Shared { total: 1 + rng.usize(..60), of_namespace: 1 + rng.usize(..60) },
         }
     };
-    let (n_updates, n_lacking) = follow(few)?;
+    let (n_updates, n_lacking) = follow(few, |law| super::check_network_policies(60, law))?;
     ensure!(n_lacking > n_updates / 10, "{n_lacking} of {n_updates} images did not fit");
     Ok(())
 }
 
 /// Checks generated clusters. Returns the number of updates, and of those over capacity.
-fn follow(capacities: impl Fn(&mut Rng) -> Capacities) -> Result<(usize, usize)> {
+fn follow(
+    capacities: impl Fn(&mut Rng) -> Capacities,
+    check: impl FnOnce(&dyn Fn(&[Case], &mut Rng) -> Result<()>) -> Result<()>,
+) -> Result<(usize, usize)> {
     let (n_updates, n_lacking) = (Cell::new(0), Cell::new(0));
-    super::check(60, |cases, rng| {
+    check(&|cases, rng| {
         let name = cases.first().map(|case| case.name.clone()).unwrap_or_default();
         let history = order::history(cases);
         let endpoints = order::endpoints(&history);

@@ -166,7 +166,7 @@ fn follow(cases: &[Case], rng: &mut Rng, counts: &mut Counts) -> Result<()> {
 #[test]
 fn connections_follow_the_current_policy_and_answers_need_no_rule() -> Result<()> {
     let counts = RefCell::new(Counts::new());
-    super::check(150, |cases, rng| follow(cases, rng, &mut counts.borrow_mut()))?;
+    super::check_network_policies(150, |cases, rng| follow(cases, rng, &mut counts.borrow_mut()))?;
     let counts = counts.into_inner();
     for what in ["first packet", "further packet", "answer"] {
         for passes in [true, false] {

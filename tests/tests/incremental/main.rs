@@ -14,7 +14,17 @@ use fastrand::Rng;
 use netpol_lab::case::Case;
 use netpol_lab::{generator, law, settings};
 
-/// Checks a law of generated sequences, each a cluster in several states.
+/// Checks a law of generated sequences, each a cluster in several states: so many with network policies only, and as many with
+/// policies of all tiers.
 fn check(n_sequences: usize, law: impl Fn(&[Case], &mut Rng) -> Result<()>) -> Result<()> {
+    check_network_policies(n_sequences, &law)?;
+    law::check(settings::n_cases(n_sequences), generator::sequences_with_tiers(), law)
+}
+
+/// The same for a law that holds only without cluster policies.
+fn check_network_policies(
+    n_sequences: usize,
+    law: impl Fn(&[Case], &mut Rng) -> Result<()>,
+) -> Result<()> {
     law::check(settings::n_cases(n_sequences), generator::sequences(), law)
 }

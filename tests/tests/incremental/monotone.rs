@@ -77,7 +77,7 @@ fn policies(objects: &[Object]) -> Vec<(usize, Policy)> {
 
 #[test]
 fn a_further_policy_restricts_who_was_not_isolated_and_opens_for_who_was() -> Result<()> {
-    super::check(80, |cases, _| {
+    super::check_network_policies(80, |cases, _| {
         let Some(case) = cases.first() else { return Ok(()) };
         let (objects, packets) = (read(&case.objects).0, packets(case));
         let (_, after) = sayings(&objects, &packets)?;
@@ -112,7 +112,7 @@ fn a_further_policy_restricts_who_was_not_isolated_and_opens_for_who_was() -> Re
 #[test]
 fn a_further_rule_never_allows_less() -> Result<()> {
     let n_opened = Cell::new(0);
-    super::check(80, |cases, rng| {
+    super::check_network_policies(80, |cases, rng| {
         let Some(case) = cases.first() else { return Ok(()) };
         let (objects, packets) = (read(&case.objects).0, packets(case));
         let (_, before) = sayings(&objects, &packets)?;

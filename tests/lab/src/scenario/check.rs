@@ -56,9 +56,12 @@ pub fn check_reference(scenario: &Scenario) -> Result<Vec<String>> {
             Protocol::Udp => Transport::Udp,
             Protocol::Sctp => Transport::Sctp,
         };
-        let connection = Connection { source, destination, transport, port, is_translated: false };
-        let reason = reason(&evaluate(cluster.state(), &connection))?;
-        Ok(Some((is_allowed, Some(reason))))
+        let is_translated = asked.nat != Nat::None;
+        let connection = Connection { source, destination, transport, port, is_translated };
+        let decision = evaluate(cluster.state(), &connection);
+        // A probe names the destination itself, not the Service that leads there.
+        let is_allowed = if is_translated { decision.is_allowed() } else { is_allowed };
+        Ok(Some((is_allowed, Some(reason(&decision)?))))
     })
 }
 

@@ -193,28 +193,20 @@ pub fn folder() -> PathBuf {
     repository::path("tests/scenarios")
 }
 
-/// All scenarios, by name.
+/// All scenarios, by name; that of a cluster policy begins with the name of its folder.
 ///
 /// # Errors
 /// When a file is no scenario.
 pub fn all() -> Result<Vec<Scenario>> {
-    scenarios_in(&folder())
-}
-
-/// The scenarios of cluster policies, by name.
-///
-/// # Errors
-/// When a file is no scenario.
-pub fn of_cluster_policies() -> Result<Vec<Scenario>> {
-    scenarios_in(&folder().join("cluster_policies"))
-}
-
-fn scenarios_in(folder: &Path) -> Result<Vec<Scenario>> {
     let mut scenarios = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "yaml") {
-            scenarios.push(read(&path).with_context(|| format!("reading {}", path.display()))?);
+    for inner in ["", "cluster_policies/"] {
+        for entry in fs::read_dir(folder().join(inner))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "yaml") {
+                let scenario =
+                    read(&path).with_context(|| format!("reading {}", path.display()))?;
+                scenarios.push(Scenario { name: format!("{inner}{}", scenario.name), ..scenario });
+            }
         }
     }
     scenarios.sort_by(|one, other| one.name.cmp(&other.name));
