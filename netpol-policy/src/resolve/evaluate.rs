@@ -243,6 +243,13 @@ impl EndDecision {
             Some(exempt) => (exempt.verdict, None),
             None => (verdict, tier),
         };
+        let named: Vec<&RuleRef> =
+            allowing.iter().chain(&denying).chain::<&Vec<RuleRef>>(&passing).collect();
+        let not_asked = matching.filter(|rule| !named.contains(&&rule.source));
+        let not_asked: Vec<Miss> = not_asked
+            .map(|rule| Miss { rule: rule.source.clone(), reason: MissReason::Precedence })
+            .collect();
+        self.misses.splice(..0, not_asked);
         (self.allowing, self.denying, self.passing) = (allowing, denying, passing);
     }
 
@@ -296,6 +303,8 @@ pub enum MissReason {
     Peer,
     /// Neither matches.
     Both,
+    /// Both match, but rules with precedence decide.
+    Precedence,
     /// Both match, but the rule exceeds the capacity of the maps. Set by [`Decision::leave_out`].
     Capacity,
 }

@@ -117,7 +117,7 @@ fn another_version_is_replaced(test: &str, before: Attaching, after: Attaching) 
         unknown(datapath)
     });
     let own = wire.pins().join(format!("v{ABI_VERSION}"));
-    let other = wire.pins().join("v7");
+    let other = wire.pins().join(format!("v{}", ABI_VERSION + 1));
     std::fs::rename(&own, &other).unwrap();
     wire.agent(after, |datapath| {
         assert!(datapath.has_predecessor());

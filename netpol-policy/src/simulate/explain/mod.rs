@@ -399,6 +399,9 @@ impl<'a> View<'a> {
                     words::why_not(self.state, namespace, rule, self.remote, self.remote_pod);
                 format!("{verb} {requested} {peers}{reasons}")
             }
+            Some(MissReason::Precedence) => {
+                format!("{verb} {ports} {peers}, but a rule with precedence decides")
+            }
             Some(MissReason::Capacity) => format!(
                 "would {infinitive} {ports} {peers}, but exceeds the capacity of the node's maps"
             ),

@@ -48,7 +48,12 @@ fn check(from: &str, to: &str, port: &str, expected: &Expect) {
 
 #[track_caller]
 fn check_within(capacities: Capacities, from: &str, to: &str, port: &str, expected: &Expect) {
-    let manifests = parse("shop.yaml", SHOP);
+    check_text(SHOP, capacities, [from, to, port], expected);
+}
+
+#[track_caller]
+fn check_text(text: &str, capacities: Capacities, [from, to, port]: [&str; 3], expected: &Expect) {
+    let manifests = parse("shop.yaml", text);
     let diagnostics: Vec<Diagnostic> = manifests
         .findings
         .iter()
@@ -74,6 +79,8 @@ fn check_within(capacities: Capacities, from: &str, to: &str, port: &str, expect
     let mut lines: Vec<String> = explanation.problem.clone().into_iter().collect();
     for end in [&explanation.egress, &explanation.ingress].into_iter().flatten() {
         lines.push(end.summary.clone());
+        lines.extend(end.passing.iter().map(|rule| format!("> {}", rule.sentence)));
+        lines.extend(end.denying.iter().map(|rule| format!("x {}", rule.sentence)));
         lines.extend(end.allowing.iter().map(|rule| format!("+ {}", rule.sentence)));
         lines.extend(end.misses.iter().map(|rule| format!("- {}", rule.sentence)));
     }
@@ -187,5 +194,77 @@ fn a_rule_over_capacity_allows_nothing_and_the_sentence_says_so() {
             - shop/web ingress[4] allows UDP/dns (shop/web has no port of this name) from all pods of namespaces with !team: neither the peer nor the port matches
             ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]
             ! NetworkPolicy shop/web: spec.ingress[3].from its 3 address blocks and exceptions, together with those of smaller policies, exceed the share of namespace shop in the node's 3: the rule allows nothing until there are fewer of them [over-capacity]"#]],
+    );
+}
+
+/// Policies of all tiers for shop/web.
+const TIERS: &str = r"
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: { name: guard }
+spec:
+  tier: Admin
+  priority: 5
+  subject: { namespaces: { matchLabels: { team: shop } } }
+  ingress:
+  - name: tls
+    action: Pass
+    from: [{ namespaces: {} }]
+    protocols: [{ tcp: { destinationPort: { number: 443 } } }]
+  - name: ops
+    action: Deny
+    from: [{ namespaces: { matchLabels: { team: ops } } }]
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: { name: trial, annotations: { netpol/mode: audit } }
+spec:
+  tier: Baseline
+  priority: 5
+  subject: { namespaces: { matchLabels: { team: ops } } }
+  egress:
+  - { action: Deny, to: [{ networks: [10.0.0.0/8] }] }
+";
+
+#[track_caller]
+fn check_tiers(port: &str, expected: &Expect) {
+    let text = format!("{SHOP}{TIERS}");
+    check_text(&text, Capacities::default(), ["ops/probe", "shop/web", port], expected);
+}
+
+#[test]
+fn rules_of_every_tier_are_named() {
+    check_tiers(
+        "8080",
+        &expect![[r#"
+        allowed: a rule denies the connection, but its policy is in audit mode
+        x ClusterNetworkPolicy trial egress[0] denies every port to 10.0.0.0/8
+        denied: a rule of the Admin tier denies the connection
+        x ClusterNetworkPolicy guard ingress[1] (ops) denies every port from all pods of namespaces with team=ops
+        - shop/web ingress[2] allows TCP/http (8080 on shop/web) from all sources, but a rule with precedence decides
+        - ClusterNetworkPolicy guard ingress[0] (tls) passes on this peer on TCP/443, not on TCP/8080
+        - shop/web ingress[1] allows this peer on TCP/443, not on TCP/8080
+        - shop/web ingress[0] allows TCP/8080 from pods with app=db of the policy's namespace: ops/probe is in another namespace
+        - shop/web ingress[3] allows TCP/8080 from 10.0.0.0/8 except 10.0.0.0/24, or 1.0.0.0/8: 10.0.0.3 is in `except` 10.0.0.0/24; 10.0.0.3 is not in 1.0.0.0/8
+        - shop/web ingress[5] allows TCP/8080 from no peer (every item of `from` is invalid)
+        - shop/web ingress[4] allows UDP/dns (shop/web has no port of this name) from all pods of namespaces with !team: neither the peer nor the port matches
+        ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]"#]],
+    );
+    check_tiers(
+        "443",
+        &expect![[r#"
+        allowed: a rule denies the connection, but its policy is in audit mode
+        x ClusterNetworkPolicy trial egress[0] denies every port to 10.0.0.0/8
+        allowed: shop/web is isolated for ingress, and a rule allows the connection
+        > ClusterNetworkPolicy guard ingress[0] (tls) passes on TCP/443 from all pods of all namespaces
+        + shop/web ingress[1] allows TCP/443 from all pods of namespaces with team=ops
+        - ClusterNetworkPolicy guard ingress[1] (ops) denies every port from all pods of namespaces with team=ops, but a rule with precedence decides
+        - shop/web ingress[2] allows this peer on TCP/http (8080 on shop/web), not on TCP/443
+        - shop/web ingress[0] allows TCP/443 from pods with app=db of the policy's namespace: ops/probe is in another namespace
+        - shop/web ingress[3] allows TCP/443 from 10.0.0.0/8 except 10.0.0.0/24, or 1.0.0.0/8: 10.0.0.3 is in `except` 10.0.0.0/24; 10.0.0.3 is not in 1.0.0.0/8
+        - shop/web ingress[5] allows TCP/443 from no peer (every item of `from` is invalid)
+        - shop/web ingress[4] allows UDP/dns (shop/web has no port of this name) from all pods of namespaces with !team: neither the peer nor the port matches
+        ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]"#]],
     );
 }
