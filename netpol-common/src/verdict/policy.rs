@@ -94,20 +94,14 @@ pub(super) fn consult<M: PolicyMaps>(
             Direction::Ingress => maps.backend(key),
             Direction::Egress => None,
         };
-        match backend {
-            Some(backend) => (remote, port) = (backend.addr, backend.port),
-            None => {
-                // A packet to the own node passes no other hook, but what the node translates goes on to a pod.
-                is_to_own_node = view.endpoint.judges_node()
-                    && matches!(view.direction, Direction::Egress)
-                    && maps.is_own_node(
-                        &key.remote,
-                        key.protocol,
-                        port_or_zero(key.protocol, port),
-                    );
-                if !is_to_own_node {
-                    return deferred(&view.endpoint, origin);
-                }
+        if let Some(backend) = backend {
+            (remote, port) = (backend.addr, backend.port);
+        } else {
+            // A packet to the own node passes no other hook, but what the node translates goes on to a pod.
+            is_to_own_node = view.endpoint.judges_node()
+                && maps.is_own_node(&key.remote, key.protocol, port_or_zero(key.protocol, port));
+            if !is_to_own_node {
+                return deferred(&view.endpoint, origin);
             }
         }
     }

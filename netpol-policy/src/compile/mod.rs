@@ -185,7 +185,9 @@ fn build(
         map_state.allow.extend(users.iter().map(|key| (*key, Arc::clone(&map))));
     }
     left_out.extend(crowded_out);
-    left_out.extend(cut.into_iter().map(|rule| (rule, Lack::AllowEntries)));
+    for rule in cut {
+        left_out.entry(rule).or_insert(Lack::AllowEntries);
+    }
     Compilation { map_state, left_out, refused }
 }
 

@@ -150,10 +150,10 @@ fn prepare(Progress { now, .. }: &Progress<'_>, new: &MapState, ops: &mut Vec<Ma
     ops.extend(link_local.map(|key| MapOp::AddAddress(*key)));
     ops.extend(new.defer.difference(&now.defer).map(|addr| MapOp::AddDefer(*addr)));
     // Only what is not translated is judged, so ports begin first and end last, and addresses the other way round.
-    let gone = now.own_node.difference(&new.own_node).filter(|key| key.is_address());
-    ops.extend(gone.map(|key| MapOp::RemoveNode(*key)));
-    let begun = new.own_node.difference(&now.own_node).filter(|key| !key.is_address());
-    ops.extend(begun.map(|key| MapOp::AddNode(*key)));
+    let left = now.own_node.difference(&new.own_node).filter(|key| key.is_address());
+    ops.extend(left.map(|key| MapOp::RemoveNode(*key)));
+    let ports = new.own_node.difference(&now.own_node).filter(|key| !key.is_address());
+    ops.extend(ports.map(|key| MapOp::AddNode(*key)));
     for (egress_mark, ifindex) in &new.egress_marks {
         if now.egress_marks.get(egress_mark) != Some(ifindex) {
             ops.push(MapOp::SetEgressMark(*egress_mark, *ifindex));

@@ -162,7 +162,7 @@ fn an_incremental_map_state_equals_the_one_from_scratch_over_capacity() -> Resul
             n_entries: Shared { total: 1 + rng.usize(..60), of_namespace: 1 + rng.usize(..60) },
         }
     };
-    let (n_updates, n_lacking) = follow(few, |law| super::check_network_policies(60, law))?;
+    let (n_updates, n_lacking) = follow(few, |law| super::check(60, law))?;
     ensure!(n_lacking > n_updates / 10, "{n_lacking} of {n_updates} images did not fit");
     Ok(())
 }

@@ -34,7 +34,7 @@ pub use update::MapStateUpdate;
 use super::capacity::{self, Capacities, Deferred, Lack, LeftOut, RefusedServices};
 use super::identity::{Changed, changed_by_update};
 use super::map_state::{AllowMapKey, EndpointMapState, MapState};
-use super::numbering::Numbering;
+use super::numbering::{Numbering, PeerSetId};
 use super::prefixes::PrefixTable;
 use super::{EgressPath, addresses, endpoint_map_state};
 use crate::model::Transport;
@@ -231,11 +231,13 @@ impl Compiled {
             let ports = self.ports_of_services.union(&self.host_ports).copied();
             update.set_own_node(known, capacity::wanted_own_node(state, ports));
         }
-        self.follow_endpoints(state, &endpoints, known, &mut update);
+        let left = self.follow_endpoints(state, &endpoints, known, &mut update);
         for (namespace, label_classes) in label_classes {
             self.peer_sets.review(state, &namespace, label_classes);
         }
         self.leave_out_over_capacity(state);
+        // Only now, because a rule that was left out can have put a set in force again, whose identities would be lost.
+        left.into_iter().for_each(|set| self.peer_sets.leave(set));
         self.peer_sets.evaluate(state);
         let ranges = self.follow_blocks(known, &mut update);
         let concerned = self.concerned(state, &addresses, &ranges, known);
@@ -272,14 +274,16 @@ impl Compiled {
     }
 
     /// Resolves endpoints anew. New uses of an allow map begin before old ones end, so that a map that stays in use is kept.
+    /// Returns the peer sets of maps that are gone, once for each map.
     fn follow_endpoints(
         &mut self,
         state: &ClusterState,
         endpoints: &BTreeSet<IfIndex>,
         known: &MapState,
         update: &mut MapStateUpdate,
-    ) {
+    ) -> Vec<PeerSetId> {
         let mut ended = Vec::new();
+        let mut left = Vec::new();
         for ifindex in endpoints {
             let old = self.endpoints.remove(ifindex).unwrap_or_default();
             update.set_egress_mark(known, old.egress_mark, None);
@@ -303,16 +307,14 @@ impl Compiled {
             for ((direction, old), new) in Direction::ALL.into_iter().zip(old.maps).zip(new.maps) {
                 let key = AllowMapKey::new(ifindex, direction);
                 if let Some(old) = old.filter(|old| Some(*old) != new) {
-                    let peer_sets = &mut self.peer_sets;
-                    self.allow_maps.close(key, old, &mut self.numbering, |set| {
-                        peer_sets.leave(set);
-                    });
+                    self.allow_maps.close(key, old, &mut self.numbering, |set| left.push(set));
                 }
                 // A map that is still to be built is set by `follow_allow_maps`.
                 let content = new.and_then(|new| self.allow_maps.content(new));
                 update.set_allow(known, key, content);
             }
         }
+        left
     }
 
     fn begin_endpoint(
