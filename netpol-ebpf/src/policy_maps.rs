@@ -165,7 +165,7 @@ extern "C" fn is_node_address(addr: *const Addr) -> u32 {
     let Some(addr) = (unsafe { addr.as_ref() }) else { return 0 };
     // SAFETY: a reference. Copied for the reason that `is_tunnel` has.
     let key = NodeKey::address(unsafe { copy(addr) });
-    u32::from(OWN_NODE.get_ptr(&key).is_some())
+    u32::from(OWN_NODE.get_ptr(key).is_some())
 }
 
 /// Whether the own node translates a port. A function of its own, because BPF has little stack.
@@ -174,7 +174,7 @@ extern "C" fn is_node_address(addr: *const Addr) -> u32 {
 extern "C" fn is_translated(port_and_protocol: u32) -> u32 {
     let [hi, lo, protocol, _] = port_and_protocol.to_ne_bytes();
     let key = NodeKey::port(Protocol(protocol), PortBe([hi, lo]));
-    u32::from(OWN_NODE.get_ptr(&key).is_some())
+    u32::from(OWN_NODE.get_ptr(key).is_some())
 }
 
 /// The kernel's maps.

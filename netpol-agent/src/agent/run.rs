@@ -117,7 +117,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let updates = stamped;
     let inputs = Inputs { updates, calls, devices, filters, questions, namespaces, found, results };
     let worker = Worker::start().context("starting the worker thread")?;
-    event_loop::run(agent, inputs, searches, &source, &worker, &cancel).await;
+    Box::pin(event_loop::run(agent, inputs, searches, &source, &worker, &cancel)).await;
     info!("stopped; policies stay in force");
     Ok(())
 }

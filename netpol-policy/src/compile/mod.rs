@@ -119,11 +119,8 @@ fn build(
     let mut cut = BTreeSet::new();
     let reduced = capacity::reduced_defer(state, capacities.n_deferred);
     let path = EgressPath::of(reduced.as_ref());
-    let (defer, refused) = match reduced {
-        Some(Deferred { addresses, refused }) => (addresses, refused),
-        None => (capacity::wanted_defer(state), RefusedServices::new()),
-    };
-
+    let Deferred { addresses: defer, refused } =
+        reduced.unwrap_or_else(|| capacity::whole_defer(state));
     let mut map_state = MapState {
         identities: identities.addresses,
         prefixes: identities.prefixes,

@@ -32,6 +32,11 @@ pub(in crate::compile) fn wanted(state: &ClusterState) -> BTreeSet<Addr> {
     services.chain(state.own_addresses()).map(|address| Addr::from(*address)).collect()
 }
 
+/// The content of DEFER if it can have all addresses.
+pub(in crate::compile) fn whole(state: &ClusterState) -> Deferred {
+    Deferred { addresses: wanted(state), refused: RefusedServices::new() }
+}
+
 /// The content of DEFER if it cannot have all addresses that it should have. The node's own addresses come first, up to one
 /// half, because no namespace chooses them.
 pub(in crate::compile) fn reduced(state: &ClusterState, shared: Shared) -> Option<Deferred> {

@@ -19,7 +19,9 @@ use netpol_common::ids::Direction;
 use netpol_common::maps;
 
 pub use deferred::RefusedServices;
-pub(super) use deferred::{Deferred, reduced as reduced_defer, wanted as wanted_defer};
+pub(super) use deferred::{
+    Deferred, reduced as reduced_defer, wanted as wanted_defer, whole as whole_defer,
+};
 pub(super) use own_node::wanted as wanted_own_node;
 pub use shares::Shared;
 use shares::{Item, divide};

@@ -237,7 +237,9 @@ impl Compiled {
         }
         self.leave_out_over_capacity(state);
         // Only now, because a rule that was left out can have put a set in force again, whose identities would be lost.
-        left.into_iter().for_each(|set| self.peer_sets.leave(set));
+        for set in left {
+            self.peer_sets.leave(set);
+        }
         self.peer_sets.evaluate(state);
         let ranges = self.follow_blocks(known, &mut update);
         let concerned = self.concerned(state, &addresses, &ranges, known);
@@ -263,10 +265,8 @@ impl Compiled {
             update.set_deferred(known, changed, |addr| state.is_deferred(addr));
             return false;
         }
-        let (addresses, refused) = match reduced {
-            Some(Deferred { addresses, refused }) => (addresses, refused),
-            None => (capacity::wanted_defer(state), RefusedServices::new()),
-        };
+        let Deferred { addresses, refused } =
+            reduced.unwrap_or_else(|| capacity::whole_defer(state));
         let differing = known.defer.symmetric_difference(&addresses).copied().collect();
         update.set_deferred(known, &differing, |addr| addresses.contains(&addr));
         self.refused = refused;
