@@ -135,9 +135,10 @@ impl ClusterPolicies {
     /// The server does not serve the kind.
     async fn deny(&mut self) -> Result<(), Stopped> {
         self.retry.reset();
-        self.unknown_since = None;
         self.n_denials = self.n_denials.saturating_add(1);
-        if !self.is_resolved || self.n_denials == N_DENIALS {
+        // Nothing is in force that a second answer would have to confirm.
+        let ends_doubt = self.unknown_since.take().is_some() && !self.is_listed;
+        if !self.is_resolved || ends_doubt || self.n_denials == N_DENIALS {
             let gone = List::new(Kind::ClusterNetworkPolicy, Vec::new(), Vec::new());
             let deltas = if self.is_listed { vec![Delta::Replace(gone)] } else { Vec::new() };
             self.is_resolved = true;
