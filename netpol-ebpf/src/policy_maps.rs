@@ -22,7 +22,7 @@ use netpol_common::keys::{
 };
 use netpol_common::mac::{Mac, MacSlot};
 use netpol_common::maps::{self, CurrentFlow, Local, PolicyMaps, TunnelMaps};
-use netpol_common::verdict;
+use netpol_common::verdict::{self, Asked};
 
 use crate::look_up::{copy, find};
 use crate::maps::{
@@ -155,6 +155,17 @@ extern "C" fn is_taken(addr: *const Addr) -> u32 {
     // SAFETY: a reference. Copied for the reason that `is_tunnel` has.
     let addr = unsafe { copy(addr) };
     u32::from(KernelMaps.is_of_local_pod(&addr) || KernelMaps.known(&addr) != Known::NOBODY)
+}
+
+/// [`PolicyMaps::denial`] as a global function, as [`find_endpoint`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_denial(slots: u32, addr: *const Addr, asked: u32) -> u64 {
+    // SAFETY: the caller's own, or null.
+    let Some(addr) = (unsafe { addr.as_ref() }) else { return 0 };
+    // SAFETY: a reference. Copied for the reason that `is_tunnel` has.
+    let addr = unsafe { copy(addr) };
+    verdict::denial(&KernelMaps, AllowSlots(slots), &addr, Asked(asked))
 }
 
 /// Whether an address is the own node's. A global function, as [`find_endpoint`].
@@ -296,6 +307,11 @@ impl PolicyMaps for KernelMaps {
     #[inline(always)]
     fn is_deferred(&self, addr: &Addr) -> bool {
         DEFER.get_ptr(addr).is_some()
+    }
+
+    #[inline(always)]
+    fn denial(&self, slots: AllowSlots, addr: &Addr, asked: Asked) -> u64 {
+        find_denial(slots.0, addr, asked.0)
     }
 
     #[inline(always)]

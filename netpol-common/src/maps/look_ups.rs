@@ -8,6 +8,7 @@ use crate::keys::{
     FragmentKey, FragmentValue, Known,
 };
 use crate::mac::Mac;
+use crate::verdict::{Asked, denial};
 
 /// Whether a packet belongs to an established flow that passes it without a new decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +81,13 @@ pub trait PolicyMaps {
     /// Whether the address is the own node's, and the node does not translate what arrives at this port. The port is
     /// [`PortBe::ZERO`] for protocols without ports.
     fn is_own_node(&self, addr: &Addr, protocol: Protocol, port: PortBe) -> bool;
+    /// [`crate::verdict::denial`]. The kernel's maps replace it by a global function, because the verifier walks that once.
+    fn denial(&self, slots: AllowSlots, addr: &Addr, asked: Asked) -> u64
+    where
+        Self: Sized,
+    {
+        denial(self, slots, addr, asked)
+    }
     /// Whether a pod or a node has the address, as far as is known.
     fn is_taken(&self, addr: &Addr) -> bool;
     /// [`crate::verdict::is_tunnel`]. The kernel's maps replace it by a global function, because the verifier walks that once.

@@ -1,12 +1,13 @@
 //! The decision about a frame, by the hook at which it is.
 
 use super::deferred::{finish_flow, finish_verdict, is_hairpin};
+use super::denials::{Asked, ruling};
 use super::fast_path::{FastPath, fast_path};
 use super::hook_context::HookContext;
 use super::judge::judge;
 use super::outcome::Outcome;
 use super::outside::at_uplink_ingress;
-use super::policy::{is_never_finished, judge_hairpin};
+use super::policy::is_never_finished;
 use super::spoofing::{foreign_mac, has_foreign_mac, is_spoofed, judge_arp, judge_opaque};
 use super::view::{Ruling, View};
 use crate::ids::{Direction, Epoch, Hook, IfIndex, Protocol, RuleId};
@@ -146,7 +147,15 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
             Ruling::pass(PassReason::NeighbourDiscovery)
         }
         Parsed::Ip => match direction {
-            Direction::Egress => judge(maps, bytes, &view, packet),
+            Direction::Egress => {
+                let ruling = judge(maps, bytes, &view, packet);
+                let is_deferred = matches!(ruling.verdict, Verdict::Pass(PassReason::Deferred));
+                if is_deferred && view.endpoint.judges_node() {
+                    at_own_node(maps, &view, packet).unwrap_or(ruling)
+                } else {
+                    ruling
+                }
+            }
             Direction::Ingress => {
                 let is_hairpin = is_hairpin(maps, context);
                 if context.egress_mark() != 0 && !is_hairpin {
@@ -170,8 +179,13 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
                 } else {
                     // With an egress mark: the answers have none.
                     if context.egress_mark() != 0 && view.endpoint.denies != 0 {
-                        let ruling = judge_hairpin(maps, &view, packet);
-                        if !ruling.verdict.is_pass() {
+                        // NetworkPolicies allow it. The source is not read, because the node may have replaced it.
+                        let both = Direction::Ingress.bit() | Direction::Egress.bit();
+                        let asked = Asked::of(packet, both);
+                        let denial = maps.denial(view.slots, &packet.dst, asked);
+                        if let Some(ruling) = ruling(denial)
+                            && !ruling.verdict.is_pass()
+                        {
                             if context.flow_handle != 0 {
                                 finish_flow(maps, context, packet, IfIndex(0), ruling.verdict);
                             }
@@ -205,6 +219,18 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
         }
     }
     outcome
+}
+
+/// The ruling of the rules that deny on a packet to the own node, which passes no other hook. What the node translates goes on to a
+/// pod, and is judged there. NetworkPolicies allow the rest.
+#[inline(always)]
+fn at_own_node<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet) -> Option<Ruling> {
+    let asked = Asked::of(packet, Direction::Egress.bit());
+    let (protocol, port) = asked.port();
+    if !maps.is_own_node(&packet.dst, protocol, port) {
+        return None;
+    }
+    ruling(maps.denial(view.slots, &packet.dst, asked))
 }
 
 /// Whether the packet of a pod goes to a tunnel of a node.

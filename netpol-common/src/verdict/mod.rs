@@ -9,6 +9,7 @@
 mod connection;
 mod decide;
 mod deferred;
+mod denials;
 mod fast_path;
 mod fragments;
 mod hook_context;
@@ -23,6 +24,7 @@ mod tunnel;
 mod view;
 
 pub use decide::decide;
+pub use denials::{Asked, denial};
 pub use hook_context::{DEFAULT_MARK_MASK, HookContext};
 pub use outcome::Outcome;
 pub use tunnel::is_tunnel;

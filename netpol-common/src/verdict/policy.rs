@@ -4,7 +4,6 @@ use super::view::{Ruling, View};
 use crate::ids::{Direction, PortBe, Protocol};
 use crate::keys::{AllowValue, EndpointValue, FlowKey};
 use crate::maps::PolicyMaps;
-use crate::packet::Packet;
 use crate::reason::{DropReason, PassReason, Verdict};
 
 /// A drop of a packet that cannot be compared with rules. If no policy of the direction drops anything, the packet passes and is
@@ -46,30 +45,6 @@ pub(super) const fn is_never_finished(endpoint: &EndpointValue, direction: Direc
     endpoint.egress_mark == 0 && is_enforced(endpoint, direction)
 }
 
-/// The port; zero for a protocol without ports, because the identifier of an ICMP echo is none.
-#[inline(always)]
-const fn port_or_zero(protocol: Protocol, port: PortBe) -> PortBe {
-    match protocol {
-        Protocol::TCP | Protocol::UDP | Protocol::SCTP => port,
-        _ => PortBe::ZERO,
-    }
-}
-
-/// The verdict on a connection of a pod to itself through a Service, at the hook where it arrives. NetworkPolicies allow it, so
-/// only enforced rules that deny count, those of both directions. The source is not read, because the node may have replaced it.
-#[inline(never)]
-pub(super) fn judge_hairpin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet) -> Ruling {
-    let identity = maps.identity(&packet.dst);
-    let port = port_or_zero(packet.protocol, packet.dst_port);
-    for direction in Direction::ALL {
-        let found = maps.allow(view.slots, direction, identity, packet.protocol, port);
-        if let Some(AllowValue { verdict: AllowValue::DENY, rule, .. }) = found {
-            return Ruling::new(Verdict::Drop(DropReason::Denied), rule);
-        }
-    }
-    Ruling::pass(PassReason::Hairpin)
-}
-
 /// Whether the policy allows a flow that began in direction `origin`.
 #[inline(never)]
 pub(super) fn consult<M: PolicyMaps>(
@@ -78,7 +53,6 @@ pub(super) fn consult<M: PolicyMaps>(
     origin: Direction,
     key: &FlowKey,
 ) -> Ruling {
-    let mut is_to_own_node = false;
     let mut remote = key.remote;
     let mut port = match origin {
         Direction::Ingress => key.local_port,
@@ -94,34 +68,29 @@ pub(super) fn consult<M: PolicyMaps>(
             Direction::Ingress => maps.backend(key),
             Direction::Egress => None,
         };
-        if let Some(backend) = backend {
-            (remote, port) = (backend.addr, backend.port);
-        } else {
-            // A packet to the own node passes no other hook, but what the node translates goes on to a pod.
-            is_to_own_node = view.endpoint.judges_node()
-                && maps.is_own_node(&key.remote, key.protocol, port_or_zero(key.protocol, port));
-            if !is_to_own_node {
-                return deferred(&view.endpoint, origin);
+        let Some(backend) = backend else {
+            // Dropped here and not later, because a dropped packet must create no flow.
+            if is_never_finished(&view.endpoint, origin) {
+                return Ruling::drop(DropReason::UnknownEgressMark);
             }
-        }
+            return Ruling::pass(PassReason::Deferred);
+        };
+        (remote, port) = (backend.addr, backend.port);
     }
     if !view.endpoint.is_isolated(origin) {
         return Ruling::pass(PassReason::NotIsolated);
     }
-    port = port_or_zero(key.protocol, port);
+    // The identifier of an ICMP echo is no port.
+    if !matches!(key.protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP) {
+        port = PortBe::ZERO;
+    }
     let identity = maps.identity(&remote);
     match maps.allow(view.slots, origin, identity, key.protocol, port) {
-        Some(value) if value.verdict == AllowValue::AUDIT => {
-            Ruling::new(Verdict::Pass(PassReason::Audited), value.rule)
-        }
-        Some(AllowValue { verdict: AllowValue::ALLOW | AllowValue::DEFAULT, .. }) | None
-            if is_to_own_node =>
-        {
-            // NetworkPolicies always allow it, so only rules that deny count.
-            deferred(&view.endpoint, origin)
-        }
         Some(value) if value.verdict == AllowValue::ALLOW => {
             Ruling::new(Verdict::Pass(PassReason::Allowed), value.rule)
+        }
+        Some(value) if value.verdict == AllowValue::AUDIT => {
+            Ruling::new(Verdict::Pass(PassReason::Audited), value.rule)
         }
         Some(value) if value.verdict != AllowValue::DEFAULT => {
             Ruling::new(Verdict::Drop(DropReason::Denied), value.rule)
@@ -129,14 +98,4 @@ pub(super) fn consult<M: PolicyMaps>(
         Some(_) | None if view.endpoint.is_audited(origin) => Ruling::pass(PassReason::Audited),
         Some(_) | None => Ruling::drop(DropReason::NotAllowed),
     }
-}
-
-/// The ruling on a packet whose verdict is deferred.
-#[inline(always)]
-const fn deferred(endpoint: &EndpointValue, origin: Direction) -> Ruling {
-    // Dropped here and not later, because a dropped packet must create no flow.
-    if is_never_finished(endpoint, origin) {
-        return Ruling::drop(DropReason::UnknownEgressMark);
-    }
-    Ruling::pass(PassReason::Deferred)
 }

@@ -1,0 +1,70 @@
+//! The rules that deny, where NetworkPolicies allow everything: on the way to the own node, and of a pod to itself.
+
+use super::view::Ruling;
+use crate::addr::Addr;
+use crate::ids::{Direction, PortBe, Protocol, RuleId};
+use crate::keys::{AllowSlots, AllowValue};
+use crate::maps::PolicyMaps;
+use crate::packet::Packet;
+use crate::reason::{DropReason, PassReason, Verdict};
+
+/// What the rules are asked about, in one word for a BPF function: destination port, protocol and directions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked(pub u32);
+
+impl Asked {
+    /// The destination of a packet, in these directions ([`Direction::bit`]).
+    #[inline(always)]
+    pub(super) const fn of(packet: &Packet, directions: u8) -> Self {
+        // The identifier of an ICMP echo is no port.
+        let [hi, lo] = match packet.protocol {
+            Protocol::TCP | Protocol::UDP | Protocol::SCTP => packet.dst_port.0,
+            _ => PortBe::ZERO.0,
+        };
+        Self(u32::from_ne_bytes([hi, lo, packet.protocol.0, directions]))
+    }
+
+    /// The protocol and the port.
+    #[inline(always)]
+    pub const fn port(self) -> (Protocol, PortBe) {
+        let [hi, lo, protocol, _] = self.0.to_ne_bytes();
+        (Protocol(protocol), PortBe([hi, lo]))
+    }
+}
+
+/// The rule that denies a connection to this address, or would if its policy were enforced: its number in the lower half, and
+/// [`AllowValue::DENY`] or [`AllowValue::AUDIT`], plus one, in the upper half. 0 if there is none. A number, because the kernel's maps
+/// replace this by a global function, which the verifier walks once.
+#[inline(always)]
+pub fn denial<M: PolicyMaps>(maps: &M, slots: AllowSlots, addr: &Addr, asked: Asked) -> u64 {
+    let [.., directions] = asked.0.to_ne_bytes();
+    let (protocol, port) = asked.port();
+    let identity = maps.identity(addr);
+    let mut found = 0;
+    for direction in Direction::ALL {
+        if directions & direction.bit() == 0 {
+            continue;
+        }
+        let Some(value) = maps.allow(slots, direction, identity, protocol, port) else { continue };
+        let AllowValue { rule, verdict, .. } = value;
+        let number = (u64::from(verdict) + 1) << 32 | u64::from(rule.0);
+        match verdict {
+            AllowValue::DENY => return number,
+            AllowValue::AUDIT => found = number,
+            _ => {}
+        }
+    }
+    found
+}
+
+/// The ruling of a [`denial`].
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the lower half is a rule")]
+pub(super) const fn ruling(denial: u64) -> Option<Ruling> {
+    let rule = RuleId(denial as u32);
+    match denial >> 32 {
+        0 => None,
+        1 => Some(Ruling::new(Verdict::Drop(DropReason::Denied), rule)),
+        _ => Some(Ruling::new(Verdict::Pass(PassReason::Audited), rule)),
+    }
+}
