@@ -218,10 +218,7 @@ impl<'a> LocatedRule<'a> {
 
     /// Path of an item of the rule's `from` or `to`.
     pub(super) fn peer_field(&self, index: usize) -> String {
-        let list = match self.direction {
-            Direction::Ingress => "from",
-            Direction::Egress => "to",
-        };
+        let list = Peers::field(self.direction);
         format!("{}.{list}[{index}]", self.field())
     }
 

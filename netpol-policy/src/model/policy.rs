@@ -120,6 +120,16 @@ pub enum Peers {
     AnyOf(Vec<Peer>),
 }
 
+impl Peers {
+    /// The name of the list in a rule of this direction.
+    pub const fn field(direction: Direction) -> &'static str {
+        match direction {
+            Direction::Ingress => "from",
+            Direction::Egress => "to",
+        }
+    }
+}
+
 /// `ports` of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Ports {

@@ -28,7 +28,7 @@ pub use ports::{PortSet, TransportPorts};
 pub use rule::{PolicyKind, PolicyRef, PolicyRule, RuleRef, RuleVerdict, Tier, first_decisive};
 
 pub use crate::model::Action;
-use crate::model::{ClusterPolicy, Peers, Pod, Policy, PolicyMode, Rule};
+use crate::model::{ClusterPolicy, Pod, Policy, PolicyMode, Rule};
 use crate::store::ClusterState;
 use peers::Numberings;
 use selection::{ListedRule, Selection};
@@ -298,14 +298,4 @@ pub struct RuleInWords<'a> {
 pub fn rule_in_words<'a>(state: &'a ClusterState, reference: &RuleRef) -> Option<RuleInWords<'a>> {
     let listed = selection::find(state, reference)?;
     Some(RuleInWords { rule: listed.rule, action: listed.action, name: listed.name })
-}
-
-/// The peers of a rule of a NetworkPolicy, without regard to port names; `None` is every address.
-pub fn peer_set(policy: &Policy, rule: &Rule) -> Option<PeerSet> {
-    match &rule.peers {
-        Peers::All => None,
-        Peers::AnyOf(peers) => {
-            Some(PeerSet::unfiltered(PeerBase::any_of(&policy.name.namespace, peers)))
-        }
-    }
 }

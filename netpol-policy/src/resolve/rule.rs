@@ -125,17 +125,6 @@ pub struct PolicyRule {
 }
 
 impl PolicyRule {
-    /// A rule of a NetworkPolicy; `None` if it can never match.
-    pub fn network_policy(
-        source: RuleRef,
-        mode: PolicyMode,
-        peers: Option<PeerSet>,
-        ports: PortSet,
-    ) -> Option<Arc<Self>> {
-        let (tier, action) = (Tier::NetworkPolicy, Action::Accept);
-        Self { tier, priority: 0, source, mode, action, peers: peers.map(Arc::new), ports }.shared()
-    }
-
     /// The rule, unless it can never match.
     pub(super) fn shared(self) -> Option<Arc<Self>> {
         let has_no_peers = self.peers.as_ref().is_some_and(|peers| peers.is_empty());

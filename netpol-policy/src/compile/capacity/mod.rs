@@ -15,7 +15,6 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 use netpol_common::addr::Addr;
-use netpol_common::ids::Direction;
 use netpol_common::maps;
 
 pub use deferred::RefusedServices;
@@ -27,7 +26,7 @@ pub use shares::Shared;
 use shares::{Item, divide};
 
 use super::numbering::{Numbering, PeerSetId};
-use crate::model::{Code, Diagnostic, Kind, ObjectName, ObjectRef};
+use crate::model::{Code, Diagnostic, Kind, ObjectName, ObjectRef, Peers};
 use crate::resolve::{PeerSet, PolicyKind, PolicyRef, PolicyRule, RuleRef, every_rule};
 use crate::store::ClusterState;
 
@@ -261,10 +260,7 @@ pub fn left_out_of_all(state: &ClusterState, capacities: &Capacities) -> LeftOut
 pub fn describe(rule: &RuleRef, lack: Lack, capacities: &Capacities) -> (String, String) {
     let Capacities { n_prefixes, n_identities, n_allow_entries, n_comparisons, n_entries, .. } =
         capacities;
-    let list = match rule.direction {
-        Direction::Ingress => "from",
-        Direction::Egress => "to",
-    };
+    let list = Peers::field(rule.direction);
     let field = format!("spec.{}[{}]", rule.direction, rule.index);
     let effect = match rule.policy.kind {
         PolicyKind::NetworkPolicy => "the rule allows nothing",

@@ -1,13 +1,13 @@
 //! The rules that exceed the capacity, and the effect on all other rules.
 
-use netpol_common::ids::{IfIndex, Protocol, RuleId};
+use netpol_common::ids::{Direction, IfIndex, Protocol, RuleId};
 
 use super::*;
 use crate::compile::allow_map::{self, RuleInForce};
 use crate::compile::{AllowMapKey, Compilation, MapState, Numbering, compile_within};
 use crate::manifests::parse;
-use crate::model::{Action, ObjectName, PolicyMode};
-use crate::resolve::{DefaultVerdict, PolicyRule, PortSet, Tier, peer_set, rule_ref};
+
+use crate::resolve::DefaultVerdict;
 use crate::store::{Delta, Endpoint, PodEnd};
 
 /// Pods shop/web with interface 7 and shop/db with interface 8, and three other pods.
@@ -303,17 +303,7 @@ fn a_policy_over_its_budget_allows_nothing_and_isolates() {
 fn a_product_of_peers_and_ports_that_nobody_could_hold_is_never_made() {
     let rule = |name: &str| {
         let state = state(&[policy(name, "web", &from_blocks(&[1]))]);
-        let policy = state.policy(&ObjectName::new("shop", name)).unwrap();
-        let listed = &policy.ingress[0];
-        PolicyRule {
-            tier: Tier::NetworkPolicy,
-            priority: 0,
-            source: rule_ref(policy, Direction::Ingress, listed),
-            mode: PolicyMode::Enforce,
-            action: Action::Accept,
-            peers: peer_set(policy, listed).map(Arc::new),
-            ports: PortSet::All,
-        }
+        every_rule(&state).remove(0)
     };
     let rules = [rule("vast"), rule("small")];
     let everybody: Vec<_> = (1_000..2_000_000).map(netpol_common::ids::Identity).collect();

@@ -44,10 +44,7 @@ pub(super) fn ports(ports: &Ports, destination: Option<&Pod>) -> String {
 
 /// The peers of a rule, after a preposition.
 pub(super) fn peers(peers: &Peers, direction: Direction) -> String {
-    let preposition = match direction {
-        Direction::Ingress => "from",
-        Direction::Egress => "to",
-    };
+    let preposition = Peers::field(direction);
     let text = match peers {
         Peers::All => match direction {
             Direction::Ingress => "all sources".to_owned(),

@@ -80,10 +80,7 @@ fn rule(
         .get("name")
         .and_then(|name| findings.text(&path.field("name"), name, "it is ignored"));
     let name = Arc::from(name.unwrap_or_default());
-    let peers_field = match direction {
-        Direction::Ingress => "from",
-        Direction::Egress => "to",
-    };
+    let peers_field = Peers::field(direction);
     let known = ["name", "action", peers_field, "protocols"];
     let all_known = findings.all_known(path, fields, &known, effect);
     let peers_path = path.field(peers_field);

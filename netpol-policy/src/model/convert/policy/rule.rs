@@ -37,10 +37,7 @@ fn rule(
     path: &Path<'_>,
     findings: &mut Findings,
 ) -> Option<Rule> {
-    let peers_field = match direction {
-        Direction::Ingress => "from",
-        Direction::Egress => "to",
-    };
+    let peers_field = Peers::field(direction);
     let fields = findings.mapping(path, value, ALLOWS_NOTHING)?;
     let all_known = findings.all_known(path, fields, &[peers_field, "ports"], ALLOWS_NOTHING);
     let peers = peers(fields.get(peers_field), &path.field(peers_field), findings);
