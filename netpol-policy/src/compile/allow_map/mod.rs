@@ -50,11 +50,11 @@ impl<'a> RuleInForce<'a> {
 }
 
 /// Whether the rule's part of a map is the union of its entries with those of other such rules, because it accepts whatever
-/// the other rules do.
-fn only_adds(rule: &RuleInForce<'_>) -> bool {
+/// the other rules do. A rule of an audited NetworkPolicy does if no enforced one isolates the pod.
+fn only_adds(rule: &RuleInForce<'_>, default: DefaultVerdict) -> bool {
     let counts = match rule.tier {
         Tier::Admin => rule.mode == PolicyMode::Enforce,
-        Tier::NetworkPolicy => true,
+        Tier::NetworkPolicy => rule.mode == PolicyMode::Enforce || default == DefaultVerdict::Audit,
         Tier::Baseline => false,
     };
     counts && rule.action == Action::Accept
@@ -75,7 +75,8 @@ pub(super) fn build<'a, I: Iterator<Item = &'a Identity>>(
     members: impl Fn(&Arc<PeerSet>) -> I,
     capacity: usize,
 ) -> Built {
-    let is_union = default != DefaultVerdict::Allow && rules.clone().all(|rule| only_adds(&rule));
+    let is_union =
+        default != DefaultVerdict::Allow && rules.clone().all(|rule| only_adds(&rule, default));
     if !is_union {
         let rules: Vec<RuleInForce<'_>> = rules.collect();
         return precedence::build(&rules, default, &members, capacity);

@@ -1,5 +1,6 @@
 //! The map of generated rules gives the verdict of the rule that decides, for every identity, protocol and port.
 
+use std::slice;
 use std::sync::LazyLock;
 
 use netpol_common::ids::Direction;
@@ -248,4 +249,23 @@ fn an_exception_of_one_port_costs_two_entries() {
     let built = compiled(&rules, DefaultVerdict::Deny, &LeftOut::new(), 10);
     let values: Vec<AllowValue> = built.map.into_values().collect();
     assert_eq!(values, [AllowValue::allow(RuleId(2)), AllowValue::deny(RuleId(1))]);
+}
+
+#[test]
+fn a_rule_of_an_audited_policy_opens_nothing_that_an_enforced_one_isolates() {
+    let accept = PolicyRule {
+        tier: Tier::NetworkPolicy,
+        priority: 0,
+        source: source(0),
+        mode: PolicyMode::Audit,
+        action: Action::Accept,
+        peers: None,
+        ports: PortSet::All,
+    };
+    let verdict = |default| {
+        let built = compiled(slice::from_ref(&accept), default, &LeftOut::new(), 10);
+        look_up(&built.map, Identity::NONE, Protocol::TCP, 80).verdict
+    };
+    assert_eq!(verdict(DefaultVerdict::Deny), AllowValue::DEFAULT);
+    assert_eq!(verdict(DefaultVerdict::Audit), AllowValue::ALLOW);
 }
