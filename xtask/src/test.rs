@@ -26,6 +26,10 @@ const PRIVILEGED_BINARIES: [&str; 10] = [
 const NOT_RUN: &str =
     "the tests that need root were not run: this user is not root and there is no sudo";
 
+/// Start of the generated inputs of laws (proptest). In CI it is fixed, so that a failure can be repeated and says something
+/// about the change; elsewhere each run has new inputs.
+const SEED: &str = "PROPTEST_RNG_SEED";
+
 /// Options of `test`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -169,6 +173,9 @@ fn nextest(suite: &Suite) -> Result<Tally> {
     let mut nextest = shell::cargo(["nextest", "run", "--no-tests=warn", "-E", &suite.filter]);
     if must_run_all() {
         nextest.env("NETPOL_REQUIRE_PRIVILEGES", "1");
+        if env::var_os(SEED).is_none() {
+            nextest.env(SEED, "1");
+        }
     }
     if suite.runner == Runner::Sudo {
         let host = host_triple()?.to_uppercase().replace('-', "_");
