@@ -22,6 +22,8 @@ mod krew;
 mod manifests;
 mod provenance;
 mod sbom;
+#[cfg(test)]
+mod validated;
 
 /// Options of `release`.
 #[derive(clap::Args)]

@@ -14,8 +14,10 @@ mod bpffs;
 mod cargo_tools;
 mod cross;
 mod helm;
+mod pypi;
 mod system;
 mod toolchain;
+mod validators;
 
 pub(crate) use cross::{CCompiler, static_programs};
 
@@ -76,6 +78,7 @@ pub(crate) fn ensure(purpose: Purpose) -> Result<()> {
     if purpose >= Purpose::Testing {
         cargo_tools::NEXTEST.ensure()?;
         helm::ensure();
+        validators::ensure();
     }
     if purpose >= Purpose::Running {
         bpffs::ensure(privilege);

@@ -45,10 +45,11 @@ pub(super) const NETWORK: [Need; 8] = [
 ];
 
 /// Needed by tests only.
-pub(super) const TESTS: [Need; 3] = [
+pub(super) const TESTS: [Need; 4] = [
     need("strace", Shows::Program("strace"), "killing the agent in the middle of what it does"),
     need("prometheus", Shows::Program("promtool"), "checking alerts and metrics"),
     need("bubblewrap", Shows::Program("bwrap"), "running the image as a container"),
+    need("python3-jsonschema", Shows::Nothing, "validating the bill of materials of a release"),
 ];
 
 /// Needed to run the image as on a node. Where Docker has brought its own containerd, Debian's would replace it.
