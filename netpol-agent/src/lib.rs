@@ -21,4 +21,5 @@ mod denial;
 pub mod discovery;
 mod folder_events;
 pub mod manifests;
+mod own_process;
 pub mod telemetry;

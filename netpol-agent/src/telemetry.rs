@@ -13,6 +13,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::own_process::OwnProcess;
+
 /// The HTTP content type of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -40,7 +42,7 @@ pub struct Metric {
 pub enum Content {
     /// Values that can go down.
     Gauge(Vec<Sample>),
-    /// Values that only go up, until the agent restarts or their endpoint is removed.
+    /// Values that only go up, until the agent restarts.
     Counter(Vec<Sample>),
     /// A distribution, such as a latency.
     Histogram(Histogram),
@@ -107,13 +109,16 @@ fn write(
     Ok(())
 }
 
-/// The metrics as text.
+/// The metrics as text, with those of the process.
 ///
 /// # Errors
 /// Formatting fails, which does not happen for a `String`.
-pub fn render(metrics: Vec<Metric>) -> Result<String, fmt::Error> {
-    let mut registry = Registry::with_prefix("netpol");
-    registry.register_collector(Box::new(Scrape(metrics)));
+pub fn render(metrics: Vec<Metric>, process: Option<OwnProcess>) -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.sub_registry_with_prefix("netpol").register_collector(Box::new(Scrape(metrics)));
+    if let Some(process) = process {
+        registry.register_collector(Box::new(process));
+    }
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
@@ -175,7 +180,7 @@ mod tests {
             netpol_drop_bytes_total 7
             # EOF
         "#]]
-        .assert_eq(&render(vec![drops, epoch]).unwrap());
+        .assert_eq(&render(vec![drops, epoch], None).unwrap());
     }
 
     #[test]
@@ -200,6 +205,6 @@ mod tests {
             # TYPE netpol_lag_seconds gauge
             netpol_lag_seconds 1
         "#]]
-        .assert_eq(&plain(&render(vec![counter, gauge]).unwrap()));
+        .assert_eq(&plain(&render(vec![counter, gauge], None).unwrap()));
     }
 }

@@ -501,12 +501,13 @@ fn metrics_show_endpoints_and_drops() {
     drop(fixture.agent.update(full_lists()));
     drop(fixture.agent.update(update(pod("a"))));
     drop(fixture.add());
-    let text = crate::telemetry::render(fixture.agent.metrics().unwrap()).unwrap();
+    let text = crate::telemetry::render(fixture.agent.metrics().unwrap(), None).unwrap();
     for line in [
         "netpol_in_force 1",
         "netpol_objects{kind=\"Pod\"} 1",
         "netpol_endpoints{protection=\"ready\",attach=\"clsact\"} 1",
         "netpol_drops_total{direction=\"ingress\",reason=\"not-allowed\"} 3",
+        "netpol_pod_drops_total{direction=\"ingress\",reason=\"not-allowed\",namespace=\"x\",pod=\"a\"} 3",
         "netpol_drop_bytes_total{direction=\"ingress\",reason=\"not-allowed\"} 180",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");

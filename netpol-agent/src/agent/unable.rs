@@ -20,6 +20,7 @@ use tracing::{error, warn};
 use super::answers::metrics::not_in_force;
 use crate::cni_server::{self, Call, Listener};
 use crate::control::{Answer, ListenAddress, Route, serve_unix, tcp};
+use crate::own_process::OwnProcess;
 use crate::telemetry;
 
 /// How long the agent waits before it ends with the error, so that it is started again and tries again.
@@ -79,7 +80,7 @@ fn answers(reason: Arc<str>) -> Route {
         async move {
             match uri.path() {
                 "/livez" => Answer::Text("text/plain; charset=utf-8", "ok\n".to_owned()),
-                "/metrics" => match telemetry::render(not_in_force()) {
+                "/metrics" => match telemetry::render(not_in_force(), OwnProcess::read()) {
                     Ok(text) => Answer::Text(telemetry::CONTENT_TYPE, text),
                     Err(_) => Answer::Refused(StatusCode::INTERNAL_SERVER_ERROR, reason),
                 },

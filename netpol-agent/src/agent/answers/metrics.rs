@@ -5,9 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use netpol_common::ids::Direction;
-use netpol_common::keys::CounterKey;
-use netpol_common::reason::Verdict;
 use netpol_policy::dataplane::port::Kernel;
 use netpol_policy::model::Kind;
 use netpol_proto::build;
@@ -18,6 +15,7 @@ use super::status::{
     Attached, EndpointStatus, MapStatus, Protection, SourceStatus, Status, UplinkStatus,
 };
 use crate::agent::state::Agent;
+use crate::agent::state::drop_totals::DropLabels;
 use crate::telemetry::{Content, Metric, Sample};
 use netpol_policy::dataplane::Counter;
 
@@ -26,7 +24,8 @@ impl<K: Kernel> Agent<K> {
     ///
     /// # Errors
     /// The kernel's counters cannot be read.
-    pub fn metrics(&self) -> Result<Vec<Metric>, K::Error> {
+    pub fn metrics(&mut self) -> Result<Vec<Metric>, K::Error> {
+        self.observe_drops()?;
         let status = self.describe();
         let mut metrics = vec![
             in_force(status.is_in_force.into()),
@@ -93,7 +92,12 @@ impl<K: Kernel> Agent<K> {
             "Current diagnostics of objects, by code",
             labelled("code", by_code),
         ));
-        metrics.extend(self.packet_metrics()?);
+        metrics.push(counter(
+            "add_failures",
+            "CNI ADDs that were refused, which the runtime repeats, by cause",
+            labelled("cause", self.add_failures.by_cause()),
+        ));
+        metrics.extend(self.packet_metrics());
         Ok(metrics)
     }
 
@@ -119,21 +123,39 @@ impl<K: Kernel> Agent<K> {
         ]
     }
 
+    /// Adds what the kernel's counters have gained to the sums of drops.
+    ///
+    /// # Errors
+    /// The counters cannot be read.
+    pub(in crate::agent) fn observe_drops(&mut self) -> Result<(), K::Error> {
+        let Self { kernel, state, drop_totals, .. } = self;
+        let pod_at = |ifindex| state.endpoint(ifindex).map(|endpoint| endpoint.pod.clone());
+        drop_totals.observe(kernel.counters()?, pod_at);
+        Ok(())
+    }
+
     /// Packets that were dropped, or that audit mode has let pass.
-    fn packet_metrics(&self) -> Result<[Metric; 2], K::Error> {
-        let totals = drop_totals(&self.kernel.counters()?);
+    fn packet_metrics(&self) -> [Metric; 3] {
         let samples = |value: fn(&Counter) -> u64| {
-            let labels = |(direction, reason): &DropLabels| {
-                vec![("direction", (*direction).to_owned()), ("reason", (*reason).to_owned())]
-            };
+            let totals = self.drop_totals.of_node().iter();
             totals
-                .iter()
-                .map(|(key, total)| Sample { labels: labels(key), value: value(total) })
+                .map(|(labels, total)| Sample { labels: drop_labels(*labels), value: value(total) })
                 .collect()
         };
+        let mut of_pods = Vec::new();
+        for (pod, totals) in self.drop_totals.of_pods() {
+            let (namespace, name) = pod
+                .map(|pod| (pod.namespace.to_string(), pod.name.to_string()))
+                .unwrap_or_default();
+            for (labels, total) in totals {
+                let mut labels = drop_labels(*labels);
+                labels.extend([("namespace", namespace.clone()), ("pod", name.clone())]);
+                of_pods.push(Sample { labels, value: total.packets });
+            }
+        }
         let help =
             "Packets that were dropped, or that audit mode has let pass, by direction and reason";
-        Ok([
+        [
             counter("drops", help, samples(|total| total.packets)),
             Metric {
                 unit: Some(Unit::Bytes),
@@ -143,8 +165,17 @@ impl<K: Kernel> Agent<K> {
                     samples(|total| total.bytes),
                 )
             },
-        ])
+            counter(
+                "pod_drops",
+                "The packets in netpol_drops_total by pod, for the 20 pods of the node with most of them; the rest has no pod",
+                of_pods,
+            ),
+        ]
     }
+}
+
+fn drop_labels((direction, reason): DropLabels) -> Vec<(&'static str, String)> {
+    vec![("direction", direction.to_owned()), ("reason", reason.to_owned())]
 }
 
 /// The metrics of an agent that cannot load the programs.
@@ -162,22 +193,6 @@ fn build_info() -> Metric {
     let labels = labels.into_iter().map(|(name, value)| (name, value.to_owned())).collect();
     let help = "1, with the version and the git revision of the agent";
     gauge("build_info", help, vec![Sample { labels, value: 1 }])
-}
-
-/// Direction and reason of dropped packets.
-type DropLabels = (&'static str, &'static str);
-
-/// The sums of all endpoints. A number without a name, which another version of the programs counted, is `unknown`.
-fn drop_totals(counters: &BTreeMap<CounterKey, Counter>) -> BTreeMap<DropLabels, Counter> {
-    let mut totals: BTreeMap<DropLabels, Counter> = BTreeMap::new();
-    for (key, counter) in counters {
-        let direction = Direction::try_from(key.direction).map_or("unknown", Direction::as_str);
-        let reason = Verdict::try_from(key.verdict).map_or("unknown", Verdict::as_str);
-        let total = totals.entry((direction, reason)).or_default();
-        total.packets += counter.packets;
-        total.bytes += counter.bytes;
-    }
-    totals
 }
 
 /// Number of endpoints for each combination of the labels. Unprotected and disconnected ones have `attach="none"`.
@@ -278,11 +293,11 @@ mod tests {
     use std::time::Duration;
 
     use expect_test::expect_file;
-    use netpol_common::ids::IfIndex;
     use serde_json::Value;
 
     use super::*;
     use crate::agent::tests::{fixture, full_lists, pod, update};
+    use crate::own_process::OwnProcess;
     use crate::telemetry::render;
     use netpol_policy::model::{Code, Diagnostic, Kind as ObjectKind, ObjectName, ObjectRef};
     use netpol_policy::source::{Health, SourceUpdate};
@@ -310,7 +325,9 @@ mod tests {
         let answer = fixture.add();
         fixture.agent.sync();
         drop(answer);
-        render(fixture.agent.metrics().unwrap()).unwrap()
+        let process = OwnProcess::read();
+        assert!(process.is_some(), "no /proc");
+        render(fixture.agent.metrics().unwrap(), process).unwrap()
     }
 
     /// Name and labels of a line `name{label="value",..} number`.
@@ -341,6 +358,12 @@ mod tests {
              from the pod's point of view. [`deploy/grafana/netpol.json`](../deploy/grafana/netpol.json) is a dashboard for Grafana,\n\
              [`deploy/prometheus/rules.yaml`](../deploy/prometheus/rules.yaml) has alerts for Prometheus. The label `reason` is\n\
              one of [these](drops.md).\n\n\
+             Drops are exact, because the kernel counts every packet; `netpol-agent drops` and Events report only some of them. They count\n\
+             from the agent's start, together with what the kernel had counted for the pods that ran then. Of a removed pod, the packets of\n\
+             the moment in which its counters are removed are missing. `netpol_pod_drops_total` has the 20 pods of a node with the most drops;\n\
+             another pod takes the place of the one with the fewest when it has gained more than twice as many between two scrapes, and\n\
+             begins there. The drops of all others are the series without namespace and pod. Which policies concern a dropped packet is not\n\
+             counted: `netpol-agent drops` names them for the packets that it reports.\n\n\
              A test keeps this page equal to the program; with `UPDATE_EXPECT=1` the test writes it.\n\n\
              | metric | type | labels | meaning |\n|---|---|---|---|\n",
         );
@@ -394,7 +417,7 @@ mod tests {
     fn check_query(query: &str, samples: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
         let names: Vec<_> = query
             .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-            .filter(|word| word.starts_with("netpol_"))
+            .filter(|word| ["netpol_", "process_"].iter().any(|start| word.starts_with(start)))
             .map(str::to_owned)
             .collect();
         assert!(!names.is_empty(), "{query}");
@@ -429,19 +452,21 @@ mod tests {
     }
 
     #[test]
-    fn packets_with_a_reason_that_has_no_name_are_counted_as_unknown() {
-        let of = |ifindex, direction, verdict, packets| {
-            let key = CounterKey { ifindex: IfIndex(ifindex), direction, verdict, pad: [0; 2] };
-            (key, Counter { packets, bytes: 10 * packets })
-        };
-        let total = |packets| Counter { packets, bytes: 10 * packets };
-        let counters = [of(7, 0, 128, 3), of(8, 0, 128, 4), of(7, 1, 255, 5), of(7, 9, 128, 6)];
-        let expected = [
-            (("egress", "unknown"), total(5)),
-            (("ingress", "not-allowed"), total(7)),
-            (("unknown", "not-allowed"), total(6)),
-        ];
-        assert_eq!(drop_totals(&counters.into()), expected.into());
+    fn refused_adds_are_counted_by_cause() {
+        let mut fixture = fixture();
+        for lists in [None, Some(full_lists())] {
+            if let Some(lists) = lists {
+                drop(fixture.agent.update(lists));
+            }
+            let answer = fixture.add();
+            fixture.agent.expire(fixture.now + Duration::from_mins(1));
+            drop(answer);
+        }
+        let text = render(fixture.agent.metrics().unwrap(), None).unwrap();
+        for (cause, n) in [("kernel", 0), ("not-listed", 1), ("unknown-pod", 1)] {
+            let line = format!("netpol_add_failures_total{{cause=\"{cause}\"}} {n}");
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
     }
 
     #[test]
@@ -457,13 +482,11 @@ mod tests {
         let answer = fixture.add();
         fixture.agent.end_step(at(30));
         drop(answer);
-        let line = |agent: &Agent<_>, line: &str| {
-            let text =
-                render(Agent::<crate::agent::fake_kernel::FakeKernel>::metrics(agent).unwrap());
-            text.unwrap().lines().any(|found| found == line)
+        let line = |agent: &mut Agent<crate::agent::fake_kernel::FakeKernel>, line: &str| {
+            render(agent.metrics().unwrap(), None).unwrap().lines().any(|found| found == line)
         };
-        assert!(line(&fixture.agent, "netpol_add_latency_seconds_count 1"));
-        assert!(line(&fixture.agent, "netpol_change_latency_seconds_count 0"));
+        assert!(line(&mut fixture.agent, "netpol_add_latency_seconds_count 1"));
+        assert!(line(&mut fixture.agent, "netpol_change_latency_seconds_count 0"));
 
         fixture.agent.kernel.refuses = Some(|_| true);
         drop(fixture.agent.update(update(renamed(pod("a")))));
@@ -471,13 +494,13 @@ mod tests {
         fixture.agent.sync();
         fixture.agent.end_step(at(1540));
         assert_eq!(fixture.agent.describe().lag_ms, Some(1500));
-        assert!(line(&fixture.agent, "netpol_lag_seconds 2"));
+        assert!(line(&mut fixture.agent, "netpol_lag_seconds 2"));
         fixture.agent.kernel.refuses = None;
         fixture.agent.sync();
         fixture.agent.end_step(at(2040));
         assert_eq!(fixture.agent.describe().lag_ms, None);
-        assert!(line(&fixture.agent, "netpol_change_latency_seconds_count 1"));
-        assert!(line(&fixture.agent, "netpol_change_latency_seconds_sum 2.0"));
+        assert!(line(&mut fixture.agent, "netpol_change_latency_seconds_count 1"));
+        assert!(line(&mut fixture.agent, "netpol_change_latency_seconds_sum 2.0"));
     }
 
     /// The same pod with another address.

@@ -18,6 +18,7 @@ use super::status::{Protection, SourceStatus, Status};
 use crate::agent::clock::monotonic_now;
 use crate::agent::state::Agent;
 use crate::control::{Answer, Route};
+use crate::own_process::OwnProcess;
 use crate::telemetry;
 
 /// Longest time that the event loop may take to answer. After that it counts as stuck.
@@ -151,10 +152,10 @@ async fn render_metrics<K: Kernel + Send + 'static>(handle: &Handle<K>) -> Page 
     let internal = |error: &dyn std::error::Error| {
         Page::refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
     };
-    match ask(handle, |agent| agent.metrics()).await {
+    match ask(handle, Agent::metrics).await {
         None => Page::stuck(),
         Some(Err(error)) => internal(&error),
-        Some(Ok(metrics)) => match telemetry::render(metrics) {
+        Some(Ok(metrics)) => match telemetry::render(metrics, OwnProcess::read()) {
             Ok(text) => Page { content_type: telemetry::CONTENT_TYPE, ..Page::text(text) },
             Err(error) => internal(&error),
         },

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use crate::agent::endpoints::unidentified::Programs;
+use crate::agent::state::add_failures::AddFailure;
 use crate::agent::state::registry::Record;
 use crate::agent::state::unidentified::Means;
 use crate::agent::state::{Agent, WaitingAdd};
@@ -42,7 +43,10 @@ impl<K: Kernel> Agent<K> {
                     self.waiting.push(WaitingAdd { ifindex, asked: now, deadline, reply });
                     return;
                 }
-                Err(response) => response,
+                Err(response) => {
+                    self.add_failures.record(AddFailure::Kernel);
+                    response
+                }
             },
             Request::Del(attachment) => self.delete(&attachment),
             Request::Check(check) => self.check(&check),
@@ -96,7 +100,7 @@ impl<K: Kernel> Agent<K> {
     pub(in crate::agent) fn refuse(&mut self, ifindex: IfIndex, step: &str, error: &K::Error) {
         let pod = self.state.endpoint(ifindex).map(|endpoint| endpoint.pod.to_string());
         let response = refused(&pod.unwrap_or_default(), ifindex, step, error);
-        self.answer_waiting(ifindex, &response);
+        self.answer_waiting(ifindex, &response, AddFailure::Kernel);
         self.remove_endpoint(ifindex);
     }
 
@@ -107,6 +111,9 @@ impl<K: Kernel> Agent<K> {
         self.unattached.retain(|new| new.ifindex != ifindex);
         self.changeable.remove(&ifindex);
         self.registry.remove(ifindex);
+        if let Some(endpoint) = self.state.endpoint(ifindex) {
+            self.drop_totals.remove(ifindex, endpoint.pod.clone());
+        }
         self.apply_delta(Delta::RemoveEndpoint(ifindex));
         if self.map_state.endpoints.contains_key(&ifindex)
             && let Err(error) = self.perform(&[MapOp::RemoveEndpoint(ifindex)])
@@ -115,11 +122,12 @@ impl<K: Kernel> Agent<K> {
         }
         let response =
             Response::error(ErrorCode::TRY_AGAIN_LATER, "the interface was removed meanwhile");
-        self.answer_waiting(ifindex, &response);
+        self.answer_waiting(ifindex, &response, AddFailure::Removed);
     }
 
-    fn answer_waiting(&mut self, ifindex: IfIndex, response: &Response) {
+    fn answer_waiting(&mut self, ifindex: IfIndex, response: &Response, cause: AddFailure) {
         for waiting in self.waiting.extract_if(.., |waiting| waiting.ifindex == ifindex) {
+            self.add_failures.record(cause);
             answer(waiting.reply, response.clone(), "ADD");
         }
     }
@@ -241,7 +249,8 @@ impl<K: Kernel> Agent<K> {
         for waiting in
             self.waiting.extract_if(.., |waiting| waiting.deadline <= now).collect::<Vec<_>>()
         {
-            let reason = self.why_not_ready(waiting.ifindex);
+            let (cause, reason) = self.why_not_ready(waiting.ifindex);
+            self.add_failures.record(cause);
             answer(waiting.reply, Response::error(ErrorCode::TRY_AGAIN_LATER, reason), "ADD");
         }
     }
@@ -251,19 +260,21 @@ impl<K: Kernel> Agent<K> {
         self.waiting.iter().map(|waiting| waiting.deadline).min()
     }
 
-    fn why_not_ready(&self, ifindex: IfIndex) -> String {
+    fn why_not_ready(&self, ifindex: IfIndex) -> (AddFailure, String) {
         let missing = self.freshness.missing();
         if !missing.is_empty() {
-            return self.why_not_listed(&missing);
+            return (AddFailure::NotListed, self.why_not_listed(&missing));
         }
         match self.state.endpoint(ifindex) {
             Some(endpoint) if self.state.pod_of(endpoint).is_none() => {
-                self.why_unknown(&endpoint.pod)
+                (AddFailure::UnknownPod, self.why_unknown(&endpoint.pod))
             }
             Some(endpoint) => {
-                format!("the policy of pod {} could not be put in force", endpoint.pod)
+                let reason =
+                    format!("the policy of pod {} could not be put in force", endpoint.pod);
+                (AddFailure::NotInForce, reason)
             }
-            None => "the endpoint is gone".to_owned(),
+            None => (AddFailure::Removed, "the endpoint is gone".to_owned()),
         }
     }
 

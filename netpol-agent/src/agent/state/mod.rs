@@ -3,8 +3,10 @@
 //! In: updates of the sources, the node's devices, the time. Out: the state from which `sync` computes map operations.
 //! Must not: read a clock.
 
+pub(super) mod add_failures;
 pub(super) mod adoption;
 pub(super) mod detached;
+pub(super) mod drop_totals;
 pub(super) mod exits;
 pub(super) mod gc_schedule;
 pub(super) mod held_policies;
@@ -36,8 +38,10 @@ use tracing::{debug, error, info, warn};
 
 use crate::agent::endpoints::pod_end::ChangeableEnd;
 
+use self::add_failures::AddFailures;
 use self::adoption::Adoption;
 use self::detached::Detached;
+use self::drop_totals::DropTotals;
 use self::exits::Exits;
 use self::gc_schedule::GcSchedule;
 use self::held_policies::HeldPolicies;
@@ -97,6 +101,8 @@ pub struct Agent<K> {
     has_news: bool,
     pub(super) n_applied: u64,
     pub(super) latencies: Latencies,
+    pub(super) add_failures: AddFailures,
+    pub(super) drop_totals: DropTotals,
 }
 
 /// A device through which packets leave the node.
@@ -180,6 +186,8 @@ impl<K: Kernel> Agent<K> {
             has_news: false,
             n_applied: 0,
             latencies: Latencies::default(),
+            add_failures: AddFailures::default(),
+            drop_totals: DropTotals::default(),
         };
         agent.read_missing_pod_ends();
         let recorded: Vec<Endpoint> = agent.registry.records().map(Record::endpoint).collect();

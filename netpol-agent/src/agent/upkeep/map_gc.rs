@@ -27,6 +27,10 @@ impl<K: Kernel> Agent<K> {
             return None;
         }
         self.gc_schedule.retry(now);
+        // The counters of removed endpoints are about to go.
+        if let Err(error) = self.observe_drops() {
+            warn!(%error, "drops of removed endpoints not read");
+        }
         match self.kernel.begin_gc() {
             Ok(Some(map_gc)) => {
                 self.gc_schedule.begin();
