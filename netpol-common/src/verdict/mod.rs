@@ -24,7 +24,7 @@ mod tunnel;
 mod view;
 
 pub use decide::decide;
-pub use denials::{Asked, denial};
+pub use denials::{Asked, denial, denial_to_itself};
 pub use hook_context::{DEFAULT_MARK_MASK, HookContext};
 pub use outcome::Outcome;
 pub use tunnel::is_tunnel;
