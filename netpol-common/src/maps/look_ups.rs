@@ -9,7 +9,7 @@ use crate::keys::{
 };
 use crate::mac::Mac;
 use crate::packet::Packet;
-use crate::verdict::{Asked, denial, denial_to_itself};
+use crate::verdict::{Asked, Ruled, View, denial, denial_to_itself, judge_connection};
 
 /// Whether a packet belongs to an established flow that passes it without a new decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +101,13 @@ pub trait PolicyMaps {
         Self: Sized,
     {
         denial_to_itself(self, ifindex, ingress_ifindex, egress_mark, packet)
+    }
+    /// [`crate::verdict::judge_connection`], for the same reason.
+    fn judge_connection(&self, view: &View, packet: &Packet) -> Ruled
+    where
+        Self: Sized,
+    {
+        judge_connection(self, view, packet)
     }
     /// Whether a pod or a node has the address, as far as is known.
     fn is_taken(&self, addr: &Addr) -> bool;

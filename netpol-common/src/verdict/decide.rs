@@ -191,12 +191,10 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
                         return outcome;
                     };
                     view = View::of_hook(context, (value, slots), direction, epoch);
-                } else {
-                    if context.flow_handle != 0 {
-                        // The sender is not isolated, but may be later.
-                        let verdict = Verdict::Pass(PassReason::NotIsolated);
-                        finish_flow(maps, context, packet, IfIndex(0), verdict);
-                    }
+                } else if context.flow_handle != 0 {
+                    // The sender is not isolated, but may be later.
+                    let verdict = Verdict::Pass(PassReason::NotIsolated);
+                    finish_flow(maps, context, packet, IfIndex(0), verdict);
                 }
                 if is_hairpin {
                     view.exempt = Some(PassReason::Hairpin);
