@@ -24,6 +24,7 @@ use super::object_source::ObjectSource;
 use super::state::Agent;
 use super::state::held_policies::Asking;
 use super::state::last_heard::LastHeard;
+use super::state::publishing::Publishing;
 use super::state::registry::Registry;
 use super::state::unidentified::Unidentified;
 use super::unable::{self, Edges};
@@ -52,7 +53,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Ok(kernel) => kernel,
         Err(error) => {
             let error = denial::explain(error.into());
-            let (Source::Cluster { kubeconfig, startup_taint: _ }, Some(node)) = (source, node)
+            let (
+                Source::Cluster { kubeconfig, startup_taint: _, publish_addresses: _ },
+                Some(node),
+            ) = (source, node)
             else {
                 return Err(error);
             };
@@ -82,8 +86,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     if node.is_none() {
         warn!("node name not set: pods that are older than the agent are not searched for");
     }
+    let (publishing, publishing_task) = Publishing::new();
     let agent = Agent::new(kernel, map_state, registry)
         .on_node(node.clone())
+        .publishing(publishing)
         .with_tunnels(pod_tunnels)
         .remembering(LastHeard::open(socket.with_file_name(LAST_HEARD)))
         .unblocking(Unidentified::open(socket.with_file_name(UNIDENTIFIED)))
@@ -109,8 +115,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tokio::spawn(stamp(updates, stamped_in));
     let (namespaces_in, namespaces) = mpsc::channel(QUEUE);
     let servers = socket.with_file_name(SERVERS);
-    let source =
-        ObjectSource::start(source, node, servers, &updates_in, &namespaces_in, &cancel).await?;
+    let source = ObjectSource::start(
+        source,
+        node,
+        servers,
+        publishing_task,
+        &updates_in,
+        &namespaces_in,
+        &cancel,
+    )
+    .await?;
     drop((updates_in, namespaces_in));
     tokio::spawn(cni_server::serve(listener, calls_in, cancel.clone()));
     let NodeWatch { devices, filters } = watch_node(&cancel);
