@@ -158,12 +158,11 @@ impl Writer {
     ) -> Result<usize, Failure> {
         let client = self.access.client();
         let known = uid.take().filter(|(at, _)| at.elapsed() < RECHECK_INTERVAL);
-        let (at, known) = match known {
-            Some(known) => known,
-            None => {
-                let found = published::node_uid(&client, &self.node).await?;
-                (Instant::now(), found.ok_or(Failure::NoNode)?)
-            }
+        let (at, known) = if let Some(known) = known {
+            known
+        } else {
+            let found = published::node_uid(&client, &self.node).await?;
+            (Instant::now(), found.ok_or(Failure::NoNode)?)
         };
         let pods: Vec<PublishedPod> = pods.iter().cloned().collect();
         let n_bytes = published::publish(&client, &self.node, &known, &pods).await;

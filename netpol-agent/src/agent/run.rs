@@ -30,7 +30,7 @@ use super::state::unidentified::Unidentified;
 use super::unable::{self, Edges};
 use super::upkeep::worker::Worker;
 use crate::cni_server;
-use crate::control::{serve_unix, tcp};
+use crate::control::{ListenAddress, serve_unix, tcp};
 use crate::denial;
 use crate::discovery;
 
@@ -77,11 +77,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     info!(n_endpoints = map_state.endpoints.len(), "maps ready");
     let events = kernel.events()?;
     if datapath.trace == Trace::On {
-        let messages = kernel.trace_messages()?;
-        tokio::spawn(async move {
-            let Err(error) = messages.forward().await;
-            error!(%error, "trace messages of the programs not shown any more");
-        });
+        forward_trace(&mut kernel)?;
     }
     if node.is_none() {
         warn!("node name not set: pods that are older than the agent are not searched for");
@@ -102,12 +98,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (handle, questions) = Handle::new();
     let drops = DropLog::spawn(events, handle.clone(), cancel.clone());
     serve_unix(&control, routes::private(handle.clone(), drops), cancel.clone())?;
-    if let Some(address) = health {
-        tcp::serve(address, &routes::health(handle.clone()), &cancel)?;
-    }
-    if let Some(address) = metrics {
-        tcp::serve(address, &routes::metrics(handle), &cancel)?;
-    }
+    serve_tcp([health, metrics], &handle, &cancel)?;
 
     let (calls_in, calls) = mpsc::channel(QUEUE);
     let (updates_in, updates) = mpsc::channel(QUEUE);
@@ -133,6 +124,31 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let worker = Worker::start().context("starting the worker thread")?;
     Box::pin(event_loop::run(agent, inputs, searches, &source, &worker, &cancel)).await;
     info!("stopped; policies stay in force");
+    Ok(())
+}
+
+/// Shows the trace messages of the programs in the log.
+fn forward_trace(kernel: &mut Datapath) -> anyhow::Result<()> {
+    let messages = kernel.trace_messages()?;
+    tokio::spawn(async move {
+        let Err(error) = messages.forward().await;
+        error!(%error, "trace messages of the programs not shown any more");
+    });
+    Ok(())
+}
+
+/// Serves health and metrics at their addresses, if they have any.
+fn serve_tcp(
+    [health, metrics]: [Option<ListenAddress>; 2],
+    handle: &Handle<Datapath>,
+    cancel: &CancellationToken,
+) -> anyhow::Result<()> {
+    if let Some(address) = health {
+        tcp::serve(address, &routes::health(handle.clone()), cancel)?;
+    }
+    if let Some(address) = metrics {
+        tcp::serve(address, &routes::metrics(handle.clone()), cancel)?;
+    }
     Ok(())
 }
 

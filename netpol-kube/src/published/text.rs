@@ -14,13 +14,12 @@ const MAX_LENGTH: usize = 256 << 10;
 
 /// Writes the pods, at most [`MAX_PODS`].
 pub(super) fn write(pods: &[PublishedPod]) -> String {
-    let mut text = String::new();
-    for PublishedPod { pod, uid, addresses } in pods.iter().take(MAX_PODS) {
+    let line = |PublishedPod { pod, uid, addresses }: &PublishedPod| {
         let addresses = addresses.iter().take(MAX_ADDRESSES).map(ToString::to_string);
         let addresses: Vec<_> = addresses.collect();
-        text.push_str(&format!("{uid} {pod} {}\n", addresses.join(",")));
-    }
-    text
+        format!("{uid} {pod} {}\n", addresses.join(","))
+    };
+    pods.iter().take(MAX_PODS).map(line).collect()
 }
 
 /// Reads the pods. Lines that cannot be understood are left out, and whatever is beyond the bounds.

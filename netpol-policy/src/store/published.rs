@@ -139,8 +139,8 @@ impl ClusterState {
                 let node = self.pods.get(&name).map(|pod| &*pod.node).unwrap_or_default();
                 let said = self.published.said(node, &name).iter().copied().map(Addr::from);
                 let believed = self.published.believed.get(&name).into_iter().flatten().copied();
-                let changed = changes.addresses.iter().copied();
-                said.chain(believed).chain(changed).collect()
+                let of_others = changes.addresses.iter().copied();
+                said.chain(believed).chain(of_others).collect()
             }
         };
         for addr in addresses {
@@ -300,8 +300,8 @@ mod tests {
             .map(|(_, label_class)| label_class.labels.iter().map(|(_, v)| v.to_string()).collect())
             .collect::<Vec<String>>();
         assert_eq!(by_label_class, expected.into_iter().collect::<Vec<_>>(), "{when}");
-        let owned: Vec<_> = state.owned_addresses().filter(|of| of.0 == address(ADDRESS)).collect();
-        assert_eq!(owned.len(), usize::from(expected.is_some()), "{when}");
+        let n_owners = state.owned_addresses().filter(|of| of.0 == address(ADDRESS)).count();
+        assert_eq!(n_owners, usize::from(expected.is_some()), "{when}");
     }
 
     fn permutations(n: usize) -> Vec<Vec<usize>> {
