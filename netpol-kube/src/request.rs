@@ -37,7 +37,7 @@ pub(super) struct Scope {
 
 /// Where objects are, and which of them a request is about.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct Selection {
     /// The path of their collection.
     pub(super) path: String,
     /// The field selector.
@@ -47,7 +47,7 @@ pub(super) struct Place {
 }
 
 impl Scope {
-    fn place(&self) -> Place {
+    fn selection(&self) -> Selection {
         let path = match self.kind {
             Kind::NetworkPolicy => path::<NetworkPolicy>(),
             Kind::ClusterNetworkPolicy => self.path.clone().unwrap_or_default(),
@@ -57,7 +57,7 @@ impl Scope {
             Kind::Node => path::<Node>(),
         };
         let fields = self.name.as_ref().map(|name| format!("metadata.name={name}"));
-        Place { path, fields, labels: None }
+        Selection { path, fields, labels: None }
     }
 }
 
@@ -73,13 +73,13 @@ pub(super) async fn list(
     page_size: u32,
     next: Option<&str>,
 ) -> Result<String, Error> {
-    list_at(client, scope.place(), page_size, next).await
+    list_at(client, scope.selection(), page_size, next).await
 }
 
 /// The same for objects anywhere.
 pub(super) async fn list_at(
     client: &Client,
-    Place { path, fields, labels }: Place,
+    Selection { path, fields, labels }: Selection,
     page_size: u32,
     next: Option<&str>,
 ) -> Result<String, Error> {
@@ -103,13 +103,13 @@ pub(super) async fn watch(
     version: Option<&str>,
     lasts: Duration,
 ) -> Result<Lines, Error> {
-    watch_at(client, scope.place(), version, lasts).await
+    watch_at(client, scope.selection(), version, lasts).await
 }
 
 /// The same for objects anywhere.
 pub(super) async fn watch_at(
     client: &Client,
-    Place { path, fields, labels }: Place,
+    Selection { path, fields, labels }: Selection,
     version: Option<&str>,
     lasts: Duration,
 ) -> Result<Lines, Error> {

@@ -21,7 +21,7 @@ use crate::access::Access;
 use crate::decode::Event;
 use crate::failure::{Failure, MIN_WATCH};
 use crate::notice;
-use crate::request::{self, End, Place};
+use crate::request::{self, End, Selection};
 use crate::retry::{Retry, spread};
 use netpol_policy::source::SourceUpdate;
 use netpol_policy::store::{Delta, PublishedPod};
@@ -145,7 +145,7 @@ impl Followed {
         loop {
             let began = Instant::now();
             let mut lines =
-                request::watch_at(client, place(), Some(&version), spread(WATCH)).await?;
+                request::watch_at(client, selection(), Some(&version), spread(WATCH)).await?;
             loop {
                 let line = match timeout(options.patience, lines.next()).await {
                     Ok(Ok(line)) => line,
@@ -174,7 +174,7 @@ impl Followed {
         let mut deltas = Vec::new();
         let mut next: Option<String> = None;
         let version = loop {
-            let json = request::list_at(client, place(), options.page_size, next.as_deref());
+            let json = request::list_at(client, selection(), options.page_size, next.as_deref());
             let page: List =
                 serde_json::from_str(&json.await?).map_err(crate::access::Error::from)?;
             for object in page.items {
@@ -229,9 +229,9 @@ fn silence(node: &Arc<str>) -> Delta {
     Delta::PublishedAddresses { node: Arc::clone(node), pods: Vec::new() }
 }
 
-fn place() -> Place {
+fn selection() -> Selection {
     let [label, value] = LABEL;
-    Place {
+    Selection {
         path: format!("/api/v1/namespaces/{NAMESPACE}/configmaps"),
         fields: None,
         labels: Some(format!("{label}={value}")),
