@@ -10,7 +10,7 @@ use crate::{build, image, program, setup, shell, term};
 /// # Errors
 /// The set-up or the build failed, there is no way to become root, or the benchmark could not be started.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    setup::run(&setup::Options::default())?;
+    setup::ensure(setup::Purpose::Running)?;
     term::heading("build");
     build::optimised_programs()?;
     let mut bench = program::as_root("release", "bench")?;

@@ -18,7 +18,7 @@ pub(crate) struct Options {
 /// The set-up or the build failed.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { release } = options;
-    setup::run(&setup::Options::default())?;
+    setup::ensure(setup::Purpose::Building)?;
     term::heading("build");
     let mut build =
         shell::cargo(["build", "-p", "netpol-agent", "-p", "netpol-cni", "-p", "netpol-cli"]);
@@ -42,7 +42,27 @@ pub(crate) fn programs() -> Result<()> {
     build_all("building the agent with its eBPF programs, and the CNI plugin", &[])
 }
 
-/// The same, optimised, for benchmarks.
+/// Builds what the demo runs. Without the benchmarks, which take a quarter longer to compile.
+///
+/// # Errors
+/// The build failed: the error contains the end of its output.
+pub(crate) fn demo() -> Result<()> {
+    let mut build = shell::cargo(["build"]);
+    for (package, program) in [
+        ("netpol-agent", "netpol-agent"),
+        ("netpol-cni", "netpol-cni"),
+        ("netpol-lab", "demo"),
+        ("netpol-lab", "netpol-probe"),
+    ] {
+        build.args(["-p", package, "--bin", program]);
+    }
+    shell::step(
+        "building the agent with its eBPF programs, the CNI plugin, and the demo",
+        &mut build,
+    )
+}
+
+/// The same as [`programs`], optimised, for benchmarks.
 ///
 /// # Errors
 /// The build failed: the error contains the end of its output.

@@ -10,7 +10,7 @@ use crate::{build, program, setup, shell, term};
 /// # Errors
 /// The set-up or the build failed, or the program could not be started.
 pub(crate) fn run() -> Result<()> {
-    setup::run(&setup::Options::default())?;
+    setup::ensure(setup::Purpose::Testing)?;
     term::heading("build");
     build::programs()?;
     program::become_it(&mut shell::command(program::path("debug", "e2e")?))

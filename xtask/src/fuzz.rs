@@ -59,7 +59,7 @@ impl Subject {
 /// The set-up or the build failed, or an input was found, which the output names.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { subject, seconds, check } = options;
-    setup::run(&setup::Options::default())?;
+    setup::ensure(setup::Purpose::Building)?;
     if *check {
         return compile();
     }

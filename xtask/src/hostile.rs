@@ -17,7 +17,7 @@ pub(crate) struct Options {
 /// The set-up or the build failed, a test failed, or this user is not root.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { test } = options;
-    setup::run(&setup::Options::default())?;
+    setup::ensure(setup::Purpose::Testing)?;
     term::heading("build");
     build::programs()?;
     if Privilege::detect() != Privilege::Root {

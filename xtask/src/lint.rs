@@ -22,7 +22,7 @@ pub(crate) struct Options {
 /// The set-up or a check failed.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { fix } = options;
-    setup::run(&setup::Options::default())?;
+    setup::ensure(setup::Purpose::Building)?;
     if *fix {
         term::heading("repair");
         shell::run(&mut shell::cargo(["fmt", "--all"]))?;

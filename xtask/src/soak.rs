@@ -10,7 +10,7 @@ use crate::{build, program, setup, term};
 /// # Errors
 /// The set-up or the build failed, there is no way to become root, or the soak could not be started.
 pub(crate) fn run() -> Result<()> {
-    setup::run(&setup::Options::default())?;
+    setup::ensure(setup::Purpose::Running)?;
     term::heading("build");
     build::programs()?;
     program::become_it(&mut program::as_root("debug", "soak")?)

@@ -94,7 +94,7 @@ impl Tally {
 /// The set-up or the build failed, a test failed, or tests that must run here could not.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { part } = options;
-    setup::run(&setup::Options::default())?;
+    setup::ensure(setup::Purpose::Testing)?;
     build::programs()?;
     if *part != Part::Unit {
         image::for_tests()?;

@@ -11,7 +11,7 @@ use crate::{program, setup, shell, term};
 /// The set-up or the build failed, there is no way to become root, or a program costs more than the table says.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { update } = options;
-    setup::run(&setup::Options::default())?;
+    setup::ensure(setup::Purpose::Running)?;
     let mut build = shell::cargo(["build", "-p", "netpol-lab", "--bin", "verify"]);
     shell::step("building the programs and their loader", &mut build)?;
     term::heading("costs of the programs");

@@ -13,7 +13,8 @@ use netpol_terminal::{DENIED, FAILED, Output, Terminal};
 use super::args::{AgentArgs, DropsArgs, ExplainArgs, FlowsArgs, StatusArgs};
 use crate::agent::{
     Attached, CONTROL_SOCKET, DropRecord, FlowRecord, InterfaceState, MapStatus, PolicyStatus,
-    Protection, SourceStatus, Status, TunnelStatus, UplinkStatus,
+    Protection, PublishingOutcome, PublishingStatus, SourceStatus, Status, TunnelStatus,
+    UplinkStatus,
 };
 use crate::control::client;
 
@@ -53,6 +54,7 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         .collect();
     writeln!(out, "  map entries: {}", fill.join(", "))?;
     write_attachments(status, out)?;
+    write_publishing(&status.publishing, out)?;
     let mut policies = table(&["POLICY", "CONCERNS", "OVER CAPACITY", "NOTES"]);
     for PolicyStatus { policy, n_endpoints, is_held, left_out } in &status.policies {
         let isolates: Vec<_> =
@@ -100,6 +102,27 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{table}")?;
     for diagnostic in &status.diagnostics {
         writeln!(out, "! {diagnostic}")?;
+    }
+    Ok(())
+}
+
+/// Addresses that nodes publish before the API reports them.
+fn write_publishing(status: &PublishingStatus, out: &mut dyn Write) -> io::Result<()> {
+    let PublishingStatus { outcome, n_pods, believed } = status;
+    if let Some(reason) = &outcome.off {
+        return writeln!(out, "  addresses published before the API reports them: off: {reason}");
+    }
+    let PublishingOutcome { off: _, n_writes, n_bytes, n_failures, error } = outcome;
+    writeln!(
+        out,
+        "  addresses published before the API reports them: of {n_pods} pods here ({n_writes} writes, {n_bytes} bytes, {n_failures} failed), {} of other nodes",
+        believed.len()
+    )?;
+    if let Some(error) = error {
+        writeln!(out, "  the latest write of them failed: {error}")?;
+    }
+    for (address, pod) in believed {
+        writeln!(out, "  {address} of {pod}: published by its node, not yet reported by the API")?;
     }
     Ok(())
 }

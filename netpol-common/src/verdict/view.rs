@@ -31,12 +31,50 @@ impl Ruling {
     }
 }
 
-/// A packet as one endpoint has to judge it.
+/// A [`Ruling`] as the number that a BPF function returns: the rule in the lower half, above it the flow handle, then the number of the
+/// reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ruled(pub u64);
+
+impl Ruled {
+    #[inline(always)]
+    pub(super) const fn of(ruling: Ruling) -> Self {
+        let reason = match ruling.verdict {
+            Verdict::Pass(reason) => reason as u8,
+            Verdict::Drop(reason) => reason as u8,
+        };
+        let [h1, h0] = ruling.flow_handle.to_be_bytes();
+        let [r3, r2, r1, r0] = ruling.rule.0.to_be_bytes();
+        Self(u64::from_be_bytes([0, reason, h1, h0, r3, r2, r1, r0]))
+    }
+
+    /// The ruling. A number that is no reason drops.
+    #[inline(always)]
+    pub(super) fn ruling(self) -> Ruling {
+        let [_, reason, h1, h0, r3, r2, r1, r0] = self.0.to_be_bytes();
+        let verdict = match (PassReason::try_from(reason), DropReason::try_from(reason)) {
+            (Ok(reason), _) => Verdict::Pass(reason),
+            (_, Ok(reason)) => Verdict::Drop(reason),
+            (Err(_), Err(_)) => Verdict::Drop(DropReason::NotAllowed),
+        };
+        Ruling {
+            verdict,
+            rule: RuleId(u32::from_be_bytes([r3, r2, r1, r0])),
+            flow_handle: u16::from_be_bytes([h1, h0]),
+        }
+    }
+}
+
+/// A packet as one endpoint has to judge it. Without padding, because the kernel passes it to a BPF function as memory, which has to be
+/// initialized.
 #[derive(Clone, Copy)]
-pub(super) struct View {
+#[repr(C)]
+pub struct View {
+    pub(super) now: Nanos,
+    pub(super) epoch: Epoch,
     pub(super) ifindex: IfIndex,
-    pub(super) endpoint: EndpointValue,
     pub(super) slots: AllowSlots,
+    pub(super) endpoint: EndpointValue,
     pub(super) direction: Direction,
     /// [`FlowKey::stage`].
     pub(super) stage: u8,
@@ -44,9 +82,9 @@ pub(super) struct View {
     pub(super) has_no_flow: bool,
     /// The reason why policy does not apply to this packet, if it does not.
     pub(super) exempt: Option<PassReason>,
-    pub(super) epoch: Epoch,
-    pub(super) now: Nanos,
 }
+
+const _: () = assert!(size_of::<View>() == 32);
 
 impl View {
     /// The view of the endpoint of the hook's device.

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
@@ -240,4 +241,6 @@ pub struct Node {
     pub labels: Labels,
     /// `status.addresses` that are addresses (internal and external), without duplicates.
     pub addresses: Vec<IpAddr>,
+    /// `spec.podCIDRs`: where its pods have their addresses. Empty if it has none, and without those that are no ranges.
+    pub pod_ranges: Vec<IpNetwork>,
 }

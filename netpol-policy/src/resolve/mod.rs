@@ -22,6 +22,7 @@ pub use evaluate::{
     allows_unknown_backend, evaluate, is_any_node, is_own_node, is_service,
 };
 use hashbrown::HashMap;
+pub use label_classes::is_any_peer;
 use netpol_common::ids::Direction;
 pub use peers::{PeerBase, PeerSet, PortFilter};
 pub use ports::{PortSet, TransportPorts};

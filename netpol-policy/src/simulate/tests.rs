@@ -82,6 +82,7 @@ fn node(name: &str, address: &str) -> Object {
         name: Arc::from(name),
         labels: Labels::default(),
         addresses: vec![ip(address)],
+        pod_ranges: Vec::new(),
     })
 }
 

@@ -10,6 +10,7 @@ mod lists;
 mod objects;
 mod paths;
 mod privileged;
+mod published;
 mod silence;
 mod taint;
 mod unable;

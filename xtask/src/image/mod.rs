@@ -58,7 +58,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { arch, output, dev } = options;
     let platform = arch.unwrap_or_else(Platform::of_this_machine);
-    setup::run(&setup::Options::default())?;
+    setup::ensure(setup::Purpose::Building)?;
     setup::static_programs(&platform.target(), platform.c_compiler())?;
     term::heading("image");
     write(platform, output.as_deref(), if *dev { Profile::Dev } else { Profile::Release })

@@ -25,8 +25,9 @@ pub(super) fn manifest(
          \x20 homepage: {homepage}\n\
          \x20 shortDescription: Explain, check and simulate NetworkPolicies\n\
          \x20 description: |\n\
-         \x20   Says why NetworkPolicies allow or deny a connection, finds mistakes in them, and draws\n\
-         \x20   who reaches whom, from files or from a cluster. It needs nothing in the cluster.\n\
+         \x20   Says why NetworkPolicies allow or deny a connection, finds mistakes in\n\
+         \x20   them, and draws who reaches whom, from files or from a cluster. It needs\n\
+         \x20   nothing in the cluster.\n\
          \x20 platforms:\n"
     );
     for (arch, digest) in archives {

@@ -18,7 +18,8 @@ use crate::workspace::Workspace;
 /// kubectl is missing, or refuses a kustomization.
 pub(super) fn render(image: &str, digest: &str, version: &str) -> Result<BTreeMap<String, String>> {
     let target = Workspace::read()?.target_directory;
-    let folder = target.join("release-kustomization");
+    // Tests render at the same time.
+    let folder = target.join(format!("release-kustomization-{}", std::process::id()));
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }

@@ -22,6 +22,8 @@ mod krew;
 mod manifests;
 mod provenance;
 mod sbom;
+#[cfg(test)]
+mod validated;
 
 /// Options of `release`.
 #[derive(clap::Args)]
@@ -52,7 +54,7 @@ pub(crate) struct Options {
 /// An option is invalid, a tool is missing, or the build failed.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { version, registry, downloads, arch, output, check } = options;
-    setup::run(&setup::Options::default())?;
+    setup::ensure(setup::Purpose::Building)?;
     let workspace = Workspace::read()?;
     let version = match version {
         Some(version) => version.clone(),

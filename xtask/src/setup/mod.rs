@@ -1,8 +1,8 @@
 //! `cargo xtask setup`: installs missing tools for building and testing.
 //!
-//! Afterwards the machine has the pinned toolchain's parts, the system's packages, bpf-linker, cargo-nextest, and a mounted
-//! bpffs. Idempotent, and takes under a second when nothing is missing. Must not: compile anything of the workspace, which needs
-//! these tools.
+//! Afterwards the machine has the pinned toolchain's parts and bpf-linker, and by [`Purpose`] the system's packages, a mounted
+//! bpffs, and cargo-nextest. Idempotent, and takes under a second when nothing is missing. Must not: compile anything of the
+//! workspace, which needs these tools.
 
 use std::fs;
 
@@ -14,30 +14,48 @@ mod bpffs;
 mod cargo_tools;
 mod cross;
 mod helm;
+mod pypi;
 mod system;
 mod toolchain;
+mod validators;
 
 pub(crate) use cross::{CCompiler, static_programs};
 
+/// What a machine is set up for. Each purpose includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Purpose {
+    /// Building all programs.
+    Building,
+    /// Running them between pods on this machine.
+    Running,
+    /// Running the tests, whose runner takes longer to compile than everything else here.
+    Testing,
+}
+
 /// Options of `setup`: none.
-#[derive(clap::Args, Default)]
+#[derive(clap::Args)]
 pub(crate) struct Options {}
 
-/// Installs missing tools and prints the versions.
+/// Installs all missing tools and prints the versions.
+///
+/// # Errors
+/// As [`ensure`].
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let Options {} = options;
+    ensure(Purpose::Testing)
+}
+
+/// Installs the missing tools for a purpose and prints the versions.
 ///
 /// # Errors
 /// A tool could not be installed, or is missing on a system other than Debian and Ubuntu: the message lists what to install.
-pub(crate) fn run(options: &Options) -> Result<()> {
-    let Options {} = options;
+pub(crate) fn ensure(purpose: Purpose) -> Result<()> {
     let privilege = Privilege::detect();
     toolchain::ensure()?;
     let linker_is_missing = cargo_tools::BPF_LINKER.installed_version().is_none();
-    let mut needs = system::RUNTIME.to_vec();
+    let mut needs = needs(purpose);
     if linker_is_missing {
         needs.extend(system::LLVM);
-    }
-    if shell::find_program("containerd").is_none() {
-        needs.extend(system::CONTAINERD);
     }
     match system::Distribution::detect()? {
         system::Distribution::Debian => {
@@ -57,11 +75,31 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             }
         }
     }
-    cargo_tools::NEXTEST.ensure()?;
-    helm::ensure();
-    bpffs::ensure(privilege);
-    term::good(&format!("set-up: {}", versions()?));
+    if purpose >= Purpose::Testing {
+        cargo_tools::NEXTEST.ensure()?;
+        helm::ensure();
+        validators::ensure();
+    }
+    if purpose >= Purpose::Running {
+        bpffs::ensure(privilege);
+    }
+    term::good(&format!("set-up: {}", versions(purpose)?));
     Ok(())
+}
+
+/// The system's packages, but for those with which bpf-linker is compiled.
+fn needs(purpose: Purpose) -> Vec<system::Need> {
+    let mut needs = Vec::new();
+    if purpose >= Purpose::Running {
+        needs.extend(system::NETWORK);
+    }
+    if purpose >= Purpose::Testing {
+        needs.extend(system::TESTS);
+        if shell::find_program("containerd").is_none() {
+            needs.extend(system::CONTAINERD);
+        }
+    }
+    needs
 }
 
 /// Installs the tools for virtual machines.
@@ -105,16 +143,34 @@ pub(crate) fn update_package_lists() -> Result<()> {
 }
 
 /// The versions of the tools, on one line.
-fn versions() -> Result<String> {
+fn versions(purpose: Purpose) -> Result<String> {
     let rustc = shell::stdout(shell::command("rustc").arg("--version"))?;
     let rustc = rustc.split_whitespace().nth(1).unwrap_or("unknown");
     let kernel =
         fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_else(|_| "unknown".to_owned());
-    let tools = [&cargo_tools::BPF_LINKER, &cargo_tools::NEXTEST].map(|tool| {
-        match tool.installed_version() {
+    let runner = (purpose >= Purpose::Testing).then_some(&cargo_tools::NEXTEST);
+    let tools: Vec<_> = std::iter::once(&cargo_tools::BPF_LINKER)
+        .chain(runner)
+        .map(|tool| match tool.installed_version() {
             Some(version) => format!("{} {version}", tool.krate),
             None => format!("{} missing", tool.krate),
-        }
-    });
+        })
+        .collect();
     Ok(format!("rustc {rustc}, {}, kernel {}", tools.join(", "), kernel.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_and_the_demo_need_no_tools_of_tests() {
+        let names =
+            |purpose| -> Vec<_> { needs(purpose).iter().map(|need| need.package).collect() };
+        // These made a clean clone compile a runner of tests and download Prometheus before its first image.
+        assert!(names(Purpose::Building).is_empty());
+        let running = names(Purpose::Running);
+        assert!(running.contains(&"iproute2") && !running.contains(&"prometheus"));
+        assert!(names(Purpose::Testing).contains(&"prometheus"));
+    }
 }

@@ -28,8 +28,8 @@ pub(super) enum Shows {
     Nothing,
 }
 
-/// Needed to run the tests and the demo.
-pub(super) const RUNTIME: [Need; 11] = [
+/// Needed to run pods on this machine: for the demo, benchmarks, and tests.
+pub(super) const NETWORK: [Need; 8] = [
     need("iproute2", Shows::Program("ip"), "network namespaces, veths and bridges"),
     need("iptables", Shows::Program("iptables"), "Service rules as kube-proxy writes them"),
     need("nftables", Shows::Program("nft"), "Service rules as kube-proxy writes them"),
@@ -42,9 +42,14 @@ pub(super) const RUNTIME: [Need; 11] = [
         Shows::CniPlugin("bridge"),
         "the CNI plugins that netpol-cni is chained after",
     ),
+];
+
+/// Needed by tests only.
+pub(super) const TESTS: [Need; 4] = [
     need("strace", Shows::Program("strace"), "killing the agent in the middle of what it does"),
     need("prometheus", Shows::Program("promtool"), "checking alerts and metrics"),
     need("bubblewrap", Shows::Program("bwrap"), "running the image as a container"),
+    need("python3-jsonschema", Shows::Nothing, "validating the bill of materials of a release"),
 ];
 
 /// Needed to run the image as on a node. Where Docker has brought its own containerd, Debian's would replace it.

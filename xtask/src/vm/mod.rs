@@ -98,7 +98,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if std::env::consts::ARCH != "x86_64" {
         bail!("kernels and test programs are for x86-64, and this machine is not");
     }
-    setup::run(&setup::Options::default())?;
+    setup::ensure(setup::Purpose::Testing)?;
     setup::for_machines()?;
     term::heading("build");
     build::programs()?;

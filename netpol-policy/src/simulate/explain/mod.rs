@@ -110,6 +110,10 @@ pub fn explain_between<'a>(
         destination: address_in_words(state, route.destination),
         port: route.port,
     });
+    explanation.published = [route.source, route.destination]
+        .into_iter()
+        .filter_map(|address| published_in_words(state, address))
+        .collect();
     explanation.egress =
         decision.egress.map(|end| explain_end(&states, &route, end, other_egress.as_ref()));
     explanation.ingress =
@@ -152,6 +156,7 @@ impl Explanation {
             service: None,
             ranges: None,
             connection: None,
+            published: Vec::new(),
             egress: None,
             ingress: None,
             diagnostics: Vec::new(),
@@ -186,6 +191,15 @@ pub(super) fn address_in_words(state: &ClusterState, address: IpAddr) -> String 
         state.pods().filter(|pod| pod.host_network && pod.reported_addresses.contains(&address));
     let pod = state.owner(address).or_else(|| on_hosts.next());
     pod.map_or_else(|| address.to_string(), |pod| PodInWords(&pod.name).to_string())
+}
+
+/// A sentence on an address that the API does not report yet.
+fn published_in_words(state: &ClusterState, address: IpAddr) -> Option<String> {
+    let (_, pod) = state.published_addresses().find(|(published, _)| *published == address)?;
+    Some(format!(
+        "{address} of pod {} is published by its node {}, not yet reported by the API",
+        pod.name, pod.node
+    ))
 }
 
 /// A sentence on the addresses that are allowed and those that are denied, if an end of the probe is a block.

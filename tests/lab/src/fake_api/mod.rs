@@ -4,6 +4,7 @@
 //! fails on demand as real servers do. In: objects as JSON, which it stores without validation. Must not: contain
 //! expectations about the client under test.
 
+mod apply;
 mod contents;
 mod faults;
 mod resource;
@@ -29,6 +30,7 @@ use tokio::task::AbortHandle;
 pub use faults::{GoneAs, StreamingLists};
 pub use tunnel::ConnectProxy;
 
+use apply::Applied;
 use contents::{Contents, Filter};
 use faults::Faults;
 use resource::RESOURCES;
@@ -72,6 +74,7 @@ struct Shared {
 struct State {
     contents: Contents,
     faults: Faults,
+    applied: Applied,
     asked: VecDeque<Asked>,
 }
 
@@ -174,6 +177,13 @@ impl FakeApi {
         let key = (namespace.to_owned(), name.to_owned());
         let json = self.shared.with(|state| state.contents.get(number, &key))?;
         serde_json::from_slice(&json).ok()
+    }
+
+    /// Deletes an object of any kind that the server knows, also one that the agent does not watch.
+    pub fn delete_object(&self, kind: &str, namespace: &str, name: &str) -> Option<u64> {
+        let number = RESOURCES.iter().position(|resource| resource.kind == kind)?;
+        let key = (namespace.to_owned(), name.to_owned());
+        self.shared.change(|state| state.contents.delete(number, &key))
     }
 
     /// The Kubernetes Events that were created here.

@@ -27,7 +27,7 @@ pub(super) enum Scope {
 }
 
 /// Every resource; its index in this table is the number of its collection.
-pub(super) const RESOURCES: [Resource; 9] = [
+pub(super) const RESOURCES: [Resource; 11] = [
     core("Pod", "pods", Scope::Namespaced),
     core("Service", "services", Scope::Namespaced),
     core("Namespace", "namespaces", Scope::Cluster),
@@ -61,6 +61,8 @@ pub(super) const RESOURCES: [Resource; 9] = [
         plural: "clusternetworkpolicies",
         scope: Scope::Cluster,
     },
+    admission("ValidatingAdmissionPolicy", "validatingadmissionpolicies"),
+    admission("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings"),
 ];
 
 /// The group of the resource that has to be installed before it is served, in the versions that a test sets.
@@ -68,6 +70,11 @@ pub(super) const CUSTOM_GROUP: &str = "policy.networking.k8s.io";
 
 const fn core(kind: &'static str, plural: &'static str, scope: Scope) -> Resource {
     Resource { group: "", version: "v1", kind, plural, scope }
+}
+
+const fn admission(kind: &'static str, plural: &'static str) -> Resource {
+    let (group, version) = ("admissionregistration.k8s.io", "v1");
+    Resource { group, version, kind, plural, scope: Scope::Cluster }
 }
 
 impl Resource {

@@ -74,6 +74,9 @@ pub(super) async fn serve(
         match method {
             Method::GET => read(&shared, place, &query),
             Method::POST => create(&shared, &place, &body),
+            Method::PATCH if patch_type == Some("application/apply-patch+yaml") => {
+                apply(&shared, place, &query, &body)
+            }
             Method::PATCH => patch(&shared, place, patch_type, &body),
             other => Err(Refusal(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -269,6 +272,35 @@ fn create(
         let created = state.contents.get(place.resource, &key);
         created
             .map(|json| answer(StatusCode::CREATED, json))
+            .ok_or_else(|| bad_request("metadata.name is missing".to_owned()))
+    })
+}
+
+/// Changes or creates an object by server-side apply.
+fn apply(
+    shared: &Arc<Shared>,
+    place: ResourcePath,
+    query: &BTreeMap<String, String>,
+    body: &Bytes,
+) -> Result<Response<Body>, Refusal> {
+    let manager = query.get("fieldManager").filter(|manager| !manager.is_empty());
+    let manager = manager.ok_or_else(|| bad_request("fieldManager is required".to_owned()))?;
+    let config: Value =
+        serde_json::from_slice(body).map_err(|error| bad_request(format!("body: {error}")))?;
+    let ResourcePath { resource, namespace, name } = place;
+    let key = (namespace.unwrap_or_default(), name.unwrap_or_default());
+    shared.change(|state| {
+        let before = state.contents.get(resource, &key);
+        let before = before.and_then(|json| serde_json::from_slice::<Value>(&json).ok());
+        let after = state.applied.apply(resource, &key, manager, before.as_ref(), config);
+        // A request that changes nothing makes no version.
+        if before.as_ref() != Some(&after) {
+            state.contents.put(resource, after);
+        }
+        let code = if before.is_some() { StatusCode::OK } else { StatusCode::CREATED };
+        let applied = state.contents.get(resource, &key);
+        applied
+            .map(|json| answer(code, json))
             .ok_or_else(|| bad_request("metadata.name is missing".to_owned()))
     })
 }

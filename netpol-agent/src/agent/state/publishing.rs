@@ -1,0 +1,151 @@
+//! Which pods of this node have addresses that the API does not report yet, and that policies of any node are about.
+//!
+//! In: changes of the cluster. Out: these pods, for the task that [publishes](crate::agent::publisher) them. Must not: wait for it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use netpol_policy::dataplane::port::Kernel;
+use netpol_policy::model::{ObjectName, PodPhase};
+use netpol_policy::resolve::is_any_peer;
+use netpol_policy::store::{Changes, ClusterState, Endpoint, LabelClassId, PublishedPod};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::Agent;
+
+/// The pods that are to be published, and what has become of it.
+#[derive(Debug)]
+pub(in crate::agent) struct Publishing {
+    wanted: watch::Sender<BTreeSet<PublishedPod>>,
+    outcome: watch::Receiver<PublishingOutcome>,
+    /// The pods may have changed.
+    is_stale: bool,
+    /// Whether a policy selects the pods of a label class as peers. Kept until policies change.
+    are_peers: HashMap<LabelClassId, bool>,
+}
+
+/// What has become of publishing addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishingOutcome {
+    /// Why nothing is published and nothing believed; `None` if it is.
+    pub off: Option<String>,
+    /// Writes that the API server accepted.
+    pub n_writes: u64,
+    /// Their length in bytes.
+    pub n_bytes: u64,
+    /// Writes that failed.
+    pub n_failures: u64,
+    /// The failure of the latest write.
+    pub error: Option<String>,
+}
+
+impl Default for PublishingOutcome {
+    fn default() -> Self {
+        let off = Some("the API server has not been asked yet".to_owned());
+        Self { off, n_writes: 0, n_bytes: 0, n_failures: 0, error: None }
+    }
+}
+
+/// The other ends of [`Publishing`].
+#[derive(Debug)]
+pub(in crate::agent) struct PublishingTask {
+    pub(in crate::agent) wanted: watch::Receiver<BTreeSet<PublishedPod>>,
+    pub(in crate::agent) outcome: watch::Sender<PublishingOutcome>,
+}
+
+impl PublishingTask {
+    /// Says that nothing will be published.
+    pub(in crate::agent) fn set_off(&self, reason: &str) {
+        self.outcome.send_modify(|outcome| outcome.off = Some(reason.to_owned()));
+    }
+}
+
+impl Default for Publishing {
+    fn default() -> Self {
+        Self::new().0
+    }
+}
+
+impl Publishing {
+    pub(in crate::agent) fn new() -> (Self, PublishingTask) {
+        let (wanted_in, wanted) = watch::channel(BTreeSet::new());
+        let (outcome_in, outcome) = watch::channel(PublishingOutcome::default());
+        let this =
+            Self { wanted: wanted_in, outcome, is_stale: true, are_peers: HashMap::default() };
+        (this, PublishingTask { wanted, outcome: outcome_in })
+    }
+
+    /// Records that the cluster has changed.
+    pub(super) fn follow(&mut self, changes: &Changes) {
+        let are_others = changes.everything
+            || !changes.policies.is_empty()
+            || !changes.cluster_policies.is_empty()
+            || !changes.namespaces.is_empty();
+        if are_others {
+            self.are_peers.clear();
+        }
+        for label_class in &changes.label_classes {
+            self.are_peers.remove(label_class);
+        }
+        self.is_stale |= are_others || !changes.endpoints.is_empty();
+    }
+
+    /// Number of pods that are to be published.
+    pub(in crate::agent) fn n_wanted(&self) -> usize {
+        self.wanted.borrow().len()
+    }
+
+    /// What has become of it.
+    pub(in crate::agent) fn outcome(&self) -> PublishingOutcome {
+        self.outcome.borrow().clone()
+    }
+
+    fn is_peer(&mut self, state: &ClusterState, id: LabelClassId) -> bool {
+        *self.are_peers.entry(id).or_insert_with(|| {
+            state.label_class(id).is_some_and(|label_class| is_any_peer(state, label_class))
+        })
+    }
+}
+
+impl<K: Kernel> Agent<K> {
+    /// Wants the pods published whose addresses only this node knows, if a policy selects them as peers.
+    pub(in crate::agent) fn publish(&mut self) {
+        if !self.publishing.is_stale || !self.freshness.missing().is_empty() {
+            return;
+        }
+        self.publishing.is_stale = false;
+        let mut pods: BTreeMap<ObjectName, PublishedPod> = BTreeMap::new();
+        for endpoint in self.state.endpoints() {
+            let Some(uid) = unreported(&self.state, endpoint) else { continue };
+            let label_class =
+                self.state.pod(&endpoint.pod).and_then(|pod| self.state.label_class_of(pod));
+            let is_peer = label_class.is_some_and(|id| self.publishing.is_peer(&self.state, id));
+            if !is_peer {
+                continue;
+            }
+            let published = pods.entry(endpoint.pod.clone()).or_insert_with(|| PublishedPod {
+                pod: endpoint.pod.clone(),
+                uid,
+                addresses: Vec::new(),
+            });
+            published.addresses.extend(&endpoint.addresses);
+        }
+        let pods: BTreeSet<PublishedPod> = pods.into_values().collect();
+        self.publishing.wanted.send_if_modified(|wanted| {
+            let is_other = *wanted != pods;
+            *wanted = pods;
+            is_other
+        });
+    }
+}
+
+/// The uid of the endpoint's pod, if the API knows the pod and reports no address of it.
+fn unreported(state: &ClusterState, endpoint: &Endpoint) -> Option<Arc<str>> {
+    let pod = state.pod_of(endpoint)?;
+    let is_silent = pod.reported_addresses.is_empty()
+        && !pod.host_network
+        && !pod.uid.is_empty()
+        && !matches!(pod.phase, PodPhase::Succeeded | PodPhase::Failed);
+    (is_silent && !endpoint.addresses.is_empty()).then(|| Arc::clone(&pod.uid))
+}
