@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// Options of `bench`.
 #[derive(Debug, clap::Args)]
 pub struct Bench {
-    /// What is measured: dp (packets), cp (the agent), cni (starting pods), soak (leaks under load).
+    /// What is measured: dp (packets), cp (the agent), cni (starting pods), soak (leaks under load), offline (netpol on files).
     pub suite: String,
     /// Small sizes, which only test the benchmark. Writes nothing without --output.
     #[arg(long)]
