@@ -1,12 +1,14 @@
-//! Which pods of this node have addresses that the API does not report yet, and that policies of any node are about.
+//! What this node publishes: its pods with addresses that the API does not report yet and that policies of any node are about, and which
+//! ClusterNetworkPolicies are in force.
 //!
-//! In: changes of the cluster. Out: these pods, for the task that [publishes](crate::agent::publisher) them. Must not: wait for it.
+//! In: changes of the cluster. Out: both, for the tasks that [publish](crate::agent::publisher) them. Must not: wait for these.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use netpol_kube::policy_status::{Generation, InForce};
 use netpol_policy::dataplane::port::Kernel;
-use netpol_policy::model::{ObjectName, PodPhase};
+use netpol_policy::model::{ClusterPolicy, ObjectName, PodPhase};
 use netpol_policy::resolve::is_any_peer;
 use netpol_policy::store::{Changes, ClusterState, Endpoint, LabelClassId, PublishedPod};
 use serde::{Deserialize, Serialize};
@@ -21,6 +23,10 @@ pub(in crate::agent) struct Publishing {
     outcome: watch::Receiver<PublishingOutcome>,
     /// The pods may have changed.
     is_stale: bool,
+    /// The ClusterNetworkPolicies that are in force.
+    in_force: watch::Sender<InForce>,
+    /// The policies may have changed.
+    is_in_force_stale: bool,
     /// Whether a policy selects the pods of a label class as peers. Kept until policies change.
     are_peers: HashMap<LabelClassId, bool>,
 }
@@ -52,6 +58,7 @@ impl Default for PublishingOutcome {
 pub(in crate::agent) struct PublishingTask {
     pub(in crate::agent) wanted: watch::Receiver<BTreeSet<PublishedPod>>,
     pub(in crate::agent) outcome: watch::Sender<PublishingOutcome>,
+    pub(in crate::agent) in_force: watch::Receiver<InForce>,
 }
 
 impl PublishingTask {
@@ -71,9 +78,16 @@ impl Publishing {
     pub(in crate::agent) fn new() -> (Self, PublishingTask) {
         let (wanted_in, wanted) = watch::channel(BTreeSet::new());
         let (outcome_in, outcome) = watch::channel(PublishingOutcome::default());
-        let this =
-            Self { wanted: wanted_in, outcome, is_stale: true, are_peers: HashMap::default() };
-        (this, PublishingTask { wanted, outcome: outcome_in })
+        let (in_force_in, in_force) = watch::channel(InForce::new());
+        let this = Self {
+            wanted: wanted_in,
+            outcome,
+            is_stale: true,
+            in_force: in_force_in,
+            is_in_force_stale: true,
+            are_peers: HashMap::default(),
+        };
+        (this, PublishingTask { wanted, outcome: outcome_in, in_force })
     }
 
     /// Records that the cluster has changed.
@@ -89,6 +103,7 @@ impl Publishing {
             self.are_peers.remove(label_class);
         }
         self.is_stale |= are_others || !changes.endpoints.is_empty();
+        self.is_in_force_stale |= !changes.cluster_policies.is_empty() || changes.everything;
     }
 
     /// Number of pods that are to be published.
@@ -135,6 +150,27 @@ impl<K: Kernel> Agent<K> {
         self.publishing.wanted.send_if_modified(|wanted| {
             let is_other = *wanted != pods;
             *wanted = pods;
+            is_other
+        });
+    }
+}
+
+impl<K: Kernel> Agent<K> {
+    /// Reports which ClusterNetworkPolicies are in force, if that may have changed and the maps are up to date.
+    pub(in crate::agent) fn report_in_force(&mut self) {
+        let is_current = self.freshness.missing().is_empty() && !self.is_stale();
+        if !self.publishing.is_in_force_stale || !is_current {
+            return;
+        }
+        self.publishing.is_in_force_stale = false;
+        let of = |policy: &ClusterPolicy| {
+            let (uid, generation) = (Arc::clone(&policy.uid), policy.generation);
+            (Arc::clone(&policy.name), Generation { uid, generation })
+        };
+        let now: InForce = self.state.cluster_policies().map(of).collect();
+        self.publishing.in_force.send_if_modified(|in_force| {
+            let is_other = *in_force != now;
+            *in_force = now;
             is_other
         });
     }
