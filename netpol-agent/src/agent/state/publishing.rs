@@ -185,3 +185,112 @@ fn unreported(state: &ClusterState, endpoint: &Endpoint) -> Option<Arc<str>> {
         && !matches!(pod.phase, PodPhase::Succeeded | PodPhase::Failed);
     (is_silent && !endpoint.addresses.is_empty()).then(|| Arc::clone(&pod.uid))
 }
+
+#[cfg(test)]
+mod tests {
+    use netpol_policy::model::Object;
+    use netpol_policy::source::SourceUpdate;
+    use netpol_policy::store::Delta;
+    use netpol_proto::{Add, PodRef, Request};
+
+    use super::*;
+    use crate::agent::tests::{Fixture, attachment, fixture, full_lists, pod, update};
+
+    fn objects(text: &str) -> SourceUpdate {
+        let manifests = netpol_policy::manifests::parse("test.yaml", text);
+        let objects = manifests.objects.into_iter();
+        let deltas = objects.map(|sourced| Delta::Upsert(sourced.object)).collect();
+        SourceUpdate { deltas, ..SourceUpdate::default() }
+    }
+
+    /// Pod a of namespace x, without an address in the API.
+    fn silent() -> SourceUpdate {
+        let Delta::Upsert(Object::Pod(mut pod)) = pod("a") else { panic!("no pod") };
+        pod.reported_addresses.clear();
+        update(Delta::Upsert(Object::Pod(pod)))
+    }
+
+    const FROM_ALL_PODS: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: { name: p, namespace: y }
+spec: { podSelector: {}, ingress: [{ from: [{ namespaceSelector: {} }] }] }
+";
+
+    fn with_endpoint() -> (Fixture, PublishingTask) {
+        let mut fixture = fixture();
+        let (publishing, task) = Publishing::new();
+        fixture.agent.publishing = publishing;
+        drop(fixture.agent.update(full_lists()));
+        drop(fixture.agent.update(silent()));
+        drop(fixture.call(Request::Add(Add {
+            attachment: attachment(),
+            network: "net".to_owned(),
+            netns: "/run/netns/x".to_owned(),
+            host_ifname: "veth7".to_owned(),
+            host_ifindex: 7,
+            pod: PodRef {
+                namespace: "x".to_owned(),
+                name: "a".to_owned(),
+                uid: Some("1".to_owned()),
+            },
+            addresses: vec!["10.0.0.7".parse().unwrap()],
+            is_unshaped: true,
+        })));
+        (fixture, task)
+    }
+
+    fn n_wanted(fixture: &mut Fixture, task: &PublishingTask) -> usize {
+        fixture.agent.publish();
+        task.wanted.borrow().len()
+    }
+
+    #[test]
+    fn a_pod_is_published_while_a_policy_selects_it_as_a_peer_and_the_api_reports_no_address() {
+        let (mut fixture, task) = with_endpoint();
+        assert_eq!(n_wanted(&mut fixture, &task), 0, "no policy is about it");
+        drop(fixture.agent.update(objects(FROM_ALL_PODS)));
+        assert_eq!(n_wanted(&mut fixture, &task), 1);
+        let published = task.wanted.borrow().first().cloned().unwrap();
+        assert_eq!((published.pod, &*published.uid), (ObjectName::new("x", "a"), "1"));
+        assert_eq!(published.addresses, ["10.0.0.7".parse::<std::net::IpAddr>().unwrap()]);
+        let from_own_pods = FROM_ALL_PODS.replace("namespaceSelector", "podSelector");
+        drop(fixture.agent.update(objects(&from_own_pods)));
+        assert_eq!(n_wanted(&mut fixture, &task), 0, "it is about the pods of y");
+        drop(fixture.agent.update(objects(FROM_ALL_PODS)));
+        assert_eq!(n_wanted(&mut fixture, &task), 1);
+        drop(fixture.agent.update(update(pod("a"))));
+        assert_eq!(n_wanted(&mut fixture, &task), 0, "the API reports an address");
+    }
+
+    #[test]
+    fn nothing_is_published_before_every_kind_is_listed() {
+        let mut fixture = fixture();
+        let (publishing, task) = Publishing::new();
+        fixture.agent.publishing = publishing;
+        drop(fixture.agent.update(silent()));
+        drop(fixture.agent.update(objects(FROM_ALL_PODS)));
+        assert_eq!(n_wanted(&mut fixture, &task), 0);
+        assert!(fixture.agent.publishing.is_stale);
+    }
+
+    #[test]
+    fn a_cluster_policy_is_in_force_when_the_maps_follow_it() {
+        let (mut fixture, task) = with_endpoint();
+        drop(fixture.agent.update(objects(
+            "
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: { name: p, uid: u, generation: 3 }
+spec:
+  { tier: Admin, priority: 1, subject: { namespaces: {} }, ingress: [{ action: Deny, from: [{ namespaces: {} }] }] }
+",
+        )));
+        fixture.agent.report_in_force();
+        assert_eq!(*task.in_force.borrow(), InForce::new(), "the maps are behind");
+        fixture.agent.sync();
+        fixture.agent.report_in_force();
+        let expected = Generation { uid: Arc::from("u"), generation: 3 };
+        assert_eq!(*task.in_force.borrow(), InForce::from([(Arc::from("p"), expected)]));
+    }
+}
