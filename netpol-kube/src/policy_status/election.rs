@@ -46,11 +46,11 @@ impl Candidate {
             return is_won(limited(leases.create(&PostParams::default(), &lease)).await);
         };
         let version = found.metadata.resource_version.clone().unwrap_or_default();
-        let holder = found.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref());
-        let is_own = holder == Some(&*self.identity);
+        let elected = found.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref());
+        let is_own = elected == Some(&*self.identity);
         let seen = self.seen.take().filter(|(known, _)| *known == version);
         let (_, since) = self.seen.insert(seen.unwrap_or_else(|| (version, Instant::now())));
-        let is_free = holder.is_none_or(str::is_empty) || since.elapsed() >= self.duration;
+        let is_free = elected.is_none_or(str::is_empty) || since.elapsed() >= self.duration;
         if !is_own && !is_free {
             return Ok(false);
         }

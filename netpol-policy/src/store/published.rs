@@ -5,7 +5,7 @@
 //!
 //! A node is believed about a pod that the API binds to this node, whose uid it names, and that has no address otherwise. The address
 //! must belong to nobody else: to no other pod, Service or node, and it must be in the node's pod ranges where they are known. A pod
-//! with an interface on this node has its addresses from there.
+//! with an interface on this node has the addresses of this interface.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
