@@ -52,7 +52,7 @@ pub enum ClusterTier {
 }
 
 /// `spec.subject`. Host-network pods are never selected.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Subject {
     /// The namespaces of the pods.
     pub namespaces: Selector,

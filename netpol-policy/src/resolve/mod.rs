@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub use default_verdict::{DefaultVerdict, isolating, selecting};
 pub use evaluate::{
     Connection, Decision, EndDecision, EndVerdict, Miss, MissReason, Remote,
-    allows_unknown_backend, evaluate, is_own_node, is_service,
+    allows_unknown_backend, evaluate, is_any_node, is_own_node, is_service,
 };
 use hashbrown::HashMap;
 pub use label_classes::is_any_peer;

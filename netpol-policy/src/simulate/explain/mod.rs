@@ -20,8 +20,8 @@ use super::ranges;
 use super::routes::{Route, Routes, routes};
 use crate::model::{Action, Diagnostic, Kind, ObjectRef, Pod, PodInWords, Transport};
 use crate::resolve::{
-    Connection, Decision, EndDecision, EndVerdict, Miss, MissReason, PolicyRef, RuleInWords,
-    RuleRef, Tier, evaluate, rule_in_words,
+    Decision, EndDecision, EndVerdict, Miss, MissReason, PolicyRef, RuleInWords, RuleRef, Tier,
+    rule_in_words,
 };
 use crate::store::ClusterState;
 
@@ -65,7 +65,16 @@ pub fn explain_between<'a>(
     let routes = match routes(state, probe) {
         Ok(Routes::Found(routes)) => routes,
         Ok(Routes::NoBackend { source: _, original: (address, _) }) => {
-            explanation.problem = Some(Problem::NoBackend(address).to_string());
+            let mut services = state.services();
+            let unlisted = services.find(|service| {
+                service.addresses.contains(&address)
+                    && service.selector.is_none()
+                    && service.backends.is_empty()
+            });
+            let problem = unlisted.map_or(Problem::NoBackend(address), |service| {
+                Problem::UnknownBackends(service.name.clone())
+            });
+            explanation.problem = Some(problem.to_string());
             return explanation;
         }
         Err(problem) => {
@@ -74,10 +83,7 @@ pub fn explain_between<'a>(
         }
     };
     let decide = |state: &ClusterState, route: &Route| {
-        let Route { source, destination, transport, port, .. } = *route;
-        let is_translated = route.is_translated();
-        let connection = Connection { source, destination, transport, port, is_translated };
-        let mut decision = evaluate(state, &connection);
+        let mut decision = route.decide(state);
         decision.leave_out(state, &is_left_out);
         decision
     };
@@ -100,7 +106,7 @@ pub fn explain_between<'a>(
     let (other_egress, other_ingress) =
         other.map_or((None, None), |other| (other.egress, other.ingress));
     explanation.connection = Some(Packets {
-        source: address_in_words(state, route.source),
+        source: address_in_words(state, route.arriving_source),
         destination: address_in_words(state, route.destination),
         port: route.port,
     });
