@@ -10,6 +10,7 @@ mod detached;
 mod edits;
 mod faults;
 mod first_packet;
+mod known_at_once;
 mod leavings;
 mod live_flows;
 mod older;
