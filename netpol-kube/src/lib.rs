@@ -19,6 +19,7 @@ mod listing;
 mod namespace;
 mod notice;
 mod pod;
+pub mod policy_status;
 pub mod published;
 mod report;
 mod request;

@@ -18,6 +18,7 @@ mod fake_kernel;
 mod findings;
 mod known_servers;
 mod object_source;
+pub mod policy_status;
 mod publisher;
 mod run;
 mod saved_file;

@@ -17,6 +17,7 @@ use tracing::{debug, warn};
 
 use super::config::{PublishAddresses, Source};
 use super::known_servers;
+use super::policy_status::{self, Periods};
 use super::publisher;
 use super::startup_taint;
 use super::state::Agent;
@@ -65,6 +66,9 @@ impl ObjectSource {
                     namespaces,
                     cancel,
                 );
+                if let Some(node) = &node {
+                    cluster.report_in_force(access.clone(), Arc::clone(node), &publishing);
+                }
                 match (publish_addresses, &node) {
                     (PublishAddresses::On, Some(node)) => {
                         cluster.publish(access.clone(), Arc::clone(node), publishing, updates);
@@ -188,6 +192,12 @@ impl Cluster {
         let node = node.unwrap_or_else(|| Arc::from("netpol-agent"));
         tasks.spawn(netpol_kube::report(access, node, reported, cancel.clone()));
         Self { look_ups, questions, reports, serves: watch::Sender::new(false), tasks }
+    }
+
+    /// Reports which ClusterNetworkPolicies are in force here, and writes their conditions if elected.
+    fn report_in_force(&mut self, access: Access, node: Arc<str>, task: &PublishingTask) {
+        let in_force = task.in_force.clone();
+        self.tasks.spawn(policy_status::run(access, node, in_force, Periods::default()));
     }
 
     /// Publishes addresses of this node's pods, and follows those of other nodes.

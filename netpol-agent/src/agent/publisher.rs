@@ -43,7 +43,7 @@ pub(super) async fn run(
     task: PublishingTask,
     updates: mpsc::Sender<SourceUpdate>,
 ) {
-    let PublishingTask { wanted, outcome } = task;
+    let PublishingTask { wanted, outcome, in_force: _ } = task;
     let mut writer = Writer { access: access.clone(), node, wanted, outcome };
     let mut followed = Followed::default();
     loop {

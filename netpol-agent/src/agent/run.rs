@@ -119,8 +119,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     drop((updates_in, namespaces_in));
     tokio::spawn(cni_server::serve(listener, calls_in, cancel.clone()));
     let NodeWatch { devices, filters } = watch_node(&cancel);
-    let updates = stamped;
-    let inputs = Inputs { updates, calls, devices, filters, questions, namespaces, found, results };
+    let inputs =
+        Inputs { updates: stamped, calls, devices, filters, questions, namespaces, found, results };
     let worker = Worker::start().context("starting the worker thread")?;
     Box::pin(event_loop::run(agent, inputs, searches, &source, &worker, &cancel)).await;
     info!("stopped; policies stay in force");

@@ -40,27 +40,27 @@ impl Ruled {
     #[inline(always)]
     pub(super) const fn of(ruling: Ruling) -> Self {
         let reason = match ruling.verdict {
-            Verdict::Pass(reason) => reason as u8,
-            Verdict::Drop(reason) => reason as u8,
+            Verdict::Pass(reason) => reason as u64,
+            Verdict::Drop(reason) => reason as u64,
         };
-        let [h1, h0] = ruling.flow_handle.to_be_bytes();
-        let [r3, r2, r1, r0] = ruling.rule.0.to_be_bytes();
-        Self(u64::from_be_bytes([0, reason, h1, h0, r3, r2, r1, r0]))
+        Self(reason << 48 | (ruling.flow_handle as u64) << 32 | ruling.rule.0 as u64)
     }
 
     /// The ruling. A number that is no reason drops.
     #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the parts of the number")]
     pub(super) fn ruling(self) -> Ruling {
-        let [_, reason, h1, h0, r3, r2, r1, r0] = self.0.to_be_bytes();
-        let verdict = match (PassReason::try_from(reason), DropReason::try_from(reason)) {
-            (Ok(reason), _) => Verdict::Pass(reason),
-            (_, Ok(reason)) => Verdict::Drop(reason),
-            (Err(_), Err(_)) => Verdict::Drop(DropReason::NotAllowed),
+        let Self(number) = self;
+        let reason = (number >> 48) as u8;
+        let verdict = if reason < DropReason::NotAllowed as u8 {
+            PassReason::try_from(reason).map(Verdict::Pass)
+        } else {
+            DropReason::try_from(reason).map(Verdict::Drop)
         };
         Ruling {
-            verdict,
-            rule: RuleId(u32::from_be_bytes([r3, r2, r1, r0])),
-            flow_handle: u16::from_be_bytes([h1, h0]),
+            verdict: verdict.unwrap_or(Verdict::Drop(DropReason::NotAllowed)),
+            rule: RuleId(number as u32),
+            flow_handle: (number >> 32) as u16,
         }
     }
 }

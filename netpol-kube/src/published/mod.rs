@@ -10,6 +10,7 @@ mod write;
 
 pub use follow::{Followed, follow};
 pub use write::{Guard, guard, node_uid, publish, published};
+pub(super) use write::{limited, request_error};
 
 /// The namespace of the objects.
 pub const NAMESPACE: &str = "netpol-system";

@@ -1,5 +1,6 @@
 //! Writes the own node's object, and finds out whether the API server keeps agents to their own.
 
+use std::future::Future;
 use std::time::Duration;
 
 use http::Request;
@@ -40,8 +41,8 @@ pub enum Guard {
 pub async fn guard(client: &Client) -> Result<Guard, Error> {
     for plural in ["validatingadmissionpolicies", "validatingadmissionpolicybindings"] {
         let path = format!("/apis/admissionregistration.k8s.io/v1/{plural}/{GUARD}");
-        let request = Request::get(path).body(Vec::new()).map_err(build_error)?;
-        match send(client, request).await {
+        let request = Request::get(path).body(Vec::new()).map_err(request_error)?;
+        match limited(client.request_text(request)).await {
             Ok(_) => {}
             Err(error) if error.status() == Some(404) => return Ok(Guard::Missing),
             Err(error) => return Err(error),
@@ -79,8 +80,7 @@ pub async fn node_uid(client: &Client, node: &str) -> Result<Option<String>, Err
 /// Those of [`guard`].
 pub async fn published(client: &Client, node: &str) -> Result<Vec<PublishedPod>, Error> {
     let objects: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
-    let answer = timeout(ANSWER_TIMEOUT, objects.get_opt(node)).await;
-    let object = answer.map_err(|_elapsed| Error::Timeout { timeout: ANSWER_TIMEOUT })??;
+    let object = limited(objects.get_opt(node)).await?;
     let data = object.and_then(|object| object.data).unwrap_or_default();
     Ok(data.get(KEY).map(|said| text::read(said)).unwrap_or_default())
 }
@@ -104,8 +104,8 @@ pub async fn publish(
     let request = Request::patch(path)
         .header(CONTENT_TYPE, "application/apply-patch+yaml")
         .body(object)
-        .map_err(build_error)?;
-    send(client, request).await?;
+        .map_err(request_error)?;
+    limited(client.request_text(request)).await?;
     Ok(n_bytes)
 }
 
@@ -125,11 +125,15 @@ fn object(node: &str, node_uid: &str, pods: &[PublishedPod]) -> Value {
     })
 }
 
-async fn send(client: &Client, request: Request<Vec<u8>>) -> Result<String, Error> {
-    let answer = timeout(ANSWER_TIMEOUT, client.request_text(request)).await;
+/// The answer to a request, within a time limit.
+pub(crate) async fn limited<T>(
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, Error> {
+    let answer = timeout(ANSWER_TIMEOUT, request).await;
     Ok(answer.map_err(|_elapsed| Error::Timeout { timeout: ANSWER_TIMEOUT })??)
 }
 
-fn build_error(error: http::Error) -> kube::Error {
+/// A request that cannot be made.
+pub(crate) fn request_error(error: http::Error) -> kube::Error {
     kube::Error::BuildRequest(kube::core::request::Error::BuildRequest(error))
 }

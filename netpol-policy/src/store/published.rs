@@ -4,7 +4,8 @@
 //! ones. Must not: depend on the order in which objects and publications arrive, so every rule looks at the current objects only.
 //!
 //! A node is believed about a pod that the API binds to this node, whose uid it names, and that has no address otherwise. The address
-//! must belong to nobody else: to no other pod, Service or node, and it must be in the node's pod ranges where they are known.
+//! must belong to nobody else: to no other pod, Service or node, and it must be in the node's pod ranges where they are known. A pod
+//! with an interface on this node has the addresses of this interface.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -180,7 +181,9 @@ impl ClusterState {
             let id = self.pods.id(name)?;
             let pod = self.pods.at(id)?;
             let is_its = *pod.node == **node && !pod.uid.is_empty() && pod.uid == published.uid;
-            let is_needed = is_silent(pod) && self.known_addresses_of(pod).next().is_none();
+            // A pod's own interface says more, and packets from it are compared with what it says.
+            let is_elsewhere = !self.endpoints_of_pod.contains_key(&pod.name);
+            let is_needed = is_silent(pod) && is_elsewhere;
             (is_its && is_needed && self.is_in_pod_ranges(node, addr)).then_some(id)
         });
         self.pods.newest(pods)
@@ -351,6 +354,8 @@ mod tests {
         let service = Service {
             name: ObjectName::new("x", "web"),
             addresses: vec![address(ADDRESS)],
+            external_addresses: Vec::new(),
+            keeps_source: false,
             selector: None,
             ports: Vec::new(),
             backends: Vec::new(),

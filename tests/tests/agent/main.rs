@@ -9,6 +9,7 @@ mod faults;
 mod lists;
 mod objects;
 mod paths;
+mod policy_status;
 mod privileged;
 mod published;
 mod silence;

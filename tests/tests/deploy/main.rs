@@ -298,6 +298,24 @@ fn the_component_for_flannel_adds_what_cni_install_adds_and_keeps_the_rest() -> 
 }
 
 #[test]
+fn the_agent_writes_leases_in_its_own_namespace_and_of_policies_only_the_status() -> Result<()> {
+    let objects = base("policy-status.yaml")?;
+    let role = of_kind(&objects, "Role")?;
+    ensure!(at(role, "/metadata/namespace") == netpol_kube::published::NAMESPACE);
+    let verbs = ["get", "list", "create", "update", "patch"];
+    let expected = json!([
+        { "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": verbs },
+    ]);
+    ensure!(*at(role, "/rules") == expected, "{role}");
+    let rules = at(of_kind(&objects, "ClusterRole")?, "/rules");
+    let resources = ["clusternetworkpolicies/status"];
+    let group = "policy.networking.k8s.io";
+    let expected = json!([{ "apiGroups": [group], "resources": resources, "verbs": ["patch"] }]);
+    ensure!(*rules == expected, "{rules}");
+    Ok(())
+}
+
+#[test]
 fn the_agent_writes_config_maps_in_its_own_namespace_only_and_a_component_takes_that_away()
 -> Result<()> {
     let objects = base("addresses.yaml")?;

@@ -43,7 +43,8 @@ const N_ASKED: usize = 4096;
 pub struct FakeApi {
     address: SocketAddr,
     shared: Arc<Shared>,
-    accepting: Mutex<Option<AbortHandle>>,
+    /// The listeners, in one network namespace each.
+    accepting: Mutex<Vec<AbortHandle>>,
     runtime: Handle,
     /// Reserves the port while the server is stopped: bound, but not listening.
     _port: TcpSocket,
@@ -100,14 +101,12 @@ impl FakeApi {
 
     /// Stops listening and breaks all connections; the contents stay.
     pub fn stop(&self) {
-        let accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(accepting) = accepting {
-            accepting.abort();
-        }
+        let mut accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);
+        accepting.drain(..).for_each(|accepting| accepting.abort());
         self.break_connections();
     }
 
-    /// Listens again, on the same port, in the network namespace of the calling thread.
+    /// Listens again, on the same port, in the network namespace of the calling thread, which may also be one more.
     ///
     /// # Errors
     /// The port cannot be bound.
@@ -116,7 +115,7 @@ impl FakeApi {
         let listener = socket(self.address)?.listen(1024)?;
         let shared = Arc::clone(&self.shared);
         let task = self.runtime.spawn(accept(shared, listener)).abort_handle();
-        *self.accepting.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        self.accepting.lock().unwrap_or_else(PoisonError::into_inner).push(task);
         Ok(())
     }
 

@@ -27,7 +27,7 @@ pub(super) enum Scope {
 }
 
 /// Every resource; its index in this table is the number of its collection.
-pub(super) const RESOURCES: [Resource; 11] = [
+pub(super) const RESOURCES: [Resource; 12] = [
     core("Pod", "pods", Scope::Namespaced),
     core("Service", "services", Scope::Namespaced),
     core("Namespace", "namespaces", Scope::Cluster),
@@ -60,6 +60,13 @@ pub(super) const RESOURCES: [Resource; 11] = [
         kind: "ClusterNetworkPolicy",
         plural: "clusternetworkpolicies",
         scope: Scope::Cluster,
+    },
+    Resource {
+        group: "coordination.k8s.io",
+        version: "v1",
+        kind: "Lease",
+        plural: "leases",
+        scope: Scope::Namespaced,
     },
     admission("ValidatingAdmissionPolicy", "validatingadmissionpolicies"),
     admission("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings"),
@@ -133,7 +140,8 @@ pub(super) fn parse_path(path: &str) -> Option<ResourcePath> {
             [plural] if *plural == resource.plural => {
                 Some(ResourcePath { resource: number, namespace, name: None })
             }
-            [plural, name] if *plural == resource.plural => {
+            // The status is a part of the object, for which no right is needed here.
+            [plural, name] | [plural, name, "status"] if *plural == resource.plural => {
                 Some(ResourcePath { resource: number, namespace, name: Some((*name).to_owned()) })
             }
             _ => None,

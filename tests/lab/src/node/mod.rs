@@ -129,7 +129,7 @@ impl Lab {
         let topology = Topology::create(|part| teardown::netns_name(name, part))?;
         let manifests = Manifests::create(&folder)?;
         manifests.write_object("node.yaml", &objects::node())?;
-        let agent_config = agent::prepare(name, manifests.folder())?;
+        let agent_config = agent::prepare(name, topology::NODE_NAME, manifests.folder())?;
         let conflist = topology::conflist(wiring, &folder, &agent_config.socket());
         fs::write(folder.join("10-lab.conflist"), format!("{conflist:#}\n"))?;
         let cni = binaries::binary("netpol-cni")?;
