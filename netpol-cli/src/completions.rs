@@ -2,8 +2,14 @@
 
 use netpol_terminal::Terminal;
 
+/// Shown below the options.
+const EXAMPLES: &str = "\
+Examples:
+  netpol completions bash >/etc/bash_completion.d/netpol";
+
 /// Write a completion script for a shell.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct CompletionsArgs {
     /// The shell.
     shell: clap_complete::Shell,

@@ -8,6 +8,12 @@ use netpol_terminal::{FAILED, Terminal};
 use crate::input;
 use crate::simulate::{FailOn, MatrixArgs, compare, exit_code};
 
+/// Shown below the options.
+const EXAMPLES: &str = "\
+Examples:
+  netpol diff old/ new/
+  netpol diff old/ new/ -n shop -o json --fail-on opens";
+
 /// Show which connections open and close between two sets of objects, on every port.
 ///
 /// OLD and NEW are files or directories, each with all objects: pods or workloads, policies and namespaces. An object that NEW does
@@ -15,6 +21,7 @@ use crate::simulate::{FailOn, MatrixArgs, compare, exit_code};
 ///
 /// The exit code is 0, 1 if --fail-on is met, or 2 if the input cannot be read completely.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct DiffArgs {
     /// File or directory with the objects before; `-` is the standard input.
     #[arg(value_name = "OLD")]

@@ -8,6 +8,13 @@ use netpol_terminal::{DENIED, FAILED, Output, Terminal};
 
 use crate::input::{self, InputArgs, PodNetworkArgs};
 
+/// Shown below the options.
+const EXAMPLES: &str = "\
+Examples:
+  netpol explain -f rendered/ --from deploy/web --to redis.shop.svc --port 6379
+  netpol explain -f rendered/ --from external --to shop/web --port 8080
+  netpol explain --cluster --from shop/front --to 10.96.0.10 --port 53 --protocol UDP";
+
 /// Explain why a connection is allowed or denied: the policies that isolate, the rules that allow, and the rules that almost
 /// match.
 ///
@@ -18,6 +25,7 @@ use crate::input::{self, InputArgs, PodNetworkArgs};
 /// The exit code is 0 if the connection is allowed, 1 if it is denied or depends on an address that is not known, and 2 if the
 /// input cannot be read or the connection cannot exist.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct ExplainArgs {
     /// Source of the connection.
     #[arg(long, value_name = "SOURCE")]

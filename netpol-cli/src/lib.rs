@@ -15,6 +15,7 @@ mod explain;
 mod flannel;
 mod input;
 mod lint;
+mod man;
 mod simulate;
 
 use std::ffi::{OsStr, OsString};
@@ -47,6 +48,7 @@ enum Command {
     Diff(diff::DiffArgs),
     Test(expectations::TestArgs),
     Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
 }
 
 /// Runs the command that these arguments name. The first argument is the path of the program. Returns the exit code.
@@ -75,6 +77,7 @@ fn dispatch(command: Command, name: Name, terminal: &mut Terminal<'_>) -> anyhow
         Command::Simulate(args) => simulate::run(args, terminal),
         Command::Diff(args) => diff::run(args, terminal),
         Command::Test(args) => expectations::run(args, terminal),
+        Command::Man(args) => man::run(args, name.command(), terminal),
         Command::Completions(args) => {
             completions::run(&args, &mut name.command(), name.file(), terminal)
         }

@@ -22,7 +22,8 @@ use netpol_common::keys::{
 };
 use netpol_common::mac::{Mac, MacSlot};
 use netpol_common::maps::{self, CurrentFlow, Local, PolicyMaps, TunnelMaps};
-use netpol_common::verdict::{self, Asked};
+use netpol_common::packet::Packet;
+use netpol_common::verdict::{self, Asked, Ruled, View};
 
 use crate::look_up::{copy, find};
 use crate::maps::{
@@ -166,6 +167,35 @@ extern "C" fn find_denial(slots: u32, addr: *const Addr, asked: u32) -> u64 {
     // SAFETY: a reference. Copied for the reason that `is_tunnel` has.
     let addr = unsafe { copy(addr) };
     verdict::denial(&KernelMaps, AllowSlots(slots), &addr, Asked(asked))
+}
+
+/// [`PolicyMaps::denial_to_itself`] as a global function, as [`find_endpoint`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_denial_to_itself(
+    ifindex: u32,
+    ingress_ifindex: u32,
+    egress_mark: u16,
+    packet: *const Packet,
+) -> u64 {
+    // SAFETY: the caller's own, or null.
+    let Some(packet) = (unsafe { packet.as_ref() }) else { return 0 };
+    let ifindex = IfIndex(ifindex);
+    verdict::denial_to_itself(&KernelMaps, ifindex, ingress_ifindex, egress_mark, packet)
+}
+
+/// Words of a [`View`].
+const N_VIEW_WORDS: usize = size_of::<View>() / size_of::<u64>();
+
+/// [`PolicyMaps::judge_connection`] as a global function, as [`find_endpoint`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn judge_connection(view: *const [u64; N_VIEW_WORDS], packet: *const Packet) -> u64 {
+    // SAFETY: the caller's own view, or null.
+    let Some(view) = (unsafe { view.cast::<View>().as_ref() }) else { return 0 };
+    // SAFETY: the caller's own, or null.
+    let Some(packet) = (unsafe { packet.as_ref() }) else { return 0 };
+    verdict::judge_connection(&KernelMaps, view, packet).0
 }
 
 /// Whether an address is the own node's. A global function, as [`find_endpoint`].
@@ -312,6 +342,22 @@ impl PolicyMaps for KernelMaps {
     #[inline(always)]
     fn denial(&self, slots: AllowSlots, addr: &Addr, asked: Asked) -> u64 {
         find_denial(slots.0, addr, asked.0)
+    }
+
+    #[inline(always)]
+    fn denial_to_itself(
+        &self,
+        ifindex: IfIndex,
+        ingress_ifindex: u32,
+        egress_mark: u16,
+        packet: &Packet,
+    ) -> u64 {
+        find_denial_to_itself(ifindex.0, ingress_ifindex, egress_mark, packet)
+    }
+
+    #[inline(always)]
+    fn judge_connection(&self, view: &View, packet: &Packet) -> Ruled {
+        Ruled(judge_connection(core::ptr::from_ref(view).cast(), packet))
     }
 
     #[inline(always)]

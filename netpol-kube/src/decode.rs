@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 
 use super::request::End;
 use netpol_policy::model::convert::{
-    self, NodeStatus, PodSpec, PodStatus, ServiceSpec, ServiceStatus, reads_annotation,
+    self, NodeSpec, NodeStatus, PodSpec, PodStatus, ServiceSpec, ServiceStatus, reads_annotation,
 };
 use netpol_policy::model::{Code, Diagnostic, Kind, Labels, Object, ObjectName, ObjectRef};
 
@@ -111,7 +111,7 @@ struct Trimmed<Spec, Status> {
 type TrimmedPod = Trimmed<PodSpec, PodStatus>;
 type TrimmedNamespace = Trimmed<IgnoredAny, IgnoredAny>;
 type TrimmedService = Trimmed<ServiceSpec, ServiceStatus>;
-type TrimmedNode = Trimmed<IgnoredAny, NodeStatus>;
+type TrimmedNode = Trimmed<NodeSpec, NodeStatus>;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -162,7 +162,7 @@ impl Typed for TrimmedService {
 impl Typed for TrimmedNode {
     fn decoded(self) -> Decoded {
         let (head, metadata) = self.metadata.split(Kind::Node);
-        let (node, found) = convert::node(&metadata, self.status.as_ref());
+        let (node, found) = convert::node(&metadata, self.spec.as_ref(), self.status.as_ref());
         Decoded { head, object: node.map(Object::Node), found }
     }
 }

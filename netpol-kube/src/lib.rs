@@ -19,6 +19,8 @@ mod listing;
 mod namespace;
 mod notice;
 mod pod;
+pub mod policy_status;
+pub mod published;
 mod report;
 mod request;
 mod retry;

@@ -35,8 +35,19 @@ pub(super) struct Scope {
     pub(super) path: Option<String>,
 }
 
+/// Where objects are, and which of them a request is about.
+#[derive(Clone, Debug)]
+pub(super) struct Selection {
+    /// The path of their collection.
+    pub(super) path: String,
+    /// The field selector.
+    pub(super) fields: Option<String>,
+    /// The label selector.
+    pub(super) labels: Option<String>,
+}
+
 impl Scope {
-    fn request(&self) -> kube::core::Request {
+    fn selection(&self) -> Selection {
         let path = match self.kind {
             Kind::NetworkPolicy => path::<NetworkPolicy>(),
             Kind::ClusterNetworkPolicy => self.path.clone().unwrap_or_default(),
@@ -45,11 +56,8 @@ impl Scope {
             Kind::Service => path::<Service>(),
             Kind::Node => path::<Node>(),
         };
-        kube::core::Request::new(path)
-    }
-
-    fn field_selector(&self) -> Option<String> {
-        self.name.as_ref().map(|name| format!("metadata.name={name}"))
+        let fields = self.name.as_ref().map(|name| format!("metadata.name={name}"));
+        Selection { path, fields, labels: None }
     }
 }
 
@@ -65,13 +73,25 @@ pub(super) async fn list(
     page_size: u32,
     next: Option<&str>,
 ) -> Result<String, Error> {
+    list_at(client, scope.selection(), page_size, next).await
+}
+
+/// The same for objects anywhere.
+pub(super) async fn list_at(
+    client: &Client,
+    Selection { path, fields, labels }: Selection,
+    page_size: u32,
+    next: Option<&str>,
+) -> Result<String, Error> {
     let params = ListParams {
-        field_selector: scope.field_selector(),
+        field_selector: fields,
+        label_selector: labels,
         limit: Some(page_size),
         continue_token: next.map(str::to_owned),
         ..ListParams::default()
     };
-    let request = scope.request().list(&params).map_err(kube::Error::BuildRequest)?;
+    let request =
+        kube::core::Request::new(path).list(&params).map_err(kube::Error::BuildRequest)?;
     let answer = timeout(ANSWER_TIMEOUT, client.request_text(request)).await;
     Ok(answer.map_err(|_elapsed| Error::Timeout { timeout: ANSWER_TIMEOUT })??)
 }
@@ -83,15 +103,24 @@ pub(super) async fn watch(
     version: Option<&str>,
     lasts: Duration,
 ) -> Result<Lines, Error> {
+    watch_at(client, scope.selection(), version, lasts).await
+}
+
+/// The same for objects anywhere.
+pub(super) async fn watch_at(
+    client: &Client,
+    Selection { path, fields, labels }: Selection,
+    version: Option<&str>,
+    lasts: Duration,
+) -> Result<Lines, Error> {
     let params = WatchParams {
-        field_selector: scope.field_selector(),
+        field_selector: fields,
+        label_selector: labels,
         timeout: Some(u32::try_from(lasts.as_secs()).unwrap_or(u32::MAX)),
         bookmarks: true,
         send_initial_events: version.is_none(),
-        ..WatchParams::default()
     };
-    let request = scope
-        .request()
+    let request = kube::core::Request::new(path)
         .watch(&params, version.unwrap_or_default())
         .map_err(kube::Error::BuildRequest)?;
     let answer = timeout(ANSWER_TIMEOUT, client.request_stream(request)).await;

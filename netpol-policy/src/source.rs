@@ -69,7 +69,10 @@ impl DiagnosticIndex {
                     let of_kind = self.by_object.keys().filter(|object| object.kind == list.kind());
                     said.extend(of_kind.map(|object| (object.clone(), [].as_slice())));
                 }
-                Delta::UpsertEndpoint(_) | Delta::RemoveEndpoint(_) | Delta::OwnAddresses(_) => {}
+                Delta::UpsertEndpoint(_)
+                | Delta::RemoveEndpoint(_)
+                | Delta::OwnAddresses(_)
+                | Delta::PublishedAddresses { .. } => {}
             }
         }
         said.extend(

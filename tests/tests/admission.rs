@@ -116,3 +116,46 @@ fn an_agent_removes_the_start_up_taint_of_its_own_node_and_changes_nothing_else(
     check(agent_of("node-1"), &|new| new["spec"]["unschedulable"] = json!(true), &[rest])?;
     check(agent_of("node-1"), &|new| new["spec"]["podCIDRs"] = json!(["10.0.0.0/8"]), &[rest])
 }
+
+#[test]
+fn an_agent_writes_the_object_of_its_own_node_and_nothing_else_into_it() -> Result<()> {
+    let found = objects(&std::fs::read_to_string(folder().join("base/addresses.yaml"))?)?;
+    let policy = of_kind(&found, "ValidatingAdmissionPolicy")?;
+    let binding = of_kind(&found, "ValidatingAdmissionPolicyBinding")?;
+    ensure!(at(binding, "/spec/policyName") == at(policy, "/metadata/name"));
+    ensure!(*at(binding, "/spec/validationActions") == json!(["Deny"]));
+    ensure!(at(policy, "/spec/failurePolicy") == "Fail");
+    let rule = at(policy, "/spec/matchConstraints/resourceRules/0");
+    ensure!(*at(rule, "/operations") == json!(["CREATE", "UPDATE"]), "{rule}");
+
+    let check = |user: Value, change: &dyn Fn(&mut Value), expected: &[&str]| -> Result<()> {
+        let mut new = json!({
+            "metadata": { "name": "node-1", "namespace": "netpol-system" },
+            "data": { "addresses": "u shop/web 10.244.1.7\n" },
+        });
+        change(&mut new);
+        let update = Update { user, old: Value::Null, new: new.clone() };
+        let found = refusals(policy, &update)?;
+        ensure!(found == expected, "{new}: {found:?} instead of {expected:?}");
+        Ok(())
+    };
+    let nothing = |_: &mut Value| {};
+    let own = "an agent writes the object of its own node only";
+    check(agent_of("node-1"), &nothing, &[])?;
+    check(agent_of("node-1"), &|new| new["data"] = json!({}), &[])?;
+    check(agent_of("node-2"), &nothing, &[own])?;
+    check(json!({ "username": AGENT }), &nothing, &[own])?;
+    check(json!({ "username": AGENT, "extra": { NODE_NAME: ["node-1", "x"] } }), &nothing, &[own])?;
+    check(json!({ "username": "system:serviceaccount:kube-system:other" }), &nothing, &[])?;
+    check(agent_of("node-1"), &|new| new["metadata"]["name"] = json!("kube-root-ca.crt"), &[own])?;
+    let content = "the object of a node has addresses only, of at most 256 KiB";
+    check(agent_of("node-1"), &|new| new["data"]["ca.crt"] = json!(""), &[content])?;
+    check(agent_of("node-1"), &|new| new["binaryData"] = json!({ "a": "" }), &[content])?;
+    let long = "x".repeat(262_145);
+    check(agent_of("node-1"), &|new| new["data"]["addresses"] = json!(long), &[content])?;
+    check(
+        agent_of("node-1"),
+        &|new| new["metadata"]["finalizers"] = json!(["a"]),
+        &["the object of a node goes with its Node"],
+    )
+}

@@ -44,6 +44,11 @@ fn starting_pods() {
 }
 
 #[test]
+fn netpol_on_files() {
+    check("offline");
+}
+
+#[test]
 fn the_agent() {
     check("cp");
 }

@@ -16,7 +16,7 @@ fn examples() -> Result<Vec<(PathBuf, String)>> {
     let mut examples = Vec::new();
     for entry in std::fs::read_dir(demo::examples())? {
         let path = entry?.path();
-        // Folders hold examples of `netpol test` and of ClusterNetworkPolicies.
+        // The folder holds examples of ClusterNetworkPolicies.
         if path.is_dir() || path.ends_with(demo::PODS) {
             continue;
         }

@@ -1,4 +1,4 @@
-//! `cargo xtask bench dp|cp|cni|soak`: measures netpol and its peers. The benchmark is a program of netpol-bench.
+//! `cargo xtask bench dp|cp|cni|soak|offline`: measures netpol and its peers. The benchmark is a program of netpol-bench.
 
 use anyhow::Result;
 

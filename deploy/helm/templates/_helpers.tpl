@@ -61,6 +61,11 @@ labels:
 {{- if semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version }}true{{ end }}
 {{- end }}
 
+{{/* Admission policies came with 1.30 too. */}}
+{{- define "netpol.publishesAddresses" -}}
+{{- if and .Values.publishAddresses.enabled (include "netpol.hasAppArmorField" .) }}true{{ end }}
+{{- end }}
+
 {{- define "netpol.hasMetrics" -}}
 {{- if or .Values.metrics.enabled .Values.prometheusOperator.enabled }}true{{ end }}
 {{- end }}

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use clap::ValueEnum;
+
 use super::state::tunnels::PodTunnels;
 use crate::control::ListenAddress;
 use crate::discovery::SearchPaths;
@@ -35,6 +37,16 @@ impl Config {
     }
 }
 
+/// Whether addresses of pods are published, and believed, before the API reports them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum PublishAddresses {
+    /// If the API server keeps each agent to its own object.
+    #[default]
+    On,
+    /// Never.
+    Off,
+}
+
 /// Source of the objects.
 #[derive(Clone, Debug)]
 pub enum Source {
@@ -44,6 +56,8 @@ pub enum Source {
         kubeconfig: Option<PathBuf>,
         /// Key of a taint that the agent removes from its own Node once it serves.
         startup_taint: Option<String>,
+        /// Whether addresses of pods are published, and believed, before the API reports them.
+        publish_addresses: PublishAddresses,
     },
     /// A directory of YAML files.
     Manifests(PathBuf),

@@ -149,7 +149,10 @@ fn apply_news<K: Kernel>(agent: &mut Agent<K>, news: DeviceNews, now: Instant) {
 fn finish_step<K: Kernel>(agent: &mut Agent<K>, source: &ObjectSource, searches: &mut Searches) {
     agent.look_at_pod_ends(Instant::now());
     agent.unblock_unidentified(Instant::now());
+    // First, because the other nodes need longer than the maps of this one.
+    agent.publish();
     agent.sync();
+    agent.report_in_force();
     for object in agent.take_found() {
         source.report(agent, object, Instant::now());
     }

@@ -18,6 +18,8 @@ mod fake_kernel;
 mod findings;
 mod known_servers;
 mod object_source;
+pub mod policy_status;
+mod publisher;
 mod run;
 mod saved_file;
 mod startup_taint;
@@ -32,10 +34,11 @@ pub use answers::handle::Handle;
 pub use answers::report::{DropRecord, FlowRecord};
 pub use answers::status::{
     Attached, EndpointStatus, ExitGuardStatus, InterfaceState, MapStatus, PolicyStatus, Protection,
-    SourceStatus, Status, TunnelStatus, UnidentifiedStatus, UplinkStatus,
+    PublishingStatus, SourceStatus, Status, TunnelStatus, UnidentifiedStatus, UplinkStatus,
 };
-pub use config::{CONTROL_SOCKET, Config, Source, state_files};
+pub use config::{CONTROL_SOCKET, Config, PublishAddresses, Source, state_files};
 pub use run::{lock, run};
+pub use state::publishing::PublishingOutcome;
 pub use state::registry::{Record, Registry};
 pub use state::tunnels::PodTunnels;
 pub use state::{Agent, FromBefore};

@@ -15,11 +15,14 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::config::Source;
+use super::config::{PublishAddresses, Source};
 use super::known_servers;
+use super::policy_status::{self, Periods};
+use super::publisher;
 use super::startup_taint;
 use super::state::Agent;
 use super::state::held_policies::{NamespaceAnswer, NamespaceQuestion};
+use super::state::publishing::PublishingTask;
 use crate::manifests::watch as manifests;
 
 /// Look-ups and reports that may wait for the API server.
@@ -47,12 +50,13 @@ impl ObjectSource {
         source: Source,
         node: Option<Arc<str>>,
         servers: PathBuf,
+        publishing: PublishingTask,
         updates: &mpsc::Sender<SourceUpdate>,
         namespaces: &mpsc::Sender<(NamespaceQuestion, NamespaceAnswer)>,
         cancel: &CancellationToken,
     ) -> Result<Self, netpol_kube::Error> {
         Ok(match source {
-            Source::Cluster { kubeconfig, startup_taint } => {
+            Source::Cluster { kubeconfig, startup_taint, publish_addresses } => {
                 let access = Access::open(kubeconfig.as_deref()).await?;
                 let mut cluster = Cluster::start(
                     access.clone(),
@@ -62,6 +66,16 @@ impl ObjectSource {
                     namespaces,
                     cancel,
                 );
+                if let Some(node) = &node {
+                    cluster.report_in_force(access.clone(), Arc::clone(node), &publishing);
+                }
+                match (publish_addresses, &node) {
+                    (PublishAddresses::On, Some(node)) => {
+                        cluster.publish(access.clone(), Arc::clone(node), publishing, updates);
+                    }
+                    (PublishAddresses::On, None) => publishing.set_off("the node name is not set"),
+                    (PublishAddresses::Off, _) => publishing.set_off("--publish-addresses off"),
+                }
                 match (startup_taint, node) {
                     (Some(taint), Some(node)) => cluster.remove_taint(access, node, taint),
                     (Some(_), None) => warn!("start-up taint not removed: node name not set"),
@@ -69,12 +83,11 @@ impl ObjectSource {
                 }
                 Self::Cluster(cluster)
             }
-            Source::Manifests(dir) => Self::Manifests(manifests::spawn(
-                dir,
-                manifests::Options::default(),
-                updates,
-                cancel,
-            )),
+            Source::Manifests(dir) => {
+                publishing.set_off("objects come from files");
+                let options = manifests::Options::default();
+                Self::Manifests(manifests::spawn(dir, options, updates, cancel))
+            }
         })
     }
 
@@ -179,6 +192,24 @@ impl Cluster {
         let node = node.unwrap_or_else(|| Arc::from("netpol-agent"));
         tasks.spawn(netpol_kube::report(access, node, reported, cancel.clone()));
         Self { look_ups, questions, reports, serves: watch::Sender::new(false), tasks }
+    }
+
+    /// Reports which ClusterNetworkPolicies are in force here, and writes their conditions if elected.
+    fn report_in_force(&mut self, access: Access, node: Arc<str>, task: &PublishingTask) {
+        let in_force = task.in_force.clone();
+        self.tasks.spawn(policy_status::run(access, node, in_force, Periods::default()));
+    }
+
+    /// Publishes addresses of this node's pods, and follows those of other nodes.
+    fn publish(
+        &mut self,
+        access: Access,
+        node: Arc<str>,
+        task: PublishingTask,
+        updates: &mpsc::Sender<SourceUpdate>,
+    ) {
+        let options = Options::default();
+        self.tasks.spawn(publisher::run(access, node, options, task, updates.clone()));
     }
 
     /// Removes the start-up taint once the agent serves.

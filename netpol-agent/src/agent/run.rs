@@ -24,12 +24,13 @@ use super::object_source::ObjectSource;
 use super::state::Agent;
 use super::state::held_policies::Asking;
 use super::state::last_heard::LastHeard;
+use super::state::publishing::Publishing;
 use super::state::registry::Registry;
 use super::state::unidentified::Unidentified;
 use super::unable::{self, Edges};
 use super::upkeep::worker::Worker;
 use crate::cni_server;
-use crate::control::{serve_unix, tcp};
+use crate::control::{ListenAddress, serve_unix, tcp};
 use crate::denial;
 use crate::discovery;
 
@@ -52,7 +53,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Ok(kernel) => kernel,
         Err(error) => {
             let error = denial::explain(error.into());
-            let (Source::Cluster { kubeconfig, startup_taint: _ }, Some(node)) = (source, node)
+            let (
+                Source::Cluster { kubeconfig, startup_taint: _, publish_addresses: _ },
+                Some(node),
+            ) = (source, node)
             else {
                 return Err(error);
             };
@@ -73,17 +77,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     info!(n_endpoints = map_state.endpoints.len(), "maps ready");
     let events = kernel.events()?;
     if datapath.trace == Trace::On {
-        let messages = kernel.trace_messages()?;
-        tokio::spawn(async move {
-            let Err(error) = messages.forward().await;
-            error!(%error, "trace messages of the programs not shown any more");
-        });
+        forward_trace(&mut kernel)?;
     }
     if node.is_none() {
         warn!("node name not set: pods that are older than the agent are not searched for");
     }
+    let (publishing, publishing_task) = Publishing::new();
     let agent = Agent::new(kernel, map_state, registry)
         .on_node(node.clone())
+        .publishing(publishing)
         .with_tunnels(pod_tunnels)
         .remembering(LastHeard::open(socket.with_file_name(LAST_HEARD)))
         .unblocking(Unidentified::open(socket.with_file_name(UNIDENTIFIED)))
@@ -96,12 +98,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (handle, questions) = Handle::new();
     let drops = DropLog::spawn(events, handle.clone(), cancel.clone());
     serve_unix(&control, routes::private(handle.clone(), drops), cancel.clone())?;
-    if let Some(address) = health {
-        tcp::serve(address, &routes::health(handle.clone()), &cancel)?;
-    }
-    if let Some(address) = metrics {
-        tcp::serve(address, &routes::metrics(handle), &cancel)?;
-    }
+    serve_tcp([health, metrics], &handle, &cancel)?;
 
     let (calls_in, calls) = mpsc::channel(QUEUE);
     let (updates_in, updates) = mpsc::channel(QUEUE);
@@ -109,16 +106,49 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tokio::spawn(stamp(updates, stamped_in));
     let (namespaces_in, namespaces) = mpsc::channel(QUEUE);
     let servers = socket.with_file_name(SERVERS);
-    let source =
-        ObjectSource::start(source, node, servers, &updates_in, &namespaces_in, &cancel).await?;
+    let source = ObjectSource::start(
+        source,
+        node,
+        servers,
+        publishing_task,
+        &updates_in,
+        &namespaces_in,
+        &cancel,
+    )
+    .await?;
     drop((updates_in, namespaces_in));
     tokio::spawn(cni_server::serve(listener, calls_in, cancel.clone()));
     let NodeWatch { devices, filters } = watch_node(&cancel);
-    let updates = stamped;
-    let inputs = Inputs { updates, calls, devices, filters, questions, namespaces, found, results };
+    let inputs =
+        Inputs { updates: stamped, calls, devices, filters, questions, namespaces, found, results };
     let worker = Worker::start().context("starting the worker thread")?;
     Box::pin(event_loop::run(agent, inputs, searches, &source, &worker, &cancel)).await;
     info!("stopped; policies stay in force");
+    Ok(())
+}
+
+/// Shows the trace messages of the programs in the log.
+fn forward_trace(kernel: &mut Datapath) -> anyhow::Result<()> {
+    let messages = kernel.trace_messages()?;
+    tokio::spawn(async move {
+        let Err(error) = messages.forward().await;
+        error!(%error, "trace messages of the programs not shown any more");
+    });
+    Ok(())
+}
+
+/// Serves health and metrics at their addresses, if they have any.
+fn serve_tcp(
+    [health, metrics]: [Option<ListenAddress>; 2],
+    handle: &Handle<Datapath>,
+    cancel: &CancellationToken,
+) -> anyhow::Result<()> {
+    if let Some(address) = health {
+        tcp::serve(address, &routes::health(handle.clone()), cancel)?;
+    }
+    if let Some(address) = metrics {
+        tcp::serve(address, &routes::metrics(handle.clone()), cancel)?;
+    }
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use netpol_policy::model::Transport;
 use netpol_policy::simulate::{PodOrIp, PortChoice};
 use netpol_terminal::Output;
 
-use crate::agent::PodTunnels;
+use crate::agent::{PodTunnels, PublishAddresses};
 use crate::control::ListenAddress;
 
 /// Kubernetes NetworkPolicy, enforced by eBPF.
@@ -47,6 +47,16 @@ pub(super) struct RunArgs {
     /// Key of a taint that the agent removes from its own Node once it serves, such as `netpol.dev/agent-not-ready`.
     #[arg(long, value_name = "KEY", env = "NETPOL_STARTUP_TAINT", conflicts_with = "manifests")]
     pub(super) startup_taint: Option<String>,
+    /// Whether to publish addresses of this node's pods for the agents of other nodes, and to believe theirs, before the API reports
+    /// them. It needs Kubernetes 1.30 and the admission policy in `deploy`.
+    #[arg(
+        long,
+        value_enum,
+        env = "NETPOL_PUBLISH_ADDRESSES",
+        default_value_t,
+        conflicts_with = "manifests"
+    )]
+    pub(super) publish_addresses: PublishAddresses,
     /// Folders in which the container runtime keeps the results of CNI plugins. They name the interfaces of pods that are
     /// older than the agent.
     #[arg(

@@ -13,7 +13,8 @@ use netpol_terminal::{DENIED, FAILED, Output, Terminal};
 use super::args::{AgentArgs, DropsArgs, ExplainArgs, FlowsArgs, StatusArgs};
 use crate::agent::{
     Attached, CONTROL_SOCKET, DropRecord, FlowRecord, InterfaceState, MapStatus, PolicyStatus,
-    Protection, SourceStatus, Status, TunnelStatus, UplinkStatus,
+    Protection, PublishingOutcome, PublishingStatus, SourceStatus, Status, TunnelStatus,
+    UplinkStatus,
 };
 use crate::control::client;
 
@@ -53,6 +54,7 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         .collect();
     writeln!(out, "  map entries: {}", fill.join(", "))?;
     write_attachments(status, out)?;
+    write_publishing(&status.publishing, out)?;
     let mut policies = table(&["POLICY", "CONCERNS", "OVER CAPACITY", "NOTES"]);
     for PolicyStatus { policy, n_endpoints, is_held, left_out } in &status.policies {
         let isolates: Vec<_> =
@@ -100,6 +102,27 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{table}")?;
     for diagnostic in &status.diagnostics {
         writeln!(out, "! {diagnostic}")?;
+    }
+    Ok(())
+}
+
+/// Addresses that nodes publish before the API reports them.
+fn write_publishing(status: &PublishingStatus, out: &mut dyn Write) -> io::Result<()> {
+    let PublishingStatus { outcome, n_pods, believed } = status;
+    if let Some(reason) = &outcome.off {
+        return writeln!(out, "  addresses published before the API reports them: off: {reason}");
+    }
+    let PublishingOutcome { off: _, n_writes, n_bytes, n_failures, error } = outcome;
+    writeln!(
+        out,
+        "  addresses published before the API reports them: of {n_pods} pods here ({n_writes} writes, {n_bytes} bytes, {n_failures} failed), {} of other nodes",
+        believed.len()
+    )?;
+    if let Some(error) = error {
+        writeln!(out, "  the latest write of them failed: {error}")?;
+    }
+    for (address, pod) in believed {
+        writeln!(out, "  {address} of {pod}: published by its node, not yet reported by the API")?;
     }
     Ok(())
 }
@@ -225,18 +248,21 @@ fn drop_line(record: &DropRecord) -> String {
     let action = if record.is_dropped { "dropped" } else { "would be dropped" };
     let end = |address: std::net::IpAddr, port: u16| std::net::SocketAddr::new(address, port);
     let peer = record.peer.as_ref().map_or_else(String::new, |peer| format!(", peer {peer}"));
-    let isolated = if record.policies.is_empty() {
-        String::new()
-    } else {
-        let names: Vec<_> = record.policies.iter().map(ToString::to_string).collect();
-        format!(", isolated by {}", names.join(", "))
+    let why = match (&record.rule, record.tier) {
+        (Some(rule), Some(tier)) => format!(", denied by {rule} ({tier} tier)"),
+        (Some(rule), None) => format!(", denied by {rule}"),
+        (None, _) if record.policies.is_empty() => String::new(),
+        (None, _) => {
+            let names: Vec<_> = record.policies.iter().map(ToString::to_string).collect();
+            format!(", isolated by {}", names.join(", "))
+        }
     };
     let more = match record.n_suppressed {
         0 => String::new(),
         n => format!(" ({n} more suppressed by the rate limit)"),
     };
     format!(
-        "{} {pod} {} {action} ({}): {} {} -> {}{peer}{isolated}{more}",
+        "{} {pod} {} {action} ({}): {} {} -> {}{peer}{why}{more}",
         record.unix_s,
         record.direction,
         record.reason,
@@ -257,7 +283,7 @@ pub(super) fn flows(args: FlowsArgs, terminal: &mut Terminal<'_>) -> anyhow::Res
     let flows: Vec<FlowRecord> =
         serde_json::from_str(&text).context("parsing the agent's answer")?;
     let mut table =
-        table(&["POD", "ORIGIN", "PROTOCOL", "PORT", "REMOTE", "STATE", "IDLE", "RULE"]);
+        table(&["POD", "ORIGIN", "PROTOCOL", "PORT", "REMOTE", "STATE", "IDLE", "RULE", "TIER"]);
     for flow in flows {
         let remote = std::net::SocketAddr::new(flow.remote, flow.remote_port);
         table.add_row([
@@ -269,6 +295,7 @@ pub(super) fn flows(args: FlowsArgs, terminal: &mut Terminal<'_>) -> anyhow::Res
             flow.state,
             format!("{} s", flow.idle_s),
             flow.rule.unwrap_or_default(),
+            flow.tier.map(|tier| tier.to_string()).unwrap_or_default(),
         ]);
     }
     writeln!(terminal.stdout, "{table}")?;

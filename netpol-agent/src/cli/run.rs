@@ -21,6 +21,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
         kubeconfig,
         node,
         startup_taint,
+        publish_addresses,
         cni_results,
         namespaces,
         socket,
@@ -42,7 +43,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
     let config = Config {
         source: match manifests {
             Some(dir) => Source::Manifests(dir),
-            None => Source::Cluster { kubeconfig, startup_taint },
+            None => Source::Cluster { kubeconfig, startup_taint, publish_addresses },
         },
         node: node.map(Arc::from),
         search_paths: SearchPaths { results: cni_results, namespaces },

@@ -307,9 +307,10 @@ mod tests {
                     let objects: Vec<_> = list.objects().iter().map(render_object).collect();
                     format!("= {}", objects.join(", "))
                 }
-                Delta::UpsertEndpoint(_) | Delta::RemoveEndpoint(_) | Delta::OwnAddresses(_) => {
-                    "not from a manifest".to_owned()
-                }
+                Delta::UpsertEndpoint(_)
+                | Delta::RemoveEndpoint(_)
+                | Delta::OwnAddresses(_)
+                | Delta::PublishedAddresses { .. } => "not from a manifest".to_owned(),
             };
             lines.push(line);
         }

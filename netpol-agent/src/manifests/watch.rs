@@ -255,7 +255,8 @@ mod tests {
             Delta::Remove { .. }
             | Delta::UpsertEndpoint(_)
             | Delta::RemoveEndpoint(_)
-            | Delta::OwnAddresses(_) => false,
+            | Delta::OwnAddresses(_)
+            | Delta::PublishedAddresses { .. } => false,
         })
     }
 

@@ -21,6 +21,12 @@ pub(crate) use file::{API_VERSION, KIND};
 use file::{Expectation, Mistake, TestFile};
 use report::{CaseReport, FileReport};
 
+/// Shown below the options.
+const EXAMPLES: &str = "\
+Examples:
+  netpol test deploy/
+  netpol test shop.netpol.yaml -f rendered/ -o junit --min-coverage 80";
+
 /// Compare expectations with what the policies allow: unit tests for policies.
 ///
 /// A test file has `apiVersion: netpol.dev/v1`, `kind: PolicyTest` and a list of expectations, such as
@@ -29,6 +35,7 @@ use report::{CaseReport, FileReport};
 /// The exit code is 0 if every expectation holds, 1 if one does not or the coverage is too low, and 2 if a file is not understood: an
 /// unknown field, a name that nothing has, a port that no pod has.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct TestArgs {
     /// Test files, and directories that contain some.
     #[arg(value_name = "PATH", required = true)]

@@ -20,10 +20,17 @@ use serde_json::json;
 /// The field with the CNI configuration.
 const FIELD: &str = "cni-conf.json";
 
+/// Shown below the options.
+const EXAMPLES: &str = "\
+Examples:
+  netpol flannel install --dry-run
+  netpol flannel uninstall";
+
 /// Name netpol-cni in Flannel's own configuration, so that no pod starts without it, or take it out again.
 ///
 /// Flannel writes this configuration to each node, so it has netpol-cni from the first boot on. A node without an agent then starts no pod.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct FlannelArgs {
     #[command(subcommand)]
     verb: Verb,

@@ -3,10 +3,11 @@
 use serde::Serialize;
 
 use netpol_policy::lint::{self, Level, Options, Scope};
-use netpol_policy::manifests::{self, Cause, Location};
-use netpol_policy::model::{Diagnostic, Kind, Object, ObjectName, ObjectRef, Severity};
+use netpol_policy::manifests::{self, Cause, Location, Manifests};
+use netpol_policy::model::{Code, Diagnostic, Kind, Object, ObjectName, ObjectRef, Severity};
 use netpol_policy::store::{ClusterState, Delta};
 
+use super::fix::Fix;
 use crate::input::Input;
 
 /// A finding of any origin, as `-o json` writes it.
@@ -19,6 +20,9 @@ pub(super) struct Entry {
     /// File and line; `None` for objects of a cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) location: Option<Location>,
+    /// Column of the field, in characters from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) column: Option<usize>,
     /// Kind, namespace and name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) object: Option<String>,
@@ -28,6 +32,9 @@ pub(super) struct Entry {
     /// The advice of the check.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) advice: Option<&'static str>,
+    /// The change of the file that removes the finding.
+    #[serde(skip)]
+    pub(super) fix: Option<Fix>,
 }
 
 /// All findings, sorted by location.
@@ -50,15 +57,34 @@ pub(super) fn entries(input: &Input, objects: Vec<Object>, scope: Scope) -> Vec<
             code: check.code,
             name: Some(check.name),
             level,
+            column: None,
             location: manifests.location_of(&object, &field),
+            fix: fix(check.code, manifests, &object, &field),
             object: Some(object.to_string()),
             field: Some(field),
             message,
             advice: Some(check.advice),
         });
     }
+    for entry in &mut entries {
+        let column = entry.location.as_ref().map(|location| location.column);
+        entry.column = column.filter(|column| *column != 0);
+    }
     entries.sort_by(|one, other| one.location.cmp(&other.location));
     entries
+}
+
+/// The change that removes a finding of a check, if it is mechanical.
+fn fix(code: &str, manifests: &Manifests, object: &ObjectRef, field: &str) -> Option<Fix> {
+    match code {
+        "NP011" => manifests.location_of(object, "spec.egress").map(Fix::PolicyTypes),
+        "NP005" => {
+            let (list, index) = field.strip_suffix(']')?.rsplit_once('[')?;
+            let before = index.parse::<usize>().ok()?.checked_sub(1)?;
+            manifests.location_of(object, &format!("{list}[{before}]")).map(Fix::JoinPeers)
+        }
+        _ => None,
+    }
 }
 
 fn from_file(finding: &manifests::Finding) -> Entry {
@@ -69,10 +95,12 @@ fn from_file(finding: &manifests::Finding) -> Entry {
             name: None,
             level: level(code.severity()),
             location,
+            column: None,
             object: None,
             field: None,
             message: message.clone(),
             advice: None,
+            fix: None,
         },
         Cause::Object(diagnostic) => from_object(diagnostic, location),
     }
@@ -80,15 +108,24 @@ fn from_file(finding: &manifests::Finding) -> Entry {
 
 fn from_object(diagnostic: &Diagnostic, location: Option<Location>) -> Entry {
     let Diagnostic { code, object, field, message } = diagnostic;
+    // An object of a cluster was accepted by its server. A server of the current version refuses the same text in a file.
+    let is_refused = *code == Code::UnusualBlock && location.is_some();
+    let message = if is_refused {
+        format!("{message}, and refused by an API server of 1.36 or later")
+    } else {
+        message.clone()
+    };
     Entry {
         code: code.as_str(),
         name: None,
-        level: level(code.severity()),
+        level: if is_refused { Level::Error } else { level(code.severity()) },
         location,
+        column: None,
         object: Some(object.to_string()),
         field: Some(field.clone()),
-        message: message.clone(),
+        message,
         advice: None,
+        fix: is_refused.then_some(Fix::CanonicalBlock),
     }
 }
 

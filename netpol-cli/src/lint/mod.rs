@@ -2,10 +2,14 @@
 
 mod codes;
 mod entry;
+mod excerpt;
+mod fix;
+mod github;
 mod sarif;
 
 use std::io::{self, Write};
 
+use annotate_snippets::Renderer;
 use clap::ValueEnum;
 use serde::Serialize;
 
@@ -16,12 +20,23 @@ use netpol_terminal::{FAILED, FOUND, Terminal};
 
 use crate::input::{self, InputArgs};
 use entry::{Entry, entries};
+use excerpt::Sources;
+
+/// Shown below the options.
+const EXAMPLES: &str = "\
+Examples:
+  helm template my-chart | netpol lint -f -
+  netpol lint -f rendered/ --deny warnings -o sarif
+  netpol lint -f rendered/ --fix
+  netpol lint --explain NP020";
 
 /// Report mistakes in policies: fields that are not in force as written, and rules that probably do not have the intended effect.
 ///
 /// The checks are listed in docs/lint.md. Checks that compare policies with pods, namespaces or Services need these objects too.
 /// The exit code is 0 if there is no finding of the --deny level or above, 1 if there is one, and 2 if the input cannot be read.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub(super) struct LintArgs {
     #[command(flatten)]
     input: InputArgs,
@@ -35,6 +50,13 @@ pub(super) struct LintArgs {
     /// Explain a code, such as NP020.
     #[arg(long, value_name = "CODE", group = "objects", exclusive = true)]
     explain: Option<String>,
+    /// Show as a diff the changes that need no decision: missing `policyTypes`, blocks in their usual form; and, as a suggestion,
+    /// peers to join. The exit code is 1 if there is one.
+    #[arg(long)]
+    fix: bool,
+    /// With --fix, write the changes to the files. Everything else in them stays as it is, and suggestions are not written.
+    #[arg(long, requires = "fix")]
+    write: bool,
     /// Output format.
     #[arg(short, long, value_enum, default_value_t)]
     output: LintOutput,
@@ -49,9 +71,13 @@ pub(super) struct LintArgs {
 /// The output format of findings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum LintOutput {
-    /// A line for each finding, with advice.
+    /// Each finding with the line that it is about, and advice.
     #[default]
     Text,
+    /// One line for each finding.
+    Short,
+    /// Commands that mark the lines in a pull request (GitHub Actions).
+    Github,
     /// A JSON array of objects.
     Json,
     /// SARIF 2.1.0, for code hosts.
@@ -72,7 +98,7 @@ enum DenyLevel {
 
 /// Exit codes: 1 if there is a finding of the `--deny` level or above, 2 if a file could not be read completely.
 pub(super) fn run(args: LintArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
-    let LintArgs { input, complete, list, explain, output, deny, allow } = args;
+    let LintArgs { input, complete, list, explain, fix, write, output, deny, allow } = args;
     if list {
         return codes::list(&mut terminal.stdout);
     }
@@ -99,15 +125,28 @@ pub(super) fn run(args: LintArgs, terminal: &mut Terminal<'_>) -> anyhow::Result
         let is_named = |code: &String| *code == entry.code || Some(code.as_str()) == entry.name;
         !allow.iter().any(is_named)
     });
+    if fix {
+        let write = if write { fix::Write::Yes } else { fix::Write::No };
+        let code = fix::run(&entries, input.manifests.stdin.as_deref(), write, terminal)?;
+        return Ok(if is_unreadable { FAILED } else { code });
+    }
     match output {
         LintOutput::Text => {
-            write_text(&entries, n_objects, &mut terminal.stdout)?;
+            let renderer = if terminal.is_styled { Renderer::styled() } else { Renderer::plain() };
+            let mut sources = Sources::new(input.manifests.stdin.as_deref(), renderer);
+            write_text(&entries, Some(&mut sources), &mut terminal.stdout)?;
+            write_counts(&entries, n_objects, &mut terminal.stdout)?;
             if let Some(objects) = input::not_evaluated(&input.manifests) {
                 writeln!(terminal.stdout, "{objects}")?;
             }
         }
+        LintOutput::Short => write_text(&entries, None, &mut terminal.stdout)?,
+        LintOutput::Github => github::write(&entries, &mut terminal.stdout)?,
         LintOutput::Json => write_json(&entries, &mut terminal.stdout)?,
-        LintOutput::Sarif => write_json(&sarif::log(&entries), &mut terminal.stdout)?,
+        LintOutput::Sarif => write_json(
+            &sarif::log(&entries, std::env::current_dir().ok().as_deref()),
+            &mut terminal.stdout,
+        )?,
     }
     let threshold = match deny {
         DenyLevel::Errors => Level::Error,
@@ -129,9 +168,25 @@ fn has_every_namespace(objects: &[Object]) -> bool {
     })
 }
 
-fn write_text(entries: &[Entry], n_objects: usize, out: &mut dyn Write) -> io::Result<()> {
+/// Writes a line for each finding and, with `sources`, the line that it is about and advice.
+fn write_text(
+    entries: &[Entry],
+    mut sources: Option<&mut Sources<'_>>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     for entry in entries {
-        let Entry { code, name, level, location, object, field, message, advice } = entry;
+        let Entry {
+            code,
+            name,
+            level,
+            location,
+            column: _,
+            object,
+            field,
+            message,
+            advice,
+            fix: _,
+        } = entry;
         if let Some(location) = location {
             write!(out, "{location}: ")?;
         }
@@ -146,10 +201,19 @@ fn write_text(entries: &[Entry], n_objects: usize, out: &mut dyn Write) -> io::R
             Some(field) if !field.is_empty() => writeln!(out, ": {field} {message}")?,
             Some(_) | None => writeln!(out, ": {message}")?,
         }
+        let Some(sources) = sources.as_deref_mut() else { continue };
+        let excerpt = location.as_ref().and_then(|location| sources.excerpt(location, *level));
+        if let Some(excerpt) = excerpt {
+            writeln!(out, "{excerpt}")?;
+        }
         if let Some(advice) = advice {
             writeln!(out, "    {advice}")?;
         }
     }
+    Ok(())
+}
+
+fn write_counts(entries: &[Entry], n_objects: usize, out: &mut dyn Write) -> io::Result<()> {
     let count = |wanted: Level| {
         let n = entries.iter().filter(|entry| entry.level == wanted).count();
         counted(n, wanted.as_str())

@@ -13,12 +13,20 @@ use super::changes::Totals;
 use super::selector;
 use crate::input::{ClusterArgs, PodNetworkArgs};
 
+/// Shown below the options.
+const EXAMPLES: &str = "\
+Examples:
+  netpol simulate -f rendered/
+  netpol simulate -f rendered/ -n shop --port 6379 -o html
+  netpol simulate --cluster --what-if -f changed.yaml --fail-on opens";
+
 /// Evaluate connections without sending packets: draw the matrix of allowed connections, or evaluate cases from a file.
 ///
 /// Workloads are pods. Pods that are alike share a row. With --what-if, only the connections that change are shown, on every port,
 /// unless --matrix or --port is given. The exit code is 0, 1 if --fail-on is met, or 2 if the input cannot be read
 /// completely.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 #[command(group = ArgGroup::new("objects").args(["file", "cluster", "cases"]).required(true).multiple(true))]
 pub(crate) struct SimulateArgs {
     #[command(flatten)]

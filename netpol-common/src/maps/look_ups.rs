@@ -8,7 +8,8 @@ use crate::keys::{
     FragmentKey, FragmentValue, Known,
 };
 use crate::mac::Mac;
-use crate::verdict::{Asked, denial};
+use crate::packet::Packet;
+use crate::verdict::{Asked, Ruled, View, denial, denial_to_itself, judge_connection};
 
 /// Whether a packet belongs to an established flow that passes it without a new decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +88,26 @@ pub trait PolicyMaps {
         Self: Sized,
     {
         denial(self, slots, addr, asked)
+    }
+    /// [`crate::verdict::denial_to_itself`], for the same reason.
+    fn denial_to_itself(
+        &self,
+        ifindex: IfIndex,
+        ingress_ifindex: u32,
+        egress_mark: u16,
+        packet: &Packet,
+    ) -> u64
+    where
+        Self: Sized,
+    {
+        denial_to_itself(self, ifindex, ingress_ifindex, egress_mark, packet)
+    }
+    /// [`crate::verdict::judge_connection`], for the same reason.
+    fn judge_connection(&self, view: &View, packet: &Packet) -> Ruled
+    where
+        Self: Sized,
+    {
+        judge_connection(self, view, packet)
     }
     /// Whether a pod or a node has the address, as far as is known.
     fn is_taken(&self, addr: &Addr) -> bool;

@@ -1,7 +1,7 @@
 //! The decision about a frame, by the hook at which it is.
 
 use super::deferred::{finish_flow, finish_verdict, is_hairpin};
-use super::denials::{Asked, ruling};
+use super::denials::{Asked, denied_to_itself, ruling};
 use super::fast_path::{FastPath, fast_path};
 use super::hook_context::HookContext;
 use super::judge::judge;
@@ -146,6 +146,16 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
         {
             Ruling::pass(PassReason::NeighbourDiscovery)
         }
+        Parsed::Ip
+            if !is_egress
+                && view.endpoint.denies != 0
+                && let Some(ruling) = denied_to_itself(maps, context, packet) =>
+        {
+            if context.flow_handle != 0 {
+                finish_flow(maps, context, packet, IfIndex(0), ruling.verdict);
+            }
+            ruling
+        }
         Parsed::Ip => match direction {
             Direction::Egress => {
                 let ruling = judge(maps, bytes, &view, packet);
@@ -157,7 +167,12 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
                 }
             }
             Direction::Ingress => {
-                let is_hairpin = is_hairpin(maps, context);
+                let is_hairpin = is_hairpin(
+                    maps,
+                    context.ifindex,
+                    context.ingress_ifindex,
+                    context.egress_mark(),
+                );
                 if context.egress_mark() != 0 && !is_hairpin {
                     // The sender's policy comes first. Both views use the same memory, because BPF has little stack.
                     let ruling = finish_verdict(maps, bytes, context, packet, &mut view);
@@ -176,29 +191,10 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
                         return outcome;
                     };
                     view = View::of_hook(context, (value, slots), direction, epoch);
-                } else {
-                    // With an egress mark: the answers have none.
-                    if context.egress_mark() != 0 && view.endpoint.denies != 0 {
-                        // NetworkPolicies allow it. The source is not read, because the node may have replaced it.
-                        let both = Direction::Ingress.bit() | Direction::Egress.bit();
-                        let asked = Asked::of(packet, both);
-                        let denial = maps.denial(view.slots, &packet.dst, asked);
-                        if let Some(ruling) = ruling(denial)
-                            && !ruling.verdict.is_pass()
-                        {
-                            if context.flow_handle != 0 {
-                                finish_flow(maps, context, packet, IfIndex(0), ruling.verdict);
-                            }
-                            outcome.verdict = ruling.verdict;
-                            outcome.rule = ruling.rule;
-                            return outcome;
-                        }
-                    }
-                    if context.flow_handle != 0 {
-                        // The sender is not isolated, but may be later.
-                        let verdict = Verdict::Pass(PassReason::NotIsolated);
-                        finish_flow(maps, context, packet, IfIndex(0), verdict);
-                    }
+                } else if context.flow_handle != 0 {
+                    // The sender is not isolated, but may be later.
+                    let verdict = Verdict::Pass(PassReason::NotIsolated);
+                    finish_flow(maps, context, packet, IfIndex(0), verdict);
                 }
                 if is_hairpin {
                     view.exempt = Some(PassReason::Hairpin);

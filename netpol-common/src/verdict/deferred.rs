@@ -13,10 +13,14 @@ use crate::reason::{DropReason, PassReason, Verdict};
 /// handles, the packet's ingress device is the pod's own device. On another bridge it is the bridge, and only the egress mark names
 /// the pod.
 #[inline(always)]
-pub(super) fn is_hairpin<M: PolicyMaps>(maps: &M, context: &HookContext) -> bool {
-    context.ingress_ifindex == context.ifindex.0
-        || (context.egress_mark() != 0
-            && maps.egress_mark_owner(context.egress_mark()) == Some(context.ifindex))
+pub(super) fn is_hairpin<M: PolicyMaps>(
+    maps: &M,
+    ifindex: IfIndex,
+    ingress_ifindex: u32,
+    egress_mark: u16,
+) -> bool {
+    ingress_ifindex == ifindex.0
+        || (egress_mark != 0 && maps.egress_mark_owner(egress_mark) == Some(ifindex))
 }
 
 /// The deferred egress verdict of the pod that sent the packet, whose real destination is known now. Replaces `view` by the view of

@@ -1,8 +1,10 @@
 //! The rules that deny, where NetworkPolicies allow everything: on the way to the own node, and of a pod to itself.
 
+use super::deferred::is_hairpin;
+use super::hook_context::HookContext;
 use super::view::Ruling;
 use crate::addr::Addr;
-use crate::ids::{Direction, PortBe, Protocol, RuleId};
+use crate::ids::{Direction, IfIndex, PortBe, Protocol, RuleId};
 use crate::keys::{AllowSlots, AllowValue};
 use crate::maps::PolicyMaps;
 use crate::packet::Packet;
@@ -55,6 +57,36 @@ pub fn denial<M: PolicyMaps>(maps: &M, slots: AllowSlots, addr: &Addr, asked: As
         }
     }
     found
+}
+
+/// The [`denial`] of a connection of a pod to itself through a Service, in both directions. 0 for any other packet to the pod, and for
+/// answers, which have no egress mark. The source is not read, because the node may have replaced it.
+#[inline(always)]
+pub fn denial_to_itself<M: PolicyMaps>(
+    maps: &M,
+    ifindex: IfIndex,
+    ingress_ifindex: u32,
+    egress_mark: u16,
+    packet: &Packet,
+) -> u64 {
+    if egress_mark == 0 || !is_hairpin(maps, ifindex, ingress_ifindex, egress_mark) {
+        return 0;
+    }
+    let Some((_, slots, _)) = maps.endpoint(ifindex) else { return 0 };
+    let both = Direction::Ingress.bit() | Direction::Egress.bit();
+    maps.denial(slots, &packet.dst, Asked::of(packet, both))
+}
+
+/// The ruling of an enforced [`denial_to_itself`].
+#[inline(always)]
+pub(super) fn denied_to_itself<M: PolicyMaps>(
+    maps: &M,
+    context: &HookContext,
+    packet: &Packet,
+) -> Option<Ruling> {
+    let HookContext { ifindex, ingress_ifindex, .. } = *context;
+    ruling(maps.denial_to_itself(ifindex, ingress_ifindex, context.egress_mark(), packet))
+        .filter(|ruling| !ruling.verdict.is_pass())
 }
 
 /// The ruling of a [`denial`].

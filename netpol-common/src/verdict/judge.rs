@@ -1,6 +1,6 @@
 //! The verdict of one endpoint on an IP packet.
 
-use super::connection::{flow_key, judge_connection};
+use super::connection::flow_key;
 use super::view::{Ruling, View};
 use crate::flow;
 use crate::keys::FlowValue;
@@ -23,7 +23,7 @@ pub(super) fn judge<M: PolicyMaps, B: Frame + ?Sized>(
     {
         return Ruling::pass(PassReason::IcmpError);
     }
-    judge_connection(maps, view, packet)
+    maps.judge_connection(view, packet).ruling()
 }
 
 /// Whether an ICMP error quotes a packet of a live connection of this endpoint.

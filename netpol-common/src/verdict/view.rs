@@ -31,12 +31,50 @@ impl Ruling {
     }
 }
 
-/// A packet as one endpoint has to judge it.
+/// A [`Ruling`] as the number that a BPF function returns: the rule in the lower half, above it the flow handle, then the number of the
+/// reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ruled(pub u64);
+
+impl Ruled {
+    #[inline(always)]
+    pub(super) const fn of(ruling: Ruling) -> Self {
+        let reason = match ruling.verdict {
+            Verdict::Pass(reason) => reason as u64,
+            Verdict::Drop(reason) => reason as u64,
+        };
+        Self(reason << 48 | (ruling.flow_handle as u64) << 32 | ruling.rule.0 as u64)
+    }
+
+    /// The ruling. A number that is no reason drops.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the parts of the number")]
+    pub(super) fn ruling(self) -> Ruling {
+        let Self(number) = self;
+        let reason = (number >> 48) as u8;
+        let verdict = if reason < DropReason::NotAllowed as u8 {
+            PassReason::try_from(reason).map(Verdict::Pass)
+        } else {
+            DropReason::try_from(reason).map(Verdict::Drop)
+        };
+        Ruling {
+            verdict: verdict.unwrap_or(Verdict::Drop(DropReason::NotAllowed)),
+            rule: RuleId(number as u32),
+            flow_handle: (number >> 32) as u16,
+        }
+    }
+}
+
+/// A packet as one endpoint has to judge it. Without padding, because the kernel passes it to a BPF function as memory, which has to be
+/// initialized.
 #[derive(Clone, Copy)]
-pub(super) struct View {
+#[repr(C)]
+pub struct View {
+    pub(super) now: Nanos,
+    pub(super) epoch: Epoch,
     pub(super) ifindex: IfIndex,
-    pub(super) endpoint: EndpointValue,
     pub(super) slots: AllowSlots,
+    pub(super) endpoint: EndpointValue,
     pub(super) direction: Direction,
     /// [`FlowKey::stage`].
     pub(super) stage: u8,
@@ -44,9 +82,9 @@ pub(super) struct View {
     pub(super) has_no_flow: bool,
     /// The reason why policy does not apply to this packet, if it does not.
     pub(super) exempt: Option<PassReason>,
-    pub(super) epoch: Epoch,
-    pub(super) now: Nanos,
 }
+
+const _: () = assert!(size_of::<View>() == 32);
 
 impl View {
     /// The view of the endpoint of the hook's device.

@@ -16,11 +16,11 @@ use crate::model::{IpBlock, Peer, PodInWords};
 /// The largest number of backends that a message names.
 const MAX_BACKENDS: usize = 4;
 
-pub(super) fn check(objects: &ObjectSet<'_>, rule: &LocatedRule<'_>, report: &mut Report<'_>) {
+pub(super) fn check(objects: &ObjectSet<'_>, rule: &LocatedRule<'_>, report: &mut Report) {
     let mut is_whole = [false, false];
     for (index, peer) in rule.peers().iter().enumerate() {
         let Peer::IpBlock(block) = peer else { continue };
-        let field = || format!("{}.ipBlock", rule.peer_field(index));
+        let field = || rule.block_field(index);
         if is_covered(block.cidr, &block.except) {
             let message = format!("except covers all of {}", block.cidr);
             report.add(&EXCEPT_COVERS_BLOCK, field(), message);
@@ -48,7 +48,7 @@ fn check_pods(
     objects: &ObjectSet<'_>,
     block: &IpBlock,
     field: &dyn Fn() -> String,
-    report: &mut Report<'_>,
+    report: &mut Report,
 ) {
     let covered = within(&objects.pod_addresses, block);
     let Some((address, pod)) = covered.iter().copied().flatten().next() else { return };
@@ -67,7 +67,7 @@ fn check_services(
     objects: &ObjectSet<'_>,
     block: &IpBlock,
     field: &dyn Fn() -> String,
-    report: &mut Report<'_>,
+    report: &mut Report,
 ) {
     if block.cidr.prefix() == 0 {
         return;

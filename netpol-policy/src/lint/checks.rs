@@ -88,8 +88,8 @@ checks! {
         "An `ipBlock` whose `except` blocks cover its whole `cidr`."
         => "Remove the peer, or use smaller `except` blocks.";
     BLOCK_COVERS_PODS = "NP031" "block-covers-pods" Warning:
-        "An `ipBlock` that contains addresses of pods, which change when pods are recreated. For `0.0.0.0/0` and `::/0` the level is info."
-        => "Select pods by their labels; to allow addresses outside the cluster only, add the pod network to `except`.";
+        "An `ipBlock`, or an item of `networks`, that contains addresses of pods, which change when pods are recreated. For `0.0.0.0/0` and `::/0` the level is info."
+        => "Select pods by their labels; to match addresses outside the cluster only, exclude the pod network, by `except` or by a rule with precedence.";
     BLOCK_COVERS_SERVICE = "NP032" "block-covers-service" Warning:
         "An `ipBlock` that contains a Service address: policies apply after Service translation, to the addresses of the backend pods."
         => "Allow the backends of the Service: pods by their labels, other backends by an `ipBlock` of their addresses.";
@@ -99,4 +99,22 @@ checks! {
     OVER_CAPACITY = "NP040" "over-capacity" Warning:
         "A rule that exceeds the map capacities of a node that runs pods of all policies, so it allows nothing there."
         => "Aggregate the address blocks of the rule, or use policies that select fewer pods per node.";
+    TIED_PRIORITY = "NP050" "tied-priority" Warning:
+        "Two ClusterNetworkPolicies of one tier and one `priority` with rules that disagree about the same connections: the API does not say which one decides. Here it is the one whose name is first."
+        => "Give the two policies different priorities.";
+    UNREACHABLE_RULE = "NP051" "unreachable-rule" Warning:
+        "A rule of a ClusterNetworkPolicy that never decides, because a rule with precedence matches all of its connections."
+        => "Remove the rule, or move it before the other one.";
+    IDLE_PASS = "NP052" "idle-pass" Warning:
+        "A Pass rule after which no rule of the tier matches the same connections, so that it skips nothing. If the input is a part of a cluster, the level is info."
+        => "Remove the rule, or move it before the rules that it should skip.";
+    DENIES_DNS = "NP053" "denies-dns" Warning:
+        "A Deny rule for port 53 of the cluster's DNS without a rule before it that accepts that, so that the pods cannot resolve names."
+        => "Accept egress to the cluster's DNS pods on port 53, UDP and TCP, before this rule.";
+    SHADOWED_BASELINE = "NP054" "shadowed-baseline" Info:
+        "Rules of the Baseline tier for pods that NetworkPolicies isolate, all of them: the Baseline tier is not asked about such pods."
+        => "Nothing, if the rules are for pods that come later.";
+    NAMED_PORT_OF_ADDRESS = "NP055" "named-port-of-address" Warning:
+        "A `destinationNamedPort` for `networks` or `nodes`: only pods have port names."
+        => "Use `tcp`, `udp` or `sctp` with a port number.";
 }

@@ -11,9 +11,9 @@ use super::Scope;
 use super::dns::{DnsPolicies, DnsRules};
 use crate::model::{
     BackendPort, Labels, Namespace, NamespaceMatch, Peer, Peers, Pod, Policy, PortName, Rule,
-    Selector, Service, Transport,
+    Selector, Service, Subject, Transport,
 };
-use crate::resolve::{RuleRef, rule_ref};
+use crate::resolve::PolicyKind;
 use crate::store::ClusterState;
 
 /// The port of DNS servers.
@@ -143,17 +143,28 @@ impl<'a> ObjectSet<'a> {
         self.state.namespaces().filter(|namespace| selector.matches(&namespace.labels))
     }
 
-    /// The pods that a peer of this policy selects, one of those that are alike.
+    /// The pods that the subject of a ClusterNetworkPolicy selects, one of those that are alike. Host-network pods are among them.
+    pub(super) fn of_subject<'s>(
+        &'s self,
+        subject: &'s Subject,
+    ) -> impl Iterator<Item = &'s Alike<'a>> + 's {
+        self.alike.iter().flat_map(move |(namespace, alike)| {
+            let labels = self.state.namespace_labels(namespace);
+            alike.iter().filter(move |alike| subject.selects(labels, &alike.pod.labels))
+        })
+    }
+
+    /// The pods that a peer of a policy of this namespace selects, one of those that are alike.
     pub(super) fn of_peer<'s>(
         &'s self,
-        policy: &'s Policy,
+        own: &'s str,
         namespaces: &'s NamespaceMatch,
         pods: &'s Selector,
     ) -> Box<dyn Iterator<Item = &'a Pod> + 's> {
         let matches = |alike: &&'s Alike<'a>| pods.matches(&alike.pod.labels);
         match namespaces {
             NamespaceMatch::Own => {
-                let own = self.pods_in(&policy.name.namespace).iter();
+                let own = self.pods_in(own).iter();
                 Box::new(own.filter(matches).map(|alike| alike.pod))
             }
             NamespaceMatch::Selected(selector) => {
@@ -171,6 +182,19 @@ impl<'a> ObjectSet<'a> {
     /// The Services with this port.
     pub(super) fn services_with(&self, transport: Transport, number: u16) -> &[&'a Service] {
         self.services.get(&(transport, number)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The pods behind port 53 of a Service, one of those that are alike.
+    pub(super) fn dns_servers(&self) -> Vec<&'a Pod> {
+        let services = self.services_with(Transport::Udp, DNS_PORT).iter();
+        let selected = services.filter_map(|service| {
+            Some((service.name.namespace.as_ref(), service.selector.as_ref()?))
+        });
+        let pods = selected.flat_map(|(namespace, selector)| {
+            let pods = self.pods_in(namespace).iter();
+            pods.filter(|alike| selector.matches(&alike.pod.labels)).map(|alike| alike.pod)
+        });
+        pods.collect()
     }
 
     /// The policies that isolate pods of a namespace for egress.
@@ -200,15 +224,22 @@ fn dns_names<'a>(
 
 /// A rule with its policy and direction.
 pub(super) struct LocatedRule<'a> {
-    pub(super) policy: &'a Policy,
+    /// The policy's; empty for a ClusterNetworkPolicy.
+    pub(super) namespace: &'a str,
+    kind: PolicyKind,
     pub(super) direction: Direction,
     pub(super) spec: &'a Rule,
 }
 
 impl<'a> LocatedRule<'a> {
-    pub(super) fn reference(&self) -> RuleRef {
-        let Self { policy, direction, spec } = self;
-        rule_ref(policy, *direction, spec)
+    pub(super) fn new(policy: &'a Policy, direction: Direction, spec: &'a Rule) -> Self {
+        let namespace = &policy.name.namespace;
+        Self { namespace, kind: PolicyKind::NetworkPolicy, direction, spec }
+    }
+
+    /// A rule of a ClusterNetworkPolicy.
+    pub(super) const fn of_cluster(direction: Direction, spec: &'a Rule) -> Self {
+        Self { namespace: "", kind: PolicyKind::ClusterNetworkPolicy, direction, spec }
     }
 
     /// Path of the rule.
@@ -219,7 +250,25 @@ impl<'a> LocatedRule<'a> {
     /// Path of an item of the rule's `from` or `to`.
     pub(super) fn peer_field(&self, index: usize) -> String {
         let list = Peers::field(self.direction);
-        format!("{}.{list}[{index}]", self.field())
+        let is_block = |peer: &Peer| matches!(peer, Peer::IpBlock(_));
+        match self.kind {
+            // One item of the API has several networks.
+            PolicyKind::ClusterNetworkPolicy if self.peers().iter().any(is_block) => {
+                format!("{}.{list}", self.field())
+            }
+            PolicyKind::NetworkPolicy | PolicyKind::ClusterNetworkPolicy => {
+                format!("{}.{list}[{index}]", self.field())
+            }
+        }
+    }
+
+    /// Path of the `ipBlock` of an item of the rule's `from` or `to`, or of its networks.
+    pub(super) fn block_field(&self, index: usize) -> String {
+        let field = self.peer_field(index);
+        match self.kind {
+            PolicyKind::NetworkPolicy => format!("{field}.ipBlock"),
+            PolicyKind::ClusterNetworkPolicy => field,
+        }
     }
 
     /// Path of an item of the rule's `ports`.

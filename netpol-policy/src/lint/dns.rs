@@ -7,7 +7,8 @@ use super::context::{Alike, DNS_PORT, ObjectSet};
 use super::finding::Report;
 use super::level::Level;
 use crate::model::{
-    PodInWords, Policy, PolicyMode, PortSpec, Ports, Requirement, Rule, Selector, Transport,
+    Action, ClusterTier, PodInWords, Policy, PolicyMode, PortSpec, Ports, Requirement, Rule,
+    Selector, Transport,
 };
 
 /// The port of the DNS pods of `OpenShift`, and of multicast DNS. Policies see it behind port 53 of the Service.
@@ -28,6 +29,23 @@ impl DnsRules {
     pub(super) fn of(objects: &ObjectSet<'_>, policy: &Policy) -> Self {
         let opens = |transport| policy.egress.iter().any(|rule| opens(objects, rule, transport));
         Self { udp: opens(Transport::Udp), tcp: opens(Transport::Tcp) }
+    }
+
+    /// The rules of the Admin tier that accept connections of these pods.
+    fn of_admins(objects: &ObjectSet<'_>, alike: &Alike<'_>) -> Self {
+        let labels = objects.state.namespace_labels(&alike.pod.name.namespace);
+        let selecting = objects.state.cluster_policies().filter(|policy| {
+            policy.tier == ClusterTier::Admin
+                && policy.mode == PolicyMode::Enforce
+                && policy.subject.selects(labels, &alike.pod.labels)
+        });
+        let accepting = selecting
+            .flat_map(|policy| policy.egress.iter())
+            .filter(|listed| listed.action == Action::Accept);
+        accepting.fold(Self::default(), |found, listed| {
+            let opens = |transport| opens(objects, &listed.rule, transport);
+            found.or(Self { udp: opens(Transport::Udp), tcp: opens(Transport::Tcp) })
+        })
     }
 
     fn or(self, other: Self) -> Self {
@@ -94,12 +112,13 @@ impl<'a> DnsPolicies<'a> {
 }
 
 /// Checks a policy that isolates for egress and has egress rules. The rules of all policies that isolate the selected pods are
-/// considered; if the policy selects no pod of the set, those of all policies that select the same pods in every cluster.
+/// considered, and those of the Admin tier; if the policy selects no pod of the set, those of all policies that select the same pods
+/// in every cluster.
 pub(super) fn check(
     objects: &ObjectSet<'_>,
     policy: &Policy,
     selected: &[&Alike<'_>],
-    report: &mut Report<'_>,
+    report: &mut Report,
 ) {
     if !policy.policy_types.egress || policy.egress.is_empty() {
         return;
@@ -129,15 +148,16 @@ pub(super) fn check(
         check(policies.of_selector(&policy.pod_selector), &|| "the selected pods".to_owned());
     }
     for alike in pods {
-        check(policies.of_pods(alike), &|| PodInWords(&alike.pod.name).to_string());
+        let rules = policies.of_pods(alike).or(DnsRules::of_admins(objects, alike));
+        check(rules, &|| PodInWords(&alike.pod.name).to_string());
     }
     if let Some((level, message)) = missing {
         report.add_at(level, &NO_DNS, "spec.egress".to_owned(), message);
     }
 }
 
-/// Whether a rule allows DNS to any peer.
-fn opens(objects: &ObjectSet<'_>, rule: &Rule, transport: Transport) -> bool {
+/// Whether a rule matches DNS, whatever its peers.
+pub(super) fn opens(objects: &ObjectSet<'_>, rule: &Rule, transport: Transport) -> bool {
     let Ports::AnyOf(items) = &rule.ports else { return true };
     items.iter().filter(|item| item.transport == transport).any(|item| match &item.ports {
         PortSpec::Any => true,

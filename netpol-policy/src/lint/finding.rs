@@ -2,7 +2,7 @@
 
 use super::checks::Check;
 use super::level::Level;
-use crate::model::{Kind, ObjectRef, Policy};
+use crate::model::ObjectRef;
 
 /// One result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,12 +20,12 @@ pub struct Finding {
 }
 
 /// Collects the findings on one policy.
-pub(super) struct Report<'a> {
-    pub(super) policy: &'a Policy,
+pub(super) struct Report {
+    pub(super) object: ObjectRef,
     pub(super) findings: Vec<Finding>,
 }
 
-impl Report<'_> {
+impl Report {
     pub(super) fn add(&mut self, check: &'static Check, field: String, message: String) {
         self.add_at(check.level, check, field, message);
     }
@@ -37,7 +37,15 @@ impl Report<'_> {
         field: String,
         message: String,
     ) {
-        let object = ObjectRef { kind: Kind::NetworkPolicy, name: self.policy.name.clone() };
+        let object = self.object.clone();
         self.findings.push(Finding { check, level, object, field, message });
+    }
+
+    /// The findings in the order of fields.
+    pub(super) fn sorted(mut self) -> Vec<Finding> {
+        self.findings.sort_by(|one, other| {
+            (&one.field, one.check.code).cmp(&(&other.field, other.check.code))
+        });
+        self.findings
     }
 }

@@ -6,12 +6,15 @@
 
 mod blocks;
 mod checks;
+mod cluster_policies;
 mod context;
 mod cover;
 mod dns;
 mod finding;
 mod level;
+mod overlap;
 mod ports;
+mod precedence;
 mod rules;
 mod selectors;
 mod shadow;
@@ -27,7 +30,8 @@ use context::{LocatedRule, ObjectSet};
 use finding::Report;
 
 use crate::compile::{Capacities, describe, left_out_of_all};
-use crate::model::ObjectName;
+use crate::model::{Kind, ObjectName, ObjectRef};
+use crate::resolve::{cluster_rule_ref, rule_ref};
 use crate::store::ClusterState;
 
 /// How much of a cluster the objects are.
@@ -56,14 +60,15 @@ impl Options<'_> {
     }
 }
 
-/// Runs every check on every policy. The findings are in the order of policies, then of fields.
+/// Runs every check on every policy. The findings are in the order of policies, ClusterNetworkPolicies last, then of fields.
 pub fn lint(state: &ClusterState, options: &Options<'_>) -> Vec<Finding> {
     let Options { scope, has_policy_types, capacities } = options;
     let objects = ObjectSet::new(state, *scope);
     let left_out = left_out_of_all(state, capacities);
     let mut findings = Vec::new();
     for policy in state.policies() {
-        let mut report = Report { policy, findings: Vec::new() };
+        let object = ObjectRef { kind: Kind::NetworkPolicy, name: policy.name.clone() };
+        let mut report = Report { object, findings: Vec::new() };
         let selected = objects.selected(policy);
         selectors::check(&objects, policy, &selected, &mut report);
         if !has_policy_types(&policy.name) {
@@ -78,24 +83,35 @@ pub fn lint(state: &ClusterState, options: &Options<'_>) -> Vec<Finding> {
                 continue;
             }
             for rule in policy.rules(direction) {
-                let rule = LocatedRule { policy, direction, spec: rule };
+                let reference = rule_ref(policy, direction, rule);
+                let rule = LocatedRule::new(policy, direction, rule);
                 selectors::check_peers(&objects, &rule, &mut report);
                 blocks::check(&objects, &rule, &mut report);
                 ports::check(&objects, &rule, &destinations, &mut report);
-                let rule = rule.reference();
-                if let Some(lack) = left_out.get(&rule) {
-                    let (field, message) = describe(&rule, *lack, capacities);
+                if let Some(lack) = left_out.get(&reference) {
+                    let (field, message) = describe(&reference, *lack, capacities);
                     report.add(&OVER_CAPACITY, field, message);
                 }
             }
         }
-        report.findings.sort_by(|one, other| {
-            (&one.field, one.check.code).cmp(&(&other.field, other.check.code))
-        });
-        findings.append(&mut report.findings);
+        findings.append(&mut report.sorted());
+    }
+    for (policy, mut report) in cluster_policies::check(&objects) {
+        for direction in Direction::ALL {
+            for listed in policy.rules(direction) {
+                let reference = cluster_rule_ref(policy, direction, &listed.rule);
+                if let Some(lack) = left_out.get(&reference) {
+                    let (field, message) = describe(&reference, *lack, capacities);
+                    report.add(&OVER_CAPACITY, field, message);
+                }
+            }
+        }
+        findings.append(&mut report.sorted());
     }
     findings
 }
 
+#[cfg(test)]
+mod cluster_tests;
 #[cfg(test)]
 mod tests;

@@ -14,7 +14,7 @@ pub(super) fn check(
     objects: &ObjectSet<'_>,
     rule: &LocatedRule<'_>,
     selected: &[&Alike<'_>],
-    report: &mut Report<'_>,
+    report: &mut Report,
 ) {
     let Ports::AnyOf(items) = &rule.spec.ports else { return };
     for (index, item) in items.iter().enumerate() {
@@ -127,7 +127,7 @@ fn destinations<'a>(
             let mut found = Vec::new();
             for peer in rule.peers() {
                 if let Peer::Pods { namespaces, pods } = peer {
-                    found.extend(objects.of_peer(rule.policy, namespaces, pods));
+                    found.extend(objects.of_peer(rule.namespace, namespaces, pods));
                 }
             }
             found

@@ -14,14 +14,14 @@ use crate::model::{Peers, Policy, Ports, Rule};
 /// Checks a policy whose author has not written `policyTypes`.
 ///
 /// Source: networking.k8s.io/v1 `NetworkPolicySpec.policyTypes` (ingress always, egress if there are egress rules).
-pub(super) fn check_defaulting(policy: &Policy, report: &mut Report<'_>) {
+pub(super) fn check_defaulting(policy: &Policy, report: &mut Report) {
     if policy.policy_types.ingress && policy.ingress.is_empty() && !policy.egress.is_empty() {
         let message = "is missing: the policy isolates for ingress too, and allows no ingress";
         report.add(&ALLOWS_NOTHING, "spec.policyTypes".to_owned(), message.to_owned());
     }
 }
 
-pub(super) fn check(policy: &Policy, report: &mut Report<'_>) {
+pub(super) fn check(policy: &Policy, report: &mut Report) {
     for direction in Direction::ALL {
         let rules = policy.rules(direction);
         let is_isolating = policy.policy_types.contains(direction);
@@ -38,9 +38,9 @@ pub(super) fn check(policy: &Policy, report: &mut Report<'_>) {
     }
 }
 
-fn check_rules(policy: &Policy, direction: Direction, rules: &[Rule], report: &mut Report<'_>) {
+fn check_rules(policy: &Policy, direction: Direction, rules: &[Rule], report: &mut Report) {
     for rule in rules {
-        let located = LocatedRule { policy, direction, spec: rule };
+        let located = LocatedRule::new(policy, direction, rule);
         if let (Peers::All, Ports::All) = (&rule.peers, &rule.ports) {
             let message = format!("allows all {direction} traffic");
             report.add(&ALLOWS_EVERYTHING, located.field(), message);
@@ -56,8 +56,8 @@ fn check_rules(policy: &Policy, direction: Direction, rules: &[Rule], report: &m
         if is_empty(rule) {
             continue;
         }
-        let field = LocatedRule { policy, direction, spec: rule }.field();
-        let other = LocatedRule { policy, direction, spec: wide }.field();
+        let field = LocatedRule::new(policy, direction, rule).field();
+        let other = LocatedRule::new(policy, direction, wide).field();
         if cover::rule(rule, wide) {
             report.add(&REPEATED_RULE, field, format!("allows the same as {other}"));
         } else {

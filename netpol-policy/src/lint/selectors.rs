@@ -23,7 +23,7 @@ pub(super) fn check(
     objects: &ObjectSet<'_>,
     policy: &Policy,
     selected: &[&Alike<'_>],
-    report: &mut Report<'_>,
+    report: &mut Report,
 ) {
     let field = || "spec.podSelector".to_owned();
     let namespace = &policy.name.namespace;
@@ -59,11 +59,7 @@ pub(super) fn check(
 }
 
 /// Checks the selectors of a rule's peers.
-pub(super) fn check_peers(
-    objects: &ObjectSet<'_>,
-    rule: &LocatedRule<'_>,
-    report: &mut Report<'_>,
-) {
+pub(super) fn check_peers(objects: &ObjectSet<'_>, rule: &LocatedRule<'_>, report: &mut Report) {
     let peers = rule.peers();
     for (index, peer) in peers.iter().enumerate() {
         let Peer::Pods { namespaces, pods } = peer else { continue };
@@ -71,7 +67,7 @@ pub(super) fn check_peers(
         if let Some(message) = name_label(objects, namespaces) {
             report.add(&NAME_LABEL, field, message);
         } else if let Some((check, message)) =
-            selects_nothing(objects, rule.policy, namespaces, pods)
+            selects_nothing(objects, rule.namespace, namespaces, pods)
         {
             report.add(check, field, message);
         } else if is_contradictory_peer(namespaces, pods) {
@@ -136,7 +132,7 @@ fn name_label(objects: &ObjectSet<'_>, namespaces: &NamespaceMatch) -> Option<St
 /// The check and the message for a peer that selects no existing pod.
 fn selects_nothing(
     objects: &ObjectSet<'_>,
-    policy: &Policy,
+    own: &str,
     namespaces: &NamespaceMatch,
     pods: &Selector,
 ) -> Option<(&'static Check, String)> {
@@ -145,7 +141,7 @@ fn selects_nothing(
     }
     let is_whole = objects.scope == Scope::Complete;
     let selected: Vec<&str> = match namespaces {
-        NamespaceMatch::Own => vec![&policy.name.namespace],
+        NamespaceMatch::Own => vec![own],
         NamespaceMatch::Selected(selector) => {
             objects.namespaces(selector).map(|namespace| &*namespace.name).collect()
         }
@@ -161,7 +157,7 @@ fn selects_nothing(
     }
     let is_known = match namespaces {
         _ if is_whole => objects.has_pods(),
-        NamespaceMatch::Own => objects.has_pods_in(&policy.name.namespace),
+        NamespaceMatch::Own => objects.has_pods_in(own),
         NamespaceMatch::Selected(selector) => {
             !selector.is_everything() && selected.iter().all(|of| objects.has_pods_in(of))
         }
@@ -170,7 +166,7 @@ fn selects_nothing(
         return None;
     }
     let mut on_host = None;
-    for pod in objects.of_peer(policy, namespaces, pods) {
+    for pod in objects.of_peer(own, namespaces, pods) {
         if !pod.host_network {
             return None;
         }
@@ -215,7 +211,7 @@ pub(super) fn meant<'s, 'a>(objects: &'s ObjectSet<'a>, policy: &Policy) -> Vec<
 }
 
 /// The label that was probably meant, if existing labels meet all requirements but one, and that one almost.
-fn hint<'a>(selector: &Selector, existing: impl Iterator<Item = &'a Labels>) -> String {
+pub(super) fn hint<'a>(selector: &Selector, existing: impl Iterator<Item = &'a Labels>) -> String {
     for labels in existing {
         let mut failed = selector.requirements().filter(|requirement| !requirement.matches(labels));
         let (Some(Requirement::In(key, values)), None) = (failed.next(), failed.next()) else {
@@ -239,7 +235,7 @@ fn hint<'a>(selector: &Selector, existing: impl Iterator<Item = &'a Labels>) -> 
 }
 
 /// Whether no set of labels can match the selector.
-fn is_contradictory(selector: &Selector) -> bool {
+pub(super) fn is_contradictory(selector: &Selector) -> bool {
     let mut by_key: BTreeMap<&Arc<str>, Vec<&Requirement>> = BTreeMap::new();
     for requirement in selector.requirements() {
         by_key.entry(key(requirement)).or_default().push(requirement);

@@ -5,7 +5,7 @@ use crate::manifests::parse;
 use crate::store::Delta;
 
 /// Namespaces shop and ops; pods shop/web, shop/db, ops/prometheus; a Service.
-const CLUSTER: &str = r"
+pub(super) const CLUSTER: &str = r"
 { apiVersion: v1, kind: Namespace, metadata: { name: shop, labels: { team: shop } } }
 ---
 { apiVersion: v1, kind: Namespace, metadata: { name: ops, labels: { team: ops } } }
@@ -36,7 +36,7 @@ fn findings(objects: &str) -> Vec<Finding> {
     lint(&state(objects), &Options::new(Scope::Complete))
 }
 
-fn state(objects: &str) -> ClusterState {
+pub(super) fn state(objects: &str) -> ClusterState {
     let manifests = parse("test.yaml", objects);
     assert!(manifests.findings.is_empty(), "{:?}", manifests.findings);
     let mut state = ClusterState::default();

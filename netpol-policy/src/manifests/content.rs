@@ -6,7 +6,9 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::finding::{Cause, FileCode, Finding, Located, Location};
-use super::yaml::{self, Document, FlawKind, Item, Lines, ListHead, MAX_VALUES, Part, UNREADABLE};
+use super::yaml::{
+    self, Document, FlawKind, Item, Lines, ListHead, MAX_VALUES, Part, Position, UNREADABLE,
+};
 use crate::model::convert::{ListedBackends, Unsupported};
 use crate::model::{Code, Diagnostic, Object, ObjectRef, convert};
 
@@ -64,7 +66,7 @@ struct ListItems {
     waiting: Vec<Item>,
     n_waiting_values: usize,
     /// The first item that is one too many.
-    excess_line: Option<usize>,
+    excess: Option<Position>,
 }
 
 impl ListItems {
@@ -86,7 +88,7 @@ impl ListItems {
         if self.n_waiting_values <= MAX_VALUES {
             self.waiting.push(item);
         } else {
-            self.excess_line.get_or_insert(item.document.find("").line);
+            self.excess.get_or_insert(item.document.find("").position);
         }
     }
 }
@@ -102,7 +104,8 @@ impl Content {
                 FlawKind::Value => FileCode::InvalidValue,
                 FlawKind::TooLarge => FileCode::TooLarge,
             };
-            self.findings.push(about_file(file, flaw.line, code, flaw.message));
+            let location = Location::at(file, flaw.position);
+            self.findings.push(about_file(location, code, flaw.message));
         }
         // After a syntax error the kind of the list may be missing.
         let item_kind = convert::list_item_kind(&document.value).or_else(|| {
@@ -110,7 +113,7 @@ impl Content {
             (is_cut && items.waiting.is_empty()).then(String::new)
         });
         if let Some(item_kind) = item_kind {
-            let ListItems { content, waiting, n_waiting_values: _, excess_line } = items;
+            let ListItems { content, waiting, n_waiting_values: _, excess } = items;
             self.entries.extend(content.entries);
             self.workloads.extend(content.workloads);
             self.backends.extend(content.backends);
@@ -121,13 +124,14 @@ impl Content {
                 convert::inherit(&mut item.document.value, &item_kind, api_version);
                 self.add_objects(file, item.document);
             }
-            if let Some(line) = excess_line {
+            if let Some(position) = excess {
                 self.is_broken = true;
                 let message = format!(
                     "the items before the kind of their list have more than {MAX_VALUES} values: the rest is ignored \
                      (put the kind first)"
                 );
-                self.findings.push(about_file(file, line, FileCode::TooLarge, message));
+                let location = Location::at(file, position);
+                self.findings.push(about_file(location, FileCode::TooLarge, message));
             }
         }
         self.add_objects(file, document);
@@ -136,21 +140,23 @@ impl Content {
     /// Adds the objects of a document or an item.
     fn add_objects(&mut self, file: &Arc<Path>, mut document: Document) {
         let value = document.value.take();
-        for (prefix, value) in convert::expand(value) {
+        for (prefix, mut value) in convert::expand(value) {
+            // The name of an object that has none depends on where the object is.
+            let location = Location::at(file, document.find(&prefix).position);
+            convert::name_generated(&mut value, &location.to_string());
             self.add(file, &document, &prefix, &value);
         }
     }
 
     /// Adds the object at path `prefix` of its document.
     fn add(&mut self, file: &Arc<Path>, document: &Document, prefix: &str, value: &Value) {
-        let line = document.find(prefix).line;
-        let location = Location { file: Arc::clone(file), line };
+        let location = Location::at(file, document.find(prefix).position);
         let is_truncated = value.get(UNREADABLE).is_some() && document.is_broken;
         if value.get("kind").is_none_or(|kind| !kind.is_string()) {
             // For a broken document the syntax error is the finding.
             if !document.is_broken {
                 let message = "the document has no kind: it is ignored".to_owned();
-                self.findings.push(about_file(file, line, FileCode::NoKind, message));
+                self.findings.push(about_file(location, FileCode::NoKind, message));
             }
             return;
         }
@@ -211,7 +217,7 @@ impl Content {
             }
         };
         if let Some((code, message)) = found {
-            self.findings.push(about_file(&location.file, location.line, code, message));
+            self.findings.push(about_file(location.clone(), code, message));
         }
         self.unsupported.push(Located { object: kind, location });
     }
@@ -263,11 +269,8 @@ impl Entry {
     }
 }
 
-fn about_file(file: &Arc<Path>, line: usize, code: FileCode, message: String) -> Finding {
-    Finding {
-        location: Location { file: Arc::clone(file), line },
-        cause: Cause::File { code, message },
-    }
+fn about_file(location: Location, code: FileCode, message: String) -> Finding {
+    Finding { location, cause: Cause::File { code, message } }
 }
 
 /// A diagnostic with its line. If the field could not be read, the message says so instead of describing the marker that
@@ -294,8 +297,5 @@ fn about_object(
             diagnostic.field = around;
         }
     }
-    Finding {
-        location: Location { file: Arc::clone(file), line: found.line },
-        cause: Cause::Object(diagnostic),
-    }
+    Finding { location: Location::at(file, found.position), cause: Cause::Object(diagnostic) }
 }

@@ -6,15 +6,30 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use super::yaml::Position;
 use crate::model::{Diagnostic, Severity, codes};
 
-/// A line of a file.
+/// A position in a file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Location {
     /// Path of the file, as given or as found in a directory; `-` is the standard input.
     pub file: Arc<Path>,
     /// The line, counted from 1; 0 stands for the whole file.
     pub line: usize,
+    /// The column, counted in characters from 1; 0 stands for the whole line.
+    pub column: usize,
+}
+
+impl Location {
+    /// A whole file.
+    pub const fn whole(file: Arc<Path>) -> Self {
+        Self { file, line: 0, column: 0 }
+    }
+
+    /// A position in a file.
+    pub(super) fn at(file: &Arc<Path>, position: Position) -> Self {
+        Self { file: Arc::clone(file), line: position.line(), column: position.column() }
+    }
 }
 
 impl fmt::Display for Location {

@@ -33,6 +33,8 @@ pub struct Manifests {
     pub findings: Vec<Finding>,
     /// `apiVersion` and kind of each object whose kind netpol does not use.
     pub unsupported: Vec<Located<String>>,
+    /// The text of the standard input, if it was read.
+    pub stdin: Option<String>,
     lines: BTreeMap<ObjectRef, (Arc<Path>, Lines)>,
 }
 
@@ -46,7 +48,7 @@ impl Manifests {
     /// object that was not read.
     pub fn location_of(&self, object: &ObjectRef, field: &str) -> Option<Location> {
         if let Some((file, lines)) = self.lines.get(object) {
-            return Some(Location { file: Arc::clone(file), line: lines.find(field).line });
+            return Some(Location::at(file, lines.find(field).position));
         }
         let read = self.objects.iter().find(|read| read.object.object_ref() == *object)?;
         Some(read.location.clone())
@@ -61,7 +63,9 @@ pub fn read(paths: &[PathBuf], stdin: &mut dyn Read) -> Manifests {
     let mut reading = Reading::default();
     for path in paths {
         if path.as_os_str() == STDIN {
-            reading.add_named(path, files::read_text(&mut *stdin));
+            let text = files::read_text(&mut *stdin);
+            reading.manifests.stdin = text.as_ref().ok().cloned();
+            reading.add_named(path, text);
         } else if path.is_dir() {
             let listing = files::list(path);
             if listing.files.is_empty() && listing.unreadable.is_empty() {
@@ -111,7 +115,7 @@ impl Reading {
 
     fn add_empty(&mut self, path: &Path, message: &str) {
         self.manifests.findings.push(Finding {
-            location: Location { file: Arc::from(path), line: 0 },
+            location: Location::whole(Arc::from(path)),
             cause: Cause::File { code: FileCode::NoManifest, message: message.to_owned() },
         });
     }
@@ -193,7 +197,7 @@ fn add_backends(objects: &mut [Located<Object>], listed: Vec<ListedBackends>) {
 /// The finding on a file that cannot be read.
 pub fn unreadable(file: Arc<Path>, error: &std::io::Error) -> Finding {
     Finding {
-        location: Location { file, line: 0 },
+        location: Location::whole(file),
         cause: Cause::File { code: FileCode::Unreadable, message: error.to_string() },
     }
 }

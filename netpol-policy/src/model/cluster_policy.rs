@@ -16,6 +16,8 @@ pub struct ClusterPolicy {
     pub name: Arc<str>,
     /// `metadata.uid`, empty for offline input.
     pub uid: Arc<str>,
+    /// `metadata.generation`, which grows with each change of the spec; 0 for offline input.
+    pub generation: i64,
     /// Whether it precedes NetworkPolicies or is asked after them.
     pub tier: ClusterTier,
     /// `spec.priority`, 0 to 1000: within a tier a lower value has precedence.
@@ -50,7 +52,7 @@ pub enum ClusterTier {
 }
 
 /// `spec.subject`. Host-network pods are never selected.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Subject {
     /// The namespaces of the pods.
     pub namespaces: Selector,

@@ -91,7 +91,7 @@ codes! {
         Unsupported = "unsupported" Error: "A field of the API that netpol does not evaluate yet. What holds it is not understood.";
         InvalidPolicyTypes = "invalid-policy-types" Error: "A policy type that does not exist, or more than two.";
         InvalidAddress = "invalid-address" Error: "An address that cannot be read.";
-        UnusualBlock = "unusual-block" Warning: "A block written in an unusual way (host bits, IPv4-mapped, leading zeros): read as the message says.";
+        UnusualBlock = "unusual-block" Warning: "A block written in an unusual way (host bits, IPv4-mapped, leading zeros): read as the message says. In a file it is an error, because an API server refuses it from 1.36 on.";
         InvalidAnnotation = "invalid-annotation" Warning: "An annotation of netpol's with a value that it does not know.";
         OverCapacity = "over-capacity" Error: "A rule that does not fit into the maps of a node. It allows nothing; smaller policies stay in force.";
         ProgramsDetached = "programs-detached" Warning: "Another program of the node has removed netpol's programs from a device. They have been attached again.";

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
@@ -181,6 +182,11 @@ pub struct Service {
     pub name: ObjectName,
     /// Cluster, external and load-balancer addresses, without duplicates. Headless: none.
     pub addresses: Vec<IpAddr>,
+    /// Those for clients outside the cluster: external and load-balancer addresses.
+    pub external_addresses: Vec<IpAddr>,
+    /// Whether a node that translates an external address or a `nodePort` keeps the source address, and chooses one of its own
+    /// pods (`externalTrafficPolicy: Local`).
+    pub keeps_source: bool,
     /// `spec.selector`: the pods behind it, in its namespace. `None` when somebody else writes its endpoints.
     pub selector: Option<Selector>,
     /// `spec.ports`, those that can be understood.
@@ -235,4 +241,6 @@ pub struct Node {
     pub labels: Labels,
     /// `status.addresses` that are addresses (internal and external), without duplicates.
     pub addresses: Vec<IpAddr>,
+    /// `spec.podCIDRs`: where its pods have their addresses. Empty if it has none, and without those that are no ranges.
+    pub pod_ranges: Vec<IpNetwork>,
 }

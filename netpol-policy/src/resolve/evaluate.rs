@@ -42,6 +42,9 @@ pub struct Connection {
     pub port: u16,
     /// Whether the client used the address of a Service, which the node has translated.
     pub is_translated: bool,
+    /// Whether the source address is one of a node that has put it in place of the client's. The connection is then not the
+    /// node's own.
+    pub is_masqueraded: bool,
 }
 
 /// The remote peer of a pod.
@@ -333,7 +336,7 @@ fn evaluate_end(
     remote: IpAddr,
     connection: &Connection,
 ) -> EndDecision {
-    let Connection { transport, port, is_translated, .. } = *connection;
+    let Connection { transport, port, is_translated, is_masqueraded, .. } = *connection;
     let remote = Remote { address: remote, pod: state.owner(remote) };
     let (default, policies) = isolating(state, pod, direction);
     let cluster = selecting(state, pod, direction, default);
@@ -373,7 +376,9 @@ fn evaluate_end(
     decision.exempt = if remote.pod.is_some_and(|other| other.name == pod.name) {
         let may_deny = is_translated;
         Some(Exempt { verdict: EndVerdict::Itself, may_deny })
-    } else if is_own_node(state, pod, remote.address) {
+    } else if is_own_node(state, pod, remote.address)
+        && !(is_masqueraded && direction == Direction::Ingress)
+    {
         // What the node translates goes on to a pod, and is judged there.
         let may_deny =
             direction == Direction::Egress && !is_translated_by(state, pod, transport, port);
@@ -398,10 +403,29 @@ fn is_translated_by(state: &ClusterState, pod: &Pod, transport: Transport, port:
         || host_ports.any(|found| (found.transport, found.host_port) == (transport, Some(port)))
 }
 
-/// Whether an address belongs to the node that the pod runs on: the Node lists it, or a host-network pod of the node
-/// reports it. An address that a pod owns never does.
+/// Whether an address belongs to the node that the pod runs on: the Node lists it, a host-network pod of the node reports it,
+/// or the pod's agent found it on a device. An address that a pod owns never does.
 pub fn is_own_node(state: &ClusterState, pod: &Pod, address: IpAddr) -> bool {
-    !pod.node.is_empty() && state.owner(address).is_none() && is_node(state, &pod.node, address)
+    let is_on_device = || {
+        // Those that a Node lists may be another node's in a simulation, which has the addresses of all nodes.
+        state.own_addresses().contains(&address)
+            && state.endpoints_of(&pod.name).next().is_some()
+            && !is_listed_node(state, address)
+    };
+    state.owner(address).is_none()
+        && (!pod.node.is_empty() && is_node(state, &pod.node, address) || is_on_device())
+}
+
+/// Whether a Node lists the address, or a host-network pod reports it.
+fn is_listed_node(state: &ClusterState, address: IpAddr) -> bool {
+    state.nodes().any(|node| node.addresses.contains(&address))
+        || state.pods().any(|pod| pod.host_network && pod.reported_addresses.contains(&address))
+}
+
+/// Whether an address is a node's, as far as is known, and no pod's.
+pub fn is_any_node(state: &ClusterState, address: IpAddr) -> bool {
+    state.owner(address).is_none()
+        && (state.own_addresses().contains(&address) || is_listed_node(state, address))
 }
 
 fn is_node(state: &ClusterState, node: &str, address: IpAddr) -> bool {

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use netpol_common::ids::Direction;
+
 use super::peers::selects_namespace;
-use crate::model::{NamespaceMatch, Selector};
+use crate::model::{NamespaceMatch, Peer, Peers, Rule, Selector};
 use crate::store::{Candidates, ClusterState, LabelClass, LabelClassId};
 
 /// Whether a peer selects a label class.
@@ -16,6 +18,32 @@ pub(super) fn is_selected(
 ) -> bool {
     is_in_namespace(state, own_namespace, namespaces, &label_class.namespace)
         && pods.matches(&label_class.labels)
+}
+
+/// Whether a peer of any policy selects a label class. Such pods cannot be reached, or reach others, by that policy while their
+/// addresses are not known.
+pub fn is_any_peer(state: &ClusterState, label_class: &LabelClass) -> bool {
+    let selects = |namespace: &str, rule: &Rule| {
+        let peers = match &rule.peers {
+            Peers::All => [].as_slice(),
+            Peers::AnyOf(peers) => peers.as_slice(),
+        };
+        peers.iter().any(|peer| match peer {
+            Peer::IpBlock(_) | Peer::Nodes(_) => false,
+            Peer::Pods { namespaces, pods } => {
+                is_selected(state, namespace, namespaces, pods, label_class)
+            }
+        })
+    };
+    let mut policies = state.policies();
+    let mut cluster_policies = state.cluster_policies();
+    policies.any(|policy| {
+        let rules = Direction::ALL.into_iter().flat_map(|direction| policy.rules(direction));
+        rules.into_iter().any(|rule| selects(&policy.name.namespace, rule))
+    }) || cluster_policies.any(|policy| {
+        let rules = Direction::ALL.into_iter().flat_map(|direction| policy.rules(direction));
+        rules.into_iter().any(|of| selects("", &of.rule))
+    })
 }
 
 fn is_in_namespace(

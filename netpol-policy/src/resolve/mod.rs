@@ -19,9 +19,10 @@ use std::sync::Arc;
 pub use default_verdict::{DefaultVerdict, isolating, selecting};
 pub use evaluate::{
     Connection, Decision, EndDecision, EndVerdict, Miss, MissReason, Remote,
-    allows_unknown_backend, evaluate, is_own_node, is_service,
+    allows_unknown_backend, evaluate, is_any_node, is_own_node, is_service,
 };
 use hashbrown::HashMap;
+pub use label_classes::is_any_peer;
 use netpol_common::ids::Direction;
 pub use peers::{PeerBase, PeerSet, PortFilter};
 pub use ports::{PortSet, TransportPorts};
@@ -292,10 +293,13 @@ pub struct RuleInWords<'a> {
     pub action: Action,
     /// Its name, empty if it has none.
     pub name: &'a str,
+    /// The tier of its policy.
+    pub tier: Tier,
 }
 
 /// The rule behind a reference; `None` if the state does not have it.
 pub fn rule_in_words<'a>(state: &'a ClusterState, reference: &RuleRef) -> Option<RuleInWords<'a>> {
     let listed = selection::find(state, reference)?;
-    Some(RuleInWords { rule: listed.rule, action: listed.action, name: listed.name })
+    let ListedRule { rule, action, name, tier, .. } = listed;
+    Some(RuleInWords { rule, action, name, tier })
 }

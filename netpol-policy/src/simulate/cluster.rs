@@ -14,7 +14,7 @@ use super::routes::{Route, Routes, routes};
 use crate::compile::{Capacities, Compiled, LeftOut, MapState, diagnostics, left_out_of_all};
 use crate::dataplane::diff;
 use crate::model::{Diagnostic, Kind, Namespace, Object, ObjectRef, Pod};
-use crate::resolve::{Connection, allows_unknown_backend, evaluate};
+use crate::resolve::allows_unknown_backend;
 use crate::store::{Changes, ClusterState, Delta};
 
 /// The label that the API server gives every namespace: its name.
@@ -138,12 +138,9 @@ impl Cluster {
     }
 
     fn evaluate(&mut self, route: &Route) -> Result<Result<bool, Problem>, DatapathError> {
-        let Route { source, destination, transport, port, .. } = *route;
         match &mut self.engine {
             Engine::Reference => {
-                let is_translated = route.is_translated();
-                let connection = Connection { source, destination, transport, port, is_translated };
-                let mut decision = evaluate(&self.state, &connection);
+                let mut decision = route.decide(&self.state);
                 decision.leave_out(&self.state, |_, rule| self.left_out.contains_key(rule));
                 Ok(Ok(decision.is_allowed()))
             }

@@ -14,7 +14,7 @@ use super::probe::{PodOrIp, Probe, Problem};
 use super::reachability::{addresses, pod_name, with_address};
 use super::routes::{Route, Routes, routes};
 use crate::model::{ObjectName, Pod, Transport};
-use crate::resolve::{Connection, Decision, EndVerdict, PolicyRef, RuleRef, evaluate};
+use crate::resolve::{Decision, EndVerdict, PolicyRef, RuleRef};
 use crate::store::ClusterState;
 
 /// The verdict on one connection, and what it follows from.
@@ -57,11 +57,9 @@ impl OfflineCluster {
     }
 
     fn judge_route(&self, route: &Route) -> JudgedConnection {
-        let Route { source, destination, transport, port, .. } = *route;
-        let is_translated = route.is_translated();
-        let connection = Connection { source, destination, transport, port, is_translated };
+        let Route { source, destination, port, .. } = *route;
         let decide = |state: &ClusterState| {
-            let mut decision = evaluate(state, &connection);
+            let mut decision = route.decide(state);
             let is_left_out = |_: &Pod, rule: &RuleRef| self.left_out().contains_key(rule);
             decision.leave_out(state, is_left_out);
             decision

@@ -20,6 +20,7 @@ mod ranges;
 mod reachability;
 mod routes;
 mod target;
+mod translation;
 mod workloads;
 
 pub use cases::{CaseStreams, run_cases};

@@ -10,7 +10,7 @@ use super::engine::{Datapath, DatapathError, Judged};
 use super::frame::opening;
 use super::interfaces::{Interfaces, UPLINK};
 use super::probe::Problem;
-use super::routes::Route;
+use super::routes::{Route, Translation};
 use crate::compile::MapState;
 use crate::model::Pod;
 use crate::resolve::is_own_node;
@@ -21,7 +21,8 @@ use crate::store::ClusterState;
 ///
 /// * At the source pod's egress hook the frame has its original destination, which can be a Service address. A frame from a
 ///   pod to itself does not reach the hook, unless a Service translates it.
-/// * A frame to an address of the pod's own node ends at the node; one to another node passes the uplink's egress hook.
+/// * A frame to an address of the pod's own node ends at the node; one to another node passes the uplink's egress hook, with
+///   its original destination if that node translates it, and comes back from the uplink.
 /// * At the destination pod's ingress hook the frame arrives from the source pod's interface, from the node, or from the
 ///   uplink.
 pub(super) fn send(
@@ -39,7 +40,7 @@ pub(super) fn send(
     };
     let (source, destination) = (attached(from), attached(to));
     let (original, original_port) = route.original;
-    let frame = opening(route.source, route.destination, route.transport, route.port);
+    let frame = opening(route.arriving_source, route.destination, route.transport, route.port);
     let (mut mark, mut flow_handle) = (0, 0);
 
     let is_for_itself = from.is_some() && source == destination && !route.is_translated();
@@ -56,7 +57,8 @@ pub(super) fn send(
             return Ok(Ok(false));
         }
         (mark, flow_handle) = (judged.mark, judged.flow_handle);
-        if to.is_none() {
+        let is_elsewhere = route.translation == Translation::Elsewhere;
+        if to.is_none() || is_elsewhere {
             if is_own_node(state, pod, route.destination) {
                 return Ok(Ok(true));
             }
@@ -65,12 +67,23 @@ pub(super) fn send(
                 flow_handle,
                 ..hook_context(Hook::UplinkEgress, UPLINK, source.0)
             };
-            return datapath.judge(&frame, &context).map(|Judged { passes, .. }| Ok(passes));
+            let frame = if is_elsewhere { &sent } else { &frame };
+            let Judged { passes, .. } = datapath.judge(frame, &context)?;
+            if !passes || to.is_none() {
+                return Ok(Ok(passes));
+            }
+            (mark, flow_handle) = (0, 0);
         }
     }
     let Some(pod) = to else { return Ok(Ok(true)) };
-    let is_from_node = from.is_none() && is_own_node(state, pod, route.source);
-    let ingress_ifindex = if is_from_node { 0 } else { source.0 };
+    let is_from_node = from.is_none()
+        && route.arriving_source == route.source
+        && is_own_node(state, pod, route.source);
+    let ingress_ifindex = match (is_from_node, route.translation) {
+        (true, _) => 0,
+        (false, Translation::AtSource) => source.0,
+        (false, Translation::Elsewhere) => UPLINK.0,
+    };
     let context = hook_context(Hook::PodIngress, destination, ingress_ifindex);
     let context = HookContext { mark, flow_handle, ..context };
     datapath.judge(&frame, &context).map(|Judged { passes, .. }| Ok(passes))

@@ -187,9 +187,12 @@ pub enum Problem {
     /// One of source and destination has only IPv4 addresses, the other only IPv6 addresses.
     #[error("source and destination have no address family in common")]
     NoCommonFamily,
-    /// A Service address without a backend pod for the port. Only rules for all destinations allow egress to it.
-    #[error("Service address {0} has no backend pod for this port")]
+    /// A Service address, or a translated port of a node, without a backend pod. Only rules for all destinations allow egress to it.
+    #[error("{0} has no backend pod for this port")]
     NoBackend(IpAddr),
+    /// The Service has no selector, and `EndpointSlices`, which an agent does not list, name its backends.
+    #[error("Service {0} has no selector, and its EndpointSlices are not known")]
+    UnknownBackends(ObjectName),
     /// The destination has no port of this name.
     #[error("{destination} has no {transport} port named {name}")]
     UnknownPort {
@@ -217,6 +220,7 @@ impl Problem {
             Self::NothingExternal => "nothing-external",
             Self::NoCommonFamily => "no-common-family",
             Self::NoBackend(_) | Self::NoBackendOf { .. } | Self::NoSource(_) => "no-backend",
+            Self::UnknownBackends(_) => "unknown-backends",
             Self::UnknownPort { .. } => "unknown-port",
             Self::NoEgressMark => "no-egress-mark",
         }

@@ -9,17 +9,20 @@ use std::sync::Arc;
 
 use super::probe::{PodOrIp, PortChoice, Probe, Problem};
 use super::ranges;
+use super::translation::behind;
 use crate::model::{
     BackendPort, ObjectName, Pod, PodPhase, PortName, Service, ServiceBackend, ServicePort,
     Transport,
 };
-use crate::resolve::is_service;
+use crate::resolve::{Connection, Decision, evaluate};
 use crate::store::ClusterState;
 
 /// Addresses and port of one possible connection of a probe.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Route {
     pub(super) source: IpAddr,
+    /// Source address of the packets that arrive at the destination: that of `source`, or of a node that replaces it.
+    pub(super) arriving_source: IpAddr,
     /// Address and port that the source connects to, before Service translation. Equal to `destination` and `port` if the
     /// address does not belong to a Service.
     pub(super) original: (IpAddr, u16),
@@ -27,12 +30,53 @@ pub(super) struct Route {
     pub(super) destination: IpAddr,
     pub(super) transport: Transport,
     pub(super) port: u16,
+    pub(super) translation: Translation,
+}
+
+/// Where the destination of a connection is translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Translation {
+    /// Nowhere, or on the node of the source, which then judges its egress on the backend.
+    AtSource,
+    /// On another node, behind the egress of the source, which is judged on the original destination.
+    Elsewhere,
 }
 
 impl Route {
     /// Whether the source connects to a Service, whose address the node translates.
     pub(super) fn is_translated(&self) -> bool {
         self.original != (self.destination, self.port)
+    }
+
+    /// The verdict of the reference semantics.
+    pub(super) fn decide(&self, state: &ClusterState) -> Decision {
+        let Self { source, arriving_source, original, destination, transport, port, translation } =
+            *self;
+        let (sent_to, sent_port) = match translation {
+            Translation::AtSource => (destination, port),
+            Translation::Elsewhere => original,
+        };
+        let sent = Connection {
+            source,
+            destination: sent_to,
+            transport,
+            port: sent_port,
+            is_translated: self.is_translated() && translation == Translation::AtSource,
+            is_masqueraded: false,
+        };
+        let arriving = Connection {
+            source: arriving_source,
+            destination,
+            transport,
+            port,
+            is_translated: self.is_translated(),
+            is_masqueraded: arriving_source != source,
+        };
+        let at_source = evaluate(state, &sent);
+        if sent == arriving {
+            return at_source;
+        }
+        Decision { egress: at_source.egress, ingress: evaluate(state, &arriving).ingress }
     }
 }
 
@@ -41,7 +85,7 @@ impl Route {
 pub(super) enum Routes {
     /// One route, or one for each backend pod of a Service. Never empty.
     Found(Vec<Route>),
-    /// The destination is a Service without a backend pod for this port.
+    /// The destination is a Service, or a translated port of a node, without a backend pod for this port.
     NoBackend { source: IpAddr, original: (IpAddr, u16) },
 }
 
@@ -79,17 +123,14 @@ pub(super) fn routes(state: &ClusterState, probe: &Probe) -> Result<Routes, Prob
             let Some((source, destination)) = common else { continue };
             let port = number(state, probe, destination)?;
             let original = (destination, port);
-            if !is_service(state, destination) {
-                found.push(Route { source, original, destination, transport, port });
+            let Some(behind) = behind(state, source, original, transport) else {
+                found.push(direct(source, original, transport));
                 continue;
-            }
-            let backends = backends(state, original, transport);
-            if backends.is_empty() {
+            };
+            if behind.is_empty() {
                 return Ok(Routes::NoBackend { source, original });
             }
-            let route =
-                |(destination, port)| Route { source, original, destination, transport, port };
-            found.extend(backends.into_iter().map(route));
+            found.extend(behind);
         }
         if found.len() > MAX_ROUTES {
             break;
@@ -125,10 +166,11 @@ fn to_backends(
                         sources.find(|source| source.is_ipv4() == destination.is_ipv4())?;
                     Some((*source, *destination))
                 });
-                found.extend(pair.map(|(source, destination)| {
-                    let original = (destination, number);
-                    Route { source, original, destination, transport, port: number }
-                }));
+                found.extend(
+                    pair.map(|(source, destination)| {
+                        direct(source, (destination, number), transport)
+                    }),
+                );
             }
         }
     }
@@ -168,30 +210,25 @@ fn number(state: &ClusterState, probe: &Probe, destination: IpAddr) -> Result<u1
     })
 }
 
-/// Address and port of each backend of a Service address and port.
-fn backends(
-    state: &ClusterState,
-    (address, number): (IpAddr, u16),
-    transport: Transport,
-) -> Vec<(IpAddr, u16)> {
-    let mut found = Vec::new();
-    for service in state.services().filter(|service| service.addresses.contains(&address)) {
-        let matches = |port: &&ServicePort| (port.transport, port.number) == (transport, number);
-        let Some(port) = service.ports.iter().find(matches) else { continue };
-        for (addresses, number) in backends_of(state, service, port) {
-            let mut addresses = addresses.into_iter();
-            let address = addresses.find(|own| own.is_ipv4() == address.is_ipv4());
-            found.extend(address.map(|address| (address, number)));
-        }
+/// The connection to an address that nobody translates.
+pub(super) fn direct(source: IpAddr, original: (IpAddr, u16), transport: Transport) -> Route {
+    let (destination, port) = original;
+    Route {
+        source,
+        arriving_source: source,
+        original,
+        destination,
+        transport,
+        port,
+        translation: Translation::AtSource,
     }
-    found
 }
 
 /// The addresses and the port of each backend of a port of a Service: the pods that its selector selects, else the endpoints
 /// that `EndpointSlices` list.
 ///
 /// Source: core/v1 `ServiceSpec.selector`, `ServicePort.targetPort` (a name is resolved on each pod).
-fn backends_of(
+pub(super) fn backends_of(
     state: &ClusterState,
     service: &Service,
     port: &ServicePort,

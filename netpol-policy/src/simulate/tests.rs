@@ -82,6 +82,7 @@ fn node(name: &str, address: &str) -> Object {
         name: Arc::from(name),
         labels: Labels::default(),
         addresses: vec![ip(address)],
+        pod_ranges: Vec::new(),
     })
 }
 
@@ -211,6 +212,8 @@ fn a_service_over_capacity_leads_around_no_policy() {
         Object::Service(Service {
             name: ObjectName::new("x", "huge"),
             addresses: (1..=9).map(|last| ip(&format!("203.0.113.{last}"))).collect(),
+            external_addresses: Vec::new(),
+            keeps_source: false,
             selector: Some(Selector::new([selected])),
             ports: vec![ServicePort {
                 name: Arc::from(""),
@@ -342,6 +345,8 @@ fn service(address: &str) -> Object {
     Object::Service(Service {
         name: ObjectName::new("x", "s"),
         addresses: vec![ip(address)],
+        external_addresses: Vec::new(),
+        keeps_source: false,
         selector: Some(app("s")),
         ports: vec![ServicePort {
             name: Arc::from(""),

@@ -40,7 +40,10 @@ pub struct Changes {
 impl Changes {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.n_objects == 0 && self.endpoints.is_empty() && self.deferred.is_empty()
+        self.n_objects == 0
+            && self.addresses.is_empty()
+            && self.endpoints.is_empty()
+            && self.deferred.is_empty()
     }
 
     /// Whether the enforced policy can have changed.

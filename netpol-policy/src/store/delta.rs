@@ -30,6 +30,24 @@ pub enum Delta {
     RemoveEndpoint(IfIndex),
     /// The addresses of this node's own devices.
     OwnAddresses(BTreeSet<IpAddr>),
+    /// All that a node publishes about its pods; it replaces what the node published before.
+    PublishedAddresses {
+        /// The node.
+        node: Arc<str>,
+        /// Its pods with addresses that the API may not report yet.
+        pods: Vec<PublishedPod>,
+    },
+}
+
+/// The addresses of a pod, as its node publishes them before the API reports any.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PublishedPod {
+    /// The pod's namespace and name.
+    pub pod: ObjectName,
+    /// The pod's uid.
+    pub uid: Arc<str>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// The complete list of one kind. Its objects share equal values.

@@ -10,6 +10,7 @@ mod delta;
 mod label_classes;
 mod label_index;
 mod pods;
+mod published;
 mod queries;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,11 +22,12 @@ use netpol_common::addr::Addr;
 use netpol_common::ids::IfIndex;
 
 pub use changes::Changes;
-pub use delta::{Delta, Endpoint, List, PodEnd};
+pub use delta::{Delta, Endpoint, List, PodEnd, PublishedPod};
 pub use label_classes::{LabelClass, LabelClassId};
 pub use label_index::Candidates;
 use label_index::LabelIndex;
 use pods::{PodId, Pods};
+use published::Published;
 use smallvec::SmallVec;
 
 use crate::model::{
@@ -48,6 +50,7 @@ pub struct ClusterState {
     endpoints: BTreeMap<IfIndex, Endpoint>,
     endpoints_of_pod: BTreeMap<ObjectName, BTreeSet<IfIndex>>,
     own_addresses: BTreeSet<IpAddr>,
+    published: Published,
     interners: BTreeMap<Kind, Interner>,
 }
 
@@ -63,6 +66,7 @@ impl fmt::Debug for ClusterState {
             .field("nodes", &self.nodes)
             .field("endpoints", &self.endpoints)
             .field("own_addresses", &self.own_addresses)
+            .field("published", self.published.by_node())
             .finish_non_exhaustive()
     }
 }
@@ -71,6 +75,7 @@ impl ClusterState {
     /// Applies one change.
     pub fn apply(&mut self, delta: Delta) -> Changes {
         let mut changes = Changes::default();
+        let mut concerned = self.concerned(&delta);
         match delta {
             Delta::Upsert(object) => self.upsert(object, &mut changes),
             Delta::Remove { object, uid } => self.remove(&object, uid.as_deref(), &mut changes),
@@ -89,7 +94,9 @@ impl ClusterState {
                 changes.translated |= self.own_addresses != addresses;
                 self.own_addresses = addresses;
             }
+            Delta::PublishedAddresses { node, pods } => concerned = self.publish(&node, pods),
         }
+        self.believe(concerned, &mut changes);
         changes
     }
 
@@ -379,15 +386,18 @@ impl ClusterState {
     }
 
     fn addresses_at(&self, id: PodId) -> SmallVec<[IpAddr; 4]> {
-        self.pods.at(id).into_iter().flat_map(|pod| self.addresses_of(pod)).collect()
+        self.pods.at(id).into_iter().flat_map(|pod| self.known_addresses_of(pod)).collect()
     }
 
-    /// The addresses that the API reports or, until it reports any, those that the runtime gave the pod's interface.
+    /// The addresses that the API reports or, until it reports any, those that the runtime gave the pod's interface, or that the
+    /// pod's node publishes.
     fn addresses_of<'a>(&'a self, pod: &'a Pod) -> impl Iterator<Item = IpAddr> + 'a {
-        let is_silent = pod.reported_addresses.is_empty()
-            && !pod.host_network
-            && !matches!(pod.phase, PodPhase::Succeeded | PodPhase::Failed);
-        let endpoints = if is_silent { self.endpoints_of_pod.get(&pod.name) } else { None };
+        self.known_addresses_of(pod).chain(self.published.of(&pod.name))
+    }
+
+    /// The same without those that another node publishes.
+    fn known_addresses_of<'a>(&'a self, pod: &'a Pod) -> impl Iterator<Item = IpAddr> + 'a {
+        let endpoints = if is_silent(pod) { self.endpoints_of_pod.get(&pod.name) } else { None };
         let given = endpoints
             .into_iter()
             .flatten()
@@ -396,6 +406,13 @@ impl ClusterState {
             .flat_map(|endpoint| &endpoint.addresses);
         pod.addresses().iter().chain(given).copied()
     }
+}
+
+/// Whether a pod can have addresses of its own that the API does not report yet.
+fn is_silent(pod: &Pod) -> bool {
+    pod.reported_addresses.is_empty()
+        && !pod.host_network
+        && !matches!(pod.phase, PodPhase::Succeeded | PodPhase::Failed)
 }
 
 /// Whether ports of a node can be translated for a Service.

@@ -41,6 +41,8 @@ pub(super) struct Pods {
     hasher: DefaultHashBuilder,
     by_name: HashTable<PodId>,
     pub(super) owners: AddressOwners,
+    /// The owners of addresses that only their nodes publish. None of these addresses is in `owners`.
+    pub(super) published: BTreeMap<Addr, PodId>,
     pub(super) label_classes: LabelClasses,
     /// Addresses that host-network pods report, which are those of nodes, with the number of these pods.
     of_nodes: BTreeMap<IpAddr, usize>,
@@ -78,6 +80,11 @@ impl Pods {
     /// The addresses of nodes that run host-network pods.
     pub(super) fn node_addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.of_nodes.keys().copied()
+    }
+
+    /// Whether a host-network pod reports the address.
+    pub(super) fn is_node_address(&self, address: IpAddr) -> bool {
+        self.of_nodes.contains_key(&address)
     }
 
     /// Counts the addresses of a host-network pod that is stored.
@@ -217,7 +224,7 @@ impl Pods {
     /// The owner of an address: the newest of several pods.
     pub(super) fn owner(&self, addr: Addr) -> Option<PodId> {
         let mut owners = self.owners.of(addr);
-        let first = owners.next()?;
+        let Some(first) = owners.next() else { return self.published.get(&addr).copied() };
         match owners.next() {
             None => Some(first),
             Some(second) => self.newest([first, second].into_iter().chain(owners)),
@@ -229,14 +236,16 @@ impl Pods {
         !self.owners.are_contested() || self.owner(addr) == Some(pod)
     }
 
-    fn newest(&self, owners: impl Iterator<Item = PodId>) -> Option<PodId> {
+    /// The newest of several pods.
+    pub(super) fn newest(&self, owners: impl Iterator<Item = PodId>) -> Option<PodId> {
         owners.max_by_key(|id| self.at(*id).map(|pod| (pod.created_s, &pod.uid, &pod.name)))
     }
 
     /// Every address with its owner, in no particular order.
     pub(super) fn owned(&self) -> impl Iterator<Item = (Addr, PodId)> {
         let held = self.owners.iter().filter(|held| self.owns(held.pod, held.addr));
-        held.map(|held| (held.addr, held.pod))
+        let published = self.published.iter().map(|(addr, pod)| (*addr, *pod));
+        held.map(|held| (held.addr, held.pod)).chain(published)
     }
 
     /// The part of [`Self::owned`] in these ranges, which are sorted and disjoint.
@@ -244,12 +253,15 @@ impl Pods {
         &self,
         ranges: &[RangeInclusive<Addr>],
     ) -> impl Iterator<Item = (Addr, PodId)> {
-        let is_within = |held: &&Holding| {
-            let before = ranges.partition_point(|range| *range.end() < held.addr);
-            ranges.get(before).is_some_and(|range| range.contains(&held.addr))
+        let is_within = |addr: Addr| {
+            let before = ranges.partition_point(|range| *range.end() < addr);
+            ranges.get(before).is_some_and(|range| range.contains(&addr))
         };
-        let held = self.owners.iter().filter(is_within);
-        held.filter(|held| self.owns(held.pod, held.addr)).map(|held| (held.addr, held.pod))
+        let held = self.owners.iter().filter(move |held: &&Holding| is_within(held.addr));
+        let held = held.filter(|held| self.owns(held.pod, held.addr));
+        let published = self.published.iter().filter(move |(addr, _)| is_within(**addr));
+        let published = published.map(|(addr, pod)| (*addr, *pod));
+        held.map(|held| (held.addr, held.pod)).chain(published)
     }
 }
 

@@ -49,7 +49,7 @@ impl ClusterState {
         self.pods.of_namespace(namespace)
     }
 
-    /// The owner of an address: the newest of several pods.
+    /// The owner of an address: the newest of several pods. A pod that reports it comes before one whose node publishes it.
     pub fn owner(&self, address: IpAddr) -> Option<&Pod> {
         self.pods.at(self.pods.owner(Addr::from(address))?)
     }
@@ -67,7 +67,7 @@ impl ClusterState {
 
     /// Upper bound of the number of addresses with an owner.
     pub fn n_addresses(&self) -> usize {
-        self.pods.owners.len()
+        self.pods.owners.len() + self.pods.published.len()
     }
 
     /// Every address with its owner, by address.

@@ -1,6 +1,6 @@
 //! Benchmarks: `cargo xtask bench`, netpol and its peers measured in one run.
 //!
-//! In: a suite (`dp`, `cp`, `cni`, `soak`) and [`Settings`]. Out: a [`Report`] as JSON, plots, and `benchmarks.md`, which is
+//! In: a suite (`dp`, `cp`, `cni`, `soak`, `offline`) and [`Settings`]. Out: a [`Report`] as JSON, plots, and `benchmarks.md`, which is
 //! generated from the reports of all suites. Absolute times depend on the machine, so most gates are ratios: of what two
 //! configurations add to the same baseline in one run.
 //!
@@ -46,6 +46,7 @@ pub mod cp;
 pub mod dp;
 pub mod gates;
 pub mod machine;
+pub mod offline;
 pub mod options;
 pub mod page;
 pub mod plot;
@@ -64,8 +65,13 @@ use self::machine::Machine;
 pub type Suite = fn(&mut Run) -> Result<()>;
 
 /// The suites by name.
-pub const SUITES: [(&str, Suite); 4] =
-    [("dp", dp::measure), ("cp", cp::measure), ("cni", cni::measure), ("soak", soak::measure)];
+pub const SUITES: [(&str, Suite); 5] = [
+    ("dp", dp::measure),
+    ("cp", cp::measure),
+    ("cni", cni::measure),
+    ("soak", soak::measure),
+    ("offline", offline::measure),
+];
 
 /// Maximum load average for a published measurement.
 const MAX_LOAD: f64 = 1.2;

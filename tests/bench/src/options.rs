@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// Options of `bench`.
 #[derive(Debug, clap::Args)]
 pub struct Bench {
-    /// What is measured: dp (packets), cp (the agent), cni (starting pods), soak (leaks under load).
+    /// What is measured: dp (packets), cp (the agent), cni (starting pods), soak (leaks under load), offline (netpol on files).
     pub suite: String,
     /// Small sizes, which only test the benchmark. Writes nothing without --output.
     #[arg(long)]
@@ -17,7 +17,7 @@ pub struct Bench {
     /// Measure on a busy machine too.
     #[arg(long)]
     pub anyway: bool,
-    /// Only this part of the suite (dp: verdicts, writes, memory, flood, bulk; cp: cold, worst, events, agent, load,
+    /// Only this part of the suite (dp: verdicts, tiers, writes, memory, flood, bulk; cp: cold, worst, events, agent, load,
     /// hostile).
     /// Prints everything and writes nothing.
     #[arg(long)]

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use netpol_agent::agent::{Config, PodTunnels, Source, run};
+use netpol_agent::agent::{Config, PodTunnels, PublishAddresses, Source, run};
 use netpol_agent::discovery::SearchPaths;
 use netpol_cni::client;
 use netpol_lab::cluster::Cluster;
@@ -27,7 +27,11 @@ async fn a_node_that_cannot_run_the_programs_says_so_and_the_agent_stays() {
     let cluster = Cluster::in_process(filled().await).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let config = Config {
-        source: Source::Cluster { kubeconfig: Some(cluster.kubeconfig()), startup_taint: None },
+        source: Source::Cluster {
+            kubeconfig: Some(cluster.kubeconfig()),
+            startup_taint: None,
+            publish_addresses: PublishAddresses::Off,
+        },
         socket: folder.path().join("cni.sock"),
         node: Some(Arc::from("node-7")),
         search_paths: SearchPaths { results: Vec::new(), namespaces: folder.path().to_owned() },

@@ -7,12 +7,12 @@ use netpol_lab::repository;
 
 use crate::output_in;
 
-/// Runs a command on copies of the files of `deploy/examples/tested`, with this text of the test file.
+/// Runs a command on copies of the files of `deploy/tested`, with this text of the test file.
 #[track_caller]
 fn check(test: &str, options: &str, expected: &Expect) {
     let directory = tempfile::tempdir().unwrap();
     for name in ["workloads.yaml", "policies.yaml"] {
-        let path = repository::path("deploy/examples/tested").join(name);
+        let path = repository::path("deploy/tested").join(name);
         std::fs::copy(path, directory.path().join(name)).unwrap();
     }
     std::fs::write(directory.path().join("test.yaml"), test).unwrap();
@@ -42,7 +42,7 @@ fn the_commands_of_the_documentation_print_what_it_says() {
         n_commands += 1;
     }
     assert_eq!(n_commands, 2);
-    let example = repository::path("deploy/examples/tested/test.yaml");
+    let example = repository::path("deploy/tested/test.yaml");
     let example = std::fs::read_to_string(example).unwrap();
     let (_, written) = example.split_once('\n').unwrap();
     assert!(text.contains(written), "the file in the documentation is not that of the example");
@@ -278,7 +278,7 @@ fn lost_objects_are_no_basis_for_a_verdict() {
 
 #[test]
 fn a_test_file_beside_the_policies_is_not_an_object_that_was_passed_over() {
-    let directory = repository::path("deploy/examples/tested");
+    let directory = repository::path("deploy/tested");
     let lint = output_in(&directory, "netpol lint -f DIR --allow NP020", "");
     assert_eq!(lint, "exit code 0\n9 objects: 0 errors, 0 warnings, 0 infos\n");
 }

@@ -70,7 +70,7 @@ fn explain_follows_a_service_to_its_pods() {
         &expect![[r#"
             exit code 2
             shop/web -> 10.96.0.1 81/TCP: impossible
-              Service address 10.96.0.1 has no backend pod for this port
+              10.96.0.1 has no backend pod for this port
         "#]],
     );
 }

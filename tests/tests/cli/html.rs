@@ -51,7 +51,7 @@ fn table(document: &Document<'_>, details: &[String]) -> Vec<Vec<(String, String
 
 #[test]
 fn a_page_loads_nothing_and_has_a_cell_for_each_pair() {
-    let directory = repository::path("deploy/examples/tested");
+    let directory = repository::path("deploy/tested");
     let (text, details) = page(&directory, "netpol simulate -f DIR -o html");
     let document = parse(&text);
     let root = document.root_element();
@@ -83,7 +83,7 @@ fn a_page_loads_nothing_and_has_a_cell_for_each_pair() {
 
 #[test]
 fn a_page_allows_what_the_other_formats_allow() {
-    let directory = repository::path("deploy/examples/tested");
+    let directory = repository::path("deploy/tested");
     let (text, details) = page(&directory, "netpol simulate -f DIR -o html");
     let rows = table(&parse(&text), &details);
     let csv = output_in(&directory, "netpol simulate -f DIR -o csv", "");
@@ -106,7 +106,7 @@ fn a_page_allows_what_the_other_formats_allow() {
 #[test]
 fn a_page_of_changes_has_a_row_for_each_with_its_reason() {
     let directory = tempfile::tempdir().unwrap();
-    let tested = repository::path("deploy/examples/tested");
+    let tested = repository::path("deploy/tested");
     for name in ["old", "new"] {
         std::fs::create_dir(directory.path().join(name)).unwrap();
         let to = directory.path().join(name).join("workloads.yaml");

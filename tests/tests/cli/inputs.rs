@@ -47,11 +47,29 @@ fn policies_that_are_not_in_force_are_named() {
         &expect![[r#"
             exit code 1
             DIR/input/a.yaml:2: warning foreign-policy: cilium.io/v2 CiliumNetworkPolicy is a policy of another engine: it is not evaluated
+              |
+            2 | { apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: { name: c, namespace: s }, spec: {} }
+              | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
             DIR/input/a.yaml:4: warning foreign-policy: projectcalico.org/v3 GlobalNetworkPolicy is a policy of another engine: it is not evaluated
+              |
+            4 | { apiVersion: projectcalico.org/v3, kind: GlobalNetworkPolicy, metadata: { name: g }, spec: {} }
+              | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
             DIR/input/a.yaml:6: error malformed: NetworkPolicy s/old: apiVersion is "extensions/v1beta1", not networking.k8s.io/v1, and Kubernetes 1.16 removed it: the object is read as networking.k8s.io/v1
+              |
+            6 | { apiVersion: extensions/v1beta1, kind: NetworkPolicy, metadata: { name: old, namespace: s }, spec: { podSelector: {} } }
+              |   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
             DIR/input/a.yaml:8: error malformed: NetworkPolicy s/typo: kind is "Networkpolicy", not NetworkPolicy: the object is read as NetworkPolicy
+              |
+            8 | { apiVersion: networking.k8s.io/v1, kind: Networkpolicy, metadata: { name: typo, namespace: s }, spec: { podSelector: {} } }
+              |                                     ^^^^^^^^^^^^^^^^^^^
             DIR/input/a.yaml:16: error malformed: Deployment s/web: apiVersion is "apps/v1beta1", not apps/v1: the object is read as apps/v1
+               |
+            16 | { apiVersion: apps/v1beta1, kind: Deployment, metadata: { name: web, namespace: s }, spec: { template: {} } }
+               |   ^^^^^^^^^^^^^^^^^^^^^^^^
             DIR/input/a.yaml:18: error unknown-kind: there is no kind apps/v1 Deployement: the object is ignored (did you mean Deployment?)
+               |
+            18 | { apiVersion: apps/v1, kind: Deployement, metadata: { name: web, namespace: s } }
+               | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
             4 objects: 4 errors, 2 warnings, 0 infos
             not evaluated: 1 apps/v1 Deployement, 1 cilium.io/v2 CiliumNetworkPolicy, 1 projectcalico.org/v3 GlobalNetworkPolicy, 2 v1 ConfigMap
         "#]],
@@ -213,6 +231,9 @@ fn a_service_without_a_selector_has_the_backends_of_its_endpoint_slices() {
         &expect![[r#"
             exit code 0
             DIR/input/a.yaml:26: warning NP032 block-covers-service: NetworkPolicy shop/api-vip: spec.egress[0].to[0].ipBlock 10.96.0.1/32 covers 10.96.0.1 of Service default/kubernetes, whose backends are 192.168.1.11:6443
+               |
+            26 | ...eb } }, policyTypes: [Egress], egress: [{ to: [{ ipBlock: { cidr: 10.96.0.1/32 } }], ports: [{ port: 443 }] }] } }
+               |                                                     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
                 Allow the backends of the Service: pods by their labels, other backends by an `ipBlock` of their addresses.
             6 objects: 0 errors, 1 warning, 0 infos
         "#]],

@@ -17,8 +17,14 @@ fn lint_names_file_line_and_field_and_gives_advice() {
         &expect![[r#"
             exit code 1
             DIR/shop.yaml:39: warning NP005 split-peer: NetworkPolicy shop/db: spec.ingress[1].from[1] allows all pods of namespaces with team=ops, and also pods with app=web of the policy's namespace
+               |
+            39 |     - podSelector: { matchLabels: { app: web } }
+               |       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
                 To allow only these pods in these namespaces, write both selectors in one list item, without the second dash.
             DIR/shop.yaml:40: error invalid-port: NetworkPolicy shop/db: spec.ingress[1].ports[1].port 70000 is not within 1 and 65535: the item matches nothing
+               |
+            40 |     ports: [{ port: pg }, { port: 70000 }]
+               |                             ^^^^^^^^^^^
             7 objects: 1 error, 1 warning, 0 infos
         "#]],
     );
@@ -41,7 +47,7 @@ fn lint_fails_from_the_denied_level_on() {
 }
 
 #[test]
-fn lint_writes_json_and_sarif() {
+fn lint_writes_json() {
     check(
         "netpol lint -f DIR/shop.yaml --allow NP005 -o json",
         &expect![[r#"
@@ -51,6 +57,7 @@ fn lint_writes_json_and_sarif() {
                 "code": "invalid-port",
                 "level": "error",
                 "location": "DIR/shop.yaml:40",
+                "column": 29,
                 "object": "NetworkPolicy shop/db",
                 "field": "spec.ingress[1].ports[1].port",
                 "message": "70000 is not within 1 and 65535: the item matches nothing"
@@ -58,6 +65,10 @@ fn lint_writes_json_and_sarif() {
             ]
         "#]],
     );
+}
+
+#[test]
+fn lint_writes_sarif() {
     check(
         "netpol lint -f DIR/shop.yaml --allow invalid-port -o sarif",
         &expect![[r#"
@@ -66,6 +77,7 @@ fn lint_writes_json_and_sarif() {
               "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
               "runs": [
                 {
+                  "columnKind": "unicodeCodePoints",
                   "results": [
                     {
                       "level": "warning",
@@ -79,9 +91,10 @@ fn lint_writes_json_and_sarif() {
                           ],
                           "physicalLocation": {
                             "artifactLocation": {
-                              "uri": "DIR/shop.yaml"
+                              "uri": "file://DIR/shop.yaml"
                             },
                             "region": {
+                              "startColumn": 7,
                               "startLine": 39
                             }
                           }
@@ -90,27 +103,41 @@ fn lint_writes_json_and_sarif() {
                       "message": {
                         "text": "NetworkPolicy shop/db: allows all pods of namespaces with team=ops, and also pods with app=web of the policy's namespace"
                       },
-                      "ruleId": "NP005"
+                      "ruleId": "NP005",
+                      "ruleIndex": 0
                     }
                   ],
                   "tool": {
                     "driver": {
+                      "informationUri": "https://kubernetes.io/docs/concepts/services-networking/network-policies/",
                       "name": "netpol",
                       "rules": [
                         {
                           "defaultConfiguration": {
                             "level": "warning"
                           },
+                          "fullDescription": {
+                            "text": "A `namespaceSelector` and a `podSelector` in two consecutive peers: either one allows the connection (OR), where both (AND) were probably intended. To allow only these pods in these namespaces, write both selectors in one list item, without the second dash."
+                          },
                           "help": {
+                            "markdown": "A `namespaceSelector` and a `podSelector` in two consecutive peers: either one allows the connection (OR), where both (AND) were probably intended.\n\nTo allow only these pods in these namespaces, write both selectors in one list item, without the second dash.",
                             "text": "To allow only these pods in these namespaces, write both selectors in one list item, without the second dash."
                           },
+                          "helpUri": "https://kubernetes.io/docs/concepts/services-networking/network-policies/",
                           "id": "NP005",
                           "name": "split-peer",
+                          "properties": {
+                            "tags": [
+                              "networkpolicy",
+                              "probable-mistake"
+                            ]
+                          },
                           "shortDescription": {
                             "text": "A `namespaceSelector` and a `podSelector` in two consecutive peers: either one allows the connection (OR), where both (AND) were probably intended."
                           }
                         }
                       ],
+                      "semanticVersion": "0.1.0",
                       "version": "0.1.0"
                     }
                   }
@@ -303,10 +330,8 @@ fn codes_are_listed_and_explained() {
     );
 }
 
-#[test]
-fn the_documentation_lists_every_finding() {
-    let mut text = String::from(
-        "# Findings of `netpol lint`\n\n\
+/// The page up to its first table.
+const INTRODUCTION: &str = "# Findings of `netpol lint`\n\n\
          `netpol lint` reports mistakes in NetworkPolicies.\n\n\
          ```sh\n\
          netpol lint -f policies/            # files and directories\n\
@@ -319,19 +344,28 @@ fn the_documentation_lists_every_finding() {
          and pods that it does not contain are findings: `kubectl get networkpolicies,pods,namespaces,services -A -o yaml`.\n\n\
          Each finding names file, line, object and field. The exit code is 0 if no finding has at least the level of\n\
          `--deny errors|warnings|infos` (default: errors), 1 if one has, and 2 if a file cannot be read. `--allow CODE`\n\
-         suppresses findings by code or name. `-o json` and `-o sarif` write the findings for programs. `netpol lint --list` lists\n\
+         suppresses findings by code or name. `-o short` writes one line for each finding,\n\
+         `-o json`, `-o sarif` and `-o github` write them for programs ([ci.md](ci.md)). `--fix` shows what can be mended without a decision as a diff,\n\
+         and `--fix --write` writes it. `netpol lint --list` lists\n\
          the checks, `netpol lint --explain NP020` explains one.\n\n\
          A test keeps this file equal to the program's checks; `UPDATE_EXPECT=1 cargo nextest run -p netpol-tests --test cli`\n\
          regenerates it.\n\n\
          ## Probable mistakes\n\n\
-         | code | name | level | finding | advice |\n|---|---|---|---|---|\n",
-    );
+         | code | name | level | finding | advice |\n|---|---|---|---|---|\n";
+
+#[test]
+fn the_documentation_lists_every_finding() {
+    let mut text = String::from(INTRODUCTION);
     for check in CHECKS {
         let level = level(check.level);
         writeln!(
             text,
-            "| {} | `{}` | {level} | {} | {} |",
-            check.code, check.name, check.finds, check.advice
+            "| <a id=\"{}\"></a>{} | `{}` | {level} | {} | {} |",
+            check.code.to_lowercase(),
+            check.code,
+            check.name,
+            check.finds,
+            check.advice
         )
         .unwrap();
     }
@@ -348,7 +382,7 @@ fn the_documentation_lists_every_finding() {
             Severity::Error => level(Level::Error),
             Severity::Warning => level(Level::Warning),
         };
-        writeln!(text, "| `{code}` | {level} | {meaning} |").unwrap();
+        writeln!(text, "| <a id=\"{code}\"></a>`{code}` | {level} | {meaning} |").unwrap();
     }
     let Capacities {
         n_prefixes,

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 mod cases;
+mod chart;
+mod ci;
 mod cluster;
 mod diff;
 mod expectations;

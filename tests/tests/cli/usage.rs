@@ -35,6 +35,7 @@ fn version_and_help_are_output() {
               diff         Show which connections open and close between two sets of objects, on every port
               test         Compare expectations with what the policies allow: unit tests for policies
               completions  Write a completion script for a shell
+              man          Write manual pages, one for each command
               help         Print this message or the help of the given subcommand(s)
 
             Options:
@@ -96,6 +97,11 @@ fn version_and_help_are_output() {
 
               -h, --help
                       Print help (see a summary with '-h')
+
+            Examples:
+              netpol explain -f rendered/ --from deploy/web --to redis.shop.svc --port 6379
+              netpol explain -f rendered/ --from external --to shop/web --port 8080
+              netpol explain --cluster --from shop/front --to 10.96.0.10 --port 53 --protocol UDP
         "#]],
     );
     check_help(
@@ -127,13 +133,21 @@ fn version_and_help_are_output() {
                   --explain <CODE>
                       Explain a code, such as NP020
 
+                  --fix
+                      Show as a diff the changes that need no decision: missing `policyTypes`, blocks in their usual form; and, as a suggestion, peers to join. The exit code is 1 if there is one
+
+                  --write
+                      With --fix, write the changes to the files. Everything else in them stays as it is, and suggestions are not written
+
               -o, --output <OUTPUT>
                       Output format
 
                       Possible values:
-                      - text:  A line for each finding, with advice
-                      - json:  A JSON array of objects
-                      - sarif: SARIF 2.1.0, for code hosts
+                      - text:   Each finding with the line that it is about, and advice
+                      - short:  One line for each finding
+                      - github: Commands that mark the lines in a pull request (GitHub Actions)
+                      - json:   A JSON array of objects
+                      - sarif:  SARIF 2.1.0, for code hosts
 
                       [default: text]
 
@@ -152,6 +166,12 @@ fn version_and_help_are_output() {
 
               -h, --help
                       Print help (see a summary with '-h')
+
+            Examples:
+              helm template my-chart | netpol lint -f -
+              netpol lint -f rendered/ --deny warnings -o sarif
+              netpol lint -f rendered/ --fix
+              netpol lint --explain NP020
         "#]],
     );
     check_help(
@@ -178,6 +198,11 @@ fn version_and_help_are_output() {
                   --fail-on <EFFECT>        With --what-if: exit with 1 if the changes have this effect [possible values: opens, closes, any]
                   --cases <FILE>            Read cases from this file, one JSON object a line; `-` is the standard input. Writes one line of verdicts for each case
               -h, --help                    Print help (see more with '--help')
+
+            Examples:
+              netpol simulate -f rendered/
+              netpol simulate -f rendered/ -n shop --port 6379 -o html
+              netpol simulate --cluster --what-if -f changed.yaml --fail-on opens
         "#]],
     );
 }

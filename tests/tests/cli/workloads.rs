@@ -165,10 +165,16 @@ fn lint_compares_policies_with_the_pods_of_templates() {
         "netpol lint INPUT",
         &expect![[r#"
             exit code 0
-            DIR/input.yaml:7: warning NP022 service-port: NetworkPolicy s/api: spec.ingress[0].ports[0] TCP/80 is a port of Service s/api, whose target port on a pod of Deployment s/api is 8080
-                Use the Service's `targetPort`, which is the port of the pods.
             DIR/input.yaml:7: warning NP001 selects-no-pod: NetworkPolicy s/api: spec.podSelector selects no pod in namespace s: app=apii (did you mean app=api?)
+              |
+            7 | ...data: { name: api, namespace: s }, spec: { podSelector: { matchLabels: { app: apii } }, ingress: [{ ports: [{ port: 80 }] }] } }
+              |                                               ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
                 Compare the selector with the labels of the pods that the policy should select.
+            DIR/input.yaml:7: warning NP022 service-port: NetworkPolicy s/api: spec.ingress[0].ports[0] TCP/80 is a port of Service s/api, whose target port on a pod of Deployment s/api is 8080
+              |
+            7 | ...ector: { matchLabels: { app: apii } }, ingress: [{ ports: [{ port: 80 }] }] } }
+              |                                                               ^^^^^^^^^^^^
+                Use the Service's `targetPort`, which is the port of the pods.
             4 objects: 0 errors, 2 warnings, 0 infos
         "#]],
     );
@@ -176,11 +182,14 @@ fn lint_compares_policies_with_the_pods_of_templates() {
         &(input + &policy("api")),
         "netpol lint INPUT",
         &expect![[r#"
-        exit code 0
-        DIR/input.yaml:7: warning NP022 service-port: NetworkPolicy s/api: spec.ingress[0].ports[0] TCP/80 is a port of Service s/api, whose target port on a pod of Deployment s/api is 8080
-            Use the Service's `targetPort`, which is the port of the pods.
-        4 objects: 0 errors, 1 warning, 0 infos
-    "#]],
+            exit code 0
+            DIR/input.yaml:7: warning NP022 service-port: NetworkPolicy s/api: spec.ingress[0].ports[0] TCP/80 is a port of Service s/api, whose target port on a pod of Deployment s/api is 8080
+              |
+            7 | ...lector: { matchLabels: { app: api } }, ingress: [{ ports: [{ port: 80 }] }] } }
+              |                                                               ^^^^^^^^^^^^
+                Use the Service's `targetPort`, which is the port of the pods.
+            4 objects: 0 errors, 1 warning, 0 infos
+        "#]],
     );
 }
 

@@ -95,6 +95,7 @@ fn each_switch_of_the_chart_renders_what_its_component_adds() -> Result<()> {
     }
     for (value, component) in [
         ("startupTaint.enabled=true", "components/startup-taint"),
+        ("publishAddresses.enabled=false", "components/without-addresses"),
         ("metrics.enabled=true", "prometheus"),
         ("prometheusOperator.enabled=true", "components/prometheus-operator"),
     ] {

@@ -191,8 +191,14 @@ fn the_daemon_set_uses_only_commands_arguments_and_variables_that_exist() -> Res
 }
 
 /// Variables of the agent that the removal inherits.
-const RUN_ONLY: [&str; 5] =
-    ["NETPOL_STARTUP_TAINT", "NODE_NAME", "NETPOL_HEALTH", "NETPOL_METRICS", "NETPOL_BPFFS"];
+const RUN_ONLY: [&str; 6] = [
+    "NETPOL_PUBLISH_ADDRESSES",
+    "NETPOL_STARTUP_TAINT",
+    "NODE_NAME",
+    "NETPOL_HEALTH",
+    "NETPOL_METRICS",
+    "NETPOL_BPFFS",
+];
 
 fn variable<'a>(daemon_set: &'a Value, name: &str) -> Option<&'a str> {
     let agent = containers(daemon_set).find(|container| at(container, "/name") == "agent")?;
@@ -289,6 +295,56 @@ fn the_component_for_flannel_adds_what_cni_install_adds_and_keeps_the_rest() -> 
     ensure!(report.problems.is_empty(), "{report:?}");
     ensure!(text("cni-conf.json")?.trim_end() == std::fs::read_to_string(&file)?.trim_end());
     Ok(())
+}
+
+#[test]
+fn the_agent_writes_leases_in_its_own_namespace_and_of_policies_only_the_status() -> Result<()> {
+    let objects = base("policy-status.yaml")?;
+    let role = of_kind(&objects, "Role")?;
+    ensure!(at(role, "/metadata/namespace") == netpol_kube::published::NAMESPACE);
+    let verbs = ["get", "list", "create", "update", "patch"];
+    let expected = json!([
+        { "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": verbs },
+    ]);
+    ensure!(*at(role, "/rules") == expected, "{role}");
+    let rules = at(of_kind(&objects, "ClusterRole")?, "/rules");
+    let resources = ["clusternetworkpolicies/status"];
+    let group = "policy.networking.k8s.io";
+    let expected = json!([{ "apiGroups": [group], "resources": resources, "verbs": ["patch"] }]);
+    ensure!(*rules == expected, "{rules}");
+    Ok(())
+}
+
+#[test]
+fn the_agent_writes_config_maps_in_its_own_namespace_only_and_a_component_takes_that_away()
+-> Result<()> {
+    let objects = base("addresses.yaml")?;
+    let role = of_kind(&objects, "Role")?;
+    ensure!(at(role, "/metadata/namespace") == netpol_kube::published::NAMESPACE);
+    let rules = at(role, "/rules");
+    let verbs = ["get", "list", "watch", "create", "patch"];
+    ensure!(
+        *rules == json!([{ "apiGroups": [""], "resources": ["configmaps"], "verbs": verbs }]),
+        "{rules}"
+    );
+    let rules = at(of_kind(&objects, "ClusterRole")?, "/rules");
+    let [resources, names] = ["/0/resources", "/0/resourceNames"].map(|field| at(rules, field));
+    let guards = ["validatingadmissionpolicies", "validatingadmissionpolicybindings"];
+    ensure!(items(rules).count() == 1 && *resources == json!(guards), "{rules}");
+    ensure!(*names == json!([netpol_kube::published::GUARD]), "{names}");
+    ensure!(*at(rules, "/0/verbs") == json!(["get"]), "{rules}");
+    for kind in ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"] {
+        let name = at(of_kind(&objects, kind)?, "/metadata/name");
+        ensure!(name == netpol_kube::published::GUARD, "{kind}: {name}");
+    }
+    if !met(&[Need::Program("kubectl")]) {
+        return Ok(());
+    }
+    let without = kustomize_with("overlays/k3s", &["components/without-addresses"])?;
+    let names: BTreeSet<_> =
+        without.iter().filter_map(|object| at(object, "/metadata/name").as_str()).collect();
+    ensure!(!names.contains("netpol-agent-addresses"), "{names:?}");
+    check_commands(of_kind(&without, "DaemonSet")?)
 }
 
 #[test]

@@ -82,7 +82,7 @@ fn a_pod_that_takes_the_mac_of_another_has_no_network() {
     let victim = text(pod_mac(&lab, "victim"));
     let evil: &Netns = lab.netns(&pod("evil")).unwrap();
     evil.configure(&format!("link set eth0 address {victim}\n")).unwrap();
-    lab.expect(Passing::No, &pod("evil"), &pod("target"), Protocol::Tcp, 80).unwrap();
+    lab.await_packets(Passing::No, &pod("evil"), &pod("target"), Protocol::Tcp, 80).unwrap();
     lab.expect(Passing::Yes, &pod("victim"), &pod("target"), Protocol::Tcp, 80).unwrap();
 }
 

@@ -13,8 +13,8 @@ use netpol_policy::compile::{
 };
 use netpol_policy::dataplane::{apply, diff};
 use netpol_policy::manifests::parse;
-use netpol_policy::model::ObjectName;
-use netpol_policy::store::{Changes, ClusterState, Delta, Endpoint, PodEnd};
+use netpol_policy::model::{Object, ObjectName, Pod, PodPhase};
+use netpol_policy::store::{Changes, ClusterState, Delta, Endpoint, PodEnd, PublishedPod};
 
 use super::order::{self, named};
 
@@ -27,6 +27,8 @@ struct Both {
     n_updates: usize,
     /// Updates after which rules exceeded the capacity.
     n_lacking: usize,
+    /// Updates with addresses that only their nodes publish.
+    n_published: usize,
 }
 
 impl Both {
@@ -38,6 +40,7 @@ impl Both {
             map_state: MapState::default(),
             n_updates: 0,
             n_lacking: 0,
+            n_published: 0,
         }
     }
 
@@ -84,6 +87,7 @@ impl Both {
         let has: Vec<_> = found.iter().filter(|line| !expected.contains(line)).collect();
         ensure!(found == expected, "after {changes:#?} it lacks {lacks:#?}, but has {has:#?}");
         self.n_updates += 1;
+        self.n_published += usize::from(self.state.published_addresses().next().is_some());
         Ok(())
     }
 }
@@ -172,7 +176,7 @@ fn follow(
     capacities: impl Fn(&mut Rng) -> Capacities,
     check: impl FnOnce(&dyn Fn(&[Case], &mut Rng) -> Result<()>) -> Result<()>,
 ) -> Result<(usize, usize)> {
-    let (n_updates, n_lacking) = (Cell::new(0), Cell::new(0));
+    let (n_updates, n_lacking, n_published) = (Cell::new(0), Cell::new(0), Cell::new(0));
     check(&|cases, rng| {
         let name = cases.first().map(|case| case.name.clone()).unwrap_or_default();
         let history = order::history(cases);
@@ -191,6 +195,9 @@ fn follow(
         let mut both = Both::within(capacities(rng));
         for delta in deltas {
             both.apply(delta);
+            if rng.chance(10) {
+                published(rng, &both.state).into_iter().for_each(|delta| both.apply(delta));
+            }
             if rng.chance(70) {
                 both.update().map_err(|error| error.context(name.clone()))?;
             }
@@ -203,7 +210,38 @@ fn follow(
         both.update().map_err(|error| error.context(name.clone()))?;
         n_updates.set(n_updates.get() + both.n_updates);
         n_lacking.set(n_lacking.get() + both.n_lacking);
+        n_published.set(n_published.get() + both.n_published);
         Ok(())
     })?;
+    let n = n_published.get();
+    ensure!(n > n_updates.get() / 20, "too few updates with published addresses: {n}");
     Ok((n_updates.get(), n_lacking.get()))
+}
+
+/// A pod loses its reported address, and its node publishes that one or another pod's; in either order.
+fn published(rng: &mut Rng, state: &ClusterState) -> Vec<Delta> {
+    let pods: Vec<&Pod> = state.pods().filter(|pod| !pod.host_network).collect();
+    let addresses: Vec<_> = state.owned_addresses().map(|(address, _)| address).collect();
+    let Some(pod) = rng.choice(pods) else { return Vec::new() };
+    let own = pod.reported_addresses.first().copied();
+    let address = if rng.chance(70) { own } else { rng.choice(addresses) };
+    let pod = Pod {
+        uid: Arc::from("u"),
+        node: Arc::from(rng.one_of(["n1", "n2"])),
+        reported_addresses: [].into_iter().collect(),
+        phase: PodPhase::Pending,
+        ..pod.clone()
+    };
+    let said = PublishedPod {
+        pod: pod.name.clone(),
+        uid: Arc::clone(&pod.uid),
+        addresses: address.into_iter().collect(),
+    };
+    let pods = if rng.chance(80) { vec![said] } else { Vec::new() };
+    let said = Delta::PublishedAddresses { node: Arc::clone(&pod.node), pods };
+    let mut deltas = vec![Delta::Upsert(Object::Pod(pod)), said];
+    if rng.chance(50) {
+        deltas.reverse();
+    }
+    deltas
 }

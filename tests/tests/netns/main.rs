@@ -4,11 +4,13 @@
 #![forbid(unsafe_code)]
 
 mod calm;
+mod cluster_policies;
 mod crowd;
 mod detached;
 mod edits;
 mod faults;
 mod first_packet;
+mod known_at_once;
 mod leavings;
 mod live_flows;
 mod older;

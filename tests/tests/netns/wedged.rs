@@ -54,6 +54,7 @@ fn a_wedged_api_server_weakens_nothing_and_is_reported() -> Result<()> {
 
     // The server accepts connections and never answers while an agent starts.
     api.hold();
+    lab.mute_agent();
     lab.take_agent()?.kill()?;
     lab.begin_agent()?;
     wait_for_missing_kinds(&lab)?;

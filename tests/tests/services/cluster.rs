@@ -158,4 +158,12 @@ pub(crate) fn expect(lab: &Lab, from: &Host, expected: &[(Passing, Vec<SocketAdd
         Ok(if wrong.is_empty() { Look::Done(()) } else { Look::NotYet(wrong.join(", ")) })
     })
     .unwrap();
+    let differ: Vec<String> = wanted
+        .iter()
+        .filter_map(|(probe, outcome)| {
+            let passing = if outcome.is_passed() { Passing::Yes } else { Passing::No };
+            lab.check_explanations(from, *probe, passing).err().map(|error| error.to_string())
+        })
+        .collect();
+    assert!(differ.is_empty(), "{}", differ.join("\n"));
 }

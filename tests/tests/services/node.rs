@@ -155,6 +155,19 @@ fn outsiders_behind_an_address_of_the_node_do_not_pass_as_the_node() {
         let all = all.map(|address| (*address, 80).into()).collect();
         expect(&lab, &Host::Node, &[(Passing::Yes, all)]);
     }
+    // A pod that the policy allows is not recognised behind a NodePort.
+    let allow = json!({
+        "podSelector": { "matchLabels": { "app": "isolated" } },
+        "ingress": [{ "from": [{ "podSelector": { "matchLabels": { "app": "open" } } }] }],
+    });
+    apply_policy(&lab, "allow", &json!({}), &allow);
+    let expected = [
+        (Passing::Yes, backends("isolated")),
+        (Passing::No, sockets(&lab, &Host::Node, 30_001)),
+        (Passing::Yes, sockets(&lab, &Host::Node, 30_002)),
+    ];
+    expect(&lab, &pod("open"), &expected);
+    lab.manifests().remove("policy-allow.yaml").unwrap();
     // Also without Services: all traffic that is forwarded to pods is masqueraded.
     let masquerade = "flush ruleset\ntable inet outside {\nchain post {\n\
         type nat hook postrouting priority srcnat\niifname eth0 oifname cni0 masquerade\n}\n}\n";

@@ -31,6 +31,9 @@ const LINK: (&str, &str) = ("bin/netpol", "kubectl-netpol");
 /// The variable with which `netpol-proto` is compiled for another version than the workspace's.
 const VERSION_VARIABLE: &str = "NETPOL_VERSION";
 
+/// The variable that tells `netpol-proto` the page of the project.
+const HOMEPAGE_VARIABLE: &str = "NETPOL_HOMEPAGE";
+
 /// The licences, which accompany the programs.
 const LICENCES: [&str; 3] = ["LICENSE", "LICENSE-MIT", "LICENSE-GPL-2.0"];
 
@@ -91,11 +94,13 @@ pub(crate) fn of_release(
     platform: Platform,
     version: &str,
     revision: Option<&Revision>,
+    homepage: &str,
 ) -> Result<Image> {
     setup::static_programs(&platform.target(), platform.c_compiler())?;
     let workspace = Workspace::read()?;
     let version_of_build = (workspace.version()? != version).then_some(version);
-    build(platform, Profile::Release, &Names { version: version_of_build, revision })?;
+    let names = Names { version: version_of_build, revision, homepage: Some(homepage) };
+    build(platform, Profile::Release, &names)?;
     let programs = workspace.target_directory.join(platform.target()).join("release");
     image(platform, version, revision, &programs)
 }
@@ -106,6 +111,8 @@ struct Names<'a> {
     /// Another version than the workspace's.
     version: Option<&'a str>,
     revision: Option<&'a Revision>,
+    /// The page of the project.
+    homepage: Option<&'a str>,
 }
 
 /// Cargo profile.
@@ -117,7 +124,7 @@ enum Profile {
 
 fn write(platform: Platform, output: Option<&Path>, profile: Profile) -> Result<()> {
     let revision = revision_of(profile)?;
-    build(platform, profile, &Names { version: None, revision: revision.as_ref() })?;
+    build(platform, profile, &Names { revision: revision.as_ref(), ..Names::default() })?;
     let workspace = Workspace::read()?;
     let (folder, infix) = match profile {
         Profile::Dev => ("debug", "-dev"),
@@ -159,7 +166,7 @@ fn revision_of(profile: Profile) -> Result<Option<Revision>> {
 }
 
 fn build(platform: Platform, profile: Profile, names: &Names<'_>) -> Result<()> {
-    let Names { version, revision } = *names;
+    let Names { version, revision, homepage } = *names;
     let target = platform.target();
     let mut build = shell::cargo(["build", "--target", &target]);
     for (package, program) in PROGRAMS {
@@ -174,6 +181,7 @@ fn build(platform: Platform, profile: Profile, names: &Names<'_>) -> Result<()> 
     for (variable, value) in [
         (revision::VARIABLE, revision.map(Revision::short)),
         (VERSION_VARIABLE, version.map(str::to_owned)),
+        (HOMEPAGE_VARIABLE, homepage.map(str::to_owned)),
     ] {
         match value {
             Some(value) => build.env(variable, value),

@@ -27,6 +27,13 @@ pub(super) struct Release {
     pub(super) revision: Option<Revision>,
 }
 
+impl Release {
+    /// The page of the project, if the files belong to a release on GitHub; else the folder of the files.
+    pub(super) fn homepage(&self) -> &str {
+        self.downloads.split("/releases/").next().unwrap_or(&self.downloads)
+    }
+}
+
 /// The content of a release.
 #[derive(Debug)]
 pub(super) struct Content<'a> {
@@ -79,7 +86,7 @@ pub(super) fn assets(
     }
     let plugins: Vec<_> =
         plugins.iter().map(|(arch, hash)| (arch.as_str(), hash.clone())).collect();
-    let krew = krew::manifest(version, downloads, &plugins);
+    let krew = krew::manifest(version, (downloads, release.homepage()), &plugins);
     files.insert("netpol.krew.yaml".to_owned(), krew.into_bytes());
 
     let bill = sbom::bill(metadata, lock, version, &layout.digest, &programs)?;

@@ -10,9 +10,11 @@ pub(super) fn archive_name(version: &str, arch: &str) -> String {
 }
 
 /// The manifest. `archives` are processor and digest; the files are at `downloads`.
-pub(super) fn manifest(version: &str, downloads: &str, archives: &[(&str, String)]) -> String {
-    // The page of the project, if the files belong to a release on GitHub.
-    let homepage = downloads.split("/releases/").next().unwrap_or(downloads);
+pub(super) fn manifest(
+    version: &str,
+    (downloads, homepage): (&str, &str),
+    archives: &[(&str, String)],
+) -> String {
     let mut text = format!(
         "apiVersion: krew.googlecontainertools.github.com/v1alpha2\n\
          kind: Plugin\n\

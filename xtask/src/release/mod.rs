@@ -75,7 +75,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     term::heading("release");
     let mut images = Vec::new();
     for platform in platforms {
-        let image = image::of_release(*platform, version, release.revision.as_ref())?;
+        let image =
+            image::of_release(*platform, version, release.revision.as_ref(), release.homepage())?;
         check_paths(&image, shell::root())?;
         images.push(image);
     }

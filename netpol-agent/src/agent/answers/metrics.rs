@@ -92,17 +92,12 @@ impl<K: Kernel> Agent<K> {
             "Current diagnostics of objects, by code",
             labelled("code", by_code),
         ));
-        metrics.push(counter(
-            "add_failures",
-            "CNI ADDs that were refused, which the runtime repeats, by cause",
-            labelled("cause", self.add_failures.by_cause()),
-        ));
         metrics.extend(self.packet_metrics());
         Ok(metrics)
     }
 
-    /// Latencies of changes and of CNI ADDs.
-    fn latency_metrics(&self, status: &Status) -> [Metric; 3] {
+    /// Latencies of changes and of CNI ADDs, and the ADDs that were refused.
+    fn latency_metrics(&self, status: &Status) -> [Metric; 4] {
         let in_seconds = |metric| Metric { unit: Some(Unit::Seconds), ..metric };
         [
             in_seconds(histogram(
@@ -120,6 +115,11 @@ impl<K: Kernel> Agent<K> {
                 "Age of the oldest change that is not in the maps yet, 0 if there is none",
                 Sample::plain(status.lag_ms.unwrap_or_default().div_ceil(1000)),
             )),
+            counter(
+                "add_failures",
+                "CNI ADDs that were refused, which the runtime repeats, by cause",
+                labelled("cause", self.add_failures.by_cause()),
+            ),
         ]
     }
 

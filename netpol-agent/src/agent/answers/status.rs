@@ -14,6 +14,7 @@ use netpol_policy::source::Health;
 use netpol_policy::store::Endpoint;
 use serde::{Deserialize, Serialize};
 
+use crate::agent::state::publishing::PublishingOutcome;
 use crate::agent::state::{Agent, FromBefore, Uplink};
 
 /// The agent's status, in numbers and names.
@@ -64,6 +65,9 @@ pub struct Status {
     /// Interfaces that lead into other network namespaces and belong to no known pod.
     #[serde(default)]
     pub unidentified: Vec<UnidentifiedStatus>,
+    /// Addresses that nodes publish before the API reports them.
+    #[serde(default)]
+    pub publishing: PublishingStatus,
     /// The endpoints, by pod, and pods of this node without one.
     pub endpoints: Vec<EndpointStatus>,
     /// Diagnostics of the objects, as text.
@@ -84,6 +88,18 @@ pub enum TunnelStatus {
     },
     /// Policies decide, as `--pod-tunnels allow` says.
     Open,
+}
+
+/// Addresses that nodes publish before the API reports them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishingStatus {
+    /// What has become of publishing those of this node.
+    #[serde(flatten)]
+    pub outcome: PublishingOutcome,
+    /// Pods of this node that are published now, or will be.
+    pub n_pods: usize,
+    /// The addresses that pods own only because their nodes publish them.
+    pub believed: BTreeMap<IpAddr, ObjectName>,
 }
 
 /// An interface that leads into another network namespace and belongs to no known pod.
@@ -337,8 +353,18 @@ impl<K: Kernel> Agent<K> {
             n_reattached: [self.detached.n_pods, self.detached.n_uplinks],
             tunnels: self.tunnels.describe(),
             unidentified: self.describe_unidentified(),
+            publishing: self.describe_publishing(),
             endpoints,
             diagnostics: self.diagnostics.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn describe_publishing(&self) -> PublishingStatus {
+        let believed = self.state.published_addresses();
+        PublishingStatus {
+            outcome: self.publishing.outcome(),
+            n_pods: self.publishing.n_wanted(),
+            believed: believed.map(|(address, pod)| (address, pod.name.clone())).collect(),
         }
     }
 

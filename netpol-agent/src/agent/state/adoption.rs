@@ -41,7 +41,8 @@ impl Adoption {
             | Delta::Remove { .. }
             | Delta::UpsertEndpoint(_)
             | Delta::RemoveEndpoint(_)
-            | Delta::OwnAddresses(_) => {}
+            | Delta::OwnAddresses(_)
+            | Delta::PublishedAddresses { .. } => {}
         }
     }
 

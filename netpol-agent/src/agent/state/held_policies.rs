@@ -162,7 +162,8 @@ impl<K: Kernel> Agent<K> {
             )
             | Delta::UpsertEndpoint(_)
             | Delta::RemoveEndpoint(_)
-            | Delta::OwnAddresses(_)) => vec![delta],
+            | Delta::OwnAddresses(_)
+            | Delta::PublishedAddresses { .. }) => vec![delta],
         }
     }
 

@@ -13,6 +13,7 @@ pub(super) mod held_policies;
 pub(super) mod last_heard;
 pub(super) mod latencies;
 pub(super) mod migrations;
+pub(super) mod publishing;
 pub(super) mod registry;
 pub(super) mod tunnels;
 pub(super) mod unidentified;
@@ -48,6 +49,7 @@ use self::held_policies::HeldPolicies;
 use self::last_heard::LastHeard;
 use self::latencies::Latencies;
 use self::migrations::Migrations;
+use self::publishing::Publishing;
 use self::registry::{Record, Registry};
 use self::tunnels::{PodTunnels, Tunnels};
 use self::unidentified::Unidentified;
@@ -86,6 +88,7 @@ pub struct Agent<K> {
     pub(super) gc_schedule: GcSchedule,
     pub(super) detached: Detached,
     pub(super) exits: Exits,
+    pub(super) publishing: Publishing,
     pub(super) tunnels: Tunnels,
     /// The latest list of the node's devices.
     devices: Devices,
@@ -178,6 +181,7 @@ impl<K: Kernel> Agent<K> {
             gc_schedule: GcSchedule::default(),
             detached: Detached::default(),
             exits: Exits::default(),
+            publishing: Publishing::default(),
             tunnels: Tunnels::default(),
             uplinks: BTreeMap::new(),
             is_primed,
@@ -214,6 +218,13 @@ impl<K: Kernel> Agent<K> {
     #[must_use]
     pub(super) fn with_tunnels(mut self, for_pods: PodTunnels) -> Self {
         self.tunnels.for_pods = for_pods;
+        self
+    }
+
+    /// Sets where the pods go that are published before the API reports their addresses.
+    #[must_use]
+    pub(super) fn publishing(mut self, publishing: Publishing) -> Self {
+        self.publishing = publishing;
         self
     }
 
@@ -414,6 +425,7 @@ impl<K: Kernel> Agent<K> {
         self.adoption.apply(&delta);
         let changes = self.state.apply(delta);
         self.has_news |= !changes.is_empty();
+        self.publishing.follow(&changes);
         self.changes.extend(changes);
     }
 

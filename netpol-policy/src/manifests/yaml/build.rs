@@ -9,7 +9,7 @@ use granit_parser::{Event, ScalarStyle, Span, Tag};
 use serde_json::{Map, Value};
 
 use super::document::{Document, Flaw, FlawKind, Item, ListHead};
-use super::lines::{Below, Lines};
+use super::lines::{Below, Lines, Position};
 use super::scalar;
 
 /// Key of the marker for a value that could not be read. No field of the API and no label has this name.
@@ -33,9 +33,9 @@ pub(super) struct Node {
 }
 
 impl Node {
-    fn unreadable(line: usize) -> Self {
+    fn unreadable(position: Position) -> Self {
         let value = Value::Object(Map::from_iter([(UNREADABLE.to_owned(), Value::Bool(true))]));
-        Self { value, lines: Lines { line, below: Below::Unreadable } }
+        Self { value, lines: Lines { position, below: Below::Unreadable } }
     }
 }
 
@@ -63,7 +63,7 @@ pub(super) struct Builder {
 /// An open list or mapping.
 #[derive(Debug)]
 struct Frame {
-    line: usize,
+    position: Position,
     anchor: usize,
     /// [`Builder::n_values`] when it was opened, to compute the number of values in it.
     n_values_before: usize,
@@ -72,16 +72,24 @@ struct Frame {
 
 #[derive(Debug)]
 enum FrameKind {
-    List {
-        values: Vec<Value>,
-        lines: Vec<Lines>,
-    },
-    Mapping {
-        values: Map<String, Value>,
-        lines: BTreeMap<String, Lines>,
-        merged: BTreeSet<String>,
-        key: Key,
-    },
+    List { values: Vec<Value>, lines: Vec<Lines> },
+    Mapping { values: Map<String, Value>, lines: Entries, merged: BTreeSet<String>, key: Key },
+}
+
+/// The positions of the entries of a mapping, in the order of the text. Of equal keys, the last counts.
+type Entries = Vec<(Box<str>, Lines)>;
+
+/// The entries in the order of their keys.
+fn sorted(mut entries: Entries) -> Box<[(Box<str>, Lines)]> {
+    entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+    entries.dedup_by(|later, earlier| {
+        let is_equal = later.0 == earlier.0;
+        if is_equal {
+            std::mem::swap(later, earlier);
+        }
+        is_equal
+    });
+    entries.into_boxed_slice()
 }
 
 /// The part of a mapping that the next event provides.
@@ -90,39 +98,43 @@ enum Key {
     /// A key.
     Missing,
     /// The value of this key.
-    Read { text: String, line: usize },
+    Read { text: String, position: Position },
     /// A mapping, or a list of mappings, whose entries are defaults of this one.
     Merge,
     /// The value of a key that is not text.
-    Unreadable { line: usize },
+    Unreadable { position: Position },
 }
 
 impl Builder {
     /// Applies the next event of the document.
     #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is not exhaustive")]
     pub(super) fn event(&mut self, event: &Event<'_>, span: &Span) {
-        let line = span.start.line();
+        let position = Position::from(&span.start);
         match event {
             Event::Scalar(text, style, anchor, tag) => {
-                self.scalar(text, *style, *anchor, tag.as_deref(), line);
+                self.scalar(text, *style, *anchor, tag.as_deref(), position);
             }
             Event::SequenceStart(_, anchor, _) => {
-                self.open(line, *anchor, FrameKind::List { values: Vec::new(), lines: Vec::new() });
+                self.open(
+                    position,
+                    *anchor,
+                    FrameKind::List { values: Vec::new(), lines: Vec::new() },
+                );
             }
             Event::MappingStart(_, anchor, _) => {
                 let kind = FrameKind::Mapping {
                     values: Map::new(),
-                    lines: BTreeMap::new(),
+                    lines: Vec::new(),
                     merged: BTreeSet::new(),
                     key: Key::Missing,
                 };
-                self.open(line, *anchor, kind);
+                self.open(position, *anchor, kind);
             }
             Event::SequenceEnd | Event::MappingEnd => self.close(),
-            Event::Alias(anchor) => self.alias(*anchor, line),
+            Event::Alias(anchor) => self.alias(*anchor, position),
             Event::UnresolvedAlias(name) => {
-                self.flaw(FlawKind::Syntax, line, format!("there is no anchor {name:?} above"));
-                self.complete(Node::unreadable(line), 0, 1);
+                self.flaw(FlawKind::Syntax, position, format!("there is no anchor {name:?} above"));
+                self.complete(Node::unreadable(position), 0, 1);
             }
             // Starts and ends of the stream and of documents, and events that later versions of the parser may add.
             _ => {}
@@ -135,22 +147,22 @@ impl Builder {
     }
 
     /// Ends the document early if it exceeds [`MAX_VALUES`]. Returns whether it does.
-    pub(super) fn is_too_large(&mut self, line: usize) -> bool {
+    pub(super) fn is_too_large(&mut self, position: Position) -> bool {
         let is_too_large = self.n_held > MAX_VALUES;
         if is_too_large {
             self.is_broken = true;
             let message = format!(
                 "the object has more than {MAX_VALUES} values: the rest of the document is not read"
             );
-            self.flaw(FlawKind::TooLarge, line, message);
+            self.flaw(FlawKind::TooLarge, position, message);
         }
         is_too_large
     }
 
     /// Records a syntax error. Nothing after it can be read in this document.
-    pub(super) fn break_off(&mut self, line: usize, message: String) {
+    pub(super) fn break_off(&mut self, position: Position, message: String) {
         self.is_broken = true;
-        self.flaw(FlawKind::Syntax, line, message);
+        self.flaw(FlawKind::Syntax, position, message);
     }
 
     /// Ends the document; `None` if it is empty and has no flaw. An item that was open comes first.
@@ -158,27 +170,29 @@ impl Builder {
     /// After a syntax error, the rest of each open list and mapping is marked as unreadable.
     pub(super) fn finish(mut self) -> (Option<Item>, Option<Document>) {
         while let Some(frame) = self.frames.last_mut() {
-            let line = frame.line;
+            let position = frame.position;
             match &mut frame.kind {
                 FrameKind::List { values, lines } => {
-                    let node = Node::unreadable(line);
+                    let node = Node::unreadable(position);
                     values.push(node.value);
                     lines.push(node.lines);
                 }
                 FrameKind::Mapping { values, lines, key, .. } => {
-                    let node = Node::unreadable(line);
+                    let node = Node::unreadable(position);
                     if let Key::Read { text, .. } = std::mem::replace(key, Key::Missing) {
                         values.entry(text.clone()).or_insert(node.value.clone());
-                        lines.entry(text).or_insert(node.lines.clone());
+                        if !lines.iter().any(|(key, _)| **key == *text) {
+                            lines.push((text.into(), node.lines.clone()));
+                        }
                     }
                     values.insert(UNREADABLE.to_owned(), node.value);
-                    lines.insert(UNREADABLE.to_owned(), node.lines);
+                    lines.push((UNREADABLE.into(), node.lines));
                 }
             }
             self.close();
         }
-        let line = self.flaws.first().map_or(1, |flaw| flaw.line);
-        let nothing = Node { value: Value::Null, lines: Lines { line, below: Below::Nothing } };
+        let position = self.flaws.first().map_or(Position::START, |flaw| flaw.position);
+        let nothing = Node { value: Value::Null, lines: Lines { position, below: Below::Nothing } };
         let Node { value, lines } = self.root.unwrap_or(nothing);
         let is_empty = value.is_null() && self.flaws.is_empty();
         let (flaws, is_broken) = (self.flaws, self.is_broken);
@@ -186,9 +200,9 @@ impl Builder {
     }
 
     /// Adds a flaw, up to [`MAX_FLAWS`].
-    pub(super) fn flaw(&mut self, kind: FlawKind, line: usize, message: String) {
+    pub(super) fn flaw(&mut self, kind: FlawKind, position: Position, message: String) {
         if self.flaws.len() < MAX_FLAWS {
-            self.flaws.push(Flaw { kind, line, message });
+            self.flaws.push(Flaw { kind, position, message });
         }
     }
 
@@ -198,54 +212,54 @@ impl Builder {
         style: ScalarStyle,
         anchor: usize,
         tag: Option<&Tag>,
-        line: usize,
+        position: Position,
     ) {
         if let Some(key) = self.awaited_key() {
             let is_merge = text == "<<" && style == ScalarStyle::Plain;
             *key = match scalar::key(text, style, tag) {
                 _ if is_merge => Key::Merge,
-                Some(text) => Key::Read { text, line },
-                None => Key::Unreadable { line },
+                Some(text) => Key::Read { text, position },
+                None => Key::Unreadable { position },
             };
             if anchor != 0 {
                 let value = Value::from(text);
                 self.anchors.insert(
                     anchor,
-                    (Node { value, lines: Lines { line, below: Below::Nothing } }, 1),
+                    (Node { value, lines: Lines { position, below: Below::Nothing } }, 1),
                 );
             }
             return;
         }
         let node = if let Some(value) = scalar::resolve(text, style, tag) {
-            Node { value, lines: Lines { line, below: Below::Nothing } }
+            Node { value, lines: Lines { position, below: Below::Nothing } }
         } else {
-            self.flaw(FlawKind::Value, line, format!("{text:?} cannot be represented in JSON"));
-            Node::unreadable(line)
+            self.flaw(FlawKind::Value, position, format!("{text:?} cannot be represented in JSON"));
+            Node::unreadable(position)
         };
         self.complete(node, anchor, 1);
     }
 
-    fn alias(&mut self, anchor: usize, line: usize) {
+    fn alias(&mut self, anchor: usize, position: Position) {
         let Some((_, n_values)) = self.anchors.get(&anchor) else {
             self.flaw(
                 FlawKind::Syntax,
-                line,
+                position,
                 "an alias refers to a value that contains the alias".to_owned(),
             );
-            self.complete(Node::unreadable(line), 0, 1);
+            self.complete(Node::unreadable(position), 0, 1);
             return;
         };
         let n_values = *n_values;
-        if !self.may_copy(n_values, line) {
-            self.complete(Node::unreadable(line), 0, 1);
+        if !self.may_copy(n_values, position) {
+            self.complete(Node::unreadable(position), 0, 1);
             return;
         }
         let Some((node, _)) = self.anchors.get(&anchor).cloned() else { return };
         if let Some(key) = self.awaited_key() {
             *key = if let Value::String(text) = node.value {
-                Key::Read { text, line }
+                Key::Read { text, position }
             } else {
-                Key::Unreadable { line }
+                Key::Unreadable { position }
             };
             return;
         }
@@ -256,12 +270,12 @@ impl Builder {
     }
 
     /// Counts copied values. Returns false, and adds a flaw, when there are too many.
-    fn may_copy(&mut self, n_values: usize, line: usize) -> bool {
+    fn may_copy(&mut self, n_values: usize, position: Position) -> bool {
         let was_within = self.n_copied <= MAX_COPIED;
         self.n_copied = self.n_copied.saturating_add(n_values);
         if was_within && self.n_copied > MAX_COPIED {
             let message = format!("aliases copy more than {MAX_COPIED} values");
-            self.flaw(FlawKind::TooLarge, line, message);
+            self.flaw(FlawKind::TooLarge, position, message);
         }
         self.n_copied <= MAX_COPIED
     }
@@ -274,25 +288,22 @@ impl Builder {
         }
     }
 
-    fn open(&mut self, line: usize, anchor: usize, kind: FrameKind) {
-        self.frames.push(Frame { line, anchor, n_values_before: self.n_values, kind });
+    fn open(&mut self, position: Position, anchor: usize, kind: FrameKind) {
+        self.frames.push(Frame { position, anchor, n_values_before: self.n_values, kind });
     }
 
     fn close(&mut self) {
-        let Some(Frame { line, anchor, n_values_before, kind }) = self.frames.pop() else { return };
+        let Some(Frame { position, anchor, n_values_before, kind }) = self.frames.pop() else {
+            return;
+        };
         let node = match kind {
             FrameKind::List { values, lines } => Node {
                 value: Value::Array(values),
-                lines: Lines { line, below: Below::Items(lines) },
+                lines: Lines { position, below: Below::Items(lines) },
             },
             FrameKind::Mapping { values, lines, .. } => Node {
                 value: Value::Object(values),
-                lines: Lines {
-                    line,
-                    below: Below::Fields(
-                        lines.into_iter().map(|(key, of)| (key.into_boxed_str(), of)).collect(),
-                    ),
-                },
+                lines: Lines { position, below: Below::Fields(sorted(lines)) },
             },
         };
         let n_values = self.n_values.saturating_sub(n_values_before).saturating_add(1);
@@ -303,7 +314,7 @@ impl Builder {
     fn complete(&mut self, node: Node, anchor: usize, n_values: usize) {
         self.n_values = self.n_values.saturating_add(1);
         self.n_held = self.n_held.saturating_add(1);
-        if anchor != 0 && self.may_copy(n_values, node.lines.line) {
+        if anchor != 0 && self.may_copy(n_values, node.lines.position) {
             self.anchors.insert(anchor, (node.clone(), n_values));
         }
         if let Some(list) = self.list_of_objects() {
@@ -326,32 +337,37 @@ impl Builder {
             FrameKind::Mapping { values, lines, merged, key } => {
                 match std::mem::replace(key, Key::Missing) {
                     // A list or mapping is used as a key.
-                    Key::Missing => *key = Key::Unreadable { line: node.lines.line },
+                    Key::Missing => *key = Key::Unreadable { position: node.lines.position },
                     Key::Merge => {
-                        let line = node.lines.line;
+                        let position = node.lines.position;
                         if !merge(node, values, lines, merged) {
                             let message = "only mappings can be merged with <<".to_owned();
-                            self.flaw(FlawKind::Value, line, message);
+                            self.flaw(FlawKind::Value, position, message);
                         }
                     }
-                    Key::Unreadable { line } => {
-                        let Node { value, lines: at } = Node::unreadable(line);
+                    Key::Unreadable { position } => {
+                        let Node { value, lines: at } = Node::unreadable(position);
                         values.insert(UNREADABLE.to_owned(), value);
-                        lines.insert(UNREADABLE.to_owned(), at);
-                        self.flaw(FlawKind::Value, line, "a mapping key is not text".to_owned());
+                        lines.push((UNREADABLE.into(), at));
+                        self.flaw(
+                            FlawKind::Value,
+                            position,
+                            "a mapping key is not text".to_owned(),
+                        );
                     }
-                    Key::Read { text, line }
+                    Key::Read { text, position }
                         if values.contains_key(&text) && !merged.remove(&text) =>
                     {
                         let message =
                             format!("key {text:?} is given twice: both values are ignored");
-                        let Node { value, lines: at } = Node::unreadable(line);
+                        let Node { value, lines: at } = Node::unreadable(position);
                         values.insert(text.clone(), value);
-                        lines.insert(text, at);
-                        self.flaw(FlawKind::RepeatedKey, line, message);
+                        lines.push((text.into(), at));
+                        self.flaw(FlawKind::RepeatedKey, position, message);
                     }
-                    Key::Read { text, line } => {
-                        lines.insert(text.clone(), Lines { line, below: node.lines.below });
+                    Key::Read { text, position } => {
+                        let of_value = Lines { position, below: node.lines.below };
+                        lines.push((text.as_str().into(), of_value));
                         values.insert(text, node.value);
                     }
                 }
@@ -380,14 +396,14 @@ impl Builder {
 fn merge(
     node: Node,
     values: &mut Map<String, Value>,
-    lines: &mut BTreeMap<String, Lines>,
+    lines: &mut Entries,
     merged: &mut BTreeSet<String>,
 ) -> bool {
     match (node.value, node.lines.below) {
         (Value::Object(from), Below::Fields(from_lines)) => {
             merged.extend(from.keys().cloned());
             values.extend(from);
-            lines.extend(from_lines.into_iter().map(|(key, of)| (String::from(key), of)));
+            lines.extend(from_lines);
             true
         }
         (Value::Array(from), Below::Items(from_lines)) => {
@@ -401,9 +417,9 @@ fn merge(
             results.into_iter().all(|is_merged| is_merged)
         }
         _ => {
-            let Node { value, lines: at } = Node::unreadable(node.lines.line);
+            let Node { value, lines: at } = Node::unreadable(node.lines.position);
             values.insert(UNREADABLE.to_owned(), value);
-            lines.insert(UNREADABLE.to_owned(), at);
+            lines.push((UNREADABLE.into(), at));
             false
         }
     }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::lines::{FieldLine, Lines};
+use super::lines::{FieldLine, Lines, Position};
 
 /// A part of a text.
 #[derive(Debug)]
@@ -62,8 +62,8 @@ impl Document {
 pub(crate) struct Flaw {
     /// The kind of problem.
     pub(crate) kind: FlawKind,
-    /// The line, counted from 1.
-    pub(crate) line: usize,
+    /// The position.
+    pub(crate) position: Position,
     /// The problem: lower case, no full stop.
     pub(crate) message: String,
 }

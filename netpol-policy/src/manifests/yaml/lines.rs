@@ -1,11 +1,44 @@
-//! The line of each value of a document.
+//! The position of each value of a document.
 
-/// The lines of a value and of everything below it.
+use granit_parser::Marker;
+
+/// A line, and a column of it. Small, because a document has one for each of its values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    /// The line, counted from 1.
+    line: u32,
+    /// The column, counted in characters from 0.
+    column: u32,
+}
+
+impl Position {
+    /// The beginning of a text.
+    pub(crate) const START: Self = Self { line: 1, column: 0 };
+
+    /// The line, counted from 1.
+    pub(crate) fn line(self) -> usize {
+        usize::try_from(self.line).unwrap_or(usize::MAX)
+    }
+
+    /// The column, counted in characters from 1.
+    pub(crate) fn column(self) -> usize {
+        usize::try_from(self.column).map_or(usize::MAX, |column| column.saturating_add(1))
+    }
+}
+
+impl From<&Marker> for Position {
+    fn from(marker: &Marker) -> Self {
+        let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        Self { line: small(marker.line()), column: small(marker.col()) }
+    }
+}
+
+/// The positions of a value and of everything below it.
 #[derive(Clone, Debug)]
 pub struct Lines {
-    /// Line of the value, or of its key in a mapping, counted from 1.
-    pub(super) line: usize,
-    /// The lines of its items or fields.
+    /// That of the value, or of its key in a mapping.
+    pub(super) position: Position,
+    /// The positions of its items or fields.
     pub(super) below: Below,
 }
 
@@ -22,12 +55,12 @@ pub(super) enum Below {
     Fields(Box<[(Box<str>, Lines)]>),
 }
 
-/// The line of a field, or of the nearest enclosing field that the document contains.
+/// The position of a field, or of the nearest enclosing field that the document contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FieldLine {
-    /// The line, counted from 1.
-    pub(crate) line: usize,
-    /// Whether the field at this line could not be read.
+    /// The position.
+    pub(crate) position: Position,
+    /// Whether the field at this position could not be read.
     pub(crate) is_unreadable: bool,
 }
 
@@ -37,7 +70,7 @@ impl Lines {
     pub(crate) fn find(&self, path: &str) -> FieldLine {
         let nearest = self.nearest(path);
         let is_unreadable = matches!(nearest.below, Below::Unreadable);
-        FieldLine { line: nearest.line, is_unreadable }
+        FieldLine { position: nearest.position, is_unreadable }
     }
 
     /// Whether the document contains the field at this path, which consists of names.

@@ -20,6 +20,7 @@ pub(super) use build::UNREADABLE;
 pub(crate) use document::{Document, FlawKind, Item, ListHead, Part};
 use granit_parser::{Event, Parser, StrInput, options};
 pub use lines::Lines;
+pub(crate) use lines::Position;
 
 /// The largest number of documents in one text.
 const MAX_DOCUMENTS: usize = 100_000;
@@ -59,20 +60,23 @@ impl Iterator for Parts<'_> {
                     if let Some(item) = builder.take_item() {
                         return Some(Part::Item(item));
                     }
-                    if !builder.is_too_large(span.start.line()) {
+                    if !builder.is_too_large(Position::from(&span.start)) {
                         continue;
                     }
                     false
                 }
                 Some(Err(error)) => {
-                    builder.break_off(error.marker().line(), error.info());
+                    builder.break_off(Position::from(error.marker()), error.info());
                     false
                 }
             };
             if self.n_documents >= MAX_DOCUMENTS {
                 self.is_over = true;
                 let mut last = Builder::default();
-                last.break_off(1, format!("there are more than {MAX_DOCUMENTS} documents"));
+                last.break_off(
+                    Position::START,
+                    format!("there are more than {MAX_DOCUMENTS} documents"),
+                );
                 return last.finish().1.map(Part::Document);
             }
             self.is_over = !is_ended && !matches!(parser.proceed_next_document(), Ok(true));

@@ -28,7 +28,8 @@ fn render(text: &str) -> String {
         let broken = if document.is_broken { "broken " } else { "" };
         writeln!(rendered, "{broken}{}", document.value).unwrap();
         for flaw in document.flaws {
-            writeln!(rendered, "! {}: {:?} {}", flaw.line, flaw.kind, flaw.message).unwrap();
+            writeln!(rendered, "! {}: {:?} {}", flaw.position.line(), flaw.kind, flaw.message)
+                .unwrap();
         }
     }
     rendered
@@ -222,9 +223,9 @@ items:
 ";
     let parts: Vec<_> = parts(text).collect();
     let [Part::Item(item), Part::Document(list)] = parts.as_slice() else { panic!("{parts:?}") };
-    assert_eq!(list.find("").line, 1);
-    assert_eq!(list.find("items").line, 2);
-    let line = |path: &str| item.document.find(path).line;
+    assert_eq!(list.find("").position.line(), 1);
+    assert_eq!(list.find("items").position.line(), 2);
+    let line = |path: &str| item.document.find(path).position.line();
     assert_eq!(line(""), 3);
     assert_eq!(line("metadata.labels[app.kubernetes.io/name]"), 5);
     assert_eq!(line("spec.ingress[0].ports[0].port"), 10);

@@ -43,6 +43,12 @@ impl Block {
     }
 }
 
+/// The form in which an API server of the current version takes a block; `None` if the text is no block.
+pub fn canonical_block(text: &str) -> Option<String> {
+    let network = parse_block(text)?.network;
+    Some(network.to_string())
+}
+
 /// Reads an address; an IPv4-mapped one becomes IPv4.
 pub(super) fn parse_address(text: &str) -> Option<IpAddr> {
     parse_sloppy(text).map(|(address, _)| address.to_canonical())

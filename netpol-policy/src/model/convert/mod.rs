@@ -9,6 +9,7 @@ mod address;
 mod cluster_policy;
 mod decode;
 mod endpoints;
+mod generated_name;
 mod metadata;
 mod node;
 mod nullable;
@@ -22,8 +23,10 @@ mod unsupported;
 mod walk;
 mod workload;
 
+pub use address::canonical_block;
 pub use cluster_policy::cluster_policy;
 pub use endpoints::{ListedBackends, listed_backends};
+pub use generated_name::name_generated;
 pub use metadata::{Metadata, reads_annotation};
 pub use node::{
     NamespaceSpec, NamespaceStatus, NodeAddress, NodeSpec, NodeStatus, namespace, node,

@@ -14,9 +14,14 @@ use crate::model::{Diagnostic, Kind, Namespace, Node};
 /// The label by which a namespace is selected by name; the API server sets it on every namespace.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
-/// core/v1 `NodeSpec`, of which nothing is used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-pub struct NodeSpec {}
+/// core/v1 `NodeSpec`, trimmed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeSpec {
+    /// `podCIDRs`.
+    #[serde(rename = "podCIDRs", deserialize_with = "items")]
+    pub pod_cidrs: Vec<Arc<str>>,
+}
 
 /// core/v1 `NodeStatus`, trimmed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -50,7 +55,11 @@ pub struct NamespaceStatus {}
 /// Normalises a node. `None` only when it has no name.
 ///
 /// Source: core/v1 `NodeStatus.addresses`; those of other types than `InternalIP` and `ExternalIP` need not be addresses.
-pub fn node(metadata: &Metadata, status: Option<&NodeStatus>) -> (Option<Node>, Vec<Diagnostic>) {
+pub fn node(
+    metadata: &Metadata,
+    spec: Option<&NodeSpec>,
+    status: Option<&NodeStatus>,
+) -> (Option<Node>, Vec<Diagnostic>) {
     let name = metadata.object_name(Kind::Node);
     let mut findings = Findings::new(Kind::Node, name);
     if !metadata.has_name(&mut findings) {
@@ -68,7 +77,9 @@ pub fn node(metadata: &Metadata, status: Option<&NodeStatus>) -> (Option<Node>, 
         }
     }
     let labels = metadata.labels.clone();
-    let node = Node { name: Arc::clone(&metadata.name), labels, addresses };
+    let ranges = spec.map(|spec| &*spec.pod_cidrs).unwrap_or_default();
+    let pod_ranges = ranges.iter().filter_map(|range| range.parse().ok()).collect();
+    let node = Node { name: Arc::clone(&metadata.name), labels, addresses, pod_ranges };
     (Some(node), findings.into_diagnostics())
 }
 

@@ -134,8 +134,9 @@ fn convert(kind: Kind, value: &Value) -> Converted {
             (service.map(Object::Service), diagnostics)
         }
         Kind::Node => {
+            let spec = section(fields, "spec", &mut findings);
             let status = section(fields, "status", &mut findings);
-            let (node, diagnostics) = node(&metadata, Some(&status));
+            let (node, diagnostics) = node(&metadata, Some(&spec), Some(&status));
             (node.map(Object::Node), diagnostics)
         }
     };

@@ -34,6 +34,9 @@ pub struct ServiceSpec {
     /// `externalIPs`.
     #[serde(rename = "externalIPs", deserialize_with = "items")]
     pub external_ips: Vec<Arc<str>>,
+    /// `externalTrafficPolicy`.
+    #[serde(deserialize_with = "or_default")]
+    pub external_traffic_policy: Arc<str>,
     /// `selector`.
     #[serde(deserialize_with = "or_default")]
     pub selector: BTreeMap<Arc<str>, Arc<str>>,
@@ -110,14 +113,28 @@ pub fn service(
         return (None, findings.into_diagnostics());
     }
     let translated = &*spec.cluster_ip != HEADLESS && &*spec.service_type != "ExternalName";
-    let addresses = if translated { addresses(spec, status, &mut findings) } else { Vec::new() };
+    let (mut addresses, mut external_addresses) = (Vec::new(), Vec::new());
+    if translated {
+        addresses = cluster_addresses(spec, &mut findings);
+        external_addresses = self::external_addresses(spec, status, &mut findings);
+        external_addresses.retain(|address| !addresses.contains(address));
+        addresses.extend(&external_addresses);
+    }
     let required = spec
         .selector
         .iter()
         .map(|(key, value)| Requirement::In(Arc::clone(key), [Arc::clone(value)].into()));
     let selector = (!spec.selector.is_empty()).then(|| Selector::new(required));
     let ports = spec.ports.iter().filter_map(offered_port).collect();
-    let service = Service { name, addresses, selector, ports, backends: Vec::new() };
+    let service = Service {
+        name,
+        addresses,
+        external_addresses,
+        keeps_source: &*spec.external_traffic_policy == "Local",
+        selector,
+        ports,
+        backends: Vec::new(),
+    };
     (Some(service), findings.into_diagnostics())
 }
 
@@ -139,19 +156,27 @@ fn offered_port(offered: &OfferedPort) -> Option<ServicePort> {
     Some(ServicePort { name, transport, number, node_port, backend })
 }
 
-fn addresses(
+fn cluster_addresses(spec: &ServiceSpec, findings: &mut Findings) -> Vec<IpAddr> {
+    let mut addresses = Vec::new();
+    let root = Path::Root.field("spec");
+    collect_address(&spec.cluster_ip, &root.field("clusterIP"), &mut addresses, findings);
+    let path = root.field("clusterIPs");
+    for (index, text) in spec.cluster_ips.iter().enumerate() {
+        collect_address(text, &path.item(index), &mut addresses, findings);
+    }
+    addresses
+}
+
+fn external_addresses(
     spec: &ServiceSpec,
     status: Option<&ServiceStatus>,
     findings: &mut Findings,
 ) -> Vec<IpAddr> {
     let mut addresses = Vec::new();
     let root = Path::Root.field("spec");
-    collect_address(&spec.cluster_ip, &root.field("clusterIP"), &mut addresses, findings);
-    for (name, list) in [("clusterIPs", &spec.cluster_ips), ("externalIPs", &spec.external_ips)] {
-        let path = root.field(name);
-        for (index, text) in list.iter().enumerate() {
-            collect_address(text, &path.item(index), &mut addresses, findings);
-        }
+    let path = root.field("externalIPs");
+    for (index, text) in spec.external_ips.iter().enumerate() {
+        collect_address(text, &path.item(index), &mut addresses, findings);
     }
     let root = Path::Root.field("status");
     let balancer = root.field("loadBalancer");

@@ -32,6 +32,9 @@ pub struct Explanation {
     pub ranges: Option<String>,
     /// Addresses and port of the evaluated connection, after Service translation.
     pub connection: Option<Packets>,
+    /// Which of these addresses are known only because the pod's node publishes them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<String>,
     /// The verdict of the source's egress policies; `None` if policies do not apply to the source.
     pub egress: Option<DirectionExplanation>,
     /// The verdict of the destination's ingress policies; `None` if policies do not apply to the destination.

@@ -20,8 +20,8 @@ use super::ranges;
 use super::routes::{Route, Routes, routes};
 use crate::model::{Action, Diagnostic, Kind, ObjectRef, Pod, PodInWords, Transport};
 use crate::resolve::{
-    Connection, Decision, EndDecision, EndVerdict, Miss, MissReason, PolicyRef, RuleInWords,
-    RuleRef, Tier, evaluate, rule_in_words,
+    Decision, EndDecision, EndVerdict, Miss, MissReason, PolicyRef, RuleInWords, RuleRef, Tier,
+    rule_in_words,
 };
 use crate::store::ClusterState;
 
@@ -65,7 +65,16 @@ pub fn explain_between<'a>(
     let routes = match routes(state, probe) {
         Ok(Routes::Found(routes)) => routes,
         Ok(Routes::NoBackend { source: _, original: (address, _) }) => {
-            explanation.problem = Some(Problem::NoBackend(address).to_string());
+            let mut services = state.services();
+            let unlisted = services.find(|service| {
+                service.addresses.contains(&address)
+                    && service.selector.is_none()
+                    && service.backends.is_empty()
+            });
+            let problem = unlisted.map_or(Problem::NoBackend(address), |service| {
+                Problem::UnknownBackends(service.name.clone())
+            });
+            explanation.problem = Some(problem.to_string());
             return explanation;
         }
         Err(problem) => {
@@ -74,10 +83,7 @@ pub fn explain_between<'a>(
         }
     };
     let decide = |state: &ClusterState, route: &Route| {
-        let Route { source, destination, transport, port, .. } = *route;
-        let is_translated = route.is_translated();
-        let connection = Connection { source, destination, transport, port, is_translated };
-        let mut decision = evaluate(state, &connection);
+        let mut decision = route.decide(state);
         decision.leave_out(state, &is_left_out);
         decision
     };
@@ -100,10 +106,14 @@ pub fn explain_between<'a>(
     let (other_egress, other_ingress) =
         other.map_or((None, None), |other| (other.egress, other.ingress));
     explanation.connection = Some(Packets {
-        source: address_in_words(state, route.source),
+        source: address_in_words(state, route.arriving_source),
         destination: address_in_words(state, route.destination),
         port: route.port,
     });
+    explanation.published = [route.source, route.destination]
+        .into_iter()
+        .filter_map(|address| published_in_words(state, address))
+        .collect();
     explanation.egress =
         decision.egress.map(|end| explain_end(&states, &route, end, other_egress.as_ref()));
     explanation.ingress =
@@ -146,6 +156,7 @@ impl Explanation {
             service: None,
             ranges: None,
             connection: None,
+            published: Vec::new(),
             egress: None,
             ingress: None,
             diagnostics: Vec::new(),
@@ -159,7 +170,7 @@ pub(super) fn rule_sentence(
     rule: &RuleRef,
     destination: Option<&Pod>,
 ) -> String {
-    let Some(RuleInWords { rule: found, action, name: _ }) = rule_in_words(written, rule) else {
+    let Some(RuleInWords { rule: found, action, .. }) = rule_in_words(written, rule) else {
         return String::new();
     };
     let verb = match action {
@@ -180,6 +191,15 @@ pub(super) fn address_in_words(state: &ClusterState, address: IpAddr) -> String 
         state.pods().filter(|pod| pod.host_network && pod.reported_addresses.contains(&address));
     let pod = state.owner(address).or_else(|| on_hosts.next());
     pod.map_or_else(|| address.to_string(), |pod| PodInWords(&pod.name).to_string())
+}
+
+/// A sentence on an address that the API does not report yet.
+fn published_in_words(state: &ClusterState, address: IpAddr) -> Option<String> {
+    let (_, pod) = state.published_addresses().find(|(published, _)| *published == address)?;
+    Some(format!(
+        "{address} of pod {} is published by its node {}, not yet reported by the API",
+        pod.name, pod.node
+    ))
 }
 
 /// A sentence on the addresses that are allowed and those that are denied, if an end of the probe is a block.
@@ -381,7 +401,7 @@ impl<'a> View<'a> {
         found: &RuleInWords<'_>,
         miss: Option<MissReason>,
     ) -> String {
-        let RuleInWords { rule, action, name: _ } = found;
+        let RuleInWords { rule, action, .. } = found;
         let (verb, infinitive) = match action {
             Action::Accept => ("allows", "allow"),
             Action::Deny => ("denies", "deny"),

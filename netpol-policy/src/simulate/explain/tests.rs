@@ -1,11 +1,15 @@
 //! The sentences of explanations.
 
+use std::sync::Arc;
+
 use expect_test::{Expect, expect};
 
 use super::*;
 use crate::compile::{Capacities, Shared};
 use crate::manifests::{Cause, parse};
+use crate::model::ObjectName;
 use crate::simulate::{Cluster, Engine, PodOrIp, PortChoice};
+use crate::store::{Delta, PublishedPod};
 
 const SHOP: &str = r"
 { apiVersion: v1, kind: Namespace, metadata: { name: shop, labels: { team: shop } } }
@@ -267,4 +271,42 @@ fn rules_of_every_tier_are_named() {
         - shop/web ingress[4] allows UDP/dns (shop/web has no port of this name) from all pods of namespaces with !team: neither the peer nor the port matches
         ! NetworkPolicy shop/web: spec.ingress[5].from[0].ipBlock.cidr "10.0.0.0/33" is not an address block such as 10.0.0.0/8: the block matches nothing [invalid-block]"#]],
     );
+}
+
+#[test]
+fn an_address_that_only_the_pods_node_publishes_is_named() {
+    const DB: &str = r"
+apiVersion: v1
+kind: Pod
+metadata: { name: db, namespace: shop, uid: u, labels: { app: db } }
+spec: { nodeName: n2, containers: [{ name: c }] }
+";
+    let mut state = ClusterState::default();
+    for text in [SHOP, DB] {
+        for sourced in parse("shop.yaml", text).objects {
+            drop(state.apply(Delta::Upsert(sourced.object)));
+        }
+    }
+    let published = PublishedPod {
+        pod: ObjectName::new("shop", "db"),
+        uid: Arc::from("u"),
+        addresses: vec!["10.0.0.9".parse().unwrap()],
+    };
+    let node = Arc::from("n2");
+    drop(state.apply(Delta::PublishedAddresses { node, pods: vec![published] }));
+    let probe = Probe {
+        from: "shop/db".parse().unwrap(),
+        to: "shop/web".parse().unwrap(),
+        port: PortChoice::from("80"),
+        transport: Transport::Tcp,
+    };
+    let explanation = explain(&state, &probe, [], |_, _| false);
+    let mut text = Vec::new();
+    explanation.write_text(&mut text).unwrap();
+    let text = String::from_utf8(text).unwrap();
+    expect![[r"
+        shop/db -> shop/web 80/TCP: allowed
+          packets: 10.0.0.9 -> 10.0.0.1:80
+          10.0.0.9 of pod shop/db is published by its node n2, not yet reported by the API"]]
+    .assert_eq(&text.lines().take(3).collect::<Vec<_>>().join("\n"));
 }

@@ -27,6 +27,7 @@ fn write_text(explanation: &Explanation, out: &mut dyn Write) -> io::Result<()> 
         service,
         ranges,
         connection,
+        published,
         egress,
         ingress,
         diagnostics,
@@ -53,6 +54,9 @@ fn write_text(explanation: &Explanation, out: &mut dyn Write) -> io::Result<()> 
             Err(_) => format!("{destination}, port {port}"),
         };
         writeln!(out, "  packets: {source} -> {destination}")?;
+        for sentence in published {
+            writeln!(out, "  {sentence}")?;
+        }
         write_direction(egress.as_ref(), "egress", from, out)?;
         write_direction(ingress.as_ref(), "ingress", to, out)?;
     }

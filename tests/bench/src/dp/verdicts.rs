@@ -1,6 +1,7 @@
 //! Verdicts on single packets: `BPF_PROG_TEST_RUN`, net of an empty program.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use etherparse::PacketBuilder;
@@ -19,14 +20,27 @@ const CONTEXT: TestContext = TestContext { ifindex: 1, ingress_ifindex: 2, mark:
 /// The client's port.
 const FROM: u16 = 5_000;
 /// `TCX_NEXT` and `TC_ACT_SHOT`.
-const PASS: i32 = -1;
+pub(super) const PASS: i32 = -1;
 const DROP: i32 = 2;
-const EMPTY: &str = "an empty program";
+pub(super) const EMPTY: &str = "an empty program";
 
 /// A program under test.
-enum Subject {
+pub(super) enum Subject {
     Reference(Box<Programs>, &'static str),
     Netpol(Box<Datapath>, Program),
+}
+
+impl Subject {
+    /// The action on a frame, and the time of one run.
+    pub(super) fn time(&mut self, frame: &[u8], n_runs: u32) -> Result<(i32, Duration)> {
+        match self {
+            Self::Reference(programs, name) => programs.time(name, frame, n_runs),
+            Self::Netpol(datapath, program) => {
+                let (outcome, time) = datapath.time_runs(*program, frame, CONTEXT, n_runs)?;
+                Ok((outcome.action, time))
+            }
+        }
+    }
 }
 
 /// A packet and a program.
@@ -40,13 +54,13 @@ struct Case {
 
 /// A kind of packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Udp,
     Syn,
     Ack,
 }
 
-fn packet(kind: Kind, ends: Tuple) -> Result<Vec<u8>> {
+pub(super) fn packet(kind: Kind, ends: Tuple) -> Result<Vec<u8>> {
     let Tuple { from, to } = ends;
     let builder = match (from, to) {
         (SocketAddr::V4(from), SocketAddr::V4(to)) => {
@@ -184,13 +198,7 @@ pub fn measure(run: &mut Run) -> Result<()> {
     let title = "verdict on one packet, test run";
     let name = |case: &Case| case.name.clone();
     let series = run.interleaved(title, Unit::Nanos, &mut cases, name, |case, _| {
-        let (action, time) = match &mut case.subject {
-            Subject::Reference(programs, name) => programs.time(name, &case.frame, n_runs)?,
-            Subject::Netpol(datapath, program) => {
-                let (outcome, time) = datapath.time_runs(*program, &case.frame, CONTEXT, n_runs)?;
-                (outcome.action, time)
-            }
-        };
+        let (action, time) = case.subject.time(&case.frame, n_runs)?;
         ensure!(action == case.action, "{} returns {action}", case.name);
         Ok(super::precise(time))
     })?;

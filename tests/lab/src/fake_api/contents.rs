@@ -6,7 +6,7 @@ use hyper::body::Bytes;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::resource::{RESOURCES, Resource};
+use super::resource::{CUSTOM_GROUP, RESOURCES, Resource};
 
 /// Log entries kept per resource: a watch that lags further behind gets 410 Gone.
 const LOG_LENGTH: usize = 20_000;
@@ -135,9 +135,14 @@ impl Contents {
             .or_else(|| before.map(|stored| stored.created.clone()))
             .unwrap_or_else(|| creation_time(version));
         let event = if before.is_some() { "MODIFIED" } else { "ADDED" };
+        let stored: Option<Value> =
+            before.and_then(|stored| serde_json::from_slice(&stored.json).ok());
         metadata.insert("uid".to_owned(), json!(uid));
         metadata.insert("creationTimestamp".to_owned(), json!(created));
         metadata.insert("resourceVersion".to_owned(), json!(version.to_string()));
+        if resource.group == CUSTOM_GROUP {
+            keep_status(&mut object, stored.as_ref());
+        }
         let fields = object.as_object_mut()?;
         fields.remove("kind");
         fields.remove("apiVersion");
@@ -261,6 +266,25 @@ impl Contents {
         for Entry { version: _, key, sort, line } in entries {
             self.append(number, key, sort, line);
         }
+    }
+}
+
+/// Does what a server does for a resource whose status is a subresource: whoever writes the object keeps its status, and the generation
+/// grows with the spec.
+fn keep_status(object: &mut Value, before: Option<&Value>) {
+    let number = |of: &Value| of.pointer("/metadata/generation").and_then(Value::as_u64);
+    let generation = match before {
+        None => 1,
+        Some(before) => {
+            let grows = before.get("spec") != object.get("spec");
+            number(before).unwrap_or_default() + u64::from(grows)
+        }
+    };
+    if let Some(metadata) = object.get_mut("metadata") {
+        metadata["generation"] = json!(generation);
+    }
+    if let (None, Some(status)) = (object.get("status"), before.and_then(|of| of.get("status"))) {
+        object["status"] = status.clone();
     }
 }
 

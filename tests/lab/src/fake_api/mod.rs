@@ -4,6 +4,7 @@
 //! fails on demand as real servers do. In: objects as JSON, which it stores without validation. Must not: contain
 //! expectations about the client under test.
 
+mod apply;
 mod contents;
 mod faults;
 mod resource;
@@ -29,6 +30,7 @@ use tokio::task::AbortHandle;
 pub use faults::{GoneAs, StreamingLists};
 pub use tunnel::ConnectProxy;
 
+use apply::Applied;
 use contents::{Contents, Filter};
 use faults::Faults;
 use resource::RESOURCES;
@@ -41,7 +43,8 @@ const N_ASKED: usize = 4096;
 pub struct FakeApi {
     address: SocketAddr,
     shared: Arc<Shared>,
-    accepting: Mutex<Option<AbortHandle>>,
+    /// The listeners, in one network namespace each.
+    accepting: Mutex<Vec<AbortHandle>>,
     runtime: Handle,
     /// Reserves the port while the server is stopped: bound, but not listening.
     _port: TcpSocket,
@@ -72,6 +75,7 @@ struct Shared {
 struct State {
     contents: Contents,
     faults: Faults,
+    applied: Applied,
     asked: VecDeque<Asked>,
 }
 
@@ -97,14 +101,12 @@ impl FakeApi {
 
     /// Stops listening and breaks all connections; the contents stay.
     pub fn stop(&self) {
-        let accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(accepting) = accepting {
-            accepting.abort();
-        }
+        let mut accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);
+        accepting.drain(..).for_each(|accepting| accepting.abort());
         self.break_connections();
     }
 
-    /// Listens again, on the same port, in the network namespace of the calling thread.
+    /// Listens again, on the same port, in the network namespace of the calling thread, which may also be one more.
     ///
     /// # Errors
     /// The port cannot be bound.
@@ -113,7 +115,7 @@ impl FakeApi {
         let listener = socket(self.address)?.listen(1024)?;
         let shared = Arc::clone(&self.shared);
         let task = self.runtime.spawn(accept(shared, listener)).abort_handle();
-        *self.accepting.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        self.accepting.lock().unwrap_or_else(PoisonError::into_inner).push(task);
         Ok(())
     }
 
@@ -174,6 +176,13 @@ impl FakeApi {
         let key = (namespace.to_owned(), name.to_owned());
         let json = self.shared.with(|state| state.contents.get(number, &key))?;
         serde_json::from_slice(&json).ok()
+    }
+
+    /// Deletes an object of any kind that the server knows, also one that the agent does not watch.
+    pub fn delete_object(&self, kind: &str, namespace: &str, name: &str) -> Option<u64> {
+        let number = RESOURCES.iter().position(|resource| resource.kind == kind)?;
+        let key = (namespace.to_owned(), name.to_owned());
+        self.shared.change(|state| state.contents.delete(number, &key))
     }
 
     /// The Kubernetes Events that were created here.

@@ -27,7 +27,7 @@ pub(super) enum Scope {
 }
 
 /// Every resource; its index in this table is the number of its collection.
-pub(super) const RESOURCES: [Resource; 9] = [
+pub(super) const RESOURCES: [Resource; 12] = [
     core("Pod", "pods", Scope::Namespaced),
     core("Service", "services", Scope::Namespaced),
     core("Namespace", "namespaces", Scope::Cluster),
@@ -61,6 +61,15 @@ pub(super) const RESOURCES: [Resource; 9] = [
         plural: "clusternetworkpolicies",
         scope: Scope::Cluster,
     },
+    Resource {
+        group: "coordination.k8s.io",
+        version: "v1",
+        kind: "Lease",
+        plural: "leases",
+        scope: Scope::Namespaced,
+    },
+    admission("ValidatingAdmissionPolicy", "validatingadmissionpolicies"),
+    admission("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings"),
 ];
 
 /// The group of the resource that has to be installed before it is served, in the versions that a test sets.
@@ -68,6 +77,11 @@ pub(super) const CUSTOM_GROUP: &str = "policy.networking.k8s.io";
 
 const fn core(kind: &'static str, plural: &'static str, scope: Scope) -> Resource {
     Resource { group: "", version: "v1", kind, plural, scope }
+}
+
+const fn admission(kind: &'static str, plural: &'static str) -> Resource {
+    let (group, version) = ("admissionregistration.k8s.io", "v1");
+    Resource { group, version, kind, plural, scope: Scope::Cluster }
 }
 
 impl Resource {
@@ -126,7 +140,8 @@ pub(super) fn parse_path(path: &str) -> Option<ResourcePath> {
             [plural] if *plural == resource.plural => {
                 Some(ResourcePath { resource: number, namespace, name: None })
             }
-            [plural, name] if *plural == resource.plural => {
+            // The status is a part of the object, for which no right is needed here.
+            [plural, name] | [plural, name, "status"] if *plural == resource.plural => {
                 Some(ResourcePath { resource: number, namespace, name: Some((*name).to_owned()) })
             }
             _ => None,

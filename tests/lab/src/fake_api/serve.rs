@@ -74,6 +74,10 @@ pub(super) async fn serve(
         match method {
             Method::GET => read(&shared, place, &query),
             Method::POST => create(&shared, &place, &body),
+            Method::PUT => replace(&shared, place, &body),
+            Method::PATCH if patch_type == Some("application/apply-patch+yaml") => {
+                apply(&shared, place, &query, &body)
+            }
             Method::PATCH => patch(&shared, place, patch_type, &body),
             other => Err(Refusal(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -269,6 +273,64 @@ fn create(
         let created = state.contents.get(place.resource, &key);
         created
             .map(|json| answer(StatusCode::CREATED, json))
+            .ok_or_else(|| bad_request("metadata.name is missing".to_owned()))
+    })
+}
+
+/// Replaces an object, if it still has the version that the request names.
+fn replace(
+    shared: &Arc<Shared>,
+    place: ResourcePath,
+    body: &Bytes,
+) -> Result<Response<Body>, Refusal> {
+    let object: Value =
+        serde_json::from_slice(body).map_err(|error| bad_request(format!("body: {error}")))?;
+    let ResourcePath { resource, namespace, name } = place;
+    let key = (namespace.unwrap_or_default(), name.unwrap_or_default());
+    shared.change(|state| {
+        let found = state.contents.get(resource, &key).ok_or_else(|| {
+            Refusal(StatusCode::NOT_FOUND, "NotFound", format!("{} not found", key.1))
+        })?;
+        let found: Value =
+            serde_json::from_slice(&found).map_err(|error| bad_request(error.to_string()))?;
+        let version = |of: &Value| of.pointer("/metadata/resourceVersion").cloned();
+        if version(&object).is_some_and(|version_read| Some(version_read) != version(&found)) {
+            let message = format!("{} has been modified", key.1);
+            return Err(Refusal(StatusCode::CONFLICT, "Conflict", message));
+        }
+        state.contents.put(resource, object);
+        let replaced = state.contents.get(resource, &key);
+        replaced
+            .map(|json| answer(StatusCode::OK, json))
+            .ok_or_else(|| bad_request("metadata.name is missing".to_owned()))
+    })
+}
+
+/// Changes or creates an object by server-side apply.
+fn apply(
+    shared: &Arc<Shared>,
+    place: ResourcePath,
+    query: &BTreeMap<String, String>,
+    body: &Bytes,
+) -> Result<Response<Body>, Refusal> {
+    let manager = query.get("fieldManager").filter(|manager| !manager.is_empty());
+    let manager = manager.ok_or_else(|| bad_request("fieldManager is required".to_owned()))?;
+    let config: Value =
+        serde_json::from_slice(body).map_err(|error| bad_request(format!("body: {error}")))?;
+    let ResourcePath { resource, namespace, name } = place;
+    let key = (namespace.unwrap_or_default(), name.unwrap_or_default());
+    shared.change(|state| {
+        let before = state.contents.get(resource, &key);
+        let before = before.and_then(|json| serde_json::from_slice::<Value>(&json).ok());
+        let after = state.applied.apply(resource, &key, manager, before.as_ref(), config);
+        // A request that changes nothing makes no version.
+        if before.as_ref() != Some(&after) {
+            state.contents.put(resource, after);
+        }
+        let code = if before.is_some() { StatusCode::OK } else { StatusCode::CREATED };
+        let applied = state.contents.get(resource, &key);
+        applied
+            .map(|json| answer(code, json))
             .ok_or_else(|| bad_request("metadata.name is missing".to_owned()))
     })
 }

@@ -13,7 +13,6 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::netns::Netns;
 use super::teardown;
-use super::topology::NODE_NAME;
 use super::wait::{LIMIT, Look, until};
 use crate::binaries;
 
@@ -37,6 +36,8 @@ pub struct Config {
     pub log: PathBuf,
     /// Its capabilities, such as `NET_ADMIN`; `None` for all.
     pub capabilities: Option<Vec<String>>,
+    /// The name of its node.
+    pub node: String,
     /// The program, if it is not the one of this build.
     pub program: Option<PathBuf>,
     /// A command prefix, such as a tracer with its arguments.
@@ -74,6 +75,7 @@ impl Config {
             kubeconfig,
             log: _,
             capabilities,
+            node,
             program,
             prefix,
         } = self;
@@ -104,7 +106,7 @@ impl Config {
             Some(kubeconfig) => command.arg("--kubeconfig").arg(kubeconfig),
             None => command.arg("--manifests").arg(manifests),
         };
-        command.args(["--node", NODE_NAME]);
+        command.args(["--node", node]);
         command.arg("--pin-root").arg(pins);
         command.arg("--cni-results").arg(results);
         command.arg("--socket").arg(self.socket());
@@ -252,10 +254,8 @@ pub fn call_within(socket: &Path, request: &Request, limit: Duration) -> Result<
 ///
 /// # Errors
 /// A folder cannot be made, or a file system not be mounted.
-pub(super) fn prepare(lab: &str, manifests: &Path) -> Result<Config> {
-    let folder = teardown::folder(lab);
-    let bpf = teardown::bpf_folder(lab);
-    let state = teardown::state_folder(lab);
+pub(super) fn prepare(lab: &str, node: &str, manifests: &Path) -> Result<Config> {
+    let [bpf, state] = teardown::mounts(lab, node);
     for path in [&bpf, &state] {
         fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
     }
@@ -266,11 +266,12 @@ pub(super) fn prepare(lab: &str, manifests: &Path) -> Result<Config> {
         .with_context(|| format!("mounting bpffs on {}", bpf.display()))?;
     Ok(Config {
         pins: bpf.join("netpol"),
-        results: folder.join("results"),
+        results: teardown::of_node(lab, node, "results"),
         manifests: manifests.to_owned(),
         kubeconfig: None,
-        log: folder.join("agent.log"),
+        log: teardown::of_node(lab, node, "agent.log"),
         capabilities: None,
+        node: node.to_owned(),
         program: None,
         prefix: Vec::new(),
         state,

@@ -16,6 +16,7 @@ pub mod agent;
 mod api;
 pub mod cni;
 mod crowd;
+mod explained;
 mod interrupt;
 pub mod nat;
 pub mod netns;
@@ -98,6 +99,8 @@ pub struct Lab {
     /// Number of containers made so far; sandbox ids are not reused.
     n_containers: u32,
     api: Option<api::ApiServer>,
+    /// Whether the agent's source tells it what the files say.
+    is_agent_informed: bool,
     _lock: File,
 }
 
@@ -126,7 +129,7 @@ impl Lab {
         let topology = Topology::create(|part| teardown::netns_name(name, part))?;
         let manifests = Manifests::create(&folder)?;
         manifests.write_object("node.yaml", &objects::node())?;
-        let agent_config = agent::prepare(name, manifests.folder())?;
+        let agent_config = agent::prepare(name, topology::NODE_NAME, manifests.folder())?;
         let conflist = topology::conflist(wiring, &folder, &agent_config.socket());
         fs::write(folder.join("10-lab.conflist"), format!("{conflist:#}\n"))?;
         let cni = binaries::binary("netpol-cni")?;
@@ -145,6 +148,7 @@ impl Lab {
             servers: Vec::new(),
             n_containers: 0,
             api: None,
+            is_agent_informed: true,
             _lock: lock,
         };
         for host in [Host::Node, Host::Office, Host::Guest] {
@@ -370,6 +374,17 @@ impl Lab {
         pod.spec.labels.clone_from(labels);
         let object = pod.spec.object(&pod.uid, &pod.addresses);
         self.manifests.write_object(&pod.spec.file(), &object)
+    }
+
+    /// The labels that the pods with these addresses have in common; `None` if they differ, or an address is no pod's.
+    fn labels_of(&self, backends: &[SocketAddr]) -> Option<&Labels> {
+        let labels = |backend: &SocketAddr| {
+            let mut pods = self.pods.values();
+            let pod = pods.find(|pod| pod.addresses.contains(&backend.ip()))?;
+            Some(&pod.spec.labels)
+        };
+        let first = labels(backends.first()?)?;
+        backends.iter().all(|backend| labels(backend) == Some(first)).then_some(first)
     }
 
     /// The network namespace of a host.

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::netns::Netns;
-use super::{Family, Host, Lab};
+use super::{Family, Host, Lab, Labels};
 
 /// Mark of packets to masquerade, as with kube-proxy's default `--iptables-masquerade-bit`.
 const MASQUERADE: u32 = 0x4000;
@@ -87,9 +87,58 @@ impl Service {
         Ok(SocketAddr::new(*address, self.port))
     }
 
+    /// The Service, with a selector of its pods. If its backends are no pods with the same labels, an `EndpointSlice` of each
+    /// family lists them.
+    fn objects(&self, selector: Option<&Labels>) -> Vec<Value> {
+        let mut object = self.object();
+        let Some(selector) = selector else {
+            let slices = Family::BOTH.into_iter().map(|family| self.slice(family));
+            return [object].into_iter().chain(slices).collect();
+        };
+        if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
+            spec.insert("selector".to_owned(), json!(selector));
+        }
+        vec![object]
+    }
+
+    fn slice(&self, family: Family) -> Value {
+        let endpoints: Vec<_> = self
+            .of(family)
+            .map(|backend| json!({ "addresses": [backend.ip()], "conditions": { "ready": true } }))
+            .collect();
+        let number = self.backends.first().map_or(self.port, SocketAddr::port);
+        let ports = ["TCP", "UDP"].map(|protocol| {
+            json!({ "name": protocol.to_lowercase(), "protocol": protocol, "port": number })
+        });
+        let kind = match family {
+            Family::V4 => "IPv4",
+            Family::V6 => "IPv6",
+        };
+        json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "namespace": "default",
+                "name": format!("{}-{}", self.name, kind.to_lowercase()),
+                "labels": { "kubernetes.io/service-name": self.name },
+            },
+            "addressType": kind,
+            "endpoints": endpoints,
+            "ports": ports,
+        })
+    }
+
     fn object(&self) -> Value {
         let ports: Vec<_> = ["TCP", "UDP"]
-            .map(|protocol| json!({ "name": protocol.to_lowercase(), "protocol": protocol, "port": self.port }))
+            .map(|protocol| {
+                json!({
+                    "name": protocol.to_lowercase(),
+                    "protocol": protocol,
+                    "port": self.port,
+                    "nodePort": self.node_port,
+                    "targetPort": self.backends.first().map(SocketAddr::port),
+                })
+            })
             .into();
         json!({
             "apiVersion": "v1",
@@ -129,7 +178,15 @@ impl Lab {
         services: &[Service],
     ) -> Result<()> {
         for service in services {
-            self.manifests().write_object(&manifest(service), &service.object())?;
+            let selector = self.labels_of(&service.backends);
+            let objects = service.objects(selector);
+            for (object, file) in objects.iter().zip([
+                manifest(service),
+                slices(service, "v4"),
+                slices(service, "v6"),
+            ]) {
+                self.manifests().write_object(&file, object)?;
+            }
         }
         let node = self.netns(&Host::Node)?;
         match shape {
@@ -167,6 +224,11 @@ impl Lab {
             self.netns(&Host::Node)?.set(&format!("net/bridge/bridge-nf-call-{program}"), value)
         })
     }
+}
+
+/// The files of the slices of a Service.
+fn slices(service: &Service, family: &str) -> String {
+    format!("slice-{family}-{}.yaml", service.name)
 }
 
 /// The file of a Service's manifest.

@@ -92,7 +92,10 @@ impl Manifests {
     fn mirror(&self, content: &str) -> Result<()> {
         let Some(api) = &self.api else { return Ok(()) };
         for object in documents(content)? {
-            api.put(object)?;
+            // The server of a lab has the kinds that an agent watches.
+            if kind(&object).is_some() {
+                api.put(object)?;
+            }
         }
         Ok(())
     }
@@ -107,9 +110,10 @@ impl Manifests {
                 let text = |path: &str| {
                     object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
                 };
-                let kind = Kind::ALL.into_iter().find(|kind| text("/kind") == kind.as_str());
                 let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
-                api.delete(kind.context("an unknown kind")?, &namespace, &name)?;
+                if let Some(kind) = kind(&object) {
+                    api.delete(kind, &namespace, &name)?;
+                }
             }
         }
         match fs::remove_file(self.folder.join(file)) {
@@ -127,6 +131,11 @@ impl Manifests {
     pub fn write_object(&self, file: &str, object: &Value) -> Result<()> {
         self.write(file, &format!("{object:#}\n"))
     }
+}
+
+fn kind(object: &Value) -> Option<Kind> {
+    let kind = object.get("kind")?.as_str()?;
+    Kind::ALL.into_iter().find(|known| known.as_str() == kind)
 }
 
 fn documents(content: &str) -> Result<Vec<Value>> {

@@ -1,12 +1,13 @@
 //! A second node of the cluster, joined by a real vxlan device as with Flannel.
 //!
-//! It has no agent and no CNI plugin, because it is not under test.
+//! It has no CNI plugin, and an agent only if a test is about two of them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
+use super::agent::{self, Agent, Config};
 use super::netns::Netns;
 use super::server::Server;
 use super::topology::NODE;
@@ -38,6 +39,72 @@ pub struct SecondNode {
     /// Its pod's namespace.
     pub pod: Netns,
     _server: Server,
+    agent: Option<Agent>,
+}
+
+/// A pod on the second node, of which there is one at a time: each gets another address on the same interface.
+#[derive(Debug)]
+pub struct NewPod {
+    /// Its namespace.
+    pub netns: Netns,
+    /// The index of its interface on the node.
+    pub host_ifindex: u32,
+}
+
+/// The node's end of a [`NewPod`]'s interface.
+const HOST_END: &str = "new0";
+
+impl NewPod {
+    /// Gives it an address instead of its last one.
+    ///
+    /// # Errors
+    /// `ip` fails.
+    pub fn readdress(
+        &self,
+        node: &SecondNode,
+        before: Option<IpAddr>,
+        address: IpAddr,
+    ) -> Result<()> {
+        if let Some(before) = before {
+            node.netns.configure(&format!("route del {before}/32 dev {HOST_END}\n"))?;
+        }
+        self.netns.configure(&format!(
+            "address flush dev eth0\naddress add {address}/32 dev eth0\nroute add default via 10.244.2.1 dev eth0 onlink\n"
+        ))?;
+        node.netns.configure(&format!("route add {address}/32 dev {HOST_END}\n"))
+    }
+}
+
+impl SecondNode {
+    /// Makes the interface of new pods.
+    ///
+    /// # Errors
+    /// `ip` fails.
+    pub fn add_interface(&self, lab: &Lab) -> Result<NewPod> {
+        let netns = Netns::create(&teardown::netns_name(&lab.name, "new"))?;
+        self.netns.configure(&format!(
+            "link add {HOST_END} type veth peer name eth0 netns {}\nlink set {HOST_END} up\n",
+            netns.name()
+        ))?;
+        netns.configure("link set eth0 up\n")?;
+        let host_ifindex = self.netns.interface_index(HOST_END)?;
+        Ok(NewPod { netns, host_ifindex })
+    }
+
+    /// Starts an agent on it, which watches the API server of the lab, with these environment variables. Returns its configuration.
+    ///
+    /// # Errors
+    /// The lab has no API server in this process, or the agent does not start.
+    pub fn start_agent(&mut self, lab: &Lab, variables: &[&str]) -> Result<Config> {
+        let api = lab.shared_api().context("no API server in this process")?;
+        self.netns.inside(|| Ok(api.start_again()?)).context("listening on the second node")?;
+        let mut config = agent::prepare(&lab.name, NAME, lab.manifests().folder())?;
+        config.kubeconfig.clone_from(&lab.agent_config().kubeconfig);
+        config.prefix.push("env".to_owned());
+        config.prefix.extend(variables.iter().map(|variable| (*variable).to_owned()));
+        self.agent = Some(Agent::start(&self.netns, &config)?);
+        Ok(config)
+    }
 }
 
 impl Lab {
@@ -81,7 +148,7 @@ impl Lab {
         let node_name = object.pointer_mut("/spec/nodeName").context("the pod has no node")?;
         *node_name = json!(NAME);
         self.manifests().write_object(&spec.file(), &object)?;
-        Ok(SecondNode { netns, pod: far, _server: server })
+        Ok(SecondNode { netns, pod: far, _server: server, agent: None })
     }
 }
 

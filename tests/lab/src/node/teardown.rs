@@ -10,6 +10,8 @@ use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::netns;
+use super::second_node;
+use super::topology::NODE_NAME;
 use super::wait::{LIMIT, Look, until};
 
 /// The folder of all labs.
@@ -20,14 +22,15 @@ pub(super) fn folder(lab: &str) -> PathBuf {
     Path::new(LABS).join(lab)
 }
 
-/// The BPF file system of a lab.
-pub(super) fn bpf_folder(lab: &str) -> PathBuf {
-    folder(lab).join("bpf")
+/// The mounts of a node's agent: a BPF file system, and its folder on a tmpfs.
+pub(super) fn mounts(lab: &str, node: &str) -> [PathBuf; 2] {
+    ["bpf", "run"].map(|name| of_node(lab, node, name))
 }
 
-/// The folder of a lab's agent, on a tmpfs.
-pub(super) fn state_folder(lab: &str) -> PathBuf {
-    folder(lab).join("run")
+/// A file or folder of a node's agent in the lab's folder.
+pub(super) fn of_node(lab: &str, node: &str, name: &str) -> PathBuf {
+    let folder = folder(lab);
+    if node == NODE_NAME { folder.join(name) } else { folder.join(node).join(name) }
 }
 
 /// The name of a lab's namespace. No lab has a dot in its name.
@@ -64,7 +67,9 @@ pub(super) fn lock(lab: &str) -> Result<File> {
 pub fn remove(lab: &str) -> Result<()> {
     let processes = end_processes(lab);
     let namespaces = delete_namespaces(lab);
-    let mount = unmount(&bpf_folder(lab)).and(unmount(&state_folder(lab)));
+    let nodes = [NODE_NAME, second_node::NAME];
+    let mounts = nodes.iter().flat_map(|node| mounts(lab, node));
+    let mount = mounts.map(|path| unmount(&path)).fold(Ok(()), Result::and);
     let folder = folder(lab);
     let files = match fs::remove_dir_all(&folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

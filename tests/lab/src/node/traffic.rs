@@ -38,10 +38,10 @@ impl Lab {
         running.into_iter().map(finish).collect()
     }
 
-    /// Waits until traffic passes, or does not pass, in both families.
+    /// Waits until traffic passes, or does not pass, in both families. The explanations must say the same.
     ///
     /// # Errors
-    /// The deadline passes: the message contains the outcomes, and commands for inspection.
+    /// The deadline passes: the message contains the outcomes, and commands for inspection. An explanation differs.
     pub fn expect(
         &self,
         passing: Passing,
@@ -50,12 +50,29 @@ impl Lab {
         protocol: Protocol,
         port: u16,
     ) -> Result<()> {
+        let probes = self.await_packets(passing, from, to, protocol, port)?;
+        probes.into_iter().try_for_each(|probe| self.check_explanations(from, probe, passing))
+    }
+
+    /// The same for packets about which another thing than a policy decides, such as their MAC address. Explanations need not say
+    /// the same. Returns the probes.
+    ///
+    /// # Errors
+    /// The deadline passes: the message contains the outcomes, and commands for inspection.
+    pub fn await_packets(
+        &self,
+        passing: Passing,
+        from: &Host,
+        to: &Host,
+        protocol: Protocol,
+        port: u16,
+    ) -> Result<Vec<Probe>> {
         let mut probes = Vec::new();
         for family in Family::BOTH {
             let destination = self.socket_address(to, family, port)?;
             probes.push(Probe { protocol, destination });
         }
-        let tries = [(from.clone(), probes)];
+        let tries = [(from.clone(), probes.clone())];
         let wanted = match passing {
             Passing::Yes => Outcome::Passed,
             Passing::No => Outcome::Silent,
@@ -69,7 +86,8 @@ impl Lab {
                 Look::NotYet(format!("{outcomes:?}"))
             })
         })
-        .with_context(|| format!("log of the agent:\n{}", self.agent_log().unwrap_or_default()))
+        .with_context(|| format!("log of the agent:\n{}", self.agent_log().unwrap_or_default()))?;
+        Ok(probes)
     }
 
     /// Starts a stream of messages, one every `pace_us` microseconds.

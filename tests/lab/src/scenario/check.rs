@@ -57,7 +57,9 @@ pub fn check_reference(scenario: &Scenario) -> Result<Vec<String>> {
             Protocol::Sctp => Transport::Sctp,
         };
         let is_translated = asked.nat != Nat::None;
-        let connection = Connection { source, destination, transport, port, is_translated };
+        let is_masqueraded = false;
+        let connection =
+            Connection { source, destination, transport, port, is_translated, is_masqueraded };
         let decision = evaluate(cluster.state(), &connection);
         // A probe names the destination itself, not the Service that leads there.
         let is_allowed = if is_translated { decision.is_allowed() } else { is_allowed };

@@ -62,6 +62,7 @@ pub fn cluster_policy(value: &Value) -> (Option<ClusterPolicy>, Vec<Diagnostic>)
     };
     let (ingress, egress) = (read(Direction::Ingress), read(Direction::Egress));
     metadata.check_annotations(&[MODE], &mut findings);
+    let generation = value.pointer("/metadata/generation").and_then(Value::as_i64);
     let policy = ClusterPolicy {
         name: Arc::clone(&metadata.name),
         tier: tier.unwrap_or(ClusterTier::Admin),
@@ -71,6 +72,7 @@ pub fn cluster_policy(value: &Value) -> (Option<ClusterPolicy>, Vec<Diagnostic>)
         egress: egress.into(),
         mode: metadata.mode(&mut findings),
         uid: metadata.uid,
+        generation: generation.unwrap_or_default(),
     };
     (Some(policy), findings.into_diagnostics())
 }

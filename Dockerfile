@@ -1,0 +1,10 @@
+# The image of the action (action.yml): `netpol` without the agent, so neither LLVM nor a kernel is needed.
+FROM rust:1.95-bookworm AS build
+WORKDIR /netpol
+COPY . .
+RUN cargo build --release --locked --package netpol-cli --bin kubectl-netpol
+
+FROM debian:bookworm-slim
+COPY --from=build /netpol/target/release/kubectl-netpol /usr/local/bin/netpol
+COPY deploy/action/entrypoint.sh /entrypoint.sh
+ENTRYPOINT ["/entrypoint.sh"]
