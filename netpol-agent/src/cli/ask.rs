@@ -248,18 +248,21 @@ fn drop_line(record: &DropRecord) -> String {
     let action = if record.is_dropped { "dropped" } else { "would be dropped" };
     let end = |address: std::net::IpAddr, port: u16| std::net::SocketAddr::new(address, port);
     let peer = record.peer.as_ref().map_or_else(String::new, |peer| format!(", peer {peer}"));
-    let isolated = if record.policies.is_empty() {
-        String::new()
-    } else {
-        let names: Vec<_> = record.policies.iter().map(ToString::to_string).collect();
-        format!(", isolated by {}", names.join(", "))
+    let why = match (&record.rule, record.tier) {
+        (Some(rule), Some(tier)) => format!(", denied by {rule} ({tier} tier)"),
+        (Some(rule), None) => format!(", denied by {rule}"),
+        (None, _) if record.policies.is_empty() => String::new(),
+        (None, _) => {
+            let names: Vec<_> = record.policies.iter().map(ToString::to_string).collect();
+            format!(", isolated by {}", names.join(", "))
+        }
     };
     let more = match record.n_suppressed {
         0 => String::new(),
         n => format!(" ({n} more suppressed by the rate limit)"),
     };
     format!(
-        "{} {pod} {} {action} ({}): {} {} -> {}{peer}{isolated}{more}",
+        "{} {pod} {} {action} ({}): {} {} -> {}{peer}{why}{more}",
         record.unix_s,
         record.direction,
         record.reason,
@@ -280,7 +283,7 @@ pub(super) fn flows(args: FlowsArgs, terminal: &mut Terminal<'_>) -> anyhow::Res
     let flows: Vec<FlowRecord> =
         serde_json::from_str(&text).context("parsing the agent's answer")?;
     let mut table =
-        table(&["POD", "ORIGIN", "PROTOCOL", "PORT", "REMOTE", "STATE", "IDLE", "RULE"]);
+        table(&["POD", "ORIGIN", "PROTOCOL", "PORT", "REMOTE", "STATE", "IDLE", "RULE", "TIER"]);
     for flow in flows {
         let remote = std::net::SocketAddr::new(flow.remote, flow.remote_port);
         table.add_row([
@@ -292,6 +295,7 @@ pub(super) fn flows(args: FlowsArgs, terminal: &mut Terminal<'_>) -> anyhow::Res
             flow.state,
             format!("{} s", flow.idle_s),
             flow.rule.unwrap_or_default(),
+            flow.tier.map(|tier| tier.to_string()).unwrap_or_default(),
         ]);
     }
     writeln!(terminal.stdout, "{table}")?;

@@ -293,10 +293,13 @@ pub struct RuleInWords<'a> {
     pub action: Action,
     /// Its name, empty if it has none.
     pub name: &'a str,
+    /// The tier of its policy.
+    pub tier: Tier,
 }
 
 /// The rule behind a reference; `None` if the state does not have it.
 pub fn rule_in_words<'a>(state: &'a ClusterState, reference: &RuleRef) -> Option<RuleInWords<'a>> {
     let listed = selection::find(state, reference)?;
-    Some(RuleInWords { rule: listed.rule, action: listed.action, name: listed.name })
+    let ListedRule { rule, action, name, tier, .. } = listed;
+    Some(RuleInWords { rule, action, name, tier })
 }

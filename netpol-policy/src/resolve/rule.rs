@@ -28,6 +28,16 @@ pub enum Tier {
     Baseline,
 }
 
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Admin => "Admin",
+            Self::NetworkPolicy => "NetworkPolicy",
+            Self::Baseline => "Baseline",
+        })
+    }
+}
+
 impl From<ClusterTier> for Tier {
     fn from(tier: ClusterTier) -> Self {
         match tier {

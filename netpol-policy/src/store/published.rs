@@ -354,6 +354,8 @@ mod tests {
         let service = Service {
             name: ObjectName::new("x", "web"),
             addresses: vec![address(ADDRESS)],
+            external_addresses: Vec::new(),
+            keeps_source: false,
             selector: None,
             ports: Vec::new(),
             backends: Vec::new(),

@@ -19,6 +19,9 @@ use crate::{Estimate, Run, clock};
 /// Interval between two readings of a process's memory.
 const PACE: Duration = Duration::from_millis(2);
 
+/// Blocks of one policy: three values each, of at most 300,000 in an object.
+const MAX_BLOCKS: usize = 84_000;
+
 /// An input with its command.
 struct Contender {
     name: &'static str,
@@ -175,18 +178,24 @@ fn labels(n_labels: usize) -> String {
     let labels: Vec<_> = (0..n_labels).map(|n| format!("l{n}: v")).collect();
     let labels = labels.join(", ");
     format!(
-        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{ name: n, namespace: x }}\n\
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{ name: labels, namespace: x }}\n\
          spec: {{ podSelector: {{ matchLabels: {{ {labels} }} }} }}\n---\napiVersion: v1\nkind: Pod\n\
          metadata: {{ name: p, namespace: x, labels: {{ {labels} }} }}\n"
     )
 }
 
-/// A policy with many blocks, each on a line.
+/// Policies with many blocks, each on a line. No policy has more values than the reader takes.
 fn blocks(n_blocks: usize) -> String {
-    let mut text = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: { name: n, namespace: x }\n\
-                    spec:\n  podSelector: {}\n  policyTypes: [Egress]\n  egress:\n  - to:\n"
-        .to_owned();
+    let mut text = String::new();
     for n in 0..n_blocks {
+        if n % MAX_BLOCKS == 0 {
+            write!(
+                text,
+                "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{ name: blocks-{n}, namespace: x }}\n\
+                 spec:\n  podSelector: {{}}\n  policyTypes: [Egress]\n  egress:\n  - to:\n"
+            )
+            .ok();
+        }
         let [a, b, c] = [1 + n / 65_536, n / 256 % 256, n % 256];
         writeln!(text, "    - ipBlock: {{ cidr: {a}.{b}.{c}.0/24 }}").ok();
     }

@@ -62,7 +62,7 @@ fn check(name: &str, protocol: Protocol, family: Family) -> Result<()> {
     Ok(())
 }
 
-fn wait_until_cut(stream: &mut Stream) -> Result<()> {
+pub(super) fn wait_until_cut(stream: &mut Stream) -> Result<()> {
     let mut last_answer = stream.report();
     loop {
         let report = stream.wait_for_messages(1)?;

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod calm;
+mod cluster_policies;
 mod crowd;
 mod detached;
 mod edits;

@@ -10,6 +10,7 @@ use netpol_common::keys::{FlowKey, FlowValue};
 use netpol_common::reason::Verdict;
 use netpol_policy::dataplane::port::Kernel;
 use netpol_policy::model::ObjectName;
+use netpol_policy::resolve::{Tier, rule_in_words};
 use serde::{Deserialize, Serialize};
 
 use crate::agent::state::Agent;
@@ -41,6 +42,10 @@ pub struct DropRecord {
     pub peer: Option<ObjectName>,
     /// The policies that isolate the pod in this direction.
     pub policies: Vec<ObjectName>,
+    /// The rule that denies it, or, in audit mode, would; `None` if none does. Only ClusterNetworkPolicies have such rules.
+    pub rule: Option<String>,
+    /// The tier of this rule.
+    pub tier: Option<Tier>,
     /// Records of this pod that the rate limit has suppressed before this one.
     pub n_suppressed: u32,
 }
@@ -66,6 +71,8 @@ pub struct FlowRecord {
     pub state: String,
     /// The rule that allows it; `None` if the pod is not isolated in that direction.
     pub rule: Option<String>,
+    /// The tier of this rule.
+    pub tier: Option<Tier>,
     /// Seconds since the last packet, accurate to about a second.
     pub idle_s: u64,
 }
@@ -84,6 +91,7 @@ impl<K: Kernel> Agent<K> {
             let (_, policies) = netpol_policy::resolve::isolating(&self.state, pod, direction);
             policies.into_iter().map(|policy| policy.name.clone()).collect()
         });
+        let (rule, tier) = self.rule_and_tier(event.rule);
         DropRecord {
             unix_s: unix.as_secs(),
             pod,
@@ -97,6 +105,8 @@ impl<K: Kernel> Agent<K> {
             destination_port: event.dst_port.get(),
             peer: self.state.owner(remote.to_ip()).map(|pod| pod.name.clone()),
             policies: policies.unwrap_or_default(),
+            rule,
+            tier,
             n_suppressed: event.n_suppressed,
         }
     }
@@ -121,6 +131,7 @@ impl<K: Kernel> Agent<K> {
                 _ => "open",
             }
         };
+        let (rule, tier) = self.rule_and_tier(value.rule);
         Some(FlowRecord {
             pod: self.pod_at(key.ifindex)?,
             origin: Direction::try_from(value.origin).ok()?,
@@ -130,7 +141,8 @@ impl<K: Kernel> Agent<K> {
             remote_port: key.remote_port.get(),
             peer: self.state.owner(key.remote.to_ip()).map(|pod| pod.name.clone()),
             state: state.to_owned(),
-            rule: self.rule_name(value.rule),
+            rule,
+            tier,
             idle_s: now.0.saturating_sub(value.last_seen.0) / 1_000_000_000,
         })
     }
@@ -139,7 +151,13 @@ impl<K: Kernel> Agent<K> {
         self.state.endpoint(ifindex).map(|endpoint| endpoint.pod.clone())
     }
 
-    fn rule_name(&self, rule: RuleId) -> Option<String> {
-        self.compiled.rule(rule).map(ToString::to_string)
+    /// A rule in words, as explanations name it, and its tier.
+    fn rule_and_tier(&self, rule: RuleId) -> (Option<String>, Option<Tier>) {
+        let Some(rule) = self.compiled.rule(rule) else { return (None, None) };
+        // The rule of a policy that has been deleted since has no name and no tier.
+        let listed = rule_in_words(&self.state, rule);
+        let name = listed.as_ref().map(|listed| listed.name).filter(|name| !name.is_empty());
+        let name = name.map(|name| format!(" ({name})")).unwrap_or_default();
+        (Some(format!("{rule}{name}")), listed.map(|listed| listed.tier))
     }
 }

@@ -72,16 +72,24 @@ struct Frame {
 
 #[derive(Debug)]
 enum FrameKind {
-    List {
-        values: Vec<Value>,
-        lines: Vec<Lines>,
-    },
-    Mapping {
-        values: Map<String, Value>,
-        lines: BTreeMap<String, Lines>,
-        merged: BTreeSet<String>,
-        key: Key,
-    },
+    List { values: Vec<Value>, lines: Vec<Lines> },
+    Mapping { values: Map<String, Value>, lines: Entries, merged: BTreeSet<String>, key: Key },
+}
+
+/// The positions of the entries of a mapping, in the order of the text. Of equal keys, the last counts.
+type Entries = Vec<(Box<str>, Lines)>;
+
+/// The entries in the order of their keys.
+fn sorted(mut entries: Entries) -> Box<[(Box<str>, Lines)]> {
+    entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+    entries.dedup_by(|later, earlier| {
+        let is_equal = later.0 == earlier.0;
+        if is_equal {
+            std::mem::swap(later, earlier);
+        }
+        is_equal
+    });
+    entries.into_boxed_slice()
 }
 
 /// The part of a mapping that the next event provides.
@@ -116,7 +124,7 @@ impl Builder {
             Event::MappingStart(_, anchor, _) => {
                 let kind = FrameKind::Mapping {
                     values: Map::new(),
-                    lines: BTreeMap::new(),
+                    lines: Vec::new(),
                     merged: BTreeSet::new(),
                     key: Key::Missing,
                 };
@@ -173,10 +181,12 @@ impl Builder {
                     let node = Node::unreadable(position);
                     if let Key::Read { text, .. } = std::mem::replace(key, Key::Missing) {
                         values.entry(text.clone()).or_insert(node.value.clone());
-                        lines.entry(text).or_insert(node.lines.clone());
+                        if !lines.iter().any(|(key, _)| **key == *text) {
+                            lines.push((text.into(), node.lines.clone()));
+                        }
                     }
                     values.insert(UNREADABLE.to_owned(), node.value);
-                    lines.insert(UNREADABLE.to_owned(), node.lines);
+                    lines.push((UNREADABLE.into(), node.lines));
                 }
             }
             self.close();
@@ -293,12 +303,7 @@ impl Builder {
             },
             FrameKind::Mapping { values, lines, .. } => Node {
                 value: Value::Object(values),
-                lines: Lines {
-                    position,
-                    below: Below::Fields(
-                        lines.into_iter().map(|(key, of)| (key.into_boxed_str(), of)).collect(),
-                    ),
-                },
+                lines: Lines { position, below: Below::Fields(sorted(lines)) },
             },
         };
         let n_values = self.n_values.saturating_sub(n_values_before).saturating_add(1);
@@ -343,7 +348,7 @@ impl Builder {
                     Key::Unreadable { position } => {
                         let Node { value, lines: at } = Node::unreadable(position);
                         values.insert(UNREADABLE.to_owned(), value);
-                        lines.insert(UNREADABLE.to_owned(), at);
+                        lines.push((UNREADABLE.into(), at));
                         self.flaw(
                             FlawKind::Value,
                             position,
@@ -357,11 +362,12 @@ impl Builder {
                             format!("key {text:?} is given twice: both values are ignored");
                         let Node { value, lines: at } = Node::unreadable(position);
                         values.insert(text.clone(), value);
-                        lines.insert(text, at);
+                        lines.push((text.into(), at));
                         self.flaw(FlawKind::RepeatedKey, position, message);
                     }
                     Key::Read { text, position } => {
-                        lines.insert(text.clone(), Lines { position, below: node.lines.below });
+                        let of_value = Lines { position, below: node.lines.below };
+                        lines.push((text.as_str().into(), of_value));
                         values.insert(text, node.value);
                     }
                 }
@@ -390,14 +396,14 @@ impl Builder {
 fn merge(
     node: Node,
     values: &mut Map<String, Value>,
-    lines: &mut BTreeMap<String, Lines>,
+    lines: &mut Entries,
     merged: &mut BTreeSet<String>,
 ) -> bool {
     match (node.value, node.lines.below) {
         (Value::Object(from), Below::Fields(from_lines)) => {
             merged.extend(from.keys().cloned());
             values.extend(from);
-            lines.extend(from_lines.into_iter().map(|(key, of)| (String::from(key), of)));
+            lines.extend(from_lines);
             true
         }
         (Value::Array(from), Below::Items(from_lines)) => {
@@ -413,7 +419,7 @@ fn merge(
         _ => {
             let Node { value, lines: at } = Node::unreadable(node.lines.position);
             values.insert(UNREADABLE.to_owned(), value);
-            lines.insert(UNREADABLE.to_owned(), at);
+            lines.push((UNREADABLE.into(), at));
             false
         }
     }

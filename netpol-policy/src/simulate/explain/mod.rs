@@ -170,7 +170,7 @@ pub(super) fn rule_sentence(
     rule: &RuleRef,
     destination: Option<&Pod>,
 ) -> String {
-    let Some(RuleInWords { rule: found, action, name: _ }) = rule_in_words(written, rule) else {
+    let Some(RuleInWords { rule: found, action, .. }) = rule_in_words(written, rule) else {
         return String::new();
     };
     let verb = match action {
@@ -401,7 +401,7 @@ impl<'a> View<'a> {
         found: &RuleInWords<'_>,
         miss: Option<MissReason>,
     ) -> String {
-        let RuleInWords { rule, action, name: _ } = found;
+        let RuleInWords { rule, action, .. } = found;
         let (verb, infinitive) = match action {
             Action::Accept => ("allows", "allow"),
             Action::Deny => ("denies", "deny"),
