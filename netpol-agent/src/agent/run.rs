@@ -1,7 +1,8 @@
 //! `netpol-agent run`: wires the event loop to the kernel, the sources, the CNI plugin and the control socket.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -53,13 +54,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Ok(kernel) => kernel,
         Err(error) => {
             let error = denial::explain(error.into());
-            let (
-                Source::Cluster { kubeconfig, startup_taint: _, publish_addresses: _ },
-                Some(node),
-            ) = (source, node)
-            else {
-                return Err(error);
-            };
+            let Some((kubeconfig, node)) = of_cluster(source, node) else { return Err(error) };
             let edges = Edges { listener, control, health, metrics, node, kubeconfig };
             return unable::say(error, edges, &cancel).await;
         }
@@ -69,8 +64,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let map_state = kernel.map_state().context("reading the pinned maps of an earlier run")?;
     // The endpoints of another version are not in these maps, so all their entries would be collected.
     if !kernel.has_predecessor() {
-        let n_entries =
-            kernel.collect_unknown().context("collecting garbage in the maps of an earlier run")?;
+        let collected = kernel.collect_unknown();
+        let n_entries = collected.context("collecting garbage in the maps of an earlier run")?;
         debug!(n_entries, "entries of removed endpoints collected");
     }
     let registry = Registry::open(&socket.with_file_name(RECORDS), device_name)?;
@@ -125,6 +120,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     Box::pin(event_loop::run(agent, inputs, searches, &source, &worker, &cancel)).await;
     info!("stopped; policies stay in force");
     Ok(())
+}
+
+/// The kubeconfig and the node of an agent in a cluster.
+fn of_cluster(source: Source, node: Option<Arc<str>>) -> Option<(Option<PathBuf>, Arc<str>)> {
+    let Source::Cluster { kubeconfig, startup_taint: _, publish_addresses: _ } = source else {
+        return None;
+    };
+    Some((kubeconfig, node?))
 }
 
 /// Shows the trace messages of the programs in the log.

@@ -196,7 +196,9 @@ fn follow(
         for delta in deltas {
             both.apply(delta);
             if rng.chance(10) {
-                published(rng, &both.state).into_iter().for_each(|delta| both.apply(delta));
+                for delta in published(rng, &both.state) {
+                    both.apply(delta);
+                }
             }
             if rng.chance(70) {
                 both.update().map_err(|error| error.context(name.clone()))?;

@@ -103,6 +103,7 @@ fn uid_of(api: &FakeApi, name: &str) -> Result<String> {
 
 impl Nodes {
     /// Starts one more pod. Returns whether its first SYN to web, sent this long after ADD's answer, arrives.
+    #[expect(clippy::disallowed_methods, reason = "a test measures time")]
     fn first_syn(&mut self, after: Duration) -> Result<bool> {
         self.n_pods = self.n_pods % 200 + 1;
         let address = IpAddr::V4(Ipv4Addr::new(10, 244, 2, 20 + self.n_pods));
@@ -135,7 +136,7 @@ impl Nodes {
         Ok(arrives)
     }
 
-    fn status(&self, config: &Config) -> Result<Value> {
+    fn status(config: &Config) -> Result<Value> {
         let status: Value = serde_json::from_str(&config.ask(&["status", "--output", "json"])?)?;
         Ok(status.get("publishing").context("no publishing")?.clone())
     }
@@ -144,8 +145,8 @@ impl Nodes {
     fn wait_until_on(&self) -> Result<()> {
         until("addresses published", LIMIT, || {
             for config in [self.lab.agent_config(), &self.config] {
-                let status = self.status(config)?;
-                if !status["off"].is_null() {
+                let status = Self::status(config)?;
+                if !status.get("off").is_some_and(Value::is_null) {
                     return Ok(Look::NotYet(status.to_string()));
                 }
             }
@@ -168,7 +169,7 @@ fn the_first_syn_of_a_new_pod_to_another_node_is_not_lost() -> Result<()> {
         println!("first SYN {after:?} after the answer to ADD: {n_lost} of {n_pods} lost");
         ensure!(after.is_zero() || n_lost * 1000 <= n_pods.max(1000), "{n_lost} of {n_pods} lost");
     }
-    println!("{}", nodes.status(&nodes.config)?);
+    println!("{}", Nodes::status(&nodes.config)?);
     Ok(())
 }
 
@@ -177,25 +178,23 @@ fn without_publishing_the_first_syn_is_lost_until_the_api_reports_the_address() 
     let variables = ["NETPOL_PUBLISH_ADDRESSES=off"];
     let Some(mut nodes) = nodes("at-once-off", &variables)? else { return Ok(()) };
     ensure!(!nodes.first_syn(Duration::from_millis(50))?, "known without being published");
-    let status = nodes.status(&nodes.config)?;
+    let status = Nodes::status(&nodes.config)?;
     ensure!(status["off"] == "--publish-addresses off", "{status}");
     ensure!(nodes.api.object("ConfigMap", NAMESPACE, NAME).is_none());
     Ok(())
 }
 
 /// What it costs the API server when 100 pods start on a node within ten seconds.
+#[expect(clippy::disallowed_methods, reason = "a test measures time")]
 #[test]
 fn a_hundred_pods_in_ten_seconds_share_writes_and_leave_an_empty_object() -> Result<()> {
     const N_PODS: u8 = 100;
     let Some(nodes) = nodes("at-once-cost", &[])? else { return Ok(()) };
     nodes.wait_until_on()?;
-    let pairs: String = (0..N_PODS)
-        .map(|i| {
-            let peer = nodes.pod.netns.name();
-            format!("link add w{i} type veth peer name p{i} netns {peer}\nlink set w{i} up\n")
-        })
-        .collect();
-    nodes.second.netns.configure(&pairs)?;
+    let peer = nodes.pod.netns.name();
+    let pair =
+        |i| format!("link add w{i} type veth peer name p{i} netns {peer}\nlink set w{i} up\n");
+    nodes.second.netns.configure(&(0..N_PODS).map(pair).collect::<Vec<_>>().concat())?;
     let began = Instant::now();
     let mut statuses = Vec::new();
     for i in 0..N_PODS {
@@ -229,14 +228,14 @@ fn a_hundred_pods_in_ten_seconds_share_writes_and_leave_an_empty_object() -> Res
         let is_empty = object["data"]["addresses"] == "";
         Ok(if is_empty { Look::Done(()) } else { Look::NotYet(object.to_string()) })
     })?;
-    let status = nodes.status(&nodes.config)?;
+    let status = Nodes::status(&nodes.config)?;
     let number = |field: &str| status[field].as_u64().context("no number");
     let (n_writes, n_bytes) = (number("n_writes")?, number("n_bytes")?);
     println!("100 pods in {lasted:?}: {n_writes} writes, {} bytes each", n_bytes / n_writes.max(1));
     ensure!(number("n_failures")? == 0, "{status}");
     // One for each pod, and one for the end.
     ensure!(n_writes <= u64::from(N_PODS) + 2, "{status}");
-    let believed = nodes.status(nodes.lab.agent_config())?;
+    let believed = Nodes::status(nodes.lab.agent_config())?;
     ensure!(believed["believed"] == json!({}), "{believed}");
     Ok(())
 }

@@ -30,14 +30,16 @@ enum Action {
     Pass,
 }
 
-/// The served versions; they have the same fields.
-const API_VERSIONS: [&str; 2] =
-    ["policy.networking.k8s.io/v1alpha2", "policy.networking.k8s.io/v1beta1"];
+/// The group; its versions have the same fields.
+const GROUP: &str = "policy.networking.k8s.io";
 
-/// Whether an object is a `ClusterNetworkPolicy` of the Kubernetes API; other groups have kinds of this name.
+/// Whether an object is a `ClusterNetworkPolicy` of the Kubernetes API; other groups have kinds of this name. Without a group it is
+/// one: what is not understood opens nothing.
 pub(super) fn is_one(object: &Value) -> bool {
     text(object, &["kind"]) == Some("ClusterNetworkPolicy")
-        && text(object, &["apiVersion"]).is_some_and(|version| API_VERSIONS.contains(&version))
+        && text(object, &["apiVersion"])
+            .and_then(|version| version.split_once('/'))
+            .is_none_or(|(group, _)| group == GROUP)
         && !name_of(object).is_empty()
 }
 
