@@ -117,7 +117,9 @@ fn decide(rules: &[&RuleInForce<'_>], default: DefaultVerdict) -> Verdicts {
     let all = decide_as_if_enforced(rules.iter().copied(), isolation);
     enforced.combine(&all, |enforced, all| match (enforced.verdict, all.verdict) {
         // Where no rule of an audited NetworkPolicy accepts, the endpoint says that it passes.
-        (AllowValue::ALLOW, AllowValue::DEFAULT) => all,
+        (AllowValue::ALLOW, AllowValue::DEFAULT) if default == DefaultVerdict::Audit => all,
+        // An enforced NetworkPolicy isolates the pod, a rule of the Admin tier accepts, and an audited one would pass on.
+        (AllowValue::ALLOW, AllowValue::DEFAULT) => AllowValue::audit(RuleId::NONE),
         (AllowValue::ALLOW, AllowValue::DENY) => AllowValue::audit(all.rule),
         (AllowValue::ALLOW, _) if enforced.rule == RuleId::NONE => all,
         _ => enforced,

@@ -155,6 +155,9 @@ fn expected(
     let all = decided(&|_| true, default != DefaultVerdict::Allow);
     match (enforced.verdict, all.verdict) {
         (AllowValue::ALLOW, AllowValue::DENY) => AllowValue::audit(all.rule),
+        (AllowValue::ALLOW, AllowValue::DEFAULT) if default == DefaultVerdict::Deny => {
+            AllowValue::audit(RuleId::NONE)
+        }
         (AllowValue::ALLOW, AllowValue::DEFAULT) => AllowValue::DEFAULT_VALUE,
         (AllowValue::ALLOW, _) if enforced.rule == RuleId::NONE => all,
         _ => enforced,

@@ -59,8 +59,11 @@ pub(super) fn says(
         let subject = subject(cluster, spec_of(policy), pod);
         let is_sound = subject.is_sound && is_sound(policy);
         let rules = if subject.holds { rules(policy, direction) } else { &[] };
-        rules.iter().filter_map(move |rule| {
-            if is_sound { acts(cluster, rule, direction, talk) } else { closed(rule) }
+        // The rules of a policy that is not understood match what they say, and none of them lets a connection through.
+        rules.iter().filter_map(move |rule| match acts(cluster, rule, direction, talk)? {
+            action if is_sound => Some(action),
+            Action::Accept => None,
+            Action::Deny | Action::Pass => Some(Action::Deny),
         })
     });
     // The first rule that matches is the tier's last word: Pass skips the rest of it (C4).
@@ -83,13 +86,13 @@ pub fn is_understood(policy: &Value) -> bool {
         && rules_are_sound(Direction::Egress)
 }
 
-/// What a rule that is not wholly understood, or whose policy is not, does with any connection: it accepts nothing; if it
-/// does not accept, it denies everything (C9).
+/// What a rule that is not wholly understood does with any connection: it accepts nothing; if it does not accept, it denies
+/// everything (C9).
 fn closed(rule: &Value) -> Option<Action> {
     (text(rule, &["action"]) != Some("Accept")).then_some(Action::Deny)
 }
 
-/// What a rule of an understood policy does with a connection; `None` if it does not match.
+/// What a rule does with a connection, if its policy is understood; `None` if it does not match.
 fn acts(
     cluster: &ClusterModel<'_>,
     rule: &Value,

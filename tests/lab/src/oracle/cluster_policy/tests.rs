@@ -185,7 +185,7 @@ fn reaches(policies: &[Value], port: u16) -> [bool; 2] {
 }
 
 #[test]
-fn a_policy_that_is_not_understood_is_closed_for_all_that_it_may_be_about() {
+fn a_policy_that_is_not_understood_denies_what_it_says_and_lets_nothing_through() {
     let deny_81 = json!([{ "action": "Deny", "to": [{ "namespaces": {} }],
         "protocols": [{ "tcp": { "destinationPort": { "number": 81 } } }] }]);
     let sound = json!({ "tier": "Admin", "priority": 0, "subject": { "namespaces": { "matchLabels": { "team": "blue" } } }, "egress": deny_81 });
@@ -214,7 +214,21 @@ fn a_policy_that_is_not_understood_is_closed_for_all_that_it_may_be_about() {
     ] {
         let mut spec = sound.clone();
         spec[name] = value;
-        assert_eq!(reaches(&[policy(&spec)], 80), [false; 2], "{spec}");
+        assert_eq!(reaches(&[policy(&spec)], 81), [false; 2], "{spec}");
+        // A rule that is understood denies what it says.
+        let is_readable = name != "egress";
+        assert_eq!(reaches(&[policy(&spec)], 80), [is_readable; 2], "{spec}");
+        if !is_readable {
+            continue;
+        }
+        for (action, allows) in [("Accept", true), ("Pass", false)] {
+            spec["egress"][0]["action"] = json!(action);
+            assert_eq!(reaches(&[policy(&spec)], 81), [allows; 2], "{spec}");
+            let others = json!({ "tier": "Admin", "priority": 9, "subject": { "namespaces": {} }, "egress": deny_81 });
+            let mut others = policy(&others);
+            others["metadata"]["name"] = json!("others");
+            assert_eq!(reaches(&[policy(&spec), others], 81), [false; 2], "{spec}");
+        }
     }
 }
 
