@@ -55,7 +55,13 @@ impl<'a> ClusterModel<'a> {
                 .filter(counts)
                 .collect(),
             nodes: of_kind("Node"),
-            services: of_kind("Service"),
+            // No API server has one without a name.
+            services: of_kind("Service")
+                .into_iter()
+                .filter(|service| {
+                    text(service, &["metadata", "name"]).is_some_and(|name| !name.is_empty())
+                })
+                .collect(),
         }
     }
 
