@@ -31,7 +31,7 @@ impl Ruling {
     }
 }
 
-/// A [`Ruling`] as the number that a BPF function returns: the rule in the lower half, above it the flow handle, then the number of the
+/// A verdict with its rule, as the number that a BPF function returns: the rule in the lower half, above it the flow handle, then the number of the
 /// reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ruled(pub u64);
