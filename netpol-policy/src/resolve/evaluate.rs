@@ -379,9 +379,11 @@ fn evaluate_end(
     } else if is_own_node(state, pod, remote.address)
         && !(is_masqueraded && direction == Direction::Ingress)
     {
-        // What the node translates goes on to a pod, and is judged there.
-        let may_deny =
-            direction == Direction::Egress && !is_translated_by(state, pod, transport, port);
+        // What the node translates goes on to a pod, and is judged there. A packet that a Service has led to the node itself passes
+        // no other hook: nothing judges it.
+        let may_deny = direction == Direction::Egress
+            && !is_translated
+            && !is_translated_by(state, pod, transport, port);
         Some(Exempt { verdict: EndVerdict::OwnNode, may_deny })
     } else if direction == Direction::Egress
         && (default != DefaultVerdict::Allow || decision.has_deny())

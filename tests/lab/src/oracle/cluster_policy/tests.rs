@@ -40,6 +40,7 @@ fn check(rule: &Value, to: &str, expected: Option<Action>) {
         port: 80,
         is_virtual: false,
         is_hairpin: false,
+        is_translated: false,
     };
     assert_eq!(acts(&cluster, rule, Direction::Egress, &talk), expected, "{rule} {to}");
 }
