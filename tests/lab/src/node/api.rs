@@ -122,6 +122,11 @@ impl Lab {
         server.runtime.block_on(deed(&mut cluster))
     }
 
+    /// Whether the lab's files are all objects. In a cluster there may be others.
+    pub(super) const fn has_only_files(&self) -> bool {
+        !matches!(self.api, Some(ApiServer { api: Served::Cluster(_), .. }))
+    }
+
     /// The uid that the cluster assigned to a pod.
     pub(super) fn uid_in_cluster(&self, namespace: &str, name: &str) -> Option<String> {
         let read = async |cluster: &mut Cluster| cluster.get(Kind::Pod, namespace, name).await;

@@ -91,6 +91,8 @@ fn an_agent_that_starts_without_a_server_changes_nothing_until_it_is_there() -> 
         cluster.stop_server();
         Ok(())
     })?;
+    // It knows the maps, and no objects.
+    lab.mute_agent();
     lab.begin_agent()?;
     wait_for_sources(&lab, is_broken)?;
     expect(&lab, Passing::No, "visitor")?;
