@@ -6,7 +6,7 @@ use std::{env, fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{build, image, privilege::Privilege, setup, shell, term, tidy, workspace::Workspace};
+use crate::{build, privilege::Privilege, release, setup, shell, term, tidy, workspace::Workspace};
 
 /// Test programs of the package netpol-tests that need root in every test.
 const PRIVILEGED_BINARIES: [&str; 10] = [
@@ -97,7 +97,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::ensure(setup::Purpose::Testing)?;
     build::programs()?;
     if *part != Part::Unit {
-        image::for_tests()?;
+        release::for_tests()?;
     }
     let mut tally = Tally::default();
     let (suites, all_ran) = suites(*part, Privilege::detect());

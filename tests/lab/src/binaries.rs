@@ -3,6 +3,7 @@
 //! In: a program's name. Out: its path. The program is up to date with the sources, because cargo by itself builds only
 //! the binaries of a test's own package.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -19,6 +20,9 @@ static PREFERRED: OnceLock<PathBuf> = OnceLock::new();
 pub fn prefer(folder: PathBuf) {
     PREFERRED.get_or_init(|| folder);
 }
+
+/// The version of the programs.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Binaries whose package has another name.
 const OTHER_PACKAGES: [(&str, &str); 3] =
@@ -42,28 +46,37 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     }
 }
 
-/// The container image with unoptimised programs.
+/// The folder of a release with unoptimised programs, as `cargo xtask release --dev` writes it.
+///
+/// # Errors
+/// If it does not build.
+pub fn release() -> Result<PathBuf> {
+    let folder = programs::folder()?;
+    let target = folder.parent().context("the programs' folder has no parent")?;
+    let processor = std::env::consts::ARCH;
+    let release = target.join(format!("netpol-{VERSION}-dev"));
+    let programs = target.join(format!("{processor}-unknown-linux-musl/debug"));
+    // Several tests may find it stale.
+    let lock = File::create(target.join("netpol-dev.lock"))?;
+    lock.lock()?;
+    let sums = release.join("SHA256SUMS");
+    let is_fresh = ["netpol-agent", "netpol-cni", "kubectl-netpol"]
+        .iter()
+        .all(|name| programs::check(&sums, &programs.join(format!("{name}.d"))).is_ok())
+        && programs::is_newer(&sums, &repository::path("deploy"))?;
+    if !is_fresh {
+        let mut xtask = cargo();
+        run(xtask.args(["xtask", "release", "--dev"]), "the release")?;
+    }
+    Ok(release)
+}
+
+/// The archive of the container image in [`release`].
 ///
 /// # Errors
 /// If it does not build.
 pub fn image() -> Result<PathBuf> {
-    let folder = programs::folder()?;
-    let target = folder.parent().context("the programs' folder has no parent")?;
-    let (processor, arch) = match std::env::consts::ARCH {
-        "aarch64" => ("aarch64", "arm64"),
-        _ => ("x86_64", "amd64"),
-    };
-    let image = target.join(format!("netpol-{}-dev-{arch}.tar", env!("CARGO_PKG_VERSION")));
-    let programs = target.join(format!("{processor}-unknown-linux-musl/debug"));
-    let is_fresh = ["netpol-agent", "netpol-cni", "kubectl-netpol"]
-        .iter()
-        .all(|name| programs::check(&image, &programs.join(format!("{name}.d"))).is_ok());
-    if !is_fresh {
-        let mut xtask = cargo();
-        xtask.args(["xtask", "image", "--dev", "--output"]).arg(&image);
-        run(&mut xtask, "the image")?;
-    }
-    Ok(image)
+    Ok(release()?.join(format!("netpol-{VERSION}.oci.tar")))
 }
 
 fn build(name: &str, folder: &Path) -> Result<()> {

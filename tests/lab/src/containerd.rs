@@ -1,6 +1,6 @@
 //! A containerd of its own, which runs the containers of a DaemonSet as the kubelet asks for them.
 //!
-//! In: the archive that `cargo xtask image` writes, and container specs of the manifests. Out: running containers, with
+//! In: the image of a release, and container specs of the manifests. Out: running containers, with
 //! containerd's default profile of system calls where the manifest says `RuntimeDefault`. What a kubelet adds is missing:
 //! cgroup limits, the `AppArmor` profile, and the service account's files.
 
@@ -100,12 +100,15 @@ impl Containerd {
         ctr
     }
 
-    /// Imports an archive as `ctr images import` does on a node. Returns the names of its images.
+    /// Imports an archive as docs/install.md says for nodes without a registry, under the name `base_name`. Returns the names of
+    /// all images, those with a tag and those with a digest.
     ///
     /// # Errors
     /// containerd refuses it.
-    pub fn import(&self, archive: &Path) -> Result<Vec<String>> {
-        let output = self.ctr().args(["images", "import", "--no-unpack"]).arg(archive).output()?;
+    pub fn import(&self, archive: &Path, base_name: &str) -> Result<Vec<String>> {
+        let mut import = self.ctr();
+        import.args(["images", "import", "--no-unpack", "--base-name", base_name, "--digests"]);
+        let output = import.arg(archive).output()?;
         ensure!(output.status.success(), "{output:?}");
         let output = self.ctr().args(["images", "list", "--quiet"]).output()?;
         Ok(String::from_utf8(output.stdout)?.lines().map(str::to_owned).collect())

@@ -38,6 +38,25 @@ pub fn check(program: &Path, dep_info: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether a file is newer than all files in a folder.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn is_newer(file: &Path, folder: &Path) -> Result<bool> {
+    let Some(made) = modified(file) else { return Ok(false) };
+    let mut waiting = vec![folder.to_owned()];
+    while let Some(path) = waiting.pop() {
+        if path.is_dir() {
+            for entry in fs::read_dir(&path)? {
+                waiting.push(entry?.path());
+            }
+        } else if modified(&path).is_some_and(|time| time > made) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Where cargo puts the programs of this profile.
 ///
 /// # Errors

@@ -1,11 +1,12 @@
-//! The containers of the rendered manifest, started by containerd beside an API server.
+//! The containers of a release's manifest, started by containerd beside an API server, from nothing but the folder of the release.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use netpol_lab::containerd::{Containerd, Overrides, Running};
-use netpol_lab::deployment::{at, containers, kustomize, of_kind};
+use netpol_lab::deployment::{at, containers, objects, of_kind};
 use netpol_lab::node::topology::NODE_NAME;
 use netpol_lab::node::wait::{LIMIT, Look, until};
 use netpol_lab::node::{Passing, PodSpec, labels};
@@ -80,9 +81,27 @@ fn until_in_force(node: &Node, agent: &Running<'_>) -> Result<()> {
     })
 }
 
+/// The DaemonSet in a file of the release.
+fn daemon_set(release: &Path, file: &str) -> Result<Value> {
+    let text = fs::read_to_string(release.join(file)).with_context(|| file.to_owned())?;
+    of_kind(&objects(&text)?, "DaemonSet").cloned()
+}
+
+/// Imports the image as docs/install.md says. It gets the name and the digest that the manifest asks for.
+fn import(containerd: &Containerd, daemon_set: &Value) -> Result<()> {
+    let images: BTreeSet<_> =
+        containers(daemon_set).filter_map(|container| at(container, "/image").as_str()).collect();
+    let [image] = images.iter().copied().collect::<Vec<_>>()[..] else { bail!("{images:?}") };
+    let (name, _digest) = image.split_once('@').context("the manifest names no digest")?;
+    let names = containerd.import(&binaries::image()?, name)?;
+    ensure!(names.iter().any(|found| found == image), "no {image} among {names:?}");
+    let tagged = format!("{name}:{}", env!("CARGO_PKG_VERSION"));
+    ensure!(names.contains(&tagged), "no {tagged} among {names:?}");
+    Ok(())
+}
+
 #[test]
-fn the_rendered_manifest_protects_a_node_under_containerd_and_its_filter_of_system_calls()
--> Result<()> {
+fn a_release_protects_a_node_under_containerd_and_its_filter_of_system_calls() -> Result<()> {
     if !met(&NEEDS) {
         return Ok(());
     }
@@ -92,11 +111,10 @@ fn the_rendered_manifest_protects_a_node_under_containerd_and_its_filter_of_syst
     node.lab.start_api_server()?;
     write_access(&node)?;
     let containerd = Containerd::start()?;
-    let images = containerd.import(&binaries::image()?)?;
-    ensure!(!images.is_empty(), "the archive has no image with a name");
+    let release = binaries::release()?;
+    let daemon_set = &daemon_set(&release, "netpol-kubeadm-flannel.yaml")?;
+    import(&containerd, daemon_set)?;
 
-    let objects = kustomize("overlays/kubeadm-flannel")?;
-    let daemon_set = of_kind(&objects, "DaemonSet")?;
     let agent = start(&node, &containerd, daemon_set, ("agent", "agent"))?;
     let cni = start(&node, &containerd, daemon_set, ("cni", "cni"))?;
     let conflist = node.until_installed()?;
@@ -122,8 +140,7 @@ fn the_rendered_manifest_protects_a_node_under_containerd_and_its_filter_of_syst
     node.expect(Passing::No, "shop/visitor")?;
 
     drop((agent, cni));
-    let objects = kustomize("uninstall/kubeadm-flannel")?;
-    let removing = of_kind(&objects, "DaemonSet")?;
+    let removing = &self::daemon_set(&release, "netpol-uninstall-kubeadm-flannel.yaml")?;
     let _removal = start(&node, &containerd, removing, ("agent", "removal"))?;
     until("the removal", LIMIT, || {
         let log = node.log("agent");

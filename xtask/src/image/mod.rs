@@ -46,9 +46,6 @@ pub(crate) struct Options {
     /// Output file [default: netpol-VERSION-ARCH.tar in the target folder].
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Build without optimisation, for tests of the image.
-    #[arg(long)]
-    dev: bool,
 }
 
 /// Sets up, builds, and writes the image.
@@ -56,22 +53,11 @@ pub(crate) struct Options {
 /// # Errors
 /// The set-up or the build failed, or the image cannot be written.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let Options { arch, output, dev } = options;
+    let Options { arch, output } = options;
     let platform = arch.unwrap_or_else(Platform::of_this_machine);
     setup::ensure(setup::Purpose::Building)?;
-    setup::static_programs(&platform.target(), platform.c_compiler())?;
     term::heading("image");
-    write(platform, output.as_deref(), if *dev { Profile::Dev } else { Profile::Release })
-}
-
-/// Writes the image that tests unpack and run. The machine must be set up.
-///
-/// # Errors
-/// As [`run`].
-pub(crate) fn for_tests() -> Result<()> {
-    let platform = Platform::of_this_machine();
-    setup::static_programs(&platform.target(), platform.c_compiler())?;
-    write(platform, None, Profile::Dev)
+    write(platform, output.as_deref())
 }
 
 /// Builds the programs of the image; returns their folder. The machine must be set up.
@@ -92,16 +78,20 @@ pub(crate) fn static_programs() -> Result<PathBuf> {
 /// The set-up for static programs or the build failed.
 pub(crate) fn of_release(
     platform: Platform,
+    profile: Profile,
     version: &str,
     revision: Option<&Revision>,
-    homepage: &str,
+    homepage: Option<&str>,
 ) -> Result<Image> {
     setup::static_programs(&platform.target(), platform.c_compiler())?;
     let workspace = Workspace::read()?;
     let version_of_build = (workspace.version()? != version).then_some(version);
-    let names = Names { version: version_of_build, revision, homepage: Some(homepage) };
-    build(platform, Profile::Release, &names)?;
-    let programs = workspace.target_directory.join(platform.target()).join("release");
+    build(platform, profile, &Names { version: version_of_build, revision, homepage })?;
+    let folder = match profile {
+        Profile::Dev => "debug",
+        Profile::Release => "release",
+    };
+    let programs = workspace.target_directory.join(platform.target()).join(folder);
     image(platform, version, revision, &programs)
 }
 
@@ -117,23 +107,19 @@ struct Names<'a> {
 
 /// Cargo profile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Profile {
+pub(crate) enum Profile {
+    /// Not optimised, for tests.
     Dev,
+    /// Optimised.
     Release,
 }
 
-fn write(platform: Platform, output: Option<&Path>, profile: Profile) -> Result<()> {
-    let revision = revision_of(profile)?;
-    build(platform, profile, &Names { revision: revision.as_ref(), ..Names::default() })?;
+fn write(platform: Platform, output: Option<&Path>) -> Result<()> {
     let workspace = Workspace::read()?;
-    let (folder, infix) = match profile {
-        Profile::Dev => ("debug", "-dev"),
-        Profile::Release => ("release", ""),
-    };
-    let programs = workspace.target_directory.join(platform.target()).join(folder);
     let version = workspace.version()?;
-    let image = image(platform, &version, revision.as_ref(), &programs)?;
-    let name = format!("netpol-{version}{infix}-{}.tar", platform.name());
+    let revision = Revision::read()?;
+    let image = of_release(platform, Profile::Release, &version, revision.as_ref(), None)?;
+    let name = format!("netpol-{version}-{}.tar", platform.name());
     let default = workspace.target_directory.join(name);
     let output = output.unwrap_or(&default);
     // Kubernetes writes `netpol:0.1.0` for this name.
@@ -155,14 +141,6 @@ fn write(platform: Platform, output: Option<&Path>, profile: Profile) -> Result<
         sizes.join(", ")
     ));
     Ok(())
-}
-
-/// The revision that the programs name. The image of the tests has none, because each commit would build it again.
-fn revision_of(profile: Profile) -> Result<Option<Revision>> {
-    match profile {
-        Profile::Release => Revision::read(),
-        Profile::Dev => Ok(None),
-    }
 }
 
 fn build(platform: Platform, profile: Profile, names: &Names<'_>) -> Result<()> {

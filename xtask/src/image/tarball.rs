@@ -69,7 +69,7 @@ pub(crate) fn tar<'a>(files: impl Iterator<Item = (&'a str, Entry<'a>)>) -> Resu
 /// # Errors
 /// Packing fails, which does not happen in memory.
 pub(crate) fn gzip(content: &[u8]) -> Result<Vec<u8>> {
-    let mut gzip = GzBuilder::new().write(Vec::new(), Compression::best());
+    let mut gzip = GzBuilder::new().write(Vec::new(), Compression::default());
     gzip.write_all(content)?;
     Ok(gzip.finish()?)
 }

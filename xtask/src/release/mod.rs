@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum as _;
 
 use self::assets::{Content, Release};
-use crate::image::{self, Image, Platform};
+use crate::image::{self, Image, Platform, Profile};
 use crate::revision::Revision;
 use crate::workspace::Workspace;
 use crate::{setup, shell, term};
@@ -32,8 +32,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "VERSION")]
     version: Option<String>,
     /// Registry and folder of the image, such as `ghcr.io/OWNER`.
-    #[arg(long, value_name = "REGISTRY")]
-    registry: String,
+    #[arg(long, value_name = "REGISTRY", required_unless_present = "dev")]
+    registry: Option<String>,
     /// Address of the folder from which the files will be downloaded [default: the release on GitHub, for a registry `ghcr.io/OWNER`].
     #[arg(long, value_name = "URL")]
     downloads: Option<String>,
@@ -46,15 +46,25 @@ pub(crate) struct Options {
     /// Build in a second checkout too, and compare every byte.
     #[arg(long)]
     check: bool,
+    /// Write what tests install on a node instead: for this processor, not optimised, into netpol-VERSION-dev.
+    #[arg(long, conflicts_with_all = ["version", "registry", "downloads", "arch", "output", "check"])]
+    dev: bool,
 }
+
+/// Where the image of tests would be.
+const REGISTRY_OF_TESTS: &str = "registry.example/lab";
 
 /// Sets up, builds, and writes the release.
 ///
 /// # Errors
 /// An option is invalid, a tool is missing, or the build failed.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let Options { version, registry, downloads, arch, output, check } = options;
+    let Options { version, registry, downloads, arch, output, check, dev } = options;
     setup::ensure(setup::Purpose::Building)?;
+    let registry = match registry {
+        Some(registry) if !dev => registry,
+        _ => return for_tests(),
+    };
     let workspace = Workspace::read()?;
     let version = match version {
         Some(version) => version.clone(),
@@ -75,12 +85,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     term::heading("release");
     let mut images = Vec::new();
     for platform in platforms {
+        let (revision, homepage) = (release.revision.as_ref(), release.homepage());
         let image =
-            image::of_release(*platform, version, release.revision.as_ref(), release.homepage())?;
+            image::of_release(*platform, Profile::Release, version, revision, Some(homepage))?;
         check_paths(&image, shell::root())?;
         images.push(image);
     }
-    let files = files(&release, &images)?;
+    let files =
+        files(&release, &images, |image, digest| manifests::render(image, digest, version))?;
     let default = workspace.target_directory.join(format!("netpol-{version}"));
     if output.is_none() && default.exists() {
         fs::remove_dir_all(&default)?;
@@ -98,7 +110,44 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn files(release: &Release, images: &[Image]) -> Result<BTreeMap<String, Vec<u8>>> {
+/// Writes the release that tests install on a node. The machine must be set up.
+///
+/// # Errors
+/// The build failed, or kubectl refuses the manifests.
+pub(crate) fn for_tests() -> Result<()> {
+    let workspace = Workspace::read()?;
+    let version = workspace.version()?;
+    let platform = Platform::of_this_machine();
+    // Without a revision, because each commit would build it again.
+    let image = image::of_release(platform, Profile::Dev, &version, None, None)?;
+    let output = workspace.target_directory.join(format!("netpol-{version}-dev"));
+    let release = Release {
+        version,
+        registry: REGISTRY_OF_TESTS.to_owned(),
+        downloads: format!("https://{REGISTRY_OF_TESTS}"),
+        revision: None,
+    };
+    let render = |image: &str, digest: &str| {
+        if shell::find_program("kubectl").is_none() {
+            term::warning("there is no kubectl: tests of the manifests cannot run");
+            return Ok(BTreeMap::new());
+        }
+        manifests::render(image, digest, &release.version)
+    };
+    let files = files(&release, &[image], render)?;
+    if output.exists() {
+        fs::remove_dir_all(&output)?;
+    }
+    write(&output, &files)?;
+    term::good(&format!("{}: a release for tests", output.display()));
+    Ok(())
+}
+
+fn files(
+    release: &Release,
+    images: &[Image],
+    render: impl FnOnce(&str, &str) -> Result<BTreeMap<String, String>>,
+) -> Result<BTreeMap<String, Vec<u8>>> {
     let root = shell::root();
     let read =
         |path: &str| fs::read_to_string(root.join(path)).with_context(|| format!("reading {path}"));
@@ -118,8 +167,7 @@ fn files(release: &Release, images: &[Image]) -> Result<BTreeMap<String, Vec<u8>
         lock: &read("Cargo.lock")?,
         toolchain: channel.context("rust-toolchain.toml names no channel")?.trim_matches('"'),
     };
-    let version = &release.version;
-    assets::assets(release, &content, |image, digest| manifests::render(image, digest, version))
+    assets::assets(release, &content, render)
 }
 
 /// The files of the chart, by path below its folder.

@@ -55,7 +55,8 @@ fn release() -> BTreeMap<String, Vec<u8>> {
         downloads: downloads_of("ghcr.io/o", "1.2.3").unwrap(),
         revision: None,
     };
-    files(&release, &[image(Arch::Amd64), image(Arch::ARM64)]).unwrap()
+    let render = |image: &str, digest: &str| manifests::render(image, digest, &release.version);
+    files(&release, &[image(Arch::Amd64), image(Arch::ARM64)], render).unwrap()
 }
 
 #[test]
