@@ -25,6 +25,8 @@ use crate::resolve::Tier;
 pub(super) struct Selecting<'s, 'a> {
     pub(super) policy: &'a ClusterPolicy,
     pods: Vec<&'s Alike<'a>>,
+    /// Where the pods are in memory, which tells whether two policies select the same ones.
+    places: BTreeSet<*const Alike<'a>>,
     pub(super) report: Report,
 }
 
@@ -32,8 +34,9 @@ impl<'s, 'a> Selecting<'s, 'a> {
     fn new(objects: &'s ObjectSet<'a>, policy: &'a ClusterPolicy) -> Self {
         let name = ObjectName::cluster_scoped(&policy.name);
         let object = ObjectRef { kind: Kind::ClusterNetworkPolicy, name };
-        let pods = objects.of_subject(&policy.subject).collect();
-        Self { policy, pods, report: Report { object, findings: Vec::new() } }
+        let pods: Vec<_> = objects.of_subject(&policy.subject).collect();
+        let places = pods.iter().map(|alike| std::ptr::from_ref(*alike)).collect();
+        Self { policy, pods, places, report: Report { object, findings: Vec::new() } }
     }
 
     /// The selected pods without those on the host's network.
@@ -43,8 +46,7 @@ impl<'s, 'a> Selecting<'s, 'a> {
 
     /// A policed pod that both select.
     pub(super) fn shared_pod(&self, other: &Self) -> Option<&'s Alike<'a>> {
-        let others: BTreeSet<_> = other.policed().map(std::ptr::from_ref).collect();
-        self.policed().find(|alike| others.contains(&std::ptr::from_ref(*alike)))
+        self.policed().find(|alike| other.places.contains(&std::ptr::from_ref(*alike)))
     }
 }
 
@@ -69,7 +71,7 @@ pub(super) fn check<'a>(objects: &ObjectSet<'a>) -> Vec<(&'a ClusterPolicy, Repo
 }
 
 fn check_subject(objects: &ObjectSet<'_>, of: &mut Selecting<'_, '_>) {
-    let Selecting { policy, pods, report } = of;
+    let Selecting { policy, pods, places: _, report } = of;
     let subject = &policy.subject;
     let field = || "spec.subject".to_owned();
     if let Some(selector) =

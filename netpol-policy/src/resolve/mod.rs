@@ -297,6 +297,13 @@ pub struct RuleInWords<'a> {
     pub tier: Tier,
 }
 
+impl RuleInWords<'_> {
+    /// The name as it follows a reference: in brackets after a space, or nothing.
+    pub fn name_in_brackets(&self) -> String {
+        if self.name.is_empty() { String::new() } else { format!(" ({})", self.name) }
+    }
+}
+
 /// The rule behind a reference; `None` if the state does not have it.
 pub fn rule_in_words<'a>(state: &'a ClusterState, reference: &RuleRef) -> Option<RuleInWords<'a>> {
     let listed = selection::find(state, reference)?;

@@ -156,8 +156,7 @@ impl<K: Kernel> Agent<K> {
         let Some(rule) = self.compiled.rule(rule) else { return (None, None) };
         // The rule of a policy that has been deleted since has no name and no tier.
         let listed = rule_in_words(&self.state, rule);
-        let name = listed.as_ref().map(|listed| listed.name).filter(|name| !name.is_empty());
-        let name = name.map(|name| format!(" ({name})")).unwrap_or_default();
+        let name = listed.map(|listed| listed.name_in_brackets()).unwrap_or_default();
         (Some(format!("{rule}{name}")), listed.map(|listed| listed.tier))
     }
 }

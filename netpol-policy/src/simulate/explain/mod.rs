@@ -391,7 +391,7 @@ impl<'a> View<'a> {
     /// The sentence on a rule; empty if the policy has been removed from the state.
     fn sentence(&self, rule: &RuleRef, miss: Option<MissReason>) -> String {
         let Some(found) = rule_in_words(self.written, rule) else { return String::new() };
-        let name = if found.name.is_empty() { String::new() } else { format!(" ({})", found.name) };
+        let name = found.name_in_brackets();
         format!("{rule}{name} {}", self.predicate(rule, &found, miss))
     }
 
