@@ -8,4 +8,5 @@ pub(super) mod handle;
 pub(super) mod metrics;
 pub(super) mod report;
 pub(super) mod routes;
+pub(super) mod rules;
 pub(super) mod status;
