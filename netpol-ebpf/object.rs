@@ -13,6 +13,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 /// Version 3 of the instruction set has arithmetic and jumps on 32 bits. Linux has it since 5.1.
 const CPU: &str = "-Ctarget-cpu=v3";
+/// The profile of the root Cargo.toml, of its own, so that the programs do not change with the settings of userland.
+const PROFILE: &str = "ebpf";
 /// Without this LLVM copies and clears even three bytes by a call of a function with a loop.
 const EXPAND: &str = "-Clink-arg=--disable-expand-memcpy-in-order";
 
@@ -89,7 +91,7 @@ fn build(workspace: &Path, package: &str) -> Result<PathBuf> {
     let target_dir = out_dir.ancestors().nth(3).unwrap_or(&out_dir).join("bpf");
     let mut cargo = Command::new(path("CARGO")?);
     cargo
-        .args(["build", "--package", package, "--release", "--locked", "-Zbuild-std=core"])
+        .args(["build", "--package", package, "--profile", PROFILE, "--locked", "-Zbuild-std=core"])
         .args(["--target", target, "--target-dir"])
         .arg(&target_dir)
         .current_dir(workspace)
@@ -105,7 +107,7 @@ fn build(workspace: &Path, package: &str) -> Result<PathBuf> {
     if !output.status.success() {
         bail!("building {package} failed:\n{}", String::from_utf8_lossy(&output.stderr));
     }
-    Ok(target_dir.join(target).join("release"))
+    Ok(target_dir.join(target).join(PROFILE))
 }
 
 fn is_of_the_outer_build(name: &OsString) -> bool {
