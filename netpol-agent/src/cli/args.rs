@@ -25,6 +25,7 @@ pub(super) enum Command {
     Status(StatusArgs),
     Drops(DropsArgs),
     Flows(FlowsArgs),
+    Rules(RulesArgs),
     Explain(ExplainArgs),
     Simulate(SimulateArgs),
     Cni(CniArgs),
@@ -177,6 +178,19 @@ pub(super) struct DropsArgs {
 /// List the live connections of this node's pods, with the rules that allow them.
 #[derive(Debug, Parser)]
 pub(super) struct FlowsArgs {
+    #[command(flatten)]
+    pub(super) agent: AgentArgs,
+    /// Format of the result.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(super) output: Output,
+}
+
+/// List the rules in force on this node, with the connections that each has decided since the agent started.
+///
+/// A connection that several rules allow counts for one of them. A connection to a Service counts when it leaves for its backend. A
+/// repeated first packet counts again. A rule that denies counts every attempt.
+#[derive(Debug, Parser)]
+pub(super) struct RulesArgs {
     #[command(flatten)]
     pub(super) agent: AgentArgs,
     /// Format of the result.

@@ -10,10 +10,11 @@ use comfy_table::{Table, presets};
 use netpol_policy::simulate::Explanation;
 use netpol_terminal::{DENIED, FAILED, Output, Terminal};
 
-use super::args::{AgentArgs, ExplainArgs, FlowsArgs, StatusArgs};
+use super::args::{AgentArgs, ExplainArgs, FlowsArgs, RulesArgs, StatusArgs};
 use crate::agent::{
     Attached, CONTROL_SOCKET, FlowRecord, InterfaceState, MapStatus, PolicyStatus, Protection,
-    PublishingOutcome, PublishingStatus, SourceStatus, Status, TunnelStatus, UplinkStatus,
+    PublishingOutcome, PublishingStatus, RuleRecord, RuleReport, SourceStatus, Status,
+    TunnelStatus, UplinkStatus,
 };
 use crate::control::client;
 
@@ -250,6 +251,41 @@ pub(super) fn flows(args: FlowsArgs, terminal: &mut Terminal<'_>) -> anyhow::Res
         ]);
     }
     writeln!(terminal.stdout, "{table}")?;
+    Ok(0)
+}
+
+/// Lists the rules in force.
+pub(super) fn rules(args: RulesArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
+    let RulesArgs { agent, output } = args;
+    let text = get(&agent, "/rules")?;
+    if output == Output::Json {
+        writeln!(terminal.stdout, "{text}")?;
+        return Ok(0);
+    }
+    let RuleReport { rules, n_connections_of_removed, n_counted, capacity } =
+        serde_json::from_str(&text).context("parsing the agent's answer")?;
+    let mut table = table(&["RULE", "NAME", "TIER", "ACTION", "CONNECTIONS", "COUNTED FOR"]);
+    for RuleRecord { rule, name, action, tier, n_connections, counted_s } in rules {
+        table.add_row([
+            rule.to_string(),
+            name,
+            tier.map(|tier| tier.to_string()).unwrap_or_default(),
+            action.map(|action| action.as_str().to_owned()).unwrap_or_default(),
+            n_connections.to_string(),
+            format!("{counted_s} s"),
+        ]);
+    }
+    writeln!(terminal.stdout, "{table}")?;
+    if n_connections_of_removed > 0 {
+        let n = n_connections_of_removed;
+        writeln!(terminal.stdout, "connections of rules that are not in force any more: {n}")?;
+    }
+    if usize::try_from(capacity).is_ok_and(|capacity| n_counted >= capacity) {
+        writeln!(
+            terminal.stdout,
+            "{n_counted} rules are counted, as many as the kernel's map holds: further rules are NOT counted"
+        )?;
+    }
     Ok(0)
 }
 

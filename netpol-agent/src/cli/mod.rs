@@ -47,6 +47,7 @@ fn dispatch(command: Command, terminal: &mut Terminal<'_>) -> anyhow::Result<u8>
         Command::Status(args) => ask::status(args, terminal),
         Command::Drops(args) => drops::run(args, terminal),
         Command::Flows(args) => ask::flows(args, terminal),
+        Command::Rules(args) => ask::rules(args, terminal),
         Command::Explain(args) => ask::explain(args, terminal),
         Command::Simulate(args) => simulate::run(args, terminal),
         Command::Cni(args) => cni::run(args, terminal),

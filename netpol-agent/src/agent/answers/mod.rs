@@ -9,4 +9,5 @@ pub(super) mod metrics;
 mod not_shown;
 pub(super) mod report;
 pub(super) mod routes;
+pub(super) mod rules;
 pub(super) mod status;

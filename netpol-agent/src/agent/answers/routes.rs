@@ -96,6 +96,10 @@ pub(in crate::agent) fn private<K: Kernel + Send + 'static>(
                     Some(Err(error)) => refused(&error),
                     flows => json(flows.and_then(Result::ok)),
                 },
+                "/rules" => match ask(&handle, |agent| agent.describe_rules(now())).await {
+                    Some(Err(error)) => refused(&error),
+                    rules => json(rules.and_then(Result::ok)),
+                },
                 "/explain" => match explain::question(uri.query().unwrap_or_default()) {
                     Err(message) => Answer::Refused(StatusCode::BAD_REQUEST, message),
                     Ok(probe) => json(ask(&handle, move |agent| agent.explain(&probe)).await),
@@ -151,7 +155,7 @@ async fn render_metrics<K: Kernel + Send + 'static>(handle: &Handle<K>) -> Page 
     let internal = |error: &dyn std::error::Error| {
         Page::refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
     };
-    match ask(handle, Agent::metrics).await {
+    match ask(handle, |agent| agent.metrics(now())).await {
         None => Page::stuck(),
         Some(Err(error)) => internal(&error),
         Some(Ok(metrics)) => match telemetry::render(metrics, OwnProcess::read()) {
@@ -261,6 +265,11 @@ fn json(value: Option<impl Serialize>) -> Answer {
         Ok(text) => Answer::Json(text),
         Err(error) => refused(&error),
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the state gets the time from here")]
+fn now() -> std::time::Instant {
+    std::time::Instant::now()
 }
 
 fn stuck() -> Answer {
