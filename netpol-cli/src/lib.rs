@@ -50,6 +50,7 @@ enum Command {
     Test(expectations::TestArgs),
     Status(live::StatusArgs),
     Drops(live::DropsArgs),
+    Wait(live::WaitArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
 }
@@ -82,6 +83,7 @@ fn dispatch(command: Command, name: Name, terminal: &mut Terminal<'_>) -> anyhow
         Command::Test(args) => expectations::run(args, terminal),
         Command::Status(args) => live::status(&args, terminal),
         Command::Drops(args) => live::drops(&args, terminal),
+        Command::Wait(args) => live::wait(&args, terminal),
         Command::Man(args) => man::run(args, name.command(), terminal),
         Command::Completions(args) => {
             completions::run(&args, &mut name.command(), name.file(), terminal)

@@ -31,6 +31,7 @@ mod unable;
 mod upkeep;
 
 pub use answers::handle::Handle;
+pub use answers::policy::{PolicyPod, PolicyReport};
 pub use answers::report::{DropRecord, FlowRecord, NotShownRecord};
 pub use answers::rules::{RuleRecord, RuleReport};
 pub use answers::status::{

@@ -26,6 +26,7 @@ pub(super) enum Command {
     Drops(DropsArgs),
     Flows(FlowsArgs),
     Rules(RulesArgs),
+    Policy(PolicyArgs),
     Explain(ExplainArgs),
     Simulate(SimulateArgs),
     Cni(CniArgs),
@@ -191,6 +192,19 @@ pub(super) struct FlowsArgs {
 /// repeated first packet counts again. A rule that denies counts every attempt.
 #[derive(Debug, Parser)]
 pub(super) struct RulesArgs {
+    #[command(flatten)]
+    pub(super) agent: AgentArgs,
+    /// Format of the result.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(super) output: Output,
+}
+
+/// Show whether one policy is in force on this node: in which revision, at which pods, and which connections its rules have decided.
+#[derive(Debug, Parser)]
+pub(super) struct PolicyArgs {
+    /// `NAMESPACE/NAME` of a NetworkPolicy, or `NAME` of a ClusterNetworkPolicy.
+    #[arg(value_name = "POLICY")]
+    pub(super) policy: String,
     #[command(flatten)]
     pub(super) agent: AgentArgs,
     /// Format of the result.

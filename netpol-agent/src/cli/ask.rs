@@ -295,7 +295,7 @@ fn table(header: &[&str]) -> Table {
     table
 }
 
-fn get(agent: &AgentArgs, question: &str) -> anyhow::Result<String> {
+pub(super) fn get(agent: &AgentArgs, question: &str) -> anyhow::Result<String> {
     Ok(block_on(client::get(&control_socket(agent), question))??)
 }
 

@@ -8,6 +8,7 @@ mod args;
 mod ask;
 mod cni;
 mod drops;
+mod policy;
 mod run;
 mod simulate;
 mod uninstall;
@@ -48,6 +49,7 @@ fn dispatch(command: Command, terminal: &mut Terminal<'_>) -> anyhow::Result<u8>
         Command::Drops(args) => drops::run(args, terminal),
         Command::Flows(args) => ask::flows(args, terminal),
         Command::Rules(args) => ask::rules(args, terminal),
+        Command::Policy(args) => policy::run(args, terminal),
         Command::Explain(args) => ask::explain(args, terminal),
         Command::Simulate(args) => simulate::run(args, terminal),
         Command::Cni(args) => cni::run(args, terminal),

@@ -24,11 +24,14 @@ mod exec;
 mod follow;
 mod output;
 mod pods;
+mod policy_object;
 mod selection;
 mod status;
+mod wait;
 
 pub(crate) use drops::DropsArgs;
 pub(crate) use status::StatusArgs;
+pub(crate) use wait::WaitArgs;
 
 use std::future::Future;
 
@@ -49,4 +52,9 @@ pub(crate) fn status(args: &StatusArgs, terminal: &mut Terminal<'_>) -> anyhow::
 /// `drops`: dropped packets of all nodes.
 pub(crate) fn drops(args: &DropsArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
     block_on(drops::run(args, terminal))?
+}
+
+/// `wait`: until a policy is in force.
+pub(crate) fn wait(args: &WaitArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
+    block_on(wait::run(args, terminal))?
 }

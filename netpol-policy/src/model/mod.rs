@@ -27,7 +27,9 @@ pub use objects::{
     Addresses, BackendPort, ContainerPort, Namespace, Node, Object, Pod, PodPhase, Service,
     ServiceBackend, ServicePort,
 };
-pub use policy::{NamespaceMatch, Peer, Peers, Policy, PolicyMode, PolicyTypes, Ports, Rule};
+pub use policy::{
+    NamespaceMatch, Peer, Peers, Policy, PolicyMode, PolicyTypes, Ports, Revision, Rule,
+};
 pub use ports::{PortMatch, PortName, PortRange, PortSpec, Transport};
 pub use selector::{Labels, Requirement, Selector, Values};
 pub use workload::{PodInWords, WORKLOADS, WorkloadKind};

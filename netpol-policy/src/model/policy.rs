@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use netpol_common::ids::Direction;
 
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
 use super::{IpBlock, ObjectName, PortMatch, Selector};
 
 /// One `NetworkPolicy`.
@@ -16,6 +19,8 @@ pub struct Policy {
     pub name: ObjectName,
     /// `metadata.uid`, empty for offline input.
     pub uid: Arc<str>,
+    /// Which state of the object it is.
+    pub revision: Revision,
     /// The pods that the policy selects in its namespace.
     pub pod_selector: Selector,
     /// The directions in which it isolates them.
@@ -37,6 +42,29 @@ impl Policy {
         match direction {
             Direction::Ingress => &self.ingress,
             Direction::Egress => &self.egress,
+        }
+    }
+}
+
+/// Which state of an object of the API it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revision {
+    /// `metadata.generation`, which grows with each change of the spec; 0 for offline input.
+    pub generation: i64,
+    /// `metadata.resourceVersion`, which differs after each change, also of annotations; empty for offline input.
+    pub resource_version: Arc<str>,
+}
+
+impl Revision {
+    /// That of an object.
+    pub(super) fn of(object: &Value) -> Self {
+        let field = |name: &str| object.get("metadata").and_then(|metadata| metadata.get(name));
+        Self {
+            generation: field("generation").and_then(Value::as_i64).unwrap_or_default(),
+            resource_version: field("resourceVersion")
+                .and_then(Value::as_str)
+                .map(Arc::from)
+                .unwrap_or_default(),
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::compile::{Capacities, Shared};
 use crate::model::{
     BackendPort, ContainerPort, IpBlock, Labels, NamespaceMatch, Node, Object, ObjectName, Peer,
     Peers, Pod, PodPhase, Policy, PolicyMode, PolicyTypes, PortMatch, PortName, PortRange,
-    PortSpec, Ports, Requirement, Rule, Selector, Service, ServicePort, Transport,
+    PortSpec, Ports, Requirement, Revision, Rule, Selector, Service, ServicePort, Transport,
 };
 
 fn pod(name: &str, addresses: &[&str]) -> Pod {
@@ -51,6 +51,7 @@ fn policy(name: &str, ingress: Vec<Rule>, egress: Vec<Rule>) -> Object {
     Object::Policy(Policy {
         name: ObjectName::new("x", name),
         uid: Arc::from(""),
+        revision: Revision::default(),
         pod_selector: Selector::everything(),
         policy_types: PolicyTypes { ingress: true, egress: true },
         ingress: ingress.into(),

@@ -12,6 +12,7 @@ mod faults;
 mod first_packet;
 mod known_at_once;
 mod leavings;
+mod live;
 mod live_flows;
 mod older;
 mod policies;

@@ -7,6 +7,7 @@ mod explain;
 pub(super) mod handle;
 pub(super) mod metrics;
 mod not_shown;
+pub(super) mod policy;
 pub(super) mod report;
 pub(super) mod routes;
 pub(super) mod rules;

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use super::drops::{self, DropLog};
 use super::explain;
 use super::handle::Handle;
+use super::policy;
 use super::status::{Protection, SourceStatus, Status};
 use crate::agent::clock::monotonic_now;
 use crate::agent::state::Agent;
@@ -99,6 +100,14 @@ pub(in crate::agent) fn private<K: Kernel + Send + 'static>(
                 "/rules" => match ask(&handle, |agent| agent.describe_rules(now())).await {
                     Some(Err(error)) => refused(&error),
                     rules => json(rules.and_then(Result::ok)),
+                },
+                "/policy" => match policy::question(uri.query().unwrap_or_default()) {
+                    Err(message) => Answer::Refused(StatusCode::BAD_REQUEST, message),
+                    Ok(policy) => {
+                        let describe =
+                            move |agent: &mut Agent<K>| agent.describe_policy(policy, now());
+                        json(ask(&handle, describe).await)
+                    }
                 },
                 "/explain" => match explain::question(uri.query().unwrap_or_default()) {
                     Err(message) => Answer::Refused(StatusCode::BAD_REQUEST, message),

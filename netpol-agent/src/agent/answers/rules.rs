@@ -98,7 +98,7 @@ mod tests {
     use netpol_common::ids::RuleId;
     use netpol_policy::compile::MapState;
     use netpol_policy::model::{
-        Object, ObjectName, Peers, Policy, PolicyMode, PolicyTypes, Ports, Rule, Selector,
+        Object, ObjectName, Peers, Policy, PolicyMode, PolicyTypes, Ports, Revision, Rule, Selector,
     };
     use netpol_policy::source::SourceUpdate;
     use netpol_policy::store::Delta;
@@ -113,6 +113,7 @@ mod tests {
         Delta::Upsert(Object::Policy(Policy {
             name: ObjectName::new("x", name),
             uid: Arc::from(name),
+            revision: Revision::default(),
             pod_selector: Selector::everything(),
             policy_types: PolicyTypes { ingress: true, egress: false },
             ingress: Arc::from([everything]),

@@ -14,7 +14,7 @@ use netpol_common::keys::EndpointValue;
 use netpol_policy::dataplane::port::Kernel;
 use netpol_policy::model::{
     Kind, Namespace, Object, ObjectName, ObjectRef, Pod, Policy, PolicyMode, PolicyTypes,
-    Requirement, Selector,
+    Requirement, Revision, Selector,
 };
 use netpol_policy::resolve::{DefaultVerdict, isolating};
 use netpol_policy::store::{ClusterState, Delta, List};
@@ -336,6 +336,7 @@ fn isolation(pod: &Pod, policy_types: PolicyTypes) -> Policy {
     Policy {
         name: ObjectName::new(&pod.name.namespace, &format!("{OF_EARLIER_RUN}{}", pod.name.name)),
         uid: Arc::from(""),
+        revision: Revision::default(),
         pod_selector: Selector::new(pod.labels.iter().map(is_its)),
         policy_types,
         ingress: Arc::default(),
@@ -358,6 +359,7 @@ mod tests {
         Delta::Upsert(Object::Policy(Policy {
             name: ObjectName::new("x", "deny"),
             uid: Arc::from("p"),
+            revision: Revision::default(),
             pod_selector: Selector::everything(),
             policy_types: PolicyTypes { ingress: true, egress: false },
             ingress: Arc::default(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 use netpol_policy::model::{
     IpBlock, NamespaceMatch, ObjectName, Peer, Peers, Policy, PolicyMode, PolicyTypes, PortMatch,
-    PortName, PortRange, PortSpec, Ports, Requirement, Rule, Selector, Transport,
+    PortName, PortRange, PortSpec, Ports, Requirement, Revision, Rule, Selector, Transport,
 };
 
 use super::{N_TEAMS, namespace_name};
@@ -88,6 +88,7 @@ pub fn policy(n: usize, n_namespaces: usize, n_apps: usize) -> Policy {
     Policy {
         name: ObjectName::new(&namespace_name(namespace), &format!("policy-{turn:05}")),
         uid: Arc::from(format!("9a1b0000-0000-4000-8000-{n:012x}")),
+        revision: Revision::default(),
         pod_selector: with(APP, &app),
         policy_types: PolicyTypes { ingress: !ingress.is_empty(), egress: !egress.is_empty() },
         ingress: ingress.into(),
@@ -102,6 +103,7 @@ pub fn select_all(namespace: usize, name: &str, peers: Vec<Peer>) -> Policy {
     Policy {
         name: ObjectName::new(&namespace_name(namespace), name),
         uid: Arc::default(),
+        revision: Revision::default(),
         pod_selector: Selector::everything(),
         policy_types: PolicyTypes { ingress: true, egress: false },
         ingress: [rule(0, peers, [port(Transport::Tcp, 80)])].into(),

@@ -2,6 +2,7 @@
 
 mod drops;
 mod status;
+mod wait;
 
 use std::path::Path;
 use std::sync::Arc;

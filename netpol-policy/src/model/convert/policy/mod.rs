@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::metadata::{MODE, Metadata};
 use super::walk::{Fields, Findings, Path};
-use crate::model::{Diagnostic, Kind, ObjectName, Policy};
+use crate::model::{Diagnostic, Kind, ObjectName, Policy, Revision};
 
 /// Annotation: `keep` leaves connections alone that the policy forbids later.
 const EXISTING_CONNECTIONS: &str = "netpol/existing-connections";
@@ -63,6 +63,7 @@ pub fn policy(value: &Value) -> (Option<Policy>, Vec<Diagnostic>) {
             &mut findings,
         ),
         uid: metadata.uid,
+        revision: Revision::of(value),
     };
     (Some(policy), findings.into_diagnostics())
 }

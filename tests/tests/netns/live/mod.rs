@@ -1,0 +1,186 @@
+//! `kubectl netpol` on two nodes with real agents: through the API server of this process, which runs the agent's program.
+
+mod shown;
+mod waited;
+
+use std::io::{BufRead as _, BufReader};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use netpol_lab::binaries::binary;
+use netpol_lab::fake_api::{Executed, FakeApi};
+use netpol_lab::node::agent::{Config, call};
+use netpol_lab::node::second_node::{NAME as SECOND, NewPod};
+use netpol_lab::node::topology::{NODE_NAME as FIRST, Wiring};
+use netpol_lab::node::wait::{LIMIT, Look, until};
+use netpol_lab::node::{Family, Host, Lab, SecondNode, labels};
+use netpol_proto::{Add, Attachment, PodRef, Request, Response};
+use serde_json::json;
+
+use super::{lab_without_agent, web};
+
+/// The address of the pod on the second node.
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 244, 2, 20));
+
+/// Two nodes with an agent each. On the first is shop/web, on the second shop/client.
+struct Live {
+    lab: Lab,
+    api: Arc<FakeApi>,
+    _second: SecondNode,
+    second_agent: Config,
+    pod: NewPod,
+}
+
+impl Live {
+    fn start(name: &str) -> Result<Option<Self>> {
+        let Some(mut lab) = lab_without_agent(name, Wiring::Bridge)? else { return Ok(None) };
+        let mut second = lab.add_second_node("default/far", &labels(&[("app", "far")]))?;
+        let api = lab.start_api_server()?;
+        api.put(json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": SECOND } }));
+        lab.start_agent()?;
+        lab.add_pod(web())?;
+        let second_agent = second.start_agent(&lab, &["NETPOL_PUBLISH_ADDRESSES=off"])?;
+        let pod = second.add_interface(&lab)?;
+        pod.readdress(&second, None, CLIENT)?;
+        let live = Self { lab, api, _second: second, second_agent, pod };
+        live.add_client()?;
+        for (node, config) in [(FIRST, live.lab.agent_config()), (SECOND, &live.second_agent)] {
+            live.put_agent(node, config)?;
+        }
+        Ok(Some(live))
+    }
+
+    fn add_client(&self) -> Result<()> {
+        self.api.put(json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "name": "client", "namespace": "shop", "uid": "client", "labels": { "role": "client" } },
+            "spec": { "nodeName": SECOND, "containers": [{ "name": "c" }] },
+            "status": { "phase": "Running", "podIPs": [{ "ip": CLIENT.to_string() }] },
+        }));
+        let add = Add {
+            attachment: Attachment {
+                container_id: "client".to_owned(),
+                container_ifname: "eth0".to_owned(),
+            },
+            network: "lab".to_owned(),
+            netns: self.pod.netns.path().display().to_string(),
+            host_ifname: "new0".to_owned(),
+            host_ifindex: self.pod.host_ifindex,
+            pod: PodRef {
+                namespace: "shop".to_owned(),
+                name: "client".to_owned(),
+                uid: Some("client".to_owned()),
+            },
+            addresses: vec![CLIENT],
+            is_unshaped: true,
+        };
+        let answer = call(&self.second_agent.socket(), &Request::Add(add))?;
+        ensure!(answer == Response::Ok, "{answer:?}");
+        Ok(())
+    }
+
+    /// The agent's pod, in which commands run as on the node.
+    fn put_agent(&self, node: &str, config: &Config) -> Result<()> {
+        let name = format!("netpol-agent-{node}");
+        let put = self.api.put(json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {
+                "name": name, "namespace": "netpol-system",
+                "labels": { "app.kubernetes.io/name": "netpol-agent" },
+            },
+            "spec": { "nodeName": node, "hostNetwork": true, "containers": [{ "name": "agent" }] },
+            "status": { "phase": "Running" },
+        }));
+        put.context("not put")?;
+        let (agent, socket) = (binary("netpol-agent")?, config.socket());
+        self.api.execute("netpol-system", &name, move |args| {
+            let mut command = Command::new(&agent);
+            command.args(args.iter().skip(1)).arg("--socket").arg(&socket);
+            Executed::Program(Box::new(command))
+        });
+        Ok(())
+    }
+
+    /// A command on a machine that reaches the API server.
+    fn command(&self, args: &[&str]) -> Result<Command> {
+        let mut command = Command::new(binary("kubectl-netpol")?);
+        let kubeconfig = self.lab.agent_config().kubeconfig.as_ref().context("no kubeconfig")?;
+        command.args(args).arg("--kubeconfig").arg(kubeconfig).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(command)
+    }
+
+    /// What a command prints, and its exit code.
+    fn output(&self, args: &[&str]) -> Result<(i32, String)> {
+        let child = self.lab.netns(&Host::Node)?.spawn(&mut self.command(args)?)?;
+        let output = child.wait_with_output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        Ok((output.status.code().context("killed")?, text))
+    }
+
+    /// Waits until a command prints all of these texts.
+    fn expect(&self, args: &[&str], texts: &[&str]) -> Result<String> {
+        until(&format!("{args:?} prints {texts:?}"), LIMIT, || {
+            let (_, text) = self.output(args)?;
+            let is_complete = texts.iter().all(|expected| text.contains(expected));
+            Ok(if is_complete { Look::Done(text) } else { Look::NotYet(text) })
+        })
+    }
+
+    fn follow(&self, args: &[&str]) -> Result<Following> {
+        let mut child = self.lab.netns(&Host::Node)?.spawn(&mut self.command(args)?)?;
+        let stdout = child.stdout.take().context("no output")?;
+        let (send, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                drop(send.send(line));
+            }
+        });
+        Ok(Following { child, lines })
+    }
+
+    /// Sends one SYN from the pod on the second node to a port of web.
+    fn knock(&self, port: u16) -> Result<()> {
+        let web = self.lab.socket_address(&Host::pod("shop/web"), Family::V4, port)?;
+        self.pod.netns.inside(|| Ok(try_to_connect(web)))
+    }
+}
+
+/// Sends a SYN, and gives up before the next one.
+fn try_to_connect(to: SocketAddr) {
+    // Whether it succeeds is shown by what is reported.
+    drop(TcpStream::connect_timeout(&to, Duration::from_millis(100)));
+}
+
+/// A command that follows. Dropped, it is killed.
+struct Following {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Following {
+    /// Waits for a line with all of these texts. Returns it and how long it took.
+    fn expect(&self, texts: &[&str]) -> Result<(String, Duration)> {
+        #[expect(clippy::disallowed_methods, reason = "a test measures time")]
+        let begin = Instant::now();
+        let mut others = Vec::new();
+        while let Ok(line) = self.lines.recv_timeout(LIMIT) {
+            if texts.iter().all(|text| line.contains(text)) {
+                return Ok((line, begin.elapsed()));
+            }
+            others.push(line);
+        }
+        bail!("no line with {texts:?}, but {others:#?}")
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
