@@ -1,4 +1,4 @@
-//! `kubectl-netpol`, also installed as `netpol`: the commands that need no node.
+//! `kubectl-netpol`, also installed as `netpol`: commands for policies in files, and for a live cluster.
 //!
 //! In: arguments, files, the objects of a cluster. Out: text or JSON on `stdout`, problems on `stderr`, and an exit code: 0 for
 //! success, 1 for findings or a denied connection, 2 if the input cannot be read or the command fails.
@@ -15,6 +15,7 @@ mod explain;
 mod flannel;
 mod input;
 mod lint;
+mod live;
 mod man;
 mod simulate;
 
@@ -47,6 +48,8 @@ enum Command {
     Simulate(simulate::SimulateArgs),
     Diff(diff::DiffArgs),
     Test(expectations::TestArgs),
+    Status(live::StatusArgs),
+    Drops(live::DropsArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
 }
@@ -77,6 +80,8 @@ fn dispatch(command: Command, name: Name, terminal: &mut Terminal<'_>) -> anyhow
         Command::Simulate(args) => simulate::run(args, terminal),
         Command::Diff(args) => diff::run(args, terminal),
         Command::Test(args) => expectations::run(args, terminal),
+        Command::Status(args) => live::status(&args, terminal),
+        Command::Drops(args) => live::drops(&args, terminal),
         Command::Man(args) => man::run(args, name.command(), terminal),
         Command::Completions(args) => {
             completions::run(&args, &mut name.command(), name.file(), terminal)

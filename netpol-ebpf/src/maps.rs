@@ -10,7 +10,7 @@ use aya_ebpf::btf_maps::{
 use aya_ebpf::macros::btf_map;
 use netpol_common::addr::Addr;
 use netpol_common::event::Event;
-use netpol_common::ids::{Epoch, Identity, IfIndex};
+use netpol_common::ids::{Epoch, Identity, IfIndex, RuleId};
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowValue, BackendEntry, CounterKey, CounterValue, EndpointEntry,
     EndpointSlot, FlowKey, FragmentEntry, FragmentSlot, Known, NodeKey,
@@ -81,6 +81,13 @@ pub(crate) static COUNTERS: PerCpuHashMap<
     CounterKey,
     CounterValue,
     { maps::MAX_COUNTERS as usize },
+    LAZY,
+> = PerCpuHashMap::new();
+#[btf_map]
+pub(crate) static RULE_COUNTS: PerCpuHashMap<
+    RuleId,
+    u64,
+    { maps::MAX_RULE_COUNTS as usize },
     LAZY,
 > = PerCpuHashMap::new();
 #[btf_map]

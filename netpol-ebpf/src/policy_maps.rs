@@ -14,7 +14,7 @@
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use netpol_common::addr::Addr;
 use netpol_common::flow::Step;
-use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol};
+use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowSlots, AllowValue, BackendEntry, BackendValue, Endpoint,
     EndpointEntry, EndpointSlot, EndpointValue, FlowKey, FlowValue, FragmentEntry, FragmentKey,
@@ -28,7 +28,7 @@ use netpol_common::verdict::{self, Asked, Ruled, View};
 use crate::look_up::{copy, find};
 use crate::maps::{
     ADDRESSES, ALLOW, BACKENDS, DEFER, DEFERRED_FLOWS, EGRESS_MARKS, ENDPOINT_SLOTS, ENDPOINTS,
-    EPOCH, FRAGMENTS, KNOWN, OWN_NODE, PREFIXES, TUNNEL_PORTS,
+    EPOCH, FRAGMENTS, KNOWN, OWN_NODE, PREFIXES, RULE_COUNTS, TUNNEL_PORTS,
 };
 use crate::{flows, identities};
 
@@ -216,6 +216,21 @@ extern "C" fn is_translated(port_and_protocol: u32) -> u32 {
     let [hi, lo, protocol, _] = port_and_protocol.to_ne_bytes();
     let key = NodeKey::port(Protocol(protocol), PortBe([hi, lo]));
     u32::from(OWN_NODE.get_ptr(key).is_some())
+}
+
+/// [`PolicyMaps::count_rule`] as a global function, as [`find_endpoint`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn count_rule(rule: u32) -> u32 {
+    let rule = RuleId(rule);
+    if let Some(count) = RULE_COUNTS.get_ptr_mut(rule) {
+        // SAFETY: the value is this CPU's own, and the kernel runs one TC program at a time on a CPU. If the agent removes the
+        // entry at the same time, the kernel may give the memory to another rule, which then counts this connection.
+        unsafe { *count += 1 };
+        return 1;
+    }
+    // If the map is full, this rule is not counted. User space sees that the map is full.
+    u32::from(RULE_COUNTS.insert(rule, 1, 0).is_ok())
 }
 
 /// The kernel's maps.
@@ -420,6 +435,11 @@ impl PolicyMaps for KernelMaps {
         // After a failure answers are judged when the pod itself sends again.
         let check = check_backend(key, core::ptr::from_ref(value).cast());
         BACKENDS.insert(key, BackendEntry { value: *value, check }, 0).ok();
+    }
+
+    #[inline(always)]
+    fn count_rule(&self, rule: RuleId) {
+        count_rule(rule.0);
     }
 
     #[inline(always)]

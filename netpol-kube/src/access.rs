@@ -78,7 +78,7 @@ impl From<kube::Error> for Error {
 
 impl Error {
     /// The HTTP status of the API server's response, if there was one.
-    pub(super) fn status(&self) -> Option<u16> {
+    pub fn status(&self) -> Option<u16> {
         let Self::Request { source } = self else { return None };
         let kube::Error::Api(status) = &**source else { return None };
         Some(status.code)
@@ -90,6 +90,7 @@ impl Error {
 #[derive(Clone)]
 pub struct Access {
     kubeconfig: Option<PathBuf>,
+    context: Option<String>,
     keepalive: Keepalive,
     alternatives: Alternatives,
     latest: watch::Sender<Latest>,
@@ -111,18 +112,35 @@ impl Access {
     /// [`Error::Kubeconfig`], [`Error::ServiceAccount`] or [`Error::Unknown`] if the configuration cannot be
     /// used, [`Error::Client`] if it makes no client.
     pub async fn open(kubeconfig: Option<&Path>) -> Result<Self, Error> {
-        Self::open_with(kubeconfig, Keepalive::default()).await
+        Self::open_with(kubeconfig, None, Keepalive::default()).await
+    }
+
+    /// As [`Access::open`], with the context of this name instead of the kubeconfig's current one. With a name, the service account
+    /// of a pod is not considered.
+    ///
+    /// # Errors
+    /// Those of [`Access::open`].
+    pub async fn open_context(
+        kubeconfig: Option<&Path>,
+        context: Option<&str>,
+    ) -> Result<Self, Error> {
+        Self::open_with(kubeconfig, context, Keepalive::default()).await
     }
 
     /// As [`Access::open`], with other keepalive settings.
     ///
     /// # Errors
     /// Those of [`Access::open`].
-    pub async fn open_with(kubeconfig: Option<&Path>, keepalive: Keepalive) -> Result<Self, Error> {
+    pub async fn open_with(
+        kubeconfig: Option<&Path>,
+        context: Option<&str>,
+        keepalive: Keepalive,
+    ) -> Result<Self, Error> {
         let alternatives = Alternatives::default();
-        let client = client(kubeconfig, keepalive, alternatives.clone()).await?;
+        let client = client(kubeconfig, context, keepalive, alternatives.clone()).await?;
         let latest = watch::Sender::new(Latest { client, number: 0 });
-        Ok(Self { kubeconfig: kubeconfig.map(Path::to_owned), keepalive, alternatives, latest })
+        let (kubeconfig, context) = (kubeconfig.map(Path::to_owned), context.map(str::to_owned));
+        Ok(Self { kubeconfig, context, keepalive, alternatives, latest })
     }
 
     /// Sets further addresses of the API server, which are tried if its own cannot be reached. TLS expects the same name there.
@@ -149,7 +167,8 @@ impl Access {
     pub(super) async fn renew(&self, failed: u64) -> Result<(), Error> {
         if self.latest.borrow().number == failed {
             let alternatives = self.alternatives.clone();
-            let client = client(self.kubeconfig.as_deref(), self.keepalive, alternatives).await?;
+            let (kubeconfig, context) = (self.kubeconfig.as_deref(), self.context.as_deref());
+            let client = client(kubeconfig, context, self.keepalive, alternatives).await?;
             self.latest.send_if_modified(|latest| {
                 let is_first = latest.number == failed;
                 if is_first {
@@ -164,12 +183,13 @@ impl Access {
 
 async fn client(
     kubeconfig: Option<&Path>,
+    context: Option<&str>,
     keepalive: Keepalive,
     alternatives: Alternatives,
 ) -> Result<Client, Error> {
     let (mut config, proxy) = match kubeconfig {
-        Some(path) => from_file(path).await?,
-        None => inferred().await?,
+        Some(path) => from_file(path, context).await?,
+        None => inferred(context).await?,
     };
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     let server = config.cluster_url.to_string();
@@ -180,32 +200,37 @@ async fn client(
 /// A configuration, and the proxy that its kubeconfig names.
 type Found = (Config, Option<String>);
 
-async fn from_file(path: &Path) -> Result<Found, Error> {
+async fn from_file(path: &Path, context: Option<&str>) -> Result<Found, Error> {
     let refuse = |source| Error::Kubeconfig { path: path.to_owned(), source: Box::new(source) };
-    configure(Kubeconfig::read_from(path).map_err(refuse)?).await.map_err(refuse)
+    configure(Kubeconfig::read_from(path).map_err(refuse)?, context).await.map_err(refuse)
 }
 
-async fn inferred() -> Result<Found, Error> {
-    match Config::incluster() {
-        Ok(config) => Ok((config, None)),
-        Err(InClusterError::ReadEnvironmentVariable(_)) => {
+async fn inferred(context: Option<&str>) -> Result<Found, Error> {
+    match (context, Config::incluster()) {
+        (None, Ok(config)) => Ok((config, None)),
+        (Some(_), _) | (None, Err(InClusterError::ReadEnvironmentVariable(_))) => {
             let refuse = |source| Error::Unknown { source: Box::new(source) };
-            configure(Kubeconfig::read().map_err(refuse)?).await.map_err(refuse)
+            configure(Kubeconfig::read().map_err(refuse)?, context).await.map_err(refuse)
         }
-        Err(source) => Err(Error::ServiceAccount { source: Box::new(source) }),
+        (None, Err(source)) => Err(Error::ServiceAccount { source: Box::new(source) }),
     }
 }
 
 /// kube takes the proxy of the environment for that of the kubeconfig, so it is read here.
-async fn configure(kubeconfig: Kubeconfig) -> Result<Found, KubeconfigError> {
-    let proxy = proxy_url(&kubeconfig);
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+async fn configure(
+    kubeconfig: Kubeconfig,
+    context: Option<&str>,
+) -> Result<Found, KubeconfigError> {
+    let proxy = proxy_url(&kubeconfig, context);
+    let context = context.map(str::to_owned);
+    let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
+    let config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
     Ok((config, proxy))
 }
 
-/// `proxy-url` of the cluster of the current context.
-fn proxy_url(kubeconfig: &Kubeconfig) -> Option<String> {
-    let current = kubeconfig.current_context.as_deref()?;
+/// `proxy-url` of the cluster of the context of this name, else of the current one.
+fn proxy_url(kubeconfig: &Kubeconfig, context: Option<&str>) -> Option<String> {
+    let current = context.or(kubeconfig.current_context.as_deref())?;
     let context = kubeconfig.contexts.iter().find(|context| context.name == current)?;
     let name = &context.context.as_ref()?.cluster;
     let cluster = kubeconfig.clusters.iter().find(|cluster| cluster.name == *name)?;

@@ -152,6 +152,7 @@ fn finish_step<K: Kernel>(agent: &mut Agent<K>, source: &ObjectSource, searches:
     // First, because the other nodes need longer than the maps of this one.
     agent.publish();
     agent.sync();
+    agent.record_rules(Instant::now());
     agent.report_in_force();
     for object in agent.take_found() {
         source.report(agent, object, Instant::now());

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use netpol_common::addr::Addr;
-use netpol_common::ids::{Direction, Epoch, IfIndex, Nanos};
+use netpol_common::ids::{Direction, Epoch, IfIndex, Nanos, RuleId};
 use netpol_common::keys::{CounterKey, FlowKey, FlowValue, Known};
 use netpol_common::mac::Mac;
 use netpol_policy::compile::MapState;
@@ -37,6 +37,7 @@ pub(super) struct FakeKernel {
     /// Whose addresses are known, and the ports of tunnels.
     pub(super) known: BTreeMap<Addr, Known>,
     pub(super) tunnel_ports: BTreeSet<u16>,
+    pub(super) rule_counts: BTreeMap<RuleId, u64>,
     pub(super) refuses_gc: bool,
     /// Removed endpoints that wait for garbage collection.
     pub(super) gone: BTreeSet<IfIndex>,
@@ -213,6 +214,15 @@ impl Flows for FakeKernel {
 
     fn n_evicted_flows(&self) -> Result<u64, Full> {
         Ok(0)
+    }
+
+    fn rule_counts(&self) -> Result<BTreeMap<RuleId, u64>, Full> {
+        Ok(self.rule_counts.clone())
+    }
+
+    fn remove_rule_counts(&mut self, rules: &[RuleId]) -> Result<(), Full> {
+        self.rule_counts.retain(|rule, _| !rules.contains(rule));
+        Ok(())
     }
 
     fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Full> {

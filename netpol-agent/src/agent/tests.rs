@@ -501,7 +501,7 @@ fn metrics_show_endpoints_and_drops() {
     drop(fixture.agent.update(full_lists()));
     drop(fixture.agent.update(update(pod("a"))));
     drop(fixture.add());
-    let text = crate::telemetry::render(fixture.agent.metrics().unwrap(), None).unwrap();
+    let text = crate::telemetry::render(fixture.agent.metrics(fixture.now).unwrap(), None).unwrap();
     for line in [
         "netpol_in_force 1",
         "netpol_objects{kind=\"Pod\"} 1",

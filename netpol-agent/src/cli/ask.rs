@@ -1,4 +1,4 @@
-//! `status`, `drops`, `flows` and `explain`: ask the agent on this node.
+//! `status`, `flows` and `explain`: ask the agent on this node.
 
 use std::future::Future;
 use std::io::{self, Write};
@@ -10,11 +10,11 @@ use comfy_table::{Table, presets};
 use netpol_policy::simulate::Explanation;
 use netpol_terminal::{DENIED, FAILED, Output, Terminal};
 
-use super::args::{AgentArgs, DropsArgs, ExplainArgs, FlowsArgs, StatusArgs};
+use super::args::{AgentArgs, ExplainArgs, FlowsArgs, RulesArgs, StatusArgs};
 use crate::agent::{
-    Attached, CONTROL_SOCKET, DropRecord, FlowRecord, InterfaceState, MapStatus, PolicyStatus,
-    Protection, PublishingOutcome, PublishingStatus, SourceStatus, Status, TunnelStatus,
-    UplinkStatus,
+    Attached, CONTROL_SOCKET, FlowRecord, InterfaceState, MapStatus, PolicyStatus, Protection,
+    PublishingOutcome, PublishingStatus, RuleRecord, RuleReport, SourceStatus, Status,
+    TunnelStatus, UplinkStatus,
 };
 use crate::control::client;
 
@@ -224,54 +224,6 @@ pub(super) fn explain(args: ExplainArgs, terminal: &mut Terminal<'_>) -> anyhow:
     Ok(if explanation.is_allowed { 0 } else { DENIED })
 }
 
-/// Shows the latest drops.
-pub(super) fn drops(args: DropsArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
-    let DropsArgs { agent, follow, output } = args;
-    let question = if follow { "/drops?follow" } else { "/drops" };
-    let out = &mut terminal.stdout;
-    let print = |line: &str| -> io::Result<()> {
-        match output {
-            Output::Json => writeln!(out, "{line}")?,
-            Output::Text => {
-                let record: DropRecord = serde_json::from_str(line).map_err(io::Error::other)?;
-                writeln!(out, "{}", drop_line(&record))?;
-            }
-        }
-        out.flush()
-    };
-    block_on(client::follow(&control_socket(&agent), question, print))??;
-    Ok(0)
-}
-
-fn drop_line(record: &DropRecord) -> String {
-    let pod = record.pod.as_ref().map_or_else(|| "(removed pod)".to_owned(), ToString::to_string);
-    let action = if record.is_dropped { "dropped" } else { "would be dropped" };
-    let end = |address: std::net::IpAddr, port: u16| std::net::SocketAddr::new(address, port);
-    let peer = record.peer.as_ref().map_or_else(String::new, |peer| format!(", peer {peer}"));
-    let why = match (&record.rule, record.tier) {
-        (Some(rule), Some(tier)) => format!(", denied by {rule} ({tier} tier)"),
-        (Some(rule), None) => format!(", denied by {rule}"),
-        (None, _) if record.policies.is_empty() => String::new(),
-        (None, _) => {
-            let names: Vec<_> = record.policies.iter().map(ToString::to_string).collect();
-            format!(", isolated by {}", names.join(", "))
-        }
-    };
-    let more = match record.n_suppressed {
-        0 => String::new(),
-        n => format!(" ({n} more suppressed by the rate limit)"),
-    };
-    format!(
-        "{} {pod} {} {action} ({}): {} {} -> {}{peer}{why}{more}",
-        record.unix_s,
-        record.direction,
-        record.reason,
-        record.protocol,
-        end(record.source, record.source_port),
-        end(record.destination, record.destination_port),
-    )
-}
-
 /// Lists the live connections.
 pub(super) fn flows(args: FlowsArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
     let FlowsArgs { agent, output } = args;
@@ -302,6 +254,41 @@ pub(super) fn flows(args: FlowsArgs, terminal: &mut Terminal<'_>) -> anyhow::Res
     Ok(0)
 }
 
+/// Lists the rules in force.
+pub(super) fn rules(args: RulesArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
+    let RulesArgs { agent, output } = args;
+    let text = get(&agent, "/rules")?;
+    if output == Output::Json {
+        writeln!(terminal.stdout, "{text}")?;
+        return Ok(0);
+    }
+    let RuleReport { rules, n_connections_of_removed, n_counted, capacity } =
+        serde_json::from_str(&text).context("parsing the agent's answer")?;
+    let mut table = table(&["RULE", "NAME", "TIER", "ACTION", "CONNECTIONS", "COUNTED FOR"]);
+    for RuleRecord { rule, name, action, tier, n_connections, counted_s } in rules {
+        table.add_row([
+            rule.to_string(),
+            name,
+            tier.map(|tier| tier.to_string()).unwrap_or_default(),
+            action.map(|action| action.as_str().to_owned()).unwrap_or_default(),
+            n_connections.to_string(),
+            format!("{counted_s} s"),
+        ]);
+    }
+    writeln!(terminal.stdout, "{table}")?;
+    if n_connections_of_removed > 0 {
+        let n = n_connections_of_removed;
+        writeln!(terminal.stdout, "connections of rules that are not in force any more: {n}")?;
+    }
+    if usize::try_from(capacity).is_ok_and(|capacity| n_counted >= capacity) {
+        writeln!(
+            terminal.stdout,
+            "{n_counted} rules are counted, as many as the kernel's map holds: further rules are NOT counted"
+        )?;
+    }
+    Ok(0)
+}
+
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
@@ -312,12 +299,12 @@ fn get(agent: &AgentArgs, question: &str) -> anyhow::Result<String> {
     Ok(block_on(client::get(&control_socket(agent), question))??)
 }
 
-fn control_socket(agent: &AgentArgs) -> std::path::PathBuf {
+pub(super) fn control_socket(agent: &AgentArgs) -> std::path::PathBuf {
     let path: &Path = &agent.socket;
     path.with_file_name(CONTROL_SOCKET)
 }
 
-fn block_on<F: Future>(question: F) -> anyhow::Result<F::Output> {
+pub(super) fn block_on<F: Future>(question: F) -> anyhow::Result<F::Output> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     Ok(runtime.context("starting the async runtime")?.block_on(question))
 }

@@ -48,5 +48,8 @@ pub const N_DEFERRED_FLOWS: u32 = 4096;
 pub const MAX_BACKENDS: u32 = 1 << 15;
 /// Combinations of endpoint, direction and verdict that have occurred.
 pub const MAX_COUNTERS: u32 = 8 * MAX_ENDPOINTS;
+/// Rules that have decided a connection. More than a node with 500 pods has in force when each pod has 30 rules of its own. The
+/// kernel allocates 8 bytes for each processor, and some dozens beside, when a rule decides for the first time.
+pub const MAX_RULE_COUNTS: u32 = 1 << 14;
 /// Size of the event ring in bytes: a power of two and a multiple of the page size.
 pub const EVENTS_LEN_BYTES: u32 = 1 << 18;

@@ -124,6 +124,8 @@ pub trait PolicyMaps {
     fn backend(&self, key: &FlowKey) -> Option<BackendValue>;
     /// Stores the backend of a flow to a Service. A failure loses only this entry.
     fn set_backend(&self, key: &FlowKey, value: &BackendValue);
+    /// Counts a connection that this rule has decided. A failure loses only this count.
+    fn count_rule(&self, rule: RuleId);
     /// The current policy generation.
     fn epoch(&self) -> Epoch;
 }

@@ -1,7 +1,7 @@
 //! Names of the maps, and the version of their layouts.
 
 /// Version of all layouts in [`crate::keys`] and [`crate::event`]; part of the pin path.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;
 
 /// Pod interfaces: ifindex → [`EndpointEntry`](crate::keys::EndpointEntry).
 pub const ENDPOINTS: &str = "ENDPOINTS";
@@ -50,13 +50,16 @@ pub const BACKENDS: &str = "BACKENDS";
 pub const EPOCH: &str = "EPOCH";
 /// Packets and bytes by endpoint, direction and verdict, per CPU, with the budget of event records.
 pub const COUNTERS: &str = "COUNTERS";
+/// Connections by rule, per CPU: [`RuleId`](crate::ids::RuleId) → number, see
+/// [`PolicyMaps::count_rule`](super::PolicyMaps::count_rule). An agent names only its own numbers, so no other version carries it over.
+pub const RULE_COUNTS: &str = "RULE_COUNTS";
 /// Ring buffer of [`Event`](crate::event::Event).
 pub const EVENTS: &str = "EVENTS";
 /// ifindex → container id, padded with zeros. No program reads it.
 pub const CONTAINERS: &str = "CONTAINERS";
 
 /// Every pinned map.
-pub const ALL: [&str; 23] = [
+pub const ALL: [&str; 24] = [
     ENDPOINTS,
     ENDPOINT_SLOTS,
     ADDRESSES,
@@ -78,6 +81,7 @@ pub const ALL: [&str; 23] = [
     BACKENDS,
     EPOCH,
     COUNTERS,
+    RULE_COUNTS,
     EVENTS,
     CONTAINERS,
 ];
@@ -107,7 +111,7 @@ mod tests {
 
     #[test]
     fn every_map_is_filled_by_the_agent_or_carried_over() {
-        // The records in EVENTS have a reader, or had one.
+        // The records in EVENTS have a reader, or had one. The numbers in RULE_COUNTS mean nothing to another agent.
         let filled = [
             ENDPOINTS,
             ENDPOINT_SLOTS,
@@ -120,6 +124,7 @@ mod tests {
             KNOWN,
             TUNNEL_PORTS,
             EGRESS_MARKS,
+            RULE_COUNTS,
             EVENTS,
             CONTAINERS,
         ];
@@ -132,7 +137,7 @@ mod tests {
     /// A failure here is a change of the wire: bump [`ABI_VERSION`].
     #[test]
     fn layouts_are_those_of_this_abi_version() {
-        assert_eq!(ABI_VERSION, 7);
+        assert_eq!(ABI_VERSION, 8);
         assert_eq!(size_of::<EndpointValue>(), 8);
         assert_eq!(offset_of!(EndpointValue, egress_mark), 6);
         assert_eq!(size_of::<Endpoint>(), 20);

@@ -4,7 +4,7 @@ use super::fragments::{complete_key, store_first};
 use super::policy::{audited, consult, is_enforced, unless_isolated, unless_isolated_for};
 use super::view::{Ruled, Ruling, View};
 use crate::flow;
-use crate::ids::{Direction, Protocol};
+use crate::ids::{Direction, Protocol, RuleId};
 use crate::keys::{FlowKey, FlowValue};
 use crate::maps::{Local, PolicyMaps};
 use crate::packet::{Fragment, Packet};
@@ -166,6 +166,9 @@ fn begin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet, key: &FlowKey) -
             return unless_isolated_for(view, origin, DropReason::NotAllowed);
         }
         return ruling;
+    }
+    if ruling.rule.0 != RuleId::NONE.0 {
+        maps.count_rule(ruling.rule);
     }
     // Dropped packets create no flow. Otherwise a pod could allow the answers to its own forbidden packets.
     if let Verdict::Pass(reason) = ruling.verdict {

@@ -51,7 +51,10 @@ pub fn denial<M: PolicyMaps>(maps: &M, slots: AllowSlots, addr: &Addr, asked: As
         let AllowValue { rule, verdict, .. } = value;
         let number = (u64::from(verdict) + 1) << 32 | u64::from(rule.0);
         match verdict {
-            AllowValue::DENY => return number,
+            AllowValue::DENY => {
+                maps.count_rule(rule);
+                return number;
+            }
             AllowValue::AUDIT => found = number,
             _ => {}
         }

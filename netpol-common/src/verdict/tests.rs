@@ -3,7 +3,7 @@
 use super::{DEFAULT_MARK_MASK, HookContext, Outcome, decide};
 use crate::addr::Addr;
 use crate::flow::Step;
-use crate::ids::{Direction, Epoch, Hook, Identity, IfIndex, Nanos, PortBe, Protocol};
+use crate::ids::{Direction, Epoch, Hook, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
 use crate::keys::{
     AddressKey, AllowSlots, AllowValue, BackendValue, EndpointValue, FlowKey, FlowValue,
     FragmentKey, FragmentValue,
@@ -87,6 +87,7 @@ impl PolicyMaps for Closed {
         None
     }
     fn set_backend(&self, _key: &FlowKey, _value: &BackendValue) {}
+    fn count_rule(&self, _rule: RuleId) {}
     fn epoch(&self) -> Epoch {
         Epoch(1)
     }

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use netpol_common::ids::{Direction, Epoch, IfIndex, Nanos, Protocol};
+use netpol_common::ids::{Direction, Epoch, IfIndex, Nanos, Protocol, RuleId};
 use netpol_common::keys::{FlowKey, FlowValue};
 use netpol_policy::dataplane::port::Flows;
 
 use super::gc::{MapGc, PacketMaps};
 use crate::datapath::Datapath;
 use crate::error::Error;
-use crate::tables::{Labelled, Targets, lock};
+use crate::tables::wire::Wire;
+use crate::tables::{Labelled, Targets, absent_is_fine, lock};
 
 impl Flows for Datapath {
     type MapGc = MapGc;
@@ -28,6 +29,19 @@ impl Flows for Datapath {
         let Labelled { label, map } = &self.maps.evictions;
         let of_cpus = map.get(&0, 0).map_err(|error| label.cannot_read(error))?;
         Ok(of_cpus.iter().sum())
+    }
+
+    fn rule_counts(&self) -> Result<BTreeMap<RuleId, u64>, Error> {
+        self.maps.read_rule_counts()
+    }
+
+    fn remove_rule_counts(&mut self, rules: &[RuleId]) -> Result<(), Error> {
+        let Labelled { label, map } = &mut self.maps.rule_counts;
+        for rule in rules {
+            let removed = absent_is_fine(map.remove(&Wire(*rule)));
+            removed.map_err(|error| label.cannot_write(error))?;
+        }
+        Ok(())
     }
 
     fn add_flows(&mut self, flows: &[(FlowKey, FlowValue)]) -> Result<(), Error> {

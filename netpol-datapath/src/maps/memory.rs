@@ -39,6 +39,7 @@ impl Datapath {
             (maps::EGRESS_MARKS, own.egress_marks.map.map()),
             (maps::EPOCH, own.epoch.map.map()),
             (maps::COUNTERS, own.counters.map.map()),
+            (maps::RULE_COUNTS, own.rule_counts.map.map()),
         ] {
             lens.insert(name, len_bytes(map).map_err(|source| failure(name, source))?);
         }

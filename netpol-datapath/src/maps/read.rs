@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aya::maps::MapError;
-use netpol_common::ids::IfIndex;
+use netpol_common::ids::{IfIndex, RuleId};
 use netpol_common::keys::{
     BackendValue, CounterKey, Endpoint, EndpointEntry, FlowKey, FragmentEntry, FragmentSlot,
 };
@@ -50,6 +50,20 @@ impl MapSet {
         });
         let counters: Result<_, MapError> = entries.collect();
         counters.map_err(|error| label.cannot_read(error))
+    }
+
+    /// The connections that each rule has decided, summed over the CPUs.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub(super) fn read_rule_counts(&self) -> Result<BTreeMap<RuleId, u64>, Error> {
+        let Labelled { label, map } = &self.rule_counts;
+        let entries = map.iter().map(|entry| {
+            let (Wire(rule), of_cpus) = entry?;
+            Ok((rule, of_cpus.iter().sum()))
+        });
+        let counts: Result<_, MapError> = entries.collect();
+        counts.map_err(|error| label.cannot_read(error))
     }
 
     fn read_egress_marks(&self) -> Result<BTreeMap<u16, IfIndex>, Error> {

@@ -6,7 +6,7 @@ use aya::maps::{MapError, MapInfo, MapType};
 use netpol_common::addr::Addr;
 use netpol_common::flow_table::FlowBucket;
 use netpol_common::identities::N_FAMILIES;
-use netpol_common::ids::{Epoch, Identity, IfIndex};
+use netpol_common::ids::{Epoch, Identity, IfIndex, RuleId};
 use netpol_common::keys::{
     AddressKey, BackendEntry, CounterKey, CounterValue, EndpointEntry, EndpointSlot, FlowKey,
     FragmentEntry, FragmentSlot, Known, NodeKey, PrefixKey,
@@ -92,6 +92,7 @@ pub(crate) fn expected(capacities: &BTreeMap<&'static str, u32>) -> Vec<Layout> 
         map::<FlowKey, BackendEntry>(maps::BACKENDS, MapType::LruHash, maps::MAX_BACKENDS),
         map::<u32, Epoch>(maps::EPOCH, MapType::Array, 1),
         map::<CounterKey, CounterValue>(maps::COUNTERS, MapType::PerCpuHash, maps::MAX_COUNTERS),
+        map::<RuleId, u64>(maps::RULE_COUNTS, MapType::PerCpuHash, maps::MAX_RULE_COUNTS),
         map::<(), ()>(maps::EVENTS, MapType::RingBuf, maps::EVENTS_LEN_BYTES),
         map::<IfIndex, ContainerId>(maps::CONTAINERS, MapType::Hash, maps::MAX_ENDPOINTS),
     ];

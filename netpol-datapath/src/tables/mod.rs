@@ -14,7 +14,7 @@ pub(crate) mod wire;
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuHashMap};
 use netpol_common::addr::Addr;
-use netpol_common::ids::{Epoch, Identity, IfIndex};
+use netpol_common::ids::{Epoch, Identity, IfIndex, RuleId};
 use netpol_common::keys::{
     BackendEntry, CounterKey, CounterValue, EndpointEntry, EndpointSlot, FlowKey, FragmentEntry,
     FragmentSlot, Known, NodeKey,
@@ -59,6 +59,7 @@ pub(crate) struct MapSet {
     pub(crate) egress_marks: Labelled<Array<MapData, Wire<IfIndex>>>,
     pub(crate) epoch: Labelled<Array<MapData, Wire<Epoch>>>,
     pub(crate) counters: Labelled<PerCpuHashMap<MapData, Wire<CounterKey>, Wire<CounterValue>>>,
+    pub(crate) rule_counts: Labelled<PerCpuHashMap<MapData, Wire<RuleId>, u64>>,
     /// Removed endpoints whose entries are still to be collected.
     pub(crate) leftovers: Leftovers,
 }
@@ -98,6 +99,7 @@ impl MapSet {
             egress_marks: Labelled::take(ebpf, label(maps::EGRESS_MARKS)?)?,
             epoch: Labelled::take(ebpf, label(maps::EPOCH)?)?,
             counters: Labelled::take(ebpf, label(maps::COUNTERS)?)?,
+            rule_counts: Labelled::take(ebpf, label(maps::RULE_COUNTS)?)?,
             leftovers: Leftovers::default(),
         })
     }

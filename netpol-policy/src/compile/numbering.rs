@@ -19,6 +19,9 @@ pub const TEMPORARY: [Identity; 2] = [Identity::FIRST, Identity(Identity::FIRST.
 /// The first number of a signature.
 const FIRST: Identity = Identity(Identity::FIRST.0 + 2);
 
+/// The first number of a rule.
+const FIRST_RULE: RuleId = RuleId(1);
+
 /// The numbers in use. A number is not used again while a map state can still hold it.
 #[derive(Debug)]
 pub struct Numbering {
@@ -33,13 +36,13 @@ pub struct Numbering {
 
 impl Default for Numbering {
     fn default() -> Self {
-        Self::after(FIRST)
+        Self::after(FIRST, FIRST_RULE)
     }
 }
 
 impl Numbering {
-    /// Starts at this identity, which must be above all identities in maps of an earlier run.
-    pub fn after(next_identity: Identity) -> Self {
+    /// Starts at this identity and this rule, which must be above all of those in maps of an earlier run.
+    pub fn after(next_identity: Identity, next_rule: RuleId) -> Self {
         Self {
             peer_sets: BTreeMap::new(),
             identities: BTreeMap::new(),
@@ -47,7 +50,7 @@ impl Numbering {
             rules_by_id: BTreeMap::new(),
             next_peer_set: 0,
             next_identity: next_identity.max(FIRST),
-            next_rule: RuleId(1),
+            next_rule: next_rule.max(FIRST_RULE),
         }
     }
 
@@ -59,6 +62,11 @@ impl Numbering {
     /// Every rule in force with its number.
     pub fn rules(&self) -> impl Iterator<Item = (RuleId, &RuleRef)> {
         self.rules_by_id.iter().map(|(id, rule)| (*id, rule))
+    }
+
+    /// How many rules have got numbers so far.
+    pub fn n_numbered_rules(&self) -> u32 {
+        self.next_rule.0
     }
 
     pub(super) fn peer_set(&mut self, peers: &Arc<PeerSet>) -> PeerSetId {
@@ -95,7 +103,7 @@ impl Numbering {
             return *id;
         }
         let id = self.next_rule;
-        self.next_rule = RuleId(id.0.checked_add(1).unwrap_or(1));
+        self.next_rule = RuleId(id.0.checked_add(1).unwrap_or(FIRST_RULE.0));
         self.rules.insert(rule.clone(), id);
         self.rules_by_id.insert(id, rule.clone());
         id
@@ -133,8 +141,7 @@ impl Numbering {
     pub(super) fn begin_anew(&mut self) {
         *self = Self {
             next_peer_set: self.next_peer_set,
-            next_rule: self.next_rule,
-            ..Self::after(self.next_identity)
+            ..Self::after(self.next_identity, self.next_rule)
         };
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netpol_common::addr::Addr;
 use netpol_common::flow::{Step, is_current};
-use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol};
+use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowSlots, AllowValue, BackendValue, EndpointValue, FlowEntry, FlowKey,
     FlowValue, FragmentEntry, FragmentKey, FragmentSlot, FragmentValue, Known, NodeKey, PrefixKey,
@@ -31,6 +31,7 @@ pub struct MemoryMaps {
     flow_seed: u64,
     flow_handles: RefCell<BTreeMap<u16, FlowKey>>,
     backends: RefCell<BTreeMap<FlowKey, BackendValue>>,
+    rule_counts: RefCell<BTreeMap<RuleId, u64>>,
 }
 
 /// Result of judging a frame.
@@ -106,6 +107,11 @@ impl MemoryMaps {
     /// All connections.
     pub fn flows(&self) -> BTreeMap<FlowKey, FlowValue> {
         self.flows.borrow().iter().map(|(key, entry)| (*key, entry.flow)).collect()
+    }
+
+    /// The connections that each rule has decided.
+    pub fn rule_counts(&self) -> BTreeMap<RuleId, u64> {
+        self.rule_counts.borrow().clone()
     }
 
     /// All fragmented datagrams.
@@ -252,6 +258,10 @@ impl PolicyMaps for MemoryMaps {
 
     fn set_backend(&self, key: &FlowKey, value: &BackendValue) {
         self.backends.borrow_mut().insert(*key, *value);
+    }
+
+    fn count_rule(&self, rule: RuleId) {
+        *self.rule_counts.borrow_mut().entry(rule).or_default() += 1;
     }
 
     fn epoch(&self) -> Epoch {

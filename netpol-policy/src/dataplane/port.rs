@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use netpol_common::addr::Addr;
-use netpol_common::ids::{Direction, Epoch, IfIndex, Nanos};
+use netpol_common::ids::{Direction, Epoch, IfIndex, Nanos, RuleId};
 use netpol_common::keys::{CounterKey, FlowKey, FlowValue, Known};
 use netpol_common::mac::Mac;
 
@@ -244,6 +244,17 @@ pub trait Flows: Maps {
     /// # Errors
     /// The map cannot be read.
     fn n_evicted_flows(&self) -> Result<u64, Self::Error>;
+    /// The connections that each rule has decided since its number was first used or removed. Numbers can be those of rules that are
+    /// not in force any more. At most [`MAX_RULE_COUNTS`](netpol_common::maps::MAX_RULE_COUNTS): further rules are not counted.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    fn rule_counts(&self) -> Result<BTreeMap<RuleId, u64>, Self::Error>;
+    /// Removes the counts of rules that are not in force any more.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    fn remove_rule_counts(&mut self, rules: &[RuleId]) -> Result<(), Self::Error>;
     /// Adds connections that began before the programs were attached. Known ones stay as they are.
     ///
     /// # Errors

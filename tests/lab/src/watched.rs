@@ -97,7 +97,7 @@ impl Watched {
         keepalive: Keepalive,
     ) -> Self {
         let kubeconfig = cluster.kubeconfig();
-        let access = Access::open_with(Some(&kubeconfig), keepalive).await.unwrap();
+        let access = Access::open_with(Some(&kubeconfig), None, keepalive).await.unwrap();
         let is_as_usual = options.max_retry == Options::default().max_retry;
         let options = if is_as_usual {
             let (min_retry, max_retry) = (Duration::from_millis(10), Duration::from_millis(100));

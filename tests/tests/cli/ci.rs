@@ -224,6 +224,14 @@ fn valid(schema: &Value, command: &str) -> Value {
     value
 }
 
+/// Whether a value is as a schema of the documentation says.
+#[track_caller]
+pub(crate) fn assert_valid(name: &str, value: &Value) {
+    let (schema, mut found) = (schema(name), Vec::new());
+    violations(&schema, value, &schema, "", &mut found);
+    assert!(found.is_empty(), "{name}: {}", found.join("\n"));
+}
+
 #[track_caller]
 fn schema(name: &str) -> Value {
     let path = repository::path(format!("docs/schemas/{name}"));

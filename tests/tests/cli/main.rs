@@ -13,6 +13,7 @@ mod flannel;
 mod html;
 mod inputs;
 mod lint;
+mod live;
 mod matrix;
 mod usage;
 mod workloads;

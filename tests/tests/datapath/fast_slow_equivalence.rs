@@ -10,7 +10,7 @@ use netpol_common::keys::{
     CounterKey, FlowKey, FlowValue, FragmentEntry, FragmentSlot, FragmentValue,
 };
 use netpol_common::mac::Mac;
-use netpol_common::maps::{BACKENDS, COUNTERS, FLOWS, FRAGMENTS};
+use netpol_common::maps::{BACKENDS, COUNTERS, FLOWS, FRAGMENTS, RULE_COUNTS};
 use netpol_common::packet::{ETHERNET_LEN, Frame, PacketBytes};
 use netpol_common::verdict::{DEFAULT_MARK_MASK, HookContext, Outcome};
 use netpol_datapath::netlink::PretendDevices;
@@ -72,8 +72,13 @@ impl Equivalence {
         let mut devices = PretendDevices::in_new_namespace(IfIndex(PODS[0])).unwrap();
         devices.ensure(IfIndex(NO_POD)).unwrap();
         // Small maps, because the test reads them after every step.
-        let capacities =
-            BTreeMap::from([(FLOWS, 512), (BACKENDS, 256), (FRAGMENTS, 1024), (COUNTERS, 1024)]);
+        let capacities = BTreeMap::from([
+            (FLOWS, 512),
+            (BACKENDS, 256),
+            (FRAGMENTS, 1024),
+            (COUNTERS, 1024),
+            (RULE_COUNTS, 1024),
+        ]);
         let config = Config { flow_reads, capacities, ..Config::private() };
         let kernel = Datapath::load(&config).unwrap();
         let memory = || MemoryMaps::default().with_flow_seed(kernel.flow_seed());
@@ -93,6 +98,8 @@ impl Equivalence {
         let ops = diff(self.memory.map_state(), &MapState::default());
         self.kernel.apply(&ops).unwrap();
         self.kernel.collect_garbage().unwrap();
+        let counted: Vec<_> = self.kernel.rule_counts().unwrap().into_keys().collect();
+        self.kernel.remove_rule_counts(&counted).unwrap();
         let memory = || MemoryMaps::default().with_flow_seed(self.kernel.flow_seed());
         self.memory = memory();
         self.long = memory();
@@ -184,6 +191,8 @@ impl Equivalence {
         check(&there.mark, &outcome.mark, &said)?;
         // Counters first, because they contain the reason.
         check(&self.kernel_counters(), &self.counted, &said)?;
+        check(&self.kernel.rule_counts().unwrap(), &self.memory.rule_counts(), &said)?;
+        check(&self.long.rule_counts(), &self.memory.rule_counts(), &said)?;
         let kernel_flows = self.kernel.flows().unwrap();
         let ahead = self.epochs_ahead;
         check(&flows(kernel_flows, ahead), &flows(self.memory.flows(), 0), &said)?;

@@ -17,6 +17,7 @@ mod kernels;
 mod map_gc;
 mod migration;
 mod recycled;
+mod rule_counts;
 mod strategies;
 mod verifier;
 mod wire;

@@ -4,9 +4,12 @@
 //! `UPDATE_EXPECT=1`, which writes `docs/metrics.md`.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
+use netpol_common::maps;
 use netpol_policy::dataplane::port::Kernel;
-use netpol_policy::model::Kind;
+use netpol_policy::model::{Kind, ObjectName};
+use netpol_policy::resolve::RuleRef;
 use netpol_proto::build;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Unit;
@@ -24,8 +27,9 @@ impl<K: Kernel> Agent<K> {
     ///
     /// # Errors
     /// The kernel's counters cannot be read.
-    pub fn metrics(&mut self) -> Result<Vec<Metric>, K::Error> {
+    pub fn metrics(&mut self, now: Instant) -> Result<Vec<Metric>, K::Error> {
         self.observe_drops()?;
+        self.observe_rules(now)?;
         let status = self.describe();
         let mut metrics = vec![
             in_force(status.is_in_force.into()),
@@ -38,8 +42,15 @@ impl<K: Kernel> Agent<K> {
         ];
         metrics.extend(self.latency_metrics(&status));
         metrics.extend(source_metrics(&status));
+        let rule_counts = MapStatus {
+            n_entries: self.rule_totals.n_counted(),
+            capacity: usize::try_from(maps::MAX_RULE_COUNTS).unwrap_or(usize::MAX),
+        };
+        let rule_counts = ("rule_counts".to_owned(), rule_counts);
         let by_map = |value: fn(&MapStatus) -> usize| {
-            labelled("map", status.maps.iter().map(|(name, map)| (name.clone(), count(value(map)))))
+            let of_rules = std::iter::once((&rule_counts.0, &rule_counts.1));
+            let all = status.maps.iter().chain(of_rules);
+            labelled("map", all.map(|(name, map)| (name.clone(), count(value(map)))))
         };
         metrics.extend([
             gauge("map_entries", "Entries in each map", by_map(|map| map.n_entries)),
@@ -93,6 +104,7 @@ impl<K: Kernel> Agent<K> {
             labelled("code", by_code),
         ));
         metrics.extend(self.packet_metrics());
+        metrics.push(self.rule_metric());
         Ok(metrics)
     }
 
@@ -132,6 +144,26 @@ impl<K: Kernel> Agent<K> {
         let pod_at = |ifindex| state.endpoint(ifindex).map(|endpoint| endpoint.pod.clone());
         drop_totals.observe(kernel.counters()?, pod_at);
         Ok(())
+    }
+
+    /// Connections by rule.
+    fn rule_metric(&self) -> Metric {
+        let sample = |(rule, value): (Option<&RuleRef>, u64)| {
+            let labels = rule.map(|rule| {
+                let kind = Kind::from(rule.policy.kind).to_string();
+                let ObjectName { namespace, name } = &rule.policy.name;
+                let direction = rule.direction.to_string();
+                [kind, namespace.to_string(), name.to_string(), direction, rule.index.to_string()]
+            });
+            let names = ["kind", "namespace", "policy", "direction", "rule"];
+            let labels = names.into_iter().zip(labels.unwrap_or_default()).collect();
+            Sample { labels, value }
+        };
+        counter(
+            "rule_connections",
+            "Connections that a rule of a policy has decided: begun if it accepts, attempted if it denies, for the 50 rules of the node with most of them; the rest has no policy",
+            self.rule_totals.of_rules().map(sample).collect(),
+        )
     }
 
     /// Packets that were dropped, or that audit mode has let pass.
@@ -327,7 +359,7 @@ mod tests {
         drop(answer);
         let process = OwnProcess::read();
         assert!(process.is_some(), "no /proc");
-        render(fixture.agent.metrics().unwrap(), process).unwrap()
+        render(fixture.agent.metrics(fixture.now).unwrap(), process).unwrap()
     }
 
     /// Name and labels of a line `name{label="value",..} number`.
@@ -364,6 +396,10 @@ mod tests {
              another pod takes the place of the one with the fewest when it has gained more than twice as many between two scrapes, and\n\
              begins there. The drops of all others are the series without namespace and pod. Which policies concern a dropped packet is not\n\
              counted: `netpol-agent drops` names them for the packets that it reports.\n\n\
+             `netpol_rule_connections_total` counts connections where they are decided. One that several rules allow counts for one of them;\n\
+             one to a Service counts when it leaves for its backend; a repeated first packet counts again. A rule that denies counts each\n\
+             attempt. It has the 50 rules of a node with the most connections, chosen as the pods are; `netpol-agent rules` has all of them.\n\
+             The kernel counts 16,384 rules at most: when `netpol_map_entries{map=\"rule_counts\"}` is there, further rules are not counted.\n\n\
              A test keeps this page equal to the program; with `UPDATE_EXPECT=1` the test writes it.\n\n\
              | metric | type | labels | meaning |\n|---|---|---|---|\n",
         );
@@ -462,7 +498,7 @@ mod tests {
             fixture.agent.expire(fixture.now + Duration::from_mins(1));
             drop(answer);
         }
-        let text = render(fixture.agent.metrics().unwrap(), None).unwrap();
+        let text = render(fixture.agent.metrics(fixture.now).unwrap(), None).unwrap();
         for (cause, n) in [("kernel", 0), ("not-listed", 1), ("unknown-pod", 1)] {
             let line = format!("netpol_add_failures_total{{cause=\"{cause}\"}} {n}");
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
@@ -483,7 +519,7 @@ mod tests {
         fixture.agent.end_step(at(30));
         drop(answer);
         let line = |agent: &mut Agent<crate::agent::fake_kernel::FakeKernel>, line: &str| {
-            render(agent.metrics().unwrap(), None).unwrap().lines().any(|found| found == line)
+            render(agent.metrics(begin).unwrap(), None).unwrap().lines().any(|found| found == line)
         };
         assert!(line(&mut fixture.agent, "netpol_add_latency_seconds_count 1"));
         assert!(line(&mut fixture.agent, "netpol_change_latency_seconds_count 0"));

@@ -15,6 +15,7 @@ pub(super) mod latencies;
 pub(super) mod migrations;
 pub(super) mod publishing;
 pub(super) mod registry;
+pub(super) mod rule_totals;
 pub(super) mod tunnels;
 pub(super) mod unidentified;
 
@@ -24,7 +25,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use netpol_common::ids::{Identity, IfIndex};
+use netpol_common::ids::{Identity, IfIndex, RuleId};
 use netpol_common::keys::EndpointValue;
 use netpol_datapath::netlink::{Device, Devices, Leads};
 use netpol_policy::compile::{Compiled, LeftOut, MapState, RefusedServices};
@@ -51,6 +52,7 @@ use self::latencies::Latencies;
 use self::migrations::Migrations;
 use self::publishing::Publishing;
 use self::registry::{Record, Registry};
+use self::rule_totals::RuleTotals;
 use self::tunnels::{PodTunnels, Tunnels};
 use self::unidentified::Unidentified;
 
@@ -106,6 +108,9 @@ pub struct Agent<K> {
     pub(super) latencies: Latencies,
     pub(super) add_failures: AddFailures,
     pub(super) drop_totals: DropTotals,
+    pub(super) rule_totals: RuleTotals,
+    /// [`Compiled::n_numbered_rules`] when `rule_totals` was last told the rules in force.
+    pub(super) n_numbered_rules: u32,
 }
 
 /// A device through which packets leave the node.
@@ -155,11 +160,13 @@ impl<K: Kernel> Agent<K> {
         let next = highest
             .max(in_maps)
             .map_or(Identity::FIRST, |identity| Identity(identity.0.saturating_add(1)));
+        let rules = map_state.allow.values().flat_map(|map| map.values()).map(|value| value.rule);
+        let next_rule = rules.max().map_or(RuleId(1), |rule| RuleId(rule.0.saturating_add(1)));
         let is_primed = map_state != MapState::default() && !kernel.has_predecessor();
         let mut agent = Self {
             kernel,
             state: ClusterState::default(),
-            compiled: Compiled::after(next),
+            compiled: Compiled::after(next, next_rule),
             map_state,
             diagnostics: DiagnosticIndex::default(),
             left_out: LeftOut::new(),
@@ -192,6 +199,8 @@ impl<K: Kernel> Agent<K> {
             latencies: Latencies::default(),
             add_failures: AddFailures::default(),
             drop_totals: DropTotals::default(),
+            rule_totals: RuleTotals::default(),
+            n_numbered_rules: 0,
         };
         agent.read_missing_pod_ends();
         let recorded: Vec<Endpoint> = agent.registry.records().map(Record::endpoint).collect();

@@ -82,9 +82,9 @@ struct Dirty {
 }
 
 impl Compiled {
-    /// No results yet; identities start at this number, which must be above all identities in maps of an earlier run.
-    pub fn after(next_identity: Identity) -> Self {
-        Self { numbering: Numbering::after(next_identity), ..Self::default() }
+    /// No results yet; identities and rules start at these numbers, which must be above all of those in maps of an earlier run.
+    pub fn after(next_identity: Identity, next_rule: RuleId) -> Self {
+        Self { numbering: Numbering::after(next_identity, next_rule), ..Self::default() }
     }
 
     /// The same for maps of another size.
@@ -125,6 +125,16 @@ impl Compiled {
     /// The rule behind a number, if it is in force.
     pub fn rule(&self, id: RuleId) -> Option<&RuleRef> {
         self.numbering.rule(id)
+    }
+
+    /// Every rule in force with its number.
+    pub fn rules(&self) -> impl Iterator<Item = (RuleId, &RuleRef)> {
+        self.numbering.rules()
+    }
+
+    /// How many rules have got numbers so far. Grows when a rule comes into force.
+    pub fn n_numbered_rules(&self) -> u32 {
+        self.numbering.n_numbered_rules()
     }
 
     /// How many identities addresses and prefixes have.

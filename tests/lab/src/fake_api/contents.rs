@@ -96,6 +96,8 @@ pub(super) struct Filter {
     pub(super) namespace: Option<String>,
     /// Only this name.
     pub(super) name: Option<String>,
+    /// Only with these labels; lists only.
+    pub(super) labels: BTreeMap<String, String>,
 }
 
 impl Filter {
@@ -103,6 +105,16 @@ impl Filter {
     pub(super) fn has(&self, key: &Key) -> bool {
         self.namespace.as_ref().is_none_or(|namespace| *namespace == key.0)
             && self.name.as_ref().is_none_or(|name| *name == key.1)
+    }
+
+    /// Whether an object has the labels.
+    fn has_labels(&self, json: &[u8]) -> bool {
+        if self.labels.is_empty() {
+            return true;
+        }
+        let object: Value = serde_json::from_slice(json).unwrap_or_default();
+        let label = |key: &str| object.get("metadata")?.get("labels")?.get(key)?.as_str();
+        self.labels.iter().all(|(key, value)| label(key) == Some(value))
     }
 }
 
@@ -181,7 +193,9 @@ impl Contents {
     /// All objects of a resource that the filter selects, without `kind` and `apiVersion`.
     pub(super) fn all(&self, number: usize, filter: &Filter) -> Vec<Bytes> {
         let objects = self.collections.get(number).map(|collection| &collection.objects);
-        let objects = objects.into_iter().flatten().filter(|(key, _)| filter.has(key));
+        let objects = objects.into_iter().flatten();
+        let objects =
+            objects.filter(|(key, stored)| filter.has(key) && filter.has_labels(&stored.json));
         objects.map(|(_, stored)| stored.json.clone()).collect()
     }
 

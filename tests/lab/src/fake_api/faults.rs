@@ -65,12 +65,19 @@ pub(super) struct Faults {
     pub(super) served: Vec<&'static str>,
     /// The answer to requests for discovery.
     pub(super) discovery: Option<StatusCode>,
+    /// The only version of the protocol of `exec`; `None` for all.
+    pub(super) exec_protocol: Option<&'static str>,
 }
 
 impl FakeApi {
     /// Reports this minor version of Kubernetes.
     pub fn set_minor_version(&self, minor: u32) {
         self.shared.change(|state| state.faults.minor_version = Some(minor));
+    }
+
+    /// Knows only this version of the protocol of `exec`, such as `v4.channel.k8s.io`.
+    pub fn set_exec_protocol(&self, protocol: &'static str) {
+        self.shared.change(|state| state.faults.exec_protocol = Some(protocol));
     }
 
     /// Serves `ClusterNetworkPolicies` in these versions, and ends all watches: none is as after the removal of their definition,
@@ -168,7 +175,11 @@ impl FakeApi {
     /// before.
     pub fn delete_while_listed(&self, kind: Kind, namespace: &str, name: &str) {
         let number = number_of(kind);
-        let filter = Filter { namespace: Some(namespace.to_owned()), name: Some(name.to_owned()) };
+        let filter = Filter {
+            namespace: Some(namespace.to_owned()),
+            name: Some(name.to_owned()),
+            ..Filter::default()
+        };
         self.shared.change(|state| {
             let objects = state.contents.all(number, &filter);
             state

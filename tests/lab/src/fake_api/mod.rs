@@ -1,11 +1,12 @@
 //! A small Kubernetes API server in this process, over plain HTTP on the loopback interface.
 //!
-//! It lists (in pages), watches (bookmarks, streaming lists, 410 Gone), gets, creates, and patches the objects of a few resources, and
-//! fails on demand as real servers do. In: objects as JSON, which it stores without validation. Must not: contain
+//! It lists (in pages), watches (bookmarks, streaming lists, 410 Gone), gets, creates, and patches the objects of a few resources, runs
+//! programs in pods (`pods/exec` over a WebSocket), and fails on demand as real servers do. In: objects as JSON, which it stores without validation. Must not: contain
 //! expectations about the client under test.
 
 mod apply;
 mod contents;
+mod exec;
 mod faults;
 mod resource;
 mod serve;
@@ -27,6 +28,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch as tokio_watch;
 use tokio::task::AbortHandle;
 
+pub use exec::{Executed, Executor};
 pub use faults::{GoneAs, StreamingLists};
 pub use tunnel::ConnectProxy;
 
@@ -71,11 +73,12 @@ struct Shared {
     breaker: tokio_watch::Sender<u64>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     contents: Contents,
     faults: Faults,
     applied: Applied,
+    executors: BTreeMap<(String, String), Executor>,
     asked: VecDeque<Asked>,
 }
 
@@ -280,6 +283,7 @@ async fn converse(shared: Arc<Shared>, stream: TcpStream) {
     let mut breaker = shared.breaker.subscribe();
     let service = service_fn(move |request| serve::serve(Arc::clone(&shared), request));
     let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    let connection = connection.with_upgrades();
     tokio::select! {
         _ = connection => {}
         _ = breaker.changed() => {}

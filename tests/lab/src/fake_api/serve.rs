@@ -19,20 +19,20 @@ use super::contents::{Filter, Gone};
 use super::faults::{GoneAs, StreamingLists, status_json};
 use super::resource::{RESOURCES, ResourcePath, discovery, is_discovery, parse_path, stored_path};
 use super::watch::{Start, Watch, Wish, error_line};
-use super::{Asked, Shared, State};
+use super::{Asked, Shared, State, exec};
 
 /// The minor version of Kubernetes, unless a test sets another one.
 const MINOR_VERSION: u32 = 36;
 
-type Body = UnsyncBoxBody<Bytes, io::Error>;
+pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// An error answer.
-struct Refusal(StatusCode, &'static str, String);
+pub(super) struct Refusal(pub(super) StatusCode, pub(super) &'static str, pub(super) String);
 
 /// Answers one request.
 pub(super) async fn serve(
     shared: Arc<Shared>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let query = parse_query(request.uri().query().unwrap_or_default());
     let method = request.method().clone();
@@ -47,6 +47,12 @@ pub(super) async fn serve(
 
     let token = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let admitted = shared.with(|state| admit(state, &path, token));
+    if admitted.is_ok()
+        && let Some(pod) = exec::pod_of(&path)
+    {
+        let served = exec::serve(&shared, &mut request, &pod);
+        return Ok(served.unwrap_or_else(refuse));
+    }
     let request_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let request_type = request_type.map(str::to_owned);
     let body = request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
@@ -86,9 +92,11 @@ pub(super) async fn serve(
             )),
         }
     });
-    Ok(served.unwrap_or_else(|Refusal(code, reason, message)| {
-        answer(code, status_json(code, reason, &message).to_string().into())
-    }))
+    Ok(served.unwrap_or_else(refuse))
+}
+
+fn refuse(Refusal(code, reason, message): Refusal) -> Response<Body> {
+    answer(code, status_json(code, reason, &message).to_string().into())
 }
 
 /// Applies the faults that concern every request.
@@ -125,7 +133,8 @@ fn read(
             Refusal(StatusCode::NOT_FOUND, "NotFound", format!("{} not found", key.1))
         });
     }
-    let filter = Filter { namespace, name: selected_name(query)? };
+    let labels = query.get("labelSelector").map(String::as_str).unwrap_or_default();
+    let filter = Filter { namespace, name: selected_name(query)?, labels: labels_of(labels)? };
     if query.get("watch").is_some_and(|watch| watch == "true" || watch == "1") {
         shared.with(|state| watch(shared, state, resource, filter, query))
     } else {
@@ -140,6 +149,17 @@ fn selected_name(query: &BTreeMap<String, String>) -> Result<Option<String>, Ref
         Some(("metadata.name", name)) => Ok(Some(name.trim_start_matches('=').to_owned())),
         _ => Err(bad_request(format!("field selector {selector} is not supported"))),
     }
+}
+
+/// The labels of a selector; only equality is supported.
+fn labels_of(selector: &str) -> Result<BTreeMap<String, String>, Refusal> {
+    let terms = selector.split(',').filter(|term| !term.is_empty());
+    let labels = terms.map(|term| {
+        let (key, value) = term.split_once('=').filter(|(key, _)| !key.ends_with('!'))?;
+        Some((key.to_owned(), value.trim_start_matches('=').to_owned()))
+    });
+    let labels: Option<_> = labels.collect();
+    labels.ok_or_else(|| bad_request(format!("label selector {selector} is not supported")))
 }
 
 fn list(
@@ -390,7 +410,7 @@ fn parse_query(query: &str) -> BTreeMap<String, String> {
     pairs.map(|(name, value)| (decode(name), decode(value))).collect()
 }
 
-fn percent_decode(text: &str) -> String {
+pub(super) fn percent_decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
@@ -406,7 +426,7 @@ fn percent_decode(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn bad_request(message: String) -> Refusal {
+pub(super) fn bad_request(message: String) -> Refusal {
     Refusal(StatusCode::BAD_REQUEST, "BadRequest", message)
 }
 
@@ -418,7 +438,7 @@ fn answer(code: StatusCode, json: Bytes) -> Response<Body> {
     respond(code, Full::new(json).map_err(|never| match never {}).boxed_unsync())
 }
 
-fn respond(code: StatusCode, body: Body) -> Response<Body> {
+pub(super) fn respond(code: StatusCode, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = code;
     response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));

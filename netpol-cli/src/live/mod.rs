@@ -1,0 +1,52 @@
+//! Commands that ask the agents of a live cluster, from any machine with a kubeconfig.
+//!
+//! In: access to the API server. Out: what the agents answer, and the nodes that do not answer, each with the reason. Must not:
+//! change an object of the cluster, or wait for a node longer than `--node-timeout`.
+//!
+//! How a command uses it:
+//!
+//! ```text
+//! block_on(async {
+//!     let cluster = Cluster::open(&access).await?;          // --kubeconfig, --context, ...
+//!     let found = cluster.agents().await?;                  // one agent for each node; nodes without one are silent
+//!     let answers = cluster.ask_all(found, &["flows"]).await; // `netpol-agent flows -o json`, on many nodes at the same time
+//!     let lines = cluster.ask_all_lines(found, &["drops"]).await; // the same for a command that writes one object a line
+//!     let one = cluster.ask(&agent, &["status"]).await;       // the same on one node
+//!     exec::follow(&cluster, &agent.pod, &["drops", "--follow", "--attended"], &sender).await; // lines as they come
+//! })
+//! ```
+
+mod answer;
+pub(crate) mod cluster;
+mod drops;
+mod duration;
+mod exec;
+mod follow;
+mod output;
+mod pods;
+mod selection;
+mod status;
+
+pub(crate) use drops::DropsArgs;
+pub(crate) use status::StatusArgs;
+
+use std::future::Future;
+
+use anyhow::Context as _;
+use netpol_terminal::Terminal;
+
+/// Runs a command that asks agents. Only such a command has a runtime.
+pub(crate) fn block_on<F: Future>(command: F) -> anyhow::Result<F::Output> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    Ok(runtime.context("cannot start the async runtime")?.block_on(command))
+}
+
+/// `status`: the state of all nodes, or of one pod.
+pub(crate) fn status(args: &StatusArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
+    block_on(status::run(args, terminal))?
+}
+
+/// `drops`: dropped packets of all nodes.
+pub(crate) fn drops(args: &DropsArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
+    block_on(drops::run(args, terminal))?
+}
