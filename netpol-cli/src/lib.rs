@@ -51,6 +51,7 @@ enum Command {
     Diff(diff::DiffArgs),
     Test(expectations::TestArgs),
     Status(live::StatusArgs),
+    Drops(live::DropsArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
 }
@@ -83,6 +84,7 @@ fn dispatch(command: Command, name: Name, terminal: &mut Terminal<'_>) -> anyhow
         Command::Diff(args) => diff::run(args, terminal),
         Command::Test(args) => expectations::run(args, terminal),
         Command::Status(args) => live::status(&args, terminal),
+        Command::Drops(args) => live::drops(&args, terminal),
         Command::Man(args) => man::run(args, name.command(), terminal),
         Command::Completions(args) => {
             completions::run(&args, &mut name.command(), name.file(), terminal)

@@ -31,7 +31,7 @@ mod unable;
 mod upkeep;
 
 pub use answers::handle::Handle;
-pub use answers::report::{DropRecord, FlowRecord};
+pub use answers::report::{DropRecord, FlowRecord, NotShownRecord};
 pub use answers::rules::{RuleRecord, RuleReport};
 pub use answers::status::{
     Attached, EndpointStatus, ExitGuardStatus, InterfaceState, MapStatus, PolicyStatus, Protection,

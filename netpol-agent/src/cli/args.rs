@@ -1,6 +1,7 @@
 //! The arguments of all commands, as typed.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use netpol_policy::model::Transport;
@@ -125,6 +126,12 @@ pub(super) enum LogFormat {
     Json,
 }
 
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let parsed: Option<jiff::SignedDuration> = text.parse().ok();
+    let duration = parsed.and_then(|duration| Duration::try_from(duration).ok());
+    duration.ok_or_else(|| "it is no duration, such as 90s or 5m".to_owned())
+}
+
 fn parse_mask(text: &str) -> Result<u32, String> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
     let mask = u32::from_str_radix(digits, 16).map_err(|error| error.to_string())?;
@@ -154,6 +161,15 @@ pub(super) struct DropsArgs {
     /// Show new drops too, until interrupted.
     #[arg(short, long)]
     pub(super) follow: bool,
+    /// Only drops that are not older than this, such as `90s` or `5m`; as far back as they are kept.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(super) since: Option<Duration>,
+    /// With --follow, report within a second how many drops the rate limit has left out.
+    #[arg(long, requires = "follow")]
+    pub(super) not_shown: bool,
+    /// With --follow, end when the standard input ends, or sends nothing for 30 s: for callers that another machine connects.
+    #[arg(long, requires = "follow")]
+    pub(super) attended: bool,
     /// Format of the result; JSON is one object per line.
     #[arg(short, long, value_enum, default_value_t)]
     pub(super) output: Output,

@@ -1,4 +1,4 @@
-//! `status`, `drops`, `flows` and `explain`: ask the agent on this node.
+//! `status`, `flows` and `explain`: ask the agent on this node.
 
 use std::future::Future;
 use std::io::{self, Write};
@@ -10,10 +10,10 @@ use comfy_table::{Table, presets};
 use netpol_policy::simulate::Explanation;
 use netpol_terminal::{DENIED, FAILED, Output, Terminal};
 
-use super::args::{AgentArgs, DropsArgs, ExplainArgs, FlowsArgs, RulesArgs, StatusArgs};
+use super::args::{AgentArgs, ExplainArgs, FlowsArgs, RulesArgs, StatusArgs};
 use crate::agent::{
-    Attached, CONTROL_SOCKET, DropRecord, FlowRecord, InterfaceState, MapStatus, PolicyStatus,
-    Protection, PublishingOutcome, PublishingStatus, RuleRecord, RuleReport, SourceStatus, Status,
+    Attached, CONTROL_SOCKET, FlowRecord, InterfaceState, MapStatus, PolicyStatus, Protection,
+    PublishingOutcome, PublishingStatus, RuleRecord, RuleReport, SourceStatus, Status,
     TunnelStatus, UplinkStatus,
 };
 use crate::control::client;
@@ -224,54 +224,6 @@ pub(super) fn explain(args: ExplainArgs, terminal: &mut Terminal<'_>) -> anyhow:
     Ok(if explanation.is_allowed { 0 } else { DENIED })
 }
 
-/// Shows the latest drops.
-pub(super) fn drops(args: DropsArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
-    let DropsArgs { agent, follow, output } = args;
-    let question = if follow { "/drops?follow" } else { "/drops" };
-    let out = &mut terminal.stdout;
-    let print = |line: &str| -> io::Result<()> {
-        match output {
-            Output::Json => writeln!(out, "{line}")?,
-            Output::Text => {
-                let record: DropRecord = serde_json::from_str(line).map_err(io::Error::other)?;
-                writeln!(out, "{}", drop_line(&record))?;
-            }
-        }
-        out.flush()
-    };
-    block_on(client::follow(&control_socket(&agent), question, print))??;
-    Ok(0)
-}
-
-fn drop_line(record: &DropRecord) -> String {
-    let pod = record.pod.as_ref().map_or_else(|| "(removed pod)".to_owned(), ToString::to_string);
-    let action = if record.is_dropped { "dropped" } else { "would be dropped" };
-    let end = |address: std::net::IpAddr, port: u16| std::net::SocketAddr::new(address, port);
-    let peer = record.peer.as_ref().map_or_else(String::new, |peer| format!(", peer {peer}"));
-    let why = match (&record.rule, record.tier) {
-        (Some(rule), Some(tier)) => format!(", denied by {rule} ({tier} tier)"),
-        (Some(rule), None) => format!(", denied by {rule}"),
-        (None, _) if record.policies.is_empty() => String::new(),
-        (None, _) => {
-            let names: Vec<_> = record.policies.iter().map(ToString::to_string).collect();
-            format!(", isolated by {}", names.join(", "))
-        }
-    };
-    let more = match record.n_suppressed {
-        0 => String::new(),
-        n => format!(" ({n} more suppressed by the rate limit)"),
-    };
-    format!(
-        "{} {pod} {} {action} ({}): {} {} -> {}{peer}{why}{more}",
-        record.unix_s,
-        record.direction,
-        record.reason,
-        record.protocol,
-        end(record.source, record.source_port),
-        end(record.destination, record.destination_port),
-    )
-}
-
 /// Lists the live connections.
 pub(super) fn flows(args: FlowsArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
     let FlowsArgs { agent, output } = args;
@@ -347,12 +299,12 @@ fn get(agent: &AgentArgs, question: &str) -> anyhow::Result<String> {
     Ok(block_on(client::get(&control_socket(agent), question))??)
 }
 
-fn control_socket(agent: &AgentArgs) -> std::path::PathBuf {
+pub(super) fn control_socket(agent: &AgentArgs) -> std::path::PathBuf {
     let path: &Path = &agent.socket;
     path.with_file_name(CONTROL_SOCKET)
 }
 
-fn block_on<F: Future>(question: F) -> anyhow::Result<F::Output> {
+pub(super) fn block_on<F: Future>(question: F) -> anyhow::Result<F::Output> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     Ok(runtime.context("starting the async runtime")?.block_on(question))
 }

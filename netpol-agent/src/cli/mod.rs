@@ -7,6 +7,7 @@
 mod args;
 mod ask;
 mod cni;
+mod drops;
 mod run;
 mod simulate;
 mod uninstall;
@@ -44,7 +45,7 @@ fn dispatch(command: Command, terminal: &mut Terminal<'_>) -> anyhow::Result<u8>
     match command {
         Command::Run(args) => run::run(args),
         Command::Status(args) => ask::status(args, terminal),
-        Command::Drops(args) => ask::drops(args, terminal),
+        Command::Drops(args) => drops::run(args, terminal),
         Command::Flows(args) => ask::flows(args, terminal),
         Command::Rules(args) => ask::rules(args, terminal),
         Command::Explain(args) => ask::explain(args, terminal),

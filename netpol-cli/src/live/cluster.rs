@@ -69,6 +69,15 @@ pub(crate) struct Silent {
     pub(crate) reason: String,
 }
 
+/// What a command writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// One JSON document.
+    Document,
+    /// One JSON object a line.
+    Lines,
+}
+
 /// The agents of a cluster.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Agents {
@@ -194,20 +203,41 @@ impl Cluster {
     /// # Errors
     /// The reason why the node does not answer.
     pub(crate) async fn ask(&self, agent: &Agent, args: &[&str]) -> Result<Value, Silent> {
+        self.ask_in(agent, args, Form::Document).await
+    }
+
+    async fn ask_in(&self, agent: &Agent, args: &[&str], form: Form) -> Result<Value, Silent> {
         let silent = |reason| Silent { node: agent.node.clone(), reason };
         match timeout(self.node_timeout, exec::run(self, &agent.pod, args)).await {
             Err(_) => Err(silent(format!("no answer within {:?}", self.node_timeout))),
             Ok(Err(error)) => Err(silent(format!("{error:#}"))),
-            Ok(Ok(text)) => serde_json::from_slice(&text)
-                .map_err(|error| silent(format!("its answer is not JSON: {error}"))),
+            Ok(Ok(text)) => {
+                let read = match form {
+                    Form::Document => serde_json::from_slice(&text),
+                    Form::Lines => {
+                        let lines = serde_json::Deserializer::from_slice(&text).into_iter();
+                        lines.collect::<Result<_, _>>().map(Value::Array)
+                    }
+                };
+                read.map_err(|error| silent(format!("its answer is not JSON: {error}")))
+            }
         }
     }
 
     /// Runs `netpol-agent ARGS -o json` on the nodes of all agents, many at the same time.
     pub(crate) async fn ask_all(&self, found: Agents, args: &[&str]) -> Answers {
+        self.ask_all_in(found, args, Form::Document).await
+    }
+
+    /// The same for a command that writes one object a line: each answer is an array.
+    pub(crate) async fn ask_all_lines(&self, found: Agents, args: &[&str]) -> Answers {
+        self.ask_all_in(found, args, Form::Lines).await
+    }
+
+    async fn ask_all_in(&self, found: Agents, args: &[&str], form: Form) -> Answers {
         let Agents { agents, mut silent } = found;
         let questions = agents.into_iter().map(async |agent| {
-            let answer = self.ask(&agent, args).await;
+            let answer = self.ask_in(&agent, args, form).await;
             (agent, answer)
         });
         let mut questions = futures::stream::iter(questions).buffer_unordered(MAX_CONCURRENT);

@@ -2,6 +2,9 @@
 //!
 //! In: a pod, arguments. Out: what the program writes. Must not: run anything else there.
 
+use std::pin::pin;
+use std::time::Duration;
+
 use anyhow::{Context as _, anyhow, bail, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
@@ -9,7 +12,12 @@ use kube::Api;
 use kube::api::{AttachParams, AttachedProcess};
 use netpol_kube::Error;
 use netpol_terminal::{DENIED, FAILED};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use serde_json::Value;
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader,
+};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::cluster::Cluster;
 
@@ -23,6 +31,9 @@ const MAX_ANSWER: u64 = 256 << 20;
 /// Most bytes of a line or of an error message.
 const MAX_LINE: u64 = 1 << 20;
 
+/// Time between two bytes to a followed program, a third of the silence after which it ends.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
 /// Bytes on their way from the API server.
 const BUFFER: usize = 1 << 16;
 
@@ -31,13 +42,13 @@ const BUFFER: usize = 1 << 16;
 /// # Errors
 /// The API server refuses, the connection breaks, or the program fails: its message.
 pub(super) async fn run(cluster: &Cluster, pod: &str, args: &[&str]) -> anyhow::Result<Vec<u8>> {
-    let mut process = start(cluster, pod, args).await?;
+    let mut process = start(cluster, pod, args, Stdin::None).await?;
     let status = process.take_status().context("no status")?;
     let stdout = limited(process.stdout(), MAX_ANSWER + 1);
     let stderr = limited(process.stderr(), MAX_LINE);
     let read = async { futures::join!(stdout, stderr) };
-    let mut status = std::pin::pin!(status);
-    let mut read = std::pin::pin!(read);
+    let mut status = pin!(status);
+    let mut read = pin!(read);
     let ((stdout, stderr), status) = tokio::select! {
         read = &mut read => (read, status.await),
         // Without a status the connection is broken, and nothing more comes.
@@ -54,11 +65,79 @@ pub(super) async fn run(cluster: &Cluster, pod: &str, args: &[&str]) -> anyhow::
     }
 }
 
-async fn start(cluster: &Cluster, pod: &str, args: &[&str]) -> anyhow::Result<AttachedProcess> {
+/// Runs `netpol-agent ARGS -o json` in a pod and passes on each line of JSON until the program ends or the receiver is dropped. The
+/// program must read its standard input, where a byte every [`HEARTBEAT`] says that somebody still listens.
+///
+/// # Errors
+/// Those of [`run`].
+pub(super) async fn follow(
+    cluster: &Cluster,
+    pod: &str,
+    args: &[&str],
+    lines: &mpsc::Sender<Value>,
+) -> anyhow::Result<()> {
+    let begun = timeout(cluster.node_timeout, start(cluster, pod, args, Stdin::Open)).await;
+    let Ok(begun) = begun else { bail!("no answer within {:?}", cluster.node_timeout) };
+    let mut process = begun?;
+    let mut status = pin!(process.take_status().context("no status")?);
+    let mut stdin = process.stdin().context("no input")?;
+    let mut stdout = BufReader::with_capacity(BUFFER, process.stdout().context("no output")?);
+    let mut stderr = pin!(limited(process.stderr(), MAX_LINE));
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    let (mut line, mut said, mut ended) = (Vec::new(), None, None);
+    loop {
+        tokio::select! {
+            read = stdout.read_until(b'\n', &mut line) => {
+                if read? == 0 {
+                    break;
+                }
+                if line.ends_with(b"\n") {
+                    // A line that is not JSON has no meaning.
+                    if let Ok(value) = serde_json::from_slice(&line)
+                        && lines.send(value).await.is_err()
+                    {
+                        return Ok(());
+                    }
+                    line.clear();
+                }
+                ensure!(line.len() as u64 <= MAX_LINE, "a line exceeds {MAX_LINE} bytes");
+            }
+            () = lines.closed() => return Ok(()),
+            _ = heartbeat.tick() => stdin.write_all(b"\n").await?,
+            text = &mut stderr, if said.is_none() => said = Some(text),
+            status = &mut status, if ended.is_none() => match status {
+                None => bail!("the connection broke off"),
+                Some(status) => ended = Some(status),
+            },
+        }
+    }
+    let status = match ended {
+        Some(status) => status,
+        None => status.await.context("the connection broke off")?,
+    };
+    match exit_code(&status)? {
+        0 => Ok(()),
+        code => Err(failure(code, &said.unwrap_or_default())),
+    }
+}
+
+/// Whether a program gets a standard input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stdin {
+    None,
+    Open,
+}
+
+async fn start(
+    cluster: &Cluster,
+    pod: &str,
+    args: &[&str],
+    stdin: Stdin,
+) -> anyhow::Result<AttachedProcess> {
     let pods = Api::<Pod>::namespaced(cluster.client.clone(), &cluster.agent_namespace);
     let params = AttachParams::default()
         .container(CONTAINER)
-        .stdin(false)
+        .stdin(stdin == Stdin::Open)
         .stdout(true)
         .stderr(true)
         .max_stdout_buf_size(BUFFER)

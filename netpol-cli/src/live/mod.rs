@@ -10,18 +10,24 @@
 //!     let cluster = Cluster::open(&access).await?;          // --kubeconfig, --context, ...
 //!     let found = cluster.agents().await?;                  // one agent for each node; nodes without one are silent
 //!     let answers = cluster.ask_all(found, &["flows"]).await; // `netpol-agent flows -o json`, on many nodes at the same time
+//!     let lines = cluster.ask_all_lines(found, &["drops"]).await; // the same for a command that writes one object a line
 //!     let one = cluster.ask(&agent, &["status"]).await;       // the same on one node
+//!     exec::follow(&cluster, &agent.pod, &["drops", "--follow", "--attended"], &sender).await; // lines as they come
 //! })
 //! ```
 
 mod answer;
 pub(crate) mod cluster;
+mod drops;
 mod duration;
 mod exec;
+mod follow;
 mod output;
 mod pods;
+mod selection;
 mod status;
 
+pub(crate) use drops::DropsArgs;
 pub(crate) use status::StatusArgs;
 
 use std::future::Future;
@@ -38,4 +44,9 @@ pub(crate) fn block_on<F: Future>(command: F) -> anyhow::Result<F::Output> {
 /// `status`: the state of all nodes, or of one pod.
 pub(crate) fn status(args: &StatusArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
     block_on(status::run(args, terminal))?
+}
+
+/// `drops`: dropped packets of all nodes.
+pub(crate) fn drops(args: &DropsArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
+    block_on(drops::run(args, terminal))?
 }

@@ -263,7 +263,13 @@ async fn of_pod(
         unanswered: Vec::new(),
     };
     let found = cluster.agents().await?.on(&[node.clone()].into());
-    let mut answers = cluster.ask_all(found, &["status"]).await;
+    let mut answers = Answers { answers: Vec::new(), silent: found.silent };
+    for agent in found.agents {
+        match cluster.ask(&agent, &["status"]).await {
+            Ok(status) => answers.answers.push((agent, status)),
+            Err(silent) => answers.silent.push(silent),
+        }
+    }
     let statuses = understood(&mut answers);
     let status = statuses.into_values().next();
     let endpoint =

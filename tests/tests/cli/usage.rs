@@ -35,6 +35,7 @@ fn version_and_help_are_output() {
               diff         Show which connections open and close between two sets of objects, on every port
               test         Compare expectations with what the policies allow: unit tests for policies
               status       Show what is in force on the nodes of a cluster, or at one pod
+              drops        Show dropped packets of all nodes: when, which pod and peer, the reason, and the policy
               completions  Write a completion script for a shell
               man          Write manual pages, one for each command
               help         Print this message or the help of the given subcommand(s)

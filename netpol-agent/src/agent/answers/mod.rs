@@ -6,6 +6,7 @@ pub(super) mod drops;
 mod explain;
 pub(super) mod handle;
 pub(super) mod metrics;
+mod not_shown;
 pub(super) mod report;
 pub(super) mod routes;
 pub(super) mod rules;

@@ -1,13 +1,15 @@
 //! Drops and live connections, with the names of pods, policies and rules in place of the kernel's numbers.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use netpol_common::event::Event;
 use netpol_common::flow;
 use netpol_common::ids::{Direction, IfIndex, Nanos, RuleId};
-use netpol_common::keys::{FlowKey, FlowValue};
+use netpol_common::keys::{CounterKey, FlowKey, FlowValue};
 use netpol_common::reason::Verdict;
+use netpol_policy::dataplane::Counter;
 use netpol_policy::dataplane::port::Kernel;
 use netpol_policy::model::ObjectName;
 use netpol_policy::resolve::{Tier, rule_in_words};
@@ -20,6 +22,9 @@ use crate::agent::state::Agent;
 pub struct DropRecord {
     /// Time of the drop, in seconds since 1970-01-01 UTC.
     pub unix_s: u64,
+    /// The same in milliseconds.
+    #[serde(default)]
+    pub unix_ms: u64,
     /// The pod at whose interface it was dropped; `None` if its endpoint has been removed since.
     pub pod: Option<ObjectName>,
     /// The direction from the pod's point of view.
@@ -48,6 +53,41 @@ pub struct DropRecord {
     pub tier: Option<Tier>,
     /// Records of this pod that the rate limit has suppressed before this one.
     pub n_suppressed: u32,
+}
+
+/// Drops without a record, because of the rate limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotShownRecord {
+    /// Time of the report, in milliseconds since 1970-01-01 UTC.
+    pub unix_ms: u64,
+    /// The pod; `None` if its endpoint has been removed since, or if they are of many.
+    pub pod: Option<ObjectName>,
+    /// The direction from the pod's point of view; `None` if they are of many.
+    pub direction: Option<Direction>,
+    /// Whether they were dropped; false in audit mode.
+    pub is_dropped: bool,
+    /// The reason; `None` if they are of many.
+    pub reason: Option<String>,
+    /// Their number since the latest such report.
+    pub n_not_shown: u64,
+}
+
+impl NotShownRecord {
+    /// Records that a slow follower has missed.
+    pub(super) fn of_unnamed(n_not_shown: u64, unix: Duration) -> Self {
+        Self {
+            unix_ms: milliseconds(unix),
+            pod: None,
+            direction: None,
+            is_dropped: true,
+            reason: None,
+            n_not_shown,
+        }
+    }
+}
+
+fn milliseconds(unix: Duration) -> u64 {
+    u64::try_from(unix.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A live connection of a pod.
@@ -94,6 +134,7 @@ impl<K: Kernel> Agent<K> {
         let (rule, tier) = self.rule_and_tier(event.rule);
         DropRecord {
             unix_s: unix.as_secs(),
+            unix_ms: milliseconds(unix),
             pod,
             direction,
             is_dropped: !verdict.is_some_and(Verdict::is_pass),
@@ -108,6 +149,32 @@ impl<K: Kernel> Agent<K> {
             rule,
             tier,
             n_suppressed: event.n_suppressed,
+        }
+    }
+
+    /// The kernel's counters of drops.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub(super) fn counters(&self) -> Result<BTreeMap<CounterKey, Counter>, K::Error> {
+        self.kernel.counters()
+    }
+
+    /// Names the pod of drops without a record. `unix` is the time since 1970.
+    pub(super) fn name_not_shown(
+        &self,
+        key: CounterKey,
+        n_not_shown: u64,
+        unix: Duration,
+    ) -> NotShownRecord {
+        let verdict = Verdict::try_from(key.verdict).ok();
+        NotShownRecord {
+            unix_ms: milliseconds(unix),
+            pod: self.pod_at(key.ifindex),
+            direction: Direction::try_from(key.direction).ok(),
+            is_dropped: !verdict.is_some_and(Verdict::is_pass),
+            reason: Some(verdict.map_or("unknown", Verdict::as_str).to_owned()),
+            n_not_shown,
         }
     }
 

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use futures::{FutureExt as _, StreamExt as _, stream};
 use hyper::{StatusCode, Uri};
 use netpol_policy::dataplane::port::Kernel;
 use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use super::drops::DropLog;
+use super::drops::{self, DropLog};
 use super::explain;
 use super::handle::Handle;
 use super::status::{Protection, SourceStatus, Status};
@@ -82,10 +82,10 @@ fn repeated(
 /// All paths, for root on the node.
 pub(in crate::agent) fn private<K: Kernel + Send + 'static>(
     handle: Handle<K>,
-    drops: DropLog,
+    log: DropLog,
 ) -> Route {
     Arc::new(move |uri| {
-        let (handle, drops) = (handle.clone(), drops.clone());
+        let (handle, log) = (handle.clone(), log.clone());
         async move {
             match uri.path() {
                 "/metrics" => render_metrics(&handle).await.into(),
@@ -104,11 +104,10 @@ pub(in crate::agent) fn private<K: Kernel + Send + 'static>(
                     Err(message) => Answer::Refused(StatusCode::BAD_REQUEST, message),
                     Ok(probe) => json(ask(&handle, move |agent| agent.explain(&probe)).await),
                 },
-                "/drops" if uri.query() == Some("follow") => Answer::Lines(drops.follow().await),
-                "/drops" => {
-                    let lines = drops.latest().await;
-                    Answer::Lines(stream::iter(lines).map(|line| line.to_string()).boxed())
-                }
+                "/drops" => match drops::wanted(uri.query().unwrap_or_default()) {
+                    Err(message) => Answer::Refused(StatusCode::BAD_REQUEST, message),
+                    Ok(wanted) => Answer::Lines(log.lines(wanted).await),
+                },
                 _ => unknown(&uri),
             }
         }
