@@ -25,6 +25,7 @@ use netpol_terminal::{FAILED, FOUND, Terminal};
 
 use crate::input;
 use crate::live::cluster::AccessArgs;
+use crate::live::output::printable;
 use crate::live::parse_duration;
 use records::{RecordKind, Records};
 
@@ -34,7 +35,7 @@ Examples:
   netpol learn -n shop --for 10m > learned.yaml
   kubectl apply -f learned.yaml
   netpol learn -n shop --for 10m --verify
-  netpol learn -n shop --for 10m --from-drops > more.yaml
+  netpol learn -n shop --for 10m --from-flows --from-drops > learned.yaml
   netpol learn -n shop --flows flows.json -f manifests/ --enforce > learned.yaml";
 
 /// Write NetworkPolicies that allow the connections that pods have had, and nothing else.
@@ -51,6 +52,7 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 #[command(group = clap::ArgGroup::new("records").args(["duration", "flows", "drops"]).required(true).multiple(true))]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the command")]
 pub(super) struct LearnArgs {
     /// Namespaces whose workloads get policies.
     #[arg(short, long = "namespace", value_name = "NAMESPACE", required = true, num_args = 1..)]
@@ -58,8 +60,8 @@ pub(super) struct LearnArgs {
     /// Ask the agents of the cluster for this long, such as `10m`.
     #[arg(long = "for", id = "duration", value_name = "DURATION", value_parser = parse_duration, conflicts_with_all = ["flows", "drops", "files"])]
     duration: Option<Duration>,
-    /// Learn from the connections that pods have [default].
-    #[arg(long, requires = "duration", conflicts_with = "from_drops")]
+    /// Learn from the connections that pods have [default, unless --from-drops is given].
+    #[arg(long, requires = "duration")]
     from_flows: bool,
     /// Learn from packets that were dropped because no rule allows them, or that audit mode has let pass.
     #[arg(long, requires = "duration")]
@@ -77,7 +79,7 @@ pub(super) struct LearnArgs {
     /// own.
     #[arg(long = "block", value_name = "CIDR", num_args = 1..)]
     blocks: Vec<IpNetwork>,
-    /// Addresses of the API server, such as `192.168.0.9:6443` [default: those of the cluster's EndpointSlices].
+    /// Addresses of the API server, such as `192.168.0.9:6443` [default: those that the cluster lists].
     #[arg(long = "api-server", value_name = "ADDRESS:PORT", num_args = 1..)]
     api_servers: Vec<SocketAddr>,
     /// Write no policies, but list the recorded connections that the present policies would drop if all of them were enforced.
@@ -103,7 +105,7 @@ pub(super) fn run(args: LearnArgs, terminal: &mut Terminal<'_>) -> anyhow::Resul
     let LearnArgs {
         namespaces,
         duration,
-        from_flows: _,
+        from_flows,
         from_drops,
         flows,
         drops,
@@ -116,13 +118,15 @@ pub(super) fn run(args: LearnArgs, terminal: &mut Terminal<'_>) -> anyhow::Resul
     } = args;
     let Input { records, objects, api_servers: found, code } = match duration {
         Some(duration) => {
-            let kind = if from_drops { RecordKind::Drop } else { RecordKind::Flow };
-            live::record(&access, kind, duration, terminal)?
+            let flows = (from_flows || !from_drops).then_some(RecordKind::Flow);
+            let drops = from_drops.then_some(RecordKind::Drop);
+            let kinds: Vec<_> = flows.into_iter().chain(drops).collect();
+            live::record(&access, &kinds, duration, terminal)?
         }
         None => read(&flows, &drops, &files, terminal)?,
     };
     for reason in records.useless() {
-        terminal.complain(&reason);
+        terminal.complain(&printable(&reason));
     }
     let mut cluster = OfflineCluster::new(|| Engine::Reference, Vec::new());
     cluster.set(objects)?;
@@ -142,7 +146,7 @@ pub(super) fn run(args: LearnArgs, terminal: &mut Terminal<'_>) -> anyhow::Resul
     let mode = if enforce { Mode::Enforce } else { Mode::Audit };
     write!(terminal.stdout, "{}", learned.yaml(mode))?;
     for note in &learned.notes {
-        terminal.complain(&format!("left out: {note}"));
+        terminal.complain(&printable(&format!("left out: {note}")));
     }
     Ok(code)
 }
@@ -213,7 +217,9 @@ fn write_would_drop(
         let policies: Vec<_> = policies.iter().map(ToString::to_string).collect();
         let transport = transport.as_str();
         let by = policies.join(", ");
-        writeln!(out, "{from} -> {to} {transport} {port}: dropped at {pod}, {direction}, by {by}")?;
+        let text =
+            format!("{from} -> {to} {transport} {port}: dropped at {pod}, {direction}, by {by}");
+        writeln!(out, "{}", printable(&text))?;
     }
     match found.len() {
         0 => writeln!(out, "none of {n_recorded} recorded connections would drop")?,

@@ -69,10 +69,7 @@ impl Records {
     /// # Errors
     /// It is neither.
     pub(super) fn add(&mut self, document: Value, kind: RecordKind) -> serde_json::Result<()> {
-        let records = match document {
-            Value::Array(records) => records,
-            record => vec![record],
-        };
+        let records = if let Value::Array(records) = document { records } else { vec![document] };
         for record in records {
             match kind {
                 RecordKind::Flow => self.add_flow(Flow::deserialize(record)?),

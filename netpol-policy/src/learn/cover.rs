@@ -54,27 +54,30 @@ pub struct LearnedRule {
     pub ports: Vec<LearnedPort>,
 }
 
+/// Ports with their protocols.
+type PortSet = BTreeSet<(Transport, u16)>;
+/// Peers, with the connections that each has had.
+type Peers = Vec<(LearnedPeer, u64)>;
+
 /// The ports on which a peer was seen.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub(super) peer: LearnedPeer,
-    pub(super) ports: BTreeSet<(Transport, u16)>,
+    pub(super) ports: PortSet,
     pub(super) n_connections: u64,
 }
 
 /// Rules that allow these peers exactly their ports. Peers with equal ports share a rule; or ports with equal peers do, if that makes
 /// fewer rules.
 pub(super) fn rules(seen: Vec<Seen>) -> Vec<LearnedRule> {
-    let mut by_ports: BTreeMap<BTreeSet<(Transport, u16)>, Vec<(LearnedPeer, u64)>> =
-        BTreeMap::new();
+    let mut by_ports: BTreeMap<PortSet, Peers> = BTreeMap::new();
     for Seen { peer, ports, n_connections } in seen {
         by_ports.entry(ports).or_default().push((peer, n_connections));
     }
     for peers in by_ports.values_mut() {
         *peers = joined(std::mem::take(peers));
     }
-    let mut by_peers: BTreeMap<Vec<(LearnedPeer, u64)>, BTreeSet<(Transport, u16)>> =
-        BTreeMap::new();
+    let mut by_peers: BTreeMap<Peers, PortSet> = BTreeMap::new();
     let all: BTreeSet<_> = by_ports.keys().flatten().copied().collect();
     for port in all {
         let having = by_ports.iter().filter(|(ports, _)| ports.contains(&port));
@@ -94,7 +97,7 @@ pub(super) fn rules(seen: Vec<Seen>) -> Vec<LearnedRule> {
 }
 
 /// The ports in order, with ranges in place of consecutive ones.
-fn ranges(ports: &BTreeSet<(Transport, u16)>) -> Vec<LearnedPort> {
+fn ranges(ports: &PortSet) -> Vec<LearnedPort> {
     let mut ranges: Vec<LearnedPort> = Vec::new();
     for (transport, port) in ports.iter().copied() {
         match ranges.last_mut() {
@@ -115,7 +118,7 @@ fn ranges(ports: &BTreeSet<(Transport, u16)>) -> Vec<LearnedPort> {
 }
 
 /// The peers in order, with one block in place of two that together are it.
-fn joined(peers: Vec<(LearnedPeer, u64)>) -> Vec<(LearnedPeer, u64)> {
+fn joined(peers: Peers) -> Peers {
     let mut blocks: BTreeMap<(u8, IpNetwork), u64> = BTreeMap::new();
     let mut others = Vec::new();
     for (peer, n) in peers {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use expect_test::expect;
+use expect_test::{expect, expect_file};
 use proptest::prelude::*;
 use proptest::test_runner::TestRng;
 
@@ -136,108 +136,7 @@ fn options() -> Options {
 fn a_policy_names_workloads_services_nodes_and_blocks() {
     let cluster = cluster(&[SHOP]);
     let learned = learn(cluster.state(), &seen_in_shop(), &options());
-    expect![[r##"
-        # Learned for shop/front.
-        # Left out, because a pod and its own node always reach each other: 1 connection.
-        # Left out, because a pod always reaches itself: 1 connection.
-        apiVersion: networking.k8s.io/v1
-        kind: NetworkPolicy
-        metadata:
-          name: learned-front
-          namespace: shop
-          annotations:
-            netpol/mode: audit
-        spec:
-          podSelector:
-            matchLabels:
-              app: front
-          policyTypes: [Ingress, Egress]
-          ingress:
-          - from:
-            # node n2, whose address these pods share: kube-system/proxy: 1 connection
-            - ipBlock: { cidr: "192.168.0.2/32" }
-            ports:
-            - { protocol: TCP, port: 8080 }
-          egress:
-          - to:
-            # kube-system/coredns: 2 connections
-            - namespaceSelector:
-                matchLabels:
-                  kubernetes.io/metadata.name: kube-system
-              podSelector:
-                matchLabels:
-                  k8s-app: kube-dns
-            ports:
-            - { protocol: TCP, port: 53 }
-            - { protocol: UDP, port: 53 }
-          - to:
-            # shop/redis: 2 connections
-            - podSelector:
-                matchLabels:
-                  app: redis
-                matchExpressions:
-                - { key: role, operator: DoesNotExist }
-            ports:
-            - { protocol: TCP, port: 6379 }
-          - to:
-            # 1 connection
-            - ipBlock: { cidr: "192.168.0.9/32" }
-            ports:
-            - { protocol: TCP, port: 6443 }
-          - to:
-            # 1 connection
-            - ipBlock: { cidr: "198.51.100.0/24" }
-            # 2 connections
-            - ipBlock: { cidr: "203.0.113.4/31" }
-            ports:
-            - { protocol: TCP, port: 443 }
-        ---
-        # Learned for shop/redis.
-        apiVersion: networking.k8s.io/v1
-        kind: NetworkPolicy
-        metadata:
-          name: learned-redis
-          namespace: shop
-          annotations:
-            netpol/mode: audit
-        spec:
-          podSelector:
-            matchLabels:
-              app: redis
-            matchExpressions:
-            - { key: role, operator: DoesNotExist }
-          policyTypes: [Ingress, Egress]
-          ingress:
-          - from:
-            # shop/front: 2 connections
-            - podSelector:
-                matchLabels:
-                  app: front
-            ports:
-            - { protocol: TCP, port: 6379 }
-          # Nothing was seen.
-          egress: []
-        ---
-        # Learned for shop/redis-exporter.
-        apiVersion: networking.k8s.io/v1
-        kind: NetworkPolicy
-        metadata:
-          name: learned-redis-exporter
-          namespace: shop
-          annotations:
-            netpol/mode: audit
-        spec:
-          podSelector:
-            matchLabels:
-              app: redis
-              role: exporter
-          policyTypes: [Ingress, Egress]
-          # Nothing was seen.
-          ingress: []
-          # Nothing was seen.
-          egress: []
-    "##]]
-    .assert_eq(&learned.yaml(Mode::Audit));
+    expect_file!["learned.yaml"].assert_eq(&learned.yaml(Mode::Audit));
 }
 
 #[test]

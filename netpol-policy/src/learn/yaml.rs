@@ -20,7 +20,7 @@ impl Learned {
     pub fn yaml(&self, mode: Mode) -> String {
         let mut text = String::new();
         for note in &self.notes {
-            text.push_str(&format!("# Left out: {note}\n"));
+            text.extend(["# Left out: ", &printable(note), "\n"]);
         }
         for (number, policy) in self.policies.iter().enumerate() {
             if number > 0 || !self.notes.is_empty() {
@@ -90,7 +90,7 @@ fn write_peer(out: &mut String, peer: &LearnedPeer, n: u64, namespace: &str) -> 
     let connections = connections(n);
     match peer {
         LearnedPeer::Workload { selector, name } => {
-            writeln!(out, "    # {name}: {connections}")?;
+            writeln!(out, "    # {}: {connections}", printable(name))?;
             if *selector.namespace == *namespace {
                 return write_selector(out, "    - podSelector:", "        ", selector);
             }
@@ -103,9 +103,9 @@ fn write_peer(out: &mut String, peer: &LearnedPeer, n: u64, namespace: &str) -> 
             let node = if node.is_empty() { "a node".to_owned() } else { format!("node {node}") };
             let pods = match pods.as_slice() {
                 [] => String::new(),
-                [pods @ ..] => format!(", whose address these pods share: {}", pods.join(", ")),
+                pods => format!(", whose address these pods share: {}", pods.join(", ")),
             };
-            writeln!(out, "    # {node}{pods}: {connections}")?;
+            writeln!(out, "    # {}: {connections}", printable(&(node + &pods)))?;
             writeln!(out, "    - ipBlock: {{ cidr: {} }}", scalar(&block.to_string()))
         }
         LearnedPeer::Block(block) => {
@@ -140,6 +140,11 @@ fn write_selector(
         writeln!(out, "{indent}- {{ key: {}, operator: DoesNotExist }}", scalar(label))?;
     }
     Ok(())
+}
+
+/// The text without control characters, which would end a comment.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 fn connections(n: u64) -> String {
