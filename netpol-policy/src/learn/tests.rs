@@ -213,13 +213,13 @@ struct Kind {
 }
 
 #[derive(Clone, Debug)]
-struct World {
+struct Shop {
     family: Family,
     kinds: Vec<Kind>,
     connections: Vec<(usize, usize, u16, Transport)>,
 }
 
-impl World {
+impl Shop {
     /// Namespace, labels and address of every pod, with its workload.
     fn pods(&self) -> Vec<(usize, String, IpAddr)> {
         let mut pods = Vec::new();
@@ -337,7 +337,7 @@ fn labels(workload: usize, kind: Kind) -> String {
     }
 }
 
-fn worlds() -> impl Strategy<Value = World> {
+fn shops() -> impl Strategy<Value = Shop> {
     let family = prop_oneof![Just(Family::V4), Just(Family::V6)];
     let kind = (0..3_usize, 0..4_usize, 1..4_usize).prop_map(|(namespace, labels, n_pods)| Kind {
         namespace,
@@ -348,7 +348,7 @@ fn worlds() -> impl Strategy<Value = World> {
     let port = prop_oneof![Just(80_u16), Just(443), Just(8080), 8000..8005_u16, 1..u16::MAX];
     let connection = (0..100_usize, 0..100_usize, port, transport);
     (family, prop::collection::vec(kind, 3..9), prop::collection::vec(connection, 1..60))
-        .prop_map(|(family, kinds, connections)| World { family, kinds, connections })
+        .prop_map(|(family, kinds, connections)| Shop { family, kinds, connections })
 }
 
 fn is_allowed(
@@ -366,34 +366,34 @@ fn is_allowed(
 
 /// Connections of pods with pods and addresses outside that nobody has recorded: half of them between ends that never talked, half
 /// between ends that talked on other ports. The pods of a workload are one end.
-fn others(world: &World, n: usize, rng: &mut TestRng) -> Vec<(IpAddr, IpAddr, u16, Transport)> {
-    let pods = world.pods();
+fn others(shop: &Shop, n: usize, rng: &mut TestRng) -> Vec<(IpAddr, IpAddr, u16, Transport)> {
+    let pods = shop.pods();
     let end_of: BTreeMap<IpAddr, (usize, IpAddr)> = pods
         .iter()
         .map(|(workload, _, address)| {
-            let Kind { namespace, labels, .. } = world.kinds[*workload];
+            let Kind { namespace, labels, .. } = shop.kinds[*workload];
             // Pods with the same labels are of the same workload.
             let alike = |(_, kind): &(usize, &Kind)| {
                 labels == 2 && kind.labels == 2 && kind.namespace == namespace
             };
-            let first = world.kinds.iter().enumerate().find(alike);
+            let first = shop.kinds.iter().enumerate().find(alike);
             let workload = first.map_or(*workload, |(first, _)| first);
             (*address, (workload, IpAddr::from([0; 4])))
         })
         .collect();
     let end = |address: IpAddr| end_of.get(&address).copied().unwrap_or((usize::MAX, address));
     let mut talked: BTreeMap<_, BTreeSet<(u16, Transport)>> = BTreeMap::new();
-    for (from, to, port, transport) in world.recorded() {
+    for (from, to, port, transport) in shop.recorded() {
         let service =
-            world.ends()[pods.len()..][..world.kinds.len()].iter().position(|end| *end == to);
+            shop.ends()[pods.len()..][..shop.kinds.len()].iter().position(|end| *end == to);
         match service {
             None => {
                 talked.entry((end(from), end(to))).or_default().insert((port, transport));
             }
             Some(service) => {
-                let selector = world.kinds[service];
+                let selector = shop.kinds[service];
                 for (workload, _, address) in &pods {
-                    let kind = world.kinds[*workload];
+                    let kind = shop.kinds[*workload];
                     let is_selected = workload == &service
                         || selector.labels == 2
                             && matches!(kind.labels, 1 | 2)
@@ -409,7 +409,7 @@ fn others(world: &World, n: usize, rng: &mut TestRng) -> Vec<(IpAddr, IpAddr, u1
             }
         }
     }
-    let outside: Vec<IpAddr> = world.ends().into_iter().rev().take(6).collect();
+    let outside: Vec<IpAddr> = shop.ends().into_iter().rev().take(6).collect();
     let ends: Vec<IpAddr> = pods.iter().map(|(_, _, address)| *address).chain(outside).collect();
     let pairs: Vec<(IpAddr, IpAddr)> = ends
         .iter()
@@ -447,23 +447,23 @@ proptest! {
 
     #[test]
     fn what_was_recorded_passes_and_nearly_everything_else_drops(
-        world in worlds(),
+        shop in shops(),
         mut rng in any::<u64>().prop_perturb(|_, rng| rng),
     ) {
-        let text = world.text();
-        let all = world.observed();
+        let text = shop.text();
+        let all = shop.observed();
         let state = cluster(&[&text]);
-        let namespaces = world.kinds.iter().map(|kind| Arc::from(format!("ns{}", kind.namespace)));
+        let namespaces = shop.kinds.iter().map(|kind| Arc::from(format!("ns{}", kind.namespace)));
         let options = Options { namespaces: namespaces.collect(), ..Options::default() };
         let learned = learn(state.state(), &all, &options);
         prop_assert_eq!(&learned.notes, &BTreeSet::new());
         let yaml = learned.yaml(Mode::Enforce);
         let mut after = cluster(&[&text, &yaml]);
-        for connection in world.recorded() {
+        for connection in shop.recorded() {
             prop_assert!(is_allowed(&mut after, connection), "{:?} drops by\n{}", connection, yaml);
         }
         prop_assert_eq!(verify(after.state(), &all, &options), Vec::new());
-        let others = others(&world, 10_000, &mut rng);
+        let others = others(&shop, 10_000, &mut rng);
         let passing: Vec<_> =
             others.iter().filter(|other| is_allowed(&mut after, **other)).collect();
         prop_assert!(
