@@ -22,12 +22,13 @@ mod drops;
 mod duration;
 mod exec;
 mod follow;
-mod output;
+pub(crate) mod output;
 mod pods;
 mod selection;
 mod status;
 
 pub(crate) use drops::DropsArgs;
+pub(crate) use duration::parse as parse_duration;
 pub(crate) use status::StatusArgs;
 
 use std::future::Future;
