@@ -34,15 +34,18 @@ pub(super) struct Live {
 /// Lists every kind. Services and nodes are optional, because the user may not be permitted to list them.
 pub(super) fn read(kubeconfig: Option<&Path>) -> anyhow::Result<Live> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("cannot start the async runtime")?.block_on(list(kubeconfig))
+    runtime.context("cannot start the async runtime")?.block_on(async {
+        let access = Access::open(kubeconfig).await.context("cannot access the cluster")?;
+        list(&access).await
+    })
 }
 
-async fn list(kubeconfig: Option<&Path>) -> anyhow::Result<Live> {
-    let access = Access::open(kubeconfig).await.context("cannot access the cluster")?;
+/// As [`read`], in a runtime.
+pub(super) async fn list(access: &Access) -> anyhow::Result<Live> {
     let (out, mut updates) = mpsc::channel(QUEUE);
     let cancel = CancellationToken::new();
     let _stopped_at_the_end = cancel.clone().drop_guard();
-    let _tasks = spawn(&access, &Options::default(), &out, &cancel);
+    let _tasks = spawn(access, &Options::default(), &out, &cancel);
     drop(out);
 
     let mut state = ClusterState::default();

@@ -14,6 +14,7 @@ mod expectations;
 mod explain;
 mod flannel;
 mod input;
+mod learn;
 mod lint;
 mod live;
 mod man;
@@ -43,6 +44,7 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Explain(explain::ExplainArgs),
+    Learn(learn::LearnArgs),
     Lint(lint::LintArgs),
     Flannel(flannel::FlannelArgs),
     Simulate(simulate::SimulateArgs),
@@ -77,6 +79,7 @@ fn dispatch(command: Command, name: Name, terminal: &mut Terminal<'_>) -> anyhow
     match command {
         Command::Explain(args) => explain::run(args, terminal),
         Command::Flannel(args) => flannel::run(args, terminal),
+        Command::Learn(args) => learn::run(args, terminal),
         Command::Lint(args) => lint::run(args, terminal),
         Command::Simulate(args) => simulate::run(args, terminal),
         Command::Diff(args) => diff::run(args, terminal),

@@ -3,12 +3,13 @@
 //! The modules stand in the order of the data: [`model`] normalises objects, [`store`] holds them, [`resolve`] says what
 //! the policies mean for one endpoint, [`compile`] turns that into the content of the maps and [`dataplane`] into single
 //! map operations, behind the port that the kernel side implements. [`source`] and [`manifests`] bring objects;
-//! [`lint`] and [`simulate`] answer questions about them. Must not: use a clock, the network, or files other than those
+//! [`lint`] and [`simulate`] answer questions about them, and [`learn`] writes policies from connections. Must not: use a clock, the network, or files other than those
 //! that the caller names; know tokio, kube or aya.
 #![forbid(unsafe_code)]
 
 pub mod compile;
 pub mod dataplane;
+pub mod learn;
 pub mod lint;
 pub mod manifests;
 pub mod model;

@@ -43,6 +43,17 @@ pub(crate) struct AccessArgs {
     node_timeout: Duration,
 }
 
+impl AccessArgs {
+    /// Finds the API server.
+    ///
+    /// # Errors
+    /// The kubeconfig cannot be used.
+    pub(crate) async fn open(&self) -> anyhow::Result<Access> {
+        let access = Access::open_context(self.kubeconfig.as_deref(), self.context.as_deref());
+        access.await.context("cannot access the cluster")
+    }
+}
+
 /// Access to the agents of a cluster.
 #[derive(Clone)]
 pub(crate) struct Cluster {
@@ -138,9 +149,8 @@ impl Cluster {
     /// # Errors
     /// The kubeconfig cannot be used.
     pub(crate) async fn open(args: &AccessArgs) -> anyhow::Result<Self> {
-        let AccessArgs { kubeconfig, context, agent_namespace, node_timeout } = args;
-        let access = Access::open_context(kubeconfig.as_deref(), context.as_deref()).await;
-        let client = access.context("cannot access the cluster")?.client();
+        let AccessArgs { kubeconfig: _, context: _, agent_namespace, node_timeout } = args;
+        let client = args.open().await?.client();
         Ok(Self { client, agent_namespace: agent_namespace.clone(), node_timeout: *node_timeout })
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 ///
 /// # Errors
 /// The text has no unit, or is negative.
-pub(super) fn parse(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let parsed: Option<jiff::SignedDuration> = text.parse().ok();
     let duration = parsed.and_then(|duration| Duration::try_from(duration).ok());
     duration.ok_or_else(|| "it is no duration, such as 500ms, 5s or 1m30s".to_owned())

@@ -22,7 +22,7 @@ mod drops;
 mod duration;
 mod exec;
 mod follow;
-mod output;
+pub(crate) mod output;
 mod pods;
 mod policy_object;
 mod selection;
@@ -30,6 +30,7 @@ mod status;
 mod wait;
 
 pub(crate) use drops::DropsArgs;
+pub(crate) use duration::parse as parse_duration;
 pub(crate) use status::StatusArgs;
 pub(crate) use wait::WaitArgs;
 

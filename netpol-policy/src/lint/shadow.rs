@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hashbrown::HashMap;
 use ipnetwork::IpNetwork;
+use smallvec::SmallVec;
 
 use super::cover;
 use crate::model::{IpBlock, Peer, Peers, Requirement, Rule};
@@ -13,16 +15,19 @@ use crate::model::{IpBlock, Peer, Peers, Requirement, Rule};
 /// The largest number of requirements of a peer whose parts are looked up one by one.
 const MAX_PARTS: usize = 8;
 
+/// Positions of items.
+type Items = SmallVec<[usize; 2]>;
+
 /// Items by the peers that they contain.
 #[derive(Default)]
 struct Index<'a> {
     /// Items that contain every peer.
     whole: Vec<usize>,
     /// By the network of an `ipBlock`, with the prefix lengths that occur, of both families.
-    by_network: BTreeMap<IpNetwork, Vec<usize>>,
+    by_network: HashMap<IpNetwork, Items>,
     lengths: BTreeSet<(bool, u8)>,
     /// By the requirements for pods.
-    by_requirements: BTreeMap<Vec<&'a Requirement>, Vec<usize>>,
+    by_requirements: BTreeMap<Vec<&'a Requirement>, Items>,
 }
 
 impl<'a> Index<'a> {
@@ -40,8 +45,8 @@ impl<'a> Index<'a> {
     }
 
     /// The items that may include a peer, in order.
-    fn candidates(&self, peer: &Peer) -> BTreeSet<usize> {
-        let mut found: BTreeSet<usize> = self.whole.iter().copied().collect();
+    fn candidates(&self, peer: &Peer) -> Items {
+        let mut found = Items::from_slice(&self.whole);
         match peer {
             Peer::IpBlock(IpBlock { cidr, except: _ }) => {
                 let of_family = (cidr.is_ipv4(), 0)..=(cidr.is_ipv4(), cidr.prefix());
@@ -49,29 +54,31 @@ impl<'a> Index<'a> {
                     let wide = IpNetwork::new(cidr.network(), *length);
                     let wide = wide.and_then(|wide| IpNetwork::new(wide.network(), *length));
                     let items = wide.ok().and_then(|wide| self.by_network.get(&wide));
-                    found.extend(items.into_iter().flatten());
+                    found.extend(items.into_iter().flatten().copied());
                 }
             }
             Peer::Pods { namespaces: _, pods } | Peer::Nodes(pods) => {
                 let requirements: Vec<&Requirement> = pods.requirements().collect();
                 if requirements.len() > MAX_PARTS {
-                    found.extend(self.by_requirements.values().flatten());
+                    found.extend(self.by_requirements.values().flatten().copied());
+                    found.sort_unstable();
                     return found;
                 }
                 for chosen in 0_u32..1 << requirements.len() {
                     let part = requirements.iter().enumerate();
                     let part = part.filter(|(at, _)| chosen >> at & 1 == 1);
                     let part: Vec<&Requirement> = part.map(|(_, of)| *of).collect();
-                    found.extend(self.by_requirements.get(&part).into_iter().flatten());
+                    found.extend(self.by_requirements.get(&part).into_iter().flatten().copied());
                 }
             }
         }
+        found.sort_unstable();
         found
     }
 }
 
 /// Adds an item once: the peers of one item come one after the other.
-fn push(items: &mut Vec<usize>, item: usize) {
+fn push(items: &mut Items, item: usize) {
     if items.last() != Some(&item) {
         items.push(item);
     }
@@ -101,6 +108,9 @@ pub(super) fn peers(peers: &[Peer]) -> Vec<(usize, usize)> {
 /// The rules that another rule includes, each with the position of the first such rule. Of two equivalent rules, only the later
 /// one is included. A rule without a peer is not compared.
 pub(super) fn rules(rules: &[Rule]) -> Vec<(usize, usize)> {
+    if rules.len() < 2 {
+        return Vec::new();
+    }
     let mut index = Index::default();
     for (position, rule) in rules.iter().enumerate() {
         match &rule.peers {
@@ -111,7 +121,7 @@ pub(super) fn rules(rules: &[Rule]) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     for (position, rule) in rules.iter().enumerate() {
         let candidates = match &rule.peers {
-            Peers::All => index.whole.iter().copied().collect(),
+            Peers::All => Items::from_slice(&index.whole),
             Peers::AnyOf(peers) => {
                 peers.first().map(|peer| index.candidates(peer)).unwrap_or_default()
             }

@@ -144,12 +144,12 @@ impl Content {
             // The name of an object that has none depends on where the object is.
             let location = Location::at(file, document.find(&prefix).position);
             convert::name_generated(&mut value, &location.to_string());
-            self.add(file, &document, &prefix, &value);
+            self.add(file, &mut document, &prefix, &value);
         }
     }
 
     /// Adds the object at path `prefix` of its document.
-    fn add(&mut self, file: &Arc<Path>, document: &Document, prefix: &str, value: &Value) {
+    fn add(&mut self, file: &Arc<Path>, document: &mut Document, prefix: &str, value: &Value) {
         let location = Location::at(file, document.find(prefix).position);
         let is_truncated = value.get(UNREADABLE).is_some() && document.is_broken;
         if value.get("kind").is_none_or(|kind| !kind.is_string()) {
@@ -170,8 +170,9 @@ impl Content {
         }
         let object = converted.object.map(|object| Located { object, location });
         let is_policy = |object: &Located<Object>| matches!(object.object, Object::Policy(_));
-        let lines = object.as_ref().filter(|o| is_policy(o)).map(|_| document.lines_of(prefix));
+        let is_policy = object.as_ref().is_some_and(is_policy);
         if is_truncated {
+            let lines = is_policy.then(|| document.take_lines_of(prefix));
             // The syntax error is the only finding on a truncated object: others would follow from the truncation.
             let entry = |object| Entry { object, findings: Vec::new(), lines, is_truncated };
             let entries = if is_workload { &mut self.workloads } else { &mut self.entries };
@@ -181,6 +182,7 @@ impl Content {
         let diagnostics = converted.diagnostics.into_iter();
         let findings = diagnostics.map(|found| about_object(file, document, prefix, found));
         let findings: Vec<_> = findings.collect();
+        let lines = is_policy.then(|| document.take_lines_of(prefix));
         match object {
             None => self.findings.extend(findings),
             Some(object) => {

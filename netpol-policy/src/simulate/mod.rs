@@ -18,9 +18,9 @@ mod placeholder;
 mod probe;
 mod ranges;
 mod reachability;
-mod routes;
+pub(crate) mod routes;
 mod target;
-mod translation;
+pub(crate) mod translation;
 mod workloads;
 
 pub use cases::{CaseStreams, run_cases};

@@ -19,23 +19,23 @@ use crate::store::ClusterState;
 
 /// Addresses and port of one possible connection of a probe.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Route {
-    pub(super) source: IpAddr,
+pub(crate) struct Route {
+    pub(crate) source: IpAddr,
     /// Source address of the packets that arrive at the destination: that of `source`, or of a node that replaces it.
-    pub(super) arriving_source: IpAddr,
+    pub(crate) arriving_source: IpAddr,
     /// Address and port that the source connects to, before Service translation. Equal to `destination` and `port` if the
     /// address does not belong to a Service.
-    pub(super) original: (IpAddr, u16),
+    pub(crate) original: (IpAddr, u16),
     /// Address that the packets arrive at.
-    pub(super) destination: IpAddr,
-    pub(super) transport: Transport,
-    pub(super) port: u16,
-    pub(super) translation: Translation,
+    pub(crate) destination: IpAddr,
+    pub(crate) transport: Transport,
+    pub(crate) port: u16,
+    pub(crate) translation: Translation,
 }
 
 /// Where the destination of a connection is translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Translation {
+pub(crate) enum Translation {
     /// Nowhere, or on the node of the source, which then judges its egress on the backend.
     AtSource,
     /// On another node, behind the egress of the source, which is judged on the original destination.
@@ -48,14 +48,26 @@ impl Route {
         self.original != (self.destination, self.port)
     }
 
+    /// Address and port on which the egress of the source is judged.
+    pub(crate) fn sent_to(&self) -> (IpAddr, u16) {
+        match self.translation {
+            Translation::AtSource => (self.destination, self.port),
+            Translation::Elsewhere => self.original,
+        }
+    }
+
     /// The verdict of the reference semantics.
-    pub(super) fn decide(&self, state: &ClusterState) -> Decision {
-        let Self { source, arriving_source, original, destination, transport, port, translation } =
-            *self;
-        let (sent_to, sent_port) = match translation {
-            Translation::AtSource => (destination, port),
-            Translation::Elsewhere => original,
-        };
+    pub(crate) fn decide(&self, state: &ClusterState) -> Decision {
+        let Self {
+            source,
+            arriving_source,
+            original: _,
+            destination,
+            transport,
+            port,
+            translation,
+        } = *self;
+        let (sent_to, sent_port) = self.sent_to();
         let sent = Connection {
             source,
             destination: sent_to,
@@ -211,7 +223,7 @@ fn number(state: &ClusterState, probe: &Probe, destination: IpAddr) -> Result<u1
 }
 
 /// The connection to an address that nobody translates.
-pub(super) fn direct(source: IpAddr, original: (IpAddr, u16), transport: Transport) -> Route {
+pub(crate) fn direct(source: IpAddr, original: (IpAddr, u16), transport: Transport) -> Route {
     let (destination, port) = original;
     Route {
         source,
@@ -228,7 +240,7 @@ pub(super) fn direct(source: IpAddr, original: (IpAddr, u16), transport: Transpo
 /// that `EndpointSlices` list.
 ///
 /// Source: core/v1 `ServiceSpec.selector`, `ServicePort.targetPort` (a name is resolved on each pod).
-pub(super) fn backends_of(
+pub(crate) fn backends_of(
     state: &ClusterState,
     service: &Service,
     port: &ServicePort,
@@ -321,7 +333,7 @@ fn node_addresses(state: &ClusterState, name: &str) -> Vec<IpAddr> {
 }
 
 /// The addresses that packets of a pod use.
-pub(super) fn own_addresses(state: &ClusterState, pod: &Pod) -> Vec<IpAddr> {
+pub(crate) fn own_addresses(state: &ClusterState, pod: &Pod) -> Vec<IpAddr> {
     if pod.host_network { host_addresses(state, pod) } else { state.held_addresses(pod).collect() }
 }
 

@@ -12,7 +12,7 @@ use crate::resolve::{is_any_node, is_own_node, is_service};
 use crate::store::ClusterState;
 
 /// The connections to the backends behind an address and port. `None` if no node translates them.
-pub(super) fn behind(
+pub(crate) fn behind(
     state: &ClusterState,
     source: IpAddr,
     original: (IpAddr, u16),

@@ -12,6 +12,7 @@ mod explain;
 mod flannel;
 mod html;
 mod inputs;
+mod learn;
 mod lint;
 mod live;
 mod matrix;

@@ -29,6 +29,7 @@ fn version_and_help_are_output() {
 
             Commands:
               explain      Explain why a connection is allowed or denied: the policies that isolate, the rules that allow, and the rules that almost match
+              learn        Write NetworkPolicies that allow the connections that pods have had, and nothing else
               lint         Report mistakes in policies: fields that are not in force as written, and rules that probably do not have the intended effect
               flannel      Name netpol-cni in Flannel's own configuration, so that no pod starts without it, or take it out again
               simulate     Evaluate connections without sending packets: draw the matrix of allowed connections, or evaluate cases from a file

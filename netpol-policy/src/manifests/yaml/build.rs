@@ -4,12 +4,14 @@
 //! object. A policy with such a field still isolates, because the conversion treats the field as not understood.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use granit_parser::{Event, ScalarStyle, Span, Tag};
 use serde_json::{Map, Value};
 
 use super::document::{Document, Flaw, FlawKind, Item, ListHead};
 use super::lines::{Below, Lines, Position};
+use super::names::Names;
 use super::scalar;
 
 /// Key of the marker for a value that could not be read. No field of the API and no label has this name.
@@ -44,6 +46,8 @@ impl Node {
 pub(super) struct Builder {
     /// The open lists and mappings, from the outermost to the innermost.
     frames: Vec<Frame>,
+    /// The entries of the open mappings, those of the innermost last, so that a mapping allocates once, when it is closed.
+    entries: Entries,
     root: Option<Node>,
     /// The nodes with an anchor, each with its number of values.
     anchors: BTreeMap<usize, (Node, usize)>,
@@ -58,6 +62,7 @@ pub(super) struct Builder {
     flaws: Vec<Flaw>,
     /// A syntax error ended the document.
     is_broken: bool,
+    names: Names,
 }
 
 /// An open list or mapping.
@@ -72,15 +77,25 @@ struct Frame {
 
 #[derive(Debug)]
 enum FrameKind {
-    List { values: Vec<Value>, lines: Vec<Lines> },
-    Mapping { values: Map<String, Value>, lines: Entries, merged: BTreeSet<String>, key: Key },
+    List {
+        values: Vec<Value>,
+        lines: Vec<Lines>,
+    },
+    Mapping {
+        values: Map<String, Value>,
+        /// Where its entries begin in [`Builder::entries`].
+        first_entry: usize,
+        merged: BTreeSet<String>,
+        key: Key,
+    },
 }
 
-/// The positions of the entries of a mapping, in the order of the text. Of equal keys, the last counts.
-type Entries = Vec<(Box<str>, Lines)>;
+/// The positions of the entries of mappings, in the order of the text. Of equal keys of a mapping, the last counts.
+type Entries = Vec<(Arc<str>, Lines)>;
 
 /// The entries in the order of their keys.
-fn sorted(mut entries: Entries) -> Box<[(Box<str>, Lines)]> {
+fn sorted(entries: impl ExactSizeIterator<Item = (Arc<str>, Lines)>) -> Box<[(Arc<str>, Lines)]> {
+    let mut entries: Vec<_> = entries.collect();
     entries.sort_by(|(one, _), (other, _)| one.cmp(other));
     entries.dedup_by(|later, earlier| {
         let is_equal = later.0 == earlier.0;
@@ -98,7 +113,7 @@ enum Key {
     /// A key.
     Missing,
     /// The value of this key.
-    Read { text: String, position: Position },
+    Read { text: Arc<str>, position: Position },
     /// A mapping, or a list of mappings, whose entries are defaults of this one.
     Merge,
     /// The value of a key that is not text.
@@ -124,7 +139,7 @@ impl Builder {
             Event::MappingStart(_, anchor, _) => {
                 let kind = FrameKind::Mapping {
                     values: Map::new(),
-                    lines: Vec::new(),
+                    first_entry: self.entries.len(),
                     merged: BTreeSet::new(),
                     key: Key::Missing,
                 };
@@ -165,10 +180,15 @@ impl Builder {
         self.flaw(FlawKind::Syntax, position, message);
     }
 
-    /// Ends the document; `None` if it is empty and has no flaw. An item that was open comes first.
+    /// Ends the document and begins the next one; `None` if it is empty and has no flaw. An item that was open comes first.
     ///
     /// After a syntax error, the rest of each open list and mapping is marked as unreadable.
-    pub(super) fn finish(mut self) -> (Option<Item>, Option<Document>) {
+    pub(super) fn finish(&mut self) -> (Option<Item>, Option<Document>) {
+        let names = std::mem::take(&mut self.names);
+        std::mem::replace(self, Self { names, ..Self::default() }).into_document()
+    }
+
+    fn into_document(mut self) -> (Option<Item>, Option<Document>) {
         while let Some(frame) = self.frames.last_mut() {
             let position = frame.position;
             match &mut frame.kind {
@@ -177,12 +197,13 @@ impl Builder {
                     values.push(node.value);
                     lines.push(node.lines);
                 }
-                FrameKind::Mapping { values, lines, key, .. } => {
+                FrameKind::Mapping { values, first_entry, key, merged: _ } => {
+                    let lines = &mut self.entries;
                     let node = Node::unreadable(position);
                     if let Key::Read { text, .. } = std::mem::replace(key, Key::Missing) {
-                        values.entry(text.clone()).or_insert(node.value.clone());
-                        if !lines.iter().any(|(key, _)| **key == *text) {
-                            lines.push((text.into(), node.lines.clone()));
+                        values.entry(text.to_string()).or_insert(node.value.clone());
+                        if !lines.iter().skip(*first_entry).any(|(key, _)| *key == text) {
+                            lines.push((text, node.lines.clone()));
                         }
                     }
                     values.insert(UNREADABLE.to_owned(), node.value);
@@ -214,13 +235,16 @@ impl Builder {
         tag: Option<&Tag>,
         position: Position,
     ) {
-        if let Some(key) = self.awaited_key() {
+        if self.awaited_key().is_some() {
             let is_merge = text == "<<" && style == ScalarStyle::Plain;
-            *key = match scalar::key(text, style, tag) {
+            let read = match scalar::key(text, style, tag) {
                 _ if is_merge => Key::Merge,
-                Some(text) => Key::Read { text, position },
+                Some(text) => Key::Read { text: self.names.shared(&text), position },
                 None => Key::Unreadable { position },
             };
+            if let Some(key) = self.awaited_key() {
+                *key = read;
+            }
             if anchor != 0 {
                 let value = Value::from(text);
                 self.anchors.insert(
@@ -257,7 +281,7 @@ impl Builder {
         let Some((node, _)) = self.anchors.get(&anchor).cloned() else { return };
         if let Some(key) = self.awaited_key() {
             *key = if let Value::String(text) = node.value {
-                Key::Read { text, position }
+                Key::Read { text: text.into(), position }
             } else {
                 Key::Unreadable { position }
             };
@@ -299,12 +323,13 @@ impl Builder {
         let node = match kind {
             FrameKind::List { values, lines } => Node {
                 value: Value::Array(values),
-                lines: Lines { position, below: Below::Items(lines) },
+                lines: Lines { position, below: Below::Items(lines.into_boxed_slice()) },
             },
-            FrameKind::Mapping { values, lines, .. } => Node {
-                value: Value::Object(values),
-                lines: Lines { position, below: Below::Fields(sorted(lines)) },
-            },
+            FrameKind::Mapping { values, first_entry, .. } => {
+                let entries = self.entries.drain(first_entry.min(self.entries.len())..);
+                let below = Below::Fields(sorted(entries));
+                Node { value: Value::Object(values), lines: Lines { position, below } }
+            }
         };
         let n_values = self.n_values.saturating_sub(n_values_before).saturating_add(1);
         self.complete(node, anchor, n_values);
@@ -334,7 +359,8 @@ impl Builder {
                 values.push(node.value);
                 lines.push(node.lines);
             }
-            FrameKind::Mapping { values, lines, merged, key } => {
+            FrameKind::Mapping { values, first_entry: _, merged, key } => {
+                let lines = &mut self.entries;
                 match std::mem::replace(key, Key::Missing) {
                     // A list or mapping is used as a key.
                     Key::Missing => *key = Key::Unreadable { position: node.lines.position },
@@ -356,19 +382,19 @@ impl Builder {
                         );
                     }
                     Key::Read { text, position }
-                        if values.contains_key(&text) && !merged.remove(&text) =>
+                        if values.contains_key(&*text) && !merged.remove(&*text) =>
                     {
                         let message =
                             format!("key {text:?} is given twice: both values are ignored");
                         let Node { value, lines: at } = Node::unreadable(position);
-                        values.insert(text.clone(), value);
-                        lines.push((text.into(), at));
+                        values.insert(text.to_string(), value);
+                        lines.push((text, at));
                         self.flaw(FlawKind::RepeatedKey, position, message);
                     }
                     Key::Read { text, position } => {
                         let of_value = Lines { position, below: node.lines.below };
-                        lines.push((text.as_str().into(), of_value));
-                        values.insert(text, node.value);
+                        values.insert(text.to_string(), node.value);
+                        lines.push((text, of_value));
                     }
                 }
             }
@@ -386,7 +412,8 @@ impl Builder {
             return None;
         };
         let read = |field: &str| values.get(field).and_then(Value::as_str).map(str::to_owned);
-        (text == "items").then(|| ListHead { kind: read("kind"), api_version: read("apiVersion") })
+        (&**text == "items")
+            .then(|| ListHead { kind: read("kind"), api_version: read("apiVersion") })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::lines::{FieldLine, Lines, Position};
+use super::lines::{Below, FieldLine, Lines, Position};
 
 /// A part of a text.
 #[derive(Debug)]
@@ -51,8 +51,12 @@ impl Document {
         self.lines.find(path)
     }
 
-    /// The lines of the field at `path` and of everything in it.
-    pub(crate) fn lines_of(&self, path: &str) -> Lines {
+    /// The lines of the field at `path` and of everything in it. Those of the whole document are taken out of it.
+    pub(crate) fn take_lines_of(&mut self, path: &str) -> Lines {
+        if path.is_empty() {
+            let below = std::mem::replace(&mut self.lines.below, Below::Nothing);
+            return Lines { position: self.lines.position, below };
+        }
         self.lines.nearest(path).clone()
     }
 }

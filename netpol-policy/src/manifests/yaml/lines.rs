@@ -1,5 +1,7 @@
 //! The position of each value of a document.
 
+use std::sync::Arc;
+
 use granit_parser::Marker;
 
 /// A line, and a column of it. Small, because a document has one for each of its values.
@@ -50,9 +52,10 @@ pub(super) enum Below {
     /// None, because the value could not be read.
     Unreadable,
     /// The items of a list.
-    Items(Vec<Lines>),
-    /// The entries of a mapping, by key. Not a map, because most mappings have a few entries, and a document very many mappings.
-    Fields(Box<[(Box<str>, Lines)]>),
+    Items(Box<[Lines]>),
+    /// The entries of a mapping, by key. Not a map, because most mappings have a few entries, and a document very many mappings,
+    /// which share the texts of their keys.
+    Fields(Box<[(Arc<str>, Lines)]>),
 }
 
 /// The position of a field, or of the nearest enclosing field that the document contains.

@@ -12,6 +12,7 @@
 mod build;
 mod document;
 mod lines;
+mod names;
 mod scalar;
 
 use build::Builder;
@@ -80,7 +81,7 @@ impl Iterator for Parts<'_> {
                 return last.finish().1.map(Part::Document);
             }
             self.is_over = !is_ended && !matches!(parser.proceed_next_document(), Ok(true));
-            let (item, document) = std::mem::take(builder).finish();
+            let (item, document) = builder.finish();
             self.n_documents += usize::from(document.is_some());
             if let Some(item) = item {
                 self.ended = document;

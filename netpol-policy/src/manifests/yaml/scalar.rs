@@ -3,6 +3,8 @@
 //! `kubectl` reads YAML 1.1 (`yes` is a boolean, `010` is eight) and converts it to JSON. A file must have the same
 //! meaning here and there.
 
+use std::borrow::Cow;
+
 use granit_parser::{ScalarStyle, Tag};
 use serde_json::{Number, Value};
 
@@ -13,9 +15,9 @@ const WHOLE_LIMIT: f64 = 1e21;
 pub(super) fn resolve(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Option<Value> {
     let tag = tag.map(|tag| tag.core_suffix().unwrap_or(""));
     match (tag, style) {
-        (None, ScalarStyle::Plain) => plain(text),
+        (None, ScalarStyle::Plain) => plain(text).into_value(text),
         (Some("null" | "bool" | "int" | "float"), _) => {
-            let value = plain(text)?;
+            let value = plain(text).into_value(text)?;
             let fits = match tag {
                 Some("null") => value.is_null(),
                 Some("bool") => value.is_boolean(),
@@ -29,37 +31,72 @@ pub(super) fn resolve(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Opti
 }
 
 /// The JSON key of a scalar; `None` for null.
-pub(super) fn key(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Option<String> {
+pub(super) fn key<'t>(
+    text: &'t str,
+    style: ScalarStyle,
+    tag: Option<&Tag>,
+) -> Option<Cow<'t, str>> {
+    let is_text = match tag {
+        None => style != ScalarStyle::Plain || matches!(plain(text), Plain::Text),
+        Some(_) => false,
+    };
+    if is_text {
+        return Some(Cow::Borrowed(text));
+    }
     match resolve(text, style, tag)? {
-        Value::String(text) => Some(text),
-        Value::Bool(truth) => Some(truth.to_string()),
-        Value::Number(number) => Some(number.to_string()),
+        Value::String(text) => Some(text.into()),
+        Value::Bool(truth) => Some(truth.to_string().into()),
+        Value::Number(number) => Some(number.to_string().into()),
         Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
 }
 
-fn plain(text: &str) -> Option<Value> {
+/// A plain scalar.
+enum Plain {
+    /// It is text.
+    Text,
+    /// It has this value.
+    Value(Value),
+    /// JSON has no such value.
+    NotInJson,
+}
+
+impl Plain {
+    fn into_value(self, text: &str) -> Option<Value> {
+        match self {
+            Self::Text => Some(Value::from(text)),
+            Self::Value(value) => Some(value),
+            Self::NotInJson => None,
+        }
+    }
+}
+
+fn plain(text: &str) -> Plain {
     match text {
-        "" | "~" | "null" | "Null" | "NULL" => return Some(Value::Null),
+        "" | "~" | "null" | "Null" | "NULL" => return Plain::Value(Value::Null),
         "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "true" | "True" | "TRUE" => {
-            return Some(Value::Bool(true));
+            return Plain::Value(Value::Bool(true));
         }
         "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" | "false" | "False" | "FALSE" => {
-            return Some(Value::Bool(false));
+            return Plain::Value(Value::Bool(false));
         }
-        ".nan" | ".NaN" | ".NAN" => return None,
+        ".nan" | ".NaN" | ".NAN" => return Plain::NotInJson,
         _ => {}
     }
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
     if matches!(unsigned, ".inf" | ".Inf" | ".INF") {
-        return None;
+        return Plain::NotInJson;
     }
     let is_number_like = unsigned.starts_with(|first: char| first.is_ascii_digit() || first == '.');
     let number = if is_number_like { number(text, unsigned) } else { None };
-    Some(number.map_or_else(|| Value::from(text), Value::Number))
+    number.map_or(Plain::Text, |number| Plain::Value(Value::Number(number)))
 }
 
 fn number(text: &str, unsigned: &str) -> Option<Number> {
+    // An address or a block of addresses has these.
+    if unsigned.contains(['/', ':']) {
+        return None;
+    }
     let is_negative = text.starts_with('-');
     let digits = unsigned.replace('_', "");
     let integer = integer(&digits).and_then(|magnitude| {

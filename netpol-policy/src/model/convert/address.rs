@@ -120,8 +120,9 @@ fn masked(network: IpNetwork) -> IpNetwork {
 
 /// The address, and whether its IPv4 part was written with leading zeros.
 fn parse_sloppy(text: &str) -> Option<(IpAddr, bool)> {
-    if let Ok(address) = text.parse::<Ipv6Addr>() {
-        return Some((IpAddr::V6(address), false));
+    // Without leading zeros, as nearly all are written.
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Some((address, false));
     }
     // The dotted part is all of it, or what follows the last colon.
     let start = text.rfind(':').map_or(0, |colon| colon + 1);
