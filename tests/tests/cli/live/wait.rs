@@ -39,15 +39,21 @@ fn answer(uid: &str, generation: i64, resource_version: &str, ready: &[&str]) ->
 #[test]
 fn a_policy_that_is_missing_is_an_error_and_one_without_pods_is_in_force() {
     let fleet = Fleet::new(&["n1"]);
-    fleet.check("netpol wait networkpolicy/web -n shop", &expect![[r#"
+    fleet.check(
+        "netpol wait networkpolicy/web -n shop",
+        &expect![[r#"
         exit code 2
         ! netpol: there is no NetworkPolicy shop/web
-    "#]]);
+    "#]],
+    );
     put_policy(&fleet);
-    fleet.check("netpol wait networkpolicy/web -n shop", &expect![[r#"
+    fleet.check(
+        "netpol wait networkpolicy/web -n shop",
+        &expect![[r#"
         exit code 0
         NetworkPolicy shop/web: generation 4 is in force at 0 pods on 0 nodes
-    "#]]);
+    "#]],
+    );
     fleet.check("netpol wait clusternetworkpolicy/deny", &expect![[r#"
         exit code 2
         ! netpol: clusternetworkpolicy/deny: a ClusterNetworkPolicy has conditions: kubectl wait --for=condition=Programmed clusternetworkpolicy/deny
