@@ -52,6 +52,8 @@ enum Command {
     Test(expectations::TestArgs),
     Status(live::StatusArgs),
     Drops(live::DropsArgs),
+    Flows(live::FlowsArgs),
+    Policy(live::PolicyArgs),
     Wait(live::WaitArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
@@ -86,6 +88,8 @@ fn dispatch(command: Command, name: Name, terminal: &mut Terminal<'_>) -> anyhow
         Command::Test(args) => expectations::run(args, terminal),
         Command::Status(args) => live::status(&args, terminal),
         Command::Drops(args) => live::drops(&args, terminal),
+        Command::Flows(args) => live::flows(&args, terminal),
+        Command::Policy(args) => live::policy(&args, terminal),
         Command::Wait(args) => live::wait(&args, terminal),
         Command::Man(args) => man::run(args, name.command(), terminal),
         Command::Completions(args) => {

@@ -32,7 +32,7 @@ mod upkeep;
 
 pub use answers::handle::Handle;
 pub use answers::policy::{PolicyPod, PolicyReport};
-pub use answers::report::{DropRecord, FlowRecord, NotShownRecord};
+pub use answers::report::{DecidedNow, DropRecord, FlowRecord, NotShownRecord};
 pub use answers::rules::{RuleRecord, RuleReport};
 pub use answers::status::{
     Attached, EndpointStatus, ExitGuardStatus, InterfaceState, MapStatus, PolicyStatus, Protection,

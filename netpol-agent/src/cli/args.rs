@@ -181,6 +181,9 @@ pub(super) struct DropsArgs {
 pub(super) struct FlowsArgs {
     #[command(flatten)]
     pub(super) agent: AgentArgs,
+    /// Only the connections of this pod; in JSON, each with what would decide it now.
+    #[arg(long, value_name = "NS/POD")]
+    pub(super) pod: Option<String>,
     /// Format of the result.
     #[arg(short, long, value_enum, default_value_t)]
     pub(super) output: Output,

@@ -226,8 +226,9 @@ pub(super) fn explain(args: ExplainArgs, terminal: &mut Terminal<'_>) -> anyhow:
 
 /// Lists the live connections.
 pub(super) fn flows(args: FlowsArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
-    let FlowsArgs { agent, output } = args;
-    let text = get(&agent, "/flows")?;
+    let FlowsArgs { agent, pod, output } = args;
+    let question = pod.map_or_else(|| "/flows".to_owned(), |pod| format!("/flows?pod={pod}"));
+    let text = get(&agent, &question)?;
     if output == Output::Json {
         writeln!(terminal.stdout, "{text}")?;
         return Ok(0);

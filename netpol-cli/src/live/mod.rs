@@ -21,9 +21,11 @@ pub(crate) mod cluster;
 mod drops;
 mod duration;
 mod exec;
+mod flows;
 mod follow;
 pub(crate) mod output;
 mod pods;
+mod policy;
 mod policy_object;
 mod selection;
 mod status;
@@ -31,6 +33,8 @@ mod wait;
 
 pub(crate) use drops::DropsArgs;
 pub(crate) use duration::parse as parse_duration;
+pub(crate) use flows::FlowsArgs;
+pub(crate) use policy::PolicyArgs;
 pub(crate) use status::StatusArgs;
 pub(crate) use wait::WaitArgs;
 
@@ -58,4 +62,14 @@ pub(crate) fn drops(args: &DropsArgs, terminal: &mut Terminal<'_>) -> anyhow::Re
 /// `wait`: until a policy is in force.
 pub(crate) fn wait(args: &WaitArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
     block_on(wait::run(args, terminal))?
+}
+
+/// `flows`: the live connections of a pod.
+pub(crate) fn flows(args: &FlowsArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
+    block_on(flows::run(args, terminal))?
+}
+
+/// `policy`: one policy on all nodes.
+pub(crate) fn policy(args: &PolicyArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
+    block_on(policy::run(args, terminal))?
 }

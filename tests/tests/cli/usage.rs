@@ -37,6 +37,8 @@ fn version_and_help_are_output() {
               test         Compare expectations with what the policies allow: unit tests for policies
               status       Show what is in force on the nodes of a cluster, or at one pod
               drops        Show dropped packets of all nodes: when, which pod and peer, the reason, and the policy
+              flows        List the live connections of a pod, with the rule that would allow each if it began now
+              policy       Show one NetworkPolicy on all nodes: the generation in force, the pods that it concerns, the connections that its rules have decided
               wait         Wait until a NetworkPolicy is in force at all pods that it selects
               completions  Write a completion script for a shell
               man          Write manual pages, one for each command

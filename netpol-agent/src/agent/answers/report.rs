@@ -11,11 +11,15 @@ use netpol_common::keys::{CounterKey, FlowKey, FlowValue};
 use netpol_common::reason::Verdict;
 use netpol_policy::dataplane::Counter;
 use netpol_policy::dataplane::port::Kernel;
-use netpol_policy::model::ObjectName;
+use netpol_policy::model::{ObjectName, Transport};
 use netpol_policy::resolve::{Tier, rule_in_words};
+use netpol_policy::simulate::{PodOrIp, PortChoice, Probe};
 use serde::{Deserialize, Serialize};
 
 use crate::agent::state::Agent;
+
+/// Connections of a pod for which it is found out what would decide them now.
+const MAX_DECIDED: usize = 1000;
 
 /// A packet that was dropped, or that audit mode has let pass.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +119,20 @@ pub struct FlowRecord {
     pub tier: Option<Tier>,
     /// Seconds since the last packet, accurate to about a second.
     pub idle_s: u64,
+    /// What would decide it if it began now; only for the connections of one pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<DecidedNow>,
+}
+
+/// What would decide a live connection if it began now, at the pod in question. Its rule may have been removed since it began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecidedNow {
+    /// Whether it would be allowed.
+    pub is_allowed: bool,
+    /// The rules that would allow it.
+    pub rules: Vec<String>,
+    /// The verdict as a sentence.
+    pub summary: String,
 }
 
 impl<K: Kernel> Agent<K> {
@@ -211,6 +229,53 @@ impl<K: Kernel> Agent<K> {
             rule,
             tier,
             idle_s: now.0.saturating_sub(value.last_seen.0) / 1_000_000_000,
+            now: None,
+        })
+    }
+
+    /// The live connections of a pod, each with what would decide it now. `now` is the kernel's coarse monotonic time.
+    ///
+    /// # Errors
+    /// The flow map cannot be read.
+    pub(super) fn name_flows_of(
+        &self,
+        pod: &ObjectName,
+        now: Nanos,
+    ) -> Result<Vec<FlowRecord>, K::Error> {
+        let mut flows = self.name_flows(now)?;
+        flows.retain(|flow| flow.pod == *pod);
+        for flow in flows.iter_mut().take(MAX_DECIDED) {
+            flow.now = self.decided_now(flow);
+        }
+        Ok(flows)
+    }
+
+    fn decided_now(&self, flow: &FlowRecord) -> Option<DecidedNow> {
+        let pod = PodOrIp::Pod { name: flow.pod.clone(), address: None };
+        let remote = match &flow.peer {
+            Some(peer) => PodOrIp::Pod { name: peer.clone(), address: Some(flow.remote) },
+            None => PodOrIp::Address(flow.remote),
+        };
+        let (from, to, port) = match flow.origin {
+            Direction::Ingress => (remote, pod, flow.local_port),
+            Direction::Egress => (pod, remote, flow.remote_port),
+        };
+        let transport = Transport::from_api(&flow.protocol)?;
+        let explanation =
+            self.explain(&Probe { from, to, port: PortChoice::Number(port), transport });
+        if explanation.problem.is_some() {
+            return None;
+        }
+        let end = match flow.origin {
+            Direction::Ingress => explanation.ingress,
+            Direction::Egress => explanation.egress,
+        };
+        let end = end?;
+        let rules = end.allowing.iter().map(|allowing| allowing.rule.to_string());
+        Some(DecidedNow {
+            is_allowed: end.is_allowed,
+            rules: rules.collect(),
+            summary: end.summary,
         })
     }
 

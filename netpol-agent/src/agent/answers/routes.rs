@@ -7,6 +7,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use hyper::{StatusCode, Uri};
 use netpol_policy::dataplane::port::Kernel;
+use netpol_policy::model::ObjectName;
 use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -93,10 +94,19 @@ pub(in crate::agent) fn private<K: Kernel + Send + 'static>(
                 "/livez" => probe(handle, Probed::Liveness, Detail::Names).await.into(),
                 "/readyz" => probe(handle, Probed::Readiness, Detail::Names).await.into(),
                 "/status" => json(ask(&handle, |agent| agent.describe()).await),
-                "/flows" => match ask(&handle, |agent| agent.name_flows(monotonic_now())).await {
-                    Some(Err(error)) => refused(&error),
-                    flows => json(flows.and_then(Result::ok)),
-                },
+                "/flows" => {
+                    let pod = uri.query().and_then(|query| query.strip_prefix("pod="));
+                    let pod = pod.and_then(|pod| pod.split_once('/'));
+                    let pod = pod.map(|(namespace, name)| ObjectName::new(namespace, name));
+                    let list = move |agent: &mut Agent<K>| match &pod {
+                        Some(pod) => agent.name_flows_of(pod, monotonic_now()),
+                        None => agent.name_flows(monotonic_now()),
+                    };
+                    match ask(&handle, list).await {
+                        Some(Err(error)) => refused(&error),
+                        flows => json(flows.and_then(Result::ok)),
+                    }
+                }
                 "/rules" => match ask(&handle, |agent| agent.describe_rules(now())).await {
                     Some(Err(error)) => refused(&error),
                     rules => json(rules.and_then(Result::ok)),

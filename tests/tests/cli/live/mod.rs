@@ -2,6 +2,7 @@
 
 mod drops;
 mod learn;
+mod policies;
 mod status;
 mod wait;
 
