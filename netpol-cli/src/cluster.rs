@@ -32,10 +32,11 @@ pub(super) struct Live {
 }
 
 /// Lists every kind. Services and nodes are optional, because the user may not be permitted to list them.
-pub(super) fn read(kubeconfig: Option<&Path>) -> anyhow::Result<Live> {
+pub(super) fn read(kubeconfig: Option<&Path>, context: Option<&str>) -> anyhow::Result<Live> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("cannot start the async runtime")?.block_on(async {
-        let access = Access::open(kubeconfig).await.context("cannot access the cluster")?;
+        let access = Access::open_context(kubeconfig, context).await;
+        let access = access.context("cannot access the cluster")?;
         list(&access).await
     })
 }

@@ -6,14 +6,18 @@ use netpol_policy::model::Transport;
 use netpol_policy::simulate::{Engine, Explanation, OfflineCluster, PortChoice, Probe, resolve};
 use netpol_terminal::{DENIED, FAILED, Output, Terminal};
 
+use serde::Serialize;
+
 use crate::input::{self, InputArgs, PodNetworkArgs};
+use crate::live::{self, AccessArgs, AgentsArgs, Ends};
 
 /// Shown below the options.
 const EXAMPLES: &str = "\
 Examples:
   netpol explain -f rendered/ --from deploy/web --to redis.shop.svc --port 6379
   netpol explain -f rendered/ --from external --to shop/web --port 8080
-  netpol explain --cluster --from shop/front --to 10.96.0.10 --port 53 --protocol UDP";
+  netpol explain --cluster --from shop/front --to 10.96.0.10 --port 53 --protocol UDP
+  netpol explain --cluster --live --from shop/front --to shop/redis --port 6379";
 
 /// Explain why a connection is allowed or denied: the policies that isolate, the rules that allow, and the rules that almost
 /// match.
@@ -46,6 +50,12 @@ pub(super) struct ExplainArgs {
     input: InputArgs,
     #[command(flatten)]
     pod_networks: PodNetworkArgs,
+    /// With --cluster, also ask the agents of the nodes of both ends what is in force there, and show where that differs from the
+    /// objects of the API server. The exit code is then 1 if it differs, too, and 2 if a node does not answer.
+    #[arg(long, requires = "cluster")]
+    live: bool,
+    #[command(flatten)]
+    agents: AgentsArgs,
     /// Output format.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -53,7 +63,22 @@ pub(super) struct ExplainArgs {
 
 /// Exit codes: 0 if the connection is allowed, 1 if it is not.
 pub(super) fn run(args: ExplainArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
-    let ExplainArgs { from, to, port, protocol, namespace, input, pod_networks, output } = args;
+    let ExplainArgs {
+        from,
+        to,
+        port,
+        protocol,
+        namespace,
+        input,
+        pod_networks,
+        live: is_live,
+        agents,
+        output,
+    } = args;
+    let access = is_live.then(|| {
+        let (kubeconfig, context) = input.cluster.access();
+        AccessArgs::new(kubeconfig, context, agents)
+    });
     let input = input::read(&input.files, &input.cluster, terminal)?;
     input::report_findings(&input.manifests, terminal, |_| false);
     let mut cluster = OfflineCluster::new(|| Engine::Reference, pod_networks.pod_networks);
@@ -69,16 +94,36 @@ pub(super) fn run(args: ExplainArgs, terminal: &mut Terminal<'_>) -> anyhow::Res
             Explanation::impossible(from, to, (&port, protocol), problem.to_string())
         }
     };
-    match output {
-        Output::Json => {
-            serde_json::to_writer_pretty(&mut terminal.stdout, &explanation)
-                .map_err(io::Error::from)?;
-            writeln!(terminal.stdout)?;
+    let ends = access.map(|access| live::explain(&access, &explanation)).transpose()?;
+    match (output, &ends) {
+        (Output::Json, None) => write_json(&explanation, terminal)?,
+        (Output::Json, Some(ends)) => {
+            write_json(&Live { explanation: &explanation, ends }, terminal)?;
         }
-        Output::Text => explanation.write_text(&mut terminal.stdout)?,
+        (Output::Text, None) => explanation.write_text(&mut terminal.stdout)?,
+        (Output::Text, Some(ends)) => {
+            explanation.write_text(&mut terminal.stdout)?;
+            ends.write_text(terminal)?;
+        }
     }
-    if input::is_incomplete(&input.manifests) || explanation.problem.is_some() {
+    let is_incomplete = ends.as_ref().is_some_and(Ends::is_incomplete);
+    if input::is_incomplete(&input.manifests) || explanation.problem.is_some() || is_incomplete {
         return Ok(FAILED);
     }
-    Ok(if explanation.is_allowed { 0 } else { DENIED })
+    let differ = ends.as_ref().is_some_and(Ends::differ);
+    Ok(if explanation.is_allowed && !differ { 0 } else { DENIED })
+}
+
+/// With --live.
+#[derive(Debug, Serialize)]
+struct Live<'a> {
+    #[serde(flatten)]
+    explanation: &'a Explanation,
+    #[serde(flatten)]
+    ends: &'a Ends,
+}
+
+fn write_json(value: &impl Serialize, terminal: &mut Terminal<'_>) -> anyhow::Result<()> {
+    serde_json::to_writer_pretty(&mut terminal.stdout, value).map_err(io::Error::from)?;
+    Ok(writeln!(terminal.stdout)?)
 }

@@ -34,9 +34,17 @@ pub(super) struct ClusterArgs {
     /// Kubeconfig file for --cluster [default: the file that kubectl uses].
     #[arg(long, value_name = "FILE", requires = "cluster")]
     kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig for --cluster [default: its current context].
+    #[arg(long, value_name = "NAME", requires = "cluster")]
+    context: Option<String>,
 }
 
 impl ClusterArgs {
+    /// The kubeconfig and its context.
+    pub(super) fn access(&self) -> (Option<PathBuf>, Option<String>) {
+        (self.kubeconfig.clone(), self.context.clone())
+    }
+
     /// Whether the objects of the cluster are read.
     pub(super) const fn is_wanted(&self) -> bool {
         self.cluster
@@ -87,11 +95,12 @@ pub(super) fn read_files(paths: &[PathBuf], terminal: &mut Terminal<'_>) -> Mani
 }
 
 fn live(cluster: &ClusterArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<Input> {
-    let ClusterArgs { cluster, kubeconfig } = cluster;
+    let ClusterArgs { cluster, kubeconfig, context } = cluster;
     if !cluster {
         return Ok(Input::default());
     }
-    let cluster::Live { objects, diagnostics, missing } = cluster::read(kubeconfig.as_deref())?;
+    let cluster::Live { objects, diagnostics, missing } =
+        cluster::read(kubeconfig.as_deref(), context.as_deref())?;
     for problem in missing {
         terminal.complain(&problem);
     }

@@ -35,6 +35,13 @@ pub(crate) struct AccessArgs {
     /// Context of the kubeconfig [default: its current context].
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
+    #[command(flatten)]
+    agents: AgentsArgs,
+}
+
+/// Where the agents are, and how long to wait for them.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct AgentsArgs {
     /// Namespace of the agents' pods.
     #[arg(long, value_name = "NAMESPACE", default_value = "netpol-system")]
     agent_namespace: String,
@@ -51,6 +58,17 @@ impl AccessArgs {
     pub(crate) async fn open(&self) -> anyhow::Result<Access> {
         let access = Access::open_context(self.kubeconfig.as_deref(), self.context.as_deref());
         access.await.context("cannot access the cluster")
+    }
+}
+
+impl AccessArgs {
+    /// As if these options were given.
+    pub(crate) fn new(
+        kubeconfig: Option<PathBuf>,
+        context: Option<String>,
+        agents: AgentsArgs,
+    ) -> Self {
+        Self { kubeconfig, context, agents }
     }
 }
 
@@ -149,7 +167,8 @@ impl Cluster {
     /// # Errors
     /// The kubeconfig cannot be used.
     pub(crate) async fn open(args: &AccessArgs) -> anyhow::Result<Self> {
-        let AccessArgs { kubeconfig: _, context: _, agent_namespace, node_timeout } = args;
+        let AccessArgs { kubeconfig: _, context: _, agents } = args;
+        let AgentsArgs { agent_namespace, node_timeout } = agents;
         let client = args.open().await?.client();
         Ok(Self { client, agent_namespace: agent_namespace.clone(), node_timeout: *node_timeout })
     }

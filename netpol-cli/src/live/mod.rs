@@ -21,6 +21,7 @@ pub(crate) mod cluster;
 mod drops;
 mod duration;
 mod exec;
+mod explain;
 mod flows;
 mod follow;
 pub(crate) mod output;
@@ -31,8 +32,10 @@ mod selection;
 mod status;
 mod wait;
 
+pub(crate) use cluster::{AccessArgs, AgentsArgs};
 pub(crate) use drops::DropsArgs;
 pub(crate) use duration::parse as parse_duration;
+pub(crate) use explain::Ends;
 pub(crate) use flows::FlowsArgs;
 pub(crate) use policy::PolicyArgs;
 pub(crate) use status::StatusArgs;
@@ -41,6 +44,7 @@ pub(crate) use wait::WaitArgs;
 use std::future::Future;
 
 use anyhow::Context as _;
+use netpol_policy::simulate::Explanation;
 use netpol_terminal::Terminal;
 
 /// Runs a command that asks agents. Only such a command has a runtime.
@@ -72,4 +76,12 @@ pub(crate) fn flows(args: &FlowsArgs, terminal: &mut Terminal<'_>) -> anyhow::Re
 /// `policy`: one policy on all nodes.
 pub(crate) fn policy(args: &PolicyArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
     block_on(policy::run(args, terminal))?
+}
+
+/// `explain --live`: what is in force at both ends of a connection.
+///
+/// # Errors
+/// The cluster cannot be accessed, or it has no agents.
+pub(crate) fn explain(access: &AccessArgs, explanation: &Explanation) -> anyhow::Result<Ends> {
+    block_on(explain::ends(access, explanation))?
 }
