@@ -89,8 +89,24 @@ fn version_and_help_are_output() {
                   --kubeconfig <FILE>
                       Kubeconfig file for --cluster [default: the file that kubectl uses]
 
+                  --context <NAME>
+                      Context of the kubeconfig for --cluster [default: its current context]
+
                   --pod-cidr <CIDR>
                       Networks with the addresses of the pods that have none yet, such as those of a Deployment [default: any private network]
+
+                  --live
+                      With --cluster, also ask the agents of the nodes of both ends what is in force there, and show where that differs from the objects of the API server. The exit code is then 1 if it differs, too, and 2 if a node does not answer
+
+                  --agent-namespace <NAMESPACE>
+                      Namespace of the agents' pods
+
+                      [default: netpol-system]
+
+                  --node-timeout <DURATION>
+                      How long to wait for each node, such as `500ms` or `10s`. A node that does not answer in time is named, and the exit code is 2
+
+                      [default: 5s]
 
               -o, --output <OUTPUT>
                       Output format
@@ -108,6 +124,7 @@ fn version_and_help_are_output() {
               netpol explain -f rendered/ --from deploy/web --to redis.shop.svc --port 6379
               netpol explain -f rendered/ --from external --to shop/web --port 8080
               netpol explain --cluster --from shop/front --to 10.96.0.10 --port 53 --protocol UDP
+              netpol explain --cluster --live --from shop/front --to shop/redis --port 6379
         "#]],
     );
     check_help(
@@ -129,6 +146,9 @@ fn version_and_help_are_output() {
 
                   --kubeconfig <FILE>
                       Kubeconfig file for --cluster [default: the file that kubectl uses]
+
+                  --context <NAME>
+                      Context of the kubeconfig for --cluster [default: its current context]
 
                   --complete
                       The input is a whole cluster: report selectors of namespaces and pods that it does not contain. Assumed with --cluster, and if the input contains the namespaces `default` and `kube-system`
@@ -193,6 +213,7 @@ fn version_and_help_are_output() {
                   --what-if                 Show the connections that would change if the files after this option were applied: --what-if -f NEW
                   --cluster                 Read the objects of the cluster of kubectl's current context. Objects in files replace those of the cluster
                   --kubeconfig <FILE>       Kubeconfig file for --cluster [default: the file that kubectl uses]
+                  --context <NAME>          Context of the kubeconfig for --cluster [default: its current context]
                   --matrix                  Draw the matrix. This is the default without --cases and --what-if. With --what-if, draw it with what changes in it
                   --port <PORT[/PROTOCOL]>  Destination ports, such as `80`, `53/UDP` or `http` [default: the ports that each pod declares; for changes, every port]
                   --address <IP>            Addresses outside the cluster to add to the matrix

@@ -238,7 +238,9 @@ fn five_thousand_drops_a_second_remain_readable_and_the_rest_is_counted_at_once(
     // One tick of a second, and the start of a program of the debug profile.
     assert!(elapsed < Duration::from_secs(5), "{elapsed:?}");
     let n_lines = followed.others.borrow().len() + followed.lines.try_iter().count();
-    assert!(n_lines <= 30, "{n_lines}");
+    // On a machine under load the records arrive over more than one second.
+    let n_seconds = usize::try_from(elapsed.as_secs()).unwrap() + 1;
+    assert!(n_lines <= 30 * n_seconds, "{n_lines} in {elapsed:?}");
 }
 
 #[test]

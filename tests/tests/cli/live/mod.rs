@@ -1,6 +1,7 @@
 //! Commands that ask the agents of a live cluster: the API server of this process runs what stands for the agents.
 
 mod drops;
+mod explain;
 mod learn;
 mod policies;
 mod status;
