@@ -61,6 +61,9 @@ impl<K: Kernel> Agent<K> {
             }
         }));
         diagnostics.extend(self.detached.findings().map(|object| self.detached_finding(object)));
+        if left_out != self.left_out {
+            self.publishing.follow_capacity();
+        }
         (self.left_out, self.disconnected) = (left_out, disconnected);
         let changed = self.diagnostics.set_of_node(diagnostics);
         self.log_diagnostics(&changed);

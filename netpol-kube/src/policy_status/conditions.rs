@@ -9,7 +9,7 @@ use kube::Client;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::InForce;
+use super::{Generation, InForce};
 use crate::access::Error;
 use crate::published::{limited, request_error};
 use netpol_policy::model::{Diagnostic, convert};
@@ -143,23 +143,40 @@ fn conditions(
         let message = found.collect::<Vec<_>>().join("; ");
         condition("Accepted", false, "Invalid", message)
     };
-    let is_in_force = |in_force: &InForce| {
+    let report_of = |in_force: &InForce| {
         let of = in_force.get(policy.name.as_str());
-        of.is_some_and(|of| *of.uid == *policy.uid && of.generation == policy.generation)
+        let is_current =
+            |of: &&Generation| *of.uid == *policy.uid && of.generation == policy.generation;
+        of.filter(is_current).map(|of| of.is_over_capacity)
     };
-    let behind = nodes.iter().filter(|(_, in_force)| !is_in_force(in_force)).map(|(node, _)| node);
-    let behind: Vec<&String> = behind.collect();
-    let (n, n_behind) = (nodes.len(), behind.len());
-    let programmed = if n_behind == 0 {
-        condition("Programmed", true, "Programmed", format!("in force on {n} of {n} nodes"))
-    } else {
-        let names = behind.iter().take(MAX_NAMES).map(|name| name.as_str());
-        let names = names.collect::<Vec<_>>().join(", ");
-        let more = if n_behind > MAX_NAMES { " and others" } else { "" };
-        let message = format!("in force on {} of {n} nodes; not on {names}{more}", n - n_behind);
-        condition("Programmed", false, "Pending", message)
+    let (mut behind, mut exceeded) = (Vec::new(), Vec::new());
+    for (node, in_force) in nodes {
+        match report_of(in_force) {
+            None => behind.push(node.as_str()),
+            Some(true) => exceeded.push(node.as_str()),
+            Some(false) => {}
+        }
+    }
+    let (n, n_in_force) = (nodes.len(), nodes.len() - behind.len() - exceeded.len());
+    let lacking =
+        [listed(&behind, "not on"), listed(&exceeded, "rules exceed the capacity of the maps on")];
+    let message = format!("in force on {n_in_force} of {n} nodes{}", lacking.concat());
+    let programmed = match (behind.is_empty(), exceeded.is_empty()) {
+        (true, true) => condition("Programmed", true, "Programmed", message),
+        (false, _) => condition("Programmed", false, "Pending", message),
+        (true, false) => condition("Programmed", false, "OverCapacity", message),
     };
     vec![accepted, programmed]
+}
+
+/// A part of a message that names the first nodes of a list; empty if there are none.
+fn listed(nodes: &[&str], what: &str) -> String {
+    let Some(named) = nodes.get(..nodes.len().min(MAX_NAMES)).filter(|named| !named.is_empty())
+    else {
+        return String::new();
+    };
+    let more = if nodes.len() > MAX_NAMES { " and others" } else { "" };
+    format!("; {what} {}{more}", named.join(", "))
 }
 
 /// Writes the conditions of a policy by server-side apply on its status.

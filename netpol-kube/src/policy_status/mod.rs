@@ -29,6 +29,8 @@ pub struct Generation {
     pub uid: Arc<str>,
     /// Its generation.
     pub generation: i64,
+    /// Rules of it exceed the capacity of the node's maps.
+    pub is_over_capacity: bool,
 }
 
 /// The path of the policies; `None` if the server does not have the kind.

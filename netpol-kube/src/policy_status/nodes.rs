@@ -1,4 +1,5 @@
-//! What is in force on each node, in an annotation of a Lease of the node's name: one line for each policy, `NAME UID GENERATION`.
+//! What is in force on each node, in an annotation of a Lease of the node's name: one line for each policy, `NAME UID GENERATION`, and
+//! `over-capacity` if rules of it exceed the capacity of the node's maps.
 //!
 //! Not in the object with addresses, because every agent watches that one, and only the elected one reads this.
 
@@ -19,6 +20,9 @@ const LABEL: [&str; 2] = ["app.kubernetes.io/component", "node-policies"];
 
 /// The annotation.
 const ANNOTATION: &str = "netpol.dev/cluster-policies";
+
+/// The last word of a line about a policy that exceeds the capacity.
+const OVER_CAPACITY: &str = "over-capacity";
 
 /// The field manager.
 const MANAGER: &str = "netpol-agent";
@@ -70,8 +74,9 @@ pub async fn in_force(client: &Client) -> Result<BTreeMap<String, InForce>, Erro
 
 fn write(in_force: &InForce) -> String {
     let line = |(name, of): (&Arc<str>, &Generation)| {
-        let Generation { uid, generation } = of;
-        format!("{name} {uid} {generation}\n")
+        let Generation { uid, generation, is_over_capacity } = of;
+        let note = if *is_over_capacity { format!(" {OVER_CAPACITY}") } else { String::new() };
+        format!("{name} {uid} {generation}{note}\n")
     };
     in_force.iter().map(line).collect()
 }
@@ -82,7 +87,9 @@ fn read(text: &str) -> InForce {
         let mut words = line.split(' ');
         let (name, uid, generation) = (words.next()?, words.next()?, words.next()?);
         let generation = generation.parse().ok()?;
-        Some((Arc::from(name), Generation { uid: Arc::from(uid), generation }))
+        let is_over_capacity = words.next() == Some(OVER_CAPACITY);
+        let of = Generation { uid: Arc::from(uid), generation, is_over_capacity };
+        Some((Arc::from(name), of))
     };
     text.lines().filter_map(read).collect()
 }
@@ -93,9 +100,10 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_and_what_makes_no_sense_is_left_out() {
-        let generation = Generation { uid: Arc::from("u"), generation: 7 };
-        let in_force =
-            InForce::from([(Arc::from("a"), generation.clone()), (Arc::from("b"), generation)]);
+        let fits = Generation { uid: Arc::from("u"), generation: 7, is_over_capacity: false };
+        let exceeds = Generation { is_over_capacity: true, ..fits.clone() };
+        let in_force = InForce::from([(Arc::from("a"), fits), (Arc::from("b"), exceeds)]);
+        assert_eq!(write(&in_force), "a u 7\nb u 7 over-capacity\n");
         assert_eq!(read(&write(&in_force)), in_force);
         assert_eq!(read("a u\na u x\n\n"), InForce::new());
     }

@@ -43,6 +43,12 @@ fn policy(priority: u32) -> Value {
     })
 }
 
+/// Whether all rules of the policy fit into the maps of a node.
+enum Capacity {
+    Kept,
+    Exceeded,
+}
+
 impl Cluster {
     async fn new(nodes: &[&'static str]) -> Self {
         let api = FakeApi::start().await.unwrap();
@@ -64,10 +70,15 @@ impl Cluster {
 
     /// The policy as the server has it is in force on this node.
     fn put_in_force(&self, node: &str) {
+        self.report(node, Capacity::Kept);
+    }
+
+    fn report(&self, node: &str, capacity: Capacity) {
         let policy = self.policy();
         let generation = Generation {
             uid: Arc::from(policy["metadata"]["uid"].as_str().unwrap()),
             generation: policy["metadata"]["generation"].as_i64().unwrap(),
+            is_over_capacity: matches!(capacity, Capacity::Exceeded),
         };
         let node = self.nodes.iter().find(|known| known.name == node).unwrap();
         node.in_force.send_replace(InForce::from([(Arc::from("p"), generation)]));
@@ -193,11 +204,25 @@ async fn nothing_is_written_while_nothing_changes_but_the_lease_of_the_elected_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_exceeds_the_capacity_of_a_node_is_not_programmed() {
+    let cluster = Cluster::new(&["n1", "n2"]).await;
+    cluster.api.serve_cluster_policies(&["v1alpha2"]);
+    cluster.api.put(policy(1)).unwrap();
+    cluster.put_in_force("n1");
+    cluster.report("n2", Capacity::Exceeded);
+    let message = "in force on 1 of 2 nodes; rules exceed the capacity of the maps on n2";
+    cluster.until_programmed("False", message).await;
+    assert_eq!(cluster.condition("Programmed")["reason"], "OverCapacity");
+    cluster.put_in_force("n2");
+    cluster.until_programmed("True", "in force on 2 of 2 nodes").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_the_kind_hears_nothing() {
     let cluster = Cluster::new(&["n1"]).await;
     let node = &cluster.nodes[0];
     // The kind goes while a policy is known.
-    let generation = Generation { uid: Arc::from("u"), generation: 1 };
+    let generation = Generation { uid: Arc::from("u"), generation: 1, is_over_capacity: false };
     cluster.api.put(json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "a" } }));
     assert_eq!(cluster.api.asked(), []);
     node.in_force.send_replace(InForce::from([(Arc::from("p"), generation)]));

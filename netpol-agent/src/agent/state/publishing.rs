@@ -9,7 +9,7 @@ use std::sync::Arc;
 use netpol_kube::policy_status::{Generation, InForce};
 use netpol_policy::dataplane::port::Kernel;
 use netpol_policy::model::{ClusterPolicy, ObjectName, PodPhase};
-use netpol_policy::resolve::is_any_peer;
+use netpol_policy::resolve::{PolicyKind, is_any_peer};
 use netpol_policy::store::{Changes, ClusterState, Endpoint, LabelClassId, PublishedPod};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -106,6 +106,11 @@ impl Publishing {
         self.is_in_force_stale |= !changes.cluster_policies.is_empty() || changes.everything;
     }
 
+    /// Records that other rules than before exceed the capacity of the maps.
+    pub(in crate::agent) fn follow_capacity(&mut self) {
+        self.is_in_force_stale = true;
+    }
+
     /// Number of pods that are to be published.
     pub(in crate::agent) fn n_wanted(&self) -> usize {
         self.wanted.borrow().len()
@@ -163,9 +168,13 @@ impl<K: Kernel> Agent<K> {
             return;
         }
         self.publishing.is_in_force_stale = false;
+        let left_out = self.left_out.keys().map(|rule| &rule.policy);
+        let left_out = left_out.filter(|of| of.kind == PolicyKind::ClusterNetworkPolicy);
+        let exceeding: BTreeSet<&Arc<str>> = left_out.map(|of| &of.name.name).collect();
         let of = |policy: &ClusterPolicy| {
             let (uid, generation) = (Arc::clone(&policy.uid), policy.generation);
-            (Arc::clone(&policy.name), Generation { uid, generation })
+            let is_over_capacity = exceeding.contains(&policy.name);
+            (Arc::clone(&policy.name), Generation { uid, generation, is_over_capacity })
         };
         let now: InForce = self.state.cluster_policies().map(of).collect();
         self.publishing.in_force.send_if_modified(|in_force| {
@@ -188,6 +197,7 @@ fn unreported(state: &ClusterState, endpoint: &Endpoint) -> Option<Arc<str>> {
 
 #[cfg(test)]
 mod tests {
+    use netpol_policy::compile::{Capacities, Compiled, Shared};
     use netpol_policy::model::Object;
     use netpol_policy::source::SourceUpdate;
     use netpol_policy::store::Delta;
@@ -218,7 +228,12 @@ spec: { podSelector: {}, ingress: [{ from: [{ namespaceSelector: {} }] }] }
 ";
 
     fn with_endpoint() -> (Fixture, PublishingTask) {
+        with_endpoint_within(Capacities::default())
+    }
+
+    fn with_endpoint_within(capacities: Capacities) -> (Fixture, PublishingTask) {
         let mut fixture = fixture();
+        fixture.agent.compiled = Compiled::default().within(capacities);
         let (publishing, task) = Publishing::new();
         fixture.agent.publishing = publishing;
         drop(fixture.agent.update(full_lists()));
@@ -290,7 +305,39 @@ spec:
         assert_eq!(*task.in_force.borrow(), InForce::new(), "the maps are behind");
         fixture.agent.sync();
         fixture.agent.report_in_force();
-        let expected = Generation { uid: Arc::from("u"), generation: 3 };
+        let expected = Generation { uid: Arc::from("u"), generation: 3, is_over_capacity: false };
         assert_eq!(*task.in_force.borrow(), InForce::from([(Arc::from("p"), expected)]));
+    }
+
+    /// `Programmed` was true for a policy of which no rule fitted into the maps.
+    #[test]
+    fn a_cluster_policy_over_capacity_is_reported_as_such_until_it_fits() {
+        let few = Capacities { n_prefixes: Shared::undivided(4), ..Capacities::default() };
+        let (mut fixture, task) = with_endpoint_within(few);
+        let mut is_over_capacity = |n_networks: u8| {
+            let networks: Vec<_> = (0..n_networks).map(|n| format!("192.168.{n}.0/24")).collect();
+            drop(fixture.agent.update(objects(&format!(
+                "
+apiVersion: v1
+kind: Namespace
+metadata: {{ name: x }}
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {{ name: p, uid: u, generation: {n_networks} }}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {{ namespaces: {{}} }}
+  egress: [{{ action: Deny, to: [{{ networks: [{}] }}] }}]
+",
+                networks.join(", ")
+            ))));
+            fixture.agent.sync();
+            fixture.agent.report_in_force();
+            task.in_force.borrow().get("p").map(|of| (of.generation, of.is_over_capacity))
+        };
+        assert_eq!(is_over_capacity(8), Some((8, true)));
+        assert_eq!(is_over_capacity(1), Some((1, false)));
     }
 }
