@@ -12,6 +12,7 @@ use netpol_policy::manifests::{self, Cause, FileCode, Manifests};
 use netpol_policy::model::{Diagnostic, Object};
 use netpol_terminal::Terminal;
 
+use crate::progress::Progress;
 use crate::{cluster, expectations};
 
 /// The objects to evaluate.
@@ -91,6 +92,12 @@ pub(super) fn read(
 
 /// Reads files only.
 pub(super) fn read_files(paths: &[PathBuf], terminal: &mut Terminal<'_>) -> Manifests {
+    let name = |path: &PathBuf| match path.to_str() {
+        Some(manifests::STDIN) => "the standard input".to_owned(),
+        _ => path.display().to_string(),
+    };
+    let names: Vec<_> = paths.iter().map(name).collect();
+    let _until_read = Progress::start(format!("reading {}", names.join(", ")));
     manifests::read(paths, &mut *terminal.stdin)
 }
 

@@ -18,6 +18,7 @@ mod learn;
 mod lint;
 mod live;
 mod man;
+mod progress;
 mod simulate;
 
 use std::ffi::{OsStr, OsString};

@@ -11,6 +11,7 @@ mod edits;
 mod faults;
 mod first_packet;
 mod known_at_once;
+mod learn;
 mod leavings;
 mod live;
 mod live_flows;

@@ -87,6 +87,7 @@ pub(super) fn assets(
     let plugins: Vec<_> =
         plugins.iter().map(|(arch, hash)| (arch.as_str(), hash.clone())).collect();
     let krew = krew::manifest(version, (downloads, release.homepage()), &plugins);
+    files.insert(krew::INDEX_PATH.to_owned(), krew.clone().into_bytes());
     files.insert("netpol.krew.yaml".to_owned(), krew.into_bytes());
 
     let bill = sbom::bill(metadata, lock, version, &layout.digest, &programs)?;
@@ -238,7 +239,7 @@ mod tests {
             });
             assert!(is_named || name.ends_with(".intoto.json"), "{name}: {statement:#}");
         }
-        assert_eq!(sums.lines().count(), 8, "{sums}");
+        assert_eq!(sums.lines().count(), 9, "{sums}");
         assert_eq!(
             statement["predicate"]["buildDefinition"]["resolvedDependencies"][0]["digest"]["gitCommit"],
             "0123"

@@ -4,6 +4,10 @@
 
 use std::fmt::Write as _;
 
+/// The path of the manifest in krew's index, which refuses a file that is not called as its plugin. A second copy, because a
+/// `netpol.yaml` among the files to download would be taken for the manifests of the cluster.
+pub(super) const INDEX_PATH: &str = "plugins/netpol.yaml";
+
 /// The name of the plugin's archive for a processor.
 pub(super) fn archive_name(version: &str, arch: &str) -> String {
     format!("kubectl-netpol-{version}-linux-{arch}.tar.gz")

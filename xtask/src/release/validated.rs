@@ -156,6 +156,8 @@ fn the_krew_manifest_keeps_the_rules_of_krew_and_names_an_archive_with_its_progr
     }
     let files = release();
     let text = std::str::from_utf8(files.get("netpol.krew.yaml").unwrap()).unwrap();
+    // The index compares the name of the file with that of the plugin.
+    assert_eq!(files.get("plugins/netpol.yaml").map(Vec::as_slice), Some(text.as_bytes()));
     let manifest: Manifest = serde_saphyr::from_str(text).unwrap();
     assert_eq!(manifest.api_version, "krew.googlecontainertools.github.com/v1alpha2");
     assert_eq!(manifest.kind, "Plugin");
