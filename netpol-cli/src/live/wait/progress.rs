@@ -175,7 +175,7 @@ mod tests {
         }
 
         /// Nothing new happens, and every agent catches up.
-        fn settle(&mut self) {
+        fn catch_up(&mut self) {
             for pod in &self.pods {
                 self.nodes.get_mut(&pod.node).unwrap().pods.insert(pod.name.clone(), true);
             }
@@ -200,7 +200,7 @@ mod tests {
         }
     }
 
-    /// Runs a waiter whose steps interleave with those of the cluster. Returns whether it ended before the cluster settled.
+    /// Runs a waiter whose steps interleave with those of the cluster. Returns whether it ended before the cluster calmed down.
     fn run(seed: u64) -> bool {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut cluster = Cluster::new(&mut random);
@@ -211,7 +211,7 @@ mod tests {
                 if round < 12 {
                     (0..random.u8(0..4)).for_each(|_| cluster.step(&mut random));
                 } else {
-                    cluster.settle();
+                    cluster.catch_up();
                 }
             };
             let policy = cluster.policy;
