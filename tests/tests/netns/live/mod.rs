@@ -1,5 +1,6 @@
 //! `kubectl netpol` on two nodes with real agents: through the API server of this process, which runs the agent's program.
 
+mod asked;
 mod shown;
 mod waited;
 
