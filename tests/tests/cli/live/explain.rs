@@ -23,9 +23,10 @@ fn status(pod: &str, protection: &str) -> String {
 /// A node that answers with this status and this explanation.
 fn node(fleet: &Fleet, name: &str, status: String, explanation: &Value) {
     let explanation = explanation.to_string();
-    fleet.agent(name, move |args| match args.get(1).map(String::as_str) {
-        Some("status") => Executed::output(status.clone()),
-        _ => {
+    fleet.agent(name, move |args| {
+        if args.get(1).is_some_and(|command| command == "status") {
+            Executed::output(status.clone())
+        } else {
             let expected =
                 ["explain", "--from", "shop/web", "--to", "shop/redis", "--port", "6379"];
             assert_eq!(args[1..8], expected);

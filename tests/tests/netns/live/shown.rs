@@ -52,17 +52,17 @@ fn a_drop_on_either_node_is_shown_within_a_second_with_pod_peer_and_policy() -> 
     let of_second = ["shop/client", "egress", &other, "81/TCP", "not-allowed", "shop/client-to-80"];
     for (port, texts) in [(80, of_first), (81, of_second)] {
         live.knock(port)?;
-        let (line, elapsed) = following.expect(&texts)?;
-        println!("shown after {elapsed:?}: {line}");
-        ensure!(elapsed < SHOWN_WITHIN + Duration::from_millis(500), "after {elapsed:?}: {line}");
+        let (shown, elapsed) = following.expect(&texts)?;
+        println!("after {elapsed:?}: {shown}");
+        ensure!(elapsed < SHOWN_WITHIN + Duration::from_millis(500), "after {elapsed:?}: {shown}");
     }
 
     // The same in IPv6, between two pods of the first node.
     let to = live.lab.socket_address(&Host::pod("shop/web"), Family::V6, 80)?;
-    live.lab.netns(&Host::pod("shop/visitor"))?.inside(|| Ok(try_to_connect(to)))?;
-    let (line, elapsed) =
+    live.lab.netns(&Host::pod("shop/visitor"))?.inside(|| try_to_connect(to))?;
+    let (shown, elapsed) =
         following.expect(&["shop/web", "ingress", "shop/visitor (fd00", "shop/deny-web"])?;
-    ensure!(elapsed < SHOWN_WITHIN, "after {elapsed:?}: {line}");
+    ensure!(elapsed < SHOWN_WITHIN, "after {elapsed:?}: {shown}");
 
     // In audit mode the packets pass, and are shown.
     let audited = POLICIES
