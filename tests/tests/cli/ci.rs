@@ -232,8 +232,9 @@ pub(crate) fn assert_valid(name: &str, value: &Value) {
     assert!(found.is_empty(), "{name}: {}", found.join("\n"));
 }
 
+/// A schema of the documentation.
 #[track_caller]
-fn schema(name: &str) -> Value {
+pub(crate) fn schema(name: &str) -> Value {
     let path = repository::path(format!("docs/schemas/{name}"));
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }

@@ -5,6 +5,7 @@ use netpol_lab::fake_api::Executed;
 use serde_json::{Value, json};
 
 use super::Fleet;
+use crate::ci::{assert_valid, schema};
 
 fn put_pod(fleet: &Fleet, name: &str, node: &str, ip: &str) {
     fleet.api.put(json!({
@@ -127,4 +128,48 @@ fn a_node_that_is_behind_and_a_pod_without_programs_are_differences() {
     let text = fleet.output(&format!("{COMMAND} --node-timeout 300ms"));
     assert!(text.starts_with("exit code 2\n"), "{text}");
     assert!(text.contains("node n2 does not answer: no answer within 300ms"), "{text}");
+}
+
+/// The JSON that a command writes, which must be as the schema says.
+fn valid(fleet: &Fleet, command: &str, exit_code: u8) -> Value {
+    let text = fleet.output(&format!("{command} -o json"));
+    let json = text.strip_prefix(&format!("exit code {exit_code}\n")).unwrap();
+    let json: String = json.lines().take_while(|line| !line.starts_with("! ")).collect();
+    let json = serde_json::from_str(&json).unwrap();
+    assert_valid("live-explain.json", &json);
+    json
+}
+
+#[test]
+fn the_json_is_as_its_schema_says() {
+    let (fleet, explanation) = fleet();
+    node(&fleet, "n1", status("web", "ready"), &explanation);
+    // The agent of n2 neither knows the pod nor applies policies to it.
+    let mut without_ingress = explanation.clone();
+    without_ingress["ingress"] = Value::Null;
+    node(&fleet, "n2", status("other", "ready"), &without_ingress);
+    let json = valid(&fleet, COMMAND, 1);
+    assert_eq!(json["ends"][0]["differences"], json!([]));
+    assert_eq!(json["ends"][1]["protection"], Value::Null);
+    assert_eq!(json["ends"][1]["decision"], Value::Null);
+    fleet.agent("n2", |_| Executed::Hanging { stdout: String::new() });
+    let json = valid(&fleet, &format!("{COMMAND} --node-timeout 300ms"), 2);
+    assert_eq!(json["unanswered"][0]["node"], "n2");
+    let impossible = "netpol explain --cluster --live --from shop/web --to shop/none --port 1";
+    let json = valid(&fleet, impossible, 2);
+    assert_eq!((&json["ends"], &json["unanswered"]), (&json!([]), &json!([])));
+}
+
+/// `explain.json` forbids other fields, so the schema with the nodes' answers repeats it.
+#[test]
+fn the_schema_has_everything_that_the_schema_without_live_has() {
+    let (mut live, mut offline) = (schema("live-explain.json"), schema("explain.json"));
+    for schema in [&mut live, &mut offline] {
+        schema.as_object_mut().unwrap().remove("title");
+    }
+    live["required"].as_array_mut().unwrap().retain(|name| name != "ends" && name != "unanswered");
+    for name in ["ends", "unanswered"] {
+        assert!(live["properties"].as_object_mut().unwrap().remove(name).is_some());
+    }
+    assert_eq!(live, offline);
 }
