@@ -44,6 +44,7 @@ fn policy(priority: u32) -> Value {
 }
 
 /// Whether all rules of the policy fit into the maps of a node.
+#[derive(Clone, Copy)]
 enum Capacity {
     Kept,
     Exceeded,
