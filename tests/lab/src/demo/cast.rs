@@ -5,7 +5,13 @@ use crate::probe::Protocol;
 
 /// Namespaces and their labels.
 pub(super) const NAMESPACES: [(&str, &[(&str, &str)]); 3] =
-    [("shop", &[]), ("monitoring", &[("team", "monitoring")]), ("kube-system", &[])];
+    [(SHOP, &[]), ("monitoring", &[("team", "monitoring")]), ("kube-system", &[])];
+
+/// The namespace whose labels change.
+pub(super) const SHOP: &str = "shop";
+
+/// Its labels while its NetworkPolicies decide.
+pub(super) const SELF_MANAGED_LABELS: [(&str, &str); 1] = [("tenant", "self-managed")];
 
 /// The pod whose labels change while it runs.
 pub(super) const CLIENT: &str = "shop/client";

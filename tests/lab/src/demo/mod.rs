@@ -1,4 +1,4 @@
-//! The demo: a node with pods on this machine, one policy after the other, and the connections that remain possible.
+//! The demo: a node with pods on this machine, one example after the other, and the connections that remain possible.
 //!
 //! Only the cluster is simulated. Network namespaces stand for pods, which the real `netpol-cni` connects, chained behind
 //! Debian's `bridge` and `host-local`. The real agent reads the manifests. Every cell is measured with real packets and
@@ -11,13 +11,16 @@ mod outage;
 mod screen;
 mod verdicts;
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 
-use self::acts::{ACTS, Act, OPEN, REDIS, RELABELLED};
-use self::cast::{CLIENT, CLIENT_LABELS, CLIENT_OF_REDIS_LABELS, NAMESPACES, pods};
+use self::acts::{ACTS, Act, DELEGATE, DELEGATED, OPEN, REDIS, RELABELLED};
+use self::cast::{
+    CLIENT, CLIENT_LABELS, CLIENT_OF_REDIS_LABELS, NAMESPACES, SELF_MANAGED_LABELS, SHOP, pods,
+};
 use self::matrix::Matrix;
 use self::outage::Outage;
 use self::screen::Check;
@@ -47,11 +50,13 @@ pub enum Ending {
 /// The set-up failed: that says nothing about policies.
 pub fn run(ending: Ending) -> Result<usize> {
     let mut demo = Demo::prepare()?;
-    let n_acts = ACTS.len() + 2;
+    let n_acts = ACTS.len() + 3;
     for (number, act) in ACTS.iter().enumerate() {
-        screen::heading(&format!("{} of {n_acts}  {}", number + 1, act.file));
+        screen::heading(&format!("{} of {n_acts}  {}", number + 1, act.title()));
         demo.play(act)?;
     }
+    screen::heading(&format!("{} of {n_acts}  {}", n_acts - 2, DELEGATE.title()));
+    demo.delegate()?;
     screen::heading(&format!("{} of {n_acts}  a label, live", n_acts - 1));
     demo.relabel()?;
     screen::heading(&format!("{n_acts} of {n_acts}  kill -9 of the agent, under traffic"));
@@ -73,6 +78,12 @@ pub const PODS: &str = "pods.yaml";
 /// The folder of the policies.
 pub fn examples() -> PathBuf {
     repository::path("deploy/examples")
+}
+
+/// The name of an example in the watched folder, which has no folders in it.
+fn name_of(file: &str) -> Result<&str> {
+    let name = Path::new(file).file_name().and_then(OsStr::to_str);
+    name.with_context(|| format!("{file} is not the name of a file"))
 }
 
 /// The matrices after convergence.
@@ -123,33 +134,53 @@ impl Demo {
         Ok(demo)
     }
 
-    /// Applies a policy and removes it.
+    /// Applies policies and removes them.
     fn play(&mut self, act: &Act) -> Result<()> {
-        let Act { file, meaning, expected } = act;
-        screen::line(meaning);
-        self.apply(file)?;
-        let after = self.converge(expected)?;
+        screen::line(act.meaning);
+        self.apply(act)?;
+        let after = self.converge(act.expected)?;
         screen::before_and_after(&self.open, &after.seen);
-        self.tell(file, &after);
-        self.lab.manifests().remove(file)?;
+        self.tell(&act.title(), &after);
+        self.remove(act)
+    }
+
+    /// Removes the policies of an act.
+    fn remove(&mut self, act: &Act) -> Result<()> {
+        for file in act.files {
+            self.lab.manifests().remove(name_of(file)?)?;
+        }
         let open = self.converge(OPEN)?;
         self.tell("removed again", &open);
         self.open = open.seen;
         Ok(())
     }
 
+    /// Lets the policies of a namespace decide, by a label of the namespace.
+    fn delegate(&mut self) -> Result<()> {
+        screen::line(DELEGATE.meaning);
+        self.apply(&DELEGATE)?;
+        let before = self.converge(DELEGATE.expected)?;
+        self.lab.apply_namespace(SHOP, &labels(&SELF_MANAGED_LABELS))?;
+        let after = self.converge(DELEGATED)?;
+        screen::before_and_after(&before.seen, &after.seen);
+        self.tell(&DELEGATE.title(), &before);
+        self.tell("with the label", &after);
+        self.lab.apply_namespace(SHOP, &labels(&[]))?;
+        self.remove(&DELEGATE)
+    }
+
     /// Gives a running pod access by a label.
     fn relabel(&mut self) -> Result<()> {
         screen::line(&format!(
             "{} again; then the running client pod is given the label role=redis-client.",
-            REDIS.file
+            REDIS.title()
         ));
-        self.apply(REDIS.file)?;
+        self.apply(&REDIS)?;
         let before = self.converge(REDIS.expected)?;
         self.lab.relabel(CLIENT, &labels(&CLIENT_OF_REDIS_LABELS))?;
         let after = self.converge(RELABELLED)?;
         screen::before_and_after(&before.seen, &after.seen);
-        self.tell(REDIS.file, &before);
+        self.tell(&REDIS.title(), &before);
         self.tell("with the label", &after);
         Ok(())
     }
@@ -195,11 +226,14 @@ impl Demo {
         Ok(n_faults)
     }
 
-    fn apply(&self, file: &str) -> Result<()> {
-        let path = examples().join(file);
-        let policy = std::fs::read_to_string(&path);
-        let policy = policy.with_context(|| format!("reading {}", path.display()))?;
-        self.lab.manifests().write(file, &policy)
+    fn apply(&self, act: &Act) -> Result<()> {
+        for file in act.files {
+            let path = examples().join(file);
+            let policy = std::fs::read_to_string(&path);
+            let policy = policy.with_context(|| format!("reading {}", path.display()))?;
+            self.lab.manifests().write(name_of(file)?, &policy)?;
+        }
+        Ok(())
     }
 
     /// Sends packets until the outcomes match the reference's verdicts for the current manifests, or the deadline passes.
