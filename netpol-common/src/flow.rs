@@ -125,7 +125,7 @@ pub const fn is_current(flow: &FlowValue, protocol: Protocol, step: &Step) -> bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::RuleId;
+    use crate::ids::{IfIndex, RuleId};
 
     fn flow(state: u8) -> FlowValue {
         FlowValue {
@@ -135,7 +135,8 @@ mod tests {
             origin: Direction::Egress.to_wire(),
             state,
             marks: 0,
-            pad: [0; 5],
+            pad: 0,
+            redirect: IfIndex(0),
         }
     }
 

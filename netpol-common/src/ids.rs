@@ -35,6 +35,11 @@ number! {
     pub struct IfIndex(pub u32);
 }
 
+impl IfIndex {
+    /// Bits of the number of a pod interface to which packets are redirected.
+    pub const REDIRECT_BITS: u32 = 23;
+}
+
 impl fmt::Display for IfIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)

@@ -25,12 +25,12 @@ use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::macro_support::{Level, level_enabled};
-use netpol_common::ids::{Hook, Nanos};
+use netpol_common::ids::{Direction, Hook, Nanos};
 use netpol_common::packet::{ETHERNET_LEN, Frame as _, Packet};
 use netpol_common::verdict::{DEFAULT_MARK_MASK, decide};
 
 use crate::policy_maps::KernelMaps;
-use crate::skb::{FROM_NETWORK_HEADER, Skb};
+use crate::skb::{FROM_NETWORK_HEADER, Skb, redirect_to_hook};
 
 mod emit;
 mod flows;
@@ -125,6 +125,12 @@ fn act<const LINK_HEADER_LEN: u32, const PASS: i32>(ctx: TcContext, hook: Hook) 
             let _parsed = skb.parse(&mut packet);
         }
         emit::trace(&skb.0, &outcome, &packet);
+    }
+    if matches!(hook, Hook::PodEgress) && outcome.redirect.0 != 0 {
+        return match outcome.direction {
+            Direction::Ingress => skb.redirect_to_pod(outcome.redirect),
+            Direction::Egress => redirect_to_hook(outcome.redirect),
+        };
     }
     let action = if outcome.verdict.is_pass() { PASS } else { DROP };
     if outcome.turn_to_audited_sender() {

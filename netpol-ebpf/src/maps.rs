@@ -31,7 +31,7 @@ pub(crate) static ENDPOINTS: HashMap<
 pub(crate) static ENDPOINT_SLOTS: Array<EndpointSlot, { maps::N_ENDPOINT_SLOTS as usize }> =
     Array::new();
 #[btf_map]
-pub(crate) static ADDRESSES: HashMap<AddressKey, u8, { maps::MAX_ADDRESSES as usize }, LAZY> =
+pub(crate) static ADDRESSES: HashMap<AddressKey, IfIndex, { maps::MAX_ADDRESSES as usize }, LAZY> =
     HashMap::new();
 #[btf_map]
 pub(crate) static PREFIXES: LpmTrie<[u8; 16], Identity, { maps::MAX_PREFIXES as usize }> =

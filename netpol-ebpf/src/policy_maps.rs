@@ -5,7 +5,7 @@
 //! * The entries of ENDPOINTS and their copies, of BACKENDS and FRAGMENTS carry a check word ([`EndpointEntry::value_of`]).
 //! * An entry of `DEFERRED_FLOWS` is replaced or removed before it is taken if two packets got the same handle, or if the agent
 //!   removes the entries of an endpoint that is gone. [`KernelMaps::store_deferred_flow`] says what the same handle can do.
-//! * Of ADDRESSES, DEFER and `OWN_NODE` only the presence of a key matters.
+//! * Of DEFER and `OWN_NODE` only the presence of a key matters, and of ADDRESSES too: the interface in an entry is looked up again.
 //! * The first word of an element of `ENDPOINT_SLOTS` is a MAC address. If a program reads parts of two addresses, the packet does not
 //!   have this address and takes the slow path, or drops in the moment in which the address changes.
 //! * An entry of KNOWN is one byte. In the moment in which its address is removed, it may be read as that of another address.
@@ -14,7 +14,7 @@
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use netpol_common::addr::Addr;
 use netpol_common::flow::Step;
-use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol, RuleId};
+use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowSlots, AllowValue, BackendEntry, BackendValue, Endpoint,
     EndpointEntry, EndpointSlot, EndpointValue, FlowKey, FlowValue, FragmentEntry, FragmentKey,
@@ -184,6 +184,35 @@ extern "C" fn find_denial_to_itself(
     verdict::denial_to_itself(&KernelMaps, ifindex, ingress_ifindex, egress_mark, packet)
 }
 
+/// [`PolicyMaps::receiver`] as a global function, as [`find_endpoint`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_receiver(packet: *const Packet, sender: u32, now: u64) -> u32 {
+    // SAFETY: the caller's own, or null.
+    let Some(packet) = (unsafe { packet.as_ref() }) else { return 0 };
+    verdict::receiver(&KernelMaps, packet, IfIndex(sender), Nanos(now)).0
+}
+
+/// [`PolicyMaps::receiver_mac`] as a word, as a global function, as [`find_endpoint`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn receiver_mac(packet: *const Packet, receiver: u32, sender: u32, now: u64) -> u64 {
+    // SAFETY: the caller's own, or null.
+    let Some(packet) = (unsafe { packet.as_ref() }) else { return 0 };
+    let (receiver, sender) = (IfIndex(receiver), IfIndex(sender));
+    verdict::receiver_mac(&KernelMaps, packet, receiver, sender, Nanos(now)).word()
+}
+
+/// [`PolicyMaps::keeps_redirect`] as a global function, as [`find_endpoint`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn keeps_redirect(packet: *const Packet, receiver: u32, sender: u32) -> u32 {
+    // SAFETY: the caller's own, or null.
+    let Some(packet) = (unsafe { packet.as_ref() }) else { return 0 };
+    let (receiver, sender) = (IfIndex(receiver), IfIndex(sender));
+    u32::from(verdict::keeps_redirect(&KernelMaps, packet, receiver, sender))
+}
+
 /// Words of a [`View`].
 const N_VIEW_WORDS: usize = size_of::<View>() / size_of::<u64>();
 
@@ -286,8 +315,24 @@ impl PolicyMaps for KernelMaps {
     }
 
     #[inline(always)]
-    fn is_of_local_pod(&self, addr: &Addr) -> bool {
-        ADDRESSES.get_ptr(AddressKey::of_any_pod(*addr)).is_some()
+    fn owner(&self, addr: &Addr) -> Option<IfIndex> {
+        // SAFETY: an element of the map.
+        ADDRESSES.get_ptr(AddressKey::of_any_pod(*addr)).map(|owner| unsafe { copy(owner) })
+    }
+
+    #[inline(always)]
+    fn receiver(&self, packet: &Packet, sender: IfIndex, now: Nanos) -> IfIndex {
+        IfIndex(find_receiver(packet, sender.0, now.0))
+    }
+
+    #[inline(always)]
+    fn receiver_mac(&self, packet: &Packet, receiver: IfIndex, sender: IfIndex, now: Nanos) -> Mac {
+        Mac::from_word(receiver_mac(packet, receiver.0, sender.0, now.0))
+    }
+
+    #[inline(always)]
+    fn keeps_redirect(&self, packet: &Packet, receiver: IfIndex, sender: IfIndex) -> bool {
+        keeps_redirect(packet, receiver.0, sender.0) != 0
     }
 
     #[inline(always)]

@@ -3,7 +3,10 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::{__sk_buff, bpf_hdr_start_off};
-use aya_ebpf::helpers::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_pull_data};
+use aya_ebpf::helpers::{
+    bpf_redirect, bpf_redirect_peer, bpf_skb_change_type, bpf_skb_load_bytes,
+    bpf_skb_load_bytes_relative, bpf_skb_pull_data,
+};
 use aya_ebpf::programs::TcContext;
 use netpol_common::ids::{Direction, Hook, IfIndex, Nanos, Protocol};
 use netpol_common::mac::Mac;
@@ -58,6 +61,21 @@ impl<const LINK_HEADER_LEN: u32> Skb<LINK_HEADER_LEN> {
         unsafe { (*self.raw()).tc_index = u32::from(flow_handle) };
     }
 
+    /// Moves the packet to the other end of the pair of a pod's interface, as if it had come through that pair: the pod sees nothing of
+    /// what the node has written to the packet. Returns the action of the program.
+    #[inline(always)]
+    pub(crate) fn redirect_to_pod(&self, receiver: IfIndex) -> i32 {
+        self.0.set_mark(0);
+        self.set_flow_handle(0);
+        // SAFETY: as for `context`. Programs of this type may write the field.
+        unsafe { (*self.raw()).priority = 0 };
+        // The frame is addressed to the pod, and not to the device at which it arrived, so it counts as somebody else's.
+        // SAFETY: the context is valid while the program runs.
+        unsafe { bpf_skb_change_type(self.raw(), PACKET_HOST) };
+        // SAFETY: the helper has no pointers.
+        action(unsafe { bpf_redirect_peer(receiver.0, 0) })
+    }
+
     /// Length from the network header on, bytes.
     #[inline(always)]
     pub(crate) fn network_len_bytes(&self) -> u32 {
@@ -72,6 +90,23 @@ impl<const LINK_HEADER_LEN: u32> Skb<LINK_HEADER_LEN> {
         let [first, second, ..] = self.context().protocol.to_ne_bytes();
         [first, second]
     }
+}
+
+/// A packet for this host (`include/uapi/linux/if_packet.h`).
+const PACKET_HOST: u32 = 0;
+
+/// Sends the packet of the program to the hook of another pod's interface. Returns the action of the program.
+#[inline(always)]
+pub(crate) fn redirect_to_hook(receiver: IfIndex) -> i32 {
+    // SAFETY: the helper has no pointers.
+    action(unsafe { bpf_redirect(receiver.0, 0) })
+}
+
+/// The action of traffic control that a helper returns.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the kernel's actions are numbers of 32 bits")]
+const fn action(returned: i64) -> i32 {
+    returned as i32
 }
 
 /// The handle in `__sk_buff.tc_index`, of which the kernel keeps 16 bits.

@@ -72,6 +72,7 @@ impl DiagnosticIndex {
                 Delta::UpsertEndpoint(_)
                 | Delta::RemoveEndpoint(_)
                 | Delta::OwnAddresses(_)
+                | Delta::ShortCuts(_)
                 | Delta::PublishedAddresses { .. } => {}
             }
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 
+use super::state::short_cuts::ShortCut;
 use super::state::tunnels::PodTunnels;
 use crate::control::ListenAddress;
 use crate::discovery::SearchPaths;
@@ -24,6 +25,8 @@ pub struct Config {
     pub datapath: netpol_datapath::Config,
     /// Whether pods may send tunnelled packets to nodes.
     pub pod_tunnels: PodTunnels,
+    /// Whether packets between pods of this node take the short cut.
+    pub short_cut: ShortCut,
     /// Address that serves health without authentication; `None` serves it on the control socket only.
     pub health: Option<ListenAddress>,
     /// The same for metrics.

@@ -23,6 +23,8 @@ pub(super) struct FakeKernel {
     pub(super) attached: Vec<IfIndex>,
     pub(super) refuses: Option<fn(&MapOp) -> bool>,
     pub(super) flows: Vec<(FlowKey, FlowValue)>,
+    /// Interfaces with programs of others.
+    pub(super) with_foreign_programs: BTreeSet<IfIndex>,
     pub(super) n_uplink_changes: usize,
     pub(super) has_predecessor: bool,
     pub(super) refuses_attach: bool,
@@ -156,6 +158,10 @@ impl Attachments for FakeKernel {
             }
         };
         Ok(devices.keys().map(|ifindex| (*ifindex, of(ifindex))).collect())
+    }
+
+    fn has_foreign_programs(&self, ifindex: IfIndex) -> Result<bool, Full> {
+        Ok(self.with_foreign_programs.contains(&ifindex))
     }
 
     fn attach_uplink(&mut self, ifindex: IfIndex, _: Framing) -> Result<(), Full> {

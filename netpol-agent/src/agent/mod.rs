@@ -42,5 +42,6 @@ pub use config::{CONTROL_SOCKET, Config, PublishAddresses, Source, state_files};
 pub use run::{lock, run};
 pub use state::publishing::PublishingOutcome;
 pub use state::registry::{Record, Registry};
+pub use state::short_cuts::{ShortCut, ShortCutStatus};
 pub use state::tunnels::PodTunnels;
 pub use state::{Agent, FromBefore};

@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use netpol_datapath::netlink;
 use netpol_datapath::{Datapath, Trace};
+use netpol_policy::dataplane::MapState;
 use netpol_policy::dataplane::port::{Attachments as _, Maps as _};
 use netpol_policy::source::SourceUpdate;
 use rustix::fs::FlockOperation;
@@ -44,8 +45,17 @@ const QUEUE: usize = 256;
 /// The agent cannot start: another one runs, the kernel refuses the programs, or a file or socket cannot be opened.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let control = config.control_socket();
-    let Config { source, socket, node, search_paths, datapath, pod_tunnels, health, metrics } =
-        config;
+    let Config {
+        source,
+        socket,
+        node,
+        search_paths,
+        datapath,
+        pod_tunnels,
+        short_cut,
+        health,
+        metrics,
+    } = config;
     let cancel = CancellationToken::new();
     // First of all: the lock of the socket makes this the only agent of the node.
     let listener = cni_server::bind(&socket)?;
@@ -61,13 +71,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     // An agent with another socket and the same pins would replace the programs of this one.
     let _lock = datapath.pin_root.as_deref().map(lock).transpose()?;
-    let map_state = kernel.map_state().context("reading the pinned maps of an earlier run")?;
-    // The endpoints of another version are not in these maps, so all their entries would be collected.
-    if !kernel.has_predecessor() {
-        let collected = kernel.collect_unknown();
-        let n_entries = collected.context("collecting garbage in the maps of an earlier run")?;
-        debug!(n_entries, "entries of removed endpoints collected");
-    }
+    let map_state = restore(&mut kernel)?;
     let registry = Registry::open(&socket.with_file_name(RECORDS), device_name)?;
     info!(n_endpoints = map_state.endpoints.len(), "maps ready");
     let events = kernel.events()?;
@@ -82,6 +86,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         .on_node(node.clone())
         .publishing(publishing)
         .with_tunnels(pod_tunnels)
+        .with_short_cut(short_cut)
         .remembering(LastHeard::open(socket.with_file_name(LAST_HEARD)))
         .unblocking(Unidentified::open(socket.with_file_name(UNIDENTIFIED)))
         .asking(match &source {
@@ -225,4 +230,16 @@ async fn wait_for_signal() -> std::io::Result<()> {
         _ = interrupt.recv() => {}
     }
     Ok(())
+}
+
+/// The content of the maps that an earlier run has left, without the leftovers of endpoints that are gone.
+fn restore(kernel: &mut Datapath) -> anyhow::Result<MapState> {
+    let map_state = kernel.map_state().context("reading the pinned maps of an earlier run")?;
+    // The endpoints of another version are not in these maps, so all their entries would be collected.
+    if !kernel.has_predecessor() {
+        let collected = kernel.collect_unknown();
+        let n_entries = collected.context("collecting garbage in the maps of an earlier run")?;
+        debug!(n_entries, "entries of removed endpoints collected");
+    }
+    Ok(map_state)
 }

@@ -64,6 +64,7 @@ pub(super) fn pod(name: &str) -> Delta {
         terminating: false,
         ports: Arc::default(),
         allows_forwarding: false,
+        declines_short_cut: false,
     }))
 }
 

@@ -8,7 +8,7 @@ use netpol_policy::model::Transport;
 use netpol_policy::simulate::{PodOrIp, PortChoice};
 use netpol_terminal::Output;
 
-use crate::agent::{PodTunnels, PublishAddresses};
+use crate::agent::{PodTunnels, PublishAddresses, ShortCut};
 use crate::control::ListenAddress;
 
 /// Kubernetes NetworkPolicy, enforced by eBPF.
@@ -90,6 +90,10 @@ pub(super) struct RunArgs {
     /// is inside of them.
     #[arg(long, value_enum, env = "NETPOL_POD_TUNNELS", default_value_t)]
     pub(super) pod_tunnels: PodTunnels,
+    /// Whether packets between pods of this node are redirected past the bridge and netfilter, which is faster. Rules of netfilter that
+    /// match packets between pods see them no more; docs/design/short-cut.md says what else changes.
+    #[arg(long, value_enum, env = "NETPOL_SHORT_CUT", default_value_t)]
+    pub(super) short_cut: ShortCut,
     /// Address for `/livez` and `/readyz`: `localhost:9470` is the loopback addresses of both families.
     #[arg(long, value_name = "ADDR", env = "NETPOL_HEALTH")]
     pub(super) health: Option<ListenAddress>,

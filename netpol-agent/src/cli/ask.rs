@@ -13,8 +13,8 @@ use netpol_terminal::{DENIED, FAILED, Output, Terminal};
 use super::args::{AgentArgs, ExplainArgs, FlowsArgs, RulesArgs, StatusArgs};
 use crate::agent::{
     Attached, CONTROL_SOCKET, FlowRecord, InterfaceState, MapStatus, PolicyStatus, Protection,
-    PublishingOutcome, PublishingStatus, RuleRecord, RuleReport, SourceStatus, Status,
-    TunnelStatus, UplinkStatus,
+    PublishingOutcome, PublishingStatus, RuleRecord, RuleReport, ShortCutStatus, SourceStatus,
+    Status, TunnelStatus, UplinkStatus,
 };
 use crate::control::client;
 
@@ -75,6 +75,11 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         let mut notes = Vec::new();
         if endpoint.forwards {
             notes.push("forwards".to_owned());
+        }
+        if endpoint.short_cut == ShortCutStatus::On {
+            notes.push("short cut".to_owned());
+        } else if endpoint.short_cut != ShortCutStatus::Off {
+            notes.push(format!("no short cut: {}", endpoint.short_cut.as_str()));
         }
         match (endpoint.ifindex, endpoint.protection) {
             (_, Protection::Disconnected) => {

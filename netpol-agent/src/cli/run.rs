@@ -29,6 +29,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
         bpffs,
         mark_mask,
         pod_tunnels,
+        short_cut,
         health,
         metrics,
         trace,
@@ -62,6 +63,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
             capacities: BTreeMap::new(),
         },
         pod_tunnels,
+        short_cut,
         health,
         metrics,
     };

@@ -310,6 +310,7 @@ mod tests {
                 Delta::UpsertEndpoint(_)
                 | Delta::RemoveEndpoint(_)
                 | Delta::OwnAddresses(_)
+                | Delta::ShortCuts(_)
                 | Delta::PublishedAddresses { .. } => "not from a manifest".to_owned(),
             };
             lines.push(line);

@@ -81,7 +81,7 @@ pub fn current_flow<S: SlotMemory>(
                 S::fence();
                 let is_consistent = slot.number() == number;
                 return if is_consistent && flow::is_current(&flow, key.protocol, step) {
-                    CurrentFlow::Yes(flow.rule)
+                    CurrentFlow::of(&flow)
                 } else {
                     CurrentFlow::No
                 };
@@ -110,7 +110,7 @@ pub fn current_under_lock<S: SlotMemory>(
             }
             let flow = slot.flow();
             return if flow::is_current(&flow, key.protocol, step) {
-                CurrentFlow::Yes(flow.rule)
+                CurrentFlow::of(&flow)
             } else {
                 CurrentFlow::No
             };

@@ -19,7 +19,7 @@ wire! {
         pub audited: u8,
         /// Directions in which flows survive a policy change that forbids them.
         pub keeps_flows: u8,
-        /// [`EndpointValue::FORWARDS`], [`EndpointValue::DEFERS_ALL`], [`EndpointValue::JUDGES_NODE`].
+        /// [`EndpointValue::FORWARDS`], [`EndpointValue::DEFERS_ALL`], [`EndpointValue::JUDGES_NODE`], [`EndpointValue::SHORT_CUT`].
         pub traits: u8,
         /// Directions in which an enforced rule drops packets.
         pub denies: u8,
@@ -39,6 +39,9 @@ impl EndpointValue {
     pub const DEFERS_ALL: u8 = 2;
     /// In `traits`: an egress rule can deny connections to the own node.
     pub const JUDGES_NODE: u8 = 4;
+
+    /// In `traits`: packets between this pod and another one with this trait may be redirected from one interface to the other.
+    pub const SHORT_CUT: u8 = 8;
 
     /// The value of an interface whose policy is not known yet.
     pub const fn blocked() -> Self {
@@ -87,6 +90,12 @@ impl EndpointValue {
     #[inline(always)]
     pub const fn judges_node(&self) -> bool {
         self.traits & Self::JUDGES_NODE != 0
+    }
+
+    /// Whether packets between this pod and another one of which this holds may be redirected.
+    #[inline(always)]
+    pub const fn takes_short_cut(&self) -> bool {
+        self.traits & Self::SHORT_CUT != 0
     }
 
     /// Whether the egress verdict is deferred for every destination.
@@ -181,7 +190,8 @@ impl Endpoint {
 }
 
 wire! {
-    /// Key of ADDRESSES: may this interface send from that address?
+    /// Key of ADDRESSES: may this interface send from that address? The value is the interface that has the address, 0 if several have
+    /// it.
     pub struct AddressKey {
         /// The pod's host interface; [`AddressKey::ANY_POD`] for any of them.
         pub ifindex: IfIndex,

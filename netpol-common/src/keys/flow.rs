@@ -69,7 +69,10 @@ wire! {
         /// Set of `FlowValue::REVOKED`, `EXEMPT` and `DEFERRED`.
         pub marks: u8,
         /// Zero.
-        pub pad: [u8; 5],
+        pub pad: u8,
+        /// The interface of the pod at the other end, if the packets of the connection are redirected to it; 0 if they are not. Native
+        /// byte order.
+        pub redirect: IfIndex,
     }
 }
 
@@ -81,6 +84,14 @@ impl FlowValue {
         let facts = u32::from_ne_bytes([origin, state, marks, 0]);
         let time: [u32; 2] = zerocopy::transmute!(last_seen.0);
         zerocopy::transmute!([time[0], time[1], epoch.0, rule.0, facts, 0])
+    }
+
+    /// The flow, with its packets redirected to this pod interface; 0 for none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn redirected(mut self, redirect: IfIndex) -> Self {
+        self.redirect = redirect;
+        self
     }
 
     /// All zeros: memory for a flow that is read.

@@ -2,24 +2,40 @@
 
 use crate::addr::Addr;
 use crate::flow::Step;
-use crate::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol, RuleId};
+use crate::ids::{Direction, Epoch, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
 use crate::keys::{
     AddressKey, AllowSlots, AllowValue, BackendValue, EndpointValue, FlowKey, FlowValue,
     FragmentKey, FragmentValue, Known,
 };
 use crate::mac::Mac;
 use crate::packet::Packet;
-use crate::verdict::{Asked, Ruled, View, denial, denial_to_itself, judge_connection};
+use crate::verdict::{
+    Asked, Ruled, View, denial, denial_to_itself, judge_connection, keeps_redirect, receiver,
+    receiver_mac,
+};
 
 /// Whether a packet belongs to an established flow that passes it without a new decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CurrentFlow {
-    /// It does. The rule that allowed the flow.
-    Yes(RuleId),
+    /// It does.
+    Yes {
+        /// The rule that allowed the flow.
+        rule: RuleId,
+        /// See [`FlowValue::redirect`].
+        redirect: IfIndex,
+    },
     /// The flow has to be decided or written, or another CPU is writing it.
     No,
     /// There is no such flow.
     Absent,
+}
+
+impl CurrentFlow {
+    /// The answer about a flow that passes the packet.
+    #[inline(always)]
+    pub const fn of(flow: &FlowValue) -> Self {
+        Self::Yes { rule: flow.rule, redirect: flow.redirect }
+    }
 }
 
 /// What happens to [`FlowEntry::local`](crate::keys::FlowEntry::local) when a flow is written.
@@ -52,8 +68,13 @@ pub trait PolicyMaps {
     fn mac(&self, ifindex: IfIndex) -> Option<Mac>;
     /// Whether the interface may send from the address.
     fn owns_address(&self, key: &AddressKey) -> bool;
+    /// The pod interface of this node that has the address, [`AddressKey::ANY_POD`] if several have it, `None` if none has it.
+    /// Link-local addresses belong to none.
+    fn owner(&self, addr: &Addr) -> Option<IfIndex>;
     /// Whether a pod of this node has the address, except for link-local ones.
-    fn is_of_local_pod(&self, addr: &Addr) -> bool;
+    fn is_of_local_pod(&self, addr: &Addr) -> bool {
+        self.owner(addr).is_some()
+    }
     /// The identity of an address: that of the single address, else of the longest prefix, else [`Identity::NONE`].
     fn identity(&self, addr: &Addr) -> Identity;
     /// The longest matching entry of an endpoint's allow map, for the identity or else for [`Identity::ANY`].
@@ -108,6 +129,27 @@ pub trait PolicyMaps {
         Self: Sized,
     {
         judge_connection(self, view, packet)
+    }
+    /// [`crate::verdict::receiver`]. The kernel's maps replace it by a global function, because the verifier walks that once.
+    fn receiver(&self, packet: &Packet, sender: IfIndex, now: Nanos) -> IfIndex
+    where
+        Self: Sized,
+    {
+        receiver(self, packet, sender, now)
+    }
+    /// [`crate::verdict::receiver_mac`], for the same reason.
+    fn receiver_mac(&self, packet: &Packet, receiver: IfIndex, sender: IfIndex, now: Nanos) -> Mac
+    where
+        Self: Sized,
+    {
+        receiver_mac(self, packet, receiver, sender, now)
+    }
+    /// [`crate::verdict::keeps_redirect`], for the same reason.
+    fn keeps_redirect(&self, packet: &Packet, receiver: IfIndex, sender: IfIndex) -> bool
+    where
+        Self: Sized,
+    {
+        keeps_redirect(self, packet, receiver, sender)
     }
     /// Whether a pod or a node has the address, as far as is known.
     fn is_taken(&self, addr: &Addr) -> bool;

@@ -7,7 +7,7 @@ pub const ABI_VERSION: u32 = 8;
 pub const ENDPOINTS: &str = "ENDPOINTS";
 /// Copies of the entries of ENDPOINTS: an array of [`EndpointSlot`](crate::keys::EndpointSlot).
 pub const ENDPOINT_SLOTS: &str = "ENDPOINT_SLOTS";
-/// Addresses that an interface may send from, and those of any interface: [`AddressKey`](crate::keys::AddressKey) → ().
+/// Addresses that an interface may send from, and those of any interface: [`AddressKey`](crate::keys::AddressKey) → the interface that has it.
 pub const ADDRESSES: &str = "ADDRESSES";
 /// Identities of single addresses, looked up before PREFIXES: family → a table, see [`crate::identities`].
 pub const IDENTITIES: &str = "IDENTITIES";

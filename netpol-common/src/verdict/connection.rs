@@ -4,7 +4,7 @@ use super::fragments::{complete_key, store_first};
 use super::policy::{audited, consult, is_enforced, unless_isolated, unless_isolated_for};
 use super::view::{Ruled, Ruling, View};
 use crate::flow;
-use crate::ids::{Direction, Protocol, RuleId};
+use crate::ids::{Direction, IfIndex, Nanos, Protocol};
 use crate::keys::{FlowKey, FlowValue};
 use crate::maps::{Local, PolicyMaps};
 use crate::packet::{Fragment, Packet};
@@ -14,32 +14,32 @@ use crate::reason::{DropReason, PassReason, Verdict};
 /// walks once.
 #[inline(always)]
 pub fn judge_connection<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet) -> Ruled {
-    Ruled::of(by_flow(maps, view, packet))
+    by_flow(maps, view, packet)
 }
 
 #[inline(always)]
-fn by_flow<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet) -> Ruling {
-    let mut key = flow_key(view, view.direction, packet);
+fn by_flow<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet) -> Ruled {
+    let mut key = flow_key(view, view.direction(), packet);
     match packet.fragment {
         Fragment::Whole => {}
         Fragment::First => store_first(maps, view, packet),
         Fragment::Later if complete_key(maps, view, packet, &mut key) => {}
         Fragment::Later => {
-            return match view.exempt {
+            return Ruled::of(match view.exempt() {
                 Some(reason) => Ruling::pass(reason),
                 None => unless_isolated(view, DropReason::FragmentWithoutFirst),
-            };
+            });
         }
     }
     // The first packet of a TCP connection is always decided, also if there is a flow of an older connection.
     let opens = key.protocol.0 == Protocol::TCP.0 && flow::tcp::opens(packet.tcp_flags);
-    if !opens && !view.has_no_flow {
+    if !opens && !view.has_no_flow() {
         let mut flow = FlowValue::UNKNOWN;
         let found = maps.flow(&key, &packet.src, &mut flow);
         if let Some(is_same_sender) = found
             && !flow::is_expired(&flow, key.protocol, view.now)
         {
-            let is_new = matches!(view.direction, Direction::Egress) && !is_same_sender;
+            let is_new = matches!(view.direction(), Direction::Egress) && !is_same_sender;
             // The source address has been validated before, so the flow may store it.
             let local = if is_new { Local::At(&packet.src) } else { Local::Kept };
             return follow(maps, view, packet, &key, &mut flow, local);
@@ -57,7 +57,7 @@ pub(super) const fn flow_key(view: &View, direction: Direction, packet: &Packet)
     };
     let ([l0, l1], [r0, r1]) = (local_port.0, remote_port.0);
     let ports = u32::from_ne_bytes([l0, l1, r0, r1]);
-    FlowKey::new(view.ifindex, remote, ports, packet.protocol, view.stage)
+    FlowKey::new(view.ifindex, remote, ports, packet.protocol, view.stage())
 }
 
 /// Judges a packet of an established flow. `local` is the address that the pod sends from, if it is a new one.
@@ -69,7 +69,7 @@ fn follow<M: PolicyMaps>(
     key: &FlowKey,
     flow: &mut FlowValue,
     local: Local<'_>,
-) -> Ruling {
+) -> Ruled {
     let origin = if flow.origin == Direction::Ingress.to_wire() {
         Direction::Ingress
     } else {
@@ -77,18 +77,25 @@ fn follow<M: PolicyMaps>(
     };
     let mut audit = false;
     let is_old = flow.epoch != view.epoch;
+    let is_other = view.redirect().0 != 0 && view.redirect() != flow.redirect;
+    if flow.redirect.0 != 0 && (is_other || !view.may_redirect()) {
+        flow.redirect = IfIndex(0);
+        // So that the flow is written below, without a variable that would need stack.
+        flow.last_seen = Nanos(0);
+    }
     if is_old {
         flow.epoch = view.epoch;
         if flow.marks & FlowValue::EXEMPT == 0 {
             let ruling = consult(maps, view, origin, key);
             let was_revoked = flow.marks & FlowValue::REVOKED != 0;
             flow.marks &= !FlowValue::REVOKED;
-            if matches!(view.direction, Direction::Egress) {
+            if matches!(view.direction(), Direction::Egress) {
                 flow.marks &= !FlowValue::DEFERRED;
             }
             match ruling.verdict {
                 Verdict::Pass(PassReason::Deferred) => {
                     flow.marks |= FlowValue::DEFERRED;
+                    flow.redirect = IfIndex(0);
                     // The verdict is not known yet, so a revoked flow stays revoked.
                     if was_revoked {
                         flow.marks |= FlowValue::REVOKED;
@@ -108,10 +115,10 @@ fn follow<M: PolicyMaps>(
             }
         }
     }
-    let state = flow::next_state(flow, key.protocol, view.direction, packet.tcp_flags);
+    let state = flow::next_state(flow, key.protocol, view.direction(), packet.tcp_flags);
     // A packet to the pod does not show whether the pod may still send from the stored address in the new epoch. The slow path
     // validates the pod's next packet.
-    let local = match view.direction {
+    let local = match view.direction() {
         Direction::Ingress if is_old => Local::Unknown,
         Direction::Ingress | Direction::Egress => local,
     };
@@ -125,21 +132,21 @@ fn follow<M: PolicyMaps>(
         maps.set_flow(key, flow, local);
     }
     let is_revoked = flow.marks & FlowValue::REVOKED != 0;
-    if flow.marks & FlowValue::DEFERRED != 0 && matches!(view.direction, Direction::Egress) {
+    if flow.marks & FlowValue::DEFERRED != 0 && matches!(view.direction(), Direction::Egress) {
         let mut ruling = Ruling::new(Verdict::Pass(PassReason::Deferred), flow.rule);
         if is_written || is_revoked {
             ruling.flow_handle = maps.store_deferred_flow(key);
         }
-        return ruling;
+        return Ruled::of(ruling);
     }
     if is_revoked {
-        return match view.exempt {
+        return Ruled::of(match view.exempt() {
             Some(reason) => Ruling::pass(reason),
             None => Ruling::new(Verdict::Drop(DropReason::Revoked), flow.rule),
-        };
+        });
     }
     let reason = if audit { PassReason::Audited } else { PassReason::Flow };
-    Ruling::new(Verdict::Pass(reason), flow.rule)
+    Ruled::of(Ruling::new(Verdict::Pass(reason), flow.rule)).redirected(flow.redirect)
 }
 
 /// Judges the first packet of a flow, or one from the middle of a connection that has no flow.
@@ -148,14 +155,14 @@ fn follow<M: PolicyMaps>(
 /// connection may have been evicted. A SYN-ACK and a RST begin none. A SYN-ACK is judged as the answer to a connection that its
 /// receiver began. It may answer nothing, so it drops if its own direction is isolated; nobody allows it there.
 #[inline(always)]
-fn begin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet, key: &FlowKey) -> Ruling {
+fn begin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet, key: &FlowKey) -> Ruled {
     // Bits and no conditions, because the verifier would walk what follows once for each outcome. Other protocols have no flags.
     let answers = flow::tcp::answers(packet.tcp_flags) & (key.stage ^ FlowKey::AFTER_NAT);
-    let origin = Direction::from_bit(view.direction.to_wire() ^ answers);
-    let mut ruling = match view.exempt {
+    let origin = Direction::from_bit(view.direction().to_wire() ^ answers);
+    let mut ruling = match view.exempt() {
         Some(reason) => Ruling::pass(reason),
-        None if view.endpoint.isolated & (answers << view.direction.to_wire()) != 0 => {
-            return audited(view, view.direction, DropReason::NotAllowed);
+        None if view.endpoint.isolated & (answers << view.direction().to_wire()) != 0 => {
+            return Ruled::of(audited(view, view.direction(), DropReason::NotAllowed));
         }
         None => consult(maps, view, origin, key),
     };
@@ -163,12 +170,9 @@ fn begin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet, key: &FlowKey) -
         // The backend of the connection that it answers is not known.
         let is_unknown = matches!(ruling.verdict, Verdict::Pass(PassReason::Deferred));
         if answers != 0 && is_unknown {
-            return unless_isolated_for(view, origin, DropReason::NotAllowed);
+            return Ruled::of(unless_isolated_for(view, origin, DropReason::NotAllowed));
         }
-        return ruling;
-    }
-    if ruling.rule.0 != RuleId::NONE.0 {
-        maps.count_rule(ruling.rule);
+        return Ruled::of(ruling);
     }
     // Dropped packets create no flow. Otherwise a pod could allow the answers to its own forbidden packets.
     if let Verdict::Pass(reason) = ruling.verdict {
@@ -190,16 +194,18 @@ fn begin<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet, key: &FlowKey) -
             | PassReason::Audited => 0,
         };
         let state = flow::first_state(key.protocol, packet.tcp_flags);
-        let facts = [view.direction.to_wire(), state, marks];
-        let local = match view.direction {
+        let facts = [view.direction().to_wire(), state, marks];
+        let local = match view.direction() {
             Direction::Ingress => Local::Unknown,
             Direction::Egress => Local::At(&packet.src),
         };
-        let flow = FlowValue::new(view.now, view.epoch, ruling.rule, facts);
+        let redirect = if marks == 0 { view.redirect() } else { IfIndex(0) };
+        let flow = FlowValue::new(view.now, view.epoch, ruling.rule, facts).redirected(redirect);
         maps.set_flow(key, &flow, local);
         if matches!(reason, PassReason::Deferred) {
             ruling.flow_handle = maps.store_deferred_flow(key);
         }
+        return Ruled::of(ruling).redirected(flow.redirect).beginning();
     }
-    ruling
+    Ruled::of(ruling).beginning()
 }

@@ -8,6 +8,7 @@ use super::judge::judge;
 use super::outcome::Outcome;
 use super::outside::at_uplink_ingress;
 use super::policy::is_never_finished;
+use super::short_cut;
 use super::spoofing::{foreign_mac, has_foreign_mac, is_spoofed, judge_arp, judge_opaque};
 use super::view::{Ruling, View};
 use crate::ids::{Direction, Epoch, Hook, IfIndex, Protocol, RuleId};
@@ -53,6 +54,7 @@ fn at_uplink<M: PolicyMaps, B: Frame + ?Sized>(
         ifindex: context.ifindex,
         direction: Direction::Egress,
         audited_sender: IfIndex(0),
+        redirect: IfIndex(0),
     };
     if context.egress_mark() == 0 && context.flow_handle == 0 {
         return outcome;
@@ -114,23 +116,38 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
         ifindex: context.ifindex,
         direction,
         audited_sender: IfIndex(0),
+        redirect: IfIndex(0),
     };
+    // The epoch is read before the policy. If the policy changes in between, the decision counts as one of the old epoch.
+    let epoch = maps.epoch();
     let Some((value, slots, mac)) = maps.endpoint(context.ifindex) else { return outcome };
     if value.state != EndpointValue::READY {
         outcome.verdict = Verdict::Drop(DropReason::Blocked);
         return outcome;
     }
-    // The epoch is read before the policy. If the policy changes in between, the decision counts as one of the old epoch.
-    let epoch = maps.epoch();
     let mut view = View::of_hook(context, (value, slots), direction, epoch);
-    view.has_no_flow = matches!(fast, FastPath::NoFlow);
+    if matches!(fast, FastPath::NoFlow) {
+        view = view.without_flow();
+    }
     let parsed = match fast {
         FastPath::NoFlow | FastPath::Parsed => Parsed::Ip,
         FastPath::Done(_) | FastPath::NotTaken => bytes.parse(packet),
     };
+    if is_egress && view.endpoint.takes_short_cut() {
+        // The fast path has parsed only packets that may take the short cut.
+        let is_plain = matches!(fast, FastPath::NoFlow | FastPath::Parsed);
+        if is_plain && short_cut::can_begin(packet, &view) {
+            view = view.redirectable(maps.receiver(packet, view.ifindex, view.now));
+        } else if is_plain || packet.is_icmp_error() {
+            view = view.redirectable(IfIndex(0));
+        }
+    }
     if !view.endpoint.forwards() && has_foreign_mac(bytes, mac, direction) {
         outcome.verdict = Verdict::Drop(foreign_mac(direction));
         return outcome;
+    }
+    if !is_egress && context.is_redirected() && view.endpoint.takes_short_cut() {
+        view = view.redirectable(IfIndex(context.ingress_ifindex));
     }
     let ruling = match parsed {
         Parsed::NotIp => judge_opaque(&view, DropReason::NotIp),
@@ -158,7 +175,16 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
         }
         Parsed::Ip => match direction {
             Direction::Egress => {
-                let ruling = judge(maps, bytes, &view, packet);
+                let ruled = judge(maps, bytes, &view, packet);
+                outcome.redirect = ruled.redirect();
+                let begins = view.redirect().0 != 0 || packet.is_icmp_error();
+                if outcome.redirect.0 != 0
+                    && !begins
+                    && !maps.keeps_redirect(packet, outcome.redirect, view.ifindex)
+                {
+                    outcome.redirect = IfIndex(0);
+                }
+                let ruling = ruled.ruling();
                 let is_deferred = matches!(ruling.verdict, Verdict::Pass(PassReason::Deferred));
                 if is_deferred && view.endpoint.judges_node() {
                     at_own_node(maps, &view, packet).unwrap_or(ruling)
@@ -186,22 +212,22 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
                     if matches!(ruling.verdict, Verdict::Pass(PassReason::Audited)) {
                         outcome.audited_sender = view.ifindex;
                     }
-                    // Looked up again, because keeping it until here would need stack.
+                    // Looked up again, because keeping it until here would need stack. The epoch was read before that.
                     let Some((value, slots, _)) = maps.endpoint(context.ifindex) else {
                         return outcome;
                     };
-                    view = View::of_hook(context, (value, slots), direction, epoch);
-                } else if context.flow_handle != 0 {
+                    view = View::of_hook(context, (value, slots), direction, view.epoch);
+                } else if context.flow_handle != 0 && !context.is_redirected() {
                     // The sender is not isolated, but may be later.
                     let verdict = Verdict::Pass(PassReason::NotIsolated);
                     finish_flow(maps, context, packet, IfIndex(0), verdict);
                 }
                 if is_hairpin {
-                    view.exempt = Some(PassReason::Hairpin);
+                    view = view.exempt_as_hairpin();
                 } else if context.ingress_ifindex == 0 && context.has_socket {
-                    view.exempt = Some(PassReason::OwnNode);
+                    view = view.exempt_as_own_node();
                 }
-                judge(maps, bytes, &view, packet)
+                judge(maps, bytes, &view, packet).ruling()
             }
         },
     };
@@ -210,9 +236,12 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
     if matches!(ruling.verdict, Verdict::Pass(PassReason::Deferred)) {
         outcome.mark = context.mark_with(view.endpoint.egress_mark);
         outcome.flow_handle = ruling.flow_handle;
-        if is_never_finished(&view.endpoint, view.direction) {
+        if is_never_finished(&view.endpoint, view.direction()) {
             outcome.verdict = Verdict::Drop(DropReason::UnknownEgressMark);
         }
+    }
+    if is_egress && outcome.redirect.0 != 0 {
+        outcome.flow_handle = HookContext::REDIRECTED;
     }
     outcome
 }

@@ -4,7 +4,7 @@ use super::hook_context::HookContext;
 use super::judge::judge;
 use super::view::{Ruling, View};
 use crate::ids::{Direction, IfIndex};
-use crate::keys::{BackendValue, EndpointValue, FlowKey, FlowValue};
+use crate::keys::{BackendValue, EndpointValue, FlowValue};
 use crate::maps::{Local, PolicyMaps};
 use crate::packet::{Fragment, Frame, Packet};
 use crate::reason::{DropReason, PassReason, Verdict};
@@ -36,6 +36,8 @@ pub(super) fn finish_verdict<M: PolicyMaps, B: Frame + ?Sized>(
     let Some(ifindex) = maps.egress_mark_owner(context.egress_mark()) else {
         return Ruling::drop(DropReason::UnknownEgressMark);
     };
+    // Before the policy, as in `decide`.
+    let epoch = maps.epoch();
     let Some((endpoint, slots, _)) = maps.endpoint(ifindex) else {
         return Ruling::drop(DropReason::UnknownEgressMark);
     };
@@ -43,19 +45,10 @@ pub(super) fn finish_verdict<M: PolicyMaps, B: Frame + ?Sized>(
     if endpoint.state != EndpointValue::READY {
         return Ruling::drop(DropReason::Blocked);
     }
-    *view = View {
-        ifindex,
-        endpoint,
-        slots,
-        direction: Direction::Egress,
-        stage: FlowKey::AFTER_NAT,
-        has_no_flow: false,
-        exempt: None,
-        epoch: maps.epoch(),
-        now: context.now,
-    };
+    *view = View::of_hook(context, (endpoint, slots), Direction::Egress, epoch).after_nat();
+    view.ifindex = ifindex;
     let ruling = if endpoint.is_isolated(Direction::Egress) {
-        judge(maps, bytes, view, packet)
+        judge(maps, bytes, view, packet).ruling()
     } else {
         // The pod has an egress mark only because it is isolated for ingress, see `is_hairpin`.
         Ruling::pass(PassReason::NotIsolated)

@@ -2,6 +2,7 @@
 
 use super::hook_context::HookContext;
 use super::outcome::Outcome;
+use super::short_cut::is_addressed;
 use super::spoofing::{has_foreign_mac, own_mac};
 use crate::flow::{self, Step};
 use crate::ids::{Direction, IfIndex};
@@ -38,8 +39,8 @@ pub(super) fn fast_path<M: PolicyMaps, B: PacketBytes + ?Sized>(
 ) -> FastPath {
     let is_egress = matches!(direction, Direction::Egress);
     // The deferred verdict of the sender has to be finished first.
-    let is_deferred =
-        !is_egress && (context.mark & context.mark_mask != 0 || context.flow_handle != 0);
+    let has_handle = context.flow_handle != 0 && !context.is_redirected();
+    let is_deferred = !is_egress && (context.mark & context.mark_mask != 0 || has_handle);
     if context.is_tagged || is_deferred {
         return FastPath::NotTaken;
     }
@@ -56,21 +57,48 @@ pub(super) fn fast_path<M: PolicyMaps, B: PacketBytes + ?Sized>(
     let epoch = maps.epoch();
     let step = Step { now: context.now, epoch, direction, tcp_flags: packet.tcp_flags };
     match maps.current_flow(&key, is_egress.then_some(&packet.src), &step) {
-        CurrentFlow::Yes(_)
+        CurrentFlow::Yes { .. }
             if has_foreign_mac(bytes, own_mac(maps, context.ifindex), direction) =>
         {
             FastPath::Parsed
         }
-        CurrentFlow::Yes(rule) => FastPath::Done(Outcome {
+        // A packet of a redirected flow that arrives at the pod by the usual way ends the redirection.
+        CurrentFlow::Yes { redirect, .. }
+            if redirect.0 != 0 && !is_egress && !context.is_redirected() =>
+        {
+            FastPath::Parsed
+        }
+        CurrentFlow::Yes { redirect, .. }
+            if redirect.0 != 0
+                && is_egress
+                && !passes_receiver(maps, bytes, packet, context, redirect) =>
+        {
+            FastPath::Parsed
+        }
+        CurrentFlow::Yes { rule, redirect } => FastPath::Done(Outcome {
             verdict: Verdict::Pass(PassReason::Flow),
             rule,
             mark: context.mark_with(0),
             flow_handle: 0,
             ifindex: context.ifindex,
-            direction,
+            // See `Outcome::redirect`.
+            direction: if redirect.0 == 0 { direction } else { Direction::Ingress },
             audited_sender: IfIndex(0),
+            redirect: if is_egress { redirect } else { IfIndex(0) },
         }),
         CurrentFlow::No => FastPath::Parsed,
         CurrentFlow::Absent => FastPath::NoFlow,
     }
+}
+
+/// Whether the pod to which a packet is redirected passes it by a current flow of its own.
+#[inline(always)]
+fn passes_receiver<M: PolicyMaps, B: PacketBytes + ?Sized>(
+    maps: &M,
+    bytes: &B,
+    packet: &Packet,
+    context: &HookContext,
+    receiver: IfIndex,
+) -> bool {
+    is_addressed(bytes, maps.receiver_mac(packet, receiver, context.ifindex, context.now))
 }

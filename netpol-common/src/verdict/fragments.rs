@@ -15,8 +15,8 @@ fn datagram(view: &View, packet: &Packet) -> FragmentKey {
         src: packet.src,
         dst: packet.dst,
         protocol: if packet.src.is_v4() { packet.protocol } else { Protocol(0) },
-        stage: view.stage,
-        direction: view.direction.to_wire(),
+        stage: view.stage(),
+        direction: view.direction().to_wire(),
         pad: 0,
     }
 }
@@ -48,7 +48,7 @@ pub(super) fn complete_key<M: PolicyMaps>(
         return false;
     }
     key.protocol = first.protocol;
-    (key.local_port, key.remote_port) = match view.direction {
+    (key.local_port, key.remote_port) = match view.direction() {
         Direction::Ingress => (first.dst_port, first.src_port),
         Direction::Egress => (first.src_port, first.dst_port),
     };

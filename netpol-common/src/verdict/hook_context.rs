@@ -23,14 +23,23 @@ pub struct HookContext {
     pub mark: u32,
     /// The bits of the packet mark that carry an egress mark: 12 adjacent ones.
     pub mark_mask: u32,
-    /// The handle of the flow whose verdict is deferred, 0 for none (`__sk_buff.tc_index`, which stays with the packet as the mark
-    /// does).
+    /// The handle of the flow whose verdict is deferred, 0 for none, [`HookContext::REDIRECTED`] (`__sk_buff.tc_index`, which stays with
+    /// the packet as the mark does).
     pub flow_handle: u16,
     /// Coarse monotonic time.
     pub now: Nanos,
 }
 
 impl HookContext {
+    /// In place of a flow handle, at the hook of a pod: the packet was redirected there from the interface of another pod.
+    pub const REDIRECTED: u16 = u16::MAX;
+
+    /// Whether the packet was redirected to this hook from the interface of another pod.
+    #[inline(always)]
+    pub(super) const fn is_redirected(&self) -> bool {
+        self.flow_handle == Self::REDIRECTED
+    }
+
     /// The factor that shifts an egress mark to the bits of the mask. BPF has no instruction that counts zeros.
     #[inline(always)]
     const fn mark_unit(&self) -> u32 {

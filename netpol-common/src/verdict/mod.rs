@@ -17,6 +17,7 @@ mod judge;
 mod outcome;
 mod outside;
 mod policy;
+mod short_cut;
 mod spoofing;
 #[cfg(test)]
 mod tests;
@@ -28,5 +29,6 @@ pub use decide::decide;
 pub use denials::{Asked, denial, denial_to_itself};
 pub use hook_context::{DEFAULT_MARK_MASK, HookContext};
 pub use outcome::Outcome;
+pub use short_cut::{keeps_redirect, receiver, receiver_mac};
 pub use tunnel::is_tunnel;
 pub use view::{Ruled, View};

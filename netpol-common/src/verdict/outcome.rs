@@ -21,6 +21,10 @@ pub struct Outcome {
     pub direction: Direction,
     /// The endpoint whose deferred egress passes only because of audit mode, if `verdict` does not say so; 0 for none.
     pub audited_sender: IfIndex,
+    /// The interface of another pod of this node, to which a packet that passes is redirected; 0 for the usual way. If `direction` is
+    /// ingress, then the verdict is that of both pods, and the packet goes to the other pod itself; else it goes to the hook of this
+    /// interface.
+    pub redirect: IfIndex,
 }
 
 impl Outcome {

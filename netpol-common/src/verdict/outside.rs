@@ -39,6 +39,7 @@ pub(super) fn at_uplink_ingress<M: PolicyMaps, B: Frame + ?Sized>(
         ifindex: context.ifindex,
         direction: Direction::Ingress,
         audited_sender: IfIndex(0),
+        redirect: IfIndex(0),
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) fn audited(view: &View, direction: Direction, reason: DropReason) -> 
 /// A drop for an isolated pod, else a pass: for packets that rules cannot describe.
 #[inline(always)]
 pub(super) fn unless_isolated(view: &View, reason: DropReason) -> Ruling {
-    unless_isolated_for(view, view.direction, reason)
+    unless_isolated_for(view, view.direction(), reason)
 }
 
 /// The same for isolation in a direction that may be another one than the packet's.
@@ -64,7 +64,7 @@ pub(super) fn consult<M: PolicyMaps>(
         && maps.is_deferred(&key.remote) | view.endpoint.defers_all()
     {
         // The verdict on the pod's own packets is deferred to the hook where the backend is known. Answers are judged here.
-        let backend = match view.direction {
+        let backend = match view.direction() {
             Direction::Ingress => maps.backend(key),
             Direction::Egress => None,
         };

@@ -48,7 +48,7 @@ pub(super) const fn foreign_mac(direction: Direction) -> DropReason {
 /// sends no such frame, isolated or not, because behind a tag or an endless chain of headers it could pose as another pod.
 #[inline(always)]
 pub(super) fn judge_opaque(view: &View, reason: DropReason) -> Ruling {
-    match view.direction {
+    match view.direction() {
         Direction::Egress => Ruling::drop(reason),
         Direction::Ingress => unless_isolated(view, reason),
     }
@@ -63,7 +63,7 @@ pub(super) fn judge_arp<M: PolicyMaps, B: PacketBytes + ?Sized>(
     view: &View,
     sender: &Addr,
 ) -> Ruling {
-    let is_own = matches!(view.direction, Direction::Ingress)
+    let is_own = matches!(view.direction(), Direction::Ingress)
         || ((view.endpoint.forwards() || is_own_hardware(maps, bytes, view))
             && (sender.is_unspecified() || !is_foreign(maps, view, sender)));
     if is_own { Ruling::pass(PassReason::Arp) } else { Ruling::drop(DropReason::Spoofed) }
@@ -105,7 +105,7 @@ pub(super) fn is_spoofed<M: PolicyMaps, B: Frame + ?Sized>(
     // Duplicate address detection sends from `::`, and so does multicast listener discovery before it.
     if packet.src.is_unspecified() {
         let is_message =
-            packet.has_link_message_type() && bytes.is_link_message(view.direction, packet);
+            packet.has_link_message_type() && bytes.is_link_message(view.direction(), packet);
         return !(forwards || is_message);
     }
     is_foreign(maps, view, &packet.src)

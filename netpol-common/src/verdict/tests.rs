@@ -31,8 +31,8 @@ impl PolicyMaps for Closed {
     fn owns_address(&self, _key: &AddressKey) -> bool {
         true
     }
-    fn is_of_local_pod(&self, _addr: &Addr) -> bool {
-        true
+    fn owner(&self, _addr: &Addr) -> Option<IfIndex> {
+        Some(AddressKey::ANY_POD)
     }
     fn identity(&self, _addr: &Addr) -> Identity {
         Identity::NONE

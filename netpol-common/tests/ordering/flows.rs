@@ -157,7 +157,7 @@ impl Program {
             }
         };
         match found {
-            CurrentFlow::Yes(RuleId(rule)) => Some(rule),
+            CurrentFlow::Yes { rule: RuleId(rule), .. } => Some(rule),
             CurrentFlow::No | CurrentFlow::Absent => None,
         }
     }

@@ -31,7 +31,7 @@ use netpol_policy::store::PodEnd;
 use self::attacher::Attacher;
 use self::look::{Look, role_of_uplink};
 use self::migration::needs_migration;
-use self::site::{Device, detach, remove_own_clsact};
+use self::site::{Device, Site, detach, remove_own_clsact};
 use crate::config::Attaching;
 use crate::datapath::Datapath;
 use crate::error::Error;
@@ -100,6 +100,19 @@ impl Attachments for Datapath {
             .iter()
             .map(|(ifindex, role)| Ok((*ifindex, look.at(*ifindex, Role::from(*role))?)))
             .collect()
+    }
+
+    /// # Errors
+    /// [`Error::NotPinned`] for a private copy, [`Error::NoDevice`], [`Error::Attach`], [`Error::Filter`].
+    fn has_foreign_programs(&self, ifindex: IfIndex) -> Result<bool, Error> {
+        let pins = self.pins.as_ref().ok_or(Error::NotPinned)?;
+        let device = Device::find(ifindex)?;
+        for program in Role::Pod.programs() {
+            if (Site { pins, device: &device, program: *program }).is_foreign()? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn pod_end(&self, ifindex: IfIndex) -> io::Result<PodEnd> {

@@ -128,6 +128,25 @@ impl Site<'_> {
         pins.rename_migrated(ifindex, program)
     }
 
+    /// Whether another program than ours is attached to this side of the device. While ours is migrated it is there twice.
+    ///
+    /// # Errors
+    /// [`Error::Filter`], [`Error::Attach`].
+    pub(super) fn is_foreign(&self) -> Result<bool, Error> {
+        // Before Linux 6.6 there are no links.
+        let found = SchedClassifier::query_tcx(&self.device.name, self.program.attach_type());
+        let links = found.map_or_else(|_error| Vec::new(), |(_, programs)| programs);
+        // The kernel keeps the first 15 bytes of a name.
+        let is_ours = |name: &str| {
+            self.program.name().starts_with(name) || name.starts_with(self.program.name())
+        };
+        let is_foreign = links.iter().any(|link| !link.name_as_str().is_some_and(is_ours));
+        // A filter of ours beside a link is one of an earlier agent whose pins are lost: it has maps of its own.
+        let is_filter = self.pins.is_filter(self.device.ifindex, self.program);
+        let is_doubled = !is_filter && self.program_of_filter()?.is_some();
+        Ok(is_foreign || is_doubled || self.has_foreign_filter()?)
+    }
+
     /// Whether programs of others are attached to this side of the device.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
 };
 use netpol_common::ids::IfIndex;
 use netpol_policy::dataplane::port::Framing;
@@ -34,6 +34,9 @@ pub use netpol_netlink::{CLSACT, Filter, Position, Side, TrafficControl, device_
 pub use pretend::{Error as PretendError, PretendDevices};
 pub use tunnels::Tunnels;
 pub use veth::{VethEnd, VethReader};
+
+/// The queueing discipline of a virtual device to which nobody has given another one.
+const NO_QUEUE: &str = "noqueue";
 
 /// Time between two snapshots, because changes come in bursts, and a snapshot lists all devices.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -79,6 +82,36 @@ pub struct Device {
     pub has_carrier: bool,
     /// First header of its frames.
     pub framing: Framing,
+    /// Whether packets can be redirected to it and from it, past its bridge.
+    pub short_cut: Result<(), Obstacle>,
+}
+
+/// What keeps packets of a pod from being redirected past the bridge, because it would be passed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Obstacle {
+    /// The interface is no port of a bridge.
+    NoBridge,
+    /// Its MTU differs from that of its bridge.
+    Mtu,
+    /// It has a queueing discipline, as a bandwidth limit needs.
+    Queue,
+    /// It has an XDP program, or a traffic control program of others.
+    Program,
+}
+
+impl Obstacle {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::NoBridge, Self::Mtu, Self::Queue, Self::Program];
+
+    /// The value in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoBridge => "no-bridge",
+            Self::Mtu => "mtu",
+            Self::Queue => "queue",
+            Self::Program => "program",
+        }
+    }
 }
 
 /// Where the packets of a device go.
@@ -128,6 +161,8 @@ pub async fn watch(out: mpsc::Sender<DeviceNews>, cancel: CancellationToken) -> 
         // Networks add a route for each node that joins.
         MulticastGroup::Ipv4Route,
         MulticastGroup::Ipv6Route,
+        // Queueing disciplines.
+        MulticastGroup::Tc,
     ];
     let (connection, handle, mut news) =
         new_multicast_connection(&groups).map_err(Error::Connect)?;
@@ -225,11 +260,13 @@ async fn read(handle: &Handle) -> Result<Devices, Error> {
     let mut loopback = BTreeSet::new();
     let on_bridges = on_bridges(&links);
     devices.tunnels = tunnels::of_devices(&links);
+    let mtus = mtus_of_bridges(&links);
     for link in links {
         if link.header.link_layer_type == LinkLayerType::Loopback {
             loopback.insert(link.header.index);
         } else {
             let mut device = device(&link);
+            device.short_cut = short_cut(&link, &mtus);
             if on_bridges.contains(&link.header.index) {
                 device.leads = Leads::ToPorts;
             }
@@ -308,6 +345,7 @@ fn device(link: &LinkMessage) -> Device {
         } else {
             Framing::L3
         },
+        short_cut: Err(Obstacle::NoBridge),
     };
     for attribute in &link.attributes {
         if let LinkAttribute::IfName(name) = attribute {
@@ -319,6 +357,46 @@ fn device(link: &LinkMessage) -> Device {
         }
     }
     device
+}
+
+/// The MTU of each bridge, bytes.
+fn mtus_of_bridges(links: &[LinkMessage]) -> BTreeMap<u32, u32> {
+    let bridges = links.iter().filter(|link| is_kind(link, &InfoKind::Bridge));
+    bridges.filter_map(|link| Some((link.header.index, mtu(link)?))).collect()
+}
+
+fn mtu(link: &LinkMessage) -> Option<u32> {
+    link.attributes.iter().find_map(|attribute| {
+        if let LinkAttribute::Mtu(mtu) = attribute { Some(*mtu) } else { None }
+    })
+}
+
+/// Whether packets can be redirected past the bridge of this veth.
+fn short_cut(link: &LinkMessage, mtus: &BTreeMap<u32, u32>) -> Result<(), Obstacle> {
+    let of_bridge = link.attributes.iter().find_map(|attribute| {
+        if let LinkAttribute::Controller(bridge) = attribute { mtus.get(bridge) } else { None }
+    });
+    let Some(of_bridge) = of_bridge.filter(|_| is_veth(link)) else {
+        return Err(Obstacle::NoBridge);
+    };
+    if mtu(link) != Some(*of_bridge) {
+        return Err(Obstacle::Mtu);
+    }
+    for attribute in &link.attributes {
+        if let LinkAttribute::Qdisc(kind) = attribute
+            && kind != NO_QUEUE
+        {
+            return Err(Obstacle::Queue);
+        }
+        if let LinkAttribute::Xdp(xdp) = attribute
+            && xdp.iter().any(|item| {
+                matches!(item, LinkXdp::Attached(attached) if *attached != XdpAttached::None)
+            })
+        {
+            return Err(Obstacle::Program);
+        }
+    }
+    Ok(())
 }
 
 fn is_veth(link: &LinkMessage) -> bool {

@@ -33,7 +33,7 @@ const MAPS: [(MapType, &str); 8] = [
 ];
 
 /// The helpers that the programs call, except the clock.
-pub(super) const HELPERS: [BpfHelper; 12] = [
+pub(super) const HELPERS: [BpfHelper; 15] = [
     BpfHelper::BPF_FUNC_map_lookup_elem,
     BpfHelper::BPF_FUNC_map_update_elem,
     BpfHelper::BPF_FUNC_map_delete_elem,
@@ -41,6 +41,9 @@ pub(super) const HELPERS: [BpfHelper; 12] = [
     BpfHelper::BPF_FUNC_skb_load_bytes,
     BpfHelper::BPF_FUNC_skb_load_bytes_relative,
     BpfHelper::BPF_FUNC_skb_pull_data,
+    BpfHelper::BPF_FUNC_skb_change_type,
+    BpfHelper::BPF_FUNC_redirect,
+    BpfHelper::BPF_FUNC_redirect_peer,
     BpfHelper::BPF_FUNC_spin_lock,
     BpfHelper::BPF_FUNC_spin_unlock,
     BpfHelper::BPF_FUNC_ringbuf_reserve,

@@ -70,7 +70,7 @@ pub(crate) fn expected(capacities: &BTreeMap<&'static str, u32>) -> Vec<Layout> 
     let mut layouts = vec![
         map::<IfIndex, EndpointEntry>(maps::ENDPOINTS, MapType::Hash, maps::MAX_ENDPOINTS),
         map::<u32, EndpointSlot>(maps::ENDPOINT_SLOTS, MapType::Array, maps::N_ENDPOINT_SLOTS),
-        map::<AddressKey, u8>(maps::ADDRESSES, MapType::Hash, maps::MAX_ADDRESSES),
+        map::<AddressKey, IfIndex>(maps::ADDRESSES, MapType::Hash, maps::MAX_ADDRESSES),
         Layout {
             max_entries: N_FAMILIES,
             ..map::<u32, u32>(maps::IDENTITIES, MapType::ArrayOfMaps, maps::MAX_IDENTITIES)

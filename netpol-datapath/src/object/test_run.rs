@@ -25,16 +25,21 @@ pub struct TestContext {
 /// The outcome of a test run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TestOutcome {
-    /// `TCX_NEXT` (-1) or `TC_ACT_SHOT` (2).
+    /// `TCX_NEXT` (-1), `TC_ACT_SHOT` (2) or `TC_ACT_REDIRECT` (7). A test run redirects nothing.
     pub action: i32,
     /// The packet mark after the run.
     pub mark: u32,
 }
 
 impl TestOutcome {
-    /// Whether the program passed the packet.
+    /// Whether the program passed the packet, redirected or not.
     pub const fn is_pass(&self) -> bool {
-        self.action == -1
+        self.action == -1 || self.is_redirected()
+    }
+
+    /// Whether the program redirected the packet.
+    pub const fn is_redirected(&self) -> bool {
+        self.action == 7
     }
 }
 

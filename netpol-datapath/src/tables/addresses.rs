@@ -1,23 +1,24 @@
 //! ADDRESSES: the addresses of each endpoint, and those of any endpoint.
 //!
-//! The programs find an address without its endpoint by an entry that all endpoints with this address share. It is written and
-//! removed here together with theirs, and is not part of the map state.
+//! The programs find an address without its endpoint by an entry that all endpoints with this address share. It names the endpoint, if
+//! there is one only. It is written and removed here together with theirs, and is not part of the map state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aya::Ebpf;
 use aya::maps::MapData;
 use netpol_common::addr::Addr;
+use netpol_common::ids::IfIndex;
 use netpol_common::keys::AddressKey;
 
 use super::table::{Label, Table};
 use crate::error::Error;
 
-/// The map, and how many endpoints have each address.
+/// The map, and which endpoints have each address.
 #[derive(Debug)]
 pub(crate) struct Addresses {
-    table: Table<AddressKey, u8>,
-    n_owners: BTreeMap<Addr, usize>,
+    table: Table<AddressKey, IfIndex>,
+    owners: BTreeMap<Addr, BTreeSet<IfIndex>>,
 }
 
 impl Addresses {
@@ -26,20 +27,16 @@ impl Addresses {
     /// # Errors
     /// [`Error::Missing`], [`Error::Map`].
     pub(crate) fn take(ebpf: &mut Ebpf, label: Label) -> Result<Self, Error> {
-        let mut addresses = Self { table: Table::take(ebpf, label)?, n_owners: BTreeMap::new() };
+        let mut addresses = Self { table: Table::take(ebpf, label)?, owners: BTreeMap::new() };
         let entries = addresses.table.entries()?.into_iter();
         let (shared, own): (Vec<_>, Vec<_>) =
             entries.map(|(key, _)| key).partition(|key| key.ifindex == AddressKey::ANY_POD);
         for key in own.iter().filter(|key| is_shared(key)) {
-            *addresses.n_owners.entry(key.addr).or_default() += 1;
+            addresses.owners.entry(key.addr).or_default().insert(key.ifindex);
         }
-        for key in own {
-            addresses.share(key)?;
-        }
-        for key in shared {
-            if !addresses.n_owners.contains_key(&key.addr) {
-                addresses.table.remove(key)?;
-            }
+        let addrs: BTreeSet<Addr> = shared.iter().chain(&own).map(|key| key.addr).collect();
+        for addr in addrs {
+            addresses.share(addr)?;
         }
         Ok(addresses)
     }
@@ -55,13 +52,11 @@ impl Addresses {
     /// [`Error::MapFull`], [`Error::Map`]; then the first are added.
     pub(crate) fn add_all(&mut self, keys: impl Iterator<Item = AddressKey>) -> Result<(), Error> {
         for key in keys {
-            if self.table.get(key)?.is_none() {
-                self.table.set(key, 0)?;
-                if is_shared(&key) {
-                    *self.n_owners.entry(key.addr).or_default() += 1;
-                }
+            self.table.add(key, key.ifindex)?;
+            if is_shared(&key) {
+                self.owners.entry(key.addr).or_default().insert(key.ifindex);
+                self.share(key.addr)?;
             }
-            self.share(key)?;
         }
         Ok(())
     }
@@ -71,17 +66,13 @@ impl Addresses {
     /// # Errors
     /// [`Error::Map`].
     pub(crate) fn remove(&mut self, key: AddressKey) -> Result<(), Error> {
-        let is_known = self.table.get(key)?.is_some();
         self.table.remove(key)?;
-        let Some(n_owners) = self.n_owners.get_mut(&key.addr).filter(|_| is_known) else {
-            return Ok(());
-        };
-        *n_owners = n_owners.saturating_sub(1);
-        if *n_owners == 0 {
-            self.n_owners.remove(&key.addr);
-            self.table.remove(AddressKey::of_any_pod(key.addr))?;
+        let Some(owners) = self.owners.get_mut(&key.addr) else { return Ok(()) };
+        owners.remove(&key.ifindex);
+        if owners.is_empty() {
+            self.owners.remove(&key.addr);
         }
-        Ok(())
+        self.share(key.addr)
     }
 
     /// The addresses of all endpoints.
@@ -93,8 +84,16 @@ impl Addresses {
         Ok(keys.filter(|key| key.ifindex != AddressKey::ANY_POD))
     }
 
-    fn share(&mut self, key: AddressKey) -> Result<(), Error> {
-        if is_shared(&key) { self.table.add(AddressKey::of_any_pod(key.addr), 0) } else { Ok(()) }
+    /// Writes or removes the entry of an address without its endpoint.
+    fn share(&mut self, addr: Addr) -> Result<(), Error> {
+        let key = AddressKey::of_any_pod(addr);
+        let Some(owners) = self.owners.get(&addr) else { return self.table.remove(key) };
+        let mut owners = owners.iter();
+        let owner = match (owners.next(), owners.next()) {
+            (Some(owner), None) => *owner,
+            _ => AddressKey::ANY_POD,
+        };
+        self.table.set(key, owner)
     }
 }
 

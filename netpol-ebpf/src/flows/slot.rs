@@ -94,7 +94,8 @@ impl SlotMemory for MapSlot {
             origin: self.load(offset_of!(FlowSlot, entry.flow.origin)),
             state: self.load(offset_of!(FlowSlot, entry.flow.state)),
             marks: self.load(offset_of!(FlowSlot, entry.flow.marks)),
-            pad: [0; 5],
+            pad: 0,
+            redirect: self.load(offset_of!(FlowSlot, entry.flow.redirect)),
         }
     }
 

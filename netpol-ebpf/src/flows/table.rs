@@ -55,8 +55,9 @@ struct FlowLock {
 const ABSENT: u64 = 0;
 /// Result of [`current_flow`]: the flow has to be decided or written, or another processor is writing it.
 const STALE: u64 = 1;
-/// Result of [`current_flow`]: the flow passes the packet. The lower half holds the rule.
-const CURRENT: u64 = 1 << 32;
+/// Result of [`current_flow`]: the flow passes the packet. The lower half holds the rule, the bits above it the interface to which the
+/// packet is redirected.
+const CURRENT: u64 = 1 << 63;
 /// Subtracts one by [`add_to_count`].
 const LESS: u64 = u64::MAX;
 /// Result of [`write_flow`] and of [`evict_for`]: the flow is stored, or a slot is free.
@@ -192,7 +193,9 @@ extern "C" fn current_flow(
         bucket.locked(|| flow_table::current_under_lock(slots, bucket.mark, key, sender, &step))
     };
     match found {
-        CurrentFlow::Yes(rule) => CURRENT | u64::from(rule.0),
+        CurrentFlow::Yes { rule, redirect } => {
+            CURRENT | u64::from(redirect.0) << 32 | u64::from(rule.0)
+        }
         CurrentFlow::No => STALE,
         CurrentFlow::Absent => ABSENT,
     }
@@ -308,8 +311,11 @@ pub(crate) fn current(key: &FlowKey, sender: Option<&Addr>, step: &Step) -> Curr
     match current_flow(key, sender, now.0, epoch.0, packet) {
         ABSENT => CurrentFlow::Absent,
         STALE => CurrentFlow::No,
-        #[expect(clippy::cast_possible_truncation, reason = "the lower half is the rule")]
-        found => CurrentFlow::Yes(RuleId(found as u32)),
+        #[expect(clippy::cast_possible_truncation, reason = "the parts of the number")]
+        found => CurrentFlow::Yes {
+            rule: RuleId(found as u32),
+            redirect: IfIndex(((found & !CURRENT) >> 32) as u32),
+        },
     }
 }
 

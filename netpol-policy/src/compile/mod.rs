@@ -216,6 +216,10 @@ fn endpoint_map_state(
     };
     let defers_all = path == EgressPath::AllDeferred && !policy.egress.allows_everything();
     let trait_if = |is_set: bool, bit| if is_set { bit } else { 0 };
+    // The MAC address tells whether a frame is for the pod itself.
+    let takes_short_cut = state.takes_short_cut(endpoint.ifindex)
+        && !pod.declines_short_cut
+        && endpoint.pod_end.mac != Mac::UNKNOWN;
     let value = EndpointValue {
         state: EndpointValue::READY,
         isolated: bits(&|direction| !policy.direction(direction).allows_everything()),
@@ -224,7 +228,8 @@ fn endpoint_map_state(
         keeps_flows: bits(&|direction| policy.direction(direction).keeps_flows),
         traits: trait_if(pod.allows_forwarding && is_permitted, EndpointValue::FORWARDS)
             | trait_if(defers_all, EndpointValue::DEFERS_ALL)
-            | trait_if(policy.egress.has_deny(), EndpointValue::JUDGES_NODE),
+            | trait_if(policy.egress.has_deny(), EndpointValue::JUDGES_NODE)
+            | trait_if(takes_short_cut, EndpointValue::SHORT_CUT),
         egress_mark: endpoint.egress_mark,
     };
     let container_id = Arc::clone(&endpoint.container_id);

@@ -155,9 +155,13 @@ impl PolicyMaps for MemoryMaps {
         self.map_state.addresses.contains(key)
     }
 
-    fn is_of_local_pod(&self, addr: &Addr) -> bool {
-        let has = |key: &AddressKey| key.addr == *addr;
-        !addr.is_v6_link_local() && self.map_state.addresses.iter().any(has)
+    fn owner(&self, addr: &Addr) -> Option<IfIndex> {
+        if addr.is_v6_link_local() {
+            return None;
+        }
+        let mut owners = self.map_state.addresses.iter().filter(|key| key.addr == *addr);
+        let owner = owners.next()?.ifindex;
+        Some(if owners.next().is_some() { AddressKey::ANY_POD } else { owner })
     }
 
     fn identity(&self, addr: &Addr) -> Identity {
@@ -183,7 +187,7 @@ impl PolicyMaps for MemoryMaps {
         let Some(FlowEntry { flow, local }) = flows.get(key) else { return CurrentFlow::Absent };
         let is_own = sender.is_none_or(|sender| sender == local);
         if is_own && is_current(flow, key.protocol, step) {
-            CurrentFlow::Yes(flow.rule)
+            CurrentFlow::of(flow)
         } else {
             CurrentFlow::No
         }

@@ -173,6 +173,11 @@ pub trait Attachments: Maps {
         let found = self.presence(&BTreeMap::from([(ifindex, DeviceRole::Pod)]))?;
         Ok(found.get(&ifindex).is_some_and(|presence| presence.is_complete()))
     }
+    /// Whether programs of others are attached to an interface.
+    ///
+    /// # Errors
+    /// The interface is gone, or the kernel does not answer.
+    fn has_foreign_programs(&self, ifindex: IfIndex) -> Result<bool, Self::Error>;
     /// The pod's end of the veth pair of an interface, as it is in the pod's namespace now.
     ///
     /// # Errors

@@ -72,6 +72,7 @@ pub type Addresses = SmallVec<[IpAddr; 2]>;
 
 /// A pod, as far as policy needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a field of the API")]
 pub struct Pod {
     /// Namespace and name; another pod can have the same later.
     pub name: ObjectName,
@@ -101,6 +102,8 @@ pub struct Pod {
     /// Asks to send from addresses that are not its own (annotation `netpol/allow-forwarding: "true"`). It may if its namespace
     /// [permits](Namespace::allows_forwarding) it.
     pub allows_forwarding: bool,
+    /// Its packets to and from other pods of its node always take the usual way (annotation `netpol/short-cut: "off"`).
+    pub declines_short_cut: bool,
 }
 
 impl Pod {

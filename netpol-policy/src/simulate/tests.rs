@@ -39,6 +39,7 @@ fn pod(name: &str, addresses: &[&str]) -> Pod {
         ]
         .into(),
         allows_forwarding: false,
+        declines_short_cut: false,
     }
 }
 

@@ -28,6 +28,8 @@ pub enum Delta {
     UpsertEndpoint(Endpoint),
     /// A pod interface of this node is gone.
     RemoveEndpoint(IfIndex),
+    /// The pod interfaces of this node whose packets may be redirected to each other.
+    ShortCuts(BTreeSet<IfIndex>),
     /// The addresses of this node's own devices.
     OwnAddresses(BTreeSet<IpAddr>),
     /// All that a node publishes about its pods; it replaces what the node published before.

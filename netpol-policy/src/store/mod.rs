@@ -50,6 +50,7 @@ pub struct ClusterState {
     endpoints: BTreeMap<IfIndex, Endpoint>,
     endpoints_of_pod: BTreeMap<ObjectName, BTreeSet<IfIndex>>,
     own_addresses: BTreeSet<IpAddr>,
+    short_cuts: BTreeSet<IfIndex>,
     published: Published,
     interners: BTreeMap<Kind, Interner>,
 }
@@ -66,6 +67,7 @@ impl fmt::Debug for ClusterState {
             .field("nodes", &self.nodes)
             .field("endpoints", &self.endpoints)
             .field("own_addresses", &self.own_addresses)
+            .field("short_cuts", &self.short_cuts)
             .field("published", self.published.by_node())
             .finish_non_exhaustive()
     }
@@ -87,7 +89,18 @@ impl ClusterState {
                     self.insert_endpoint(endpoint, &mut changes);
                 }
             }
-            Delta::RemoveEndpoint(ifindex) => self.remove_endpoint(ifindex, &mut changes),
+            Delta::RemoveEndpoint(ifindex) => {
+                self.remove_endpoint(ifindex, &mut changes);
+                self.short_cuts.remove(&ifindex);
+            }
+            Delta::ShortCuts(interfaces) => {
+                let differing = self.short_cuts.symmetric_difference(&interfaces).copied();
+                let endpoints = &self.endpoints;
+                changes
+                    .endpoints
+                    .extend(differing.filter(|ifindex| endpoints.contains_key(ifindex)));
+                self.short_cuts = interfaces;
+            }
             Delta::OwnAddresses(addresses) => {
                 let differing = self.own_addresses.symmetric_difference(&addresses);
                 changes.deferred.extend(differing.map(|address| Addr::from(*address)));

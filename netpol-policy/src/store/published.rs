@@ -114,6 +114,7 @@ impl ClusterState {
                 endpoint.map_or(Concerned::None, |endpoint| of_pod(&endpoint.pod))
             }
             Delta::Upsert(Object::Policy(_) | Object::ClusterPolicy(_) | Object::Namespace(_))
+            | Delta::ShortCuts(_)
             | Delta::PublishedAddresses { .. } => Concerned::None,
             Delta::Upsert(Object::Service(_) | Object::Node(_))
             | Delta::Remove { .. }
@@ -247,6 +248,7 @@ mod tests {
             terminating: false,
             ports: Arc::default(),
             allows_forwarding: false,
+            declines_short_cut: false,
         }
     }
 

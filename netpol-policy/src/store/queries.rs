@@ -296,6 +296,11 @@ impl ClusterState {
         self.service_addresses.len()
     }
 
+    /// Whether the packets of this pod interface may be redirected to others of which this holds.
+    pub fn takes_short_cut(&self, ifindex: IfIndex) -> bool {
+        self.short_cuts.contains(&ifindex)
+    }
+
     /// The addresses of this node's own devices.
     pub fn own_addresses(&self) -> &BTreeSet<IpAddr> {
         &self.own_addresses

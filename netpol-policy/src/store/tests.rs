@@ -17,6 +17,7 @@ fn pod(name: &str, uid: &str, created_s: i64, addresses: &[&str]) -> Pod {
         terminating: false,
         ports: Arc::default(),
         allows_forwarding: false,
+        declines_short_cut: false,
     }
 }
 

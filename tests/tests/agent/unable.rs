@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use netpol_agent::agent::{Config, PodTunnels, PublishAddresses, Source, run};
+use netpol_agent::agent::{Config, PodTunnels, PublishAddresses, ShortCut, Source, run};
 use netpol_agent::discovery::SearchPaths;
 use netpol_cni::client;
 use netpol_lab::cluster::Cluster;
@@ -42,6 +42,7 @@ async fn a_node_that_cannot_run_the_programs_says_so_and_the_agent_stays() {
             ..netpol_datapath::Config::default()
         },
         pod_tunnels: PodTunnels::default(),
+        short_cut: ShortCut::default(),
         health: None,
         metrics: None,
     };

@@ -97,7 +97,8 @@ fn connections(ifindex: IfIndex, n: u32) -> Vec<(FlowKey, FlowValue)> {
             origin: 0,
             state: netpol_common::flow::OPEN,
             marks: 0,
-            pad: [0; 5],
+            pad: 0,
+            redirect: IfIndex(0),
         };
         (key, value)
     };

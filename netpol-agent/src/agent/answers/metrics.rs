@@ -19,6 +19,7 @@ use super::status::{
 };
 use crate::agent::state::Agent;
 use crate::agent::state::drop_totals::DropLabels;
+use crate::agent::state::short_cuts::ShortCutStatus;
 use crate::telemetry::{Content, Metric, Sample};
 use netpol_policy::dataplane::Counter;
 
@@ -42,6 +43,7 @@ impl<K: Kernel> Agent<K> {
         ];
         metrics.extend(self.latency_metrics(&status));
         metrics.extend(source_metrics(&status));
+        metrics.extend(endpoint_metrics(&status.endpoints));
         let rule_counts = MapStatus {
             n_entries: self.rule_totals.n_counted(),
             capacity: usize::try_from(maps::MAX_RULE_COUNTS).unwrap_or(usize::MAX),
@@ -64,11 +66,6 @@ impl<K: Kernel> Agent<K> {
                 "policies",
                 "Policies that isolate a pod of this node",
                 Sample::plain(count(status.policies.len())),
-            ),
-            gauge(
-                "endpoints",
-                "Endpoints of this node, by the state of their policy and by how their programs are attached",
-                endpoint_samples(&status.endpoints),
             ),
             gauge(
                 "uplinks",
@@ -227,6 +224,22 @@ fn build_info() -> Metric {
     gauge("build_info", help, vec![Sample { labels, value: 1 }])
 }
 
+/// The endpoints by state.
+fn endpoint_metrics(endpoints: &[EndpointStatus]) -> [Metric; 2] {
+    [
+        gauge(
+            "endpoints",
+            "Endpoints of this node, by the state of their policy and by how their programs are attached",
+            endpoint_samples(endpoints),
+        ),
+        gauge(
+            "short_cut_endpoints",
+            "Endpoints of this node, by whether their connections to each other take the short cut, and by the reason why not",
+            short_cut_samples(endpoints),
+        ),
+    ]
+}
+
 /// Number of endpoints for each combination of the labels. Unprotected and disconnected ones have `attach="none"`.
 fn endpoint_samples(endpoints: &[EndpointStatus]) -> Vec<Sample> {
     let mut totals: BTreeMap<(&str, &str), u64> = BTreeMap::from([
@@ -249,6 +262,16 @@ fn endpoint_samples(endpoints: &[EndpointStatus]) -> Vec<Sample> {
         vec![("protection", protection.to_owned()), ("attach", attach.to_owned())]
     };
     totals.into_iter().map(|(key, value)| Sample { labels: labels(key), value }).collect()
+}
+
+/// Number of endpoints by the state of their short cut.
+fn short_cut_samples(endpoints: &[EndpointStatus]) -> Vec<Sample> {
+    let mut totals: BTreeMap<String, u64> =
+        ShortCutStatus::ALL.iter().map(|state| (state.as_str().to_owned(), 0)).collect();
+    for endpoint in endpoints {
+        *totals.entry(endpoint.short_cut.as_str().to_owned()).or_default() += 1;
+    }
+    labelled("state", totals)
 }
 
 /// Number of uplinks for each way in which a program is attached.

@@ -15,6 +15,7 @@ use netpol_policy::store::Endpoint;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::state::publishing::PublishingOutcome;
+use crate::agent::state::short_cuts::ShortCutStatus;
 use crate::agent::state::{Agent, FromBefore, Uplink};
 
 /// The agent's status, in numbers and names.
@@ -190,6 +191,9 @@ pub struct EndpointStatus {
     pub audited: Vec<Direction>,
     /// Whether it may send from addresses that are not its own.
     pub forwards: bool,
+    /// Whether its connections to other pods of the node take the short cut.
+    #[serde(default)]
+    pub short_cut: ShortCutStatus,
     /// Entries of its allow maps, both directions together.
     pub n_allow_entries: usize,
 }
@@ -315,6 +319,7 @@ impl<K: Kernel> Agent<K> {
             isolated: Vec::new(),
             audited: Vec::new(),
             forwards: false,
+            short_cut: ShortCutStatus::Off,
             n_allow_entries: 0,
         }));
         endpoints.sort();
@@ -403,6 +408,7 @@ impl<K: Kernel> Agent<K> {
             isolated: directions(&|direction| value.is_isolated(direction)),
             audited: directions(&|direction| value.is_audited(direction)),
             forwards: value.forwards(),
+            short_cut: self.short_cut_of(endpoint, value),
             n_allow_entries: own_maps.map(|(_, map)| map.len()).sum(),
         }
     }

@@ -255,7 +255,8 @@ fn flow_of(ifindex: IfIndex, connection: &Connection, now: Nanos) -> (FlowKey, F
         origin: origin.to_wire(),
         state: flow::OPEN,
         marks: 0,
-        pad: [0; 5],
+        pad: 0,
+        redirect: IfIndex(0),
     };
     (key, value)
 }

@@ -136,6 +136,7 @@ mod tests {
             leads: Leads::ToNamespace,
             is_up: true,
             has_carrier: true,
+            short_cut: Ok(()),
             has_address: false,
             framing: Framing::Ethernet,
         }

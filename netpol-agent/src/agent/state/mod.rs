@@ -16,6 +16,7 @@ pub(super) mod migrations;
 pub(super) mod publishing;
 pub(super) mod registry;
 pub(super) mod rule_totals;
+pub(super) mod short_cuts;
 pub(super) mod tunnels;
 pub(super) mod unidentified;
 
@@ -53,6 +54,7 @@ use self::migrations::Migrations;
 use self::publishing::Publishing;
 use self::registry::{Record, Registry};
 use self::rule_totals::RuleTotals;
+use self::short_cuts::{ShortCut, ShortCuts};
 use self::tunnels::{PodTunnels, Tunnels};
 use self::unidentified::Unidentified;
 
@@ -92,6 +94,7 @@ pub struct Agent<K> {
     pub(super) exits: Exits,
     pub(super) publishing: Publishing,
     pub(super) tunnels: Tunnels,
+    pub(super) short_cuts: ShortCuts,
     /// The latest list of the node's devices.
     devices: Devices,
     /// The devices that get `uplink_egress`.
@@ -190,6 +193,7 @@ impl<K: Kernel> Agent<K> {
             exits: Exits::default(),
             publishing: Publishing::default(),
             tunnels: Tunnels::default(),
+            short_cuts: ShortCuts::default(),
             uplinks: BTreeMap::new(),
             is_primed,
             changes: Changes::default(),
@@ -227,6 +231,20 @@ impl<K: Kernel> Agent<K> {
     #[must_use]
     pub(super) fn with_tunnels(mut self, for_pods: PodTunnels) -> Self {
         self.tunnels.for_pods = for_pods;
+        self
+    }
+
+    /// Sets whether packets between pods of this node take the short cut.
+    #[must_use]
+    pub(super) fn with_short_cut(mut self, mode: ShortCut) -> Self {
+        self.short_cuts.mode = mode;
+        if mode == ShortCut::On {
+            // Until the devices are listed, what an earlier run found counts: a connection that leaves the short cut never returns.
+            let endpoints = self.map_state.endpoints.iter();
+            let taking = endpoints.filter(|(_, endpoint)| endpoint.value.takes_short_cut());
+            let taking = taking.map(|(ifindex, _)| *ifindex).collect();
+            self.apply_delta(Delta::ShortCuts(taking));
+        }
         self
     }
 
@@ -359,6 +377,7 @@ impl<K: Kernel> Agent<K> {
         }
         self.tunnels.is_changed |= devices.addresses != self.devices.addresses;
         self.tunnels.set_devices(&devices.tunnels);
+        self.list_short_cuts(&devices);
         self.devices = devices;
         self.follow_uplinks();
         let bridges =

@@ -43,6 +43,7 @@ impl<K: Kernel> Agent<K> {
             guarded.retain(|ifindex, _| changes.contains(&FilterChange::Of(*ifindex)));
         }
         self.look_at(&guarded, now);
+        self.follow_short_cuts();
     }
 
     /// Attaches programs again where they are missing. Returns whether all devices have theirs now.
@@ -153,7 +154,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::time::Duration;
 
-    use netpol_datapath::netlink::{Device, Devices, Leads};
+    use netpol_datapath::netlink::{Device, Devices, Leads, Obstacle};
     use netpol_policy::dataplane::port::Framing;
     use netpol_proto::Response;
 
@@ -211,6 +212,7 @@ mod tests {
             leads,
             is_up: true,
             has_carrier: true,
+            short_cut: Err(Obstacle::NoBridge),
             has_address: true,
             framing: Framing::Ethernet,
         };

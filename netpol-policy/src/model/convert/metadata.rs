@@ -19,6 +19,9 @@ pub(super) const MODE: &str = "netpol/mode";
 /// On a pod and on its namespace: the pod may send from addresses that are not its own.
 pub(super) const ALLOW_FORWARDING: &str = "netpol/allow-forwarding";
 
+/// On a pod: whether its packets may be redirected past the bridge and netfilter.
+pub(super) const SHORT_CUT: &str = "netpol/short-cut";
+
 /// On the mirror pod of a static pod: the uid that the kubelet gives to the container runtime.
 ///
 /// Source: `k8s.io/kubernetes/pkg/kubelet/types`, `ConfigHashAnnotationKey`.

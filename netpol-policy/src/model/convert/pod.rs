@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::address::collect_address;
-use super::metadata::{ALLOW_FORWARDING, CONFIG_HASH, Metadata};
+use super::metadata::{ALLOW_FORWARDING, CONFIG_HASH, Metadata, SHORT_CUT};
 use super::nullable::{items, or_default};
 use super::walk::{Findings, Path, quoted};
 use crate::model::{
@@ -97,9 +97,11 @@ pub fn pod(
     if !metadata.has_name(&mut findings) {
         return (None, findings.into_diagnostics());
     }
-    metadata.check_annotations(&[ALLOW_FORWARDING], &mut findings);
+    metadata.check_annotations(&[ALLOW_FORWARDING, SHORT_CUT], &mut findings);
     let allows_forwarding =
         metadata.choice(ALLOW_FORWARDING, [("false", false), ("true", true)], &mut findings);
+    let declines_short_cut =
+        metadata.choice(SHORT_CUT, [("on", false), ("off", true)], &mut findings);
     let ports = ports(spec, &mut findings);
     let static_uid = metadata.annotations.get(CONFIG_HASH).cloned().unwrap_or_default();
     let pod = Pod {
@@ -115,6 +117,7 @@ pub fn pod(
         terminating: metadata.terminating,
         ports: ports.into(),
         allows_forwarding,
+        declines_short_cut,
     };
     (Some(pod), findings.into_diagnostics())
 }

@@ -196,6 +196,7 @@ pub fn pod(shape: &Shape, n: usize) -> Pod {
         }]
         .into(),
         allows_forwarding: false,
+        declines_short_cut: false,
     }
 }
 

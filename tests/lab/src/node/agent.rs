@@ -42,6 +42,8 @@ pub struct Config {
     pub program: Option<PathBuf>,
     /// A command prefix, such as a tracer with its arguments.
     pub prefix: Vec<String>,
+    /// Further arguments of `netpol-agent run`.
+    pub options: Vec<String>,
 }
 
 impl Config {
@@ -78,6 +80,7 @@ impl Config {
             node,
             program,
             prefix,
+            options,
         } = self;
         let agent = match program {
             Some(program) => program.clone(),
@@ -109,7 +112,7 @@ impl Config {
         command.args(["--node", node]);
         command.arg("--pin-root").arg(pins);
         command.arg("--cni-results").arg(results);
-        command.arg("--socket").arg(self.socket());
+        command.arg("--socket").arg(self.socket()).args(options);
         command.stdin(Stdio::null());
         Ok(command)
     }
@@ -274,6 +277,7 @@ pub(super) fn prepare(lab: &str, node: &str, manifests: &Path) -> Result<Config>
         node: node.to_owned(),
         program: None,
         prefix: Vec::new(),
+        options: Vec::new(),
         state,
     })
 }

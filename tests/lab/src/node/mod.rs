@@ -204,6 +204,11 @@ impl Lab {
         self.agent_config.prefix = prefix;
     }
 
+    /// Sets further arguments of the next agents.
+    pub fn set_options(&mut self, options: &[&str]) {
+        self.agent_config.options = options.iter().map(|option| (*option).to_owned()).collect();
+    }
+
     /// Whether the agent has ended by itself; if so, the lab has no agent afterwards.
     ///
     /// # Errors

@@ -100,6 +100,18 @@ impl Manifests {
         Ok(())
     }
 
+    /// Gives the object in a file this annotation in place of any other.
+    ///
+    /// # Errors
+    /// The file has no object, or cannot be written.
+    pub fn annotate(&self, file: &str, key: &str, value: &str) -> Result<()> {
+        let text = fs::read_to_string(self.folder.join(file))?;
+        let mut object: Value = serde_json::from_str(&text)?;
+        let metadata = object.get_mut("metadata").and_then(Value::as_object_mut);
+        metadata.context("no metadata")?.insert("annotations".to_owned(), json!({ key: value }));
+        self.write_object(file, &object)
+    }
+
     /// Removes a file; a missing one is no error.
     ///
     /// # Errors

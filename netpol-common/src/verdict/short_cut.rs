@@ -1,0 +1,126 @@
+//! The short cut between two pods of a node: the packet is redirected from one interface to the other, past the bridge and netfilter.
+//!
+//! If both pods' flows are current, the packet is moved into the receiver's network namespace. Otherwise it goes to the receiver's own
+//! hook, where it is judged as any other.
+//!
+//! A connection takes the short cut with all its packets or not at all: conntrack must not see only a part of a connection from its
+//! beginning. So the first packet sets [`FlowValue::redirect`] in the flows of both pods, and a later packet that takes the usual way ends
+//! that for good. Conntrack then takes the connection for one that began before it looked.
+
+use super::spoofing::own_mac;
+use super::view::View;
+use crate::flow::{self, Step};
+use crate::ids::{Direction, IfIndex, Nanos, Protocol};
+use crate::keys::{AddressKey, FlowKey, FlowValue};
+use crate::mac::Mac;
+use crate::maps::{CurrentFlow, Local, PolicyMaps};
+use crate::packet::{Packet, PacketBytes};
+
+/// The lowest source port of a client. A datagram from a lower port may be the answer of a Service's backend whose flow was evicted,
+/// and such an answer needs conntrack. Linux takes ports of clients from 32768 on (`net.ipv4.ip_local_port_range`).
+const FIRST_CLIENT_PORT: u16 = 32_768;
+
+/// Whether a packet, parsed and without IP options, can be the first one of a connection that takes the short cut.
+#[inline(always)]
+pub(super) fn can_begin(packet: &Packet, view: &View) -> bool {
+    match packet.protocol {
+        Protocol::TCP => flow::tcp::opens(packet.tcp_flags),
+        Protocol::UDP => view.has_no_flow() && packet.src_port.get() >= FIRST_CLIENT_PORT,
+        _ => false,
+    }
+}
+
+/// The interface of the pod to which the connection is redirected that this packet begins at the interface `sender`; 0 for none.
+#[inline(always)]
+pub fn receiver<M: PolicyMaps>(maps: &M, packet: &Packet, sender: IfIndex, now: Nanos) -> IfIndex {
+    let none = IfIndex(0);
+    let addr = &packet.dst;
+    let Some(receiver) = maps.owner(addr) else { return none };
+    if receiver == sender || receiver.0 >= 1 << IfIndex::REDIRECT_BITS {
+        return none;
+    }
+    match maps.endpoint(receiver) {
+        // The kernel may have given the element of the address to another one while it was read.
+        Some((endpoint, _, _))
+            if endpoint.takes_short_cut()
+                && maps.owns_address(&AddressKey { ifindex: receiver, addr: *addr })
+                && !takes_usual_way(
+                    maps,
+                    &key_at(sender, Direction::Egress, packet),
+                    packet,
+                    now,
+                ) =>
+        {
+            receiver
+        }
+        _ => none,
+    }
+}
+
+/// Whether a connection of this pod with the same addresses and ports takes the usual way, so that conntrack may know it.
+#[inline(always)]
+fn takes_usual_way<M: PolicyMaps>(maps: &M, key: &FlowKey, packet: &Packet, now: Nanos) -> bool {
+    let mut flow = FlowValue::UNKNOWN;
+    maps.flow(key, &packet.src, &mut flow).is_some()
+        && flow.redirect.0 == 0
+        && !flow::is_expired(&flow, key.protocol, now)
+}
+
+/// The key of the flow to which a packet with ports belongs at this interface.
+#[inline(always)]
+fn key_at(ifindex: IfIndex, direction: Direction, packet: &Packet) -> FlowKey {
+    let (remote, [a, b], [c, d]) = match direction {
+        Direction::Ingress => (packet.src, packet.dst_port.0, packet.src_port.0),
+        Direction::Egress => (packet.dst, packet.src_port.0, packet.dst_port.0),
+    };
+    let ports = u32::from_ne_bytes([a, b, c, d]);
+    FlowKey::new(ifindex, remote, ports, packet.protocol, FlowKey::AT_POD)
+}
+
+/// The MAC address of the pod at the interface `receiver`, if it passes the packet of a connection that is redirected to it by a current
+/// flow of its own; else [`Mac::UNKNOWN`].
+#[inline(always)]
+pub fn receiver_mac<M: PolicyMaps>(
+    maps: &M,
+    packet: &Packet,
+    receiver: IfIndex,
+    sender: IfIndex,
+    now: Nanos,
+) -> Mac {
+    let direction = Direction::Ingress;
+    let epoch = maps.epoch();
+    let step = Step { now, epoch, direction, tcp_flags: packet.tcp_flags };
+    match maps.current_flow(&key_at(receiver, direction, packet), None, &step) {
+        CurrentFlow::Yes { redirect, .. } if redirect == sender => own_mac(maps, receiver),
+        CurrentFlow::Yes { .. } | CurrentFlow::No | CurrentFlow::Absent => Mac::UNKNOWN,
+    }
+}
+
+/// Whether a frame is addressed to the pod with this MAC address, if it is known.
+#[inline(always)]
+pub(super) fn is_addressed<B: PacketBytes + ?Sized>(bytes: &B, mac: Mac) -> bool {
+    mac != Mac::UNKNOWN && bytes.pod_mac(Direction::Ingress) == Some(mac)
+}
+
+/// Whether a connection that the sender's flow redirects is redirected for the receiver too. It is not if the receiver's flow has been
+/// evicted, or a packet has reached the receiver by the usual way. Then the sender's flow ends the redirection.
+#[inline(always)]
+pub fn keeps_redirect<M: PolicyMaps>(
+    maps: &M,
+    packet: &Packet,
+    receiver: IfIndex,
+    sender: IfIndex,
+) -> bool {
+    let mut flow = FlowValue::UNKNOWN;
+    let key = key_at(receiver, Direction::Ingress, packet);
+    // An expired flow begins again with this packet.
+    if maps.flow(&key, &packet.src, &mut flow).is_some() && flow.redirect == sender {
+        return true;
+    }
+    let key = key_at(sender, Direction::Egress, packet);
+    if maps.flow(&key, &packet.src, &mut flow).is_some() {
+        flow.redirect = IfIndex(0);
+        maps.set_flow(&key, &flow, Local::Kept);
+    }
+    false
+}
