@@ -18,6 +18,7 @@ mod map_gc;
 mod migration;
 mod recycled;
 mod rule_counts;
+mod short_cut;
 mod strategies;
 mod verifier;
 mod wire;

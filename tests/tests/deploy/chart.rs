@@ -130,6 +130,8 @@ fn values_that_mean_nothing_are_refused() -> Result<()> {
         "markMask=12",
         "paths.cniBin=opt",
         "podTunnels=maybe",
+        "podTunnels=deny",
+        "shortCut=maybe",
         "imagge.tag=1",
     ] {
         let output = helm(&["template", "netpol"], &["--set", value])?;

@@ -158,11 +158,5 @@ fn a_pod_that_may_forward_sends_from_no_address_of_another_pod_or_of_a_node() {
 
 /// Annotates an object of the lab.
 fn allow_forwarding(lab: &Lab, file: &str) -> anyhow::Result<()> {
-    let text = std::fs::read_to_string(lab.manifests().folder().join(file))?;
-    let mut object: serde_json::Value = serde_json::from_str(&text)?;
-    let annotations = serde_json::json!({ "netpol/allow-forwarding": "true" });
-    let metadata = object.get_mut("metadata").and_then(serde_json::Value::as_object_mut);
-    let metadata = metadata.ok_or_else(|| anyhow::anyhow!("no metadata"))?;
-    metadata.insert("annotations".into(), annotations);
-    lab.manifests().write_object(file, &object)
+    lab.manifests().annotate(file, "netpol/allow-forwarding", "true")
 }

@@ -18,6 +18,7 @@ mod live_flows;
 mod older;
 mod policies;
 mod restarts;
+mod short_cut;
 mod surface;
 mod taint;
 mod teardown;

@@ -107,12 +107,7 @@ fn flows_with_victim(lab: &Lab) -> Vec<FlowKey> {
 
 /// Annotates an object.
 fn allow_forwarding(lab: &Lab, file: &str) -> Result<()> {
-    let text = std::fs::read_to_string(lab.manifests().folder().join(file))?;
-    let mut object: Value = serde_json::from_str(&text)?;
-    let metadata = object.get_mut("metadata").and_then(Value::as_object_mut);
-    let annotations = json!({ "netpol/allow-forwarding": "true" });
-    metadata.context("metadata")?.insert("annotations".to_owned(), annotations);
-    lab.manifests().write_object(file, &object)
+    lab.manifests().annotate(file, "netpol/allow-forwarding", "true")
 }
 
 /// Waits until a pod may forward.

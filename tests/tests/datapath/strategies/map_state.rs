@@ -33,6 +33,7 @@ pub(crate) fn endpoint() -> impl Strategy<Value = EndpointValue> {
         1 => Just(EndpointValue::FORWARDS),
         1 => Just(EndpointValue::DEFERS_ALL),
         2 => Just(EndpointValue::JUDGES_NODE),
+        3 => Just(EndpointValue::SHORT_CUT),
     ];
     let audited = prop_oneof![3 => Just(0), 1 => 0_u8..4];
     let isolated = prop_oneof![2 => Just(3), 1 => 0_u8..4];

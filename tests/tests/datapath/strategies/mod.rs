@@ -11,13 +11,12 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use self::frames::frame;
-use self::map_state::{allow_map, allow_map_key, endpoint};
 use super::cluster_model::{NO_POD, PODS, Seen, Step, UPLINK, v4, v6};
 
-pub(crate) use self::map_state::map_state;
+pub(crate) use self::map_state::{allow_map, allow_map_key, endpoint, map_state};
 
 fn port() -> impl Strategy<Value = u16> {
-    prop_oneof![3 => Just(80), 3 => Just(81), 1 => 64_u16..96, 1 => any::<u16>()]
+    prop_oneof![3 => Just(80), 3 => Just(81), 2 => Just(40_000), 1 => 64_u16..96, 1 => any::<u16>()]
 }
 
 /// A frame at a hook, mostly from or to the device's pod.

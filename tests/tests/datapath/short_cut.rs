@@ -1,0 +1,387 @@
+//! The short cut changes the way of packets and nothing else: the same packets arrive, the same drop for the same reasons, and the same
+//! flows remain, whether it is on or off. In memory, because a test run of a program redirects nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use netpol_common::ids::{Direction, Epoch, Hook, IfIndex, Nanos};
+use netpol_common::keys::{EndpointValue, FlowKey, FlowValue};
+use netpol_common::mac::Mac;
+use netpol_common::reason::Verdict;
+use netpol_common::verdict::{DEFAULT_MARK_MASK, HookContext};
+use netpol_lab::packets::{Ends, Fragment, Frame, Packet, Segment};
+use netpol_lab::settings::n_cases;
+use netpol_policy::compile::{AllowMap, AllowMapKey, MapState};
+use netpol_policy::dataplane::{MapOp, MemoryMaps, diff};
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+
+use super::cluster_model::{PODS, v4, v6};
+use super::strategies::{allow_map, allow_map_key, endpoint, map_state};
+
+/// Default number of clusters, with some twenty packets each.
+const N_CASES: usize = 2_500;
+
+/// What happens in a case.
+#[derive(Clone, Debug)]
+enum Event {
+    /// The first pod sends to the second one, or the other way round.
+    Send(Sent),
+    /// An allow map is replaced.
+    SetAllow(AllowMapKey, Arc<AllowMap>),
+    /// An endpoint is treated differently.
+    SetEndpoint(IfIndex, EndpointValue),
+    /// The node forgets the flows of a pod, as when they are evicted.
+    Forget,
+    /// Time passes: seconds.
+    Wait(u64),
+}
+
+/// A packet between the two pods.
+#[derive(Clone, Debug)]
+struct Sent {
+    is_back: bool,
+    is_v6: bool,
+    option_words: u8,
+    fragment: Option<Fragment>,
+    kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Tcp {
+        port: u16,
+        flags: u8,
+    },
+    Udp {
+        port: u16,
+    },
+    Echo,
+    /// An ICMP error about a packet of this connection that came from the other pod.
+    Unreachable {
+        is_tcp: bool,
+        port: u16,
+    },
+}
+
+/// The server's port; the client's are those of the events.
+const SERVER_PORT: u16 = 80;
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let port = || select(vec![40_000_u16, 40_001, 53]);
+    let flags = prop_oneof![4 => Just(0x02_u8), 3 => Just(0x12), 6 => Just(0x10), 1 => Just(0x11), 1 => Just(0x04)];
+    let kind = prop_oneof![
+        8 => (port(), flags).prop_map(|(port, flags)| Kind::Tcp { port, flags }),
+        5 => port().prop_map(|port| Kind::Udp { port }),
+        1 => Just(Kind::Echo),
+        1 => (any::<bool>(), port()).prop_map(|(is_tcp, port)| Kind::Unreachable { is_tcp, port }),
+    ];
+    let fragment = prop_oneof![
+        14 => Just(None),
+        1 => (0_u32..2, select(vec![0_u16, 185])).prop_map(|(id, offset_units)| {
+            Some(Fragment { id, offset_units, more: offset_units == 0 })
+        }),
+    ];
+    let option_words = prop_oneof![14 => Just(0_u8), 1 => Just(1)];
+    let sent = (any::<bool>(), any::<bool>(), option_words, fragment, kind).prop_map(
+        |(is_back, is_v6, option_words, fragment, kind)| Sent {
+            is_back,
+            is_v6,
+            option_words,
+            fragment,
+            kind,
+        },
+    );
+    let event = prop_oneof![
+        24 => sent.prop_map(Event::Send),
+        1 => (allow_map_key(), allow_map()).prop_map(|(key, map)| Event::SetAllow(key, map)),
+        2 => (select(ENDS.to_vec()), endpoint()).prop_map(|((ifindex, _), value)| Event::SetEndpoint(ifindex, value)),
+        1 => Just(Event::Forget),
+        2 => select(vec![0_u64, 2, 31, 200]).prop_map(Event::Wait),
+    ];
+    proptest::collection::vec(event, 4..48)
+}
+
+/// The two pods, by interface and MAC address.
+const ENDS: [(IfIndex, Mac); 2] = {
+    let [client, server, _] = PODS;
+    [
+        (IfIndex(client), Mac::new([2, 0, 0, 0, 0, 1])),
+        (IfIndex(server), Mac::new([2, 0, 0, 0, 0, 2])),
+    ]
+};
+
+impl Sent {
+    fn frame(&self) -> Vec<u8> {
+        let (from, to) = if self.is_back { (2, 1) } else { (1, 2) };
+        let ends = |from: u8, to: u8| {
+            if self.is_v6 {
+                Ends::V6(v6(from.into()), v6(to.into()))
+            } else {
+                Ends::V4(v4(from), v4(to))
+            }
+        };
+        let ports = |is_back: bool, port| {
+            if is_back { (SERVER_PORT, port) } else { (port, SERVER_PORT) }
+        };
+        let of = |is_tcp: bool, is_back: bool, port: u16, flags: u8| {
+            let (src_port, dst_port) = ports(is_back, port);
+            if is_tcp {
+                Segment::Tcp { src_port, dst_port, flags }
+            } else {
+                Segment::Udp { src_port, dst_port }
+            }
+        };
+        let segment = match self.kind {
+            Kind::Tcp { port, flags } => of(true, self.is_back, port, flags),
+            Kind::Udp { port } => of(false, self.is_back, port, 0),
+            Kind::Echo => {
+                let kind = if self.is_v6 { 128 } else { 8 };
+                Segment::Icmp { kind, id: 1, quoted: None }
+            }
+            Kind::Unreachable { is_tcp, port } => {
+                let quoted = Packet {
+                    ends: ends(to, from),
+                    option_words: 0,
+                    extensions: Vec::new(),
+                    fragment: None,
+                    segment: of(is_tcp, !self.is_back, port, 0x10),
+                };
+                let kind = if self.is_v6 { 1 } else { 3 };
+                Segment::Icmp { kind, id: 0, quoted: Some(Box::new(quoted)) }
+            }
+        };
+        let packet = Packet {
+            ends: ends(from, to),
+            option_words: self.option_words,
+            extensions: Vec::new(),
+            fragment: self.fragment,
+            segment,
+        };
+        let bytes = Frame::Ip(packet, usize::MAX).bytes();
+        let [(_, own), (_, other)] = self.ends();
+        let rest = bytes.get(12..).unwrap_or_default();
+        [other.octets().as_slice(), own.octets().as_slice(), rest].concat()
+    }
+
+    /// Sender and receiver.
+    fn ends(&self) -> [(IfIndex, Mac); 2] {
+        let [client, server] = ENDS;
+        if self.is_back { [server, client] } else { [client, server] }
+    }
+
+    /// The TCP connection: of others conntrack checks no windows, and a later fragment without its first one belongs to none.
+    fn connection(&self) -> Option<(bool, u16)> {
+        match self.kind {
+            _ if self.fragment.is_some_and(|fragment| fragment.offset_units > 0) => None,
+            Kind::Tcp { port, .. } => Some((self.is_v6, port)),
+            Kind::Udp { .. } | Kind::Echo | Kind::Unreachable { .. } => None,
+        }
+    }
+}
+
+/// What became of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Fate {
+    /// The verdicts that were reported, with whose they are.
+    reported: Vec<(IfIndex, Direction, Verdict)>,
+    arrives: bool,
+}
+
+/// The way of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Usual,
+    Short,
+    /// It was dropped by its sender's policy.
+    Nowhere,
+}
+
+/// A node with two pods on a bridge.
+struct Node {
+    maps: MemoryMaps,
+    now: Nanos,
+}
+
+impl Node {
+    fn new(map_state: &MapState) -> Self {
+        let mut maps = MemoryMaps::default();
+        for op in diff(&MapState::default(), map_state) {
+            maps.apply(&op);
+        }
+        Self { maps, now: Nanos(1_000_000_000_000) }
+    }
+
+    fn send(&self, sent: &Sent) -> (Fate, Way) {
+        let frame = sent.frame();
+        let [from, to] = sent.ends().map(|(ifindex, _)| ifindex);
+        let at = |hook, ifindex, ingress_ifindex, mark, flow_handle| HookContext {
+            hook,
+            ifindex,
+            ingress_ifindex,
+            has_socket: false,
+            is_tagged: false,
+            mark,
+            mark_mask: DEFAULT_MARK_MASK,
+            flow_handle,
+            now: self.now,
+        };
+        let mut fate = Fate { reported: Vec::new(), arrives: false };
+        let mut told = |outcome: &netpol_common::verdict::Outcome| {
+            if outcome.verdict.is_reported() {
+                fate.reported.push((outcome.ifindex, outcome.direction, outcome.verdict));
+            }
+        };
+        let first = self.maps.judge(&frame[..], &at(Hook::PodEgress, from, from.0, 0, 0)).outcome;
+        told(&first);
+        if !first.verdict.is_pass() {
+            return (fate, Way::Nowhere);
+        }
+        let is_short = first.redirect.0 != 0;
+        assert!(!is_short || first.redirect == to, "{first:?}");
+        if is_short && first.direction == Direction::Ingress {
+            fate.arrives = true;
+            return (fate, Way::Short);
+        }
+        let context = at(Hook::PodIngress, to, from.0, first.mark, first.flow_handle);
+        let mut second = self.maps.judge(&frame[..], &context).outcome;
+        told(&second);
+        fate.arrives = second.verdict.is_pass();
+        if second.turn_to_audited_sender() {
+            fate.reported.push((second.ifindex, second.direction, second.verdict));
+        }
+        (fate, if is_short { Way::Short } else { Way::Usual })
+    }
+
+    fn apply(&mut self, ops: &[MapOp]) {
+        for op in ops {
+            self.maps.apply(op);
+        }
+    }
+
+    /// Flows as both ways leave them. Ending a redirection writes a flow, so the time may differ by the second of [`flow::REFRESH_NS`].
+    fn flows(&self) -> BTreeMap<FlowKey, FlowValue> {
+        let comparable = |(key, flow): (FlowKey, FlowValue)| {
+            let FlowValue { epoch, rule, origin, state, marks, .. } = flow;
+            let facts = [origin, state, marks];
+            (key, FlowValue::new(Nanos(0), Epoch(epoch.0), rule, facts))
+        };
+        self.maps.flows().into_iter().map(comparable).collect()
+    }
+}
+
+/// The traits that an endpoint keeps, if the short cut is on and if it is off.
+const KEPT: [u8; 2] = [u8::MAX, !EndpointValue::SHORT_CUT];
+
+/// The map state in which both pods take the short cut, if these traits are kept. Open pods are not isolated.
+fn with_traits(map_state: &MapState, are_open: [bool; 2], kept: u8) -> MapState {
+    let mut map_state = map_state.clone();
+    for ((ifindex, mac), is_open) in ENDS.into_iter().zip(are_open) {
+        let Some(endpoint) = map_state.endpoints.get_mut(&ifindex) else { continue };
+        endpoint.mac = mac;
+        endpoint.value.traits |= EndpointValue::SHORT_CUT;
+        if is_open {
+            endpoint.value.isolated = 0;
+        }
+        endpoint.value = keeping(endpoint.value, kept);
+    }
+    map_state
+}
+
+fn keeping(mut value: EndpointValue, kept: u8) -> EndpointValue {
+    value.traits &= kept;
+    value
+}
+
+/// The ways of a connection: from the first packet on, or never.
+#[derive(Debug, Default)]
+struct Ways(BTreeMap<(bool, u16), Vec<Way>>);
+
+impl Ways {
+    /// Records the way of a packet that reached the receiver's hook.
+    fn record(&mut self, sent: &Sent, way: Way) -> Result<(), TestCaseError> {
+        let Some(connection) = sent.connection() else { return Ok(()) };
+        let ways = self.0.entry(connection).or_default();
+        if way == Way::Nowhere {
+            return Ok(());
+        }
+        let opens = matches!(sent.kind, Kind::Tcp { flags, .. } if flags & 0x12 == 0x02);
+        if ways.last() == Some(&Way::Usual) && way == Way::Short && !opens {
+            return Err(TestCaseError::fail(format!(
+                "{sent:?} returns to the short cut: {ways:?}"
+            )));
+        }
+        ways.push(way);
+        Ok(())
+    }
+}
+
+fn check(
+    map_state: &MapState,
+    are_open: [bool; 2],
+    events: &[Event],
+) -> Result<usize, TestCaseError> {
+    let [mut on, mut off] = KEPT.map(|kept| Node::new(&with_traits(map_state, are_open, kept)));
+    let mut ways = Ways::default();
+    let mut n_short = 0;
+    for event in events {
+        match event {
+            Event::Send(sent) => {
+                let (fate, way) = on.send(sent);
+                let (expected, usual) = off.send(sent);
+                prop_assert_ne!(usual, Way::Short);
+                prop_assert_eq!(&fate, &expected, "{:?}", sent);
+                prop_assert_eq!(on.flows(), off.flows(), "after {:?}", sent);
+                ways.record(sent, way)?;
+                n_short += usize::from(way == Way::Short);
+            }
+            Event::SetAllow(key, map) => {
+                for node in [&mut on, &mut off] {
+                    node.apply(&[MapOp::SetAllow(*key, Arc::clone(map)), MapOp::BumpEpoch]);
+                }
+            }
+            Event::SetEndpoint(ifindex, value) => {
+                for (node, kept) in [&mut on, &mut off].into_iter().zip(KEPT) {
+                    let Some(before) = node.maps.map_state().endpoints.get(ifindex) else {
+                        continue;
+                    };
+                    let mut endpoint = before.clone();
+                    endpoint.value = keeping(*value, kept);
+                    node.apply(&[MapOp::SetEndpoint(*ifindex, endpoint), MapOp::BumpEpoch]);
+                }
+            }
+            Event::Forget => {
+                on.maps.clear_flows();
+                off.maps.clear_flows();
+                ways = Ways::default();
+            }
+            Event::Wait(seconds) => {
+                for node in [&mut on, &mut off] {
+                    node.now.0 += seconds * 1_000_000_000;
+                }
+                if *seconds > 120 {
+                    // Conntrack has forgotten datagrams by then, and connections that end.
+                    ways = Ways::default();
+                }
+            }
+        }
+    }
+    Ok(n_short)
+}
+
+#[test]
+fn the_same_packets_arrive_with_the_short_cut_and_without() {
+    let cases = u32::try_from(n_cases(N_CASES)).unwrap();
+    let n_short = std::cell::Cell::new(0);
+    let mut runner = TestRunner::new(Config { cases, ..Config::default() });
+    let outcome = runner.run(
+        &(map_state(), any::<[bool; 2]>(), events()),
+        |(map_state, are_open, events)| {
+            n_short.set(n_short.get() + check(&map_state, are_open, &events)?);
+            Ok(())
+        },
+    );
+    outcome.unwrap_or_else(|error| panic!("{error}"));
+    assert!(n_short.get() > usize::try_from(cases).unwrap(), "only {} took it", n_short.get());
+}
