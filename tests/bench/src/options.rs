@@ -17,7 +17,7 @@ pub struct Bench {
     /// Measure on a busy machine too.
     #[arg(long)]
     pub anyway: bool,
-    /// Only this part of the suite (dp: verdicts, tiers, writes, memory, flood, bulk; cp: cold, worst, events, agent, load,
+    /// Only this part of the suite (dp: verdicts, tiers, short-cut, writes, memory, flood, bulk; cp: cold, worst, events, agent, load,
     /// hostile).
     /// Prints everything and writes nothing.
     #[arg(long)]

@@ -18,7 +18,7 @@ use crate::clock::number;
 use netpol_lab::node::netns::{self, Netns};
 
 /// Name prefix of the benchmarks' namespaces.
-const PREFIX: &str = "netpol-bench-";
+pub const PREFIX: &str = "netpol-bench-";
 /// The server's port.
 pub const PORT: u16 = 8080;
 

@@ -18,6 +18,7 @@ pub mod memory;
 pub mod netfilter;
 pub mod netpol;
 pub mod reference;
+pub mod short_cut;
 pub mod tiers;
 pub mod verdicts;
 pub mod writes;
@@ -215,6 +216,9 @@ fn unique(run: &mut Run, n: usize, n_peers: u16, family: Family) -> Vec<Tuple> {
 pub fn measure(run: &mut Run) -> Result<()> {
     lane::remove_leftovers()?;
     pin_to_last_processor()?;
+    if run.wants("short-cut") {
+        short_cut::measure(run)?;
+    }
     if run.wants("tiers") {
         tiers::measure(run)?;
     }
