@@ -61,7 +61,7 @@ impl<const LINK_HEADER_LEN: u32> Skb<LINK_HEADER_LEN> {
         unsafe { (*self.raw()).tc_index = u32::from(flow_handle) };
     }
 
-    /// Moves the packet to the other end of the pair of a pod's interface, as if it had come through that pair: the pod sees nothing of
+    /// Moves the packet to the peer of a pod's interface, as if it had come through that pair: the pod sees nothing of
     /// what the node has written to the packet. Returns the action of the program.
     #[inline(always)]
     pub(crate) fn redirect_to_pod(&self, receiver: IfIndex) -> i32 {

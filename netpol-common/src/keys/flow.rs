@@ -70,7 +70,7 @@ wire! {
         pub marks: u8,
         /// Zero.
         pub pad: u8,
-        /// The interface of the pod at the other end, if the packets of the connection are redirected to it; 0 if they are not. Native
+        /// The interface of the peer, if the packets of the connection are redirected to it; 0 if they are not. Native
         /// byte order.
         pub redirect: IfIndex,
     }

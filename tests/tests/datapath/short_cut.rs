@@ -1,4 +1,4 @@
-//! The short cut changes the way of packets and nothing else: the same packets arrive, the same drop for the same reasons, and the same
+//! The short cut changes the route of packets and nothing else: the same packets arrive, the same drop for the same reasons, and the same
 //! flows remain, whether it is on or off. In memory, because a test run of a program redirects nothing.
 
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ const N_CASES: usize = 2_500;
 /// What happens in a case.
 #[derive(Clone, Debug)]
 enum Event {
-    /// The first pod sends to the second one, or the other way round.
+    /// The first pod sends to the second one, or the other route round.
     Send(Sent),
     /// An allow map is replaced.
     SetAllow(AllowMapKey, Arc<AllowMap>),
@@ -189,9 +189,9 @@ struct Fate {
     arrives: bool,
 }
 
-/// The way of a packet.
+/// The route of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum Route {
     Usual,
     Short,
     /// It was dropped by its sender's policy.
@@ -213,7 +213,7 @@ impl Node {
         Self { maps, now: Nanos(1_000_000_000_000) }
     }
 
-    fn send(&self, sent: &Sent) -> (Fate, Way) {
+    fn send(&self, sent: &Sent) -> (Fate, Route) {
         let frame = sent.frame();
         let [from, to] = sent.ends().map(|(ifindex, _)| ifindex);
         let at = |hook, ifindex, ingress_ifindex, mark, flow_handle| HookContext {
@@ -236,13 +236,13 @@ impl Node {
         let first = self.maps.judge(&frame[..], &at(Hook::PodEgress, from, from.0, 0, 0)).outcome;
         told(&first);
         if !first.verdict.is_pass() {
-            return (fate, Way::Nowhere);
+            return (fate, Route::Nowhere);
         }
         let is_short = first.redirect.0 != 0;
         assert!(!is_short || first.redirect == to, "{first:?}");
         if is_short && first.direction == Direction::Ingress {
             fate.arrives = true;
-            return (fate, Way::Short);
+            return (fate, Route::Short);
         }
         let context = at(Hook::PodIngress, to, from.0, first.mark, first.flow_handle);
         let mut second = self.maps.judge(&frame[..], &context).outcome;
@@ -251,7 +251,7 @@ impl Node {
         if second.turn_to_audited_sender() {
             fate.reported.push((second.ifindex, second.direction, second.verdict));
         }
-        (fate, if is_short { Way::Short } else { Way::Usual })
+        (fate, if is_short { Route::Short } else { Route::Usual })
     }
 
     fn apply(&mut self, ops: &[MapOp]) {
@@ -260,7 +260,7 @@ impl Node {
         }
     }
 
-    /// Flows as both ways leave them. Ending a redirection writes a flow, so the time may differ by the second of [`flow::REFRESH_NS`].
+    /// Flows as both leave them. Ending a redirection writes a flow, so the time may differ by the second of [`flow::REFRESH_NS`].
     fn flows(&self) -> BTreeMap<FlowKey, FlowValue> {
         let comparable = |(key, flow): (FlowKey, FlowValue)| {
             let FlowValue { epoch, rule, origin, state, marks, .. } = flow;
@@ -294,25 +294,25 @@ fn keeping(mut value: EndpointValue, kept: u8) -> EndpointValue {
     value
 }
 
-/// The ways of a connection: from the first packet on, or never.
+/// The routes of a connection: from the first packet on, or never.
 #[derive(Debug, Default)]
-struct Ways(BTreeMap<(bool, u16), Vec<Way>>);
+struct Routes(BTreeMap<(bool, u16), Vec<Route>>);
 
-impl Ways {
-    /// Records the way of a packet that reached the receiver's hook.
-    fn record(&mut self, sent: &Sent, way: Way) -> Result<(), TestCaseError> {
+impl Routes {
+    /// Records the route of a packet that reached the receiver's hook.
+    fn record(&mut self, sent: &Sent, route: Route) -> Result<(), TestCaseError> {
         let Some(connection) = sent.connection() else { return Ok(()) };
-        let ways = self.0.entry(connection).or_default();
-        if way == Way::Nowhere {
+        let routes = self.0.entry(connection).or_default();
+        if route == Route::Nowhere {
             return Ok(());
         }
         let opens = matches!(sent.kind, Kind::Tcp { flags, .. } if flags & 0x12 == 0x02);
-        if ways.last() == Some(&Way::Usual) && way == Way::Short && !opens {
+        if routes.last() == Some(&Route::Usual) && route == Route::Short && !opens {
             return Err(TestCaseError::fail(format!(
-                "{sent:?} returns to the short cut: {ways:?}"
+                "{sent:?} returns to the short cut: {routes:?}"
             )));
         }
-        ways.push(way);
+        routes.push(route);
         Ok(())
     }
 }
@@ -323,18 +323,18 @@ fn check(
     events: &[Event],
 ) -> Result<usize, TestCaseError> {
     let [mut on, mut off] = KEPT.map(|kept| Node::new(&with_traits(map_state, are_open, kept)));
-    let mut ways = Ways::default();
+    let mut routes = Routes::default();
     let mut n_short = 0;
     for event in events {
         match event {
             Event::Send(sent) => {
-                let (fate, way) = on.send(sent);
+                let (fate, route) = on.send(sent);
                 let (expected, usual) = off.send(sent);
-                prop_assert_ne!(usual, Way::Short);
+                prop_assert_ne!(usual, Route::Short);
                 prop_assert_eq!(&fate, &expected, "{:?}", sent);
                 prop_assert_eq!(on.flows(), off.flows(), "after {:?}", sent);
-                ways.record(sent, way)?;
-                n_short += usize::from(way == Way::Short);
+                routes.record(sent, route)?;
+                n_short += usize::from(route == Route::Short);
             }
             Event::SetAllow(key, map) => {
                 for node in [&mut on, &mut off] {
@@ -354,7 +354,7 @@ fn check(
             Event::Forget => {
                 on.maps.clear_flows();
                 off.maps.clear_flows();
-                ways = Ways::default();
+                routes = Routes::default();
             }
             Event::Wait(seconds) => {
                 for node in [&mut on, &mut off] {
@@ -362,7 +362,7 @@ fn check(
                 }
                 if *seconds > 120 {
                     // Conntrack has forgotten datagrams by then, and connections that end.
-                    ways = Ways::default();
+                    routes = Routes::default();
                 }
             }
         }
