@@ -126,7 +126,7 @@ fn act<const LINK_HEADER_LEN: u32, const PASS: i32>(ctx: TcContext, hook: Hook) 
         }
         emit::trace(&skb.0, &outcome, &packet);
     }
-    if matches!(hook, Hook::PodEgress) && outcome.redirect.0 != 0 {
+    if matches!(hook, Hook::PodEgress) && outcome.redirect.0 != 0 && outcome.verdict.is_pass() {
         return match outcome.direction {
             Direction::Ingress => skb.redirect_to_pod(outcome.redirect),
             Direction::Egress => redirect_to_hook(outcome.redirect),

@@ -137,7 +137,8 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
         // The fast path has parsed only packets that may take the short cut.
         let is_plain = matches!(fast, FastPath::NoFlow | FastPath::Parsed);
         if is_plain && short_cut::can_begin(packet, &view) {
-            view = view.redirectable(maps.receiver(packet, view.ifindex, view.now));
+            let to = maps.receiver(packet, view.ifindex, view.now);
+            view = view.redirectable(short_cut::addressed(maps, bytes, to));
         } else if is_plain || packet.is_icmp_error() {
             view = view.redirectable(IfIndex(0));
         }
@@ -176,12 +177,9 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
         Parsed::Ip => match direction {
             Direction::Egress => {
                 let ruled = judge(maps, bytes, &view, packet);
-                outcome.redirect = ruled.redirect();
-                let begins = view.redirect().0 != 0 || packet.is_icmp_error();
-                if outcome.redirect.0 != 0
-                    && !begins
-                    && !maps.keeps_redirect(packet, outcome.redirect, view.ifindex)
-                {
+                outcome.redirect = short_cut::addressed(maps, bytes, ruled.redirect());
+                let is_asked = ruled.redirect().0 != 0 && short_cut::is_inner(packet, &view);
+                if is_asked && !maps.keeps_redirect(packet, outcome.redirect, view.ifindex) {
                     outcome.redirect = IfIndex(0);
                 }
                 let ruling = ruled.ruling();

@@ -35,6 +35,10 @@ pub(super) fn can_begin(packet: &Packet, view: &View) -> bool {
 pub fn receiver<M: PolicyMaps>(maps: &M, packet: &Packet, sender: IfIndex, now: Nanos) -> IfIndex {
     let none = IfIndex(0);
     let addr = &packet.dst;
+    // A pod that forwards may send from addresses whose answers go elsewhere.
+    if !maps.owns_address(&AddressKey { ifindex: sender, addr: packet.src }) {
+        return none;
+    }
     let Some(receiver) = maps.owner(addr) else { return none };
     if receiver == sender || receiver.0 >= 1 << IfIndex::REDIRECT_BITS {
         return none;
@@ -102,8 +106,35 @@ pub(super) fn is_addressed<B: PacketBytes + ?Sized>(bytes: &B, mac: Mac) -> bool
     mac != Mac::UNKNOWN && bytes.pod_mac(Direction::Ingress) == Some(mac)
 }
 
+/// The interface, if the frame is addressed to the pod there; else 0.
+#[inline(always)]
+pub(super) fn addressed<M: PolicyMaps, B: PacketBytes + ?Sized>(
+    maps: &M,
+    bytes: &B,
+    receiver: IfIndex,
+) -> IfIndex {
+    if receiver.0 != 0 && is_addressed(bytes, own_mac(maps, receiver)) {
+        receiver
+    } else {
+        IfIndex(0)
+    }
+}
+
+/// Whether a packet is one of those that neither begin nor end a connection, and belongs to one itself: what the receiver's flow says
+/// decides whether it is redirected.
+#[inline(always)]
+pub(super) fn is_inner(packet: &Packet, view: &View) -> bool {
+    view.redirect().0 == 0 && !packet.is_icmp_error() && !ends_connection(packet)
+}
+
+/// Whether a packet ends its TCP connection. Conntrack does not take over a connection with such a packet.
+#[inline(always)]
+pub(super) const fn ends_connection(packet: &Packet) -> bool {
+    packet.tcp_flags & (flow::tcp::FIN | flow::tcp::RST) != 0
+}
+
 /// Whether a connection that the sender's flow redirects is redirected for the receiver too. It is not if the receiver's flow has been
-/// evicted, or a packet has reached the receiver by the usual way. Then the sender's flow ends the redirection.
+/// evicted, a packet has reached the receiver by the usual way, or `receiver` is 0. Then the sender's flow ends the redirection.
 #[inline(always)]
 pub fn keeps_redirect<M: PolicyMaps>(
     maps: &M,

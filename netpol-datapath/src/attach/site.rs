@@ -12,7 +12,7 @@ use netpol_common::ids::IfIndex;
 use netpol_netlink::{Side, TrafficControl, device_name};
 
 use crate::error::Error;
-use crate::object::Pins;
+use crate::object::{Pins, has_tcx};
 use crate::program::Program;
 
 impl Program {
@@ -133,9 +133,13 @@ impl Site<'_> {
     /// # Errors
     /// [`Error::Filter`], [`Error::Attach`].
     pub(super) fn is_foreign(&self) -> Result<bool, Error> {
-        // Before Linux 6.6 there are no links.
-        let found = SchedClassifier::query_tcx(&self.device.name, self.program.attach_type());
-        let links = found.map_or_else(|_error| Vec::new(), |(_, programs)| programs);
+        let links = match SchedClassifier::query_tcx(&self.device.name, self.program.attach_type())
+        {
+            Ok((_, links)) => links,
+            // Before Linux 6.6 there are none.
+            Err(_) if !has_tcx() => Vec::new(),
+            Err(error) => return Err(self.error(error)),
+        };
         // The kernel keeps the first 15 bytes of a name.
         let is_ours = |name: &str| {
             self.program.name().starts_with(name) || name.starts_with(self.program.name())

@@ -18,7 +18,8 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
+    BridgePortState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, LinkAttribute,
+    LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
 };
 use netpol_common::ids::IfIndex;
 use netpol_policy::dataplane::port::Framing;
@@ -82,8 +83,8 @@ pub struct Device {
     pub has_carrier: bool,
     /// First header of its frames.
     pub framing: Framing,
-    /// Whether packets can be redirected to it and from it, past its bridge.
-    pub short_cut: Result<(), Obstacle>,
+    /// The bridge past which packets can be redirected to it and from it.
+    pub short_cut: Result<IfIndex, Obstacle>,
 }
 
 /// What keeps packets of a pod from being redirected past the bridge, because it would be passed over.
@@ -91,6 +92,9 @@ pub struct Device {
 pub enum Obstacle {
     /// The interface is no port of a bridge.
     NoBridge,
+    /// Its bridge does not forward every packet to it and from it: the port is isolated or not forwarding, the bridge filters VLANs, or
+    /// it is not the bridge of most pods.
+    Bridge,
     /// Its MTU differs from that of its bridge.
     Mtu,
     /// It has a queueing discipline, as a bandwidth limit needs.
@@ -101,12 +105,14 @@ pub enum Obstacle {
 
 impl Obstacle {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::NoBridge, Self::Mtu, Self::Queue, Self::Program];
+    pub const ALL: [Self; 5] =
+        [Self::NoBridge, Self::Bridge, Self::Mtu, Self::Queue, Self::Program];
 
     /// The value in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NoBridge => "no-bridge",
+            Self::Bridge => "bridge",
             Self::Mtu => "mtu",
             Self::Queue => "queue",
             Self::Program => "program",
@@ -260,13 +266,13 @@ async fn read(handle: &Handle) -> Result<Devices, Error> {
     let mut loopback = BTreeSet::new();
     let on_bridges = on_bridges(&links);
     devices.tunnels = tunnels::of_devices(&links);
-    let mtus = mtus_of_bridges(&links);
+    let bridges = bridges(&links);
     for link in links {
         if link.header.link_layer_type == LinkLayerType::Loopback {
             loopback.insert(link.header.index);
         } else {
             let mut device = device(&link);
-            device.short_cut = short_cut(&link, &mtus);
+            device.short_cut = short_cut(&link, &bridges);
             if on_bridges.contains(&link.header.index) {
                 device.leads = Leads::ToPorts;
             }
@@ -359,10 +365,45 @@ fn device(link: &LinkMessage) -> Device {
     device
 }
 
-/// The MTU of each bridge, bytes.
-fn mtus_of_bridges(links: &[LinkMessage]) -> BTreeMap<u32, u32> {
+/// A bridge, as far as its ports take the short cut.
+#[derive(Clone, Copy)]
+struct BridgeFacts {
+    mtu: Option<u32>,
+    filters_vlans: bool,
+}
+
+/// The bridges, by index.
+fn bridges(links: &[LinkMessage]) -> BTreeMap<u32, BridgeFacts> {
     let bridges = links.iter().filter(|link| is_kind(link, &InfoKind::Bridge));
-    bridges.filter_map(|link| Some((link.header.index, mtu(link)?))).collect()
+    let filters = |info: &LinkInfo| {
+        matches!(info, LinkInfo::Data(InfoData::Bridge(facts))
+            if facts.iter().any(|fact| matches!(fact, InfoBridge::VlanFiltering(true))))
+    };
+    let facts = |link: &LinkMessage| BridgeFacts {
+        mtu: mtu(link),
+        filters_vlans: infos(link).any(filters),
+    };
+    bridges.map(|link| (link.header.index, facts(link))).collect()
+}
+
+/// Whether a port is isolated from others, or not forwarding.
+fn is_restricted(link: &LinkMessage) -> bool {
+    let restricts = |fact: &InfoBridgePort| {
+        if let InfoBridgePort::State(state) = fact {
+            *state != BridgePortState::Forwarding
+        } else {
+            matches!(fact, InfoBridgePort::Isolated(true))
+        }
+    };
+    infos(link).any(|info| {
+        matches!(info, LinkInfo::PortData(InfoPortData::BridgePort(facts)) if facts.iter().any(restricts))
+    })
+}
+
+fn infos(link: &LinkMessage) -> impl Iterator<Item = &LinkInfo> {
+    link.attributes.iter().flat_map(|attribute| {
+        if let LinkAttribute::LinkInfo(infos) = attribute { infos.as_slice() } else { &[] }
+    })
 }
 
 fn mtu(link: &LinkMessage) -> Option<u32> {
@@ -371,15 +412,25 @@ fn mtu(link: &LinkMessage) -> Option<u32> {
     })
 }
 
-/// Whether packets can be redirected past the bridge of this veth.
-fn short_cut(link: &LinkMessage, mtus: &BTreeMap<u32, u32>) -> Result<(), Obstacle> {
-    let of_bridge = link.attributes.iter().find_map(|attribute| {
-        if let LinkAttribute::Controller(bridge) = attribute { mtus.get(bridge) } else { None }
+/// The bridge of this veth, if packets can be redirected past it.
+fn short_cut(
+    link: &LinkMessage,
+    bridges: &BTreeMap<u32, BridgeFacts>,
+) -> Result<IfIndex, Obstacle> {
+    let bridge = link.attributes.iter().find_map(|attribute| {
+        if let LinkAttribute::Controller(bridge) = attribute {
+            Some((*bridge, *bridges.get(bridge)?))
+        } else {
+            None
+        }
     });
-    let Some(of_bridge) = of_bridge.filter(|_| is_veth(link)) else {
+    let Some((bridge, facts)) = bridge.filter(|_| is_veth(link)) else {
         return Err(Obstacle::NoBridge);
     };
-    if mtu(link) != Some(*of_bridge) {
+    if facts.filters_vlans || is_restricted(link) {
+        return Err(Obstacle::Bridge);
+    }
+    if mtu(link) != facts.mtu {
         return Err(Obstacle::Mtu);
     }
     for attribute in &link.attributes {
@@ -396,7 +447,7 @@ fn short_cut(link: &LinkMessage, mtus: &BTreeMap<u32, u32>) -> Result<(), Obstac
             return Err(Obstacle::Program);
         }
     }
-    Ok(())
+    Ok(IfIndex(bridge))
 }
 
 fn is_veth(link: &LinkMessage) -> bool {

@@ -219,6 +219,7 @@ fn endpoint_map_state(
     // The MAC address tells whether a frame is for the pod itself.
     let takes_short_cut = state.takes_short_cut(endpoint.ifindex)
         && !pod.declines_short_cut
+        && !pod.allows_forwarding
         && endpoint.pod_end.mac != Mac::UNKNOWN;
     let value = EndpointValue {
         state: EndpointValue::READY,

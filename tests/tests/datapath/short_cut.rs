@@ -2,6 +2,7 @@
 //! flows remain, whether it is on or off. In memory, because a test run of a program redirects nothing.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use netpol_common::ids::{Direction, Epoch, Hook, IfIndex, Nanos};
@@ -11,13 +12,13 @@ use netpol_common::reason::Verdict;
 use netpol_common::verdict::{DEFAULT_MARK_MASK, HookContext};
 use netpol_lab::packets::{Ends, Fragment, Frame, Packet, Segment};
 use netpol_lab::settings::n_cases;
-use netpol_policy::compile::{AllowMap, AllowMapKey, MapState};
+use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
 use netpol_policy::dataplane::{MapOp, MemoryMaps, diff};
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
-use super::cluster_model::{PODS, v4, v6};
+use super::cluster_model::{PODS, own_addresses, v4, v6};
 use super::strategies::{allow_map, allow_map_key, endpoint, map_state};
 
 /// Default number of clusters, with some twenty packets each.
@@ -26,7 +27,7 @@ const N_CASES: usize = 2_500;
 /// What happens in a case.
 #[derive(Clone, Debug)]
 enum Event {
-    /// The first pod sends to the second one, or the other route round.
+    /// The first pod sends to the second one, or the other way round.
     Send(Sent),
     /// An allow map is replaced.
     SetAllow(AllowMapKey, Arc<AllowMap>),
@@ -42,6 +43,8 @@ enum Event {
 #[derive(Clone, Debug)]
 struct Sent {
     is_back: bool,
+    /// By the gateway, which routes it back to the same bridge.
+    is_routed: bool,
     is_v6: bool,
     option_words: u8,
     fragment: Option<Fragment>,
@@ -84,9 +87,11 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         }),
     ];
     let option_words = prop_oneof![14 => Just(0_u8), 1 => Just(1)];
-    let sent = (any::<bool>(), any::<bool>(), option_words, fragment, kind).prop_map(
-        |(is_back, is_v6, option_words, fragment, kind)| Sent {
+    let is_routed = prop_oneof![9 => Just(false), 1 => Just(true)];
+    let sent = (any::<bool>(), is_routed, any::<bool>(), option_words, fragment, kind).prop_map(
+        |(is_back, is_routed, is_v6, option_words, fragment, kind)| Sent {
             is_back,
+            is_routed,
             is_v6,
             option_words,
             fragment,
@@ -103,6 +108,9 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     proptest::collection::vec(event, 4..48)
 }
 
+/// The MAC address of the bridge.
+const GATEWAY: Mac = Mac::new([2, 0, 0, 0, 0, 9]);
+
 /// The two pods, by interface and MAC address.
 const ENDS: [(IfIndex, Mac); 2] = {
     let [client, server, _] = PODS;
@@ -113,7 +121,8 @@ const ENDS: [(IfIndex, Mac); 2] = {
 };
 
 impl Sent {
-    fn frame(&self) -> Vec<u8> {
+    /// The frame, addressed to this device.
+    fn frame_to(&self, other: Mac) -> Vec<u8> {
         let (from, to) = if self.is_back { (2, 1) } else { (1, 2) };
         let ends = |from: u8, to: u8| {
             if self.is_v6 {
@@ -160,7 +169,7 @@ impl Sent {
             segment,
         };
         let bytes = Frame::Ip(packet, usize::MAX).bytes();
-        let [(_, own), (_, other)] = self.ends();
+        let [(_, own), _] = self.ends();
         let rest = bytes.get(12..).unwrap_or_default();
         [other.octets().as_slice(), own.octets().as_slice(), rest].concat()
     }
@@ -213,10 +222,15 @@ impl Node {
         Self { maps, now: Nanos(1_000_000_000_000) }
     }
 
-    fn send(&self, sent: &Sent) -> (Fate, Route) {
-        let frame = sent.frame();
-        let [from, to] = sent.ends().map(|(ifindex, _)| ifindex);
-        let at = |hook, ifindex, ingress_ifindex, mark, flow_handle| HookContext {
+    fn at(
+        &self,
+        hook: Hook,
+        ifindex: IfIndex,
+        ingress_ifindex: u32,
+        mark: u32,
+        flow_handle: u16,
+    ) -> HookContext {
+        HookContext {
             hook,
             ifindex,
             ingress_ifindex,
@@ -226,14 +240,20 @@ impl Node {
             mark_mask: DEFAULT_MARK_MASK,
             flow_handle,
             now: self.now,
-        };
+        }
+    }
+
+    fn send(&self, sent: &Sent) -> (Fate, Route) {
+        let [(from, _), (to, receiver)] = sent.ends();
+        let frame = sent.frame_to(if sent.is_routed { GATEWAY } else { receiver });
         let mut fate = Fate { reported: Vec::new(), arrives: false };
         let mut told = |outcome: &netpol_common::verdict::Outcome| {
             if outcome.verdict.is_reported() {
                 fate.reported.push((outcome.ifindex, outcome.direction, outcome.verdict));
             }
         };
-        let first = self.maps.judge(&frame[..], &at(Hook::PodEgress, from, from.0, 0, 0)).outcome;
+        let first =
+            self.maps.judge(&frame[..], &self.at(Hook::PodEgress, from, from.0, 0, 0)).outcome;
         told(&first);
         if !first.verdict.is_pass() {
             return (fate, Route::Nowhere);
@@ -244,7 +264,9 @@ impl Node {
             fate.arrives = true;
             return (fate, Route::Short);
         }
-        let context = at(Hook::PodIngress, to, from.0, first.mark, first.flow_handle);
+        let context = self.at(Hook::PodIngress, to, from.0, first.mark, first.flow_handle);
+        // The gateway addresses what it routes to the pod.
+        let frame = if is_short { frame } else { sent.frame_to(receiver) };
         let mut second = self.maps.judge(&frame[..], &context).outcome;
         told(&second);
         fate.arrives = second.verdict.is_pass();
@@ -384,4 +406,44 @@ fn the_same_packets_arrive_with_the_short_cut_and_without() {
     );
     outcome.unwrap_or_else(|error| panic!("{error}"));
     assert!(n_short.get() > usize::try_from(cases).unwrap(), "only {} took it", n_short.get());
+}
+
+/// A pod that may forward sends from an address outside; the answer goes to the node, which routes it.
+#[test]
+fn an_answer_to_an_address_outside_is_not_redirected_to_the_pod_that_forwarded() {
+    let [(forwarder, its_mac), (server, server_mac)] = ENDS;
+    let mut state = MapState { addresses: own_addresses(), ..MapState::default() };
+    for ((ifindex, mac), traits) in ENDS.into_iter().zip([EndpointValue::FORWARDS, 0]) {
+        let value = EndpointValue {
+            state: EndpointValue::READY,
+            traits: EndpointValue::SHORT_CUT | traits,
+            ..EndpointValue::blocked()
+        };
+        let endpoint = EndpointMapState { value, container_id: Arc::from("x"), mac };
+        state.endpoints.insert(ifindex, endpoint);
+    }
+    let node = Node::new(&state);
+    let frame = |ends, (src_port, dst_port), flags, to: Mac, from: Mac| {
+        let packet = Packet {
+            ends,
+            option_words: 0,
+            extensions: Vec::new(),
+            fragment: None,
+            segment: Segment::Tcp { src_port, dst_port, flags },
+        };
+        let bytes = Frame::Ip(packet, usize::MAX).bytes();
+        [to.octets().as_slice(), from.octets().as_slice(), &bytes[12..]].concat()
+    };
+    let outside = Ipv4Addr::new(203, 0, 113, 9);
+    let syn = frame(Ends::V4(outside, v4(2)), (40_000, 80), 0x02, server_mac, its_mac);
+    let at =
+        |hook, ifindex, from: IfIndex, flow_handle| node.at(hook, ifindex, from.0, 0, flow_handle);
+    let judge = |frame: &[u8], context| node.maps.judge(frame, &context).outcome;
+    let first = judge(&syn, at(Hook::PodEgress, forwarder, forwarder, 0));
+    assert!(first.verdict.is_pass() && first.redirect == IfIndex(0), "{first:?}");
+    let second = judge(&syn, at(Hook::PodIngress, server, forwarder, first.flow_handle));
+    assert!(second.verdict.is_pass(), "{second:?}");
+    let answer = frame(Ends::V4(v4(2), outside), (80, 40_000), 0x12, GATEWAY, server_mac);
+    let third = judge(&answer, at(Hook::PodEgress, server, server, 0));
+    assert!(third.verdict.is_pass() && third.redirect == IfIndex(0), "{third:?}");
 }

@@ -1,5 +1,7 @@
 //! Connections between pods of a node that pass neither the bridge nor netfilter.
 
+use std::io::Read as _;
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
@@ -252,7 +254,49 @@ fn a_pod_with_a_queueing_discipline_another_mtu_or_the_annotation_is_left_out() 
     wait_for(&lab, &["shop/web"], "queue")?;
     tc(&format!("qdisc del dev {device} root"))?;
     wait_for(&lab, &BOTH, "on")?;
+    node.configure(&format!("link set dev {device} type bridge_slave isolated on\n"))?;
+    wait_for(&lab, &["shop/web"], "bridge")?;
+    node.configure(&format!("link set dev {device} type bridge_slave isolated off\n"))?;
+    wait_for(&lab, &BOTH, "on")?;
     // The bridge takes over the smallest MTU of its ports.
     node.configure(&format!("link set {device} mtu 1400\n"))?;
     wait_for(&lab, &["shop/client"], "mtu")
+}
+
+#[test]
+fn packets_that_a_pod_sends_by_the_gateway_arrive() -> Result<()> {
+    let Some(lab) = with_options("short-cut-gw", &["--short-cut", "on"])? else { return Ok(()) };
+    wait_for(&lab, &BOTH, "on")?;
+    let client = lab.netns(&Host::pod("shop/client"))?;
+    for address in lab.addresses(&Host::pod("shop/web"))? {
+        client.configure(&match address {
+            IpAddr::V4(_) => format!("route add {address}/32 via 10.244.1.1\n"),
+            IpAddr::V6(_) => format!("route add {address}/128 via fd00:10:244:1::1\n"),
+        })?;
+    }
+    expect(&lab, Passing::Yes, "shop/client", Protocol::Tcp)?;
+    expect(&lab, Passing::Yes, "shop/client", Protocol::Udp)
+}
+
+/// The FIN is the first packet that conntrack could see of the connection.
+#[test]
+fn an_idle_connection_closes_after_the_short_cut_has_ended() -> Result<()> {
+    let Some(mut lab) = with_options("short-cut-fin", &["--short-cut", "on"])? else {
+        return Ok(());
+    };
+    lab.set_bridge(Bridge::Filtered)?;
+    nft(&lab, &[AS_KUBE_PROXY])?;
+    wait_for(&lab, &["shop/client", "shop/visitor"], "on")?;
+    let address = lab.socket_address(&Host::pod("shop/visitor"), Family::V4, 9999)?;
+    let listener =
+        lab.netns(&Host::pod("shop/visitor"))?.inside(|| Ok(TcpListener::bind(address)?))?;
+    let client =
+        lab.netns(&Host::pod("shop/client"))?.inside(|| Ok(TcpStream::connect(address)?))?;
+    let (mut server, _) = listener.accept()?;
+    server.set_read_timeout(Some(LIMIT))?;
+    restart(&mut lab, "off")?;
+    wait_for(&lab, &["shop/client", "shop/visitor"], "off")?;
+    drop(client);
+    ensure!(server.read(&mut [0; 1])? == 0, "it has bytes");
+    Ok(())
 }

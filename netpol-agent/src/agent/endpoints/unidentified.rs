@@ -136,7 +136,7 @@ mod tests {
             leads: Leads::ToNamespace,
             is_up: true,
             has_carrier: true,
-            short_cut: Ok(()),
+            short_cut: Ok(IfIndex(2)),
             has_address: false,
             framing: Framing::Ethernet,
         }

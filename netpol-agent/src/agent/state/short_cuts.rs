@@ -1,5 +1,6 @@
 //! Which pods' packets may be redirected to each other, past the bridge and netfilter, and why the others' are not.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use netpol_common::ids::IfIndex;
@@ -26,10 +27,30 @@ pub enum ShortCut {
 #[derive(Debug, Default)]
 pub(in crate::agent) struct ShortCuts {
     pub(in crate::agent) mode: ShortCut,
-    /// What the latest list of devices says about each interface.
-    found: BTreeMap<IfIndex, Result<(), Obstacle>>,
+    /// The devices have been listed.
+    is_listed: bool,
+    /// What the latest list of devices says about each interface: its bridge, or the obstacle.
+    listed: BTreeMap<IfIndex, Result<IfIndex, Obstacle>>,
+    /// The interfaces that take the short cut.
+    granted: BTreeSet<IfIndex>,
+    /// Those that do not, although the list names no obstacle.
+    refused: BTreeMap<IfIndex, Obstacle>,
     /// The latest failure to ask the kernel about programs has been logged.
     is_blind: bool,
+}
+
+impl ShortCuts {
+    /// The bridge of most of these interfaces.
+    fn main_bridge(&self, endpoints: &BTreeSet<IfIndex>) -> Option<IfIndex> {
+        let mut ports: BTreeMap<IfIndex, usize> = BTreeMap::new();
+        for ifindex in endpoints {
+            if let Some(Ok(bridge)) = self.listed.get(ifindex) {
+                *ports.entry(*bridge).or_default() += 1;
+            }
+        }
+        let largest = ports.into_iter().max_by_key(|(bridge, n)| (*n, Reverse(*bridge)));
+        largest.map(|(bridge, _)| bridge)
+    }
 }
 
 /// Whether connections between a pod and other pods of its node take the short cut.
@@ -49,6 +70,10 @@ pub enum ShortCutStatus {
     NoMac,
     /// No: the interface is no port of a bridge.
     NoBridge,
+    /// No: its bridge does not forward every packet to it and from it, or is not that of most pods.
+    Bridge,
+    /// No: the pod may forward.
+    Forwards,
     /// No: its MTU differs from that of its bridge.
     Mtu,
     /// No: it has a queueing discipline, as a bandwidth limit needs.
@@ -59,13 +84,15 @@ pub enum ShortCutStatus {
 
 impl ShortCutStatus {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Off,
         Self::On,
         Self::Declined,
         Self::NotListed,
         Self::NoMac,
         Self::NoBridge,
+        Self::Bridge,
+        Self::Forwards,
         Self::Mtu,
         Self::Queue,
         Self::Program,
@@ -80,6 +107,8 @@ impl ShortCutStatus {
             Self::NotListed => "not-listed",
             Self::NoMac => "no-mac",
             Self::NoBridge => "no-bridge",
+            Self::Bridge => "bridge",
+            Self::Forwards => "forwards",
             Self::Mtu => "mtu",
             Self::Queue => "queue",
             Self::Program => "program",
@@ -91,6 +120,7 @@ impl From<Obstacle> for ShortCutStatus {
     fn from(obstacle: Obstacle) -> Self {
         match obstacle {
             Obstacle::NoBridge => Self::NoBridge,
+            Obstacle::Bridge => Self::Bridge,
             Obstacle::Mtu => Self::Mtu,
             Obstacle::Queue => Self::Queue,
             Obstacle::Program => Self::Program,
@@ -101,42 +131,46 @@ impl From<Obstacle> for ShortCutStatus {
 impl<K: Kernel> Agent<K> {
     /// Takes the obstacles from the list of devices.
     pub(in crate::agent) fn list_short_cuts(&mut self, devices: &Devices) {
-        let found = devices.by_ifindex.iter();
-        self.short_cuts.found =
-            found.map(|(ifindex, device)| (*ifindex, device.short_cut)).collect();
+        let devices = devices.by_ifindex.iter();
+        self.short_cuts.is_listed = true;
+        self.short_cuts.listed =
+            devices.map(|(ifindex, device)| (*ifindex, device.short_cut)).collect();
         self.follow_short_cuts();
     }
 
-    /// Asks for programs of others, and tells the state which interfaces take the short cut.
+    /// Asks for programs of others, and tells the state which interfaces take the short cut. Called every second too, because nothing
+    /// tells that a TCX link is attached.
     pub(in crate::agent) fn follow_short_cuts(&mut self) {
-        if self.short_cuts.mode == ShortCut::Off {
+        if self.short_cuts.mode == ShortCut::Off || !self.short_cuts.is_listed {
             return;
         }
-        let ports: Vec<IfIndex> = self
-            .state
-            .endpoints()
-            .map(|endpoint| endpoint.ifindex)
-            .filter(|ifindex| self.short_cuts.found.get(ifindex).is_some_and(Result::is_ok))
-            .collect();
-        let mut interfaces = BTreeSet::new();
+        let endpoints: BTreeSet<IfIndex> =
+            self.state.endpoints().map(|endpoint| endpoint.ifindex).collect();
+        let main = self.short_cuts.main_bridge(&endpoints);
+        let (mut granted, mut refused) = (BTreeSet::new(), BTreeMap::new());
         let mut failure = None;
-        for ifindex in ports {
+        for ifindex in endpoints {
+            match self.short_cuts.listed.get(&ifindex) {
+                Some(Ok(bridge)) if Some(*bridge) == main => {}
+                Some(Ok(_)) => {
+                    refused.insert(ifindex, Obstacle::Bridge);
+                    continue;
+                }
+                Some(Err(_)) | None => continue,
+            }
             match self.kernel.has_foreign_programs(ifindex) {
-                Ok(false) => drop(interfaces.insert(ifindex)),
-                Ok(true) => {
-                    self.short_cuts.found.insert(ifindex, Err(Obstacle::Program));
-                }
-                Err(error) => {
-                    self.short_cuts.found.remove(&ifindex);
-                    failure = Some(error.to_string());
-                }
+                Ok(false) => drop(granted.insert(ifindex)),
+                Ok(true) => drop(refused.insert(ifindex, Obstacle::Program)),
+                Err(error) => failure = Some(error.to_string()),
             }
         }
         if let (Some(error), false) = (&failure, self.short_cuts.is_blind) {
             warn!(%error, "the kernel does not report the programs of others: no short cut there");
         }
         self.short_cuts.is_blind = failure.is_some();
-        self.apply_delta(Delta::ShortCuts(interfaces));
+        self.short_cuts.granted.clone_from(&granted);
+        self.short_cuts.refused = refused;
+        self.apply_delta(Delta::ShortCuts(granted));
     }
 
     /// Whether an endpoint takes the short cut.
@@ -151,13 +185,18 @@ impl<K: Kernel> Agent<K> {
         if self.short_cuts.mode == ShortCut::Off {
             return ShortCutStatus::Off;
         }
-        if self.state.pod_of(endpoint).is_some_and(|pod| pod.declines_short_cut) {
+        let pod = self.state.pod_of(endpoint);
+        if pod.is_some_and(|pod| pod.declines_short_cut) {
             return ShortCutStatus::Declined;
         }
-        match self.short_cuts.found.get(&endpoint.ifindex) {
-            None => ShortCutStatus::NotListed,
-            Some(Err(obstacle)) => ShortCutStatus::from(*obstacle),
-            Some(Ok(())) => ShortCutStatus::NoMac,
+        if pod.is_some_and(|pod| pod.allows_forwarding) {
+            return ShortCutStatus::Forwards;
+        }
+        let ShortCuts { listed, granted, refused, .. } = &self.short_cuts;
+        match (listed.get(&endpoint.ifindex), refused.get(&endpoint.ifindex)) {
+            (Some(Err(obstacle)), _) | (_, Some(obstacle)) => ShortCutStatus::from(*obstacle),
+            _ if granted.contains(&endpoint.ifindex) => ShortCutStatus::NoMac,
+            _ => ShortCutStatus::NotListed,
         }
     }
 }

@@ -32,6 +32,7 @@ impl<K: Kernel> Agent<K> {
             self.detached.complete_at = Some(begin);
         }
         self.keep_exits();
+        self.follow_short_cuts();
         self.detached.refused.retain(|ifindex| guarded.contains_key(ifindex));
         self.detached.expire(now);
     }
