@@ -2,7 +2,6 @@
 
 use super::fragments::{complete_key, store_first};
 use super::policy::{audited, consult, is_enforced, unless_isolated, unless_isolated_for};
-use super::short_cut::ends_connection;
 use super::view::{Ruled, Ruling, View};
 use crate::flow;
 use crate::ids::{Direction, IfIndex, Nanos, Protocol};
@@ -79,8 +78,7 @@ fn follow<M: PolicyMaps>(
     let mut audit = false;
     let is_old = flow.epoch != view.epoch;
     let is_other = view.redirect().0 != 0 && view.redirect() != flow.redirect;
-    let closes = flow.state == flow::CLOSING || ends_connection(packet);
-    if flow.redirect.0 != 0 && !closes && (is_other || !view.may_redirect()) {
+    if flow.redirect.0 != 0 && (is_other || !view.may_redirect()) {
         flow.redirect = IfIndex(0);
         // So that the flow is written below, without a variable that would need stack.
         flow.last_seen = Nanos(0);

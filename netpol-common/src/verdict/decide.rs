@@ -133,13 +133,16 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
         FastPath::NoFlow | FastPath::Parsed => Parsed::Ip,
         FastPath::Done(_) | FastPath::NotTaken => bytes.parse(packet),
     };
-    if is_egress && view.endpoint.takes_short_cut() {
+    if is_egress {
         // The fast path has parsed only packets that may take the short cut.
         let is_plain = matches!(fast, FastPath::NoFlow | FastPath::Parsed);
-        if is_plain && short_cut::can_begin(packet, &view) {
+        let takes_short_cut = view.endpoint.takes_short_cut();
+        if takes_short_cut && is_plain && short_cut::can_begin(packet, &view) {
             let to = maps.receiver(packet, view.ifindex, view.now);
             view = view.redirectable(short_cut::addressed(maps, bytes, to));
-        } else if is_plain || packet.is_icmp_error() {
+        } else if (takes_short_cut && (is_plain || packet.is_icmp_error()))
+            || short_cut::ends_connection(packet)
+        {
             view = view.redirectable(IfIndex(0));
         }
     }
@@ -147,7 +150,7 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
         outcome.verdict = Verdict::Drop(foreign_mac(direction));
         return outcome;
     }
-    if !is_egress && context.is_redirected() && view.endpoint.takes_short_cut() {
+    if !is_egress && context.is_redirected() {
         view = view.redirectable(IfIndex(context.ingress_ifindex));
     }
     let ruling = match parsed {
@@ -178,7 +181,8 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
             Direction::Egress => {
                 let ruled = judge(maps, bytes, &view, packet);
                 outcome.redirect = short_cut::addressed(maps, bytes, ruled.redirect());
-                let is_asked = ruled.redirect().0 != 0 && short_cut::is_inner(packet, &view);
+                let is_asked =
+                    ruled.redirect().0 != 0 && short_cut::is_inner(packet, &view, outcome.redirect);
                 if is_asked && !maps.keeps_redirect(packet, outcome.redirect, view.ifindex) {
                     outcome.redirect = IfIndex(0);
                 }

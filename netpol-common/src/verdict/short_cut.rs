@@ -120,11 +120,11 @@ pub(super) fn addressed<M: PolicyMaps, B: PacketBytes + ?Sized>(
     }
 }
 
-/// Whether a packet is one of those that neither begin nor end a connection, and belongs to one itself: what the receiver's flow says
-/// decides whether it is redirected.
+/// Whether the receiver's flow decides if a packet is redirected: one that neither begins nor ends a connection, and belongs to one
+/// itself; and any packet of it that takes the usual way, because it is not addressed to the receiver (`to` is 0).
 #[inline(always)]
-pub(super) fn is_inner(packet: &Packet, view: &View) -> bool {
-    view.redirect().0 == 0 && !packet.is_icmp_error() && !ends_connection(packet)
+pub(super) fn is_inner(packet: &Packet, view: &View, to: IfIndex) -> bool {
+    view.redirect().0 == 0 && !packet.is_icmp_error() && (to.0 == 0 || !ends_connection(packet))
 }
 
 /// Whether a packet ends its TCP connection. Conntrack does not take over a connection with such a packet.

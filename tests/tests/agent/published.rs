@@ -112,10 +112,12 @@ async fn what_a_node_publishes_arrives_at_the_others_and_ends_with_its_object() 
 async fn objects_that_make_no_sense_are_ignored_and_large_ones_cut() {
     let (api, access) = server().await;
     let mut other = Other::new(access.clone());
+    let metadata = json!({
+        "name": "n2", "namespace": NAMESPACE, "labels": { "app.kubernetes.io/component": "node-addresses" },
+    });
     let object = |text: &str| {
         json!({
-            "apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": { "name": "n2", "namespace": NAMESPACE }, "data": { "addresses": text },
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": { "addresses": text },
         })
     };
     api.put(object("uid-a shop/a 10.244.2.1\n")).unwrap();
@@ -126,9 +128,7 @@ async fn objects_that_make_no_sense_are_ignored_and_large_ones_cut() {
     lines.push_str("uid-a shop/a 10.244.2.1\nuid-b shop/b 10.244.2.2\n");
     api.put(object(&lines)).unwrap();
     other.expect(&["a"]).await;
-    api.put(json!({
-        "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "n2", "namespace": NAMESPACE },
-    }));
+    api.put(json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata }));
     other.expect(&[]).await;
     other.task.abort();
 }
