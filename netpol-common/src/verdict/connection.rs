@@ -14,11 +14,6 @@ use crate::reason::{DropReason, PassReason, Verdict};
 /// walks once.
 #[inline(always)]
 pub fn judge_connection<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet) -> Ruled {
-    by_flow(maps, view, packet)
-}
-
-#[inline(always)]
-fn by_flow<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet) -> Ruled {
     let mut key = flow_key(view, view.direction(), packet);
     match packet.fragment {
         Fragment::Whole => {}

@@ -88,7 +88,7 @@ impl Site<'_> {
         let mut kernel = self.traffic_control()?;
         let removed = kernel.remove_filter(ifindex, side, POSITION);
         // The error for a missing filter differs between kernels and cases.
-        let is_there = removed.is_err() && self.filters()?.iter().any(is_ours);
+        let is_there = removed.is_err() && self.filters()?.iter().any(is_own_filter);
         if is_there { removed.map_err(|error| self.filter_error(error)) } else { Ok(()) }
     }
 
@@ -97,7 +97,11 @@ impl Site<'_> {
     /// # Errors
     /// [`Error::Filter`].
     pub(super) fn program_of_filter(&self) -> Result<Option<u32>, Error> {
-        Ok(self.filters()?.iter().find(|filter| is_ours(filter)).and_then(|ours| ours.program_id))
+        Ok(self
+            .filters()?
+            .iter()
+            .find(|filter| is_own_filter(filter))
+            .and_then(|ours| ours.program_id))
     }
 
     /// Whether others have a filter on this side of the device.
@@ -105,15 +109,20 @@ impl Site<'_> {
     /// # Errors
     /// [`Error::Filter`].
     pub(super) fn has_foreign_filter(&self) -> Result<bool, Error> {
-        Ok(self.filters()?.iter().any(|filter| !is_ours(filter)))
+        Ok(self.filters()?.iter().any(|filter| !is_own_filter(filter)))
     }
 
-    fn filters(&self) -> Result<Vec<Filter>, Error> {
+    /// All filters on this side of the device.
+    ///
+    /// # Errors
+    /// [`Error::Filter`].
+    pub(super) fn filters(&self) -> Result<Vec<Filter>, Error> {
         let found = self.traffic_control()?.filters(self.device.ifindex, self.program.side());
         found.map_err(|error| self.filter_error(error))
     }
 }
 
-fn is_ours(filter: &Filter) -> bool {
+/// Whether a filter is at the position of ours.
+pub(super) fn is_own_filter(filter: &Filter) -> bool {
     filter.position == POSITION
 }

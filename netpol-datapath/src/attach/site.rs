@@ -11,6 +11,7 @@ use aya::programs::{ProgramError, TcAttachType};
 use netpol_common::ids::IfIndex;
 use netpol_netlink::{Side, TrafficControl, device_name};
 
+use super::filter::is_own_filter;
 use crate::error::Error;
 use crate::object::{Pins, has_tcx};
 use crate::program::Program;
@@ -140,15 +141,13 @@ impl Site<'_> {
             Err(_) if !has_tcx() => Vec::new(),
             Err(error) => return Err(self.error(error)),
         };
-        // The kernel keeps the first 15 bytes of a name.
-        let is_ours = |name: &str| {
-            self.program.name().starts_with(name) || name.starts_with(self.program.name())
-        };
+        // The variant that ends the chain has a longer name, of which the kernel keeps the first 15 bytes.
+        let is_ours = |name: &str| name.starts_with(self.program.name());
         let is_foreign = links.iter().any(|link| !link.name_as_str().is_some_and(is_ours));
         // A filter of ours beside a link is one of an earlier agent whose pins are lost: it has maps of its own.
         let is_filter = self.pins.is_filter(self.device.ifindex, self.program);
-        let is_doubled = !is_filter && self.program_of_filter()?.is_some();
-        Ok(is_foreign || is_doubled || self.has_foreign_filter()?)
+        let filters = self.filters()?;
+        Ok(is_foreign || filters.iter().any(|filter| !(is_filter && is_own_filter(filter))))
     }
 
     /// Whether programs of others are attached to this side of the device.

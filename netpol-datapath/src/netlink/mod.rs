@@ -103,23 +103,6 @@ pub enum Obstacle {
     Program,
 }
 
-impl Obstacle {
-    /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::NoBridge, Self::Bridge, Self::Mtu, Self::Queue, Self::Program];
-
-    /// The value in JSON.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NoBridge => "no-bridge",
-            Self::Bridge => "bridge",
-            Self::Mtu => "mtu",
-            Self::Queue => "queue",
-            Self::Program => "program",
-        }
-    }
-}
-
 /// Where the packets of a device go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leads {

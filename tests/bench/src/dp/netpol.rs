@@ -22,7 +22,7 @@ use super::lane::{Family, Lane, PORT, peer, pod};
 /// First interface index of simulated pods.
 const ABSENT: u32 = 10_000;
 /// The identity of all peers.
-const PEERS: Identity = Identity::FIRST;
+pub const PEERS: Identity = Identity::FIRST;
 
 /// How a policy selects its peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,15 +33,19 @@ pub enum Peers {
     Blocks(u16),
 }
 
-/// The map state for pods, the first of which is on this interface; these peers may reach all of them on [`PORT`] and vice
-/// versa.
-pub fn map_state(server: IfIndex, n_pods: u16, peers: Peers) -> MapState {
+/// The allow map that lets all peers reach a pod on [`PORT`], and vice versa.
+pub fn allowed() -> Arc<AllowMap> {
     let entry = |protocol| {
         let key = AllowKey::lookup(PEERS, protocol, PortBe::new(PORT));
         (key, AllowValue::allow(RuleId(1)))
     };
-    let allowed: Arc<AllowMap> =
-        Arc::new([Protocol::TCP, Protocol::UDP].into_iter().map(entry).collect());
+    Arc::new([Protocol::TCP, Protocol::UDP].into_iter().map(entry).collect())
+}
+
+/// The map state for pods, the first of which is on this interface; these peers may reach all of them on [`PORT`] and vice
+/// versa.
+pub fn map_state(server: IfIndex, n_pods: u16, peers: Peers) -> MapState {
+    let allowed = allowed();
     let mut map_state = MapState::default();
     for (number, absent) in (0..n_pods).zip(ABSENT..) {
         let ifindex = if number == 0 { server } else { IfIndex(absent) };

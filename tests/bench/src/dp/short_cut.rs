@@ -18,17 +18,18 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::TcAttachType;
 use netpol_common::addr::Addr;
-use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
-use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue};
+use netpol_common::ids::{Direction, IfIndex, Protocol};
+use netpol_common::keys::{AddressKey, EndpointValue};
 use netpol_common::mac::Mac;
 use netpol_datapath::{Config, Datapath, Role};
 use netpol_lab::node::netns::{self, Netns};
-use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
+use netpol_policy::compile::{AllowMapKey, EndpointMapState, MapState};
 use netpol_policy::dataplane::diff;
 use netpol_policy::dataplane::port::{Flows as _, Maps as _};
 
 use super::lane::{Family, PORT, PREFIX, peer};
 use super::netfilter::nft;
+use super::netpol::{PEERS, allowed};
 use super::reference::{Attaching, Programs};
 use crate::Run;
 use crate::clock::nanos;
@@ -41,8 +42,6 @@ const PODS: [(&str, Ipv4Addr, [u8; 6]); 2] = [
     ("v0", Ipv4Addr::new(10, 244, 9, 2), [2, 0, 0, 0, 9, 2]),
     ("v1", Ipv4Addr::new(10, 244, 9, 3), [2, 0, 0, 0, 9, 3]),
 ];
-/// The identity of all peers, and of both pods.
-const PEERS: Identity = Identity::FIRST;
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -249,12 +248,7 @@ fn install(node: &Netns, recipe: Recipe, n_peers: u16) -> Result<Means> {
 
 /// Both pods, isolated in both directions; the peers, to which both belong, may reach them on [`PORT`] and vice versa.
 fn map_state(interfaces: [IfIndex; 2], n_peers: u16, traits: u8) -> MapState {
-    let entry = |protocol| {
-        let key = AllowKey::lookup(PEERS, protocol, PortBe::new(PORT));
-        (key, AllowValue::allow(RuleId(1)))
-    };
-    let allowed: Arc<AllowMap> =
-        Arc::new([Protocol::TCP, Protocol::UDP].into_iter().map(entry).collect());
+    let allowed = allowed();
     let mut map_state = MapState::default();
     let peers = (0..n_peers).map(|number| (Addr::from(peer(number, Family::V4)), PEERS));
     map_state.identities.extend(peers);
