@@ -15,6 +15,7 @@ mod learn;
 mod leavings;
 mod live;
 mod live_flows;
+mod netfilter;
 mod older;
 mod policies;
 mod restarts;
