@@ -1,7 +1,7 @@
 //! The decision about a frame, by the hook at which it is.
 
 use super::deferred::{finish_flow, finish_verdict, is_hairpin};
-use super::denials::{Asked, denied_to_itself, ruling};
+use super::denials::{Asked, audited_to_itself, denied_to_itself, ruling};
 use super::fast_path::{FastPath, fast_path};
 use super::hook_context::HookContext;
 use super::judge::judge;
@@ -229,7 +229,13 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
                 } else if context.ingress_ifindex == 0 && context.has_socket {
                     view = view.exempt_as_own_node();
                 }
-                judge(maps, bytes, &view, packet).ruling()
+                let ruling = judge(maps, bytes, &view, packet).ruling();
+                // Only of a packet that begins a connection.
+                if matches!(ruling.verdict, Verdict::Pass(PassReason::Hairpin)) {
+                    audited_to_itself(maps, context, packet).unwrap_or(ruling)
+                } else {
+                    ruling
+                }
             }
         },
     };

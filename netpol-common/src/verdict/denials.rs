@@ -87,9 +87,28 @@ pub(super) fn denied_to_itself<M: PolicyMaps>(
     context: &HookContext,
     packet: &Packet,
 ) -> Option<Ruling> {
+    ruled_to_itself(maps, context, packet).filter(|ruling| !ruling.verdict.is_pass())
+}
+
+/// The ruling of an audited [`denial_to_itself`]. Asked after [`denied_to_itself`], which found no enforced one, and only once for a
+/// connection.
+#[inline(always)]
+pub(super) fn audited_to_itself<M: PolicyMaps>(
+    maps: &M,
+    context: &HookContext,
+    packet: &Packet,
+) -> Option<Ruling> {
+    ruled_to_itself(maps, context, packet).filter(|ruling| ruling.verdict.is_pass())
+}
+
+#[inline(always)]
+fn ruled_to_itself<M: PolicyMaps>(
+    maps: &M,
+    context: &HookContext,
+    packet: &Packet,
+) -> Option<Ruling> {
     let HookContext { ifindex, ingress_ifindex, .. } = *context;
     ruling(maps.denial_to_itself(ifindex, ingress_ifindex, context.egress_mark(), packet))
-        .filter(|ruling| !ruling.verdict.is_pass())
 }
 
 /// The ruling of a [`denial`].
