@@ -86,7 +86,7 @@ impl NfTables {
         for _ in 0..ATTEMPTS {
             let mut found = Bounded { items: Vec::new(), is_cut: false };
             let listing = self.0.ask_each(&question, |family, attributes| {
-                // Nothing is made of items for which there is no room.
+                // Items beyond the limit are not even read.
                 if found.is_cut {
                     return;
                 }

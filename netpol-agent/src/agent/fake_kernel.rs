@@ -160,8 +160,9 @@ impl Attachments for FakeKernel {
         Ok(devices.keys().map(|ifindex| (*ifindex, of(ifindex))).collect())
     }
 
-    fn has_foreign_programs(&self, ifindex: IfIndex) -> Result<bool, Full> {
-        Ok(self.with_foreign_programs.contains(&ifindex))
+    fn foreign_programs(&self, ifindex: IfIndex) -> Result<Vec<String>, Full> {
+        let is_there = self.with_foreign_programs.contains(&ifindex);
+        Ok(is_there.then(|| "cil_from_contai".to_owned()).into_iter().collect())
     }
 
     fn attach_uplink(&mut self, ifindex: IfIndex, _: Framing) -> Result<(), Full> {

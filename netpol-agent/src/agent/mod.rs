@@ -30,6 +30,7 @@ mod tests;
 mod unable;
 mod upkeep;
 
+pub use answers::foreign::{ForeignProgram, NetfilterStatus};
 pub use answers::handle::Handle;
 pub use answers::policy::{PolicyPod, PolicyReport};
 pub use answers::report::{DecidedNow, DropRecord, FlowRecord, NotShownRecord};

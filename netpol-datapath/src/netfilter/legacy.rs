@@ -103,6 +103,9 @@ pub(super) fn parse(
     rule_set: &mut RuleSet,
 ) -> Option<()> {
     let layout = if table.family == Family::Ip6 { &IP6 } else { &IP };
+    if entries.len() != info.len_bytes {
+        return None;
+    }
     let chains = chains(info, entries, layout)?;
     let mut n_rules = rule_set.n_rules();
     // The chain of the entries, if they are to be kept.
@@ -200,7 +203,10 @@ fn rule(
         match (verdict, usize::try_from(verdict)) {
             (ACCEPT | RETURN, _) => return Some(None),
             // The rule has no target: it only counts.
-            (_, Ok(next)) if next == at + entry.bytes.len() => Action::Counts,
+            (_, Ok(next)) if next == at + entry.bytes.len() => {
+                words.push("counter".to_owned());
+                Action::Counts
+            }
             (_, Ok(start)) => {
                 let name = chains.get(&start).cloned().unwrap_or_else(|| Arc::from("?"));
                 words.push(format!("-j {name}"));

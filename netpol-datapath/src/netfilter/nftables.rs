@@ -105,6 +105,13 @@ fn name(bytes: &[u8], kind: u16) -> Option<Arc<str>> {
     Some(Arc::from(name_of(attribute(bytes, kind)?)))
 }
 
+/// A version of IP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    V4,
+    V6,
+}
+
 /// What a register holds.
 #[derive(Clone, Debug)]
 enum Loaded {
@@ -124,7 +131,7 @@ enum Loaded {
     DestinationKind,
     Address {
         word: &'static str,
-        is_ipv4: bool,
+        version: Version,
         mask: Option<u128>,
     },
     Other(String),
@@ -140,7 +147,7 @@ enum Names {
 struct Reading {
     registers: [Option<Loaded>; N_REGISTERS],
     /// The IP version, as far as the rule or its table says it.
-    is_ipv4: Option<bool>,
+    version: Option<Version>,
     conditions: Vec<Condition>,
     words: Vec<String>,
     action: Option<Action>,
@@ -151,9 +158,9 @@ struct Reading {
 pub(super) fn rule(family: Family, bytes: &[u8]) -> Option<Rule> {
     let mut reading = Reading {
         registers: [const { None }; N_REGISTERS],
-        is_ipv4: match family {
-            Family::Ip => Some(true),
-            Family::Ip6 => Some(false),
+        version: match family {
+            Family::Ip => Some(Version::V4),
+            Family::Ip6 => Some(Version::V6),
             Family::Inet | Family::Bridge | Family::Netdev => None,
         },
         conditions: Vec::new(),
@@ -272,14 +279,14 @@ impl Reading {
         let (Some(offset), Some(len)) = (offset, len) else {
             return Loaded::Other("payload".to_owned());
         };
-        let address = |word, is_ipv4| Loaded::Address { word, is_ipv4, mask: None };
-        match (base, self.is_ipv4, offset, len) {
+        let address = |word, version| Loaded::Address { word, version, mask: None };
+        match (base, self.version, offset, len) {
             (0, _, 12, 2) => Loaded::EtherType,
-            (1, Some(true), 12, 1..=4) => address("ip saddr", true),
-            (1, Some(true), 16, 1..=4) => address("ip daddr", true),
-            (1, Some(false), 8, 1..=16) => address("ip6 saddr", false),
-            (1, Some(false), 24, 1..=16) => address("ip6 daddr", false),
-            (1, Some(true), 9, 1) | (1, Some(false), 6, 1) => Loaded::L4Protocol,
+            (1, Some(Version::V4), 12, 1..=4) => address("ip saddr", Version::V4),
+            (1, Some(Version::V4), 16, 1..=4) => address("ip daddr", Version::V4),
+            (1, Some(Version::V6), 8, 1..=16) => address("ip6 saddr", Version::V6),
+            (1, Some(Version::V6), 24, 1..=16) => address("ip6 daddr", Version::V6),
+            (1, Some(Version::V4), 9, 1) | (1, Some(Version::V6), 6, 1) => Loaded::L4Protocol,
             (2, _, 0, 2) => Loaded::Other("sport".to_owned()),
             (2, _, 2, 2) => Loaded::Other("dport".to_owned()),
             _ => Loaded::Other("payload".to_owned()),
@@ -292,10 +299,10 @@ impl Reading {
         let is_mask = number(facts, BITWISE_OPERATION).unwrap_or_default() == 0
             && value(BITWISE_XOR).is_some_and(|xor| xor.iter().all(|byte| *byte == 0));
         let masked = match self.get(number(facts, BITWISE_FROM)) {
-            Some(Loaded::Address { word, is_ipv4, mask: None }) if is_mask => {
+            Some(Loaded::Address { word, version, mask: None }) if is_mask => {
                 let mask = value(BITWISE_MASK).and_then(bits);
-                let (word, is_ipv4) = (*word, *is_ipv4);
-                mask.map(|mask| Loaded::Address { word, is_ipv4, mask: Some(mask) })
+                let (word, version) = (*word, *version);
+                mask.map(|mask| Loaded::Address { word, version, mask: Some(mask) })
             }
             Some(Loaded::Other(word)) => Some(Loaded::Other(word.clone())),
             _ => None,
@@ -319,11 +326,16 @@ impl Reading {
             let word = match loaded {
                 Loaded::Other(word) => word,
                 Loaded::Address { word, .. } => word.to_owned(),
-                _ => "...".to_owned(),
+                Loaded::Name { .. }
+                | Loaded::Index { .. }
+                | Loaded::EtherType
+                | Loaded::NfProto
+                | Loaded::L4Protocol
+                | Loaded::DestinationKind => "...".to_owned(),
             };
             return self.words.push(word);
         };
-        self.conditions.extend(self.condition(&loaded, is, value));
+        self.conditions.extend(condition(&loaded, is, value));
         if let Some(word) = word(&loaded, is, value) {
             self.words.push(word);
         }
@@ -332,47 +344,13 @@ impl Reading {
         }
     }
 
-    fn condition(&self, loaded: &Loaded, is: Is, value: &[u8]) -> Option<Condition> {
-        match loaded {
-            Loaded::Name { of, .. } => {
-                let is_prefix = !value.contains(&0) && value.len() < 16;
-                let pattern = Pattern { text: name_of(value), is_prefix };
-                Some(match of {
-                    Names::Device => Condition::Device(pattern, is),
-                    Names::Bridge => Condition::BridgeOf(pattern, is),
-                })
-            }
-            Loaded::Index { .. } => {
-                Some(Condition::Index(u32::from_ne_bytes(*value.first_chunk()?), is))
-            }
-            Loaded::EtherType => version(u16::from_be_bytes(*value.first_chunk()?), is),
-            Loaded::NfProto => {
-                let number = *value.first()?;
-                match Family::of(number)? {
-                    Family::Ip => Some(Condition::Ipv4(is)),
-                    Family::Ip6 => Some(Condition::Ipv4(opposite(is))),
-                    Family::Inet | Family::Bridge | Family::Netdev => None,
-                }
-            }
-            Loaded::DestinationKind => {
-                // The kind of the destinations of packets between pods is unicast (1).
-                let is_unicast = u32::from_ne_bytes(*value.first_chunk()?) == 1;
-                (is_unicast != (is == Is::Equal)).then_some(Condition::Never)
-            }
-            Loaded::Address { is_ipv4, mask, .. } => {
-                Some(Condition::Address(network(*is_ipv4, *mask, value)?, is))
-            }
-            Loaded::L4Protocol | Loaded::Other(_) => None,
-        }
-    }
-
     fn learn_version(&mut self, loaded: &Loaded, value: &[u8]) {
         match (loaded, value) {
             (Loaded::EtherType, [0x08, 0x00, ..]) | (Loaded::NfProto, [2, ..]) => {
-                self.is_ipv4 = Some(true);
+                self.version = Some(Version::V4);
             }
             (Loaded::EtherType, [0x86, 0xdd, ..]) | (Loaded::NfProto, [10, ..]) => {
-                self.is_ipv4 = Some(false);
+                self.version = Some(Version::V6);
             }
             _ => {}
         }
@@ -404,6 +382,41 @@ impl Reading {
     }
 }
 
+/// The condition of a comparison, if it can exclude packets between pods.
+fn condition(loaded: &Loaded, is: Is, value: &[u8]) -> Option<Condition> {
+    match loaded {
+        Loaded::Name { of, .. } => {
+            let is_prefix = !value.contains(&0) && value.len() < 16;
+            let pattern = Pattern { text: name_of(value), is_prefix };
+            Some(match of {
+                Names::Device => Condition::Device(pattern, is),
+                Names::Bridge => Condition::BridgeOf(pattern, is),
+            })
+        }
+        Loaded::Index { .. } => {
+            Some(Condition::Index(u32::from_ne_bytes(*value.first_chunk()?), is))
+        }
+        Loaded::EtherType => of_ether_type(u16::from_be_bytes(*value.first_chunk()?), is),
+        Loaded::NfProto => {
+            let number = *value.first()?;
+            match Family::of(number)? {
+                Family::Ip => Some(Condition::Ipv4(is)),
+                Family::Ip6 => Some(Condition::Ipv4(opposite(is))),
+                Family::Inet | Family::Bridge | Family::Netdev => None,
+            }
+        }
+        Loaded::DestinationKind => {
+            // The kind of the destinations of packets between pods is unicast (1).
+            let is_unicast = u32::from_ne_bytes(*value.first_chunk()?) == 1;
+            (is_unicast != (is == Is::Equal)).then_some(Condition::Never)
+        }
+        Loaded::Address { version, mask, .. } => {
+            Some(Condition::Address(network(*version, *mask, value)?, is))
+        }
+        Loaded::L4Protocol | Loaded::Other(_) => None,
+    }
+}
+
 /// Whether a number names a register that can hold facts.
 fn is_register(number: u32) -> bool {
     slot(number).is_some()
@@ -426,7 +439,7 @@ fn set(facts: &[u8]) -> String {
 }
 
 /// The condition on the type of frames.
-fn version(ether_type: u16, is: Is) -> Option<Condition> {
+fn of_ether_type(ether_type: u16, is: Is) -> Option<Condition> {
     match (ether_type, is) {
         (0x0800, _) => Some(Condition::Ipv4(is)),
         (0x86dd, _) => Some(Condition::Ipv4(opposite(is))),
@@ -444,9 +457,9 @@ const fn opposite(is: Is) -> Is {
 }
 
 /// The network of an address that is compared: with a mask, or as far as it is loaded.
-fn network(is_ipv4: bool, mask: Option<u128>, value: &[u8]) -> Option<Network> {
+fn network(version: Version, mask: Option<u128>, value: &[u8]) -> Option<Network> {
     let bits = bits(value)?;
-    if is_ipv4 && value.len() > 4 {
+    if version == Version::V4 && value.len() > 4 {
         return None;
     }
     let len = match mask {
@@ -457,7 +470,7 @@ fn network(is_ipv4: bool, mask: Option<u128>, value: &[u8]) -> Option<Network> {
         None => u32::try_from(value.len()).ok()?.checked_mul(8)?,
     };
     let len = u8::try_from(len).ok()?;
-    Some(if is_ipv4 {
+    Some(if version == Version::V4 {
         let address = Ipv4Addr::from_bits(u32::try_from(bits >> 96).ok()?);
         Network::new(address.into(), len.min(32))
     } else {
@@ -476,7 +489,7 @@ fn word(loaded: &Loaded, is: Is, value: &[u8]) -> Option<String> {
         Loaded::Index { word } => {
             format!("{word} {not}{}", u32::from_ne_bytes(*value.first_chunk()?))
         }
-        Loaded::Address { word, is_ipv4, mask } => match network(*is_ipv4, *mask, value) {
+        Loaded::Address { word, version, mask } => match network(*version, *mask, value) {
             Some(network) => format!("{word} {not}{network}"),
             None => (*word).to_owned(),
         },

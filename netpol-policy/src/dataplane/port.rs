@@ -173,11 +173,18 @@ pub trait Attachments: Maps {
         let found = self.presence(&BTreeMap::from([(ifindex, DeviceRole::Pod)]))?;
         Ok(found.get(&ifindex).is_some_and(|presence| presence.is_complete()))
     }
+    /// The names of the programs of others that are attached to an interface. One without a name is empty.
+    ///
+    /// # Errors
+    /// The interface is gone, or the kernel does not answer.
+    fn foreign_programs(&self, ifindex: IfIndex) -> Result<Vec<String>, Self::Error>;
     /// Whether programs of others are attached to an interface.
     ///
     /// # Errors
     /// The interface is gone, or the kernel does not answer.
-    fn has_foreign_programs(&self, ifindex: IfIndex) -> Result<bool, Self::Error>;
+    fn has_foreign_programs(&self, ifindex: IfIndex) -> Result<bool, Self::Error> {
+        Ok(!self.foreign_programs(ifindex)?.is_empty())
+    }
     /// The pod's end of the veth pair of an interface, as it is in the pod's namespace now.
     ///
     /// # Errors

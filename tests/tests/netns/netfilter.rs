@@ -13,6 +13,7 @@ use netpol_datapath::netfilter::{
 };
 use netpol_lab::node::netns::{self, Netns};
 use netpol_lab::privilege::{Need, met};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 /// A network namespace without rules; `None` if the machine lacks something.
 struct Empty(Netns);
@@ -95,7 +96,7 @@ fn traffic() -> PodTraffic {
 }
 
 /// Rules that packets between pods may meet, one at a time, and how they are named.
-const FOREIGN: [(&str, &str); 20] = [
+const FOREIGN: [(&str, &str); 19] = [
     ("forward { type filter hook forward priority 0; policy drop; }", "policy drop"),
     ("forward { type filter hook forward priority 0; drop; }", "drop"),
     (
@@ -143,10 +144,12 @@ const FOREIGN: [(&str, &str); 20] = [
         "forward { type filter hook forward priority 0; tcp dport vmap { 22 : drop }; }",
         "tcp vmap {...}",
     ),
-    ("forward { type filter hook forward priority 0; queue num 3; }", "queue"),
     ("forward { type filter hook forward priority 0; limit rate 5/second drop; }", "limit drop"),
     ("raw { type filter hook prerouting priority raw; notrack; }", "notrack"),
-    ("forward { type filter hook forward priority 0; tcp option maxseg size set rt mtu; }", "rt"),
+    (
+        "forward { type filter hook forward priority 0; tcp option maxseg size set rt mtu; }",
+        "exthdr",
+    ),
     (
         "other { iifname \"docker0\" drop; iifname \"cni0\" drop; }
          chain forward { type filter hook forward priority 0; jump other; }",
@@ -172,7 +175,7 @@ const HARMLESS: [&str; 13] = [
     "forward { type filter hook forward priority 0; ip saddr != 10.244.0.0/16 drop; }",
     "forward { type filter hook forward priority 0; ip6 saddr 2001:db8::/32 drop; }",
     "forward { type filter hook forward priority 0; fib daddr type local drop; }",
-    "empty { } chain forward { type filter hook forward priority 0; jump empty; }",
+    "empty { }; chain forward { type filter hook forward priority 0; jump empty; }",
 ];
 
 #[test]
@@ -314,6 +317,7 @@ fn known(n_services: usize) -> String {
 -A POSTROUTING -m comment --comment \"flanneld masq\" -j FLANNEL-POSTRTG
 -A POSTROUTING -s 10.244.1.7/32 -m comment --comment \"name: x\" -j CNI-5c1a4c2d
 -A POSTROUTING -j CNI-HOSTPORT-MASQ
+-A POSTROUTING -s 10.244.0.0/16 ! -d 224.0.0.0/4 -m comment --comment \"flanneld masq\" -j MASQUERADE
 -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000
 -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
 -A KUBE-POSTROUTING -j MASQUERADE --random-fully
@@ -418,4 +422,23 @@ fn chains_and_tables_of_other_engines_are_found_by_name() -> Result<()> {
     netns.expect(&[], &[])?;
     netns.run("iptables-nft -A FORWARD -j KUBE-ROUTER-FORWARD", "")?;
     netns.expect(&["table ip filter, chain FORWARD: jump KUBE-ROUTER-FORWARD"], &[])
+}
+
+#[test]
+fn without_the_capability_the_rules_are_not_known() -> Result<()> {
+    let Some(netns) = Empty::new("capability")? else { return Ok(()) };
+    netns.run("iptables-legacy -A FORWARD -j DROP", "")?;
+    netns.0.inside(|| {
+        let mut sets = capabilities(None)?;
+        sets.effective.remove(CapabilitySet::NET_ADMIN);
+        set_capabilities(None, sets)?;
+        let mut reader = Reader::default();
+        let said = reader.generation().map_err(|error| format!("{:#}", anyhow::Error::new(error)));
+        let expected = "cannot read the rules of nf_tables: Operation not permitted (os error 1)";
+        ensure!(said == Err(expected.to_owned()), "{said:?}");
+        let said = reader.read_legacy(Depth::Rules).map_err(|error| error.to_string());
+        let expected = "cannot read the rules of the older iptables, table filter";
+        ensure!(said == Err(expected.to_owned()), "{said:?}");
+        Ok(())
+    })
 }

@@ -7,20 +7,22 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use netpol_common::maps;
+use netpol_datapath::netfilter::Engine;
 use netpol_policy::dataplane::port::Kernel;
 use netpol_policy::model::{Kind, ObjectName};
 use netpol_policy::resolve::RuleRef;
 use netpol_proto::build;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Unit;
 
+use super::foreign::NetfilterStatus;
+use super::samples::{count, counter, gauge, histogram, labelled};
 use super::status::{
     Attached, EndpointStatus, MapStatus, Protection, SourceStatus, Status, UplinkStatus,
 };
 use crate::agent::state::Agent;
 use crate::agent::state::drop_totals::DropLabels;
 use crate::agent::state::short_cuts::ShortCutStatus;
-use crate::telemetry::{Content, Metric, Sample};
+use crate::telemetry::{Metric, Sample};
 use netpol_policy::dataplane::Counter;
 
 impl<K: Kernel> Agent<K> {
@@ -100,6 +102,7 @@ impl<K: Kernel> Agent<K> {
             "Current diagnostics of objects, by code",
             labelled("code", by_code),
         ));
+        metrics.extend(foreign_metrics(&status.netfilter));
         metrics.extend(self.packet_metrics());
         metrics.push(self.rule_metric());
         Ok(metrics)
@@ -285,6 +288,36 @@ fn uplink_samples(uplinks: &[UplinkStatus]) -> Vec<Sample> {
     labelled("attach", totals)
 }
 
+/// Rules and programs of others.
+fn foreign_metrics(status: &NetfilterStatus) -> [Metric; 2] {
+    let engines = Engine::ALL.map(|engine| (engine.as_str().to_owned(), 0));
+    let mut by_engine = BTreeMap::from(engines);
+    for (engine, found) in &status.engines {
+        *by_engine.entry(engine.as_str().to_owned()).or_default() += count(found.n);
+    }
+    for program in &status.programs {
+        let engine = program.engine.map_or("unknown", Engine::as_str);
+        *by_engine.entry(engine.to_owned()).or_default() += 1;
+    }
+    let rules = status.rules.as_ref();
+    let [alters, counts] =
+        [rules.map_or(0, |rules| rules.n_altering), rules.map_or(0, |rules| rules.n_counting)];
+    let unread = u64::from(status.problem.is_some());
+    let by_effect = [("alters", count(alters)), ("counts", count(counts)), ("not-read", unread)];
+    [
+        gauge(
+            "foreign_engines",
+            "Tables and chains of other NetworkPolicy engines on this node, and traffic control programs of others on interfaces of pods, by engine",
+            labelled("engine", by_engine),
+        ),
+        gauge(
+            "foreign_rules",
+            "With --short-cut on, netfilter rules of others that packets between pods of this node may meet, by whether they alter packets (drop, change, log, or not understood) or only count them; not-read is 1 if the rules cannot be read",
+            labelled("effect", by_effect.map(|(effect, n)| (effect.to_owned(), n))),
+        ),
+    ]
+}
+
 /// Health of the watch of each kind.
 fn source_metrics(status: &Status) -> [Metric; 3] {
     let by_kind = |kind: &Kind, value| Sample { labels: vec![("kind", kind.to_string())], value };
@@ -318,26 +351,6 @@ fn source_metrics(status: &Status) -> [Metric; 3] {
             )
         },
     ]
-}
-
-fn gauge(name: &'static str, help: &'static str, samples: Vec<Sample>) -> Metric {
-    Metric { name, help, unit: None, content: Content::Gauge(samples) }
-}
-
-fn counter(name: &'static str, help: &'static str, samples: Vec<Sample>) -> Metric {
-    Metric { name, help, unit: None, content: Content::Counter(samples) }
-}
-
-fn histogram(name: &'static str, help: &'static str, histogram: Histogram) -> Metric {
-    Metric { name, help, unit: None, content: Content::Histogram(histogram) }
-}
-
-fn labelled(label: &'static str, values: impl IntoIterator<Item = (String, u64)>) -> Vec<Sample> {
-    values.into_iter().map(|(of, value)| Sample { labels: vec![(label, of)], value }).collect()
-}
-
-fn count(n: usize) -> u64 {
-    u64::try_from(n).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 pub(super) mod drops;
 mod explain;
+pub(super) mod foreign;
 pub(super) mod handle;
 pub(super) mod metrics;
 mod not_shown;
@@ -11,4 +12,5 @@ pub(super) mod policy;
 pub(super) mod report;
 pub(super) mod routes;
 pub(super) mod rules;
+mod samples;
 pub(super) mod status;

@@ -14,6 +14,7 @@ use netpol_policy::source::Health;
 use netpol_policy::store::Endpoint;
 use serde::{Deserialize, Serialize};
 
+use super::foreign::NetfilterStatus;
 use crate::agent::state::publishing::PublishingOutcome;
 use crate::agent::state::short_cuts::ShortCutStatus;
 use crate::agent::state::{Agent, FromBefore, Uplink};
@@ -69,6 +70,9 @@ pub struct Status {
     /// Addresses that nodes publish before the API reports them.
     #[serde(default)]
     pub publishing: PublishingStatus,
+    /// The netfilter rules of others, and what other NetworkPolicy engines have left.
+    #[serde(default)]
+    pub netfilter: NetfilterStatus,
     /// The endpoints, by pod, and pods of this node without one.
     pub endpoints: Vec<EndpointStatus>,
     /// Diagnostics of the objects, as text.
@@ -359,6 +363,7 @@ impl<K: Kernel> Agent<K> {
             tunnels: self.tunnels.describe(),
             unidentified: self.describe_unidentified(),
             publishing: self.describe_publishing(),
+            netfilter: self.describe_netfilter(),
             endpoints,
             diagnostics: self.diagnostics.iter().map(ToString::to_string).collect(),
         }
