@@ -84,7 +84,7 @@ impl Drop for Empty {
     }
 }
 
-/// Pods on cni0, in 10.244.1.0/24 and fd00:10:244:1::/64.
+/// Pods on `cni0`, of both families.
 fn traffic() -> PodTraffic {
     let networks = ["10.244.1.7", "fd00:10:244:1::7", "fe80::1"];
     let of = |address: &str| address.parse::<IpAddr>().ok().map(Network::around);
@@ -384,6 +384,7 @@ fn rules_of_kube_proxy_flannel_the_plugins_and_netpol_are_known() -> Result<()> 
 
 #[test]
 fn chains_and_tables_of_other_engines_are_found_by_name() -> Result<()> {
+    use Engine::{Antrea, Calico, Cilium, KubeNetworkPolicies, KubeRouter, Weave};
     let Some(netns) = Empty::new("engines")? else { return Ok(()) };
     for chain in [
         "KUBE-ROUTER-FORWARD",
@@ -404,7 +405,6 @@ fn chains_and_tables_of_other_engines_are_found_by_name() -> Result<()> {
     let n = |rules: &RuleSet| -> Vec<(Engine, usize)> {
         rules.engines().iter().map(|(engine, found)| (*engine, found.n)).collect()
     };
-    use Engine::{Antrea, Calico, Cilium, KubeNetworkPolicies, KubeRouter, Weave};
     let in_legacy = [(KubeRouter, 3), (Calico, 1), (Cilium, 1), (Weave, 2), (Antrea, 1)];
     ensure!(n(&legacy) == in_legacy, "{legacy:#?}");
     let in_nft = [

@@ -317,7 +317,7 @@ fn wait_for_status(lab: &Lab, pointer: &str, expected: &Value) -> Result<()> {
 
 #[test]
 fn a_netfilter_rule_of_others_ends_the_short_cut_and_its_removal_gives_it_back() -> Result<()> {
-    let Some(mut lab) = with_options("short-cut-nf", &["--short-cut", "on"])? else {
+    let Some(lab) = with_options("short-cut-nf", &["--short-cut", "on"])? else {
         return Ok(());
     };
     lab.set_bridge(Bridge::Filtered)?;
