@@ -188,10 +188,19 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
                 }
                 let ruling = ruled.ruling();
                 let is_deferred = matches!(ruling.verdict, Verdict::Pass(PassReason::Deferred));
-                if is_deferred && view.endpoint.judges_node() {
-                    at_own_node(maps, &view, packet).unwrap_or(ruling)
+                let at_node = if is_deferred && view.endpoint.judges_node() {
+                    at_own_node(maps, &view, packet)
                 } else {
-                    ruling
+                    None
+                };
+                match at_node {
+                    // Reported and counted once for a connection.
+                    Some(audited) if audited.verdict.is_pass() && ruled.is_first() => {
+                        maps.count_rule(audited.rule);
+                        audited
+                    }
+                    Some(denied) if !denied.verdict.is_pass() => denied,
+                    Some(_) | None => ruling,
                 }
             }
             Direction::Ingress => {

@@ -21,6 +21,7 @@ use super::status::{
 };
 use crate::agent::state::Agent;
 use crate::agent::state::drop_totals::DropLabels;
+use crate::agent::state::rule_totals::RuleGroup;
 use crate::agent::state::short_cuts::ShortCutStatus;
 use crate::telemetry::{Metric, Sample};
 use netpol_policy::dataplane::Counter;
@@ -104,7 +105,7 @@ impl<K: Kernel> Agent<K> {
         ));
         metrics.extend(foreign_metrics(&status.netfilter));
         metrics.extend(self.packet_metrics());
-        metrics.push(self.rule_metric());
+        metrics.extend([self.rule_metric(), self.tier_metric()]);
         Ok(metrics)
     }
 
@@ -163,6 +164,19 @@ impl<K: Kernel> Agent<K> {
             "rule_connections",
             "Connections that a rule of a policy has decided: begun if it accepts, attempted if it denies, for the 50 rules of the node with most of them; the rest has no policy",
             self.rule_totals.of_rules().map(sample).collect(),
+        )
+    }
+
+    /// Connections by the tier of the rule.
+    fn tier_metric(&self) -> Metric {
+        let sample = |group: RuleGroup| {
+            let labels = group.labels().map(|(name, value)| (name, value.to_owned())).to_vec();
+            Sample { labels, value: self.rule_totals.of_group(group) }
+        };
+        counter(
+            "tier_connections",
+            "Connections that rules have decided, by tier and action of the rule and mode of its policy: begun if it accepts, attempted if it denies, reported if it denies in audit mode",
+            RuleGroup::deciding().map(sample).collect(),
         )
     }
 
@@ -431,11 +445,14 @@ mod tests {
              the moment in which its counters are removed are missing. `netpol_pod_drops_total` has the 20 pods of a node with the most drops;\n\
              another pod takes the place of the one with the fewest when it has gained more than twice as many between two scrapes, and\n\
              begins there. The drops of all others are the series without namespace and pod. Which policies concern a dropped packet is not\n\
-             counted: `netpol-agent drops` names them for the packets that it reports.\n\n\
+             counted: `netpol-agent drops` names them for the packets that it reports. Nor is the tier, but the reason tells a part of it:\n\
+             `denied` is a rule of a ClusterNetworkPolicy, `not-allowed` is a pod that a NetworkPolicy isolates.\n\n\
              `netpol_rule_connections_total` counts connections where they are decided. One that several rules allow counts for one of them;\n\
              one to a Service counts when it leaves for its backend; a repeated first packet counts again. A rule that denies counts each\n\
              attempt. It has the 50 rules of a node with the most connections, chosen as the pods are; `netpol-agent rules` has all of them.\n\
-             The kernel counts 16,384 rules at most: when `netpol_map_entries{map=\"rule_counts\"}` is there, further rules are not counted.\n\n\
+             The kernel counts 16,384 rules at most: when `netpol_map_entries{map=\"rule_counts\"}` is there, further rules are not counted.\n\
+             `netpol_tier_connections_total` is the sum of all rules by tier. It counts connections, not packets, and has no denials of\n\
+             NetworkPolicies, which have no rules that deny: those are the drops with the reason `not-allowed`.\n\n\
              A test keeps this page equal to the program; with `UPDATE_EXPECT=1` the test writes it.\n\n\
              | metric | type | labels | meaning |\n|---|---|---|---|\n",
         );

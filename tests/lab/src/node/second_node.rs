@@ -11,7 +11,7 @@ use super::agent::{self, Agent, Config};
 use super::netns::Netns;
 use super::server::Server;
 use super::topology::NODE;
-use super::{Host, Lab, Labels, PodSpec, teardown};
+use super::{HOST_PORTS, Host, Lab, Labels, PodSpec, teardown};
 
 /// The other node's name.
 pub const NAME: &str = "node-2";
@@ -49,6 +49,7 @@ pub struct NewPod {
     pub netns: Netns,
     /// The index of its interface on the node.
     pub host_ifindex: u32,
+    _server: Server,
 }
 
 /// The node's end of a [`NewPod`]'s interface.
@@ -73,10 +74,25 @@ impl NewPod {
         ))?;
         node.netns.configure(&format!("route add {address}/32 dev {HOST_END}\n"))
     }
+
+    /// Gives it another address, of IPv6.
+    ///
+    /// # Errors
+    /// `ip` fails.
+    pub fn add_address(&self, node: &SecondNode, address: IpAddr) -> Result<()> {
+        let gateway = "fd00:10:244:2::1";
+        // The kernel answers for an IPv6 address only on the interface that has it.
+        node.netns.configure(&format!(
+            "address add {gateway}/128 dev {HOST_END} nodad\nroute add {address}/128 dev {HOST_END}\n"
+        ))?;
+        self.netns.configure(&format!(
+            "address add {address}/128 dev eth0 nodad\nroute add default via {gateway} dev eth0 onlink\n"
+        ))
+    }
 }
 
 impl SecondNode {
-    /// Makes the interface of new pods.
+    /// Makes the interface of new pods, and a server that answers there as one on a host does.
     ///
     /// # Errors
     /// `ip` fails.
@@ -88,7 +104,8 @@ impl SecondNode {
         ))?;
         netns.configure("link set eth0 up\n")?;
         let host_ifindex = self.netns.interface_index(HOST_END)?;
-        Ok(NewPod { netns, host_ifindex })
+        let server = Server::start(&netns, &HOST_PORTS)?;
+        Ok(NewPod { netns, host_ifindex, _server: server })
     }
 
     /// Starts an agent on it, which watches the API server of the lab, with these environment variables. Returns its configuration.
