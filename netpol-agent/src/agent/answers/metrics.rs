@@ -7,14 +7,13 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use netpol_common::maps;
-use netpol_datapath::netfilter::Engine;
 use netpol_policy::dataplane::port::Kernel;
 use netpol_policy::model::{Kind, ObjectName};
 use netpol_policy::resolve::RuleRef;
 use netpol_proto::build;
 use prometheus_client::registry::Unit;
 
-use super::foreign::NetfilterStatus;
+use super::foreign::foreign_metrics;
 use super::samples::{count, counter, gauge, histogram, labelled};
 use super::status::{
     Attached, EndpointStatus, MapStatus, Protection, SourceStatus, Status, UplinkStatus,
@@ -300,36 +299,6 @@ fn uplink_samples(uplinks: &[UplinkStatus]) -> Vec<Sample> {
         *totals.entry(attach.to_owned()).or_default() += 1;
     }
     labelled("attach", totals)
-}
-
-/// Rules and programs of others.
-fn foreign_metrics(status: &NetfilterStatus) -> [Metric; 2] {
-    let engines = Engine::ALL.map(|engine| (engine.as_str().to_owned(), 0));
-    let mut by_engine = BTreeMap::from(engines);
-    for (engine, found) in &status.engines {
-        *by_engine.entry(engine.as_str().to_owned()).or_default() += count(found.n);
-    }
-    for program in &status.programs {
-        let engine = program.engine.map_or("unknown", Engine::as_str);
-        *by_engine.entry(engine.to_owned()).or_default() += 1;
-    }
-    let rules = status.rules.as_ref();
-    let [alters, counts] =
-        [rules.map_or(0, |rules| rules.n_altering), rules.map_or(0, |rules| rules.n_counting)];
-    let unread = u64::from(status.problem.is_some());
-    let by_effect = [("alters", count(alters)), ("counts", count(counts)), ("not-read", unread)];
-    [
-        gauge(
-            "foreign_engines",
-            "Tables and chains of other NetworkPolicy engines on this node, and traffic control programs of others on interfaces of pods, by engine",
-            labelled("engine", by_engine),
-        ),
-        gauge(
-            "foreign_rules",
-            "With --short-cut on, netfilter rules of others that packets between pods of this node may meet, by whether they alter packets (drop, change, log, or not understood) or only count them; not-read is 1 if the rules cannot be read",
-            labelled("effect", by_effect.map(|(effect, n)| (effect.to_owned(), n))),
-        ),
-    ]
 }
 
 /// Health of the watch of each kind.
