@@ -20,6 +20,7 @@ use super::status::{
 };
 use crate::agent::state::Agent;
 use crate::agent::state::drop_totals::DropLabels;
+use crate::agent::state::overlays::{OverlayShortCut, OverlayState};
 use crate::agent::state::rule_totals::RuleGroup;
 use crate::agent::state::short_cuts::ShortCutStatus;
 use crate::telemetry::{Metric, Sample};
@@ -45,7 +46,7 @@ impl<K: Kernel> Agent<K> {
         ];
         metrics.extend(self.latency_metrics(&status));
         metrics.extend(source_metrics(&status));
-        metrics.extend(endpoint_metrics(&status.endpoints));
+        metrics.extend(endpoint_metrics(&status));
         let rule_counts = MapStatus {
             n_entries: self.rule_totals.n_counted(),
             capacity: usize::try_from(maps::MAX_RULE_COUNTS).unwrap_or(usize::MAX),
@@ -241,17 +242,22 @@ fn build_info() -> Metric {
 }
 
 /// The endpoints by state.
-fn endpoint_metrics(endpoints: &[EndpointStatus]) -> [Metric; 2] {
+fn endpoint_metrics(status: &Status) -> [Metric; 3] {
     [
         gauge(
             "endpoints",
             "Endpoints of this node, by the state of their policy and by how their programs are attached",
-            endpoint_samples(endpoints),
+            endpoint_samples(&status.endpoints),
         ),
         gauge(
             "short_cut_endpoints",
             "Endpoints of this node, by whether their connections to each other take the short cut, and by the reason why not",
-            short_cut_samples(endpoints),
+            short_cut_samples(&status.endpoints),
+        ),
+        gauge(
+            "overlay_short_cuts",
+            "Devices that lead to the pods of other nodes, by whether connections through them take the short cut, and by the reason why not",
+            overlay_samples(&status.overlay_short_cuts),
         ),
     ]
 }
@@ -286,6 +292,16 @@ fn short_cut_samples(endpoints: &[EndpointStatus]) -> Vec<Sample> {
         ShortCutStatus::ALL.iter().map(|state| (state.as_str().to_owned(), 0)).collect();
     for endpoint in endpoints {
         *totals.entry(endpoint.short_cut.as_str().to_owned()).or_default() += 1;
+    }
+    labelled("state", totals)
+}
+
+/// Number of devices that lead to the pods of other nodes, by family, by the state of their short cut.
+fn overlay_samples(overlays: &[OverlayShortCut]) -> Vec<Sample> {
+    let mut totals: BTreeMap<String, u64> =
+        OverlayState::ALL.iter().map(|state| (state.as_str().to_owned(), 0)).collect();
+    for overlay in overlays {
+        *totals.entry(overlay.state.as_str().to_owned()).or_default() += 1;
     }
     labelled("state", totals)
 }
