@@ -65,6 +65,15 @@ fn the_page_on_conformance_names_every_scenario_and_nothing_that_is_not_there() 
     for path in quoted.iter().filter(is_path) {
         ensure!(root.join(path).exists(), "docs/conformance.md names {path}, which is not there");
     }
+    for pair in quoted.windows(2) {
+        let [file, test] = pair else { continue };
+        let is_name =
+            test.contains('_') && test.chars().all(|c| c == '_' || c.is_ascii_lowercase());
+        if file.ends_with(".rs") && is_name {
+            let text = fs::read_to_string(root.join(file))?;
+            ensure!(text.contains(&format!("fn {test}(")), "{file} has no test {test}");
+        }
+    }
     Ok(())
 }
 

@@ -87,9 +87,31 @@ pub(super) fn denied_to_itself<M: PolicyMaps>(
     context: &HookContext,
     packet: &Packet,
 ) -> Option<Ruling> {
+    ruled_to_itself(maps, context, packet).filter(|ruling| !ruling.verdict.is_pass())
+}
+
+/// The ruling of an audited [`denial_to_itself`], which counts for its rule. Asked after [`denied_to_itself`], which found no enforced
+/// one, and only once for a connection.
+#[inline(always)]
+pub(super) fn audited_to_itself<M: PolicyMaps>(
+    maps: &M,
+    context: &HookContext,
+    packet: &Packet,
+) -> Option<Ruling> {
+    let audited =
+        ruled_to_itself(maps, context, packet).filter(|ruling| ruling.verdict.is_pass())?;
+    maps.count_rule(audited.rule);
+    Some(audited)
+}
+
+#[inline(always)]
+fn ruled_to_itself<M: PolicyMaps>(
+    maps: &M,
+    context: &HookContext,
+    packet: &Packet,
+) -> Option<Ruling> {
     let HookContext { ifindex, ingress_ifindex, .. } = *context;
     ruling(maps.denial_to_itself(ifindex, ingress_ifindex, context.egress_mark(), packet))
-        .filter(|ruling| !ruling.verdict.is_pass())
 }
 
 /// The ruling of a [`denial`].

@@ -65,7 +65,13 @@ impl Ruled {
     /// Whether a rule decides about the first packet of a connection.
     #[inline(always)]
     pub(super) const fn begins(self) -> bool {
-        self.0 & BEGINS != 0 && self.rule().0 != RuleId::NONE.0
+        self.is_first() && self.rule().0 != RuleId::NONE.0
+    }
+
+    /// Whether this is the ruling on the first packet of a connection.
+    #[inline(always)]
+    pub(super) const fn is_first(self) -> bool {
+        self.0 & BEGINS != 0
     }
 
     /// The rule.

@@ -295,6 +295,8 @@ pub struct RuleInWords<'a> {
     pub name: &'a str,
     /// The tier of its policy.
     pub tier: Tier,
+    /// Whether its policy is enforced.
+    pub mode: PolicyMode,
 }
 
 impl RuleInWords<'_> {
@@ -307,6 +309,6 @@ impl RuleInWords<'_> {
 /// The rule behind a reference; `None` if the state does not have it.
 pub fn rule_in_words<'a>(state: &'a ClusterState, reference: &RuleRef) -> Option<RuleInWords<'a>> {
     let listed = selection::find(state, reference)?;
-    let ListedRule { rule, action, name, tier, .. } = listed;
-    Some(RuleInWords { rule, action, name, tier })
+    let ListedRule { rule, action, name, tier, mode, .. } = listed;
+    Some(RuleInWords { rule, action, name, tier, mode })
 }

@@ -1,6 +1,9 @@
 //! `simulate --cases`.
 
 use expect_test::expect;
+use netpol_lab::generator;
+use netpol_lab::oracle::Oracle;
+use serde_json::Value;
 
 use crate::{check_stdin, output};
 
@@ -52,6 +55,33 @@ fn cases_are_evaluated_in_order_and_unreadable_lines_are_reported() {
         ! netpol-agent: -:7: probes[0].from: must have the members "namespace" and "pod", or "ip"
         ! netpol-agent: -: 3 lines could not be read
     "#]].assert_eq(&answers("compiled"));
+}
+
+#[test]
+fn generated_cases_with_all_tiers_get_the_verdicts_of_the_oracle() {
+    let cases: Vec<_> = generator::cases_with_tiers(3).take(25).collect();
+    let n_policies = cases.iter().flat_map(|case| &case.objects);
+    let n_policies = n_policies.filter(|object| object["kind"] == "ClusterNetworkPolicy").count();
+    assert!(n_policies > cases.len(), "{n_policies}");
+    let lines: Vec<_> = cases.iter().map(|case| serde_json::to_string(case).unwrap()).collect();
+    for engine in ["reference", "compiled"] {
+        let answers = output(
+            &format!("netpol-agent simulate --cases - --engine {engine}"),
+            &lines.join("\n"),
+        );
+        let answers: Vec<Value> =
+            answers.lines().skip(1).map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(answers.len(), cases.len());
+        for (case, answer) in cases.iter().zip(answers) {
+            let oracle = Oracle::new(&case.objects);
+            let of_oracle: Vec<_> = case
+                .probes
+                .iter()
+                .map(|probe| if oracle.allows(probe) { "allow" } else { "deny" })
+                .collect();
+            assert_eq!(answer["verdicts"], Value::from(of_oracle), "{engine}: {}", case.name);
+        }
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! `NETPOL_CASES` sets the number of generated sequences, `NETPOL_SEED` the seed.
 #![forbid(unsafe_code)]
 
+mod audited;
 mod compiled;
 mod flows;
 mod monotone;

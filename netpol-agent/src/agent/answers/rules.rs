@@ -5,10 +5,11 @@ use std::time::Instant;
 use netpol_common::maps::MAX_RULE_COUNTS;
 use netpol_policy::dataplane::port::Kernel;
 use netpol_policy::model::Action;
-use netpol_policy::resolve::{RuleRef, Tier, rule_in_words};
+use netpol_policy::resolve::{RuleInWords, RuleRef, Tier, rule_in_words};
 use serde::{Deserialize, Serialize};
 
 use crate::agent::state::Agent;
+use crate::agent::state::rule_totals::RuleGroup;
 
 /// The rules in force on this node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,8 +57,13 @@ impl<K: Kernel> Agent<K> {
     /// # Errors
     /// The counts cannot be read, or those of removed rules not be removed.
     pub(in crate::agent) fn observe_rules(&mut self, now: Instant) -> Result<(), K::Error> {
-        let Self { kernel, compiled, rule_totals, .. } = self;
-        let gone = rule_totals.observe(kernel.rule_counts()?, |id| compiled.rule(id).cloned());
+        let Self { kernel, compiled, rule_totals, state, .. } = self;
+        let group = |rule: &RuleRef| {
+            let RuleInWords { tier, action, mode, .. } = rule_in_words(state, rule)?;
+            Some(RuleGroup { tier, action, mode })
+        };
+        let name = |id| compiled.rule(id).cloned();
+        let gone = rule_totals.observe(kernel.rule_counts()?, name, group);
         // After the counts, so that the last ones of removed rules are theirs.
         rule_totals.set_in_force(compiled.rules(), now);
         kernel.remove_rule_counts(&gone)
@@ -106,6 +112,7 @@ mod tests {
     use super::*;
     use crate::agent::state::registry::Registry;
     use crate::agent::tests::{FakeKernel, Fixture, fixture, full_lists, pod, update};
+    use crate::telemetry::render;
 
     /// A policy that allows all ingress to every pod.
     fn policy(name: &str) -> Delta {
@@ -160,6 +167,9 @@ mod tests {
         let text = serde_json::to_value(&report).unwrap();
         assert_eq!(text["rules"][0]["policy"]["name"], "p");
         assert_eq!(text["rules"][0]["n_connections"], 3);
+        let metrics = render(fixture.agent.metrics(begin).unwrap(), None).unwrap();
+        let line = "netpol_tier_connections_total{tier=\"NetworkPolicy\",action=\"accept\",mode=\"enforce\"} 3";
+        assert!(metrics.lines().any(|found| found == line), "{metrics}");
     }
 
     #[test]

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use netpol_common::ids::RuleId;
-use netpol_policy::resolve::RuleRef;
+use netpol_policy::model::{Action, PolicyMode};
+use netpol_policy::resolve::{RuleRef, Tier};
 
 /// Rules with series of their own. A node can have thousands of rules in force, which would cost a Prometheus more than they tell.
 const MAX_RULES: usize = 50;
@@ -21,11 +22,57 @@ pub(in crate::agent) struct RuleTotal {
     pub(in crate::agent) since: Instant,
 }
 
+/// The properties by which a metric sums up rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::agent) struct RuleGroup {
+    /// The tier of its policy.
+    pub(in crate::agent) tier: Tier,
+    /// Its effect.
+    pub(in crate::agent) action: Action,
+    /// Whether its policy is enforced.
+    pub(in crate::agent) mode: PolicyMode,
+}
+
+impl RuleGroup {
+    /// The groups that decide connections: a rule that passes on does not, and a NetworkPolicy has no rules that deny.
+    pub(in crate::agent) fn deciding() -> impl Iterator<Item = Self> {
+        let effects = [
+            (Tier::Admin, Action::Accept),
+            (Tier::Admin, Action::Deny),
+            (Tier::NetworkPolicy, Action::Accept),
+            (Tier::Baseline, Action::Accept),
+            (Tier::Baseline, Action::Deny),
+        ];
+        effects.into_iter().flat_map(|(tier, action)| {
+            [PolicyMode::Enforce, PolicyMode::Audit].map(|mode| Self { tier, action, mode })
+        })
+    }
+
+    /// Its labels in the metric.
+    pub(in crate::agent) const fn labels(self) -> [(&'static str, &'static str); 3] {
+        let tier = match self.tier {
+            Tier::Admin => "Admin",
+            Tier::NetworkPolicy => "NetworkPolicy",
+            Tier::Baseline => "Baseline",
+        };
+        let action = match self.action {
+            Action::Accept => "accept",
+            Action::Deny => "deny",
+            Action::Pass => "pass",
+        };
+        let mode = match self.mode {
+            PolicyMode::Enforce => "enforce",
+            PolicyMode::Audit => "audit",
+        };
+        [("tier", tier), ("action", action), ("mode", mode)]
+    }
+}
+
 /// The sums.
 #[derive(Debug, Default)]
 pub(in crate::agent) struct RuleTotals {
-    /// What the kernel had counted when it was last read, with the rule that had the number then.
-    latest: BTreeMap<RuleId, (Option<RuleRef>, u64)>,
+    /// What the kernel had counted when it was last read, with the rule that had the number then, and its group.
+    latest: BTreeMap<RuleId, Latest>,
     in_force: BTreeMap<RuleRef, RuleTotal>,
     /// Connections of rules that are not in force any more.
     n_of_removed: u64,
@@ -33,6 +80,15 @@ pub(in crate::agent) struct RuleTotals {
     of_rules: BTreeMap<RuleRef, u64>,
     /// Connections of rules while they had no series of their own.
     n_of_others: u64,
+    of_groups: BTreeMap<RuleGroup, u64>,
+}
+
+/// What the kernel had counted for a number.
+#[derive(Debug, Default)]
+struct Latest {
+    rule: Option<RuleRef>,
+    group: Option<RuleGroup>,
+    n: u64,
 }
 
 impl RuleTotals {
@@ -43,9 +99,9 @@ impl RuleTotals {
         now: Instant,
     ) {
         let named: BTreeMap<RuleId, &RuleRef> = rules.collect();
-        for (id, (name, _)) in &mut self.latest {
-            if name.is_none() {
-                *name = named.get(id).copied().cloned();
+        for (id, Latest { rule, .. }) in &mut self.latest {
+            if rule.is_none() {
+                *rule = named.get(id).copied().cloned();
             }
         }
         let present: BTreeSet<&RuleRef> = named.values().copied().collect();
@@ -63,12 +119,13 @@ impl RuleTotals {
         }
     }
 
-    /// Adds what the counts have gained. `name` is the rule in force behind a number. Returns the numbers that stand for nothing any
-    /// more: the caller removes their counts.
+    /// Adds what the counts have gained. `name` is the rule in force behind a number, `group` its group, unless its policy has been
+    /// deleted just now. Returns the numbers that stand for nothing any more: the caller removes their counts.
     pub(in crate::agent) fn observe(
         &mut self,
         counts: BTreeMap<RuleId, u64>,
         name: impl Fn(RuleId) -> Option<RuleRef>,
+        group: impl Fn(&RuleRef) -> Option<RuleGroup>,
     ) -> Vec<RuleId> {
         let mut latest = std::mem::take(&mut self.latest);
         let mut gone = Vec::new();
@@ -78,14 +135,18 @@ impl RuleTotals {
             if known.is_none() {
                 gone.push(id);
             }
-            let (earlier, n_before) = before.unwrap_or_default();
+            let before = before.unwrap_or_default();
             // A count that is lower than before began again.
-            let gain = if n_before <= n { n - n_before } else { n };
-            let rule = known.or(earlier);
+            let gain = if before.n <= n { n - before.n } else { n };
+            let group = known.as_ref().and_then(&group).or(before.group);
+            let rule = known.or(before.rule);
             if gain > 0 {
                 self.add(rule.as_ref(), gain);
+                if let Some(group) = group {
+                    *self.of_groups.entry(group).or_default() += gain;
+                }
             }
-            self.latest.insert(id, (rule, n));
+            self.latest.insert(id, Latest { rule, group, n });
         }
         for id in &gone {
             self.latest.remove(id);
@@ -137,6 +198,11 @@ impl RuleTotals {
         self.latest.len()
     }
 
+    /// Connections that the rules of a group have decided.
+    pub(in crate::agent) fn of_group(&self, group: RuleGroup) -> u64 {
+        self.of_groups.get(&group).copied().unwrap_or_default()
+    }
+
     /// The sums of rules with series of their own, and under `None` that of all others.
     pub(in crate::agent) fn of_rules(&self) -> impl Iterator<Item = (Option<&RuleRef>, u64)> {
         let others = std::iter::once((None, self.n_of_others));
@@ -172,7 +238,11 @@ mod tests {
 
         fn observe(&mut self, counts: &[(u32, u64)]) -> Vec<RuleId> {
             let counts = counts.iter().map(|(id, n)| (RuleId(*id), *n)).collect();
-            self.totals.observe(counts, |id| self.named.get(&id).cloned())
+            let group = |rule: &RuleRef| {
+                let tier = if rule.index == 0 { Tier::Admin } else { Tier::Baseline };
+                Some(RuleGroup { tier, action: Action::Deny, mode: PolicyMode::Enforce })
+            };
+            self.totals.observe(counts, |id| self.named.get(&id).cloned(), group)
         }
 
         fn n(&self, index: usize) -> Option<u64> {
@@ -211,6 +281,19 @@ mod tests {
         // A number of an agent before this one.
         assert_eq!(rules.observe(&[(2, 1), (9, 4)]), [RuleId(9)]);
         assert_eq!(rules.totals.n_of_removed(), 10);
+    }
+
+    #[test]
+    fn the_sum_of_a_tier_has_the_last_connections_of_removed_rules() {
+        let mut rules = rules(&[(1, 0), (2, 1)]);
+        rules.observe(&[(1, 5), (2, 1)]);
+        rules.set(&[(3, 1)]);
+        rules.observe(&[(1, 6), (2, 2), (3, 4)]);
+        let of = |tier| {
+            let mode = PolicyMode::Enforce;
+            rules.totals.of_group(RuleGroup { tier, action: Action::Deny, mode })
+        };
+        assert_eq!((of(Tier::Admin), of(Tier::Baseline)), (6, 6));
     }
 
     #[test]

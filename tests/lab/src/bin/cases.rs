@@ -1,10 +1,11 @@
-//! `cargo run -p netpol-lab --bin cases -- --seed 1 --n 1000 [--features]`: generated cases, one JSON line each, or
-//! a census of the API features that they exercise.
+//! `cargo run -p netpol-lab --bin cases -- --seed 1 --n 1000 [--tiers] [--features]`: generated cases, one JSON line each, or
+//! a census of the API features that they exercise. With `--tiers` their clusters have `ClusterNetworkPolicies` too.
 #![forbid(unsafe_code)]
 
 use std::io::{self, Write as _};
 
 use anyhow::{Context as _, Result, bail};
+use netpol_lab::case::Case;
 use netpol_lab::generator::{self, features::Census};
 
 fn main() -> Result<()> {
@@ -27,6 +28,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 fn run() -> Result<()> {
     let (mut seed, mut n_cases, mut shows_features) = (1, 1000, false);
+    let mut has_tiers = false;
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut number = || -> Result<u64> {
@@ -37,12 +39,18 @@ fn run() -> Result<()> {
             "--seed" => seed = number()?,
             "--n" => n_cases = number()?,
             "--features" => shows_features = true,
-            _ => bail!("usage: cases [--seed N] [--n N] [--features]"),
+            "--tiers" => has_tiers = true,
+            _ => bail!("usage: cases [--seed N] [--n N] [--tiers] [--features]"),
         }
     }
     let mut out = io::BufWriter::new(io::stdout().lock());
     let mut census = Census::default();
-    for case in generator::cases(seed).take(usize::try_from(n_cases)?) {
+    let cases: Box<dyn Iterator<Item = Case>> = if has_tiers {
+        Box::new(generator::cases_with_tiers(seed))
+    } else {
+        Box::new(generator::cases(seed))
+    };
+    for case in cases.take(usize::try_from(n_cases)?) {
         if shows_features {
             census.add(&case);
         } else {

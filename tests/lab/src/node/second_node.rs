@@ -10,8 +10,8 @@ use serde_json::json;
 use super::agent::{self, Agent, Config};
 use super::netns::Netns;
 use super::server::Server;
-use super::topology::NODE;
-use super::{Host, Lab, Labels, PodSpec, teardown};
+use super::topology::{ETHERNET_MTU, NODE};
+use super::{HOST_PORTS, Host, Lab, Labels, PodSpec, teardown};
 
 /// The other node's name.
 pub const NAME: &str = "node-2";
@@ -49,6 +49,7 @@ pub struct NewPod {
     pub netns: Netns,
     /// The index of its interface on the node.
     pub host_ifindex: u32,
+    _server: Server,
 }
 
 /// The node's end of a [`NewPod`]'s interface.
@@ -73,10 +74,25 @@ impl NewPod {
         ))?;
         node.netns.configure(&format!("route add {address}/32 dev {HOST_END}\n"))
     }
+
+    /// Gives it another address, of IPv6.
+    ///
+    /// # Errors
+    /// `ip` fails.
+    pub fn add_address(&self, node: &SecondNode, address: IpAddr) -> Result<()> {
+        let gateway = "fd00:10:244:2::1";
+        // The kernel answers for an IPv6 address only on the interface that has it.
+        node.netns.configure(&format!(
+            "address add {gateway}/128 dev {HOST_END} nodad\nroute add {address}/128 dev {HOST_END}\n"
+        ))?;
+        self.netns.configure(&format!(
+            "address add {address}/128 dev eth0 nodad\nroute add default via {gateway} dev eth0 onlink\n"
+        ))
+    }
 }
 
 impl SecondNode {
-    /// Makes the interface of new pods.
+    /// Makes the interface of new pods, and a server that answers there as one on a host does.
     ///
     /// # Errors
     /// `ip` fails.
@@ -88,7 +104,8 @@ impl SecondNode {
         ))?;
         netns.configure("link set eth0 up\n")?;
         let host_ifindex = self.netns.interface_index(HOST_END)?;
-        Ok(NewPod { netns, host_ifindex })
+        let server = Server::start(&netns, &HOST_PORTS)?;
+        Ok(NewPod { netns, host_ifindex, _server: server })
     }
 
     /// Starts an agent on it, which watches the API server of the lab, with these environment variables. Returns its configuration.
@@ -118,14 +135,14 @@ impl Lab {
         let netns = Netns::create(&teardown::netns_name(&self.name, NAME))?;
         let node = self.netns(&Host::Node)?;
         self.netns(&Host::Office)?.configure(&format!(
-            "link add to-node-2 type veth peer name eth0 netns {}\nlink set to-node-2 master eth0 up\n",
+            "link add to-node-2 mtu {ETHERNET_MTU} type veth peer name eth0 mtu {ETHERNET_MTU} netns {}\nlink set to-node-2 master eth0 up\n",
             netns.name(),
         ))?;
         netns.configure(&format!(
             "address add {v4}/24 dev eth0\naddress add {v6}/64 dev eth0 nodad\nlink set eth0 up\n"
         ))?;
+        node.configure(&own_tunnel())?;
         let [own_v4, _] = NODE;
-        node.configure(&tunnel(1, own_v4, 2, v4))?;
         netns.configure(&tunnel(2, v4, 1, own_v4))?;
         for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
             netns.set(key, "1")?;
@@ -150,6 +167,12 @@ impl Lab {
         self.manifests().write_object(&spec.file(), &object)?;
         Ok(SecondNode { netns, pod: far, _server: server, agent: None })
     }
+}
+
+/// The device that leads from the first node to the second one, as flanneld makes it, for `ip -batch`.
+pub fn own_tunnel() -> String {
+    let ([own, _], [other, _]) = (NODE, ADDRESSES);
+    tunnel(1, own, 2, other)
 }
 
 /// The configuration that flanneld makes on node `own` for the pods of node `other`.

@@ -79,22 +79,30 @@ pub struct Tracer {
 impl Tracer {
     /// Attaches to all threads of a process, and waits until it has.
     ///
+    /// `strace` lists the threads once. It misses one that a thread not yet attached starts meanwhile, so it is started anew
+    /// until it has all.
+    ///
     /// # Errors
     /// It cannot be started, or does not attach.
     pub fn attach(pid: u32, task: &Task, output: &Path) -> Result<Self> {
-        let mut strace = Command::new("strace");
-        strace.args(task.args(output)).args(["-p", &pid.to_string()]);
-        let strace = strace.stdin(Stdio::null()).spawn().context("starting strace")?;
-        let tracer = Self { strace, output: output.to_owned() };
         until("the tracer of all threads", LIMIT, || {
-            let mut n_left = 0;
-            for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-                let status = fs::read_to_string(thread?.path().join("status"))?;
-                n_left += usize::from(status.lines().any(|line| line == "TracerPid:\t0"));
-            }
-            Ok(if n_left == 0 { Look::Done(()) } else { Look::NotYet(format!("{n_left} are not")) })
-        })?;
-        Ok(tracer)
+            let mut strace = Command::new("strace");
+            strace.args(task.args(output)).args(["-p", &pid.to_string()]);
+            let strace = strace.stdin(Stdio::null()).spawn().context("starting strace")?;
+            let tracer = Self { strace, output: output.to_owned() };
+            let attached = until("the tracer of all threads", LIMIT / 5, || {
+                let n_left = n_untraced(pid)?;
+                Ok(if n_left == 0 {
+                    Look::Done(())
+                } else {
+                    Look::NotYet(format!("{n_left} are not"))
+                })
+            });
+            Ok(match attached {
+                Ok(()) => Look::Done(tracer),
+                Err(error) => Look::NotYet(error.to_string()),
+            })
+        })
     }
 
     /// Detaches and returns the recorded calls.
@@ -120,6 +128,17 @@ impl Drop for Tracer {
     fn drop(&mut self) {
         self.let_go();
     }
+}
+
+/// The number of threads of a process without a tracer.
+fn n_untraced(pid: u32) -> Result<usize> {
+    let mut n_untraced = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread that has ended has none.
+        let status = fs::read_to_string(thread?.path().join("status")).unwrap_or_default();
+        n_untraced += usize::from(status.lines().any(|line| line == "TracerPid:\t0"));
+    }
+    Ok(n_untraced)
 }
 
 /// The points in the output of `strace`, in chronological order. Equal points of several threads count once.

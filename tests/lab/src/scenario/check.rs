@@ -112,14 +112,15 @@ fn connection(state: &State<'_>, question: &Question) -> Option<(IpAddr, IpAddr,
     }
 }
 
-/// The reason of the deciding end: the first that drops, else one whose reason is not merely that the pod is not isolated,
-/// the destination before the source.
+/// The reason of the deciding end: the first that drops, else one that is reported, else one whose reason is not merely that the pod
+/// is not isolated, the destination before the source.
 fn reason(decision: &Decision) -> Result<String> {
     let ends = [&decision.egress, &decision.ingress];
     let drop = ends.into_iter().flatten().find(|end| !end.verdict.is_pass());
     let last = ends.into_iter().rev().flatten();
+    let reported = last.clone().find(|end| end.verdict == EndVerdict::Audited);
     let speaks = last.clone().find(|end| end.verdict != EndVerdict::NotIsolated);
-    let Some(end) = drop.or(speaks).or(last.clone().next()) else {
+    let Some(end) = drop.or(reported).or(speaks).or(last.clone().next()) else {
         return Ok("no-pod".to_owned());
     };
     let verdict = serde_json::to_value(end.verdict)?;

@@ -5,26 +5,23 @@ mod shown;
 mod waited;
 
 use std::io::{BufRead as _, BufReader};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use netpol_lab::binaries::binary;
 use netpol_lab::fake_api::{Executed, FakeApi};
-use netpol_lab::node::agent::{Config, call};
+use netpol_lab::node::agent::Config;
 use netpol_lab::node::second_node::{NAME as SECOND, NewPod};
-use netpol_lab::node::topology::{NODE_NAME as FIRST, Wiring};
+use netpol_lab::node::topology::NODE_NAME as FIRST;
 use netpol_lab::node::wait::{LIMIT, Look, until};
-use netpol_lab::node::{Family, Host, Lab, SecondNode, labels};
-use netpol_proto::{Add, Attachment, PodRef, Request, Response};
+use netpol_lab::node::{Family, Host, Lab, SecondNode};
 use serde_json::json;
 
-use super::{lab_without_agent, web};
-
-/// The address of the pod on the second node.
-const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 244, 2, 20));
+use super::two_nodes::TwoNodes;
+use super::web;
 
 /// Two nodes with an agent each. On the first is shop/web, on the second shop/client.
 struct Live {
@@ -37,50 +34,13 @@ struct Live {
 
 impl Live {
     fn start(name: &str) -> Result<Option<Self>> {
-        let Some(mut lab) = lab_without_agent(name, Wiring::Bridge)? else { return Ok(None) };
-        let mut second = lab.add_second_node("default/far", &labels(&[("app", "far")]))?;
-        let api = lab.start_api_server()?;
-        api.put(json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": SECOND } }));
-        lab.start_agent()?;
-        lab.add_pod(web())?;
-        let second_agent = second.start_agent(&lab, &["NETPOL_PUBLISH_ADDRESSES=off"])?;
-        let pod = second.add_interface(&lab)?;
-        pod.readdress(&second, None, CLIENT)?;
-        let live = Self { lab, api, _second: second, second_agent, pod };
-        live.add_client()?;
+        let Some(nodes) = TwoNodes::start(name, web(), &json!([]))? else { return Ok(None) };
+        let TwoNodes { lab, api, second, second_agent, client } = nodes;
+        let live = Self { lab, api, _second: second, second_agent, pod: client };
         for (node, config) in [(FIRST, live.lab.agent_config()), (SECOND, &live.second_agent)] {
             live.put_agent(node, config)?;
         }
         Ok(Some(live))
-    }
-
-    fn add_client(&self) -> Result<()> {
-        self.api.put(json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": { "name": "client", "namespace": "shop", "uid": "client", "labels": { "role": "client" } },
-            "spec": { "nodeName": SECOND, "containers": [{ "name": "c" }] },
-            "status": { "phase": "Running", "podIPs": [{ "ip": CLIENT.to_string() }] },
-        }));
-        let add = Add {
-            attachment: Attachment {
-                container_id: "client".to_owned(),
-                container_ifname: "eth0".to_owned(),
-            },
-            network: "lab".to_owned(),
-            netns: self.pod.netns.path().display().to_string(),
-            host_ifname: "new0".to_owned(),
-            host_ifindex: self.pod.host_ifindex,
-            pod: PodRef {
-                namespace: "shop".to_owned(),
-                name: "client".to_owned(),
-                uid: Some("client".to_owned()),
-            },
-            addresses: vec![CLIENT],
-            is_unshaped: true,
-        };
-        let answer = call(&self.second_agent.socket(), &Request::Add(add))?;
-        ensure!(answer == Response::Ok, "{answer:?}");
-        Ok(())
     }
 
     /// The agent's pod, in which commands run as on the node.

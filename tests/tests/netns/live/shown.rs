@@ -7,6 +7,7 @@ use netpol_lab::node::{Family, Host};
 use serde_json::json;
 
 use super::{FIRST, Live, SECOND, try_to_connect};
+use crate::two_nodes::CLIENT;
 use crate::visitor;
 
 /// How late a drop may be shown.
@@ -46,9 +47,10 @@ fn a_drop_on_either_node_is_shown_within_a_second_with_pod_peer_and_policy() -> 
         following.expect(&texts)?;
     }
     let web = live.lab.addresses(&Host::pod("shop/web"))?.to_owned();
-    let peer = format!("shop/client ({})", super::CLIENT);
+    let [client, _] = CLIENT;
+    let peer = format!("shop/client ({client})");
     let of_first = ["shop/web", "ingress", &peer, "80/TCP", "not-allowed", "shop/deny-web"];
-    let other = format!("shop/web ({})", web.first().copied().unwrap_or(super::CLIENT));
+    let other = format!("shop/web ({})", web.first().copied().unwrap_or(client));
     let of_second = ["shop/client", "egress", &other, "81/TCP", "not-allowed", "shop/client-to-80"];
     for (port, texts) in [(80, of_first), (81, of_second)] {
         live.knock(port)?;

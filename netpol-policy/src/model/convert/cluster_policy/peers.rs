@@ -78,11 +78,43 @@ fn peer(
         }
         "networks" => networks(value, &path, effect, findings),
         _ => {
-            let message = format!("domain names are not supported: {effect}");
-            findings.report(Code::Unsupported, &path, message);
+            domain_names(value, &path, effect, findings);
             None
         }
     }
+}
+
+/// Validates domain names, which are not evaluated: they close the rule, whether or not they are valid.
+///
+/// Source: policy.networking.k8s.io/v1alpha2 `DomainName`.
+fn domain_names(value: &Value, path: &Path<'_>, effect: &str, findings: &mut Findings) {
+    let Some(items) = findings.list(path, Some(value), effect) else { return };
+    if items.is_empty() {
+        let message = format!("has no names, which does not mean all of them: {effect}");
+        findings.report(Code::InvalidPeer, path, message);
+        return;
+    }
+    report_length(items.len(), path, findings);
+    for (index, item) in items.iter().enumerate() {
+        if !item.as_str().is_some_and(is_domain_name) {
+            let message = format!("{item} is not a domain name such as *.example.org: {effect}");
+            findings.report(Code::InvalidPeer, &path.item(index), message);
+        }
+    }
+    let message = format!("domain names are not supported: {effect}");
+    findings.report(Code::Unsupported, path, message);
+}
+
+/// Whether this is a name of two labels or more, the first of which may be a wildcard for several.
+fn is_domain_name(text: &str) -> bool {
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let is_inner = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let is_label = |label: &str| {
+        let is_outer = |c: char| c.is_ascii_alphanumeric();
+        label.starts_with(is_outer) && label.ends_with(is_outer) && label.chars().all(is_inner)
+    };
+    name.contains('.') && name.split('.').all(is_label)
 }
 
 /// Pods by the labels of their namespace and their own.

@@ -200,6 +200,33 @@ fn destinations_that_are_not_understood_close_the_rule() {
 }
 
 #[test]
+fn domain_names_are_validated_and_close_the_rule() {
+    check_rules(
+        "egress: [
+          { action: Accept, to: [{ domainNames: [example.org, 'a-b.example.org.', '*.example.org'] }] },
+          { action: Accept, to: [{ domainNames: [] }] },
+          { action: Pass, to: [{ domainNames: ['*', '-a.org', 'a..org', 'a.*.org', 7] }] },
+          { action: Deny, to: [{ domainNames: example.org }] },
+          { action: Accept, to: [{ domainNames: [example.org], nodes: {} }] }
+        ]",
+        &expect![[r#"
+            p Admin 5 pods {} in {}
+            egress[2] Deny  everybody on everything
+            egress[3] Deny  everybody on everything
+            ! unsupported spec.egress[0].to[0].domainNames domain names are not supported: the rule matches nothing
+            ! invalid-peer spec.egress[1].to[0].domainNames has no names, which does not mean all of them: the rule matches nothing
+            ! invalid-peer spec.egress[2].to[0].domainNames[0] "*" is not a domain name such as *.example.org: the rule denies everything
+            ! invalid-peer spec.egress[2].to[0].domainNames[1] "-a.org" is not a domain name such as *.example.org: the rule denies everything
+            ! invalid-peer spec.egress[2].to[0].domainNames[2] "a..org" is not a domain name such as *.example.org: the rule denies everything
+            ! invalid-peer spec.egress[2].to[0].domainNames[3] "a.*.org" is not a domain name such as *.example.org: the rule denies everything
+            ! invalid-peer spec.egress[2].to[0].domainNames[4] 7 is not a domain name such as *.example.org: the rule denies everything
+            ! unsupported spec.egress[2].to[0].domainNames domain names are not supported: the rule denies everything
+            ! malformed spec.egress[3].to[0].domainNames is a string, not a list: the rule denies everything
+            ! invalid-peer spec.egress[4].to[0] has not exactly one of namespaces, pods, nodes, networks, domainNames: the rule matches nothing"#]],
+    );
+}
+
+#[test]
 fn a_policy_that_is_not_understood_accepts_nothing_and_passes_nothing_on() {
     let rules = "ingress: [
           { action: Accept, from: [{ namespaces: {} }] },
