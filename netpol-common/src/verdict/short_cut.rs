@@ -241,7 +241,7 @@ pub fn arrival<M: PolicyMaps>(
     let mut flow = FlowValue::UNKNOWN;
     let is_known = maps.flow(&key, &packet.src, &mut flow).is_some();
     let is_live = is_known && !flow::is_expired(&flow, key.protocol, now);
-    if is_known && flow.redirect == overlay && ends_connection(packet) {
+    if is_live && flow.redirect == overlay && ends_connection(packet) {
         return Arrival::HOOK;
     }
     let begins = opens

@@ -39,12 +39,20 @@ enum Event {
     Wait(u64),
 }
 
+/// The pod with which the first pod exchanges packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Peer {
+    /// The second pod of the node.
+    Near,
+    /// One of another node.
+    Far,
+}
+
 /// A packet between the two pods.
 #[derive(Clone, Debug)]
 struct Sent {
     is_back: bool,
-    /// Between the first pod and one of another node.
-    is_far: bool,
+    peer: Peer,
     /// By the gateway, which routes it back to the same bridge. Between nodes: at the end of its hops.
     is_routed: bool,
     is_v6: bool,
@@ -90,11 +98,11 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     ];
     let option_words = prop_oneof![14 => Just(0_u8), 1 => Just(1)];
     let is_routed = prop_oneof![9 => Just(false), 1 => Just(true)];
-    let far = (any::<bool>(), any::<bool>());
-    let sent = (far, is_routed, any::<bool>(), option_words, fragment, kind).prop_map(
-        |((is_back, is_far), is_routed, is_v6, option_words, fragment, kind)| Sent {
+    let ends = (any::<bool>(), select(vec![Peer::Near, Peer::Far]));
+    let sent = (ends, is_routed, any::<bool>(), option_words, fragment, kind).prop_map(
+        |((is_back, peer), is_routed, is_v6, option_words, fragment, kind)| Sent {
             is_back,
-            is_far,
+            peer,
             is_routed,
             is_v6,
             option_words,
@@ -131,7 +139,10 @@ impl Sent {
     /// The frame, addressed to this device.
     fn frame_to(&self, other: Mac) -> Vec<u8> {
         // An address that some policies know is the far pod's.
-        let peer = if self.is_far { 4 } else { 2 };
+        let peer = match self.peer {
+            Peer::Near => 2,
+            Peer::Far => 4,
+        };
         let (from, to) = if self.is_back { (peer, 1) } else { (1, peer) };
         let ends = |from: u8, to: u8| {
             if self.is_v6 {
@@ -178,9 +189,9 @@ impl Sent {
             segment,
         };
         let mut bytes = Frame::Ip(packet, usize::MAX).bytes();
-        if self.is_far && self.is_routed {
-            let hops = bytes.get_mut(if self.is_v6 { 21 } else { 22 });
-            *hops.expect("a header") = 1;
+        let hops = bytes.get_mut(if self.is_v6 { 21 } else { 22 });
+        if let (Peer::Far, true, Some(hops)) = (self.peer, self.is_routed, hops) {
+            *hops = 1;
         }
         let [(_, own), _] = self.ends();
         let rest = bytes.get(12..).unwrap_or_default();
@@ -190,7 +201,10 @@ impl Sent {
     /// Sender and receiver.
     fn ends(&self) -> [(IfIndex, Mac); 2] {
         let [client, server] = ENDS;
-        let server = if self.is_far { OVERLAY } else { server };
+        let server = match self.peer {
+            Peer::Near => server,
+            Peer::Far => OVERLAY,
+        };
         if self.is_back { [server, client] } else { [client, server] }
     }
 
@@ -198,14 +212,14 @@ impl Sent {
     fn connection(&self) -> Option<Connection> {
         match self.kind {
             _ if self.fragment.is_some_and(|fragment| fragment.offset_units > 0) => None,
-            Kind::Tcp { port, .. } => Some((self.is_far, self.is_v6, port)),
+            Kind::Tcp { port, .. } => Some((self.peer, self.is_v6, port)),
             Kind::Udp { .. } | Kind::Echo | Kind::Unreachable { .. } => None,
         }
     }
 }
 
-/// Whether it is far, whether it is IPv6, and the client's port.
-type Connection = (bool, bool, u16);
+/// The peer, whether it is IPv6, and the client's port.
+type Connection = (Peer, bool, u16);
 
 /// What became of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -265,10 +279,10 @@ impl Node {
     }
 
     fn send(&self, sent: &Sent) -> (Fate, Route) {
-        match (sent.is_far, sent.is_back) {
-            (false, _) => self.send_near(sent),
-            (true, false) => self.send_away(sent),
-            (true, true) => self.receive(sent),
+        match (sent.peer, sent.is_back) {
+            (Peer::Near, _) => self.send_near(sent),
+            (Peer::Far, false) => self.send_away(sent),
+            (Peer::Far, true) => self.receive(sent),
         }
     }
 
@@ -489,20 +503,49 @@ fn the_same_packets_arrive_with_the_short_cut_and_without() {
     assert!(n_short.get() > usize::try_from(cases).unwrap(), "only {} took it", n_short.get());
 }
 
-/// A pod that may forward sends from an address outside; the answer goes to the node, which routes it.
+/// Conntrack may have seen the packets after the flow had expired.
 #[test]
-fn an_answer_to_an_address_outside_is_not_redirected_to_the_pod_that_forwarded() {
-    let [(forwarder, its_mac), (server, server_mac)] = ENDS;
+fn what_ends_an_expired_connection_does_not_bring_it_back_to_the_short_cut() {
+    let sent = |is_back, flags| Sent {
+        is_back,
+        peer: Peer::Far,
+        is_routed: false,
+        is_v6: false,
+        option_words: 0,
+        fragment: None,
+        kind: Kind::Tcp { port: 40_000, flags },
+    };
+    let mut node = Node::new(&short_cut_pods());
+    assert_eq!(node.send(&sent(false, 0x02)).1, Route::Short);
+    assert_eq!(node.send(&sent(true, 0x12)).1, Route::Short);
+    assert_eq!(node.send(&sent(true, 0x11)).1, Route::Short);
+    // Longer than a connection that ends.
+    node.now.0 += 3_600_000_000_000;
+    assert_eq!(node.send(&sent(false, 0x10)).1, Route::Usual);
+    assert_eq!(node.send(&sent(true, 0x11)).1, Route::Usual);
+}
+
+/// Both pods, which are not isolated and take the short cut.
+fn short_cut_pods() -> MapState {
     let mut state = MapState { addresses: own_addresses(), ..MapState::default() };
-    for ((ifindex, mac), traits) in ENDS.into_iter().zip([EndpointValue::FORWARDS, 0]) {
+    for (ifindex, mac) in ENDS {
         let value = EndpointValue {
             state: EndpointValue::READY,
-            traits: EndpointValue::SHORT_CUT | traits,
+            traits: EndpointValue::SHORT_CUT,
             ..EndpointValue::blocked()
         };
         let endpoint = EndpointMapState { value, container_id: Arc::from("x"), mac };
         state.endpoints.insert(ifindex, endpoint);
     }
+    state
+}
+
+/// A pod that may forward sends from an address outside; the answer goes to the node, which routes it.
+#[test]
+fn an_answer_to_an_address_outside_is_not_redirected_to_the_pod_that_forwarded() {
+    let [(forwarder, its_mac), (server, server_mac)] = ENDS;
+    let mut state = short_cut_pods();
+    state.endpoints.get_mut(&forwarder).unwrap().value.traits |= EndpointValue::FORWARDS;
     let node = Node::new(&state);
     let frame = |ends, (src_port, dst_port), flags, to: Mac, from: Mac| {
         let packet = Packet {
