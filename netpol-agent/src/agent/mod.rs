@@ -41,6 +41,7 @@ pub use answers::status::{
 };
 pub use config::{CONTROL_SOCKET, Config, PublishAddresses, Source, state_files};
 pub use run::{lock, run};
+pub use state::overlays::{OverlayShortCut, OverlayState};
 pub use state::publishing::PublishingOutcome;
 pub use state::registry::{Record, Registry};
 pub use state::short_cuts::{ShortCut, ShortCutStatus};

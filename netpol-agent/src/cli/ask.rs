@@ -13,9 +13,9 @@ use netpol_terminal::{DENIED, FAILED, Output, Terminal};
 
 use super::args::{AgentArgs, ExplainArgs, FlowsArgs, RulesArgs, StatusArgs};
 use crate::agent::{
-    Attached, CONTROL_SOCKET, FlowRecord, InterfaceState, MapStatus, NetfilterStatus, PolicyStatus,
-    Protection, PublishingOutcome, PublishingStatus, RuleRecord, RuleReport, ShortCutStatus,
-    SourceStatus, Status, TunnelStatus, UplinkStatus,
+    Attached, CONTROL_SOCKET, FlowRecord, InterfaceState, MapStatus, NetfilterStatus,
+    OverlayShortCut, OverlayState, PolicyStatus, Protection, PublishingOutcome, PublishingStatus,
+    RuleRecord, RuleReport, ShortCutStatus, SourceStatus, Status, TunnelStatus, UplinkStatus,
 };
 use crate::control::client;
 
@@ -30,6 +30,24 @@ pub(super) fn status(args: StatusArgs, terminal: &mut Terminal<'_>) -> anyhow::R
     let status: Status = serde_json::from_str(&text).context("parsing the agent's answer")?;
     write_status(&status, &mut terminal.stdout)?;
     Ok(0)
+}
+
+/// Whether connections with pods of other nodes take the short cut.
+fn write_overlays(overlays: &[OverlayShortCut], out: &mut dyn Write) -> io::Result<()> {
+    for OverlayShortCut { device, family, state, n_networks } in overlays {
+        let answer = match state {
+            OverlayState::On => format!("takes the short cut ({n_networks} networks)"),
+            OverlayState::NoPods
+            | OverlayState::Netfilter
+            | OverlayState::Mtu
+            | OverlayState::Program
+            | OverlayState::NoMac => {
+                format!("no short cut: {}", state.as_str())
+            }
+        };
+        writeln!(out, "  {device} ({family}, pods of other nodes): {answer}")?;
+    }
+    Ok(())
 }
 
 fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
@@ -55,6 +73,7 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         .collect();
     writeln!(out, "  map entries: {}", fill.join(", "))?;
     write_attachments(status, out)?;
+    write_overlays(&status.overlay_short_cuts, out)?;
     write_publishing(&status.publishing, out)?;
     write_netfilter(&status.netfilter, out)?;
     let mut policies = table(&["POLICY", "CONCERNS", "OVER CAPACITY", "NOTES"]);

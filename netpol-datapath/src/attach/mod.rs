@@ -104,11 +104,11 @@ impl Attachments for Datapath {
 
     /// # Errors
     /// [`Error::NotPinned`] for a private copy, [`Error::NoDevice`], [`Error::Attach`], [`Error::Filter`].
-    fn foreign_programs(&self, ifindex: IfIndex) -> Result<Vec<String>, Error> {
+    fn foreign_programs(&self, ifindex: IfIndex, role: DeviceRole) -> Result<Vec<String>, Error> {
         let pins = self.pins.as_ref().ok_or(Error::NotPinned)?;
         let device = Device::find(ifindex)?;
         let mut found = Vec::new();
-        for program in Role::Pod.programs() {
+        for program in Role::from(role).programs() {
             found.extend((Site { pins, device: &device, program: *program }).foreign()?);
         }
         Ok(found)

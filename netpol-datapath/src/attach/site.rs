@@ -28,7 +28,7 @@ impl Program {
     /// The side of the device that the program is attached to.
     pub(super) const fn side(self) -> Side {
         match self {
-            Self::PodEgress | Self::UplinkIngress => Side::Ingress,
+            Self::PodEgress | Self::UplinkIngress | Self::UplinkIngressL3 => Side::Ingress,
             Self::PodIngress | Self::UplinkEgress | Self::UplinkEgressL3 => Side::Egress,
         }
     }

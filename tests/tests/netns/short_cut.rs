@@ -5,6 +5,7 @@ use std::net::{IpAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use netpol_lab::node::netns::Netns;
 use netpol_lab::node::topology::Wiring;
 use netpol_lab::node::wait::{LIMIT, Look, until};
 use netpol_lab::node::{Bridge, Family, Host, Lab, Passing, PodSpec, Stream};
@@ -35,10 +36,16 @@ fn with_options(name: &str, options: &[&str]) -> Result<Option<Lab>> {
     Ok(Some(lab))
 }
 
-fn nft(lab: &Lab, args: &[&str]) -> Result<String> {
+/// Runs `nft` on the node.
+pub(super) fn nft(lab: &Lab, args: &[&str]) -> Result<String> {
+    nft_in(lab.netns(&Host::Node)?, args)
+}
+
+/// Runs `nft` in a namespace.
+pub(super) fn nft_in(netns: &Netns, args: &[&str]) -> Result<String> {
     let mut command = Command::new("nft");
     command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let output = lab.netns(&Host::Node)?.spawn(&mut command)?.wait_with_output()?;
+    let output = netns.spawn(&mut command)?.wait_with_output()?;
     ensure!(output.status.success(), "nft {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?)
 }
@@ -51,7 +58,7 @@ fn n_bridged(lab: &Lab) -> Result<u64> {
 }
 
 /// Waits until the connections of these pods take the short cut, or none does for this reason.
-fn wait_for(lab: &Lab, pods: &[&str], expected: &str) -> Result<()> {
+pub(super) fn wait_for(lab: &Lab, pods: &[&str], expected: &str) -> Result<()> {
     until("the short cut", LIMIT, || {
         let status: Value =
             serde_json::from_str(&lab.agent_config().ask(&["status", "-o", "json"])?)?;
@@ -146,7 +153,7 @@ fn without_the_option_all_packets_pass_the_bridge() -> Result<()> {
 const N_STREAMS: usize = 8;
 
 /// What kube-proxy does with packets that conntrack takes for invalid.
-const AS_KUBE_PROXY: &str = "
+pub(super) const AS_KUBE_PROXY: &str = "
 table inet kube-proxy {
     chain forward {
         type filter hook forward priority 0
@@ -171,14 +178,14 @@ fn streams(lab: &Lab) -> Result<Vec<Stream>> {
     Ok(streams)
 }
 
-fn all_go_on(streams: &mut [Stream], what: &str) -> Result<()> {
+pub(super) fn all_go_on(streams: &mut [Stream], what: &str) -> Result<()> {
     for stream in streams {
         stream.wait_for_answers(30).with_context(|| what.to_owned())?;
     }
     Ok(())
 }
 
-fn restart(lab: &mut Lab, option: &str) -> Result<()> {
+pub(super) fn restart(lab: &mut Lab, option: &str) -> Result<()> {
     lab.take_agent()?.terminate()?;
     lab.set_options(&["--short-cut", option]);
     lab.start_agent()

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use netpol_datapath::netfilter::{Engine, Found, Judgement};
-use netpol_policy::dataplane::port::Kernel;
+use netpol_policy::dataplane::port::{DeviceRole, Kernel};
 use netpol_policy::model::ObjectName;
 use netpol_policy::simulate::{Explanation, PodOrIp, Probe};
 use serde::{Deserialize, Serialize};
@@ -69,7 +69,8 @@ impl<K: Kernel> Agent<K> {
     fn foreign_programs(&self, is_asked: impl Fn(&ObjectName) -> bool) -> Vec<ForeignProgram> {
         let mut found = Vec::new();
         for endpoint in self.state.endpoints().filter(|endpoint| is_asked(&endpoint.pod)) {
-            let names = self.kernel.foreign_programs(endpoint.ifindex).unwrap_or_default();
+            let names =
+                self.kernel.foreign_programs(endpoint.ifindex, DeviceRole::Pod).unwrap_or_default();
             found.extend(names.into_iter().map(|name| ForeignProgram {
                 pod: endpoint.pod.clone(),
                 engine: Engine::of_program(&name),

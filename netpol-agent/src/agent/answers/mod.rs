@@ -2,6 +2,7 @@
 //!
 //! In: requests on the control socket and on the health address. Out: JSON, text and metrics. Must not: change the state.
 
+mod device_metrics;
 pub(super) mod drops;
 mod explain;
 pub(super) mod foreign;

@@ -15,6 +15,7 @@ use netpol_policy::store::Endpoint;
 use serde::{Deserialize, Serialize};
 
 use super::foreign::NetfilterStatus;
+use crate::agent::state::overlays::OverlayShortCut;
 use crate::agent::state::publishing::PublishingOutcome;
 use crate::agent::state::short_cuts::ShortCutStatus;
 use crate::agent::state::{Agent, FromBefore, Uplink};
@@ -64,6 +65,9 @@ pub struct Status {
     /// The tunnels between nodes.
     #[serde(default)]
     pub tunnels: TunnelStatus,
+    /// Whether connections with pods of other nodes take the short cut; empty with `--short-cut off`.
+    #[serde(default)]
+    pub overlay_short_cuts: Vec<OverlayShortCut>,
     /// Interfaces that lead into other network namespaces and belong to no known pod.
     #[serde(default)]
     pub unidentified: Vec<UnidentifiedStatus>,
@@ -361,6 +365,7 @@ impl<K: Kernel> Agent<K> {
             },
             n_reattached: [self.detached.n_pods, self.detached.n_uplinks],
             tunnels: self.tunnels.describe(),
+            overlay_short_cuts: self.short_cuts.overlays.states.clone(),
             unidentified: self.describe_unidentified(),
             publishing: self.describe_publishing(),
             netfilter: self.describe_netfilter(),

@@ -14,6 +14,7 @@ pub(super) mod last_heard;
 pub(super) mod latencies;
 pub(super) mod migrations;
 pub(super) mod netfilter;
+pub(super) mod overlays;
 pub(super) mod publishing;
 pub(super) mod registry;
 pub(super) mod rule_totals;

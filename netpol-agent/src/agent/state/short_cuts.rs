@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use netpol_common::ids::IfIndex;
 use netpol_common::keys::EndpointValue;
 use netpol_datapath::netlink::Obstacle;
-use netpol_policy::dataplane::port::Kernel;
+use netpol_policy::dataplane::port::{DeviceRole, Kernel};
 use netpol_policy::store::{Delta, Endpoint};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::Agent;
 use super::netfilter::Ground;
+use super::overlays::{OverlayState, Overlays};
 
 /// Whether packets between pods of this node take the short cut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -38,6 +39,8 @@ pub(in crate::agent) struct ShortCuts {
     refused: BTreeMap<IfIndex, Obstacle>,
     /// The latest failure to ask the kernel about programs has been logged.
     is_blind: bool,
+    /// The devices that lead to other nodes.
+    pub(in crate::agent) overlays: Overlays,
 }
 
 impl ShortCuts {
@@ -146,7 +149,12 @@ impl<K: Kernel> Agent<K> {
     /// Asks for programs of others, and tells the state which interfaces take the short cut. Called every second too, because nothing
     /// tells that a TCX link is attached.
     pub(in crate::agent) fn follow_short_cuts(&mut self) {
-        if self.short_cuts.mode == ShortCut::Off || !self.short_cuts.is_listed {
+        if !self.short_cuts.is_listed {
+            return;
+        }
+        if self.short_cuts.mode == ShortCut::Off {
+            // Those of an earlier run.
+            self.clear_overlays();
             return;
         }
         match self.follow_netfilter() {
@@ -156,6 +164,7 @@ impl<K: Kernel> Agent<K> {
                 self.short_cuts.granted.clear();
                 self.short_cuts.refused.clear();
                 self.apply_delta(Delta::ShortCuts(BTreeSet::new()));
+                self.follow_overlays(Err(OverlayState::Netfilter));
                 return;
             }
         }
@@ -173,7 +182,7 @@ impl<K: Kernel> Agent<K> {
                 }
                 Some(Err(_)) | None => continue,
             }
-            match self.kernel.has_foreign_programs(ifindex) {
+            match self.kernel.has_foreign_programs(ifindex, DeviceRole::Pod) {
                 Ok(false) => drop(granted.insert(ifindex)),
                 Ok(true) => drop(refused.insert(ifindex, Obstacle::Program)),
                 Err(error) => failure = Some(error.to_string()),
@@ -186,6 +195,7 @@ impl<K: Kernel> Agent<K> {
         self.short_cuts.granted.clone_from(&granted);
         self.short_cuts.refused = refused;
         self.apply_delta(Delta::ShortCuts(granted));
+        self.follow_overlays(main.ok_or(OverlayState::NoPods));
     }
 
     /// Whether an endpoint takes the short cut.
