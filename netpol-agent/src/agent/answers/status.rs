@@ -357,12 +357,7 @@ impl<K: Kernel> Agent<K> {
             n_awaiting_gc: self.kernel.n_awaiting_gc(),
             blind,
             uplinks: self.describe_uplinks(&presence),
-            exit_guard: ExitGuardStatus {
-                is_in_place: matches!(self.exits.in_place, Some(Ok(()))),
-                problem: self.exits.in_place.clone().and_then(Result::err),
-                n_exits: self.exits.all().len(),
-                n_recreated: self.exits.n_recreated,
-            },
+            exit_guard: self.describe_exit_guard(),
             n_reattached: [self.detached.n_pods, self.detached.n_uplinks],
             tunnels: self.tunnels.describe(),
             overlay_short_cuts: self.short_cuts.overlays.states.clone(),
@@ -371,6 +366,15 @@ impl<K: Kernel> Agent<K> {
             netfilter: self.describe_netfilter(),
             endpoints,
             diagnostics: self.diagnostics.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn describe_exit_guard(&self) -> ExitGuardStatus {
+        ExitGuardStatus {
+            is_in_place: matches!(self.exits.in_place, Some(Ok(()))),
+            problem: self.exits.in_place.clone().and_then(Result::err),
+            n_exits: self.exits.all().len(),
+            n_recreated: self.exits.n_recreated,
         }
     }
 

@@ -124,7 +124,7 @@ impl<K: Kernel> Agent<K> {
         self.netfilter.ground()
     }
 
-    /// The devices and networks of the pods of this node.
+    /// The devices and networks of the pods of this node, and of those of other nodes that they reach through an overlay.
     fn pod_traffic(&self) -> PodTraffic {
         let mut traffic = PodTraffic::default();
         let devices = &self.devices.by_ifindex;
@@ -139,6 +139,11 @@ impl<K: Kernel> Agent<K> {
             let addresses = endpoint.addresses.iter().chain(reported);
             traffic.networks.extend(addresses.map(|address| Network::around(*address)));
         }
+        for overlay in self.devices.overlays.values() {
+            traffic.bridges.extend(name(&overlay.ifindex));
+            traffic.ports.extend(name(&overlay.ifindex));
+            traffic.networks.extend(overlay.prefixes.iter().copied().map(Network::of));
+        }
         // Pods have such addresses without being told.
         let link_local = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
         traffic.networks.insert(Network::around(IpAddr::V6(link_local)));
@@ -148,8 +153,9 @@ impl<K: Kernel> Agent<K> {
 
 #[cfg(test)]
 mod tests {
+    use netpol_common::keys::PrefixKey;
     use netpol_common::mac::Mac;
-    use netpol_datapath::netlink::{Device, Devices, Leads};
+    use netpol_datapath::netlink::{Device, Devices, Leads, LinkFacts, OverlayDevice};
     use netpol_policy::dataplane::port::Framing;
     use netpol_policy::simulate::{PodOrIp, PortChoice, Probe};
     use netpol_policy::store::PodEnd;
@@ -208,6 +214,30 @@ mod tests {
         assert_eq!(state(agent), ShortCutStatus::Netfilter);
         agent.set_netfilter(NetfilterNews::Rules(RuleSet::default()));
         assert_eq!(state(agent), ShortCutStatus::On);
+    }
+
+    #[test]
+    fn rules_about_the_overlay_and_the_pods_behind_it_are_judged_too() {
+        let mut fixture = with_a_pod_at_a_bridge();
+        let mut devices = fixture.agent.devices.clone();
+        let prefix = PrefixKey {
+            prefix_len_bits: 96 + 24,
+            addr: "10.244.2.0".parse::<IpAddr>().unwrap().into(),
+        };
+        let facts = LinkFacts { mac: Mac::new([2, 0, 0, 0, 0, 9]), mtu: 1450 };
+        let overlay =
+            OverlayDevice { ifindex: IfIndex(9), facts, has_xdp: false, prefixes: [prefix].into() };
+        let mut flannel = devices.by_ifindex[&IfIndex(2)].clone();
+        flannel.name = "flannel.1".to_owned();
+        devices.by_ifindex.insert(IfIndex(9), flannel);
+        devices.overlays.insert(0, overlay);
+        fixture.agent.set_devices(devices, |_| true, fixture.now);
+        let PodTraffic { bridges, ports, networks } = fixture.agent.pod_traffic();
+        let names = |devices: BTreeMap<_, String>| devices.into_values().collect::<Vec<_>>();
+        assert_eq!(names(bridges), ["cni0", "flannel.1"]);
+        assert_eq!(names(ports), ["veth7", "flannel.1"]);
+        let networks: Vec<_> = networks.iter().map(ToString::to_string).collect();
+        assert_eq!(networks, ["10.0.0.0/24", "10.244.2.0/24", "fe80::/64"]);
     }
 
     #[test]
