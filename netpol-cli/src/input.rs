@@ -83,10 +83,7 @@ pub(super) fn read(
 ) -> anyhow::Result<Input> {
     let manifests = read_files(paths, terminal);
     let mut input = live(cluster, terminal)?;
-    let replaced: BTreeSet<_> =
-        manifests.objects.iter().map(|read| read.object.object_ref()).collect();
-    input.live.retain(|object| !replaced.contains(&object.object_ref()));
-    input.live_diagnostics.retain(|diagnostic| !replaced.contains(&diagnostic.object));
+    input.replace_by(&manifests);
     Ok(Input { manifests: ManuallyDrop::new(manifests), ..input })
 }
 
@@ -115,6 +112,30 @@ fn live(cluster: &ClusterArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<In
 }
 
 impl Input {
+    /// The objects of files, and those of a cluster without what a file replaces.
+    pub(super) fn new(
+        manifests: Manifests,
+        live: Vec<Object>,
+        live_diagnostics: Vec<Diagnostic>,
+    ) -> Self {
+        let mut input = Self { live, live_diagnostics, ..Self::default() };
+        input.replace_by(&manifests);
+        Self { manifests: ManuallyDrop::new(manifests), ..input }
+    }
+
+    /// Removes the objects of the cluster that a file replaces.
+    fn replace_by(&mut self, manifests: &Manifests) {
+        let replaced: BTreeSet<_> =
+            manifests.objects.iter().map(|read| read.object.object_ref()).collect();
+        self.live.retain(|object| !replaced.contains(&object.object_ref()));
+        self.live_diagnostics.retain(|diagnostic| !replaced.contains(&diagnostic.object));
+    }
+
+    /// Frees the objects of files, for a command that goes on.
+    pub(super) fn free(self) {
+        drop(ManuallyDrop::into_inner(self.manifests));
+    }
+
     /// All objects: those of the cluster, then those of the files.
     pub(super) fn objects(&self) -> Vec<Object> {
         let in_files = self.manifests.objects.iter().map(|read| read.object.clone());

@@ -20,6 +20,7 @@ mod live;
 mod man;
 mod progress;
 mod simulate;
+mod ui;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -56,6 +57,7 @@ enum Command {
     Flows(live::FlowsArgs),
     Policy(live::PolicyArgs),
     Wait(live::WaitArgs),
+    Ui(ui::UiArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
 }
@@ -92,6 +94,7 @@ fn dispatch(command: Command, name: Name, terminal: &mut Terminal<'_>) -> anyhow
         Command::Flows(args) => live::flows(&args, terminal),
         Command::Policy(args) => live::policy(&args, terminal),
         Command::Wait(args) => live::wait(&args, terminal),
+        Command::Ui(args) => ui::run(args, terminal),
         Command::Man(args) => man::run(args, name.command(), terminal),
         Command::Completions(args) => {
             completions::run(&args, &mut name.command(), name.file(), terminal)

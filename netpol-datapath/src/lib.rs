@@ -8,10 +8,11 @@
 //!
 //! * `config`, `program`, `error`: the settings, the names of the programs, the error type.
 //! * `object`: the ELF object, the kernel features it needs, its pins on the BPF file system, test runs.
-//! * `tables`: typed access to each map, and the only `unsafe` code of the crate (`tables::wire`).
+//! * `tables`: typed access to each map, with the `unsafe` code for maps (`tables::wire`).
 //! * `datapath`: [`Datapath`], the loaded programs with their maps.
 //! * `maps`: map operations, garbage collection, flows, events (the traits `Maps` and `Flows`).
 //! * `attach`: programs on devices, TCX migration, uninstallation (the trait `Attachments`).
+//! * [`netfilter`]: the netfilter rules of others, with one `unsafe` question to the kernel (`netfilter::socket`).
 //! * [`netlink`]: devices and addresses of the node; [`simulation`]: the programs as an engine of simulations.
 
 mod attach;
@@ -19,6 +20,7 @@ mod config;
 mod datapath;
 mod error;
 mod maps;
+pub mod netfilter;
 pub mod netlink;
 mod object;
 mod program;

@@ -15,16 +15,19 @@ pub enum Program {
     UplinkEgressL3,
     /// See [`Hook::UplinkIngress`].
     UplinkIngress,
+    /// [`Hook::UplinkIngress`] for devices whose frames start with the IP header.
+    UplinkIngressL3,
 }
 
 impl Program {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::PodIngress,
         Self::PodEgress,
         Self::UplinkEgress,
         Self::UplinkEgressL3,
         Self::UplinkIngress,
+        Self::UplinkIngressL3,
     ];
 
     /// The name in the object file.
@@ -35,6 +38,7 @@ impl Program {
             Self::UplinkEgress => "uplink_egress",
             Self::UplinkEgressL3 => "uplink_egress_l3",
             Self::UplinkIngress => "uplink_ingress",
+            Self::UplinkIngressL3 => "uplink_ingress_l3",
         }
     }
 
@@ -43,7 +47,10 @@ impl Program {
         match self {
             Self::PodIngress => Some("pod_ingress_last"),
             Self::PodEgress => Some("pod_egress_last"),
-            Self::UplinkEgress | Self::UplinkEgressL3 | Self::UplinkIngress => None,
+            Self::UplinkEgress
+            | Self::UplinkEgressL3
+            | Self::UplinkIngress
+            | Self::UplinkIngressL3 => None,
         }
     }
 
@@ -53,7 +60,7 @@ impl Program {
             Self::PodIngress => Hook::PodIngress,
             Self::PodEgress => Hook::PodEgress,
             Self::UplinkEgress | Self::UplinkEgressL3 => Hook::UplinkEgress,
-            Self::UplinkIngress => Hook::UplinkIngress,
+            Self::UplinkIngress | Self::UplinkIngressL3 => Hook::UplinkIngress,
         }
     }
 }

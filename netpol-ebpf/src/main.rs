@@ -25,12 +25,15 @@ use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::macro_support::{Level, level_enabled};
-use netpol_common::ids::{Direction, Hook, Nanos};
+use netpol_common::identities::family;
+use netpol_common::ids::{Hook, Nanos};
+use netpol_common::mac::Mac;
+use netpol_common::maps::PolicyMaps as _;
 use netpol_common::packet::{ETHERNET_LEN, Frame as _, Packet};
-use netpol_common::verdict::{DEFAULT_MARK_MASK, decide};
+use netpol_common::verdict::{DEFAULT_MARK_MASK, Target, decide};
 
 use crate::policy_maps::KernelMaps;
-use crate::skb::{FROM_NETWORK_HEADER, Skb, redirect_to_hook};
+use crate::skb::{FROM_NETWORK_HEADER, Skb, redirect_to_hook, redirect_to_overlay};
 
 mod emit;
 mod flows;
@@ -94,10 +97,17 @@ fn uplink_egress_l3(ctx: TcContext) -> i32 {
     act::<0, NEXT>(ctx, Hook::UplinkEgress)
 }
 
-/// TC ingress of the node's other interfaces, with or without a link header: packets that arrive from outside.
+/// TC ingress of the node's other interfaces: packets that arrive from outside.
 #[classifier]
 #[inline(always)]
 fn uplink_ingress(ctx: TcContext) -> i32 {
+    act::<ETHERNET_LEN, NEXT>(ctx, Hook::UplinkIngress)
+}
+
+/// The same for devices whose frames start with the IP header.
+#[classifier]
+#[inline(always)]
+fn uplink_ingress_l3(ctx: TcContext) -> i32 {
     act::<FROM_NETWORK_HEADER, NEXT>(ctx, Hook::UplinkIngress)
 }
 
@@ -127,9 +137,22 @@ fn act<const LINK_HEADER_LEN: u32, const PASS: i32>(ctx: TcContext, hook: Hook) 
         emit::trace(&skb.0, &outcome, &packet);
     }
     if matches!(hook, Hook::PodEgress) && outcome.redirect.0 != 0 && outcome.verdict.is_pass() {
-        return match outcome.direction {
-            Direction::Ingress => skb.redirect_to_pod(outcome.redirect),
-            Direction::Egress => redirect_to_hook(outcome.redirect),
+        return match outcome.target {
+            Target::Pod => skb.redirect_to_pod(outcome.redirect),
+            Target::Hook => redirect_to_hook(outcome.redirect),
+            Target::Overlay if skb.route(&packet.dst) => redirect_to_overlay(outcome.redirect),
+            Target::Overlay => DROP,
+        };
+    }
+    if matches!(hook, Hook::UplinkIngress) && outcome.redirect.0 != 0 {
+        let gateway = KernelMaps.overlay(family(&packet.dst)).gateway();
+        let pod = KernelMaps.mac(outcome.redirect).unwrap_or(Mac::UNKNOWN);
+        return if !skb.route(&packet.dst) || !skb.readdress(pod, gateway) {
+            DROP
+        } else if matches!(outcome.target, Target::Pod) {
+            skb.redirect_to_pod(outcome.redirect)
+        } else {
+            redirect_to_hook(outcome.redirect)
         };
     }
     let action = if outcome.verdict.is_pass() { PASS } else { DROP };

@@ -10,10 +10,11 @@ use aya_ebpf::btf_maps::{
 use aya_ebpf::macros::btf_map;
 use netpol_common::addr::Addr;
 use netpol_common::event::Event;
+use netpol_common::identities::N_FAMILIES;
 use netpol_common::ids::{Epoch, Identity, IfIndex, RuleId};
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowValue, BackendEntry, CounterKey, CounterValue, EndpointEntry,
-    EndpointSlot, FlowKey, FragmentEntry, FragmentSlot, Known, NodeKey,
+    EndpointSlot, FlowKey, FragmentEntry, FragmentSlot, Known, NodeKey, Overlay,
 };
 use netpol_common::maps;
 
@@ -66,6 +67,11 @@ pub(crate) static OWN_NODE: HashMap<NodeKey, u8, { maps::MAX_OWN_NODE as usize }
 pub(crate) static KNOWN: HashMap<Addr, Known, { maps::MAX_KNOWN as usize }, LAZY> = HashMap::new();
 #[btf_map]
 pub(crate) static TUNNEL_PORTS: Array<u64, { maps::N_PORT_WORDS as usize }> = Array::new();
+#[btf_map]
+pub(crate) static OVERLAY: Array<Overlay, { N_FAMILIES as usize }> = Array::new();
+#[btf_map]
+pub(crate) static OVERLAY_PREFIXES: LpmTrie<[u8; 16], u8, { maps::MAX_OVERLAY_PREFIXES as usize }> =
+    LpmTrie::new();
 #[btf_map]
 pub(crate) static EGRESS_MARKS: Array<IfIndex, { maps::N_EGRESS_MARKS as usize }> = Array::new();
 #[btf_map]

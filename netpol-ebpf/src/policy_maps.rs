@@ -9,7 +9,8 @@
 //! * The first word of an element of `ENDPOINT_SLOTS` is a MAC address. If a program reads parts of two addresses, the packet does not
 //!   have this address and takes the slow path, or drops in the moment in which the address changes.
 //! * An entry of KNOWN is one byte. In the moment in which its address is removed, it may be read as that of another address.
-//! * The nodes of PREFIXES and of allow maps do not change, and are freed after a grace period.
+//! * An element of OVERLAY is read in three words. In the moment in which it changes, a packet may take the usual way.
+//! * The nodes of PREFIXES, of `OVERLAY_PREFIXES` and of allow maps do not change, and are freed after a grace period.
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use netpol_common::addr::Addr;
@@ -18,17 +19,18 @@ use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, Nanos, PortBe, Pro
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowSlots, AllowValue, BackendEntry, BackendValue, Endpoint,
     EndpointEntry, EndpointSlot, EndpointValue, FlowKey, FlowValue, FragmentEntry, FragmentKey,
-    FragmentValue, Known, NodeKey, PrefixKey,
+    FragmentValue, Known, NodeKey, Overlay, PrefixKey,
 };
 use netpol_common::mac::{Mac, MacSlot};
 use netpol_common::maps::{self, CurrentFlow, Local, PolicyMaps, TunnelMaps};
 use netpol_common::packet::Packet;
-use netpol_common::verdict::{self, Asked, Ruled, View};
+use netpol_common::verdict::{self, Arrival, Asked, Ruled, View};
 
 use crate::look_up::{copy, find};
 use crate::maps::{
     ADDRESSES, ALLOW, BACKENDS, DEFER, DEFERRED_FLOWS, EGRESS_MARKS, ENDPOINT_SLOTS, ENDPOINTS,
-    EPOCH, FRAGMENTS, KNOWN, OWN_NODE, PREFIXES, RULE_COUNTS, TUNNEL_PORTS,
+    EPOCH, FRAGMENTS, KNOWN, OVERLAY, OVERLAY_PREFIXES, OWN_NODE, PREFIXES, RULE_COUNTS,
+    TUNNEL_PORTS,
 };
 use crate::{flows, identities};
 
@@ -213,6 +215,28 @@ extern "C" fn keeps_redirect(packet: *const Packet, receiver: u32, sender: u32) 
     u32::from(verdict::keeps_redirect(&KernelMaps, packet, receiver, sender))
 }
 
+/// [`PolicyMaps::arrival`] as a global function, as [`find_endpoint`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_arrival(packet: *const Packet, receiver: u32, overlay: u32, now: u64) -> u32 {
+    // SAFETY: the caller's own, or null.
+    let Some(packet) = (unsafe { packet.as_ref() }) else { return 0 };
+    let (receiver, overlay) = (IfIndex(receiver), IfIndex(overlay));
+    verdict::arrival(&KernelMaps, packet, receiver, overlay, Nanos(now)).0
+}
+
+/// [`PolicyMaps::is_behind_overlay`] as a global function, as [`find_endpoint`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn is_behind_overlay(addr: *const Addr) -> u32 {
+    // SAFETY: the caller's own, or null.
+    let Some(addr) = (unsafe { addr.as_ref() }) else { return 0 };
+    // SAFETY: a reference. Copied for the reason that `is_tunnel` has.
+    let key = PrefixKey::lookup(unsafe { copy(addr) });
+    // SAFETY: the types are those of OVERLAY_PREFIXES, and only the presence of an element matters.
+    u32::from(unsafe { find::<_, _, u8>(&OVERLAY_PREFIXES, &key) }.is_some())
+}
+
 /// Words of a [`View`].
 const N_VIEW_WORDS: usize = size_of::<View>() / size_of::<u64>();
 
@@ -333,6 +357,23 @@ impl PolicyMaps for KernelMaps {
     #[inline(always)]
     fn keeps_redirect(&self, packet: &Packet, receiver: IfIndex, sender: IfIndex) -> bool {
         keeps_redirect(packet, receiver.0, sender.0) != 0
+    }
+
+    #[inline(always)]
+    fn arrival(&self, packet: &Packet, receiver: IfIndex, overlay: IfIndex, now: Nanos) -> Arrival {
+        Arrival(find_arrival(packet, receiver.0, overlay.0, now.0))
+    }
+
+    #[inline(always)]
+    fn overlay(&self, family: u32) -> Overlay {
+        let Some(element) = OVERLAY.get_ptr(family) else { return Overlay::NONE };
+        // SAFETY: an element of the map, which is aligned to eight bytes.
+        zerocopy::transmute!(unsafe { copy::<[u64; 3]>(element.cast()) })
+    }
+
+    #[inline(always)]
+    fn is_behind_overlay(&self, addr: &Addr) -> bool {
+        is_behind_overlay(addr) != 0
     }
 
     #[inline(always)]

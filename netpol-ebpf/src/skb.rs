@@ -2,16 +2,17 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::bindings::{__sk_buff, bpf_hdr_start_off};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM, bpf_hdr_start_off};
 use aya_ebpf::helpers::{
-    bpf_redirect, bpf_redirect_peer, bpf_skb_change_type, bpf_skb_load_bytes,
-    bpf_skb_load_bytes_relative, bpf_skb_pull_data,
+    bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_type, bpf_skb_load_bytes,
+    bpf_skb_load_bytes_relative, bpf_skb_pull_data, bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
+use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Hook, IfIndex, Nanos, Protocol};
 use netpol_common::mac::Mac;
 use netpol_common::packet::{
-    self, ETHERNET_LEN, Frame, Packet, PacketBytes, Parsed, pod_mac_offset,
+    self, ETHERNET_LEN, Frame, Packet, PacketBytes, Parsed, hops_offset, pod_mac_offset, routed_v4,
 };
 use netpol_common::verdict::HookContext;
 use zerocopy::FromBytes;
@@ -76,6 +77,37 @@ impl<const LINK_HEADER_LEN: u32> Skb<LINK_HEADER_LEN> {
         action(unsafe { bpf_redirect_peer(receiver.0, 0) })
     }
 
+    /// Decrements the hop limit, as a router does. The packet must have one that is larger than 1, and be one to this address. Returns
+    /// false if the kernel has no memory for a header of its own.
+    #[inline(always)]
+    pub(crate) fn route(&self, dst: &Addr) -> bool {
+        let offset = hops_offset(dst);
+        if dst.is_v4() {
+            // The sum of the header stays the same, and so does what the kernel knows of the packet's sum.
+            self.read(offset).is_some_and(|word| self.write(offset, &routed_v4(word), 0))
+        } else {
+            let [hops] = self.read::<[u8; 1]>(offset).unwrap_or_default();
+            self.write(offset, &[hops.wrapping_sub(1)], BPF_F_RECOMPUTE_CSUM.into())
+        }
+    }
+
+    /// Addresses the frame from one device to another. Returns false as [`Skb::route`] does.
+    #[inline(always)]
+    pub(crate) fn readdress(&self, dst: Mac, src: Mac) -> bool {
+        // The sums of the kernel begin behind the link header.
+        self.write(0, &[dst.octets(), src.octets()], 0)
+    }
+
+    /// Writes bytes of the frame.
+    #[inline(always)]
+    fn write<T>(&self, offset: u32, bytes: &T, flags: u64) -> bool {
+        #[expect(clippy::cast_possible_truncation, reason = "a header has some dozens of bytes")]
+        let len = const { size_of::<T>() as u32 };
+        let bytes = core::ptr::from_ref(bytes).cast();
+        // SAFETY: there are `len` bytes. The helper checks the bounds of the packet, and makes its header writable.
+        unsafe { bpf_skb_store_bytes(self.raw(), offset, bytes, len, flags) == 0 }
+    }
+
     /// Length from the network header on, bytes.
     #[inline(always)]
     pub(crate) fn network_len_bytes(&self) -> u32 {
@@ -100,6 +132,14 @@ const PACKET_HOST: u32 = 0;
 pub(crate) fn redirect_to_hook(receiver: IfIndex) -> i32 {
     // SAFETY: the helper has no pointers.
     action(unsafe { bpf_redirect(receiver.0, 0) })
+}
+
+/// Sends the packet of the program through the device that leads to pods of other nodes: the kernel asks its routes of that device for
+/// the next hop, and its neighbours for the MAC address. Returns the action of the program.
+#[inline(always)]
+pub(crate) fn redirect_to_overlay(device: IfIndex) -> i32 {
+    // SAFETY: no pointer but null, with which the kernel looks the route up.
+    action(unsafe { bpf_redirect_neigh(device.0, core::ptr::null_mut(), 0, 0) })
 }
 
 /// The action of traffic control that a helper returns.

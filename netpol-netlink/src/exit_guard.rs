@@ -39,16 +39,16 @@ const DORMANT: u32 = 1;
 
 /// Types of messages.
 const NEW_TABLE: u8 = 0;
-const GET_TABLE: u8 = 1;
+pub(crate) const GET_TABLE: u8 = 1;
 const DEL_TABLE: u8 = 2;
 const NEW_CHAIN: u8 = 3;
 const NEW_RULE: u8 = 6;
-const GET_RULE: u8 = 7;
+pub(crate) const GET_RULE: u8 = 7;
 const NEW_SET: u8 = 9;
 const NEW_ELEMENTS: u8 = 12;
 const GET_ELEMENTS: u8 = 13;
 const DEL_ELEMENTS: u8 = 14;
-const GET_GENERATION: u8 = 16;
+pub(crate) const GET_GENERATION: u8 = 16;
 
 /// Attributes. Tables, chains, sets, rules and elements begin with the name of their table, then have their own.
 const OF_TABLE: u16 = 1;
@@ -63,7 +63,7 @@ const ITEM: u16 = 1;
 const KEY: u16 = 1;
 const VALUE: u16 = 1;
 /// `NFTA_GEN_ID`.
-const GENERATION: u16 = 1;
+pub(crate) const GENERATION: u16 = 1;
 
 /// nftables' number of the type of an interface index, for `nft list`.
 const IFACE_INDEX: u32 = 20;

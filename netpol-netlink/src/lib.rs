@@ -4,7 +4,7 @@
 //! between calls. A socket belongs to the network namespace of the thread that opened it, wherever it is used later.
 //!
 //! [`Netlink`] reads and changes links, addresses, routes and neighbours; [`TrafficControl`] manages clsact filters;
-//! [`ExitGuard`] manages the nftables table of netpol. The asynchronous watch of the node's devices is in `netpol-datapath`. Must
+//! [`ExitGuard`] manages the nftables table of netpol, and [`NfTables`] reads the rules of others. The asynchronous watch of the node's devices is in `netpol-datapath`. Must
 //! not: depend on tokio or aya, because the CNI plugin is started once for every pod and must stay small.
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ mod device;
 mod exit_guard;
 mod link;
 mod netlink;
+mod nf_tables;
 mod nfnetlink;
 mod route;
 mod traffic_control;
@@ -24,5 +25,7 @@ pub use device::device_name;
 pub use exit_guard::{Ensured, ExitGuard, Others, TABLE};
 pub use link::{AdminState, Link, LinkKind, VethPair};
 pub use netlink::Netlink;
+pub use nf_tables::{Bounded, Listed, NfTables};
+pub use nfnetlink::{attribute, attributes, number};
 pub use route::Route;
 pub use traffic_control::{CLSACT, Filter, Position, Side, TrafficControl};

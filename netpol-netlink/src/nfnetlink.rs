@@ -12,6 +12,8 @@ const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 /// Types and flags of netlink messages.
 const NLMSG_ERROR: u16 = 2;
+/// The rules have changed during the dump: it may have gaps (`NLM_F_DUMP_INTR`).
+const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
@@ -68,7 +70,7 @@ impl Attributes {
 }
 
 /// The attributes in bytes, by kind.
-pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let [l0, l1, k0, k1] = *bytes.first_chunk()?;
         let len = usize::from(u16::from_ne_bytes([l0, l1]));
@@ -79,12 +81,12 @@ pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
 }
 
 /// The value of an attribute.
-pub(crate) fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+pub fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find_map(|(found, value)| (found == kind).then_some(value))
 }
 
 /// The value of an attribute that is a number.
-pub(crate) fn number(bytes: &[u8], kind: u16) -> Option<u32> {
+pub fn number(bytes: &[u8], kind: u16) -> Option<u32> {
     attribute(bytes, kind)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
 }
 
@@ -136,7 +138,9 @@ impl Connection {
         bytes.extend(encode(BATCH_END, 0, end, [0, 0, 0, NFTABLES], &[]));
         self.socket.send(&bytes, 0)?;
         loop {
-            for answer in self.receive()? {
+            let mut datagram = Vec::with_capacity(DATAGRAM_LEN);
+            self.socket.recv(&mut datagram, 0)?;
+            for answer in answers(&datagram) {
                 if !(first..=end).contains(&answer.sequence) {
                     continue;
                 }
@@ -154,22 +158,44 @@ impl Connection {
     /// # Errors
     /// The error of the kernel.
     pub(crate) fn ask(&mut self, question: &Message) -> io::Result<Vec<Vec<u8>>> {
+        let mut found = Vec::new();
+        self.ask_each(question, |_, attributes| found.push(attributes.to_vec()))?;
+        Ok(found)
+    }
+
+    /// Sends a question, and calls `each` with the family and the attributes of each answer.
+    ///
+    /// # Errors
+    /// The error of the kernel.
+    pub(crate) fn ask_each(
+        &mut self,
+        question: &Message,
+        mut each: impl FnMut(u8, &[u8]),
+    ) -> io::Result<Listing> {
         let sequence = self.next();
         self.socket.send(&message(question, 0, sequence), 0)?;
-        let mut found = Vec::new();
+        let mut listing = Listing::Whole;
+        let mut datagram = Vec::with_capacity(DATAGRAM_LEN);
         loop {
-            for answer in self.receive()? {
-                if answer.sequence != sequence {
-                    continue;
+            datagram.clear();
+            self.socket.recv(&mut datagram, 0)?;
+            let mut n_found = 0_usize;
+            for answer in answers(&datagram).filter(|answer| answer.sequence == sequence) {
+                if answer.flags & NLM_F_DUMP_INTR != 0 {
+                    listing = Listing::Interrupted;
                 }
                 match (answer.kind, answer.error()) {
-                    (NLMSG_DONE, _) | (_, Some(0)) => return Ok(found),
+                    (NLMSG_DONE, _) | (_, Some(0)) => return Ok(listing),
                     (_, Some(errno)) => return Err(io::Error::from_raw_os_error(errno)),
-                    _ => found.push(answer.body.get(4..).unwrap_or_default().to_vec()),
+                    (_, None) => {
+                        n_found += 1;
+                        let family = answer.body.first().copied().unwrap_or_default();
+                        each(family, answer.body.get(4..).unwrap_or_default());
+                    }
                 }
             }
-            if question.flags & NLM_F_DUMP == 0 && !found.is_empty() {
-                return Ok(found);
+            if question.flags & NLM_F_DUMP == 0 && n_found > 0 {
+                return Ok(listing);
             }
         }
     }
@@ -178,24 +204,28 @@ impl Connection {
         self.sequence = self.sequence.wrapping_add(1);
         self.sequence
     }
+}
 
-    fn receive(&self) -> io::Result<Vec<Answer>> {
-        let mut datagram = Vec::with_capacity(DATAGRAM_LEN);
-        self.socket.recv(&mut datagram, 0)?;
-        Ok(answers(&datagram))
-    }
+/// Whether a list has gaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Listing {
+    /// It is whole.
+    Whole,
+    /// Others have changed rules meanwhile.
+    Interrupted,
 }
 
 /// A message of the kernel.
 #[derive(Debug)]
-struct Answer {
+struct Answer<'a> {
     kind: u16,
+    flags: u16,
     sequence: u32,
     /// Without the netlink header.
-    body: Vec<u8>,
+    body: &'a [u8],
 }
 
-impl Answer {
+impl Answer<'_> {
     /// The error number of an acknowledgement, 0 for success. `None` for other messages.
     fn error(&self) -> Option<i32> {
         let code = self.body.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
@@ -203,20 +233,20 @@ impl Answer {
     }
 }
 
-fn answers(mut datagram: &[u8]) -> Vec<Answer> {
-    let mut answers = Vec::new();
-    while let Some(header) = datagram.first_chunk::<HEADER_LEN>() {
-        let [l0, l1, l2, l3, k0, k1, _, _, s0, s1, s2, s3, ..] = *header;
+fn answers(mut datagram: &[u8]) -> impl Iterator<Item = Answer<'_>> {
+    std::iter::from_fn(move || {
+        let [l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, ..] =
+            *datagram.first_chunk::<HEADER_LEN>()?;
         let len = usize::try_from(u32::from_ne_bytes([l0, l1, l2, l3])).unwrap_or(usize::MAX);
-        let Some(body) = datagram.get(HEADER_LEN..len) else { break };
-        answers.push(Answer {
-            kind: u16::from_ne_bytes([k0, k1]),
-            sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
-            body: body.to_vec(),
-        });
+        let body = datagram.get(HEADER_LEN..len)?;
         datagram = datagram.get(len.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
-    }
-    answers
+        Some(Answer {
+            kind: u16::from_ne_bytes([k0, k1]),
+            flags: u16::from_ne_bytes([f0, f1]),
+            sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
+            body,
+        })
+    })
 }
 
 fn message(message: &Message, flags: u16, sequence: u32) -> Vec<u8> {
@@ -259,7 +289,6 @@ mod tests {
         let error = encode(NLMSG_ERROR, 0, 7, (-2_i32).to_ne_bytes(), &[]);
         let other = encode(0x0a00, 0, 8, [0; 4], &[]);
         let read: Vec<_> = answers(&[error, other].concat())
-            .iter()
             .map(|answer| (answer.sequence, answer.error()))
             .collect();
         assert_eq!(read, [(7, Some(2)), (8, None)]);

@@ -45,6 +45,8 @@ pub struct Filter {
     pub position: Position,
     /// The kernel's id of its program; `None` for a filter without one.
     pub program_id: Option<u32>,
+    /// The name that was given to its program with the filter.
+    pub name: Option<String>,
 }
 
 /// An rtnetlink socket for filters.
@@ -187,7 +189,14 @@ fn filter(answer: RouteNetlinkMessage) -> Option<Filter> {
     let program_id = options.iter().find_map(|option| {
         if let TcOption::Bpf(TcFilterBpfOption::ProgId(id)) = option { Some(*id) } else { None }
     });
-    Some(Filter { position, program_id })
+    let name = options.iter().find_map(|option| {
+        if let TcOption::Bpf(TcFilterBpfOption::ProgName(name)) = option {
+            Some(name)
+        } else {
+            None
+        }
+    });
+    Some(Filter { position, program_id, name: name.cloned() })
 }
 
 fn message(ifindex: IfIndex, parent: TcHandle) -> io::Result<TcMessage> {

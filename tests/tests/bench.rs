@@ -4,12 +4,14 @@
 
 use netpol_bench::gates::ROWS;
 use netpol_bench::{SUITES, Settings};
+use netpol_lab::browser::NEEDS;
 use netpol_lab::privilege::{Need, met};
 
 #[track_caller]
 fn check(suite: &str) {
     let programs = ["nft", "iptables-restore", "ipset", "conntrack", "iperf3"].map(Need::Program);
-    if !met(&[&[Need::Root], programs.as_slice()].concat()) {
+    let browser: &[Need] = if suite == "offline" { &NEEDS } else { &[] };
+    if !met(&[&[Need::Root], programs.as_slice(), browser].concat()) {
         return;
     }
     let folder = tempfile::tempdir().unwrap();

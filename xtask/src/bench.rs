@@ -11,6 +11,9 @@ use crate::{build, image, program, setup, shell, term};
 /// The set-up or the build failed, there is no way to become root, or the benchmark could not be started.
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::ensure(setup::Purpose::Running)?;
+    if options.suite == "offline" {
+        setup::for_pages()?;
+    }
     term::heading("build");
     build::optimised_programs()?;
     let mut bench = program::as_root("release", "bench")?;

@@ -30,6 +30,7 @@ mod privilege;
 mod program;
 mod release;
 mod revision;
+mod screenshot;
 mod setup;
 mod shell;
 mod soak;
@@ -63,6 +64,8 @@ enum Command {
     Image(image::Options),
     /// Build everything that is published: images, manifests, chart, plugin, bill of materials.
     Release(release::Options),
+    /// Take the picture of `kubectl netpol ui` for README.md.
+    Screenshot(screenshot::Options),
     /// Run all tests, or only those with or without root.
     Test(test::Options),
     /// Check formatting, dependencies, clippy for host and kernel, and documentation.
@@ -109,6 +112,7 @@ fn run(command: Command) -> Result<()> {
         Command::E2e(_) => e2e::run(),
         Command::Image(options) => image::run(&options),
         Command::Release(options) => release::run(&options),
+        Command::Screenshot(options) => screenshot::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Lint(options) => lint::run(&options),
         Command::Tidy => tidy::run(),

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use netpol_common::ids::IfIndex;
+use netpol_datapath::netfilter::NetfilterNews;
 use netpol_datapath::netlink::{self, DeviceNews, FilterChange};
 use netpol_policy::dataplane::port::Kernel;
 use netpol_policy::source::SourceUpdate;
@@ -32,10 +33,8 @@ pub(super) struct Inputs<K> {
     pub(super) updates: mpsc::Receiver<(Instant, SourceUpdate)>,
     /// Calls of the CNI plugin.
     pub(super) calls: mpsc::Receiver<Call>,
-    /// New interfaces, and the node's devices after each change.
-    pub(super) devices: mpsc::Receiver<DeviceNews>,
-    /// Changes of clsact filters.
-    pub(super) filters: mpsc::Receiver<FilterChange>,
+    /// What is watched on the node.
+    pub(super) node: NodeWatch,
     /// Questions from the control socket and the health address.
     pub(super) questions: mpsc::Receiver<Question<K>>,
     /// Answers to the questions for namespaces.
@@ -44,6 +43,16 @@ pub(super) struct Inputs<K> {
     pub(super) found: mpsc::Receiver<Vec<Found>>,
     /// The runtime has written a CNI result.
     pub(super) results: mpsc::Receiver<()>,
+}
+
+/// What is watched on the node.
+pub(super) struct NodeWatch {
+    /// New interfaces, and the node's devices after each change.
+    pub(super) devices: mpsc::Receiver<DeviceNews>,
+    /// Changes of clsact filters.
+    pub(super) filters: mpsc::Receiver<FilterChange>,
+    /// The netfilter rules of others, after each change.
+    pub(super) netfilter: mpsc::Receiver<NetfilterNews>,
 }
 
 /// Runs until `cancel` is cancelled.
@@ -59,8 +68,7 @@ pub(super) async fn run<K: Kernel>(
     let Inputs {
         mut updates,
         mut calls,
-        mut devices,
-        mut filters,
+        node: NodeWatch { mut devices, mut filters, mut netfilter },
         mut questions,
         mut namespaces,
         mut found,
@@ -94,6 +102,7 @@ pub(super) async fn run<K: Kernel>(
             }
             Some(news) = devices.recv() => apply_news(&mut agent, news, Instant::now()),
             Some(change) = filters.recv() => agent.filters_changed(&[change], Instant::now()),
+            Some(news) = netfilter.recv() => agent.set_netfilter(news),
             n = updates.recv_many(&mut batch, BATCH), if !updates.is_closed() || !updates.is_empty() => {
                 if n == 0 {
                     error!("source of objects has ended; the last state stays in force");

@@ -5,7 +5,7 @@ use std::io;
 
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Epoch, IfIndex, Nanos, RuleId};
-use netpol_common::keys::{CounterKey, FlowKey, FlowValue, Known};
+use netpol_common::keys::{CounterKey, FlowKey, FlowValue, Known, Overlay, PrefixKey};
 use netpol_common::mac::Mac;
 use netpol_policy::compile::MapState;
 use netpol_policy::dataplane::port::{
@@ -39,6 +39,7 @@ pub(super) struct FakeKernel {
     /// Whose addresses are known, and the ports of tunnels.
     pub(super) known: BTreeMap<Addr, Known>,
     pub(super) tunnel_ports: BTreeSet<u16>,
+    pub(super) overlay: (BTreeMap<u32, Overlay>, BTreeSet<PrefixKey>),
     pub(super) rule_counts: BTreeMap<RuleId, u64>,
     pub(super) refuses_gc: bool,
     /// Removed endpoints that wait for garbage collection.
@@ -96,6 +97,15 @@ impl Maps for FakeKernel {
 
     fn set_tunnel_ports(&mut self, ports: &BTreeSet<u16>) -> Result<(), Full> {
         self.tunnel_ports.clone_from(ports);
+        Ok(())
+    }
+
+    fn set_overlay(
+        &mut self,
+        devices: &BTreeMap<u32, Overlay>,
+        prefixes: &BTreeSet<PrefixKey>,
+    ) -> Result<(), Full> {
+        self.overlay = (devices.clone(), prefixes.clone());
         Ok(())
     }
 
@@ -160,8 +170,9 @@ impl Attachments for FakeKernel {
         Ok(devices.keys().map(|ifindex| (*ifindex, of(ifindex))).collect())
     }
 
-    fn has_foreign_programs(&self, ifindex: IfIndex) -> Result<bool, Full> {
-        Ok(self.with_foreign_programs.contains(&ifindex))
+    fn foreign_programs(&self, ifindex: IfIndex, _: DeviceRole) -> Result<Vec<String>, Full> {
+        let is_there = self.with_foreign_programs.contains(&ifindex);
+        Ok(is_there.then(|| "cil_from_contai".to_owned()).into_iter().collect())
     }
 
     fn attach_uplink(&mut self, ifindex: IfIndex, _: Framing) -> Result<(), Full> {

@@ -30,6 +30,7 @@ mod tests;
 mod unable;
 mod upkeep;
 
+pub use answers::foreign::{ForeignProgram, NetfilterStatus};
 pub use answers::handle::Handle;
 pub use answers::policy::{PolicyPod, PolicyReport};
 pub use answers::report::{DecidedNow, DropRecord, FlowRecord, NotShownRecord};
@@ -40,6 +41,7 @@ pub use answers::status::{
 };
 pub use config::{CONTROL_SOCKET, Config, PublishAddresses, Source, state_files};
 pub use run::{lock, run};
+pub use state::overlays::{OverlayShortCut, OverlayState};
 pub use state::publishing::PublishingOutcome;
 pub use state::registry::{Record, Registry};
 pub use state::short_cuts::{ShortCut, ShortCutStatus};

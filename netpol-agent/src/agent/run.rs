@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context as _;
+use netpol_datapath::netfilter::{self, Depth};
 use netpol_datapath::netlink;
 use netpol_datapath::{Datapath, Trace};
 use netpol_policy::dataplane::MapState;
@@ -21,13 +22,14 @@ use super::answers::handle::Handle;
 use super::answers::routes;
 use super::config::{Config, LAST_HEARD, RECORDS, SERVERS, Source, UNIDENTIFIED};
 use super::endpoints::search::Searches;
-use super::event_loop::{self, Inputs, device_name};
+use super::event_loop::{self, Inputs, NodeWatch, device_name};
 use super::object_source::ObjectSource;
 use super::state::Agent;
 use super::state::held_policies::Asking;
 use super::state::last_heard::LastHeard;
 use super::state::publishing::Publishing;
 use super::state::registry::Registry;
+use super::state::short_cuts::ShortCut;
 use super::state::unidentified::Unidentified;
 use super::unable::{self, Edges};
 use super::upkeep::worker::Worker;
@@ -118,9 +120,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     .await?;
     drop((updates_in, namespaces_in));
     tokio::spawn(cni_server::serve(listener, calls_in, cancel.clone()));
-    let NodeWatch { devices, filters } = watch_node(&cancel);
-    let inputs =
-        Inputs { updates: stamped, calls, devices, filters, questions, namespaces, found, results };
+    let node = watch_node(short_cut, &cancel);
+    let inputs = Inputs { updates: stamped, calls, node, questions, namespaces, found, results };
     let worker = Worker::start().context("starting the worker thread")?;
     Box::pin(event_loop::run(agent, inputs, searches, &source, &worker, &cancel)).await;
     info!("stopped; policies stay in force");
@@ -160,14 +161,15 @@ fn serve_tcp(
     Ok(())
 }
 
-/// What is watched on the node's devices.
-struct NodeWatch {
-    devices: mpsc::Receiver<netlink::DeviceNews>,
-    filters: mpsc::Receiver<netlink::FilterChange>,
-}
-
-/// Watches the node's devices and the clsact filters on them.
-fn watch_node(cancel: &CancellationToken) -> NodeWatch {
+/// Watches the node's devices, the clsact filters on them, and the netfilter rules of others.
+fn watch_node(short_cut: ShortCut, cancel: &CancellationToken) -> NodeWatch {
+    let (netfilter_in, netfilter) = mpsc::channel(1);
+    // Without the short cut it does not matter what their rules do.
+    let depth = match short_cut {
+        ShortCut::Off => Depth::Engines,
+        ShortCut::On => Depth::Rules,
+    };
+    tokio::spawn(netfilter::watch(depth, netfilter_in, cancel.clone()));
     let (devices_in, devices) = mpsc::channel(QUEUE);
     let (filters_in, filters) = mpsc::channel(QUEUE);
     let of_devices = cancel.clone();
@@ -183,7 +185,7 @@ fn watch_node(cancel: &CancellationToken) -> NodeWatch {
             error!(error, "removed filters are noticed within a second only");
         }
     });
-    NodeWatch { devices, filters }
+    NodeWatch { devices, filters, netfilter }
 }
 
 /// Locks the pin root for one agent, until the file is dropped.

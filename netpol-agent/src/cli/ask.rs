@@ -7,14 +7,16 @@ use std::path::Path;
 use anyhow::Context as _;
 use comfy_table::{Table, presets};
 
+use netpol_datapath::netfilter::{Engine, Found, Judgement};
 use netpol_policy::simulate::Explanation;
 use netpol_terminal::{DENIED, FAILED, Output, Terminal};
 
 use super::args::{AgentArgs, ExplainArgs, FlowsArgs, RulesArgs, StatusArgs};
 use crate::agent::{
-    Attached, CONTROL_SOCKET, FlowRecord, InterfaceState, MapStatus, PolicyStatus, Protection,
-    PublishingOutcome, PublishingStatus, RuleRecord, RuleReport, ShortCutStatus, SourceStatus,
-    Status, TunnelStatus, UplinkStatus,
+    Attached, CONTROL_SOCKET, FlowRecord, ForeignProgram, InterfaceState, MapStatus,
+    NetfilterStatus, OverlayShortCut, OverlayState, PolicyStatus, Protection, PublishingOutcome,
+    PublishingStatus, RuleRecord, RuleReport, ShortCutStatus, SourceStatus, Status, TunnelStatus,
+    UplinkStatus,
 };
 use crate::control::client;
 
@@ -29,6 +31,24 @@ pub(super) fn status(args: StatusArgs, terminal: &mut Terminal<'_>) -> anyhow::R
     let status: Status = serde_json::from_str(&text).context("parsing the agent's answer")?;
     write_status(&status, &mut terminal.stdout)?;
     Ok(0)
+}
+
+/// Whether connections with pods of other nodes take the short cut.
+fn write_overlays(overlays: &[OverlayShortCut], out: &mut dyn Write) -> io::Result<()> {
+    for OverlayShortCut { device, family, state, n_networks } in overlays {
+        let answer = match state {
+            OverlayState::On => format!("takes the short cut ({n_networks} networks)"),
+            OverlayState::NoPods
+            | OverlayState::Netfilter
+            | OverlayState::Mtu
+            | OverlayState::Program
+            | OverlayState::NoMac => {
+                format!("no short cut: {}", state.as_str())
+            }
+        };
+        writeln!(out, "  {device} ({family}, pods of other nodes): {answer}")?;
+    }
+    Ok(())
 }
 
 fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
@@ -54,7 +74,9 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         .collect();
     writeln!(out, "  map entries: {}", fill.join(", "))?;
     write_attachments(status, out)?;
+    write_overlays(&status.overlay_short_cuts, out)?;
     write_publishing(&status.publishing, out)?;
+    write_netfilter(&status.netfilter, out)?;
     let mut policies = table(&["POLICY", "CONCERNS", "OVER CAPACITY", "NOTES"]);
     for PolicyStatus { policy, n_endpoints, is_held, left_out } in &status.policies {
         let isolates: Vec<_> =
@@ -107,6 +129,60 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{table}")?;
     for diagnostic in &status.diagnostics {
         writeln!(out, "! {diagnostic}")?;
+    }
+    Ok(())
+}
+
+/// What others have on this node.
+fn write_netfilter(status: &NetfilterStatus, out: &mut dyn Write) -> io::Result<()> {
+    let NetfilterStatus { is_read: _, problem, rules, rules_between_nodes, engines, programs } =
+        status;
+    if let Some(problem) = problem {
+        writeln!(out, "  netfilter rules of others: not known, so no short cut: {problem}")?;
+    }
+    if let Some(Judgement { n_altering, altering, n_counting, counting }) = rules {
+        for (n, named, what) in [
+            (n_altering, altering, "that packets between pods may meet, so no short cut"),
+            (
+                n_counting,
+                counting,
+                "that only count packets, and do not see those on the short cut",
+            ),
+        ] {
+            if *n > 0 {
+                writeln!(out, "  netfilter rules of others {what}: {n}")?;
+            }
+            for rule in named {
+                writeln!(out, "    {rule}")?;
+            }
+        }
+    }
+    if let (Some(far), Some(near)) = (rules_between_nodes, rules)
+        && near.n_altering == 0
+        && far.n_altering > 0
+    {
+        let n = far.n_altering;
+        writeln!(
+            out,
+            "  netfilter rules of others that packets between pods of two nodes may meet, so no short cut there: {n}"
+        )?;
+        for rule in &far.altering {
+            writeln!(out, "    {rule}")?;
+        }
+    }
+    for (engine, Found { n, names }) in engines {
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        let more = if names.len() < *n { ", ..." } else { "" };
+        writeln!(
+            out,
+            "  {} is here too, or has left {n} tables and chains, which may still drop packets: {}{more}",
+            engine.as_str(),
+            names.join("; ")
+        )?;
+    }
+    for ForeignProgram { pod, name, engine } in programs {
+        let of = engine.map_or("others", Engine::as_str);
+        writeln!(out, "  traffic control program of {of} on the interface of {pod}: {name:?}")?;
     }
     Ok(())
 }

@@ -12,33 +12,33 @@ use crate::input::Input;
 
 /// A finding of any origin, as `-o json` writes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Entry {
-    pub(super) code: &'static str,
+pub(crate) struct Entry {
+    pub(crate) code: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) name: Option<&'static str>,
-    pub(super) level: Level,
+    pub(crate) name: Option<&'static str>,
+    pub(crate) level: Level,
     /// File and line; `None` for objects of a cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) location: Option<Location>,
+    pub(crate) location: Option<Location>,
     /// Column of the field, in characters from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) column: Option<usize>,
+    pub(crate) column: Option<usize>,
     /// Kind, namespace and name.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) object: Option<String>,
+    pub(crate) object: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) field: Option<String>,
-    pub(super) message: String,
+    pub(crate) field: Option<String>,
+    pub(crate) message: String,
     /// The advice of the check.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) advice: Option<&'static str>,
+    pub(crate) advice: Option<&'static str>,
     /// The change of the file that removes the finding.
     #[serde(skip)]
     pub(super) fix: Option<Fix>,
 }
 
 /// All findings, sorted by location.
-pub(super) fn entries(input: &Input, objects: Vec<Object>, scope: Scope) -> Vec<Entry> {
+pub(crate) fn entries(input: &Input, objects: Vec<Object>, scope: Scope) -> Vec<Entry> {
     let Input { manifests, live_diagnostics, .. } = input;
     let mut state = ClusterState::default();
     for object in objects {

@@ -19,7 +19,7 @@ use netpol_policy::simulate::{with_implicit_namespaces, without_represented};
 use netpol_terminal::{FAILED, FOUND, Terminal};
 
 use crate::input::{self, InputArgs};
-use entry::{Entry, entries};
+pub(crate) use entry::{Entry, entries};
 use excerpt::Sources;
 
 /// Shown below the options.
@@ -160,7 +160,7 @@ pub(super) fn run(args: LintArgs, terminal: &mut Terminal<'_>) -> anyhow::Result
 }
 
 /// Whether the objects contain the namespaces that every cluster has.
-fn has_every_namespace(objects: &[Object]) -> bool {
+pub(crate) fn has_every_namespace(objects: &[Object]) -> bool {
     ["default", "kube-system"].into_iter().all(|name| {
         objects
             .iter()

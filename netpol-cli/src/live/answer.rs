@@ -33,9 +33,25 @@ pub(super) struct Status {
     #[serde(default)]
     pub(super) unidentified: Vec<Interface>,
     #[serde(default)]
+    pub(super) netfilter: Netfilter,
+    #[serde(default)]
     pub(super) endpoints: Vec<Endpoint>,
     #[serde(default)]
     pub(super) diagnostics: Vec<String>,
+}
+
+/// What others have in netfilter.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Netfilter {
+    pub(super) engines: BTreeMap<String, EngineObjects>,
+}
+
+/// Tables and chains of another NetworkPolicy engine.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct EngineObjects {
+    pub(super) n: usize,
 }
 
 /// The watch of a kind.

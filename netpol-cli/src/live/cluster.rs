@@ -1,7 +1,7 @@
 //! The agents of a cluster, and questions to many of them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -62,6 +62,11 @@ impl AccessArgs {
 }
 
 impl AccessArgs {
+    /// The kubeconfig and its context.
+    pub(crate) fn kubeconfig(&self) -> (Option<&Path>, Option<&str>) {
+        (self.kubeconfig.as_deref(), self.context.as_deref())
+    }
+
     /// As if these options were given.
     pub(crate) fn new(
         kubeconfig: Option<PathBuf>,

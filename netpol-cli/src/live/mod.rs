@@ -33,7 +33,7 @@ mod status;
 mod wait;
 
 pub(crate) use cluster::{AccessArgs, AgentsArgs};
-pub(crate) use drops::DropsArgs;
+pub(crate) use drops::{DropEvent, DropsArgs, events};
 pub(crate) use duration::parse as parse_duration;
 pub(crate) use explain::Ends;
 pub(crate) use flows::FlowsArgs;

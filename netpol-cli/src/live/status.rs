@@ -227,6 +227,12 @@ fn attention(status: &Status) -> Vec<String> {
             policy.left_out.join(", ")
         ));
     }
+    for (engine, found) in &status.netfilter.engines {
+        lines.push(format!(
+            "{engine} has {} netfilter tables and chains here, which may still drop packets",
+            found.n
+        ));
+    }
     lines.extend(status.diagnostics.iter().cloned());
     lines
 }

@@ -41,9 +41,9 @@ pub(crate) enum ChangedPorts {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
     /// Pairs of which something is allowed that was denied.
-    pub(super) n_opened: usize,
+    pub(crate) n_opened: usize,
     /// Pairs of which something is denied that was allowed.
-    pub(super) n_closed: usize,
+    pub(crate) n_closed: usize,
 }
 
 impl Changes {

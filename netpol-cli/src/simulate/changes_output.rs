@@ -15,6 +15,7 @@ use super::changes::{ChangedPorts, Changes, PortChange, Totals};
 use super::graph::{Graph, Nodes};
 use super::html_output::{self, Explain};
 use super::output::{Names, in_csv, in_markdown};
+use super::pairs::PairChange;
 use super::table::{Change, verdict, word};
 
 /// One end of many changes: every row, or these.
@@ -124,16 +125,24 @@ impl Changes {
         Ok(())
     }
 
-    fn graph(&self) -> Graph {
-        let mut graph = Graph::default();
-        for (pair, effects) in self.effects() {
-            for ((change, before, now), ports) in effects {
-                let label = match in_verdicts(before, now) {
+    /// What changes for each pair, for each kind of change.
+    pub(super) fn in_words(&self) -> Vec<PairChange> {
+        let of_pairs = self.effects().flat_map(|(pair, effects)| {
+            effects.into_iter().map(|((change, before, now), ports)| {
+                let ports = match in_verdicts(before, now) {
                     Some(verdicts) => format!("{ports} ({verdicts})"),
                     None => ports,
                 };
-                graph.add(*pair, label, Some(change));
-            }
+                PairChange { pair: *pair, change, ports }
+            })
+        });
+        of_pairs.collect()
+    }
+
+    fn graph(&self) -> Graph {
+        let mut graph = Graph::default();
+        for PairChange { pair, change, ports } in self.in_words() {
+            graph.add(pair, ports, Some(change));
         }
         graph
     }

@@ -9,6 +9,7 @@ mod html;
 mod html_output;
 mod matrix;
 mod output;
+mod pairs;
 mod reachability;
 mod rows;
 mod selector;
@@ -20,7 +21,10 @@ use netpol_terminal::{FAILED, Terminal, complain};
 pub(crate) use args::{FailOn, MatrixArgs, SimulateArgs};
 pub(crate) use changes::ChangedPorts;
 pub(crate) use changes_output::ports_in_words;
-pub(crate) use reachability::{compare, exit_code};
+pub(crate) use pairs::{OfPair, PairVerdict, PortVerdict};
+pub(crate) use reachability::{Matrix, Others, compare, exit_code};
+pub(crate) use rows::Row;
+pub(crate) use table::{Change, verdict};
 
 /// Exit code: 2 if a file, or a line of the cases, cannot be read.
 pub(super) fn run(args: SimulateArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {

@@ -122,7 +122,10 @@ fn prepare(
     peers.extend(addresses.into_iter().map(PodOrIp::Address));
     let is_what_if = if before.is_some() { WhatIf::Yes } else { WhatIf::No };
     let style = if terminal.is_styled { Style::Styled } else { Style::Plain };
-    (Matrix::new(now, before, peers, ports), Form { output, style, is_what_if })
+    (
+        Matrix::new(now, Others { before, enforced: None }, peers, ports),
+        Form { output, style, is_what_if },
+    )
 }
 
 /// A port, and the rows that are its destinations.
@@ -131,34 +134,49 @@ struct Destinations {
     columns: Vec<usize>,
 }
 
+/// Clusters to compare with.
+#[derive(Default)]
+pub(crate) struct Others {
+    /// The cluster before a change.
+    pub(crate) before: Option<OfflineCluster>,
+    /// The cluster with all policies enforced, if some are in audit mode.
+    pub(crate) enforced: Option<OfflineCluster>,
+}
+
 /// The verdicts of one cluster, or of one before and after a change.
-struct Clusters {
-    now: Reachability,
-    before: Option<Reachability>,
+pub(super) struct Clusters {
+    pub(super) now: Reachability,
+    pub(super) before: Option<Reachability>,
+    /// With all policies enforced.
+    pub(super) enforced: Option<Reachability>,
 }
 
 /// The clusters, the rows of the matrix, and the ports that the user has chosen.
-struct Matrix {
-    clusters: Clusters,
-    rows: Vec<Row>,
-    peers: Vec<PodOrIp>,
-    peer_names: Vec<String>,
+pub(crate) struct Matrix {
+    pub(super) clusters: Clusters,
+    pub(super) rows: Vec<Row>,
+    pub(super) peers: Vec<PodOrIp>,
+    pub(super) peer_names: Vec<String>,
     chosen: Vec<PortArg>,
 }
 
 impl Matrix {
-    fn new(
+    /// The matrix of these pods and addresses. Without `chosen` ports, those that the pods declare.
+    pub(crate) fn new(
         now: OfflineCluster,
-        before: Option<OfflineCluster>,
+        others: Others,
         peers: Vec<PodOrIp>,
         chosen: Vec<PortArg>,
     ) -> Self {
+        let Others { before, enforced } = others;
         let now = Reachability::new(now, &peers);
-        let before = before.map(|before| Reachability::new(before, &peers));
-        let of_each: Vec<&Reachability> = [&now].into_iter().chain(&before).collect();
+        let [before, enforced] =
+            [before, enforced].map(|other| Some(Reachability::new(other?, &peers)));
+        let of_each: Vec<&Reachability> =
+            [&now].into_iter().chain(&before).chain(&enforced).collect();
         let rows = rows(&peers, &of_each);
         let peer_names = peers.iter().map(ToString::to_string).collect();
-        Self { clusters: Clusters { now, before }, rows, peers, peer_names, chosen }
+        Self { clusters: Clusters { now, before, enforced }, rows, peers, peer_names, chosen }
     }
 
     /// Writes the whole matrix. Returns what changes in it, on every port.
@@ -193,7 +211,7 @@ impl Matrix {
     }
 
     /// The connections that change: on the chosen ports, else on every port.
-    fn changes(&mut self) -> anyhow::Result<Changes> {
+    pub(super) fn changes(&mut self) -> anyhow::Result<Changes> {
         let Self { clusters, rows, peers, peer_names, chosen } = self;
         let mut changes = Changes::default();
         if clusters.before.is_none() {
@@ -253,7 +271,7 @@ impl Matrix {
     }
 
     /// The pod of a peer in each cluster.
-    fn pods(&self, peer: &PodOrIp) -> impl Iterator<Item = &Pod> {
+    pub(super) fn pods(&self, peer: &PodOrIp) -> impl Iterator<Item = &Pod> {
         let name = match peer {
             PodOrIp::Pod { name, address: _ } => Some(name.clone()),
             PodOrIp::Address(_)
@@ -262,14 +280,14 @@ impl Matrix {
             | PodOrIp::Node(_)
             | PodOrIp::Service(_) => None,
         };
-        let Clusters { now, before } = &self.clusters;
+        let Clusters { now, before, enforced: _ } = &self.clusters;
         let clusters = [Some(now), before.as_ref()].into_iter().flatten();
         clusters.filter_map(move |cluster| cluster.state().pod(name.as_ref()?))
     }
 }
 
 /// Whether the answers for connections from or to a peer can change at a port.
-type CanChange = fn(&Reachability, usize, u16, Transport) -> bool;
+pub(super) type CanChange = fn(&Reachability, usize, u16, Transport) -> bool;
 
 /// A row with its position.
 type At<'a> = (usize, &'a Row);
@@ -407,14 +425,14 @@ fn in_words(cluster: &OfflineCluster, judged: &JudgedConnection, to: &PodOrIp) -
 }
 
 /// Two different pods of two rows, also if they are one row.
-fn different(from: &Row, to: &Row) -> Option<(usize, usize)> {
+pub(super) fn different(from: &Row, to: &Row) -> Option<(usize, usize)> {
     let from = from.members.first()?;
     let to = to.members.iter().find(|to| *to != from)?;
     Some((*from, *to))
 }
 
 /// The answer of one cluster. A port name is that of the destination.
-fn answer(
+pub(super) fn answer(
     cluster: &mut Reachability,
     from: usize,
     (to, peer): (usize, Option<&PodOrIp>),

@@ -44,11 +44,11 @@ impl Filter {
 
 /// A row or column: one address, one pod, or pods with the same labels and the same verdicts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Row {
+pub(crate) struct Row {
     /// Name, with the number of pods if there are several.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Positions of the peers; never empty.
-    pub(super) members: Vec<usize>,
+    pub(crate) members: Vec<usize>,
 }
 
 /// What the pods of one row have in common in one cluster.

@@ -39,7 +39,7 @@ pub(super) enum Cell {
 /// The effect of a change on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Change {
+pub(crate) enum Change {
     Opens,
     Closes,
 }
@@ -97,7 +97,7 @@ pub(super) const fn word(answer: Answer) -> &'static str {
 }
 
 /// An answer for programs.
-pub(super) const fn verdict(answer: Answer) -> &'static str {
+pub(crate) const fn verdict(answer: Answer) -> &'static str {
     match answer {
         Answer::Denied => "deny",
         Answer::Possible => "depends",

@@ -39,3 +39,9 @@ pub use line::{Header, LINE_WORDS, Line, MAX_REACH, REACH_WORD};
 
 /// Families: an IPv4 table, and an IPv6 table.
 pub const N_FAMILIES: u32 = 2;
+
+/// The family of an address.
+#[inline(always)]
+pub const fn family(addr: &crate::addr::Addr) -> u32 {
+    if addr.is_v4() { V4::FAMILY } else { V6::FAMILY }
+}

@@ -21,6 +21,7 @@ mod counter;
 mod endpoint;
 mod flow;
 mod fragment;
+mod overlay;
 mod policy;
 
 pub use counter::{CounterKey, CounterValue};
@@ -29,4 +30,5 @@ pub use endpoint::{
 };
 pub use flow::{BackendEntry, BackendValue, FlowEntry, FlowKey, FlowValue};
 pub use fragment::{FragmentEntry, FragmentKey, FragmentSlot, FragmentValue};
+pub use overlay::Overlay;
 pub use policy::{AllowKey, AllowValue, PrefixKey};

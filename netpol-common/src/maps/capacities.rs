@@ -38,6 +38,8 @@ pub const MAX_OWN_NODE: u32 = 1 << 14;
 /// Addresses of nodes, some of each, and, while a pod of the node forwards, of all pods: 5,000 nodes and 100,000 pods of one family.
 /// The kernel allocates 16 bytes for each at the start.
 pub const MAX_KNOWN: u32 = 1 << 17;
+/// Blocks of pod addresses of other nodes: two of each node in the largest clusters (5,000 nodes).
+pub const MAX_OVERLAY_PREFIXES: u32 = 1 << 14;
 /// Words of 64 bits with a bit for each port.
 pub const N_PORT_WORDS: u32 = 1 << 10;
 /// Egress marks; mark 0 means "none".

@@ -5,13 +5,13 @@ use crate::flow::Step;
 use crate::ids::{Direction, Epoch, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
 use crate::keys::{
     AddressKey, AllowSlots, AllowValue, BackendValue, EndpointValue, FlowKey, FlowValue,
-    FragmentKey, FragmentValue, Known,
+    FragmentKey, FragmentValue, Known, Overlay,
 };
 use crate::mac::Mac;
 use crate::packet::Packet;
 use crate::verdict::{
-    Asked, Ruled, View, denial, denial_to_itself, judge_connection, keeps_redirect, receiver,
-    receiver_mac,
+    Arrival, Asked, Ruled, View, arrival, denial, denial_to_itself, judge_connection,
+    keeps_redirect, receiver, receiver_mac,
 };
 
 /// Whether a packet belongs to an established flow that passes it without a new decision.
@@ -151,6 +151,17 @@ pub trait PolicyMaps {
     {
         keeps_redirect(self, packet, receiver, sender)
     }
+    /// [`crate::verdict::arrival`], for the same reason.
+    fn arrival(&self, packet: &Packet, receiver: IfIndex, overlay: IfIndex, now: Nanos) -> Arrival
+    where
+        Self: Sized,
+    {
+        arrival(self, packet, receiver, overlay, now)
+    }
+    /// The device that leads to the pods of other nodes, of this family ([`crate::identities::family`]).
+    fn overlay(&self, family: u32) -> Overlay;
+    /// Whether the address is one of a pod behind that device.
+    fn is_behind_overlay(&self, addr: &Addr) -> bool;
     /// Whether a pod or a node has the address, as far as is known.
     fn is_taken(&self, addr: &Addr) -> bool;
     /// [`crate::verdict::is_tunnel`]. The kernel's maps replace it by a global function, because the verifier walks that once.

@@ -39,6 +39,11 @@ pub const KNOWN: &str = "KNOWN";
 /// The ports of the nodes' tunnels: an array of [`N_PORT_WORDS`](super::N_PORT_WORDS) words with a bit for each port. Port 0 stands for
 /// protocols without ports.
 pub const TUNNEL_PORTS: &str = "TUNNEL_PORTS";
+/// The devices that lead to the pods of other nodes past netfilter: family ([`family`](crate::identities::family)) →
+/// [`Overlay`](crate::keys::Overlay), an array.
+pub const OVERLAY: &str = "OVERLAY";
+/// The blocks of pod addresses behind these devices: [`PrefixKey`](crate::keys::PrefixKey) → ().
+pub const OVERLAY_PREFIXES: &str = "OVERLAY_PREFIXES";
 /// Egress mark → ifindex of the endpoint, an array of [`N_EGRESS_MARKS`](super::N_EGRESS_MARKS).
 pub const EGRESS_MARKS: &str = "EGRESS_MARKS";
 /// Flows whose egress verdict is deferred: handle ([`PolicyMaps::store_deferred_flow`](super::PolicyMaps::store_deferred_flow)) →
@@ -59,7 +64,7 @@ pub const EVENTS: &str = "EVENTS";
 pub const CONTAINERS: &str = "CONTAINERS";
 
 /// Every pinned map.
-pub const ALL: [&str; 24] = [
+pub const ALL: [&str; 26] = [
     ENDPOINTS,
     ENDPOINT_SLOTS,
     ADDRESSES,
@@ -76,6 +81,8 @@ pub const ALL: [&str; 24] = [
     OWN_NODE,
     KNOWN,
     TUNNEL_PORTS,
+    OVERLAY,
+    OVERLAY_PREFIXES,
     EGRESS_MARKS,
     DEFERRED_FLOWS,
     BACKENDS,
@@ -123,6 +130,8 @@ mod tests {
             OWN_NODE,
             KNOWN,
             TUNNEL_PORTS,
+            OVERLAY,
+            OVERLAY_PREFIXES,
             EGRESS_MARKS,
             RULE_COUNTS,
             EVENTS,
@@ -163,6 +172,8 @@ mod tests {
         assert_eq!(size_of::<FragmentValue>(), 16);
         assert_eq!(size_of::<FragmentSlot>(), 8);
         assert_eq!(size_of::<FragmentEntry>(), 24);
+        assert_eq!(size_of::<Overlay>(), 24);
+        assert_eq!(offset_of!(Overlay, ifindex), 16);
         assert_eq!(size_of::<CounterKey>(), 8);
         assert_eq!(size_of::<CounterValue>(), 32);
         assert_eq!(size_of::<Event>(), 64);

@@ -7,6 +7,7 @@ mod bytes;
 mod claim;
 mod frame;
 mod headers;
+mod hops;
 mod link_message;
 mod parse;
 mod parsed;
@@ -15,6 +16,7 @@ mod plain;
 pub use bytes::{PacketBytes, pod_mac_offset};
 pub use claim::{Claim, claim};
 pub use frame::Frame;
+pub use hops::{hops_offset, routed_v4};
 pub use link_message::is_link_message;
 pub use parse::{parse, parse_quoted};
 pub use parsed::{

@@ -5,7 +5,7 @@ use super::denials::{Asked, audited_to_itself, denied_to_itself, ruling};
 use super::fast_path::{FastPath, fast_path};
 use super::hook_context::HookContext;
 use super::judge::judge;
-use super::outcome::Outcome;
+use super::outcome::{Outcome, Target};
 use super::outside::at_uplink_ingress;
 use super::policy::is_never_finished;
 use super::short_cut;
@@ -55,6 +55,7 @@ fn at_uplink<M: PolicyMaps, B: Frame + ?Sized>(
         direction: Direction::Egress,
         audited_sender: IfIndex(0),
         redirect: IfIndex(0),
+        target: Target::Hook,
     };
     if context.egress_mark() == 0 && context.flow_handle == 0 {
         return outcome;
@@ -117,6 +118,7 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
         direction,
         audited_sender: IfIndex(0),
         redirect: IfIndex(0),
+        target: Target::Hook,
     };
     // The epoch is read before the policy. If the policy changes in between, the decision counts as one of the old epoch.
     let epoch = maps.epoch();
@@ -139,7 +141,7 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
         let takes_short_cut = view.endpoint.takes_short_cut();
         if takes_short_cut && is_plain && short_cut::can_begin(packet, &view) {
             let to = maps.receiver(packet, view.ifindex, view.now);
-            view = view.redirectable(short_cut::addressed(maps, bytes, to));
+            view = view.redirectable(short_cut::addressed(maps, bytes, packet, to));
         } else if (takes_short_cut && (is_plain || packet.is_icmp_error()))
             || short_cut::ends_connection(packet)
         {
@@ -180,7 +182,7 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
         Parsed::Ip => match direction {
             Direction::Egress => {
                 let ruled = judge(maps, bytes, &view, packet);
-                outcome.redirect = short_cut::addressed(maps, bytes, ruled.redirect());
+                outcome.redirect = short_cut::addressed(maps, bytes, packet, ruled.redirect());
                 let is_asked =
                     ruled.redirect().0 != 0 && short_cut::is_inner(packet, &view, outcome.redirect);
                 if is_asked && !maps.keeps_redirect(packet, outcome.redirect, view.ifindex) {
@@ -258,7 +260,10 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
         }
     }
     if is_egress && outcome.redirect.0 != 0 {
-        outcome.flow_handle = HookContext::REDIRECTED;
+        outcome.target = short_cut::target(maps, packet, outcome.redirect, Target::Hook);
+        if matches!(outcome.target, Target::Hook) {
+            outcome.flow_handle = HookContext::REDIRECTED;
+        }
     }
     outcome
 }

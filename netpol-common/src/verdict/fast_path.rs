@@ -1,10 +1,11 @@
 //! The fast path: the packet belongs to an established flow, about which nothing has to be decided or written.
 
 use super::hook_context::HookContext;
-use super::outcome::Outcome;
-use super::short_cut::is_addressed;
+use super::outcome::{Outcome, Target};
+use super::short_cut;
 use super::spoofing::{has_foreign_mac, own_mac};
 use crate::flow::{self, Step};
+use crate::identities::family;
 use crate::ids::{Direction, IfIndex};
 use crate::keys::FlowKey;
 use crate::maps::{CurrentFlow, PolicyMaps};
@@ -81,17 +82,17 @@ pub(super) fn fast_path<M: PolicyMaps, B: PacketBytes + ?Sized>(
             mark: context.mark_with(0),
             flow_handle: 0,
             ifindex: context.ifindex,
-            // See `Outcome::redirect`.
-            direction: if redirect.0 == 0 { direction } else { Direction::Ingress },
+            direction,
             audited_sender: IfIndex(0),
             redirect: if is_egress { redirect } else { IfIndex(0) },
+            target: short_cut::target(maps, packet, redirect, Target::Pod),
         }),
         CurrentFlow::No => FastPath::Parsed,
         CurrentFlow::Absent => FastPath::NoFlow,
     }
 }
 
-/// Whether the pod to which a packet is redirected passes it by a current flow of its own.
+/// Whether the pod to which a packet is redirected passes it by a current flow of its own. A pod of another node is asked there.
 #[inline(always)]
 fn passes_receiver<M: PolicyMaps, B: PacketBytes + ?Sized>(
     maps: &M,
@@ -100,5 +101,10 @@ fn passes_receiver<M: PolicyMaps, B: PacketBytes + ?Sized>(
     context: &HookContext,
     receiver: IfIndex,
 ) -> bool {
-    is_addressed(bytes, maps.receiver_mac(packet, receiver, context.ifindex, context.now))
+    let overlay = maps.overlay(family(&packet.dst));
+    if receiver == overlay.ifindex {
+        return short_cut::is_routable(bytes, packet, overlay.gateway());
+    }
+    let mac = maps.receiver_mac(packet, receiver, context.ifindex, context.now);
+    short_cut::is_addressed(bytes, mac)
 }

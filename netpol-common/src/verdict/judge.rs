@@ -35,7 +35,7 @@ pub(super) fn judge<M: PolicyMaps, B: Frame + ?Sized>(
 /// Whether an ICMP error quotes a packet of a live connection of this endpoint. Returns the interface to which its packets are
 /// redirected.
 #[inline(never)]
-fn quoted_flow<M: PolicyMaps, B: Frame + ?Sized>(
+pub(super) fn quoted_flow<M: PolicyMaps, B: Frame + ?Sized>(
     maps: &M,
     bytes: &B,
     view: &View,

@@ -3,6 +3,17 @@
 use crate::ids::{Direction, IfIndex, RuleId};
 use crate::reason::{PassReason, Verdict};
 
+/// The target of a packet that is redirected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The hook of a pod's interface, which judges the packet.
+    Hook,
+    /// The pod behind an interface. The verdict is that of both pods.
+    Pod,
+    /// The device that leads to the pods of other nodes.
+    Overlay,
+}
+
 /// A verdict, and what has to be done to the packet.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,10 +32,10 @@ pub struct Outcome {
     pub direction: Direction,
     /// The endpoint whose deferred egress passes only because of audit mode, if `verdict` does not say so; 0 for none.
     pub audited_sender: IfIndex,
-    /// The interface of another pod of this node, to which a packet that passes is redirected; 0 for the usual way. If `direction` is
-    /// ingress, then the verdict is that of both pods, and the packet goes to the other pod itself; else it goes to the hook of this
-    /// interface.
+    /// The interface to which a packet that passes is redirected; 0 for the usual way.
     pub redirect: IfIndex,
+    /// What is there.
+    pub target: Target,
 }
 
 impl Outcome {

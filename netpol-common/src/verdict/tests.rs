@@ -6,7 +6,7 @@ use crate::flow::Step;
 use crate::ids::{Direction, Epoch, Hook, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
 use crate::keys::{
     AddressKey, AllowSlots, AllowValue, BackendValue, EndpointValue, FlowKey, FlowValue,
-    FragmentKey, FragmentValue,
+    FragmentKey, FragmentValue, Overlay,
 };
 use crate::mac::Mac;
 use crate::maps::{CurrentFlow, Local, PolicyMaps};
@@ -33,6 +33,12 @@ impl PolicyMaps for Closed {
     }
     fn owner(&self, _addr: &Addr) -> Option<IfIndex> {
         Some(AddressKey::ANY_POD)
+    }
+    fn overlay(&self, _family: u32) -> Overlay {
+        Overlay::NONE
+    }
+    fn is_behind_overlay(&self, _addr: &Addr) -> bool {
+        false
     }
     fn identity(&self, _addr: &Addr) -> Identity {
         Identity::NONE

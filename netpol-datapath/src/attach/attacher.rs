@@ -9,7 +9,6 @@ use super::site::{Device, Site, detach};
 use crate::config::Attaching;
 use crate::error::Error;
 use crate::object::{Pins, classifier};
-use crate::program::Program;
 
 /// The programs without the maps, so that another thread can write the maps at the same time.
 pub(super) struct Attacher<'a> {
@@ -66,8 +65,8 @@ impl Attacher<'_> {
         }
         if role == Role::Pod {
             // The device was attached as an uplink before it became known as a pod's.
-            for program in [Program::UplinkEgress, Program::UplinkEgressL3, Program::UplinkIngress]
-            {
+            for program in [Role::Uplink, Role::UplinkL3].into_iter().flat_map(Role::programs) {
+                let program = *program;
                 if pins.link(ifindex, program).exists() {
                     detach(pins, ifindex, program)?;
                 }

@@ -104,15 +104,14 @@ impl Attachments for Datapath {
 
     /// # Errors
     /// [`Error::NotPinned`] for a private copy, [`Error::NoDevice`], [`Error::Attach`], [`Error::Filter`].
-    fn has_foreign_programs(&self, ifindex: IfIndex) -> Result<bool, Error> {
+    fn foreign_programs(&self, ifindex: IfIndex, role: DeviceRole) -> Result<Vec<String>, Error> {
         let pins = self.pins.as_ref().ok_or(Error::NotPinned)?;
         let device = Device::find(ifindex)?;
-        for program in Role::Pod.programs() {
-            if (Site { pins, device: &device, program: *program }).is_foreign()? {
-                return Ok(true);
-            }
+        let mut found = Vec::new();
+        for program in Role::from(role).programs() {
+            found.extend((Site { pins, device: &device, program: *program }).foreign()?);
         }
-        Ok(false)
+        Ok(found)
     }
 
     fn pod_end(&self, ifindex: IfIndex) -> io::Result<PodEnd> {

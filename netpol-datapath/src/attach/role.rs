@@ -21,16 +21,16 @@ impl Role {
         match self {
             Self::Pod => &[Program::PodIngress, Program::PodEgress],
             Self::Uplink => &[Program::UplinkEgress, Program::UplinkIngress],
-            Self::UplinkL3 => &[Program::UplinkEgressL3, Program::UplinkIngress],
+            Self::UplinkL3 => &[Program::UplinkEgressL3, Program::UplinkIngressL3],
         }
     }
 
-    /// The role that needs this program; `None` if several do.
+    /// The role that needs this program; `None` if several do, for an older version at least.
     pub(crate) const fn of(program: Program) -> Option<Self> {
         match program {
             Program::PodIngress | Program::PodEgress => Some(Self::Pod),
             Program::UplinkEgress => Some(Self::Uplink),
-            Program::UplinkEgressL3 => Some(Self::UplinkL3),
+            Program::UplinkEgressL3 | Program::UplinkIngressL3 => Some(Self::UplinkL3),
             Program::UplinkIngress => None,
         }
     }

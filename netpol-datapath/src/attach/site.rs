@@ -28,7 +28,7 @@ impl Program {
     /// The side of the device that the program is attached to.
     pub(super) const fn side(self) -> Side {
         match self {
-            Self::PodEgress | Self::UplinkIngress => Side::Ingress,
+            Self::PodEgress | Self::UplinkIngress | Self::UplinkIngressL3 => Side::Ingress,
             Self::PodIngress | Self::UplinkEgress | Self::UplinkEgressL3 => Side::Egress,
         }
     }
@@ -129,11 +129,11 @@ impl Site<'_> {
         pins.rename_migrated(ifindex, program)
     }
 
-    /// Whether another program than ours is attached to this side of the device. While ours is migrated it is there twice.
+    /// The names of other programs than ours on this side of the device. While ours is migrated it is there twice.
     ///
     /// # Errors
     /// [`Error::Filter`], [`Error::Attach`].
-    pub(super) fn is_foreign(&self) -> Result<bool, Error> {
+    pub(super) fn foreign(&self) -> Result<Vec<String>, Error> {
         let links = match SchedClassifier::query_tcx(&self.device.name, self.program.attach_type())
         {
             Ok((_, links)) => links,
@@ -143,11 +143,14 @@ impl Site<'_> {
         };
         // The variant that ends the chain has a longer name, of which the kernel keeps the first 15 bytes.
         let is_ours = |name: &str| name.starts_with(self.program.name());
-        let is_foreign = links.iter().any(|link| !link.name_as_str().is_some_and(is_ours));
+        let links = links.iter().map(|link| link.name_as_str().unwrap_or_default());
+        let of_links = links.filter(|name| !is_ours(name)).map(str::to_owned);
         // A filter of ours beside a link is one of an earlier agent whose pins are lost: it has maps of its own.
         let is_filter = self.pins.is_filter(self.device.ifindex, self.program);
         let filters = self.filters()?;
-        Ok(is_foreign || filters.iter().any(|filter| !(is_filter && is_own_filter(filter))))
+        let foreign = filters.into_iter().filter(|filter| !(is_filter && is_own_filter(filter)));
+        let of_filters = foreign.map(|filter| filter.name.unwrap_or_default());
+        Ok(of_links.chain(of_filters).collect())
     }
 
     /// Whether programs of others are attached to this side of the device.

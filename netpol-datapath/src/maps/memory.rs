@@ -35,6 +35,8 @@ impl Datapath {
             (maps::OWN_NODE, own.own_node.map()),
             (maps::KNOWN, own.known.map()),
             (maps::TUNNEL_PORTS, own.tunnel_ports.map.map()),
+            (maps::OVERLAY, own.overlay.map.map()),
+            (maps::OVERLAY_PREFIXES, own.overlay_prefixes.map()),
             (maps::CONTAINERS, own.containers.map()),
             (maps::EGRESS_MARKS, own.egress_marks.map.map()),
             (maps::EPOCH, own.epoch.map.map()),

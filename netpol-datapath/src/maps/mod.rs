@@ -7,6 +7,7 @@ mod events;
 mod flows;
 mod gc;
 mod memory;
+mod overlay;
 mod read;
 mod tunnels;
 
@@ -14,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netpol_common::addr::Addr;
 use netpol_common::ids::Epoch;
-use netpol_common::keys::{CounterKey, Known};
+use netpol_common::keys::{CounterKey, Known, Overlay, PrefixKey};
 use netpol_policy::dataplane::port::Maps;
 use netpol_policy::dataplane::{Counter, MapOp, MapState};
 
@@ -58,6 +59,14 @@ impl Maps for Datapath {
 
     fn set_tunnel_ports(&mut self, ports: &BTreeSet<u16>) -> Result<(), Error> {
         self.maps.set_tunnel_ports(ports)
+    }
+
+    fn set_overlay(
+        &mut self,
+        devices: &BTreeMap<u32, Overlay>,
+        prefixes: &BTreeSet<PrefixKey>,
+    ) -> Result<(), Error> {
+        self.maps.set_overlay(devices, prefixes)
     }
 
     /// Refills the spare slots of ALLOW, and resizes the tables of IDENTITIES where needed.

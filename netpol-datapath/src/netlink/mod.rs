@@ -6,6 +6,7 @@
 //! separate network namespace. Blocking requests, also those for clsact filters, are in `netpol-netlink`.
 
 mod filters;
+mod overlay;
 mod pretend;
 mod tunnels;
 mod veth;
@@ -22,6 +23,7 @@ use netlink_packet_route::link::{
     LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
 };
 use netpol_common::ids::IfIndex;
+use netpol_common::mac::Mac;
 use netpol_policy::dataplane::port::Framing;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
@@ -32,6 +34,7 @@ use tracing::{debug, warn};
 
 pub use filters::{FilterChange, watch_filters};
 pub use netpol_netlink::{CLSACT, Filter, Position, Side, TrafficControl, device_name};
+pub use overlay::{LinkFacts, OverlayDevice};
 pub use pretend::{Error as PretendError, PretendDevices};
 pub use tunnels::Tunnels;
 pub use veth::{VethEnd, VethReader};
@@ -66,6 +69,10 @@ pub struct Devices {
     pub addresses: BTreeSet<IpAddr>,
     /// The tunnels to other nodes.
     pub tunnels: Tunnels,
+    /// The devices that lead to the pods of other nodes, by family ([`netpol_common::identities::family`]).
+    pub overlays: BTreeMap<u32, OverlayDevice>,
+    /// The bridges.
+    pub bridges: BTreeMap<IfIndex, LinkFacts>,
 }
 
 /// One network device.
@@ -250,12 +257,15 @@ async fn read(handle: &Handle) -> Result<Devices, Error> {
     let on_bridges = on_bridges(&links);
     devices.tunnels = tunnels::of_devices(&links);
     let bridges = bridges(&links);
-    for link in links {
+    for link in &links {
+        if is_kind(link, &InfoKind::Bridge) {
+            devices.bridges.insert(IfIndex(link.header.index), LinkFacts::of(link));
+        }
         if link.header.link_layer_type == LinkLayerType::Loopback {
             loopback.insert(link.header.index);
         } else {
-            let mut device = device(&link);
-            device.short_cut = short_cut(&link, &bridges);
+            let mut device = device(link);
+            device.short_cut = short_cut(link, &bridges);
             if on_bridges.contains(&link.header.index) {
                 device.leads = Leads::ToPorts;
             }
@@ -276,7 +286,9 @@ async fn read(handle: &Handle) -> Result<Devices, Error> {
             device.has_address |= !is_link_local(address);
         }
     }
-    devices.tunnels.add_remote_ends(handle).await?;
+    let mut routes = overlay::Routes::default();
+    devices.tunnels.add_remote_ends(handle, |route| routes.add(route)).await?;
+    devices.overlays = overlay::devices(&links, &routes);
     Ok(devices)
 }
 
@@ -422,15 +434,29 @@ fn short_cut(
         {
             return Err(Obstacle::Queue);
         }
-        if let LinkAttribute::Xdp(xdp) = attribute
-            && xdp.iter().any(|item| {
-                matches!(item, LinkXdp::Attached(attached) if *attached != XdpAttached::None)
-            })
-        {
-            return Err(Obstacle::Program);
-        }
     }
-    Ok(IfIndex(bridge))
+    if has_xdp(link) { Err(Obstacle::Program) } else { Ok(IfIndex(bridge)) }
+}
+
+/// Whether a device has an XDP program.
+fn has_xdp(link: &LinkMessage) -> bool {
+    link.attributes.iter().any(|attribute| {
+        let LinkAttribute::Xdp(xdp) = attribute else { return false };
+        let is_attached = |item: &LinkXdp| matches!(item, LinkXdp::Attached(attached) if *attached != XdpAttached::None);
+        xdp.iter().any(is_attached)
+    })
+}
+
+/// The MAC address of a device.
+fn mac(link: &LinkMessage) -> Mac {
+    let octets = link.attributes.iter().find_map(|attribute| {
+        if let LinkAttribute::Address(bytes) = attribute {
+            bytes.as_slice().try_into().ok()
+        } else {
+            None
+        }
+    });
+    octets.map_or(Mac::UNKNOWN, Mac::new)
 }
 
 fn is_veth(link: &LinkMessage) -> bool {

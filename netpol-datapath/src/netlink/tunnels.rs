@@ -114,11 +114,15 @@ pub(super) fn broadcasts_of(message: &AddressMessage) -> Vec<IpAddr> {
 }
 
 impl Tunnels {
-    /// Adds what the devices' routes and forwarding entries say of other nodes.
+    /// Adds what the devices' routes and forwarding entries say of other nodes, if there are tunnels, and shows each route to `look`.
     ///
     /// # Errors
     /// The kernel refuses to list them.
-    pub(super) async fn add_remote_ends(&mut self, handle: &Handle) -> Result<(), Error> {
+    pub(super) async fn add_remote_ends(
+        &mut self,
+        handle: &Handle,
+        mut look: impl FnMut(&RouteMessage),
+    ) -> Result<(), Error> {
         if self.devices.is_empty() {
             return Ok(());
         }
@@ -129,6 +133,7 @@ impl Tunnels {
             let failed = |source| Error::List { what: "routes", source };
             while let Some(route) = routes.try_next().await.map_err(failed)? {
                 self.add_route(&route);
+                look(&route);
             }
         }
         let entries = handle.neighbours().get().set_address_family(AddressFamily::Bridge).execute();
@@ -190,7 +195,7 @@ impl Tunnels {
     }
 }
 
-fn address(address: &RouteAddress) -> Option<IpAddr> {
+pub(super) fn address(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
         RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),

@@ -33,7 +33,7 @@ const MAPS: [(MapType, &str); 8] = [
 ];
 
 /// The helpers that the programs call, except the clock.
-pub(super) const HELPERS: [BpfHelper; 15] = [
+pub(super) const HELPERS: [BpfHelper; 17] = [
     BpfHelper::BPF_FUNC_map_lookup_elem,
     BpfHelper::BPF_FUNC_map_update_elem,
     BpfHelper::BPF_FUNC_map_delete_elem,
@@ -44,6 +44,8 @@ pub(super) const HELPERS: [BpfHelper; 15] = [
     BpfHelper::BPF_FUNC_skb_change_type,
     BpfHelper::BPF_FUNC_redirect,
     BpfHelper::BPF_FUNC_redirect_peer,
+    BpfHelper::BPF_FUNC_redirect_neigh,
+    BpfHelper::BPF_FUNC_skb_store_bytes,
     BpfHelper::BPF_FUNC_spin_lock,
     BpfHelper::BPF_FUNC_spin_unlock,
     BpfHelper::BPF_FUNC_ringbuf_reserve,

@@ -9,7 +9,7 @@ use netpol_common::identities::N_FAMILIES;
 use netpol_common::ids::{Epoch, Identity, IfIndex, RuleId};
 use netpol_common::keys::{
     AddressKey, BackendEntry, CounterKey, CounterValue, EndpointEntry, EndpointSlot, FlowKey,
-    FragmentEntry, FragmentSlot, Known, NodeKey, PrefixKey,
+    FragmentEntry, FragmentSlot, Known, NodeKey, Overlay, PrefixKey,
 };
 use netpol_common::maps;
 
@@ -87,6 +87,8 @@ pub(crate) fn expected(capacities: &BTreeMap<&'static str, u32>) -> Vec<Layout> 
         map::<NodeKey, u8>(maps::OWN_NODE, MapType::Hash, maps::MAX_OWN_NODE),
         map::<Addr, Known>(maps::KNOWN, MapType::Hash, maps::MAX_KNOWN),
         map::<u32, u64>(maps::TUNNEL_PORTS, MapType::Array, maps::N_PORT_WORDS),
+        map::<u32, Overlay>(maps::OVERLAY, MapType::Array, N_FAMILIES),
+        map::<PrefixKey, u8>(maps::OVERLAY_PREFIXES, MapType::LpmTrie, maps::MAX_OVERLAY_PREFIXES),
         map::<u32, IfIndex>(maps::EGRESS_MARKS, MapType::Array, maps::N_EGRESS_MARKS),
         map::<u32, FlowKey>(maps::DEFERRED_FLOWS, MapType::Hash, maps::N_DEFERRED_FLOWS),
         map::<FlowKey, BackendEntry>(maps::BACKENDS, MapType::LruHash, maps::MAX_BACKENDS),

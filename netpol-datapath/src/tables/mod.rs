@@ -17,7 +17,7 @@ use netpol_common::addr::Addr;
 use netpol_common::ids::{Epoch, Identity, IfIndex, RuleId};
 use netpol_common::keys::{
     BackendEntry, CounterKey, CounterValue, EndpointEntry, EndpointSlot, FlowKey, FragmentEntry,
-    FragmentSlot, Known, NodeKey,
+    FragmentSlot, Known, NodeKey, Overlay,
 };
 use netpol_common::mac::MacSlot;
 use netpol_common::maps;
@@ -55,6 +55,8 @@ pub(crate) struct MapSet {
     pub(crate) own_node: Table<NodeKey, u8>,
     pub(crate) known: Table<Addr, Known>,
     pub(crate) tunnel_ports: Labelled<Array<MapData, u64>>,
+    pub(crate) overlay: Labelled<Array<MapData, Wire<Overlay>>>,
+    pub(crate) overlay_prefixes: Trie<u8>,
     pub(crate) containers: Table<IfIndex, ContainerId>,
     pub(crate) egress_marks: Labelled<Array<MapData, Wire<IfIndex>>>,
     pub(crate) epoch: Labelled<Array<MapData, Wire<Epoch>>>,
@@ -95,6 +97,8 @@ impl MapSet {
             own_node: Table::take(ebpf, label(maps::OWN_NODE)?)?,
             known: Table::take(ebpf, label(maps::KNOWN)?)?,
             tunnel_ports: Labelled::take(ebpf, label(maps::TUNNEL_PORTS)?)?,
+            overlay: Labelled::take(ebpf, label(maps::OVERLAY)?)?,
+            overlay_prefixes: Trie::take(ebpf, label(maps::OVERLAY_PREFIXES)?)?,
             containers: containers(pins, label(maps::CONTAINERS)?)?,
             egress_marks: Labelled::take(ebpf, label(maps::EGRESS_MARKS)?)?,
             epoch: Labelled::take(ebpf, label(maps::EPOCH)?)?,

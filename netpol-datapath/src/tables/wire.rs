@@ -1,4 +1,4 @@
-//! The only `unsafe` code in user space: bytes to and from the kernel.
+//! Bytes to and from the kernel's maps: with `netfilter::socket` the only `unsafe` code in user space.
 //!
 //! In: types of netpol-common, whose layout zerocopy has checked. Out: keys and values for aya's maps, the batch operations
 //! that aya lacks, arrays whose memory is shared with the kernel, and ring buffers that can be awaited. Must not: depend on the

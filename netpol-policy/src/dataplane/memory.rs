@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netpol_common::addr::Addr;
 use netpol_common::flow::{Step, is_current};
+use netpol_common::identities::N_FAMILIES;
 use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowSlots, AllowValue, BackendValue, EndpointValue, FlowEntry, FlowKey,
-    FlowValue, FragmentEntry, FragmentKey, FragmentSlot, FragmentValue, Known, NodeKey, PrefixKey,
+    FlowValue, FragmentEntry, FragmentKey, FragmentSlot, FragmentValue, Known, NodeKey, Overlay,
+    PrefixKey,
 };
 use netpol_common::mac::Mac;
 use netpol_common::maps::{CurrentFlow, Local, PolicyMaps, TunnelMaps};
@@ -27,6 +29,8 @@ pub struct MemoryMaps {
     fragments: RefCell<BTreeMap<FragmentSlot, FragmentEntry>>,
     known: BTreeMap<Addr, Known>,
     tunnel_ports: BTreeSet<u16>,
+    overlays: [Option<Overlay>; N_FAMILIES as usize],
+    overlay_prefixes: BTreeSet<PrefixKey>,
     /// See [`MemoryMaps::with_flow_seed`].
     flow_seed: u64,
     flow_handles: RefCell<BTreeMap<u16, FlowKey>>,
@@ -59,6 +63,12 @@ impl MemoryMaps {
     #[must_use]
     pub fn with_tunnels(self, known: BTreeMap<Addr, Known>, tunnel_ports: BTreeSet<u16>) -> Self {
         Self { known, tunnel_ports, ..self }
+    }
+
+    /// The same maps, with this device that leads to the pods of other nodes, of both families, which have these addresses.
+    #[must_use]
+    pub fn with_overlay(self, overlay: Overlay, overlay_prefixes: BTreeSet<PrefixKey>) -> Self {
+        Self { overlays: [Some(overlay); N_FAMILIES as usize], overlay_prefixes, ..self }
     }
 
     /// The content that operations write.
@@ -162,6 +172,15 @@ impl PolicyMaps for MemoryMaps {
         let mut owners = self.map_state.addresses.iter().filter(|key| key.addr == *addr);
         let owner = owners.next()?.ifindex;
         Some(if owners.next().is_some() { AddressKey::ANY_POD } else { owner })
+    }
+
+    fn overlay(&self, family: u32) -> Overlay {
+        let found = usize::try_from(family).ok().and_then(|family| self.overlays.get(family));
+        found.copied().flatten().unwrap_or(Overlay::NONE)
+    }
+
+    fn is_behind_overlay(&self, addr: &Addr) -> bool {
+        prefixes_of(*addr).any(|prefix| self.overlay_prefixes.contains(&prefix))
     }
 
     fn identity(&self, addr: &Addr) -> Identity {
@@ -273,17 +292,18 @@ impl PolicyMaps for MemoryMaps {
     }
 }
 
-/// The identity of the longest prefix that contains an address.
 /// The identity of an address: its own, else that of the longest prefix that contains it.
 pub(crate) fn identity_of(map_state: &MapState, addr: Addr) -> Identity {
     let own = map_state.identities.get(&addr).copied();
-    own.or_else(|| longest_prefix(&map_state.prefixes, addr)).unwrap_or(Identity::NONE)
+    let longest = || prefixes_of(addr).find_map(|prefix| map_state.prefixes.get(&prefix).copied());
+    own.or_else(longest).unwrap_or(Identity::NONE)
 }
 
-fn longest_prefix(prefixes: &BTreeMap<PrefixKey, Identity>, addr: Addr) -> Option<Identity> {
+/// The prefixes that contain an address, the longest one first.
+fn prefixes_of(addr: Addr) -> impl Iterator<Item = PrefixKey> {
     let bits = u128::from_be_bytes(addr.0);
-    (0..=128).rev().find_map(|prefix_len_bits| {
+    (0..=128).rev().map(move |prefix_len_bits| {
         let masked = bits & u128::MAX.checked_shl(128 - prefix_len_bits).unwrap_or(0);
-        prefixes.get(&PrefixKey { prefix_len_bits, addr: Addr(masked.to_be_bytes()) }).copied()
+        PrefixKey { prefix_len_bits, addr: Addr(masked.to_be_bytes()) }
     })
 }

@@ -9,7 +9,7 @@ use std::io;
 
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Epoch, IfIndex, Nanos, RuleId};
-use netpol_common::keys::{CounterKey, FlowKey, FlowValue, Known};
+use netpol_common::keys::{CounterKey, FlowKey, FlowValue, Known, Overlay, PrefixKey};
 use netpol_common::mac::Mac;
 
 use super::{Counter, MapOp, MapState};
@@ -124,6 +124,16 @@ pub trait Maps {
     /// # Errors
     /// The map cannot be written.
     fn set_tunnel_ports(&mut self, ports: &BTreeSet<u16>) -> Result<(), Self::Error>;
+    /// Sets the devices that lead to the pods of other nodes, by family ([`netpol_common::identities::family`]; none for those missing),
+    /// and the blocks of addresses behind them. Packets of flows that exist keep their way until the next epoch.
+    ///
+    /// # Errors
+    /// A map is full, or cannot be written.
+    fn set_overlay(
+        &mut self,
+        devices: &BTreeMap<u32, Overlay>,
+        prefixes: &BTreeSet<PrefixKey>,
+    ) -> Result<(), Self::Error>;
     /// Prepares what a later change would otherwise wait for. Takes some ten milliseconds, but seldom.
     ///
     /// # Errors
@@ -173,11 +183,27 @@ pub trait Attachments: Maps {
         let found = self.presence(&BTreeMap::from([(ifindex, DeviceRole::Pod)]))?;
         Ok(found.get(&ifindex).is_some_and(|presence| presence.is_complete()))
     }
-    /// Whether programs of others are attached to an interface.
+    /// The names of the programs of others that are attached to a device where it has programs of ours in this role. One without a
+    /// name is empty.
     ///
     /// # Errors
     /// The interface is gone, or the kernel does not answer.
-    fn has_foreign_programs(&self, ifindex: IfIndex) -> Result<bool, Self::Error>;
+    fn foreign_programs(
+        &self,
+        ifindex: IfIndex,
+        role: DeviceRole,
+    ) -> Result<Vec<String>, Self::Error>;
+    /// Whether there are such programs.
+    ///
+    /// # Errors
+    /// The interface is gone, or the kernel does not answer.
+    fn has_foreign_programs(
+        &self,
+        ifindex: IfIndex,
+        role: DeviceRole,
+    ) -> Result<bool, Self::Error> {
+        Ok(!self.foreign_programs(ifindex, role)?.is_empty())
+    }
     /// The pod's end of the veth pair of an interface, as it is in the pod's namespace now.
     ///
     /// # Errors

@@ -56,6 +56,11 @@ impl OfflineCluster {
         Ok(judged)
     }
 
+    /// The probe for each address family that two pods have in common; any other probe as it is. Never empty.
+    pub fn of_each_family(&self, probe: &Probe) -> Vec<Probe> {
+        of_each_family(self.state(), probe)
+    }
+
     fn judge_route(&self, route: &Route) -> JudgedConnection {
         let Route { source, destination, port, .. } = *route;
         let decide = |state: &ClusterState| {

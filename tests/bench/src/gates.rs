@@ -114,7 +114,7 @@ use Unit::{Megabytes, Micros, Millis, Number, Seconds};
 
 /// All rows.
 #[rustfmt::skip]
-pub const ROWS: [Row; 42] = [
+pub const ROWS: [Row; 45] = [
     most("dp", "1", "established verdict, test run, against the per-pod-LPM reference", Number, [0.60, 0.40]),
     most("dp", "2", "established, added, against conntrack and an nft set of 10k", Number, [0.40, 0.25]),
     most("dp", "3a", "established, added, against chains as kube-router's for 30 pods", Number, [0.20, 0.13]),
@@ -147,6 +147,7 @@ pub const ROWS: [Row; 42] = [
     most("soak", "19c", "the same: pins", Number, [1.0, 1.0]),
     most("soak", "19d", "the same: map entries", Number, [1.0, 1.0]),
     most("dp", "20", "round trip between two pods of a node, short cut, conntrack, against no policy", Number, [0.85, 0.78]),
+    most("dp", "21", "the same between two nodes over vxlan", Number, [0.82, 0.74]),
     most("dp", "23", "first SYN verdict, test run, with 100 Admin and 100 Baseline policies of 25 rules against none", Number, [1.3, 1.1]),
     most("offline", "26a", "`simulate`, 2,000 pods and 500 policies", Seconds, [1.0, 0.3]),
     most("offline", "26b", "the same: memory", Megabytes, [150.0, 150.0]),
@@ -155,6 +156,8 @@ pub const ROWS: [Row; 42] = [
     most("offline", "27a", "`lint`, 4,000 policies in one namespace with 500 pods", Seconds, [1.0, 0.5]),
     most("offline", "27b", "`lint`, one selector of 40,000 labels", Seconds, [0.2, 0.1]),
     most("offline", "27c", "`lint`, 1,000,000 blocks in 12 policies", Seconds, [4.0, 2.0]),
+    most("offline", "32a", "`ui`: matrix of 500 pods and 200 policies shown in a browser", Seconds, [1.0, 0.3]),
+    most("offline", "32b", "the same: a drop of a node shown", Seconds, [1.0, 0.3]),
     most("cp", "28a", "a policy of 11,000 rules that selects 5,000 pods: peak memory of the agent", Megabytes, [200.0, 100.0]),
     most("cp", "28b", "the same: the longest delay of another namespace's change", Millis, [100.0, 20.0]),
 ];

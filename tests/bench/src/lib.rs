@@ -54,6 +54,7 @@ pub mod report;
 pub mod scale;
 pub mod soak;
 pub mod stats;
+mod view;
 
 pub use self::report::{Answer, Line, Report, Series};
 pub use self::stats::Estimate;

@@ -1,4 +1,4 @@
-//! Rows 26 and 27: `netpol` on large input, from the start of the process to its end.
+//! Rows 26, 27 and 32: `netpol` on large input, from the start of the process to its end, and in a browser.
 //!
 //! In: generated files. Out: seconds, and the peak of resident memory. Must not: check verdicts, which the tests do.
 
@@ -14,7 +14,7 @@ use netpol_lab::binaries;
 
 use crate::gates::Unit;
 use crate::scale::{ClusterModel, Shape, json};
-use crate::{Estimate, Run, clock};
+use crate::{Estimate, Run, clock, view};
 
 /// Interval between two readings of a process's memory.
 const PACE: Duration = Duration::from_millis(2);
@@ -89,7 +89,10 @@ fn measure_in(run: &mut Run, folder: &Path) -> Result<()> {
         }
     }
     run.add(series.noted("The whole process: reading, parsing, evaluating, writing."));
-    Ok(())
+    let shown = folder.join("shown");
+    fs::create_dir(&shown)?;
+    fs::write(shown.join("cluster.yaml"), self::cluster(run.size(500, 20), run.size(200, 5)))?;
+    view::measure(run, &shown)
 }
 
 /// Seconds of one command, and its peak of resident memory in megabytes.

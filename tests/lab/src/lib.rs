@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod binaries;
+pub mod browser;
 pub mod case;
 pub mod cluster;
 pub mod container;
@@ -27,5 +28,6 @@ pub mod settings;
 pub mod soak;
 pub mod tools;
 pub mod verified;
+pub mod view;
 pub mod watched;
 pub mod wire;

@@ -40,6 +40,7 @@ fn version_and_help_are_output() {
               flows        List the live connections of a pod, with the rule that would allow each if it began now
               policy       Show one NetworkPolicy on all nodes: the generation in force, the pods that it concerns, the connections that its rules have decided
               wait         Wait until a NetworkPolicy is in force at all pods that it selects
+              ui           Show in a browser who reaches whom: a matrix and a graph of workloads, why, what an edited policy would change, and live drops
               completions  Write a completion script for a shell
               man          Write manual pages, one for each command
               help         Print this message or the help of the given subcommand(s)

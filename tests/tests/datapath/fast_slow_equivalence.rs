@@ -1,18 +1,19 @@
 //! The same maps three times: in the kernel, in memory, and in memory without the fast path of established flows. All three
 //! get the same steps, and must agree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem::MaybeUninit;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use netpol_common::ids::{Direction, Epoch, IfIndex, Nanos};
 use netpol_common::keys::{
-    CounterKey, FlowKey, FlowValue, FragmentEntry, FragmentSlot, FragmentValue,
+    CounterKey, FlowKey, FlowValue, FragmentEntry, FragmentSlot, FragmentValue, Overlay, PrefixKey,
 };
 use netpol_common::mac::Mac;
 use netpol_common::maps::{BACKENDS, COUNTERS, FLOWS, FRAGMENTS, RULE_COUNTS};
 use netpol_common::packet::{ETHERNET_LEN, Frame, PacketBytes};
-use netpol_common::verdict::{DEFAULT_MARK_MASK, HookContext, Outcome};
+use netpol_common::verdict::{DEFAULT_MARK_MASK, HookContext, Outcome, Target};
 use netpol_datapath::netlink::PretendDevices;
 use netpol_datapath::{Config, Datapath, FlowReads, TestContext};
 use netpol_policy::compile::{EndpointMapState, MapState};
@@ -23,7 +24,7 @@ use proptest::test_runner::TestCaseError;
 use rustix::time::{ClockId, clock_gettime};
 use zerocopy::FromBytes;
 
-use super::cluster_model::{NO_POD, PODS, Seen, Step};
+use super::cluster_model::{NO_POD, PODS, Seen, Step, UPLINK, v4, v6};
 
 /// Replaces times in comparisons.
 const ANY_TIME: Nanos = Nanos(0);
@@ -67,6 +68,21 @@ pub(crate) struct Equivalence {
     _devices: PretendDevices,
 }
 
+/// The device that leads to the other nodes, and all addresses behind it.
+fn overlay() -> (Overlay, BTreeSet<PrefixKey>) {
+    // That of all frames, to whomever they are addressed.
+    let mac = Mac::new([2, 0, 0, 0, 0, 2]);
+    let networks = [(120, v4(0).into()), (64, IpAddr::from(v6(0)).into())];
+    let networks = networks.map(|(prefix_len_bits, addr)| PrefixKey { prefix_len_bits, addr });
+    (Overlay::new(IfIndex(UPLINK), mac, mac), networks.into())
+}
+
+/// Empty maps in memory.
+fn memory(flow_seed: u64) -> MemoryMaps {
+    let (overlay, networks) = overlay();
+    MemoryMaps::default().with_flow_seed(flow_seed).with_overlay(overlay, networks)
+}
+
 impl Equivalence {
     pub(crate) fn new(flow_reads: FlowReads) -> Self {
         let mut devices = PretendDevices::in_new_namespace(IfIndex(PODS[0])).unwrap();
@@ -80,8 +96,10 @@ impl Equivalence {
             (RULE_COUNTS, 1024),
         ]);
         let config = Config { flow_reads, capacities, ..Config::private() };
-        let kernel = Datapath::load(&config).unwrap();
-        let memory = || MemoryMaps::default().with_flow_seed(kernel.flow_seed());
+        let mut kernel = Datapath::load(&config).unwrap();
+        let (overlay, networks) = overlay();
+        kernel.set_overlay(&[(0, overlay), (1, overlay)].into(), &networks).unwrap();
+        let memory = || memory(kernel.flow_seed());
         Self {
             memory: memory(),
             long: memory(),
@@ -100,9 +118,8 @@ impl Equivalence {
         self.kernel.collect_garbage().unwrap();
         let counted: Vec<_> = self.kernel.rule_counts().unwrap().into_keys().collect();
         self.kernel.remove_rule_counts(&counted).unwrap();
-        let memory = || MemoryMaps::default().with_flow_seed(self.kernel.flow_seed());
-        self.memory = memory();
-        self.long = memory();
+        self.memory = memory(self.kernel.flow_seed());
+        self.long = memory(self.kernel.flow_seed());
         self.counted.clear();
         self.epochs_ahead = self.kernel.epoch().unwrap().0;
         self.apply(&diff(&MapState::default(), map_state));
@@ -180,7 +197,7 @@ impl Equivalence {
         if outcome.redirect.0 != 0 {
             // A packet that does not support reads in place is not redirected. One that is redirected to a pod has its verdict too.
             (long.redirect, long.flow_handle) = (outcome.redirect, outcome.flow_handle);
-            (long.direction, long.rule) = (outcome.direction, outcome.rule);
+            (long.target, long.rule) = (outcome.target, outcome.rule);
         }
         prop_assert_eq!(long, outcome, "slow path and fast path differ on {:?}", seen);
         let [of_long, of_memory] =
@@ -197,7 +214,7 @@ impl Equivalence {
         check(&there.is_pass(), &outcome.verdict.is_pass(), &said)?;
         check(&there.is_redirected(), &(outcome.redirect.0 != 0), &said)?;
         // A packet that is redirected to a pod leaves the node's marks behind.
-        let is_at_pod = outcome.redirect.0 != 0 && outcome.direction == Direction::Ingress;
+        let is_at_pod = outcome.redirect.0 != 0 && outcome.target == Target::Pod;
         check(&there.mark, &if is_at_pod { 0 } else { outcome.mark }, &said)?;
         // Counters first, because they contain the reason.
         check(&self.kernel_counters(), &self.counted, &said)?;

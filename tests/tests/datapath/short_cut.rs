@@ -2,14 +2,14 @@
 //! flows remain, whether it is on or off. In memory, because a test run of a program redirects nothing.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use netpol_common::ids::{Direction, Epoch, Hook, IfIndex, Nanos};
-use netpol_common::keys::{EndpointValue, FlowKey, FlowValue};
+use netpol_common::keys::{EndpointValue, FlowKey, FlowValue, Overlay, PrefixKey};
 use netpol_common::mac::Mac;
 use netpol_common::reason::Verdict;
-use netpol_common::verdict::{DEFAULT_MARK_MASK, HookContext};
+use netpol_common::verdict::{DEFAULT_MARK_MASK, HookContext, Outcome, Target};
 use netpol_lab::packets::{Ends, Fragment, Frame, Packet, Segment};
 use netpol_lab::settings::n_cases;
 use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
@@ -18,7 +18,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
-use super::cluster_model::{PODS, own_addresses, v4, v6};
+use super::cluster_model::{PODS, UPLINK, own_addresses, v4, v6};
 use super::strategies::{allow_map, allow_map_key, endpoint, map_state};
 
 /// Default number of clusters, with some twenty packets each.
@@ -43,7 +43,9 @@ enum Event {
 #[derive(Clone, Debug)]
 struct Sent {
     is_back: bool,
-    /// By the gateway, which routes it back to the same bridge.
+    /// Between the first pod and one of another node.
+    is_far: bool,
+    /// By the gateway, which routes it back to the same bridge. Between nodes: at the end of its hops.
     is_routed: bool,
     is_v6: bool,
     option_words: u8,
@@ -88,9 +90,11 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     ];
     let option_words = prop_oneof![14 => Just(0_u8), 1 => Just(1)];
     let is_routed = prop_oneof![9 => Just(false), 1 => Just(true)];
-    let sent = (any::<bool>(), is_routed, any::<bool>(), option_words, fragment, kind).prop_map(
-        |(is_back, is_routed, is_v6, option_words, fragment, kind)| Sent {
+    let far = (any::<bool>(), any::<bool>());
+    let sent = (far, is_routed, any::<bool>(), option_words, fragment, kind).prop_map(
+        |((is_back, is_far), is_routed, is_v6, option_words, fragment, kind)| Sent {
             is_back,
+            is_far,
             is_routed,
             is_v6,
             option_words,
@@ -120,10 +124,15 @@ const ENDS: [(IfIndex, Mac); 2] = {
     ]
 };
 
+/// The device that leads to the other node, and its MAC address.
+const OVERLAY: (IfIndex, Mac) = (IfIndex(UPLINK), Mac::new([2, 0, 0, 0, 0, 8]));
+
 impl Sent {
     /// The frame, addressed to this device.
     fn frame_to(&self, other: Mac) -> Vec<u8> {
-        let (from, to) = if self.is_back { (2, 1) } else { (1, 2) };
+        // An address that some policies know is the far pod's.
+        let peer = if self.is_far { 4 } else { 2 };
+        let (from, to) = if self.is_back { (peer, 1) } else { (1, peer) };
         let ends = |from: u8, to: u8| {
             if self.is_v6 {
                 Ends::V6(v6(from.into()), v6(to.into()))
@@ -168,7 +177,11 @@ impl Sent {
             fragment: self.fragment,
             segment,
         };
-        let bytes = Frame::Ip(packet, usize::MAX).bytes();
+        let mut bytes = Frame::Ip(packet, usize::MAX).bytes();
+        if self.is_far && self.is_routed {
+            let hops = bytes.get_mut(if self.is_v6 { 21 } else { 22 });
+            *hops.expect("a header") = 1;
+        }
         let [(_, own), _] = self.ends();
         let rest = bytes.get(12..).unwrap_or_default();
         [other.octets().as_slice(), own.octets().as_slice(), rest].concat()
@@ -177,18 +190,22 @@ impl Sent {
     /// Sender and receiver.
     fn ends(&self) -> [(IfIndex, Mac); 2] {
         let [client, server] = ENDS;
+        let server = if self.is_far { OVERLAY } else { server };
         if self.is_back { [server, client] } else { [client, server] }
     }
 
     /// The TCP connection: of others conntrack checks no windows, and a later fragment without its first one belongs to none.
-    fn connection(&self) -> Option<(bool, u16)> {
+    fn connection(&self) -> Option<Connection> {
         match self.kind {
             _ if self.fragment.is_some_and(|fragment| fragment.offset_units > 0) => None,
-            Kind::Tcp { port, .. } => Some((self.is_v6, port)),
+            Kind::Tcp { port, .. } => Some((self.is_far, self.is_v6, port)),
             Kind::Udp { .. } | Kind::Echo | Kind::Unreachable { .. } => None,
         }
     }
 }
+
+/// Whether it is far, whether it is IPv6, and the client's port.
+type Connection = (bool, bool, u16);
 
 /// What became of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -215,7 +232,11 @@ struct Node {
 
 impl Node {
     fn new(map_state: &MapState) -> Self {
-        let mut maps = MemoryMaps::default();
+        let (device, mac) = OVERLAY;
+        let far = [(126, v4(4).into()), (126, IpAddr::from(v6(4)).into())];
+        let far = far.map(|(prefix_len_bits, addr)| PrefixKey { prefix_len_bits, addr });
+        let overlay = Overlay::new(device, GATEWAY, mac);
+        let mut maps = MemoryMaps::default().with_overlay(overlay, far.into());
         for op in diff(&MapState::default(), map_state) {
             maps.apply(&op);
         }
@@ -244,35 +265,87 @@ impl Node {
     }
 
     fn send(&self, sent: &Sent) -> (Fate, Route) {
+        match (sent.is_far, sent.is_back) {
+            (false, _) => self.send_near(sent),
+            (true, false) => self.send_away(sent),
+            (true, true) => self.receive(sent),
+        }
+    }
+
+    /// Judges a frame, and adds what is reported.
+    fn judge(&self, frame: &[u8], context: &HookContext, fate: &mut Fate) -> Outcome {
+        let outcome = self.maps.judge(frame, context).outcome;
+        let mut told = outcome;
+        loop {
+            if told.verdict.is_reported() {
+                fate.reported.push((told.ifindex, told.direction, told.verdict));
+            }
+            if !told.turn_to_audited_sender() {
+                return outcome;
+            }
+        }
+    }
+
+    /// From the first pod to the far one.
+    fn send_away(&self, sent: &Sent) -> (Fate, Route) {
+        let [(from, _), (overlay, _)] = sent.ends();
+        let frame = sent.frame_to(GATEWAY);
+        let mut fate = Fate { reported: Vec::new(), arrives: false };
+        let context = self.at(Hook::PodEgress, from, from.0, 0, 0);
+        let first = self.judge(&frame, &context, &mut fate);
+        if !first.verdict.is_pass() {
+            return (fate, Route::Nowhere);
+        }
+        if first.redirect.0 != 0 {
+            assert_eq!((first.redirect, first.target), (overlay, Target::Overlay), "{first:?}");
+            assert!(!sent.is_routed, "{sent:?} ends here");
+            fate.arrives = true;
+            return (fate, Route::Short);
+        }
+        let context = self.at(Hook::UplinkEgress, overlay, from.0, first.mark, first.flow_handle);
+        fate.arrives = self.judge(&frame, &context, &mut fate).verdict.is_pass();
+        (fate, Route::Usual)
+    }
+
+    /// From the far pod to the first one.
+    fn receive(&self, sent: &Sent) -> (Fate, Route) {
+        let [(overlay, mac), (to, receiver)] = sent.ends();
+        let mut fate = Fate { reported: Vec::new(), arrives: false };
+        let context = self.at(Hook::UplinkIngress, overlay, overlay.0, 0, 0);
+        let first = self.judge(&sent.frame_to(mac), &context, &mut fate);
+        assert!(first.verdict.is_pass(), "{first:?}");
+        let is_short = first.redirect.0 != 0;
+        assert!(!is_short || (first.redirect == to && !sent.is_routed), "{first:?}");
+        if is_short && first.target == Target::Pod {
+            fate.arrives = true;
+            return (fate, Route::Short);
+        }
+        let context = self.at(Hook::PodIngress, to, overlay.0, first.mark, first.flow_handle);
+        let second = self.judge(&sent.frame_to(receiver), &context, &mut fate);
+        fate.arrives = second.verdict.is_pass();
+        (fate, if is_short { Route::Short } else { Route::Usual })
+    }
+
+    fn send_near(&self, sent: &Sent) -> (Fate, Route) {
         let [(from, _), (to, receiver)] = sent.ends();
         let frame = sent.frame_to(if sent.is_routed { GATEWAY } else { receiver });
         let mut fate = Fate { reported: Vec::new(), arrives: false };
-        let mut told = |outcome: &netpol_common::verdict::Outcome| {
-            if outcome.verdict.is_reported() {
-                fate.reported.push((outcome.ifindex, outcome.direction, outcome.verdict));
-            }
-        };
-        let first =
-            self.maps.judge(&frame[..], &self.at(Hook::PodEgress, from, from.0, 0, 0)).outcome;
-        told(&first);
+        let context = self.at(Hook::PodEgress, from, from.0, 0, 0);
+        let first = self.judge(&frame, &context, &mut fate);
         if !first.verdict.is_pass() {
             return (fate, Route::Nowhere);
         }
         let is_short = first.redirect.0 != 0;
         assert!(!is_short || first.redirect == to, "{first:?}");
-        if is_short && first.direction == Direction::Ingress {
+        if is_short && first.target == Target::Pod {
             fate.arrives = true;
             return (fate, Route::Short);
         }
         let context = self.at(Hook::PodIngress, to, from.0, first.mark, first.flow_handle);
         // The gateway addresses what it routes to the pod.
         let frame = if is_short { frame } else { sent.frame_to(receiver) };
-        let mut second = self.maps.judge(&frame[..], &context).outcome;
-        told(&second);
+        let second = self.judge(&frame, &context, &mut fate);
         fate.arrives = second.verdict.is_pass();
-        if second.turn_to_audited_sender() {
-            fate.reported.push((second.ifindex, second.direction, second.verdict));
-        }
         (fate, if is_short { Route::Short } else { Route::Usual })
     }
 
@@ -318,7 +391,7 @@ fn keeping(mut value: EndpointValue, kept: u8) -> EndpointValue {
 
 /// The routes of a connection: from the first packet on, or never.
 #[derive(Debug, Default)]
-struct Routes(BTreeMap<(bool, u16), Vec<Route>>);
+struct Routes(BTreeMap<Connection, Vec<Route>>);
 
 impl Routes {
     /// Records the route of a packet that reached the receiver's hook.
@@ -360,7 +433,10 @@ fn check(
                 prop_assert_ne!(usual, Route::Short);
                 prop_assert_eq!(&fate, &expected, "{:?}", sent);
                 prop_assert_eq!(on.flows(), off.flows(), "after {:?}", sent);
-                routes.record(sent, route)?;
+                // What does not arrive belongs to no connection.
+                if fate.arrives {
+                    routes.record(sent, route)?;
+                }
                 n_short += usize::from(route == Route::Short);
             }
             Event::SetAllow(key, map) => {

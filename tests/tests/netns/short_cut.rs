@@ -5,6 +5,7 @@ use std::net::{IpAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use netpol_lab::node::netns::Netns;
 use netpol_lab::node::topology::Wiring;
 use netpol_lab::node::wait::{LIMIT, Look, until};
 use netpol_lab::node::{Bridge, Family, Host, Lab, Passing, PodSpec, Stream};
@@ -35,10 +36,16 @@ fn with_options(name: &str, options: &[&str]) -> Result<Option<Lab>> {
     Ok(Some(lab))
 }
 
-fn nft(lab: &Lab, args: &[&str]) -> Result<String> {
+/// Runs `nft` on the node.
+pub(super) fn nft(lab: &Lab, args: &[&str]) -> Result<String> {
+    nft_in(lab.netns(&Host::Node)?, args)
+}
+
+/// Runs `nft` in a namespace.
+pub(super) fn nft_in(netns: &Netns, args: &[&str]) -> Result<String> {
     let mut command = Command::new("nft");
     command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let output = lab.netns(&Host::Node)?.spawn(&mut command)?.wait_with_output()?;
+    let output = netns.spawn(&mut command)?.wait_with_output()?;
     ensure!(output.status.success(), "nft {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?)
 }
@@ -51,7 +58,7 @@ fn n_bridged(lab: &Lab) -> Result<u64> {
 }
 
 /// Waits until the connections of these pods take the short cut, or none does for this reason.
-fn wait_for(lab: &Lab, pods: &[&str], expected: &str) -> Result<()> {
+pub(super) fn wait_for(lab: &Lab, pods: &[&str], expected: &str) -> Result<()> {
     until("the short cut", LIMIT, || {
         let status: Value =
             serde_json::from_str(&lab.agent_config().ask(&["status", "-o", "json"])?)?;
@@ -146,8 +153,8 @@ fn without_the_option_all_packets_pass_the_bridge() -> Result<()> {
 const N_STREAMS: usize = 8;
 
 /// What kube-proxy does with packets that conntrack takes for invalid.
-const AS_KUBE_PROXY: &str = "
-table inet kube {
+pub(super) const AS_KUBE_PROXY: &str = "
+table inet kube-proxy {
     chain forward {
         type filter hook forward priority 0
         ct state invalid counter drop
@@ -171,14 +178,14 @@ fn streams(lab: &Lab) -> Result<Vec<Stream>> {
     Ok(streams)
 }
 
-fn all_go_on(streams: &mut [Stream], what: &str) -> Result<()> {
+pub(super) fn all_go_on(streams: &mut [Stream], what: &str) -> Result<()> {
     for stream in streams {
         stream.wait_for_answers(30).with_context(|| what.to_owned())?;
     }
     Ok(())
 }
 
-fn restart(lab: &mut Lab, option: &str) -> Result<()> {
+pub(super) fn restart(lab: &mut Lab, option: &str) -> Result<()> {
     lab.take_agent()?.terminate()?;
     lab.set_options(&["--short-cut", option]);
     lab.start_agent()
@@ -298,5 +305,81 @@ fn an_idle_connection_closes_after_the_short_cut_has_ended() -> Result<()> {
     wait_for(&lab, &["shop/client", "shop/visitor"], "off")?;
     drop(client);
     ensure!(server.read(&mut [0; 1])? == 0, "it has bytes");
+    Ok(())
+}
+
+/// Waits until the status has this value here.
+fn wait_for_status(lab: &Lab, pointer: &str, expected: &Value) -> Result<()> {
+    until("the status", LIMIT, || {
+        let status = lab.agent_config().ask(&["status", "-o", "json"])?;
+        let status: Value = serde_json::from_str(&status)?;
+        let found = status.pointer(pointer);
+        Ok(if found == Some(expected) {
+            Look::Done(())
+        } else {
+            Look::NotYet(format!("{pointer}: {found:?}, {:?}", status.get("netfilter")))
+        })
+    })
+}
+
+#[test]
+fn a_netfilter_rule_of_others_ends_the_short_cut_and_its_removal_gives_it_back() -> Result<()> {
+    let Some(lab) = with_options("short-cut-nf", &["--short-cut", "on"])? else {
+        return Ok(());
+    };
+    lab.set_bridge(Bridge::Filtered)?;
+    nft(&lab, &[AS_KUBE_PROXY])?;
+    wait_for(&lab, &BOTH, "on")?;
+    let mut old = streams(&lab)?;
+    wait_for_status(&lab, "/netfilter/rules/n_counting", &1.into())?;
+    let rule =
+        "add table ip mesh; add chain ip mesh forward { type filter hook forward priority 0; };
+        add rule ip mesh forward ip saddr 10.244.0.0/16 tcp dport 80 meta mark set 7";
+    nft(&lab, &[rule])?;
+    wait_for(&lab, &BOTH, "netfilter")?;
+    let expected = "table ip mesh, chain forward: ip saddr 10.244.0.0/16 tcp dport 80 meta";
+    wait_for_status(&lab, "/netfilter/rules/altering/0", &expected.into())?;
+    let text = lab.agent_config().ask(&["status"])?;
+    ensure!(text.contains(expected) && text.contains("no short cut: netfilter"), "{text}");
+    let before = n_bridged(&lab)?;
+    all_go_on(&mut old, "after a rule of others had appeared")?;
+    ensure!(n_bridged(&lab)? - before > 100);
+    nft(&lab, &["delete table ip mesh"])?;
+    wait_for(&lab, &BOTH, "on")?;
+    all_go_on(&mut old, "after the rule was removed")?;
+    for stream in old {
+        let report = stream.finish()?;
+        ensure!(report.error.is_none(), "{report:?}");
+    }
+    let before = n_bridged(&lab)?;
+    let new = streams(&lab)?;
+    ensure!(n_bridged(&lab)? - before < FEW);
+    for stream in new {
+        ensure!(stream.finish()?.error.is_none());
+    }
+    Ok(())
+}
+
+#[test]
+fn chains_that_another_engine_has_left_are_named_by_status_and_in_explanations() -> Result<()> {
+    let Some(lab) = with_options("short-cut-left", &["--short-cut", "off"])? else {
+        return Ok(());
+    };
+    let explain = ["explain", "--from", "shop/client", "--to", "shop/web", "--port", "80"];
+    let denied = ["explain", "--from", "shop/visitor", "--to", "shop/web", "--port", "80"];
+    let warns = |text: &str| text.contains("another program may still drop this: kube-router");
+    ensure!(!warns(&lab.agent_config().ask(&explain)?));
+    nft(
+        &lab,
+        &[
+            "add table ip filter; add chain ip filter KUBE-ROUTER-FORWARD; add chain ip filter KUBE-NWPLCY-DEFAULT",
+        ],
+    )?;
+    wait_for_status(&lab, "/netfilter/engines/kube-router/n", &2.into())?;
+    let text = lab.agent_config().ask(&["status"])?;
+    ensure!(text.contains("kube-router is here too, or has left 2 tables and chains"), "{text}");
+    ensure!(warns(&lab.agent_config().ask(&explain)?));
+    let denied = lab.agent_config().ask(&denied);
+    ensure!(!denied.is_ok_and(|text| warns(&text)), "the verdict is to deny");
     Ok(())
 }

@@ -11,6 +11,7 @@ use anyhow::{Result, bail};
 use crate::{privilege::Privilege, shell, term};
 
 mod bpffs;
+mod browser;
 mod cargo_tools;
 mod cross;
 mod helm;
@@ -77,6 +78,7 @@ pub(crate) fn ensure(purpose: Purpose) -> Result<()> {
     }
     if purpose >= Purpose::Testing {
         cargo_tools::NEXTEST.ensure()?;
+        browser::ensure(privilege);
         helm::ensure();
         validators::ensure();
     }
@@ -124,6 +126,14 @@ pub(crate) fn for_fuzzing() -> Result<()> {
         system::install(&system::FUZZING, Privilege::detect())?;
     }
     cargo_tools::FUZZ.ensure()
+}
+
+/// Installs a browser, and the way to drive it.
+///
+/// # Errors
+/// They could not be installed, or this is not Debian.
+pub(crate) fn for_pages() -> Result<()> {
+    browser::install(Privilege::detect())
 }
 
 /// Installs cargo-deny.

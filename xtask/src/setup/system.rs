@@ -52,6 +52,12 @@ pub(super) const TESTS: [Need; 4] = [
     need("python3-jsonschema", Shows::Nothing, "validating the bill of materials of a release"),
 ];
 
+/// Needed by the tests of the page of `kubectl netpol ui`, and for its picture. Ubuntu has no such packages.
+pub(super) const BROWSER: [Need; 2] = [
+    need("chromium", Shows::Program("chromium"), "showing the page of `kubectl netpol ui`"),
+    need("chromium-driver", Shows::Program("chromedriver"), "clicking and typing there"),
+];
+
 /// Needed to run the image as on a node. Where Docker has brought its own containerd, Debian's would replace it.
 pub(super) const CONTAINERD: [Need; 2] = [
     need("containerd", Shows::Program("containerd"), "running the image as on a node"),

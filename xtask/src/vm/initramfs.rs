@@ -15,11 +15,18 @@ use crate::shell;
 const INIT: &str = include_str!("init.sh");
 
 /// System programs that the tests run.
-const SYSTEM_PROGRAMS: [&str; 11] = [
+const SYSTEM_PROGRAMS: [&str; 18] = [
     "apparmor_parser",
     "conntrack",
     "ip",
+    "ip6tables-legacy",
+    "ip6tables-legacy-restore",
+    "ip6tables-nft",
     "ip6tables-restore",
+    "iptables-legacy",
+    "iptables-legacy-restore",
+    "iptables-nft",
+    "iptables-nft-restore",
     "iptables-restore",
     "nft",
     "ping",

@@ -11,17 +11,16 @@ use netpol_policy::dataplane::port::Kernel;
 use netpol_policy::model::{Kind, ObjectName};
 use netpol_policy::resolve::RuleRef;
 use netpol_proto::build;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Unit;
 
-use super::status::{
-    Attached, EndpointStatus, MapStatus, Protection, SourceStatus, Status, UplinkStatus,
-};
+use super::device_metrics::{endpoint_metrics, uplink_samples};
+use super::foreign::foreign_metrics;
+use super::samples::{count, counter, gauge, histogram, labelled};
+use super::status::{MapStatus, SourceStatus, Status};
 use crate::agent::state::Agent;
 use crate::agent::state::drop_totals::DropLabels;
 use crate::agent::state::rule_totals::RuleGroup;
-use crate::agent::state::short_cuts::ShortCutStatus;
-use crate::telemetry::{Content, Metric, Sample};
+use crate::telemetry::{Metric, Sample};
 use netpol_policy::dataplane::Counter;
 
 impl<K: Kernel> Agent<K> {
@@ -44,7 +43,7 @@ impl<K: Kernel> Agent<K> {
         ];
         metrics.extend(self.latency_metrics(&status));
         metrics.extend(source_metrics(&status));
-        metrics.extend(endpoint_metrics(&status.endpoints));
+        metrics.extend(endpoint_metrics(&status));
         let rule_counts = MapStatus {
             n_entries: self.rule_totals.n_counted(),
             capacity: usize::try_from(maps::MAX_RULE_COUNTS).unwrap_or(usize::MAX),
@@ -101,6 +100,7 @@ impl<K: Kernel> Agent<K> {
             "Current diagnostics of objects, by code",
             labelled("code", by_code),
         ));
+        metrics.extend(foreign_metrics(&status.netfilter));
         metrics.extend(self.packet_metrics());
         metrics.extend([self.rule_metric(), self.tier_metric()]);
         Ok(metrics)
@@ -238,67 +238,6 @@ fn build_info() -> Metric {
     gauge("build_info", help, vec![Sample { labels, value: 1 }])
 }
 
-/// The endpoints by state.
-fn endpoint_metrics(endpoints: &[EndpointStatus]) -> [Metric; 2] {
-    [
-        gauge(
-            "endpoints",
-            "Endpoints of this node, by the state of their policy and by how their programs are attached",
-            endpoint_samples(endpoints),
-        ),
-        gauge(
-            "short_cut_endpoints",
-            "Endpoints of this node, by whether their connections to each other take the short cut, and by the reason why not",
-            short_cut_samples(endpoints),
-        ),
-    ]
-}
-
-/// Number of endpoints for each combination of the labels. Unprotected and disconnected ones have `attach="none"`.
-fn endpoint_samples(endpoints: &[EndpointStatus]) -> Vec<Sample> {
-    let mut totals: BTreeMap<(&str, &str), u64> = BTreeMap::from([
-        (("ready", "tcx"), 0),
-        (("ready", "clsact"), 0),
-        (("blocked", "tcx"), 0),
-        (("blocked", "clsact"), 0),
-        (("unprotected", "none"), 0),
-        (("disconnected", "none"), 0),
-    ]);
-    for EndpointStatus { protection, attached, .. } in endpoints {
-        let attach = match (protection, attached) {
-            (Protection::Unprotected | Protection::Disconnected, _) => "none",
-            (Protection::Ready | Protection::Blocked, Some(attached)) => attached.as_str(),
-            (Protection::Ready | Protection::Blocked, None) => "unknown",
-        };
-        *totals.entry((protection.as_str(), attach)).or_default() += 1;
-    }
-    let labels = |(protection, attach): (&str, &str)| {
-        vec![("protection", protection.to_owned()), ("attach", attach.to_owned())]
-    };
-    totals.into_iter().map(|(key, value)| Sample { labels: labels(key), value }).collect()
-}
-
-/// Number of endpoints by the state of their short cut.
-fn short_cut_samples(endpoints: &[EndpointStatus]) -> Vec<Sample> {
-    let mut totals: BTreeMap<String, u64> =
-        ShortCutStatus::ALL.iter().map(|state| (state.as_str().to_owned(), 0)).collect();
-    for endpoint in endpoints {
-        *totals.entry(endpoint.short_cut.as_str().to_owned()).or_default() += 1;
-    }
-    labelled("state", totals)
-}
-
-/// Number of uplinks for each way in which a program is attached.
-fn uplink_samples(uplinks: &[UplinkStatus]) -> Vec<Sample> {
-    let mut totals: BTreeMap<String, u64> =
-        ["tcx", "clsact", "none"].into_iter().map(|attach| (attach.to_owned(), 0)).collect();
-    for uplink in uplinks {
-        let attach = uplink.attached.map_or("none", Attached::as_str);
-        *totals.entry(attach.to_owned()).or_default() += 1;
-    }
-    labelled("attach", totals)
-}
-
 /// Health of the watch of each kind.
 fn source_metrics(status: &Status) -> [Metric; 3] {
     let by_kind = |kind: &Kind, value| Sample { labels: vec![("kind", kind.to_string())], value };
@@ -332,26 +271,6 @@ fn source_metrics(status: &Status) -> [Metric; 3] {
             )
         },
     ]
-}
-
-fn gauge(name: &'static str, help: &'static str, samples: Vec<Sample>) -> Metric {
-    Metric { name, help, unit: None, content: Content::Gauge(samples) }
-}
-
-fn counter(name: &'static str, help: &'static str, samples: Vec<Sample>) -> Metric {
-    Metric { name, help, unit: None, content: Content::Counter(samples) }
-}
-
-fn histogram(name: &'static str, help: &'static str, histogram: Histogram) -> Metric {
-    Metric { name, help, unit: None, content: Content::Histogram(histogram) }
-}
-
-fn labelled(label: &'static str, values: impl IntoIterator<Item = (String, u64)>) -> Vec<Sample> {
-    values.into_iter().map(|(of, value)| Sample { labels: vec![(label, of)], value }).collect()
-}
-
-fn count(n: usize) -> u64 {
-    u64::try_from(n).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -121,7 +121,9 @@ pub(in crate::agent) fn private<K: Kernel + Send + 'static>(
                 },
                 "/explain" => match explain::question(uri.query().unwrap_or_default()) {
                     Err(message) => Answer::Refused(StatusCode::BAD_REQUEST, message),
-                    Ok(probe) => json(ask(&handle, move |agent| agent.explain(&probe)).await),
+                    Ok(probe) => {
+                        json(ask(&handle, move |agent| agent.explain_on_node(&probe)).await)
+                    }
                 },
                 "/drops" => match drops::wanted(uri.query().unwrap_or_default()) {
                     Err(message) => Answer::Refused(StatusCode::BAD_REQUEST, message),

@@ -14,6 +14,8 @@ use netpol_policy::source::Health;
 use netpol_policy::store::Endpoint;
 use serde::{Deserialize, Serialize};
 
+use super::foreign::NetfilterStatus;
+use crate::agent::state::overlays::OverlayShortCut;
 use crate::agent::state::publishing::PublishingOutcome;
 use crate::agent::state::short_cuts::ShortCutStatus;
 use crate::agent::state::{Agent, FromBefore, Uplink};
@@ -63,12 +65,18 @@ pub struct Status {
     /// The tunnels between nodes.
     #[serde(default)]
     pub tunnels: TunnelStatus,
+    /// Whether connections with pods of other nodes take the short cut; empty with `--short-cut off`.
+    #[serde(default)]
+    pub overlay_short_cuts: Vec<OverlayShortCut>,
     /// Interfaces that lead into other network namespaces and belong to no known pod.
     #[serde(default)]
     pub unidentified: Vec<UnidentifiedStatus>,
     /// Addresses that nodes publish before the API reports them.
     #[serde(default)]
     pub publishing: PublishingStatus,
+    /// The netfilter rules of others, and what other NetworkPolicy engines have left.
+    #[serde(default)]
+    pub netfilter: NetfilterStatus,
     /// The endpoints, by pod, and pods of this node without one.
     pub endpoints: Vec<EndpointStatus>,
     /// Diagnostics of the objects, as text.
@@ -357,8 +365,10 @@ impl<K: Kernel> Agent<K> {
             },
             n_reattached: [self.detached.n_pods, self.detached.n_uplinks],
             tunnels: self.tunnels.describe(),
+            overlay_short_cuts: self.short_cuts.overlays.states.clone(),
             unidentified: self.describe_unidentified(),
             publishing: self.describe_publishing(),
+            netfilter: self.describe_netfilter(),
             endpoints,
             diagnostics: self.diagnostics.iter().map(ToString::to_string).collect(),
         }

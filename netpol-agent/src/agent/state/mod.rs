@@ -13,6 +13,8 @@ pub(super) mod held_policies;
 pub(super) mod last_heard;
 pub(super) mod latencies;
 pub(super) mod migrations;
+pub(super) mod netfilter;
+pub(super) mod overlays;
 pub(super) mod publishing;
 pub(super) mod registry;
 pub(super) mod rule_totals;
@@ -51,6 +53,7 @@ use self::held_policies::HeldPolicies;
 use self::last_heard::LastHeard;
 use self::latencies::Latencies;
 use self::migrations::Migrations;
+use self::netfilter::Netfilter;
 use self::publishing::Publishing;
 use self::registry::{Record, Registry};
 use self::rule_totals::RuleTotals;
@@ -95,6 +98,7 @@ pub struct Agent<K> {
     pub(super) publishing: Publishing,
     pub(super) tunnels: Tunnels,
     pub(super) short_cuts: ShortCuts,
+    pub(super) netfilter: Netfilter,
     /// The latest list of the node's devices.
     devices: Devices,
     /// The devices that get `uplink_egress`.
@@ -194,6 +198,7 @@ impl<K: Kernel> Agent<K> {
             publishing: Publishing::default(),
             tunnels: Tunnels::default(),
             short_cuts: ShortCuts::default(),
+            netfilter: Netfilter::default(),
             uplinks: BTreeMap::new(),
             is_primed,
             changes: Changes::default(),
@@ -377,8 +382,8 @@ impl<K: Kernel> Agent<K> {
         }
         self.tunnels.is_changed |= devices.addresses != self.devices.addresses;
         self.tunnels.set_devices(&devices.tunnels);
-        self.list_short_cuts(&devices);
         self.devices = devices;
+        self.list_short_cuts();
         self.follow_uplinks();
         let bridges =
             self.devices.by_ifindex.iter().filter(|(_, device)| device.leads == Leads::ToPorts);

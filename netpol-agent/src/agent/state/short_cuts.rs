@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netpol_common::ids::IfIndex;
 use netpol_common::keys::EndpointValue;
-use netpol_datapath::netlink::{Devices, Obstacle};
-use netpol_policy::dataplane::port::Kernel;
+use netpol_datapath::netlink::Obstacle;
+use netpol_policy::dataplane::port::{DeviceRole, Kernel};
 use netpol_policy::store::{Delta, Endpoint};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::Agent;
+use super::netfilter::Ground;
+use super::overlays::{OverlayState, Overlays};
 
 /// Whether packets between pods of this node take the short cut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -37,6 +39,8 @@ pub(in crate::agent) struct ShortCuts {
     refused: BTreeMap<IfIndex, Obstacle>,
     /// The latest failure to ask the kernel about programs has been logged.
     is_blind: bool,
+    /// The devices that lead to other nodes.
+    pub(in crate::agent) overlays: Overlays,
 }
 
 impl ShortCuts {
@@ -80,11 +84,13 @@ pub enum ShortCutStatus {
     Queue,
     /// No: it has an XDP program, or a traffic control program of others.
     Program,
+    /// No: a netfilter rule of others may match packets between pods of the node, or the rules cannot be read.
+    Netfilter,
 }
 
 impl ShortCutStatus {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Off,
         Self::On,
         Self::Declined,
@@ -96,6 +102,7 @@ impl ShortCutStatus {
         Self::Mtu,
         Self::Queue,
         Self::Program,
+        Self::Netfilter,
     ];
 
     /// The value in JSON and in metrics.
@@ -112,6 +119,7 @@ impl ShortCutStatus {
             Self::Mtu => "mtu",
             Self::Queue => "queue",
             Self::Program => "program",
+            Self::Netfilter => "netfilter",
         }
     }
 }
@@ -130,8 +138,8 @@ impl From<Obstacle> for ShortCutStatus {
 
 impl<K: Kernel> Agent<K> {
     /// Takes the obstacles from the list of devices.
-    pub(in crate::agent) fn list_short_cuts(&mut self, devices: &Devices) {
-        let devices = devices.by_ifindex.iter();
+    pub(in crate::agent) fn list_short_cuts(&mut self) {
+        let devices = self.devices.by_ifindex.iter();
         self.short_cuts.is_listed = true;
         self.short_cuts.listed =
             devices.map(|(ifindex, device)| (*ifindex, device.short_cut)).collect();
@@ -141,8 +149,24 @@ impl<K: Kernel> Agent<K> {
     /// Asks for programs of others, and tells the state which interfaces take the short cut. Called every second too, because nothing
     /// tells that a TCX link is attached.
     pub(in crate::agent) fn follow_short_cuts(&mut self) {
-        if self.short_cuts.mode == ShortCut::Off || !self.short_cuts.is_listed {
+        if !self.short_cuts.is_listed {
             return;
+        }
+        if self.short_cuts.mode == ShortCut::Off {
+            // Those of an earlier run.
+            self.clear_overlays();
+            return;
+        }
+        match self.follow_netfilter() {
+            Ground::Unknown => return,
+            Ground::Clear => {}
+            Ground::Blocked => {
+                self.short_cuts.granted.clear();
+                self.short_cuts.refused.clear();
+                self.apply_delta(Delta::ShortCuts(BTreeSet::new()));
+                self.follow_overlays(Err(OverlayState::Netfilter));
+                return;
+            }
         }
         let endpoints: BTreeSet<IfIndex> =
             self.state.endpoints().map(|endpoint| endpoint.ifindex).collect();
@@ -158,7 +182,7 @@ impl<K: Kernel> Agent<K> {
                 }
                 Some(Err(_)) | None => continue,
             }
-            match self.kernel.has_foreign_programs(ifindex) {
+            match self.kernel.has_foreign_programs(ifindex, DeviceRole::Pod) {
                 Ok(false) => drop(granted.insert(ifindex)),
                 Ok(true) => drop(refused.insert(ifindex, Obstacle::Program)),
                 Err(error) => failure = Some(error.to_string()),
@@ -171,6 +195,7 @@ impl<K: Kernel> Agent<K> {
         self.short_cuts.granted.clone_from(&granted);
         self.short_cuts.refused = refused;
         self.apply_delta(Delta::ShortCuts(granted));
+        self.follow_overlays(main.ok_or(OverlayState::NoPods));
     }
 
     /// Whether an endpoint takes the short cut.
@@ -191,6 +216,9 @@ impl<K: Kernel> Agent<K> {
         }
         if pod.is_some_and(|pod| pod.allows_forwarding) {
             return ShortCutStatus::Forwards;
+        }
+        if self.netfilter.ground() == Ground::Blocked {
+            return ShortCutStatus::Netfilter;
         }
         let ShortCuts { listed, granted, refused, .. } = &self.short_cuts;
         match (listed.get(&endpoint.ifindex), refused.get(&endpoint.ifindex)) {

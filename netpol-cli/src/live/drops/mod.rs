@@ -2,6 +2,7 @@
 //!
 //! In: the records of the agents. Out: a table, or lines as drops happen. Must not: show a drop of a pod that is not selected.
 
+mod events;
 mod fold;
 mod record;
 
@@ -18,6 +19,7 @@ use super::duration;
 use super::follow::{self, Followed};
 use super::output::{Format, Rows, or_dash, printable};
 use super::selection::{Selection, SelectionArgs};
+pub(crate) use events::{DropEvent, events};
 use fold::{Fold, Line};
 use record::{Key, NotShown, Record};
 
@@ -28,6 +30,9 @@ Examples:
   netpol drops pod/web-0 -n shop --since 5m
   netpol drops -A --follow
   netpol drops -n shop -l app=web --follow -o json";
+
+/// How old a drop may be when following begins.
+const SINCE: Duration = Duration::from_secs(10);
 
 /// Columns of a line as drops happen: their widths grow with their content.
 const COLUMNS: [&str; 7] = ["TIME", "POD", "DIRECTION", "PEER", "PORT", "REASON", "POLICY"];
@@ -64,7 +69,7 @@ pub(super) async fn run(args: &DropsArgs, terminal: &mut Terminal<'_>) -> anyhow
     let cluster = Cluster::open(access).await?;
     let selection = Selection::new(&cluster, selection, pod.as_deref()).await?;
     if *follow {
-        let since = since.unwrap_or(Duration::from_secs(10));
+        let since = since.unwrap_or(SINCE);
         follow_all(cluster, selection, since, *output, terminal).await
     } else {
         latest(&cluster, selection, *since, *output, terminal).await

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::agent::{self, Agent, Config};
 use super::netns::Netns;
 use super::server::Server;
-use super::topology::NODE;
+use super::topology::{ETHERNET_MTU, NODE};
 use super::{HOST_PORTS, Host, Lab, Labels, PodSpec, teardown};
 
 /// The other node's name.
@@ -135,14 +135,14 @@ impl Lab {
         let netns = Netns::create(&teardown::netns_name(&self.name, NAME))?;
         let node = self.netns(&Host::Node)?;
         self.netns(&Host::Office)?.configure(&format!(
-            "link add to-node-2 type veth peer name eth0 netns {}\nlink set to-node-2 master eth0 up\n",
+            "link add to-node-2 mtu {ETHERNET_MTU} type veth peer name eth0 mtu {ETHERNET_MTU} netns {}\nlink set to-node-2 master eth0 up\n",
             netns.name(),
         ))?;
         netns.configure(&format!(
             "address add {v4}/24 dev eth0\naddress add {v6}/64 dev eth0 nodad\nlink set eth0 up\n"
         ))?;
+        node.configure(&own_tunnel())?;
         let [own_v4, _] = NODE;
-        node.configure(&tunnel(1, own_v4, 2, v4))?;
         netns.configure(&tunnel(2, v4, 1, own_v4))?;
         for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
             netns.set(key, "1")?;
@@ -167,6 +167,12 @@ impl Lab {
         self.manifests().write_object(&spec.file(), &object)?;
         Ok(SecondNode { netns, pod: far, _server: server, agent: None })
     }
+}
+
+/// The device that leads from the first node to the second one, as flanneld makes it, for `ip -batch`.
+pub fn own_tunnel() -> String {
+    let ([own, _], [other, _]) = (NODE, ADDRESSES);
+    tunnel(1, own, 2, other)
 }
 
 /// The configuration that flanneld makes on node `own` for the pods of node `other`.

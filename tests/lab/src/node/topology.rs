@@ -17,6 +17,9 @@ use super::netns::Netns;
 /// The node's name in the cluster.
 pub const NODE_NAME: &str = "node-1";
 
+/// MTU of the hosts' Ethernet: packets of 1500 bytes, the MTU of the pods, fit through a tunnel.
+pub(super) const ETHERNET_MTU: u32 = 1550;
+
 /// The node's addresses on its uplink, as its Node object has them.
 pub const NODE: [IpAddr; 2] = [v4(192, 0, 2, 1), v6(0, 1)];
 
@@ -58,8 +61,8 @@ impl Topology {
         // The office host has the bridge to which node and guest are connected.
         office.configure(&format!(
             "link add eth0 type bridge\n\
-             link add to-node type veth peer name eth0 netns {}\n\
-             link add to-guest type veth peer name eth0 netns {}\n\
+             link add to-node mtu {ETHERNET_MTU} type veth peer name eth0 mtu {ETHERNET_MTU} netns {}\n\
+             link add to-guest mtu {ETHERNET_MTU} type veth peer name eth0 mtu {ETHERNET_MTU} netns {}\n\
              link set to-node master eth0 up\n\
              link set to-guest master eth0 up\n",
             node.name(),

@@ -56,7 +56,13 @@ fn fit(packet: &mut Packet, program: Program, ifindex: u32) {
         (Ends::V6(_, own), Program::PodIngress) | (Ends::V6(own, _), Program::PodEgress) => {
             *own = v6(last.into());
         }
-        (_, Program::UplinkEgress | Program::UplinkEgressL3 | Program::UplinkIngress) => {}
+        (
+            _,
+            Program::UplinkEgress
+            | Program::UplinkEgressL3
+            | Program::UplinkIngress
+            | Program::UplinkIngressL3,
+        ) => {}
     }
 }
 
@@ -120,7 +126,10 @@ fn back(seen: &Seen) -> Option<Program> {
     match seen.program {
         Program::PodIngress => Some(Program::PodEgress),
         Program::PodEgress => Some(Program::PodIngress),
-        Program::UplinkEgress | Program::UplinkEgressL3 | Program::UplinkIngress => None,
+        Program::UplinkEgress
+        | Program::UplinkEgressL3
+        | Program::UplinkIngress
+        | Program::UplinkIngressL3 => None,
     }
 }
 

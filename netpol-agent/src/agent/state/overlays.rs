@@ -1,0 +1,153 @@
+//! The devices through which packets may be redirected to pods of other nodes, and why the others may not be used.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netpol_common::identities::{Key as _, V4};
+use netpol_common::ids::IfIndex;
+use netpol_common::keys::{Overlay, PrefixKey};
+use netpol_common::mac::Mac;
+use netpol_datapath::netlink::{LinkFacts, OverlayDevice};
+use netpol_policy::dataplane::MapOp;
+use netpol_policy::dataplane::port::{DeviceRole, Framing, Kernel};
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+
+use super::Agent;
+
+/// The devices by family, and the networks behind them.
+type Written = (BTreeMap<u32, Overlay>, BTreeSet<PrefixKey>);
+
+/// What is known of these devices.
+#[derive(Debug, Default)]
+pub(in crate::agent) struct Overlays {
+    /// Those that take the short cut, as they were written to the maps; `None` if they have to be written.
+    written: Option<Written>,
+    /// What is said of each.
+    pub(in crate::agent) states: Vec<OverlayShortCut>,
+}
+
+/// Whether connections with pods of other nodes take the short cut, for one family.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverlayShortCut {
+    /// The device that leads there.
+    pub device: String,
+    /// `ipv4` or `ipv6`.
+    pub family: String,
+    /// Whether they do.
+    pub state: OverlayState,
+    /// Number of networks behind the device.
+    pub n_networks: usize,
+}
+
+/// Whether connections through the overlay take the short cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OverlayState {
+    /// New ones of pods of this node that take the short cut do.
+    On,
+    /// No: no pod of this node is on a bridge.
+    NoPods,
+    /// No: rules of netfilter may match packets between pods, see `netfilter`.
+    Netfilter,
+    /// No: the MTU of the pods' bridge is larger than that of the device.
+    Mtu,
+    /// No: the device has an XDP program, or a traffic control program of others.
+    Program,
+    /// No: the MAC address of the device or of the pods' bridge is not known.
+    NoMac,
+}
+
+impl OverlayState {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::On, Self::NoPods, Self::Netfilter, Self::Mtu, Self::Program, Self::NoMac];
+
+    /// The value in JSON and in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::NoPods => "no-pods",
+            Self::Netfilter => "netfilter",
+            Self::Mtu => "mtu",
+            Self::Program => "program",
+            Self::NoMac => "no-mac",
+        }
+    }
+}
+
+impl<K: Kernel> Agent<K> {
+    /// Decides which devices to other nodes take the short cut from and to the pods of this bridge; `Err` if none does.
+    pub(in crate::agent) fn follow_overlays(&mut self, bridge: Result<IfIndex, OverlayState>) {
+        let judgement = self.netfilter.judgement_between_nodes();
+        let is_blocked = judgement.is_some_and(|judgement| judgement.n_altering > 0);
+        let bridge = if is_blocked { Err(OverlayState::Netfilter) } else { bridge };
+        let facts = |bridge| self.devices.bridges.get(&bridge).copied();
+        let bridge = bridge.and_then(|bridge| facts(bridge).ok_or(OverlayState::NoPods));
+        let mut wanted = Written::default();
+        let mut states = Vec::new();
+        for (family, device) in &self.devices.overlays {
+            let found = bridge.and_then(|bridge| self.overlay(device, bridge));
+            if let Ok(overlay) = found {
+                wanted.0.insert(*family, overlay);
+                wanted.1.extend(&device.prefixes);
+            }
+            let name = self.devices.by_ifindex.get(&device.ifindex).map(|found| found.name.clone());
+            states.push(OverlayShortCut {
+                device: name.unwrap_or_else(|| device.ifindex.to_string()),
+                family: if *family == V4::FAMILY { "ipv4" } else { "ipv6" }.to_owned(),
+                state: found.err().unwrap_or(OverlayState::On),
+                n_networks: device.prefixes.len(),
+            });
+        }
+        self.short_cuts.overlays.states = states;
+        self.write_overlays(wanted);
+    }
+
+    /// Removes the devices of an earlier run, if there are any.
+    pub(in crate::agent) fn clear_overlays(&mut self) {
+        self.write_overlays(Written::default());
+    }
+
+    /// The device for the programs, unless it may not be used.
+    fn overlay(&self, device: &OverlayDevice, bridge: LinkFacts) -> Result<Overlay, OverlayState> {
+        if bridge.mac == Mac::UNKNOWN || device.facts.mac == Mac::UNKNOWN {
+            return Err(OverlayState::NoMac);
+        }
+        if bridge.mtu > device.facts.mtu {
+            return Err(OverlayState::Mtu);
+        }
+        // A device of which the kernel does not report the programs may have some.
+        let role = DeviceRole::Uplink(Framing::Ethernet);
+        let has_programs =
+            || self.kernel.has_foreign_programs(device.ifindex, role).unwrap_or(true);
+        if device.has_xdp || has_programs() {
+            return Err(OverlayState::Program);
+        }
+        Ok(Overlay::new(device.ifindex, bridge.mac, device.facts.mac))
+    }
+
+    /// Tells the programs which devices to other nodes take the short cut.
+    fn write_overlays(&mut self, wanted: Written) {
+        let known = &mut self.short_cuts.overlays.written;
+        if known.as_ref() == Some(&wanted) {
+            return;
+        }
+        let is_news = known.take().is_some() || !wanted.0.is_empty();
+        let (devices, networks) = &wanted;
+        let mut written = self.kernel.set_overlay(devices, networks);
+        // Without a device no packet of a flow goes there. With one, a flow may be to a network that is elsewhere now.
+        if !devices.is_empty() {
+            written = written.and_then(|()| self.perform(&[MapOp::BumpEpoch]));
+        }
+        if let Err(error) = written {
+            let error = &error as &dyn std::error::Error;
+            warn!(error, "the devices that lead to other nodes are not in the maps");
+            return;
+        }
+        if is_news {
+            let (n_devices, n_networks) = (devices.len(), networks.len());
+            info!(n_devices, n_networks, "short cut to pods of other nodes in force");
+        }
+        self.short_cuts.overlays.written = Some(wanted);
+    }
+}

@@ -1,0 +1,163 @@
+//! The devices that lead to the pods of other nodes: vxlan devices, as Flannel makes one for each family, with the networks that the
+//! node's main table routes through them.
+#![expect(clippy::wildcard_enum_match_arm, reason = "devices and routes have dozens of attributes")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use netlink_packet_route::link::{InfoKind, LinkMessage};
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use netpol_common::addr::Addr;
+use netpol_common::identities::{N_FAMILIES, family};
+use netpol_common::ids::IfIndex;
+use netpol_common::keys::PrefixKey;
+use netpol_common::mac::Mac;
+
+use super::tunnels::address;
+use super::{has_xdp, is_kind, mac, mtu};
+
+/// A device that leads to the pods of other nodes, for one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OverlayDevice {
+    /// Its index.
+    pub ifindex: IfIndex,
+    /// Its own facts.
+    pub facts: LinkFacts,
+    /// Whether it has an XDP program.
+    pub has_xdp: bool,
+    /// The networks of the pods behind it, without those of which a part is routed elsewhere.
+    pub prefixes: BTreeSet<PrefixKey>,
+}
+
+/// What packets have to fit on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkFacts {
+    /// Its MAC address, [`Mac::UNKNOWN`] if it has none.
+    pub mac: Mac,
+    /// Its MTU, 0 if it has none.
+    pub mtu: u32,
+}
+
+impl LinkFacts {
+    pub(super) fn of(link: &LinkMessage) -> Self {
+        Self { mac: mac(link), mtu: mtu(link).unwrap_or(0) }
+    }
+}
+
+/// The routes of the main table.
+#[derive(Debug, Default)]
+pub(super) struct Routes(Vec<Route>);
+
+/// A route to a network.
+#[derive(Clone, Copy, Debug)]
+struct Route {
+    network: PrefixKey,
+    /// The device, if there is one.
+    device: Option<IfIndex>,
+    hops: Hops,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hops {
+    /// To a gateway that forwards.
+    Gateway,
+    /// The network is on the link, or not reachable.
+    None,
+}
+
+impl Routes {
+    /// Adds a route.
+    pub(super) fn add(&mut self, route: &RouteMessage) {
+        let (mut table, mut network) = (u32::from(route.header.table), None);
+        let (mut device, mut has_gateway) = (None, false);
+        for attribute in &route.attributes {
+            match attribute {
+                RouteAttribute::Table(number) => table = *number,
+                RouteAttribute::Destination(found) => network = address(found),
+                RouteAttribute::Oif(found) => device = Some(IfIndex(*found)),
+                RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => has_gateway = true,
+                _ => {}
+            }
+        }
+        // The default routes have no network.
+        let Some(network) = network.filter(|_| table == u32::from(RouteHeader::RT_TABLE_MAIN))
+        else {
+            return;
+        };
+        let len = u32::from(route.header.destination_prefix_length);
+        let unmapped = if network.is_ipv4() { u32::from(Addr::V4_PREFIX_BITS) } else { 0 };
+        let is_unicast = route.header.kind == RouteType::Unicast;
+        self.0.push(Route {
+            network: prefix(network, len + unmapped),
+            device: device.filter(|_| is_unicast),
+            hops: if has_gateway { Hops::Gateway } else { Hops::None },
+        });
+    }
+}
+
+fn prefix(addr: IpAddr, prefix_len_bits: u32) -> PrefixKey {
+    let bits = u128::from_be_bytes(Addr::from(addr).0);
+    let masked = bits & u128::MAX.checked_shl(128 - prefix_len_bits.min(128)).unwrap_or(0);
+    PrefixKey { prefix_len_bits, addr: Addr(masked.to_be_bytes()) }
+}
+
+/// The device of each family that leads to the most networks.
+pub(super) fn devices(links: &[LinkMessage], routes: &Routes) -> BTreeMap<u32, OverlayDevice> {
+    let candidates = links.iter().filter(|link| is_kind(link, &InfoKind::Vxlan));
+    let candidates: Vec<_> = candidates.collect();
+    let of_family = |wanted| {
+        let found = candidates.iter().map(|link| {
+            let ifindex = IfIndex(link.header.index);
+            let prefixes = networks(routes, ifindex, wanted);
+            OverlayDevice { ifindex, facts: LinkFacts::of(link), has_xdp: has_xdp(link), prefixes }
+        });
+        let found = found.filter(|device| !device.prefixes.is_empty());
+        Some((wanted, found.max_by_key(|device| (device.prefixes.len(), device.ifindex))?))
+    };
+    (0..N_FAMILIES).filter_map(of_family).collect()
+}
+
+/// The networks of a family that are routed through a device as a whole.
+fn networks(routes: &Routes, device: IfIndex, wanted: u32) -> BTreeSet<PrefixKey> {
+    let routes = routes.0.iter().filter(|route| family(&route.network.addr) == wanted);
+    let (own, others): (Vec<&Route>, Vec<_>) =
+        routes.partition(|route| route.device == Some(device));
+    let own = own.into_iter().filter(|route| route.hops == Hops::Gateway);
+    let mut networks: BTreeSet<PrefixKey> = own.map(|route| route.network).collect();
+    for other in others {
+        for len in 0..=other.network.prefix_len_bits {
+            networks.remove(&prefix(IpAddr::from(other.network.addr.0), len));
+        }
+    }
+    networks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(network: &str, len: u32) -> PrefixKey {
+        prefix(network.parse().unwrap(), len)
+    }
+
+    #[test]
+    fn networks_of_which_a_part_is_routed_elsewhere_are_left_out() {
+        let (flannel, uplink) = (IfIndex(5), IfIndex(2));
+        let route =
+            |network: &str, len, device, hops| Route { network: key(network, len), device, hops };
+        let routes = Routes(vec![
+            route("10.244.1.0", 120, Some(flannel), Hops::Gateway),
+            route("10.244.1.0", 128, Some(flannel), Hops::None),
+            route("10.244.2.0", 120, Some(flannel), Hops::Gateway),
+            route("10.244.2.7", 128, Some(uplink), Hops::None),
+            route("10.244.3.0", 120, Some(flannel), Hops::Gateway),
+            // Several next hops, or an unreachable network.
+            route("10.244.3.0", 120, None, Hops::None),
+            route("10.0.0.0", 104, Some(uplink), Hops::Gateway),
+            route("fd00:1::", 64, Some(flannel), Hops::Gateway),
+        ]);
+        assert_eq!(networks(&routes, flannel, 0), [key("10.244.1.0", 120)].into());
+        assert_eq!(networks(&routes, flannel, 1), [key("fd00:1::", 64)].into());
+        assert_eq!(networks(&routes, IfIndex(9), 0), BTreeSet::new());
+    }
+}
