@@ -9,7 +9,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use netpol_common::ids::IfIndex;
-use netpol_common::keys::PrefixKey;
 use serde::{Deserialize, Serialize};
 
 use super::known::{Engine, is_known_chain};
@@ -44,13 +43,6 @@ impl Network {
         };
         let len = len.min(BITS);
         Self { bits: bits & mask(len), len }
-    }
-
-    /// The network of a prefix.
-    pub fn of(prefix: PrefixKey) -> Self {
-        let address = prefix.addr.to_ip();
-        let len = u8::try_from(prefix.prefix_len_bits).unwrap_or(BITS);
-        Self::new(address, if address.is_ipv4() { len.saturating_sub(IPV4_BITS) } else { len })
     }
 
     /// The network around the address of a pod: no pod of another node has an address in it with usual networks.
@@ -115,11 +107,11 @@ pub(super) fn bits(bytes: &[u8]) -> Option<u128> {
 /// The packets between pods, as far as rules can tell them from others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodTraffic {
-    /// The devices that rules about IP packets see: the bridges of the pods, and the devices that lead to other nodes.
+    /// The devices that rules about IP packets see: the bridges of the pods.
     pub bridges: BTreeMap<IfIndex, String>,
-    /// The devices that rules about frames see: the interfaces of the pods, and the devices that lead to other nodes.
+    /// The devices that rules about frames see: the interfaces of the pods.
     pub ports: BTreeMap<IfIndex, String>,
-    /// The networks of the pods' addresses, also of pods behind these devices.
+    /// The networks of the pods' addresses.
     pub networks: BTreeSet<Network>,
 }
 
