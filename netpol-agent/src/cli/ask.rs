@@ -135,7 +135,8 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
 
 /// What others have on this node.
 fn write_netfilter(status: &NetfilterStatus, out: &mut dyn Write) -> io::Result<()> {
-    let NetfilterStatus { is_read: _, problem, rules, engines, programs } = status;
+    let NetfilterStatus { is_read: _, problem, rules, rules_between_nodes, engines, programs } =
+        status;
     if let Some(problem) = problem {
         writeln!(out, "  netfilter rules of others: not known, so no short cut: {problem}")?;
     }
@@ -154,6 +155,19 @@ fn write_netfilter(status: &NetfilterStatus, out: &mut dyn Write) -> io::Result<
             for rule in named {
                 writeln!(out, "    {rule}")?;
             }
+        }
+    }
+    if let (Some(far), Some(near)) = (rules_between_nodes, rules)
+        && near.n_altering == 0
+        && far.n_altering > 0
+    {
+        let n = far.n_altering;
+        writeln!(
+            out,
+            "  netfilter rules of others that packets between pods of two nodes may meet, so no short cut there: {n}"
+        )?;
+        for rule in &far.altering {
+            writeln!(out, "    {rule}")?;
         }
     }
     for (engine, Found { n, names }) in engines {

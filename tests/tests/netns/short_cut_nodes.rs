@@ -226,3 +226,22 @@ fn a_tunnel_that_is_made_anew_or_is_too_small_costs_no_connection() -> Result<()
     all_go_on(&mut old, "with a smaller MTU")?;
     finish(old)
 }
+
+#[test]
+fn a_netfilter_rule_about_the_tunnel_ends_the_short_cut_between_nodes_only() -> Result<()> {
+    let Some(nodes) = Nodes::new("short-cut-two-nft")? else { return Ok(()) };
+    let mut streams = nodes.streams()?;
+    let rule =
+        "add rule inet seen forward oifname flannel.1 ip daddr 10.244.2.0/24 tcp dport 81 drop";
+    nft(&nodes.lab, &[rule])?;
+    nodes.wait_for_overlay("netfilter")?;
+    wait_for(&nodes.lab, &["shop/web", "shop/client"], "on")?;
+    let said = nodes.lab.agent_config().ask(&["status"])?;
+    ensure!(said.contains("81") && said.contains("flannel.1"), "{said}");
+    let before = nodes.n_seen()?;
+    all_go_on(&mut streams, "by the usual way")?;
+    ensure!(nodes.n_seen()? > before);
+    nft(&nodes.lab, &["flush", "table", "inet", "seen"])?;
+    nodes.wait_for_overlay("on")?;
+    finish(streams)
+}

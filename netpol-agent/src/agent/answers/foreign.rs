@@ -21,6 +21,9 @@ pub struct NetfilterStatus {
     pub problem: Option<String>,
     /// The rules that packets between pods of the node may meet; `None` without `--short-cut on`.
     pub rules: Option<Judgement>,
+    /// The rules that packets between pods of this node and of others may meet, with those above; `None` if no device leads there.
+    #[serde(default)]
+    pub rules_between_nodes: Option<Judgement>,
     /// Tables and chains of other engines.
     pub engines: BTreeMap<Engine, Found>,
     /// Traffic control programs of others on the interfaces of pods.
@@ -45,6 +48,7 @@ impl<K: Kernel> Agent<K> {
             is_read: self.netfilter.is_read(),
             problem: self.netfilter.problem().map(str::to_owned),
             rules: self.netfilter.judgement().cloned(),
+            rules_between_nodes: self.netfilter.judgement_between_nodes().cloned(),
             engines: self.netfilter.engines(),
             programs: self.foreign_programs(|_| true),
         }

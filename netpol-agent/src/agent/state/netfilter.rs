@@ -6,10 +6,13 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
+use netpol_common::addr::Addr;
 use netpol_common::ids::IfIndex;
+use netpol_common::keys::PrefixKey;
 use netpol_datapath::netfilter::{
     Engine, Found, Judgement, NetfilterNews, Network, PodTraffic, RuleSet, judge,
 };
+use netpol_datapath::netlink::{Devices, OverlayDevice};
 use netpol_policy::dataplane::port::Kernel;
 use netpol_policy::model::Pod;
 use tracing::{info, warn};
@@ -23,6 +26,8 @@ pub(in crate::agent) struct Netfilter {
     rules: Option<Result<RuleSet, String>>,
     /// For which packets they have been judged, and the judgement. It is made only if the short cut is on.
     judged: Option<(PodTraffic, Judgement)>,
+    /// The same for packets between pods of this node and of others, if there is a device that leads to them.
+    judged_between_nodes: Option<(PodTraffic, Judgement)>,
     /// What was logged last.
     logged: Option<String>,
 }
@@ -52,6 +57,11 @@ impl Netfilter {
     /// The rules that packets between pods may meet; `None` if they have not been judged.
     pub(in crate::agent) fn judgement(&self) -> Option<&Judgement> {
         self.judged.as_ref().map(|(_, judgement)| judgement)
+    }
+
+    /// The rules that packets between pods of this node and of others may meet; `None` if they have not been judged.
+    pub(in crate::agent) fn judgement_between_nodes(&self) -> Option<&Judgement> {
+        self.judged_between_nodes.as_ref().map(|(_, judgement)| judgement)
     }
 
     /// Why the rules cannot be read.
@@ -98,6 +108,7 @@ impl<K: Kernel> Agent<K> {
             NetfilterNews::NotRead(error) => Err(error),
         });
         self.netfilter.judged = None;
+        self.netfilter.judged_between_nodes = None;
         for (engine, Found { n, names }) in &self.netfilter.engines() {
             if !before.contains_key(engine) {
                 warn!(
@@ -114,11 +125,11 @@ impl<K: Kernel> Agent<K> {
     /// Judges the rules again if they, or the pods, have changed.
     pub(in crate::agent) fn follow_netfilter(&mut self) -> Ground {
         if let Some(Ok(rules)) = &self.netfilter.rules {
-            let traffic = self.pod_traffic();
-            if self.netfilter.judged.as_ref().is_none_or(|(of, _)| *of != traffic) {
-                let judgement = judge(rules, &traffic);
-                self.netfilter.judged = Some((traffic, judgement));
-            }
+            let near = self.pod_traffic();
+            let far = self.traffic_between_nodes(&near);
+            self.netfilter.judged = Some(judged(rules, near, self.netfilter.judged.take()));
+            let before = self.netfilter.judged_between_nodes.take();
+            self.netfilter.judged_between_nodes = far.map(|far| judged(rules, far, before));
         }
         self.netfilter.log();
         self.netfilter.ground()
@@ -144,12 +155,49 @@ impl<K: Kernel> Agent<K> {
         traffic.networks.insert(Network::around(IpAddr::V6(link_local)));
         traffic
     }
+
+    /// The same, with the devices that lead to pods of other nodes and their networks; `None` if there are none.
+    fn traffic_between_nodes(&self, near: &PodTraffic) -> Option<PodTraffic> {
+        let Devices { by_ifindex, overlays, .. } = &self.devices;
+        if overlays.is_empty() {
+            return None;
+        }
+        let mut traffic = near.clone();
+        for OverlayDevice { ifindex, prefixes, .. } in overlays.values() {
+            if let Some(device) = by_ifindex.get(ifindex) {
+                traffic.bridges.insert(*ifindex, device.name.clone());
+                traffic.ports.insert(*ifindex, device.name.clone());
+            }
+            for PrefixKey { prefix_len_bits, addr } in prefixes {
+                let unmapped = if addr.is_v4() { u32::from(Addr::V4_PREFIX_BITS) } else { 0 };
+                let len_bits = prefix_len_bits.saturating_sub(unmapped);
+                let len_bits = u8::try_from(len_bits).unwrap_or(u8::MAX);
+                traffic.networks.insert(Network::new(addr.to_ip(), len_bits));
+            }
+        }
+        Some(traffic)
+    }
+}
+
+/// The judgement on these packets, which is made again if it was about others.
+fn judged(
+    rules: &RuleSet,
+    traffic: PodTraffic,
+    before: Option<(PodTraffic, Judgement)>,
+) -> (PodTraffic, Judgement) {
+    match before {
+        Some(before) if before.0 == traffic => before,
+        Some(_) | None => {
+            let judgement = judge(rules, &traffic);
+            (traffic, judgement)
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use netpol_common::mac::Mac;
-    use netpol_datapath::netlink::{Device, Devices, Leads};
+    use netpol_datapath::netlink::{Device, Leads};
     use netpol_policy::dataplane::port::Framing;
     use netpol_policy::simulate::{PodOrIp, PortChoice, Probe};
     use netpol_policy::store::PodEnd;

@@ -78,6 +78,9 @@ impl OverlayState {
 impl<K: Kernel> Agent<K> {
     /// Decides which devices to other nodes take the short cut from and to the pods of this bridge; `Err` if none does.
     pub(in crate::agent) fn follow_overlays(&mut self, bridge: Result<IfIndex, OverlayState>) {
+        let judgement = self.netfilter.judgement_between_nodes();
+        let is_blocked = judgement.is_some_and(|judgement| judgement.n_altering > 0);
+        let bridge = if is_blocked { Err(OverlayState::Netfilter) } else { bridge };
         let facts = |bridge| self.devices.bridges.get(&bridge).copied();
         let bridge = bridge.and_then(|bridge| facts(bridge).ok_or(OverlayState::NoPods));
         let mut wanted = Written::default();
