@@ -7,16 +7,15 @@ use std::path::Path;
 use anyhow::Context as _;
 use comfy_table::{Table, presets};
 
-use netpol_datapath::netfilter::{Engine, Found, Judgement};
+use netpol_datapath::netfilter::{Found, Judgement};
 use netpol_policy::simulate::Explanation;
 use netpol_terminal::{DENIED, FAILED, Output, Terminal};
 
 use super::args::{AgentArgs, ExplainArgs, FlowsArgs, RulesArgs, StatusArgs};
 use crate::agent::{
-    Attached, CONTROL_SOCKET, FlowRecord, ForeignProgram, InterfaceState, MapStatus,
-    NetfilterStatus, OverlayShortCut, OverlayState, PolicyStatus, Protection, PublishingOutcome,
-    PublishingStatus, RuleRecord, RuleReport, ShortCutStatus, SourceStatus, Status, TunnelStatus,
-    UplinkStatus,
+    Attached, CONTROL_SOCKET, FlowRecord, InterfaceState, MapStatus, NetfilterStatus,
+    OverlayShortCut, OverlayState, PolicyStatus, Protection, PublishingOutcome, PublishingStatus,
+    RuleRecord, RuleReport, ShortCutStatus, SourceStatus, Status, TunnelStatus, UplinkStatus,
 };
 use crate::control::client;
 
@@ -180,9 +179,8 @@ fn write_netfilter(status: &NetfilterStatus, out: &mut dyn Write) -> io::Result<
             names.join("; ")
         )?;
     }
-    for ForeignProgram { pod, name, engine } in programs {
-        let of = engine.map_or("others", Engine::as_str);
-        writeln!(out, "  traffic control program of {of} on the interface of {pod}: {name:?}")?;
+    for program in programs {
+        writeln!(out, "  {program}")?;
     }
     Ok(())
 }

@@ -172,6 +172,10 @@ fn the_capabilities_of_the_daemon_set_are_enough_to_start_to_take_over_and_to_ch
     lab.manifests().remove("allow.yaml")?;
     expect(&lab, Passing::No, "shop/client", Tcp)?;
     lab.delete_pod("shop/client")?;
+    let status = lab.agent_config().ask(&["status", "-o", "json"])?;
+    let status: serde_json::Value = serde_json::from_str(&status)?;
+    let is_read = status.pointer("/netfilter/is_read");
+    ensure!(is_read == Some(&true.into()), "the rules of others are not read: {status:#}");
     ensure!(!lab.agent_log()?.contains("ERROR"), "{}", lab.agent_log()?);
     Ok(())
 }

@@ -381,5 +381,19 @@ fn chains_that_another_engine_has_left_are_named_by_status_and_in_explanations()
     ensure!(warns(&lab.agent_config().ask(&explain)?));
     let denied = lab.agent_config().ask(&denied);
     ensure!(!denied.is_ok_and(|text| warns(&text)), "the verdict is to deny");
+    let (device, _) = lab.host_interface("shop/web")?;
+    // A program that passes all packets on.
+    let program = "1,6 0 0 4294967295";
+    let mut filter = Command::new("sh");
+    filter.arg("-c").arg(format!(
+        "tc qdisc add dev {device} clsact 2>&1; tc filter add dev {device} egress bpf da bytecode '{program}'"
+    ));
+    let filter = lab.netns(&Host::Node)?.spawn(filter.stdout(Stdio::null()))?.wait()?;
+    ensure!(filter.success(), "no filter: {filter}");
+    wait_for_status(&lab, "/netfilter/programs/0/pod/name", &"web".into())?;
+    let text = lab.agent_config().ask(&explain)?;
+    let expected =
+        "the traffic control program of others, without a name, on the interface of shop/web";
+    ensure!(text.contains(expected), "{text}");
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Programs and netfilter rules of others, for `status`, metrics and explanations.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use netpol_datapath::netfilter::{Engine, Found, Judgement};
 use netpol_policy::dataplane::port::{DeviceRole, Kernel};
@@ -39,6 +40,20 @@ pub struct ForeignProgram {
     pub name: String,
     /// The engine that names programs like this.
     pub engine: Option<Engine>,
+}
+
+impl fmt::Display for ForeignProgram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pod, name, engine } = self;
+        let of = engine.map_or("others", Engine::as_str);
+        write!(f, "traffic control program of {of}, ")?;
+        if name.is_empty() {
+            f.write_str("without a name")?;
+        } else {
+            write!(f, "{name:?}")?;
+        }
+        write!(f, ", on the interface of {pod}")
+    }
 }
 
 impl<K: Kernel> Agent<K> {
@@ -101,13 +116,10 @@ impl<K: Kernel> Agent<K> {
                 | PodOrIp::Service(_) => None,
             })
             .collect();
-        for ForeignProgram { pod, name, engine } in self.foreign_programs(|pod| pods.contains(pod))
-        {
-            let of = engine.map_or("others", Engine::as_str);
-            found.push(format!(
-                "another program may still drop this: the traffic control program {name:?} of {of} on the interface of {pod}"
-            ));
-        }
+        let programs = self.foreign_programs(|pod| pods.contains(pod)).into_iter();
+        found.extend(
+            programs.map(|program| format!("another program may still drop this: the {program}")),
+        );
         found
     }
 }

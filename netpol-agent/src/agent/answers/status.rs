@@ -288,6 +288,26 @@ const fn attached_by(presence: Presence) -> Option<Attached> {
 impl<K: Kernel> Agent<K> {
     /// The current status.
     pub fn describe(&self) -> Status {
+        let map_state = &self.map_state;
+        let Capacities { n_prefixes, n_identities, n_allow_entries, n_deferred, .. } =
+            *self.compiled.capacities();
+        let largest = map_state.allow.values().map(|map| map.len()).max().unwrap_or_default();
+        let maps = [
+            ("endpoints", map_state.endpoints.len(), capacity(maps::MAX_ENDPOINTS)),
+            ("addresses", map_state.addresses.len(), capacity(maps::MAX_ADDRESSES / 2)),
+            // The share of these maps that policies may fill.
+            ("identities", map_state.identities.len(), n_identities.total),
+            ("prefixes", map_state.prefixes.len(), n_prefixes.total),
+            ("largest_allow_map", largest, n_allow_entries),
+            // Two for each endpoint. The map has slots for twice as many.
+            ("allow_maps", map_state.allow.len(), capacity(2 * maps::MAX_ENDPOINTS)),
+            ("defer", map_state.defer.len(), n_deferred.total),
+            // Mark 0 means that an endpoint has none.
+            ("egress_marks", map_state.egress_marks.len(), capacity(maps::N_EGRESS_MARKS - 1)),
+        ];
+        let map_status = |(name, n_entries, capacity): (&str, usize, usize)| {
+            (name.to_owned(), MapStatus { n_entries, capacity })
+        };
         let presence = self.kernel.presence(&self.guarded());
         let blind = presence.as_ref().err().map(ToString::to_string);
         let presence = presence.unwrap_or_default();
@@ -327,7 +347,7 @@ impl<K: Kernel> Agent<K> {
                 .into_iter()
                 .map(|kind| (kind, self.state.references(kind).len()))
                 .collect(),
-            maps: self.describe_maps(),
+            maps: maps.into_iter().map(map_status).collect(),
             policies: self.describe_policies(),
             n_awaiting_migration: self
                 .kernel
@@ -337,12 +357,7 @@ impl<K: Kernel> Agent<K> {
             n_awaiting_gc: self.kernel.n_awaiting_gc(),
             blind,
             uplinks: self.describe_uplinks(&presence),
-            exit_guard: ExitGuardStatus {
-                is_in_place: matches!(self.exits.in_place, Some(Ok(()))),
-                problem: self.exits.in_place.clone().and_then(Result::err),
-                n_exits: self.exits.all().len(),
-                n_recreated: self.exits.n_recreated,
-            },
+            exit_guard: self.describe_exit_guard(),
             n_reattached: [self.detached.n_pods, self.detached.n_uplinks],
             tunnels: self.tunnels.describe(),
             overlay_short_cuts: self.short_cuts.overlays.states.clone(),
@@ -354,28 +369,13 @@ impl<K: Kernel> Agent<K> {
         }
     }
 
-    fn describe_maps(&self) -> BTreeMap<String, MapStatus> {
-        let map_state = &self.map_state;
-        let Capacities { n_prefixes, n_identities, n_allow_entries, n_deferred, .. } =
-            *self.compiled.capacities();
-        let largest = map_state.allow.values().map(|map| map.len()).max().unwrap_or_default();
-        let maps = [
-            ("endpoints", map_state.endpoints.len(), capacity(maps::MAX_ENDPOINTS)),
-            ("addresses", map_state.addresses.len(), capacity(maps::MAX_ADDRESSES / 2)),
-            // The share of these maps that policies may fill.
-            ("identities", map_state.identities.len(), n_identities.total),
-            ("prefixes", map_state.prefixes.len(), n_prefixes.total),
-            ("largest_allow_map", largest, n_allow_entries),
-            // Two for each endpoint. The map has slots for twice as many.
-            ("allow_maps", map_state.allow.len(), capacity(2 * maps::MAX_ENDPOINTS)),
-            ("defer", map_state.defer.len(), n_deferred.total),
-            // Mark 0 means that an endpoint has none.
-            ("egress_marks", map_state.egress_marks.len(), capacity(maps::N_EGRESS_MARKS - 1)),
-        ];
-        let map_status = |(name, n_entries, capacity): (&str, usize, usize)| {
-            (name.to_owned(), MapStatus { n_entries, capacity })
-        };
-        maps.into_iter().map(map_status).collect()
+    fn describe_exit_guard(&self) -> ExitGuardStatus {
+        ExitGuardStatus {
+            is_in_place: matches!(self.exits.in_place, Some(Ok(()))),
+            problem: self.exits.in_place.clone().and_then(Result::err),
+            n_exits: self.exits.all().len(),
+            n_recreated: self.exits.n_recreated,
+        }
     }
 
     fn describe_publishing(&self) -> PublishingStatus {

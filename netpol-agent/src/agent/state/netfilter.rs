@@ -273,7 +273,7 @@ mod tests {
         assert_eq!(
             agent.explain_on_node(&probe("x/a")).diagnostics,
             [
-                "another program may still drop this: the traffic control program \"cil_from_contai\" of cilium on the interface of x/a"
+                "another program may still drop this: the traffic control program of cilium, \"cil_from_contai\", on the interface of x/a"
             ]
         );
         assert_eq!(agent.explain_on_node(&probe("10.9.9.8")).diagnostics, Vec::<String>::new());

@@ -5,8 +5,7 @@ import { CHANGES, STATES, ofMany, ofPatterns } from "./cells.js";
 import { announce, byId, h, s } from "./dom.js";
 
 const OUTSIDE = "outside"; // The group of addresses.
-const CENTRE = [500, 410]; // Of the picture, in its own units.
-const RADII = [345, 325];
+const MARGINS = [150, 56]; // Beside and above the circle, for names, pixels.
 const MAX_FAINT = 150; // Arrows that are drawn while nothing is chosen.
 
 const panel = byId("graph");
@@ -16,11 +15,14 @@ let cells = [];
 let unfolded = new Set();
 let nodes = [];
 let chosen = null; // Key of a node.
+let centre = [0, 0]; // Of the picture, pixels.
 
-const picture = s("svg", { viewBox: `0 0 ${CENTRE[0] * 2} ${CENTRE[1] * 2}`, role: "group", "aria-label": "Graph of namespaces and workloads" });
+const picture = s("svg", { role: "group", "aria-label": "Graph of namespaces and workloads" });
 const side = h("div", { class: "neighbours", "aria-live": "polite" });
 panel.append(h("p", { class: "muted" }, "Choose a namespace to see whom it reaches; Enter again, or a double click, unfolds it. Dashed arrows: some connections only."),
   h("div", { class: "picture" }, picture, side));
+
+new ResizeObserver(() => { if (data && picture.clientWidth > 0) draw(); }).observe(picture);
 
 /** Shows an overview. */
 export const show = (overview, given) => {
@@ -35,6 +37,8 @@ const namespaceOf = (row) => row.namespace ?? OUTSIDE;
 
 /** The nodes in the order of the circle, each with its position. */
 const place = () => {
+  centre = [picture.clientWidth / 2, picture.clientHeight / 2];
+  const radii = centre.map((half, at) => Math.max(60, half - MARGINS[at]));
   const groups = new Map();
   data.rows.forEach((row, at) => {
     const name = namespaceOf(row);
@@ -46,7 +50,7 @@ const place = () => {
     : [{ key: `namespace ${name}`, name, title: name, group: name, members, isGroup: true }]);
   found.forEach((node, at) => {
     const angle = (at / found.length) * 2 * Math.PI - Math.PI / 2;
-    Object.assign(node, { angle, x: CENTRE[0] + RADII[0] * Math.cos(angle), y: CENTRE[1] + RADII[1] * Math.sin(angle) });
+    Object.assign(node, { angle, x: centre[0] + radii[0] * Math.cos(angle), y: centre[1] + radii[1] * Math.sin(angle) });
   });
   return found;
 };
@@ -65,17 +69,17 @@ const arrow = (from, to, cell, kind) => {
   const length = Math.hypot(dx, dy) || 1;
   const bend = 0.55;
   const middle = [(from.x + to.x) / 2, (from.y + to.y) / 2];
-  const control = [middle[0] + (CENTRE[0] - middle[0]) * bend - (dy / length) * 18, middle[1] + (CENTRE[1] - middle[1]) * bend + (dx / length) * 18];
+  const control = [middle[0] + (centre[0] - middle[0]) * bend - (dy / length) * 18, middle[1] + (centre[1] - middle[1]) * bend + (dx / length) * 18];
   const near = (a, b, gap) => {
     const distance = Math.hypot(b[0] - a[0], b[1] - a[1]) || 1;
     return [a[0] + ((b[0] - a[0]) / distance) * gap, a[1] + ((b[1] - a[1]) / distance) * gap];
   };
-  const start = near([from.x, from.y], control, 16);
-  const end = near([to.x, to.y], control, 20);
+  const start = near([from.x, from.y], control, 13);
+  const end = near([to.x, to.y], control, 16);
   const round = (value) => Math.round(value * 10) / 10;
   const path = `M${round(start[0])} ${round(start[1])}Q${round(control[0])} ${round(control[1])} ${round(end[0])} ${round(end[1])}`;
   const heading = Math.atan2(end[1] - control[1], end[0] - control[0]);
-  const tip = [0, 2.6, -2.6].map((turn) => [round(end[0] + 9 * Math.cos(heading + turn)), round(end[1] + 9 * Math.sin(heading + turn))].join(","));
+  const tip = [0, 2.6, -2.6].map((turn) => [round(end[0] + 8 * Math.cos(heading + turn)), round(end[1] + 8 * Math.sin(heading + turn))].join(","));
   return s("g", { class: `arrow ${cell.state} ${cell.change ?? ""} ${kind}` }, s("path", { d: path }), s("polygon", { points: tip.join(" ") }));
 };
 
@@ -83,8 +87,8 @@ const label = (node) => {
   const right = Math.cos(node.angle) >= -0.001;
   const vertical = Math.abs(Math.cos(node.angle)) < 0.2;
   const anchor = vertical ? "middle" : right ? "start" : "end";
-  const [x, y] = vertical ? [node.x, node.y + (node.y > CENTRE[1] ? 34 : -24)] : [node.x + (right ? 22 : -22), node.y + 5];
-  const text = node.name.length > 26 ? `${node.name.slice(0, 25)}…` : node.name;
+  const [x, y] = vertical ? [node.x, node.y + (node.y > centre[1] ? 27 : -18)] : [node.x + (right ? 17 : -17), node.y + 4];
+  const text = node.name.length > 18 ? `${node.name.slice(0, 17)}…` : node.name;
   return s("text", { x, y, "text-anchor": anchor }, text, node.isGroup ? s("tspan", { class: "count", dx: 5 }, node.members.length) : null);
 };
 
@@ -111,7 +115,7 @@ const draw = () => {
 
 const circle = (node) => {
   const inside = between(node, node);
-  const shape = node.isGroup ? s("rect", { x: node.x - 13, y: node.y - 13, width: 26, height: 26, rx: 6 }) : s("circle", { cx: node.x, cy: node.y, r: 10 });
+  const shape = node.isGroup ? s("rect", { x: node.x - 10, y: node.y - 10, width: 20, height: 20, rx: 5 }) : s("circle", { cx: node.x, cy: node.y, r: 8 });
   return s("g", {
     class: `node${node.isGroup ? " group" : ""}${node.key === chosen ? " chosen" : ""}`, tabindex: 0, role: "button", "data-key": node.key, "aria-pressed": String(node.key === chosen),
     "aria-label": node.isGroup ? `namespace ${node.name}, ${node.members.length} workloads` : node.title,

@@ -85,7 +85,7 @@ export const show = (overview, given) => {
 const measure = document.createElement("canvas").getContext("2d");
 const widest = (shown, font) => {
   measure.font = font;
-  return Math.max(0, ...shown.map((item) => measure.measureText(item.name).width + (item.isGroup ? 46 : 60)));
+  return Math.max(0, ...shown.map((item) => measure.measureText(item.name).width + (item.isGroup ? 64 : 62)));
 };
 
 /** Computes what is shown where, and draws it. */
