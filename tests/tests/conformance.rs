@@ -69,9 +69,10 @@ fn the_page_on_conformance_names_every_scenario_and_nothing_that_is_not_there() 
         let [file, test] = pair else { continue };
         let is_name =
             test.contains('_') && test.chars().all(|c| c == '_' || c.is_ascii_lowercase());
-        if file.ends_with(".rs") && is_name {
-            let text = fs::read_to_string(root.join(file))?;
-            ensure!(text.contains(&format!("fn {test}(")), "{file} has no test {test}");
+        let is_source = Path::new(file).extension().is_some_and(|extension| extension == "rs");
+        if is_source && is_name {
+            let source = fs::read_to_string(root.join(file))?;
+            ensure!(source.contains(&format!("fn {test}(")), "{file} has no test {test}");
         }
     }
     Ok(())

@@ -87,10 +87,10 @@ impl Nodes {
             let answer = self.lab.agent_config().ask(&["status", "-o", "json"])?;
             let status: Value = serde_json::from_str(&answer)?;
             let found = status.get("overlay_short_cuts").and_then(Value::as_array);
-            let states = found.context("no such field")?.iter();
-            let states: Vec<_> =
-                states.filter_map(|one| one.get("state").and_then(Value::as_str)).collect();
-            Ok(if states == [expected; 2] {
+            let overlays = found.context("no such field")?.iter();
+            let shown: Vec<_> =
+                overlays.filter_map(|one| one.get("state").and_then(Value::as_str)).collect();
+            Ok(if shown == [expected; 2] {
                 Look::Done(())
             } else {
                 Look::NotYet(format!("{found:?}"))
