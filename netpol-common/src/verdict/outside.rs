@@ -4,7 +4,7 @@
 use super::hook_context::HookContext;
 use super::judge::quoted_flow;
 use super::outcome::{Outcome, Target};
-use super::short_cut::{Arrival, is_routable};
+use super::short_cut::{Arrival, is_addressed, is_routable};
 use super::spoofing::own_mac;
 use super::view::View;
 use crate::addr::Addr;
@@ -36,8 +36,12 @@ pub(super) fn at_uplink_ingress<M: PolicyMaps, B: Frame + ?Sized>(
         redirect: IfIndex(0),
         target: Target::Hook,
     };
-    let is_overlay = !context.is_tagged
-        && (0..N_FAMILIES).any(|family| maps.overlay(family).ifindex == context.ifindex);
+    let is_addressed_here = |family| {
+        let overlay = maps.overlay(family);
+        // Never, if frames have no link header: then the rest is no part of the program.
+        overlay.ifindex == context.ifindex && is_addressed(bytes, overlay.device())
+    };
+    let is_overlay = !context.is_tagged && (0..N_FAMILIES).any(is_addressed_here);
     let plain = if is_overlay { parse_plain(bytes) } else { None };
     let is_impersonated = match plain {
         Some(plain) => {
