@@ -167,7 +167,7 @@ fn watch_node(short_cut: ShortCut, cancel: &CancellationToken) -> NodeWatch {
     // Without the short cut it does not matter what their rules do.
     let depth = match short_cut {
         ShortCut::Off => Depth::Engines,
-        ShortCut::On => Depth::Rules,
+        ShortCut::On | ShortCut::Nodes => Depth::Rules,
     };
     tokio::spawn(netfilter::watch(depth, netfilter_in, cancel.clone()));
     let (devices_in, devices) = mpsc::channel(QUEUE);

@@ -90,7 +90,7 @@ pub(super) struct RunArgs {
     /// is inside of them.
     #[arg(long, value_enum, env = "NETPOL_POD_TUNNELS", default_value_t)]
     pub(super) pod_tunnels: PodTunnels,
-    /// Whether packets between pods of this node are redirected past the bridge and netfilter, which is faster. Rules of netfilter that
+    /// Whether packets between pods of this node, or of other nodes over vxlan too, are redirected past the bridge and netfilter, which is faster. Rules of netfilter that
     /// match packets between pods see them no more; docs/design/short-cut.md says what else changes.
     #[arg(long, value_enum, env = "NETPOL_SHORT_CUT", default_value_t)]
     pub(super) short_cut: ShortCut,

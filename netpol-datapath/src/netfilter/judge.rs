@@ -11,7 +11,7 @@ use std::sync::Arc;
 use netpol_common::ids::IfIndex;
 use serde::{Deserialize, Serialize};
 
-use super::known::{Engine, is_known_chain};
+use super::known::{Engine, is_known_chain, may_masquerade};
 use super::{Action, Chain, Condition, Family, Is, Policy, RuleSet, Table};
 
 /// Bits of an address.
@@ -113,6 +113,8 @@ pub struct PodTraffic {
     pub ports: BTreeMap<IfIndex, String>,
     /// The networks of the pods' addresses.
     pub networks: BTreeSet<Network>,
+    /// Whether the node routes them: then frames of theirs are to and from the bridge itself, and the plugins may masquerade them.
+    pub is_routed: bool,
 }
 
 impl PodTraffic {
@@ -226,6 +228,9 @@ pub fn judge(rule_set: &RuleSet, traffic: &PodTraffic) -> Judgement {
             match &rule.action {
                 Action::Alters => judgement.alters(text()),
                 Action::Counts => judgement.counts(text()),
+                Action::Jumps(to) if traffic.is_routed && may_masquerade(to) => {
+                    judgement.alters(text());
+                }
                 Action::Jumps(to) if is_known_chain(to) => {}
                 Action::Jumps(to) => {
                     let is_read = rule_set.chains.contains_key(&(table.clone(), Arc::clone(to)));
@@ -248,7 +253,10 @@ fn is_begun(table: &Table, chain: &Chain, traffic: &PodTraffic) -> bool {
         // PREROUTING, FORWARD, POSTROUTING.
         Family::Ip | Family::Ip6 => matches!(base.hook, 0 | 2 | 4),
         // The fifth is ingress; of bridges it decides what is bridged.
-        Family::Inet | Family::Bridge => matches!(base.hook, 0 | 2 | 4 | 5),
+        Family::Inet | Family::Bridge if matches!(base.hook, 0 | 2 | 4 | 5) => true,
+        // To the bridge itself, and from it.
+        Family::Bridge => traffic.is_routed && matches!(base.hook, 1 | 3),
+        Family::Inet => false,
         Family::Netdev => true,
     };
     let is_at_pods = base.devices.is_empty()

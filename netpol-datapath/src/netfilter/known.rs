@@ -62,6 +62,13 @@ impl Engine {
     }
 }
 
+/// Whether a chain may be one of a plugin that masquerades what leaves for networks other than the pod's own. Those for hostPorts
+/// translate other packets.
+pub(super) fn may_masquerade(name: &str) -> bool {
+    let of_ports = ["CNI-HOSTPORT-", "CNI-DN-", "CNI-SN-"];
+    name.starts_with("CNI-") && !of_ports.iter().any(|start| name.starts_with(start))
+}
+
 /// How the chains of engines begin.
 const CHAINS: [(Engine, &str); 9] = [
     (Engine::KubeRouter, "KUBE-ROUTER-"),

@@ -428,14 +428,17 @@ fn short_cut(
     if mtu(link) != facts.mtu {
         return Err(Obstacle::Mtu);
     }
-    for attribute in &link.attributes {
-        if let LinkAttribute::Qdisc(kind) = attribute
-            && kind != NO_QUEUE
-        {
-            return Err(Obstacle::Queue);
-        }
+    if is_queued(link) {
+        return Err(Obstacle::Queue);
     }
     if has_xdp(link) { Err(Obstacle::Program) } else { Ok(IfIndex(bridge)) }
+}
+
+/// Whether somebody has given a device a queueing discipline.
+fn is_queued(link: &LinkMessage) -> bool {
+    link.attributes
+        .iter()
+        .any(|attribute| matches!(attribute, LinkAttribute::Qdisc(kind) if kind != NO_QUEUE))
 }
 
 /// Whether a device has an XDP program.

@@ -14,7 +14,7 @@ use netpol_common::keys::PrefixKey;
 use netpol_common::mac::Mac;
 
 use super::tunnels::address;
-use super::{has_xdp, is_kind, mac, mtu};
+use super::{has_xdp, is_kind, is_queued, mac, mtu};
 
 /// A device that leads to the pods of other nodes, for one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,11 +36,17 @@ pub struct LinkFacts {
     pub mac: Mac,
     /// Its MTU, 0 if it has none.
     pub mtu: u32,
+    /// Whether it has an XDP program or a queueing discipline.
+    pub is_shaped: bool,
 }
 
 impl LinkFacts {
     pub(super) fn of(link: &LinkMessage) -> Self {
-        Self { mac: mac(link), mtu: mtu(link).unwrap_or(0) }
+        Self {
+            mac: mac(link),
+            mtu: mtu(link).unwrap_or(0),
+            is_shaped: is_queued(link) || has_xdp(link),
+        }
     }
 }
 

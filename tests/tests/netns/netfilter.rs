@@ -92,6 +92,7 @@ fn traffic() -> PodTraffic {
         bridges: BTreeMap::from([(IfIndex(5), "cni0".to_owned())]),
         ports: BTreeMap::from([(IfIndex(7), "veth12ab".to_owned())]),
         networks: networks.into_iter().filter_map(of).collect(),
+        is_routed: false,
     }
 }
 

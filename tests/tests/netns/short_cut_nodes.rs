@@ -1,6 +1,7 @@
 //! Connections between pods of two nodes that pass neither routing nor netfilter of the node that netpol runs on.
 
 use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use netpol_lab::node::second_node::{self, POD, SecondNode, TUNNEL};
@@ -67,7 +68,7 @@ impl Nodes {
         }
         let Some(mut lab) = lab_without_agent(name, Wiring::Bridge)? else { return Ok(None) };
         let second = lab.add_second_node("shop/far", &labels(&[("app", "far")]))?;
-        lab.set_options(&["--short-cut", "on"]);
+        lab.set_options(&["--short-cut", "nodes"]);
         lab.start_agent()?;
         lab.manifests().write("allow.yaml", ALLOW_FAR)?;
         for pod in [web(), client()] {
@@ -244,4 +245,47 @@ fn a_netfilter_rule_about_the_tunnel_ends_the_short_cut_between_nodes_only() -> 
     nft(&nodes.lab, &["flush", "table", "inet", "seen"])?;
     nodes.wait_for_overlay("on")?;
     finish(streams)
+}
+
+/// Packets between nodes pass the bridge itself, where those between its ports do not.
+#[test]
+fn rules_and_shapers_of_the_bridge_and_masquerading_plugins_end_the_short_cut_between_nodes()
+-> Result<()> {
+    let Some(nodes) = Nodes::new("short-cut-two-guard")? else { return Ok(()) };
+    let by_rules = [
+        "table netdev guard { chain c { type filter hook ingress device cni0 priority 0; meta l4proto tcp drop; }; }",
+        "table bridge guard { chain c { type filter hook input priority 0; meta l4proto tcp drop; }; }",
+        "table bridge guard { chain c { type filter hook output priority 0; meta l4proto tcp drop; }; }",
+        // As the bridge plugin with ipMasq.
+        "table ip guard { chain CNI-0123 { ip daddr 10.244.1.0/24 accept; ip daddr != 224.0.0.0/4 masquerade; }; chain POSTROUTING { type nat hook postrouting priority 100; ip saddr 10.244.1.0/24 jump CNI-0123; }; }",
+    ];
+    for table in by_rules {
+        nft(&nodes.lab, &[table])?;
+        nodes.wait_for_overlay("netfilter").with_context(|| table.to_owned())?;
+        let family = table.split(' ').nth(1).context("no family")?;
+        nft(&nodes.lab, &["delete", "table", family, "guard"])?;
+        nodes.wait_for_overlay("on")?;
+    }
+    let node = nodes.lab.netns(&Host::Node)?;
+    let tc = |args: &str| -> Result<()> {
+        let status = node.spawn(Command::new("tc").args(args.split(' ')))?.wait()?;
+        ensure!(status.success(), "tc {args}");
+        Ok(())
+    };
+    tc("qdisc add dev cni0 root tbf rate 100mbit burst 64k latency 50ms")?;
+    nodes.wait_for_overlay("program")?;
+    wait_for(&nodes.lab, &["shop/web", "shop/client"], "on")?;
+    tc("qdisc del dev cni0 root")?;
+    nodes.wait_for_overlay("on")
+}
+
+#[test]
+fn between_nodes_the_short_cut_is_an_option_of_its_own() -> Result<()> {
+    let Some(mut nodes) = Nodes::new("short-cut-two-own")? else { return Ok(()) };
+    restart(&mut nodes.lab, "on")?;
+    wait_for(&nodes.lab, &["shop/web", "shop/client"], "on")?;
+    let before = nodes.n_seen()?;
+    finish(nodes.streams()?)?;
+    ensure!(nodes.n_seen()? - before > 100, "{}", nodes.n_seen()? - before);
+    Ok(())
 }

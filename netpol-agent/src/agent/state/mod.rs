@@ -243,7 +243,7 @@ impl<K: Kernel> Agent<K> {
     #[must_use]
     pub(super) fn with_short_cut(mut self, mode: ShortCut) -> Self {
         self.short_cuts.mode = mode;
-        if mode == ShortCut::On {
+        if mode != ShortCut::Off {
             // Until the devices are listed, what an earlier run found counts: a connection that leaves the short cut never returns.
             let endpoints = self.map_state.endpoints.iter();
             let taking = endpoints.filter(|(_, endpoint)| endpoint.value.takes_short_cut());

@@ -18,6 +18,7 @@ use netpol_policy::model::Pod;
 use tracing::{info, warn};
 
 use super::Agent;
+use super::short_cuts::ShortCut;
 
 /// What is known of the rules.
 #[derive(Debug, Default)]
@@ -159,10 +160,13 @@ impl<K: Kernel> Agent<K> {
     /// The same, with the devices that lead to pods of other nodes and their networks; `None` if there are none.
     fn traffic_between_nodes(&self, near: &PodTraffic) -> Option<PodTraffic> {
         let Devices { by_ifindex, overlays, .. } = &self.devices;
-        if overlays.is_empty() {
+        if overlays.is_empty() || self.short_cuts.mode != ShortCut::Nodes {
             return None;
         }
         let mut traffic = near.clone();
+        traffic.is_routed = true;
+        // Chains of the families `bridge` and `netdev` may be those of the bridge itself.
+        traffic.ports.extend(near.bridges.clone());
         for OverlayDevice { ifindex, prefixes, .. } in overlays.values() {
             if let Some(device) = by_ifindex.get(ifindex) {
                 traffic.bridges.insert(*ifindex, device.name.clone());
@@ -205,7 +209,7 @@ mod tests {
 
     use super::*;
     use crate::agent::fake_kernel::FakeKernel;
-    use crate::agent::state::short_cuts::{ShortCut, ShortCutStatus};
+    use crate::agent::state::short_cuts::ShortCutStatus;
     use crate::agent::tests::{Fixture, fixture, full_lists, pod, update};
 
     /// One pod at a bridge, whose agent has the short cut on.

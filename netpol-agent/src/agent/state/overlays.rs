@@ -51,7 +51,7 @@ pub enum OverlayState {
     Netfilter,
     /// No: the MTU of the pods' bridge is larger than that of the device.
     Mtu,
-    /// No: the device has an XDP program, or a traffic control program of others.
+    /// No: the device or the pods' bridge has an XDP program or a traffic control program of others, or the bridge a queueing discipline.
     Program,
     /// No: the MAC address of the device or of the pods' bridge is not known.
     NoMac,
@@ -81,8 +81,7 @@ impl<K: Kernel> Agent<K> {
         let judgement = self.netfilter.judgement_between_nodes();
         let is_blocked = judgement.is_some_and(|judgement| judgement.n_altering > 0);
         let bridge = if is_blocked { Err(OverlayState::Netfilter) } else { bridge };
-        let facts = |bridge| self.devices.bridges.get(&bridge).copied();
-        let bridge = bridge.and_then(|bridge| facts(bridge).ok_or(OverlayState::NoPods));
+        let bridge = bridge.and_then(|bridge| self.open_bridge(bridge));
         let mut wanted = Written::default();
         let mut states = Vec::new();
         for (family, device) in &self.devices.overlays {
@@ -103,6 +102,21 @@ impl<K: Kernel> Agent<K> {
         self.write_overlays(wanted);
     }
 
+    /// The bridge of the pods, if packets can be redirected past it.
+    fn open_bridge(&self, bridge: IfIndex) -> Result<LinkFacts, OverlayState> {
+        let facts = self.devices.bridges.get(&bridge).ok_or(OverlayState::NoPods)?;
+        if facts.is_shaped || self.has_programs(bridge) {
+            return Err(OverlayState::Program);
+        }
+        Ok(*facts)
+    }
+
+    /// Whether a device has traffic control programs of others. One of which the kernel does not tell may have some.
+    fn has_programs(&self, device: IfIndex) -> bool {
+        let role = DeviceRole::Uplink(Framing::Ethernet);
+        self.kernel.has_foreign_programs(device, role).unwrap_or(true)
+    }
+
     /// Removes the devices of an earlier run, if there are any.
     pub(in crate::agent) fn clear_overlays(&mut self) {
         self.write_overlays(Written::default());
@@ -116,11 +130,7 @@ impl<K: Kernel> Agent<K> {
         if bridge.mtu > device.facts.mtu {
             return Err(OverlayState::Mtu);
         }
-        // A device of which the kernel does not report the programs may have some.
-        let role = DeviceRole::Uplink(Framing::Ethernet);
-        let has_programs =
-            || self.kernel.has_foreign_programs(device.ifindex, role).unwrap_or(true);
-        if device.has_xdp || has_programs() {
+        if device.has_xdp || self.has_programs(device.ifindex) {
             return Err(OverlayState::Program);
         }
         Ok(Overlay::new(device.ifindex, bridge.mac, device.facts.mac))

@@ -23,6 +23,8 @@ pub enum ShortCut {
     Off,
     /// Those of connections that nothing on the way has to see. Rules of netfilter that match packets between pods see them no more.
     On,
+    /// Those to and from pods of other nodes over vxlan too.
+    Nodes,
 }
 
 /// What is known of the interfaces.
@@ -153,9 +155,11 @@ impl<K: Kernel> Agent<K> {
             return;
         }
         if self.short_cuts.mode == ShortCut::Off {
-            // Those of an earlier run.
             self.clear_overlays();
             return;
+        }
+        if self.short_cuts.mode == ShortCut::On {
+            self.clear_overlays();
         }
         match self.follow_netfilter() {
             Ground::Unknown => return,
@@ -164,7 +168,9 @@ impl<K: Kernel> Agent<K> {
                 self.short_cuts.granted.clear();
                 self.short_cuts.refused.clear();
                 self.apply_delta(Delta::ShortCuts(BTreeSet::new()));
-                self.follow_overlays(Err(OverlayState::Netfilter));
+                if self.short_cuts.mode == ShortCut::Nodes {
+                    self.follow_overlays(Err(OverlayState::Netfilter));
+                }
                 return;
             }
         }
@@ -195,7 +201,9 @@ impl<K: Kernel> Agent<K> {
         self.short_cuts.granted.clone_from(&granted);
         self.short_cuts.refused = refused;
         self.apply_delta(Delta::ShortCuts(granted));
-        self.follow_overlays(main.ok_or(OverlayState::NoPods));
+        if self.short_cuts.mode == ShortCut::Nodes {
+            self.follow_overlays(main.ok_or(OverlayState::NoPods));
+        }
     }
 
     /// Whether an endpoint takes the short cut.
