@@ -19,6 +19,7 @@ fn traffic() -> PodTraffic {
         bridges: device(5, "cni0"),
         ports: device(7, "veth12ab"),
         networks: networks.map(|at| Network::around(at.parse::<IpAddr>().unwrap())).into(),
+        is_routed: false,
     }
 }
 
