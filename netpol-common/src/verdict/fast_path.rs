@@ -85,7 +85,11 @@ pub(super) fn fast_path<M: PolicyMaps, B: PacketBytes + ?Sized>(
             direction,
             audited_sender: IfIndex(0),
             redirect: if is_egress { redirect } else { IfIndex(0) },
-            target: short_cut::target(maps, packet, redirect, Target::Pod),
+            target: if is_egress && redirect.0 != 0 {
+                short_cut::target(maps, packet, redirect, Target::Pod)
+            } else {
+                Target::Hook
+            },
         }),
         CurrentFlow::No => FastPath::Parsed,
         CurrentFlow::Absent => FastPath::NoFlow,

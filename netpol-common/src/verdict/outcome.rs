@@ -34,7 +34,7 @@ pub struct Outcome {
     pub audited_sender: IfIndex,
     /// The interface to which a packet that passes is redirected; 0 for the usual way.
     pub redirect: IfIndex,
-    /// What is there.
+    /// What is there; [`Target::Hook`] if the packet is not redirected.
     pub target: Target,
 }
 

@@ -156,11 +156,7 @@ pub(super) fn target<M: PolicyMaps>(
     redirect: IfIndex,
     of_pod: Target,
 ) -> Target {
-    if redirect.0 != 0 && redirect == maps.overlay(family(&packet.dst)).ifindex {
-        Target::Overlay
-    } else {
-        of_pod
-    }
+    if redirect == maps.overlay(family(&packet.dst)).ifindex { Target::Overlay } else { of_pod }
 }
 
 /// Whether the receiver's flow decides if a packet is redirected: one that neither begins nor ends a connection, and belongs to one
