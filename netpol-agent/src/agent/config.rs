@@ -25,6 +25,8 @@ pub struct Config {
     pub datapath: netpol_datapath::Config,
     /// Whether pods may send tunnelled packets to nodes.
     pub pod_tunnels: PodTunnels,
+    /// UDP ports of tunnels between nodes that no device tells.
+    pub tunnel_ports: Vec<u16>,
     /// Whether packets between pods of this node take the short cut.
     pub short_cut: ShortCut,
     /// Address that serves health without authentication; `None` serves it on the control socket only.

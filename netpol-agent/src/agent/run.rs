@@ -54,6 +54,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         search_paths,
         datapath,
         pod_tunnels,
+        tunnel_ports,
         short_cut,
         health,
         metrics,
@@ -87,7 +88,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let agent = Agent::new(kernel, map_state, registry)
         .on_node(node.clone())
         .publishing(publishing)
-        .with_tunnels(pod_tunnels)
+        .with_tunnels(pod_tunnels, tunnel_ports)
         .with_short_cut(short_cut)
         .remembering(LastHeard::open(socket.with_file_name(LAST_HEARD)))
         .unblocking(Unidentified::open(socket.with_file_name(UNIDENTIFIED)))

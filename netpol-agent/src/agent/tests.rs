@@ -125,6 +125,7 @@ fn no_map_changes_before_every_kind_is_listed() {
 #[test]
 fn the_programs_know_the_addresses_of_nodes_and_their_tunnels_once_every_kind_is_listed() {
     let mut fixture = fixture();
+    fixture.agent.tunnels.further_ports = vec![51_900];
     let agent = &mut fixture.agent;
     let addr = |text: &str| Addr::from(text.parse::<std::net::IpAddr>().unwrap());
     let tunnels = netpol_datapath::netlink::Tunnels {
@@ -149,8 +150,8 @@ fn the_programs_know_the_addresses_of_nodes_and_their_tunnels_once_every_kind_is
     agent.sync();
     let nodes = ["192.0.2.1", "192.0.2.2", "10.1.2.0"].map(|node| (addr(node), Known::NODE));
     assert_eq!(agent.kernel.known, nodes.into());
-    assert_eq!(agent.kernel.tunnel_ports, [0, 8472].into());
-    assert_eq!(agent.describe().tunnels, TunnelStatus::Closed { ports: vec![8472] });
+    assert_eq!(agent.kernel.tunnel_ports, [0, 8472, 51_900].into());
+    assert_eq!(agent.describe().tunnels, TunnelStatus::Closed { ports: vec![8472, 51_900] });
     assert_eq!(agent.kernel.log.last(), Some(&MapOp::BumpEpoch));
     let n_ops = agent.kernel.log.len();
     agent.sync();

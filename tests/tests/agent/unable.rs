@@ -43,6 +43,7 @@ async fn a_node_that_cannot_run_the_programs_says_so_and_the_agent_stays() {
         },
         pod_tunnels: PodTunnels::default(),
         short_cut: ShortCut::default(),
+        tunnel_ports: Vec::new(),
         health: None,
         metrics: None,
     };

@@ -132,6 +132,7 @@ fn values_that_mean_nothing_are_refused() -> Result<()> {
         "podTunnels=maybe",
         "podTunnels=deny",
         "shortCut=maybe",
+        "tunnelPorts={0}",
         "imagge.tag=1",
     ] {
         let output = helm(&["template", "netpol"], &["--set", value])?;

@@ -232,10 +232,11 @@ impl<K: Kernel> Agent<K> {
         self
     }
 
-    /// Sets whether pods may send tunnelled packets to nodes.
+    /// Sets whether pods may send tunnelled packets to nodes, and the ports of tunnels that no device tells.
     #[must_use]
-    pub(super) fn with_tunnels(mut self, for_pods: PodTunnels) -> Self {
+    pub(super) fn with_tunnels(mut self, for_pods: PodTunnels, further_ports: Vec<u16>) -> Self {
         self.tunnels.for_pods = for_pods;
+        self.tunnels.further_ports = further_ports;
         self
     }
 

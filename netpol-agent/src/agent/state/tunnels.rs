@@ -26,6 +26,8 @@ const NO_PORT: u16 = 0;
 #[derive(Debug, Default)]
 pub(in crate::agent) struct Tunnels {
     pub(in crate::agent) for_pods: PodTunnels,
+    /// The ports that the operator names, because no device tells them.
+    pub(in crate::agent) further_ports: Vec<u16>,
     /// As the node's devices have them; `None` until they are listed.
     of_devices: Option<netlink::Tunnels>,
     /// The devices or the node's own addresses have changed since the maps were written.
@@ -67,7 +69,10 @@ impl Tunnels {
     pub(in crate::agent) fn ports(&self) -> Option<BTreeSet<u16>> {
         let of_devices = self.of_devices.as_ref()?;
         Some(match self.for_pods {
-            PodTunnels::Drop => of_devices.ports.iter().copied().chain([NO_PORT]).collect(),
+            PodTunnels::Drop => {
+                let ports = of_devices.ports.iter().chain(&self.further_ports).copied();
+                ports.chain([NO_PORT]).collect()
+            }
             PodTunnels::Allow => BTreeSet::new(),
         })
     }
