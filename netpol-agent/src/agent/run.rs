@@ -121,7 +121,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     .await?;
     drop((updates_in, namespaces_in));
     tokio::spawn(cni_server::serve(listener, calls_in, cancel.clone()));
-    let node = watch_node(short_cut, &cancel);
+    let node = watch_node(short_cut, &cancel)?;
     let inputs = Inputs { updates: stamped, calls, node, questions, namespaces, found, results };
     let worker = Worker::start().context("starting the worker thread")?;
     Box::pin(event_loop::run(agent, inputs, searches, &source, &worker, &cancel)).await;
@@ -163,14 +163,15 @@ fn serve_tcp(
 }
 
 /// Watches the node's devices, the clsact filters on them, and the netfilter rules of others.
-fn watch_node(short_cut: ShortCut, cancel: &CancellationToken) -> NodeWatch {
+fn watch_node(short_cut: ShortCut, cancel: &CancellationToken) -> anyhow::Result<NodeWatch> {
     let (netfilter_in, netfilter) = mpsc::channel(1);
     // Without the short cut it does not matter what their rules do.
     let depth = match short_cut {
         ShortCut::Off => Depth::Engines,
         ShortCut::On | ShortCut::Nodes => Depth::Rules,
     };
-    tokio::spawn(netfilter::watch(depth, netfilter_in, cancel.clone()));
+    netfilter::watch(depth, netfilter_in)
+        .context("starting the thread that reads netfilter rules")?;
     let (devices_in, devices) = mpsc::channel(QUEUE);
     let (filters_in, filters) = mpsc::channel(QUEUE);
     let of_devices = cancel.clone();
@@ -186,7 +187,7 @@ fn watch_node(short_cut: ShortCut, cancel: &CancellationToken) -> NodeWatch {
             error!(error, "removed filters are noticed within a second only");
         }
     });
-    NodeWatch { devices, filters, netfilter }
+    Ok(NodeWatch { devices, filters, netfilter })
 }
 
 /// Locks the pin root for one agent, until the file is dropped.

@@ -5,12 +5,10 @@
 //! [`PAUSE`] at the earliest, and takes one percent of the time of a processor at most.
 
 use std::io;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
-use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
 
 use super::{Depth, Error, Reader, RuleSet};
 
@@ -30,28 +28,31 @@ pub enum NetfilterNews {
     NotRead(String),
 }
 
-/// Sends the rules now and after every change, until `cancel` is cancelled or the receiver is dropped.
-pub async fn watch(depth: Depth, out: mpsc::Sender<NetfilterNews>, cancel: CancellationToken) {
-    let mut looking = Looking::new(depth);
+/// Sends the rules now and after every change, from a thread that ends within a second after the receiver is dropped.
+///
+/// The thread is not one of the runtime's pool: each of those keeps the memory of the largest rule set that it has read.
+///
+/// # Errors
+/// The thread cannot be started.
+pub fn watch(depth: Depth, out: mpsc::Sender<NetfilterNews>) -> io::Result<()> {
+    let looking = Looking::new(depth);
+    thread::Builder::new().name("netfilter".to_owned()).spawn(move || send_news(looking, &out))?;
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "no verdict depends on when a look begins")]
+fn send_news(mut looking: Looking, out: &mpsc::Sender<NetfilterNews>) {
     let mut sent = None;
-    loop {
-        let looked = spawn_blocking(move || {
-            let news = looking.look(Instant::now());
-            (looking, news)
-        });
-        let Ok((returned, news)) = looked.await else { return };
-        looking = returned;
-        if let Some(news) = news
+    while !out.is_closed() {
+        if let Some(news) = looking.look(Instant::now())
             && sent.as_ref() != Some(&news)
         {
             sent = Some(news.clone());
-            if out.send(news).await.is_err() {
+            if out.blocking_send(news).is_err() {
                 return;
             }
         }
-        if cancel.run_until_cancelled(sleep(TICK)).await.is_none() {
-            return;
-        }
+        thread::sleep(TICK);
     }
 }
 
@@ -133,6 +134,7 @@ impl Looking {
     }
 
     /// After a look that began at this time.
+    #[expect(clippy::disallowed_methods, reason = "no verdict depends on how long a look takes")]
     fn rest(&mut self, began: Instant) {
         let now = Instant::now();
         let took = now.duration_since(began);

@@ -11,16 +11,17 @@ use netpol_policy::dataplane::port::{Attachments as _, Flows as _, Maps as _};
 
 use crate::node::Lab;
 
-/// Memory may grow by this factor and [`SLACK_KIB`], because allocators keep freed memory, each thread of the runtime's pool some of
-/// its own: 22 MiB were seen in an unoptimised build after an outage of the API server.
+/// Memory may grow by this factor and [`SLACK_KIB`], because allocators keep freed memory.
 const GROWTH: f64 = 1.10;
-const SLACK_KIB: u64 = 24 * 1024;
+const SLACK_KIB: u64 = 4096;
 
 /// The agent's resources.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Measure {
     /// Resident memory.
     pub rss_kib: u64,
+    /// The part of it that the agent has allocated; the rest are pages of its program.
+    pub anonymous_kib: u64,
     /// Open files.
     pub n_fds: usize,
     /// Threads.
@@ -40,9 +41,13 @@ impl Measure {
     pub(super) fn take(lab: &Lab) -> Result<Self> {
         let process = format!("/proc/{}", lab.agent_pid().context("no agent is running")?);
         let status = fs::read_to_string(format!("{process}/status"))?;
-        let resident = status.lines().find_map(|line| {
-            line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse().ok()
-        });
+        let kib = |field: &str| {
+            let mut lines = status.lines();
+            let found = lines.find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+            let number = found.and_then(|found| found.trim().strip_suffix(" kB"));
+            let number = number.with_context(|| format!("no {field} in the agent's status"))?;
+            number.trim().parse().with_context(|| format!("{field} of the agent"))
+        };
         let pins = &lab.agent_config().pins;
         let version = netpol_common::maps::ABI_VERSION;
         let maps = Datapath::load(&netpol_datapath::Config {
@@ -65,7 +70,8 @@ impl Measure {
             ("egress marks", map_state.egress_marks.len()),
         ]);
         Ok(Self {
-            rss_kib: resident.context("no VmRSS in the agent's status")?,
+            rss_kib: kib("VmRSS")?,
+            anonymous_kib: kib("RssAnon")?,
             n_fds: fs::read_dir(format!("{process}/fd"))?.count(),
             n_threads: fs::read_dir(format!("{process}/task"))?.count(),
             n_links: fs::read_dir(pins.join(format!("v{version}/links")))?.count(),
@@ -120,9 +126,9 @@ fn n_strangers(maps: &Datapath, map_state: &MapState) -> Result<usize> {
 
 impl fmt::Display for Measure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rss_kib, n_fds, n_threads, n_links, n_on_filters: _, n_strangers: _, entries } =
-            self;
-        write!(f, "{rss_kib} KiB, {n_fds} files, {n_threads} threads, {n_links} links, entries:")?;
-        entries.iter().try_for_each(|(map, n)| write!(f, " {map} {n}"))
+        let Self { rss_kib, anonymous_kib, n_fds, n_threads, n_links, .. } = self;
+        write!(f, "{rss_kib} KiB ({anonymous_kib} KiB allocated), {n_fds} files, ")?;
+        write!(f, "{n_threads} threads, {n_links} links, entries:")?;
+        self.entries.iter().try_for_each(|(map, n)| write!(f, " {map} {n}"))
     }
 }
