@@ -19,6 +19,17 @@ impl PrefixKey {
     pub const fn lookup(addr: Addr) -> Self {
         Self { prefix_len_bits: 128, addr }
     }
+
+    /// The prefix of this length that contains an address; of more than 128 bits there is none, and the address itself is taken.
+    pub const fn containing(addr: Addr, prefix_len_bits: u32) -> Self {
+        let len = if prefix_len_bits > 128 { 128 } else { prefix_len_bits };
+        let mask = match u128::MAX.checked_shl(128 - len) {
+            Some(mask) => mask,
+            None => 0,
+        };
+        let bits = u128::from_be_bytes(addr.0) & mask;
+        Self { prefix_len_bits: len, addr: Addr(bits.to_be_bytes()) }
+    }
 }
 
 wire! {
@@ -63,7 +74,7 @@ wire! {
     pub struct AllowValue {
         /// The rule behind the entry, for explanations.
         pub rule: RuleId,
-        /// [`AllowValue::ALLOW`], [`AllowValue::DENY`], [`AllowValue::DEFAULT`] or [`AllowValue::AUDIT`].
+        /// [`AllowValue::ALLOW`], [`AllowValue::DENY`], [`AllowValue::DEFAULT`], [`AllowValue::AUDIT`] or [`AllowValue::CLOSED`].
         pub verdict: u8,
         /// Zero.
         pub pad: [u8; 3],
@@ -76,10 +87,14 @@ impl AllowValue {
     /// The packet must not pass, whatever less specific entries say.
     pub const DENY: u8 = 0;
 
-    /// No rule decides for this identity, although an entry of [`Identity::ANY`] may match: the verdict is that of no entry.
+    /// No rule decides for this identity, although an entry of [`Identity::ANY`] may match: the verdict is that of no entry. Its
+    /// rule, if it has one, is that of an audited policy: it would deny what NetworkPolicies always allow.
     pub const DEFAULT: u8 = 2;
     /// The packet passes and is reported: a rule of an audited policy would deny it.
     pub const AUDIT: u8 = 3;
+    /// No rule decides, and NetworkPolicies isolate the pod: dropped, whatever the entry of the endpoint says of packets without an
+    /// entry. What NetworkPolicies always allow passes.
+    pub const CLOSED: u8 = 4;
     /// The value with the meaning of no entry.
     pub const DEFAULT_VALUE: Self =
         Self { rule: RuleId::NONE, verdict: Self::DEFAULT, pad: [0; 3] };
@@ -93,6 +108,14 @@ impl AllowValue {
     pub const fn audit(rule: RuleId) -> Self {
         Self { rule, verdict: Self::AUDIT, pad: [0; 3] }
     }
+
+    /// [`Self::DEFAULT`], which reports what NetworkPolicies always allow.
+    pub const fn audited_default(rule: RuleId) -> Self {
+        Self { rule, verdict: Self::DEFAULT, pad: [0; 3] }
+    }
+
+    /// [`Self::CLOSED`].
+    pub const CLOSED_VALUE: Self = Self { rule: RuleId::NONE, verdict: Self::CLOSED, pad: [0; 3] };
 
     /// A denying value.
     pub const fn deny(rule: RuleId) -> Self {

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use netpol_common::ids::IfIndex;
+use netpol_common::keys::PrefixKey;
 use serde::{Deserialize, Serialize};
 
 use super::known::{Engine, is_known_chain, may_masquerade};
@@ -27,6 +28,13 @@ const MAX_NAMED: usize = 10;
 pub struct Network {
     bits: u128,
     len: u8,
+}
+
+impl From<PrefixKey> for Network {
+    fn from(PrefixKey { prefix_len_bits, addr }: PrefixKey) -> Self {
+        let bits = u128::from_be_bytes(addr.0);
+        Self { bits, len: u8::try_from(prefix_len_bits).unwrap_or(BITS).min(BITS) }
+    }
 }
 
 impl Network {

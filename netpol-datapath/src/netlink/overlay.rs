@@ -3,7 +3,6 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "devices and routes have dozens of attributes")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use netlink_packet_route::link::{InfoKind, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
@@ -23,8 +22,6 @@ pub struct OverlayDevice {
     pub ifindex: IfIndex,
     /// Its own facts.
     pub facts: LinkFacts,
-    /// Whether it has an XDP program.
-    pub has_xdp: bool,
     /// The networks of the pods behind it, without those of which a part is routed elsewhere.
     pub prefixes: BTreeSet<PrefixKey>,
 }
@@ -36,8 +33,10 @@ pub struct LinkFacts {
     pub mac: Mac,
     /// Its MTU, 0 if it has none.
     pub mtu: u32,
-    /// Whether it has an XDP program or a queueing discipline.
-    pub is_shaped: bool,
+    /// Whether it has an XDP program.
+    pub has_xdp: bool,
+    /// Whether it has a queueing discipline.
+    pub is_queued: bool,
 }
 
 impl LinkFacts {
@@ -45,7 +44,8 @@ impl LinkFacts {
         Self {
             mac: mac(link),
             mtu: mtu(link).unwrap_or(0),
-            is_shaped: is_queued(link) || has_xdp(link),
+            has_xdp: has_xdp(link),
+            is_queued: is_queued(link),
         }
     }
 }
@@ -94,17 +94,11 @@ impl Routes {
         let unmapped = if network.is_ipv4() { u32::from(Addr::V4_PREFIX_BITS) } else { 0 };
         let is_unicast = route.header.kind == RouteType::Unicast;
         self.0.push(Route {
-            network: prefix(network, len + unmapped),
+            network: PrefixKey::containing(network.into(), len + unmapped),
             device: device.filter(|_| is_unicast),
             hops: if has_gateway { Hops::Gateway } else { Hops::None },
         });
     }
-}
-
-fn prefix(addr: IpAddr, prefix_len_bits: u32) -> PrefixKey {
-    let bits = u128::from_be_bytes(Addr::from(addr).0);
-    let masked = bits & u128::MAX.checked_shl(128 - prefix_len_bits.min(128)).unwrap_or(0);
-    PrefixKey { prefix_len_bits, addr: Addr(masked.to_be_bytes()) }
 }
 
 /// The device of each family that leads to the most networks.
@@ -115,7 +109,7 @@ pub(super) fn devices(links: &[LinkMessage], routes: &Routes) -> BTreeMap<u32, O
         let found = candidates.iter().map(|link| {
             let ifindex = IfIndex(link.header.index);
             let prefixes = networks(routes, ifindex, wanted);
-            OverlayDevice { ifindex, facts: LinkFacts::of(link), has_xdp: has_xdp(link), prefixes }
+            OverlayDevice { ifindex, facts: LinkFacts::of(link), prefixes }
         });
         let found = found.filter(|device| !device.prefixes.is_empty());
         Some((wanted, found.max_by_key(|device| (device.prefixes.len(), device.ifindex))?))
@@ -132,7 +126,7 @@ fn networks(routes: &Routes, device: IfIndex, wanted: u32) -> BTreeSet<PrefixKey
     let mut networks: BTreeSet<PrefixKey> = own.map(|route| route.network).collect();
     for other in others {
         for len in 0..=other.network.prefix_len_bits {
-            networks.remove(&prefix(IpAddr::from(other.network.addr.0), len));
+            networks.remove(&PrefixKey::containing(other.network.addr, len));
         }
     }
     networks
@@ -140,10 +134,12 @@ fn networks(routes: &Routes, device: IfIndex, wanted: u32) -> BTreeSet<PrefixKey
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     fn key(network: &str, len: u32) -> PrefixKey {
-        prefix(network.parse().unwrap(), len)
+        PrefixKey::containing(network.parse::<IpAddr>().unwrap().into(), len)
     }
 
     #[test]

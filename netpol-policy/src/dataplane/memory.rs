@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netpol_common::addr::Addr;
 use netpol_common::flow::{Step, is_current};
-use netpol_common::identities::N_FAMILIES;
 use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, PortBe, Protocol, RuleId};
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowSlots, AllowValue, BackendValue, EndpointValue, FlowEntry, FlowKey,
@@ -29,7 +28,8 @@ pub struct MemoryMaps {
     fragments: RefCell<BTreeMap<FragmentSlot, FragmentEntry>>,
     known: BTreeMap<Addr, Known>,
     tunnel_ports: BTreeSet<u16>,
-    overlays: [Option<Overlay>; N_FAMILIES as usize],
+    /// That of both families.
+    overlay: Option<Overlay>,
     overlay_prefixes: BTreeSet<PrefixKey>,
     /// See [`MemoryMaps::with_flow_seed`].
     flow_seed: u64,
@@ -68,7 +68,7 @@ impl MemoryMaps {
     /// The same maps, with this device that leads to the pods of other nodes, of both families, which have these addresses.
     #[must_use]
     pub fn with_overlay(self, overlay: Overlay, overlay_prefixes: BTreeSet<PrefixKey>) -> Self {
-        Self { overlays: [Some(overlay); N_FAMILIES as usize], overlay_prefixes, ..self }
+        Self { overlay: Some(overlay), overlay_prefixes, ..self }
     }
 
     /// The content that operations write.
@@ -174,9 +174,8 @@ impl PolicyMaps for MemoryMaps {
         Some(if owners.next().is_some() { AddressKey::ANY_POD } else { owner })
     }
 
-    fn overlay(&self, family: u32) -> Overlay {
-        let found = usize::try_from(family).ok().and_then(|family| self.overlays.get(family));
-        found.copied().flatten().unwrap_or(Overlay::NONE)
+    fn overlay(&self, _family: u32) -> Overlay {
+        self.overlay.unwrap_or(Overlay::NONE)
     }
 
     fn is_behind_overlay(&self, addr: &Addr) -> bool {
@@ -301,9 +300,5 @@ pub(crate) fn identity_of(map_state: &MapState, addr: Addr) -> Identity {
 
 /// The prefixes that contain an address, the longest one first.
 fn prefixes_of(addr: Addr) -> impl Iterator<Item = PrefixKey> {
-    let bits = u128::from_be_bytes(addr.0);
-    (0..=128).rev().map(move |prefix_len_bits| {
-        let masked = bits & u128::MAX.checked_shl(128 - prefix_len_bits).unwrap_or(0);
-        PrefixKey { prefix_len_bits, addr: Addr(masked.to_be_bytes()) }
-    })
+    (0..=128).rev().map(move |prefix_len_bits| PrefixKey::containing(addr, prefix_len_bits))
 }

@@ -6,9 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
-use netpol_common::addr::Addr;
 use netpol_common::ids::IfIndex;
-use netpol_common::keys::PrefixKey;
 use netpol_datapath::netfilter::{
     Engine, Found, Judgement, NetfilterNews, Network, PodTraffic, RuleSet, judge,
 };
@@ -172,12 +170,7 @@ impl<K: Kernel> Agent<K> {
                 traffic.bridges.insert(*ifindex, device.name.clone());
                 traffic.ports.insert(*ifindex, device.name.clone());
             }
-            for PrefixKey { prefix_len_bits, addr } in prefixes {
-                let unmapped = if addr.is_v4() { u32::from(Addr::V4_PREFIX_BITS) } else { 0 };
-                let len_bits = prefix_len_bits.saturating_sub(unmapped);
-                let len_bits = u8::try_from(len_bits).unwrap_or(u8::MAX);
-                traffic.networks.insert(Network::new(addr.to_ip(), len_bits));
-            }
+            traffic.networks.extend(prefixes.iter().copied().map(Network::from));
         }
         Some(traffic)
     }

@@ -105,7 +105,7 @@ impl<K: Kernel> Agent<K> {
     /// The bridge of the pods, if packets can be redirected past it.
     fn open_bridge(&self, bridge: IfIndex) -> Result<LinkFacts, OverlayState> {
         let facts = self.devices.bridges.get(&bridge).ok_or(OverlayState::NoPods)?;
-        if facts.is_shaped || self.has_programs(bridge) {
+        if facts.has_xdp || facts.is_queued || self.has_programs(bridge) {
             return Err(OverlayState::Program);
         }
         Ok(*facts)
@@ -130,7 +130,7 @@ impl<K: Kernel> Agent<K> {
         if bridge.mtu > device.facts.mtu {
             return Err(OverlayState::Mtu);
         }
-        if device.has_xdp || self.has_programs(device.ifindex) {
+        if device.facts.has_xdp || self.has_programs(device.ifindex) {
             return Err(OverlayState::Program);
         }
         Ok(Overlay::new(device.ifindex, bridge.mac, device.facts.mac))
