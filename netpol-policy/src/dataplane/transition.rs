@@ -79,11 +79,8 @@ const EVERYTHING: AllowKey = AllowKey {
 
 /// The map with entries in place of the endpoint's default verdict.
 fn explicit(state: &DirectionState<'_>) -> AllowMap {
-    let default = if state.is_audited {
-        AllowValue::allow(RuleId::NONE)
-    } else {
-        AllowValue::deny(RuleId::NONE)
-    };
+    let default =
+        if state.is_audited { AllowValue::allow(RuleId::NONE) } else { AllowValue::CLOSED_VALUE };
     let mut map = AllowMap::clone(state.map);
     for value in map.values_mut().filter(|value| value.verdict == AllowValue::DEFAULT) {
         *value = default;

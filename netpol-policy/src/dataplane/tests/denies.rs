@@ -6,6 +6,8 @@ use std::net::Ipv4Addr;
 
 use netpol_common::keys::PrefixKey;
 use netpol_common::mac::Mac;
+use netpol_common::maps::PolicyMaps as _;
+use netpol_common::verdict::Asked;
 use proptest::collection::btree_map;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -70,6 +72,7 @@ fn allow_map() -> impl Strategy<Value = Arc<AllowMap>> {
         2 => (1..4_u32).prop_map(|rule| AllowValue::deny(RuleId(rule))),
         1 => (1..4_u32).prop_map(|rule| AllowValue::audit(RuleId(rule))),
         1 => Just(AllowValue::DEFAULT_VALUE),
+        1 => (1..4_u32).prop_map(|rule| AllowValue::audited_default(RuleId(rule))),
     ];
     btree_map(allow_key(), value, 0..7).prop_map(Arc::new)
 }
@@ -206,6 +209,14 @@ fn passes_at(maps: &MemoryMaps, (hook, ifindex, frame): &(Hook, IfIndex, Vec<u8>
     maps.judge(frame.as_slice(), &hook_context(*hook, *ifindex, 0)).outcome.verdict.is_pass()
 }
 
+/// Whether rules deny what NetworkPolicies always allow: connections to this address as to the own node.
+fn is_denied_by_a_rule(maps: &MemoryMaps, ifindex: IfIndex, remote: &Addr, port: u16) -> bool {
+    let (_, slots, _) = maps.endpoint(ifindex).unwrap();
+    let [hi, lo] = port.to_be_bytes();
+    let asked = Asked(u32::from_ne_bytes([hi, lo, UDP, Direction::Egress.bit()]));
+    maps.denial(slots, remote, asked) >> 32 == 1
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
@@ -224,9 +235,28 @@ proptest! {
                 (verdict == passes_at(&after, &packet)).then_some((packet, verdict))
             })
             .collect();
+        let places = PODS.into_iter().filter(|ifindex| {
+            old.endpoints[ifindex].container_id == new.endpoints[ifindex].container_id
+        });
+        let questions = places.flat_map(|ifindex| {
+            (0..N_REMOTES).flat_map(move |last| [79, 80, 90].map(|port| (ifindex, remote(last), port)))
+        });
+        let agreed_denials: Vec<_> = questions
+            .filter_map(|(ifindex, remote, port)| {
+                let is_denied = is_denied_by_a_rule(&maps, ifindex, &remote, port);
+                (is_denied == is_denied_by_a_rule(&after, ifindex, &remote, port))
+                    .then_some((ifindex, remote, port, is_denied))
+            })
+            .collect();
         let ops = diff(&old, &new);
         for (n, op) in ops.iter().enumerate() {
             maps.apply(op);
+            for (ifindex, remote, port, is_denied) in &agreed_denials {
+                prop_assert_eq!(
+                    is_denied_by_a_rule(&maps, *ifindex, remote, *port), *is_denied,
+                    "{} to {} port {} after operation {} of {:#?}", ifindex, remote, port, n, ops
+                );
+            }
             for (packet, verdict) in &agreed {
                 prop_assert_eq!(
                     passes_at(&maps, packet), *verdict,

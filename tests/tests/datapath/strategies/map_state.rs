@@ -80,6 +80,7 @@ pub(crate) fn allow_map() -> impl Strategy<Value = Arc<AllowMap>> {
         1 => Just(AllowValue::DENY),
         1 => Just(AllowValue::AUDIT),
         1 => Just(AllowValue::DEFAULT),
+        1 => Just(AllowValue::CLOSED),
     ];
     let value = (verdict, 1_u32..9).prop_map(|(verdict, rule)| AllowValue {
         rule: RuleId(rule),
