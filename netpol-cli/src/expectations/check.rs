@@ -74,15 +74,10 @@ impl Context<'_> {
     /// The sources or destinations that an end stands for.
     fn ends(&self, end: &End) -> Result<Vec<PodOrIp>, String> {
         let pods = |namespace: Option<&str>| {
-            let is_in = |pod: &PodOrIp| match pod {
-                PodOrIp::Pod { name, address: _ } => {
+            let is_in = |pod: &PodOrIp| {
+                pod.pod_name().is_some_and(|name| {
                     namespace.is_none_or(|namespace| *name.namespace == *namespace)
-                }
-                PodOrIp::Address(_)
-                | PodOrIp::Block(_)
-                | PodOrIp::External
-                | PodOrIp::Node(_)
-                | PodOrIp::Service(_) => false,
+                })
             };
             self.cluster.pods().into_iter().filter(is_in).collect::<Vec<_>>()
         };
@@ -99,14 +94,7 @@ impl Context<'_> {
     }
 
     fn pod(&self, end: &PodOrIp) -> Option<&Pod> {
-        match end {
-            PodOrIp::Pod { name, address: _ } => self.cluster.state().pod(name),
-            PodOrIp::Address(_)
-            | PodOrIp::Block(_)
-            | PodOrIp::External
-            | PodOrIp::Node(_)
-            | PodOrIp::Service(_) => None,
-        }
+        self.cluster.state().pod(end.pod_name()?)
     }
 
     /// Whether one of the destinations has the port. A name must be one that a destination has.

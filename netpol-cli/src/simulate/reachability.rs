@@ -272,14 +272,7 @@ impl Matrix {
 
     /// The pod of a peer in each cluster.
     pub(super) fn pods(&self, peer: &PodOrIp) -> impl Iterator<Item = &Pod> {
-        let name = match peer {
-            PodOrIp::Pod { name, address: _ } => Some(name.clone()),
-            PodOrIp::Address(_)
-            | PodOrIp::Block(_)
-            | PodOrIp::External
-            | PodOrIp::Node(_)
-            | PodOrIp::Service(_) => None,
-        };
+        let name = peer.pod_name().cloned();
         let Clusters { now, before, enforced: _ } = &self.clusters;
         let clusters = [Some(now), before.as_ref()].into_iter().flatten();
         clusters.filter_map(move |cluster| cluster.state().pod(name.as_ref()?))
@@ -441,21 +434,11 @@ pub(super) fn answer(
 ) -> anyhow::Result<Answer> {
     let number = match port {
         PortChoice::Number(number) => Some(*number),
-        PortChoice::Name(name) => match peer {
-            Some(PodOrIp::Pod { name: pod, address: _ }) => {
-                let pod = cluster.state().pod(pod);
-                let name = PortName::parse(name);
-                pod.zip(name).and_then(|(pod, name)| pod.named_ports(&name, transport).next())
-            }
-            Some(
-                PodOrIp::Address(_)
-                | PodOrIp::Block(_)
-                | PodOrIp::External
-                | PodOrIp::Node(_)
-                | PodOrIp::Service(_),
-            )
-            | None => None,
-        },
+        PortChoice::Name(name) => {
+            let pod = peer.and_then(|peer| cluster.state().pod(peer.pod_name()?));
+            let name = PortName::parse(name);
+            pod.zip(name).and_then(|(pod, name)| pod.named_ports(&name, transport).next())
+        }
     };
     let Some(number) = number else { return Ok(Answer::Denied) };
     Ok(cluster.answer(from, to, number, transport)?)

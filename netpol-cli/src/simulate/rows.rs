@@ -31,7 +31,7 @@ pub(super) struct Filter {
 impl Filter {
     /// Whether a pod of one of these clusters is included.
     pub(super) fn includes(&self, peer: &PodOrIp, states: &[Option<&ClusterState>]) -> bool {
-        let PodOrIp::Pod { name, address: _ } = peer else { return true };
+        let Some(name) = peer.pod_name() else { return true };
         let is_in = |wanted: &String| *wanted == *name.namespace;
         let is_selected = |selector: &Selector| {
             let pods = states.iter().flatten().filter_map(|state| state.pod(name));
@@ -82,8 +82,7 @@ pub(super) fn rows(peers: &[PodOrIp], clusters: &[&Reachability]) -> Vec<Row> {
 
 /// `None` for an address, and for a pod that does not exist in the cluster or is alone.
 fn likeness(cluster: &Reachability, index: usize, peer: &PodOrIp) -> Likeness {
-    let PodOrIp::Pod { name, address: _ } = peer else { return None };
-    let pod = cluster.state().pod(name)?;
+    let pod = cluster.state().pod(peer.pod_name()?)?;
     let group = cluster.group(index)?;
     let is_chosen = |(key, _): &(&Arc<str>, &Arc<str>)| {
         !GENERATED_LABELS.contains(&&***key) && &***key != "controller-uid" && &***key != "job-name"

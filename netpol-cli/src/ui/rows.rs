@@ -13,25 +13,8 @@ pub(super) fn summary(matrix: &Matrix, row: &Row) -> RowSummary {
     let state = matrix.cluster().state();
     let names: Vec<&PodOrIp> =
         row.members.iter().filter_map(|member| matrix.peer(*member)).collect();
-    let pods: Vec<&Pod> = names
-        .iter()
-        .filter_map(|peer| match peer {
-            PodOrIp::Pod { name, address: _ } => state.pod(name),
-            PodOrIp::Address(_)
-            | PodOrIp::Block(_)
-            | PodOrIp::External
-            | PodOrIp::Node(_)
-            | PodOrIp::Service(_) => None,
-        })
-        .collect();
-    let namespace = names.first().and_then(|peer| match peer {
-        PodOrIp::Pod { name, address: _ } => Some(name.namespace.to_string()),
-        PodOrIp::Address(_)
-        | PodOrIp::Block(_)
-        | PodOrIp::External
-        | PodOrIp::Node(_)
-        | PodOrIp::Service(_) => None,
-    });
+    let pods: Vec<&Pod> = names.iter().filter_map(|peer| state.pod(peer.pod_name()?)).collect();
+    let namespace = names.first().and_then(|peer| Some(peer.pod_name()?.namespace.to_string()));
     let short = match &namespace {
         Some(namespace) => {
             let rest = row.name.strip_prefix(namespace.as_str());

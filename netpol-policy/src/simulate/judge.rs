@@ -11,7 +11,7 @@ use netpol_common::ids::Direction;
 use super::explain::{address_in_words, rule_sentence};
 use super::offline::{OfflineCluster, Verdict};
 use super::probe::{PodOrIp, Probe, Problem};
-use super::reachability::{addresses, pod_name, with_address};
+use super::reachability::{addresses, with_address};
 use super::routes::{Route, Routes, routes};
 use crate::model::{ObjectName, Pod, Transport};
 use crate::resolve::{Decision, EndVerdict, PolicyRef, RuleRef};
@@ -104,7 +104,7 @@ impl OfflineCluster {
 
     /// A sentence on a rule, as written, for connections to this destination.
     pub fn sentence(&self, rule: &RuleRef, destination: &PodOrIp) -> String {
-        let pod = pod_name(destination).and_then(|name| self.state().pod(name));
+        let pod = destination.pod_name().and_then(|name| self.state().pod(name));
         rule_sentence(self.written_state(), rule, pod)
     }
 
@@ -122,7 +122,9 @@ impl OfflineCluster {
             let pods: Vec<ObjectName> = match end {
                 PodOrIp::Pod { name, address: _ } => vec![name.clone()],
                 // Each of its backends has policies.
-                PodOrIp::Service(_) => self.pods().iter().filter_map(pod_name).cloned().collect(),
+                PodOrIp::Service(_) => {
+                    self.pods().iter().filter_map(PodOrIp::pod_name).cloned().collect()
+                }
                 PodOrIp::Address(address) => {
                     let owner = self.state().owner(*address);
                     owner.map(|pod| pod.name.clone()).into_iter().collect()

@@ -49,6 +49,18 @@ impl PodOrIp {
     pub fn pod(namespace: &str, name: &str) -> Self {
         Self::Pod { name: ObjectName::new(namespace, name), address: None }
     }
+
+    /// Namespace and name, if it is a pod.
+    pub const fn pod_name(&self) -> Option<&ObjectName> {
+        match self {
+            Self::Pod { name, address: _ } => Some(name),
+            Self::Address(_)
+            | Self::Block(_)
+            | Self::External
+            | Self::Node(_)
+            | Self::Service(_) => None,
+        }
+    }
 }
 
 /// `NAMESPACE/POD`, `NAMESPACE/POD@ADDRESS` or `ADDRESS`.

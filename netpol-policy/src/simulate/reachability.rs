@@ -55,14 +55,14 @@ struct Peer {
 impl Reachability {
     /// Peers are pods or addresses.
     pub fn new(cluster: OfflineCluster, ends: &[PodOrIp]) -> Self {
-        let names: Vec<ObjectName> = ends.iter().filter_map(pod_name).cloned().collect();
+        let names: Vec<ObjectName> = ends.iter().filter_map(PodOrIp::pod_name).cloned().collect();
         let mut keys = cluster.group_keys(&names).into_iter();
         let mut starts_of_pods = cluster.port_starts(&names).into_iter();
         let mut numbers: BTreeMap<Vec<GroupKey>, usize> = BTreeMap::new();
         let mut starts = Vec::new();
         let mut peers = Vec::with_capacity(ends.len());
         for end in ends {
-            let pod = pod_name(end).and_then(|_| keys.next().zip(starts_of_pods.next()));
+            let pod = end.pod_name().and_then(|_| keys.next().zip(starts_of_pods.next()));
             let n_known = starts.len();
             let group = match pod {
                 None => {
@@ -232,17 +232,6 @@ pub enum ReachabilityError {
     Impossible(Problem),
 }
 
-pub(super) fn pod_name(end: &PodOrIp) -> Option<&ObjectName> {
-    match end {
-        PodOrIp::Pod { name, address: _ } => Some(name),
-        PodOrIp::Address(_)
-        | PodOrIp::Block(_)
-        | PodOrIp::External
-        | PodOrIp::Node(_)
-        | PodOrIp::Service(_) => None,
-    }
-}
-
 pub(super) fn addresses(state: &ClusterState, end: &PodOrIp) -> Vec<IpAddr> {
     match end {
         PodOrIp::Address(address) => vec![address.to_canonical()],
@@ -257,7 +246,7 @@ pub(super) fn addresses(state: &ClusterState, end: &PodOrIp) -> Vec<IpAddr> {
 }
 
 pub(super) fn with_address(end: &PodOrIp, address: IpAddr) -> PodOrIp {
-    match pod_name(end) {
+    match end.pod_name() {
         Some(name) => PodOrIp::Pod { name: name.clone(), address: Some(address) },
         None => end.clone(),
     }

@@ -55,31 +55,31 @@ fn endpoint_samples(endpoints: &[EndpointStatus]) -> Vec<Sample> {
 
 /// Number of endpoints by the state of their short cut.
 fn short_cut_samples(endpoints: &[EndpointStatus]) -> Vec<Sample> {
-    let mut totals: BTreeMap<String, u64> =
-        ShortCutStatus::ALL.iter().map(|state| (state.as_str().to_owned(), 0)).collect();
-    for endpoint in endpoints {
-        *totals.entry(endpoint.short_cut.as_str().to_owned()).or_default() += 1;
-    }
-    labelled("state", totals)
+    let states = endpoints.iter().map(|endpoint| endpoint.short_cut.as_str());
+    labelled("state", totals(ShortCutStatus::ALL.map(ShortCutStatus::as_str), states))
 }
 
 /// Number of devices that lead to the pods of other nodes, by family, by the state of their short cut.
 fn overlay_samples(overlays: &[OverlayShortCut]) -> Vec<Sample> {
-    let mut totals: BTreeMap<String, u64> =
-        OverlayState::ALL.iter().map(|state| (state.as_str().to_owned(), 0)).collect();
-    for overlay in overlays {
-        *totals.entry(overlay.state.as_str().to_owned()).or_default() += 1;
-    }
-    labelled("state", totals)
+    let states = overlays.iter().map(|overlay| overlay.state.as_str());
+    labelled("state", totals(OverlayState::ALL.map(OverlayState::as_str), states))
 }
 
 /// Number of uplinks for each way in which a program is attached.
 pub(super) fn uplink_samples(uplinks: &[UplinkStatus]) -> Vec<Sample> {
+    let attached = uplinks.iter().map(|uplink| uplink.attached.map_or("none", Attached::as_str));
+    labelled("attach", totals(["tcx", "clsact", "none"], attached))
+}
+
+/// How often each value was found, those of `always` 0 times at least.
+fn totals<const N: usize>(
+    always: [&'static str; N],
+    found: impl Iterator<Item = &'static str>,
+) -> BTreeMap<String, u64> {
     let mut totals: BTreeMap<String, u64> =
-        ["tcx", "clsact", "none"].into_iter().map(|attach| (attach.to_owned(), 0)).collect();
-    for uplink in uplinks {
-        let attach = uplink.attached.map_or("none", Attached::as_str);
-        *totals.entry(attach.to_owned()).or_default() += 1;
+        always.into_iter().map(|value| (value.to_owned(), 0)).collect();
+    for value in found {
+        *totals.entry(value.to_owned()).or_default() += 1;
     }
-    labelled("attach", totals)
+    totals
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use netpol_datapath::netfilter::{Engine, Found, Judgement};
 use netpol_policy::dataplane::port::{DeviceRole, Kernel};
 use netpol_policy::model::ObjectName;
-use netpol_policy::simulate::{Explanation, PodOrIp, Probe};
+use netpol_policy::simulate::{Explanation, Probe};
 use serde::{Deserialize, Serialize};
 
 use super::samples::{count, gauge, labelled};
@@ -106,16 +106,7 @@ impl<K: Kernel> Agent<K> {
             ));
         }
         let ends = [&probe.from, &probe.to].into_iter();
-        let pods: BTreeSet<&ObjectName> = ends
-            .filter_map(|end| match end {
-                PodOrIp::Pod { name, .. } => Some(name),
-                PodOrIp::Address(_)
-                | PodOrIp::Block(_)
-                | PodOrIp::External
-                | PodOrIp::Node(_)
-                | PodOrIp::Service(_) => None,
-            })
-            .collect();
+        let pods: BTreeSet<&ObjectName> = ends.filter_map(|end| end.pod_name()).collect();
         let programs = self.foreign_programs(|pod| pods.contains(pod)).into_iter();
         found.extend(
             programs.map(|program| format!("another program may still drop this: the {program}")),
