@@ -21,6 +21,7 @@ mod policies;
 mod restarts;
 mod sctp;
 mod short_cut;
+mod short_cut_life;
 mod short_cut_nodes;
 mod surface;
 mod taint;

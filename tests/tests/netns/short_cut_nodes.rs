@@ -55,14 +55,14 @@ table inet hops {
     }
 }";
 
-struct Nodes {
-    lab: Lab,
-    second: SecondNode,
+pub(super) struct Nodes {
+    pub(super) lab: Lab,
+    pub(super) second: SecondNode,
 }
 
 impl Nodes {
     /// Two nodes, the first with web and a client, the second with the far pod; `None` if the machine lacks something.
-    fn new(name: &str) -> Result<Option<Self>> {
+    pub(super) fn new(name: &str) -> Result<Option<Self>> {
         if !met(&[Need::Program("nft")]) {
             return Ok(None);
         }
@@ -83,7 +83,7 @@ impl Nodes {
     }
 
     /// Waits until the agent says this of the devices of both families.
-    fn wait_for_overlay(&self, expected: &str) -> Result<()> {
+    pub(super) fn wait_for_overlay(&self, expected: &str) -> Result<()> {
         until("the short cut between nodes", LIMIT, || {
             let answer = self.lab.agent_config().ask(&["status", "-o", "json"])?;
             let status: Value = serde_json::from_str(&answer)?;
@@ -108,17 +108,23 @@ impl Nodes {
     }
 
     /// A stream from the client to the far pod, or from the far pod to web.
-    fn stream(&self, origin: Origin, protocol: Protocol, family: Family) -> Result<Stream> {
+    pub(super) fn stream(
+        &self,
+        origin: Origin,
+        protocol: Protocol,
+        family: Family,
+        pace_us: u64,
+    ) -> Result<Stream> {
         match origin {
             Origin::Here => {
                 let is_of = |address: &&IpAddr| address.is_ipv4() == matches!(family, Family::V4);
                 let address = POD.iter().find(is_of).context("no address")?;
                 let far = SocketAddr::new(*address, 80);
-                self.lab.stream(&Host::pod("shop/client"), protocol, far, 1000)
+                self.lab.stream(&Host::pod("shop/client"), protocol, far, pace_us)
             }
             Origin::There => {
                 let web = self.lab.socket_address(&Host::pod("shop/web"), family, PORT)?;
-                Stream::start(&self.second.pod, protocol, web, 1000)
+                Stream::start(&self.second.pod, protocol, web, pace_us)
             }
         }
     }
@@ -129,7 +135,7 @@ impl Nodes {
         for origin in [Origin::Here, Origin::There] {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
                 for family in [Family::V4, Family::V6] {
-                    streams.push(self.stream(origin, protocol, family)?);
+                    streams.push(self.stream(origin, protocol, family, 1000)?);
                 }
             }
         }
@@ -140,7 +146,7 @@ impl Nodes {
 
 /// The node whose pod begins a connection.
 #[derive(Clone, Copy, Debug)]
-enum Origin {
+pub(super) enum Origin {
     Here,
     There,
 }
@@ -171,7 +177,7 @@ fn packets_between_pods_of_two_nodes_pass_no_netfilter_and_are_routed_all_the_sa
 fn a_policy_cuts_connections_between_nodes_and_lets_them_go_on() -> Result<()> {
     let Some(nodes) = Nodes::new("short-cut-two-cut")? else { return Ok(()) };
     for (origin, protocol) in [(Origin::Here, Protocol::Tcp), (Origin::There, Protocol::Udp)] {
-        let mut stream = nodes.stream(origin, protocol, Family::V4)?;
+        let mut stream = nodes.stream(origin, protocol, Family::V4, 1000)?;
         stream.wait_for_answers(50)?;
         nodes.lab.manifests().write("allow.yaml", DENY_ALL)?;
         wait_until_cut(&mut stream)?;

@@ -109,7 +109,7 @@ fn no_packet_is_lost_or_leaked_when_another_program_is_replaced() -> Result<()> 
     expect(&lab, Passing::No, "shop/client", Tcp)
 }
 
-fn wait_for_one_version(lab: &Lab, pins: &Path) -> Result<()> {
+pub(super) fn wait_for_one_version(lab: &Lab, pins: &Path) -> Result<()> {
     until("the end of the other version", LIMIT, || {
         let versions = versions(pins)?;
         Ok(if versions == [format!("v{ABI_VERSION}")] {

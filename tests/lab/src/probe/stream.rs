@@ -148,7 +148,7 @@ pub async fn run(
     let mut stop = std::pin::pin!(stop);
     let mut messages = interval(pace);
     messages.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut reports = interval(REPORT_INTERVAL);
+    let mut reports = interval(REPORT_INTERVAL.max(pace));
     let mut last_report = None;
     while tally.error.is_none() {
         tokio::select! {
