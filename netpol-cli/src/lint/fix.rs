@@ -7,11 +7,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use netpol_policy::manifests::{Location, STDIN, parse};
+use netpol_policy::manifests::{Location, parse};
 use netpol_policy::model::{Object, ObjectName, Policy, convert};
 use netpol_terminal::{FOUND, Terminal};
 use similar::TextDiff;
@@ -87,7 +87,7 @@ impl<'a> Text<'a> {
 /// Shows the changes as a diff, or writes them. Exit codes: 1 if a change is shown, 0 if there is none or it is written.
 pub(super) fn run(
     entries: &[Entry],
-    stdin: Option<&str>,
+    piped: &BTreeMap<PathBuf, String>,
     write: Write,
     terminal: &mut Terminal<'_>,
 ) -> anyhow::Result<u8> {
@@ -99,10 +99,11 @@ pub(super) fn run(
     }
     let mut is_shown = false;
     for (file, fixes) in by_file {
-        let is_stdin = file.as_os_str() == STDIN;
-        let content = match stdin {
-            Some(text) if is_stdin => text.to_owned(),
-            Some(_) | None => fs::read_to_string(file)
+        let text = piped.get(&**file);
+        let is_piped = text.is_some();
+        let content = match text {
+            Some(text) => text.to_owned(),
+            None => fs::read_to_string(file)
                 .with_context(|| format!("cannot read {}", file.display()))?,
         };
         let text = Text::new(&content);
@@ -112,7 +113,7 @@ pub(super) fn run(
             fixes.iter().filter_map(|(fix, at)| fix.edit(&text, at)).collect()
         };
         let (changed, n_changes) = apply_safely(&content, edits(&mechanical));
-        if write == Write::Yes && !is_stdin && n_changes > 0 {
+        if write == Write::Yes && !is_piped && n_changes > 0 {
             fs::write(file, &changed)
                 .with_context(|| format!("cannot write {}", file.display()))?;
             let n = counted(n_changes, "change");

@@ -127,13 +127,13 @@ pub(super) fn run(args: LintArgs, terminal: &mut Terminal<'_>) -> anyhow::Result
     });
     if fix {
         let write = if write { fix::Write::Yes } else { fix::Write::No };
-        let code = fix::run(&entries, input.manifests.stdin.as_deref(), write, terminal)?;
+        let code = fix::run(&entries, &input.manifests.piped, write, terminal)?;
         return Ok(if is_unreadable { FAILED } else { code });
     }
     match output {
         LintOutput::Text => {
             let renderer = if terminal.is_styled { Renderer::styled() } else { Renderer::plain() };
-            let mut sources = Sources::new(input.manifests.stdin.as_deref(), renderer);
+            let mut sources = Sources::new(&input.manifests.piped, renderer);
             write_text(&entries, Some(&mut sources), &mut terminal.stdout)?;
             write_counts(&entries, n_objects, &mut terminal.stdout)?;
             if let Some(objects) = input::not_evaluated(&input.manifests) {

@@ -33,8 +33,8 @@ pub struct Manifests {
     pub findings: Vec<Finding>,
     /// `apiVersion` and kind of each object whose kind netpol does not use.
     pub unsupported: Vec<Located<String>>,
-    /// The text of the standard input, if it was read.
-    pub stdin: Option<String>,
+    /// The texts that cannot be read a second time: of the standard input and of pipes.
+    pub piped: BTreeMap<PathBuf, String>,
     lines: BTreeMap<ObjectRef, (Arc<Path>, Lines)>,
 }
 
@@ -64,8 +64,7 @@ pub fn read(paths: &[PathBuf], stdin: &mut dyn Read) -> Manifests {
     for path in paths {
         if path.as_os_str() == STDIN {
             let text = files::read_text(&mut *stdin);
-            reading.manifests.stdin = text.as_ref().ok().cloned();
-            reading.add_named(path, text);
+            reading.add_piped(path, text);
         } else if path.is_dir() {
             let listing = files::list(path);
             if listing.files.is_empty() && listing.unreadable.is_empty() {
@@ -77,8 +76,10 @@ pub fn read(paths: &[PathBuf], stdin: &mut dyn Read) -> Manifests {
             for path in listing.files {
                 reading.add(&path, files::read(&path));
             }
-        } else {
+        } else if path.is_file() {
             reading.add_named(path, files::read(path));
+        } else {
+            reading.add_piped(path, files::read(path));
         }
     }
     reading.finish()
@@ -101,6 +102,14 @@ struct Reading {
 }
 
 impl Reading {
+    /// Adds a text that cannot be read again.
+    fn add_piped(&mut self, path: &Path, text: std::io::Result<String>) {
+        if let Ok(text) = &text {
+            self.manifests.piped.insert(path.to_owned(), text.clone());
+        }
+        self.add_named(path, text);
+    }
+
     /// Adds a file that the user names, which should not be empty.
     fn add_named(&mut self, path: &Path, text: std::io::Result<String>) {
         let is_blank = |text: &String| {

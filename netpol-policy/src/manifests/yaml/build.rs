@@ -10,6 +10,7 @@ use granit_parser::{Event, ScalarStyle, Span, Tag};
 use serde_json::{Map, Value};
 
 use super::document::{Document, Flaw, FlawKind, Item, ListHead};
+use super::json::Token;
 use super::lines::{Below, Lines, Position};
 use super::names::Names;
 use super::scalar;
@@ -23,6 +24,10 @@ const MAX_COPIED: usize = 100_000;
 /// The largest number of values in one document or, if it is a list of objects, in one of these. An object of the largest size
 /// that an API server takes, 1.5 MB, has fewer.
 pub(crate) const MAX_VALUES: usize = 300_000;
+
+/// The largest number of lists and mappings around a value. Fields of the API, also those of schemas in it, have much fewer. A value
+/// is freed recursively, so the stack has to hold as many calls.
+const MAX_DEPTH: usize = 200;
 
 /// The largest number of flaws that are reported for one document.
 const MAX_FLAWS: usize = 100;
@@ -129,22 +134,8 @@ impl Builder {
             Event::Scalar(text, style, anchor, tag) => {
                 self.scalar(text, *style, *anchor, tag.as_deref(), position);
             }
-            Event::SequenceStart(_, anchor, _) => {
-                self.open(
-                    position,
-                    *anchor,
-                    FrameKind::List { values: Vec::new(), lines: Vec::new() },
-                );
-            }
-            Event::MappingStart(_, anchor, _) => {
-                let kind = FrameKind::Mapping {
-                    values: Map::new(),
-                    first_entry: self.entries.len(),
-                    merged: BTreeSet::new(),
-                    key: Key::Missing,
-                };
-                self.open(position, *anchor, kind);
-            }
+            Event::SequenceStart(_, anchor, _) => self.open_list(*anchor, position),
+            Event::MappingStart(_, anchor, _) => self.open_mapping(*anchor, position),
             Event::SequenceEnd | Event::MappingEnd => self.close(),
             Event::Alias(anchor) => self.alias(*anchor, position),
             Event::UnresolvedAlias(name) => {
@@ -156,22 +147,35 @@ impl Builder {
         }
     }
 
+    /// Applies the next token of a JSON document.
+    pub(super) fn token(&mut self, token: &Token<'_>, position: Position) {
+        match token {
+            Token::OpenList => self.open_list(0, position),
+            Token::OpenMapping => self.open_mapping(0, position),
+            Token::Close => self.close(),
+            Token::Text(text) => self.scalar(text, ScalarStyle::DoubleQuoted, 0, None, position),
+            Token::Plain(text) => self.scalar(text, ScalarStyle::Plain, 0, None, position),
+        }
+    }
+
     /// The item that the last event has completed.
     pub(super) fn take_item(&mut self) -> Option<Item> {
         self.item.take()
     }
 
-    /// Ends the document early if it exceeds [`MAX_VALUES`]. Returns whether it does.
+    /// Ends the document early if it exceeds [`MAX_VALUES`] or [`MAX_DEPTH`]. Returns whether it does.
     pub(super) fn is_too_large(&mut self, position: Position) -> bool {
-        let is_too_large = self.n_held > MAX_VALUES;
-        if is_too_large {
-            self.is_broken = true;
-            let message = format!(
-                "the object has more than {MAX_VALUES} values: the rest of the document is not read"
-            );
-            self.flaw(FlawKind::TooLarge, position, message);
-        }
-        is_too_large
+        let exceeded = if self.n_held > MAX_VALUES {
+            format!("the object has more than {MAX_VALUES} values")
+        } else if self.frames.len() > MAX_DEPTH {
+            format!("values are nested in more than {MAX_DEPTH} others")
+        } else {
+            return false;
+        };
+        self.is_broken = true;
+        let message = format!("{exceeded}: the rest of the document is not read");
+        self.flaw(FlawKind::TooLarge, position, message);
+        true
     }
 
     /// Records a syntax error. Nothing after it can be read in this document.
@@ -278,7 +282,14 @@ impl Builder {
             self.complete(Node::unreadable(position), 0, 1);
             return;
         }
-        let Some((node, _)) = self.anchors.get(&anchor).cloned() else { return };
+        let Some((node, _)) = self.anchors.get(&anchor) else { return };
+        if self.frames.len().saturating_add(depth(&node.value)) > MAX_DEPTH {
+            let message = format!("an alias nests values in more than {MAX_DEPTH} others");
+            self.flaw(FlawKind::TooLarge, position, message);
+            self.complete(Node::unreadable(position), 0, 1);
+            return;
+        }
+        let node = node.clone();
         if let Some(key) = self.awaited_key() {
             *key = if let Value::String(text) = node.value {
                 Key::Read { text: text.into(), position }
@@ -310,6 +321,20 @@ impl Builder {
             Some(FrameKind::Mapping { key: key @ Key::Missing, .. }) => Some(key),
             Some(FrameKind::Mapping { .. } | FrameKind::List { .. }) | None => None,
         }
+    }
+
+    fn open_list(&mut self, anchor: usize, position: Position) {
+        self.open(position, anchor, FrameKind::List { values: Vec::new(), lines: Vec::new() });
+    }
+
+    fn open_mapping(&mut self, anchor: usize, position: Position) {
+        let kind = FrameKind::Mapping {
+            values: Map::new(),
+            first_entry: self.entries.len(),
+            merged: BTreeSet::new(),
+            key: Key::Missing,
+        };
+        self.open(position, anchor, kind);
     }
 
     fn open(&mut self, position: Position, anchor: usize, kind: FrameKind) {
@@ -415,6 +440,16 @@ impl Builder {
         (&**text == "items")
             .then(|| ListHead { kind: read("kind"), api_version: read("apiVersion") })
     }
+}
+
+/// The number of lists and mappings in each other, of which the value is the outermost: at most [`MAX_DEPTH`].
+fn depth(value: &Value) -> usize {
+    let below = match value {
+        Value::Array(items) => items.iter().map(depth).max(),
+        Value::Object(fields) => fields.values().map(depth).max(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => return 0,
+    };
+    below.unwrap_or(0).saturating_add(1)
 }
 
 /// Merges entries into a mapping. They replace entries before the `<<` and are replaced by entries after it, as in

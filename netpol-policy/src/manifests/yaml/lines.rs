@@ -17,6 +17,11 @@ impl Position {
     /// The beginning of a text.
     pub(crate) const START: Self = Self { line: 1, column: 0 };
 
+    /// A line, counted from 1, and a column, counted in characters from 0.
+    pub(super) const fn new(line: u32, column: u32) -> Self {
+        Self { line, column }
+    }
+
     /// The line, counted from 1.
     pub(crate) fn line(self) -> usize {
         usize::try_from(self.line).unwrap_or(usize::MAX)

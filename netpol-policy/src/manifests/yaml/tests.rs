@@ -202,8 +202,76 @@ fn an_alias_bomb_is_refused_without_being_built() {
 
 #[test]
 fn deep_nesting_is_refused() {
-    let documents = documents(&"[".repeat(100_000));
-    assert!(documents[0].is_broken);
+    const N: usize = 100_000;
+    let json = format!("{}1{}", "{\"a\":[".repeat(N), "]}".repeat(N));
+    for text in ["[".repeat(N), "- ".repeat(N), "? ".repeat(N), "- ? ".repeat(N), json] {
+        let documents = documents(&(text + "\n---\n{\"b\":1}\n"));
+        assert!(documents[0].is_broken);
+        assert_eq!(documents.last().unwrap().value, serde_json::json!({ "b": 1 }));
+    }
+    let mut chain = String::from("a0: &a0 [1]\n");
+    for n in 1..100 {
+        let [open, close] = ["[".repeat(50), "]".repeat(50)];
+        writeln!(chain, "a{n}: &a{n} {open}*a{}{close}", n - 1).unwrap();
+    }
+    let kinds: Vec<_> = documents(&chain)[0].flaws.iter().map(|flaw| flaw.kind).collect();
+    assert!(kinds.contains(&FlawKind::TooLarge), "{kinds:?}");
+}
+
+/// The output of `jq -c` was a syntax error, because YAML has no two documents without a line between them.
+#[test]
+fn json_documents_may_follow_each_other() {
+    check(
+        "{\"a\":1}\n{\"a\":2}{\"a\":3}\n---\n{\"a\":4}\n--- {\"a\":5}\n---\n",
+        &expect![[r#"
+            {"a":1}
+            {"a":2}
+            {"a":3}
+            {"a":4}
+            {"a":5}
+        "#]],
+    );
+    let parts: Vec<_> = parts("\u{feff}{\"é\":\r\n1}\r\r\n {\"a\":2}\n").collect();
+    let positions: Vec<_> = parts
+        .iter()
+        .map(|part| match part {
+            Part::Document(document) => document.find("").position,
+            Part::Item(item) => item.document.find("").position,
+        })
+        .map(|position| (position.line(), position.column()))
+        .collect();
+    assert_eq!(positions, [(1, 1), (4, 2)]);
+}
+
+#[test]
+fn a_text_that_is_not_json_throughout_is_yaml() {
+    for text in [
+        "",
+        "a: 1",
+        "{a: 1}",
+        "{\"a\": 1} # comment",
+        "{\"a\": 1,}",
+        "{\"a\": 01}",
+        "{'a': 1}",
+        "{\"a\": \"x\ty\"}",
+        "{\"a\": 1}\n---\nb: 2",
+        "{\"a\": 1} ---\n{\"b\": 2}",
+        "{\"a\": 1}\n---{\"b\": 2}",
+        "{\"a\": 1}\n...\n",
+        "%YAML 1.1\n---\n{\"a\": 1}",
+        "{\"a\": 1} 5",
+        "5",
+    ] {
+        assert_eq!(json::documents(text, 100), None, "{text:?}");
+    }
+    assert_eq!(json::documents("---\n[]\n---\r\n{\"a\":1}{}", 2), Some(vec![4..6, 12..19]));
+    // As the decoder of kubectl reads half a pair.
+    check(
+        "{\"a\":\"\\ud800x\\\"\\\\\"}",
+        &expect![[r#"
+        {"a":"�x\"\\"}
+    "#]],
+    );
 }
 
 #[test]
@@ -251,7 +319,63 @@ fn a_document_with_too_many_values_is_not_read_to_its_end() {
     assert_eq!(documents[1].value, serde_json::json!({ "kind": "Pod" }));
 }
 
+/// JSON with much of what its readers distinguish.
+fn json_text() -> impl Strategy<Value = String> {
+    let keys = ["a", "items", "kind", "apiVersion", "<<", "é", "app.kubernetes.io/name", "a\\n"];
+    let scalars = [
+        "null",
+        "true",
+        "0",
+        "-0",
+        "80",
+        "-1.50",
+        "1e3",
+        "1E400",
+        "65535",
+        "99999999999999999999",
+        "\"\"",
+        "\"yes\"",
+        "\"Pod\"",
+        "\"PodList\"",
+        "\"v1\"",
+        "\"é\\u00e9\\ud83d\\ude00\\/\\\"\\\\\"",
+        "\"# : ,]} - 😀\"",
+        "\"\\b\\f\\n\\r\\t\"",
+        "[]",
+        "{}",
+    ];
+    let space = || prop::sample::select(vec!["", "", " ", "\n", "\r\n  ", "\n    "]);
+    let scalar = prop::sample::select(scalars.to_vec()).prop_map(str::to_owned);
+    let value = scalar.prop_recursive(4, 40, 5, move |inner| {
+        let item = (space(), inner.clone(), space()).prop_map(|(a, b, c)| format!("{a}{b}{c}"));
+        let key = prop::sample::select(keys.to_vec());
+        let field = (space(), key, prop::sample::select(vec!["", " "]), inner, space());
+        let field = field.prop_map(|(a, key, b, value, c)| format!("{a}\"{key}\":{b}{value}{c}"));
+        prop_oneof![
+            prop::collection::vec(item, 0..5).prop_map(|of| format!("[{}]", of.join(","))),
+            prop::collection::vec(field, 0..5).prop_map(|of| format!("{{{}}}", of.join(","))),
+        ]
+    });
+    let document = value.prop_filter("a document", |text| text.starts_with(['[', '{']));
+    prop::collection::vec(document, 1..4).prop_map(|of| of.join("\n---\n"))
+}
+
 proptest! {
+    #[test]
+    fn json_means_what_it_means_as_yaml(text in json_text()) {
+        let debug = |parts: Vec<Part>| format!("{parts:#?}");
+        prop_assert!(json::documents(&text, 100).is_some());
+        let read = debug(parts(&text).collect());
+        prop_assert_eq!(read, debug(Parts::of(yaml(&text)).collect()));
+    }
+
+    #[test]
+    fn text_like_json_never_panics(text in "([{}\\[\\],: \n-]|\"[a\\\\u\"]{0,3}\"|1){0,30}") {
+        for document in documents(&text) {
+            document.find("a.b[0].c");
+        }
+    }
+
     #[test]
     fn arbitrary_text_never_panics(text in "[-a-c0-9\\[\\]{}:,&*!'\"|> \n\t#?.~<%@]{0,60}") {
         for document in documents(&text) {
