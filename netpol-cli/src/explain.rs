@@ -3,7 +3,10 @@
 use std::io;
 
 use netpol_policy::model::Transport;
-use netpol_policy::simulate::{Engine, Explanation, OfflineCluster, PortChoice, Probe, resolve};
+use netpol_policy::simulate::{
+    Details, Engine, Explanation, OfflineCluster, Paint, PortChoice, Probe, TextForm,
+    assumed_namespaces, resolve,
+};
 use netpol_terminal::{DENIED, FAILED, Output, Terminal};
 
 use serde::Serialize;
@@ -56,6 +59,9 @@ pub(super) struct ExplainArgs {
     live: bool,
     #[command(flatten)]
     agents: AgentsArgs,
+    /// Name all policies and rules. Without it, of a long list the nearest are shown and the others are counted.
+    #[arg(long)]
+    all: bool,
     /// Output format.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -73,6 +79,7 @@ pub(super) fn run(args: ExplainArgs, terminal: &mut Terminal<'_>) -> anyhow::Res
         pod_networks,
         live: is_live,
         agents,
+        all,
         output,
     } = args;
     let access = is_live.then(|| {
@@ -82,7 +89,11 @@ pub(super) fn run(args: ExplainArgs, terminal: &mut Terminal<'_>) -> anyhow::Res
     let input = input::read(&input.files, &input.cluster, terminal)?;
     input::report_findings(&input.manifests, terminal, |_| false);
     let mut cluster = OfflineCluster::new(|| Engine::Reference, pod_networks.pod_networks);
-    cluster.set(input.objects())?;
+    let objects = input.objects();
+    for namespace in assumed_namespaces(&objects) {
+        input::report_assumed(&namespace, terminal);
+    }
+    cluster.set(objects)?;
     let find = |text: &str| resolve(cluster.state(), text, namespace.as_deref());
     let explanation = match (find(&from), find(&to)) {
         (Ok(from), Ok(to)) => {
@@ -95,14 +106,19 @@ pub(super) fn run(args: ExplainArgs, terminal: &mut Terminal<'_>) -> anyhow::Res
         }
     };
     let ends = access.map(|access| live::explain(&access, &explanation)).transpose()?;
+    let form = TextForm {
+        details: if all { Details::All } else { Details::Folded },
+        width: terminal.width,
+        paint: if terminal.is_styled { Paint::Coloured } else { Paint::Plain },
+    };
     match (output, &ends) {
         (Output::Json, None) => write_json(&explanation, terminal)?,
         (Output::Json, Some(ends)) => {
             write_json(&Live { explanation: &explanation, ends }, terminal)?;
         }
-        (Output::Text, None) => explanation.write_text(&mut terminal.stdout)?,
+        (Output::Text, None) => explanation.write_text(form, &mut terminal.stdout)?,
         (Output::Text, Some(ends)) => {
-            explanation.write_text(&mut terminal.stdout)?;
+            explanation.write_text(form, &mut terminal.stdout)?;
             ends.write_text(terminal)?;
         }
     }

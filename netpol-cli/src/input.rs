@@ -209,6 +209,13 @@ pub(super) fn not_evaluated(manifests: &Manifests) -> Option<String> {
     (!kinds.is_empty()).then(|| format!("not evaluated: {}", kinds.join(", ")))
 }
 
+/// Says that verdicts may depend on the labels of a namespace that the input does not contain.
+pub(super) fn report_assumed(namespace: &str, terminal: &mut Terminal<'_>) {
+    terminal.complain(&format_args!(
+        "namespace {namespace} has no Namespace object: its only label is assumed to be its name"
+    ));
+}
+
 /// Reports the findings on files, and those on objects for which `wanted` is true.
 pub(super) fn report_findings(
     manifests: &Manifests,

@@ -26,7 +26,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use netpol_terminal::Terminal;
+use netpol_terminal::{Colour, Terminal};
 
 /// The program's name in messages.
 pub const PROGRAM: &str = "netpol";
@@ -41,6 +41,9 @@ const PLUGIN: &str = "kubectl-netpol";
 struct Args {
     #[command(subcommand)]
     command: Command,
+    /// When to write colours.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t, global = true)]
+    color: Colour,
 }
 
 #[derive(Debug, Subcommand)]
@@ -74,7 +77,10 @@ where
         .try_get_matches_from(args)
         .and_then(|matches| Args::from_arg_matches(&matches));
     let result = match parsed {
-        Ok(Args { command }) => dispatch(command, name, terminal),
+        Ok(Args { command, color }) => {
+            terminal.choose_colour(color);
+            dispatch(command, name, terminal)
+        }
         Err(error) => terminal.show_usage(&error),
     };
     terminal.finish(result)

@@ -17,6 +17,9 @@ pub const DENIED: u8 = 1;
 /// Exit code: the input cannot be read, the arguments are invalid, or the command failed.
 pub const FAILED: u8 = 2;
 
+/// The least number of columns at which text is wrapped. Some terminals say that they have none.
+const MIN_WIDTH: u16 = 20;
+
 /// The output format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Output {
@@ -39,6 +42,20 @@ pub struct Terminal<'a> {
     pub stderr: Box<dyn Write + 'a>,
     /// Whether to write colours and symbols.
     pub is_styled: bool,
+    /// The number of columns at which text for people is wrapped; `None` if standard output is not a terminal.
+    pub width: Option<usize>,
+}
+
+/// When to write colours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Colour {
+    /// On a terminal, unless `NO_COLOR` is set.
+    #[default]
+    Auto,
+    /// Also into a file or a pipe.
+    Always,
+    /// Never.
+    Never,
 }
 
 impl Terminal<'static> {
@@ -52,13 +69,29 @@ impl Terminal<'static> {
             program,
             stdin: Box::new(BufReader::new(io::stdin())),
             is_styled: stdout.is_terminal() && !is_plain_requested,
+            width: width(&stdout),
             stdout: Box::new(BufWriter::new(stdout)),
             stderr: Box::new(io::stderr()),
         }
     }
 }
 
+/// The number of columns of a terminal that is wide enough to wrap text.
+fn width(stdout: &io::Stdout) -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(stdout).ok()?;
+    (size.ws_col >= MIN_WIDTH).then(|| usize::from(size.ws_col))
+}
+
 impl<'a> Terminal<'a> {
+    /// Follows the choice of the user.
+    pub fn choose_colour(&mut self, colour: Colour) {
+        match colour {
+            Colour::Auto => {}
+            Colour::Always => self.is_styled = true,
+            Colour::Never => self.is_styled = false,
+        }
+    }
+
     /// Opens a file, or takes the standard input for the path `-`, which is empty afterwards.
     ///
     /// # Errors

@@ -249,6 +249,9 @@ pub(super) struct ExplainArgs {
     /// The protocol: TCP, UDP or SCTP.
     #[arg(long, default_value = "TCP", value_parser = Transport::from_argument)]
     pub(super) protocol: Transport,
+    /// Name all policies and rules. Without it, of a long list the nearest are shown and the others are counted.
+    #[arg(long)]
+    pub(super) all: bool,
     /// Format of the result.
     #[arg(short, long, value_enum, default_value_t)]
     pub(super) output: Output,

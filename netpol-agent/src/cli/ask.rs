@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use comfy_table::{Table, presets};
 
 use netpol_datapath::netfilter::{Found, Judgement};
-use netpol_policy::simulate::Explanation;
+use netpol_policy::simulate::{Details, Explanation, Paint, TextForm};
 use netpol_terminal::{DENIED, FAILED, Output, Terminal};
 
 use super::args::{AgentArgs, ExplainArgs, FlowsArgs, RulesArgs, StatusArgs};
@@ -286,7 +286,7 @@ fn write_sources(status: &Status, out: &mut dyn Write) -> io::Result<()> {
 
 /// Explains why a connection is allowed or denied. Exit codes: 0 if it is allowed, 1 if it is denied.
 pub(super) fn explain(args: ExplainArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
-    let ExplainArgs { from, to, port, protocol, output, agent } = args;
+    let ExplainArgs { from, to, port, protocol, all, output, agent } = args;
     let text =
         get(&agent, &format!("/explain?from={from}&to={to}&port={port}&protocol={protocol}"))?;
     let explanation: Explanation =
@@ -295,7 +295,14 @@ pub(super) fn explain(args: ExplainArgs, terminal: &mut Terminal<'_>) -> anyhow:
         Output::Json => {
             writeln!(terminal.stdout, "{}", serde_json::to_string_pretty(&explanation)?)?;
         }
-        Output::Text => explanation.write_text(&mut terminal.stdout)?,
+        Output::Text => {
+            let form = TextForm {
+                details: if all { Details::All } else { Details::Folded },
+                width: terminal.width,
+                paint: if terminal.is_styled { Paint::Coloured } else { Paint::Plain },
+            };
+            explanation.write_text(form, &mut terminal.stdout)?;
+        }
     }
     if explanation.problem.is_some() {
         return Ok(FAILED);

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::ValueEnum;
-use netpol_policy::manifests::files;
+use netpol_policy::manifests::{self, files};
 use netpol_policy::simulate::{Engine, OfflineCluster};
 use netpol_terminal::{FAILED, FOUND, Terminal};
 
@@ -187,7 +187,7 @@ fn test_files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => continue,
                 Err(error) => bail!("cannot read {}: {error}", path.display()),
             };
-            if text.lines().any(is_ours) {
+            if is_ours(&text) {
                 tests.push(path);
             }
         }
@@ -198,9 +198,18 @@ fn test_files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     Ok(tests)
 }
 
-/// Whether a line is an `apiVersion` of our group, of any version, so that a misspelled kind is not passed over.
-fn is_ours(line: &str) -> bool {
-    let group = API_VERSION.split('/').next().unwrap_or_default();
-    let value = line.strip_prefix("apiVersion:").map(|rest| rest.trim_matches([' ', '"', '\'']));
-    value.is_some_and(|value| value.strip_prefix(group).is_some_and(|rest| rest.starts_with('/')))
+/// Whether a text has an object of our group, of any version and kind, so that a misspelled one is not passed over.
+fn is_ours(text: &str) -> bool {
+    let group = API_VERSION.split_inclusive('/').next().unwrap_or_default();
+    if !text.contains(group) {
+        return false;
+    }
+    // A text with a syntax error may have no object.
+    let is_field = |line: &str| {
+        let value =
+            line.strip_prefix("apiVersion:").map(|rest| rest.trim_matches([' ', '"', '\'']));
+        value.is_some_and(|value| value.starts_with(group))
+    };
+    text.lines().any(is_field)
+        || manifests::parse("", text).unsupported.iter().any(|read| read.object.starts_with(group))
 }

@@ -84,6 +84,21 @@ pub(super) fn render(table: &Table, rows: &[Row], style: Style) -> String {
     text
 }
 
+/// The number of columns that a drawing takes. Names and symbols have a column for each letter.
+pub(super) fn width(drawing: &str) -> usize {
+    let letters = |line: &str| {
+        // A sequence for a colour ends with `m`.
+        let mut in_sequence = false;
+        let is_shown = |letter: &char| {
+            let is_part = in_sequence || *letter == '\u{1b}';
+            in_sequence = is_part && *letter != 'm';
+            !is_part
+        };
+        line.chars().filter(is_shown).count()
+    };
+    drawing.lines().map(letters).max().unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
@@ -116,6 +131,7 @@ mod tests {
         let (table, rows) = example();
         let text = render(&table, &rows, Style::Plain);
         assert!(text.is_ascii());
+        assert_eq!(width(&text), 43);
         expect![[r#"
             +---------+-----------+-------+-----------+
             | 80/TCP  |     x/    |   x/  |  1.2.3.4  |
@@ -133,6 +149,7 @@ mod tests {
     fn styled_has_symbols_in_green_and_red() {
         let (table, rows) = example();
         let text = render(&table, &rows, Style::Styled);
+        assert_eq!(width(&text), width(&render(&table, &rows, Style::Plain)) - "IPv6 only".len());
         assert!(text.contains("\u{1b}[38;5;10m") && text.contains('✔'), "{text:?}");
         assert!(text.contains("\u{1b}[38;5;9m") && text.contains('✘'), "{text:?}");
     }

@@ -16,7 +16,7 @@ use super::matrix::{self, Style};
 use super::rows::Row;
 use super::table::{Cell, Table, verdict, word};
 
-/// The largest number of columns of a drawn table. A wider one is written as a list.
+/// The largest number of destinations of a drawn table. A wider one is written as a list.
 const MAX_COLUMNS: usize = 40;
 
 /// The names in the tables.
@@ -45,6 +45,8 @@ impl<'a> Names<'a> {
 pub(super) struct Form {
     pub(super) output: MatrixOutput,
     pub(super) style: Style,
+    /// The number of columns of the terminal, if it is one.
+    pub(super) width: Option<usize>,
     /// Whether there are verdicts before and after.
     pub(super) is_what_if: WhatIf,
 }
@@ -91,10 +93,10 @@ pub(super) fn write(
             add_to_graph(&table, &mut graph);
         }
         match form.output {
-            MatrixOutput::Text if table.columns.len() <= MAX_COLUMNS => {
-                writeln!(out, "{}", matrix::render(&table, names.rows, form.style))?;
-            }
-            MatrixOutput::Text => write_list(&table, names.rows, out)?,
+            MatrixOutput::Text => match drawn(&table, names.rows, form) {
+                Some(drawing) => writeln!(out, "{drawing}")?,
+                None => write_list(&table, names.rows, out)?,
+            },
             MatrixOutput::Md => write_markdown(&table, names.rows, out)?,
             MatrixOutput::Json => {
                 each_connection(&table, names.rows, |from, to, cell| {
@@ -127,6 +129,16 @@ pub(super) fn write(
         MatrixOutput::Text | MatrixOutput::Md | MatrixOutput::Csv | MatrixOutput::Html => {}
     }
     Ok(())
+}
+
+/// A table, unless it is too wide.
+fn drawn(table: &Table, rows: &[Row], form: Form) -> Option<String> {
+    if table.columns.len() > MAX_COLUMNS {
+        return None;
+    }
+    let drawing = matrix::render(table, rows, form.style);
+    let fits = form.width.is_none_or(|width| matrix::width(&drawing) <= width);
+    fits.then_some(drawing)
 }
 
 fn add_to_graph(table: &Table, graph: &mut Graph) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use netpol_policy::model::{ContainerPort, Object, Pod, PortName, Transport};
 use netpol_policy::simulate::{
     Answer, JudgedConnection, OfflineCluster, PodOrIp, PortChoice, Probe, Reachability, Verdict,
-    with_implicit_namespaces,
+    assumed_namespaces,
 };
 use netpol_terminal::{FAILED, FOUND, Terminal};
 
@@ -85,12 +85,9 @@ fn cluster(
     assumed: &mut BTreeSet<Arc<str>>,
     terminal: &mut Terminal<'_>,
 ) -> anyhow::Result<OfflineCluster> {
-    let (objects, missing) = with_implicit_namespaces(objects);
-    for namespace in missing {
+    for namespace in assumed_namespaces(&objects) {
         if assumed.insert(Arc::clone(&namespace)) {
-            terminal.complain(&format_args!(
-                "namespace {namespace} has no Namespace object: its only label is assumed to be its name"
-            ));
+            input::report_assumed(&namespace, terminal);
         }
     }
     let networks = choice.pod_networks.pod_networks.clone();
@@ -124,7 +121,7 @@ fn prepare(
     let style = if terminal.is_styled { Style::Styled } else { Style::Plain };
     (
         Matrix::new(now, Others { before, enforced: None }, peers, ports),
-        Form { output, style, is_what_if },
+        Form { output, style, width: terminal.width, is_what_if },
     )
 }
 

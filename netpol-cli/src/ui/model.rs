@@ -14,8 +14,8 @@ use netpol_policy::lint::Scope;
 use netpol_policy::manifests::{self, Manifests};
 use netpol_policy::model::{Diagnostic, Object, ObjectRef, PolicyMode, Transport};
 use netpol_policy::simulate::{
-    Engine, Explanation, OfflineCluster, PodOrIp, PortChoice, Probe, resolve,
-    with_implicit_namespaces, without_represented,
+    Engine, Explanation, OfflineCluster, PodOrIp, PortChoice, Probe, TextForm, assumed_namespaces,
+    resolve, with_implicit_namespaces, without_represented,
 };
 
 use super::answers::{
@@ -73,7 +73,7 @@ impl Model {
     /// The source cannot be read; the objects are those of before.
     pub(super) fn load(&mut self) -> anyhow::Result<usize> {
         let (input, mut problems) = self.source.read()?;
-        let (_, assumed) = with_implicit_namespaces(input.objects());
+        let assumed = assumed_namespaces(&input.objects());
         problems.extend(assumed.into_iter().map(|namespace| {
             format!("namespace {namespace} has no Namespace object: its only label is assumed to be its name")
         }));
@@ -319,7 +319,7 @@ fn finding(entry: Entry) -> Option<TextFinding> {
 
 fn connection(explanation: &Explanation) -> anyhow::Result<ExplainedConnection> {
     let mut text = Vec::new();
-    explanation.write_text(&mut text).map_err(|error: io::Error| error)?;
+    explanation.write_text(TextForm::WHOLE, &mut text).map_err(|error: io::Error| error)?;
     let verdict = match explanation {
         Explanation { problem: Some(_), .. } => "impossible",
         Explanation { is_allowed: true, .. } => "allowed",

@@ -13,8 +13,9 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::cluster::{Cluster, with_implicit_namespaces};
+use super::cluster::Cluster;
 use super::engine::Engine;
+use super::namespaces::with_implicit_namespaces;
 use super::probe::{PodOrIp, PortChoice, Probe, Problem};
 use crate::model::{Code, Diagnostic, Object, ObjectName, ObjectRef, Severity, Transport, convert};
 

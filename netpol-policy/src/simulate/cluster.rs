@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use netpol_common::ids::IfIndex;
 
@@ -13,12 +12,9 @@ use super::probe::{Probe, ProbeResult, Problem};
 use super::routes::{Route, Routes, routes};
 use crate::compile::{Capacities, Compiled, LeftOut, MapState, diagnostics, left_out_of_all};
 use crate::dataplane::diff;
-use crate::model::{Diagnostic, Kind, Namespace, Object, ObjectRef, Pod};
+use crate::model::{Diagnostic, Kind, Object, ObjectRef, Pod};
 use crate::resolve::allows_unknown_backend;
 use crate::store::{Changes, ClusterState, Delta};
-
-/// The label that the API server gives every namespace: its name.
-const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// Objects, the maps compiled from them, and the engine that evaluates probes.
 pub struct Cluster {
@@ -190,33 +186,4 @@ fn node_addresses(state: &ClusterState) -> BTreeSet<IpAddr> {
     let of_pods =
         state.pods().filter(|pod| pod.host_network).flat_map(|pod| &pod.reported_addresses);
     of_nodes.chain(of_pods).copied().filter(|address| state.owner(*address).is_none()).collect()
-}
-
-/// Adds a Namespace for each namespace that an object is in and that has no Namespace object. Its only label is the one that
-/// the API server sets, its name. Returns the names of the added namespaces too.
-pub fn with_implicit_namespaces(mut objects: Vec<Object>) -> (Vec<Object>, Vec<Arc<str>>) {
-    let mut existing = BTreeSet::new();
-    let mut mentioned = BTreeSet::new();
-    for object in &objects {
-        match object {
-            Object::Namespace(namespace) => {
-                existing.insert(Arc::clone(&namespace.name));
-            }
-            Object::Policy(_) | Object::Pod(_) | Object::Service(_) => {
-                mentioned.insert(object.object_ref().name.namespace);
-            }
-            Object::ClusterPolicy(_) | Object::Node(_) => {}
-        }
-    }
-    let missing: Vec<Arc<str>> = mentioned.difference(&existing).cloned().collect();
-    objects.extend(missing.iter().map(|name| {
-        let labels = [(Arc::from(NAMESPACE_NAME_LABEL), Arc::clone(name))].into_iter().collect();
-        Object::Namespace(Namespace {
-            name: Arc::clone(name),
-            labels,
-            terminating: false,
-            allows_forwarding: false,
-        })
-    }));
-    (objects, missing)
 }

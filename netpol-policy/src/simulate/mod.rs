@@ -12,6 +12,7 @@ mod frame;
 mod groups;
 mod interfaces;
 mod judge;
+mod namespaces;
 mod offline;
 mod path;
 mod placeholder;
@@ -24,13 +25,15 @@ pub(crate) mod translation;
 mod workloads;
 
 pub use cases::{CaseStreams, run_cases};
-pub use cluster::{Cluster, with_implicit_namespaces};
+pub use cluster::Cluster;
 pub use engine::{Datapath, DatapathError, Engine, Judged};
 pub use explain::{
-    DirectionExplanation, Explanation, Packets, RuleExplanation, States, explain, explain_between,
+    Details, DirectionExplanation, Explanation, Packets, Paint, RuleExplanation, States, TextForm,
+    explain, explain_between,
 };
 pub use interfaces::FIRST_INTERFACE;
 pub use judge::JudgedConnection;
+pub use namespaces::{assumed_namespaces, with_implicit_namespaces};
 pub use offline::{OfflineCluster, Verdict};
 pub use placeholder::{Bounds, is_placeholder, with_placeholders};
 pub use probe::{PodOrIp, PortChoice, Probe, ProbeResult, Problem};

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
-use super::cluster::{Cluster, with_implicit_namespaces};
+use super::cluster::Cluster;
 use super::engine::{DatapathError, Engine};
 use super::explain::{Explanation, States, explain_between};
 use super::groups::{GroupKey, PortStarts};
+use super::namespaces::with_implicit_namespaces;
 use super::placeholder::{Bounds, with_placeholders};
 use super::probe::{PodOrIp, Probe, Problem};
 use super::routes::own_addresses;

@@ -213,6 +213,11 @@ impl Names<'_> {
     /// The names that differ from the text by few letters. A suggestion has the form of the text.
     fn suggested(self) -> Vec<String> {
         let n_letters = self.text.chars().count();
+        // Charts put the name of the release before that of the workload.
+        let is_part = |name: &str| {
+            let begins = name.strip_prefix(self.text).is_some_and(|rest| rest.starts_with('-'));
+            begins || name.strip_suffix(self.text).is_some_and(|rest| rest.ends_with('-'))
+        };
         let pods = self.state.pods().map(|pod| &pod.name);
         let services = self.state.services().map(|service| &service.name);
         let mut near: BTreeSet<(usize, String)> = BTreeSet::new();
@@ -228,7 +233,8 @@ impl Names<'_> {
                 format!("{short_name}.{namespace}.svc"),
             ] {
                 let distance = strsim::osa_distance(self.text, &written);
-                if distance <= (n_letters / 4).clamp(1, 3) {
+                let is_near = distance <= (n_letters / 4).clamp(1, 3);
+                if is_near || (!self.text.is_empty() && is_part(&written)) {
                     near.insert((distance, written));
                 }
             }
@@ -330,6 +336,8 @@ mod tests {
                 "svc/rediss",
                 "! there is no pod, workload, Service or node svc/rediss (did you mean svc/redis?)",
             ),
+            ("5d", "! there is no pod, workload, Service or node 5d"),
+            ("x", "! there is no pod, workload, Service or node x (did you mean cart-5d-x?)"),
             ("shop/unlike", "! there is no pod, workload, Service or node shop/unlike"),
             ("a/b/c/d", "! there is no pod, workload, Service or node a/b/c/d"),
             ("front", "! front: the namespaces ops, shop have it: choose one with -n"),

@@ -2,7 +2,7 @@
 
 use expect_test::expect;
 
-use crate::check;
+use crate::{check, check_stdin, output, output_in, output_on};
 
 #[test]
 fn explain_names_the_rules_that_almost_match() {
@@ -195,4 +195,104 @@ fn explain_says_why_a_connection_cannot_exist() {
             ! netpol: DIR/nothing: No such file or directory (os error 2) [unreadable]
         "#]],
     );
+}
+
+/// Pods whose destination many policies isolate, three of which have rules for the source.
+fn many_policies() -> String {
+    use std::fmt::Write as _;
+
+    let pod = |name: &str, address: &str| {
+        format!(
+            "{{ apiVersion: v1, kind: Pod, metadata: {{ name: {name}, namespace: shop, labels: {{ app: {name} }} }}, status: {{ podIP: {address} }} }}\n---\n"
+        )
+    };
+    let mut text = pod("web", "10.0.0.1") + &pod("db", "10.0.0.2");
+    for n in 0..41 {
+        let app = if n % 16 == 3 { "web".to_owned() } else { format!("client-{n}") };
+        write!(
+            text,
+            "{{ apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{ name: p{n}, namespace: shop }}, spec: {{ podSelector: {{ matchLabels: {{ app: db }} }}, ingress: [{{ from: [{{ podSelector: {{ matchLabels: {{ app: {app} }} }} }}], ports: [{{ port: 5432 }}] }}] }} }}\n---\n"
+        )
+        .unwrap();
+    }
+    text
+}
+
+#[test]
+fn long_answers_are_folded() {
+    let command = "netpol explain -f - --from shop/web --to shop/db --port 80";
+    check_stdin(
+        command,
+        &many_policies(),
+        &expect![[r#"
+        exit code 1
+        shop/web -> shop/db 80/TCP: denied
+          packets: 10.0.0.1 -> 10.0.0.2:80
+
+        egress: allowed: no policy isolates shop/web for egress
+
+        ingress: denied: shop/db is isolated for ingress, and no rule allows the connection
+          41 policies isolate; 3 speak of this peer: shop/p19, shop/p3, shop/p35
+          - shop/p19 ingress[0] allows this peer on TCP/5432, not on TCP/80
+          - shop/p3 ingress[0] allows this peer on TCP/5432, not on TCP/80
+          - shop/p35 ingress[0] allows this peer on TCP/5432, not on TCP/80
+          - shop/p0 ingress[0] allows TCP/5432 from pods with app=client-0 of the policy's namespace: neither the peer nor the port matches
+          - shop/p1 ingress[0] allows TCP/5432 from pods with app=client-1 of the policy's namespace: neither the peer nor the port matches
+          - 36 more rules do not match (--all shows them)
+    "#]],
+    );
+    let all = output(&format!("{command} --all"), &many_policies());
+    assert_eq!(all.matches("ingress[0]").count(), 41);
+    assert!(all.contains("isolated by shop/p0, shop/p1, shop/p10, "), "{all}");
+    assert!(!all.contains("more"), "{all}");
+}
+
+#[test]
+fn sentences_are_wrapped_on_a_terminal() {
+    let directory = tempfile::tempdir().unwrap();
+    let command = "netpol explain -f - --from shop/web --to shop/db --port 5432";
+    let plain = output_in(directory.path(), command, crate::SHOP);
+    let narrow = output_on(Some(50), directory.path(), command, crate::SHOP);
+    expect![[r#"
+        exit code 0
+        shop/web -> shop/db 5432/TCP: ESC[32mallowedESC[0m
+          packets: 10.0.0.1 -> 10.0.0.2:5432
+
+        egress: ESC[32mallowed:ESC[0m no policy isolates shop/web for
+            egress
+
+        ingress: ESC[32mallowed:ESC[0m shop/db is isolated for ingress,
+            and a rule allows the connection
+          isolated by shop/db
+          ESC[32m+ESC[0m shop/db ingress[1] allows TCP/pg (5432 on
+              shop/db) from all pods of namespaces with
+              team=ops, or pods with app=web of the
+              policy's namespace
+          - shop/db ingress[0] allows this peer on
+              TCP/5433, not on TCP/5432
+
+        findings on these policies:
+          ESC[33m!ESC[0m NetworkPolicy shop/db:
+              spec.ingress[1].ports[1].port 70000 is not
+              within 1 and 65535: the item matches nothing
+              [invalid-port]
+    "#]]
+    .assert_eq(&narrow.replace('\u{1b}', "ESC"));
+    let without = |text: &str| {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        ["32", "31", "33", "0"]
+            .iter()
+            .fold(words.join(" "), |text, code| text.replace(&format!("\u{1b}[{code}m"), ""))
+    };
+    assert_eq!(without(&narrow), without(&plain));
+    for line in narrow.lines() {
+        let length = without(line).len() + line.len() - line.trim_start().len();
+        assert!(length <= 50, "{line}");
+    }
+    // Colours are a choice of their own.
+    let never =
+        output_on(Some(50), directory.path(), &format!("{command} --color never"), crate::SHOP);
+    assert!(!never.contains('\u{1b}') && never.lines().count() == narrow.lines().count());
+    let always = output_in(directory.path(), &format!("{command} --color always"), crate::SHOP);
+    assert!(always.contains("\u{1b}[32m") && always.lines().count() == plain.lines().count());
 }

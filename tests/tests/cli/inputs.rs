@@ -269,16 +269,38 @@ fn a_matrix_evaluates_every_family_that_both_pods_have() {
         &input(both, "fd00::/64"),
         "netpol simulate INPUT",
         &expect![[r#"
-        exit code 0
-        +-------------+--------+-----------+
-        | 5432/TCP    |  shop/ |   shop/   |
-        |             | client |     db    |
-        +==================================+
-        | shop/client |    .   | IPv6 only |
-        | shop/db     |   yes  |     .     |
-        +-------------+--------+-----------+
+            exit code 0
+            +-------------+--------+-----------+
+            | 5432/TCP    |  shop/ |   shop/   |
+            |             | client |     db    |
+            +==================================+
+            | shop/client |    .   | IPv6 only |
+            | shop/db     |   yes  |     .     |
+            +-------------+--------+-----------+
 
-        ! netpol: namespace shop has no Namespace object: its only label is assumed to be its name
-    "#]],
+        "#]],
     );
+}
+
+/// The lines of a named pipe were looked up in the pipe again, where nobody writes a second time.
+#[test]
+fn a_pipe_is_read_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+    for options in ["", " --fix"] {
+        let writer = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || {
+                std::fs::write(
+                    pipe,
+                    "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: { name: a }\nspec: { podSelector: {}, ingress: [{ from: [{ ipBlock: { cidr: 10.0.0.1/8 } }] }] }\n",
+                )
+            }
+        });
+        let found = output_in(directory.path(), &format!("netpol lint -f DIR/pipe{options}"), "");
+        writer.join().unwrap().unwrap();
+        assert!(found.starts_with("exit code 1\n"), "{found}");
+        assert!(found.contains("spec: { podSelector: {}, ingress"), "{found}");
+    }
 }

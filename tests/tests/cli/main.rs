@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
+mod action;
 mod cases;
 mod chart;
 mod ci;
@@ -16,6 +17,7 @@ mod learn;
 mod lint;
 mod live;
 mod matrix;
+mod siblings;
 mod usage;
 mod workloads;
 
@@ -107,6 +109,11 @@ fn run(args: &[String], terminal: &mut Terminal<'_>) -> u8 {
 }
 
 fn output_in(directory: &Path, command: &str, stdin: &str) -> String {
+    output_on(None, directory, command, stdin)
+}
+
+/// The output on a terminal with this number of columns and with colours, or in a pipe.
+fn output_on(width: Option<usize>, directory: &Path, command: &str, stdin: &str) -> String {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let directory = directory.to_str().unwrap();
     let args: Vec<String> =
@@ -122,7 +129,8 @@ fn output_in(directory: &Path, command: &str, stdin: &str) -> String {
             stdin: Box::new(stdin.as_bytes()),
             stdout: Box::new(&mut stdout),
             stderr: Box::new(&mut stderr),
-            is_styled: false,
+            is_styled: width.is_some(),
+            width,
         },
     );
     let mut text = format!("exit code {code}\n{}", String::from_utf8(stdout).unwrap());
@@ -178,6 +186,7 @@ fn a_closed_stdout_is_not_a_failure() {
                 stdout: Box::new(Closed),
                 stderr: Box::new(&mut stderr),
                 is_styled: false,
+                width: None,
             },
         );
         assert_eq!((code, String::from_utf8(stderr).unwrap().as_str()), (0, ""), "{command}");

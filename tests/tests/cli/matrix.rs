@@ -2,7 +2,7 @@
 
 use expect_test::expect;
 
-use crate::check;
+use crate::{SHOP, check, output_on};
 
 #[test]
 fn the_matrix_is_plain_without_a_terminal() {
@@ -60,7 +60,6 @@ fn what_if_shows_what_changes() {
         &expect![[r#"
             exit code 0
             []
-            ! netpol: namespace shop has no Namespace object: its only label is assumed to be its name
         "#]],
     );
 }
@@ -223,4 +222,20 @@ fn a_matrix_marks_what_changes() {
         ! netpol: DIR/shop.yaml:40: NetworkPolicy shop/db: spec.ingress[1].ports[1].port 70000 is not within 1 and 65535: the item matches nothing [invalid-port]
     "#]],
     );
+}
+
+/// A table that is wider than the terminal was wrapped by the terminal in the middle of its cells.
+#[test]
+fn a_table_that_is_wider_than_the_terminal_is_a_list() {
+    let directory = tempfile::tempdir().unwrap();
+    let on = |width| {
+        output_on(Some(width), directory.path(), "netpol simulate -f - --color never", SHOP)
+    };
+    let wide = on(120);
+    let width = wide.lines().filter(|line| line.starts_with('+')).map(str::len).max().unwrap();
+    assert!(wide.contains("+=="), "{wide}");
+    assert_eq!(on(width), wide);
+    let list = on(width - 1);
+    assert!(!list.contains("+=="), "{list}");
+    expect![[r#""#]].assert_eq(&list);
 }

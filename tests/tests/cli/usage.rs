@@ -25,7 +25,7 @@ fn version_and_help_are_output() {
             exit code 0
             Explain, check and simulate Kubernetes NetworkPolicies, from files or from a live cluster
 
-            Usage: netpol <COMMAND>
+            Usage: netpol [OPTIONS] <COMMAND>
 
             Commands:
               explain      Explain why a connection is allowed or denied: the policies that isolate, the rules that allow, and the rules that almost match
@@ -46,8 +46,21 @@ fn version_and_help_are_output() {
               help         Print this message or the help of the given subcommand(s)
 
             Options:
-              -h, --help     Print help
-              -V, --version  Print version
+                  --color <WHEN>
+                      When to write colours
+
+                      Possible values:
+                      - auto:   On a terminal, unless `NO_COLOR` is set
+                      - always: Also into a file or a pipe
+                      - never:  Never
+
+                      [default: auto]
+
+              -h, --help
+                      Print help (see a summary with '-h')
+
+              -V, --version
+                      Print version
         "#]],
     );
     assert_eq!(output("netpol --help", ""), output("netpol help", ""));
@@ -109,6 +122,9 @@ fn version_and_help_are_output() {
 
                       [default: 5s]
 
+                  --all
+                      Name all policies and rules. Without it, of a long list the nearest are shown and the others are counted
+
               -o, --output <OUTPUT>
                       Output format
 
@@ -117,6 +133,16 @@ fn version_and_help_are_output() {
                       - json: JSON for programs
 
                       [default: text]
+
+                  --color <WHEN>
+                      When to write colours
+
+                      Possible values:
+                      - auto:   On a terminal, unless `NO_COLOR` is set
+                      - always: Also into a file or a pipe
+                      - never:  Never
+
+                      [default: auto]
 
               -h, --help
                       Print help (see a summary with '-h')
@@ -191,6 +217,16 @@ fn version_and_help_are_output() {
                   --allow <CODE>
                       Suppress findings with this code or name, such as NP031 or `no-dns`
 
+                  --color <WHEN>
+                      When to write colours
+
+                      Possible values:
+                      - auto:   On a terminal, unless `NO_COLOR` is set
+                      - always: Also into a file or a pipe
+                      - never:  Never
+
+                      [default: auto]
+
               -h, --help
                       Print help (see a summary with '-h')
 
@@ -225,6 +261,7 @@ fn version_and_help_are_output() {
                   --engine <ENGINE>         Implementation that evaluates the connections [default: compiled] [possible values: reference, compiled]
                   --fail-on <EFFECT>        With --what-if: exit with 1 if the changes have this effect [possible values: opens, closes, any]
                   --cases <FILE>            Read cases from this file, one JSON object a line; `-` is the standard input. Writes one line of verdicts for each case
+                  --color <WHEN>            When to write colours [default: auto] [possible values: auto, always, never]
               -h, --help                    Print help (see more with '--help')
 
             Examples:
@@ -239,7 +276,7 @@ fn version_and_help_are_output() {
 fn a_missing_command_is_an_error_with_help() {
     let text = output("netpol", "");
     assert!(text.starts_with("exit code 2\n"), "{text}");
-    assert!(text.contains("Usage: netpol <COMMAND>"), "{text}");
+    assert!(text.contains("Usage: netpol [OPTIONS] <COMMAND>"), "{text}");
 }
 
 #[test]

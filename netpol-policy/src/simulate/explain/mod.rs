@@ -13,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use netpol_common::ids::Direction;
 
 pub use explanation::{DirectionExplanation, Explanation, Packets, RuleExplanation};
+pub use text::{Details, Paint, TextForm};
 
 use super::placeholder::is_placeholder;
 use super::probe::{PodOrIp, PortChoice, Probe, Problem};

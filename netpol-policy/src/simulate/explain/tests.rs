@@ -302,7 +302,7 @@ spec: { nodeName: n2, containers: [{ name: c }] }
     };
     let explanation = explain(&state, &probe, [], |_, _| false);
     let mut text = Vec::new();
-    explanation.write_text(&mut text).unwrap();
+    explanation.write_text(TextForm::WHOLE, &mut text).unwrap();
     let text = String::from_utf8(text).unwrap();
     expect![[r"
         shop/db -> shop/web 80/TCP: allowed

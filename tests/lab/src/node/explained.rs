@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use netpol_policy::manifests;
 use netpol_policy::model::{Diagnostic, Transport};
 use netpol_policy::simulate::{
-    Engine, Explanation, OfflineCluster, PodOrIp, PortChoice, Probe as Question, resolve,
+    Engine, Explanation, OfflineCluster, PodOrIp, PortChoice, Probe as Question, TextForm, resolve,
 };
 
 use super::topology::{NODE, NODE_NAME};
@@ -54,7 +54,7 @@ impl Lab {
         };
         let differs = |form: &str, explanation: &Explanation| {
             let mut text = Vec::new();
-            explanation.write_text(&mut text).ok();
+            explanation.write_text(TextForm::WHOLE, &mut text).ok();
             let text = String::from_utf8_lossy(&text).into_owned();
             format!("{from} to {probe}: the packet passes: {passing:?}, but {form}:\n{text}")
         };
