@@ -384,38 +384,6 @@ fn the_arguments_of_the_hooks_are_known() {
     }
 }
 
-/// Runs the script of the action with a `netpol` that writes its arguments.
-#[test]
-fn the_action_calls_lint_with_its_inputs() {
-    let directory = tempfile::tempdir().unwrap();
-    let program = directory.path().join("netpol");
-    std::fs::write(&program, "#!/bin/sh\necho netpol \"$@\"\n").unwrap();
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(&program, mode).unwrap();
-    let root = repository::path("");
-    let action = std::fs::read_to_string(root.join("action.yml")).unwrap();
-    let action: Value = serde_saphyr::from_str(&action).unwrap();
-    assert_eq!(action["runs"]["using"], "docker");
-    let dockerfile = std::fs::read_to_string(root.join("Dockerfile")).unwrap();
-    assert!(dockerfile.contains("deploy/action/entrypoint.sh"));
-    let names = ["files", "deny", "sarif"];
-    for (arg, name) in action["runs"]["args"].as_array().unwrap().iter().zip(names) {
-        assert_eq!(arg, &json!(format!("${{{{ inputs.{name} }}}}")));
-        assert!(action["inputs"][name]["default"].is_string());
-    }
-    let sarif = directory.path().join("out.sarif");
-    let mut script = std::process::Command::new(root.join("deploy/action/entrypoint.sh"));
-    script.args(["DIR/shop.yaml DIR/repaired.yaml", "warnings"]).arg(&sarif);
-    let path = format!("{}:/usr/bin:/bin", directory.path().display());
-    let said = script.env("PATH", path).output().unwrap();
-    let said = String::from_utf8(said.stdout).unwrap();
-    let written = std::fs::read_to_string(sarif).unwrap();
-    for command in [&said, &written] {
-        assert!(output(command.trim(), "").starts_with("exit code 1\n"), "{command}");
-    }
-    assert!(said.contains("-o github") && written.contains("-o sarif"));
-}
-
 #[test]
 fn every_command_has_a_manual_page_and_an_example() {
     let directory = tempfile::tempdir().unwrap();
