@@ -234,7 +234,7 @@ impl Names<'_> {
             ] {
                 let distance = strsim::osa_distance(self.text, &written);
                 let is_near = distance <= (n_letters / 4).clamp(1, 3);
-                if is_near || (!self.text.is_empty() && is_part(&written)) {
+                if is_near || (written == short_name && is_part(short_name)) {
                     near.insert((distance, written));
                 }
             }
