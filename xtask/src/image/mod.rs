@@ -12,11 +12,13 @@ use anyhow::{Context as _, Result};
 
 pub(crate) use self::layout::{File, Image, Layout};
 pub(crate) use self::platform::Platform;
+pub(crate) use self::tools::Tools;
 use crate::{revision, revision::Revision, setup, shell, term, workspace::Workspace};
 
 mod layout;
 mod platform;
 pub(crate) mod tarball;
+mod tools;
 
 /// The programs: package and binary. The agent installs the plugin from its own folder on a node.
 const PROGRAMS: [(&str, &str); 3] = [
@@ -66,32 +68,24 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// The set-up for static programs or the build failed.
 pub(crate) fn static_programs() -> Result<PathBuf> {
     let platform = Platform::of_this_machine();
-    setup::static_programs(&platform.target(), platform.c_compiler())?;
     // Without a revision: a benchmark after a commit need not build again.
-    build(platform, Profile::Release, &Names::default())?;
-    Ok(Workspace::read()?.target_directory.join(platform.target()).join("release"))
+    build(platform, &Tools::ensure(platform)?, Profile::Release, &Names::default())
 }
 
 /// Builds the programs of a release and puts them into an image.
 ///
 /// # Errors
-/// The set-up for static programs or the build failed.
+/// The build failed.
 pub(crate) fn of_release(
-    platform: Platform,
+    (platform, tools): (Platform, &Tools),
     profile: Profile,
     version: &str,
     revision: Option<&Revision>,
     homepage: Option<&str>,
 ) -> Result<Image> {
-    setup::static_programs(&platform.target(), platform.c_compiler())?;
-    let workspace = Workspace::read()?;
-    let version_of_build = (workspace.version()? != version).then_some(version);
-    build(platform, profile, &Names { version: version_of_build, revision, homepage })?;
-    let folder = match profile {
-        Profile::Dev => "debug",
-        Profile::Release => "release",
-    };
-    let programs = workspace.target_directory.join(platform.target()).join(folder);
+    let version_of_build = (Workspace::read()?.version()? != version).then_some(version);
+    let names = Names { version: version_of_build, revision, homepage };
+    let programs = build(platform, tools, profile, &names)?;
     image(platform, version, revision, &programs)
 }
 
@@ -114,11 +108,23 @@ pub(crate) enum Profile {
     Release,
 }
 
+impl Profile {
+    /// cargo's name of its folder.
+    const fn folder(self) -> &'static str {
+        match self {
+            Self::Dev => "debug",
+            Self::Release => "release",
+        }
+    }
+}
+
 fn write(platform: Platform, output: Option<&Path>) -> Result<()> {
     let workspace = Workspace::read()?;
     let version = workspace.version()?;
     let revision = Revision::read()?;
-    let image = of_release(platform, Profile::Release, &version, revision.as_ref(), None)?;
+    let tools = Tools::ensure(platform)?;
+    let image =
+        of_release((platform, &tools), Profile::Release, &version, revision.as_ref(), None)?;
     let name = format!("netpol-{version}-{}.tar", platform.name());
     let default = workspace.target_directory.join(name);
     let output = output.unwrap_or(&default);
@@ -143,19 +149,26 @@ fn write(platform: Platform, output: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-fn build(platform: Platform, profile: Profile, names: &Names<'_>) -> Result<()> {
+/// Builds the programs; returns their folder.
+fn build(
+    platform: Platform,
+    tools: &Tools,
+    profile: Profile,
+    names: &Names<'_>,
+) -> Result<PathBuf> {
     let Names { version, revision, homepage } = *names;
-    let target = platform.target();
-    let mut build = shell::cargo(["build", "--target", &target]);
+    let mut build = match profile {
+        Profile::Release => tools.cargo(&["build", "--release"], remapped()?),
+        Profile::Dev => {
+            let mut build = tools.cargo(&["build"], Vec::new());
+            // Debug information would make the image ten times as large.
+            build.env("CARGO_PROFILE_DEV_STRIP", "debuginfo");
+            build
+        }
+    };
     for (package, program) in PROGRAMS {
         build.args(["--package", package, "--bin", program]);
     }
-    match profile {
-        Profile::Release => build.arg("--release").env("CARGO_ENCODED_RUSTFLAGS", remapped()?),
-        // Debug information would make the image ten times as large.
-        Profile::Dev => build.env("CARGO_PROFILE_DEV_STRIP", "debuginfo"),
-    };
-    build.envs(platform.environment());
     for (variable, value) in [
         (revision::VARIABLE, revision.map(Revision::short)),
         (VERSION_VARIABLE, version.map(str::to_owned)),
@@ -166,23 +179,26 @@ fn build(platform: Platform, profile: Profile, names: &Names<'_>) -> Result<()> 
             None => build.env_remove(variable),
         };
     }
-    shell::step(&format!("building static programs for {}", platform.name()), &mut build)
+    shell::step(&format!("building static programs for {}", platform.name()), &mut build)?;
+    Ok(tools.programs(profile.folder()))
 }
 
 /// Flags for programs that do not name the folders of this machine, so that a second checkout builds the same ones.
-fn remapped() -> Result<String> {
+fn remapped() -> Result<Vec<String>> {
     let target = Workspace::read()?.target_directory;
     let home = env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"));
     let cargo = env::var_os("CARGO_HOME").map(PathBuf::from).or(home);
+    let sysroot = shell::stdout(shell::command("rustc").args(["--print", "sysroot"]))?;
     let folders = [
         (Some(shell::root().to_owned()), "/netpol"),
         (Some(target), "/netpol/target"),
         (cargo, "/cargo"),
+        (Some(PathBuf::from(sysroot.trim())), "/rust"),
     ];
     let flags = folders.into_iter().filter_map(|(folder, name)| {
         Some(format!("--remap-path-prefix={}={name}", folder?.display()))
     });
-    Ok(flags.collect::<Vec<_>>().join("\u{1f}"))
+    Ok(flags.collect())
 }
 
 fn image(

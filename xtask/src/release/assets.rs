@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
+use super::provenance::Materials;
 use super::sbom::Metadata;
 use super::{krew, provenance, sbom};
 use crate::digest::sha256;
 use crate::image::tarball::{Entry, gzip, tar};
 use crate::image::{Image, Layout};
 use crate::revision::Revision;
+use crate::setup::Package;
 
 /// What a release is called, and where it will be.
 #[derive(Clone, Debug)]
@@ -39,6 +41,8 @@ impl Release {
 pub(super) struct Content<'a> {
     /// One image for each processor.
     pub(super) images: &'a [Image],
+    /// Packages of Debian with which programs are linked.
+    pub(super) packages: &'a [Package],
     /// The files of the chart, by path below its folder.
     pub(super) chart: &'a BTreeMap<String, String>,
     /// What cargo says about the packages.
@@ -59,7 +63,7 @@ pub(super) fn assets(
     render: impl FnOnce(&str, &str) -> Result<BTreeMap<String, String>>,
 ) -> Result<BTreeMap<String, Vec<u8>>> {
     let Release { version, registry, downloads, revision: _ } = release;
-    let Content { images, chart, metadata, lock, toolchain } = content;
+    let Content { images, packages, chart, metadata, lock, toolchain } = content;
     let name = format!("{registry}/netpol");
     let layout = Layout::new(images, &format!("{name}:{version}"), version)?;
     let mut files = BTreeMap::new();
@@ -94,7 +98,8 @@ pub(super) fn assets(
     files.insert(format!("netpol-{version}.cdx.json"), pretty(&bill)?);
 
     let digests = files.iter().map(|(name, content)| (name.clone(), sha256(content))).collect();
-    let statement = provenance::statement(release, &sha256(lock.as_bytes()), toolchain, &digests);
+    let materials = Materials { lock_digest: &sha256(lock.as_bytes()), toolchain, packages };
+    let statement = provenance::statement(release, &materials, &digests);
     files.insert(format!("netpol-{version}.intoto.json"), pretty(&statement)?);
 
     let sums = files.iter().map(|(name, content)| format!("{}  {name}\n", sha256(content)));
@@ -189,6 +194,7 @@ mod tests {
         let metadata = json!({ "packages": [], "resolve": { "nodes": [] } });
         let content = Content {
             images: &[image(Arch::Amd64), image(Arch::ARM64)],
+            packages: &[Package { file: "musl-dev_1_arm64.deb".into(), digest: "89".into() }],
             chart: &chart,
             metadata: &serde_json::from_value(metadata).unwrap(),
             lock: "",
@@ -240,10 +246,10 @@ mod tests {
             assert!(is_named || name.ends_with(".intoto.json"), "{name}: {statement:#}");
         }
         assert_eq!(sums.lines().count(), 9, "{sums}");
-        assert_eq!(
-            statement["predicate"]["buildDefinition"]["resolvedDependencies"][0]["digest"]["gitCommit"],
-            "0123"
-        );
+        let materials = &statement["predicate"]["buildDefinition"]["resolvedDependencies"];
+        assert_eq!(materials[0]["digest"]["gitCommit"], "0123");
+        let musl = json!({ "name": "musl-dev_1_arm64.deb", "digest": { "sha256": "89" } });
+        assert_eq!(materials[3], musl);
     }
 
     #[test]

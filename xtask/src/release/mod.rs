@@ -11,10 +11,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum as _;
 
 use self::assets::{Content, Release};
-use crate::image::{self, Image, Platform, Profile};
+use crate::image::{self, Image, Platform, Profile, Tools};
 use crate::revision::Revision;
+use crate::setup::{self, Package};
 use crate::workspace::Workspace;
-use crate::{setup, shell, term};
+use crate::{shell, term};
 
 mod again;
 mod assets;
@@ -46,8 +47,9 @@ pub(crate) struct Options {
     /// Build in a second checkout too, and compare every byte.
     #[arg(long)]
     check: bool,
-    /// Write what tests install on a node instead: for this processor, not optimised, into netpol-VERSION-dev.
-    #[arg(long, conflicts_with_all = ["version", "registry", "downloads", "arch", "output", "check"])]
+    /// Write what tests install on a node instead: for this processor unless others are named, not optimised, into
+    /// netpol-VERSION-dev.
+    #[arg(long, conflicts_with_all = ["version", "registry", "downloads", "output", "check"])]
     dev: bool,
 }
 
@@ -63,7 +65,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::ensure(setup::Purpose::Building)?;
     let registry = match registry {
         Some(registry) if !dev => registry,
-        _ => return for_tests(),
+        _ if arch.is_empty() => return for_tests(),
+        _ => return for_tests_on(arch),
     };
     let workspace = Workspace::read()?;
     let version = match version {
@@ -84,15 +87,19 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let platforms = if arch.is_empty() { Platform::value_variants() } else { arch };
     term::heading("release");
     let mut images = Vec::new();
+    let mut packages = Vec::new();
     for platform in platforms {
+        let tools = Tools::ensure(*platform)?;
         let (revision, homepage) = (release.revision.as_ref(), release.homepage());
+        let for_processor = (*platform, &tools);
         let image =
-            image::of_release(*platform, Profile::Release, version, revision, Some(homepage))?;
+            image::of_release(for_processor, Profile::Release, version, revision, Some(homepage))?;
         check_paths(&image, shell::root())?;
         images.push(image);
+        packages.extend(tools.package().cloned());
     }
-    let files =
-        files(&release, &images, |image, digest| manifests::render(image, digest, version))?;
+    let render = |image: &str, digest: &str| manifests::render(image, digest, version);
+    let files = files(&release, &images, &packages, render)?;
     let default = workspace.target_directory.join(format!("netpol-{version}"));
     if output.is_none() && default.exists() {
         fs::remove_dir_all(&default)?;
@@ -115,11 +122,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// # Errors
 /// The build failed, or kubectl refuses the manifests.
 pub(crate) fn for_tests() -> Result<()> {
+    for_tests_on(&[Platform::of_this_machine()])
+}
+
+fn for_tests_on(platforms: &[Platform]) -> Result<()> {
     let workspace = Workspace::read()?;
     let version = workspace.version()?;
-    let platform = Platform::of_this_machine();
-    // Without a revision, because each commit would build it again.
-    let image = image::of_release(platform, Profile::Dev, &version, None, None)?;
+    let mut images = Vec::new();
+    let mut packages = Vec::new();
+    for platform in platforms {
+        let tools = Tools::ensure(*platform)?;
+        // Without a revision, because each commit would build it again.
+        images.push(image::of_release((*platform, &tools), Profile::Dev, &version, None, None)?);
+        packages.extend(tools.package().cloned());
+    }
     let output = workspace.target_directory.join(format!("netpol-{version}-dev"));
     let release = Release {
         version,
@@ -134,7 +150,7 @@ pub(crate) fn for_tests() -> Result<()> {
         }
         manifests::render(image, digest, &release.version)
     };
-    let files = files(&release, &[image], render)?;
+    let files = files(&release, &images, &packages, render)?;
     if output.exists() {
         fs::remove_dir_all(&output)?;
     }
@@ -146,6 +162,7 @@ pub(crate) fn for_tests() -> Result<()> {
 fn files(
     release: &Release,
     images: &[Image],
+    packages: &[Package],
     render: impl FnOnce(&str, &str) -> Result<BTreeMap<String, String>>,
 ) -> Result<BTreeMap<String, Vec<u8>>> {
     let root = shell::root();
@@ -161,6 +178,7 @@ fn files(
     ]))?;
     let content = Content {
         images,
+        packages,
         chart: &chart(&root.join("deploy/helm"))?,
         metadata: &serde_json::from_str(&metadata)
             .context("reading the output of cargo metadata")?,

@@ -10,15 +10,28 @@ use serde_json::{Value, json};
 
 use super::assets::Release;
 use crate::revision::Revision;
+use crate::setup::Package;
+
+/// What programs are built from, besides the checkout.
+#[derive(Debug)]
+pub(super) struct Materials<'a> {
+    /// SHA-256 of Cargo.lock.
+    pub(super) lock_digest: &'a str,
+    /// The pinned toolchain.
+    pub(super) toolchain: &'a str,
+    /// Packages of Debian with which programs are linked. The standard library of such programs is built from the toolchain's
+    /// sources.
+    pub(super) packages: &'a [Package],
+}
 
 /// The statement about these files, by name and digest.
 pub(super) fn statement(
     release: &Release,
-    lock_digest: &str,
-    toolchain: &str,
+    materials: &Materials<'_>,
     files: &BTreeMap<String, String>,
 ) -> Value {
     let Release { version, registry, downloads, revision } = release;
+    let Materials { lock_digest, toolchain, packages } = materials;
     let subject: Vec<_> = files
         .iter()
         .map(|(name, digest)| json!({ "name": name, "digest": { "sha256": digest } }))
@@ -28,7 +41,10 @@ pub(super) fn statement(
     });
     let lock = json!({ "name": "Cargo.lock", "digest": { "sha256": lock_digest } });
     let compiler = json!({ "name": "Rust toolchain", "annotations": { "channel": toolchain } });
-    let materials: Vec<_> = source.into_iter().chain([lock, compiler]).collect();
+    let packages = packages
+        .iter()
+        .map(|Package { file, digest }| json!({ "name": file, "digest": { "sha256": digest } }));
+    let materials: Vec<_> = source.into_iter().chain([lock, compiler]).chain(packages).collect();
     json!({
         "_type": "https://in-toto.io/Statement/v1",
         "subject": subject,

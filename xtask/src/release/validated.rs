@@ -56,7 +56,7 @@ fn release() -> BTreeMap<String, Vec<u8>> {
         revision: None,
     };
     let render = |image: &str, digest: &str| manifests::render(image, digest, &release.version);
-    files(&release, &[image(Arch::Amd64), image(Arch::ARM64)], render).unwrap()
+    files(&release, &[image(Arch::Amd64), image(Arch::ARM64)], &[], render).unwrap()
 }
 
 #[test]

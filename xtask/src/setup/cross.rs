@@ -1,7 +1,9 @@
-//! Tools for static programs: the target's standard library, and a C compiler.
+//! Tools for static programs: a C compiler, and the target's standard library or what cargo builds it from.
 
 use anyhow::{Result, bail};
 
+use super::apt::Apt;
+use super::musl::Musl;
 use super::system::{self, Need, Shows, need};
 use super::toolchain;
 use crate::privilege::Privilege;
@@ -15,6 +17,43 @@ pub(crate) enum CCompiler {
     CrossToX86_64,
     /// For 64-bit ARM, on another processor.
     CrossToAarch64,
+}
+
+/// Compiles the unwinder of a standard library that is built here.
+const CXX_FOR_AARCH64: Need = need(
+    "g++-aarch64-linux-gnu",
+    Shows::Program("aarch64-linux-gnu-g++"),
+    "the unwinder of static programs",
+);
+
+/// Where the standard library of a target comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// rustup has installed it, or will.
+    Rustup,
+    /// `rust-src`, with musl from Debian: no toolchain has to be downloaded for one more processor.
+    Sources,
+}
+
+/// What decides about the origin.
+#[derive(Clone, Copy, Debug)]
+struct Machine {
+    /// rustup has installed the target.
+    has_target: bool,
+    /// The keys of Debian's archive are there.
+    knows_debian: bool,
+}
+
+impl Origin {
+    /// rustup's is taken if it is there. Debian's archive is needed for the other, and only musl for 64-bit ARM is known here.
+    fn of(compiler: CCompiler, machine: Machine) -> Self {
+        let Machine { has_target, knows_debian } = machine;
+        if compiler == CCompiler::CrossToAarch64 && !has_target && knows_debian {
+            Self::Sources
+        } else {
+            Self::Rustup
+        }
+    }
 }
 
 impl CCompiler {
@@ -42,15 +81,21 @@ impl CCompiler {
     }
 }
 
-/// Installs missing tools for static programs of a target.
+/// Installs missing tools for static programs of a target. Returns musl and the unwinder if cargo must build `std` itself.
 ///
 /// # Errors
 /// Something could not be installed; on other systems than Debian and Ubuntu, what a person has to install.
-pub(crate) fn static_programs(target: &str, compiler: CCompiler) -> Result<()> {
-    toolchain::ensure_target(target)?;
-    let needs = compiler.needs();
+pub(crate) fn static_programs(target: &str, compiler: CCompiler) -> Result<Option<Musl>> {
+    let machine =
+        Machine { has_target: toolchain::has_target(target)?, knows_debian: Apt::knows_debian() };
+    let origin = Origin::of(compiler, machine);
+    let mut needs = compiler.needs();
+    match origin {
+        Origin::Rustup => toolchain::ensure_target(target)?,
+        Origin::Sources => needs.push(CXX_FOR_AARCH64),
+    }
     match system::Distribution::detect()? {
-        system::Distribution::Debian => system::install(&needs, Privilege::detect()),
+        system::Distribution::Debian => system::install(&needs, Privilege::detect())?,
         system::Distribution::Other(name) => {
             // Headers cannot be detected, but come with the compiler.
             let missing = match crate::shell::find_program(compiler.program()) {
@@ -60,7 +105,30 @@ pub(crate) fn static_programs(target: &str, compiler: CCompiler) -> Result<()> {
             if !missing.is_empty() {
                 bail!("on {name}, please install by hand:\n  {}", missing.join("\n  "));
             }
-            Ok(())
+        }
+    }
+    match origin {
+        Origin::Rustup => Ok(None),
+        Origin::Sources => Musl::ensure().map(Some),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_standard_library_is_built_only_where_rustup_has_not_brought_it() {
+        let cases = [
+            (CCompiler::CrossToAarch64, false, true, Origin::Sources),
+            (CCompiler::CrossToAarch64, true, true, Origin::Rustup),
+            (CCompiler::CrossToAarch64, false, false, Origin::Rustup),
+            (CCompiler::CrossToX86_64, false, true, Origin::Rustup),
+            (CCompiler::Musl, false, true, Origin::Rustup),
+        ];
+        for (compiler, has_target, knows_debian, expected) in cases {
+            let machine = Machine { has_target, knows_debian };
+            assert_eq!(Origin::of(compiler, machine), expected, "{compiler:?}, {machine:?}");
         }
     }
 }

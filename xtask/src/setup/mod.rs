@@ -8,19 +8,22 @@ use std::fs;
 
 use anyhow::{Result, bail};
 
-use crate::{privilege::Privilege, shell, term};
+use crate::{image::Platform, privilege::Privilege, shell, term};
 
+pub(crate) mod apt;
 mod bpffs;
 mod browser;
 mod cargo_tools;
 mod cross;
 mod helm;
+mod musl;
 mod pypi;
 mod system;
 mod toolchain;
 mod validators;
 
 pub(crate) use cross::{CCompiler, static_programs};
+pub(crate) use musl::{Musl, Package};
 
 /// What a machine is set up for. Each purpose includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,13 +107,17 @@ fn needs(purpose: Purpose) -> Vec<system::Need> {
     needs
 }
 
-/// Installs the tools for virtual machines.
+/// Installs the tools for virtual machines with these processors.
 ///
 /// # Errors
 /// A tool could not be installed, or this is not Debian or Ubuntu, whose kernels the machines run.
-pub(crate) fn for_machines() -> Result<()> {
+pub(crate) fn for_machines(platforms: &[Platform]) -> Result<()> {
+    let mut needs = system::MACHINES.to_vec();
+    if platforms.contains(&Platform::Arm64) {
+        needs.extend(system::MACHINES_FOR_ARM64);
+    }
     match system::Distribution::detect()? {
-        system::Distribution::Debian => system::install(&system::MACHINES, Privilege::detect()),
+        system::Distribution::Debian => system::install(&needs, Privilege::detect()),
         system::Distribution::Other(name) => {
             bail!("the machines run Debian's kernels, which {name} cannot download")
         }
@@ -142,14 +149,6 @@ pub(crate) fn for_pages() -> Result<()> {
 /// It could not be installed.
 pub(crate) fn for_dependencies() -> Result<()> {
     cargo_tools::DENY.ensure()
-}
-
-/// Updates the package lists.
-///
-/// # Errors
-/// No way to become root, or apt failed.
-pub(crate) fn update_package_lists() -> Result<()> {
-    system::update_package_lists(Privilege::detect())
 }
 
 /// The versions of the tools, on one line.

@@ -92,6 +92,10 @@ pub(super) const MACHINES: [Need; 6] = [
     need("binutils", Shows::Program("strip"), "test programs that fit into their memory"),
 ];
 
+/// Needed to run kernels for 64-bit ARM.
+pub(super) const MACHINES_FOR_ARM64: [Need; 1] =
+    [need("qemu-system-arm", Shows::Program("qemu-system-aarch64"), "the machines")];
+
 pub(super) const fn need(package: &'static str, shows_as: Shows, purpose: &'static str) -> Need {
     Need { package, shows_as, purpose }
 }

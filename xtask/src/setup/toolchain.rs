@@ -31,6 +31,16 @@ pub(super) fn ensure() -> Result<()> {
     add("target", &without(&installed, &targets, "rust-std-"))
 }
 
+/// Whether a target is installed.
+///
+/// # Errors
+/// rustup is missing, or fails.
+pub(super) fn has_target(target: &str) -> Result<bool> {
+    let installed =
+        shell::stdout(shell::command("rustup").args(["component", "list", "--installed"]))?;
+    Ok(without(&installed, &[target.to_owned()], "rust-std-").is_empty())
+}
+
 /// Adds a target.
 ///
 /// # Errors

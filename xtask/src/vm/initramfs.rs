@@ -60,7 +60,8 @@ fn system_program(name: &str) -> Option<PathBuf> {
     folders.iter().map(|folder| Path::new(folder).join(name)).find(|program| program.exists())
 }
 
-/// Builds the file system in a folder, and packs it.
+/// Builds the file system in a folder, and packs it. `busybox` is that of another processor, whose machine has no program of this
+/// system.
 ///
 /// # Errors
 /// A file cannot be read or written, or a program that is needed is missing.
@@ -68,25 +69,17 @@ pub(super) fn build(
     folder: &Path,
     image: &Path,
     kernel: &Kernel,
-    programs: &Programs,
+    (programs, busybox): (&Programs, Option<&Path>),
     tests: &[&Test],
 ) -> Result<()> {
     if folder.exists() {
         fs::remove_dir_all(folder)?;
     }
-    let root = Root(folder);
+    let root = Root { folder, busybox };
     root.folders()?;
-    for name in SYSTEM_PROGRAMS {
-        let found = system_program(name).or_else(|| shell::find_program(name));
-        root.program(&found.with_context(|| format!("there is no program {name}"))?)?;
+    if busybox.is_none() {
+        root.this_system()?;
     }
-    for name in CNI_PLUGINS {
-        root.program(&Path::new(CNI_FOLDER).join(name))?;
-    }
-    for file in FILES.map(Path::new).iter().filter(|file| file.exists()) {
-        root.copy(file, file)?;
-    }
-    root.loaded_by_name()?;
     for (name, file) in &programs.tests {
         root.stripped(file, &Path::new("/netpol/deps").join(name))?;
     }
@@ -103,11 +96,15 @@ pub(super) fn build(
 }
 
 /// The machine's root folder.
-struct Root<'a>(&'a Path);
+struct Root<'a> {
+    folder: &'a Path,
+    /// The shell of another processor.
+    busybox: Option<&'a Path>,
+}
 
 impl Root<'_> {
     fn at(&self, path: &Path) -> PathBuf {
-        self.0.join(path.strip_prefix("/").unwrap_or(path))
+        self.folder.join(path.strip_prefix("/").unwrap_or(path))
     }
 
     /// The standard folders and their symbolic links.
@@ -128,13 +125,28 @@ impl Root<'_> {
             "usr/sbin",
             "var/lib",
         ] {
-            fs::create_dir_all(self.0.join(name))?;
+            fs::create_dir_all(self.folder.join(name))?;
         }
         for name in ["bin", "lib", "lib64", "sbin"] {
-            symlink(format!("usr/{name}"), self.0.join(name))?;
+            symlink(format!("usr/{name}"), self.folder.join(name))?;
         }
-        symlink("../run", self.0.join("var/run"))?;
+        symlink("../run", self.folder.join("var/run"))?;
         Ok(())
+    }
+
+    /// Copies the programs of this system that the tests run.
+    fn this_system(&self) -> Result<()> {
+        for name in SYSTEM_PROGRAMS {
+            let found = system_program(name).or_else(|| shell::find_program(name));
+            self.program(&found.with_context(|| format!("there is no program {name}"))?)?;
+        }
+        for name in CNI_PLUGINS {
+            self.program(&Path::new(CNI_FOLDER).join(name))?;
+        }
+        for file in FILES.map(Path::new).iter().filter(|file| file.exists()) {
+            self.copy(file, file)?;
+        }
+        self.loaded_by_name()
     }
 
     fn copy(&self, from: &Path, to: &Path) -> Result<()> {
@@ -154,10 +166,12 @@ impl Root<'_> {
 
     /// Copies one of our programs, stripped.
     fn stripped(&self, from: &Path, to: &Path) -> Result<()> {
-        let mut strip = shell::command("strip");
+        let strip = if self.busybox.is_some() { "aarch64-linux-gnu-strip" } else { "strip" };
+        let mut strip = shell::command(strip);
         strip.arg("--strip-debug").arg("-o").arg(self.at(to)).arg(from);
         shell::stdout(&mut strip)?;
-        self.libraries(from)
+        // Programs for another processor are static.
+        if self.busybox.is_some() { Ok(()) } else { self.libraries(from) }
     }
 
     fn libraries(&self, file: &Path) -> Result<()> {
@@ -203,20 +217,23 @@ impl Root<'_> {
         unpack.arg(&to).args(["-name", "*.ko.xz", "-exec", "xz", "--decompress", "{}", "+"]);
         shell::stdout(&mut unpack)?;
         let mut index = shell::command("busybox");
-        index.arg("depmod").arg("-b").arg(self.0).arg(&kernel.version);
+        index.arg("depmod").arg("-b").arg(self.folder).arg(&kernel.version);
         shell::stdout(&mut index).map(drop)
     }
 
     /// Writes the init script, its shell, and modprobe.
     fn init(&self) -> Result<()> {
-        let busybox = shell::find_program("busybox").context("there is no program busybox")?;
+        let busybox = match self.busybox {
+            Some(busybox) => busybox.to_owned(),
+            None => shell::find_program("busybox").context("there is no program busybox")?,
+        };
         self.copy(&busybox, Path::new("/busybox/busybox"))?;
         let applets = shell::stdout(shell::command("busybox").arg("--list"))?;
         for applet in applets.lines().filter(|applet| *applet != "busybox") {
-            symlink("busybox", self.0.join("busybox").join(applet))?;
+            symlink("busybox", self.folder.join("busybox").join(applet))?;
         }
-        symlink("/busybox/busybox", self.0.join("usr/sbin/modprobe"))?;
-        let init = self.0.join("init");
+        symlink("/busybox/busybox", self.folder.join("usr/sbin/modprobe"))?;
+        let init = self.folder.join("init");
         fs::write(&init, INIT)?;
         shell::stdout(shell::command("chmod").arg("755").arg(&init)).map(drop)
     }

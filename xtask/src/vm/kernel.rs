@@ -1,123 +1,82 @@
-//! Debian's kernel packages: finds, downloads, and unpacks them.
+//! Kernels to boot: finds, downloads, and unpacks Debian's packages.
 
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
 };
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{setup, shell};
+use crate::image::Platform;
+use crate::setup::apt::{Apt, Source, only_entry};
+use crate::shell;
 
 /// The unpacked files: the kernel, and network modules.
-const WANTED: [&str; 7] = [
+const WANTED: [&str; 8] = [
     "./boot/vmlinuz-*",
     "./lib/modules/*/modules.*",
     "./lib/modules/*/kernel/net/*",
     "./lib/modules/*/kernel/lib/*",
     "./lib/modules/*/kernel/crypto/*",
+    "./lib/modules/*/kernel/arch/arm64/crypto/*",
     "./lib/modules/*/kernel/arch/x86/crypto/*",
     "./lib/modules/*/kernel/drivers/net/*",
 ];
 
-/// Debian's mirror for releases that are not this system's.
-const MIRROR: &str = "http://deb.debian.org/debian";
-
-/// The keys that sign Debian's package lists.
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// Drivers of devices that no machine here has, which would fill its memory.
+const UNWANTED: [&str; 4] = ["ethernet", "phy", "usb", "wireless"];
 
 /// A kernel to boot.
 #[derive(Debug)]
 pub(super) struct Kernel {
     /// Its full version, as in `uname -r`.
     pub(super) version: String,
-    /// The compressed kernel.
+    /// The kernel as the machine loads it.
     pub(super) vmlinuz: PathBuf,
     /// The folder `lib/modules/VERSION`.
     pub(super) modules: PathBuf,
 }
 
-/// A series of Debian's kernels, and the release that has it.
+/// A kernel, and which tests run on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Series {
-    /// As in `5.10`.
+pub(super) struct Leg {
+    /// Its name in this command.
     pub(super) name: &'static str,
-    /// The release whose package lists have it; `None` for those of this system.
-    pub(super) release: Option<&'static str>,
+    /// The processor.
+    pub(super) platform: Platform,
+    /// Whose packages have the kernel.
+    pub(super) source: Source,
+    /// The series, as in `6.12`; the newest package of it is taken.
+    pub(super) series: &'static str,
+    /// The end of the package's name, as in `cloud-amd64`.
+    pub(super) flavour: &'static str,
     /// Only tests whose names contain this can pass there.
     pub(super) only: &'static str,
 }
 
-/// apt with the package lists of one release, in a folder of their own.
-struct Apt {
-    options: Vec<String>,
-}
-
-impl Apt {
-    fn new(release: Option<&str>, cache: &Path) -> Result<Self> {
-        let Some(release) = release else { return Ok(Self { options: Vec::new() }) };
-        let folder = cache.join(format!("apt-{release}"));
-        fs::create_dir_all(folder.join("lists/partial"))?;
-        let sources = folder.join("sources.list");
-        let text = format!(
-            "deb [signed-by={KEYRING}] {MIRROR} {release} main\n\
-             deb [signed-by={KEYRING}] {MIRROR}-security {release}-security main\n"
-        );
-        fs::write(&sources, text)?;
-        let path = |path: &Path| path.display().to_string();
-        Ok(Self {
-            options: vec![
-                format!("Dir::Etc::sourcelist={}", path(&sources)),
-                "Dir::Etc::sourceparts=-".to_owned(),
-                format!("Dir::State::lists={}", path(&folder.join("lists"))),
-                format!("Dir::Cache::pkgcache={}", path(&folder.join("pkgcache.bin"))),
-                format!("Dir::Cache::srcpkgcache={}", path(&folder.join("srcpkgcache.bin"))),
-            ],
-        })
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = shell::command(program);
-        command.args(self.options.iter().flat_map(|option| ["-o", option]));
-        command
-    }
-
-    fn update(&self) -> Result<()> {
-        if self.options.is_empty() {
-            return setup::update_package_lists();
-        }
-        // One of the sources may be gone; the search says whether that matters.
-        shell::step("updating package lists", self.command("apt-get").arg("update")).or(Ok(()))
-    }
-}
-
 impl Kernel {
-    /// The newest kernel of a series in the package lists, or the one that was unpacked before.
+    /// The newest kernel in the package lists, or the one that was unpacked before.
     ///
     /// # Errors
     /// No package source has such a kernel, or it could not be downloaded or unpacked.
-    pub(super) fn fetch(wanted: Series, cache: &Path) -> Result<Self> {
-        let Series { name: series, release, only: _ } = wanted;
-        let folder = cache.join(series);
+    pub(super) fn fetch(leg: Leg, cache: &Path) -> Result<Self> {
+        let folder = cache.join(leg.name);
         if let Ok(kernel) = Self::in_folder(&folder) {
             return Ok(kernel);
         }
-        let apt = Apt::new(release, cache)?;
-        let package = newest(series, &apt)?;
+        let apt = Apt::new(leg.source, cache)?;
+        let package = newest(leg.series, leg.flavour, &apt)?;
         // A partly unpacked kernel must not be used later.
-        let unfinished = cache.join(format!("{series}.unfinished"));
+        let unfinished = cache.join(format!("{}.unfinished", leg.name));
         for stale in [&folder, &unfinished] {
             if stale.exists() {
                 fs::remove_dir_all(stale)?;
             }
         }
         fs::create_dir_all(&unfinished)?;
-        shell::step(
-            &format!("downloading {package}"),
-            apt.command("apt-get").args(["download", &package]).current_dir(&unfinished),
-        )?;
-        unpack(&unfinished).with_context(|| format!("unpacking {package}"))?;
+        let file = apt.download(&package, &unfinished)?;
+        unpack(&file, &unfinished).with_context(|| format!("unpacking {package}"))?;
         fs::rename(&unfinished, &folder)?;
         Self::in_folder(&folder)
     }
@@ -134,27 +93,29 @@ impl Kernel {
 }
 
 /// The package of the newest kernel of a series.
-fn newest(series: &str, apt: &Apt) -> Result<String> {
-    let pattern = format!("^linux-image-{}[.].*-cloud-amd64$", series.replace('.', "[.]"));
-    let search = || {
-        shell::stdout(apt.command("apt-cache").args(["search", "--names-only", &pattern]))
-            .map(|lines| latest(&lines))
-    };
+fn newest(series: &str, flavour: &str, apt: &Apt) -> Result<String> {
+    let pattern = format!("^linux-image-{}[.].*-{flavour}$", series.replace('.', "[.]"));
+    let search = || apt.search(&pattern).map(|lines| latest(&lines, flavour));
     if let Some(package) = search()? {
         return Ok(package);
     }
     apt.update()?;
     search()?.with_context(|| {
         format!(
-            "no package source has a cloud kernel {series}: Debian 11 has 5.10, Debian 12 6.1, and 6.12 among its security updates"
+            "no package source has a kernel {series} for {flavour}: Debian 11 has 5.10, Debian 12 6.1, and 6.12 among its security updates"
         )
     })
 }
 
-/// The package with the highest version in lines of `apt-cache search`.
-fn latest(lines: &str) -> Option<String> {
+/// The package with the highest version in lines of `apt-cache search`, of those whose name has nothing between version and flavour.
+fn latest(lines: &str, flavour: &str) -> Option<String> {
     let packages = lines.lines().filter_map(|line| line.split(' ').next());
-    packages.max_by_key(|package| numbers(package)).map(str::to_owned)
+    let is_plain = |package: &&str| {
+        let version = package.strip_suffix(flavour).map(|start| start.trim_end_matches('-'));
+        let last = version.and_then(|version| version.rsplit('-').next());
+        last.is_some_and(|last| last.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    packages.filter(is_plain).max_by_key(|package| numbers(package)).map(str::to_owned)
 }
 
 /// The numbers in a name, in their order.
@@ -162,34 +123,24 @@ fn numbers(name: &str) -> Vec<u64> {
     name.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
 }
 
-/// Unpacks the wanted files of the package in a folder, and removes the package.
-fn unpack(folder: &Path) -> Result<()> {
-    let package = only_entry(folder)?;
+/// Unpacks the wanted files of a package into a folder, and removes the package.
+fn unpack(package: &Path, folder: &Path) -> Result<()> {
     let mut archive = shell::command("dpkg-deb")
         .arg("--fsys-tarfile")
-        .arg(&package)
+        .arg(package)
         .stdout(Stdio::piped())
         .spawn()
         .context("starting dpkg-deb")?;
     let tar = archive.stdout.take().context("dpkg-deb has no output")?;
     let mut unpack = shell::command("tar");
+    unpack.args(UNWANTED.map(|name| format!("--exclude=*/kernel/drivers/net/{name}")));
     unpack.arg("--extract").arg("--directory").arg(folder).arg("--wildcards").args(WANTED);
     // tar fails if a pattern matches nothing, as for some kernels.
     unpack.stdin(tar).stderr(Stdio::null()).status().context("starting tar")?;
     // tar ends at the archive's end mark, before dpkg-deb may have ended.
     archive.wait().context("waiting for dpkg-deb")?;
-    fs::remove_file(&package)?;
+    fs::remove_file(package)?;
     Ok(())
-}
-
-/// The only entry of a folder.
-fn only_entry(folder: &Path) -> Result<PathBuf> {
-    let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
-    let paths: Vec<_> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
-    match paths.as_slice() {
-        [path] => Ok(path.clone()),
-        _ => bail!("{} should hold one thing, and holds {}", folder.display(), paths.len()),
-    }
 }
 
 #[cfg(test)]
@@ -201,7 +152,15 @@ mod tests {
         let lines = "linux-image-6.1.0-9-cloud-amd64 - Linux 6.1\n\
                      linux-image-6.1.0-56-cloud-amd64 - Linux 6.1\n\
                      linux-image-6.1.0-49-cloud-amd64 - Linux 6.1\n";
-        assert_eq!(latest(lines).unwrap(), "linux-image-6.1.0-56-cloud-amd64");
-        assert_eq!(latest(""), None);
+        assert_eq!(latest(lines, "cloud-amd64").unwrap(), "linux-image-6.1.0-56-cloud-amd64");
+        assert_eq!(latest("", "cloud-amd64"), None);
+    }
+
+    #[test]
+    fn kernels_of_another_kind_are_passed_over() {
+        let lines = "linux-image-6.12.9+deb12-arm64 - Linux 6.12\n\
+                     linux-image-6.12.10+deb12-cloud-arm64 - Linux 6.12\n\
+                     linux-image-6.12.11+deb12-rt-arm64 - Linux 6.12\n";
+        assert_eq!(latest(lines, "arm64").unwrap(), "linux-image-6.12.9+deb12-arm64");
     }
 }

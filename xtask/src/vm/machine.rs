@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::kernel::Kernel;
-use crate::{shell, term};
+use crate::{image::Platform, shell, term};
 
 /// Time limit of all tests together; the machine is twenty times slower than its host.
 const LIMIT_SECONDS: &str = "900";
@@ -17,6 +17,35 @@ const LIMIT_SECONDS: &str = "900";
 const TIMED_OUT: i32 = 124;
 /// Prefix of the init script's reports.
 const MARK: &str = "netpol-vm: ";
+
+/// Parameters of every kernel.
+const PARAMETERS: &str = "loglevel=3 panic=-1 mitigations=off apparmor=1 security=apparmor";
+
+/// What QEMU emulates.
+struct Hardware {
+    program: &'static str,
+    machine: &'static str,
+    cpu: &'static str,
+    /// The kernel's name of its serial port.
+    console: &'static str,
+}
+
+impl Hardware {
+    const fn of(platform: Platform) -> Self {
+        match platform {
+            Platform::Amd64 => {
+                Self { program: "qemu-system-x86_64", machine: "q35", cpu: "max", console: "ttyS0" }
+            }
+            // The processor of a Raspberry Pi 5, which can have pages of 4 and of 16 KiB.
+            Platform::Arm64 => Self {
+                program: "qemu-system-aarch64",
+                machine: "virt",
+                cpu: "cortex-a76",
+                console: "ttyAMA0",
+            },
+        }
+    }
+}
 
 /// The outcome of a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,22 +94,21 @@ impl TestResult {
 ///
 /// # Errors
 /// QEMU could not be started, or the machine did not end by itself and in time.
-pub(super) fn run(kernel: &Kernel, image: &Path) -> Result<Report> {
+pub(super) fn run(platform: Platform, kernel: &Kernel, image: &Path) -> Result<Report> {
     let n_cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4);
+    let Hardware { program, machine, cpu, console } = Hardware::of(platform);
     let mut qemu = shell::command("timeout");
-    qemu.args(["--kill-after=10", LIMIT_SECONDS, "qemu-system-x86_64"])
+    qemu.args(["--kill-after=10", LIMIT_SECONDS, program])
         // KVM would be faster, but is missing in most virtual machines in which tests run.
-        .args(["-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max"])
+        .args(["-accel", "tcg,thread=multi", "-machine", machine, "-cpu", cpu])
         .args(["-smp", &n_cpus.to_string(), "-m", "3072"])
         .args(["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"])
         .arg("-kernel")
         .arg(&kernel.vmlinuz)
         .arg("-initrd")
         .arg(image)
-        .args([
-            "-append",
-            "console=ttyS0 loglevel=3 panic=-1 mitigations=off apparmor=1 security=apparmor",
-        ])
+        .arg("-append")
+        .arg(format!("console={console} {PARAMETERS}"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     term::line(&format!("running the tests on {}", kernel.version));

@@ -1,26 +1,31 @@
-//! `cargo xtask vm [5.10|6.1|6.12|all]`: runs the datapath tests on Debian's kernels, in a virtual machine.
+//! `cargo xtask vm [KERNELS]`: runs the datapath tests on other kernels and for another processor, in a virtual machine.
 //!
 //! In: a kernel package, and test programs built by cargo. Out: each test's outcome. The machine is QEMU without KVM, and runs
-//! from memory: copies of this system's programs with the other kernel's modules.
+//! from memory: copies of this system's programs, with the other kernel's modules.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{build, setup, shell, term, workspace::Workspace};
+use crate::image::Platform;
+use crate::setup::apt::Source;
+use crate::{setup, shell, term, workspace::Workspace};
 
+mod busybox;
 mod initramfs;
 mod kernel;
 mod machine;
 mod programs;
 
-use kernel::{Kernel, Series};
+use kernel::{Kernel, Leg};
 use machine::Outcome;
+use programs::Programs;
 
 /// Options of `vm`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// The kernels: 5.10 is refused by the name of a feature that it lacks, 6.1 has clsact filters only, 6.12 has TCX links.
+    /// Two of 6.12 are for 64-bit ARM.
     #[arg(value_enum, default_value_t = Kernels::All)]
     kernels: Kernels,
     /// Only tests whose names contain this, with their program's name in front: `datapath::handmade`.
@@ -69,22 +74,65 @@ enum Kernels {
     /// Debian 13's.
     #[value(name = "6.12")]
     V6_12,
+    /// Debian 13's for 64-bit ARM, with pages of 4 KiB.
+    #[value(name = "6.12-arm64")]
+    V6_12Arm64,
+    /// Debian 13's for 64-bit ARM, with pages of 16 KiB.
+    #[value(name = "6.12-arm64-16k")]
+    V6_12Arm64Large,
+    /// Both for 64-bit ARM.
+    Arm64,
+    /// All for x86-64.
+    Amd64,
     /// All of them.
     All,
 }
 
-const V5_10: Series = Series { name: "5.10", release: Some("bullseye"), only: "datapath::kernels" };
-const V6_1: Series = Series { name: "6.1", release: None, only: "" };
-const V6_12: Series = Series { name: "6.12", release: None, only: "" };
+/// All that this system's own packages are for, on which every test can run.
+const V6_12: Leg = Leg {
+    name: "6.12",
+    platform: Platform::Amd64,
+    source: Source::ThisSystem,
+    series: "6.12",
+    flavour: "cloud-amd64",
+    only: "",
+};
+const V6_1: Leg = Leg { name: "6.1", series: "6.1", ..V6_12 };
+const V5_10: Leg = Leg {
+    name: "5.10",
+    source: Source::Release("bullseye", "amd64"),
+    series: "5.10",
+    only: "datapath::kernels",
+    ..V6_12
+};
+const ARM64: Leg = Leg {
+    name: "6.12-arm64",
+    platform: Platform::Arm64,
+    source: Source::Release("bookworm", "arm64"),
+    flavour: "arm64",
+    ..V6_12
+};
+const ARM64_LARGE: Leg = Leg { name: "6.12-arm64-16k", flavour: "arm64-16k", ..ARM64 };
 
 impl Kernels {
-    const fn series(self) -> &'static [Series] {
+    const fn legs(self) -> &'static [Leg] {
         match self {
             Self::V5_10 => &[V5_10],
             Self::V6_1 => &[V6_1],
             Self::V6_12 => &[V6_12],
-            Self::All => &[V5_10, V6_1, V6_12],
+            Self::V6_12Arm64 => &[ARM64],
+            Self::V6_12Arm64Large => &[ARM64_LARGE],
+            Self::Arm64 => &[ARM64, ARM64_LARGE],
+            Self::Amd64 => &[V5_10, V6_1, V6_12],
+            Self::All => &[V5_10, V6_1, V6_12, ARM64, ARM64_LARGE],
         }
+    }
+
+    /// The processors of these kernels.
+    fn platforms(self) -> Vec<Platform> {
+        let mut platforms: Vec<_> = self.legs().iter().map(|leg| leg.platform).collect();
+        platforms.dedup();
+        platforms
     }
 }
 
@@ -99,18 +147,28 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         bail!("kernels and test programs are for x86-64, and this machine is not");
     }
     setup::ensure(setup::Purpose::Testing)?;
-    setup::for_machines()?;
-    term::heading("build");
-    build::programs()?;
-    let programs = programs::build(if *all { programs::ALL.as_slice() } else { &programs::USUAL })?;
-    let tests = programs::tests(&programs, only)?;
-    if tests.is_empty() {
-        bail!("no test has {only:?} in its name");
-    }
+    let platforms = kernels.platforms();
+    setup::for_machines(&platforms)?;
     let cache = Workspace::read()?.target_directory.join("vm");
     let mut outcomes = Vec::new();
-    for series in kernels.series() {
-        outcomes.extend(on_kernel(*series, &cache, &programs, &tests, costs)?);
+    for platform in platforms {
+        term::heading(&format!("build for {}", platform.name()));
+        let (programs, mut tests) = match platform {
+            Platform::Arm64 => (programs::build_for(platform)?, programs::foreign()),
+            Platform::Amd64 => {
+                let wanted = if *all { programs::ALL.as_slice() } else { &programs::USUAL };
+                let programs = programs::build(wanted)?;
+                let tests = programs::tests(&programs)?;
+                (programs, tests)
+            }
+        };
+        tests.retain(|test| test.title().contains(only));
+        for leg in kernels.legs().iter().filter(|leg| leg.platform == platform) {
+            outcomes.extend(on_kernel(*leg, &cache, &programs, &tests, costs)?);
+        }
+    }
+    if outcomes.is_empty() {
+        bail!("no test has {only:?} in its name");
     }
     let n = |wanted| outcomes.iter().filter(|outcome| **outcome == wanted).count();
     let n_failed = n(Outcome::Failed);
@@ -125,38 +183,45 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// One test of a test program.
+/// One test of a test program, or a program that is a test.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Test {
     /// Name of the program.
     program: String,
-    /// The test's name within it.
+    /// The test's name within it; empty if the whole program is one.
     name: String,
 }
 
 impl Test {
     fn title(&self) -> String {
         let Self { program, name } = self;
-        format!("{program}::{name}")
+        if name.is_empty() { program.clone() } else { format!("{program}::{name}") }
     }
 }
 
 fn on_kernel(
-    series: Series,
+    leg: Leg,
     cache: &Path,
-    programs: &programs::Programs,
+    programs: &Programs,
     tests: &[Test],
     costs: Costs,
 ) -> Result<Vec<Outcome>> {
-    let name = series.name;
+    let name = leg.name;
+    let tests: Vec<_> = tests.iter().filter(|test| test.title().contains(leg.only)).collect();
+    if tests.is_empty() {
+        return Ok(Vec::new());
+    }
     term::heading(&format!("Linux {name}"));
-    let kernel = Kernel::fetch(series, cache)?;
-    let tests: Vec<_> = tests.iter().filter(|test| test.title().contains(series.only)).collect();
+    let kernel = Kernel::fetch(leg, cache)?;
+    let busybox = match leg.platform {
+        Platform::Amd64 => None,
+        Platform::Arm64 => Some(busybox::arm64(cache)?),
+    };
     let folder = cache.join(format!("{name}-root"));
     let image = cache.join(format!("{name}.cpio"));
-    initramfs::build(&folder, &image, &kernel, programs, &tests)
+    initramfs::build(&folder, &image, &kernel, (programs, busybox.as_deref()), &tests)
         .with_context(|| format!("making the file system of the machine with {name}"))?;
-    let report = machine::run(&kernel, &image)?;
+    let report = machine::run(leg.platform, &kernel, &image)?;
     if matches!(costs, Costs::Write) && !report.costs.is_empty() {
         let file = shell::root().join("netpol-ebpf/verified.txt");
         let text = fs::read_to_string(&file)?;

@@ -9,12 +9,16 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
 use super::Test;
-use crate::{shell, workspace::Workspace};
+use crate::image::{Platform, Tools};
+use crate::{build, shell, workspace::Workspace};
 
 /// The test programs for eBPF programs and maps, and for containers under a security module.
 pub(super) const USUAL: [&str; 2] = ["confinement", "datapath"];
 /// Those, and the ones with traffic of pods. Without KVM some of these are too slow for their own deadlines.
 pub(super) const ALL: [&str; 5] = ["confinement", "datapath", "netns", "services", "cni"];
+/// What runs on another processor, because its test programs take longer to compile than everything else: it loads the eBPF
+/// programs and compares their costs.
+pub(super) const FOREIGN: [&str; 1] = ["verify"];
 
 /// Programs that the tests run.
 const OWN_PROGRAMS: [&str; 3] = ["netpol-agent", "netpol-cni", "netpol-probe"];
@@ -41,11 +45,12 @@ struct Target {
     kind: Vec<String>,
 }
 
-/// Builds the test programs.
+/// Builds the test programs for this machine's processor, and the programs that they run.
 ///
 /// # Errors
 /// The build failed.
 pub(super) fn build(wanted: &[&str]) -> Result<Programs> {
+    build::programs()?;
     let build = || {
         let mut cargo = shell::cargo(["test", "--no-run", "-p", "netpol-tests"]);
         cargo.args(wanted.iter().flat_map(|name| ["--test", name]));
@@ -59,6 +64,19 @@ pub(super) fn build(wanted: &[&str]) -> Result<Programs> {
         tests: test_programs(&messages)?,
         own: OWN_PROGRAMS.map(|name| folder.join(name)).to_vec(),
     })
+}
+
+/// Builds the programs of [`FOREIGN`] for another processor.
+///
+/// # Errors
+/// A tool could not be installed, or the build failed.
+pub(super) fn build_for(platform: Platform) -> Result<Programs> {
+    let tools = Tools::ensure(platform)?;
+    let mut build = tools.cargo(&["build", "-p", "netpol-lab"], Vec::new());
+    build.args(FOREIGN.iter().flat_map(|name| ["--bin", name]));
+    shell::step(&format!("building the programs for {}", platform.name()), &mut build)?;
+    let folder = tools.programs("debug");
+    Ok(Programs { tests: BTreeMap::new(), own: FOREIGN.map(|name| folder.join(name)).to_vec() })
 }
 
 fn test_programs(messages: &str) -> Result<BTreeMap<String, PathBuf>> {
@@ -75,17 +93,21 @@ fn test_programs(messages: &str) -> Result<BTreeMap<String, PathBuf>> {
     Ok(programs)
 }
 
-/// The tests whose full name contains `only`.
+/// The programs of [`FOREIGN`] as tests.
+pub(super) fn foreign() -> Vec<Test> {
+    FOREIGN.map(|program| Test { program: program.to_owned(), name: String::new() }).to_vec()
+}
+
+/// The tests of the test programs.
 ///
 /// # Errors
 /// A test program does not list its tests.
-pub(super) fn tests(programs: &Programs, only: &str) -> Result<Vec<Test>> {
+pub(super) fn tests(programs: &Programs) -> Result<Vec<Test>> {
     let mut tests = Vec::new();
     for (program, file) in &programs.tests {
         let names = names(file).with_context(|| format!("listing the tests of {program}"))?;
         tests.extend(names.into_iter().map(|name| Test { program: program.clone(), name }));
     }
-    tests.retain(|test| test.title().contains(only));
     Ok(tests)
 }
 
