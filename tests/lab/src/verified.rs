@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use netpol_datapath::{Config, Datapath, Trace, Verified};
@@ -42,7 +42,7 @@ pub struct Cost {
 /// The costs of all programs on one kernel series.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
-    /// Kernel version without patch level.
+    /// Kernel version without patch level, with the processor if that is not x86-64, and `-no-btf` for a kernel without BTF.
     pub series: String,
     /// The costs, by the program's name.
     pub by_program: BTreeMap<String, Cost>,
@@ -96,7 +96,27 @@ pub fn committed() -> Result<Tables> {
 
 fn this_series() -> String {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    release.split('.').take(2).collect::<Vec<_>>().join(".")
+    let has_btf = Path::new("/sys/kernel/btf/vmlinux").exists();
+    series_of(&release, std::env::consts::ARCH, if has_btf { Btf::Present } else { Btf::Absent })
+}
+
+/// Whether the kernel has BTF of its own, without which global functions become static ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Btf {
+    Present,
+    Absent,
+}
+
+/// Kernels of a series have the same verifier, but another processor has other machine code, and without BTF the programs differ.
+fn series_of(release: &str, arch: &str, btf: Btf) -> String {
+    let mut series = release.split('.').take(2).collect::<Vec<_>>().join(".");
+    if arch != "x86_64" {
+        series = format!("{series}-{arch}");
+    }
+    match btf {
+        Btf::Present => series,
+        Btf::Absent => series + "-no-btf",
+    }
 }
 
 impl Tables {
@@ -229,6 +249,13 @@ mod tests {
         for text in ["", "6.18 pod_ingress 1 2\n", "6.18 pod_ingress 1 2 x\n"] {
             assert!(Tables::parse(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn another_processor_and_a_kernel_without_btf_have_tables_of_their_own() {
+        assert_eq!(series_of("6.12.5+deb13-amd64", "x86_64", Btf::Present), "6.12");
+        assert_eq!(series_of("6.12.5+deb13-arm64-16k", "aarch64", Btf::Present), "6.12-aarch64");
+        assert_eq!(series_of("6.12.5-no-btf", "x86_64", Btf::Absent), "6.12-no-btf");
     }
 
     #[test]
