@@ -22,7 +22,7 @@ const WORKSPACE: &str = "/github/workspace";
 
 /// The image that a Dockerfile makes.
 #[derive(Debug, Default)]
-struct Image {
+struct Recipe {
     base: String,
     /// What is copied, and where to.
     files: Vec<(PathBuf, String)>,
@@ -30,14 +30,14 @@ struct Image {
 }
 
 /// Follows the instructions of the Dockerfile. Other instructions than those that are known here fail.
-fn image() -> Image {
+fn image() -> Recipe {
     let text = fs::read_to_string(repository::path("Dockerfile")).unwrap();
-    let mut image = Image::default();
+    let mut image = Recipe::default();
     let (mut folder, mut built) = (String::new(), String::new());
     for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
-            ["FROM", base] => image = Image { base: (*base).to_owned(), ..Image::default() },
+            ["FROM", base] => image = Recipe { base: (*base).to_owned(), ..Recipe::default() },
             ["FROM", base, "AS", "build"] => assert_eq!(*base, toolchain_image()),
             ["ENV", ..] => assert!(image.base.is_empty(), "{line}"),
             ["WORKDIR", path] => (*path).clone_into(&mut folder),
@@ -103,7 +103,7 @@ fn arguments(with: &Value) -> Vec<String> {
 
 /// Runs the action on a workspace. Returns the exit code and the output.
 fn act(workspace: &Path, with: &Value) -> (i32, String) {
-    let Image { base, files, entrypoint } = image();
+    let Recipe { base, files, entrypoint } = image();
     assert_eq!(base, "debian:bookworm-slim");
     let mut sandbox = Command::new("bwrap");
     sandbox.args(["--unshare-all", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]);
