@@ -211,7 +211,11 @@ fn passes_at(maps: &MemoryMaps, (hook, ifindex, frame): &(Hook, IfIndex, Vec<u8>
 
 /// Whether rules deny what NetworkPolicies always allow: connections to this address as to the own node.
 fn is_denied_by_a_rule(maps: &MemoryMaps, ifindex: IfIndex, remote: &Addr, port: u16) -> bool {
-    let (_, slots, _) = maps.endpoint(ifindex).unwrap();
+    let (endpoint, slots, _) = maps.endpoint(ifindex).unwrap();
+    // Its rules are not asked before the entry of the endpoint says so.
+    if !endpoint.is_isolated(Direction::Egress) {
+        return false;
+    }
     let [hi, lo] = port.to_be_bytes();
     let asked = Asked(u32::from_ne_bytes([hi, lo, UDP, Direction::Egress.bit()]));
     maps.denial(slots, remote, asked) >> 32 == 1
