@@ -86,7 +86,6 @@ impl Life {
     /// Lets something happen, after which every connection goes on.
     fn meet(&mut self, what: &str, event: impl FnOnce(&mut Nodes) -> Result<()>) -> Result<()> {
         let before = self.n_sent_again()?;
-        eprintln!("{what}");
         event(&mut self.nodes).with_context(|| what.to_owned())?;
         self.go_on(what)?;
         let n_again = self.n_sent_again()? - before;
