@@ -91,7 +91,7 @@ pub(super) fn run(args: ExplainArgs, terminal: &mut Terminal<'_>) -> anyhow::Res
     let mut cluster = OfflineCluster::new(|| Engine::Reference, pod_networks.pod_networks);
     let objects = input.objects();
     for namespace in assumed_namespaces(&objects) {
-        input::report_assumed(&namespace, terminal);
+        terminal.complain(&input::assumption(&namespace));
     }
     cluster.set(objects)?;
     let find = |text: &str| resolve(cluster.state(), text, namespace.as_deref());

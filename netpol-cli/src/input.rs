@@ -210,10 +210,10 @@ pub(super) fn not_evaluated(manifests: &Manifests) -> Option<String> {
 }
 
 /// Says that verdicts may depend on the labels of a namespace that the input does not contain.
-pub(super) fn report_assumed(namespace: &str, terminal: &mut Terminal<'_>) {
-    terminal.complain(&format_args!(
+pub(super) fn assumption(namespace: &str) -> String {
+    format!(
         "namespace {namespace} has no Namespace object: its only label is assumed to be its name"
-    ));
+    )
 }
 
 /// Reports the findings on files, and those on objects for which `wanted` is true.

@@ -25,7 +25,7 @@ pub struct Config {
     pub datapath: netpol_datapath::Config,
     /// Whether pods may send tunnelled packets to nodes.
     pub pod_tunnels: PodTunnels,
-    /// UDP ports of tunnels between nodes that no device tells.
+    /// UDP ports of tunnels between nodes that no network device shows.
     pub tunnel_ports: Vec<u16>,
     /// Whether packets between pods of this node take the short cut.
     pub short_cut: ShortCut,

@@ -90,7 +90,7 @@ pub(super) struct RunArgs {
     /// is inside of them.
     #[arg(long, value_enum, env = "NETPOL_POD_TUNNELS", default_value_t)]
     pub(super) pod_tunnels: PodTunnels,
-    /// UDP ports of tunnels between nodes that no device tells: those of `WireGuard`, or of Flannel's UDP backend, unless they are the
+    /// UDP ports of tunnels between nodes that no network device shows: those of `WireGuard`, or of Flannel's UDP backend, unless they are the
     /// usual ones (51820, 51821, 8285). Those of VXLAN and Geneve devices are known.
     #[arg(long, value_name = "PORT", env = "NETPOL_TUNNEL_PORTS", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) tunnel_ports: Vec<u16>,

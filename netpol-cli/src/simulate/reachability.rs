@@ -87,7 +87,7 @@ fn cluster(
 ) -> anyhow::Result<OfflineCluster> {
     for namespace in assumed_namespaces(&objects) {
         if assumed.insert(Arc::clone(&namespace)) {
-            input::report_assumed(&namespace, terminal);
+            terminal.complain(&input::assumption(&namespace));
         }
     }
     let networks = choice.pod_networks.pod_networks.clone();

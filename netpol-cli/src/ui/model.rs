@@ -74,9 +74,7 @@ impl Model {
     pub(super) fn load(&mut self) -> anyhow::Result<usize> {
         let (input, mut problems) = self.source.read()?;
         let assumed = assumed_namespaces(&input.objects());
-        problems.extend(assumed.into_iter().map(|namespace| {
-            format!("namespace {namespace} has no Namespace object: its only label is assumed to be its name")
-        }));
+        problems.extend(assumed.iter().map(|namespace| input::assumption(namespace)));
         std::mem::replace(&mut self.input, input).free();
         self.problems = problems;
         Ok(self.problems.len())

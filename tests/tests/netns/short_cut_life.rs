@@ -89,7 +89,7 @@ impl Life {
         event(&mut self.nodes).with_context(|| what.to_owned())?;
         self.go_on(what)?;
         let n_again = self.n_sent_again()? - before;
-        // One of each end of each connection.
+        // As many as the connections have ends.
         ensure!(n_again <= 4 * N_EACH as u64, "{what}: {n_again} segments were sent again");
         Ok(())
     }

@@ -232,7 +232,7 @@ impl<K: Kernel> Agent<K> {
         self
     }
 
-    /// Sets whether pods may send tunnelled packets to nodes, and the ports of tunnels that no device tells.
+    /// Sets whether pods may send tunnelled packets to nodes, and the ports of tunnels that no network device shows.
     #[must_use]
     pub(super) fn with_tunnels(mut self, for_pods: PodTunnels, further_ports: Vec<u16>) -> Self {
         self.tunnels.for_pods = for_pods;

@@ -26,7 +26,7 @@ const NO_PORT: u16 = 0;
 #[derive(Debug, Default)]
 pub(in crate::agent) struct Tunnels {
     pub(in crate::agent) for_pods: PodTunnels,
-    /// The ports that the operator names, because no device tells them.
+    /// The ports that the operator names, because no network device shows them.
     pub(in crate::agent) further_ports: Vec<u16>,
     /// As the node's devices have them; `None` until they are listed.
     of_devices: Option<netlink::Tunnels>,

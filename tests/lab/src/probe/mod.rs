@@ -105,7 +105,8 @@ pub struct Task {
     pub timeout_ms: u64,
 }
 
-/// Progress of a stream, printed as a line of JSON at every change, at most every [`stream::REPORT_INTERVAL`].
+/// Progress of a stream, printed as a line of JSON at every change, at most every [`stream::REPORT_INTERVAL`], and at most
+/// once for each message.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamReport {
     /// Messages sent so far.

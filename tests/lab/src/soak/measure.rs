@@ -126,9 +126,18 @@ fn n_strangers(maps: &Datapath, map_state: &MapState) -> Result<usize> {
 
 impl fmt::Display for Measure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rss_kib, anonymous_kib, n_fds, n_threads, n_links, .. } = self;
+        let Self {
+            rss_kib,
+            anonymous_kib,
+            n_fds,
+            n_threads,
+            n_links,
+            n_on_filters: _,
+            n_strangers: _,
+            entries,
+        } = self;
         write!(f, "{rss_kib} KiB ({anonymous_kib} KiB allocated), {n_fds} files, ")?;
         write!(f, "{n_threads} threads, {n_links} links, entries:")?;
-        self.entries.iter().try_for_each(|(map, n)| write!(f, " {map} {n}"))
+        entries.iter().try_for_each(|(map, n)| write!(f, " {map} {n}"))
     }
 }

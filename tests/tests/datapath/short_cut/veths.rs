@@ -1,7 +1,7 @@
 //! The same law over real devices: a node with the short cut and one without get the same frames, of which the same arrive, byte by byte.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use netpol_common::keys::{CounterKey, FlowKey, FlowValue};
@@ -65,16 +65,13 @@ impl Side {
 
     fn send(&self, sent: &Sent, marks: &Marks) -> [Vec<Vec<u8>>; 3] {
         let [(from, _), (_, receiver)] = sent.ends();
-        let is_to_gateway = match (sent.peer, sent.is_back) {
-            (Peer::Near, _) => sent.is_routed,
-            (Peer::Far, is_back) => !is_back,
-        };
-        let receiver = match (sent.peer, sent.is_back) {
-            // The frame is addressed to the device that leads to the node of the pod.
+        let to = match (sent.peer, sent.is_back) {
+            (Peer::Near, _) if sent.is_routed => GATEWAY,
+            (Peer::Near, _) => receiver,
+            (Peer::Far, false) => GATEWAY,
             (Peer::Far, true) => OVERLAY.1,
-            (Peer::Near | Peer::Far, _) => receiver,
         };
-        let frame = sent.frame_to(if is_to_gateway { GATEWAY } else { receiver });
+        let frame = sent.frame_to(to);
         self.node
             .send(from, &frame, marks)
             .map(|frames| frames.into_iter().filter(|frame| is_of_the_test(frame)).collect())
@@ -104,10 +101,9 @@ fn is_of_the_test(frame: &[u8]) -> bool {
         Some([0x86, 0xdd]) => frame.get(22..38),
         Some(_) | None => None,
     };
-    let pods: BTreeSet<Vec<u8>> = (1..=4)
-        .flat_map(|last: u8| [v4(last).octets().to_vec(), v6(last.into()).octets().to_vec()])
-        .collect();
-    source.is_some_and(|source| pods.contains(source))
+    let is_from =
+        |last: u8, source: &[u8]| source == v4(last).octets() || source == v6(last.into()).octets();
+    source.is_some_and(|source| (1..=4).any(|last| is_from(last, source)))
 }
 
 /// What the two nodes did in a case.
