@@ -87,7 +87,8 @@ impl AllowValue {
     /// The packet must not pass, whatever less specific entries say.
     pub const DENY: u8 = 0;
 
-    /// No rule decides for this identity, although an entry of [`Identity::ANY`] may match: the verdict is that of no entry.
+    /// No rule decides for this identity, although an entry of [`Identity::ANY`] may match: the verdict is that of no entry. Its
+    /// rule, if it has one, is that of an audited policy: it would deny what NetworkPolicies always allow.
     pub const DEFAULT: u8 = 2;
     /// The packet passes and is reported: a rule of an audited policy would deny it.
     pub const AUDIT: u8 = 3;
@@ -106,6 +107,11 @@ impl AllowValue {
     /// A value that reports.
     pub const fn audit(rule: RuleId) -> Self {
         Self { rule, verdict: Self::AUDIT, pad: [0; 3] }
+    }
+
+    /// [`Self::DEFAULT`], which reports what NetworkPolicies always allow.
+    pub const fn audited_default(rule: RuleId) -> Self {
+        Self { rule, verdict: Self::DEFAULT, pad: [0; 3] }
     }
 
     /// [`Self::CLOSED`].

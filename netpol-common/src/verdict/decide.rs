@@ -199,7 +199,7 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
                     // Reported and counted once for a connection.
                     Some(audited) if audited.verdict.is_pass() && ruled.is_first() => {
                         maps.count_rule(audited.rule);
-                        audited
+                        Ruling { rule: audited.rule, ..ruling }
                     }
                     Some(denied) if !denied.verdict.is_pass() => denied,
                     Some(_) | None => ruling,
@@ -257,6 +257,10 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
         outcome.flow_handle = ruling.flow_handle;
         if is_never_finished(&view.endpoint, view.direction()) {
             outcome.verdict = Verdict::Drop(DropReason::UnknownEgressMark);
+            outcome.rule = RuleId::NONE;
+        } else if ruling.rule.0 != RuleId::NONE.0 {
+            // The report of `at_own_node`. The mark stays, since the address may no longer be the node's.
+            outcome.verdict = Verdict::Pass(PassReason::Audited);
         }
     }
     if is_egress && outcome.redirect.0 != 0 {

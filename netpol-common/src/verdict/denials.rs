@@ -43,19 +43,20 @@ pub fn denial<M: PolicyMaps>(maps: &M, slots: AllowSlots, addr: &Addr, asked: As
     let (protocol, port) = asked.port();
     let identity = maps.identity(addr);
     let mut found = 0;
+    let audited = |rule: RuleId| (u64::from(AllowValue::AUDIT) + 1) << 32 | u64::from(rule.0);
     for direction in Direction::ALL {
         if directions & direction.bit() == 0 {
             continue;
         }
         let Some(value) = maps.allow(slots, direction, identity, protocol, port) else { continue };
         let AllowValue { rule, verdict, .. } = value;
-        let number = (u64::from(verdict) + 1) << 32 | u64::from(rule.0);
         match verdict {
             AllowValue::DENY => {
                 maps.count_rule(rule);
-                return number;
+                return (u64::from(AllowValue::DENY) + 1) << 32 | u64::from(rule.0);
             }
-            AllowValue::AUDIT => found = number,
+            AllowValue::AUDIT => found = audited(rule),
+            AllowValue::DEFAULT if rule.0 != RuleId::NONE.0 => found = audited(rule),
             _ => {}
         }
     }

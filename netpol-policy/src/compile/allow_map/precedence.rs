@@ -121,6 +121,8 @@ fn decide(rules: &[&RuleInForce<'_>], default: DefaultVerdict) -> Verdicts {
         // An enforced NetworkPolicy isolates the pod, a rule of the Admin tier accepts, and an audited one would pass on.
         (AllowValue::ALLOW, AllowValue::DEFAULT) => AllowValue::audit(RuleId::NONE),
         (AllowValue::ALLOW, AllowValue::DENY) => AllowValue::audit(all.rule),
+        // Dropped in any case, but for what NetworkPolicies always allow.
+        (AllowValue::DEFAULT, AllowValue::DENY) => AllowValue::audited_default(all.rule),
         (AllowValue::ALLOW, _) if enforced.rule == RuleId::NONE => all,
         _ => enforced,
     })

@@ -160,6 +160,7 @@ fn expected(
         }
         (AllowValue::ALLOW, AllowValue::DEFAULT) => AllowValue::DEFAULT_VALUE,
         (AllowValue::ALLOW, _) if enforced.rule == RuleId::NONE => all,
+        (AllowValue::DEFAULT, AllowValue::DENY) => AllowValue::audited_default(all.rule),
         _ => enforced,
     }
 }
@@ -271,4 +272,20 @@ fn a_rule_of_an_audited_policy_opens_nothing_that_an_enforced_one_isolates() {
     };
     assert_eq!(verdict(DefaultVerdict::Deny), AllowValue::DEFAULT);
     assert_eq!(verdict(DefaultVerdict::Audit), AllowValue::ALLOW);
+}
+
+#[test]
+fn an_audited_deny_is_known_where_an_enforced_policy_isolates_without_a_rule() {
+    let deny = PolicyRule {
+        tier: Tier::Admin,
+        priority: 0,
+        source: source(0),
+        mode: PolicyMode::Audit,
+        action: Action::Deny,
+        peers: None,
+        ports: PortSet::All,
+    };
+    let built = compiled(slice::from_ref(&deny), DefaultVerdict::Deny, &LeftOut::new(), 10);
+    let found = look_up(&built.map, Identity::NONE, Protocol::TCP, 80);
+    assert_eq!(found, AllowValue::audited_default(RuleId(1)));
 }

@@ -72,6 +72,7 @@ fn allow_map() -> impl Strategy<Value = Arc<AllowMap>> {
         2 => (1..4_u32).prop_map(|rule| AllowValue::deny(RuleId(rule))),
         1 => (1..4_u32).prop_map(|rule| AllowValue::audit(RuleId(rule))),
         1 => Just(AllowValue::DEFAULT_VALUE),
+        1 => (1..4_u32).prop_map(|rule| AllowValue::audited_default(RuleId(rule))),
     ];
     btree_map(allow_key(), value, 0..7).prop_map(Arc::new)
 }
