@@ -280,6 +280,7 @@ fn map_state(input: &mut Unstructured<'_>) -> Result<MapState> {
         allow,
         defer,
         own_node,
+        node_backends: BTreeMap::new(),
         egress_marks,
     })
 }

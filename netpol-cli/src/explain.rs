@@ -88,7 +88,9 @@ pub(super) fn run(args: ExplainArgs, terminal: &mut Terminal<'_>) -> anyhow::Res
     });
     let input = input::read(&input.files, &input.cluster, terminal)?;
     input::report_findings(&input.manifests, terminal, |_| false);
-    let mut cluster = OfflineCluster::new(|| Engine::Reference, pod_networks.pod_networks);
+    let PodNetworkArgs { pod_networks, own_node_egress } = pod_networks;
+    let mut cluster = OfflineCluster::new(|| Engine::Reference, pod_networks)
+        .with_own_node_egress(own_node_egress);
     let objects = input.objects();
     for namespace in assumed_namespaces(&objects) {
         terminal.complain(&input::assumption(&namespace));

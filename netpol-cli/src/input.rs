@@ -7,9 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ipnetwork::IpNetwork;
 use netpol_policy::manifests::{self, Cause, FileCode, Manifests};
 use netpol_policy::model::{Diagnostic, Object};
+use netpol_policy::store::OwnNodeEgress;
 use netpol_terminal::Terminal;
 
 use crate::progress::Progress;
@@ -58,6 +60,14 @@ pub(super) struct PodNetworkArgs {
     /// Networks with the addresses of the pods that have none yet, such as those of a Deployment [default: any private network].
     #[arg(long = "pod-cidr", value_name = "CIDR", value_delimiter = ',')]
     pub(super) pod_networks: Vec<IpNetwork>,
+    /// How connections of pods to their own node are judged, `allow` or `judge`: as the agents' option of this name.
+    #[arg(long, default_value_t, value_parser = own_node_egress())]
+    pub(super) own_node_egress: OwnNodeEgress,
+}
+
+fn own_node_egress() -> impl TypedValueParser<Value = OwnNodeEgress> {
+    let names = OwnNodeEgress::ALL.map(|(_, name)| name);
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<OwnNodeEgress>())
 }
 
 /// The objects and findings of files and of a cluster.

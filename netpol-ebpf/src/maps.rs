@@ -14,7 +14,7 @@ use netpol_common::identities::N_FAMILIES;
 use netpol_common::ids::{Epoch, Identity, IfIndex, RuleId};
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowValue, BackendEntry, CounterKey, CounterValue, EndpointEntry,
-    EndpointSlot, FlowKey, FragmentEntry, FragmentSlot, Known, NodeKey, Overlay,
+    EndpointSlot, FlowKey, FragmentEntry, FragmentSlot, Known, NodeBackendEntry, NodeKey, Overlay,
 };
 use netpol_common::maps;
 
@@ -63,6 +63,13 @@ pub(crate) static DEFER: HashMap<Addr, u8, { maps::MAX_DEFER as usize }, LAZY> =
 #[btf_map]
 pub(crate) static OWN_NODE: HashMap<NodeKey, u8, { maps::MAX_OWN_NODE as usize }, LAZY> =
     HashMap::new();
+#[btf_map]
+pub(crate) static NODE_BACKENDS: HashMap<
+    NodeKey,
+    NodeBackendEntry,
+    { maps::MAX_NODE_BACKENDS as usize },
+    LAZY,
+> = HashMap::new();
 #[btf_map]
 pub(crate) static KNOWN: HashMap<Addr, Known, { maps::MAX_KNOWN as usize }, LAZY> = HashMap::new();
 #[btf_map]

@@ -2,7 +2,7 @@
 //!
 //! The kernel may give the element of an entry to another key while a program reads it. What the program has read is then wrong:
 //!
-//! * The entries of ENDPOINTS and their copies, of BACKENDS and FRAGMENTS carry a check word ([`EndpointEntry::value_of`]).
+//! * The entries of ENDPOINTS and their copies, of BACKENDS, `NODE_BACKENDS` and FRAGMENTS carry a check word ([`EndpointEntry::value_of`]).
 //! * An entry of `DEFERRED_FLOWS` is replaced or removed before it is taken if two packets got the same handle, or if the agent
 //!   removes the entries of an endpoint that is gone. [`KernelMaps::store_deferred_flow`] says what the same handle can do.
 //! * Of DEFER and `OWN_NODE` only the presence of a key matters, and of ADDRESSES too: the interface in an entry is looked up again.
@@ -19,7 +19,7 @@ use netpol_common::ids::{Direction, Epoch, Identity, IfIndex, Nanos, PortBe, Pro
 use netpol_common::keys::{
     AddressKey, AllowKey, AllowSlots, AllowValue, BackendEntry, BackendValue, Endpoint,
     EndpointEntry, EndpointSlot, EndpointValue, FlowKey, FlowValue, FragmentEntry, FragmentKey,
-    FragmentValue, Known, NodeKey, Overlay, PrefixKey,
+    FragmentValue, Known, NodeBackendEntry, NodeKey, Overlay, PrefixKey,
 };
 use netpol_common::mac::{Mac, MacSlot};
 use netpol_common::maps::{self, CurrentFlow, Local, PolicyMaps, TunnelMaps};
@@ -29,8 +29,8 @@ use netpol_common::verdict::{self, Arrival, Asked, Ruled, View};
 use crate::look_up::{copy, find};
 use crate::maps::{
     ADDRESSES, ALLOW, BACKENDS, DEFER, DEFERRED_FLOWS, EGRESS_MARKS, ENDPOINT_SLOTS, ENDPOINTS,
-    EPOCH, FRAGMENTS, KNOWN, OVERLAY, OVERLAY_PREFIXES, OWN_NODE, PREFIXES, RULE_COUNTS,
-    TUNNEL_PORTS,
+    EPOCH, FRAGMENTS, KNOWN, NODE_BACKENDS, OVERLAY, OVERLAY_PREFIXES, OWN_NODE, PREFIXES,
+    RULE_COUNTS, TUNNEL_PORTS,
 };
 use crate::{flows, identities};
 
@@ -171,6 +171,15 @@ extern "C" fn find_denial(slots: u32, addr: *const Addr, asked: u32) -> u64 {
     verdict::denial(&KernelMaps, AllowSlots(slots), &addr, Asked(asked))
 }
 
+/// [`PolicyMaps::denial_at_node`] as a global function, as [`find_endpoint`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_denial_at_node(slots: u32, addr: *const Addr, asked: u32) -> u64 {
+    // SAFETY: the caller's own, or null.
+    let Some(addr) = (unsafe { addr.as_ref() }) else { return 0 };
+    verdict::denial_at_node(&KernelMaps, AllowSlots(slots), addr, Asked(asked))
+}
+
 /// [`PolicyMaps::denial_to_itself`] as a global function, as [`find_endpoint`].
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -262,13 +271,17 @@ extern "C" fn is_node_address(addr: *const Addr) -> u32 {
     u32::from(OWN_NODE.get_ptr(key).is_some())
 }
 
-/// Whether the own node translates a port. A function of its own, because BPF has little stack.
+/// Whether the own node translates a port of this address. A function of its own, because BPF has little stack.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn is_translated(port_and_protocol: u32) -> u32 {
+extern "C" fn is_translated(addr: *const Addr, port_and_protocol: u32) -> u32 {
+    // SAFETY: the caller's own, or null.
+    let Some(addr) = (unsafe { addr.as_ref() }) else { return 0 };
     let [hi, lo, protocol, _] = port_and_protocol.to_ne_bytes();
-    let key = NodeKey::port(Protocol(protocol), PortBe([hi, lo]));
-    u32::from(OWN_NODE.get_ptr(key).is_some())
+    // SAFETY: a reference. Copied for the reason that `is_tunnel` has.
+    let key = NodeKey::port_of(unsafe { copy(addr) }, Protocol(protocol), PortBe([hi, lo]));
+    let everywhere = NodeKey { addr: Addr::UNSPECIFIED, ..key };
+    u32::from(OWN_NODE.get_ptr(everywhere).is_some() || OWN_NODE.get_ptr(key).is_some())
 }
 
 /// [`PolicyMaps::count_rule`] as a global function, as [`find_endpoint`].
@@ -446,6 +459,11 @@ impl PolicyMaps for KernelMaps {
     }
 
     #[inline(always)]
+    fn denial_at_node(&self, slots: AllowSlots, addr: &Addr, asked: Asked) -> u64 {
+        find_denial_at_node(slots.0, addr, asked.0)
+    }
+
+    #[inline(always)]
     fn denial_to_itself(
         &self,
         ifindex: IfIndex,
@@ -465,7 +483,17 @@ impl PolicyMaps for KernelMaps {
     fn is_own_node(&self, addr: &Addr, protocol: Protocol, port: PortBe) -> bool {
         let [hi, lo] = port.0;
         is_node_address(addr) != 0
-            && is_translated(u32::from_ne_bytes([hi, lo, protocol.0, 0])) == 0
+            && is_translated(addr, u32::from_ne_bytes([hi, lo, protocol.0, 0])) == 0
+    }
+
+    #[inline(always)]
+    fn node_backend(&self, key: &NodeKey) -> Option<BackendValue> {
+        let element = NODE_BACKENDS.get_ptr(key)?;
+        // SAFETY: an element of the map.
+        let words = unsafe { copy::<[u32; 6]>(element.cast()) };
+        let entry: NodeBackendEntry = zerocopy::transmute!(words);
+        // What is read while it is replaced counts as a backend that is not known.
+        Some(entry.value_of(key).copied().unwrap_or(BackendValue::unknown(PortBe::ZERO)))
     }
 
     #[inline(always)]

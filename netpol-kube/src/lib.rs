@@ -9,6 +9,7 @@
 
 mod access;
 mod addresses;
+mod backends;
 mod cluster_policies;
 mod decode;
 mod dial;
@@ -39,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use access::{Access, Error};
 pub use addresses::addresses;
+pub use backends::follow_backends;
 pub use namespace::namespace;
 pub use pod::pod;
 pub use report::{Report, rank, report};

@@ -72,6 +72,7 @@ impl DiagnosticIndex {
                 Delta::UpsertEndpoint(_)
                 | Delta::RemoveEndpoint(_)
                 | Delta::OwnAddresses(_)
+                | Delta::ListedBackends(_)
                 | Delta::ShortCuts(_)
                 | Delta::PublishedAddresses { .. } => {}
             }

@@ -60,6 +60,29 @@ fn all_oracles_agree_on_generated_cases_with_all_tiers() -> Result<()> {
     check_generated(Oracles::default(), n_clusters, generator::clusters_with_tiers())
 }
 
+#[test]
+fn all_oracles_agree_where_the_own_node_needs_a_rule() -> Result<()> {
+    let n_clusters = settings::n_cases(N_CLUSTERS) / 2;
+    check_generated(Oracles::default().judging_node(), n_clusters, generator::clusters())?;
+    check_generated(Oracles::default().judging_node(), n_clusters, generator::clusters_with_tiers())
+}
+
+/// The law says something: many connections to the own node are denied that pass otherwise.
+#[test]
+fn the_own_node_decides_connections_of_generated_clusters() {
+    let (mut n_probes, mut n_otherwise) = (0, 0);
+    for case in generator::cases(3).take(400) {
+        let new = || Oracle::new(&case.objects);
+        let oracles = [new(), new().judging_node()];
+        for probe in &case.probes {
+            let [documented, judged] = oracles.each_ref().map(|oracle| oracle.allows(probe));
+            n_probes += 1;
+            n_otherwise += usize::from(documented != judged);
+        }
+    }
+    assert!(n_otherwise * 200 > n_probes, "{n_otherwise} of {n_probes} depend on the own node");
+}
+
 /// The same objects with a Deployment in place of each pod that has an address of its own.
 fn as_workloads(objects: &[Value]) -> Vec<Value> {
     let converted = objects.iter().map(|object| {
@@ -274,6 +297,17 @@ mod privileged {
         let engines = [("reference", Engine::Reference), ("kernel", simulation::engine()?)];
         let n_clusters = settings::n_cases(N_CLUSTERS) / 10;
         check_generated(Oracles::new(engines), n_clusters, generator::clusters())
+    }
+
+    #[test]
+    fn the_kernel_agrees_with_all_oracles_where_the_own_node_needs_a_rule() -> Result<()> {
+        if !met(&[Need::Root]) {
+            return Ok(());
+        }
+        let engines = [("reference", Engine::Reference), ("kernel", simulation::engine()?)];
+        let n_clusters = settings::n_cases(N_CLUSTERS) / 10;
+        let oracles = Oracles::new(engines).judging_node();
+        check_generated(oracles, n_clusters, generator::clusters_with_tiers())
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::ValueEnum;
+use netpol_policy::store::OwnNodeEgress;
 
 use super::state::short_cuts::ShortCut;
 use super::state::tunnels::PodTunnels;
@@ -29,6 +30,8 @@ pub struct Config {
     pub tunnel_ports: Vec<u16>,
     /// Whether packets between pods of this node take the short cut.
     pub short_cut: ShortCut,
+    /// Whether connections of pods to this node need a rule that allows them.
+    pub own_node_egress: OwnNodeEgress,
     /// Address that serves health without authentication; `None` serves it on the control socket only.
     pub health: Option<ListenAddress>,
     /// The same for metrics.

@@ -8,7 +8,7 @@ use netpol_kube::{self, Access, Options, Report};
 use netpol_policy::dataplane::port::Kernel;
 use netpol_policy::model::{Kind, Object, ObjectName, ObjectRef};
 use netpol_policy::source::SourceUpdate;
-use netpol_policy::store::Delta;
+use netpol_policy::store::{Delta, OwnNodeEgress};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -31,6 +31,15 @@ const QUEUE: usize = 256;
 /// Pause after a question for a namespace that the API server did not answer.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// What a source does beside its lists and watches.
+#[derive(Debug)]
+pub(super) struct Tasks {
+    /// Publishes addresses of this node's pods.
+    pub(super) publishing: PublishingTask,
+    /// If connections to the own node need a rule, the backends of Services are followed.
+    pub(super) own_node_egress: OwnNodeEgress,
+}
+
 /// A running source. Dropped: its tasks end.
 #[derive(Debug)]
 pub(super) enum ObjectSource {
@@ -50,7 +59,7 @@ impl ObjectSource {
         source: Source,
         node: Option<Arc<str>>,
         servers: PathBuf,
-        publishing: PublishingTask,
+        Tasks { publishing, own_node_egress }: Tasks,
         updates: &mpsc::Sender<SourceUpdate>,
         namespaces: &mpsc::Sender<(NamespaceQuestion, NamespaceAnswer)>,
         cancel: &CancellationToken,
@@ -68,6 +77,9 @@ impl ObjectSource {
                 );
                 if let Some(node) = &node {
                     cluster.report_in_force(access.clone(), Arc::clone(node), &publishing);
+                }
+                if own_node_egress == OwnNodeEgress::Judge {
+                    cluster.follow_backends(access.clone(), updates);
                 }
                 match (publish_addresses, &node) {
                     (PublishAddresses::On, Some(node)) => {
@@ -210,6 +222,12 @@ impl Cluster {
     ) {
         let options = Options::default();
         self.tasks.spawn(publisher::run(access, node, options, task, updates.clone()));
+    }
+
+    /// Follows the backends of Services that have no selector.
+    fn follow_backends(&mut self, access: Access, updates: &mpsc::Sender<SourceUpdate>) {
+        let options = Options::default();
+        self.tasks.spawn(netpol_kube::follow_backends(access, options, updates.clone()));
     }
 
     /// Removes the start-up taint once the agent serves.

@@ -23,7 +23,7 @@ use super::answers::routes;
 use super::config::{Config, LAST_HEARD, RECORDS, SERVERS, Source, UNIDENTIFIED};
 use super::endpoints::search::Searches;
 use super::event_loop::{self, Inputs, NodeWatch, device_name};
-use super::object_source::ObjectSource;
+use super::object_source::{ObjectSource, Tasks};
 use super::state::Agent;
 use super::state::held_policies::Asking;
 use super::state::last_heard::LastHeard;
@@ -56,6 +56,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         pod_tunnels,
         tunnel_ports,
         short_cut,
+        own_node_egress,
         health,
         metrics,
     } = config;
@@ -90,6 +91,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         .publishing(publishing)
         .with_tunnels(pod_tunnels, tunnel_ports)
         .with_short_cut(short_cut)
+        .with_own_node_egress(own_node_egress)
         .remembering(LastHeard::open(socket.with_file_name(LAST_HEARD)))
         .unblocking(Unidentified::open(socket.with_file_name(UNIDENTIFIED)))
         .asking(match &source {
@@ -113,7 +115,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         source,
         node,
         servers,
-        publishing_task,
+        Tasks { publishing: publishing_task, own_node_egress },
         &updates_in,
         &namespaces_in,
         &cancel,

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand, ValueEnum};
 use netpol_policy::model::Transport;
 use netpol_policy::simulate::{PodOrIp, PortChoice};
+use netpol_policy::store::OwnNodeEgress;
 use netpol_terminal::Output;
 
 use crate::agent::{PodTunnels, PublishAddresses, ShortCut};
@@ -82,6 +84,9 @@ pub(super) struct RunArgs {
     /// What to do if the parent of the pin root is not a BPF file system.
     #[arg(long, value_enum, env = "NETPOL_BPFFS", default_value_t)]
     pub(super) bpffs: MissingBpfFs,
+    /// How programs are attached to devices.
+    #[arg(long, value_enum, env = "NETPOL_ATTACH", default_value_t)]
+    pub(super) attach: Attach,
     /// Bits of the skb mark for the egress mark, which names the sending pod until a Service address is translated: 12
     /// adjacent bits that no other software on the node uses.
     #[arg(long, value_name = "MASK", env = "NETPOL_MARK_MASK", default_value = "0xfff00000", value_parser = parse_mask)]
@@ -98,6 +103,10 @@ pub(super) struct RunArgs {
     /// match packets between pods see them no more; docs/design/short-cut.md says what else changes.
     #[arg(long, value_enum, env = "NETPOL_SHORT_CUT", default_value_t)]
     pub(super) short_cut: ShortCut,
+    /// `allow`: pods reach their own node whatever their policies say, as Kubernetes documents. `judge`: only where a policy allows it
+    /// (docs/security.md). What the node begins always reaches the pod.
+    #[arg(long, env = "NETPOL_OWN_NODE_EGRESS", default_value_t, value_parser = own_node_egress())]
+    pub(super) own_node_egress: OwnNodeEgress,
     /// Address for `/livez` and `/readyz`: `localhost:9470` is the loopback addresses of both families.
     #[arg(long, value_name = "ADDR", env = "NETPOL_HEALTH")]
     pub(super) health: Option<ListenAddress>,
@@ -113,6 +122,16 @@ pub(super) struct RunArgs {
     /// Format of the log.
     #[arg(long, value_enum, env = "NETPOL_LOG_FORMAT", default_value_t)]
     pub(super) log_format: LogFormat,
+}
+
+/// How programs are attached to devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Attach {
+    /// By TCX links where the kernel has them (6.6), else by clsact filters.
+    #[default]
+    Auto,
+    /// By clsact filters on every kernel, for instance because another program of the node needs to come first or last among these.
+    Clsact,
 }
 
 /// What to do if there is no BPF file system.
@@ -133,6 +152,11 @@ pub(super) enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
+}
+
+fn own_node_egress() -> impl TypedValueParser<Value = OwnNodeEgress> {
+    let names = OwnNodeEgress::ALL.map(|(_, name)| name);
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<OwnNodeEgress>())
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -272,6 +296,9 @@ pub(super) struct SimulateArgs {
     /// Engine that gives the verdicts.
     #[arg(long, value_enum, default_value_t)]
     pub(super) engine: EngineChoice,
+    /// How connections of pods to their own node are judged, `allow` or `judge`: as the agents' option of this name.
+    #[arg(long, default_value_t, value_parser = own_node_egress())]
+    pub(super) own_node_egress: OwnNodeEgress,
 }
 
 /// Engine that gives the verdicts.

@@ -9,7 +9,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
-use super::args::{LogFormat, MissingBpfFs, RunArgs};
+use super::args::{Attach, LogFormat, MissingBpfFs, RunArgs};
 use crate::agent::{self, Config, Source};
 use crate::discovery::SearchPaths;
 use netpol_datapath::{Mount, Trace};
@@ -27,10 +27,12 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
         socket,
         pin_root,
         bpffs,
+        attach,
         mark_mask,
         pod_tunnels,
         tunnel_ports,
         short_cut,
+        own_node_egress,
         health,
         metrics,
         trace,
@@ -58,7 +60,10 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
             },
             mark_mask,
             trace: if trace { Trace::On } else { Trace::Off },
-            attaching: netpol_datapath::Attaching::of_this_kernel(),
+            attaching: match attach {
+                Attach::Auto => netpol_datapath::Attaching::of_this_kernel(),
+                Attach::Clsact => netpol_datapath::Attaching::Filters,
+            },
             flow_reads: netpol_datapath::FlowReads::OF_THIS_ARCHITECTURE,
             adaptation: None,
             capacities: BTreeMap::new(),
@@ -66,6 +71,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
         pod_tunnels,
         tunnel_ports,
         short_cut,
+        own_node_egress,
         health,
         metrics,
     };

@@ -16,7 +16,8 @@ use std::sync::Arc;
 
 use netpol_policy::manifests::{Cause, Finding};
 use netpol_policy::manifests::{Content, Entry, content, unreadable};
-use netpol_policy::model::{Diagnostic, Kind, Object, ObjectRef};
+use netpol_policy::model::convert::ListedBackends;
+use netpol_policy::model::{Diagnostic, Kind, Object, ObjectName, ObjectRef, ServiceBackend};
 use netpol_policy::store::{Delta, List};
 
 /// A scan of the directory.
@@ -49,6 +50,7 @@ pub(super) struct Catalog {
     by_path: BTreeMap<PathBuf, File>,
     standing: BTreeMap<ObjectRef, Standing>,
     is_listed: bool,
+    backends: BTreeMap<ObjectName, BTreeSet<ServiceBackend>>,
 }
 
 /// Whether the first list has been sent.
@@ -66,6 +68,8 @@ struct File {
     /// Hash of the text from which the other fields come.
     hash: Option<u64>,
     entries: Vec<Entry>,
+    /// The backends of Services that `EndpointSlices` list.
+    backends: Vec<ListedBackends>,
     /// Findings on documents without a usable object.
     findings: Vec<Finding>,
     /// Why the file could not be read, or not completely.
@@ -123,6 +127,15 @@ impl Catalog {
     /// Computes the first list, or the changes since the last scan.
     fn advance(&mut self, step: &mut Step) {
         let before = std::mem::replace(&mut self.standing, standing(self.by_path.values()));
+        let mut backends: BTreeMap<ObjectName, BTreeSet<ServiceBackend>> = BTreeMap::new();
+        for listed in self.by_path.values().flat_map(|file| &file.backends) {
+            let of_service = backends.entry(listed.service.clone()).or_default();
+            of_service.extend(listed.backends.iter().cloned());
+        }
+        if !self.is_listed || self.backends != backends {
+            step.deltas.push(Delta::ListedBackends(backends.clone()));
+            self.backends = backends;
+        }
         if self.is_listed {
             changes(&before, &self.standing, step);
         } else {
@@ -142,8 +155,14 @@ impl File {
         if self.hash == Some(hash) && !failed_before {
             return;
         }
-        let Content { entries, workloads: _, backends: _, findings, unsupported: _, is_broken } =
+        let Content { entries, workloads: _, backends, findings, unsupported: _, is_broken } =
             content(path, text);
+        // The rest of a broken file is not known.
+        if is_broken {
+            self.backends.extend(backends);
+        } else {
+            self.backends = backends;
+        }
         step.new_findings.extend(findings.iter().cloned());
         self.hash = Some(hash);
         self.problem = findings.first().filter(|_| is_broken).cloned();
@@ -312,6 +331,9 @@ mod tests {
                 | Delta::OwnAddresses(_)
                 | Delta::ShortCuts(_)
                 | Delta::PublishedAddresses { .. } => "not from a manifest".to_owned(),
+                // In every first list.
+                Delta::ListedBackends(listed) if listed.is_empty() => continue,
+                Delta::ListedBackends(listed) => format!("backends of {}", listed.len()),
             };
             lines.push(line);
         }

@@ -256,6 +256,7 @@ mod tests {
             | Delta::UpsertEndpoint(_)
             | Delta::RemoveEndpoint(_)
             | Delta::OwnAddresses(_)
+            | Delta::ListedBackends(_)
             | Delta::ShortCuts(_)
             | Delta::PublishedAddresses { .. } => false,
         })

@@ -122,8 +122,9 @@ impl Results {
             self.report(path, &Mistake::at(0, message), terminal);
             return Ok(());
         }
-        let networks = self.pod_networks.pod_networks.clone();
-        let mut cluster = OfflineCluster::new(|| Engine::Reference, networks);
+        let PodNetworkArgs { pod_networks, own_node_egress } = &self.pod_networks;
+        let mut cluster = OfflineCluster::new(|| Engine::Reference, pod_networks.clone())
+            .with_own_node_egress(*own_node_egress);
         cluster.set(input.objects())?;
         self.coverage.add_policies(input);
         let mut cases = Vec::new();

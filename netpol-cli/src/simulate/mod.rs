@@ -15,7 +15,7 @@ mod rows;
 mod selector;
 mod table;
 
-use netpol_policy::simulate::{CaseStreams, run_cases};
+use netpol_policy::simulate::{CaseStreams, Cluster, run_cases};
 use netpol_terminal::{FAILED, Terminal, complain};
 
 pub(crate) use args::{FailOn, MatrixArgs, SimulateArgs};
@@ -37,6 +37,9 @@ pub(super) fn run(args: SimulateArgs, terminal: &mut Terminal<'_>) -> anyhow::Re
         output: &mut *stdout,
         complain: &mut |problem| complain(program, &mut *stderr, problem),
     };
-    let n_unreadable = run_cases(streams, args.choice.engine.open()())?;
+    let engine = args.choice.engine.open()();
+    let cluster =
+        Cluster::new(engine).with_own_node_egress(args.choice.pod_networks.own_node_egress);
+    let n_unreadable = run_cases(streams, cluster)?;
     Ok(if n_unreadable > 0 { FAILED } else { 0 })
 }

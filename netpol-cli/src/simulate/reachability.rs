@@ -20,7 +20,7 @@ use super::matrix::Style;
 use super::output::{self, Form, Names, WhatIf};
 use super::rows::{Filter, Row, rows};
 use super::table::{Cell, Table};
-use crate::input;
+use crate::input::{self, PodNetworkArgs};
 
 /// Draws the matrix that the arguments ask for, or what `--what-if` changes in it.
 pub(super) fn run(args: SimulateArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
@@ -90,8 +90,9 @@ fn cluster(
             terminal.complain(&input::assumption(&namespace));
         }
     }
-    let networks = choice.pod_networks.pod_networks.clone();
-    let mut cluster = OfflineCluster::new(choice.engine.open(), networks);
+    let PodNetworkArgs { pod_networks, own_node_egress } = &choice.pod_networks;
+    let mut cluster = OfflineCluster::new(choice.engine.open(), pod_networks.clone())
+        .with_own_node_egress(*own_node_egress);
     cluster.set(objects)?;
     cluster.findings().iter().for_each(|finding| terminal.complain(finding));
     Ok(cluster)

@@ -81,7 +81,8 @@ pub(super) fn run(args: UiArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u
         Source::Files(manifests)
     };
     let drops = source.is_live().then_some(access);
-    let options = Options { addresses, pod_networks: pod_networks.pod_networks };
+    let PodNetworkArgs { pod_networks, own_node_egress } = pod_networks;
+    let options = Options { addresses, pod_networks, own_node_egress };
     block_on(async {
         let worker = Worker::start(source, options)?;
         let n_problems = worker.ask(Model::load).await?.context("nothing can be shown")?;

@@ -17,6 +17,7 @@ use netpol_policy::simulate::{
     Engine, Explanation, OfflineCluster, PodOrIp, PortChoice, Probe, TextForm, assumed_namespaces,
     resolve, with_implicit_namespaces, without_represented,
 };
+use netpol_policy::store::OwnNodeEgress;
 
 use super::answers::{
     ChangedPair, Changes, ExplainQuestion, Explained, ExplainedConnection, Overview, PolicyName,
@@ -41,6 +42,8 @@ pub(super) struct Options {
     pub(super) addresses: Vec<IpAddr>,
     /// The networks of pods without an address.
     pub(super) pod_networks: Vec<IpNetwork>,
+    /// How connections of pods to their own node are judged.
+    pub(super) own_node_egress: OwnNodeEgress,
 }
 
 /// The objects, and the views of them that the page may ask about.
@@ -90,7 +93,9 @@ impl Model {
     }
 
     fn cluster(&self, objects: Vec<Object>) -> anyhow::Result<OfflineCluster> {
-        let mut cluster = OfflineCluster::new(Engine::compiled, self.options.pod_networks.clone());
+        let Options { pod_networks, own_node_egress, addresses: _ } = &self.options;
+        let mut cluster = OfflineCluster::new(Engine::compiled, pod_networks.clone())
+            .with_own_node_egress(*own_node_egress);
         cluster.set(objects)?;
         Ok(cluster)
     }

@@ -19,7 +19,8 @@ wire! {
         pub audited: u8,
         /// Directions in which flows survive a policy change that forbids them.
         pub keeps_flows: u8,
-        /// [`EndpointValue::FORWARDS`], [`EndpointValue::DEFERS_ALL`], [`EndpointValue::JUDGES_NODE`], [`EndpointValue::SHORT_CUT`].
+        /// [`EndpointValue::FORWARDS`], [`EndpointValue::DEFERS_ALL`], [`EndpointValue::JUDGES_NODE`], [`EndpointValue::SHORT_CUT`],
+        /// [`EndpointValue::NODE_NEEDS_RULE`].
         pub traits: u8,
         /// Directions in which an enforced rule drops packets.
         pub denies: u8,
@@ -42,6 +43,8 @@ impl EndpointValue {
 
     /// In `traits`: packets between this pod and another one with this trait may be redirected from one interface to the other.
     pub const SHORT_CUT: u8 = 8;
+    /// In `traits`, together with `JUDGES_NODE`: connections to the own node need a rule that allows them, as any other.
+    pub const NODE_NEEDS_RULE: u8 = 16;
 
     /// The value of an interface whose policy is not known yet.
     pub const fn blocked() -> Self {
@@ -90,6 +93,12 @@ impl EndpointValue {
     #[inline(always)]
     pub const fn judges_node(&self) -> bool {
         self.traits & Self::JUDGES_NODE != 0
+    }
+
+    /// Whether connections to the own node need a rule that allows them.
+    #[inline(always)]
+    pub const fn node_needs_rule(&self) -> bool {
+        self.traits & Self::NODE_NEEDS_RULE != 0
     }
 
     /// Whether packets between this pod and another one of which this holds may be redirected.
@@ -213,14 +222,15 @@ impl AddressKey {
 }
 
 wire! {
-    /// Key of `OWN_NODE`: an address of the own node, or a port of it that the node translates (`NodePorts`, `hostPorts`).
+    /// Key of `OWN_NODE`: an address of the own node, a port that the node translates at all of them (`NodePorts`), or at one of them
+    /// (`hostPorts`, Services). Key of `NODE_BACKENDS`: a port of a Service.
     pub struct NodeKey {
-        /// The address; unspecified for a port.
+        /// The address; unspecified for a port at all addresses.
         pub addr: Addr,
         /// The protocol of the port; 0 for an address.
         pub protocol: Protocol,
-        /// Zero.
-        pub pad: u8,
+        /// Which of the backends of a Service; else zero.
+        pub index: u8,
         /// The port; zero for an address.
         pub port: PortBe,
     }
@@ -230,13 +240,26 @@ impl NodeKey {
     /// An address.
     #[inline(always)]
     pub const fn address(addr: Addr) -> Self {
-        Self { addr, protocol: Protocol(0), pad: 0, port: PortBe::ZERO }
+        Self { addr, protocol: Protocol(0), index: 0, port: PortBe::ZERO }
     }
 
-    /// A port that is translated.
+    /// A port that is translated at every address.
     #[inline(always)]
     pub const fn port(protocol: Protocol, port: PortBe) -> Self {
-        Self { addr: Addr::UNSPECIFIED, protocol, pad: 0, port }
+        Self::port_of(Addr::UNSPECIFIED, protocol, port)
+    }
+
+    /// A port of one address.
+    #[inline(always)]
+    pub const fn port_of(addr: Addr, protocol: Protocol, port: PortBe) -> Self {
+        Self { addr, protocol, index: 0, port }
+    }
+
+    /// The key of another backend of this port of a Service.
+    #[inline(always)]
+    #[must_use]
+    pub const fn at(self, index: u8) -> Self {
+        Self { index, ..self }
     }
 
     /// Whether it is an address.

@@ -2,6 +2,7 @@
 
 use crate::addr::Addr;
 use crate::ids::{Epoch, IfIndex, Nanos, PortBe, Protocol, RuleId};
+use crate::keys::NodeKey;
 
 wire! {
     /// A connection of a pod.
@@ -126,6 +127,28 @@ wire! {
         pub port: PortBe,
         /// Zero.
         pub pad: [u8; 2],
+    }
+}
+
+impl BackendValue {
+    /// A backend.
+    #[inline(always)]
+    pub const fn new(addr: Addr, port: PortBe) -> Self {
+        Self { addr, port, pad: [0; 2] }
+    }
+
+    /// A backend whose address is not known: rules for every address allow it, and no others.
+    #[inline(always)]
+    pub const fn unknown(port: PortBe) -> Self {
+        Self::new(Addr::UNSPECIFIED, port)
+    }
+}
+
+checked! {
+    /// Value of `NODE_BACKENDS`.
+    pub struct NodeBackendEntry {
+        key: NodeKey as [u32; 5],
+        value: BackendValue as [u32; 5],
     }
 }
 

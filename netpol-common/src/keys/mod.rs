@@ -28,7 +28,7 @@ pub use counter::{CounterKey, CounterValue};
 pub use endpoint::{
     AddressKey, AllowSlots, Endpoint, EndpointEntry, EndpointSlot, EndpointValue, Known, NodeKey,
 };
-pub use flow::{BackendEntry, BackendValue, FlowEntry, FlowKey, FlowValue};
+pub use flow::{BackendEntry, BackendValue, FlowEntry, FlowKey, FlowValue, NodeBackendEntry};
 pub use fragment::{FragmentEntry, FragmentKey, FragmentSlot, FragmentValue};
 pub use overlay::Overlay;
 pub use policy::{AllowKey, AllowValue, PrefixKey};

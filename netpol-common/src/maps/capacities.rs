@@ -35,6 +35,11 @@ pub const MAX_FRAGMENTS: u32 = N_FRAGMENT_SLOTS << 9;
 pub const MAX_DEFER: u32 = 1 << 16;
 /// Addresses of the own node, and ports that it translates: the default range of `NodePorts` in all three protocols, twice.
 pub const MAX_OWN_NODE: u32 = 1 << 14;
+/// Backends on the own node's network of all ports of Services together. A node has some: those of the API server, of a DNS cache, of an
+/// ingress controller, each for every address of its Service.
+pub const MAX_NODE_BACKENDS: u32 = 1 << 14;
+/// Backends of one port of a Service in `NODE_BACKENDS`. During a change it has the old ones and the new ones.
+pub const MAX_BACKENDS_OF_PORT: u8 = 4;
 /// Addresses of nodes, some of each, and, while a pod of the node forwards, of all pods: 5,000 nodes and 100,000 pods of one family.
 /// The kernel allocates 16 bytes for each at the start.
 pub const MAX_KNOWN: u32 = 1 << 17;

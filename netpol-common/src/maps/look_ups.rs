@@ -5,13 +5,13 @@ use crate::flow::Step;
 use crate::ids::{Direction, Epoch, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
 use crate::keys::{
     AddressKey, AllowSlots, AllowValue, BackendValue, EndpointValue, FlowKey, FlowValue,
-    FragmentKey, FragmentValue, Known, Overlay,
+    FragmentKey, FragmentValue, Known, NodeKey, Overlay,
 };
 use crate::mac::Mac;
 use crate::packet::Packet;
 use crate::verdict::{
-    Arrival, Asked, Ruled, View, arrival, denial, denial_to_itself, judge_connection,
-    keeps_redirect, receiver, receiver_mac,
+    Arrival, Asked, Ruled, View, arrival, denial, denial_at_node, denial_to_itself,
+    judge_connection, keeps_redirect, receiver, receiver_mac,
 };
 
 /// Whether a packet belongs to an established flow that passes it without a new decision.
@@ -103,12 +103,21 @@ pub trait PolicyMaps {
     /// Whether the address is the own node's, and the node does not translate what arrives at this port. The port is
     /// [`PortBe::ZERO`] for protocols without ports.
     fn is_own_node(&self, addr: &Addr, protocol: Protocol, port: PortBe) -> bool;
+    /// One of the backends on the own node's network of a port of a Service, by index; `None` behind the last one.
+    fn node_backend(&self, key: &NodeKey) -> Option<BackendValue>;
     /// [`crate::verdict::denial`]. The kernel's maps replace it by a global function, because the verifier walks that once.
     fn denial(&self, slots: AllowSlots, addr: &Addr, asked: Asked) -> u64
     where
         Self: Sized,
     {
         denial(self, slots, addr, asked)
+    }
+    /// [`crate::verdict::denial_at_node`], for the same reason.
+    fn denial_at_node(&self, slots: AllowSlots, addr: &Addr, asked: Asked) -> u64
+    where
+        Self: Sized,
+    {
+        denial_at_node(self, slots, addr, asked)
     }
     /// [`crate::verdict::denial_to_itself`], for the same reason.
     fn denial_to_itself(

@@ -1,7 +1,7 @@
 //! Names of the maps, and the version of their layouts.
 
 /// Version of all layouts in [`crate::keys`] and [`crate::event`]; part of the pin path.
-pub const ABI_VERSION: u32 = 8;
+pub const ABI_VERSION: u32 = 9;
 
 /// Pod interfaces: ifindex → [`EndpointEntry`](crate::keys::EndpointEntry).
 pub const ENDPOINTS: &str = "ENDPOINTS";
@@ -32,8 +32,11 @@ pub const EVICTIONS: &str = "EVICTIONS";
 pub const FRAGMENTS: &str = "FRAGMENTS";
 /// Addresses of Services and of the own node: [`Addr`](crate::addr::Addr) → ().
 pub const DEFER: &str = "DEFER";
-/// Addresses of the own node, and the ports of it that the node translates: [`NodeKey`](crate::keys::NodeKey) → ().
+/// Addresses of the own node, and the ports that the node translates at all or one of them: [`NodeKey`](crate::keys::NodeKey) → ().
 pub const OWN_NODE: &str = "OWN_NODE";
+/// The backends of Services on the own node's network: [`NodeKey`](crate::keys::NodeKey) of the Service →
+/// [`NodeBackendEntry`](crate::keys::NodeBackendEntry).
+pub const NODE_BACKENDS: &str = "NODE_BACKENDS";
 /// Addresses of nodes, and of pods: [`Addr`](crate::addr::Addr) → [`Known`](crate::keys::Known).
 pub const KNOWN: &str = "KNOWN";
 /// The ports of the nodes' tunnels: an array of [`N_PORT_WORDS`](super::N_PORT_WORDS) words with a bit for each port. Port 0 stands for
@@ -64,7 +67,7 @@ pub const EVENTS: &str = "EVENTS";
 pub const CONTAINERS: &str = "CONTAINERS";
 
 /// Every pinned map.
-pub const ALL: [&str; 26] = [
+pub const ALL: [&str; 27] = [
     ENDPOINTS,
     ENDPOINT_SLOTS,
     ADDRESSES,
@@ -79,6 +82,7 @@ pub const ALL: [&str; 26] = [
     FRAGMENTS,
     DEFER,
     OWN_NODE,
+    NODE_BACKENDS,
     KNOWN,
     TUNNEL_PORTS,
     OVERLAY,
@@ -128,6 +132,7 @@ mod tests {
             ALLOW,
             DEFER,
             OWN_NODE,
+            NODE_BACKENDS,
             KNOWN,
             TUNNEL_PORTS,
             OVERLAY,
@@ -146,7 +151,7 @@ mod tests {
     /// A failure here is a change of the wire: bump [`ABI_VERSION`].
     #[test]
     fn layouts_are_those_of_this_abi_version() {
-        assert_eq!(ABI_VERSION, 8);
+        assert_eq!(ABI_VERSION, 9);
         assert_eq!(size_of::<EndpointValue>(), 8);
         assert_eq!(offset_of!(EndpointValue, egress_mark), 6);
         assert_eq!(size_of::<Endpoint>(), 20);
@@ -155,6 +160,7 @@ mod tests {
         assert_eq!(size_of::<EndpointEntry>(), 24);
         assert_eq!(size_of::<AddressKey>(), 20);
         assert_eq!(size_of::<NodeKey>(), 20);
+        assert_eq!(size_of::<NodeBackendEntry>(), 24);
         assert_eq!(size_of::<PrefixKey>(), 20);
         assert_eq!(size_of::<AllowKey>(), 12);
         assert_eq!(offset_of!(AllowKey, protocol), 8);

@@ -155,6 +155,7 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
     if !is_egress && context.is_redirected() {
         view = view.redirectable(IfIndex(context.ingress_ifindex));
     }
+    let mut is_reported = false;
     let ruling = match parsed {
         Parsed::NotIp => judge_opaque(&view, DropReason::NotIp),
         Parsed::Malformed(reason) => judge_opaque(&view, reason),
@@ -198,7 +199,10 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
                 match at_node {
                     // Reported and counted once for a connection.
                     Some(audited) if audited.verdict.is_pass() && ruled.is_first() => {
-                        maps.count_rule(audited.rule);
+                        if audited.rule != RuleId::NONE {
+                            maps.count_rule(audited.rule);
+                        }
+                        is_reported = true;
                         Ruling { rule: audited.rule, ..ruling }
                     }
                     Some(denied) if !denied.verdict.is_pass() => denied,
@@ -258,8 +262,8 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
         if is_never_finished(&view.endpoint, view.direction()) {
             outcome.verdict = Verdict::Drop(DropReason::UnknownEgressMark);
             outcome.rule = RuleId::NONE;
-        } else if ruling.rule.0 != RuleId::NONE.0 {
-            // The report of `at_own_node`. The mark stays, since the address may no longer be the node's.
+        } else if is_reported {
+            // The mark stays, since the address may no longer be the node's.
             outcome.verdict = Verdict::Pass(PassReason::Audited);
         }
     }
@@ -272,16 +276,12 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
     outcome
 }
 
-/// The ruling of the rules that deny on a packet to the own node, which passes no other hook. What the node translates goes on to a
-/// pod, and is judged there. NetworkPolicies allow the rest.
+/// The ruling on a packet to the own node, or to a Service with backends on its network, which passes no other hook. NetworkPolicies
+/// allow it, unless the own node needs a rule as any other peer.
 #[inline(always)]
 fn at_own_node<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet) -> Option<Ruling> {
-    let asked = Asked::of(packet, Direction::Egress.bit());
-    let (protocol, port) = asked.port();
-    if !maps.is_own_node(&packet.dst, protocol, port) {
-        return None;
-    }
-    ruling(maps.denial(view.slots, &packet.dst, asked))
+    let asked = Asked::to_node(packet, &view.endpoint);
+    ruling(maps.denial_at_node(view.slots, &packet.dst, asked))
 }
 
 /// Whether the packet of a pod goes to a tunnel of a node.

@@ -26,7 +26,7 @@ mod view;
 
 pub use connection::judge_connection;
 pub use decide::decide;
-pub use denials::{Asked, denial, denial_to_itself};
+pub use denials::{Asked, denial, denial_at_node, denial_to_itself};
 pub use hook_context::{DEFAULT_MARK_MASK, HookContext};
 pub use outcome::{Outcome, Target};
 pub use short_cut::{Arrival, arrival, keeps_redirect, receiver, receiver_mac};

@@ -6,7 +6,7 @@ use crate::flow::Step;
 use crate::ids::{Direction, Epoch, Hook, Identity, IfIndex, Nanos, PortBe, Protocol, RuleId};
 use crate::keys::{
     AddressKey, AllowSlots, AllowValue, BackendValue, EndpointValue, FlowKey, FlowValue,
-    FragmentKey, FragmentValue, Overlay,
+    FragmentKey, FragmentValue, NodeKey, Overlay,
 };
 use crate::mac::Mac;
 use crate::maps::{CurrentFlow, Local, PolicyMaps};
@@ -69,6 +69,9 @@ impl PolicyMaps for Closed {
     fn set_fragment(&self, _key: &FragmentKey, _value: &FragmentValue) {}
     fn is_own_node(&self, _: &Addr, _: Protocol, _: PortBe) -> bool {
         false
+    }
+    fn node_backend(&self, _: &NodeKey) -> Option<BackendValue> {
+        None
     }
 
     fn is_deferred(&self, _addr: &Addr) -> bool {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use netpol_common::ids::IfIndex;
-use netpol_common::keys::{Endpoint, EndpointEntry, EndpointSlot};
+use netpol_common::keys::{Endpoint, EndpointEntry, EndpointSlot, NodeBackendEntry};
 use netpol_policy::dataplane::{EndpointMapState, MapOp};
 
 use crate::error::Error;
@@ -88,6 +88,10 @@ impl MapSet {
             MapOp::RemovePrefix(key) => self.prefixes.remove(*key),
             MapOp::RemoveDefer(addr) => self.defer.remove(*addr),
             MapOp::RemoveNode(key) => self.own_node.remove(*key),
+            MapOp::SetNodeBackend(key, backend) => {
+                self.node_backends.set(*key, NodeBackendEntry::new(key, *backend))
+            }
+            MapOp::RemoveNodeBackend(key) => self.node_backends.remove(*key),
             MapOp::SetEgressMark(egress_mark, owner) => self.set_egress_mark(*egress_mark, *owner),
             MapOp::RemoveEgressMark(egress_mark) => self.set_egress_mark(*egress_mark, IfIndex(0)),
             MapOp::BumpEpoch => self.bump_epoch(),

@@ -33,6 +33,7 @@ impl Datapath {
             (maps::FRAGMENTS, own.fragments.map()),
             (maps::DEFER, own.defer.map()),
             (maps::OWN_NODE, own.own_node.map()),
+            (maps::NODE_BACKENDS, own.node_backends.map()),
             (maps::KNOWN, own.known.map()),
             (maps::TUNNEL_PORTS, own.tunnel_ports.map.map()),
             (maps::OVERLAY, own.overlay.map.map()),

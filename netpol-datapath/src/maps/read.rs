@@ -30,6 +30,12 @@ impl MapSet {
             allow: self.allow.entries(),
             defer: self.defer.entries()?.into_iter().map(|(addr, _)| addr).collect(),
             own_node: self.own_node.entries()?.into_iter().map(|(key, _)| key).collect(),
+            node_backends: self
+                .node_backends
+                .entries()?
+                .into_iter()
+                .map(|(key, entry)| (key, entry.value))
+                .collect(),
             egress_marks: self.read_egress_marks()?,
         })
     }

@@ -65,7 +65,7 @@ pub enum DeviceNews {
 pub struct Devices {
     /// All devices.
     pub by_ifindex: BTreeMap<IfIndex, Device>,
-    /// All addresses of all devices.
+    /// All addresses of all devices but those that only hold the addresses of Services.
     pub addresses: BTreeSet<IpAddr>,
     /// The tunnels to other nodes.
     pub tunnels: Tunnels,
@@ -253,7 +253,7 @@ async fn read(handle: &Handle) -> Result<Devices, Error> {
         .await
         .map_err(|source| Error::List { what: "devices", source })?;
     let mut devices = Devices::default();
-    let mut loopback = BTreeSet::new();
+    let mut skipped = BTreeSet::new();
     let on_bridges = on_bridges(&links);
     devices.tunnels = tunnels::of_devices(&links);
     let bridges = bridges(&links);
@@ -262,8 +262,11 @@ async fn read(handle: &Handle) -> Result<Devices, Error> {
             devices.bridges.insert(IfIndex(link.header.index), LinkFacts::of(link));
         }
         if link.header.link_layer_type == LinkLayerType::Loopback {
-            loopback.insert(link.header.index);
+            skipped.insert(link.header.index);
         } else {
+            if is_ipvs(link) {
+                skipped.insert(link.header.index);
+            }
             let mut device = device(link);
             device.short_cut = short_cut(link, &bridges);
             if on_bridges.contains(&link.header.index) {
@@ -277,7 +280,7 @@ async fn read(handle: &Handle) -> Result<Devices, Error> {
         addresses.try_next().await.map_err(|source| Error::List { what: "addresses", source })?
     {
         let Some(address) = address_of(&message) else { continue };
-        if loopback.contains(&message.header.index) {
+        if skipped.contains(&message.header.index) {
             continue;
         }
         devices.addresses.insert(address);
@@ -290,6 +293,15 @@ async fn read(handle: &Handle) -> Result<Devices, Error> {
     devices.tunnels.add_remote_ends(handle, |route| routes.add(route)).await?;
     devices.overlays = overlay::devices(&links, &routes);
     Ok(devices)
+}
+
+/// Whether the device only holds the addresses of Services for IPVS, which translates all connections to them: those of kube-proxy and
+/// kube-router.
+fn is_ipvs(link: &LinkMessage) -> bool {
+    let is_it = |name: &String| matches!(name.as_str(), "kube-ipvs0" | "kube-dummy-if");
+    link.attributes
+        .iter()
+        .any(|attribute| matches!(attribute, LinkAttribute::IfName(name) if is_it(name)))
 }
 
 fn is_link_local(address: IpAddr) -> bool {

@@ -9,7 +9,7 @@ use netpol_common::identities::N_FAMILIES;
 use netpol_common::ids::{Epoch, Identity, IfIndex, RuleId};
 use netpol_common::keys::{
     AddressKey, BackendEntry, CounterKey, CounterValue, EndpointEntry, EndpointSlot, FlowKey,
-    FragmentEntry, FragmentSlot, Known, NodeKey, Overlay, PrefixKey,
+    FragmentEntry, FragmentSlot, Known, NodeBackendEntry, NodeKey, Overlay, PrefixKey,
 };
 use netpol_common::maps;
 
@@ -85,6 +85,11 @@ pub(crate) fn expected(capacities: &BTreeMap<&'static str, u32>) -> Vec<Layout> 
         map::<FragmentSlot, FragmentEntry>(maps::FRAGMENTS, MapType::LruHash, maps::MAX_FRAGMENTS),
         map::<Addr, u8>(maps::DEFER, MapType::Hash, maps::MAX_DEFER),
         map::<NodeKey, u8>(maps::OWN_NODE, MapType::Hash, maps::MAX_OWN_NODE),
+        map::<NodeKey, NodeBackendEntry>(
+            maps::NODE_BACKENDS,
+            MapType::Hash,
+            maps::MAX_NODE_BACKENDS,
+        ),
         map::<Addr, Known>(maps::KNOWN, MapType::Hash, maps::MAX_KNOWN),
         map::<u32, u64>(maps::TUNNEL_PORTS, MapType::Array, maps::N_PORT_WORDS),
         map::<u32, Overlay>(maps::OVERLAY, MapType::Array, N_FAMILIES),

@@ -17,7 +17,7 @@ use netpol_common::addr::Addr;
 use netpol_common::ids::{Epoch, Identity, IfIndex, RuleId};
 use netpol_common::keys::{
     BackendEntry, CounterKey, CounterValue, EndpointEntry, EndpointSlot, FlowKey, FragmentEntry,
-    FragmentSlot, Known, NodeKey, Overlay,
+    FragmentSlot, Known, NodeBackendEntry, NodeKey, Overlay,
 };
 use netpol_common::mac::MacSlot;
 use netpol_common::maps;
@@ -53,6 +53,7 @@ pub(crate) struct MapSet {
     pub(crate) backends: Table<FlowKey, BackendEntry>,
     pub(crate) defer: Table<Addr, u8>,
     pub(crate) own_node: Table<NodeKey, u8>,
+    pub(crate) node_backends: Table<NodeKey, NodeBackendEntry>,
     pub(crate) known: Table<Addr, Known>,
     pub(crate) tunnel_ports: Labelled<Array<MapData, u64>>,
     pub(crate) overlay: Labelled<Array<MapData, Wire<Overlay>>>,
@@ -95,6 +96,7 @@ impl MapSet {
             backends: Table::take(ebpf, label(maps::BACKENDS)?)?,
             defer: Table::take(ebpf, label(maps::DEFER)?)?,
             own_node: Table::take(ebpf, label(maps::OWN_NODE)?)?,
+            node_backends: Table::take(ebpf, label(maps::NODE_BACKENDS)?)?,
             known: Table::take(ebpf, label(maps::KNOWN)?)?,
             tunnel_ports: Labelled::take(ebpf, label(maps::TUNNEL_PORTS)?)?,
             overlay: Labelled::take(ebpf, label(maps::OVERLAY)?)?,

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol};
-use netpol_common::keys::{AddressKey, AllowKey, AllowValue, EndpointValue, NodeKey, PrefixKey};
+use netpol_common::keys::{
+    AddressKey, AllowKey, AllowValue, BackendValue, EndpointValue, NodeKey, PrefixKey,
+};
 use netpol_common::mac::Mac;
 
 /// The entries of one allow map.
@@ -44,6 +46,8 @@ pub struct MapState {
     pub defer: BTreeSet<Addr>,
     /// `OWN_NODE`.
     pub own_node: BTreeSet<NodeKey>,
+    /// `NODE_BACKENDS`.
+    pub node_backends: BTreeMap<NodeKey, BackendValue>,
     /// `EGRESS_MARKS`.
     pub egress_marks: BTreeMap<u16, IfIndex>,
 }

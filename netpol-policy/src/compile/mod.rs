@@ -35,7 +35,7 @@ pub use numbering::{Numbering, TEMPORARY};
 pub use port_ranges::port_prefixes;
 
 use allow_map::RuleInForce;
-use capacity::Deferred;
+use capacity::{Deferred, OwnNode};
 
 use crate::model::Pod;
 use crate::resolve::{DefaultVerdict, EndpointPolicy, PeerSet, PolicyRule, Resolver, RuleRef};
@@ -121,14 +121,14 @@ fn build(
     let path = EgressPath::of(reduced.as_ref());
     let Deferred { addresses: defer, refused } =
         reduced.unwrap_or_else(|| capacity::whole_defer(state));
+    let OwnNode { keys: own_node, backends: node_backends } =
+        capacity::wanted_own_node(state, &capacity::host_ports(state));
     let mut map_state = MapState {
         identities: identities.addresses,
         prefixes: identities.prefixes,
         defer,
-        own_node: capacity::wanted_own_node(
-            state,
-            state.ports_of_services().chain(state.host_ports()),
-        ),
+        own_node,
+        node_backends,
         ..MapState::default()
     };
     let mut by_content: BTreeMap<Content<'_>, Vec<AllowMapKey>> = BTreeMap::new();
@@ -215,6 +215,7 @@ fn endpoint_map_state(
         Direction::ALL.into_iter().filter(|direction| is_set(*direction)).map(Direction::bit).sum()
     };
     let defers_all = path == EgressPath::AllDeferred && !policy.egress.allows_everything();
+    let node_needs_rule = state.judges_own_node() && !policy.egress.allows_everything();
     let trait_if = |is_set: bool, bit| if is_set { bit } else { 0 };
     // The MAC address tells whether a frame is for the pod itself.
     let takes_short_cut = state.takes_short_cut(endpoint.ifindex)
@@ -229,7 +230,8 @@ fn endpoint_map_state(
         keeps_flows: bits(&|direction| policy.direction(direction).keeps_flows),
         traits: trait_if(pod.allows_forwarding && is_permitted, EndpointValue::FORWARDS)
             | trait_if(defers_all, EndpointValue::DEFERS_ALL)
-            | trait_if(policy.egress.has_deny(), EndpointValue::JUDGES_NODE)
+            | trait_if(policy.egress.has_deny() || node_needs_rule, EndpointValue::JUDGES_NODE)
+            | trait_if(node_needs_rule, EndpointValue::NODE_NEEDS_RULE)
             | trait_if(takes_short_cut, EndpointValue::SHORT_CUT),
         egress_mark: endpoint.egress_mark,
     };

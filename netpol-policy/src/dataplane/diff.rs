@@ -6,8 +6,9 @@
 //!
 //! 1. endpoints that are gone, or belong to another sandbox now, stop passing anything;
 //! 2. source addresses that end are removed, so that the new policy never judges them; deferred addresses, egress marks and
-//!    translated ports of the node that begin are written, its addresses that end are removed, and the link-local addresses of endpoints whose MAC address becomes known, because until then such
-//!    addresses are not checked;
+//!    translated ports of the node that begin are written, its addresses that stay deferred end, and the link-local addresses of
+//!    endpoints whose MAC address becomes known begin, because until then such addresses are not checked; backends on the node's network
+//!    that begin count beside those that end ([`super::backends`]);
 //! 3. endpoints lose isolation that ends or is only audited from now on: everything passes, whatever the allow maps hold;
 //! 4. allow maps get the new entries of new identities, and keep the old entries of identities that leave;
 //! 5. addresses and prefixes get their new identities (for the order see [`add_identities`]);
@@ -17,7 +18,7 @@
 //! 8. endpoints gain isolation that begins, or become ready;
 //! 9. allow maps lose the entries of old identities;
 //! 10. source addresses that begin are written, because only the new policy judges them now, and likewise addresses of the
-//!     node; egress marks, deferred addresses and translated ports that end are removed;
+//!     node that were deferred before, and backends of Services that had none; backends that end, egress marks, deferred addresses and translated ports that end are removed;
 //! 11. the epoch is bumped.
 //!
 //! `compile` ensures that an identity that both map states hold, and that has other verdicts in the new one, keeps its
@@ -37,6 +38,7 @@ use netpol_common::ids::{Direction, Identity};
 use netpol_common::keys::{AddressKey, EndpointValue};
 use netpol_common::mac::Mac;
 
+use super::backends;
 use super::op::{MapOp, apply};
 use super::transition::{ENTERING_NONE, LEAVING_NONE, Transition};
 use crate::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
@@ -97,6 +99,7 @@ pub fn diff(old: &MapState, new: &MapState) -> Vec<MapOp> {
         allow: old.allow.clone(),
         defer: old.defer.clone(),
         own_node: old.own_node.clone(),
+        node_backends: old.node_backends.clone(),
         egress_marks: old.egress_marks.clone(),
     };
     let mut progress = Progress { old, now, transitions: transitions(old, new) };
@@ -148,10 +151,14 @@ fn prepare(Progress { now, .. }: &Progress<'_>, new: &MapState, ops: &mut Vec<Ma
     let begin = new.addresses.difference(&now.addresses);
     let link_local = begin.filter(|key| key.addr.is_v6_link_local() && is_unchecked(key));
     ops.extend(link_local.map(|key| MapOp::AddAddress(*key)));
+    // Only what is not translated is judged, so ports begin first and end last, and addresses the other way round. An address that
+    // is deferred only while it is the node's is never deferred without being judged.
+    let begin = new.own_node.difference(&now.own_node).filter(|key| key.is_address());
+    ops.extend(begin.filter(|key| !now.defer.contains(&key.addr)).map(|key| MapOp::AddNode(*key)));
     ops.extend(new.defer.difference(&now.defer).map(|addr| MapOp::AddDefer(*addr)));
-    // Only what is not translated is judged, so ports begin first and end last, and addresses the other way round.
     let left = now.own_node.difference(&new.own_node).filter(|key| key.is_address());
-    ops.extend(left.map(|key| MapOp::RemoveNode(*key)));
+    ops.extend(left.filter(|key| new.defer.contains(&key.addr)).map(|key| MapOp::RemoveNode(*key)));
+    ops.extend(backends::begin(now, new));
     let ports = new.own_node.difference(&now.own_node).filter(|key| !key.is_address());
     ops.extend(ports.map(|key| MapOp::AddNode(*key)));
     for (egress_mark, ifindex) in &new.egress_marks {
@@ -369,4 +376,5 @@ fn clean_up(Progress { now, .. }: &Progress<'_>, new: &MapState, ops: &mut Vec<M
     ops.extend(now.defer.difference(&new.defer).map(|addr| MapOp::RemoveDefer(*addr)));
     ops.extend(new.own_node.difference(&now.own_node).map(|key| MapOp::AddNode(*key)));
     ops.extend(now.own_node.difference(&new.own_node).map(|key| MapOp::RemoveNode(*key)));
+    ops.extend(backends::end(now, new));
 }

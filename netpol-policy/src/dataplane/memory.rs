@@ -101,6 +101,8 @@ impl MemoryMaps {
             | MapOp::RemoveDefer(_)
             | MapOp::AddNode(_)
             | MapOp::RemoveNode(_)
+            | MapOp::SetNodeBackend(..)
+            | MapOp::RemoveNodeBackend(_)
             | MapOp::SetEgressMark(..)
             | MapOp::RemoveEgressMark(_) => {}
         }
@@ -247,6 +249,11 @@ impl PolicyMaps for MemoryMaps {
         let own_node = &self.map_state.own_node;
         own_node.contains(&NodeKey::address(*addr))
             && !own_node.contains(&NodeKey::port(protocol, port))
+            && !own_node.contains(&NodeKey::port_of(*addr, protocol, port))
+    }
+
+    fn node_backend(&self, key: &NodeKey) -> Option<BackendValue> {
+        self.map_state.node_backends.get(key).copied()
     }
 
     fn is_taken(&self, addr: &Addr) -> bool {

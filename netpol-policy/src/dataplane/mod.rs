@@ -4,6 +4,7 @@
 //! passes that both map states forbid, and none drops that both allow (invariant I4). [`port`] is the interface to the kernel
 //! that the agent needs; [`MemoryMaps`] implements the maps in memory, for simulations and tests. Must not: touch the kernel.
 
+mod backends;
 mod diff;
 mod memory;
 mod op;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Identity, IfIndex};
-use netpol_common::keys::{AddressKey, NodeKey, PrefixKey};
+use netpol_common::keys::{AddressKey, BackendValue, NodeKey, PrefixKey};
 
 use crate::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
 
@@ -41,6 +41,10 @@ pub enum MapOp {
     AddNode(NodeKey),
     /// No longer names it.
     RemoveNode(NodeKey),
+    /// Names a backend on the own node's network of a port of a Service.
+    SetNodeBackend(NodeKey, BackendValue),
+    /// No longer names it.
+    RemoveNodeBackend(NodeKey),
     /// Binds an egress mark to an interface.
     SetEgressMark(u16, IfIndex),
     /// Unbinds it.
@@ -106,6 +110,12 @@ pub fn apply(op: &MapOp, map_state: &mut MapState) {
         }
         MapOp::RemoveNode(key) => {
             map_state.own_node.remove(key);
+        }
+        MapOp::SetNodeBackend(key, backend) => {
+            map_state.node_backends.insert(*key, *backend);
+        }
+        MapOp::RemoveNodeBackend(key) => {
+            map_state.node_backends.remove(key);
         }
         MapOp::SetEgressMark(egress_mark, ifindex) => {
             map_state.egress_marks.insert(*egress_mark, *ifindex);

@@ -18,6 +18,7 @@ use std::net::IpAddr;
 use netpol_common::ids::Direction;
 use serde::{Deserialize, Serialize};
 
+use super::own_node::{TranslatedPort, translated_for};
 use super::peers::selects_namespace;
 use super::selection::{ListedRule, Selection};
 use super::{
@@ -177,7 +178,8 @@ pub enum EndVerdict {
     NotAllowed,
     /// As `NotAllowed`, but all policies that isolate the pod are only audited: it passes and is reported.
     Audited,
-    /// The peer is the pod's own node: allowed, unless the pod connects to it and a rule denies that.
+    /// The peer is the pod's own node: allowed, unless the pod connects to it and a rule denies that, or connections to the own node need
+    /// a rule.
     OwnNode,
     /// The pod talks to itself: allowed, unless it does so through a Service and a rule denies it.
     Itself,
@@ -379,12 +381,17 @@ fn evaluate_end(
     } else if is_own_node(state, pod, remote.address)
         && !(is_masqueraded && direction == Direction::Ingress)
     {
-        // What the node translates goes on to a pod, and is judged there. A packet that a Service has led to the node itself passes
-        // no other hook: nothing judges it.
-        let may_deny = direction == Direction::Egress
-            && !is_translated
-            && !is_translated_by(state, pod, transport, port);
-        Some(Exempt { verdict: EndVerdict::OwnNode, may_deny })
+        let is_egress = direction == Direction::Egress;
+        // What the node translates goes on to a pod, and is judged there.
+        let goes_on =
+            !is_translated && is_translated_by(state, pod, (remote.address, port), transport);
+        if is_egress && state.judges_own_node() && !goes_on {
+            None
+        } else {
+            // A packet that a Service has led to the node itself passes no other hook: nothing judges it.
+            let may_deny = is_egress && !is_translated && !goes_on;
+            Some(Exempt { verdict: EndVerdict::OwnNode, may_deny })
+        }
     } else if direction == Direction::Egress
         && (default != DefaultVerdict::Allow || decision.has_deny())
         && is_service(state, remote.address)
@@ -397,12 +404,21 @@ fn evaluate_end(
     decision
 }
 
-/// Whether the node of a pod translates connections to this port of its own.
-fn is_translated_by(state: &ClusterState, pod: &Pod, transport: Transport, port: u16) -> bool {
-    let on_node = state.pods().filter(|other| other.node == pod.node);
+/// Whether the node of a pod translates connections to this address and port of its own to a pod.
+pub fn is_translated_by(
+    state: &ClusterState,
+    pod: &Pod,
+    (address, number): (IpAddr, u16),
+    transport: Transport,
+) -> bool {
+    let is_it = |found: TranslatedPort| {
+        (found.transport, found.number) == (transport, number)
+            && found.at.is_none_or(|at| at == address)
+    };
+    let on_node = state.pods().filter(|other| other.node == pod.node && !other.host_network);
     let mut host_ports = on_node.flat_map(|other| other.ports.iter());
-    state.ports_of_services().any(|found| found == (transport, port))
-        || host_ports.any(|found| (found.transport, found.host_port) == (transport, Some(port)))
+    state.services().flat_map(|service| translated_for(state, service)).any(is_it)
+        || host_ports.any(|found| (found.transport, found.host_port) == (transport, Some(number)))
 }
 
 /// Whether an address belongs to the node that the pod runs on: the Node lists it, a host-network pod of the node reports it,

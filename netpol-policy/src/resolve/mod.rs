@@ -8,6 +8,7 @@
 mod default_verdict;
 mod evaluate;
 mod label_classes;
+mod own_node;
 mod peers;
 mod ports;
 mod rule;
@@ -19,11 +20,12 @@ use std::sync::Arc;
 pub use default_verdict::{DefaultVerdict, isolating, selecting};
 pub use evaluate::{
     Connection, Decision, EndDecision, EndVerdict, Miss, MissReason, Remote,
-    allows_unknown_backend, evaluate, is_any_node, is_own_node, is_service,
+    allows_unknown_backend, evaluate, is_any_node, is_own_node, is_service, is_translated_by,
 };
 use hashbrown::HashMap;
 pub use label_classes::is_any_peer;
 use netpol_common::ids::Direction;
+pub use own_node::{TranslatedPort, backends_on_host, translated_for};
 pub use peers::{PeerBase, PeerSet, PortFilter};
 pub use ports::{PortSet, TransportPorts};
 pub use rule::{PolicyKind, PolicyRef, PolicyRule, RuleRef, RuleVerdict, Tier, first_decisive};

@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::cluster::Cluster;
-use super::engine::Engine;
 use super::namespaces::with_implicit_namespaces;
 use super::probe::{PodOrIp, PortChoice, Probe, Problem};
 use crate::model::{Code, Diagnostic, Object, ObjectName, ObjectRef, Severity, Transport, convert};
@@ -99,9 +98,9 @@ pub struct CaseStreams<'a> {
 ///
 /// # Errors
 /// A stream cannot be read or written, or the engine fails.
-pub fn run_cases(streams: CaseStreams<'_>, engine: Engine) -> anyhow::Result<u64> {
+pub fn run_cases(streams: CaseStreams<'_>, cluster: Cluster) -> anyhow::Result<u64> {
     let CaseStreams { name, input, output, complain } = streams;
-    let mut runner = CaseRunner { cluster: Cluster::new(engine), sequence: None };
+    let mut runner = CaseRunner { cluster, sequence: None };
     let mut n_unreadable = 0_u64;
     let mut line = Vec::new();
     for number in 1_u64.. {

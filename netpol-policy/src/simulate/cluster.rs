@@ -14,7 +14,7 @@ use crate::compile::{Capacities, Compiled, LeftOut, MapState, diagnostics, left_
 use crate::dataplane::diff;
 use crate::model::{Diagnostic, Kind, Object, ObjectRef, Pod};
 use crate::resolve::allows_unknown_backend;
-use crate::store::{Changes, ClusterState, Delta};
+use crate::store::{Changes, ClusterState, Delta, OwnNodeEgress};
 
 /// Objects, the maps compiled from them, and the engine that evaluates probes.
 pub struct Cluster {
@@ -48,10 +48,19 @@ impl Cluster {
         }
     }
 
+    /// Sets how connections of pods to their own node are treated.
+    #[must_use]
+    pub fn with_own_node_egress(mut self, egress: OwnNodeEgress) -> Self {
+        self.state.set_own_node_egress(egress);
+        self
+    }
+
     /// Removes all objects. The engine's maps keep their entries until the next objects are set, because emptying them
     /// takes time in the kernel.
     pub fn forget_objects(&mut self) {
+        let egress = self.state.own_node_egress();
         self.state = ClusterState::default();
+        self.state.set_own_node_egress(egress);
         self.interfaces = Interfaces::default();
         self.compiled.forget();
         self.is_stale = true;

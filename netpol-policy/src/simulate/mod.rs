@@ -43,4 +43,6 @@ pub use target::{Unresolved, resolve};
 pub use workloads::without_represented;
 
 #[cfg(test)]
+mod own_node_tests;
+#[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ use super::workloads::without_represented;
 use crate::compile::LeftOut;
 use crate::model::{Diagnostic, Object, ObjectName, Pod};
 use crate::resolve::RuleRef;
-use crate::store::{ClusterState, Delta};
+use crate::store::{ClusterState, Delta, OwnNodeEgress};
 
 /// The verdict on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,6 +49,13 @@ impl OfflineCluster {
         Self { open, pod_networks, certain, possible: None, written: None }
     }
 
+    /// Sets how connections of pods to their own node are treated.
+    #[must_use]
+    pub fn with_own_node_egress(mut self, egress: OwnNodeEgress) -> Self {
+        self.certain = self.certain.with_own_node_egress(egress);
+        self
+    }
+
     /// Replaces the set of objects. Missing namespaces are added.
     ///
     /// # Errors
@@ -60,7 +67,10 @@ impl OfflineCluster {
         match possible {
             None => self.possible = None,
             Some(possible) => {
-                let cluster = self.possible.get_or_insert_with(|| Cluster::new((self.open)()));
+                let cluster = self.possible.get_or_insert_with(|| {
+                    let egress = self.certain.state().own_node_egress();
+                    Cluster::new((self.open)()).with_own_node_egress(egress)
+                });
                 cluster.set(possible)?;
             }
         }

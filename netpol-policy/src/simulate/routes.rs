@@ -14,7 +14,9 @@ use crate::model::{
     BackendPort, ObjectName, Pod, PodPhase, PortName, Service, ServiceBackend, ServicePort,
     Transport,
 };
-use crate::resolve::{Connection, Decision, evaluate};
+use crate::resolve::{
+    Connection, Decision, EndDecision, backends_on_host, evaluate, is_own_node, is_translated_by,
+};
 use crate::store::ClusterState;
 
 /// Addresses and port of one possible connection of a probe.
@@ -84,11 +86,49 @@ impl Route {
             is_translated: self.is_translated(),
             is_masqueraded: arriving_source != source,
         };
-        let at_source = evaluate(state, &sent);
+        let mut at_source = evaluate(state, &sent);
+        if let Some(denied) = self.denied_at_node(state) {
+            at_source.egress = Some(denied);
+        }
         if sent == arriving {
             return at_source;
         }
         Decision { egress: at_source.egress, ingress: evaluate(state, &arriving).ingress }
+    }
+
+    /// Where connections to the own node need a rule: the verdict that denies the connection before it is translated, because it could
+    /// be translated to the own node, where no other hook judges it.
+    fn denied_at_node(&self, state: &ClusterState) -> Option<EndDecision> {
+        let is_here = self.is_translated() && self.translation == Translation::AtSource;
+        let pod = state.owner(self.source).filter(|_| is_here && state.judges_own_node())?;
+        let (address, number) = self.original;
+        let transport = self.transport;
+        let is_own = |address| is_own_node(state, pod, address);
+        let judged = if is_own(address) && !is_translated_by(state, pod, self.original, transport) {
+            vec![self.original]
+        } else {
+            let services = state.services();
+            let of_address = services.filter(|service| service.addresses.contains(&address));
+            let ports = of_address.flat_map(|of| of.ports.iter().map(move |port| (of, port)));
+            let ports =
+                ports.filter(|(_, port)| (port.transport, port.number) == (transport, number));
+            let found = ports.filter_map(|(of, port)| backends_on_host(state, of, port)).flatten();
+            // Those of other nodes are judged on their address too, wherever that happens.
+            found.filter(|(backend, _)| backend.is_ipv4() == address.is_ipv4()).collect()
+        };
+        let decided = judged.into_iter().filter_map(|(destination, port)| {
+            let connection = Connection {
+                source: self.source,
+                destination,
+                transport,
+                port,
+                is_translated: true,
+                is_masqueraded: false,
+            };
+            evaluate(state, &connection).egress
+        });
+        let mut denied = decided.filter(|end| !end.verdict.is_pass());
+        denied.next()
     }
 }
 
@@ -246,11 +286,14 @@ pub(crate) fn backends_of(
     port: &ServicePort,
 ) -> Vec<(Vec<IpAddr>, u16)> {
     let Some(selector) = &service.selector else {
+        let listed = state.listed_backends(service).into_iter().flatten();
         let of_port = |backend: &&ServiceBackend| {
             backend.transport == port.transport && backend.port_name == port.name
         };
-        let listed = service.backends.iter().filter(of_port);
-        return listed.map(|backend| (vec![backend.address], backend.number)).collect();
+        return listed
+            .filter(of_port)
+            .map(|backend| (vec![backend.address], backend.number))
+            .collect();
     };
     let mut found = Vec::new();
     for pod in state.pods_in(&service.name.namespace) {

@@ -33,7 +33,7 @@ pub struct Changes {
     pub endpoints: BTreeSet<IfIndex>,
     /// Addresses of Services and of the node.
     pub deferred: BTreeSet<Addr>,
-    /// Services, or addresses of the node, changed in a way that can change which ports the node translates.
+    /// Services, their backends on nodes' networks, or addresses of the node changed in a way that can change which ports the node translates.
     pub translated: bool,
 }
 
@@ -44,6 +44,7 @@ impl Changes {
             && self.addresses.is_empty()
             && self.endpoints.is_empty()
             && self.deferred.is_empty()
+            && !self.translated
     }
 
     /// Whether the enforced policy can have changed.

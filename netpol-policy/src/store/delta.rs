@@ -1,13 +1,15 @@
 //! Changes of the known cluster.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use netpol_common::ids::IfIndex;
 use netpol_common::mac::Mac;
 
-use crate::model::{Interner, Kind, Object, ObjectName, ObjectRef};
+use crate::model::{Interner, Kind, Object, ObjectName, ObjectRef, ServiceBackend};
 
 /// One change of the known cluster. Applying the same delta twice is the same as once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub enum Delta {
     ShortCuts(BTreeSet<IfIndex>),
     /// The addresses of this node's own devices.
     OwnAddresses(BTreeSet<IpAddr>),
+    /// All backends of Services that `EndpointSlices` list which no controller writes from selectors.
+    ListedBackends(BTreeMap<ObjectName, BTreeSet<ServiceBackend>>),
     /// All that a node publishes about its pods; it replaces what the node published before.
     PublishedAddresses {
         /// The node.
@@ -40,6 +44,42 @@ pub enum Delta {
         pods: Vec<PublishedPod>,
     },
 }
+
+/// How connections of a pod to its own node are treated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OwnNodeEgress {
+    /// They pass, unless a rule denies them: what the documentation of `NetworkPolicy` says.
+    #[default]
+    Allow,
+    /// They need a rule that allows them, as those to any other address.
+    Judge,
+}
+
+impl OwnNodeEgress {
+    /// Every value, with the text of the option.
+    pub const ALL: [(Self, &str); 2] = [(Self::Allow, "allow"), (Self::Judge, "judge")];
+}
+
+impl FromStr for OwnNodeEgress {
+    type Err = UnknownOwnNodeEgress;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.into_iter().find(|(_, name)| *name == text);
+        found.map(|(value, _)| value).ok_or(UnknownOwnNodeEgress)
+    }
+}
+
+impl fmt::Display for OwnNodeEgress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Self::ALL.into_iter().find(|(value, _)| value == self);
+        f.write_str(name.map_or("", |(_, name)| name))
+    }
+}
+
+/// The text is no [`OwnNodeEgress`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("neither allow nor judge")]
+pub struct UnknownOwnNodeEgress;
 
 /// The addresses of a pod, as its node publishes them before the API reports any.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

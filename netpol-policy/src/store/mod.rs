@@ -22,7 +22,7 @@ use netpol_common::addr::Addr;
 use netpol_common::ids::IfIndex;
 
 pub use changes::Changes;
-pub use delta::{Delta, Endpoint, List, PodEnd, PublishedPod};
+pub use delta::{Delta, Endpoint, List, OwnNodeEgress, PodEnd, PublishedPod, UnknownOwnNodeEgress};
 pub use label_classes::{LabelClass, LabelClassId};
 pub use label_index::Candidates;
 use label_index::LabelIndex;
@@ -32,7 +32,7 @@ use smallvec::SmallVec;
 
 use crate::model::{
     ClusterPolicy, Interner, Kind, Namespace, Node, Object, ObjectName, ObjectRef, Pod, PodPhase,
-    Policy, Service,
+    Policy, Service, ServiceBackend,
 };
 
 /// Every object that the policy of this node depends on.
@@ -50,6 +50,9 @@ pub struct ClusterState {
     endpoints: BTreeMap<IfIndex, Endpoint>,
     endpoints_of_pod: BTreeMap<ObjectName, BTreeSet<IfIndex>>,
     own_addresses: BTreeSet<IpAddr>,
+    own_node_egress: OwnNodeEgress,
+    /// `None` until the source has told them.
+    listed_backends: Option<BTreeMap<ObjectName, BTreeSet<ServiceBackend>>>,
     short_cuts: BTreeSet<IfIndex>,
     published: Published,
     interners: BTreeMap<Kind, Interner>,
@@ -67,6 +70,8 @@ impl fmt::Debug for ClusterState {
             .field("nodes", &self.nodes)
             .field("endpoints", &self.endpoints)
             .field("own_addresses", &self.own_addresses)
+            .field("own_node_egress", &self.own_node_egress)
+            .field("listed_backends", &self.listed_backends)
             .field("short_cuts", &self.short_cuts)
             .field("published", self.published.by_node())
             .finish_non_exhaustive()
@@ -107,6 +112,10 @@ impl ClusterState {
                 changes.translated |= self.own_addresses != addresses;
                 self.own_addresses = addresses;
             }
+            Delta::ListedBackends(listed) => {
+                changes.translated |= self.listed_backends.as_ref() != Some(&listed);
+                self.listed_backends = Some(listed);
+            }
             Delta::PublishedAddresses { node, pods } => concerned = self.publish(&node, pods),
         }
         self.believe(concerned, &mut changes);
@@ -131,6 +140,10 @@ impl ClusterState {
             return false;
         }
         self.interner(Kind::Pod).share_pod(&mut pod);
+        // It tells whose an address is, and may be a backend of a Service on the own node's network.
+        let is_on_host = |pod: &Pod| pod.host_network;
+        changes.translated |=
+            is_on_host(&pod) || old.and_then(|id| self.pods.at(id)).is_some_and(is_on_host);
         if let Some(id) = old {
             self.let_go(id, changes);
         }
@@ -222,6 +235,8 @@ impl ClusterState {
         let removed = match object.kind {
             Kind::Pod => match self.pods.id(name) {
                 Some(id) if !self.pods.at(id).is_some_and(|pod| is_other(&pod.uid)) => {
+                    let is_on_host = self.pods.at(id).is_some_and(|pod| pod.host_network);
+                    changes.translated |= is_on_host;
                     self.let_go(id, changes);
                     self.pods.remove(id, changes);
                     true

@@ -1,6 +1,6 @@
 //! All pods: by name, by address, by label class.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher as _;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -46,6 +46,8 @@ pub(super) struct Pods {
     pub(super) label_classes: LabelClasses,
     /// Addresses that host-network pods report, which are those of nodes, with the number of these pods.
     of_nodes: BTreeMap<IpAddr, usize>,
+    /// The host-network pods.
+    on_host: BTreeSet<PodId>,
     /// Grows with each address that is added to the map or leaves it.
     pub(super) n_node_changes: u64,
 }
@@ -85,6 +87,11 @@ impl Pods {
     /// Whether a host-network pod reports the address.
     pub(super) fn is_node_address(&self, address: IpAddr) -> bool {
         self.of_nodes.contains_key(&address)
+    }
+
+    /// The host-network pods, in no particular order.
+    pub(super) fn on_host(&self) -> impl Iterator<Item = &Pod> {
+        self.on_host.iter().filter_map(|id| self.at(*id))
     }
 
     /// Counts the addresses of a host-network pod that is stored.
@@ -135,6 +142,9 @@ impl Pods {
         }
         if pod.host_network {
             self.count(&pod.reported_addresses);
+            self.on_host.insert(id);
+        } else {
+            self.on_host.remove(&id);
         }
         let Some(slot) = self.slots.get_mut(id.index()) else { return id };
         let pod = &*slot.insert(pod);
@@ -207,12 +217,16 @@ impl Pods {
         let of_nodes = self.slots.iter().flatten().filter(|pod| pod.host_network);
         let of_nodes: Vec<_> = of_nodes.flat_map(|pod| &*pod.reported_addresses).copied().collect();
         self.count(&of_nodes);
+        let ids = (0..self.slots.len()).map(PodId::new);
+        let on_host = |id: &PodId| self.at(*id).is_some_and(|pod| pod.host_network);
+        self.on_host = ids.filter(on_host).collect();
     }
 
     pub(super) fn remove(&mut self, id: PodId, changes: &mut Changes) {
         let slot = self.slots.get_mut(id.index());
         let Some(pod) = slot.and_then(Option::take) else { return };
         self.discount(&pod);
+        self.on_host.remove(&id);
         self.free.push(id);
         let hash = self.hasher.hash_one(&pod.name);
         if let Ok(entry) = self.by_name.find_entry(hash, |known| *known == id) {

@@ -115,6 +115,7 @@ impl ClusterState {
             }
             Delta::Upsert(Object::Policy(_) | Object::ClusterPolicy(_) | Object::Namespace(_))
             | Delta::ShortCuts(_)
+            | Delta::ListedBackends(_)
             | Delta::PublishedAddresses { .. } => Concerned::None,
             Delta::Upsert(Object::Service(_) | Object::Node(_))
             | Delta::Remove { .. }

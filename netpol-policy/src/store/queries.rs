@@ -10,10 +10,10 @@ use netpol_common::ids::IfIndex;
 
 use super::label_classes::{LabelClass, LabelClassId};
 use super::label_index::Candidates;
-use super::{ClusterState, Endpoint, is_pod_of};
+use super::{ClusterState, Endpoint, OwnNodeEgress, is_pod_of};
 use crate::model::{
     ClusterPolicy, Kind, Labels, Namespace, Node, ObjectName, ObjectRef, Pod, Policy, PortName,
-    Selector, Service, Transport,
+    Selector, Service, ServiceBackend, Transport,
 };
 
 impl ClusterState {
@@ -266,24 +266,38 @@ impl ClusterState {
         self.is_service_address(addr) || self.own_addresses.contains(&addr.to_ip())
     }
 
-    /// The ports of this node that are translated for Services: the `nodePorts`, and the ports of Services that have an address
-    /// of the node.
-    pub fn ports_of_services(&self) -> impl Iterator<Item = (Transport, u16)> {
-        self.services.values().flat_map(|service| {
-            let is_at_node =
-                service.addresses.iter().any(|address| self.own_addresses.contains(address));
-            service.ports.iter().flat_map(move |port| {
-                let own = is_at_node.then_some(port.number);
-                port.node_port.into_iter().chain(own).map(|number| (port.transport, number))
-            })
-        })
+    /// Whether connections of pods to their own node need a rule that allows them.
+    pub fn judges_own_node(&self) -> bool {
+        self.own_node_egress == OwnNodeEgress::Judge
     }
 
-    /// The ports of this node that are translated for its pods (`hostPort`).
-    pub fn host_ports(&self) -> impl Iterator<Item = (Transport, u16)> {
-        let pods = self.endpoints.values().filter_map(|endpoint| self.pod_of(endpoint));
-        let ports = pods.flat_map(|pod| pod.ports.iter());
-        ports.filter_map(|port| Some((port.transport, port.host_port?)))
+    /// How connections of pods to their own node are treated.
+    pub fn own_node_egress(&self) -> OwnNodeEgress {
+        self.own_node_egress
+    }
+
+    /// Sets how connections of pods to their own node are treated. What was compiled before has to be compiled from nothing.
+    pub fn set_own_node_egress(&mut self, egress: OwnNodeEgress) {
+        self.own_node_egress = egress;
+    }
+
+    /// All host-network pods, in no particular order.
+    pub fn pods_on_host(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.on_host()
+    }
+
+    /// The backends that `EndpointSlices` list for a Service, except for those that a controller writes from its selector. `None` if they
+    /// are not known, which cannot be of a Service with a selector.
+    pub fn listed_backends<'a>(
+        &'a self,
+        service: &'a Service,
+    ) -> Option<impl Iterator<Item = &'a ServiceBackend>> {
+        let listed = self.listed_backends.as_ref();
+        if service.selector.is_none() && service.backends.is_empty() && listed.is_none() {
+            return None;
+        }
+        let listed = listed.and_then(|listed| listed.get(&service.name));
+        Some(service.backends.iter().chain(listed.into_iter().flatten()))
     }
 
     /// Whether a Service has the address.

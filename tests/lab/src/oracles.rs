@@ -8,6 +8,7 @@ use anyhow::Result;
 use netpol_policy::model::convert::object;
 use netpol_policy::model::{Diagnostic, Object, Transport};
 use netpol_policy::simulate::{self, Cluster, Engine, PortChoice, with_implicit_namespaces};
+use netpol_policy::store::OwnNodeEgress;
 use serde_json::Value;
 
 use crate::case::{Case, End, Port, Probe, Protocol};
@@ -17,6 +18,7 @@ use crate::oracle::Oracle;
 pub struct Oracles {
     engines: Vec<NamedEngine>,
     sequence: Option<String>,
+    judges_node: bool,
 }
 
 /// An engine that follows the changes of a sequence; its maps are kept between sequences.
@@ -54,7 +56,21 @@ impl Oracles {
     /// These engines, in addition to the independent oracle.
     pub fn new(engines: impl IntoIterator<Item = (&'static str, Engine)>) -> Self {
         let named = |(name, engine)| NamedEngine { name, cluster: Cluster::new(engine) };
-        Self { engines: engines.into_iter().map(named).collect(), sequence: None }
+        Self {
+            engines: engines.into_iter().map(named).collect(),
+            sequence: None,
+            judges_node: false,
+        }
+    }
+
+    /// The same where connections of pods to their own node need a rule that allows them.
+    #[must_use]
+    pub fn judging_node(self) -> Self {
+        let judging = |NamedEngine { name, cluster }| NamedEngine {
+            name,
+            cluster: cluster.with_own_node_egress(OwnNodeEgress::Judge),
+        };
+        Self { engines: self.engines.into_iter().map(judging).collect(), judges_node: true, ..self }
     }
 
     /// Ends the current sequence.
@@ -78,8 +94,12 @@ impl Oracles {
             engine.cluster.set(objects.clone())?;
         }
         let mut from_scratch = Cluster::new(Engine::compiled());
+        if self.judges_node {
+            from_scratch = from_scratch.with_own_node_egress(OwnNodeEgress::Judge);
+        }
         from_scratch.set(objects)?;
         let oracle = Oracle::new(&case.objects);
+        let oracle = if self.judges_node { oracle.judging_node() } else { oracle };
         let mut found = Vec::new();
         for probe in &case.probes {
             let question = question(probe);

@@ -11,6 +11,7 @@ use netpol_agent::discovery::SearchPaths;
 use netpol_cni::client;
 use netpol_lab::cluster::Cluster;
 use netpol_lab::watched::{DEADLINE, filled};
+use netpol_policy::store::OwnNodeEgress;
 use netpol_proto::Request;
 
 /// The answer to a request on the control socket.
@@ -42,8 +43,9 @@ async fn a_node_that_cannot_run_the_programs_says_so_and_the_agent_stays() {
             ..netpol_datapath::Config::default()
         },
         pod_tunnels: PodTunnels::default(),
-        short_cut: ShortCut::default(),
         tunnel_ports: Vec::new(),
+        short_cut: ShortCut::default(),
+        own_node_egress: OwnNodeEgress::default(),
         health: None,
         metrics: None,
     };

@@ -95,6 +95,7 @@ fn each_switch_of_the_chart_renders_what_its_component_adds() -> Result<()> {
     }
     for (value, component) in [
         ("startupTaint.enabled=true", "components/startup-taint"),
+        ("ownNodeEgress=judge", "components/own-node"),
         ("publishAddresses.enabled=false", "components/without-addresses"),
         ("metrics.enabled=true", "prometheus"),
         ("prometheusOperator.enabled=true", "components/prometheus-operator"),
@@ -133,6 +134,7 @@ fn values_that_mean_nothing_are_refused() -> Result<()> {
         "podTunnels=deny",
         "shortCut=maybe",
         "tunnelPorts={0}",
+        "ownNodeEgress=deny",
         "imagge.tag=1",
     ] {
         let output = helm(&["template", "netpol"], &["--set", value])?;

@@ -29,7 +29,8 @@ fn every_object_has_the_recommended_labels_and_the_selector_stays() -> Result<()
     if !met(&[Need::Program("kubectl")]) {
         return Ok(());
     }
-    let components = ["components/startup-taint", "components/prometheus-operator"];
+    let components =
+        ["components/startup-taint", "components/own-node", "components/prometheus-operator"];
     for overlay in ["kubeadm-flannel", "k3s", "microk8s", "minikube"] {
         let objects = kustomize_with(&format!("overlays/{overlay}"), &components)?;
         for object in &objects {

@@ -14,7 +14,7 @@ const DOT1AD: u16 = 0x88a8;
 const EXPERIMENT: u16 = 0x88b5;
 
 #[test]
-fn frames_that_cannot_be_attributed_leave_no_pod_isolated_or_not() {
+pub(super) fn frames_that_cannot_be_attributed_leave_no_pod_isolated_or_not() {
     let Some(lab) = lab("hostile-opaque", &["evil", "victim", "target"]) else { return };
     let frames = frames(&lab);
     check_isolated_or_not(&lab, &frames);

@@ -14,7 +14,7 @@ use crate::fixture::{
 const ROUTER_ALERT: [u8; 8] = [58, 0, 5, 2, 0, 0, 1, 0];
 
 #[test]
-fn messages_of_the_link_carry_no_payload_past_the_isolation() {
+pub(super) fn messages_of_the_link_carry_no_payload_past_the_isolation() {
     let Some(lab) = lab("hostile-payload", &["evil", "target"]) else { return };
     let nothing = json!({ "podSelector": {}, "policyTypes": ["Ingress", "Egress"] });
     apply_policy(&lab, "deny-all", &nothing).unwrap();
@@ -40,7 +40,7 @@ fn messages_of_the_link_carry_no_payload_past_the_isolation() {
 }
 
 #[test]
-fn a_pod_advertises_no_address_of_another_device_isolated_or_not() {
+pub(super) fn a_pod_advertises_no_address_of_another_device_isolated_or_not() {
     let Some(lab) = lab("hostile-advert", &["evil", "victim", "target"]) else { return };
     let frames = claims(&lab);
     check_isolated_or_not(&lab, &frames);

@@ -1,5 +1,6 @@
 //! A lab whose hosts send raw frames and record the frames that arrive.
 
+use std::cell::Cell;
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -59,16 +60,81 @@ pub(crate) fn can_run() -> bool {
     ])
 }
 
+/// On what the attacks run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Variant {
+    /// The kernel's newest way to attach programs, and a bridge whose packets netfilter does not see.
+    Default,
+    /// Programs in clsact filters, as on kernels before 6.6.
+    Clsact,
+    /// Netfilter sees bridged packets (`br_netfilter`), as Kubernetes requires with iptables.
+    Filtered,
+    /// Both.
+    ClsactFiltered,
+}
+
+impl Variant {
+    /// The variant of this test.
+    pub(crate) fn current() -> Self {
+        VARIANT.get()
+    }
+
+    /// Runs a test on this variant, unless the machine lacks what it needs.
+    pub(crate) fn run(self, test: fn()) {
+        if self.is_filtered() && !met(&[FILTERED_BRIDGE]) {
+            return;
+        }
+        VARIANT.set(self);
+        test();
+    }
+
+    fn is_filtered(self) -> bool {
+        matches!(self, Self::Filtered | Self::ClsactFiltered)
+    }
+
+    /// The bridge of labs.
+    pub(crate) fn bridge(self) -> Bridge {
+        if self.is_filtered() { Bridge::Filtered } else { Bridge::Plain }
+    }
+
+    /// The name of a lab.
+    pub(crate) fn name(self, name: &str) -> String {
+        match self {
+            Self::Default => name.to_owned(),
+            Self::Clsact => format!("{name}-c"),
+            Self::Filtered => format!("{name}-f"),
+            Self::ClsactFiltered => format!("{name}-cf"),
+        }
+    }
+
+    /// Options of the agent.
+    pub(crate) fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::Default | Self::Filtered => &[],
+            Self::Clsact | Self::ClsactFiltered => &["--attach", "clsact"],
+        }
+    }
+}
+
+const FILTERED_BRIDGE: Need =
+    Need::File { path: "/proc/sys/net/bridge", from: "the kernel module br_netfilter" };
+
+thread_local! {
+    static VARIANT: Cell<Variant> = const { Cell::new(Variant::Default) };
+}
+
 /// A lab with an agent and these pods of the namespace `default`, each with its name as label `app`; `None` if the machine lacks
 /// something. Netfilter does not see bridged packets, because it would reject frames with wrong checksums.
 pub(crate) fn lab(name: &str, pods: &[&str]) -> Option<Lab> {
     if !can_run() {
         return None;
     }
-    let mut lab = Lab::create(name, Wiring::Bridge).unwrap();
+    let variant = Variant::current();
+    let mut lab = Lab::create(&variant.name(name), Wiring::Bridge).unwrap();
+    lab.set_options(variant.options());
     lab.apply_namespace("default", &labels(&[])).unwrap();
     // Without the kernel module there is nothing to switch off.
-    lab.set_bridge(Bridge::Plain).ok();
+    lab.set_bridge(variant.bridge()).ok();
     lab.start_agent().unwrap();
     for pod in pods {
         lab.add_pod(PodSpec::new(&format!("default/{pod}"), &[("app", pod)], &[80])).unwrap();

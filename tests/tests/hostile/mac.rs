@@ -17,7 +17,7 @@ use crate::fixture::{
 const NOBODY: [u8; 6] = [2, 0, 0, 0, 0xbe, 0xef];
 
 #[test]
-fn a_frame_with_another_source_mac_leaves_no_pod_isolated_or_not() {
+pub(super) fn a_frame_with_another_source_mac_leaves_no_pod_isolated_or_not() {
     let Some(lab) = lab("hostile-mac", &["evil", "victim", "target"]) else { return };
     let frames = frames(&lab);
     check(&lab, &pod("evil"), &pod("target"), &frames);
@@ -31,7 +31,7 @@ fn a_frame_with_another_source_mac_leaves_no_pod_isolated_or_not() {
 }
 
 #[test]
-fn a_flooded_frame_for_another_mac_reaches_no_pod() {
+pub(super) fn a_flooded_frame_for_another_mac_reaches_no_pod() {
     let Some(lab) = lab("hostile-flood", &["evil", "target"]) else { return };
     let from = pod_mac(&lab, "target");
     let own = pod_mac(&lab, "evil");
@@ -55,7 +55,7 @@ fn a_flooded_frame_for_another_mac_reaches_no_pod() {
 }
 
 #[test]
-fn a_pod_whose_mac_a_later_plugin_changes_has_its_network() {
+pub(super) fn a_pod_whose_mac_a_later_plugin_changes_has_its_network() {
     let tuning = Need::File { path: "/usr/lib/cni/tuning", from: "containernetworking-plugins" };
     if !met(&[tuning]) {
         return;
@@ -76,7 +76,7 @@ fn a_pod_whose_mac_a_later_plugin_changes_has_its_network() {
 }
 
 #[test]
-fn a_pod_that_takes_the_mac_of_another_has_no_network() {
+pub(super) fn a_pod_that_takes_the_mac_of_another_has_no_network() {
     let Some(lab) = lab("hostile-take", &["evil", "victim", "target"]) else { return };
     lab.expect(Passing::Yes, &pod("evil"), &pod("target"), Protocol::Tcp, 80).unwrap();
     let victim = text(pod_mac(&lab, "victim"));

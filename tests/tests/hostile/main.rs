@@ -11,3 +11,4 @@ mod fixture;
 mod mac;
 mod sources;
 mod tunnels;
+mod variants;

@@ -12,7 +12,7 @@ use crate::fixture::{
 };
 
 #[test]
-fn another_pods_source_address_arrives_nowhere() {
+pub(super) fn another_pods_source_address_arrives_nowhere() {
     let Some(lab) = lab("hostile-source", &["evil", "victim", "target"]) else { return };
     let ((evil_v4, evil_v6), (victim_v4, victim_v6), (target_v4, target_v6)) =
         (addresses(&lab, "evil"), addresses(&lab, "victim"), addresses(&lab, "target"));
@@ -47,7 +47,7 @@ fn another_pods_source_address_arrives_nowhere() {
 }
 
 #[test]
-fn a_pods_address_arrives_through_no_uplink_isolated_or_not() {
+pub(super) fn a_pods_address_arrives_through_no_uplink_isolated_or_not() {
     let Some(lab) = lab("hostile-uplink", &["victim", "target"]) else { return };
     let frames = from_outside(&lab);
     check(&lab, &Host::Office, &pod("target"), &frames);
@@ -94,7 +94,7 @@ fn from_outside(lab: &Lab) -> Vec<(&'static str, Vec<u8>, Arrival)> {
 }
 
 #[test]
-fn a_pod_that_may_forward_sends_from_no_address_of_another_pod_or_of_a_node() {
+pub(super) fn a_pod_that_may_forward_sends_from_no_address_of_another_pod_or_of_a_node() {
     let Some(lab) = lab("hostile-forward", &["evil", "victim", "target"]) else { return };
     // A pod of another node.
     let elsewhere = PodSpec::new("default/elsewhere", &[], &[]);

@@ -6,13 +6,13 @@ use netpol_lab::node::netns::Netns;
 use netpol_lab::node::second_node::{ADDRESSES, POD, SecondNode};
 use netpol_lab::node::topology::{NODE, OFFICE, Wiring};
 use netpol_lab::node::wait::{LIMIT, Look, until};
-use netpol_lab::node::{Bridge, Host, Lab, Masquerade, PodSpec, Service, Shape, labels};
+use netpol_lab::node::{Host, Lab, Masquerade, PodSpec, Service, Shape, labels};
 use netpol_lab::packets::{Ends, Packet, Segment};
 use serde_json::json;
 
 use crate::fixture::{
-    addresses, apply_policy, can_run, ethernet, mac, pod, pod_mac, record_at, send, send_last_to,
-    unrouted, with_checksum,
+    Variant, addresses, apply_policy, can_run, ethernet, mac, pod, pod_mac, record_at, send,
+    send_last_to, unrouted, with_checksum,
 };
 
 const VXLAN: u16 = 8472;
@@ -21,13 +21,15 @@ const IPIP: u8 = 4;
 const IPV6: u8 = 41;
 
 #[test]
-fn no_pod_reaches_a_tunnel_of_a_node_isolated_or_not() {
+pub(super) fn no_pod_reaches_a_tunnel_of_a_node_isolated_or_not() {
     if !can_run() {
         return;
     }
-    let mut lab = Lab::create("hostile-tunnel", Wiring::Bridge).unwrap();
+    let variant = Variant::current();
+    let mut lab = Lab::create(&variant.name("hostile-tunnel"), Wiring::Bridge).unwrap();
+    lab.set_options(variant.options());
     lab.apply_namespace("default", &labels(&[])).unwrap();
-    lab.set_bridge(Bridge::Plain).ok();
+    lab.set_bridge(variant.bridge()).ok();
     let far = lab.add_second_node("default/far", &labels(&[("app", "far")])).unwrap();
     // As Flannel makes a second device for IPv6.
     let ([_, own], [_, other]) = (NODE, ADDRESSES);

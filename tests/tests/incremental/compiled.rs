@@ -14,7 +14,9 @@ use netpol_policy::compile::{
 use netpol_policy::dataplane::{apply, diff};
 use netpol_policy::manifests::parse;
 use netpol_policy::model::{Object, ObjectName, Pod, PodPhase};
-use netpol_policy::store::{Changes, ClusterState, Delta, Endpoint, PodEnd, PublishedPod};
+use netpol_policy::store::{
+    Changes, ClusterState, Delta, Endpoint, OwnNodeEgress, PodEnd, PublishedPod,
+};
 
 use super::order::{self, named};
 
@@ -193,6 +195,9 @@ fn follow(
         let mut deltas = order::interleaved(rng, vec![news, coming]);
         deltas.extend(order::relisted(rng, &history));
         let mut both = Both::within(capacities(rng));
+        if rng.chance(50) {
+            both.state.set_own_node_egress(OwnNodeEgress::Judge);
+        }
         for delta in deltas {
             both.apply(delta);
             if rng.chance(10) {

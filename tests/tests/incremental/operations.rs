@@ -40,6 +40,12 @@ fn passes(maps: &MemoryMaps, sample: &Sample) -> bool {
     maps.judge(frame.as_slice(), &seen).outcome.verdict.is_pass()
 }
 
+/// Memory maps, of a node that needs rules as any other address or does not.
+fn wire(rng: &mut Rng) -> Wire {
+    let wire = Wire::new(SharedMaps::memory());
+    if rng.chance(50) { wire.judging_node() } else { wire }
+}
+
 /// Packets between pods' interfaces and all addresses of both cases.
 fn samples(rng: &mut Rng, before: &Case, after: &Case, map_states: [&MapState; 2]) -> Vec<Sample> {
     let mut own: BTreeMap<IfIndex, Vec<IpAddr>> = BTreeMap::new();
@@ -146,7 +152,7 @@ fn has_left(ops: &[MapOp], index: usize, ifindex: IfIndex) -> bool {
 fn every_single_operation_keeps_what_both_map_states_agree_on() -> Result<()> {
     let n_ops = Cell::new(0);
     super::check(120, |cases, rng| {
-        let mut wire = Wire::new(SharedMaps::memory());
+        let mut wire = wire(rng);
         let mut previous: Option<(&Case, MapState)> = None;
         for case in cases {
             wire.set(read(&case.objects).0)?;
@@ -172,7 +178,7 @@ fn every_single_operation_keeps_what_both_map_states_agree_on() -> Result<()> {
 fn every_single_operation_between_unrelated_clusters_does_too() -> Result<()> {
     super::check(60, |cases, rng| {
         let (Some(before), Some(after)) = (cases.first(), cases.last()) else { return Ok(()) };
-        let mut wire = Wire::new(SharedMaps::memory());
+        let mut wire = wire(rng);
         wire.set(read(&before.objects).0)?;
         let old = wire.cluster.map_state().clone();
         drop(wire.take_ops());

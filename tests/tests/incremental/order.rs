@@ -169,6 +169,8 @@ pub(crate) fn named(map_state: &MapState, rule: impl Fn(RuleId) -> Option<RuleRe
     lines.extend(map_state.endpoints.iter().map(|endpoint| format!("{endpoint:?}")));
     lines.extend(map_state.addresses.iter().map(|address| format!("{address:?}")));
     lines.extend(map_state.defer.iter().map(|addr| format!("defer {addr}")));
+    lines.extend(map_state.own_node.iter().map(|key| format!("own node {key:?}")));
+    lines.extend(map_state.node_backends.iter().map(|backend| format!("backend {backend:?}")));
     lines.extend(
         map_state.egress_marks.iter().map(|egress_mark| format!("egress mark {egress_mark:?}")),
     );

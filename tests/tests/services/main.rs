@@ -12,6 +12,7 @@ mod exits;
 mod flood;
 mod live;
 mod node;
+mod own_node;
 mod pushed;
 mod sizes;
 mod spoof;

@@ -42,6 +42,7 @@ impl Adoption {
             | Delta::UpsertEndpoint(_)
             | Delta::RemoveEndpoint(_)
             | Delta::OwnAddresses(_)
+            | Delta::ListedBackends(_)
             | Delta::ShortCuts(_)
             | Delta::PublishedAddresses { .. } => {}
         }

@@ -163,6 +163,7 @@ impl<K: Kernel> Agent<K> {
             | Delta::UpsertEndpoint(_)
             | Delta::RemoveEndpoint(_)
             | Delta::OwnAddresses(_)
+            | Delta::ListedBackends(_)
             | Delta::ShortCuts(_)
             | Delta::PublishedAddresses { .. }) => vec![delta],
         }

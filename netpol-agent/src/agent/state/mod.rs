@@ -35,7 +35,7 @@ use netpol_policy::compile::{Compiled, LeftOut, MapState, RefusedServices};
 use netpol_policy::dataplane::port::{DeviceRole, Framing, Kernel, NewInterface};
 use netpol_policy::model::{Kind, ObjectName, ObjectRef};
 use netpol_policy::source::{DiagnosticIndex, Freshness, Health, SourceUpdate};
-use netpol_policy::store::{Changes, ClusterState, Delta, Endpoint};
+use netpol_policy::store::{Changes, ClusterState, Delta, Endpoint, OwnNodeEgress};
 use netpol_proto::Response;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -251,6 +251,13 @@ impl<K: Kernel> Agent<K> {
             let taking = taking.map(|(ifindex, _)| *ifindex).collect();
             self.apply_delta(Delta::ShortCuts(taking));
         }
+        self
+    }
+
+    /// Sets whether connections of pods to this node need a rule that allows them.
+    #[must_use]
+    pub(super) fn with_own_node_egress(mut self, egress: OwnNodeEgress) -> Self {
+        self.state.set_own_node_egress(egress);
         self
     }
 

@@ -21,7 +21,7 @@ pub use deferred::RefusedServices;
 pub(super) use deferred::{
     Deferred, reduced as reduced_defer, wanted as wanted_defer, whole as whole_defer,
 };
-pub(super) use own_node::wanted as wanted_own_node;
+pub(super) use own_node::{OwnNode, host_ports, wanted as wanted_own_node};
 pub use shares::Shared;
 use shares::{Item, divide};
 

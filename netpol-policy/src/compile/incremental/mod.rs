@@ -31,14 +31,13 @@ use identities::{Identities, Life};
 use peer_sets::PeerSets;
 pub use update::MapStateUpdate;
 
-use super::capacity::{self, Capacities, Deferred, Lack, LeftOut, RefusedServices};
+use super::capacity::{self, Capacities, Deferred, Lack, LeftOut, OwnNode, RefusedServices};
 use super::identity::{Changed, changed_by_update};
 use super::map_state::{AllowMapKey, EndpointMapState, MapState};
 use super::numbering::{Numbering, PeerSetId};
 use super::prefixes::PrefixTable;
 use super::{EgressPath, addresses, endpoint_map_state};
-use crate::model::Transport;
-use crate::resolve::{EndpointPolicy, PolicyKind, PolicyRef, Resolver, RuleRef};
+use crate::resolve::{EndpointPolicy, PolicyKind, PolicyRef, Resolver, RuleRef, TranslatedPort};
 use crate::store::{Changes, ClusterState, LabelClassId};
 
 /// The results of all stages for the current state.
@@ -54,10 +53,8 @@ pub struct Compiled {
     identities: Identities,
     capacities: Capacities,
     path: EgressPath,
-    /// The ports of the node that are translated for Services.
-    ports_of_services: BTreeSet<(Transport, u16)>,
     /// The ports of the node that are translated for its pods.
-    host_ports: BTreeSet<(Transport, u16)>,
+    host_ports: BTreeSet<TranslatedPort>,
     refused: RefusedServices,
 }
 
@@ -188,7 +185,8 @@ impl Compiled {
             label_classes: BTreeMap::new(),
             addresses: addresses.clone(),
             deferred: deferred.clone(),
-            translated: *translated,
+            // Which node has an address decides which host ports are translated there.
+            translated: *translated || *nodes,
         };
         for id in label_classes {
             let namespace =
@@ -228,18 +226,15 @@ impl Compiled {
         if !deferred.is_empty() && self.follow_deferred(state, &deferred, known, &mut update) {
             endpoints.extend(state.endpoints().map(|endpoint| endpoint.ifindex));
         }
-        if translated {
-            self.ports_of_services = state.ports_of_services().collect();
-        }
-        let host_ports = if endpoints.is_empty() {
-            self.host_ports.clone()
-        } else {
-            state.host_ports().collect()
-        };
-        if translated || host_ports != self.host_ports {
+        let ported = translated || !endpoints.is_empty();
+        let host_ports = ported.then(|| capacity::host_ports(state));
+        if let Some(host_ports) = host_ports
+            && (translated || host_ports != self.host_ports)
+        {
             self.host_ports = host_ports;
-            let ports = self.ports_of_services.union(&self.host_ports).copied();
-            update.set_own_node(known, capacity::wanted_own_node(state, ports));
+            let OwnNode { keys, backends } = capacity::wanted_own_node(state, &self.host_ports);
+            update.set_own_node(known, keys);
+            update.set_node_backends(known, backends);
         }
         let left = self.follow_endpoints(state, &endpoints, known, &mut update);
         for (namespace, label_classes) in label_classes {

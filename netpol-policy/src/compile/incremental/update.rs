@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Identity, IfIndex};
-use netpol_common::keys::{NodeKey, PrefixKey};
+use netpol_common::keys::{BackendValue, NodeKey, PrefixKey};
 
 use crate::compile::map_state::{AllowMap, AllowMapKey, EndpointMapState, MapState};
 
@@ -33,6 +33,7 @@ impl MapStateUpdate {
             allow,
             defer,
             own_node,
+            node_backends,
             egress_marks,
         } = map_state;
         replace(endpoints, &before.endpoints, after.endpoints);
@@ -42,6 +43,7 @@ impl MapStateUpdate {
         replace(allow, &before.allow, after.allow);
         replace_set(defer, &before.defer, after.defer);
         replace_set(own_node, &before.own_node, after.own_node);
+        replace(node_backends, &before.node_backends, after.node_backends);
         replace(egress_marks, &before.egress_marks, after.egress_marks);
     }
 
@@ -141,6 +143,17 @@ impl MapStateUpdate {
         if known.own_node != wanted {
             self.before.own_node.clone_from(&known.own_node);
             self.after.own_node = wanted;
+        }
+    }
+
+    pub(super) fn set_node_backends(
+        &mut self,
+        known: &MapState,
+        wanted: BTreeMap<NodeKey, BackendValue>,
+    ) {
+        if known.node_backends != wanted {
+            self.before.node_backends.clone_from(&known.node_backends);
+            self.after.node_backends = wanted;
         }
     }
 

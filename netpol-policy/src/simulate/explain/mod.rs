@@ -68,9 +68,7 @@ pub fn explain_between<'a>(
         Ok(Routes::NoBackend { source: _, original: (address, _) }) => {
             let mut services = state.services();
             let unlisted = services.find(|service| {
-                service.addresses.contains(&address)
-                    && service.selector.is_none()
-                    && service.backends.is_empty()
+                service.addresses.contains(&address) && state.listed_backends(service).is_none()
             });
             let problem = unlisted.map_or(Problem::NoBackend(address), |service| {
                 Problem::UnknownBackends(service.name.clone())

@@ -11,6 +11,7 @@ use netpol_policy::model::{Diagnostic, Transport};
 use netpol_policy::simulate::{
     Engine, Explanation, OfflineCluster, PodOrIp, PortChoice, Probe as Question, TextForm, resolve,
 };
+use netpol_policy::store::OwnNodeEgress;
 
 use super::topology::{NODE, NODE_NAME};
 use super::{Host, Lab, Passing};
@@ -98,7 +99,10 @@ impl Lab {
     fn explain_from_files(&self, source: &str, probe: Probe) -> Result<Explanation> {
         let read = manifests::read(&[self.manifests().folder().to_owned()], &mut std::io::empty());
         let objects = read.objects.into_iter().map(|read| read.object);
-        let mut cluster = OfflineCluster::new(|| Engine::Reference, Vec::new());
+        let is_judged = self.agent_config().options.iter().any(|option| option == "judge");
+        let egress = if is_judged { OwnNodeEgress::Judge } else { OwnNodeEgress::Allow };
+        let mut cluster =
+            OfflineCluster::new(|| Engine::Reference, Vec::new()).with_own_node_egress(egress);
         cluster.set(objects.collect())?;
         let question = Question {
             from: resolve(cluster.state(), source, None)?,

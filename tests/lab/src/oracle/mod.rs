@@ -28,6 +28,8 @@ pub use validity::problems;
 #[derive(Debug)]
 pub struct Oracle<'a> {
     cluster: ClusterModel<'a>,
+    /// Connections of pods to their own node need a rule that allows them.
+    judges_node: bool,
 }
 
 /// A connection as one of its ends sees it.
@@ -66,13 +68,20 @@ enum Direction {
 impl<'a> Oracle<'a> {
     /// An oracle for these objects. Policies in audit mode decide nothing.
     pub fn new(objects: &'a [Value]) -> Self {
-        Self { cluster: ClusterModel::new(objects, Counted::Enforced) }
+        Self { cluster: ClusterModel::new(objects, Counted::Enforced), judges_node: false }
     }
 
     /// An oracle for these objects as if no policy were in audit mode: what passes otherwise but not here is reported as
     /// audited.
     pub fn with_audited(objects: &'a [Value]) -> Self {
-        Self { cluster: ClusterModel::new(objects, Counted::All) }
+        Self { cluster: ClusterModel::new(objects, Counted::All), judges_node: false }
+    }
+
+    /// The same where connections of pods to their own node need a rule that allows them. A Service leads to a node only if every
+    /// host-network pod behind it is allowed.
+    #[must_use]
+    pub fn judging_node(self) -> Self {
+        Self { judges_node: true, ..self }
     }
 
     /// Whether the connection may be made: the source's egress and the destination's ingress both allow it (item 2). It is
@@ -85,6 +94,25 @@ impl<'a> Oracle<'a> {
         // The policies of all pods behind a Service count.
         let behind = services::behind(&self.cluster, destination, port, probe.protocol);
         if !behind.is_empty() {
+            let on_host =
+                services::behind_on_host(&self.cluster, destination, port, probe.protocol);
+            let source_pod = self.cluster.owner(source);
+            let leaves = |(backend, number): (IpAddr, u16)| {
+                let talk = Talk {
+                    remote: backend,
+                    remote_pod: None,
+                    destination_pod: None,
+                    protocol: probe.protocol,
+                    port: number,
+                    is_virtual: false,
+                    is_hairpin: false,
+                    is_translated: true,
+                };
+                self.end_allows(source_pod, Direction::Egress, &talk)
+            };
+            if self.judges_node && !on_host.into_iter().all(leaves) {
+                return false;
+            }
             return behind.into_iter().all(|backend| {
                 self.reaches(Route::ThroughService, source, backend, probe.protocol)
             });
@@ -154,7 +182,9 @@ impl<'a> Oracle<'a> {
     /// allowed (C1).
     fn end_allows(&self, pod: Option<&Value>, direction: Direction, talk: &Talk<'_>) -> bool {
         let Some(pod) = pod else { return true };
-        let is_own_node = !talk.is_virtual && self.cluster.is_own_node(pod, talk.remote);
+        let is_own_node = !talk.is_virtual
+            && !(self.judges_node && direction == Direction::Egress)
+            && self.cluster.is_own_node(pod, talk.remote);
         // Ingress peers of cluster policies are pods, so none denies what comes from the own node (C11). What a Service leads to
         // the own node is not judged: docs/design/cluster-policies.md names the limit.
         if is_own_node && (direction == Direction::Ingress || talk.is_translated) {

@@ -108,6 +108,14 @@ impl<'a> ClusterModel<'a> {
         self.pods.iter().filter(runs).map(|view| (view.pod, self.own(view))).collect()
     }
 
+    /// The host-network pods of a namespace that have not ended, with their addresses.
+    pub(super) fn on_host(&self, namespace: &str) -> Vec<(&'a Value, Vec<IpAddr>)> {
+        let may_run = |view: &&PodView<'_>| {
+            view.uses_host && !view.has_ended && namespace_of(view.pod) == namespace
+        };
+        self.pods.iter().filter(may_run).map(|view| (view.pod, self.own(view))).collect()
+    }
+
     /// The pod of an end.
     pub(super) fn named(&self, end: &End) -> Option<&'a Value> {
         self.view(end).map(|view| view.pod)

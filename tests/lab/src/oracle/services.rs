@@ -21,6 +21,25 @@ pub(super) fn behind(
     port: u16,
     protocol: Protocol,
 ) -> Vec<(IpAddr, u16)> {
+    among(cluster, (address, port), protocol, |namespace| cluster.running(namespace))
+}
+
+/// The same for host-network pods that have not ended: a terminating one is a backend while there is no other.
+pub(super) fn behind_on_host(
+    cluster: &ClusterModel<'_>,
+    address: IpAddr,
+    port: u16,
+    protocol: Protocol,
+) -> Vec<(IpAddr, u16)> {
+    among(cluster, (address, port), protocol, |namespace| cluster.on_host(namespace))
+}
+
+fn among<'a>(
+    cluster: &ClusterModel<'a>,
+    (address, port): (IpAddr, u16),
+    protocol: Protocol,
+    pods: impl Fn(&str) -> Vec<(&'a Value, Vec<IpAddr>)>,
+) -> Vec<(IpAddr, u16)> {
     let mut found = Vec::new();
     for service in cluster.services.iter().filter(|service| addresses(service).contains(&address)) {
         let spec = field(service, "spec").unwrap_or(&Value::Null);
@@ -30,7 +49,7 @@ pub(super) fn behind(
                 && text(item, &["protocol"]).unwrap_or("TCP") == protocol.as_str()
         };
         let Some(offered) = list(spec, &["ports"]).iter().find(is_asked) else { continue };
-        for (pod, own) in cluster.running(namespace_of(service)) {
+        for (pod, own) in pods(namespace_of(service)) {
             let labels = labels::of(pod);
             let is_selected = selector.iter().all(|(key, value)| labels.get(key) == Some(value));
             let Some(own) = own.into_iter().find(|own| own.is_ipv4() == address.is_ipv4()) else {

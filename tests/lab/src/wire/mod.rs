@@ -15,7 +15,7 @@ use netpol_common::verdict::{DEFAULT_MARK_MASK, HookContext};
 use netpol_policy::model::{Object, Pod};
 use netpol_policy::resolve::is_own_node;
 use netpol_policy::simulate::{Cluster, Datapath as _, Engine, Judged};
-use netpol_policy::store::ClusterState;
+use netpol_policy::store::{ClusterState, OwnNodeEgress};
 
 pub use maps::SharedMaps;
 pub use packet::{ACK, Packet, SYN, SYN_ACK, Segment};
@@ -83,6 +83,12 @@ impl Wire {
     /// An empty cluster over these maps.
     pub fn new(maps: SharedMaps) -> Self {
         Self { cluster: Cluster::new(Engine::Datapath(Box::new(maps.clone()))), maps }
+    }
+
+    /// The same where connections of pods to their own node need a rule that allows them.
+    #[must_use]
+    pub fn judging_node(self) -> Self {
+        Self { cluster: self.cluster.with_own_node_egress(OwnNodeEgress::Judge), ..self }
     }
 
     /// Replaces all objects.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use netpol_common::addr::Addr;
 use netpol_common::ids::{Direction, Identity, IfIndex, PortBe, Protocol, RuleId};
-use netpol_common::keys::{AllowKey, AllowValue, EndpointValue, NodeKey, PrefixKey};
+use netpol_common::keys::{AllowKey, AllowValue, BackendValue, EndpointValue, NodeKey, PrefixKey};
 use netpol_common::mac::Mac;
 use netpol_policy::compile::{AllowMap, AllowMapKey, EndpointMapState, MapState};
 use proptest::collection::{btree_map, vec};
@@ -33,6 +33,7 @@ pub(crate) fn endpoint() -> impl Strategy<Value = EndpointValue> {
         1 => Just(EndpointValue::FORWARDS),
         1 => Just(EndpointValue::DEFERS_ALL),
         2 => Just(EndpointValue::JUDGES_NODE),
+        2 => Just(EndpointValue::JUDGES_NODE | EndpointValue::NODE_NEEDS_RULE),
         3 => Just(EndpointValue::SHORT_CUT),
     ];
     let audited = prop_oneof![3 => Just(0), 1 => 0_u8..4];
@@ -144,11 +145,25 @@ pub(crate) fn map_state() -> impl Strategy<Value = MapState> {
             NodeKey::address(Addr::from(IpAddr::from(v6(9)))),
             NodeKey::port(Protocol::TCP, PortBe::new(80)),
             NodeKey::port(Protocol::UDP, PortBe::new(53)),
+            NodeKey::port_of(Addr::from(v4(9)), Protocol::TCP, PortBe::new(443)),
         ],
-        0..=4,
+        0..=5,
     );
-    (endpoints, identities, prefixes(), allow, defer, own_node, egress_marks).prop_map(
-        |(endpoints, identities, prefixes, allow, defer, own_node, egress_marks)| MapState {
+    let node_backends = (select(all_addresses()), select(all_addresses()), port(), 0..3_usize);
+    let node_backends = vec(node_backends, 0..3).prop_map(|drawn| {
+        let mut found = BTreeMap::new();
+        for (service, backend, number, n_more) in drawn {
+            let key = NodeKey::port_of(service, Protocol::TCP, PortBe::new(80));
+            found.insert(key, BackendValue::new(backend, PortBe::new(number)));
+            for index in (1_u8..).take(n_more) {
+                found.insert(key.at(index), BackendValue::unknown(PortBe::new(number)));
+            }
+        }
+        found
+    });
+    let node = (own_node, node_backends);
+    (endpoints, identities, prefixes(), allow, defer, node, egress_marks).prop_map(
+        |(endpoints, identities, prefixes, allow, defer, node, egress_marks)| MapState {
             endpoints: endpoints
                 .into_iter()
                 .zip(PODS)
@@ -162,7 +177,8 @@ pub(crate) fn map_state() -> impl Strategy<Value = MapState> {
             prefixes,
             allow,
             defer: defer.into_iter().collect(),
-            own_node: own_node.into_iter().collect(),
+            own_node: node.0.into_iter().collect(),
+            node_backends: node.1,
             egress_marks: egress_marks.into_iter().collect(),
         },
     )
