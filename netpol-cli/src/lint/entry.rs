@@ -5,6 +5,7 @@ use serde::Serialize;
 use netpol_policy::lint::{self, Level, Options, Scope};
 use netpol_policy::manifests::{self, Cause, Location, Manifests};
 use netpol_policy::model::{Code, Diagnostic, Kind, Object, ObjectName, ObjectRef, Severity};
+use netpol_policy::simulate::with_implicit_namespaces;
 use netpol_policy::store::{ClusterState, Delta};
 
 use super::fix::Fix;
@@ -37,8 +38,12 @@ pub(crate) struct Entry {
     pub(super) fix: Option<Fix>,
 }
 
-/// All findings, sorted by location.
+/// All findings on the input and these objects of it, sorted by location.
 pub(crate) fn entries(input: &Input, objects: Vec<Object>, scope: Scope) -> Vec<Entry> {
+    let (objects, assumed_namespaces) = match scope {
+        Scope::Complete => (objects, Vec::new()),
+        Scope::Partial => with_implicit_namespaces(objects),
+    };
     let Input { manifests, live_diagnostics, .. } = input;
     let mut state = ClusterState::default();
     for object in objects {
@@ -50,7 +55,11 @@ pub(crate) fn entries(input: &Input, objects: Vec<Object>, scope: Scope) -> Vec<
         let object = ObjectRef { kind: Kind::NetworkPolicy, name: policy.clone() };
         manifests.has_field(&object, &["spec", "policyTypes"])
     };
-    let options = Options { has_policy_types: &has_policy_types, ..Options::new(scope) };
+    let options = Options {
+        has_policy_types: &has_policy_types,
+        assumed_namespaces: &assumed_namespaces,
+        ..Options::new(scope)
+    };
     for finding in lint::lint(&state, &options) {
         let lint::Finding { check, level, object, field, message } = finding;
         entries.push(Entry {

@@ -15,10 +15,11 @@ use serde::Serialize;
 
 use netpol_policy::lint::{Level, Scope};
 use netpol_policy::model::Object;
-use netpol_policy::simulate::{with_implicit_namespaces, without_represented};
+use netpol_policy::simulate::without_represented;
 use netpol_terminal::{FAILED, FOUND, Terminal};
 
 use crate::input::{self, InputArgs};
+use crate::progress::Progress;
 pub(crate) use entry::{Entry, entries};
 use excerpt::Sources;
 
@@ -115,12 +116,9 @@ pub(super) fn run(args: LintArgs, terminal: &mut Terminal<'_>) -> anyhow::Result
     } else {
         Scope::Partial
     };
-    let objects = without_represented(objects);
-    let objects = match scope {
-        Scope::Complete => objects,
-        Scope::Partial => with_implicit_namespaces(objects).0,
-    };
-    let mut entries = entries(&input, objects, scope);
+    let progress = Progress::start(format!("checking {}", counted(n_objects, "object")));
+    let mut entries = entries(&input, without_represented(objects), scope);
+    drop(progress);
     entries.retain(|entry| {
         let is_named = |code: &String| *code == entry.code || Some(code.as_str()) == entry.name;
         !allow.iter().any(is_named)

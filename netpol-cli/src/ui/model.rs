@@ -15,7 +15,7 @@ use netpol_policy::manifests::{self, Manifests};
 use netpol_policy::model::{Diagnostic, Object, ObjectRef, PolicyMode, Transport};
 use netpol_policy::simulate::{
     Engine, Explanation, OfflineCluster, PodOrIp, PortChoice, Probe, TextForm, assumed_namespaces,
-    resolve, with_implicit_namespaces, without_represented,
+    resolve, without_represented,
 };
 use netpol_policy::store::OwnNodeEgress;
 
@@ -259,8 +259,7 @@ impl Model {
         } else {
             Scope::Partial
         };
-        let (checked, _) = with_implicit_namespaces(without_represented(objects.clone()));
-        let entries = lint::entries(&edited, checked, scope);
+        let entries = lint::entries(&edited, without_represented(objects.clone()), scope);
         let findings = entries.into_iter().filter_map(finding).collect();
         edited.free();
         (objects, findings)

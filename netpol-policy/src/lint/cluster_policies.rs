@@ -14,7 +14,7 @@ use super::checks::{
 };
 use super::context::{Alike, LocatedRule, ObjectSet};
 use super::finding::Report;
-use super::{blocks, precedence, selectors};
+use super::{blocks, labels, precedence, selectors};
 use crate::model::{
     ClusterPolicy, ClusterRule, Kind, ObjectName, ObjectRef, Peer, Pod, PodInWords, PortName,
     PortSpec, Ports, Transport,
@@ -75,7 +75,7 @@ fn check_subject(objects: &ObjectSet<'_>, of: &mut Selecting<'_, '_>) {
     let subject = &policy.subject;
     let field = || "spec.subject".to_owned();
     if let Some(selector) =
-        [&subject.namespaces, &subject.pods].into_iter().find(|of| selectors::is_contradictory(of))
+        [&subject.namespaces, &subject.pods].into_iter().find(|of| labels::is_contradictory(of))
     {
         let message = format!("{selector} cannot match: its conditions exclude each other");
         report.add(&CONTRADICTORY_SELECTOR, field(), message);

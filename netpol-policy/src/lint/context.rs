@@ -3,18 +3,23 @@
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use netpol_common::addr::Addr;
 use netpol_common::ids::Direction;
 
 use super::Scope;
 use super::dns::{DnsPolicies, DnsRules};
+use super::labels::KeyCondition;
 use crate::model::{
-    BackendPort, Labels, Namespace, NamespaceMatch, Peer, Peers, Pod, Policy, PortName, Rule,
-    Selector, Service, Subject, Transport,
+    BackendPort, Labels, NamespaceMatch, Peer, Peers, Pod, Policy, PortName, Rule, Selector,
+    Service, Subject, Transport,
 };
 use crate::resolve::PolicyKind;
 use crate::store::ClusterState;
+
+/// The label that the API server gives every namespace: its name.
+pub(super) const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// The port of DNS servers.
 pub(super) const DNS_PORT: u16 = 53;
@@ -23,6 +28,8 @@ pub(super) const DNS_PORT: u16 = 53;
 pub(super) struct ObjectSet<'a> {
     pub(super) state: &'a ClusterState,
     pub(super) scope: Scope,
+    /// The namespaces of which only the name is known, sorted.
+    assumed: &'a [Arc<str>],
     pub(super) has_namespaces: bool,
     /// Some pod has addresses of both families.
     pub(super) is_dual_stack: bool,
@@ -51,7 +58,7 @@ pub(super) struct Alike<'a> {
 }
 
 impl<'a> ObjectSet<'a> {
-    pub(super) fn new(state: &'a ClusterState, scope: Scope) -> Self {
+    pub(super) fn new(state: &'a ClusterState, scope: Scope, assumed: &'a [Arc<str>]) -> Self {
         let mut alike: BTreeMap<&str, BTreeMap<(&Labels, usize, bool), Alike<'_>>> =
             BTreeMap::new();
         let mut port_names = BTreeSet::new();
@@ -90,6 +97,7 @@ impl<'a> ObjectSet<'a> {
         let mut set = Self {
             state,
             scope,
+            assumed,
             has_namespaces: state.namespaces().next().is_some(),
             is_dual_stack: state.pods().any(|pod| {
                 let mut addresses = pod.addresses().iter();
@@ -124,9 +132,28 @@ impl<'a> ObjectSet<'a> {
         self.alike.contains_key(namespace)
     }
 
+    /// The labels of a namespace; `None` if the set does not contain them.
+    pub(super) fn known_labels(&self, namespace: &str) -> Option<&Labels> {
+        let is_assumed = self.assumed.binary_search_by(|of| (**of).cmp(namespace)).is_ok();
+        self.state.namespace_labels(namespace).filter(|_| !is_assumed)
+    }
+
     /// The pods of a namespace, one of those that are alike.
     pub(super) fn pods_in(&self, namespace: &str) -> &[Alike<'a>] {
         self.alike.get(namespace).map_or(&[], Vec::as_slice)
+    }
+
+    /// The pods of the namespaces that a selector may select: of their labels only the name is known.
+    pub(super) fn of_assumed<'s>(
+        &'s self,
+        selector: &'s Selector,
+    ) -> impl Iterator<Item = &'s Alike<'a>> + 's {
+        let may_be = |namespace: &&'s Arc<str>| {
+            let labels = self.state.namespace_labels(namespace);
+            let mut of_name = selector.requirements_of(NAMESPACE_NAME_LABEL);
+            of_name.all(|of| labels.is_some_and(|labels| of.matches(labels)))
+        };
+        self.assumed.iter().filter(may_be).flat_map(|namespace| self.pods_in(namespace))
     }
 
     /// The pods that a policy selects, one of those that are alike.
@@ -135,12 +162,20 @@ impl<'a> ObjectSet<'a> {
         pods.filter(|alike| policy.pod_selector.matches(&alike.pod.labels)).collect()
     }
 
-    /// The namespaces that a selector selects.
+    /// The namespaces that a selector selects. Those that it names are looked up.
     pub(super) fn namespaces<'s>(
         &'s self,
         selector: &'s Selector,
-    ) -> impl Iterator<Item = &'a Namespace> + 's {
-        self.state.namespaces().filter(|namespace| selector.matches(&namespace.labels))
+    ) -> Box<dyn Iterator<Item = &'s str> + 's> {
+        let names = KeyCondition::of(selector, NAMESPACE_NAME_LABEL);
+        let Some(names) = names.values().map(Iterator::collect::<Vec<_>>) else {
+            let selected =
+                self.state.namespaces().filter(|namespace| selector.matches(&namespace.labels));
+            return Box::new(selected.map(|namespace| &*namespace.name));
+        };
+        Box::new(names.into_iter().map(|name| &**name).filter(|name| {
+            self.state.namespace_labels(name).is_some_and(|labels| selector.matches(labels))
+        }))
     }
 
     /// The pods that the subject of a ClusterNetworkPolicy selects, one of those that are alike. Host-network pods are among them.
@@ -168,12 +203,10 @@ impl<'a> ObjectSet<'a> {
                 Box::new(own.filter(matches).map(|alike| alike.pod))
             }
             NamespaceMatch::Selected(selector) => {
-                let selected = self.alike.iter().filter(|(namespace, _)| {
-                    let labels = self.state.namespace_labels(namespace);
-                    selector.is_everything()
-                        || labels.is_some_and(|labels| selector.matches(labels))
-                });
-                let selected = selected.flat_map(|(_, alike)| alike.iter());
+                let everywhere = selector.is_everything().then(|| self.alike.values().flatten());
+                let selected = (!selector.is_everything()).then(|| self.namespaces(selector));
+                let selected = selected.into_iter().flatten().flat_map(|of| self.pods_in(of));
+                let selected = everywhere.into_iter().flatten().chain(selected);
                 Box::new(selected.filter(matches).map(|alike| alike.pod))
             }
         }

@@ -5,9 +5,12 @@
 
 use ipnetwork::IpNetwork;
 
-use crate::model::{
-    IpBlock, NamespaceMatch, Peer, Peers, PortMatch, PortSpec, Ports, Rule, Selector,
-};
+use super::cover_index::{Candidates, PeerIndex, PortIndex, first};
+use super::labels::includes;
+use crate::model::{IpBlock, NamespaceMatch, Peer, Peers, PortMatch, PortSpec, Ports, Rule};
+
+/// The largest number of items that are looked for in a list without an index.
+const MAX_SCANS: usize = 8;
 
 /// Whether `wide` allows everything that `narrow` allows. Both are rules of one policy.
 pub(super) fn rule(wide: &Rule, narrow: &Rule) -> bool {
@@ -19,13 +22,35 @@ fn peers(wide: &Peers, narrow: &Peers) -> bool {
         (Peers::All, _) => true,
         (Peers::AnyOf(_), Peers::All) => false,
         (Peers::AnyOf(wide), Peers::AnyOf(narrow)) => {
-            // Lists are often equal, so the peer at the same position is compared first.
-            narrow.iter().enumerate().all(|(position, narrow)| {
-                wide.get(position).is_some_and(|wide| peer(wide, narrow))
-                    || wide.iter().any(|wide| peer(wide, narrow))
-            })
+            let index = |wide| PeerIndex::new(<[Peer]>::iter(wide).map(Some).enumerate());
+            all(wide, narrow, peer, index, |index, narrow| index.candidates(Some(narrow)))
         }
     }
+}
+
+/// Whether an item of `wide` includes each item of `narrow`. Lists are often equal, so the item at the same position is compared
+/// first. The index is built for long lists only.
+fn all<'w, T, I>(
+    wide: &'w [T],
+    narrow: &[T],
+    includes: impl Fn(&T, &T) -> bool,
+    index: impl FnOnce(&'w [T]) -> I,
+    candidates: impl for<'i> Fn(&'i I, &'i T) -> Candidates<'i>,
+) -> bool {
+    let mut narrow = narrow.iter().enumerate().filter_map(|(position, narrow)| {
+        let is_same = wide.get(position).is_some_and(|wide| includes(wide, narrow));
+        (!is_same).then_some(narrow)
+    });
+    let is_included = |narrow: &T| wide.iter().any(|wide| includes(wide, narrow));
+    if !narrow.by_ref().take(MAX_SCANS).all(is_included) {
+        return false;
+    }
+    let Some(next) = narrow.next() else { return true };
+    let index = index(wide);
+    std::iter::once(next).chain(narrow).all(|narrow| {
+        let is_wanted = |at: usize| wide.get(at).is_some_and(|wide| includes(wide, narrow));
+        first(&candidates(&index, narrow), is_wanted).is_some()
+    })
 }
 
 /// Whether `wide` selects everything that `narrow` selects.
@@ -41,19 +66,14 @@ pub(super) fn peer(wide: &Peer, narrow: &Peer) -> bool {
                 (NamespaceMatch::Selected(wide), NamespaceMatch::Own) => wide.is_everything(),
                 (NamespaceMatch::Own, NamespaceMatch::Selected(_)) => false,
                 (NamespaceMatch::Selected(wide), NamespaceMatch::Selected(narrow)) => {
-                    selector(wide, narrow)
+                    includes(wide, narrow)
                 }
             };
-            in_namespaces && selector(wide_pods, pods)
+            in_namespaces && includes(wide_pods, pods)
         }
-        (Peer::Nodes(wide), Peer::Nodes(narrow)) => selector(wide, narrow),
+        (Peer::Nodes(wide), Peer::Nodes(narrow)) => includes(wide, narrow),
         (Peer::IpBlock(_) | Peer::Pods { .. } | Peer::Nodes(_), _) => false,
     }
-}
-
-/// Whether every requirement of `wide` is one of `narrow`, so that `wide` selects at least as much.
-fn selector(wide: &Selector, narrow: &Selector) -> bool {
-    wide.requirements().all(|needed| narrow.requires(needed))
 }
 
 fn block(wide: &IpBlock, narrow: &IpBlock) -> bool {
@@ -76,7 +96,8 @@ fn ports(wide: &Ports, narrow: &Ports) -> bool {
         (Ports::All, _) => true,
         (Ports::AnyOf(_), Ports::All) => false,
         (Ports::AnyOf(wide), Ports::AnyOf(narrow)) => {
-            narrow.iter().all(|narrow| wide.iter().any(|wide| port(wide, narrow)))
+            let index = |wide| PortIndex::new(<[PortMatch]>::iter(wide).map(Some).enumerate());
+            all(wide, narrow, port, index, |index, narrow| index.candidates(Some(narrow)))
         }
     }
 }

@@ -1,21 +1,22 @@
 //! Checks for egress rules that do not allow DNS.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
+
+use smallvec::smallvec;
 
 use super::checks::NO_DNS;
 use super::context::{Alike, DNS_PORT, ObjectSet};
+use super::cover_index::{SelectorIndex, Side};
 use super::finding::Report;
+use super::labels;
 use super::level::Level;
 use crate::model::{
-    Action, ClusterTier, PodInWords, Policy, PolicyMode, PortSpec, Ports, Requirement, Rule,
-    Selector, Transport,
+    Action, ClusterTier, PodInWords, Policy, PolicyMode, PortSpec, Ports, Rule, Selector, Transport,
 };
 
 /// The port of the DNS pods of `OpenShift`, and of multicast DNS. Policies see it behind port 53 of the Service.
 const DNS_PORT_BEHIND_SERVICE: u16 = 5353;
-
-/// The largest number of requirements of a selector whose parts are looked up one by one.
-const MAX_PARTS: usize = 8;
 
 /// Whether rules allow port 53, or the port behind it, of any peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,16 +58,26 @@ impl DnsRules {
 #[derive(Default)]
 pub(super) struct DnsPolicies<'a> {
     policies: Vec<(&'a Policy, DnsRules)>,
-    /// By the requirements of their selectors.
-    by_selector: BTreeMap<Vec<&'a Requirement>, DnsRules>,
+    /// The selectors of the policies that allow DNS, built when first needed.
+    by_selector: OnceCell<(Vec<(&'a Selector, DnsRules)>, SelectorIndex<'a>)>,
 }
 
 impl<'a> DnsPolicies<'a> {
     pub(super) fn add(&mut self, policy: &'a Policy, rules: DnsRules) {
         self.policies.push((policy, rules));
-        let requirements = policy.pod_selector.requirements().collect();
-        let known = self.by_selector.entry(requirements).or_default();
-        *known = known.or(rules);
+    }
+
+    /// The policies with equal selectors are one item.
+    fn index(&self) -> (Vec<(&'a Selector, DnsRules)>, SelectorIndex<'a>) {
+        let mut by_selector: BTreeMap<&Selector, DnsRules> = BTreeMap::new();
+        for (policy, rules) in self.policies.iter().filter(|(_, rules)| rules.udp || rules.tcp) {
+            let known = by_selector.entry(&policy.pod_selector).or_default();
+            *known = known.or(*rules);
+        }
+        let selectors: Vec<_> = by_selector.into_iter().collect();
+        let items = selectors.iter().map(|(selector, _)| smallvec![(Side::Pods, *selector)]);
+        let index = SelectorIndex::new(items.enumerate());
+        (selectors, index)
     }
 
     /// The rules of the policies that isolate these pods: the enforced ones if there is any, else the audited ones.
@@ -87,24 +98,16 @@ impl<'a> DnsPolicies<'a> {
 
     /// The rules of the policies that select at least the pods that a selector selects, whatever the pods are.
     fn of_selector(&self, selector: &Selector) -> DnsRules {
-        let requirements: Vec<&Requirement> = selector.requirements().collect();
-        if requirements.len() > MAX_PARTS {
-            let covers = |wide: &&(&Vec<&Requirement>, &DnsRules)| {
-                wide.0.iter().all(|needed| requirements.binary_search(needed).is_ok())
-            };
-            let found = self.by_selector.iter();
-            let found = found.collect::<Vec<_>>();
-            return found
-                .iter()
-                .filter(covers)
-                .fold(DnsRules::default(), |all, (_, rules)| all.or(**rules));
-        }
+        let (selectors, index) = self.by_selector.get_or_init(|| self.index());
         let mut found = DnsRules::default();
-        for chosen in 0_u32..1 << requirements.len() {
-            let part = requirements.iter().enumerate().filter(|(at, _)| chosen >> at & 1 == 1);
-            let part: Vec<&Requirement> = part.map(|(_, requirement)| *requirement).collect();
-            if let Some(rules) = self.by_selector.get(&part) {
+        for candidate in index.candidates(smallvec![(Side::Pods, selector)]).into_iter().flatten() {
+            if let Some((wide, rules)) = selectors.get(*candidate)
+                && labels::includes(wide, selector)
+            {
                 found = found.or(*rules);
+            }
+            if found.udp && found.tcp {
+                break;
             }
         }
         found
@@ -120,7 +123,8 @@ pub(super) fn check(
     selected: &[&Alike<'_>],
     report: &mut Report,
 ) {
-    if !policy.policy_types.egress || policy.egress.is_empty() {
+    let is_contradictory = labels::is_contradictory(&policy.pod_selector);
+    if !policy.policy_types.egress || policy.egress.is_empty() || is_contradictory {
         return;
     }
     let Some(policies) = objects.dns_policies(&policy.name.namespace) else { return };

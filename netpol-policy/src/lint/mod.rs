@@ -9,8 +9,10 @@ mod checks;
 mod cluster_policies;
 mod context;
 mod cover;
+mod cover_index;
 mod dns;
 mod finding;
+mod labels;
 mod level;
 mod overlap;
 mod ports;
@@ -18,6 +20,8 @@ mod precedence;
 mod rules;
 mod selectors;
 mod shadow;
+
+use std::sync::Arc;
 
 use netpol_common::ids::Direction;
 
@@ -51,19 +55,27 @@ pub struct Options<'a> {
     pub has_policy_types: &'a dyn Fn(&ObjectName) -> bool,
     /// The capacities of the maps.
     pub capacities: Capacities,
+    /// Namespaces that have objects in the set and whose own object it lacks, sorted: what labels they have is not known, except their
+    /// name.
+    pub assumed_namespaces: &'a [Arc<str>],
 }
 
 impl Options<'_> {
     /// Objects that an API server has completed.
     pub fn new(scope: Scope) -> Self {
-        Self { scope, has_policy_types: &|_| true, capacities: Capacities::default() }
+        Self {
+            scope,
+            has_policy_types: &|_| true,
+            capacities: Capacities::default(),
+            assumed_namespaces: &[],
+        }
     }
 }
 
 /// Runs every check on every policy. The findings are in the order of policies, ClusterNetworkPolicies last, then of fields.
 pub fn lint(state: &ClusterState, options: &Options<'_>) -> Vec<Finding> {
-    let Options { scope, has_policy_types, capacities } = options;
-    let objects = ObjectSet::new(state, *scope);
+    let Options { scope, has_policy_types, capacities, assumed_namespaces } = options;
+    let objects = ObjectSet::new(state, *scope, assumed_namespaces);
     let left_out = left_out_of_all(state, capacities);
     let mut findings = Vec::new();
     for policy in state.policies() {

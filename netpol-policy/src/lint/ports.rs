@@ -10,10 +10,10 @@ use crate::model::{
 };
 
 /// Checks the ports of a rule of a policy that selects these pods.
-pub(super) fn check(
-    objects: &ObjectSet<'_>,
+pub(super) fn check<'a>(
+    objects: &ObjectSet<'a>,
     rule: &LocatedRule<'_>,
-    selected: &[&Alike<'_>],
+    selected: &[&Alike<'a>],
     report: &mut Report,
 ) {
     let Ports::AnyOf(items) = &rule.spec.ports else { return };
@@ -36,10 +36,10 @@ pub(super) fn check(
 }
 
 /// The message for a port name that no destination pod has; `None` if one has it, or if there is no destination pod.
-fn unknown(
-    objects: &ObjectSet<'_>,
+fn unknown<'a>(
+    objects: &ObjectSet<'a>,
     rule: &LocatedRule<'_>,
-    selected: &[&Alike<'_>],
+    selected: &[&Alike<'a>],
     transport: Transport,
     name: &PortName,
 ) -> Option<String> {
@@ -64,10 +64,10 @@ fn unknown(
 
 /// The message for a port of a Service that is not a port of its backend pods; `None` unless this is so for every Service of
 /// the destination pods.
-fn translated(
-    objects: &ObjectSet<'_>,
+fn translated<'a>(
+    objects: &ObjectSet<'a>,
     rule: &LocatedRule<'_>,
-    selected: &[&Alike<'_>],
+    selected: &[&Alike<'a>],
     transport: Transport,
     range: PortRange,
 ) -> Option<String> {

@@ -1,6 +1,5 @@
 //! Checks for selectors that select nothing, or other pods than intended.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Scope;
@@ -8,12 +7,14 @@ use super::checks::{
     CONTRADICTORY_SELECTOR, Check, HOST_NETWORK_POD, NAMESPACE_NAME_LABEL as NAME_LABEL,
     PEER_ON_HOST, PEER_SELECTS_NOTHING, SELECTS_NO_POD, SPLIT_PEER, UNKNOWN_NAMESPACE,
 };
-use super::context::{Alike, LocatedRule, ObjectSet};
+use super::context::{Alike, LocatedRule, NAMESPACE_NAME_LABEL, ObjectSet};
 use super::finding::Report;
+use super::labels::{KeyCondition, is_contradictory};
 use crate::model::{Labels, NamespaceMatch, Peer, PodInWords, Policy, Requirement, Selector};
 
-/// The label that the API server gives every namespace: its name.
-const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+/// The largest number of sets of labels among which the ones that were meant are looked for, so that the work is linear in the number
+/// of selectors. More of them hide a hint only.
+const MAX_COMPARED: usize = 500;
 
 /// The largest number of letters by which a misspelled label differs.
 const MAX_DISTANCE: usize = 2;
@@ -112,16 +113,13 @@ fn is_contradictory_peer(namespaces: &NamespaceMatch, pods: &Selector) -> bool {
 /// Source: the API server sets `kubernetes.io/metadata.name` on every namespace, and no other label.
 fn name_label(objects: &ObjectSet<'_>, namespaces: &NamespaceMatch) -> Option<String> {
     let NamespaceMatch::Selected(selector) = namespaces else { return None };
-    let value = selector.requirements().find_map(|requirement| match requirement {
-        Requirement::In(key, values) if &**key == "name" => values.iter().next(),
-        Requirement::In(..)
-        | Requirement::NotIn(..)
-        | Requirement::Exists(_)
-        | Requirement::DoesNotExist(_) => None,
+    // Only the object of a namespace shows that nobody has added the label. Without it, as without the namespace, it may be there.
+    let is_known = |value: &&Arc<str>| objects.known_labels(value).is_some();
+    let value = selector.requirements_of("name").find_map(|requirement| match requirement {
+        Requirement::In(_, values) => values.iter().find(is_known),
+        Requirement::NotIn(..) | Requirement::Exists(_) | Requirement::DoesNotExist(_) => None,
     })?;
-    // Only a namespace of the set shows that nobody has added the label.
-    let is_known = objects.state.namespace_labels(value).is_some();
-    (is_known && !objects.namespace_keys.contains("name")).then(|| {
+    (!objects.namespace_keys.contains("name")).then(|| {
         format!(
             "selects namespaces with name={value}, but namespace {value} has no label name: \
              the API server sets only {NAMESPACE_NAME_LABEL}"
@@ -142,9 +140,7 @@ fn selects_nothing(
     let is_whole = objects.scope == Scope::Complete;
     let selected: Vec<&str> = match namespaces {
         NamespaceMatch::Own => vec![own],
-        NamespaceMatch::Selected(selector) => {
-            objects.namespaces(selector).map(|namespace| &*namespace.name).collect()
-        }
+        NamespaceMatch::Selected(selector) => objects.namespaces(selector).collect(),
     };
     if let (NamespaceMatch::Selected(selector), true, true) =
         (namespaces, objects.has_namespaces, selected.is_empty())
@@ -158,9 +154,7 @@ fn selects_nothing(
     let is_known = match namespaces {
         _ if is_whole => objects.has_pods(),
         NamespaceMatch::Own => objects.has_pods_in(own),
-        NamespaceMatch::Selected(selector) => {
-            !selector.is_everything() && selected.iter().all(|of| objects.has_pods_in(of))
-        }
+        NamespaceMatch::Selected(selector) => is_known(objects, selector, pods, &selected),
     };
     if selected.is_empty() || !is_known {
         return None;
@@ -201,18 +195,41 @@ fn selects_nothing(
     Some((&PEER_SELECTS_NOTHING, format!("selects no pod in {namespaces}: {pods}{hint}")))
 }
 
+/// Whether a part of a cluster contains pods of all namespaces that a selector probably selects. It selects these ones of the set.
+fn is_known(
+    objects: &ObjectSet<'_>,
+    selector: &Selector,
+    pods: &Selector,
+    selected: &[&str],
+) -> bool {
+    if !selected.iter().all(|namespace| objects.has_pods_in(namespace)) {
+        return false;
+    }
+    let names = KeyCondition::of(selector, NAMESPACE_NAME_LABEL);
+    if let Some(mut names) = names.values() {
+        return names.all(|name| objects.has_pods_in(name));
+    }
+    // Without a label that they must have, it selects namespaces that the set lacks.
+    let must_have = |requirement: &Requirement| match requirement {
+        Requirement::In(..) | Requirement::Exists(_) => true,
+        Requirement::NotIn(..) | Requirement::DoesNotExist(_) => false,
+    };
+    selector.requirements().any(must_have)
+        && !objects.of_assumed(selector).any(|alike| pods.matches(&alike.pod.labels))
+}
+
 /// The pods that a policy which selects none was probably meant to select; one of those that are alike.
 pub(super) fn meant<'s, 'a>(objects: &'s ObjectSet<'a>, policy: &Policy) -> Vec<&'s Alike<'a>> {
     let pods = objects.pods_in(&policy.name.namespace).iter();
     let is_meant = |alike: &&Alike<'_>| {
         !hint(&policy.pod_selector, std::iter::once(&alike.pod.labels)).is_empty()
     };
-    pods.filter(is_meant).collect()
+    pods.take(MAX_COMPARED).filter(is_meant).collect()
 }
 
 /// The label that was probably meant, if existing labels meet all requirements but one, and that one almost.
 pub(super) fn hint<'a>(selector: &Selector, existing: impl Iterator<Item = &'a Labels>) -> String {
-    for labels in existing {
+    for labels in existing.take(MAX_COMPARED) {
         let mut failed = selector.requirements().filter(|requirement| !requirement.matches(labels));
         let (Some(Requirement::In(key, values)), None) = (failed.next(), failed.next()) else {
             continue;
@@ -232,51 +249,4 @@ pub(super) fn hint<'a>(selector: &Selector, existing: impl Iterator<Item = &'a L
         }
     }
     String::new()
-}
-
-/// Whether no set of labels can match the selector.
-pub(super) fn is_contradictory(selector: &Selector) -> bool {
-    let mut by_key: BTreeMap<&Arc<str>, Vec<&Requirement>> = BTreeMap::new();
-    for requirement in selector.requirements() {
-        by_key.entry(key(requirement)).or_default().push(requirement);
-    }
-    by_key.values().any(|of_key| exclude_each_other(of_key))
-}
-
-/// Whether no value of one label, and not its absence, meets all of these requirements.
-fn exclude_each_other(of_key: &[&Requirement]) -> bool {
-    let must_exist = of_key
-        .iter()
-        .any(|requirement| matches!(requirement, Requirement::In(..) | Requirement::Exists(_)));
-    let must_not =
-        of_key.iter().any(|requirement| matches!(requirement, Requirement::DoesNotExist(_)));
-    if must_exist && must_not {
-        return true;
-    }
-    // The values that every `In` contains; the requirements exclude each other if each of them is in a `NotIn`.
-    let mut allowed: Option<BTreeSet<&Arc<str>>> = None;
-    let mut forbidden = BTreeSet::new();
-    for requirement in of_key {
-        match requirement {
-            Requirement::In(_, values) => {
-                let values: BTreeSet<_> = values.iter().collect();
-                allowed = Some(match allowed {
-                    None => values,
-                    Some(before) => before.intersection(&values).copied().collect(),
-                });
-            }
-            Requirement::NotIn(_, values) => forbidden.extend(values),
-            Requirement::Exists(_) | Requirement::DoesNotExist(_) => {}
-        }
-    }
-    allowed.is_some_and(|allowed| allowed.iter().all(|value| forbidden.contains(value)))
-}
-
-const fn key(requirement: &Requirement) -> &Arc<str> {
-    match requirement {
-        Requirement::In(key, _)
-        | Requirement::NotIn(key, _)
-        | Requirement::Exists(key)
-        | Requirement::DoesNotExist(key) => key,
-    }
 }

@@ -113,6 +113,37 @@ fn selectors_that_select_nothing_are_found() {
     );
 }
 
+/// The names of namespaces are looked up, and other labels are compared.
+#[test]
+fn namespaces_that_a_peer_names_are_found() {
+    let peer = |selector: &str, app: &str| {
+        format!(
+            "{{ podSelector: {{}}, ingress: [{{ from: [{{ namespaceSelector: {selector}, podSelector: {{ matchLabels: {{ app: {app} }} }} }}] }}] }}"
+        )
+    };
+    let named = "{ matchLabels: { kubernetes.io/metadata.name: ops } }";
+    let both = "{ matchExpressions: [{ key: kubernetes.io/metadata.name, operator: In, values: [ops, shop] }] }";
+    let without = "{ matchLabels: { team: shop, kubernetes.io/metadata.name: ops } }";
+    check(&peer(named, "prometheus"), &[]);
+    check(&peer(both, "web"), &[]);
+    check(
+        &peer(named, "web"),
+        &["NP003 spec.ingress[0].from[0] selects no pod in namespace ops: app=web"],
+    );
+    check(
+        &peer(both, "none"),
+        &[
+            "NP003 spec.ingress[0].from[0] selects no pod in the 2 namespaces that it selects: app=none",
+        ],
+    );
+    check(
+        &peer(without, "prometheus"),
+        &[
+            "NP003 spec.ingress[0].from[0] selects no namespace: kubernetes.io/metadata.name=ops,team=shop",
+        ],
+    );
+}
+
 #[test]
 fn no_finding_compares_with_pods_and_namespaces_that_the_set_does_not_contain() {
     check_with(

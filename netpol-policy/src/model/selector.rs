@@ -127,6 +127,29 @@ impl fmt::Debug for Values {
 }
 
 impl Requirement {
+    /// The key of the label.
+    pub const fn key(&self) -> &Arc<str> {
+        match self {
+            Self::In(key, _)
+            | Self::NotIn(key, _)
+            | Self::Exists(key)
+            | Self::DoesNotExist(key) => key,
+        }
+    }
+
+    /// Number of operators.
+    const N_OPERATORS: u8 = 4;
+
+    /// Position of the operator in the order of requirements.
+    const fn operator(&self) -> u8 {
+        match self {
+            Self::In(..) => 0,
+            Self::NotIn(..) => 1,
+            Self::Exists(_) => 2,
+            Self::DoesNotExist(_) => 3,
+        }
+    }
+
     /// Whether these labels satisfy the requirement.
     pub fn matches(&self, labels: &Labels) -> bool {
         match self {
@@ -168,6 +191,17 @@ impl Selector {
     /// Whether this is one of the requirements.
     pub fn requires(&self, requirement: &Requirement) -> bool {
         self.requirements.binary_search(requirement).is_ok()
+    }
+
+    /// The requirements for a key. The work depends on their number, and on the logarithm of that of all requirements.
+    pub fn requirements_of<'a>(&'a self, key: &str) -> impl Iterator<Item = &'a Requirement> {
+        (0..Requirement::N_OPERATORS).flat_map(move |operator| {
+            let first = self
+                .requirements
+                .partition_point(|of| (of.operator(), &**of.key()) < (operator, key));
+            let rest = self.requirements.get(first..).unwrap_or_default();
+            rest.iter().take_while(move |of| (of.operator(), &**of.key()) == (operator, key))
+        })
     }
 
     /// The requirements, sorted.
@@ -236,6 +270,25 @@ mod tests {
         assert!(!selects(Requirement::Exists("a".into()), &[("b", "")]));
         assert!(selects(Requirement::DoesNotExist("a".into()), &[("b", "")]));
         assert!(!selects(Requirement::DoesNotExist("a".into()), &[("a", "x")]));
+    }
+
+    #[test]
+    fn requirements_are_found_by_key_under_every_operator() {
+        let of = |key: &str| {
+            let in_values = |value: &str| Requirement::In(key.into(), values(&[value]));
+            [
+                in_values("1"),
+                in_values("2"),
+                Requirement::NotIn(key.into(), values(&["3"])),
+                Requirement::Exists(key.into()),
+                Requirement::DoesNotExist(key.into()),
+            ]
+        };
+        let selector = Selector::new([of("b"), of("a"), of("c")].into_iter().flatten());
+        for key in ["a", "b", "c"] {
+            assert!(selector.requirements_of(key).eq(&of(key)), "{key}");
+        }
+        assert_eq!(selector.requirements_of("d").count(), 0);
     }
 
     #[test]

@@ -235,6 +235,30 @@ fn a_label_that_differs_by_a_letter_is_suggested() {
 }
 
 #[test]
+fn the_label_name_is_missing_only_from_a_namespace_whose_labels_are_given() {
+    let pod = "---\n{ apiVersion: v1, kind: Pod, metadata: { name: p, namespace: ops, labels: { app: web } } }\n";
+    let ops = |labels: &str| {
+        format!(
+            "---\n{{ apiVersion: v1, kind: Namespace, metadata: {{ name: ops, labels: {labels} }} }}\n"
+        )
+    };
+    for selector in [
+        "{ matchLabels: { name: ops } }",
+        "{ matchExpressions: [{ key: name, operator: In, values: [elsewhere, ops] }] }",
+    ] {
+        let spec = format!(
+            "{{ podSelector: {{}}, ingress: [{{ from: [{{ namespaceSelector: {selector} }}] }}] }}"
+        );
+        let input = |namespaces: &str| format!("{pod}{namespaces}{}", policy("a", &spec));
+        // There are pods in the namespace, and perhaps its labels are in another repository.
+        assert_eq!(findings(&input(""), ""), Vec::<String>::new());
+        assert_eq!(findings(&input(&ops("{ name: ops }")), ""), Vec::<String>::new());
+        let found = findings(&input(&ops("{ team: ops }")), "");
+        assert!(found[0].starts_with("warning NP007") && found.len() == 1, "{found:?}");
+    }
+}
+
+#[test]
 fn dns_that_another_policy_allows_is_allowed() {
     let api = policy(
         "api",

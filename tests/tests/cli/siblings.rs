@@ -83,7 +83,8 @@ fn absent_namespaces(rng: &mut Rng, existing: &[&str]) -> Value {
     let absent = *rng.choice(&absent).unwrap();
     match rng.u8(..5) {
         0 => json!({ "matchLabels": { "kubernetes.io/metadata.name": absent } }),
-        1 => json!({ "matchLabels": { "name": "elsewhere" } }),
+        // A policy of the input may be there, which says nothing about the labels.
+        1 => json!({ "matchLabels": { "name": absent } }),
         2 => json!({ "matchLabels": { "example.org/owner": word(rng) } }),
         3 => {
             json!({ "matchExpressions": [{ "key": "kubernetes.io/metadata.name", "operator": "In", "values": [absent] }] })
@@ -107,6 +108,47 @@ fn a_part_of_a_cluster_is_no_reason_for_a_finding() {
             let mut peer = json!({ "namespaceSelector": absent_namespaces(rng, &existing) });
             if rng.bool() {
                 peer["podSelector"] = json!({ "matchLabels": { "app": word(rng) } });
+            }
+            let rule = json!({ "from": [peer], "ports": [{ "port": 8000 + n }] });
+            let spec = json!({ "podSelector": {}, "policyTypes": ["Ingress"], "ingress": [rule] });
+            objects.push(policy(&format!("p{n}"), word(rng), &spec));
+        }
+        (objects, &[])
+    });
+}
+
+/// A selector that may select a namespace, if it has the right labels, or that selects namespaces outside the input too.
+fn uncertain(rng: &mut Rng, namespace: &str) -> Value {
+    let expression = |key: &str, operator: &str, values: &[&str]| {
+        let mut expression = json!({ "key": key, "operator": operator });
+        if !values.is_empty() {
+            expression["values"] = json!(values);
+        }
+        json!({ "matchExpressions": [expression] })
+    };
+    let name = "kubernetes.io/metadata.name";
+    match rng.u8(..8) {
+        0 => json!({ "matchLabels": { "name": namespace } }),
+        1 => expression("name", "In", &["elsewhere", namespace]),
+        2 => expression("environment", "NotIn", &["production"]),
+        3 => expression("environment", "DoesNotExist", &[]),
+        4 => expression("environment", "Exists", &[]),
+        5 => expression(name, "NotIn", &["elsewhere"]),
+        6 => expression(name, "In", &["elsewhere", namespace]),
+        _ => json!({ "matchLabels": { name: "elsewhere" } }),
+    }
+}
+
+/// Cases 03: of a namespace without its object no label but its name is known.
+#[test]
+fn unknown_labels_of_a_namespace_are_no_reason_for_a_finding() {
+    check(|rng| {
+        let namespace = word(rng);
+        let mut objects = vec![pod("p", namespace, &json!({ "app": "web" }), &json!({}))];
+        for n in 0..rng.usize(1..4) {
+            let mut peer = json!({ "namespaceSelector": uncertain(rng, namespace) });
+            if rng.bool() {
+                peer["podSelector"] = json!({ "matchLabels": { "app": "scraper" } });
             }
             let rule = json!({ "from": [peer], "ports": [{ "port": 8000 + n }] });
             let spec = json!({ "podSelector": {}, "policyTypes": ["Ingress"], "ingress": [rule] });
@@ -144,15 +186,37 @@ fn dns_peers(rng: &mut Rng) -> Value {
     }
 }
 
-/// The labels of the pods of the policies, and a selector that includes them.
+/// A selector that includes the pods with these labels, and only by them.
 fn wider(rng: &mut Rng, labels: &Value) -> Value {
-    let app = &labels["app"];
-    match rng.u8(..4) {
-        0 => json!({}),
-        1 => json!({ "matchLabels": { "app": app } }),
-        2 => json!({ "matchExpressions": [{ "key": "app", "operator": "In", "values": [app] }] }),
-        _ => json!({ "matchLabels": labels }),
+    let mut expressions = Vec::new();
+    let mut equal = json!({});
+    for (key, value) in labels.as_object().unwrap() {
+        let other = rng.choice(["other", "another"]).unwrap();
+        match rng.u8(..7) {
+            0 => equal[key] = value.clone(),
+            1 => expressions.push(json!({ "key": key, "operator": "In", "values": [value] })),
+            2 => {
+                expressions.push(json!({ "key": key, "operator": "In", "values": [value, other] }))
+            }
+            3 => expressions.push(json!({ "key": key, "operator": "NotIn", "values": [other] })),
+            4 => expressions.push(json!({ "key": key, "operator": "Exists" })),
+            _ => {}
+        }
     }
+    json!({ "matchLabels": equal, "matchExpressions": expressions })
+}
+
+/// A selector of the pods with these labels, expressed in one of the ways.
+fn equivalent(rng: &mut Rng, labels: &Value) -> Value {
+    if rng.bool() {
+        return json!({ "matchLabels": labels });
+    }
+    let labels = labels.as_object().unwrap();
+    let expressions: Vec<Value> = labels
+        .iter()
+        .map(|(key, value)| json!({ "key": key, "operator": "In", "values": [value] }))
+        .collect();
+    json!({ "matchExpressions": expressions })
 }
 
 /// Cases 04: the policies that select the same pods allow DNS.
@@ -161,7 +225,7 @@ fn dns_that_a_companion_allows_is_no_finding() {
     check(|rng| {
         let labels = json!({ "app": word(rng), "tier": "backend" });
         let api = json!({
-            "podSelector": { "matchLabels": labels }, "policyTypes": ["Egress"],
+            "podSelector": equivalent(rng, &labels), "policyTypes": ["Egress"],
             "egress": [{ "to": [{ "podSelector": { "matchLabels": { "app": word(rng) } } }], "ports": [{ "port": 5432 }] }],
         });
         let dns = json!({
@@ -170,6 +234,32 @@ fn dns_that_a_companion_allows_is_no_finding() {
         });
         let shop = word(rng);
         (vec![policy("api", shop, &api), policy("dns", shop, &dns)], &[])
+    });
+}
+
+/// A companion that selects only some of the pods, by whatever operator, leaves the others without DNS.
+#[test]
+fn dns_that_a_companion_allows_to_some_pods_is_a_finding() {
+    check(|rng| {
+        let app = word(rng);
+        let narrower = match rng.u8(..6) {
+            0 => json!({ "key": "app", "operator": "In", "values": ["other", "another"] }),
+            1 => json!({ "key": "app", "operator": "NotIn", "values": [app] }),
+            2 => json!({ "key": "app", "operator": "DoesNotExist" }),
+            3 => json!({ "key": "tier", "operator": "Exists" }),
+            4 => json!({ "key": "tier", "operator": "NotIn", "values": ["backend"] }),
+            _ => json!({ "key": "tier", "operator": "In", "values": [app] }),
+        };
+        let api = json!({
+            "podSelector": { "matchLabels": { "app": app } }, "policyTypes": ["Egress"],
+            "egress": [{ "ports": [{ "port": 5432 }] }],
+        });
+        let dns = json!({
+            "podSelector": { "matchExpressions": [narrower] }, "policyTypes": ["Egress"],
+            "egress": [{ "to": dns_peers(rng), "ports": dns_ports(rng, 53) }],
+        });
+        let shop = word(rng);
+        (vec![policy("api", shop, &api), policy("dns", shop, &dns)], &["NP020"])
     });
 }
 
