@@ -384,6 +384,35 @@ fn the_arguments_of_the_hooks_are_known() {
     }
 }
 
+/// The hook once named an ending of files that `netpol test` does not look for.
+#[test]
+fn the_hook_for_tests_finds_them_by_their_content() {
+    let text = std::fs::read_to_string(repository::path(".pre-commit-hooks.yaml")).unwrap();
+    let hooks: Vec<Value> = serde_saphyr::from_str(&text).unwrap();
+    let hook = hooks.iter().find(|hook| hook["id"] == "netpol-test").unwrap();
+    let documentation = std::fs::read_to_string(repository::path("docs/test.md")).unwrap();
+    for text in [hook["description"].as_str().unwrap(), &documentation] {
+        assert!(text.contains("apiVersion") && !text.contains(".netpol.yaml"), "{text}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["workloads.yaml", "policies.yaml"] {
+        let path = repository::path("deploy/tested").join(name);
+        std::fs::copy(path, directory.path().join(name)).unwrap();
+    }
+    let head = "apiVersion: netpol.dev/v1\nkind: PolicyTest\nnamespace: shop\nexpect:\n";
+    for (name, expectation, expected) in [
+        ("a.yaml", "- dump -> external: deny", "exit code 0\n"),
+        ("b.yml", "- dump -> external: allow", "exit code 1\n"),
+    ] {
+        let path = directory.path().join(name);
+        std::fs::write(&path, format!("{head}{expectation}\n")).unwrap();
+        let found =
+            output_in(directory.path(), &format!("{} DIR", hook["entry"].as_str().unwrap()), "");
+        assert!(found.starts_with(expected), "{found}");
+        std::fs::remove_file(path).unwrap();
+    }
+}
+
 #[test]
 fn every_command_has_a_manual_page_and_an_example() {
     let directory = tempfile::tempdir().unwrap();
