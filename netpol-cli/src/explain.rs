@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::input::{self, InputArgs, PodNetworkArgs};
 use crate::live::{self, AccessArgs, AgentsArgs, Ends};
+use crate::progress::Progress;
 
 /// Shown below the options.
 const EXAMPLES: &str = "\
@@ -95,6 +96,7 @@ pub(super) fn run(args: ExplainArgs, terminal: &mut Terminal<'_>) -> anyhow::Res
     for namespace in assumed_namespaces(&objects) {
         terminal.complain(&input::assumption(&namespace));
     }
+    let progress = Progress::start(input::evaluating(objects.len()));
     cluster.set(objects)?;
     let find = |text: &str| resolve(cluster.state(), text, namespace.as_deref());
     let explanation = match (find(&from), find(&to)) {
@@ -107,6 +109,7 @@ pub(super) fn run(args: ExplainArgs, terminal: &mut Terminal<'_>) -> anyhow::Res
             Explanation::impossible(from, to, (&port, protocol), problem.to_string())
         }
     };
+    drop(progress);
     let ends = access.map(|access| live::explain(&access, &explanation)).transpose()?;
     let form = TextForm {
         details: if all { Details::All } else { Details::Folded },

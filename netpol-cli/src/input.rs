@@ -219,6 +219,11 @@ pub(super) fn not_evaluated(manifests: &Manifests) -> Option<String> {
     (!kinds.is_empty()).then(|| format!("not evaluated: {}", kinds.join(", ")))
 }
 
+/// What is shown on a terminal while objects are evaluated.
+pub(super) fn evaluating(n_objects: usize) -> String {
+    format!("evaluating {n_objects} objects")
+}
+
 /// Says that verdicts may depend on the labels of a namespace that the input does not contain.
 pub(super) fn assumption(namespace: &str) -> String {
     format!(

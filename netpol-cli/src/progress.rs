@@ -1,14 +1,15 @@
-//! A sign on a terminal that large input is being read.
+//! A sign on a terminal that large input is being read or evaluated.
 //!
 //! In: the beginning and the end of the work. Out: a line on standard error that disappears, if standard error is a terminal and the work
 //! takes long. Must not: write anything else, or delay the end.
 
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Write};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use indicatif::ProgressBar;
+use netpol_terminal::Terminal;
 
 /// How long nothing is shown.
 const DELAY: Duration = Duration::from_millis(500);
@@ -33,6 +34,43 @@ impl Progress {
         let thread = thread::Builder::new()
             .spawn(move || show(&ProgressBar::new_spinner(), message, &ended, DELAY));
         Self { shown: thread.ok().map(|thread| (sender, thread)) }
+    }
+}
+
+/// Work whose result goes to standard output while it goes on.
+pub(super) struct WhileWriting<'a> {
+    out: &'a mut dyn Write,
+    progress: Option<Progress>,
+    place: Place,
+}
+
+/// Where the result goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// To the terminal that shows the progress, which therefore ends with the first line of the result.
+    SameTerminal,
+    Elsewhere,
+}
+
+impl<'a> WhileWriting<'a> {
+    /// Begins. The result is written to the returned value.
+    pub(super) fn start(message: &str, terminal: &'a mut Terminal<'_>) -> Self {
+        let place = if terminal.width.is_some() { Place::SameTerminal } else { Place::Elsewhere };
+        let progress = Some(Progress::start(message.to_owned()));
+        Self { out: &mut *terminal.stdout, progress, place }
+    }
+}
+
+impl Write for WhileWriting<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.place == Place::SameTerminal {
+            self.progress = None;
+        }
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 
@@ -84,6 +122,20 @@ mod tests {
             assert!(!line.is_finished());
         });
         assert!(line.is_finished());
+    }
+
+    #[test]
+    fn progress_ends_before_the_first_line_of_a_result_on_the_same_terminal() {
+        for (place, is_ended) in [(Place::SameTerminal, true), (Place::Elsewhere, false)] {
+            let mut out = Vec::new();
+            let mut result =
+                WhileWriting { out: &mut out, progress: Some(Progress::default()), place };
+            result.flush().unwrap();
+            assert!(result.progress.is_some());
+            result.write_all(b"a -> b: yes").unwrap();
+            assert_eq!(result.progress.is_none(), is_ended, "{place:?}");
+            assert_eq!(out, b"a -> b: yes");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use netpol_policy::simulate::{Engine, OfflineCluster};
 use netpol_terminal::{FAILED, FOUND, Terminal};
 
 use crate::input::{self, ClusterArgs, Input, PodNetworkArgs};
+use crate::progress::Progress;
 use check::Context;
 use coverage::Coverage;
 pub(crate) use file::{API_VERSION, KIND};
@@ -25,7 +26,7 @@ use report::{CaseReport, FileReport};
 const EXAMPLES: &str = "\
 Examples:
   netpol test deploy/
-  netpol test shop.netpol.yaml -f rendered/ -o junit --min-coverage 80";
+  netpol test tests/shop.yaml -f rendered/ -o junit --min-coverage 80";
 
 /// Compare expectations with what the policies allow: unit tests for policies.
 ///
@@ -122,12 +123,13 @@ impl Results {
             self.report(path, &Mistake::at(0, message), terminal);
             return Ok(());
         }
+        let progress = Progress::start(format!("evaluating {}", path.display()));
         let PodNetworkArgs { pod_networks, own_node_egress } = &self.pod_networks;
         let mut cluster = OfflineCluster::new(|| Engine::Reference, pod_networks.clone())
             .with_own_node_egress(*own_node_egress);
         cluster.set(input.objects())?;
         self.coverage.add_policies(input);
-        let mut cases = Vec::new();
+        let (mut cases, mut mistakes) = (Vec::new(), Vec::new());
         for expectation in expectations {
             let coverage = &mut self.coverage;
             let namespace = namespace.as_deref();
@@ -136,8 +138,12 @@ impl Results {
                     let Expectation { line, text: name, .. } = expectation;
                     cases.push(CaseReport { name, line, outcome });
                 }
-                Err(mistake) => self.report(path, &mistake, terminal),
+                Err(mistake) => mistakes.push(mistake),
             }
+        }
+        drop(progress);
+        for mistake in &mistakes {
+            self.report(path, mistake, terminal);
         }
         self.reports.push(FileReport { path: path.display().to_string(), cases });
         Ok(())

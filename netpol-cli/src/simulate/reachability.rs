@@ -21,6 +21,7 @@ use super::output::{self, Form, Names, WhatIf};
 use super::rows::{Filter, Row, rows};
 use super::table::{Cell, Table};
 use crate::input::{self, PodNetworkArgs};
+use crate::progress::{Progress, WhileWriting};
 
 /// Draws the matrix that the arguments ask for, or what `--what-if` changes in it.
 pub(super) fn run(args: SimulateArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
@@ -40,7 +41,7 @@ pub(super) fn run(args: SimulateArgs, terminal: &mut Terminal<'_>) -> anyhow::Re
             return Ok(FAILED);
         }
         let (mut matrix, form) = prepare(now, None, choice, terminal);
-        matrix.write(form, &mut terminal.stdout)?;
+        matrix.write(form, &mut result(terminal))?;
         return Ok(if is_incomplete { FAILED } else { 0 });
     };
     let new = input::read_files(&after, terminal);
@@ -50,11 +51,16 @@ pub(super) fn run(args: SimulateArgs, terminal: &mut Terminal<'_>) -> anyhow::Re
     let changed = cluster(input.objects_with(new), &choice, &mut assumed, terminal)?;
     let (mut matrix, form) = prepare(changed, Some(now), choice, terminal);
     let totals = if is_matrix {
-        matrix.write(form, &mut terminal.stdout)?
+        matrix.write(form, &mut result(terminal))?
     } else {
-        matrix.write_changes(form, &mut terminal.stdout)?
+        matrix.write_changes(form, &mut result(terminal))?
     };
     Ok(if is_incomplete { FAILED } else { exit_code(fail_on, totals) })
+}
+
+/// Where the connections go while they are evaluated.
+fn result<'a>(terminal: &'a mut Terminal<'_>) -> WhileWriting<'a> {
+    WhileWriting::start("evaluating connections", terminal)
 }
 
 /// Writes the connections that differ between two sets of objects.
@@ -68,7 +74,7 @@ pub(crate) fn compare(
     let before = cluster(before, &choice, &mut assumed, terminal)?;
     let now = cluster(now, &choice, &mut assumed, terminal)?;
     let (mut matrix, form) = prepare(now, Some(before), choice, terminal);
-    matrix.write_changes(form, &mut terminal.stdout)
+    matrix.write_changes(form, &mut result(terminal))
 }
 
 /// 1 if the changes have the effect that the user asked about.
@@ -93,8 +99,13 @@ fn cluster(
     let PodNetworkArgs { pod_networks, own_node_egress } = &choice.pod_networks;
     let mut cluster = OfflineCluster::new(choice.engine.open(), pod_networks.clone())
         .with_own_node_egress(*own_node_egress);
+    let progress = Progress::start(input::evaluating(objects.len()));
     cluster.set(objects)?;
-    cluster.findings().iter().for_each(|finding| terminal.complain(finding));
+    let findings = cluster.findings();
+    drop(progress);
+    for finding in &findings {
+        terminal.complain(finding);
+    }
     Ok(cluster)
 }
 
