@@ -196,7 +196,7 @@ fn wider(rng: &mut Rng, labels: &Value) -> Value {
             0 => equal[key] = value.clone(),
             1 => expressions.push(json!({ "key": key, "operator": "In", "values": [value] })),
             2 => {
-                expressions.push(json!({ "key": key, "operator": "In", "values": [value, other] }))
+                expressions.push(json!({ "key": key, "operator": "In", "values": [value, other] }));
             }
             3 => expressions.push(json!({ "key": key, "operator": "NotIn", "values": [other] })),
             4 => expressions.push(json!({ "key": key, "operator": "Exists" })),
