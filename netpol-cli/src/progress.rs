@@ -41,12 +41,12 @@ impl Progress {
 pub(super) struct WhileWriting<'a> {
     out: &'a mut dyn Write,
     progress: Option<Progress>,
-    place: Place,
+    sink: Sink,
 }
 
 /// Where the result goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Sink {
     /// To the terminal that shows the progress, which therefore ends with the first line of the result.
     SameTerminal,
     Elsewhere,
@@ -55,15 +55,15 @@ enum Place {
 impl<'a> WhileWriting<'a> {
     /// Begins. The result is written to the returned value.
     pub(super) fn start(message: &str, terminal: &'a mut Terminal<'_>) -> Self {
-        let place = if terminal.width.is_some() { Place::SameTerminal } else { Place::Elsewhere };
+        let sink = if terminal.width.is_some() { Sink::SameTerminal } else { Sink::Elsewhere };
         let progress = Some(Progress::start(message.to_owned()));
-        Self { out: &mut *terminal.stdout, progress, place }
+        Self { out: &mut *terminal.stdout, progress, sink }
     }
 }
 
 impl Write for WhileWriting<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.place == Place::SameTerminal {
+        if self.sink == Sink::SameTerminal {
             self.progress = None;
         }
         self.out.write(bytes)
@@ -126,14 +126,14 @@ mod tests {
 
     #[test]
     fn progress_ends_before_the_first_line_of_a_result_on_the_same_terminal() {
-        for (place, is_ended) in [(Place::SameTerminal, true), (Place::Elsewhere, false)] {
+        for (sink, is_ended) in [(Sink::SameTerminal, true), (Sink::Elsewhere, false)] {
             let mut out = Vec::new();
             let mut result =
-                WhileWriting { out: &mut out, progress: Some(Progress::default()), place };
+                WhileWriting { out: &mut out, progress: Some(Progress::default()), sink };
             result.flush().unwrap();
             assert!(result.progress.is_some());
             result.write_all(b"a -> b: yes").unwrap();
-            assert_eq!(result.progress.is_none(), is_ended, "{place:?}");
+            assert_eq!(result.progress.is_none(), is_ended, "{sink:?}");
             assert_eq!(out, b"a -> b: yes");
         }
     }
