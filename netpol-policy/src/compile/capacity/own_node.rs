@@ -112,7 +112,7 @@ fn backends(state: &ClusterState) -> (BTreeMap<NodeKey, BackendValue>, BTreeSet<
             excess.insert(key.addr);
             continue;
         }
-        // With more of them than there is room for, only rules for every address count.
+        // With more of them than the map takes, only rules for every address count.
         let values = if values.len() > n_values {
             BTreeSet::from([BackendValue::unknown(key.port)])
         } else {
