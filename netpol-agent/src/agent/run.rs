@@ -94,10 +94,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         .with_own_node_egress(own_node_egress)
         .remembering(LastHeard::open(socket.with_file_name(LAST_HEARD)))
         .unblocking(Unidentified::open(socket.with_file_name(UNIDENTIFIED)))
-        .asking(match &source {
-            Source::Cluster { .. } => Asking::Possible,
-            Source::Manifests(_) => Asking::Needless,
-        });
+        .asking(asking(&source));
     let results = discovery::watch_results(search_paths.results.clone(), cancel.clone());
     let (searches, found) = Searches::new(search_paths);
     let (handle, questions) = Handle::new();
@@ -129,6 +126,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     Box::pin(event_loop::run(agent, inputs, searches, &source, &worker, &cancel)).await;
     info!("stopped; policies stay in force");
     Ok(())
+}
+
+/// Whether this source can be asked for a namespace.
+const fn asking(source: &Source) -> Asking {
+    match source {
+        Source::Cluster { .. } => Asking::Possible,
+        Source::Manifests(_) => Asking::Needless,
+    }
 }
 
 /// The kubeconfig and the node of an agent in a cluster.

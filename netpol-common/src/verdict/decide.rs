@@ -280,7 +280,7 @@ fn at_pod<M: PolicyMaps, B: Frame + ?Sized>(
 /// allow it, unless the own node needs a rule as any other peer.
 #[inline(always)]
 fn at_own_node<M: PolicyMaps>(maps: &M, view: &View, packet: &Packet) -> Option<Ruling> {
-    let asked = Asked::to_node(packet, &view.endpoint);
+    let asked = Asked::to_node(packet, view.endpoint);
     ruling(maps.denial_at_node(view.slots, &packet.dst, asked))
 }
 

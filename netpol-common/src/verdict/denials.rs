@@ -26,7 +26,7 @@ impl Asked {
 
     /// The destination of a packet of this endpoint to the own node.
     #[inline(always)]
-    pub(super) const fn to_node(packet: &Packet, endpoint: &EndpointValue) -> Self {
+    pub(super) const fn to_node(packet: &Packet, endpoint: EndpointValue) -> Self {
         let egress = Direction::Egress;
         // A later fragment has no ports, and is nothing without the first one.
         let needs_rule = endpoint.node_needs_rule()

@@ -166,7 +166,7 @@ mod tests {
         for _ in 0..40 {
             let list = |number: &mut dyn FnMut(usize) -> usize, of: fn(usize) -> String| {
                 let most = if number(4) == 0 { 24 } else { 3 };
-                let items: Vec<String> = (0..1 + number(most)).map(|_| of(number(1000))).collect();
+                let items: Vec<String> = (0..=number(most)).map(|_| of(number(1000))).collect();
                 items.join(", ")
             };
             let rules: Vec<String> = (0..12)

@@ -182,9 +182,9 @@ impl<'a> Oracle<'a> {
     /// allowed (C1).
     fn end_allows(&self, pod: Option<&Value>, direction: Direction, talk: &Talk<'_>) -> bool {
         let Some(pod) = pod else { return true };
-        let is_own_node = !talk.is_virtual
-            && !(self.judges_node && direction == Direction::Egress)
-            && self.cluster.is_own_node(pod, talk.remote);
+        let needs_rule = self.judges_node && direction == Direction::Egress;
+        let is_own_node =
+            !talk.is_virtual && !needs_rule && self.cluster.is_own_node(pod, talk.remote);
         // Ingress peers of cluster policies are pods, so none denies what comes from the own node (C11). What a Service leads to
         // the own node is not judged: docs/design/cluster-policies.md names the limit.
         if is_own_node && (direction == Direction::Ingress || talk.is_translated) {
