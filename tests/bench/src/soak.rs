@@ -52,7 +52,7 @@ mod tests {
         let entries = BTreeMap::from([("endpoints", 3), ("identities", 5)]);
         Measure {
             rss_kib,
-            anonymous_kib: 0,
+            allocated_kib: 0,
             n_fds: 10,
             n_threads: 2,
             n_links,

@@ -109,6 +109,12 @@ fn version_and_help_are_output() {
                   --pod-cidr <CIDR>
                       Networks with the addresses of the pods that have none yet, such as those of a Deployment [default: any private network]
 
+                  --own-node-egress <OWN_NODE_EGRESS>
+                      How connections of pods to their own node are judged, `allow` or `judge`: as the agents' option of this name
+
+                      [default: allow]
+                      [possible values: allow, judge]
+
                   --live
                       With --cluster, also ask the agents of the nodes of both ends what is in force there, and show where that differs from the objects of the API server. The exit code is then 1 if it differs, too, and 2 if a node does not answer
 
@@ -125,15 +131,6 @@ fn version_and_help_are_output() {
                   --all
                       Name all policies and rules. Without it, of a long list the nearest are shown and the others are counted
 
-              -o, --output <OUTPUT>
-                      Output format
-
-                      Possible values:
-                      - text: Text for people
-                      - json: JSON for programs
-
-                      [default: text]
-
                   --color <WHEN>
                       When to write colours
 
@@ -143,6 +140,15 @@ fn version_and_help_are_output() {
                       - never:  Never
 
                       [default: auto]
+
+              -o, --output <OUTPUT>
+                      Output format
+
+                      Possible values:
+                      - text: Text for people
+                      - json: JSON for programs
+
+                      [default: text]
 
               -h, --help
                       Print help (see a summary with '-h')
@@ -246,23 +252,24 @@ fn version_and_help_are_output() {
             Usage: netpol simulate [OPTIONS] <--file <PATH>...|--cluster|--cases <FILE>>
 
             Options:
-              -f, --file <PATH>...          Files and directories with objects (YAML or JSON); `-` is the standard input
-                  --what-if                 Show the connections that would change if the files after this option were applied: --what-if -f NEW
-                  --cluster                 Read the objects of the cluster of kubectl's current context. Objects in files replace those of the cluster
-                  --kubeconfig <FILE>       Kubeconfig file for --cluster [default: the file that kubectl uses]
-                  --context <NAME>          Context of the kubeconfig for --cluster [default: its current context]
-                  --matrix                  Draw the matrix. This is the default without --cases and --what-if. With --what-if, draw it with what changes in it
-                  --port <PORT[/PROTOCOL]>  Destination ports, such as `80`, `53/UDP` or `http` [default: the ports that each pod declares; for changes, every port]
-                  --address <IP>            Addresses outside the cluster to add to the matrix
-              -n, --namespace <NAMESPACE>   Only the pods of these namespaces
-              -l, --selector <SELECTOR>     Only the pods with these labels, as for kubectl: `app=web,tier!=db`
-                  --pod-cidr <CIDR>         Networks with the addresses of the pods that have none yet, such as those of a Deployment [default: any private network]
-              -o, --output <OUTPUT>         Output format of the matrix [default: text] [possible values: text, json, csv, md, dot, mermaid, html]
-                  --engine <ENGINE>         Implementation that evaluates the connections [default: compiled] [possible values: reference, compiled]
-                  --fail-on <EFFECT>        With --what-if: exit with 1 if the changes have this effect [possible values: opens, closes, any]
-                  --cases <FILE>            Read cases from this file, one JSON object a line; `-` is the standard input. Writes one line of verdicts for each case
-                  --color <WHEN>            When to write colours [default: auto] [possible values: auto, always, never]
-              -h, --help                    Print help (see more with '--help')
+              -f, --file <PATH>...                     Files and directories with objects (YAML or JSON); `-` is the standard input
+                  --what-if                            Show the connections that would change if the files after this option were applied: --what-if -f NEW
+                  --cluster                            Read the objects of the cluster of kubectl's current context. Objects in files replace those of the cluster
+                  --kubeconfig <FILE>                  Kubeconfig file for --cluster [default: the file that kubectl uses]
+                  --context <NAME>                     Context of the kubeconfig for --cluster [default: its current context]
+                  --matrix                             Draw the matrix. This is the default without --cases and --what-if. With --what-if, draw it with what changes in it
+                  --port <PORT[/PROTOCOL]>             Destination ports, such as `80`, `53/UDP` or `http` [default: the ports that each pod declares; for changes, every port]
+                  --address <IP>                       Addresses outside the cluster to add to the matrix
+              -n, --namespace <NAMESPACE>              Only the pods of these namespaces
+              -l, --selector <SELECTOR>                Only the pods with these labels, as for kubectl: `app=web,tier!=db`
+                  --pod-cidr <CIDR>                    Networks with the addresses of the pods that have none yet, such as those of a Deployment [default: any private network]
+                  --own-node-egress <OWN_NODE_EGRESS>  How connections of pods to their own node are judged, `allow` or `judge`: as the agents' option of this name [default: allow] [possible values: allow, judge]
+              -o, --output <OUTPUT>                    Output format of the matrix [default: text] [possible values: text, json, csv, md, dot, mermaid, html]
+                  --engine <ENGINE>                    Implementation that evaluates the connections [default: compiled] [possible values: reference, compiled]
+                  --fail-on <EFFECT>                   With --what-if: exit with 1 if the changes have this effect [possible values: opens, closes, any]
+                  --cases <FILE>                       Read cases from this file, one JSON object a line; `-` is the standard input. Writes one line of verdicts for each case
+                  --color <WHEN>                       When to write colours [default: auto] [possible values: auto, always, never]
+              -h, --help                               Print help (see more with '--help')
 
             Examples:
               netpol simulate -f rendered/

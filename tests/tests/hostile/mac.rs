@@ -20,6 +20,8 @@ const NOBODY: [u8; 6] = [2, 0, 0, 0, 0xbe, 0xef];
 pub(super) fn a_frame_with_another_source_mac_leaves_no_pod_isolated_or_not() {
     let Some(lab) = lab("hostile-mac", &["evil", "victim", "target"]) else { return };
     let frames = frames(&lab);
+    // From here on the bridge knows where the victim is.
+    lab.expect(Passing::Yes, &pod("victim"), &pod("target"), Protocol::Tcp, 80).unwrap();
     check(&lab, &pod("evil"), &pod("target"), &frames);
     // The packets of established flows take another path through the programs.
     check(&lab, &pod("evil"), &pod("target"), &frames);

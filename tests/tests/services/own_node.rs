@@ -79,7 +79,8 @@ fn the_own_node_needs_a_rule_and_its_probes_do_not() {
 fn a_dns_cache_on_the_node_needs_a_rule_for_the_address_that_pods_use() {
     let Some(lab) = judging("judge-cache", &["isolated"]) else { return };
     let node = lab.netns(&Host::Node).unwrap();
-    let devices = "link add nodelocaldns type dummy\nlink set nodelocaldns up\n";
+    // The program has a dummy device, which not every kernel has.
+    let devices = "link add nodelocaldns type veth peer name nodelocalpeer\nlink set nodelocalpeer up\nlink set nodelocaldns up\n";
     node.configure(devices).unwrap();
     for address in CACHE.iter().flatten() {
         let width = if address.contains(':') { "128 nodad" } else { "32" };

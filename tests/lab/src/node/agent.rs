@@ -158,7 +158,8 @@ impl Agent {
     }
 
     fn wait(&mut self) -> Result<()> {
-        until("the agent's readiness", LIMIT, || {
+        // On a loaded machine the verifier alone takes many seconds.
+        until("the agent's readiness", 3 * LIMIT, || {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the agent ended ({status})");
             }

@@ -20,8 +20,9 @@ const SLACK_KIB: u64 = 4096;
 pub struct Measure {
     /// Resident memory.
     pub rss_kib: u64,
-    /// The part of it that the agent has allocated; the rest are pages of its program.
-    pub anonymous_kib: u64,
+    /// The part of it that the agent has allocated or mapped from the kernel. The rest are pages of its program, which are read when
+    /// code first runs, such as that for an error, and which the kernel drops when it needs memory.
+    pub allocated_kib: u64,
     /// Open files.
     pub n_fds: usize,
     /// Threads.
@@ -71,7 +72,7 @@ impl Measure {
         ]);
         Ok(Self {
             rss_kib: kib("VmRSS")?,
-            anonymous_kib: kib("RssAnon")?,
+            allocated_kib: allocated_kib(&fs::read_to_string(format!("{process}/smaps"))?)?,
             n_fds: fs::read_dir(format!("{process}/fd"))?.count(),
             n_threads: fs::read_dir(format!("{process}/task"))?.count(),
             n_links: fs::read_dir(pins.join(format!("v{version}/links")))?.count(),
@@ -107,10 +108,31 @@ impl Measure {
         ensure!(self.n_links == before.n_links, "pinned links leaked");
         // A discovery or a blocked call may be running, with a thread and some files.
         ensure!(self.n_fds <= before.n_fds + 4, "files are still open");
-        let slack = Self { rss_kib: self.rss_kib.saturating_sub(SLACK_KIB), ..self.clone() };
-        ensure!(slack.memory_ratio(before) <= GROWTH, "memory has grown");
+        let kib = |n: u64| u32::try_from(n).map_or(f64::MAX, f64::from);
+        let limit_kib = kib(before.allocated_kib) * GROWTH + kib(SLACK_KIB);
+        ensure!(kib(self.allocated_kib) <= limit_kib, "memory has grown");
         Ok(())
     }
+}
+
+/// Sums up the resident memory of the mappings that are no files (`/proc/PID/smaps`).
+fn allocated_kib(mappings: &str) -> Result<u64> {
+    let (mut sum, mut is_file) = (0, false);
+    for line in mappings.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("Rss:") if !is_file => {
+                let number = words.next().context("a mapping without a size")?;
+                sum += number.parse::<u64>().context("the size of a mapping")?;
+            }
+            // A mapping begins with its addresses. The path is the last of six words.
+            Some(word) if !word.ends_with(':') => {
+                is_file = words.nth(4).is_some_and(|path| path.starts_with('/'));
+            }
+            Some(_) | None => {}
+        }
+    }
+    Ok(sum)
 }
 
 /// Number of map entries of interfaces that are no endpoints.
@@ -128,7 +150,7 @@ impl fmt::Display for Measure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             rss_kib,
-            anonymous_kib,
+            allocated_kib,
             n_fds,
             n_threads,
             n_links,
@@ -136,7 +158,7 @@ impl fmt::Display for Measure {
             n_strangers: _,
             entries,
         } = self;
-        write!(f, "{rss_kib} KiB ({anonymous_kib} KiB allocated), {n_fds} files, ")?;
+        write!(f, "{rss_kib} KiB ({allocated_kib} KiB allocated), {n_fds} files, ")?;
         write!(f, "{n_threads} threads, {n_links} links, entries:")?;
         entries.iter().try_for_each(|(map, n)| write!(f, " {map} {n}"))
     }
