@@ -22,9 +22,12 @@ pub(crate) fn behind(
     let is_node = is_any_node(state, address);
     let entry = Entry { state, source, original, transport, is_node };
     let mut found = Vec::new();
-    let mut is_translated = is_service(state, address);
+    let is_own = state.owner(source).is_some_and(|pod| is_own_node(state, pod, address));
+    let mut is_translated = is_service(state, address) && !is_own;
     for service in state.services() {
-        let has_address = service.addresses.contains(&address);
+        // A program of the node, such as a DNS cache, has taken a cluster address that is on a device there: nothing translates it.
+        let is_taken = is_own && !service.external_addresses.contains(&address);
+        let has_address = service.addresses.contains(&address) && !is_taken;
         if !has_address && !is_node {
             continue;
         }
