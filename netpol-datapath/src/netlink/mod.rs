@@ -65,8 +65,10 @@ pub enum DeviceNews {
 pub struct Devices {
     /// All devices.
     pub by_ifindex: BTreeMap<IfIndex, Device>,
-    /// All addresses of all devices but those that only hold the addresses of Services.
+    /// All addresses of all devices.
     pub addresses: BTreeSet<IpAddr>,
+    /// Those of them that IPVS holds for Services.
+    pub of_ipvs: BTreeSet<IpAddr>,
     /// The tunnels to other nodes.
     pub tunnels: Tunnels,
     /// The devices that lead to the pods of other nodes, by family ([`netpol_common::identities::family`]).
@@ -253,7 +255,7 @@ async fn read(handle: &Handle) -> Result<Devices, Error> {
         .await
         .map_err(|source| Error::List { what: "devices", source })?;
     let mut devices = Devices::default();
-    let mut skipped = BTreeSet::new();
+    let (mut loopback, mut ipvs) = (BTreeSet::new(), BTreeSet::new());
     let on_bridges = on_bridges(&links);
     devices.tunnels = tunnels::of_devices(&links);
     let bridges = bridges(&links);
@@ -262,10 +264,10 @@ async fn read(handle: &Handle) -> Result<Devices, Error> {
             devices.bridges.insert(IfIndex(link.header.index), LinkFacts::of(link));
         }
         if link.header.link_layer_type == LinkLayerType::Loopback {
-            skipped.insert(link.header.index);
+            loopback.insert(link.header.index);
         } else {
             if is_ipvs(link) {
-                skipped.insert(link.header.index);
+                ipvs.insert(link.header.index);
             }
             let mut device = device(link);
             device.short_cut = short_cut(link, &bridges);
@@ -280,10 +282,13 @@ async fn read(handle: &Handle) -> Result<Devices, Error> {
         addresses.try_next().await.map_err(|source| Error::List { what: "addresses", source })?
     {
         let Some(address) = address_of(&message) else { continue };
-        if skipped.contains(&message.header.index) {
+        if loopback.contains(&message.header.index) {
             continue;
         }
         devices.addresses.insert(address);
+        if ipvs.contains(&message.header.index) {
+            devices.of_ipvs.insert(address);
+        }
         devices.tunnels.ends.extend(tunnels::broadcasts_of(&message));
         if let Some(device) = devices.by_ifindex.get_mut(&IfIndex(message.header.index)) {
             device.has_address |= !is_link_local(address);
@@ -295,8 +300,8 @@ async fn read(handle: &Handle) -> Result<Devices, Error> {
     Ok(devices)
 }
 
-/// Whether the device only holds the addresses of Services for IPVS, which translates all connections to them: those of kube-proxy and
-/// kube-router.
+/// Whether the device holds the addresses of Services for IPVS: those of kube-proxy and kube-router. IPVS translates the ports of these
+/// Services, and the node receives the others.
 fn is_ipvs(link: &LinkMessage) -> bool {
     let is_it = |name: &String| matches!(name.as_str(), "kube-ipvs0" | "kube-dummy-if");
     link.attributes

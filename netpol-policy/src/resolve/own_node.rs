@@ -19,8 +19,8 @@ pub struct TranslatedPort {
     pub number: u16,
 }
 
-/// The ports of nodes that are translated for a Service: its `nodePorts`, and its ports at an external address that is the node's. A
-/// cluster address on a device of the node is that of a program there, such as a DNS cache, and is not translated.
+/// The ports of nodes that are translated for a Service: its `nodePorts`, and its ports at an address of the node
+/// ([`ClusterState::is_translated_at`]).
 ///
 /// If connections to the own node need a rule, a `nodePort` counts only if no backend is on a node's network. So it is the same on every
 /// node.
@@ -33,8 +33,9 @@ pub fn translated_for(
         let ServicePort { transport, number, node_port, .. } = *port;
         let node_port = node_port.filter(|_| node_ports);
         let everywhere = node_port.map(|number| TranslatedPort { at: None, transport, number });
-        let external = service.external_addresses.iter();
-        let own = external.filter(|address| state.own_addresses().contains(*address));
+        let own = service.addresses.iter().filter(|address| {
+            state.own_addresses().contains(*address) && state.is_translated_at(service, **address)
+        });
         let own = own.map(move |address| TranslatedPort { at: Some(*address), transport, number });
         everywhere.into_iter().chain(own)
     })

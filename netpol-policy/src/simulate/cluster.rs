@@ -14,7 +14,7 @@ use crate::compile::{Capacities, Compiled, LeftOut, MapState, diagnostics, left_
 use crate::dataplane::diff;
 use crate::model::{Diagnostic, Kind, Object, ObjectRef, Pod};
 use crate::resolve::allows_unknown_backend;
-use crate::store::{Changes, ClusterState, Delta, OwnNodeEgress};
+use crate::store::{Changes, ClusterState, Delta, OwnAddresses, OwnNodeEgress};
 
 /// Objects, the maps compiled from them, and the engine that evaluates probes.
 pub struct Cluster {
@@ -93,7 +93,8 @@ impl Cluster {
         if changes.is_empty() && !self.is_stale {
             return Ok(());
         }
-        let node_addresses = Delta::OwnAddresses(node_addresses(&self.state));
+        let all = node_addresses(&self.state);
+        let node_addresses = Delta::OwnAddresses(OwnAddresses { all, ..OwnAddresses::default() });
         for delta in self.interfaces.follow(&self.state).into_iter().chain([node_addresses]) {
             changes.extend(self.state.apply(delta));
         }

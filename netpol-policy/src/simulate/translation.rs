@@ -25,9 +25,8 @@ pub(crate) fn behind(
     let is_own = state.owner(source).is_some_and(|pod| is_own_node(state, pod, address));
     let mut is_translated = is_service(state, address) && !is_own;
     for service in state.services() {
-        // A program of the node, such as a DNS cache, has taken a cluster address that is on a device there: nothing translates it.
-        let is_taken = is_own && !service.external_addresses.contains(&address);
-        let has_address = service.addresses.contains(&address) && !is_taken;
+        let has_address = service.addresses.contains(&address)
+            && (!is_own || state.is_translated_at(service, address));
         if !has_address && !is_node {
             continue;
         }

@@ -33,7 +33,7 @@ pub enum Delta {
     /// The pod interfaces of this node whose packets may be redirected to each other.
     ShortCuts(BTreeSet<IfIndex>),
     /// The addresses of this node's own devices.
-    OwnAddresses(BTreeSet<IpAddr>),
+    OwnAddresses(OwnAddresses),
     /// All backends of Services that `EndpointSlices` list which no controller writes from selectors.
     ListedBackends(BTreeMap<ObjectName, BTreeSet<ServiceBackend>>),
     /// All that a node publishes about its pods; it replaces what the node published before.
@@ -43,6 +43,15 @@ pub enum Delta {
         /// Its pods with addresses that the API may not report yet.
         pods: Vec<PublishedPod>,
     },
+}
+
+/// The addresses of this node's own devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnAddresses {
+    /// All of them.
+    pub all: BTreeSet<IpAddr>,
+    /// Those of them that IPVS holds for Services: it translates the ports of these Services, and the node receives the others.
+    pub of_ipvs: BTreeSet<IpAddr>,
 }
 
 /// How connections of a pod to its own node are treated.

@@ -22,7 +22,9 @@ use netpol_common::addr::Addr;
 use netpol_common::ids::IfIndex;
 
 pub use changes::Changes;
-pub use delta::{Delta, Endpoint, List, OwnNodeEgress, PodEnd, PublishedPod, UnknownOwnNodeEgress};
+pub use delta::{
+    Delta, Endpoint, List, OwnAddresses, OwnNodeEgress, PodEnd, PublishedPod, UnknownOwnNodeEgress,
+};
 pub use label_classes::{LabelClass, LabelClassId};
 pub use label_index::Candidates;
 use label_index::LabelIndex;
@@ -49,7 +51,7 @@ pub struct ClusterState {
     nodes: BTreeMap<Arc<str>, Node>,
     endpoints: BTreeMap<IfIndex, Endpoint>,
     endpoints_of_pod: BTreeMap<ObjectName, BTreeSet<IfIndex>>,
-    own_addresses: BTreeSet<IpAddr>,
+    own_addresses: OwnAddresses,
     own_node_egress: OwnNodeEgress,
     /// `None` until the source has told them.
     listed_backends: Option<BTreeMap<ObjectName, BTreeSet<ServiceBackend>>>,
@@ -107,7 +109,7 @@ impl ClusterState {
                 self.short_cuts = interfaces;
             }
             Delta::OwnAddresses(addresses) => {
-                let differing = self.own_addresses.symmetric_difference(&addresses);
+                let differing = self.own_addresses.all.symmetric_difference(&addresses.all);
                 changes.deferred.extend(differing.map(|address| Addr::from(*address)));
                 changes.translated |= self.own_addresses != addresses;
                 self.own_addresses = addresses;

@@ -198,7 +198,7 @@ impl ClusterState {
             IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
             IpAddr::V6(v6) => v6.is_unicast_link_local(),
         };
-        let is_a_nodes = self.own_addresses.contains(&address)
+        let is_a_nodes = self.own_addresses.all.contains(&address)
             || self.pods.is_node_address(address)
             || self.nodes.values().any(|node| node.addresses.contains(&address));
         !(is_special
@@ -226,7 +226,7 @@ impl ClusterState {
 mod tests {
     use super::*;
     use crate::model::{Labels, Node, ObjectRef, PodPhase, Service};
-    use crate::store::{Endpoint, PodEnd};
+    use crate::store::{Endpoint, OwnAddresses, PodEnd};
     use netpol_common::ids::IfIndex;
 
     const ADDRESS: &str = "10.244.2.5";
@@ -353,7 +353,8 @@ mod tests {
         let on_host = Pod { host_network: true, ..pod("proxy", "n1", 1, &[ADDRESS]) };
         check(&with(upsert(on_host)), None);
         check(&with(node("n1", &[ADDRESS], &[])), None);
-        check(&with(Delta::OwnAddresses([address(ADDRESS)].into())), None);
+        let own = OwnAddresses { all: [address(ADDRESS)].into(), ..OwnAddresses::default() };
+        check(&with(Delta::OwnAddresses(own)), None);
         let service = Service {
             name: ObjectName::new("x", "web"),
             addresses: vec![address(ADDRESS)],

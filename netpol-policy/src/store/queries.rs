@@ -263,7 +263,7 @@ impl ClusterState {
 
     /// Whether the egress verdict for a destination should be deferred: the address is a Service's or the node's own.
     pub fn is_deferred(&self, addr: Addr) -> bool {
-        self.is_service_address(addr) || self.own_addresses.contains(&addr.to_ip())
+        self.is_service_address(addr) || self.own_addresses.all.contains(&addr.to_ip())
     }
 
     /// Whether connections of pods to their own node need a rule that allows them.
@@ -317,6 +317,13 @@ impl ClusterState {
 
     /// The addresses of this node's own devices.
     pub fn own_addresses(&self) -> &BTreeSet<IpAddr> {
-        &self.own_addresses
+        &self.own_addresses.all
+    }
+
+    /// Whether this node translates the ports of a Service at this address of its own. A program of the node, such as a DNS cache, may
+    /// have taken the cluster address of a Service: then nothing translates it.
+    pub fn is_translated_at(&self, service: &Service, own: IpAddr) -> bool {
+        service.external_addresses.contains(&own)
+            || (service.addresses.contains(&own) && self.own_addresses.of_ipvs.contains(&own))
     }
 }

@@ -1,5 +1,6 @@
 //! `--own-node-egress judge`: a pod reaches its own node only where a policy allows it, and the node always reaches the pod.
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use netpol_lab::node::topology::{NODE, OFFICE, Wiring};
@@ -207,5 +208,41 @@ fn node_ports_are_judged_on_the_pod_behind_them_and_other_ports_at_the_node() {
             &isolated,
             &[(Passing::No, port(30_001)), (Passing::Yes, port(30_003)), (Passing::Yes, port(80))],
         );
+    }
+}
+
+#[test]
+fn an_address_that_ipvs_holds_for_a_service_is_the_nodes_at_other_ports() {
+    for shape in Shape::ALL {
+        let name = format!("judge-ipvs-{shape:?}").to_lowercase();
+        let Some(lab) = judging(&name, &["isolated", "web"]) else { return };
+        let [v4, v6] = OFFICE;
+        let node = lab.netns(&Host::Node).unwrap();
+        node.configure(&format!("route add default via {v4}\nroute add default via {v6}\n"))
+            .unwrap();
+        let services = [Service::new("web", 1, sockets(&lab, &pod("web"), 80))];
+        lab.apply_services(shape, Masquerade::Outsiders, &services).unwrap();
+        wait_for_services(&lab, &services);
+        let [Service { addresses, .. }] = &services;
+        // As kube-proxy's device in the mode ipvs, which is a dummy device.
+        let mut device = "link add kube-ipvs0 type veth peer name kube-ipvs-peer\n".to_owned();
+        for address in addresses {
+            let width = if address.is_ipv4() { "32" } else { "128 nodad" };
+            writeln!(device, "address add {address}/{width} dev kube-ipvs0").unwrap();
+        }
+        node.configure(&device).unwrap();
+        node.configure("link set kube-ipvs-peer up\nlink set kube-ipvs0 up\n").unwrap();
+        isolate(&lab, "isolated");
+        let isolated = pod("isolated");
+        let [of_service, of_node] = [80, 443].map(|port| at(addresses, port));
+        expect_tcp(&lab, &isolated, Passing::No, &of_service);
+        expect_tcp(&lab, &isolated, Passing::No, &of_node);
+        let peers = json!([{ "podSelector": { "matchLabels": { "app": "web" } } }]);
+        apply_policy(&lab, "allow", &json!({}), &egress_only_to("isolated", &peers));
+        expect_tcp(&lab, &isolated, Passing::Yes, &of_service);
+        expect_tcp(&lab, &isolated, Passing::No, &of_node);
+        apply_policy(&lab, "allow", &json!({}), &egress_only_to("isolated", &blocks(addresses)));
+        expect_tcp(&lab, &isolated, Passing::Yes, &of_node);
+        expect_tcp(&lab, &isolated, Passing::No, &of_service);
     }
 }

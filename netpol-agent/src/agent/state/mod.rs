@@ -35,7 +35,7 @@ use netpol_policy::compile::{Compiled, LeftOut, MapState, RefusedServices};
 use netpol_policy::dataplane::port::{DeviceRole, Framing, Kernel, NewInterface};
 use netpol_policy::model::{Kind, ObjectName, ObjectRef};
 use netpol_policy::source::{DiagnosticIndex, Freshness, Health, SourceUpdate};
-use netpol_policy::store::{Changes, ClusterState, Delta, Endpoint, OwnNodeEgress};
+use netpol_policy::store::{Changes, ClusterState, Delta, Endpoint, OwnAddresses, OwnNodeEgress};
 use netpol_proto::Response;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -369,7 +369,10 @@ impl<K: Kernel> Agent<K> {
         exists: impl Fn(IfIndex) -> bool,
         now: Instant,
     ) {
-        self.apply_delta(Delta::OwnAddresses(devices.addresses.clone()));
+        self.apply_delta(Delta::OwnAddresses(OwnAddresses {
+            all: devices.addresses.clone(),
+            of_ipvs: devices.of_ipvs.clone(),
+        }));
         // A device can be younger than the list: ask the kernel again before the endpoint is removed.
         let gone: Vec<IfIndex> = self
             .registry
