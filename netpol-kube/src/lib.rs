@@ -10,6 +10,7 @@
 mod access;
 mod addresses;
 mod backends;
+mod background;
 mod cluster_policies;
 mod decode;
 mod dial;

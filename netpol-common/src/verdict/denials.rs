@@ -11,6 +11,9 @@ use crate::maps::{self, PolicyMaps};
 use crate::packet::{Fragment, Packet};
 use crate::reason::{DropReason, PassReason, Verdict};
 
+// A backend of either family has a number in the byte of the directions.
+const _: () = assert!(2 * maps::MAX_BACKENDS_OF_PORT < 1 << (8 - Asked::BACKEND_SHIFT));
+
 /// What the rules are asked about, in one word for a BPF function: destination port, protocol, and directions, with what happens where no
 /// rule decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

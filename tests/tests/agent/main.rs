@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod backends;
 mod cluster_policies;
 mod events;
 mod faults;

@@ -16,7 +16,8 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-async fn server() -> (FakeApi, Access) {
+/// An API server with two nodes, and access to it.
+pub(super) async fn server() -> (FakeApi, Access) {
     let api = FakeApi::start().await.unwrap();
     for node in ["n1", "n2"] {
         api.put(json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": node } }));

@@ -17,14 +17,15 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub struct ListedBackends {
     /// The Service.
     pub service: ObjectName,
-    /// The ready endpoints.
+    /// The endpoints that a packet may reach.
     pub backends: Vec<ServiceBackend>,
 }
 
 /// Reads an `EndpointSlice` or an Endpoints object. `None` if the object is neither, or names no Service. Items that cannot be
-/// understood are left out, which only explanations depend on.
+/// understood are left out, as kube-proxy leaves them out. An endpoint that terminates but still serves is one too: a Service that has
+/// no ready endpoint sends packets there.
 ///
-/// Source: discovery.k8s.io/v1 `EndpointSlice`, core/v1 `Endpoints`.
+/// Source: discovery.k8s.io/v1 `EndpointSlice` and `EndpointConditions`, core/v1 `Endpoints`; KEP-1669.
 pub fn listed_backends(value: &Value) -> Option<ListedBackends> {
     let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default();
     let (metadata, _) = Metadata::from_value(Kind::Service, Fields::of(value));
@@ -33,11 +34,11 @@ pub fn listed_backends(value: &Value) -> Option<ListedBackends> {
     match (text("apiVersion"), text("kind")) {
         ("discovery.k8s.io/v1" | "discovery.k8s.io/v1beta1", "EndpointSlice") => {
             name.name = Arc::clone(metadata.labels.get(SERVICE_NAME)?);
-            let ready = items(value, "endpoints").filter(|endpoint| {
-                let ready = endpoint.pointer("/conditions/ready").and_then(Value::as_bool);
-                ready.unwrap_or(true)
+            let reachable = items(value, "endpoints").filter(|endpoint| {
+                let condition = |name: &str| endpoint.get("conditions")?.get(name)?.as_bool();
+                condition("ready").unwrap_or(true) || condition("serving").unwrap_or(false)
             });
-            let texts = ready.flat_map(|endpoint| items(endpoint, "addresses"));
+            let texts = reachable.flat_map(|endpoint| items(endpoint, "addresses"));
             collect(texts, value, &mut backends);
         }
         ("v1", "Endpoints") => {
@@ -102,13 +103,15 @@ mod tests {
     }
 
     #[test]
-    fn ready_endpoints_of_slices_and_endpoints_are_read() {
+    fn reachable_endpoints_of_slices_and_endpoints_are_read() {
         let slice = json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": { "name": "api-x", "namespace": "a", "labels": { SERVICE_NAME: "api" } },
             "endpoints": [
                 { "addresses": ["192.0.2.1"] },
                 { "addresses": ["192.0.2.2"], "conditions": { "ready": false } },
+                { "addresses": ["192.0.2.3"], "conditions": { "ready": false, "serving": false, "terminating": true } },
+                { "addresses": ["192.0.2.4"], "conditions": { "ready": false, "serving": true, "terminating": true } },
                 { "addresses": ["fd00::1", "x"], "conditions": { "ready": true } },
             ],
             "ports": [{ "name": "https", "port": 6443 }, { "port": 53, "protocol": "UDP" }, {}],
@@ -119,6 +122,8 @@ mod tests {
             &[
                 "https TCP 192.0.2.1 6443",
                 " UDP 192.0.2.1 53",
+                "https TCP 192.0.2.4 6443",
+                " UDP 192.0.2.4 53",
                 "https TCP fd00::1 6443",
                 " UDP fd00::1 53",
             ],

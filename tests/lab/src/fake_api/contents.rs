@@ -96,8 +96,17 @@ pub(super) struct Filter {
     pub(super) namespace: Option<String>,
     /// Only this name.
     pub(super) name: Option<String>,
-    /// Only with these labels; lists only.
-    pub(super) labels: BTreeMap<String, String>,
+    /// Only with such labels; lists only.
+    pub(super) labels: Vec<LabelTerm>,
+}
+
+/// A term of a label selector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum LabelTerm {
+    /// `key=value`.
+    Equal(String, String),
+    /// `key!=value`, which objects without the label match too.
+    NotEqual(String, String),
 }
 
 impl Filter {
@@ -107,14 +116,17 @@ impl Filter {
             && self.name.as_ref().is_none_or(|name| *name == key.1)
     }
 
-    /// Whether an object has the labels.
+    /// Whether an object has such labels.
     fn has_labels(&self, json: &[u8]) -> bool {
         if self.labels.is_empty() {
             return true;
         }
         let object: Value = serde_json::from_slice(json).unwrap_or_default();
         let label = |key: &str| object.get("metadata")?.get("labels")?.get(key)?.as_str();
-        self.labels.iter().all(|(key, value)| label(key) == Some(value))
+        self.labels.iter().all(|term| match term {
+            LabelTerm::Equal(key, value) => label(key) == Some(value),
+            LabelTerm::NotEqual(key, value) => label(key) != Some(value),
+        })
     }
 }
 

@@ -15,7 +15,7 @@ use hyper::body::Bytes;
 use hyper::body::{Frame, Incoming};
 use serde_json::{Value, json};
 
-use super::contents::{Filter, Gone};
+use super::contents::{Filter, Gone, LabelTerm};
 use super::faults::{GoneAs, StreamingLists, status_json};
 use super::resource::{RESOURCES, ResourcePath, discovery, is_discovery, parse_path, stored_path};
 use super::watch::{Start, Watch, Wish, error_line};
@@ -134,7 +134,7 @@ fn read(
         });
     }
     let labels = query.get("labelSelector").map(String::as_str).unwrap_or_default();
-    let filter = Filter { namespace, name: selected_name(query)?, labels: labels_of(labels)? };
+    let filter = Filter { namespace, name: selected_name(query)?, labels: terms_of(labels)? };
     if query.get("watch").is_some_and(|watch| watch == "true" || watch == "1") {
         shared.with(|state| watch(shared, state, resource, filter, query))
     } else {
@@ -151,15 +151,17 @@ fn selected_name(query: &BTreeMap<String, String>) -> Result<Option<String>, Ref
     }
 }
 
-/// The labels of a selector; only equality is supported.
-fn labels_of(selector: &str) -> Result<BTreeMap<String, String>, Refusal> {
-    let terms = selector.split(',').filter(|term| !term.is_empty());
-    let labels = terms.map(|term| {
-        let (key, value) = term.split_once('=').filter(|(key, _)| !key.ends_with('!'))?;
-        Some((key.to_owned(), value.trim_start_matches('=').to_owned()))
+/// The terms of a label selector; sets and existence are not supported.
+fn terms_of(selector: &str) -> Result<Vec<LabelTerm>, Refusal> {
+    let terms = selector.split(',').filter(|term| !term.is_empty()).map(|term| {
+        if let Some((key, value)) = term.split_once("!=") {
+            return Some(LabelTerm::NotEqual(key.to_owned(), value.to_owned()));
+        }
+        let (key, value) = term.split_once('=')?;
+        Some(LabelTerm::Equal(key.to_owned(), value.trim_start_matches('=').to_owned()))
     });
-    let labels: Option<_> = labels.collect();
-    labels.ok_or_else(|| bad_request(format!("label selector {selector} is not supported")))
+    let terms: Option<_> = terms.collect();
+    terms.ok_or_else(|| bad_request(format!("label selector {selector} is not supported")))
 }
 
 fn list(
