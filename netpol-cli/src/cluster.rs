@@ -17,6 +17,8 @@ use netpol_policy::store::ClusterState;
 
 /// The time limit for listing all kinds.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// The first pause between attempts: somebody waits.
+const MIN_RETRY: Duration = Duration::from_millis(300);
 /// Capacity of the channel of updates.
 const QUEUE: usize = 64;
 
@@ -46,7 +48,8 @@ pub(super) async fn list(access: &Access) -> anyhow::Result<Live> {
     let (out, mut updates) = mpsc::channel(QUEUE);
     let cancel = CancellationToken::new();
     let _stopped_at_the_end = cancel.clone().drop_guard();
-    let _tasks = spawn(access, &Options::default(), &out, &cancel);
+    let options = Options { min_retry: MIN_RETRY, ..Options::default() };
+    let _tasks = spawn(access, &options, &out, &cancel);
     drop(out);
 
     let mut state = ClusterState::default();
@@ -61,7 +64,9 @@ pub(super) async fn list(access: &Access) -> anyhow::Result<Live> {
                 drop(state.apply(delta));
             }
             let has_failed = |kind: &Kind| matches!(freshness.of(*kind), Health::Broken { .. });
-            if freshness.missing().iter().all(has_failed) {
+            let missing = freshness.missing();
+            let is_hopeless = missing.iter().any(|kind| !is_optional(*kind) && has_failed(kind));
+            if is_hopeless || missing.iter().all(has_failed) {
                 break;
             }
         }
@@ -89,18 +94,21 @@ pub(super) async fn list(access: &Access) -> anyhow::Result<Live> {
                 format!("no complete list within {} s", TIMEOUT.as_secs())
             }
         };
-        match kind {
-            Kind::NetworkPolicy | Kind::Pod | Kind::Namespace => {
-                anyhow::bail!("cannot list {kind} objects: {reason}")
-            }
-            Kind::ClusterNetworkPolicy | Kind::Service | Kind::Node => {
-                live.missing.push(format!(
-                    "cannot list {kind} objects, so results do not consider them: {reason}"
-                ));
-            }
+        if !is_optional(kind) {
+            anyhow::bail!("cannot list {kind} objects: {reason}")
         }
+        live.missing
+            .push(format!("cannot list {kind} objects, so results do not consider them: {reason}"));
     }
     Ok(live)
+}
+
+/// Whether there are results without the objects of the kind.
+fn is_optional(kind: Kind) -> bool {
+    match kind {
+        Kind::NetworkPolicy | Kind::Pod | Kind::Namespace => false,
+        Kind::ClusterNetworkPolicy | Kind::Service | Kind::Node => true,
+    }
 }
 
 fn objects(state: &ClusterState) -> Vec<Object> {
