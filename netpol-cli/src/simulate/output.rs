@@ -83,6 +83,7 @@ pub(super) fn write(
 ) -> anyhow::Result<()> {
     let mut graph = Graph::default();
     let mut array = Array::default();
+    let mut csv = Csv::new(names);
     if form.output == MatrixOutput::Csv {
         let before = if form.is_what_if == WhatIf::Yes { ",before" } else { "" };
         writeln!(out, "from,to,port,protocol,verdict{before}")?;
@@ -105,20 +106,7 @@ pub(super) fn write(
                     connection.map_or(Ok(()), |connection| array.push(&connection, out))
                 })?;
             }
-            MatrixOutput::Csv => {
-                each_connection(&table, names.rows, |from, to, cell| {
-                    let (Some(now), Some(before)) = (cell.answer(), cell.before()) else {
-                        return Ok(());
-                    };
-                    let Table { port, transport, .. } = &table;
-                    let (from, to) = (in_csv(names.peer(from)), in_csv(names.peer(to)));
-                    write!(out, "{from},{to},{port},{transport},{}", verdict(now))?;
-                    if form.is_what_if == WhatIf::Yes {
-                        write!(out, ",{}", verdict(before))?;
-                    }
-                    writeln!(out)
-                })?;
-            }
+            MatrixOutput::Csv => csv.write(&table, names.rows, form.is_what_if, out)?,
             MatrixOutput::Dot | MatrixOutput::Mermaid | MatrixOutput::Html => {}
         }
     }
@@ -252,6 +240,58 @@ fn write_markdown(table: &Table, rows: &[Row], out: &mut dyn Write) -> io::Resul
         writeln!(out)?;
     }
     writeln!(out)
+}
+
+/// What the lines of CSV are made of: there can be many millions of them.
+struct Csv<'a> {
+    /// The names of the peers, as fields.
+    peers: Vec<Cow<'a, str>>,
+    /// Lines that are not written yet.
+    lines: String,
+}
+
+/// Length from which lines are written, in bytes.
+const MANY_LINES: usize = 1 << 15;
+
+impl<'a> Csv<'a> {
+    fn new(names: &Names<'a>) -> Self {
+        Self {
+            peers: names.of_peers.iter().map(|name| in_csv(name)).collect(),
+            lines: String::new(),
+        }
+    }
+
+    /// Writes a line for each connection of a table.
+    fn write(
+        &mut self,
+        table: &Table,
+        rows: &[Row],
+        is_what_if: WhatIf,
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
+        let Self { peers, lines } = self;
+        let peer = |at: usize| peers.get(at).map_or("", |name| &**name);
+        let service = format!("{},{}", table.port, table.transport);
+        each_connection(table, rows, |from, to, cell| {
+            let (Some(now), Some(before)) = (cell.answer(), cell.before()) else { return Ok(()) };
+            let before = (is_what_if == WhatIf::Yes).then(|| verdict(before));
+            let fields = [peer(from), peer(to), &service, verdict(now)].into_iter().chain(before);
+            for field in fields {
+                lines.push_str(field);
+                lines.push(',');
+            }
+            lines.pop();
+            lines.push('\n');
+            if lines.len() >= MANY_LINES {
+                out.write_all(lines.as_bytes())?;
+                lines.clear();
+            }
+            Ok(())
+        })?;
+        out.write_all(lines.as_bytes())?;
+        lines.clear();
+        Ok(())
+    }
 }
 
 /// A name as a field of CSV (RFC 4180).

@@ -415,7 +415,8 @@ pub fn is_translated_by(
         (found.transport, found.number) == (transport, number)
             && found.at.is_none_or(|at| at == address)
     };
-    let on_node = state.pods().filter(|other| other.node == pod.node && !other.host_network);
+    let on_node =
+        state.unsorted_pods().filter(|other| other.node == pod.node && !other.host_network);
     let mut host_ports = on_node.flat_map(|other| other.ports.iter());
     state.services().flat_map(|service| translated_for(state, service)).any(is_it)
         || host_ports.any(|found| (found.transport, found.host_port) == (transport, Some(number)))
@@ -437,7 +438,7 @@ pub fn is_own_node(state: &ClusterState, pod: &Pod, address: IpAddr) -> bool {
 /// Whether a Node lists the address, or a host-network pod reports it.
 fn is_listed_node(state: &ClusterState, address: IpAddr) -> bool {
     state.nodes().any(|node| node.addresses.contains(&address))
-        || state.pods().any(|pod| pod.host_network && pod.reported_addresses.contains(&address))
+        || state.pods_on_host().any(|pod| pod.reported_addresses.contains(&address))
 }
 
 /// Whether an address is a node's, as far as is known, and no pod's.
@@ -448,9 +449,9 @@ pub fn is_any_node(state: &ClusterState, address: IpAddr) -> bool {
 
 fn is_node(state: &ClusterState, node: &str, address: IpAddr) -> bool {
     state.node(node).is_some_and(|node| node.addresses.contains(&address))
-        || state.pods().any(|pod| {
-            pod.host_network && *pod.node == *node && pod.reported_addresses.contains(&address)
-        })
+        || state
+            .pods_on_host()
+            .any(|pod| *pod.node == *node && pod.reported_addresses.contains(&address))
 }
 
 /// Whether an address is a Service's, and neither a pod's nor a node's: packets to it are always translated.

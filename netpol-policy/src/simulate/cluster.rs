@@ -193,7 +193,6 @@ impl Cluster {
 /// and decided at the uplink if the destination is another node.
 fn node_addresses(state: &ClusterState) -> BTreeSet<IpAddr> {
     let of_nodes = state.nodes().flat_map(|node| &node.addresses);
-    let of_pods =
-        state.pods().filter(|pod| pod.host_network).flat_map(|pod| &pod.reported_addresses);
+    let of_pods = state.pods_on_host().flat_map(|pod| &pod.reported_addresses);
     of_nodes.chain(of_pods).copied().filter(|address| state.owner(*address).is_none()).collect()
 }

@@ -369,7 +369,7 @@ fn backends_of_all_ports(
 /// The addresses of a node, from the Node and from its pods on the host's network.
 fn node_addresses(state: &ClusterState, name: &str) -> Vec<IpAddr> {
     let of_node = state.node(name).into_iter().flat_map(|node| node.addresses.iter().copied());
-    let of_pods = state.pods().filter(|pod| pod.host_network && *pod.node == *name);
+    let of_pods = state.pods_on_host().filter(|pod| *pod.node == *name);
     let addresses: BTreeSet<IpAddr> =
         of_node.chain(of_pods.flat_map(|pod| pod.reported_addresses.iter().copied())).collect();
     addresses.into_iter().collect()

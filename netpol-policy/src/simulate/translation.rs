@@ -47,7 +47,8 @@ pub(crate) fn behind(
             }
         }
     }
-    for pod in state.pods().filter(|pod| is_node && !pod.host_network) {
+    let translating = is_node.then(|| state.pods()).into_iter().flatten();
+    for pod in translating.filter(|pod| !pod.host_network) {
         let of_number = |found| found == (transport, Some(number));
         let mut ports = pod.ports.iter().filter(|port| of_number((port.transport, port.host_port)));
         let Some(port) = ports.next().filter(|_| is_own_node(state, pod, address)) else {

@@ -118,7 +118,12 @@ impl Pods {
 
     /// All pods, by name.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Pod> {
-        sorted(self.slots.iter().flatten())
+        sorted(self.unsorted())
+    }
+
+    /// All pods, in no particular order.
+    pub(super) fn unsorted(&self) -> impl Iterator<Item = &Pod> {
+        self.slots.iter().flatten()
     }
 
     /// The pods of a namespace, by name.

@@ -39,9 +39,14 @@ impl ClusterState {
         self.pods.get(name)
     }
 
-    /// All pods, by name.
+    /// All pods, by name. They are sorted by each call.
     pub fn pods(&self) -> impl Iterator<Item = &Pod> {
         self.pods.iter()
+    }
+
+    /// All pods, in no particular order.
+    pub fn unsorted_pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.unsorted()
     }
 
     /// The pods of one namespace, by name.

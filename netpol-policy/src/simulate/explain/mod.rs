@@ -186,9 +186,8 @@ pub(super) fn address_in_words(state: &ClusterState, address: IpAddr) -> String 
     if !is_placeholder(address) {
         return address.to_string();
     }
-    let mut on_hosts =
-        state.pods().filter(|pod| pod.host_network && pod.reported_addresses.contains(&address));
-    let pod = state.owner(address).or_else(|| on_hosts.next());
+    let on_hosts = state.pods_on_host().filter(|pod| pod.reported_addresses.contains(&address));
+    let pod = state.owner(address).or_else(|| on_hosts.min_by_key(|pod| &pod.name));
     pod.map_or_else(|| address.to_string(), |pod| PodInWords(&pod.name).to_string())
 }
 
