@@ -70,46 +70,37 @@ pub(super) fn no_pod_reaches_a_tunnel_of_a_node_isolated_or_not() {
     assert!(drops.contains("\"reason\":\"tunnel\""), "{drops}");
 }
 
+/// A tunnelled frame, and the name of where it goes.
+struct Tunnelled {
+    to: &'static str,
+    outer: Vec<u8>,
+    inner: Vec<u8>,
+}
+
 fn check(lab: &Lab, far: &SecondNode) {
-    let mut wrong = Vec::new();
     let node = lab.netns(&Host::Node).unwrap();
     let target = lab.netns(&pod("target")).unwrap();
-    let inner = inner(mac(node, "flannel.1"), Ends::V4(v4(POD[0]), addresses(lab, "target").0));
-    let inner_v6 =
-        inner_of(mac(node, "flannel-v6.1"), Ends::V4(v4(POD[0]), addresses(lab, "target").0), 2);
     let to_target = addresses(lab, "target").0;
-    for (name, frames) in own_node(lab, &inner, &inner_v6) {
-        let recorded = recorded(lab, target, &frames, || send_last_to(node, to_target.into()));
-        let arrived = [&inner, &inner_v6].iter().any(|inner| {
-            let inner = unrouted(inner);
-            recorded.iter().any(|frame| unrouted(frame) == inner)
-        });
-        if arrived {
-            wrong.push(format!("{name} of the own node"));
-        }
-    }
-    let evil = addresses(lab, "evil");
-    let inner = self::inner(mac(&far.netns, "flannel.1"), Ends::V4(evil.0, v4(POD[0])));
-    let inner_v6 = inner_of(mac(&far.netns, "flannel-v6.1"), Ends::V4(evil.0, v4(POD[0])), 2);
-    for (name, frame) in [
-        ("address", vxlan(lab, ADDRESSES[0], &inner)),
-        ("tunnel's address", vxlan(lab, ip("10.244.2.0"), &inner)),
-        ("bridge's address", vxlan(lab, ip("10.244.2.1"), &inner)),
-        ("IPv6 address", vxlan(lab, ADDRESSES[1], &inner_v6)),
-        ("Service", to_port(lab, ip("10.96.0.9"), 80, &inner)),
-        ("IPv6 Service", to_port(lab, ip("fd00:10:96::9"), 80, &inner_v6)),
-    ] {
-        let recorded = recorded(lab, &far.pod, &[frame], || send_last_to(&far.netns, POD[0]));
-        let arrived = [&inner, &inner_v6].iter().any(|inner| {
-            let inner = unrouted(inner);
-            recorded.iter().any(|frame| unrouted(frame) == inner)
-        });
-        if arrived {
-            wrong.push(format!("{name} of the other node"));
-        }
-    }
-    assert_eq!(wrong, Vec::<String>::new(), "tunnels that are open");
+    let cases = own_node(lab, Ends::V4(v4(POD[0]), to_target));
+    let mut open = arrived(lab, target, &cases, || send_last_to(node, to_target.into()));
+    let cases = other_node(lab, far, Ends::V4(addresses(lab, "evil").0, v4(POD[0])));
+    open.extend(arrived(lab, &far.pod, &cases, || send_last_to(&far.netns, POD[0])));
+    assert_eq!(open, Vec::<&str>::new(), "tunnels that are open");
     protocols(lab, far);
+}
+
+/// Where a tunnel let the inner frame through to this network namespace.
+fn arrived(
+    lab: &Lab,
+    at: &Netns,
+    cases: &[Tunnelled],
+    last: impl FnOnce() -> anyhow::Result<()>,
+) -> Vec<&'static str> {
+    let frames: Vec<_> = cases.iter().map(|case| case.outer.clone()).collect();
+    let recorded: Vec<_> =
+        recorded(lab, at, &frames, last).iter().map(|frame| unrouted(frame)).collect();
+    let open = cases.iter().filter(|case| recorded.contains(&unrouted(&case.inner)));
+    open.map(|case| case.to).collect()
 }
 
 /// Protocols that tunnel IP, and datagrams to other ports, at another node and at a host that is none.
@@ -141,17 +132,17 @@ fn protocols(lab: &Lab, far: &SecondNode) {
             datagram(lab, host_v6, VXLAN, &[4; 30]),
         ),
     ];
+    let node_netns = lab.netns(&Host::Node).unwrap();
+    let (to_node, to_host): (Vec<_>, Vec<_>) =
+        cases.iter().map(|(_, frame, _, to_host)| (frame.clone(), to_host.clone())).unzip();
+    let at_node = recorded(lab, &far.netns, &to_node, || send_last_to(office, node));
+    let at_host = recorded(lab, office, &to_host, || send_last_to(node_netns, host));
     let mut wrong = Vec::new();
-    for (name, frame, is_expected, to_host) in cases {
-        let at_node =
-            recorded(lab, &far.netns, std::slice::from_ref(&frame), || send_last_to(office, node));
-        if has(&at_node, &frame) != is_expected {
+    for (name, frame, is_expected, to_host) in &cases {
+        if has(&at_node, frame) != *is_expected {
             wrong.push(format!("{name} to a node"));
         }
-        let node = lab.netns(&Host::Node).unwrap();
-        let at_host =
-            recorded(lab, office, std::slice::from_ref(&to_host), || send_last_to(node, host));
-        if !has(&at_host, &to_host) {
+        if !has(&at_host, to_host) {
             wrong.push(format!("{name} to a host"));
         }
     }
@@ -164,21 +155,53 @@ fn has(recorded: &[Vec<u8>], frame: &[u8]) -> bool {
 }
 
 /// Tunnelled frames of the pod `evil` to all addresses at which its own node receives packets.
-fn own_node(lab: &Lab, inner: &[u8], inner_v6: &[u8]) -> Vec<(&'static str, Vec<Vec<u8>>)> {
-    let bridge = mac(lab.netns(&Host::Node).unwrap(), "cni0");
-    let link_local = netpol_common::mac::Mac::new(bridge).link_local().0;
-    vec![
-        ("address", vec![vxlan(lab, NODE[0], inner)]),
-        ("bridge's address", vec![vxlan(lab, ip("10.244.1.1"), inner)]),
-        ("tunnel's address", vec![vxlan(lab, ip("10.244.1.0"), inner)]),
-        ("broadcast address", vec![vxlan(lab, ip("10.244.1.255"), inner)]),
-        ("limited broadcast", vec![vxlan(lab, ip("255.255.255.255"), inner)]),
-        ("group", vec![vxlan(lab, ip("224.0.0.1"), inner)]),
-        ("IPv6 address", vec![vxlan(lab, NODE[1], inner_v6)]),
-        ("bridge's IPv6 address", vec![vxlan(lab, ip("fd00:10:244:1::1"), inner_v6)]),
-        ("link-local address", vec![vxlan(lab, Ipv6Addr::from(link_local).into(), inner_v6)]),
-        ("IPv6 group", vec![vxlan(lab, ip("ff02::1"), inner_v6)]),
-    ]
+fn own_node(lab: &Lab, ends: Ends) -> Vec<Tunnelled> {
+    let node = lab.netns(&Host::Node).unwrap();
+    let link_local = netpol_common::mac::Mac::new(mac(node, "cni0")).link_local().0;
+    let places = [
+        ("address of the own node", NODE[0]),
+        ("bridge's address of the own node", ip("10.244.1.1")),
+        ("tunnel's address of the own node", ip("10.244.1.0")),
+        ("broadcast address of the own node", ip("10.244.1.255")),
+        ("limited broadcast of the own node", ip("255.255.255.255")),
+        ("group of the own node", ip("224.0.0.1")),
+        ("IPv6 address of the own node", NODE[1]),
+        ("bridge's IPv6 address of the own node", ip("fd00:10:244:1::1")),
+        ("link-local address of the own node", Ipv6Addr::from(link_local).into()),
+        ("IPv6 group of the own node", ip("ff02::1")),
+    ];
+    let places = places.map(|(to, address)| (to, address, VXLAN));
+    tunnelled(lab, node, ends, &places)
+}
+
+/// The same to all addresses of the other node, and to a Service that leads to its tunnel.
+fn other_node(lab: &Lab, far: &SecondNode, ends: Ends) -> Vec<Tunnelled> {
+    let places = [
+        ("address of the other node", ADDRESSES[0], VXLAN),
+        ("tunnel's address of the other node", ip("10.244.2.0"), VXLAN),
+        ("bridge's address of the other node", ip("10.244.2.1"), VXLAN),
+        ("IPv6 address of the other node", ADDRESSES[1], VXLAN),
+        ("Service with the other node behind it", ip("10.96.0.9"), 80),
+        ("IPv6 Service with the other node behind it", ip("fd00:10:96::9"), 80),
+    ];
+    tunnelled(lab, &far.netns, ends, &places)
+}
+
+/// Frames to these addresses and ports, each of which has an inner frame of its own.
+fn tunnelled(
+    lab: &Lab,
+    node: &Netns,
+    ends: Ends,
+    places: &[(&'static str, IpAddr, u16)],
+) -> Vec<Tunnelled> {
+    let [device, device_v6] = ["flannel.1", "flannel-v6.1"].map(|device| mac(node, device));
+    let numbered = places.iter().zip(1..);
+    let case = numbered.map(|(&(to, address, port), src_port)| {
+        let device = if address.is_ipv4() { device } else { device_v6 };
+        let inner = inner(device, ends, src_port);
+        Tunnelled { to, outer: to_port(lab, address, port, &inner), inner }
+    });
+    case.collect()
 }
 
 /// The frames that arrive while the pod `evil` sends these.
@@ -196,21 +219,12 @@ fn recorded(
 }
 
 /// A datagram in a frame for a tunnel's device.
-fn inner(to: [u8; 6], ends: Ends) -> Vec<u8> {
-    inner_of(to, ends, 1)
-}
-
-fn inner_of(to: [u8; 6], ends: Ends, src_port: u16) -> Vec<u8> {
+fn inner(to: [u8; 6], ends: Ends, src_port: u16) -> Vec<u8> {
     let packet = Packet::plain(ends, Segment::Udp { src_port, dst_port: 4001 });
     ethernet(to, [2, 0, 0, 0, 0, 9], 0x0800, &packet.bytes())
 }
 
 /// A VXLAN packet of the pod `evil`, network 1.
-fn vxlan(lab: &Lab, to: IpAddr, inner: &[u8]) -> Vec<u8> {
-    to_port(lab, to, VXLAN, inner)
-}
-
-/// The same to another port.
 fn to_port(lab: &Lab, to: IpAddr, port: u16, inner: &[u8]) -> Vec<u8> {
     datagram(lab, to, port, &[[8, 0, 0, 0, 0, 0, 1, 0].as_slice(), inner].concat())
 }

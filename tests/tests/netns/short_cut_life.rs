@@ -76,9 +76,14 @@ impl Life {
         all.map(|netns| netns?.counter(Counter::TcpSentAgain)).sum()
     }
 
+    /// Waits for five further answers of each connection, of all at the same time.
     fn go_on(&mut self, what: &str) -> Result<()> {
-        for stream in &mut self.streams {
-            stream.wait_for_answers(5).with_context(|| what.to_owned())?;
+        let wanted: Vec<_> =
+            self.streams.iter().map(|stream| stream.report().n_received + 5).collect();
+        for (stream, wanted) in self.streams.iter_mut().zip(wanted) {
+            stream
+                .wait_until("five more answers", |report| report.n_received >= wanted)
+                .with_context(|| what.to_owned())?;
         }
         Ok(())
     }
