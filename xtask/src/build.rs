@@ -34,12 +34,26 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Builds the programs that the tests and the demo run.
+/// Builds the programs that tests, and programs of tests, run.
 ///
 /// # Errors
 /// The build failed: the error contains the end of its output.
 pub(crate) fn programs() -> Result<()> {
-    build_all("building the agent with its eBPF programs, and the CNI plugin", &[])
+    shell::step(
+        "building the agent with its eBPF programs, and the CNI plugin",
+        &mut shell::cargo(["build", "--bins"]),
+    )
+}
+
+/// The same with the tests, which alone would build what both need once more: dependencies of tests have further features.
+///
+/// # Errors
+/// The build failed: the error contains the end of its output.
+pub(crate) fn tests() -> Result<()> {
+    shell::step(
+        "building the agent with its eBPF programs, the CNI plugin, and the tests",
+        &mut shell::cargo(["build", "--bins", "--tests"]),
+    )
 }
 
 /// Builds what the demo runs. Without the benchmarks, which take a quarter longer to compile.
@@ -62,19 +76,22 @@ pub(crate) fn demo() -> Result<()> {
     )
 }
 
-/// The same as [`programs`], optimised, for benchmarks.
+/// The programs that benchmarks measure and run, with their packages.
+const BENCHMARKED: [(&str, &str); 6] = [
+    ("netpol-agent", "netpol-agent"),
+    ("netpol-cni", "netpol-cni"),
+    ("netpol-cli", "kubectl-netpol"),
+    ("netpol-lab", "netpol-probe"),
+    ("netpol-bench", "cold"),
+    ("netpol-bench", "bench"),
+];
+
+/// Builds them, optimised.
 ///
 /// # Errors
 /// The build failed: the error contains the end of its output.
 pub(crate) fn optimised_programs() -> Result<()> {
-    build_all("building the programs, optimised", &["--release"])
-}
-
-fn build_all(label: &str, profile: &[&str]) -> Result<()> {
-    let packages = ["netpol-agent", "netpol-cni", "netpol-cli", "netpol-lab", "netpol-bench"];
-    let mut build = shell::cargo(["build", "--bins"]);
-    shell::step(
-        label,
-        build.args(profile).args(packages.iter().flat_map(|package| ["-p", package])),
-    )
+    let mut build = shell::cargo(["build", "--release"]);
+    build.args(BENCHMARKED.iter().flat_map(|(package, program)| ["-p", package, "--bin", program]));
+    shell::step("building the programs, optimised", &mut build)
 }

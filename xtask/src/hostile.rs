@@ -19,21 +19,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { test } = options;
     setup::ensure(setup::Purpose::Testing)?;
     term::heading("build");
-    build::programs()?;
+    build::tests()?;
     if Privilege::detect() != Privilege::Root {
         bail!(
             "the hostile suite makes network namespaces and loads eBPF programs: run this as root"
         );
     }
-    let mut tests = shell::cargo([
-        "nextest",
-        "run",
-        "-p",
-        "netpol-tests",
-        "--test",
-        "hostile",
-        "--no-fail-fast",
-    ]);
+    let suite = "package(=netpol-tests) & binary(=hostile)";
+    let mut tests = shell::cargo(["nextest", "run", "--no-fail-fast", "-E", suite]);
     tests.args(test).env("NETPOL_REQUIRE_PRIVILEGES", "1");
     shell::run(&mut tests)
 }

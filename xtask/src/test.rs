@@ -95,7 +95,7 @@ impl Tally {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { part } = options;
     setup::ensure(setup::Purpose::Testing)?;
-    build::programs()?;
+    build::tests()?;
     if *part != Part::Unit {
         release::for_tests()?;
     }
