@@ -1,5 +1,5 @@
 //! The backends of Services that no controller lists from pods, as an agent follows them where the own node is judged.
-#![expect(clippy::unwrap_used, reason = "a harness fails the test")]
+#![expect(clippy::panic, reason = "a harness fails the test")]
 
 use std::collections::BTreeSet;
 use std::time::Duration;
