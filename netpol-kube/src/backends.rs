@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -49,8 +48,13 @@ impl background::Followed for Slices {
         }
     }
 
+    fn version(slice: &Value) -> &str {
+        metadata(slice, "resourceVersion")
+    }
+
     fn replace(&mut self, slices: Vec<Value>) -> Vec<Delta> {
-        self.by_name = slices.into_iter().filter_map(read).collect();
+        let named = slices.into_iter().filter_map(|slice| Some((name(&slice), read(slice)?)));
+        self.by_name = named.collect();
         info!(n_slices = self.by_name.len(), "EndpointSlices without a controller listed");
         self.changes()
     }
@@ -58,7 +62,7 @@ impl background::Followed for Slices {
     fn change(&mut self, event: Event, slice: Value) -> Vec<Delta> {
         let name = name(&slice);
         match read(slice).filter(|_| event != Event::Deleted) {
-            Some((name, listed)) => drop(self.by_name.insert(name, listed)),
+            Some(listed) => drop(self.by_name.insert(name, listed)),
             None => drop(self.by_name.remove(&name)),
         }
         self.changes()
@@ -84,23 +88,20 @@ impl Slices {
     }
 }
 
-fn name(slice: &Value) -> ObjectName {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Metadata {
-        name: String,
-        namespace: String,
-    }
-    let metadata = slice.get("metadata").cloned().unwrap_or_default();
-    let Metadata { name, namespace } = serde_json::from_value(metadata).unwrap_or_default();
-    ObjectName::new(&namespace, &name)
+/// A text of the metadata; empty if there is none.
+fn metadata<'a>(slice: &'a Value, field: &str) -> &'a str {
+    let found = slice.get("metadata").and_then(|metadata| metadata.get(field));
+    found.and_then(Value::as_str).unwrap_or_default()
 }
 
-/// The name of a slice, and what it lists. The items of a list do not say what they are.
-fn read(mut slice: Value) -> Option<(ObjectName, ListedBackends)> {
-    let name = name(&slice);
+fn name(slice: &Value) -> ObjectName {
+    ObjectName::new(metadata(slice, "namespace"), metadata(slice, "name"))
+}
+
+/// What a slice lists. The items of a list do not say what they are.
+fn read(mut slice: Value) -> Option<ListedBackends> {
     let fields = slice.as_object_mut()?;
     fields.insert("apiVersion".to_owned(), Value::from("discovery.k8s.io/v1"));
     fields.insert("kind".to_owned(), Value::from("EndpointSlice"));
-    Some((name, listed_backends(&slice)?))
+    listed_backends(&slice)
 }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Options;
 use super::access::{Access, Error};
 use super::decode::Event;
-use super::failure::{Failure, MIN_WATCH};
+use super::failure::{Failure, MIN_WATCH, Stop, Stopped};
 use super::notice;
 use super::request::{self, End, Selection};
 use super::retry::{Retry, spread};
@@ -32,25 +32,14 @@ pub(super) trait Followed {
 
     /// The objects.
     fn selection() -> Selection;
+    /// The `resourceVersion` of an object; empty if it has none.
+    fn version(object: &Self::Object) -> &str;
     /// Takes a complete list.
     fn replace(&mut self, objects: Vec<Self::Object>) -> Vec<Delta>;
     /// Takes a change of one object.
     fn change(&mut self, event: Event, object: Self::Object) -> Vec<Delta>;
     /// Says that the list is read again.
     fn report(failure: &Failure);
-}
-
-/// Why following ended.
-enum Stop {
-    Failed(Failure),
-    /// The receiving end was dropped.
-    Stopped,
-}
-
-impl<E: Into<Failure>> From<E> for Stop {
-    fn from(failure: E) -> Self {
-        Self::Failed(failure.into())
-    }
 }
 
 #[derive(Deserialize)]
@@ -75,19 +64,6 @@ struct Line<'a> {
     event: Cow<'a, str>,
     #[serde(borrow)]
     object: &'a RawValue,
-}
-
-/// What an object says of its version.
-#[derive(Deserialize)]
-struct Versioned {
-    metadata: Metadata,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Metadata {
-    #[serde(default)]
-    resource_version: String,
 }
 
 /// Sends the changes to `out`, until the receiving end is dropped.
@@ -178,16 +154,15 @@ fn process<F: Followed>(
         "ERROR" => return Err(notice::error_event(json)),
         _ => return Ok((None, Vec::new())),
     };
-    let Versioned { metadata } = serde_json::from_str(json).map_err(End::Garbled)?;
     let object = serde_json::from_str(json).map_err(End::Garbled)?;
-    let version = metadata.resource_version;
-    Ok(((!version.is_empty()).then_some(version), followed.change(event, object)))
+    let version = Some(F::version(&object)).filter(|version| !version.is_empty());
+    Ok((version.map(str::to_owned), followed.change(event, object)))
 }
 
-async fn send(out: &mpsc::Sender<SourceUpdate>, deltas: Vec<Delta>) -> Result<(), Stop> {
+async fn send(out: &mpsc::Sender<SourceUpdate>, deltas: Vec<Delta>) -> Result<(), Stopped> {
     if deltas.is_empty() {
         return Ok(());
     }
     let update = SourceUpdate { deltas, ..SourceUpdate::default() };
-    out.send(update).await.map_err(|_closed| Stop::Stopped)
+    out.send(update).await.map_err(|_closed| Stopped)
 }

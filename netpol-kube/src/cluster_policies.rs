@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use super::Options;
 use super::access::{Access, Error};
 use super::discovery;
+use super::failure::Stopped;
 use super::follow::{End, Follower, Recoveries};
 use super::request::Scope;
 use super::retry::{Retry, spread};
@@ -56,9 +57,6 @@ pub(super) struct ClusterPolicies {
     /// Since when the server does not say whether it serves the kind.
     unknown_since: Option<Instant>,
 }
-
-/// The agent dropped the receiving end.
-struct Stopped;
 
 impl ClusterPolicies {
     /// The search, which begins in [`ClusterPolicies::run`].

@@ -35,6 +35,29 @@ pub(super) enum Failure {
     NoStreamingList,
 }
 
+/// The receiving end of the updates was dropped.
+pub(super) struct Stopped;
+
+/// Why a step of a list or watch ended without success.
+pub(super) enum Stop {
+    /// The list or watch failed.
+    Failed(Failure),
+    /// The receiving end of the updates was dropped.
+    Stopped,
+}
+
+impl<E: Into<Failure>> From<E> for Stop {
+    fn from(failure: E) -> Self {
+        Self::Failed(failure.into())
+    }
+}
+
+impl From<Stopped> for Stop {
+    fn from(Stopped: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
 /// How to continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Remedy {

@@ -21,7 +21,7 @@ use tracing::{debug, info, warn};
 use super::Options;
 use super::access::{Access, Error, Latest};
 use super::decode::{self, Decoded, Event, Line};
-use super::failure::{Failure, MIN_WATCH, Phase, Remedy};
+use super::failure::{Failure, MIN_WATCH, Phase, Remedy, Stop, Stopped};
 use super::listing::Listing;
 use super::notice;
 use super::request::{self, Lines, Scope};
@@ -89,27 +89,6 @@ impl Version {
             (Ok(this), Ok(other)) => this < other,
             _ => false,
         }
-    }
-}
-
-/// The agent dropped the receiving end.
-struct Stopped;
-
-/// Why a step ended without success.
-enum Stop {
-    Failed(Failure),
-    Stopped,
-}
-
-impl<E: Into<Failure>> From<E> for Stop {
-    fn from(failure: E) -> Self {
-        Self::Failed(failure.into())
-    }
-}
-
-impl From<Stopped> for Stop {
-    fn from(Stopped: Stopped) -> Self {
-        Self::Stopped
     }
 }
 

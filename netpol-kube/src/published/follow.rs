@@ -31,8 +31,11 @@ pub(crate) struct ConfigMap {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Metadata {
     name: Arc<str>,
+    #[serde(default)]
+    resource_version: String,
 }
 
 impl ConfigMap {
@@ -63,6 +66,10 @@ impl background::Followed for Followed {
             fields: None,
             labels: Some(format!("{label}={value}")),
         }
+    }
+
+    fn version(object: &ConfigMap) -> &str {
+        &object.metadata.resource_version
     }
 
     fn replace(&mut self, objects: Vec<ConfigMap>) -> Vec<Delta> {
