@@ -17,8 +17,6 @@ use netpol_policy::store::ClusterState;
 
 /// The time limit for listing all kinds.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// The first pause between attempts: somebody waits.
-const MIN_RETRY: Duration = Duration::from_millis(300);
 /// Capacity of the channel of updates.
 const QUEUE: usize = 64;
 
@@ -48,8 +46,7 @@ pub(super) async fn list(access: &Access) -> anyhow::Result<Live> {
     let (out, mut updates) = mpsc::channel(QUEUE);
     let cancel = CancellationToken::new();
     let _stopped_at_the_end = cancel.clone().drop_guard();
-    let options = Options { min_retry: MIN_RETRY, ..Options::default() };
-    let _tasks = spawn(access, &options, &out, &cancel);
+    let _tasks = spawn(access, &Options::default(), &out, &cancel);
     drop(out);
 
     let mut state = ClusterState::default();
@@ -64,9 +61,13 @@ pub(super) async fn list(access: &Access) -> anyhow::Result<Live> {
                 drop(state.apply(delta));
             }
             let has_failed = |kind: &Kind| matches!(freshness.of(*kind), Health::Broken { .. });
-            let missing = freshness.missing();
-            let is_hopeless = missing.iter().any(|kind| !is_optional(*kind) && has_failed(kind));
-            if is_hopeless || missing.iter().all(has_failed) {
+            let (optional, mut awaited): (Vec<_>, Vec<_>) =
+                freshness.missing().into_iter().partition(|kind| is_optional(*kind));
+            // Without the others there is no result, so nothing waits for the optional ones.
+            if awaited.is_empty() {
+                awaited = optional;
+            }
+            if awaited.iter().all(has_failed) {
                 break;
             }
         }

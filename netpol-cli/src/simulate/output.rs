@@ -246,18 +246,14 @@ fn write_markdown(table: &Table, rows: &[Row], out: &mut dyn Write) -> io::Resul
 struct Csv<'a> {
     /// The names of the peers, as fields.
     peers: Vec<Cow<'a, str>>,
-    /// Lines that are not written yet.
-    lines: String,
+    line: String,
 }
-
-/// Length from which lines are written, in bytes.
-const MANY_LINES: usize = 1 << 15;
 
 impl<'a> Csv<'a> {
     fn new(names: &Names<'a>) -> Self {
         Self {
             peers: names.of_peers.iter().map(|name| in_csv(name)).collect(),
-            lines: String::new(),
+            line: String::new(),
         }
     }
 
@@ -269,28 +265,22 @@ impl<'a> Csv<'a> {
         is_what_if: WhatIf,
         out: &mut dyn Write,
     ) -> io::Result<()> {
-        let Self { peers, lines } = self;
+        let Self { peers, line } = self;
         let peer = |at: usize| peers.get(at).map_or("", |name| &**name);
         let service = format!("{},{}", table.port, table.transport);
         each_connection(table, rows, |from, to, cell| {
             let (Some(now), Some(before)) = (cell.answer(), cell.before()) else { return Ok(()) };
             let before = (is_what_if == WhatIf::Yes).then(|| verdict(before));
             let fields = [peer(from), peer(to), &service, verdict(now)].into_iter().chain(before);
+            line.clear();
             for field in fields {
-                lines.push_str(field);
-                lines.push(',');
+                line.push_str(field);
+                line.push(',');
             }
-            lines.pop();
-            lines.push('\n');
-            if lines.len() >= MANY_LINES {
-                out.write_all(lines.as_bytes())?;
-                lines.clear();
-            }
-            Ok(())
-        })?;
-        out.write_all(lines.as_bytes())?;
-        lines.clear();
-        Ok(())
+            line.pop();
+            line.push('\n');
+            out.write_all(line.as_bytes())
+        })
     }
 }
 
