@@ -39,13 +39,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// # Errors
 /// The build failed: the error contains the end of its output.
 pub(crate) fn programs() -> Result<()> {
+    let packages = ["netpol-agent", "netpol-cni", "netpol-cli", "netpol-lab", "netpol-bench"];
+    let mut build = shell::cargo(["build", "--bins"]);
     shell::step(
         "building the agent with its eBPF programs, and the CNI plugin",
-        &mut shell::cargo(["build", "--bins"]),
+        build.args(packages.iter().flat_map(|package| ["-p", package])),
     )
 }
 
-/// The same with the tests, which alone would build what both need once more: dependencies of tests have further features.
+/// Builds these programs and the tests at once. One after the other, what both need would be built twice: dependencies of tests have
+/// further features.
 ///
 /// # Errors
 /// The build failed: the error contains the end of its output.
@@ -76,7 +79,7 @@ pub(crate) fn demo() -> Result<()> {
     )
 }
 
-/// The programs that benchmarks measure and run, with their packages.
+/// The packages and the programs that benchmarks measure and run.
 const BENCHMARKED: [(&str, &str); 6] = [
     ("netpol-agent", "netpol-agent"),
     ("netpol-cni", "netpol-cni"),
@@ -86,7 +89,7 @@ const BENCHMARKED: [(&str, &str); 6] = [
     ("netpol-bench", "bench"),
 ];
 
-/// Builds them, optimised.
+/// Builds what benchmarks measure and run, optimised.
 ///
 /// # Errors
 /// The build failed: the error contains the end of its output.
