@@ -112,8 +112,7 @@ pub(super) fn in_words((first, last): Range) -> String {
 fn special(state: &ClusterState) -> impl Iterator<Item = IpAddr> {
     let owned = state.owned_addresses().map(|(address, _)| address);
     let of_nodes = state.nodes().flat_map(|node| node.addresses.iter().copied());
-    let of_hosts = state.pods_on_host();
-    let of_hosts = of_hosts.flat_map(|pod| pod.reported_addresses.iter().copied());
+    let of_hosts = state.pods_on_host().flat_map(|pod| pod.reported_addresses.iter().copied());
     let of_services = state.services().flat_map(|service| service.addresses.iter().copied());
     owned.chain(of_nodes).chain(of_hosts).chain(of_services)
 }

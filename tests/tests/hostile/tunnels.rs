@@ -158,7 +158,7 @@ fn has(recorded: &[Vec<u8>], frame: &[u8]) -> bool {
 fn own_node(lab: &Lab, ends: Ends) -> Vec<Tunnelled> {
     let node = lab.netns(&Host::Node).unwrap();
     let link_local = netpol_common::mac::Mac::new(mac(node, "cni0")).link_local().0;
-    let places = [
+    let destinations = [
         ("address of the own node", NODE[0]),
         ("bridge's address of the own node", ip("10.244.1.1")),
         ("tunnel's address of the own node", ip("10.244.1.0")),
@@ -170,13 +170,13 @@ fn own_node(lab: &Lab, ends: Ends) -> Vec<Tunnelled> {
         ("link-local address of the own node", Ipv6Addr::from(link_local).into()),
         ("IPv6 group of the own node", ip("ff02::1")),
     ];
-    let places = places.map(|(to, address)| (to, address, VXLAN));
-    tunnelled(lab, node, ends, &places)
+    let destinations = destinations.map(|(to, address)| (to, address, VXLAN));
+    tunnelled(lab, node, ends, &destinations)
 }
 
 /// The same to all addresses of the other node, and to a Service that leads to its tunnel.
 fn other_node(lab: &Lab, far: &SecondNode, ends: Ends) -> Vec<Tunnelled> {
-    let places = [
+    let destinations = [
         ("address of the other node", ADDRESSES[0], VXLAN),
         ("tunnel's address of the other node", ip("10.244.2.0"), VXLAN),
         ("bridge's address of the other node", ip("10.244.2.1"), VXLAN),
@@ -184,7 +184,7 @@ fn other_node(lab: &Lab, far: &SecondNode, ends: Ends) -> Vec<Tunnelled> {
         ("Service with the other node behind it", ip("10.96.0.9"), 80),
         ("IPv6 Service with the other node behind it", ip("fd00:10:96::9"), 80),
     ];
-    tunnelled(lab, &far.netns, ends, &places)
+    tunnelled(lab, &far.netns, ends, &destinations)
 }
 
 /// Frames to these addresses and ports, each of which has an inner frame of its own.
@@ -192,10 +192,10 @@ fn tunnelled(
     lab: &Lab,
     node: &Netns,
     ends: Ends,
-    places: &[(&'static str, IpAddr, u16)],
+    destinations: &[(&'static str, IpAddr, u16)],
 ) -> Vec<Tunnelled> {
     let [device, device_v6] = ["flannel.1", "flannel-v6.1"].map(|device| mac(node, device));
-    let numbered = places.iter().zip(1..);
+    let numbered = destinations.iter().zip(1..);
     let case = numbered.map(|(&(to, address, port), src_port)| {
         let device = if address.is_ipv4() { device } else { device_v6 };
         let inner = inner(device, ends, src_port);
@@ -224,7 +224,7 @@ fn inner(to: [u8; 6], ends: Ends, src_port: u16) -> Vec<u8> {
     ethernet(to, [2, 0, 0, 0, 0, 9], 0x0800, &packet.bytes())
 }
 
-/// A VXLAN packet of the pod `evil`, network 1.
+/// A VXLAN packet of the pod `evil` to this port, network 1.
 fn to_port(lab: &Lab, to: IpAddr, port: u16, inner: &[u8]) -> Vec<u8> {
     datagram(lab, to, port, &[[8, 0, 0, 0, 0, 0, 1, 0].as_slice(), inner].concat())
 }
