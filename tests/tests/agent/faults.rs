@@ -9,6 +9,7 @@ use netpol_policy::model::Kind;
 use netpol_policy::source::Health;
 use serde_json::json;
 
+use netpol_lab::settings::patience;
 use netpol_lab::watched::{Watched, filled, pod};
 
 #[tokio::test]
@@ -168,5 +169,5 @@ async fn the_first_watch_that_works_again_wakes_the_others() {
     let mut moments = Kind::BUILT_IN.map(since);
     moments.sort();
     // Without waking each other they would recover up to three seconds apart.
-    assert!(moments[4] - moments[0] < Duration::from_millis(700), "{moments:?}");
+    assert!(moments[4] - moments[0] < Duration::from_millis(700) * patience(), "{moments:?}");
 }

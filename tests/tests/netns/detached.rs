@@ -19,10 +19,8 @@ use super::calm::wait_for_links;
 use super::restarts::n_udp_arrived;
 use super::{ALLOW_CLIENTS, PORT, client, expect, lab, visitor, web};
 
-/// Longest gap of a removed filter, which the kernel notifies of.
-const FILTER_GAP: Duration = Duration::from_millis(100);
-/// Longest gap of a detached link: it is looked for once a second.
-const LINK_GAP: Duration = Duration::from_millis(1500);
+/// Longest gap: the agent looks once a second.
+const LONGEST_GAP: Duration = Duration::from_millis(1500);
 /// Interval between the messages of a stream, microseconds.
 const PACE_US: u64 = 1000;
 /// Number of unanswered messages after which a stream counts as cut.
@@ -129,19 +127,27 @@ fn leak(
     Ok(after - before)
 }
 
-/// Asserts that the shortest gap is short enough, because other tests may delay the agent, and that no gap lasts until much after the
-/// agent's next look.
-fn check_gaps(what: &str, gaps_ms: &[u64], limit: Duration) -> Result<()> {
-    let shortest = gaps_ms.iter().min().copied().map(Duration::from_millis);
+/// Asserts that no gap lasts until much after the agent's next look.
+fn check_gaps(what: &str, gaps_ms: &[u64]) -> Result<()> {
+    println!("{what}: gaps of {gaps_ms:?} ms");
     let longest = gaps_ms.iter().max().copied().map(Duration::from_millis);
-    let is_short = shortest.is_some_and(|gap| gap <= limit * patience());
-    let is_bounded = longest.is_some_and(|gap| gap <= LINK_GAP * patience());
-    ensure!(is_short && is_bounded, "{what}: gaps of {gaps_ms:?} ms");
+    let is_bounded = longest.is_some_and(|gap| gap <= LONGEST_GAP * patience());
+    ensure!(is_bounded, "{what}: gaps of {gaps_ms:?} ms");
     Ok(())
 }
 
+/// How often the agent has found removed programs in this way, by its log.
+fn n_found_by(lab: &Lab, occasion: &str) -> Result<usize> {
+    let occasion = format!("found_by=\"{occasion}\"");
+    let log = lab.agent_log()?;
+    let repairs = log.lines().filter(|line| line.contains("had been detached by others"));
+    Ok(repairs.filter(|line| line.contains(&occasion)).count())
+}
+
+/// Prints how long the gaps were; how long they may be is the machine's affair, and that the agent did not wait for its next look
+/// is not.
 #[test]
-fn a_removed_qdisc_or_filter_is_attached_again_within_100_ms_and_reported() -> Result<()> {
+fn a_removed_qdisc_or_filter_is_attached_again_at_once_and_reported() -> Result<()> {
     let Some((lab, device)) = lab_with_filters("no-qdisc")? else { return Ok(()) };
     expect(&lab, Passing::No, "shop/visitor", Udp)?;
     let repaired = || keep_filters(&lab, &device);
@@ -152,8 +158,11 @@ fn a_removed_qdisc_or_filter_is_attached_again_within_100_ms_and_reported() -> R
         let remove = || tc(&lab, &["filter", "del", "dev", &device, "egress"]);
         of_side.push(leak(&lab, remove, repaired)?);
     }
-    check_gaps("clsact removed", &of_qdisc, FILTER_GAP)?;
-    check_gaps("filters of one side removed", &of_side, FILTER_GAP)?;
+    check_gaps("clsact removed", &of_qdisc)?;
+    check_gaps("filters of one side removed", &of_side)?;
+    // A look of every second can come first, once or twice in six times.
+    let n_notified = n_found_by(&lab, "notification")?;
+    ensure!(n_notified >= 3, "{n_notified} of 6 found by a notification: {}", lab.agent_log()?);
     expect(&lab, Passing::Yes, "shop/client", Tcp)?;
     expect(&lab, Passing::No, "shop/visitor", Tcp)?;
     let status = lab.status()?;
@@ -161,8 +170,6 @@ fn a_removed_qdisc_or_filter_is_attached_again_within_100_ms_and_reported() -> R
     let findings: Vec<_> =
         status.diagnostics.iter().filter(|text| text.contains("[programs-detached]")).collect();
     ensure!(findings.len() == 1 && findings[0].starts_with("Pod shop/web: "), "{findings:?}");
-    let log = lab.agent_log()?;
-    ensure!(log.contains("had been detached by others"), "{log}");
     Ok(())
 }
 
@@ -183,7 +190,7 @@ fn a_detached_link_is_found_within_a_second_and_attached_again() -> Result<()> {
         let pin = link_pin(&lab, ifindex, "pod_ingress");
         gaps_ms.push(leak(&lab, || Ok(fs::remove_file(&pin)?), || Ok(()))?);
     }
-    check_gaps("link removed", &gaps_ms, LINK_GAP)?;
+    check_gaps("link removed", &gaps_ms)?;
     // Uplinks likewise.
     let uplink = lab.netns(&Host::Node)?.interface_index("eth0")?;
     fs::remove_file(link_pin(&lab, uplink, "uplink_egress"))?;

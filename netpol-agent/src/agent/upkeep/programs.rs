@@ -17,6 +17,25 @@ use tracing::{error, warn};
 use crate::agent::clock::monotonic_now;
 use crate::agent::state::Agent;
 
+/// What made the agent look at the programs.
+#[derive(Clone, Copy, Debug)]
+enum Occasion {
+    /// The kernel has told of a change of a filter.
+    Notification,
+    /// The look of every second.
+    Tick,
+}
+
+impl Occasion {
+    /// As the log has it.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Notification => "notification",
+            Self::Tick => "tick",
+        }
+    }
+}
+
 impl<K: Kernel> Agent<K> {
     /// What is done once a second while no other input waits.
     pub fn tick(&mut self, now: Instant) {
@@ -28,7 +47,7 @@ impl<K: Kernel> Agent<K> {
     pub fn look_at_programs(&mut self, now: Instant) {
         let guarded = self.guarded();
         let begin = monotonic_now();
-        if self.look_at(&guarded, now) {
+        if self.look_at(&guarded, Occasion::Tick, now) {
             self.detached.complete_at = Some(begin);
         }
         self.keep_exits();
@@ -43,12 +62,17 @@ impl<K: Kernel> Agent<K> {
         if !changes.contains(&FilterChange::Any) {
             guarded.retain(|ifindex, _| changes.contains(&FilterChange::Of(*ifindex)));
         }
-        self.look_at(&guarded, now);
+        self.look_at(&guarded, Occasion::Notification, now);
         self.follow_short_cuts();
     }
 
     /// Attaches programs again where they are missing. Returns whether all devices have theirs now.
-    fn look_at(&mut self, devices: &BTreeMap<IfIndex, DeviceRole>, now: Instant) -> bool {
+    fn look_at(
+        &mut self,
+        devices: &BTreeMap<IfIndex, DeviceRole>,
+        occasion: Occasion,
+        now: Instant,
+    ) -> bool {
         if devices.is_empty() {
             return true;
         }
@@ -86,7 +110,7 @@ impl<K: Kernel> Agent<K> {
                 continue;
             }
             let role = devices.get(&ifindex).copied().unwrap_or(DeviceRole::Pod);
-            let is_repaired = self.attach_again(ifindex, role, now);
+            let is_repaired = self.attach_again(ifindex, role, occasion, now);
             if is_repaired {
                 self.exits.open(ifindex);
             } else {
@@ -105,7 +129,13 @@ impl<K: Kernel> Agent<K> {
         is_complete
     }
 
-    fn attach_again(&mut self, ifindex: IfIndex, role: DeviceRole, now: Instant) -> bool {
+    fn attach_again(
+        &mut self,
+        ifindex: IfIndex,
+        role: DeviceRole,
+        occasion: Occasion,
+        now: Instant,
+    ) -> bool {
         let attached = match role {
             DeviceRole::Pod => self.kernel.attach_pod(ifindex),
             DeviceRole::Uplink(framing) => self.kernel.attach_uplink(ifindex, framing),
@@ -117,7 +147,7 @@ impl<K: Kernel> Agent<K> {
             since.map(|since| monotonic_now().0.saturating_sub(since.0).div_ceil(1_000_000));
         match attached {
             Ok(()) => {
-                warn!(pod = shown, %ifindex, at_most_ms = gap_ms, "programs had been detached by others, and are attached again");
+                warn!(pod = shown, %ifindex, at_most_ms = gap_ms, found_by = occasion.as_str(), "programs had been detached by others, and are attached again");
                 let object = match role {
                     DeviceRole::Pod => {
                         self.detached.n_pods += 1;

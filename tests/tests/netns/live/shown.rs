@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use netpol_lab::node::{Family, Host};
+use netpol_lab::settings::patience;
 use serde_json::json;
 
 use super::{FIRST, Live, SECOND, try_to_connect};
@@ -56,7 +57,8 @@ fn a_drop_on_either_node_is_shown_within_a_second_with_pod_peer_and_policy() -> 
         live.knock(port)?;
         let (shown, elapsed) = following.expect(&texts)?;
         println!("after {elapsed:?}: {shown}");
-        ensure!(elapsed < SHOWN_WITHIN + Duration::from_millis(500), "after {elapsed:?}: {shown}");
+        let limit = (SHOWN_WITHIN + Duration::from_millis(500)) * patience();
+        ensure!(elapsed < limit, "after {elapsed:?}: {shown}");
     }
 
     // The same in IPv6, between two pods of the first node.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use netpol_lab::node::{Family, Host};
+use netpol_lab::settings::patience;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{FIRST, Live};
@@ -50,7 +51,7 @@ fn wait_returns_once_the_last_agent_has_the_policy_in_force_and_not_before() -> 
     ensure!(!reaches()?, "it returned before the policy was in force");
     println!("returned {elapsed:?} after the last agent went on");
     // The question that is under way ends first, and the agent has to catch up.
-    ensure!(elapsed < RETURNS_WITHIN + Duration::from_millis(500), "{elapsed:?}");
+    ensure!(elapsed < (RETURNS_WITHIN + Duration::from_millis(500)) * patience(), "{elapsed:?}");
     let (code, text) = live.output(&wait)?;
     ensure!(code == 0 && text.contains("in force at 3 pods on 2 nodes"), "{text}");
     Ok(())
