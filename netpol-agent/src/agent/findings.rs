@@ -39,7 +39,7 @@ impl<K: Kernel> Agent<K> {
 
     /// Records the rules and Services that exceed the capacity of the maps, the pods whose interface is gone, and removed programs.
     pub(super) fn record_findings(&mut self) {
-        let left_out = self.compiled.left_out();
+        let left_out = Arc::clone(self.compiled.left_out());
         let disconnected: BTreeSet<ObjectName> =
             self.disconnected().map(|pod| pod.name.clone()).collect();
         let refused = self.compiled.refused();

@@ -166,13 +166,14 @@ fn build(
             *n_wanted += n_peers * allow_map::n_entries(&rule.ports);
         }
     }
+    let wants: Vec<_> = wants.into_iter().collect();
     let crowded_out = capacity::crowded_out(&wants, capacities);
     for ((default, rules), users) in &by_content {
         let rules: Vec<_> = rules
             .iter()
             .filter_map(|rule| {
                 let id = numbering.rule_id(&rule.source);
-                RuleInForce::new(id, rule, [&left_out, &crowded_out])
+                RuleInForce::new(id, rule, rule.peers.as_ref(), [&left_out, &crowded_out])
             })
             .collect();
         let capacity = capacities.n_allow_entries;

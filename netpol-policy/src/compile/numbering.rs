@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use netpol_common::ids::{Identity, RuleId};
 
 use super::map_state::MapState;
@@ -25,7 +26,7 @@ const FIRST_RULE: RuleId = RuleId(1);
 /// The numbers in use. A number is not used again while a map state can still hold it.
 #[derive(Debug)]
 pub struct Numbering {
-    peer_sets: BTreeMap<Arc<PeerSet>, PeerSetId>,
+    peer_sets: HashMap<Arc<PeerSet>, PeerSetId>,
     identities: BTreeMap<Signature, Identity>,
     rules: BTreeMap<RuleRef, RuleId>,
     rules_by_id: BTreeMap<RuleId, RuleRef>,
@@ -44,7 +45,7 @@ impl Numbering {
     /// Starts at this identity and this rule, which must be above all of those in maps of an earlier run.
     pub fn after(next_identity: Identity, next_rule: RuleId) -> Self {
         Self {
-            peer_sets: BTreeMap::new(),
+            peer_sets: HashMap::new(),
             identities: BTreeMap::new(),
             rules: BTreeMap::new(),
             rules_by_id: BTreeMap::new(),

@@ -1,5 +1,6 @@
 //! Names of API objects.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,12 +9,30 @@ use serde::{Deserialize, Serialize};
 use super::WorkloadKind;
 
 /// Namespace and name of an object; the namespace of a cluster-scoped object is empty.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ObjectName {
     /// `metadata.namespace`.
     pub namespace: Arc<str>,
     /// `metadata.name`.
     pub name: Arc<str>,
+}
+
+/// By namespace, then by name. Most names that are compared are clones of one another, and then their texts are not read: the rules of a
+/// policy, of which there can be ten thousand, are kept by its name.
+impl Ord for ObjectName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        compare(&self.namespace, &other.namespace).then_with(|| compare(&self.name, &other.name))
+    }
+}
+
+impl PartialOrd for ObjectName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+fn compare(one: &Arc<str>, other: &Arc<str>) -> Ordering {
+    if Arc::ptr_eq(one, other) { Ordering::Equal } else { one.cmp(other) }
 }
 
 impl ObjectName {

@@ -29,6 +29,7 @@ pub use own_node::{TranslatedPort, backends_on_host, translated_for};
 pub use peers::{PeerBase, PeerSet, PortFilter};
 pub use ports::{PortSet, TransportPorts};
 pub use rule::{PolicyKind, PolicyRef, PolicyRule, RuleRef, RuleVerdict, Tier, first_decisive};
+use smallvec::SmallVec;
 
 pub use crate::model::Action;
 use crate::model::{ClusterPolicy, Pod, Policy, PolicyMode, Rule};
@@ -96,16 +97,29 @@ impl DirectionPolicy {
 /// Resolves endpoints, and caches the resolved rules of each policy until [`Self::forget`] names it.
 #[derive(Debug, Default)]
 pub struct Resolver {
-    shared: BTreeMap<RuleRef, Vec<Arc<PolicyRule>>>,
-    /// Ingress rules with port names, by the numbers that the names have on the pod.
-    by_pod: BTreeMap<RuleRef, BTreeMap<PortSet, Option<Arc<PolicyRule>>>>,
-    /// Egress rules with port names: they depend on the numbers that the pods of the cluster give these names.
-    named: BTreeMap<RuleRef, Numberings>,
+    by_policy: BTreeMap<PolicyRef, ResolvedRules>,
+    /// Policies with egress rules with port names: they depend on the numbers that the pods of the cluster give these names.
+    named: BTreeMap<PolicyRef, BTreeMap<RuleRef, Numberings>>,
     /// Policies with rules for nodes.
     with_nodes: BTreeSet<PolicyRef>,
     /// The rules of each combination of policies since [`Self::begin`].
     lists: HashMap<ListKey, RuleList>,
 }
+
+/// A rule of a policy: its direction and its position in the API's list.
+type Position = (Direction, usize);
+
+/// The rules of a policy that have been resolved.
+#[derive(Debug, Default)]
+struct ResolvedRules {
+    /// Those that are the same for every pod.
+    shared: HashMap<Position, Few<Arc<PolicyRule>>>,
+    /// Ingress rules with port names, by the numbers that the names have on the pod.
+    by_pod: HashMap<Position, BTreeMap<PortSet, Option<Arc<PolicyRule>>>>,
+}
+
+/// What a rule without port names becomes is one rule.
+type Few<T> = SmallVec<[T; 1]>;
 
 /// What the rules of one direction of a pod depend on: the direction, the memory addresses of the policies and, if a policy
 /// has ingress rules with port names, that of the pod's ports.
@@ -119,30 +133,21 @@ impl Resolver {
 
     /// Drops a policy that has changed or is gone from the cache.
     pub fn forget(&mut self, policy: &PolicyRef) {
-        let first = RuleRef { policy: policy.clone(), direction: Direction::ALL[0], index: 0 };
-        let of_policy = |rule: &RuleRef| rule.policy == *policy;
-        let rules = self.shared.range(first.clone()..).map(|(rule, _)| rule);
-        let gone: Vec<RuleRef> = rules.take_while(|rule| of_policy(rule)).cloned().collect();
-        for rule in gone {
-            self.shared.remove(&rule);
-            self.named.remove(&rule);
-        }
-        let rules = self.by_pod.range(first..).map(|(rule, _)| rule);
-        let gone: Vec<RuleRef> = rules.take_while(|rule| of_policy(rule)).cloned().collect();
-        for rule in gone {
-            self.by_pod.remove(&rule);
-        }
+        self.by_policy.remove(policy);
+        self.named.remove(policy);
         self.with_nodes.remove(policy);
     }
 
     /// Drops the policies whose port names have other numbers since label classes came or went. Returns these policies.
     pub fn forget_renumbered(&mut self, state: &ClusterState) -> BTreeSet<PolicyRef> {
         let mut renumbered = BTreeSet::new();
-        for (reference, numberings) in &self.named {
-            let rule = selection::find(state, reference);
-            if rule.is_some_and(|listed| Numberings::new(state, &listed.rule.ports) != *numberings)
-            {
-                renumbered.insert(reference.policy.clone());
+        for (policy, rules) in &self.named {
+            let is_renumbered = |(reference, numberings): (&RuleRef, &Numberings)| {
+                let rule = selection::find(state, reference);
+                rule.is_some_and(|listed| Numberings::new(state, &listed.rule.ports) != *numberings)
+            };
+            if rules.iter().any(is_renumbered) {
+                renumbered.insert(policy.clone());
             }
         }
         for policy in &renumbered {
@@ -225,24 +230,29 @@ impl Resolver {
     ) {
         let ListedRule { rule, source, .. } = listed;
         let has_names = ports::has_names(&rule.ports);
+        let position = (source.direction, source.index);
+        let known = match self.by_policy.get_mut(&source.policy) {
+            Some(known) => known,
+            None => self.by_policy.entry(source.policy.clone()).or_default(),
+        };
         if has_names && source.direction == Direction::Ingress {
             // The destination is the pod itself: pods that give the names the same numbers share the rule.
             let open = ports::resolve_on(&rule.ports, pod);
-            let by_ports = self.by_pod.entry(source.clone()).or_default();
+            let by_ports = known.by_pod.entry(position).or_default();
             let known = by_ports.entry(open).or_insert_with_key(|open| {
                 listed.resolved(listed.base(state).map(PeerSet::unfiltered), open.clone())
             });
             rules.extend(known.clone());
             return;
         }
-        if let Some(known) = self.shared.get(source) {
-            rules.extend_from_slice(known);
+        if let Some(resolved) = known.shared.get(&position) {
+            rules.extend_from_slice(resolved);
             return;
         }
         if listed.has_nodes() {
             self.with_nodes.insert(source.policy.clone());
         }
-        let mut found = Vec::new();
+        let mut found = Few::new();
         let base = listed.base(state);
         let numbered = ports::numbered(&rule.ports);
         found.extend(listed.resolved(base.clone().map(PeerSet::unfiltered), numbered));
@@ -253,10 +263,11 @@ impl Resolver {
             for (peers, open) in numberings.split(&base) {
                 found.extend(listed.resolved(Some(peers), open));
             }
-            self.named.insert(source.clone(), numberings);
+            let named = self.named.entry(source.policy.clone()).or_default();
+            named.insert(source.clone(), numberings);
         }
         rules.extend_from_slice(&found);
-        self.shared.insert(source.clone(), found);
+        known.shared.insert(position, found);
     }
 }
 

@@ -46,7 +46,9 @@ pub struct PortFilter {
 impl PeerBase {
     /// The peers of a policy in `namespace`.
     pub fn any_of(namespace: &Arc<str>, peers: &[Peer]) -> Self {
-        let sorted: BTreeSet<&Peer> = peers.iter().collect();
+        let mut sorted: Vec<&Peer> = peers.iter().collect();
+        sorted.sort_unstable();
+        sorted.dedup();
         let means_own =
             |peer: &&Peer| matches!(peer, Peer::Pods { namespaces: NamespaceMatch::Own, .. });
         let namespace =

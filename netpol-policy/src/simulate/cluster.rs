@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use netpol_common::ids::IfIndex;
 
@@ -22,7 +23,7 @@ pub struct Cluster {
     compiled: Compiled,
     map_state: MapState,
     /// The rules that would exceed the map capacities of a node that runs all pods.
-    left_out: LeftOut,
+    left_out: Arc<LeftOut>,
     interfaces: Interfaces,
     engine: Engine,
     /// Whether `map_state` no longer matches `state`.
@@ -41,7 +42,7 @@ impl Cluster {
             state: ClusterState::default(),
             compiled: Compiled::default().within(capacities),
             map_state: MapState::default(),
-            left_out: LeftOut::new(),
+            left_out: Arc::default(),
             interfaces: Interfaces::default(),
             engine,
             is_stale: false,
@@ -99,11 +100,11 @@ impl Cluster {
             changes.extend(self.state.apply(delta));
         }
         let Engine::Datapath(datapath) = &mut self.engine else {
-            self.left_out = left_out_of_all(&self.state, self.compiled.capacities());
+            self.left_out = Arc::new(left_out_of_all(&self.state, self.compiled.capacities()));
             return Ok(());
         };
         let update = self.compiled.update(&self.state, &changes, &self.map_state);
-        self.left_out = self.compiled.left_out();
+        self.left_out = Arc::clone(self.compiled.left_out());
         let ops = diff(&update.before, &update.after);
         if let Err(error) = datapath.apply(&ops) {
             self.compiled.forget();

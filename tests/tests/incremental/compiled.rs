@@ -79,7 +79,7 @@ impl Both {
         let Compilation { map_state: expected, left_out, refused } =
             compile_within(&self.state, &mut numbering, &MapState::default(), &capacities);
         let found = self.compiled.left_out();
-        ensure!(found == left_out, "after {changes:#?} {found:?} are left out, not {left_out:?}");
+        ensure!(**found == left_out, "after {changes:#?} {found:?} are left out, not {left_out:?}");
         ensure!(*self.compiled.refused() == refused, "{refused:?} are refused");
         ensure!(fits(&self.map_state, &capacities), "too much for {capacities:?}");
         self.n_lacking += usize::from(!left_out.is_empty() || !refused.is_empty());

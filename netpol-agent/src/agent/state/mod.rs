@@ -71,7 +71,7 @@ pub struct Agent<K> {
     pub(super) map_state: MapState,
     pub(super) diagnostics: DiagnosticIndex,
     /// The rules that exceed the capacity of the maps.
-    pub(super) left_out: LeftOut,
+    pub(super) left_out: Arc<LeftOut>,
     /// The Services that do.
     pub(super) refused: RefusedServices,
     /// The nodes that run pods, and when they were collected.
@@ -176,7 +176,7 @@ impl<K: Kernel> Agent<K> {
             compiled: Compiled::after(next, next_rule),
             map_state,
             diagnostics: DiagnosticIndex::default(),
-            left_out: LeftOut::new(),
+            left_out: Arc::default(),
             refused: RefusedServices::new(),
             nodes: None,
             disconnected: BTreeSet::new(),

@@ -10,40 +10,44 @@ mod precedence;
 mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use netpol_common::ids::{Identity, PortBe, Protocol, RuleId};
 use netpol_common::keys::{AllowKey, AllowValue};
 
-use super::capacity::{self, LeftOut};
+use super::capacity::{self, LeftOut, Wants};
 use super::map_state::AllowMap;
 use super::port_ranges::{n_port_prefixes, port_prefixes};
 use crate::model::{Action, PolicyMode};
-use crate::resolve::{DefaultVerdict, PeerSet, PolicyRule, PortSet, RuleRef, Tier};
+use crate::resolve::{DefaultVerdict, PolicyRule, PortSet, RuleRef, Tier};
 
-/// A rule that is in force.
+/// A rule that is in force. `P` stands for a list of peers.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct RuleInForce<'a> {
+pub(super) struct RuleInForce<'a, P> {
     id: RuleId,
     source: &'a RuleRef,
     tier: Tier,
     mode: PolicyMode,
     action: Action,
     /// `None` is every address.
-    peers: Option<&'a Arc<PeerSet>>,
+    peers: Option<P>,
     ports: &'a PortSet,
 }
 
-impl<'a> RuleInForce<'a> {
-    /// A rule with its number. If it is left out because its peers exceed the capacity of the maps, an accepting rule is not
+impl<'a, P> RuleInForce<'a, P> {
+    /// A rule with its number and its peers; `None` is every address. If it is left out because its peers exceed the capacity of the maps, an accepting rule is not
     /// in force at all, and any other denies every address on its ports: a rule that is skipped must never open a port.
-    pub(super) fn new(id: RuleId, rule: &'a PolicyRule, left_out: [&LeftOut; 2]) -> Option<Self> {
-        let PolicyRule { tier, priority: _, source, mode, action, peers, ports } = rule;
+    pub(super) fn new(
+        id: RuleId,
+        rule: &'a PolicyRule,
+        peers: Option<P>,
+        left_out: [&LeftOut; 2],
+    ) -> Option<Self> {
+        let PolicyRule { tier, priority: _, source, mode, action, peers: _, ports } = rule;
         let is_left_out = left_out.iter().any(|left_out| left_out.contains_key(source));
         let (action, peers) = match action {
             Action::Accept if is_left_out => return None,
             Action::Deny | Action::Pass if is_left_out => (Action::Deny, None),
-            Action::Accept | Action::Deny | Action::Pass => (*action, peers.as_ref()),
+            Action::Accept | Action::Deny | Action::Pass => (*action, peers),
         };
         Some(Self { id, source, tier: *tier, mode: *mode, action, peers, ports })
     }
@@ -51,7 +55,7 @@ impl<'a> RuleInForce<'a> {
 
 /// Whether the rule's part of a map is the union of its entries with those of other such rules, because it accepts whatever
 /// the other rules do. A rule of an audited NetworkPolicy does if no enforced one isolates the pod.
-fn only_adds(rule: &RuleInForce<'_>, default: DefaultVerdict) -> bool {
+fn only_adds<P>(rule: &RuleInForce<'_, P>, default: DefaultVerdict) -> bool {
     let counts = match rule.tier {
         Tier::Admin => rule.mode == PolicyMode::Enforce,
         Tier::NetworkPolicy => rule.mode == PolicyMode::Enforce || default == DefaultVerdict::Audit,
@@ -69,16 +73,16 @@ pub(super) struct Built {
 
 /// The allow map of some rules, given in their order of precedence, without those that exceed `capacity`. `default` is the
 /// verdict where no rule decides. `members` returns the identities whose addresses are in a peer set.
-pub(super) fn build<'a, I: Iterator<Item = &'a Identity>>(
-    rules: impl Iterator<Item = RuleInForce<'a>> + Clone,
+pub(super) fn build<'a, P: Copy, I: Iterator<Item = &'a Identity>>(
+    rules: impl Iterator<Item = RuleInForce<'a, P>> + Clone,
     default: DefaultVerdict,
-    members: impl Fn(&Arc<PeerSet>) -> I,
+    members: impl Fn(P) -> I,
     capacity: usize,
 ) -> Built {
     let is_union =
         default != DefaultVerdict::Allow && rules.clone().all(|rule| only_adds(&rule, default));
     if !is_union {
-        let rules: Vec<RuleInForce<'_>> = rules.collect();
+        let rules: Vec<RuleInForce<'_, P>> = rules.collect();
         return precedence::build(&rules, default, &members, capacity);
     }
     let map = union(rules.clone(), &members, capacity);
@@ -92,9 +96,9 @@ pub(super) fn build<'a, I: Iterator<Item = &'a Identity>>(
 
 /// The union of accepting rules, or a part of it that has more entries than `capacity`. If several rules have the same
 /// entry, it names the first.
-fn union<'a, I: Iterator<Item = &'a Identity>>(
-    rules: impl Iterator<Item = RuleInForce<'a>>,
-    members: &impl Fn(&Arc<PeerSet>) -> I,
+fn union<'a, P: Copy, I: Iterator<Item = &'a Identity>>(
+    rules: impl Iterator<Item = RuleInForce<'a, P>>,
+    members: &impl Fn(P) -> I,
     capacity: usize,
 ) -> AllowMap {
     let mut map = AllowMap::new();
@@ -115,33 +119,34 @@ fn union<'a, I: Iterator<Item = &'a Identity>>(
 }
 
 /// The accepting rules that exceed the capacity: those that do not fit after all smaller ones, each with all its entries.
-fn over_capacity<'a, I: Iterator<Item = &'a Identity>>(
-    rules: &(impl Iterator<Item = RuleInForce<'a>> + Clone),
-    members: &impl Fn(&Arc<PeerSet>) -> I,
+fn over_capacity<'a, P: Copy, I: Iterator<Item = &'a Identity>>(
+    rules: &(impl Iterator<Item = RuleInForce<'a, P>> + Clone),
+    members: &impl Fn(P) -> I,
     capacity: usize,
 ) -> BTreeSet<RuleRef> {
     let wants = wanted_entries(rules.clone(), members);
     let mut n_free = capacity;
-    let exceeds = |source: &&RuleRef| {
-        let rest = wants.get(source).and_then(|n_wanted| n_free.checked_sub(*n_wanted));
+    let in_order = capacity::smallest_first(&wants).into_iter();
+    let exceeding = in_order.filter_map(|position| wants.get(position)).filter(|(_, n_wanted)| {
+        let rest = n_free.checked_sub(*n_wanted);
         n_free = rest.unwrap_or(n_free);
         rest.is_none()
-    };
-    capacity::smallest_first(&wants).into_iter().filter(exceeds).cloned().collect()
+    });
+    exceeding.map(|(rule, _)| (*rule).clone()).collect()
 }
 
-/// The number of entries that each rule has in a union.
-fn wanted_entries<'a, I: Iterator<Item = &'a Identity>>(
-    rules: impl Iterator<Item = RuleInForce<'a>>,
-    members: &impl Fn(&Arc<PeerSet>) -> I,
-) -> BTreeMap<&'a RuleRef, usize> {
+/// The number of entries that each rule has in a union, by rule.
+fn wanted_entries<'a, P: Copy, I: Iterator<Item = &'a Identity>>(
+    rules: impl Iterator<Item = RuleInForce<'a, P>>,
+    members: &impl Fn(P) -> I,
+) -> Wants<'a> {
     let mut wants: BTreeMap<&RuleRef, usize> = BTreeMap::new();
     for rule in rules {
         let n_peers = rule.peers.map_or(1, |peers| members(peers).count());
         let n_wanted = wants.entry(rule.source).or_default();
         *n_wanted = n_wanted.saturating_add(n_peers.saturating_mul(n_entries(rule.ports)));
     }
-    wants
+    wants.into_iter().collect()
 }
 
 /// Number of entries for each peer.

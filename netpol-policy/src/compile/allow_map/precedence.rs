@@ -7,7 +7,6 @@
 //! where the first pass and the second drop, the verdict is to pass and report. The entries of an identity are then those by which its verdicts differ from those of [`Identity::ANY`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use netpol_common::ids::{Identity, Protocol, RuleId};
 use netpol_common::keys::{AllowKey, AllowValue};
@@ -17,16 +16,16 @@ use super::{Built, RuleInForce, key, wanted_entries};
 use crate::compile::capacity;
 use crate::compile::map_state::AllowMap;
 use crate::model::{Action, PolicyMode};
-use crate::resolve::{DefaultVerdict, PeerSet, RuleRef, Tier};
+use crate::resolve::{DefaultVerdict, RuleRef, Tier};
 
 /// The allow map of rules in their order of precedence.
 ///
 /// If the map exceeds `capacity`, accepting rules are left out, the largest first. The others are all needed: without
 /// capacity for them, the map denies everything.
-pub(super) fn build<'a, I: Iterator<Item = &'a Identity>>(
-    rules: &[RuleInForce<'a>],
+pub(super) fn build<'a, P: Copy, I: Iterator<Item = &'a Identity>>(
+    rules: &[RuleInForce<'a, P>],
     default: DefaultVerdict,
-    members: &impl Fn(&Arc<PeerSet>) -> I,
+    members: &impl Fn(P) -> I,
     capacity: usize,
 ) -> Built {
     let map = resolve(rules, default, members);
@@ -35,12 +34,12 @@ pub(super) fn build<'a, I: Iterator<Item = &'a Identity>>(
     }
     let accepting = rules.iter().copied().filter(|rule| rule.action == Action::Accept);
     let wants = wanted_entries(accepting, members);
-    let mut left_out: BTreeSet<&RuleRef> = wants.keys().copied().collect();
+    let mut left_out: BTreeSet<&RuleRef> = wants.iter().map(|(rule, _)| *rule).collect();
     let resolve_without = |left_out: &BTreeSet<&RuleRef>| {
-        let is_kept = |rule: &&RuleInForce<'_>| {
+        let is_kept = |rule: &&RuleInForce<'_, P>| {
             rule.action != Action::Accept || !left_out.contains(rule.source)
         };
-        let kept: Vec<RuleInForce<'_>> = rules.iter().filter(is_kept).copied().collect();
+        let kept: Vec<RuleInForce<'_, P>> = rules.iter().filter(is_kept).copied().collect();
         resolve(&kept, default, members)
     };
     let mut map = resolve_without(&left_out);
@@ -52,7 +51,8 @@ pub(super) fn build<'a, I: Iterator<Item = &'a Identity>>(
             left_out,
         };
     }
-    for source in capacity::smallest_first(&wants) {
+    let in_order = capacity::smallest_first(&wants).into_iter();
+    for (source, _) in in_order.filter_map(|position| wants.get(position)) {
         left_out.remove(source);
         let larger = resolve_without(&left_out);
         if larger.len() <= capacity {
@@ -64,10 +64,10 @@ pub(super) fn build<'a, I: Iterator<Item = &'a Identity>>(
     Built { map, left_out: left_out.into_iter().cloned().collect() }
 }
 
-fn resolve<'a, I: Iterator<Item = &'a Identity>>(
-    rules: &[RuleInForce<'a>],
+fn resolve<'a, P: Copy, I: Iterator<Item = &'a Identity>>(
+    rules: &[RuleInForce<'a, P>],
     default: DefaultVerdict,
-    members: &impl Fn(&Arc<PeerSet>) -> I,
+    members: &impl Fn(P) -> I,
 ) -> AllowMap {
     // Positions in the order of precedence.
     let mut for_everybody = Vec::new();
@@ -84,7 +84,7 @@ fn resolve<'a, I: Iterator<Item = &'a Identity>>(
     }
     let mut map = AllowMap::new();
     let at = |positions: &[usize]| {
-        let applying: Vec<&RuleInForce<'_>> =
+        let applying: Vec<&RuleInForce<'_, P>> =
             positions.iter().filter_map(|position| rules.get(*position)).collect();
         decide(&applying, default)
     };
@@ -99,7 +99,7 @@ fn resolve<'a, I: Iterator<Item = &'a Identity>>(
 }
 
 /// The verdicts of rules in their order of precedence.
-fn decide(rules: &[&RuleInForce<'_>], default: DefaultVerdict) -> Verdicts {
+fn decide<P>(rules: &[&RuleInForce<'_, P>], default: DefaultVerdict) -> Verdicts {
     let enforced = rules.iter().copied().filter(|rule| rule.mode == PolicyMode::Enforce);
     let without_audited = match default {
         DefaultVerdict::Deny => Isolation::Isolated,
@@ -136,11 +136,11 @@ enum Isolation {
 }
 
 /// The verdicts of rules that are enforced. If a NetworkPolicy isolates the pod, the Baseline tier is not asked.
-fn decide_as_if_enforced<'a, 'r: 'a>(
-    rules: impl Iterator<Item = &'a RuleInForce<'r>>,
+fn decide_as_if_enforced<'a, 'r: 'a, P: 'a>(
+    rules: impl Iterator<Item = &'a RuleInForce<'r, P>>,
     isolation: Isolation,
 ) -> Verdicts {
-    let rules: Vec<&RuleInForce<'_>> =
+    let rules: Vec<&RuleInForce<'_, P>> =
         rules.filter(|rule| isolation == Isolation::None || rule.tier != Tier::Baseline).collect();
     let unmatched = match isolation {
         Isolation::Isolated => AllowValue::DEFAULT_VALUE,

@@ -1,7 +1,7 @@
 //! The map of generated rules gives the verdict of the rule that decides, for every identity, protocol and port.
 
 use std::slice;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use netpol_common::ids::Direction;
 use proptest::collection::vec;
@@ -11,7 +11,9 @@ use proptest::sample::select;
 use super::*;
 use crate::compile::map_state::longest_entry;
 use crate::model::{Peer, PortRange, Transport};
-use crate::resolve::{PeerBase, PolicyRef, RuleVerdict, Tier, TransportPorts, first_decisive};
+use crate::resolve::{
+    PeerBase, PeerSet, PolicyRef, RuleVerdict, Tier, TransportPorts, first_decisive,
+};
 
 /// Peer sets that the rules choose from.
 const N_SETS: usize = 3;
@@ -100,10 +102,9 @@ fn compiled(
         let held = move |of: &&(Identity, usize)| of.1 & (1 << set) != 0;
         identities.iter().filter(held).map(|(identity, _)| identity)
     };
-    let in_force = rules
-        .iter()
-        .enumerate()
-        .filter_map(|(position, rule)| RuleInForce::new(id(position), rule, [left_out; 2]));
+    let in_force = rules.iter().enumerate().filter_map(|(position, rule)| {
+        RuleInForce::new(id(position), rule, rule.peers.as_ref(), [left_out; 2])
+    });
     build(in_force, default, members, capacity)
 }
 

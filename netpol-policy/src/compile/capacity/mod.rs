@@ -11,6 +11,7 @@ mod own_node;
 mod shares;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hash;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
@@ -114,23 +115,21 @@ pub enum Lack {
 /// The rules that are left out, with the first capacity that each exceeds.
 pub type LeftOut = BTreeMap<RuleRef, Lack>;
 
-/// The order in which rules of one namespace get capacity, given how much each one needs.
-pub(super) fn smallest_first<'a>(wants: &BTreeMap<&'a RuleRef, usize>) -> Vec<&'a RuleRef> {
-    let mut by_policy: BTreeMap<&PolicyRef, usize> = BTreeMap::new();
-    for (rule, n_wanted) in wants {
-        let sum = by_policy.entry(&rule.policy).or_default();
-        *sum = sum.saturating_add(*n_wanted);
+/// Rules with how much of a capacity each one needs: sorted, each rule once.
+pub(super) type Wants<'a> = Vec<(&'a RuleRef, usize)>;
+
+/// The order in which rules of one namespace get capacity, as positions in the list of what each one needs.
+pub(super) fn smallest_first(wants: &[(&RuleRef, usize)]) -> Vec<usize> {
+    let mut keys = Vec::with_capacity(wants.len());
+    let by_policy = wants.chunk_by(|(rule, _), (next, _)| rule.policy == next.policy);
+    for (place_of_policy, of_policy) in by_policy.enumerate() {
+        let sum = of_policy.iter().fold(0_usize, |sum, (_, n)| sum.saturating_add(*n));
+        for (_, n_wanted) in of_policy {
+            keys.push((sum, place_of_policy, *n_wanted, keys.len()));
+        }
     }
-    let mut rules: Vec<(usize, usize, &RuleRef)> = wants
-        .iter()
-        .map(|(rule, n_wanted)| {
-            (by_policy.get(&rule.policy).copied().unwrap_or_default(), *n_wanted, *rule)
-        })
-        .collect();
-    rules.sort_unstable_by(|(policy, size, rule), (other_policy, other_size, other)| {
-        (policy, &rule.policy, size, rule).cmp(&(other_policy, &other.policy, other_size, other))
-    });
-    rules.into_iter().map(|(_, _, rule)| rule).collect()
+    keys.sort_unstable();
+    keys.into_iter().map(|(.., position)| position).collect()
 }
 
 /// Whether any peers fit, given the number of their blocks and exceptions and an upper bound of their comparisons, each list of
@@ -147,8 +146,57 @@ pub(super) fn fits(
         && capacities.n_identities.fits(state.n_addresses())
 }
 
-/// The peers of one rule.
-type PeersOf<'a> = BTreeMap<PeerSetId, &'a PeerSet>;
+/// Rules with their peers.
+struct WithPeers<'a> {
+    /// Sorted by rule, then by the number of the peers; each pair once.
+    all: Vec<(&'a RuleRef, PeerSetId, &'a PeerSet)>,
+}
+
+impl<'a> WithPeers<'a> {
+    fn new(mut all: Vec<(&'a RuleRef, PeerSetId, &'a PeerSet)>) -> Self {
+        let key = |(rule, set, _): &(&'a RuleRef, PeerSetId, _)| (*rule, *set);
+        all.sort_by_key(key);
+        all.dedup_by(|one, other| key(one) == key(other));
+        Self { all }
+    }
+
+    /// The rules that exceed a capacity, sorted, each with how much it needs. `n_units` is what peers need of it.
+    fn refused(
+        &self,
+        shared: Shared,
+        n_units: impl Fn(PeerSetId, &PeerSet) -> usize,
+    ) -> Vec<(&'a RuleRef, usize)> {
+        let sets: Vec<&[_]> = self.all.chunk_by(|(rule, ..), (next, ..)| rule == next).collect();
+        let wants: Wants<'_> = sets
+            .iter()
+            .filter_map(|sets| {
+                let n_of_sets = sets.iter().map(|(_, set, peers)| n_units(*set, peers));
+                let (rule, ..) = sets.first()?;
+                Some((*rule, n_of_sets.fold(0, usize::saturating_add)))
+            })
+            .collect();
+        let units = |position: usize| {
+            let sets = sets.get(position).copied().unwrap_or_default();
+            sets.iter().map(|(_, set, peers)| (*set, n_units(*set, peers)))
+        };
+        refused(shared, &wants, units)
+    }
+}
+
+/// The rules that exceed a capacity, with how much they need: sorted. `units` are those of the rule at a position.
+fn refused<'a, U: Copy + Eq + Hash, I: Iterator<Item = (U, usize)>>(
+    shared: Shared,
+    wants: &[(&'a RuleRef, usize)],
+    units: impl Fn(usize) -> I,
+) -> Vec<(&'a RuleRef, usize)> {
+    let items = smallest_first(wants).into_iter().filter_map(|position| {
+        let (rule, n_wanted) = wants.get(position)?;
+        Some(Item { namespace: &rule.policy.name.namespace, key: position, n_wanted: *n_wanted })
+    });
+    let mut refused = divide(shared, items, units).refused;
+    refused.sort_unstable();
+    refused.into_iter().filter_map(|position| wants.get(position).copied()).collect()
+}
 
 /// The rules whose peers exceed the capacity. `rules` are the rules in force, possibly repeated, each with the number of its
 /// peers.
@@ -158,7 +206,7 @@ pub(super) fn left_out<'a>(
     capacities: &Capacities,
 ) -> LeftOut {
     let Capacities { n_prefixes, n_identities, .. } = *capacities;
-    let mut peers_of: BTreeMap<&RuleRef, PeersOf<'_>> = BTreeMap::new();
+    let mut all = Vec::new();
     let mut n_blocks = 0_usize;
     let mut comparisons: HashMap<PeerSetId, usize> = HashMap::new();
     let mut visited = HashSet::new();
@@ -170,7 +218,7 @@ pub(super) fn left_out<'a>(
                 n_blocks = n_blocks.saturating_add(peers.n_blocks());
                 peers.n_comparisons(state)
             });
-            peers_of.entry(&rule.source).or_default().insert(set, peers);
+            all.push((&rule.source, set, &**peers));
         }
     }
     let mut left_out = LeftOut::new();
@@ -178,45 +226,49 @@ pub(super) fn left_out<'a>(
     if fits(state, n_blocks, n_comparisons, capacities) {
         return left_out;
     }
-    let sets = |rule: &RuleRef| peers_of.get(rule).into_iter().flatten();
-    let wants: BTreeMap<&RuleRef, usize> = peers_of
-        .iter()
-        .map(|(rule, sets)| (*rule, sets.values().map(|set| set.n_blocks()).sum()))
-        .collect();
+    let mut with_peers = WithPeers::new(all);
     // One less for the prefix of all IPv4 addresses.
-    let shared = Shared { total: n_prefixes.total.saturating_sub(1), ..n_prefixes };
-    let blocks = |rule| sets(rule).map(|(set, peers)| (*set, peers.n_blocks()));
-    for rule in divide(shared, in_order(&wants), blocks).refused {
-        let n_wanted = wants.get(rule).copied().unwrap_or_default();
-        left_out.insert(rule.clone(), Lack::Prefixes { n_wanted });
+    let prefixes = Shared { total: n_prefixes.total.saturating_sub(1), ..n_prefixes };
+    if !prefixes.fits(n_blocks) {
+        let refused = with_peers.refused(prefixes, |_, peers| peers.n_blocks());
+        left_out = refused
+            .into_iter()
+            .map(|(rule, n_wanted)| (rule.clone(), Lack::Prefixes { n_wanted }))
+            .collect();
+        with_peers.all.retain(|(rule, ..)| !left_out.contains_key(*rule));
     }
 
-    let compared = |set: &PeerSetId| comparisons.get(set).copied().unwrap_or_default();
-    let wants: BTreeMap<&RuleRef, usize> = peers_of
-        .iter()
-        .filter(|(rule, _)| !left_out.contains_key(**rule))
-        .map(|(rule, sets)| (*rule, sets.keys().map(compared).fold(0, usize::saturating_add)))
-        .collect();
-    let of_rule = |rule| sets(rule).map(|(set, _)| (*set, compared(set)));
-    for rule in divide(capacities.comparisons(state), in_order(&wants), of_rule).refused {
-        let n_wanted = wants.get(rule).copied().unwrap_or_default();
-        left_out.insert(rule.clone(), Lack::Comparisons { n_wanted });
+    let compared = capacities.comparisons(state);
+    if !compared.fits(n_comparisons) {
+        let refused = with_peers
+            .refused(compared, |set, _| comparisons.get(&set).copied().unwrap_or_default());
+        let lack =
+            |(rule, n_wanted): (&RuleRef, usize)| (rule.clone(), Lack::Comparisons { n_wanted });
+        if left_out.is_empty() {
+            left_out = refused.into_iter().map(lack).collect();
+        } else {
+            left_out.extend(refused.into_iter().map(lack));
+        }
     }
 
     if n_identities.fits(state.n_addresses()) {
         return left_out;
     }
-    peers_of.retain(|rule, _| !left_out.contains_key(*rule));
-    let addresses: BTreeMap<&RuleRef, BTreeSet<Addr>> = peers_of
-        .iter()
-        .map(|(rule, sets)| {
-            let of_pods = sets.values().flat_map(|set| set.pod_addresses(state));
-            (*rule, of_pods.map(Addr::from).collect())
+    with_peers.all.retain(|(rule, ..)| !left_out.contains_key(*rule));
+    let sets = with_peers.all.chunk_by(|(rule, ..), (next, ..)| rule == next);
+    let addresses: Vec<(&RuleRef, BTreeSet<Addr>)> = sets
+        .filter_map(|sets| {
+            let (rule, ..) = sets.first()?;
+            let of_pods = sets.iter().flat_map(|(.., peers)| peers.pod_addresses(state));
+            Some((*rule, of_pods.map(Addr::from).collect()))
         })
         .collect();
-    let wants = addresses.iter().map(|(rule, addresses)| (*rule, addresses.len())).collect();
-    let of_rule = |rule| addresses.get(rule).into_iter().flatten().map(|addr| (*addr, 1));
-    for rule in divide(n_identities, in_order(&wants), of_rule).refused {
+    let wants: Wants<'_> = addresses.iter().map(|(rule, of)| (*rule, of.len())).collect();
+    let units = |position: usize| {
+        let of_rule = addresses.get(position).map(|(_, addresses)| addresses);
+        of_rule.into_iter().flatten().map(|addr| (*addr, 1))
+    };
+    for (rule, _) in refused(n_identities, &wants, units) {
         left_out.insert(rule.clone(), Lack::Identities);
     }
     left_out
@@ -231,22 +283,13 @@ pub(super) fn numbered<'a>(
 }
 
 /// The rules whose entries in all allow maps together exceed the capacity, given how many each one needs.
-pub(super) fn crowded_out(wants: &BTreeMap<&RuleRef, usize>, capacities: &Capacities) -> LeftOut {
-    let of_rule = |rule| std::iter::once((rule, wants.get(rule).copied().unwrap_or_default()));
-    let refused = divide(capacities.n_entries, in_order(wants), of_rule).refused.into_iter();
-    let lack = |rule| Lack::Entries { n_wanted: wants.get(rule).copied().unwrap_or_default() };
-    refused.map(|rule| (rule.clone(), lack(rule))).collect()
-}
-
-/// The rules as items of a division.
-fn in_order<'a>(
-    wants: &BTreeMap<&'a RuleRef, usize>,
-) -> impl Iterator<Item = Item<'a, &'a RuleRef>> {
-    smallest_first(wants).into_iter().map(|rule| Item {
-        namespace: &rule.policy.name.namespace,
-        key: rule,
-        n_wanted: wants.get(rule).copied().unwrap_or_default(),
-    })
+pub(super) fn crowded_out(wants: &[(&RuleRef, usize)], capacities: &Capacities) -> LeftOut {
+    let of_rule = |position: usize| {
+        let n_wanted = wants.get(position).map_or(0, |(_, n_wanted)| *n_wanted);
+        std::iter::once((position, n_wanted))
+    };
+    let refused = refused(capacities.n_entries, wants, of_rule).into_iter();
+    refused.map(|(rule, n_wanted)| (rule.clone(), Lack::Entries { n_wanted })).collect()
 }
 
 /// The rules that exceed the capacity of a node with pods of every policy.

@@ -308,8 +308,9 @@ fn a_product_of_peers_and_ports_that_nobody_could_hold_is_never_made() {
     let rules = [rule("vast"), rule("small")];
     let everybody: Vec<_> = (1_000..2_000_000).map(netpol_common::ids::Identity).collect();
     let left_out = LeftOut::new();
-    let in_force =
-        rules.iter().filter_map(|rule| RuleInForce::new(RuleId(1), rule, [&left_out; 2]));
+    let in_force = rules
+        .iter()
+        .filter_map(|rule| RuleInForce::new(RuleId(1), rule, rule.peers.as_ref(), [&left_out; 2]));
     let members = |peers: &Arc<PeerSet>| {
         let is_vast = Arc::ptr_eq(peers, rules[0].peers.as_ref().unwrap());
         if is_vast { everybody.iter() } else { everybody[..2].iter() }

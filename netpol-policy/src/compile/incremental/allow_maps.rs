@@ -12,6 +12,10 @@ use crate::compile::capacity::{self, Capacities, Lack, LeftOut};
 use crate::compile::map_state::{AllowMap, AllowMapKey};
 use crate::compile::numbering::{Numbering, PeerSetId, Signature};
 use crate::resolve::{DefaultVerdict, PeerSet, PolicyRule, RuleList, RuleRef};
+use smallvec::SmallVec;
+
+/// Most peer sets are in one map.
+type Few<T> = SmallVec<[T; 2]>;
 
 /// Number of an allow map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,7 +30,7 @@ pub(super) struct AllowMaps {
     /// By the same verdict and the memory addresses of the rules.
     by_rules: HashMap<(DefaultVerdict, Vec<usize>), MapId>,
     /// The maps with rules that have this peer set, including rules that are left out.
-    by_set: BTreeMap<PeerSetId, BTreeSet<MapId>>,
+    by_set: HashMap<PeerSetId, Few<MapId>>,
     /// The rules whose peers exceed the capacity.
     left_out: LeftOut,
     /// The rules whose entries exceed the capacity of all maps together.
@@ -37,6 +41,10 @@ pub(super) struct AllowMaps {
     has_lost: bool,
     /// The rules that exceed the capacity of one map.
     cut: BTreeMap<MapId, BTreeSet<RuleRef>>,
+    /// Every rule that is left out for whatever reason, as of the last [`Self::build`].
+    all_left_out: Arc<LeftOut>,
+    /// The rules in [`Self::left_out`], [`Self::crowded_out`] or [`Self::cut`] have changed since.
+    is_renewed: bool,
     /// Maps were made or removed since the last [`Self::leave_out`].
     has_changed: bool,
     /// The number of maps that a rule is part of.
@@ -46,46 +54,64 @@ pub(super) struct AllowMaps {
     next: u64,
 }
 
+/// What a map has besides a rule.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    id: RuleId,
+    /// Number of entries for each peer.
+    n_for_each: usize,
+    /// The number of the rule's peers.
+    set: Option<PeerSetId>,
+}
+
 #[derive(Debug)]
 struct Shared {
     rules: RuleList,
-    /// The number of each rule, and of its entries for each peer.
-    rule_ids: Vec<(RuleId, usize)>,
+    /// The same rules, by position.
+    parts: Vec<Part>,
+    /// The positions of those whose peers do not exceed the capacity.
+    kept: Vec<usize>,
     /// Its part of [`AllowMaps::n_wanted`].
     n_wanted: usize,
     /// The verdict where no rule decides.
     default: DefaultVerdict,
-    /// The number of each rule's peer set, by its memory address.
-    sets: HashMap<usize, PeerSetId>,
     users: BTreeSet<AllowMapKey>,
     map: Arc<AllowMap>,
 }
 
 impl Shared {
+    /// The positions of the rules that are not left out.
+    fn positions_without(&self, left_out: &LeftOut) -> Vec<usize> {
+        if left_out.is_empty() {
+            return (0..self.rules.len()).collect();
+        }
+        let rules = self.rules.iter().enumerate();
+        let kept = rules.filter(|(_, rule)| !left_out.contains_key(&rule.source));
+        kept.map(|(position, _)| position).collect()
+    }
+
+    fn without(self, left_out: &LeftOut) -> Self {
+        Self { kept: self.positions_without(left_out), ..self }
+    }
+
+    fn at(&self, positions: &[usize]) -> impl Iterator<Item = (&Arc<PolicyRule>, &Part)> {
+        positions
+            .iter()
+            .filter_map(|position| Some((self.rules.get(*position)?, self.parts.get(*position)?)))
+    }
+
     /// The rules that are not left out, with the number of entries that each needs.
-    fn wanted(
-        &self,
-        peer_sets: &PeerSets,
-        left_out: &LeftOut,
-    ) -> impl Iterator<Item = (&Arc<PolicyRule>, usize)> {
-        let rules = self.rules.iter().zip(&self.rule_ids);
-        let in_force = rules.filter(|(rule, _)| !left_out.contains_key(&rule.source));
-        in_force.map(|(rule, (_, n_for_each))| {
-            let n_peers = rule.peers.as_ref().map_or(1, |peers| {
-                let set = self.sets.get(&Arc::as_ptr(peers).addr());
-                set.map_or(0, |set| peer_sets.n_identities(*set))
-            });
-            (rule, n_peers.saturating_mul(*n_for_each))
+    fn wanted(&self, peer_sets: &PeerSets) -> impl Iterator<Item = (&Arc<PolicyRule>, usize)> {
+        self.at(&self.kept).map(|(rule, part)| {
+            let n_peers = part.set.map_or(1, |set| peer_sets.n_identities(set));
+            (rule, n_peers.saturating_mul(part.n_for_each))
         })
     }
 
-    /// The peer sets of rules that are not left out.
-    fn sets_in_force(&self, left_out: &LeftOut) -> BTreeMap<PeerSetId, &Arc<PeerSet>> {
-        let in_force = self.rules.iter().filter(|rule| !left_out.contains_key(&rule.source));
-        let peers = in_force.filter_map(|rule| rule.peers.as_ref());
-        let numbered =
-            peers.filter_map(|peers| Some((*self.sets.get(&Arc::as_ptr(peers).addr())?, peers)));
-        numbered.collect()
+    /// The peer sets of rules at some positions.
+    fn sets_at(&self, positions: &[usize]) -> BTreeMap<PeerSetId, &Arc<PeerSet>> {
+        let sets = self.at(positions);
+        sets.filter_map(|(rule, part)| Some((part.set?, rule.peers.as_ref()?))).collect()
     }
 }
 
@@ -126,26 +152,37 @@ impl AllowMaps {
         }
         let id = MapId(self.next);
         self.next += 1;
-        let mut sets = HashMap::new();
-        let mut rule_ids = Vec::with_capacity(rules.len());
+        let mut parts = Vec::with_capacity(rules.len());
         for rule in rules.iter() {
-            *self.rules.entry(rule.source.clone()).or_default() += 1;
-            rule_ids.push((numbering.rule_id(&rule.source), allow_map::n_entries(&rule.ports)));
-            let Some(peers) = &rule.peers else { continue };
-            let set = numbering.peer_set(peers);
-            self.by_set.entry(set).or_default().insert(id);
-            sets.insert(Arc::as_ptr(peers).addr(), set);
+            if let Some(n_maps) = self.rules.get_mut(&rule.source) {
+                *n_maps += 1;
+            } else {
+                self.rules.insert(rule.source.clone(), 1);
+            }
+            let set = rule.peers.as_ref().map(|peers| numbering.peer_set(peers));
+            if let Some(set) = set {
+                let maps = self.by_set.entry(set).or_default();
+                if maps.last() != Some(&id) {
+                    maps.push(id);
+                }
+            }
+            parts.push(Part {
+                id: numbering.rule_id(&rule.source),
+                n_for_each: allow_map::n_entries(&rule.ports),
+                set,
+            });
         }
         let shared = Shared {
             rules: Arc::clone(rules),
-            rule_ids,
+            parts,
+            kept: Vec::new(),
             n_wanted: 0,
             default,
-            sets,
             users: BTreeSet::from([key]),
             map: Arc::default(),
         };
-        for (set, peers) in shared.sets_in_force(&self.left_out) {
+        let shared = shared.without(&self.left_out);
+        for (set, peers) in shared.sets_at(&shared.kept) {
             enter(set, peers);
         }
         self.has_changed = true;
@@ -176,17 +213,17 @@ impl AllowMaps {
         self.by_list.remove(&(shared.default, address_of(&shared.rules)));
         self.by_rules.remove(&(shared.default, pointers(&shared.rules)));
         self.stale.remove(&id);
-        self.cut.remove(&id);
-        shared.sets_in_force(&self.left_out).into_keys().for_each(&mut leave);
-        let Shared { rules, sets, .. } = shared;
-        for rule in rules.iter() {
+        self.is_renewed |= self.cut.remove(&id).is_some();
+        shared.sets_at(&shared.kept).into_keys().for_each(&mut leave);
+        let Shared { rules, parts, .. } = shared;
+        for (rule, part) in rules.iter().zip(parts) {
             if let Some(peers) = &rule.peers
-                && let Some(set) = sets.get(&Arc::as_ptr(peers).addr())
-                && let Some(maps) = self.by_set.get_mut(set)
+                && let Some(set) = part.set
+                && let Some(maps) = self.by_set.get_mut(&set)
             {
-                maps.remove(&id);
+                maps.retain(|map| *map != id);
                 if maps.is_empty() {
-                    self.by_set.remove(set);
+                    self.by_set.remove(&set);
                     numbering.forget_peer_set(peers);
                 }
             }
@@ -208,10 +245,7 @@ impl AllowMaps {
     /// The rules of all maps with the numbers of their peers, once for each map.
     pub(super) fn rules(&self) -> impl Iterator<Item = (&Arc<PolicyRule>, Option<PeerSetId>)> {
         self.by_id.values().flat_map(|shared| {
-            shared.rules.iter().map(|rule| {
-                let peers = rule.peers.as_ref().map(|peers| Arc::as_ptr(peers).addr());
-                (rule, peers.and_then(|peers| shared.sets.get(&peers).copied()))
-            })
+            shared.rules.iter().zip(&shared.parts).map(|(rule, part)| (rule, part.set))
         })
     }
 
@@ -232,29 +266,41 @@ impl AllowMaps {
         if before == self.left_out {
             return (entered, left);
         }
+        self.is_renewed = true;
         let now = &self.left_out;
-        let is_concerned = |shared: &Shared| {
-            let mut sources = shared.rules.iter().map(|rule| &rule.source);
-            sources.any(|rule| before.contains_key(rule) != now.contains_key(rule))
-        };
-        for (id, shared) in self.by_id.iter().filter(|(_, shared)| is_concerned(shared)) {
+        for (id, shared) in &mut self.by_id {
+            let kept = shared.positions_without(now);
+            if kept == shared.kept {
+                continue;
+            }
             self.stale.insert(*id);
-            let (old, new) = (shared.sets_in_force(&before), shared.sets_in_force(now));
+            let (old, new) = (shared.sets_at(&shared.kept), shared.sets_at(&kept));
             let begins = new.iter().filter(|(set, _)| !old.contains_key(set));
             entered.extend(begins.map(|(set, peers)| (*set, Arc::clone(peers))));
             left.extend(old.into_keys().filter(|set| !new.contains_key(set)));
+            shared.kept = kept;
         }
         (entered, left)
     }
 
-    /// Every rule that is left out, because of its peers, because of its entries, or in some map.
-    pub(super) fn all_left_out(&self) -> LeftOut {
+    /// Every rule that is left out, because of its peers, because of its entries, or in some map. The same list as before, and not an
+    /// equal one, if nothing has changed.
+    pub(super) fn all_left_out(&self) -> &Arc<LeftOut> {
+        &self.all_left_out
+    }
+
+    fn renew_all_left_out(&mut self) {
+        if !std::mem::take(&mut self.is_renewed) {
+            return;
+        }
         let mut all = self.left_out.clone();
         all.extend(self.crowded_out.iter().map(|(rule, lack)| (rule.clone(), *lack)));
         for rule in self.cut.values().flatten() {
             all.entry(rule.clone()).or_insert(Lack::AllowEntries);
         }
-        all
+        if all != *self.all_left_out {
+            self.all_left_out = Arc::new(all);
+        }
     }
 
     /// Whether a rule is left out, because of its peers, because of its entries, or in this map.
@@ -282,37 +328,36 @@ impl AllowMaps {
         let mut rebuilt = Vec::new();
         for id in std::mem::take(&mut self.stale) {
             let Some(shared) = self.by_id.get_mut(&id) else { continue };
-            let Shared { rules, rule_ids, n_wanted: _, default, sets, users, map } = shared;
-            let members = |peers: &Arc<PeerSet>| {
-                let set = sets.get(&Arc::as_ptr(peers).addr());
-                set.into_iter().flat_map(|set| peer_sets.identities(*set))
-            };
+            let Shared { rules, parts, kept: _, n_wanted: _, default, users, map } = shared;
+            let members = |set: PeerSetId| peer_sets.identities(set);
             let left_out = [&self.left_out, &self.crowded_out];
-            let in_force = rule_ids
-                .iter()
-                .zip(rules.iter())
-                .filter_map(|((id, _), rule)| RuleInForce::new(*id, rule, left_out));
-            let built = allow_map::build(in_force, *default, members, capacity);
-            if built.left_out.is_empty() {
-                self.cut.remove(&id);
+            let rules = parts.iter().zip(rules.iter());
+            let in_force: Vec<_> = rules
+                .filter_map(|(part, rule)| RuleInForce::new(part.id, rule, part.set, left_out))
+                .collect();
+            let built = allow_map::build(in_force.iter().copied(), *default, members, capacity);
+            self.is_renewed |= if built.left_out.is_empty() {
+                self.cut.remove(&id).is_some()
             } else {
                 self.cut.insert(id, built.left_out);
-            }
+                true
+            };
             if **map != built.map {
                 *map = Arc::new(built.map);
                 rebuilt.extend(users.iter().map(|key| (*key, Arc::clone(map))));
             }
         }
+        self.renew_all_left_out();
         rebuilt
     }
 
     /// Counts the entries of the stale maps, and leaves out the rules that exceed the capacity of all maps together. The maps
     /// of rules for which that changes are stale too.
     fn crowd_out(&mut self, peer_sets: &PeerSets, capacities: &Capacities) {
-        let Self { by_id, stale, left_out, crowded_out, n_wanted, has_lost, .. } = self;
+        let Self { by_id, stale, crowded_out, n_wanted, has_lost, is_renewed, .. } = self;
         for id in &*stale {
             let Some(shared) = by_id.get_mut(id) else { continue };
-            let n_now = shared.wanted(peer_sets, left_out).map(|(_, n)| n).sum();
+            let n_now = shared.wanted(peer_sets).map(|(_, n)| n).sum();
             *n_wanted = n_wanted.saturating_sub(shared.n_wanted).saturating_add(n_now);
             shared.n_wanted = n_now;
         }
@@ -322,7 +367,7 @@ impl AllowMaps {
         }
         // By memory address first, because each rule can be in very many maps.
         let mut by_address: HashMap<usize, (&RuleRef, usize)> = HashMap::new();
-        for (rule, n_wanted) in by_id.values().flat_map(|map| map.wanted(peer_sets, left_out)) {
+        for (rule, n_wanted) in by_id.values().flat_map(|map| map.wanted(peer_sets)) {
             let known = by_address.entry(Arc::as_ptr(rule).addr());
             known.or_insert((&rule.source, 0)).1 += n_wanted;
         }
@@ -330,7 +375,9 @@ impl AllowMaps {
         by_address.into_values().for_each(|(rule, n_wanted)| {
             *wants.entry(rule).or_default() += n_wanted;
         });
+        let wants: Vec<_> = wants.into_iter().collect();
         let before = std::mem::replace(crowded_out, capacity::crowded_out(&wants, capacities));
+        *is_renewed |= before != *crowded_out;
         let now = &*crowded_out;
         let is_concerned = |shared: &Shared| {
             let mut sources = shared.rules.iter().map(|rule| &rule.source);
