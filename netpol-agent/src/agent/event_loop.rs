@@ -1,18 +1,19 @@
 //! The event loop: applies one input after the other to the state, writes the state to the maps, and starts slow work.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use netpol_common::ids::IfIndex;
 use netpol_datapath::netfilter::NetfilterNews;
 use netpol_datapath::netlink::{self, DeviceNews, FilterChange};
 use netpol_policy::dataplane::port::Kernel;
-use netpol_policy::source::SourceUpdate;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::answers::handle::Question;
+use super::backlog::Backlog;
 use super::clock::unix_now;
 use super::endpoints::search::Searches;
 use super::object_source::ObjectSource;
@@ -29,8 +30,8 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// The inputs of the event loop.
 pub(super) struct Inputs<K> {
-    /// Updates of the sources, with the times of their arrival.
-    pub(super) updates: mpsc::Receiver<(Instant, SourceUpdate)>,
+    /// Updates of the sources.
+    pub(super) updates: Arc<Backlog>,
     /// Calls of the CNI plugin.
     pub(super) calls: mpsc::Receiver<Call>,
     /// What is watched on the node.
@@ -66,7 +67,7 @@ pub(super) async fn run<K: Kernel>(
     cancel: &CancellationToken,
 ) {
     let Inputs {
-        mut updates,
+        updates,
         mut calls,
         node: NodeWatch { mut devices, mut filters, mut netfilter },
         mut questions,
@@ -80,6 +81,7 @@ pub(super) async fn run<K: Kernel>(
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut batch = Vec::new();
     let mut called = Vec::new();
+    let mut has_source = true;
     loop {
         let times = [
             agent.next_deadline(),
@@ -103,8 +105,9 @@ pub(super) async fn run<K: Kernel>(
             Some(news) = devices.recv() => apply_news(&mut agent, news, Instant::now()),
             Some(change) = filters.recv() => agent.filters_changed(&[change], Instant::now()),
             Some(news) = netfilter.recv() => agent.set_netfilter(news),
-            n = updates.recv_many(&mut batch, BATCH), if !updates.is_closed() || !updates.is_empty() => {
+            n = updates.take_many(&mut batch, BATCH), if has_source => {
                 if n == 0 {
+                    has_source = false;
                     error!("source of objects has ended; the last state stays in force");
                 }
                 for (arrived, update) in batch.drain(..) {

@@ -9,6 +9,7 @@
 //! `event_loop` drives all of them, and `run` wires the loop to the edges. Each module uses those named before it.
 
 mod answers;
+mod backlog;
 mod clock;
 mod config;
 mod endpoints;

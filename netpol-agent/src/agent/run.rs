@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::Context as _;
 use netpol_datapath::netfilter::{self, Depth};
@@ -11,7 +10,6 @@ use netpol_datapath::netlink;
 use netpol_datapath::{Datapath, Trace};
 use netpol_policy::dataplane::MapState;
 use netpol_policy::dataplane::port::{Attachments as _, Maps as _};
-use netpol_policy::source::SourceUpdate;
 use rustix::fs::FlockOperation;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +18,7 @@ use tracing::{debug, error, info, warn};
 use super::answers::drops::DropLog;
 use super::answers::handle::Handle;
 use super::answers::routes;
+use super::backlog::Backlog;
 use super::config::{Config, LAST_HEARD, RECORDS, SERVERS, Source, UNIDENTIFIED};
 use super::endpoints::search::Searches;
 use super::event_loop::{self, Inputs, NodeWatch, device_name};
@@ -38,7 +37,7 @@ use crate::control::{ListenAddress, serve_unix, tcp};
 use crate::denial;
 use crate::discovery;
 
-/// Source updates and calls that may wait for the event loop. A faster source is slowed down.
+/// Calls and changes on the node that may wait for the event loop.
 const QUEUE: usize = 256;
 
 /// Runs until SIGTERM or SIGINT. Policies stay in force after that.
@@ -103,9 +102,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     serve_tcp([health, metrics], &handle, &cancel)?;
 
     let (calls_in, calls) = mpsc::channel(QUEUE);
-    let (updates_in, updates) = mpsc::channel(QUEUE);
-    let (stamped_in, stamped) = mpsc::channel(QUEUE);
-    tokio::spawn(stamp(updates, stamped_in));
+    let (updates_in, updates) = mpsc::channel(1);
+    let backlog = Arc::new(Backlog::default());
+    let filling = Arc::clone(&backlog);
+    tokio::spawn(async move { filling.fill(updates).await });
     let (namespaces_in, namespaces) = mpsc::channel(QUEUE);
     let servers = socket.with_file_name(SERVERS);
     let source = ObjectSource::start(
@@ -121,7 +121,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     drop((updates_in, namespaces_in));
     tokio::spawn(cni_server::serve(listener, calls_in, cancel.clone()));
     let node = watch_node(short_cut, &cancel)?;
-    let inputs = Inputs { updates: stamped, calls, node, questions, namespaces, found, results };
+    let inputs = Inputs { updates: backlog, calls, node, questions, namespaces, found, results };
     let worker = Worker::start().context("starting the worker thread")?;
     Box::pin(event_loop::run(agent, inputs, searches, &source, &worker, &cancel)).await;
     info!("stopped; policies stay in force");
@@ -209,19 +209,6 @@ pub fn lock(root: &Path) -> anyhow::Result<File> {
             Err(cni_server::Error::InUse { path: root.to_owned() }.into())
         }
         Err(errno) => Err(errno).with_context(|| format!("locking {}", root.display())),
-    }
-}
-
-/// Adds the time of arrival to each update, so that the latency includes the wait for the event loop.
-#[expect(clippy::disallowed_methods, reason = "the state gets the time from here")]
-async fn stamp(
-    mut updates: mpsc::Receiver<SourceUpdate>,
-    stamped: mpsc::Sender<(Instant, SourceUpdate)>,
-) {
-    while let Some(update) = updates.recv().await {
-        if stamped.send((Instant::now(), update)).await.is_err() {
-            return;
-        }
     }
 }
 
