@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use netpol_policy::model::ObjectRef;
+use netpol_policy::model::{Kind, ObjectRef};
 use netpol_policy::source::SourceUpdate;
 use netpol_policy::store::Delta;
 use tokio::sync::{Notify, mpsc};
@@ -107,10 +107,14 @@ impl Waiting {
     }
 }
 
-/// The object, if an update is nothing but a version of it.
+/// The object, if an update is nothing but a version of it that a later one may overtake. Each version of a namespace counts: the first
+/// that is terminating has to come before the deletions of policies that follow it.
 fn only_version(update: &SourceUpdate) -> Option<ObjectRef> {
     let SourceUpdate { deltas, diagnostics, health } = update;
     let [Delta::Upsert(object)] = deltas.as_slice() else { return None };
+    if object.kind() == Kind::Namespace {
+        return None;
+    }
     let object = object.object_ref();
     let is_about_it = diagnostics.iter().all(|(of, _)| *of == object);
     (health.is_empty() && is_about_it).then_some(object)
@@ -164,7 +168,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use netpol_policy::model::{Code, Diagnostic, Kind, ObjectName};
+    use netpol_policy::model::{Code, Diagnostic, Labels, Namespace, Object, ObjectName};
     use netpol_policy::source::Health;
     use netpol_policy::store::List;
 
@@ -174,7 +178,7 @@ mod tests {
     /// A version of a pod on this node.
     fn version(name: &str, node: &str) -> SourceUpdate {
         let mut delta = pod(name);
-        if let Delta::Upsert(netpol_policy::model::Object::Pod(pod)) = &mut delta {
+        if let Delta::Upsert(Object::Pod(pod)) = &mut delta {
             pod.node = Arc::from(node);
         }
         update(delta)
@@ -187,7 +191,7 @@ mod tests {
     /// Names and nodes of the pods in the updates, and other updates as they are.
     fn shown(updates: &[(Instant, SourceUpdate)]) -> Vec<String> {
         let show = |(_, update): &(Instant, SourceUpdate)| match update.deltas.as_slice() {
-            [Delta::Upsert(netpol_policy::model::Object::Pod(pod))] => {
+            [Delta::Upsert(Object::Pod(pod))] => {
                 format!("{}@{}", pod.name.name, pod.node)
             }
             [Delta::Remove { object, .. }] => format!("{} removed", object.name.name),
@@ -248,6 +252,24 @@ mod tests {
             waiting.push(now, version("a", "2"));
             assert_eq!(taken(&mut waiting, 64).len(), 3, "{:?}", between());
         }
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any time")]
+    fn each_version_of_a_namespace_comes_before_what_follows_it() {
+        let namespace = || {
+            update(Delta::Upsert(Object::Namespace(Namespace {
+                name: Arc::from("x"),
+                labels: Labels::new(),
+                terminating: true,
+                allows_forwarding: false,
+            })))
+        };
+        let mut waiting = Waiting::default();
+        for _ in 0..3 {
+            waiting.push(Instant::now(), namespace());
+        }
+        assert_eq!(taken(&mut waiting, 64).len(), 3);
     }
 
     #[test]

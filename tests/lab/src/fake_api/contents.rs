@@ -159,8 +159,10 @@ impl Contents {
             .or_else(|| before.map(|stored| stored.created.clone()))
             .unwrap_or_else(|| creation_time(version));
         let event = if before.is_some() { "MODIFIED" } else { "ADDED" };
-        let stored: Option<Value> =
-            before.and_then(|stored| serde_json::from_slice(&stored.json).ok());
+        // Large objects are read for the one group only, because nobody else can ask or change meanwhile.
+        let stored: Option<Value> = before
+            .filter(|_| resource.group == CUSTOM_GROUP)
+            .and_then(|stored| serde_json::from_slice(&stored.json).ok());
         metadata.insert("uid".to_owned(), json!(uid));
         metadata.insert("creationTimestamp".to_owned(), json!(created));
         metadata.insert("resourceVersion".to_owned(), json!(version.to_string()));
