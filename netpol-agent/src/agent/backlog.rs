@@ -103,6 +103,9 @@ impl Waiting {
         }
         if self.queue.is_empty() {
             self.latest.clear();
+        } else if self.latest.len() > MAX_PLACES {
+            let n_taken = self.n_taken;
+            self.latest.retain(|_, place| *place >= n_taken);
         }
     }
 }

@@ -166,8 +166,7 @@ fn build(
             *n_wanted += n_peers * allow_map::n_entries(&rule.ports);
         }
     }
-    let wants: Vec<_> = wants.into_iter().collect();
-    let crowded_out = capacity::crowded_out(&wants, capacities);
+    let crowded_out = capacity::crowded_out(&Vec::from_iter(wants), capacities);
     for ((default, rules), users) in &by_content {
         let rules: Vec<_> = rules
             .iter()

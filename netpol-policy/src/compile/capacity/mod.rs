@@ -181,6 +181,24 @@ impl<'a> WithPeers<'a> {
         };
         refused(shared, &wants, units)
     }
+
+    /// The rules whose peers select more addresses of pods than there may be, sorted.
+    fn selecting_too_many(&self, state: &ClusterState, n_identities: Shared) -> Vec<&'a RuleRef> {
+        let sets = self.all.chunk_by(|(rule, ..), (next, ..)| rule == next);
+        let addresses: Vec<(&RuleRef, BTreeSet<Addr>)> = sets
+            .filter_map(|sets| {
+                let (rule, ..) = sets.first()?;
+                let of_pods = sets.iter().flat_map(|(.., peers)| peers.pod_addresses(state));
+                Some((*rule, of_pods.map(Addr::from).collect()))
+            })
+            .collect();
+        let wants: Wants<'_> = addresses.iter().map(|(rule, of)| (*rule, of.len())).collect();
+        let units = |position: usize| {
+            let of_rule = addresses.get(position).map(|(_, addresses)| addresses);
+            of_rule.into_iter().flatten().map(|addr| (*addr, 1))
+        };
+        refused(n_identities, &wants, units).into_iter().map(|(rule, _)| rule).collect()
+    }
 }
 
 /// The rules that exceed a capacity, with how much they need: sorted. `units` are those of the rule at a position.
@@ -251,25 +269,10 @@ pub(super) fn left_out<'a>(
         }
     }
 
-    if n_identities.fits(state.n_addresses()) {
-        return left_out;
-    }
-    with_peers.all.retain(|(rule, ..)| !left_out.contains_key(*rule));
-    let sets = with_peers.all.chunk_by(|(rule, ..), (next, ..)| rule == next);
-    let addresses: Vec<(&RuleRef, BTreeSet<Addr>)> = sets
-        .filter_map(|sets| {
-            let (rule, ..) = sets.first()?;
-            let of_pods = sets.iter().flat_map(|(.., peers)| peers.pod_addresses(state));
-            Some((*rule, of_pods.map(Addr::from).collect()))
-        })
-        .collect();
-    let wants: Wants<'_> = addresses.iter().map(|(rule, of)| (*rule, of.len())).collect();
-    let units = |position: usize| {
-        let of_rule = addresses.get(position).map(|(_, addresses)| addresses);
-        of_rule.into_iter().flatten().map(|addr| (*addr, 1))
-    };
-    for (rule, _) in refused(n_identities, &wants, units) {
-        left_out.insert(rule.clone(), Lack::Identities);
+    if !n_identities.fits(state.n_addresses()) {
+        with_peers.all.retain(|(rule, ..)| !left_out.contains_key(*rule));
+        let selecting = with_peers.selecting_too_many(state, n_identities);
+        left_out.extend(selecting.into_iter().map(|rule| (rule.clone(), Lack::Identities)));
     }
     left_out
 }

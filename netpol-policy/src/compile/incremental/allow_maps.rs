@@ -375,8 +375,8 @@ impl AllowMaps {
         by_address.into_values().for_each(|(rule, n_wanted)| {
             *wants.entry(rule).or_default() += n_wanted;
         });
-        let wants: Vec<_> = wants.into_iter().collect();
-        let before = std::mem::replace(crowded_out, capacity::crowded_out(&wants, capacities));
+        let of_all = capacity::crowded_out(&Vec::from_iter(wants), capacities);
+        let before = std::mem::replace(crowded_out, of_all);
         *is_renewed |= before != *crowded_out;
         let now = &*crowded_out;
         let is_concerned = |shared: &Shared| {
