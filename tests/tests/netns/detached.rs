@@ -129,7 +129,6 @@ fn leak(
 
 /// Asserts that no gap lasts until much after the agent's next look.
 fn check_gaps(what: &str, gaps_ms: &[u64]) -> Result<()> {
-    println!("{what}: gaps of {gaps_ms:?} ms");
     let longest = gaps_ms.iter().max().copied().map(Duration::from_millis);
     let is_bounded = longest.is_some_and(|gap| gap <= LONGEST_GAP * patience());
     ensure!(is_bounded, "{what}: gaps of {gaps_ms:?} ms");
@@ -158,6 +157,7 @@ fn a_removed_qdisc_or_filter_is_attached_again_at_once_and_reported() -> Result<
         let remove = || tc(&lab, &["filter", "del", "dev", &device, "egress"]);
         of_side.push(leak(&lab, remove, repaired)?);
     }
+    println!("gaps in ms: clsact removed {of_qdisc:?}, filters of one side removed {of_side:?}");
     check_gaps("clsact removed", &of_qdisc)?;
     check_gaps("filters of one side removed", &of_side)?;
     // A look of every second can come first, once or twice in six times.
