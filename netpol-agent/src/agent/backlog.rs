@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "any time")]
-    fn a_version_that_was_overtaken_is_dropped_and_its_successor_keeps_its_place_and_time() {
+    fn a_version_that_was_overtaken_is_dropped_and_its_successor_has_waited_since_then() {
         let begin = Instant::now();
         let at = |seconds| begin + Duration::from_secs(seconds);
         let mut waiting = Waiting::default();

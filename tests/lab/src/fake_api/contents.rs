@@ -159,7 +159,7 @@ impl Contents {
             .or_else(|| before.map(|stored| stored.created.clone()))
             .unwrap_or_else(|| creation_time(version));
         let event = if before.is_some() { "MODIFIED" } else { "ADDED" };
-        // Large objects are read for the one group only, because nobody else can ask or change meanwhile.
+        // Only this group needs it, and nobody else is answered while a large object is parsed.
         let stored: Option<Value> = before
             .filter(|_| resource.group == CUSTOM_GROUP)
             .and_then(|stored| serde_json::from_slice(&stored.json).ok());
