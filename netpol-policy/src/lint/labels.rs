@@ -91,7 +91,15 @@ pub(super) fn includes(wide: &Selector, narrow: &Selector) -> bool {
 
 /// Whether no set of labels can match the selector.
 pub(super) fn is_contradictory(selector: &Selector) -> bool {
-    keys(selector).into_iter().any(|key| KeyCondition::of(selector, key).is_contradictory())
+    let mut requirements: Vec<&Requirement> = selector.requirements().collect();
+    requirements.sort_by(|one, other| one.key().cmp(other.key()));
+    let mut by_key = requirements.chunk_by(|one, other| one.key() == other.key());
+    by_key.any(|of_key| match of_key {
+        // Most keys have only one, and a selector can have very many.
+        [Requirement::In(_, values)] => values.iter().next().is_none(),
+        [_] => false,
+        _ => of_key.iter().copied().collect::<KeyCondition<'_>>().is_contradictory(),
+    })
 }
 
 /// The keys that a selector constrains, each once.

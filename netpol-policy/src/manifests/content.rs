@@ -1,13 +1,15 @@
 //! From the text of one file to its objects and findings.
 
+use std::num::NonZero;
 use std::path::Path;
 use std::sync::Arc;
+use std::{panic, thread};
 
 use serde_json::Value;
 
 use super::finding::{Cause, FileCode, Finding, Located, Location};
 use super::yaml::{
-    self, Document, FlawKind, Item, Lines, ListHead, MAX_VALUES, Part, Position, UNREADABLE,
+    self, Document, FlawKind, Item, Lines, ListHead, MAX_VALUES, Part, Piece, Position, UNREADABLE,
 };
 use crate::model::convert::{ListedBackends, Unsupported};
 use crate::model::{Code, Diagnostic, Object, ObjectRef, convert};
@@ -44,9 +46,31 @@ pub struct Entry {
 
 /// Reads the objects of a text.
 pub fn content(file: &Arc<Path>, text: &str) -> Content {
+    of_piece(file, Piece::whole(text))
+}
+
+/// The same as [`content`], in several threads if the text is large. They need more memory than one does.
+pub(super) fn content_by_threads(file: &Arc<Path>, text: &str) -> Content {
+    let n_threads = thread::available_parallelism().map_or(1, NonZero::get);
+    let mut pieces = yaml::pieces(text, n_threads).into_iter();
+    let first = pieces.next();
+    thread::scope(|scope| {
+        let rest: Vec<_> = pieces.map(|piece| scope.spawn(|| of_piece(file, piece))).collect();
+        let mut whole = first.map(|piece| of_piece(file, piece)).unwrap_or_default();
+        for thread in rest {
+            match thread.join() {
+                Ok(content) => whole.append(content),
+                Err(panic) => panic::resume_unwind(panic),
+            }
+        }
+        whole
+    })
+}
+
+fn of_piece(file: &Arc<Path>, piece: Piece<'_>) -> Content {
     let mut content = Content::default();
     let mut items = ListItems::default();
-    for part in yaml::parts(text) {
+    for part in yaml::parts(piece) {
         match part {
             Part::Item(item) => items.add(file, item),
             Part::Document(document) => {
@@ -94,6 +118,17 @@ impl ListItems {
 }
 
 impl Content {
+    /// Adds what comes after it in the text.
+    fn append(&mut self, after: Self) {
+        let Self { entries, workloads, backends, findings, unsupported, is_broken } = after;
+        self.entries.extend(entries);
+        self.workloads.extend(workloads);
+        self.backends.extend(backends);
+        self.findings.extend(findings);
+        self.unsupported.extend(unsupported);
+        self.is_broken |= is_broken;
+    }
+
     /// Adds a document, with the items that came before it if it is a list.
     fn add_document(&mut self, file: &Arc<Path>, mut document: Document, items: ListItems) {
         self.is_broken |= document.is_broken;
@@ -114,11 +149,7 @@ impl Content {
         });
         if let Some(item_kind) = item_kind {
             let ListItems { content, waiting, n_waiting_values: _, excess } = items;
-            self.entries.extend(content.entries);
-            self.workloads.extend(content.workloads);
-            self.backends.extend(content.backends);
-            self.findings.extend(content.findings);
-            self.unsupported.extend(content.unsupported);
+            self.append(content);
             for mut item in waiting {
                 let api_version = document.value.get("apiVersion");
                 convert::inherit(&mut item.document.value, &item_kind, api_version);

@@ -140,7 +140,7 @@ impl Reading {
             }
         };
         let Content { mut entries, workloads, backends, findings, unsupported, is_broken: _ } =
-            content(&file, &text);
+            content::content_by_threads(&file, &text);
         if !workloads.is_empty() {
             entries.extend(workloads);
             entries.sort_by_key(|entry| entry.object.location.line);

@@ -90,10 +90,6 @@ impl Shared {
         kept.map(|(position, _)| position).collect()
     }
 
-    fn without(self, left_out: &LeftOut) -> Self {
-        Self { kept: self.positions_without(left_out), ..self }
-    }
-
     fn at(&self, positions: &[usize]) -> impl Iterator<Item = (&Arc<PolicyRule>, &Part)> {
         positions
             .iter()
@@ -172,7 +168,7 @@ impl AllowMaps {
                 set,
             });
         }
-        let shared = Shared {
+        let mut shared = Shared {
             rules: Arc::clone(rules),
             parts,
             kept: Vec::new(),
@@ -181,7 +177,7 @@ impl AllowMaps {
             users: BTreeSet::from([key]),
             map: Arc::default(),
         };
-        let shared = shared.without(&self.left_out);
+        shared.kept = shared.positions_without(&self.left_out);
         for (set, peers) in shared.sets_at(&shared.kept) {
             enter(set, peers);
         }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use granit_parser::{Event, ScalarStyle, Span, Tag};
+use granit_parser::{Event, ScalarStyle, Tag};
 use serde_json::{Map, Value};
 
 use super::document::{Document, Flaw, FlawKind, Item, ListHead};
@@ -126,10 +126,9 @@ enum Key {
 }
 
 impl Builder {
-    /// Applies the next event of the document.
+    /// Applies the next event of the document, which has this position.
     #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is not exhaustive")]
-    pub(super) fn event(&mut self, event: &Event<'_>, span: &Span) {
-        let position = Position::from(&span.start);
+    pub(super) fn event(&mut self, event: &Event<'_>, position: Position) {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 self.scalar(text, *style, *anchor, tag.as_deref(), position);

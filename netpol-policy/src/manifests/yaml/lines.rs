@@ -22,6 +22,13 @@ impl Position {
         Self { line, column }
     }
 
+    /// That of the parser, in a piece of a text that has this number of lines before it.
+    pub(super) fn of(marker: &Marker, n_lines_before: u32) -> Self {
+        let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let line = small(marker.line()).saturating_add(n_lines_before);
+        Self { line, column: small(marker.col()) }
+    }
+
     /// The line, counted from 1.
     pub(crate) fn line(self) -> usize {
         usize::try_from(self.line).unwrap_or(usize::MAX)
@@ -30,13 +37,6 @@ impl Position {
     /// The column, counted in characters from 1.
     pub(crate) fn column(self) -> usize {
         usize::try_from(self.column).map_or(usize::MAX, |column| column.saturating_add(1))
-    }
-}
-
-impl From<&Marker> for Position {
-    fn from(marker: &Marker) -> Self {
-        let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        Self { line: small(marker.line()), column: small(marker.col()) }
     }
 }
 

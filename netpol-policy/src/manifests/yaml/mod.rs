@@ -15,6 +15,7 @@ mod document;
 mod json;
 mod lines;
 mod names;
+mod pieces;
 mod scalar;
 
 use build::Builder;
@@ -24,29 +25,30 @@ pub(crate) use document::{Document, FlawKind, Item, ListHead, Part};
 use granit_parser::{Event, Parser, StrInput, options};
 pub use lines::Lines;
 pub(crate) use lines::Position;
+pub(super) use pieces::{Piece, pieces};
 
 /// The largest number of documents in one text.
 const MAX_DOCUMENTS: usize = 100_000;
 
-/// Reads the documents of a text, except empty ones, and the items of lists.
-pub(super) fn parts(text: &str) -> impl Iterator<Item = Part> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let source = match json::documents(text, MAX_DOCUMENTS.saturating_add(1)) {
+/// Reads the documents of a piece, except empty ones, and the items of lists.
+pub(super) fn parts(piece: Piece<'_>) -> impl Iterator<Item = Part> {
+    let Piece { text, n_lines_before, json } = piece;
+    Parts::of(match json {
         Some(documents) => Source::Json(json::Reader::new(text, documents)),
-        None => yaml(text),
-    };
-    Parts::of(source)
+        None => yaml(text, n_lines_before),
+    })
 }
 
 /// The events of a text as YAML.
-fn yaml(text: &str) -> Source<'_> {
+fn yaml(text: &str, n_lines_before: u32) -> Source<'_> {
     let options = options! { emit_comments: false, emit_unresolved_aliases: true };
-    Source::Yaml(Box::new(Parser::new_from_str_with_options(text, options)))
+    let parser = Box::new(Parser::new_from_str_with_options(text, options));
+    Source::Yaml { parser, n_lines_before }
 }
 
 /// What a document is read from.
 enum Source<'a> {
-    Yaml(Box<Parser<'a, StrInput<'a>>>),
+    Yaml { parser: Box<Parser<'a, StrInput<'a>>>, n_lines_before: u32 },
     Json(json::Reader<'a>),
 }
 
@@ -64,14 +66,16 @@ impl Source<'_> {
     /// Reads the next event or token; `None` at the end of the text.
     fn step(&mut self, builder: &mut Builder) -> Option<Step> {
         match self {
-            Self::Yaml(parser) => Some(match parser.next_event()? {
+            Self::Yaml { parser, n_lines_before } => Some(match parser.next_event()? {
                 Ok((Event::DocumentEnd, _)) => Step::Whole,
                 Ok((event, span)) => {
-                    builder.event(&event, &span);
-                    Step::Inside(Position::from(&span.start))
+                    let position = Position::of(&span.start, *n_lines_before);
+                    builder.event(&event, position);
+                    Step::Inside(position)
                 }
                 Err(error) => {
-                    builder.break_off(Position::from(error.marker()), error.info());
+                    let position = Position::of(error.marker(), *n_lines_before);
+                    builder.break_off(position, error.info());
                     Step::Broken
                 }
             }),
@@ -89,8 +93,8 @@ impl Source<'_> {
     fn next_document(&mut self, step: &Step) -> bool {
         match (self, step) {
             // The parser goes on by itself.
-            (Self::Yaml(_), Step::Whole) => true,
-            (Self::Yaml(parser), Step::Inside(_) | Step::Broken) => {
+            (Self::Yaml { .. }, Step::Whole) => true,
+            (Self::Yaml { parser, .. }, Step::Inside(_) | Step::Broken) => {
                 matches!(parser.proceed_next_document(), Ok(true))
             }
             (Self::Json(reader), _) => reader.next_document(),

@@ -19,7 +19,7 @@ fn documents(text: &str) -> Vec<Document> {
         Part::Document(document) => Some(document),
         Part::Item(_) => None,
     };
-    parts(text).filter_map(document).collect()
+    parts(Piece::whole(text)).filter_map(document).collect()
 }
 
 fn render(text: &str) -> String {
@@ -231,7 +231,7 @@ fn json_documents_may_follow_each_other() {
             {"a":5}
         "#]],
     );
-    let parts: Vec<_> = parts("\u{feff}{\"é\":\r\n1}\r\r\n {\"a\":2}\n").collect();
+    let parts: Vec<_> = parts(Piece::whole("\u{feff}{\"é\":\r\n1}\r\r\n {\"a\":2}\n")).collect();
     let positions: Vec<_> = parts
         .iter()
         .map(|part| match part {
@@ -289,7 +289,7 @@ items:
       - port: 80
         endPort: 79
 ";
-    let parts: Vec<_> = parts(text).collect();
+    let parts: Vec<_> = parts(Piece::whole(text)).collect();
     let [Part::Item(item), Part::Document(list)] = parts.as_slice() else { panic!("{parts:?}") };
     assert_eq!(list.find("").position.line(), 1);
     assert_eq!(list.find("items").position.line(), 2);
@@ -360,13 +360,75 @@ fn json_text() -> impl Strategy<Value = String> {
     prop::collection::vec(document, 1..4).prop_map(|of| of.join("\n---\n"))
 }
 
+/// Lines of documents, of which many do not fit together.
+const LINES: [&str; 26] = [
+    "a: 1\n",
+    "  b: 2\n",
+    "- c\n",
+    "- - d\n",
+    "e: &x [1, {f: *x}]\n",
+    "g: *x\n",
+    "h: |\n",
+    "  text\n",
+    "i: \"open\n",
+    "close\"\n",
+    "j: 'open\n",
+    "k: [1,\n",
+    "]\n",
+    "{l: 1\n",
+    "}\n",
+    "# comment\n",
+    "...\n",
+    "--- # next\n",
+    "---\n",
+    "--- m: 1\n",
+    "--- |\n",
+    "---n\n",
+    "items:\n",
+    "%TAG ! tag:x,2000:\n",
+    "{\"o\": 1}\n",
+    "\n",
+];
+
+#[test]
+fn a_text_is_cut_between_documents_only() {
+    let cut = |text, n_wanted| -> Vec<_> {
+        let of = |piece: &Piece<'_>| (piece.n_lines_before, piece.text.len());
+        pieces(text, n_wanted).iter().map(of).collect()
+    };
+    assert_eq!(cut("a: 1\n---\nb: 2\n---\nc: 3\n", 6), [(0, 8), (1, 12), (3, 9)]);
+    assert_eq!(cut("a: 1\n---\nb: 2\n---\nc: 3\n", 3), [(0, 17), (3, 9)]);
+    assert_eq!(cut("a: 1\n---\nb: 2\n--- c\n", 1), [(0, 20)]);
+    assert_eq!(cut("a: 1\n---x\n", 2), [(0, 10)]);
+    assert_eq!(cut("{\"a\": 1}\n---\n{}\n", 2), [(0, 16)]);
+    for text in [
+        "%YAML 1.2\n---\na: 1\n---\nb: 2\n",
+        "a: 1\n...\n%YAML 1.2\n---\n",
+        "a: 1\r---\nb: 1\n---\n",
+    ] {
+        assert_eq!(cut(text, 2), [(0, text.len())], "{text:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn json_means_what_it_means_as_yaml(text in json_text()) {
         let debug = |parts: Vec<Part>| format!("{parts:#?}");
         prop_assert!(json::documents(&text, 100).is_some());
-        let read = debug(parts(&text).collect());
-        prop_assert_eq!(read, debug(Parts::of(yaml(&text)).collect()));
+        let read = debug(parts(Piece::whole(&text)).collect());
+        prop_assert_eq!(read, debug(Parts::of(yaml(&text, 0)).collect()));
+    }
+
+    #[test]
+    fn pieces_of_a_text_have_its_documents(
+        lines in prop::collection::vec(prop::sample::select(LINES.to_vec()), 0..24),
+        n_wanted in 2_usize..5,
+    ) {
+        let text: String = lines.concat();
+        let of = |pieces: Vec<Piece<'_>>| -> Vec<String> {
+            pieces.into_iter().flat_map(parts).map(|part| format!("{part:?}")).collect()
+        };
+        prop_assert_eq!(of(pieces(&text, n_wanted)), of(vec![Piece::whole(&text)]), "{}", text);
     }
 
     #[test]
