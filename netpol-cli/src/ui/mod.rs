@@ -86,6 +86,7 @@ pub(super) fn run(args: UiArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u
     block_on(async {
         let worker = Worker::start(source, options)?;
         let n_problems = worker.ask(Model::load).await?.context("nothing can be shown")?;
+        worker.tell(Model::prepare)?;
         if n_problems > 0 {
             let noun = if n_problems == 1 { "note" } else { "notes" };
             terminal

@@ -52,6 +52,8 @@ pub(super) struct Model {
     options: Options,
     input: Input,
     problems: Vec<String>,
+    /// The matrix of these objects, until it is asked for.
+    prepared: Option<Overview>,
     /// By number, the newest last.
     views: VecDeque<(u64, View)>,
     n_views: u64,
@@ -67,7 +69,8 @@ impl Model {
     /// Without objects so far.
     pub(super) fn new(source: Source, options: Options) -> Self {
         let (views, problems) = Default::default();
-        Self { source, options, input: Input::default(), problems, views, n_views: 0 }
+        let input = Input::default();
+        Self { source, options, input, problems, prepared: None, views, n_views: 0 }
     }
 
     /// Reads the objects, again if there are some. Returns the number of problems.
@@ -80,7 +83,13 @@ impl Model {
         problems.extend(assumed.iter().map(|namespace| input::assumption(namespace)));
         std::mem::replace(&mut self.input, input).free();
         self.problems = problems;
+        self.prepared = None;
         Ok(self.problems.len())
+    }
+
+    /// Computes the matrix while the browser starts. An error is left to the question that follows.
+    pub(super) fn prepare(&mut self) {
+        self.prepared = self.overview().ok();
     }
 
     /// The matrix of the objects as they are.
@@ -88,6 +97,9 @@ impl Model {
     /// # Errors
     /// The engine fails.
     pub(super) fn overview(&mut self) -> anyhow::Result<Overview> {
+        if let Some(prepared) = self.prepared.take() {
+            return Ok(prepared);
+        }
         let matrix = self.matrix(self.input.objects(), None)?;
         self.show(matrix)
     }

@@ -37,6 +37,17 @@ impl Worker {
         Ok(Self { questions })
     }
 
+    /// Lets the model do something, after what it was asked before.
+    ///
+    /// # Errors
+    /// The thread has ended.
+    pub(super) fn tell(
+        &self,
+        task: impl FnOnce(&mut Model) + Send + 'static,
+    ) -> anyhow::Result<()> {
+        self.questions.send(Box::new(task)).ok().context("the model has ended")
+    }
+
     /// The result of a question.
     ///
     /// # Errors
@@ -50,7 +61,7 @@ impl Worker {
             // The browser may have gone.
             drop(result.send(question(model)));
         };
-        self.questions.send(Box::new(asked)).ok().context("the model has ended")?;
+        self.tell(asked)?;
         received.await.context("the model has ended")
     }
 }
