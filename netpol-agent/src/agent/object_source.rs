@@ -23,6 +23,7 @@ use super::startup_taint;
 use super::state::Agent;
 use super::state::held_policies::{NamespaceAnswer, NamespaceQuestion};
 use super::state::publishing::PublishingTask;
+use super::state::short_cuts::ShortCut;
 use crate::manifests::watch as manifests;
 
 /// Look-ups and reports that may wait for the API server.
@@ -38,6 +39,8 @@ pub(super) struct Tasks {
     pub(super) publishing: PublishingTask,
     /// If connections to the own node need a rule, the backends of Services are followed.
     pub(super) own_node_egress: OwnNodeEgress,
+    /// If packets between nodes take the short cut, all Nodes are watched, which say where their pods have their addresses.
+    pub(super) short_cut: ShortCut,
 }
 
 /// A running source. Dropped: its tasks end.
@@ -59,7 +62,7 @@ impl ObjectSource {
         source: Source,
         node: Option<Arc<str>>,
         servers: PathBuf,
-        Tasks { publishing, own_node_egress }: Tasks,
+        Tasks { publishing, own_node_egress, short_cut }: Tasks,
         updates: &mpsc::Sender<SourceUpdate>,
         namespaces: &mpsc::Sender<(NamespaceQuestion, NamespaceAnswer)>,
         cancel: &CancellationToken,
@@ -67,9 +70,14 @@ impl ObjectSource {
         Ok(match source {
             Source::Cluster { kubeconfig, startup_taint, publish_addresses } => {
                 let access = Access::open(kubeconfig.as_deref()).await?;
+                let nodes = match short_cut {
+                    ShortCut::Nodes => None,
+                    ShortCut::On | ShortCut::Off => node.clone(),
+                };
+                let options = Options { node: nodes, ..Options::default() };
                 let mut cluster = Cluster::start(
                     access.clone(),
-                    node.clone(),
+                    (node.clone(), options),
                     servers,
                     updates,
                     namespaces,
@@ -187,13 +195,12 @@ impl Cluster {
     /// Starts the watches, the look-up of single pods and the reports.
     fn start(
         access: Access,
-        node: Option<Arc<str>>,
+        (node, options): (Option<Arc<str>>, Options),
         servers: PathBuf,
         updates: &mpsc::Sender<SourceUpdate>,
         namespaces: &mpsc::Sender<(NamespaceQuestion, NamespaceAnswer)>,
         cancel: &CancellationToken,
     ) -> Self {
-        let options = Options { node: node.clone(), ..Options::default() };
         let mut tasks = netpol_kube::spawn(&access, &options, updates, cancel);
         let (look_ups, asked) = mpsc::channel(QUEUE);
         tasks.spawn(look_up(access.clone(), asked, updates.clone()));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use netpol_datapath::netfilter::{self, Depth};
-use netpol_datapath::netlink;
+use netpol_datapath::netlink::{self, RoutesOf};
 use netpol_datapath::{Datapath, Trace};
 use netpol_policy::dataplane::MapState;
 use netpol_policy::dataplane::port::{Attachments as _, Maps as _};
@@ -112,7 +112,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         source,
         node,
         servers,
-        Tasks { publishing: publishing_task, own_node_egress },
+        Tasks { publishing: publishing_task, own_node_egress, short_cut },
         &updates_in,
         &namespaces_in,
         &cancel,
@@ -181,9 +181,13 @@ fn watch_node(short_cut: ShortCut, cancel: &CancellationToken) -> anyhow::Result
         .context("starting the thread that reads netfilter rules")?;
     let (devices_in, devices) = mpsc::channel(QUEUE);
     let (filters_in, filters) = mpsc::channel(QUEUE);
+    let routes = match short_cut {
+        ShortCut::Off | ShortCut::On => RoutesOf::Tunnels,
+        ShortCut::Nodes => RoutesOf::Gateways,
+    };
     let of_devices = cancel.clone();
     tokio::spawn(async move {
-        if let Err(error) = netlink::watch(devices_in, of_devices).await {
+        if let Err(error) = netlink::watch(routes, devices_in, of_devices).await {
             error!(error = &error as &dyn std::error::Error, "devices not watched any more");
         }
     });

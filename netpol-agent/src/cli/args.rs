@@ -99,7 +99,7 @@ pub(super) struct RunArgs {
     /// usual ones (51820, 51821, 8285). Those of VXLAN and Geneve devices are known.
     #[arg(long, value_name = "PORT", env = "NETPOL_TUNNEL_PORTS", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) tunnel_ports: Vec<u16>,
-    /// Whether packets between pods of this node, or of other nodes over vxlan too, are redirected past the bridge and netfilter, which is faster. Rules of netfilter that
+    /// Whether packets between pods of this node, or of other nodes too, are redirected past the bridge and netfilter, which is faster. Rules of netfilter that
     /// match packets between pods see them no more; docs/design/short-cut.md says what else changes.
     #[arg(long, value_enum, env = "NETPOL_SHORT_CUT", default_value_t)]
     pub(super) short_cut: ShortCut,

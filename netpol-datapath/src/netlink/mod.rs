@@ -71,8 +71,10 @@ pub struct Devices {
     pub of_ipvs: BTreeSet<IpAddr>,
     /// The tunnels to other nodes.
     pub tunnels: Tunnels,
-    /// The devices that lead to the pods of other nodes, by family ([`netpol_common::identities::family`]).
+    /// The vxlan devices that lead to the pods of other nodes, by family ([`netpol_common::identities::family`]).
     pub overlays: BTreeMap<u32, OverlayDevice>,
+    /// The other devices with networks behind gateways, with the family. Some of the networks may be those of pods of other nodes.
+    pub with_gateways: Vec<(u32, OverlayDevice)>,
     /// The bridges.
     pub bridges: BTreeMap<IfIndex, LinkFacts>,
 }
@@ -123,6 +125,15 @@ pub enum Leads {
     Away,
 }
 
+/// Whose routes are read, of which a node can have very many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoutesOf {
+    /// All of them if there is a tunnel to other nodes, else none.
+    Tunnels,
+    /// All of them, for [`Devices::with_gateways`] too.
+    Gateways,
+}
+
 /// Errors of netlink.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -151,7 +162,11 @@ pub enum Error {
 ///
 /// # Errors
 /// Netlink cannot be used at all. Later failures are logged, and the next change tries again.
-pub async fn watch(out: mpsc::Sender<DeviceNews>, cancel: CancellationToken) -> Result<(), Error> {
+pub async fn watch(
+    routes: RoutesOf,
+    out: mpsc::Sender<DeviceNews>,
+    cancel: CancellationToken,
+) -> Result<(), Error> {
     let groups = [
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,
@@ -165,7 +180,7 @@ pub async fn watch(out: mpsc::Sender<DeviceNews>, cancel: CancellationToken) -> 
     let (connection, handle, mut news) =
         new_multicast_connection(&groups).map_err(Error::Connect)?;
     let connection = tokio::spawn(connection);
-    let mut latest = read(&handle).await?;
+    let mut latest = read(&handle, routes).await?;
     let mut told = veths(&latest);
     let mut next_read = Instant::now();
     let mut is_stale = false;
@@ -187,7 +202,7 @@ pub async fn watch(out: mpsc::Sender<DeviceNews>, cancel: CancellationToken) -> 
             () = sleep_until(next_read), if is_stale => {
                 is_stale = false;
                 next_read = Instant::now() + PAUSE;
-                latest = match read(&handle).await {
+                latest = match read(&handle, routes).await {
                     Ok(now) => now,
                     Err(error) => {
                         warn!(%error, "cannot read the node's devices, the last snapshot stays in use");
@@ -246,7 +261,7 @@ async fn veth_news(
     (found.leads == Leads::ToNamespace).then_some((ifindex, found))
 }
 
-async fn read(handle: &Handle) -> Result<Devices, Error> {
+async fn read(handle: &Handle, wanted: RoutesOf) -> Result<Devices, Error> {
     let links: Vec<LinkMessage> = handle
         .link()
         .get()
@@ -295,8 +310,11 @@ async fn read(handle: &Handle) -> Result<Devices, Error> {
         }
     }
     let mut routes = overlay::Routes::default();
-    devices.tunnels.add_remote_ends(handle, |route| routes.add(route)).await?;
+    if wanted == RoutesOf::Gateways || !devices.tunnels.devices.is_empty() {
+        devices.tunnels.add_remote_ends(handle, |route| routes.add(route)).await?;
+    }
     devices.overlays = overlay::devices(&links, &routes);
+    devices.with_gateways = overlay::with_gateways(&links, &routes);
     Ok(devices)
 }
 

@@ -1,5 +1,5 @@
-//! The devices that lead to the pods of other nodes: vxlan devices, as Flannel makes one for each family, with the networks that the
-//! node's main table routes through them.
+//! The devices that lead to the pods of other nodes, with the networks that the node's main table routes through them: vxlan devices, as
+//! Flannel makes one for each family, and devices with gateways, as the other nodes are with its backend host-gw.
 #![expect(clippy::wildcard_enum_match_arm, reason = "devices and routes have dozens of attributes")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,14 +15,14 @@ use netpol_common::mac::Mac;
 use super::tunnels::address;
 use super::{has_xdp, is_kind, is_queued, mac, mtu};
 
-/// A device that leads to the pods of other nodes, for one family.
+/// A device that leads to other networks, for one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OverlayDevice {
     /// Its index.
     pub ifindex: IfIndex,
     /// Its own facts.
     pub facts: LinkFacts,
-    /// The networks of the pods behind it, without those of which a part is routed elsewhere.
+    /// The networks behind it, without those of which a part is routed elsewhere.
     pub prefixes: BTreeSet<PrefixKey>,
 }
 
@@ -101,20 +101,37 @@ impl Routes {
     }
 }
 
-/// The device of each family that leads to the most networks.
+/// The vxlan device of each family that leads to the most networks.
 pub(super) fn devices(links: &[LinkMessage], routes: &Routes) -> BTreeMap<u32, OverlayDevice> {
-    let candidates = links.iter().filter(|link| is_kind(link, &InfoKind::Vxlan));
-    let candidates: Vec<_> = candidates.collect();
+    let candidates: Vec<_> = links.iter().filter(|link| is_kind(link, &InfoKind::Vxlan)).collect();
     let of_family = |wanted| {
-        let found = candidates.iter().map(|link| {
-            let ifindex = IfIndex(link.header.index);
-            let prefixes = networks(routes, ifindex, wanted);
-            OverlayDevice { ifindex, facts: LinkFacts::of(link), prefixes }
-        });
-        let found = found.filter(|device| !device.prefixes.is_empty());
+        let found = candidates.iter().filter_map(|link| device(link, routes, wanted));
         Some((wanted, found.max_by_key(|device| (device.prefixes.len(), device.ifindex))?))
     };
     (0..N_FAMILIES).filter_map(of_family).collect()
+}
+
+/// The other devices with frames that have networks behind gateways, each for its families.
+pub(super) fn with_gateways(links: &[LinkMessage], routes: &Routes) -> Vec<(u32, OverlayDevice)> {
+    let through_gateways = routes.0.iter().filter(|route| route.hops == Hops::Gateway);
+    let with_some: BTreeSet<IfIndex> = through_gateways.filter_map(|route| route.device).collect();
+    let candidates = links.iter().filter(|link| {
+        with_some.contains(&IfIndex(link.header.index))
+            && !is_kind(link, &InfoKind::Vxlan)
+            && mac(link) != Mac::UNKNOWN
+    });
+    let of_link = |link| {
+        (0..N_FAMILIES).filter_map(move |wanted| Some((wanted, device(link, routes, wanted)?)))
+    };
+    candidates.flat_map(of_link).collect()
+}
+
+/// A device for one family; `None` if it leads to no network.
+fn device(link: &LinkMessage, routes: &Routes, wanted: u32) -> Option<OverlayDevice> {
+    let ifindex = IfIndex(link.header.index);
+    let prefixes = networks(routes, ifindex, wanted);
+    let device = OverlayDevice { ifindex, facts: LinkFacts::of(link), prefixes };
+    (!device.prefixes.is_empty()).then_some(device)
 }
 
 /// The networks of a family that are routed through a device as a whole.
@@ -156,10 +173,12 @@ mod tests {
             // Several next hops, or an unreachable network.
             route("10.244.3.0", 120, None, Hops::None),
             route("10.0.0.0", 104, Some(uplink), Hops::Gateway),
+            route("198.51.100.0", 120, Some(uplink), Hops::Gateway),
             route("fd00:1::", 64, Some(flannel), Hops::Gateway),
         ]);
         assert_eq!(networks(&routes, flannel, 0), [key("10.244.1.0", 120)].into());
         assert_eq!(networks(&routes, flannel, 1), [key("fd00:1::", 64)].into());
+        assert_eq!(networks(&routes, uplink, 0), [key("198.51.100.0", 120)].into());
         assert_eq!(networks(&routes, IfIndex(9), 0), BTreeSet::new());
     }
 }

@@ -114,7 +114,7 @@ pub(super) fn broadcasts_of(message: &AddressMessage) -> Vec<IpAddr> {
 }
 
 impl Tunnels {
-    /// Adds what the devices' routes and forwarding entries say of other nodes, if there are tunnels, and shows each route to `look`.
+    /// Adds what the devices' routes and forwarding entries say of other nodes, and shows each route of the node to `look`.
     ///
     /// # Errors
     /// The kernel refuses to list them.
@@ -123,9 +123,6 @@ impl Tunnels {
         handle: &Handle,
         mut look: impl FnMut(&RouteMessage),
     ) -> Result<(), Error> {
-        if self.devices.is_empty() {
-            return Ok(());
-        }
         let of_ipv4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let of_ipv6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
         for question in [of_ipv4, of_ipv6] {

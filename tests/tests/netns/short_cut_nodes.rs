@@ -4,7 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use netpol_lab::node::second_node::{self, POD, SecondNode, TUNNEL};
+use netpol_lab::node::second_node::{
+    self, ADDRESSES, Backend, NODE_FILE, POD, SecondNode, TUNNEL, UPLINK,
+};
 use netpol_lab::node::topology::Wiring;
 use netpol_lab::node::wait::{LIMIT, Look, until};
 use netpol_lab::node::{Family, Host, Lab, Stream, labels};
@@ -36,14 +38,18 @@ spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
 "#;
 
 /// Counts the packets that are forwarded between pods of both nodes.
-const SEEN: &str = "
-table inet seen {
-    chain forward {
-        type filter hook forward priority 0
-        meta l4proto { tcp, udp } iifname \"flannel.1\" counter
-        meta l4proto { tcp, udp } oifname \"flannel.1\" counter
-    }
-}";
+fn seen(backend: Backend) -> String {
+    let device = backend.device();
+    format!(
+        "table inet seen {{
+            chain forward {{
+                type filter hook forward priority 0
+                meta l4proto {{ tcp, udp }} iifname \"{device}\" counter
+                meta l4proto {{ tcp, udp }} oifname \"{device}\" counter
+            }}
+        }}"
+    )
+}
 
 /// Drops what two routers have not handed on.
 const TWO_ROUTERS: &str = "
@@ -63,18 +69,22 @@ pub(super) struct Nodes {
 impl Nodes {
     /// Two nodes, the first with web and a client, the second with the far pod; `None` if the machine lacks something.
     pub(super) fn new(name: &str) -> Result<Option<Self>> {
+        Self::by(Backend::Vxlan, name)
+    }
+
+    fn by(backend: Backend, name: &str) -> Result<Option<Self>> {
         if !met(&[Need::Program("nft")]) {
             return Ok(None);
         }
         let Some(mut lab) = lab_without_agent(name, Wiring::Bridge)? else { return Ok(None) };
-        let second = lab.add_second_node("shop/far", &labels(&[("app", "far")]))?;
+        let second = lab.add_second_node_by(backend, "shop/far", &labels(&[("app", "far")]))?;
         lab.set_options(&["--short-cut", "nodes"]);
         lab.start_agent()?;
         lab.manifests().write("allow.yaml", ALLOW_FAR)?;
         for pod in [web(), client()] {
             lab.add_pod(pod)?;
         }
-        nft(&lab, &[SEEN])?;
+        nft(&lab, &[&seen(backend)])?;
         nft(&lab, &[AS_KUBE_PROXY])?;
         wait_for(&lab, &["shop/web", "shop/client"], "on")?;
         let nodes = Self { lab, second };
@@ -84,6 +94,11 @@ impl Nodes {
 
     /// Waits until the agent says this of the devices of both families.
     pub(super) fn wait_for_overlay(&self, expected: &str) -> Result<()> {
+        self.wait_for_overlays(&[expected; 2])
+    }
+
+    /// Waits until the agent says this of the devices, one for each family.
+    fn wait_for_overlays(&self, expected: &[&str]) -> Result<()> {
         until("the short cut between nodes", LIMIT, || {
             let answer = self.lab.agent_config().ask(&["status", "-o", "json"])?;
             let status: Value = serde_json::from_str(&answer)?;
@@ -91,11 +106,7 @@ impl Nodes {
             let overlays = found.context("no such field")?.iter();
             let shown: Vec<_> =
                 overlays.filter_map(|one| one.get("state").and_then(Value::as_str)).collect();
-            Ok(if shown == [expected; 2] {
-                Look::Done(())
-            } else {
-                Look::NotYet(format!("{found:?}"))
-            })
+            Ok(if shown == expected { Look::Done(()) } else { Look::NotYet(format!("{found:?}")) })
         })
     }
 
@@ -129,6 +140,33 @@ impl Nodes {
         }
     }
 
+    /// Connections of each kind, none of which netfilter sees.
+    fn pass_by(&self) -> Result<()> {
+        for inside in [&self.second.pod, self.lab.netns(&Host::pod("shop/web"))?] {
+            nft_in(inside, &[TWO_ROUTERS])?;
+        }
+        finish(self.streams()?)?;
+        let n_seen = self.n_seen()?;
+        ensure!(n_seen == 0, "netfilter has seen {n_seen} packets");
+        Ok(())
+    }
+
+    /// Connections end with the policy that allows them, and go on with it. Netfilter sees none of it.
+    fn are_cut_by_policies(&self) -> Result<()> {
+        let manifests = self.lab.manifests();
+        for (origin, protocol) in [(Origin::Here, Protocol::Tcp), (Origin::There, Protocol::Udp)] {
+            let mut stream = self.stream(origin, protocol, Family::V4, 1000)?;
+            stream.wait_for_answers(50)?;
+            manifests.write("allow.yaml", DENY_ALL)?;
+            wait_until_cut(&mut stream)?;
+            manifests.write("allow.yaml", ALLOW_FAR)?;
+            stream.wait_for_answers(50)?;
+            ensure!(stream.finish()?.error.is_none());
+        }
+        ensure!(self.n_seen()? == 0, "{}", self.n_seen()?);
+        Ok(())
+    }
+
     /// One stream of each kind, all of which have been answered.
     fn streams(&self) -> Result<Vec<Stream>> {
         let mut streams = Vec::new();
@@ -154,8 +192,9 @@ pub(super) enum Origin {
 /// Without an error, and without a loss.
 fn finish(streams: Vec<Stream>) -> Result<()> {
     for stream in streams {
+        let name = stream.name().to_owned();
         let report = stream.finish()?;
-        ensure!(report.error.is_none() && report.n_missing() == 0, "{report:?}");
+        ensure!(report.error.is_none() && report.n_missing() == 0, "{name}: {report:?}");
     }
     Ok(())
 }
@@ -163,30 +202,32 @@ fn finish(streams: Vec<Stream>) -> Result<()> {
 #[test]
 fn packets_between_pods_of_two_nodes_pass_no_netfilter_and_are_routed_all_the_same() -> Result<()> {
     let Some(nodes) = Nodes::new("short-cut-two")? else { return Ok(()) };
-    for inside in [&nodes.second.pod, nodes.lab.netns(&Host::pod("shop/web"))?] {
-        nft_in(inside, &[TWO_ROUTERS])?;
+    nodes.pass_by()
+}
+
+/// With routes instead of a device, the Node objects say which of them lead to pods.
+#[test]
+fn packets_by_routes_to_nodes_take_it_where_the_node_objects_name_the_networks() -> Result<()> {
+    let Some(nodes) = Nodes::by(Backend::HostGw, "short-cut-two-gw")? else { return Ok(()) };
+    let node = nodes.lab.netns(&Host::Node)?;
+    node.configure(&format!("route add 198.51.100.0/24 via {} dev {UPLINK}\n", ADDRESSES[0]))?;
+    nodes.pass_by()?;
+    nodes.are_cut_by_policies()?;
+    let mut streams = nodes.streams()?;
+    nodes.lab.manifests().remove(NODE_FILE)?;
+    nodes.wait_for_overlays(&[])?;
+    all_go_on(&mut streams, "without the Node object")?;
+    ensure!(nodes.n_seen()? > 100, "{}", nodes.n_seen()?);
+    for stream in streams {
+        ensure!(stream.finish()?.error.is_none());
     }
-    let streams = nodes.streams()?;
-    finish(streams)?;
-    let n_seen = nodes.n_seen()?;
-    ensure!(n_seen == 0, "netfilter has seen {n_seen} packets");
     Ok(())
 }
 
 #[test]
 fn a_policy_cuts_connections_between_nodes_and_lets_them_go_on() -> Result<()> {
     let Some(nodes) = Nodes::new("short-cut-two-cut")? else { return Ok(()) };
-    for (origin, protocol) in [(Origin::Here, Protocol::Tcp), (Origin::There, Protocol::Udp)] {
-        let mut stream = nodes.stream(origin, protocol, Family::V4, 1000)?;
-        stream.wait_for_answers(50)?;
-        nodes.lab.manifests().write("allow.yaml", DENY_ALL)?;
-        wait_until_cut(&mut stream)?;
-        nodes.lab.manifests().write("allow.yaml", ALLOW_FAR)?;
-        stream.wait_for_answers(50)?;
-        ensure!(stream.finish()?.error.is_none());
-    }
-    ensure!(nodes.n_seen()? == 0, "{}", nodes.n_seen()?);
-    Ok(())
+    nodes.are_cut_by_policies()
 }
 
 #[test]

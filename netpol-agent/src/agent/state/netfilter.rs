@@ -10,7 +10,7 @@ use netpol_common::ids::IfIndex;
 use netpol_datapath::netfilter::{
     Engine, Found, Judgement, NetfilterNews, Network, PodTraffic, RuleSet, judge,
 };
-use netpol_datapath::netlink::{Devices, OverlayDevice};
+use netpol_datapath::netlink::OverlayDevice;
 use netpol_policy::dataplane::port::Kernel;
 use netpol_policy::model::Pod;
 use tracing::{info, warn};
@@ -157,16 +157,16 @@ impl<K: Kernel> Agent<K> {
 
     /// The same, with the devices that lead to pods of other nodes and their networks; `None` if there are none.
     fn traffic_between_nodes(&self, near: &PodTraffic) -> Option<PodTraffic> {
-        let Devices { by_ifindex, overlays, .. } = &self.devices;
-        if overlays.is_empty() || self.short_cuts.mode != ShortCut::Nodes {
+        let devices = &self.short_cuts.overlays.devices;
+        if devices.is_empty() || self.short_cuts.mode != ShortCut::Nodes {
             return None;
         }
         let mut traffic = near.clone();
         traffic.is_routed = true;
         // Chains of the families `bridge` and `netdev` may be those of the bridge itself.
         traffic.ports.extend(near.bridges.clone());
-        for OverlayDevice { ifindex, prefixes, .. } in overlays.values() {
-            if let Some(device) = by_ifindex.get(ifindex) {
+        for OverlayDevice { ifindex, prefixes, .. } in devices.values() {
+            if let Some(device) = self.devices.by_ifindex.get(ifindex) {
                 traffic.bridges.insert(*ifindex, device.name.clone());
                 traffic.ports.insert(*ifindex, device.name.clone());
             }
@@ -194,7 +194,7 @@ fn judged(
 #[cfg(test)]
 mod tests {
     use netpol_common::mac::Mac;
-    use netpol_datapath::netlink::{Device, Leads};
+    use netpol_datapath::netlink::{Device, Devices, Leads};
     use netpol_policy::dataplane::port::Framing;
     use netpol_policy::simulate::{PodOrIp, PortChoice, Probe};
     use netpol_policy::store::PodEnd;

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnetwork::IpNetwork;
+use netpol_common::addr::Addr;
 use netpol_common::identities::{Key as _, V4};
 use netpol_common::ids::IfIndex;
 use netpol_common::keys::{Overlay, PrefixKey};
@@ -20,6 +22,8 @@ type Written = (BTreeMap<u32, Overlay>, BTreeSet<PrefixKey>);
 /// What is known of these devices.
 #[derive(Debug, Default)]
 pub(in crate::agent) struct Overlays {
+    /// Those that lead to the pods of other nodes, by family.
+    pub(in crate::agent) devices: BTreeMap<u32, OverlayDevice>,
     /// Those that take the short cut, as they were written to the maps; `None` if they have to be written.
     written: Option<Written>,
     /// What is said of each.
@@ -75,7 +79,33 @@ impl OverlayState {
     }
 }
 
+/// The network as the programs look it up.
+fn prefix(network: IpNetwork) -> PrefixKey {
+    let unmapped = if network.is_ipv4() { u32::from(Addr::V4_PREFIX_BITS) } else { 0 };
+    PrefixKey::containing(network.network().into(), u32::from(network.prefix()) + unmapped)
+}
+
 impl<K: Kernel> Agent<K> {
+    /// Finds the device of each family that leads to the most networks of pods of other nodes. Those behind a vxlan device are; of those
+    /// behind gateways, those that the Node objects name.
+    pub(in crate::agent) fn find_overlays(&mut self) {
+        let mut found = self.devices.overlays.clone();
+        if !self.devices.with_gateways.is_empty() {
+            let ranges = self.state.nodes().flat_map(|node| &node.pod_ranges);
+            let ranges: BTreeSet<PrefixKey> = ranges.map(|range| prefix(*range)).collect();
+            for (family, device) in &self.devices.with_gateways {
+                let prefixes: BTreeSet<_> =
+                    device.prefixes.intersection(&ranges).copied().collect();
+                let n_known = found.get(family).map_or(0, |known| known.prefixes.len());
+                if prefixes.len() > n_known {
+                    let OverlayDevice { ifindex, facts, .. } = *device;
+                    found.insert(*family, OverlayDevice { ifindex, facts, prefixes });
+                }
+            }
+        }
+        self.short_cuts.overlays.devices = found;
+    }
+
     /// Decides which devices to other nodes take the short cut from and to the pods of this bridge; `Err` if none does.
     pub(in crate::agent) fn follow_overlays(&mut self, bridge: Result<IfIndex, OverlayState>) {
         let judgement = self.netfilter.judgement_between_nodes();
@@ -84,7 +114,7 @@ impl<K: Kernel> Agent<K> {
         let bridge = bridge.and_then(|bridge| self.open_bridge(bridge));
         let mut wanted = Written::default();
         let mut states = Vec::new();
-        for (family, device) in &self.devices.overlays {
+        for (family, device) in &self.short_cuts.overlays.devices {
             let found = bridge.and_then(|bridge| self.overlay(device, bridge));
             if let Ok(overlay) = found {
                 wanted.0.insert(*family, overlay);
@@ -159,5 +189,58 @@ impl<K: Kernel> Agent<K> {
             info!(n_devices, n_networks, "short cut to pods of other nodes in force");
         }
         self.short_cuts.overlays.written = Some(wanted);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netpol_common::identities::V6;
+    use netpol_policy::model::{Labels, Node, Object};
+    use netpol_policy::store::Delta;
+
+    use super::*;
+    use crate::agent::tests::fixture;
+
+    fn device(ifindex: u32, networks: &[&str]) -> OverlayDevice {
+        let facts = LinkFacts {
+            mac: Mac::new([2, 0, 0, 0, 0, 1]),
+            mtu: 1500,
+            has_xdp: false,
+            is_queued: false,
+        };
+        OverlayDevice { ifindex: IfIndex(ifindex), facts, prefixes: keys(networks) }
+    }
+
+    fn keys(networks: &[&str]) -> BTreeSet<PrefixKey> {
+        networks.iter().map(|network| prefix(network.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn networks_behind_gateways_count_where_a_node_has_its_pods_there() {
+        let mut fixture = fixture();
+        let agent = &mut fixture.agent;
+        let vxlan = device(5, &["10.244.1.0/24"]);
+        agent.devices.overlays = BTreeMap::from([(V4::FAMILY, vxlan.clone())]);
+        agent.devices.with_gateways = vec![
+            (V4::FAMILY, device(2, &["10.244.2.0/24", "10.244.3.0/24", "198.51.100.0/24"])),
+            (V6::FAMILY, device(2, &["fd00:2::/64", "2001:db8::/32"])),
+        ];
+        agent.find_overlays();
+        assert_eq!(agent.short_cuts.overlays.devices, [(V4::FAMILY, vxlan)].into());
+
+        let ranges = ["10.244.2.0/24", "10.244.3.0/24", "10.244.4.0/24", "fd00:2::/64"];
+        let node = Node {
+            name: "n2".into(),
+            labels: Labels::new(),
+            addresses: Vec::new(),
+            pod_ranges: ranges.iter().map(|range| range.parse().unwrap()).collect(),
+        };
+        agent.apply_delta(Delta::Upsert(Object::Node(node)));
+        agent.find_overlays();
+        let expected = [
+            (V4::FAMILY, device(2, &["10.244.2.0/24", "10.244.3.0/24"])),
+            (V6::FAMILY, device(2, &["fd00:2::/64"])),
+        ];
+        assert_eq!(agent.short_cuts.overlays.devices, expected.into());
     }
 }

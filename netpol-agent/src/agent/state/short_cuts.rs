@@ -23,7 +23,7 @@ pub enum ShortCut {
     Off,
     /// Those of connections that nothing on the way has to see. Rules of netfilter that match packets between pods see them no more.
     On,
-    /// Those to and from pods of other nodes over vxlan too.
+    /// Those to and from pods of other nodes too.
     Nodes,
 }
 
@@ -158,8 +158,9 @@ impl<K: Kernel> Agent<K> {
             self.clear_overlays();
             return;
         }
-        if self.short_cuts.mode == ShortCut::On {
-            self.clear_overlays();
+        match self.short_cuts.mode {
+            ShortCut::Nodes => self.find_overlays(),
+            ShortCut::On | ShortCut::Off => self.clear_overlays(),
         }
         match self.follow_netfilter() {
             Ground::Unknown => return,

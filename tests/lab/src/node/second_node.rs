@@ -1,11 +1,11 @@
-//! A second node of the cluster, joined by a real vxlan device as with Flannel.
+//! A second node of the cluster, joined by a real vxlan device or by routes, as with Flannel.
 //!
 //! It has no CNI plugin, and an agent only if a test is about two of them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::agent::{self, Agent, Config};
 use super::netns::Netns;
@@ -28,8 +28,49 @@ pub const POD: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x244, 2, 0, 0, 0, 2)),
 ];
 
-/// The device between the nodes, on both.
+/// The device between the nodes, on both, unless there are only routes.
 pub const TUNNEL: &str = "flannel.1";
+
+/// The device of the hosts' Ethernet, on both.
+pub const UPLINK: &str = "eth0";
+
+/// The file of its Node object, which it has if only routes lead to it.
+pub const NODE_FILE: &str = "node-2.yaml";
+
+/// How packets get from node to node: two backends of Flannel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// By a vxlan device for both families.
+    Vxlan,
+    /// By routes to the other node's address.
+    HostGw,
+}
+
+impl Backend {
+    /// The device through which packets for the other node's pods leave.
+    pub const fn device(self) -> &'static str {
+        match self {
+            Self::Vxlan => TUNNEL,
+            Self::HostGw => UPLINK,
+        }
+    }
+
+    /// The configuration that flanneld makes on node `own`, which has these addresses, for the pods of node `other`.
+    fn configuration(
+        self,
+        (own, own_addresses): (u8, [IpAddr; 2]),
+        (other, other_addresses): (u8, [IpAddr; 2]),
+    ) -> String {
+        let ([own_v4, _], [v4, v6]) = (own_addresses, other_addresses);
+        match self {
+            Self::Vxlan => tunnel(own, own_v4, other, v4),
+            Self::HostGw => format!(
+                "route add 10.244.{other}.0/24 via {v4} dev {UPLINK}\n\
+                 route add fd00:10:244:{other}::/64 via {v6} dev {UPLINK}\n"
+            ),
+        }
+    }
+}
 
 /// The second node. It is removed with the lab.
 #[derive(Debug)]
@@ -131,6 +172,19 @@ impl Lab {
     /// # Errors
     /// Something could not be made.
     pub fn add_second_node(&self, pod: &str, labels: &Labels) -> Result<SecondNode> {
+        self.add_second_node_by(Backend::Vxlan, pod, labels)
+    }
+
+    /// The same with another way between the nodes.
+    ///
+    /// # Errors
+    /// Something could not be made.
+    pub fn add_second_node_by(
+        &self,
+        backend: Backend,
+        pod: &str,
+        labels: &Labels,
+    ) -> Result<SecondNode> {
         let [v4, v6] = ADDRESSES;
         let netns = Netns::create(&teardown::netns_name(&self.name, NAME))?;
         let node = self.netns(&Host::Node)?;
@@ -141,9 +195,8 @@ impl Lab {
         netns.configure(&format!(
             "address add {v4}/24 dev eth0\naddress add {v6}/64 dev eth0 nodad\nlink set eth0 up\n"
         ))?;
-        node.configure(&own_tunnel())?;
-        let [own_v4, _] = NODE;
-        netns.configure(&tunnel(2, v4, 1, own_v4))?;
+        node.configure(&backend.configuration((1, NODE), (2, ADDRESSES)))?;
+        netns.configure(&backend.configuration((2, ADDRESSES), (1, NODE)))?;
         for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
             netns.set(key, "1")?;
         }
@@ -165,8 +218,21 @@ impl Lab {
         let node_name = object.pointer_mut("/spec/nodeName").context("the pod has no node")?;
         *node_name = json!(NAME);
         self.manifests().write_object(&spec.file(), &object)?;
+        if backend == Backend::HostGw {
+            self.manifests().write_object(NODE_FILE, &object_of_node())?;
+        }
         Ok(SecondNode { netns, pod: far, _server: server, agent: None })
     }
+}
+
+/// The second node's object, with the networks of its pods.
+fn object_of_node() -> Value {
+    let addresses = ADDRESSES.map(|ip| json!({ "type": "InternalIP", "address": ip }));
+    json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": { "name": NAME },
+        "spec": { "podCIDRs": ["10.244.2.0/24", "fd00:10:244:2::/64"] },
+        "status": { "addresses": addresses },
+    })
 }
 
 /// The device that leads from the first node to the second one, as flanneld makes it, for `ip -batch`.

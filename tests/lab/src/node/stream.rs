@@ -55,6 +55,11 @@ impl Stream {
         Ok(Self { child, stdin, latest, reader: Some(reader), name })
     }
 
+    /// Its protocol and destination, in words.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The latest report.
     pub fn report(&self) -> StreamReport {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone()
