@@ -253,6 +253,8 @@ fn a_tunnel_that_is_made_anew_or_is_too_small_costs_no_connection() -> Result<()
     let mut old = nodes.streams()?;
     let node = nodes.lab.netns(&Host::Node)?;
     node.configure(&format!("link del {TUNNEL}\n"))?;
+    // Until the agent knows, the first packets of new connections go to the old device.
+    nodes.wait_for_overlays(&[])?;
     node.configure(&second_node::own_tunnel())?;
     // The other node learns the MAC address of the new device, as from flanneld.
     nodes.second.netns.configure(&format!("neighbour flush dev {TUNNEL}\n"))?;
