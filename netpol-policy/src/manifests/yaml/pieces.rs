@@ -10,7 +10,7 @@ use memchr::memmem;
 use super::{MAX_DOCUMENTS, json};
 
 /// The smallest text that is cut, bytes. A smaller one is read in about 10 ms, and a thread starts in less than one.
-const MIN_LEN: usize = if cfg!(test) { 0 } else { 1 << 17 };
+const MIN_LEN: usize = if cfg!(test) { 1 } else { 1 << 17 };
 
 /// Begins a document, at the beginning of a line.
 const MARKER: &str = "---";

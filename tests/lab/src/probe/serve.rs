@@ -8,6 +8,9 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 /// Receive buffer size, bytes: the largest possible datagram.
 const MAX_DATAGRAM_BYTES: usize = 65_535;
 
+/// Size of the receive buffer of a UDP port.
+const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
+
 /// Opens all ports, calls `ready`, and serves until the process ends.
 ///
 /// # Errors
@@ -21,6 +24,9 @@ pub async fn run(ports: &[u16], ready: impl FnOnce() -> Result<()>) -> Result<()
             TcpListener::bind(address).await.with_context(|| format!("opening TCP {port}"))?;
         let socket =
             UdpSocket::bind(address).await.with_context(|| format!("opening UDP {port}"))?;
+        // While other processes run, thousands of messages may wait, and a loss should be one on the way. Without NET_ADMIN the buffer
+        // stays as it is.
+        rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER_BYTES).ok();
         services.spawn(serve_tcp(listener));
         services.spawn(serve_udp(socket));
     }
