@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::finding::{Cause, FileCode, Finding, Located, Location};
 use super::yaml::{
-    self, Document, FlawKind, Item, Lines, ListHead, MAX_VALUES, Part, Piece, Position, UNREADABLE,
+    self, Chunk, Document, FlawKind, Item, Lines, ListHead, MAX_VALUES, Part, Position, UNREADABLE,
 };
 use crate::model::convert::{ListedBackends, Unsupported};
 use crate::model::{Code, Diagnostic, Object, ObjectRef, convert};
@@ -46,17 +46,17 @@ pub struct Entry {
 
 /// Reads the objects of a text.
 pub fn content(file: &Arc<Path>, text: &str) -> Content {
-    of_piece(file, Piece::whole(text))
+    of_chunk(file, Chunk::whole(text))
 }
 
 /// The same as [`content`], in several threads if the text is large. They need more memory than one does.
 pub(super) fn content_by_threads(file: &Arc<Path>, text: &str) -> Content {
     let n_threads = thread::available_parallelism().map_or(1, NonZero::get);
-    let mut pieces = yaml::pieces(text, n_threads).into_iter();
-    let first = pieces.next();
+    let mut chunks = yaml::chunks(text, n_threads).into_iter();
+    let first = chunks.next();
     thread::scope(|scope| {
-        let rest: Vec<_> = pieces.map(|piece| scope.spawn(|| of_piece(file, piece))).collect();
-        let mut whole = first.map(|piece| of_piece(file, piece)).unwrap_or_default();
+        let rest: Vec<_> = chunks.map(|chunk| scope.spawn(|| of_chunk(file, chunk))).collect();
+        let mut whole = first.map(|chunk| of_chunk(file, chunk)).unwrap_or_default();
         for thread in rest {
             match thread.join() {
                 Ok(content) => whole.append(content),
@@ -67,10 +67,10 @@ pub(super) fn content_by_threads(file: &Arc<Path>, text: &str) -> Content {
     })
 }
 
-fn of_piece(file: &Arc<Path>, piece: Piece<'_>) -> Content {
+fn of_chunk(file: &Arc<Path>, chunk: Chunk<'_>) -> Content {
     let mut content = Content::default();
     let mut items = ListItems::default();
-    for part in yaml::parts(piece) {
+    for part in yaml::parts(chunk) {
         match part {
             Part::Item(item) => items.add(file, item),
             Part::Document(document) => {

@@ -22,7 +22,7 @@ impl Position {
         Self { line, column }
     }
 
-    /// That of the parser, in a piece of a text that has this number of lines before it.
+    /// That of the parser, in a chunk of a text that has this number of lines before it.
     pub(super) fn of(marker: &Marker, n_lines_before: u32) -> Self {
         let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let line = small(marker.line()).saturating_add(n_lines_before);

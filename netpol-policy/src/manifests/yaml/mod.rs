@@ -11,28 +11,28 @@
 //! documents without a syntax error has a reader of its own, because that of YAML takes several times as long.
 
 mod build;
+mod chunks;
 mod document;
 mod json;
 mod lines;
 mod names;
-mod pieces;
 mod scalar;
 
 use build::Builder;
 pub(super) use build::MAX_VALUES;
 pub(super) use build::UNREADABLE;
+pub(super) use chunks::{Chunk, chunks};
 pub(crate) use document::{Document, FlawKind, Item, ListHead, Part};
 use granit_parser::{Event, Parser, StrInput, options};
 pub use lines::Lines;
 pub(crate) use lines::Position;
-pub(super) use pieces::{Piece, pieces};
 
 /// The largest number of documents in one text.
 const MAX_DOCUMENTS: usize = 100_000;
 
-/// Reads the documents of a piece, except empty ones, and the items of lists.
-pub(super) fn parts(piece: Piece<'_>) -> impl Iterator<Item = Part> {
-    let Piece { text, n_lines_before, json } = piece;
+/// Reads the documents of a chunk, except empty ones, and the items of lists.
+pub(super) fn parts(chunk: Chunk<'_>) -> impl Iterator<Item = Part> {
+    let Chunk { text, n_lines_before, json } = chunk;
     Parts::of(match json {
         Some(documents) => Source::Json(json::Reader::new(text, documents)),
         None => yaml(text, n_lines_before),

@@ -19,7 +19,7 @@ fn documents(text: &str) -> Vec<Document> {
         Part::Document(document) => Some(document),
         Part::Item(_) => None,
     };
-    parts(Piece::whole(text)).filter_map(document).collect()
+    parts(Chunk::whole(text)).filter_map(document).collect()
 }
 
 fn render(text: &str) -> String {
@@ -231,7 +231,7 @@ fn json_documents_may_follow_each_other() {
             {"a":5}
         "#]],
     );
-    let parts: Vec<_> = parts(Piece::whole("\u{feff}{\"é\":\r\n1}\r\r\n {\"a\":2}\n")).collect();
+    let parts: Vec<_> = parts(Chunk::whole("\u{feff}{\"é\":\r\n1}\r\r\n {\"a\":2}\n")).collect();
     let positions: Vec<_> = parts
         .iter()
         .map(|part| match part {
@@ -289,7 +289,7 @@ items:
       - port: 80
         endPort: 79
 ";
-    let parts: Vec<_> = parts(Piece::whole(text)).collect();
+    let parts: Vec<_> = parts(Chunk::whole(text)).collect();
     let [Part::Item(item), Part::Document(list)] = parts.as_slice() else { panic!("{parts:?}") };
     assert_eq!(list.find("").position.line(), 1);
     assert_eq!(list.find("items").position.line(), 2);
@@ -393,8 +393,8 @@ const LINES: [&str; 26] = [
 #[test]
 fn a_text_is_cut_between_documents_only() {
     let cut = |text, n_wanted| -> Vec<_> {
-        let of = |piece: &Piece<'_>| (piece.n_lines_before, piece.text.len());
-        pieces(text, n_wanted).iter().map(of).collect()
+        let of = |chunk: &Chunk<'_>| (chunk.n_lines_before, chunk.text.len());
+        chunks(text, n_wanted).iter().map(of).collect()
     };
     assert_eq!(cut("a: 1\n---\nb: 2\n---\nc: 3\n", 6), [(0, 8), (1, 12), (3, 9)]);
     assert_eq!(cut("a: 1\n---\nb: 2\n---\nc: 3\n", 3), [(0, 17), (3, 9)]);
@@ -415,20 +415,20 @@ proptest! {
     fn json_means_what_it_means_as_yaml(text in json_text()) {
         let debug = |parts: Vec<Part>| format!("{parts:#?}");
         prop_assert!(json::documents(&text, 100).is_some());
-        let read = debug(parts(Piece::whole(&text)).collect());
+        let read = debug(parts(Chunk::whole(&text)).collect());
         prop_assert_eq!(read, debug(Parts::of(yaml(&text, 0)).collect()));
     }
 
     #[test]
-    fn pieces_of_a_text_have_its_documents(
+    fn chunks_of_a_text_have_its_documents(
         lines in prop::collection::vec(prop::sample::select(LINES.to_vec()), 0..24),
         n_wanted in 2_usize..5,
     ) {
         let text: String = lines.concat();
-        let of = |pieces: Vec<Piece<'_>>| -> Vec<String> {
-            pieces.into_iter().flat_map(parts).map(|part| format!("{part:?}")).collect()
+        let of = |chunks: Vec<Chunk<'_>>| -> Vec<String> {
+            chunks.into_iter().flat_map(parts).map(|part| format!("{part:?}")).collect()
         };
-        prop_assert_eq!(of(pieces(&text, n_wanted)), of(vec![Piece::whole(&text)]), "{}", text);
+        prop_assert_eq!(of(chunks(&text, n_wanted)), of(vec![Chunk::whole(&text)]), "{}", text);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A large text, cut between its documents, so that several threads can read it.
 //!
-//! In: a text. Out: pieces that have the same documents, one after the other, at the same positions. Must not: cut a document, also not
+//! In: a text. Out: chunks that have the same documents, one after the other, at the same positions. Must not: cut a document, also not
 //! one that is not valid.
 
 use std::ops::Range;
@@ -17,7 +17,7 @@ const MARKER: &str = "---";
 
 /// A text, or a part of one that begins with a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::manifests) struct Piece<'a> {
+pub(in crate::manifests) struct Chunk<'a> {
     pub(super) text: &'a str,
     /// The number of lines of the text before it.
     pub(super) n_lines_before: u32,
@@ -25,7 +25,7 @@ pub(in crate::manifests) struct Piece<'a> {
     pub(super) json: Option<Vec<Range<usize>>>,
 }
 
-impl<'a> Piece<'a> {
+impl<'a> Chunk<'a> {
     /// A whole text.
     pub(in crate::manifests) fn whole(text: &'a str) -> Self {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -55,24 +55,24 @@ impl<'a> Piece<'a> {
     }
 }
 
-/// Cuts a text into at most `n_wanted` pieces of about the same length.
+/// Cuts a text into at most `n_wanted` chunks of about the same length.
 ///
 /// A line that begins with `---` begins a document, whatever is above it: YAML 1.2.2, 9.1.2, forbids such a line within the content of
 /// one, and the parser goes on there after a syntax error.
-pub(in crate::manifests) fn pieces(text: &str, n_wanted: usize) -> Vec<Piece<'_>> {
-    let mut pieces = Vec::new();
-    let mut rest = Piece::whole(text);
+pub(in crate::manifests) fn chunks(text: &str, n_wanted: usize) -> Vec<Chunk<'_>> {
+    let mut chunks = Vec::new();
+    let mut rest = Chunk::whole(text);
     // JSON has a reader that is fast enough.
     if n_wanted > 1 && rest.json.is_none() && can_be_cut(rest.text) {
         for n_left in (2..=n_wanted).rev() {
             let target = rest.text.len().checked_div(n_left).unwrap_or_default();
             let Some((before, after)) = rest.cut(target) else { break };
-            pieces.push(before);
+            chunks.push(before);
             rest = after;
         }
     }
-    pieces.push(rest);
-    pieces
+    chunks.push(rest);
+    chunks
 }
 
 /// Whether the documents of a text do not depend on those before them.
