@@ -1,5 +1,7 @@
 //! Policy: identities of address blocks, and the entries of allow maps.
 
+use core::net::IpAddr;
+
 use crate::addr::Addr;
 use crate::ids::{Identity, PortBe, Protocol, RuleId};
 
@@ -18,6 +20,12 @@ impl PrefixKey {
     #[inline(always)]
     pub const fn lookup(addr: Addr) -> Self {
         Self { prefix_len_bits: 128, addr }
+    }
+
+    /// The prefix of a network, whose prefix length is that of its own family.
+    pub fn of_network(address: IpAddr, prefix_len: u8) -> Self {
+        let unmapped = if address.is_ipv4() { Addr::V4_PREFIX_BITS } else { 0 };
+        Self::containing(address.into(), u32::from(prefix_len) + u32::from(unmapped))
     }
 
     /// The prefix of this length that contains an address; of more than 128 bits there is none, and the address itself is taken.

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netlink_packet_route::link::{InfoKind, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
-use netpol_common::addr::Addr;
 use netpol_common::identities::{N_FAMILIES, family};
 use netpol_common::ids::IfIndex;
 use netpol_common::keys::PrefixKey;
@@ -90,11 +89,9 @@ impl Routes {
         else {
             return;
         };
-        let len = u32::from(route.header.destination_prefix_length);
-        let unmapped = if network.is_ipv4() { u32::from(Addr::V4_PREFIX_BITS) } else { 0 };
         let is_unicast = route.header.kind == RouteType::Unicast;
         self.0.push(Route {
-            network: PrefixKey::containing(network.into(), len + unmapped),
+            network: PrefixKey::of_network(network, route.header.destination_prefix_length),
             device: device.filter(|_| is_unicast),
             hops: if has_gateway { Hops::Gateway } else { Hops::None },
         });

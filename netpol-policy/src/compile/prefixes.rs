@@ -207,9 +207,9 @@ fn number(index: usize) -> u32 {
 }
 
 fn node_key(network: IpNetwork) -> (Addr, u32) {
-    let offset = if network.is_ipv4() { Addr::V4_PREFIX_BITS } else { 0 };
-    let bits = u32::from(network.prefix()) + u32::from(offset);
-    (masked(Addr::from(network.network()), bits), bits)
+    let PrefixKey { addr, prefix_len_bits } =
+        PrefixKey::of_network(network.network(), network.prefix());
+    (addr, prefix_len_bits)
 }
 
 /// The addresses of these networks, as ranges that do not touch.

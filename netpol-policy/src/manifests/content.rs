@@ -3,6 +3,7 @@
 use std::num::NonZero;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::ScopedJoinHandle;
 use std::{panic, thread};
 
 use serde_json::Value;
@@ -55,13 +56,20 @@ pub(super) fn content_by_threads(file: &Arc<Path>, text: &str) -> Content {
     let mut chunks = yaml::chunks(text, n_threads).into_iter();
     let first = chunks.next();
     thread::scope(|scope| {
-        let rest: Vec<_> = chunks.map(|chunk| scope.spawn(|| of_chunk(file, chunk))).collect();
+        let begun = chunks.map(|chunk| {
+            let own = chunk.clone();
+            let begun = thread::Builder::new().spawn_scoped(scope, move || of_chunk(file, own));
+            begun.map_err(|_refused| chunk)
+        });
+        let rest: Vec<_> = begun.collect();
         let mut whole = first.map(|chunk| of_chunk(file, chunk)).unwrap_or_default();
-        for thread in rest {
-            match thread.join() {
-                Ok(content) => whole.append(content),
-                Err(panic) => panic::resume_unwind(panic),
-            }
+        for begun in rest {
+            whole.append(match begun.map(ScopedJoinHandle::join) {
+                Ok(Ok(content)) => content,
+                Ok(Err(panic)) => panic::resume_unwind(panic),
+                // The system has no more threads.
+                Err(chunk) => of_chunk(file, chunk),
+            });
         }
         whole
     })

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnetwork::IpNetwork;
-use netpol_common::addr::Addr;
 use netpol_common::identities::{Key as _, V4};
 use netpol_common::ids::IfIndex;
 use netpol_common::keys::{Overlay, PrefixKey};
@@ -79,15 +78,13 @@ impl OverlayState {
     }
 }
 
-/// The network as the programs look it up.
 fn prefix(network: IpNetwork) -> PrefixKey {
-    let unmapped = if network.is_ipv4() { u32::from(Addr::V4_PREFIX_BITS) } else { 0 };
-    PrefixKey::containing(network.network().into(), u32::from(network.prefix()) + unmapped)
+    PrefixKey::of_network(network.network(), network.prefix())
 }
 
 impl<K: Kernel> Agent<K> {
-    /// Finds the device of each family that leads to the most networks of pods of other nodes. Those behind a vxlan device are; of those
-    /// behind gateways, those that the Node objects name.
+    /// Finds the device of each family that leads to the most networks of pods of other nodes. All networks behind a vxlan device are
+    /// such ones; of the networks behind gateways, only those that a Node object names.
     pub(in crate::agent) fn find_overlays(&mut self) {
         let mut found = self.devices.overlays.clone();
         if !self.devices.with_gateways.is_empty() {

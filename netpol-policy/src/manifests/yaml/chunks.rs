@@ -44,13 +44,13 @@ impl<'a> Chunk<'a> {
             next.is_none_or(|next| matches!(next, b' ' | b'\t' | b'\n')).then_some(at)
         })?;
         let n_lines = memchr::memchr_iter(b'\n', bytes.get(..at)?).count();
-        let n_lines_of_both = n_lines_before.checked_add(u32::try_from(n_lines).ok()?)?;
+        let n_lines_before_rest = n_lines_before.checked_add(u32::try_from(n_lines).ok()?)?;
         // With the marker, because what ends a document shows in the positions and the errors at its end. The empty document behind
         // it does not count.
         let end = at.checked_add(MARKER.len())?;
         Some((
             Self { text: text.get(..end)?, n_lines_before, json: None },
-            Self { text: text.get(at..)?, n_lines_before: n_lines_of_both, json: None },
+            Self { text: text.get(at..)?, n_lines_before: n_lines_before_rest, json: None },
         ))
     }
 }

@@ -5,10 +5,10 @@ use std::net::{Ipv6Addr, SocketAddr};
 use anyhow::{Context as _, Result};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
-/// Receive buffer size, bytes: the largest possible datagram.
+/// The largest possible datagram, bytes.
 const MAX_DATAGRAM_BYTES: usize = 65_535;
 
-/// Size of the receive buffer of a UDP port.
+/// The kernel's receive buffer of a UDP port, bytes.
 const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
 
 /// Opens all ports, calls `ready`, and serves until the process ends.
