@@ -114,7 +114,7 @@ use Unit::{Megabytes, Micros, Millis, Number, Seconds};
 
 /// All rows.
 #[rustfmt::skip]
-pub const ROWS: [Row; 45] = [
+pub const ROWS: [Row; 48] = [
     most("dp", "1", "established verdict, test run, against the per-pod-LPM reference", Number, [0.60, 0.40]),
     most("dp", "2", "established, added, against conntrack and an nft set of 10k", Number, [0.40, 0.25]),
     most("dp", "3a", "established, added, against chains as kube-router's for 30 pods", Number, [0.20, 0.13]),
@@ -148,6 +148,9 @@ pub const ROWS: [Row; 45] = [
     most("soak", "19d", "the same: map entries", Number, [1.0, 1.0]),
     most("dp", "20", "round trip between two pods of a node, short cut, conntrack, against no policy", Number, [0.85, 0.78]),
     most("dp", "21", "the same between two nodes over vxlan", Number, [0.82, 0.74]),
+    most("dp", "22a", "round trip between two pods of a node, added by the short cut, against an nft set of 10k (negative: faster than no policy)", Number, [0.0, -0.5]),
+    most("dp", "22b", "the same against chains as kube-router's for 30 pods", Number, [0.0, -0.5]),
+    most("dp", "22c", "the same for 110 pods", Number, [0.0, -0.5]),
     most("dp", "23", "first SYN verdict, test run, with 100 Admin and 100 Baseline policies of 25 rules against none", Number, [1.3, 1.1]),
     most("offline", "26a", "`simulate`, 2,000 pods and 500 policies", Seconds, [1.0, 0.3]),
     most("offline", "26b", "the same: memory", Megabytes, [150.0, 150.0]),

@@ -25,7 +25,7 @@ pub mod writes;
 
 use self::flood::{Tuple, packets};
 use self::lane::{Family, Lane, PORT};
-use self::netfilter::Rules;
+use self::netfilter::{OF_A_LANE, Rules};
 use self::netpol::{Netpol, Peers};
 use self::reference::{Attaching, OWN_N_FLOWS, Programs};
 use super::gates::Unit;
@@ -160,7 +160,7 @@ impl Contender {
                 Means::Reference(programs)
             }
             Recipe::Netfilter(rules) => {
-                rules.install(&lane.router)?;
+                rules.install(&lane.router, &OF_A_LANE)?;
                 has_v6 = matches!(rules, Rules::Conntrack | Rules::NftSet { .. });
                 Means::Netfilter
             }

@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
@@ -44,26 +45,50 @@ pub enum Rules {
     },
 }
 
+/// The pods that rules are about. Peers may send to them.
+#[derive(Clone, Copy, Debug)]
+pub struct Pods {
+    /// A pod's address; number 0 is the server.
+    pub address: fn(u16, Family) -> IpAddr,
+    /// How many pods besides the server may send to it: those from number 1 on.
+    pub n_senders: u16,
+    /// The protocols of [`PORT`] that are allowed, as nftables and iptables name them.
+    pub protocols: &'static [&'static str],
+}
+
+/// The pods of a [lane](super::lane).
+pub const OF_A_LANE: Pods = Pods { address: pod, n_senders: 0, protocols: &["udp"] };
+
+impl Pods {
+    fn server(&self, family: Family) -> IpAddr {
+        (self.address)(0, family)
+    }
+
+    fn senders(&self, family: Family) -> impl Iterator<Item = IpAddr> {
+        (1..=self.n_senders).map(move |number| (self.address)(number, family))
+    }
+}
+
 impl Rules {
     /// Installs the rules.
     ///
     /// # Errors
     /// A program is missing or refused them.
-    pub fn install(self, netns: &Netns) -> Result<()> {
+    pub fn install(self, netns: &Netns, pods: &Pods) -> Result<()> {
         // Network cards verify checksums, so netfilter need not.
         match self {
             Self::Conntrack => nft(netns, &conntrack_only())?,
-            Self::NftSet { n_peers } => nft(netns, &nft_set(n_peers))?,
+            Self::NftSet { n_peers } => nft(netns, &nft_set(n_peers, pods))?,
             Self::Ipset { n_peers } => {
                 restore(netns, "ipset", &["restore"], &ipset("peers", n_peers))?;
-                restore(netns, "iptables-restore", &[], &ipset_rules())?;
+                restore(netns, "iptables-restore", &[], &ipset_rules(pods))?;
             }
             Self::Linear { n_peers } => {
-                restore(netns, "iptables-restore", &[], &linear(n_peers))?;
+                restore(netns, "iptables-restore", &[], &linear(n_peers, pods))?;
             }
             Self::PodChains { n_pods, n_peers } => {
-                restore(netns, "ipset", &["restore"], &pod_sets(n_pods, n_peers))?;
-                restore(netns, "iptables-restore", &[], &pod_chains(n_pods))?;
+                restore(netns, "ipset", &["restore"], &pod_sets(n_pods, n_peers, pods))?;
+                restore(netns, "iptables-restore", &[], &pod_chains(n_pods, pods))?;
             }
         }
         netns.set("net/netfilter/nf_conntrack_checksum", "0")
@@ -142,14 +167,20 @@ pub fn nft_set_v4(n_peers: u16) -> String {
     )
 }
 
-fn nft_set(n_peers: u16) -> String {
+fn nft_set(n_peers: u16, pods: &Pods) -> String {
     let mut text = nft_sets(n_peers);
     text += "table inet bench {\nchain forward {\ntype filter hook forward priority 0\n\
              ct state established,related accept\n";
     for family in [Family::V4, Family::V6] {
         let (ip, _, set) = words(family);
-        let server = pod(0, family);
-        _ = writeln!(text, "{ip} daddr {server} {ip} saddr @{set} udp dport {PORT} accept");
+        let server = pods.server(family);
+        for protocol in pods.protocols {
+            let to = format!("{ip} daddr {server}");
+            _ = writeln!(text, "{to} {ip} saddr @{set} {protocol} dport {PORT} accept");
+            for sender in pods.senders(family) {
+                _ = writeln!(text, "{to} {ip} saddr {sender} {protocol} dport {PORT} accept");
+            }
+        }
         _ = writeln!(text, "{ip} daddr {server} drop");
     }
     text + "}\n}\n"
@@ -164,69 +195,93 @@ pub fn ipset(name: &str, n_peers: u16) -> String {
     text
 }
 
-fn ipset_rules() -> String {
-    let server = pod(0, Family::V4);
-    format!(
-        "*filter\n:FORWARD ACCEPT\n\
-         -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
-         -A FORWARD -d {server} -p udp --dport {PORT} -m set --match-set peers src -j ACCEPT\n\
-         -A FORWARD -d {server} -j DROP\nCOMMIT\n"
-    )
+fn ipset_rules(pods: &Pods) -> String {
+    let server = pods.server(Family::V4);
+    let mut text = String::from(
+        "*filter\n:FORWARD ACCEPT\n-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n",
+    );
+    for protocol in pods.protocols {
+        let to = format!("-A FORWARD -d {server} -p {protocol} --dport {PORT}");
+        _ = writeln!(text, "{to} -m set --match-set peers src -j ACCEPT");
+        for sender in pods.senders(Family::V4) {
+            _ = writeln!(text, "{to} -s {sender} -j ACCEPT");
+        }
+    }
+    _ = writeln!(text, "-A FORWARD -d {server} -j DROP\nCOMMIT");
+    text
 }
 
-fn linear(n_peers: u16) -> String {
-    let server = pod(0, Family::V4);
+fn linear(n_peers: u16, pods: &Pods) -> String {
+    let server = pods.server(Family::V4);
     let mut text = String::from("*filter\n:FORWARD ACCEPT\n");
     for number in 0..n_peers {
         // The sending peers come last.
         let other = std::net::Ipv4Addr::from_bits(0x0ae0_0000 + u32::from(number));
-        _ = writeln!(text, "-A FORWARD -s {other} -d {server} -p udp --dport {PORT} -j ACCEPT");
+        for protocol in pods.protocols {
+            let to = format!("-d {server} -p {protocol} --dport {PORT}");
+            _ = writeln!(text, "-A FORWARD -s {other} {to} -j ACCEPT");
+        }
     }
     // Peers have even addresses.
-    let peers = "10.200.0.0/255.255.0.1";
-    _ = writeln!(text, "-A FORWARD -s {peers} -d {server} -p udp --dport {PORT} -j ACCEPT");
+    let peers = "10.200.0.0/255.255.0.1".to_owned();
+    let senders = pods.senders(Family::V4).map(|sender| sender.to_string());
+    for from in senders.chain([peers]) {
+        for protocol in pods.protocols {
+            let to = format!("-d {server} -p {protocol} --dport {PORT}");
+            _ = writeln!(text, "-A FORWARD -s {from} {to} -j ACCEPT");
+        }
+    }
     _ = writeln!(text, "-A FORWARD -d {server} -j DROP");
     text + "COMMIT\n"
 }
 
-fn pod_sets(n_pods: u16, n_peers: u16) -> String {
+fn pod_sets(n_pods: u16, n_peers: u16, pods: &Pods) -> String {
     let mut text = ipset("SRC", n_peers);
+    for sender in pods.senders(Family::V4) {
+        _ = writeln!(text, "add SRC {sender}");
+    }
     text += "create DST hash:ip family inet\n";
     for number in 0..n_pods {
-        _ = writeln!(text, "add DST {}", pod(number, Family::V4));
+        _ = writeln!(text, "add DST {}", (pods.address)(number, Family::V4));
     }
     text
 }
 
-/// The pods in rule order, with the server in the middle.
+/// The pods in rule order, with the server in the middle, and the first sender behind it.
 fn pods_in_order(n_pods: u16) -> impl Iterator<Item = u16> {
-    (1..n_pods.div_ceil(2)).chain([0]).chain(n_pods.div_ceil(2)..n_pods)
+    let middle = n_pods.div_ceil(2) + 1;
+    (2..middle.min(n_pods)).chain(0..n_pods.min(2)).chain(middle.max(2)..n_pods)
 }
 
-fn pod_chains(n_pods: u16) -> String {
+fn pod_chains(n_pods: u16, pods: &Pods) -> String {
     let mut text = String::from("*filter\n:FORWARD ACCEPT\n:ROUTER-FORWARD -\n:POLICY -\n");
     for number in 0..n_pods {
         _ = writeln!(text, ":POD-{number} -");
     }
     text += "-A FORWARD -j ROUTER-FORWARD\n";
     for number in pods_in_order(n_pods) {
-        let addr = pod(number, Family::V4);
+        let addr = (pods.address)(number, Family::V4);
         _ = writeln!(text, "-A ROUTER-FORWARD -d {addr} -j POD-{number}");
         _ = writeln!(text, "-A ROUTER-FORWARD -s {addr} -j POD-{number}");
         _ = writeln!(text, "-A POD-{number} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT");
         _ = writeln!(text, "-A POD-{number} -m conntrack --ctstate INVALID -j DROP");
         _ = writeln!(text, "-A POD-{number} -d {addr} -m addrtype --src-type LOCAL -j ACCEPT");
         _ = writeln!(text, "-A POD-{number} -d {addr} -j POLICY");
+        if (1..=pods.n_senders).contains(&number) {
+            _ = writeln!(text, "-A POD-{number} -s {addr} -j POLICY");
+        }
         _ = writeln!(text, "-A POD-{number} -m mark ! --mark {ALLOWED} -j DROP");
         _ = writeln!(text, "-A POD-{number} -j MARK --set-xmark 0x0/0x10000");
         _ = writeln!(text, "-A POD-{number} -j MARK --set-xmark {DONE}");
     }
     _ = writeln!(text, "-A ROUTER-FORWARD -m mark --mark {DONE} -j ACCEPT");
-    _ = writeln!(
-        text,
-        "-A POLICY -p udp --dport {PORT} -m set --match-set SRC src -m set --match-set DST dst \
-         -j MARK --set-xmark {ALLOWED}"
-    );
+    for protocol in pods.protocols {
+        _ = writeln!(
+            text,
+            "-A POLICY -p {protocol} --dport {PORT} -m set --match-set SRC src -m set --match-set DST dst \
+             -j MARK --set-xmark {ALLOWED}"
+        );
+    }
     _ = writeln!(text, "-A POLICY -m mark --mark {ALLOWED} -j RETURN");
     text + "COMMIT\n"
 }
@@ -243,14 +298,26 @@ mod tests {
             assert!(position.abs_diff(usize::from(n_pods) / 2) <= 1, "{order:?}");
             let distinct: std::collections::BTreeSet<_> = order.iter().collect();
             assert_eq!((distinct.len(), order.len()), (n_pods.into(), n_pods.into()));
+            let next = order.get(position + 1).copied();
+            assert_eq!(next, (n_pods > 1).then_some(1), "{order:?}");
         }
-        assert_eq!(pod_chains(3).matches("-d 10.244.0.3 -j POD-1\n").count(), 1);
+        assert_eq!(pod_chains(3, &OF_A_LANE).matches("-d 10.244.0.3 -j POD-1\n").count(), 1);
+    }
+
+    #[test]
+    fn a_pod_may_send_only_where_it_is_a_sender() {
+        let sends = "-A POD-1 -s 10.244.0.3 -j POLICY\n";
+        let of_a_sender = Pods { n_senders: 1, protocols: &["tcp", "udp"], ..OF_A_LANE };
+        assert!(!pod_chains(3, &OF_A_LANE).contains(sends));
+        assert_eq!(pod_chains(3, &of_a_sender).matches(sends).count(), 1);
+        assert_eq!(nft_set(2, &OF_A_LANE).matches("saddr").count(), 2);
+        assert_eq!(nft_set(2, &of_a_sender).matches("saddr").count(), 8);
     }
 
     #[test]
     fn sets_hold_every_peer() {
         assert_eq!(ipset("x", 300).lines().count(), 301);
         assert_eq!(nft_sets(300).matches("2001:db8:3::").count(), 300);
-        assert_eq!(linear(20).matches("-j ACCEPT").count(), 21);
+        assert_eq!(linear(20, &OF_A_LANE).matches("-j ACCEPT").count(), 21);
     }
 }

@@ -18,6 +18,7 @@ use netpol_policy::dataplane::port::Flows as _;
 
 use self::wiring::{Conntrack, Layout, install, wire};
 use super::lane::{PORT, PREFIX};
+use super::netfilter::Rules;
 use super::reference::Programs;
 use crate::Run;
 use crate::clock::nanos;
@@ -39,6 +40,7 @@ enum Recipe {
     Netpol {
         traits: u8,
     },
+    Netfilter(Rules),
 }
 
 /// What a configuration keeps in the kernel.
@@ -50,6 +52,7 @@ enum Means {
         datapaths: Vec<(Datapath, PathBuf)>,
         is_short: bool,
     },
+    Netfilter,
 }
 
 /// Both ends of a connection: the client's is used here, the other one echoes in a thread.
@@ -171,7 +174,7 @@ fn echo_datagrams(socket: &UdpSocket) -> std::io::Result<()> {
     }
 }
 
-/// Rows 20 and 21.
+/// Rows 20, 21 and 22.
 ///
 /// # Errors
 /// The set-up failed, or packets go another way than they should.
@@ -184,6 +187,16 @@ pub fn measure(run: &mut Run) -> Result<()> {
     Ok(())
 }
 
+/// Those of rows 2 and 3, with the row that compares the short cut with each.
+fn peers(n_peers: u16) -> [(&'static str, &'static str, Rules); 3] {
+    let chains = |n_pods| Rules::PodChains { n_pods, n_peers };
+    [
+        ("22a", "conntrack + nft set", Rules::NftSet { n_peers }),
+        ("22b", "chains as kube-router's, 30 pods", chains(30)),
+        ("22c", "chains as kube-router's, 110 pods", chains(110)),
+    ]
+}
+
 fn measure_with(
     run: &mut Run,
     layout: Layout,
@@ -192,12 +205,16 @@ fn measure_with(
 ) -> Result<()> {
     let n_peers = u16::try_from(run.size(10_000, 50))?;
     let n = u32::try_from(run.size(20_000, 200))?;
-    let recipes = [
+    let mut recipes = vec![
         (NONE, Recipe::None),
         ("empty program, TCX", Recipe::Empty),
         ("netpol", Recipe::Netpol { traits: 0 }),
         (SHORT, Recipe::Netpol { traits: EndpointValue::SHORT_CUT }),
     ];
+    let has_peers = layout == Layout::OneNode && conntrack == Conntrack::On;
+    if has_peers {
+        recipes.extend(peers(n_peers).map(|(_, name, rules)| (name, Recipe::Netfilter(rules))));
+    }
     let mut contenders = Vec::new();
     for (number, (name, recipe)) in recipes.into_iter().enumerate() {
         let contender = Contender::create(number, name, recipe, n_peers, (layout, conntrack));
@@ -221,6 +238,12 @@ fn measure_with(
         if conntrack == Conntrack::On && protocol == Protocol::TCP {
             let note = format!("{n_peers} peers, IPv4, TCP");
             run.answer(row, series.ratio(SHORT, NONE)?, &note)?;
+        }
+        let series = series.over(NONE);
+        if has_peers && protocol == Protocol::UDP {
+            for (row, peer, _) in peers(n_peers) {
+                run.answer(row, series.ratio_of_added(SHORT, peer)?, "round trips, UDP")?;
+            }
         }
         run.add(series.noted(&format!(
             "Nanoseconds a round trip of one byte, {n} of one connection; both pods are isolated, {n_peers} peers."

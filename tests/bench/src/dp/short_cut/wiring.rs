@@ -23,7 +23,7 @@ use netpol_policy::dataplane::diff;
 use netpol_policy::dataplane::port::Maps as _;
 
 use super::super::lane::{Family, peer};
-use super::super::netfilter::nft;
+use super::super::netfilter::{Pods, nft};
 use super::super::netpol::{PEERS, allowed};
 use super::super::reference::{Attaching, Programs};
 use super::{Means, Recipe};
@@ -100,6 +100,20 @@ impl Layout {
     }
 }
 
+/// The pods of [`Layout::OneNode`] as netfilter's rules know them: the server, the client, and others, which do not exist.
+const OF_A_NODE: Pods = Pods {
+    address: |number, _family| {
+        let host = match number {
+            0 => 3,
+            1 => 2,
+            other => u32::from(other) + 2,
+        };
+        Ipv4Addr::from_bits(Ipv4Addr::new(10, 244, 90, 0).to_bits() + host).into()
+    },
+    n_senders: 1,
+    protocols: &["tcp", "udp"],
+};
+
 /// The MAC addresses of the pods' bridge and of `flannel.1`.
 const fn macs(node: u8) -> [[u8; 6]; 2] {
     [[2, 0, 0, 0, node, 1], [2, 0, 0, 0, node, 0]]
@@ -160,7 +174,7 @@ pub(super) fn wire(
         for node in nodes {
             nft(
                 node,
-                "table inet bench {\nchain forward {\ntype filter hook forward priority 0\nct state established,related accept\naccept\n}\n\
+                "table inet node {\nchain forward {\ntype filter hook forward priority 0\nct state established,related accept\naccept\n}\n\
                  chain postrouting {\ntype nat hook postrouting priority 100\nip saddr 10.244.0.0/16 ip daddr != 10.244.0.0/16 masquerade\n}\n}\n",
             )?;
         }
@@ -203,6 +217,10 @@ pub(super) fn install(
                 datapaths.push(netpol(layout, number, node, (n_peers, traits))?);
             }
             Ok(Means::Netpol { datapaths, is_short: traits != 0 })
+        }
+        Recipe::Netfilter(rules) => {
+            nodes.iter().try_for_each(|node| rules.install(node, &OF_A_NODE))?;
+            Ok(Means::Netfilter)
         }
     }
 }
