@@ -12,7 +12,7 @@ use netpol_terminal::{DENIED, FAILED, Output, Terminal};
 use serde::Serialize;
 
 use crate::input::{self, InputArgs, PodNetworkArgs};
-use crate::live::{self, AccessArgs, AgentsArgs, Ends};
+use crate::live::{self, AccessArgs, AgentsArgs, Ends, ThroughArgs};
 use crate::progress::Progress;
 
 /// Shown below the options.
@@ -60,6 +60,8 @@ pub(super) struct ExplainArgs {
     live: bool,
     #[command(flatten)]
     agents: AgentsArgs,
+    #[command(flatten)]
+    through: ThroughArgs,
     /// Name all policies and rules. Without it, of a long list the nearest are shown and the others are counted.
     #[arg(long)]
     all: bool,
@@ -80,6 +82,7 @@ pub(super) fn run(args: ExplainArgs, terminal: &mut Terminal<'_>) -> anyhow::Res
         pod_networks,
         live: is_live,
         agents,
+        through,
         all,
         output,
     } = args;
@@ -87,7 +90,14 @@ pub(super) fn run(args: ExplainArgs, terminal: &mut Terminal<'_>) -> anyhow::Res
         let (kubeconfig, context) = input.cluster.access();
         AccessArgs::new(kubeconfig, context, agents)
     });
-    let input = input::read(&input.files, &input.cluster, terminal)?;
+    let input = match (input::read(&input.files, &input.cluster, terminal), &access) {
+        (Ok(input), _) => input,
+        (Err(error), None) => return Err(error),
+        (Err(error), Some(access)) => {
+            let connection = (&*port.to_string(), &*protocol.to_string());
+            return in_force(access, error, (&from, &to), connection, output, terminal);
+        }
+    };
     input::report_findings(&input.manifests, terminal, |_| false);
     let PodNetworkArgs { pod_networks, own_node_egress } = pod_networks;
     let mut cluster = OfflineCluster::new(|| Engine::Reference, pod_networks)
@@ -110,7 +120,7 @@ pub(super) fn run(args: ExplainArgs, terminal: &mut Terminal<'_>) -> anyhow::Res
         }
     };
     drop(progress);
-    let ends = access.map(|access| live::explain(&access, &explanation)).transpose()?;
+    let ends = access.map(|access| live::explain((&access, through), &explanation)).transpose()?;
     let form = TextForm {
         details: if all { Details::All } else { Details::Folded },
         width: terminal.width,
@@ -133,6 +143,31 @@ pub(super) fn run(args: ExplainArgs, terminal: &mut Terminal<'_>) -> anyhow::Res
     }
     let differ = ends.as_ref().is_some_and(Ends::differ);
     Ok(if explanation.is_allowed && !differ { 0 } else { DENIED })
+}
+
+/// What the nodes have in force, for a user who may not list the objects of the API server.
+fn in_force(
+    access: &AccessArgs,
+    unlisted: anyhow::Error,
+    (from, to): (&str, &str),
+    connection: (&str, &str),
+    output: Output,
+    terminal: &mut Terminal<'_>,
+) -> anyhow::Result<u8> {
+    // Why this fails too says less than why the objects cannot be listed.
+    let Ok(ends) = live::explain_in_force(access, (from, to), connection) else {
+        return Err(unlisted);
+    };
+    terminal.complain(&format!("{unlisted:#}"));
+    terminal.complain(&"what the nodes have in force, without the objects of the API server:");
+    match output {
+        Output::Json => write_json(&ends, terminal)?,
+        Output::Text => ends.write_text(terminal)?,
+    }
+    if ends.is_incomplete() {
+        return Ok(FAILED);
+    }
+    Ok(if ends.deny() || ends.differ() { DENIED } else { 0 })
 }
 
 /// With --live.

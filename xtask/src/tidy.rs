@@ -16,10 +16,11 @@ use crate::{
 const MAX_LINES: usize = 600;
 
 /// Forbidden dependencies of packages, direct and indirect, including the libraries' families.
-const WALLS: [(&str, &[&str]); 5] = [
+const WALLS: [(&str, &[&str]); 6] = [
     ("netpol-proto", &["tokio", "kube", "aya"]),
     ("netpol-policy", &["tokio", "kube", "aya"]),
     ("netpol-cni", &["tokio", "kube", "aya"]),
+    ("netpol-observer", &["aya"]),
     ("netpol-cli", &["aya"]),
     ("netpol-datapath", &["kube"]),
 ];

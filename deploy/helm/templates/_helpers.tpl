@@ -1,3 +1,14 @@
+{{/* The observer's, whose name is the selector of its pods. */}}
+{{- define "netpol.observerLabelled" -}}
+labels:
+  app.kubernetes.io/name: netpol-observer
+  app.kubernetes.io/component: observer
+  app.kubernetes.io/managed-by: {{ .Release.Service }}
+  app.kubernetes.io/part-of: netpol
+  app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+  helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
 {{/* The recommended labels, but for the name: that of the DaemonSet's pods is their selector and never changes. */}}
 {{- define "netpol.labels" -}}
 app.kubernetes.io/component: agent
@@ -50,6 +61,13 @@ labels:
   hostPath: { path: {{ $own.cniResults | default $results }}, type: DirectoryOrCreate }
 - name: netns
   hostPath: { path: {{ $own.netns | default $netns }}, type: DirectoryOrCreate }
+{{- if include "netpol.hasObserver" . }}
+# By which the observer knows the agent and its node. No other server takes it.
+- name: observer-token
+  projected:
+    sources:
+      - serviceAccountToken: { path: token, audience: observe.netpol.dev, expirationSeconds: 3600 }
+{{- end }}
 - name: cni-conf
   hostPath: { path: {{ $own.cniConf | default $conf }}, type: {{ $type }} }
 - name: cni-bin
@@ -64,6 +82,10 @@ labels:
 {{/* Admission policies came with 1.30 too. */}}
 {{- define "netpol.publishesAddresses" -}}
 {{- if and .Values.publishAddresses.enabled (include "netpol.hasAppArmorField" .) }}true{{ end }}
+{{- end }}
+
+{{- define "netpol.hasObserver" -}}
+{{- if and .Values.observer.enabled (not .Values.remove) }}true{{ end }}
 {{- end }}
 
 {{- define "netpol.hasMetrics" -}}

@@ -7,7 +7,7 @@
 //! Must not: change the order of what is left, or drop anything but whole versions of objects.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use netpol_policy::model::{Kind, ObjectRef};
@@ -124,6 +124,14 @@ fn only_version(update: &SourceUpdate) -> Option<ObjectRef> {
 }
 
 impl Backlog {
+    /// The updates that arrive here and are not applied yet. Its task ends with the sources.
+    pub(super) fn of(updates: mpsc::Receiver<SourceUpdate>) -> Arc<Self> {
+        let backlog = Arc::new(Self::default());
+        let filling = Arc::clone(&backlog);
+        tokio::spawn(async move { filling.fill(updates).await });
+        backlog
+    }
+
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -168,7 +176,6 @@ impl Backlog {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use netpol_policy::model::{Code, Diagnostic, Labels, Namespace, Object, ObjectName};

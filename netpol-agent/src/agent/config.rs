@@ -36,6 +36,8 @@ pub struct Config {
     pub health: Option<ListenAddress>,
     /// The same for metrics.
     pub metrics: Option<ListenAddress>,
+    /// The file with a token by which the observer knows this agent; without it there is none.
+    pub observer_token: Option<PathBuf>,
 }
 
 impl Config {

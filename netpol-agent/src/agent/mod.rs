@@ -34,13 +34,14 @@ mod upkeep;
 pub use answers::foreign::{ForeignProgram, NetfilterStatus};
 pub use answers::handle::Handle;
 pub use answers::policy::{PolicyPod, PolicyReport};
-pub use answers::report::{DecidedNow, DropRecord, FlowRecord, NotShownRecord};
 pub use answers::rules::{RuleRecord, RuleReport};
 pub use answers::status::{
     Attached, EndpointStatus, ExitGuardStatus, InterfaceState, MapStatus, PolicyStatus, Protection,
     PublishingStatus, SourceStatus, Status, TunnelStatus, UnidentifiedStatus, UplinkStatus,
 };
 pub use config::{CONTROL_SOCKET, Config, PublishAddresses, Source, state_files};
+pub use netpol_observer::records::{DropRecord, FlowRecord};
+pub(crate) use run::end_at_signal;
 pub use run::{lock, run};
 pub use state::overlays::{OverlayShortCut, OverlayState};
 pub use state::publishing::PublishingOutcome;

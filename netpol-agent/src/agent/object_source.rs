@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use netpol_kube::published::NAMESPACE;
 use netpol_kube::{self, Access, Options, Report};
+use netpol_observer::dial;
 use netpol_policy::dataplane::port::Kernel;
 use netpol_policy::model::{Kind, Object, ObjectName, ObjectRef};
 use netpol_policy::source::SourceUpdate;
@@ -15,6 +17,9 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::answers::drops::DropLog;
+use super::answers::handle::Handle;
+use super::answers::routes;
 use super::config::{PublishAddresses, Source};
 use super::known_servers;
 use super::policy_status::{self, Periods};
@@ -24,6 +29,7 @@ use super::state::Agent;
 use super::state::held_policies::{NamespaceAnswer, NamespaceQuestion};
 use super::state::publishing::PublishingTask;
 use super::state::short_cuts::ShortCut;
+use crate::control::{Route, service};
 use crate::manifests::watch as manifests;
 
 /// Look-ups and reports that may wait for the API server.
@@ -32,8 +38,26 @@ const QUEUE: usize = 256;
 /// Pause after a question for a namespace that the API server did not answer.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// What the observer is told.
+pub(super) struct Observed {
+    /// The file with a token by which it knows this agent.
+    pub(super) token: PathBuf,
+    /// The answers.
+    pub(super) route: Route,
+}
+
+impl Observed {
+    /// All that the observer may ask.
+    pub(super) fn new<K: Kernel + Send + 'static>(
+        token: PathBuf,
+        handle: &Handle<K>,
+        drops: &DropLog,
+    ) -> Self {
+        Self { token, route: routes::observed(handle.clone(), drops.clone()) }
+    }
+}
+
 /// What a source does beside its lists and watches.
-#[derive(Debug)]
 pub(super) struct Tasks {
     /// Publishes addresses of this node's pods.
     pub(super) publishing: PublishingTask,
@@ -41,6 +65,8 @@ pub(super) struct Tasks {
     pub(super) own_node_egress: OwnNodeEgress,
     /// If packets between nodes take the short cut, all Nodes are watched, which say where their pods have their addresses.
     pub(super) short_cut: ShortCut,
+    /// Answers the observer.
+    pub(super) observed: Option<Observed>,
 }
 
 /// A running source. Dropped: its tasks end.
@@ -62,7 +88,7 @@ impl ObjectSource {
         source: Source,
         node: Option<Arc<str>>,
         servers: PathBuf,
-        Tasks { publishing, own_node_egress, short_cut }: Tasks,
+        Tasks { publishing, own_node_egress, short_cut, observed }: Tasks,
         updates: &mpsc::Sender<SourceUpdate>,
         namespaces: &mpsc::Sender<(NamespaceQuestion, NamespaceAnswer)>,
         cancel: &CancellationToken,
@@ -88,6 +114,9 @@ impl ObjectSource {
                 }
                 if own_node_egress == OwnNodeEgress::Judge {
                     cluster.follow_backends(access.clone(), updates);
+                }
+                if let Some(observed) = observed {
+                    cluster.answer_observer(access.clone(), observed);
                 }
                 match (publish_addresses, &node) {
                     (PublishAddresses::On, Some(node)) => {
@@ -235,6 +264,12 @@ impl Cluster {
     fn follow_backends(&mut self, access: Access, updates: &mpsc::Sender<SourceUpdate>) {
         let options = Options::default();
         self.tasks.spawn(netpol_kube::follow_backends(access, options, updates.clone()));
+    }
+
+    /// Answers the observer, on connections that the agent opens.
+    fn answer_observer(&mut self, access: Access, Observed { token, route }: Observed) {
+        let settings = dial::Settings { access, namespace: NAMESPACE.to_owned(), token };
+        self.tasks.spawn(dial::serve(settings, move || service(&route)));
     }
 
     /// Removes the start-up taint once the agent serves.

@@ -22,7 +22,7 @@ use super::backlog::Backlog;
 use super::config::{Config, LAST_HEARD, RECORDS, SERVERS, Source, UNIDENTIFIED};
 use super::endpoints::search::Searches;
 use super::event_loop::{self, Inputs, NodeWatch, device_name};
-use super::object_source::{ObjectSource, Tasks};
+use super::object_source::{ObjectSource, Observed, Tasks};
 use super::state::Agent;
 use super::state::held_policies::Asking;
 use super::state::last_heard::LastHeard;
@@ -58,6 +58,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         own_node_egress,
         health,
         metrics,
+        observer_token,
     } = config;
     let cancel = CancellationToken::new();
     // First of all: the lock of the socket makes this the only agent of the node.
@@ -98,21 +99,20 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (searches, found) = Searches::new(search_paths);
     let (handle, questions) = Handle::new();
     let drops = DropLog::spawn(events, handle.clone(), cancel.clone());
+    let observed = observer_token.map(|token| Observed::new(token, &handle, &drops));
     serve_unix(&control, routes::private(handle.clone(), drops), cancel.clone())?;
     serve_tcp([health, metrics], &handle, &cancel)?;
 
     let (calls_in, calls) = mpsc::channel(QUEUE);
     let (updates_in, updates) = mpsc::channel(1);
-    let backlog = Arc::new(Backlog::default());
-    let filling = Arc::clone(&backlog);
-    tokio::spawn(async move { filling.fill(updates).await });
+    let backlog = Backlog::of(updates);
     let (namespaces_in, namespaces) = mpsc::channel(QUEUE);
     let servers = socket.with_file_name(SERVERS);
     let source = ObjectSource::start(
         source,
         node,
         servers,
-        Tasks { publishing: publishing_task, own_node_egress, short_cut },
+        Tasks { publishing: publishing_task, own_node_egress, short_cut, observed },
         &updates_in,
         &namespaces_in,
         &cancel,
@@ -216,7 +216,7 @@ pub fn lock(root: &Path) -> anyhow::Result<File> {
     }
 }
 
-async fn end_at_signal(cancel: CancellationToken) {
+pub(crate) async fn end_at_signal(cancel: CancellationToken) {
     match wait_for_signal().await {
         Ok(()) => cancel.cancel(),
         Err(error) => error!(%error, "signals not handled"),

@@ -1,5 +1,6 @@
 //! The arguments of all commands, as typed.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ pub(super) enum Command {
     Simulate(SimulateArgs),
     Cni(CniArgs),
     Uninstall(UninstallArgs),
+    Observe(ObserveArgs),
     Completions(CompletionsArgs),
 }
 
@@ -113,6 +115,10 @@ pub(super) struct RunArgs {
     /// Address for `/metrics`: `[::]:9471` is every address of both families. Without it, only the control socket serves them.
     #[arg(long, value_name = "ADDR", env = "NETPOL_METRICS")]
     pub(super) metrics: Option<ListenAddress>,
+    /// File with a token of the agent's service account for the audience `observe.netpol.dev`. With it, the agent connects to
+    /// `netpol-observer`, and answers users whom RBAC allows to ask about a namespace.
+    #[arg(long, value_name = "FILE", env = "NETPOL_OBSERVER_TOKEN", conflicts_with = "manifests")]
+    pub(super) observer_token: Option<PathBuf>,
     /// Log every verdict of the programs. Slow: for debugging with a few packets.
     #[arg(long, env = "NETPOL_TRACE")]
     pub(super) trace: bool,
@@ -362,6 +368,30 @@ pub(super) struct UninstallArgs {
     /// Wait for SIGTERM after the removal, because the pod of a DaemonSet must not end.
     #[arg(long)]
     pub(super) stay: bool,
+}
+
+/// Serve what all agents know in the API of the cluster, so that RBAC decides who sees the drops, connections and explanations of a
+/// namespace. This is no agent: it runs in a pod of its own.
+#[derive(Debug, Parser)]
+pub(super) struct ObserveArgs {
+    /// Kubeconfig file for the API server. Default: the in-cluster configuration, else that of kubectl.
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    pub(super) kubeconfig: Option<PathBuf>,
+    /// Address of this pod, at which the API server and the agents find it.
+    #[arg(long, value_name = "IP", env = "POD_IP")]
+    pub(super) address: IpAddr,
+    /// Port on which the API server asks, over TLS.
+    #[arg(long, value_name = "PORT", default_value_t = 8443)]
+    pub(super) api_port: u16,
+    /// Port to which agents connect, over TLS.
+    #[arg(long, value_name = "PORT", default_value_t = 8444)]
+    pub(super) agents_port: u16,
+    /// What to log: `error`, `warn`, `info`, `debug`, `trace`, or a tracing filter.
+    #[arg(long, value_name = "FILTER", env = "NETPOL_LOG", default_value = "info")]
+    pub(super) log: String,
+    /// Format of the log.
+    #[arg(long, value_enum, env = "NETPOL_LOG_FORMAT", default_value_t)]
+    pub(super) log_format: LogFormat,
 }
 
 /// Directories of the container runtime.

@@ -8,14 +8,15 @@ use anyhow::Context as _;
 use comfy_table::{Table, presets};
 
 use netpol_datapath::netfilter::{Found, Judgement};
+use netpol_observer::records::FlowRecord;
 use netpol_policy::simulate::{Details, Explanation, Paint, TextForm};
 use netpol_terminal::{DENIED, FAILED, Output, Terminal};
 
 use super::args::{AgentArgs, ExplainArgs, FlowsArgs, RulesArgs, StatusArgs};
 use crate::agent::{
-    Attached, CONTROL_SOCKET, FlowRecord, InterfaceState, MapStatus, NetfilterStatus,
-    OverlayShortCut, OverlayState, PolicyStatus, Protection, PublishingOutcome, PublishingStatus,
-    RuleRecord, RuleReport, ShortCutStatus, SourceStatus, Status, TunnelStatus, UplinkStatus,
+    Attached, CONTROL_SOCKET, InterfaceState, MapStatus, NetfilterStatus, OverlayShortCut,
+    OverlayState, PolicyStatus, Protection, PublishingOutcome, PublishingStatus, RuleRecord,
+    RuleReport, ShortCutStatus, SourceStatus, Status, TunnelStatus, UplinkStatus,
 };
 use crate::control::client;
 

@@ -4,6 +4,7 @@ use std::io::{self, Read as _};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use netpol_observer::records::{DropRecord, NotShownRecord};
 use netpol_terminal::{Output, Terminal};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -11,7 +12,6 @@ use tokio::time::timeout;
 
 use super::args::DropsArgs;
 use super::ask::{block_on, control_socket};
-use crate::agent::{DropRecord, NotShownRecord};
 use crate::control::client;
 
 /// How long an attended command goes on without a byte on its standard input.

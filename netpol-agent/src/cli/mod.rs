@@ -8,6 +8,7 @@ mod args;
 mod ask;
 mod cni;
 mod drops;
+mod observe;
 mod policy;
 mod run;
 mod simulate;
@@ -54,6 +55,7 @@ fn dispatch(command: Command, terminal: &mut Terminal<'_>) -> anyhow::Result<u8>
         Command::Simulate(args) => simulate::run(args, terminal),
         Command::Cni(args) => cni::run(args, terminal),
         Command::Uninstall(args) => uninstall::run(args, terminal),
+        Command::Observe(args) => observe::run(args),
         Command::Completions(CompletionsArgs { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), PROGRAM, &mut script);

@@ -35,6 +35,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
         own_node_egress,
         health,
         metrics,
+        observer_token,
         trace,
         log,
         log_format,
@@ -74,13 +75,14 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<u8> {
         own_node_egress,
         health,
         metrics,
+        observer_token,
     };
     let runtime = tokio::runtime::Runtime::new().context("starting the async runtime")?;
     runtime.block_on(agent::run(config))?;
     Ok(0)
 }
 
-fn start_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
+pub(super) fn start_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     // This target logs each failed request without its purpose, and the caller logs it again.
     let quiet = format!("kube_client::client::builder=off,{filter}");
     let filter = EnvFilter::try_new(quiet).with_context(|| format!("--log {filter}"))?;

@@ -9,4 +9,5 @@ mod server;
 pub mod tcp;
 
 pub use listen::ListenAddress;
+pub(crate) use server::service;
 pub use server::{Answer, Error, Route, serve_unix};

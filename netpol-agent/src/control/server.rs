@@ -103,7 +103,7 @@ async fn converse(stream: UnixStream, route: Route, _place: Option<OwnedSemaphor
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// The answers of a route as a service of hyper.
-pub(super) fn service(
+pub(crate) fn service(
     route: &Route,
 ) -> impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> + use<>
 {

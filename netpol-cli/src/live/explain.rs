@@ -12,6 +12,7 @@ use serde::{Deserialize as _, Serialize};
 
 use super::answer::Status;
 use super::cluster::{AccessArgs, Agent, Cluster, Silent};
+use super::observer::{Explained, Route, ThroughArgs};
 use super::output::printable;
 
 /// One end of a connection, as the agent of its node has it in force.
@@ -79,9 +80,12 @@ impl Ends {
 ///
 /// # Errors
 /// The cluster cannot be accessed, or it has no agents.
-pub(super) async fn ends(access: &AccessArgs, explanation: &Explanation) -> anyhow::Result<Ends> {
+pub(super) async fn ends(
+    (access, through): (&AccessArgs, ThroughArgs),
+    explanation: &Explanation,
+) -> anyhow::Result<Ends> {
     let cluster = Cluster::open(access).await?;
-    let found = cluster.agents().await?;
+    let route = through.route(&cluster).await;
     let mut ends = Ends::default();
     let protocol = explanation.protocol.to_string();
     // Without a connection there is nothing to ask.
@@ -92,6 +96,18 @@ pub(super) async fn ends(access: &AccessArgs, explanation: &Explanation) -> anyh
     let from = name(&explanation.egress, &packets.source);
     let to = name(&explanation.ingress, &packets.destination);
     let port = packets.port.to_string();
+    if route == Route::Observer {
+        let decisions =
+            [("egress", &explanation.egress, &to), ("ingress", &explanation.ingress, &from)];
+        for (direction, of_api, peer) in decisions {
+            if let Some(of_api) = of_api {
+                let asked = (of_api.pod.clone(), direction, peer.as_str());
+                ends.ask_observer(&cluster, asked, (&port, &protocol), Some(of_api)).await;
+            }
+        }
+        return Ok(ends);
+    }
+    let found = cluster.agents().await?;
     let args = ["explain", "--from", &from, "--to", &to, "--port", &port, "--protocol", &protocol];
     let decisions = [("egress", &explanation.egress), ("ingress", &explanation.ingress)];
     for (direction, of_api) in decisions {
@@ -108,6 +124,80 @@ pub(super) async fn ends(access: &AccessArgs, explanation: &Explanation) -> anyh
         }
     }
     Ok(ends)
+}
+
+/// Asks the observer about the ends that are pods, without the objects of the API server, which the user may not list.
+///
+/// # Errors
+/// The cluster cannot be accessed.
+pub(super) async fn ends_in_force(
+    access: &AccessArgs,
+    (from, to): (&str, &str),
+    connection: (&str, &str),
+) -> anyhow::Result<Ends> {
+    let cluster = Cluster::open(access).await?;
+    let mut ends = Ends::default();
+    for (direction, own, peer) in [("egress", from, to), ("ingress", to, from)] {
+        if let Some((namespace, name)) = own.split_once('/') {
+            let asked = (ObjectName::new(namespace, name), direction, peer);
+            ends.ask_observer(&cluster, asked, connection, None).await;
+        }
+    }
+    Ok(ends)
+}
+
+impl Ends {
+    async fn ask_observer(
+        &mut self,
+        cluster: &Cluster,
+        (pod, direction, peer): (ObjectName, &'static str, &str),
+        connection: (&str, &str),
+        of_api: Option<&DirectionExplanation>,
+    ) {
+        match cluster.observed_end(&pod, direction, peer, connection).await {
+            Ok(Explained { node, is_in_force, protection, problem, decision }) => {
+                let differences = Vec::new();
+                let end =
+                    End { direction, pod, node, is_in_force, protection, decision, differences };
+                self.ends.push(end.compared(problem, of_api));
+            }
+            Err(error) => {
+                let node = format!("of pod {pod}");
+                self.unanswered.push(Silent { node, reason: format!("{error:#}") });
+            }
+        }
+    }
+
+    /// Whether an end denies the connection.
+    pub(crate) fn deny(&self) -> bool {
+        self.ends
+            .iter()
+            .any(|end| end.decision.as_ref().is_some_and(|decision| !decision.is_allowed))
+    }
+}
+
+impl End {
+    /// Adds what the end says beside its verdict, and where this differs from the objects of the API server, if they are known.
+    fn compared(self, problem: Option<String>, of_api: Option<&DirectionExplanation>) -> Self {
+        let mut differences: Vec<_> = problem.into_iter().collect();
+        if !self.is_in_force {
+            differences.push(
+                "the node does not have all policies in force that its agent knows".to_owned(),
+            );
+        }
+        match self.protection.as_deref() {
+            Some("ready") => {}
+            Some(other) => {
+                differences.push(format!("the pod is {other}, whatever its policies say"));
+            }
+            None => differences
+                .push("the agent does not know the pod, so nothing is enforced for it".to_owned()),
+        }
+        if let Some(of_api) = of_api {
+            differences.extend(compare(of_api, self.decision.as_ref()));
+        }
+        Self { differences, ..self }
+    }
 }
 
 async fn ask(
@@ -130,28 +220,16 @@ async fn ask(
     let endpoint = status.endpoints.iter().find(|endpoint| endpoint.pod == of_api.pod);
     let protection = endpoint.map(|endpoint| endpoint.protection.clone());
     let is_in_force = status.is_in_force && status.from_before.is_none();
-    let mut differences = Vec::new();
-    differences.extend(problem);
-    if !is_in_force {
-        differences
-            .push("the node does not have all policies in force that its agent knows".to_owned());
-    }
-    match protection.as_deref() {
-        Some("ready") => {}
-        Some(other) => differences.push(format!("the pod is {other}, whatever its policies say")),
-        None => differences
-            .push("the agent does not know the pod, so nothing is enforced for it".to_owned()),
-    }
-    differences.extend(compare(of_api, decision.as_ref()));
-    Ok(End {
+    let end = End {
         direction,
         pod: of_api.pod.clone(),
         node: agent.node.clone(),
         is_in_force,
         protection,
         decision,
-        differences,
-    })
+        differences: Vec::new(),
+    };
+    Ok(end.compared(problem, Some(of_api)))
 }
 
 /// Where the verdict that is in force differs from that of the objects.

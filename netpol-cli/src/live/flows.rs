@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::cluster::{AccessArgs, Answers, Cluster, Silent};
+use super::observer::{Route, ThroughArgs};
 use super::output::{Format, Rows, or_dash};
 
 /// Shown below the options.
@@ -33,6 +34,8 @@ pub(crate) struct FlowsArgs {
     namespace: Option<String>,
     #[command(flatten)]
     access: AccessArgs,
+    #[command(flatten)]
+    through: ThroughArgs,
     /// Output format.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
@@ -72,15 +75,19 @@ struct Now {
 
 /// Lists connections.
 pub(super) async fn run(args: &FlowsArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
-    let FlowsArgs { pod, namespace, access, output } = args;
+    let FlowsArgs { pod, namespace, access, through, output } = args;
     let cluster = Cluster::open(access).await?;
     let name = cluster.pod_name(pod, namespace.as_deref())?;
     let node = cluster.pod(&name).await?.spec.and_then(|spec| spec.node_name);
     let node =
         node.with_context(|| format!("pod {name} is on no node yet: spec.nodeName is empty"))?;
-    let found = cluster.agents().await?.on(&[node.clone()].into());
-    let args = ["flows", "--pod", &name.to_string()];
-    let Answers { answers, mut silent } = cluster.ask_all(found, &args).await;
+    let Answers { answers, mut silent } = match through.route(&cluster).await {
+        Route::Exec => {
+            let found = cluster.agents().await?.on(&[node.clone()].into());
+            cluster.ask_all(found, &["flows", "--pod", &name.to_string()]).await
+        }
+        Route::Observer => cluster.observed_flows(&name).await?,
+    };
     let (mut values, mut flows) = (Vec::new(), Vec::new());
     for (agent, answer) in answers {
         match Vec::<Flow>::deserialize(&answer) {

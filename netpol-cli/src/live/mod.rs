@@ -15,6 +15,8 @@
 //!     exec::follow(&cluster, &agent.pod, &["drops", "--follow", "--attended"], &sender).await; // lines as they come
 //! })
 //! ```
+//!
+//! `drops`, `flows` and `explain` have a second route, through [`observer`], which gives the same answers.
 
 mod answer;
 pub(crate) mod cluster;
@@ -24,6 +26,7 @@ mod exec;
 mod explain;
 mod flows;
 mod follow;
+mod observer;
 pub(crate) mod output;
 mod pods;
 mod policy;
@@ -37,6 +40,7 @@ pub(crate) use drops::{DropEvent, DropsArgs, events};
 pub(crate) use duration::parse as parse_duration;
 pub(crate) use explain::Ends;
 pub(crate) use flows::FlowsArgs;
+pub(crate) use observer::ThroughArgs;
 pub(crate) use policy::PolicyArgs;
 pub(crate) use status::StatusArgs;
 pub(crate) use wait::WaitArgs;
@@ -82,6 +86,21 @@ pub(crate) fn policy(args: &PolicyArgs, terminal: &mut Terminal<'_>) -> anyhow::
 ///
 /// # Errors
 /// The cluster cannot be accessed, or it has no agents.
-pub(crate) fn explain(access: &AccessArgs, explanation: &Explanation) -> anyhow::Result<Ends> {
-    block_on(explain::ends(access, explanation))?
+pub(crate) fn explain(
+    route: (&AccessArgs, ThroughArgs),
+    explanation: &Explanation,
+) -> anyhow::Result<Ends> {
+    block_on(explain::ends(route, explanation))?
+}
+
+/// The same without the objects of the API server, through the observer. Both ends are `NAMESPACE/POD` or an address; port and protocol.
+///
+/// # Errors
+/// The cluster cannot be accessed.
+pub(crate) fn explain_in_force(
+    access: &AccessArgs,
+    ends: (&str, &str),
+    connection: (&str, &str),
+) -> anyhow::Result<Ends> {
+    block_on(explain::ends_in_force(access, ends, connection))?
 }

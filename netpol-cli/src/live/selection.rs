@@ -84,6 +84,11 @@ impl Selection {
         &self.words
     }
 
+    /// The namespace of the selected pods; `None`: all of them.
+    pub(super) fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
+    }
+
     /// Whether one of these pods is selected.
     pub(super) async fn has_any(&mut self, names: [Option<&ObjectName>; 2]) -> bool {
         for name in names.into_iter().flatten() {

@@ -48,6 +48,7 @@ async fn a_node_that_cannot_run_the_programs_says_so_and_the_agent_stays() {
         own_node_egress: OwnNodeEgress::default(),
         health: None,
         metrics: None,
+        observer_token: None,
     };
     let (socket, control) = (config.socket.clone(), config.control_socket());
     let agent = tokio::spawn(run(config));

@@ -128,6 +128,16 @@ fn version_and_help_are_output() {
 
                       [default: 5s]
 
+                  --through <WAY>
+                      How to ask the agents
+
+                      Possible values:
+                      - auto:     `exec` if you may run commands in the agents' pods, else `observer`
+                      - exec:     Commands in the agents' pods, as `kubectl exec`: for administrators
+                      - observer: `netpol-observer`, if it is installed: for everybody whom RBAC lets see `drops`, `flows` and `explanations` of a namespace
+
+                      [default: auto]
+
                   --all
                       Name all policies and rules. Without it, of a long list the nearest are shown and the others are counted
 

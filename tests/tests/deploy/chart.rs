@@ -97,6 +97,7 @@ fn each_switch_of_the_chart_renders_what_its_component_adds() -> Result<()> {
         ("startupTaint.enabled=true", "components/startup-taint"),
         ("ownNodeEgress=judge", "components/own-node"),
         ("publishAddresses.enabled=false", "components/without-addresses"),
+        ("observer.enabled=true", "components/observer"),
         ("metrics.enabled=true", "prometheus"),
         ("prometheusOperator.enabled=true", "components/prometheus-operator"),
     ] {
@@ -112,7 +113,10 @@ fn helm_has_nothing_to_say_about_the_chart() -> Result<()> {
     if !met(&NEEDS) {
         return Ok(());
     }
-    for values in ["remove=false", "prometheusOperator.enabled=true,startupTaint.enabled=true"] {
+    for values in [
+        "remove=false",
+        "prometheusOperator.enabled=true,startupTaint.enabled=true,observer.enabled=true",
+    ] {
         let output = helm(&["lint", "--strict"], &["--set", values])?;
         let text = String::from_utf8_lossy(&output.stdout);
         let is_clean = !text.contains("[WARNING]") && !text.contains("[ERROR]");

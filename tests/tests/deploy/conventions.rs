@@ -11,8 +11,9 @@ const SELECTOR: [(&str, &str); 1] = [("app.kubernetes.io/name", "netpol-agent")]
 fn check_labels(object: &Value, labels: &Value) -> Result<()> {
     let name = format!("{} {}", at(object, "/kind"), at(object, "/metadata/name"));
     let label = |key: &str| labels.get(format!("app.kubernetes.io/{key}"));
+    let is_observers = label("name") == Some(&json!("netpol-observer"));
     let expected = [
-        ("component", "agent"),
+        ("component", if is_observers { "observer" } else { "agent" }),
         ("managed-by", "kustomize"),
         ("part-of", "netpol"),
         ("version", env!("CARGO_PKG_VERSION")),
@@ -29,8 +30,12 @@ fn every_object_has_the_recommended_labels_and_the_selector_stays() -> Result<()
     if !met(&[Need::Program("kubectl")]) {
         return Ok(());
     }
-    let components =
-        ["components/startup-taint", "components/own-node", "components/prometheus-operator"];
+    let components = [
+        "components/startup-taint",
+        "components/own-node",
+        "components/observer",
+        "components/prometheus-operator",
+    ];
     for overlay in ["kubeadm-flannel", "k3s", "microk8s", "minikube"] {
         let objects = kustomize_with(&format!("overlays/{overlay}"), &components)?;
         for object in &objects {

@@ -32,6 +32,16 @@ pub(super) struct TwoNodes {
 impl TwoNodes {
     /// Starts everything; `None` if the machine lacks something. The container of the client has these `ports`.
     pub(super) fn start(name: &str, web: PodSpec, ports: &Value) -> Result<Option<Self>> {
+        Self::start_observed(name, web, ports, None)
+    }
+
+    /// The same. The agents connect to an observer with these tokens, in the lab's folder.
+    pub(super) fn start_observed(
+        name: &str,
+        web: PodSpec,
+        ports: &Value,
+        tokens: Option<[&str; 2]>,
+    ) -> Result<Option<Self>> {
         let Some(mut lab) = lab_without_agent(name, Wiring::Bridge)? else { return Ok(None) };
         let mut second = lab.add_second_node("default/far", &labels(&[("app", "far")]))?;
         let api = lab.start_api_server()?;
@@ -42,9 +52,20 @@ impl TwoNodes {
             "apiVersion": "v1", "kind": "Node", "metadata": { "name": NAME },
             "status": { "addresses": addresses },
         }));
+        let mut of_second = vec!["NETPOL_PUBLISH_ADDRESSES=off".to_owned()];
+        if let Some(tokens) = tokens {
+            let [first, second] = tokens
+                .map(|token| lab.folder().join(format!("token-{token}")).display().to_string());
+            for (file, token) in [(&first, tokens[0]), (&second, tokens[1])] {
+                std::fs::write(file, token)?;
+            }
+            lab.set_options(&["--observer-token", &first]);
+            of_second.push(format!("NETPOL_OBSERVER_TOKEN={second}"));
+        }
         lab.start_agent()?;
         lab.add_pod(web)?;
-        let second_agent = second.start_agent(&lab, &["NETPOL_PUBLISH_ADDRESSES=off"])?;
+        let of_second: Vec<_> = of_second.iter().map(String::as_str).collect();
+        let second_agent = second.start_agent(&lab, &of_second)?;
         let client = second.add_interface(&lab)?;
         let [v4, v6] = CLIENT;
         client.readdress(&second, None, v4)?;

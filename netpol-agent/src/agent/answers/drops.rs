@@ -8,6 +8,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt as _, stream};
 use netpol_common::keys::CounterKey;
 use netpol_datapath::Events;
+use netpol_observer::records::NotShownRecord;
 use netpol_policy::dataplane::port::Kernel;
 use serde::Serialize;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -17,7 +18,7 @@ use tracing::error;
 
 use super::handle::Handle;
 use super::not_shown::NotShown;
-use super::report::NotShownRecord;
+use super::report::of_unnamed;
 use crate::agent::clock::unix_now;
 use crate::agent::state::Agent;
 
@@ -181,7 +182,7 @@ fn texts(lines: broadcast::Receiver<Line>, lagging: Lagging) -> BoxStream<'stati
                 Ok(line) => return Some((line.text.to_string(), lines)),
                 Err(broadcast::error::RecvError::Lagged(n)) if lagging == Lagging::Counted => {
                     let now = unix_now();
-                    if let Some(line) = line(&NotShownRecord::of_unnamed(n, now), now) {
+                    if let Some(line) = line(&of_unnamed(n, now), now) {
                         return Some((line.text.to_string(), lines));
                     }
                 }

@@ -1,7 +1,6 @@
 //! Drops and live connections, with the names of pods, policies and rules in place of the kernel's numbers.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use netpol_common::event::Event;
@@ -9,130 +8,32 @@ use netpol_common::flow;
 use netpol_common::ids::{Direction, IfIndex, Nanos, RuleId};
 use netpol_common::keys::{CounterKey, FlowKey, FlowValue};
 use netpol_common::reason::Verdict;
+use netpol_observer::records::{DecidedNow, DropRecord, FlowRecord, NotShownRecord};
 use netpol_policy::dataplane::Counter;
 use netpol_policy::dataplane::port::Kernel;
 use netpol_policy::model::{ObjectName, Transport};
 use netpol_policy::resolve::{Tier, rule_in_words};
 use netpol_policy::simulate::{PodOrIp, PortChoice, Probe};
-use serde::{Deserialize, Serialize};
 
 use crate::agent::state::Agent;
 
 /// Connections of a pod for which it is found out what would decide them now.
 const MAX_DECIDED: usize = 1000;
 
-/// A packet that was dropped, or that audit mode has let pass.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DropRecord {
-    /// Time of the drop, in seconds since 1970-01-01 UTC.
-    pub unix_s: u64,
-    /// The same in milliseconds.
-    #[serde(default)]
-    pub unix_ms: u64,
-    /// The pod at whose interface it was dropped; `None` if its endpoint has been removed since.
-    pub pod: Option<ObjectName>,
-    /// The direction from the pod's point of view.
-    pub direction: Direction,
-    /// Whether it was dropped; false in audit mode.
-    pub is_dropped: bool,
-    /// The reason, as in the metric `netpol_drops_total`; `unknown` if this version does not know it.
-    pub reason: String,
-    /// The IP protocol.
-    pub protocol: String,
-    /// Source address.
-    pub source: IpAddr,
-    /// Source port; 0 if the protocol has none.
-    pub source_port: u16,
-    /// Destination address.
-    pub destination: IpAddr,
-    /// Destination port; 0 if the protocol has none.
-    pub destination_port: u16,
-    /// The pod of the remote address, if there is one.
-    pub peer: Option<ObjectName>,
-    /// The policies that isolate the pod in this direction.
-    pub policies: Vec<ObjectName>,
-    /// The rule that denies it, or, in audit mode, would; `None` if none does. Only ClusterNetworkPolicies have such rules.
-    pub rule: Option<String>,
-    /// The tier of this rule.
-    pub tier: Option<Tier>,
-    /// Records of this pod that the rate limit has suppressed before this one.
-    pub n_suppressed: u32,
-}
-
-/// Drops without a record, because of the rate limit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NotShownRecord {
-    /// Time of the report, in milliseconds since 1970-01-01 UTC.
-    pub unix_ms: u64,
-    /// The pod; `None` if its endpoint has been removed since, or if they are of many.
-    pub pod: Option<ObjectName>,
-    /// The direction from the pod's point of view; `None` if they are of many.
-    pub direction: Option<Direction>,
-    /// Whether they were dropped; false in audit mode.
-    pub is_dropped: bool,
-    /// The reason; `None` if they are of many.
-    pub reason: Option<String>,
-    /// Their number since the latest such report.
-    pub n_not_shown: u64,
-}
-
-impl NotShownRecord {
-    /// Records that a slow follower has missed.
-    pub(super) fn of_unnamed(n_not_shown: u64, unix: Duration) -> Self {
-        Self {
-            unix_ms: milliseconds(unix),
-            pod: None,
-            direction: None,
-            is_dropped: true,
-            reason: None,
-            n_not_shown,
-        }
+/// Records that a slow follower has missed.
+pub(super) fn of_unnamed(n_not_shown: u64, unix: Duration) -> NotShownRecord {
+    NotShownRecord {
+        unix_ms: milliseconds(unix),
+        pod: None,
+        direction: None,
+        is_dropped: true,
+        reason: None,
+        n_not_shown,
     }
 }
 
 fn milliseconds(unix: Duration) -> u64 {
     u64::try_from(unix.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A live connection of a pod.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FlowRecord {
-    /// The pod.
-    pub pod: ObjectName,
-    /// Direction in which it began, from the pod's point of view: `ingress` if the peer began it.
-    pub origin: Direction,
-    /// The IP protocol.
-    pub protocol: String,
-    /// The pod's port or echo identifier.
-    pub local_port: u16,
-    /// The remote address.
-    pub remote: IpAddr,
-    /// The remote port or echo identifier.
-    pub remote_port: u16,
-    /// The pod of the remote address, if there is one.
-    pub peer: Option<ObjectName>,
-    /// `opening`, `open`, `closing` or `revoked`.
-    pub state: String,
-    /// The rule that allows it; `None` if the pod is not isolated in that direction.
-    pub rule: Option<String>,
-    /// The tier of this rule.
-    pub tier: Option<Tier>,
-    /// Seconds since the last packet, accurate to about a second.
-    pub idle_s: u64,
-    /// What would decide it if it began now; only for the connections of one pod.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub now: Option<DecidedNow>,
-}
-
-/// What would decide a live connection if it began now, at the pod in question. Its rule may have been removed since it began.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DecidedNow {
-    /// Whether it would be allowed.
-    pub is_allowed: bool,
-    /// The rules that would allow it.
-    pub rules: Vec<String>,
-    /// The verdict as a sentence.
-    pub summary: String,
 }
 
 impl<K: Kernel> Agent<K> {
@@ -154,6 +55,7 @@ impl<K: Kernel> Agent<K> {
             unix_s: unix.as_secs(),
             unix_ms: milliseconds(unix),
             pod,
+            is_pod_hidden: false,
             direction,
             is_dropped: !verdict.is_some_and(Verdict::is_pass),
             reason: verdict.map_or("unknown", Verdict::as_str).to_owned(),

@@ -136,6 +136,18 @@ pub(in crate::agent) fn private<K: Kernel + Send + 'static>(
     })
 }
 
+/// What the observer may ask: it decides who sees what of the answers.
+pub(in crate::agent) fn observed<K: Kernel + Send + 'static>(
+    handle: Handle<K>,
+    log: DropLog,
+) -> Route {
+    let all = private(handle, log);
+    Arc::new(move |uri| match uri.path() {
+        "/drops" | "/flows" | "/explain" | "/status" => all(uri),
+        _ => async move { unknown(&uri) }.boxed(),
+    })
+}
+
 /// Which probe of the kubelet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Probed {

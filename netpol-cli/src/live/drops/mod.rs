@@ -17,6 +17,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use super::cluster::{AccessArgs, Answers, Cluster, Silent};
 use super::duration;
 use super::follow::{self, Followed};
+use super::observer::{Route, ThroughArgs};
 use super::output::{Format, Rows, or_dash, printable};
 use super::selection::{Selection, SelectionArgs};
 pub(crate) use events::{DropEvent, events};
@@ -58,6 +59,8 @@ pub(crate) struct DropsArgs {
     since: Option<Duration>,
     #[command(flatten)]
     access: AccessArgs,
+    #[command(flatten)]
+    through: ThroughArgs,
     /// Output format.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
@@ -65,19 +68,20 @@ pub(crate) struct DropsArgs {
 
 /// Shows drops.
 pub(super) async fn run(args: &DropsArgs, terminal: &mut Terminal<'_>) -> anyhow::Result<u8> {
-    let DropsArgs { pod, selection, follow, since, access, output } = args;
+    let DropsArgs { pod, selection, follow, since, access, through, output } = args;
     let cluster = Cluster::open(access).await?;
+    let route = through.route(&cluster).await;
     let selection = Selection::new(&cluster, selection, pod.as_deref()).await?;
     if *follow {
         let since = since.unwrap_or(SINCE);
-        follow_all(cluster, selection, since, *output, terminal).await
+        follow_all((cluster, route), selection, since, *output, terminal).await
     } else {
-        latest(&cluster, selection, *since, *output, terminal).await
+        latest((&cluster, route), selection, *since, *output, terminal).await
     }
 }
 
 async fn latest(
-    cluster: &Cluster,
+    (cluster, route): (&Cluster, Route),
     mut selection: Selection,
     since: Option<Duration>,
     format: Format,
@@ -88,8 +92,10 @@ async fn latest(
     if let Some(seconds) = &seconds {
         args.extend(["--since", seconds]);
     }
-    let found = cluster.agents().await?;
-    let Answers { answers, mut silent } = cluster.ask_all_lines(found, &args).await;
+    let Answers { answers, mut silent } = match route {
+        Route::Exec => cluster.ask_all_lines(cluster.agents().await?, &args).await,
+        Route::Observer => cluster.observed_drops(selection.namespace(), since).await?,
+    };
     let mut records = Vec::new();
     for (agent, lines) in answers {
         for mut line in lines.as_array().cloned().unwrap_or_default() {
@@ -181,17 +187,22 @@ fn name_node(line: &mut Value, node: &str) {
 }
 
 async fn follow_all(
-    cluster: Cluster,
+    (cluster, route): (Cluster, Route),
     mut selection: Selection,
     since: Duration,
     format: Format,
     terminal: &mut Terminal<'_>,
 ) -> anyhow::Result<u8> {
-    let found = cluster.agents().await?;
-    for Silent { node, reason } in &found.silent {
-        terminal.complain(&format!("node {node} does not answer: {reason}"));
-    }
-    let mut received = follow::drops(cluster, found, since);
+    let mut received = match route {
+        Route::Observer => cluster.follow_observed(selection.namespace(), since).await?,
+        Route::Exec => {
+            let found = cluster.agents().await?;
+            for Silent { node, reason } in &found.silent {
+                terminal.complain(&format!("node {node} does not answer: {reason}"));
+            }
+            follow::drops(cluster, found, since)
+        }
+    };
     let mut screen = Screen::new(format);
     screen.begin(terminal)?;
     let mut ticks = every_second();

@@ -11,6 +11,8 @@ pub(super) struct Record {
     #[serde(default)]
     pub(super) unix_ms: u64,
     pub(super) pod: Option<ObjectName>,
+    #[serde(default)]
+    is_pod_hidden: bool,
     pub(super) direction: String,
     pub(super) reason: String,
     pub(super) protocol: String,
@@ -46,6 +48,7 @@ pub(super) struct NotShown {
 pub(super) struct Key {
     pub(super) node: String,
     pub(super) pod: Option<ObjectName>,
+    is_pod_hidden: bool,
     pub(super) direction: String,
     pub(super) peer: Option<ObjectName>,
     pub(super) remote: IpAddr,
@@ -61,6 +64,7 @@ impl Record {
         Key {
             node: node.to_owned(),
             pod: self.pod.clone(),
+            is_pod_hidden: self.is_pod_hidden,
             direction: self.direction.clone(),
             peer: self.peer.clone(),
             remote: if is_egress { self.destination } else { self.source },
@@ -94,9 +98,10 @@ impl Record {
 }
 
 impl Key {
-    /// The pod; one that is gone has no name.
+    /// The pod; one that is gone, or that the user may not see, has no name.
     pub(super) fn pod_in_words(&self) -> String {
-        self.pod.as_ref().map_or_else(|| "(removed pod)".to_owned(), ToString::to_string)
+        let nameless = if self.is_pod_hidden { "(not yours)" } else { "(removed pod)" };
+        self.pod.as_ref().map_or_else(|| nameless.to_owned(), ToString::to_string)
     }
 
     /// The peer's name and address.

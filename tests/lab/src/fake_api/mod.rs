@@ -1,9 +1,10 @@
 //! A small Kubernetes API server in this process, over plain HTTP on the loopback interface.
 //!
 //! It lists (in pages), watches (bookmarks, streaming lists, 410 Gone), gets, creates, and patches the objects of a few resources, runs
-//! programs in pods (`pods/exec` over a WebSocket), and fails on demand as real servers do. In: objects as JSON, which it stores without validation. Must not: contain
+//! programs in pods (`pods/exec` over a WebSocket), passes requests on to an aggregated server, and fails on demand as real servers do. In: objects as JSON, which it stores without validation. Must not: contain
 //! expectations about the client under test.
 
+mod aggregate;
 mod apply;
 mod contents;
 mod exec;
@@ -28,10 +29,12 @@ use tokio::runtime::Handle;
 use tokio::sync::watch as tokio_watch;
 use tokio::task::AbortHandle;
 
+pub use aggregate::{Deed, User, front_proxy};
 pub use exec::{Executed, Executor};
 pub use faults::{GoneAs, StreamingLists};
 pub use tunnel::ConnectProxy;
 
+use aggregate::Aggregate;
 use apply::Applied;
 use contents::{Contents, Filter};
 use faults::Faults;
@@ -78,6 +81,7 @@ struct State {
     contents: Contents,
     faults: Faults,
     applied: Applied,
+    aggregate: Aggregate,
     executors: BTreeMap<(String, String), Executor>,
     asked: VecDeque<Asked>,
 }

@@ -27,7 +27,7 @@ pub(super) enum Scope {
 }
 
 /// Every resource; its index in this table is the number of its collection.
-pub(super) const RESOURCES: [Resource; 12] = [
+pub(super) const RESOURCES: [Resource; 13] = [
     core("Pod", "pods", Scope::Namespaced),
     core("Service", "services", Scope::Namespaced),
     core("Namespace", "namespaces", Scope::Cluster),
@@ -70,6 +70,13 @@ pub(super) const RESOURCES: [Resource; 12] = [
     },
     admission("ValidatingAdmissionPolicy", "validatingadmissionpolicies"),
     admission("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings"),
+    Resource {
+        group: "apiregistration.k8s.io",
+        version: "v1",
+        kind: "APIService",
+        plural: "apiservices",
+        scope: Scope::Cluster,
+    },
 ];
 
 /// The group of the resource that has to be installed before it is served, in the versions that a test sets.

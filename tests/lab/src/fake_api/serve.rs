@@ -15,11 +15,12 @@ use hyper::body::Bytes;
 use hyper::body::{Frame, Incoming};
 use serde_json::{Value, json};
 
+use super::aggregate::Reading;
 use super::contents::{Filter, Gone, LabelTerm};
 use super::faults::{GoneAs, StreamingLists, status_json};
 use super::resource::{RESOURCES, ResourcePath, discovery, is_discovery, parse_path, stored_path};
 use super::watch::{Start, Watch, Wish, error_line};
-use super::{Asked, Shared, State, exec};
+use super::{Asked, Shared, State, aggregate, exec};
 
 /// The minor version of Kubernetes, unless a test sets another one.
 const MINOR_VERSION: u32 = 36;
@@ -46,7 +47,18 @@ pub(super) async fn serve(
     }
 
     let token = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let (user, aggregate) = shared.with(|state| {
+        let aggregate = state.aggregate.clone();
+        (aggregate.user(token), aggregate)
+    });
+    let watches = query.get("watch").is_some_and(|watch| watch == "true" || watch == "1");
+    let reading = if watches { Reading::Watch } else { Reading::Once };
     let admitted = shared.with(|state| admit(state, &path, token));
+    let admitted = admitted.and_then(|()| aggregate.authorize(&user, &method, &path, reading));
+    if admitted.is_ok() && aggregate.is_for(&path) {
+        let passed_on = aggregate::pass_on(&shared, &user, request).await;
+        return Ok(passed_on.unwrap_or_else(refuse));
+    }
     if admitted.is_ok()
         && let Some(pod) = exec::pod_of(&path)
     {
@@ -60,6 +72,11 @@ pub(super) async fn serve(
     let served = admitted.and_then(|()| {
         if path == "/version" {
             return Ok(version(&shared));
+        }
+        if method == Method::POST
+            && let Some(review) = aggregate.review(&user, &path, &body)
+        {
+            return Ok(review);
         }
         let not_found =
             || Refusal(StatusCode::NOT_FOUND, "NotFound", format!("no resource {path}"));

@@ -4,6 +4,7 @@
 mod drops;
 mod explain;
 mod learn;
+mod observed;
 mod policies;
 mod status;
 mod wait;
@@ -27,7 +28,7 @@ const SYSTEM: &str = "netpol-system";
 struct Fleet {
     api: Arc<FakeApi>,
     folder: TempDir,
-    _runtime: Runtime,
+    runtime: Runtime,
 }
 
 impl Fleet {
@@ -39,7 +40,7 @@ impl Fleet {
         let api = Arc::new(runtime.block_on(FakeApi::start()).unwrap());
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("kubeconfig"), api.kubeconfig(&json!({}))).unwrap();
-        let fleet = Self { api, folder, _runtime: runtime };
+        let fleet = Self { api, folder, runtime };
         for node in nodes {
             fleet.put_node(node);
             fleet.put_agent(node, "Running");

@@ -1,6 +1,7 @@
 //! `kubectl netpol` on two nodes with real agents: through the API server of this process, which runs the agent's program.
 
 mod asked;
+mod observed;
 mod shown;
 mod waited;
 
@@ -34,7 +35,13 @@ struct Live {
 
 impl Live {
     fn start(name: &str) -> Result<Option<Self>> {
-        let Some(nodes) = TwoNodes::start(name, web(), &json!([]))? else { return Ok(None) };
+        Self::start_observed(name, None)
+    }
+
+    /// The same. The agents connect to an observer with these tokens.
+    fn start_observed(name: &str, tokens: Option<[&str; 2]>) -> Result<Option<Self>> {
+        let nodes = TwoNodes::start_observed(name, web(), &json!([]), tokens)?;
+        let Some(nodes) = nodes else { return Ok(None) };
         let TwoNodes { lab, api, second, second_agent, client } = nodes;
         let live = Self { lab, api, _second: second, second_agent, pod: client };
         for (node, config) in [(FIRST, live.lab.agent_config()), (SECOND, &live.second_agent)] {
@@ -67,8 +74,14 @@ impl Live {
 
     /// A command on a machine that reaches the API server.
     fn command(&self, args: &[&str]) -> Result<Command> {
-        let mut command = Command::new(binary("kubectl-netpol")?);
         let kubeconfig = self.lab.agent_config().kubeconfig.as_ref().context("no kubeconfig")?;
+        // Another user's file is named by the command.
+        let is_own = args.contains(&"--kubeconfig");
+        let mut command = Command::new(binary("kubectl-netpol")?);
+        if is_own {
+            command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            return Ok(command);
+        }
         command.args(args).arg("--kubeconfig").arg(kubeconfig).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         Ok(command)
