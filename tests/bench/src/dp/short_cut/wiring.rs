@@ -6,7 +6,7 @@
 //!  [pod] eth0 ──── v1 ┘               [pod] eth0 ──── v1 ── cni0 [node] flannel.1 ─ eth0 ┘
 //! ```
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -102,13 +102,20 @@ impl Layout {
 
 /// The pods of [`Layout::OneNode`] as netfilter's rules know them: the server, the client, and others, which do not exist.
 const OF_A_NODE: Pods = Pods {
-    address: |number, _family| {
+    address: |number, family| {
         let host = match number {
             0 => 3,
             1 => 2,
-            other => u32::from(other) + 2,
+            other => other + 2,
         };
-        Ipv4Addr::from_bits(Ipv4Addr::new(10, 244, 90, 0).to_bits() + host).into()
+        match family {
+            Family::V4 => {
+                let network = Ipv4Addr::new(10, 244, 90, 0).to_bits();
+                Ipv4Addr::from_bits(network + u32::from(host)).into()
+            }
+            // The rules name both families, the pods have one.
+            Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 90, 0, 0, 0, 0, host).into(),
+        }
     },
     n_senders: 1,
     protocols: &["tcp", "udp"],
