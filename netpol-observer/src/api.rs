@@ -51,6 +51,7 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 pub(super) struct Server {
     pub(super) access: Access,
     pub(super) links: Links,
+    pub(super) feed: follow::Feed,
     rights: Rights,
     nodes: Mutex<Option<(Instant, BTreeSet<String>)>>,
 }
@@ -219,7 +220,8 @@ impl List {
 impl Server {
     pub(super) fn new(access: Access, links: Links) -> Self {
         let rights = Rights::new(access.clone());
-        Self { access, links, rights, nodes: Mutex::default() }
+        let feed = follow::Feed::spawn(links.clone());
+        Self { access, links, feed, rights, nodes: Mutex::default() }
     }
 
     /// The namespaces whose names the user may see in an answer with these drops.
@@ -296,6 +298,18 @@ impl Server {
             Form::Document => self.links.ask(&node, asked).await.map(list),
         };
         (node, answer)
+    }
+
+    /// The records that all nodes have kept for so long, the oldest first. Nodes that do not answer have none.
+    pub(super) async fn recent_drops(&self, since: Duration) -> Vec<(String, Value)> {
+        let asked = format!("/drops?since={}", since.as_secs());
+        let (answers, _) = self.ask_all(Form::Lines, &asked).await;
+        let each = |(node, values): (String, Vec<Value>)| {
+            values.into_iter().map(move |value| (node.clone(), value))
+        };
+        let mut records: Vec<_> = answers.into_iter().flat_map(each).collect();
+        records.sort_by_key(|(_, value)| value.get("unix_ms").and_then(Value::as_u64));
+        records
     }
 
     /// Asks all nodes for lists.

@@ -1,18 +1,24 @@
 //! Through the observer: what a user sees whom RBAC lets see one namespace, and who is refused.
 
 use std::convert::Infallible;
+use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use expect_test::expect;
+use futures::future::{Either, ready};
+use futures::{StreamExt as _, stream};
 use http::StatusCode;
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::{Bytes, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use netpol_kube::Access;
+use netpol_lab::binaries::binary;
 use netpol_lab::fake_api::front_proxy;
 use netpol_observer::AUDIENCE;
 use netpol_observer::dial::{self, Settings};
@@ -81,7 +87,19 @@ fn connect(fleet: &Fleet, token: &str, answer: Answer) {
             let answer = Arc::clone(&answer);
             service_fn(move |request: Request<Incoming>| {
                 let text = answer(request.uri().path_and_query().map_or("", |path| path.as_str()));
-                async move { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(text)))) }
+                // What is followed does not end.
+                let follows = request.uri().query().is_some_and(|query| query.contains("follow"));
+                async move {
+                    let first = Ok::<_, Infallible>(Frame::data(Bytes::from(text)));
+                    let rest = if follows {
+                        Either::Left(stream::pending())
+                    } else {
+                        Either::Right(stream::empty())
+                    };
+                    Ok::<_, Infallible>(Response::new(
+                        StreamBody::new(stream::once(ready(first)).chain(rest)).boxed_unsync(),
+                    ))
+                }
             })
         };
         dial::serve(settings, make).await;
@@ -195,6 +213,42 @@ fn a_developer_sees_the_namespace_and_of_others_only_addresses() {
     // The administrator sees both ends by their names, by the same way.
     let all = fleet.output("netpol drops -A --through observer");
     assert!(all.contains("ops/db") && all.contains("ops/probe (10.0.0.1)"), "{all}");
+}
+
+#[test]
+fn many_users_who_watch_take_one_connection_of_an_agent() {
+    let fleet = fleet(&["n1"]);
+    let n_followed = Arc::new(AtomicUsize::new(0));
+    let (counted, answer) = (Arc::clone(&n_followed), full("{}"));
+    connect_node(
+        &fleet,
+        "n1",
+        Arc::new(move |path| {
+            counted.fetch_add(usize::from(path.contains("follow")), Ordering::Relaxed);
+            answer(path)
+        }),
+    );
+    wait(&fleet, &[]);
+    let watch = || {
+        let mut command = Command::new(binary("kubectl-netpol").unwrap());
+        command.args(["drops", "-n", "shop", "--follow", "--since", "2000000000s", "--kubeconfig"]);
+        command.arg(fleet.folder().join("ann")).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    // More than an agent has connections.
+    let mut users: Vec<_> = (0..20).map(|_| watch()).collect();
+    for user in &mut users {
+        let lines = BufReader::new(user.stdout.take().unwrap()).lines();
+        let mut lines = lines.map_while(Result::ok);
+        assert!(lines.any(|line| line.contains("shop/front")), "the latest drop");
+    }
+    assert_eq!(n_followed.load(Ordering::Relaxed), 1);
+    let listed = of_ann(&fleet, "netpol drops -n shop");
+    assert!(listed.starts_with("exit code 0"), "{listed}");
+    for mut user in users {
+        user.kill().unwrap();
+        user.wait().unwrap();
+    }
 }
 
 #[test]
