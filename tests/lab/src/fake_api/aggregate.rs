@@ -200,10 +200,13 @@ impl FakeApi {
 }
 
 impl Aggregate {
-    /// Who has this token; the administrator has none.
-    pub(super) fn user(&self, authorization: Option<&str>) -> User {
+    /// Who has this token, or is named by the administrator, who has none (`kubectl --as`).
+    pub(super) fn user(&self, authorization: Option<&str>, named: Option<&str>) -> User {
         let token = authorization.and_then(|value| value.strip_prefix("Bearer "));
-        let found = self.users.iter().find(|(known, _)| Some(known.as_str()) == token);
+        let found = self.users.iter().find(|(known, user)| match token {
+            Some(token) => known == token,
+            None => Some(user.name.as_str()) == named,
+        });
         found.map_or_else(
             || User { name: ADMIN.to_owned(), groups: vec!["system:masters".to_owned()] },
             |(_, user)| user.clone(),
@@ -278,7 +281,8 @@ impl Aggregate {
 
     /// Whether a request is for the aggregated server.
     pub(super) fn is_for(&self, path: &str) -> bool {
-        self.server.is_some() && path.starts_with(&format!("/apis/{GROUP}"))
+        // The list of groups has this one only.
+        self.server.is_some() && (path == "/apis" || path.starts_with(&format!("/apis/{GROUP}")))
     }
 }
 

@@ -189,6 +189,25 @@ pub(super) fn discovery(path: &str, served: &[&str]) -> Option<Value> {
     }))
 }
 
+/// The documents that say what the core group has, for clients that look for everything; `None` for other paths.
+pub(super) fn core_discovery(path: &str) -> Option<Value> {
+    match path {
+        "/api" => Some(json!({ "kind": "APIVersions", "versions": ["v1"] })),
+        "/api/v1" => {
+            let core = RESOURCES.iter().filter(|resource| resource.group.is_empty());
+            let resources = core.map(|Resource { kind, plural, scope, .. }| {
+                json!({
+                    "name": plural, "singularName": "", "kind": kind, "namespaced": *scope == Scope::Namespaced,
+                    "verbs": ["get", "list", "watch"],
+                })
+            });
+            let resources: Vec<_> = resources.collect();
+            Some(json!({ "kind": "APIResourceList", "groupVersion": "v1", "resources": resources }))
+        }
+        _ => None,
+    }
+}
+
 /// Whether a path is one of [`discovery`].
 pub(super) fn is_discovery(path: &str) -> bool {
     path.strip_prefix(&format!("/apis/{CUSTOM_GROUP}"))

@@ -18,7 +18,9 @@ use serde_json::{Value, json};
 use super::aggregate::Reading;
 use super::contents::{Filter, Gone, LabelTerm};
 use super::faults::{GoneAs, StreamingLists, status_json};
-use super::resource::{RESOURCES, ResourcePath, discovery, is_discovery, parse_path, stored_path};
+use super::resource::{
+    RESOURCES, ResourcePath, core_discovery, discovery, is_discovery, parse_path, stored_path,
+};
 use super::watch::{Start, Watch, Wish, error_line};
 use super::{Asked, Shared, State, aggregate, exec};
 
@@ -47,9 +49,10 @@ pub(super) async fn serve(
     }
 
     let token = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let named = request.headers().get("impersonate-user").and_then(|value| value.to_str().ok());
     let (user, aggregate) = shared.with(|state| {
         let aggregate = state.aggregate.clone();
-        (aggregate.user(token), aggregate)
+        (aggregate.user(token, named), aggregate)
     });
     let watches = query.get("watch").is_some_and(|watch| watch == "true" || watch == "1");
     let reading = if watches { Reading::Watch } else { Reading::Once };
@@ -72,6 +75,9 @@ pub(super) async fn serve(
     let served = admitted.and_then(|()| {
         if path == "/version" {
             return Ok(version(&shared));
+        }
+        if let Some(document) = core_discovery(&path) {
+            return Ok(answer(StatusCode::OK, document.to_string().into()));
         }
         if method == Method::POST
             && let Some(review) = aggregate.review(&user, &path, &body)

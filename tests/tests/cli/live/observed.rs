@@ -20,6 +20,7 @@ use hyper::{Request, Response};
 use netpol_kube::Access;
 use netpol_lab::binaries::binary;
 use netpol_lab::fake_api::front_proxy;
+use netpol_lab::privilege::{Need, met};
 use netpol_observer::AUDIENCE;
 use netpol_observer::dial::{self, Settings};
 use netpol_observer::observer::{self, Config};
@@ -249,6 +250,37 @@ fn many_users_who_watch_take_one_connection_of_an_agent() {
         user.kill().unwrap();
         user.wait().unwrap();
     }
+}
+
+#[test]
+fn kubectl_shows_them_without_a_plugin() {
+    if !met(&[Need::Program("kubectl")]) {
+        return;
+    }
+    let fleet = fleet(&["n1"]);
+    connect_node(&fleet, "n1", full("{}"));
+    wait(&fleet, &[]);
+    let get = |what: &str| {
+        let mut kubectl = Command::new("kubectl");
+        // kubectl sends no token without TLS.
+        kubectl.args(["get", what, "-n", "shop", "--as", "ann", "--kubeconfig"]);
+        kubectl.arg(fleet.folder().join("kubeconfig"));
+        // kubectl writes into the user's folder otherwise.
+        kubectl.arg("--cache-dir").arg(fleet.folder()).env("HOME", fleet.folder());
+        let output = kubectl.output().unwrap();
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
+    };
+    expect![[r#"
+        TIME                   POD        DIRECTION   PEER                    PORT     REASON        POLICY
+        1970-01-01T00:00:01Z   shop/web   ingress     10.0.0.1                80/TCP   not-allowed   shop/p
+        1970-01-01T00:00:02Z   -          ingress     shop/web (10.0.0.1)     80/TCP   not-allowed   
+        1970-01-01T00:00:04Z   shop/web   ingress     shop/front (10.0.0.1)   80/TCP   not-allowed   shop/p
+    "#]].assert_eq(&get("drops.observe.netpol.dev"));
+    expect![[r#"
+        POD        ORIGIN    PEER       PORT     STATE   IDLE   RULE
+        shop/web   ingress   10.0.0.1   80/TCP   open    1s     
+    "#]]
+    .assert_eq(&get("flows.observe.netpol.dev"));
 }
 
 #[test]
