@@ -128,7 +128,7 @@ fn version_and_help_are_output() {
 
                       [default: 5s]
 
-                  --through <WAY>
+                  --through <ROUTE>
                       How to ask the agents
 
                       Possible values:
