@@ -5,7 +5,7 @@
 //!                    (who, RBAC)   (by namespace)   (each opens the connection)
 //! ```
 //!
-//! [`observer`] serves an aggregated API ([`api`]) and takes the connections of agents ([`links`]); [`dial`] is the agent's side. No node
+//! [`observer`] serves an aggregated API (`api`) and takes the connections of agents (`links`); [`dial`] is the agent's side. No node
 //! listens for it: an agent opens the connection, proves by a token which node it is of, and then answers requests on it.
 //!
 //! Must not: answer anybody but the API server and the agents; show a user what is not of a namespace that RBAC lets them see.
