@@ -229,6 +229,13 @@ impl Server {
         self.sees(question, drops.iter().flat_map(namespaces_of).cloned()).await
     }
 
+    /// Whether the user may still watch. Rights are taken away while a watch goes on.
+    pub(super) async fn may_watch(&self, question: &Question) -> bool {
+        let Question { user, resource, namespace, .. } = question;
+        let deed = Deed { verb: "watch", resource: resource.name(), namespace: namespace.clone() };
+        self.rights.may(user, &deed).await.unwrap_or(false)
+    }
+
     pub(super) async fn sees(
         &self,
         question: &Question,

@@ -170,7 +170,11 @@ async fn watch(
         values.push(value);
     }
     loop {
-        let line = match events.recv().await {
+        let event = events.recv().await;
+        if !server.may_watch(question).await {
+            return lines.send(error("the user may not watch any more")).await;
+        }
+        let line = match event {
             Ok(Event::State { node, silent }) => Some(state(&node, silent.as_deref())),
             Ok(Event::Record { node, value }) => {
                 let at_ms = time_of(&value);

@@ -13,27 +13,9 @@ use netpol_lab::settings::patience;
 use netpol_observer::AUDIENCE;
 use serde_json::json;
 
+use super::shown::{POLICIES, SHOWN_WITHIN};
 use super::{FIRST, Live, SECOND, try_to_connect};
 use crate::two_nodes::CLIENT;
-
-/// How late a drop may be shown.
-const SHOWN_WITHIN: Duration = Duration::from_secs(1);
-
-/// web admits nobody; client may only connect to port 80.
-const POLICIES: &str = "
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: { name: deny-web, namespace: shop }
-spec: { podSelector: { matchLabels: { app: web } }, policyTypes: [Ingress] }
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: { name: client-to-80, namespace: shop }
-spec:
-  podSelector: { matchLabels: { role: client } }
-  policyTypes: [Egress]
-  egress: [{ ports: [{ port: 80 }] }]
-";
 
 /// The port on which the observer serves the API server.
 const API_PORT: u16 = 8443;

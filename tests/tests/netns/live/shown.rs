@@ -12,10 +12,10 @@ use crate::two_nodes::CLIENT;
 use crate::visitor;
 
 /// How late a drop may be shown.
-const SHOWN_WITHIN: Duration = Duration::from_secs(1);
+pub(super) const SHOWN_WITHIN: Duration = Duration::from_secs(1);
 
 /// web admits nobody; client may only connect to port 80.
-const POLICIES: &str = "
+pub(super) const POLICIES: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: { name: deny-web, namespace: shop }
